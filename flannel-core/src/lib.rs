@@ -1,1 +1,4 @@
 //! Core.
+pub mod addr;
+pub mod dataplane;
+pub mod kernel;

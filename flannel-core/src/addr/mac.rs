@@ -1,0 +1,174 @@
+//! Ethernet hardware addresses in the text forms of Go's `net.ParseMAC`.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::{Family, Vni};
+
+/// A 48-bit Ethernet address. Prints as lower-case hex with colons, as Go flannel writes it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MacAddr(pub [u8; 6]);
+
+impl MacAddr {
+    /// A VTEP MAC that depends on nothing but its arguments, so a node keeps it over a reboot.
+    ///
+    /// `published` is the address that the lease publishes, since private addresses repeat behind NAT.
+    /// The result is unicast and locally administered (IEEE 802, bits 0 and 1 of the first byte).
+    pub fn derived(published: IpAddr, vni: Vni, family: Family) -> Self {
+        let addr: Vec<u8> = match published {
+            IpAddr::V4(addr) => addr.octets().to_vec(),
+            IpAddr::V6(addr) => addr.octets().to_vec(),
+        };
+        let vni = vni.get().to_be_bytes();
+        let hash = fnv1a(b"flannel vtep".iter().chain(&addr).chain(&vni).chain(&[family.bits()]));
+        let [_, _, mac @ ..] = hash.to_be_bytes();
+        Self(mac).into_local_unicast()
+    }
+
+    /// Sets the "locally administered" bit and clears the "group" bit.
+    fn into_local_unicast(mut self) -> Self {
+        self.0[0] = (self.0[0] & 0xfe) | 0x02;
+        self
+    }
+
+    /// Whether a station can have this address: not zero and not a group.
+    pub fn is_unicast(self) -> bool {
+        self.0[0] & 1 == 0 && self.0 != [0; 6]
+    }
+}
+
+/// FNV-1a (64 bit) with a final avalanche (splitmix64), since the std hasher may change between releases.
+fn fnv1a<'a>(bytes: impl Iterator<Item = &'a u8>) -> u64 {
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    hash ^ (hash >> 31)
+}
+
+impl fmt::Display for MacAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl fmt::Debug for MacAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Text that is not a 48-bit Ethernet address.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a MAC address such as 0a:5b:10:33:7e:01")]
+pub struct MacError(pub String);
+
+impl FromStr for MacAddr {
+    type Err = MacError;
+
+    /// Accepts `aa:bb:cc:dd:ee:ff`, `aa-bb-cc-dd-ee-ff` and `aabb.ccdd.eeff`, in either case.
+    fn from_str(text: &str) -> Result<Self, MacError> {
+        parse(text).map(Self).ok_or_else(|| MacError(text.to_owned()))
+    }
+}
+
+fn parse(text: &str) -> Option<[u8; 6]> {
+    let bytes = text.as_bytes();
+    let (separator, digits) = match (bytes.len(), bytes.get(2), bytes.get(4)) {
+        (17, Some(&s @ (b':' | b'-')), _) => (s, 2),
+        (14, _, Some(b'.')) => (b'.', 4),
+        _ => return None,
+    };
+    let mut hex = Vec::with_capacity(12);
+    for (at, &byte) in bytes.iter().enumerate() {
+        if at % (digits + 1) == digits {
+            if byte != separator {
+                return None;
+            }
+        } else {
+            hex.push(u8::try_from(char::from(byte).to_digit(16)?).ok()?);
+        }
+    }
+    let mut mac = [0; 6];
+    for (byte, pair) in mac.iter_mut().zip(hex.chunks_exact(2)) {
+        *byte = pair[0] << 4 | pair[1];
+    }
+    Some(mac)
+}
+
+impl Serialize for MacAddr {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for MacAddr {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn accepts_what_go_accepts() {
+        for text in ["0a:5b:10:33:7e:01", "0A:5B:10:33:7E:01", "0a-5b-10-33-7e-01", "0a5b.1033.7e01"] {
+            assert_eq!(text.parse(), Ok(MacAddr([0x0a, 0x5b, 0x10, 0x33, 0x7e, 0x01])), "{text}");
+        }
+    }
+
+    #[test]
+    fn refuses_everything_else() {
+        for text in [
+            "",
+            "0a:5b:10:33:7e",
+            "0a:5b:10:33:7e:0g",
+            "0a:5b:10:33-7e-01",
+            "0a:5b:10:33:7e:01:02",
+            "0a5b10337e01",
+            "0a5b.1033:7e01",
+            "00:00:5e:00:53:01:00:00",
+            "+a:5b:10:33:7e:01",
+            "éa:5b:10:33:7e:0",
+        ] {
+            assert!(text.parse::<MacAddr>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn derived_mac_is_stable_and_differs_by_each_argument() {
+        let base = || MacAddr::derived([192, 0, 2, 1].into(), Vni::new(1).unwrap(), Family::V4);
+        assert_eq!(base(), base());
+        // Pinned: a changed algorithm would give every node a new MAC at an upgrade.
+        assert_eq!(base().to_string(), "3a:3e:8d:50:9a:37");
+        let others = [
+            MacAddr::derived([192, 0, 2, 2].into(), Vni::new(1).unwrap(), Family::V4),
+            MacAddr::derived([192, 0, 2, 1].into(), Vni::new(2).unwrap(), Family::V4),
+            MacAddr::derived([192, 0, 2, 1].into(), Vni::new(1).unwrap(), Family::V6),
+        ];
+        assert!(others.iter().all(|other| *other != base() && other.is_unicast()));
+    }
+
+    proptest! {
+        #[test]
+        fn round_trips(mac: [u8; 6]) {
+            let mac = MacAddr(mac);
+            prop_assert_eq!(mac.to_string().parse(), Ok(mac));
+        }
+
+        #[test]
+        fn never_panics(text in ".*") {
+            let _ = text.parse::<MacAddr>();
+        }
+    }
+}

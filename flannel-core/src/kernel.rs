@@ -1,0 +1,262 @@
+//! What the reconcile loop needs from a kernel: [`Kernel`] is spoken by [`crate::netlink::Netlink`] for the
+//! real one, and by the fake in [`crate::testing`] for tests.
+
+use std::io;
+use std::net::IpAddr;
+
+use async_trait::async_trait;
+
+use crate::addr::{Family, LinkIndex, MacAddr, Mtu, Vni};
+use crate::dataplane::{Object, ObjectKey, Op};
+
+/// A network interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// Its number.
+    pub index: LinkIndex,
+    /// Its name.
+    pub name: String,
+    /// `IFLA_INFO_KIND`, such as `vxlan`; `None` for hardware.
+    pub kind: Option<String>,
+    /// Its hardware address, if that has 48 bits.
+    pub mac: Option<MacAddr>,
+    /// Its MTU, of its own side.
+    pub mtu: Mtu,
+    /// Whether it is administratively up (`IFF_UP`).
+    pub up: bool,
+    /// Whether it has a carrier (`IFF_LOWER_UP`).
+    pub carrier: bool,
+    /// Whether it is the loopback link.
+    pub loopback: bool,
+    /// What is special to a VXLAN device.
+    pub vxlan: Option<VxlanLink>,
+}
+
+/// The attributes of a VXLAN device (`IFLA_VXLAN_*` in `linux/if_link.h`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VxlanLink {
+    /// `IFLA_VXLAN_ID`.
+    pub vni: Vni,
+    /// UDP destination port. The kernel's default is 8472.
+    pub port: u16,
+    /// The source address of outer packets.
+    pub local: Option<IpAddr>,
+    /// The underlay link.
+    pub lower: Option<LinkIndex>,
+    /// Whether the device learns FDB entries from traffic.
+    pub learning: bool,
+    /// Whether group-based policy marks are carried.
+    pub gbp: bool,
+    /// Whether anything is set that we never set: a group or default remote, proxy, RSC, L2/L3 miss,
+    /// metadata collection, a fixed TTL or TOS, no UDP checksums, a source port range ..
+    pub foreign: bool,
+}
+
+/// A usable address of a link, for the choice of the underlay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkAddress {
+    /// The link that has it.
+    pub link: LinkIndex,
+    /// The address with its prefix length.
+    pub addr: ipnetwork::IpNetwork,
+    /// Whether it has global scope (`RT_SCOPE_UNIVERSE`).
+    pub global: bool,
+    /// `IFA_F_DEPRECATED`.
+    pub deprecated: bool,
+    /// `IFA_F_PERMANENT`: set by hand and without end.
+    pub permanent: bool,
+    /// `IFA_F_TEMPORARY`, the same bit as `IFA_F_SECONDARY`.
+    pub temporary: bool,
+    /// `IFA_F_TENTATIVE`: duplicate address detection runs; can't be bound yet.
+    pub tentative: bool,
+}
+
+/// The answer to a route look-up, or a default route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RouteLookup {
+    /// The outgoing link; `None` for multipath or a route without a link.
+    pub link: Option<LinkIndex>,
+    /// The gateway; `None` if the destination is on-link.
+    pub via: Option<IpAddr>,
+    /// The preferred source address.
+    pub source: Option<IpAddr>,
+    /// The metric; 0 where the kernel names none.
+    pub metric: u32,
+}
+
+/// A change of a link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LinkOp {
+    /// Creates a VXLAN device (not yet up). Fails if the name, or VNI and port, are taken.
+    CreateVxlan {
+        /// Its name.
+        name: String,
+        /// Its MAC.
+        mac: MacAddr,
+        /// Its MTU.
+        mtu: Mtu,
+        /// The rest; `foreign` is ignored.
+        vxlan: VxlanLink,
+    },
+    /// Changes `learning` and `local` of a VXLAN device in place. Its other attributes can't be changed.
+    ChangeVxlan(LinkIndex, VxlanLink),
+    /// Sets the MTU.
+    SetMtu(LinkIndex, Mtu),
+    /// Sets the MAC. The kernel then drops the link's neighbour entries.
+    SetMac(LinkIndex, MacAddr),
+    /// Sets the link up.
+    SetUp(LinkIndex),
+    /// Deletes the link with all that hangs on it.
+    Delete(LinkIndex),
+}
+
+/// Which kinds of objects to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kinds {
+    /// Addresses of the link.
+    pub addresses: bool,
+    /// Its permanent neighbour entries.
+    pub neighbours: bool,
+    /// Its permanent FDB entries with a remote.
+    pub fdb: bool,
+    /// Routes of the main table through it.
+    pub routes: bool,
+}
+
+impl Kinds {
+    /// All kinds: what hangs on a device of our own.
+    pub const ALL: Self = Self { addresses: true, neighbours: true, fdb: true, routes: true };
+    /// Routes only: what we may own on a shared link.
+    pub const ROUTES: Self = Self { addresses: false, neighbours: false, fdb: false, routes: true };
+}
+
+/// A part of the kernel's state to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scope {
+    /// The link.
+    pub link: LinkIndex,
+    /// The family of addresses, neighbours (their overlay address) and routes. FDB entries are read whatever
+    /// the family of their remote.
+    pub family: Family,
+    /// What to read.
+    pub kinds: Kinds,
+}
+
+/// Something that the kernel announced. Announcements get lost and some changes are silent: they bring
+/// repairs forward, correctness rests on reading the state again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KernelEvent {
+    /// A link was created or changed.
+    Link(Link),
+    /// A link is gone.
+    LinkGone(LinkIndex, String),
+    /// An object was added or replaced.
+    Put(Object),
+    /// An object is gone, or is no more what we count as one (a neighbour that is not permanent).
+    Gone(ObjectKey),
+    /// Announcements were lost (`ENOBUFS`): everything is unknown.
+    Overrun,
+}
+
+/// One operation of a batch that the kernel refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The operation.
+    pub op: Op,
+    /// The errno, positive.
+    pub errno: i32,
+    /// The kernel's extended-ACK text; empty where it sent none.
+    pub reason: String,
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "kernel refused {:?}: {}", self.op, io::Error::from_raw_os_error(self.errno))?;
+        if self.reason.is_empty() { Ok(()) } else { write!(f, " ({})", self.reason) }
+    }
+}
+
+/// The kernel refused a request, or could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// A netlink socket could not be opened or used.
+    #[error("netlink socket: {what}")]
+    Socket {
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// A request was refused.
+    #[error("kernel refused to {what}{}", extended(.reason))]
+    Refused {
+        /// What was tried, as a verb phrase with its object: "create link flannel.1".
+        what: String,
+        /// The kernel's extended-ACK text; empty where it sent none.
+        reason: String,
+        /// The errno.
+        #[source]
+        errno: io::Error,
+    },
+    /// Answers were lost (`ENOBUFS`) or did not come in time: what was done is unknown, read it again.
+    #[error("answers of the kernel were lost while trying to {what}; the state is read again")]
+    Lost {
+        /// What was tried.
+        what: String,
+    },
+    /// The kernel sent something that can't be decoded.
+    #[error("kernel message about {what} can't be decoded: {detail}")]
+    Malformed {
+        /// What was being read.
+        what: &'static str,
+        /// What is wrong with it.
+        detail: String,
+    },
+}
+
+fn extended(reason: &str) -> String {
+    if reason.is_empty() { String::new() } else { format!(" ({reason})") }
+}
+
+impl KernelError {
+    /// The errno of a refusal.
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            Self::Refused { errno, .. } | Self::Socket { source: errno, .. } => errno.raw_os_error(),
+            _ => None,
+        }
+    }
+}
+
+/// Reads and changes the state of one network namespace.
+#[async_trait]
+pub trait Kernel: Send {
+    /// All links.
+    async fn links(&mut self) -> Result<Vec<Link>, KernelError>;
+
+    /// One link by name.
+    async fn link(&mut self, name: &str) -> Result<Option<Link>, KernelError>;
+
+    /// All addresses of all links, both families.
+    async fn addresses(&mut self) -> Result<Vec<LinkAddress>, KernelError>;
+
+    /// The default routes of the main table, in the kernel's order.
+    async fn default_routes(&mut self, family: Family) -> Result<Vec<RouteLookup>, KernelError>;
+
+    /// How the kernel would reach `dst`; `None` if it has no route.
+    async fn lookup(&mut self, dst: IpAddr) -> Result<Option<RouteLookup>, KernelError>;
+
+    /// Reads the objects of a scope, complete or not at all.
+    async fn objects(&mut self, scope: Scope) -> Result<Vec<Object>, KernelError>;
+
+    /// Changes one link.
+    async fn change_link(&mut self, op: &LinkOp) -> Result<(), KernelError>;
+
+    /// Tries every operation, in order and in few batches, and returns those that were refused. The
+    /// absence of what is deleted is no refusal.
+    async fn execute(&mut self, ops: &[Op]) -> Result<Vec<Refusal>, KernelError>;
+
+    /// Waits for announcements and takes all that are there, at least one. Dropping the future loses none.
+    async fn events(&mut self) -> Vec<KernelEvent>;
+}
