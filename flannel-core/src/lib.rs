@@ -1,4 +1,9 @@
 //! Core.
 pub mod addr;
+pub mod backend;
+pub mod config;
 pub mod dataplane;
+pub mod gojson;
 pub mod kernel;
+pub mod lease;
+pub mod subnet;

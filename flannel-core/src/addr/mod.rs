@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 pub use mac::{MacAddr, MacError};
+pub(crate) use subnet::parse_prefix;
 pub use subnet::{Subnet, SubnetParseError};
 
 /// An address family. Code is written once and run for each family that is enabled.

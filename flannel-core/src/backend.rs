@@ -1,0 +1,117 @@
+//! The traits that a backend implements, and the status it reports.
+
+use std::error::Error;
+use std::net::IpAddr;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::addr::{LinkIndex, Mtu, PerFamily};
+use crate::config::{ConfigError, NetworkConfig};
+use crate::kernel::KernelError;
+use crate::lease::Lease;
+use crate::subnet::{LeaseStream, SubnetError, SubnetManager};
+
+/// The link and addresses that carry encapsulated packets between nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Underlay {
+    /// The link's name.
+    pub name: String,
+    /// The link's number.
+    pub link: LinkIndex,
+    /// The link's MTU.
+    pub mtu: Mtu,
+    /// The addresses of this host from which encapsulated packets leave.
+    pub local: PerFamily<IpAddr>,
+    /// The addresses published to peers; they differ from `local` behind NAT.
+    pub published: PerFamily<IpAddr>,
+    /// Why this one was chosen, for the log.
+    pub reason: String,
+}
+
+/// One way to carry overlay packets between nodes.
+#[async_trait]
+pub trait Backend: Send + Sync {
+    /// The name that the network config gives in `Backend.Type`.
+    fn kind(&self) -> &'static str;
+
+    /// Creates or adopts the devices, then takes a lease that advertises them.
+    async fn register(
+        &self,
+        config: &NetworkConfig,
+        underlay: &Underlay,
+        subnets: &dyn SubnetManager,
+    ) -> Result<Box<dyn Network>, BackendError>;
+}
+
+/// A registered backend: this node's lease, and the task that follows all others.
+#[async_trait]
+pub trait Network: Send {
+    /// This node's lease.
+    fn lease(&self) -> &Lease;
+
+    /// The largest pod packet in bytes: underlay MTU less encapsulation, the smallest of the families.
+    fn overlay_mtu(&self) -> Mtu;
+
+    /// What the network is doing. Valid after `run` took the network, too.
+    fn status(&self) -> watch::Receiver<NetworkStatus>;
+
+    /// Runs until `cancel` fires. Kernel state stays, so pods keep their traffic meanwhile.
+    async fn run(self: Box<Self>, leases: LeaseStream, cancel: CancellationToken)
+    -> Result<(), BackendError>;
+}
+
+/// What a running network is doing, for health, status and metrics.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NetworkStatus {
+    /// Whether the first snapshot of leases was programmed.
+    pub synced: bool,
+    /// Why a device of ours is not as it should be; `None` if all are.
+    pub device_problem: Option<String>,
+    /// Peers in the kernel.
+    pub peers: usize,
+    /// Objects that the kernel refuses for now, with the reason. They are tried again.
+    pub refused: Vec<String>,
+    /// Leases that can't be used, with the reason.
+    pub rejected: Vec<String>,
+    /// How often drift was repaired since the start.
+    pub repairs: u64,
+    /// Operations sent to the kernel since the start.
+    pub operations: u64,
+}
+
+/// The backend can't start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    /// The backend's own keys in the network config can't be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The store failed.
+    #[error(transparent)]
+    Subnet(#[from] SubnetError),
+    /// The kernel refused something that nothing works without.
+    #[error("{what}")]
+    Kernel {
+        /// What was to be done, and what an operator can do about it.
+        what: String,
+        /// The kernel's answer.
+        #[source]
+        source: KernelError,
+    },
+    /// The host is not in a state in which the backend can work.
+    #[error("{0}")]
+    Host(String),
+    /// The lease watch ended, which it never should.
+    #[error("the lease watch ended")]
+    WatchEnded,
+    /// Something particular to one backend.
+    #[error("{what}")]
+    Other {
+        /// What was tried.
+        what: String,
+        /// Why it failed.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+}

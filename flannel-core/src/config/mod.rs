@@ -1,0 +1,168 @@
+//! The network configuration ("net-conf"): JSON in the store, a checked value here.
+//! Upstream: `pkg/subnet/config.go`.
+
+mod range;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+
+pub use range::SubnetRange;
+
+use crate::addr::{Family, PerFamily, Subnet};
+use crate::gojson::GoObject;
+
+/// Where subnets come from, which decides what the configuration must say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeaseSource {
+    /// The store hands them out (etcd, local): `SubnetLen`, `SubnetMin` and `SubnetMax` count.
+    Store,
+    /// Something else assigns them (Kubernetes' node CIDRs): those keys are ignored.
+    Assigned,
+}
+
+/// A checked network configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetworkConfig {
+    /// The overlay network of each enabled family.
+    pub networks: PerFamily<Network>,
+    /// Whether nftables rules are wanted instead of iptables (`EnableNFTables`).
+    pub nftables: bool,
+    /// The backend and its own keys.
+    pub backend: BackendConfig,
+}
+
+/// The overlay network of one family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Network {
+    /// All pods' addresses (`Network`, `IPv6Network`).
+    pub network: Subnet,
+    /// The subnets that the store hands out; `None` where it does not.
+    pub range: Option<SubnetRange>,
+}
+
+/// The `Backend` object: its `Type`, and the keys that only the backend understands.
+#[derive(Clone, PartialEq, Eq)]
+pub struct BackendConfig {
+    /// The backend's kind in lower case. An absent or empty `Backend` means `udp`, as upstream's code has it.
+    pub kind: String,
+    json: String,
+}
+
+impl BackendConfig {
+    /// A backend of a kind without further keys.
+    pub fn of_kind(kind: &str) -> Self {
+        Self { kind: kind.to_lowercase(), json: "{}".to_owned() }
+    }
+
+    /// The names of the keys in lower case, so that a backend can name those it does not know.
+    pub fn names(&self) -> Vec<String> {
+        let object = GoObject::parse(&self.json).unwrap_or_default();
+        object.names().map(str::to_owned).collect()
+    }
+
+    /// The value of a key of the backend; `None` if it is absent or null.
+    pub fn get<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, ConfigError> {
+        let object = GoObject::parse(&self.json).unwrap_or_default();
+        member(&object, "Backend.", name)
+    }
+}
+
+impl fmt::Debug for BackendConfig {
+    /// Names the keys only: values may be secrets (a wireguard PSK, say).
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BackendConfig").field("kind", &self.kind).field("keys", &self.names()).finish()
+    }
+}
+
+/// A configuration that can't be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("network config: {key}{}: {problem}", value.as_ref().map(|value| format!(" = {value}")).unwrap_or_default())]
+pub struct ConfigError {
+    /// The key in question; `JSON` if the text is none.
+    pub key: String,
+    /// Its value as it was written; `None` if it is absent or secret.
+    pub value: Option<String>,
+    /// What is wrong, and what would be right.
+    pub problem: String,
+}
+
+impl ConfigError {
+    /// An error about one key.
+    pub fn new(key: impl Into<String>, value: Option<String>, problem: impl Into<String>) -> Self {
+        Self { key: key.into(), value, problem: problem.into() }
+    }
+}
+
+impl NetworkConfig {
+    /// Reads and checks a configuration.
+    pub fn parse(text: &str, source: LeaseSource) -> Result<Self, ConfigError> {
+        let json =
+            |error: serde_json::Error| ConfigError::new("JSON", None, format!("no JSON object: {error}"));
+        let object = GoObject::parse(text).map_err(json)?;
+        let enabled = PerFamily {
+            v4: Some(member(&object, "", "EnableIPv4")?.unwrap_or(true)),
+            v6: Some(member(&object, "", "EnableIPv6")?.unwrap_or(false)),
+        };
+        let networks = PerFamily::try_from_fn(|family| {
+            let parsed = range::parse_network(&object, family, source);
+            if enabled.get(family) == Some(&true) { parsed.map(Some) } else { Ok(None) }
+        })?;
+        if networks.is_empty() {
+            let problem = "both EnableIPv4 and EnableIPv6 are false; enable at least one";
+            return Err(ConfigError::new("EnableIPv4", Some("false".into()), problem));
+        }
+        Ok(Self {
+            networks,
+            nftables: member(&object, "", "EnableNFTables")?.unwrap_or(false),
+            backend: parse_backend(&object)?,
+        })
+    }
+
+    /// Whether an address of this network's pods can be in `subnet`.
+    pub fn covers(&self, subnet: Subnet) -> bool {
+        self.networks.get(subnet.family()).is_some_and(|network| network.network.covers(subnet))
+    }
+
+    /// The enabled families, IPv4 first.
+    pub fn families(&self) -> impl Iterator<Item = Family> + '_ {
+        self.networks.families()
+    }
+}
+
+fn parse_backend(object: &GoObject) -> Result<BackendConfig, ConfigError> {
+    let Some(raw) = object.raw("Backend").map(RawValue::get) else {
+        return Ok(BackendConfig::of_kind("udp"));
+    };
+    let backend = GoObject::parse(raw).map_err(|_| {
+        ConfigError::new("Backend", Some(short(raw)), "must be an object such as {\"Type\": \"vxlan\"}")
+    })?;
+    let kind: Option<String> = member(&backend, "Backend.", "Type")?;
+    let kind = kind.filter(|kind| !kind.is_empty()).ok_or_else(|| {
+        let problem = "is missing: name the backend, such as {\"Type\": \"vxlan\"}";
+        ConfigError::new("Backend.Type", None, problem)
+    })?;
+    Ok(BackendConfig { kind: kind.to_lowercase(), json: raw.to_owned() })
+}
+
+/// Decodes one member; the error names it with its path and value.
+fn member<T: DeserializeOwned>(object: &GoObject, path: &str, name: &str) -> Result<Option<T>, ConfigError> {
+    object.get(name).map_err(|error| {
+        let value = object.raw(name).map(|raw| short(raw.get()));
+        // Secrets are strings under these names; all else helps the operator.
+        let secret = ["psk", "accesskeysecret", "accesskeyid"].contains(&name.to_ascii_lowercase().as_str());
+        // serde's "at line 1 column 5" counts from the start of the value, which only misleads.
+        let problem = error.to_string();
+        let problem = problem.split(" at line ").next().unwrap_or_default().to_owned();
+        ConfigError::new(format!("{path}{name}"), value.filter(|_| !secret), problem)
+    })
+}
+
+/// A value cut to what fits a log line.
+fn short(raw: &str) -> String {
+    let text: String = raw.chars().take(60).collect();
+    if text.len() < raw.len() { format!("{text}..") } else { text }
+}

@@ -1,0 +1,172 @@
+//! The network of one family and the subnets that a store hands out of it.
+
+use std::net::IpAddr;
+
+use super::{ConfigError, LeaseSource, Network, member};
+use crate::addr::{Family, Subnet};
+use crate::gojson::GoObject;
+
+/// The subnets a store hands out: all of `len` bits from `min` to `max`, both included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SubnetRange {
+    /// The first subnet.
+    pub min: Subnet,
+    /// The last subnet, of the same length.
+    pub max: Subnet,
+}
+
+impl SubnetRange {
+    /// The length of every subnet in bits.
+    pub fn prefix(&self) -> u8 {
+        self.min.prefix()
+    }
+
+    /// Whether `subnet` is one of the range.
+    pub fn contains(&self, subnet: Subnet) -> bool {
+        self.min.steps_to(subnet).is_some() && subnet.steps_to(self.max).is_some()
+    }
+
+    /// How many subnets there are.
+    pub fn count(&self) -> u128 {
+        self.min.steps_to(self.max).map_or(0, |steps| steps.saturating_add(1))
+    }
+
+    /// The subnet number `index`, counted from 0; `None` past the end.
+    pub fn nth(&self, index: u128) -> Option<Subnet> {
+        self.min.nth_next(index).filter(|subnet| self.contains(*subnet))
+    }
+}
+
+/// The names of a family's keys in the configuration.
+struct Names {
+    network: &'static str,
+    len: &'static str,
+    min: &'static str,
+    max: &'static str,
+    example: &'static str,
+}
+
+fn names(family: Family) -> Names {
+    match family {
+        Family::V4 => Names {
+            network: "Network",
+            len: "SubnetLen",
+            min: "SubnetMin",
+            max: "SubnetMax",
+            example: "10.244.0.0/16",
+        },
+        Family::V6 => Names {
+            network: "IPv6Network",
+            len: "IPv6SubnetLen",
+            min: "IPv6SubnetMin",
+            max: "IPv6SubnetMax",
+            example: "fd00:10:244::/56",
+        },
+    }
+}
+
+/// Reads a family's keys. The caller drops the result, good or bad, of a family that is not enabled.
+pub(super) fn parse_network(
+    object: &GoObject,
+    family: Family,
+    source: LeaseSource,
+) -> Result<Network, ConfigError> {
+    let names = names(family);
+    let text: Option<String> = string_member(object, names.network)?;
+    let bad = |problem: String| ConfigError::new(names.network, text.clone(), problem);
+    let Some(written) = &text else {
+        return Err(bad(format!("is missing, but {family} is enabled: set it, such as {:?}", names.example)));
+    };
+    let network: Subnet =
+        written.parse().map_err(|_| bad(format!("must be a CIDR such as {:?}", names.example)))?;
+    if network.family() != family {
+        return Err(bad(format!("must be an {family} network such as {:?}", names.example)));
+    }
+    if network.prefix() == 0 {
+        return Err(bad(format!(
+            "must not be the whole address space; choose one such as {:?}",
+            names.example
+        )));
+    }
+    let range = match source {
+        LeaseSource::Store => Some(parse_range(object, &names, network)?),
+        LeaseSource::Assigned => None,
+    };
+    Ok(Network { network, range })
+}
+
+fn parse_range(object: &GoObject, names: &Names, network: Subnet) -> Result<SubnetRange, ConfigError> {
+    let len = subnet_len(object, names, network)?;
+    // The first subnet of the network is skipped unless asked for, as upstream does.
+    let first = Subnet::containing(network.base(), len).and_then(|first| first.nth_next(1));
+    let first = first.expect("a network holds at least four subnets, so it has a second");
+    let last = Subnet::containing(network.last(), len).expect("the length fits the family");
+    let min = bound(object, names.min, network, len)?.unwrap_or(first);
+    let max = bound(object, names.max, network, len)?.unwrap_or(last);
+    if min.base() > max.base() {
+        let value = Some(min.base().to_string());
+        let problem = format!("lies after {} {}; no subnet is left", names.max, max.base());
+        return Err(ConfigError::new(names.min, value, problem));
+    }
+    Ok(SubnetRange { min, max })
+}
+
+fn subnet_len(object: &GoObject, names: &Names, network: Subnet) -> Result<u8, ConfigError> {
+    let bits = network.family().bits();
+    let given: Option<u64> = member(object, "", names.len)?;
+    let Some(len) = given.filter(|len| *len > 0) else {
+        // Upstream's default: /24 (/64) in a network that has room for it, else four subnets.
+        let (usual, limit) = match network.family() {
+            Family::V4 => (24, 28),
+            Family::V6 => (64, 124),
+        };
+        if network.prefix() > limit {
+            let problem = format!("is too small to divide; use /{limit} or larger, or set {}", names.len);
+            return Err(ConfigError::new(names.network, Some(network.to_string()), problem));
+        }
+        return Ok(usual.max(network.prefix() + 2));
+    };
+    let bad = |problem: String| Err(ConfigError::new(names.len, Some(len.to_string()), problem));
+    if len > u64::from(bits) - 2 {
+        return bad(format!("must be at most {}", bits - 2));
+    }
+    if len < u64::from(network.prefix()) + 2 {
+        return bad(format!(
+            "must be at least {}, so that {network} holds four subnets",
+            network.prefix() + 2
+        ));
+    }
+    Ok(len as u8)
+}
+
+/// `SubnetMin` or `SubnetMax`: inside the network and aligned. The zero address counts as absent.
+fn bound(object: &GoObject, name: &str, network: Subnet, len: u8) -> Result<Option<Subnet>, ConfigError> {
+    let Some(text) = string_member(object, name)? else { return Ok(None) };
+    let bad = |problem: String| ConfigError::new(name, Some(text.clone()), problem);
+    let addr: IpAddr =
+        text.parse().map_err(|_| bad(format!("must be an address such as \"{}\"", network.base())))?;
+    if addr.is_unspecified() {
+        return Ok(None);
+    }
+    if !network.contains(addr) {
+        return Err(bad(format!("must lie inside the network {network}")));
+    }
+    let aligned = Subnet::containing(addr, len).expect("the network's family was checked");
+    if aligned.base() != addr {
+        return Err(bad(format!("is not the start of a /{len} subnet; {} would be", aligned.base())));
+    }
+    Ok(Some(aligned))
+}
+
+/// A member that upstream reads through its IP types: `null` and numbers are errors.
+fn string_member(object: &GoObject, name: &str) -> Result<Option<String>, ConfigError> {
+    let Some(raw) = object.raw(name) else { return Ok(None) };
+    if raw.get() == "null" {
+        return Err(ConfigError::new(
+            name,
+            Some("null".into()),
+            "must be a string; leave the key out for the default",
+        ));
+    }
+    member(object, "", name)
+}

@@ -1,0 +1,146 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn parse(text: &str) -> Result<NetworkConfig, ConfigError> {
+    NetworkConfig::parse(text, LeaseSource::Store)
+}
+
+fn range(config: &NetworkConfig, family: Family) -> (u8, String, String) {
+    let range = config.networks.get(family).unwrap().range.unwrap();
+    (range.prefix(), range.min.base().to_string(), range.max.base().to_string())
+}
+
+#[test]
+fn fills_in_upstreams_defaults() {
+    let config = parse(r#"{"network": "10.3.4.5/16"}"#).unwrap();
+    assert_eq!(range(&config, Family::V4), (24, "10.3.1.0".into(), "10.3.255.0".into()));
+    assert_eq!(config.backend.kind, "udp");
+    assert!(!config.nftables && config.networks.v6.is_none());
+
+    let config = parse(r#"{"enableipv6":true,"ipv6network":"fc00::/48","network":"10.3.0.0/16"}"#).unwrap();
+    assert_eq!(range(&config, Family::V6), (64, "fc00:0:0:1::".into(), "fc00:0:0:ffff::".into()));
+
+    let config = parse(r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fc00::/62"}"#).unwrap();
+    assert_eq!(config.families().collect::<Vec<_>>(), [Family::V6]);
+    assert_eq!(range(&config, Family::V6).0, 64);
+    for (network, len) in [("10.0.0.0/22", 24), ("10.0.0.0/23", 25), ("10.0.0.0/28", 30), ("10.0.0.0/8", 24)]
+    {
+        let config = parse(&format!(r#"{{"Network":"{network}"}}"#)).unwrap();
+        assert_eq!(range(&config, Family::V4).0, len, "{network}");
+    }
+}
+
+#[test]
+fn keeps_what_is_given() {
+    let config = parse(
+        r#"{"Network":"10.3.0.0/16","SubnetMin":"10.3.5.0","SubnetMax":"10.3.8.0","SubnetLen":28,
+            "EnableIPv6":true,"IPv6Network":"fc00::/48","IPv6SubnetMin":"fc00:0:0:1::","IPv6SubnetMax":"fc00:0:0:f::",
+            "IPv6SubnetLen":124,"EnableNFTables":true,"Backend":{"TYPE":"VXLAN","vni":7},"Unknown":1}"#,
+    )
+    .unwrap();
+    assert_eq!(range(&config, Family::V4), (28, "10.3.5.0".into(), "10.3.8.0".into()));
+    assert_eq!(range(&config, Family::V6), (124, "fc00:0:0:1::".into(), "fc00:0:0:f::".into()));
+    assert_eq!(config.backend.kind, "vxlan");
+    assert_eq!(config.backend.get::<u32>("VNI"), Ok(Some(7)));
+    assert_eq!(config.backend.names(), ["type", "vni"]);
+    assert!(config.nftables);
+}
+
+#[test]
+fn null_and_zero_leave_defaults_where_go_does() {
+    let config = parse(
+        r#"{"Network":"10.3.0.0/16","EnableIPv4":null,"EnableIPv6":null,"SubnetLen":null,"SubnetMin":"0.0.0.0"}"#,
+    )
+    .unwrap();
+    assert_eq!(range(&config, Family::V4), (24, "10.3.1.0".into(), "10.3.255.0".into()));
+}
+
+#[test]
+fn errors_name_key_and_value() {
+    for (text, key, value) in [
+        ("", "JSON", None),
+        ("[]", "JSON", None),
+        ("{}", "Network", None),
+        (r#"{"Network":"10.3.0.0"}"#, "Network", Some("10.3.0.0")),
+        (r#"{"Network":"fc00::/48"}"#, "Network", Some("fc00::/48")),
+        (r#"{"Network":"0.0.0.0/0"}"#, "Network", Some("0.0.0.0/0")),
+        (r#"{"Network":null}"#, "Network", Some("null")),
+        (r#"{"Network":7}"#, "Network", Some("7")),
+        (r#"{"Network":"10.3.0.0/29"}"#, "Network", Some("10.3.0.0/29")),
+        (r#"{"Network":"10.3.0.0/16","SubnetLen":31}"#, "SubnetLen", Some("31")),
+        (r#"{"Network":"10.3.0.0/16","SubnetLen":17}"#, "SubnetLen", Some("17")),
+        (r#"{"Network":"10.3.0.0/16","SubnetLen":-1}"#, "SubnetLen", Some("-1")),
+        (r#"{"Network":"10.3.0.0/16","SubnetLen":"24"}"#, "SubnetLen", Some("\"24\"")),
+        (r#"{"Network":"10.3.0.0/16","SubnetMin":"10.4.0.0"}"#, "SubnetMin", Some("10.4.0.0")),
+        (r#"{"Network":"10.3.0.0/16","SubnetMin":"10.3.1.7"}"#, "SubnetMin", Some("10.3.1.7")),
+        (r#"{"Network":"10.3.0.0/16","SubnetMin":null}"#, "SubnetMin", Some("null")),
+        (r#"{"Network":"10.3.0.0/16","SubnetMax":"fc00::"}"#, "SubnetMax", Some("fc00::")),
+        (
+            r#"{"Network":"10.3.0.0/16","SubnetMin":"10.3.9.0","SubnetMax":"10.3.8.0"}"#,
+            "SubnetMin",
+            Some("10.3.9.0"),
+        ),
+        (r#"{"Network":"10.3.0.0/16","EnableIPv4":false}"#, "EnableIPv4", Some("false")),
+        (r#"{"Network":"10.3.0.0/16","EnableIPv6":1}"#, "EnableIPv6", Some("1")),
+        (r#"{"Network":"10.3.0.0/16","EnableIPv6":true}"#, "IPv6Network", None),
+        (
+            r#"{"Network":"10.3.0.0/16","EnableIPv6":true,"IPv6Network":"10.0.0.0/8"}"#,
+            "IPv6Network",
+            Some("10.0.0.0/8"),
+        ),
+        (
+            r#"{"Network":"10.3.0.0/16","EnableIPv6":true,"IPv6Network":"fc00::/125"}"#,
+            "IPv6Network",
+            Some("fc00::/125"),
+        ),
+        (r#"{"Network":"10.3.0.0/16","Backend":"vxlan"}"#, "Backend", Some("\"vxlan\"")),
+        (r#"{"Network":"10.3.0.0/16","Backend":{}}"#, "Backend.Type", None),
+        (r#"{"Network":"10.3.0.0/16","Backend":{"Type":7}}"#, "Backend.Type", Some("7")),
+    ] {
+        let error = parse(text).expect_err(text);
+        assert_eq!((error.key.as_str(), error.value.as_deref()), (key, value), "{text}: {error}");
+    }
+}
+
+#[test]
+fn assigned_subnets_need_no_range() {
+    let text = r#"{"Network":"10.3.0.0/29","SubnetLen":99}"#;
+    let config = NetworkConfig::parse(text, LeaseSource::Assigned).unwrap();
+    assert_eq!(config.networks.v4.unwrap().range, None);
+    assert!(parse(text).is_err());
+}
+
+#[test]
+fn a_disabled_family_is_not_checked() {
+    let config = parse(r#"{"Network":"10.3.0.0/16","IPv6Network":"nonsense"}"#).unwrap();
+    assert_eq!(config.families().count(), 1);
+}
+
+#[test]
+fn secrets_stay_out_of_debug_output() {
+    let text = r#"{"Network":"10.3.0.0/16","Backend":{"Type":"wireguard","PSK":"hush"}}"#;
+    let config = parse(text).unwrap();
+    assert!(!format!("{config:?}").contains("hush"));
+    assert!(config.backend.get::<u32>("PSK").unwrap_err().value.is_none());
+}
+
+proptest! {
+    #[test]
+    fn never_panics(text in "\\PC*|[\\{\\}\":,a-zA-Z0-9/.]*") {
+        let _ = parse(&text);
+    }
+
+    #[test]
+    fn every_subnet_of_a_range_lies_in_the_network(
+        base: std::net::Ipv4Addr, prefix in 1..=28_u8, len in 0..=32_u8, index: u32,
+    ) {
+        let text = format!(r#"{{"Network":"{base}/{prefix}","SubnetLen":{len}}}"#);
+        let Ok(config) = parse(&text) else { return Ok(()) };
+        let network = config.networks.v4.unwrap();
+        let range = network.range.unwrap();
+        let subnet = range.nth(u128::from(index) % range.count()).unwrap();
+        prop_assert!(network.network.covers(subnet) && range.contains(subnet));
+        prop_assert_eq!(range.nth(range.count()), None);
+    }
+}

@@ -1,0 +1,180 @@
+//! The value of a lease: JSON with the bytes that Go flannel writes.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::addr::{Family, PerFamily};
+use crate::gojson::GoObject;
+
+/// What a node publishes about itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LeaseAttrs {
+    /// The underlay addresses at which peers reach the node.
+    pub public_ips: PerFamily<IpAddr>,
+    /// The kind of the backend; empty for those that publish none (udp, alloc).
+    pub backend_type: String,
+    /// What the backend publishes for each family.
+    pub backend_data: PerFamily<BackendData>,
+}
+
+/// JSON that only a backend understands.
+#[derive(Clone, PartialEq, Eq)]
+pub struct BackendData(String);
+
+impl BackendData {
+    /// Encodes a backend's own type.
+    pub fn encode<T: Serialize>(data: &T) -> Result<Self, serde_json::Error> {
+        serde_json::to_string(data).map(Self)
+    }
+
+    /// Decodes a backend's own type.
+    pub fn decode<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+        serde_json::from_str(&self.0)
+    }
+
+    /// The JSON text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for BackendData {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A value that is not a lease's.
+#[derive(Debug, thiserror::Error)]
+pub enum AttrsError {
+    /// It is no JSON object.
+    #[error("the value is not a JSON object")]
+    Json(#[source] serde_json::Error),
+    /// One of its members can't be used.
+    #[error("{name} of the value can't be used")]
+    Member {
+        /// The member's name.
+        name: &'static str,
+        /// What is wrong with it.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+/// The value as serde writes it: the fields and their order are upstream's.
+#[derive(Serialize)]
+struct Wire<'a> {
+    #[serde(rename = "PublicIP")]
+    public_ip: IpAddr,
+    #[serde(rename = "PublicIPv6")]
+    public_ipv6: Option<&'a IpAddr>,
+    #[serde(rename = "BackendType", skip_serializing_if = "str::is_empty")]
+    backend_type: &'a str,
+    #[serde(rename = "BackendData", skip_serializing_if = "Option::is_none")]
+    backend_data: Option<Box<RawValue>>,
+    #[serde(rename = "BackendV6Data", skip_serializing_if = "Option::is_none")]
+    backend_v6_data: Option<Box<RawValue>>,
+}
+
+impl LeaseAttrs {
+    /// The value as Go flannel writes it: compact, in its order, `0.0.0.0` for no IPv4.
+    pub fn to_json(&self) -> String {
+        let raw = |family| {
+            let data = self.backend_data.get(family)?;
+            Some(RawValue::from_string(data.0.clone()).expect("backend data was JSON when it was made"))
+        };
+        let wire = Wire {
+            public_ip: self.public_ips.v4.unwrap_or(Family::V4.unspecified()),
+            public_ipv6: self.public_ips.v6.as_ref(),
+            backend_type: &self.backend_type,
+            backend_data: raw(Family::V4),
+            backend_v6_data: raw(Family::V6),
+        };
+        serde_json::to_string(&wire).expect("strings and raw JSON always encode")
+    }
+
+    /// Reads a value in any order of members, with any case of their names.
+    pub fn from_json(text: &str) -> Result<Self, AttrsError> {
+        let object = GoObject::parse(text).map_err(AttrsError::Json)?;
+        let v4: Option<Ipv4Addr> = member(&object, "PublicIP")?;
+        let v6: Option<Ipv6Addr> = member(&object, "PublicIPv6")?;
+        let data = |name| {
+            let raw = object.raw(name).map(RawValue::get).filter(|raw| *raw != "null");
+            raw.map(|raw| BackendData(raw.to_owned()))
+        };
+        Ok(Self {
+            public_ips: PerFamily {
+                v4: v4.filter(|addr| !addr.is_unspecified()).map(IpAddr::V4),
+                v6: v6.filter(|addr| !addr.is_unspecified()).map(IpAddr::V6),
+            },
+            backend_type: member(&object, "BackendType")?.unwrap_or_default(),
+            backend_data: PerFamily { v4: data("BackendData"), v6: data("BackendV6Data") },
+        })
+    }
+}
+
+fn member<T: for<'de> Deserialize<'de>>(
+    object: &GoObject,
+    name: &'static str,
+) -> Result<Option<T>, AttrsError> {
+    object.get(name).map_err(|source| AttrsError::Member { name, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn writes_upstreams_bytes() {
+        for text in [
+            r#"{"PublicIP":"192.0.2.11","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"0a:5b:10:33:7e:01"}}"#,
+            r#"{"PublicIP":"192.0.2.11","PublicIPv6":"2001:db8::11","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"0a:5b:10:33:7e:01"},"BackendV6Data":{"VNI":1,"VtepMAC":"5e:5b:10:33:7e:01"}}"#,
+            r#"{"PublicIP":"192.0.2.11","PublicIPv6":null,"BackendType":"host-gw"}"#,
+            r#"{"PublicIP":"192.0.2.11","PublicIPv6":null}"#,
+            r#"{"PublicIP":"0.0.0.0","PublicIPv6":"2001:db8::11","BackendType":"vxlan","BackendV6Data":{"VNI":1,"VtepMAC":"5e:5b:10:33:7e:01"}}"#,
+            r#"{"PublicIP":"192.0.2.11","PublicIPv6":null,"BackendType":"wireguard","BackendData":{"PublicKey":"b64=","Port":51820}}"#,
+            r#"{"PublicIP":"192.0.2.11","PublicIPv6":null,"BackendType":"extension","BackendData":"text"}"#,
+        ] {
+            assert_eq!(LeaseAttrs::from_json(text).unwrap().to_json(), text);
+        }
+    }
+
+    #[test]
+    fn reads_what_go_reads() {
+        let attrs = LeaseAttrs::from_json(
+            r#" {"backenddata": null, "Unknown": [1], "publicip": "1.2.3.4", "PUBLICIPV6": null} "#,
+        )
+        .unwrap();
+        assert_eq!(attrs.to_json(), r#"{"PublicIP":"1.2.3.4","PublicIPv6":null}"#);
+        assert_eq!(LeaseAttrs::from_json("{}").unwrap(), LeaseAttrs::default());
+    }
+
+    #[test]
+    fn names_the_bad_member() {
+        for (text, name) in [
+            (r#"{"PublicIP":"fd00::1"}"#, "PublicIP"),
+            (r#"{"PublicIP":7}"#, "PublicIP"),
+            (r#"{"PublicIPv6":"1.2.3.4"}"#, "PublicIPv6"),
+            (r#"{"BackendType":{}}"#, "BackendType"),
+        ] {
+            let error = LeaseAttrs::from_json(text).unwrap_err();
+            assert!(error.to_string().starts_with(&format!("{name} ")), "{text}: {error}");
+        }
+        for text in ["", "null", "[]", "{", "\"x\"", "{\"PublicIP\":\"1.2.3.4\"} x"] {
+            assert!(matches!(LeaseAttrs::from_json(text), Err(AttrsError::Json(_))), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(text in "\\PC*|[\\{\\}\":,a-zA-Z0-9]*") {
+            let _ = LeaseAttrs::from_json(&text);
+        }
+    }
+}

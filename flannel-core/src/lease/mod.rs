@@ -1,0 +1,66 @@
+//! Leases in the exact wire forms of Go flannel: the key `10.5.52.0-24&fd00:5:52::-64` and the JSON value.
+//! Upstream: `pkg/subnet/subnet.go`, `pkg/lease/lease.go`.
+
+mod attrs;
+mod key;
+mod table;
+
+use std::fmt;
+
+pub use attrs::{AttrsError, BackendData, LeaseAttrs};
+pub use key::{LeaseKey, LeaseKeyError};
+pub use table::{LeaseChange, LeaseTable};
+
+use crate::addr::{Family, Subnet};
+
+/// A node's claim on its pod subnets, with what it publishes about itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// The subnets, which are also the identity of the lease.
+    pub key: LeaseKey,
+    /// Where the node is, and what its backend says about it.
+    pub attrs: LeaseAttrs,
+    /// When the record was created, in the store's own count (etcd: create revision). Of two leases that
+    /// contradict each other the older one holds.
+    pub created: u64,
+}
+
+impl Lease {
+    /// The subnet of one family.
+    pub fn subnet(&self, family: Family) -> Option<Subnet> {
+        self.key.subnet(family)
+    }
+}
+
+impl fmt::Display for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.key.fmt(f)
+    }
+}
+
+/// A record of the store that can't be read. It is unknown, not gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadRecord {
+    /// The key below `subnets/`, as the store has it.
+    pub key: String,
+    /// What is wrong with the key or the value.
+    pub reason: String,
+}
+
+/// One message of a lease watch. The first is a `Snapshot`, and so is the first after a gap.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LeaseUpdate {
+    /// All that the store holds, as the store itself listed it.
+    Snapshot {
+        /// The leases.
+        leases: Vec<Lease>,
+        /// Records that are there but can't be read: their last good state stays.
+        undecodable: Vec<BadRecord>,
+    },
+    /// A lease was created or changed.
+    Put(Lease),
+    /// The record with this key (below `subnets/`, as the store had it) was deleted.
+    Removed(String),
+    /// A record was written that can't be read: its last good state stays.
+    Undecodable(BadRecord),
+}

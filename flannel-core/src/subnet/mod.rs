@@ -1,0 +1,172 @@
+//! The stores that hand out subnets, behind one trait.
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::net::IpAddr;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::addr::{Family, PerFamily};
+use crate::config::{ConfigError, NetworkConfig};
+use crate::lease::{BadRecord, Lease, LeaseAttrs, LeaseKey, LeaseUpdate};
+
+/// A lease watch. The store reconnects by itself and the stream never ends by itself. An `Err` is final.
+pub type LeaseStream = BoxStream<'static, Result<LeaseUpdate, SubnetError>>;
+
+/// The store that hands out subnets. Drop a future or stream to cancel it.
+#[async_trait]
+pub trait SubnetManager: Send + Sync {
+    /// Reads and checks the network configuration. One try: the caller decides how long to wait.
+    async fn network_config(&self) -> Result<NetworkConfig, SubnetError>;
+
+    /// What the node with one of these underlay addresses published before, so that it keeps its VTEP MAC.
+    async fn published_attrs(
+        &self,
+        public_ips: &PerFamily<IpAddr>,
+    ) -> Result<Option<LeaseAttrs>, SubnetError>;
+
+    /// Adopts the lease of this node (found by its underlay address), else the subnet it had before a
+    /// restart, else takes a free one, and publishes `attrs` with it.
+    async fn acquire_lease(&self, attrs: &LeaseAttrs) -> Result<Lease, SubnetError>;
+
+    /// Renews for as long as it is polled. Outages are waited out and shown in [`Self::status`]. Returns only
+    /// when the lease is lost for good: somebody else has its subnet.
+    async fn hold_lease(&self, lease: &Lease) -> Result<Infallible, SubnetError>;
+
+    /// Follows all leases, our own among them.
+    fn watch_leases(&self) -> LeaseStream;
+
+    /// Connected or not, and how old the last confirmed knowledge is.
+    fn status(&self) -> watch::Receiver<StoreStatus>;
+}
+
+/// How well the store is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreStatus {
+    /// Whether the last contact was a success.
+    pub connected: bool,
+    /// Since when that is so.
+    pub since: Instant,
+    /// When the store last confirmed what we know; `None` if it never did.
+    pub confirmed: Option<Instant>,
+    /// Why it is not connected; empty if it is.
+    pub problem: String,
+    /// Records that are there but can't be read.
+    pub undecodable: Vec<BadRecord>,
+    /// The own lease is in the hands of another.
+    pub lease_lost: Option<String>,
+}
+
+impl StoreStatus {
+    /// The status before the first contact.
+    pub fn unknown() -> Self {
+        Self {
+            connected: false,
+            since: Instant::now(),
+            confirmed: None,
+            problem: "no contact yet".to_owned(),
+            undecodable: Vec::new(),
+            lease_lost: None,
+        }
+    }
+
+    /// Notes a success. Returns whether the connection came back by it.
+    pub fn succeed(&mut self) -> bool {
+        let now = Instant::now();
+        self.confirmed = Some(now);
+        if self.connected {
+            return false;
+        }
+        (self.connected, self.since) = (true, now);
+        self.problem.clear();
+        true
+    }
+
+    /// Notes a failure. Returns whether the connection broke by it, or for another reason than before.
+    pub fn fail(&mut self, problem: String) -> bool {
+        let news = self.connected || self.problem != problem;
+        if self.connected {
+            (self.connected, self.since) = (false, Instant::now());
+        }
+        self.problem = problem;
+        news
+    }
+}
+
+/// The store could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum SubnetError {
+    /// There is no configuration yet.
+    #[error(
+        "no network config at {place}; put one there, such as {{\"Network\":\"10.244.0.0/16\",\"Backend\":{{\"Type\":\"vxlan\"}}}}"
+    )]
+    NoConfig {
+        /// Where it was looked for.
+        place: String,
+    },
+    /// The configuration can't be used.
+    #[error("config at {place} can't be used")]
+    Config {
+        /// Where it was found.
+        place: String,
+        /// What is wrong with it.
+        #[source]
+        source: ConfigError,
+    },
+    /// The store does not answer, or answered with a passing error. Trying again may help.
+    #[error("store unavailable: {what}")]
+    Unavailable {
+        /// What was tried, and on which endpoint or file.
+        what: String,
+        /// Why it failed.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The store answered no, and would do so again: a wrong password, a missing right, an option that can't
+    /// be used.
+    #[error("store refused: {what}")]
+    Refused {
+        /// What was tried, and what to do about it.
+        what: String,
+        /// Why it failed.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// All subnets of the range are taken.
+    #[error("no free {family} subnet between {min} and {max}; widen the network or delete stale leases")]
+    OutOfSubnets {
+        /// The family without a free subnet.
+        family: Family,
+        /// The first subnet of the range.
+        min: IpAddr,
+        /// The base of the last subnet of the range.
+        max: IpAddr,
+    },
+    /// Others took the chosen subnet again and again.
+    #[error("lost the race for a subnet {attempts} times; many nodes start at once, try again")]
+    Contended {
+        /// How often it was tried.
+        attempts: u32,
+    },
+    /// The node's own lease is in the hands of another.
+    #[error("lease {key} is now held by {holder}; this node's pods would share its addresses")]
+    LeaseLost {
+        /// The lease.
+        key: LeaseKey,
+        /// Who has it.
+        holder: String,
+    },
+    /// The configuration and the leases in the store contradict each other.
+    #[error("{0}")]
+    Conflict(String),
+}
+
+impl SubnetError {
+    /// Whether trying again later can help without anybody changing anything.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable { .. } | Self::Contended { .. })
+    }
+}
