@@ -225,3 +225,6 @@ pub fn plan_keys(want: &Dataplane, have: &Dataplane, keys: impl IntoIterator<Ite
     }
     puts.into_values().chain(deletes.into_values().rev()).collect()
 }
+
+#[cfg(test)]
+mod tests;
