@@ -2,3 +2,4 @@
 pub mod addr;
 pub mod dataplane;
 pub mod kernel;
+pub mod netlink;
