@@ -12,6 +12,7 @@ mod events;
 mod link;
 mod message;
 mod socket;
+mod sys;
 
 #[cfg(test)]
 mod tests;

@@ -11,6 +11,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 
+use super::sys;
 use crate::kernel::KernelError;
 
 /// Receive buffer of a socket, in bytes. The default (about 200 KiB) holds the answers to 256 failed
@@ -39,7 +40,7 @@ impl Socket {
         let set_up = |source| KernelError::Socket { what: "set up", source };
         socket.nonblock().map_err(set_up)?;
         let port = socket.pid().map_err(set_up)?;
-        let fd = AsyncFd::new(socket).map_err(set_up)?;
+        let fd = sys::register(socket).map_err(set_up)?;
         // The first needs CAP_NET_ADMIN in the first user namespace, the second is capped by rmem_max.
         setsockopt(&fd, sockopt::RcvBufForce, &receive_buffer)
             .or_else(|_| setsockopt(&fd, sockopt::RcvBuf, &receive_buffer))
