@@ -116,6 +116,10 @@ impl Kernel for Netlink {
     }
 
     async fn link(&mut self, name: &str) -> Result<Option<Link>, KernelError> {
+        // No link has such a name, and the kernel calls the question wrong.
+        if name.is_empty() || name.len() >= libc::IFNAMSIZ || name.contains('\0') {
+            return Ok(None);
+        }
         let what = || format!("read link {name}");
         let body = link::links_of(Some(name));
         let encode =

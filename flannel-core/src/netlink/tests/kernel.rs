@@ -105,7 +105,6 @@ fn foreign_attributes_are_seen() {
             ("srcport 1000 2000", true),
             ("maxaddress 5", true),
             ("df set", true),
-            ("flowlabel 0x5", true),
         ]) {
             ip(&format!(
                 "link add x{at} type vxlan id {at} dev eth0 local 192.0.2.1 dstport 8472 nolearning {more}"
@@ -113,6 +112,8 @@ fn foreign_attributes_are_seen() {
             let link = kernel.link(&format!("x{at}")).await.unwrap().unwrap();
             assert_eq!(link.vxlan.unwrap().foreign, foreign, "{more}");
         }
+        ip("link add label type vxlan id 90 dev eth0 local 2001:db8::1 dstport 8472 flowlabel 5");
+        assert!(kernel.link("label").await.unwrap().unwrap().vxlan.unwrap().foreign);
         ip("link add ext type vxlan external dstport 4790");
         assert!(kernel.link("ext").await.unwrap().unwrap().vxlan.unwrap().foreign);
         ip("link add gpe type vxlan external gpe dstport 4791");
