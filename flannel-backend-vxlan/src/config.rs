@@ -38,7 +38,8 @@ impl VxlanConfig {
         let port = u16::try_from(port).map_err(|_| bad(backend, "Port", "must be from 0 to 65535"))?;
         let mtu: i64 = backend.get("MTU")?.unwrap_or(0);
         let mtu = u32::try_from(mtu).ok().filter(|mtu| *mtu == 0 || (576..=65535).contains(mtu));
-        let mtu = mtu.ok_or_else(|| bad(backend, "MTU", "must be 0 (that of the underlay) or from 576 to 65535"))?;
+        let mtu =
+            mtu.ok_or_else(|| bad(backend, "MTU", "must be 0 (that of the underlay) or from 576 to 65535"))?;
         if backend.get("DirectRouting")?.unwrap_or(false) {
             let fix = "is not supported by this version; leave it out, and peers are reached encapsulated";
             return Err(bad(backend, "DirectRouting", fix));

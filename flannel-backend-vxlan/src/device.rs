@@ -174,12 +174,18 @@ mod tests {
         let (index, want) = (LinkIndex(9), spec());
         let mac = edited(|link| link.mac = Some(MacAddr([2, 0, 0, 0, 0, 7])));
         assert_eq!(mac, LinkPlan::Change(vec![LinkOp::SetMac(index, want.mac)]));
-        assert_eq!(edited(|link| link.mtu = Mtu(1300)), LinkPlan::Change(vec![LinkOp::SetMtu(index, want.mtu)]));
+        assert_eq!(
+            edited(|link| link.mtu = Mtu(1300)),
+            LinkPlan::Change(vec![LinkOp::SetMtu(index, want.mtu)])
+        );
         assert_eq!(edited(|link| link.up = false), LinkPlan::Change(vec![LinkOp::SetUp(index)]));
         let change = LinkPlan::Change(vec![LinkOp::ChangeVxlan(index, want.vxlan)]);
         assert_eq!(edited(|link| link.vxlan.as_mut().unwrap().learning = true), change);
         assert_eq!(edited(|link| link.vxlan.as_mut().unwrap().local = Some([192, 0, 2, 9].into())), change);
-        assert_eq!(edited(|link| link.vxlan.as_mut().unwrap().local = None), recreate("local address is None, should be Some(192.0.2.1)"));
+        assert_eq!(
+            edited(|link| link.vxlan.as_mut().unwrap().local = None),
+            recreate("local address is None, should be Some(192.0.2.1)")
+        );
     }
 
     fn recreate(why: &str) -> LinkPlan {
@@ -199,7 +205,9 @@ mod tests {
     #[test]
     fn never_touches_a_link_of_another_kind() {
         let plan = edited(|link| (link.kind, link.vxlan) = (Some("bridge".into()), None));
-        assert!(matches!(plan, LinkPlan::Foreign { why } if why.contains("flannel.1") && why.contains("bridge")));
+        assert!(
+            matches!(plan, LinkPlan::Foreign { why } if why.contains("flannel.1") && why.contains("bridge"))
+        );
     }
 
     #[test]
@@ -208,7 +216,11 @@ mod tests {
         assert_eq!(overlay_mtu(&config(), Family::V6, Mtu(1500)), Some(Mtu(1430)));
         let smaller = VxlanConfig { underlay_mtu: Some(Mtu(1400)), ..config() };
         assert_eq!(overlay_mtu(&smaller, Family::V4, Mtu(1500)), Some(Mtu(1350)));
-        assert_eq!(overlay_mtu(&smaller, Family::V4, Mtu(1300)), Some(Mtu(1250)), "never above the underlay's");
+        assert_eq!(
+            overlay_mtu(&smaller, Family::V4, Mtu(1300)),
+            Some(Mtu(1250)),
+            "never above the underlay's"
+        );
         assert_eq!(overlay_mtu(&config(), Family::V4, Mtu(40)), None);
     }
 }

@@ -129,7 +129,9 @@ fn create(want: &DeviceSpec) -> LinkOp {
 fn explain(name: &str, error: &KernelError) -> String {
     let source = std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
     let hint = match error.errno() {
-        Some(17) => "; another device has this VNI and port (see `ip -d link show type vxlan`): remove it or choose another VNI",
+        Some(17) => {
+            "; another device has this VNI and port (see `ip -d link show type vxlan`): remove it or choose another VNI"
+        }
         Some(95 | 19) => "; is the kernel built with VXLAN (modprobe vxlan)?",
         Some(1) => "; the agent needs CAP_NET_ADMIN",
         _ => "",
@@ -232,12 +234,12 @@ impl Driver for VxlanDriver {
     fn concerns(&self, event: &KernelEvent) -> bool {
         match event {
             KernelEvent::Link(link) => {
-                let known = self.links.iter().map(|(_, link)| link).chain(&self.lower);
+                let mut known = self.links.iter().map(|(_, link)| link).chain(&self.lower);
                 let named = |name: &str| {
                     name == self.underlay.name
                         || self.sides.families().any(|family| name == device_name(&self.config, family))
                 };
-                match known.clone().find(|known| known.index == link.index) {
+                match known.find(|known| known.index == link.index) {
                     Some(known) => known != link,
                     None => named(&link.name),
                 }

@@ -62,7 +62,9 @@ impl VxlanBackend {
     }
 
     /// A backend on another kernel: one of another namespace, or a fake.
-    pub fn with_kernel(open: impl Fn() -> Result<Box<dyn Kernel>, KernelError> + Send + Sync + 'static) -> Self {
+    pub fn with_kernel(
+        open: impl Fn() -> Result<Box<dyn Kernel>, KernelError> + Send + Sync + 'static,
+    ) -> Self {
         Self { open: Box::new(open) }
     }
 }
@@ -91,10 +93,10 @@ impl Backend for VxlanBackend {
         let sides = sides(config, &vxlan, underlay, published.as_ref(), &mut *kernel).await?;
         let mut driver = VxlanDriver::new(vxlan, underlay.clone(), sides);
         // The device comes first, so that what is published is true from the first moment.
-        let devices = driver.ensure_devices(&mut *kernel).await.map_err(|source| BackendError::Kernel {
-            what: "read the VXLAN devices".to_owned(),
-            source,
-        })?;
+        let devices = driver
+            .ensure_devices(&mut *kernel)
+            .await
+            .map_err(|source| BackendError::Kernel { what: "read the VXLAN devices".to_owned(), source })?;
         if let Some(problem) = devices.problem {
             return Err(BackendError::Host(problem));
         }
@@ -119,13 +121,17 @@ async fn sides(
     let mut sides = PerFamily::default();
     for (family, network) in config.networks.iter() {
         let missing = || {
-            BackendError::Host(format!("{family} is enabled, but underlay link {} has no {family} address", underlay.name))
+            BackendError::Host(format!(
+                "{family} is enabled, but underlay link {} has no {family} address",
+                underlay.name
+            ))
         };
         let local = *underlay.local.get(family).ok_or_else(missing)?;
         let published_ip = *underlay.published.get(family).ok_or_else(missing)?;
         let name = device::device_name(vxlan, family);
         let found = kernel.link(&name).await;
-        let found = found.map_err(|source| BackendError::Kernel { what: format!("read link {name}"), source })?;
+        let found =
+            found.map_err(|source| BackendError::Kernel { what: format!("read link {name}"), source })?;
         let adopted = found.filter(|link| link.vxlan.is_some()).and_then(|link| link.mac);
         let recorded = published.and_then(|attrs| peer::published_mac(&attrs.backend_data, family));
         let derived = MacAddr::derived(published_ip, vxlan.vni, family);
@@ -168,7 +174,11 @@ impl Network for VxlanNetwork {
         self.reconciler.status()
     }
 
-    async fn run(self: Box<Self>, leases: LeaseStream, cancel: CancellationToken) -> Result<(), BackendError> {
+    async fn run(
+        self: Box<Self>,
+        leases: LeaseStream,
+        cancel: CancellationToken,
+    ) -> Result<(), BackendError> {
         self.reconciler.run(leases, cancel).await
     }
 }

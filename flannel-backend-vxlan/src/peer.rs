@@ -52,7 +52,8 @@ pub(crate) fn peer(lease: &Lease, links: &PerFamily<LinkIndex>) -> Result<Peer, 
         peer.claims.push(Claim::Subnet(*subnet));
         let Some(link) = links.get(family) else { continue };
         let malformed = |what: &str| PeerError::Malformed(format!("{family}: {what}"));
-        let underlay = *attrs.public_ips.get(family).ok_or_else(|| malformed("it publishes no underlay address"))?;
+        let underlay =
+            *attrs.public_ips.get(family).ok_or_else(|| malformed("it publishes no underlay address"))?;
         let data = attrs.backend_data.get(family).ok_or_else(|| malformed("it publishes no backend data"))?;
         let data = VxlanData::decode(data).map_err(|why| malformed(&why))?;
         if !usable(underlay) {
@@ -135,10 +136,8 @@ mod tests {
     #[test]
     fn other_backends_are_not_ours_and_garbled_data_is_unknown() {
         let v4 = |value: &str| peer(&lease("10.5.1.0-24", value), &LINKS);
-        for value in [
-            r#"{"PublicIP":"192.0.2.11","BackendType":"host-gw"}"#,
-            r#"{"PublicIP":"192.0.2.11"}"#,
-        ] {
+        for value in [r#"{"PublicIP":"192.0.2.11","BackendType":"host-gw"}"#, r#"{"PublicIP":"192.0.2.11"}"#]
+        {
             assert!(matches!(v4(value), Err(PeerError::NotOurs(_))), "{value}");
         }
         for value in [

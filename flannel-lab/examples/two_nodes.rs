@@ -13,21 +13,13 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     if let Entered::Outside(code) = enter_sandbox()? {
         return Ok(code);
     }
-    let cluster = Cluster::builder()
-        .nodes(2)
-        .families(Families::Dual)
-        .build()?;
+    let cluster = Cluster::builder().nodes(2).families(Families::Dual).build()?;
     let (from, to) = (cluster.node(1), cluster.node(2));
     for address in [to.ipv4(), to.ipv6()].into_iter().flatten() {
         let report = ping(from.netns(), address, PingOptions::default())?;
-        let median = report
-            .rtt
-            .map_or_else(|| "-".to_owned(), |rtt| format!("{:?}", rtt.median));
+        let median = report.rtt.map_or_else(|| "-".to_owned(), |rtt| format!("{:?}", rtt.median));
         let (sent, received) = (report.sent, report.received);
-        println!(
-            "{} -> {address}: {received} of {sent} answered, median {median}",
-            from.name()
-        );
+        println!("{} -> {address}: {received} of {sent} answered, median {median}", from.name());
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -36,13 +36,7 @@ impl AgentBuilder {
     /// A program and the name it goes by in the lab.
     pub fn new(name: &str, program: impl AsRef<Path>) -> Self {
         let program = program.as_ref().to_owned();
-        Self {
-            name: name.to_owned(),
-            program,
-            args: Vec::new(),
-            env: Vec::new(),
-            netns: None,
-        }
+        Self { name: name.to_owned(), program, args: Vec::new(), env: Vec::new(), netns: None }
     }
 
     /// Adds an argument.
@@ -53,15 +47,13 @@ impl AgentBuilder {
 
     /// Adds arguments.
     pub fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
-        self.args
-            .extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
         self
     }
 
     /// Sets an environment variable, besides those inherited.
     pub fn env(mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
-        self.env
-            .push((key.as_ref().to_owned(), value.as_ref().to_owned()));
+        self.env.push((key.as_ref().to_owned(), value.as_ref().to_owned()));
         self
     }
 
@@ -91,18 +83,9 @@ impl AgentBuilder {
             // Ctrl-C is for the program that holds the terminal; it ends its agents as it likes.
             .process_group(0);
         let line = exec::describe(&command);
-        let child = command.spawn().map_err(|source| LabError::Spawn {
-            command: line,
-            source,
-        })?;
+        let child = command.spawn().map_err(|source| LabError::Spawn { command: line, source })?;
         let pid = child.id();
-        Ok(Agent {
-            name: self.name.clone(),
-            pid,
-            child: Mutex::new(child),
-            log,
-            _dir: dir,
-        })
+        Ok(Agent { name: self.name.clone(), pid, child: Mutex::new(child), log, _dir: dir })
     }
 }
 
@@ -172,17 +155,9 @@ impl Agent {
         let waited = wait_for(deadline, what, || {
             // In this order: what it did just before its end counts.
             let ended = self.exit_status();
-            if is_so() {
-                Ok(Ok(()))
-            } else {
-                ended.map(Err).ok_or_else(|| self.last_lines())
-            }
+            if is_so() { Ok(Ok(())) } else { ended.map(Err).ok_or_else(|| self.last_lines()) }
         });
-        let ended = |status| LabError::Ended {
-            name: self.name.clone(),
-            status,
-            log: self.last_lines(),
-        };
+        let ended = |status| LabError::Ended { name: self.name.clone(), status, log: self.last_lines() };
         waited?.map_err(ended)
     }
 
@@ -203,9 +178,7 @@ impl Agent {
     /// Waits for it to end by itself.
     pub fn wait(&self, deadline: Duration) -> Result<ExitStatus, LabError> {
         let what = format!("{} to end", self.name);
-        wait_for(deadline, &what, || {
-            self.exit_status().ok_or_else(|| self.last_lines())
-        })
+        wait_for(deadline, &what, || self.exit_status().ok_or_else(|| self.last_lines()))
     }
 
     /// Stops it where it is (SIGSTOP): its sockets stay open and nobody answers.
@@ -226,11 +199,7 @@ impl Agent {
         if let Ok(Some(status)) = child.try_wait() {
             drop(child);
             let log = self.last_lines();
-            return Err(LabError::Ended {
-                name: self.name.clone(),
-                status,
-                log,
-            });
+            return Err(LabError::Ended { name: self.name.clone(), status, log });
         }
         let pid = i32::try_from(self.pid).expect("a pid fits");
         kill(Pid::from_raw(pid), signal).map_err(LabError::io(what))
@@ -261,14 +230,8 @@ impl Agent {
 impl Drop for Agent {
     fn drop(&mut self) {
         if thread::panicking() {
-            let status = self
-                .exit_status()
-                .map_or("running".to_owned(), |status| status.to_string());
-            eprintln!(
-                "--- {} ({status}), the end of its log:\n{}",
-                self.name,
-                self.last_lines()
-            );
+            let status = self.exit_status().map_or("running".to_owned(), |status| status.to_string());
+            eprintln!("--- {} ({status}), the end of its log:\n{}", self.name, self.last_lines());
         }
         let _ = self.kill();
     }
@@ -284,9 +247,7 @@ fn cpu_time(stat: &str) -> Option<Duration> {
 }
 
 fn rss(status: &str) -> Option<u64> {
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
@@ -305,10 +266,7 @@ mod tests {
     #[test]
     fn a_process_is_started_watched_and_ended() {
         let script = "echo up; trap 'echo bye; exit 4' TERM; while :; do sleep 0.01; done";
-        let agent = AgentBuilder::new("sh", "sh")
-            .args(["-c", script])
-            .start()
-            .unwrap();
+        let agent = AgentBuilder::new("sh", "sh").args(["-c", script]).start().unwrap();
         agent.wait_for_log("up", Duration::from_secs(5)).unwrap();
         assert!(agent.is_running() && agent.rss().unwrap() > 0);
         agent.cpu_time().unwrap();
@@ -319,10 +277,7 @@ mod tests {
 
     #[test]
     fn an_early_end_is_an_error_with_the_log() {
-        let agent = AgentBuilder::new("sh", "sh")
-            .args(["-c", "echo oh no; exit 1"])
-            .start()
-            .unwrap();
+        let agent = AgentBuilder::new("sh", "sh").args(["-c", "echo oh no; exit 1"]).start().unwrap();
         let ready = agent.wait_until_ready(Path::new("/no/such"), Duration::from_secs(5));
         assert!(ready.unwrap_err().to_string().contains("oh no"));
     }

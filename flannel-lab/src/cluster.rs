@@ -41,24 +41,10 @@ impl Families {
         let net = 77 + segment;
         let v4 = IpAddr::from(Ipv4Addr::new(192, 168, net, host));
         // Decimal digits read as hexadecimal, so that host 11 is .11 and ::11.
-        let digits =
-            |n: u8| u16::from(n / 100) << 8 | u16::from(n / 10 % 10) << 4 | u16::from(n % 10);
-        let v6 = IpAddr::from(Ipv6Addr::new(
-            0xfd00,
-            digits(net),
-            0,
-            0,
-            0,
-            0,
-            0,
-            digits(host),
-        ));
-        let v4 = self
-            .v4()
-            .then(|| IpNetwork::new(v4, 24).expect("24 is a length in IPv4"));
-        let v6 = self
-            .v6()
-            .then(|| IpNetwork::new(v6, 64).expect("64 is a length in IPv6"));
+        let digits = |n: u8| u16::from(n / 100) << 8 | u16::from(n / 10 % 10) << 4 | u16::from(n % 10);
+        let v6 = IpAddr::from(Ipv6Addr::new(0xfd00, digits(net), 0, 0, 0, 0, 0, digits(host)));
+        let v4 = self.v4().then(|| IpNetwork::new(v4, 24).expect("24 is a length in IPv4"));
+        let v6 = self.v6().then(|| IpNetwork::new(v6, 64).expect("64 is a length in IPv6"));
         v4.into_iter().chain(v6).collect()
     }
 }
@@ -111,13 +97,8 @@ impl ClusterBuilder {
         let fabric = Netns::add("fabric")?;
         set_host_sysctls(&fabric)?;
         let nodes = self.nodes;
-        let mut cluster = Cluster {
-            nodes: BTreeMap::new(),
-            next: 1,
-            bridges: BTreeSet::new(),
-            defaults: self,
-            fabric,
-        };
+        let mut cluster =
+            Cluster { nodes: BTreeMap::new(), next: 1, bridges: BTreeSet::new(), defaults: self, fabric };
         for _ in 0..nodes {
             cluster.add_node()?;
         }
@@ -139,12 +120,7 @@ pub struct Cluster {
 impl Cluster {
     /// Starts to describe a cluster.
     pub fn builder() -> ClusterBuilder {
-        ClusterBuilder {
-            nodes: 0,
-            families: Families::default(),
-            mtu: 1500,
-            segments: vec![0],
-        }
+        ClusterBuilder { nodes: 0, families: Families::default(), mtu: 1500, segments: vec![0] }
     }
 
     /// The underlay's namespace: a good place for a store that all nodes reach.
@@ -154,12 +130,7 @@ impl Cluster {
 
     /// The fabric's own addresses on segment 0: the nodes' gateways.
     pub fn fabric_addresses(&self) -> Vec<IpAddr> {
-        self.defaults
-            .families
-            .addresses(0, 1)
-            .iter()
-            .map(IpNetwork::ip)
-            .collect()
+        self.defaults.families.addresses(0, 1).iter().map(IpNetwork::ip).collect()
     }
 
     /// The fabric's IPv4 address on segment 0, or its IPv6 address if there is no IPv4.
@@ -211,11 +182,7 @@ impl Cluster {
             segment: *segment,
             mtu: self.defaults.mtu,
             addresses: families.addresses(*segment, 10 + number),
-            gateways: families
-                .addresses(*segment, 1)
-                .iter()
-                .map(IpNetwork::ip)
-                .collect(),
+            gateways: families.addresses(*segment, 1).iter().map(IpNetwork::ip).collect(),
         });
         let node = Node::add(number, &self.fabric, attachments.collect())?;
         self.next += 1;
@@ -225,8 +192,7 @@ impl Cluster {
     /// Takes a node off the underlay and forgets it. Agents still in it run on, alone.
     pub fn remove_node(&mut self, number: u8) -> Result<(), LabError> {
         let node = self.nodes.remove(&number);
-        node.ok_or_else(|| LabError::Invalid(format!("no node {number} to remove")))?
-            .remove()
+        node.ok_or_else(|| LabError::Invalid(format!("no node {number} to remove")))?.remove()
     }
 
     fn add_bridge(&mut self, segment: u8) -> Result<(), LabError> {
@@ -236,10 +202,7 @@ impl Cluster {
         let bridge = bridge_name(segment);
         // Without snooping, neighbour discovery works from the first packet on.
         let mut lines = vec![
-            format!(
-                "link add {bridge} mtu {} type bridge mcast_snooping 0",
-                self.defaults.mtu
-            ),
+            format!("link add {bridge} mtu {} type bridge mcast_snooping 0", self.defaults.mtu),
             format!("link set {bridge} up"),
         ];
         for address in self.defaults.families.addresses(segment, 1) {
@@ -255,11 +218,7 @@ pub(crate) fn bridge_name(segment: u8) -> String {
 
 /// The `ip` command that puts or deletes an address; without the second that DAD would take.
 pub(crate) fn address_line(verb: &str, address: IpNetwork, link: &str) -> String {
-    let nodad = if address.is_ipv6() && verb != "del" {
-        " nodad"
-    } else {
-        ""
-    };
+    let nodad = if address.is_ipv6() && verb != "del" { " nodad" } else { "" };
     format!("address {verb} {address} dev {link}{nodad}")
 }
 
@@ -271,16 +230,9 @@ mod tests {
     fn addresses_read_alike_in_both_families() {
         let text = |families: Families, segment, host| {
             let addresses = families.addresses(segment, host);
-            addresses
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-                .join(" ")
+            addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
         };
-        assert_eq!(
-            text(Families::Dual, 0, 11),
-            "192.168.77.11/24 fd00:77::11/64"
-        );
+        assert_eq!(text(Families::Dual, 0, 11), "192.168.77.11/24 fd00:77::11/64");
         assert_eq!(text(Families::V4, 1, 254), "192.168.78.254/24");
         assert_eq!(text(Families::V6, 22, 254), "fd00:99::254/64");
     }

@@ -81,16 +81,10 @@ impl LabError {
     /// Wraps a system call's failure; for `map_err`.
     pub(crate) fn io<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> Self {
         let what = what.into();
-        move |source| Self::Io {
-            what,
-            source: source.into(),
-        }
+        move |source| Self::Io { what, source: source.into() }
     }
 
     pub(crate) fn unexpected(what: impl Into<String>, output: impl Into<String>) -> Self {
-        Self::Unexpected {
-            what: what.into(),
-            output: output.into(),
-        }
+        Self::Unexpected { what: what.into(), output: output.into() }
     }
 }

@@ -54,11 +54,7 @@ impl Default for EtcdOptions {
 impl EtcdOptions {
     /// A server in a namespace, at one of its addresses.
     pub fn at(netns: &Netns, listen: IpAddr) -> Self {
-        Self {
-            netns: Some(netns.clone()),
-            listen,
-            ..Self::default()
-        }
+        Self { netns: Some(netns.clone()), listen, ..Self::default() }
     }
 }
 
@@ -80,19 +76,8 @@ pub struct Etcd {
 impl Etcd {
     /// Starts a server and waits until it answers.
     pub fn start(options: EtcdOptions) -> Result<Self, LabError> {
-        let EtcdOptions {
-            netns,
-            listen,
-            client_port,
-            data_dir,
-            tls,
-            args,
-        } = options;
-        let own_dir = if data_dir.is_none() {
-            Some(sandbox::state_dir("etcd-data")?)
-        } else {
-            None
-        };
+        let EtcdOptions { netns, listen, client_port, data_dir, tls, args } = options;
+        let own_dir = if data_dir.is_none() { Some(sandbox::state_dir("etcd-data")?) } else { None };
         let given = data_dir.or_else(|| own_dir.as_ref().map(|dir| dir.path().to_owned()));
         let data_dir = given.expect("one of the two is there");
 
@@ -103,21 +88,10 @@ impl Etcd {
         let health = loopback(port(None, netns.is_some(), 2381)?);
         let mut server = AgentBuilder::new("etcd", "etcd")
             // Durability is the disk's affair; here only the process dies.
-            .args([
-                "--unsafe-no-fsync",
-                "--logger",
-                "zap",
-                "--log-level",
-                "error",
-            ])
+            .args(["--unsafe-no-fsync", "--logger", "zap", "--log-level", "error"])
             .arg("--data-dir")
             .arg(&data_dir)
-            .args([
-                "--listen-client-urls",
-                &endpoint,
-                "--advertise-client-urls",
-                &endpoint,
-            ])
+            .args(["--listen-client-urls", &endpoint, "--advertise-client-urls", &endpoint])
             .args(["--listen-peer-urls", &format!("http://{peer}")])
             .args(["--initial-advertise-peer-urls", &format!("http://{peer}")])
             .args(["--initial-cluster", &format!("default=http://{peer}")])
@@ -130,17 +104,8 @@ impl Etcd {
             server = server.netns(netns);
         }
         let agent = server.start()?;
-        let etcd = Self {
-            agent,
-            server,
-            netns,
-            endpoint,
-            health,
-            data_dir,
-            tls,
-            login: None,
-            _own_dir: own_dir,
-        };
+        let etcd =
+            Self { agent, server, netns, endpoint, health, data_dir, tls, login: None, _own_dir: own_dir };
         etcd.wait_until_healthy()?;
         Ok(etcd)
     }
@@ -196,8 +161,7 @@ impl Etcd {
     }
 
     fn wait_until_healthy(&self) -> Result<(), LabError> {
-        self.agent
-            .wait_while_running(START, "etcd to answer", || self.is_healthy())
+        self.agent.wait_while_running(START, "etcd to answer", || self.is_healthy())
     }
 }
 
@@ -207,9 +171,7 @@ fn port(wanted: Option<u16>, has_netns: bool, usual: u16) -> Result<u16, LabErro
         return Ok(port);
     }
     let listener = TcpListener::bind(loopback(0)).and_then(|listener| listener.local_addr());
-    Ok(listener
-        .map_err(LabError::io("looking for a free port"))?
-        .port())
+    Ok(listener.map_err(LabError::io("looking for a free port"))?.port())
 }
 
 fn loopback(port: u16) -> SocketAddr {

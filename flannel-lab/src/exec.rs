@@ -56,18 +56,11 @@ pub(crate) fn output(command: Command) -> Result<String, LabError> {
 /// Runs to the end with `input` on stdin and returns stdout.
 pub(crate) fn output_with_input(mut command: Command, input: &str) -> Result<String, LabError> {
     let line = describe(&command);
-    let spawn = |source| LabError::Spawn {
-        command: line.clone(),
-        source,
-    };
+    let spawn = |source| LabError::Spawn { command: line.clone(), source };
     if !input.is_empty() {
         command.stdin(Stdio::piped());
     }
-    let mut child = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(spawn)?;
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(spawn)?;
     if let Some(mut stdin) = child.stdin.take() {
         // A program that stops reading says why on stderr, which is the better error.
         let _ = stdin.write_all(input.as_bytes());
@@ -79,27 +72,16 @@ pub(crate) fn output_with_input(mut command: Command, input: &str) -> Result<Str
     }
     let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     Err(LabError::Failed {
-        command: if input.is_empty() {
-            line
-        } else {
-            format!("{line} <<< {input:?}")
-        },
+        command: if input.is_empty() { line } else { format!("{line} <<< {input:?}") },
         status: output.status,
-        stderr: if stderr.is_empty() {
-            stdout.trim().to_owned()
-        } else {
-            stderr
-        },
+        stderr: if stderr.is_empty() { stdout.trim().to_owned() } else { stderr },
     })
 }
 
 /// The command line as one would type it.
 pub(crate) fn describe(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
-    words
-        .map(|word| word.to_string_lossy())
-        .collect::<Vec<_>>()
-        .join(" ")
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -119,10 +101,7 @@ mod tests {
         let mut command = Command::new("sh");
         command.args(["-c", "echo sorry >&2; exit 3"]);
         let error = output(command).unwrap_err().to_string();
-        assert!(
-            error.contains("sh -c echo sorry") && error.contains("sorry"),
-            "{error}"
-        );
+        assert!(error.contains("sh -c echo sorry") && error.contains("sorry"), "{error}");
         assert!(error.contains('3'), "{error}");
     }
 

@@ -38,11 +38,7 @@ impl KernelState {
             routes: lines(&netns.ip("-d -4 route show")?),
             routes6: lines(&netns.ip("-d -6 route show")?),
             neighbours: lines(&netns.ip("-d neigh show nud permanent")?),
-            fdb: sorted(
-                lines(&netns.bridge("-d fdb show")?)
-                    .into_iter()
-                    .filter(|line| is_kept(line)),
-            ),
+            fdb: sorted(lines(&netns.bridge("-d fdb show")?).into_iter().filter(|line| is_kept(line))),
         })
     }
 
@@ -73,9 +69,7 @@ impl fmt::Display for KernelState {
         ];
         for (name, lines) in sections {
             writeln!(f, "{name}:")?;
-            lines
-                .iter()
-                .try_for_each(|line| writeln!(f, "  {}", line.trim_end()))?;
+            lines.iter().try_for_each(|line| writeln!(f, "  {}", line.trim_end()))?;
         }
         Ok(())
     }
@@ -101,10 +95,7 @@ fn lines(output: &str) -> Vec<String> {
 
 /// Permanent entries; not the multicast groups that every link has.
 fn is_kept(fdb: &str) -> bool {
-    let first = fdb
-        .split(':')
-        .next()
-        .and_then(|byte| u8::from_str_radix(byte, 16).ok());
+    let first = fdb.split(':').next().and_then(|byte| u8::from_str_radix(byte, 16).ok());
     fdb.contains("permanent") && first.is_some_and(|byte| byte & 1 == 0)
 }
 
@@ -115,18 +106,12 @@ fn objects(json: &Value) -> impl Iterator<Item = &Value> {
 }
 
 fn link_line(link: &Value) -> String {
-    let is_up = link["flags"]
-        .as_array()
-        .is_some_and(|flags| flags.iter().any(|flag| flag == "UP"));
+    let is_up = link["flags"].as_array().is_some_and(|flags| flags.iter().any(|flag| flag == "UP"));
     let mut words = vec![
         text(&link["ifname"]),
         text(&link["linkinfo"]["info_kind"]),
         format!("mtu {}", text(&link["mtu"])),
-        if is_up {
-            "up".to_owned()
-        } else {
-            "down".to_owned()
-        },
+        if is_up { "up".to_owned() } else { "down".to_owned() },
         format!("oper {}", text(&link["operstate"])),
         text(&link["address"]),
     ];
@@ -134,10 +119,7 @@ fn link_line(link: &Value) -> String {
         words.push(format!("master {}", text(&link["master"])));
     }
     if link["linkinfo"]["info_kind"] == "vxlan" {
-        let details = link["linkinfo"]["info_data"]
-            .as_object()
-            .into_iter()
-            .flatten();
+        let details = link["linkinfo"]["info_data"].as_object().into_iter().flatten();
         words.extend(details.map(|(key, value)| format!("{key} {}", text(value))));
     }
     words.join(" ")
@@ -148,8 +130,7 @@ fn address_lines(link: &Value) -> Vec<String> {
     let addresses = addresses.filter(|address| address["local"].is_string());
     addresses
         .map(|address| {
-            let [local, length, scope] =
-                ["local", "prefixlen", "scope"].map(|key| text(&address[key]));
+            let [local, length, scope] = ["local", "prefixlen", "scope"].map(|key| text(&address[key]));
             format!("{} {local}/{length} scope {scope}", text(&link["ifname"]))
         })
         .collect()
@@ -177,8 +158,7 @@ mod tests {
             "address": "6e:01:35:13:e4:d6",
             "linkinfo": { "info_kind": "vxlan", "info_data": { "id": 1, "local": "192.168.77.11" } },
         });
-        let line =
-            "flannel.1 vxlan mtu 1450 up oper UNKNOWN 6e:01:35:13:e4:d6 id 1 local 192.168.77.11";
+        let line = "flannel.1 vxlan mtu 1450 up oper UNKNOWN 6e:01:35:13:e4:d6 id 1 local 192.168.77.11";
         assert_eq!(link_line(&vxlan), line);
         let listed = json!([{ "ifname": "lo" }, {}, vxlan]);
         assert_eq!(objects(&listed).count(), 1);
@@ -187,20 +167,12 @@ mod tests {
     #[test]
     fn multipath_routes_stay_together_and_lines_are_sorted() {
         let output = "unicast b dev x \nunicast a \n\tnexthop via 1 \n\tnexthop via 2 \n\n";
-        assert_eq!(
-            lines(output),
-            [
-                "unicast a \tnexthop via 1 \tnexthop via 2 ",
-                "unicast b dev x "
-            ]
-        );
+        assert_eq!(lines(output), ["unicast a \tnexthop via 1 \tnexthop via 2 ", "unicast b dev x "]);
     }
 
     #[test]
     fn learnt_and_multicast_fdb_entries_are_left_out() {
-        assert!(is_kept(
-            "22:bb:dc:8b:da:2b dev flannel.1 dst 192.168.77.12 self permanent"
-        ));
+        assert!(is_kept("22:bb:dc:8b:da:2b dev flannel.1 dst 192.168.77.12 self permanent"));
         assert!(!is_kept("33:33:00:00:00:01 dev eth0 self permanent"));
         assert!(!is_kept("01:00:5e:00:00:01 dev eth0 self permanent"));
         assert!(!is_kept("22:bb:dc:8b:da:2b dev pod1 master cni0"));

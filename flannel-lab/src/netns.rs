@@ -33,10 +33,7 @@ impl Netns {
         let mut ip = exec::command("ip")?;
         ip.args(["netns", "add", name]);
         exec::output(ip)?;
-        let netns = Self(Arc::new(Inner {
-            name: name.to_owned(),
-            deleted: AtomicBool::new(false),
-        }));
+        let netns = Self(Arc::new(Inner { name: name.to_owned(), deleted: AtomicBool::new(false) }));
         netns.ip("link set lo up")?;
         Ok(netns)
     }
@@ -104,10 +101,7 @@ impl Netns {
 
     fn tool(&self, program: &str, flags: &[&str], args: &str) -> Result<String, LabError> {
         let mut command = exec::command(program)?;
-        command
-            .args(["-n", self.name()])
-            .args(flags)
-            .args(args.split_whitespace());
+        command.args(["-n", self.name()]).args(flags).args(args.split_whitespace());
         exec::output(command)
     }
 
@@ -116,17 +110,14 @@ impl Netns {
     pub fn sysctl(&self, key: &str, value: &str) -> Result<(), LabError> {
         let path = sysctl_path(key);
         let what = format!("writing {value} to {} in {}", path.display(), self.name());
-        self.enter(|| fs::write(path, value))?
-            .map_err(LabError::io(what))
+        self.enter(|| fs::write(path, value))?.map_err(LabError::io(what))
     }
 
     /// Reads a kernel parameter; the key is as in [`sysctl`](Self::sysctl).
     pub fn read_sysctl(&self, key: &str) -> Result<String, LabError> {
         let path = sysctl_path(key);
         let what = format!("reading {} in {}", path.display(), self.name());
-        let text = self
-            .enter(|| fs::read_to_string(path))?
-            .map_err(LabError::io(what))?;
+        let text = self.enter(|| fs::read_to_string(path))?.map_err(LabError::io(what))?;
         Ok(text.trim().to_owned())
     }
 
@@ -184,10 +175,6 @@ impl Drop for Inner {
 }
 
 fn sysctl_path(key: &str) -> PathBuf {
-    let path = if key.contains('/') {
-        key.to_owned()
-    } else {
-        key.replace('.', "/")
-    };
+    let path = if key.contains('/') { key.to_owned() } else { key.replace('.', "/") };
     Path::new("/proc/sys").join(path)
 }

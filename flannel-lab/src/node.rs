@@ -32,9 +32,7 @@ const SYSCTLS: [(&str, &str); 9] = [
 
 /// Makes a namespace forward like a container host, or a router.
 pub(crate) fn set_host_sysctls(netns: &Netns) -> Result<(), LabError> {
-    SYSCTLS
-        .into_iter()
-        .try_for_each(|(key, value)| netns.sysctl(key, value))
+    SYSCTLS.into_iter().try_for_each(|(key, value)| netns.sysctl(key, value))
 }
 
 /// The states of a bridge port that drop everything and pass everything.
@@ -65,11 +63,7 @@ struct Nic {
 }
 
 impl Node {
-    pub(crate) fn add(
-        number: u8,
-        fabric: &Netns,
-        attachments: Vec<Attachment>,
-    ) -> Result<Self, LabError> {
+    pub(crate) fn add(number: u8, fabric: &Netns, attachments: Vec<Attachment>) -> Result<Self, LabError> {
         let netns = Netns::add(&format!("node{number}"))?;
         set_host_sysctls(&netns)?;
         let nics = attachments.into_iter().enumerate().map(|(i, at)| Nic {
@@ -123,9 +117,7 @@ impl Node {
 
     /// The IPv4 address of eth0, or its IPv6 address if there is no IPv4.
     pub fn address(&self) -> IpAddr {
-        self.ipv4()
-            .or_else(|| self.ipv6())
-            .expect("a node has an address in some family")
+        self.ipv4().or_else(|| self.ipv6()).expect("a node has an address in some family")
     }
 
     /// An agent to be started on this node.
@@ -145,32 +137,25 @@ impl Node {
 
     /// Pulls a NIC's cable: the link stays up and loses its carrier.
     pub fn carrier_off(&self, nic: &str) -> Result<(), LabError> {
-        self.fabric
-            .ip(&format!("link set {} down", self.nic(nic)?.port))
-            .map(drop)
+        self.fabric.ip(&format!("link set {} down", self.nic(nic)?.port)).map(drop)
     }
 
     /// Puts the cable back.
     pub fn carrier_on(&self, nic: &str) -> Result<(), LabError> {
-        self.fabric
-            .ip(&format!("link set {} up", self.nic(nic)?.port))
-            .map(drop)
+        self.fabric.ip(&format!("link set {} up", self.nic(nic)?.port)).map(drop)
     }
 
     /// Changes the MTU of a NIC and of its port, in bytes. Below 1280 the kernel drops IPv6.
     pub fn set_mtu(&self, nic: &str, mtu: u32) -> Result<(), LabError> {
         let nic = self.change(nic, |nic| nic.at.mtu = mtu)?;
-        self.fabric
-            .ip(&format!("link set {} mtu {mtu}", nic.port))?;
+        self.fabric.ip(&format!("link set {} mtu {mtu}", nic.port))?;
         self.netns.ip(&format!("link set {} mtu {mtu}", nic.name))?;
         self.configure(&nic)
     }
 
     /// Removes a NIC, as if pulled out of the machine. What the kernel hung on it goes with it.
     pub fn delete_nic(&self, nic: &str) -> Result<(), LabError> {
-        self.fabric
-            .ip(&format!("link del {}", self.nic(nic)?.port))
-            .map(drop)
+        self.fabric.ip(&format!("link del {}", self.nic(nic)?.port)).map(drop)
     }
 
     /// Puts a deleted NIC back: the same name, MAC and addresses, another index.
@@ -181,22 +166,13 @@ impl Node {
     /// Gives a NIC another address in place of the one it has in that family.
     pub fn change_address(&self, nic: &str, address: IpAddr) -> Result<(), LabError> {
         let old = self.nic(nic)?.at.addresses;
-        let old = old
-            .into_iter()
-            .find(|old| old.is_ipv4() == address.is_ipv4());
+        let old = old.into_iter().find(|old| old.is_ipv4() == address.is_ipv4());
         let old = old.ok_or_else(|| {
-            LabError::Invalid(format!(
-                "{nic} of {} has no such family: {address}",
-                self.name()
-            ))
+            LabError::Invalid(format!("{nic} of {} has no such family: {address}", self.name()))
         })?;
         let new = IpNetwork::new(address, old.prefix()).expect("the length was good before");
         let nic = self.change(nic, |nic| {
-            nic.at
-                .addresses
-                .iter_mut()
-                .filter(|at| **at == old)
-                .for_each(|at| *at = new);
+            nic.at.addresses.iter_mut().filter(|at| **at == old).for_each(|at| *at = new);
         })?;
         self.netns.ip(&address_line("del", old, &nic.name))?;
         self.configure(&nic)
@@ -228,20 +204,12 @@ impl Node {
     fn set_ports(&self, state: u8) -> Result<(), LabError> {
         let nics = self.nics().clone();
         nics.iter().try_for_each(|nic| {
-            self.fabric
-                .bridge(&format!("link set dev {} state {state}", nic.port))
-                .map(drop)
+            self.fabric.bridge(&format!("link set dev {} state {state}", nic.port)).map(drop)
         })
     }
 
     fn plug(&self, nic: &Nic) -> Result<(), LabError> {
-        let Nic {
-            name,
-            port,
-            mac,
-            at,
-            ..
-        } = nic;
+        let Nic { name, port, mac, at, .. } = nic;
         let (mtu, node) = (at.mtu, self.name());
         self.fabric.ip_batch(&[
             format!(
@@ -257,25 +225,12 @@ impl Node {
     fn configure(&self, nic: &Nic) -> Result<(), LabError> {
         let has_room = |v6: bool| !v6 || nic.at.mtu >= MIN_IPV6_MTU;
         let mut lines = vec![format!("link set {} up", nic.name)];
-        for address in nic
-            .at
-            .addresses
-            .iter()
-            .filter(|address| has_room(address.is_ipv6()))
-        {
+        for address in nic.at.addresses.iter().filter(|address| has_room(address.is_ipv6())) {
             lines.push(address_line("replace", *address, &nic.name));
         }
-        for gateway in nic
-            .at
-            .gateways
-            .iter()
-            .filter(|gateway| has_room(gateway.is_ipv6()))
-        {
+        for gateway in nic.at.gateways.iter().filter(|gateway| has_room(gateway.is_ipv6())) {
             if nic.is_default {
-                lines.push(format!(
-                    "route replace default via {gateway} dev {}",
-                    nic.name
-                ));
+                lines.push(format!("route replace default via {gateway} dev {}", nic.name));
             }
         }
         self.netns.ip_batch(&lines)
@@ -283,12 +238,7 @@ impl Node {
 
     fn first_address(&self, is_wanted: impl Fn(&IpNetwork) -> bool) -> Option<IpAddr> {
         let nics = self.nics();
-        nics.first()?
-            .at
-            .addresses
-            .iter()
-            .find(|address| is_wanted(address))
-            .map(IpNetwork::ip)
+        nics.first()?.at.addresses.iter().find(|address| is_wanted(address)).map(IpNetwork::ip)
     }
 
     fn nic(&self, name: &str) -> Result<Nic, LabError> {
@@ -298,9 +248,8 @@ impl Node {
     fn change(&self, name: &str, change: impl FnOnce(&mut Nic)) -> Result<Nic, LabError> {
         let mut nics = self.nics();
         let nic = nics.iter_mut().find(|nic| nic.name == name);
-        let nic = nic.ok_or_else(|| {
-            LabError::Invalid(format!("{} was built without {name}", self.name()))
-        })?;
+        let nic =
+            nic.ok_or_else(|| LabError::Invalid(format!("{} was built without {name}", self.name())))?;
         change(nic);
         Ok(nic.clone())
     }

@@ -65,10 +65,6 @@ pub fn ping(netns: &Netns, dst: IpAddr, options: PingOptions) -> Result<PingRepo
 /// [`eventually`](crate::wait::eventually).
 pub fn reaches(netns: &Netns, dst: IpAddr) -> Result<bool, LabError> {
     let timeout = Duration::from_millis(300);
-    let options = PingOptions {
-        count: 2,
-        timeout,
-        ..PingOptions::default()
-    };
+    let options = PingOptions { count: 2, timeout, ..PingOptions::default() };
     Ok(ping(netns, dst, options)?.received > 0)
 }

@@ -35,28 +35,16 @@ impl Pod {
         let number = node.next_pod();
         let netns = new_netns(node, number)?;
         let addresses = plain::attach(node.netns(), &netns, number, env)?;
-        Ok(Self {
-            netns,
-            addresses,
-            cni: None,
-        })
+        Ok(Self { netns, addresses, cni: None })
     }
 
     /// Attaches a new pod by the `bridge` and `host-local` plugins, as flannel's CNI plugin has
     /// them do it.
-    pub fn attach_cni(
-        node: &Node,
-        env: &SubnetEnv,
-        options: &CniOptions,
-    ) -> Result<Self, LabError> {
+    pub fn attach_cni(node: &Node, env: &SubnetEnv, options: &CniOptions) -> Result<Self, LabError> {
         let netns = new_netns(node, node.next_pod())?;
         let attachment = Attachment::new(node.netns(), &netns, env, options);
         let addresses = attachment.add()?;
-        Ok(Self {
-            netns,
-            addresses,
-            cni: Some(attachment),
-        })
+        Ok(Self { netns, addresses, cni: Some(attachment) })
     }
 
     /// Its namespace.
@@ -71,18 +59,12 @@ impl Pod {
 
     /// Its IPv4 address, if it has one.
     pub fn ipv4(&self) -> Option<IpAddr> {
-        self.addresses
-            .iter()
-            .find(|address| address.is_ipv4())
-            .map(IpNetwork::ip)
+        self.addresses.iter().find(|address| address.is_ipv4()).map(IpNetwork::ip)
     }
 
     /// Its IPv6 address, if it has one.
     pub fn ipv6(&self) -> Option<IpAddr> {
-        self.addresses
-            .iter()
-            .find(|address| address.is_ipv6())
-            .map(IpNetwork::ip)
+        self.addresses.iter().find(|address| address.is_ipv6()).map(IpNetwork::ip)
     }
 
     /// Detaches it and reports if that failed; dropping it does the same in silence.
@@ -91,10 +73,7 @@ impl Pod {
     }
 
     fn detach(&mut self) -> Result<(), LabError> {
-        let detached = self
-            .cni
-            .take()
-            .map_or(Ok(()), |attachment| attachment.del());
+        let detached = self.cni.take().map_or(Ok(()), |attachment| attachment.del());
         detached.and(self.netns.delete())
     }
 }

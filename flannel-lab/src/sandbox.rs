@@ -44,17 +44,8 @@ fn is_inside_for(name: &str) -> bool {
 /// The current executable, to be run in a sandbox marked with `name`.
 fn command(name: &str) -> Result<Command, LabError> {
     let mut command = exec::command("setpriv")?;
-    command
-        .args(["--pdeathsig", "KILL"])
-        .arg(exec::find("unshare")?);
-    command.args([
-        "--mount",
-        "--net",
-        "--pid",
-        "--fork",
-        "--kill-child",
-        "--mount-proc",
-    ]);
+    command.args(["--pdeathsig", "KILL"]).arg(exec::find("unshare")?);
+    command.args(["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]);
     if !nix::unistd::geteuid().is_root() {
         command.args(["--user", "--map-root-user"]);
     }
@@ -66,18 +57,10 @@ fn command(name: &str) -> Result<Command, LabError> {
 /// What every sandbox needs before anything else runs in it. Does it once.
 fn prepare() -> Result<(), LabError> {
     static PREPARED: Mutex<bool> = Mutex::new(false);
-    let mut prepared = PREPARED
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut prepared = PREPARED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if !*prepared {
-        mount(
-            Some("tmpfs"),
-            "/run",
-            Some("tmpfs"),
-            MsFlags::empty(),
-            Some("mode=755"),
-        )
-        .map_err(LabError::io("mounting a tmpfs on the sandbox's /run"))?;
+        mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), Some("mode=755"))
+            .map_err(LabError::io("mounting a tmpfs on the sandbox's /run"))?;
         let mut ip = exec::command("ip")?;
         ip.args(["link", "set", "lo", "up"]);
         exec::output(ip)?;
@@ -89,16 +72,9 @@ fn prepare() -> Result<(), LabError> {
 /// A directory for one process's files: in the sandbox's `/run`, or else in the temporary
 /// directory. Goes when dropped.
 pub(crate) fn state_dir(name: &str) -> Result<TempDir, LabError> {
-    let base = if is_inside() {
-        PathBuf::from("/run/flannel-lab")
-    } else {
-        env::temp_dir()
-    };
+    let base = if is_inside() { PathBuf::from("/run/flannel-lab") } else { env::temp_dir() };
     let what = || format!("a directory for {name} in {}", base.display());
     std::fs::create_dir_all(&base).map_err(LabError::io(what()))?;
     let mut builder = tempfile::Builder::new();
-    builder
-        .prefix(&format!("{name}-"))
-        .tempdir_in(&base)
-        .map_err(LabError::io(what()))
+    builder.prefix(&format!("{name}-")).tempdir_in(&base).map_err(LabError::io(what()))
 }

@@ -34,23 +34,16 @@ pub struct SubnetEnv {
 impl SubnetEnv {
     /// Reads and parses a file.
     pub fn read(path: &Path) -> Result<Self, LabError> {
-        let text = fs::read_to_string(path)
-            .map_err(LabError::io(format!("reading {}", path.display())))?;
+        let text = fs::read_to_string(path).map_err(LabError::io(format!("reading {}", path.display())))?;
         text.parse()
     }
 
     /// The pair of each family present, IPv4 first.
     pub fn families(&self) -> Vec<FamilySubnet<IpNetwork>> {
-        let v4 = self
-            .v4
-            .map(|at| (IpNetwork::from(at.network), IpNetwork::from(at.gateway)));
-        let v6 = self
-            .v6
-            .map(|at| (IpNetwork::from(at.network), IpNetwork::from(at.gateway)));
+        let v4 = self.v4.map(|at| (IpNetwork::from(at.network), IpNetwork::from(at.gateway)));
+        let v6 = self.v6.map(|at| (IpNetwork::from(at.network), IpNetwork::from(at.gateway)));
         let families = v4.into_iter().chain(v6);
-        families
-            .map(|(network, gateway)| FamilySubnet { network, gateway })
-            .collect()
+        families.map(|(network, gateway)| FamilySubnet { network, gateway }).collect()
     }
 }
 
@@ -67,12 +60,7 @@ impl FromStr for SubnetEnv {
             ipmasq: lines.required("FLANNEL_IPMASQ")?,
         };
         match (lines.rest, &env) {
-            (
-                "",
-                Self {
-                    v4: None, v6: None, ..
-                },
-            ) => Err(lines.error("no subnet in any family")),
+            ("", Self { v4: None, v6: None, .. }) => Err(lines.error("no subnet in any family")),
             ("", _) => Ok(env),
             (rest, _) => Err(lines.error(&format!("{rest:?} where the end should be"))),
         }
@@ -98,15 +86,11 @@ impl Lines<'_> {
         if !first.is_base() || !first.covers(&gateway) || gateway.is_base() {
             return Err(self.error(&format!("{subnet} isn't a gateway within {network}")));
         }
-        Ok(Some(FamilySubnet {
-            network: first,
-            gateway,
-        }))
+        Ok(Some(FamilySubnet { network: first, gateway }))
     }
 
     fn required<T: FromStr>(&mut self, key: &str) -> Result<T, LabError> {
-        self.value(key)?
-            .ok_or_else(|| self.error(&format!("{key} isn't where it should be")))
+        self.value(key)?.ok_or_else(|| self.error(&format!("{key} isn't where it should be")))
     }
 
     /// The value of the next line, if that has the key.
@@ -114,16 +98,11 @@ impl Lines<'_> {
         let Some((line, rest)) = self.rest.split_once('\n') else {
             return Ok(None);
         };
-        let Some(value) = line
-            .strip_prefix(key)
-            .and_then(|rest| rest.strip_prefix('='))
-        else {
+        let Some(value) = line.strip_prefix(key).and_then(|rest| rest.strip_prefix('=')) else {
             return Ok(None);
         };
         self.rest = rest;
-        let value = value
-            .parse()
-            .map_err(|_| self.error(&format!("bad value in {line:?}")))?;
+        let value = value.parse().map_err(|_| self.error(&format!("bad value in {line:?}")))?;
         Ok(Some(value))
     }
 
@@ -199,11 +178,7 @@ mod tests {
             assert_ne!(text, DUAL);
             assert!(text.parse::<SubnetEnv>().is_err(), "{text}");
         }
-        assert!(
-            "FLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n"
-                .parse::<SubnetEnv>()
-                .is_err()
-        );
+        assert!("FLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n".parse::<SubnetEnv>().is_err());
         assert!("".parse::<SubnetEnv>().is_err());
     }
 }

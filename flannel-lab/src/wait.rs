@@ -53,11 +53,7 @@ pub fn wait_for<O: Outcome>(
         match probe().outcome() {
             Ok(value) => return Ok(value),
             Err(last) if start.elapsed() >= deadline => {
-                return Err(LabError::Timeout {
-                    what: what.to_owned(),
-                    waited: deadline,
-                    last,
-                });
+                return Err(LabError::Timeout { what: what.to_owned(), waited: deadline, last });
             }
             Err(_) => thread::sleep(POLL),
         }
@@ -70,11 +66,7 @@ pub fn wait_for<O: Outcome>(
 ///
 /// If the condition doesn't hold within the deadline; with the caller's line and the last look.
 #[track_caller]
-pub fn eventually<O: Outcome>(
-    deadline: Duration,
-    what: &str,
-    probe: impl FnMut() -> O,
-) -> O::Value {
+pub fn eventually<O: Outcome>(deadline: Duration, what: &str, probe: impl FnMut() -> O) -> O::Value {
     match wait_for(deadline, what, probe) {
         Ok(value) => value,
         Err(error) => panic!("{error}"),
@@ -98,12 +90,7 @@ mod tests {
     #[test]
     fn a_time_out_shows_the_last_look() {
         let probe = || Err::<(), _>("only 2 of 3");
-        let error = wait_for(Duration::ZERO, "three nodes", probe)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("three nodes") && error.contains("only 2 of 3"),
-            "{error}"
-        );
+        let error = wait_for(Duration::ZERO, "three nodes", probe).unwrap_err().to_string();
+        assert!(error.contains("three nodes") && error.contains("only 2 of 3"), "{error}");
     }
 }

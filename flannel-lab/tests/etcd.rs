@@ -20,10 +20,7 @@ fn a_store_keeps_its_data_over_pause_and_kill() {
         assert_eq!(etcd.get("/none").unwrap(), None);
         let listed = etcd.list("/a/").unwrap();
         assert_eq!(listed.len(), 2);
-        assert_eq!(
-            (listed[1].key.as_str(), listed[1].value.as_str()),
-            ("/a/2", "-two")
-        );
+        assert_eq!((listed[1].key.as_str(), listed[1].value.as_str()), ("/a/2", "-two"));
 
         etcd.pause().unwrap();
         assert!(!etcd.is_healthy() && etcd.agent().is_running());
@@ -68,29 +65,15 @@ fn tls_and_passwords_keep_strangers_out() {
         let dir = tempfile::tempdir().unwrap();
         let tls = TlsFiles::create(dir.path(), &[cluster.fabric_address()]).unwrap();
         let options = EtcdOptions::at(cluster.fabric(), cluster.fabric_address());
-        let mut etcd = Etcd::start(EtcdOptions {
-            tls: Some(tls),
-            ..options
-        })
-        .unwrap();
+        let mut etcd = Etcd::start(EtcdOptions { tls: Some(tls), ..options }).unwrap();
         assert!(etcd.endpoint().starts_with("https://"));
         etcd.put("/secret", "1").unwrap();
         let fabric = cluster.fabric();
-        assert!(
-            fabric
-                .run(
-                    "etcdctl",
-                    &["--endpoints", etcd.endpoint(), "get", "/secret"]
-                )
-                .is_err()
-        );
+        assert!(fabric.run("etcdctl", &["--endpoints", etcd.endpoint(), "get", "/secret"]).is_err());
 
         etcd.enable_auth("flannel", "sesame").unwrap();
         assert_eq!(etcd.get("/secret").unwrap().as_deref(), Some("1"));
-        assert!(
-            etcd.ctl(&["--user", "flannel:sesame", "put", "/x", "2"])
-                .is_ok()
-        );
+        assert!(etcd.ctl(&["--user", "flannel:sesame", "put", "/x", "2"]).is_ok());
         assert!(etcd.ctl(&["--user", "flannel:guess", "get", "/x"]).is_err());
         assert!(etcd.is_healthy());
     });

@@ -13,12 +13,7 @@ use flannel_lab::wait::eventually;
 fn running(argument: &str) -> usize {
     let processes = fs::read_dir("/proc").unwrap().flatten();
     let command_lines = processes.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
-    command_lines
-        .filter(|line| {
-            line.split(|byte| *byte == 0)
-                .any(|arg| arg == argument.as_bytes())
-        })
-        .count()
+    command_lines.filter(|line| line.split(|byte| *byte == 0).any(|arg| arg == argument.as_bytes())).count()
 }
 
 fn panic_text(test: impl FnOnce() + std::panic::UnwindSafe) -> String {
@@ -33,11 +28,7 @@ fn a_sandbox_is_the_machine_anew() {
         assert_eq!(std::process::id(), 1);
         assert_eq!(fs::read_dir("/run").unwrap().count(), 0);
         let links = fs::read_to_string("/proc/net/dev").unwrap();
-        assert_eq!(
-            links.lines().filter(|line| line.contains(':')).count(),
-            1,
-            "{links}"
-        );
+        assert_eq!(links.lines().filter(|line| line.contains(':')).count(), 1, "{links}");
     });
     assert!(!is_inside() || std::process::id() == 1);
 }
@@ -52,9 +43,7 @@ fn a_left_over_process_is_killed() {
         drop(child);
     });
     if !is_inside() {
-        eventually(Duration::from_secs(5), "the sleep to be gone", || {
-            running(argument) == 0
-        });
+        eventually(Duration::from_secs(5), "the sleep to be gone", || running(argument) == 0);
     }
 }
 
@@ -70,13 +59,8 @@ fn a_slow_test_is_killed_with_all_it_started() {
         return in_sandbox(name, body);
     }
     let text = panic_text(|| in_sandbox_within(Duration::from_secs(1), name, body));
-    assert!(
-        text.contains("killed after 1s") && text.contains("about to sleep"),
-        "{text}"
-    );
-    eventually(Duration::from_secs(5), "the sleep to be gone", || {
-        running(argument) == 0
-    });
+    assert!(text.contains("killed after 1s") && text.contains("about to sleep"), "{text}");
+    eventually(Duration::from_secs(5), "the sleep to be gone", || running(argument) == 0);
 }
 
 #[test]
@@ -87,10 +71,7 @@ fn a_failure_shows_what_happened_inside() {
         return in_sandbox(name, body);
     }
     let text = panic_text(|| in_sandbox(name, body));
-    assert!(
-        text.contains("failed in its sandbox") && text.contains("for this reason"),
-        "{text}"
-    );
+    assert!(text.contains("failed in its sandbox") && text.contains("for this reason"), "{text}");
 }
 
 #[test]
@@ -102,9 +83,6 @@ fn a_wrong_name_never_passes() {
 mod inner {
     #[test]
     fn the_name_of_a_test_is_its_path() {
-        assert_eq!(
-            flannel_lab::test_name!(),
-            "inner::the_name_of_a_test_is_its_path"
-        );
+        assert_eq!(flannel_lab::test_name!(), "inner::the_name_of_a_test_is_its_path");
     }
 }

@@ -13,11 +13,7 @@ use flannel_lab::wait::eventually;
 const SOON: Duration = Duration::from_secs(5);
 
 fn two_nodes(families: Families) -> Cluster {
-    Cluster::builder()
-        .nodes(2)
-        .families(families)
-        .build()
-        .unwrap()
+    Cluster::builder().nodes(2).families(families).build().unwrap()
 }
 
 fn addresses(cluster: &Cluster, number: u8) -> Vec<IpAddr> {
@@ -59,13 +55,8 @@ fn a_packet_that_does_not_fit_is_not_sent_unfragmented() {
             let try_size = |size: usize, dont_fragment| {
                 let payload_size = size - header;
                 let timeout = Duration::from_millis(300);
-                let options = PingOptions {
-                    payload_size,
-                    dont_fragment,
-                    timeout,
-                    count: 2,
-                    ..Default::default()
-                };
+                let options =
+                    PingOptions { payload_size, dont_fragment, timeout, count: 2, ..Default::default() };
                 ping(cluster.node(1).netns(), address, options).unwrap()
             };
             assert_eq!(try_size(1500, true).lost, 0);
@@ -114,11 +105,7 @@ fn faults_cut_the_path_and_undoing_them_brings_it_back() {
 
         let after = || KernelState::of(node.netns()).unwrap();
         eventually(SOON, "the same state as before", || {
-            if after() == before {
-                Ok(())
-            } else {
-                Err(format!("{}", after()))
-            }
+            if after() == before { Ok(()) } else { Err(format!("{}", after())) }
         });
     });
 }
@@ -129,28 +116,16 @@ fn an_address_can_change() {
         let cluster = two_nodes(Families::Dual);
         let old = addresses(&cluster, 2);
         for new in ["192.168.77.99", "fd00:77::99"] {
-            cluster
-                .node(2)
-                .change_address("eth0", new.parse().unwrap())
-                .unwrap();
+            cluster.node(2).change_address("eth0", new.parse().unwrap()).unwrap();
         }
-        assert_eq!(
-            cluster.node(2).ipv4(),
-            Some("192.168.77.99".parse().unwrap())
-        );
+        assert_eq!(cluster.node(2).ipv4(), Some("192.168.77.99".parse().unwrap()));
         assert_reach(&cluster, true);
         for old in old {
             assert!(!reaches(cluster.node(1).netns(), old).unwrap());
         }
         let routes = KernelState::of(cluster.node(2).netns()).unwrap();
-        assert!(
-            routes.routes[0].starts_with("unicast 192.168.77.0/24"),
-            "{routes}"
-        );
-        assert!(
-            routes.routes[1].starts_with("unicast default via 192.168.77.1 "),
-            "{routes}"
-        );
+        assert!(routes.routes[0].starts_with("unicast 192.168.77.0/24"), "{routes}");
+        assert!(routes.routes[1].starts_with("unicast default via 192.168.77.1 "), "{routes}");
     });
 }
 
@@ -161,16 +136,9 @@ fn nodes_come_and_go_and_the_fabric_routes_between_segments() {
         assert_eq!(cluster.add_node_on(&[1, 0]).unwrap().name(), "node3");
         let far = cluster.node(3);
         assert_eq!(far.address(), "192.168.78.13".parse::<IpAddr>().unwrap());
-        let wanted = [
-            far.ipv4(),
-            far.ipv6(),
-            Some("192.168.77.13".parse().unwrap()),
-        ];
+        let wanted = [far.ipv4(), far.ipv6(), Some("192.168.77.13".parse().unwrap())];
         for address in wanted.into_iter().flatten() {
-            assert!(
-                reaches(cluster.node(1).netns(), address).unwrap(),
-                "{address}"
-            );
+            assert!(reaches(cluster.node(1).netns(), address).unwrap(), "{address}");
         }
         let gone = addresses(&cluster, 2)[0];
         cluster.remove_node(2).unwrap();
@@ -187,10 +155,7 @@ fn a_pinger_measures_an_outage_and_nothing_else() {
         let cluster = two_nodes(Families::V4);
         let netns = cluster.node(1).netns();
         let interval = Duration::from_millis(2);
-        let options = PingOptions {
-            interval,
-            ..Default::default()
-        };
+        let options = PingOptions { interval, ..Default::default() };
         let pinger = Pinger::start(netns, cluster.node(2).address(), options.clone()).unwrap();
         pinger.wait_for_replies(200, SOON).unwrap();
         let report = pinger.stop();

@@ -161,14 +161,14 @@ impl PeerTable {
         self.entries.insert(key, Entry { created, peer, problem });
         affected.extend(self.contradicting(key));
         affected.insert(key);
-        self.settle(affected, old)
+        self.settle(affected, old.as_ref())
     }
 
     /// Removes a lease. Returns the keys of all objects whose wanted state may have changed.
     pub fn remove(&mut self, key: &LeaseKey) -> Vec<ObjectKey> {
         let affected = self.contradicting(*key);
         let old = self.unlink(key);
-        self.settle(affected, old)
+        self.settle(affected, old.as_ref())
     }
 
     /// Takes a lease out of all books.
@@ -196,7 +196,7 @@ impl PeerTable {
     }
 
     /// Decides anew which of the affected leases hold.
-    fn settle(&mut self, affected: BTreeSet<LeaseKey>, old: Option<Entry>) -> Vec<ObjectKey> {
+    fn settle(&mut self, affected: BTreeSet<LeaseKey>, old: Option<&Entry>) -> Vec<ObjectKey> {
         let mut touched: Vec<ObjectKey> = Vec::new();
         touched.extend(old.iter().flat_map(|old| &old.peer.objects).map(Object::key));
         let mut oldest_first: Vec<(u64, LeaseKey)> = Vec::new();

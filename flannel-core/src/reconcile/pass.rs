@@ -20,18 +20,22 @@ impl<D: Driver> Reconciler<D> {
     /// Makes passes until nothing is left to do now.
     pub(super) async fn converge(&mut self) {
         for _ in 0..PASSES {
-            if self.todo.devices || self.todo.objects || !self.todo.keys.is_empty() {
-                if let Err(error) = self.pass().await {
-                    self.put_off(&error);
-                    break;
-                }
+            if !self.is_busy() {
+                break;
+            }
+            if let Err(error) = self.pass().await {
+                self.put_off(&error);
+                break;
             }
         }
-        let unfinished = self.todo.devices || self.todo.objects || !self.todo.keys.is_empty();
-        if self.retry_at.is_none() && unfinished {
+        if self.retry_at.is_none() && self.is_busy() {
             self.retry_at = Some(Instant::now() + blocked::backoff(self.failures));
         }
         self.publish();
+    }
+
+    fn is_busy(&self) -> bool {
+        self.todo.devices || self.todo.objects || !self.todo.keys.is_empty()
     }
 
     async fn pass(&mut self) -> Result<(), KernelError> {
@@ -79,9 +83,10 @@ impl<D: Driver> Reconciler<D> {
             self.todo.objects = true;
         }
         if devices.problem != self.devices.problem {
-            match &devices.problem {
-                Some(problem) => warn!(error = %problem, "device not ready"),
-                None => info!("devices ready"),
+            if let Some(problem) = &devices.problem {
+                warn!(error = %problem, "device not ready");
+            } else {
+                info!("devices ready");
             }
         }
         if devices.problem.is_some() {
@@ -103,11 +108,7 @@ impl<D: Driver> Reconciler<D> {
         let mut have = Dataplane::default();
         for scope in self.driver.scopes() {
             match self.kernel.objects(scope).await {
-                Ok(objects) => {
-                    objects.into_iter().filter(|object| self.driver.owns(object)).for_each(|object| {
-                        have.insert(object);
-                    })
-                }
+                Ok(objects) => have.extend(objects.into_iter().filter(|object| self.driver.owns(object))),
                 Err(error) => {
                     // The device may have gone in this moment.
                     self.todo.devices = true;

@@ -45,9 +45,7 @@ impl Etcd {
             Some(netns) => Netns::command(netns, "etcdctl"),
             None => Command::new(exec::find("etcdctl")?),
         };
-        command
-            .env("ETCDCTL_API", "3")
-            .args(["--endpoints", &self.endpoint]);
+        command.env("ETCDCTL_API", "3").args(["--endpoints", &self.endpoint]);
         if let Some(tls) = &self.tls {
             command.args(tls.client_args());
         }
@@ -65,8 +63,7 @@ impl Etcd {
 
     /// Puts a key on a lease.
     pub fn put_on_lease(&self, key: &str, value: &str, lease: i64) -> Result<(), LabError> {
-        self.ctl(&["put", "--lease", &format!("{lease:x}"), "--", key, value])
-            .map(drop)
+        self.ctl(&["put", "--lease", &format!("{lease:x}"), "--", key, value]).map(drop)
     }
 
     /// Gets a key's value.
@@ -113,8 +110,7 @@ impl Etcd {
 
     /// Revokes a lease, and with it the keys on it.
     pub fn revoke_lease(&self, lease: i64) -> Result<(), LabError> {
-        self.ctl(&["lease", "revoke", &format!("{lease:x}")])
-            .map(drop)
+        self.ctl(&["lease", "revoke", &format!("{lease:x}")]).map(drop)
     }
 
     /// What the store knows about a lease.
@@ -122,9 +118,7 @@ impl Etcd {
         let hex = format!("{lease:x}");
         let answer = self.json(&["lease", "timetolive", "-w", "json", "--keys", &hex])?;
         let seconds = |key: &str| {
-            let seconds = answer[key]
-                .as_i64()
-                .and_then(|seconds| u64::try_from(seconds).ok());
+            let seconds = answer[key].as_i64().and_then(|seconds| u64::try_from(seconds).ok());
             seconds.map(Duration::from_secs)
         };
         let keys = answer["keys"].as_array().into_iter().flatten();
@@ -145,14 +139,7 @@ impl Etcd {
             self.ctl(&["user", "add", &format!("{user}:{password}")])?;
         }
         self.ctl(&["role", "add", "all"])?;
-        self.ctl(&[
-            "role",
-            "grant-permission",
-            "all",
-            "readwrite",
-            "--prefix",
-            "",
-        ])?;
+        self.ctl(&["role", "grant-permission", "all", "readwrite", "--prefix", ""])?;
         self.ctl(&["role", "add", "root"])?;
         self.ctl(&["user", "grant-role", "root", "root"])?;
         self.ctl(&["user", "grant-role", user, "all"])?;
@@ -222,13 +209,8 @@ mod tests {
 
     #[test]
     fn base64_is_read() {
-        for (coded, plain) in [
-            ("", ""),
-            ("Zg==", "f"),
-            ("Zm8=", "fo"),
-            ("Zm9v", "foo"),
-            ("w7/DvyY+", "ÿÿ&>"),
-        ] {
+        for (coded, plain) in [("", ""), ("Zg==", "f"), ("Zm8=", "fo"), ("Zm9v", "foo"), ("w7/DvyY+", "ÿÿ&>")]
+        {
             assert_eq!(from_base64(coded).as_deref(), Some(plain));
         }
         assert_eq!(from_base64("Z g="), None);

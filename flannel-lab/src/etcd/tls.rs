@@ -29,14 +29,7 @@ impl TlsFiles {
         let (ca, ca_key) = (file("ca.pem"), file("ca-key.pem"));
         let mut openssl = exec::command("openssl")?;
         openssl
-            .args([
-                "req",
-                "-x509",
-                "-newkey",
-                "ec",
-                "-pkeyopt",
-                "ec_paramgen_curve:P-256",
-            ])
+            .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"])
             .args(["-nodes", "-days", "1", "-subj", "/CN=flannel-lab CA"])
             .args(["-addext", "keyUsage=critical,keyCertSign,cRLSign"])
             .arg("-keyout")
@@ -46,9 +39,7 @@ impl TlsFiles {
         exec::output(openssl)?;
 
         let loopback = ["IP:127.0.0.1".to_owned(), "IP:::1".to_owned()];
-        let names = loopback
-            .into_iter()
-            .chain(addresses.iter().map(|ip| format!("IP:{ip}")));
+        let names = loopback.into_iter().chain(addresses.iter().map(|ip| format!("IP:{ip}")));
         let names = names.collect::<Vec<_>>().join(",");
         // etcd is its own client too: its JSON gateway dials the server with the same certificate.
         let server = format!("subjectAltName={names}\nextendedKeyUsage=serverAuth,clientAuth\n");
@@ -70,17 +61,11 @@ impl TlsFiles {
             ("--trusted-ca-file", &self.ca),
         ];
         let args = files.map(|(flag, file)| format!("{flag}={}", file.display()));
-        args.into_iter()
-            .chain(["--client-cert-auth".to_owned()])
-            .collect()
+        args.into_iter().chain(["--client-cert-auth".to_owned()]).collect()
     }
 
     pub(super) fn client_args(&self) -> [String; 3] {
-        let files = [
-            ("--cert", &self.client_cert),
-            ("--key", &self.client_key),
-            ("--cacert", &self.ca),
-        ];
+        let files = [("--cert", &self.client_cert), ("--key", &self.client_key), ("--cacert", &self.ca)];
         files.map(|(flag, file)| format!("{flag}={}", file.display()))
     }
 }
@@ -93,15 +78,7 @@ fn issue(dir: &Path, name: &str, extensions: &str) -> Result<(), LabError> {
 
     let mut request = exec::command("openssl")?;
     request
-        .args([
-            "req",
-            "-new",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-        ])
+        .args(["req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"])
         .args(["-subj", &format!("/CN=flannel-lab {name}")])
         .arg("-keyout")
         .arg(file("-key.pem"))

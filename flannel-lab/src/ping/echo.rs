@@ -30,28 +30,13 @@ pub(super) struct Echo {
 }
 
 impl Echo {
-    pub(super) fn open(
-        netns: &Netns,
-        dst: IpAddr,
-        options: &PingOptions,
-    ) -> Result<Self, LabError> {
+    pub(super) fn open(netns: &Netns, dst: IpAddr, options: &PingOptions) -> Result<Self, LabError> {
         let what = format!("a raw socket in {} to {dst}", netns.name());
-        let socket = netns
-            .enter(|| socket(dst, options))?
-            .map_err(LabError::io(what))?;
-        let label = Label {
-            v6: dst.is_ipv6(),
-            cookie: cookie(),
-        };
+        let socket = netns.enter(|| socket(dst, options))?.map_err(LabError::io(what))?;
+        let label = Label { v6: dst.is_ipv6(), cookie: cookie() };
         let buffer = vec![0; options.payload_size + 512];
         let dst = SocketAddr::new(dst, 0);
-        Ok(Self {
-            socket,
-            dst,
-            label,
-            payload: options.payload_size,
-            buffer,
-        })
+        Ok(Self { socket, dst, label, payload: options.payload_size, buffer })
     }
 
     pub(super) fn send(&self, number: u64) -> io::Result<()> {
@@ -103,8 +88,6 @@ fn cookie() -> u64 {
     let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let now = since_epoch.unwrap_or_default().as_nanos() as u64;
     // A multiplier of many bits, so that pingers of one moment differ in all of theirs.
-    (now ^ u64::from(std::process::id()) << 40).wrapping_add(
-        NEXT.fetch_add(1, Ordering::Relaxed)
-            .wrapping_mul(0x9e37_79b9_7f4a_7c15),
-    )
+    (now ^ u64::from(std::process::id()) << 40)
+        .wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15))
 }

@@ -69,16 +69,11 @@ struct Entry {
 
 impl Journal {
     pub(super) fn sent(&mut self, at: Duration) {
-        self.entries.push(Entry {
-            sent: at,
-            rtt: None,
-        });
+        self.entries.push(Entry { sent: at, rtt: None });
     }
 
     pub(super) fn received(&mut self, number: u64, at: Duration) {
-        let entry = usize::try_from(number)
-            .ok()
-            .and_then(|number| self.entries.get_mut(number));
+        let entry = usize::try_from(number).ok().and_then(|number| self.entries.get_mut(number));
         match entry {
             Some(Entry { rtt: Some(_), .. }) => self.duplicates += 1,
             Some(entry) => {
@@ -96,19 +91,11 @@ impl Journal {
 
     pub(super) fn report(&self, end: Duration) -> PingReport {
         let (sent, received) = self.counts();
-        let mut rtts = self
-            .entries
-            .iter()
-            .filter_map(|entry| entry.rtt)
-            .collect::<Vec<_>>();
+        let mut rtts = self.entries.iter().filter_map(|entry| entry.rtt).collect::<Vec<_>>();
         rtts.sort_unstable();
         let rtt = match rtts[..] {
             [] => None,
-            [min, ..] => Some(Rtt {
-                min,
-                median: rtts[rtts.len() / 2],
-                max: rtts[rtts.len() - 1],
-            }),
+            [min, ..] => Some(Rtt { min, median: rtts[rtts.len() / 2], max: rtts[rtts.len() - 1] }),
         };
         PingReport {
             sent,
@@ -129,12 +116,7 @@ impl Journal {
                 (None, Some(outage)) => outage.lost += 1,
                 (None, None) => {
                     let lasted = end.saturating_sub(entry.sent);
-                    outages.push(Outage {
-                        first: number,
-                        lost: 1,
-                        began: entry.sent,
-                        lasted,
-                    });
+                    outages.push(Outage { first: number, lost: 1, began: entry.sent, lasted });
                 }
                 (Some(_), Some(outage)) => outage.lasted = entry.sent.saturating_sub(outage.began),
                 (Some(_), None) => {}
@@ -161,39 +143,14 @@ mod tests {
             journal.received(number, ms(number * 10 + rtt));
         }
         let report = journal.report(ms(100));
-        assert_eq!(
-            (report.sent, report.received, report.lost, report.duplicates),
-            (8, 4, 4, 1)
-        );
-        assert_eq!(
-            report.rtt,
-            Some(Rtt {
-                min: ms(1),
-                median: ms(3),
-                max: ms(9)
-            })
-        );
+        assert_eq!((report.sent, report.received, report.lost, report.duplicates), (8, 4, 4, 1));
+        assert_eq!(report.rtt, Some(Rtt { min: ms(1), median: ms(3), max: ms(9) }));
         assert_eq!(
             report.outages,
             [
-                Outage {
-                    first: 1,
-                    lost: 2,
-                    began: ms(10),
-                    lasted: ms(20)
-                },
-                Outage {
-                    first: 5,
-                    lost: 1,
-                    began: ms(50),
-                    lasted: ms(10)
-                },
-                Outage {
-                    first: 7,
-                    lost: 1,
-                    began: ms(70),
-                    lasted: ms(30)
-                },
+                Outage { first: 1, lost: 2, began: ms(10), lasted: ms(20) },
+                Outage { first: 5, lost: 1, began: ms(50), lasted: ms(10) },
+                Outage { first: 7, lost: 1, began: ms(70), lasted: ms(30) },
             ]
         );
         assert_eq!(report.longest_outage().unwrap().first, 7);

@@ -36,11 +36,7 @@ impl Label {
 
     /// The number in a reply to one of our echoes. A raw IPv4 socket hands out the IP header too.
     pub(super) fn decode(self, packet: &[u8]) -> Option<u64> {
-        let header = if self.v6 {
-            0
-        } else {
-            usize::from(packet.first()? & 0xf) * 4
-        };
+        let header = if self.v6 { 0 } else { usize::from(packet.first()? & 0xf) * 4 };
         let icmp = packet.get(header..)?;
         let eight = |at: usize| Some(u64::from_be_bytes(icmp.get(at..at + 8)?.try_into().ok()?));
         (*icmp.first()? == self.reply() && eight(8)? == self.cookie).then(|| eight(16))?
@@ -66,10 +62,7 @@ mod tests {
 
     #[test]
     fn a_reply_is_known_by_its_cookie() {
-        let label = Label {
-            v6: false,
-            cookie: 0x0102_0304_0506_0708,
-        };
+        let label = Label { v6: false, cookie: 0x0102_0304_0506_0708 };
         let number = u64::from(u32::MAX) + 7;
         let mut reply = [vec![0x46; 24], label.encode(number, 57)].concat();
         assert_eq!(label.decode(&reply), None, "a request");
@@ -82,10 +75,7 @@ mod tests {
 
     #[test]
     fn ipv6_replies_come_without_their_header() {
-        let label = Label {
-            v6: true,
-            cookie: 9,
-        };
+        let label = Label { v6: true, cookie: 9 };
         let mut packet = label.encode(3, 0);
         assert_eq!(packet.len(), HEADER + MIN_PAYLOAD);
         packet[0] = 129;
@@ -95,11 +85,7 @@ mod tests {
     #[test]
     fn a_packet_with_its_checksum_sums_to_zero() {
         for payload in [16, 57, 1400] {
-            let packet = Label {
-                v6: false,
-                cookie: u64::MAX,
-            }
-            .encode(0xffff, payload);
+            let packet = Label { v6: false, cookie: u64::MAX }.encode(0xffff, payload);
             assert_eq!(checksum(&packet), 0);
         }
     }

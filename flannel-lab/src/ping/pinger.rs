@@ -55,10 +55,7 @@ impl Pinger {
         });
         let theirs = Arc::clone(&shared);
         let thread = thread::spawn(move || run(echo, &options, count, &theirs));
-        Ok(Self {
-            shared,
-            thread: Some(thread),
-        })
+        Ok(Self { shared, thread: Some(thread) })
     }
 
     /// How many were sent and how many answered so far. The last ones may still be on their way.
@@ -69,14 +66,10 @@ impl Pinger {
     /// Waits until this many more replies came: for "it works again", or "it has begun".
     pub fn wait_for_replies(&self, more: u64, deadline: Duration) -> Result<(), LabError> {
         let wanted = self.counts().1 + more;
-        wait_for(
-            deadline,
-            &format!("{more} more echo replies"),
-            || match self.counts() {
-                (_, received) if received >= wanted => Ok(()),
-                (sent, received) => Err(format!("{received} of {sent} answered")),
-            },
-        )
+        wait_for(deadline, &format!("{more} more echo replies"), || match self.counts() {
+            (_, received) if received >= wanted => Ok(()),
+            (sent, received) => Err(format!("{received} of {sent} answered")),
+        })
     }
 
     /// Sends no more, waits for the replies on their way, the time-out at most, and reports.

@@ -19,27 +19,13 @@ pub struct SystemPing {
 /// Runs `ping -M do`: `count` unfragmented echoes of `size` payload bytes.
 ///
 /// That nothing comes back is no error.
-pub fn system_ping(
-    netns: &Netns,
-    dst: IpAddr,
-    size: u32,
-    count: u32,
-) -> Result<SystemPing, LabError> {
+pub fn system_ping(netns: &Netns, dst: IpAddr, size: u32, count: u32) -> Result<SystemPing, LabError> {
     exec::find("ping")?;
     let mut command = netns.command("ping");
     command.args(["-n", "-q", "-M", "do", "-i", "0.02", "-W", "1"]);
-    command.args([
-        "-s",
-        &size.to_string(),
-        "-c",
-        &count.to_string(),
-        &dst.to_string(),
-    ]);
+    command.args(["-s", &size.to_string(), "-c", &count.to_string(), &dst.to_string()]);
     let line = exec::describe(&command);
-    let output = command.output().map_err(|source| LabError::Spawn {
-        command: line,
-        source,
-    })?;
+    let output = command.output().map_err(|source| LabError::Spawn { command: line, source })?;
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text).into_owned();
     parse(&text).ok_or_else(|| LabError::unexpected("ping", text))
@@ -47,18 +33,10 @@ pub fn system_ping(
 
 /// `5 packets transmitted, 4 received, +1 errors, 20% packet loss, time 80ms`
 fn parse(output: &str) -> Option<SystemPing> {
-    let line = output
-        .lines()
-        .find(|line| line.contains("packets transmitted"))?;
-    let mut numbers = line
-        .split(',')
-        .map(|part| part.split_whitespace().next()?.parse().ok());
+    let line = output.lines().find(|line| line.contains("packets transmitted"))?;
+    let mut numbers = line.split(',').map(|part| part.split_whitespace().next()?.parse().ok());
     let (sent, received) = (numbers.next()??, numbers.next()??);
-    Some(SystemPing {
-        sent,
-        received,
-        output: output.to_owned(),
-    })
+    Some(SystemPing { sent, received, output: output.to_owned() })
 }
 
 #[cfg(test)]

@@ -21,10 +21,7 @@ pub struct CniOptions {
 impl Default for CniOptions {
     /// The directory of the Debian package containernetworking-plugins, and nothing else.
     fn default() -> Self {
-        Self {
-            plugin_dir: "/usr/lib/cni".into(),
-            delegate: Map::new(),
-        }
+        Self { plugin_dir: "/usr/lib/cni".into(), delegate: Map::new() }
     }
 }
 
@@ -42,12 +39,7 @@ impl Attachment {
         let mut config = delegate_config(env, &options.delegate);
         // Every node has its own disk; ours share one.
         config["ipam"]["dataDir"] = json!(format!("/run/flannel-lab/{}/cni", node.name()));
-        Self {
-            node: node.clone(),
-            pod: pod.clone(),
-            plugin_dir: options.plugin_dir.clone(),
-            config,
-        }
+        Self { node: node.clone(), pod: pod.clone(), plugin_dir: options.plugin_dir.clone(), config }
     }
 
     /// Attaches and returns the addresses the plugin reports.
@@ -80,10 +72,7 @@ fn find_plugin(dir: &Path, name: &str) -> Result<PathBuf, LabError> {
         return Ok(plugin);
     }
     let program = plugin.display().to_string();
-    Err(LabError::MissingProgram {
-        program,
-        package: "containernetworking-plugins",
-    })
+    Err(LabError::MissingProgram { program, package: "containernetworking-plugins" })
 }
 
 /// The config that flannel's CNI plugin gives its delegate. Upstream: flannel-io/cni-plugin,
@@ -91,12 +80,8 @@ fn find_plugin(dir: &Path, name: &str) -> Result<PathBuf, LabError> {
 fn delegate_config(env: &SubnetEnv, delegate: &Map<String, Value>) -> Value {
     let families = env.families();
     let subnet = |gateway: IpNetwork| format!("{}/{}", gateway.network(), gateway.prefix());
-    let ranges = families
-        .iter()
-        .map(|family| json!([{ "subnet": subnet(family.gateway) }]));
-    let routes = families
-        .iter()
-        .map(|family| json!({ "dst": family.network }));
+    let ranges = families.iter().map(|family| json!([{ "subnet": subnet(family.gateway) }]));
+    let routes = families.iter().map(|family| json!({ "dst": family.network }));
     let mut config = json!({
         "cniVersion": "0.3.1",
         "name": "cbr0",
@@ -150,30 +135,18 @@ mod tests {
     fn the_delegates_keys_win() {
         let env = "FLANNEL_IPV6_NETWORK=fd00::/48\nFLANNEL_IPV6_SUBNET=fd00:0:0:1::1/64\n\
             FLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n";
-        let delegate = Map::from_iter([
-            ("mtu".to_owned(), json!(1300)),
-            ("hairpinMode".to_owned(), json!(true)),
-        ]);
+        let delegate =
+            Map::from_iter([("mtu".to_owned(), json!(1300)), ("hairpinMode".to_owned(), json!(true))]);
         let config = delegate_config(&env.parse().unwrap(), &delegate);
-        assert_eq!(
-            (&config["mtu"], &config["hairpinMode"]),
-            (&json!(1300), &json!(true))
-        );
-        assert_eq!(
-            config["ipam"]["ranges"],
-            json!([[{ "subnet": "fd00:0:0:1::/64" }]])
-        );
+        assert_eq!((&config["mtu"], &config["hairpinMode"]), (&json!(1300), &json!(true)));
+        assert_eq!(config["ipam"]["ranges"], json!([[{ "subnet": "fd00:0:0:1::/64" }]]));
     }
 
     #[test]
     fn results_are_read_ipv4_first() {
-        let result =
-            r#"{"ips":[{"address":"fd00::2/64"},{"version":"4","address":"10.1.17.2/24"}]}"#;
+        let result = r#"{"ips":[{"address":"fd00::2/64"},{"version":"4","address":"10.1.17.2/24"}]}"#;
         let read = addresses(result).unwrap();
-        assert_eq!(
-            read.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            ["10.1.17.2/24", "fd00::2/64"]
-        );
+        assert_eq!(read.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.1.17.2/24", "fd00::2/64"]);
         assert!(addresses("{}").is_none() && addresses(r#"{"ips":[]}"#).is_none());
     }
 }

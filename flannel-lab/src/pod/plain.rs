@@ -17,32 +17,19 @@ pub(super) fn attach(
     number: u32,
     env: &SubnetEnv,
 ) -> Result<Vec<IpNetwork>, LabError> {
-    let gateways = env
-        .families()
-        .into_iter()
-        .map(|family| family.gateway)
-        .collect::<Vec<_>>();
+    let gateways = env.families().into_iter().map(|family| family.gateway).collect::<Vec<_>>();
     let addresses = gateways.iter().map(|gateway| nth_after(*gateway, number));
     let addresses = addresses.collect::<Result<Vec<_>, _>>()?;
     make_bridge(node, &gateways, env.mtu)?;
 
     let (mtu, port) = (env.mtu, format!("pod{number}"));
     node.ip_batch(&[
-        format!(
-            "link add {port} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {}",
-            pod.name()
-        ),
+        format!("link add {port} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {}", pod.name()),
         format!("link set {port} master {BRIDGE} up"),
     ])?;
     let mut lines = vec!["link set eth0 up".to_owned()];
-    lines.extend(
-        addresses
-            .iter()
-            .map(|address| address_line("add", *address, "eth0")),
-    );
-    let routes = gateways
-        .iter()
-        .map(|gateway| format!("route add default via {}", gateway.ip()));
+    lines.extend(addresses.iter().map(|address| address_line("add", *address, "eth0")));
+    let routes = gateways.iter().map(|gateway| format!("route add default via {}", gateway.ip()));
     lines.extend(routes);
     pod.ip_batch(&lines)?;
     Ok(addresses)
@@ -53,16 +40,10 @@ fn make_bridge(node: &Netns, gateways: &[IpNetwork], mtu: u32) -> Result<(), Lab
     if node.link_index(BRIDGE)?.is_none() {
         // A bridge without a MAC of its own takes another with each port, and pods lose it.
         let mac = "0a:58:00:00:00:01";
-        lines.push(format!(
-            "link add {BRIDGE} address {mac} mtu {mtu} type bridge"
-        ));
+        lines.push(format!("link add {BRIDGE} address {mac} mtu {mtu} type bridge"));
     }
     lines.push(format!("link set {BRIDGE} up"));
-    lines.extend(
-        gateways
-            .iter()
-            .map(|gateway| address_line("replace", *gateway, BRIDGE)),
-    );
+    lines.extend(gateways.iter().map(|gateway| address_line("replace", *gateway, BRIDGE)));
     node.ip_batch(&lines)
 }
 
@@ -89,9 +70,7 @@ mod tests {
     #[test]
     fn pods_come_after_the_gateway_and_stay_in_the_subnet() {
         let nth = |gateway: &str, number| {
-            nth_after(gateway.parse().unwrap(), number)
-                .ok()
-                .map(|address| address.to_string())
+            nth_after(gateway.parse().unwrap(), number).ok().map(|address| address.to_string())
         };
         assert_eq!(nth("10.1.2.1/24", 1).as_deref(), Some("10.1.2.2/24"));
         assert_eq!(nth("10.1.2.1/24", 253).as_deref(), Some("10.1.2.254/24"));

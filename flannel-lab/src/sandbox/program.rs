@@ -33,54 +33,32 @@ pub enum Entered {
 ///
 /// Call it first in `main`, while there is one thread: signals are taken over for that thread only.
 pub fn enter_sandbox() -> Result<Entered, LabError> {
-    let signals: SigSet = [
-        Signal::SIGINT,
-        Signal::SIGTERM,
-        Signal::SIGHUP,
-        Signal::SIGCHLD,
-    ]
-    .into_iter()
-    .collect();
+    let signals: SigSet =
+        [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGCHLD].into_iter().collect();
     if is_inside_for(PROGRAM) {
         // The outer process blocked them for itself, and a mask is inherited.
-        signals
-            .thread_unblock()
-            .map_err(LabError::io("unblocking signals"))?;
+        signals.thread_unblock().map_err(LabError::io("unblocking signals"))?;
         prepare()?;
         return Ok(Entered::Inside);
     }
-    signals
-        .thread_block()
-        .map_err(LabError::io("blocking signals"))?;
+    signals.thread_block().map_err(LabError::io("blocking signals"))?;
     let code = run(&signals);
-    signals
-        .thread_unblock()
-        .map_err(LabError::io("unblocking signals"))?;
+    signals.thread_unblock().map_err(LabError::io("unblocking signals"))?;
     code.map(|code| Entered::Outside(ExitCode::from(code)))
 }
 
 fn run(signals: &SigSet) -> Result<u8, LabError> {
     let reader = SignalFd::new(signals).map_err(LabError::io("a signalfd"))?;
     let mut command = command(PROGRAM)?;
-    command
-        .args(env::args_os().skip(1))
-        .stdin(std::process::Stdio::inherit());
+    command.args(env::args_os().skip(1)).stdin(std::process::Stdio::inherit());
     let line = exec::describe(&command);
-    let mut child = command.spawn().map_err(|source| LabError::Spawn {
-        command: line,
-        source,
-    })?;
+    let mut child = command.spawn().map_err(|source| LabError::Spawn { command: line, source })?;
     let mut asked = None;
     loop {
-        if let Some(status) = child
-            .try_wait()
-            .map_err(LabError::io("waiting for the sandbox"))?
-        {
+        if let Some(status) = child.try_wait().map_err(LabError::io("waiting for the sandbox"))? {
             return Ok(exit_code(status, asked));
         }
-        let info = reader
-            .read_signal()
-            .map_err(LabError::io("reading the signalfd"))?;
+        let info = reader.read_signal().map_err(LabError::io("reading the signalfd"))?;
         let Some(info) = info else { continue };
         let number = i32::try_from(info.ssi_signo).unwrap_or_default();
         let Ok(signal) = Signal::try_from(number) else {
@@ -103,9 +81,7 @@ fn pass_on(unshare: &Child, signal: Signal, has_it: bool) -> bool {
         return false;
     };
     let status = fs::read_to_string(format!("/proc/{inner}/status")).unwrap_or_default();
-    let heeds = ["SigCgt:", "SigBlk:"]
-        .into_iter()
-        .any(|field| mask_has(&status, field, signal));
+    let heeds = ["SigCgt:", "SigBlk:"].into_iter().any(|field| mask_has(&status, field, signal));
     heeds && (has_it || kill(inner, signal).is_ok())
 }
 
@@ -129,10 +105,7 @@ fn only_child(parent: u32) -> Option<Pid> {
 
 /// The shell's convention: 128 and the signal for a program that a signal ended.
 fn exit_code(status: ExitStatus, asked: Option<Signal>) -> u8 {
-    let signal = asked
-        .map(|signal| signal as i32)
-        .or(status.signal())
-        .unwrap_or_default();
+    let signal = asked.map(|signal| signal as i32).or(status.signal()).unwrap_or_default();
     let code = status.code().unwrap_or(128 + signal);
     u8::try_from(code).unwrap_or(u8::MAX)
 }
@@ -154,10 +127,7 @@ mod tests {
     fn exit_codes_follow_the_shell() {
         assert_eq!(exit_code(ExitStatus::from_raw(3 << 8), None), 3);
         assert_eq!(exit_code(ExitStatus::from_raw(9), None), 137);
-        assert_eq!(
-            exit_code(ExitStatus::from_raw(9), Some(Signal::SIGINT)),
-            130
-        );
+        assert_eq!(exit_code(ExitStatus::from_raw(9), Some(Signal::SIGINT)), 130);
         assert_eq!(exit_code(ExitStatus::from_raw(0), Some(Signal::SIGINT)), 0);
     }
 }

@@ -74,21 +74,12 @@ fn rerun(test_name: &str, deadline: Duration) -> Result<(Option<ExitStatus>, Str
     let mut output = tempfile::tempfile().map_err(what())?;
     let mut command = command(test_name)?;
     command
-        .args([
-            test_name,
-            "--exact",
-            "--include-ignored",
-            "--nocapture",
-            "--test-threads=1",
-        ])
+        .args([test_name, "--exact", "--include-ignored", "--nocapture", "--test-threads=1"])
         .stdin(Stdio::null())
         .stdout(output.try_clone().map_err(what())?)
         .stderr(output.try_clone().map_err(what())?);
     let line = crate::exec::describe(&command);
-    let mut child = command.spawn().map_err(|source| LabError::Spawn {
-        command: line,
-        source,
-    })?;
+    let mut child = command.spawn().map_err(|source| LabError::Spawn { command: line, source })?;
     let status = wait(&mut child, deadline).map_err(LabError::io("waiting for the sandbox"))?;
     Ok((status, read(&mut output).map_err(what())?))
 }
