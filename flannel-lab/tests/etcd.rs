@@ -80,7 +80,13 @@ fn tls_and_passwords_keep_strangers_out() {
             fabric
                 .run(
                     "etcdctl",
-                    &["--endpoints", etcd.endpoint(), "get", "/secret"]
+                    &[
+                        "--dial-timeout=1s",
+                        "--endpoints",
+                        etcd.endpoint(),
+                        "get",
+                        "/secret"
+                    ]
                 )
                 .is_err()
         );
