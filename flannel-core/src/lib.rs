@@ -7,3 +7,5 @@ pub mod gojson;
 pub mod kernel;
 pub mod lease;
 pub mod subnet;
+pub mod subnet_file;
+pub mod underlay;
