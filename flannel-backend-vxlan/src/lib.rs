@@ -1,1 +1,184 @@
-//! VXLAN.
+//! VXLAN backend: pod packets travel between nodes in UDP, through one kernel VXLAN device per address
+//! family.
+//!
+//! # The way of a packet
+//! A packet to a pod of another node meets the route `subnet via base dev flannel.1 onlink`. The gateway is
+//! the base address of the peer's subnet, where no pod lives; a permanent neighbour entry gives it the MAC of
+//! the peer's VTEP, and an FDB entry gives that MAC the peer's underlay address. The kernel wraps the frame in
+//! UDP (RFC 7348) and sends it there. No packet passes through user space, and none is held up to learn an
+//! address.
+//!
+//! # What this crate adds to the core
+//! [`VxlanBackend`] implements [`flannel_core::backend::Backend`]. It makes the devices, publishes their
+//! MACs in the lease, and gives the reconcile loop a driver that says what a lease means: three objects per
+//! peer and family. Wire formats, device names and attributes are those of Go flannel, so that both can share
+//! a cluster and take over from each other on a node.
+//!
+//! Not supported in this version: `DirectRouting` (refused with a clear error).
+
+mod config;
+mod device;
+mod driver;
+mod peer;
+#[cfg(test)]
+mod tests;
+
+use async_trait::async_trait;
+use flannel_core::addr::{Family, MacAddr, Mtu, PerFamily};
+use flannel_core::backend::{Backend, BackendError, Network, NetworkStatus, Underlay};
+use flannel_core::config::NetworkConfig;
+use flannel_core::kernel::{Kernel, KernelError};
+use flannel_core::lease::{Lease, LeaseAttrs};
+use flannel_core::netlink::Netlink;
+use flannel_core::reconcile::{Driver, Reconciler};
+use flannel_core::subnet::{LeaseStream, SubnetManager};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+pub use config::VxlanConfig;
+pub use peer::VxlanData;
+
+use driver::{Side, VxlanDriver};
+
+/// Opens a connection to the kernel.
+type OpenKernel = dyn Fn() -> Result<Box<dyn Kernel>, KernelError> + Send + Sync;
+
+/// The VXLAN backend.
+pub struct VxlanBackend {
+    open: Box<OpenKernel>,
+}
+
+impl Default for VxlanBackend {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl VxlanBackend {
+    /// A backend for the network namespace of the thread that calls [`Backend::register`].
+    pub fn new() -> Self {
+        Self::with_kernel(|| Ok(Box::new(Netlink::open()?)))
+    }
+
+    /// A backend on another kernel: one of another namespace, or a fake.
+    pub fn with_kernel(
+        open: impl Fn() -> Result<Box<dyn Kernel>, KernelError> + Send + Sync + 'static,
+    ) -> Self {
+        Self { open: Box::new(open) }
+    }
+}
+
+#[async_trait]
+impl Backend for VxlanBackend {
+    fn kind(&self) -> &'static str {
+        peer::KIND
+    }
+
+    async fn register(
+        &self,
+        config: &NetworkConfig,
+        underlay: &Underlay,
+        subnets: &dyn SubnetManager,
+    ) -> Result<Box<dyn Network>, BackendError> {
+        let vxlan = VxlanConfig::parse(&config.backend)?;
+        for key in config::idle_keys(&config.backend) {
+            warn!(key, "Backend key has no effect on Linux");
+        }
+        let mut kernel = (self.open)().map_err(|source| BackendError::Kernel {
+            what: "open netlink sockets (the agent needs CAP_NET_ADMIN)".to_owned(),
+            source,
+        })?;
+        let published = subnets.published_attrs(&underlay.published).await?;
+        let sides = sides(config, &vxlan, underlay, published.as_ref(), &mut *kernel).await?;
+        let mut driver = VxlanDriver::new(vxlan, underlay.clone(), sides);
+        // The device comes first, so that what is published is true from the first moment.
+        let devices = driver
+            .ensure_devices(&mut *kernel)
+            .await
+            .map_err(|source| BackendError::Kernel { what: "read the VXLAN devices".to_owned(), source })?;
+        if let Some(problem) = devices.problem {
+            return Err(BackendError::Host(problem));
+        }
+        let overlay_mtu = devices.overlay_mtu.ok_or_else(|| BackendError::Host("no device".to_owned()))?;
+        let lease = subnets.acquire_lease(&attrs(&vxlan, underlay, &driver.sides)).await?;
+        info!(subnet = %lease.key, underlay = %underlay.name, vni = vxlan.vni.get(), %overlay_mtu, "lease acquired");
+        driver.set_lease(&lease);
+        let mut reconciler = Reconciler::new(driver, kernel, lease.key);
+        reconciler.prepare().await?;
+        Ok(Box::new(VxlanNetwork { lease, overlay_mtu, reconciler }))
+    }
+}
+
+/// Settles the addresses and the MAC of each enabled family.
+async fn sides(
+    config: &NetworkConfig,
+    vxlan: &VxlanConfig,
+    underlay: &Underlay,
+    published: Option<&LeaseAttrs>,
+    kernel: &mut dyn Kernel,
+) -> Result<PerFamily<Side>, BackendError> {
+    let mut sides = PerFamily::default();
+    for (family, network) in config.networks.iter() {
+        let missing = || {
+            BackendError::Host(format!(
+                "{family} is enabled, but underlay link {} has no {family} address",
+                underlay.name
+            ))
+        };
+        let local = *underlay.local.get(family).ok_or_else(missing)?;
+        let published_ip = *underlay.published.get(family).ok_or_else(missing)?;
+        let name = device::device_name(vxlan, family);
+        let found = kernel.link(&name).await;
+        let found =
+            found.map_err(|source| BackendError::Kernel { what: format!("read link {name}"), source })?;
+        let adopted = found.filter(|link| link.vxlan.is_some()).and_then(|link| link.mac);
+        let recorded = published.and_then(|attrs| peer::published_mac(&attrs.backend_data, family));
+        let derived = MacAddr::derived(published_ip, vxlan.vni, family);
+        let mac = recorded.or(adopted).filter(|mac| mac.is_unicast()).unwrap_or(derived);
+        let side = Side { network: network.network, local, published: published_ip, mac, subnet: None };
+        *sides.get_mut(family) = Some(side);
+    }
+    Ok(sides)
+}
+
+/// What this node publishes.
+fn attrs(vxlan: &VxlanConfig, underlay: &Underlay, sides: &PerFamily<Side>) -> LeaseAttrs {
+    let data = |family: Family| sides.get(family).map(|side| peer::own_data(vxlan.vni, side.mac));
+    LeaseAttrs {
+        // An address of a family that is not enabled is published too if the operator gave one, as upstream does.
+        public_ips: underlay.published,
+        backend_type: peer::KIND.to_owned(),
+        backend_data: PerFamily::from_fn(data),
+    }
+}
+
+/// A registered VXLAN backend.
+struct VxlanNetwork {
+    lease: Lease,
+    overlay_mtu: Mtu,
+    reconciler: Reconciler<VxlanDriver>,
+}
+
+#[async_trait]
+impl Network for VxlanNetwork {
+    fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    fn overlay_mtu(&self) -> Mtu {
+        self.overlay_mtu
+    }
+
+    fn status(&self) -> watch::Receiver<NetworkStatus> {
+        self.reconciler.status()
+    }
+
+    async fn run(
+        self: Box<Self>,
+        leases: LeaseStream,
+        cancel: CancellationToken,
+    ) -> Result<(), BackendError> {
+        self.reconciler.run(leases, cancel).await
+    }
+}

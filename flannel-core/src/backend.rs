@@ -75,6 +75,8 @@ pub struct NetworkStatus {
     pub refused: Vec<String>,
     /// Leases that can't be used, with the reason.
     pub rejected: Vec<String>,
+    /// The largest pod packet in bytes as the underlay is now; `None` while a device is missing.
+    pub overlay_mtu: Option<Mtu>,
     /// How often drift was repaired since the start.
     pub repairs: u64,
     /// Operations sent to the kernel since the start.

@@ -1,4 +1,30 @@
-//! Core.
+//! The core of flannel in Rust: what an agent needs to hold one node's part of a container overlay network.
+//!
+//! # The way of a lease
+//! A node takes a subnet from a store ([`subnet`]) and publishes how it is reached ([`lease`]). A watch brings
+//! the leases of all nodes. [`peers`] turns them into wanted kernel state ([`dataplane`]), and [`reconcile`]
+//! holds the kernel in that state through [`kernel`], which [`netlink`] speaks.
+//!
+//! # Where everything is
+//! Values and decisions, pure:
+//! - [`addr`]: families, subnets, MACs, VNIs, MTUs, link numbers.
+//! - [`config`]: the network configuration, checked while it is read.
+//! - [`lease`]: leases in upstream's wire forms, and the table that a watch folds into.
+//! - [`peers`]: which leases hold where they contradict each other, and what they ask of the kernel.
+//! - [`dataplane`]: kernel state as a value, and the plan from one to another.
+//! - [`gojson`]: JSON objects as Go reads them.
+//!
+//! Traits, and what touches the world:
+//! - [`subnet`]: the trait of the stores, and the stores.
+//! - [`backend`]: the traits of the backends.
+//! - [`kernel`]: the trait of the kernel; [`netlink`]: the real one.
+//! - [`underlay`]: which link and addresses carry the traffic between nodes; the decision is pure.
+//! - [`subnet_file`]: `subnet.env`, by which container runtimes learn this node's subnets.
+//! - [`reconcile`]: the one loop that every route-based backend runs.
+//!
+//! The library reads no environment, sets up no logger, ends no process and keeps no globals; several
+//! agents can run in one process.
+
 pub mod addr;
 pub mod backend;
 pub mod config;
@@ -6,6 +32,11 @@ pub mod dataplane;
 pub mod gojson;
 pub mod kernel;
 pub mod lease;
+pub mod netlink;
+pub mod peers;
+pub mod reconcile;
 pub mod subnet;
 pub mod subnet_file;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod underlay;

@@ -74,7 +74,10 @@ impl BackendConfig {
 impl fmt::Debug for BackendConfig {
     /// Names the keys only: values may be secrets (a wireguard PSK, say).
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BackendConfig").field("kind", &self.kind).field("keys", &self.names()).finish()
+        f.debug_struct("BackendConfig")
+            .field("kind", &self.kind)
+            .field("keys", &self.names())
+            .finish_non_exhaustive()
     }
 }
 

@@ -177,6 +177,12 @@ impl FromIterator<Object> for Dataplane {
     }
 }
 
+impl Extend<Object> for Dataplane {
+    fn extend<I: IntoIterator<Item = Object>>(&mut self, objects: I) {
+        self.objects.extend(objects.into_iter().map(|object| (object.key(), object)));
+    }
+}
+
 /// One change of the kernel's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Op {
@@ -225,3 +231,6 @@ pub fn plan_keys(want: &Dataplane, have: &Dataplane, keys: impl IntoIterator<Ite
     }
     puts.into_values().chain(deletes.into_values().rev()).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,256 @@
+//! What VXLAN adds to the reconcile loop: its devices, and what is ours on them.
+
+use std::net::IpAddr;
+
+use async_trait::async_trait;
+use flannel_core::addr::{Family, LinkIndex, MacAddr, Mtu, PerFamily, Subnet};
+use flannel_core::backend::Underlay;
+use flannel_core::dataplane::{Address, Object};
+use flannel_core::kernel::{Kernel, KernelError, KernelEvent, Kinds, Link, LinkOp, Scope};
+use flannel_core::lease::Lease;
+use flannel_core::peers::{Claim, Peer, PeerError};
+use flannel_core::reconcile::{Devices, Driver};
+use tracing::{info, warn};
+
+use crate::config::VxlanConfig;
+use crate::device::{DeviceSpec, LinkPlan, device_name, overlay_mtu, plan_link};
+use crate::peer::peer;
+
+/// One family's side of the backend.
+#[derive(Debug, Clone)]
+pub(crate) struct Side {
+    /// The overlay network: what is ours on the device lies in it.
+    pub(crate) network: Subnet,
+    /// The source address of outer packets.
+    pub(crate) local: IpAddr,
+    /// The address that peers send to.
+    pub(crate) published: IpAddr,
+    /// The VTEP's MAC.
+    pub(crate) mac: MacAddr,
+    /// Our own subnet; `None` until the lease is there.
+    pub(crate) subnet: Option<Subnet>,
+}
+
+/// The devices of this node and what belongs on them.
+pub(crate) struct VxlanDriver {
+    pub(crate) config: VxlanConfig,
+    pub(crate) underlay: Underlay,
+    pub(crate) sides: PerFamily<Side>,
+    links: PerFamily<Link>,
+    lower: Option<Link>,
+}
+
+impl VxlanDriver {
+    pub(crate) fn new(config: VxlanConfig, underlay: Underlay, sides: PerFamily<Side>) -> Self {
+        Self { config, underlay, sides, links: PerFamily::default(), lower: None }
+    }
+
+    /// Takes the subnets of our own lease.
+    pub(crate) fn set_lease(&mut self, lease: &Lease) {
+        for family in Family::ALL {
+            if let Some(side) = self.sides.get_mut(family) {
+                side.subnet = lease.subnet(family);
+            }
+        }
+    }
+
+    fn indexes(&self) -> PerFamily<LinkIndex> {
+        PerFamily::from_fn(|family| self.links.get(family).map(|link| link.index))
+    }
+
+    fn family_of(&self, link: LinkIndex) -> Option<Family> {
+        self.links.iter().find(|(_, ours)| ours.index == link).map(|(family, _)| family)
+    }
+
+    /// Makes one family's device exist and be right.
+    async fn ensure(
+        &self,
+        kernel: &mut dyn Kernel,
+        family: Family,
+        lower: &Link,
+    ) -> Result<Result<(Link, bool, Mtu), String>, KernelError> {
+        let side = self.sides.get(family).expect("only enabled families are asked for");
+        let Some(mtu) = overlay_mtu(&self.config, family, lower.mtu) else {
+            return Ok(Err(format!("MTU {} of {} leaves no room for VXLAN", lower.mtu, lower.name)));
+        };
+        let want = DeviceSpec::new(&self.config, family, side.mac, mtu, side.local, lower.index);
+        let have = kernel.link(&want.name).await?;
+        let plan = plan_link(&want, have.as_ref());
+        let ops = match &plan {
+            LinkPlan::Keep => Vec::new(),
+            LinkPlan::Foreign { why } => return Ok(Err(why.clone())),
+            LinkPlan::Change(ops) => {
+                info!(link = %want.name, changes = ?ops, "device changed in place");
+                ops.clone()
+            }
+            LinkPlan::Recreate { index, why } => {
+                warn!(link = %want.name, %why, "device created anew");
+                vec![LinkOp::Delete(*index), create(&want)]
+            }
+            LinkPlan::Create => {
+                info!(link = %want.name, vni = self.config.vni.get(), vtep_mac = %want.mac, %mtu, "device created");
+                vec![create(&want)]
+            }
+        };
+        for op in &ops {
+            if let Err(error) = kernel.change_link(op).await {
+                return Ok(Err(explain(&want.name, &error)));
+            }
+        }
+        let mut link = match kernel.link(&want.name).await? {
+            Some(link) => link,
+            None => return Ok(Err(format!("device {} went away again", want.name))),
+        };
+        if matches!(plan, LinkPlan::Create | LinkPlan::Recreate { .. }) {
+            quiet_router_advertisements(&want.name);
+            if link.mac != Some(want.mac) {
+                // A MAC policy of the host (systemd's, say) got in between: ours is the published one.
+                warn!(link = %want.name, found = ?link.mac, vtep_mac = %want.mac, "MAC set back");
+            }
+        }
+        // What a fresh device still needs: up, and whatever the host changed since it was made.
+        if let LinkPlan::Change(rest) = plan_link(&want, Some(&link)) {
+            for op in &rest {
+                if let Err(error) = kernel.change_link(op).await {
+                    return Ok(Err(explain(&want.name, &error)));
+                }
+            }
+            link = kernel.link(&want.name).await?.unwrap_or(link);
+        }
+        Ok(Ok((link, plan != LinkPlan::Keep, mtu)))
+    }
+}
+
+fn create(want: &DeviceSpec) -> LinkOp {
+    LinkOp::CreateVxlan { name: want.name.clone(), mac: want.mac, mtu: want.mtu, vxlan: want.vxlan.clone() }
+}
+
+/// The kernel's answer with what an operator can do about it.
+fn explain(name: &str, error: &KernelError) -> String {
+    let source = std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
+    let hint = match error.errno() {
+        Some(17) => {
+            "; another device has this VNI and port (see `ip -d link show type vxlan`): remove it or choose another VNI"
+        }
+        Some(95 | 19) => "; is the kernel built with VXLAN (modprobe vxlan)?",
+        Some(1) => "; the agent needs CAP_NET_ADMIN",
+        _ => "",
+    };
+    format!("device {name}: {error}{source}{hint}")
+}
+
+/// The pods' router is no concern of router advertisements. Fails where /proc/sys is read-only, which is as
+/// it always was in unprivileged pods.
+fn quiet_router_advertisements(name: &str) {
+    let path = format!("/proc/sys/net/ipv6/conf/{name}/accept_ra");
+    if let Err(error) = std::fs::write(&path, "0") {
+        tracing::debug!(%path, %error, "not written");
+    }
+}
+
+#[async_trait]
+impl Driver for VxlanDriver {
+    async fn ensure_devices(&mut self, kernel: &mut dyn Kernel) -> Result<Devices, KernelError> {
+        self.lower = kernel.link(&self.underlay.name).await?;
+        let Some(lower) = self.lower.clone() else {
+            self.links = PerFamily::default();
+            let problem = Some(format!("underlay link {} is gone", self.underlay.name));
+            return Ok(Devices { problem, ..Devices::default() });
+        };
+        let mut devices = Devices::default();
+        let mut problems = Vec::new();
+        for family in self.sides.families().collect::<Vec<_>>() {
+            match self.ensure(kernel, family, &lower).await? {
+                Ok((link, changed, mtu)) => {
+                    let moved = self.links.get(family).is_none_or(|old| old.index != link.index);
+                    devices.changed |= changed || moved;
+                    devices.links.push(link.index);
+                    devices.overlay_mtu = Some(devices.overlay_mtu.map_or(mtu, |smallest| smallest.min(mtu)));
+                    *self.links.get_mut(family) = Some(link);
+                }
+                Err(problem) => {
+                    *self.links.get_mut(family) = None;
+                    problems.push(problem);
+                }
+            }
+        }
+        if !lower.up {
+            problems.push(format!("underlay link {} is down", lower.name));
+        }
+        devices.problem = (!problems.is_empty()).then(|| problems.join("; "));
+        Ok(devices)
+    }
+
+    fn own_objects(&self) -> Vec<Object> {
+        let address = |(family, link): (Family, &Link)| {
+            let base = self.sides.get(family)?.subnet?.base();
+            let host = Subnet::containing(base, family.bits())?;
+            Some(Object::Address(Address { link: link.index, addr: host.into() }))
+        };
+        self.links.iter().filter_map(address).collect()
+    }
+
+    fn own_claims(&self) -> Vec<Claim> {
+        let mut claims = Vec::new();
+        for (family, side) in self.sides.iter() {
+            claims.extend(side.subnet.map(Claim::Subnet));
+            claims.push(Claim::Underlay(side.published));
+            let link = self.links.get(family);
+            claims.extend(link.map(|link| Claim::Vtep(link.index, side.mac, side.published)));
+        }
+        claims
+    }
+
+    fn peer(&self, lease: &Lease) -> Result<Peer, PeerError> {
+        peer(lease, &self.indexes())
+    }
+
+    fn scopes(&self) -> Vec<Scope> {
+        let scope = |(family, link): (Family, &Link)| Scope { link: link.index, family, kinds: Kinds::ALL };
+        self.links.iter().map(scope).collect()
+    }
+
+    /// On our own devices: what lies in our network, and FDB entries of stations. The kernel's own routes and
+    /// everything else somebody put there stays.
+    fn owns(&self, object: &Object) -> bool {
+        let (link, addr) = match object {
+            Object::Address(address) => (Some(address.link), address.addr.ip()),
+            Object::Neighbour(neighbour) => (Some(neighbour.link), neighbour.addr),
+            Object::Route(route) => {
+                if route.protocol == KERNEL_PROTOCOL {
+                    return false;
+                }
+                (route.link, route.dst.base())
+            }
+            Object::Fdb(entry) => return entry.mac.is_unicast() && self.family_of(entry.link).is_some(),
+        };
+        let Some(family) = link.and_then(|link| self.family_of(link)) else { return false };
+        self.sides.get(family).is_some_and(|side| match object {
+            Object::Route(route) => side.network.covers(route.dst),
+            _ => side.network.contains(addr),
+        })
+    }
+
+    fn concerns(&self, event: &KernelEvent) -> bool {
+        match event {
+            KernelEvent::Link(link) => {
+                let mut known = self.links.iter().map(|(_, link)| link).chain(&self.lower);
+                let named = |name: &str| {
+                    name == self.underlay.name
+                        || self.sides.families().any(|family| name == device_name(&self.config, family))
+                };
+                match known.find(|known| known.index == link.index) {
+                    Some(known) => known != link,
+                    None => named(&link.name),
+                }
+            }
+            KernelEvent::LinkGone(index, _) => {
+                self.links.iter().map(|(_, link)| link).chain(&self.lower).any(|link| link.index == *index)
+            }
+            _ => false,
+        }
+    }
+}
+
+/// `RTPROT_KERNEL`: routes that the kernel made for an address.
+const KERNEL_PROTOCOL: u8 = 2;

@@ -1,0 +1,174 @@
+//! What a VXLAN node publishes, and what a lease asks of the kernel. Pure.
+//! Upstream: `pkg/backend/vxlan/vxlan_network.go`.
+
+use std::net::IpAddr;
+
+use flannel_core::addr::{Family, LinkIndex, MacAddr, PerFamily, Vni};
+use flannel_core::dataplane::{FdbEntry, Neighbour, Object, ROUTE_PROTOCOL, Route};
+use flannel_core::gojson::GoObject;
+use flannel_core::lease::{BackendData, Lease};
+use flannel_core::peers::{Claim, Peer, PeerError};
+use serde::Serialize;
+
+/// The name under which this backend publishes leases.
+pub(crate) const KIND: &str = "vxlan";
+
+/// `BackendData` and `BackendV6Data` of a lease, with upstream's names and order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct VxlanData {
+    /// The VXLAN segment. Old writers left it out; it is never compared.
+    #[serde(rename = "VNI")]
+    pub vni: Option<Vni>,
+    /// The MAC of the node's VTEP.
+    #[serde(rename = "VtepMAC")]
+    pub vtep_mac: MacAddr,
+}
+
+impl VxlanData {
+    /// Reads what a node published, with names in any case.
+    pub fn decode(data: &BackendData) -> Result<Self, String> {
+        let object = GoObject::parse(data.as_str()).map_err(|error| format!("is no JSON object: {error}"))?;
+        let mac: Option<MacAddr> = object.get("VtepMAC").map_err(|error| format!("VtepMAC: {error}"))?;
+        let vtep_mac = mac.ok_or("VtepMAC is missing")?;
+        if !vtep_mac.is_unicast() {
+            return Err(format!("VtepMAC {vtep_mac} is no station's address"));
+        }
+        // An unusable VNI does not matter, since nothing is done with it.
+        Ok(Self { vni: object.get("VNI").unwrap_or_default(), vtep_mac })
+    }
+}
+
+/// What a lease of another node asks for, on the devices that are there.
+///
+/// A family is used if we have its device and the lease has its subnet, address and data; a node that has
+/// only one of our families is reached by that one.
+pub(crate) fn peer(lease: &Lease, links: &PerFamily<LinkIndex>) -> Result<Peer, PeerError> {
+    let attrs = &lease.attrs;
+    if attrs.backend_type != KIND {
+        return Err(PeerError::NotOurs(format!("its backend is {:?}, ours is {KIND:?}", attrs.backend_type)));
+    }
+    let mut peer = Peer::default();
+    for (family, subnet) in lease.key.subnets().iter() {
+        peer.claims.push(Claim::Subnet(*subnet));
+        let Some(link) = links.get(family) else { continue };
+        let malformed = |what: &str| PeerError::Malformed(format!("{family}: {what}"));
+        let underlay =
+            *attrs.public_ips.get(family).ok_or_else(|| malformed("it publishes no underlay address"))?;
+        let data = attrs.backend_data.get(family).ok_or_else(|| malformed("it publishes no backend data"))?;
+        let data = VxlanData::decode(data).map_err(|why| malformed(&why))?;
+        if !usable(underlay) {
+            return Err(malformed(&format!("underlay address {underlay} is no node's")));
+        }
+        let (link, mac) = (*link, data.vtep_mac);
+        peer.claims.extend([Claim::Vtep(link, mac, underlay), Claim::Underlay(underlay)]);
+        peer.objects.extend([
+            Object::Neighbour(Neighbour { link, addr: subnet.base(), mac }),
+            Object::Fdb(FdbEntry { link, mac, dst: underlay, port: None, vni: None, via: None }),
+            Object::Route(Route {
+                dst: *subnet,
+                metric: Route::default_metric(family),
+                via: Some(subnet.base()),
+                link: Some(link),
+                onlink: true,
+                protocol: ROUTE_PROTOCOL,
+                plain: true,
+            }),
+        ]);
+    }
+    if peer.objects.is_empty() && !links.is_empty() {
+        return Err(PeerError::NotOurs("it has none of the address families of this node".to_owned()));
+    }
+    Ok(peer)
+}
+
+/// Whether packets can be sent to this address at all.
+fn usable(addr: IpAddr) -> bool {
+    let broadcast = matches!(addr, IpAddr::V4(addr) if addr.is_broadcast());
+    !addr.is_unspecified() && !addr.is_multicast() && !addr.is_loopback() && !broadcast
+}
+
+/// What this node publishes for one family.
+pub(crate) fn own_data(vni: Vni, vtep_mac: MacAddr) -> BackendData {
+    BackendData::encode(&VxlanData { vni: Some(vni), vtep_mac }).expect("a number and a string always encode")
+}
+
+/// The MAC that a node published for a family, if it can be read.
+pub(crate) fn published_mac(data: &PerFamily<BackendData>, family: Family) -> Option<MacAddr> {
+    VxlanData::decode(data.get(family)?).ok().map(|data| data.vtep_mac)
+}
+
+#[cfg(test)]
+mod tests {
+    use flannel_core::lease::LeaseAttrs;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LINKS: PerFamily<LinkIndex> = PerFamily { v4: Some(LinkIndex(4)), v6: Some(LinkIndex(6)) };
+    const DUAL: &str = r#"{"PublicIP":"192.0.2.11","PublicIPv6":"2001:db8::11","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"0a:5b:10:33:7e:01"},"BackendV6Data":{"VNI":1,"VtepMAC":"5e:5b:10:33:7e:01"}}"#;
+
+    fn lease(key: &str, value: &str) -> Lease {
+        Lease { key: key.parse().unwrap(), attrs: LeaseAttrs::from_json(value).unwrap(), created: 1 }
+    }
+
+    #[test]
+    fn a_dual_stack_lease_asks_for_the_same_in_each_family() {
+        let lease = lease("10.5.1.0-24&fd00:5::-64", DUAL);
+        let peer = peer(&lease, &LINKS).unwrap();
+        assert_eq!((peer.objects.len(), peer.claims.len()), (6, 6));
+        for (family, link, base) in [(Family::V4, 4, "10.5.1.0"), (Family::V6, 6, "fd00:5::")] {
+            let base: IpAddr = base.parse().unwrap();
+            let routes: Vec<_> = (peer.objects.iter())
+                .filter_map(|object| match object {
+                    Object::Route(route) if route.dst.family() == family => Some(*route),
+                    _ => None,
+                })
+                .collect();
+            let metric = Route::default_metric(family);
+            let (dst, link) = (lease.subnet(family).unwrap(), Some(LinkIndex(link)));
+            let want = Route { dst, metric, via: Some(base), link, onlink: true, protocol: 102, plain: true };
+            assert_eq!(routes, [want]);
+        }
+        let v4 = PerFamily { v6: None, ..LINKS };
+        assert_eq!(super::peer(&lease, &v4).unwrap().objects.len(), 3, "only the families of our devices");
+    }
+
+    #[test]
+    fn other_backends_are_not_ours_and_garbled_data_is_unknown() {
+        let v4 = |value: &str| peer(&lease("10.5.1.0-24", value), &LINKS);
+        for value in [r#"{"PublicIP":"192.0.2.11","BackendType":"host-gw"}"#, r#"{"PublicIP":"192.0.2.11"}"#]
+        {
+            assert!(matches!(v4(value), Err(PeerError::NotOurs(_))), "{value}");
+        }
+        for value in [
+            r#"{"PublicIP":"192.0.2.11","BackendType":"vxlan"}"#,
+            r#"{"PublicIP":"192.0.2.11","BackendType":"vxlan","BackendData":7}"#,
+            r#"{"PublicIP":"192.0.2.11","BackendType":"vxlan","BackendData":{"VtepMAC":"x"}}"#,
+            r#"{"PublicIP":"192.0.2.11","BackendType":"vxlan","BackendData":{"VtepMAC":"00:00:00:00:00:00"}}"#,
+            r#"{"PublicIP":"192.0.2.11","BackendType":"vxlan","BackendData":{"VtepMAC":"01:00:5e:00:00:01"}}"#,
+            r#"{"BackendType":"vxlan","BackendData":{"VtepMAC":"0a:5b:10:33:7e:01"}}"#,
+            r#"{"PublicIP":"224.0.0.1","BackendType":"vxlan","BackendData":{"VtepMAC":"0a:5b:10:33:7e:01"}}"#,
+        ] {
+            assert!(matches!(v4(value), Err(PeerError::Malformed(_))), "{value}");
+        }
+        let old = r#"{"publicip":"192.0.2.11","BackendType":"vxlan","BackendData":{"vtepmac":"0A-5B-10-33-7E-01"}}"#;
+        assert!(v4(old).is_ok(), "old writers left the VNI out");
+    }
+
+    #[test]
+    fn publishes_upstreams_bytes() {
+        let data = own_data(Vni::new(1).unwrap(), "0a:5b:10:33:7e:01".parse().unwrap());
+        assert_eq!(data.as_str(), r#"{"VNI":1,"VtepMAC":"0a:5b:10:33:7e:01"}"#);
+    }
+
+    proptest! {
+        #[test]
+        fn no_backend_data_panics(data in "[\\{\\}\":,a-zA-Z0-9]{0,40}") {
+            let value = format!(r#"{{"PublicIP":"192.0.2.11","BackendType":"vxlan","BackendData":{{"VtepMAC":"{data}"}}}}"#);
+            if let Ok(attrs) = LeaseAttrs::from_json(&value) {
+                let key = "10.5.1.0-24".parse().unwrap();
+                let _ = peer(&Lease { key, attrs, created: 1 }, &LINKS);
+            }
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! Message bodies -> objects, addresses and routes. Pure, and panics on no input.
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use neli::consts::rtnl::{IfaF, Ntf, Nud, RtScope, RtTable, Rta, RtaType, RtmF, Rtn};
+use neli::rtnl::{Ifaddrmsg, Ndmsg, Rtmsg};
+use neli::types::{Buffer, RtBuffer};
+
+use super::encode::{AF_BRIDGE, RTA_VIA, RTNH_F_ONLINK};
+use super::message::{Message, Undecodable, attribute, attributes, number, u32_at};
+use crate::addr::{Family, LinkIndex, MacAddr, Subnet, Vni};
+use crate::dataplane::{Address, FdbEntry, Neighbour, Object, ObjectKey, Route};
+use crate::kernel::{LinkAddress, RouteLookup};
+
+/// `RTA_PREF`: the router preference of an IPv6 route.
+const RTA_PREF: u16 = 20;
+/// The preference "medium" (RFC 4191 section 2.1), which every route has by default.
+const PREF_MEDIUM: &[u8] = &[0];
+
+/// What a message about an entry tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sight {
+    /// There is an object.
+    Present(Object),
+    /// Under the key is something that we don't count as an object, or nothing.
+    Absent(ObjectKey),
+    /// It is about something else.
+    Irrelevant,
+}
+
+impl Sight {
+    /// The object that is there.
+    pub(super) fn present(self) -> Option<Object> {
+        if let Self::Present(object) = self { Some(object) } else { None }
+    }
+
+    /// The key that the message is about.
+    pub(super) fn key(self) -> Option<ObjectKey> {
+        match self {
+            Self::Present(object) => Some(object.key()),
+            Self::Absent(key) => Some(key),
+            Self::Irrelevant => None,
+        }
+    }
+}
+
+/// The address family of a kernel number, of those that we handle.
+fn family(number: u8) -> Option<Family> {
+    match i32::from(number) {
+        libc::AF_INET => Some(Family::V4),
+        libc::AF_INET6 => Some(Family::V6),
+        _ => None,
+    }
+}
+
+fn ip(payload: &[u8]) -> Result<IpAddr, Undecodable> {
+    let v4 = || <[u8; 4]>::try_from(payload).map(IpAddr::from);
+    let v6 = || <[u8; 16]>::try_from(payload).map(IpAddr::from);
+    v4().or_else(|_| v6()).map_err(|_| "attribute is no IP address".into())
+}
+
+/// Reads an attribute, if it is there.
+fn read<T: RtaType, V>(
+    within: &RtBuffer<T, Buffer>,
+    number: u16,
+    read: impl Fn(&[u8]) -> Result<V, Undecodable>,
+) -> Result<Option<V>, Undecodable> {
+    attribute(within, number).map(read).transpose()
+}
+
+/// Reads an IP address of a family.
+fn ip_of(family: Family) -> impl Fn(&[u8]) -> Result<IpAddr, Undecodable> {
+    move |payload| {
+        let addr = ip(payload)?;
+        if Family::of(addr) == family { Ok(addr) } else { Err("address of another family".into()) }
+    }
+}
+
+/// A MAC, if the hardware address has 48 bits.
+pub(super) fn mac(payload: &[u8]) -> Option<MacAddr> {
+    payload.try_into().ok().map(MacAddr)
+}
+
+/// A link by a signed field; 0 and below mean none.
+fn link(index: i32) -> Result<LinkIndex, Undecodable> {
+    u32::try_from(index).map(LinkIndex).map_err(|_| "negative link index".into())
+}
+
+/// An address of a link; `None` if it is of a family that we don't handle, or has no address.
+pub(super) fn address(message: &Message<'_>) -> Result<Option<LinkAddress>, Undecodable> {
+    let body: Ifaddrmsg = message.body_as()?;
+    let Some(family) = family((*body.ifa_family()).into()) else { return Ok(None) };
+    let attrs = body.rtattrs();
+    // On a point-to-point link IFA_ADDRESS is the other end's.
+    let local = read(attrs, libc::IFA_LOCAL, ip_of(family))?;
+    let Some(addr) =
+        local.map_or_else(|| read(attrs, libc::IFA_ADDRESS, ip_of(family)), |addr| Ok(Some(addr)))?
+    else {
+        return Ok(None);
+    };
+    let addr = IpNetwork::new(addr, *body.ifa_prefixlen()).map_err(|_| "prefix longer than the address")?;
+    let flags = read(attrs, libc::IFA_FLAGS, number)?.unwrap_or(u32::from(body.ifa_flags().bits()));
+    let has = |flag: IfaF| flags & u32::from(flag.bits()) != 0;
+    Ok(Some(LinkAddress {
+        link: LinkIndex(*body.ifa_index()),
+        addr,
+        global: *body.ifa_scope() == RtScope::Universe,
+        deprecated: has(IfaF::DEPRECATED),
+        permanent: has(IfaF::PERMANENT),
+        temporary: has(IfaF::TEMPORARY),
+        tentative: has(IfaF::TENTATIVE),
+    }))
+}
+
+/// An address as an object.
+pub(super) fn address_sight(message: &Message<'_>) -> Result<Sight, Undecodable> {
+    Ok(address(message)?.map_or(Sight::Irrelevant, |LinkAddress { link, addr, .. }| {
+        Sight::Present(Object::Address(Address { link, addr }))
+    }))
+}
+
+/// A neighbour or FDB entry.
+pub(super) fn neighbour_sight(message: &Message<'_>) -> Result<Sight, Undecodable> {
+    let body: Ndmsg = message.body_as()?;
+    match u8::from(*body.ndm_family()) {
+        AF_BRIDGE => fdb(&body),
+        other => family(other).map_or(Ok(Sight::Irrelevant), |family| neighbour(&body, family)),
+    }
+}
+
+fn neighbour(body: &Ndmsg, family: Family) -> Result<Sight, Undecodable> {
+    let attrs = body.rtattrs();
+    if body.ndm_flags().contains(Ntf::PROXY) {
+        return Ok(Sight::Irrelevant);
+    }
+    let Some(addr) = read(attrs, libc::NDA_DST, ip_of(family))? else { return Ok(Sight::Irrelevant) };
+    let link = link(*body.ndm_index())?;
+    let mac = attribute(attrs, libc::NDA_LLADDR).and_then(mac);
+    Ok(match mac.filter(|_| body.ndm_state().contains(Nud::PERMANENT)) {
+        Some(mac) => Sight::Present(Object::Neighbour(Neighbour { link, addr, mac })),
+        None => Sight::Absent(ObjectKey::Neighbour(link, addr)),
+    })
+}
+
+fn fdb(body: &Ndmsg) -> Result<Sight, Undecodable> {
+    let attrs = body.rtattrs();
+    let (dst, mac) = (read(attrs, libc::NDA_DST, ip)?, attribute(attrs, libc::NDA_LLADDR).and_then(mac));
+    // Entries of a bridge have no remote, those with a next-hop group neither.
+    let (Some(dst), Some(mac), true) = (dst, mac, body.ndm_flags().contains(Ntf::SELF)) else {
+        return Ok(Sight::Irrelevant);
+    };
+    let port = |payload: &[u8]| payload.try_into().map(u16::from_be_bytes).map_err(|_| "bad port".into());
+    let vni = |payload: &[u8]| Vni::new(number(payload)?).map_err(|_| "bad VNI".into());
+    let entry = FdbEntry {
+        link: link(*body.ndm_index())?,
+        mac,
+        dst,
+        port: read(attrs, libc::NDA_PORT, port)?,
+        vni: read(attrs, libc::NDA_VNI, vni)?,
+        via: read(attrs, libc::NDA_IFINDEX, number)?.map(LinkIndex),
+    };
+    // 0x80 and 0xc0 (with NOARP) are the same to the driver.
+    Ok(if body.ndm_state().contains(Nud::PERMANENT) {
+        Sight::Present(Object::Fdb(entry))
+    } else {
+        Sight::Absent(ObjectKey::Fdb(entry))
+    })
+}
+
+/// A route. [`Sight::Irrelevant`] if it is not in the main table, is cached, or is for one TOS only.
+pub(super) fn route_sight(message: &Message<'_>) -> Result<Sight, Undecodable> {
+    let body: Rtmsg = message.body_as()?;
+    let Some(family) = family((*body.rtm_family()).into()) else { return Ok(Sight::Irrelevant) };
+    let attrs = body.rtattrs();
+    let in_main = table(&body)? == u32::from(u8::from(RtTable::Main));
+    if !in_main || *body.rtm_tos() != 0 || body.rtm_flags().contains(RtmF::CLONED) {
+        return Ok(Sight::Irrelevant);
+    }
+    let base = read(attrs, libc::RTA_DST, ip_of(family))?.unwrap_or(family.unspecified());
+    let dst = Subnet::exact(base, *body.rtm_dst_len()).ok_or("destination is no subnet")?;
+    Ok(Sight::Present(Object::Route(Route {
+        dst,
+        metric: read(attrs, libc::RTA_PRIORITY, number)?.unwrap_or(0),
+        via: gateway(attrs, family)?,
+        link: read(attrs, libc::RTA_OIF, number)?.map(LinkIndex),
+        onlink: body.rtm_flags().bits() & RTNH_F_ONLINK != 0,
+        protocol: (*body.rtm_protocol()).into(),
+        plain: is_plain(&body, family),
+    })))
+}
+
+fn table(body: &Rtmsg) -> Result<u32, Undecodable> {
+    let short = u32::from(u8::from(*body.rtm_table()));
+    Ok(read(body.rtattrs(), libc::RTA_TABLE, number)?.unwrap_or(short))
+}
+
+fn gateway(attrs: &RtBuffer<Rta, Buffer>, family: Family) -> Result<Option<IpAddr>, Undecodable> {
+    let via = |payload: &[u8]| ip(payload.get(2..).unwrap_or(&[]));
+    Ok(read(attrs, libc::RTA_GATEWAY, ip_of(family))?.or(read(attrs, RTA_VIA, via)?))
+}
+
+/// Whether a route has nothing but what we write.
+fn is_plain(body: &Rtmsg, family: Family) -> bool {
+    let known = attributes(body.rtattrs()).all(|(kind, payload)| match kind {
+        libc::RTA_TABLE | libc::RTA_DST | libc::RTA_OIF | libc::RTA_GATEWAY | libc::RTA_PRIORITY => true,
+        // struct rta_cacheinfo, of which all but the expiry is statistics.
+        libc::RTA_CACHEINFO => u32_at(payload, 8) == Some(0),
+        RTA_PREF => payload == PREF_MEDIUM,
+        _ => false,
+    });
+    let direct = attribute(body.rtattrs(), libc::RTA_GATEWAY).is_none();
+    let scope = match *body.rtm_scope() {
+        RtScope::Universe => true,
+        RtScope::Link => family == Family::V4 && direct,
+        _ => false,
+    };
+    known && scope && *body.rtm_type() == Rtn::Unicast && *body.rtm_src_len() == 0
+}
+
+/// The answer to a look-up, or a route as one; `None` if it leads nowhere.
+pub(super) fn lookup(message: &Message<'_>) -> Result<Option<RouteLookup>, Undecodable> {
+    let body: Rtmsg = message.body_as()?;
+    let family = family((*body.rtm_family()).into()).ok_or("route of an unknown family")?;
+    if !matches!(body.rtm_type(), Rtn::Unicast | Rtn::Local | Rtn::Broadcast | Rtn::Multicast | Rtn::Anycast)
+    {
+        return Ok(None);
+    }
+    let attrs = body.rtattrs();
+    Ok(Some(RouteLookup {
+        link: read(attrs, libc::RTA_OIF, number)?.map(LinkIndex),
+        via: gateway(attrs, family)?,
+        source: read(attrs, libc::RTA_PREFSRC, ip_of(family))?,
+        metric: read(attrs, libc::RTA_PRIORITY, number)?.unwrap_or(0),
+    }))
+}
+
+/// A default route of the main table; `None` if it is another route.
+pub(super) fn default_route(message: &Message<'_>) -> Result<Option<RouteLookup>, Undecodable> {
+    let body: Rtmsg = message.body_as()?;
+    let is_default = *body.rtm_dst_len() == 0 && *body.rtm_type() == Rtn::Unicast;
+    match route_sight(message)? {
+        Sight::Present(_) if is_default => lookup(message),
+        _ => Ok(None),
+    }
+}

@@ -1,0 +1,259 @@
+//! Operations on objects -> request messages. Pure.
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use neli::consts::nl::NlmF;
+use neli::consts::rtnl::{
+    Ifa, IfaF, Nda, Ntf, Nud, RtAddrFamily, RtScope, RtTable, Rta, RtaType, Rtm, RtmF, Rtn, Rtprot,
+};
+use neli::rtnl::{
+    Ifaddrmsg, IfaddrmsgBuilder, Ndmsg, NdmsgBuilder, Rtattr, RtattrBuilder, Rtmsg, RtmsgBuilder,
+};
+use neli::types::{Buffer, RtBuffer};
+use neli::{Size, ToBytes};
+
+use super::message::Datagram;
+use crate::addr::{Family, LinkIndex};
+use crate::dataplane::{Address, FdbEntry, Neighbour, Object, Op, Route};
+
+/// `AF_BRIDGE`: the family of FDB entries.
+pub(super) const AF_BRIDGE: u8 = 7;
+/// `RTNH_F_ONLINK` in `rtm_flags`. Not in neli, whose `From` would drop it.
+pub(super) const RTNH_F_ONLINK: u32 = 4;
+/// `RTA_VIA`: a gateway of another family than the route's.
+pub(super) const RTA_VIA: u16 = 18;
+
+/// Appends the message for one operation.
+///
+/// Only routes are created exclusively: the others live on devices of our own, where an entry under the
+/// same key is a leftover of ours.
+pub(super) fn op(datagram: &mut Datagram, op: &Op, seq: u32, ack: bool) {
+    let put = match op {
+        Op::Create(Object::Route(_)) => NlmF::CREATE | NlmF::EXCL,
+        Op::Create(_) | Op::Replace(_) => NlmF::CREATE | NlmF::REPLACE,
+        Op::Delete(_) => NlmF::empty(),
+    };
+    let flags = if ack { put | NlmF::ACK } else { put };
+    let delete = matches!(op, Op::Delete(_));
+    let kind = |new, del| if delete { del } else { new };
+    match op.object() {
+        Object::Address(it) => datagram.push(kind(Rtm::Newaddr, Rtm::Deladdr), flags, seq, address(it)),
+        Object::Neighbour(it) => datagram.push(kind(Rtm::Newneigh, Rtm::Delneigh), flags, seq, neighbour(it)),
+        Object::Fdb(it) => datagram.push(kind(Rtm::Newneigh, Rtm::Delneigh), flags, seq, fdb(it)),
+        Object::Route(it) if delete => datagram.push(Rtm::Delroute, flags, seq, route_to_delete(it)),
+        Object::Route(it) => datagram.push(Rtm::Newroute, flags, seq, route(it)),
+    }
+}
+
+/// The kernel's number of a family.
+pub(super) fn family(family: Family) -> RtAddrFamily {
+    match family {
+        Family::V4 => RtAddrFamily::Inet,
+        Family::V6 => RtAddrFamily::Inet6,
+    }
+}
+
+/// An attribute.
+pub(super) fn attr<T: RtaType, P: Size + ToBytes>(kind: T, payload: P) -> Rtattr<T, Buffer> {
+    RtattrBuilder::default()
+        .rta_type(kind)
+        .rta_payload(payload)
+        .build()
+        .expect("both fields are set and memory can be written")
+}
+
+/// The bytes of an address, as attributes carry it.
+pub(super) fn ip(addr: IpAddr) -> Buffer {
+    match addr {
+        IpAddr::V4(addr) => Buffer::from(addr.octets().as_slice()),
+        IpAddr::V6(addr) => Buffer::from(addr.octets().as_slice()),
+    }
+}
+
+/// A link index where the kernel has a signed field. Real ones are small and positive.
+pub(super) fn index(link: LinkIndex) -> i32 {
+    link.0.cast_signed()
+}
+
+fn address(address: &Address) -> Ifaddrmsg {
+    let Address { link, addr } = *address;
+    let mut attrs: RtBuffer<Ifa, Buffer> =
+        [attr(Ifa::Local, ip(addr.ip())), attr(Ifa::Address, ip(addr.ip()))].into_iter().collect();
+    let mut flags = IfaF::PERMANENT;
+    match addr {
+        IpNetwork::V4(net) if net.prefix() < 31 => {
+            attrs.push(attr(Ifa::Broadcast, ip(net.broadcast().into())));
+        }
+        IpNetwork::V4(_) => {}
+        // Detection would keep the address unusable for about a second, and nobody answers in a VXLAN.
+        IpNetwork::V6(_) => flags |= IfaF::NODAD,
+    }
+    attrs.push(attr(Ifa::Flags, u32::from(flags.bits())));
+    IfaddrmsgBuilder::default()
+        .ifa_family(family(Family::of(addr.ip())))
+        .ifa_prefixlen(addr.prefix())
+        .ifa_flags(flags)
+        .ifa_scope(RtScope::Universe)
+        .ifa_index(link.0)
+        .rtattrs(attrs)
+        .build()
+        .expect("all fields are set")
+}
+
+fn neighbour(neighbour: &Neighbour) -> Ndmsg {
+    let Neighbour { link, addr, mac } = *neighbour;
+    let attrs = [attr(Nda::Dst, ip(addr)), attr(Nda::Lladdr, mac.0)];
+    neighbour_message(family(Family::of(addr)), link, Ntf::empty(), attrs)
+}
+
+fn fdb(entry: &FdbEntry) -> Ndmsg {
+    let FdbEntry { link, mac, dst, port, vni, via } = *entry;
+    let attrs = [attr(Nda::Lladdr, mac.0), attr(Nda::Dst, ip(dst))]
+        .into_iter()
+        .chain(port.map(|port| attr(Nda::Port, port.to_be_bytes())))
+        .chain(vni.map(|vni| attr(Nda::Vni, vni.get())))
+        .chain(via.map(|via| attr(Nda::Ifindex, via.0)));
+    neighbour_message(RtAddrFamily::from(AF_BRIDGE), link, Ntf::SELF, attrs)
+}
+
+fn neighbour_message(
+    family: RtAddrFamily,
+    link: LinkIndex,
+    flags: Ntf,
+    attrs: impl IntoIterator<Item = Rtattr<Nda, Buffer>>,
+) -> Ndmsg {
+    NdmsgBuilder::default()
+        .ndm_family(family)
+        .ndm_index(index(link))
+        .ndm_state(Nud::PERMANENT)
+        .ndm_flags(flags)
+        .ndm_type(Rtn::Unicast)
+        .rtattrs(attrs.into_iter().collect())
+        .build()
+        .expect("all fields are set")
+}
+
+fn route(route: &Route) -> Rtmsg {
+    let scope = match (route.dst.family(), route.via) {
+        (Family::V4, None) => RtScope::Link,
+        _ => RtScope::Universe,
+    };
+    // The field is wider than neli's flags; RTNH_F_ONLINK is unknown to them.
+    let flags = RtmF::from_bits_retain(if route.onlink { RTNH_F_ONLINK } else { 0 });
+    route_message(route, next_hop(route))
+        .rtm_protocol(Rtprot::from(route.protocol))
+        .rtm_scope(scope)
+        .rtm_type(Rtn::Unicast)
+        .rtm_flags(flags)
+        .build()
+        .expect("all fields are set")
+}
+
+/// What names one route and no other. In a deletion `RT_SCOPE_NOWHERE` and 0 mean "any".
+///
+/// A route that is not plain may have its next hops elsewhere (several, a next-hop object, none) and
+/// would not match a gateway here: it goes by destination, metric and protocol.
+fn route_to_delete(route: &Route) -> Rtmsg {
+    let (next_hop, protocol, kind) = if route.plain {
+        (next_hop(route), Rtprot::Unspec, Rtn::Unicast)
+    } else {
+        (Vec::new(), Rtprot::from(route.protocol), Rtn::Unspec)
+    };
+    route_message(route, next_hop)
+        .rtm_protocol(protocol)
+        .rtm_scope(RtScope::Nowhere)
+        .rtm_type(kind)
+        .build()
+        .expect("all fields are set")
+}
+
+fn next_hop(route: &Route) -> Vec<Rtattr<Rta, Buffer>> {
+    let gateway = route.via.map(|via| {
+        if Family::of(via) == route.dst.family() {
+            return attr(Rta::Gateway, ip(via));
+        }
+        // struct rtvia: the family as u16, then the address.
+        let number = u16::from(u8::from(family(Family::of(via))));
+        let mut payload = Buffer::from(number.to_ne_bytes().as_slice());
+        payload.extend_from_slice(ip(via).as_ref());
+        attr(Rta::from(RTA_VIA), payload)
+    });
+    gateway.into_iter().chain(route.link.map(|link| attr(Rta::Oif, link.0))).collect()
+}
+
+fn route_message(route: &Route, next_hop: Vec<Rtattr<Rta, Buffer>>) -> RtmsgBuilder {
+    let metric = (route.metric != 0).then(|| attr(Rta::Priority, route.metric));
+    RtmsgBuilder::default()
+        .rtm_family(family(route.dst.family()))
+        .rtm_dst_len(route.dst.prefix())
+        .rtm_src_len(0)
+        .rtm_tos(0)
+        .rtm_table(RtTable::Main)
+        .rtattrs([attr(Rta::Dst, ip(route.dst.base()))].into_iter().chain(next_hop).chain(metric).collect())
+}
+
+/// The question how the kernel would reach an address.
+pub(super) fn lookup(dst: IpAddr) -> Rtmsg {
+    RtmsgBuilder::default()
+        .rtm_family(family(Family::of(dst)))
+        .rtm_dst_len(Family::of(dst).bits())
+        .rtm_src_len(0)
+        .rtm_tos(0)
+        .rtm_table(RtTable::Unspec)
+        .rtm_protocol(Rtprot::Unspec)
+        .rtm_scope(RtScope::Universe)
+        .rtm_type(Rtn::Unspec)
+        .rtattrs([attr(Rta::Dst, ip(dst))].into_iter().collect())
+        .build()
+        .expect("all fields are set")
+}
+
+/// What to dump routes by: the main table and, if given, the outgoing link. Strict checking allows no
+/// more.
+pub(super) fn routes_of(of: Family, link: Option<LinkIndex>) -> Rtmsg {
+    RtmsgBuilder::default()
+        .rtm_family(family(of))
+        .rtm_dst_len(0)
+        .rtm_src_len(0)
+        .rtm_tos(0)
+        .rtm_table(RtTable::Main)
+        .rtm_protocol(Rtprot::Unspec)
+        .rtm_scope(RtScope::Universe)
+        .rtm_type(Rtn::Unspec)
+        .rtattrs(link.map(|link| attr(Rta::Oif, link.0)).into_iter().collect())
+        .build()
+        .expect("all fields are set")
+}
+
+/// What to dump addresses by; link 0 means all links.
+pub(super) fn addresses_of(of: Family, link: LinkIndex) -> Ifaddrmsg {
+    IfaddrmsgBuilder::default()
+        .ifa_family(family(of))
+        .ifa_prefixlen(0)
+        .ifa_scope(RtScope::Universe)
+        .ifa_index(link.0)
+        .build()
+        .expect("all fields are set")
+}
+
+/// What to dump neighbours by. The header's index must be 0 here: the link is an attribute.
+pub(super) fn neighbours_of(of: Family, link: Option<LinkIndex>) -> Ndmsg {
+    entries_of(family(of), LinkIndex(0), link.map(|link| attr(Nda::Ifindex, link.0)))
+}
+
+/// What to dump FDB entries by; link 0 means all links.
+pub(super) fn fdb_of(link: LinkIndex) -> Ndmsg {
+    entries_of(RtAddrFamily::from(AF_BRIDGE), link, None)
+}
+
+fn entries_of(family: RtAddrFamily, link: LinkIndex, filter: Option<Rtattr<Nda, Buffer>>) -> Ndmsg {
+    NdmsgBuilder::default()
+        .ndm_family(family)
+        .ndm_index(index(link))
+        .ndm_state(Nud::empty())
+        .ndm_type(Rtn::Unspec)
+        .rtattrs(filter.into_iter().collect())
+        .build()
+        .expect("all fields are set")
+}

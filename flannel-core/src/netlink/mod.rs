@@ -1,0 +1,198 @@
+//! The kernel of one network namespace, over rtnetlink.
+//!
+//! Three sockets: one for requests that are answered once ([`batch`]), one for lists ([`dump`]), one that
+//! hears announcements ([`events`]). `encode`, `decode` and `link` turn values into messages and back and
+//! touch nothing else. No type of the netlink library leaves this module.
+
+mod batch;
+mod decode;
+mod dump;
+mod encode;
+mod events;
+mod link;
+mod message;
+mod socket;
+mod sys;
+
+#[cfg(test)]
+mod tests;
+
+use std::net::IpAddr;
+
+use async_trait::async_trait;
+use neli::consts::nl::NlmF;
+use neli::consts::rtnl::Rtm;
+
+use self::batch::{Answer, Requests};
+use self::decode::Sight;
+use self::dump::Dumps;
+use self::events::Events;
+use self::message::{Message, Undecodable, Verdict};
+use self::socket::RECEIVE_BUFFER;
+use crate::addr::{Family, LinkIndex};
+use crate::dataplane::{Object, Op};
+use crate::kernel::{
+    Kernel, KernelError, KernelEvent, Link, LinkAddress, LinkOp, Refusal, RouteLookup, Scope,
+};
+
+/// Speaks to the kernel about the network namespace in which it was opened.
+pub struct Netlink {
+    requests: Requests,
+    dumps: Dumps,
+    events: Events,
+}
+
+impl std::fmt::Debug for Netlink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Netlink").finish_non_exhaustive()
+    }
+}
+
+impl Netlink {
+    /// Opens the sockets in the network namespace of the calling thread, where they stay even if the
+    /// thread moves on. Announcements are collected from now on, so what is read later misses none.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime with I/O and time.
+    pub fn open() -> Result<Self, KernelError> {
+        Self::with_event_buffer(RECEIVE_BUFFER)
+    }
+
+    /// Like [`Self::open`], with another receive buffer for announcements, in bytes.
+    pub(crate) fn with_event_buffer(bytes: usize) -> Result<Self, KernelError> {
+        let events = Events::open(bytes)?;
+        Ok(Self { requests: Requests::open(RECEIVE_BUFFER)?, dumps: Dumps::open(RECEIVE_BUFFER)?, events })
+    }
+
+    async fn read_addresses(&mut self, scope: Scope) -> Result<Vec<Object>, KernelError> {
+        let filter = |link| move || encode::addresses_of(scope.family, link);
+        let decode = wanted(scope, decode::address_sight);
+        self.dumps
+            .dump("read addresses", Rtm::Getaddr, filter(scope.link), filter(LinkIndex(0)), decode)
+            .await
+    }
+
+    async fn read_neighbours(&mut self, scope: Scope) -> Result<Vec<Object>, KernelError> {
+        let filter = || encode::neighbours_of(scope.family, Some(scope.link));
+        let all = || encode::neighbours_of(scope.family, None);
+        let decode = wanted(scope, decode::neighbour_sight);
+        self.dumps.dump("read neighbours", Rtm::Getneigh, filter, all, decode).await
+    }
+
+    async fn read_fdb(&mut self, scope: Scope) -> Result<Vec<Object>, KernelError> {
+        let filter = |link| move || encode::fdb_of(link);
+        let decode = wanted(scope, decode::neighbour_sight);
+        self.dumps.dump("read the FDB", Rtm::Getneigh, filter(scope.link), filter(LinkIndex(0)), decode).await
+    }
+
+    async fn read_routes(&mut self, scope: Scope) -> Result<Vec<Object>, KernelError> {
+        let filter = |link| move || encode::routes_of(scope.family, link);
+        let decode = wanted(scope, decode::route_sight);
+        self.dumps.dump("read routes", Rtm::Getroute, filter(Some(scope.link)), filter(None), decode).await
+    }
+}
+
+/// Keeps the objects of a scope's link, since a kernel may not filter as it was asked.
+fn wanted(
+    scope: Scope,
+    decode: impl Fn(&Message<'_>) -> Result<Sight, Undecodable>,
+) -> impl Fn(&Message<'_>) -> Result<Option<Object>, Undecodable> {
+    move |message| {
+        Ok(decode(message)?.present().filter(|object| match object {
+            Object::Address(it) => it.link == scope.link && Family::of(it.addr.ip()) == scope.family,
+            Object::Neighbour(it) => it.link == scope.link && Family::of(it.addr) == scope.family,
+            Object::Fdb(it) => it.link == scope.link,
+            Object::Route(it) => it.link == Some(scope.link) && it.dst.family() == scope.family,
+        }))
+    }
+}
+
+#[async_trait]
+impl Kernel for Netlink {
+    async fn links(&mut self) -> Result<Vec<Link>, KernelError> {
+        let all = || link::links_of(None);
+        self.dumps.dump("read links", Rtm::Getlink, all, all, link::link).await
+    }
+
+    async fn link(&mut self, name: &str) -> Result<Option<Link>, KernelError> {
+        // No link has such a name, and the kernel calls the question wrong.
+        if name.is_empty() || name.len() >= libc::IFNAMSIZ || name.contains('\0') {
+            return Ok(None);
+        }
+        let what = || format!("read link {name}");
+        let body = link::links_of(Some(name));
+        let encode =
+            |datagram: &mut message::Datagram, seq| datagram.push(Rtm::Getlink, NlmF::empty(), seq, body);
+        match self.requests.ask(what, encode, link::link).await? {
+            Answer::Message(link) => Ok(link),
+            Answer::Verdict(Verdict { errno: libc::ENODEV, .. }) => Ok(None),
+            Answer::Verdict(verdict) => Err(verdict.refused(what())),
+        }
+    }
+
+    async fn addresses(&mut self) -> Result<Vec<LinkAddress>, KernelError> {
+        let mut addresses = Vec::new();
+        for family in Family::ALL {
+            let all = || encode::addresses_of(family, LinkIndex(0));
+            addresses
+                .extend(self.dumps.dump("read addresses", Rtm::Getaddr, all, all, decode::address).await?);
+        }
+        Ok(addresses)
+    }
+
+    async fn default_routes(&mut self, family: Family) -> Result<Vec<RouteLookup>, KernelError> {
+        let all = || encode::routes_of(family, None);
+        let routes =
+            self.dumps.dump("read default routes", Rtm::Getroute, all, all, decode::default_route).await?;
+        Ok(routes)
+    }
+
+    async fn lookup(&mut self, dst: IpAddr) -> Result<Option<RouteLookup>, KernelError> {
+        let what = || format!("look up the route to {dst}");
+        let body = encode::lookup(dst);
+        let encode =
+            |datagram: &mut message::Datagram, seq| datagram.push(Rtm::Getroute, NlmF::empty(), seq, body);
+        match self.requests.ask(what, encode, decode::lookup).await? {
+            Answer::Message(route) => Ok(route),
+            Answer::Verdict(Verdict { errno: libc::ENETUNREACH | libc::EHOSTUNREACH, .. }) => Ok(None),
+            // Prohibited and black-holed, for IPv4.
+            Answer::Verdict(Verdict { errno: libc::EACCES | libc::EINVAL, .. }) => Ok(None),
+            Answer::Verdict(verdict) => Err(verdict.refused(what())),
+        }
+    }
+
+    async fn objects(&mut self, scope: Scope) -> Result<Vec<Object>, KernelError> {
+        let mut objects = Vec::new();
+        if scope.kinds.addresses {
+            objects.extend(self.read_addresses(scope).await?);
+        }
+        if scope.kinds.neighbours {
+            objects.extend(self.read_neighbours(scope).await?);
+        }
+        if scope.kinds.fdb {
+            objects.extend(self.read_fdb(scope).await?);
+        }
+        if scope.kinds.routes {
+            objects.extend(self.read_routes(scope).await?);
+        }
+        Ok(objects)
+    }
+
+    async fn change_link(&mut self, op: &LinkOp) -> Result<(), KernelError> {
+        let what = || link::describe(op);
+        let encode = |datagram: &mut message::Datagram, seq| link::change(datagram, op, seq);
+        match self.requests.ask(what, encode, |_| Ok(())).await? {
+            Answer::Message(()) | Answer::Verdict(Verdict { errno: 0, .. }) => Ok(()),
+            Answer::Verdict(verdict) => Err(verdict.refused(what())),
+        }
+    }
+
+    async fn execute(&mut self, ops: &[Op]) -> Result<Vec<Refusal>, KernelError> {
+        self.requests.execute(ops).await
+    }
+
+    async fn events(&mut self) -> Vec<KernelEvent> {
+        self.events.next().await
+    }
+}

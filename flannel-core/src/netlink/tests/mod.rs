@@ -1,0 +1,7 @@
+//! Tests on bytes, and tests against the kernel in namespaces of their own.
+
+mod bytes;
+mod changes;
+mod kernel;
+mod sandbox;
+mod storms;

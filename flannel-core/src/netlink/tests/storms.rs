@@ -1,0 +1,213 @@
+//! Many at once, much lost, and things that vanish.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use super::super::Netlink;
+use super::changes::{ours, peer};
+use super::kernel::device;
+use super::sandbox::{ip, with_underlay};
+use crate::addr::{Family, LinkIndex};
+use crate::dataplane::{Object, Op};
+use crate::kernel::{Kernel, KernelEvent, Kinds, LinkOp, Scope};
+
+fn peers(link: LinkIndex, family: Family, count: u16) -> Vec<Object> {
+    (1..=count).flat_map(|number| peer(link, family, number, 1)).collect()
+}
+
+fn ops(objects: &[Object], op: fn(Object) -> Op) -> Vec<Op> {
+    objects.iter().copied().map(op).collect()
+}
+
+#[test]
+fn a_thousand_peers_come_and_go() {
+    with_underlay("storms::a_thousand_peers_come_and_go", || async {
+        let mut kernel = Netlink::open().unwrap();
+        for family in Family::ALL {
+            let link = device(&mut kernel, family).await.index;
+            let objects = peers(link, family, 1000);
+            let start = Instant::now();
+            assert_eq!(kernel.execute(&ops(&objects, Op::Create)).await.unwrap(), []);
+            let created = start.elapsed();
+            assert_eq!(ours(&mut kernel, link, family).await, objects.iter().copied().collect());
+            let read = start.elapsed() - created;
+            println!("{family}: 3000 operations in {created:?}, read back in {read:?}");
+            assert_eq!(kernel.execute(&ops(&objects, Op::Delete)).await.unwrap(), []);
+            assert_eq!(ours(&mut kernel, link, family).await, BTreeSet::new());
+        }
+    });
+}
+
+#[test]
+fn hundreds_of_failures_are_all_reported() {
+    with_underlay("storms::hundreds_of_failures_are_all_reported", || async {
+        let mut kernel = Netlink::open().unwrap();
+        let bad = ops(&peers(LinkIndex(9999), Family::V4, 200), Op::Create);
+        let start = Instant::now();
+        let refusals = kernel.execute(&bad).await.unwrap();
+        assert_eq!(refusals.iter().map(|it| it.op).collect::<Vec<_>>(), bad);
+        assert!(start.elapsed() < Duration::from_secs(2));
+        assert_eq!(kernel.execute(&[]).await.unwrap(), []);
+    });
+}
+
+#[test]
+fn lost_announcements_are_an_overrun() {
+    with_underlay("storms::lost_announcements_are_an_overrun", || async {
+        let mut kernel = Netlink::with_event_buffer(8192).unwrap();
+        let link = device(&mut kernel, Family::V4).await.index;
+        let objects = peers(link, Family::V4, 500);
+        assert_eq!(kernel.execute(&ops(&objects, Op::Create)).await.unwrap(), []);
+        let mut events = Vec::new();
+        while !events.contains(&KernelEvent::Overrun) {
+            let more = tokio::time::timeout(Duration::from_secs(1), kernel.events()).await;
+            events.extend(more.expect("the overrun is said"));
+        }
+        assert!(events.len() < objects.len());
+        // The state is there to be read, and later announcements come through.
+        assert_eq!(ours(&mut kernel, link, Family::V4).await, objects.iter().copied().collect());
+        while tokio::time::timeout(Duration::from_millis(50), kernel.events()).await.is_ok() {}
+        assert_eq!(kernel.execute(&[Op::Delete(objects[2])]).await.unwrap(), []);
+        assert_eq!(kernel.events().await, [KernelEvent::Gone(objects[2].key())]);
+    });
+}
+
+#[test]
+fn every_announcement_of_a_thousand_peers_arrives() {
+    with_underlay("storms::every_announcement_of_a_thousand_peers_arrives", || async {
+        let mut kernel = Netlink::open().unwrap();
+        let link = device(&mut kernel, Family::V4).await.index;
+        // In user namespaces the receive buffer can't be made larger than the system allows, so this is
+        // read in between; an agent does so too.
+        let mut missing: BTreeSet<_> = BTreeSet::new();
+        for objects in peers(link, Family::V4, 1000).chunks(90) {
+            assert_eq!(kernel.execute(&ops(objects, Op::Create)).await.unwrap(), []);
+            missing.extend(objects.iter().copied());
+            while let Ok(events) = tokio::time::timeout(Duration::from_millis(20), kernel.events()).await {
+                for event in events {
+                    assert_ne!(event, KernelEvent::Overrun);
+                    if let KernelEvent::Put(object) = event {
+                        missing.remove(&object);
+                    }
+                }
+            }
+        }
+        assert_eq!(missing, BTreeSet::new());
+    });
+}
+
+/// Polls a future once and drops it if it is not done.
+async fn abandon<F: Future>(future: F) {
+    let mut future = Box::pin(future);
+    std::future::poll_fn(|context| {
+        _ = future.as_mut().poll(context);
+        std::task::Poll::Ready(())
+    })
+    .await;
+}
+
+#[test]
+fn dropped_futures_confuse_nothing() {
+    with_underlay("storms::dropped_futures_confuse_nothing", || async {
+        let mut kernel = Netlink::open().unwrap();
+        let link = device(&mut kernel, Family::V4).await.index;
+        let objects = peers(link, Family::V4, 1000);
+        let (good, bad) =
+            (ops(&objects, Op::Replace), ops(&peers(LinkIndex(9999), Family::V4, 300), Op::Create));
+        let scope = Scope { link, family: Family::V4, kinds: Kinds::ALL };
+        for micros in [0, 10, 50, 200, 500, 1000, 2000, 5000, 10_000, 20_000] {
+            let soon = Duration::from_micros(micros);
+            _ = tokio::time::timeout(soon, kernel.execute(&bad)).await;
+            abandon(kernel.execute(&good)).await;
+            abandon(kernel.lookup([192, 0, 2, 9].into())).await;
+            assert_eq!(kernel.link("none").await.unwrap(), None);
+            assert_eq!(kernel.execute(&bad[..3]).await.unwrap().len(), 3);
+            assert_eq!(kernel.execute(&good).await.unwrap(), []);
+
+            _ = tokio::time::timeout(soon, kernel.objects(scope)).await;
+            abandon(kernel.objects(scope)).await;
+            abandon(kernel.links()).await;
+            assert_eq!(kernel.objects(scope).await.unwrap().len(), objects.len());
+            abandon(kernel.events()).await;
+        }
+    });
+}
+
+#[test]
+fn lists_are_read_while_they_change() {
+    with_underlay("storms::lists_are_read_while_they_change", || async {
+        let mut kernel = Netlink::open().unwrap();
+        let link = device(&mut kernel, Family::V4).await.index;
+        let v6 = device(&mut kernel, Family::V6).await.index;
+        let fixed = peers(link, Family::V4, 500);
+        assert_eq!(kernel.execute(&ops(&fixed, Op::Create)).await.unwrap(), []);
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        let handle = tokio::runtime::Handle::current();
+        let mut other = { Netlink::open().unwrap() };
+        let changer = std::thread::spawn(move || {
+            let changing: Vec<_> = (600..900).flat_map(|number| peer(link, Family::V4, number, 1)).collect();
+            let changing6 = peers(v6, Family::V6, 100);
+            let mut rounds = 0;
+            while stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
+                for objects in [&changing, &changing6] {
+                    for op in [Op::Replace, Op::Delete] {
+                        assert_eq!(handle.block_on(other.execute(&ops(objects, op))).unwrap(), []);
+                    }
+                }
+                rounds += 1;
+            }
+            rounds
+        });
+        let fixed: BTreeSet<_> = fixed.into_iter().filter(|it| !matches!(it, Object::Route(_))).collect();
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+            let seen: BTreeSet<_> = kernel
+                .objects(Scope { link, family: Family::V4, kinds: Kinds::ALL })
+                .await
+                .unwrap()
+                .into_iter()
+                .collect();
+            assert!(seen.len() >= 1000, "{}", seen.len());
+            assert!(fixed.iter().filter(|it| !seen.contains(it)).count() < 10);
+            kernel.objects(Scope { link: v6, family: Family::V6, kinds: Kinds::ALL }).await.unwrap();
+            kernel.links().await.unwrap();
+            kernel.addresses().await.unwrap();
+        }
+        stop.send(()).unwrap();
+        println!("{} rounds of changes meanwhile", changer.join().unwrap());
+    });
+}
+
+#[test]
+fn a_device_that_vanishes_gives_errors() {
+    with_underlay("storms::a_device_that_vanishes_gives_errors", || async {
+        let mut kernel = Netlink::open().unwrap();
+        for family in Family::ALL {
+            let link = device(&mut kernel, family).await.index;
+            let objects = peers(link, family, 100);
+            assert_eq!(kernel.execute(&ops(&objects, Op::Create)).await.unwrap(), []);
+            ip(if family == Family::V4 { "link del flannel.1" } else { "link del flannel-v6.1" });
+            let refusals = kernel.execute(&ops(&objects, Op::Replace)).await.unwrap();
+            assert_eq!(refusals.len(), 300);
+            for refusal in &refusals {
+                assert_eq!(refusal.errno, libc::ENODEV, "{refusal}");
+            }
+            let deleted = kernel.execute(&ops(&objects, Op::Delete)).await.unwrap();
+            println!("{family}: {} deletions refused, such as {}", deleted.len(), deleted[0]);
+            for kinds in [
+                Kinds { addresses: true, neighbours: false, fdb: false, routes: false },
+                Kinds { addresses: false, neighbours: true, fdb: false, routes: false },
+                Kinds { addresses: false, neighbours: false, fdb: true, routes: false },
+                Kinds::ROUTES,
+            ] {
+                let read = kernel.objects(Scope { link, family, kinds }).await;
+                println!("{family}: {kinds:?}: {read:?}");
+                match read {
+                    Ok(objects) => assert_eq!(objects, []),
+                    Err(error) => assert_eq!(error.errno(), Some(libc::ENODEV), "{error}"),
+                }
+            }
+            assert!(kernel.change_link(&LinkOp::SetUp(link)).await.is_err());
+        }
+    });
+}

@@ -1,0 +1,66 @@
+//! Folds the kernel's announcements into what we know of it.
+
+use tokio::time::Instant;
+
+use super::{Driver, Reconciler};
+use crate::dataplane::{Object, ObjectKey};
+use crate::kernel::KernelEvent;
+
+impl<D: Driver> Reconciler<D> {
+    /// Takes announcements, our own echoes among them: what says only what is wanted causes nothing.
+    pub(super) fn take_events(&mut self, events: Vec<KernelEvent>) {
+        for event in events {
+            match event {
+                KernelEvent::Overrun => self.look_at_all(),
+                // A link that went down, changed its MAC or went away took things with it in silence.
+                KernelEvent::Link(_) | KernelEvent::LinkGone(..) => {
+                    if self.driver.concerns(&event) {
+                        self.look_at_all();
+                    }
+                }
+                KernelEvent::Put(object) => self.object_put(object),
+                KernelEvent::Gone(key) => self.object_gone(key),
+            }
+        }
+    }
+
+    fn look_at_all(&mut self) {
+        self.todo.devices = true;
+        self.todo.objects = true;
+        self.retry_at = None;
+    }
+
+    fn object_put(&mut self, object: Object) {
+        let key = object.key();
+        if !self.driver.owns(&object) {
+            // Somebody else's object under a key of ours, which took our own one's place.
+            if self.peers.want().get(&key).is_some() && self.have.remove(&key).is_some() {
+                self.todo.keys.insert(key);
+            }
+            return;
+        }
+        if self.peers.want().get(&key).is_none_or(|want| !object.satisfies(want)) {
+            self.todo.keys.insert(key);
+            if let Object::Fdb(_) = object {
+                // A replaced FDB entry takes the place of another remote of its MAC, in silence.
+                self.todo.objects = true;
+            }
+        }
+        self.have.insert(object);
+    }
+
+    fn object_gone(&mut self, key: ObjectKey) {
+        let was_there = self.have.remove(&key).is_some();
+        if self.peers.want().get(&key).is_some() {
+            // A foreign holder of the key may have left, so don't wait for the next try.
+            let waited = self.blocked.hurry(&key, Instant::now());
+            if was_there || waited {
+                self.todo.keys.insert(key);
+            }
+            if let ObjectKey::Address(..) = key {
+                // With its last address a link loses its neighbours, and IPv6 routes.
+                self.todo.objects = true;
+            }
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! The one loop that every route-based backend runs: it holds the kernel in the wanted state.
+//!
+//! Three values: the lease table (from the store), what is wanted (a pure function of leases and devices),
+//! and what the kernel holds. The last is read in full at the start, after lost announcements, when a link
+//! changed, and in a slow audit; in between it follows the kernel's announcements. A lease or an announcement
+//! touches only the keys that it names.
+
+mod blocked;
+mod events;
+mod pass;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::StreamExt;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::addr::{LinkIndex, Mtu};
+use crate::backend::{BackendError, NetworkStatus};
+use crate::dataplane::{Dataplane, Object, ObjectKey};
+use crate::kernel::{Kernel, KernelError, KernelEvent, Scope};
+use crate::lease::{Lease, LeaseChange, LeaseKey, LeaseTable, LeaseUpdate};
+use crate::peers::{Claim, Peer, PeerError, PeerTable};
+use crate::subnet::{LeaseStream, SubnetError};
+
+use blocked::Blocked;
+
+/// How often everything is read again although nothing was announced.
+const AUDIT: Duration = Duration::from_secs(60);
+
+/// How many leases are taken at once: a burst costs one pass.
+const LEASE_BATCH: usize = 4096;
+
+/// What a backend adds to the loop: its devices, and what a lease means on them.
+#[async_trait]
+pub trait Driver: Send {
+    /// Makes the backend's devices exist and be right. Called again whenever one may have changed.
+    ///
+    /// A device that can't be had now is told in [`Devices::problem`], so that it does not stop the others;
+    /// the loop tries again. An error means that the kernel could not be asked.
+    async fn ensure_devices(&mut self, kernel: &mut dyn Kernel) -> Result<Devices, KernelError>;
+
+    /// The objects this node needs for itself, such as the address of its device.
+    fn own_objects(&self) -> Vec<Object>;
+
+    /// What this node claims for itself before any lease.
+    fn own_claims(&self) -> Vec<Claim>;
+
+    /// What a lease of another node asks for on the devices as they are now.
+    fn peer(&self, lease: &Lease) -> Result<Peer, PeerError>;
+
+    /// Where objects of ours can be.
+    fn scopes(&self) -> Vec<Scope>;
+
+    /// Whether an object is ours to replace and delete. Everything else is left alone.
+    fn owns(&self, object: &Object) -> bool;
+
+    /// Whether a link's change ([`KernelEvent::Link`], [`KernelEvent::LinkGone`]) makes it necessary to look
+    /// at the devices again.
+    fn concerns(&self, event: &KernelEvent) -> bool;
+}
+
+/// The devices of a backend after [`Driver::ensure_devices`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Devices {
+    /// The links that hold our objects. When it differs from the last, all peers are worked out again.
+    pub links: Vec<LinkIndex>,
+    /// Whether something was changed, so that what hangs on the devices must be read again.
+    pub changed: bool,
+    /// Why a device is not there or not right.
+    pub problem: Option<String>,
+    /// The largest pod packet in bytes.
+    pub overlay_mtu: Option<Mtu>,
+}
+
+/// What has to be looked at.
+#[derive(Debug, Default)]
+struct Todo {
+    /// The devices.
+    devices: bool,
+    /// All objects, by reading them.
+    objects: bool,
+    /// Single objects, by what we know.
+    keys: BTreeSet<ObjectKey>,
+    /// Whether leases are the cause: then a difference is no drift.
+    leases: bool,
+}
+
+/// The loop and its state.
+pub struct Reconciler<D> {
+    driver: D,
+    kernel: Box<dyn Kernel>,
+    own: LeaseKey,
+    leases: LeaseTable,
+    peers: PeerTable,
+    devices: Devices,
+    have: Dataplane,
+    todo: Todo,
+    blocked: Blocked,
+    /// Consecutive failures to read the kernel or to have the devices.
+    failures: u32,
+    retry_at: Option<Instant>,
+    audit_at: Instant,
+    status: watch::Sender<NetworkStatus>,
+}
+
+impl<D: Driver> Reconciler<D> {
+    /// A loop for the node that holds the lease `own`.
+    pub fn new(driver: D, kernel: Box<dyn Kernel>, own: LeaseKey) -> Self {
+        Self {
+            driver,
+            kernel,
+            own,
+            leases: LeaseTable::default(),
+            peers: PeerTable::default(),
+            devices: Devices::default(),
+            have: Dataplane::default(),
+            todo: Todo { devices: true, objects: true, ..Todo::default() },
+            blocked: Blocked::default(),
+            failures: 0,
+            retry_at: None,
+            audit_at: next_audit(),
+            status: watch::Sender::new(NetworkStatus::default()),
+        }
+    }
+
+    /// What the loop is doing.
+    pub fn status(&self) -> watch::Receiver<NetworkStatus> {
+        self.status.subscribe()
+    }
+
+    /// Makes devices and own addresses right before the first lease is known. Deletes nothing.
+    pub async fn prepare(&mut self) -> Result<(), BackendError> {
+        self.converge().await;
+        let status = self.status.borrow();
+        match status.device_problem.iter().chain(&status.refused).next() {
+            None => Ok(()),
+            Some(problem) => Err(BackendError::Host(problem.clone())),
+        }
+    }
+
+    /// Holds the kernel in the wanted state until `cancel` fires. A pass that has begun is finished first.
+    pub async fn run(mut self, leases: LeaseStream, cancel: CancellationToken) -> Result<(), BackendError> {
+        let mut leases = leases.ready_chunks(LEASE_BATCH);
+        loop {
+            let wake = self.next_wake();
+            tokio::select! {
+                () = cancel.cancelled() => return Ok(()),
+                batch = leases.next() => self.take_leases(batch.ok_or(BackendError::WatchEnded)?)?,
+                events = self.kernel.events() => self.take_events(events),
+                () = sleep_until(wake) => self.take_time(Instant::now()),
+            }
+            self.converge().await;
+        }
+    }
+
+    fn take_leases(&mut self, batch: Vec<Result<LeaseUpdate, SubnetError>>) -> Result<(), BackendError> {
+        let was_synced = self.leases.is_synced();
+        let mut changes = Vec::new();
+        for update in batch {
+            changes.extend(self.leases.apply(update?));
+        }
+        changes.retain(|change| change.key != self.own);
+        announce(&changes);
+        for LeaseChange { key, after, .. } in changes {
+            let touched = match after {
+                Some(lease) => self.peers.put(key, lease.created, self.driver.peer(&lease)),
+                None => self.peers.remove(&key),
+            };
+            self.todo.keys.extend(touched);
+            self.todo.leases = true;
+        }
+        if self.leases.is_synced() && !was_synced {
+            // Only now may what nobody wants be deleted, so look at everything once more.
+            self.todo.objects = true;
+            self.todo.leases = true;
+        }
+        Ok(())
+    }
+
+    /// Works out all peers anew, on devices that were not there before.
+    fn rebuild_peers(&mut self) {
+        self.peers = PeerTable::new(self.driver.own_objects(), self.driver.own_claims());
+        for lease in self.leases.iter().filter(|lease| lease.key != self.own) {
+            self.peers.put(lease.key, lease.created, self.driver.peer(lease));
+        }
+        self.blocked.clear();
+    }
+
+    fn next_wake(&self) -> Instant {
+        [Some(self.audit_at), self.retry_at, self.blocked.next_due()]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(self.audit_at)
+    }
+
+    fn take_time(&mut self, now: Instant) {
+        if now >= self.audit_at {
+            self.audit_at = next_audit();
+            self.todo.devices = true;
+            self.todo.objects = true;
+        }
+        if self.retry_at.is_some_and(|at| now >= at) {
+            self.retry_at = None;
+            self.todo.devices = true;
+            self.todo.objects = true;
+        }
+        self.todo.keys.extend(self.blocked.due(now));
+    }
+}
+
+/// One line for each of a few changes, one for all of many.
+fn announce(changes: &[LeaseChange]) {
+    if changes.len() > 16 {
+        let gone = changes.iter().filter(|change| change.after.is_none()).count();
+        let new = changes.iter().filter(|change| change.before.is_none()).count();
+        info!(added = new, removed = gone, changed = changes.len() - new - gone, "peers");
+        return;
+    }
+    for change in changes {
+        let what = match (&change.before, &change.after) {
+            (None, _) => "peer added",
+            (_, None) => "peer removed",
+            _ => "peer changed",
+        };
+        let lease = change.after.as_ref().or(change.before.as_ref());
+        let ips = lease.map(|lease| lease.attrs.public_ips).unwrap_or_default();
+        let underlay = ips.iter().map(|(_, ip)| ip.to_string()).collect::<Vec<_>>().join(",");
+        info!(subnet = %change.key, underlay, "{what}");
+    }
+}
+
+/// A minute from now, give or take six seconds, so that nodes that start together don't audit together.
+fn next_audit() -> Instant {
+    Instant::now() + AUDIT.mul_f64(0.9 + 0.2 * fastrand::f64())
+}

@@ -1,0 +1,273 @@
+//! One pass of the loop: look, compare, repair.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use super::{Driver, Reconciler, blocked};
+use crate::addr::{MacAddr, Subnet};
+use crate::backend::NetworkStatus;
+use crate::dataplane::{Dataplane, Object, ObjectKey, Op, plan_keys};
+use crate::kernel::{KernelError, Refusal};
+
+/// How often a pass may follow the one before at once. More means that somebody works against us: then the
+/// retry timer sets the pace.
+const PASSES: usize = 4;
+
+impl<D: Driver> Reconciler<D> {
+    /// Makes passes until nothing is left to do now.
+    pub(super) async fn converge(&mut self) {
+        for _ in 0..PASSES {
+            if !self.is_busy() {
+                break;
+            }
+            if let Err(error) = self.pass().await {
+                self.put_off(&error);
+                break;
+            }
+        }
+        if self.retry_at.is_none() && self.is_busy() {
+            self.retry_at = Some(Instant::now() + blocked::backoff(self.failures));
+        }
+        self.publish();
+    }
+
+    fn is_busy(&self) -> bool {
+        self.todo.devices || self.todo.objects || !self.todo.keys.is_empty()
+    }
+
+    async fn pass(&mut self) -> Result<(), KernelError> {
+        if std::mem::take(&mut self.todo.devices) {
+            self.look_at_devices().await.inspect_err(|_| self.todo.devices = true)?;
+        }
+        let looked = std::mem::take(&mut self.todo.objects);
+        let keys = if looked {
+            self.have = self.observe().await.inspect_err(|_| self.todo.objects = true)?;
+            self.todo.keys.clear();
+            let all = self.peers.want().iter().chain(self.have.iter());
+            all.map(Object::key).collect()
+        } else {
+            std::mem::take(&mut self.todo.keys)
+        };
+        self.failures = if self.devices.problem.is_none() { 0 } else { self.failures };
+        let leases = std::mem::take(&mut self.todo.leases);
+        let ops = self.permitted(plan_keys(self.peers.want(), &self.have, keys));
+        if ops.is_empty() {
+            return Ok(());
+        }
+        for op in &ops {
+            debug!(?op, "execute");
+        }
+        let refusals = match self.kernel.execute(&ops).await {
+            Ok(refusals) => refusals,
+            Err(error) => {
+                // What was done is unknown.
+                self.todo.objects = true;
+                return Err(error);
+            }
+        };
+        let done = ops.len() - refusals.len();
+        self.note_results(&ops, refusals, looked);
+        self.note_repair(done, leases);
+        Ok(())
+    }
+
+    async fn look_at_devices(&mut self) -> Result<(), KernelError> {
+        let devices = self.driver.ensure_devices(&mut *self.kernel).await?;
+        if devices.links != self.devices.links {
+            self.rebuild_peers_on(&devices);
+        }
+        if devices.changed {
+            self.todo.objects = true;
+        }
+        if devices.problem != self.devices.problem {
+            if let Some(problem) = &devices.problem {
+                warn!(error = %problem, "device not ready");
+            } else {
+                info!("devices ready");
+            }
+        }
+        if devices.problem.is_some() {
+            self.retry_at = Some(Instant::now() + blocked::backoff(self.failures));
+            self.failures = self.failures.saturating_add(1);
+        }
+        self.devices = devices;
+        Ok(())
+    }
+
+    fn rebuild_peers_on(&mut self, devices: &super::Devices) {
+        debug!(links = ?devices.links, "devices are new, all peers are worked out again");
+        self.rebuild_peers();
+        self.todo.objects = true;
+    }
+
+    /// Reads what is ours.
+    async fn observe(&mut self) -> Result<Dataplane, KernelError> {
+        let mut have = Dataplane::default();
+        for scope in self.driver.scopes() {
+            match self.kernel.objects(scope).await {
+                Ok(objects) => have.extend(objects.into_iter().filter(|object| self.driver.owns(object))),
+                Err(error) => {
+                    // The device may have gone in this moment.
+                    self.todo.devices = true;
+                    return Err(error);
+                }
+            }
+        }
+        Ok(have)
+    }
+
+    /// Drops the operations that must not be done, or not yet.
+    fn permitted(&self, mut ops: Vec<Op>) -> Vec<Op> {
+        let now = Instant::now();
+        ops.retain(|op| !self.blocked.is_waiting(&op.key(), now));
+        if !ops.iter().any(|op| matches!(op, Op::Delete(_))) {
+            return ops;
+        }
+        if !self.leases.is_synced() {
+            // No snapshot yet: an empty table is not a wish to delete.
+            ops.retain(|op| !matches!(op, Op::Delete(_)));
+            return ops;
+        }
+        let unknown = self.leases.unknown().chain(self.peers.unknown());
+        let subnets: Vec<Subnet> = unknown
+            .flat_map(|key| key.subnets().iter().map(|(_, subnet)| *subnet).collect::<Vec<_>>())
+            .collect();
+        if !subnets.is_empty() {
+            let kept = Kept::new(&self.have, subnets);
+            ops.retain(|op| !matches!(op, Op::Delete(object) if kept.covers(object)));
+        }
+        ops
+    }
+
+    fn note_results(&mut self, ops: &[Op], refusals: Vec<Refusal>, looked: bool) {
+        let now = Instant::now();
+        let mut refused: BTreeMap<ObjectKey, Refusal> =
+            refusals.into_iter().map(|refusal| (refusal.op.key(), refusal)).collect();
+        for op in ops {
+            let key = op.key();
+            if let Some(refusal) = refused.remove(&key) {
+                self.note_refusal(key, &refusal, looked, now);
+                continue;
+            }
+            if self.blocked.remove(&key) {
+                info!(object = ?op.object(), "the kernel takes it now");
+            }
+            match op {
+                Op::Create(object) | Op::Replace(object) => _ = self.have.insert(*object),
+                Op::Delete(_) => _ = self.have.remove(&key),
+            }
+        }
+        let want = self.peers.want();
+        self.blocked.retain(|key| want.get(key).is_some() || self.have.get(key).is_some());
+    }
+
+    fn note_refusal(&mut self, key: ObjectKey, refusal: &Refusal, looked: bool, now: Instant) {
+        match refusal.errno {
+            // It is there although we did not know: look, unless we just did. Then it is not ours.
+            libc::EEXIST if !looked => {
+                self.todo.objects = true;
+                return;
+            }
+            libc::ENODEV | libc::ENETDOWN | libc::ENXIO => {
+                self.todo.devices = true;
+                self.todo.objects = true;
+            }
+            _ => {}
+        }
+        let reason = match (refusal.errno, refusal.op.object()) {
+            (libc::EEXIST, Object::Route(route)) => format!(
+                "route {} is in the way: it is not ours, so it stays; remove it and ours is put in its place",
+                route.dst
+            ),
+            _ => refusal.to_string(),
+        };
+        if self.blocked.add(key, reason.clone(), now) {
+            warn!(error = %reason, "refused; tried again until it works");
+        }
+    }
+
+    fn note_repair(&mut self, done: usize, leases: bool) {
+        let synced = self.leases.is_synced();
+        self.status.send_modify(|status| {
+            status.operations += done as u64;
+            if !leases && status.synced && done > 0 {
+                status.repairs += 1;
+            }
+        });
+        let drift = !leases && synced && self.status.borrow().synced;
+        match (done, drift) {
+            (0, _) => {}
+            (_, false) => debug!(ops = done, "kernel state follows the leases"),
+            (_, true) => warn!(ops = done, "drift repaired"),
+        }
+    }
+
+    fn put_off(&mut self, error: &KernelError) {
+        let news = self.failures == 0;
+        self.retry_at = Some(Instant::now() + blocked::backoff(self.failures));
+        self.failures = self.failures.saturating_add(1);
+        if news {
+            warn!(%error, "kernel could not be asked; trying again");
+        }
+        if let KernelError::Refused { .. } = error {
+            self.todo.devices = true;
+        }
+    }
+
+    fn publish(&self) {
+        let synced = self.leases.is_synced()
+            && !self.todo.objects
+            && !self.todo.devices
+            && self.devices.problem.is_none();
+        let bad =
+            self.leases.undecodable().map(|record| format!("record {:?}: {}", record.key, record.reason));
+        let rejected: Vec<_> =
+            bad.chain(self.peers.problems().map(|(key, why)| format!("lease {key}: {why}"))).collect();
+        let next = NetworkStatus {
+            synced: synced || self.status.borrow().synced,
+            device_problem: self.devices.problem.clone(),
+            peers: self.peers.programmed(),
+            refused: self.blocked.reasons().map(str::to_owned).collect(),
+            rejected,
+            overlay_mtu: self.devices.overlay_mtu,
+            ..self.status.borrow().clone()
+        };
+        self.status.send_if_modified(|status| {
+            for news in next.rejected.iter().filter(|reason| !status.rejected.contains(reason)) {
+                warn!(error = %news, "lease not used");
+            }
+            let changed = *status != next;
+            *status = next;
+            changed
+        });
+    }
+}
+
+/// What hangs together with subnets of which the store says something that can't be read.
+struct Kept {
+    subnets: Vec<Subnet>,
+    macs: BTreeSet<MacAddr>,
+}
+
+impl Kept {
+    fn new(have: &Dataplane, subnets: Vec<Subnet>) -> Self {
+        let inside = |addr: IpAddr| subnets.iter().any(|subnet| subnet.contains(addr));
+        let macs = have.iter().filter_map(|object| match object {
+            Object::Neighbour(neighbour) if inside(neighbour.addr) => Some(neighbour.mac),
+            _ => None,
+        });
+        Self { macs: macs.collect(), subnets }
+    }
+
+    fn covers(&self, object: &Object) -> bool {
+        match object {
+            Object::Address(_) => false,
+            Object::Neighbour(neighbour) => self.subnets.iter().any(|subnet| subnet.contains(neighbour.addr)),
+            Object::Fdb(entry) => self.macs.contains(&entry.mac),
+            Object::Route(route) => self.subnets.iter().any(|subnet| subnet.covers(route.dst)),
+        }
+    }
+}

@@ -1,0 +1,316 @@
+use std::net::IpAddr;
+
+use futures::channel::mpsc;
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::addr::{Family, MacAddr};
+use crate::dataplane::{Address, FdbEntry, Neighbour, Op, ROUTE_PROTOCOL, Route};
+use crate::kernel::Kinds;
+use crate::lease::{BadRecord, LeaseAttrs};
+use crate::testing::FakeKernel;
+
+/// A backend with one device, which it only looks for.
+struct OneDevice {
+    link: Option<LinkIndex>,
+}
+
+const OWN: &str = "10.5.1.0-24";
+
+fn subnet(text: &str) -> crate::addr::Subnet {
+    text.parse().unwrap()
+}
+
+fn route_of(link: LinkIndex, key: &LeaseKey) -> Object {
+    let dst = key.subnet(Family::V4).unwrap();
+    let via = Some(dst.base());
+    Object::Route(Route {
+        dst,
+        metric: 0,
+        via,
+        link: Some(link),
+        onlink: true,
+        protocol: ROUTE_PROTOCOL,
+        plain: true,
+    })
+}
+
+#[async_trait]
+impl Driver for OneDevice {
+    async fn ensure_devices(&mut self, kernel: &mut dyn Kernel) -> Result<Devices, KernelError> {
+        let before = self.link;
+        self.link = kernel.link("tun0").await?.map(|link| link.index);
+        let problem = self.link.is_none().then(|| "tun0 is missing".to_owned());
+        let changed = before != self.link;
+        Ok(Devices { links: self.link.into_iter().collect(), changed, problem, overlay_mtu: None })
+    }
+
+    fn own_objects(&self) -> Vec<Object> {
+        let addr = "10.5.1.0/32".parse().unwrap();
+        self.link.map(|link| Object::Address(Address { link, addr })).into_iter().collect()
+    }
+
+    fn own_claims(&self) -> Vec<Claim> {
+        vec![Claim::Subnet(subnet("10.5.1.0/24"))]
+    }
+
+    fn peer(&self, lease: &Lease) -> Result<Peer, PeerError> {
+        if lease.attrs.backend_type == "garbled" {
+            return Err(PeerError::Malformed("garbled".into()));
+        }
+        let link = self.link.ok_or(PeerError::NotOurs("no device".into()))?;
+        let net = lease.subnet(Family::V4).unwrap();
+        let mac = MacAddr([2, 0, 0, 0, 0, lease.created as u8]);
+        let dst: IpAddr = [192, 0, 2, lease.created as u8].into();
+        Ok(Peer {
+            objects: vec![
+                Object::Neighbour(Neighbour { link, addr: net.base(), mac }),
+                Object::Fdb(FdbEntry { link, mac, dst, port: None, vni: None, via: None }),
+                route_of(link, &lease.key),
+            ],
+            claims: vec![Claim::Subnet(net), Claim::Vtep(link, mac, dst)],
+        })
+    }
+
+    fn scopes(&self) -> Vec<Scope> {
+        self.link.map(|link| Scope { link, family: Family::V4, kinds: Kinds::ALL }).into_iter().collect()
+    }
+
+    fn owns(&self, object: &Object) -> bool {
+        let inside = |addr| subnet("10.5.0.0/16").contains(addr);
+        match object {
+            Object::Address(address) => Some(address.link) == self.link && inside(address.addr.ip()),
+            Object::Neighbour(neighbour) => Some(neighbour.link) == self.link && inside(neighbour.addr),
+            Object::Fdb(entry) => Some(entry.link) == self.link,
+            Object::Route(route) => {
+                route.link.is_some() && route.link == self.link && inside(route.dst.base())
+            }
+        }
+    }
+
+    fn concerns(&self, event: &KernelEvent) -> bool {
+        match event {
+            KernelEvent::Link(link) => link.name == "tun0",
+            KernelEvent::LinkGone(_, name) => name == "tun0",
+            _ => false,
+        }
+    }
+}
+
+struct Bench {
+    kernel: FakeKernel,
+    link: LinkIndex,
+    leases: mpsc::UnboundedSender<Result<LeaseUpdate, SubnetError>>,
+    status: watch::Receiver<NetworkStatus>,
+    cancel: CancellationToken,
+    task: JoinHandle<Result<(), BackendError>>,
+}
+
+fn bench() -> Bench {
+    let kernel = FakeKernel::default();
+    let link = kernel.add_link("tun0", 1450);
+    bench_on(kernel, link)
+}
+
+fn bench_on(kernel: FakeKernel, link: LinkIndex) -> Bench {
+    let (leases, stream) = mpsc::unbounded();
+    let cancel = CancellationToken::new();
+    let reconciler =
+        Reconciler::new(OneDevice { link: None }, Box::new(kernel.clone()), OWN.parse().unwrap());
+    let status = reconciler.status();
+    let task = tokio::spawn(reconciler.run(stream.boxed(), cancel.clone()));
+    Bench { kernel, link, leases, status, cancel, task }
+}
+
+impl Bench {
+    fn send(&self, update: LeaseUpdate) {
+        self.leases.unbounded_send(Ok(update)).unwrap();
+    }
+
+    fn snapshot(&self, leases: &[Lease]) {
+        self.send(LeaseUpdate::Snapshot { leases: leases.to_vec(), undecodable: Vec::new() });
+    }
+
+    /// Lets the loop work; under paused time this ends only when it has nothing more to do now.
+    async fn settle(&self) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+
+    fn has_route(&self, key: &str) -> bool {
+        self.kernel.objects().get(&route_of(self.link, &key.parse().unwrap()).key()).is_some()
+    }
+}
+
+fn lease(key: &str, created: u64) -> Lease {
+    Lease { key: key.parse().unwrap(), attrs: LeaseAttrs::default(), created }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_deleted_before_the_first_snapshot() {
+    let kernel = FakeKernel::default();
+    let link = kernel.add_link("tun0", 1450);
+    kernel.put(route_of(link, &"10.5.9.0-24".parse().unwrap()), false);
+    let bench = bench_on(kernel, link);
+    bench.send(LeaseUpdate::Put(lease("10.5.2.0-24", 2)));
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    assert!(bench.has_route("10.5.9.0-24") && bench.has_route("10.5.2.0-24"));
+    assert!(!bench.status.borrow().synced);
+    bench.snapshot(&[lease("10.5.2.0-24", 2), lease(OWN, 1)]);
+    bench.settle().await;
+    assert!(!bench.has_route("10.5.9.0-24") && bench.has_route("10.5.2.0-24"));
+    assert!(!bench.has_route(OWN), "our own subnet gets no route");
+    assert!(bench.status.borrow().synced);
+}
+
+#[tokio::test(start_paused = true)]
+async fn announced_drift_is_repaired_at_once_and_touches_nothing_else() {
+    let bench = bench();
+    bench.snapshot(&[lease("10.5.2.0-24", 2), lease("10.5.3.0-24", 3)]);
+    bench.settle().await;
+    let want = bench.kernel.objects();
+    bench.kernel.take_ops();
+    bench.kernel.take_dumps();
+    for object in want.iter().copied().collect::<Vec<_>>() {
+        bench.kernel.delete(&object.key(), true);
+        bench.settle().await;
+        assert_eq!(bench.kernel.take_ops(), [Op::Create(object)]);
+        let read_again = matches!(object, Object::Address(_));
+        assert_eq!(bench.kernel.take_dumps() > 0, read_again, "{object:?}");
+    }
+    assert_eq!(bench.kernel.objects(), want);
+    assert_eq!(bench.status.borrow().repairs, want.len() as u64);
+}
+
+#[tokio::test(start_paused = true)]
+async fn silent_drift_is_repaired_by_the_audit() {
+    let bench = bench();
+    bench.snapshot(&[lease("10.5.2.0-24", 2)]);
+    bench.settle().await;
+    let want = bench.kernel.objects();
+    bench.kernel.delete(&route_of(bench.link, &"10.5.2.0-24".parse().unwrap()).key(), false);
+    bench.kernel.put(route_of(bench.link, &"10.5.8.0-24".parse().unwrap()), false);
+    tokio::time::sleep(Duration::from_secs(67)).await;
+    assert_eq!(bench.kernel.objects(), want);
+}
+
+#[tokio::test(start_paused = true)]
+async fn its_own_writes_are_not_answered() {
+    let bench = bench();
+    bench.snapshot(&[lease("10.5.2.0-24", 2), lease("10.5.3.0-24", 3)]);
+    bench.settle().await;
+    assert_eq!(bench.kernel.take_ops().len(), 7);
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(bench.kernel.take_ops(), []);
+    bench.send(LeaseUpdate::Put(lease("10.5.3.0-24", 3)));
+    bench.settle().await;
+    assert_eq!(bench.kernel.take_ops(), [], "an unchanged lease causes nothing");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_foreign_holder_is_reported_and_left_alone_until_it_goes() {
+    let bench = bench();
+    let other = bench.kernel.add_link("cni0", 1500);
+    let foreign = route_of(other, &"10.5.2.0-24".parse().unwrap());
+    bench.kernel.put(foreign, false);
+    bench.snapshot(&[lease("10.5.2.0-24", 2), lease("10.5.3.0-24", 3)]);
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(bench.kernel.objects().get(&foreign.key()), Some(&foreign));
+    assert!(bench.has_route("10.5.3.0-24"), "one failing peer delays no other");
+    assert!(bench.status.borrow().refused[0].contains("10.5.2.0/24 is in the way"));
+    bench.kernel.delete(&foreign.key(), true);
+    bench.settle().await;
+    let route = bench.kernel.objects().get(&foreign.key()).copied();
+    assert_eq!(route, Some(route_of(bench.link, &"10.5.2.0-24".parse().unwrap())));
+    assert!(bench.status.borrow().refused.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unreadable_record_keeps_what_the_kernel_has_for_it() {
+    let kernel = FakeKernel::default();
+    let link = kernel.add_link("tun0", 1450);
+    let stale = OneDevice { link: Some(link) }.peer(&lease("10.5.7.0-24", 7)).unwrap();
+    let leftover = OneDevice { link: Some(link) }.peer(&lease("10.5.8.0-24", 8)).unwrap();
+    for object in stale.objects.iter().chain(&leftover.objects) {
+        kernel.put(*object, false);
+    }
+    let bench = bench_on(kernel, link);
+    bench.send(LeaseUpdate::Snapshot {
+        leases: vec![lease("10.5.2.0-24", 2)],
+        undecodable: vec![BadRecord { key: "10.5.7.0-24".into(), reason: "garbled".into() }],
+    });
+    bench.settle().await;
+    let objects = bench.kernel.objects();
+    assert!(stale.objects.iter().all(|object| objects.get(&object.key()).is_some()));
+    assert!(leftover.objects.iter().all(|object| objects.get(&object.key()).is_none()));
+    assert!(bench.status.borrow().rejected[0].contains("10.5.7.0-24"));
+
+    let mut garbled = lease("10.5.2.0-24", 2);
+    garbled.attrs.backend_type = "garbled".into();
+    bench.send(LeaseUpdate::Put(garbled));
+    bench.send(LeaseUpdate::Removed("10.5.7.0-24".into()));
+    // The removal of a record that was never good leaves its leftovers to the audit.
+    tokio::time::sleep(Duration::from_secs(67)).await;
+    assert!(bench.has_route("10.5.2.0-24") && !bench.has_route("10.5.7.0-24"));
+    bench.send(LeaseUpdate::Removed("10.5.2.0-24".into()));
+    bench.settle().await;
+    assert!(!bench.has_route("10.5.2.0-24"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deleted_device_turns_the_status_red_and_comes_back_with_everything() {
+    let mut bench = bench();
+    bench.snapshot(&[lease("10.5.2.0-24", 2)]);
+    bench.settle().await;
+    bench.kernel.delete_link("tun0");
+    bench.settle().await;
+    assert_eq!(bench.status.borrow().device_problem.as_deref(), Some("tun0 is missing"));
+    bench.link = bench.kernel.add_link("tun0", 1450);
+    bench.kernel.edit_link("tun0", true, |_| {});
+    bench.settle().await;
+    assert!(bench.has_route("10.5.2.0-24"));
+    assert_eq!(bench.status.borrow().device_problem, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_operations_are_tried_again_with_backoff() {
+    let bench = bench();
+    bench.kernel.refuse(|op| matches!(op.object(), Object::Route(_)).then_some(libc::ENOMEM));
+    bench.snapshot(&[lease("10.5.2.0-24", 2)]);
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    let tries = bench.kernel.take_ops().iter().filter(|op| matches!(op.object(), Object::Route(_))).count();
+    assert!((5..=12).contains(&tries), "{tries} tries in 40 s");
+    bench.kernel.refuse_nothing();
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    assert!(bench.has_route("10.5.2.0-24") && bench.status.borrow().refused.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn failing_reads_and_lost_announcements_end_in_the_wanted_state() {
+    let bench = bench();
+    bench.snapshot(&[lease("10.5.2.0-24", 2)]);
+    bench.settle().await;
+    let want = bench.kernel.objects();
+    bench.kernel.fail_dumps(Some(libc::EBUSY));
+    bench.kernel.delete(&route_of(bench.link, &"10.5.2.0-24".parse().unwrap()).key(), false);
+    bench.kernel.overrun();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(bench.kernel.take_dumps() < 12, "retries back off");
+    bench.kernel.fail_dumps(None);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(bench.kernel.objects(), want);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ended_watch_is_an_error_and_a_cancelled_loop_leaves_everything() {
+    let bench = bench();
+    bench.snapshot(&[lease("10.5.2.0-24", 2)]);
+    bench.settle().await;
+    let before = bench.kernel.objects();
+    bench.cancel.cancel();
+    bench.task.await.unwrap().unwrap();
+    assert_eq!(bench.kernel.objects(), before);
+
+    let bench = self::bench();
+    drop(bench.leases);
+    assert!(matches!(bench.task.await.unwrap(), Err(BackendError::WatchEnded)));
+}

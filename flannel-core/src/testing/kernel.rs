@@ -1,0 +1,374 @@
+//! A kernel in memory: enough of one for the loop and the backends, with hooks to break it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use async_trait::async_trait;
+use tokio::sync::Notify;
+
+use crate::addr::{Family, LinkIndex, MacAddr, Mtu};
+use crate::dataplane::{Dataplane, Object, ObjectKey, Op};
+use crate::kernel::{
+    Kernel, KernelError, KernelEvent, Link, LinkAddress, LinkOp, Refusal, RouteLookup, Scope,
+};
+
+/// A kernel in memory. Clones are handles of the same one, so that a test can look and break things while
+/// a loop runs on it.
+#[derive(Clone, Default)]
+pub struct FakeKernel {
+    state: Arc<Mutex<State>>,
+    news: Arc<Notify>,
+}
+
+type RefuseHook = Box<dyn FnMut(&Op) -> Option<i32> + Send>;
+
+#[derive(Default)]
+struct State {
+    links: BTreeMap<LinkIndex, Link>,
+    last_index: u32,
+    objects: Dataplane,
+    addresses: Vec<LinkAddress>,
+    events: VecDeque<KernelEvent>,
+    ops: Vec<Op>,
+    link_ops: Vec<LinkOp>,
+    dumps: usize,
+    refuse: Option<RefuseHook>,
+    dump_error: Option<i32>,
+}
+
+impl FakeKernel {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Adds an ordinary link, up and with a carrier, and returns its number.
+    pub fn add_link(&self, name: &str, mtu: u32) -> LinkIndex {
+        let mut state = self.lock();
+        let index = state.next_index();
+        let link = Link {
+            index,
+            name: name.to_owned(),
+            kind: None,
+            mac: Some(MacAddr([2, 0, 0, 0, 1, index.0 as u8])),
+            mtu: Mtu(mtu),
+            up: true,
+            carrier: true,
+            loopback: false,
+            vxlan: None,
+        };
+        state.links.insert(index, link);
+        index
+    }
+
+    /// Gives a link an address, for the choice of the underlay.
+    pub fn add_address(&self, address: LinkAddress) {
+        self.lock().addresses.push(address);
+    }
+
+    /// Changes a link behind the agent's back, announced or not.
+    pub fn edit_link(&self, name: &str, announce: bool, edit: impl FnOnce(&mut Link)) {
+        let mut state = self.lock();
+        if let Some(link) = state.links.values_mut().find(|link| link.name == name) {
+            edit(link);
+            let link = link.clone();
+            if announce {
+                state.events.push_back(KernelEvent::Link(link));
+            }
+        }
+        drop(state);
+        self.news.notify_one();
+    }
+
+    /// Deletes a link with all that hangs on it: as in the real kernel the link is announced, but not its
+    /// IPv4 routes.
+    pub fn delete_link(&self, name: &str) {
+        let mut state = self.lock();
+        if let Some(link) = state.links.values().find(|link| link.name == name).cloned() {
+            state.delete_link(&link);
+        }
+        drop(state);
+        self.news.notify_one();
+    }
+
+    /// Adds an object behind the agent's back.
+    pub fn put(&self, object: Object, announce: bool) {
+        let mut state = self.lock();
+        state.objects.insert(object);
+        if announce {
+            state.events.push_back(KernelEvent::Put(object));
+        }
+        drop(state);
+        self.news.notify_one();
+    }
+
+    /// Deletes an object behind the agent's back.
+    pub fn delete(&self, key: &ObjectKey, announce: bool) {
+        let mut state = self.lock();
+        state.objects.remove(key);
+        if announce {
+            state.events.push_back(KernelEvent::Gone(*key));
+        }
+        drop(state);
+        self.news.notify_one();
+    }
+
+    /// Announces that announcements were lost.
+    pub fn overrun(&self) {
+        self.lock().events.push_back(KernelEvent::Overrun);
+        self.news.notify_one();
+    }
+
+    /// From now on operations are refused with the errno that `hook` gives.
+    pub fn refuse(&self, hook: impl FnMut(&Op) -> Option<i32> + Send + 'static) {
+        self.lock().refuse = Some(Box::new(hook));
+    }
+
+    /// Nothing is refused any more.
+    pub fn refuse_nothing(&self) {
+        self.lock().refuse = None;
+    }
+
+    /// From now on reading objects fails with this errno; `None` ends it.
+    pub fn fail_dumps(&self, errno: Option<i32>) {
+        self.lock().dump_error = errno;
+    }
+
+    /// All objects.
+    pub fn objects(&self) -> Dataplane {
+        self.lock().objects.clone()
+    }
+
+    /// A link by name.
+    pub fn link_named(&self, name: &str) -> Option<Link> {
+        self.lock().links.values().find(|link| link.name == name).cloned()
+    }
+
+    /// The operations tried since the last call.
+    pub fn take_ops(&self) -> Vec<Op> {
+        std::mem::take(&mut self.lock().ops)
+    }
+
+    /// The link changes tried since the last call.
+    pub fn take_link_ops(&self) -> Vec<LinkOp> {
+        std::mem::take(&mut self.lock().link_ops)
+    }
+
+    /// How many reads of objects there were since the last call.
+    pub fn take_dumps(&self) -> usize {
+        std::mem::take(&mut self.lock().dumps)
+    }
+}
+
+impl State {
+    fn next_index(&mut self) -> LinkIndex {
+        self.last_index += 1;
+        LinkIndex(self.last_index)
+    }
+
+    fn delete_link(&mut self, link: &Link) {
+        let gone: Vec<Object> =
+            (self.objects.iter()).filter(|object| link_of(object) == Some(link.index)).copied().collect();
+        for object in gone {
+            self.objects.remove(&object.key());
+            let silent = matches!(object, Object::Route(route) if route.dst.family() == Family::V4);
+            if !silent {
+                self.events.push_back(KernelEvent::Gone(object.key()));
+            }
+        }
+        self.links.remove(&link.index);
+        self.events.push_back(KernelEvent::LinkGone(link.index, link.name.clone()));
+    }
+
+    fn execute(&mut self, op: &Op) -> Option<i32> {
+        let object = *op.object();
+        if link_of(&object).is_some_and(|link| !self.links.contains_key(&link)) {
+            return (!matches!(op, Op::Delete(_))).then_some(libc::ENODEV);
+        }
+        match op {
+            Op::Create(Object::Route(_)) if self.objects.get(&object.key()).is_some() => {
+                return Some(libc::EEXIST);
+            }
+            Op::Create(_) | Op::Replace(_) => {
+                // As the kernel does: a put FDB entry takes the place of the MAC's other remote.
+                if let Object::Fdb(entry) = object {
+                    let others: Vec<ObjectKey> = (self.objects.iter())
+                        .filter(|other| matches!(other, Object::Fdb(other) if (other.link, other.mac) == (entry.link, entry.mac)))
+                        .map(Object::key)
+                        .collect();
+                    for key in others {
+                        self.objects.remove(&key);
+                    }
+                }
+                self.objects.insert(object);
+                self.events.push_back(KernelEvent::Put(object));
+            }
+            Op::Delete(_) => {
+                if self.objects.remove(&object.key()).is_some() {
+                    self.events.push_back(KernelEvent::Gone(object.key()));
+                }
+            }
+        }
+        None
+    }
+
+    fn change_link(&mut self, op: &LinkOp) -> Result<(), i32> {
+        let index = match op {
+            LinkOp::CreateVxlan { name, mac, mtu, vxlan } => {
+                let taken = |link: &Link| {
+                    let same = |other: &crate::kernel::VxlanLink| {
+                        (other.vni, other.port) == (vxlan.vni, vxlan.port)
+                            && other.local.map(Family::of) == vxlan.local.map(Family::of)
+                    };
+                    link.name == *name || link.vxlan.as_ref().is_some_and(same)
+                };
+                if self.links.values().any(taken) {
+                    return Err(libc::EEXIST);
+                }
+                let index = self.next_index();
+                let link = Link {
+                    index,
+                    name: name.clone(),
+                    kind: Some("vxlan".to_owned()),
+                    mac: Some(*mac),
+                    mtu: *mtu,
+                    up: false,
+                    carrier: false,
+                    loopback: false,
+                    vxlan: Some(vxlan.clone()),
+                };
+                self.links.insert(index, link);
+                index
+            }
+            LinkOp::Delete(index) => {
+                let link = self.links.get(index).cloned().ok_or(libc::ENODEV)?;
+                self.delete_link(&link);
+                return Ok(());
+            }
+            LinkOp::ChangeVxlan(index, _)
+            | LinkOp::SetMtu(index, _)
+            | LinkOp::SetMac(index, _)
+            | LinkOp::SetUp(index) => *index,
+        };
+        let link = self.links.get_mut(&index).ok_or(libc::ENODEV)?;
+        match op {
+            LinkOp::ChangeVxlan(_, vxlan) => link.vxlan = Some(vxlan.clone()),
+            LinkOp::SetMtu(_, mtu) => link.mtu = *mtu,
+            LinkOp::SetMac(_, mac) => link.mac = Some(*mac),
+            LinkOp::SetUp(_) => (link.up, link.carrier) = (true, true),
+            LinkOp::CreateVxlan { .. } | LinkOp::Delete(_) => {}
+        }
+        let link = link.clone();
+        self.events.push_back(KernelEvent::Link(link));
+        Ok(())
+    }
+}
+
+fn link_of(object: &Object) -> Option<LinkIndex> {
+    match object {
+        Object::Address(address) => Some(address.link),
+        Object::Neighbour(neighbour) => Some(neighbour.link),
+        Object::Fdb(entry) => Some(entry.link),
+        Object::Route(route) => route.link,
+    }
+}
+
+fn in_scope(object: &Object, scope: Scope) -> bool {
+    let kinds = scope.kinds;
+    link_of(object) == Some(scope.link)
+        && match object {
+            Object::Address(address) => kinds.addresses && Family::of(address.addr.ip()) == scope.family,
+            Object::Neighbour(neighbour) => kinds.neighbours && Family::of(neighbour.addr) == scope.family,
+            Object::Fdb(_) => kinds.fdb,
+            Object::Route(route) => kinds.routes && route.dst.family() == scope.family,
+        }
+}
+
+fn refused(what: String, errno: i32) -> KernelError {
+    KernelError::Refused { what, reason: String::new(), errno: io::Error::from_raw_os_error(errno) }
+}
+
+#[async_trait]
+impl Kernel for FakeKernel {
+    async fn links(&mut self) -> Result<Vec<Link>, KernelError> {
+        Ok(self.lock().links.values().cloned().collect())
+    }
+
+    async fn link(&mut self, name: &str) -> Result<Option<Link>, KernelError> {
+        Ok(self.link_named(name))
+    }
+
+    async fn addresses(&mut self) -> Result<Vec<LinkAddress>, KernelError> {
+        Ok(self.lock().addresses.clone())
+    }
+
+    async fn default_routes(&mut self, family: Family) -> Result<Vec<RouteLookup>, KernelError> {
+        let state = self.lock();
+        let default = |object: &Object| match object {
+            Object::Route(route) if route.dst.prefix() == 0 && route.dst.family() == family => {
+                Some(RouteLookup { link: route.link, via: route.via, source: None, metric: route.metric })
+            }
+            _ => None,
+        };
+        Ok(state.objects.iter().filter_map(default).collect())
+    }
+
+    async fn lookup(&mut self, dst: IpAddr) -> Result<Option<RouteLookup>, KernelError> {
+        let state = self.lock();
+        let routes = state.objects.iter().filter_map(|object| match object {
+            Object::Route(route) if route.dst.contains(dst) => Some(*route),
+            _ => None,
+        });
+        let best = routes.max_by_key(|route| route.dst.prefix());
+        Ok(best.map(|route| RouteLookup {
+            link: route.link,
+            via: route.via,
+            source: None,
+            metric: route.metric,
+        }))
+    }
+
+    async fn objects(&mut self, scope: Scope) -> Result<Vec<Object>, KernelError> {
+        let mut state = self.lock();
+        state.dumps += 1;
+        if let Some(errno) = state.dump_error {
+            return Err(refused(format!("read the objects of link {}", scope.link), errno));
+        }
+        Ok(state.objects.iter().filter(|object| in_scope(object, scope)).copied().collect())
+    }
+
+    async fn change_link(&mut self, op: &LinkOp) -> Result<(), KernelError> {
+        let mut state = self.lock();
+        state.link_ops.push(op.clone());
+        let result = state.change_link(op);
+        drop(state);
+        self.news.notify_one();
+        result.map_err(|errno| refused(format!("{op:?}"), errno))
+    }
+
+    async fn execute(&mut self, ops: &[Op]) -> Result<Vec<Refusal>, KernelError> {
+        let mut state = self.lock();
+        let mut refusals = Vec::new();
+        for op in ops {
+            state.ops.push(*op);
+            let hooked = state.refuse.as_mut().and_then(|hook| hook(op));
+            if let Some(errno) = hooked.or_else(|| if hooked.is_none() { state.execute(op) } else { None }) {
+                refusals.push(Refusal { op: *op, errno, reason: String::new() });
+            }
+        }
+        drop(state);
+        self.news.notify_one();
+        Ok(refusals)
+    }
+
+    async fn events(&mut self) -> Vec<KernelEvent> {
+        loop {
+            let events: Vec<_> = self.lock().events.drain(..).collect();
+            if !events.is_empty() {
+                return events;
+            }
+            self.news.notified().await;
+        }
+    }
+}
