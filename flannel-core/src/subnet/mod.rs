@@ -1,5 +1,8 @@
 //! The stores that hand out subnets, behind one trait.
 
+pub mod allocate;
+mod timing;
+
 use std::convert::Infallible;
 use std::error::Error;
 use std::net::IpAddr;
