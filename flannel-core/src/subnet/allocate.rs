@@ -72,6 +72,35 @@ pub fn occupied(text: &str) -> Option<LeaseKey> {
     }
 }
 
+/// Whether two records are one node's: its IPv4 underlay address counts where it has one.
+pub fn is_same_node(a: &LeaseAttrs, b: &LeaseAttrs) -> bool {
+    match (a.public_ips.v4, b.public_ips.v4) {
+        (None, None) => a.public_ips.v6.is_some() && a.public_ips.v6 == b.public_ips.v6,
+        (a, b) => a == b,
+    }
+}
+
+/// The node of a record, for the log.
+pub fn holder(attrs: &LeaseAttrs) -> String {
+    match attrs.public_ips.v4.or(attrs.public_ips.v6) {
+        Some(addr) => addr.to_string(),
+        None => "a node without an address".to_owned(),
+    }
+}
+
+/// What the node with these underlay addresses published last: found by IPv4, else by IPv6.
+pub fn published<'a>(
+    leases: impl Iterator<Item = &'a Lease>,
+    public_ips: &PerFamily<IpAddr>,
+) -> Option<LeaseAttrs> {
+    let leases: Vec<&Lease> = leases.collect();
+    let by = |(family, addr): (Family, &IpAddr)| {
+        let mine = leases.iter().filter(|lease| lease.attrs.public_ips.get(family) == Some(addr));
+        mine.max_by_key(|lease| (lease.created, lease.key))
+    };
+    public_ips.iter().find_map(by).map(|lease| lease.attrs.clone())
+}
+
 /// Decides which lease the node that publishes `attrs` should have. `previous` is what it had before a
 /// restart.
 pub fn decide(
@@ -88,9 +117,8 @@ pub fn decide(
         )));
     };
     let is_mine = |record: &&Record| record.lease.attrs.public_ips.get(family) == Some(me);
-    let stays = |record: &&Record| {
-        fits(config, record.lease.key) && !loses(listing, record, |other| is_mine(&other))
-    };
+    let stays =
+        |record: &&Record| fits(config, record.lease.key) && !loses(listing, record, |other| is_mine(&other));
     let age = |record: &&Record| (record.lease.created, record.lease.key);
     let mine = || listing.records.iter().filter(is_mine);
     if let Some(own) = mine().filter(stays).min_by_key(age) {
@@ -102,10 +130,12 @@ pub fn decide(
     let subnets = PerFamily::try_from_fn(|family| {
         let Some(network) = config.networks.get(family) else { return Ok(None) };
         let Some(range) = network.range else {
-            return Err(SubnetError::Conflict(format!("the network config has no {family} range to take from")));
+            return Err(SubnetError::Conflict(format!(
+                "the network config has no {family} range to take from"
+            )));
         };
-        let mut wished = wishes.iter().flatten().filter_map(|key| key.subnet(family));
-        let kept = wished.find(|subnet| range.contains(*subnet) && taken.get(family).is_free(*subnet));
+        let mut kept = wishes.iter().flatten().filter_map(|key| key.subnet(family));
+        let kept = kept.find(|subnet| range.contains(*subnet) && taken.get(family).is_free(*subnet));
         let found = kept.or_else(|| rng.choice(taken.get(family).free(&range, CANDIDATES)));
         found.map(Some).ok_or(SubnetError::OutOfSubnets {
             family,

@@ -40,7 +40,10 @@ fn takes(decision: Result<Decision, SubnetError>, key: &str) {
 
 #[track_caller]
 fn adopts(decision: Result<Decision, SubnetError>, key: &str) {
-    assert!(matches!(&decision, Ok(Decision::Adopt(own)) if own.lease.key.to_string() == key), "{decision:?}");
+    assert!(
+        matches!(&decision, Ok(Decision::Adopt(own)) if own.lease.key.to_string() == key),
+        "{decision:?}"
+    );
 }
 
 #[track_caller]
@@ -56,11 +59,8 @@ fn adopts_the_record_with_our_address() {
     let listed = listing(&[record("10.5.1.0-24", 2, 1), record("10.5.2.0-24", 1, 2)]);
     adopts(run(V4, &listed, Some("10.5.3.0-24")), "10.5.2.0-24");
     // Of several the compatible one, then the oldest.
-    let listed = listing(&[
-        record("10.9.1.0-24", 1, 1),
-        record("10.5.3.0-24", 1, 3),
-        record("10.5.2.0-24", 1, 2),
-    ]);
+    let listed =
+        listing(&[record("10.9.1.0-24", 1, 1), record("10.5.3.0-24", 1, 3), record("10.5.2.0-24", 1, 2)]);
     adopts(run(V4, &listed, None), "10.5.2.0-24");
 }
 
@@ -99,7 +99,10 @@ fn keeps_the_subnet_from_before_a_restart_if_it_is_free() {
 #[test]
 fn a_network_that_gains_ipv6_keeps_its_ipv4_subnets() {
     let (old, new) = replaces(run(DUAL, &listing(&[record("10.5.2.0-24", 1, 1)]), None));
-    assert_eq!((old.as_str(), new.subnet(Family::V4).unwrap().to_string()), ("10.5.2.0-24", "10.5.2.0/24".into()));
+    assert_eq!(
+        (old.as_str(), new.subnet(Family::V4).unwrap().to_string()),
+        ("10.5.2.0-24", "10.5.2.0/24".into())
+    );
     assert!(new.subnet(Family::V6).is_some());
     // After a loss of the store the previous key does the same.
     let Ok(Decision::Take(new)) = run(DUAL, &Listing::default(), Some("10.5.2.0-24")) else { panic!() };
