@@ -1,2 +1,46 @@
-//! flanneld
-fn main() {}
+//! `flanneld`: the agent of a container overlay network.
+//!
+//! The binary reads arguments and environment, sets up logs, signals and the health server, and exits; what
+//! it runs is in the libraries.
+
+mod cli;
+mod daemon;
+mod health;
+mod logs;
+mod registry;
+mod report;
+mod run;
+mod status;
+mod store;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use cli::{CliError, Command};
+
+fn main() -> ExitCode {
+    // A reader that went away is no reason to crash, so failures to print are ignored.
+    match command() {
+        Ok(Command::Help) => {
+            let _ = std::io::stdout().write_all(cli::usage().as_bytes());
+            ExitCode::SUCCESS
+        }
+        Ok(Command::Version) => {
+            let _ = writeln!(std::io::stderr(), "{}", cli::version());
+            ExitCode::SUCCESS
+        }
+        Ok(Command::Run(options)) => daemon::run(&options),
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "flanneld: {error}\nflanneld --help lists all flags.");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn command() -> Result<Command, CliError> {
+    let args = std::env::args_os().skip(1).map(|arg| {
+        arg.into_string().map_err(|arg| CliError::NotUtf8(arg.to_string_lossy().into_owned()))
+    });
+    let args: Vec<_> = args.collect::<Result<_, _>>()?;
+    cli::command(&args, |name| Some(std::env::var_os(name)?.to_string_lossy().into_owned()))
+}

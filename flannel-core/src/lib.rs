@@ -18,6 +18,8 @@
 //! - [`subnet`]: the trait of the stores, and the stores.
 //! - [`backend`]: the traits of the backends.
 //! - [`kernel`]: the trait of the kernel; [`netlink`]: the real one.
+//! - [`underlay`]: which link and addresses carry the traffic between nodes; the decision is pure.
+//! - [`subnet_file`]: `subnet.env`, by which container runtimes learn this node's subnets.
 //! - [`reconcile`]: the one loop that every route-based backend runs.
 //!
 //! The library reads no environment, sets up no logger, ends no process and keeps no globals; several
@@ -34,5 +36,7 @@ pub mod netlink;
 pub mod peers;
 pub mod reconcile;
 pub mod subnet;
+pub mod subnet_file;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod underlay;

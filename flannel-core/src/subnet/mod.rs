@@ -1,5 +1,10 @@
 //! The stores that hand out subnets, behind one trait.
 
+pub mod allocate;
+mod health;
+pub mod local;
+mod timing;
+
 use std::convert::Infallible;
 use std::error::Error;
 use std::net::IpAddr;
@@ -169,4 +174,18 @@ impl SubnetError {
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unavailable { .. } | Self::Contended { .. })
     }
+}
+
+/// An error with all its causes in one line. A cause that the text names already is not said again.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let cause = error.to_string();
+        if !text.ends_with(&cause) {
+            text = format!("{text}: {cause}");
+        }
+        source = error.source();
+    }
+    text
 }

@@ -1,0 +1,221 @@
+//! The one table of flags: it drives parsing, environment, usage and `docs/flags.md`.
+
+/// What a flag's value is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Any text. The last one given counts.
+    Text,
+    /// Any text, as often as wanted.
+    List,
+    /// A number as Go reads it: `10`, `0x0a`, `1_000`.
+    Int,
+    /// True or false. On the command line the value needs a `=`; alone the flag means true.
+    Bool,
+}
+
+/// A flag.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Flag {
+    /// Its name, without dashes.
+    pub(crate) name: &'static str,
+    /// What its value is.
+    pub(crate) kind: Kind,
+    /// What it is when it is not given; empty for none.
+    pub(crate) default: &'static str,
+    /// What stands for the value in the usage text.
+    pub(crate) value: &'static str,
+    /// What it does.
+    pub(crate) help: &'static str,
+    /// Whether its value must not be shown.
+    pub(crate) secret: bool,
+    /// What this version can't do: the flag is refused if it asks for that.
+    pub(crate) missing: Option<&'static str>,
+}
+
+impl Flag {
+    const fn new(
+        name: &'static str,
+        kind: Kind,
+        default: &'static str,
+        value: &'static str,
+        help: &'static str,
+    ) -> Self {
+        Self { name, kind, default, value, help, secret: false, missing: None }
+    }
+
+    const fn secret(mut self) -> Self {
+        self.secret = true;
+        self
+    }
+
+    const fn missing(mut self, what: &'static str) -> Self {
+        self.missing = Some(what);
+        self
+    }
+
+    /// The environment variable that sets the flag where the command line does not. `--version` has none,
+    /// as upstream.
+    pub(crate) fn variable(&self) -> Option<String> {
+        (self.name != "version")
+            .then(|| format!("FLANNELD_{}", self.name.to_ascii_uppercase().replace('-', "_")))
+    }
+}
+
+/// Finds a flag by name.
+pub(crate) fn find(name: &str) -> Option<&'static Flag> {
+    FLAGS.iter().find(|flag| flag.name == name)
+}
+
+const KUBE: &str = "the Kubernetes subnet manager";
+const MASQUERADE: &str = "masquerade rules";
+
+/// All flags, in the order of the documents.
+pub(crate) const FLAGS: &[Flag] = &[
+    Flag::new(
+        "store",
+        Kind::Text,
+        "etcd",
+        "STORE",
+        "where leases are kept: \"etcd\", or \"local:DIR\" for a folder that all agents of the cluster share (several on one host, say)",
+    ),
+    Flag::new(
+        "etcd-endpoints",
+        Kind::Text,
+        "http://127.0.0.1:4001,http://127.0.0.1:2379",
+        "URLS",
+        "comma-separated etcd endpoints",
+    ),
+    Flag::new("etcd-prefix", Kind::Text, "/coreos.com/network", "PREFIX", "prefix of all keys in etcd"),
+    Flag::new("etcd-keyfile", Kind::Text, "", "FILE", "private key of the TLS client certificate for etcd"),
+    Flag::new("etcd-certfile", Kind::Text, "", "FILE", "TLS client certificate for etcd"),
+    Flag::new(
+        "etcd-cafile",
+        Kind::Text,
+        "",
+        "FILE",
+        "CA certificates that etcd's certificate is checked against; works without a client certificate, too",
+    ),
+    Flag::new("etcd-username", Kind::Text, "", "NAME", "user name for etcd"),
+    Flag::new(
+        "etcd-password",
+        Kind::Text,
+        "",
+        "PASSWORD",
+        "password for etcd; better given by its variable, since command lines are public on a host",
+    )
+    .secret(),
+    Flag::new(
+        "iface",
+        Kind::List,
+        "",
+        "NAME|IP",
+        "interface, by name or address, for traffic between nodes; can be repeated, the first that fits is taken",
+    ),
+    Flag::new(
+        "iface-regex",
+        Kind::List,
+        "",
+        "REGEX",
+        "regular expression for that interface's address, else its name; can be repeated, tried after every --iface",
+    ),
+    Flag::new(
+        "iface-can-reach",
+        Kind::Text,
+        "",
+        "IP",
+        "take the interface that the kernel would use to reach this address; tried after --iface and --iface-regex",
+    ),
+    Flag::new(
+        "subnet-file",
+        Kind::Text,
+        "/run/flannel/subnet.env",
+        "FILE",
+        "file to write this node's subnets and MTU to",
+    ),
+    Flag::new("public-ip", Kind::Text, "", "IPv4", "IPv4 address published to other nodes"),
+    Flag::new("public-ipv6", Kind::Text, "", "IPv6", "IPv6 address published to other nodes"),
+    Flag::new(
+        "subnet-lease-renew-margin",
+        Kind::Int,
+        "60",
+        "MINUTES",
+        "how long before its end the lease is renewed, 1 to 1439 minutes",
+    ),
+    Flag::new("ip-masq", Kind::Bool, "false", "", "masquerade traffic that leaves the overlay network")
+        .missing(MASQUERADE),
+    Flag::new(
+        "ip-masq-fully-random-disable",
+        Kind::Bool,
+        "false",
+        "",
+        "do not randomise source ports fully when masquerading",
+    )
+    .missing(MASQUERADE),
+    Flag::new(
+        "kube-subnet-mgr",
+        Kind::Bool,
+        "false",
+        "",
+        "take subnets from the Kubernetes API instead of etcd",
+    )
+    .missing(KUBE),
+    Flag::new("kube-api-url", Kind::Text, "", "URL", "URL of the Kubernetes API server").missing(KUBE),
+    Flag::new(
+        "kube-annotation-prefix",
+        Kind::Text,
+        "flannel.alpha.coreos.com",
+        "PREFIX",
+        "prefix of the annotations on Kubernetes nodes",
+    )
+    .missing(KUBE),
+    Flag::new("kubeconfig-file", Kind::Text, "", "FILE", "kubeconfig to reach the Kubernetes API with")
+        .missing(KUBE),
+    Flag::new("version", Kind::Bool, "false", "", "print the version to stderr and exit"),
+    Flag::new("healthz-ip", Kind::Text, "0.0.0.0", "IP", "address that the health server listens on"),
+    Flag::new(
+        "healthz-port",
+        Kind::Int,
+        "0",
+        "PORT",
+        "port of the health server (/healthz and /readyz); 0 for none",
+    ),
+    Flag::new("iptables-resync", Kind::Int, "5", "SECONDS", "seconds between checks of the iptables rules")
+        .missing("iptables rules"),
+    Flag::new(
+        "iptables-forward-rules",
+        Kind::Bool,
+        "true",
+        "",
+        "accept forwarded traffic of the overlay network; this version writes no such rules",
+    )
+    .missing("forward rules"),
+    Flag::new("ip-blackhole-route", Kind::Bool, "false", "", "keep a blackhole route for this node's subnet")
+        .missing("blackhole routes"),
+    Flag::new(
+        "net-config-path",
+        Kind::Text,
+        "/etc/kube-flannel/net-conf.json",
+        "FILE",
+        "network config file for Kubernetes",
+    )
+    .missing(KUBE),
+    Flag::new(
+        "set-node-network-unavailable",
+        Kind::Bool,
+        "true",
+        "",
+        "clear the NetworkUnavailable condition of the Kubernetes node",
+    )
+    .missing(KUBE),
+    Flag::new("log-format", Kind::Text, "text", "text|json", "form of the log on stderr"),
+    Flag::new("v", Kind::Int, "0", "N", "verbosity of the log: 0 info, 1 to 3 debug, 4 and more trace"),
+    Flag::new(
+        "vmodule",
+        Kind::Text,
+        "",
+        "PATTERN=N,..",
+        "verbosity by module: a pattern (* and ?) names a crate, a module or a whole path such as flannel_core::netlink",
+    ),
+    Flag::new("log_backtrace_at", Kind::Text, "", "FILE:LINE", "log a stack trace at this line")
+        .missing("stack traces in the log"),
+];

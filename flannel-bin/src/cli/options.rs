@@ -1,0 +1,234 @@
+//! Flags as typed and checked options.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use flannel_core::addr::PerFamily;
+
+use super::args::{Given, parse_bool, parse_int};
+use super::flags::{Flag, Kind, find};
+use super::{CliError, Origin};
+
+/// Where leases are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum StoreChoice {
+    /// In etcd.
+    Etcd,
+    /// In a folder.
+    Local(PathBuf),
+}
+
+/// The `--etcd-*` flags.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct EtcdFlags {
+    /// URLs, not yet checked.
+    pub(crate) endpoints: Vec<String>,
+    /// The prefix of all keys.
+    pub(crate) prefix: String,
+    /// The client's certificate and its key.
+    pub(crate) identity: Option<(PathBuf, PathBuf)>,
+    /// The CA certificates.
+    pub(crate) ca_file: Option<PathBuf>,
+    /// User name and password.
+    pub(crate) user: Option<(String, String)>,
+}
+
+impl fmt::Debug for EtcdFlags {
+    /// Without the password, and without endpoints, which can hold one.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EtcdFlags").field("prefix", &self.prefix).finish_non_exhaustive()
+    }
+}
+
+/// The form of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+/// One element of `--vmodule`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct VModule {
+    /// A glob for a crate, a module, or a whole path.
+    pub(crate) pattern: String,
+    /// The verbosity.
+    pub(crate) verbosity: i64,
+}
+
+/// Everything that can be said on the command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Options {
+    pub(crate) store: StoreChoice,
+    pub(crate) etcd: EtcdFlags,
+    pub(crate) ifaces: Vec<String>,
+    pub(crate) iface_regexes: Vec<String>,
+    pub(crate) can_reach: Option<IpAddr>,
+    pub(crate) public_ips: PerFamily<IpAddr>,
+    pub(crate) subnet_file: PathBuf,
+    pub(crate) renew_margin: Duration,
+    /// Address and port of the health server; `None` for none.
+    pub(crate) health: Option<(String, u16)>,
+    pub(crate) log_format: LogFormat,
+    pub(crate) verbosity: i64,
+    pub(crate) vmodule: Vec<VModule>,
+    /// The flags that differ from their defaults, with secrets hidden, for the log.
+    pub(crate) shown: Vec<(&'static str, String)>,
+}
+
+impl Options {
+    /// Checks what was given and fills in the defaults.
+    pub(crate) fn from_given(given: &[Given]) -> Result<Self, CliError> {
+        given.iter().try_for_each(check_support)?;
+        let values = Values(given);
+        let margin = values.int("subnet-lease-renew-margin");
+        if !(1..=1439).contains(&margin) {
+            return Err(values.bad("subnet-lease-renew-margin", "from 1 to 1439 minutes"));
+        }
+        let port = values.int("healthz-port").max(0);
+        let port = u16::try_from(port).map_err(|_| values.bad("healthz-port", "a port, 0 to 65535"))?;
+        Ok(Self {
+            store: values.store()?,
+            etcd: values.etcd()?,
+            ifaces: values.list("iface"),
+            iface_regexes: values.list("iface-regex"),
+            can_reach: values.address::<IpAddr>("iface-can-reach", "an IP address")?,
+            public_ips: PerFamily {
+                v4: values.address::<Ipv4Addr>("public-ip", "an IPv4 address")?,
+                v6: values.address::<Ipv6Addr>("public-ipv6", "an IPv6 address")?,
+            },
+            subnet_file: values.path("subnet-file").ok_or_else(|| values.bad("subnet-file", "a path"))?,
+            renew_margin: Duration::from_secs(margin.unsigned_abs() * 60),
+            health: (port > 0).then(|| (values.text("healthz-ip").to_owned(), port)),
+            log_format: match values.text("log-format") {
+                "text" => LogFormat::Text,
+                "json" => LogFormat::Json,
+                _ => return Err(values.bad("log-format", "text or json")),
+            },
+            verbosity: values.int("v"),
+            vmodule: values.vmodule()?,
+            shown: values.shown(),
+        })
+    }
+}
+
+/// Refuses what this version can't do. A flag that asks for what is done anyway is no error.
+fn check_support(given: &Given) -> Result<(), CliError> {
+    let Some(what) = given.flag.missing else { return Ok(()) };
+    let harmless = match (given.flag.name, given.flag.kind) {
+        // Upstream's default, but not what this version does.
+        ("iptables-forward-rules", _) => parse_bool(&given.value) == Some(false),
+        (_, Kind::Bool) => parse_bool(&given.value) == parse_bool(given.flag.default),
+        (_, Kind::Int) => parse_int(&given.value) == parse_int(given.flag.default),
+        (_, Kind::Text | Kind::List) => given.value == given.flag.default,
+    };
+    if harmless { Ok(()) } else { Err(CliError::NotSupported { origin: given.origin.clone(), what }) }
+}
+
+/// The values of flags: the last one given, else the default.
+struct Values<'a>(&'a [Given]);
+
+impl Values<'_> {
+    fn last(&self, name: &str) -> Option<&Given> {
+        self.0.iter().rfind(|given| given.flag.name == name)
+    }
+
+    fn text(&self, name: &str) -> &str {
+        let default = || find(name).map_or("", |flag| flag.default);
+        self.last(name).map_or_else(default, |given| &given.value)
+    }
+
+    fn int(&self, name: &str) -> i64 {
+        parse_int(self.text(name)).expect("numbers were checked when they were read")
+    }
+
+    fn path(&self, name: &str) -> Option<PathBuf> {
+        Some(self.text(name)).filter(|path| !path.is_empty()).map(PathBuf::from)
+    }
+
+    fn list(&self, name: &str) -> Vec<String> {
+        let all = self.0.iter().filter(|given| given.flag.name == name);
+        all.map(|given| given.value.clone()).collect()
+    }
+
+    fn address<T: std::str::FromStr + Into<IpAddr>>(
+        &self,
+        name: &'static str,
+        expected: &str,
+    ) -> Result<Option<IpAddr>, CliError> {
+        let text = self.text(name);
+        if text.is_empty() {
+            return Ok(None);
+        }
+        text.parse::<T>().map(|addr| Some(addr.into())).map_err(|_| self.bad(name, expected))
+    }
+
+    fn store(&self) -> Result<StoreChoice, CliError> {
+        match self.text("store").split_once(':') {
+            None if self.text("store") == "etcd" => Ok(StoreChoice::Etcd),
+            Some(("local", dir)) if !dir.is_empty() => Ok(StoreChoice::Local(dir.into())),
+            _ => Err(self.bad("store", "etcd or local:DIR")),
+        }
+    }
+
+    fn etcd(&self) -> Result<EtcdFlags, CliError> {
+        let pair = |first: &str, second: &str| {
+            let conflict = || CliError::Conflict(format!("--{first} and --{second} need each other"));
+            match (self.path(first), self.path(second)) {
+                (Some(first), Some(second)) => Ok(Some((first, second))),
+                (None, None) => Ok(None),
+                _ => Err(conflict()),
+            }
+        };
+        let user = self.text("etcd-username");
+        Ok(EtcdFlags {
+            endpoints: self.text("etcd-endpoints").split(',').map(str::to_owned).collect(),
+            prefix: self.text("etcd-prefix").to_owned(),
+            identity: pair("etcd-certfile", "etcd-keyfile")?,
+            ca_file: self.path("etcd-cafile"),
+            user: (!user.is_empty()).then(|| (user.to_owned(), self.text("etcd-password").to_owned())),
+        })
+    }
+
+    fn vmodule(&self) -> Result<Vec<VModule>, CliError> {
+        let parse = |item: &str| {
+            let (pattern, verbosity) = item.split_once('=')?;
+            let verbosity = verbosity.parse().ok().filter(|_| !pattern.is_empty())?;
+            Some(VModule { pattern: pattern.to_owned(), verbosity })
+        };
+        let items = self.text("vmodule").split(',').filter(|item| !item.is_empty());
+        let items: Option<_> = items.map(parse).collect();
+        items.ok_or_else(|| self.bad("vmodule", "a comma-separated list of pattern=N"))
+    }
+
+    fn shown(&self) -> Vec<(&'static str, String)> {
+        let differs = |given: &&Given| given.flag.kind == Kind::List || given.value != given.flag.default;
+        let shown = |given: &Given| (given.flag.name, show(given.flag, &given.value));
+        self.0.iter().filter(differs).map(shown).collect()
+    }
+
+    fn bad(&self, name: &'static str, expected: &str) -> CliError {
+        let origin = self.last(name).map_or(Origin::Flag(name), |given| given.origin.clone());
+        CliError::BadValue { origin, value: self.text(name).to_owned(), expected: expected.to_owned() }
+    }
+}
+
+/// A value as it may be shown.
+fn show(flag: &Flag, value: &str) -> String {
+    if flag.secret {
+        return "***".to_owned();
+    }
+    // An URL can hold a password before its host.
+    let hide = |url: &str| {
+        let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+        match rest.split('/').next().and_then(|authority| authority.rsplit_once('@')) {
+            Some((user, _)) => format!("{scheme}://***{}", &rest[user.len()..]),
+            None => url.to_owned(),
+        }
+    };
+    value.split(',').map(hide).collect::<Vec<_>>().join(",")
+}

@@ -1,0 +1,249 @@
+//! Tables of command lines.
+
+use std::time::Duration;
+
+use super::flags::{FLAGS, find};
+use super::*;
+
+fn run_with(args: &[&str], env: &[(&str, &str)]) -> Result<Command, CliError> {
+    let args: Vec<_> = args.iter().map(|arg| (*arg).to_owned()).collect();
+    command(&args, |name| env.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
+}
+
+fn options_with(args: &[&str], env: &[(&str, &str)]) -> Options {
+    match run_with(args, env) {
+        Ok(Command::Run(options)) => *options,
+        other => panic!("{args:?}: {other:?}"),
+    }
+}
+
+fn options(args: &[&str]) -> Options {
+    options_with(args, &[])
+}
+
+fn error_with(args: &[&str], env: &[(&str, &str)]) -> String {
+    run_with(args, env).expect_err(&format!("{args:?}")).to_string()
+}
+
+fn error(args: &[&str]) -> String {
+    error_with(args, &[])
+}
+
+#[test]
+fn defaults_are_those_of_upstream() {
+    let defaults = options(&[]);
+    assert_eq!(defaults.etcd.endpoints, ["http://127.0.0.1:4001", "http://127.0.0.1:2379"]);
+    assert_eq!(defaults.etcd.prefix, "/coreos.com/network");
+    assert_eq!(defaults.subnet_file.to_str(), Some("/run/flannel/subnet.env"));
+    assert_eq!(defaults.renew_margin, Duration::from_secs(3600));
+    assert_eq!((defaults.store, defaults.health), (StoreChoice::Etcd, None));
+    assert!(defaults.shown.is_empty());
+    for (name, default) in [
+        ("ip-masq", "false"),
+        ("iptables-resync", "5"),
+        ("iptables-forward-rules", "true"),
+        ("kube-annotation-prefix", "flannel.alpha.coreos.com"),
+        ("net-config-path", "/etc/kube-flannel/net-conf.json"),
+        ("set-node-network-unavailable", "true"),
+        ("healthz-ip", "0.0.0.0"),
+        ("healthz-port", "0"),
+        ("v", "0"),
+    ] {
+        assert_eq!(find(name).unwrap().default, default, "{name}");
+    }
+}
+
+#[test]
+fn flags_have_the_syntax_of_go() {
+    for args in [
+        &["-etcd-prefix", "/x"][..],
+        &["--etcd-prefix", "/x"],
+        &["-etcd-prefix=/x"],
+        &["--etcd-prefix=/x", "--"],
+        &["--etcd-prefix", "/y", "--etcd-prefix", "/x"],
+    ] {
+        assert_eq!(options(args).etcd.prefix, "/x", "{args:?}");
+    }
+    assert_eq!(options(&["--etcd-prefix=a=b"]).etcd.prefix, "a=b");
+    assert_eq!(options(&["--etcd-prefix", "--v"]).etcd.prefix, "--v", "the next argument, whatever it is");
+    assert_eq!(options(&["--etcd-prefix="]).etcd.prefix, "");
+    assert_eq!(options(&["--iface", "a", "-iface=b,c"]).ifaces, ["a", "b,c"]);
+    for (number, want) in [("10", 10), ("+1", 1), ("0x1f", 31), ("0b11", 3), ("017", 15), ("1_0", 10)] {
+        let margin = options(&["--subnet-lease-renew-margin", number]).renew_margin;
+        assert_eq!(margin, Duration::from_secs(60 * want), "{number}");
+    }
+    for truth in ["1", "t", "T", "true", "TRUE", "True"] {
+        assert!(matches!(run_with(&[&format!("--version={truth}")], &[]), Ok(Command::Version)), "{truth}");
+    }
+    for lie in ["0", "f", "F", "false", "FALSE", "False"] {
+        assert!(matches!(run_with(&[&format!("-version={lie}")], &[]), Ok(Command::Run(_))), "{lie}");
+    }
+}
+
+#[test]
+fn help_and_version_come_first() {
+    for args in [&["-h"][..], &["--help"], &["-help=x"], &["--v=1", "-h", "--nonsense"], &["-h", "x"]] {
+        assert!(matches!(run_with(args, &[]), Ok(Command::Help)), "{args:?}");
+    }
+    let env = [("FLANNELD_V", "nonsense")];
+    assert!(matches!(run_with(&["--version"], &env), Ok(Command::Version)));
+    assert!(matches!(run_with(&["--version", "--ip-masq"], &[]), Ok(Command::Version)));
+    assert!(matches!(run_with(&["--version", "--version=false"], &[]), Ok(Command::Run(_))));
+}
+
+#[test]
+fn errors_name_flag_value_and_what_was_meant() {
+    for (args, want) in [
+        (&["--ifcae=eth0"][..], "unknown flag --ifcae; did you mean --iface?"),
+        (&["--etcd_prefix=/x"], "unknown flag --etcd_prefix; did you mean --etcd-prefix?"),
+        (&["-public-ip6", "::1"], "unknown flag --public-ip6; did you mean --public-ip?"),
+        (&["--completely-different"], "unknown flag --completely-different"),
+        (&["---v"], "bad flag syntax: ---v"),
+        (&["--=v"], "bad flag syntax: --=v"),
+        (&["-=v"], "bad flag syntax: -=v"),
+        (&["--etcd-prefix"], "flag --etcd-prefix needs a value"),
+        (&["--v=x"], "--v: \"x\" is not a whole number"),
+        (&["--v="], "--v: \"\" is not a whole number"),
+        (&["--v=1_"], "--v: \"1_\" is not a whole number"),
+        (&["--v=99999999999999999999"], "--v: \"99999999999999999999\" is not a whole number"),
+        (&["--version=yes"], "--version: \"yes\" is not true or false"),
+        (&["--ip-masq", "false"], "unexpected argument \"false\"; did you mean --ip-masq=false?"),
+        (&["eth0"], "unexpected argument \"eth0\"; flanneld takes flags only, and reads none after it"),
+        (&["--", "x"], "unexpected argument \"x\"; flanneld takes flags only, and reads none after it"),
+        (&["-"], "unexpected argument \"-\"; flanneld takes flags only, and reads none after it"),
+        (
+            &["--subnet-lease-renew-margin=0"],
+            "--subnet-lease-renew-margin: \"0\" is not from 1 to 1439 minutes",
+        ),
+        (
+            &["--subnet-lease-renew-margin=1440"],
+            "--subnet-lease-renew-margin: \"1440\" is not from 1 to 1439 minutes",
+        ),
+        (&["--healthz-port=65536"], "--healthz-port: \"65536\" is not a port, 0 to 65535"),
+        (&["--public-ip=fd00::1"], "--public-ip: \"fd00::1\" is not an IPv4 address"),
+        (&["--public-ipv6=10.0.0.1"], "--public-ipv6: \"10.0.0.1\" is not an IPv6 address"),
+        (&["--iface-can-reach=host"], "--iface-can-reach: \"host\" is not an IP address"),
+        (&["--store=local:"], "--store: \"local:\" is not etcd or local:DIR"),
+        (&["--store=redis"], "--store: \"redis\" is not etcd or local:DIR"),
+        (&["--log-format=xml"], "--log-format: \"xml\" is not text or json"),
+        (&["--vmodule=x"], "--vmodule: \"x\" is not a comma-separated list of pattern=N"),
+        (&["--etcd-keyfile=k"], "--etcd-certfile and --etcd-keyfile need each other"),
+        (&["--subnet-file="], "--subnet-file: \"\" is not a path"),
+    ] {
+        assert_eq!(error(args), want, "{args:?}");
+    }
+}
+
+#[test]
+fn what_this_version_lacks_is_refused_only_if_asked_for() {
+    let lacking: Vec<_> = FLAGS.iter().filter(|flag| flag.missing.is_some()).collect();
+    assert_eq!(lacking.len(), 11);
+    for flag in lacking {
+        let name = flag.name;
+        if name != "iptables-forward-rules" {
+            options(&[&format!("--{name}={}", flag.default)]);
+        }
+        let other = match flag.default {
+            "false" => "true",
+            "true" if name == "iptables-forward-rules" => "true",
+            "true" => "false",
+            "5" => "6",
+            _ => "/x",
+        };
+        let error = error(&[&format!("--{name}={other}")]);
+        assert!(error.starts_with("not supported by this version: "), "{error}");
+        assert!(error.ends_with(&format!("(--{name}); leave it out")), "{error}");
+    }
+    assert_eq!(
+        error(&["--ip-masq"]),
+        "not supported by this version: masquerade rules (--ip-masq); leave it out"
+    );
+    options(&["--iptables-forward-rules=false"]);
+    let env = error_with(&[], &[("FLANNELD_IP_MASQ", "true")]);
+    assert_eq!(env, "not supported by this version: masquerade rules (FLANNELD_IP_MASQ); leave it out");
+    options_with(&["--ip-masq=false"], &[("FLANNELD_IP_MASQ", "true")]);
+}
+
+#[test]
+fn environment_fills_in_what_was_not_given() {
+    let env = [
+        ("FLANNELD_ETCD_PREFIX", "/env"),
+        ("FLANNELD_IFACE", "a,b"),
+        ("FLANNELD_V", "4"),
+        ("FLANNELD_SUBNET_FILE", ""),
+        ("FLANNELD_VERSION", "true"),
+        ("FLANNELD_STORE", "local:/x"),
+    ];
+    let from_env = options_with(&[], &env);
+    assert_eq!(from_env.etcd.prefix, "/env");
+    assert_eq!(from_env.ifaces, ["a,b"], "one element, never split");
+    assert_eq!(from_env.verbosity, 4);
+    assert_eq!(from_env.subnet_file.to_str(), Some("/run/flannel/subnet.env"), "empty is unset");
+    assert_eq!(from_env.store, StoreChoice::Local("/x".into()));
+    let both = options_with(&["--etcd-prefix=/arg", "--iface=c"], &env);
+    assert_eq!((both.etcd.prefix.as_str(), both.ifaces), ("/arg", vec!["c".to_owned()]));
+    let error = error_with(&[], &[("FLANNELD_HEALTHZ_PORT", "http")]);
+    assert_eq!(error, "FLANNELD_HEALTHZ_PORT: \"http\" is not a whole number");
+    let error = error_with(&[], &[("FLANNELD_SUBNET_LEASE_RENEW_MARGIN", "0")]);
+    assert!(error.starts_with("FLANNELD_SUBNET_LEASE_RENEW_MARGIN: "), "{error}");
+    assert_eq!(find("log_backtrace_at").unwrap().variable().unwrap(), "FLANNELD_LOG_BACKTRACE_AT");
+}
+
+#[test]
+fn etcd_flags_work_alone() {
+    let options = options(&["--etcd-cafile=/ca", "--etcd-endpoints=https://a:1,https://b:2"]);
+    assert_eq!(options.etcd.ca_file.as_deref().and_then(|path| path.to_str()), Some("/ca"));
+    assert_eq!(options.etcd.identity, None);
+    assert_eq!(options.etcd.endpoints, ["https://a:1", "https://b:2"]);
+}
+
+#[test]
+fn health_server_is_off_at_port_0_and_below() {
+    assert_eq!(options(&["--healthz-port=-1"]).health, None);
+    let health = options(&["--healthz-port=8081", "--healthz-ip=::1"]).health;
+    assert_eq!(health, Some(("::1".into(), 8081)));
+}
+
+#[test]
+fn secrets_are_never_shown() {
+    let options = options(&[
+        "--etcd-username=root",
+        "--etcd-password=hunter2",
+        "--etcd-endpoints=http://me:hunter2@10.0.0.1:2379,https://b:2/p@x",
+        "--etcd-prefix=/coreos.com/network",
+        "--iface=eth0",
+    ]);
+    let shown: Vec<_> = options.shown.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let want = [
+        "etcd-username=root",
+        "etcd-password=***",
+        "etcd-endpoints=http://***@10.0.0.1:2379,https://b:2/p@x",
+        "iface=eth0",
+    ];
+    assert_eq!(shown, want, "only what differs from the defaults");
+    assert!(!format!("{options:?}").contains("hunter2"), "{options:?}");
+}
+
+#[test]
+fn vmodule_is_a_list_of_patterns() {
+    let vmodule = options(&["--vmodule=netlink=5,flannel_*=2,"]).vmodule;
+    let vmodule: Vec<_> = vmodule.iter().map(|item| (item.pattern.as_str(), item.verbosity)).collect();
+    assert_eq!(vmodule, [("netlink", 5), ("flannel_*", 2)]);
+}
+
+#[test]
+fn usage_names_every_flag() {
+    let usage = usage();
+    for flag in FLAGS {
+        assert!(usage.contains(&format!("\n  --{}", flag.name)), "{}", flag.name);
+    }
+    assert!(usage.contains("--iface NAME|IP"));
+    assert!(version().starts_with("flanneld 0."));
+}
+
+#[test]
+fn documents_have_the_table_of_flags() {
+    let table = usage::table();
+    let document = include_str!("../../../docs/flags.md");
+    assert!(document.contains(&table), "docs/flags.md must have this table:\n{table}");
+}

@@ -1,0 +1,117 @@
+//! The log on stderr.
+
+use std::io::IsTerminal;
+
+use tracing::{Level, Metadata};
+use tracing_subscriber::filter::{LevelFilter, filter_fn};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, Registry, fmt};
+
+use crate::cli::{LogFormat, Options, VModule};
+
+/// Sets up the log of this process. Records of the `log` crate go there, too.
+pub(crate) fn set_up(options: &Options) {
+    let levels = Levels { verbosity: options.verbosity, modules: options.vmodule.clone() };
+    let hint = levels.highest();
+    let filter = filter_fn(move |meta| levels.enabled(meta)).with_max_level_hint(hint);
+    let layer: Box<dyn Layer<Registry> + Send + Sync> = match options.log_format {
+        LogFormat::Text => {
+            let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            fmt::layer().with_writer(std::io::stderr).with_ansi(colour).boxed()
+        }
+        LogFormat::Json => fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).boxed(),
+    };
+    tracing_subscriber::registry().with(layer.with_filter(filter)).init();
+}
+
+/// Which records are wanted.
+struct Levels {
+    verbosity: i64,
+    modules: Vec<VModule>,
+}
+
+impl Levels {
+    fn enabled(&self, meta: &Metadata<'_>) -> bool {
+        *meta.level() <= self.of(meta.target())
+    }
+
+    /// The level of a target: that of the first pattern that names it, else the general one. The libraries
+    /// below us talk about every frame, so they stay at info unless a pattern asks.
+    fn of(&self, target: &str) -> Level {
+        match self.modules.iter().find(|module| names(&module.pattern, target)) {
+            Some(module) => level(module.verbosity),
+            None if target.starts_with("flannel") => level(self.verbosity),
+            None => Level::INFO,
+        }
+    }
+
+    fn highest(&self) -> LevelFilter {
+        let modules = self.modules.iter().map(|module| level(module.verbosity));
+        LevelFilter::from_level(modules.fold(level(self.verbosity), Ord::max))
+    }
+}
+
+fn level(verbosity: i64) -> Level {
+    match verbosity {
+        ..=0 => Level::INFO,
+        1..=3 => Level::DEBUG,
+        4.. => Level::TRACE,
+    }
+}
+
+/// Whether a pattern names a target: as a whole, or one of the modules on its path.
+fn names(pattern: &str, target: &str) -> bool {
+    let mut ends = target.match_indices("::").map(|(end, _)| end).chain([target.len()]);
+    glob(pattern.as_bytes(), target.as_bytes())
+        || target.split("::").any(|module| glob(pattern.as_bytes(), module.as_bytes()))
+        || ends.any(|end| pattern == &target[..end])
+}
+
+/// Whether a text matches a pattern with `*` and `?`.
+fn glob(pattern: &[u8], text: &[u8]) -> bool {
+    match (pattern, text) {
+        ([], []) => true,
+        ([b'*', rest @ ..], _) => (0..=text.len()).any(|skip| glob(rest, &text[skip..])),
+        ([b'?', rest @ ..], [_, text @ ..]) => glob(rest, text),
+        ([a, rest @ ..], [b, text @ ..]) => a == b && glob(rest, text),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_name_crates_modules_and_paths() {
+        for (pattern, target, want) in [
+            ("netlink", "flannel_core::netlink::batch", true),
+            ("flannel_core", "flannel_core::netlink", true),
+            ("flannel_core::netlink", "flannel_core::netlink::batch", true),
+            ("flannel_core::net", "flannel_core::netlink", false),
+            ("net*", "flannel_core::netlink", true),
+            ("n?tlink", "flannel_core::netlink", true),
+            ("link", "flannel_core::netlink", false),
+            ("*", "anything", true),
+        ] {
+            assert_eq!(names(pattern, target), want, "{pattern} {target}");
+        }
+    }
+
+    #[test]
+    fn verbosity_is_that_of_klog() {
+        let modules = vec![
+            VModule { pattern: "h2".into(), verbosity: 9 },
+            VModule { pattern: "netlink".into(), verbosity: 0 },
+        ];
+        let levels = Levels { verbosity: 2, modules };
+        assert_eq!(levels.of("flannel_core::underlay"), Level::DEBUG);
+        assert_eq!(levels.of("flannel_core::netlink"), Level::INFO);
+        assert_eq!(levels.of("hyper::proto"), Level::INFO);
+        assert_eq!(levels.of("h2::codec"), Level::TRACE);
+        assert_eq!(levels.highest(), LevelFilter::TRACE);
+        let quiet = Levels { verbosity: -3, modules: Vec::new() };
+        assert_eq!((quiet.of("flanneld::run"), quiet.highest()), (Level::INFO, LevelFilter::INFO));
+    }
+}

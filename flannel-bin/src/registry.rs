@@ -1,0 +1,57 @@
+//! The backends of this build, by the name that the network config gives.
+
+use flannel_backend_vxlan::VxlanBackend;
+use flannel_core::backend::Backend;
+
+/// The kinds of this build.
+const KNOWN: &[&str] = &["vxlan"];
+/// Kinds that upstream has, or had, besides.
+const UPSTREAM: &[&str] = &[
+    "udp", "host-gw", "wireguard", "ipip", "ipsec", "alloc", "extension", "tencent-vpc", "ali-vpc", "aws-vpc",
+    "gce", "hybridnet",
+];
+
+/// A backend that this build does not have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("backend {kind:?} {}; this build has: {}", why(.kind), KNOWN.join(", "))]
+pub(crate) struct UnknownBackend {
+    kind: String,
+}
+
+fn why(kind: &str) -> &'static str {
+    match kind {
+        "udp" => "(which is also what a config without Backend means) is not in this build",
+        kind if UPSTREAM.contains(&kind) => "of upstream flannel is not in this build",
+        _ => "is unknown",
+    }
+}
+
+/// Makes the backend of a kind.
+pub(crate) fn backend(kind: &str) -> Result<Box<dyn Backend>, UnknownBackend> {
+    match kind {
+        "vxlan" => Ok(Box::new(VxlanBackend::new())),
+        _ => Err(UnknownBackend { kind: kind.to_owned() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn makes_what_it_knows() {
+        for kind in KNOWN {
+            assert_eq!(backend(kind).unwrap().kind(), *kind);
+        }
+    }
+
+    #[test]
+    fn says_what_is_unknown_and_what_is_missing() {
+        let error = |kind| backend(kind).map(|_| ()).unwrap_err().to_string();
+        assert_eq!(error("vxlna"), "backend \"vxlna\" is unknown; this build has: vxlan");
+        for kind in UPSTREAM {
+            assert!(error(kind).contains("is not in this build; this build has: vxlan"), "{kind}");
+        }
+        assert!(error("udp").contains("a config without Backend"), "{}", error("udp"));
+    }
+}

@@ -1,0 +1,333 @@
+//! The life of the agent, from the network config to the end, over the traits of the core.
+
+#[cfg(test)]
+mod tests;
+
+use std::convert::Infallible;
+use std::future::pending;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use flannel_core::backend::{Backend, BackendError, Network, Underlay};
+use flannel_core::config::NetworkConfig;
+use flannel_core::kernel::Kernel;
+use flannel_core::subnet::{SubnetError, SubnetManager};
+use flannel_core::subnet_file::SubnetFile;
+use flannel_core::underlay::{self, UnderlayError, UnderlayOptions};
+use tokio::task::{JoinError, JoinHandle};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::registry::UnknownBackend;
+use crate::report::chain;
+use crate::status::{Board, Step};
+
+/// The first pause between tries, and the longest.
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
+/// The pause between tries to write the subnet file.
+const FILE_RETRY: Duration = Duration::from_secs(10);
+/// How long the datapath of a lost lease is kept, so that an operator can see what happened while pods
+/// still have their traffic.
+const LOST_LEASE_GRACE: Duration = Duration::from_secs(60);
+/// How long the network may take to stop.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// What a supervisor is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Notice {
+    /// The subnet file is there.
+    Ready,
+    /// The agent ends.
+    Stopping,
+}
+
+/// The agent and all that it works with.
+pub(crate) struct Agent<'a> {
+    /// What the operator said about the underlay; the families come from the network config.
+    pub(crate) underlay: UnderlayOptions,
+    /// Where the subnet file goes.
+    pub(crate) subnet_file: PathBuf,
+    /// The store of leases.
+    pub(crate) store: &'a dyn SubnetManager,
+    /// Makes backends by kind.
+    pub(crate) backends: &'a dyn Fn(&str) -> Result<Box<dyn Backend>, UnknownBackend>,
+    /// Where the agent's status is shown.
+    pub(crate) board: &'a Board,
+    /// Tells the supervisor.
+    pub(crate) notify: &'a dyn Fn(Notice),
+    /// Fires when the agent is to stop.
+    pub(crate) shutdown: CancellationToken,
+}
+
+/// The agent can't go on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RunError {
+    /// The store refused something for good.
+    #[error(transparent)]
+    Store(#[from] SubnetError),
+    /// No underlay.
+    #[error(transparent)]
+    Underlay(#[from] UnderlayError),
+    /// The backend is not in this build.
+    #[error("config key Backend.Type can't be used")]
+    UnknownBackend(#[from] UnknownBackend),
+    /// The backend can't start or go on.
+    #[error("backend {kind} failed")]
+    Backend {
+        /// Which one.
+        kind: String,
+        /// Why.
+        source: BackendError,
+    },
+    /// The network ended by itself, which it never should.
+    #[error("the network ended by itself")]
+    NetworkEnded,
+    /// A bug.
+    #[error("the network task crashed; please report this")]
+    Crashed(#[source] JoinError),
+    /// Another node has our subnets.
+    #[error("the lease was lost {} s ago", LOST_LEASE_GRACE.as_secs())]
+    LeaseLost(#[source] SubnetError),
+}
+
+impl Agent<'_> {
+    /// Runs until told to stop, which is a success, or until it can't go on. What is in the kernel stays
+    /// there, so that pods keep their traffic.
+    pub(crate) async fn run(&self, kernel: &mut dyn Kernel) -> Result<(), RunError> {
+        self.board.watch_store(self.store.status());
+        // Every wait of the start-up can simply be dropped: what it did is adopted by the next start.
+        let result = match self.shutdown.run_until_cancelled(self.start(kernel)).await {
+            Some(Ok((kind, network, file))) => return self.serve(&kind, network, &file).await,
+            Some(Err(error)) => Err(error),
+            None => Ok(()),
+        };
+        self.stopping();
+        result
+    }
+
+    fn stopping(&self) {
+        self.board.set(Step::Stopping);
+        (self.notify)(Notice::Stopping);
+    }
+
+    async fn start(
+        &self,
+        kernel: &mut dyn Kernel,
+    ) -> Result<(String, Box<dyn Network>, SubnetFile), RunError> {
+        let config = self.wait_for_config().await?;
+        let kind = config.backend.kind.clone();
+        let networks: Vec<_> = config.networks.iter().map(|(_, it)| it.network.to_string()).collect();
+        info!(networks = networks.join(","), backend = kind, "network config read");
+        if config.nftables {
+            info!("EnableNFTables has no effect: this version writes no firewall rules");
+        }
+        // A wrong kind is said before anything is touched.
+        let backend = (self.backends)(&kind)?;
+
+        self.board.starting("choosing the underlay interface");
+        let families = config.families().collect();
+        let options = UnderlayOptions { families, ..self.underlay.clone() };
+        let underlay = underlay::choose(kernel, &options).await?;
+        log_underlay(&underlay);
+
+        self.board.starting(format!("setting up backend {kind} and taking a lease"));
+        let network = self.register(&*backend, &config, &underlay).await?;
+        let file = SubnetFile {
+            networks: config.networks.map(|_, network| network.network),
+            subnets: network.lease().key.subnets(),
+            mtu: network.overlay_mtu(),
+            ip_masq: false,
+        };
+        info!(subnet = %network.lease(), mtu = file.mtu.0, "lease taken");
+        Ok((kind, network, file))
+    }
+
+    /// Waits as long as it takes: the store may be away, and an operator may still write or mend the config.
+    async fn wait_for_config(&self) -> Result<NetworkConfig, RunError> {
+        self.board.starting("waiting for the network config");
+        let mut retry = Retry::default();
+        loop {
+            match self.store.network_config().await {
+                Ok(config) => {
+                    retry.over("network config is there");
+                    return Ok(config);
+                }
+                Err(error) if can_be_mended(&error) => {
+                    let why = retry.failed(&error, "waiting for the network config");
+                    self.board.starting(format!("waiting for the network config: {why}"));
+                }
+                Err(error) => return Err(error.into()),
+            }
+            retry.pause().await;
+        }
+    }
+
+    async fn register(
+        &self,
+        backend: &dyn Backend,
+        config: &NetworkConfig,
+        underlay: &Underlay,
+    ) -> Result<Box<dyn Network>, RunError> {
+        let mut retry = Retry::default();
+        loop {
+            match backend.register(config, underlay, self.store).await {
+                Ok(network) => {
+                    retry.over("store is back");
+                    return Ok(network);
+                }
+                Err(BackendError::Subnet(error)) if error.is_transient() => {
+                    let why = retry.failed(&error, "waiting for a lease");
+                    self.board.starting(format!("waiting for a lease: {why}"));
+                }
+                Err(source) => return Err(RunError::Backend { kind: config.backend.kind.clone(), source }),
+            }
+            retry.pause().await;
+        }
+    }
+
+    /// Runs a registered network.
+    async fn serve(
+        &self,
+        kind: &str,
+        network: Box<dyn Network>,
+        file: &SubnetFile,
+    ) -> Result<(), RunError> {
+        let lease = network.lease().clone();
+        self.board.watch_network(network.status());
+        let cancel = CancellationToken::new();
+        let mut task = tokio::spawn(network.run(self.store.watch_leases(), cancel.clone()));
+
+        let announce = async {
+            self.write_subnet_file(file).await;
+            self.board.set(Step::Running);
+            (self.notify)(Notice::Ready);
+            pending::<Infallible>().await
+        };
+        let hold = async {
+            match self.store.hold_lease(&lease).await {
+                Ok(never) => match never {},
+                Err(error) => self.outlive_lease(error).await,
+            }
+        };
+        let result = tokio::select! {
+            biased;
+            () = self.shutdown.cancelled() => Ok(()),
+            ended = &mut task => {
+                self.stopping();
+                return Err(why_ended(ended, kind));
+            }
+            error = hold => Err(error),
+            never = announce => match never {},
+        };
+        self.stopping();
+        cancel.cancel();
+        stop(task, kind).await;
+        result
+    }
+
+    /// Pods keep their traffic for a while, and the status says what is wrong. Never renumber while running.
+    async fn outlive_lease(&self, lost: SubnetError) -> RunError {
+        let why = chain(&lost);
+        error!(error = why, "lease lost; the datapath stays, and the agent ends in a minute");
+        self.board.set(Step::LeaseLost(why));
+        tokio::time::sleep(LOST_LEASE_GRACE).await;
+        RunError::LeaseLost(lost)
+    }
+
+    /// Tries until it is there: without it no pod can start, but those that run need the network.
+    async fn write_subnet_file(&self, file: &SubnetFile) {
+        let mut told = false;
+        loop {
+            match file.write(&self.subnet_file) {
+                Ok(written) => {
+                    info!(path = %self.subnet_file.display(), written, "subnet file is in place");
+                    return;
+                }
+                Err(error) => {
+                    let why = chain(&error);
+                    if !std::mem::replace(&mut told, true) {
+                        warn!(error = why, "not ready; trying again");
+                    }
+                    self.board.starting(why);
+                }
+            }
+            tokio::time::sleep(FILE_RETRY).await;
+        }
+    }
+}
+
+fn log_underlay(underlay: &Underlay) {
+    let list = |addresses: flannel_core::addr::PerFamily<std::net::IpAddr>| {
+        addresses.iter().map(|(_, addr)| addr.to_string()).collect::<Vec<_>>().join(",")
+    };
+    info!(
+        link = underlay.name,
+        mtu = underlay.mtu.0,
+        local = list(underlay.local),
+        published = list(underlay.published),
+        reason = underlay.reason,
+        "underlay chosen"
+    );
+}
+
+/// Whether waiting for the config can help.
+fn can_be_mended(error: &SubnetError) -> bool {
+    error.is_transient() || matches!(error, SubnetError::NoConfig { .. } | SubnetError::Config { .. })
+}
+
+type Ended = Result<Result<(), BackendError>, JoinError>;
+
+fn why_ended(ended: Ended, kind: &str) -> RunError {
+    match ended {
+        Ok(Ok(())) => RunError::NetworkEnded,
+        Ok(Err(source)) => RunError::Backend { kind: kind.to_owned(), source },
+        Err(crash) => RunError::Crashed(crash),
+    }
+}
+
+/// Lets a network that was told to stop finish its last step.
+async fn stop(mut task: JoinHandle<Result<(), BackendError>>, kind: &str) {
+    match tokio::time::timeout(FAREWELL, &mut task).await {
+        Ok(Ok(Ok(()))) => {}
+        Ok(ended) => warn!(error = chain(&why_ended(ended, kind)), "the network failed while it stopped"),
+        Err(_) => {
+            task.abort();
+            warn!("the network did not stop in time");
+        }
+    }
+}
+
+/// Tries again and again, with growing pauses, and logs only what is new.
+#[derive(Default)]
+struct Retry {
+    tries: u32,
+    told: Option<String>,
+}
+
+impl Retry {
+    /// Notes a failure and returns its text.
+    fn failed(&mut self, error: &SubnetError, doing: &'static str) -> String {
+        let why = chain(error);
+        // The text of an outage can differ with every try (another endpoint, another port).
+        let news = if error.is_transient() { "away".to_owned() } else { why.clone() };
+        if self.told.as_ref() != Some(&news) {
+            warn!(error = why, "{doing}");
+            self.told = Some(news);
+        }
+        why
+    }
+
+    /// Says that it is over, if there was a failure to be over.
+    fn over(&self, what: &'static str) {
+        if self.told.is_some() {
+            info!(tries = self.tries + 1, "{what}");
+        }
+    }
+
+    /// Waits before the next try; the jitter keeps nodes that fail together from trying together.
+    async fn pause(&mut self) {
+        let pause = RETRY.0.saturating_mul(1 << self.tries.min(8)).min(RETRY.1);
+        self.tries += 1;
+        tokio::time::sleep(pause.mul_f64(0.75 + fastrand::f64() / 2.0)).await;
+    }
+}

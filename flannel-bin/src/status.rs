@@ -1,0 +1,176 @@
+//! What the agent says about itself.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use flannel_core::backend::NetworkStatus;
+use flannel_core::subnet::StoreStatus;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// How long the store may be away before a running agent is no longer ready. Pods keep their traffic without
+/// it, and one reconnect, such as at a leader election, should not take a node out of service.
+const STORE_GRACE: Duration = Duration::from_secs(10);
+
+/// How far the agent is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Not up yet: what it waits for.
+    Starting(String),
+    /// The subnet file is written and the network runs.
+    Running,
+    /// Another node has our subnets; why.
+    LeaseLost(String),
+    /// Told to stop.
+    Stopping,
+}
+
+/// Whether pods on this node can be started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Readiness {
+    /// Yes.
+    Ready,
+    /// No, for these reasons.
+    NotReady(Vec<String>),
+}
+
+/// Decides from all that is known at a time.
+pub(crate) fn readiness(
+    now: Instant,
+    step: &Step,
+    store: Option<&StoreStatus>,
+    network: Option<&NetworkStatus>,
+) -> Readiness {
+    let mut reasons = Vec::new();
+    match step {
+        Step::Starting(why) => return Readiness::NotReady(vec![why.clone()]),
+        Step::Stopping => return Readiness::NotReady(vec!["stopping".to_owned()]),
+        Step::LeaseLost(why) => reasons.push(why.clone()),
+        Step::Running => {}
+    }
+    if let Some(store) = store {
+        let lost = store.lease_lost.as_ref().filter(|_| reasons.is_empty());
+        reasons.extend(lost.map(|holder| format!("the lease of this node is lost: {holder}")));
+        let away = now.saturating_duration_since(store.since);
+        if !store.connected && away >= STORE_GRACE {
+            reasons.push(format!("store away for {} s: {}", away.as_secs(), store.problem));
+        }
+    }
+    match network {
+        Some(network) => {
+            if !network.synced {
+                reasons.push("the other nodes are not in the kernel yet".to_owned());
+            }
+            reasons.extend(network.device_problem.clone());
+        }
+        None => reasons.push("the network does not run yet".to_owned()),
+    }
+    if reasons.is_empty() { Readiness::Ready } else { Readiness::NotReady(reasons) }
+}
+
+/// Where the parts of the agent leave their status, for the health server to read.
+#[derive(Debug)]
+pub(crate) struct Board {
+    step: watch::Sender<Step>,
+    store: OnceLock<watch::Receiver<StoreStatus>>,
+    network: OnceLock<watch::Receiver<NetworkStatus>>,
+}
+
+impl Board {
+    /// The board of an agent that just started.
+    pub(crate) fn new() -> Self {
+        let step = watch::Sender::new(Step::Starting("starting".to_owned()));
+        Self { step, store: OnceLock::new(), network: OnceLock::new() }
+    }
+
+    /// Notes a step. A lost lease stays lost, whatever else goes on, until the agent stops.
+    pub(crate) fn set(&self, step: Step) {
+        self.step.send_if_modified(|current| {
+            let keeps = matches!(current, Step::LeaseLost(_)) && step != Step::Stopping;
+            if !keeps {
+                *current = step;
+            }
+            !keeps
+        });
+    }
+
+    /// Notes what the agent waits for before it is up.
+    pub(crate) fn starting(&self, why: impl Into<String>) {
+        self.set(Step::Starting(why.into()));
+    }
+
+    /// Shows the status of the store from now on.
+    pub(crate) fn watch_store(&self, status: watch::Receiver<StoreStatus>) {
+        // An agent has one store; a second is not shown.
+        let _ = self.store.set(status);
+    }
+
+    /// Shows the status of the network from now on.
+    pub(crate) fn watch_network(&self, status: watch::Receiver<NetworkStatus>) {
+        let _ = self.network.set(status);
+    }
+
+    /// Whether the agent is ready now.
+    pub(crate) fn readiness(&self) -> Readiness {
+        let step = self.step.borrow().clone();
+        let store = self.store.get().map(|status| status.borrow().clone());
+        let network = self.network.get().map(|status| status.borrow().clone());
+        readiness(Instant::now(), &step, store.as_ref(), network.as_ref())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store(connected: bool, problem: &str) -> StoreStatus {
+        StoreStatus { connected, problem: problem.into(), ..StoreStatus::unknown() }
+    }
+
+    fn network() -> NetworkStatus {
+        NetworkStatus { synced: true, ..NetworkStatus::default() }
+    }
+
+    fn reasons(step: &Step, store: &StoreStatus, network: Option<&NetworkStatus>, later: u64) -> String {
+        let now = store.since + Duration::from_secs(later);
+        match readiness(now, step, Some(store), network) {
+            Readiness::Ready => "ready".into(),
+            Readiness::NotReady(reasons) => reasons.join("; "),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn readiness_turns_red_for_store_lease_and_device() {
+        let (up, away) = (store(true, ""), store(false, "refused"));
+        let lost = StoreStatus { lease_lost: Some("10.0.0.2 has it".into()), ..store(true, "") };
+        let broken = NetworkStatus { device_problem: Some("flannel.1 is gone".into()), ..network() };
+        let unsynced = NetworkStatus::default();
+        let starting = Step::Starting("waiting for the network config".into());
+        let lease_lost = Step::LeaseLost("lease lost".into());
+        for (step, store, network, later, want) in [
+            (&Step::Running, &up, Some(&network()), 0, "ready"),
+            (&Step::Running, &away, Some(&network()), 9, "ready"),
+            (&Step::Running, &away, Some(&network()), 10, "store away for 10 s: refused"),
+            (&Step::Running, &lost, Some(&network()), 0, "the lease of this node is lost: 10.0.0.2 has it"),
+            (&lease_lost, &lost, Some(&network()), 0, "lease lost"),
+            (&Step::Running, &up, Some(&broken), 0, "flannel.1 is gone"),
+            (&Step::Running, &up, Some(&unsynced), 0, "the other nodes are not in the kernel yet"),
+            (&Step::Running, &up, None, 0, "the network does not run yet"),
+            (&starting, &up, Some(&network()), 0, "waiting for the network config"),
+            (&Step::Stopping, &up, Some(&network()), 0, "stopping"),
+            (&Step::Running, &away, Some(&broken), 99, "store away for 99 s: refused; flannel.1 is gone"),
+        ] {
+            assert_eq!(reasons(step, store, network, later), want, "{step:?} {later}");
+        }
+    }
+
+    #[test]
+    fn a_lost_lease_stays_lost_until_the_end() {
+        let board = Board::new();
+        board.set(Step::LeaseLost("lost".into()));
+        board.set(Step::Running);
+        assert_eq!(*board.step.borrow(), Step::LeaseLost("lost".into()));
+        board.set(Step::Stopping);
+        assert_eq!(*board.step.borrow(), Step::Stopping);
+    }
+}

@@ -1,0 +1,117 @@
+//! Keeps the own lease: renews it by its file time, puts it back when it was deleted or damaged, and gives up
+//! only when another node has its subnet.
+
+use std::convert::Infallible;
+use std::time::{Duration, SystemTime};
+
+use tracing::{debug, error, warn};
+
+use super::files::{Cache, Entry, Scan};
+use super::watch::{Changes, RESCAN};
+use super::{LocalSubnetManager, Store, failed};
+use crate::lease::{Lease, LeaseKey};
+use crate::subnet::SubnetError;
+use crate::subnet::allocate::{holder, is_same_node, overlaps};
+use crate::subnet::timing::{Backoff, renew_after};
+
+/// What became of the lease at one look.
+enum Held {
+    /// It is as it should be; look again after this time.
+    For(Duration),
+    /// It was renewed.
+    Renewed,
+    /// It was gone or changed, and is back.
+    Restored,
+}
+
+pub(super) async fn hold(manager: &LocalSubnetManager, lease: &Lease) -> Result<Infallible, SubnetError> {
+    let mut changes = Changes::new(manager.0.folder.clone());
+    let mut backoff = Backoff::new();
+    let mut spread = fastrand::f64();
+    loop {
+        changes.arm();
+        let own = lease.clone();
+        let pause = match manager.blocking(move |store| store.confirm(&own, spread)).await {
+            Ok(Held::For(wait)) => {
+                backoff.reset();
+                wait.min(RESCAN)
+            }
+            Ok(Held::Renewed) => {
+                debug!(subnet = %lease.key, "lease renewed");
+                spread = fastrand::f64();
+                continue;
+            }
+            Ok(Held::Restored) => {
+                warn!(subnet = %lease.key, "lease was deleted or changed; put back");
+                // Two agents of one node would otherwise overwrite each other without rest.
+                tokio::time::sleep(backoff.pause()).await;
+                continue;
+            }
+            Err(lost @ SubnetError::LeaseLost { .. }) => {
+                error!(subnet = %lease.key, error = %lost, "lease lost");
+                manager.0.health.set_lost(Some(lost.to_string()));
+                return Err(lost);
+            }
+            // The status says why.
+            Err(_) => backoff.pause(),
+        };
+        changes.wait(pause).await;
+    }
+}
+
+impl Store {
+    /// Looks at the own file; takes the lock only if there is something to do.
+    fn confirm(&self, own: &Lease, spread: f64) -> Result<Held, SubnetError> {
+        let subnets = self.folder.subnets();
+        let (ttl, margin) = (self.options.ttl, self.options.renew_margin);
+        let read = self.folder.read(own.key, SystemTime::now()).map_err(failed("read", &subnets))?;
+        if let Some((Entry::Record(record), left)) = read
+            && record.lease.attrs == own.attrs
+        {
+            let wait = if record.reserved { RESCAN } else { renew_after(left, ttl, margin, spread) };
+            if !wait.is_zero() {
+                return Ok(Held::For(wait));
+            }
+        }
+        let _lock = self.folder.lock().map_err(failed("lock", &self.folder.root.join(".lock")))?;
+        self.folder.create_subnets().map_err(failed("create", &subnets))?;
+        let scan = self.scan(&mut Cache::default())?;
+        let name = own.key.to_string();
+        let reserved = match scan.live.get(&name) {
+            Some(Entry::Record(there)) if there.lease.attrs == own.attrs => {
+                let touched = self.folder.touch(own.key, SystemTime::now());
+                touched.map_err(failed("renew in", &subnets))?;
+                return Ok(Held::Renewed);
+            }
+            Some(Entry::Record(there)) if !is_same_node(&there.lease.attrs, &own.attrs) => {
+                return Err(lost(own.key, holder(&there.lease.attrs)));
+            }
+            Some(Entry::Record(there)) => there.reserved,
+            // Nobody can be seen to hold an unreadable record under our key.
+            Some(Entry::Bad { reserved, .. }) => *reserved,
+            None => {
+                if let Some(rival) = rival(&scan, own.key) {
+                    return Err(lost(own.key, rival));
+                }
+                false
+            }
+        };
+        self.folder.write(own.key, &own.attrs, reserved).map_err(failed("write to", &subnets))?;
+        Ok(Held::Restored)
+    }
+}
+
+fn lost(key: LeaseKey, holder: String) -> SubnetError {
+    SubnetError::LeaseLost { key, holder }
+}
+
+/// Who holds an address of a key that has no record in force.
+fn rival(scan: &Scan, key: LeaseKey) -> Option<String> {
+    scan.live.values().find_map(|entry| match entry {
+        Entry::Record(record) if overlaps(record.lease.key, key) => Some(holder(&record.lease.attrs)),
+        Entry::Bad { record, occupied: Some(taken), .. } if overlaps(*taken, key) => {
+            Some(format!("the unreadable record {}", record.key))
+        }
+        _ => None,
+    })
+}

@@ -1,0 +1,232 @@
+//! A store without a server: a folder laid out like the etcd prefix, `config` and `subnets/<key>`, with the
+//! same JSON. Agents on one machine (or on one shared file system with locks) form a cluster by it.
+//!
+//! - A lease lives `ttl` from the time of its file (mtime), which renewal moves. A file dated in the future
+//!   lives that much longer. Who holds the lock removes what is expired.
+//! - A file **without owner-write permission** (`chmod 400`) is a reservation: it never expires, is never
+//!   renewed, and stays one when its node publishes under it.
+//! - The order of creation is the birth time of the file, where the file system has none its mtime. A write
+//!   makes a new file, so a node that changes what it publishes becomes the youngest. The lock keeps leases
+//!   from overlapping, so this order only matters for records that were put there by hand.
+//! - A folder without `config` is taken for a file system that is not mounted: unavailable, never empty.
+
+mod files;
+mod hold;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use tracing::{debug, info};
+
+use self::files::{Cache, Entry, Folder, Scan};
+use super::allocate::{Decision, decide, is_same_node, published};
+use super::health::Health;
+use super::{LeaseStream, StoreStatus, SubnetError, SubnetManager};
+use crate::addr::PerFamily;
+use crate::config::{LeaseSource, NetworkConfig};
+use crate::lease::{Lease, LeaseAttrs, LeaseKey};
+
+/// How a local store is used.
+#[derive(Debug, Clone)]
+pub struct LocalOptions {
+    /// The folder that holds `config`. The folder `subnets` is made in it with mode 0700.
+    pub dir: PathBuf,
+    /// The subnets this node had before a restart, which it gets again if they are free.
+    pub previous: Option<LeaseKey>,
+    /// How long a lease lives after its last renewal.
+    pub ttl: Duration,
+    /// How long before its end a lease is renewed.
+    pub renew_margin: Duration,
+}
+
+impl LocalOptions {
+    /// The usual times, those of the etcd store: 24 hours, renewed one hour before the end.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        let hour = Duration::from_secs(60 * 60);
+        Self { dir: dir.into(), previous: None, ttl: 24 * hour, renew_margin: hour }
+    }
+}
+
+/// The store in a folder. A clone shares its status.
+#[derive(Debug, Clone)]
+pub struct LocalSubnetManager(Arc<Store>);
+
+#[derive(Debug)]
+struct Store {
+    folder: Folder,
+    options: LocalOptions,
+    health: Health,
+}
+
+impl LocalSubnetManager {
+    /// Touches nothing yet.
+    pub fn new(options: LocalOptions) -> Self {
+        let folder = Folder { root: options.dir.clone(), ttl: options.ttl };
+        Self(Arc::new(Store { folder, options, health: Health::new("local") }))
+    }
+
+    /// Runs what blocks on files. Dropping the future does not interrupt it.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Store) -> Result<T, SubnetError> + Send + 'static,
+    ) -> Result<T, SubnetError> {
+        let store = Arc::clone(&self.0);
+        let done = tokio::task::spawn_blocking(move || work(&store)).await;
+        let result = done.unwrap_or_else(|error| {
+            Err(SubnetError::Unavailable { what: "the runtime shuts down".to_owned(), source: error.into() })
+        });
+        self.0.note(&result);
+        result
+    }
+}
+
+#[async_trait]
+impl SubnetManager for LocalSubnetManager {
+    async fn network_config(&self) -> Result<NetworkConfig, SubnetError> {
+        self.blocking(Store::config).await
+    }
+
+    async fn published_attrs(
+        &self,
+        public_ips: &PerFamily<IpAddr>,
+    ) -> Result<Option<LeaseAttrs>, SubnetError> {
+        let public_ips = *public_ips;
+        self.blocking(move |store| store.published(&public_ips)).await
+    }
+
+    async fn acquire_lease(&self, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
+        let attrs = attrs.clone();
+        let lease = self.blocking(move |store| store.acquire(&attrs)).await?;
+        self.0.health.set_lost(None);
+        Ok(lease)
+    }
+
+    async fn hold_lease(&self, lease: &Lease) -> Result<Infallible, SubnetError> {
+        hold::hold(self, lease).await
+    }
+
+    fn watch_leases(&self) -> LeaseStream {
+        watch::stream(self.clone())
+    }
+
+    fn status(&self) -> tokio::sync::watch::Receiver<StoreStatus> {
+        self.0.health.subscribe()
+    }
+}
+
+impl Store {
+    /// Shows in the status whether the store could be used.
+    fn note<T>(&self, result: &Result<T, SubnetError>) {
+        match result {
+            Err(error @ (SubnetError::Unavailable { .. } | SubnetError::Refused { .. })) => {
+                self.health.fail(super::chain(error));
+            }
+            _ => self.health.succeed(),
+        }
+    }
+
+    fn config(&self) -> Result<NetworkConfig, SubnetError> {
+        let path = self.folder.config_file();
+        let place = || path.display().to_string();
+        let text = match std::fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(SubnetError::NoConfig { place: place() });
+            }
+            read => read.map_err(failed("read", &path))?,
+        };
+        NetworkConfig::parse(&text, LeaseSource::Store)
+            .map_err(|source| SubnetError::Config { place: place(), source })
+    }
+
+    fn scan(&self, cache: &mut Cache) -> Result<Scan, SubnetError> {
+        let scan = self.folder.scan(cache, SystemTime::now());
+        let scan = scan.map_err(failed("read", &self.folder.subnets()))?;
+        self.health.set_undecodable(scan.undecodable());
+        Ok(scan)
+    }
+
+    fn published(&self, public_ips: &PerFamily<IpAddr>) -> Result<Option<LeaseAttrs>, SubnetError> {
+        if !self.folder.subnets().exists() {
+            return Ok(None);
+        }
+        let scan = self.scan(&mut Cache::default())?;
+        // An expired record still says what this node used: its peers may not have noticed yet.
+        let entries = scan.live.values().chain(scan.expired.values());
+        Ok(published(entries.filter_map(Entry::lease), public_ips))
+    }
+
+    fn acquire(&self, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
+        let config = self.config()?;
+        let subnets = self.folder.subnets();
+        self.folder.create_subnets().map_err(failed("create", &subnets))?;
+        let _lock = self.folder.lock().map_err(failed("lock", &self.folder.root.join(".lock")))?;
+        let scan = self.scan(&mut Cache::default())?;
+        let expired = scan.expired.values().filter_map(Entry::lease);
+        let expired =
+            expired.filter(|lease| is_same_node(&lease.attrs, attrs)).max_by_key(|lease| lease.created);
+        let previous = self.options.previous.or(expired.map(|lease| lease.key));
+        let decision = decide(&config, &scan.listing(), attrs, previous, &mut fastrand::Rng::new())?;
+        let gone = scan.expired.keys().chain(&scan.leftovers);
+        self.folder.remove(gone).map_err(failed("clean", &subnets))?;
+
+        let write = |key, reserved| {
+            let created = self.folder.write(key, attrs, reserved).map_err(failed("write to", &subnets))?;
+            info!(subnet = %key, "lease written");
+            Ok(Lease { key, attrs: attrs.clone(), created })
+        };
+        match decision {
+            Decision::Adopt(own) if own.lease.attrs == *attrs => {
+                debug!(subnet = %own.lease.key, "lease adopted unchanged");
+                if !own.reserved {
+                    let touched = self.folder.touch(own.lease.key, SystemTime::now());
+                    touched.map_err(failed("renew in", &subnets))?;
+                }
+                Ok(own.lease)
+            }
+            Decision::Adopt(own) => write(own.lease.key, own.reserved),
+            Decision::Take(key) => write(key, false),
+            Decision::Replace { old, new } => {
+                // New before old: a crash in between leaves a record that the next start adopts.
+                let lease = write(new, old.reserved)?;
+                let old = old.lease.key.to_string();
+                self.folder.remove([&old]).map_err(failed("delete from", &subnets))?;
+                info!(subnet = old, "lease replaced");
+                Ok(lease)
+            }
+        }
+    }
+}
+
+impl Entry {
+    fn lease(&self) -> Option<&Lease> {
+        match self {
+            Self::Record(record) => Some(&record.lease),
+            Self::Bad { .. } => None,
+        }
+    }
+}
+
+/// Says what was tried; what won't pass by itself is a refusal.
+fn failed<'a>(tried: &'a str, path: &'a Path) -> impl FnOnce(io::Error) -> SubnetError + 'a {
+    use io::ErrorKind::{IsADirectory, NotADirectory, PermissionDenied, ReadOnlyFilesystem};
+    move |error| {
+        let what = format!("{tried} {}", path.display());
+        let refused =
+            matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem | NotADirectory | IsADirectory);
+        let source: Box<dyn Error + Send + Sync> = error.into();
+        if refused {
+            SubnetError::Refused { what, source }
+        } else {
+            SubnetError::Unavailable { what, source }
+        }
+    }
+}

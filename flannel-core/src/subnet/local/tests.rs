@@ -1,0 +1,401 @@
+use std::collections::BTreeSet;
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+use futures::StreamExt;
+use tempfile::TempDir;
+
+use super::*;
+use crate::addr::Family;
+use crate::lease::{BackendData, LeaseUpdate};
+use crate::subnet::allocate::overlaps;
+
+const V4: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
+const SMALL: &str = r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.1.0","SubnetMax":"10.5.30.0"}"#;
+const DUAL: &str = r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:5::/48"}"#;
+const V6: &str = r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00:5::/48"}"#;
+/// Longer than a look at the folder takes, shorter than the rescan.
+const SOON: Duration = Duration::from_secs(5);
+
+fn store(config: &str) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("config"), config).unwrap();
+    dir
+}
+
+fn manager(dir: &TempDir) -> LocalSubnetManager {
+    LocalSubnetManager::new(LocalOptions::new(dir.path()))
+}
+
+fn attrs(node: u8) -> LeaseAttrs {
+    let data =
+        BackendData::encode(&serde_json::json!({"VNI": 1, "VtepMAC": format!("0a:00:00:00:00:{node:02x}")}));
+    LeaseAttrs {
+        public_ips: PerFamily {
+            v4: Some([192, 0, 2, node].into()),
+            v6: Some([0xfd77, 0, 0, 0, 0, 0, 0, u16::from(node)].into()),
+        },
+        backend_type: "vxlan".to_owned(),
+        backend_data: PerFamily { v4: data.ok(), v6: None },
+    }
+}
+
+fn path(dir: &TempDir, key: &str) -> PathBuf {
+    dir.path().join("subnets").join(key)
+}
+
+/// Writes a record as an operator would.
+fn put(dir: &TempDir, key: &str, value: &str) {
+    fs::create_dir_all(dir.path().join("subnets")).unwrap();
+    fs::write(path(dir, key), value).unwrap();
+}
+
+fn age(dir: &TempDir, key: &str, seconds: u64) {
+    let time = SystemTime::now() - Duration::from_secs(seconds);
+    File::open(path(dir, key)).unwrap().set_modified(time).unwrap();
+}
+
+fn names(dir: &TempDir) -> BTreeSet<String> {
+    let files = fs::read_dir(dir.path().join("subnets")).unwrap();
+    files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+async fn soon<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(SOON, work).await.expect("takes too long")
+}
+
+async fn until(mut holds: impl FnMut() -> bool) {
+    soon(async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}
+
+fn hold(manager: &LocalSubnetManager, lease: &Lease) -> tokio::task::JoinHandle<SubnetError> {
+    let (manager, lease) = (manager.clone(), lease.clone());
+    tokio::spawn(async move {
+        match manager.hold_lease(&lease).await {
+            Err(error) => error,
+            Ok(never) => match never {},
+        }
+    })
+}
+
+#[tokio::test]
+async fn says_what_is_wrong_with_the_config() {
+    let dir = tempfile::tempdir().unwrap();
+    let manager = manager(&dir);
+    assert!(!manager.status().borrow().connected);
+    let error = manager.network_config().await.unwrap_err();
+    assert!(error.to_string().contains("/config"), "{error}");
+    assert!(matches!(error, SubnetError::NoConfig { .. }));
+    fs::write(dir.path().join("config"), "{}").unwrap();
+    assert!(matches!(manager.network_config().await, Err(SubnetError::Config { .. })));
+    fs::write(dir.path().join("config"), V4).unwrap();
+    assert_eq!(manager.network_config().await.unwrap().backend.kind, "vxlan");
+    assert!(manager.status().borrow().connected);
+}
+
+#[tokio::test]
+async fn writes_the_bytes_of_the_etcd_layout_and_adopts_them_after_a_restart() {
+    let dir = store(V4);
+    assert_eq!(manager(&dir).published_attrs(&attrs(1).public_ips).await.unwrap(), None);
+    let lease = manager(&dir).acquire_lease(&attrs(1)).await.unwrap();
+    let file = path(&dir, &lease.key.to_string());
+    assert_eq!(fs::read_to_string(&file).unwrap(), attrs(1).to_json());
+    assert_eq!(fs::metadata(dir.path().join("subnets")).unwrap().mode() & 0o777, 0o700);
+    assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
+    assert_eq!(names(&dir).len(), 1, "no temporary file stays");
+
+    let before = fs::metadata(&file).unwrap();
+    let mut restarted = LocalOptions::new(dir.path());
+    restarted.previous = "10.5.77.0-24".parse().ok();
+    let restarted = LocalSubnetManager::new(restarted);
+    assert_eq!(restarted.published_attrs(&attrs(1).public_ips).await.unwrap(), Some(attrs(1)));
+    assert_eq!(restarted.acquire_lease(&attrs(1)).await.unwrap(), lease);
+    let after = fs::metadata(&file).unwrap();
+    assert_eq!(before.ino(), after.ino(), "an unchanged record is not written again");
+
+    let mut changed = attrs(1);
+    changed.backend_type = "host-gw".to_owned();
+    assert_eq!(restarted.acquire_lease(&changed).await.unwrap().key, lease.key);
+    assert_eq!(fs::read_to_string(&file).unwrap(), changed.to_json());
+}
+
+#[tokio::test]
+async fn takes_the_previous_subnet_if_it_is_free() {
+    let dir = store(V4);
+    let mut options = LocalOptions::new(dir.path());
+    options.previous = "10.5.77.0-24".parse().ok();
+    let lease = LocalSubnetManager::new(options.clone()).acquire_lease(&attrs(1)).await.unwrap();
+    assert_eq!(lease.key.to_string(), "10.5.77.0-24");
+    let lease = LocalSubnetManager::new(options).acquire_lease(&attrs(2)).await.unwrap();
+    assert_ne!(lease.key.to_string(), "10.5.77.0-24");
+}
+
+#[tokio::test]
+async fn all_families() {
+    for (config, families) in [(V4, &[Family::V4][..]), (DUAL, &Family::ALL), (V6, &[Family::V6])] {
+        let dir = store(config);
+        let lease = manager(&dir).acquire_lease(&attrs(1)).await.unwrap();
+        assert_eq!(lease.key.subnets().families().collect::<Vec<_>>(), families);
+        let other = manager(&dir).acquire_lease(&attrs(2)).await.unwrap();
+        assert!(!overlaps(lease.key, other.key));
+        assert_eq!(manager(&dir).acquire_lease(&attrs(1)).await.unwrap(), lease);
+    }
+}
+
+#[tokio::test]
+async fn a_network_that_gains_ipv6_keeps_its_ipv4_subnets() {
+    let dir = store(V4);
+    let old = manager(&dir).acquire_lease(&attrs(1)).await.unwrap();
+    fs::write(dir.path().join("config"), DUAL).unwrap();
+    let new = manager(&dir).acquire_lease(&attrs(1)).await.unwrap();
+    assert_eq!(new.subnet(Family::V4), old.subnet(Family::V4));
+    assert!(new.subnet(Family::V6).is_some());
+    assert_eq!(names(&dir), BTreeSet::from([new.key.to_string()]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_nodes_at_once_share_thirty_subnets() {
+    let dir = store(SMALL);
+    let tasks: Vec<_> = (1..=50)
+        .map(|node| {
+            let manager = manager(&dir);
+            tokio::spawn(async move { manager.acquire_lease(&attrs(node)).await })
+        })
+        .collect();
+    let (mut leases, mut refused): (Vec<Lease>, usize) = (Vec::new(), 0);
+    for task in tasks {
+        match task.await.unwrap() {
+            Ok(lease) => leases.push(lease),
+            Err(SubnetError::OutOfSubnets { .. }) => refused += 1,
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert_eq!((leases.len(), refused), (30, 20));
+    let keys: BTreeSet<_> = leases.iter().map(|lease| lease.key).collect();
+    assert_eq!(keys.len(), 30);
+}
+
+#[tokio::test]
+async fn an_expired_record_is_gone_but_its_node_gets_it_again() {
+    let dir = store(r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.1.0","SubnetMax":"10.5.2.0"}"#);
+    put(&dir, "10.5.1.0-24", &attrs(1).to_json());
+    put(&dir, "10.5.2.0-24", &attrs(2).to_json());
+    put(&dir, ".10.5.9.0-24.x1y2", "left behind");
+    put(&dir, ".nfs0001", "not ours");
+    age(&dir, "10.5.1.0-24", 25 * 3600);
+    age(&dir, "10.5.2.0-24", 23 * 3600);
+    age(&dir, ".10.5.9.0-24.x1y2", 25 * 3600);
+    age(&dir, ".nfs0001", 25 * 3600);
+    assert_eq!(manager(&dir).published_attrs(&attrs(1).public_ips).await.unwrap(), Some(attrs(1)));
+    assert_eq!(manager(&dir).acquire_lease(&attrs(1)).await.unwrap().key.to_string(), "10.5.1.0-24");
+    assert!(fs::metadata(path(&dir, "10.5.1.0-24")).unwrap().modified().unwrap().elapsed().unwrap() < SOON);
+    assert!(matches!(manager(&dir).acquire_lease(&attrs(3)).await, Err(SubnetError::OutOfSubnets { .. })));
+    age(&dir, "10.5.1.0-24", 25 * 3600);
+    assert_eq!(manager(&dir).acquire_lease(&attrs(3)).await.unwrap().key.to_string(), "10.5.1.0-24");
+    assert_eq!(names(&dir), BTreeSet::from(["10.5.1.0-24", "10.5.2.0-24", ".nfs0001"].map(str::to_owned)));
+}
+
+#[tokio::test]
+async fn a_reservation_stays_one() {
+    let dir = store(V4);
+    put(&dir, "10.5.9.0-24", r#"{"PublicIP":"192.0.2.1"}"#);
+    let file = path(&dir, "10.5.9.0-24");
+    fs::set_permissions(&file, Permissions::from_mode(0o400)).unwrap();
+    age(&dir, "10.5.9.0-24", 1000 * 3600);
+    let manager = manager(&dir);
+    let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
+    assert_eq!(lease.key.to_string(), "10.5.9.0-24");
+    assert_eq!(fs::read_to_string(&file).unwrap(), attrs(1).to_json());
+    assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o400);
+    age(&dir, "10.5.9.0-24", 1000 * 3600);
+    let held = hold(&manager, &lease);
+    assert_eq!(manager.acquire_lease(&attrs(1)).await.unwrap().key, lease.key);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!held.is_finished());
+    assert!(fs::metadata(&file).unwrap().modified().unwrap().elapsed().unwrap() > SOON, "it was renewed");
+    held.abort();
+}
+
+#[tokio::test]
+async fn records_that_cannot_be_read_are_reported_and_keep_their_subnets() {
+    let dir = store(r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.1.0","SubnetMax":"10.5.4.0"}"#);
+    put(&dir, "10.5.1.0-24", "{");
+    put(&dir, "10.5.2.7-24", &attrs(2).to_json());
+    put(&dir, "README", "hands off");
+    fs::create_dir(path(&dir, "10.5.3.0-24")).unwrap();
+    let manager = manager(&dir);
+    assert_eq!(manager.acquire_lease(&attrs(1)).await.unwrap().key.to_string(), "10.5.4.0-24");
+    let bad: Vec<String> =
+        manager.status().borrow().undecodable.iter().map(|record| record.key.clone()).collect();
+    assert_eq!(bad, ["10.5.1.0-24", "10.5.2.7-24", "10.5.3.0-24", "README"]);
+    let Some(Ok(LeaseUpdate::Snapshot { leases, undecodable })) = soon(manager.watch_leases().next()).await
+    else {
+        panic!()
+    };
+    assert_eq!((leases.len(), undecodable.len()), (1, 4));
+}
+
+#[tokio::test]
+async fn the_watch_tells_what_happens() {
+    let dir = store(V4);
+    let first = manager(&dir).acquire_lease(&attrs(1)).await.unwrap();
+    let watching = manager(&dir);
+    let mut watch = watching.watch_leases();
+    let update = soon(watch.next()).await.unwrap().unwrap();
+    assert_eq!(update, LeaseUpdate::Snapshot { leases: vec![first.clone()], undecodable: vec![] });
+
+    let second = manager(&dir).acquire_lease(&attrs(2)).await.unwrap();
+    assert_eq!(soon(watch.next()).await.unwrap().unwrap(), LeaseUpdate::Put(second.clone()));
+    let mut changed = attrs(2);
+    changed.backend_type = "host-gw".to_owned();
+    let second = manager(&dir).acquire_lease(&changed).await.unwrap();
+    assert_eq!(soon(watch.next()).await.unwrap().unwrap(), LeaseUpdate::Put(second.clone()));
+    put(&dir, &second.key.to_string(), "{");
+    assert!(
+        matches!(soon(watch.next()).await, Some(Ok(LeaseUpdate::Undecodable(bad))) if bad.key == second.key.to_string())
+    );
+    fs::remove_file(path(&dir, &second.key.to_string())).unwrap();
+    assert_eq!(soon(watch.next()).await.unwrap().unwrap(), LeaseUpdate::Removed(second.key.to_string()));
+    assert!(watching.status().borrow().undecodable.is_empty());
+
+    // The folder goes: nothing is removed. It comes back: a snapshot.
+    fs::rename(dir.path().join("subnets"), dir.path().join("elsewhere")).unwrap();
+    let update = tokio::time::timeout(Duration::from_millis(300), watch.next()).await;
+    assert!(update.is_err(), "{update:?}");
+    assert!(!watching.status().borrow().connected);
+    fs::create_dir(dir.path().join("subnets")).unwrap();
+    let update = soon(watch.next()).await.unwrap().unwrap();
+    assert_eq!(update, LeaseUpdate::Snapshot { leases: vec![], undecodable: vec![] });
+    assert!(watching.status().borrow().connected);
+    put(&dir, "10.5.8.0-24", &attrs(8).to_json());
+    // The file may be seen before and after its content.
+    loop {
+        match soon(watch.next()).await.unwrap().unwrap() {
+            LeaseUpdate::Put(lease) => break assert_eq!(lease.key.to_string(), "10.5.8.0-24"),
+            other => assert!(matches!(other, LeaseUpdate::Undecodable(_)), "{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_folder_without_config_is_no_empty_store() {
+    let dir = store(V4);
+    let manager = manager(&dir);
+    let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
+    let mut watch = manager.watch_leases();
+    soon(watch.next()).await.unwrap().unwrap();
+    let held = hold(&manager, &lease);
+    let hidden = dir.path().with_extension("hidden");
+    fs::rename(dir.path(), &hidden).unwrap();
+    fs::create_dir_all(dir.path().join("subnets")).unwrap();
+    let update = tokio::time::timeout(Duration::from_millis(500), watch.next()).await;
+    assert!(update.is_err(), "{update:?}");
+    assert!(!manager.status().borrow().connected && !held.is_finished());
+    assert_eq!(names(&dir), BTreeSet::new());
+    fs::remove_dir_all(dir.path()).unwrap();
+    fs::rename(&hidden, dir.path()).unwrap();
+    let update = soon(watch.next()).await.unwrap().unwrap();
+    assert_eq!(update, LeaseUpdate::Snapshot { leases: vec![lease], undecodable: vec![] });
+    held.abort();
+}
+
+#[tokio::test]
+async fn the_watch_sees_a_lease_expire() {
+    let dir = store(V4);
+    let mut options = LocalOptions::new(dir.path());
+    options.ttl = Duration::from_secs(1);
+    let manager = LocalSubnetManager::new(options);
+    let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
+    let mut watch = manager.watch_leases();
+    soon(watch.next()).await.unwrap().unwrap();
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    put(&dir, "README", "a reason to look");
+    let update = soon(watch.next()).await.unwrap().unwrap();
+    assert_eq!(update, LeaseUpdate::Removed(lease.key.to_string()));
+}
+
+#[tokio::test]
+async fn renews_in_time_and_without_news_for_others() {
+    let dir = store(V4);
+    let mut options = LocalOptions::new(dir.path());
+    (options.ttl, options.renew_margin) = (Duration::from_secs(1), Duration::from_millis(700));
+    let manager = LocalSubnetManager::new(options);
+    let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
+    let held = hold(&manager, &lease);
+    let mut watch = manager.watch_leases();
+    soon(watch.next()).await.unwrap().unwrap();
+    let quiet = tokio::time::timeout(Duration::from_millis(2500), watch.next()).await;
+    assert!(quiet.is_err(), "{quiet:?}");
+    assert!(!held.is_finished());
+    let file = fs::metadata(path(&dir, &lease.key.to_string())).unwrap();
+    assert!(file.modified().unwrap().elapsed().unwrap() < Duration::from_secs(1));
+    held.abort();
+}
+
+#[tokio::test]
+async fn a_deleted_or_changed_lease_is_put_back() {
+    let dir = store(V4);
+    let manager = manager(&dir);
+    let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
+    let held = hold(&manager, &lease);
+    let file = path(&dir, &lease.key.to_string());
+    let is_back = || fs::read_to_string(&file).is_ok_and(|text| text == attrs(1).to_json());
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    fs::remove_file(&file).unwrap();
+    until(is_back).await;
+    fs::remove_dir_all(dir.path().join("subnets")).unwrap();
+    until(is_back).await;
+    fs::write(&file, "{").unwrap();
+    until(is_back).await;
+    fs::write(&file, r#"{"PublicIP":"192.0.2.1"}"#).unwrap();
+    until(is_back).await;
+    assert!(!held.is_finished() && manager.status().borrow().lease_lost.is_none());
+    held.abort();
+}
+
+#[tokio::test]
+async fn a_lease_that_another_node_has_is_lost() {
+    for (key, value) in [("", attrs(9).to_json()), ("10.5.0.0-17", attrs(9).to_json())] {
+        let dir = store(r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.100.0"}"#);
+        let manager = manager(&dir);
+        let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
+        let held = hold(&manager, &lease);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let own = lease.key.to_string();
+        if !key.is_empty() {
+            put(&dir, key, &value);
+            fs::remove_file(path(&dir, &own)).unwrap();
+        } else {
+            let temporary = dir.path().join("temporary");
+            fs::write(&temporary, &value).unwrap();
+            fs::rename(temporary, path(&dir, &own)).unwrap();
+        }
+        let error = soon(held).await.unwrap();
+        assert!(matches!(&error, SubnetError::LeaseLost { holder, .. } if holder == "192.0.2.9"), "{error}");
+        assert!(manager.status().borrow().lease_lost.as_ref().unwrap().contains("192.0.2.9"));
+    }
+}
+
+#[tokio::test]
+async fn a_deleted_lock_does_not_let_two_in() {
+    let dir = store(V4);
+    let folder = Folder { root: dir.path().to_owned(), ttl: Duration::from_secs(60) };
+    let first = folder.lock().unwrap();
+    let waiting = {
+        let folder = folder.clone();
+        std::thread::spawn(move || folder.lock().unwrap())
+    };
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(!waiting.is_finished());
+    drop(first);
+    let second = waiting.join().unwrap();
+    fs::remove_file(dir.path().join(".lock")).unwrap();
+    // The new file is another lock: who takes it must find it still there.
+    let third = folder.lock().unwrap();
+    drop((second, third));
+}

@@ -1,0 +1,119 @@
+//! The choice of the link and addresses that carry encapsulated packets.
+//!
+//! [`choose`] asks the kernel once, [`decide`] is pure. The order is upstream's: what the operator named, in
+//! the order named; only if nothing was named, the published address or else the default route.
+//! Upstream: `pkg/ipmatch/match.go`, `pkg/ip/iface.go`.
+
+mod decide;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::net::IpAddr;
+
+use tracing::info;
+
+pub use decide::decide;
+
+use crate::addr::{Family, PerFamily};
+use crate::backend::Underlay;
+use crate::kernel::{Kernel, KernelError, Link, LinkAddress, RouteLookup};
+
+/// What the operator said about the underlay.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UnderlayOptions {
+    /// The enabled families. An address is needed for each.
+    pub families: Vec<Family>,
+    /// Interface names or addresses, tried in order. An empty one stands for the default route.
+    pub ifaces: Vec<String>,
+    /// Regular expressions for addresses, then names; tried after `ifaces`. An empty one stands for the
+    /// default route.
+    pub iface_regexes: Vec<String>,
+    /// The interface that leads to this address; tried last.
+    pub can_reach: Option<IpAddr>,
+    /// The addresses to publish instead of the interface's.
+    pub public_ips: PerFamily<IpAddr>,
+}
+
+/// What the choice depends on, read from one network namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// All links.
+    pub links: Vec<Link>,
+    /// All addresses.
+    pub addresses: Vec<LinkAddress>,
+    /// The default routes of each enabled family, in the kernel's order.
+    pub defaults: PerFamily<Vec<RouteLookup>>,
+    /// The route to `can_reach`, or why there is none.
+    pub reach: Result<RouteLookup, String>,
+}
+
+/// The chosen underlay, and what was tried before it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    /// The chosen one.
+    pub underlay: Underlay,
+    /// The candidates that were tried first.
+    pub lost: Vec<Lost>,
+}
+
+/// A candidate that can't be the underlay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lost {
+    /// Which one: a link, or how it was asked for.
+    pub candidate: String,
+    /// Why not.
+    pub reason: String,
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.candidate, self.reason)
+    }
+}
+
+/// No underlay could be chosen.
+#[derive(Debug, thiserror::Error)]
+pub enum UnderlayError {
+    /// The kernel could not be asked.
+    #[error("can't read the host's interfaces")]
+    Kernel(#[from] KernelError),
+    /// Every candidate lost.
+    #[error("no underlay interface: {}; this host has {host}", list(.lost))]
+    NoneFits {
+        /// The candidates in the order they were tried.
+        lost: Vec<Lost>,
+        /// The host's links with their addresses.
+        host: String,
+    },
+}
+
+fn list(lost: &[Lost]) -> String {
+    lost.iter().map(Lost::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// Chooses the underlay of this network namespace, and logs what else was tried.
+pub async fn choose(kernel: &mut dyn Kernel, options: &UnderlayOptions) -> Result<Underlay, UnderlayError> {
+    let host = gather(kernel, options).await?;
+    let Choice { underlay, lost } = decide(&host, options)?;
+    for Lost { candidate, reason } in &lost {
+        info!(%candidate, %reason, "not the underlay interface");
+    }
+    Ok(underlay)
+}
+
+async fn gather(kernel: &mut dyn Kernel, options: &UnderlayOptions) -> Result<Host, KernelError> {
+    let mut defaults = PerFamily::default();
+    for family in &options.families {
+        *defaults.get_mut(*family) = Some(kernel.default_routes(*family).await?);
+    }
+    let reach = match options.can_reach {
+        None => Err("not asked for".to_owned()),
+        // A refusal says something about this one candidate only, so the others are still tried.
+        Some(dst) => match kernel.lookup(dst).await {
+            Ok(route) => route.ok_or_else(|| "no route leads there".to_owned()),
+            Err(error) => Err(error.to_string()),
+        },
+    };
+    Ok(Host { links: kernel.links().await?, addresses: kernel.addresses().await?, defaults, reach })
+}
