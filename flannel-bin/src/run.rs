@@ -186,12 +186,7 @@ impl Agent<'_> {
     }
 
     /// Runs a registered network.
-    async fn serve(
-        &self,
-        kind: &str,
-        network: Box<dyn Network>,
-        file: &SubnetFile,
-    ) -> Result<(), RunError> {
+    async fn serve(&self, kind: &str, network: Box<dyn Network>, file: &SubnetFile) -> Result<(), RunError> {
         let lease = network.lease().clone();
         self.board.watch_network(network.status());
         let cancel = CancellationToken::new();

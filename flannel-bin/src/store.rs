@@ -11,7 +11,9 @@ use crate::cli::{Options, StoreChoice};
 pub(crate) enum StoreError {
     /// The build lacks it.
     #[cfg(not(feature = "etcd"))]
-    #[error("this build has no etcd store; give --store=local:DIR, or build flanneld with the feature \"etcd\"")]
+    #[error(
+        "this build has no etcd store; give --store=local:DIR, or build flanneld with the feature \"etcd\""
+    )]
     NoEtcd,
 }
 
@@ -23,11 +25,8 @@ pub(crate) async fn open(
     match &options.store {
         StoreChoice::Etcd => etcd(options, previous).await,
         StoreChoice::Local(dir) => {
-            let local = LocalOptions {
-                previous,
-                renew_margin: options.renew_margin,
-                ..LocalOptions::new(dir)
-            };
+            let local =
+                LocalOptions { previous, renew_margin: options.renew_margin, ..LocalOptions::new(dir) };
             Ok(Box::new(LocalSubnetManager::new(local)))
         }
     }
