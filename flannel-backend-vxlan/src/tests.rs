@@ -1,1 +1,247 @@
+//! The backend on a fake kernel and a store in memory. The real kernel is in `tests/`.
 
+use std::time::Duration;
+
+use flannel_core::addr::{LinkIndex, Vni};
+use flannel_core::config::LeaseSource;
+use flannel_core::dataplane::{Address, Dataplane, Neighbour, Object};
+use flannel_core::kernel::LinkOp;
+use flannel_core::testing::{FakeKernel, FakeStore};
+use tokio::task::JoinHandle;
+
+use super::*;
+
+const DUAL: &str =
+    r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:5::/48","Backend":{"Type":"vxlan"}}"#;
+const PEER: &str = r#"{"PublicIP":"192.0.2.9","PublicIPv6":"2001:db8::9","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"0a:00:00:00:00:09"},"BackendV6Data":{"VNI":1,"VtepMAC":"0e:00:00:00:00:09"}}"#;
+const PEER_KEY: &str = "10.5.99.0-24&fd00:5:0:99::-64";
+
+fn config(text: &str) -> NetworkConfig {
+    NetworkConfig::parse(text, LeaseSource::Store).unwrap()
+}
+
+struct Host {
+    kernel: FakeKernel,
+    store: FakeStore,
+    underlay: Underlay,
+    config: NetworkConfig,
+}
+
+impl Host {
+    fn new(text: &str) -> Self {
+        let kernel = FakeKernel::default();
+        let link = kernel.add_link("eth0", 1500);
+        let config = config(text);
+        let addr = |family| match family {
+            Family::V4 => "192.0.2.1".parse().unwrap(),
+            Family::V6 => "2001:db8::1".parse().unwrap(),
+        };
+        let addrs = PerFamily::from_fn(|family| config.networks.get(family).map(|_| addr(family)));
+        let underlay = Underlay {
+            name: "eth0".into(),
+            link,
+            mtu: Mtu(1500),
+            local: addrs,
+            published: addrs,
+            reason: "test".into(),
+        };
+        Self { kernel, store: FakeStore::new(config.clone()), underlay, config }
+    }
+
+    async fn register(&self) -> Result<Box<dyn Network>, BackendError> {
+        let kernel = self.kernel.clone();
+        let backend = VxlanBackend::with_kernel(move || Ok(Box::new(kernel.clone())));
+        backend.register(&self.config, &self.underlay, &self.store).await
+    }
+
+    /// Registers and runs.
+    async fn start(&self) -> Running {
+        let network = self.register().await.unwrap();
+        let status = network.status();
+        let cancel = CancellationToken::new();
+        let task = tokio::spawn(network.run(self.store.watch_leases(), cancel.clone()));
+        settle().await;
+        Running { status, cancel, task }
+    }
+}
+
+struct Running {
+    status: watch::Receiver<NetworkStatus>,
+    cancel: CancellationToken,
+    task: JoinHandle<Result<(), BackendError>>,
+}
+
+impl Running {
+    async fn stop(self) {
+        self.cancel.cancel();
+        self.task.await.unwrap().unwrap();
+    }
+}
+
+async fn settle() {
+    tokio::time::sleep(Duration::from_millis(1)).await;
+}
+
+async fn audit() {
+    tokio::time::sleep(Duration::from_secs(67)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn makes_a_device_a_family_and_publishes_its_mac() {
+    let host = Host::new(DUAL);
+    let network = host.register().await.unwrap();
+    assert_eq!(network.overlay_mtu(), Mtu(1430), "the smaller of both");
+    for (name, mtu) in [("flannel.1", 1450), ("flannel-v6.1", 1430)] {
+        let link = host.kernel.link_named(name).unwrap();
+        assert_eq!((link.mtu, link.up), (Mtu(mtu), true));
+        let vxlan = link.vxlan.unwrap();
+        assert_eq!((vxlan.vni, vxlan.port, vxlan.lower), (Vni::new(1).unwrap(), 8472, Some(LinkIndex(1))));
+    }
+    let v4 = host.kernel.link_named("flannel.1").unwrap().mac.unwrap();
+    let v6 = host.kernel.link_named("flannel-v6.1").unwrap().mac.unwrap();
+    let json = network.lease().attrs.to_json();
+    assert_eq!(
+        json,
+        format!(
+            r#"{{"PublicIP":"192.0.2.1","PublicIPv6":"2001:db8::1","BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{v4}"}},"BackendV6Data":{{"VNI":1,"VtepMAC":"{v6}"}}}}"#
+        )
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_mac_is_the_records_else_the_devices_else_derived() {
+    let v4 = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
+    let derived = MacAddr::derived([192, 0, 2, 1].into(), Vni::new(1).unwrap(), Family::V4);
+    let host = Host::new(v4);
+    host.register().await.unwrap();
+    assert_eq!(host.kernel.link_named("flannel.1").unwrap().mac, Some(derived));
+
+    let on_device = MacAddr([2, 0, 0, 0, 0, 0x77]);
+    let other = Host::new(v4);
+    other.register().await.unwrap();
+    other.kernel.edit_link("flannel.1", false, |link| link.mac = Some(on_device));
+    let fresh = Host { store: FakeStore::new(config(v4)), ..other };
+    fresh.register().await.unwrap();
+    assert_eq!(fresh.kernel.link_named("flannel.1").unwrap().mac, Some(on_device), "adopted");
+
+    fresh.store.put(
+        &fresh.store.leases()[0].to_string(),
+        r#"{"PublicIP":"192.0.2.1","BackendType":"vxlan","BackendData":{"VtepMAC":"0a:00:00:00:00:01"}}"#,
+    );
+    fresh.register().await.unwrap();
+    let link = fresh.kernel.link_named("flannel.1").unwrap();
+    assert_eq!(link.mac.unwrap().to_string(), "0a:00:00:00:00:01", "peers know the recorded one");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_writes_nothing() {
+    let host = Host::new(DUAL);
+    host.store.put(PEER_KEY, PEER);
+    let running = host.start().await;
+    assert_eq!(running.status.borrow().peers, 1);
+    assert_eq!(host.kernel.objects().len(), 8);
+    running.stop().await;
+    host.kernel.take_ops();
+    host.kernel.take_link_ops();
+    let before = host.kernel.objects();
+    let running = host.start().await;
+    audit().await;
+    assert_eq!((host.kernel.take_ops(), host.kernel.take_link_ops()), (vec![], vec![]));
+    assert_eq!(host.kernel.objects(), before);
+    assert!(running.status.borrow().synced);
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_change_by_hand_is_repaired() {
+    let host = Host::new(DUAL);
+    host.store.put(PEER_KEY, PEER);
+    let _running = host.start().await;
+    let want = host.kernel.objects();
+    for (announced, name) in [(true, "flannel.1"), (false, "flannel-v6.1"), (false, "flannel.1")] {
+        let right = host.kernel.link_named(name).unwrap();
+        host.kernel.edit_link(name, announced, |link| {
+            link.mtu = Mtu(1280);
+            link.mac = Some(MacAddr([2, 9, 9, 9, 9, 9]));
+            link.up = false;
+            link.vxlan.as_mut().unwrap().learning = true;
+        });
+        if announced {
+            settle().await
+        } else {
+            audit().await
+        }
+        let mut repaired = host.kernel.link_named(name).unwrap();
+        repaired.carrier = right.carrier;
+        assert_eq!(repaired, right);
+        assert_eq!(host.kernel.objects(), want);
+    }
+    host.kernel.delete_link("flannel.1");
+    settle().await;
+    let index = host.kernel.link_named("flannel.1").unwrap().index;
+    assert!(
+        host.kernel.objects().iter().any(|object| matches!(object, Object::Neighbour(n) if n.link == index))
+    );
+    assert_eq!(host.kernel.objects().len(), want.len(), "all peers are back on the new device");
+}
+
+#[tokio::test(start_paused = true)]
+async fn leftovers_in_our_network_go_and_strangers_stay() {
+    let host = Host::new(DUAL);
+    host.store.put(PEER_KEY, PEER);
+    let running = host.start().await;
+    let want = host.kernel.objects();
+    running.stop().await;
+    let link = host.kernel.link_named("flannel.1").unwrap().index;
+    let mac = MacAddr([2, 0, 0, 0, 0, 5]);
+    let leftovers = [
+        Object::Address(Address { link, addr: "10.5.200.0/32".parse().unwrap() }),
+        Object::Neighbour(Neighbour { link, addr: [10, 5, 200, 0].into(), mac }),
+    ];
+    let strangers = [
+        Object::Address(Address { link, addr: "172.16.0.1/32".parse().unwrap() }),
+        Object::Neighbour(Neighbour { link, addr: [172, 16, 0, 2].into(), mac }),
+    ];
+    for object in leftovers.iter().chain(&strangers) {
+        host.kernel.put(*object, false);
+    }
+    let _running = host.start().await;
+    let all: Dataplane = want.iter().copied().chain(strangers).collect();
+    assert_eq!(host.kernel.objects(), all);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_changed_config_recreates_the_device_and_a_foreign_link_is_refused() {
+    let host = Host::new(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#);
+    host.register().await.unwrap();
+    host.kernel.take_link_ops();
+    let gbp =
+        Host { config: config(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","GBP":true}}"#), ..host };
+    gbp.register().await.unwrap();
+    let ops = gbp.kernel.take_link_ops();
+    assert!(matches!(ops[..], [LinkOp::Delete(_), LinkOp::CreateVxlan { .. }, LinkOp::SetUp(_)]), "{ops:?}");
+
+    let host = Host::new(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#);
+    host.kernel.add_link("flannel.1", 1500);
+    let error = host.register().await.err().unwrap().to_string();
+    assert!(error.contains("flannel.1") && error.contains("remove or rename"), "{error}");
+    assert!(host.store.leases().is_empty(), "nothing is published that can't be reached");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_underlay_link_that_goes_and_returns_brings_the_devices_back() {
+    let host = Host::new(DUAL);
+    host.store.put(PEER_KEY, PEER);
+    let running = host.start().await;
+    for name in ["flannel.1", "flannel-v6.1", "eth0"] {
+        host.kernel.delete_link(name);
+    }
+    settle().await;
+    assert_eq!(running.status.borrow().device_problem.as_deref(), Some("underlay link eth0 is gone"));
+    host.kernel.add_link("eth0", 1400);
+    host.kernel.edit_link("eth0", true, |_| {});
+    settle().await;
+    let status = running.status.borrow().clone();
+    assert_eq!((status.device_problem, status.overlay_mtu), (None, Some(Mtu(1330))));
+    assert_eq!(host.kernel.link_named("flannel.1").unwrap().mtu, Mtu(1350));
+    assert_eq!(host.kernel.objects().len(), 8);
+}

@@ -182,8 +182,21 @@ impl Agent {
     }
 
     /// Stops it where it is (SIGSTOP): its sockets stay open and nobody answers.
+    ///
+    /// Waits until every thread stands still; one that is at work takes a moment to.
     pub fn pause(&self) -> Result<(), LabError> {
-        self.signal(Signal::SIGSTOP)
+        self.signal(Signal::SIGSTOP)?;
+        let what = format!("all threads of {} to stop", self.name);
+        wait_for(TERMINATION, &what, || self.is_paused())
+    }
+
+    fn is_paused(&self) -> bool {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid));
+        let mut tasks = tasks.into_iter().flatten().flatten();
+        tasks.all(|task| {
+            let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_none_or(|(_, fields)| fields.starts_with('T'))
+        })
     }
 
     /// Lets it go on after a pause.

@@ -69,7 +69,11 @@ fn tls_and_passwords_keep_strangers_out() {
         assert!(etcd.endpoint().starts_with("https://"));
         etcd.put("/secret", "1").unwrap();
         let fabric = cluster.fabric();
-        assert!(fabric.run("etcdctl", &["--endpoints", etcd.endpoint(), "get", "/secret"]).is_err());
+        assert!(
+            fabric
+                .run("etcdctl", &["--dial-timeout=1s", "--endpoints", etcd.endpoint(), "get", "/secret"])
+                .is_err()
+        );
 
         etcd.enable_auth("flannel", "sesame").unwrap();
         assert_eq!(etcd.get("/secret").unwrap().as_deref(), Some("1"));

@@ -4,6 +4,8 @@
 mod attrs;
 mod key;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 

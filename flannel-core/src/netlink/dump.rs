@@ -78,8 +78,9 @@ impl Dumps {
         self.next = self.next.checked_add(1).unwrap_or(1);
         let mut datagram = Datagram::default();
         datagram.push(kind, NlmF::DUMP, seq, body);
-        self.unfinished = Some(seq);
         self.socket.send(datagram.bytes()).await.map_err(|error| failed(error, "send", what))?;
+        // Not before: a future that is dropped while it waits to send has started nothing.
+        self.unfinished = Some(seq);
 
         let malformed = |error: Undecodable| KernelError::Malformed { what, detail: error.to_string() };
         let (mut list, mut interrupted) = (Vec::new(), false);

@@ -55,9 +55,9 @@ impl Events {
         while events.len() < AT_ONCE {
             match self.socket.try_receive() {
                 Ok(Some(messages)) => decode_all(messages, &mut events),
-                Ok(None) => break,
                 Err(error) if is_lost(&error) => overrun(&mut events),
-                Err(_) => break, // the next call says it
+                // Another error comes again at the next call, which has nothing to return before it.
+                Ok(None) | Err(_) => break,
             }
         }
         events

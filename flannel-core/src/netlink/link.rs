@@ -121,8 +121,8 @@ fn create_vxlan(name: &str, mac: MacAddr, mtu: Mtu, link: &VxlanLink) -> Ifinfom
     with(LinkIndex(0), attrs)
 }
 
-/// The kernel keeps what is not named, so only what may change is sent. A local address that is absent
-/// here stays as it is: the kernel knows no way to take it away.
+/// The kernel keeps what is not named, so only what may change is sent, and a local address that is absent
+/// here stays. The VNI is there as a safeguard: if the index now is another device's, the kernel refuses.
 fn change_vxlan(index: LinkIndex, link: &VxlanLink) -> IfinfomsgBuilder {
     let mut data = vec![attr(vxlan::ID, link.vni.get()), attr(vxlan::LEARNING, u8::from(link.learning))];
     data.extend(link.local.map(local));

@@ -1,7 +1,7 @@
 //! The kernel of one network namespace, over rtnetlink.
 //!
-//! Three sockets: one for requests that are answered once ([`batch`]), one for lists ([`dump`]), one that
-//! hears announcements ([`events`]). `encode`, `decode` and `link` turn values into messages and back and
+//! Three sockets: one for requests that are answered once (`batch`), one for lists (`dump`), one that
+//! hears announcements (`events`). `encode`, `decode` and `link` turn values into messages and back and
 //! touch nothing else. No type of the netlink library leaves this module.
 
 mod batch;
@@ -27,7 +27,7 @@ use self::batch::{Answer, Requests};
 use self::decode::Sight;
 use self::dump::Dumps;
 use self::events::Events;
-use self::message::{Message, Undecodable, Verdict};
+use self::message::{Datagram, Message, Undecodable, Verdict};
 use self::socket::RECEIVE_BUFFER;
 use crate::addr::{Family, LinkIndex};
 use crate::dataplane::{Object, Op};
@@ -93,6 +93,10 @@ impl Netlink {
     }
 }
 
+/// What a look-up answers where no packet would go: no route, and the IPv4 route types `unreachable`,
+/// `prohibit` and `blackhole`.
+const LEADS_NOWHERE: [i32; 4] = [libc::ENETUNREACH, libc::EHOSTUNREACH, libc::EACCES, libc::EINVAL];
+
 /// Keeps the objects of a scope's link, since a kernel may not filter as it was asked.
 fn wanted(
     scope: Scope,
@@ -122,8 +126,7 @@ impl Kernel for Netlink {
         }
         let what = || format!("read link {name}");
         let body = link::links_of(Some(name));
-        let encode =
-            |datagram: &mut message::Datagram, seq| datagram.push(Rtm::Getlink, NlmF::empty(), seq, body);
+        let encode = |datagram: &mut Datagram, seq| datagram.push(Rtm::Getlink, NlmF::empty(), seq, body);
         match self.requests.ask(what, encode, link::link).await? {
             Answer::Message(link) => Ok(link),
             Answer::Verdict(Verdict { errno: libc::ENODEV, .. }) => Ok(None),
@@ -151,13 +154,10 @@ impl Kernel for Netlink {
     async fn lookup(&mut self, dst: IpAddr) -> Result<Option<RouteLookup>, KernelError> {
         let what = || format!("look up the route to {dst}");
         let body = encode::lookup(dst);
-        let encode =
-            |datagram: &mut message::Datagram, seq| datagram.push(Rtm::Getroute, NlmF::empty(), seq, body);
+        let encode = |datagram: &mut Datagram, seq| datagram.push(Rtm::Getroute, NlmF::empty(), seq, body);
         match self.requests.ask(what, encode, decode::lookup).await? {
             Answer::Message(route) => Ok(route),
-            Answer::Verdict(Verdict { errno: libc::ENETUNREACH | libc::EHOSTUNREACH, .. }) => Ok(None),
-            // Prohibited and black-holed, for IPv4.
-            Answer::Verdict(Verdict { errno: libc::EACCES | libc::EINVAL, .. }) => Ok(None),
+            Answer::Verdict(verdict) if LEADS_NOWHERE.contains(&verdict.errno) => Ok(None),
             Answer::Verdict(verdict) => Err(verdict.refused(what())),
         }
     }
@@ -181,7 +181,7 @@ impl Kernel for Netlink {
 
     async fn change_link(&mut self, op: &LinkOp) -> Result<(), KernelError> {
         let what = || link::describe(op);
-        let encode = |datagram: &mut message::Datagram, seq| link::change(datagram, op, seq);
+        let encode = |datagram: &mut Datagram, seq| link::change(datagram, op, seq);
         match self.requests.ask(what, encode, |_| Ok(())).await? {
             Answer::Message(()) | Answer::Verdict(Verdict { errno: 0, .. }) => Ok(()),
             Answer::Verdict(verdict) => Err(verdict.refused(what())),

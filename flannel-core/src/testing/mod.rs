@@ -1,7 +1,9 @@
 //! Fakes and generators for tests of backends and agents. Feature `testing`.
 
 mod kernel;
+mod store;
 mod strategies;
 
 pub use kernel::FakeKernel;
+pub use store::FakeStore;
 pub use strategies::{dataplane, object};

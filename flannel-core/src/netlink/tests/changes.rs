@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use flannel_lab::test_name;
+
 use super::super::Netlink;
 use super::kernel::device;
 use super::sandbox::{ip, run, with_underlay};
@@ -62,7 +64,7 @@ async fn done(kernel: &mut Netlink, ops: impl IntoIterator<Item = Op>) {
 
 #[test]
 fn objects_are_put_replaced_and_deleted() {
-    with_underlay("changes::objects_are_put_replaced_and_deleted", || async {
+    with_underlay(test_name!(), || async {
         let mut kernel = Netlink::open().unwrap();
         for family in Family::ALL {
             let link = device(&mut kernel, family).await.index;
@@ -119,7 +121,7 @@ fn objects_are_put_replaced_and_deleted() {
 
 #[test]
 fn addresses_are_as_go_writes_them() {
-    with_underlay("changes::addresses_are_as_go_writes_them", || async {
+    with_underlay(test_name!(), || async {
         let mut kernel = Netlink::open().unwrap();
         let link = device(&mut kernel, Family::V4).await.index;
         let address = |addr: &str| Object::Address(Address { link, addr: addr.parse().unwrap() });
@@ -140,7 +142,7 @@ fn addresses_are_as_go_writes_them() {
 
 #[test]
 fn entries_of_others_are_read_as_they_are() {
-    with_underlay("changes::entries_of_others_are_read_as_they_are", || async {
+    with_underlay(test_name!(), || async {
         let mut kernel = Netlink::open().unwrap();
         let link = device(&mut kernel, Family::V4).await.index;
         let eth0 = kernel.link("eth0").await.unwrap().unwrap().index;
@@ -221,7 +223,7 @@ fn entries_of_others_are_read_as_they_are() {
 
 #[test]
 fn ipv6_routes_of_others_are_read_as_they_are() {
-    with_underlay("changes::ipv6_routes_of_others_are_read_as_they_are", || async {
+    with_underlay(test_name!(), || async {
         let mut kernel = Netlink::open().unwrap();
         let link = device(&mut kernel, Family::V6).await.index;
         let dev = "dev flannel-v6.1";
@@ -256,7 +258,7 @@ fn ipv6_routes_of_others_are_read_as_they_are() {
 
 #[test]
 fn foreign_routes_are_not_overwritten() {
-    with_underlay("changes::foreign_routes_are_not_overwritten", || async {
+    with_underlay(test_name!(), || async {
         let mut kernel = Netlink::open().unwrap();
         for (family, foreign, lookup) in [
             (Family::V4, "10.0.1.0/24 via 192.0.2.77 dev eth0 proto static", "10.0.1.0/24"),
@@ -288,7 +290,7 @@ fn foreign_routes_are_not_overwritten() {
 
 #[test]
 fn a_bad_operation_stops_no_other() {
-    with_underlay("changes::a_bad_operation_stops_no_other", || async {
+    with_underlay(test_name!(), || async {
         let mut kernel = Netlink::open().unwrap();
         for family in Family::ALL {
             let link = device(&mut kernel, family).await.index;
@@ -313,7 +315,7 @@ fn a_bad_operation_stops_no_other() {
 
 #[test]
 fn changes_of_others_are_heard() {
-    with_underlay("changes::changes_of_others_are_heard", || async {
+    with_underlay(test_name!(), || async {
         let mut kernel = Netlink::open().unwrap();
         let made = device(&mut kernel, Family::V4).await;
         let link = made.index;

@@ -3,8 +3,11 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use flannel_lab::sandbox::in_sandbox;
+use flannel_lab::test_name;
+
 use super::super::Netlink;
-use super::sandbox::{in_sandbox, ip, runtime, with_underlay};
+use super::sandbox::{ip, runtime, with_underlay};
 use crate::addr::{Family, LinkIndex, MacAddr, Mtu, Vni};
 use crate::dataplane::{Address, Object, Op};
 use crate::kernel::{Kernel, Link, LinkOp, RouteLookup, VxlanLink};
@@ -41,7 +44,7 @@ pub(super) async fn device(kernel: &mut Netlink, family: Family) -> Link {
 
 #[test]
 fn vxlan_devices_read_back() {
-    with_underlay("kernel::vxlan_devices_read_back", || async {
+    with_underlay(test_name!(), || async {
         let mut kernel = Netlink::open().unwrap();
         let lower = kernel.link("eth0").await.unwrap().unwrap().index;
         for (family, local) in [(Family::V4, "192.0.2.1"), (Family::V6, "2001:db8::1")] {
@@ -86,7 +89,7 @@ fn vxlan_devices_read_back() {
 
 #[test]
 fn foreign_attributes_are_seen() {
-    with_underlay("kernel::foreign_attributes_are_seen", || async {
+    with_underlay(test_name!(), || async {
         let mut kernel = Netlink::open().unwrap();
         for (at, (more, foreign)) in (10..).zip([
             ("", false),
@@ -123,7 +126,7 @@ fn foreign_attributes_are_seen() {
 
 #[test]
 fn links_change_in_place() {
-    with_underlay("kernel::links_change_in_place", || async {
+    with_underlay(test_name!(), || async {
         let mut kernel = Netlink::open().unwrap();
         ip("address add 192.0.2.7/24 dev eth0");
         ip("address add 2001:db8::7/64 dev eth0 nodad");
@@ -169,7 +172,7 @@ fn links_change_in_place() {
 
 #[test]
 fn addresses_have_their_flags() {
-    with_underlay("kernel::addresses_have_their_flags", || async {
+    with_underlay(test_name!(), || async {
         let mut kernel = Netlink::open().unwrap();
         ip("address add 192.0.2.2/24 dev eth0");
         ip("address add 169.254.1.1/16 dev eth0 scope link");
@@ -193,7 +196,7 @@ fn addresses_have_their_flags() {
 
 #[test]
 fn routes_are_looked_up() {
-    with_underlay("kernel::routes_are_looked_up", || async {
+    with_underlay(test_name!(), || async {
         let mut kernel = Netlink::open().unwrap();
         let eth0 = kernel.link("eth0").await.unwrap().unwrap().index;
         let at = |text: &str| text.parse::<IpAddr>().unwrap();
@@ -246,38 +249,39 @@ fn routes_are_looked_up() {
 /// In a user namespace of its own a process has no power over the network namespace it came with.
 #[test]
 fn a_missing_capability_is_reported() {
-    const TEST: &str = "kernel::a_missing_capability_is_reported";
     const MARKER: &str = "NETLINK_TEST_UNPRIVILEGED";
-    in_sandbox(TEST, || {
-        if std::env::var_os(MARKER).is_none() {
-            let output = std::process::Command::new("unshare")
-                .arg("--user")
-                .arg(std::env::current_exe().unwrap())
-                .args(["--exact", &format!("netlink::tests::{TEST}"), "--nocapture"])
-                .env(MARKER, "1")
-                .output()
-                .unwrap();
-            let out = String::from_utf8_lossy(&output.stdout);
-            assert!(output.status.success() && out.contains("1 passed"), "{out}");
-            return;
-        }
-        runtime().block_on(async {
-            let mut kernel = Netlink::open().unwrap();
-            let error = kernel.change_link(&LinkOp::SetUp(LinkIndex(1))).await.unwrap_err();
-            assert_eq!(error.errno(), Some(libc::EPERM));
-            assert!(error.to_string().contains("CAP_NET_ADMIN"), "{error}");
-            let addr = "10.0.0.1/32".parse().unwrap();
-            let op = Op::Create(Object::Address(Address { link: LinkIndex(1), addr }));
-            let refusals = kernel.execute(&[op, op]).await.unwrap();
-            assert_eq!(refusals.len(), 2);
-            assert!(refusals[1].to_string().contains("CAP_NET_ADMIN"), "{}", refusals[1]);
-        });
+    let test = test_name!();
+    if std::env::var_os(MARKER).is_some() {
+        return runtime().block_on(a_missing_capability());
+    }
+    in_sandbox(test, || {
+        let output = std::process::Command::new("unshare")
+            .arg("--user")
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", test, "--nocapture"])
+            .env(MARKER, "1")
+            .output()
+            .unwrap();
+        let out = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && out.contains("1 passed"), "{out}");
     });
+}
+
+async fn a_missing_capability() {
+    let mut kernel = Netlink::open().unwrap();
+    let error = kernel.change_link(&LinkOp::SetUp(LinkIndex(1))).await.unwrap_err();
+    assert_eq!(error.errno(), Some(libc::EPERM));
+    assert!(error.to_string().contains("CAP_NET_ADMIN"), "{error}");
+    let addr = "10.0.0.1/32".parse().unwrap();
+    let op = Op::Create(Object::Address(Address { link: LinkIndex(1), addr }));
+    let refusals = kernel.execute(&[op, op]).await.unwrap();
+    assert_eq!(refusals.len(), 2);
+    assert!(refusals[1].to_string().contains("CAP_NET_ADMIN"), "{}", refusals[1]);
 }
 
 #[test]
 fn two_namespaces_at_once() {
-    with_underlay("kernel::two_namespaces_at_once", || async {
+    with_underlay(test_name!(), || async {
         use nix::sched::{CloneFlags, unshare};
         let mut here = Netlink::open().unwrap();
         let (handle, before) = (tokio::runtime::Handle::current(), here.links().await.unwrap().len());

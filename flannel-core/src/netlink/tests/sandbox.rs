@@ -2,38 +2,12 @@
 
 use std::process::Command;
 
-/// Runs `body` in new namespaces: the test binary starts itself there, for the one test of that name.
-pub(super) fn in_sandbox(test: &str, body: impl FnOnce()) {
-    const MARKER: &str = "NETLINK_TEST_SANDBOX";
-    if std::env::var_os(MARKER).is_some() {
-        return body();
-    }
-    let name = format!("{}::{test}", module_path!().split_once("::").unwrap().1.rsplit_once("::").unwrap().0);
-    let output = Command::new("unshare")
-        .args([
-            "--user",
-            "--map-root-user",
-            "--mount",
-            "--net",
-            "--pid",
-            "--fork",
-            "--kill-child",
-            "--mount-proc",
-        ])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", &name, "--nocapture", "--test-threads=1"])
-        .env(MARKER, "1")
-        .output()
-        .unwrap();
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success() && out.contains("1 passed"), "{name} in its sandbox:\n{out}\n{err}");
-}
+use flannel_lab::sandbox::in_sandbox;
 
 /// Runs `body` on a runtime in new namespaces with a link `eth0` that is up and has the addresses
-/// 192.0.2.1/24 and 2001:db8::1/64.
+/// 192.0.2.1/24 and `2001:db8::1/64`.
 pub(super) fn with_underlay<F: Future<Output = ()>>(test: &str, body: impl FnOnce() -> F) {
     in_sandbox(test, || {
-        ip("link set lo up");
         ip("link add eth0 type veth peer name peer0");
         ip("link set eth0 up");
         ip("link set peer0 up");

@@ -1,0 +1,148 @@
+//! A store in memory.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use async_trait::async_trait;
+use futures::StreamExt;
+use futures::channel::mpsc;
+use tokio::sync::watch;
+
+use crate::addr::{Family, PerFamily};
+use crate::config::NetworkConfig;
+use crate::lease::{Lease, LeaseAttrs, LeaseKey, LeaseUpdate};
+use crate::subnet::{LeaseStream, StoreStatus, SubnetError, SubnetManager};
+
+/// A store in memory. Clones are handles of the same one; every node gives out the lowest free subnet.
+#[derive(Clone)]
+pub struct FakeStore {
+    state: Arc<Mutex<State>>,
+    config: NetworkConfig,
+    status: watch::Sender<StoreStatus>,
+}
+
+#[derive(Default)]
+struct State {
+    leases: BTreeMap<LeaseKey, Lease>,
+    created: u64,
+    watchers: Vec<mpsc::UnboundedSender<LeaseUpdate>>,
+}
+
+impl State {
+    fn tell(&mut self, update: &LeaseUpdate) {
+        self.watchers.retain(|watcher| watcher.unbounded_send(update.clone()).is_ok());
+    }
+}
+
+impl FakeStore {
+    /// An empty store with this network configuration.
+    pub fn new(config: NetworkConfig) -> Self {
+        let status = StoreStatus { connected: true, problem: String::new(), ..StoreStatus::unknown() };
+        Self { state: Arc::default(), config, status: watch::Sender::new(status) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Writes a lease as another node would.
+    pub fn put(&self, key: &str, attrs: &str) -> Lease {
+        let mut state = self.lock();
+        let key: LeaseKey = key.parse().expect("a test writes a valid key");
+        let attrs = LeaseAttrs::from_json(attrs).expect("a test writes a valid value");
+        let created = state.leases.get(&key).map(|lease| lease.created);
+        state.created += 1;
+        let lease = Lease { key, attrs, created: created.unwrap_or(state.created) };
+        state.leases.insert(key, lease.clone());
+        state.tell(&LeaseUpdate::Put(lease.clone()));
+        lease
+    }
+
+    /// Deletes a lease.
+    pub fn remove(&self, key: &str) {
+        let mut state = self.lock();
+        state.leases.remove(&key.parse().expect("a test names a valid key"));
+        state.tell(&LeaseUpdate::Removed(key.to_owned()));
+    }
+
+    /// Sends any message to all watches.
+    pub fn tell(&self, update: &LeaseUpdate) {
+        self.lock().tell(update);
+    }
+
+    /// All leases.
+    pub fn leases(&self) -> Vec<Lease> {
+        self.lock().leases.values().cloned().collect()
+    }
+
+    fn free_subnets(&self, state: &State) -> Option<LeaseKey> {
+        let taken = |candidate: &crate::addr::Subnet| {
+            let family = candidate.family();
+            state
+                .leases
+                .keys()
+                .any(|key| key.subnet(family).is_some_and(|subnet| subnet.overlaps(*candidate)))
+        };
+        let free = |family: Family| {
+            let range = self.config.networks.get(family)?.range?;
+            (0..range.count()).filter_map(|index| range.nth(index)).find(|candidate| !taken(candidate))
+        };
+        LeaseKey::new(PerFamily::from_fn(free))
+    }
+}
+
+#[async_trait]
+impl SubnetManager for FakeStore {
+    async fn network_config(&self) -> Result<NetworkConfig, SubnetError> {
+        Ok(self.config.clone())
+    }
+
+    async fn published_attrs(
+        &self,
+        public_ips: &PerFamily<IpAddr>,
+    ) -> Result<Option<LeaseAttrs>, SubnetError> {
+        let state = self.lock();
+        let own = state.leases.values().find(|lease| lease.attrs.public_ips == *public_ips);
+        Ok(own.map(|lease| lease.attrs.clone()))
+    }
+
+    async fn acquire_lease(&self, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
+        let mut state = self.lock();
+        let own = state.leases.values().find(|lease| lease.attrs.public_ips == attrs.public_ips);
+        let found = own.map(|lease| (lease.key, lease.created));
+        state.created += 1;
+        let created = state.created;
+        let (key, created) = match found {
+            Some(found) => found,
+            None => (
+                self.free_subnets(&state)
+                    .ok_or_else(|| SubnetError::Conflict("no free subnet".to_owned()))?,
+                created,
+            ),
+        };
+        let lease = Lease { key, attrs: attrs.clone(), created };
+        if state.leases.insert(key, lease.clone()).as_ref() != Some(&lease) {
+            state.tell(&LeaseUpdate::Put(lease.clone()));
+        }
+        Ok(lease)
+    }
+
+    async fn hold_lease(&self, _: &Lease) -> Result<Infallible, SubnetError> {
+        std::future::pending().await
+    }
+
+    fn watch_leases(&self) -> LeaseStream {
+        let (sender, updates) = mpsc::unbounded();
+        let mut state = self.lock();
+        let leases = state.leases.values().cloned().collect();
+        let _ = sender.unbounded_send(LeaseUpdate::Snapshot { leases, undecodable: Vec::new() });
+        state.watchers.push(sender);
+        updates.map(Ok).boxed()
+    }
+
+    fn status(&self) -> watch::Receiver<StoreStatus> {
+        self.status.subscribe()
+    }
+}
