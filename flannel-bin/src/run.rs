@@ -41,6 +41,9 @@ pub(crate) enum Notice {
     Stopping,
 }
 
+/// Makes the backend of a kind.
+pub(crate) type Backends<'a> = dyn Fn(&str) -> Result<Box<dyn Backend>, UnknownBackend> + 'a;
+
 /// The agent and all that it works with.
 pub(crate) struct Agent<'a> {
     /// What the operator said about the underlay; the families come from the network config.
@@ -50,7 +53,7 @@ pub(crate) struct Agent<'a> {
     /// The store of leases.
     pub(crate) store: &'a dyn SubnetManager,
     /// Makes backends by kind.
-    pub(crate) backends: &'a dyn Fn(&str) -> Result<Box<dyn Backend>, UnknownBackend>,
+    pub(crate) backends: &'a Backends<'a>,
     /// Where the agent's status is shown.
     pub(crate) board: &'a Board,
     /// Tells the supervisor.

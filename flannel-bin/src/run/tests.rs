@@ -289,8 +289,8 @@ fn comes_up_and_stops() {
         let test = start(Fake::new());
         test.wait(1).await;
         assert_eq!(test.state(), "ready");
-        let text = "FLANNEL_NETWORK=10.42.0.0/16\nFLANNEL_SUBNET=10.42.3.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n";
-        assert_eq!(test.file(), text);
+        let want = "FLANNEL_NETWORK=10.42.0.0/16\nFLANNEL_SUBNET=10.42.3.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n";
+        assert_eq!(test.file(), want);
         assert_eq!(*test.notices.lock().unwrap(), [Notice::Ready]);
         let (stopped, notices, board) =
             (test.fake.stopped.clone(), Arc::clone(&test.notices), Arc::clone(&test.board));
