@@ -141,7 +141,6 @@ impl Agent<'_> {
             mtu: network.overlay_mtu(),
             ip_masq: false,
         };
-        info!(subnet = %network.lease(), mtu = file.mtu.0, "lease taken");
         Ok((kind, network, file))
     }
 
@@ -238,7 +237,8 @@ impl Agent<'_> {
         loop {
             match file.write(&self.subnet_file) {
                 Ok(written) => {
-                    info!(path = %self.subnet_file.display(), written, "subnet file is in place");
+                    let path = self.subnet_file.display();
+                    info!(%path, overlay_mtu = file.mtu.0, written, "subnet file is in place");
                     return;
                 }
                 Err(error) => {
