@@ -1,5 +1,7 @@
 //! The real binary as a process: health, signals, and the way from no config to a running agent.
 
+mod common;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -7,6 +9,7 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use common::{FLANNELD, get};
 use flannel_lab::cluster::{Cluster, Families};
 use flannel_lab::sandbox::in_sandbox;
 use flannel_lab::test_name;
@@ -14,7 +17,6 @@ use flannel_lab::wait::eventually;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-const FLANNELD: &str = env!("CARGO_BIN_EXE_flanneld");
 const SOON: Duration = Duration::from_secs(10);
 
 /// A daemon on loopback whose folder has no config, so that it never gets to touching the network.
@@ -66,17 +68,6 @@ impl Drop for Daemon {
 
 fn free_port() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
-/// Status and body of a GET request.
-fn get(server: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
-    let mut stream = TcpStream::connect(server)?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
-    let status = text.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_default();
-    let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-    Ok((status, body.to_owned()))
 }
 
 #[test]

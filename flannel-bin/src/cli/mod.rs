@@ -9,8 +9,6 @@ mod usage;
 
 use std::fmt;
 
-#[cfg(feature = "etcd")]
-pub(crate) use options::EtcdFlags;
 pub(crate) use options::{LogFormat, Options, StoreChoice, VModule};
 pub(crate) use usage::{usage, version};
 
