@@ -101,10 +101,7 @@ async fn run_agent(
         warn!(problem, "old subnet file");
     }
     let mut kernel = Netlink::open()?;
-    board.starting("connecting to the store");
-    let Some(store) = shutdown.run_until_cancelled(store::open(options, previous.key)).await else {
-        return Ok(());
-    };
+    let store = store::open(options, previous.key)?;
     let agent = Agent {
         underlay: UnderlayOptions {
             families: Vec::new(),
@@ -114,7 +111,7 @@ async fn run_agent(
             public_ips: options.public_ips,
         },
         subnet_file: options.subnet_file.clone(),
-        store: &*store?,
+        store: &*store,
         backends: &registry::backend,
         board,
         notify: &notify,

@@ -36,9 +36,8 @@ pub(crate) async fn serve(listener: TcpListener, board: Arc<Board>, stop: Cancel
         let board = Arc::clone(&board);
         async move { readyz(&board.readiness()) }
     };
-    let router = Router::new()
-        .route("/healthz", any(|| async { "flanneld is running" }))
-        .route("/readyz", any(ready));
+    let router =
+        Router::new().route("/healthz", any(|| async { "flanneld is running" })).route("/readyz", any(ready));
     let server = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
     let deadline = async {
         stop.cancelled().await;

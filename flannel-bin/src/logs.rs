@@ -18,11 +18,20 @@ pub(crate) fn set_up(options: &Options) {
     let layer: Box<dyn Layer<Registry> + Send + Sync> = match options.log_format {
         LogFormat::Text => {
             let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-            fmt::layer().with_writer(std::io::stderr).with_ansi(colour).boxed()
+            quiet(fmt::layer()).with_ansi(colour).boxed()
         }
-        LogFormat::Json => fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).boxed(),
+        LogFormat::Json => quiet(fmt::layer()).json().flatten_event(true).boxed(),
     };
     tracing_subscriber::registry().with(layer.with_filter(filter)).init();
+}
+
+/// A layer on stderr that does not panic when nobody reads it any more.
+fn quiet<S, N, E>(layer: fmt::Layer<S, N, E>) -> fmt::Layer<S, N, E, fn() -> std::io::Stderr>
+where
+    S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
+{
+    let stderr: fn() -> std::io::Stderr = std::io::stderr;
+    layer.with_writer(stderr).log_internal_errors(false)
 }
 
 /// Which records are wanted.

@@ -38,9 +38,9 @@ fn main() -> ExitCode {
 }
 
 fn command() -> Result<Command, CliError> {
-    let args = std::env::args_os().skip(1).map(|arg| {
-        arg.into_string().map_err(|arg| CliError::NotUtf8(arg.to_string_lossy().into_owned()))
-    });
+    let args = std::env::args_os()
+        .skip(1)
+        .map(|arg| arg.into_string().map_err(|arg| CliError::NotUtf8(arg.to_string_lossy().into_owned())));
     let args: Vec<_> = args.collect::<Result<_, _>>()?;
     cli::command(&args, |name| Some(std::env::var_os(name)?.to_string_lossy().into_owned()))
 }

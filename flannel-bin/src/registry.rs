@@ -7,8 +7,18 @@ use flannel_core::backend::Backend;
 const KNOWN: &[&str] = &["vxlan"];
 /// Kinds that upstream has, or had, besides.
 const UPSTREAM: &[&str] = &[
-    "udp", "host-gw", "wireguard", "ipip", "ipsec", "alloc", "extension", "tencent-vpc", "ali-vpc", "aws-vpc",
-    "gce", "hybridnet",
+    "udp",
+    "host-gw",
+    "wireguard",
+    "ipip",
+    "ipsec",
+    "alloc",
+    "extension",
+    "tencent-vpc",
+    "ali-vpc",
+    "aws-vpc",
+    "gce",
+    "hybridnet",
 ];
 
 /// A backend that this build does not have.

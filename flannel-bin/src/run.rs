@@ -41,6 +41,9 @@ pub(crate) enum Notice {
     Stopping,
 }
 
+/// Makes the backend of a kind.
+pub(crate) type Backends<'a> = dyn Fn(&str) -> Result<Box<dyn Backend>, UnknownBackend> + 'a;
+
 /// The agent and all that it works with.
 pub(crate) struct Agent<'a> {
     /// What the operator said about the underlay; the families come from the network config.
@@ -50,7 +53,7 @@ pub(crate) struct Agent<'a> {
     /// The store of leases.
     pub(crate) store: &'a dyn SubnetManager,
     /// Makes backends by kind.
-    pub(crate) backends: &'a dyn Fn(&str) -> Result<Box<dyn Backend>, UnknownBackend>,
+    pub(crate) backends: &'a Backends<'a>,
     /// Where the agent's status is shown.
     pub(crate) board: &'a Board,
     /// Tells the supervisor.
@@ -138,7 +141,6 @@ impl Agent<'_> {
             mtu: network.overlay_mtu(),
             ip_masq: false,
         };
-        info!(subnet = %network.lease(), mtu = file.mtu.0, "lease taken");
         Ok((kind, network, file))
     }
 
@@ -186,12 +188,7 @@ impl Agent<'_> {
     }
 
     /// Runs a registered network.
-    async fn serve(
-        &self,
-        kind: &str,
-        network: Box<dyn Network>,
-        file: &SubnetFile,
-    ) -> Result<(), RunError> {
+    async fn serve(&self, kind: &str, network: Box<dyn Network>, file: &SubnetFile) -> Result<(), RunError> {
         let lease = network.lease().clone();
         self.board.watch_network(network.status());
         let cancel = CancellationToken::new();
@@ -240,7 +237,8 @@ impl Agent<'_> {
         loop {
             match file.write(&self.subnet_file) {
                 Ok(written) => {
-                    info!(path = %self.subnet_file.display(), written, "subnet file is in place");
+                    let path = self.subnet_file.display();
+                    info!(%path, overlay_mtu = file.mtu.0, written, "subnet file is in place");
                     return;
                 }
                 Err(error) => {

@@ -1,40 +1,61 @@
 //! The store that the operator chose.
 
 use flannel_core::lease::LeaseKey;
-use flannel_core::subnet::SubnetManager;
 use flannel_core::subnet::local::{LocalOptions, LocalSubnetManager};
+use flannel_core::subnet::{SubnetError, SubnetManager};
 
 use crate::cli::{Options, StoreChoice};
 
-/// The store's options can't be used.
+/// The store can't be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StoreError {
+    /// Its options are wrong.
+    #[error(transparent)]
+    Refused(#[from] SubnetError),
     /// The build lacks it.
     #[cfg(not(feature = "etcd"))]
-    #[error("this build has no etcd store; give --store=local:DIR, or build flanneld with the feature \"etcd\"")]
+    #[error(
+        "this build has no etcd store; give --store=local:DIR, or build flanneld with the feature \"etcd\""
+    )]
     NoEtcd,
 }
 
-/// Makes the store. `previous` is what this node had before, so that it can have it again.
-pub(crate) async fn open(
+/// Makes the store, which connects when it is used. `previous` is what this node had before, so that it can
+/// have it again.
+pub(crate) fn open(
     options: &Options,
     previous: Option<LeaseKey>,
 ) -> Result<Box<dyn SubnetManager>, StoreError> {
     match &options.store {
-        StoreChoice::Etcd => etcd(options, previous).await,
+        StoreChoice::Etcd => etcd(options, previous),
         StoreChoice::Local(dir) => {
-            let local = LocalOptions {
-                previous,
-                renew_margin: options.renew_margin,
-                ..LocalOptions::new(dir)
-            };
+            let renew_margin = options.renew_margin;
+            let local = LocalOptions { previous, renew_margin, ..LocalOptions::new(dir) };
             Ok(Box::new(LocalSubnetManager::new(local)))
         }
     }
 }
 
+#[cfg(feature = "etcd")]
+fn etcd(options: &Options, previous: Option<LeaseKey>) -> Result<Box<dyn SubnetManager>, StoreError> {
+    use flannel_core::subnet::etcd::{EtcdOptions, EtcdSubnetManager, EtcdTls};
+
+    let flags = &options.etcd;
+    let (cert_file, key_file) = flags.identity.clone().unzip();
+    let (username, password) = flags.user.clone().unzip();
+    let etcd = EtcdOptions {
+        prefix: flags.prefix.clone(),
+        tls: EtcdTls { ca_file: flags.ca_file.clone(), cert_file, key_file },
+        username,
+        password: password.map(Into::into),
+        previous,
+        renew_margin: options.renew_margin,
+        ..EtcdOptions::new(flags.endpoints.iter().cloned())
+    };
+    Ok(Box::new(EtcdSubnetManager::new(etcd)?))
+}
+
 #[cfg(not(feature = "etcd"))]
-#[expect(clippy::unused_async, reason = "the etcd store connects")]
-async fn etcd(_: &Options, _: Option<LeaseKey>) -> Result<Box<dyn SubnetManager>, StoreError> {
+fn etcd(_: &Options, _: Option<LeaseKey>) -> Result<Box<dyn SubnetManager>, StoreError> {
     Err(StoreError::NoEtcd)
 }

@@ -171,14 +171,14 @@ mod tests {
 
     use super::*;
 
-    fn subnet(text: &str) -> Option<Subnet> {
-        Some(text.parse().unwrap())
+    fn some(text: &str) -> Option<Subnet> {
+        text.parse().ok()
     }
 
     fn file() -> SubnetFile {
         SubnetFile {
-            networks: PerFamily { v4: subnet("10.42.0.0/16"), v6: subnet("fd00:42::/56") },
-            subnets: PerFamily { v4: subnet("10.42.3.0/24"), v6: subnet("fd00:42:0:3::/64") },
+            networks: PerFamily { v4: some("10.42.0.0/16"), v6: some("fd00:42::/56") },
+            subnets: PerFamily { v4: some("10.42.3.0/24"), v6: some("fd00:42:0:3::/64") },
             mtu: Mtu(1450),
             ip_masq: true,
         }

@@ -9,7 +9,7 @@ mod usage;
 
 use std::fmt;
 
-pub(crate) use options::{EtcdFlags, LogFormat, Options, StoreChoice, VModule};
+pub(crate) use options::{LogFormat, Options, StoreChoice, VModule};
 pub(crate) use usage::{usage, version};
 
 /// What the process is to do.

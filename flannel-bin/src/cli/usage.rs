@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::flags::{FLAGS, Flag, Kind};
+use super::flags::FLAGS;
 
 /// The name and version of this program.
 pub(crate) fn version() -> String {
@@ -42,7 +42,9 @@ pub(crate) fn table() -> String {
 }
 
 #[cfg(test)]
-fn row(flag: &Flag) -> String {
+fn row(flag: &super::flags::Flag) -> String {
+    use super::flags::Kind;
+
     let code = |text: &str| if text.is_empty() { String::new() } else { format!("`{text}`") };
     let value = match (flag.kind, flag.value) {
         (Kind::Bool, _) => String::new(),
@@ -50,5 +52,5 @@ fn row(flag: &Flag) -> String {
     };
     let variable = flag.variable().map_or_else(String::new, |name| code(&name));
     let missing = flag.missing.map_or_else(String::new, |what| format!(" *Not yet: {what}.*"));
-    format!("| `--{}`{value} | {} | {variable} | {}{missing} |", flag.name, code(flag.default), flag.help)
+    format!("| `--{}`{value} | {} | {variable} | {}.{missing} |", flag.name, code(flag.default), flag.help)
 }

@@ -1,6 +1,8 @@
 //! The stores that hand out subnets, behind one trait.
 
 pub mod allocate;
+#[cfg(feature = "etcd")]
+pub mod etcd;
 mod health;
 pub mod local;
 mod timing;

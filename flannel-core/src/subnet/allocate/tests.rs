@@ -57,11 +57,11 @@ fn replaces(decision: Result<Decision, SubnetError>) -> (String, LeaseKey) {
 #[test]
 fn adopts_the_record_with_our_address() {
     let listed = listing(&[record("10.5.1.0-24", 2, 1), record("10.5.2.0-24", 1, 2)]);
-    adopts(run(V4, &listed, Some("10.5.3.0-24")), "10.5.2.0-24");
+    adopts(&run(V4, &listed, Some("10.5.3.0-24")), "10.5.2.0-24");
     // Of several the compatible one, then the oldest.
     let listed =
         listing(&[record("10.9.1.0-24", 1, 1), record("10.5.3.0-24", 1, 3), record("10.5.2.0-24", 1, 2)]);
-    adopts(run(V4, &listed, None), "10.5.2.0-24");
+    adopts(&run(V4, &listed, None), "10.5.2.0-24");
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn ipv6_only_nodes_are_known_by_their_ipv6_address() {
     let mut shared = record("0.0.0.0-0&fd00:5:0:1::-64", 2, 1);
     shared.lease.attrs.public_ips.v4 = attrs(1).public_ips.v4;
     let listed = listing(&[shared, record("0.0.0.0-0&fd00:5:0:2::-64", 1, 2)]);
-    adopts(run(V6, &listed, None), "0.0.0.0-0&fd00:5:0:2::-64");
+    adopts(&run(V6, &listed, None), "0.0.0.0-0&fd00:5:0:2::-64");
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn a_kept_half_may_not_overlap_even_a_younger_lease() {
 fn an_older_lease_of_another_node_wins() {
     let (older, younger) = (record("10.5.2.0-23", 2, 1), record("10.5.2.0-23", 2, 9));
     let mine = record("10.5.2.0-24", 1, 5);
-    adopts(run(V4, &listing(&[mine.clone(), younger]), None), "10.5.2.0-24");
+    adopts(&run(V4, &listing(&[mine.clone(), younger]), None), "10.5.2.0-24");
     let (_, new) = replaces(run(V4, &listing(&[mine.clone(), older]), None));
     assert_eq!(new.to_string(), "10.5.1.0-24");
     // The same with a record of which only the key can be read.

@@ -51,8 +51,8 @@ pub struct LocalOptions {
 impl LocalOptions {
     /// The usual times, those of the etcd store: 24 hours, renewed one hour before the end.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        let hour = Duration::from_secs(60 * 60);
-        Self { dir: dir.into(), previous: None, ttl: 24 * hour, renew_margin: hour }
+        let (ttl, renew_margin) = (Duration::from_hours(24), Duration::from_hours(1));
+        Self { dir: dir.into(), previous: None, ttl, renew_margin }
     }
 }
 

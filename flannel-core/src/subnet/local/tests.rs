@@ -367,13 +367,13 @@ async fn a_lease_that_another_node_has_is_lost() {
         let held = hold(&manager, &lease);
         tokio::time::sleep(Duration::from_millis(100)).await;
         let own = lease.key.to_string();
-        if !key.is_empty() {
-            put(&dir, key, &value);
-            fs::remove_file(path(&dir, &own)).unwrap();
-        } else {
+        if key.is_empty() {
             let temporary = dir.path().join("temporary");
             fs::write(&temporary, &value).unwrap();
             fs::rename(temporary, path(&dir, &own)).unwrap();
+        } else {
+            put(&dir, key, &value);
+            fs::remove_file(path(&dir, &own)).unwrap();
         }
         let error = soon(held).await.unwrap();
         assert!(matches!(&error, SubnetError::LeaseLost { holder, .. } if holder == "192.0.2.9"), "{error}");
@@ -384,7 +384,7 @@ async fn a_lease_that_another_node_has_is_lost() {
 #[tokio::test]
 async fn a_deleted_lock_does_not_let_two_in() {
     let dir = store(V4);
-    let folder = Folder { root: dir.path().to_owned(), ttl: Duration::from_secs(60) };
+    let folder = Folder { root: dir.path().to_owned(), ttl: Duration::from_mins(1) };
     let first = folder.lock().unwrap();
     let waiting = {
         let folder = folder.clone();

@@ -1,0 +1,478 @@
+//! The agent on fakes, with paused time.
+
+use std::collections::VecDeque;
+use std::error::Error;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use flannel_core::addr::{Mtu, PerFamily};
+use flannel_core::backend::NetworkStatus;
+use flannel_core::config::LeaseSource;
+use flannel_core::kernel::LinkAddress;
+use flannel_core::lease::{Lease, LeaseAttrs};
+use flannel_core::subnet::{LeaseStream, StoreStatus};
+use flannel_core::testing::FakeKernel;
+use futures::StreamExt;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::*;
+use crate::registry;
+use crate::status::Readiness;
+
+fn config(text: &str) -> NetworkConfig {
+    NetworkConfig::parse(text, LeaseSource::Store).unwrap()
+}
+
+fn vxlan() -> NetworkConfig {
+    config(r#"{"Network": "10.42.0.0/16", "Backend": {"Type": "vxlan"}}"#)
+}
+
+fn lease() -> Lease {
+    Lease { key: "10.42.3.0-24".parse().unwrap(), attrs: LeaseAttrs::default(), created: 1 }
+}
+
+fn cause(text: &str) -> Box<dyn Error + Send + Sync> {
+    text.into()
+}
+
+fn away() -> SubnetError {
+    SubnetError::Unavailable { what: "get /config".into(), source: cause("connection refused") }
+}
+
+fn lost() -> SubnetError {
+    SubnetError::LeaseLost { key: lease().key, holder: "10.0.0.2".into() }
+}
+
+/// What a step of the start-up does.
+enum Does<T> {
+    Hangs,
+    Fails(SubnetError),
+    Works(T),
+}
+
+/// The next step of a script. The last one is for ever: a failure then becomes an outage.
+fn next<T: Clone>(script: &Mutex<VecDeque<Does<T>>>) -> Does<T> {
+    let mut script = script.lock().unwrap();
+    if script.len() > 1 {
+        return script.pop_front().unwrap();
+    }
+    match script.front() {
+        Some(Does::Works(value)) => Does::Works(value.clone()),
+        Some(Does::Fails(_)) => Does::Fails(away()),
+        Some(Does::Hangs) | None => Does::Hangs,
+    }
+}
+
+async fn play<T: Clone>(script: &Mutex<VecDeque<Does<T>>>) -> Result<T, SubnetError> {
+    match next(script) {
+        Does::Hangs => pending().await,
+        Does::Fails(error) => Err(error),
+        Does::Works(value) => Ok(value),
+    }
+}
+
+/// A store, a backend and a network in one, each with a script.
+#[derive(Clone)]
+struct Fake {
+    configs: Arc<Mutex<VecDeque<Does<NetworkConfig>>>>,
+    registers: Arc<Mutex<VecDeque<Does<()>>>>,
+    /// Fires when the lease is lost.
+    loses: CancellationToken,
+    /// Fires when the network ends by itself.
+    ends: CancellationToken,
+    /// Whether the network was told to stop, and did.
+    stopped: CancellationToken,
+    store: watch::Sender<StoreStatus>,
+    network: watch::Sender<NetworkStatus>,
+}
+
+impl Fake {
+    fn new() -> Self {
+        let connected = StoreStatus { connected: true, ..StoreStatus::unknown() };
+        let synced = NetworkStatus { synced: true, ..NetworkStatus::default() };
+        Self {
+            configs: Arc::new(Mutex::new([Does::Works(vxlan())].into())),
+            registers: Arc::new(Mutex::new([Does::Works(())].into())),
+            loses: CancellationToken::new(),
+            ends: CancellationToken::new(),
+            stopped: CancellationToken::new(),
+            store: watch::Sender::new(connected),
+            network: watch::Sender::new(synced),
+        }
+    }
+
+    fn configs(self, script: impl IntoIterator<Item = Does<NetworkConfig>>) -> Self {
+        *self.configs.lock().unwrap() = script.into_iter().collect();
+        self
+    }
+
+    fn registers(self, script: impl IntoIterator<Item = Does<()>>) -> Self {
+        *self.registers.lock().unwrap() = script.into_iter().collect();
+        self
+    }
+}
+
+#[async_trait]
+impl SubnetManager for Fake {
+    async fn network_config(&self) -> Result<NetworkConfig, SubnetError> {
+        play(&self.configs).await
+    }
+
+    async fn published_attrs(&self, _: &PerFamily<IpAddr>) -> Result<Option<LeaseAttrs>, SubnetError> {
+        Ok(None)
+    }
+
+    async fn acquire_lease(&self, _: &LeaseAttrs) -> Result<Lease, SubnetError> {
+        Ok(lease())
+    }
+
+    async fn hold_lease(&self, _: &Lease) -> Result<Infallible, SubnetError> {
+        self.loses.cancelled().await;
+        Err(lost())
+    }
+
+    fn watch_leases(&self) -> LeaseStream {
+        futures::stream::pending().boxed()
+    }
+
+    fn status(&self) -> watch::Receiver<StoreStatus> {
+        self.store.subscribe()
+    }
+}
+
+#[async_trait]
+impl Backend for Fake {
+    fn kind(&self) -> &'static str {
+        "vxlan"
+    }
+
+    async fn register(
+        &self,
+        _: &NetworkConfig,
+        _: &Underlay,
+        _: &dyn SubnetManager,
+    ) -> Result<Box<dyn Network>, BackendError> {
+        play(&self.registers).await?;
+        Ok(Box::new(FakeNetwork { fake: self.clone(), lease: lease() }))
+    }
+}
+
+struct FakeNetwork {
+    fake: Fake,
+    lease: Lease,
+}
+
+#[async_trait]
+impl Network for FakeNetwork {
+    fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    fn overlay_mtu(&self) -> Mtu {
+        Mtu(1450)
+    }
+
+    fn status(&self) -> watch::Receiver<NetworkStatus> {
+        self.fake.network.subscribe()
+    }
+
+    async fn run(self: Box<Self>, _: LeaseStream, cancel: CancellationToken) -> Result<(), BackendError> {
+        tokio::select! {
+            () = cancel.cancelled() => {
+                self.fake.stopped.cancel();
+                Ok(())
+            }
+            () = self.fake.ends.cancelled() => Err(BackendError::WatchEnded),
+        }
+    }
+}
+
+/// An agent that runs in the background of a test.
+struct Test {
+    fake: Fake,
+    board: Arc<Board>,
+    shutdown: CancellationToken,
+    notices: Arc<Mutex<Vec<Notice>>>,
+    folder: tempfile::TempDir,
+    task: JoinHandle<Result<(), RunError>>,
+}
+
+fn kernel() -> FakeKernel {
+    let kernel = FakeKernel::default();
+    let link = kernel.add_link("eth0", 1500);
+    kernel.add_address(LinkAddress {
+        link,
+        addr: "10.0.0.1/24".parse().unwrap(),
+        global: true,
+        deprecated: false,
+        permanent: true,
+        temporary: false,
+        tentative: false,
+    });
+    kernel
+}
+
+fn start(fake: Fake) -> Test {
+    start_at(fake, "eth0", "run/subnet.env")
+}
+
+fn start_at(fake: Fake, iface: &'static str, file: &str) -> Test {
+    let folder = tempfile::tempdir().unwrap();
+    let (board, notices) = (Arc::new(Board::new()), Arc::new(Mutex::new(Vec::new())));
+    let shutdown = CancellationToken::new();
+    let (file, told, shown) = (folder.path().join(file), Arc::clone(&notices), Arc::clone(&board));
+    let (stop, store) = (shutdown.clone(), fake.clone());
+    // The agent holds closures that stay in their thread, as it does in the process.
+    let task = tokio::task::spawn_local(async move {
+        let agent = Agent {
+            underlay: UnderlayOptions { ifaces: vec![iface.into()], ..UnderlayOptions::default() },
+            subnet_file: file,
+            store: &store,
+            backends: &|kind| match kind {
+                "vxlan" => Ok(Box::new(store.clone())),
+                kind => registry::backend(kind),
+            },
+            board: &shown,
+            notify: &|notice| told.lock().unwrap().push(notice),
+            shutdown: stop,
+        };
+        agent.run(&mut kernel()).await
+    });
+    Test { fake, board, shutdown, notices, folder, task }
+}
+
+impl Test {
+    async fn wait(&self, seconds: u64) {
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+    }
+
+    fn state(&self) -> String {
+        match self.board.readiness() {
+            Readiness::Ready => "ready".into(),
+            Readiness::NotReady(reasons) => reasons.join("; "),
+        }
+    }
+
+    fn file(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("run/subnet.env")).unwrap_or_default()
+    }
+
+    /// Stops it and returns how it ended; it must do so at once.
+    async fn stop(self) -> Result<(), String> {
+        let begin = Instant::now();
+        self.shutdown.cancel();
+        let result = self.task.await.unwrap();
+        assert!(begin.elapsed() < Duration::from_secs(1), "took {:?}", begin.elapsed());
+        assert_eq!(self.notices.lock().unwrap().last(), Some(&Notice::Stopping));
+        result.map_err(|error| chain(&error))
+    }
+
+    /// Waits until it ends by itself, with an error.
+    async fn end(self) -> String {
+        chain(&self.task.await.unwrap().unwrap_err())
+    }
+}
+
+/// Runs a test on one thread with paused time.
+fn with_paused_time(test: impl Future<Output = ()>) {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    tokio::task::LocalSet::new().block_on(&runtime, test);
+}
+
+#[test]
+fn comes_up_and_stops() {
+    with_paused_time(async {
+        let test = start(Fake::new());
+        test.wait(1).await;
+        assert_eq!(test.state(), "ready");
+        let want = "FLANNEL_NETWORK=10.42.0.0/16\nFLANNEL_SUBNET=10.42.3.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n";
+        assert_eq!(test.file(), want);
+        assert_eq!(*test.notices.lock().unwrap(), [Notice::Ready]);
+        let (stopped, notices, board) =
+            (test.fake.stopped.clone(), Arc::clone(&test.notices), Arc::clone(&test.board));
+        assert_eq!(test.stop().await, Ok(()));
+        assert!(stopped.is_cancelled(), "the network finished its last step");
+        assert_eq!(*notices.lock().unwrap(), [Notice::Ready, Notice::Stopping]);
+        assert_eq!(board.readiness(), Readiness::NotReady(vec!["stopping".into()]));
+    });
+}
+
+#[test]
+fn stays_alive_while_the_store_is_away() {
+    with_paused_time(async {
+        let fake = Fake::new().configs([Does::Fails(away())]);
+        let test = start(fake);
+        test.wait(3600).await;
+        let why = "waiting for the network config: store unavailable: get /config: connection refused";
+        assert_eq!(test.state(), why);
+        assert!(!test.task.is_finished() && test.file().is_empty());
+        *test.fake.configs.lock().unwrap() = [Does::Works(vxlan())].into();
+        test.wait(7).await;
+        assert_eq!(test.state(), "ready");
+        assert_eq!(test.stop().await, Ok(()));
+    });
+}
+
+#[test]
+fn waits_for_an_operator_to_write_and_mend_the_config() {
+    with_paused_time(async {
+        let place = || "/coreos.com/network/config".to_owned();
+        let source = NetworkConfig::parse("{", LeaseSource::Store).unwrap_err();
+        let fake = Fake::new().configs([
+            Does::Fails(SubnetError::NoConfig { place: place() }),
+            Does::Fails(SubnetError::Config { place: place(), source }),
+            Does::Works(vxlan()),
+        ]);
+        let test = start(fake);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let state = test.state();
+        assert!(state.starts_with("waiting for the network config: no network config at /coreos"), "{state}");
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        let state = test.state();
+        assert!(state.contains("can't be used: network config: JSON"), "{state}");
+        test.wait(5).await;
+        assert_eq!(test.state(), "ready");
+    });
+}
+
+#[test]
+fn ends_if_the_store_refuses_for_good() {
+    with_paused_time(async {
+        let refused =
+            || SubnetError::Refused { what: "log in as root".into(), source: cause("wrong password") };
+        let test = start(Fake::new().configs([Does::Fails(refused()), Does::Hangs]));
+        assert_eq!(test.end().await, "store refused: log in as root: wrong password");
+        let test = start(Fake::new().registers([Does::Fails(refused()), Does::Hangs]));
+        let notices = Arc::clone(&test.notices);
+        assert_eq!(test.end().await, "backend vxlan failed: store refused: log in as root: wrong password");
+        assert_eq!(*notices.lock().unwrap(), [Notice::Stopping]);
+    });
+}
+
+#[test]
+fn outages_while_taking_a_lease_are_waited_out() {
+    with_paused_time(async {
+        let contended = Does::Fails(SubnetError::Contended { attempts: 10 });
+        let fake = Fake::new().registers([contended, Does::Fails(away()), Does::Works(())]);
+        let test = start(fake);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert!(test.state().starts_with("waiting for a lease: lost the race"), "{}", test.state());
+        test.wait(5).await;
+        assert_eq!(test.state(), "ready");
+    });
+}
+
+#[test]
+fn says_which_backend_or_interface_is_missing() {
+    with_paused_time(async {
+        let udp = config(r#"{"Network": "10.42.0.0/16"}"#);
+        let error = start(Fake::new().configs([Does::Works(udp)])).end().await;
+        assert!(error.starts_with("config key Backend.Type can't be used: backend \"udp\""), "{error}");
+        let error = start_at(Fake::new(), "eth9", "subnet.env").end().await;
+        assert!(error.contains("interface \"eth9\": there is none of this name"), "{error}");
+        assert!(error.ends_with("this host has eth0 (10.0.0.1/24)"), "{error}");
+    });
+}
+
+#[test]
+fn stops_at_once_at_every_step() {
+    with_paused_time(async {
+        let steps = [
+            ("no answer to the config", Fake::new().configs([Does::Hangs])),
+            ("a pause before the next try", Fake::new().configs([Does::Fails(away())])),
+            ("no answer to the lease", Fake::new().registers([Does::Hangs])),
+            ("a pause before the next lease", Fake::new().registers([Does::Fails(away())])),
+            ("running", Fake::new()),
+        ];
+        for (step, fake) in steps {
+            for delay in [0, 1, 700, 30_000] {
+                let test = start(fake.clone());
+                tokio::time::sleep(Duration::from_millis(delay)).await;
+                assert_eq!(test.stop().await, Ok(()), "{step} after {delay} ms");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_lost_lease_keeps_the_datapath_for_a_minute() {
+    with_paused_time(async {
+        let test = start(Fake::new());
+        test.wait(100).await;
+        let begin = Instant::now();
+        test.fake.loses.cancel();
+        test.wait(59).await;
+        let why = "lease 10.42.3.0-24 is now held by 10.0.0.2; this node's pods would share its addresses";
+        assert_eq!(test.state(), why);
+        assert!(!test.fake.stopped.is_cancelled() && !test.task.is_finished(), "the datapath runs on");
+        let stopped = test.fake.stopped.clone();
+        assert_eq!(test.end().await, format!("the lease was lost 60 s ago: {why}"));
+        assert_eq!(begin.elapsed().as_secs(), 60);
+        assert!(stopped.is_cancelled());
+    });
+}
+
+#[test]
+fn a_stop_while_the_lease_is_lost_is_clean() {
+    with_paused_time(async {
+        let test = start(Fake::new());
+        test.fake.loses.cancel();
+        test.wait(30).await;
+        assert_eq!(test.stop().await, Ok(()));
+    });
+}
+
+#[test]
+fn ends_if_the_network_ends() {
+    with_paused_time(async {
+        let test = start(Fake::new());
+        test.wait(1).await;
+        test.fake.ends.cancel();
+        let notices = Arc::clone(&test.notices);
+        assert_eq!(test.end().await, "backend vxlan failed: the lease watch ended");
+        assert_eq!(*notices.lock().unwrap(), [Notice::Ready, Notice::Stopping]);
+    });
+}
+
+#[test]
+fn readiness_follows_store_and_device() {
+    with_paused_time(async {
+        let test = start(Fake::new());
+        test.wait(1).await;
+        assert_eq!(test.state(), "ready");
+        test.fake.store.send_modify(|status| {
+            status.fail("connection refused".into());
+        });
+        test.wait(9).await;
+        assert_eq!(test.state(), "ready", "one reconnect is no news");
+        test.wait(1).await;
+        assert_eq!(test.state(), "store away for 10 s: connection refused");
+        test.fake.store.send_modify(|status| {
+            status.succeed();
+        });
+        assert_eq!(test.state(), "ready");
+        test.fake.network.send_modify(|status| status.device_problem = Some("flannel.1 is gone".into()));
+        assert_eq!(test.state(), "flannel.1 is gone");
+    });
+}
+
+#[test]
+fn without_its_file_the_agent_runs_but_is_not_ready() {
+    with_paused_time(async {
+        // A file where the folder should be.
+        let test = start_at(Fake::new(), "eth0", "file/subnet.env");
+        let in_the_way: &Path = &test.folder.path().join("file");
+        std::fs::write(in_the_way, "").unwrap();
+        test.wait(60).await;
+        assert!(test.state().starts_with("can't write the subnet file"), "{}", test.state());
+        assert!(!test.task.is_finished() && test.notices.lock().unwrap().is_empty());
+        std::fs::remove_file(in_the_way).unwrap();
+        test.wait(11).await;
+        assert_eq!(test.state(), "ready");
+        assert_eq!(test.stop().await, Ok(()));
+    });
+}

@@ -1,0 +1,201 @@
+//! The real binary as a process: health, signals, and the way from no config to a running agent.
+
+mod common;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use common::{FLANNELD, get};
+use flannel_lab::cluster::{Cluster, Families};
+use flannel_lab::sandbox::in_sandbox;
+use flannel_lab::test_name;
+use flannel_lab::wait::eventually;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// A daemon on loopback whose folder has no config, so that it never gets to touching the network.
+struct Daemon {
+    child: Child,
+    folder: tempfile::TempDir,
+    health: SocketAddr,
+}
+
+impl Daemon {
+    fn start(args: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let health = free_port();
+        let child = Command::new(FLANNELD)
+            .env_clear()
+            .arg(format!("--store=local:{}", folder.path().display()))
+            .arg(format!("--subnet-file={}", folder.path().join("subnet.env").display()))
+            .arg("--healthz-ip=127.0.0.1")
+            .arg(format!("--healthz-port={}", health.port()))
+            .args(args)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let daemon = Self { child, folder, health };
+        eventually(SOON, "the health server to answer", || TcpStream::connect(health).is_ok());
+        daemon
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
+    }
+
+    /// Waits for its end; the log is what it wrote.
+    fn end(mut self) -> (ExitStatus, String) {
+        let status = eventually(SOON, "the daemon to end", || self.child.try_wait().unwrap());
+        let mut log = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+        (status, log)
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn free_port() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+#[test]
+fn is_alive_but_not_ready_without_a_config() {
+    let daemon = Daemon::start(&[]);
+    assert_eq!(get(daemon.health, "/healthz").unwrap(), (200, "flanneld is running".into()));
+    eventually(SOON, "the reason", || {
+        let (status, body) = get(daemon.health, "/readyz").unwrap();
+        assert_eq!(status, 503);
+        assert!(body.starts_with("flanneld is not ready yet\n"), "{body}");
+        body.contains("waiting for the network config: ")
+    });
+    assert_eq!(get(daemon.health, "/other").unwrap().0, 404);
+    assert!(!daemon.folder.path().join("subnet.env").exists());
+    daemon.signal(Signal::SIGTERM);
+    let (status, log) = daemon.end();
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert_eq!(log.matches("WARN").count(), 1, "the outage is logged once: {log}");
+}
+
+#[test]
+fn waits_for_a_config_that_is_wrong() {
+    let daemon = Daemon::start(&["--log-format=json", "--v=1"]);
+    fs::write(daemon.folder.path().join("config"), r#"{"Network": "10.42.0.0/33"}"#).unwrap();
+    eventually(SOON, "the reason", || get(daemon.health, "/readyz").unwrap().1.contains("10.42.0.0/33"));
+    daemon.signal(Signal::SIGINT);
+    let (status, log) = daemon.end();
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert!(log.lines().all(|line| line.starts_with('{') && line.ends_with('}')), "{log}");
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    for (signal, code) in [(Signal::SIGTERM, 143), (Signal::SIGINT, 130)] {
+        let daemon = Daemon::start(&[]);
+        // A request that never ends keeps the health server for a while.
+        let mut slow = TcpStream::connect(daemon.health).unwrap();
+        slow.write_all(b"GET /healthz HTTP/1.1\r\n").unwrap();
+        assert_eq!(get(daemon.health, "/healthz").unwrap().0, 200);
+        daemon.signal(Signal::SIGTERM);
+        eventually(SOON, "the server to close", || TcpStream::connect(daemon.health).is_err());
+        daemon.signal(signal);
+        let (status, log) = daemon.end();
+        assert_eq!(status.code(), Some(code), "{log}");
+    }
+}
+
+#[test]
+fn a_taken_health_port_is_an_error() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let output = Command::new(FLANNELD)
+        .env_clear()
+        .args(["--store=local:/nonexistent", "--healthz-ip=127.0.0.1", &format!("--healthz-port={port}")])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert!(log.contains(&format!("health server can't listen on 127.0.0.1 port {port}")), "{log}");
+}
+
+#[test]
+fn secrets_do_not_reach_the_log() {
+    let daemon = Daemon::start(&["--etcd-username=root", "--etcd-password=hunter2", "--v=9"]);
+    daemon.signal(Signal::SIGTERM);
+    let (_, log) = daemon.end();
+    assert!(log.contains("--etcd-password=***") && !log.contains("hunter2"), "{log}");
+}
+
+#[test]
+fn comes_up_once_the_config_appears_and_leaves_the_kernel_as_it_is() {
+    in_sandbox(test_name!(), || {
+        let cluster = Cluster::builder().nodes(2).families(Families::Dual).build().unwrap();
+        let store = tempfile::tempdir().unwrap();
+        let health = SocketAddr::from(([127, 0, 0, 1], 8471));
+        let agents: Vec<_> = cluster
+            .nodes()
+            .map(|node| {
+                let file = store.path().join(format!("{}.env", node.name()));
+                let agent = node
+                    .agent("flanneld", FLANNELD)
+                    .arg(format!("--store=local:{}", store.path().display()))
+                    .arg(format!("--subnet-file={}", file.display()))
+                    .args(["--iface=eth0", "--healthz-ip=127.0.0.1", "--healthz-port=8471"]);
+                (node, file, agent.start().unwrap())
+            })
+            .collect();
+        let config = r#"{"Network": "10.42.0.0/16", "EnableIPv6": true, "IPv6Network": "fd00:42::/56",
+                         "Backend": {"Type": "vxlan"}}"#;
+        let ask = |node: &flannel_lab::node::Node, path: &'static str| {
+            node.netns().enter(|| get(health, path)).unwrap()
+        };
+        for (node, ..) in &agents {
+            eventually(SOON, "the health server", || {
+                ask(node, "/readyz").is_ok_and(|(status, _)| status == 503)
+            });
+        }
+        fs::write(store.path().join("config"), config).unwrap();
+        for (node, file, agent) in &agents {
+            eventually(SOON, "the node to be ready", || {
+                ask(node, "/readyz").is_ok_and(|answer| answer == (200, "flanneld is ready".to_owned()))
+            });
+            let text = fs::read_to_string(file).unwrap();
+            assert!(text.starts_with("FLANNEL_NETWORK=10.42.0.0/16\nFLANNEL_SUBNET=10.42."), "{text}");
+            assert!(text.ends_with("FLANNEL_IPMASQ=false\n"), "{text}\n{}", agent.log());
+        }
+        let before = subnets(&agents[0].1);
+        for (_, _, agent) in &agents {
+            assert_eq!(agent.terminate().unwrap().code(), Some(0), "{}", agent.log());
+        }
+        for (node, ..) in &agents {
+            let routes = node.netns().ip("route show dev flannel.1").unwrap();
+            assert!(routes.contains("10.42."), "{routes}");
+        }
+        // A new start has the same subnets.
+        let (node, file, _) = &agents[0];
+        let agent = node
+            .agent("flanneld-2", FLANNELD)
+            .arg(format!("--store=local:{}", store.path().display()))
+            .arg(format!("--subnet-file={}", file.display()))
+            .start()
+            .unwrap();
+        agent.wait_for_log("subnet file is in place", SOON).unwrap();
+        assert_eq!(subnets(file), before);
+    });
+}
+
+fn subnets(file: &Path) -> Vec<String> {
+    let text = fs::read_to_string(file).unwrap();
+    text.lines().filter(|line| line.contains("SUBNET")).map(str::to_owned).collect()
+}

@@ -1,0 +1,248 @@
+//! Taking a lease: adopt, create or replace, each in one transaction that fails if the store moved on.
+
+use std::time::Duration;
+
+use etcd_client::{Compare, CompareOp, GetOptions, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse};
+use tracing::{debug, info};
+
+use super::Store;
+use super::client::CallError;
+use super::records::{Listed, Stored};
+use crate::addr::Family;
+use crate::config::NetworkConfig;
+use crate::lease::{Lease, LeaseAttrs, LeaseKey};
+use crate::subnet::SubnetError;
+use crate::subnet::allocate::{Decision, decide, occupied, overlaps};
+
+/// How often a subnet is chosen anew because others took the chosen one.
+const ATTEMPTS: u32 = 20;
+/// How often the same subnet is tried while others take others.
+const TRIES: u64 = 200;
+
+/// How an etcd lease stands.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Remaining {
+    pub(super) left: Duration,
+    pub(super) granted: Duration,
+}
+
+impl Store {
+    pub(super) async fn acquire(&self, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
+        let config = self.config().await?;
+        for attempt in 1..=ATTEMPTS {
+            let listed = self.list().await?;
+            refuse_ipv6_only(&config, &listed)?;
+            let rng = &mut fastrand::Rng::new();
+            let decision = decide(&config, &listed.listing(), attrs, self.options.previous, rng)?;
+            let stored = |key| listed.stored.iter().find(|stored| stored.lease.key == key);
+            let taken = match &decision {
+                Decision::Adopt(own) => match stored(own.lease.key) {
+                    Some(own) => self.adopt(own, attrs).await?,
+                    None => None,
+                },
+                Decision::Take(key) => self.create(*key, attrs, listed.at.revision, None).await?,
+                Decision::Replace { old, new } => {
+                    self.create(*new, attrs, listed.at.revision, stored(old.lease.key)).await?
+                }
+            };
+            if let Some(lease) = taken {
+                info!(subnet = %lease.key, "lease taken");
+                return Ok(lease);
+            }
+            debug!(attempt, "lost the race for a subnet");
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(5..=50 * u64::from(attempt)))).await;
+        }
+        Err(SubnetError::Contended { attempts: ATTEMPTS })
+    }
+
+    /// Publishes under a record of ours. `None` if it changed meanwhile.
+    ///
+    /// What is there already with a living etcd lease is only kept alive: a restart is no event for peers.
+    async fn adopt(&self, own: &Stored, attrs: &LeaseAttrs) -> Result<Option<Lease>, SubnetError> {
+        let unchanged = own.value == attrs.to_json().as_bytes();
+        if own.etcd_lease == 0 && unchanged {
+            return Ok(Some(own.lease.clone()));
+        }
+        if own.etcd_lease != 0 && self.is_kept(own.etcd_lease).await? && unchanged {
+            return Ok(Some(own.lease.clone()));
+        }
+        let swapped = self.swap(own.lease.key, own.modified, own.etcd_lease, attrs).await?;
+        Ok(swapped.then(|| Lease { attrs: attrs.clone(), ..own.lease.clone() }))
+    }
+
+    /// Keeps an etcd lease alive; `false` if it is gone, or was granted for less than we want.
+    async fn is_kept(&self, id: i64) -> Result<bool, CallError> {
+        match self.remaining(id).await? {
+            Some(remaining) if remaining.granted >= self.options.ttl => self.keep_alive(id).await,
+            _ => Ok(false),
+        }
+    }
+
+    /// Puts our value under a key that was last changed at `modified`: on its etcd lease if that lives, else
+    /// on a new one; a reservation (0) stays one. `false` if the key changed meanwhile.
+    pub(super) async fn swap(
+        &self,
+        key: LeaseKey,
+        modified: i64,
+        etcd_lease: i64,
+        attrs: &LeaseAttrs,
+    ) -> Result<bool, CallError> {
+        let is_kept = etcd_lease == 0 || self.is_kept(etcd_lease).await?;
+        let id = if is_kept { etcd_lease } else { self.grant().await? };
+        let (name, value) = (self.keys.lease(key), attrs.to_json());
+        let txn = Txn::new()
+            .when([Compare::mod_revision(name.as_str(), CompareOp::Equal, modified)])
+            .and_then([put(&name, &value, id)])
+            .or_else([TxnOp::get(name.as_str(), None)]);
+        let done = self.txn("publish the lease", txn).await?;
+        // A request that was sent twice finds its own work.
+        let mut there = records(&done).into_iter();
+        let swapped = done.succeeded()
+            || there.any(|found| found.value() == value.as_bytes() && found.lease() == id && id != 0);
+        if !swapped && !is_kept {
+            self.revoke(id).await;
+        }
+        Ok(swapped)
+    }
+
+    /// Creates a record if none was created since `revision`, in place of `replaced` if that is given. `None`
+    /// if another node took addresses of it.
+    ///
+    /// The comparison spans all leases, since a key only says by its text what it occupies. It makes the list
+    /// at `revision` still hold when the record is created, also against Go nodes. (One of those can still
+    /// overlap a lease that is there, in one family of two; the older one holds then.)
+    pub(super) async fn create(
+        &self,
+        key: LeaseKey,
+        attrs: &LeaseAttrs,
+        mut revision: i64,
+        replaced: Option<&Stored>,
+    ) -> Result<Option<Lease>, SubnetError> {
+        let reserved = replaced.is_some_and(|old| old.etcd_lease == 0);
+        let id = if reserved { 0 } else { self.grant().await? };
+        let (name, value) = (self.keys.lease(key), attrs.to_json());
+        for attempt in 1..=TRIES {
+            let done = self.txn("create the lease", self.creation(&name, &value, id, revision, replaced)).await?;
+            let at = done.header().map_or(0, etcd_client::ResponseHeader::revision);
+            let lease = |created: i64| {
+                Ok(Some(Lease { key, attrs: attrs.clone(), created: u64::try_from(created).unwrap_or(0) }))
+            };
+            if done.succeeded() {
+                return lease(at);
+            }
+            let newer = records(&done);
+            // A request that was sent twice finds its own work.
+            let is_own =
+                |found: &&etcd_client::KeyValue| found.key() == name.as_bytes() && found.lease() == id;
+            if let Some(own) = newer.iter().find(is_own).filter(|_| id != 0) {
+                return lease(own.create_revision());
+            }
+            let key_of = |found: &etcd_client::KeyValue| occupied(&self.keys.name(found.key()));
+            let is_taken = newer.iter().filter_map(key_of).any(|other| overlaps(other, key));
+            if newer.is_empty() || is_taken {
+                break;
+            }
+            // Others took other subnets: ours is still free.
+            revision = at;
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(0..attempt.min(50)))).await;
+        }
+        self.revoke(id).await;
+        Ok(None)
+    }
+
+    fn creation(&self, name: &str, value: &str, id: i64, revision: i64, replaced: Option<&Stored>) -> Txn {
+        let (first, end) = (self.keys.first.as_str(), self.keys.end.as_str());
+        let mut when = vec![
+            Compare::version(name, CompareOp::Equal, 0),
+            Compare::create_revision(first, CompareOp::Less, revision + 1).with_range(end),
+        ];
+        let mut then = vec![put(name, value, id)];
+        if let Some(old) = replaced {
+            let old_name = self.keys.lease(old.lease.key);
+            when.push(Compare::mod_revision(old_name.as_str(), CompareOp::Equal, old.modified));
+            then.insert(0, TxnOp::delete(old_name, None));
+        }
+        let newer = GetOptions::new().with_range(end).with_min_create_revision(revision + 1);
+        Txn::new().when(when).and_then(then).or_else([TxnOp::get(first, Some(newer))])
+    }
+
+    async fn txn(&self, what: &'static str, txn: Txn) -> Result<TxnResponse, CallError> {
+        let run = |mut client: etcd_client::Client| {
+            let txn = txn.clone();
+            async move { client.txn(txn).await }
+        };
+        Ok(self.call(what, run).await?.1)
+    }
+
+    async fn grant(&self) -> Result<i64, CallError> {
+        let seconds = i64::try_from(self.options.ttl.as_secs()).unwrap_or(i64::MAX).max(1);
+        let grant = |mut client: etcd_client::Client| async move { client.lease_grant(seconds, None).await };
+        Ok(self.call("grant an etcd lease", grant).await?.1.id())
+    }
+
+    /// Gives an etcd lease back. If that fails it runs out by itself.
+    async fn revoke(&self, id: i64) {
+        if id == 0 {
+            return;
+        }
+        let revoke = |mut client: etcd_client::Client| async move { client.lease_revoke(id).await };
+        if let Err(error) = self.call("revoke an etcd lease", revoke).await {
+            debug!(?error, "etcd lease not revoked");
+        }
+    }
+
+    /// How long an etcd lease lives; `None` if it is gone.
+    pub(super) async fn remaining(&self, id: i64) -> Result<Option<Remaining>, CallError> {
+        let ask = |mut client: etcd_client::Client| async move { client.lease_time_to_live(id, None).await };
+        match self.call("read the etcd lease", ask).await {
+            Ok((_, found)) if found.ttl() > 0 => {
+                let seconds = |number: i64| Duration::from_secs(u64::try_from(number).unwrap_or(0));
+                Ok(Some(Remaining { left: seconds(found.ttl()), granted: seconds(found.granted_ttl()) }))
+            }
+            Ok(_) => Ok(None),
+            Err(error) if error.is_lease_gone() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Renews an etcd lease for all that it was granted for; `false` if it is gone.
+    pub(super) async fn keep_alive(&self, id: i64) -> Result<bool, CallError> {
+        let keep = |mut client: etcd_client::Client| async move { client.lease_keep_alive(id).await.map(drop) };
+        match self.call("keep the etcd lease alive", keep).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_lease_gone() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn put(name: &str, value: &str, id: i64) -> TxnOp {
+    let options = (id != 0).then(|| PutOptions::new().with_lease(id));
+    TxnOp::put(name, value, options)
+}
+
+/// What the reads of a transaction found.
+fn records(done: &TxnResponse) -> Vec<etcd_client::KeyValue> {
+    let found = done.op_responses().into_iter().map(|response| match response {
+        TxnOpResponse::Get(mut found) => found.take_kvs(),
+        _ => Vec::new(),
+    });
+    found.flatten().collect()
+}
+
+/// Leases of IPv6 alone have keys that Go nodes misread as `0.0.0.0/0`: none is written where such a node may
+/// be, which is where a lease has IPv4.
+fn refuse_ipv6_only(config: &NetworkConfig, listed: &Listed) -> Result<(), SubnetError> {
+    if config.networks.v4.is_some() {
+        return Ok(());
+    }
+    let keys = listed.stored.iter().map(|stored| stored.lease.key);
+    let mut keys = keys.chain(listed.bad.iter().filter_map(|bad| bad.occupied));
+    match keys.find(|key| key.subnet(Family::V4).is_some()) {
+        None => Ok(()),
+        Some(key) => Err(SubnetError::Conflict(format!(
+            "the network config says EnableIPv4: false, but lease {key} has an IPv4 subnet, and its node may not \
+             understand leases without one; delete such leases first"
+        ))),
+    }
+}

@@ -1,0 +1,266 @@
+//! Calls that survive a dead member: one client for each endpoint, tried in turn. A balanced client would
+//! send every other request to the dead one.
+
+use std::error::Error as _;
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use etcd_client::{Client, ConnectOptions, Error, TlsOptions};
+use tokio::sync::Mutex;
+use tonic::{Code, Status};
+
+use super::options::{EtcdOptions, EtcdTimeouts, Password, endpoint_url};
+use super::tls;
+use crate::subnet::{SubnetError, chain};
+
+/// The endpoints, and which of them answered last.
+pub(super) struct Clients {
+    endpoints: Vec<Endpoint>,
+    current: AtomicUsize,
+    timeouts: EtcdTimeouts,
+    login: Option<(String, Password)>,
+}
+
+struct Endpoint {
+    url: String,
+    tls: Option<TlsOptions>,
+    /// Said with errors that may come from a missing client certificate.
+    hint: &'static str,
+    client: Mutex<Option<Client>>,
+}
+
+impl fmt::Debug for Clients {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.endpoints.iter().map(|endpoint| &endpoint.url)).finish()
+    }
+}
+
+/// What came of a call, with the number of the endpoint that answered.
+pub(super) type Called<T> = Result<(usize, T), CallError>;
+
+/// A call that failed.
+#[derive(Debug)]
+pub(super) enum CallError {
+    /// No endpoint answered; each with its reason.
+    Unavailable { what: &'static str, reasons: String },
+    /// One did, with an error.
+    Answer { what: &'static str, url: String, error: Error },
+}
+
+impl CallError {
+    /// The code of an error that the server answered with.
+    pub(super) fn code(&self) -> Option<Code> {
+        match self {
+            Self::Answer { error: Error::GRpcStatus(status), .. } => Some(status.code()),
+            _ => None,
+        }
+    }
+
+    /// Whether an etcd lease was asked for that is not there any more.
+    pub(super) fn is_lease_gone(&self) -> bool {
+        self.code() == Some(Code::NotFound)
+            || matches!(self, Self::Answer { error: Error::LeaseKeepAliveError(_), .. })
+    }
+
+    /// Whether the asked revision was compacted, or is not there yet.
+    pub(super) fn is_other_revision(&self) -> bool {
+        self.code() == Some(Code::OutOfRange)
+    }
+}
+
+impl From<CallError> for SubnetError {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Unavailable { what, reasons } => {
+                Self::Unavailable { what: what.to_owned(), source: reasons.into() }
+            }
+            CallError::Answer { what, url, error } => {
+                let refused = match &error {
+                    Error::GRpcStatus(status) => matches!(
+                        status.code(),
+                        Code::Unauthenticated
+                            | Code::PermissionDenied
+                            | Code::InvalidArgument
+                            | Code::FailedPrecondition
+                            | Code::Unimplemented
+                    ),
+                    _ => false,
+                };
+                let (what, source) = (format!("{what} at {url}"), describe(&error).into());
+                if refused { Self::Refused { what, source } } else { Self::Unavailable { what, source } }
+            }
+        }
+    }
+}
+
+impl Clients {
+    /// Checks endpoints and reads certificates; connects to nothing.
+    pub(super) fn new(options: &EtcdOptions) -> Result<Self, SubnetError> {
+        let refused =
+            |source| SubnetError::Refused { what: "etcd endpoints can't be used".to_owned(), source };
+        if options.endpoints.is_empty() {
+            return Err(refused("there is none".into()));
+        }
+        let tls = (!options.tls.is_empty()).then(|| tls::load(&options.tls)).transpose()?;
+        let hint = if options.tls.cert_file.is_none() {
+            " (does the server ask for a client certificate? None is set)"
+        } else {
+            " (does the server accept our client certificate?)"
+        };
+        let endpoint = |text: &String| {
+            let url = endpoint_url(text.trim(), tls.is_some()).map_err(|error| refused(error.into()))?;
+            let is_https = url.starts_with("https:");
+            let tls = match &tls {
+                _ if !is_https => None,
+                None => Some(tls::load(&options.tls)?),
+                some => some.clone(),
+            };
+            let hint = if is_https { hint } else { "" };
+            Ok(Endpoint { url, tls, hint, client: Mutex::new(None) })
+        };
+        Ok(Self {
+            endpoints: options.endpoints.iter().map(endpoint).collect::<Result<_, SubnetError>>()?,
+            current: AtomicUsize::new(0),
+            timeouts: options.timeouts.clone(),
+            login: options.username.clone().map(|name| {
+                (name, options.password.clone().unwrap_or_else(|| Password::from(String::new())))
+            }),
+        })
+    }
+
+    /// Runs `call` at the endpoint that answered last; if it does not answer, at all others, and at a single
+    /// one again, since it may only have closed an idle connection. Must be safe to repeat.
+    pub(super) async fn call<T, F>(&self, what: &'static str, call: impl Fn(Client) -> F) -> Called<T>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let (start, count) = (self.current.load(Ordering::Relaxed), self.endpoints.len());
+        let limit = self.timeouts.connect + self.timeouts.request;
+        let mut reasons: Vec<String> = Vec::new();
+        for index in (0..count.max(2)).map(|step| (start + step) % count) {
+            let endpoint = &self.endpoints[index];
+            let answer = tokio::time::timeout(limit, async { call(self.client(index).await?).await }).await;
+            let late = answer.is_err();
+            let error = match answer {
+                Ok(Ok(value)) => {
+                    self.current.store(index, Ordering::Relaxed);
+                    return Ok((index, value));
+                }
+                Ok(Err(error)) => error,
+                Err(_) => Status::deadline_exceeded(format!("no answer within {limit:?}")).into(),
+            };
+            if !is_transient(&error) {
+                return Err(CallError::Answer { what, url: endpoint.url.clone(), error });
+            }
+            let reason = format!("{}: {}{}", endpoint.url, describe(&error), hint(endpoint, &error));
+            if !reasons.contains(&reason) {
+                reasons.push(reason);
+            }
+            if count == 1 && (late || is_timeout(&error)) {
+                break;
+            }
+        }
+        Err(CallError::Unavailable { what, reasons: reasons.join("; ") })
+    }
+
+    /// Prefers the next endpoint, because a stream of this one broke.
+    pub(super) fn leave(&self, index: usize) {
+        let next = (index + 1) % self.endpoints.len();
+        let _ = self.current.compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// The address of an endpoint, for messages.
+    pub(super) fn url(&self, index: usize) -> &str {
+        &self.endpoints[index].url
+    }
+
+    async fn client(&self, index: usize) -> Result<Client, Error> {
+        let endpoint = &self.endpoints[index];
+        let mut slot = endpoint.client.lock().await;
+        if let Some(client) = &*slot {
+            return Ok(client.clone());
+        }
+        // With a login this asks for a token, else it touches no wire yet.
+        let client = match Client::connect([&endpoint.url], Some(self.options(endpoint, true))).await {
+            Err(Error::GRpcStatus(status)) if is_without_auth(&status) => {
+                Client::connect([&endpoint.url], Some(self.options(endpoint, false))).await
+            }
+            other => other,
+        }?;
+        *slot = Some(client.clone());
+        Ok(client)
+    }
+
+    fn options(&self, endpoint: &Endpoint, login: bool) -> ConnectOptions {
+        let times = &self.timeouts;
+        let mut options = ConnectOptions::new()
+            .with_connect_timeout(times.connect)
+            .with_timeout(times.request)
+            .with_keep_alive(times.probe, times.probe_answer)
+            .with_keep_alive_while_idle(true)
+            .with_require_leader(true)
+            .with_auto_token_refresh(true);
+        if let Some(tls) = &endpoint.tls {
+            options = options.with_tls(tls.clone());
+        }
+        match &self.login {
+            Some((name, password)) if login => options.with_user(name, password.reveal()),
+            _ => options,
+        }
+    }
+}
+
+/// A login given to a server without users is ignored, as Go's client does.
+fn is_without_auth(status: &Status) -> bool {
+    status.code() == Code::FailedPrecondition && status.message().contains("authentication is not enabled")
+}
+
+/// Whether another endpoint, or a later try, may do better.
+fn is_transient(error: &Error) -> bool {
+    match error {
+        Error::GRpcStatus(status) => matches!(
+            status.code(),
+            Code::Unavailable
+                | Code::Cancelled
+                | Code::DeadlineExceeded
+                | Code::Unknown
+                | Code::Internal
+                | Code::Aborted
+                | Code::ResourceExhausted
+        ),
+        Error::LeaseKeepAliveError(_) => false,
+        Error::InvalidArgs(_) | Error::InvalidUri(_) | Error::InvalidMetadataValue(_) => false,
+        _ => true,
+    }
+}
+
+fn is_timeout(error: &Error) -> bool {
+    matches!(error, Error::GRpcStatus(status) if matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled))
+}
+
+/// A server that misses our certificate only closes the connection.
+fn hint(endpoint: &Endpoint, error: &Error) -> &'static str {
+    let text = describe(error);
+    let closed = ["canceled", "CertificateRequired", "broken pipe", "reset", "closed"];
+    if closed.iter().any(|word| text.contains(word)) { endpoint.hint } else { "" }
+}
+
+/// The error with all its causes: the outermost one often says nothing but "transport error".
+pub(super) fn describe(error: &Error) -> String {
+    let (mut text, mut cause) = match error {
+        Error::GRpcStatus(status) if status.message().is_empty() => {
+            (status.code().description().to_owned(), status.source())
+        }
+        Error::GRpcStatus(status) => (status.message().to_owned(), status.source()),
+        Error::TransportError(error) => return chain(error),
+        other => (other.to_string(), None),
+    };
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
+        cause = error.source();
+    }
+    text
+}

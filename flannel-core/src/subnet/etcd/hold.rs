@@ -1,0 +1,142 @@
+//! Keeps the own lease: renews its etcd lease after a look at the key, puts the key back when it was deleted or
+//! changed, and gives up only when another node has its subnet. Outages are waited out.
+
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
+
+use tracing::{debug, error, warn};
+
+use super::Store;
+use super::records::Position;
+use super::watch::Feed;
+use crate::lease::{Lease, LeaseKey};
+use crate::subnet::SubnetError;
+use crate::subnet::allocate::{holder, is_same_node, overlaps};
+use crate::subnet::timing::{Backoff, renew_after};
+
+/// How long a lease must stay as it is before putting it back is as quick again as the first time.
+const CALM: Duration = Duration::from_secs(10);
+
+/// What became of the lease at one look.
+enum Held {
+    /// It was as it should be at this position, and is renewed after this time; a reservation never.
+    Until(Position, Option<Duration>),
+    /// Its etcd lease was renewed.
+    Renewed,
+    /// It was gone or changed, and we tried to put it back.
+    Restored,
+}
+
+impl Store {
+    pub(super) async fn hold(&self, lease: &Lease) -> Result<Infallible, SubnetError> {
+        let (mut outage, mut repairs) = (Backoff::new(), Backoff::new());
+        let mut spread = fastrand::f64();
+        loop {
+            match self.look(lease, spread).await {
+                Ok(Held::Until(at, wait)) => {
+                    let start = Instant::now();
+                    if self.wait_for_change(lease.key, at, wait).await {
+                        outage.reset();
+                    } else {
+                        tokio::time::sleep(outage.pause()).await;
+                    }
+                    if start.elapsed() > CALM {
+                        repairs.reset();
+                    }
+                }
+                Ok(Held::Renewed) => {
+                    debug!(subnet = %lease.key, "lease renewed");
+                    spread = fastrand::f64();
+                }
+                Ok(Held::Restored) => {
+                    warn!(subnet = %lease.key, "lease was deleted or changed; put back");
+                    // Two agents of one node would otherwise overwrite each other without rest.
+                    tokio::time::sleep(repairs.pause()).await;
+                }
+                Err(lost @ SubnetError::LeaseLost { .. }) => {
+                    error!(subnet = %lease.key, error = %lost, "lease lost");
+                    self.health.set_lost(Some(lost.to_string()));
+                    return Err(lost);
+                }
+                // The status says why.
+                Err(_) => tokio::time::sleep(outage.pause()).await,
+            }
+        }
+    }
+
+    /// Looks at the own key, and does what is due.
+    async fn look(&self, own: &Lease, spread: f64) -> Result<Held, SubnetError> {
+        let (at, found) = self.read(own.key).await?;
+        let (modified, etcd_lease) = match found {
+            Some(Ok(there)) if there.lease.attrs == own.attrs => {
+                if there.etcd_lease == 0 {
+                    return Ok(Held::Until(at, None));
+                }
+                if let Some(remaining) = self.remaining(there.etcd_lease).await? {
+                    let margin = self.options.renew_margin;
+                    let wait = renew_after(remaining.left, remaining.granted, margin, spread);
+                    if !wait.is_zero() {
+                        return Ok(Held::Until(at, Some(wait)));
+                    }
+                    if self.keep_alive(there.etcd_lease).await? {
+                        return Ok(Held::Renewed);
+                    }
+                }
+                // The etcd lease is gone, and the key will be at any moment.
+                (there.modified, there.etcd_lease)
+            }
+            Some(Ok(there)) if !is_same_node(&there.lease.attrs, &own.attrs) => {
+                return Err(lost(own.key, holder(&there.lease.attrs)));
+            }
+            Some(Ok(there)) => (there.modified, there.etcd_lease),
+            // Nobody can be seen to hold an unreadable record under our key.
+            Some(Err(bad)) => (bad.modified, bad.etcd_lease),
+            None => {
+                self.create_again(own).await?;
+                return Ok(Held::Restored);
+            }
+        };
+        self.swap(own.key, modified, etcd_lease, &own.attrs).await?;
+        Ok(Held::Restored)
+    }
+
+    async fn create_again(&self, own: &Lease) -> Result<(), SubnetError> {
+        let listed = self.list().await?;
+        let rival = listed.stored.iter().find(|stored| overlaps(stored.lease.key, own.key));
+        if let Some(rival) = rival.filter(|rival| rival.lease.key != own.key) {
+            return Err(lost(own.key, holder(&rival.lease.attrs)));
+        }
+        let unreadable = |key: LeaseKey| key != own.key && overlaps(key, own.key);
+        if let Some(rival) = listed.bad.iter().find(|bad| bad.occupied.is_some_and(unreadable)) {
+            return Err(lost(own.key, format!("the unreadable record {}", rival.record.key)));
+        }
+        self.create(own.key, &own.attrs, listed.at.revision, None).await.map(drop)
+    }
+
+    /// Waits until the key changes after `at`, or `limit` is over. `false` if it can't be seen any more.
+    async fn wait_for_change(&self, key: LeaseKey, at: Position, limit: Option<Duration>) -> bool {
+        let wait = async {
+            let name = self.keys.lease(key);
+            let Ok(mut feed) = Feed::open(self, &name, None, at.revision + 1).await else { return false };
+            loop {
+                match feed.next(self).await {
+                    Ok(response) if !response.events().is_empty() => return true,
+                    // Another history: the key may be gone without an event.
+                    Ok(response) if response.created() && !at.leads_to(Position::of(response.header())) => {
+                        return true;
+                    }
+                    Ok(_) => {}
+                    Err(_) => return false,
+                }
+            }
+        };
+        match limit {
+            Some(limit) => tokio::time::timeout(limit, wait).await.unwrap_or(true),
+            None => wait.await,
+        }
+    }
+}
+
+fn lost(key: LeaseKey, holder: String) -> SubnetError {
+    SubnetError::LeaseLost { key, holder }
+}

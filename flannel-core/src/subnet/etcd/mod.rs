@@ -1,0 +1,82 @@
+//! The store in etcd v3, with the keys, values and 24 h leases of Go flannel, next to which it works.
+//!
+//! A lease is a key on an etcd lease of its own. A key without one is a reservation: an operator put it there,
+//! its node publishes under it, and it never expires. Renewal keeps the etcd lease alive, which no peer sees.
+//! Upstream: `pkg/subnet/etcd`; what it does otherwise and why is said where it is done.
+
+mod acquire;
+mod client;
+mod hold;
+mod keys;
+mod options;
+mod records;
+mod tls;
+mod watch;
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use self::client::Clients;
+use self::keys::Keys;
+pub use self::options::{EndpointError, EtcdOptions, EtcdTimeouts, EtcdTls, Password};
+use super::health::Health;
+use super::{LeaseStream, StoreStatus, SubnetError, SubnetManager};
+use crate::addr::PerFamily;
+use crate::config::NetworkConfig;
+use crate::lease::{Lease, LeaseAttrs};
+
+/// The store in etcd. A clone shares connections and status.
+#[derive(Debug, Clone)]
+pub struct EtcdSubnetManager(Arc<Store>);
+
+#[derive(Debug)]
+struct Store {
+    options: EtcdOptions,
+    keys: Keys,
+    clients: Clients,
+    health: Health,
+}
+
+impl EtcdSubnetManager {
+    /// Checks the endpoints and reads the certificates; connects to nothing yet.
+    pub fn new(options: EtcdOptions) -> Result<Self, SubnetError> {
+        let clients = Clients::new(&options)?;
+        let keys = Keys::new(&options.prefix);
+        Ok(Self(Arc::new(Store { options, keys, clients, health: Health::new("etcd") })))
+    }
+}
+
+#[async_trait]
+impl SubnetManager for EtcdSubnetManager {
+    async fn network_config(&self) -> Result<NetworkConfig, SubnetError> {
+        self.0.config().await
+    }
+
+    async fn published_attrs(
+        &self,
+        public_ips: &PerFamily<IpAddr>,
+    ) -> Result<Option<LeaseAttrs>, SubnetError> {
+        self.0.published(public_ips).await
+    }
+
+    async fn acquire_lease(&self, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
+        let lease = self.0.acquire(attrs).await?;
+        self.0.health.set_lost(None);
+        Ok(lease)
+    }
+
+    async fn hold_lease(&self, lease: &Lease) -> Result<Infallible, SubnetError> {
+        self.0.hold(lease).await
+    }
+
+    fn watch_leases(&self) -> LeaseStream {
+        watch::stream(Arc::clone(&self.0))
+    }
+
+    fn status(&self) -> tokio::sync::watch::Receiver<StoreStatus> {
+        self.0.health.subscribe()
+    }
+}

@@ -1,0 +1,215 @@
+//! The watch: a snapshot, then what changes after it. A broken stream is resumed where it ended, at the next
+//! endpoint; where that can't be, there is a new snapshot. It never ends.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use etcd_client::{Event, WatchOptions, WatchResponse, WatchStream};
+use futures::{StreamExt, stream};
+
+use super::Store;
+use super::client::{CallError, describe};
+use super::records::{Listed, MAX_MESSAGE, Position};
+use crate::lease::{BadRecord, LeaseUpdate};
+use crate::subnet::LeaseStream;
+use crate::subnet::timing::Backoff;
+
+/// How often a quiet watch is asked how far it is, so that the age of our knowledge is known.
+const CONFIRM: Duration = Duration::from_secs(30);
+/// A response of at least so many bytes may be a fragment, and end in the middle of a revision.
+const FRAGMENT: usize = 512 << 10;
+
+/// Why a stream is of no more use.
+pub(super) enum Broken {
+    /// It ended; it can be resumed.
+    Ended,
+    /// What it should begin with is gone.
+    Compacted,
+}
+
+/// One watch of one endpoint.
+pub(super) struct Feed {
+    stream: WatchStream,
+    endpoint: usize,
+}
+
+impl Feed {
+    /// Watches a key, or a range up to `end`, from a revision on.
+    pub(super) async fn open(
+        store: &Store,
+        key: &str,
+        end: Option<&str>,
+        revision: i64,
+    ) -> Result<Self, CallError> {
+        let mut options = WatchOptions::new()
+            .with_start_revision(revision)
+            .with_progress_notify()
+            .with_fragment();
+        if let Some(end) = end {
+            options = options.with_range(end);
+        }
+        let watch = |client: etcd_client::Client| {
+            let mut client = client.watch_client().max_decoding_message_size(MAX_MESSAGE);
+            let (key, options) = (key.to_owned(), options.clone());
+            async move { client.watch(key, Some(options)).await }
+        };
+        let (endpoint, stream) = store.call("watch leases", watch).await?;
+        Ok(Self { stream, endpoint })
+    }
+
+    /// The next response. While there is none, asks now and then whether the server is there. A server that
+    /// hangs is noticed by the probes of the connection.
+    pub(super) async fn next(&mut self, store: &Store) -> Result<WatchResponse, Broken> {
+        let problem = loop {
+            match tokio::time::timeout(CONFIRM, self.stream.message()).await {
+                Ok(Ok(Some(response))) => {
+                    store.health.succeed();
+                    if response.compact_revision() > 0 {
+                        return Err(Broken::Compacted);
+                    }
+                    if !response.canceled() {
+                        return Ok(response);
+                    }
+                    break format!("the server cancelled it: {}", response.cancel_reason());
+                }
+                Ok(Ok(None)) => break "the server ended it".to_owned(),
+                Ok(Err(error)) => break describe(&error),
+                Err(_) => {
+                    // The answer counts, not whether the question could be put.
+                    let ask = self.stream.request_progress();
+                    let _ = tokio::time::timeout(Duration::from_secs(1), ask).await;
+                }
+            }
+        };
+        store.clients.leave(self.endpoint);
+        store.health.fail(format!("watch leases at {}: {problem}", store.clients.url(self.endpoint)));
+        Err(Broken::Ended)
+    }
+}
+
+/// The lease watch. All events of one response come together, in their order.
+pub(super) fn stream(store: Arc<Store>) -> LeaseStream {
+    let watcher =
+        Watcher { store, last: None, resume: 0, feed: None, bad: BTreeMap::new(), backoff: Backoff::new() };
+    stream::unfold(watcher, |mut watcher| async move {
+        let updates = watcher.next().await;
+        Some((stream::iter(updates.into_iter().map(Ok)), watcher))
+    })
+    .flatten()
+    .boxed()
+}
+
+struct Watcher {
+    store: Arc<Store>,
+    /// The last position that is known; without one there must be a snapshot first.
+    last: Option<Position>,
+    /// The first revision that was not delivered as a whole.
+    resume: i64,
+    feed: Option<Feed>,
+    bad: BTreeMap<String, String>,
+    backoff: Backoff,
+}
+
+impl Watcher {
+    /// Waits for news.
+    async fn next(&mut self) -> Vec<LeaseUpdate> {
+        let store = Arc::clone(&self.store);
+        loop {
+            let Some(last) = self.last else {
+                match store.list().await {
+                    Ok(listed) => return vec![self.snapshot(listed)],
+                    // The status says why.
+                    Err(_) => tokio::time::sleep(self.backoff.pause()).await,
+                }
+                continue;
+            };
+            let Some(feed) = &mut self.feed else {
+                let keys = &store.keys;
+                match Feed::open(&store, &keys.first, Some(&keys.end), self.resume).await {
+                    Ok(feed) => self.feed = Some(feed),
+                    Err(_) => tokio::time::sleep(self.backoff.pause()).await,
+                }
+                continue;
+            };
+            match feed.next(&store).await {
+                Ok(response) => {
+                    let updates = self.take(last, &response);
+                    if !updates.is_empty() {
+                        return updates;
+                    }
+                }
+                Err(broken) => {
+                    self.feed = None;
+                    if matches!(broken, Broken::Compacted) {
+                        self.last = None;
+                    } else {
+                        tokio::time::sleep(self.backoff.pause()).await;
+                    }
+                }
+            }
+        }
+    }
+
+    fn snapshot(&mut self, listed: Listed) -> LeaseUpdate {
+        (self.last, self.resume, self.feed) = (Some(listed.at), listed.at.revision + 1, None);
+        let undecodable: Vec<BadRecord> = listed.bad.into_iter().map(|bad| bad.record).collect();
+        self.bad = undecodable.iter().map(|bad| (bad.key.clone(), bad.reason.clone())).collect();
+        LeaseUpdate::Snapshot {
+            leases: listed.stored.into_iter().map(|stored| stored.lease).collect(),
+            undecodable,
+        }
+    }
+
+    fn take(&mut self, last: Position, response: &WatchResponse) -> Vec<LeaseUpdate> {
+        let at = Position::of(response.header());
+        if response.created() {
+            if last.leads_to(at) {
+                self.backoff.reset();
+            } else {
+                // The store was set up anew or from a backup: what we know is of another history.
+                (self.last, self.feed) = (None, None);
+            }
+            return Vec::new();
+        }
+        // An answer to our question (watch id -1) can overtake events; what the server says by itself can't.
+        if response.events().is_empty() && response.watch_id() >= 0 {
+            self.resume = self.resume.max(at.revision + 1);
+        }
+        if last.leads_to(at) {
+            self.last = Some(at);
+        }
+        let updates = response.events().iter().filter_map(|event| self.update(event)).collect();
+        let modified = |event: &Event| event.kv().map(etcd_client::KeyValue::mod_revision);
+        if let Some(newest) = response.events().iter().filter_map(modified).max() {
+            let sizes = response.events().iter().filter_map(Event::kv);
+            let size: usize = sizes.map(|found| found.key().len() + found.value().len()).sum();
+            self.resume = self.resume.max(if size < FRAGMENT { newest + 1 } else { newest });
+        }
+        updates
+    }
+
+    fn update(&mut self, event: &Event) -> Option<LeaseUpdate> {
+        let found = event.kv()?;
+        let name = self.store.keys.name(found.key());
+        // A deletion has nothing but a key; asking for the type would panic at one that is not known.
+        let update = if found.version() == 0 {
+            self.bad.remove(&name);
+            LeaseUpdate::Removed(name)
+        } else {
+            match self.store.decode(found) {
+                Ok(stored) => {
+                    self.bad.remove(&name);
+                    LeaseUpdate::Put(stored.lease)
+                }
+                Err(bad) => {
+                    self.bad.insert(name, bad.record.reason.clone());
+                    LeaseUpdate::Undecodable(bad.record)
+                }
+            }
+        };
+        let bad = |(key, reason): (&String, &String)| BadRecord { key: key.clone(), reason: reason.clone() };
+        self.store.health.set_undecodable(self.bad.iter().map(bad).collect());
+        Some(update)
+    }
+}
