@@ -1,0 +1,225 @@
+//! An etcd server of one's own: started, paused, killed, restarted, filled and emptied.
+
+mod ctl;
+mod tls;
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+pub use self::ctl::{KeyValue, LeaseInfo};
+pub use self::tls::TlsFiles;
+use crate::agent::{Agent, AgentBuilder};
+use crate::netns::Netns;
+use crate::{LabError, sandbox};
+
+/// How long a server may take until it answers.
+const START: Duration = Duration::from_secs(30);
+
+/// How to run a server.
+#[derive(Debug, Clone)]
+pub struct EtcdOptions {
+    /// The namespace to run in; ours unless told.
+    pub netns: Option<Netns>,
+    /// The address clients reach it by.
+    pub listen: IpAddr,
+    /// The client port; 2379 in a namespace unless told, else one that is free.
+    pub client_port: Option<u16>,
+    /// Where its data is; a new directory unless told, which goes with the server.
+    pub data_dir: Option<PathBuf>,
+    /// Keys for TLS in both directions; plain TCP unless told.
+    pub tls: Option<TlsFiles>,
+    /// More arguments.
+    pub args: Vec<String>,
+}
+
+impl Default for EtcdOptions {
+    /// Plain TCP on loopback.
+    fn default() -> Self {
+        Self {
+            netns: None,
+            listen: Ipv4Addr::LOCALHOST.into(),
+            client_port: None,
+            data_dir: None,
+            tls: None,
+            args: Vec::new(),
+        }
+    }
+}
+
+impl EtcdOptions {
+    /// A server in a namespace, at one of its addresses.
+    pub fn at(netns: &Netns, listen: IpAddr) -> Self {
+        Self {
+            netns: Some(netns.clone()),
+            listen,
+            ..Self::default()
+        }
+    }
+}
+
+/// A running server of one member. Killed when dropped.
+#[derive(Debug)]
+pub struct Etcd {
+    agent: Agent,
+    server: AgentBuilder,
+    netns: Option<Netns>,
+    endpoint: String,
+    /// Where it answers `/health` without TLS.
+    health: SocketAddr,
+    data_dir: PathBuf,
+    tls: Option<TlsFiles>,
+    login: Option<String>,
+    _own_dir: Option<TempDir>,
+}
+
+impl Etcd {
+    /// Starts a server and waits until it answers.
+    pub fn start(options: EtcdOptions) -> Result<Self, LabError> {
+        let EtcdOptions {
+            netns,
+            listen,
+            client_port,
+            data_dir,
+            tls,
+            args,
+        } = options;
+        let own_dir = if data_dir.is_none() {
+            Some(sandbox::state_dir("etcd-data")?)
+        } else {
+            None
+        };
+        let given = data_dir.or_else(|| own_dir.as_ref().map(|dir| dir.path().to_owned()));
+        let data_dir = given.expect("one of the two is there");
+
+        let client_port = port(client_port, netns.is_some(), 2379)?;
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let endpoint = format!("{scheme}://{}", SocketAddr::new(listen, client_port));
+        let peer = loopback(port(None, netns.is_some(), 2380)?);
+        let health = loopback(port(None, netns.is_some(), 2381)?);
+        let mut server = AgentBuilder::new("etcd", "etcd")
+            // Durability is the disk's affair; here only the process dies.
+            .arg("--unsafe-no-fsync")
+            .args(["--logger", "zap", "--log-level", "error"])
+            // The least it takes: a password costs milliseconds then, not half a second.
+            .args(["--bcrypt-cost", "4"])
+            .arg("--data-dir")
+            .arg(&data_dir)
+            .args([
+                "--listen-client-urls",
+                &endpoint,
+                "--advertise-client-urls",
+                &endpoint,
+            ])
+            .args(["--listen-peer-urls", &format!("http://{peer}")])
+            .args(["--initial-advertise-peer-urls", &format!("http://{peer}")])
+            .args(["--initial-cluster", &format!("default=http://{peer}")])
+            .args(["--listen-metrics-urls", &format!("http://{health}")])
+            .args(args);
+        if let Some(tls) = &tls {
+            server = server.args(tls.server_args());
+        }
+        if let Some(netns) = &netns {
+            server = server.netns(netns);
+        }
+        let agent = server.start()?;
+        let etcd = Self {
+            agent,
+            server,
+            netns,
+            endpoint,
+            health,
+            data_dir,
+            tls,
+            login: None,
+            _own_dir: own_dir,
+        };
+        etcd.wait_until_healthy()?;
+        Ok(etcd)
+    }
+
+    /// The URL that clients use.
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// The process.
+    pub fn agent(&self) -> &Agent {
+        &self.agent
+    }
+
+    /// Where its data is.
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// Stops it where it is: connections stay open and nothing answers.
+    pub fn pause(&self) -> Result<(), LabError> {
+        self.agent.pause()
+    }
+
+    /// Lets it go on after a pause, and waits until it answers.
+    pub fn resume(&self) -> Result<(), LabError> {
+        self.agent.resume()?;
+        self.wait_until_healthy()
+    }
+
+    /// Ends it at once. The data stays for [`restart`](Self::restart).
+    pub fn kill(&self) -> Result<ExitStatus, LabError> {
+        self.agent.kill()
+    }
+
+    /// Starts it again on the same data and port, ending it first if need be.
+    pub fn restart(&mut self) -> Result<(), LabError> {
+        if self.agent.is_running() {
+            self.agent.kill()?;
+        }
+        self.agent = self.server.start()?;
+        self.wait_until_healthy()
+    }
+
+    /// Whether it says that it serves requests.
+    pub fn is_healthy(&self) -> bool {
+        let health = self.health;
+        let answer = match &self.netns {
+            Some(netns) => netns.enter(|| get(health, "/health")).ok().flatten(),
+            None => get(health, "/health"),
+        };
+        answer.is_some_and(|answer| answer.contains(r#""health":"true""#))
+    }
+
+    fn wait_until_healthy(&self) -> Result<(), LabError> {
+        self.agent
+            .wait_while_running(START, "etcd to answer", || self.is_healthy())
+    }
+}
+
+/// A namespace has all ports to itself; else the system finds one that nobody has.
+fn port(wanted: Option<u16>, has_netns: bool, usual: u16) -> Result<u16, LabError> {
+    if let Some(port) = wanted.or(has_netns.then_some(usual)) {
+        return Ok(port);
+    }
+    let listener = TcpListener::bind(loopback(0)).and_then(|listener| listener.local_addr());
+    Ok(listener
+        .map_err(LabError::io("looking for a free port"))?
+        .port())
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)
+}
+
+/// A tiny HTTP client: the answer to a GET, headers and all.
+fn get(server: SocketAddr, path: &str) -> Option<String> {
+    let time = Duration::from_secs(1);
+    let mut stream = TcpStream::connect_timeout(&server, time).ok()?;
+    stream.set_read_timeout(Some(time)).ok()?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {server}\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    Some(answer)
+}

@@ -1,0 +1,109 @@
+//! Waiting for something to come true, with an error that tells what was last seen instead.
+
+use std::fmt::Debug;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::LabError;
+
+const POLL: Duration = Duration::from_millis(10);
+
+/// What a probe can return: `bool`, `Option<T>` or `Result<T, E>`. An `Err` is shown if it was
+/// the last.
+pub trait Outcome {
+    /// What there is once the condition holds.
+    type Value;
+
+    /// The value, or what was seen instead.
+    fn outcome(self) -> Result<Self::Value, String>;
+}
+
+impl Outcome for bool {
+    type Value = ();
+
+    fn outcome(self) -> Result<(), String> {
+        if self { Ok(()) } else { Err("false".into()) }
+    }
+}
+
+impl<T> Outcome for Option<T> {
+    type Value = T;
+
+    fn outcome(self) -> Result<T, String> {
+        self.ok_or_else(|| "nothing".into())
+    }
+}
+
+impl<T, E: Debug> Outcome for Result<T, E> {
+    type Value = T;
+
+    fn outcome(self) -> Result<T, String> {
+        self.map_err(|error| format!("{error:?}"))
+    }
+}
+
+/// Probes every 10 ms until the condition holds. The probe runs at least once.
+pub fn wait_for<O: Outcome>(
+    deadline: Duration,
+    what: &str,
+    mut probe: impl FnMut() -> O,
+) -> Result<O::Value, LabError> {
+    let start = Instant::now();
+    loop {
+        match probe().outcome() {
+            Ok(value) => return Ok(value),
+            Err(last) if start.elapsed() >= deadline => {
+                return Err(LabError::Timeout {
+                    what: what.to_owned(),
+                    waited: deadline,
+                    last,
+                });
+            }
+            Err(_) => thread::sleep(POLL),
+        }
+    }
+}
+
+/// [`wait_for`] for tests.
+///
+/// # Panics
+///
+/// If the condition doesn't hold within the deadline; with the caller's line and the last look.
+#[track_caller]
+pub fn eventually<O: Outcome>(
+    deadline: Duration,
+    what: &str,
+    probe: impl FnMut() -> O,
+) -> O::Value {
+    match wait_for(deadline, what, probe) {
+        Ok(value) => value,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn returns_the_value_once_it_is_there() {
+        let mut looks = 0;
+        let value = eventually(Duration::from_secs(5), "three looks", || {
+            looks += 1;
+            (looks == 3).then_some(looks)
+        });
+        assert_eq!(value, 3);
+    }
+
+    #[test]
+    fn a_time_out_shows_the_last_look() {
+        let probe = || Err::<(), _>("only 2 of 3");
+        let error = wait_for(Duration::ZERO, "three nodes", probe)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("three nodes") && error.contains("only 2 of 3"),
+            "{error}"
+        );
+    }
+}
