@@ -164,23 +164,21 @@ fn lists_are_read_while_they_change() {
             }
             rounds
         });
-        let fixed: BTreeSet<_> = fixed.into_iter().filter(|it| !matches!(it, Object::Route(_))).collect();
+        let fixed: BTreeSet<_> = fixed.into_iter().collect();
+        let mut complete = 0;
         for _ in 0..100 {
             tokio::task::yield_now().await;
-            let seen: BTreeSet<_> = kernel
-                .objects(Scope { link, family: Family::V4, kinds: Kinds::ALL })
-                .await
-                .unwrap()
-                .into_iter()
-                .collect();
-            assert!(seen.len() >= 1000, "{}", seen.len());
-            assert!(fixed.iter().filter(|it| !seen.contains(it)).count() < 10);
+            let seen = kernel.objects(Scope { link, family: Family::V4, kinds: Kinds::ALL }).await.unwrap();
+            let seen: BTreeSet<_> = seen.into_iter().collect();
+            // The kernel may skip FDB entries that were not touched when others go, and does not say so.
+            complete += usize::from(fixed.is_subset(&seen));
+            assert!(fixed.difference(&seen).all(|missed| matches!(missed, Object::Fdb(_))));
             kernel.objects(Scope { link: v6, family: Family::V6, kinds: Kinds::ALL }).await.unwrap();
             kernel.links().await.unwrap();
             kernel.addresses().await.unwrap();
         }
         stop.send(()).unwrap();
-        println!("{} rounds of changes meanwhile", changer.join().unwrap());
+        println!("{complete} complete, {} rounds of changes meanwhile", changer.join().unwrap());
     });
 }
 
