@@ -2,6 +2,8 @@
 //! kernel, a real etcd.
 
 mod connectivity;
+#[cfg(feature = "etcd")]
+mod etcd;
 mod golden;
 mod harness;
 mod repair;
