@@ -150,10 +150,7 @@ impl Agent<'_> {
         let mut retry = Retry::default();
         loop {
             match self.store.network_config().await {
-                Ok(config) => {
-                    retry.over("network config is there");
-                    return Ok(config);
-                }
+                Ok(config) => return Ok(config),
                 Err(error) if can_be_mended(&error) => {
                     let why = retry.failed(&error, "waiting for the network config");
                     self.board.starting(format!("waiting for the network config: {why}"));
@@ -173,10 +170,7 @@ impl Agent<'_> {
         let mut retry = Retry::default();
         loop {
             match backend.register(config, underlay, self.store).await {
-                Ok(network) => {
-                    retry.over("store is back");
-                    return Ok(network);
-                }
+                Ok(network) => return Ok(network),
                 Err(BackendError::Subnet(error)) if error.is_transient() => {
                     let why = retry.failed(&error, "waiting for a lease");
                     self.board.starting(format!("waiting for a lease: {why}"));
@@ -303,23 +297,14 @@ struct Retry {
 }
 
 impl Retry {
-    /// Notes a failure and returns its text.
+    /// Notes a failure and returns its text. Stores log their outages themselves.
     fn failed(&mut self, error: &SubnetError, doing: &'static str) -> String {
         let why = chain(error);
-        // The text of an outage can differ with every try (another endpoint, another port).
-        let news = if error.is_transient() { "away".to_owned() } else { why.clone() };
-        if self.told.as_ref() != Some(&news) {
+        if !matches!(error, SubnetError::Unavailable { .. }) && self.told.as_ref() != Some(&why) {
             warn!(error = why, "{doing}");
-            self.told = Some(news);
+            self.told = Some(why.clone());
         }
         why
-    }
-
-    /// Says that it is over, if there was a failure to be over.
-    fn over(&self, what: &'static str) {
-        if self.told.is_some() {
-            info!(tries = self.tries + 1, "{what}");
-        }
     }
 
     /// Waits before the next try; the jitter keeps nodes that fail together from trying together.

@@ -72,11 +72,11 @@ fn a_wrong_password_ends_it() {
         let cluster = Cluster::builder().nodes(1).build().unwrap();
         let mut etcd = Etcd::start(EtcdOptions::at(cluster.fabric(), cluster.fabric_address())).unwrap();
         etcd.put("/coreos.com/network/config", CONFIG).unwrap();
-        etcd.enable_auth("root", "right").unwrap();
-        let agent = start(cluster.node(1), &["--etcd-username=root", "--etcd-password=wr0ng"]);
+        etcd.enable_auth("flannel", "right").unwrap();
+        let agent = start(cluster.node(1), &["--etcd-username=flannel", "--etcd-password=wr0ng"]);
         assert_eq!(agent.wait(SOON).unwrap().code(), Some(1), "{}", agent.log());
         assert!(agent.log().contains("store refused") && !agent.log().contains("wr0ng"), "{}", agent.log());
-        let agent = start(cluster.node(1), &["--etcd-username=root", "--etcd-password=right"]);
+        let agent = start(cluster.node(1), &["--etcd-username=flannel", "--etcd-password=right"]);
         ready(cluster.node(1));
         agent.terminate().unwrap();
     });

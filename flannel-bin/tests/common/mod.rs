@@ -4,10 +4,10 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 /// The program under test.
-pub const FLANNELD: &str = env!("CARGO_BIN_EXE_flanneld");
+pub(crate) const FLANNELD: &str = env!("CARGO_BIN_EXE_flanneld");
 
 /// Status and body of a GET request.
-pub fn get(server: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
+pub(crate) fn get(server: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(server)?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
     let mut text = String::new();
