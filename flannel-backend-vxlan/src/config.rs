@@ -44,10 +44,8 @@ impl VxlanConfig {
             let fix = "is not supported by this version; leave it out, and peers are reached encapsulated";
             return Err(bad(backend, "DirectRouting", fix));
         }
-        if let Some(prefix) = backend.get::<String>("MacPrefix")? {
-            if !is_mac_prefix(&prefix) {
-                return Err(bad(backend, "MacPrefix", "must be two bytes in hex such as \"0E-2A\""));
-            }
+        if backend.get::<String>("MacPrefix")?.is_some_and(|prefix| !is_mac_prefix(&prefix)) {
+            return Err(bad(backend, "MacPrefix", "must be two bytes in hex such as \"0E-2A\""));
         }
         backend.get::<String>("Name")?;
         Ok(Self {

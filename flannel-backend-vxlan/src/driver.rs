@@ -97,9 +97,8 @@ impl VxlanDriver {
                 return Ok(Err(explain(&want.name, &error)));
             }
         }
-        let mut link = match kernel.link(&want.name).await? {
-            Some(link) => link,
-            None => return Ok(Err(format!("device {} went away again", want.name))),
+        let Some(mut link) = kernel.link(&want.name).await? else {
+            return Ok(Err(format!("device {} went away again", want.name)));
         };
         if matches!(plan, LinkPlan::Create | LinkPlan::Recreate { .. }) {
             quiet_router_advertisements(&want.name);

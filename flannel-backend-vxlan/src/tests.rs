@@ -166,9 +166,9 @@ async fn every_change_by_hand_is_repaired() {
             link.vxlan.as_mut().unwrap().learning = true;
         });
         if announced {
-            settle().await
+            settle().await;
         } else {
-            audit().await
+            audit().await;
         }
         let mut repaired = host.kernel.link_named(name).unwrap();
         repaired.carrier = right.carrier;

@@ -8,12 +8,13 @@ use std::future::pending;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use flannel_core::backend::{Backend, BackendError, Network, Underlay};
+use flannel_core::backend::{Backend, BackendError, Network, NetworkStatus, Underlay};
 use flannel_core::config::NetworkConfig;
 use flannel_core::kernel::Kernel;
 use flannel_core::subnet::{SubnetError, SubnetManager};
 use flannel_core::subnet_file::SubnetFile;
 use flannel_core::underlay::{self, UnderlayError, UnderlayOptions};
+use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -184,7 +185,8 @@ impl Agent<'_> {
     /// Runs a registered network.
     async fn serve(&self, kind: &str, network: Box<dyn Network>, file: &SubnetFile) -> Result<(), RunError> {
         let lease = network.lease().clone();
-        self.board.watch_network(network.status());
+        let status = network.status();
+        self.board.watch_network(status.clone());
         let cancel = CancellationToken::new();
         let mut task = tokio::spawn(network.run(self.store.watch_leases(), cancel.clone()));
 
@@ -192,7 +194,7 @@ impl Agent<'_> {
             self.write_subnet_file(file).await;
             self.board.set(Step::Running);
             (self.notify)(Notice::Ready);
-            pending::<Infallible>().await
+            self.follow_mtu(status, file).await
         };
         let hold = async {
             match self.store.hold_lease(&lease).await {
@@ -214,6 +216,23 @@ impl Agent<'_> {
         cancel.cancel();
         stop(task, kind).await;
         result
+    }
+
+    /// Keeps the MTU in the subnet file true when that of the underlay changes.
+    async fn follow_mtu(&self, mut status: watch::Receiver<NetworkStatus>, file: &SubnetFile) -> Infallible {
+        let mut file = file.clone();
+        loop {
+            let changed =
+                status.wait_for(|status| status.overlay_mtu.is_some_and(|mtu| mtu != file.mtu)).await;
+            let Some(mtu) = changed.ok().and_then(|status| status.overlay_mtu) else {
+                // The network ended, which others notice.
+                return pending().await;
+            };
+            warn!(before = file.mtu.0, overlay_mtu = mtu.0, "pod MTU changed; pods that run keep theirs");
+            file.mtu = mtu;
+            self.write_subnet_file(&file).await;
+            self.board.set(Step::Running);
+        }
     }
 
     /// Pods keep their traffic for a while, and the status says what is wrong. Never renumber while running.

@@ -242,3 +242,20 @@ fn the_underlay_nic_goes_and_comes_back() {
         }
     });
 }
+
+#[test]
+fn the_mtu_follows_the_underlay() {
+    in_sandbox(test_name!(), || {
+        let bed = bed();
+        let want = bed.state(1);
+        let node = bed.cluster.node(1);
+        node.set_mtu("eth0", 1400).unwrap();
+        eventually(SOON, "the devices and the subnet file to follow", || {
+            let links = bed.state(1).links.join("\n");
+            links.contains("mtu 1350") && links.contains("mtu 1330") && bed.env(1).mtu == 1330
+        });
+        node.set_mtu("eth0", 1500).unwrap();
+        bed.wait_for_state(1, "the devices to come back", &want);
+        eventually(SOON, "the subnet file to come back", || bed.env(1).mtu == 1430);
+    });
+}

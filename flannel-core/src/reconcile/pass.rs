@@ -186,6 +186,10 @@ impl<D: Driver> Reconciler<D> {
                 "route {} is in the way: it is not ours, so it stays; remove it and ours is put in its place",
                 route.dst
             ),
+            (libc::EINVAL, Object::Route(route)) => format!(
+                "route {} is refused as invalid; a route of another link that covers its gateway does that",
+                route.dst
+            ),
             _ => refusal.to_string(),
         };
         if self.blocked.add(key, reason.clone(), now) {
