@@ -34,7 +34,7 @@ use flannel_core::reconcile::{Driver, Reconciler};
 use flannel_core::subnet::{LeaseStream, SubnetManager};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, warn};
 
 pub use config::VxlanConfig;
 pub use peer::VxlanData;
@@ -102,7 +102,7 @@ impl Backend for VxlanBackend {
         }
         let overlay_mtu = devices.overlay_mtu.ok_or_else(|| BackendError::Host("no device".to_owned()))?;
         let lease = subnets.acquire_lease(&attrs(&vxlan, underlay, &driver.sides)).await?;
-        info!(subnet = %lease.key, underlay = %underlay.name, vni = vxlan.vni.get(), %overlay_mtu, "lease acquired");
+        debug!(subnet = %lease.key, underlay = %underlay.name, vni = vxlan.vni.get(), %overlay_mtu, "lease acquired");
         driver.set_lease(&lease);
         let mut reconciler = Reconciler::new(driver, kernel, lease.key);
         reconciler.prepare().await?;

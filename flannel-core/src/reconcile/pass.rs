@@ -171,9 +171,13 @@ impl<D: Driver> Reconciler<D> {
                 self.todo.objects = true;
                 return;
             }
+            // The device went or is down; its announcement is on the way. Look, unless we just did.
             libc::ENODEV | libc::ENETDOWN | libc::ENXIO => {
                 self.todo.devices = true;
                 self.todo.objects = true;
+                if !looked {
+                    return;
+                }
             }
             _ => {}
         }

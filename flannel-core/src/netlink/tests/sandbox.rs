@@ -8,6 +8,8 @@ use flannel_lab::sandbox::in_sandbox;
 /// 192.0.2.1/24 and `2001:db8::1/64`.
 pub(super) fn with_underlay<F: Future<Output = ()>>(test: &str, body: impl FnOnce() -> F) {
     in_sandbox(test, || {
+        // No link-local addresses, which come and become usable when they like.
+        std::fs::write("/proc/sys/net/ipv6/conf/default/addr_gen_mode", "1").unwrap();
         ip("link add eth0 type veth peer name peer0");
         ip("link set eth0 up");
         ip("link set peer0 up");

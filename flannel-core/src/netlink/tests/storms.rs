@@ -7,6 +7,7 @@ use flannel_lab::test_name;
 use neli::consts::rtnl::Rtm;
 use neli::{Size, ToBytes};
 
+use super::super::socket::DEADLINE;
 use super::super::{Netlink, encode};
 use super::changes::{ours, peer};
 use super::kernel::device;
@@ -23,6 +24,21 @@ fn ops(objects: &[Object], op: fn(Object) -> Op) -> Vec<Op> {
     objects.iter().copied().map(op).collect()
 }
 
+/// Checks for exactly these objects, with patience: the neighbours of all namespaces share one table, and
+/// when one goes elsewhere a list in several datagrams may skip one of ours.
+async fn assert_all_there(kernel: &mut Netlink, link: LinkIndex, family: Family, objects: &[Object]) {
+    let wanted: BTreeSet<_> = objects.iter().copied().collect();
+    let mut seen = ours(kernel, link, family).await;
+    for _ in 0..20 {
+        let skipped = |missed: &Object| matches!(missed, Object::Neighbour(_));
+        if seen == wanted || !wanted.difference(&seen).all(skipped) {
+            break;
+        }
+        seen = ours(kernel, link, family).await;
+    }
+    assert_eq!(seen, wanted);
+}
+
 #[test]
 fn a_thousand_peers_come_and_go() {
     with_underlay(test_name!(), || async {
@@ -34,7 +50,7 @@ fn a_thousand_peers_come_and_go() {
             assert_eq!(kernel.execute(&ops(&objects, Op::Create)).await.unwrap(), []);
             let created = start.elapsed();
             let start = Instant::now();
-            assert_eq!(ours(&mut kernel, link, family).await, objects.iter().copied().collect());
+            assert_all_there(&mut kernel, link, family, &objects).await;
             println!("{family}: 3000 operations in {created:?}, read back in {:?}", start.elapsed());
             assert_eq!(kernel.execute(&ops(&objects, Op::Delete)).await.unwrap(), []);
             assert_eq!(ours(&mut kernel, link, family).await, BTreeSet::new());
@@ -69,7 +85,7 @@ fn lost_announcements_are_an_overrun() {
         }
         assert!(events.len() < objects.len());
         // The state is there to be read, and later announcements come through.
-        assert_eq!(ours(&mut kernel, link, Family::V4).await, objects.iter().copied().collect());
+        assert_all_there(&mut kernel, link, Family::V4, &objects).await;
         while tokio::time::timeout(Duration::from_millis(50), kernel.events()).await.is_ok() {}
         assert_eq!(kernel.execute(&[Op::Delete(objects[2])]).await.unwrap(), []);
         assert_eq!(kernel.events().await, [KernelEvent::Gone(objects[2].key())]);
@@ -119,9 +135,8 @@ fn dropped_futures_confuse_nothing() {
         let (good, bad) =
             (ops(&objects, Op::Replace), ops(&peers(LinkIndex(9999), Family::V4, 300), Op::Create));
         let scope = Scope { link, family: Family::V4, kinds: Kinds::ALL };
-        let start = Instant::now();
         for micros in [0, 10, 50, 200, 500, 1000, 2000, 5000, 10_000, 20_000] {
-            let soon = Duration::from_micros(micros);
+            let (start, soon) = (Instant::now(), Duration::from_micros(micros));
             _ = tokio::time::timeout(soon, kernel.execute(&bad)).await;
             abandon(kernel.execute(&good)).await;
             abandon(kernel.lookup([192, 0, 2, 9].into())).await;
@@ -132,10 +147,10 @@ fn dropped_futures_confuse_nothing() {
             _ = tokio::time::timeout(soon, kernel.objects(scope)).await;
             abandon(kernel.objects(scope)).await;
             abandon(kernel.links()).await;
-            assert_eq!(kernel.objects(scope).await.unwrap().len(), objects.len());
+            assert_all_there(&mut kernel, link, Family::V4, &objects).await;
             abandon(kernel.events()).await;
+            assert!(start.elapsed() < DEADLINE, "nothing waited for what never comes");
         }
-        assert!(start.elapsed() < Duration::from_secs(5), "nothing waited for what never comes");
     });
 }
 
@@ -164,23 +179,22 @@ fn lists_are_read_while_they_change() {
             }
             rounds
         });
-        let fixed: BTreeSet<_> = fixed.into_iter().filter(|it| !matches!(it, Object::Route(_))).collect();
+        let fixed: BTreeSet<_> = fixed.into_iter().collect();
+        let mut complete = 0;
         for _ in 0..100 {
             tokio::task::yield_now().await;
-            let seen: BTreeSet<_> = kernel
-                .objects(Scope { link, family: Family::V4, kinds: Kinds::ALL })
-                .await
-                .unwrap()
-                .into_iter()
-                .collect();
-            assert!(seen.len() >= 1000, "{}", seen.len());
-            assert!(fixed.iter().filter(|it| !seen.contains(it)).count() < 10);
+            let seen = kernel.objects(Scope { link, family: Family::V4, kinds: Kinds::ALL }).await.unwrap();
+            let seen: BTreeSet<_> = seen.into_iter().collect();
+            // The kernel may skip entries that were not touched when others go, and does not say so.
+            complete += usize::from(fixed.is_subset(&seen));
+            let skipped = |missed: &Object| matches!(missed, Object::Fdb(_) | Object::Neighbour(_));
+            assert!(fixed.difference(&seen).all(skipped));
             kernel.objects(Scope { link: v6, family: Family::V6, kinds: Kinds::ALL }).await.unwrap();
             kernel.links().await.unwrap();
             kernel.addresses().await.unwrap();
         }
         stop.send(()).unwrap();
-        println!("{} rounds of changes meanwhile", changer.join().unwrap());
+        println!("{complete} complete, {} rounds of changes meanwhile", changer.join().unwrap());
     });
 }
 

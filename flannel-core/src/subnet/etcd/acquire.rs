@@ -122,7 +122,8 @@ impl Store {
         let id = if reserved { 0 } else { self.grant().await? };
         let (name, value) = (self.keys.lease(key), attrs.to_json());
         for attempt in 1..=TRIES {
-            let done = self.txn("create the lease", self.creation(&name, &value, id, revision, replaced)).await?;
+            let done =
+                self.txn("create the lease", self.creation(&name, &value, id, revision, replaced)).await?;
             let at = done.header().map_or(0, etcd_client::ResponseHeader::revision);
             let lease = |created: i64| {
                 Ok(Some(Lease { key, attrs: attrs.clone(), created: u64::try_from(created).unwrap_or(0) }))
@@ -207,7 +208,8 @@ impl Store {
 
     /// Renews an etcd lease for all that it was granted for; `false` if it is gone.
     pub(super) async fn keep_alive(&self, id: i64) -> Result<bool, CallError> {
-        let keep = |mut client: etcd_client::Client| async move { client.lease_keep_alive(id).await.map(drop) };
+        let keep =
+            |mut client: etcd_client::Client| async move { client.lease_keep_alive(id).await.map(drop) };
         match self.call("keep the etcd lease alive", keep).await {
             Ok(_) => Ok(true),
             Err(error) if error.is_lease_gone() => Ok(false),

@@ -76,7 +76,8 @@ pub(super) struct Listed {
 impl Listed {
     /// As the allocation wants it.
     pub(super) fn listing(&self) -> Listing {
-        let record = |stored: &Stored| Record { lease: stored.lease.clone(), reserved: stored.etcd_lease == 0 };
+        let record =
+            |stored: &Stored| Record { lease: stored.lease.clone(), reserved: stored.etcd_lease == 0 };
         let taken = |bad: &Unreadable| Some(Taken { key: bad.occupied?, created: bad.created });
         Listing {
             records: self.stored.iter().map(record).collect(),

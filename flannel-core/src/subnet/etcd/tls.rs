@@ -18,7 +18,9 @@ pub(super) fn load(files: &EtcdTls) -> Result<TlsOptions, SubnetError> {
         None => options.with_native_roots(),
     };
     match (&files.cert_file, &files.key_file) {
-        (Some(cert), Some(key)) => Ok(options.identity(Identity::from_pem(certificates(cert)?, private_key(key)?))),
+        (Some(cert), Some(key)) => {
+            Ok(options.identity(Identity::from_pem(certificates(cert)?, private_key(key)?)))
+        }
         (None, None) => Ok(options),
         (Some(given), None) | (None, Some(given)) => {
             Err(unusable(given, "certificate and key file only work together; the other one is missing"))

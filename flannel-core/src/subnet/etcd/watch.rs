@@ -42,10 +42,8 @@ impl Feed {
         end: Option<&str>,
         revision: i64,
     ) -> Result<Self, CallError> {
-        let mut options = WatchOptions::new()
-            .with_start_revision(revision)
-            .with_progress_notify()
-            .with_fragment();
+        let mut options =
+            WatchOptions::new().with_start_revision(revision).with_progress_notify().with_fragment();
         if let Some(end) = end {
             options = options.with_range(end);
         }

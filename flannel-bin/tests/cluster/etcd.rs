@@ -1,0 +1,228 @@
+//! The same clusters on a real etcd, and what its outages do to them: nothing.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use flannel_lab::cluster::{Cluster, Families};
+use flannel_lab::etcd::{Etcd, EtcdOptions};
+use flannel_lab::sandbox::in_sandbox;
+use flannel_lab::test_name;
+use flannel_lab::wait::eventually;
+
+use crate::connectivity::every_pod_pings_every_other;
+use crate::harness::{Bed, Monitor, SOON, Store, Traffic, config, http_get};
+
+const PREFIX: &str = "/coreos.com/network";
+
+/// A server in the underlay, where every node reaches it.
+struct EtcdStore(Etcd);
+
+impl EtcdStore {
+    fn new(cluster: &Cluster) -> Self {
+        Self(Etcd::start(EtcdOptions::at(cluster.fabric(), cluster.fabric_address())).unwrap())
+    }
+}
+
+impl Store for EtcdStore {
+    fn flags(&self) -> Vec<String> {
+        vec![format!("--etcd-endpoints={}", self.0.endpoint())]
+    }
+
+    fn put_config(&self, config: &str) {
+        self.0.put(&format!("{PREFIX}/config"), config).unwrap();
+    }
+
+    fn put(&self, key: &str, value: &str) {
+        self.0.put(&format!("{PREFIX}/subnets/{key}"), value).unwrap();
+    }
+
+    fn delete(&self, key: &str) {
+        self.0.del(&format!("{PREFIX}/subnets/{key}")).unwrap();
+    }
+
+    fn records(&self) -> BTreeMap<String, String> {
+        let prefix = format!("{PREFIX}/subnets/");
+        let list = self.0.list(&prefix).unwrap();
+        list.into_iter().map(|kv| (kv.key.strip_prefix(&prefix).unwrap().to_owned(), kv.value)).collect()
+    }
+}
+
+#[test]
+fn pods_reach_each_other_in_ipv4() {
+    in_sandbox(test_name!(), || every_pod_pings_every_other(Families::V4, EtcdStore::new, 1450));
+}
+
+#[test]
+fn pods_reach_each_other_in_both_families() {
+    in_sandbox(test_name!(), || every_pod_pings_every_other(Families::Dual, EtcdStore::new, 1430));
+}
+
+#[test]
+fn pods_reach_each_other_in_ipv6_alone() {
+    in_sandbox(test_name!(), || every_pod_pings_every_other(Families::V6, EtcdStore::new, 1430));
+}
+
+fn bed() -> Bed<EtcdStore> {
+    let cluster = Cluster::builder().nodes(3).families(Families::Dual).build().unwrap();
+    let store = EtcdStore::new(&cluster);
+    let mut bed = Bed::new(cluster, store, &config(Families::Dual));
+    bed.start_all();
+    (1..=3).for_each(|number| bed.wait_for_peers(number, 2));
+    bed
+}
+
+/// A peer that exists in the store only.
+fn ghost(n: u8) -> (String, String) {
+    let key = format!("10.244.2{n:02}.0-24&fd00:10:244:f{n:x}::-64");
+    let value = format!(
+        r#"{{"PublicIP":"192.168.77.2{n:02}","PublicIPv6":"fd00:77::2{n:02}","BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"0a:00:00:00:02:{n:02}"}},"BackendV6Data":{{"VNI":1,"VtepMAC":"0e:00:00:00:02:{n:02}"}}}}"#
+    );
+    (key, value)
+}
+
+fn ready(bed: &Bed<EtcdStore>, number: u8) -> bool {
+    http_get(bed.netns(number), 8471, "/readyz").starts_with("HTTP/1.1 200")
+}
+
+#[test]
+fn no_outage_of_the_store_changes_the_datapath() {
+    in_sandbox(test_name!(), || {
+        let mut bed = bed();
+        let pods = [bed.pod(1), bed.pod(2)];
+        let traffic = Traffic::between(&pods[0], &pods[1]);
+        let mut peers = 2;
+        let outages: [(&str, fn(&mut EtcdStore)); 3] = [
+            ("paused", |store| {
+                store.0.pause().unwrap();
+                std::thread::sleep(Duration::from_secs(8));
+                store.0.resume().unwrap();
+            }),
+            ("killed for a while", |store| {
+                store.0.kill().unwrap();
+                std::thread::sleep(Duration::from_secs(5));
+                store.0.restart().unwrap();
+            }),
+            ("restarted at once", |store| {
+                store.0.kill().unwrap();
+                store.0.restart().unwrap();
+            }),
+        ];
+        for (what, outage) in outages {
+            let (cpu, lines) = (bed.agent(1).cpu_time().unwrap(), bed.agent(1).log().lines().count());
+            let monitor = Monitor::start(bed.netns(1));
+            outage(&mut bed.store);
+            assert_eq!(monitor.seen(), Vec::<String>::new(), "{what}");
+            let (key, value) = ghost(peers as u8);
+            bed.store.put(&key, &value);
+            let start = Instant::now();
+            peers += 1;
+            bed.wait_for_peers(1, peers);
+            assert!(start.elapsed() < Duration::from_secs(10), "{what}: news after {:?}", start.elapsed());
+            eventually(SOON, "readiness to come back", || ready(&bed, 1));
+            let cpu = bed.agent(1).cpu_time().unwrap() - cpu;
+            assert!(cpu < Duration::from_secs(1), "{what}: {cpu:?} of CPU");
+            let log = bed.agent(1).log();
+            let lines = log.lines().skip(lines).filter(|line| !line.contains(" DEBUG ")).count();
+            assert!(lines < 20, "{what}: {lines} log lines\n{log}");
+        }
+        traffic.assert_no_loss();
+    });
+}
+
+#[test]
+fn readiness_turns_red_and_green_with_the_store() {
+    in_sandbox(test_name!(), || {
+        let mut bed = bed();
+        assert!(ready(&bed, 1));
+        bed.store.0.kill().unwrap();
+        eventually(Duration::from_secs(40), "not ready without the store", || {
+            let answer = http_get(bed.netns(1), 8471, "/readyz");
+            answer.starts_with("HTTP/1.1 503") && answer.contains("flanneld is not ready yet")
+        });
+        assert!(http_get(bed.netns(1), 8471, "/healthz").ends_with("flanneld is running"), "alive all the same");
+        bed.store.0.restart().unwrap();
+        eventually(SOON, "ready again", || ready(&bed, 1));
+    });
+}
+
+#[test]
+fn compaction_while_an_agent_is_cut_off() {
+    in_sandbox(test_name!(), || {
+        let bed = bed();
+        let pods = [bed.pod(2), bed.pod(3)];
+        let traffic = Traffic::between(&pods[0], &pods[1]);
+        let node = bed.cluster.node(1);
+        node.partition().unwrap();
+        let (key, value) = ghost(5);
+        bed.store.put(&key, &value);
+        let records = bed.store.records();
+        let gone = records.keys().find(|key| !key.contains(".205.")).unwrap().clone();
+        for round in 0..5 {
+            bed.store.put(&format!("junk{round}"), "x");
+            bed.store.delete(&format!("junk{round}"));
+        }
+        let (key, value) = ghost(6);
+        bed.store.put(&key, &value);
+        bed.store.0.compact().unwrap();
+        std::thread::sleep(Duration::from_secs(7));
+        node.heal().unwrap();
+        bed.wait_for_peers(1, 4);
+        bed.store.delete(&key);
+        bed.wait_for_peers(1, 3);
+        assert!(bed.store.records().contains_key(&gone));
+        traffic.assert_no_loss();
+    });
+}
+
+#[test]
+fn a_bad_record_touches_nothing_else() {
+    in_sandbox(test_name!(), || {
+        let mut bed = bed();
+        let pods = [bed.pod(1), bed.pod(2)];
+        let traffic = Traffic::between(&pods[0], &pods[1]);
+        let state = bed.state(1);
+        let records = bed.store.records();
+        let peer_ip = bed.cluster.node(2).ipv4().unwrap().to_string();
+        let (peer, good) = records.iter().find(|(_, value)| value.contains(&peer_ip)).unwrap();
+        for (key, value) in [("junk", "x"), ("10.244.250.0-24", "no JSON"), (peer.as_str(), "{\"PublicIP\":7}")] {
+            bed.store.put(key, value);
+        }
+        eventually(SOON, "a word about each", || {
+            let log = bed.agent(1).log();
+            ["junk", "10.244.250.0-24", peer].iter().all(|key| log.contains(&format!("record {key:?}").replace('"', "\\\"")) || log.contains(&format!("{key:?}")))
+        });
+        assert_eq!(bed.state(1), state);
+        // A restart does not forget what the kernel has for the unreadable one.
+        bed.kill(1);
+        bed.start(1);
+        traffic.go_on(200);
+        assert_eq!(bed.state(1), state);
+        bed.store.put(peer, good);
+        bed.store.delete("10.244.250.0-24");
+        traffic.go_on(100);
+        assert_eq!(bed.state(1), state);
+        traffic.assert_no_loss();
+    });
+}
+
+#[test]
+fn etcd_away_at_the_start_is_waited_for() {
+    in_sandbox(test_name!(), || {
+        let cluster = Cluster::builder().nodes(1).families(Families::Dual).build().unwrap();
+        let store = EtcdStore::new(&cluster);
+        let mut bed = Bed::new(cluster, store, &config(Families::V4));
+        bed.store.0.kill().unwrap();
+        bed.spawn(1, &[]);
+        eventually(SOON, "alive and not ready", || {
+            let alive = http_get(bed.netns(1), 8471, "/healthz").starts_with("HTTP/1.1 200");
+            alive && http_get(bed.netns(1), 8471, "/readyz").starts_with("HTTP/1.1 503")
+        });
+        std::thread::sleep(Duration::from_secs(5));
+        assert!(bed.agent(1).is_running());
+        let lines = bed.agent(1).log().lines().filter(|line| !line.contains(" DEBUG ")).count();
+        assert!(lines < 10, "{}", bed.agent(1).log());
+        bed.store.0.restart().unwrap();
+        bed.wait_ready(1);
+        assert_eq!(bed.store.records().len(), 1);
+    });
+}

@@ -1,0 +1,135 @@
+//! Our kernel state, records and `subnet.env` against those of real Go nodes.
+
+use flannel_lab::cluster::{Cluster, Families};
+use flannel_lab::golden::Golden;
+use flannel_lab::netns::Netns;
+use flannel_lab::sandbox::in_sandbox;
+use flannel_lab::test_name;
+use flannel_lab::wait::eventually;
+use serde_json::Value;
+
+use crate::harness::{Bed, LocalFolder, SOON, Store, subnet_file};
+
+/// The cases whose backend this build has.
+const CASES: [&str; 5] =
+    ["vxlan", "vxlan-dual", "vxlan-dual-nftables", "vxlan-nftables", "vxlan-vni-port-gbp"];
+
+fn bed_of(golden: &Golden) -> Bed<LocalFolder> {
+    // Like theirs, our nodes have both families on the underlay whatever the overlay has.
+    let cluster = Cluster::builder().nodes(2).families(Families::Dual).build().unwrap();
+    let bed = Bed::new(cluster, LocalFolder::new(), &golden.config().unwrap());
+    for (key, value) in golden.records() {
+        bed.store.put(&key, &value);
+    }
+    bed
+}
+
+#[test]
+fn a_node_of_ours_has_the_state_of_theirs() {
+    in_sandbox(test_name!(), || {
+        for name in CASES {
+            let golden = Golden::named(name);
+            let mut bed = bed_of(&golden);
+            bed.start(1);
+            assert_eq!(bed.store.records(), golden.records().into_iter().collect(), "{name}: records");
+            let netns = bed.netns(1).clone();
+            for link in golden.json["node1"]["links"].as_array().unwrap() {
+                compare_link(name, link, &netns);
+            }
+            for link in golden.json["node1"]["addresses"].as_array().unwrap() {
+                compare_addresses(name, link, &netns);
+            }
+            compare_lines(name, &golden, &netns);
+            compare_subnet_env(name, &golden);
+        }
+    });
+}
+
+/// Every attribute that `ip -d` shows, but the number of the link.
+fn compare_link(name: &str, golden: &Value, netns: &Netns) {
+    let ifname = golden["ifname"].as_str().unwrap();
+    let ours = netns.ip_json(&format!("link show dev {ifname}")).unwrap()[0].clone();
+    for (attribute, theirs) in golden.as_object().unwrap() {
+        if attribute != "ifindex" {
+            assert_eq!(&ours[attribute], theirs, "{name}: {attribute} of {ifname}");
+        }
+    }
+}
+
+fn compare_addresses(name: &str, golden: &Value, netns: &Netns) {
+    let ifname = golden["ifname"].as_str().unwrap();
+    eventually(SOON, &format!("{name}: addresses of {ifname}"), || {
+        let ours = netns.ip_json(&format!("address show dev {ifname}")).unwrap()[0]["addr_info"].clone();
+        let theirs = &golden["addr_info"];
+        let keys = |list: &Value| {
+            let of = |addr: &Value| {
+                ["family", "local", "prefixlen", "scope", "label", "valid_life_time"]
+                    .map(|key| addr[key].to_string())
+            };
+            let mut all: Vec<_> = list.as_array().unwrap().iter().map(of).collect();
+            all.sort();
+            all
+        };
+        if keys(&ours) == keys(theirs) { Ok(()) } else { Err(format!("{ours} instead of {theirs}")) }
+    });
+}
+
+/// Routes, neighbours and FDB entries. One difference on purpose: our routes say who wrote them.
+fn compare_lines(name: &str, golden: &Golden, netns: &Netns) {
+    for (what, command) in [
+        ("routes", "-d -4 route show"),
+        ("routes6", "-d -6 route show"),
+        ("neighbours", "neigh show nud permanent"),
+        ("fdb", ""),
+    ] {
+        let mut theirs = golden.lines(what);
+        theirs.retain(|line| line.contains("flannel"));
+        theirs.iter_mut().for_each(|line| *line = line.replace("proto boot", "proto 102"));
+        theirs.sort();
+        eventually(SOON, &format!("{name}: {what}"), || {
+            let ours = if command.is_empty() { netns.bridge("fdb show") } else { netns.ip(command) }.unwrap();
+            let mut ours: Vec<_> = ours.lines().map(|line| line.trim().to_owned()).collect();
+            ours.retain(|line| {
+                line.contains("flannel") && !line.starts_with("33:33") && !line.starts_with("01:00")
+            });
+            ours.sort();
+            if ours == theirs { Ok(()) } else { Err(format!("{ours:#?} instead of {theirs:#?}")) }
+        });
+    }
+}
+
+/// Two differences on purpose: the true MTU where an underlay is IPv6, and no masquerading in this version.
+fn compare_subnet_env(name: &str, golden: &Golden) {
+    let mut theirs =
+        golden.subnet_env("node1").unwrap().replace("FLANNEL_IPMASQ=true", "FLANNEL_IPMASQ=false");
+    if name.contains("dual") {
+        theirs = theirs.replace("FLANNEL_MTU=1450", "FLANNEL_MTU=1430");
+    }
+    assert_eq!(std::fs::read_to_string(subnet_file(1)).unwrap(), theirs, "{name}");
+}
+
+/// The other cases: a clear word, and nothing touched.
+#[test]
+fn what_this_build_lacks_is_refused_by_name() {
+    in_sandbox(test_name!(), || {
+        for (case, word) in [
+            ("host-gw", "host-gw"),
+            ("host-gw-dual", "host-gw"),
+            ("udp", "udp"),
+            ("vxlan-directrouting", "DirectRouting"),
+        ] {
+            let golden = Golden::named(case);
+            let mut bed = bed_of(&golden);
+            bed.spawn(1, &[]);
+            let status = bed.agent(1).wait(SOON).unwrap();
+            assert_eq!(status.code(), Some(1), "{case}: {}", bed.agent(1).log());
+            let log = bed.agent(1).log();
+            assert!(
+                log.contains(word) && (log.contains("not supported") || log.contains("not in this build")),
+                "{case}: {log}"
+            );
+            assert_eq!(bed.store.records(), golden.records().into_iter().collect(), "{case}");
+            assert_eq!(bed.state(1), flannel_lab::kernel_state::KernelState::default(), "{case}");
+        }
+    });
+}

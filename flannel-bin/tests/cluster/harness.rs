@@ -1,0 +1,313 @@
+//! A cluster with a store and an agent a node.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use flannel_lab::agent::Agent;
+use flannel_lab::cluster::{Cluster, Families};
+use flannel_lab::kernel_state::KernelState;
+use flannel_lab::netns::Netns;
+use flannel_lab::ping::{PingOptions, PingReport, Pinger, system_ping};
+use flannel_lab::pod::{CniOptions, Pod};
+use flannel_lab::subnet_env::SubnetEnv;
+use flannel_lab::wait::eventually;
+
+/// How long anything may take that should be done in milliseconds: this is no benchmark.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+/// The binary under test.
+pub(crate) const FLANNELD: &str = env!("CARGO_BIN_EXE_flanneld");
+
+/// The network config of a cluster.
+pub(crate) fn config(families: Families) -> String {
+    let v4 = r#""Network":"10.244.0.0/16""#;
+    let v6 = r#""EnableIPv6":true,"IPv6Network":"fd00:10:244::/56""#;
+    let networks = match families {
+        Families::V4 => v4.to_owned(),
+        Families::V6 => format!(r#""EnableIPv4":false,{v6}"#),
+        Families::Dual => format!("{v4},{v6}"),
+    };
+    format!(r#"{{{networks},"Backend":{{"Type":"vxlan"}}}}"#)
+}
+
+/// Where leases are kept.
+pub(crate) trait Store {
+    /// The flags that make an agent use it.
+    fn flags(&self) -> Vec<String>;
+    /// Writes the network config.
+    fn put_config(&self, config: &str);
+    /// Writes a record as another node would.
+    fn put(&self, key: &str, value: &str);
+    /// Deletes a record.
+    fn delete(&self, key: &str);
+    /// All records: key below `subnets/`, and value.
+    fn records(&self) -> BTreeMap<String, String>;
+}
+
+/// The local store: a folder.
+pub(crate) struct LocalFolder(PathBuf);
+
+impl LocalFolder {
+    pub(crate) fn new() -> Self {
+        let dir = PathBuf::from("/run/flannel-store");
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(dir.join("subnets")).unwrap();
+        Self(dir)
+    }
+}
+
+impl Store for LocalFolder {
+    fn flags(&self) -> Vec<String> {
+        vec![format!("--store=local:{}", self.0.display())]
+    }
+
+    fn put_config(&self, config: &str) {
+        write_whole(&self.0.join("config"), config);
+    }
+
+    fn put(&self, key: &str, value: &str) {
+        write_whole(&self.0.join("subnets").join(key), value);
+    }
+
+    fn delete(&self, key: &str) {
+        fs::remove_file(self.0.join("subnets").join(key)).unwrap();
+    }
+
+    fn records(&self) -> BTreeMap<String, String> {
+        let entries = fs::read_dir(self.0.join("subnets")).unwrap().map(Result::unwrap);
+        let named = entries.map(|entry| (entry.file_name().into_string().unwrap(), entry.path()));
+        let keys = named.filter(|(name, _)| !name.starts_with('.'));
+        keys.map(|(name, path)| (name, fs::read_to_string(path).unwrap())).collect()
+    }
+}
+
+/// Writes a file so that nobody reads half of it.
+fn write_whole(path: &Path, text: &str) {
+    let beside = path.with_file_name(".written-by-the-test");
+    fs::write(&beside, text).unwrap();
+    fs::rename(beside, path).unwrap();
+}
+
+/// Nodes with a store and agents.
+pub(crate) struct Bed<S> {
+    pub(crate) cluster: Cluster,
+    pub(crate) store: S,
+    agents: BTreeMap<u8, Agent>,
+}
+
+impl<S: Store> Bed<S> {
+    /// A cluster whose agents are not started yet.
+    pub(crate) fn new(cluster: Cluster, store: S, config: &str) -> Self {
+        store.put_config(config);
+        Self { cluster, store, agents: BTreeMap::new() }
+    }
+
+    /// Starts the agents of all nodes and waits until each has its subnet.
+    pub(crate) fn start_all(&mut self) {
+        let numbers: Vec<u8> = self.cluster.nodes().map(flannel_lab::node::Node::number).collect();
+        for number in &numbers {
+            self.spawn(*number, &[]);
+        }
+        for number in &numbers {
+            self.wait_ready(*number);
+        }
+    }
+
+    /// Starts one agent.
+    pub(crate) fn start(&mut self, number: u8) {
+        self.spawn(number, &[]);
+        self.wait_ready(number);
+    }
+
+    /// Starts one agent without waiting.
+    pub(crate) fn spawn(&mut self, number: u8, more: &[&str]) {
+        let node = self.cluster.node(number);
+        let agent = node
+            .agent(&format!("flanneld{number}"), FLANNELD)
+            .arg("--iface=eth0")
+            .arg(format!("--subnet-file={}", subnet_file(number).display()))
+            .arg("--healthz-port=8471")
+            .arg("-v=1")
+            .args(self.store.flags())
+            .args(more)
+            .start()
+            .unwrap();
+        self.agents.insert(number, agent);
+    }
+
+    /// Waits until an agent says that it is ready.
+    pub(crate) fn wait_ready(&self, number: u8) {
+        let netns = self.cluster.node(number).netns();
+        eventually(SOON, &format!("agent {number} to be ready"), || {
+            let answer = http_get(netns, 8471, "/readyz");
+            if answer.starts_with("HTTP/1.1 200") { Ok(()) } else { Err(answer) }
+        });
+    }
+
+    pub(crate) fn agent(&self, number: u8) -> &Agent {
+        &self.agents[&number]
+    }
+
+    pub(crate) fn netns(&self, number: u8) -> &Netns {
+        self.cluster.node(number).netns()
+    }
+
+    /// Ends an agent without a chance to clean up.
+    pub(crate) fn kill(&mut self, number: u8) {
+        self.agents.remove(&number).unwrap().kill().unwrap();
+    }
+
+    /// Ends an agent as a supervisor would.
+    pub(crate) fn stop(&mut self, number: u8) {
+        let status = self.agents.remove(&number).unwrap().terminate().unwrap();
+        assert!(status.success(), "{status}");
+    }
+
+    pub(crate) fn env(&self, number: u8) -> SubnetEnv {
+        SubnetEnv::read(&subnet_file(number)).unwrap()
+    }
+
+    /// A pod by the real CNI plugins.
+    pub(crate) fn pod(&self, number: u8) -> Pod {
+        Pod::attach_cni(self.cluster.node(number), &self.env(number), &CniOptions::default()).unwrap()
+    }
+
+    /// The state of a node's flannel devices, without what the kernel makes by itself.
+    pub(crate) fn state(&self, number: u8) -> KernelState {
+        let mut state = KernelState::of(self.netns(number)).unwrap();
+        let lists = [
+            &mut state.links,
+            &mut state.addresses,
+            &mut state.routes,
+            &mut state.routes6,
+            &mut state.neighbours,
+            &mut state.fdb,
+        ];
+        for lines in lists {
+            lines.retain(|line| line.contains("flannel") && !line.contains("fe80"));
+        }
+        state
+    }
+
+    /// Waits until a node's flannel devices are in this state.
+    #[track_caller]
+    pub(crate) fn wait_for_state(&self, number: u8, what: &str, want: &KernelState) {
+        eventually(SOON, what, || {
+            let have = self.state(number);
+            if have == *want { Ok(()) } else { Err(format!("\nhave {have}\nwant {want}")) }
+        });
+    }
+
+    /// Waits until a node has routes to this many peers in each family that it has.
+    #[track_caller]
+    pub(crate) fn wait_for_peers(&self, number: u8, peers: usize) {
+        eventually(SOON, &format!("{peers} peers on node {number}"), || {
+            let state = self.state(number);
+            let routes = state.routes.iter().chain(&state.routes6);
+            let routes = routes.filter(|line| line.contains("onlink")).count();
+            if routes == peers * self.env(number).families().len() { Ok(()) } else { Err(state.to_string()) }
+        });
+    }
+}
+
+/// The subnet file of a node.
+pub(crate) fn subnet_file(number: u8) -> PathBuf {
+    format!("/run/flannel-{number}/subnet.env").into()
+}
+
+/// A GET over loopback in a namespace; the whole answer, or why there is none.
+pub(crate) fn http_get(netns: &Netns, port: u16, path: &str) -> String {
+    use std::io::{Read, Write};
+    let get = || -> std::io::Result<String> {
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    netns.enter(get).unwrap().unwrap_or_else(|error| error.to_string())
+}
+
+/// The largest payload of an echo that fits the pods' MTU.
+pub(crate) fn full_payload(mtu: u32, dst: IpAddr) -> u32 {
+    mtu - if dst.is_ipv4() { 28 } else { 48 }
+}
+
+/// Every pod pings every other at every address, with packets that fill the MTU and may not be cut, by the
+/// real `ping`.
+#[track_caller]
+pub(crate) fn assert_all_reach_all(pods: &[Pod], mtu: u32) {
+    for (at, from) in pods.iter().enumerate() {
+        for to in pods.iter().enumerate().filter(|(other, _)| *other != at).map(|(_, pod)| pod) {
+            for dst in to.addresses().iter().map(ipnetwork::IpNetwork::ip) {
+                let report = system_ping(from.netns(), dst, full_payload(mtu, dst), 2).unwrap();
+                assert_eq!(report.sent, report.received, "{dst}: {}", report.output);
+            }
+        }
+    }
+}
+
+/// Pings every two milliseconds from pod to pod, in each family, until it is asked whether one was lost.
+pub(crate) struct Traffic(Vec<(IpAddr, Pinger)>);
+
+impl Traffic {
+    pub(crate) fn between(from: &Pod, to: &Pod) -> Self {
+        let options = PingOptions { interval: Duration::from_millis(2), ..PingOptions::default() };
+        let start = |dst: IpAddr| (dst, Pinger::start(from.netns(), dst, options.clone()).unwrap());
+        let traffic = Self(to.addresses().iter().map(|addr| start(addr.ip())).collect());
+        traffic.go_on(10);
+        traffic
+    }
+
+    /// Waits for more replies.
+    pub(crate) fn go_on(&self, more: u64) {
+        for (_, pinger) in &self.0 {
+            pinger.wait_for_replies(more, SOON).unwrap();
+        }
+    }
+
+    /// Ends it; not one packet may be lost.
+    #[track_caller]
+    pub(crate) fn assert_no_loss(self) {
+        for (dst, report) in self.stop() {
+            assert_eq!(report.lost, 0, "{dst}: {report:?}");
+        }
+    }
+
+    /// Ends it.
+    pub(crate) fn stop(self) -> Vec<(IpAddr, PingReport)> {
+        self.0.into_iter().map(|(dst, pinger)| (dst, pinger.stop())).collect()
+    }
+}
+
+/// What `ip monitor` sees of the flannel devices from now on: every write to the kernel, but also what the
+/// kernel does by itself.
+pub(crate) struct Monitor(Agent);
+
+impl Monitor {
+    pub(crate) fn start(netns: &Netns) -> Self {
+        let tool = flannel_lab::agent::AgentBuilder::new("monitor", "ip").netns(netns);
+        let monitor =
+            Self(tool.args(["-timestamp", "monitor", "link", "address", "route", "neigh"]).start().unwrap());
+        // It says nothing when it is ready; a change of our own tells.
+        netns.ip("link set lo txqueuelen 999").unwrap();
+        eventually(SOON, "the monitor to listen", || {
+            netns.ip("link set lo txqueuelen 1000").unwrap();
+            netns.ip("link set lo txqueuelen 999").unwrap();
+            monitor.0.log().contains("lo:")
+        });
+        monitor
+    }
+
+    /// All announcements that name a flannel device.
+    pub(crate) fn seen(&self) -> Vec<String> {
+        let log = self.0.log();
+        // The kernel drops neighbours of multicast groups when it likes.
+        let written = |line: &&str| line.contains("flannel") && !line.contains("ff02::");
+        log.lines().filter(written).map(str::to_owned).collect()
+    }
+}

@@ -1,0 +1,11 @@
+//! Whole clusters of the real binary: nodes as network namespaces, pods by the real CNI plugins, the real
+//! kernel, a real etcd.
+
+mod connectivity;
+#[cfg(feature = "etcd")]
+mod etcd;
+mod golden;
+mod harness;
+mod repair;
+mod restart;
+mod takeover;

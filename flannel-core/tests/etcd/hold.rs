@@ -1,0 +1,101 @@
+//! Keeping the own lease.
+
+use std::time::Duration;
+
+use flannel_core::subnet::etcd::EtcdSubnetManager;
+use flannel_core::subnet::{SubnetError, SubnetManager};
+
+use crate::common::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn renews_the_same_etcd_lease_without_an_event() {
+    let etcd = start(V4);
+    let mut options = options(&etcd);
+    (options.ttl, options.renew_margin) = (Duration::from_secs(4), Duration::from_secs(2));
+    let manager = EtcdSubnetManager::new(options).unwrap();
+    let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
+    let before = records(&etcd);
+    let held = hold(&manager, &lease);
+    tokio::time::sleep(Duration::from_secs(9)).await;
+    assert_eq!(records(&etcd), before);
+    assert!(!held.is_finished());
+    held.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_lease_comes_back() {
+    let etcd = start(V4);
+    let manager = manager(&etcd);
+    let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
+    let held = hold(&manager, &lease);
+    for _ in 0..2 {
+        etcd.del(&path(lease.key)).unwrap();
+        until(|| etcd.get(&path(lease.key)).unwrap() == Some(attrs(1).to_json())).await;
+    }
+    // The etcd lease goes, and the key with it.
+    let id = records(&etcd)[0].lease;
+    etcd.revoke_lease(id).unwrap();
+    until(|| etcd.get(&path(lease.key)).unwrap() == Some(attrs(1).to_json())).await;
+    assert_ne!(records(&etcd)[0].lease, id);
+    assert!(!held.is_finished() && manager.status().borrow().lease_lost.is_none());
+    held.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_lease_is_put_back() {
+    let etcd = start(V4);
+    let manager = manager(&etcd);
+    let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
+    let id = records(&etcd)[0].lease;
+    let held = hold(&manager, &lease);
+    for value in [r#"{"PublicIP":"198.18.0.1"}"#, "{"] {
+        etcd.put_on_lease(&path(lease.key), value, id).unwrap();
+        until(|| etcd.get(&path(lease.key)).unwrap() == Some(attrs(1).to_json())).await;
+        assert_eq!(records(&etcd)[0].lease, id);
+    }
+    assert!(!held.is_finished());
+    held.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_another_node_has_is_lost() {
+    let etcd = start(V4);
+    for overlapping in [false, true] {
+        let manager = manager(&etcd);
+        let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
+        let held = hold(&manager, &lease);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        if overlapping {
+            etcd.put(&path("10.5.0.0-16"), &attrs(9).to_json()).unwrap();
+            etcd.del(&path(lease.key)).unwrap();
+        } else {
+            etcd.put(&path(lease.key), &attrs(9).to_json()).unwrap();
+        }
+        let error = soon(held).await.unwrap();
+        assert!(matches!(&error, SubnetError::LeaseLost { holder, .. } if holder == "198.18.0.9"), "{error}");
+        assert!(manager.status().borrow().lease_lost.as_ref().unwrap().contains("198.18.0.9"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_ran_out_in_an_outage_comes_back() {
+    let mut etcd = start(V4);
+    let mut options = options(&etcd);
+    (options.ttl, options.renew_margin) = (Duration::from_secs(2), Duration::from_secs(1));
+    let manager = EtcdSubnetManager::new(options).unwrap();
+    let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
+    let held = hold(&manager, &lease);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    etcd.kill().unwrap();
+    until(|| !manager.status().borrow().connected).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    etcd.restart().unwrap();
+    until(|| manager.status().borrow().connected).await;
+    // The new server grants old leases their time again; take the key away as its end would.
+    if let Some(found) = records(&etcd).first() {
+        etcd.revoke_lease(found.lease).unwrap();
+    }
+    until(|| etcd.get(&path(lease.key)).unwrap() == Some(attrs(1).to_json())).await;
+    assert!(!held.is_finished());
+    held.abort();
+}

@@ -1,0 +1,13 @@
+//! The etcd store against real etcd servers on loopback, a fresh one for each test.
+#![cfg(feature = "etcd")]
+
+#[path = "etcd/common.rs"]
+mod common;
+#[path = "etcd/hold.rs"]
+mod hold;
+#[path = "etcd/leases.rs"]
+mod leases;
+#[path = "etcd/reach.rs"]
+mod reach;
+#[path = "etcd/watch.rs"]
+mod watch;
