@@ -6,7 +6,11 @@ use flannel_lab::test_name;
 
 use crate::harness::{Bed, LocalFolder, Store, assert_all_reach_all, config};
 
-pub(crate) fn every_pod_pings_every_other<S: Store>(families: Families, store: impl FnOnce(&Cluster) -> S, mtu: u32) {
+pub(crate) fn every_pod_pings_every_other<S: Store>(
+    families: Families,
+    store: impl FnOnce(&Cluster) -> S,
+    mtu: u32,
+) {
     let cluster = Cluster::builder().nodes(3).families(families).build().unwrap();
     let store = store(&cluster);
     let mut bed = Bed::new(cluster, store, &config(families));

@@ -139,7 +139,10 @@ fn readiness_turns_red_and_green_with_the_store() {
             let answer = http_get(bed.netns(1), 8471, "/readyz");
             answer.starts_with("HTTP/1.1 503") && answer.contains("flanneld is not ready yet")
         });
-        assert!(http_get(bed.netns(1), 8471, "/healthz").ends_with("flanneld is running"), "alive all the same");
+        assert!(
+            http_get(bed.netns(1), 8471, "/healthz").ends_with("flanneld is running"),
+            "alive all the same"
+        );
         bed.store.0.restart().unwrap();
         eventually(SOON, "ready again", || ready(&bed, 1));
     });
@@ -184,12 +187,17 @@ fn a_bad_record_touches_nothing_else() {
         let records = bed.store.records();
         let peer_ip = bed.cluster.node(2).ipv4().unwrap().to_string();
         let (peer, good) = records.iter().find(|(_, value)| value.contains(&peer_ip)).unwrap();
-        for (key, value) in [("junk", "x"), ("10.244.250.0-24", "no JSON"), (peer.as_str(), "{\"PublicIP\":7}")] {
+        for (key, value) in
+            [("junk", "x"), ("10.244.250.0-24", "no JSON"), (peer.as_str(), "{\"PublicIP\":7}")]
+        {
             bed.store.put(key, value);
         }
         eventually(SOON, "a word about each", || {
             let log = bed.agent(1).log();
-            ["junk", "10.244.250.0-24", peer].iter().all(|key| log.contains(&format!("record {key:?}").replace('"', "\\\"")) || log.contains(&format!("{key:?}")))
+            ["junk", "10.244.250.0-24", peer].iter().all(|key| {
+                log.contains(&format!("record {key:?}").replace('"', "\\\""))
+                    || log.contains(&format!("{key:?}"))
+            })
         });
         assert_eq!(bed.state(1), state);
         // A restart does not forget what the kernel has for the unreadable one.
