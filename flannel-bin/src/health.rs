@@ -19,7 +19,9 @@ const FAREWELL: Duration = Duration::from_secs(3);
 #[derive(Debug, thiserror::Error)]
 #[error("health server can't listen on {address} (--healthz-ip, --healthz-port)")]
 pub(crate) struct HealthError {
+    /// Where it was to listen.
     address: String,
+    /// Why it can't.
     source: io::Error,
 }
 

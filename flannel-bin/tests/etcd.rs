@@ -3,8 +3,9 @@
 
 mod common;
 
-use std::net::SocketAddr;
-use std::time::Duration;
+use std::net::{SocketAddr, TcpListener};
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use common::{FLANNELD, get};
 use flannel_lab::agent::Agent;
@@ -14,6 +15,8 @@ use flannel_lab::node::Node;
 use flannel_lab::sandbox::in_sandbox;
 use flannel_lab::test_name;
 use flannel_lab::wait::eventually;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 const SOON: Duration = Duration::from_secs(20);
 const CONFIG: &str = r#"{"Network": "10.42.0.0/16", "Backend": {"Type": "vxlan"}}"#;
@@ -80,4 +83,24 @@ fn a_wrong_password_ends_it() {
         ready(cluster.node(1));
         agent.terminate().unwrap();
     });
+}
+
+#[test]
+fn a_store_that_never_answers_does_not_hold_up_a_stop() {
+    // Connections are accepted by the kernel and never read from.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let file = "--subnet-file=/nonexistent/subnet.env";
+    let mut child = Command::new(FLANNELD)
+        .env_clear()
+        .args([&format!("--etcd-endpoints=http://{}", silent.local_addr().unwrap()), file])
+        .spawn()
+        .unwrap();
+    // Once it is connected it waits for an answer.
+    let connection = silent.accept().unwrap();
+    assert_eq!(child.try_wait().unwrap(), None);
+    let begin = Instant::now();
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+    drop(connection);
 }

@@ -5,6 +5,7 @@ mod common;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -184,15 +185,28 @@ fn comes_up_once_the_config_appears_and_leaves_the_kernel_as_it_is() {
         }
         // A new start has the same subnets.
         let (node, file, _) = &agents[0];
+        let notices = UnixDatagram::bind(store.path().join("notify")).unwrap();
+        notices.set_read_timeout(Some(SOON)).unwrap();
         let agent = node
             .agent("flanneld-2", FLANNELD)
+            .env("NOTIFY_SOCKET", store.path().join("notify"))
             .arg(format!("--store=local:{}", store.path().display()))
             .arg(format!("--subnet-file={}", file.display()))
             .start()
             .unwrap();
         agent.wait_for_log("subnet file is in place", SOON).unwrap();
         assert_eq!(subnets(file), before);
+        // systemd is told.
+        assert_eq!(notice(&notices), "READY=1\n");
+        agent.terminate().unwrap();
+        assert_eq!(notice(&notices), "STOPPING=1\n");
     });
+}
+
+fn notice(socket: &UnixDatagram) -> String {
+    let mut buffer = [0; 100];
+    let length = socket.recv(&mut buffer).unwrap();
+    String::from_utf8(buffer[..length].to_vec()).unwrap()
 }
 
 fn subnets(file: &Path) -> Vec<String> {

@@ -6,8 +6,11 @@ use super::{CliError, Origin};
 /// A flag that was given, with its value as it was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Given {
+    /// The flag.
     pub(crate) flag: &'static Flag,
+    /// Its value.
     pub(crate) value: String,
+    /// Where it was given.
     pub(crate) origin: Origin,
 }
 
@@ -38,7 +41,8 @@ pub(crate) fn parse(args: &[String]) -> Result<Line, CliError> {
             Some(text) => text.strip_prefix('-').unwrap_or(text),
         };
         if text.starts_with(['-', '=']) {
-            return Err(CliError::Syntax(arg.clone()));
+            // Not its value, which may be a password.
+            return Err(CliError::Syntax(arg.split_inclusive('=').next().unwrap_or_default().to_owned()));
         }
         let (name, value) = match text.split_once('=') {
             Some((name, value)) => (name, Some(value.to_owned())),
@@ -91,6 +95,8 @@ fn check(flag: &Flag, value: &str, origin: &Origin) -> Result<(), CliError> {
 
 fn leftover<T>(arg: &str, before: Option<&Given>) -> Result<T, CliError> {
     let meant = before.filter(|before| before.flag.kind == Kind::Bool && parse_bool(arg).is_some());
+    // What follows a secret may be a part of it.
+    let arg = if before.is_some_and(|before| before.flag.secret) { "***" } else { arg };
     Err(CliError::Leftover { arg: arg.to_owned(), boolean: meant.map(|before| before.flag.name) })
 }
 

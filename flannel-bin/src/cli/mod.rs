@@ -52,22 +52,44 @@ pub(crate) enum CliError {
     NotUtf8(String),
     /// A flag that does not exist.
     #[error("unknown flag --{name}{}", nearest.map(|near| format!("; did you mean --{near}?")).unwrap_or_default())]
-    Unknown { name: String, nearest: Option<&'static str> },
+    Unknown {
+        /// Its name.
+        name: String,
+        /// A flag with almost this name.
+        nearest: Option<&'static str>,
+    },
     /// A flag at the end of the line without its value.
     #[error("flag --{0} needs a value")]
     NeedsValue(&'static str),
     /// A value that can't be used.
     #[error("{origin}: {value:?} is not {expected}")]
-    BadValue { origin: Origin, value: String, expected: String },
+    BadValue {
+        /// Where it was given.
+        origin: Origin,
+        /// The value.
+        value: String,
+        /// What it should be.
+        expected: String,
+    },
     /// An argument after the flags.
     #[error("unexpected argument {arg:?}{}", boolean.map_or_else(
         || "; flanneld takes flags only, and reads none after it".to_owned(),
         |name| format!("; did you mean --{name}={arg}?"),
     ))]
-    Leftover { arg: String, boolean: Option<&'static str> },
+    Leftover {
+        /// The argument.
+        arg: String,
+        /// The flag before it, if the argument seems to be its value.
+        boolean: Option<&'static str>,
+    },
     /// Something that this version can't do.
     #[error("not supported by this version: {what} ({origin}); leave it out")]
-    NotSupported { origin: Origin, what: &'static str },
+    NotSupported {
+        /// Where it was asked for.
+        origin: Origin,
+        /// What it is.
+        what: &'static str,
+    },
     /// Flags that contradict each other.
     #[error("{0}")]
     Conflict(String),

@@ -63,18 +63,29 @@ pub(crate) struct VModule {
 /// Everything that can be said on the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Options {
+    /// Where leases are kept.
     pub(crate) store: StoreChoice,
+    /// How etcd is reached.
     pub(crate) etcd: EtcdFlags,
+    /// Interfaces by name or address, in order.
     pub(crate) ifaces: Vec<String>,
+    /// Interfaces by regular expression, tried after them.
     pub(crate) iface_regexes: Vec<String>,
+    /// The interface that leads here, tried last.
     pub(crate) can_reach: Option<IpAddr>,
+    /// Addresses to publish instead of the interface's.
     pub(crate) public_ips: PerFamily<IpAddr>,
+    /// Where the subnet file goes.
     pub(crate) subnet_file: PathBuf,
+    /// How long before its end the lease is renewed.
     pub(crate) renew_margin: Duration,
     /// Address and port of the health server; `None` for none.
     pub(crate) health: Option<(String, u16)>,
+    /// The form of the log.
     pub(crate) log_format: LogFormat,
+    /// The general verbosity of the log.
     pub(crate) verbosity: i64,
+    /// Verbosities by module.
     pub(crate) vmodule: Vec<VModule>,
     /// The flags that differ from their defaults, with secrets hidden, for the log.
     pub(crate) shown: Vec<(&'static str, String)>,
