@@ -110,6 +110,11 @@ impl Agent {
         self.pid
     }
 
+    /// The file that its output goes to, stdout and stderr together.
+    pub fn log_path(&self) -> &Path {
+        &self.log
+    }
+
     /// Everything it wrote so far, stdout and stderr together.
     pub fn log(&self) -> String {
         let bytes = fs::read(&self.log).unwrap_or_default();

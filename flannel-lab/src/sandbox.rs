@@ -29,6 +29,11 @@ use crate::{LabError, exec};
 /// Says for which test, or program, the sandbox around this process was made.
 const MARKER: &str = "FLANNEL_LAB_SANDBOX";
 
+/// Says in the sandbox which process outside holds it.
+const HOLDER: &str = "FLANNEL_LAB_HOLDER";
+/// Becomes the program that it is given, whose pid is then known in the sandbox.
+const EXEC: &str = "export FLANNEL_LAB_HOLDER=$$; exec \"$@\"";
+
 /// Whether this process is the first one of a sandbox.
 ///
 /// The pid is checked as well as the marker: a stray variable must not make us mount over the
@@ -37,13 +42,23 @@ pub fn is_inside() -> bool {
     process::id() == 1 && env::var_os(MARKER).is_some()
 }
 
+/// The process that holds this sandbox's namespaces for as long as it lasts: its pid outside.
+///
+/// It is in the mount, network and user namespace itself, so `nsenter --target` can look into a sandbox by
+/// it; the pid namespace is its `/proc/<pid>/ns/pid_for_children`. `None` outside a sandbox.
+pub fn holder_pid() -> Option<u32> {
+    let pid = env::var(HOLDER).ok().filter(|_| is_inside());
+    pid.and_then(|pid| pid.parse().ok())
+}
+
 fn is_inside_for(name: &str) -> bool {
     is_inside() && env::var_os(MARKER).as_deref() == Some(OsStr::new(name))
 }
 
 /// The current executable, to be run in a sandbox marked with `name`.
 fn command(name: &str) -> Result<Command, LabError> {
-    let mut command = exec::command("setpriv")?;
+    let mut command = exec::command("sh")?;
+    command.args(["-c", EXEC, "sh"]).arg(exec::find("setpriv")?);
     command.args(["--pdeathsig", "KILL"]).arg(exec::find("unshare")?);
     command.args(["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]);
     if !nix::unistd::geteuid().is_root() {

@@ -1,0 +1,188 @@
+//! The cluster of the demo: nodes, the store in a folder, an agent and a pod on every node.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use flannel_lab::LabError;
+use flannel_lab::agent::Agent;
+use flannel_lab::cluster::{Cluster, Families};
+use flannel_lab::netns::Netns;
+use flannel_lab::node::Node;
+use flannel_lab::pod::Pod;
+use flannel_lab::subnet_env::SubnetEnv;
+use flannel_lab::wait::wait_for;
+use serde_json::Value;
+
+use crate::Fallible;
+
+/// Everything the demo puts on disk. `/run` is the sandbox's own.
+const FOLDER: &str = "/run/flannel-demo";
+/// The port of every agent's health server, on its node's loopback.
+const HEALTH_PORT: u16 = 8471;
+/// How long an agent may take to be ready. It is done in a fraction of a second.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A cluster with flannel on it.
+#[derive(Debug)]
+pub(crate) struct Lab {
+    // In the order of their end: an agent needs its node, a pod its bridge.
+    pub(crate) pods: BTreeMap<u8, Pod>,
+    pub(crate) agents: BTreeMap<u8, Agent>,
+    pub(crate) envs: BTreeMap<u8, SubnetEnv>,
+    pub(crate) cluster: Cluster,
+    flanneld: PathBuf,
+}
+
+impl Lab {
+    /// Nodes on an underlay, without agents.
+    pub(crate) fn new(nodes: u8, families: Families, flanneld: &Path) -> Fallible<Self> {
+        let cluster = Cluster::builder().nodes(nodes).families(families).build()?;
+        let flanneld = flanneld.to_owned();
+        Ok(Self { pods: BTreeMap::new(), agents: BTreeMap::new(), envs: BTreeMap::new(), cluster, flanneld })
+    }
+
+    /// Puts the network config into the store and returns it.
+    pub(crate) fn write_config(&self, backend: &str) -> Fallible<String> {
+        let config = network_config(self.cluster.families(), backend);
+        let store = store();
+        fs::create_dir_all(&store)?;
+        fs::write(store.join("config"), &config)?;
+        Ok(config)
+    }
+
+    /// Starts a node's agent, and does not wait for it.
+    pub(crate) fn start_agent(&mut self, number: u8) -> Fallible<()> {
+        let file = subnet_file(number);
+        fs::create_dir_all(file.parent().expect("it is in a folder"))?;
+        let agent = self.node(number).agent("flanneld", &self.flanneld);
+        let agent = agent.arg("--store").arg(format!("local:{}", store().display()));
+        let agent = agent.args(["--iface", "eth0", "--log-format", "text"]);
+        let agent = agent.arg("--subnet-file").arg(&file);
+        let agent = agent.args(["--healthz-ip", "127.0.0.1", "--healthz-port", &HEALTH_PORT.to_string()]);
+        self.agents.insert(number, agent.start()?);
+        Ok(())
+    }
+
+    /// Waits until a node's agent says that it is ready, and reads what it wrote for the CNI plugin.
+    pub(crate) fn wait_until_ready(&mut self, number: u8) -> Fallible<()> {
+        let (agent, node) = (&self.agents[&number], self.node(number));
+        let file = subnet_file(number);
+        let what = format!("{} to be ready", agent.name());
+        agent.wait_while_running(DEADLINE, &what, || file.exists() && is_ready(node.netns()))?;
+        self.envs.insert(number, SubnetEnv::read(&file)?);
+        Ok(())
+    }
+
+    /// Waits until every node has a route to every other node's pods, in each family.
+    pub(crate) fn wait_for_routes(&self) -> Result<(), LabError> {
+        wait_for(DEADLINE, "all nodes to have routes to all others", || {
+            self.envs.keys().try_for_each(|number| match self.missing_route(*number) {
+                Ok(None) => Ok(()),
+                Ok(Some(missing)) => Err(format!("node{number} has none to {missing}")),
+                Err(error) => Err(error.to_string()),
+            })
+        })
+    }
+
+    /// A subnet of another node to which this one has no route.
+    pub(crate) fn missing_route(&self, number: u8) -> Result<Option<String>, LabError> {
+        let node = self.node(number).netns();
+        let routes = [node.ip("-4 route show")?, node.ip("-6 route show")?].concat();
+        let known = routes.lines().filter_map(|line| line.split_whitespace().next()).collect::<Vec<_>>();
+        let others = self.envs.iter().filter(|(other, _)| **other != number);
+        let mut subnets = others.flat_map(|(_, env)| env.families());
+        let missing = subnets.find_map(|family| {
+            let subnet = format!("{}/{}", family.gateway.network(), family.gateway.prefix());
+            (!known.contains(&subnet.as_str())).then_some(subnet)
+        });
+        Ok(missing)
+    }
+
+    /// Attaches a pod to a node.
+    pub(crate) fn attach_pod(&mut self, number: u8) -> Fallible<()> {
+        let pod = Pod::attach_plain(self.node(number), &self.envs[&number])?;
+        self.pods.insert(number, pod);
+        Ok(())
+    }
+
+    /// A node.
+    pub(crate) fn node(&self, number: u8) -> &Node {
+        self.cluster.node(number)
+    }
+
+    /// A pod's address.
+    pub(crate) fn pod_address(&self, number: u8, v6: bool) -> Option<IpAddr> {
+        let pod = self.pods.get(&number)?;
+        if v6 { pod.ipv6() } else { pod.ipv4() }
+    }
+
+    /// The families in use, IPv4 first: false for IPv4, true for IPv6.
+    pub(crate) fn families(&self) -> Vec<bool> {
+        let families = self.cluster.families();
+        [families.v4().then_some(false), families.v6().then_some(true)].into_iter().flatten().collect()
+    }
+}
+
+/// The name of a family.
+pub(crate) fn family_name(v6: bool) -> &'static str {
+    if v6 { "IPv6" } else { "IPv4" }
+}
+
+/// The folder that all agents share as their store.
+pub(crate) fn store() -> PathBuf {
+    Path::new(FOLDER).join("store")
+}
+
+/// The file that a node's agent writes for the CNI plugin.
+pub(crate) fn subnet_file(number: u8) -> PathBuf {
+    Path::new(FOLDER).join(format!("node{number}/subnet.env"))
+}
+
+fn network_config(families: Families, backend: &str) -> String {
+    let v4 = if families.v4() { r#""Network": "10.42.0.0/16""# } else { r#""EnableIPv4": false"# };
+    let v6 = if families.v6() { r#", "EnableIPv6": true, "IPv6Network": "fd00:42::/48""# } else { "" };
+    // Quoted by the JSON library, whatever the user wrote.
+    format!("{{ {v4}{v6},\n  \"Backend\": {{ \"Type\": {} }} }}\n", Value::from(backend))
+}
+
+/// Asks an agent's health server.
+fn is_ready(node: &Netns) -> bool {
+    let ask = || -> std::io::Result<String> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, HEALTH_PORT));
+        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
+        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+        stream.write_all(b"GET /readyz HTTP/1.0\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    let answer = node.enter(ask);
+    matches!(answer, Ok(Ok(answer)) if answer.lines().next().is_some_and(|line| line.contains(" 200 ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_config_has_the_families_asked_for() {
+        for (families, want) in [
+            (Families::V4, json!({ "Network": "10.42.0.0/16" })),
+            (Families::V6, json!({ "EnableIPv4": false, "EnableIPv6": true, "IPv6Network": "fd00:42::/48" })),
+            (
+                Families::Dual,
+                json!({ "Network": "10.42.0.0/16", "EnableIPv6": true, "IPv6Network": "fd00:42::/48" }),
+            ),
+        ] {
+            let mut config: Value = serde_json::from_str(&network_config(families, "a\"b")).unwrap();
+            let backend = config.as_object_mut().unwrap().remove("Backend").unwrap();
+            assert_eq!((backend, config), (json!({ "Type": "a\"b" }), want));
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! What the user asked for.
+
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+use flannel_lab::cluster::Families;
+
+/// Shows flannel at work: builds a cluster of network namespaces on this machine, with the real agent on
+/// every node, breaks it in several ways and measures how long the repair takes.
+///
+/// Needs root or user namespaces, and leaves nothing behind.
+#[derive(Debug, Parser)]
+#[command(name = "flannel-demo", version)]
+pub(crate) struct Options {
+    /// How many nodes
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=50))]
+    pub(crate) nodes: u8,
+    /// Backend of the network config
+    #[arg(long, value_name = "KIND", default_value = "vxlan")]
+    pub(crate) backend: String,
+    /// Address families of the underlay and of the pods
+    #[arg(long, value_enum, default_value_t = FamilyChoice::Dual)]
+    pub(crate) families: FamilyChoice,
+    /// Leave the cluster up afterwards, until Ctrl-C, with commands to look around in it
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Run this flanneld instead of building one
+    #[arg(long, value_name = "PATH")]
+    pub(crate) flanneld: Option<PathBuf>,
+    /// No colours; the variable `NO_COLOR` does the same
+    #[arg(long)]
+    pub(crate) no_color: bool,
+    /// Show what the agent of node1 logs, and where all logs are
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+}
+
+/// The values of `--families`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FamilyChoice {
+    /// IPv4 alone
+    V4,
+    /// IPv6 alone
+    V6,
+    /// Both
+    Dual,
+}
+
+impl From<FamilyChoice> for Families {
+    fn from(choice: FamilyChoice) -> Self {
+        match choice {
+            FamilyChoice::V4 => Self::V4,
+            FamilyChoice::V6 => Self::V6,
+            FamilyChoice::Dual => Self::Dual,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Options::command().debug_assert();
+        let options = Options::parse_from(["flannel-demo"]);
+        assert_eq!((options.nodes, options.backend.as_str()), (3, "vxlan"));
+        assert_eq!(options.families, FamilyChoice::Dual);
+        for nodes in ["1", "51", "x"] {
+            assert!(Options::try_parse_from(["flannel-demo", "--nodes", nodes]).is_err(), "{nodes}");
+        }
+    }
+}

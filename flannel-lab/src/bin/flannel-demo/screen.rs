@@ -1,0 +1,84 @@
+//! Lines on stdout: steps with the time since the start, in colour where that helps.
+
+use std::env;
+use std::error::Error;
+use std::io::{IsTerminal, Write, stdout};
+use std::process;
+use std::time::Instant;
+
+/// What a piece of text means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Style {
+    /// A step or a heading.
+    Strong,
+    /// Beside the point.
+    Dim,
+    /// As it should be.
+    Good,
+    /// Not as it should be.
+    Bad,
+}
+
+/// The terminal, or the pipe in its place.
+#[derive(Debug)]
+pub(crate) struct Screen {
+    start: Instant,
+    colour: bool,
+}
+
+impl Screen {
+    /// The clock starts now.
+    pub(crate) fn new(no_colour: bool) -> Self {
+        let unwanted = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let unable = env::var_os("TERM").is_none_or(|term| term == "dumb");
+        let colour = !(no_colour || unwanted || unable) && stdout().is_terminal();
+        Self { start: Instant::now(), colour }
+    }
+
+    /// A step: its name and what came out of it.
+    pub(crate) fn step(&self, name: &str, text: &str) {
+        let time = format!("[{:6.2} s]", self.start.elapsed().as_secs_f64());
+        let name = self.paint(Style::Strong, &format!("{name:<9}"));
+        self.line(&format!("{} {name} {text}", self.paint(Style::Dim, &time)));
+    }
+
+    /// A line, or several.
+    pub(crate) fn line(&self, text: &str) {
+        let mut out = stdout().lock();
+        if writeln!(out, "{text}").and_then(|()| out.flush()).is_err() {
+            // Nobody reads any more. The sandbox takes down what there is.
+            process::exit(1);
+        }
+    }
+
+    /// Lines that belong to the step above.
+    pub(crate) fn block(&self, text: &str) {
+        let lines = text.trim_end().lines().map(|line| format!("    {line}").trim_end().to_owned());
+        self.line(&lines.collect::<Vec<_>>().join("\n"));
+    }
+
+    /// An error with its causes, on stderr.
+    pub(crate) fn error(&self, error: &dyn Error) {
+        let mut text = error.to_string();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            text = format!("{text}: {error}");
+            cause = error.source();
+        }
+        let _ = writeln!(std::io::stderr(), "{} {text}", self.paint(Style::Bad, "error:"));
+    }
+
+    /// The text in the colour of its meaning.
+    pub(crate) fn paint(&self, style: Style, text: &str) -> String {
+        if !self.colour {
+            return text.to_owned();
+        }
+        let code = match style {
+            Style::Strong => "1",
+            Style::Dim => "2",
+            Style::Good => "32",
+            Style::Bad => "1;31",
+        };
+        format!("\x1b[{code}m{text}\x1b[0m")
+    }
+}
