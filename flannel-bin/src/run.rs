@@ -220,7 +220,7 @@ impl Agent<'_> {
 
     /// Keeps the MTU in the subnet file true when that of the underlay changes.
     async fn follow_mtu(&self, mut status: watch::Receiver<NetworkStatus>, file: &SubnetFile) -> Infallible {
-        let mut file = file.clone();
+        let mut file = *file;
         loop {
             let changed =
                 status.wait_for(|status| status.overlay_mtu.is_some_and(|mtu| mtu != file.mtu)).await;

@@ -4,7 +4,7 @@ use flannel_lab::cluster::{Cluster, Families};
 use flannel_lab::sandbox::in_sandbox;
 use flannel_lab::test_name;
 
-use crate::harness::{Bed, LocalFolder, Store, assert_all_reach_all, config};
+use crate::harness::{Bed, LocalFolder, Store, assert_all_reach_all, config, env_of};
 
 pub(crate) fn every_pod_pings_every_other<S: Store>(
     families: Families,
@@ -17,7 +17,7 @@ pub(crate) fn every_pod_pings_every_other<S: Store>(
     bed.start_all();
     assert_eq!(bed.store.records().len(), 3);
     for number in 1..=3 {
-        assert_eq!(bed.env(number).mtu, mtu);
+        assert_eq!(env_of(number).mtu, mtu);
         bed.wait_for_peers(number, 2);
     }
     let pods: Vec<_> = (1..=3).map(|number| bed.pod(number)).collect();

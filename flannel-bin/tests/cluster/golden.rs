@@ -84,7 +84,9 @@ fn compare_lines(name: &str, golden: &Golden, netns: &Netns) {
     ] {
         let mut theirs = golden.lines(what);
         theirs.retain(|line| line.contains("flannel"));
-        theirs.iter_mut().for_each(|line| *line = line.replace("proto boot", "proto 102"));
+        for line in &mut theirs {
+            *line = line.replace("proto boot", "proto 102");
+        }
         theirs.sort();
         eventually(SOON, &format!("{name}: {what}"), || {
             let ours = if command.is_empty() { netns.bridge("fdb show") } else { netns.ip(command) }.unwrap();

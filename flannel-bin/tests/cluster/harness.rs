@@ -166,13 +166,9 @@ impl<S: Store> Bed<S> {
         assert!(status.success(), "{status}");
     }
 
-    pub(crate) fn env(&self, number: u8) -> SubnetEnv {
-        SubnetEnv::read(&subnet_file(number)).unwrap()
-    }
-
     /// A pod by the real CNI plugins.
     pub(crate) fn pod(&self, number: u8) -> Pod {
-        Pod::attach_cni(self.cluster.node(number), &self.env(number), &CniOptions::default()).unwrap()
+        Pod::attach_cni(self.cluster.node(number), &env_of(number), &CniOptions::default()).unwrap()
     }
 
     /// The state of a node's flannel devices, without what the kernel makes by itself.
@@ -208,7 +204,7 @@ impl<S: Store> Bed<S> {
             let state = self.state(number);
             let routes = state.routes.iter().chain(&state.routes6);
             let routes = routes.filter(|line| line.contains("onlink")).count();
-            if routes == peers * self.env(number).families().len() { Ok(()) } else { Err(state.to_string()) }
+            if routes == peers * env_of(number).families().len() { Ok(()) } else { Err(state.to_string()) }
         });
     }
 }
@@ -216,6 +212,11 @@ impl<S: Store> Bed<S> {
 /// The subnet file of a node.
 pub(crate) fn subnet_file(number: u8) -> PathBuf {
     format!("/run/flannel-{number}/subnet.env").into()
+}
+
+/// What an agent wrote for the CNI plugin.
+pub(crate) fn env_of(number: u8) -> SubnetEnv {
+    SubnetEnv::read(&subnet_file(number)).unwrap()
 }
 
 /// A GET over loopback in a namespace; the whole answer, or why there is none.

@@ -8,7 +8,7 @@ use flannel_lab::test_name;
 use flannel_lab::wait::eventually;
 use serde_json::Value;
 
-use crate::harness::{Bed, LocalFolder, SOON, Store, Traffic, config};
+use crate::harness::{Bed, LocalFolder, SOON, Store, Traffic, config, env_of};
 
 /// A peer as one family sees it.
 struct Remote {
@@ -107,7 +107,7 @@ fn every_damage_by_hand_is_repaired() {
         let bed = bed();
         let netns = bed.netns(1);
         let want = bed.state(1);
-        let env = bed.env(1);
+        let env = env_of(1);
         let own: Vec<String> =
             env.families().iter().map(|family| family.gateway.network().to_string()).collect();
         for ((two, three), own) in remotes(&bed, 2).iter().zip(&remotes(&bed, 3)).zip(&own) {
@@ -252,10 +252,10 @@ fn the_mtu_follows_the_underlay() {
         node.set_mtu("eth0", 1400).unwrap();
         eventually(SOON, "the devices and the subnet file to follow", || {
             let links = bed.state(1).links.join("\n");
-            links.contains("mtu 1350") && links.contains("mtu 1330") && bed.env(1).mtu == 1330
+            links.contains("mtu 1350") && links.contains("mtu 1330") && env_of(1).mtu == 1330
         });
         node.set_mtu("eth0", 1500).unwrap();
         bed.wait_for_state(1, "the devices to come back", &want);
-        eventually(SOON, "the subnet file to come back", || bed.env(1).mtu == 1430);
+        eventually(SOON, "the subnet file to come back", || env_of(1).mtu == 1430);
     });
 }

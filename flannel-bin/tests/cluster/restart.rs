@@ -4,7 +4,7 @@ use flannel_lab::cluster::{Cluster, Families};
 use flannel_lab::sandbox::in_sandbox;
 use flannel_lab::test_name;
 
-use crate::harness::{Bed, LocalFolder, Monitor, Store, Traffic, config};
+use crate::harness::{Bed, LocalFolder, Monitor, Store, Traffic, config, env_of};
 
 fn bed() -> Bed<LocalFolder> {
     let cluster = Cluster::builder().nodes(3).families(Families::Dual).build().unwrap();
@@ -18,16 +18,16 @@ fn bed() -> Bed<LocalFolder> {
 fn kill_and_start_again_under_traffic() {
     in_sandbox(test_name!(), || {
         let mut bed = bed();
-        let (env, records, state) = (bed.env(1), bed.store.records(), bed.state(1));
+        let (env, records, state) = (env_of(1), bed.store.records(), bed.state(1));
         let pods = [bed.pod(1), bed.pod(2)];
         let traffic = Traffic::between(&pods[0], &pods[1]);
         let back = Traffic::between(&pods[1], &pods[0]);
         let monitor = Monitor::start(bed.netns(1));
         for round in 0..3 {
             if round == 2 {
-                bed.stop(1)
+                bed.stop(1);
             } else {
-                bed.kill(1)
+                bed.kill(1);
             }
             traffic.go_on(100);
             assert_eq!(bed.state(1), state, "traffic does not need the agent");
@@ -36,7 +36,7 @@ fn kill_and_start_again_under_traffic() {
         }
         traffic.assert_no_loss();
         back.assert_no_loss();
-        assert_eq!((bed.env(1), bed.store.records(), bed.state(1)), (env, records, state));
+        assert_eq!((env_of(1), bed.store.records(), bed.state(1)), (env, records, state));
         assert_eq!(monitor.seen(), Vec::<String>::new(), "a restart writes nothing to the kernel");
     });
 }
