@@ -137,3 +137,47 @@ async fn lists_again_when_the_store_was_set_up_anew() {
     assert!(!held.is_finished());
     held.abort();
 }
+
+/// Collects log lines.
+#[derive(Clone, Default)]
+struct Log(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn an_outage_is_two_lines_in_the_log() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::INFO)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+
+    let mut etcd = start(V4);
+    let manager = manager(&etcd);
+    let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
+    let held = hold(&manager, &lease);
+    let mut watch = manager.watch_leases();
+    next(&mut watch).await;
+    etcd.kill().unwrap();
+    assert!(is_quiet(&mut watch, Duration::from_secs(4)).await);
+    etcd.restart().unwrap();
+    etcd.put(&path("10.5.7.0-24"), &attrs(7).to_json()).unwrap();
+    assert!(matches!(next(&mut watch).await, LeaseUpdate::Put(_)));
+    held.abort();
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let lines = |word: &str| text.lines().filter(|line| line.contains(word)).count();
+    assert_eq!((lines("store unavailable"), lines("store is back")), (1, 1), "{text}");
+    assert!(text.lines().count() <= 5, "{text}");
+}

@@ -7,7 +7,7 @@ use tracing::{debug, info};
 
 use super::Store;
 use super::client::CallError;
-use super::records::{Listed, Stored};
+use super::records::{Listed, MAX_MESSAGE, Stored};
 use crate::addr::Family;
 use crate::config::NetworkConfig;
 use crate::lease::{Lease, LeaseAttrs, LeaseKey};
@@ -168,7 +168,8 @@ impl Store {
     }
 
     async fn txn(&self, what: &'static str, txn: Txn) -> Result<TxnResponse, CallError> {
-        let run = |mut client: etcd_client::Client| {
+        let run = |client: etcd_client::Client| {
+            let mut client = client.kv_client().max_decoding_message_size(MAX_MESSAGE);
             let txn = txn.clone();
             async move { client.txn(txn).await }
         };
