@@ -1,5 +1,6 @@
 //! The lease watch, in good times and bad.
 
+use std::cell::RefCell;
 use std::time::Duration;
 
 use flannel_core::lease::LeaseUpdate;
@@ -138,13 +139,16 @@ async fn lists_again_when_the_store_was_set_up_anew() {
     held.abort();
 }
 
-/// Collects log lines.
-#[derive(Clone, Default)]
-struct Log(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+thread_local! {
+    /// What this thread logged.
+    static LOG: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
-impl std::io::Write for Log {
+struct ThreadLog;
+
+impl std::io::Write for ThreadLog {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
+        LOG.with_borrow_mut(|log| log.extend_from_slice(bytes));
         Ok(bytes.len())
     }
 
@@ -155,14 +159,9 @@ impl std::io::Write for Log {
 
 #[tokio::test]
 async fn an_outage_is_two_lines_in_the_log() {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::INFO)
-        .with_ansi(false)
-        .with_writer(move || writer.clone())
-        .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    // One for all threads: with one for each, tests beside this one would switch lines off for it.
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(|| ThreadLog).finish();
+    tracing::subscriber::set_global_default(subscriber).unwrap();
 
     let mut etcd = start(V4);
     let manager = manager(&etcd);
@@ -176,7 +175,7 @@ async fn an_outage_is_two_lines_in_the_log() {
     etcd.put(&path("10.5.7.0-24"), &attrs(7).to_json()).unwrap();
     assert!(matches!(next(&mut watch).await, LeaseUpdate::Put(_)));
     held.abort();
-    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let text = String::from_utf8(LOG.take()).unwrap();
     let lines = |word: &str| text.lines().filter(|line| line.contains(word)).count();
     assert_eq!((lines("store unavailable"), lines("store is back")), (1, 1), "{text}");
     assert!(text.lines().count() <= 5, "{text}");
