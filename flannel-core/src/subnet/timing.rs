@@ -57,10 +57,10 @@ mod tests {
 
     #[test]
     fn renews_before_the_margin_and_never_at_once() {
-        let hour = Duration::from_secs(3600);
+        let (hour, minute) = (Duration::from_hours(1), Duration::from_mins(1));
         let day = 24 * hour;
         assert_eq!(renew_after(day, day, hour, 0.0), 23 * hour);
-        assert_eq!(renew_after(day, day, hour, 1.0), 23 * hour - hour / 10);
+        assert_eq!(renew_after(day, day, hour, 1.0), 22 * hour + 54 * minute);
         assert_eq!(renew_after(hour / 2, day, hour, 0.5), Duration::ZERO);
         assert!(renew_after(day, day, 2 * day, 1.0) > 2 * hour);
     }

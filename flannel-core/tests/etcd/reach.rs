@@ -170,11 +170,14 @@ async fn user_and_password() {
     let held = hold(&manager, &lease);
     let mut watch = manager.watch_leases();
     next(&mut watch).await;
+    let mut alone = EtcdSubnetManager::new(options.clone()).unwrap().watch_leases();
+    next(&mut alone).await;
     // A restart forgets the tokens.
     etcd.restart().unwrap();
     etcd.del(&path(lease.key)).unwrap();
     assert!(matches!(next(&mut watch).await, LeaseUpdate::Removed(_)));
     assert!(matches!(next(&mut watch).await, LeaseUpdate::Put(_)));
+    assert!(matches!(next(&mut alone).await, LeaseUpdate::Removed(_)));
     held.abort();
 
     options.password = Some("loud".into());

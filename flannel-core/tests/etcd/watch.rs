@@ -1,5 +1,6 @@
 //! The lease watch, in good times and bad.
 
+use std::cell::RefCell;
 use std::time::Duration;
 
 use flannel_core::lease::LeaseUpdate;
@@ -136,4 +137,46 @@ async fn lists_again_when_the_store_was_set_up_anew() {
     until(|| etcd.get(&path(lease.key)).unwrap().is_some()).await;
     assert!(!held.is_finished());
     held.abort();
+}
+
+thread_local! {
+    /// What this thread logged.
+    static LOG: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+struct ThreadLog;
+
+impl std::io::Write for ThreadLog {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        LOG.with_borrow_mut(|log| log.extend_from_slice(bytes));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn an_outage_is_two_lines_in_the_log() {
+    // One for all threads: with one for each, tests beside this one would switch lines off for it.
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(|| ThreadLog).finish();
+    tracing::subscriber::set_global_default(subscriber).unwrap();
+
+    let mut etcd = start(V4);
+    let manager = manager(&etcd);
+    let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
+    let held = hold(&manager, &lease);
+    let mut watch = manager.watch_leases();
+    next(&mut watch).await;
+    etcd.kill().unwrap();
+    assert!(is_quiet(&mut watch, Duration::from_secs(4)).await);
+    etcd.restart().unwrap();
+    etcd.put(&path("10.5.7.0-24"), &attrs(7).to_json()).unwrap();
+    assert!(matches!(next(&mut watch).await, LeaseUpdate::Put(_)));
+    held.abort();
+    let text = String::from_utf8(LOG.take()).unwrap();
+    let lines = |word: &str| text.lines().filter(|line| line.contains(word)).count();
+    assert_eq!((lines("store unavailable"), lines("store is back")), (1, 1), "{text}");
+    assert!(text.lines().count() <= 5, "{text}");
 }

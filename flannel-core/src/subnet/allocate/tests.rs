@@ -39,11 +39,8 @@ fn takes(decision: Result<Decision, SubnetError>, key: &str) {
 }
 
 #[track_caller]
-fn adopts(decision: Result<Decision, SubnetError>, key: &str) {
-    assert!(
-        matches!(&decision, Ok(Decision::Adopt(own)) if own.lease.key.to_string() == key),
-        "{decision:?}"
-    );
+fn adopts(decision: &Result<Decision, SubnetError>, key: &str) {
+    assert!(matches!(decision, Ok(Decision::Adopt(own)) if own.lease.key.to_string() == key), "{decision:?}");
 }
 
 #[track_caller]

@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
-use etcd_client::{Compare, CompareOp, GetOptions, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse};
+use etcd_client::{
+    Compare, CompareOp, GetOptions, KeyValue, PutOptions, ResponseHeader, Txn, TxnOp, TxnOpResponse,
+    TxnResponse,
+};
 use tracing::{debug, info};
 
 use super::Store;
 use super::client::CallError;
-use super::records::{Listed, Stored};
+use super::records::{Listed, MAX_MESSAGE, Stored};
 use crate::addr::Family;
 use crate::config::NetworkConfig;
 use crate::lease::{Lease, LeaseAttrs, LeaseKey};
@@ -17,7 +20,7 @@ use crate::subnet::allocate::{Decision, decide, occupied, overlaps};
 /// How often a subnet is chosen anew because others took the chosen one.
 const ATTEMPTS: u32 = 20;
 /// How often the same subnet is tried while others take others.
-const TRIES: u64 = 200;
+const TRIES: u32 = 100;
 
 /// How an etcd lease stands.
 #[derive(Debug, Clone, Copy)]
@@ -121,10 +124,10 @@ impl Store {
         let reserved = replaced.is_some_and(|old| old.etcd_lease == 0);
         let id = if reserved { 0 } else { self.grant().await? };
         let (name, value) = (self.keys.lease(key), attrs.to_json());
-        for attempt in 1..=TRIES {
+        for attempt in 0..TRIES {
             let done =
                 self.txn("create the lease", self.creation(&name, &value, id, revision, replaced)).await?;
-            let at = done.header().map_or(0, etcd_client::ResponseHeader::revision);
+            let at = done.header().map_or(0, ResponseHeader::revision);
             let lease = |created: i64| {
                 Ok(Some(Lease { key, attrs: attrs.clone(), created: u64::try_from(created).unwrap_or(0) }))
             };
@@ -133,22 +136,44 @@ impl Store {
             }
             let newer = records(&done);
             // A request that was sent twice finds its own work.
-            let is_own =
-                |found: &&etcd_client::KeyValue| found.key() == name.as_bytes() && found.lease() == id;
+            let is_own = |found: &&KeyValue| found.key() == name.as_bytes() && found.lease() == id;
             if let Some(own) = newer.iter().find(is_own).filter(|_| id != 0) {
                 return lease(own.create_revision());
             }
-            let key_of = |found: &etcd_client::KeyValue| occupied(&self.keys.name(found.key()));
-            let is_taken = newer.iter().filter_map(key_of).any(|other| overlaps(other, key));
-            if newer.is_empty() || is_taken {
+            if newer.is_empty() || self.takes(&newer, key) {
                 break;
             }
-            // Others took other subnets: ours is still free.
-            revision = at;
-            tokio::time::sleep(Duration::from_millis(fastrand::u64(0..attempt.min(50)))).await;
+            // Others took other subnets: ours is still free. The pause spreads the crowd, and a fresh revision
+            // after it leaves them little time to make it stale.
+            let most = 10 << attempt.min(6);
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(0..most))).await;
+            let (now, newer) = self.newer(at).await?;
+            if self.takes(&newer, key) {
+                break;
+            }
+            revision = now;
         }
         self.revoke(id).await;
         Ok(None)
+    }
+
+    /// Whether one of these records occupies addresses of a key.
+    fn takes(&self, found: &[KeyValue], key: LeaseKey) -> bool {
+        let keys = found.iter().filter_map(|found| occupied(&self.keys.name(found.key())));
+        keys.into_iter().any(|other| overlaps(other, key))
+    }
+
+    /// The records created after a revision, and the revision at which they were read.
+    async fn newer(&self, revision: i64) -> Result<(i64, Vec<KeyValue>), CallError> {
+        let get = |client: etcd_client::Client| {
+            let mut client = client.kv_client().max_decoding_message_size(MAX_MESSAGE);
+            let options =
+                GetOptions::new().with_range(self.keys.end.as_str()).with_min_create_revision(revision + 1);
+            let first = self.keys.first.clone();
+            async move { client.get(first, Some(options)).await }
+        };
+        let (_, mut found) = self.call("list new leases", get).await?;
+        Ok((found.header().map_or(0, ResponseHeader::revision), found.take_kvs()))
     }
 
     fn creation(&self, name: &str, value: &str, id: i64, revision: i64, replaced: Option<&Stored>) -> Txn {
@@ -168,7 +193,8 @@ impl Store {
     }
 
     async fn txn(&self, what: &'static str, txn: Txn) -> Result<TxnResponse, CallError> {
-        let run = |mut client: etcd_client::Client| {
+        let run = |client: etcd_client::Client| {
+            let mut client = client.kv_client().max_decoding_message_size(MAX_MESSAGE);
             let txn = txn.clone();
             async move { client.txn(txn).await }
         };
@@ -224,7 +250,7 @@ fn put(name: &str, value: &str, id: i64) -> TxnOp {
 }
 
 /// What the reads of a transaction found.
-fn records(done: &TxnResponse) -> Vec<etcd_client::KeyValue> {
+fn records(done: &TxnResponse) -> Vec<KeyValue> {
     let found = done.op_responses().into_iter().map(|response| match response {
         TxnOpResponse::Get(mut found) => found.take_kvs(),
         _ => Vec::new(),

@@ -197,6 +197,8 @@ impl Clients {
             .with_connect_timeout(times.connect)
             .with_timeout(times.request)
             .with_keep_alive(times.probe, times.probe_answer)
+            // Without, a connection that died while nothing was open on it would be used on and on. Servers
+            // don't like it and close idle connections after about 20 s; the next call opens one.
             .with_keep_alive_while_idle(true)
             .with_require_leader(true)
             .with_auto_token_refresh(true);
@@ -228,8 +230,10 @@ fn is_transient(error: &Error) -> bool {
                 | Code::Aborted
                 | Code::ResourceExhausted
         ),
-        Error::LeaseKeepAliveError(_) => false,
-        Error::InvalidArgs(_) | Error::InvalidUri(_) | Error::InvalidMetadataValue(_) => false,
+        Error::LeaseKeepAliveError(_)
+        | Error::InvalidArgs(_)
+        | Error::InvalidUri(_)
+        | Error::InvalidMetadataValue(_) => false,
         _ => true,
     }
 }

@@ -121,9 +121,9 @@ impl Store {
             loop {
                 match feed.next(self).await {
                     Ok(response) if !response.events().is_empty() => return true,
-                    // Another history: the key may be gone without an event.
+                    // Another history, or a member that lags: the key may be gone without an event.
                     Ok(response) if response.created() && !at.leads_to(Position::of(response.header())) => {
-                        return true;
+                        return false;
                     }
                     Ok(_) => {}
                     Err(_) => return false,
