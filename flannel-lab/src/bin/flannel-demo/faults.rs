@@ -168,9 +168,10 @@ pub(crate) enum Tool {
 }
 
 impl Tool {
-    /// A command line of it.
+    /// A command line of it, as one would type it.
     pub(crate) fn line(self, v6: bool, args: &str) -> String {
         match self {
+            Self::Ip if args.starts_with("link ") => format!("ip {args}"),
             Self::Ip => format!("ip {} {args}", flag(v6)),
             Self::Bridge => format!("bridge {args}"),
         }
@@ -232,6 +233,8 @@ mod tests {
         let (tool, command) = Fault::Fdb.command(&way);
         let line = tool.line(false, &command);
         assert_eq!(line, "bridge fdb del 02:00:00:00:00:02 dev flannel.1 dst 192.168.77.12");
+        let (tool, command) = Fault::LinkDown.command(&way);
+        assert_eq!(tool.line(true, &command), "ip link set flannel.1 down");
         way.tunnel = None;
         assert_eq!(way.faults(), [Fault::Route]);
     }

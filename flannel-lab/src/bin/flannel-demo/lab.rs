@@ -25,6 +25,8 @@ const FOLDER: &str = "/run/flannel-demo";
 const HEALTH_PORT: u16 = 8471;
 /// How long an agent may take to be ready. It is done in a fraction of a second.
 const DEADLINE: Duration = Duration::from_secs(20);
+/// Up to here nodes resolve each other on the underlay as they do anywhere.
+const SMALL: usize = 20;
 
 /// A cluster with flannel on it.
 #[derive(Debug)]
@@ -106,6 +108,31 @@ impl Lab {
     pub(crate) fn attach_pod(&mut self, number: u8) -> Fallible<()> {
         let pod = Pod::attach_plain(self.node(number), &self.envs[&number])?;
         self.pods.insert(number, pod);
+        Ok(())
+    }
+
+    /// Tells all nodes each other's MAC on the underlay, in a cluster so large that it needs that.
+    ///
+    /// All namespaces of a machine share one table of 1024 resolved neighbours a family
+    /// (`net.ipv4.neigh.default.gc_thresh3`), which a namespace can't change. Pings between all pods of thirty
+    /// nodes would fill it; entries that were put there for good don't count.
+    pub(crate) fn pin_underlay(&self) -> Fallible<()> {
+        if self.envs.len() <= SMALL {
+            return Ok(());
+        }
+        let mut entries = Vec::new();
+        for node in self.cluster.nodes() {
+            let link = node.netns().ip_json("link show dev eth0")?;
+            let mac = link[0]["address"].as_str().ok_or("eth0 has no address")?.to_owned();
+            let addresses = node.ipv4().into_iter().chain(node.ipv6());
+            entries.extend(addresses.map(|address| {
+                (node.number(), format!("neigh replace {address} lladdr {mac} dev eth0 nud permanent"))
+            }));
+        }
+        for node in self.cluster.nodes() {
+            let others = entries.iter().filter(|(number, _)| *number != node.number());
+            node.netns().ip_batch(&others.map(|(_, line)| line.clone()).collect::<Vec<_>>())?;
+        }
         Ok(())
     }
 

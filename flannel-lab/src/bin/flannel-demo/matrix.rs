@@ -35,7 +35,7 @@ impl Cell {
     fn show(&self) -> String {
         let percent = (self.lost * 100).div_ceil(self.sent.max(1));
         match self.median {
-            Some(median) => format!("{percent}% {}", time(median).replace(' ', "")),
+            Some(median) => format!("{percent}% {}", median.as_micros()),
             None => format!("{percent}%"),
         }
     }
@@ -105,6 +105,7 @@ impl Matrix {
             std::iter::once(format!("node{from}")).chain(cells).collect()
         });
         let text = table(&header.collect::<Vec<_>>(), &rows.collect::<Vec<_>>());
+        let text = format!("{text}\n(loss, and median RTT in microseconds)");
         [text].into_iter().chain(self.problems()).collect::<Vec<_>>().join("\n")
     }
 
@@ -164,9 +165,9 @@ mod tests {
     #[test]
     fn ten_nodes_fit_on_a_hundred_columns() {
         let text = matrix(10, 0).show();
-        assert_eq!(text.lines().count(), 11);
-        assert!(text.lines().all(|line| line.chars().count() <= 96), "{text}");
-        assert!(text.contains("0% 85µs"), "{text}");
+        assert_eq!(text.lines().count(), 12);
+        assert!(text.lines().all(|line| line.chars().count() <= 92), "{text}");
+        assert!(text.contains("0% 85"), "{text}");
         assert!(matrix(10, 0).is_complete());
     }
 

@@ -45,7 +45,7 @@ impl Row {
         };
         let Self { lost, sent, .. } = self;
         let outage =
-            if *lost > 0 { format!(", outage {} at most", time(self.outage)) } else { String::new() };
+            if *lost > 0 { format!(", longest outage {}", time(self.outage)) } else { String::new() };
         format!("{repaired}; {lost} of {sent} pings lost{outage}")
     }
 }
@@ -130,6 +130,6 @@ mod tests {
     fn headlines_say_what_was_lost() {
         assert_eq!(row(&[3, 1, 2]).headline(), "2.00 ms, worst of 3 3.00 ms; 0 of 100 pings lost");
         let lossy = Row { lost: 2, outage: Duration::from_millis(3), ..row(&[1]) };
-        assert_eq!(lossy.headline(), "1.00 ms; 2 of 100 pings lost, outage 3.00 ms at most");
+        assert_eq!(lossy.headline(), "1.00 ms; 2 of 100 pings lost, longest outage 3.00 ms");
     }
 }

@@ -39,7 +39,7 @@ impl Screen {
     pub(crate) fn step(&self, name: &str, text: &str) {
         let time = format!("[{:6.2} s]", self.start.elapsed().as_secs_f64());
         let name = self.paint(Style::Strong, &format!("{name:<9}"));
-        self.line(&format!("{} {name} {text}", self.paint(Style::Dim, &time)));
+        self.line(format!("{} {name} {text}", self.paint(Style::Dim, &time)).trim_end());
     }
 
     /// A line, or several.

@@ -115,6 +115,7 @@ impl Tour<'_> {
     }
 
     fn pings(&mut self) -> Fallible<()> {
+        self.lab.pin_underlay()?;
         for v6 in self.lab.families() {
             let matrix = Matrix::measure(&self.lab, v6)?;
             let style = if matrix.is_complete() { Style::Good } else { Style::Bad };
