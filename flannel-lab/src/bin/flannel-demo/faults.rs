@@ -10,52 +10,21 @@ use flannel_lab::wait::wait_for;
 
 use crate::Fallible;
 use crate::batch::Batch;
-use crate::lab::{Lab, family_name, store};
-use crate::leases;
+use crate::lab::{Lab, family_name};
 use crate::pings::Pings;
 use crate::report::{LIMIT, Row};
+use crate::way::{Way, flag};
 
 /// How often each damage is done.
 const TIMES: usize = 5;
 /// Between two looks. A look itself takes a tenth of that or less.
 const POLL: Duration = Duration::from_micros(200);
 
-/// How packets of node1 get to the pods of node2, in one family.
-#[derive(Debug)]
-pub(crate) struct Way {
-    v6: bool,
-    /// The pods of node2.
-    subnet: String,
-    /// The subnet's first address, which stands for node2 on the overlay.
-    gateway: String,
-    /// The link that the route goes through.
-    link: String,
-    /// The inner MAC and the underlay address of node2, if its backend has tunnel ends.
-    tunnel: Option<(String, String)>,
-}
-
-impl Way {
-    /// The way as routes and leases have it now.
-    pub(crate) fn find(lab: &Lab, v6: bool) -> Fallible<Self> {
-        let families = lab.envs[&2].families();
-        let family = families.iter().find(|family| family.gateway.is_ipv6() == v6);
-        let gateway = family.ok_or("node2 has no subnet in this family")?.gateway;
-        let subnet = format!("{}/{}", gateway.network(), gateway.prefix());
-        let route = lab.node(1).netns().ip(&format!("{} route show {subnet}", flag(v6)))?;
-        let link = link_of(&route).ok_or_else(|| format!("node1 has no route to {subnet}"))?.to_owned();
-        let leases = leases::read(&store())?;
-        let lease = leases.into_iter().find(|lease| lease.subnet == subnet && lease.vtep_mac != "-");
-        let tunnel = lease.map(|lease| (lease.vtep_mac, lease.node));
-        Ok(Self { v6, subnet, gateway: gateway.network().to_string(), link, tunnel })
-    }
-
-    /// The kinds of damage that can be done to it.
-    pub(crate) fn faults(&self) -> &'static [Fault] {
-        const ALL: &[Fault] =
-            &[Fault::Route, Fault::Fdb, Fault::Neighbour, Fault::LinkDeleted, Fault::LinkDown];
-        // Without tunnel ends the link is the underlay's, which no agent could repair.
-        if self.tunnel.is_some() { ALL } else { &ALL[..1] }
-    }
+/// The kinds of damage that can be done to a way.
+pub(crate) fn of(way: &Way) -> &'static [Fault] {
+    const ALL: &[Fault] = &[Fault::Route, Fault::Fdb, Fault::Neighbour, Fault::LinkDeleted, Fault::LinkDown];
+    // Without tunnel ends the link is the underlay's, which no agent could repair.
+    if way.tunnel.is_some() { ALL } else { &ALL[..1] }
 }
 
 /// A kind of damage.
@@ -192,30 +161,14 @@ impl Tools {
     }
 }
 
-fn flag(v6: bool) -> &'static str {
-    if v6 { "-6" } else { "-4" }
-}
-
 /// The entries that a tool shows, without the multicast groups every link has in its FDB.
 fn entries(output: &str) -> BTreeSet<&str> {
     output.lines().map(str::trim).filter(|line| !line.starts_with("33:33:")).collect()
 }
 
-/// The link of a route.
-fn link_of(route: &str) -> Option<&str> {
-    let mut words = route.split_whitespace().skip_while(|word| *word != "dev");
-    words.nth(1)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn routes_name_their_link() {
-        assert_eq!(link_of("10.42.2.0/24 via 10.42.2.0 dev flannel.1 onlink\n"), Some("flannel.1"));
-        assert_eq!(link_of(""), None);
-    }
 
     #[test]
     fn entries_are_compared_in_any_order() {
@@ -229,13 +182,15 @@ mod tests {
         let link = "flannel.1".to_owned();
         let (subnet, gateway) = ("10.42.2.0/24".to_owned(), "10.42.2.0".to_owned());
         let mut way = Way { v6: false, subnet, gateway, link, tunnel };
-        assert_eq!(way.faults().len(), 5);
+        assert_eq!(of(&way).len(), 5);
         let (tool, command) = Fault::Fdb.command(&way);
-        let line = tool.line(false, &command);
-        assert_eq!(line, "bridge fdb del 02:00:00:00:00:02 dev flannel.1 dst 192.168.77.12");
+        assert_eq!(
+            tool.line(false, &command),
+            "bridge fdb del 02:00:00:00:00:02 dev flannel.1 dst 192.168.77.12"
+        );
         let (tool, command) = Fault::LinkDown.command(&way);
         assert_eq!(tool.line(true, &command), "ip link set flannel.1 down");
         way.tunnel = None;
-        assert_eq!(way.faults(), [Fault::Route]);
+        assert_eq!(of(&way), [Fault::Route]);
     }
 }

@@ -47,18 +47,22 @@ fn commands(lab: &Lab, holder: u32, as_user: bool) -> String {
         "lab ip netns exec node1 ip route".to_owned(),
         "lab ip -n node1 neigh show nud permanent".to_owned(),
         format!("lab bridge -n node1 fdb show dev {link}"),
-        format!("lab ip -n node1 link del {link}          # and see it come back"),
         "lab ip netns exec node1-pod1 ip address".to_owned(),
         format!("lab cat {}", subnet_file.display()),
         format!("lab sh -c 'tail -n +1 {}/subnets/*'", store.display()),
+        noted(&format!("lab ip -n node1 link del {link}"), "and see it come back"),
     ];
     if let Some(agent) = lab.agents.get(&1) {
-        lines.push(format!("lab tail -n 20 {}", agent.log_path().display()));
-        lines.push(format!("lab kill -9 {}                      # node1's agent", agent.pid()));
+        lines.push(noted(&format!("lab tail -n 20 {}", agent.log_path().display()), ""));
+        lines.push(noted(&format!("lab kill -9 {}", agent.pid()), "node1's agent; pods don't notice"));
     }
-    lines.push("lab ls /run/flannel-lab                 # all logs".to_owned());
-    lines.push("lab ip netns exec node1 sh              # a shell on node1".to_owned());
+    lines.push(noted("lab ls /run/flannel-lab", "all logs"));
+    lines.push(noted("lab ip netns exec node1 sh", "a shell on node1"));
     lines.join("\n")
+}
+
+fn noted(command: &str, note: &str) -> String {
+    format!("{command:<40}  # {note}").trim_end_matches([' ', '#']).to_owned()
 }
 
 /// A shell function that runs a command in the sandbox.
@@ -71,6 +75,12 @@ fn enter(holder: u32, as_user: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn notes_are_comments() {
+        assert_eq!(noted("ls", ""), "ls");
+        assert!(noted("ls", "all").ends_with("  # all"));
+    }
 
     #[test]
     fn an_ordinary_users_sandbox_is_entered_with_its_user_namespace() {

@@ -18,6 +18,7 @@ mod report;
 mod screen;
 mod table;
 mod tour;
+mod way;
 
 use std::error::Error;
 use std::process::ExitCode;

@@ -2,7 +2,7 @@
 
 use std::env;
 use std::error::Error;
-use std::io::{IsTerminal, Write, stdout};
+use std::io::{IsTerminal, Stdout, Write, stderr, stdout};
 use std::process;
 use std::time::Instant;
 
@@ -23,6 +23,7 @@ pub(crate) enum Style {
 #[derive(Debug)]
 pub(crate) struct Screen {
     start: Instant,
+    out: Stdout,
     colour: bool,
 }
 
@@ -32,7 +33,7 @@ impl Screen {
         let unwanted = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let unable = env::var_os("TERM").is_none_or(|term| term == "dumb");
         let colour = !(no_colour || unwanted || unable) && stdout().is_terminal();
-        Self { start: Instant::now(), colour }
+        Self { start: Instant::now(), out: stdout(), colour }
     }
 
     /// A step: its name and what came out of it.
@@ -44,7 +45,7 @@ impl Screen {
 
     /// A line, or several.
     pub(crate) fn line(&self, text: &str) {
-        let mut out = stdout().lock();
+        let mut out = self.out.lock();
         if writeln!(out, "{text}").and_then(|()| out.flush()).is_err() {
             // Nobody reads any more. The sandbox takes down what there is.
             process::exit(1);
@@ -65,7 +66,7 @@ impl Screen {
             text = format!("{text}: {error}");
             cause = error.source();
         }
-        let _ = writeln!(std::io::stderr(), "{} {text}", self.paint(Style::Bad, "error:"));
+        let _ = writeln!(stderr(), "{} {text}", self.paint(Style::Bad, "error:"));
     }
 
     /// The text in the colour of its meaning.

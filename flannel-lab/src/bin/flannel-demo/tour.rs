@@ -5,13 +5,13 @@ use std::process::ExitCode;
 
 use flannel_lab::LabError;
 
-use crate::faults::Way;
 use crate::lab::{Lab, store};
 use crate::matrix::Matrix;
 use crate::options::Options;
 use crate::report::Report;
 use crate::screen::{Screen, Style};
-use crate::{Fallible, agents, keep, leases};
+use crate::way::Way;
+use crate::{Fallible, agents, faults, keep, leases};
 
 /// How many lines of a log are shown when something went wrong.
 const LAST_LINES: usize = 8;
@@ -132,7 +132,7 @@ impl Tour<'_> {
         self.screen.step("faults", "on node1, with pings from its pod to that of node2 every millisecond");
         for v6 in self.lab.families() {
             let way = Way::find(&self.lab, v6)?;
-            for fault in way.faults() {
+            for fault in faults::of(&way) {
                 let (tool, command) = fault.command(&way);
                 self.screen.step("damage", &tool.line(v6, &command));
                 let row = fault.measure(&self.lab, &way)?;
