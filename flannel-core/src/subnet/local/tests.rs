@@ -396,6 +396,5 @@ async fn a_deleted_lock_does_not_let_two_in() {
     let second = waiting.join().unwrap();
     fs::remove_file(dir.path().join(".lock")).unwrap();
     // The new file is another lock: who takes it must find it still there.
-    let third = folder.lock().unwrap();
-    drop((second, third));
+    drop((second, folder.lock().unwrap()));
 }
