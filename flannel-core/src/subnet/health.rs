@@ -1,25 +1,37 @@
 //! The status of a store, shared by all its tasks.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
 
 use super::StoreStatus;
 use crate::lease::BadRecord;
+
+/// A store that breaks more often than this is in the log once in this time.
+const QUIET: Duration = Duration::from_secs(30);
 
 /// Publishes the status, and logs one line when the store breaks and one when it is back.
 #[derive(Debug)]
 pub(super) struct Health {
     store: &'static str,
     status: watch::Sender<StoreStatus>,
-    /// Whether the log says that the store is down.
-    reported: AtomicBool,
+    log: Mutex<Log>,
+}
+
+/// What the log says.
+#[derive(Debug, Default)]
+struct Log {
+    is_down: bool,
+    /// When it last said that the store broke.
+    broke: Option<Instant>,
 }
 
 impl Health {
     pub(super) fn new(store: &'static str) -> Self {
-        Self { store, status: watch::Sender::new(StoreStatus::unknown()), reported: AtomicBool::new(false) }
+        Self { store, status: watch::Sender::new(StoreStatus::unknown()), log: Mutex::default() }
     }
 
     pub(super) fn subscribe(&self) -> watch::Receiver<StoreStatus> {
@@ -29,16 +41,22 @@ impl Health {
     /// The store answered. Only a change is announced; the time of confirmation always moves.
     pub(super) fn succeed(&self) {
         self.status.send_if_modified(StoreStatus::succeed);
-        if self.reported.swap(false, Ordering::Relaxed) {
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        if std::mem::take(&mut log.is_down) {
             info!(store = self.store, "store is back");
         }
     }
 
     /// The store did not answer, or with an error.
     pub(super) fn fail(&self, problem: String) {
-        if !self.reported.swap(true, Ordering::Relaxed) {
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        if !log.is_down && log.broke.is_none_or(|broke| broke.elapsed() > QUIET) {
             warn!(store = self.store, error = problem, "store unavailable");
+            *log = Log { is_down: true, broke: Some(Instant::now()) };
+        } else {
+            debug!(store = self.store, error = problem, "store unavailable");
         }
+        drop(log);
         self.status.send_if_modified(|status| status.fail(problem));
     }
 

@@ -192,6 +192,39 @@ async fn user_and_password() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn rights_on_the_prefix_are_enough_and_no_rights_are_named() {
+    let mut etcd = start(V4);
+    etcd.enable_auth("flannel", "hush-hush").unwrap();
+    let rights = format!("{PREFIX}/");
+    for command in [
+        &["user", "add", "small:hush"][..],
+        &["user", "add", "none:hush"],
+        &["role", "add", "small"],
+        &["role", "grant-permission", "small", "readwrite", "--prefix", &rights],
+        &["user", "grant-role", "small", "small"],
+    ] {
+        etcd.ctl(command).unwrap();
+    }
+    let mut options = options(&etcd);
+    (options.username, options.password) = (Some("small".to_owned()), Some("hush".into()));
+    let manager = EtcdSubnetManager::new(options.clone()).unwrap();
+    let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
+    let held = hold(&manager, &lease);
+    let mut watch = manager.watch_leases();
+    next(&mut watch).await;
+    etcd.del(&path(lease.key)).unwrap();
+    assert!(matches!(next(&mut watch).await, LeaseUpdate::Removed(_)));
+    assert!(matches!(next(&mut watch).await, LeaseUpdate::Put(_)));
+    held.abort();
+    options.username = Some("none".to_owned());
+    let manager = EtcdSubnetManager::new(options).unwrap();
+    let error = manager.network_config().await.unwrap_err();
+    assert!(matches!(error, SubnetError::Refused { .. }), "{error:?}");
+    assert!(chain(&error).contains("permission denied"), "{}", chain(&error));
+    assert!(!manager.status().borrow().connected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_login_for_a_server_without_users_does_no_harm() {
     let etcd = start(V4);
     let mut options = options(&etcd);

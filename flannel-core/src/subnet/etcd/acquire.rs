@@ -9,7 +9,7 @@ use etcd_client::{
 use tracing::{debug, info};
 
 use super::Store;
-use super::client::CallError;
+use super::error::CallError;
 use super::records::{Listed, MAX_MESSAGE, Stored};
 use crate::addr::Family;
 use crate::config::NetworkConfig;
@@ -21,13 +21,6 @@ use crate::subnet::allocate::{Decision, decide, occupied, overlaps};
 const ATTEMPTS: u32 = 20;
 /// How often the same subnet is tried while others take others.
 const TRIES: u32 = 100;
-
-/// How an etcd lease stands.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Remaining {
-    pub(super) left: Duration,
-    pub(super) granted: Duration,
-}
 
 impl Store {
     pub(super) async fn acquire(&self, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
@@ -71,14 +64,6 @@ impl Store {
         }
         let swapped = self.swap(own.lease.key, own.modified, own.etcd_lease, attrs).await?;
         Ok(swapped.then(|| Lease { attrs: attrs.clone(), ..own.lease.clone() }))
-    }
-
-    /// Keeps an etcd lease alive; `false` if it is gone, or was granted for less than we want.
-    async fn is_kept(&self, id: i64) -> Result<bool, CallError> {
-        match self.remaining(id).await? {
-            Some(remaining) if remaining.granted >= self.options.ttl => self.keep_alive(id).await,
-            _ => Ok(false),
-        }
     }
 
     /// Puts our value under a key that was last changed at `modified`: on its etcd lease if that lives, else
@@ -199,48 +184,6 @@ impl Store {
             async move { client.txn(txn).await }
         };
         Ok(self.call(what, run).await?.1)
-    }
-
-    async fn grant(&self) -> Result<i64, CallError> {
-        let seconds = i64::try_from(self.options.ttl.as_secs()).unwrap_or(i64::MAX).max(1);
-        let grant = |mut client: etcd_client::Client| async move { client.lease_grant(seconds, None).await };
-        Ok(self.call("grant an etcd lease", grant).await?.1.id())
-    }
-
-    /// Gives an etcd lease back. If that fails it runs out by itself.
-    async fn revoke(&self, id: i64) {
-        if id == 0 {
-            return;
-        }
-        let revoke = |mut client: etcd_client::Client| async move { client.lease_revoke(id).await };
-        if let Err(error) = self.call("revoke an etcd lease", revoke).await {
-            debug!(?error, "etcd lease not revoked");
-        }
-    }
-
-    /// How long an etcd lease lives; `None` if it is gone.
-    pub(super) async fn remaining(&self, id: i64) -> Result<Option<Remaining>, CallError> {
-        let ask = |mut client: etcd_client::Client| async move { client.lease_time_to_live(id, None).await };
-        match self.call("read the etcd lease", ask).await {
-            Ok((_, found)) if found.ttl() > 0 => {
-                let seconds = |number: i64| Duration::from_secs(u64::try_from(number).unwrap_or(0));
-                Ok(Some(Remaining { left: seconds(found.ttl()), granted: seconds(found.granted_ttl()) }))
-            }
-            Ok(_) => Ok(None),
-            Err(error) if error.is_lease_gone() => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Renews an etcd lease for all that it was granted for; `false` if it is gone.
-    pub(super) async fn keep_alive(&self, id: i64) -> Result<bool, CallError> {
-        let keep =
-            |mut client: etcd_client::Client| async move { client.lease_keep_alive(id).await.map(drop) };
-        match self.call("keep the etcd lease alive", keep).await {
-            Ok(_) => Ok(true),
-            Err(error) if error.is_lease_gone() => Ok(false),
-            Err(error) => Err(error),
-        }
     }
 }
 

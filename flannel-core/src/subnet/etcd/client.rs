@@ -1,17 +1,17 @@
 //! Calls that survive a dead member: one client for each endpoint, tried in turn. A balanced client would
 //! send every other request to the dead one.
 
-use std::error::Error as _;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use etcd_client::{Client, ConnectOptions, Error, TlsOptions};
 use tokio::sync::Mutex;
-use tonic::{Code, Status};
+use tonic::Status;
 
+use super::error::{CallError, Called, describe, is_timeout, is_transient, is_without_auth};
 use super::options::{EtcdOptions, EtcdTimeouts, Password, endpoint_url};
 use super::tls;
-use crate::subnet::{SubnetError, chain};
+use crate::subnet::SubnetError;
 
 /// The endpoints, and which of them answered last.
 pub(super) struct Clients {
@@ -32,64 +32,6 @@ struct Endpoint {
 impl fmt::Debug for Clients {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.endpoints.iter().map(|endpoint| &endpoint.url)).finish()
-    }
-}
-
-/// What came of a call, with the number of the endpoint that answered.
-pub(super) type Called<T> = Result<(usize, T), CallError>;
-
-/// A call that failed.
-#[derive(Debug)]
-pub(super) enum CallError {
-    /// No endpoint answered; each with its reason.
-    Unavailable { what: &'static str, reasons: String },
-    /// One did, with an error.
-    Answer { what: &'static str, url: String, error: Error },
-}
-
-impl CallError {
-    /// The code of an error that the server answered with.
-    pub(super) fn code(&self) -> Option<Code> {
-        match self {
-            Self::Answer { error: Error::GRpcStatus(status), .. } => Some(status.code()),
-            _ => None,
-        }
-    }
-
-    /// Whether an etcd lease was asked for that is not there any more.
-    pub(super) fn is_lease_gone(&self) -> bool {
-        self.code() == Some(Code::NotFound)
-            || matches!(self, Self::Answer { error: Error::LeaseKeepAliveError(_), .. })
-    }
-
-    /// Whether the asked revision was compacted, or is not there yet.
-    pub(super) fn is_other_revision(&self) -> bool {
-        self.code() == Some(Code::OutOfRange)
-    }
-}
-
-impl From<CallError> for SubnetError {
-    fn from(error: CallError) -> Self {
-        match error {
-            CallError::Unavailable { what, reasons } => {
-                Self::Unavailable { what: what.to_owned(), source: reasons.into() }
-            }
-            CallError::Answer { what, url, error } => {
-                let refused = match &error {
-                    Error::GRpcStatus(status) => matches!(
-                        status.code(),
-                        Code::Unauthenticated
-                            | Code::PermissionDenied
-                            | Code::InvalidArgument
-                            | Code::FailedPrecondition
-                            | Code::Unimplemented
-                    ),
-                    _ => false,
-                };
-                let (what, source) = (format!("{what} at {url}"), describe(&error).into());
-                if refused { Self::Refused { what, source } } else { Self::Unavailable { what, source } }
-            }
-        }
     }
 }
 
@@ -212,59 +154,9 @@ impl Clients {
     }
 }
 
-/// A login given to a server without users is ignored, as Go's client does.
-fn is_without_auth(status: &Status) -> bool {
-    status.code() == Code::FailedPrecondition && status.message().contains("authentication is not enabled")
-}
-
-/// Whether another endpoint, or a later try, may do better.
-fn is_transient(error: &Error) -> bool {
-    match error {
-        Error::GRpcStatus(status) => matches!(
-            status.code(),
-            Code::Unavailable
-                | Code::Cancelled
-                | Code::DeadlineExceeded
-                | Code::Unknown
-                | Code::Internal
-                | Code::Aborted
-                | Code::ResourceExhausted
-        ),
-        Error::LeaseKeepAliveError(_)
-        | Error::InvalidArgs(_)
-        | Error::InvalidUri(_)
-        | Error::InvalidMetadataValue(_) => false,
-        _ => true,
-    }
-}
-
-fn is_timeout(error: &Error) -> bool {
-    matches!(error, Error::GRpcStatus(status) if matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled))
-}
-
 /// A server that misses our certificate only closes the connection.
 fn hint(endpoint: &Endpoint, error: &Error) -> &'static str {
     let text = describe(error);
     let closed = ["canceled", "CertificateRequired", "broken pipe", "reset", "closed"];
     if closed.iter().any(|word| text.contains(word)) { endpoint.hint } else { "" }
-}
-
-/// The error with all its causes: the outermost one often says nothing but "transport error".
-pub(super) fn describe(error: &Error) -> String {
-    let (mut text, mut cause) = match error {
-        Error::GRpcStatus(status) if status.message().is_empty() => {
-            (status.code().description().to_owned(), status.source())
-        }
-        Error::GRpcStatus(status) => (status.message().to_owned(), status.source()),
-        Error::TransportError(error) => return chain(error),
-        other => (other.to_string(), None),
-    };
-    while let Some(error) = cause {
-        let said = error.to_string();
-        if !text.contains(&said) {
-            text = format!("{text}: {said}");
-        }
-        cause = error.source();
-    }
-    text
 }

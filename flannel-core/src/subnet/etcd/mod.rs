@@ -6,6 +6,8 @@
 
 mod acquire;
 mod client;
+mod error;
+mod grants;
 mod hold;
 mod keys;
 mod options;
@@ -18,8 +20,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use etcd_client::Client;
 
 use self::client::Clients;
+use self::error::{CallError, Called};
 use self::keys::Keys;
 pub use self::options::{EndpointError, EtcdOptions, EtcdTimeouts, EtcdTls, Password};
 use super::health::Health;
@@ -78,5 +82,20 @@ impl SubnetManager for EtcdSubnetManager {
 
     fn status(&self) -> tokio::sync::watch::Receiver<StoreStatus> {
         self.0.health.subscribe()
+    }
+}
+
+impl Store {
+    /// Runs a call at one endpoint or another, and shows in the status whether there was an answer.
+    async fn call<T, F>(&self, what: &'static str, call: impl Fn(Client) -> F) -> Called<T>
+    where
+        F: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        let called = self.clients.call(what, call).await;
+        match called.as_ref().err().and_then(CallError::problem) {
+            None => self.health.succeed(),
+            Some(problem) => self.health.fail(problem),
+        }
+        called
     }
 }

@@ -2,10 +2,10 @@
 
 use std::net::IpAddr;
 
-use etcd_client::{Error, GetOptions, GetResponse, KeyValue, ResponseHeader};
+use etcd_client::{GetOptions, GetResponse, KeyValue, ResponseHeader};
 
 use super::Store;
-use super::client::CallError;
+use super::error::CallError;
 use crate::addr::PerFamily;
 use crate::config::{LeaseSource, NetworkConfig};
 use crate::lease::{BadRecord, Lease, LeaseAttrs, LeaseKey};
@@ -199,34 +199,4 @@ impl Store {
             etcd_lease: found.lease(),
         })
     }
-
-    /// Runs a call, and shows in the status whether there was an answer.
-    pub(super) async fn call<T, F>(
-        &self,
-        what: &'static str,
-        call: impl Fn(etcd_client::Client) -> F,
-    ) -> Result<(usize, T), CallError>
-    where
-        F: Future<Output = Result<T, Error>>,
-    {
-        let called = self.clients.call(what, call).await;
-        match &called {
-            Ok(_) => self.health.succeed(),
-            Err(CallError::Unavailable { what, reasons }) => self.health.fail(format!("{what}: {reasons}")),
-            Err(CallError::Answer { what, url, error }) => {
-                if is_refusal(error) {
-                    self.health.fail(format!("{what} at {url}: {}", super::client::describe(error)));
-                } else {
-                    self.health.succeed();
-                }
-            }
-        }
-        called
-    }
-}
-
-/// Whether the server won't let us.
-fn is_refusal(error: &Error) -> bool {
-    use tonic::Code::{InvalidArgument, PermissionDenied, Unauthenticated};
-    matches!(error, Error::GRpcStatus(status) if matches!(status.code(), Unauthenticated | PermissionDenied | InvalidArgument))
 }

@@ -9,7 +9,7 @@ use etcd_client::{Event, WatchOptions, WatchResponse, WatchStream};
 use futures::{StreamExt, stream};
 
 use super::Store;
-use super::client::{CallError, describe};
+use super::error::{CallError, describe};
 use super::records::{Listed, MAX_MESSAGE, Position};
 use crate::lease::{BadRecord, LeaseUpdate};
 use crate::subnet::LeaseStream;
@@ -52,8 +52,14 @@ impl Feed {
             let (key, options) = (key.to_owned(), options.clone());
             async move { client.watch(key, Some(options)).await }
         };
-        let (endpoint, stream) = store.call("watch leases", watch).await?;
-        Ok(Self { stream, endpoint })
+        // An open stream is no answer yet: the server may still refuse the watch on it.
+        match store.clients.call("watch leases", watch).await {
+            Ok((endpoint, stream)) => Ok(Self { stream, endpoint }),
+            Err(error) => {
+                error.problem().into_iter().for_each(|problem| store.health.fail(problem));
+                Err(error)
+            }
+        }
     }
 
     /// The next response. While there is none, asks now and then whether the server is there. A server that
@@ -62,11 +68,11 @@ impl Feed {
         let problem = loop {
             match tokio::time::timeout(CONFIRM, self.stream.message()).await {
                 Ok(Ok(Some(response))) => {
-                    store.health.succeed();
                     if response.compact_revision() > 0 {
                         return Err(Broken::Compacted);
                     }
                     if !response.canceled() {
+                        store.health.succeed();
                         return Ok(response);
                     }
                     break format!("the server cancelled it: {}", response.cancel_reason());

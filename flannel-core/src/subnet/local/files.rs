@@ -19,6 +19,10 @@ const MAX_VALUE: u64 = 1 << 20;
 const MODE: u32 = 0o600;
 const RESERVED_MODE: u32 = 0o400;
 
+/// A file that changed so short a time ago may change again without another time stamp: the kernel's clock for
+/// files moves in steps of some milliseconds.
+const SETTLED: Duration = Duration::from_secs(1);
+
 /// What tells that a file may have changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
@@ -36,6 +40,12 @@ impl Stamp {
             changed: (meta.ctime(), meta.ctime_nsec()),
             modified: (meta.mtime(), meta.mtime_nsec()),
         }
+    }
+
+    fn is_settled(&self, now: SystemTime) -> bool {
+        let (seconds, nanos) = self.changed;
+        let since = Duration::new(u64::try_from(seconds).unwrap_or(0), u32::try_from(nanos).unwrap_or(0));
+        now.duration_since(UNIX_EPOCH + since).is_ok_and(|age| age > SETTLED)
     }
 }
 
@@ -134,7 +144,9 @@ impl Folder {
                     None => continue,
                 },
             };
-            known.insert(name.clone(), (stamp, entry.clone()));
+            if stamp.is_settled(now) {
+                known.insert(name.clone(), (stamp, entry.clone()));
+            }
             // What has not the name of a lease is the operator's: it is reported for as long as it is there.
             let expires = !matches!(&entry, Entry::Bad { occupied: None, .. });
             if stale && expires && !is_reserved(&meta) { &mut scan.expired } else { &mut scan.live }

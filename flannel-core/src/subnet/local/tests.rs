@@ -396,6 +396,33 @@ async fn a_deleted_lock_does_not_let_two_in() {
     let second = waiting.join().unwrap();
     fs::remove_file(dir.path().join(".lock")).unwrap();
     // The new file is another lock: who takes it must find it still there.
-    let third = folder.lock().unwrap();
-    drop((second, third));
+    drop((second, folder.lock().unwrap()));
+}
+
+#[tokio::test]
+async fn a_folder_that_appears_during_a_look_is_watched_from_then_on() {
+    let dir = store(V4);
+    let folder = Folder { root: dir.path().to_owned(), ttl: Duration::from_mins(1) };
+    let mut changes = watch::Changes::new(folder);
+    changes.arm();
+    fs::create_dir(dir.path().join("subnets")).unwrap();
+    soon(changes.wait(Duration::from_mins(1))).await;
+    let quiet = tokio::time::timeout(Duration::from_millis(200), changes.wait(Duration::from_mins(1))).await;
+    assert!(quiet.is_err());
+    put(&dir, "10.5.8.0-24", "{}");
+    soon(changes.wait(Duration::from_mins(1))).await;
+}
+
+#[tokio::test]
+async fn a_value_that_changes_twice_in_one_tick_of_the_clock_is_read_again() {
+    let dir = store(V4);
+    let folder = Folder { root: dir.path().to_owned(), ttl: Duration::from_mins(1) };
+    put(&dir, "10.5.8.0-24", &attrs(8).to_json());
+    let mut cache = Cache::default();
+    for node in (1..9).cycle().take(100) {
+        // In place, with as many bytes.
+        put(&dir, "10.5.8.0-24", &attrs(node).to_json());
+        let scan = folder.scan(&mut cache, SystemTime::now()).unwrap();
+        assert_eq!(scan.live["10.5.8.0-24"].lease().unwrap().attrs, attrs(node));
+    }
 }

@@ -130,6 +130,13 @@ impl Changes {
 
     /// Waits for a change, but no longer than `limit`.
     pub(super) async fn wait(&mut self, limit: Duration) {
+        if self.inotify.is_none() {
+            self.arm();
+            if self.inotify.is_some() {
+                // The folder appeared after the look began; what happened until now was not watched.
+                return;
+            }
+        }
         let Some(watched) = &self.inotify else { return tokio::time::sleep(limit).await };
         if let Ok(Err(_)) = tokio::time::timeout(limit, watched.changed()).await {
             // What is watched is no longer what the path names.

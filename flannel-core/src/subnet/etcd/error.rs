@@ -1,0 +1,133 @@
+//! What a failed call says, and what follows from it.
+
+use std::error::Error as _;
+
+use etcd_client::Error;
+use tonic::{Code, Status};
+
+use crate::subnet::{SubnetError, chain};
+
+/// What came of a call, with the number of the endpoint that answered.
+pub(super) type Called<T> = Result<(usize, T), CallError>;
+
+/// A call that failed.
+#[derive(Debug)]
+pub(super) enum CallError {
+    /// No endpoint answered; each with its reason.
+    Unavailable { what: &'static str, reasons: String },
+    /// One did, with an error.
+    Answer { what: &'static str, url: String, error: Error },
+}
+
+impl CallError {
+    /// The code of an error that the server answered with.
+    pub(super) fn code(&self) -> Option<Code> {
+        match self {
+            Self::Answer { error: Error::GRpcStatus(status), .. } => Some(status.code()),
+            _ => None,
+        }
+    }
+
+    /// Whether the server won't let us.
+    fn is_refusal(&self) -> bool {
+        let codes = [Code::Unauthenticated, Code::PermissionDenied, Code::InvalidArgument];
+        self.code().is_some_and(|code| codes.contains(&code))
+    }
+
+    /// What the status says of it; `None` if the store is well and only had another answer than a value.
+    pub(super) fn problem(&self) -> Option<String> {
+        match self {
+            Self::Unavailable { what, reasons } => Some(format!("{what}: {reasons}")),
+            Self::Answer { what, url, error } if self.is_refusal() => {
+                Some(format!("{what} at {url}: {}", describe(error)))
+            }
+            Self::Answer { .. } => None,
+        }
+    }
+
+    /// Whether an etcd lease was asked for that is not there any more.
+    pub(super) fn is_lease_gone(&self) -> bool {
+        self.code() == Some(Code::NotFound)
+            || matches!(self, Self::Answer { error: Error::LeaseKeepAliveError(_), .. })
+    }
+
+    /// Whether the asked revision was compacted, or is not there yet.
+    pub(super) fn is_other_revision(&self) -> bool {
+        self.code() == Some(Code::OutOfRange)
+    }
+}
+
+impl From<CallError> for SubnetError {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Unavailable { what, reasons } => {
+                Self::Unavailable { what: what.to_owned(), source: reasons.into() }
+            }
+            CallError::Answer { what, url, error } => {
+                let refused = match &error {
+                    Error::GRpcStatus(status) => matches!(
+                        status.code(),
+                        Code::Unauthenticated
+                            | Code::PermissionDenied
+                            | Code::InvalidArgument
+                            | Code::FailedPrecondition
+                            | Code::Unimplemented
+                    ),
+                    _ => false,
+                };
+                let (what, source) = (format!("{what} at {url}"), describe(&error).into());
+                if refused { Self::Refused { what, source } } else { Self::Unavailable { what, source } }
+            }
+        }
+    }
+}
+
+/// A login given to a server without users is ignored, as Go's client does.
+pub(super) fn is_without_auth(status: &Status) -> bool {
+    status.code() == Code::FailedPrecondition && status.message().contains("authentication is not enabled")
+}
+
+/// Whether another endpoint, or a later try, may do better.
+pub(super) fn is_transient(error: &Error) -> bool {
+    match error {
+        Error::GRpcStatus(status) => matches!(
+            status.code(),
+            Code::Unavailable
+                | Code::Cancelled
+                | Code::DeadlineExceeded
+                | Code::Unknown
+                | Code::Internal
+                | Code::Aborted
+                | Code::ResourceExhausted
+        ),
+        Error::LeaseKeepAliveError(_)
+        | Error::InvalidArgs(_)
+        | Error::InvalidUri(_)
+        | Error::InvalidMetadataValue(_) => false,
+        _ => true,
+    }
+}
+
+pub(super) fn is_timeout(error: &Error) -> bool {
+    matches!(error, Error::GRpcStatus(status) if matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled))
+}
+
+/// The error with all its causes: the outermost one often says nothing but "transport error".
+pub(super) fn describe(error: &Error) -> String {
+    let (mut text, mut cause) = match error {
+        Error::GRpcStatus(status) if status.message().is_empty() => {
+            (status.code().description().to_owned(), status.source())
+        }
+        Error::GRpcStatus(status) => (status.message().to_owned(), status.source()),
+        Error::TransportError(error) => return chain(error),
+        other => (other.to_string(), None),
+    };
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
+        cause = error.source();
+    }
+    text
+}
