@@ -38,7 +38,8 @@ fn a_left_over_process_is_killed() {
     let argument = "1000.0815";
     in_sandbox(test_name!(), || {
         let child = Command::new("sleep").arg(argument).spawn().unwrap();
-        assert_eq!(running(argument), 1);
+        // `spawn` may return before the kernel shows the new program's arguments.
+        eventually(Duration::from_secs(5), "the sleep to be there", || running(argument) == 1);
         // Neither waited for nor killed.
         drop(child);
     });
