@@ -203,11 +203,16 @@ fn a_bad_record_touches_nothing_else() {
             })
         });
         assert_eq!(bed.state(1), state);
-        // A restart does not forget what the kernel has for the unreadable one.
+        // A restart does not forget what the kernel has for the unreadable one, nor does the node whose record
+        // it is move to another subnet.
         bed.kill(1);
         bed.start(1);
+        bed.kill(2);
+        bed.store.put(peer, "garbled while nobody looked");
+        bed.start(2);
         traffic.go_on(200);
         assert_eq!(bed.state(1), state);
+        assert_eq!(&bed.store.records()[peer], good);
         bed.store.put(peer, good);
         bed.store.delete("10.244.250.0-24");
         traffic.go_on(100);

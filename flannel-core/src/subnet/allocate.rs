@@ -49,6 +49,9 @@ pub enum Decision {
     Adopt(Record),
     /// Create a record.
     Take(LeaseKey),
+    /// The record of the subnets that we had before a restart is there, but nobody can read it: publish under
+    /// it again. Renumbering would cost this node's pods their traffic because of one bad value.
+    Reclaim(LeaseKey),
     /// Our record no longer fits: put the new one in its place, in one step.
     Replace {
         /// The record to delete.
@@ -125,6 +128,9 @@ pub fn decide(
         return Ok(Decision::Adopt(own.clone()));
     }
     let old = mine().min_by_key(age);
+    if let Some(garbled) = previous.filter(|key| old.is_none() && is_garbled(config, listing, *key)) {
+        return Ok(Decision::Reclaim(garbled));
+    }
     let taken = TakenRanges::new(listing, old.map(|old| old.lease.key));
     let wishes = [old.map(|old| old.lease.key), previous];
     let subnets = PerFamily::try_from_fn(|family| {
@@ -148,6 +154,14 @@ pub fn decide(
         Some(old) => Decision::Replace { old: old.clone(), new },
         None => Decision::Take(new),
     })
+}
+
+/// Whether a key that fits is there with a value that can't be read, and no other record contradicts it.
+fn is_garbled(config: &NetworkConfig, listing: &Listing, key: LeaseKey) -> bool {
+    fits(config, key)
+        && listing.taken.iter().any(|taken| taken.key == key)
+        && !listing.taken.iter().any(|taken| taken.key != key && overlaps(taken.key, key))
+        && !listing.records.iter().any(|record| overlaps(record.lease.key, key))
 }
 
 /// Whether a key has exactly the enabled families, each with a subnet of the range.

@@ -235,6 +235,10 @@ proptest! {
                 prop_assert!(fits(&config, key));
                 prop_assert!(!keys(None).iter().any(|other| overlaps(*other, key)));
             }
+            Ok(Decision::Reclaim(key)) => {
+                prop_assert!(fits(&config, key) && Some(key) == previous);
+                prop_assert!(keys(None).iter().all(|other| *other == key || !overlaps(*other, key)));
+            }
             Ok(Decision::Replace { old, new }) => {
                 prop_assert!(fits(&config, new) && new != old.lease.key);
                 prop_assert!(!keys(Some(old.lease.key)).iter().any(|other| overlaps(*other, new)));
@@ -273,4 +277,20 @@ proptest! {
         let counts = config.networks.iter().map(|(_, network)| network.range.unwrap().count());
         prop_assert_eq!(listed.records.len() as u128, counts.min().unwrap());
     }
+}
+
+#[test]
+fn an_unreadable_record_of_our_previous_subnets_is_ours_again() {
+    let mut listed = listing(&[record("10.5.1.0-24", 2, 1)]);
+    listed.taken = vec![Taken { key: "10.5.2.0-24".parse().unwrap(), created: 1 }];
+    let reclaimed = Decision::Reclaim("10.5.2.0-24".parse().unwrap());
+    assert_eq!(run(V4, &listed, Some("10.5.2.0-24")).unwrap(), reclaimed);
+    // Not if we have another one, if somebody else has a part of it, or if it was never ours.
+    let mine = listing(&[record("10.5.3.0-24", 1, 1)]);
+    adopts(&run(V4, &Listing { taken: listed.taken.clone(), ..mine }, Some("10.5.2.0-24")), "10.5.3.0-24");
+    let other = listing(&[record("10.5.2.0-25", 2, 1)]);
+    let decision = run(V4, &Listing { taken: listed.taken.clone(), ..other }, Some("10.5.2.0-24")).unwrap();
+    assert!(matches!(decision, Decision::Take(_)), "{decision:?}");
+    let decision = run(V4, &listed, Some("10.5.1.0-24")).unwrap();
+    assert!(matches!(decision, Decision::Take(key) if key.to_string() == "10.5.3.0-24"), "{decision:?}");
 }

@@ -36,6 +36,17 @@ impl Store {
                     Some(own) => self.adopt(own, attrs).await?,
                     None => None,
                 },
+                Decision::Reclaim(key) => {
+                    let name = key.to_string();
+                    match listed.bad.iter().find(|bad| bad.record.key == name) {
+                        Some(bad) => {
+                            let swapped = self.swap(*key, bad.modified, bad.etcd_lease, attrs).await?;
+                            swapped.then(|| Lease { key: *key, attrs: attrs.clone(), created: bad.created })
+                        }
+                        // Another spelling of the same subnets, which is not ours to write.
+                        None => self.create(*key, attrs, listed.at.revision, None).await?,
+                    }
+                }
                 Decision::Take(key) => self.create(*key, attrs, listed.at.revision, None).await?,
                 Decision::Replace { old, new } => {
                     self.create(*new, attrs, listed.at.revision, stored(old.lease.key)).await?

@@ -193,7 +193,7 @@ impl Store {
                 Ok(own.lease)
             }
             Decision::Adopt(own) => write(own.lease.key, own.reserved),
-            Decision::Take(key) => write(key, false),
+            Decision::Take(key) | Decision::Reclaim(key) => write(key, false),
             Decision::Replace { old, new } => {
                 // New before old: a crash in between leaves a record that the next start adopts.
                 let lease = write(new, old.reserved)?;
