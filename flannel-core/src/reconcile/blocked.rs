@@ -1,12 +1,12 @@
 //! Objects that the kernel refuses for now, each with a retry time of its own, so that one failing peer
 //! delays no other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::dataplane::ObjectKey;
+use crate::dataplane::{ObjectKey, Op};
 
 /// The objects that wait for their next try.
 #[derive(Debug, Default)]
@@ -46,9 +46,17 @@ impl Blocked {
         self.0.remove(key).is_some()
     }
 
-    /// Keeps the objects that `keep` says.
-    pub(super) fn retain(&mut self, keep: impl Fn(&ObjectKey) -> bool) {
-        self.0.retain(|key, _| keep(key));
+    /// Settles the objects that were looked at now: one that needs no operation any more is forgotten, and one
+    /// whose operation is due but may not be done yet waits on.
+    pub(super) fn settle(&mut self, looked_at: impl Fn(&ObjectKey) -> bool, planned: &[Op], now: Instant) {
+        if self.0.is_empty() {
+            return;
+        }
+        let planned: BTreeSet<ObjectKey> = planned.iter().map(Op::key).collect();
+        self.0.retain(|key, _| !looked_at(key) || planned.contains(key));
+        for block in self.0.values_mut().filter(|block| block.until <= now) {
+            block.until = now + backoff(block.attempts);
+        }
     }
 
     /// Forgets all.

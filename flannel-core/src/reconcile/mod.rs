@@ -90,6 +90,8 @@ struct Todo {
     keys: BTreeSet<ObjectKey>,
     /// Whether leases are the cause: then a difference is no drift.
     leases: bool,
+    /// Whether only the audit is the cause.
+    audit: bool,
 }
 
 /// The loop and its state.
@@ -204,6 +206,7 @@ impl<D: Driver> Reconciler<D> {
     fn take_time(&mut self, now: Instant) {
         if now >= self.audit_at {
             self.audit_at = next_audit();
+            self.todo.audit = !self.todo.objects;
             self.todo.devices = true;
             self.todo.objects = true;
         }

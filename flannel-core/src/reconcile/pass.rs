@@ -43,7 +43,7 @@ impl<D: Driver> Reconciler<D> {
             self.look_at_devices().await.inspect_err(|_| self.todo.devices = true)?;
         }
         let looked = std::mem::take(&mut self.todo.objects);
-        let keys = if looked {
+        let keys: BTreeSet<ObjectKey> = if looked {
             self.have = self.observe().await.inspect_err(|_| self.todo.objects = true)?;
             self.todo.keys.clear();
             let all = self.peers.want().iter().chain(self.have.iter());
@@ -51,26 +51,32 @@ impl<D: Driver> Reconciler<D> {
         } else {
             std::mem::take(&mut self.todo.keys)
         };
-        self.failures = if self.devices.problem.is_none() { 0 } else { self.failures };
-        let leases = std::mem::take(&mut self.todo.leases);
-        let ops = self.permitted(plan_keys(self.peers.want(), &self.have, keys));
-        if ops.is_empty() {
-            return Ok(());
+        let cause = Cause {
+            leases: std::mem::take(&mut self.todo.leases),
+            audit: std::mem::take(&mut self.todo.audit),
+            looked,
+        };
+        let now = Instant::now();
+        let planned = plan_keys(self.peers.want(), &self.have, keys.iter().copied());
+        let ops = self.permitted(&planned, now);
+        self.blocked.settle(|key| looked || keys.contains(key), &planned, now);
+        if !ops.is_empty() {
+            self.execute(&ops, &cause).await?;
         }
-        for op in &ops {
+        if self.devices.problem.is_none() {
+            self.failures = 0;
+        }
+        Ok(())
+    }
+
+    async fn execute(&mut self, ops: &[Op], cause: &Cause) -> Result<(), KernelError> {
+        for op in ops {
             debug!(?op, "execute");
         }
-        let refusals = match self.kernel.execute(&ops).await {
-            Ok(refusals) => refusals,
-            Err(error) => {
-                // What was done is unknown.
-                self.todo.objects = true;
-                return Err(error);
-            }
-        };
-        let done = ops.len() - refusals.len();
-        self.note_results(&ops, refusals, looked);
-        self.note_repair(done, leases);
+        // After an error it is unknown what was done.
+        let refusals = self.kernel.execute(ops).await.inspect_err(|_| self.todo.objects = true)?;
+        let done = self.note_results(ops, refusals, cause.looked);
+        self.note_repair(&done, cause);
         Ok(())
     }
 
@@ -81,6 +87,9 @@ impl<D: Driver> Reconciler<D> {
         }
         if devices.changed {
             self.todo.objects = true;
+            if self.status.borrow().synced {
+                self.status.send_modify(|status| status.repairs += 1);
+            }
         }
         if devices.problem != self.devices.problem {
             if let Some(problem) = &devices.problem {
@@ -119,10 +128,10 @@ impl<D: Driver> Reconciler<D> {
         Ok(have)
     }
 
-    /// Drops the operations that must not be done, or not yet.
-    fn permitted(&self, mut ops: Vec<Op>) -> Vec<Op> {
-        let now = Instant::now();
-        ops.retain(|op| !self.blocked.is_waiting(&op.key(), now));
+    /// The operations that may be done now.
+    fn permitted(&self, planned: &[Op], now: Instant) -> Vec<Op> {
+        let mut ops: Vec<Op> =
+            planned.iter().filter(|op| !self.blocked.is_waiting(&op.key(), now)).copied().collect();
         if !ops.iter().any(|op| matches!(op, Op::Delete(_))) {
             return ops;
         }
@@ -142,10 +151,13 @@ impl<D: Driver> Reconciler<D> {
         ops
     }
 
-    fn note_results(&mut self, ops: &[Op], refusals: Vec<Refusal>, looked: bool) {
+    /// Notes what came of operations, and returns those that repaired something: all that went through but
+    /// those that only had to wait.
+    fn note_results(&mut self, ops: &[Op], refusals: Vec<Refusal>, looked: bool) -> Vec<Op> {
         let now = Instant::now();
         let mut refused: BTreeMap<ObjectKey, Refusal> =
             refusals.into_iter().map(|refusal| (refusal.op.key(), refusal)).collect();
+        let mut done = Vec::new();
         for op in ops {
             let key = op.key();
             if let Some(refusal) = refused.remove(&key) {
@@ -154,14 +166,16 @@ impl<D: Driver> Reconciler<D> {
             }
             if self.blocked.remove(&key) {
                 info!(object = ?op.object(), "the kernel takes it now");
+            } else {
+                done.push(*op);
             }
             match op {
                 Op::Create(object) | Op::Replace(object) => _ = self.have.insert(*object),
                 Op::Delete(_) => _ = self.have.remove(&key),
             }
         }
-        let want = self.peers.want();
-        self.blocked.retain(|key| want.get(key).is_some() || self.have.get(key).is_some());
+        self.status.send_modify(|status| status.operations += ops.len() as u64);
+        done
     }
 
     fn note_refusal(&mut self, key: ObjectKey, refusal: &Refusal, looked: bool, now: Instant) {
@@ -197,19 +211,17 @@ impl<D: Driver> Reconciler<D> {
         }
     }
 
-    fn note_repair(&mut self, done: usize, leases: bool) {
-        let synced = self.leases.is_synced();
-        self.status.send_modify(|status| {
-            status.operations += done as u64;
-            if !leases && status.synced && done > 0 {
-                status.repairs += 1;
-            }
-        });
-        let drift = !leases && synced && self.status.borrow().synced;
-        match (done, drift) {
-            (0, _) => {}
-            (_, false) => debug!(ops = done, "kernel state follows the leases"),
-            (_, true) => warn!(ops = done, "drift repaired"),
+    fn note_repair(&mut self, done: &[Op], cause: &Cause) {
+        let entry = |op: &Op| matches!(op, Op::Create(Object::Neighbour(_) | Object::Fdb(_)));
+        if done.is_empty() {
+        } else if cause.leases || !self.leases.is_synced() || !self.status.borrow().synced {
+            debug!(ops = done.len(), "kernel state follows the leases");
+        } else if cause.audit && done.iter().all(entry) {
+            // Their dumps skip some entries now and then while others change, and their loss is announced.
+            debug!(ops = done.len(), "entries put again that the audit did not see");
+        } else {
+            warn!(ops = done.len(), "drift repaired");
+            self.status.send_modify(|status| status.repairs += 1);
         }
     }
 
@@ -252,6 +264,16 @@ impl<D: Driver> Reconciler<D> {
             changed
         });
     }
+}
+
+/// Why a pass is made.
+struct Cause {
+    /// Leases changed.
+    leases: bool,
+    /// Nothing but the audit.
+    audit: bool,
+    /// Everything was read.
+    looked: bool,
 }
 
 /// What hangs together with subnets of which the store says something that can't be read.

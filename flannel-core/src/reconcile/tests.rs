@@ -217,6 +217,14 @@ async fn a_foreign_holder_is_reported_and_left_alone_until_it_goes() {
     assert_eq!(bench.kernel.objects().get(&foreign.key()), Some(&foreign));
     assert!(bench.has_route("10.5.3.0-24"), "one failing peer delays no other");
     assert!(bench.status.borrow().refused[0].contains("10.5.2.0/24 is in the way"));
+    // Its lease goes, and with it the trouble; then it comes again.
+    bench.send(LeaseUpdate::Removed("10.5.2.0-24".into()));
+    tokio::time::sleep(Duration::from_secs(90)).await;
+    assert!(bench.status.borrow().refused.is_empty());
+    assert_eq!(bench.kernel.objects().get(&foreign.key()), Some(&foreign));
+    bench.send(LeaseUpdate::Put(lease("10.5.2.0-24", 2)));
+    bench.settle().await;
+    assert_eq!(bench.status.borrow().refused.len(), 1);
     bench.kernel.delete(&foreign.key(), true);
     bench.settle().await;
     let route = bench.kernel.objects().get(&foreign.key()).copied();
