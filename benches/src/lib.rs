@@ -3,8 +3,10 @@
 //! Absolute figures drift with the machine, so every bench runs what it compares side by side, interleaved, and
 //! reports ratios with their spread.
 
+pub mod flood;
 pub mod machine;
 pub mod stats;
+pub mod sys;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -1,0 +1,271 @@
+//! Nodes, agents and pods of every method.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::net::IpAddr;
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use clap::ValueEnum;
+use flannel_benches::{Fallible, HEALTH_PORT, is_ready};
+use flannel_lab::agent::{Agent, AgentBuilder};
+use flannel_lab::cluster::Cluster;
+use flannel_lab::netns::Netns;
+use flannel_lab::pod::Pod;
+use flannel_lab::subnet_env::SubnetEnv;
+
+/// A way for packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(crate) enum Method {
+    /// From node to node, without pods.
+    Underlay,
+    /// The host-gw backend: plain routes.
+    HostGw,
+    /// The vxlan backend.
+    Vxlan,
+    /// The udp backend, one thread.
+    Udp,
+    /// The udp backend, a thread for each direction.
+    #[value(name = "udp-2")]
+    Udp2,
+    /// The naive forwarder.
+    Naive,
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let value = self.to_possible_value().expect("no method is skipped");
+        f.pad(value.get_name())
+    }
+}
+
+/// An underlay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Lab {
+    /// veth as it is.
+    A,
+    /// Like a wire.
+    B,
+    /// The worst case.
+    C,
+}
+
+impl fmt::Display for Lab {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::A => "a",
+            Self::B => "b",
+            Self::C => "c",
+        })
+    }
+}
+
+impl Lab {
+    /// What it stands for.
+    pub(crate) fn describe(self) -> &'static str {
+        match self {
+            Self::A => {
+                "veth defaults: 64 KiB super-packets cross the underlay (VMs or containers on one host)"
+            }
+            Self::B => "no TSO on the underlay, GRO on: real 1500-byte frames, as on a wire",
+            Self::C => "neither TSO nor GRO on the underlay: the worst case",
+        }
+    }
+
+    /// The offloads of both ends of every underlay link, as `ethtool -K` has them.
+    fn features(self) -> &'static [&'static str] {
+        match self {
+            Self::A => &[
+                "tso",
+                "on",
+                "gso",
+                "on",
+                "gro",
+                "off",
+                "tx-udp-segmentation",
+                "on",
+                "tx-udp_tnl-segmentation",
+                "on",
+            ],
+            Self::B => &[
+                "tso",
+                "off",
+                "gso",
+                "on",
+                "gro",
+                "on",
+                "tx-udp-segmentation",
+                "off",
+                "tx-udp_tnl-segmentation",
+                "off",
+            ],
+            Self::C => &[
+                "tso",
+                "off",
+                "gso",
+                "off",
+                "gro",
+                "off",
+                "tx-udp-segmentation",
+                "off",
+                "tx-udp_tnl-segmentation",
+                "off",
+            ],
+        }
+    }
+}
+
+/// One method's ends.
+pub(crate) struct Ends {
+    pub(crate) from: Netns,
+    pub(crate) to: Netns,
+    pub(crate) dst: IpAddr,
+    /// The processes on the way.
+    pub(crate) carriers: Vec<Agent>,
+    _pods: Vec<Pod>,
+    _server: Agent,
+}
+
+/// All of them.
+pub(crate) struct Bed {
+    cluster: Cluster,
+    pub(crate) ends: BTreeMap<Method, Ends>,
+}
+
+impl Bed {
+    /// Builds everything and waits until it works.
+    pub(crate) fn build(methods: &[Method], flanneld: &Path, naive: &Path) -> Fallible<Self> {
+        let nodes = u8::try_from(methods.len() * 2)?;
+        let cluster = Cluster::builder().nodes(nodes).build()?;
+        let mut ends = BTreeMap::new();
+        for (at, method) in methods.iter().enumerate() {
+            let first = u8::try_from(at * 2 + 1)?;
+            ends.insert(*method, build(&cluster, first, *method, flanneld, naive)?);
+        }
+        Ok(Self { cluster, ends })
+    }
+
+    /// Gives the underlay its offloads.
+    pub(crate) fn shape(&self, lab: Lab) -> Fallible<()> {
+        let set = |netns: &Netns, link: &str| {
+            let mut args = vec!["-K", link];
+            args.extend(lab.features());
+            netns.run("ethtool", &args).map(drop)
+        };
+        for node in self.cluster.nodes() {
+            set(node.netns(), "eth0")?;
+        }
+        let ports = self.cluster.fabric().ip_json("link show")?;
+        for port in ports.as_array().into_iter().flatten() {
+            if port["linkinfo"]["info_kind"] == "veth" {
+                set(self.cluster.fabric(), port["ifname"].as_str().ok_or("a port without a name")?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn build(cluster: &Cluster, first: u8, method: Method, flanneld: &Path, naive: &Path) -> Fallible<Ends> {
+    let numbers = [first, first + 1];
+    let (mut carriers, mut pods) = (Vec::new(), Vec::new());
+    let [from, to] = numbers.map(|number| cluster.node(number).netns().clone());
+    let (from, to, dst) = match method {
+        Method::Underlay => (from, to, cluster.node(first + 1).address()),
+        Method::Naive => {
+            for (number, other) in [(first, first + 1), (first + 1, first)] {
+                carriers.push(start_naive(cluster, number, other, naive)?);
+                pods.push(Pod::attach_plain(cluster.node(number), &naive_env(number)?)?);
+            }
+            ends_of(&pods)?
+        }
+        Method::HostGw | Method::Vxlan | Method::Udp | Method::Udp2 => {
+            let agents = numbers.map(|number| start_flanneld(cluster, number, first, method, flanneld));
+            for agent in agents {
+                carriers.push(agent?);
+            }
+            for number in numbers {
+                wait_ready(cluster.node(number).netns(), &carriers)?;
+                let env = SubnetEnv::read(&env_file(number))?;
+                pods.push(Pod::attach_plain(cluster.node(number), &env)?);
+            }
+            ends_of(&pods)?
+        }
+    };
+    let server = AgentBuilder::new(&format!("iperf{first}"), "iperf3").args(["-s"]).netns(&to).start()?;
+    Ok(Ends { from, to, dst, carriers, _pods: pods, _server: server })
+}
+
+fn ends_of(pods: &[Pod]) -> Fallible<(Netns, Netns, IpAddr)> {
+    let dst = pods[1].ipv4().ok_or("the pod has no IPv4 address")?;
+    Ok((pods[0].netns().clone(), pods[1].netns().clone(), dst))
+}
+
+fn env_file(number: u8) -> std::path::PathBuf {
+    format!("/run/bench-{number}.env").into()
+}
+
+fn start_flanneld(
+    cluster: &Cluster,
+    number: u8,
+    first: u8,
+    method: Method,
+    flanneld: &Path,
+) -> Fallible<Agent> {
+    let (kind, threads) = match method {
+        Method::HostGw => ("host-gw", None),
+        Method::Udp => ("udp", Some(1)),
+        Method::Udp2 => ("udp", Some(2)),
+        _ => ("vxlan", None),
+    };
+    let store = format!("/run/bench-store-{first}");
+    fs::create_dir_all(format!("{store}/subnets"))?;
+    fs::write(
+        format!("{store}/config"),
+        format!(r#"{{"Network":"10.{}.0.0/16","Backend":{{"Type":"{kind}"}}}}"#, 100 + first),
+    )?;
+    let agent = cluster.node(number).agent(&format!("flanneld{number}"), flanneld).args([
+        "--iface=eth0".to_owned(),
+        format!("--store=local:{store}"),
+        format!("--subnet-file={}", env_file(number).display()),
+        format!("--healthz-port={HEALTH_PORT}"),
+    ]);
+    let agent = match threads {
+        Some(threads) => agent.arg(format!("--udp-threads={threads}")),
+        None => agent,
+    };
+    Ok(agent.start()?)
+}
+
+fn wait_ready(netns: &Netns, agents: &[Agent]) -> Fallible<()> {
+    let start = Instant::now();
+    while !is_ready(netns) {
+        if start.elapsed() > Duration::from_secs(20) {
+            let logs: Vec<_> = agents.iter().map(Agent::last_lines).collect();
+            return Err(format!("an agent did not become ready\n{}", logs.join("\n")).into());
+        }
+        sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
+fn naive_env(number: u8) -> Fallible<SubnetEnv> {
+    let (network, rest) = ("FLANNEL_NETWORK=10.99.0.0/16", "FLANNEL_MTU=1472\nFLANNEL_IPMASQ=false");
+    Ok(format!("{network}\nFLANNEL_SUBNET=10.99.{number}.1/24\n{rest}\n").parse()?)
+}
+
+fn start_naive(cluster: &Cluster, number: u8, other: u8, naive: &Path) -> Fallible<Agent> {
+    let node = cluster.node(number);
+    let agent = node
+        .agent(&format!("naive{number}"), naive)
+        .args(["--tun", "naive0"])
+        .arg(format!("--local={}:8285", node.address()))
+        .arg(format!("--peer={}:8285", cluster.node(other).address()))
+        .start()?;
+    agent.wait_for_log("up", Duration::from_secs(5))?;
+    node.netns().ip("link set naive0 mtu 1472 up")?;
+    node.netns().ip(&format!("address add 10.99.{number}.0/32 dev naive0"))?;
+    node.netns().ip("route add 10.99.0.0/16 dev naive0")?;
+    Ok(agent)
+}

@@ -1,0 +1,69 @@
+//! The way of packets between pods of two nodes, by every backend, side by side.
+//!
+//! Every method has two nodes and two pods of its own on one underlay; all stand at once, and each round runs
+//! them in another order. Units: Gbit/s of TCP payload, thousands of 64-byte UDP packets per second, median
+//! round-trip time in microseconds, processor seconds per gigabyte and per million packets (iperf3 or flood,
+//! agents and soft interrupts of both nodes).
+
+mod bed;
+mod report;
+mod run;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use flannel_benches::{Fallible, build_flanneld, flanneld_beside};
+use flannel_lab::sandbox::{Entered, enter_sandbox, is_inside};
+
+use bed::{Bed, Lab, Method};
+use report::Report;
+
+/// Throughput, small packets, latency and cost of all backends.
+#[derive(Parser)]
+struct Options {
+    /// Rounds; each runs every method once.
+    #[arg(long, default_value_t = 5)]
+    rounds: u32,
+    /// Seconds of each TCP run.
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+    /// Underlays: a, veth as it is; b, no TSO but GRO, as a wire; c, neither.
+    #[arg(long, value_delimiter = ',', default_value = "a,b,c")]
+    labs: Vec<Lab>,
+    /// Methods to run.
+    #[arg(long, value_delimiter = ',', default_value = "underlay,host-gw,vxlan,udp,udp-2,naive")]
+    methods: Vec<Method>,
+    /// Runs during which others used this share of the processor or more don't count in Gbit/s, packets per
+    /// second and round-trip times. Fix it before the run.
+    #[arg(long, default_value_t = 0.2)]
+    quiet: f64,
+}
+
+fn main() -> Fallible<ExitCode> {
+    let options = Options::parse();
+    if !is_inside() {
+        build_flanneld()?;
+    }
+    match enter_sandbox()? {
+        Entered::Outside(code) => Ok(code),
+        Entered::Inside => {
+            let exe = std::env::current_exe()?;
+            let bed = Bed::build(&options.methods, &flanneld_beside(&exe), &exe.with_file_name("naive_udp"))?;
+            for lab in &options.labs {
+                bed.shape(*lab)?;
+                let mut report = Report::new(options.quiet);
+                for round in 1..=options.rounds {
+                    let mut order = options.methods.clone();
+                    fastrand::shuffle(&mut order);
+                    for method in order {
+                        eprintln!("lab {lab}, round {round} of {}: {method}", options.rounds);
+                        run::all(&bed, method, options.seconds, &mut report)?;
+                    }
+                }
+                println!("\n## lab {lab}: {}\n", lab.describe());
+                report.print(&options.methods);
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
