@@ -6,6 +6,7 @@ use flannel_core::addr::{LinkIndex, Vni};
 use flannel_core::config::LeaseSource;
 use flannel_core::dataplane::{Address, Dataplane, Neighbour, Object};
 use flannel_core::kernel::LinkOp;
+use flannel_core::subnet::SubnetManager;
 use flannel_core::testing::{FakeKernel, FakeStore};
 use tokio::task::JoinHandle;
 
@@ -51,7 +52,8 @@ impl Host {
     async fn register(&self) -> Result<Box<dyn Network>, BackendError> {
         let kernel = self.kernel.clone();
         let backend = VxlanBackend::with_kernel(move || Ok(Box::new(kernel.clone())));
-        backend.register(&self.config, &self.underlay, &self.store).await
+        let (config, underlay) = (&self.config, &self.underlay);
+        backend.register(Registration { config, underlay, subnets: &self.store, previous: None }).await
     }
 
     /// Registers and runs.
