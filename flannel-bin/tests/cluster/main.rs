@@ -1,6 +1,7 @@
 //! Whole clusters of the real binary: nodes as network namespaces, pods by the real CNI plugins, the real
 //! kernel, a real etcd.
 
+mod backends;
 mod connectivity;
 #[cfg(feature = "etcd")]
 mod etcd;

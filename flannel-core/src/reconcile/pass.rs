@@ -70,8 +70,8 @@ impl<D: Driver> Reconciler<D> {
             }
         };
         let done = ops.len() - refusals.len();
-        self.note_results(&ops, refusals, looked);
-        self.note_repair(done, leases);
+        let late = self.note_results(&ops, refusals, looked);
+        self.note_repair(done, leases || done == late);
         Ok(())
     }
 
@@ -134,8 +134,11 @@ impl<D: Driver> Reconciler<D> {
         ops
     }
 
-    fn note_results(&mut self, ops: &[Op], refusals: Vec<Refusal>, looked: bool) {
+    /// Takes over what was done. Returns how many operations went through that were refused before: those
+    /// repair no drift.
+    fn note_results(&mut self, ops: &[Op], refusals: Vec<Refusal>, looked: bool) -> usize {
         let now = Instant::now();
+        let mut late = 0;
         let mut refused: BTreeMap<ObjectKey, Refusal> =
             refusals.into_iter().map(|refusal| (refusal.op.key(), refusal)).collect();
         for op in ops {
@@ -145,6 +148,7 @@ impl<D: Driver> Reconciler<D> {
                 continue;
             }
             if self.blocked.remove(&key) {
+                late += 1;
                 info!(object = ?op.object(), "the kernel takes it now");
             }
             match op {
@@ -154,6 +158,7 @@ impl<D: Driver> Reconciler<D> {
         }
         let want = self.peers.want();
         self.blocked.retain(|key| want.get(key).is_some() || self.have.get(key).is_some());
+        late
     }
 
     fn note_refusal(&mut self, key: ObjectKey, refusal: &Refusal, looked: bool, now: Instant) {
@@ -189,15 +194,15 @@ impl<D: Driver> Reconciler<D> {
         }
     }
 
-    fn note_repair(&mut self, done: usize, leases: bool) {
+    fn note_repair(&mut self, done: usize, expected: bool) {
         let synced = self.leases.is_synced();
         self.status.send_modify(|status| {
             status.operations += done as u64;
-            if !leases && status.synced && done > 0 {
+            if !expected && status.synced && done > 0 {
                 status.repairs += 1;
             }
         });
-        let drift = !leases && synced && self.status.borrow().synced;
+        let drift = !expected && synced && self.status.borrow().synced;
         match (done, drift) {
             (0, _) => {}
             (_, false) => debug!(ops = done, "kernel state follows the leases"),
