@@ -6,7 +6,10 @@ use crate::backends::{BackendCase, on_every_backend};
 use crate::harness::{Bed, LocalFolder, Store, assert_all_reach_all, env_of};
 
 /// Every pod pings every other, in all families that the backend has.
-pub(crate) fn every_pod_pings_every_other<S: Store>(case: &'static BackendCase, store: impl Fn(&Cluster) -> S) {
+pub(crate) fn every_pod_pings_every_other<S: Store>(
+    case: &'static BackendCase,
+    store: impl Fn(&Cluster) -> S,
+) {
     for families in case.families {
         ping_in(case, *families, &store);
     }

@@ -223,7 +223,7 @@ impl<S: Store> Bed<S> {
 /// Whether a line of `ip` is about a flannel device, or a route to the pods of another node.
 pub(crate) fn is_flannels(line: &str) -> bool {
     let to_pods = line.contains("10.244.") || line.contains("fd00:10:244:");
-    let on_bridge = line.contains("dev cni0") || line.contains("dev veth");
+    let on_bridge = line.contains("cni0") || line.contains("veth");
     (line.contains("flannel") || to_pods && !on_bridge) && !line.contains("fe80")
 }
 

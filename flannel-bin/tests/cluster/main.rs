@@ -7,6 +7,8 @@ mod connectivity;
 mod etcd;
 mod golden;
 mod harness;
+mod hostgw;
 mod repair;
 mod restart;
+mod switch;
 mod takeover;
