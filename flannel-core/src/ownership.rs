@@ -58,10 +58,16 @@ impl Ownership {
         }
     }
 
-    /// The families of our networks: marked routes of these have to be read.
+    /// The families of our networks.
     pub fn families(&self) -> impl Iterator<Item = Family> + '_ {
         let has = |family: &Family| self.networks.iter().any(|network| network.family() == *family);
         Family::ALL.into_iter().filter(has)
+    }
+
+    /// The protocols that routes of ours can have on any link: the mark and, if nodes were stored, Go's.
+    pub fn protocols(&self) -> impl Iterator<Item = u8> + use<> {
+        let of_go = (!self.nodes.is_empty()).then_some(BOOT_PROTOCOL);
+        [ROUTE_PROTOCOL].into_iter().chain(of_go)
     }
 
     /// Where unmarked routes of ours can be besides the backend's own scopes: on stale devices.

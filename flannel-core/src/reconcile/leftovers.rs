@@ -3,7 +3,7 @@
 use tracing::{info, warn};
 
 use super::{Driver, Reconciler};
-use crate::dataplane::{Object, ROUTE_PROTOCOL};
+use crate::dataplane::Object;
 use crate::kernel::{KernelError, LinkOp};
 use crate::lease::LeaseChange;
 use crate::ownership::is_adoptable;
@@ -23,7 +23,9 @@ impl<D: Driver> Reconciler<D> {
     pub(super) async fn read_ours(&mut self) -> Result<Vec<Object>, KernelError> {
         let mut objects = Vec::new();
         for family in self.ownership.families().collect::<Vec<_>>() {
-            objects.extend(self.kernel.routes_by(family, ROUTE_PROTOCOL).await?);
+            for protocol in self.ownership.protocols() {
+                objects.extend(self.kernel.routes_by(family, protocol).await?);
+            }
         }
         for scope in self.driver.scopes().into_iter().chain(self.ownership.scopes()) {
             objects.extend(self.kernel.objects(scope).await?);
@@ -42,7 +44,11 @@ impl<D: Driver> Reconciler<D> {
         if !std::mem::replace(&mut self.named_suspects, true) {
             for link in self.ownership.suspects(&links) {
                 let name = &link.name;
-                warn!(link = %name, "looks like a device of another flannel backend; it stays, since no stored state proves that it is ours");
+                warn!(
+                    link = %name,
+                    "looks like a device of another flannel backend; it stays, since no stored state proves \
+                     that it is ours"
+                );
             }
         }
         if self.ownership.locate(&links) {
@@ -59,11 +65,10 @@ impl<D: Driver> Reconciler<D> {
         }
         for link in self.ownership.stale_links() {
             let result = self.kernel.change_link(&LinkOp::Delete(link.index)).await;
+            let name = &link.name;
             match &result {
-                Ok(()) => info!(link = %link.name, "device of an earlier backend removed"),
-                Err(error) => {
-                    warn!(link = %link.name, %error, "device of an earlier backend can't be removed; tried again")
-                }
+                Ok(()) => info!(link = %name, "device of an earlier backend removed"),
+                Err(error) => warn!(link = %name, %error, "device of an earlier backend stays for now"),
             }
             self.ownership.forget(link.index, result.is_ok());
         }

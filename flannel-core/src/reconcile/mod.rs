@@ -58,7 +58,7 @@ pub trait Driver: Send {
     /// What a lease of another node asks for on the devices as they are now.
     fn peer(&self, lease: &Lease) -> Result<Peer, PeerError>;
 
-    /// Where objects of ours can be. Marked routes on other links are found without it.
+    /// Where objects of ours can be. Routes that [`Ownership`] proves to be ours are found without it.
     fn scopes(&self) -> Vec<Scope>;
 
     /// Whether an object on a device of this backend is ours to replace and delete. What is ours on links
