@@ -8,7 +8,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use flannel_backend_vxlan::VxlanBackend;
-use flannel_core::backend::Backend;
+use flannel_core::backend::{Backend, Registration};
 use flannel_core::netlink::Netlink;
 use flannel_core::subnet::SubnetManager;
 use flannel_core::subnet::local::{LocalOptions, LocalSubnetManager};
@@ -33,7 +33,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let underlay = underlay::choose(&mut kernel, &options).await?;
 
     // Makes the devices and takes this node's subnet ..
-    let network = VxlanBackend::new().register(&config, &underlay, &store).await?;
+    let registration = Registration { config: &config, underlay: &underlay, subnets: &store, previous: None };
+    let network = VxlanBackend::new().register(registration).await?;
     let lease = network.lease().clone();
     println!("{lease} through {} with pod MTU {}", underlay.name, network.overlay_mtu());
 

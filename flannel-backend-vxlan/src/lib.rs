@@ -25,13 +25,14 @@ mod tests;
 
 use async_trait::async_trait;
 use flannel_core::addr::{Family, MacAddr, Mtu, PerFamily};
-use flannel_core::backend::{Backend, BackendError, Network, NetworkStatus, Underlay};
+use flannel_core::backend::{Backend, BackendError, Network, NetworkStatus, Registration, Underlay};
 use flannel_core::config::NetworkConfig;
 use flannel_core::kernel::{Kernel, KernelError};
 use flannel_core::lease::{Lease, LeaseAttrs};
 use flannel_core::netlink::Netlink;
 use flannel_core::reconcile::{Driver, Reconciler};
-use flannel_core::subnet::{LeaseStream, SubnetManager};
+use flannel_core::state_file::{Device, State};
+use flannel_core::subnet::LeaseStream;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -75,12 +76,8 @@ impl Backend for VxlanBackend {
         peer::KIND
     }
 
-    async fn register(
-        &self,
-        config: &NetworkConfig,
-        underlay: &Underlay,
-        subnets: &dyn SubnetManager,
-    ) -> Result<Box<dyn Network>, BackendError> {
+    async fn register(&self, registration: Registration<'_>) -> Result<Box<dyn Network>, BackendError> {
+        let Registration { config, underlay, subnets, previous } = registration;
         let vxlan = VxlanConfig::parse(&config.backend)?;
         for key in config::idle_keys(&config.backend) {
             warn!(key, "Backend key has no effect on Linux");
@@ -104,7 +101,8 @@ impl Backend for VxlanBackend {
         let lease = subnets.acquire_lease(&attrs(&vxlan, underlay, &driver.sides)).await?;
         debug!(subnet = %lease.key, underlay = %underlay.name, vni = vxlan.vni.get(), %overlay_mtu, "lease acquired");
         driver.set_lease(&lease);
-        let mut reconciler = Reconciler::new(driver, kernel, lease.key);
+        let state = state(config, &vxlan);
+        let mut reconciler = Reconciler::new(driver, kernel, lease.key, state, previous);
         reconciler.prepare().await?;
         Ok(Box::new(VxlanNetwork { lease, overlay_mtu, reconciler }))
     }
@@ -142,6 +140,17 @@ async fn sides(
     Ok(sides)
 }
 
+/// What to store for the next start, but for the nodes.
+fn state(config: &NetworkConfig, vxlan: &VxlanConfig) -> State {
+    let device = |family| Device { name: device::device_name(vxlan, family), vni: vxlan.vni };
+    State {
+        backend: peer::KIND.to_owned(),
+        networks: config.networks.map(|_, network| network.network),
+        devices: config.families().map(device).collect(),
+        ..State::default()
+    }
+}
+
 /// What this node publishes.
 fn attrs(vxlan: &VxlanConfig, underlay: &Underlay, sides: &PerFamily<Side>) -> LeaseAttrs {
     let data = |family: Family| sides.get(family).map(|side| peer::own_data(vxlan.vni, side.mac));
@@ -172,6 +181,10 @@ impl Network for VxlanNetwork {
 
     fn status(&self) -> watch::Receiver<NetworkStatus> {
         self.reconciler.status()
+    }
+
+    fn state(&self) -> watch::Receiver<State> {
+        self.reconciler.state()
     }
 
     async fn run(

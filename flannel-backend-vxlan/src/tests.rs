@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use flannel_core::addr::{LinkIndex, Vni};
 use flannel_core::config::LeaseSource;
-use flannel_core::dataplane::{Address, Dataplane, Neighbour, Object};
+use flannel_core::dataplane::{Address, Dataplane, Neighbour, Object, Op, Route};
 use flannel_core::kernel::LinkOp;
+use flannel_core::subnet::SubnetManager;
 use flannel_core::testing::{FakeKernel, FakeStore};
 use tokio::task::JoinHandle;
 
@@ -25,6 +26,7 @@ struct Host {
     store: FakeStore,
     underlay: Underlay,
     config: NetworkConfig,
+    previous: Option<State>,
 }
 
 impl Host {
@@ -45,13 +47,14 @@ impl Host {
             published: addrs,
             reason: "test".into(),
         };
-        Self { kernel, store: FakeStore::new(config.clone()), underlay, config }
+        Self { kernel, store: FakeStore::new(config.clone()), underlay, config, previous: None }
     }
 
     async fn register(&self) -> Result<Box<dyn Network>, BackendError> {
         let kernel = self.kernel.clone();
         let backend = VxlanBackend::with_kernel(move || Ok(Box::new(kernel.clone())));
-        backend.register(&self.config, &self.underlay, &self.store).await
+        let (config, underlay, previous) = (&self.config, &self.underlay, self.previous.as_ref());
+        backend.register(Registration { config, underlay, subnets: &self.store, previous }).await
     }
 
     /// Registers and runs.
@@ -244,4 +247,49 @@ async fn an_underlay_link_that_goes_and_returns_brings_the_devices_back() {
     assert_eq!((status.device_problem, status.overlay_mtu), (None, Some(Mtu(1330))));
     assert_eq!(host.kernel.link_named("flannel.1").unwrap().mtu, Mtu(1350));
     assert_eq!(host.kernel.objects().len(), 8);
+}
+
+#[tokio::test(start_paused = true)]
+async fn routes_of_host_gw_are_moved_in_place_and_others_stay() {
+    let mut host = Host::new(DUAL);
+    let link = host.underlay.link;
+    let route = |dst: &str, protocol| {
+        let (dst, via) = (dst.parse().unwrap(), "192.0.2.9".parse().ok());
+        Object::Route(Route { dst, metric: 0, via, link: Some(link), onlink: false, protocol, plain: true })
+    };
+    let stranger = route("10.5.97.0/24", 3);
+    // A marked one that is wanted, a marked one that is not, and one that Go wrote where we knew the node.
+    for object in [route("10.5.99.0/24", 102), route("10.5.98.0/24", 102), route("10.5.96.0/24", 3), stranger]
+    {
+        host.kernel.put(object, false);
+    }
+    let ips = PerFamily { v4: "192.0.2.9".parse().ok(), v6: None };
+    let nodes = [("10.5.96.0-24".parse().unwrap(), ips)].into();
+    host.previous = Some(State { backend: "host-gw".into(), nodes, ..State::default() });
+    host.store.put(PEER_KEY, PEER);
+    let _running = host.start().await;
+    let ops = host.kernel.take_ops();
+    let of_shared = |op: &&Op| op.object().key() == route("10.5.99.0/24", 102).key();
+    let moved: Vec<_> = ops.iter().filter(of_shared).collect();
+    assert!(matches!(moved[..], [Op::Replace(_)]), "{moved:?}");
+    let objects = host.kernel.objects();
+    assert_eq!(objects.len(), 9, "{objects:?}");
+    assert!(objects.get(&stranger.key()).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_device_of_another_vni_goes_once_the_new_one_has_all() {
+    let mut host = Host::new(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#);
+    host.store.put("10.5.99.0-24", PEER);
+    let running = host.start().await;
+    host.previous = Some(host.register().await.unwrap().state().borrow().clone());
+    running.stop().await;
+    host.config = config(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","VNI":2}}"#);
+    let _running = host.start().await;
+    assert!(host.kernel.link_named("flannel.1").is_none());
+    let link = host.kernel.link_named("flannel.2").unwrap().index;
+    assert_eq!(host.kernel.objects().len(), 4);
+    assert!(
+        host.kernel.objects().iter().any(|object| matches!(object, Object::Route(r) if r.link == Some(link)))
+    );
 }

@@ -19,7 +19,7 @@ use crate::report::chain;
 use crate::run::{Agent, Notice, RunError};
 use crate::status::Board;
 use crate::store::StoreError;
-use crate::{logs, registry, store};
+use crate::{logs, memory, registry, store};
 
 /// The agent can't start, or ended with an error.
 #[derive(Debug, thiserror::Error)]
@@ -111,6 +111,7 @@ async fn run_agent(
             public_ips: options.public_ips,
         },
         subnet_file: options.subnet_file.clone(),
+        previous: memory::recall(&memory::path(&options.subnet_file)),
         store: &*store,
         backends: &registry::backend,
         board,

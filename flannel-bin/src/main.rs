@@ -7,6 +7,7 @@ mod cli;
 mod daemon;
 mod health;
 mod logs;
+mod memory;
 mod registry;
 mod report;
 mod run;

@@ -1,14 +1,14 @@
 //! The backends of this build, by the name that the network config gives.
 
+use flannel_backend_hostgw::HostGwBackend;
 use flannel_backend_vxlan::VxlanBackend;
 use flannel_core::backend::Backend;
 
 /// The kinds of this build.
-const KNOWN: &[&str] = &["vxlan"];
+const KNOWN: &[&str] = &["vxlan", "host-gw"];
 /// Kinds that upstream has, or had, besides.
 const UPSTREAM: &[&str] = &[
     "udp",
-    "host-gw",
     "wireguard",
     "ipip",
     "ipsec",
@@ -40,6 +40,7 @@ fn why(kind: &str) -> &'static str {
 pub(crate) fn backend(kind: &str) -> Result<Box<dyn Backend>, UnknownBackend> {
     match kind {
         "vxlan" => Ok(Box::new(VxlanBackend::new())),
+        "host-gw" => Ok(Box::new(HostGwBackend::new())),
         _ => Err(UnknownBackend { kind: kind.to_owned() }),
     }
 }
@@ -58,7 +59,7 @@ mod tests {
     #[test]
     fn says_what_is_unknown_and_what_is_missing() {
         let error = |kind| backend(kind).map(|_| ()).unwrap_err().to_string();
-        assert_eq!(error("vxlna"), "backend \"vxlna\" is unknown; this build has: vxlan");
+        assert_eq!(error("vxlna"), "backend \"vxlna\" is unknown; this build has: vxlan, host-gw");
         for kind in UPSTREAM {
             assert!(error(kind).contains("is not in this build; this build has: vxlan"), "{kind}");
         }

@@ -8,9 +8,10 @@ use std::future::pending;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use flannel_core::backend::{Backend, BackendError, Network, NetworkStatus, Underlay};
+use flannel_core::backend::{Backend, BackendError, Network, NetworkStatus, Registration, Underlay};
 use flannel_core::config::NetworkConfig;
 use flannel_core::kernel::Kernel;
+use flannel_core::state_file::State;
 use flannel_core::subnet::{SubnetError, SubnetManager};
 use flannel_core::subnet_file::SubnetFile;
 use flannel_core::underlay::{self, UnderlayError, UnderlayOptions};
@@ -19,6 +20,7 @@ use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::memory::{self, Keeper};
 use crate::registry::UnknownBackend;
 use crate::report::chain;
 use crate::status::{Board, Step};
@@ -49,8 +51,10 @@ pub(crate) type Backends<'a> = dyn Fn(&str) -> Result<Box<dyn Backend>, UnknownB
 pub(crate) struct Agent<'a> {
     /// What the operator said about the underlay; the families come from the network config.
     pub(crate) underlay: UnderlayOptions,
-    /// Where the subnet file goes.
+    /// Where the subnet file goes, and the state file beside it.
     pub(crate) subnet_file: PathBuf,
+    /// What the state file said at the start.
+    pub(crate) previous: Option<State>,
     /// The store of leases.
     pub(crate) store: &'a dyn SubnetManager,
     /// Makes backends by kind.
@@ -170,7 +174,8 @@ impl Agent<'_> {
     ) -> Result<Box<dyn Network>, RunError> {
         let mut retry = Retry::default();
         loop {
-            match backend.register(config, underlay, self.store).await {
+            let (subnets, previous) = (self.store, self.previous.as_ref());
+            match backend.register(Registration { config, underlay, subnets, previous }).await {
                 Ok(network) => return Ok(network),
                 Err(BackendError::Subnet(error)) if error.is_transient() => {
                     let why = retry.failed(&error, "waiting for a lease");
@@ -187,6 +192,7 @@ impl Agent<'_> {
         let lease = network.lease().clone();
         let status = network.status();
         self.board.watch_network(status.clone());
+        let mut keeper = Keeper::new(memory::path(&self.subnet_file), network.state());
         let cancel = CancellationToken::new();
         let mut task = tokio::spawn(network.run(self.store.watch_leases(), cancel.clone()));
 
@@ -211,10 +217,12 @@ impl Agent<'_> {
             }
             error = hold => Err(error),
             never = announce => match never {},
+            never = keeper.run() => match never {},
         };
         self.stopping();
         cancel.cancel();
         stop(task, kind).await;
+        keeper.finish().await;
         result
     }
 

@@ -11,6 +11,7 @@ use crate::addr::{LinkIndex, Mtu, PerFamily};
 use crate::config::{ConfigError, NetworkConfig};
 use crate::kernel::KernelError;
 use crate::lease::Lease;
+use crate::state_file::State;
 use crate::subnet::{LeaseStream, SubnetError, SubnetManager};
 
 /// The link and addresses that carry encapsulated packets between nodes.
@@ -30,6 +31,19 @@ pub struct Underlay {
     pub reason: String,
 }
 
+/// All that a backend needs to know to register.
+#[derive(Clone, Copy)]
+pub struct Registration<'a> {
+    /// The network config.
+    pub config: &'a NetworkConfig,
+    /// What carries the traffic between nodes.
+    pub underlay: &'a Underlay,
+    /// The store of leases.
+    pub subnets: &'a dyn SubnetManager,
+    /// What this node stored last, so that leftovers of an earlier run or another backend are known as ours.
+    pub previous: Option<&'a State>,
+}
+
 /// One way to carry overlay packets between nodes.
 #[async_trait]
 pub trait Backend: Send + Sync {
@@ -37,12 +51,7 @@ pub trait Backend: Send + Sync {
     fn kind(&self) -> &'static str;
 
     /// Creates or adopts the devices, then takes a lease that advertises them.
-    async fn register(
-        &self,
-        config: &NetworkConfig,
-        underlay: &Underlay,
-        subnets: &dyn SubnetManager,
-    ) -> Result<Box<dyn Network>, BackendError>;
+    async fn register(&self, registration: Registration<'_>) -> Result<Box<dyn Network>, BackendError>;
 }
 
 /// A registered backend: this node's lease, and the task that follows all others.
@@ -56,6 +65,11 @@ pub trait Network: Send {
 
     /// What the network is doing. Valid after `run` took the network, too.
     fn status(&self) -> watch::Receiver<NetworkStatus>;
+
+    /// What to store for the next start. It is announced whenever it changed, but not before the kernel has
+    /// what it says and nothing of an earlier backend is left: until then what was stored before still
+    /// counts. Valid after `run` took the network, too.
+    fn state(&self) -> watch::Receiver<State>;
 
     /// Runs until `cancel` fires. Kernel state stays, so pods keep their traffic meanwhile.
     async fn run(self: Box<Self>, leases: LeaseStream, cancel: CancellationToken)

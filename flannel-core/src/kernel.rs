@@ -126,7 +126,7 @@ pub struct Kinds {
 impl Kinds {
     /// All kinds: what hangs on a device of our own.
     pub const ALL: Self = Self { addresses: true, neighbours: true, fdb: true, routes: true };
-    /// Routes only: what we may own on a shared link.
+    /// Routes only: what we may own on a link that others use, too.
     pub const ROUTES: Self = Self { addresses: false, neighbours: false, fdb: false, routes: true };
 }
 
@@ -229,6 +229,13 @@ impl KernelError {
     }
 }
 
+impl Scope {
+    /// Whether it is a link that others use, too: only routes are read there.
+    pub fn is_shared(&self) -> bool {
+        self.kinds == Kinds::ROUTES
+    }
+}
+
 /// Reads and changes the state of one network namespace.
 #[async_trait]
 pub trait Kernel: Send {
@@ -249,6 +256,9 @@ pub trait Kernel: Send {
 
     /// Reads the objects of a scope, complete or not at all.
     async fn objects(&mut self, scope: Scope) -> Result<Vec<Object>, KernelError>;
+
+    /// Reads the routes of the main table that have a protocol, on whatever link; complete or not at all.
+    async fn routes_by(&mut self, family: Family, protocol: u8) -> Result<Vec<Object>, KernelError>;
 
     /// Changes one link.
     async fn change_link(&mut self, op: &LinkOp) -> Result<(), KernelError>;

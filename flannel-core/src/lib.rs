@@ -12,6 +12,7 @@
 //! - [`lease`]: leases in upstream's wire forms, and the table that a watch folds into.
 //! - [`peers`]: which leases hold where they contradict each other, and what they ask of the kernel.
 //! - [`dataplane`]: kernel state as a value, and the plan from one to another.
+//! - [`ownership`]: whose a route on a shared link is, and what a previous backend left behind.
 //! - [`gojson`]: JSON objects as Go reads them.
 //!
 //! Traits, and what touches the world:
@@ -20,12 +21,14 @@
 //! - [`kernel`]: the trait of the kernel; [`netlink`]: the real one.
 //! - [`underlay`]: which link and addresses carry the traffic between nodes; the decision is pure.
 //! - [`subnet_file`]: `subnet.env`, by which container runtimes learn this node's subnets.
+//! - [`state_file`]: what an agent remembers over restarts.
 //! - [`reconcile`]: the one loop that every route-based backend runs.
 //!
 //! The library reads no environment, sets up no logger, ends no process and keeps no globals; several
 //! agents can run in one process.
 
 pub mod addr;
+mod atomic_file;
 pub mod backend;
 pub mod config;
 pub mod dataplane;
@@ -33,8 +36,10 @@ pub mod gojson;
 pub mod kernel;
 pub mod lease;
 pub mod netlink;
+pub mod ownership;
 pub mod peers;
 pub mod reconcile;
+pub mod state_file;
 pub mod subnet;
 pub mod subnet_file;
 #[cfg(any(test, feature = "testing"))]

@@ -2,12 +2,13 @@
 //! Upstream: `pkg/subnet/subnet.go`, `WriteSubnetFile`.
 
 use std::fmt::Write as _;
-use std::fs::{self, DirBuilder, File, Permissions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::addr::{Family, Mtu, PerFamily, Subnet};
+use crate::atomic_file;
 use crate::lease::LeaseKey;
 
 /// What the subnet file says.
@@ -70,7 +71,8 @@ impl SubnetFile {
         if is_current(path, &text) {
             return Ok(false);
         }
-        replace(path, text.as_bytes()).map_err(|source| SubnetFileError { path: path.to_owned(), source })?;
+        atomic_file::replace(path, text.as_bytes(), 0o644)
+            .map_err(|source| SubnetFileError { path: path.to_owned(), source })?;
         Ok(true)
     }
 }
@@ -78,22 +80,6 @@ impl SubnetFile {
 fn is_current(path: &Path, text: &str) -> bool {
     let mode = fs::metadata(path).map(|meta| meta.permissions().mode() & 0o7777);
     mode.is_ok_and(|mode| mode == 0o644) && fs::read(path).is_ok_and(|old| old == text.as_bytes())
-}
-
-/// A crash at any point leaves the old file or the new one, never a part.
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = match path.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    };
-    DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
-    let mut file = tempfile::Builder::new().prefix(".subnet.env.").tempfile_in(folder)?;
-    file.write_all(bytes)?;
-    // Set on the open file, where the umask has no say.
-    file.as_file().set_permissions(Permissions::from_mode(0o644))?;
-    file.as_file().sync_all()?;
-    file.persist(path).map_err(|error| error.error)?;
-    File::open(folder)?.sync_all()
 }
 
 /// What an earlier run left in the subnet file.
@@ -167,6 +153,8 @@ fn unquote(value: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+
     use proptest::prelude::*;
 
     use super::*;

@@ -149,12 +149,7 @@ impl Backend for Fake {
         "vxlan"
     }
 
-    async fn register(
-        &self,
-        _: &NetworkConfig,
-        _: &Underlay,
-        _: &dyn SubnetManager,
-    ) -> Result<Box<dyn Network>, BackendError> {
+    async fn register(&self, _: Registration<'_>) -> Result<Box<dyn Network>, BackendError> {
         play(&self.registers).await?;
         Ok(Box::new(FakeNetwork { fake: self.clone(), lease: lease() }))
     }
@@ -177,6 +172,10 @@ impl Network for FakeNetwork {
 
     fn status(&self) -> watch::Receiver<NetworkStatus> {
         self.fake.network.subscribe()
+    }
+
+    fn state(&self) -> watch::Receiver<State> {
+        watch::Sender::new(State::default()).subscribe()
     }
 
     async fn run(self: Box<Self>, _: LeaseStream, cancel: CancellationToken) -> Result<(), BackendError> {
@@ -230,6 +229,7 @@ fn start_at(fake: Fake, iface: &'static str, file: &str) -> Test {
         let agent = Agent {
             underlay: UnderlayOptions { ifaces: vec![iface.into()], ..UnderlayOptions::default() },
             subnet_file: file,
+            previous: None,
             store: &store,
             backends: &|kind| match kind {
                 "vxlan" => Ok(Box::new(store.clone())),

@@ -1,21 +1,27 @@
 //! Pods on different nodes reach each other.
 
 use flannel_lab::cluster::{Cluster, Families};
-use flannel_lab::sandbox::in_sandbox;
-use flannel_lab::test_name;
 
-use crate::harness::{Bed, LocalFolder, Store, assert_all_reach_all, config, env_of};
+use crate::backends::{BackendCase, on_every_backend};
+use crate::harness::{Bed, LocalFolder, Store, assert_all_reach_all, env_of};
 
+/// Every pod pings every other, in all families that the backend has.
 pub(crate) fn every_pod_pings_every_other<S: Store>(
-    families: Families,
-    store: impl FnOnce(&Cluster) -> S,
-    mtu: u32,
+    case: &'static BackendCase,
+    store: impl Fn(&Cluster) -> S,
 ) {
+    for families in case.families {
+        ping_in(case, *families, &store);
+    }
+}
+
+fn ping_in<S: Store>(case: &'static BackendCase, families: Families, store: impl Fn(&Cluster) -> S) {
     let cluster = Cluster::builder().nodes(3).families(families).build().unwrap();
     let store = store(&cluster);
-    let mut bed = Bed::new(cluster, store, &config(families));
+    let mut bed = Bed::new(cluster, store, case, families);
     bed.start_all();
     assert_eq!(bed.store.records().len(), 3);
+    let mtu = case.mtu(families, 1500);
     for number in 1..=3 {
         assert_eq!(env_of(number).mtu, mtu);
         bed.wait_for_peers(number, 2);
@@ -24,17 +30,8 @@ pub(crate) fn every_pod_pings_every_other<S: Store>(
     assert_all_reach_all(&pods, mtu);
 }
 
-#[test]
-fn ipv4_on_the_local_store() {
-    in_sandbox(test_name!(), || every_pod_pings_every_other(Families::V4, |_| LocalFolder::new(), 1450));
+fn on_the_local_store(case: &'static BackendCase) {
+    every_pod_pings_every_other(case, |_| LocalFolder::new());
 }
 
-#[test]
-fn dual_stack_on_the_local_store() {
-    in_sandbox(test_name!(), || every_pod_pings_every_other(Families::Dual, |_| LocalFolder::new(), 1430));
-}
-
-#[test]
-fn ipv6_alone_on_the_local_store() {
-    in_sandbox(test_name!(), || every_pod_pings_every_other(Families::V6, |_| LocalFolder::new(), 1430));
-}
+on_every_backend!(on_the_local_store);

@@ -9,8 +9,11 @@ use flannel_lab::sandbox::in_sandbox;
 use flannel_lab::test_name;
 use flannel_lab::wait::eventually;
 
+use crate::backends::{BackendCase, VXLAN, on_every_backend};
 use crate::connectivity::every_pod_pings_every_other;
-use crate::harness::{Bed, Monitor, SOON, Store, Traffic, config, http_get};
+use crate::harness::{Bed, Monitor, SOON, Store, Traffic, http_get};
+
+on_every_backend!(pods_reach_each_other, no_outage_of_the_store_changes_the_datapath);
 
 const PREFIX: &str = "/coreos.com/network";
 
@@ -47,37 +50,17 @@ impl Store for EtcdStore {
     }
 }
 
-#[test]
-fn pods_reach_each_other_in_ipv4() {
-    in_sandbox(test_name!(), || every_pod_pings_every_other(Families::V4, EtcdStore::new, 1450));
+fn pods_reach_each_other(case: &'static BackendCase) {
+    every_pod_pings_every_other(case, EtcdStore::new);
 }
 
-#[test]
-fn pods_reach_each_other_in_both_families() {
-    in_sandbox(test_name!(), || every_pod_pings_every_other(Families::Dual, EtcdStore::new, 1430));
-}
-
-#[test]
-fn pods_reach_each_other_in_ipv6_alone() {
-    in_sandbox(test_name!(), || every_pod_pings_every_other(Families::V6, EtcdStore::new, 1430));
-}
-
-fn bed() -> Bed<EtcdStore> {
-    let cluster = Cluster::builder().nodes(3).families(Families::Dual).build().unwrap();
+fn bed(case: &'static BackendCase) -> Bed<EtcdStore> {
+    let cluster = Cluster::builder().nodes(3).families(case.widest()).build().unwrap();
     let store = EtcdStore::new(&cluster);
-    let mut bed = Bed::new(cluster, store, &config(Families::Dual));
+    let mut bed = Bed::new(cluster, store, case, case.widest());
     bed.start_all();
     (1..=3).for_each(|number| bed.wait_for_peers(number, 2));
     bed
-}
-
-/// A peer that exists in the store only.
-fn ghost(n: u8) -> (String, String) {
-    let key = format!("10.244.2{n:02}.0-24&fd00:10:244:f{n:x}::-64");
-    let value = format!(
-        r#"{{"PublicIP":"192.168.77.2{n:02}","PublicIPv6":"fd00:77::2{n:02}","BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"0a:00:00:00:02:{n:02}"}},"BackendV6Data":{{"VNI":1,"VtepMAC":"0e:00:00:00:02:{n:02}"}}}}"#
-    );
-    (key, value)
 }
 
 fn ready(bed: &Bed<EtcdStore>, number: u8) -> bool {
@@ -87,55 +70,52 @@ fn ready(bed: &Bed<EtcdStore>, number: u8) -> bool {
 /// Something that happens to the server, and its end.
 type Outage = fn(&mut EtcdStore);
 
-#[test]
-fn no_outage_of_the_store_changes_the_datapath() {
-    in_sandbox(test_name!(), || {
-        let mut bed = bed();
-        let pods = [bed.pod(1), bed.pod(2)];
-        let traffic = Traffic::between(&pods[0], &pods[1]);
-        let mut peers = 2;
-        let outages: [(&str, Outage); 3] = [
-            ("paused", |store| {
-                store.0.pause().unwrap();
-                std::thread::sleep(Duration::from_secs(8));
-                store.0.resume().unwrap();
-            }),
-            ("killed for a while", |store| {
-                store.0.kill().unwrap();
-                std::thread::sleep(Duration::from_secs(5));
-                store.0.restart().unwrap();
-            }),
-            ("restarted at once", |store| {
-                store.0.kill().unwrap();
-                store.0.restart().unwrap();
-            }),
-        ];
-        for (what, outage) in outages {
-            let (cpu, lines) = (bed.agent(1).cpu_time().unwrap(), bed.agent(1).log().lines().count());
-            let monitor = Monitor::start(bed.netns(1));
-            outage(&mut bed.store);
-            assert_eq!(monitor.seen(), Vec::<String>::new(), "{what}");
-            let (key, value) = ghost(peers as u8);
-            bed.store.put(&key, &value);
-            let start = Instant::now();
-            peers += 1;
-            bed.wait_for_peers(1, peers);
-            assert!(start.elapsed() < Duration::from_secs(10), "{what}: news after {:?}", start.elapsed());
-            eventually(SOON, "readiness to come back", || ready(&bed, 1));
-            let cpu = bed.agent(1).cpu_time().unwrap().saturating_sub(cpu);
-            assert!(cpu < Duration::from_secs(1), "{what}: {cpu:?} of CPU");
-            let log = bed.agent(1).log();
-            let lines = log.lines().skip(lines).filter(|line| !line.contains(" DEBUG ")).count();
-            assert!(lines < 20, "{what}: {lines} log lines\n{log}");
-        }
-        traffic.assert_no_loss();
-    });
+fn no_outage_of_the_store_changes_the_datapath(case: &'static BackendCase) {
+    let mut bed = bed(case);
+    let pods = [bed.pod(1), bed.pod(2)];
+    let traffic = Traffic::between(&pods[0], &pods[1]);
+    let mut peers = 2;
+    let outages: [(&str, Outage); 3] = [
+        ("paused", |store| {
+            store.0.pause().unwrap();
+            std::thread::sleep(Duration::from_secs(8));
+            store.0.resume().unwrap();
+        }),
+        ("killed for a while", |store| {
+            store.0.kill().unwrap();
+            std::thread::sleep(Duration::from_secs(5));
+            store.0.restart().unwrap();
+        }),
+        ("restarted at once", |store| {
+            store.0.kill().unwrap();
+            store.0.restart().unwrap();
+        }),
+    ];
+    for (what, outage) in outages {
+        let (cpu, lines) = (bed.agent(1).cpu_time().unwrap(), bed.agent(1).log().lines().count());
+        let monitor = Monitor::start(bed.netns(1));
+        outage(&mut bed.store);
+        assert_eq!(monitor.seen(), Vec::<String>::new(), "{what}");
+        let (key, value) = case.record(200 + peers as u8);
+        bed.store.put(&key, &value);
+        let start = Instant::now();
+        peers += 1;
+        bed.wait_for_peers(1, peers);
+        assert!(start.elapsed() < Duration::from_secs(10), "{what}: news after {:?}", start.elapsed());
+        eventually(SOON, "readiness to come back", || ready(&bed, 1));
+        let cpu = bed.agent(1).cpu_time().unwrap().saturating_sub(cpu);
+        assert!(cpu < Duration::from_secs(1), "{what}: {cpu:?} of CPU");
+        let log = bed.agent(1).log();
+        let lines = log.lines().skip(lines).filter(|line| !line.contains(" DEBUG ")).count();
+        assert!(lines < 20, "{what}: {lines} log lines\n{log}");
+    }
+    traffic.assert_no_loss();
 }
 
 #[test]
 fn readiness_turns_red_and_green_with_the_store() {
     in_sandbox(test_name!(), || {
-        let mut bed = bed();
+        let mut bed = bed(&VXLAN);
         assert!(ready(&bed, 1));
         bed.store.0.kill().unwrap();
         eventually(Duration::from_secs(40), "not ready without the store", || {
@@ -154,12 +134,12 @@ fn readiness_turns_red_and_green_with_the_store() {
 #[test]
 fn compaction_while_an_agent_is_cut_off() {
     in_sandbox(test_name!(), || {
-        let bed = bed();
+        let bed = bed(&VXLAN);
         let pods = [bed.pod(2), bed.pod(3)];
         let traffic = Traffic::between(&pods[0], &pods[1]);
         let node = bed.cluster.node(1);
         node.partition().unwrap();
-        let (key, value) = ghost(5);
+        let (key, value) = VXLAN.record(205);
         bed.store.put(&key, &value);
         let records = bed.store.records();
         let gone = records.keys().find(|key| !key.contains(".205.")).unwrap().clone();
@@ -167,7 +147,7 @@ fn compaction_while_an_agent_is_cut_off() {
             bed.store.put(&format!("junk{round}"), "x");
             bed.store.delete(&format!("junk{round}"));
         }
-        let (key, value) = ghost(6);
+        let (key, value) = VXLAN.record(206);
         bed.store.put(&key, &value);
         bed.store.0.compact().unwrap();
         std::thread::sleep(Duration::from_secs(7));
@@ -183,7 +163,7 @@ fn compaction_while_an_agent_is_cut_off() {
 #[test]
 fn a_bad_record_touches_nothing_else() {
     in_sandbox(test_name!(), || {
-        let mut bed = bed();
+        let mut bed = bed(&VXLAN);
         let pods = [bed.pod(1), bed.pod(2)];
         let traffic = Traffic::between(&pods[0], &pods[1]);
         let state = bed.state(1);
@@ -226,7 +206,7 @@ fn etcd_away_at_the_start_is_waited_for() {
     in_sandbox(test_name!(), || {
         let cluster = Cluster::builder().nodes(1).families(Families::Dual).build().unwrap();
         let store = EtcdStore::new(&cluster);
-        let mut bed = Bed::new(cluster, store, &config(Families::V4));
+        let mut bed = Bed::new(cluster, store, &VXLAN, Families::V4);
         bed.store.0.kill().unwrap();
         bed.spawn(1, &[]);
         eventually(SOON, "alive and not ready", || {

@@ -14,24 +14,15 @@ use flannel_lab::ping::{PingOptions, PingReport, Pinger, system_ping};
 use flannel_lab::pod::{CniOptions, Pod};
 use flannel_lab::subnet_env::SubnetEnv;
 use flannel_lab::wait::eventually;
+use serde_json::Value;
+
+use crate::backends::{BackendCase, Own, Remote};
 
 /// How long anything may take that should be done in milliseconds: this is no benchmark.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 /// The binary under test.
 pub(crate) const FLANNELD: &str = env!("CARGO_BIN_EXE_flanneld");
-
-/// The network config of a cluster.
-pub(crate) fn config(families: Families) -> String {
-    let v4 = r#""Network":"10.244.0.0/16""#;
-    let v6 = r#""EnableIPv6":true,"IPv6Network":"fd00:10:244::/56""#;
-    let networks = match families {
-        Families::V4 => v4.to_owned(),
-        Families::V6 => format!(r#""EnableIPv4":false,{v6}"#),
-        Families::Dual => format!("{v4},{v6}"),
-    };
-    format!(r#"{{{networks},"Backend":{{"Type":"vxlan"}}}}"#)
-}
 
 /// Where leases are kept.
 pub(crate) trait Store {
@@ -93,6 +84,7 @@ fn write_whole(path: &Path, text: &str) {
 
 /// Nodes with a store and agents.
 pub(crate) struct Bed<S> {
+    pub(crate) case: &'static BackendCase,
     pub(crate) cluster: Cluster,
     pub(crate) store: S,
     agents: BTreeMap<u8, Agent>,
@@ -100,9 +92,14 @@ pub(crate) struct Bed<S> {
 
 impl<S: Store> Bed<S> {
     /// A cluster whose agents are not started yet.
-    pub(crate) fn new(cluster: Cluster, store: S, config: &str) -> Self {
+    pub(crate) fn new(cluster: Cluster, store: S, case: &'static BackendCase, families: Families) -> Self {
+        Self::with_config(cluster, store, case, &case.config(families))
+    }
+
+    /// A cluster with a config of its own.
+    pub(crate) fn with_config(cluster: Cluster, store: S, case: &'static BackendCase, config: &str) -> Self {
         store.put_config(config);
-        Self { cluster, store, agents: BTreeMap::new() }
+        Self { case, cluster, store, agents: BTreeMap::new() }
     }
 
     /// Starts the agents of all nodes and waits until each has its subnet.
@@ -171,7 +168,21 @@ impl<S: Store> Bed<S> {
         Pod::attach_cni(self.cluster.node(number), &env_of(number), &CniOptions::default()).unwrap()
     }
 
-    /// The state of a node's flannel devices, without what the kernel makes by itself.
+    /// The record of a node.
+    pub(crate) fn record_of(&self, number: u8) -> (String, Value) {
+        let ip = self.cluster.node(number).ipv4().unwrap().to_string();
+        let records = self.store.records().into_iter();
+        let mut records = records.map(|(key, value)| (key, serde_json::from_str::<Value>(&value).unwrap()));
+        records.find(|(_, value)| value["PublicIP"] == ip.as_str()).unwrap()
+    }
+
+    /// A node as another sees it, in each family.
+    pub(crate) fn remotes(&self, number: u8) -> Vec<Remote> {
+        let (key, value) = self.record_of(number);
+        sides(self.case, &key, &value).into_iter().map(|(_, remote)| remote).collect()
+    }
+
+    /// The flannel devices of a node and the routes to pods, without what the kernel makes by itself.
     pub(crate) fn state(&self, number: u8) -> KernelState {
         let mut state = KernelState::of(self.netns(number)).unwrap();
         let lists = [
@@ -183,7 +194,7 @@ impl<S: Store> Bed<S> {
             &mut state.fdb,
         ];
         for lines in lists {
-            lines.retain(|line| line.contains("flannel") && !line.contains("fe80"));
+            lines.retain(|line| is_flannels(line));
         }
         state
     }
@@ -203,10 +214,30 @@ impl<S: Store> Bed<S> {
         eventually(SOON, &format!("{peers} peers on node {number}"), || {
             let state = self.state(number);
             let routes = state.routes.iter().chain(&state.routes6);
-            let routes = routes.filter(|line| line.contains("onlink")).count();
+            let routes = routes.filter(|line| (self.case.is_peer_route)(line)).count();
             if routes == peers * env_of(number).families().len() { Ok(()) } else { Err(state.to_string()) }
         });
     }
+}
+
+/// Whether a line of `ip` is about a flannel device, or a route to the pods of another node.
+pub(crate) fn is_flannels(line: &str) -> bool {
+    let to_pods = line.contains("10.244.") || line.contains("fd00:10:244:");
+    let on_bridge = line.contains("cni0") || line.contains("veth");
+    (line.contains("flannel") || to_pods && !on_bridge) && !line.contains("fe80")
+}
+
+/// The two sides of a record in each family: as its node has it, and as others see it.
+pub(crate) fn sides(case: &BackendCase, key: &str, value: &Value) -> Vec<(Own, Remote)> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let pair = case.sides().into_iter().zip(key.split('&'));
+    pair.map(|((device, ip, data), subnet)| {
+        let (underlay, mac) = (text(&value[ip]), text(&value[data]["VtepMAC"]));
+        let base = subnet.rsplit_once('-').unwrap().0.to_owned();
+        let own = Own { base: base.clone(), mac: mac.clone(), underlay: underlay.clone() };
+        (own, Remote { device, subnet: subnet.replace('-', "/"), base, mac, underlay })
+    })
+    .collect()
 }
 
 /// The subnet file of a node.
@@ -285,7 +316,7 @@ impl Traffic {
     }
 }
 
-/// What `ip monitor` sees of the flannel devices from now on: every write to the kernel, but also what the
+/// What `ip monitor` sees of flannel's from now on: every write to the kernel, but also what the
 /// kernel does by itself.
 pub(crate) struct Monitor(Agent);
 
@@ -304,11 +335,11 @@ impl Monitor {
         monitor
     }
 
-    /// All announcements that name a flannel device.
+    /// All announcements that name a flannel device or a route to the pods of another node.
     pub(crate) fn seen(&self) -> Vec<String> {
         let log = self.0.log();
         // The kernel drops neighbours of multicast groups when it likes.
-        let written = |line: &&str| line.contains("flannel") && !line.contains("ff02::");
+        let written = |line: &&str| is_flannels(line) && !line.contains("ff02::");
         log.lines().filter(written).map(str::to_owned).collect()
     }
 }

@@ -1,53 +1,48 @@
 //! Restarts and crashes are invisible to traffic.
 
-use flannel_lab::cluster::{Cluster, Families};
-use flannel_lab::sandbox::in_sandbox;
-use flannel_lab::test_name;
+use flannel_lab::cluster::Cluster;
 
-use crate::harness::{Bed, LocalFolder, Monitor, Store, Traffic, config, env_of};
+use crate::backends::{BackendCase, on_every_backend};
+use crate::harness::{Bed, LocalFolder, Monitor, Store, Traffic, env_of};
 
-fn bed() -> Bed<LocalFolder> {
-    let cluster = Cluster::builder().nodes(3).families(Families::Dual).build().unwrap();
-    let mut bed = Bed::new(cluster, LocalFolder::new(), &config(Families::Dual));
+on_every_backend!(kill_and_start_again_under_traffic, an_idle_agent_writes_nothing);
+
+fn bed(case: &'static BackendCase) -> Bed<LocalFolder> {
+    let cluster = Cluster::builder().nodes(3).families(case.widest()).build().unwrap();
+    let mut bed = Bed::new(cluster, LocalFolder::new(), case, case.widest());
     bed.start_all();
     (1..=3).for_each(|number| bed.wait_for_peers(number, 2));
     bed
 }
 
-#[test]
-fn kill_and_start_again_under_traffic() {
-    in_sandbox(test_name!(), || {
-        let mut bed = bed();
-        let (env, records, state) = (env_of(1), bed.store.records(), bed.state(1));
-        let pods = [bed.pod(1), bed.pod(2)];
-        let traffic = Traffic::between(&pods[0], &pods[1]);
-        let back = Traffic::between(&pods[1], &pods[0]);
-        let monitor = Monitor::start(bed.netns(1));
-        for round in 0..3 {
-            if round == 2 {
-                bed.stop(1);
-            } else {
-                bed.kill(1);
-            }
-            traffic.go_on(100);
-            assert_eq!(bed.state(1), state, "traffic does not need the agent");
-            bed.start(1);
-            traffic.go_on(100);
+fn kill_and_start_again_under_traffic(case: &'static BackendCase) {
+    let mut bed = bed(case);
+    let (env, records, state) = (env_of(1), bed.store.records(), bed.state(1));
+    let pods = [bed.pod(1), bed.pod(2)];
+    let traffic = Traffic::between(&pods[0], &pods[1]);
+    let back = Traffic::between(&pods[1], &pods[0]);
+    let monitor = Monitor::start(bed.netns(1));
+    for round in 0..3 {
+        if round == 2 {
+            bed.stop(1);
+        } else {
+            bed.kill(1);
         }
-        traffic.assert_no_loss();
-        back.assert_no_loss();
-        assert_eq!((env_of(1), bed.store.records(), bed.state(1)), (env, records, state));
-        assert_eq!(monitor.seen(), Vec::<String>::new(), "a restart writes nothing to the kernel");
-    });
+        traffic.go_on(100);
+        assert_eq!(bed.state(1), state, "traffic does not need the agent");
+        bed.start(1);
+        traffic.go_on(100);
+    }
+    traffic.assert_no_loss();
+    back.assert_no_loss();
+    assert_eq!((env_of(1), bed.store.records(), bed.state(1)), (env, records, state));
+    assert_eq!(monitor.seen(), Vec::<String>::new(), "a restart writes nothing to the kernel");
 }
 
-#[test]
-fn an_idle_agent_writes_nothing() {
-    in_sandbox(test_name!(), || {
-        let bed = bed();
-        let monitor = Monitor::start(bed.netns(1));
-        // Longer than an audit, which comes after 54 to 66 s.
-        std::thread::sleep(std::time::Duration::from_secs(70));
-        assert_eq!(monitor.seen(), Vec::<String>::new());
-    });
+fn an_idle_agent_writes_nothing(case: &'static BackendCase) {
+    let bed = bed(case);
+    let monitor = Monitor::start(bed.netns(1));
+    // Longer than an audit, which comes after 54 to 66 s.
+    std::thread::sleep(std::time::Duration::from_secs(70));
+    assert_eq!(monitor.seen(), Vec::<String>::new());
 }

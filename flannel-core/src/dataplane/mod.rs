@@ -3,7 +3,7 @@
 //! What is wanted and what was observed have one type, so a restart, a missed event, a half-failed
 //! batch and somebody's `ip route del` are all the same case: compare, repair the difference.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
@@ -124,8 +124,8 @@ impl Object {
         }
     }
 
-    /// Whether the kernel with `self` behaves as it would with `want`.
-    pub fn satisfies(&self, want: &Self) -> bool {
+    /// Whether the kernel with `self` behaves as it would with `want`: who wrote a route makes no difference.
+    pub fn works_like(&self, want: &Self) -> bool {
         match (self, want) {
             (Self::Route(have), Self::Route(want)) => Route { protocol: want.protocol, ..*have } == *want,
             (have, want) => have == want,
@@ -137,9 +137,25 @@ impl Object {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Dataplane {
     objects: BTreeMap<ObjectKey, Object>,
+    shared: BTreeSet<LinkIndex>,
 }
 
 impl Dataplane {
+    /// Says which links others use, too. There the protocol alone tells whose a route is, so it is part of
+    /// what is wanted; on our own devices it is not.
+    pub fn share(&mut self, links: impl IntoIterator<Item = LinkIndex>) {
+        self.shared = links.into_iter().collect();
+    }
+
+    /// Whether the kernel with `have` is as it should be, where the object under that key in `self` is
+    /// wanted.
+    pub fn is_satisfied_by(&self, have: &Object) -> bool {
+        self.get(&have.key()).is_some_and(|want| match want {
+            Object::Route(Route { link: Some(link), .. }) if self.shared.contains(link) => have == want,
+            _ => have.works_like(want),
+        })
+    }
+
     /// The object under a key.
     pub fn get(&self, key: &ObjectKey) -> Option<&Object> {
         self.objects.get(key)
@@ -173,7 +189,8 @@ impl Dataplane {
 
 impl FromIterator<Object> for Dataplane {
     fn from_iter<I: IntoIterator<Item = Object>>(objects: I) -> Self {
-        Self { objects: objects.into_iter().map(|object| (object.key(), object)).collect() }
+        let objects = objects.into_iter().map(|object| (object.key(), object)).collect();
+        Self { objects, ..Self::default() }
     }
 }
 
@@ -223,8 +240,10 @@ pub fn plan_keys(want: &Dataplane, have: &Dataplane, keys: impl IntoIterator<Ite
     let (mut puts, mut deletes) = (BTreeMap::new(), BTreeMap::new());
     for key in keys {
         match (want.get(&key), have.get(&key)) {
-            (Some(want), None) => _ = puts.insert(key, Op::Create(*want)),
-            (Some(want), Some(have)) if !have.satisfies(want) => _ = puts.insert(key, Op::Replace(*want)),
+            (Some(object), None) => _ = puts.insert(key, Op::Create(*object)),
+            (Some(object), Some(have)) if !want.is_satisfied_by(have) => {
+                puts.insert(key, Op::Replace(*object));
+            }
             (None, Some(have)) => _ = deletes.insert(key, Op::Delete(*have)),
             _ => {}
         }

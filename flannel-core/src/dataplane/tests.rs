@@ -30,9 +30,12 @@ fn a_changed_object_is_replaced_in_place() {
 }
 
 #[test]
-fn who_wrote_a_route_makes_no_difference() {
-    let (want, have) = (Dataplane::from_iter([route(1, 102)]), Dataplane::from_iter([route(1, 3)]));
+fn who_wrote_a_route_makes_a_difference_on_shared_links_only() {
+    let (mut want, have) = (Dataplane::from_iter([route(1, 102)]), Dataplane::from_iter([route(1, 3)]));
     assert_eq!(plan(&want, &have), []);
+    want.share([LinkIndex(3)]);
+    assert_eq!(plan(&want, &have), [Op::Replace(route(1, 102))], "marked in place");
+    assert_eq!(plan(&want, &want), []);
 }
 
 proptest! {

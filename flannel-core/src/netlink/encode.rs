@@ -153,15 +153,13 @@ fn route(route: &Route) -> Rtmsg {
 /// What names one route and no other. In a deletion `RT_SCOPE_NOWHERE` and 0 mean "any".
 ///
 /// A route that is not plain may have its next hops elsewhere (several, a next-hop object, none) and
-/// would not match a gateway here: it goes by destination, metric and protocol.
+/// would not match a gateway here: it goes by destination, metric and protocol. The protocol counts for all,
+/// so that a route which somebody else put in the place of ours meanwhile is not taken for it.
 fn route_to_delete(route: &Route) -> Rtmsg {
-    let (next_hop, protocol, kind) = if route.plain {
-        (next_hop(route), Rtprot::Unspec, Rtn::Unicast)
-    } else {
-        (Vec::new(), Rtprot::from(route.protocol), Rtn::Unspec)
-    };
+    let (next_hop, kind) =
+        if route.plain { (next_hop(route), Rtn::Unicast) } else { (Vec::new(), Rtn::Unspec) };
     route_message(route, next_hop)
-        .rtm_protocol(protocol)
+        .rtm_protocol(Rtprot::from(route.protocol))
         .rtm_scope(RtScope::Nowhere)
         .rtm_type(kind)
         .build()
@@ -212,13 +210,22 @@ pub(super) fn lookup(dst: IpAddr) -> Rtmsg {
 /// What to dump routes by: the main table and, if given, the outgoing link. Strict checking allows no
 /// more.
 pub(super) fn routes_of(of: Family, link: Option<LinkIndex>) -> Rtmsg {
+    routes(of, Rtprot::Unspec, link)
+}
+
+/// What to dump routes by: the main table and the protocol.
+pub(super) fn routes_by(of: Family, protocol: u8) -> Rtmsg {
+    routes(of, Rtprot::from(protocol), None)
+}
+
+fn routes(of: Family, protocol: Rtprot, link: Option<LinkIndex>) -> Rtmsg {
     RtmsgBuilder::default()
         .rtm_family(family(of))
         .rtm_dst_len(0)
         .rtm_src_len(0)
         .rtm_tos(0)
         .rtm_table(RtTable::Main)
-        .rtm_protocol(Rtprot::Unspec)
+        .rtm_protocol(protocol)
         .rtm_scope(RtScope::Universe)
         .rtm_type(Rtn::Unspec)
         .rtattrs(link.map(|link| attr(Rta::Oif, link.0)).into_iter().collect())

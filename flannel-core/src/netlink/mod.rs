@@ -179,6 +179,16 @@ impl Kernel for Netlink {
         Ok(objects)
     }
 
+    async fn routes_by(&mut self, family: Family, protocol: u8) -> Result<Vec<Object>, KernelError> {
+        let filter = || encode::routes_by(family, protocol);
+        let all = || encode::routes_of(family, None);
+        let decode = |message: &Message<'_>| {
+            let by = |object: &Object| matches!(object, Object::Route(it) if it.protocol == protocol && it.dst.family() == family);
+            Ok(decode::route_sight(message)?.present().filter(by))
+        };
+        self.dumps.dump("read marked routes", Rtm::Getroute, filter, all, decode).await
+    }
+
     async fn change_link(&mut self, op: &LinkOp) -> Result<(), KernelError> {
         let what = || link::describe(op);
         let encode = |datagram: &mut Datagram, seq| link::change(datagram, op, seq);

@@ -118,6 +118,11 @@ impl PeerTable {
         table
     }
 
+    /// Says which links others use, too.
+    pub fn share(&mut self, links: impl IntoIterator<Item = LinkIndex>) {
+        self.want.share(links);
+    }
+
     /// What the kernel should hold.
     pub fn want(&self) -> &Dataplane {
         &self.want

@@ -41,6 +41,13 @@ impl Blocked {
         self.0.get_mut(key).map(|block| block.until = now).is_some()
     }
 
+    /// Makes the next try of all objects due now.
+    pub(super) fn hurry_all(&mut self, now: Instant) {
+        for block in self.0.values_mut() {
+            block.until = block.until.min(now);
+        }
+    }
+
     /// Forgets an object that went through or is no longer asked for. Returns whether it was blocked.
     pub(super) fn remove(&mut self, key: &ObjectKey) -> bool {
         self.0.remove(key).is_some()

@@ -18,8 +18,18 @@ impl<D: Driver> Reconciler<D> {
                         self.look_at_all();
                     }
                 }
-                KernelEvent::Put(object) => self.object_put(object),
-                KernelEvent::Gone(key) => self.object_gone(key),
+                KernelEvent::Put(object) => {
+                    if self.driver.concerns(&event) {
+                        self.look_at_all();
+                    }
+                    self.object_put(object);
+                }
+                KernelEvent::Gone(key) => {
+                    if self.driver.concerns(&event) {
+                        self.look_at_all();
+                    }
+                    self.object_gone(key);
+                }
             }
         }
     }
@@ -28,18 +38,19 @@ impl<D: Driver> Reconciler<D> {
         self.todo.devices = true;
         self.todo.objects = true;
         self.retry_at = None;
+        self.blocked.hurry_all(Instant::now());
     }
 
     fn object_put(&mut self, object: Object) {
         let key = object.key();
-        if !self.driver.owns(&object) {
+        if !self.is_ours(&object) {
             // Somebody else's object under a key of ours, which took our own one's place.
             if self.peers.want().get(&key).is_some() && self.have.remove(&key).is_some() {
                 self.todo.keys.insert(key);
             }
             return;
         }
-        if self.peers.want().get(&key).is_none_or(|want| !object.satisfies(want)) {
+        if !self.peers.want().is_satisfied_by(&object) {
             self.todo.keys.insert(key);
             if let Object::Fdb(_) = object {
                 // A replaced FDB entry takes the place of another remote of its MAC, in silence.

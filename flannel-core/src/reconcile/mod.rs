@@ -7,6 +7,7 @@
 
 mod blocked;
 mod events;
+mod leftovers;
 mod pass;
 #[cfg(test)]
 mod tests;
@@ -24,9 +25,11 @@ use tracing::info;
 use crate::addr::{LinkIndex, Mtu};
 use crate::backend::{BackendError, NetworkStatus};
 use crate::dataplane::{Dataplane, Object, ObjectKey};
-use crate::kernel::{Kernel, KernelError, KernelEvent, Scope};
+use crate::kernel::{Kernel, KernelError, KernelEvent, Refusal, Scope};
 use crate::lease::{Lease, LeaseChange, LeaseKey, LeaseTable, LeaseUpdate};
+use crate::ownership::Ownership;
 use crate::peers::{Claim, Peer, PeerError, PeerTable};
+use crate::state_file::State;
 use crate::subnet::{LeaseStream, SubnetError};
 
 use blocked::Blocked;
@@ -55,15 +58,22 @@ pub trait Driver: Send {
     /// What a lease of another node asks for on the devices as they are now.
     fn peer(&self, lease: &Lease) -> Result<Peer, PeerError>;
 
-    /// Where objects of ours can be.
+    /// Where objects of ours can be. Routes that [`Ownership`] proves to be ours are found without it.
     fn scopes(&self) -> Vec<Scope>;
 
-    /// Whether an object is ours to replace and delete. Everything else is left alone.
+    /// Whether an object on a device of this backend is ours to replace and delete. What is ours on links
+    /// that others use, too, [`Ownership`] says. Everything else is left alone.
     fn owns(&self, object: &Object) -> bool;
 
-    /// Whether a link's change ([`KernelEvent::Link`], [`KernelEvent::LinkGone`]) makes it necessary to look
-    /// at the devices again.
+    /// Whether an announcement makes it necessary to look at the devices again, and to try at once what was
+    /// refused.
     fn concerns(&self, event: &KernelEvent) -> bool;
+
+    /// Why the kernel refused an operation, where the backend knows better than the kernel says.
+    fn explain(&self, refusal: &Refusal) -> Option<String> {
+        let _ = refusal;
+        None
+    }
 }
 
 /// The devices of a backend after [`Driver::ensure_devices`].
@@ -110,11 +120,24 @@ pub struct Reconciler<D> {
     retry_at: Option<Instant>,
     audit_at: Instant,
     status: watch::Sender<NetworkStatus>,
+    ownership: Ownership,
+    /// Whether devices of others that look like ours were named in the log.
+    named_suspects: bool,
+    state: watch::Sender<State>,
+    /// Whether the state changed since it was last announced.
+    unstored: bool,
 }
 
 impl<D: Driver> Reconciler<D> {
-    /// A loop for the node that holds the lease `own`.
-    pub fn new(driver: D, kernel: Box<dyn Kernel>, own: LeaseKey) -> Self {
+    /// A loop for the node that holds the lease `own`. `state` is what is to be stored as far as it is known
+    /// without leases, `previous` what was stored last.
+    pub fn new(
+        driver: D,
+        kernel: Box<dyn Kernel>,
+        own: LeaseKey,
+        state: State,
+        previous: Option<&State>,
+    ) -> Self {
         Self {
             driver,
             kernel,
@@ -129,7 +152,16 @@ impl<D: Driver> Reconciler<D> {
             retry_at: None,
             audit_at: next_audit(),
             status: watch::Sender::new(NetworkStatus::default()),
+            ownership: Ownership::new(&state, previous),
+            named_suspects: false,
+            state: watch::Sender::new(state),
+            unstored: true,
         }
+    }
+
+    /// What to store for the next start; see [`crate::backend::Network::state`].
+    pub fn state(&self) -> watch::Receiver<State> {
+        self.state.subscribe()
     }
 
     /// What the loop is doing.
@@ -170,11 +202,16 @@ impl<D: Driver> Reconciler<D> {
         }
         changes.retain(|change| change.key != self.own);
         announce(&changes);
+        self.note_nodes(&changes);
+        let now = Instant::now();
         for LeaseChange { key, after, .. } in changes {
             let touched = match after {
                 Some(lease) => self.peers.put(key, lease.created, self.driver.peer(&lease)),
                 None => self.peers.remove(&key),
             };
+            for key in &touched {
+                self.blocked.hurry(key, now);
+            }
             self.todo.keys.extend(touched);
             self.todo.leases = true;
         }
@@ -189,6 +226,8 @@ impl<D: Driver> Reconciler<D> {
     /// Works out all peers anew, on devices that were not there before.
     fn rebuild_peers(&mut self) {
         self.peers = PeerTable::new(self.driver.own_objects(), self.driver.own_claims());
+        let shared = self.driver.scopes().into_iter().filter(Scope::is_shared);
+        self.peers.share(shared.map(|scope| scope.link));
         for lease in self.leases.iter().filter(|lease| lease.key != self.own) {
             self.peers.put(lease.key, lease.created, self.driver.peer(lease));
         }

@@ -31,10 +31,11 @@ impl<D: Driver> Reconciler<D> {
         if self.retry_at.is_none() && self.is_busy() {
             self.retry_at = Some(Instant::now() + blocked::backoff(self.failures));
         }
+        self.finish().await;
         self.publish();
     }
 
-    fn is_busy(&self) -> bool {
+    pub(super) fn is_busy(&self) -> bool {
         self.todo.devices || self.todo.objects || !self.todo.keys.is_empty()
     }
 
@@ -103,7 +104,7 @@ impl<D: Driver> Reconciler<D> {
             self.failures = self.failures.saturating_add(1);
         }
         self.devices = devices;
-        Ok(())
+        self.look_for_leftovers().await
     }
 
     fn rebuild_peers_on(&mut self, devices: &super::Devices) {
@@ -114,18 +115,9 @@ impl<D: Driver> Reconciler<D> {
 
     /// Reads what is ours.
     async fn observe(&mut self) -> Result<Dataplane, KernelError> {
-        let mut have = Dataplane::default();
-        for scope in self.driver.scopes() {
-            match self.kernel.objects(scope).await {
-                Ok(objects) => have.extend(objects.into_iter().filter(|object| self.driver.owns(object))),
-                Err(error) => {
-                    // The device may have gone in this moment.
-                    self.todo.devices = true;
-                    return Err(error);
-                }
-            }
-        }
-        Ok(have)
+        // A device may go in this moment.
+        let objects = self.read_ours().await.inspect_err(|_| self.todo.devices = true)?;
+        Ok(objects.into_iter().collect())
     }
 
     /// The operations that may be done now.
@@ -195,7 +187,7 @@ impl<D: Driver> Reconciler<D> {
             }
             _ => {}
         }
-        let reason = match (refusal.errno, refusal.op.object()) {
+        let reason = self.driver.explain(refusal).unwrap_or_else(|| match (refusal.errno, refusal.op.object()) {
             (libc::EEXIST, Object::Route(route)) => format!(
                 "route {} is in the way: it is not ours, so it stays; remove it and ours is put in its place",
                 route.dst
@@ -205,7 +197,7 @@ impl<D: Driver> Reconciler<D> {
                 route.dst
             ),
             _ => refusal.to_string(),
-        };
+        });
         if self.blocked.add(key, reason.clone(), now) {
             warn!(error = %reason, "refused; tried again until it works");
         }

@@ -4,7 +4,7 @@ use futures::channel::mpsc;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::addr::{Family, MacAddr};
+use crate::addr::{Family, MacAddr, PerFamily};
 use crate::dataplane::{Address, FdbEntry, Neighbour, Op, ROUTE_PROTOCOL, Route};
 use crate::kernel::Kinds;
 use crate::lease::{BadRecord, LeaseAttrs};
@@ -115,8 +115,10 @@ fn bench() -> Bench {
 fn bench_on(kernel: FakeKernel, link: LinkIndex) -> Bench {
     let (leases, stream) = mpsc::unbounded();
     let cancel = CancellationToken::new();
-    let reconciler =
-        Reconciler::new(OneDevice { link: None }, Box::new(kernel.clone()), OWN.parse().unwrap());
+    let (driver, kernel_handle) = (OneDevice { link: None }, Box::new(kernel.clone()));
+    let state =
+        State { networks: PerFamily { v4: Some(subnet("10.5.0.0/16")), v6: None }, ..State::default() };
+    let reconciler = Reconciler::new(driver, kernel_handle, OWN.parse().unwrap(), state, None);
     let status = reconciler.status();
     let task = tokio::spawn(reconciler.run(stream.boxed(), cancel.clone()));
     Bench { kernel, link, leases, status, cancel, task }
@@ -210,7 +212,8 @@ async fn its_own_writes_are_not_answered() {
 async fn a_foreign_holder_is_reported_and_left_alone_until_it_goes() {
     let bench = bench();
     let other = bench.kernel.add_link("cni0", 1500);
-    let foreign = route_of(other, &"10.5.2.0-24".parse().unwrap());
+    let Object::Route(marked) = route_of(other, &"10.5.2.0-24".parse().unwrap()) else { unreachable!() };
+    let foreign = Object::Route(Route { protocol: 3, ..marked });
     bench.kernel.put(foreign, false);
     bench.snapshot(&[lease("10.5.2.0-24", 2), lease("10.5.3.0-24", 3)]);
     tokio::time::sleep(Duration::from_secs(30)).await;

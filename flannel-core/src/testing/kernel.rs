@@ -338,6 +338,16 @@ impl Kernel for FakeKernel {
         Ok(state.objects.iter().filter(|object| in_scope(object, scope)).copied().collect())
     }
 
+    async fn routes_by(&mut self, family: Family, protocol: u8) -> Result<Vec<Object>, KernelError> {
+        let mut state = self.lock();
+        state.dumps += 1;
+        if let Some(errno) = state.dump_error {
+            return Err(refused(format!("read {family} routes of protocol {protocol}"), errno));
+        }
+        let by = |object: &&Object| matches!(object, Object::Route(route) if route.protocol == protocol && route.dst.family() == family);
+        Ok(state.objects.iter().filter(by).copied().collect())
+    }
+
     async fn change_link(&mut self, op: &LinkOp) -> Result<(), KernelError> {
         let mut state = self.lock();
         state.link_ops.push(op.clone());

@@ -1,0 +1,67 @@
+//! An agent of one's own: the library embedded in a program, with the local store and host-gw.
+//!
+//! Needs `CAP_NET_ADMIN` and a link with an address, so try it in a namespace:
+//! ```text
+//! unshare --user --map-root-user --net sh -c '
+//!   ip link add eth0 type veth peer name eth1 && ip link set eth1 up && ip link set eth0 up &&
+//!   ip address add 192.0.2.1/24 dev eth0 && cargo run -p flannel-backend-hostgw --example agent -- DIR eth0'
+//! ```
+//! where `DIR/config` is a network config such as `{"Network":"10.244.0.0/16","Backend":{"Type":"host-gw"}}`.
+
+use std::error::Error;
+use std::path::Path;
+use std::time::Duration;
+
+use flannel_backend_hostgw::HostGwBackend;
+use flannel_core::backend::{Backend, Registration};
+use flannel_core::netlink::Netlink;
+use flannel_core::state_file;
+use flannel_core::subnet::SubnetManager;
+use flannel_core::subnet::local::{LocalOptions, LocalSubnetManager};
+use flannel_core::underlay::{self, UnderlayOptions};
+use tokio_util::sync::CancellationToken;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let mut args = std::env::args().skip(1);
+    let dir = args.next().ok_or("usage: agent DIR [INTERFACE]")?;
+    // What the run before stored, so that leftovers are known as ours.
+    let state_file = Path::new(&dir).join("example.state");
+    let previous = state_file::read(&state_file).state;
+
+    let store = LocalSubnetManager::new(LocalOptions::new(dir));
+    let config = store.network_config().await?;
+
+    // Which link and addresses carry the traffic between nodes.
+    let mut kernel = Netlink::open()?;
+    let options = UnderlayOptions {
+        families: config.families().collect(),
+        ifaces: args.collect(),
+        ..UnderlayOptions::default()
+    };
+    let underlay = underlay::choose(&mut kernel, &options).await?;
+
+    // Takes this node's subnet ..
+    let registration =
+        Registration { config: &config, underlay: &underlay, subnets: &store, previous: previous.as_ref() };
+    let network = HostGwBackend::new().register(registration).await?;
+    let lease = network.lease().clone();
+    println!("{lease} through {} with pod MTU {}", underlay.name, network.overlay_mtu());
+
+    // .. and holds the routes to all others until it is cancelled.
+    let (mut status, mut state) = (network.status(), network.state());
+    let cancel = CancellationToken::new();
+    let running = tokio::spawn(network.run(store.watch_leases(), cancel.clone()));
+    status.wait_for(|status| status.synced).await?;
+    println!("{} peers are in the kernel", status.borrow().peers);
+    for refused in &status.borrow().refused {
+        println!("refused for now: {refused}");
+    }
+
+    // A real agent holds its lease, and writes the state whenever it changes, for as long as it lives.
+    let _ = tokio::time::timeout(Duration::from_secs(5), store.hold_lease(&lease)).await;
+    state.borrow_and_update().write(&state_file)?;
+    cancel.cancel();
+    running.await??;
+    Ok(())
+}

@@ -1,0 +1,126 @@
+//! What host-gw adds to the reconcile loop: the underlay link, and one route per peer and family on it.
+
+use std::net::IpAddr;
+
+use async_trait::async_trait;
+use flannel_core::addr::{Family, PerFamily, Subnet};
+use flannel_core::dataplane::{Object, ObjectKey};
+use flannel_core::kernel::{Kernel, KernelError, KernelEvent, Kinds, Link, Refusal, Scope};
+use flannel_core::lease::Lease;
+use flannel_core::peers::{Claim, Peer, PeerError};
+use flannel_core::reconcile::{Devices, Driver};
+
+use crate::peer::peer;
+
+/// The underlay link and what this node is on it.
+pub(crate) struct HostGwDriver {
+    /// The link's name. Its number changes when it is made anew.
+    name: String,
+    /// This node's address of each enabled family.
+    addresses: PerFamily<IpAddr>,
+    /// Our own subnets; none until the lease is there.
+    subnets: PerFamily<Subnet>,
+    /// The link as it was last seen, up or not.
+    link: Option<Link>,
+}
+
+impl HostGwDriver {
+    pub(crate) fn new(name: String, addresses: PerFamily<IpAddr>) -> Self {
+        Self { name, addresses, subnets: PerFamily::default(), link: None }
+    }
+
+    /// Takes the subnets of our own lease.
+    pub(crate) fn set_lease(&mut self, lease: &Lease) {
+        self.subnets = lease.key.subnets();
+    }
+
+    /// The link, if routes can be put on it.
+    fn usable_link(&self) -> Option<&Link> {
+        self.link.as_ref().filter(|link| link.up)
+    }
+
+    /// What is wrong with the link.
+    fn problem(&self) -> Option<String> {
+        let name = &self.name;
+        match &self.link {
+            None => Some(format!("underlay link {name} is gone")),
+            Some(link) if !link.up => Some(format!("underlay link {name} is down")),
+            Some(_) => None,
+        }
+    }
+}
+
+#[async_trait]
+impl Driver for HostGwDriver {
+    /// The link belongs to the host, so nothing is done to it. Without it, or while it is down, no route can
+    /// exist, and no peer is tried.
+    async fn ensure_devices(&mut self, kernel: &mut dyn Kernel) -> Result<Devices, KernelError> {
+        let before = self.usable_link().map(|link| link.index);
+        self.link = kernel.link(&self.name).await?;
+        let link = self.usable_link();
+        Ok(Devices {
+            links: link.map(|link| link.index).into_iter().collect(),
+            changed: link.map(|link| link.index) != before,
+            problem: self.problem(),
+            overlay_mtu: link.map(|link| link.mtu),
+        })
+    }
+
+    fn own_objects(&self) -> Vec<Object> {
+        Vec::new()
+    }
+
+    fn own_claims(&self) -> Vec<Claim> {
+        let subnets = self.subnets.iter().map(|(_, subnet)| Claim::Subnet(*subnet));
+        subnets.chain(self.addresses.iter().map(|(_, addr)| Claim::Underlay(*addr))).collect()
+    }
+
+    fn peer(&self, lease: &Lease) -> Result<Peer, PeerError> {
+        peer(lease, self.usable_link().map(|link| link.index), &self.addresses)
+    }
+
+    fn scopes(&self) -> Vec<Scope> {
+        let scope = |link: &Link| {
+            let link = link.index;
+            self.addresses.families().map(move |family| Scope { link, family, kinds: Kinds::ROUTES })
+        };
+        self.usable_link().into_iter().flat_map(scope).collect()
+    }
+
+    /// There is no device of ours; what is ours on the host's links is not for a backend to say.
+    fn owns(&self, _: &Object) -> bool {
+        false
+    }
+
+    /// Addresses and routes without a gateway decide who is on-link.
+    fn concerns(&self, event: &KernelEvent) -> bool {
+        let index = self.link.as_ref().map(|link| link.index);
+        match event {
+            KernelEvent::Link(link) if Some(link.index) == index => self.link.as_ref() != Some(link),
+            KernelEvent::Link(link) => link.name == self.name,
+            KernelEvent::LinkGone(link, _) => Some(*link) == index,
+            KernelEvent::Put(Object::Address(address)) => Some(address.link) == index,
+            KernelEvent::Gone(ObjectKey::Address(link, _)) => Some(*link) == index,
+            KernelEvent::Put(Object::Route(route)) => {
+                index.is_some()
+                    && route.link == index
+                    && route.via.is_none()
+                    && self.addresses.get(route.dst.family()).is_some()
+            }
+            _ => false,
+        }
+    }
+
+    fn explain(&self, refusal: &Refusal) -> Option<String> {
+        let Object::Route(route) = refusal.op.object() else { return None };
+        let (dst, via, name) = (route.dst, route.via?, &self.name);
+        let unreachable = [libc::ENETUNREACH, libc::EHOSTUNREACH, libc::EINVAL];
+        unreachable.contains(&refusal.errno).then(|| {
+            let family = Family::of(via);
+            format!(
+                "subnet {dst}: its node {via} is not on-link on {name} ({family}): host-gw needs all nodes on one \
+                 layer 2 segment"
+            )
+        })
+    }
+}

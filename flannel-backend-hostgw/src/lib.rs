@@ -1,0 +1,181 @@
+//! host-gw backend: pod packets travel between nodes as they are, since every node is the gateway of its
+//! own pods.
+//!
+//! # The way of a packet
+//! A packet to a pod of another node meets the route `subnet via node dev eth0`. The gateway is the other
+//! node's address on the underlay; the kernel resolves its MAC as for any neighbour and sends the packet
+//! there, unwrapped and at the full MTU. The other node forwards it to its pod. Nothing is added to the packet
+//! and nothing but that one route is needed, so it is the fastest way there is. The price: all nodes must be on
+//! one layer 2 segment, and what is between them must let packets with pod addresses through.
+//!
+//! # What this crate adds to the core
+//! [`HostGwBackend`] implements [`flannel_core::backend::Backend`]. It has no device: it watches the underlay
+//! link, and gives the reconcile loop a driver that says what a lease means, one route per peer and family. The
+//! link belongs to the host, so a route is ours by its mark and its destination only
+//! ([`flannel_core::ownership`]); foreign routes are never touched. A node that can't be a gateway, since it is
+//! not on-link, is reported by name and tried again when the link or its addresses change; it delays no other.
+//!
+//! Leases are those of Go flannel, so that both can share a cluster. Routes that a Go node left are adopted:
+//! marked in place, without a lost packet.
+
+mod config;
+mod driver;
+mod peer;
+#[cfg(test)]
+mod tests;
+
+use async_trait::async_trait;
+use flannel_core::addr::{Mtu, PerFamily};
+use flannel_core::backend::{Backend, BackendError, Network, NetworkStatus, Registration, Underlay};
+use flannel_core::config::NetworkConfig;
+use flannel_core::kernel::{Kernel, KernelError};
+use flannel_core::lease::{Lease, LeaseAttrs};
+use flannel_core::netlink::Netlink;
+use flannel_core::reconcile::{Driver, Reconciler};
+use flannel_core::state_file::State;
+use flannel_core::subnet::LeaseStream;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use driver::HostGwDriver;
+
+/// Opens a connection to the kernel.
+type OpenKernel = dyn Fn() -> Result<Box<dyn Kernel>, KernelError> + Send + Sync;
+
+/// The host-gw backend.
+pub struct HostGwBackend {
+    open: Box<OpenKernel>,
+}
+
+impl Default for HostGwBackend {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl HostGwBackend {
+    /// A backend for the network namespace of the thread that calls [`Backend::register`].
+    pub fn new() -> Self {
+        Self::with_kernel(|| Ok(Box::new(Netlink::open()?)))
+    }
+
+    /// A backend on another kernel: one of another namespace, or a fake.
+    pub fn with_kernel(
+        open: impl Fn() -> Result<Box<dyn Kernel>, KernelError> + Send + Sync + 'static,
+    ) -> Self {
+        Self { open: Box::new(open) }
+    }
+}
+
+#[async_trait]
+impl Backend for HostGwBackend {
+    fn kind(&self) -> &'static str {
+        peer::KIND
+    }
+
+    async fn register(&self, registration: Registration<'_>) -> Result<Box<dyn Network>, BackendError> {
+        let Registration { config, underlay, subnets, previous } = registration;
+        for key in config::idle_keys(&config.backend) {
+            warn!(key, "Backend key has no effect on host-gw");
+        }
+        let addresses = gateways(config, underlay)?;
+        let mut kernel = (self.open)().map_err(|source| BackendError::Kernel {
+            what: "open netlink sockets (the agent needs CAP_NET_ADMIN)".to_owned(),
+            source,
+        })?;
+        let mut driver = HostGwDriver::new(underlay.name.clone(), addresses);
+        let devices = driver.ensure_devices(&mut *kernel).await.map_err(|source| BackendError::Kernel {
+            what: format!("read underlay link {}", underlay.name),
+            source,
+        })?;
+        if let Some(problem) = devices.problem {
+            return Err(BackendError::Host(problem));
+        }
+        let overlay_mtu = devices.overlay_mtu.unwrap_or(underlay.mtu);
+        let lease = subnets.acquire_lease(&attrs(underlay)).await?;
+        debug!(subnet = %lease.key, underlay = %underlay.name, %overlay_mtu, "lease acquired");
+        driver.set_lease(&lease);
+        let state = State {
+            backend: peer::KIND.to_owned(),
+            networks: config.networks.map(|_, network| network.network),
+            ..State::default()
+        };
+        let mut reconciler = Reconciler::new(driver, kernel, lease.key, state, previous);
+        reconciler.prepare().await?;
+        Ok(Box::new(HostGwNetwork { lease, overlay_mtu, reconciler }))
+    }
+}
+
+/// The address of each enabled family at which this node is a gateway for the others.
+///
+/// What is published must be what the link has: others use it as a gateway, and no address translation can
+/// make that work. Upstream checks IPv4 alone.
+fn gateways(
+    config: &NetworkConfig,
+    underlay: &Underlay,
+) -> Result<PerFamily<std::net::IpAddr>, BackendError> {
+    PerFamily::try_from_fn(|family| {
+        if config.networks.get(family).is_none() {
+            return Ok(None);
+        }
+        let (local, published) = (underlay.local.get(family), underlay.published.get(family));
+        match (local, published) {
+            (Some(local), Some(published)) if local == published => Ok(Some(*local)),
+            (Some(local), Some(published)) => Err(BackendError::Host(format!(
+                "the published {family} address {published} is not {local}, the address of {}: with host-gw the \
+                 other nodes use it as a gateway, which can't work behind NAT; leave out --public-ip and \
+                 --public-ipv6, or use another backend such as vxlan",
+                underlay.name
+            ))),
+            _ => Err(BackendError::Host(format!(
+                "{family} is enabled, but underlay link {} has no {family} address",
+                underlay.name
+            ))),
+        }
+    })
+}
+
+/// What this node publishes: its addresses, and no data.
+fn attrs(underlay: &Underlay) -> LeaseAttrs {
+    LeaseAttrs {
+        // An address of a family that is not enabled is published too if the operator gave one, as upstream does.
+        public_ips: underlay.published,
+        backend_type: peer::KIND.to_owned(),
+        backend_data: PerFamily::default(),
+    }
+}
+
+/// A registered host-gw backend.
+struct HostGwNetwork {
+    lease: Lease,
+    overlay_mtu: Mtu,
+    reconciler: Reconciler<HostGwDriver>,
+}
+
+#[async_trait]
+impl Network for HostGwNetwork {
+    fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    fn overlay_mtu(&self) -> Mtu {
+        self.overlay_mtu
+    }
+
+    fn status(&self) -> watch::Receiver<NetworkStatus> {
+        self.reconciler.status()
+    }
+
+    fn state(&self) -> watch::Receiver<State> {
+        self.reconciler.state()
+    }
+
+    async fn run(
+        self: Box<Self>,
+        leases: LeaseStream,
+        cancel: CancellationToken,
+    ) -> Result<(), BackendError> {
+        self.reconciler.run(leases, cancel).await
+    }
+}

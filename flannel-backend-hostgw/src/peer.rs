@@ -1,0 +1,125 @@
+//! What a lease asks of the kernel. Pure. Upstream: `pkg/backend/hostgw/hostgw.go`.
+
+use std::net::IpAddr;
+
+use flannel_core::addr::{Family, LinkIndex, PerFamily};
+use flannel_core::dataplane::{Object, ROUTE_PROTOCOL, Route};
+use flannel_core::lease::Lease;
+use flannel_core::peers::{Claim, Peer, PeerError};
+
+/// The name under which this backend publishes leases.
+pub(crate) const KIND: &str = "host-gw";
+
+/// What a lease of another node asks for: a route for each family that we have, too. Without a link it asks
+/// for nothing, but claims its subnets all the same.
+pub(crate) fn peer(
+    lease: &Lease,
+    link: Option<LinkIndex>,
+    ours: &PerFamily<IpAddr>,
+) -> Result<Peer, PeerError> {
+    let attrs = &lease.attrs;
+    if attrs.backend_type != KIND {
+        return Err(PeerError::NotOurs(format!("its backend is {:?}, ours is {KIND:?}", attrs.backend_type)));
+    }
+    let mut peer = Peer::default();
+    for (family, subnet) in lease.key.subnets().iter() {
+        peer.claims.push(Claim::Subnet(*subnet));
+        let (Some(link), Some(_)) = (link, ours.get(family)) else { continue };
+        let malformed = |what: String| PeerError::Malformed(format!("{family}: {what}"));
+        let node = attrs.public_ips.get(family).copied();
+        let node = node.ok_or_else(|| malformed("it publishes no underlay address".to_owned()))?;
+        if !usable(node) {
+            return Err(malformed(format!("underlay address {node} is no node's")));
+        }
+        if subnet.contains(node) {
+            return Err(malformed(format!("underlay address {node} lies in its own subnet {subnet}")));
+        }
+        peer.claims.push(Claim::Underlay(node));
+        peer.objects.push(Object::Route(Route {
+            dst: *subnet,
+            metric: Route::default_metric(family),
+            via: Some(node),
+            link: Some(link),
+            onlink: false,
+            protocol: ROUTE_PROTOCOL,
+            plain: true,
+        }));
+    }
+    let common = |family: &Family| ours.get(*family).is_some();
+    if !lease.key.subnets().families().any(|family| common(&family)) {
+        return Err(PeerError::NotOurs("it has none of the address families of this node".to_owned()));
+    }
+    Ok(peer)
+}
+
+/// Whether packets can be sent to this address at all.
+fn usable(addr: IpAddr) -> bool {
+    let broadcast = matches!(addr, IpAddr::V4(addr) if addr.is_broadcast());
+    !addr.is_unspecified() && !addr.is_multicast() && !addr.is_loopback() && !broadcast
+}
+
+#[cfg(test)]
+mod tests {
+    use flannel_core::lease::LeaseAttrs;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LINK: Option<LinkIndex> = Some(LinkIndex(2));
+    const DUAL: &str = r#"{"PublicIP":"192.0.2.11","PublicIPv6":"2001:db8::11","BackendType":"host-gw"}"#;
+
+    fn ours() -> PerFamily<IpAddr> {
+        PerFamily { v4: "192.0.2.1".parse().ok(), v6: "2001:db8::1".parse().ok() }
+    }
+
+    fn lease(key: &str, value: &str) -> Lease {
+        Lease { key: key.parse().unwrap(), attrs: LeaseAttrs::from_json(value).unwrap(), created: 1 }
+    }
+
+    #[test]
+    fn a_lease_asks_for_a_route_a_family() {
+        let dual = lease("10.5.1.0-24&fd00:5::-64", DUAL);
+        let peer = peer(&dual, LINK, &ours()).unwrap();
+        let route = |dst: &str, via: &str, metric| {
+            let (dst, via) = (dst.parse().unwrap(), via.parse().ok());
+            Object::Route(Route { dst, metric, via, link: LINK, onlink: false, protocol: 102, plain: true })
+        };
+        let want = [route("10.5.1.0/24", "192.0.2.11", 0), route("fd00:5::/64", "2001:db8::11", 1024)];
+        assert_eq!(peer.objects, want);
+        assert_eq!(peer.claims.len(), 4);
+        let v4 = PerFamily { v6: None, ..ours() };
+        assert_eq!(super::peer(&dual, LINK, &v4).unwrap().objects, want[..1], "only our families");
+        let without = super::peer(&dual, None, &ours()).unwrap();
+        assert_eq!((without.objects.len(), without.claims.len()), (0, 2), "no link, no routes");
+    }
+
+    #[test]
+    fn other_backends_are_not_ours_and_garbled_leases_are_unknown() {
+        let v4 = |value: &str| peer(&lease("10.5.1.0-24", value), LINK, &ours());
+        for value in [r#"{"PublicIP":"192.0.2.11","BackendType":"vxlan"}"#, r#"{"PublicIP":"192.0.2.11"}"#] {
+            assert!(matches!(v4(value), Err(PeerError::NotOurs(_))), "{value}");
+        }
+        for value in [
+            r#"{"BackendType":"host-gw"}"#,
+            r#"{"PublicIPv6":"2001:db8::11","BackendType":"host-gw"}"#,
+            r#"{"PublicIP":"127.0.0.1","BackendType":"host-gw"}"#,
+            r#"{"PublicIP":"224.0.0.1","BackendType":"host-gw"}"#,
+            r#"{"PublicIP":"255.255.255.255","BackendType":"host-gw"}"#,
+            r#"{"PublicIP":"10.5.1.7","BackendType":"host-gw"}"#,
+        ] {
+            assert!(matches!(v4(value), Err(PeerError::Malformed(_))), "{value}");
+        }
+        let v6 = PerFamily { v4: None, ..ours() };
+        assert!(matches!(peer(&lease("10.5.1.0-24", DUAL), LINK, &v6), Err(PeerError::NotOurs(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn no_lease_panics(v4 in any::<[u8; 4]>(), base in any::<[u8; 4]>(), prefix in 1..32_u8) {
+            let subnet = flannel_core::addr::Subnet::containing(base.into(), prefix).unwrap();
+            let key = format!("{}-{prefix}", subnet.base());
+            let value = format!(r#"{{"PublicIP":"{}","BackendType":"host-gw"}}"#, IpAddr::from(v4));
+            let _ = peer(&lease(&key, &value), LINK, &ours());
+        }
+    }
+}

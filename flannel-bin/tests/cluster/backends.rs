@@ -1,0 +1,234 @@
+//! The table of backends: one row each, and every test of the matrix runs for every row.
+
+use flannel_lab::cluster::Families;
+use serde_json::{Value, json};
+
+/// What tests need to know about a backend.
+pub(crate) struct BackendCase {
+    /// The name in the network config.
+    pub(crate) kind: &'static str,
+    /// The overlay families it can carry, the widest first.
+    pub(crate) families: &'static [Families],
+    /// The bytes it adds over an underlay of each family.
+    pub(crate) overhead: [u32; 2],
+    /// The golden cases whose kernel state is ours, but for the route protocol.
+    pub(crate) golden: &'static [&'static str],
+    /// The golden cases from which a node is taken over.
+    pub(crate) takeover: &'static [&'static str],
+    /// How often a take-over writes to the kernel in each family.
+    pub(crate) adoptions: usize,
+    /// Whether a line of the kernel's routes is the one of a peer.
+    pub(crate) is_peer_route: fn(&str) -> bool,
+    /// What node `n` publishes besides its addresses.
+    data: fn(u8) -> Value,
+    /// Every way to damage one family's state on node 1 with a command, in words that say what it is: from
+    /// nodes 2 and 3 as node 1 sees them, and its own base address.
+    pub(crate) damages: fn(&Remote, &Remote, &str) -> Vec<(&'static str, String)>,
+    /// The commands that lay out one family's state as Go leaves it.
+    pub(crate) as_go_leaves_it: fn(&Own, &Remote) -> Vec<String>,
+}
+
+/// A peer as one family sees it.
+pub(crate) struct Remote {
+    /// The link that leads there.
+    pub(crate) device: &'static str,
+    pub(crate) subnet: String,
+    pub(crate) base: String,
+    /// The VTEP's MAC; empty for backends without.
+    pub(crate) mac: String,
+    pub(crate) underlay: String,
+}
+
+/// A node's own side of one family.
+pub(crate) struct Own {
+    pub(crate) base: String,
+    pub(crate) mac: String,
+    pub(crate) underlay: String,
+}
+
+impl BackendCase {
+    /// The overlay families of tests that want all there is.
+    pub(crate) fn widest(&self) -> Families {
+        self.families[0]
+    }
+
+    /// The network config of a cluster.
+    pub(crate) fn config(&self, families: Families) -> String {
+        let v4 = r#""Network":"10.244.0.0/16""#;
+        let v6 = r#""EnableIPv6":true,"IPv6Network":"fd00:10:244::/56""#;
+        let networks = match families {
+            Families::V4 => v4.to_owned(),
+            Families::V6 => format!(r#""EnableIPv4":false,{v6}"#),
+            Families::Dual => format!("{v4},{v6}"),
+        };
+        format!(r#"{{{networks},"Backend":{{"Type":"{}"}}}}"#, self.kind)
+    }
+
+    /// The pods' MTU on an underlay of this MTU.
+    pub(crate) fn mtu(&self, families: Families, underlay: u32) -> u32 {
+        underlay - self.overhead[usize::from(families.v6())]
+    }
+
+    /// A record of node `n`, which need not exist.
+    pub(crate) fn record(&self, n: u8) -> (String, String) {
+        let v4_alone = self.widest() == Families::V4;
+        let key = if v4_alone {
+            format!("10.244.{n}.0-24")
+        } else {
+            format!("10.244.{n}.0-24&fd00:10:244:{n:x}::-64")
+        };
+        let v6 = if v4_alone { Value::Null } else { json!(format!("fd00:77::{n}")) };
+        let mut value =
+            json!({ "PublicIP": format!("192.168.77.{n}"), "PublicIPv6": v6, "BackendType": self.kind });
+        for (name, data) in (self.data)(n).as_object().unwrap() {
+            value[name] = data.clone();
+        }
+        (key, value.to_string())
+    }
+
+    /// The link to peers and the names of a record's members, in each family.
+    pub(crate) fn sides(&self) -> [(&'static str, &'static str, &'static str); 2] {
+        let [v4, v6] = if self.kind == "vxlan" { ["flannel.1", "flannel-v6.1"] } else { ["eth0", "eth0"] };
+        [(v4, "PublicIP", "BackendData"), (v6, "PublicIPv6", "BackendV6Data")]
+    }
+}
+
+/// Makes one test a backend of each function that takes a [`BackendCase`].
+macro_rules! on_every_backend {
+    ($($test:ident),+ $(,)?) => {
+        $crate::backends::on_every_backend!(@row vxlan VXLAN: $($test),+);
+        $crate::backends::on_every_backend!(@row host_gw HOST_GW: $($test),+);
+    };
+    (@row $name:ident $case:ident: $($test:ident),+) => {
+        mod $name {
+            $(
+                #[test]
+                fn $test() {
+                    flannel_lab::sandbox::in_sandbox(flannel_lab::test_name!(), || {
+                        super::$test(&$crate::backends::$case);
+                    });
+                }
+            )+
+        }
+    };
+}
+pub(crate) use on_every_backend;
+
+pub(crate) const VXLAN: BackendCase = BackendCase {
+    kind: "vxlan",
+    families: &[Families::Dual, Families::V4, Families::V6],
+    overhead: [50, 70],
+    golden: &["vxlan", "vxlan-dual", "vxlan-dual-nftables", "vxlan-nftables", "vxlan-vni-port-gbp"],
+    takeover: &["vxlan", "vxlan-dual"],
+    adoptions: 0,
+    is_peer_route: |line| line.contains("flannel") && line.contains("onlink"),
+    data: |n| {
+        let data = |prefix: &str| json!({ "VNI": 1, "VtepMAC": format!("{prefix}:00:00:00:02:{n:02x}") });
+        json!({ "BackendData": data("0a"), "BackendV6Data": data("0e") })
+    },
+    damages: vxlan_damages,
+    as_go_leaves_it: |own, peer| {
+        let Remote { device, subnet, base, mac, underlay } = peer;
+        let (mtu, bits) = if base.contains(':') { (1430, 128) } else { (1450, 32) };
+        vec![
+            format!(
+                "ip link add {device} address {} mtu {mtu} type vxlan id 1 dev eth0 local {} dstport 8472 nolearning",
+                own.mac, own.underlay
+            ),
+            format!("ip link set {device} txqueuelen 0 up"),
+            format!("ip address add {}/{bits} dev {device}", own.base),
+            format!("ip neigh replace {base} dev {device} lladdr {mac} nud permanent"),
+            format!("ip route replace {subnet} via {base} dev {device} onlink proto boot"),
+            format!("bridge fdb replace {mac} dev {device} dst {underlay} self permanent"),
+        ]
+    },
+};
+
+pub(crate) const HOST_GW: BackendCase = BackendCase {
+    kind: "host-gw",
+    families: &[Families::Dual, Families::V4, Families::V6],
+    overhead: [0, 0],
+    golden: &["host-gw", "host-gw-dual"],
+    takeover: &["host-gw", "host-gw-dual"],
+    // The mark, put on in place.
+    adoptions: 1,
+    is_peer_route: |line| line.contains(" via ") && line.contains("dev eth0"),
+    data: |_| json!({}),
+    damages: host_gw_damages,
+    as_go_leaves_it: |_, peer| {
+        vec![format!("ip route replace {} via {} dev eth0 proto boot", peer.subnet, peer.underlay)]
+    },
+};
+
+/// Addresses in our network that nobody has.
+fn unused(base: &str) -> (&'static str, &'static str) {
+    if base.contains(':') {
+        ("fd00:10:244:fe::", "fd00:10:244:fe::/64")
+    } else {
+        ("10.244.254.0", "10.244.254.0/24")
+    }
+}
+
+fn vxlan_damages(two: &Remote, three: &Remote, own_base: &str) -> Vec<(&'static str, String)> {
+    let Remote { device, subnet, base, mac, underlay } = two;
+    let bits = if base.contains(':') { 128 } else { 32 };
+    let (unused, unused_subnet) = unused(base);
+    let stranger = "0a:00:00:00:00:99";
+    let elsewhere = &three.underlay;
+    vec![
+        ("route deleted", format!("ip route del {subnet} dev {device}")),
+        ("route changed", format!("ip route replace {subnet} via {} dev {device} onlink", three.base)),
+        ("leftover route", format!("ip route add {unused_subnet} via {unused} dev {device} onlink")),
+        ("leftover marked route elsewhere", format!("ip route add {unused_subnet} dev lo proto 102")),
+        ("neighbour deleted", format!("ip neigh del {base} dev {device}")),
+        (
+            "neighbour changed",
+            format!("ip neigh replace {base} lladdr {stranger} dev {device} nud permanent"),
+        ),
+        ("neighbour not permanent", format!("ip neigh change {base} lladdr {mac} dev {device} nud stale")),
+        ("leftover neighbour", format!("ip neigh add {unused} lladdr {stranger} dev {device} nud permanent")),
+        ("FDB entry deleted", format!("bridge fdb del {mac} dev {device} dst {underlay}")),
+        (
+            "FDB entry changed",
+            format!("bridge fdb replace {mac} dev {device} dst {elsewhere} self permanent"),
+        ),
+        (
+            "FDB entry with a second remote",
+            format!("bridge fdb append {mac} dev {device} dst {elsewhere} self permanent"),
+        ),
+        (
+            "leftover FDB entry",
+            format!("bridge fdb add {stranger} dev {device} dst {elsewhere} self permanent"),
+        ),
+        ("address deleted", format!("ip address del {own_base}/{bits} dev {device}")),
+        ("leftover address", format!("ip address add {unused}/{bits} dev {device}")),
+        ("MTU changed", format!("ip link set {device} mtu 1300")),
+        ("MAC changed", format!("ip link set {device} address {stranger}")),
+        ("learning changed", format!("ip link set {device} type vxlan id 1 learning")),
+        ("down", format!("ip link set {device} down")),
+        ("flapped", format!("ip link set {device} down; ip link set {device} up")),
+        ("deleted", format!("ip link del {device}")),
+        ("all routes flushed", format!("ip route flush dev {device} proto 102")),
+        ("all neighbours flushed", format!("ip neigh flush dev {device} nud permanent")),
+        ("deleted twice", format!("ip link del {device}; sleep 0.02; ip link del {device}")),
+    ]
+}
+
+fn host_gw_damages(two: &Remote, three: &Remote, _: &str) -> Vec<(&'static str, String)> {
+    let Remote { device, subnet, base, underlay, .. } = two;
+    let (_, unused) = unused(base);
+    let right = format!("{subnet} via {underlay} dev {device}");
+    vec![
+        ("route deleted", format!("ip route del {subnet}")),
+        ("deleted twice", format!("ip route del {subnet}; sleep 0.02; ip route del {subnet}")),
+        ("route changed", format!("ip route replace {subnet} via {} dev {device} proto 102", three.underlay)),
+        ("route as Go writes it", format!("ip route replace {right}")),
+        ("route that takes the gateway for on-link", format!("ip route replace {right} onlink proto 102")),
+        ("route with an MTU", format!("ip route replace {right} mtu 1400 proto 102")),
+        ("route with another metric", format!("ip route add {right} metric 77 proto 102")),
+        ("route to nowhere", format!("ip route replace {subnet} dev lo proto 102")),
+        ("leftover route", format!("ip route add {unused} via {underlay} dev {device} proto 102")),
+        ("leftover route elsewhere", format!("ip route add {unused} dev lo proto 102")),
+        ("all routes flushed", "ip route flush proto 102".to_owned()),
+    ]
+}

@@ -1,0 +1,80 @@
+//! The backend of a cluster is changed node by node: stop, change the config, start.
+
+use flannel_lab::cluster::{Cluster, Families};
+use flannel_lab::pod::Pod;
+use flannel_lab::sandbox::in_sandbox;
+use flannel_lab::test_name;
+
+use crate::backends::{BackendCase, HOST_GW, VXLAN};
+use crate::harness::{Bed, LocalFolder, Store, Traffic, assert_all_reach_all};
+
+#[test]
+fn vxlan_to_host_gw_and_back() {
+    in_sandbox(test_name!(), || {
+        let cluster = Cluster::builder().nodes(4).families(Families::Dual).build().unwrap();
+        let mut bed = Bed::new(cluster, LocalFolder::new(), &VXLAN, Families::Dual);
+        bed.start_all();
+        (1..=4).for_each(|number| bed.wait_for_peers(number, 3));
+        let pods: Vec<Pod> = (1..=4).map(|number| bed.pod(number)).collect();
+        let (vxlan, records) = ((1..=4).map(|n| bed.state(n)).collect::<Vec<_>>(), bed.store.records());
+
+        switch(&mut bed, &pods, &HOST_GW);
+        for number in 1..=4 {
+            let state = bed.state(number);
+            assert!(state.links.is_empty() && state.neighbours.is_empty(), "{state}");
+            assert_eq!((state.routes.len(), state.routes6.len()), (3, 3), "{state}");
+            assert!(bed.agent(number).log().contains("device of an earlier backend removed"));
+        }
+        assert_all_reach_all(&pods, VXLAN.mtu(Families::Dual, 1500));
+
+        switch(&mut bed, &pods, &VXLAN);
+        for (number, want) in (1..=4).zip(&vxlan) {
+            bed.wait_for_state(number, "the state of the first time", want);
+        }
+        assert_all_reach_all(&pods, VXLAN.mtu(Families::Dual, 1500));
+        assert_eq!(bed.store.records(), records);
+    });
+}
+
+/// Two nodes at a time, one after the other, while the other two have their traffic.
+fn switch(bed: &mut Bed<LocalFolder>, pods: &[Pod], to: &'static BackendCase) {
+    bed.store.put_config(&to.config(Families::Dual));
+    for [first, second, others @ ..] in [[1_u8, 2, 3, 4], [3, 4, 1, 2]] {
+        let [from, to] = others.map(|number| &pods[usize::from(number) - 1]);
+        let traffic = Traffic::between(from, to);
+        for number in [first, second] {
+            bed.stop(number);
+            bed.start(number);
+        }
+        traffic.go_on(200);
+        traffic.assert_no_loss();
+    }
+    bed.case = to;
+    (1..=4).for_each(|number| bed.wait_for_peers(number, 3));
+}
+
+#[test]
+fn without_a_stored_state_only_what_is_marked_goes() {
+    in_sandbox(test_name!(), || {
+        let cluster = Cluster::builder().nodes(2).families(Families::Dual).build().unwrap();
+        let mut bed = Bed::new(cluster, LocalFolder::new(), &VXLAN, Families::Dual);
+        bed.start_all();
+        bed.wait_for_peers(1, 1);
+        for number in [1, 2] {
+            bed.stop(number);
+            std::fs::remove_file(format!("/run/flannel-{number}/subnet.env.state")).unwrap();
+        }
+        bed.store.put_config(&HOST_GW.config(Families::Dual));
+        bed.case = &HOST_GW;
+        bed.start_all();
+        for number in [1, 2] {
+            bed.wait_for_peers(number, 1);
+            let state = bed.state(number);
+            assert_eq!(state.links.len(), 2, "nothing proves that the devices are ours: {state}");
+            assert!(!state.routes.iter().any(|line| line.contains("onlink")), "{state}");
+            assert!(bed.agent(number).log().contains("looks like a device of another flannel backend"));
+        }
+        let pods = [bed.pod(1), bed.pod(2)];
+        assert_all_reach_all(&pods, 1500);
+    });
+}

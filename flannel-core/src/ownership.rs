@@ -1,0 +1,165 @@
+//! Whose is a route on a link that others use, too? And what did this node's previous backend leave behind?
+//! Pure.
+//!
+//! On devices of its own a backend says itself what is its. Everywhere else only two things prove that a
+//! route is ours: its protocol, and what this node stored last ([`crate::state_file`]).
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use crate::addr::{Family, LinkIndex, Subnet};
+use crate::dataplane::{ROUTE_PROTOCOL, Route};
+use crate::kernel::{Kinds, Link, Scope};
+use crate::state_file::{Device, State};
+
+/// `RTPROT_BOOT`, the protocol of routes that Go flannel writes, and of those that `ip route` does.
+const BOOT_PROTOCOL: u8 = 3;
+
+/// `RTPROT_KERNEL`: routes that the kernel made for an address.
+const KERNEL_PROTOCOL: u8 = 2;
+
+/// What is ours on links that are not our backend's.
+#[derive(Debug, Clone, Default)]
+pub struct Ownership {
+    /// The overlay networks of now, and those stored last.
+    networks: Vec<Subnet>,
+    /// The nodes of subnets as they were stored last.
+    nodes: BTreeMap<Subnet, IpAddr>,
+    /// The devices that were stored last and are none of the present backend.
+    stale: Vec<Device>,
+    /// Where they are now.
+    stale_links: Vec<Link>,
+    /// The devices of the present backend.
+    present: Vec<Device>,
+    /// Whether anything was stored.
+    recalls: bool,
+}
+
+impl Ownership {
+    /// What is ours if this is the state now (its nodes don't matter) and `previous` was stored last.
+    pub fn new(present: &State, previous: Option<&State>) -> Self {
+        let states = [Some(present), previous];
+        let networks = states.iter().flatten().flat_map(|state| state.networks.iter());
+        let mut networks: Vec<Subnet> = networks.map(|(_, network)| *network).collect();
+        networks.sort_unstable();
+        networks.dedup();
+        let node = |(key, ips): (&crate::lease::LeaseKey, &crate::addr::PerFamily<IpAddr>)| {
+            let side = |(family, subnet): (Family, &Subnet)| Some((*subnet, *ips.get(family)?));
+            key.subnets().iter().filter_map(side).collect::<Vec<_>>()
+        };
+        let devices = previous.iter().flat_map(|state| &state.devices);
+        Self {
+            networks,
+            nodes: previous.iter().flat_map(|state| &state.nodes).flat_map(node).collect(),
+            stale: devices.filter(|device| !present.devices.contains(device)).cloned().collect(),
+            stale_links: Vec::new(),
+            present: present.devices.clone(),
+            recalls: previous.is_some(),
+        }
+    }
+
+    /// The families of our networks.
+    pub fn families(&self) -> impl Iterator<Item = Family> + '_ {
+        let has = |family: &Family| self.networks.iter().any(|network| network.family() == *family);
+        Family::ALL.into_iter().filter(has)
+    }
+
+    /// The protocols that routes of ours can have on any link: the mark and, if nodes were stored, Go's.
+    pub fn protocols(&self) -> impl Iterator<Item = u8> + use<> {
+        let of_go = (!self.nodes.is_empty()).then_some(BOOT_PROTOCOL);
+        [ROUTE_PROTOCOL].into_iter().chain(of_go)
+    }
+
+    /// Where unmarked routes of ours can be besides the backend's own scopes: on stale devices.
+    pub fn scopes(&self) -> Vec<Scope> {
+        let scope = |link: &Link| {
+            let link = link.index;
+            self.families()
+                .map(move |family| Scope { link, family, kinds: Kinds::ROUTES })
+                .collect::<Vec<_>>()
+        };
+        self.stale_links.iter().flat_map(scope).collect()
+    }
+
+    /// Whether a route is ours to replace and delete:
+    /// - it is marked as ours and for a subnet of a network of ours, wherever it leads;
+    /// - or it leads through a device that this node made before;
+    /// - or it looks as Go writes it, for a subnet and by the node that had it as we last knew.
+    pub fn owns(&self, route: &Route) -> bool {
+        if !self.networks.iter().any(|network| network.covers(route.dst)) {
+            return false;
+        }
+        match route.protocol {
+            ROUTE_PROTOCOL => true,
+            KERNEL_PROTOCOL => false,
+            _ if self.is_stale(route.link) => true,
+            _ => is_like_go(route) && self.nodes.get(&route.dst).copied() == route.via,
+        }
+    }
+
+    fn is_stale(&self, link: Option<LinkIndex>) -> bool {
+        self.stale_links.iter().any(|stale| Some(stale.index) == link)
+    }
+
+    /// Whether the links must be known: devices that this node made before may be among them.
+    pub fn has_stale_devices(&self) -> bool {
+        !self.stale.is_empty()
+    }
+
+    /// Finds the stale devices among all links: the name and the VNI must fit. What is not there is done.
+    /// Returns whether something is at another place than before.
+    pub fn locate(&mut self, links: &[Link]) -> bool {
+        let of = |device: &Device| links.iter().find(|link| is(link, device));
+        self.stale.retain(|device| of(device).is_some());
+        let found: Vec<Link> = self.stale.iter().filter_map(of).cloned().collect();
+        let indexes = |links: &[Link]| links.iter().map(|link| link.index).collect::<Vec<_>>();
+        let moved = indexes(&found) != indexes(&self.stale_links);
+        self.stale_links = found;
+        moved
+    }
+
+    /// The stale devices that were found, for removal once nothing needs them.
+    pub fn stale_links(&self) -> Vec<Link> {
+        self.stale_links.clone()
+    }
+
+    /// Forgets where a stale device is: it was removed, or can't be removed now. [`Self::locate`] tells.
+    pub fn forget(&mut self, link: LinkIndex, removed: bool) {
+        if let Some(at) = self.stale_links.iter().position(|stale| stale.index == link) {
+            let link = self.stale_links.remove(at);
+            if removed {
+                self.stale.retain(|device| !is(&link, device));
+            }
+        }
+    }
+
+    /// VXLAN devices with names like ours that nothing proves to be ours, if nothing was stored. They stay.
+    pub fn suspects<'a>(&'a self, links: &'a [Link]) -> impl Iterator<Item = &'a Link> {
+        let named = |link: &Link| {
+            let vni = link.vxlan.as_ref().map(|vxlan| vxlan.vni.to_string());
+            let number = link.name.strip_prefix("flannel.").or(link.name.strip_prefix("flannel-v6."));
+            number.is_some() && number == vni.as_deref()
+        };
+        let ours = |link: &Link| self.present.iter().any(|device| device.name == link.name);
+        links.iter().filter(move |link| !self.recalls && named(link) && !ours(link))
+    }
+}
+
+fn is(link: &Link, device: &Device) -> bool {
+    link.name == device.name && link.vxlan.as_ref().is_some_and(|vxlan| vxlan.vni == device.vni)
+}
+
+/// Whether Go flannel may have written a route: by gateway, without a metric.
+fn is_like_go(route: &Route) -> bool {
+    let metric = Route::default_metric(route.dst.family());
+    route.protocol == BOOT_PROTOCOL && route.plain && route.metric == metric && route.via.is_some()
+}
+
+/// Whether a route is what we want but for the mark, as a Go node leaves it. Such a route is adopted: it is
+/// ours to replace by a marked one.
+pub fn is_adoptable(have: &Route, want: &Route) -> bool {
+    is_like_go(have) && Route { protocol: want.protocol, ..*have } == *want
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,120 @@
+use super::*;
+use crate::addr::{Mtu, PerFamily, Vni};
+use crate::kernel::VxlanLink;
+
+const ETH0: LinkIndex = LinkIndex(2);
+const OLD: LinkIndex = LinkIndex(7);
+
+fn state(backend: &str, network: &str, devices: &[(&str, u32)], nodes: &[(&str, &str)]) -> State {
+    let device = |(name, vni): &(&str, u32)| Device { name: (*name).into(), vni: Vni::new(*vni).unwrap() };
+    let node = |(key, ip): &(&str, &str)| (key.parse().unwrap(), PerFamily { v4: ip.parse().ok(), v6: None });
+    State {
+        backend: backend.into(),
+        networks: PerFamily { v4: network.parse().ok(), v6: None },
+        devices: devices.iter().map(device).collect(),
+        nodes: nodes.iter().map(node).collect(),
+    }
+}
+
+fn vxlan(index: LinkIndex, name: &str, vni: u32) -> Link {
+    let vxlan = VxlanLink {
+        vni: Vni::new(vni).unwrap(),
+        port: 8472,
+        local: None,
+        lower: None,
+        learning: false,
+        gbp: false,
+        foreign: false,
+    };
+    Link {
+        index,
+        name: name.into(),
+        kind: Some("vxlan".into()),
+        mac: None,
+        mtu: Mtu(1450),
+        up: true,
+        carrier: true,
+        loopback: false,
+        vxlan: Some(vxlan),
+    }
+}
+
+fn route(dst: &str, via: &str, link: LinkIndex, protocol: u8, metric: u32) -> Route {
+    let (dst, via) = (dst.parse().unwrap(), via.parse().ok());
+    Route { dst, metric, via, link: Some(link), onlink: false, protocol, plain: true }
+}
+
+#[test]
+fn what_is_ours_on_shared_links() {
+    let present = state("host-gw", "10.5.0.0/16", &[], &[]);
+    let previous = state(
+        "vxlan",
+        "10.4.0.0/16",
+        &[("flannel.1", 1)],
+        &[("10.4.9.0-24", "192.0.2.9"), ("10.9.9.0-24", "192.0.2.9")],
+    );
+    let mut ownership = Ownership::new(&present, Some(&previous));
+    assert!(ownership.locate(&[vxlan(OLD, "flannel.1", 1)]));
+    for (what, ours, dst, via, link, protocol, metric) in [
+        ("marked", true, "10.5.1.0/24", "192.0.2.1", ETH0, 102, 0),
+        ("marked, another metric", true, "10.5.1.0/24", "192.0.2.1", ETH0, 102, 50),
+        ("marked, a network of before", true, "10.4.1.0/24", "192.0.2.1", ETH0, 102, 0),
+        ("marked, another instance's", false, "10.6.1.0/24", "192.0.2.1", ETH0, 102, 0),
+        ("marked, wider than the network", false, "10.0.0.0/8", "192.0.2.1", ETH0, 102, 0),
+        ("an operator's", false, "10.5.1.0/24", "192.0.2.1", ETH0, 3, 0),
+        ("a routing daemon's", false, "10.4.9.0/24", "192.0.2.9", ETH0, 186, 0),
+        ("by the node of before", true, "10.4.9.0/24", "192.0.2.9", ETH0, 3, 0),
+        ("by the node of before with a metric", false, "10.4.9.0/24", "192.0.2.9", ETH0, 3, 9),
+        ("by another node than before", false, "10.4.9.0/24", "192.0.2.8", ETH0, 3, 0),
+        ("by the node of before in no network of ours", false, "10.9.9.0/24", "192.0.2.9", ETH0, 3, 0),
+        ("on the device of before", true, "10.4.1.0/24", "10.4.1.0", OLD, 3, 0),
+        ("of the kernel on the device of before", false, "10.4.1.0/24", "10.4.1.0", OLD, 2, 0),
+        ("a stranger's on the device of before", false, "172.16.0.0/24", "10.4.1.0", OLD, 3, 0),
+    ] {
+        assert_eq!(ownership.owns(&route(dst, via, link, protocol, metric)), ours, "{what}");
+    }
+    let forgetful = Ownership::new(&present, None);
+    assert!(!forgetful.owns(&route("10.4.1.0/24", "192.0.2.1", ETH0, 102, 0)));
+    assert!(forgetful.owns(&route("10.5.1.0/24", "192.0.2.1", ETH0, 102, 0)));
+}
+
+#[test]
+fn only_what_go_would_have_written_is_adopted() {
+    let want = route("10.5.1.0/24", "192.0.2.1", ETH0, 102, 0);
+    assert!(is_adoptable(&Route { protocol: 3, ..want }, &want));
+    for other in [
+        Route { protocol: 4, ..want },
+        Route { protocol: 3, via: "192.0.2.2".parse().ok(), ..want },
+        Route { protocol: 3, link: Some(OLD), ..want },
+        Route { protocol: 3, onlink: true, ..want },
+        Route { protocol: 3, plain: false, ..want },
+    ] {
+        assert!(!is_adoptable(&other, &want), "{other:?}");
+    }
+}
+
+#[test]
+fn only_stored_devices_that_are_not_ours_now_are_stale() {
+    let before = state("vxlan", "10.5.0.0/16", &[("flannel.1", 1), ("flannel.2", 2)], &[]);
+    let now = state("vxlan", "10.5.0.0/16", &[("flannel.2", 2)], &[]);
+    let links = [
+        vxlan(LinkIndex(4), "flannel.1", 1),
+        vxlan(LinkIndex(5), "flannel.2", 2),
+        vxlan(LinkIndex(6), "flannel.3", 3),
+    ];
+    let mut ownership = Ownership::new(&now, Some(&before));
+    ownership.locate(&links);
+    assert_eq!(ownership.stale_links(), links[..1]);
+    assert_eq!(ownership.suspects(&links).count(), 0);
+    ownership.forget(LinkIndex(4), true);
+    assert!(!ownership.has_stale_devices() && ownership.stale_links().is_empty());
+
+    let mut ownership = Ownership::new(&now, Some(&before));
+    ownership.locate(&[vxlan(LinkIndex(4), "flannel.1", 77)]);
+    assert!(!ownership.has_stale_devices(), "the name alone proves nothing");
+
+    let ownership = Ownership::new(&now, None);
+    assert!(!ownership.has_stale_devices());
+    let names: Vec<_> = ownership.suspects(&links).map(|link| link.name.as_str()).collect();
+    assert_eq!(names, ["flannel.1", "flannel.3"]);
+}

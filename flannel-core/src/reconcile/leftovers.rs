@@ -1,0 +1,93 @@
+//! What other runs and backends left behind, and what the next one should know.
+
+use tracing::{info, warn};
+
+use super::{Driver, Reconciler};
+use crate::dataplane::Object;
+use crate::kernel::{KernelError, LinkOp};
+use crate::lease::LeaseChange;
+use crate::ownership::is_adoptable;
+
+impl<D: Driver> Reconciler<D> {
+    /// Whether an object is ours to replace and delete.
+    pub(super) fn is_ours(&self, object: &Object) -> bool {
+        if self.driver.owns(object) {
+            return true;
+        }
+        let Object::Route(have) = object else { return false };
+        self.ownership.owns(have)
+            || matches!(self.peers.want().get(&object.key()), Some(Object::Route(want)) if is_adoptable(have, want))
+    }
+
+    /// Reads all that is ours, wherever it is.
+    pub(super) async fn read_ours(&mut self) -> Result<Vec<Object>, KernelError> {
+        let mut objects = Vec::new();
+        for family in self.ownership.families().collect::<Vec<_>>() {
+            for protocol in self.ownership.protocols() {
+                objects.extend(self.kernel.routes_by(family, protocol).await?);
+            }
+        }
+        for scope in self.driver.scopes().into_iter().chain(self.ownership.scopes()) {
+            objects.extend(self.kernel.objects(scope).await?);
+        }
+        objects.retain(|object| self.is_ours(object));
+        Ok(objects)
+    }
+
+    /// Finds the devices of an earlier backend. Those that may be of one, but can't be proved to be, are named
+    /// in the log.
+    pub(super) async fn look_for_leftovers(&mut self) -> Result<(), KernelError> {
+        if self.named_suspects && !self.ownership.has_stale_devices() {
+            return Ok(());
+        }
+        let links = self.kernel.links().await?;
+        if !std::mem::replace(&mut self.named_suspects, true) {
+            for link in self.ownership.suspects(&links) {
+                let name = &link.name;
+                warn!(
+                    link = %name,
+                    "looks like a device of another flannel backend; it stays, since no stored state proves \
+                     that it is ours"
+                );
+            }
+        }
+        if self.ownership.locate(&links) {
+            self.todo.objects = true;
+        }
+        Ok(())
+    }
+
+    /// Once the kernel has all that is wanted: removes what an earlier backend left, and lets the state be
+    /// stored.
+    pub(super) async fn finish(&mut self) {
+        if self.is_busy() || !self.leases.is_synced() || self.devices.problem.is_some() {
+            return;
+        }
+        for link in self.ownership.stale_links() {
+            let result = self.kernel.change_link(&LinkOp::Delete(link.index)).await;
+            let name = &link.name;
+            match &result {
+                Ok(()) => info!(link = %name, "device of an earlier backend removed"),
+                Err(error) => warn!(link = %name, %error, "device of an earlier backend stays for now"),
+            }
+            self.ownership.forget(link.index, result.is_ok());
+        }
+        if !self.ownership.has_stale_devices() && std::mem::take(&mut self.unstored) {
+            self.state.send_modify(|_| {});
+        }
+    }
+
+    /// Notes where nodes are now, for the next start. It is announced when the kernel follows.
+    pub(super) fn note_nodes(&mut self, changes: &[LeaseChange]) {
+        self.unstored |= !changes.is_empty();
+        self.state.send_if_modified(|state| {
+            for change in changes {
+                match &change.after {
+                    Some(lease) => state.note(lease),
+                    None => _ = state.nodes.remove(&change.key),
+                }
+            }
+            false
+        });
+    }
+}
