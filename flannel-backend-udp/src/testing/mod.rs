@@ -1,11 +1,16 @@
 //! Packets for tests, and the packet path as one function of bytes.
 
+#[cfg(test)]
+mod sys;
+
 use std::net::IpAddr;
 
 use flannel_core::addr::Family;
 
 use crate::packet::checksum::Sum;
 use crate::packet::transport::{ICMP, ICMPV6, TCP, UDP};
+#[cfg(test)]
+pub(crate) use self::sys::allocations;
 use crate::packet::{Fragment, IpHeader, be16, put16, put32};
 
 /// A packet to be made. Valid, unless told otherwise.
