@@ -50,7 +50,7 @@ fn carries_traffic_in_either_layout() {
         let lab = Lab::new();
         for layout in LAYOUTS {
             let running = lab.start_both(Setup { layout, ..Setup::default() });
-            works(&lab, Family::V4, 64 << 20);
+            works(&lab, Family::V4, 24 << 20);
             let full = MTU as usize - 28;
             assert_eq!(pings(&lab, Family::V4, full, true), 5, "the largest that fits");
             assert_eq!(pings(&lab, Family::V4, full + 1, true), 0, "one byte more doesn't");
@@ -97,7 +97,7 @@ fn works_without_any_one_offload() {
                 let path = running[0].engine.path();
                 assert!(!path.uso || tun.uso && tun.tso && tun.vnet_header);
                 assert_eq!(path.sockets.v4.map(|socket| socket.batch), Some(socket.batch));
-                works(&lab, Family::V4, 4 << 20);
+                works(&lab, Family::V4, 2 << 20);
             }
         }
     });
@@ -110,7 +110,7 @@ fn ipv6_goes_over_both_underlays() {
         for underlay in Family::ALL {
             let running = lab.start_both(Setup { underlay, ..Setup::default() });
             for family in Family::ALL {
-                works(&lab, family, 16 << 20);
+                works(&lab, family, 8 << 20);
             }
             let counters = running[0].engine.counters();
             assert!(counters.sent.packets > 5 * counters.sent.tun_packets, "{counters:?}");

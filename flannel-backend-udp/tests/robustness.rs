@@ -56,7 +56,7 @@ fn bad_datagrams_are_dropped_and_counted() {
             lab.node(2).ip(&format!("addr add {address}/24 dev eth0")).unwrap();
         }
         let bind = |address: [u8; 4], port| {
-            let bound = lab.node(2).enter(|| UdpSocket::bind((address, port)).unwrap());
+            let bound = lab.node(2).enter(|| UdpSocket::bind(SocketAddr::from((address, port))).unwrap());
             let socket = bound.unwrap();
             socket.connect(SocketAddr::from(([192, 0, 2, 1], PORT))).unwrap();
             socket
@@ -174,7 +174,9 @@ fn errors_are_rate_limited() {
             // An error that came back is told here.
             let _ = pod.send_to(b"x", "10.1.77.7:7");
         }
-        until("all are counted", || count(&running[0], DropReason::NoRoute) >= 1990);
+        // The TUN's queue is shorter than this burst.
+        until("many are counted", || count(&running[0], DropReason::NoRoute) >= 300);
+        thread::sleep(Duration::from_millis(200));
         let counters = running[0].engine.counters();
         assert!(counters.errors_sent >= 50 && counters.errors_withheld > 0, "{counters:?}");
         assert_eq!(counters.errors_sent + counters.errors_withheld, count(&running[0], DropReason::NoRoute));

@@ -43,7 +43,7 @@ pub fn tcp(from: &Netns, to: &Netns, address: IpAddr, bytes: usize) {
 pub fn udp(from: &Netns, to: &Netns, address: IpAddr, count: usize, sizes: &[usize]) -> usize {
     let receiver = to.enter(|| UdpSocket::bind(SocketAddr::new(address, 0)).unwrap()).unwrap();
     let target = receiver.local_addr().unwrap();
-    receiver.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    receiver.set_read_timeout(Some(Duration::from_millis(250))).unwrap();
     let any: SocketAddr = if address.is_ipv4() { ([0; 4], 0).into() } else { ([0_u16; 8], 0).into() };
     let sender = from.enter(|| UdpSocket::bind(any).unwrap()).unwrap();
     sender.connect(target).unwrap();
