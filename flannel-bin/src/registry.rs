@@ -1,14 +1,14 @@
 //! The backends of this build, by the name that the network config gives.
 
 use flannel_backend_hostgw::HostGwBackend;
+use flannel_backend_udp::{UdpBackend, UdpOptions};
 use flannel_backend_vxlan::VxlanBackend;
 use flannel_core::backend::Backend;
 
 /// The kinds of this build.
-const KNOWN: &[&str] = &["vxlan", "host-gw"];
+const KNOWN: &[&str] = &["vxlan", "host-gw", "udp"];
 /// Kinds that upstream has, or had, besides.
 const UPSTREAM: &[&str] = &[
-    "udp",
     "wireguard",
     "ipip",
     "ipsec",
@@ -30,17 +30,17 @@ pub(crate) struct UnknownBackend {
 
 fn why(kind: &str) -> &'static str {
     match kind {
-        "udp" => "(which is also what a config without Backend means) is not in this build",
         kind if UPSTREAM.contains(&kind) => "of upstream flannel is not in this build",
         _ => "is unknown",
     }
 }
 
 /// Makes the backend of a kind.
-pub(crate) fn backend(kind: &str) -> Result<Box<dyn Backend>, UnknownBackend> {
+pub(crate) fn backend(kind: &str, udp: &UdpOptions) -> Result<Box<dyn Backend>, UnknownBackend> {
     match kind {
         "vxlan" => Ok(Box::new(VxlanBackend::new())),
         "host-gw" => Ok(Box::new(HostGwBackend::new())),
+        "udp" => Ok(Box::new(UdpBackend::new(udp.clone()))),
         _ => Err(UnknownBackend { kind: kind.to_owned() }),
     }
 }
@@ -52,17 +52,16 @@ mod tests {
     #[test]
     fn makes_what_it_knows() {
         for kind in KNOWN {
-            assert_eq!(backend(kind).unwrap().kind(), *kind);
+            assert_eq!(backend(kind, &UdpOptions::default()).unwrap().kind(), *kind);
         }
     }
 
     #[test]
     fn says_what_is_unknown_and_what_is_missing() {
-        let error = |kind| backend(kind).map(|_| ()).unwrap_err().to_string();
-        assert_eq!(error("vxlna"), "backend \"vxlna\" is unknown; this build has: vxlan, host-gw");
+        let error = |kind| backend(kind, &UdpOptions::default()).map(|_| ()).unwrap_err().to_string();
+        assert_eq!(error("vxlna"), "backend \"vxlna\" is unknown; this build has: vxlan, host-gw, udp");
         for kind in UPSTREAM {
             assert!(error(kind).contains("is not in this build; this build has: vxlan"), "{kind}");
         }
-        assert!(error("udp").contains("a config without Backend"), "{}", error("udp"));
     }
 }

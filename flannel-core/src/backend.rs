@@ -91,6 +91,8 @@ pub struct NetworkStatus {
     pub rejected: Vec<String>,
     /// The largest pod packet in bytes as the underlay is now; `None` while a device is missing.
     pub overlay_mtu: Option<Mtu>,
+    /// How packets travel, where the backend has a choice.
+    pub datapath: Option<String>,
     /// How often drift was repaired since the start.
     pub repairs: u64,
     /// Operations sent to the kernel since the start.

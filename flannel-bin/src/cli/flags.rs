@@ -135,6 +135,20 @@ pub(crate) const FLAGS: &[Flag] = &[
     Flag::new("public-ip", Kind::Text, "", "IPv4", "IPv4 address published to other nodes"),
     Flag::new("public-ipv6", Kind::Text, "", "IPv6", "IPv6 address published to other nodes"),
     Flag::new(
+        "udp-threads",
+        Kind::Int,
+        "1",
+        "N",
+        "threads of the udp backend: 1 for the best latency, 2 (one for each direction) for the best bandwidth",
+    ),
+    Flag::new(
+        "udp-allow-from",
+        Kind::List,
+        "",
+        "CIDR",
+        "with the udp backend, underlay addresses besides the published ones from which datagrams are accepted; can be repeated",
+    ),
+    Flag::new(
         "subnet-lease-renew-margin",
         Kind::Int,
         "60",

@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use flannel_core::addr::PerFamily;
+use flannel_backend_udp::{Layout, UdpOptions};
+use flannel_core::addr::{PerFamily, Subnet};
 
 use super::args::{Given, parse_bool, parse_int};
 use super::flags::{Flag, Kind, find};
@@ -77,6 +78,8 @@ pub(crate) struct Options {
     pub(crate) public_ips: PerFamily<IpAddr>,
     /// Where the subnet file goes.
     pub(crate) subnet_file: PathBuf,
+    /// What the udp backend is to do on this node.
+    pub(crate) udp: UdpOptions,
     /// How long before its end the lease is renewed.
     pub(crate) renew_margin: Duration,
     /// Address and port of the health server; `None` for none.
@@ -100,6 +103,11 @@ impl Options {
         if !(1..=1439).contains(&margin) {
             return Err(values.bad("subnet-lease-renew-margin", "from 1 to 1439 minutes"));
         }
+        let udp_layout = match values.int("udp-threads") {
+            1 => Layout::OneThread,
+            2 => Layout::TwoThreads,
+            _ => return Err(values.bad("udp-threads", "1 or 2")),
+        };
         let port = values.int("healthz-port").max(0);
         let port = u16::try_from(port).map_err(|_| values.bad("healthz-port", "a port, 0 to 65535"))?;
         Ok(Self {
@@ -113,6 +121,7 @@ impl Options {
                 v6: values.address::<Ipv6Addr>("public-ipv6", "an IPv6 address")?,
             },
             subnet_file: values.path("subnet-file").ok_or_else(|| values.bad("subnet-file", "a path"))?,
+            udp: UdpOptions { layout: udp_layout, allow_from: values.subnets("udp-allow-from")? },
             renew_margin: Duration::from_secs(margin.unsigned_abs() * 60),
             health: (port > 0).then(|| (values.text("healthz-ip").to_owned(), port)),
             log_format: match values.text("log-format") {
@@ -164,6 +173,18 @@ impl Values<'_> {
     fn list(&self, name: &str) -> Vec<String> {
         let all = self.0.iter().filter(|given| given.flag.name == name);
         all.map(|given| given.value.clone()).collect()
+    }
+
+    fn subnets(&self, name: &'static str) -> Result<Vec<Subnet>, CliError> {
+        let given = self.0.iter().filter(|given| given.flag.name == name);
+        let parse = |given: &Given| {
+            given.value.parse().map_err(|_| CliError::BadValue {
+                origin: given.origin.clone(),
+                value: given.value.clone(),
+                expected: "a CIDR such as 192.0.2.0/24".to_owned(),
+            })
+        };
+        given.map(parse).collect()
     }
 
     fn address<T: std::str::FromStr + Into<IpAddr>>(

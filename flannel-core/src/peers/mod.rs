@@ -133,6 +133,11 @@ impl PeerTable {
         self.programmed.len()
     }
 
+    /// The peers that are programmed, for a backend that carries packets itself.
+    pub fn iter(&self) -> impl Iterator<Item = (&LeaseKey, &Peer)> {
+        self.programmed.iter().filter_map(|key| Some((key, &self.entries.get(key)?.peer)))
+    }
+
     /// The leases that are not programmed as they are, with the reason.
     pub fn problems(&self) -> impl Iterator<Item = (LeaseKey, String)> + '_ {
         self.troubled
@@ -143,7 +148,7 @@ impl PeerTable {
     /// The malformed leases of which no good version was seen. What the kernel holds for them must stay.
     pub fn unknown(&self) -> impl Iterator<Item = LeaseKey> + '_ {
         let unknown = |entry: &Entry| {
-            matches!(entry.problem, Some(Problem::Malformed(_))) && entry.peer.objects.is_empty()
+            matches!(entry.problem, Some(Problem::Malformed(_))) && entry.peer.claims.is_empty()
         };
         self.troubled.iter().filter(move |key| self.entries.get(key).is_some_and(unknown)).copied()
     }
@@ -242,7 +247,8 @@ impl PeerTable {
             }
             None => {}
         }
-        if !objects.is_empty() {
+        // One without claims asks for nothing: another backend's, or one that never could be read.
+        if !entry.peer.claims.is_empty() {
             self.programmed.insert(key);
         }
         for object in objects {

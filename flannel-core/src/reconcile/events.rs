@@ -34,7 +34,7 @@ impl<D: Driver> Reconciler<D> {
         }
     }
 
-    fn look_at_all(&mut self) {
+    pub(super) fn look_at_all(&mut self) {
         self.todo.devices = true;
         self.todo.objects = true;
         self.retry_at = None;

@@ -69,6 +69,17 @@ pub trait Driver: Send {
     /// refused.
     fn concerns(&self, event: &KernelEvent) -> bool;
 
+    /// Takes the peers that hold, whenever they may have changed: for a backend that carries packets itself.
+    fn take_peers(&mut self, peers: &mut dyn Iterator<Item = (&LeaseKey, &Peer)>) {
+        let _ = peers;
+    }
+
+    /// Returns when the devices must be looked at although no link announced anything. Dropping the future
+    /// loses nothing.
+    async fn attention(&mut self) {
+        std::future::pending::<()>().await;
+    }
+
     /// Why the kernel refused an operation, where the backend knows better than the kernel says.
     fn explain(&self, refusal: &Refusal) -> Option<String> {
         let _ = refusal;
@@ -87,6 +98,8 @@ pub struct Devices {
     pub problem: Option<String>,
     /// The largest pod packet in bytes.
     pub overlay_mtu: Option<Mtu>,
+    /// How packets travel, where there is a choice.
+    pub datapath: Option<String>,
 }
 
 /// What has to be looked at.
@@ -188,6 +201,7 @@ impl<D: Driver> Reconciler<D> {
                 () = cancel.cancelled() => return Ok(()),
                 batch = leases.next() => self.take_leases(batch.ok_or(BackendError::WatchEnded)?)?,
                 events = self.kernel.events() => self.take_events(events),
+                () = self.driver.attention() => self.look_at_all(),
                 () = sleep_until(wake) => self.take_time(Instant::now()),
             }
             self.converge().await;
@@ -215,6 +229,9 @@ impl<D: Driver> Reconciler<D> {
             self.todo.keys.extend(touched);
             self.todo.leases = true;
         }
+        if self.todo.leases {
+            self.driver.take_peers(&mut self.peers.iter());
+        }
         if self.leases.is_synced() && !was_synced {
             // Only now may what nobody wants be deleted, so look at everything once more.
             self.todo.objects = true;
@@ -231,6 +248,7 @@ impl<D: Driver> Reconciler<D> {
         for lease in self.leases.iter().filter(|lease| lease.key != self.own) {
             self.peers.put(lease.key, lease.created, self.driver.peer(lease));
         }
+        self.driver.take_peers(&mut self.peers.iter());
         self.blocked.clear();
     }
 

@@ -245,6 +245,7 @@ impl<D: Driver> Reconciler<D> {
             refused: self.blocked.reasons().map(str::to_owned).collect(),
             rejected,
             overlay_mtu: self.devices.overlay_mtu,
+            datapath: self.devices.datapath.clone(),
             ..self.status.borrow().clone()
         };
         self.status.send_if_modified(|status| {

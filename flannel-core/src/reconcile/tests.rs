@@ -42,7 +42,7 @@ impl Driver for OneDevice {
         self.link = kernel.link("tun0").await?.map(|link| link.index);
         let problem = self.link.is_none().then(|| "tun0 is missing".to_owned());
         let changed = before != self.link;
-        Ok(Devices { links: self.link.into_iter().collect(), changed, problem, overlay_mtu: None })
+        Ok(Devices { links: self.link.into_iter().collect(), changed, problem, ..Devices::default() })
     }
 
     fn own_objects(&self) -> Vec<Object> {

@@ -1,0 +1,356 @@
+//! What the udp backend adds to the reconcile loop: the TUN with its datapath, and a forwarding table that
+//! follows the peers.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use flannel_core::addr::{Family, Mtu, PerFamily, Subnet};
+use flannel_core::backend::Underlay;
+use flannel_core::dataplane::{Address, Object, ROUTE_PROTOCOL, Route};
+use flannel_core::kernel::{Kernel, KernelError, KernelEvent, Kinds, Link, LinkOp, Scope};
+use flannel_core::lease::{Lease, LeaseKey};
+use flannel_core::peers::{Claim, Peer, PeerError};
+use flannel_core::reconcile::{Devices, Driver};
+use tokio::sync::Notify;
+use tracing::{debug, error, info, warn};
+
+use crate::backend::UdpOptions;
+use crate::counters::DropReason;
+use crate::engine::{Engine, EngineEvent, EngineOptions};
+use crate::forward::{self, ForwardingTable, TableSpec};
+use crate::peer::{peer, table_peers};
+use crate::socket::{ErrorSocket, SocketOptions, UnderlaySocket};
+use crate::tun::{Tun, TunOptions};
+
+/// The pattern of the TUN's name; the first free number is taken, as upstream does.
+const TUN_PATTERN: &str = "flannel%d";
+
+/// `RTPROT_KERNEL`: routes that the kernel made for an address.
+const KERNEL_PROTOCOL: u8 = 2;
+
+/// Bytes that the tunnel adds: outer IP header and UDP 8.
+pub(crate) fn encap_overhead(family: Family) -> u32 {
+    match family {
+        Family::V4 => 20 + 8,
+        Family::V6 => 40 + 8,
+    }
+}
+
+/// One family's side of the backend.
+#[derive(Debug, Clone)]
+pub(crate) struct Side {
+    /// The overlay network.
+    pub(crate) network: Subnet,
+    /// The source address of datagrams.
+    pub(crate) local: IpAddr,
+    /// The address that peers send to.
+    pub(crate) published: IpAddr,
+    /// Our own subnet; `None` until the lease is there.
+    pub(crate) subnet: Option<Subnet>,
+}
+
+/// The TUN, the threads behind it, and what belongs on it.
+pub(crate) struct UdpDriver {
+    port: u16,
+    options: UdpOptions,
+    underlay: Underlay,
+    pub(crate) sides: PerFamily<Side>,
+    peers: Vec<forward::Peer>,
+    engine: Option<Engine>,
+    tun: Option<Link>,
+    lower: Option<Link>,
+    mtu: Option<Mtu>,
+    /// Rung by the datapath when it can't go on.
+    alarm: Arc<Notify>,
+    /// Whether the datapath that runs has stopped by itself.
+    failed: Arc<AtomicBool>,
+    /// The drops that were told already.
+    told: Vec<(DropReason, u64)>,
+}
+
+impl UdpDriver {
+    pub(crate) fn new(port: u16, options: UdpOptions, underlay: Underlay, sides: PerFamily<Side>) -> Self {
+        Self {
+            port,
+            options,
+            underlay,
+            sides,
+            peers: Vec::new(),
+            engine: None,
+            tun: None,
+            lower: None,
+            mtu: None,
+            alarm: Arc::default(),
+            failed: Arc::default(),
+            told: Vec::new(),
+        }
+    }
+
+    /// Takes the subnets of our own lease.
+    pub(crate) fn set_lease(&mut self, lease: &Lease) {
+        for family in Family::ALL {
+            if let Some(side) = self.sides.get_mut(family) {
+                side.subnet = lease.subnet(family);
+            }
+        }
+        self.renew_table();
+    }
+
+    /// The largest packet that fits both families' tunnels.
+    fn overlay_mtu(&self, lower: &Link) -> Option<Mtu> {
+        let each = self.sides.families().map(|family| lower.mtu.less(encap_overhead(family)));
+        each.min().flatten()
+    }
+
+    fn table(&self) -> ForwardingTable {
+        let subnets = self.sides.iter().filter_map(|(_, side)| side.subnet);
+        let spec = TableSpec {
+            own_subnets: subnets.collect(),
+            own_addresses: PerFamily::from_fn(|family| Some(self.sides.get(family)?.subnet?.base())),
+            overlay_mtu: self.mtu,
+            peers: self.peers.clone(),
+            allowed_sources: self.options.allow_from.clone(),
+        };
+        let previous = self.engine.as_ref().map(Engine::table);
+        ForwardingTable::new(spec, previous.as_deref())
+    }
+
+    fn renew_table(&self) {
+        if let Some(engine) = &self.engine {
+            engine.set_table(self.table());
+        }
+    }
+
+    /// Starts the datapath on a new TUN. The old one, if any, goes first, since both would want the port.
+    fn start_engine(&mut self) -> Result<(), String> {
+        let name = self.engine.as_ref().map(|engine| engine.tun().name().to_owned());
+        self.engine = None;
+        let tun = Tun::open(name.as_deref().unwrap_or(TUN_PATTERN), TunOptions::default());
+        let tun = tun
+            .map_err(|error| format!("{}; the agent needs /dev/net/tun and CAP_NET_ADMIN", chain(&error)))?;
+        let sockets = PerFamily::try_from_fn(|family| {
+            let Some(side) = self.sides.get(family) else { return Ok(None) };
+            let local = SocketAddr::new(side.local, self.port);
+            UnderlaySocket::bind(local, SocketOptions::default())
+                .map(Some)
+                .map_err(|error| format!("{}; does another program use the port?", chain(&error)))
+        })?;
+        let errors = PerFamily::from_fn(|family| {
+            self.sides.get(family)?;
+            ErrorSocket::open(family)
+                .inspect_err(
+                    |error| warn!(%error, %family, "no ICMP errors are sent; that takes CAP_NET_RAW"),
+                )
+                .ok()
+        });
+        // Each datapath has a flag of its own: a late word of the last one says nothing about this one.
+        self.failed = Arc::default();
+        let (alarm, failed, table) = (Arc::clone(&self.alarm), Arc::clone(&self.failed), self.table());
+        let on_event = Arc::new(move |event: EngineEvent| {
+            match event {
+                EngineEvent::TunGone => debug!("the TUN is gone"),
+                event => error!(?event, "the udp datapath stopped"),
+            }
+            failed.store(true, Ordering::Relaxed);
+            alarm.notify_one();
+        });
+        let layout = self.options.layout;
+        let options = EngineOptions { tun, sockets, errors, layout, table, on_event };
+        let engine =
+            Engine::start(options).map_err(|error| format!("udp threads can't be started: {error}"))?;
+        info!(link = engine.tun().name(), path = %engine.path(), "udp datapath started");
+        self.engine = Some(engine);
+        Ok(())
+    }
+
+    /// Makes the TUN exist, with its datapath behind it, up and of the right MTU.
+    async fn ensure_tun(
+        &mut self,
+        kernel: &mut dyn Kernel,
+        mtu: Mtu,
+    ) -> Result<Result<bool, String>, KernelError> {
+        let mut changed = false;
+        let mut link = self.find_tun(kernel).await?;
+        if link.is_none() || self.failed.load(Ordering::Relaxed) {
+            if let Err(problem) = self.start_engine() {
+                return Ok(Err(problem));
+            }
+            changed = true;
+            link = self.find_tun(kernel).await?;
+        }
+        let Some(mut link) = link else { return Ok(Err("the TUN went away again".to_owned())) };
+        let mut ops = Vec::new();
+        if link.mtu != mtu {
+            ops.push(LinkOp::SetMtu(link.index, mtu));
+        }
+        if !link.up {
+            ops.push(LinkOp::SetUp(link.index));
+        }
+        for op in &ops {
+            if let Err(error) = kernel.change_link(op).await {
+                return Ok(Err(format!("device {}: {}", link.name, chain(&error))));
+            }
+        }
+        if !ops.is_empty() {
+            changed = true;
+            link = self.find_tun(kernel).await?.unwrap_or(link);
+        }
+        self.tun = Some(link);
+        Ok(Ok(changed))
+    }
+
+    /// Our own TUN in the kernel; not one of the same name that somebody else made since.
+    async fn find_tun(&self, kernel: &mut dyn Kernel) -> Result<Option<Link>, KernelError> {
+        let Some(tun) = self.engine.as_ref().map(Engine::tun) else { return Ok(None) };
+        Ok(kernel.link(tun.name()).await?.filter(|link| link.index == tun.index()))
+    }
+
+    /// Tells new drops, at most once an audit.
+    fn tell_drops(&mut self) {
+        let Some(engine) = &self.engine else { return };
+        let drops = engine.counters().drops;
+        if drops == self.told {
+            return;
+        }
+        let news = drops.iter().map(|(reason, count)| format!("{}={count}", reason.name()));
+        info!(drops = news.collect::<Vec<_>>().join(" "), "packets dropped since the start");
+        for strange in engine.peers().iter().filter(|peer| peer.admitted_packets > 0) {
+            let packets = strange.admitted_packets;
+            info!(underlay = %strange.endpoint.ip(), packets, "sends from an address that it does not publish");
+        }
+        self.told = drops;
+    }
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}
+
+#[async_trait]
+impl Driver for UdpDriver {
+    async fn ensure_devices(&mut self, kernel: &mut dyn Kernel) -> Result<Devices, KernelError> {
+        self.tell_drops();
+        self.lower = kernel.link(&self.underlay.name).await?;
+        let mut devices = Devices::default();
+        let mut problems = Vec::new();
+        // Without the underlay the TUN stays as it is, so that pods' packets meet it and not a default route.
+        let mut mtu = self.mtu;
+        if let Some(lower) = &self.lower {
+            if !lower.up {
+                problems.push(format!("underlay link {} is down", lower.name));
+            }
+            let now = self.overlay_mtu(lower);
+            if now.is_none() {
+                problems.push(format!("MTU {} of {} leaves no room for UDP", lower.mtu, lower.name));
+            }
+            mtu = now.or(mtu);
+        } else {
+            problems.push(format!("underlay link {} is gone", self.underlay.name));
+        }
+        if let Some(mtu) = mtu {
+            let is_new = self.mtu.replace(mtu) != Some(mtu);
+            let before = self.tun.take().map(|tun| tun.index);
+            match self.ensure_tun(kernel, mtu).await? {
+                Ok(changed) => devices.changed = changed,
+                Err(problem) => problems.push(problem),
+            }
+            if is_new {
+                self.renew_table();
+            }
+            devices.changed |= self.tun.as_ref().map(|tun| tun.index) != before;
+        }
+        devices.links.extend(self.tun.as_ref().map(|tun| tun.index));
+        devices.problem = (!problems.is_empty()).then(|| problems.join("; "));
+        devices.overlay_mtu = self.mtu;
+        devices.datapath = self.engine.as_ref().map(|engine| engine.path().to_string());
+        Ok(devices)
+    }
+
+    /// The address of the TUN and a route for the whole network: which node a packet goes to is decided behind
+    /// it, as upstream does.
+    fn own_objects(&self) -> Vec<Object> {
+        let Some(link) = self.tun.as_ref().map(|tun| tun.index) else { return Vec::new() };
+        let mut objects = Vec::new();
+        for (family, side) in self.sides.iter() {
+            let Some(subnet) = side.subnet else { continue };
+            let host = Subnet::containing(subnet.base(), family.bits()).expect("a full-length prefix fits");
+            objects.push(Object::Address(Address { link, addr: host.into() }));
+            objects.push(Object::Route(Route {
+                dst: side.network,
+                metric: Route::default_metric(family),
+                via: None,
+                link: Some(link),
+                onlink: false,
+                protocol: ROUTE_PROTOCOL,
+                plain: true,
+            }));
+        }
+        objects
+    }
+
+    fn own_claims(&self) -> Vec<Claim> {
+        let claims =
+            |side: &Side| side.subnet.map(Claim::Subnet).into_iter().chain([Claim::Underlay(side.published)]);
+        self.sides.iter().flat_map(|(_, side)| claims(side)).collect()
+    }
+
+    fn peer(&self, lease: &Lease) -> Result<Peer, PeerError> {
+        let enabled = PerFamily::from_fn(|family| self.sides.get(family).map(|side| side.local));
+        peer(lease, &enabled)
+    }
+
+    fn take_peers(&mut self, peers: &mut dyn Iterator<Item = (&LeaseKey, &Peer)>) {
+        self.peers = peers.flat_map(|(key, peer)| table_peers(key, peer, self.port)).collect();
+        self.renew_table();
+    }
+
+    async fn attention(&mut self) {
+        self.alarm.notified().await;
+    }
+
+    fn scopes(&self) -> Vec<Scope> {
+        let Some(link) = self.tun.as_ref().map(|tun| tun.index) else { return Vec::new() };
+        self.sides.families().map(|family| Scope { link, family, kinds: Kinds::ALL }).collect()
+    }
+
+    /// On our TUN: what lies in our network. The kernel's own routes and everything else stays.
+    fn owns(&self, object: &Object) -> bool {
+        let Some(ours) = self.tun.as_ref().map(|tun| tun.index) else { return false };
+        match object {
+            Object::Address(address) => {
+                let addr = address.addr.ip();
+                let side = self.sides.get(Family::of(addr));
+                address.link == ours && side.is_some_and(|side| side.network.contains(addr))
+            }
+            Object::Route(route) => {
+                let side = self.sides.get(route.dst.family());
+                route.link == Some(ours)
+                    && route.protocol != KERNEL_PROTOCOL
+                    && side.is_some_and(|side| side.network.covers(route.dst))
+            }
+            // A TUN has neither.
+            Object::Neighbour(_) | Object::Fdb(_) => false,
+        }
+    }
+
+    fn concerns(&self, event: &KernelEvent) -> bool {
+        let known = || self.tun.iter().chain(&self.lower);
+        match event {
+            KernelEvent::Link(link) => match known().find(|known| known.index == link.index) {
+                Some(known) => known != link,
+                None => link.name == self.underlay.name,
+            },
+            KernelEvent::LinkGone(index, _) => known().any(|link| link.index == *index),
+            _ => false,
+        }
+    }
+}

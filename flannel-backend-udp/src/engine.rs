@@ -1,0 +1,226 @@
+//! The running datapath: its threads, its table and what it tells about itself.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use flannel_core::addr::PerFamily;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use crate::counters::{Counters, PeerSnapshot, Snapshot};
+use crate::forward::{ForwardingTable, TableCell, TableReader};
+use crate::socket::{ErrorSocket, UnderlaySocket};
+use crate::tun::Tun;
+use crate::worker::{End, Io, Ways, Worker};
+
+/// How many threads move packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Layout {
+    /// One for both directions: the best latency, and the least CPU time a packet.
+    #[default]
+    OneThread,
+    /// One for each direction: the best bandwidth where there are cores for it.
+    TwoThreads,
+}
+
+/// What happens to an engine by itself.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum EngineEvent {
+    /// The TUN was deleted. Nothing is forwarded any more.
+    TunGone,
+    /// A thread had to give up. Nothing is forwarded any more in its direction.
+    Failed(io::Error),
+    /// A thread panicked, which is a bug.
+    Panicked,
+}
+
+/// Is told of events, in the thread they happen in: it has to return soon.
+pub type EventHook = Arc<dyn Fn(EngineEvent) + Send + Sync>;
+
+/// What an engine is made of.
+pub struct EngineOptions {
+    /// The TUN.
+    pub tun: Tun,
+    /// The sockets, for the underlay families there are.
+    pub sockets: PerFamily<UnderlaySocket>,
+    /// The sockets for ICMP errors. Without one, errors are written to the TUN, where the kernel may
+    /// refuse them.
+    pub errors: PerFamily<ErrorSocket>,
+    /// How many threads.
+    pub layout: Layout,
+    /// The first table.
+    pub table: ForwardingTable,
+    /// Told of events.
+    pub on_event: EventHook,
+}
+
+/// A running datapath. Stops when dropped.
+pub struct Engine {
+    io: Arc<Io>,
+    cell: Arc<TableCell>,
+    layout: Layout,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Engine {
+    /// Starts the threads.
+    pub fn start(options: EngineOptions) -> io::Result<Self> {
+        let EngineOptions { tun, sockets, errors, layout, table, on_event } = options;
+        let stop = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
+        let io = Arc::new(Io { tun, sockets, errors, counters: Counters::default(), stop });
+        let cell = TableCell::new(table);
+        let ways: &[_] = match layout {
+            Layout::OneThread => &[("udp", Ways::Both)],
+            Layout::TwoThreads => &[("udp-send", Ways::FromTun), ("udp-receive", Ways::ToTun)],
+        };
+        // From here on, dropping it stops the threads that run.
+        let mut engine = Self { io, cell, layout, threads: Vec::with_capacity(ways.len()) };
+        for (name, ways) in ways {
+            let (io, reader, hook) = (Arc::clone(&engine.io), engine.cell.reader(), Arc::clone(&on_event));
+            let body = move || run(&io, reader, *ways, hook);
+            engine.threads.push(thread::Builder::new().name((*name).to_owned()).spawn(body)?);
+        }
+        tracing::info!(path = %engine.path(), "udp datapath runs");
+        Ok(engine)
+    }
+
+    /// Puts a new table in use, from the next batch on.
+    pub fn set_table(&self, table: ForwardingTable) {
+        self.cell.set(table);
+    }
+
+    /// The table in use.
+    pub fn table(&self) -> Arc<ForwardingTable> {
+        self.cell.get()
+    }
+
+    /// What has been counted.
+    pub fn counters(&self) -> Snapshot {
+        self.io.counters.snapshot()
+    }
+
+    /// What has been counted for each peer of the table in use.
+    pub fn peers(&self) -> Vec<PeerSnapshot> {
+        self.table().snapshots()
+    }
+
+    /// The TUN.
+    pub fn tun(&self) -> &Tun {
+        &self.io.tun
+    }
+
+    /// Which path packets take here.
+    pub fn path(&self) -> Path {
+        let offloads = self.io.tun.offloads();
+        Path {
+            tun: self.io.tun.name().to_owned(),
+            vnet_header: offloads.vnet_header,
+            tso: offloads.tso,
+            uso: offloads.uso,
+            layout: self.layout,
+            sockets: PerFamily::from_fn(|family| self.io.sockets.get(family).map(SocketPath::of)),
+        }
+    }
+
+    /// Ends the threads after their current batch and waits for them.
+    pub fn stop(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // Nobody reads it, so it stays set for all threads; it can't be full after one write.
+        let _ = self.io.stop.write(1);
+        for thread in self.threads.drain(..) {
+            // A panic has been told already.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("path", &self.path()).finish_non_exhaustive()
+    }
+}
+
+/// Tells of a panic while it unwinds.
+struct PanicGuard(EventHook);
+
+impl Drop for PanicGuard {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            (self.0)(EngineEvent::Panicked);
+        }
+    }
+}
+
+fn run(io: &Io, reader: TableReader, ways: Ways, hook: EventHook) {
+    let guard = PanicGuard(hook);
+    let event = match Worker::new(io, reader, ways).run() {
+        End::Stopped => return,
+        End::TunGone => EngineEvent::TunGone,
+        End::Failed(error) => EngineEvent::Failed(error),
+    };
+    (guard.0)(event);
+}
+
+/// Which path packets take: what the kernel agreed to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Path {
+    /// The TUN's name.
+    pub tun: String,
+    /// Whether packets have a virtio-net header on the TUN.
+    pub vnet_header: bool,
+    /// Whether super-packets of TCP come and go.
+    pub tso: bool,
+    /// Whether super-packets of UDP come and go.
+    pub uso: bool,
+    /// How many threads.
+    pub layout: Layout,
+    /// The sockets.
+    pub sockets: PerFamily<SocketPath>,
+}
+
+/// What a socket can do here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SocketPath {
+    /// Trains are sent in one call.
+    pub gso: bool,
+    /// Trains are received in one piece.
+    pub gro: bool,
+    /// Several messages go in one call.
+    pub batch: bool,
+    /// Bytes of the send buffer.
+    pub send_buffer: usize,
+    /// Bytes of the receive buffer.
+    pub receive_buffer: usize,
+}
+
+impl SocketPath {
+    fn of(socket: &UnderlaySocket) -> Self {
+        let (send_buffer, receive_buffer) = socket.buffers();
+        Self { gso: socket.gso(), gro: socket.gro(), batch: socket.batch(), send_buffer, receive_buffer }
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let threads = match self.layout {
+            Layout::OneThread => "one thread",
+            Layout::TwoThreads => "two threads",
+        };
+        let word = |name: &'static str, on: bool| if on { name } else { "-" };
+        let Self { tun, vnet_header, tso, uso, .. } = self;
+        write!(f, "{tun}: {} {} {}", word("vnet_hdr", *vnet_header), word("tso", *tso), word("uso", *uso))?;
+        for (family, socket) in self.sockets.iter() {
+            let SocketPath { gso, gro, batch, send_buffer, receive_buffer } = socket;
+            write!(f, "; {family}: {} {} {}", word("gso", *gso), word("gro", *gro), word("mmsg", *batch))?;
+            write!(f, " buffers {} + {} KiB", send_buffer >> 10, receive_buffer >> 10)?;
+        }
+        write!(f, "; {threads}")
+    }
+}

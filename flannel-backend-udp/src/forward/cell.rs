@@ -1,0 +1,115 @@
+//! The table in use, and how a new one takes its place.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::ForwardingTable;
+
+/// Holds the current table. Writers put a new one in; readers look once a batch whether there is one.
+///
+/// A reader never waits: it reads a number, and only when that has changed it tries the lock, under which
+/// nothing but two pointers are moved. If the lock is taken just then, the next batch gets the new table.
+#[derive(Debug)]
+pub struct TableCell {
+    epoch: AtomicU64,
+    current: Mutex<Arc<ForwardingTable>>,
+    /// Tables that readers may still hold. Freed here, so that no reader has to: that takes its time.
+    retired: Mutex<Vec<Arc<ForwardingTable>>>,
+}
+
+impl TableCell {
+    /// A cell with its first table.
+    pub fn new(table: ForwardingTable) -> Arc<Self> {
+        Arc::new(Self {
+            epoch: AtomicU64::new(0),
+            current: Mutex::new(Arc::new(table)),
+            retired: Mutex::new(Vec::new()),
+        })
+    }
+
+    /// Puts a new table in.
+    pub fn set(&self, table: ForwardingTable) {
+        let table = Arc::new(table);
+        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        retired.retain(|table| Arc::strong_count(table) > 1);
+        retired.reserve(1);
+        let old = {
+            let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+            let old = std::mem::replace(&mut *current, table);
+            self.epoch.fetch_add(1, Ordering::Release);
+            old
+        };
+        retired.push(old);
+    }
+
+    /// The current table.
+    pub fn get(&self) -> Arc<ForwardingTable> {
+        Arc::clone(&self.current.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A reader that holds the current table.
+    pub fn reader(self: &Arc<Self>) -> TableReader {
+        let epoch = self.epoch.load(Ordering::Acquire);
+        TableReader { cell: Arc::clone(self), epoch, table: self.get() }
+    }
+}
+
+/// One thread's hold on the table.
+#[derive(Debug)]
+pub struct TableReader {
+    cell: Arc<TableCell>,
+    epoch: u64,
+    table: Arc<ForwardingTable>,
+}
+
+impl TableReader {
+    /// The table of this batch: the newest, unless it is being put in right now.
+    pub fn refresh(&mut self) -> &ForwardingTable {
+        let epoch = self.cell.epoch.load(Ordering::Acquire);
+        if epoch != self.epoch
+            && let Ok(current) = self.cell.current.try_lock()
+        {
+            // The old one is on the retired list, so this frees nothing.
+            self.table = Arc::clone(&current);
+            self.epoch = epoch;
+        }
+        &self.table
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::TableSpec;
+    use super::*;
+    use flannel_core::addr::Mtu;
+
+    fn table(mtu: u32) -> ForwardingTable {
+        ForwardingTable::new(TableSpec { overlay_mtu: Some(Mtu(mtu)), ..TableSpec::default() }, None)
+    }
+
+    #[test]
+    fn a_reader_follows_without_waiting() {
+        let cell = TableCell::new(table(1));
+        let mut reader = cell.reader();
+        cell.set(table(2));
+        assert_eq!(reader.refresh().overlay_mtu, Some(Mtu(2)));
+        cell.set(table(3));
+        {
+            let _held = cell.current.lock().unwrap();
+            assert_eq!(reader.refresh().overlay_mtu, Some(Mtu(2)), "the lock is taken: no waiting");
+        }
+        assert_eq!(reader.refresh().overlay_mtu, Some(Mtu(3)));
+    }
+
+    #[test]
+    fn old_tables_are_freed_by_the_writer() {
+        let cell = TableCell::new(table(1));
+        let mut reader = cell.reader();
+        let first = Arc::downgrade(&cell.get());
+        cell.set(table(2));
+        reader.refresh();
+        assert_eq!(first.strong_count(), 1, "the reader let go, the writer holds it");
+        cell.set(table(3));
+        assert_eq!(first.strong_count(), 0);
+    }
+}

@@ -1,0 +1,244 @@
+//! Who gets a packet, and whose packets are taken: an immutable table and pure decisions.
+
+mod cell;
+mod ranges;
+mod verdict;
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use flannel_core::addr::{Family, Mtu, PerFamily, Subnet};
+
+pub use self::cell::{TableCell, TableReader};
+pub use self::verdict::{Inbound, Outbound, Sender};
+
+use self::ranges::{Prefix, Ranges};
+use crate::counters::{PeerCounters, PeerSnapshot};
+
+/// A node that packets are sent to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Where its datagrams go.
+    pub endpoint: SocketAddr,
+    /// More underlay addresses that it sends from; the endpoint's is always one of them.
+    pub other_sources: Vec<IpAddr>,
+    /// Its part of the overlay.
+    pub subnets: Vec<Subnet>,
+}
+
+/// What a table is made from.
+#[derive(Debug, Clone, Default)]
+pub struct TableSpec {
+    /// This node's subnets.
+    pub own_subnets: Vec<Subnet>,
+    /// This node's address in the overlay, from which errors are sent. A family without one isn't forwarded.
+    pub own_addresses: PerFamily<IpAddr>,
+    /// The largest packet the tunnel carries; `None` for no limit of our own.
+    pub overlay_mtu: Option<Mtu>,
+    /// The peers. Of two with one subnet the first gets it.
+    pub peers: Vec<Peer>,
+    /// More underlay addresses that datagrams are accepted from, whoever's they are.
+    pub allowed_sources: Vec<Subnet>,
+}
+
+/// A peer's place in its table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PeerIndex(u32);
+
+/// Stands for ourselves where a peer's index could be.
+const OWN: u32 = u32::MAX;
+
+/// An immutable table of all peers. Lease changes make a new one.
+#[derive(Debug)]
+pub struct ForwardingTable {
+    peers: Vec<TablePeer>,
+    by_source: HashMap<IpAddr, u32>,
+    v4: Ranges<u32>,
+    v6: Ranges<u128>,
+    allowed_v4: Ranges<u32>,
+    allowed_v6: Ranges<u128>,
+    own_addresses: PerFamily<IpAddr>,
+    overlay_mtu: Option<Mtu>,
+    refused: Vec<(Subnet, SocketAddr)>,
+}
+
+#[derive(Debug)]
+struct TablePeer {
+    endpoint: SocketAddr,
+    other_sources: Vec<IpAddr>,
+    counters: Arc<PeerCounters>,
+}
+
+impl ForwardingTable {
+    /// Builds a table. Peers that `previous` had at the same endpoint go on with their counters.
+    pub fn new(spec: TableSpec, previous: Option<&Self>) -> Self {
+        let kept: HashMap<_, _> = previous
+            .into_iter()
+            .flat_map(|table| &table.peers)
+            .map(|peer| (peer.endpoint, Arc::clone(&peer.counters)))
+            .collect();
+        let mut prefixes = Prefixes::default();
+        for subnet in spec.own_subnets {
+            prefixes.claim(subnet, OWN);
+        }
+        let mut table = Self {
+            peers: Vec::with_capacity(spec.peers.len()),
+            by_source: HashMap::with_capacity(spec.peers.len()),
+            v4: Ranges::flatten(Vec::new()),
+            v6: Ranges::flatten(Vec::new()),
+            allowed_v4: Ranges::flatten(Vec::new()),
+            allowed_v6: Ranges::flatten(Vec::new()),
+            own_addresses: spec.own_addresses,
+            overlay_mtu: spec.overlay_mtu,
+            refused: Vec::new(),
+        };
+        for peer in spec.peers {
+            let index = table.peers.len() as u32;
+            for subnet in peer.subnets {
+                if !prefixes.claim(subnet, index) {
+                    table.refused.push((subnet, peer.endpoint));
+                }
+            }
+            for source in peer.other_sources.iter().copied().chain([peer.endpoint.ip()]) {
+                table.by_source.entry(source).or_insert(index);
+            }
+            let counters = kept.get(&peer.endpoint).cloned().unwrap_or_default();
+            table.peers.push(TablePeer {
+                endpoint: peer.endpoint,
+                other_sources: peer.other_sources,
+                counters,
+            });
+        }
+        (table.v4, table.v6) = prefixes.flatten();
+        let mut allowed = Prefixes::default();
+        for subnet in spec.allowed_sources {
+            allowed.claim(subnet, 0);
+        }
+        (table.allowed_v4, table.allowed_v6) = allowed.flatten();
+        table
+    }
+
+    /// Subnets that somebody else had already, and who wanted them.
+    pub fn refused(&self) -> &[(Subnet, SocketAddr)] {
+        &self.refused
+    }
+
+    /// How many peers there are.
+    pub fn len(&self) -> usize {
+        self.peers.len()
+    }
+
+    /// Whether there is no peer.
+    pub fn is_empty(&self) -> bool {
+        self.peers.is_empty()
+    }
+
+    /// Where datagrams for a peer go.
+    pub fn endpoint(&self, peer: PeerIndex) -> SocketAddr {
+        self.peers[peer.0 as usize].endpoint
+    }
+
+    /// A peer's counters.
+    pub fn counters(&self, peer: PeerIndex) -> &PeerCounters {
+        &self.peers[peer.0 as usize].counters
+    }
+
+    /// This node's overlay address in a family.
+    pub fn own_address(&self, family: Family) -> Option<IpAddr> {
+        self.own_addresses.get(family).copied()
+    }
+
+    /// The counters of all peers, in the order they were given.
+    pub fn snapshots(&self) -> Vec<PeerSnapshot> {
+        self.peers.iter().map(|peer| peer.counters.snapshot(peer.endpoint)).collect()
+    }
+
+    /// Whether a peer sends from an underlay address.
+    fn sends_from(&self, peer: u32, source: IpAddr) -> bool {
+        let peer = &self.peers[peer as usize];
+        peer.endpoint.ip() == source || peer.other_sources.contains(&source)
+    }
+
+    fn is_allowed(&self, source: IpAddr) -> bool {
+        match source {
+            IpAddr::V4(addr) => self.allowed_v4.find(addr.to_bits()).is_some(),
+            IpAddr::V6(addr) => self.allowed_v6.find(addr.to_bits()).is_some(),
+        }
+    }
+}
+
+/// Prefixes of both families, each with one owner.
+#[derive(Default)]
+struct Prefixes {
+    owners: HashMap<Subnet, u32>,
+}
+
+impl Prefixes {
+    /// Gives a subnet to `owner`; false if it has another already.
+    fn claim(&mut self, subnet: Subnet, owner: u32) -> bool {
+        *self.owners.entry(subnet).or_insert(owner) == owner
+    }
+
+    fn flatten(self) -> (Ranges<u32>, Ranges<u128>) {
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for (subnet, owner) in self.owners {
+            match (subnet.base(), subnet.last()) {
+                (IpAddr::V4(first), IpAddr::V4(last)) => {
+                    v4.push(Prefix { first: first.to_bits(), last: last.to_bits(), owner });
+                }
+                (IpAddr::V6(first), IpAddr::V6(last)) => {
+                    v6.push(Prefix { first: first.to_bits(), last: last.to_bits(), owner });
+                }
+                _ => unreachable!("a subnet is of one family"),
+            }
+        }
+        (Ranges::flatten(v4), Ranges::flatten(v6))
+    }
+}
+
+/// Looks up owners in a table, and remembers the last answer for each family.
+///
+/// A batch mostly goes to one place, so the search is mostly saved. One look-up for one table.
+#[derive(Debug)]
+pub struct Lookup<'t> {
+    table: &'t ForwardingTable,
+    v4: Option<(RangeInclusive<u32>, u32)>,
+    v6: Option<(RangeInclusive<u128>, u32)>,
+}
+
+impl<'t> Lookup<'t> {
+    /// A look-up that remembers nothing yet.
+    pub fn new(table: &'t ForwardingTable) -> Self {
+        Self { table, v4: None, v6: None }
+    }
+
+    /// The table.
+    pub fn table(&self) -> &'t ForwardingTable {
+        self.table
+    }
+
+    /// The owner of an overlay address: a peer's number or [`OWN`].
+    fn owner(&mut self, addr: IpAddr) -> Option<u32> {
+        match addr {
+            IpAddr::V4(addr) => {
+                let addr = addr.to_bits();
+                if !matches!(&self.v4, Some((range, _)) if range.contains(&addr)) {
+                    self.v4 = self.table.v4.find(addr);
+                }
+                self.v4.as_ref().map(|(_, owner)| *owner)
+            }
+            IpAddr::V6(addr) => {
+                let addr = addr.to_bits();
+                if !matches!(&self.v6, Some((range, _)) if range.contains(&addr)) {
+                    self.v6 = self.table.v6.find(addr);
+                }
+                self.v6.as_ref().map(|(_, owner)| *owner)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

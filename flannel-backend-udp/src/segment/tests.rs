@@ -1,0 +1,121 @@
+use super::*;
+use crate::packet::checksum::Sum;
+use crate::testing::{Inner, fix_header, intact};
+
+/// A super-packet as the kernel hands it over: the checksum is that of the pseudo header alone.
+fn offloaded(inner: &Inner, gso_type: u8, gso_size: u16) -> (VnetHeader, Vec<u8>) {
+    let mut packet = inner.packet();
+    let ip = IpHeader::parse(&packet).unwrap();
+    let csum_offset = if ip.protocol == TCP { 16 } else { 6 };
+    let sum = ip.pseudo_sum(&packet, packet.len() - ip.header_len).folded();
+    put16(&mut packet, ip.header_len + usize::from(csum_offset), sum);
+    let csum_start = ip.header_len as u16;
+    let flags = VnetHeader::NEEDS_CHECKSUM;
+    (VnetHeader { flags, gso_type, header_len: 0, gso_size, csum_start, csum_offset }, packet)
+}
+
+fn parts(vnet: VnetHeader, packet: &mut [u8]) -> Result<Vec<Vec<u8>>, SegmentError> {
+    let ip = IpHeader::parse(packet).unwrap();
+    match cut(vnet, packet, &ip)? {
+        Cut::Whole => Ok(vec![packet.to_vec()]),
+        Cut::Segments(mut segments) => {
+            let mut parts = Vec::new();
+            let mut header = vec![0; segments.header_len()];
+            while let Some(payload) = segments.next(packet, &mut header) {
+                parts.push([&header, &packet[payload]].concat());
+            }
+            assert_eq!(parts.len(), segments.count());
+            assert!(parts.iter().rev().skip(1).all(|part| part.len() == segments.full_len()));
+            Ok(parts)
+        }
+    }
+}
+
+#[test]
+fn a_super_packet_becomes_packets_that_stand_alone() {
+    let payload: Vec<u8> = (0..4000_u32).map(|byte| byte as u8).collect();
+    let bits = flags::ACK | flags::PSH | flags::FIN | flags::CWR;
+    let tcp = Inner::tcp(&payload).sequence(u32::MAX - 1000).flags(bits).identification(0xffff, false);
+    let udp = Inner::udp(&payload);
+    let cases = [
+        (tcp.clone(), VnetHeader::GSO_TCPV4 | VnetHeader::GSO_ECN, 40),
+        (tcp.v6(), VnetHeader::GSO_TCPV6, 60),
+        (udp.clone(), VnetHeader::GSO_UDP_L4, 28),
+        (udp.v6(), VnetHeader::GSO_UDP_L4, 48),
+    ];
+    for (inner, kind, headers) in cases {
+        let (vnet, mut packet) = offloaded(&inner, kind, 1400);
+        let parts = parts(vnet, &mut packet).unwrap();
+        assert_eq!(
+            parts.iter().map(Vec::len).collect::<Vec<_>>(),
+            [1400, 1400, 1200].map(|len| len + headers)
+        );
+        assert!(parts.iter().all(|part| intact(part)), "{kind}");
+        let joined: Vec<u8> = parts.iter().flat_map(|part| part[headers..].to_vec()).collect();
+        assert_eq!(joined, payload);
+        if kind & 0x7f == VnetHeader::GSO_TCPV4 {
+            let seen: Vec<_> = parts.iter().map(|part| TcpHeader::parse(&part[20..]).unwrap()).collect();
+            assert_eq!(seen[1].sequence, (u32::MAX - 1000).wrapping_add(1400), "it wraps");
+            assert_eq!(seen[0].flags, flags::ACK | flags::CWR);
+            assert_eq!(seen[1].flags, flags::ACK);
+            assert_eq!(seen[2].flags, flags::ACK | flags::PSH | flags::FIN);
+            let ids: Vec<_> = parts.iter().map(|part| be16(part, 4)).collect();
+            assert_eq!(ids, [0xffff, 0, 1]);
+        }
+    }
+}
+
+#[test]
+fn a_checksum_left_to_us_is_completed() {
+    for inner in [Inner::tcp(b"hello"), Inner::udp(b"hello"), Inner::udp(b"hello").v6(), Inner::tcp(b"").v6()]
+    {
+        let (vnet, mut packet) = offloaded(&inner, VnetHeader::GSO_NONE, 0);
+        assert_eq!(parts(vnet, &mut packet).unwrap(), [inner.packet()]);
+    }
+    // A UDP sum of zero is sent as all ones.
+    let mut inner = Inner::udp(&[0, 0]);
+    let packet = inner.packet();
+    let ip = IpHeader::parse(&packet).unwrap();
+    let rest = ip.pseudo_sum(&packet, 10).bytes(&packet[20..26]).bytes(&[0, 0]).folded();
+    inner = Inner::udp(&(!rest).to_be_bytes());
+    let (vnet, mut packet) = offloaded(&inner, VnetHeader::GSO_NONE, 0);
+    let done = parts(vnet, &mut packet).unwrap().remove(0);
+    assert_eq!(be16(&done, 26), 0xffff);
+    assert!(intact(&done) && Sum::default().bytes(&done[..20]).is_intact());
+}
+
+#[test]
+fn nonsense_is_refused() {
+    let tcp = Inner::tcp(&[1; 100]);
+    let refused = |edit: &dyn Fn(&mut VnetHeader, &mut Vec<u8>)| {
+        let (mut vnet, mut packet) = offloaded(&tcp, VnetHeader::GSO_TCPV4, 40);
+        edit(&mut vnet, &mut packet);
+        parts(vnet, &mut packet).map(|parts| parts.len())
+    };
+    assert_eq!(refused(&|_, _| {}), Ok(3));
+    assert_eq!(refused(&|vnet, _| vnet.gso_size = 0), Err(SegmentError::NoSegmentSize));
+    assert_eq!(refused(&|vnet, _| vnet.gso_size = 5000), Ok(1), "larger than the payload: one segment");
+    assert_eq!(refused(&|vnet, _| vnet.gso_type = VnetHeader::GSO_TCPV6), Err(SegmentError::WrongProtocol));
+    assert_eq!(refused(&|vnet, _| vnet.gso_type = VnetHeader::GSO_UDP_L4), Err(SegmentError::WrongProtocol));
+    assert_eq!(refused(&|vnet, _| vnet.gso_type = 3), Err(SegmentError::UnknownKind), "UFO");
+    assert_eq!(refused(&|_, packet| packet[32] = 0x40), Err(SegmentError::TransportHeader));
+    assert_eq!(refused(&|_, packet| packet[6] = 0x20), Err(SegmentError::Fragment));
+    let long = &|_: &mut VnetHeader, packet: &mut Vec<u8>| {
+        packet.truncate(40);
+        put16(packet, 2, 40);
+        packet[32] = 0xf0;
+        fix_header(packet);
+    };
+    assert_eq!(refused(long), Err(SegmentError::TransportHeader), "options longer than the packet");
+    let whole = |vnet: &mut VnetHeader| vnet.gso_type = VnetHeader::GSO_NONE;
+    let far = |vnet: &mut VnetHeader, _: &mut Vec<u8>| {
+        whole(vnet);
+        vnet.csum_offset = 119;
+    };
+    assert_eq!(refused(&far), Err(SegmentError::ChecksumPlace));
+    let into_header = |vnet: &mut VnetHeader, _: &mut Vec<u8>| {
+        whole(vnet);
+        vnet.csum_start = 0;
+    };
+    assert_eq!(refused(&into_header), Err(SegmentError::ChecksumPlace));
+}

@@ -1,0 +1,148 @@
+//! What moves the bytes: one loop, run by one thread for both directions or by one for each.
+//!
+//! All memory is taken before the first packet. A loop waits in `poll` alone, except that a full socket
+//! buffer holds it for a moment.
+
+mod errors;
+mod gso_memory;
+mod rx;
+mod train;
+mod tx;
+
+use std::io;
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use flannel_core::addr::{Family, PerFamily};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::EventFd;
+
+use self::errors::ErrorSender;
+use self::rx::RxPath;
+use self::tx::TxPath;
+use crate::counters::{Counters, Tally};
+use crate::forward::TableReader;
+use crate::socket::{ErrorSocket, UnderlaySocket};
+use crate::tun::Tun;
+
+/// What the threads share.
+#[derive(Debug)]
+pub(crate) struct Io {
+    pub(crate) tun: Tun,
+    pub(crate) sockets: PerFamily<UnderlaySocket>,
+    pub(crate) errors: PerFamily<ErrorSocket>,
+    pub(crate) counters: Counters,
+    pub(crate) stop: EventFd,
+}
+
+/// Which way a thread moves packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ways {
+    Both,
+    FromTun,
+    ToTun,
+}
+
+/// Why a loop ended.
+#[derive(Debug)]
+pub(crate) enum End {
+    Stopped,
+    TunGone,
+    Failed(io::Error),
+}
+
+/// What a batch needs besides its own buffers.
+pub(crate) struct Context<'a> {
+    pub(crate) io: &'a Io,
+    pub(crate) tally: &'a mut Tally,
+    pub(crate) errors: &'a mut ErrorSender,
+    pub(crate) now_ms: u64,
+}
+
+/// One thread's loop.
+pub(crate) struct Worker<'a> {
+    io: &'a Io,
+    reader: TableReader,
+    tx: Option<TxPath>,
+    rx: Option<RxPath>,
+    errors: ErrorSender,
+    tally: Tally,
+    started: Instant,
+}
+
+impl<'a> Worker<'a> {
+    pub(crate) fn new(io: &'a Io, reader: TableReader, ways: Ways) -> Self {
+        Self {
+            io,
+            reader,
+            tx: (ways != Ways::ToTun).then(|| TxPath::new(io)),
+            rx: (ways != Ways::FromTun).then(|| RxPath::new(io)),
+            errors: ErrorSender::new(),
+            tally: Tally::default(),
+            started: Instant::now(),
+        }
+    }
+
+    /// Moves packets until told to stop, or until it can't.
+    pub(crate) fn run(mut self) -> End {
+        loop {
+            match self.turn(PollTimeout::NONE) {
+                Ok(true) => {}
+                Ok(false) => return End::Stopped,
+                Err(error) => {
+                    // EBADFD: the descriptor is no longer attached to anything.
+                    let gone = matches!(error.raw_os_error(), Some(libc::EBADFD | libc::ENODEV));
+                    return if gone { End::TunGone } else { End::Failed(error) };
+                }
+            }
+        }
+    }
+
+    /// Waits for work and does one batch of each kind; false when told to stop.
+    pub(crate) fn turn(&mut self, timeout: PollTimeout) -> io::Result<bool> {
+        let io = self.io;
+        let tun = if self.tx.is_some() { PollFlags::POLLIN } else { PollFlags::empty() };
+        // In the place of a socket that isn't there: a second look at the event.
+        let socket = |family| io.sockets.get(family).map_or(io.stop.as_fd(), AsFd::as_fd);
+        let mut fds = [
+            PollFd::new(io.stop.as_fd(), PollFlags::POLLIN),
+            PollFd::new(io.tun.as_fd(), tun),
+            PollFd::new(socket(Family::V4), PollFlags::POLLIN),
+            PollFd::new(socket(Family::V6), PollFlags::POLLIN),
+        ];
+        // Without the direction, not even an error of the socket may wake us: we couldn't take it.
+        let watched = if self.rx.is_some() { 4 } else { 2 };
+        match poll(&mut fds[..watched], timeout) {
+            Ok(0) | Err(nix::Error::EINTR) => return Ok(true),
+            Ok(_) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let ready = fds.map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
+        if !ready[0].is_empty() {
+            return Ok(false);
+        }
+        let table = self.reader.refresh();
+        let now_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let mut context = Context { io, tally: &mut self.tally, errors: &mut self.errors, now_ms };
+        let mut result = Ok(());
+        if let Some(rx) = &mut self.rx {
+            for (family, ready) in Family::ALL.into_iter().zip(&ready[2..]) {
+                if let Some(socket) = io.sockets.get(family).filter(|_| !ready.is_empty()) {
+                    rx.turn(socket, table, &mut context);
+                }
+            }
+        }
+        if let Some(tx) = &mut self.tx
+            && !ready[1].is_empty()
+        {
+            result = tx.turn(table, &mut context);
+        } else if ready[1].contains(PollFlags::POLLERR) {
+            result = Err(io::Error::from_raw_os_error(libc::EBADFD));
+        }
+        self.tally.publish(&io.counters);
+        result.map(|()| true)
+    }
+}
+
+#[cfg(test)]
+mod tests;
