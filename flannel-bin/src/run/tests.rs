@@ -369,9 +369,9 @@ fn outages_while_taking_a_lease_are_waited_out() {
 #[test]
 fn says_which_backend_or_interface_is_missing() {
     with_paused_time(async {
-        let udp = config(r#"{"Network": "10.42.0.0/16"}"#);
-        let error = start(Fake::new().configs([Does::Works(udp)])).end().await;
-        assert!(error.starts_with("config key Backend.Type can't be used: backend \"udp\""), "{error}");
+        let missing = config(r#"{"Network": "10.42.0.0/16", "Backend": {"Type": "ipip"}}"#);
+        let error = start(Fake::new().configs([Does::Works(missing)])).end().await;
+        assert!(error.starts_with("config key Backend.Type can't be used: backend \"ipip\""), "{error}");
         let error = start_at(Fake::new(), "eth9", "subnet.env").end().await;
         assert!(error.contains("interface \"eth9\": there is none of this name"), "{error}");
         assert!(error.ends_with("this host has eth0 (10.0.0.1/24)"), "{error}");

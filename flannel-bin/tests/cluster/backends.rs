@@ -15,6 +15,8 @@ pub(crate) struct BackendCase {
     pub(crate) golden: &'static [&'static str],
     /// The golden cases from which a node is taken over.
     pub(crate) takeover: &'static [&'static str],
+    /// Whether the kernel carries packets, so that traffic needs no agent.
+    pub(crate) in_kernel: bool,
     /// How often a take-over writes to the kernel in each family.
     pub(crate) adoptions: usize,
     /// Whether a line of the kernel's routes is the one of a peer.
@@ -88,7 +90,11 @@ impl BackendCase {
 
     /// The link to peers and the names of a record's members, in each family.
     pub(crate) fn sides(&self) -> [(&'static str, &'static str, &'static str); 2] {
-        let [v4, v6] = if self.kind == "vxlan" { ["flannel.1", "flannel-v6.1"] } else { ["eth0", "eth0"] };
+        let [v4, v6] = match self.kind {
+            "vxlan" => ["flannel.1", "flannel-v6.1"],
+            "udp" => ["flannel0", "flannel0"],
+            _ => ["eth0", "eth0"],
+        };
         [(v4, "PublicIP", "BackendData"), (v6, "PublicIPv6", "BackendV6Data")]
     }
 }
@@ -98,6 +104,7 @@ macro_rules! on_every_backend {
     ($($test:ident),+ $(,)?) => {
         $crate::backends::on_every_backend!(@row vxlan VXLAN: $($test),+);
         $crate::backends::on_every_backend!(@row host_gw HOST_GW: $($test),+);
+        $crate::backends::on_every_backend!(@row udp UDP: $($test),+);
     };
     (@row $name:ident $case:ident: $($test:ident),+) => {
         mod $name {
@@ -120,6 +127,7 @@ pub(crate) const VXLAN: BackendCase = BackendCase {
     overhead: [50, 70],
     golden: &["vxlan", "vxlan-dual", "vxlan-dual-nftables", "vxlan-nftables", "vxlan-vni-port-gbp"],
     takeover: &["vxlan", "vxlan-dual"],
+    in_kernel: true,
     adoptions: 0,
     is_peer_route: |line| line.contains("flannel") && line.contains("onlink"),
     data: |n| {
@@ -150,6 +158,7 @@ pub(crate) const HOST_GW: BackendCase = BackendCase {
     overhead: [0, 0],
     golden: &["host-gw", "host-gw-dual"],
     takeover: &["host-gw", "host-gw-dual"],
+    in_kernel: true,
     // The mark, put on in place.
     adoptions: 1,
     is_peer_route: |line| line.contains(" via ") && line.contains("dev eth0"),
@@ -158,6 +167,22 @@ pub(crate) const HOST_GW: BackendCase = BackendCase {
     as_go_leaves_it: |_, peer| {
         vec![format!("ip route replace {} via {} dev eth0 proto boot", peer.subnet, peer.underlay)]
     },
+};
+
+pub(crate) const UDP: BackendCase = BackendCase {
+    kind: "udp",
+    families: &[Families::Dual, Families::V4, Families::V6],
+    overhead: [28, 48],
+    golden: &["udp"],
+    takeover: &["udp"],
+    in_kernel: false,
+    adoptions: 0,
+    // Peers have no routes of their own: see `Bed::wait_for_peers`.
+    is_peer_route: |_| false,
+    data: |_| json!({ "BackendV6Data": { "Port": 8285 } }),
+    damages: udp_damages,
+    // The TUN goes with the process, and everything with the TUN.
+    as_go_leaves_it: |_, _| Vec::new(),
 };
 
 /// Addresses in our network that nobody has.
@@ -211,6 +236,26 @@ fn vxlan_damages(two: &Remote, three: &Remote, own_base: &str) -> Vec<(&'static 
         ("all routes flushed", format!("ip route flush dev {device} proto 102")),
         ("all neighbours flushed", format!("ip neigh flush dev {device} nud permanent")),
         ("deleted twice", format!("ip link del {device}; sleep 0.02; ip link del {device}")),
+    ]
+}
+
+fn udp_damages(two: &Remote, _: &Remote, own_base: &str) -> Vec<(&'static str, String)> {
+    let Remote { device, base, .. } = two;
+    let (network, bits) = if base.contains(':') { ("fd00:10:244::/56", 128) } else { ("10.244.0.0/16", 32) };
+    let (unused, unused_subnet) = unused(base);
+    vec![
+        ("route deleted", format!("ip route del {network} dev {device}")),
+        ("route with an MTU", format!("ip route replace {network} dev {device} mtu 1400")),
+        ("leftover route", format!("ip route add {unused_subnet} dev {device}")),
+        ("leftover marked route elsewhere", format!("ip route add {unused_subnet} dev lo proto 102")),
+        ("address deleted", format!("ip address del {own_base}/{bits} dev {device}")),
+        ("leftover address", format!("ip address add {unused}/{bits} dev {device}")),
+        ("MTU changed", format!("ip link set {device} mtu 1300")),
+        ("down", format!("ip link set {device} down")),
+        ("flapped", format!("ip link set {device} down; ip link set {device} up")),
+        ("deleted", format!("ip link del {device}")),
+        ("all routes flushed", format!("ip route flush dev {device} proto 102")),
+        ("deleted twice", format!("ip link del {device}; sleep 0.05; ip link del {device}")),
     ]
 }
 

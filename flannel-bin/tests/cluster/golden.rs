@@ -45,7 +45,12 @@ fn a_node_of_ours_has_the_state_of_theirs(case: &'static BackendCase) {
 fn compare_link(name: &str, golden: &Value, netns: &Netns) {
     let ifname = golden["ifname"].as_str().unwrap();
     let ours = netns.ip_json(&format!("link show dev {ifname}")).unwrap()[0].clone();
-    for (attribute, theirs) in golden.as_object().unwrap() {
+    let mut theirs = golden.clone();
+    if name == "udp" {
+        // On purpose: the header that carries super-packets.
+        theirs["linkinfo"]["info_data"]["vnet_hdr"] = true.into();
+    }
+    for (attribute, theirs) in theirs.as_object().unwrap() {
         if attribute != "ifindex" {
             assert_eq!(&ours[attribute], theirs, "{name}: {attribute} of {ifname}");
         }
@@ -62,7 +67,9 @@ fn compare_addresses(name: &str, golden: &Value, netns: &Netns) {
                 ["family", "local", "prefixlen", "scope", "label", "valid_life_time"]
                     .map(|key| addr[key].to_string())
             };
-            let mut all: Vec<_> = list.as_array().unwrap().iter().map(of).collect();
+            // A TUN has no MAC, so its link-local address is random.
+            let counts = |addr: &&Value| name != "udp" || addr["scope"] != "link";
+            let mut all: Vec<_> = list.as_array().unwrap().iter().filter(counts).map(of).collect();
             all.sort();
             all
         };
@@ -108,7 +115,7 @@ fn compare_subnet_env(name: &str, golden: &Golden) {
 #[test]
 fn what_this_build_lacks_is_refused_by_name() {
     in_sandbox(test_name!(), || {
-        for (case, word) in [("udp", "udp"), ("vxlan-directrouting", "DirectRouting")] {
+        for (case, word) in [("vxlan-directrouting", "DirectRouting")] {
             let golden = Golden::named(case);
             let mut bed = bed_of(&VXLAN, &golden);
             bed.spawn(1, &[]);

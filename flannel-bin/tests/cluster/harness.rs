@@ -211,6 +211,17 @@ impl<S: Store> Bed<S> {
     /// Waits until a node has routes to this many peers in each family that it has.
     #[track_caller]
     pub(crate) fn wait_for_peers(&self, number: u8, peers: usize) {
+        if !self.case.in_kernel {
+            // The state file names them once they are in use.
+            let path = subnet_file(number).with_extension("env.state");
+            eventually(SOON, &format!("{peers} peers in use on node {number}"), || {
+                let text = fs::read_to_string(&path).unwrap_or_default();
+                let state: Value = serde_json::from_str(&text).unwrap_or_default();
+                let nodes = state["state"]["nodes"].as_object().map(serde_json::Map::len);
+                if nodes == Some(peers) { Ok(()) } else { Err(text) }
+            });
+            return;
+        }
         eventually(SOON, &format!("{peers} peers on node {number}"), || {
             let state = self.state(number);
             let routes = state.routes.iter().chain(&state.routes6);

@@ -135,15 +135,11 @@ fn neighbour_message(
 }
 
 fn route(route: &Route) -> Rtmsg {
-    let scope = match (route.dst.family(), route.via) {
-        (Family::V4, None) => RtScope::Link,
-        _ => RtScope::Universe,
-    };
     // The field is wider than neli's flags; RTNH_F_ONLINK is unknown to them.
     let flags = RtmF::from_bits_retain(if route.onlink { RTNH_F_ONLINK } else { 0 });
     route_message(route, next_hop(route))
         .rtm_protocol(Rtprot::from(route.protocol))
-        .rtm_scope(scope)
+        .rtm_scope(RtScope::Universe)
         .rtm_type(Rtn::Unicast)
         .rtm_flags(flags)
         .build()
