@@ -300,7 +300,12 @@ pub(crate) struct Traffic(Vec<(IpAddr, Pinger)>);
 impl Traffic {
     pub(crate) fn between(from: &Pod, to: &Pod) -> Self {
         let options = PingOptions { interval: Duration::from_millis(2), ..PingOptions::default() };
-        let start = |dst: IpAddr| (dst, Pinger::start(from.netns(), dst, options.clone()).unwrap());
+        let start = |dst: IpAddr| {
+            // New pods have no neighbours yet. On a busy machine a solicitation gets lost now and then, and
+            // the next comes after a second.
+            eventually(SOON, "the first reply", || flannel_lab::ping::reaches(from.netns(), dst).unwrap());
+            (dst, Pinger::start(from.netns(), dst, options.clone()).unwrap())
+        };
         let traffic = Self(to.addresses().iter().map(|addr| start(addr.ip())).collect());
         traffic.go_on(10);
         traffic

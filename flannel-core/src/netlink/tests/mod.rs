@@ -4,4 +4,5 @@ mod bytes;
 mod changes;
 mod kernel;
 mod sandbox;
+mod shared;
 mod storms;

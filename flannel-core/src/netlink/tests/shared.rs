@@ -1,0 +1,117 @@
+//! Routes on links that others use, too, as a real kernel keeps them apart.
+
+use flannel_lab::test_name;
+
+use super::super::Netlink;
+use super::sandbox::{ip, with_underlay};
+use crate::addr::{Family, LinkIndex};
+use crate::dataplane::{Object, Op, ROUTE_PROTOCOL, Route};
+use crate::kernel::Kernel;
+
+/// The route of a host-gw peer.
+fn route(family: Family, subnet: &str, via: &str, link: LinkIndex) -> Route {
+    Route {
+        dst: subnet.parse().unwrap(),
+        metric: Route::default_metric(family),
+        via: via.parse().ok(),
+        link: Some(link),
+        onlink: false,
+        protocol: ROUTE_PROTOCOL,
+        plain: true,
+    }
+}
+
+#[test]
+fn marked_routes_are_found_on_any_link_and_nothing_else() {
+    with_underlay(test_name!(), || async {
+        let mut kernel = Netlink::open().unwrap();
+        ip("link set lo up");
+        for (command, subnets) in [
+            ("route add", ["10.1.0.0/24", "10.2.0.0/24", "10.3.0.0/24", "10.4.0.0/24"]),
+            ("-6 route add", ["fd00:1::/64", "fd00:2::/64", "fd00:3::/64", "fd00:4::/64"]),
+        ] {
+            let gateway = if command.starts_with("-6") { "2001:db8::9" } else { "192.0.2.9" };
+            ip(&format!("{command} {} via {gateway} dev eth0 proto 102", subnets[0]));
+            ip(&format!("{command} {} dev lo proto 102", subnets[1]));
+            ip(&format!("{command} {} via {gateway} dev eth0", subnets[2]));
+            ip(&format!("{command} {} via {gateway} dev eth0 table 77 proto 102", subnets[3]));
+        }
+        for (family, want) in
+            [(Family::V4, ["10.1.0.0/24", "10.2.0.0/24"]), (Family::V6, ["fd00:1::/64", "fd00:2::/64"])]
+        {
+            let found = kernel.routes_by(family, ROUTE_PROTOCOL).await.unwrap();
+            let mut found: Vec<_> = (found.iter())
+                .map(|object| match object {
+                    Object::Route(route) => route.dst.to_string(),
+                    other => panic!("{other:?} is no route"),
+                })
+                .collect();
+            found.sort();
+            assert_eq!(found, want);
+        }
+    });
+}
+
+#[test]
+fn a_route_moves_to_another_gateway_link_and_mark_in_place() {
+    with_underlay(test_name!(), || async {
+        let mut kernel = Netlink::open().unwrap();
+        let eth0 = kernel.link("eth0").await.unwrap().unwrap().index;
+        ip("link add old type veth peer name peer1");
+        ip("link set old up");
+        for (family, subnet, via, command) in [
+            (Family::V4, "10.1.0.0/24", "192.0.2.9", "route add 10.1.0.0/24 via 10.1.0.0 dev old onlink"),
+            (
+                Family::V6,
+                "fd00:1::/64",
+                "2001:db8::9",
+                "-6 route add fd00:1::/64 via fd00:1:: dev old onlink",
+            ),
+        ] {
+            ip(command);
+            let object = Object::Route(route(family, subnet, via, eth0));
+            assert_eq!(kernel.execute(&[Op::Replace(object)]).await.unwrap(), []);
+            let show = ip(if family == Family::V4 { "-4 route show" } else { "-6 route show" });
+            let lines: Vec<_> = show.lines().filter(|line| line.starts_with(subnet)).collect();
+            assert_eq!(lines.len(), 1, "{show}");
+            assert!(lines[0].contains(&format!("via {via} dev eth0 proto 102")), "{show}");
+        }
+    });
+}
+
+#[test]
+fn what_somebody_put_in_the_place_of_ours_is_not_deleted() {
+    with_underlay(test_name!(), || async {
+        let mut kernel = Netlink::open().unwrap();
+        let link = kernel.link("eth0").await.unwrap().unwrap().index;
+        for (family, subnet, via, flag) in
+            [(Family::V4, "10.1.0.0/24", "192.0.2.9", "-4"), (Family::V6, "fd00:1::/64", "2001:db8::9", "-6")]
+        {
+            let ours = Object::Route(route(family, subnet, via, link));
+            assert_eq!(kernel.execute(&[Op::Create(ours)]).await.unwrap(), []);
+            // The same route, but not marked: the difference that nobody would see without the protocol.
+            ip(&format!("{flag} route replace {subnet} via {via} dev eth0 proto 3"));
+            assert_eq!(kernel.execute(&[Op::Delete(ours)]).await.unwrap(), [], "ours is gone");
+            assert!(ip(&format!("{flag} route show")).contains(subnet), "{family}");
+        }
+    });
+}
+
+#[test]
+fn a_gateway_off_link_is_refused_with_a_known_errno() {
+    with_underlay(test_name!(), || async {
+        let mut kernel = Netlink::open().unwrap();
+        let link = kernel.link("eth0").await.unwrap().unwrap().index;
+        ip("route add default via 192.0.2.254");
+        ip("-6 route add default via 2001:db8::254");
+        for (family, subnet, via) in
+            [(Family::V4, "10.1.0.0/24", "198.51.100.9"), (Family::V6, "fd00:1::/64", "2001:db8:1::9")]
+        {
+            let object = Object::Route(route(family, subnet, via, link));
+            let refused = kernel.execute(&[Op::Create(object)]).await.unwrap();
+            let known = [libc::ENETUNREACH, libc::EHOSTUNREACH, libc::EINVAL];
+            assert!(refused.len() == 1 && known.contains(&refused[0].errno), "{family}: {refused:?}");
+            println!("{family}: {}", refused[0]);
+        }
+    });
+}
