@@ -41,6 +41,7 @@ fn edited(edit: impl Fn(&mut Vec<u8>)) -> Vec<u8> {
 }
 
 #[test]
+#[allow(clippy::too_many_lines)]
 fn bad_datagrams_are_dropped_and_counted() {
     in_sandbox(test_name!(), || {
         let lab = Lab::new();
@@ -144,11 +145,13 @@ fn bad_datagrams_are_dropped_and_counted() {
         peer.send(&edited(|packet| *packet.last_mut().unwrap() ^= 1)).unwrap();
         // A larger packet than anything here carries arrives in fragments.
         let large = inner(&[7; 4000]).packet();
-        for (offset, range, more) in [(0, 20..1420, 0x20), (175, 1420..2820, 0x20), (350, 2820..4028, 0)] {
+        for (offset, range, more) in
+            [(0_u16, 20..1420, 0x2000_u16), (175, 1420..2820, 0x2000), (350, 2820..4028, 0)]
+        {
             let mut part = [&large[..20], &large[range.clone()]].concat();
             let len = part.len() as u16;
             part[2..4].copy_from_slice(&len.to_be_bytes());
-            part[6..8].copy_from_slice(&(offset as u16 | (more << 8)).to_be_bytes());
+            part[6..8].copy_from_slice(&(offset | more).to_be_bytes());
             fix_header(&mut part);
             peer.send(&part).unwrap();
         }

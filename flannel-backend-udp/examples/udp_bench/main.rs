@@ -9,6 +9,8 @@
 //! with LAB `a` (veth as it is), `b` (no TSO and USO on the underlay, GRO on) or `c` (no offloads), and the
 //! methods `one`, `two`, `naive` and `vxlan`. `foreign` is what the rest of the machine took of its CPUs.
 
+#![allow(unreachable_pub, clippy::cast_precision_loss)]
+
 #[path = "../../tests/common/mod.rs"]
 mod common;
 mod cpu;

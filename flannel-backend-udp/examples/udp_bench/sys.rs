@@ -57,7 +57,7 @@ fn ethtool(link: &str, data: *mut libc::c_char) -> io::Result<()> {
     // SAFETY: ifreq is plain C data, for which all zeroes is a valid value.
     let mut request: libc::ifreq = unsafe { zeroed() };
     for (to, byte) in request.ifr_name.iter_mut().zip(link.bytes()) {
-        *to = byte as libc::c_char;
+        *to = byte.cast_signed() as libc::c_char;
     }
     request.ifr_ifru.ifru_data = data;
     // SAFETY: the descriptor is open, and `data` points to a structure of the command's layout, with room

@@ -26,7 +26,7 @@ fn writes(packets: &[Vec<u8>]) -> Vec<Vec<u8>> {
     };
     let all: Vec<Range<usize>> = (0..coalescer.len()).flat_map(|index| coalescer.packets(index)).collect();
     assert_eq!(
-        all.iter().map(|range| range.len()).sum::<usize>(),
+        all.iter().map(ExactSizeIterator::len).sum::<usize>(),
         buffer.len(),
         "nothing is lost one by one"
     );
@@ -213,7 +213,9 @@ proptest! {
         prop_assert_eq!(out.len(), packets.len());
         let by_flow = |packets: &[Vec<u8>]| {
             let mut flows: HashMap<_, Vec<_>> = HashMap::new();
-            packets.iter().for_each(|packet| flows.entry(flow(packet)).or_default().push(comparable(packet)));
+            for packet in packets {
+                flows.entry(flow(packet)).or_default().push(comparable(packet));
+            }
             flows
         };
         prop_assert_eq!(by_flow(&out), by_flow(&packets));

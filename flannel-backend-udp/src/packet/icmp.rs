@@ -1,4 +1,4 @@
-//! ICMP and ICMPv6 errors as routers send them (RFC 792, RFC 1812 section 4.3.2, RFC 4443).
+//! Errors of ICMP and `ICMPv6` as routers send them (RFC 792, RFC 1812 section 4.3.2, RFC 4443).
 
 use std::net::IpAddr;
 

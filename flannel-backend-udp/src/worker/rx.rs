@@ -141,10 +141,7 @@ impl RxPath {
                 Ok((peer, ip.total_len))
             }
             Inbound::Drop(reason, error) => {
-                if let Some(error) = error {
-                    let Context { io, now_ms, .. } = *context;
-                    context.errors.send(error, packet, &ip, lookup, io, now_ms, context.tally);
-                }
+                context.report(error, packet, &ip, lookup);
                 Err(reason)
             }
         }

@@ -121,10 +121,7 @@ impl TxPath {
             Outbound::Send(peer) => peer,
             Outbound::Drop(reason, error) => {
                 context.tally.dropped(reason, count);
-                if let Some(error) = error {
-                    let Context { io, now_ms, .. } = *context;
-                    context.errors.send(error, packet, &ip, lookup, io, now_ms, context.tally);
-                }
+                context.report(error, packet, &ip, lookup);
                 return;
             }
         };
@@ -253,7 +250,7 @@ impl TxPath {
                     continue;
                 }
                 Some(libc::EAGAIN | libc::ENOBUFS) => {
-                    context.tally.dropped(DropReason::SocketFull, datagrams)
+                    context.tally.dropped(DropReason::SocketFull, datagrams);
                 }
                 // No checksum offload on the way out, or the path's MTU has shrunk: one by one, then.
                 Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE) if next.segment > 0 => {

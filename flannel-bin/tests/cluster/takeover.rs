@@ -43,7 +43,9 @@ fn take_over(case: &'static BackendCase, golden: &Golden) {
     }
     if !case.in_kernel {
         // Nothing is left but the records, and the pods with their addresses.
-        [1, 2].map(|number| bed.start(number));
+        for number in [1, 2] {
+            bed.start(number);
+        }
         Traffic::between(&pods[0], &pods[1]).assert_no_loss();
         assert_eq!(bed.store.records(), golden.records().into_iter().collect());
         return;
