@@ -210,7 +210,9 @@ impl UdpDriver {
     /// Tells new drops, at most once an audit.
     fn tell_drops(&mut self) {
         let Some(engine) = &self.engine else { return };
-        let drops = engine.counters().drops;
+        let mut drops = engine.counters().drops;
+        // What a host sends to its neighbours (router solicitations, say) is nothing to worry about.
+        drops.retain(|(reason, _)| !matches!(reason, DropReason::Group | DropReason::FamilyDisabled));
         if drops == self.told {
             return;
         }

@@ -92,6 +92,7 @@ fn no_outage_of_the_store_changes_the_datapath(case: &'static BackendCase) {
         }),
     ];
     for (what, outage) in outages {
+        let began = Instant::now();
         let (cpu, lines) = (bed.agent(1).cpu_time().unwrap(), bed.agent(1).log().lines().count());
         let monitor = Monitor::start(bed.netns(1));
         outage(&mut bed.store);
@@ -104,7 +105,9 @@ fn no_outage_of_the_store_changes_the_datapath(case: &'static BackendCase) {
         assert!(start.elapsed() < Duration::from_secs(10), "{what}: news after {:?}", start.elapsed());
         eventually(SOON, "readiness to come back", || ready(&bed, 1));
         let cpu = bed.agent(1).cpu_time().unwrap().saturating_sub(cpu);
-        assert!(cpu < Duration::from_secs(1), "{what}: {cpu:?} of CPU");
+        // An agent that carries the traffic itself works for that, too, but never without a pause.
+        let most = if case.in_kernel { Duration::from_secs(1) } else { began.elapsed() / 2 };
+        assert!(cpu < most, "{what}: {cpu:?} of CPU");
         let log = bed.agent(1).log();
         let lines = log.lines().skip(lines).filter(|line| !line.contains(" DEBUG ")).count();
         assert!(lines < 20, "{what}: {lines} log lines\n{log}");
