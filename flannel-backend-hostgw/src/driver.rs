@@ -29,11 +29,6 @@ impl HostGwDriver {
         Self { name, addresses, subnets: PerFamily::default(), link: None }
     }
 
-    /// Takes the subnets of our own lease.
-    pub(crate) fn set_lease(&mut self, lease: &Lease) {
-        self.subnets = lease.key.subnets();
-    }
-
     /// The link, if routes can be put on it.
     fn usable_link(&self) -> Option<&Link> {
         self.link.as_ref().filter(|link| link.up)
@@ -65,6 +60,10 @@ impl Driver for HostGwDriver {
             overlay_mtu: link.map(|link| link.mtu),
             datapath: None,
         })
+    }
+
+    fn set_lease(&mut self, lease: &Lease) {
+        self.subnets = lease.key.subnets();
     }
 
     fn own_objects(&self) -> Vec<Object> {

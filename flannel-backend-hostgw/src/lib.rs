@@ -25,23 +25,17 @@ mod peer;
 mod tests;
 
 use async_trait::async_trait;
-use flannel_core::addr::{Mtu, PerFamily};
-use flannel_core::backend::{Backend, BackendError, Network, NetworkStatus, Registration, Underlay};
+use flannel_core::addr::PerFamily;
+use flannel_core::backend::{Backend, BackendError, Network, Registration, Underlay};
 use flannel_core::config::NetworkConfig;
-use flannel_core::kernel::{Kernel, KernelError};
-use flannel_core::lease::{Lease, LeaseAttrs};
+use flannel_core::kernel::{Kernel, KernelError, OpenKernel};
+use flannel_core::lease::LeaseAttrs;
 use flannel_core::netlink::Netlink;
-use flannel_core::reconcile::{Driver, Reconciler};
+use flannel_core::reconcile;
 use flannel_core::state_file::State;
-use flannel_core::subnet::LeaseStream;
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::warn;
 
 use driver::HostGwDriver;
-
-/// Opens a connection to the kernel.
-type OpenKernel = dyn Fn() -> Result<Box<dyn Kernel>, KernelError> + Send + Sync;
 
 /// The host-gw backend.
 pub struct HostGwBackend {
@@ -75,35 +69,19 @@ impl Backend for HostGwBackend {
     }
 
     async fn register(&self, registration: Registration<'_>) -> Result<Box<dyn Network>, BackendError> {
-        let Registration { config, underlay, subnets, previous } = registration;
+        let Registration { config, underlay, .. } = registration;
         for key in config::idle_keys(&config.backend) {
             warn!(key, "Backend key has no effect on host-gw");
         }
         let addresses = gateways(config, underlay)?;
-        let mut kernel = (self.open)().map_err(|source| BackendError::Kernel {
-            what: "open netlink sockets (the agent needs CAP_NET_ADMIN)".to_owned(),
-            source,
-        })?;
-        let mut driver = HostGwDriver::new(underlay.name.clone(), addresses);
-        let devices = driver.ensure_devices(&mut *kernel).await.map_err(|source| BackendError::Kernel {
-            what: format!("read underlay link {}", underlay.name),
-            source,
-        })?;
-        if let Some(problem) = devices.problem {
-            return Err(BackendError::Host(problem));
-        }
-        let overlay_mtu = devices.overlay_mtu.unwrap_or(underlay.mtu);
-        let lease = subnets.acquire_lease(&attrs(underlay)).await?;
-        debug!(subnet = %lease.key, underlay = %underlay.name, %overlay_mtu, "lease acquired");
-        driver.set_lease(&lease);
+        let kernel = (self.open)().map_err(BackendError::no_kernel)?;
+        let driver = HostGwDriver::new(underlay.name.clone(), addresses);
         let state = State {
             backend: peer::KIND.to_owned(),
             networks: config.networks.map(|_, network| network.network),
             ..State::default()
         };
-        let mut reconciler = Reconciler::new(driver, kernel, lease.key, state, previous);
-        reconciler.prepare().await?;
-        Ok(Box::new(HostGwNetwork { lease, overlay_mtu, reconciler }))
+        reconcile::register(driver, kernel, registration, &attrs(underlay), state).await
     }
 }
 
@@ -143,39 +121,5 @@ fn attrs(underlay: &Underlay) -> LeaseAttrs {
         public_ips: underlay.published,
         backend_type: peer::KIND.to_owned(),
         backend_data: PerFamily::default(),
-    }
-}
-
-/// A registered host-gw backend.
-struct HostGwNetwork {
-    lease: Lease,
-    overlay_mtu: Mtu,
-    reconciler: Reconciler<HostGwDriver>,
-}
-
-#[async_trait]
-impl Network for HostGwNetwork {
-    fn lease(&self) -> &Lease {
-        &self.lease
-    }
-
-    fn overlay_mtu(&self) -> Mtu {
-        self.overlay_mtu
-    }
-
-    fn status(&self) -> watch::Receiver<NetworkStatus> {
-        self.reconciler.status()
-    }
-
-    fn state(&self) -> watch::Receiver<State> {
-        self.reconciler.state()
-    }
-
-    async fn run(
-        self: Box<Self>,
-        leases: LeaseStream,
-        cancel: CancellationToken,
-    ) -> Result<(), BackendError> {
-        self.reconciler.run(leases, cancel).await
     }
 }

@@ -26,11 +26,7 @@ pub(crate) fn peer(
         peer.claims.push(Claim::Subnet(*subnet));
         let (Some(link), Some(_)) = (link, ours.get(family)) else { continue };
         let malformed = |what: String| PeerError::Malformed(format!("{family}: {what}"));
-        let node = attrs.public_ips.get(family).copied();
-        let node = node.ok_or_else(|| malformed("it publishes no underlay address".to_owned()))?;
-        if !usable(node) {
-            return Err(malformed(format!("underlay address {node} is no node's")));
-        }
+        let node = attrs.underlay(family).map_err(&malformed)?;
         if subnet.contains(node) {
             return Err(malformed(format!("underlay address {node} lies in its own subnet {subnet}")));
         }
@@ -50,12 +46,6 @@ pub(crate) fn peer(
         return Err(PeerError::NotOurs("it has none of the address families of this node".to_owned()));
     }
     Ok(peer)
-}
-
-/// Whether packets can be sent to this address at all.
-fn usable(addr: IpAddr) -> bool {
-    let broadcast = matches!(addr, IpAddr::V4(addr) if addr.is_broadcast());
-    !addr.is_unspecified() && !addr.is_multicast() && !addr.is_loopback() && !broadcast
 }
 
 #[cfg(test)]

@@ -11,6 +11,11 @@ use flannel_core::subnet::SubnetManager;
 use flannel_core::testing::{FakeKernel, FakeStore};
 use tokio::task::JoinHandle;
 
+use flannel_core::addr::Mtu;
+use flannel_core::backend::NetworkStatus;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
 use super::*;
 
 const DUAL: &str =

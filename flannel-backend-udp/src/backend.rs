@@ -1,17 +1,13 @@
 //! The backend: from a network config to a running network.
 
 use async_trait::async_trait;
-use flannel_core::addr::{Mtu, PerFamily, Subnet};
-use flannel_core::backend::{Backend, BackendError, Network, NetworkStatus, Registration};
-use flannel_core::kernel::{Kernel, KernelError};
-use flannel_core::lease::Lease;
+use flannel_core::addr::{PerFamily, Subnet};
+use flannel_core::backend::{Backend, BackendError, Network, Registration};
+use flannel_core::kernel::OpenKernel;
 use flannel_core::netlink::Netlink;
-use flannel_core::reconcile::{Driver, Reconciler};
+use flannel_core::reconcile;
 use flannel_core::state_file::State;
-use flannel_core::subnet::LeaseStream;
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::warn;
 
 use crate::config::{UdpConfig, idle_keys};
 use crate::driver::{Side, UdpDriver};
@@ -26,9 +22,6 @@ pub struct UdpOptions {
     /// Underlay addresses, besides those that peers publish, from which datagrams are accepted.
     pub allow_from: Vec<Subnet>,
 }
-
-/// Opens a connection to the kernel.
-type OpenKernel = dyn Fn() -> Result<Box<dyn Kernel>, KernelError> + Send + Sync;
 
 /// The udp backend. TUN, sockets and threads are those of the network namespace in which the runtime's
 /// threads run.
@@ -51,15 +44,12 @@ impl Backend for UdpBackend {
     }
 
     async fn register(&self, registration: Registration<'_>) -> Result<Box<dyn Network>, BackendError> {
-        let Registration { config, underlay, subnets, previous } = registration;
+        let Registration { config, underlay, .. } = registration;
         let udp = UdpConfig::parse(&config.backend)?;
         for key in idle_keys(&config.backend) {
             warn!(key, "Backend key has no effect on udp");
         }
-        let mut kernel = (self.open)().map_err(|source| BackendError::Kernel {
-            what: "open netlink sockets (the agent needs CAP_NET_ADMIN)".to_owned(),
-            source,
-        })?;
+        let kernel = (self.open)().map_err(BackendError::no_kernel)?;
         let sides = PerFamily::try_from_fn(|family| {
             let Some(network) = config.networks.get(family) else { return Ok(None) };
             match (underlay.local.get(family), underlay.published.get(family)) {
@@ -74,60 +64,12 @@ impl Backend for UdpBackend {
             }
         })?;
         let attrs = peer::attrs(underlay.published, sides.v6.is_some(), udp.port);
-        let mut driver = UdpDriver::new(udp.port, self.options.clone(), underlay.clone(), sides);
-        // The datapath comes first, so that what is published is true from the first moment.
-        let devices = driver
-            .ensure_devices(&mut *kernel)
-            .await
-            .map_err(|source| BackendError::Kernel { what: "read the TUN".to_owned(), source })?;
-        if let Some(problem) = devices.problem {
-            return Err(BackendError::Host(problem));
-        }
-        let overlay_mtu = devices.overlay_mtu.ok_or_else(|| BackendError::Host("no TUN".to_owned()))?;
-        let lease = subnets.acquire_lease(&attrs).await?;
-        debug!(subnet = %lease.key, underlay = %underlay.name, %overlay_mtu, "lease acquired");
-        driver.set_lease(&lease);
+        let driver = UdpDriver::new(udp.port, self.options.clone(), underlay.clone(), sides);
         let state = State {
             backend: peer::KIND.to_owned(),
             networks: config.networks.map(|_, network| network.network),
             ..State::default()
         };
-        let mut reconciler = Reconciler::new(driver, kernel, lease.key, state, previous);
-        reconciler.prepare().await?;
-        Ok(Box::new(UdpNetwork { lease, overlay_mtu, reconciler }))
-    }
-}
-
-/// A registered udp backend.
-struct UdpNetwork {
-    lease: Lease,
-    overlay_mtu: Mtu,
-    reconciler: Reconciler<UdpDriver>,
-}
-
-#[async_trait]
-impl Network for UdpNetwork {
-    fn lease(&self) -> &Lease {
-        &self.lease
-    }
-
-    fn overlay_mtu(&self) -> Mtu {
-        self.overlay_mtu
-    }
-
-    fn status(&self) -> watch::Receiver<NetworkStatus> {
-        self.reconciler.status()
-    }
-
-    fn state(&self) -> watch::Receiver<State> {
-        self.reconciler.state()
-    }
-
-    async fn run(
-        self: Box<Self>,
-        leases: LeaseStream,
-        cancel: CancellationToken,
-    ) -> Result<(), BackendError> {
-        self.reconciler.run(leases, cancel).await
+        reconcile::register(driver, kernel, registration, &attrs, state).await
     }
 }

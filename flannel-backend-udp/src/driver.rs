@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use async_trait::async_trait;
 use flannel_core::addr::{Family, Mtu, PerFamily, Subnet};
 use flannel_core::backend::Underlay;
-use flannel_core::dataplane::{Address, Object, ROUTE_PROTOCOL, Route};
+use flannel_core::dataplane::{Address, KERNEL_PROTOCOL, Object, ROUTE_PROTOCOL, Route};
 use flannel_core::kernel::{Kernel, KernelError, KernelEvent, Kinds, Link, LinkOp, Scope};
 use flannel_core::lease::{Lease, LeaseKey};
 use flannel_core::peers::{Claim, Peer, PeerError};
@@ -26,9 +26,6 @@ use crate::tun::{Tun, TunOptions};
 
 /// The pattern of the TUN's name; the first free number is taken, as upstream does.
 const TUN_PATTERN: &str = "flannel%d";
-
-/// `RTPROT_KERNEL`: routes that the kernel made for an address.
-const KERNEL_PROTOCOL: u8 = 2;
 
 /// Bytes that the tunnel adds: outer IP header and UDP 8.
 pub(crate) fn encap_overhead(family: Family) -> u32 {
@@ -86,16 +83,6 @@ impl UdpDriver {
             failed: Arc::default(),
             told: Vec::new(),
         }
-    }
-
-    /// Takes the subnets of our own lease.
-    pub(crate) fn set_lease(&mut self, lease: &Lease) {
-        for family in Family::ALL {
-            if let Some(side) = self.sides.get_mut(family) {
-                side.subnet = lease.subnet(family);
-            }
-        }
-        self.renew_table();
     }
 
     /// The largest packet that fits both families' tunnels.
@@ -275,6 +262,15 @@ impl Driver for UdpDriver {
         devices.overlay_mtu = self.mtu;
         devices.datapath = self.engine.as_ref().map(|engine| engine.path().to_string());
         Ok(devices)
+    }
+
+    fn set_lease(&mut self, lease: &Lease) {
+        for family in Family::ALL {
+            if let Some(side) = self.sides.get_mut(family) {
+                side.subnet = lease.subnet(family);
+            }
+        }
+        self.renew_table();
     }
 
     /// The address of the TUN and a route for the whole network: which node a packet goes to is decided behind

@@ -50,26 +50,15 @@ pub(crate) fn peer(lease: &Lease, enabled: &PerFamily<IpAddr>) -> Result<Peer, P
         if enabled.get(family).is_none() || !speaks {
             continue;
         }
-        let malformed = |what: String| PeerError::Malformed(format!("{family}: {what}"));
-        let Some(underlay) = attrs.public_ips.get(family) else {
-            return Err(malformed("it publishes no underlay address".to_owned()));
-        };
-        if !is_a_nodes(*underlay) {
-            return Err(malformed(format!("underlay address {underlay} is no node's")));
-        }
-        peer.claims.push(Claim::Underlay(*underlay));
+        let malformed = |why| PeerError::Malformed(format!("{family}: {why}"));
+        let underlay = attrs.underlay(family).map_err(malformed)?;
+        peer.claims.push(Claim::Underlay(underlay));
         reachable = true;
     }
     if !reachable {
         return Err(PeerError::NotOurs("it has none of the address families of this node".to_owned()));
     }
     Ok(peer)
-}
-
-/// Whether packets can be sent to this address at all.
-fn is_a_nodes(addr: IpAddr) -> bool {
-    let broadcast = matches!(addr, IpAddr::V4(addr) if addr.is_broadcast());
-    !addr.is_unspecified() && !addr.is_multicast() && !addr.is_loopback() && !broadcast
 }
 
 /// A peer's entries in the forwarding table: one a family, since each has its own underlay address.

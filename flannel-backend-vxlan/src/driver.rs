@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use async_trait::async_trait;
 use flannel_core::addr::{Family, LinkIndex, MacAddr, Mtu, PerFamily, Subnet};
 use flannel_core::backend::Underlay;
-use flannel_core::dataplane::{Address, Object};
+use flannel_core::dataplane::{Address, KERNEL_PROTOCOL, Object};
 use flannel_core::kernel::{Kernel, KernelError, KernelEvent, Kinds, Link, LinkOp, Scope};
 use flannel_core::lease::Lease;
 use flannel_core::peers::{Claim, Peer, PeerError};
@@ -43,15 +43,6 @@ pub(crate) struct VxlanDriver {
 impl VxlanDriver {
     pub(crate) fn new(config: VxlanConfig, underlay: Underlay, sides: PerFamily<Side>) -> Self {
         Self { config, underlay, sides, links: PerFamily::default(), lower: None }
-    }
-
-    /// Takes the subnets of our own lease.
-    pub(crate) fn set_lease(&mut self, lease: &Lease) {
-        for family in Family::ALL {
-            if let Some(side) = self.sides.get_mut(family) {
-                side.subnet = lease.subnet(family);
-            }
-        }
     }
 
     fn indexes(&self) -> PerFamily<LinkIndex> {
@@ -180,6 +171,14 @@ impl Driver for VxlanDriver {
         Ok(devices)
     }
 
+    fn set_lease(&mut self, lease: &Lease) {
+        for family in Family::ALL {
+            if let Some(side) = self.sides.get_mut(family) {
+                side.subnet = lease.subnet(family);
+            }
+        }
+    }
+
     fn own_objects(&self) -> Vec<Object> {
         let address = |(family, link): (Family, &Link)| {
             let base = self.sides.get(family)?.subnet?.base();
@@ -250,6 +249,3 @@ impl Driver for VxlanDriver {
         }
     }
 }
-
-/// `RTPROT_KERNEL`: routes that the kernel made for an address.
-const KERNEL_PROTOCOL: u8 = 2;

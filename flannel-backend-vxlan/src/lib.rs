@@ -24,26 +24,20 @@ mod peer;
 mod tests;
 
 use async_trait::async_trait;
-use flannel_core::addr::{Family, MacAddr, Mtu, PerFamily};
-use flannel_core::backend::{Backend, BackendError, Network, NetworkStatus, Registration, Underlay};
+use flannel_core::addr::{Family, MacAddr, PerFamily};
+use flannel_core::backend::{Backend, BackendError, Network, Registration, Underlay};
 use flannel_core::config::NetworkConfig;
-use flannel_core::kernel::{Kernel, KernelError};
-use flannel_core::lease::{Lease, LeaseAttrs};
+use flannel_core::kernel::{Kernel, KernelError, OpenKernel};
+use flannel_core::lease::LeaseAttrs;
 use flannel_core::netlink::Netlink;
-use flannel_core::reconcile::{Driver, Reconciler};
+use flannel_core::reconcile;
 use flannel_core::state_file::{Device, State};
-use flannel_core::subnet::LeaseStream;
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::warn;
 
 pub use config::VxlanConfig;
 pub use peer::VxlanData;
 
 use driver::{Side, VxlanDriver};
-
-/// Opens a connection to the kernel.
-type OpenKernel = dyn Fn() -> Result<Box<dyn Kernel>, KernelError> + Send + Sync;
 
 /// The VXLAN backend.
 pub struct VxlanBackend {
@@ -77,34 +71,17 @@ impl Backend for VxlanBackend {
     }
 
     async fn register(&self, registration: Registration<'_>) -> Result<Box<dyn Network>, BackendError> {
-        let Registration { config, underlay, subnets, previous } = registration;
+        let Registration { config, underlay, subnets, .. } = registration;
         let vxlan = VxlanConfig::parse(&config.backend)?;
         for key in config::idle_keys(&config.backend) {
             warn!(key, "Backend key has no effect on Linux");
         }
-        let mut kernel = (self.open)().map_err(|source| BackendError::Kernel {
-            what: "open netlink sockets (the agent needs CAP_NET_ADMIN)".to_owned(),
-            source,
-        })?;
+        let mut kernel = (self.open)().map_err(BackendError::no_kernel)?;
         let published = subnets.published_attrs(&underlay.published).await?;
         let sides = sides(config, &vxlan, underlay, published.as_ref(), &mut *kernel).await?;
-        let mut driver = VxlanDriver::new(vxlan, underlay.clone(), sides);
-        // The device comes first, so that what is published is true from the first moment.
-        let devices = driver
-            .ensure_devices(&mut *kernel)
-            .await
-            .map_err(|source| BackendError::Kernel { what: "read the VXLAN devices".to_owned(), source })?;
-        if let Some(problem) = devices.problem {
-            return Err(BackendError::Host(problem));
-        }
-        let overlay_mtu = devices.overlay_mtu.ok_or_else(|| BackendError::Host("no device".to_owned()))?;
-        let lease = subnets.acquire_lease(&attrs(&vxlan, underlay, &driver.sides)).await?;
-        debug!(subnet = %lease.key, underlay = %underlay.name, vni = vxlan.vni.get(), %overlay_mtu, "lease acquired");
-        driver.set_lease(&lease);
-        let state = state(config, &vxlan);
-        let mut reconciler = Reconciler::new(driver, kernel, lease.key, state, previous);
-        reconciler.prepare().await?;
-        Ok(Box::new(VxlanNetwork { lease, overlay_mtu, reconciler }))
+        let attrs = attrs(&vxlan, underlay, &sides);
+        let driver = VxlanDriver::new(vxlan, underlay.clone(), sides);
+        reconcile::register(driver, kernel, registration, &attrs, state(config, &vxlan)).await
     }
 }
 
@@ -159,39 +136,5 @@ fn attrs(vxlan: &VxlanConfig, underlay: &Underlay, sides: &PerFamily<Side>) -> L
         public_ips: underlay.published,
         backend_type: peer::KIND.to_owned(),
         backend_data: PerFamily::from_fn(data),
-    }
-}
-
-/// A registered VXLAN backend.
-struct VxlanNetwork {
-    lease: Lease,
-    overlay_mtu: Mtu,
-    reconciler: Reconciler<VxlanDriver>,
-}
-
-#[async_trait]
-impl Network for VxlanNetwork {
-    fn lease(&self) -> &Lease {
-        &self.lease
-    }
-
-    fn overlay_mtu(&self) -> Mtu {
-        self.overlay_mtu
-    }
-
-    fn status(&self) -> watch::Receiver<NetworkStatus> {
-        self.reconciler.status()
-    }
-
-    fn state(&self) -> watch::Receiver<State> {
-        self.reconciler.state()
-    }
-
-    async fn run(
-        self: Box<Self>,
-        leases: LeaseStream,
-        cancel: CancellationToken,
-    ) -> Result<(), BackendError> {
-        self.reconciler.run(leases, cancel).await
     }
 }

@@ -1,8 +1,6 @@
 //! What a VXLAN node publishes, and what a lease asks of the kernel. Pure.
 //! Upstream: `pkg/backend/vxlan/vxlan_network.go`.
 
-use std::net::IpAddr;
-
 use flannel_core::addr::{Family, LinkIndex, MacAddr, PerFamily, Vni};
 use flannel_core::dataplane::{FdbEntry, Neighbour, Object, ROUTE_PROTOCOL, Route};
 use flannel_core::gojson::GoObject;
@@ -52,13 +50,9 @@ pub(crate) fn peer(lease: &Lease, links: &PerFamily<LinkIndex>) -> Result<Peer, 
         peer.claims.push(Claim::Subnet(*subnet));
         let Some(link) = links.get(family) else { continue };
         let malformed = |what: &str| PeerError::Malformed(format!("{family}: {what}"));
-        let underlay =
-            *attrs.public_ips.get(family).ok_or_else(|| malformed("it publishes no underlay address"))?;
+        let underlay = attrs.underlay(family).map_err(|why| malformed(&why))?;
         let data = attrs.backend_data.get(family).ok_or_else(|| malformed("it publishes no backend data"))?;
         let data = VxlanData::decode(data).map_err(|why| malformed(&why))?;
-        if !usable(underlay) {
-            return Err(malformed(&format!("underlay address {underlay} is no node's")));
-        }
         let (link, mac) = (*link, data.vtep_mac);
         peer.claims.extend([Claim::Vtep(link, mac, underlay), Claim::Underlay(underlay)]);
         peer.objects.extend([
@@ -81,12 +75,6 @@ pub(crate) fn peer(lease: &Lease, links: &PerFamily<LinkIndex>) -> Result<Peer, 
     Ok(peer)
 }
 
-/// Whether packets can be sent to this address at all.
-fn usable(addr: IpAddr) -> bool {
-    let broadcast = matches!(addr, IpAddr::V4(addr) if addr.is_broadcast());
-    !addr.is_unspecified() && !addr.is_multicast() && !addr.is_loopback() && !broadcast
-}
-
 /// What this node publishes for one family.
 pub(crate) fn own_data(vni: Vni, vtep_mac: MacAddr) -> BackendData {
     BackendData::encode(&VxlanData { vni: Some(vni), vtep_mac }).expect("a number and a string always encode")
@@ -101,6 +89,8 @@ pub(crate) fn published_mac(data: &PerFamily<BackendData>, family: Family) -> Op
 mod tests {
     use flannel_core::lease::LeaseAttrs;
     use proptest::prelude::*;
+
+    use std::net::IpAddr;
 
     use super::*;
 

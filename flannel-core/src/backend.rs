@@ -133,3 +133,10 @@ pub enum BackendError {
         source: Box<dyn Error + Send + Sync>,
     },
 }
+
+impl BackendError {
+    /// The kernel can't be spoken to at all.
+    pub fn no_kernel(source: KernelError) -> Self {
+        Self::Kernel { what: "open netlink sockets (the agent needs CAP_NET_ADMIN)".to_owned(), source }
+    }
+}

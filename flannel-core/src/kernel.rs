@@ -236,6 +236,9 @@ impl Scope {
     }
 }
 
+/// Opens a connection to a kernel: the real one of the calling thread's namespace, or another.
+pub type OpenKernel = dyn Fn() -> Result<Box<dyn Kernel>, KernelError> + Send + Sync;
+
 /// Reads and changes the state of one network namespace.
 #[async_trait]
 pub trait Kernel: Send {

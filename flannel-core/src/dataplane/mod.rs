@@ -14,6 +14,9 @@ use crate::addr::{Family, LinkIndex, MacAddr, Subnet, Vni};
 /// It marks routes on shared links as ours; on our own devices it only tells an operator who wrote them.
 pub const ROUTE_PROTOCOL: u8 = 102;
 
+/// `RTPROT_KERNEL`: routes that the kernel made for an address. They are never ours.
+pub const KERNEL_PROTOCOL: u8 = 2;
+
 /// An address of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address {

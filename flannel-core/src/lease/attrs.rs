@@ -81,6 +81,16 @@ struct Wire<'a> {
 }
 
 impl LeaseAttrs {
+    /// The underlay address of a family, if packets can be sent to it; else what is wrong.
+    pub fn underlay(&self, family: Family) -> Result<IpAddr, String> {
+        let addr = *self.public_ips.get(family).ok_or("it publishes no underlay address")?;
+        let broadcast = matches!(addr, IpAddr::V4(addr) if addr.is_broadcast());
+        if addr.is_unspecified() || addr.is_multicast() || addr.is_loopback() || broadcast {
+            return Err(format!("underlay address {addr} is no node's"));
+        }
+        Ok(addr)
+    }
+
     /// The value as Go flannel writes it: compact, in its order, `0.0.0.0` for no IPv4.
     pub fn to_json(&self) -> String {
         let raw = |family| {

@@ -8,6 +8,7 @@
 mod blocked;
 mod events;
 mod leftovers;
+mod network;
 mod pass;
 #[cfg(test)]
 mod tests;
@@ -33,6 +34,7 @@ use crate::state_file::State;
 use crate::subnet::{LeaseStream, SubnetError};
 
 use blocked::Blocked;
+pub use network::register;
 
 /// How often everything is read again although nothing was announced.
 const AUDIT: Duration = Duration::from_secs(60);
@@ -48,6 +50,9 @@ pub trait Driver: Send {
     /// A device that can't be had now is told in [`Devices::problem`], so that it does not stop the others;
     /// the loop tries again. An error means that the kernel could not be asked.
     async fn ensure_devices(&mut self, kernel: &mut dyn Kernel) -> Result<Devices, KernelError>;
+
+    /// Takes the lease of this node, which the devices were made without.
+    fn set_lease(&mut self, lease: &Lease);
 
     /// The objects this node needs for itself, such as the address of its device.
     fn own_objects(&self) -> Vec<Object>;

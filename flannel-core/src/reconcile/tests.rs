@@ -45,6 +45,8 @@ impl Driver for OneDevice {
         Ok(Devices { links: self.link.into_iter().collect(), changed, problem, ..Devices::default() })
     }
 
+    fn set_lease(&mut self, _: &Lease) {}
+
     fn own_objects(&self) -> Vec<Object> {
         let addr = "10.5.1.0/32".parse().unwrap();
         self.link.map(|link| Object::Address(Address { link, addr })).into_iter().collect()

@@ -1,0 +1,75 @@
+//! The network of every backend whose state the loop holds: from a driver to a lease and a running loop.
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use super::{Driver, Reconciler};
+use crate::addr::Mtu;
+use crate::backend::{BackendError, Network, NetworkStatus, Registration};
+use crate::kernel::Kernel;
+use crate::lease::{Lease, LeaseAttrs};
+use crate::state_file::State;
+use crate::subnet::LeaseStream;
+
+/// A registered backend with the loop that holds its state.
+struct HeldNetwork<D> {
+    lease: Lease,
+    overlay_mtu: Mtu,
+    reconciler: Reconciler<D>,
+}
+
+/// Registers a backend that is a [`Driver`]: makes its devices, takes the lease that publishes `attrs`, and
+/// puts what this node needs for itself. `state` is what the backend stores of itself.
+///
+/// The devices come first, so that what is published is true from the first moment.
+pub async fn register(
+    mut driver: impl Driver + 'static,
+    mut kernel: Box<dyn Kernel>,
+    registration: Registration<'_>,
+    attrs: &LeaseAttrs,
+    state: State,
+) -> Result<Box<dyn Network>, BackendError> {
+    let devices = driver.ensure_devices(&mut *kernel).await.map_err(|source| BackendError::Kernel {
+        what: "read the links of the backend".to_owned(),
+        source,
+    })?;
+    if let Some(problem) = devices.problem {
+        return Err(BackendError::Host(problem));
+    }
+    let overlay_mtu = devices.overlay_mtu.unwrap_or(registration.underlay.mtu);
+    let lease = registration.subnets.acquire_lease(attrs).await?;
+    debug!(subnet = %lease.key, underlay = registration.underlay.name, %overlay_mtu, "lease acquired");
+    driver.set_lease(&lease);
+    let mut reconciler = Reconciler::new(driver, kernel, lease.key, state, registration.previous);
+    reconciler.prepare().await?;
+    Ok(Box::new(HeldNetwork { lease, overlay_mtu, reconciler }))
+}
+
+#[async_trait]
+impl<D: Driver> Network for HeldNetwork<D> {
+    fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    fn overlay_mtu(&self) -> Mtu {
+        self.overlay_mtu
+    }
+
+    fn status(&self) -> watch::Receiver<NetworkStatus> {
+        self.reconciler.status()
+    }
+
+    fn state(&self) -> watch::Receiver<State> {
+        self.reconciler.state()
+    }
+
+    async fn run(
+        self: Box<Self>,
+        leases: LeaseStream,
+        cancel: CancellationToken,
+    ) -> Result<(), BackendError> {
+        self.reconciler.run(leases, cancel).await
+    }
+}
