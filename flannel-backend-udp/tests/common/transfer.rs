@@ -31,7 +31,10 @@ pub fn tcp(from: &Netns, to: &Netns, address: IpAddr, bytes: usize) {
         if len == 0 {
             break;
         }
-        assert!(buffer[..len].iter().enumerate().all(|(offset, byte)| *byte == pattern(at + offset)), "at {at}");
+        assert!(
+            buffer[..len].iter().enumerate().all(|(offset, byte)| *byte == pattern(at + offset)),
+            "at {at}"
+        );
         at += len;
     }
     writing.join().unwrap();
@@ -40,7 +43,7 @@ pub fn tcp(from: &Netns, to: &Netns, address: IpAddr, bytes: usize) {
 
 /// Sends numbered datagrams of some sizes over UDP; those that arrive have to be whole and in order.
 /// Returns how many did.
-pub fn udp(from: &Netns, to: &Netns, address: IpAddr, count: usize, sizes: &[usize]) -> usize {
+pub fn udp(from: &Netns, to: &Netns, address: IpAddr, total: usize, sizes: &[usize]) -> usize {
     let receiver = to.enter(|| UdpSocket::bind(SocketAddr::new(address, 0)).unwrap()).unwrap();
     let target = receiver.local_addr().unwrap();
     receiver.set_read_timeout(Some(Duration::from_millis(250))).unwrap();
@@ -49,7 +52,7 @@ pub fn udp(from: &Netns, to: &Netns, address: IpAddr, count: usize, sizes: &[usi
     sender.connect(target).unwrap();
     let lengths = sizes.to_vec();
     let sending = thread::spawn(move || {
-        for number in 0..count {
+        for number in 0..total {
             let mut data: Vec<u8> = (0..lengths[number % lengths.len()]).map(pattern).collect();
             data[..4].copy_from_slice(&(number as u32).to_be_bytes());
             let _ = sender.send(&data);
@@ -59,16 +62,16 @@ pub fn udp(from: &Netns, to: &Netns, address: IpAddr, count: usize, sizes: &[usi
         }
     });
     let mut buffer = vec![0; 65536];
-    let (mut received, mut next) = (0, 0);
+    let (mut count, mut next) = (0, 0);
     while let Ok(len) = receiver.recv(&mut buffer) {
         let number = u32::from_be_bytes(buffer[..4].try_into().unwrap()) as usize;
         assert!(number >= next, "{number} came after {next}");
         assert_eq!(len, sizes[number % sizes.len()]);
         assert!((4..len).all(|at| buffer[at] == pattern(at)));
-        (received, next) = (received + 1, number + 1);
+        (count, next) = (count + 1, number + 1);
     }
     sending.join().unwrap();
-    received
+    count
 }
 
 /// How many TCP segments with a wrong checksum a namespace has seen.
