@@ -175,7 +175,7 @@ mod tests {
             if !inbound {
                 all.extend(vnet);
             }
-            packets.iter().for_each(|packet| all.extend(packet));
+            all.extend(packets.concat());
             for (index, byte) in changes {
                 let at = index.index(all.len());
                 all[at] = byte;
