@@ -1,6 +1,6 @@
 //! The virtio-net header in front of every packet that a TUN with offloads reads or writes.
 
-/// `struct virtio_net_hdr` of <linux/virtio_net.h>, in the machine's byte order.
+/// `struct virtio_net_hdr` of `<linux/virtio_net.h>`, in the machine's byte order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct VnetHeader {
     /// See [`NEEDS_CHECKSUM`](Self::NEEDS_CHECKSUM).

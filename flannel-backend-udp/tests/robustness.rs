@@ -41,6 +41,7 @@ fn edited(edit: impl Fn(&mut Vec<u8>)) -> Vec<u8> {
 }
 
 #[test]
+#[allow(clippy::too_many_lines)]
 fn bad_datagrams_are_dropped_and_counted() {
     in_sandbox(test_name!(), || {
         let lab = Lab::new();
@@ -77,27 +78,48 @@ fn bad_datagrams_are_dropped_and_counted() {
             ("version 5", &peer, edited(|packet| packet[0] = 0x55), DropReason::NotIp),
             ("short header", &peer, edited(|packet| packet[0] = 0x44), DropReason::BadHeader),
             ("header beyond packet", &peer, edited(|packet| packet[0] = 0x4f), DropReason::BadHeader),
-            ("length below header", &peer, edited(|packet| packet[2..4].copy_from_slice(&[0, 19])), DropReason::BadHeader),
+            (
+                "length below header",
+                &peer,
+                edited(|packet| packet[2..4].copy_from_slice(&[0, 19])),
+                DropReason::BadHeader,
+            ),
             ("bad header checksum", &peer, edited(|packet| packet[10] ^= 1), DropReason::BadChecksum),
             ("TTL 0", &peer, inner(b"x").ttl(0).packet(), DropReason::Expired),
             ("TTL 1", &peer, inner(b"x").ttl(1).packet(), DropReason::Expired),
             ("IPv6 in an IPv4 network", &peer, Inner::udp(b"x").v6().packet(), DropReason::FamilyDisabled),
             ("our source", &peer, inner(b"x").from([10, 1, 1, 9]).packet(), DropReason::SourceIsOurs),
-            ("another's source", &peer, inner(b"x").from([10, 1, 3, 2]).packet(), DropReason::SourceIsAnothers),
-            ("another's longer prefix", &peer, inner(b"x").from([10, 1, 2, 65]).packet(), DropReason::SourceIsAnothers),
+            (
+                "another's source",
+                &peer,
+                inner(b"x").from([10, 1, 3, 2]).packet(),
+                DropReason::SourceIsAnothers,
+            ),
+            (
+                "another's longer prefix",
+                &peer,
+                inner(b"x").from([10, 1, 2, 65]).packet(),
+                DropReason::SourceIsAnothers,
+            ),
             ("loopback source", &peer, inner(b"x").from([127, 0, 0, 1]).packet(), DropReason::BadSource),
             ("group source", &peer, inner(b"x").from([224, 0, 0, 1]).packet(), DropReason::BadSource),
             ("broadcast source", &peer, inner(b"x").from([255; 4]).packet(), DropReason::BadSource),
             ("a stranger", &stranger, inner(b"x").packet(), DropReason::UnknownSender),
             ("a stranger's noise", &stranger, vec![0xff; 60_000], DropReason::UnknownSender),
-            ("allowed, our source", &allowed, inner(b"x").from([10, 1, 1, 9]).packet(), DropReason::SourceIsOurs),
+            (
+                "allowed, our source",
+                &allowed,
+                inner(b"x").from([10, 1, 1, 9]).packet(),
+                DropReason::SourceIsOurs,
+            ),
         ];
         for (what, socket, datagram, reason) in refused {
             let before = count(&running, reason);
             socket.send(&datagram).unwrap();
             until(what, || count(&running, reason) == before + 1);
         }
-        let total = |running: &Running| running.engine.counters().drops.iter().map(|(_, count)| count).sum::<u64>();
+        let total =
+            |running: &Running| running.engine.counters().drops.iter().map(|(_, count)| count).sum::<u64>();
         let dropped = total(&running);
 
         let taken: Vec<(&str, &UdpSocket, Vec<u8>)> = vec![
@@ -123,11 +145,13 @@ fn bad_datagrams_are_dropped_and_counted() {
         peer.send(&edited(|packet| *packet.last_mut().unwrap() ^= 1)).unwrap();
         // A larger packet than anything here carries arrives in fragments.
         let large = inner(&[7; 4000]).packet();
-        for (offset, range, more) in [(0, 20..1420, 0x20), (175, 1420..2820, 0x20), (350, 2820..4028, 0)] {
+        for (offset, range, more) in
+            [(0_u16, 20..1420, 0x2000_u16), (175, 1420..2820, 0x2000), (350, 2820..4028, 0)]
+        {
             let mut part = [&large[..20], &large[range.clone()]].concat();
             let len = part.len() as u16;
             part[2..4].copy_from_slice(&len.to_be_bytes());
-            part[6..8].copy_from_slice(&(offset as u16 | (more << 8)).to_be_bytes());
+            part[6..8].copy_from_slice(&(offset | more).to_be_bytes());
             fix_header(&mut part);
             peer.send(&part).unwrap();
         }

@@ -23,8 +23,12 @@ impl Cpu {
         };
         let text = std::fs::read_to_string("/proc/stat").expect("it is there");
         let line = text.lines().next().unwrap_or_default();
-        let fields: Vec<f64> =
-            line.split_whitespace().skip(1).filter_map(|field| field.parse::<f64>().ok()).map(|t| t / 100.0).collect();
+        let fields: Vec<f64> = line
+            .split_whitespace()
+            .skip(1)
+            .filter_map(|field| field.parse::<f64>().ok())
+            .map(|t| t / 100.0)
+            .collect();
         let interrupts = fields[5] + fields[6];
         Self {
             at: Instant::now(),

@@ -9,6 +9,8 @@
 //! with LAB `a` (veth as it is), `b` (no TSO and USO on the underlay, GRO on) or `c` (no offloads), and the
 //! methods `one`, `two`, `naive` and `vxlan`. `foreign` is what the rest of the machine took of its CPUs.
 
+#![allow(unreachable_pub, clippy::cast_precision_loss)]
+
 #[path = "../../tests/common/mod.rs"]
 mod common;
 mod cpu;
@@ -106,7 +108,14 @@ fn run(lab: &Lab, method: &Method, samples: &mut Vec<Sample>) {
     let report = ping(lab.pod(1), method.pod(2), options).expect("ping runs");
     let (_, foreign) = cpu.since();
     let median = report.rtt.map_or(f64::NAN, |rtt| rtt.median.as_secs_f64() * 1e6);
-    samples.push(Sample { method: method.kind, what: "ping p50 us", value: median, cost: 0.0, foreign, retransmits: 0.0 });
+    samples.push(Sample {
+        method: method.kind,
+        what: "ping p50 us",
+        value: median,
+        cost: 0.0,
+        foreign,
+        retransmits: 0.0,
+    });
 }
 
 /// Gbit/s, bytes received and retransmitted segments.
@@ -136,9 +145,13 @@ fn median(mut values: Vec<f64>) -> f64 {
 
 fn print(kinds: &[Kind], samples: &[Sample]) {
     for what in ["1 stream Gbit/s", "4 streams Gbit/s", "64 B UDP kpps", "ping p50 us"] {
-        println!("\n{what:18} {:>8} {:>8} {:>8} {:>10} {:>8} {:>4}", "median", "quiet", "cost", "lost/retr", "foreign", "n");
+        println!(
+            "\n{what:18} {:>8} {:>8} {:>8} {:>10} {:>8} {:>4}",
+            "median", "quiet", "cost", "lost/retr", "foreign", "n"
+        );
         for kind in kinds {
-            let of: Vec<_> = samples.iter().filter(|sample| sample.method == *kind && sample.what == what).collect();
+            let of: Vec<_> =
+                samples.iter().filter(|sample| sample.method == *kind && sample.what == what).collect();
             let quiet: Vec<f64> = of.iter().filter(|s| s.foreign < 0.2).map(|s| s.value).collect();
             let pick = |value: fn(&Sample) -> f64| median(of.iter().map(|sample| value(sample)).collect());
             println!(

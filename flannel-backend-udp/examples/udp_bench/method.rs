@@ -77,7 +77,8 @@ impl Method {
             ];
             lab.node(node).ip_batch(&lines).unwrap();
             lab.pod(node).ip(&format!("addr add 10.{number}.{node}.2/24 dev eth0")).unwrap();
-            let route = format!("route add 10.{number}.{other}.0/24 via 10.{number}.{node}.1 advmss {}", mtu - 40);
+            let route =
+                format!("route add 10.{number}.{other}.0/24 via 10.{number}.{node}.1 advmss {}", mtu - 40);
             lab.pod(node).ip(&route).unwrap();
         }
         Self { kind, number, running }

@@ -57,7 +57,7 @@ fn ethtool(link: &str, data: *mut libc::c_char) -> io::Result<()> {
     // SAFETY: ifreq is plain C data, for which all zeroes is a valid value.
     let mut request: libc::ifreq = unsafe { zeroed() };
     for (to, byte) in request.ifr_name.iter_mut().zip(link.bytes()) {
-        *to = byte as libc::c_char;
+        *to = byte.cast_signed() as libc::c_char;
     }
     request.ifr_ifru.ifru_data = data;
     // SAFETY: the descriptor is open, and `data` points to a structure of the command's layout, with room
@@ -92,8 +92,7 @@ pub fn receive_many(socket: &UdpSocket) -> u64 {
     }
     let flags = libc::MSG_WAITFORONE as _;
     // SAFETY: the headers point to live iovecs over live buffers of the given lengths.
-    let count = unsafe {
-        libc::recvmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), 64, flags, std::ptr::null_mut())
-    };
+    let count =
+        unsafe { libc::recvmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), 64, flags, std::ptr::null_mut()) };
     u64::try_from(count).unwrap_or(0)
 }

@@ -5,19 +5,13 @@ use std::net::IpAddr;
 use crate::packet::{IpHeader, be32};
 
 /// What a flow is told by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct FlowKey {
     source: u128,
     destination: u128,
     ports: u32,
     protocol: u8,
     v6: bool,
-}
-
-impl Default for FlowKey {
-    fn default() -> Self {
-        Self { source: 0, destination: 0, ports: 0, protocol: 0, v6: false }
-    }
 }
 
 impl FlowKey {

@@ -190,7 +190,11 @@ impl Coalescer {
         let piece = self.pieces.len() as u32;
         self.pieces[item.last_piece as usize].next = piece;
         item.last_piece = piece;
-        self.pieces.push(Piece { start: (range.start + found.header_len) as u32, end: range.end as u32, next: NONE });
+        self.pieces.push(Piece {
+            start: (range.start + found.header_len) as u32,
+            end: range.end as u32,
+            next: NONE,
+        });
         true
     }
 
@@ -217,7 +221,11 @@ impl Coalescer {
             pieces: piece,
             last_piece: piece,
         });
-        self.pieces.push(Piece { start: (range.start + header_len) as u32, end: range.end as u32, next: NONE });
+        self.pieces.push(Piece {
+            start: (range.start + header_len) as u32,
+            end: range.end as u32,
+            next: NONE,
+        });
     }
 }
 
@@ -226,8 +234,7 @@ fn same_headers(item: &Item, buffer: &[u8], packet: &[u8], ip: &IpHeader) -> boo
     let first = &buffer[item.first.0 as usize..item.first.1 as usize];
     let ip_same = if ip.source.is_ipv4() {
         // With DF the identification says nothing (RFC 6864); without, cutting makes it count up.
-        let counts_up = ip.dont_fragment
-            || be16(packet, 4) == be16(first, 4).wrapping_add(item.count);
+        let counts_up = ip.dont_fragment || be16(packet, 4) == be16(first, 4).wrapping_add(item.count);
         first[1] == packet[1] && first[6..9] == packet[6..9] && counts_up
     } else {
         first[..4] == packet[..4] && first[7] == packet[7]
@@ -236,11 +243,11 @@ fn same_headers(item: &Item, buffer: &[u8], packet: &[u8], ip: &IpHeader) -> boo
         return ip_same;
     }
     let at = usize::from(item.ip_header_len);
-    let (first, packet) = (&first[at..usize::from(item.header_len)], &packet[at..usize::from(item.header_len)]);
+    let (first, packet) =
+        (&first[at..usize::from(item.header_len)], &packet[at..usize::from(item.header_len)]);
     // Acknowledgement, then window, then urgent pointer and options; flags have been looked at.
     first[8..13] == packet[8..13] && first[14..16] == packet[14..16] && first[18..] == packet[18..]
 }
-
 
 #[cfg(test)]
 mod tests;

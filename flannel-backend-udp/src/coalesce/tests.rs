@@ -25,7 +25,11 @@ fn writes(packets: &[Vec<u8>]) -> Vec<Vec<u8>> {
         write
     };
     let all: Vec<Range<usize>> = (0..coalescer.len()).flat_map(|index| coalescer.packets(index)).collect();
-    assert_eq!(all.iter().map(|range| range.len()).sum::<usize>(), buffer.len(), "nothing is lost one by one");
+    assert_eq!(
+        all.iter().map(ExactSizeIterator::len).sum::<usize>(),
+        buffer.len(),
+        "nothing is lost one by one"
+    );
     assert!(all.iter().all(|range| IpHeader::parse(&buffer[range.clone()]).is_ok()));
     (0..coalescer.len()).map(write).collect()
 }
@@ -41,7 +45,8 @@ fn cut_again(write: &[u8]) -> Vec<Vec<u8>> {
         Cut::Whole => vec![packet],
         Cut::Segments(mut segments) => {
             let mut header = vec![0; segments.header_len()];
-            let next = || segments.next(&packet, &mut header).map(|range| [&header[..], &packet[range]].concat());
+            let next =
+                || segments.next(&packet, &mut header).map(|range| [&header[..], &packet[range]].concat());
             std::iter::from_fn(next).collect()
         }
     }
@@ -71,7 +76,8 @@ fn a_train_becomes_one_write() {
     let writes = writes(&packets);
     assert_eq!(writes.len(), 1);
     let vnet = VnetHeader::from_bytes(writes[0][..10].try_into().unwrap());
-    let wanted = VnetHeader { flags: 1, gso_type: 1, header_len: 40, gso_size: 100, csum_start: 20, csum_offset: 16 };
+    let wanted =
+        VnetHeader { flags: 1, gso_type: 1, header_len: 40, gso_size: 100, csum_start: 20, csum_offset: 16 };
     assert_eq!(vnet, wanted);
     assert_eq!(cut_again(&writes[0]).len(), 4);
 }
@@ -137,7 +143,8 @@ fn flows_mix_without_stopping_each_other() {
     let a = train(&[100; 3]);
     let b: Vec<_> = train(&[100; 3]).into_iter().map(|inner| inner.ports(1, 2)).collect();
     let c: Vec<_> = train(&[100; 3]).into_iter().map(Inner::v6).collect();
-    let mixed: Vec<_> = (0..3).flat_map(|index| [a[index].clone(), b[index].clone(), c[index].clone()]).collect();
+    let mixed: Vec<_> =
+        (0..3).flat_map(|index| [a[index].clone(), b[index].clone(), c[index].clone()]).collect();
     assert_eq!(counts(&bytes(&mixed)), [3, 3, 3]);
 }
 
@@ -206,7 +213,9 @@ proptest! {
         prop_assert_eq!(out.len(), packets.len());
         let by_flow = |packets: &[Vec<u8>]| {
             let mut flows: HashMap<_, Vec<_>> = HashMap::new();
-            packets.iter().for_each(|packet| flows.entry(flow(packet)).or_default().push(comparable(packet)));
+            for packet in packets {
+                flows.entry(flow(packet)).or_default().push(comparable(packet));
+            }
             flows
         };
         prop_assert_eq!(by_flow(&out), by_flow(&packets));

@@ -105,7 +105,11 @@ impl ForwardingTable {
                 table.by_source.entry(source).or_insert(index);
             }
             let counters = kept.get(&peer.endpoint).cloned().unwrap_or_default();
-            table.peers.push(TablePeer { endpoint: peer.endpoint, other_sources: peer.other_sources, counters });
+            table.peers.push(TablePeer {
+                endpoint: peer.endpoint,
+                other_sources: peer.other_sources,
+                counters,
+            });
         }
         (table.v4, table.v6) = prefixes.flatten();
         let mut allowed = Prefixes::default();

@@ -126,10 +126,10 @@ fn the_first_keeps_a_subnet_and_counters_go_on() {
     table.counters(PeerIndex(0)).sent(5, 500);
     let next = ForwardingTable::new(second, Some(&table));
     let endpoint = SocketAddr::from(([192, 0, 2, 4], PORT));
-    assert_eq!(next.refused().iter().map(|(subnet, _)| subnet.to_string()).collect::<Vec<_>>(), [
-        "10.1.2.0/24",
-        "10.1.1.0/24"
-    ]);
+    assert_eq!(
+        next.refused().iter().map(|(subnet, _)| subnet.to_string()).collect::<Vec<_>>(),
+        ["10.1.2.0/24", "10.1.1.0/24"]
+    );
     assert!(next.refused().iter().all(|(_, who)| *who == endpoint));
     assert_eq!(next.snapshots()[0].sent_packets, 5);
     assert_eq!((next.len(), next.snapshots()[3].endpoint), (4, endpoint));

@@ -9,22 +9,30 @@ pub struct Sum(u64);
 
 impl Sum {
     /// Adds bytes, which must begin at an even offset of what is summed. An odd last byte is padded.
+    #[inline]
     pub fn bytes(self, data: &[u8]) -> Self {
         let (blocks, rest) = data.as_chunks::<32>();
         let mut lanes = [0_u64; 8];
         for block in blocks {
-            let (words, _) = block.as_chunks::<4>();
-            for (lane, word) in lanes.iter_mut().zip(words) {
-                *lane += u64::from(u32::from_ne_bytes(*word));
+            // Enumerated, not zipped: in this shape the compiler makes vector instructions of it.
+            for (lane, sum) in lanes.iter_mut().enumerate() {
+                let at = lane * 4;
+                *sum +=
+                    u64::from(u32::from_ne_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]));
             }
         }
         let (words, odd) = rest.as_chunks::<2>();
-        let mut sum: u64 = words.iter().map(|word| u64::from(u16::from_ne_bytes(*word))).sum();
+        let mut sum = 0;
+        for word in words {
+            sum += u64::from(u16::from_ne_bytes(*word));
+        }
         if let [last] = odd {
             sum += u64::from(u16::from_ne_bytes([*last, 0]));
         }
-        let lanes: u64 = lanes.iter().map(|lane| (lane & 0xffff_ffff) + (lane >> 32)).sum();
-        Self(self.0 + lanes + sum)
+        for lane in lanes {
+            sum += (lane & 0xffff_ffff) + (lane >> 32);
+        }
+        Self(self.0 + sum)
     }
 
     /// Adds one word.

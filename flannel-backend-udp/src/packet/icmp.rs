@@ -1,4 +1,4 @@
-//! ICMP and ICMPv6 errors as routers send them (RFC 792, RFC 1812 section 4.3.2, RFC 4443).
+//! Errors of ICMP and `ICMPv6` as routers send them (RFC 792, RFC 1812 section 4.3.2, RFC 4443).
 
 use std::net::IpAddr;
 
@@ -50,7 +50,8 @@ impl IcmpError {
 /// Never about errors, later fragments, groups, or packets whose source isn't one host. Unlike Go flannel,
 /// which leaves every ICMP packet unanswered, echoes are answered.
 pub fn may_answer(error: IcmpError, packet: &[u8], ip: &IpHeader) -> bool {
-    let to_group = is_group(ip.destination) && !(ip.destination.is_ipv6() && matches!(error, IcmpError::TooBig(_)));
+    let to_group =
+        is_group(ip.destination) && !(ip.destination.is_ipv6() && matches!(error, IcmpError::TooBig(_)));
     if ip.fragment == Fragment::Later || !is_host_source(ip.source) || to_group {
         return false;
     }
@@ -67,7 +68,11 @@ pub fn may_answer(error: IcmpError, packet: &[u8], ip: &IpHeader) -> bool {
 ///
 /// `from` is our own address: this node's in the overlay.
 pub fn build(
-    error: IcmpError, packet: &[u8], ip: &IpHeader, from: IpAddr, out: &mut [u8; MAX_ERROR],
+    error: IcmpError,
+    packet: &[u8],
+    ip: &IpHeader,
+    from: IpAddr,
+    out: &mut [u8; MAX_ERROR],
 ) -> Option<usize> {
     if !may_answer(error, packet, ip) {
         return None;

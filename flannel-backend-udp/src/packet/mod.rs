@@ -140,7 +140,11 @@ impl IpHeader {
     /// counts instead.
     pub fn pseudo_sum(&self, packet: &[u8], len: usize) -> Sum {
         let addresses = if self.source.is_ipv4() { &packet[12..20] } else { &packet[8..40] };
-        Sum::default().bytes(addresses).word(u16::from(self.protocol)).word((len >> 16) as u16).word(len as u16)
+        Sum::default()
+            .bytes(addresses)
+            .word(u16::from(self.protocol))
+            .word((len >> 16) as u16)
+            .word(len as u16)
     }
 }
 

@@ -79,8 +79,7 @@ fn errors_quote_the_packet_and_are_intact() {
         (IcmpError::TooBig(Mtu(1400)), (3, 4), (2, 0)),
     ];
     for (error, v4, v6) in cases {
-        for (inner, wanted, limit) in
-            [(Inner::udp(&payload), v4, 576), (Inner::udp(&payload).v6(), v6, 1280)]
+        for (inner, wanted, limit) in [(Inner::udp(&payload), v4, 576), (Inner::udp(&payload).v6(), v6, 1280)]
         {
             let packet = inner.packet();
             let ip = IpHeader::parse(&packet).unwrap();
@@ -133,7 +132,9 @@ fn some_packets_are_never_answered() {
     assert!(to_v6(128).is_some() && to_v6(1).is_none());
     let other = Inner::udp(b"hello").packet();
     let ip = IpHeader::parse(&other).unwrap();
-    assert!(build(IcmpError::NoRoute, &other, &ip, "fd00::1".parse().unwrap(), &mut [0; MAX_ERROR]).is_none());
+    assert!(
+        build(IcmpError::NoRoute, &other, &ip, "fd00::1".parse().unwrap(), &mut [0; MAX_ERROR]).is_none()
+    );
 }
 
 use flannel_core::addr::Mtu;

@@ -8,7 +8,7 @@ pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
 /// The protocol number of ICMP.
 pub const ICMP: u8 = 1;
-/// The protocol number of ICMPv6.
+/// The protocol number of `ICMPv6`.
 pub const ICMPV6: u8 = 58;
 
 /// Bytes of a UDP header.

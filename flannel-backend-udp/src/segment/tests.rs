@@ -46,7 +46,10 @@ fn a_super_packet_becomes_packets_that_stand_alone() {
     for (inner, kind, headers) in cases {
         let (vnet, mut packet) = offloaded(&inner, kind, 1400);
         let parts = parts(vnet, &mut packet).unwrap();
-        assert_eq!(parts.iter().map(Vec::len).collect::<Vec<_>>(), [1400, 1400, 1200].map(|len| len + headers));
+        assert_eq!(
+            parts.iter().map(Vec::len).collect::<Vec<_>>(),
+            [1400, 1400, 1200].map(|len| len + headers)
+        );
         assert!(parts.iter().all(|part| intact(part)), "{kind}");
         let joined: Vec<u8> = parts.iter().flat_map(|part| part[headers..].to_vec()).collect();
         assert_eq!(joined, payload);
@@ -64,7 +67,8 @@ fn a_super_packet_becomes_packets_that_stand_alone() {
 
 #[test]
 fn a_checksum_left_to_us_is_completed() {
-    for inner in [Inner::tcp(b"hello"), Inner::udp(b"hello"), Inner::udp(b"hello").v6(), Inner::tcp(b"").v6()] {
+    for inner in [Inner::tcp(b"hello"), Inner::udp(b"hello"), Inner::udp(b"hello").v6(), Inner::tcp(b"").v6()]
+    {
         let (vnet, mut packet) = offloaded(&inner, VnetHeader::GSO_NONE, 0);
         assert_eq!(parts(vnet, &mut packet).unwrap(), [inner.packet()]);
     }

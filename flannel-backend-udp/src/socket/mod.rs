@@ -123,7 +123,7 @@ impl AsFd for UnderlaySocket {
 pub struct ErrorSocket(Socket);
 
 impl ErrorSocket {
-    /// Opens it in the calling thread's namespace. Takes CAP_NET_RAW.
+    /// Opens it in the calling thread's namespace. Takes `CAP_NET_RAW`.
     pub fn open(family: Family) -> io::Result<Self> {
         let domain = if family == Family::V4 { Domain::IPV4 } else { Domain::IPV6 };
         let raw = Protocol::from(libc::IPPROTO_RAW);

@@ -71,7 +71,12 @@ impl Outgoing {
 
     /// Sends the first messages, as many as there is room for, and returns how many the kernel took.
     pub(crate) fn send(
-        &mut self, fd: BorrowedFd<'_>, batch: &[Message], pieces: &[Piece], headers: &[u8], packets: &[u8],
+        &mut self,
+        fd: BorrowedFd<'_>,
+        batch: &[Message],
+        pieces: &[Piece],
+        headers: &[u8],
+        packets: &[u8],
     ) -> io::Result<usize> {
         let most = if self.one_by_one { 1 } else { self.messages.len() };
         let batch = &batch[..batch.len().min(most)];
@@ -113,18 +118,21 @@ impl Outgoing {
             // given; the call reads those and writes `msg_len` of each header.
             unsafe { libc::sendmmsg(fd, self.messages.as_mut_ptr(), count as _, libc::MSG_DONTWAIT as _) }
         };
-        match usize::try_from(sent) {
-            Ok(sent) => Ok(if self.one_by_one { 1 } else { sent }),
-            Err(_) => {
-                let error = io::Error::last_os_error();
-                if error.raw_os_error() == Some(libc::ENOSYS) {
-                    self.one_by_one = true;
-                    return Ok(0);
-                }
-                Err(error)
-            }
+        if let Ok(sent) = usize::try_from(sent) {
+            return Ok(if self.one_by_one { 1 } else { sent });
         }
+        or_one_by_one(&mut self.one_by_one)
     }
+}
+
+/// The last call's error; or nothing done, if from now on the calls for single messages are used.
+fn or_one_by_one(one_by_one: &mut bool) -> io::Result<usize> {
+    let error = io::Error::last_os_error();
+    if error.raw_os_error() != Some(libc::ENOSYS) || *one_by_one {
+        return Err(error);
+    }
+    *one_by_one = true;
+    Ok(0)
 }
 
 /// Adds the control message that says how long each datagram of a train is.
@@ -216,19 +224,18 @@ impl Incoming {
         // SAFETY: `slots` headers were filled in just now, with pointers to live arrays of the lengths given,
         // for the call to write; there is no time-out.
         let count = unsafe {
-            libc::recvmmsg(fd, self.messages.as_mut_ptr(), slots as _, libc::MSG_DONTWAIT as _, ptr::null_mut())
+            libc::recvmmsg(
+                fd,
+                self.messages.as_mut_ptr(),
+                slots as _,
+                libc::MSG_DONTWAIT as _,
+                ptr::null_mut(),
+            )
         };
-        match usize::try_from(count) {
-            Ok(count) => Ok(count),
-            Err(_) => {
-                let error = io::Error::last_os_error();
-                if error.raw_os_error() == Some(libc::ENOSYS) {
-                    self.one_by_one = true;
-                    return Ok(0);
-                }
-                Err(error)
-            }
+        if let Ok(count) = usize::try_from(count) {
+            return Ok(count);
         }
+        or_one_by_one(&mut self.one_by_one)
     }
 
     /// What the last [`receive`](Self::receive) put into a slot that it filled.
@@ -294,7 +301,7 @@ pub(super) fn set_udp_option(fd: BorrowedFd<'_>, option: libc::c_int, value: lib
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Sets a socket buffer's size beyond the limit for ordinary users; for that it takes CAP_NET_ADMIN.
+/// Sets a socket buffer's size beyond the limit for ordinary users; for that it takes `CAP_NET_ADMIN`.
 pub(super) fn force_buffer(fd: BorrowedFd<'_>, option: libc::c_int, bytes: libc::c_int) -> io::Result<()> {
     // SAFETY: the descriptor is open for the whole call, and the kernel reads one int, which is there.
     let result = unsafe {

@@ -1,5 +1,6 @@
 //! Packets for tests, and the packet path as one function of bytes.
 
+mod path;
 #[cfg(test)]
 mod sys;
 
@@ -7,10 +8,11 @@ use std::net::IpAddr;
 
 use flannel_core::addr::Family;
 
-use crate::packet::checksum::Sum;
-use crate::packet::transport::{ICMP, ICMPV6, TCP, UDP};
+pub use self::path::packet_path;
 #[cfg(test)]
 pub(crate) use self::sys::allocations;
+use crate::packet::checksum::Sum;
+use crate::packet::transport::{ICMP, ICMPV6, TCP, UDP};
 use crate::packet::{Fragment, IpHeader, be16, put16, put32};
 
 /// A packet to be made. Valid, unless told otherwise.
@@ -52,7 +54,7 @@ impl Inner {
         Self { protocol: TCP, ..Self::udp(payload) }
     }
 
-    /// The same over IPv6, from fd00:1::2 to fd00:2::2.
+    /// The same over IPv6, from `fd00:1::2` to `fd00:2::2`.
     pub fn v6(mut self) -> Self {
         self.source = "fd00:1::2".parse().expect("an address");
         self.destination = "fd00:2::2".parse().expect("an address");

@@ -92,7 +92,8 @@ impl Tun {
             return Err(TunError::NotOurs(io::ErrorKind::InvalidInput.into()));
         }
         let old = nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_GETFL);
-        let nonblocking = nix::fcntl::OFlag::from_bits_retain(old.unwrap_or(0)) | nix::fcntl::OFlag::O_NONBLOCK;
+        let nonblocking =
+            nix::fcntl::OFlag::from_bits_retain(old.unwrap_or(0)) | nix::fcntl::OFlag::O_NONBLOCK;
         nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_SETFL(nonblocking))
             .map_err(|errno| TunError::NotOurs(errno.into()))?;
         let vnet_header = flags & libc::IFF_VNET_HDR != 0;

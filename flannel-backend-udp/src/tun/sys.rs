@@ -16,7 +16,8 @@ fn request(name: &str) -> libc::ifreq {
 }
 
 fn parts(request: &libc::ifreq) -> (String, i32) {
-    let name = request.ifr_name.iter().take_while(|byte| **byte != 0).map(|byte| *byte as u8 as char);
+    let name =
+        request.ifr_name.iter().take_while(|byte| **byte != 0).map(|byte| char::from(byte.to_ne_bytes()[0]));
     // SAFETY: the kernel filled in the flags, and any bits are a valid short.
     let flags = unsafe { request.ifr_ifru.ifru_flags };
     (name.collect(), i32::from(flags.cast_unsigned()))

@@ -3,7 +3,6 @@
 use std::io::IoSlice;
 
 use super::Io;
-use crate::counters::Tally;
 use crate::forward::Lookup;
 use crate::packet::IpHeader;
 use crate::packet::bucket::TokenBucket;
@@ -20,6 +19,16 @@ pub(crate) struct ErrorSender {
     buffer: [u8; MAX_ERROR],
 }
 
+/// What became of an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Report {
+    Sent,
+    /// By the rate limit.
+    Withheld,
+    /// There must not be one, or it couldn't be sent.
+    None,
+}
+
 impl ErrorSender {
     pub(crate) fn new() -> Self {
         Self { bucket: TokenBucket::new(RATE, BURST), buffer: [0; MAX_ERROR] }
@@ -27,26 +36,28 @@ impl ErrorSender {
 
     /// Reports `error` about `packet` to its source, if there may be a report.
     pub(crate) fn send(
-        &mut self, error: IcmpError, packet: &[u8], ip: &IpHeader, lookup: &Lookup<'_>, io: &Io, now_ms: u64,
-        tally: &mut Tally,
-    ) {
-        let Some(from) = lookup.error_source(ip.family()) else { return };
-        let Some(len) = build(error, packet, ip, from, &mut self.buffer) else { return };
+        &mut self,
+        error: IcmpError,
+        packet: &[u8],
+        ip: &IpHeader,
+        lookup: &Lookup<'_>,
+        io: &Io,
+        now_ms: u64,
+    ) -> Report {
+        let from = lookup.error_source(ip.family());
+        let len = from.and_then(|from| build(error, packet, ip, from, &mut self.buffer));
+        let Some(len) = len else { return Report::None };
         if !self.bucket.take(now_ms) {
-            tally.errors_withheld += 1;
-            return;
+            return Report::Withheld;
         }
         let answer = &self.buffer[..len];
-        let sent = match io.errors.get(ip.family()) {
-            Some(socket) => socket.send(answer, ip.source),
-            // Only where the interface takes packets from its own addresses (`accept_local`).
-            None => {
-                let vnet = [0; VnetHeader::LEN];
-                io.tun.write(&[IoSlice::new(&vnet[..io.tun.prefix()]), IoSlice::new(answer)])
-            }
+        let sent = if let Some(socket) = io.errors.get(ip.family()) {
+            socket.send(answer, ip.source)
+        } else {
+            // Only arrives where the interface takes packets from its own addresses (`accept_local`).
+            let vnet = [0; VnetHeader::LEN];
+            io.tun.write(&[IoSlice::new(&vnet[..io.tun.prefix()]), IoSlice::new(answer)])
         };
-        if sent.is_ok() {
-            tally.errors_sent += 1;
-        }
+        if sent.is_ok() { Report::Sent } else { Report::None }
     }
 }

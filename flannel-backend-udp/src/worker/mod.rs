@@ -17,11 +17,13 @@ use flannel_core::addr::{Family, PerFamily};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
 
-use self::errors::ErrorSender;
+use self::errors::{ErrorSender, Report};
 use self::rx::RxPath;
 use self::tx::TxPath;
 use crate::counters::{Counters, Tally};
-use crate::forward::TableReader;
+use crate::forward::{Lookup, TableReader};
+use crate::packet::IpHeader;
+use crate::packet::icmp::IcmpError;
 use crate::socket::{ErrorSocket, UnderlaySocket};
 use crate::tun::Tun;
 
@@ -57,6 +59,18 @@ pub(crate) struct Context<'a> {
     pub(crate) tally: &'a mut Tally,
     pub(crate) errors: &'a mut ErrorSender,
     pub(crate) now_ms: u64,
+}
+
+impl Context<'_> {
+    /// Reports an error about a packet that was dropped, and counts that.
+    fn report(&mut self, error: Option<IcmpError>, packet: &[u8], ip: &IpHeader, lookup: &Lookup<'_>) {
+        let Some(error) = error else { return };
+        match self.errors.send(error, packet, ip, lookup, self.io, self.now_ms) {
+            Report::Sent => self.tally.errors_sent += 1,
+            Report::Withheld => self.tally.errors_withheld += 1,
+            Report::None => {}
+        }
+    }
 }
 
 /// One thread's loop.

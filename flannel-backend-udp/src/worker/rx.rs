@@ -15,8 +15,8 @@ use crate::socket::sys::{Datagram, Incoming};
 /// Slots for datagrams, or trains, in one call. Without GRO, this is what makes coalescing possible.
 const SLOTS: usize = 64;
 /// Fewest slots, and bytes that a call may bring: more than the cache holds is worth nothing.
-const FEWEST_SLOTS: usize = 8;
-const BATCH: usize = 512 << 10;
+const FEWEST_SLOTS: usize = 2;
+const BATCH: usize = 128 << 10;
 /// Packets in one batch at most.
 const PACKETS: usize = 4096;
 
@@ -56,7 +56,12 @@ impl RxPath {
     }
 
     /// Receives one batch and writes it to the TUN.
-    pub(super) fn turn(&mut self, socket: &UnderlaySocket, table: &ForwardingTable, context: &mut Context<'_>) {
+    pub(super) fn turn(
+        &mut self,
+        socket: &UnderlaySocket,
+        table: &ForwardingTable,
+        context: &mut Context<'_>,
+    ) {
         // An error here is one that the network reported about an earlier datagram; taking it clears it.
         let Ok(count) = self.incoming.receive(socket.as_fd(), self.slots) else { return };
         if count == 0 {
@@ -115,7 +120,11 @@ impl RxPath {
 
     /// Puts one packet into the batch, or says why not.
     fn take_packet(
-        &mut self, range: Range<usize>, sender: Sender, source: std::net::IpAddr, lookup: &mut Lookup<'_>,
+        &mut self,
+        range: Range<usize>,
+        sender: Sender,
+        source: std::net::IpAddr,
+        lookup: &mut Lookup<'_>,
         context: &mut Context<'_>,
     ) -> Result<(Option<PeerIndex>, usize), DropReason> {
         let packet = &mut self.incoming.buffer_mut()[range.clone()];
@@ -132,10 +141,7 @@ impl RxPath {
                 Ok((peer, ip.total_len))
             }
             Inbound::Drop(reason, error) => {
-                if let Some(error) = error {
-                    let Context { io, now_ms, .. } = *context;
-                    context.errors.send(error, packet, &ip, lookup, io, now_ms, context.tally);
-                }
+                context.report(error, packet, &ip, lookup);
                 Err(reason)
             }
         }

@@ -12,7 +12,7 @@ use crate::testing::{Inner, allocations};
 use crate::tun::TunOptions;
 
 const PEER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
-const US: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 1);
+const US: Ipv4Addr = Ipv4Addr::LOCALHOST;
 const STRANGER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
 const PORT: u16 = 8285;
 
@@ -32,9 +32,8 @@ fn spec() -> TableSpec {
 
 fn io() -> Io {
     let bind = |family| {
-        (family == Family::V4).then(|| {
-            UnderlaySocket::bind(SocketAddr::from((US, PORT)), SocketOptions::default()).unwrap()
-        })
+        (family == Family::V4)
+            .then(|| UnderlaySocket::bind(SocketAddr::from((US, PORT)), SocketOptions::default()).unwrap())
     };
     Io {
         tun: Tun::open("flannel0", TunOptions::default()).unwrap(),

@@ -22,7 +22,7 @@ use crate::vnet::VnetHeader;
 /// Bytes that one read can take: the prefix and the longest packet.
 const READ: usize = VnetHeader::LEN + 40 + 65535;
 /// Bytes of packets after which a batch is sent.
-const BATCH: usize = 128 << 10;
+const BATCH: usize = 32 << 10;
 /// Reads after which a batch is sent.
 const READS: usize = 256;
 /// Room for rebuilt headers.
@@ -121,10 +121,7 @@ impl TxPath {
             Outbound::Send(peer) => peer,
             Outbound::Drop(reason, error) => {
                 context.tally.dropped(reason, count);
-                if let Some(error) = error {
-                    let Context { io, now_ms, .. } = *context;
-                    context.errors.send(error, packet, &ip, lookup, io, now_ms, context.tally);
-                }
+                context.report(error, packet, &ip, lookup);
                 return;
             }
         };
@@ -138,7 +135,11 @@ impl TxPath {
     }
 
     fn queue_whole(
-        &mut self, peer: PeerIndex, range: Range<usize>, table: &ForwardingTable, context: &mut Context<'_>,
+        &mut self,
+        peer: PeerIndex,
+        range: Range<usize>,
+        table: &ForwardingTable,
+        context: &mut Context<'_>,
     ) {
         let len = range.len();
         if len > TRAIN_BYTES {
@@ -151,7 +152,11 @@ impl TxPath {
     }
 
     fn queue_segments(
-        &mut self, peer: PeerIndex, range: &Range<usize>, mut segments: Segments, table: &ForwardingTable,
+        &mut self,
+        peer: PeerIndex,
+        range: &Range<usize>,
+        mut segments: Segments,
+        table: &ForwardingTable,
         context: &mut Context<'_>,
     ) {
         let (count, len, header_len) = (segments.count(), segments.full_len(), segments.header_len());
@@ -225,16 +230,15 @@ impl TxPath {
         let mut has_waited = false;
         while let Some(next) = rest.first() {
             let pieces = self.trains.pieces();
-            let error =
-                match self.outgoing.send(socket.as_fd(), rest, pieces, &self.headers, &self.packets) {
-                    Ok(count) => {
-                        let (done, later) = rest.split_at(count.min(rest.len()));
-                        count_sent(done, context);
-                        (rest, has_waited) = (later, false);
-                        continue;
-                    }
-                    Err(error) => error,
-                };
+            let error = match self.outgoing.send(socket.as_fd(), rest, pieces, &self.headers, &self.packets) {
+                Ok(count) => {
+                    let (done, later) = rest.split_at(count.min(rest.len()));
+                    count_sent(done, context);
+                    (rest, has_waited) = (later, false);
+                    continue;
+                }
+                Err(error) => error,
+            };
             let datagrams = usize::from(next.datagrams);
             match error.raw_os_error() {
                 Some(libc::EINTR) => continue,
@@ -245,7 +249,9 @@ impl TxPath {
                     has_waited = true;
                     continue;
                 }
-                Some(libc::EAGAIN | libc::ENOBUFS) => context.tally.dropped(DropReason::SocketFull, datagrams),
+                Some(libc::EAGAIN | libc::ENOBUFS) => {
+                    context.tally.dropped(DropReason::SocketFull, datagrams);
+                }
                 // No checksum offload on the way out, or the path's MTU has shrunk: one by one, then.
                 Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE) if next.segment > 0 => {
                     self.refused.refused(next.to, context.now_ms);
@@ -263,7 +269,6 @@ impl TxPath {
         }
     }
 }
-
 
 fn count_sent(done: &[Message], context: &mut Context<'_>) {
     let sent = &mut context.tally.sent;

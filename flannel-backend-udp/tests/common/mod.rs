@@ -14,7 +14,8 @@ use std::sync::{Arc, Mutex};
 use flannel_backend_udp::engine::EngineOptions;
 use flannel_backend_udp::socket::ErrorSocket;
 use flannel_backend_udp::{
-    Engine, EngineEvent, ForwardingTable, Layout, Peer, SocketOptions, TableSpec, Tun, TunOptions, UnderlaySocket,
+    Engine, EngineEvent, ForwardingTable, Layout, Peer, SocketOptions, TableSpec, Tun, TunOptions,
+    UnderlaySocket,
 };
 use flannel_core::addr::{Family, Mtu, PerFamily};
 use flannel_lab::netns::Netns;
@@ -69,7 +70,9 @@ pub fn pod(node: usize, family: Family) -> IpAddr {
 /// The table of a node whose only peer is the other.
 pub fn spec(node: usize, family: Family) -> TableSpec {
     let subnets = |node: usize| {
-        [format!("10.1.{node}.0/24"), format!("fd00:0:0:{node}::/64")].map(|text| text.parse().unwrap()).to_vec()
+        [format!("10.1.{node}.0/24"), format!("fd00:0:0:{node}::/64")]
+            .map(|text| text.parse().unwrap())
+            .to_vec()
     };
     let other = 3 - node;
     TableSpec {

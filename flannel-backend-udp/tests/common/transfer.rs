@@ -31,7 +31,10 @@ pub fn tcp(from: &Netns, to: &Netns, address: IpAddr, bytes: usize) {
         if len == 0 {
             break;
         }
-        assert!(buffer[..len].iter().enumerate().all(|(offset, byte)| *byte == pattern(at + offset)), "at {at}");
+        assert!(
+            buffer[..len].iter().enumerate().all(|(offset, byte)| *byte == pattern(at + offset)),
+            "at {at}"
+        );
         at += len;
     }
     writing.join().unwrap();
@@ -40,7 +43,7 @@ pub fn tcp(from: &Netns, to: &Netns, address: IpAddr, bytes: usize) {
 
 /// Sends numbered datagrams of some sizes over UDP; those that arrive have to be whole and in order.
 /// Returns how many did.
-pub fn udp(from: &Netns, to: &Netns, address: IpAddr, count: usize, sizes: &[usize]) -> usize {
+pub fn udp(from: &Netns, to: &Netns, address: IpAddr, total: usize, sizes: &[usize]) -> usize {
     let receiver = to.enter(|| UdpSocket::bind(SocketAddr::new(address, 0)).unwrap()).unwrap();
     let target = receiver.local_addr().unwrap();
     receiver.set_read_timeout(Some(Duration::from_millis(250))).unwrap();
@@ -49,7 +52,7 @@ pub fn udp(from: &Netns, to: &Netns, address: IpAddr, count: usize, sizes: &[usi
     sender.connect(target).unwrap();
     let lengths = sizes.to_vec();
     let sending = thread::spawn(move || {
-        for number in 0..count {
+        for number in 0..total {
             let mut data: Vec<u8> = (0..lengths[number % lengths.len()]).map(pattern).collect();
             data[..4].copy_from_slice(&(number as u32).to_be_bytes());
             let _ = sender.send(&data);
@@ -59,23 +62,35 @@ pub fn udp(from: &Netns, to: &Netns, address: IpAddr, count: usize, sizes: &[usi
         }
     });
     let mut buffer = vec![0; 65536];
-    let (mut received, mut next) = (0, 0);
+    let (mut count, mut next) = (0, 0);
     while let Ok(len) = receiver.recv(&mut buffer) {
         let number = u32::from_be_bytes(buffer[..4].try_into().unwrap()) as usize;
         assert!(number >= next, "{number} came after {next}");
         assert_eq!(len, sizes[number % sizes.len()]);
         assert!((4..len).all(|at| buffer[at] == pattern(at)));
-        (received, next) = (received + 1, number + 1);
+        (count, next) = (count + 1, number + 1);
     }
     sending.join().unwrap();
-    received
+    count
 }
 
 /// How many TCP segments with a wrong checksum a namespace has seen.
 pub fn tcp_checksum_errors(netns: &Netns) -> u64 {
+    counter(netns, "Tcp:", "InCsumErrors")
+}
+
+/// How many datagrams have found the receiver's buffer full: not lost on the way.
+pub fn udp_overruns(netns: &Netns) -> u64 {
+    let text = netns.enter(|| std::fs::read_to_string("/proc/thread-self/net/snmp6").unwrap()).unwrap();
+    let line = text.lines().find(|line| line.starts_with("Udp6RcvbufErrors"));
+    let v6: u64 = line.and_then(|line| line.split_whitespace().nth(1)).unwrap().parse().unwrap();
+    v6 + counter(netns, "Udp:", "RcvbufErrors")
+}
+
+fn counter(netns: &Netns, protocol: &str, wanted: &str) -> u64 {
     let text = netns.enter(|| std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap()).unwrap();
-    let mut lines = text.lines().filter(|line| line.starts_with("Tcp:"));
+    let mut lines = text.lines().filter(|line| line.starts_with(protocol));
     let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
     let mut pairs = names.split(' ').zip(values.split(' '));
-    pairs.find(|(name, _)| *name == "InCsumErrors").unwrap().1.parse().unwrap()
+    pairs.find(|(name, _)| *name == wanted).unwrap().1.parse().unwrap()
 }
