@@ -15,8 +15,8 @@ use crate::socket::sys::{Datagram, Incoming};
 /// Slots for datagrams, or trains, in one call. Without GRO, this is what makes coalescing possible.
 const SLOTS: usize = 64;
 /// Fewest slots, and bytes that a call may bring: more than the cache holds is worth nothing.
-const FEWEST_SLOTS: usize = 8;
-const BATCH: usize = 512 << 10;
+const FEWEST_SLOTS: usize = 2;
+const BATCH: usize = 128 << 10;
 /// Packets in one batch at most.
 const PACKETS: usize = 4096;
 

@@ -22,7 +22,7 @@ use crate::vnet::VnetHeader;
 /// Bytes that one read can take: the prefix and the longest packet.
 const READ: usize = VnetHeader::LEN + 40 + 65535;
 /// Bytes of packets after which a batch is sent.
-const BATCH: usize = 128 << 10;
+const BATCH: usize = 32 << 10;
 /// Reads after which a batch is sent.
 const READS: usize = 256;
 /// Room for rebuilt headers.

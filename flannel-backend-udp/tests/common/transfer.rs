@@ -76,9 +76,21 @@ pub fn udp(from: &Netns, to: &Netns, address: IpAddr, total: usize, sizes: &[usi
 
 /// How many TCP segments with a wrong checksum a namespace has seen.
 pub fn tcp_checksum_errors(netns: &Netns) -> u64 {
+    counter(netns, "Tcp:", "InCsumErrors")
+}
+
+/// How many datagrams have found the receiver's buffer full: not lost on the way.
+pub fn udp_overruns(netns: &Netns) -> u64 {
+    let text = netns.enter(|| std::fs::read_to_string("/proc/thread-self/net/snmp6").unwrap()).unwrap();
+    let line = text.lines().find(|line| line.starts_with("Udp6RcvbufErrors"));
+    let v6: u64 = line.and_then(|line| line.split_whitespace().nth(1)).unwrap().parse().unwrap();
+    v6 + counter(netns, "Udp:", "RcvbufErrors")
+}
+
+fn counter(netns: &Netns, protocol: &str, wanted: &str) -> u64 {
     let text = netns.enter(|| std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap()).unwrap();
-    let mut lines = text.lines().filter(|line| line.starts_with("Tcp:"));
+    let mut lines = text.lines().filter(|line| line.starts_with(protocol));
     let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
     let mut pairs = names.split(' ').zip(values.split(' '));
-    pairs.find(|(name, _)| *name == "InCsumErrors").unwrap().1.parse().unwrap()
+    pairs.find(|(name, _)| *name == wanted).unwrap().1.parse().unwrap()
 }
