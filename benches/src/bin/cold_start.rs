@@ -82,6 +82,10 @@ fn print(backend: &str, leases: u32, figures: &Figures) {
 
 fn run(flanneld: &Path, backend: &str, leases: u32, figures: &mut Figures) -> Fallible<()> {
     let cluster = Cluster::builder().nodes(2).build()?;
+    for node in cluster.nodes() {
+        // Room for every node's own gateway on the link.
+        node.netns().ip(&format!("address add 10.200.{}.254/16 dev eth0", 254 + node.number() % 2))?;
+    }
     let store = Path::new("/run/cold-start");
     let _ = fs::remove_dir_all(store);
     fs::create_dir_all(store.join("subnets"))?;
@@ -91,6 +95,8 @@ fn run(flanneld: &Path, backend: &str, leases: u32, figures: &mut Figures) -> Fa
         fs::write(store.join("subnets").join(key(n)), value(backend, n))?;
     }
 
+    // As a store that has stood for a while: files written a moment ago are read twice, to be sure.
+    sleep(Duration::from_secs(3));
     let watch = Watch::start();
     let agent = start(flanneld, cluster.node(1), store)?;
     figures.agent.push(wait_ready(cluster.node(1).netns())?);
@@ -182,12 +188,13 @@ fn mac(n: u32) -> String {
     format!("0a:00:00:{:02x}:{:02x}:{:02x}", n >> 16, (n >> 8) & 0xff, n & 0xff)
 }
 
-/// VXLAN peers can be anywhere; gateways must be on the link, where there is room for 200.
+/// VXLAN peers can be anywhere; gateways must be on the link. Every node has an address of its own, as routes
+/// with one gateway are cheaper for the kernel.
 fn underlay(backend: &str, n: u32) -> String {
     if backend == "vxlan" {
         format!("172.{}.{}.{}", 16 + (n >> 16), (n >> 8) & 0xff, n & 0xff)
     } else {
-        format!("192.168.77.{}", 50 + n % 200)
+        format!("10.200.{}.{}", n / 250, 1 + n % 250)
     }
 }
 

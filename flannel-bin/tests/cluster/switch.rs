@@ -5,7 +5,7 @@ use flannel_lab::pod::Pod;
 use flannel_lab::sandbox::in_sandbox;
 use flannel_lab::test_name;
 
-use crate::backends::{BackendCase, HOST_GW, VXLAN};
+use crate::backends::{BackendCase, HOST_GW, UDP, VXLAN};
 use crate::harness::{Bed, LocalFolder, Store, Traffic, assert_all_reach_all};
 
 #[test]
@@ -51,6 +51,33 @@ fn switch(bed: &mut Bed<LocalFolder>, pods: &[Pod], to: &'static BackendCase) {
     }
     bed.case = to;
     (1..=4).for_each(|number| bed.wait_for_peers(number, 3));
+}
+
+#[test]
+fn udp_to_vxlan_and_back() {
+    in_sandbox(test_name!(), || {
+        let cluster = Cluster::builder().nodes(4).families(Families::Dual).build().unwrap();
+        let mut bed = Bed::new(cluster, LocalFolder::new(), &UDP, Families::Dual);
+        bed.start_all();
+        (1..=4).for_each(|number| bed.wait_for_peers(number, 3));
+        let pods: Vec<Pod> = (1..=4).map(|number| bed.pod(number)).collect();
+        let udp: Vec<_> = (1..=4).map(|n| bed.state(n)).collect();
+        // Pods keep the MTU they were made with, which must fit both.
+        let smallest = VXLAN.mtu(Families::Dual, 1500);
+
+        switch(&mut bed, &pods, &VXLAN);
+        for number in 1..=4 {
+            let state = bed.state(number);
+            assert!(!state.to_string().contains("flannel0"), "{state}");
+        }
+        assert_all_reach_all(&pods, smallest);
+
+        switch(&mut bed, &pods, &UDP);
+        for (number, want) in (1..=4).zip(&udp) {
+            bed.wait_for_state(number, "the state of the first time", want);
+        }
+        assert_all_reach_all(&pods, smallest);
+    });
 }
 
 #[test]

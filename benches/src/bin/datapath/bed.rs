@@ -32,6 +32,10 @@ pub(crate) enum Method {
     Udp2,
     /// The naive forwarder.
     Naive,
+    /// From a node of ours (udp, one thread) to one with the naive forwarder.
+    ToNaive,
+    /// From a node with the naive forwarder to one of ours (udp, one thread).
+    FromNaive,
 }
 
 impl fmt::Display for Method {
@@ -139,6 +143,9 @@ impl Bed {
     pub(crate) fn build(methods: &[Method], flanneld: &Path, naive: &Path) -> Fallible<Self> {
         let nodes = u8::try_from(methods.len() * 2)?;
         let cluster = Cluster::builder().nodes(nodes).build()?;
+        for first in (1..=nodes).step_by(2) {
+            join(&cluster, first)?;
+        }
         let mut ends = BTreeMap::new();
         for (at, method) in methods.iter().enumerate() {
             let first = u8::try_from(at * 2 + 1)?;
@@ -157,14 +164,24 @@ impl Bed {
         for node in self.cluster.nodes() {
             set(node.netns(), "eth0")?;
         }
-        let ports = self.cluster.fabric().ip_json("link show")?;
-        for port in ports.as_array().into_iter().flatten() {
-            if port["linkinfo"]["info_kind"] == "veth" {
-                set(self.cluster.fabric(), port["ifname"].as_str().ok_or("a port without a name")?)?;
-            }
-        }
         Ok(())
     }
+}
+
+/// Puts one veth pair in the place of the way over the lab's bridge, whose work would blur all ratios.
+fn join(cluster: &Cluster, first: u8) -> Fallible<()> {
+    let nodes = [first, first + 1].map(|number| cluster.node(number));
+    let addresses = nodes.map(flannel_lab::node::Node::address);
+    for node in nodes {
+        node.delete_nic("eth0")?;
+    }
+    let peer = nodes[1].netns().name();
+    nodes[0].netns().ip(&format!("link add eth0 type veth peer name eth0 netns {peer}"))?;
+    for (node, address) in nodes.iter().zip(addresses) {
+        node.netns().ip(&format!("address add {address}/24 dev eth0"))?;
+        node.netns().ip("link set eth0 up")?;
+    }
+    Ok(())
 }
 
 fn build(cluster: &Cluster, first: u8, method: Method, flanneld: &Path, naive: &Path) -> Fallible<Ends> {
@@ -179,6 +196,12 @@ fn build(cluster: &Cluster, first: u8, method: Method, flanneld: &Path, naive: &
                 pods.push(Pod::attach_plain(cluster.node(number), &naive_env(number)?)?);
             }
             ends_of(&pods)?
+        }
+        Method::ToNaive => mixed(cluster, first, first + 1, flanneld, naive, &mut carriers, &mut pods)?,
+        Method::FromNaive => {
+            let (ours, theirs, _) =
+                mixed(cluster, first + 1, first, flanneld, naive, &mut carriers, &mut pods)?;
+            (theirs, ours, pods[0].ipv4().ok_or("the pod has no IPv4 address")?)
         }
         Method::HostGw | Method::Vxlan | Method::Udp | Method::Udp2 => {
             let agents = numbers.map(|number| start_flanneld(cluster, number, first, method, flanneld));
@@ -195,6 +218,30 @@ fn build(cluster: &Cluster, first: u8, method: Method, flanneld: &Path, naive: &
     };
     let server = AgentBuilder::new(&format!("iperf{first}"), "iperf3").args(["-s"]).netns(&to).start()?;
     Ok(Ends { from, to, dst, carriers, _pods: pods, _server: server })
+}
+
+/// A node of ours, which knows the other by a record in its store, and one with the naive forwarder. Returns
+/// our pod's namespace, the other's, and the other's address.
+fn mixed(
+    cluster: &Cluster,
+    ours: u8,
+    theirs: u8,
+    flanneld: &Path,
+    naive: &Path,
+    carriers: &mut Vec<Agent>,
+    pods: &mut Vec<Pod>,
+) -> Fallible<(Netns, Netns, IpAddr)> {
+    let store = format!("/run/bench-store-{ours}");
+    fs::create_dir_all(format!("{store}/subnets"))?;
+    let value = format!(r#"{{"PublicIP":"{}","PublicIPv6":null}}"#, cluster.node(theirs).address());
+    fs::write(format!("{store}/subnets/10.99.{theirs}.0-24"), value)?;
+    let config = r#"{"Network":"10.99.0.0/16","Backend":{"Type":"udp"}}"#;
+    carriers.push(run_flanneld(cluster, ours, &store, config, flanneld, Some(1))?);
+    wait_ready(cluster.node(ours).netns(), carriers)?;
+    pods.push(Pod::attach_plain(cluster.node(ours), &SubnetEnv::read(&env_file(ours))?)?);
+    carriers.push(start_naive(cluster, theirs, ours, naive)?);
+    pods.push(Pod::attach_plain(cluster.node(theirs), &naive_env(theirs)?)?);
+    ends_of(pods)
 }
 
 fn ends_of(pods: &[Pod]) -> Fallible<(Netns, Netns, IpAddr)> {
@@ -220,11 +267,20 @@ fn start_flanneld(
         _ => ("vxlan", None),
     };
     let store = format!("/run/bench-store-{first}");
+    let config = format!(r#"{{"Network":"10.{}.0.0/16","Backend":{{"Type":"{kind}"}}}}"#, 100 + first);
+    run_flanneld(cluster, number, &store, &config, flanneld, threads)
+}
+
+fn run_flanneld(
+    cluster: &Cluster,
+    number: u8,
+    store: &str,
+    config: &str,
+    flanneld: &Path,
+    threads: Option<u8>,
+) -> Fallible<Agent> {
     fs::create_dir_all(format!("{store}/subnets"))?;
-    fs::write(
-        format!("{store}/config"),
-        format!(r#"{{"Network":"10.{}.0.0/16","Backend":{{"Type":"{kind}"}}}}"#, 100 + first),
-    )?;
+    fs::write(format!("{store}/config"), config)?;
     let agent = cluster.node(number).agent(&format!("flanneld{number}"), flanneld).args([
         "--iface=eth0".to_owned(),
         format!("--store=local:{store}"),

@@ -31,7 +31,11 @@ struct Options {
     #[arg(long, value_delimiter = ',', default_value = "a,b,c")]
     labs: Vec<Lab>,
     /// Methods to run.
-    #[arg(long, value_delimiter = ',', default_value = "underlay,host-gw,vxlan,udp,udp-2,naive")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "underlay,host-gw,vxlan,udp,udp-2,naive,to-naive,from-naive"
+    )]
     methods: Vec<Method>,
     /// Runs during which others used this share of the processor or more don't count in Gbit/s, packets per
     /// second and round-trip times. Fix it before the run.

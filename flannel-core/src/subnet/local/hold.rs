@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use tracing::{debug, error, warn};
 
-use super::files::{Cache, Entry, Scan};
+use super::files::{Entry, Scan};
 use super::watch::{Changes, RESCAN};
 use super::{LocalSubnetManager, Store, failed};
 use crate::lease::{Lease, LeaseKey};
@@ -75,7 +75,7 @@ impl Store {
         }
         let _lock = self.folder.lock().map_err(failed("lock", &self.folder.root.join(".lock")))?;
         self.folder.create_subnets().map_err(failed("create", &subnets))?;
-        let scan = self.scan(&mut Cache::default())?;
+        let scan = self.scan()?;
         let name = own.key.to_string();
         let reserved = match scan.live.get(&name) {
             Some(Entry::Record(there)) if there.lease.attrs == own.attrs => {

@@ -21,7 +21,7 @@ use std::error::Error;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -65,13 +65,15 @@ struct Store {
     folder: Folder,
     options: LocalOptions,
     health: Health,
+    /// Shared by all looks at the folder, since most files never change.
+    cache: Mutex<Cache>,
 }
 
 impl LocalSubnetManager {
     /// Touches nothing yet.
     pub fn new(options: LocalOptions) -> Self {
         let folder = Folder { root: options.dir.clone(), ttl: options.ttl };
-        Self(Arc::new(Store { folder, options, health: Health::new("local") }))
+        Self(Arc::new(Store { folder, options, health: Health::new("local"), cache: Mutex::default() }))
     }
 
     /// Runs what blocks on files. Dropping the future does not interrupt it.
@@ -147,8 +149,9 @@ impl Store {
             .map_err(|source| SubnetError::Config { place: place(), source })
     }
 
-    fn scan(&self, cache: &mut Cache) -> Result<Scan, SubnetError> {
-        let scan = self.folder.scan(cache, SystemTime::now());
+    fn scan(&self) -> Result<Scan, SubnetError> {
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        let scan = self.folder.scan(&mut cache, SystemTime::now());
         let scan = scan.map_err(failed("read", &self.folder.subnets()))?;
         self.health.set_undecodable(scan.undecodable());
         Ok(scan)
@@ -158,7 +161,7 @@ impl Store {
         if !self.folder.subnets().exists() {
             return Ok(None);
         }
-        let scan = self.scan(&mut Cache::default())?;
+        let scan = self.scan()?;
         // An expired record still says what this node used: its peers may not have noticed yet.
         let entries = scan.live.values().chain(scan.expired.values());
         Ok(published(entries.filter_map(Entry::lease), public_ips))
@@ -169,7 +172,7 @@ impl Store {
         let subnets = self.folder.subnets();
         self.folder.create_subnets().map_err(failed("create", &subnets))?;
         let _lock = self.folder.lock().map_err(failed("lock", &self.folder.root.join(".lock")))?;
-        let scan = self.scan(&mut Cache::default())?;
+        let scan = self.scan()?;
         let expired = scan.expired.values().filter_map(Entry::lease);
         let expired =
             expired.filter(|lease| is_same_node(&lease.attrs, attrs)).max_by_key(|lease| lease.created);

@@ -14,8 +14,8 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDe
 use tokio::io::unix::AsyncFd;
 use tracing::debug;
 
-use super::LocalSubnetManager;
-use super::files::{Cache, Entry, Folder};
+use super::files::{Entry, Folder};
+use super::{LocalSubnetManager, Store};
 use crate::lease::LeaseUpdate;
 use crate::subnet::LeaseStream;
 use crate::subnet::timing::Backoff;
@@ -28,7 +28,6 @@ pub(super) fn stream(store: LocalSubnetManager) -> LeaseStream {
     let watcher = Watcher {
         changes: Changes::new(store.0.folder.clone()),
         store,
-        cache: Cache::default(),
         known: None,
         gap: true,
         backoff: Backoff::new(),
@@ -45,7 +44,6 @@ pub(super) fn stream(store: LocalSubnetManager) -> LeaseStream {
 struct Watcher {
     store: LocalSubnetManager,
     changes: Changes,
-    cache: Cache,
     known: Option<BTreeMap<String, Entry>>,
     /// Whether the store could not be read since the last update.
     gap: bool,
@@ -61,15 +59,12 @@ impl Watcher {
                 self.changes.wait(pause).await;
             }
             self.changes.arm();
-            let mut cache = std::mem::take(&mut self.cache);
-            let scan = self.store.blocking(move |store| Ok((store.scan(&mut cache)?, cache))).await;
-            let Ok((scan, cache)) = scan else {
+            let Ok(scan) = self.store.blocking(Store::scan).await else {
                 // The status says why. What is known stays.
                 self.gap = true;
                 self.pause = Some(self.backoff.pause());
                 continue;
             };
-            self.cache = cache;
             self.backoff.reset();
             self.pause = Some(RESCAN);
             let updates = match &self.known {
