@@ -147,7 +147,6 @@ impl UdpDriver {
         let options = EngineOptions { tun, sockets, errors, layout, table, on_event };
         let engine =
             Engine::start(options).map_err(|error| format!("udp threads can't be started: {error}"))?;
-        info!(link = engine.tun().name(), path = %engine.path(), "udp datapath started");
         self.engine = Some(engine);
         Ok(())
     }

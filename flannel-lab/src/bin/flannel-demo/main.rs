@@ -42,6 +42,12 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options, screen: &Screen) -> Fallible<ExitCode> {
+    if options.backend.eq_ignore_ascii_case("udp") {
+        // It has no entries for single peers to damage, and its agent can't be killed without a lost packet.
+        return Err(
+            "the demo is about state in the kernel, which udp has none of; try vxlan or host-gw".into()
+        );
+    }
     let flanneld = binary::path(options)?;
     if !is_inside() {
         if options.flanneld.is_none() {
