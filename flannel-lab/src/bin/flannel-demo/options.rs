@@ -15,7 +15,7 @@ pub(crate) struct Options {
     /// How many nodes
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=50))]
     pub(crate) nodes: u8,
-    /// Backend of the network config
+    /// Backend of the network config: vxlan or host-gw
     #[arg(long, value_name = "KIND", default_value = "vxlan")]
     pub(crate) backend: String,
     /// Address families of the underlay and of the pods
