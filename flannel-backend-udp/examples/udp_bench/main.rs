@@ -84,11 +84,13 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// How long each TCP run takes.
+const SECONDS: u32 = 2;
+
 fn run(lab: &Lab, method: &Method, samples: &mut Vec<Sample>) {
-    let seconds = std::env::var("SECONDS_EACH").ok().and_then(|text| text.parse().ok()).unwrap_or(2);
     for (what, streams) in [("1 stream Gbit/s", 1), ("4 streams Gbit/s", 4)] {
         let cpu = Cpu::now();
-        let Some((gbps, bytes, retransmits)) = iperf(lab, method, streams, seconds) else {
+        let Some((gbps, bytes, retransmits)) = iperf(lab, method, streams, SECONDS) else {
             eprintln!("{:?}: iperf3 failed", method.kind);
             continue;
         };
