@@ -201,11 +201,30 @@ async fn leftovers_in_our_network_go_and_strangers_stay() {
     running.stop().await;
     let link = host.kernel.link_named("flannel.1").unwrap().index;
     let mac = MacAddr([2, 0, 0, 0, 0, 5]);
+    let leftover_dst = "10.5.200.0/24".parse().unwrap();
     let leftovers = [
+        Object::Route(Route {
+            dst: leftover_dst,
+            metric: 0,
+            via: Some([10, 5, 200, 0].into()),
+            link: Some(link),
+            onlink: true,
+            protocol: 3,
+            plain: true,
+        }),
         Object::Address(Address { link, addr: "10.5.200.0/32".parse().unwrap() }),
         Object::Neighbour(Neighbour { link, addr: [10, 5, 200, 0].into(), mac }),
     ];
+    let route = |dst: &str, protocol| {
+        let dst = dst.parse().unwrap();
+        let via = Some([172, 16, 0, 2].into());
+        Object::Route(Route { dst, metric: 0, via, link: Some(link), onlink: true, protocol, plain: true })
+    };
     let strangers = [
+        route("172.16.9.0/24", 3),
+        route("0.0.0.0/0", 3),
+        // The kernel's own, for an address of ours.
+        route("10.5.201.0/24", 2),
         Object::Address(Address { link, addr: "172.16.0.1/32".parse().unwrap() }),
         Object::Neighbour(Neighbour { link, addr: [172, 16, 0, 2].into(), mac }),
     ];
