@@ -27,9 +27,6 @@ pub(crate) fn peer(
         let (Some(link), Some(_)) = (link, ours.get(family)) else { continue };
         let malformed = |what: String| PeerError::Malformed(format!("{family}: {what}"));
         let node = attrs.underlay(family).map_err(&malformed)?;
-        if subnet.contains(node) {
-            return Err(malformed(format!("underlay address {node} lies in its own subnet {subnet}")));
-        }
         peer.claims.push(Claim::Underlay(node));
         peer.objects.push(Object::Route(Route {
             dst: *subnet,
@@ -95,7 +92,6 @@ mod tests {
             r#"{"PublicIP":"127.0.0.1","BackendType":"host-gw"}"#,
             r#"{"PublicIP":"224.0.0.1","BackendType":"host-gw"}"#,
             r#"{"PublicIP":"255.255.255.255","BackendType":"host-gw"}"#,
-            r#"{"PublicIP":"10.5.1.7","BackendType":"host-gw"}"#,
         ] {
             assert!(matches!(v4(value), Err(PeerError::Malformed(_))), "{value}");
         }

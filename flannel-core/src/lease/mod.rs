@@ -49,6 +49,22 @@ pub struct BadRecord {
     pub reason: String,
 }
 
+impl fmt::Display for BadRecord {
+    /// Short enough for a log line, whatever somebody wrote.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "record {:?}: {}; {}", brief(&self.key), brief(&self.reason), LeaseAttrs::MEND)
+    }
+}
+
+/// A text that somebody else chose, cut to what fits a log line.
+pub fn brief(text: &str) -> String {
+    const MOST: usize = 240;
+    match text.char_indices().nth(MOST) {
+        None => text.to_owned(),
+        Some((at, _)) => format!("{}.. ({} bytes)", &text[..at], text.len()),
+    }
+}
+
 /// One message of a lease watch. The first is a `Snapshot`, and so is the first after a gap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LeaseUpdate {

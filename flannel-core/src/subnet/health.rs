@@ -66,7 +66,7 @@ impl Health {
             let news = status.undecodable != records;
             if news {
                 for record in records.iter().filter(|record| !status.undecodable.contains(record)) {
-                    warn!(store = self.store, key = record.key, error = record.reason, "record skipped");
+                    warn!(store = self.store, error = %record, "record skipped");
                 }
                 status.undecodable = records;
             }

@@ -13,8 +13,8 @@ use crate::subnet::allocate::{Listing, Record, Taken, occupied};
 
 /// How long to wait for the lock. A holder works for milliseconds; who takes longer hangs.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
-/// The largest value that is read, in bytes; real ones have a few hundred.
-const MAX_VALUE: u64 = 1 << 20;
+/// The largest value that is read, in bytes.
+const MAX_VALUE: u64 = LeaseAttrs::MAX_BYTES as u64;
 /// The mode of a lease's file, and that of a reservation, which nobody may write.
 const MODE: u32 = 0o600;
 const RESERVED_MODE: u32 = 0o400;
