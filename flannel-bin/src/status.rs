@@ -28,8 +28,8 @@ pub(crate) enum Step {
 /// Whether pods on this node can be started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Readiness {
-    /// Yes.
-    Ready,
+    /// Yes; and what is not used all the same, such as leases that contradict others.
+    Ready(Vec<String>),
     /// No, for these reasons.
     NotReady(Vec<String>),
 }
@@ -65,7 +65,11 @@ pub(crate) fn readiness(
         }
         None => reasons.push("the network does not run yet".to_owned()),
     }
-    if reasons.is_empty() { Readiness::Ready } else { Readiness::NotReady(reasons) }
+    if reasons.is_empty() {
+        Readiness::Ready(network.map(|network| network.rejected.clone()).unwrap_or_default())
+    } else {
+        Readiness::NotReady(reasons)
+    }
 }
 
 /// Where the parts of the agent leave their status, for the health server to read.
@@ -134,7 +138,7 @@ mod tests {
     fn reasons(step: &Step, store: &StoreStatus, network: Option<&NetworkStatus>, later: u64) -> String {
         let now = store.since + Duration::from_secs(later);
         match readiness(now, step, Some(store), network) {
-            Readiness::Ready => "ready".into(),
+            Readiness::Ready(notes) => [vec!["ready".to_owned()], notes].concat().join("; "),
             Readiness::NotReady(reasons) => reasons.join("; "),
         }
     }
@@ -144,6 +148,7 @@ mod tests {
         let (up, away) = (store(true, ""), store(false, "refused"));
         let lost = StoreStatus { lease_lost: Some("10.0.0.2 has it".into()), ..store(true, "") };
         let broken = NetworkStatus { device_problem: Some("flannel.1 is gone".into()), ..network() };
+        let strange = NetworkStatus { rejected: vec!["lease x: garbled".into()], ..network() };
         let unsynced = NetworkStatus::default();
         let starting = Step::Starting("waiting for the network config".into());
         let lease_lost = Step::LeaseLost("lease lost".into());
@@ -151,6 +156,7 @@ mod tests {
             (&Step::Running, &up, Some(&network()), 0, "ready"),
             (&Step::Running, &away, Some(&network()), 9, "ready"),
             (&Step::Running, &away, Some(&network()), 10, "store away for 10 s: refused"),
+            (&Step::Running, &up, Some(&strange), 0, "ready; lease x: garbled"),
             (&Step::Running, &lost, Some(&network()), 0, "the lease of this node is lost: 10.0.0.2 has it"),
             (&lease_lost, &lost, Some(&network()), 0, "lease lost"),
             (&Step::Running, &up, Some(&broken), 0, "flannel.1 is gone"),

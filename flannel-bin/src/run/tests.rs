@@ -251,7 +251,7 @@ impl Test {
 
     fn state(&self) -> String {
         match self.board.readiness() {
-            Readiness::Ready => "ready".into(),
+            Readiness::Ready(_) => "ready".into(),
             Readiness::NotReady(reasons) => reasons.join("; "),
         }
     }

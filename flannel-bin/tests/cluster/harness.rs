@@ -50,17 +50,24 @@ impl LocalFolder {
     }
 }
 
+impl LocalFolder {
+    /// Writes a record of any bytes.
+    pub(crate) fn put_bytes(&self, key: &str, value: &[u8]) {
+        write_whole(&self.0.join("subnets").join(key), value);
+    }
+}
+
 impl Store for LocalFolder {
     fn flags(&self) -> Vec<String> {
         vec![format!("--store=local:{}", self.0.display())]
     }
 
     fn put_config(&self, config: &str) {
-        write_whole(&self.0.join("config"), config);
+        write_whole(&self.0.join("config"), config.as_bytes());
     }
 
     fn put(&self, key: &str, value: &str) {
-        write_whole(&self.0.join("subnets").join(key), value);
+        self.put_bytes(key, value.as_bytes());
     }
 
     fn delete(&self, key: &str) {
@@ -76,9 +83,9 @@ impl Store for LocalFolder {
 }
 
 /// Writes a file so that nobody reads half of it.
-fn write_whole(path: &Path, text: &str) {
+fn write_whole(path: &Path, bytes: &[u8]) {
     let beside = path.with_file_name(".written-by-the-test");
-    fs::write(&beside, text).unwrap();
+    fs::write(&beside, bytes).unwrap();
     fs::rename(beside, path).unwrap();
 }
 

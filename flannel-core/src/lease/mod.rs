@@ -14,6 +14,7 @@ pub use key::{LeaseKey, LeaseKeyError};
 pub use table::{LeaseChange, LeaseTable};
 
 use crate::addr::{Family, Subnet};
+use crate::subnet::chain;
 
 /// A node's claim on its pod subnets, with what it publishes about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +29,16 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// Reads a record of a store: its key below `subnets/`, its value, and when it was created.
+    pub fn decode(key: &str, value: &[u8], created: u64) -> Result<Self, BadRecord> {
+        let bad = |reason: String| BadRecord { key: key.to_owned(), reason };
+        let lease_key = key.parse().map_err(|error: LeaseKeyError| bad(error.to_string()))?;
+        let text = std::str::from_utf8(value);
+        let text = text.map_err(|error| bad(format!("the value is not text: {error}")))?;
+        let attrs = LeaseAttrs::from_json(text).map_err(|error| bad(chain(&error)))?;
+        Ok(Self { key: lease_key, attrs, created })
+    }
+
     /// The subnet of one family.
     pub fn subnet(&self, family: Family) -> Option<Subnet> {
         self.key.subnet(family)
@@ -41,7 +52,7 @@ impl fmt::Display for Lease {
 }
 
 /// A record of the store that can't be read. It is unknown, not gone.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct BadRecord {
     /// The key below `subnets/`, as the store has it.
     pub key: String,

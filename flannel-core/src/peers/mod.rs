@@ -117,9 +117,7 @@ impl PeerTable {
 
     /// The leases that are not programmed as they are, with the reason.
     pub fn problems(&self) -> impl Iterator<Item = (LeaseKey, String)> + '_ {
-        self.troubled
-            .iter()
-            .filter_map(|key| Some((*key, self.entries.get(key)?.problem()?)))
+        self.troubled.iter().filter_map(|key| Some((*key, self.entries.get(key)?.problem()?)))
     }
 
     /// The malformed leases of which no good version was seen. What the kernel holds for them must stay.

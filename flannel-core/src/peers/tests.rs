@@ -109,7 +109,10 @@ fn no_route_swallows_the_underlay_of_another() {
     };
     for (older, why) in [
         (swallows, "PublicIP 10.5.7.3 lies in the subnet 10.5.7.0/24 of lease 10.5.7.0-24, which is older"),
-        (inside, "subnet 10.5.7.0/24 covers the underlay address 10.5.7.3 of lease 10.6.1.0-24, which is older"),
+        (
+            inside,
+            "subnet 10.5.7.0/24 covers the underlay address 10.5.7.3 of lease 10.6.1.0-24, which is older",
+        ),
     ] {
         let mut table = PeerTable::default();
         table.put(swallows, u64::from(older != swallows), Ok(peer(swallows, 1, 1)));
@@ -185,7 +188,9 @@ fn model(leases: &BTreeMap<LeaseKey, (u64, Peer)>, own: &[Claim]) -> Dataplane {
             b.claims.iter().any(|y| match (x, y) {
                 (Claim::Subnet(x), Claim::Subnet(y)) => x.overlaps(*y),
                 (Claim::Vtep(l, x, at), Claim::Vtep(m, y, to)) => (l, x) == (m, y) && at != to,
-                (Claim::Subnet(x), Claim::Underlay(y)) | (Claim::Underlay(y), Claim::Subnet(x)) => x.contains(*y),
+                (Claim::Subnet(x), Claim::Underlay(y)) | (Claim::Underlay(y), Claim::Subnet(x)) => {
+                    x.contains(*y)
+                }
                 _ => false,
             })
         })
@@ -194,7 +199,8 @@ fn model(leases: &BTreeMap<LeaseKey, (u64, Peer)>, own: &[Claim]) -> Dataplane {
     order.sort_by_key(|(created, key, _)| (**created, **key));
     let mut held: Vec<&Peer> = Vec::new();
     for (_, _, peer) in order {
-        let ours = peer.claims.iter().any(|claim| own.iter().any(|own| claim.against(*own, Holder::Us).is_some()));
+        let ours =
+            peer.claims.iter().any(|claim| own.iter().any(|own| claim.against(*own, Holder::Us).is_some()));
         if !ours && !held.iter().any(|other| clash(peer, other)) {
             held.push(peer);
         }

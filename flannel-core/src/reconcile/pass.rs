@@ -1,6 +1,6 @@
 //! One pass of the loop: look, compare, repair.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 
 use tokio::time::Instant;
@@ -252,7 +252,8 @@ impl<D: Driver> Reconciler<D> {
             ..self.status.borrow().clone()
         };
         self.status.send_if_modified(|status| {
-            for news in next.rejected.iter().filter(|reason| !status.rejected.contains(reason)) {
+            let told: HashSet<&String> = status.rejected.iter().collect();
+            for news in next.rejected.iter().filter(|reason| !told.contains(reason)) {
                 warn!(error = %news, "lease not used");
             }
             let changed = *status != next;

@@ -1,5 +1,6 @@
 //! Fakes and generators for tests of backends and agents. Feature `testing`.
 
+pub mod hostile;
 mod kernel;
 mod store;
 mod strategies;

@@ -305,6 +305,9 @@ fn a_record_of_the_whole_network_takes_nothing_away() {
         listed.taken = vec![Taken { key: key.parse().unwrap(), created: 1 }];
         assert!(matches!(run(V4, &listed, None), Ok(Decision::Take(_))), "{key}");
         // Ours is put right.
-        assert!(matches!(run(V4, &listing(&[record(key, 1, 1)]), None), Ok(Decision::Replace { .. })), "{key}");
+        assert!(
+            matches!(run(V4, &listing(&[record(key, 1, 1)]), None), Ok(Decision::Replace { .. })),
+            "{key}"
+        );
     }
 }
