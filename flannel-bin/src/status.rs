@@ -4,6 +4,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use flannel_core::backend::NetworkStatus;
+use flannel_core::state_file::age;
 use flannel_core::subnet::StoreStatus;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -58,7 +59,15 @@ pub(crate) fn readiness(
     }
     match network {
         Some(network) => {
-            if !network.synced {
+            if let Some(saved) = network.recalled {
+                // Pods have their traffic, so this is as patient as with a store that goes away later.
+                if store.is_none_or(|store| now.saturating_duration_since(store.since) >= STORE_GRACE) {
+                    reasons.push(format!(
+                        "traffic flows by what was stored {}; the store has not confirmed it yet",
+                        age(saved)
+                    ));
+                }
+            } else if !network.synced {
                 reasons.push("the other nodes are not in the kernel yet".to_owned());
             }
             reasons.extend(network.device_problem.clone());
@@ -151,6 +160,10 @@ mod tests {
         let strange = NetworkStatus { rejected: vec!["lease x: garbled".into()], ..network() };
         let unsynced = NetworkStatus::default();
         let starting = Step::Starting("waiting for the network config".into());
+        let recalled = NetworkStatus { recalled: Some(0), ..NetworkStatus::default() };
+        let by_memory =
+            "traffic flows by what was stored at an unknown time; the store has not confirmed it yet";
+        let both = format!("store away for 10 s: refused; {by_memory}");
         let lease_lost = Step::LeaseLost("lease lost".into());
         for (step, store, network, later, want) in [
             (&Step::Running, &up, Some(&network()), 0, "ready"),
@@ -162,6 +175,9 @@ mod tests {
             (&Step::Running, &up, Some(&broken), 0, "flannel.1 is gone"),
             (&Step::Running, &up, Some(&unsynced), 0, "the other nodes are not in the kernel yet"),
             (&Step::Running, &up, None, 0, "the network does not run yet"),
+            (&Step::Running, &away, Some(&recalled), 9, "ready"),
+            (&Step::Running, &away, Some(&recalled), 10, both.as_str()),
+            (&Step::Running, &up, Some(&recalled), 10, by_memory),
             (&starting, &up, Some(&network()), 0, "waiting for the network config"),
             (&Step::Stopping, &up, Some(&network()), 0, "stopping"),
             (&Step::Running, &away, Some(&broken), 99, "store away for 99 s: refused; flannel.1 is gone"),

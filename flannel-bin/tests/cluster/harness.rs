@@ -224,7 +224,7 @@ impl<S: Store> Bed<S> {
             eventually(SOON, &format!("{peers} peers in use on node {number}"), || {
                 let text = fs::read_to_string(&path).unwrap_or_default();
                 let state: Value = serde_json::from_str(&text).unwrap_or_default();
-                let nodes = state["state"]["nodes"].as_object().map(serde_json::Map::len);
+                let nodes = state["state"]["leases"].as_object().map(serde_json::Map::len);
                 if nodes == Some(peers) { Ok(()) } else { Err(text) }
             });
             return;

@@ -76,7 +76,7 @@ pub fn brief(text: &str) -> String {
     }
 }
 
-/// One message of a lease watch. The first is a `Snapshot`, and so is the first after a gap.
+/// One message of a lease watch. The first of a store is a `Snapshot`, and so is the first after a gap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LeaseUpdate {
     /// All that the store holds, as the store itself listed it.
@@ -85,6 +85,14 @@ pub enum LeaseUpdate {
         leases: Vec<Lease>,
         /// Records that are there but can't be read: their last good state stays.
         undecodable: Vec<BadRecord>,
+    },
+    /// What an earlier run knew, while the store does not answer. No snapshot: nothing is gone because it is
+    /// not among these.
+    Recalled {
+        /// The leases.
+        leases: Vec<Lease>,
+        /// When that was known, in seconds since 1970.
+        saved: u64,
     },
     /// A lease was created or changed.
     Put(Lease),

@@ -222,7 +222,7 @@ impl<D: Driver> Reconciler<D> {
         }
         changes.retain(|change| change.key != self.own);
         announce(&changes);
-        self.note_nodes(&changes);
+        self.note_leases(&changes);
         let now = Instant::now();
         for LeaseChange { key, after, .. } in changes {
             let touched = match after {

@@ -243,6 +243,7 @@ impl<D: Driver> Reconciler<D> {
             bad.chain(self.peers.problems().map(|(key, why)| format!("lease {key}: {why}"))).collect();
         let next = NetworkStatus {
             synced: synced || self.status.borrow().synced,
+            recalled: self.leases.recalled(),
             device_problem: self.devices.problem.clone(),
             peers: self.peers.programmed(),
             refused: self.blocked.reasons().map(str::to_owned).collect(),
