@@ -23,10 +23,10 @@ on_every_backend!(
 const PREFIX: &str = "/coreos.com/network";
 
 /// A server in the underlay, where every node reaches it.
-struct EtcdStore(Etcd);
+pub(crate) struct EtcdStore(pub(crate) Etcd);
 
 impl EtcdStore {
-    fn new(cluster: &Cluster) -> Self {
+    pub(crate) fn new(cluster: &Cluster) -> Self {
         Self(Etcd::start(EtcdOptions::at(cluster.fabric(), cluster.fabric_address())).unwrap())
     }
 }

@@ -9,6 +9,8 @@ mod golden;
 mod harness;
 mod hostgw;
 mod hostile;
+#[cfg(feature = "etcd")]
+mod memory;
 mod repair;
 mod restart;
 mod switch;
