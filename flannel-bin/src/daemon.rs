@@ -102,7 +102,7 @@ async fn run_agent(
         warn!(problem, "old subnet file");
     }
     let mut kernel = Netlink::open()?;
-    let state = memory::recall(&memory::path(&options.subnet_file));
+    let state = memory::recall(&options.state_file);
     let own = || state.as_ref()?.own.as_ref().map(|own| own.key);
     let store = store::open(options, previous.key.or_else(own))?;
     let stand_in = memory::stand_in(state.as_ref(), &store.place());
@@ -116,6 +116,7 @@ async fn run_agent(
             public_ips: options.public_ips,
         },
         subnet_file: options.subnet_file.clone(),
+        state_file: options.state_file.clone(),
         previous: state,
         store: &store,
         backends: &|kind| registry::backend(kind, &options.udp),

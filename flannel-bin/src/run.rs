@@ -20,7 +20,6 @@ use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::memory;
 use crate::registry::UnknownBackend;
 use crate::report::chain;
 use crate::status::{Board, Step};
@@ -51,8 +50,10 @@ pub(crate) type Backends<'a> = dyn Fn(&str) -> Result<Box<dyn Backend>, UnknownB
 pub(crate) struct Agent<'a> {
     /// What the operator said about the underlay; the families come from the network config.
     pub(crate) underlay: UnderlayOptions,
-    /// Where the subnet file goes, and the state file beside it.
+    /// Where the subnet file goes.
     pub(crate) subnet_file: PathBuf,
+    /// Where the state file goes.
+    pub(crate) state_file: PathBuf,
     /// What the state file said at the start.
     pub(crate) previous: Option<State>,
     /// The store of leases.
@@ -192,7 +193,7 @@ impl Agent<'_> {
         let lease = network.lease().clone();
         let status = network.status();
         self.board.watch_network(status.clone());
-        let path = memory::path(&self.subnet_file);
+        let path = self.state_file.clone();
         let mut keeper = Keeper::new(path, network.state(), self.store.status());
         let cancel = CancellationToken::new();
         let mut task = tokio::spawn(network.run(self.store.watch_leases(), cancel.clone()));

@@ -9,7 +9,7 @@
 mod keeper;
 #[cfg(test)]
 mod tests;
-mod wire;
+pub(crate) mod wire;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -122,9 +122,10 @@ fn decode_v2(text: &str) -> Result<State, String> {
         let config = NetworkConfig::parse(json.get(), source);
         config.map_err(|error| format!("has a config that can't be used: {error}"))
     };
+    // A peer that can't be read is not known; that is all.
     let lease = |(key, lease): (&String, &WireLease)| {
-        let lease = lease.read(key).map_err(|why| format!("has a lease that can't be used: {why}"))?;
-        Ok((lease.key, Arc::new(lease)))
+        let lease = lease.read(key).ok()?;
+        Some((lease.key, Arc::new(lease)))
     };
     let own = |(key, lease): (String, WireLease)| {
         lease.read(&key).map_err(|why| format!("has an own lease that can't be used: {why}"))
@@ -133,7 +134,7 @@ fn decode_v2(text: &str) -> Result<State, String> {
         backend: wire.backend,
         networks: per_family(&wire.networks, Subnet::family),
         devices: wire.devices,
-        leases: wire.leases.iter().map(lease).collect::<Result<_, String>>()?,
+        leases: wire.leases.iter().filter_map(lease).collect(),
         store: wire.store,
         config: wire.config.as_deref().map(config).transpose()?,
         own: wire.own.map(own).transpose()?,
@@ -150,8 +151,14 @@ fn per_family<T: Copy>(values: &[T], family_of: impl Fn(T) -> Family) -> PerFami
     PerFamily::from_fn(|family| values.iter().rev().copied().find(|value| family_of(*value) == family))
 }
 
+/// Puts an envelope around a state, for tests.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) fn seal(version: u32, state: &str) -> String {
+    format!(r#"{{"version":{version},"checksum":"{}","state":{state}}}"#, checksum(state))
+}
+
 /// FNV-1a of 64 bits, in hexadecimal: against damage, not against forgery.
-pub(super) fn checksum(text: &str) -> String {
+fn checksum(text: &str) -> String {
     let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     format!("{:016x}", text.bytes().fold(0xcbf2_9ce4_8422_2325, step))
 }
