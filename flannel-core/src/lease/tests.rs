@@ -63,7 +63,9 @@ impl Model {
             LeaseUpdate::Undecodable(record) => _ = self.bad.insert(record.key),
             LeaseUpdate::Recalled { .. } if self.listed => {}
             LeaseUpdate::Recalled { leases, .. } => {
-                leases.into_iter().for_each(|lease| self.apply(LeaseUpdate::Put(lease)));
+                for lease in leases {
+                    self.apply(LeaseUpdate::Put(lease));
+                }
             }
             LeaseUpdate::Snapshot { leases, undecodable } => {
                 self.listed = true;

@@ -142,6 +142,7 @@ fn decode_v2(text: &str) -> Result<State, String> {
     })
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "what `map_err` wants")]
 fn bad(error: serde_json::Error) -> String {
     format!("is no state of an agent: {error}")
 }

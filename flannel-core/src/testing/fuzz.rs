@@ -156,7 +156,9 @@ mod tests {
 
     fn run(target: &str, check: fn(&[u8])) {
         let seeds = seeds(target);
-        seeds.iter().for_each(|seed| check(seed));
+        for seed in &seeds {
+            check(seed);
+        }
         let mut rng = fastrand::Rng::with_seed(7);
         for _ in 0..ROUNDS {
             check(&mutate(&mut rng, &seeds));

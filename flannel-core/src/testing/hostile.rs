@@ -83,7 +83,7 @@ impl Scene {
         };
         let v4 = self.stranger.0.split('&').next().expect("split yields something").to_owned();
         let base = v4.split('-').next().expect("split yields something");
-        let case = |name, key: String, says: &str| self.case(name, key, &self.stranger.1, says);
+        let case = |name, key: String, says: &str| Self::case(name, key, &self.stranger.1, says);
         let no_part = "is no part of the network";
         let form = "has not the form";
         let mut cases = vec![
@@ -119,7 +119,7 @@ impl Scene {
             IpAddr::V6(_) => unreachable!("asked for IPv4"),
         };
         let case = |name, member: &str, addr: &str, says: String| {
-            self.case(name, self.stranger.0.clone(), &self.value_with(member, addr.into()), &says)
+            Self::case(name, self.stranger.0.clone(), &self.value_with(member, addr.into()), &says)
         };
         let v4 =
             |name, addr: &str, says: &str| case(name, "PublicIP", addr, format!("PublicIP {addr} {says}"));
@@ -155,7 +155,7 @@ impl Scene {
     /// Values that are no lease's.
     fn values(&self) -> Vec<Hostile> {
         let key = || self.stranger.0.clone();
-        let case = |name, value: &str, says: &str| self.case(name, key(), value, says);
+        let case = |name, value: &str, says: &str| Self::case(name, key(), value, says);
         let twice = self.stranger.1.replacen('{', r#"{"PublicIP":"192.168.77.240","#, 1);
         let twice = twice[..twice.len() - 1].to_owned() + r#","publicip":"224.0.0.9"}"#;
         let deep = "[".repeat(30_000);
@@ -203,7 +203,7 @@ impl Scene {
             data["VtepMAC"] = mac;
             self.value_with("BackendData", data)
         };
-        let case = |name, mac: Value, says: &str| self.case(name, self.stranger.0.clone(), &with(mac), says);
+        let case = |name, mac: Value, says: &str| Self::case(name, self.stranger.0.clone(), &with(mac), says);
         let mut cases = vec![
             case("our VTEP MAC", mac_of(&self.own), "is that of this node"),
             case("a peer's VTEP MAC", mac_of(&self.peer), "is that of lease"),
@@ -214,11 +214,11 @@ impl Scene {
         ];
         cases[1].rival = true;
         let data = self.value_with("BackendData", json!("text"));
-        cases.push(self.case("data of another form", self.stranger.0.clone(), &data, "BackendData"));
+        cases.push(Self::case("data of another form", self.stranger.0.clone(), &data, "BackendData"));
         cases
     }
 
-    fn case(&self, name: &'static str, key: String, value: &str, says: &str) -> Hostile {
+    fn case(name: &'static str, key: String, value: &str, says: &str) -> Hostile {
         Hostile { name, key, value: value.as_bytes().to_vec(), says: says.to_owned(), rival: false }
     }
 }
