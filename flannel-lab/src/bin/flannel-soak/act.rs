@@ -1,0 +1,197 @@
+//! Doing what was planned.
+
+use std::thread::sleep;
+
+use crate::Fallible;
+use crate::lab::Lab;
+use crate::model::{Backend, NETWORKS, Side};
+use crate::phantom::{host, subnet};
+use crate::plan::{Action, Drift, Kind, Piece};
+
+/// The underlay's link on every node.
+const NIC: &str = "eth0";
+/// A MAC that nobody has.
+const NOBODY: &str = "02:de:ad:00:be:ef";
+/// The number of a subnet that nobody has a lease of.
+const STRAY: u8 = 190;
+
+/// Does it all: the fault, its time, its end. Returns when nothing is in the way of recovery any more.
+pub(crate) fn perform(lab: &Lab, action: &Action) -> Fallible<()> {
+    use Kind::*;
+    let hold = || sleep(action.hold);
+    let Some(number) = action.node else {
+        match action.kind {
+            StorePaused => {
+                lab.store.pause()?;
+                hold();
+                lab.store.resume()?;
+            }
+            StoreKilled => {
+                lab.store.kill()?;
+                hold();
+                lab.store.restart()?;
+            }
+            Compaction => lab.store.compact()?,
+            _ => {}
+        }
+        return lab.write(&action.put, &action.del);
+    };
+    let node = lab.node(number);
+    let netns = node.netns();
+    let link = lab.backend.link(action.v6);
+    let damage = || action.drift.map_or(Ok(()), |drift| damage(lab, number, drift));
+    match action.kind {
+        DeviceDown => drop(netns.ip(&format!("link set {link} down"))?),
+        DeviceDeleted => drop(netns.ip(&format!("link del {link}"))?),
+        DeviceMac => drop(netns.ip(&format!("link set {link} address {NOBODY}"))?),
+        NicFlap => {
+            node.link_down(NIC)?;
+            hold();
+            node.link_up(NIC)?;
+        }
+        NicPulled => {
+            node.delete_nic(NIC)?;
+            hold();
+            node.restore_nic(NIC)?;
+        }
+        CarrierLoss => {
+            node.carrier_off(NIC)?;
+            hold();
+            node.carrier_on(NIC)?;
+        }
+        Partition => {
+            node.partition()?;
+            hold();
+            node.heal()?;
+        }
+        Renumber => {
+            for v6 in lab.families() {
+                node.change_address(NIC, host(action.host, v6))?;
+            }
+            lab.renumber(number);
+        }
+        AgentKilled => {
+            lab.agent_of(number).kill()?;
+            lab.start_agent(number)?;
+        }
+        AgentPaused => {
+            lab.agent_of(number).pause()?;
+            damage()?;
+            hold();
+            lab.agent_of(number).resume()?;
+        }
+        AgentAway => {
+            lab.agent_of(number).terminate()?;
+            damage()?;
+            hold();
+            lab.start_agent(number)?;
+        }
+        _ => damage()?,
+    }
+    Ok(())
+}
+
+/// Damages one entry.
+fn damage(lab: &Lab, number: u8, drift: Drift) -> Fallible<()> {
+    let netns = lab.node(number).netns();
+    let side = |victim| lab.lease(victim).and_then(|lease| lease.side(drift.v6).cloned());
+    let own = side(crate::plan::Victim::Node(number)).ok_or("a node without a lease")?;
+    let victim = side(drift.victim).ok_or_else(|| format!("no lease of {:?}", drift.victim))?;
+    for (is_bridge, command) in commands(lab.backend, drift, &own, &victim) {
+        if is_bridge {
+            netns.bridge(&command)?
+        } else {
+            netns.ip(&command)?
+        };
+    }
+    Ok(())
+}
+
+/// The commands that do it; of `bridge` if the flag says so, else of `ip`.
+fn commands(backend: Backend, drift: Drift, own: &Side, victim: &Side) -> Vec<(bool, String)> {
+    let Drift { piece, altered, v6, .. } = drift;
+    let (link, family) = (backend.link(v6), if v6 { "-6" } else { "-4" });
+    let Side { subnet: dst, underlay, mac } = victim;
+    let (base, mac) = (victim.base(), mac.as_deref().unwrap_or(NOBODY));
+    // The fabric, which is there and is nobody's node.
+    let fabric = host(1, v6);
+    let wrong = subnet(STRAY, v6);
+    let ip = |command: String| (false, command);
+    let put_route = |dst, tunnel_end| match backend {
+        Backend::Vxlan => {
+            ip(format!("{family} route replace {dst} via {tunnel_end} dev {link} onlink proto 102"))
+        }
+        Backend::HostGw => ip(format!("{family} route replace {dst} via {fabric} dev {link} proto 102")),
+        Backend::Udp => ip(format!("{family} route replace {dst} dev {link} proto 102")),
+    };
+    let put_neighbour = |addr| ip(format!("neigh replace {addr} lladdr {NOBODY} dev {link} nud permanent"));
+    match piece {
+        // udp has one route for all.
+        Piece::Route if backend == Backend::Udp => {
+            vec![ip(format!("{family} route del {} dev {link}", NETWORKS[usize::from(v6)]))]
+        }
+        Piece::Route if altered => vec![put_route(*dst, wrong.network())],
+        Piece::Route => vec![ip(format!("{family} route del {dst}"))],
+        Piece::Neighbour if altered => vec![put_neighbour(base)],
+        Piece::Neighbour => vec![ip(format!("neigh del {base} dev {link}"))],
+        Piece::Fdb if altered => vec![(true, format!("fdb replace {mac} dev {link} dst {fabric}"))],
+        Piece::Fdb => vec![(true, format!("fdb del {mac} dev {link} dst {underlay}"))],
+        Piece::Address => {
+            let length = if v6 { 128 } else { 32 };
+            vec![ip(format!("address del {}/{length} dev {link}", own.base()))]
+        }
+        Piece::Stray if backend == Backend::Vxlan => {
+            vec![put_neighbour(wrong.network()), put_route(wrong, wrong.network())]
+        }
+        Piece::Stray => vec![put_route(wrong, wrong.network())],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::phantom::Phantom;
+    use crate::plan::Victim;
+    use flannel_lab::cluster::Families;
+
+    #[test]
+    fn drift_is_what_one_would_type() {
+        let lease = |number, backend| {
+            Phantom { subnet: number, host: 100 + number, mac: 1 }.lease(backend, Families::Dual)
+        };
+        let lines = |backend, piece, altered, v6| {
+            let drift = Drift { piece, altered, victim: Victim::Phantom(2), v6 };
+            let (own, victim) = (lease(1, backend), lease(2, backend));
+            let commands = commands(backend, drift, own.side(v6).unwrap(), victim.side(v6).unwrap());
+            commands.into_iter().map(|(_, command)| command).collect::<Vec<_>>().join("; ")
+        };
+        for (backend, piece, altered, v6, want) in [
+            (Backend::Vxlan, Piece::Route, false, false, "-4 route del 10.42.2.0/24"),
+            (
+                Backend::Vxlan,
+                Piece::Route,
+                true,
+                true,
+                "-6 route replace fd00:42:0:2::/64 via fd00:42:0:be:: dev flannel-v6.1 onlink proto 102",
+            ),
+            (
+                Backend::Vxlan,
+                Piece::Fdb,
+                true,
+                false,
+                "fdb replace 02:f1:a0:04:00:01 dev flannel.1 dst 192.168.77.1",
+            ),
+            (Backend::Vxlan, Piece::Address, false, true, "address del fd00:42:0:1::/128 dev flannel-v6.1"),
+            (
+                Backend::HostGw,
+                Piece::Stray,
+                true,
+                false,
+                "-4 route replace 10.42.190.0/24 via 192.168.77.1 dev eth0 proto 102",
+            ),
+            (Backend::Udp, Piece::Route, true, true, "-6 route del fd00:42::/48 dev flannel0"),
+        ] {
+            assert_eq!(lines(backend, piece, altered, v6), want);
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! The cluster that is churned: nodes, a store, an agent and a pod a node, and the model of it all.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use flannel_lab::agent::Agent;
+use flannel_lab::cluster::{Cluster, Families};
+use flannel_lab::kernel_state::KernelState;
+use flannel_lab::netns::Netns;
+use flannel_lab::node::Node;
+use flannel_lab::pod::Pod;
+use flannel_lab::subnet_env::SubnetEnv;
+use flannel_lab::wait::wait_for;
+use serde_json::json;
+
+use crate::Fallible;
+use crate::foreign;
+use crate::model::{Backend, Lease, NETWORKS, difference, observed, wanted};
+use crate::options::Options;
+use crate::phantom::{Phantom, subnet};
+use crate::plan::Victim;
+use crate::store::{FOLDER, Store};
+
+/// How long anything may take until all is well again, counted from the end of its cause. Far more than it
+/// takes, since the machine may be busy: the histogram says how long it took.
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+/// The port of every agent's health server, on its node's loopback.
+const HEALTH_PORT: u16 = 8471;
+/// Between two looks at a kernel.
+const POLL: Duration = Duration::from_millis(15);
+
+/// All of it. Actions on different nodes run on threads of their own.
+#[derive(Debug)]
+pub(crate) struct Lab {
+    // In the order of their end: an agent needs its node, a pod its bridge.
+    pub(crate) pods: BTreeMap<u8, Pod>,
+    agents: BTreeMap<u8, Mutex<Agent>>,
+    pub(crate) store: Store,
+    pub(crate) cluster: Cluster,
+    pub(crate) backend: Backend,
+    flanneld: PathBuf,
+    model: Mutex<Model>,
+}
+
+/// The leases that should be there.
+#[derive(Debug, Clone, Default)]
+struct Model {
+    nodes: BTreeMap<u8, Lease>,
+    phantoms: BTreeMap<u8, Lease>,
+}
+
+impl Model {
+    fn wanted(&self, backend: Backend, node: u8) -> BTreeSet<String> {
+        let others = self.nodes.iter().filter(|(number, _)| **number != node).map(|(_, lease)| lease);
+        wanted(backend, &self.nodes[&node], others.chain(self.phantoms.values()))
+    }
+}
+
+impl Lab {
+    /// Builds the nodes and the store, starts the agents and attaches the pods.
+    pub(crate) fn start(options: &Options, flanneld: &Path) -> Fallible<Self> {
+        let (families, backend) = (Families::from(options.families), options.backend);
+        let cluster = Cluster::builder().nodes(options.nodes).families(families).build()?;
+        let store = Store::start(options.store, &cluster, &config(backend, families))?;
+        let mut lab = Self {
+            pods: BTreeMap::new(),
+            agents: BTreeMap::new(),
+            store,
+            cluster,
+            backend,
+            flanneld: flanneld.to_owned(),
+            model: Mutex::default(),
+        };
+        for number in 1..=options.nodes {
+            let agent = lab.agent(number)?;
+            lab.agents.insert(number, Mutex::new(agent));
+        }
+        for number in lab.numbers() {
+            lab.wait_until_ready(number, LIMIT)?;
+            let env = SubnetEnv::read(&subnet_file(number))?;
+            let pod = Pod::attach_plain(lab.node(number), &env)?;
+            lab.pods.insert(number, pod);
+            foreign::put(&lab, number)?;
+        }
+        lab.read_nodes()?;
+        Ok(lab)
+    }
+
+    /// Takes the nodes' records into the model. From here on they must stay as they are.
+    fn read_nodes(&self) -> Fallible<()> {
+        for (key, value) in self.store.records()? {
+            let lease = Lease::parse(&key, &value).ok_or_else(|| format!("{key} is no lease: {value}"))?;
+            let side = &lease.0[0];
+            let is_of = |node: &&Node| [node.ipv4(), node.ipv6()].contains(&Some(side.underlay));
+            let node = self.cluster.nodes().find(is_of).ok_or_else(|| format!("whose is {key}: {value}?"))?;
+            if self.model().nodes.insert(node.number(), lease).is_some() {
+                return Err(format!("{} has two leases", node.name()).into());
+            }
+        }
+        match self.numbers().find(|number| !self.model().nodes.contains_key(number)) {
+            Some(number) => Err(format!("node{number} is ready and has no record").into()),
+            None => Ok(()),
+        }
+    }
+
+    fn agent(&self, number: u8) -> Fallible<Agent> {
+        let file = subnet_file(number);
+        fs::create_dir_all(file.parent().expect("it is in a folder"))?;
+        let agent = self.node(number).agent("flanneld", &self.flanneld);
+        let agent = agent.arg(self.store.flag()).args(["--iface", "eth0", "-v=1"]);
+        let agent = agent.arg("--subnet-file").arg(&file);
+        let agent = agent.args(["--healthz-ip", "127.0.0.1", "--healthz-port", &HEALTH_PORT.to_string()]);
+        Ok(agent.start()?)
+    }
+
+    /// Starts a node's agent in place of the one that ended.
+    pub(crate) fn start_agent(&self, number: u8) -> Fallible<()> {
+        let agent = self.agent(number)?;
+        *self.agent_of(number) = agent;
+        Ok(())
+    }
+
+    /// A node's agent.
+    pub(crate) fn agent_of(&self, number: u8) -> MutexGuard<'_, Agent> {
+        self.agents[&number].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until a node's agent says that it is ready.
+    pub(crate) fn wait_until_ready(&self, number: u8, limit: Duration) -> Fallible<()> {
+        let agent = self.agent_of(number);
+        let what = format!("{} to be ready", agent.name());
+        let file = subnet_file(number);
+        Ok(wait_for(limit, &what, || match agent.exit_status() {
+            Some(status) => Err(format!("it ended with {status}")),
+            None if file.exists() => ready(self.node(number).netns()),
+            None => Err("it has written no subnet file".to_owned()),
+        })?)
+    }
+
+    /// A node.
+    pub(crate) fn node(&self, number: u8) -> &Node {
+        self.cluster.node(number)
+    }
+
+    /// The nodes' numbers.
+    pub(crate) fn numbers(&self) -> impl Iterator<Item = u8> + use<> {
+        1..=u8::try_from(self.cluster.nodes().count()).expect("a number is a byte")
+    }
+
+    /// The families in use: false for IPv4, true for IPv6.
+    pub(crate) fn families(&self) -> Vec<bool> {
+        let families = self.cluster.families();
+        [families.v4().then_some(false), families.v6().then_some(true)].into_iter().flatten().collect()
+    }
+
+    /// A lease of the model.
+    pub(crate) fn lease(&self, victim: Victim) -> Option<Lease> {
+        let model = self.model();
+        match victim {
+            Victim::Node(number) => model.nodes.get(&number).cloned(),
+            Victim::Phantom(number) => model.phantoms.get(&number).cloned(),
+        }
+    }
+
+    /// Writes and deletes phantoms' records.
+    pub(crate) fn write(&self, put: &[Phantom], del: &[u8]) -> Fallible<()> {
+        let families = self.cluster.families();
+        for number in del {
+            let lease = self.model().phantoms.get(number).cloned();
+            self.store.delete(&lease.ok_or_else(|| format!("no phantom {number}"))?.key())?;
+            self.model().phantoms.remove(number);
+        }
+        for phantom in put {
+            let lease = phantom.lease(self.backend, families);
+            self.store.put(&lease.key(), &lease.value(self.backend))?;
+            self.model().phantoms.insert(phantom.subnet, lease);
+        }
+        Ok(())
+    }
+
+    /// Changes the underlay addresses of a node's lease in the model, as its agent is to do in the store.
+    pub(crate) fn renumber(&self, number: u8) {
+        let node = self.node(number);
+        let (v4, v6) = (node.ipv4(), node.ipv6());
+        let mut model = self.model();
+        for side in model.nodes.get_mut(&number).into_iter().flat_map(|lease| &mut lease.0) {
+            let address = if side.subnet.is_ipv6() { v6 } else { v4 };
+            side.underlay = address.unwrap_or(side.underlay);
+        }
+    }
+
+    /// What a node's kernel has and should not have, or lacks.
+    pub(crate) fn deviation(&self, number: u8) -> Fallible<Option<String>> {
+        // The model first: what changes it comes before what the kernel makes of it.
+        let want = self.model().wanted(self.backend, number);
+        let state = KernelState::of(self.node(number).netns())?;
+        let difference = difference(&want, &observed(self.backend, &state));
+        Ok(difference.map(|text| format!("node{number} is not as it should be:\n{text}")))
+    }
+
+    /// Waits until these nodes' kernels equal the model, and returns when each was seen to.
+    pub(crate) fn wait_for_model(&self, numbers: &[u8], until: Instant) -> Fallible<Instant> {
+        let mut left = numbers.to_vec();
+        loop {
+            let mut deviations = Vec::new();
+            for number in std::mem::take(&mut left) {
+                // A tool that reads while links come and go may fail, which is as good as a deviation.
+                let deviation = self.deviation(number).unwrap_or_else(|error| Some(error.to_string()));
+                if let Some(deviation) = deviation {
+                    left.push(number);
+                    deviations.push(deviation);
+                }
+            }
+            let now = Instant::now();
+            if left.is_empty() {
+                return Ok(now);
+            }
+            if now > until {
+                return Err(deviations.join("\n").into());
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// What the store has and should not have, or lacks.
+    pub(crate) fn store_deviation(&self) -> Fallible<Option<String>> {
+        let parse = |(key, value): (String, String)| match Lease::parse(&key, &value) {
+            Some(lease) => format!("{key} {:?}", lease.0),
+            None => format!("{key} unreadable: {value}"),
+        };
+        let have = self.store.records()?.into_iter().map(parse).collect();
+        let model = self.model().clone();
+        let leases = model.nodes.values().chain(model.phantoms.values());
+        let want = leases.map(|lease| format!("{} {:?}", lease.key(), lease.0)).collect();
+        Ok(difference(&want, &have).map(|text| format!("the store is not as it should be:\n{text}")))
+    }
+
+    /// The end of an agent's log.
+    pub(crate) fn last_lines(&self, number: u8) -> String {
+        self.agent_of(number).last_lines()
+    }
+
+    fn model(&self) -> MutexGuard<'_, Model> {
+        self.model.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The file that a node's agent writes for the CNI plugin.
+fn subnet_file(number: u8) -> PathBuf {
+    Path::new(FOLDER).join(format!("node{number}/subnet.env"))
+}
+
+/// A config that gives nodes subnets from 200 on, so that those below are for phantoms.
+fn config(backend: Backend, families: Families) -> String {
+    let mut config = json!({ "EnableIPv4": families.v4(), "Backend": { "Type": backend.name() } });
+    let bounds = |v6| [200, 250].map(|number| subnet(number, v6).network().to_string());
+    if families.v4() {
+        let [min, max] = bounds(false);
+        config["Network"] = NETWORKS[0].into();
+        config["SubnetMin"] = min.into();
+        config["SubnetMax"] = max.into();
+    }
+    if families.v6() {
+        let [min, max] = bounds(true);
+        config["EnableIPv6"] = true.into();
+        config["IPv6Network"] = NETWORKS[1].into();
+        config["IPv6SubnetMin"] = min.into();
+        config["IPv6SubnetMax"] = max.into();
+    }
+    config.to_string()
+}
+
+/// Asks an agent's health server; an error is what it says instead.
+fn ready(node: &Netns) -> Result<(), String> {
+    let ask = || -> std::io::Result<String> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, HEALTH_PORT));
+        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
+        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+        stream.write_all(b"GET /readyz HTTP/1.0\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    let answer = node.enter(ask).map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+    let is_ready = answer.lines().next().is_some_and(|line| line.contains(" 200 "));
+    if is_ready { Ok(()) } else { Err(answer) }
+}

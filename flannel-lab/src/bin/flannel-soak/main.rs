@@ -1,0 +1,137 @@
+//! The soak: minutes of seeded random churn on a cluster of this machine, with the real agent on every node.
+//!
+//! Every round does one to three things at once (leases that come, go and change, damage in the kernel, links
+//! and stores that fail, agents that die), waits until all is well again, and checks:
+//! - the kernel of every node equals the model: what the leases in the store ask for, worked out by code that
+//!   shares nothing with the agent (`model.rs`);
+//! - pairs of pods that nothing happened to lost no ping (`plan.rs` says who may suffer by what), and all others
+//!   are back;
+//! - nodes that nothing happened to never deviated, and what others put on a node is still there (`foreign.rs`);
+//! - the store holds the leases it should, and every agent is ready.
+//!
+//! A violation ends it with status 1 and shows seed, actions, difference and logs. The same seed and options
+//! give the same actions, though not at the same microsecond.
+
+mod act;
+mod binary;
+mod foreign;
+mod lab;
+mod model;
+mod options;
+mod phantom;
+mod pings;
+mod plan;
+#[path = "../flannel-demo/preflight.rs"]
+mod preflight;
+mod report;
+mod rounds;
+mod store;
+
+use std::error::Error;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use flannel_lab::sandbox::{Entered, enter_sandbox, is_inside};
+
+use self::lab::Lab;
+use self::options::Options;
+use self::pings::Pings;
+use self::plan::{Planner, Setting};
+use self::report::{Journal, Report};
+
+/// Any failure; it ends the soak.
+type Fallible<T> = Result<T, Box<dyn Error + Send + Sync>>;
+
+/// How often a quiet soak says that it is alive.
+const SIGN: Duration = Duration::from_secs(60);
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    run(&options).unwrap_or_else(|error| {
+        let mut text = error.to_string();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            text = format!("{text}: {error}");
+            cause = error.source();
+        }
+        eprintln!("error: {text}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run(options: &Options) -> Fallible<ExitCode> {
+    let flanneld = binary::path(options)?;
+    if !is_inside() {
+        if options.flanneld.is_none() {
+            binary::build()?;
+        }
+        preflight::check()?;
+    }
+    match enter_sandbox()? {
+        Entered::Inside => soak(options, &flanneld),
+        Entered::Outside(code) => Ok(code),
+    }
+}
+
+fn soak(options: &Options, flanneld: &Path) -> Fallible<ExitCode> {
+    let seed = options.seed.unwrap_or_else(|| fastrand::u64(..1_000_000_000));
+    println!(
+        "seed {seed}: {} nodes, {} leases of none, {:?}, {:?}, {:?}, {} minutes",
+        options.nodes, options.phantoms, options.backend, options.families, options.store, options.minutes
+    );
+    let journal = Journal::new(options.verbose);
+    let lab = Lab::start(options, flanneld)?;
+    let mut planner = Planner::new(
+        seed,
+        Setting {
+            backend: options.backend,
+            store: options.store,
+            families: lab.families(),
+            nodes: options.nodes,
+            phantoms: options.phantoms,
+            renumber: options.renumber,
+        },
+    );
+    let mut report = Report::default();
+    let churned = churn(&lab, &mut planner, options, &journal, &mut report);
+    println!("\nseed {seed}: {}\n{}", report.headline(), report.show());
+    let Err(error) = churned else { return Ok(ExitCode::SUCCESS) };
+    println!("VIOLATION with seed {seed} after {:.1} s\n{error}", journal.elapsed().as_secs_f64());
+    println!("\nthe last actions:\n{}", journal.last());
+    for number in lab.numbers() {
+        println!("\nthe end of the log of node{number}'s agent:\n{}", lab.last_lines(number));
+    }
+    println!("\nVIOLATION, see above; again: --seed {seed}");
+    Ok(ExitCode::FAILURE)
+}
+
+fn churn(
+    lab: &Lab,
+    planner: &mut Planner,
+    options: &Options,
+    journal: &Journal,
+    report: &mut Report,
+) -> Fallible<()> {
+    lab.write(&planner.first(), &[])?;
+    let numbers = lab.numbers().collect::<Vec<_>>();
+    lab.wait_for_model(&numbers, Instant::now() + lab::LIMIT)?;
+    let mut pings = Pings::start(lab)?;
+    pings.wait_for_replies()?;
+    // The first echoes meet neighbours that nobody has resolved yet.
+    let warm = Pings::start(lab)?;
+    std::mem::replace(&mut pings, warm).stop();
+    println!("built in {:.1} s; churning", journal.elapsed().as_secs_f64());
+    let end = Instant::now() + Duration::from_secs_f64(options.minutes * 60.0);
+    let mut sign = Instant::now() + SIGN;
+    while Instant::now() < end {
+        rounds::run(lab, &planner.round(), &mut pings, journal, report)?;
+        report.rounds += 1;
+        if !options.verbose && Instant::now() > sign {
+            sign += SIGN;
+            println!("[{:6.0} s] {}", journal.elapsed().as_secs_f64(), report.headline());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,288 @@
+//! What the kernel of a node should contain, and what it does contain, as comparable facts. Pure.
+//!
+//! This shares nothing with the agent: it knows records as upstream writes them, and the kernel as `ip` and
+//! `bridge` print it. A mistake in the agent's idea of a lease does not repeat itself here.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use clap::ValueEnum;
+use flannel_lab::kernel_state::KernelState;
+use ipnetwork::IpNetwork;
+use serde_json::{Value, json};
+
+/// The pods' network in each family.
+pub(crate) const NETWORKS: [&str; 2] = ["10.42.0.0/16", "fd00:42::/48"];
+
+/// The bridge that pods hang on, which is no agent's business.
+pub(crate) const POD_BRIDGE: &str = "cni0";
+
+/// The backends that are churned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Backend {
+    /// A VXLAN device a family
+    Vxlan,
+    /// Routes on the underlay
+    HostGw,
+    /// A TUN, and the agent itself carries the packets
+    Udp,
+}
+
+impl Backend {
+    /// Its name in configs and records.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Vxlan => "vxlan",
+            Self::HostGw => "host-gw",
+            Self::Udp => "udp",
+        }
+    }
+
+    /// The link that a family's routes lead through.
+    pub(crate) fn link(self, v6: bool) -> &'static str {
+        match self {
+            Self::Vxlan if v6 => "flannel-v6.1",
+            Self::Vxlan => "flannel.1",
+            Self::HostGw => "eth0",
+            Self::Udp => "flannel0",
+        }
+    }
+}
+
+/// One family of a lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Side {
+    /// The node's pods.
+    pub(crate) subnet: IpNetwork,
+    /// The node on the underlay.
+    pub(crate) underlay: IpAddr,
+    /// The inner MAC of its tunnel end, for backends that have one.
+    pub(crate) mac: Option<String>,
+}
+
+impl Side {
+    /// The tunnel end's address: the first of the subnet.
+    pub(crate) fn base(&self) -> IpAddr {
+        self.subnet.network()
+    }
+}
+
+/// A lease: its sides, IPv4 first.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Lease(pub(crate) Vec<Side>);
+
+impl Lease {
+    /// The side of one family.
+    pub(crate) fn side(&self, v6: bool) -> Option<&Side> {
+        self.0.iter().find(|side| side.subnet.is_ipv6() == v6)
+    }
+
+    /// Reads a record as upstream writes it; `None` if it is none.
+    pub(crate) fn parse(key: &str, value: &str) -> Option<Self> {
+        let value: Value = serde_json::from_str(value).ok()?;
+        let (v4, v6) = key.split_once('&').unwrap_or((key, ""));
+        let mut sides = Vec::new();
+        for (subnet, address, data) in [(v4, "PublicIP", "BackendData"), (v6, "PublicIPv6", "BackendV6Data")]
+        {
+            // IPv6 alone has an IPv4 part of zeroes.
+            let Some((base, length)) = subnet.rsplit_once('-').filter(|(_, length)| *length != "0") else {
+                continue;
+            };
+            sides.push(Side {
+                subnet: format!("{base}/{length}").parse().ok()?,
+                underlay: value[address].as_str()?.parse().ok()?,
+                mac: value[data]["VtepMAC"].as_str().map(str::to_owned),
+            });
+        }
+        (!sides.is_empty()).then_some(Self(sides))
+    }
+
+    /// The lease's key in the store.
+    pub(crate) fn key(&self) -> String {
+        let part = |v6| self.side(v6).map(|side| format!("{}-{}", side.base(), side.subnet.prefix()));
+        match (part(false), part(true)) {
+            (Some(v4), Some(v6)) => format!("{v4}&{v6}"),
+            (v4, v6) => v4.unwrap_or_else(|| format!("0.0.0.0-0&{}", v6.unwrap_or_default())),
+        }
+    }
+
+    /// The lease's record.
+    pub(crate) fn value(&self, backend: Backend) -> String {
+        let mut record = json!({ "BackendType": if backend == Backend::Udp { "" } else { backend.name() } });
+        for side in &self.0 {
+            let v6 = side.subnet.is_ipv6();
+            record[if v6 { "PublicIPv6" } else { "PublicIP" }] = side.underlay.to_string().into();
+            let data = match backend {
+                Backend::Vxlan => json!({ "VNI": 1, "VtepMAC": side.mac }),
+                // By this a node says that it speaks udp over IPv6, which Go's can't.
+                Backend::Udp if v6 => json!({ "Port": 8285 }),
+                _ => continue,
+            };
+            record[if v6 { "BackendV6Data" } else { "BackendData" }] = data;
+        }
+        record.to_string()
+    }
+}
+
+/// What should be on the node of lease `own` if these are the others.
+pub(crate) fn wanted<'a>(
+    backend: Backend,
+    own: &Lease,
+    others: impl Iterator<Item = &'a Lease>,
+) -> BTreeSet<String> {
+    let mut facts = BTreeSet::new();
+    for side in &own.0 {
+        let v6 = side.subnet.is_ipv6();
+        let (link, base, metric) = (backend.link(v6), side.base(), metric(v6));
+        let (host, mac) = (if v6 { 128 } else { 32 }, side.mac.as_deref().unwrap_or("-"));
+        match backend {
+            // 50 and 70 bytes of headers on an underlay of 1500.
+            Backend::Vxlan => {
+                let (mtu, underlay) = (if v6 { 1430 } else { 1450 }, side.underlay);
+                facts.insert(format!("link {link} up mtu {mtu} mac {mac} id 1 local {underlay}"));
+            }
+            Backend::HostGw => continue,
+            // One TUN for both: 48 bytes of headers, or 28 where there is IPv4 alone.
+            Backend::Udp => {
+                let mtu = if own.side(true).is_some() { 1452 } else { 1472 };
+                let network = NETWORKS[usize::from(v6)];
+                facts.insert(format!("link {link} up mtu {mtu}"));
+                facts.insert(format!("route {network} dev {link} proto 102 metric {metric}"));
+            }
+        }
+        facts.insert(format!("address {base}/{host} dev {link}"));
+    }
+    for side in others.flat_map(|lease| &lease.0) {
+        let v6 = side.subnet.is_ipv6();
+        if own.side(v6).is_none() {
+            continue;
+        }
+        let Side { subnet, underlay, mac } = side;
+        let (link, base, metric) = (backend.link(v6), side.base(), metric(v6));
+        match backend {
+            Backend::Vxlan => {
+                let mac = mac.as_deref().unwrap_or("-");
+                facts
+                    .insert(format!("route {subnet} via {base} dev {link} proto 102 metric {metric} onlink"));
+                facts.insert(format!("neighbour {base} dev {link} lladdr {mac}"));
+                facts.insert(format!("fdb {mac} dev {link} dst {underlay}"));
+            }
+            Backend::HostGw => {
+                facts.insert(format!("route {subnet} via {underlay} dev {link} proto 102 metric {metric}"));
+            }
+            Backend::Udp => {}
+        }
+    }
+    facts
+}
+
+/// The kernel's own default for IPv6, where 0 can't be.
+fn metric(v6: bool) -> u32 {
+    if v6 { 1024 } else { 0 }
+}
+
+/// What is on a node of that which is an agent's business: routes to our network and all on its devices.
+pub(crate) fn observed(backend: Backend, state: &KernelState) -> BTreeSet<String> {
+    let links = [false, true].map(|v6| backend.link(v6));
+    let has_devices = backend != Backend::HostGw;
+    let is_ours = |link: &str| has_devices && links.contains(&link);
+    let routes = state.routes.iter().chain(&state.routes6).filter_map(|line| route(line));
+    let mut facts: BTreeSet<String> = routes.collect();
+    for line in &state.neighbours {
+        let (Some(addr), Some(link), Some(mac)) =
+            (line.split(' ').next(), after(line, "dev"), after(line, "lladdr"))
+        else {
+            continue;
+        };
+        if is_ours(link) && addr.parse().is_ok_and(in_network) {
+            facts.insert(format!("neighbour {addr} dev {link} lladdr {mac}"));
+        }
+    }
+    for line in &state.fdb {
+        let (Some(mac), Some(link), Some(dst)) =
+            (line.split(' ').next(), after(line, "dev"), after(line, "dst"))
+        else {
+            continue;
+        };
+        if is_ours(link) {
+            facts.insert(format!("fdb {mac} dev {link} dst {dst}"));
+        }
+    }
+    for line in &state.addresses {
+        // "flannel.1 10.42.200.0/32 scope global"
+        if let [link, addr, .., "global"] = line.split(' ').collect::<Vec<_>>()[..]
+            && is_ours(link)
+        {
+            facts.insert(format!("address {addr} dev {link}"));
+        }
+    }
+    for line in &state.links {
+        // "flannel.1 vxlan mtu 1450 up oper UNKNOWN 0a:.. id 1 .."
+        let [name, _, "mtu", mtu, up, "oper", _, mac, ..] = line.split(' ').collect::<Vec<_>>()[..] else {
+            continue;
+        };
+        if !is_ours(name) {
+            continue;
+        }
+        let local = after(line, "local").or(after(line, "local6")).unwrap_or("-");
+        let id = after(line, "id").unwrap_or("-");
+        facts.insert(match backend {
+            Backend::Vxlan => format!("link {name} {up} mtu {mtu} mac {mac} id {id} local {local}"),
+            _ => format!("link {name} {up} mtu {mtu}"),
+        });
+    }
+    facts
+}
+
+/// A route to our network, but the kernel's own and those to the node's own pods. Whether it names its gateway
+/// itself or by a next hop (`nhid`), and what state its link is in, makes no difference.
+fn route(line: &str) -> Option<String> {
+    let mut words = line.split_whitespace();
+    let dst = words.by_ref().find(|word| *word != "unicast")?;
+    let net = dst.parse::<IpNetwork>().ok()?;
+    if !in_network(net.ip())
+        || after(line, "proto") == Some("kernel")
+        || after(line, "dev") == Some(POD_BRIDGE)
+    {
+        return None;
+    }
+    let mut fact = format!("route {net}");
+    for key in ["via", "dev", "proto"] {
+        if let Some(value) = after(line, key) {
+            fact += &format!(" {key} {value}");
+        }
+    }
+    fact += &format!(" metric {}", after(line, "metric").unwrap_or("0"));
+    if line.split_whitespace().any(|word| word == "onlink") {
+        fact += " onlink";
+    }
+    Some(fact)
+}
+
+fn in_network(addr: IpAddr) -> bool {
+    NETWORKS.iter().any(|network| network.parse::<IpNetwork>().is_ok_and(|network| network.contains(addr)))
+}
+
+/// The word after `key`.
+fn after<'a>(line: &'a str, key: &str) -> Option<&'a str> {
+    let mut words = line.split_whitespace();
+    words.find(|word| *word == key)?;
+    words.next()
+}
+
+/// What one has and the other lacks, one a line; `None` if they are equal.
+pub(crate) fn difference(want: &BTreeSet<String>, have: &BTreeSet<String>) -> Option<String> {
+    const MOST: usize = 30;
+    let missing = want.difference(have).map(|fact| format!("missing: {fact}"));
+    let surplus = have.difference(want).map(|fact| format!("surplus: {fact}"));
+    let mut lines = missing.chain(surplus).collect::<Vec<_>>();
+    if lines.len() > MOST {
+        let more = lines.len() - MOST;
+        lines.truncate(MOST);
+        lines.push(format!("... and {more} more"));
+    }
+    (!lines.is_empty()).then(|| lines.join("\n"))
+}
+
+#[cfg(test)]
+mod tests;

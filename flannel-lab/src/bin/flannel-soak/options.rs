@@ -1,0 +1,100 @@
+//! What the user asked for.
+
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+use flannel_lab::cluster::Families;
+
+use crate::model::Backend;
+
+/// Churns a cluster of network namespaces on this machine, with the real agent on every node, for minutes:
+/// joins, leaves, drift, flaps, store faults, killed agents, several at once. Checks that the kernel comes to
+/// equal a model of its own, and that no pair of pods loses a ping without a cause.
+///
+/// Needs root or user namespaces, and leaves nothing behind. The same seed and options give the same actions.
+#[derive(Debug, Parser)]
+#[command(name = "flannel-soak", version)]
+pub(crate) struct Options {
+    /// For how long, in minutes; fractions will do
+    #[arg(long, value_name = "N", default_value_t = 1.0, value_parser = minutes)]
+    pub(crate) minutes: f64,
+    /// The seed of all choices; a new one unless told, which is printed
+    #[arg(long, value_name = "SEED")]
+    pub(crate) seed: Option<u64>,
+    /// How many nodes with an agent and a pod
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(2..=20))]
+    pub(crate) nodes: u8,
+    /// How many leases of nodes that don't exist to begin with; they come and go
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u8).range(5..=110))]
+    pub(crate) phantoms: u8,
+    /// Backend of the network config
+    #[arg(long, value_enum, default_value_t = Backend::Vxlan)]
+    pub(crate) backend: Backend,
+    /// Address families of the underlay and of the pods
+    #[arg(long, value_enum, default_value_t = FamilyChoice::Dual)]
+    pub(crate) families: FamilyChoice,
+    /// Where leases are
+    #[arg(long, value_enum, default_value_t = StoreChoice::Etcd)]
+    pub(crate) store: StoreChoice,
+    /// Change underlay addresses of nodes, too
+    #[arg(long)]
+    pub(crate) renumber: bool,
+    /// Run this flanneld instead of building one
+    #[arg(long, value_name = "PATH")]
+    pub(crate) flanneld: Option<PathBuf>,
+    /// Show every action as it happens
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+}
+
+fn minutes(text: &str) -> Result<f64, String> {
+    let minutes = text.parse::<f64>().map_err(|error| error.to_string())?;
+    if minutes > 0.0 && minutes <= 10_000.0 { Ok(minutes) } else { Err("must be above 0, and finite".into()) }
+}
+
+/// The values of `--families`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FamilyChoice {
+    /// IPv4 alone
+    V4,
+    /// IPv6 alone
+    V6,
+    /// Both
+    Dual,
+}
+
+impl From<FamilyChoice> for Families {
+    fn from(choice: FamilyChoice) -> Self {
+        match choice {
+            FamilyChoice::V4 => Self::V4,
+            FamilyChoice::V6 => Self::V6,
+            FamilyChoice::Dual => Self::Dual,
+        }
+    }
+}
+
+/// The values of `--store`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StoreChoice {
+    /// A folder
+    Local,
+    /// A server in the underlay
+    Etcd,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Options::command().debug_assert();
+        let options = Options::parse_from(["flannel-soak", "--minutes", "0.5", "--backend", "host-gw"]);
+        assert_eq!((options.minutes, options.backend, options.nodes), (0.5, Backend::HostGw, 4));
+        for bad in [["--minutes", "0"], ["--minutes", "NaN"], ["--nodes", "1"], ["--phantoms", "111"]] {
+            assert!(Options::try_parse_from(["flannel-soak"].iter().chain(&bad)).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Pings between all pairs of pods, all the while, and who lost some.
+
+use std::time::Duration;
+
+use flannel_lab::ping::{PingOptions, PingReport, Pinger};
+
+use crate::Fallible;
+use crate::lab::{LIMIT, Lab};
+
+/// From one echo to the next.
+const INTERVAL: Duration = Duration::from_millis(20);
+/// Answers come within a millisecond; a machine that is busy for long is no loss.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A pair's pinger in one family. A reply takes the way in both directions, so one a pair will do.
+#[derive(Debug)]
+struct Pair {
+    a: u8,
+    b: u8,
+    v6: bool,
+    pinger: Pinger,
+}
+
+/// What a pair lost.
+#[derive(Debug)]
+pub(crate) struct Loss {
+    pub(crate) a: u8,
+    pub(crate) b: u8,
+    pub(crate) v6: bool,
+    pub(crate) report: PingReport,
+}
+
+/// All pairs.
+#[derive(Debug)]
+pub(crate) struct Pings(Vec<Pair>);
+
+impl Pings {
+    /// Starts.
+    pub(crate) fn start(lab: &Lab) -> Fallible<Self> {
+        let mut pairs = Vec::new();
+        for v6 in lab.families() {
+            for (a, pod) in &lab.pods {
+                for (b, other) in lab.pods.range(a + 1..) {
+                    let dst = if v6 { other.ipv6() } else { other.ipv4() };
+                    let dst = dst.ok_or_else(|| format!("the pod of node{b} lacks a family"))?;
+                    let options =
+                        PingOptions { interval: INTERVAL, timeout: TIMEOUT, ..PingOptions::default() };
+                    let pinger = Pinger::start(pod.netns(), dst, options)?;
+                    pairs.push(Pair { a: *a, b: *b, v6, pinger });
+                }
+            }
+        }
+        Ok(Self(pairs))
+    }
+
+    /// Waits until every pair has had more replies.
+    pub(crate) fn wait_for_replies(&self) -> Fallible<()> {
+        for Pair { a, b, v6, pinger } in &self.0 {
+            let what = |error| format!("node{a} to node{b}, IPv{}: {error}", if *v6 { 6 } else { 4 });
+            pinger.wait_for_replies(2, LIMIT).map_err(what)?;
+        }
+        Ok(())
+    }
+
+    /// Stops, and returns how many were sent, and the losses.
+    pub(crate) fn stop(self) -> (u64, Vec<Loss>) {
+        let reports =
+            self.0.into_iter().map(|Pair { a, b, v6, pinger }| Loss { a, b, v6, report: pinger.stop() });
+        let reports = reports.collect::<Vec<_>>();
+        let sent = reports.iter().map(|loss| loss.report.sent).sum();
+        (sent, reports.into_iter().filter(|loss| loss.report.lost > 0).collect())
+    }
+}

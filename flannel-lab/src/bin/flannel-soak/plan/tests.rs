@@ -1,0 +1,114 @@
+use super::*;
+
+fn setting(backend: Backend) -> Setting {
+    Setting {
+        backend,
+        store: StoreChoice::Etcd,
+        families: vec![false, true],
+        nodes: 4,
+        phantoms: 100,
+        renumber: true,
+    }
+}
+
+fn rounds(seed: u64, count: usize) -> Vec<Vec<Action>> {
+    let mut planner = Planner::new(seed, setting(Backend::Vxlan));
+    assert_eq!(planner.first().len(), 100);
+    (0..count).map(|_| planner.round()).collect()
+}
+
+#[test]
+fn the_same_seed_gives_the_same_actions() {
+    assert_eq!(rounds(7, 200), rounds(7, 200));
+    assert_ne!(rounds(7, 20), rounds(8, 20));
+}
+
+#[test]
+fn every_kind_comes_and_nothing_collides() {
+    let mut kinds = BTreeSet::new();
+    let mut overlapping = 0;
+    for round in rounds(1, 2000) {
+        assert!((1..=3).contains(&round.len()));
+        overlapping += usize::from(round.len() > 1);
+        kinds.extend(round.iter().map(|action| action.kind));
+        let nodes = round.iter().filter_map(|action| action.node).collect::<Vec<_>>();
+        assert_eq!(nodes.iter().collect::<BTreeSet<_>>().len(), nodes.len(), "{round:?}");
+        let store = round.iter().filter(|action| action.writes() || action.stops_store()).count();
+        assert!(store <= 1, "{round:?}");
+        for action in &round {
+            let Some(Drift { victim: Victim::Phantom(phantom), .. }) = action.drift else { continue };
+            let changed = |other: &Action| {
+                other.del.contains(&phantom) || other.put.iter().any(|put| put.subnet == phantom)
+            };
+            assert!(!round.iter().any(changed), "{round:?}");
+        }
+    }
+    assert_eq!(kinds.len(), 20, "{kinds:?}");
+    assert!(overlapping > 1000);
+}
+
+#[test]
+fn leases_stay_unique_and_about_as_many() {
+    let mut planner = Planner::new(3, setting(Backend::Vxlan));
+    let mut leases: BTreeMap<u8, Phantom> =
+        planner.first().into_iter().map(|phantom| (phantom.subnet, phantom)).collect();
+    for _ in 0..2000 {
+        for action in planner.round() {
+            for subnet in &action.del {
+                assert!(leases.remove(subnet).is_some(), "{action}");
+            }
+            leases.extend(action.put.iter().map(|phantom| (phantom.subnet, *phantom)));
+        }
+        let hosts = leases.values().map(|phantom| phantom.host).collect::<BTreeSet<_>>();
+        let macs = leases.values().map(|phantom| phantom.mac).collect::<BTreeSet<_>>();
+        assert_eq!((hosts.len(), macs.len()), (leases.len(), leases.len()));
+        assert!((60..=141).contains(&leases.len()), "{}", leases.len());
+    }
+}
+
+#[test]
+fn what_a_backend_or_store_lacks_is_not_chosen() {
+    let mut planner =
+        Planner::new(5, Setting { store: StoreChoice::Local, renumber: false, ..setting(Backend::HostGw) });
+    planner.first();
+    for action in (0..1000).flat_map(|_| planner.round()) {
+        use Kind::*;
+        let lacking = [NewMac, DeviceDown, DeviceDeleted, DeviceMac, Renumber, StoreKilled, Compaction];
+        assert!(!lacking.contains(&action.kind), "{action}");
+        let pieces = [Piece::Route, Piece::Stray];
+        assert!(action.drift.is_none_or(|drift| pieces.contains(&drift.piece)), "{action}");
+    }
+}
+
+#[test]
+fn only_those_who_are_touched_may_lose() {
+    let action = |kind, node, drift| Action {
+        kind,
+        after: Duration::ZERO,
+        hold: Duration::ZERO,
+        node,
+        v6: true,
+        put: Vec::new(),
+        del: Vec::new(),
+        drift,
+        host: 0,
+    };
+    let suffers = |action: &Action, backend, a, b, v6| {
+        action.touches(backend).is_some_and(|touch| touch.covers(a, b, v6))
+    };
+    let flap = action(Kind::NicFlap, Some(2), None);
+    assert!(suffers(&flap, Backend::Vxlan, 1, 2, false) && suffers(&flap, Backend::Vxlan, 2, 3, true));
+    assert!(!suffers(&flap, Backend::Vxlan, 1, 3, false));
+    let device = action(Kind::DeviceDown, Some(2), None);
+    assert!(suffers(&device, Backend::Vxlan, 1, 2, true) && !suffers(&device, Backend::Vxlan, 1, 2, false));
+    let drift = |piece, victim| Some(Drift { piece, altered: false, victim, v6: false });
+    let route = action(Kind::Drift, Some(1), drift(Piece::Route, Victim::Node(3)));
+    assert!(suffers(&route, Backend::HostGw, 3, 1, false) && !suffers(&route, Backend::HostGw, 3, 1, true));
+    assert!(!suffers(&route, Backend::HostGw, 1, 2, false));
+    let phantom = action(Kind::Drift, Some(1), drift(Piece::Route, Victim::Phantom(3)));
+    assert_eq!(phantom.touches(Backend::Vxlan), None);
+    assert_eq!(action(Kind::StoreKilled, None, None).touches(Backend::Udp), None);
+    let killed = action(Kind::AgentKilled, Some(1), None);
+    assert_eq!(killed.touches(Backend::Vxlan), None);
+    assert!(suffers(&killed, Backend::Udp, 1, 2, false));
+}

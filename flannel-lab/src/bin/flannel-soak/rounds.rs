@@ -1,0 +1,164 @@
+//! A round: its actions at once, then the wait until all is well, then the account.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{scope, sleep};
+use std::time::{Duration, Instant};
+
+use crate::Fallible;
+use crate::act::perform;
+use crate::foreign;
+use crate::lab::{LIMIT, Lab};
+use crate::pings::{Loss, Pings};
+use crate::plan::{Action, Touch};
+use crate::report::{Journal, Report};
+
+/// Between two looks at those whom a round does not concern.
+const GLANCE: Duration = Duration::from_millis(200);
+
+/// Runs one. An error is a violation, or the lab itself failed.
+pub(crate) fn run(
+    lab: &Lab,
+    actions: &[Action],
+    pings: &mut Pings,
+    journal: &Journal,
+    report: &mut Report,
+) -> Fallible<()> {
+    let start = Instant::now();
+    let over = AtomicBool::new(false);
+    // When the store answers again; recovery can't be expected before.
+    let store_back = Mutex::new(start);
+    let results = scope(|scope| {
+        let threads = actions.iter().map(|action| {
+            let store_back = &store_back;
+            scope.spawn(move || one(lab, action, actions, journal, store_back))
+        });
+        let threads = threads.collect::<Vec<_>>();
+        let bystanders = scope.spawn(|| watch_bystanders(lab, actions, &over));
+        let results = threads.into_iter().map(|thread| thread.join().expect("no action panics"));
+        let mut results = results.collect::<Vec<_>>();
+        over.store(true, Ordering::Relaxed);
+        results.push(bystanders.join().expect("no look panics").map(|()| None));
+        results
+    });
+    let mut failures = Vec::new();
+    for (result, action) in results.into_iter().zip(actions.iter().map(Some).chain([None])) {
+        match (result, action) {
+            (Ok(Some(time)), Some(action)) => report.converged(action.kind, time),
+            (Ok(_), Some(action)) => report.done(action.kind),
+            (Ok(_), None) => {}
+            (Err(error), Some(action)) => failures.push(format!("after \"{action}\": {error}")),
+            (Err(error), None) => failures.push(error.to_string()),
+        }
+    }
+    if !failures.is_empty() {
+        return Err(failures.join("\n").into());
+    }
+    settle(lab, actions, pings)?;
+    // The next ones first: there is no moment without.
+    let next = Pings::start(lab)?;
+    let (sent, losses) = std::mem::replace(pings, next).stop();
+    report.pings(sent, losses.iter().map(|loss| loss.report.lost).sum());
+    blame(lab, actions, &losses)?;
+    journal.note(format!("all well after {:.1} s", start.elapsed().as_secs_f64()));
+    Ok(())
+}
+
+/// One action and its time to recovery, counted from the end of its cause, where it can be told from others'.
+fn one(
+    lab: &Lab,
+    action: &Action,
+    all: &[Action],
+    journal: &Journal,
+    store_back: &Mutex<Instant>,
+) -> Fallible<Option<Duration>> {
+    sleep(action.after);
+    journal.note(action.to_string());
+    perform(lab, action)?;
+    let end = Instant::now();
+    if action.stops_store() {
+        *store_back.lock().expect("nobody panics with it") = end;
+    }
+    // Where somebody else's fault lasts, this one's recovery says nothing.
+    let others = all.iter().filter(|other| *other != action).filter_map(|other| other.node);
+    let others = others.collect::<Vec<_>>();
+    let concerned: Vec<u8> = match action.node {
+        Some(node) if !action.writes() => vec![node],
+        _ => lab.numbers().filter(|number| !others.contains(number)).collect(),
+    };
+    // A fault of the store that begins later may still delay it.
+    let longest = all.iter().map(|other| other.after + other.hold).max().unwrap_or_default();
+    let back = lab.wait_for_model(&concerned, end + LIMIT + longest)?;
+    if let Some(node) = action.node {
+        lab.wait_until_ready(node, LIMIT + longest)?;
+    }
+    let is_alone =
+        all.iter().filter(|other| other.writes() || other.stops_store()).all(|other| other == action);
+    let since = end.max(*store_back.lock().expect("nobody panics with it"));
+    // A node that also had to follow leases tells of both; the histogram is of one cause each.
+    let is_clean = action.node.is_none() && !concerned.is_empty() || is_alone;
+    Ok(is_clean.then(|| back.saturating_duration_since(since)))
+}
+
+/// Looks at nodes that nothing happens to: their kernels must not change for a moment.
+fn watch_bystanders(lab: &Lab, actions: &[Action], over: &AtomicBool) -> Fallible<()> {
+    if actions.iter().any(Action::writes) {
+        return Ok(());
+    }
+    let touched = actions.iter().filter_map(|action| action.node).collect::<Vec<_>>();
+    let numbers = lab.numbers().filter(|number| !touched.contains(number)).collect::<Vec<_>>();
+    while !over.load(Ordering::Relaxed) {
+        for number in &numbers {
+            if let Some(deviation) = lab.deviation(*number)? {
+                return Err(format!("nothing happened to it, and still {deviation}").into());
+            }
+        }
+        sleep(GLANCE);
+    }
+    Ok(())
+}
+
+/// Waits until all of it is well, whoever had to do with it, and checks what must never have changed.
+fn settle(lab: &Lab, actions: &[Action], pings: &Pings) -> Fallible<()> {
+    let numbers = lab.numbers().collect::<Vec<_>>();
+    lab.wait_for_model(&numbers, Instant::now() + LIMIT)?;
+    numbers.iter().try_for_each(|number| lab.wait_until_ready(*number, LIMIT))?;
+    pings.wait_for_replies()?;
+    // Once more, all at one time: nothing that was repaired may have gone wrong again meanwhile.
+    for number in &numbers {
+        if let Some(deviation) = lab.deviation(*number)? {
+            return Err(format!("it was well before, and now {deviation}").into());
+        }
+        let is_taken = |action: &Action| action.node == Some(*number) && action.takes_foreign();
+        let was_taken = actions.iter().any(is_taken);
+        if let Some(missing) = foreign::missing(lab, *number, !was_taken)? {
+            return Err(missing.into());
+        }
+        if was_taken {
+            foreign::put(lab, *number)?;
+        }
+    }
+    match lab.store_deviation()? {
+        Some(deviation) => Err(deviation.into()),
+        None => Ok(()),
+    }
+}
+
+/// Fails if somebody lost pings to whom nothing happened.
+fn blame(lab: &Lab, actions: &[Action], losses: &[Loss]) -> Fallible<()> {
+    let touches = actions.iter().filter_map(|action| action.touches(lab.backend)).collect::<Vec<Touch>>();
+    let unexplained =
+        losses.iter().filter(|loss| !touches.iter().any(|one| one.covers(loss.a, loss.b, loss.v6)));
+    let lines = unexplained.map(|Loss { a, b, v6, report }| {
+        let family = if *v6 { 6 } else { 4 };
+        let (lost, sent) = (report.lost, report.sent);
+        let outages = report.outages.iter().take(5).map(|outage| {
+            format!("{} from {:.2} s on for {:?}", outage.lost, outage.began.as_secs_f64(), outage.lasted)
+        });
+        let outages = outages.collect::<Vec<_>>().join("; ");
+        let error = report.last_error.as_deref().unwrap_or("no error");
+        format!("node{a} to node{b} lost {lost} of {sent} pings over IPv{family} without a cause: {outages}; {error}")
+    });
+    let lines = lines.collect::<Vec<_>>();
+    if lines.is_empty() { Ok(()) } else { Err(lines.join("\n").into()) }
+}
