@@ -1,5 +1,6 @@
 //! Pings between all pairs of pods, all the while, and who lost some.
 
+use std::thread::{self, ScopedJoinHandle};
 use std::time::Duration;
 
 use flannel_lab::ping::{PingOptions, PingReport, Pinger};
@@ -64,9 +65,14 @@ impl Pings {
 
     /// Stops, and returns how many were sent, and the losses.
     pub(crate) fn stop(self) -> (u64, Vec<Loss>) {
-        let reports =
-            self.0.into_iter().map(|Pair { a, b, v6, pinger }| Loss { a, b, v6, report: pinger.stop() });
-        let reports = reports.collect::<Vec<_>>();
+        // All at once: each waits for replies that may never come.
+        let reports = thread::scope(|scope| {
+            let stop =
+                |Pair { a, b, v6, pinger }| scope.spawn(move || Loss { a, b, v6, report: pinger.stop() });
+            let threads = self.0.into_iter().map(stop).collect::<Vec<_>>();
+            let join = |thread: ScopedJoinHandle<'_, Loss>| thread.join().expect("no pinger panics");
+            threads.into_iter().map(join).collect::<Vec<_>>()
+        });
         let sent = reports.iter().map(|loss| loss.report.sent).sum();
         (sent, reports.into_iter().filter(|loss| loss.report.lost > 0).collect())
     }

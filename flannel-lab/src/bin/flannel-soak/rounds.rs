@@ -10,7 +10,7 @@ use crate::act::perform;
 use crate::foreign;
 use crate::lab::{LIMIT, Lab};
 use crate::pings::{Loss, Pings};
-use crate::plan::{Action, Touch};
+use crate::plan::{Action, Kind, Touch};
 use crate::report::{Journal, Report};
 
 /// Between two looks at those whom a round does not concern.
@@ -54,7 +54,7 @@ pub(crate) fn run(
     if !failures.is_empty() {
         return Err(failures.join("\n").into());
     }
-    settle(lab, actions, pings)?;
+    settle(lab, actions, pings, journal)?;
     // The next ones first: there is no moment without.
     let next = Pings::start(lab)?;
     let (sent, losses) = std::mem::replace(pings, next).stop();
@@ -92,12 +92,13 @@ fn one(
     if let Some(node) = action.node {
         lab.wait_until_ready(node, LIMIT + longest)?;
     }
-    let is_alone =
-        all.iter().filter(|other| other.writes() || other.stops_store()).all(|other| other == action);
     let since = end.max(*store_back.lock().expect("nobody panics with it"));
-    // A node that also had to follow leases tells of both; the histogram is of one cause each.
-    let is_clean = action.node.is_none() && !concerned.is_empty() || is_alone;
-    Ok(is_clean.then(|| back.saturating_duration_since(since)))
+    let time = back.saturating_duration_since(since);
+    journal.note(format!("    well {} ms after: {action}", time.as_millis()));
+    // A node that also waited for the store, or for the last of many writes, tells of two causes.
+    let is_cause = |other: &Action| other.stops_store() || other.kind == Kind::Burst;
+    let others = || all.iter().filter(|other| *other != action);
+    Ok((!concerned.is_empty() && !others().any(is_cause)).then_some(time))
 }
 
 /// Looks at nodes that nothing happens to: their kernels must not change for a moment.
@@ -119,11 +120,13 @@ fn watch_bystanders(lab: &Lab, actions: &[Action], over: &AtomicBool) -> Fallibl
 }
 
 /// Waits until all of it is well, whoever had to do with it, and checks what must never have changed.
-fn settle(lab: &Lab, actions: &[Action], pings: &Pings) -> Fallible<()> {
+fn settle(lab: &Lab, actions: &[Action], pings: &Pings, journal: &Journal) -> Fallible<()> {
     let numbers = lab.numbers().collect::<Vec<_>>();
     lab.wait_for_model(&numbers, Instant::now() + LIMIT)?;
     numbers.iter().try_for_each(|number| lab.wait_until_ready(*number, LIMIT))?;
+    journal.note("    all kernels equal the model, all agents are ready");
     pings.wait_for_replies()?;
+    journal.note("    all pairs have replies");
     // Once more, all at one time: nothing that was repaired may have gone wrong again meanwhile.
     for number in &numbers {
         if let Some(deviation) = lab.deviation(*number)? {
