@@ -17,7 +17,10 @@ const STRAY: u8 = 190;
 
 /// Does it all: the fault, its time, its end. Returns when nothing is in the way of recovery any more.
 pub(crate) fn perform(lab: &Lab, action: &Action) -> Fallible<()> {
-    use Kind::*;
+    use Kind::{
+        AgentAway, AgentKilled, AgentPaused, CarrierLoss, Compaction, DeviceDeleted, DeviceDown, DeviceMac,
+        NicFlap, NicPulled, Partition, Renumber, StoreKilled, StorePaused,
+    };
     let hold = || sleep(action.hold);
     let Some(number) = action.node else {
         match action.kind {

@@ -237,8 +237,7 @@ pub(crate) fn observed(backend: Backend, state: &KernelState) -> BTreeSet<String
 /// A route to our network, but the kernel's own and those to the node's own pods. Whether it names its gateway
 /// itself or by a next hop (`nhid`), and what state its link is in, makes no difference.
 fn route(line: &str) -> Option<String> {
-    let mut words = line.split_whitespace();
-    let dst = words.by_ref().find(|word| *word != "unicast")?;
+    let dst = line.split_whitespace().find(|word| *word != "unicast")?;
     let net = dst.parse::<IpNetwork>().ok()?;
     if !in_network(net.ip())
         || after(line, "proto") == Some("kernel")
@@ -246,17 +245,13 @@ fn route(line: &str) -> Option<String> {
     {
         return None;
     }
-    let mut fact = format!("route {net}");
+    let mut words = vec!["route".to_owned(), net.to_string()];
     for key in ["via", "dev", "proto"] {
-        if let Some(value) = after(line, key) {
-            fact += &format!(" {key} {value}");
-        }
+        words.extend(after(line, key).map(|value| format!("{key} {value}")));
     }
-    fact += &format!(" metric {}", after(line, "metric").unwrap_or("0"));
-    if line.split_whitespace().any(|word| word == "onlink") {
-        fact += " onlink";
-    }
-    Some(fact)
+    words.push(format!("metric {}", after(line, "metric").unwrap_or("0")));
+    words.extend(line.split_whitespace().find(|word| *word == "onlink").map(str::to_owned));
+    Some(words.join(" "))
 }
 
 fn in_network(addr: IpAddr) -> bool {

@@ -66,13 +66,15 @@ impl Kind {
     }
 
     fn is_on_a_node(self) -> bool {
-        use Kind::*;
+        use Kind::{Burst, Compaction, Join, Leave, NewAddress, NewMac, StoreKilled, StorePaused};
         !matches!(self, Join | Leave | Burst | NewMac | NewAddress | StorePaused | StoreKilled | Compaction)
     }
 
     /// Whether the fault has an end of its own.
     fn lasts(self) -> bool {
-        use Kind::*;
+        use Kind::{
+            AgentAway, AgentPaused, CarrierLoss, NicFlap, NicPulled, Partition, StoreKilled, StorePaused,
+        };
         matches!(
             self,
             NicFlap
@@ -162,7 +164,10 @@ impl Touch {
 impl Action {
     /// Who may notice. Everybody else must not.
     pub(crate) fn touches(&self, backend: Backend) -> Option<Touch> {
-        use Kind::*;
+        use Kind::{
+            AgentAway, AgentKilled, AgentPaused, CarrierLoss, DeviceDeleted, DeviceDown, DeviceMac, NicFlap,
+            NicPulled, Partition, Renumber,
+        };
         let node = self.node?;
         let all = Touch { node, peer: None, v6: None };
         // A TUN has both families, and its packets go through the agent.
@@ -188,7 +193,7 @@ impl Action {
 
     /// Whether what others put on the node's devices goes with them.
     pub(crate) fn takes_foreign(&self) -> bool {
-        use Kind::*;
+        use Kind::{DeviceDeleted, DeviceDown, DeviceMac, NicPulled, Renumber};
         matches!(self.kind, DeviceDown | DeviceDeleted | DeviceMac | NicPulled | Renumber)
             || self.drift.is_some_and(|drift| drift.piece == Piece::Address)
     }
@@ -295,7 +300,11 @@ impl Planner {
 
     /// One that is still possible, by weight.
     fn kind(&mut self, taken: &Taken) -> Option<Kind> {
-        use Kind::*;
+        use Kind::{
+            AgentAway, AgentKilled, AgentPaused, Burst, CarrierLoss, Compaction, DeviceDeleted, DeviceDown,
+            DeviceMac, Drift, Join, Leave, NewAddress, NewMac, NicFlap, NicPulled, Partition, Renumber,
+            StoreKilled, StorePaused,
+        };
         let Setting { backend, store, nodes, renumber, .. } = self.setting;
         let (vxlan, host_gw) = (backend == Backend::Vxlan, backend == Backend::HostGw);
         let etcd = store == StoreChoice::Etcd;
@@ -338,7 +347,7 @@ impl Planner {
     }
 
     fn action(&mut self, kind: Kind, taken: &mut Taken) -> Action {
-        use Kind::*;
+        use Kind::{AgentAway, AgentPaused, Burst, Drift, Leave, NewAddress, NewMac, Renumber};
         let after = Duration::from_millis(self.rng.u64(0..800));
         let hold = if kind.lasts() { self.rng.u64(200..4000) } else { 0 };
         let v6 = self.family();
