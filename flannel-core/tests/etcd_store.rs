@@ -9,5 +9,7 @@ mod hold;
 mod leases;
 #[path = "etcd/reach.rs"]
 mod reach;
+#[path = "etcd/storm.rs"]
+mod storm;
 #[path = "etcd/watch.rs"]
 mod watch;

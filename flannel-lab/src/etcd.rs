@@ -3,6 +3,7 @@
 mod ctl;
 mod tls;
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -155,12 +156,32 @@ impl Etcd {
 
     /// Whether it says that it serves requests.
     pub fn is_healthy(&self) -> bool {
+        self.ask("/health").is_some_and(|answer| answer.contains(r#""health":"true""#))
+    }
+
+    /// How many requests it has answered since it started, by the name of the gRPC method. Streams, such as
+    /// watches, count when they end.
+    pub fn requests(&self) -> Result<BTreeMap<String, u64>, LabError> {
+        let text = self.ask("/metrics").unwrap_or_default();
+        let mut counts = BTreeMap::new();
+        for line in text.lines().filter_map(|line| line.strip_prefix("grpc_server_handled_total{")) {
+            let bad = || LabError::unexpected("etcd's /metrics", line);
+            let (labels, count) = line.rsplit_once(' ').ok_or_else(bad)?;
+            let method = labels.split_once("grpc_method=\"").and_then(|(_, rest)| rest.split_once('"'));
+            let (method, _) = method.ok_or_else(bad)?;
+            // Prometheus writes all numbers as floats, large ones as 1e+06.
+            let count: f64 = count.parse().map_err(|_| bad())?;
+            *counts.entry(method.to_owned()).or_default() += count as u64;
+        }
+        Ok(counts)
+    }
+
+    fn ask(&self, path: &str) -> Option<String> {
         let health = self.health;
-        let answer = match &self.netns {
-            Some(netns) => netns.enter(|| get(health, "/health")).ok().flatten(),
-            None => get(health, "/health"),
-        };
-        answer.is_some_and(|answer| answer.contains(r#""health":"true""#))
+        match &self.netns {
+            Some(netns) => netns.enter(|| get(health, path)).ok().flatten(),
+            None => get(health, path),
+        }
     }
 
     fn wait_until_healthy(&self) -> Result<(), LabError> {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tracing::{debug, error, warn};
 
 use super::Store;
+use super::create::{Guard, Wanted};
 use super::records::Position;
 use super::watch::Feed;
 use crate::lease::{Lease, LeaseKey};
@@ -110,7 +111,14 @@ impl Store {
         if let Some(rival) = listed.bad.iter().find(|bad| bad.occupied.is_some_and(unreadable)) {
             return Err(lost(own.key, format!("the unreadable record {}", rival.record.key)));
         }
-        self.create(own.key, &own.attrs, listed.at.revision, None).await.map(drop)
+        // All nodes do this at once after a loss of the store, so it is worth a look at the config.
+        let guard = Guard::of(self.config().await.ok().as_ref(), own.key);
+        let revision = listed.at.revision;
+        let wanted = Wanted { key: own.key, attrs: &own.attrs, guard, revision, replaced: None };
+        let mut grant = None;
+        self.create(&wanted, &mut grant).await?;
+        self.revoke(grant.unwrap_or(0)).await;
+        Ok(())
     }
 
     /// Waits until the key changes after `at`, or `limit` is over. `false` if it can't be seen any more.

@@ -6,6 +6,7 @@
 
 mod acquire;
 mod client;
+mod create;
 mod error;
 mod grants;
 mod hold;

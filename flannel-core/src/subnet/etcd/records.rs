@@ -1,8 +1,9 @@
 //! Reading the store: all leases at one revision, in pages.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
-use etcd_client::{GetOptions, GetResponse, KeyValue, ResponseHeader};
+use etcd_client::{GetOptions, GetResponse, KeyValue, ResponseHeader, Txn, TxnOp, TxnOpResponse};
 
 use super::Store;
 use super::error::CallError;
@@ -74,6 +75,29 @@ pub(super) struct Listed {
 }
 
 impl Listed {
+    fn at(at: Position) -> Self {
+        Self { at, stored: Vec::new(), bad: Vec::new() }
+    }
+
+    fn add(&mut self, store: &Store, found: &[KeyValue]) {
+        for value in found {
+            match store.decode(value) {
+                Ok(stored) => self.stored.push(stored),
+                Err(bad) => self.bad.push(bad),
+            }
+        }
+    }
+
+    /// Adds what was created since, up to a later position. What was deleted since stays: it is taken for
+    /// occupied, which does no harm.
+    pub(super) fn catch_up(&mut self, store: &Store, at: Position, newer: &[KeyValue]) {
+        let names: HashSet<String> = newer.iter().map(|found| store.keys.name(found.key())).collect();
+        self.stored.retain(|stored| !names.contains(&stored.lease.key.to_string()));
+        self.bad.retain(|bad| !names.contains(&bad.record.key));
+        self.add(store, newer);
+        self.at = at;
+    }
+
     /// As the allocation wants it.
     pub(super) fn listing(&self) -> Listing {
         let record =
@@ -93,8 +117,39 @@ impl Store {
             async move { client.get(key, None).await }
         };
         let (endpoint, found) = self.call("read the network config", get).await?;
+        self.parse_config(endpoint, found.kvs())
+    }
+
+    /// The config and all leases, by one request where they fit into one answer.
+    pub(super) async fn config_and_leases(&self) -> Result<(NetworkConfig, Listed), SubnetError> {
+        let read = |client: etcd_client::Client| {
+            let mut client = client.kv_client().max_decoding_message_size(MAX_MESSAGE);
+            let leases = TxnOp::get(self.keys.first.as_str(), Some(self.page_options(0)));
+            let txn = Txn::new().and_then([TxnOp::get(self.keys.config.as_str(), None), leases]);
+            async move { client.txn(txn).await }
+        };
+        let (endpoint, done) = self.call("read the network config and list leases", read).await?;
+        let mut answers = done.op_responses().into_iter().filter_map(|answer| match answer {
+            TxnOpResponse::Get(found) => Some(found),
+            _ => None,
+        });
+        let config = answers.next();
+        let config = self.parse_config(endpoint, config.as_ref().map_or(&[], GetResponse::kvs))?;
+        let listed = match answers.next() {
+            Some(page) if !page.more() => {
+                let mut listed = Listed::at(Position::of(done.header()));
+                listed.add(self, page.kvs());
+                self.note_undecodable(&listed);
+                listed
+            }
+            _ => self.list().await?,
+        };
+        Ok((config, listed))
+    }
+
+    fn parse_config(&self, endpoint: usize, found: &[KeyValue]) -> Result<NetworkConfig, SubnetError> {
         let place = || format!("{} in etcd {}", self.keys.config, self.clients.url(endpoint));
-        let Some(value) = found.kvs().first() else { return Err(SubnetError::NoConfig { place: place() }) };
+        let Some(value) = found.first() else { return Err(SubnetError::NoConfig { place: place() }) };
         let text = String::from_utf8_lossy(value.value());
         NetworkConfig::parse(&text, LeaseSource::Store)
             .map_err(|source| SubnetError::Config { place: place(), source })
@@ -114,8 +169,7 @@ impl Store {
         for _ in 0..RESTARTS {
             match self.list_once().await {
                 Ok(listed) => {
-                    let bad = listed.bad.iter().map(|bad| bad.record.clone()).collect();
-                    self.health.set_undecodable(bad);
+                    self.note_undecodable(&listed);
                     return Ok(listed);
                 }
                 // Compacted between two pages.
@@ -126,6 +180,10 @@ impl Store {
         Err(last.expect("at least one try").into())
     }
 
+    fn note_undecodable(&self, listed: &Listed) {
+        self.health.set_undecodable(listed.bad.iter().map(|bad| bad.record.clone()).collect());
+    }
+
     async fn list_once(&self) -> Result<Listed, CallError> {
         let mut from = self.keys.first.clone().into_bytes();
         let mut listed: Option<Listed> = None;
@@ -133,14 +191,8 @@ impl Store {
             let revision = listed.as_ref().map_or(0, |listed| listed.at.revision);
             let (_, mut page) = self.page(&from, revision).await?;
             let at = Position::of(page.header());
-            let into = listed.get_or_insert_with(|| Listed { at, stored: Vec::new(), bad: Vec::new() });
             let found = page.take_kvs();
-            for value in &found {
-                match self.decode(value) {
-                    Ok(stored) => into.stored.push(stored),
-                    Err(bad) => into.bad.push(bad),
-                }
-            }
+            listed.get_or_insert_with(|| Listed::at(at)).add(self, &found);
             match found.last() {
                 Some(last) if page.more() => {
                     from = last.key().to_vec();
@@ -154,12 +206,15 @@ impl Store {
 
     async fn page(&self, from: &[u8], revision: i64) -> Result<(usize, GetResponse), CallError> {
         self.call("list leases", |client| {
-            let (from, end) = (from.to_vec(), self.keys.end.clone());
-            let options = GetOptions::new().with_range(end).with_limit(PAGE).with_revision(revision);
+            let (from, options) = (from.to_vec(), self.page_options(revision));
             let mut client = client.kv_client().max_decoding_message_size(MAX_MESSAGE);
             async move { client.get(from, Some(options)).await }
         })
         .await
+    }
+
+    fn page_options(&self, revision: i64) -> GetOptions {
+        GetOptions::new().with_range(self.keys.end.as_str()).with_limit(PAGE).with_revision(revision)
     }
 
     /// The record of one key, and the position at which it was read.
