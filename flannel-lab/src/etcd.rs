@@ -1,9 +1,11 @@
 //! An etcd server of one's own: started, paused, killed, restarted, filled and emptied.
 
+mod cluster;
 mod ctl;
 mod tls;
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -12,11 +14,12 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+pub use self::cluster::EtcdCluster;
 pub use self::ctl::{KeyValue, LeaseInfo};
 pub use self::tls::TlsFiles;
 use crate::agent::{Agent, AgentBuilder};
 use crate::netns::Netns;
-use crate::{LabError, sandbox};
+use crate::{LabError, exec, sandbox};
 
 /// How long a server may take until it answers.
 const START: Duration = Duration::from_secs(30);
@@ -59,7 +62,32 @@ impl EtcdOptions {
     }
 }
 
-/// A running server of one member. Killed when dropped.
+/// Who a server is, and who else is in its cluster.
+#[derive(Debug, Clone)]
+struct Membership {
+    name: String,
+    /// Where the others reach it.
+    peer: SocketAddr,
+    /// All members, as `name=url,..`.
+    all: String,
+}
+
+impl Membership {
+    fn alone(peer: SocketAddr) -> Self {
+        Self { name: "default".to_owned(), peer, all: format!("default=http://{peer}") }
+    }
+
+    /// The flags that server and restored backup must agree on.
+    fn args(&self) -> [String; 3] {
+        [
+            format!("--name={}", self.name),
+            format!("--initial-advertise-peer-urls=http://{}", self.peer),
+            format!("--initial-cluster={}", self.all),
+        ]
+    }
+}
+
+/// A running server: the only member of its cluster, or one of an [`EtcdCluster`]. Killed when dropped.
 #[derive(Debug)]
 pub struct Etcd {
     agent: Agent,
@@ -69,6 +97,7 @@ pub struct Etcd {
     /// Where it answers `/health` without TLS.
     health: SocketAddr,
     data_dir: PathBuf,
+    member: Membership,
     tls: Option<TlsFiles>,
     login: Option<String>,
     _own_dir: Option<TempDir>,
@@ -77,6 +106,13 @@ pub struct Etcd {
 impl Etcd {
     /// Starts a server and waits until it answers.
     pub fn start(options: EtcdOptions) -> Result<Self, LabError> {
+        let member = Membership::alone(loopback(port(None, options.netns.is_some(), 2380)?));
+        let etcd = Self::spawn(options, member)?;
+        etcd.wait_until_healthy()?;
+        Ok(etcd)
+    }
+
+    fn spawn(options: EtcdOptions, member: Membership) -> Result<Self, LabError> {
         let EtcdOptions { netns, listen, client_port, data_dir, tls, args } = options;
         let own_dir = if data_dir.is_none() { Some(sandbox::state_dir("etcd-data")?) } else { None };
         let given = data_dir.or_else(|| own_dir.as_ref().map(|dir| dir.path().to_owned()));
@@ -85,7 +121,6 @@ impl Etcd {
         let client_port = port(client_port, netns.is_some(), 2379)?;
         let scheme = if tls.is_some() { "https" } else { "http" };
         let endpoint = format!("{scheme}://{}", SocketAddr::new(listen, client_port));
-        let peer = loopback(port(None, netns.is_some(), 2380)?);
         let health = loopback(port(None, netns.is_some(), 2381)?);
         let mut server = AgentBuilder::new("etcd", "etcd")
             // Durability is the disk's affair; here only the process dies.
@@ -96,9 +131,8 @@ impl Etcd {
             .arg("--data-dir")
             .arg(&data_dir)
             .args(["--listen-client-urls", &endpoint, "--advertise-client-urls", &endpoint])
-            .args(["--listen-peer-urls", &format!("http://{peer}")])
-            .args(["--initial-advertise-peer-urls", &format!("http://{peer}")])
-            .args(["--initial-cluster", &format!("default=http://{peer}")])
+            .args(["--listen-peer-urls", &format!("http://{}", member.peer)])
+            .args(member.args())
             .args(["--listen-metrics-urls", &format!("http://{health}")])
             .args(args);
         if let Some(tls) = &tls {
@@ -108,10 +142,8 @@ impl Etcd {
             server = server.netns(netns);
         }
         let agent = server.start()?;
-        let etcd =
-            Self { agent, server, netns, endpoint, health, data_dir, tls, login: None, _own_dir: own_dir };
-        etcd.wait_until_healthy()?;
-        Ok(etcd)
+        let (login, _own_dir) = (None, own_dir);
+        Ok(Self { agent, server, netns, endpoint, health, data_dir, member, tls, login, _own_dir })
     }
 
     /// The URL that clients use.
@@ -147,11 +179,36 @@ impl Etcd {
 
     /// Starts it again on the same data and port, ending it first if need be.
     pub fn restart(&mut self) -> Result<(), LabError> {
+        self.restart_now()?;
+        self.wait_until_healthy()
+    }
+
+    fn restart_now(&mut self) -> Result<(), LabError> {
         if self.agent.is_running() {
             self.agent.kill()?;
         }
         self.agent = self.server.start()?;
-        self.wait_until_healthy()
+        Ok(())
+    }
+
+    /// Writes a backup to a new file.
+    pub fn save(&self, file: &Path) -> Result<(), LabError> {
+        self.ctl(&["snapshot", "save", &file.display().to_string()]).map(drop)
+    }
+
+    /// Ends it, puts a backup in the place of its data and starts it on that. Revisions go back by it, and
+    /// cluster and member keep their ids.
+    pub fn restore(&mut self, file: &Path) -> Result<(), LabError> {
+        if self.agent.is_running() {
+            self.agent.kill()?;
+        }
+        let what = || format!("removing {}", self.data_dir.display());
+        fs::remove_dir_all(&self.data_dir).map_err(LabError::io(what()))?;
+        let mut restore = exec::command("etcdctl")?;
+        restore.env("ETCDCTL_API", "3").args(["snapshot", "restore"]).arg(file);
+        restore.arg("--data-dir").arg(&self.data_dir).args(self.member.args());
+        exec::output(restore)?;
+        self.restart()
     }
 
     /// Whether it says that it serves requests.
