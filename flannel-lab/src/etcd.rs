@@ -10,6 +10,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -226,9 +227,8 @@ impl Etcd {
             let (labels, count) = line.rsplit_once(' ').ok_or_else(bad)?;
             let method = labels.split_once("grpc_method=\"").and_then(|(_, rest)| rest.split_once('"'));
             let (method, _) = method.ok_or_else(bad)?;
-            // Prometheus writes all numbers as floats, large ones as 1e+06.
-            let count: f64 = count.parse().map_err(|_| bad())?;
-            *counts.entry(method.to_owned()).or_default() += count as u64;
+            let count: u64 = whole(count).ok_or_else(bad)?;
+            *counts.entry(method.to_owned()).or_default() += count;
         }
         Ok(counts)
     }
@@ -246,13 +246,34 @@ impl Etcd {
     }
 }
 
-/// A namespace has all ports to itself; else the system finds one that nobody has.
+/// A namespace has all ports to itself; else one is looked for.
 fn port(wanted: Option<u16>, has_netns: bool, usual: u16) -> Result<u16, LabError> {
-    if let Some(port) = wanted.or(has_netns.then_some(usual)) {
-        return Ok(port);
+    wanted.or(has_netns.then_some(usual)).map_or_else(free_port, Ok)
+}
+
+/// A port of loopback that nobody has. It is none of those that the kernel gives to outgoing connections, so a
+/// server that is restarted finds it free again.
+pub fn free_port() -> Result<u16, LabError> {
+    const FIRST: u32 = 10_000;
+    const COUNT: u32 = 22_000;
+    /// No port twice in one process; other processes begin elsewhere.
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    let mut last = None;
+    for _ in 0..1000 {
+        let number = std::process::id().wrapping_mul(613).wrapping_add(TAKEN.fetch_add(1, Ordering::Relaxed));
+        let port = u16::try_from(FIRST + number % COUNT).expect("a port");
+        match TcpListener::bind(loopback(port)) {
+            Ok(_) => return Ok(port),
+            Err(error) => last = Some(error),
+        }
     }
-    let listener = TcpListener::bind(loopback(0)).and_then(|listener| listener.local_addr());
-    Ok(listener.map_err(LabError::io("looking for a free port"))?.port())
+    Err(LabError::io("looking for a free port")(last.expect("it was tried")))
+}
+
+/// A count as Prometheus writes it: as a float, large ones like `1.234567e+06`.
+fn whole(text: &str) -> Option<u64> {
+    let float: f64 = text.parse().ok()?;
+    format!("{float:.0}").parse().ok()
 }
 
 fn loopback(port: u16) -> SocketAddr {

@@ -11,9 +11,9 @@ use super::create::{Guard, Wanted};
 use super::records::Position;
 use super::watch::Feed;
 use crate::lease::{Lease, LeaseKey};
-use crate::subnet::SubnetError;
 use crate::subnet::allocate::{holder, is_same_node, overlaps};
 use crate::subnet::timing::{Backoff, renew_after};
+use crate::subnet::{SubnetError, chain};
 
 /// How long a lease must stay as it is before putting it back is as quick again as the first time.
 const CALM: Duration = Duration::from_secs(10);
@@ -33,7 +33,14 @@ impl Store {
         let (mut outage, mut repairs) = (Backoff::new(), Backoff::new());
         let mut spread = fastrand::f64();
         loop {
-            match self.look(lease, spread).await {
+            let looked = self.look(lease, spread).await;
+            match &looked {
+                Ok(_) | Err(SubnetError::LeaseLost { .. }) => self.health.set_unkept(None),
+                // That is said already.
+                Err(SubnetError::Unavailable { .. }) if !self.health.is_connected() => {}
+                Err(error) => self.health.set_unkept(Some(chain(error))),
+            }
+            match looked {
                 Ok(Held::Until(at, wait)) => {
                     let start = Instant::now();
                     if self.wait_for_change(lease.key, at, wait).await {

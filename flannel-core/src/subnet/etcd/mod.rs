@@ -11,6 +11,7 @@ mod error;
 mod grants;
 mod hold;
 mod keys;
+mod missing;
 mod options;
 mod records;
 mod tls;

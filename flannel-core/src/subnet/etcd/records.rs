@@ -1,9 +1,11 @@
 //! Reading the store: all leases at one revision, in pages.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 
-use etcd_client::{GetOptions, GetResponse, KeyValue, ResponseHeader, Txn, TxnOp, TxnOpResponse};
+use etcd_client::{
+    GetOptions, GetResponse, KeyValue, ResponseHeader, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse,
+};
 
 use super::Store;
 use super::error::CallError;
@@ -43,6 +45,19 @@ pub(super) struct Unreadable {
     pub(super) etcd_lease: i64,
 }
 
+/// What tells one state of a record from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Known {
+    modified: i64,
+    etcd_lease: i64,
+}
+
+impl Known {
+    pub(super) fn of(found: &KeyValue) -> Self {
+        Self { modified: found.mod_revision(), etcd_lease: found.lease() }
+    }
+}
+
 /// The history that a revision belongs to. It changes when a store is set up anew or from a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Position {
@@ -72,6 +87,21 @@ pub(super) struct Listed {
     pub(super) at: Position,
     pub(super) stored: Vec<Stored>,
     pub(super) bad: Vec<Unreadable>,
+}
+
+impl Listed {
+    /// All records by name.
+    pub(super) fn known(&self) -> BTreeMap<String, Known> {
+        let stored = self.stored.iter().map(|stored| {
+            let known = Known { modified: stored.modified, etcd_lease: stored.etcd_lease };
+            (stored.lease.key.to_string(), known)
+        });
+        let bad = self.bad.iter().map(|bad| {
+            let known = Known { modified: bad.modified, etcd_lease: bad.etcd_lease };
+            (bad.record.key.clone(), known)
+        });
+        stored.chain(bad).collect()
+    }
 }
 
 impl Listed {
@@ -211,6 +241,37 @@ impl Store {
             async move { client.get(from, Some(options)).await }
         })
         .await
+    }
+
+    /// Whether all leases at `revision` are `known`: as many, and the same one changed last, on the same etcd
+    /// lease, of which no two histories have the same. With the position of the answer. `None` if nobody can
+    /// say any more, because the revision was compacted.
+    pub(super) async fn is_as_known(
+        &self,
+        revision: i64,
+        known: &BTreeMap<String, Known>,
+    ) -> Result<Option<(bool, Position)>, CallError> {
+        let newest = |client: etcd_client::Client| {
+            let mut client = client.kv_client().max_decoding_message_size(MAX_MESSAGE);
+            let options = GetOptions::new().with_range(self.keys.end.as_str()).with_revision(revision);
+            let options =
+                options.with_sort(SortTarget::Mod, SortOrder::Descend).with_limit(1).with_keys_only();
+            let first = self.keys.first.clone();
+            async move { client.get(first, Some(options)).await }
+        };
+        match self.call("compare leases after a break", newest).await {
+            Ok((_, found)) => {
+                let is_same = usize::try_from(found.count()) == Ok(known.len())
+                    && found.kvs().first().is_none_or(|newest| {
+                        known.get(&self.keys.name(newest.key())) == Some(&Known::of(newest))
+                    });
+                Ok(Some((is_same, Position::of(found.header()))))
+            }
+            Err(error) if error.is_compacted() => Ok(None),
+            // A revision that is not there yet, though we know it.
+            Err(error) if error.is_other_revision() => Ok(Some((false, Position::of(None)))),
+            Err(error) => Err(error),
+        }
     }
 
     fn page_options(&self, revision: i64) -> GetOptions {
