@@ -143,8 +143,18 @@ impl Etcd {
             server = server.netns(netns);
         }
         let agent = server.start()?;
-        let (login, _own_dir) = (None, own_dir);
-        Ok(Self { agent, server, netns, endpoint, health, data_dir, member, tls, login, _own_dir })
+        Ok(Self {
+            agent,
+            server,
+            netns,
+            endpoint,
+            health,
+            data_dir,
+            member,
+            tls,
+            login: None,
+            _own_dir: own_dir,
+        })
     }
 
     /// The URL that clients use.

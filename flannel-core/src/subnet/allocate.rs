@@ -286,12 +286,18 @@ impl Ranges {
     }
 
     /// Adds the free subnets of a part of the range until there are `limit`: one walk over both together.
-    fn walk(&self, range: &SubnetRange, part: std::ops::Range<u128>, limit: usize, free: &mut Vec<Subnet>) {
-        let Some(first) = range.nth(part.start) else { return };
+    fn walk(
+        &self,
+        range: &SubnetRange,
+        numbers: std::ops::Range<u128>,
+        limit: usize,
+        free: &mut Vec<Subnet>,
+    ) {
+        let Some(first) = range.nth(numbers.start) else { return };
         let mut next = self.0.partition_point(|(_, last)| *last < first.base());
-        let mut index = part.start;
+        let mut index = numbers.start;
         while free.len() < limit
-            && index < part.end
+            && index < numbers.end
             && let Some(candidate) = range.nth(index)
         {
             while self.0.get(next).is_some_and(|(_, last)| *last < candidate.base()) {

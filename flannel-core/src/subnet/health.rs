@@ -38,10 +38,6 @@ impl Health {
         self.status.subscribe()
     }
 
-    pub(super) fn is_connected(&self) -> bool {
-        self.status.borrow().connected
-    }
-
     /// The store answered. Only a change is announced; the time of confirmation always moves.
     pub(super) fn succeed(&self) {
         self.status.send_if_modified(StoreStatus::succeed);
@@ -78,6 +74,23 @@ impl Health {
         });
     }
 
+    /// The own lease is in the hands of another, or (`None`) ours.
+    pub(super) fn set_lost(&self, holder: Option<String>) {
+        self.status.send_if_modified(|status| {
+            let news = status.lease_lost != holder;
+            status.lease_lost = holder;
+            news
+        });
+    }
+}
+
+/// What only a store on the network needs.
+#[cfg(feature = "etcd")]
+impl Health {
+    pub(super) fn is_connected(&self) -> bool {
+        self.status.borrow().connected
+    }
+
     /// What is missing since the store was set up anew or restored, and is kept.
     pub(super) fn set_missing(&self, names: Vec<String>) {
         self.status.send_if_modified(|status| {
@@ -106,15 +119,6 @@ impl Health {
                 warn!(store = self.store, error = problem, "the own lease can't be kept");
             }
             status.lease_unkept = problem;
-            news
-        });
-    }
-
-    /// The own lease is in the hands of another, or (`None`) ours.
-    pub(super) fn set_lost(&self, holder: Option<String>) {
-        self.status.send_if_modified(|status| {
-            let news = status.lease_lost != holder;
-            status.lease_lost = holder;
             news
         });
     }

@@ -53,8 +53,8 @@ impl Keys {
         };
         let (base, last) = (base.octets(), last.octets());
         let same = base.iter().zip(&last).take(3).take_while(|(a, b)| a == b).count();
-        let mut text = self.first.clone();
-        base[..same].iter().for_each(|octet| text.push_str(&format!("{octet}.")));
+        let octets = base[..same].iter().map(|octet| format!("{octet}."));
+        let text = octets.fold(self.first.clone(), |text, octet| text + &octet);
         let texts: Vec<String> = if same < 3 && last[same] - base[same] < MOST_RANGES {
             (base[same]..=last[same]).map(|octet| format!("{text}{octet}.")).collect()
         } else {

@@ -58,10 +58,7 @@ impl Missing {
     }
 
     fn take(&mut self, which: impl Fn(&Kept) -> bool) -> Vec<String> {
-        let names: Vec<String> =
-            self.0.iter().filter(|(_, kept)| which(kept)).map(|(name, _)| name.clone()).collect();
-        names.iter().for_each(|name| drop(self.0.remove(name)));
-        names
+        self.0.extract_if(.., |_, kept| which(kept)).map(|(name, _)| name).collect()
     }
 }
 

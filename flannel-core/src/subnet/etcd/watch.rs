@@ -178,15 +178,13 @@ impl Watcher {
                 continue;
             };
             let response = match end {
-                Some(end) => match tokio::time::timeout_at(end, feed.next(&store)).await {
-                    Ok(response) => response,
-                    Err(_) => {
-                        let ended = self.missing.expire();
-                        self.tell_missing();
-                        return ended.into_iter().map(LeaseUpdate::Removed).collect();
-                    }
-                },
-                None => feed.next(&store).await,
+                Some(end) => tokio::time::timeout_at(end, feed.next(&store)).await.ok(),
+                None => Some(feed.next(&store).await),
+            };
+            let Some(response) = response else {
+                let ended = self.missing.expire();
+                self.tell_missing();
+                return ended.into_iter().map(LeaseUpdate::Removed).collect();
             };
             match response {
                 Ok(response) => {
