@@ -205,9 +205,9 @@ impl Clients {
     }
 }
 
-/// A server that misses our certificate only closes the connection.
+/// A server that misses our certificate sends an alert, which its closing of the connection may overtake.
 fn hint(endpoint: &Endpoint, error: &Error) -> &'static str {
     let text = describe(error);
-    let closed = ["canceled", "CertificateRequired", "broken pipe", "reset", "closed"];
+    let closed = ["canceled", "fatal alert", "broken pipe", "reset", "closed"];
     if closed.iter().any(|word| text.contains(word)) { endpoint.hint } else { "" }
 }
