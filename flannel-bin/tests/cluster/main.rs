@@ -8,6 +8,9 @@ mod etcd;
 mod golden;
 mod harness;
 mod hostgw;
+mod hostile;
+#[cfg(feature = "etcd")]
+mod memory;
 mod repair;
 mod restart;
 mod switch;

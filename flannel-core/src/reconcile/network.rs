@@ -42,6 +42,12 @@ pub async fn register(
     let lease = registration.subnets.acquire_lease(attrs).await?;
     debug!(subnet = %lease.key, underlay = registration.underlay.name, %overlay_mtu, "lease acquired");
     driver.set_lease(&lease);
+    let state = State {
+        store: registration.subnets.place(),
+        config: Some(registration.config.clone()),
+        own: Some(lease.clone()),
+        ..state
+    };
     let mut reconciler = Reconciler::new(driver, kernel, lease.key, state, registration.previous);
     reconciler.prepare().await?;
     Ok(Box::new(HeldNetwork { lease, overlay_mtu, reconciler }))
