@@ -206,14 +206,21 @@ fn any_key() -> impl Strategy<Value = LeaseKey> {
 fn any_listing() -> impl Strategy<Value = Listing> {
     let records = proptest::collection::vec((any_key(), 1..5_u8), 0..20);
     let taken = proptest::collection::vec((any_key(), 0..9_u64), 0..4);
-    (records, taken).prop_map(|(records, taken)| Listing {
-        records: (records.into_iter().zip(1..))
-            .map(|((key, node), created)| Record {
-                lease: Lease { key, attrs: attrs(node), created },
-                reserved: false,
-            })
-            .collect(),
-        taken: taken.into_iter().map(|(key, created)| Taken { key, created }).collect(),
+    (records, taken).prop_map(|(records, taken)| {
+        // A store has each key once.
+        let mut keys = std::collections::BTreeSet::new();
+        Listing {
+            records: (records.into_iter().zip(1..))
+                .filter(|((key, _), _)| keys.insert(*key))
+                .map(|((key, node), created)| Record {
+                    lease: Lease { key, attrs: attrs(node), created },
+                    reserved: false,
+                })
+                .collect(),
+            taken: (taken.into_iter().map(|(key, created)| Taken { key, created }))
+                .filter(|taken| keys.insert(taken.key))
+                .collect(),
+        }
     })
 }
 
