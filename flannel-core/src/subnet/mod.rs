@@ -72,6 +72,11 @@ pub struct StoreStatus {
     pub problem: String,
     /// Records that are there but can't be read.
     pub undecodable: Vec<BadRecord>,
+    /// Keys of leases that are missing since the store was set up anew or restored from a backup. They are
+    /// kept until their etcd leases would have run out.
+    pub missing: Vec<String>,
+    /// Why the own lease can't be renewed or put back at present, though the store answers.
+    pub lease_unkept: Option<String>,
     /// The own lease is in the hands of another.
     pub lease_lost: Option<String>,
 }
@@ -85,6 +90,8 @@ impl StoreStatus {
             confirmed: None,
             problem: "no contact yet".to_owned(),
             undecodable: Vec::new(),
+            missing: Vec::new(),
+            lease_unkept: None,
             lease_lost: None,
         }
     }

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 use tracing::{debug, error, warn};
 
 use super::Store;
+use super::create::{Guard, Wanted};
 use super::records::Position;
 use super::watch::Feed;
 use crate::lease::{Lease, LeaseKey};
-use crate::subnet::SubnetError;
 use crate::subnet::allocate::{holder, is_same_node, overlaps};
 use crate::subnet::timing::{Backoff, renew_after};
+use crate::subnet::{SubnetError, chain};
 
 /// How long a lease must stay as it is before putting it back is as quick again as the first time.
 const CALM: Duration = Duration::from_secs(10);
@@ -32,7 +33,14 @@ impl Store {
         let (mut outage, mut repairs) = (Backoff::new(), Backoff::new());
         let mut spread = fastrand::f64();
         loop {
-            match self.look(lease, spread).await {
+            let looked = self.look(lease, spread).await;
+            match &looked {
+                Ok(_) | Err(SubnetError::LeaseLost { .. }) => self.health.set_unkept(None),
+                // That is said already.
+                Err(SubnetError::Unavailable { .. }) if !self.health.is_connected() => {}
+                Err(error) => self.health.set_unkept(Some(chain(error))),
+            }
+            match looked {
                 Ok(Held::Until(at, wait)) => {
                     let start = Instant::now();
                     if self.wait_for_change(lease.key, at, wait).await {
@@ -110,7 +118,14 @@ impl Store {
         if let Some(rival) = listed.bad.iter().find(|bad| bad.occupied.is_some_and(unreadable)) {
             return Err(lost(own.key, format!("the unreadable record {}", rival.record.key)));
         }
-        self.create(own.key, &own.attrs, listed.at.revision, None).await.map(drop)
+        // All nodes do this at once after a loss of the store, so it is worth a look at the config.
+        let guard = Guard::of(self.config().await.ok().as_ref(), own.key);
+        let revision = listed.at.revision;
+        let wanted = Wanted { key: own.key, attrs: &own.attrs, guard, revision, replaced: None };
+        let mut grant = None;
+        self.create(&wanted, &mut grant).await?;
+        self.revoke(grant.unwrap_or(0)).await;
+        Ok(())
     }
 
     /// Waits until the key changes after `at`, or `limit` is over. `false` if it can't be seen any more.

@@ -6,10 +6,12 @@
 
 mod acquire;
 mod client;
+mod create;
 mod error;
 mod grants;
 mod hold;
 mod keys;
+mod missing;
 mod options;
 mod records;
 mod tls;
