@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use flannel_core::addr::{Family, LinkIndex, PerFamily};
-use flannel_core::dataplane::{Object, ROUTE_PROTOCOL, Route};
+use flannel_core::dataplane::{Object, ROUTE_PROTOCOL, Route, Through};
 use flannel_core::lease::Lease;
 use flannel_core::peers::{Claim, Peer, PeerError};
 
@@ -37,6 +37,7 @@ pub(crate) fn peer(
             via: Some(node),
             link: Some(link),
             onlink: false,
+            through: Through::Itself,
             protocol: ROUTE_PROTOCOL,
             plain: true,
         }));
@@ -72,7 +73,16 @@ mod tests {
         let peer = peer(&dual, LINK, &ours()).unwrap();
         let route = |dst: &str, via: &str, metric| {
             let (dst, via) = (dst.parse().unwrap(), via.parse().ok());
-            Object::Route(Route { dst, metric, via, link: LINK, onlink: false, protocol: 102, plain: true })
+            Object::Route(Route {
+                dst,
+                metric,
+                via,
+                link: LINK,
+                onlink: false,
+                through: Through::Itself,
+                protocol: 102,
+                plain: true,
+            })
         };
         let want = [route("10.5.1.0/24", "192.0.2.11", 0), route("fd00:5::/64", "2001:db8::11", 1024)];
         assert_eq!(peer.objects, want);

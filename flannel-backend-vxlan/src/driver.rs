@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use async_trait::async_trait;
 use flannel_core::addr::{Family, LinkIndex, MacAddr, Mtu, PerFamily, Subnet};
 use flannel_core::backend::Underlay;
-use flannel_core::dataplane::{Address, KERNEL_PROTOCOL, Object};
+use flannel_core::dataplane::{Address, KERNEL_PROTOCOL, Object, Through};
 use flannel_core::kernel::{Kernel, KernelError, KernelEvent, Kinds, Link, LinkOp, Scope};
 use flannel_core::lease::Lease;
 use flannel_core::peers::{Claim, Peer, PeerError};
@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use crate::config::VxlanConfig;
 use crate::device::{DeviceSpec, LinkPlan, device_name, overlay_mtu, plan_link};
+use crate::next_hops::{self, Form, NextHopObjects};
 use crate::peer::peer;
 
 /// One family's side of the backend.
@@ -38,11 +39,32 @@ pub(crate) struct VxlanDriver {
     pub(crate) sides: PerFamily<Side>,
     links: PerFamily<Link>,
     lower: Option<Link>,
+    next_hop_objects: NextHopObjects,
+    /// What was found about them; `None` until the devices are there.
+    form: Option<Form>,
 }
 
 impl VxlanDriver {
-    pub(crate) fn new(config: VxlanConfig, underlay: Underlay, sides: PerFamily<Side>) -> Self {
-        Self { config, underlay, sides, links: PerFamily::default(), lower: None }
+    pub(crate) fn new(
+        config: VxlanConfig,
+        underlay: Underlay,
+        sides: PerFamily<Side>,
+        next_hop_objects: NextHopObjects,
+    ) -> Self {
+        let (links, lower, form) = (PerFamily::default(), None, None);
+        Self { config, underlay, sides, links, lower, next_hop_objects, form }
+    }
+
+    /// Finds out, once, whether routes can go through next-hop objects.
+    async fn settle_form(&mut self, kernel: &mut dyn Kernel) -> Result<&Form, KernelError> {
+        if self.form.is_none() {
+            let sides = self
+                .sides
+                .iter()
+                .filter_map(|(family, side)| Some((self.links.get(family)?.index, side.network)));
+            self.form = Some(next_hops::find_form(kernel, self.next_hop_objects, sides.collect()).await?);
+        }
+        Ok(self.form.as_ref().expect("it was settled a moment ago"))
     }
 
     fn indexes(&self) -> PerFamily<LinkIndex> {
@@ -168,6 +190,9 @@ impl Driver for VxlanDriver {
             problems.push(format!("underlay link {} is down", lower.name));
         }
         devices.problem = (!problems.is_empty()).then(|| problems.join("; "));
+        if devices.problem.is_none() {
+            devices.datapath = Some(self.settle_form(kernel).await?.to_string());
+        }
         Ok(devices)
     }
 
@@ -200,7 +225,8 @@ impl Driver for VxlanDriver {
     }
 
     fn peer(&self, lease: &Lease) -> Result<Peer, PeerError> {
-        peer(lease, &self.indexes())
+        let through = self.form.as_ref().map_or(Through::Itself, Form::through);
+        peer(lease, &self.indexes(), through)
     }
 
     fn scopes(&self) -> Vec<Scope> {
@@ -214,6 +240,7 @@ impl Driver for VxlanDriver {
         let (link, addr) = match object {
             Object::Address(address) => (Some(address.link), address.addr.ip()),
             Object::Neighbour(neighbour) => (Some(neighbour.link), neighbour.addr),
+            Object::NextHop(next_hop) => (Some(next_hop.link), next_hop.gateway),
             Object::Route(route) => {
                 if route.protocol == KERNEL_PROTOCOL {
                     return false;

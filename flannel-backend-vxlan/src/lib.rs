@@ -19,6 +19,7 @@
 mod config;
 mod device;
 mod driver;
+mod next_hops;
 mod peer;
 #[cfg(test)]
 mod tests;
@@ -35,6 +36,7 @@ use flannel_core::state_file::{Device, State};
 use tracing::warn;
 
 pub use config::VxlanConfig;
+pub use next_hops::NextHopObjects;
 pub use peer::VxlanData;
 
 use driver::{Side, VxlanDriver};
@@ -42,6 +44,7 @@ use driver::{Side, VxlanDriver};
 /// The VXLAN backend.
 pub struct VxlanBackend {
     open: Box<OpenKernel>,
+    next_hop_objects: NextHopObjects,
 }
 
 impl Default for VxlanBackend {
@@ -60,7 +63,13 @@ impl VxlanBackend {
     pub fn with_kernel(
         open: impl Fn() -> Result<Box<dyn Kernel>, KernelError> + Send + Sync + 'static,
     ) -> Self {
-        Self { open: Box::new(open) }
+        Self { open: Box::new(open), next_hop_objects: NextHopObjects::default() }
+    }
+
+    /// Says whether routes may go through next-hop objects. By default they do where the kernel has them.
+    #[must_use]
+    pub fn next_hop_objects(self, next_hop_objects: NextHopObjects) -> Self {
+        Self { next_hop_objects, ..self }
     }
 }
 
@@ -80,7 +89,7 @@ impl Backend for VxlanBackend {
         let published = subnets.published_attrs(&underlay.published).await?;
         let sides = sides(config, &vxlan, underlay, published.as_ref(), &mut *kernel).await?;
         let attrs = attrs(&vxlan, underlay, &sides);
-        let driver = VxlanDriver::new(vxlan, underlay.clone(), sides);
+        let driver = VxlanDriver::new(vxlan, underlay.clone(), sides, self.next_hop_objects);
         reconcile::register(driver, kernel, registration, &attrs, state(config, &vxlan)).await
     }
 }

@@ -2,7 +2,7 @@
 //! Upstream: `pkg/backend/vxlan/vxlan_network.go`.
 
 use flannel_core::addr::{Family, LinkIndex, MacAddr, PerFamily, Vni};
-use flannel_core::dataplane::{FdbEntry, Neighbour, Object, ROUTE_PROTOCOL, Route};
+use flannel_core::dataplane::{FdbEntry, Neighbour, NextHop, Object, ROUTE_PROTOCOL, Route, Through};
 use flannel_core::gojson::GoObject;
 use flannel_core::lease::{BackendData, Lease};
 use flannel_core::peers::{Claim, Peer, PeerError};
@@ -39,8 +39,8 @@ impl VxlanData {
 /// What a lease of another node asks for, on the devices that are there.
 ///
 /// A family is used if we have its device and the lease has its subnet, address and data; a node that has
-/// only one of our families is reached by that one.
-pub(crate) fn peer(lease: &Lease, links: &PerFamily<LinkIndex>) -> Result<Peer, PeerError> {
+/// only one of our families is reached by that one. `through` says how routes keep their gateways.
+pub(crate) fn peer(lease: &Lease, links: &PerFamily<LinkIndex>, through: Through) -> Result<Peer, PeerError> {
     let attrs = &lease.attrs;
     if attrs.backend_type != KIND {
         return Err(PeerError::NotOurs(format!("its backend is {:?}, ours is {KIND:?}", attrs.backend_type)));
@@ -55,19 +55,24 @@ pub(crate) fn peer(lease: &Lease, links: &PerFamily<LinkIndex>) -> Result<Peer, 
         let data = VxlanData::decode(data).map_err(|why| malformed(&why))?;
         let (link, mac) = (*link, data.vtep_mac);
         peer.claims.extend([Claim::Vtep(link, mac, underlay), Claim::Underlay(underlay)]);
+        let gateway = subnet.base();
         peer.objects.extend([
-            Object::Neighbour(Neighbour { link, addr: subnet.base(), mac }),
+            Object::Neighbour(Neighbour { link, addr: gateway, mac }),
             Object::Fdb(FdbEntry { link, mac, dst: underlay, port: None, vni: None, via: None }),
-            Object::Route(Route {
-                dst: *subnet,
-                metric: Route::default_metric(family),
-                via: Some(subnet.base()),
-                link: Some(link),
-                onlink: true,
-                protocol: ROUTE_PROTOCOL,
-                plain: true,
-            }),
         ]);
+        if through != Through::Itself {
+            peer.objects.push(Object::NextHop(NextHop { link, gateway, spare: None }));
+        }
+        peer.objects.push(Object::Route(Route {
+            dst: *subnet,
+            metric: Route::default_metric(family),
+            via: Some(gateway),
+            link: Some(link),
+            onlink: true,
+            through,
+            protocol: ROUTE_PROTOCOL,
+            plain: true,
+        }));
     }
     if peer.objects.is_empty() && !links.is_empty() {
         return Err(PeerError::NotOurs("it has none of the address families of this node".to_owned()));
@@ -104,7 +109,7 @@ mod tests {
     #[test]
     fn a_dual_stack_lease_asks_for_the_same_in_each_family() {
         let lease = lease("10.5.1.0-24&fd00:5::-64", DUAL);
-        let peer = peer(&lease, &LINKS).unwrap();
+        let peer = peer(&lease, &LINKS, Through::Itself).unwrap();
         assert_eq!((peer.objects.len(), peer.claims.len()), (6, 6));
         for (family, link, base) in [(Family::V4, 4, "10.5.1.0"), (Family::V6, 6, "fd00:5::")] {
             let base: IpAddr = base.parse().unwrap();
@@ -116,16 +121,29 @@ mod tests {
                 .collect();
             let metric = Route::default_metric(family);
             let (dst, link) = (lease.subnet(family).unwrap(), Some(LinkIndex(link)));
-            let want = Route { dst, metric, via: Some(base), link, onlink: true, protocol: 102, plain: true };
+            let want = Route {
+                dst,
+                metric,
+                via: Some(base),
+                link,
+                onlink: true,
+                through: Through::Itself,
+                protocol: 102,
+                plain: true,
+            };
             assert_eq!(routes, [want]);
         }
         let v4 = PerFamily { v6: None, ..LINKS };
-        assert_eq!(super::peer(&lease, &v4).unwrap().objects.len(), 3, "only the families of our devices");
+        assert_eq!(
+            super::peer(&lease, &v4, Through::Itself).unwrap().objects.len(),
+            3,
+            "only the families of our devices"
+        );
     }
 
     #[test]
     fn other_backends_are_not_ours_and_garbled_data_is_unknown() {
-        let v4 = |value: &str| peer(&lease("10.5.1.0-24", value), &LINKS);
+        let v4 = |value: &str| peer(&lease("10.5.1.0-24", value), &LINKS, Through::Itself);
         for value in [r#"{"PublicIP":"192.0.2.11","BackendType":"host-gw"}"#, r#"{"PublicIP":"192.0.2.11"}"#]
         {
             assert!(matches!(v4(value), Err(PeerError::NotOurs(_))), "{value}");
@@ -157,7 +175,7 @@ mod tests {
             let value = format!(r#"{{"PublicIP":"192.0.2.11","BackendType":"vxlan","BackendData":{{"VtepMAC":"{data}"}}}}"#);
             if let Ok(attrs) = LeaseAttrs::from_json(&value) {
                 let key = "10.5.1.0-24".parse().unwrap();
-                let _ = peer(&Lease { key, attrs, created: 1 }, &LINKS);
+                let _ = peer(&Lease { key, attrs, created: 1 }, &LINKS, Through::Object);
             }
         }
     }

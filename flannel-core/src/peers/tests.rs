@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::addr::{Family, PerFamily};
-use crate::dataplane::{FdbEntry, Neighbour, Route};
+use crate::dataplane::{FdbEntry, Neighbour, Route, Through};
 
 const LINK: LinkIndex = LinkIndex(7);
 
@@ -24,6 +24,7 @@ fn peer(key: LeaseKey, mac: u8, at: u8) -> Peer {
         via: Some(subnet.base()),
         link: Some(LINK),
         onlink: true,
+        through: Through::Itself,
         protocol: 102,
         plain: true,
     };

@@ -74,11 +74,24 @@ impl<D: Driver> Reconciler<D> {
         for op in ops {
             debug!(?op, "execute");
         }
-        // After an error it is unknown what was done.
-        let refusals = self.kernel.execute(ops).await.inspect_err(|_| self.todo.objects = true)?;
-        let done = self.note_results(ops, refusals, cause.looked);
+        // A next-hop object takes its routes along, so it goes when those that were to leave it have left.
+        let goes = |op: &Op| matches!(op, Op::Delete(Object::NextHop(_)));
+        let (first, last) = ops.split_at(ops.iter().position(goes).unwrap_or(ops.len()));
+        let mut done = self.execute_some(first, cause).await?;
+        let used = |op: &Op| goes(op) && self.have.routes_through(&op.key()).next().is_some();
+        let last: Vec<Op> = last.iter().filter(|op| !used(op)).copied().collect();
+        done.extend(self.execute_some(&last, cause).await?);
         self.note_repair(&done, cause);
         Ok(())
+    }
+
+    async fn execute_some(&mut self, ops: &[Op], cause: &Cause) -> Result<Vec<Op>, KernelError> {
+        if ops.is_empty() {
+            return Ok(Vec::new());
+        }
+        // After an error it is unknown what was done.
+        let refusals = self.kernel.execute(ops).await.inspect_err(|_| self.todo.objects = true)?;
+        Ok(self.note_results(ops, refusals, cause.looked))
     }
 
     async fn look_at_devices(&mut self) -> Result<(), KernelError> {
@@ -161,19 +174,35 @@ impl<D: Driver> Reconciler<D> {
             } else {
                 done.push(*op);
             }
-            match op {
-                Op::Create(object) | Op::Replace(object) => _ = self.have.insert(*object),
-                Op::Delete(_) => _ = self.have.remove(&key),
-            }
+            let before = match op {
+                Op::Create(object) | Op::Replace(object) => self.have.insert(*object),
+                Op::Delete(_) => self.have.remove(&key),
+            };
+            self.look_at_next_hop_of(before);
         }
         self.status.send_modify(|status| status.operations += ops.len() as u64);
         done
+    }
+
+    /// A next-hop object may have stayed only because a route went through it, which has left now.
+    fn look_at_next_hop_of(&mut self, before: Option<Object>) {
+        let Some(Object::Route(before)) = before else { return };
+        let left = before.next_hop().filter(|next_hop| self.peers.want().get(next_hop).is_none());
+        self.todo.keys.extend(left.filter(|next_hop| self.have.get(next_hop).is_some()));
     }
 
     fn note_refusal(&mut self, key: ObjectKey, refusal: &Refusal, looked: bool, now: Instant) {
         match refusal.errno {
             // It is there although we did not know: look, unless we just did. Then it is not ours.
             libc::EEXIST if !looked => {
+                self.todo.objects = true;
+                return;
+            }
+            // Its next-hop object may have gone in silence: look, unless we just did.
+            libc::EINVAL
+                if !looked
+                    && matches!(refusal.op.object(), Object::Route(route) if route.next_hop().is_some()) =>
+            {
                 self.todo.objects = true;
                 return;
             }
@@ -290,6 +319,7 @@ impl Kept {
             Object::Address(_) => false,
             Object::Neighbour(neighbour) => self.subnets.iter().any(|subnet| subnet.contains(neighbour.addr)),
             Object::Fdb(entry) => self.macs.contains(&entry.mac),
+            Object::NextHop(next_hop) => self.subnets.iter().any(|subnet| subnet.contains(next_hop.gateway)),
             Object::Route(route) => self.subnets.iter().any(|subnet| subnet.covers(route.dst)),
         }
     }
