@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use flannel_core::addr::{Family, LinkIndex, PerFamily};
-use flannel_core::dataplane::{Object, ROUTE_PROTOCOL, Route, Through};
+use flannel_core::dataplane::{Object, Route};
 use flannel_core::lease::Lease;
 use flannel_core::peers::{Claim, Peer, PeerError};
 
@@ -31,16 +31,7 @@ pub(crate) fn peer(
             return Err(malformed(format!("underlay address {node} lies in its own subnet {subnet}")));
         }
         peer.claims.push(Claim::Underlay(node));
-        peer.objects.push(Object::Route(Route {
-            dst: *subnet,
-            metric: Route::default_metric(family),
-            via: Some(node),
-            link: Some(link),
-            onlink: false,
-            through: Through::Itself,
-            protocol: ROUTE_PROTOCOL,
-            plain: true,
-        }));
+        peer.objects.push(Object::Route(Route::by_node(*subnet, node, link)));
     }
     let common = |family: &Family| ours.get(*family).is_some();
     if !lease.key.subnets().families().any(|family| common(&family)) {
@@ -51,6 +42,7 @@ pub(crate) fn peer(
 
 #[cfg(test)]
 mod tests {
+    use flannel_core::dataplane::Through;
     use flannel_core::lease::LeaseAttrs;
     use proptest::prelude::*;
 

@@ -14,7 +14,8 @@
 //! peer and family. Wire formats, device names and attributes are those of Go flannel, so that both can share
 //! a cluster and take over from each other on a node.
 //!
-//! Not supported in this version: `DirectRouting` (refused with a clear error).
+//! With `DirectRouting` a peer whose underlay address is on-link gets a plain route to its node instead
+//! ([`flannel_core::on_link`] decides). Everything else of the peer stays, so a change of mind is one replaced route.
 
 mod config;
 mod device;

@@ -2,9 +2,10 @@
 //! Upstream: `pkg/backend/vxlan/vxlan_network.go`.
 
 use flannel_core::addr::{Family, LinkIndex, MacAddr, PerFamily, Vni};
-use flannel_core::dataplane::{FdbEntry, Neighbour, NextHop, Object, ROUTE_PROTOCOL, Route, Through};
+use flannel_core::dataplane::{FdbEntry, Neighbour, NextHop, Object, Route, Through};
 use flannel_core::gojson::GoObject;
 use flannel_core::lease::{BackendData, Lease};
+use flannel_core::on_link::OnLink;
 use flannel_core::peers::{Claim, Peer, PeerError};
 use serde::Serialize;
 
@@ -36,11 +37,24 @@ impl VxlanData {
     }
 }
 
+/// The ways to peers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Paths<'a> {
+    /// Our devices.
+    pub(crate) links: &'a PerFamily<LinkIndex>,
+    /// How routes through them keep their gateways.
+    pub(crate) through: Through,
+    /// The underlay link and who is on-link there, if those are reached without encapsulation.
+    pub(crate) direct: Option<(LinkIndex, &'a OnLink)>,
+}
+
 /// What a lease of another node asks for, on the devices that are there.
 ///
 /// A family is used if we have its device and the lease has its subnet, address and data; a node that has
-/// only one of our families is reached by that one. `through` says how routes keep their gateways.
-pub(crate) fn peer(lease: &Lease, links: &PerFamily<LinkIndex>, through: Through) -> Result<Peer, PeerError> {
+/// only one of our families is reached by that one. One that is on-link and routed directly has all the same
+/// but the route, so that it can be encapsulated by replacing that.
+pub(crate) fn peer(lease: &Lease, paths: &Paths<'_>) -> Result<Peer, PeerError> {
+    let Paths { links, through, direct } = *paths;
     let attrs = &lease.attrs;
     if attrs.backend_type != KIND {
         return Err(PeerError::NotOurs(format!("its backend is {:?}, ours is {KIND:?}", attrs.backend_type)));
@@ -63,15 +77,10 @@ pub(crate) fn peer(lease: &Lease, links: &PerFamily<LinkIndex>, through: Through
         if through != Through::Itself {
             peer.objects.push(Object::NextHop(NextHop { link, gateway, spare: None }));
         }
-        peer.objects.push(Object::Route(Route {
-            dst: *subnet,
-            metric: Route::default_metric(family),
-            via: Some(gateway),
-            link: Some(link),
-            onlink: true,
-            through,
-            protocol: ROUTE_PROTOCOL,
-            plain: true,
+        let direct = direct.filter(|(_, on_link)| on_link.reaches(underlay) && !subnet.contains(underlay));
+        peer.objects.push(Object::Route(match direct {
+            Some((lower, _)) => Route::by_node(*subnet, underlay, lower),
+            None => Route { onlink: true, through, ..Route::by_node(*subnet, gateway, link) },
         }));
     }
     if peer.objects.is_empty() && !links.is_empty() {
@@ -100,6 +109,7 @@ mod tests {
     use super::*;
 
     const LINKS: PerFamily<LinkIndex> = PerFamily { v4: Some(LinkIndex(4)), v6: Some(LinkIndex(6)) };
+    const PATHS: Paths<'_> = Paths { links: &LINKS, through: Through::Itself, direct: None };
     const DUAL: &str = r#"{"PublicIP":"192.0.2.11","PublicIPv6":"2001:db8::11","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"0a:5b:10:33:7e:01"},"BackendV6Data":{"VNI":1,"VtepMAC":"5e:5b:10:33:7e:01"}}"#;
 
     fn lease(key: &str, value: &str) -> Lease {
@@ -109,7 +119,7 @@ mod tests {
     #[test]
     fn a_dual_stack_lease_asks_for_the_same_in_each_family() {
         let lease = lease("10.5.1.0-24&fd00:5::-64", DUAL);
-        let peer = peer(&lease, &LINKS, Through::Itself).unwrap();
+        let peer = peer(&lease, &PATHS).unwrap();
         assert_eq!((peer.objects.len(), peer.claims.len()), (6, 6));
         for (family, link, base) in [(Family::V4, 4, "10.5.1.0"), (Family::V6, 6, "fd00:5::")] {
             let base: IpAddr = base.parse().unwrap();
@@ -135,7 +145,7 @@ mod tests {
         }
         let v4 = PerFamily { v6: None, ..LINKS };
         assert_eq!(
-            super::peer(&lease, &v4, Through::Itself).unwrap().objects.len(),
+            super::peer(&lease, &Paths { links: &v4, ..PATHS }).unwrap().objects.len(),
             3,
             "only the families of our devices"
         );
@@ -143,7 +153,7 @@ mod tests {
 
     #[test]
     fn other_backends_are_not_ours_and_garbled_data_is_unknown() {
-        let v4 = |value: &str| peer(&lease("10.5.1.0-24", value), &LINKS, Through::Itself);
+        let v4 = |value: &str| peer(&lease("10.5.1.0-24", value), &PATHS);
         for value in [r#"{"PublicIP":"192.0.2.11","BackendType":"host-gw"}"#, r#"{"PublicIP":"192.0.2.11"}"#]
         {
             assert!(matches!(v4(value), Err(PeerError::NotOurs(_))), "{value}");
@@ -175,7 +185,7 @@ mod tests {
             let value = format!(r#"{{"PublicIP":"192.0.2.11","BackendType":"vxlan","BackendData":{{"VtepMAC":"{data}"}}}}"#);
             if let Ok(attrs) = LeaseAttrs::from_json(&value) {
                 let key = "10.5.1.0-24".parse().unwrap();
-                let _ = peer(&Lease { key, attrs, created: 1 }, &LINKS, Through::Object);
+                let _ = peer(&Lease { key, attrs, created: 1 }, &Paths { through: Through::Object, ..PATHS });
             }
         }
     }

@@ -113,7 +113,7 @@ async fn run_agent(
         subnet_file: options.subnet_file.clone(),
         previous: memory::recall(&memory::path(&options.subnet_file)),
         store: &*store,
-        backends: &|kind| registry::backend(kind, &options.udp),
+        backends: &|kind| registry::backend(kind, &options.backends),
         board,
         notify: &notify,
         shutdown: shutdown.clone(),

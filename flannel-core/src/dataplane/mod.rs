@@ -115,6 +115,20 @@ impl Route {
         }
     }
 
+    /// The route to a subnet whose node is itself the gateway, on a link that others use, too.
+    pub fn by_node(dst: Subnet, node: IpAddr, link: LinkIndex) -> Self {
+        Self {
+            dst,
+            metric: Self::default_metric(dst.family()),
+            via: Some(node),
+            link: Some(link),
+            onlink: false,
+            through: Through::Itself,
+            protocol: ROUTE_PROTOCOL,
+            plain: true,
+        }
+    }
+
     /// The key of the next-hop object that it goes through.
     pub fn next_hop(&self) -> Option<ObjectKey> {
         let spare = match self.through {

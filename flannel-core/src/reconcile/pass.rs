@@ -96,7 +96,7 @@ impl<D: Driver> Reconciler<D> {
 
     async fn look_at_devices(&mut self) -> Result<(), KernelError> {
         let devices = self.driver.ensure_devices(&mut *self.kernel).await?;
-        if devices.links != self.devices.links {
+        if devices.peers_changed || devices.links != self.devices.links {
             self.rebuild_peers_on(&devices);
         }
         if devices.changed {
@@ -121,7 +121,7 @@ impl<D: Driver> Reconciler<D> {
     }
 
     fn rebuild_peers_on(&mut self, devices: &super::Devices) {
-        debug!(links = ?devices.links, "devices are new, all peers are worked out again");
+        debug!(links = ?devices.links, "all peers are worked out again");
         self.rebuild_peers();
         self.todo.objects = true;
     }
