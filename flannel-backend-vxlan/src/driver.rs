@@ -278,7 +278,7 @@ impl Driver for VxlanDriver {
 
     fn peer(&self, lease: &Lease) -> Result<Peer, PeerError> {
         let through = self.form.as_ref().map_or(Through::Itself, Form::through);
-        let lower = self.lower.as_ref().filter(|lower| lower.up).map(|lower| lower.index);
+        let lower = self.lower.as_ref().map(|lower| lower.index);
         let direct = lower.zip(self.on_link.as_ref());
         peer(lease, &Paths { links: &self.indexes(), through, direct })
     }

@@ -1,7 +1,9 @@
 //! What a VXLAN node publishes, and what a lease asks of the kernel. Pure.
 //! Upstream: `pkg/backend/vxlan/vxlan_network.go`.
 
-use flannel_core::addr::{Family, LinkIndex, MacAddr, PerFamily, Vni};
+use std::net::IpAddr;
+
+use flannel_core::addr::{Family, LinkIndex, MacAddr, PerFamily, Subnet, Vni};
 use flannel_core::dataplane::{FdbEntry, Neighbour, NextHop, Object, Route, Through};
 use flannel_core::gojson::GoObject;
 use flannel_core::lease::{BackendData, Lease};
@@ -77,6 +79,9 @@ pub(crate) fn peer(lease: &Lease, paths: &Paths<'_>) -> Result<Peer, PeerError> 
         if through != Through::Itself {
             peer.objects.push(Object::NextHop(NextHop { link, gateway, spare: None }));
         }
+        if family == Family::V6 && direct.is_some() && subnet.prefix() < family.bits() {
+            peer.objects.push(Object::Route(route_to_gateway(gateway, link)));
+        }
         let direct = direct.filter(|(_, on_link)| on_link.reaches(underlay) && !subnet.contains(underlay));
         peer.objects.push(Object::Route(match direct {
             Some((lower, _)) => Route::by_node(*subnet, underlay, lower),
@@ -87,6 +92,13 @@ pub(crate) fn peer(lease: &Lease, paths: &Paths<'_>) -> Result<Peer, PeerError> 
         return Err(PeerError::NotOurs("it has none of the address families of this node".to_owned()));
     }
     Ok(peer)
+}
+
+/// The IPv6 kernel refuses a gateway on one link if a route of another covers it (`ip6_route_check_nh_onlink`),
+/// as the direct route to a subnet covers its base. This route keeps the way back open.
+fn route_to_gateway(gateway: IpAddr, link: LinkIndex) -> Route {
+    let host = Subnet::containing(gateway, Family::of(gateway).bits()).expect("an address fits its family");
+    Route { via: None, ..Route::by_node(host, gateway, link) }
 }
 
 /// What this node publishes for one family.
@@ -103,8 +115,6 @@ pub(crate) fn published_mac(data: &PerFamily<BackendData>, family: Family) -> Op
 mod tests {
     use flannel_core::lease::LeaseAttrs;
     use proptest::prelude::*;
-
-    use std::net::IpAddr;
 
     use super::*;
 

@@ -32,7 +32,9 @@ fn links(host: &Host) -> Vec<String> {
             .find(|name| host.kernel.link_named(name).is_some_and(|it| Some(it.index) == link))
     };
     let to_peer = |object: &Object| match object {
-        Object::Route(route) if route.protocol == 102 => Some(name(route.link)?.to_owned()),
+        Object::Route(route) if route.protocol == 102 && route.via.is_some() => {
+            Some(name(route.link)?.to_owned())
+        }
         _ => None,
     };
     objects.iter().filter_map(to_peer).collect()
@@ -44,7 +46,7 @@ async fn a_peer_moves_by_one_replaced_route_a_family() {
     host.store.put(PEER_KEY, PEER);
     let running = host.start().await;
     assert_eq!(links(&host), ["eth0", "eth0"]);
-    assert_eq!(host.kernel.objects().len(), all(true) + 3, "all that encapsulation needs is there, too");
+    assert_eq!(host.kernel.objects().len(), all(true) + 4, "all that encapsulation needs is there, too");
     let datapath = running.status.borrow().datapath.clone().unwrap();
     assert!(datapath.ends_with("on-link peers directly through eth0"), "{datapath}");
     let want = host.kernel.objects();

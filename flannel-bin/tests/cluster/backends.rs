@@ -199,8 +199,8 @@ pub(crate) const VXLAN_DIRECT: BackendCase = BackendCase {
         }
         for Remote { device, base, mac, underlay, .. } in peers {
             state.next_hops.push(format!("id N via {base} dev {device} scope link proto 102 onlink "));
-            state.neighbours.push(format!("{base} dev {device} lladdr {mac} PERMANENT proto zebra "));
-            state.fdb.push(format!("{mac} dev {device} dst {underlay} self permanent "));
+            state.neighbours.push(format!("{base} dev {device} lladdr {mac} PERMANENT "));
+            state.fdb.push(format!("{mac} dev {device} dst {underlay} self permanent"));
         }
     },
     is_peer_route: HOST_GW.is_peer_route,
