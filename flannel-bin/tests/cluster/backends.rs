@@ -214,6 +214,10 @@ pub(crate) const VXLAN_DIRECT: BackendCase = BackendCase {
     ..VXLAN
 };
 
+/// Direct, and the others by plain routes.
+pub(crate) const VXLAN_DIRECT_PLAIN: BackendCase =
+    BackendCase { flags: &["--nexthop-objects=off"], ..VXLAN_DIRECT };
+
 pub(crate) const HOST_GW: BackendCase = BackendCase {
     kind: "host-gw",
     keys: "",

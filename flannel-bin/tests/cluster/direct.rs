@@ -6,14 +6,14 @@ use flannel_lab::sandbox::in_sandbox;
 use flannel_lab::test_name;
 use flannel_lab::wait::eventually;
 
-use crate::backends::{VXLAN, VXLAN_DIRECT};
+use crate::backends::{BackendCase, VXLAN, VXLAN_DIRECT, VXLAN_DIRECT_PLAIN};
 use crate::harness::{Bed, LocalFolder, Monitor, SOON, Traffic, assert_all_reach_all};
 
 /// Nodes 1 and 2 on one segment, and node 3 behind a router.
-fn bed() -> Bed<LocalFolder> {
+fn bed(case: &'static BackendCase) -> Bed<LocalFolder> {
     let mut cluster = Cluster::builder().nodes(2).families(Families::Dual).build().unwrap();
     cluster.add_node_on(&[1]).unwrap();
-    let mut bed = Bed::new(cluster, LocalFolder::new(), &VXLAN_DIRECT, Families::Dual);
+    let mut bed = Bed::new(cluster, LocalFolder::new(), case, Families::Dual);
     bed.start_all();
     bed
 }
@@ -38,49 +38,91 @@ const ENCAPSULATED: [&str; 2] = ["flannel.1", "flannel-v6.1"];
 
 #[test]
 fn on_link_nodes_are_reached_directly_and_others_encapsulated() {
-    in_sandbox(test_name!(), || {
-        let mut bed = bed();
-        for (from, to, devices) in [
-            (1, 2, DIRECT),
-            (2, 1, DIRECT),
-            (1, 3, ENCAPSULATED),
-            (2, 3, ENCAPSULATED),
-            (3, 1, ENCAPSULATED),
-            (3, 2, ENCAPSULATED),
-        ] {
-            wait_for_routes(&bed, from, to, devices);
-        }
-        let pods = [bed.pod(1), bed.pod(2), bed.pod(3)];
-        assert_all_reach_all(&pods, VXLAN.mtu(Families::Dual, 1500));
-        let want = bed.state(1);
-        assert_eq!((want.neighbours.len(), want.fdb.len(), want.next_hops.len()), (4, 4, 4), "{want}");
+    in_sandbox(test_name!(), || switch_to_and_fro(&VXLAN_DIRECT, 4));
+}
 
-        let traffic = [(0, 1), (1, 0), (0, 2)].map(|(from, to)| Traffic::between(&pods[from], &pods[to]));
-        let go_on = || traffic.iter().for_each(|traffic| traffic.go_on(200));
-        // A restart writes nothing.
-        let monitor = Monitor::start(bed.netns(1));
-        bed.kill(1);
-        bed.start(1);
+#[test]
+fn plain_routes_move_as_well() {
+    in_sandbox(test_name!(), || switch_to_and_fro(&VXLAN_DIRECT_PLAIN, 0));
+}
+
+fn switch_to_and_fro(case: &'static BackendCase, next_hops: usize) {
+    let mut bed = bed(case);
+    for (from, to, devices) in [
+        (1, 2, DIRECT),
+        (2, 1, DIRECT),
+        (1, 3, ENCAPSULATED),
+        (2, 3, ENCAPSULATED),
+        (3, 1, ENCAPSULATED),
+        (3, 2, ENCAPSULATED),
+    ] {
+        wait_for_routes(&bed, from, to, devices);
+    }
+    let pods = [bed.pod(1), bed.pod(2), bed.pod(3)];
+    assert_all_reach_all(&pods, VXLAN.mtu(Families::Dual, 1500));
+    let want = bed.state(1);
+    assert_eq!((want.neighbours.len(), want.fdb.len(), want.next_hops.len()), (4, 4, next_hops), "{want}");
+
+    let traffic = [(0, 1), (1, 0), (0, 2)].map(|(from, to)| Traffic::between(&pods[from], &pods[to]));
+    let go_on = || traffic.iter().for_each(|traffic| traffic.go_on(200));
+    // A restart writes nothing.
+    let monitor = Monitor::start(bed.netns(1));
+    bed.kill(1);
+    bed.start(1);
+    go_on();
+    assert_eq!(monitor.seen(), Vec::<String>::new());
+    // The underlay's routes decide: node 2 is behind the router, and again on-link.
+    for _ in 0..2 {
+        host_routes(bed.netns(1), "add");
+        wait_for_routes(&bed, 1, 2, ENCAPSULATED);
         go_on();
-        assert_eq!(monitor.seen(), Vec::<String>::new());
-        // The underlay's routes decide: node 2 is behind the router, and again on-link.
-        for _ in 0..2 {
-            host_routes(bed.netns(1), "add");
-            wait_for_routes(&bed, 1, 2, ENCAPSULATED);
-            go_on();
-            host_routes(bed.netns(1), "del");
-            wait_for_routes(&bed, 1, 2, DIRECT);
-            go_on();
+        host_routes(bed.netns(1), "del");
+        wait_for_routes(&bed, 1, 2, DIRECT);
+        go_on();
+    }
+    // Every switch is one written route a family, and nothing else.
+    let to_two: Vec<String> = bed.remotes(2).into_iter().map(|remote| remote.subnet).collect();
+    let seen = monitor.seen();
+    assert_eq!(seen.len(), 8, "{seen:#?}");
+    assert!(seen.iter().all(|line| to_two.iter().any(|subnet| line.contains(subnet))), "{seen:#?}");
+    for traffic in traffic {
+        traffic.assert_no_loss();
+    }
+    assert_eq!(bed.state(1), want);
+}
+
+/// Without next-hop objects, and with direct routes that stand in the way of making them in IPv6.
+#[test]
+fn what_a_go_node_left_is_taken_over_whatever_the_decision() {
+    in_sandbox(test_name!(), || {
+        let mut bed = bed(&VXLAN_DIRECT);
+        wait_for_routes(&bed, 1, 2, DIRECT);
+        let pods = [bed.pod(1), bed.pod(2)];
+        let want = bed.state(1);
+        // Nodes are noted in the state file within a second.
+        std::thread::sleep(std::time::Duration::from_millis(1500));
+        let traffic = Traffic::between(&pods[0], &pods[1]);
+        for encapsulated in [false, true] {
+            bed.kill(1);
+            let netns = bed.netns(1).clone();
+            netns.ip("nexthop flush proto 102").unwrap();
+            for remote in bed.remotes(2) {
+                let (subnet, underlay) = (&remote.subnet, &remote.underlay);
+                netns.ip(&format!("route replace {subnet} via {underlay} dev eth0 proto boot")).unwrap();
+                if remote.base.contains(':') {
+                    netns.ip(&format!("-6 route del {}/128 dev {}", remote.base, remote.device)).unwrap();
+                }
+            }
+            if encapsulated {
+                host_routes(&netns, "add");
+            }
+            bed.start(1);
+            wait_for_routes(&bed, 1, 2, if encapsulated { ENCAPSULATED } else { DIRECT });
+            traffic.go_on(200);
         }
-        // Every switch is one written route a family, and nothing else.
-        let to_two: Vec<String> = bed.remotes(2).into_iter().map(|remote| remote.subnet).collect();
-        let seen = monitor.seen();
-        assert_eq!(seen.len(), 8, "{seen:#?}");
-        assert!(seen.iter().all(|line| to_two.iter().any(|subnet| line.contains(subnet))), "{seen:#?}");
-        for traffic in traffic {
-            traffic.assert_no_loss();
-        }
-        assert_eq!(bed.state(1), want);
+        host_routes(bed.netns(1), "del");
+        bed.wait_for_state(1, "all as before", &want);
+        traffic.assert_no_loss();
     });
 }
 
@@ -93,7 +135,7 @@ fn host_routes(netns: &Netns, verb: &str) {
 #[test]
 fn an_address_on_another_segment_brings_its_nodes_on_link() {
     in_sandbox(test_name!(), || {
-        let bed = bed();
+        let bed = bed(&VXLAN_DIRECT);
         wait_for_routes(&bed, 1, 3, ENCAPSULATED);
         let pods = [bed.pod(1), bed.pod(3)];
         let want = bed.state(1);
@@ -119,7 +161,7 @@ fn an_address_on_another_segment_brings_its_nodes_on_link() {
 #[test]
 fn the_key_is_switched_on_and_off_under_traffic() {
     in_sandbox(test_name!(), || {
-        let mut bed = bed();
+        let mut bed = bed(&VXLAN_DIRECT);
         let pods = [bed.pod(1), bed.pod(2)];
         wait_for_routes(&bed, 1, 2, DIRECT);
         let traffic = Traffic::between(&pods[0], &pods[1]);
