@@ -10,9 +10,11 @@
 //!
 //! # What this crate adds to the core
 //! [`VxlanBackend`] implements [`flannel_core::backend::Backend`]. It makes the devices, publishes their
-//! MACs in the lease, and gives the reconcile loop a driver that says what a lease means: three objects per
+//! MACs in the lease, and gives the reconcile loop a driver that says what a lease means: a few objects per
 //! peer and family. Wire formats, device names and attributes are those of Go flannel, so that both can share
 //! a cluster and take over from each other on a node.
+//!
+//! Where the kernel has next-hop objects, routes go through them ([`NextHopObjects`]).
 //!
 //! With `DirectRouting` a peer whose underlay address is on-link gets a plain route to its node instead
 //! ([`flannel_core::on_link`] decides). Everything else of the peer stays, so a change of mind is one replaced route.

@@ -128,7 +128,7 @@ impl Requests {
                     next_hops.created(number, it);
                 }
                 (Op::Delete(Object::NextHop(_)), Some(number), 0 | libc::ENOENT) => {
-                    _ = next_hops.forget(number)
+                    _ = next_hops.forget(number);
                 }
                 _ => {}
             }

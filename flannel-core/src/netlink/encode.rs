@@ -36,7 +36,7 @@ pub(super) const RTA_NH_ID: u16 = 30;
 /// one can't be put, but deleted.
 pub(super) fn op(datagram: &mut Datagram, op: &Op, next_hop: Option<u32>, seq: u32, ack: bool) {
     let put = match op {
-        Op::Create(Object::Route(_)) | Op::Create(Object::NextHop(_)) | Op::Replace(Object::NextHop(_)) => {
+        Op::Create(Object::Route(_) | Object::NextHop(_)) | Op::Replace(Object::NextHop(_)) => {
             NlmF::CREATE | NlmF::EXCL
         }
         Op::Create(_) | Op::Replace(_) => NlmF::CREATE | NlmF::REPLACE,
@@ -55,7 +55,7 @@ pub(super) fn op(datagram: &mut Datagram, op: &Op, next_hop: Option<u32>, seq: u
             datagram.push(Rtm::from(if delete { next_hops::DEL } else { next_hops::NEW }), flags, seq, body);
         }
         Object::Route(it) if delete => {
-            datagram.push(Rtm::Delroute, flags, seq, route_to_delete(it, next_hop))
+            datagram.push(Rtm::Delroute, flags, seq, route_to_delete(it, next_hop));
         }
         Object::Route(it) => datagram.push(Rtm::Newroute, flags, seq, route(it, next_hop)),
     }

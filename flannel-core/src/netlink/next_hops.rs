@@ -205,20 +205,20 @@ impl NextHops {
 /// The body of a message that creates an object.
 pub(super) fn create(number: u32, NextHop { link, gateway, .. }: &NextHop) -> Buffer {
     let attrs = [attr(ID, number), attr(OIF, link.0), attr(GATEWAY, ip(*gateway))];
-    body(u8::from(family(Family::of(*gateway))), ROUTE_PROTOCOL, RTNH_F_ONLINK, attrs.into_iter().collect())
+    body(u8::from(family(Family::of(*gateway))), ROUTE_PROTOCOL, RTNH_F_ONLINK, &attrs.into_iter().collect())
 }
 
 /// The body of a message that deletes an object.
 pub(super) fn delete(number: u32) -> Buffer {
-    body(0, 0, 0, [attr(ID, number)].into_iter().collect())
+    body(0, 0, 0, &[attr(ID, number)].into_iter().collect())
 }
 
 /// What to list objects by.
 pub(super) fn of_link(link: LinkIndex) -> Buffer {
-    body(0, 0, 0, [attr(OIF, link.0)].into_iter().collect())
+    body(0, 0, 0, &[attr(OIF, link.0)].into_iter().collect())
 }
 
-fn body(family: u8, protocol: u8, flags: u32, attrs: RtBuffer<u16, Buffer>) -> Buffer {
+fn body(family: u8, protocol: u8, flags: u32, attrs: &RtBuffer<u16, Buffer>) -> Buffer {
     let mut bytes = Cursor::new(vec![family, 0, protocol, 0]);
     bytes.set_position(4);
     bytes.get_mut().extend(flags.to_ne_bytes());
