@@ -43,7 +43,7 @@ fn the_form_of_routes_changes_under_traffic() {
         let cluster = Cluster::builder().nodes(2).families(Families::Dual).build().unwrap();
         let mut bed = Bed::new(cluster, LocalFolder::new(), &VXLAN, Families::Dual);
         bed.start_all();
-        [1, 2].map(|number| bed.wait_for_peers(number, 1));
+        (1..=2).for_each(|number| bed.wait_for_peers(number, 1));
         let pods = [bed.pod(1), bed.pod(2)];
         let traffic = [Traffic::between(&pods[0], &pods[1]), Traffic::between(&pods[1], &pods[0])];
         let objects = bed.state(1);
