@@ -1,4 +1,4 @@
-//! DirectRouting on a fake kernel.
+//! `DirectRouting` on a fake kernel.
 
 use flannel_core::addr::Subnet;
 

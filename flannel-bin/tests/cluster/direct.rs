@@ -1,4 +1,4 @@
-//! DirectRouting of vxlan: on-link peers without encapsulation, the others with, and the way from one to the other.
+//! `DirectRouting` of vxlan: on-link peers without encapsulation, the others with, and the way from one to the other.
 
 use flannel_lab::cluster::{Cluster, Families};
 use flannel_lab::netns::Netns;

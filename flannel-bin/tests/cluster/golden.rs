@@ -93,10 +93,10 @@ fn compare_lines(name: &str, golden: &Golden, netns: &Netns) {
             // On purpose: what encapsulation would need is there for on-link peers, too.
             match what {
                 "neighbours" => {
-                    theirs.push("10.244.37.0 dev flannel.1 lladdr ca:f3:ac:16:d3:1b PERMANENT".into())
+                    theirs.push("10.244.37.0 dev flannel.1 lladdr ca:f3:ac:16:d3:1b PERMANENT".into());
                 }
                 "fdb" => {
-                    theirs.push("ca:f3:ac:16:d3:1b dev flannel.1 dst 192.168.77.12 self permanent".into())
+                    theirs.push("ca:f3:ac:16:d3:1b dev flannel.1 dst 192.168.77.12 self permanent".into());
                 }
                 _ => {}
             }
