@@ -198,8 +198,8 @@ impl Object {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Dataplane {
     objects: BTreeMap<ObjectKey, Object>,
-    /// The routes that go through each next-hop object.
-    routes: BTreeMap<ObjectKey, BTreeSet<ObjectKey>>,
+    /// Next-hop objects with the routes that go through them. One flat set, as most have one route.
+    routes: BTreeSet<(ObjectKey, ObjectKey)>,
     shared: BTreeSet<LinkIndex>,
 }
 
@@ -231,7 +231,7 @@ impl Dataplane {
         if let Object::Route(route) = object
             && let Some(next_hop) = route.next_hop()
         {
-            self.routes.entry(next_hop).or_default().insert(key);
+            self.routes.insert((next_hop, key));
         }
         self.objects.insert(key, object);
         before
@@ -242,19 +242,19 @@ impl Dataplane {
         let object = self.objects.remove(key)?;
         if let Object::Route(route) = object
             && let Some(next_hop) = route.next_hop()
-            && let Some(routes) = self.routes.get_mut(&next_hop)
         {
-            routes.remove(key);
-            if routes.is_empty() {
-                self.routes.remove(&next_hop);
-            }
+            self.routes.remove(&(next_hop, *key));
         }
         Some(object)
     }
 
     /// The routes that go through a next-hop object. The kernel deletes them with it, those of IPv4 in silence.
     pub fn routes_through(&self, next_hop: &ObjectKey) -> impl Iterator<Item = ObjectKey> + use<'_> {
-        self.routes.get(next_hop).into_iter().flatten().copied()
+        let next_hop = *next_hop;
+        // No route has a key before this one.
+        let first = ObjectKey::NextHop(LinkIndex(0), Family::V4.unspecified(), None);
+        let from = self.routes.range((next_hop, first)..);
+        from.take_while(move |(of, _)| *of == next_hop).map(|(_, route)| *route)
     }
 
     /// All objects in build-up order.
