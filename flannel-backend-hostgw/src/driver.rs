@@ -58,7 +58,7 @@ impl Driver for HostGwDriver {
             changed: link.map(|link| link.index) != before,
             problem: self.problem(),
             overlay_mtu: link.map(|link| link.mtu),
-            datapath: None,
+            ..Devices::default()
         })
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use flannel_core::addr::{Family, LinkIndex, MacAddr, Vni};
 use flannel_core::config::LeaseSource;
-use flannel_core::dataplane::{Address, Dataplane, Object, Op, Route};
+use flannel_core::dataplane::{Address, Dataplane, Object, Op, Route, Through};
 use flannel_core::kernel::{Link, LinkOp, VxlanLink};
 use flannel_core::state_file::Device;
 use flannel_core::subnet::SubnetManager;
@@ -91,7 +91,16 @@ async fn settle() {
 fn route(dst: &str, via: &str, link: LinkIndex) -> Route {
     let dst: flannel_core::addr::Subnet = dst.parse().unwrap();
     let metric = Route::default_metric(dst.family());
-    Route { dst, metric, via: via.parse().ok(), link: Some(link), onlink: false, protocol: 102, plain: true }
+    Route {
+        dst,
+        metric,
+        via: via.parse().ok(),
+        link: Some(link),
+        onlink: false,
+        through: Through::Itself,
+        protocol: 102,
+        plain: true,
+    }
 }
 
 fn routes_of_peer(link: LinkIndex) -> Dataplane {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use async_trait::async_trait;
 use flannel_core::addr::{Family, Mtu, PerFamily, Subnet};
 use flannel_core::backend::Underlay;
-use flannel_core::dataplane::{Address, KERNEL_PROTOCOL, Object, ROUTE_PROTOCOL, Route};
+use flannel_core::dataplane::{Address, KERNEL_PROTOCOL, Object, ROUTE_PROTOCOL, Route, Through};
 use flannel_core::kernel::{Kernel, KernelError, KernelEvent, Kinds, Link, LinkOp, Scope};
 use flannel_core::lease::{Lease, LeaseKey};
 use flannel_core::peers::{Claim, Peer, PeerError};
@@ -287,6 +287,7 @@ impl Driver for UdpDriver {
                 via: None,
                 link: Some(link),
                 onlink: false,
+                through: Through::Itself,
                 protocol: ROUTE_PROTOCOL,
                 plain: true,
             }));
@@ -338,7 +339,7 @@ impl Driver for UdpDriver {
                     && side.is_some_and(|side| side.network.covers(route.dst))
             }
             // A TUN has neither.
-            Object::Neighbour(_) | Object::Fdb(_) => false,
+            Object::Neighbour(_) | Object::Fdb(_) | Object::NextHop(_) => false,
         }
     }
 

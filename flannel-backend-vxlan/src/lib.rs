@@ -10,15 +10,19 @@
 //!
 //! # What this crate adds to the core
 //! [`VxlanBackend`] implements [`flannel_core::backend::Backend`]. It makes the devices, publishes their
-//! MACs in the lease, and gives the reconcile loop a driver that says what a lease means: three objects per
+//! MACs in the lease, and gives the reconcile loop a driver that says what a lease means: a few objects per
 //! peer and family. Wire formats, device names and attributes are those of Go flannel, so that both can share
 //! a cluster and take over from each other on a node.
 //!
-//! Not supported in this version: `DirectRouting` (refused with a clear error).
+//! Where the kernel has next-hop objects, routes go through them ([`NextHopObjects`]).
+//!
+//! With `DirectRouting` a peer whose underlay address is on-link gets a plain route to its node instead
+//! ([`flannel_core::on_link`] decides). Everything else of the peer stays, so a change of mind is one replaced route.
 
 mod config;
 mod device;
 mod driver;
+mod next_hops;
 mod peer;
 #[cfg(test)]
 mod tests;
@@ -35,6 +39,7 @@ use flannel_core::state_file::{Device, State};
 use tracing::warn;
 
 pub use config::VxlanConfig;
+pub use next_hops::NextHopObjects;
 pub use peer::VxlanData;
 
 use driver::{Side, VxlanDriver};
@@ -42,6 +47,7 @@ use driver::{Side, VxlanDriver};
 /// The VXLAN backend.
 pub struct VxlanBackend {
     open: Box<OpenKernel>,
+    next_hop_objects: NextHopObjects,
 }
 
 impl Default for VxlanBackend {
@@ -60,7 +66,13 @@ impl VxlanBackend {
     pub fn with_kernel(
         open: impl Fn() -> Result<Box<dyn Kernel>, KernelError> + Send + Sync + 'static,
     ) -> Self {
-        Self { open: Box::new(open) }
+        Self { open: Box::new(open), next_hop_objects: NextHopObjects::default() }
+    }
+
+    /// Says whether routes may go through next-hop objects. By default they do where the kernel has them.
+    #[must_use]
+    pub fn next_hop_objects(self, next_hop_objects: NextHopObjects) -> Self {
+        Self { next_hop_objects, ..self }
     }
 }
 
@@ -80,7 +92,7 @@ impl Backend for VxlanBackend {
         let published = subnets.published_attrs(&underlay.published).await?;
         let sides = sides(config, &vxlan, underlay, published.as_ref(), &mut *kernel).await?;
         let attrs = attrs(&vxlan, underlay, &sides);
-        let driver = VxlanDriver::new(vxlan, underlay.clone(), sides);
+        let driver = VxlanDriver::new(vxlan, underlay.clone(), sides, self.next_hop_objects);
         reconcile::register(driver, kernel, registration, &attrs, state(config, &vxlan)).await
     }
 }

@@ -234,7 +234,7 @@ fn start_at(fake: Fake, iface: &'static str, file: &str) -> Test {
             store: &store,
             backends: &|kind| match kind {
                 "vxlan" => Ok(Box::new(store.clone())),
-                kind => registry::backend(kind, &flannel_backend_udp::UdpOptions::default()),
+                kind => registry::backend(kind, &registry::BackendOptions::default()),
             },
             board: &shown,
             notify: &|notice| told.lock().unwrap().push(notice),

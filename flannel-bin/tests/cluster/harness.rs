@@ -136,6 +136,7 @@ impl<S: Store> Bed<S> {
             .arg("--healthz-port=8471")
             .arg("-v=1")
             .args(self.store.flags())
+            .args(self.case.flags)
             .args(more)
             .start()
             .unwrap();
@@ -197,6 +198,7 @@ impl<S: Store> Bed<S> {
             &mut state.addresses,
             &mut state.routes,
             &mut state.routes6,
+            &mut state.next_hops,
             &mut state.neighbours,
             &mut state.fdb,
         ];
@@ -346,8 +348,11 @@ pub(crate) struct Monitor(Agent);
 impl Monitor {
     pub(crate) fn start(netns: &Netns) -> Self {
         let tool = flannel_lab::agent::AgentBuilder::new("monitor", "ip").netns(netns);
-        let monitor =
-            Self(tool.args(["-timestamp", "monitor", "link", "address", "route", "neigh"]).start().unwrap());
+        let monitor = Self(
+            tool.args(["-timestamp", "monitor", "link", "address", "route", "nexthop", "neigh"])
+                .start()
+                .unwrap(),
+        );
         // It says nothing when it is ready; a change of our own tells.
         netns.ip("link set lo txqueuelen 999").unwrap();
         eventually(SOON, "the monitor to listen", || {

@@ -3,6 +3,7 @@
 
 mod backends;
 mod connectivity;
+mod direct;
 #[cfg(feature = "etcd")]
 mod etcd;
 mod golden;

@@ -62,6 +62,14 @@ impl<D: Driver> Reconciler<D> {
 
     fn object_gone(&mut self, key: ObjectKey) {
         let was_there = self.have.remove(&key).is_some();
+        if let ObjectKey::NextHop(..) = key {
+            // Its routes went with it, those of IPv4 in silence.
+            let routes: Vec<ObjectKey> = self.have.routes_through(&key).collect();
+            for route in &routes {
+                self.have.remove(route);
+            }
+            self.todo.keys.extend(routes);
+        }
         if self.peers.want().get(&key).is_some() {
             // A foreign holder of the key may have left, so don't wait for the next try.
             let waited = self.blocked.hurry(&key, Instant::now());

@@ -99,6 +99,8 @@ pub struct Devices {
     pub links: Vec<LinkIndex>,
     /// Whether something was changed, so that what hangs on the devices must be read again.
     pub changed: bool,
+    /// Whether leases mean something else than before, so that all peers are worked out again.
+    pub peers_changed: bool,
     /// Why a device is not there or not right.
     pub problem: Option<String>,
     /// The largest pod packet in bytes.

@@ -75,16 +75,29 @@ impl<D: Driver> Reconciler<D> {
         for op in ops {
             debug!(?op, "execute");
         }
-        // After an error it is unknown what was done.
-        let refusals = self.kernel.execute(ops).await.inspect_err(|_| self.todo.objects = true)?;
-        let done = self.note_results(ops, refusals, cause.looked);
+        // A next-hop object takes its routes along, so it goes when those that were to leave it have left.
+        let goes = |op: &Op| matches!(op, Op::Delete(Object::NextHop(_)));
+        let (first, last) = ops.split_at(ops.iter().position(goes).unwrap_or(ops.len()));
+        let mut done = self.execute_some(first, cause).await?;
+        let used = |op: &Op| goes(op) && self.have.routes_through(&op.key()).next().is_some();
+        let last: Vec<Op> = last.iter().filter(|op| !used(op)).copied().collect();
+        done.extend(self.execute_some(&last, cause).await?);
         self.note_repair(&done, cause);
         Ok(())
     }
 
+    async fn execute_some(&mut self, ops: &[Op], cause: &Cause) -> Result<Vec<Op>, KernelError> {
+        if ops.is_empty() {
+            return Ok(Vec::new());
+        }
+        // After an error it is unknown what was done.
+        let refusals = self.kernel.execute(ops).await.inspect_err(|_| self.todo.objects = true)?;
+        Ok(self.note_results(ops, refusals, cause.looked))
+    }
+
     async fn look_at_devices(&mut self) -> Result<(), KernelError> {
         let devices = self.driver.ensure_devices(&mut *self.kernel).await?;
-        if devices.links != self.devices.links {
+        if devices.peers_changed || devices.links != self.devices.links {
             self.rebuild_peers_on(&devices);
         }
         if devices.changed {
@@ -109,7 +122,7 @@ impl<D: Driver> Reconciler<D> {
     }
 
     fn rebuild_peers_on(&mut self, devices: &super::Devices) {
-        debug!(links = ?devices.links, "devices are new, all peers are worked out again");
+        debug!(links = ?devices.links, "all peers are worked out again");
         self.rebuild_peers();
         self.todo.objects = true;
     }
@@ -165,19 +178,35 @@ impl<D: Driver> Reconciler<D> {
             } else {
                 done.push(*op);
             }
-            match op {
-                Op::Create(object) | Op::Replace(object) => _ = self.have.insert(*object),
-                Op::Delete(_) => _ = self.have.remove(&key),
-            }
+            let before = match op {
+                Op::Create(object) | Op::Replace(object) => self.have.insert(*object),
+                Op::Delete(_) => self.have.remove(&key),
+            };
+            self.look_at_next_hop_of(before);
         }
         self.status.send_modify(|status| status.operations += ops.len() as u64);
         done
+    }
+
+    /// A next-hop object may have stayed only because a route went through it, which has left now.
+    fn look_at_next_hop_of(&mut self, before: Option<Object>) {
+        let Some(Object::Route(before)) = before else { return };
+        let left = before.next_hop().filter(|next_hop| self.peers.want().get(next_hop).is_none());
+        self.todo.keys.extend(left.filter(|next_hop| self.have.get(next_hop).is_some()));
     }
 
     fn note_refusal(&mut self, key: ObjectKey, refusal: &Refusal, looked: bool, now: Instant) {
         match refusal.errno {
             // It is there although we did not know: look, unless we just did. Then it is not ours.
             libc::EEXIST if !looked => {
+                self.todo.objects = true;
+                return;
+            }
+            // Its next-hop object may have gone in silence: look, unless we just did.
+            libc::EINVAL
+                if !looked
+                    && matches!(refusal.op.object(), Object::Route(route) if route.next_hop().is_some()) =>
+            {
                 self.todo.objects = true;
                 return;
             }
@@ -297,6 +326,7 @@ impl Kept {
             Object::Address(_) => false,
             Object::Neighbour(neighbour) => self.bases.contains(&neighbour.addr),
             Object::Fdb(entry) => self.macs.contains(&entry.mac),
+            Object::NextHop(next_hop) => self.bases.contains(&next_hop.gateway),
             Object::Route(route) => self.subnets.contains(&route.dst),
         }
     }

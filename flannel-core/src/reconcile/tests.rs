@@ -5,7 +5,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::addr::{Family, MacAddr, PerFamily};
-use crate::dataplane::{Address, FdbEntry, Neighbour, Op, ROUTE_PROTOCOL, Route};
+use crate::dataplane::{Address, FdbEntry, Neighbour, Op, ROUTE_PROTOCOL, Route, Through};
 use crate::kernel::Kinds;
 use crate::lease::{BadRecord, LeaseAttrs};
 use crate::testing::FakeKernel;
@@ -30,6 +30,7 @@ fn route_of(link: LinkIndex, key: &LeaseKey) -> Object {
         via,
         link: Some(link),
         onlink: true,
+        through: Through::Itself,
         protocol: ROUTE_PROTOCOL,
         plain: true,
     })
@@ -84,6 +85,7 @@ impl Driver for OneDevice {
             Object::Address(address) => Some(address.link) == self.link && inside(address.addr.ip()),
             Object::Neighbour(neighbour) => Some(neighbour.link) == self.link && inside(neighbour.addr),
             Object::Fdb(entry) => Some(entry.link) == self.link,
+            Object::NextHop(next_hop) => Some(next_hop.link) == self.link && inside(next_hop.gateway),
             Object::Route(route) => {
                 route.link.is_some() && route.link == self.link && inside(route.dst.base())
             }

@@ -36,6 +36,8 @@ struct State {
     dumps: usize,
     refuse: Option<RefuseHook>,
     dump_error: Option<i32>,
+    /// Whether it is a kernel before 5.3.
+    lacks_next_hops: bool,
 }
 
 impl FakeKernel {
@@ -71,8 +73,12 @@ impl FakeKernel {
     pub fn edit_link(&self, name: &str, announce: bool, edit: impl FnOnce(&mut Link)) {
         let mut state = self.lock();
         if let Some(link) = state.links.values_mut().find(|link| link.name == name) {
+            let was_up = link.up;
             edit(link);
             let link = link.clone();
+            if was_up && !link.up {
+                state.set_down(&link);
+            }
             if announce {
                 state.events.push_back(KernelEvent::Link(link));
             }
@@ -90,6 +96,11 @@ impl FakeKernel {
         }
         drop(state);
         self.news.notify_one();
+    }
+
+    /// From now on it is a kernel without next-hop objects, as before Linux 5.3.
+    pub fn lack_next_hops(&self) {
+        self.lock().lacks_next_hops = true;
     }
 
     /// Adds an object behind the agent's back.
@@ -110,6 +121,7 @@ impl FakeKernel {
         if announce {
             state.events.push_back(KernelEvent::Gone(*key));
         }
+        state.drop_routes_through(key);
         drop(state);
         self.news.notify_one();
     }
@@ -168,17 +180,48 @@ impl State {
     }
 
     fn delete_link(&mut self, link: &Link) {
-        let gone: Vec<Object> =
-            (self.objects.iter()).filter(|object| link_of(object) == Some(link.index)).copied().collect();
+        self.drop_objects_on(link, |_| true);
+        self.links.remove(&link.index);
+        self.events.push_back(KernelEvent::LinkGone(link.index, link.name.clone()));
+    }
+
+    /// What goes with a link that is set down: everything but FDB entries and IPv4 addresses.
+    fn set_down(&mut self, link: &Link) {
+        self.drop_objects_on(link, |object| match object {
+            Object::Address(address) => address.addr.is_ipv6(),
+            Object::Fdb(_) => false,
+            Object::Neighbour(_) | Object::NextHop(_) | Object::Route(_) => true,
+        });
+    }
+
+    /// Drops objects of a link; IPv4 routes and next-hop objects go in silence.
+    fn drop_objects_on(&mut self, link: &Link, goes: impl Fn(&Object) -> bool) {
+        let gone: Vec<Object> = (self.objects.iter())
+            .filter(|object| link_of(object) == Some(link.index) && goes(object))
+            .copied()
+            .collect();
         for object in gone {
             self.objects.remove(&object.key());
-            let silent = matches!(object, Object::Route(route) if route.dst.family() == Family::V4);
+            let silent = match object {
+                Object::Route(route) => route.dst.family() == Family::V4,
+                Object::NextHop(_) => true,
+                _ => false,
+            };
             if !silent {
                 self.events.push_back(KernelEvent::Gone(object.key()));
             }
         }
-        self.links.remove(&link.index);
-        self.events.push_back(KernelEvent::LinkGone(link.index, link.name.clone()));
+    }
+
+    /// A next-hop object takes its routes along, those of IPv4 in silence.
+    fn drop_routes_through(&mut self, next_hop: &ObjectKey) {
+        let gone: Vec<ObjectKey> = self.objects.routes_through(next_hop).collect();
+        for key in gone {
+            self.objects.remove(&key);
+            if matches!(key, ObjectKey::Route(dst, _) if dst.family() == Family::V6) {
+                self.events.push_back(KernelEvent::Gone(key));
+            }
+        }
     }
 
     fn execute(&mut self, op: &Op) -> Option<i32> {
@@ -186,9 +229,26 @@ impl State {
         if link_of(&object).is_some_and(|link| !self.links.contains_key(&link)) {
             return (!matches!(op, Op::Delete(_))).then_some(libc::ENODEV);
         }
+        let lacks = |next_hop: &ObjectKey| self.objects.get(next_hop).is_none();
         match op {
+            _ if self.lacks_next_hops && matches!(object, Object::NextHop(_)) => {
+                return Some(libc::EOPNOTSUPP);
+            }
             Op::Create(Object::Route(_)) if self.objects.get(&object.key()).is_some() => {
                 return Some(libc::EEXIST);
+            }
+            Op::Create(Object::Route(route)) | Op::Replace(Object::Route(route))
+                if route.next_hop().is_some_and(|next_hop| lacks(&next_hop)) =>
+            {
+                return Some(libc::EINVAL);
+            }
+            // As the real connection: our own next-hop objects are no news.
+            Op::Create(Object::NextHop(_)) | Op::Replace(Object::NextHop(_)) => {
+                self.objects.insert(object);
+            }
+            Op::Delete(Object::NextHop(_)) => {
+                self.objects.remove(&object.key());
+                self.drop_routes_through(&object.key());
             }
             Op::Create(_) | Op::Replace(_) => {
                 // As the kernel does: a put FDB entry takes the place of the MAC's other remote.
@@ -270,6 +330,7 @@ fn link_of(object: &Object) -> Option<LinkIndex> {
         Object::Address(address) => Some(address.link),
         Object::Neighbour(neighbour) => Some(neighbour.link),
         Object::Fdb(entry) => Some(entry.link),
+        Object::NextHop(next_hop) => Some(next_hop.link),
         Object::Route(route) => route.link,
     }
 }
@@ -281,6 +342,7 @@ fn in_scope(object: &Object, scope: Scope) -> bool {
             Object::Address(address) => kinds.addresses && Family::of(address.addr.ip()) == scope.family,
             Object::Neighbour(neighbour) => kinds.neighbours && Family::of(neighbour.addr) == scope.family,
             Object::Fdb(_) => kinds.fdb,
+            Object::NextHop(next_hop) => kinds.next_hops && Family::of(next_hop.gateway) == scope.family,
             Object::Route(route) => kinds.routes && route.dst.family() == scope.family,
         }
 }
