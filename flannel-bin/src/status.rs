@@ -62,6 +62,7 @@ pub(crate) fn readiness(
                 reasons.push("the other nodes are not in the kernel yet".to_owned());
             }
             reasons.extend(network.device_problem.clone());
+            reasons.extend(network.underlay_problem.clone());
         }
         None => reasons.push("the network does not run yet".to_owned()),
     }
@@ -144,6 +145,7 @@ mod tests {
         let (up, away) = (store(true, ""), store(false, "refused"));
         let lost = StoreStatus { lease_lost: Some("10.0.0.2 has it".into()), ..store(true, "") };
         let broken = NetworkStatus { device_problem: Some("flannel.1 is gone".into()), ..network() };
+        let moved = NetworkStatus { underlay_problem: Some("192.0.2.1 is gone".into()), ..network() };
         let unsynced = NetworkStatus::default();
         let starting = Step::Starting("waiting for the network config".into());
         let lease_lost = Step::LeaseLost("lease lost".into());
@@ -154,6 +156,7 @@ mod tests {
             (&Step::Running, &lost, Some(&network()), 0, "the lease of this node is lost: 10.0.0.2 has it"),
             (&lease_lost, &lost, Some(&network()), 0, "lease lost"),
             (&Step::Running, &up, Some(&broken), 0, "flannel.1 is gone"),
+            (&Step::Running, &up, Some(&moved), 0, "192.0.2.1 is gone"),
             (&Step::Running, &up, Some(&unsynced), 0, "the other nodes are not in the kernel yet"),
             (&Step::Running, &up, None, 0, "the network does not run yet"),
             (&starting, &up, Some(&network()), 0, "waiting for the network config"),

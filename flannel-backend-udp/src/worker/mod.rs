@@ -11,6 +11,7 @@ mod tx;
 
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::Instant;
 
 use flannel_core::addr::{Family, PerFamily};
@@ -30,8 +31,8 @@ use crate::tun::Tun;
 /// What the threads share.
 #[derive(Debug)]
 pub(crate) struct Io {
-    pub(crate) tun: Tun,
-    pub(crate) sockets: PerFamily<UnderlaySocket>,
+    pub(crate) tun: Arc<Tun>,
+    pub(crate) sockets: PerFamily<Arc<UnderlaySocket>>,
     pub(crate) errors: PerFamily<ErrorSocket>,
     pub(crate) counters: Counters,
     pub(crate) stop: EventFd,
@@ -117,7 +118,7 @@ impl<'a> Worker<'a> {
         let io = self.io;
         let tun = if self.tx.is_some() { PollFlags::POLLIN } else { PollFlags::empty() };
         // In the place of a socket that isn't there: a second look at the event.
-        let socket = |family| io.sockets.get(family).map_or(io.stop.as_fd(), AsFd::as_fd);
+        let socket = |family| io.sockets.get(family).map_or(io.stop.as_fd(), |socket| socket.as_fd());
         let mut fds = [
             PollFd::new(io.stop.as_fd(), PollFlags::POLLIN),
             PollFd::new(io.tun.as_fd(), tun),

@@ -12,6 +12,7 @@ mod network;
 mod pass;
 #[cfg(test)]
 mod tests;
+mod underlay;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -24,14 +25,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::addr::{LinkIndex, Mtu};
-use crate::backend::{BackendError, NetworkStatus};
+use crate::backend::{BackendError, NetworkStatus, Underlay};
 use crate::dataplane::{Dataplane, Object, ObjectKey};
 use crate::kernel::{Kernel, KernelError, KernelEvent, Refusal, Scope};
-use crate::lease::{Lease, LeaseChange, LeaseKey, LeaseTable, LeaseUpdate};
+use crate::lease::{Lease, LeaseAttrs, LeaseChange, LeaseKey, LeaseTable, LeaseUpdate};
 use crate::ownership::Ownership;
 use crate::peers::{Claim, Peer, PeerError, PeerTable};
 use crate::state_file::State;
 use crate::subnet::{LeaseStream, SubnetError};
+use crate::underlay::Follower;
 
 use blocked::Blocked;
 pub use network::register;
@@ -53,6 +55,13 @@ pub trait Driver: Send {
 
     /// Takes the lease of this node, which the devices were made without.
     fn set_lease(&mut self, lease: &Lease);
+
+    /// Takes another underlay: its addresses changed, or the link. Devices, what this node claims and what
+    /// peers ask for are asked for again. An error says why the backend can't use it; then all stays as it is.
+    fn set_underlay(&mut self, underlay: &Underlay) -> Result<(), String>;
+
+    /// What this node publishes with its lease.
+    fn attrs(&self) -> LeaseAttrs;
 
     /// The objects this node needs for itself, such as the address of its device.
     fn own_objects(&self) -> Vec<Object>;
@@ -110,6 +119,10 @@ pub struct Devices {
 /// What has to be looked at.
 #[derive(Debug, Default)]
 struct Todo {
+    /// The addresses of the underlay.
+    underlay: bool,
+    /// What each peer asks for.
+    peers: bool,
     /// The devices.
     devices: bool,
     /// All objects, by reading them.
@@ -144,6 +157,9 @@ pub struct Reconciler<D> {
     state: watch::Sender<State>,
     /// Whether the state changed since it was last announced.
     unstored: bool,
+    /// Follows the underlay; `None` where it stays what it is.
+    underlay: Option<Follower>,
+    attrs: watch::Sender<LeaseAttrs>,
 }
 
 impl<D: Driver> Reconciler<D> {
@@ -156,6 +172,7 @@ impl<D: Driver> Reconciler<D> {
         state: State,
         previous: Option<&State>,
     ) -> Self {
+        let attrs = watch::Sender::new(driver.attrs());
         Self {
             driver,
             kernel,
@@ -174,6 +191,8 @@ impl<D: Driver> Reconciler<D> {
             named_suspects: false,
             state: watch::Sender::new(state),
             unstored: true,
+            underlay: None,
+            attrs,
         }
     }
 
@@ -258,7 +277,8 @@ impl<D: Driver> Reconciler<D> {
     }
 
     fn next_wake(&self) -> Instant {
-        [Some(self.audit_at), self.retry_at, self.blocked.next_due()]
+        let settled = self.underlay.as_ref().and_then(Follower::due);
+        [Some(self.audit_at), self.retry_at, self.blocked.next_due(), settled]
             .into_iter()
             .flatten()
             .min()
@@ -269,14 +289,17 @@ impl<D: Driver> Reconciler<D> {
         if now >= self.audit_at {
             self.audit_at = next_audit();
             self.todo.audit = !self.todo.objects;
+            self.todo.underlay = true;
             self.todo.devices = true;
             self.todo.objects = true;
         }
         if self.retry_at.is_some_and(|at| now >= at) {
             self.retry_at = None;
+            self.todo.underlay = true;
             self.todo.devices = true;
             self.todo.objects = true;
         }
+        self.todo.underlay |= self.underlay.as_ref().and_then(Follower::due).is_some_and(|at| now >= at);
         self.todo.keys.extend(self.blocked.due(now));
     }
 }

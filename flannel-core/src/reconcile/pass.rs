@@ -32,14 +32,18 @@ impl<D: Driver> Reconciler<D> {
             self.retry_at = Some(Instant::now() + blocked::backoff(self.failures));
         }
         self.finish().await;
+        self.announce_attrs();
         self.publish();
     }
 
     pub(super) fn is_busy(&self) -> bool {
-        self.todo.devices || self.todo.objects || !self.todo.keys.is_empty()
+        self.todo.underlay || self.todo.devices || self.todo.objects || !self.todo.keys.is_empty()
     }
 
     async fn pass(&mut self) -> Result<(), KernelError> {
+        if std::mem::take(&mut self.todo.underlay) {
+            self.look_at_underlay().await.inspect_err(|_| self.todo.underlay = true)?;
+        }
         if std::mem::take(&mut self.todo.devices) {
             self.look_at_devices().await.inspect_err(|_| self.todo.devices = true)?;
         }
@@ -83,7 +87,7 @@ impl<D: Driver> Reconciler<D> {
 
     async fn look_at_devices(&mut self) -> Result<(), KernelError> {
         let devices = self.driver.ensure_devices(&mut *self.kernel).await?;
-        if devices.links != self.devices.links {
+        if std::mem::take(&mut self.todo.peers) || devices.links != self.devices.links {
             self.rebuild_peers_on(&devices);
         }
         if devices.changed {
@@ -241,6 +245,7 @@ impl<D: Driver> Reconciler<D> {
         let next = NetworkStatus {
             synced: synced || self.status.borrow().synced,
             device_problem: self.devices.problem.clone(),
+            underlay_problem: self.underlay_problem(),
             peers: self.peers.programmed(),
             refused: self.blocked.reasons().map(str::to_owned).collect(),
             rejected,

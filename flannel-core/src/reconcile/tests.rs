@@ -47,6 +47,14 @@ impl Driver for OneDevice {
 
     fn set_lease(&mut self, _: &Lease) {}
 
+    fn set_underlay(&mut self, _: &Underlay) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn attrs(&self) -> LeaseAttrs {
+        LeaseAttrs::default()
+    }
+
     fn own_objects(&self) -> Vec<Object> {
         let addr = "10.5.1.0/32".parse().unwrap();
         self.link.map(|link| Object::Address(Address { link, addr })).into_iter().collect()

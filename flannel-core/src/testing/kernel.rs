@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use tokio::sync::Notify;
 
 use crate::addr::{Family, LinkIndex, MacAddr, Mtu};
-use crate::dataplane::{Dataplane, Object, ObjectKey, Op};
+use crate::dataplane::{Address, Dataplane, Object, ObjectKey, Op};
 use crate::kernel::{
     Kernel, KernelError, KernelEvent, Link, LinkAddress, LinkOp, Refusal, RouteLookup, Scope,
 };
@@ -64,7 +64,25 @@ impl FakeKernel {
 
     /// Gives a link an address, for the choice of the underlay.
     pub fn add_address(&self, address: LinkAddress) {
-        self.lock().addresses.push(address);
+        let mut state = self.lock();
+        let LinkAddress { link, addr, .. } = address;
+        state.events.push_back(KernelEvent::Put(Object::Address(Address { link, addr })));
+        state.addresses.push(address);
+        drop(state);
+        self.news.notify_one();
+    }
+
+    /// Takes an address from the link that has it.
+    pub fn remove_address(&self, addr: IpAddr) {
+        let mut state = self.lock();
+        let (gone, kept) =
+            std::mem::take(&mut state.addresses).into_iter().partition(|own| own.addr.ip() == addr);
+        state.addresses = kept;
+        for LinkAddress { link, addr, .. } in gone as Vec<LinkAddress> {
+            state.events.push_back(KernelEvent::Gone(ObjectKey::Address(link, addr)));
+        }
+        drop(state);
+        self.news.notify_one();
     }
 
     /// Changes a link behind the agent's back, announced or not.
