@@ -13,15 +13,19 @@ use crate::backends::{BackendCase, VXLAN, on_every_backend};
 use crate::connectivity::every_pod_pings_every_other;
 use crate::harness::{Bed, Monitor, SOON, Store, Traffic, http_get};
 
-on_every_backend!(pods_reach_each_other, no_outage_of_the_store_changes_the_datapath);
+on_every_backend!(
+    pods_reach_each_other,
+    no_outage_of_the_store_changes_the_datapath,
+    a_node_whose_address_changes_is_followed,
+);
 
 const PREFIX: &str = "/coreos.com/network";
 
 /// A server in the underlay, where every node reaches it.
-struct EtcdStore(Etcd);
+pub(crate) struct EtcdStore(Etcd);
 
 impl EtcdStore {
-    fn new(cluster: &Cluster) -> Self {
+    pub(crate) fn new(cluster: &Cluster) -> Self {
         Self(Etcd::start(EtcdOptions::at(cluster.fabric(), cluster.fabric_address())).unwrap())
     }
 }
@@ -52,6 +56,10 @@ impl Store for EtcdStore {
 
 fn pods_reach_each_other(case: &'static BackendCase) {
     every_pod_pings_every_other(case, EtcdStore::new);
+}
+
+fn a_node_whose_address_changes_is_followed(case: &'static BackendCase) {
+    crate::underlay::follows(case, EtcdStore::new);
 }
 
 fn bed(case: &'static BackendCase) -> Bed<EtcdStore> {

@@ -12,3 +12,4 @@ mod repair;
 mod restart;
 mod switch;
 mod takeover;
+mod underlay;
