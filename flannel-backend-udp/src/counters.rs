@@ -50,6 +50,8 @@ reasons! {
     NoSocket = "no_socket",
     /// The socket's buffer stayed full.
     SocketFull = "socket_full",
+    /// The underlay has no way to the peer.
+    Unreachable = "unreachable",
     /// The kernel refused to send.
     SendFailed = "send_failed",
     /// The datagram came from an underlay address that isn't known.

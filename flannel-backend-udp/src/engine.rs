@@ -12,13 +12,16 @@ use crate::counters::{Counters, PeerSnapshot, Snapshot};
 use crate::forward::{ForwardingTable, TableCell, TableReader};
 use crate::socket::{ErrorSocket, UnderlaySocket};
 use crate::tun::Tun;
-use crate::worker::{End, Io, Ways, Worker};
+use crate::worker::{End, Handover, Io, Place, Ways, Worker};
 
 /// How many threads move packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Layout {
-    /// One for both directions: the best latency, and the least CPU time a packet.
+    /// One while there is little to do, one for each direction while there is much. On a machine with one
+    /// processor the same as [`OneThread`](Self::OneThread).
     #[default]
+    Adaptive,
+    /// One for both directions: the best latency, and the least CPU time a packet.
     OneThread,
     /// One for each direction: the best bandwidth where there are cores for it.
     TwoThreads,
@@ -69,9 +72,19 @@ impl Engine {
     pub fn start(options: EngineOptions) -> io::Result<Self> {
         let EngineOptions { tun, sockets, errors, layout, table, on_event } = options;
         let stop = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
-        let io = Arc::new(Io { tun, sockets, errors, counters: Counters::default(), stop });
+        let layout = match layout {
+            Layout::Adaptive if thread::available_parallelism().is_ok_and(|cpus| cpus.get() < 2) => {
+                Layout::OneThread
+            }
+            layout => layout,
+        };
+        let handover = (layout == Layout::Adaptive).then(Handover::new).transpose()?;
+        let io = Arc::new(Io { tun, sockets, errors, counters: Counters::default(), stop, handover });
         let cell = TableCell::new(table);
         let ways: &[_] = match layout {
+            Layout::Adaptive => {
+                &[("udp", Ways::Shared(Place::First)), ("udp-send", Ways::Shared(Place::Second))]
+            }
             Layout::OneThread => &[("udp", Ways::Both)],
             Layout::TwoThreads => &[("udp-send", Ways::FromTun), ("udp-receive", Ways::ToTun)],
         };
@@ -217,6 +230,7 @@ impl SocketPath {
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let threads = match self.layout {
+            Layout::Adaptive => "one thread, two under load",
             Layout::OneThread => "one thread",
             Layout::TwoThreads => "two threads",
         };

@@ -95,6 +95,9 @@ pub struct Segments {
     flags: u8,
     count: usize,
     next: usize,
+    /// The kernel's sum of the pseudo header less its length: for packets with options or extension headers,
+    /// one of which may be a source route, whose last hop counts instead of the destination.
+    pseudo: Option<Sum>,
 }
 
 impl Segments {
@@ -117,6 +120,13 @@ impl Segments {
             return Err(SegmentError::HeadersTooLong);
         }
         let payload = packet.len() - header_len;
+        let partial =
+            vnet.flags & VnetHeader::NEEDS_CHECKSUM != 0 && usize::from(vnet.csum_start) == ip.header_len;
+        let pseudo = (partial && !ip.is_plain).then(|| {
+            let field = be16(transport, if ip.protocol == TCP { 16 } else { 6 });
+            let len = transport.len();
+            Sum::default().word(field).word(!((len >> 16) as u16)).word(!(len as u16))
+        });
         Ok(Self {
             ip: *ip,
             header_len,
@@ -127,6 +137,7 @@ impl Segments {
             flags,
             count: payload.div_ceil(gso_size).max(1),
             next: 0,
+            pseudo,
         })
     }
 
@@ -167,7 +178,10 @@ impl Segments {
         } else {
             put16(header, 4, (ip_len - IPV6_HEADER + transport_len) as u16);
         }
-        let pseudo = self.ip.pseudo_sum(packet, transport_len);
+        let pseudo = match self.pseudo {
+            Some(sum) => sum.word((transport_len >> 16) as u16).word(transport_len as u16),
+            None => self.ip.pseudo_sum(packet, transport_len),
+        };
         let transport = &mut header[ip_len..];
         if self.ip.protocol == TCP {
             put32(transport, 4, self.sequence.wrapping_add((index * self.gso_size) as u32));

@@ -16,7 +16,7 @@ use flannel_lab::ping::{PingOptions, Pinger, ping};
 use flannel_lab::sandbox::in_sandbox;
 use flannel_lab::test_name;
 
-const LAYOUTS: [Layout; 2] = [Layout::OneThread, Layout::TwoThreads];
+const LAYOUTS: [Layout; 3] = [Layout::Adaptive, Layout::OneThread, Layout::TwoThreads];
 
 fn pings(lab: &Lab, family: Family, payload_size: usize, dont_fragment: bool) -> u64 {
     let options = PingOptions { payload_size, dont_fragment, ..PingOptions::default() };

@@ -2,7 +2,9 @@
 
 mod common;
 
+use std::io::IoSlice;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,6 +15,8 @@ use flannel_backend_udp::testing::{Inner, fix_header};
 use flannel_core::addr::{Family, PerFamily};
 use flannel_lab::sandbox::in_sandbox;
 use flannel_lab::test_name;
+use nix::sys::socket::sockopt::Ipv4RecvErr;
+use nix::sys::socket::{ControlMessage, MsgFlags};
 
 const POD_PORT: u16 = 7000;
 
@@ -220,4 +224,39 @@ fn a_table_without_the_peer_closes_the_door() {
         assert!(count(&running[0], DropReason::UnknownSender) > 0);
         assert_eq!(running[0].engine.peers().len(), 0);
     });
+}
+
+/// What a router without a way on does: the sender learns of it.
+#[test]
+fn an_underlay_without_a_way_is_reported() {
+    in_sandbox(test_name!(), || {
+        let lab = Lab::new();
+        let running = lab.start(1, Setup::default());
+        lab.node(1).ip("link set eth0 down").unwrap();
+        let pod = lab.pod(1).enter(|| UdpSocket::bind(("0.0.0.0", POD_PORT)).unwrap()).unwrap();
+        pod.connect(SocketAddr::from(([10, 1, 2, 2], 9))).unwrap();
+        nix::sys::socket::setsockopt(&pod, Ipv4RecvErr, &true).unwrap();
+        pod.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        // As a single packet, and as a super-packet, of which the first part is reported.
+        let many: Vec<IoSlice<'_>> = vec![IoSlice::new(&[1; 1000]); 8];
+        for (what, send) in [
+            ("one", &(|| pod.send(&[1; 1400]).map(drop)) as &dyn Fn() -> std::io::Result<()>),
+            ("a train", &|| send_train(&pod, &many, 1000)),
+        ] {
+            let before = (count(&running, DropReason::Unreachable), running.engine.counters().errors_sent);
+            send().unwrap();
+            let error = pod.recv(&mut [0; 10]).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EHOSTUNREACH), "{what}: {error}");
+            let after = (count(&running, DropReason::Unreachable), running.engine.counters().errors_sent);
+            let packets = if what == "one" { 1 } else { 8 };
+            assert_eq!((after.0 - before.0, after.1 > before.1), (packets, true), "{what}");
+        }
+    });
+}
+
+/// Sends datagrams of `size` bytes in one call, so that they come to the TUN as one super-packet.
+fn send_train(socket: &UdpSocket, parts: &[IoSlice<'_>], size: u16) -> std::io::Result<()> {
+    let control = [ControlMessage::UdpGsoSegments(&size)];
+    nix::sys::socket::sendmsg::<()>(socket.as_raw_fd(), parts, &control, MsgFlags::empty(), None)?;
+    Ok(())
 }

@@ -7,7 +7,7 @@
 //! All methods have their own device and pod addresses in the same four namespaces, so that rounds can
 //! interleave them. `cargo run --release -p flannel-backend-udp --example udp_bench -- LAB ROUNDS [METHOD..]`
 //! with LAB `a` (veth as it is), `b` (no TSO and USO on the underlay, GRO on) or `c` (no offloads), and the
-//! methods `one`, `two`, `naive` and `vxlan`. `foreign` is what the rest of the machine took of its CPUs.
+//! methods `auto`, `one`, `two`, `naive` and `vxlan`. `foreign` is what the rest of the machine took of its CPUs.
 
 #![allow(unreachable_pub, clippy::cast_precision_loss)]
 

@@ -15,6 +15,7 @@ use super::common::{Lab, underlay};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
+    Auto,
     One,
     Two,
     Naive,
@@ -22,7 +23,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Self; 4] = [Self::One, Self::Two, Self::Naive, Self::Vxlan];
+    pub const ALL: [Self; 5] = [Self::Auto, Self::One, Self::Two, Self::Naive, Self::Vxlan];
 
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| format!("{kind:?}").eq_ignore_ascii_case(name))
@@ -51,6 +52,7 @@ impl Method {
             Naive::start(lab.node(node), &device, at(node), at(3 - node))
         };
         let running = match kind {
+            Kind::Auto => Running::Engines([1, 2].map(|node| engine(node, Layout::Adaptive))),
             Kind::One => Running::Engines([1, 2].map(|node| engine(node, Layout::OneThread))),
             Kind::Two => Running::Engines([1, 2].map(|node| engine(node, Layout::TwoThreads))),
             Kind::Naive => Running::Naive([1, 2].map(naive)),

@@ -136,8 +136,8 @@ impl IpHeader {
 
     /// The sum of the pseudo header for a transport header and payload of `len` bytes.
     ///
-    /// `packet` is the one this was read from. Wrong behind an IPv6 routing header, whose last hop
-    /// counts instead.
+    /// `packet` is the one this was read from. Not for one with a source route, whose last hop counts
+    /// instead.
     pub fn pseudo_sum(&self, packet: &[u8], len: usize) -> Sum {
         let addresses = if self.source.is_ipv4() { &packet[12..20] } else { &packet[8..40] };
         Sum::default()

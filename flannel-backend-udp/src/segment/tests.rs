@@ -65,6 +65,35 @@ fn a_super_packet_becomes_packets_that_stand_alone() {
     }
 }
 
+/// RFC 8200 section 8.1: behind a routing header, the sum counts the last hop, not the next.
+#[test]
+fn behind_a_source_route_the_last_hop_counts() {
+    for inner in [Inner::tcp(&[7; 4000]).v6(), Inner::udp(&[7; 4000]).v6()] {
+        let direct = inner.packet();
+        let kind = if direct[6] == TCP { VnetHeader::GSO_TCPV6 } else { VnetHeader::GSO_UDP_L4 };
+        let last_hop: [u8; 16] = direct[24..40].try_into().unwrap();
+        let (mut vnet, mut packet) = offloaded(&inner, kind, 1000);
+        // Type 2, one segment left, and the last hop (RFC 6275 section 6.4).
+        let routing: Vec<u8> = [packet[6], 2, 2, 1, 0, 0, 0, 0].into_iter().chain(last_hop).collect();
+        packet.splice(40..40, routing);
+        packet[6] = 43;
+        packet[24..40].copy_from_slice(&[0xfd; 16]);
+        put16(&mut packet, 4, (direct.len() - 40 + 24) as u16);
+        vnet.csum_start = 64;
+        let parts = parts(vnet, &mut packet).unwrap();
+        assert_eq!(parts.len(), 4);
+        for mut part in parts {
+            // As it arrives: the last hop is the destination, and no segment is left.
+            let (kind, len) = (part[40], part.len() - 40 - 24);
+            part.drain(40..64);
+            part[6] = kind;
+            part[24..40].copy_from_slice(&last_hop);
+            put16(&mut part, 4, len as u16);
+            assert!(intact(&part));
+        }
+    }
+}
+
 #[test]
 fn a_checksum_left_to_us_is_completed() {
     for inner in [Inner::tcp(b"hello"), Inner::udp(b"hello"), Inner::udp(b"hello").v6(), Inner::tcp(b"").v6()]

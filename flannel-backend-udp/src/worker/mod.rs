@@ -1,10 +1,12 @@
-//! What moves the bytes: one loop, run by one thread for both directions or by one for each.
+//! What moves the bytes: one loop, run by one thread for both directions, by one for each, or by one that gets
+//! help while there is much to do.
 //!
 //! All memory is taken before the first packet. A loop waits in `poll` alone, except that a full socket
 //! buffer holds it for a moment.
 
 mod errors;
 mod gso_memory;
+mod handover;
 mod rx;
 mod train;
 mod tx;
@@ -19,6 +21,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
 
 use self::errors::{ErrorSender, Report};
+use self::handover::Balance;
+pub(crate) use self::handover::{Handover, Place};
 use self::rx::RxPath;
 use self::tx::TxPath;
 use crate::counters::{Counters, Tally};
@@ -36,6 +40,8 @@ pub(crate) struct Io {
     pub(crate) errors: PerFamily<ErrorSocket>,
     pub(crate) counters: Counters,
     pub(crate) stop: EventFd,
+    /// There if the threads take turns at the TUN.
+    pub(crate) handover: Option<Handover>,
 }
 
 /// Which way a thread moves packets.
@@ -44,6 +50,8 @@ pub(crate) enum Ways {
     Both,
     FromTun,
     ToTun,
+    /// As the load asks for.
+    Shared(Place),
 }
 
 /// Why a loop ended.
@@ -80,6 +88,7 @@ pub(crate) struct Worker<'a> {
     reader: TableReader,
     tx: Option<TxPath>,
     rx: Option<RxPath>,
+    balance: Option<Balance>,
     errors: ErrorSender,
     tally: Tally,
     started: Instant,
@@ -87,14 +96,22 @@ pub(crate) struct Worker<'a> {
 
 impl<'a> Worker<'a> {
     pub(crate) fn new(io: &'a Io, reader: TableReader, ways: Ways) -> Self {
+        let now = Instant::now();
+        let (sends, receives, place) = match ways {
+            Ways::Both => (true, true, None),
+            Ways::FromTun => (true, false, None),
+            Ways::ToTun => (false, true, None),
+            Ways::Shared(place) => (true, place == Place::First, Some(place)),
+        };
         Self {
             io,
             reader,
-            tx: (ways != Ways::ToTun).then(|| TxPath::new(io)),
-            rx: (ways != Ways::FromTun).then(|| RxPath::new(io)),
+            tx: sends.then(|| TxPath::new(io)),
+            rx: receives.then(|| RxPath::new(io)),
+            balance: place.map(|place| Balance::new(place, now)),
             errors: ErrorSender::new(),
             tally: Tally::default(),
-            started: Instant::now(),
+            started: now,
         }
     }
 
@@ -116,17 +133,22 @@ impl<'a> Worker<'a> {
     /// Waits for work and does one batch of each kind; false when told to stop.
     pub(crate) fn turn(&mut self, timeout: PollTimeout) -> io::Result<bool> {
         let io = self.io;
-        let tun = if self.tx.is_some() { PollFlags::POLLIN } else { PollFlags::empty() };
-        // In the place of a socket that isn't there: a second look at the event.
+        let shared = self.balance.as_ref().map(Balance::place).zip(io.handover.as_ref());
+        let reads_tun = self.tx.is_some() && shared.is_none_or(|(place, handover)| handover.reads(place));
+        let tun = if reads_tun { PollFlags::POLLIN } else { PollFlags::empty() };
+        // In the place of one that isn't there: a second look at the event.
         let socket = |family| io.sockets.get(family).map_or(io.stop.as_fd(), |socket| socket.as_fd());
+        let waker = shared.map_or(io.stop.as_fd(), |(place, handover)| handover.waker(place));
         let mut fds = [
             PollFd::new(io.stop.as_fd(), PollFlags::POLLIN),
             PollFd::new(io.tun.as_fd(), tun),
+            PollFd::new(waker, PollFlags::POLLIN),
             PollFd::new(socket(Family::V4), PollFlags::POLLIN),
             PollFd::new(socket(Family::V6), PollFlags::POLLIN),
         ];
         // Without the direction, not even an error of the socket may wake us: we couldn't take it.
-        let watched = if self.rx.is_some() { 4 } else { 2 };
+        let watched = if self.rx.is_some() { 5 } else { 3 };
+        let before = self.balance.is_some().then(Instant::now);
         match poll(&mut fds[..watched], timeout) {
             Ok(0) | Err(nix::Error::EINTR) => return Ok(true),
             Ok(_) => {}
@@ -136,18 +158,26 @@ impl<'a> Worker<'a> {
         if !ready[0].is_empty() {
             return Ok(false);
         }
+        let now = Instant::now();
+        if let (Some(balance), Some(before)) = (&mut self.balance, before) {
+            let to_tun = !ready[3].is_empty() || !ready[4].is_empty();
+            balance.note(now - before, !ready[1].is_empty(), to_tun);
+        }
+        if let Some((place, handover)) = shared.filter(|_| !ready[2].is_empty()) {
+            handover.awoken(place);
+        }
         let table = self.reader.refresh();
-        let now_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let now_ms = u64::try_from((now - self.started).as_millis()).unwrap_or(u64::MAX);
         let mut context = Context { io, tally: &mut self.tally, errors: &mut self.errors, now_ms };
         let mut result = Ok(());
         if let Some(rx) = &mut self.rx {
-            for (family, ready) in Family::ALL.into_iter().zip(&ready[2..]) {
+            for (family, ready) in Family::ALL.into_iter().zip(&ready[3..]) {
                 if let Some(socket) = io.sockets.get(family).filter(|_| !ready.is_empty()) {
                     rx.turn(socket, table, &mut context);
                 }
             }
         }
-        if let Some(tx) = &mut self.tx
+        if let Some(tx) = self.tx.as_mut().filter(|_| reads_tun)
             && !ready[1].is_empty()
         {
             result = tx.turn(table, &mut context);
@@ -155,6 +185,9 @@ impl<'a> Worker<'a> {
             result = Err(io::Error::from_raw_os_error(libc::EBADFD));
         }
         self.tally.publish(&io.counters);
+        if let (Some(balance), Some(handover)) = (&mut self.balance, &io.handover) {
+            balance.settle(handover, Instant::now());
+        }
         result.map(|()| true)
     }
 }

@@ -42,6 +42,7 @@ fn io() -> Io {
         errors: PerFamily::from_fn(|family| ErrorSocket::open(family).ok()),
         counters: Counters::default(),
         stop: EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap(),
+        handover: None,
     }
 }
 

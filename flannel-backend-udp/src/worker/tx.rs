@@ -13,6 +13,7 @@ use super::train::{DATAGRAMS, TRAIN_BYTES, TRAINS, Trains, balanced, singly};
 use super::{Context, Io};
 use crate::counters::DropReason;
 use crate::forward::{ForwardingTable, Lookup, Outbound, PeerIndex};
+use crate::packet::icmp::IcmpError;
 use crate::packet::{IpHeader, decrement_hop_limit};
 use crate::segment::{Cut, MAX_HEADERS, SegmentError, Segments, cut};
 use crate::socket::UnderlaySocket;
@@ -41,6 +42,8 @@ pub(super) struct TxPath {
     singles: Vec<Message>,
     outgoing: Outgoing,
     refused: GsoMemory,
+    /// A copy of a packet that is reported to its sender.
+    reported: Vec<u8>,
 }
 
 impl TxPath {
@@ -56,6 +59,7 @@ impl TxPath {
             singles: Vec::with_capacity(DATAGRAMS),
             outgoing: Outgoing::new(512, TRAINS * DATAGRAMS * 2, one_by_one),
             refused: GsoMemory::new(),
+            reported: vec![0; TRAIN_BYTES],
         }
     }
 
@@ -218,14 +222,20 @@ impl TxPath {
                 }
             }
             let messages = std::mem::take(&mut self.messages);
-            self.send(socket, &messages, context);
+            self.send(socket, &messages, table, context);
             self.messages = messages;
         }
         self.trains.clear();
         self.headers_used = 0;
     }
 
-    fn send(&mut self, socket: &UnderlaySocket, messages: &[Message], context: &mut Context<'_>) {
+    fn send(
+        &mut self,
+        socket: &UnderlaySocket,
+        messages: &[Message],
+        table: &ForwardingTable,
+        context: &mut Context<'_>,
+    ) {
         let mut rest = messages;
         let mut has_waited = false;
         while let Some(next) = rest.first() {
@@ -259,13 +269,39 @@ impl TxPath {
                     let mut singles = std::mem::take(&mut self.singles);
                     singles.clear();
                     singles.extend(singly(next, self.trains.pieces()));
-                    self.send(socket, &singles, context);
+                    self.send(socket, &singles, table, context);
                     self.singles = singles;
                 }
                 Some(libc::EMSGSIZE) => context.tally.dropped(DropReason::TooBig, datagrams),
+                Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENETDOWN) => {
+                    context.tally.dropped(DropReason::Unreachable, datagrams);
+                    self.report(next, IcmpError::HostUnreachable, table, context);
+                }
                 _ => context.tally.dropped(DropReason::SendFailed, datagrams),
             }
             rest = &rest[1..];
+        }
+    }
+
+    /// Tells the sender of a message's first packet what became of it.
+    fn report(
+        &mut self,
+        message: &Message,
+        error: IcmpError,
+        table: &ForwardingTable,
+        context: &mut Context<'_>,
+    ) {
+        let Some(first) = singly(message, self.trains.pieces()).next() else { return };
+        let mut used = 0;
+        for piece in &self.trains.pieces()[first.pieces.start as usize..first.pieces.end as usize] {
+            let from = if piece.is_header { &self.headers } else { &self.packets };
+            let (start, len) = (piece.start as usize, piece.len as usize);
+            self.reported[used..used + len].copy_from_slice(&from[start..start + len]);
+            used += len;
+        }
+        let packet = &self.reported[..used];
+        if let Ok(ip) = IpHeader::parse(packet) {
+            context.report(Some(error), packet, &ip, &Lookup::new(table));
         }
     }
 }

@@ -136,10 +136,10 @@ pub(crate) const FLAGS: &[Flag] = &[
     Flag::new("public-ipv6", Kind::Text, "", "IPv6", "IPv6 address published to other nodes"),
     Flag::new(
         "udp-threads",
-        Kind::Int,
-        "1",
-        "N",
-        "threads of the udp backend: 1 for the best latency, 2 (one for each direction) for the best bandwidth",
+        Kind::Text,
+        "auto",
+        "auto|1|2",
+        "threads of the udp backend: 1 for both directions, 2 for one each, auto for a second one under load only",
     ),
     Flag::new(
         "udp-allow-from",

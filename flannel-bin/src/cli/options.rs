@@ -103,10 +103,11 @@ impl Options {
         if !(1..=1439).contains(&margin) {
             return Err(values.bad("subnet-lease-renew-margin", "from 1 to 1439 minutes"));
         }
-        let udp_layout = match values.int("udp-threads") {
-            1 => Layout::OneThread,
-            2 => Layout::TwoThreads,
-            _ => return Err(values.bad("udp-threads", "1 or 2")),
+        let udp_layout = match values.text("udp-threads") {
+            "auto" => Layout::Adaptive,
+            "1" => Layout::OneThread,
+            "2" => Layout::TwoThreads,
+            _ => return Err(values.bad("udp-threads", "auto, 1 or 2")),
         };
         let port = values.int("healthz-port").max(0);
         let port = u16::try_from(port).map_err(|_| values.bad("healthz-port", "a port, 0 to 65535"))?;

@@ -25,16 +25,19 @@ pub(crate) enum Method {
     HostGw,
     /// The vxlan backend.
     Vxlan,
-    /// The udp backend, one thread.
+    /// The udp backend as it is by default: a second thread under load.
     Udp,
+    /// The udp backend, one thread.
+    #[value(name = "udp-1")]
+    Udp1,
     /// The udp backend, a thread for each direction.
     #[value(name = "udp-2")]
     Udp2,
     /// The naive forwarder.
     Naive,
-    /// From a node of ours (udp, one thread) to one with the naive forwarder.
+    /// From a node of ours (udp) to one with the naive forwarder.
     ToNaive,
-    /// From a node with the naive forwarder to one of ours (udp, one thread).
+    /// From a node with the naive forwarder to one of ours (udp).
     FromNaive,
 }
 
@@ -262,7 +265,8 @@ fn start_flanneld(
 ) -> Fallible<Agent> {
     let (kind, threads) = match method {
         Method::HostGw => ("host-gw", None),
-        Method::Udp => ("udp", Some(1)),
+        Method::Udp => ("udp", None),
+        Method::Udp1 => ("udp", Some(1)),
         Method::Udp2 => ("udp", Some(2)),
         _ => ("vxlan", None),
     };

@@ -1,0 +1,197 @@
+//! Who reads the TUN, where a second thread may help: one thread while there is little to do, one for each
+//! direction while there is much.
+//!
+//! Whoever reads the TUN alone gives it away, between two batches and never in one, so what goes to one peer
+//! stays in order. The first thread gives it to the second when both directions keep it busy; the second gives
+//! it back when one thread could do the work of both.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+/// Load is measured over windows of this length.
+const WINDOW: Duration = Duration::from_millis(5);
+/// Busy for this share of a window, and with work in both directions, the first thread gets help: in percent.
+const SPLIT: u32 = 70;
+/// The threads' shares added up at which one thread does it alone again. Well below, or they'd go to and fro.
+const JOIN: u32 = 35;
+/// Windows in a row that must be so quiet.
+const QUIET_WINDOWS: u32 = 20;
+
+/// What the two threads share.
+#[derive(Debug)]
+pub(crate) struct Handover {
+    second_reads: AtomicBool,
+    /// How busy the first thread was in its last window, in percent.
+    first_load: AtomicU32,
+    to_first: EventFd,
+    to_second: EventFd,
+}
+
+/// Which of the two threads this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Takes datagrams, and reads the TUN while there is little to do.
+    First,
+    /// Reads the TUN while there is much to do, and sleeps otherwise.
+    Second,
+}
+
+impl Handover {
+    pub(crate) fn new() -> std::io::Result<Self> {
+        let event = || EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC);
+        Ok(Self {
+            second_reads: AtomicBool::new(false),
+            first_load: AtomicU32::new(0),
+            to_first: event()?,
+            to_second: event()?,
+        })
+    }
+
+    /// Whether it is for the thread in this place to read the TUN.
+    pub(super) fn reads(&self, place: Place) -> bool {
+        // Acquire: what the other thread sent before it gave the TUN away went out first.
+        self.second_reads.load(Ordering::Acquire) == (place == Place::Second)
+    }
+
+    /// Readable when the thread in this place has got the TUN.
+    pub(super) fn waker(&self, place: Place) -> BorrowedFd<'_> {
+        match place {
+            Place::First => self.to_first.as_fd(),
+            Place::Second => self.to_second.as_fd(),
+        }
+    }
+
+    /// Makes the waker quiet again.
+    pub(super) fn awoken(&self, place: Place) {
+        let event = match place {
+            Place::First => &self.to_first,
+            Place::Second => &self.to_second,
+        };
+        // Nothing to read is quiet, too.
+        let _ = event.read();
+    }
+
+    /// Gives the TUN away.
+    fn give(&self, from: Place) {
+        self.second_reads.store(from == Place::First, Ordering::Release);
+        let event = if from == Place::First { &self.to_second } else { &self.to_first };
+        // Only a full counter refuses, and then it is readable.
+        let _ = event.write(1);
+    }
+}
+
+/// Measures one thread's load and decides when the TUN changes hands.
+#[derive(Debug)]
+pub(super) struct Balance {
+    place: Place,
+    since: Instant,
+    waited: Duration,
+    from_tun: bool,
+    to_tun: bool,
+    quiet: u32,
+}
+
+impl Balance {
+    pub(super) fn new(place: Place, now: Instant) -> Self {
+        Self { place, since: now, waited: Duration::ZERO, from_tun: false, to_tun: false, quiet: 0 }
+    }
+
+    pub(super) fn place(&self) -> Place {
+        self.place
+    }
+
+    /// Notes a wait, and in which directions there was work after it.
+    pub(super) fn note(&mut self, waited: Duration, from_tun: bool, to_tun: bool) {
+        self.waited += waited;
+        self.from_tun |= from_tun;
+        self.to_tun |= to_tun;
+    }
+
+    /// Closes the window if it is over, and gives the TUN away if that is better. To be called between
+    /// batches.
+    pub(super) fn settle(&mut self, handover: &Handover, now: Instant) {
+        let window = now.saturating_duration_since(self.since);
+        if window < WINDOW {
+            return;
+        }
+        let load = share(window.saturating_sub(self.waited), window);
+        let both = self.from_tun && self.to_tun;
+        *self = Self { quiet: self.quiet, ..Self::new(self.place, now) };
+        match self.place {
+            Place::First => {
+                handover.first_load.store(load, Ordering::Relaxed);
+                if both && load >= SPLIT && handover.reads(Place::First) {
+                    handover.give(Place::First);
+                }
+            }
+            Place::Second => {
+                let quiet = load + handover.first_load.load(Ordering::Relaxed) <= JOIN;
+                // A window that was mostly a long sleep stands for many.
+                let windows = u32::try_from(window.as_nanos() / WINDOW.as_nanos()).unwrap_or(u32::MAX);
+                self.quiet = if quiet { self.quiet.saturating_add(windows) } else { 0 };
+                if self.quiet >= QUIET_WINDOWS && handover.reads(Place::Second) {
+                    self.quiet = 0;
+                    handover.give(Place::Second);
+                }
+            }
+        }
+    }
+}
+
+/// Percent.
+fn share(part: Duration, of: Duration) -> u32 {
+    u32::try_from(part.as_nanos() * 100 / of.as_nanos().max(1)).unwrap_or(100)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Windows of equal load, one after the other.
+    fn windows(balance: &mut Balance, handover: &Handover, count: u32, load: u32, ways: (bool, bool)) {
+        for _ in 0..count {
+            balance.note(WINDOW * (100 - load) / 100, ways.0, ways.1);
+            balance.settle(handover, balance.since + WINDOW);
+        }
+    }
+
+    #[test]
+    fn the_tun_changes_hands_with_the_load() {
+        let handover = Handover::new().unwrap();
+        let now = Instant::now();
+        let mut first = Balance::new(Place::First, now);
+        let mut second = Balance::new(Place::Second, now);
+        windows(&mut first, &handover, 50, 60, (true, true));
+        assert!(handover.reads(Place::First) && !handover.reads(Place::Second));
+        windows(&mut first, &handover, 50, 100, (true, false));
+        assert!(handover.reads(Place::First), "one direction is nothing to share");
+        windows(&mut first, &handover, 1, 100, (true, true));
+        assert!(handover.reads(Place::Second) && !handover.reads(Place::First));
+        assert_eq!(handover.to_second.read(), Ok(1));
+        windows(&mut first, &handover, 100, 30, (false, true));
+        windows(&mut second, &handover, 100, 30, (true, false));
+        assert!(handover.reads(Place::Second), "together too much for one that also has to answer soon");
+        windows(&mut first, &handover, 1, 10, (false, true));
+        windows(&mut second, &handover, QUIET_WINDOWS - 1, 10, (true, false));
+        windows(&mut second, &handover, 1, 90, (true, false));
+        assert!(handover.reads(Place::Second), "quiet has to last");
+        windows(&mut second, &handover, QUIET_WINDOWS, 10, (true, false));
+        assert!(handover.reads(Place::First));
+        assert_eq!(handover.to_first.read(), Ok(1));
+    }
+
+    #[test]
+    fn a_long_sleep_is_quiet_enough() {
+        let handover = Handover::new().unwrap();
+        let now = Instant::now();
+        let mut second = Balance::new(Place::Second, now);
+        handover.give(Place::First);
+        let slept = WINDOW * (QUIET_WINDOWS + 1);
+        second.note(slept, true, false);
+        second.settle(&handover, now + slept);
+        assert!(handover.reads(Place::First));
+    }
+}
