@@ -1,5 +1,7 @@
 //! A kernel in memory: enough of one for the loop and the backends, with hooks to break it.
 
+mod effects;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::IpAddr;
@@ -85,12 +87,15 @@ impl FakeKernel {
         self.news.notify_one();
     }
 
-    /// Changes a link behind the agent's back, announced or not.
+    /// Changes a link behind the agent's back, announced or not. What it loses by that goes as in the real
+    /// kernel.
     pub fn edit_link(&self, name: &str, announce: bool, edit: impl FnOnce(&mut Link)) {
         let mut state = self.lock();
         if let Some(link) = state.links.values_mut().find(|link| link.name == name) {
+            let before = link.clone();
             edit(link);
             let link = link.clone();
+            state.changed(&before, &link);
             if announce {
                 state.events.push_back(KernelEvent::Link(link));
             }
@@ -124,17 +129,27 @@ impl FakeKernel {
     /// Deletes an object behind the agent's back.
     pub fn delete(&self, key: &ObjectKey, announce: bool) {
         let mut state = self.lock();
-        state.objects.remove(key);
+        let gone = state.objects.remove(key);
         if announce {
+            if let ObjectKey::Neighbour(..) = key {
+                // First it fails, then it goes.
+                state.events.push_back(KernelEvent::Gone(*key));
+            }
             state.events.push_back(KernelEvent::Gone(*key));
+        }
+        if let Some(gone) = gone {
+            state.lost(&gone);
         }
         drop(state);
         self.news.notify_one();
     }
 
-    /// Announces that announcements were lost.
+    /// Loses the announcements that nobody took yet, and says so.
     pub fn overrun(&self) {
-        self.lock().events.push_back(KernelEvent::Overrun);
+        let mut state = self.lock();
+        state.events.clear();
+        state.events.push_back(KernelEvent::Overrun);
+        drop(state);
         self.news.notify_one();
     }
 
@@ -185,24 +200,17 @@ impl State {
         LinkIndex(self.last_index)
     }
 
-    fn delete_link(&mut self, link: &Link) {
-        let gone: Vec<Object> =
-            (self.objects.iter()).filter(|object| link_of(object) == Some(link.index)).copied().collect();
-        for object in gone {
-            self.objects.remove(&object.key());
-            let silent = matches!(object, Object::Route(route) if route.dst.family() == Family::V4);
-            if !silent {
-                self.events.push_back(KernelEvent::Gone(object.key()));
-            }
-        }
-        self.links.remove(&link.index);
-        self.events.push_back(KernelEvent::LinkGone(link.index, link.name.clone()));
-    }
-
     fn execute(&mut self, op: &Op) -> Option<i32> {
         let object = *op.object();
         if link_of(&object).is_some_and(|link| !self.links.contains_key(&link)) {
             return (!matches!(op, Op::Delete(_))).then_some(libc::ENODEV);
+        }
+        let is_down = |link: LinkIndex| self.links.get(&link).is_some_and(|link| !link.up);
+        if let (Op::Create(Object::Route(_)) | Op::Replace(Object::Route(_)), Some(link)) =
+            (op, link_of(&object))
+            && is_down(link)
+        {
+            return Some(libc::ENETDOWN);
         }
         match op {
             Op::Create(Object::Route(_)) if self.objects.get(&object.key()).is_some() => {
@@ -223,8 +231,9 @@ impl State {
                 self.events.push_back(KernelEvent::Put(object));
             }
             Op::Delete(_) => {
-                if self.objects.remove(&object.key()).is_some() {
+                if let Some(gone) = self.objects.remove(&object.key()) {
                     self.events.push_back(KernelEvent::Gone(object.key()));
+                    self.lost(&gone);
                 }
             }
         }
@@ -270,6 +279,7 @@ impl State {
             | LinkOp::SetUp(index) => *index,
         };
         let link = self.links.get_mut(&index).ok_or(libc::ENODEV)?;
+        let before = link.clone();
         match op {
             LinkOp::ChangeVxlan(_, vxlan) => link.vxlan = Some(vxlan.clone()),
             LinkOp::SetMtu(_, mtu) => link.mtu = *mtu,
@@ -278,6 +288,7 @@ impl State {
             LinkOp::CreateVxlan { .. } | LinkOp::Delete(_) => {}
         }
         let link = link.clone();
+        self.changed(&before, &link);
         self.events.push_back(KernelEvent::Link(link));
         Ok(())
     }
