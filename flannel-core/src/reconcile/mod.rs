@@ -146,6 +146,9 @@ pub struct Reconciler<D> {
     have: Dataplane,
     todo: Todo,
     blocked: Blocked,
+    /// What nobody wants any more but hangs together with an unreadable record: looked at again with the next
+    /// lease.
+    withheld: BTreeSet<ObjectKey>,
     /// Consecutive failures to read the kernel or to have the devices.
     failures: u32,
     retry_at: Option<Instant>,
@@ -183,6 +186,7 @@ impl<D: Driver> Reconciler<D> {
             have: Dataplane::default(),
             todo: Todo { devices: true, objects: true, ..Todo::default() },
             blocked: Blocked::default(),
+            withheld: BTreeSet::new(),
             failures: 0,
             retry_at: None,
             audit_at: next_audit(),
@@ -260,6 +264,11 @@ impl<D: Driver> Reconciler<D> {
                 self.blocked.hurry(key, now);
             }
             self.todo.keys.extend(touched);
+            self.todo.leases = true;
+        }
+        if !self.withheld.is_empty() {
+            // The record may be gone, or readable.
+            self.todo.keys.append(&mut self.withheld);
             self.todo.leases = true;
         }
         if self.todo.leases {

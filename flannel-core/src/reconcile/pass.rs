@@ -125,7 +125,7 @@ impl<D: Driver> Reconciler<D> {
     }
 
     /// The operations that may be done now.
-    fn permitted(&self, planned: &[Op], now: Instant) -> Vec<Op> {
+    fn permitted(&mut self, planned: &[Op], now: Instant) -> Vec<Op> {
         let mut ops: Vec<Op> =
             planned.iter().filter(|op| !self.blocked.is_waiting(&op.key(), now)).copied().collect();
         if !ops.iter().any(|op| matches!(op, Op::Delete(_))) {
@@ -142,7 +142,10 @@ impl<D: Driver> Reconciler<D> {
             .collect();
         if !subnets.is_empty() {
             let kept = Kept::new(&self.have, subnets);
-            ops.retain(|op| !matches!(op, Op::Delete(object) if kept.covers(object)));
+            let (withheld, permitted) =
+                ops.into_iter().partition(|op| matches!(op, Op::Delete(object) if kept.covers(object)));
+            self.withheld.extend(Vec::<Op>::into_iter(withheld).map(|op| op.key()));
+            ops = permitted;
         }
         ops
     }
