@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
@@ -105,6 +106,8 @@ pub struct NetworkStatus {
     pub datapath: Option<String>,
     /// How often drift was repaired since the start.
     pub repairs: u64,
+    /// How long the last repair took: from the kernel's announcement to its last acknowledgement.
+    pub last_repair: Option<Duration>,
     /// Operations sent to the kernel since the start.
     pub operations: u64,
 }

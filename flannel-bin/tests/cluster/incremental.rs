@@ -36,9 +36,11 @@ fn a_random_course_ends_where_a_restart_would(case: &'static BackendCase) {
     let mut damages = Vec::new();
     for ((two, three), own) in bed.remotes(2).iter().zip(&bed.remotes(3)).zip(&own) {
         let v6 = two.base.contains(':');
-        damages.extend((case.damages)(two, three, own).into_iter().map(|(_, command)| {
-            if v6 { command.replace("ip route", "ip -6 route") } else { command }
-        }));
+        damages.extend(
+            (case.damages)(two, three, own)
+                .into_iter()
+                .map(|(_, command)| if v6 { command.replace("ip route", "ip -6 route") } else { command }),
+        );
     }
     let mut leases: BTreeMap<String, String> = BTreeMap::new();
     for seed in SEEDS {
@@ -66,12 +68,12 @@ fn a_random_course_ends_where_a_restart_would(case: &'static BackendCase) {
             }
         }
         // What the agent makes of it is known when one that knows nothing of the course has been there.
-        bed.pause_until_quiet(1);
+        bed.wait_until_still(1);
         let have = bed.state(1);
         let log = bed.agent(1).log();
         bed.kill(1);
         bed.start(1);
-        bed.wait_for_peers_of_store(1);
+        bed.wait_until_still(1);
         let want = bed.state(1);
         assert_eq!(have, want, "seed {seed}: left is what the agent had, right what a restart makes\n{log}");
     }

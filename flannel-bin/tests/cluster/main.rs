@@ -8,6 +8,7 @@ mod etcd;
 mod golden;
 mod harness;
 mod hostgw;
+mod incremental;
 mod repair;
 mod restart;
 mod switch;

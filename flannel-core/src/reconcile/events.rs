@@ -9,6 +9,7 @@ use crate::kernel::KernelEvent;
 impl<D: Driver> Reconciler<D> {
     /// Takes announcements, our own echoes among them: what says only what is wanted causes nothing.
     pub(super) fn take_events(&mut self, events: Vec<KernelEvent>) {
+        self.repair.begin(Instant::now());
         for event in events {
             self.todo.underlay |= self.underlay.as_ref().is_some_and(|underlay| underlay.concerns(&event));
             match event {

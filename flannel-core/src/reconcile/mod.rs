@@ -10,6 +10,7 @@ mod events;
 mod leftovers;
 mod network;
 mod pass;
+mod repair;
 #[cfg(test)]
 mod tests;
 mod underlay;
@@ -37,6 +38,7 @@ use crate::underlay::Follower;
 
 use blocked::Blocked;
 pub use network::register;
+use repair::Repair;
 
 /// How often everything is read again although nothing was announced.
 const AUDIT: Duration = Duration::from_secs(60);
@@ -162,6 +164,7 @@ pub struct Reconciler<D> {
     unstored: bool,
     /// Follows the underlay; `None` where it stays what it is.
     underlay: Option<Follower>,
+    repair: Repair,
     attrs: watch::Sender<LeaseAttrs>,
 }
 
@@ -196,6 +199,7 @@ impl<D: Driver> Reconciler<D> {
             state: watch::Sender::new(state),
             unstored: true,
             underlay: None,
+            repair: Repair::default(),
             attrs,
         }
     }
@@ -235,6 +239,7 @@ impl<D: Driver> Reconciler<D> {
                 batch = leases.next() => self.take_leases(batch.ok_or(BackendError::WatchEnded)?)?,
                 () = sleep_until(wake) => {}
             }
+            self.repair.begin(Instant::now());
             if let Some(batch) = leases.next().now_or_never() {
                 self.take_leases(batch.ok_or(BackendError::WatchEnded)?)?;
             }

@@ -31,6 +31,9 @@ impl<D: Driver> Reconciler<D> {
         if self.retry_at.is_none() && self.is_busy() {
             self.retry_at = Some(Instant::now() + blocked::backoff(self.failures));
         }
+        if !self.is_busy() {
+            self.tell_repair();
+        }
         self.finish().await;
         self.announce_attrs();
         self.publish();
@@ -87,12 +90,14 @@ impl<D: Driver> Reconciler<D> {
 
     async fn look_at_devices(&mut self) -> Result<(), KernelError> {
         let devices = self.driver.ensure_devices(&mut *self.kernel).await?;
-        if std::mem::take(&mut self.todo.peers) || devices.links != self.devices.links {
+        let moved = std::mem::take(&mut self.todo.peers);
+        if moved || devices.links != self.devices.links {
             self.rebuild_peers_on(&devices);
         }
         if devices.changed {
             self.todo.objects = true;
-            if self.status.borrow().synced {
+            if self.status.borrow().synced && !moved {
+                self.repair.add_devices();
                 self.status.send_modify(|status| status.repairs += 1);
             }
         }
@@ -219,8 +224,15 @@ impl<D: Driver> Reconciler<D> {
             // Their dumps skip some entries now and then while others change, and their loss is announced.
             debug!(ops = done.len(), "entries put again that the audit did not see");
         } else {
-            warn!(ops = done.len(), "drift repaired");
+            self.repair.add(done.len());
             self.status.send_modify(|status| status.repairs += 1);
+        }
+    }
+
+    fn tell_repair(&mut self) {
+        if let Some((ops, took)) = self.repair.end(Instant::now()) {
+            warn!(ops, took_us = took.as_micros(), "drift repaired");
+            self.status.send_modify(|status| status.last_repair = Some(took));
         }
     }
 

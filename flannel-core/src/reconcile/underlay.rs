@@ -47,6 +47,8 @@ impl<D: Driver> Reconciler<D> {
                     self.todo.devices = true;
                     self.todo.objects = true;
                     self.todo.peers = true;
+                    // No drift: the host's administrator did that.
+                    self.todo.leases = true;
                 }
                 Err(why) => follower.refuse(why),
             }
