@@ -43,7 +43,12 @@ pub(crate) struct LocalFolder(PathBuf);
 
 impl LocalFolder {
     pub(crate) fn new() -> Self {
-        let dir = PathBuf::from("/run/flannel-store");
+        Self::at("/run/flannel-store")
+    }
+
+    /// One of several.
+    pub(crate) fn at(dir: impl Into<PathBuf>) -> Self {
+        let dir = dir.into();
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(dir.join("subnets")).unwrap();
         Self(dir)

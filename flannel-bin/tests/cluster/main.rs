@@ -3,12 +3,14 @@
 
 mod backends;
 mod connectivity;
+mod crowd;
 #[cfg(feature = "etcd")]
 mod etcd;
 mod golden;
 mod harness;
 mod hostgw;
 mod incremental;
+mod quiet;
 mod repair;
 mod restart;
 mod switch;
