@@ -3,8 +3,11 @@
 //! Absolute figures drift with the machine, so every bench runs what it compares side by side, interleaved, and
 //! reports ratios with their spread.
 
+pub mod batch;
 pub mod flood;
+pub mod leases;
 pub mod machine;
+pub mod proc;
 pub mod stats;
 pub mod sys;
 
@@ -19,23 +22,26 @@ use flannel_lab::netns::Netns;
 /// Any failure ends a bench.
 pub type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
 
-/// Builds `flanneld` in this program's own profile, without the stores that need more than Rust, and returns
-/// its path. Call it outside of the sandbox.
-pub fn build_flanneld() -> Fallible<PathBuf> {
+/// Which stores an agent is built with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stores {
+    /// The folder: needs nothing but Rust.
+    Local,
+    /// All, etcd among them: building it takes `protoc`.
+    All,
+}
+
+/// Builds `flanneld` in this program's own profile and returns its path. Call it outside of the sandbox.
+pub fn build_flanneld(stores: Stores) -> Fallible<PathBuf> {
     let exe = std::env::current_exe()?;
     let profile = exe.parent().ok_or("this program is nowhere")?;
     let target = profile.parent().ok_or("this program is in no target folder")?;
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args([
-        "build",
-        "--quiet",
-        "--package",
-        "flannel-bin",
-        "--no-default-features",
-        "--manifest-path",
-        manifest,
-    ]);
+    cargo.args(["build", "--quiet", "--package", "flannel-bin", "--manifest-path", manifest]);
+    if stores == Stores::Local {
+        cargo.arg("--no-default-features");
+    }
     cargo.arg("--target-dir").arg(target);
     if profile.ends_with("release") {
         cargo.arg("--release");

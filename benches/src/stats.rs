@@ -7,6 +7,11 @@ use std::fmt;
 pub struct Sample(Vec<f64>);
 
 impl Sample {
+    /// An empty one.
+    pub const fn new() -> Self {
+        Self(Vec::new())
+    }
+
     /// Adds a figure.
     pub fn push(&mut self, figure: f64) {
         self.0.push(figure);
@@ -30,6 +35,13 @@ impl Sample {
             n if n % 2 == 1 => sorted[n / 2],
             n => f64::midpoint(sorted[n / 2 - 1], sorted[n / 2]),
         }
+    }
+
+    /// The one that `percent` of all don't exceed; `NaN` of none.
+    pub fn percentile(&self, percent: usize) -> f64 {
+        let sorted = self.sorted();
+        let rank = (percent * sorted.len()).div_ceil(100);
+        sorted.get(rank.max(1) - 1).copied().unwrap_or(f64::NAN)
     }
 
     /// The smallest; `NaN` of none.
@@ -83,5 +95,8 @@ mod tests {
         assert_eq!(format!("{:.2}", sample.ratios_to(&other)), "0.50 (0.50..3.00, n=3)");
         assert!((Sample::from_iter([1.0, 2.0]).median() - 1.5).abs() < 1e-9);
         assert_eq!(Sample::default().to_string(), "-");
+        let hundred: Sample = (1..=100).map(f64::from).collect();
+        assert_eq!([0, 50, 99, 100].map(|p| hundred.percentile(p).to_string()), ["1", "50", "99", "100"]);
+        assert!(Sample::new().percentile(99).is_nan());
     }
 }

@@ -4,7 +4,6 @@
 //! The agent's time counts from its start until it says that all peers are in the kernel; it includes reading
 //! the leases from the folder, a lease of its own and its devices. Unit: seconds.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
@@ -12,9 +11,10 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use flannel_benches::batch::{batch, check_routes};
 use flannel_benches::machine::Watch;
 use flannel_benches::stats::Sample;
-use flannel_benches::{Fallible, HEALTH_PORT, build_flanneld, flanneld_beside, is_ready};
+use flannel_benches::{Fallible, HEALTH_PORT, Stores, build_flanneld, flanneld_beside, is_ready, leases};
 use flannel_lab::cluster::Cluster;
 use flannel_lab::netns::Netns;
 use flannel_lab::node::Node;
@@ -48,7 +48,7 @@ struct Figures {
 fn main() -> Fallible<ExitCode> {
     let options = Options::parse();
     if !is_inside() {
-        build_flanneld()?;
+        build_flanneld(Stores::Local)?;
     }
     match enter_sandbox()? {
         Entered::Outside(code) => Ok(code),
@@ -80,7 +80,7 @@ fn print(backend: &str, leases: u32, figures: &Figures) {
     println!("  processor used by others    {:.0} %", figures.foreign);
 }
 
-fn run(flanneld: &Path, backend: &str, leases: u32, figures: &mut Figures) -> Fallible<()> {
+fn run(flanneld: &Path, backend: &str, count: u32, figures: &mut Figures) -> Fallible<()> {
     let cluster = Cluster::builder().nodes(2).build()?;
     for node in cluster.nodes() {
         // Room for every node's own gateway on the link.
@@ -89,10 +89,9 @@ fn run(flanneld: &Path, backend: &str, leases: u32, figures: &mut Figures) -> Fa
     let store = Path::new("/run/cold-start");
     let _ = fs::remove_dir_all(store);
     fs::create_dir_all(store.join("subnets"))?;
-    let config = format!(r#"{{"Network":"10.64.0.0/10","SubnetLen":24,"Backend":{{"Type":"{backend}"}}}}"#);
-    fs::write(store.join("config"), config)?;
-    for n in 0..leases {
-        fs::write(store.join("subnets").join(key(n)), value(backend, n))?;
+    fs::write(store.join("config"), leases::config(backend))?;
+    for n in 0..count {
+        fs::write(store.join("subnets").join(leases::key(n)), leases::value(backend, n))?;
     }
 
     // As a store that has stood for a while: files written a moment ago are read twice, to be sure.
@@ -104,15 +103,15 @@ fn run(flanneld: &Path, backend: &str, leases: u32, figures: &mut Figures) -> Fa
     figures.foreign.push(watch.stop().foreign(cpu) * 100.0);
     figures.cpu.push(cpu.as_secs_f64());
     figures.rss.push(agent.rss()? as f64 / f64::from(1 << 20));
-    check(cluster.node(1).netns(), leases)?;
+    check_routes(cluster.node(1).netns(), count)?;
     agent.kill()?;
     drop(agent);
     let agent = start(flanneld, cluster.node(1), store)?;
     figures.restart.push(wait_ready(cluster.node(1).netns())?);
     drop(agent);
 
-    figures.batch.push(batch(cluster.node(2), backend, leases)?);
-    check(cluster.node(2).netns(), leases)
+    figures.batch.push(batch(cluster.node(2), backend, count)?);
+    check_routes(cluster.node(2).netns(), count)
 }
 
 fn start(flanneld: &Path, node: &Node, store: &Path) -> Fallible<flannel_lab::agent::Agent> {
@@ -135,77 +134,4 @@ fn wait_ready(netns: &Netns) -> Fallible<f64> {
         sleep(Duration::from_millis(2));
     }
     Ok(start.elapsed().as_secs_f64())
-}
-
-/// All routes are there.
-fn check(netns: &Netns, leases: u32) -> Fallible<()> {
-    let routes = netns.ip("-4 route show")?.lines().filter(|line| line.contains("/24 via")).count();
-    if routes == leases as usize {
-        Ok(())
-    } else {
-        Err(format!("{routes} routes instead of {leases}").into())
-    }
-}
-
-/// The same entries by the tools of iproute2; seconds.
-fn batch(node: &Node, backend: &str, leases: u32) -> Fallible<f64> {
-    let netns = node.netns();
-    let (mut ip, mut bridge) = (String::new(), String::new());
-    if backend == "vxlan" {
-        netns.ip("link add flannel.1 mtu 1450 type vxlan id 1 dev eth0 local 192.168.77.12 dstport 8472 nolearning")?;
-        netns.ip("link set flannel.1 up")?;
-    }
-    for n in 0..leases {
-        let (base, underlay, mac) = (base(n), underlay(backend, n), mac(n));
-        if backend == "vxlan" {
-            writeln!(ip, "neigh replace {base} lladdr {mac} dev flannel.1 nud permanent")?;
-            writeln!(ip, "route replace {base}/24 via {base} dev flannel.1 onlink")?;
-            writeln!(bridge, "fdb replace {mac} dev flannel.1 dst {underlay} self permanent")?;
-        } else {
-            writeln!(ip, "route replace {base}/24 via {underlay} dev eth0")?;
-        }
-    }
-    fs::write("/run/batch-ip", ip)?;
-    fs::write("/run/batch-bridge", &bridge)?;
-    let start = Instant::now();
-    netns.run("ip", &["-batch", "/run/batch-ip"])?;
-    if !bridge.is_empty() {
-        netns.run("bridge", &["-batch", "/run/batch-bridge"])?;
-    }
-    Ok(start.elapsed().as_secs_f64())
-}
-
-fn base(n: u32) -> String {
-    let n = n + 1;
-    format!("10.{}.{}.0", 64 + (n >> 8), n & 0xff)
-}
-
-fn key(n: u32) -> String {
-    format!("{}-24", base(n))
-}
-
-fn mac(n: u32) -> String {
-    format!("0a:00:00:{:02x}:{:02x}:{:02x}", n >> 16, (n >> 8) & 0xff, n & 0xff)
-}
-
-/// VXLAN peers can be anywhere; gateways must be on the link. Every node has an address of its own, as routes
-/// with one gateway are cheaper for the kernel.
-fn underlay(backend: &str, n: u32) -> String {
-    if backend == "vxlan" {
-        format!("172.{}.{}.{}", 16 + (n >> 16), (n >> 8) & 0xff, n & 0xff)
-    } else {
-        format!("10.200.{}.{}", n / 250, 1 + n % 250)
-    }
-}
-
-fn value(backend: &str, n: u32) -> String {
-    let ip = underlay(backend, n);
-    if backend == "vxlan" {
-        let mac = mac(n);
-        format!(
-            r#"{{"PublicIP":"{ip}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{mac}"}}}}"#
-        )
-    } else {
-        format!(r#"{{"PublicIP":"{ip}","PublicIPv6":null,"BackendType":"{backend}"}}"#)
-    }
 }

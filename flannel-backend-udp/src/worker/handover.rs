@@ -6,7 +6,7 @@
 //! it back when one thread could do the work of both.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -17,6 +17,8 @@ const WINDOW: Duration = Duration::from_millis(5);
 const SPLIT: u32 = 70;
 /// The threads' shares added up at which one thread does it alone again. Well below, or they'd go to and fro.
 const JOIN: u32 = 35;
+/// With so little to do for the first thread, there is nothing to share: all work is in one direction.
+const ALONE: u32 = 5;
 /// Windows in a row that must be so quiet.
 const QUIET_WINDOWS: u32 = 20;
 
@@ -26,6 +28,9 @@ pub(crate) struct Handover {
     second_reads: AtomicBool,
     /// How busy the first thread was in its last window, in percent.
     first_load: AtomicU32,
+    /// When that window ended, in milliseconds since `started`.
+    first_until: AtomicU64,
+    started: Instant,
     to_first: EventFd,
     to_second: EventFd,
 }
@@ -45,6 +50,8 @@ impl Handover {
         Ok(Self {
             second_reads: AtomicBool::new(false),
             first_load: AtomicU32::new(0),
+            first_until: AtomicU64::new(0),
+            started: Instant::now(),
             to_first: event()?,
             to_second: event()?,
         })
@@ -72,6 +79,21 @@ impl Handover {
         };
         // Nothing to read is quiet, too.
         let _ = event.read();
+    }
+
+    fn millis(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.started).as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn note_first(&self, load: u32, now: Instant) {
+        self.first_load.store(load, Ordering::Relaxed);
+        self.first_until.store(self.millis(now), Ordering::Relaxed);
+    }
+
+    /// The first thread's load. One that has closed no window for long sleeps.
+    fn first_load(&self, now: Instant) -> u32 {
+        let age = self.millis(now).saturating_sub(self.first_until.load(Ordering::Relaxed));
+        if u128::from(age) > 4 * WINDOW.as_millis() { 0 } else { self.first_load.load(Ordering::Relaxed) }
     }
 
     /// Gives the TUN away.
@@ -122,13 +144,14 @@ impl Balance {
         *self = Self { quiet: self.quiet, ..Self::new(self.place, now) };
         match self.place {
             Place::First => {
-                handover.first_load.store(load, Ordering::Relaxed);
+                handover.note_first(load, now);
                 if both && load >= SPLIT && handover.reads(Place::First) {
                     handover.give(Place::First);
                 }
             }
             Place::Second => {
-                let quiet = load + handover.first_load.load(Ordering::Relaxed) <= JOIN;
+                let first = handover.first_load(now);
+                let quiet = first <= ALONE || load + first <= JOIN;
                 // A window that was mostly a long sleep stands for many.
                 let windows = u32::try_from(window.as_nanos() / WINDOW.as_nanos()).unwrap_or(u32::MAX);
                 self.quiet = if quiet { self.quiet.saturating_add(windows) } else { 0 };
@@ -158,40 +181,66 @@ mod tests {
         }
     }
 
+    /// Windows of both threads, side by side.
+    fn both(threads: &mut [Balance; 2], handover: &Handover, count: u32, loads: [u32; 2]) {
+        threads[0].since = threads[1].since;
+        for _ in 0..count {
+            windows(&mut threads[0], handover, 1, loads[0], (false, true));
+            windows(&mut threads[1], handover, 1, loads[1], (true, false));
+        }
+    }
+
+    fn threads() -> (Handover, [Balance; 2]) {
+        let handover = Handover::new().unwrap();
+        let now = handover.started;
+        (handover, [Place::First, Place::Second].map(|place| Balance::new(place, now)))
+    }
+
     #[test]
     fn the_tun_changes_hands_with_the_load() {
-        let handover = Handover::new().unwrap();
-        let now = Instant::now();
-        let mut first = Balance::new(Place::First, now);
-        let mut second = Balance::new(Place::Second, now);
-        windows(&mut first, &handover, 50, 60, (true, true));
+        let (handover, mut threads) = threads();
+        let first = &mut threads[0];
+        windows(first, &handover, 50, 60, (true, true));
         assert!(handover.reads(Place::First) && !handover.reads(Place::Second));
-        windows(&mut first, &handover, 50, 100, (true, false));
+        windows(first, &handover, 50, 100, (true, false));
         assert!(handover.reads(Place::First), "one direction is nothing to share");
-        windows(&mut first, &handover, 1, 100, (true, true));
+        windows(first, &handover, 1, 100, (true, true));
         assert!(handover.reads(Place::Second) && !handover.reads(Place::First));
         assert_eq!(handover.to_second.read(), Ok(1));
-        windows(&mut first, &handover, 100, 30, (false, true));
-        windows(&mut second, &handover, 100, 30, (true, false));
+        threads[1].since = threads[0].since;
+        both(&mut threads, &handover, 100, [30, 30]);
         assert!(handover.reads(Place::Second), "together too much for one that also has to answer soon");
-        windows(&mut first, &handover, 1, 10, (false, true));
-        windows(&mut second, &handover, QUIET_WINDOWS - 1, 10, (true, false));
-        windows(&mut second, &handover, 1, 90, (true, false));
+        both(&mut threads, &handover, QUIET_WINDOWS - 1, [10, 10]);
+        both(&mut threads, &handover, 1, [10, 90]);
         assert!(handover.reads(Place::Second), "quiet has to last");
-        windows(&mut second, &handover, QUIET_WINDOWS, 10, (true, false));
+        both(&mut threads, &handover, QUIET_WINDOWS, [10, 10]);
         assert!(handover.reads(Place::First));
         assert_eq!(handover.to_first.read(), Ok(1));
     }
 
     #[test]
+    fn one_direction_is_not_shared() {
+        for first in [Some(1), None] {
+            let (handover, mut threads) = threads();
+            handover.give(Place::First);
+            both(&mut threads, &handover, 50, [20, 100]);
+            assert!(handover.reads(Place::Second));
+            match first {
+                Some(load) => both(&mut threads, &handover, QUIET_WINDOWS, [load, 100]),
+                // It sleeps, and its last word says nothing any more.
+                None => windows(&mut threads[1], &handover, QUIET_WINDOWS + 5, 100, (true, false)),
+            }
+            assert!(handover.reads(Place::First), "{first:?}");
+        }
+    }
+
+    #[test]
     fn a_long_sleep_is_quiet_enough() {
-        let handover = Handover::new().unwrap();
-        let now = Instant::now();
-        let mut second = Balance::new(Place::Second, now);
+        let (handover, [_, mut second]) = threads();
         handover.give(Place::First);
         let slept = WINDOW * (QUIET_WINDOWS + 1);
         second.note(slept, true, false);
-        second.settle(&handover, now + slept);
+        second.settle(&handover, handover.started + slept);
         assert!(handover.reads(Place::First));
     }
 }

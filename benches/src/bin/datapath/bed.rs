@@ -206,7 +206,7 @@ fn build(cluster: &Cluster, first: u8, method: Method, flanneld: &Path, naive: &
                 mixed(cluster, first + 1, first, flanneld, naive, &mut carriers, &mut pods)?;
             (theirs, ours, pods[0].ipv4().ok_or("the pod has no IPv4 address")?)
         }
-        Method::HostGw | Method::Vxlan | Method::Udp | Method::Udp2 => {
+        Method::HostGw | Method::Vxlan | Method::Udp | Method::Udp1 | Method::Udp2 => {
             let agents = numbers.map(|number| start_flanneld(cluster, number, first, method, flanneld));
             for agent in agents {
                 carriers.push(agent?);

@@ -12,7 +12,7 @@ mod run;
 use std::process::ExitCode;
 
 use clap::Parser;
-use flannel_benches::{Fallible, build_flanneld, flanneld_beside};
+use flannel_benches::{Fallible, Stores, build_flanneld, flanneld_beside};
 use flannel_lab::sandbox::{Entered, enter_sandbox, is_inside};
 
 use bed::{Bed, Lab, Method};
@@ -46,7 +46,7 @@ struct Options {
 fn main() -> Fallible<ExitCode> {
     let options = Options::parse();
     if !is_inside() {
-        build_flanneld()?;
+        build_flanneld(Stores::Local)?;
     }
     match enter_sandbox()? {
         Entered::Outside(code) => Ok(code),

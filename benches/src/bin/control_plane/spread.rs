@@ -1,0 +1,123 @@
+//! A lease's way from etcd to another node's kernel.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use flannel_benches::Fallible;
+use flannel_benches::leases::base;
+use flannel_benches::stats::Sample;
+use flannel_core::dataplane::{Object, ObjectKey};
+use flannel_core::kernel::{Kernel, KernelEvent};
+use flannel_core::netlink::Netlink;
+use flannel_lab::netns::Netns;
+
+use crate::bed::{Bed, delete, put};
+
+/// Leases in a burst.
+pub(crate) const BURST: u32 = 1000;
+const BURSTS: usize = 5;
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A route was put, or is gone.
+struct News {
+    at: Instant,
+    dst: IpAddr,
+    put: bool,
+}
+
+pub(crate) fn run(bed: &Bed, singles: u32) -> Fallible<()> {
+    eprintln!("{}, {} leases in etcd: spread", bed.backend, bed.leases);
+    let agent = bed.start()?;
+    bed.wait_ready()?;
+    let mut news = listen(bed.netns())?;
+    let backend = bed.backend.as_str();
+
+    let (mut single, mut gone) = (Sample::new(), Sample::new());
+    bed.store(async |client| {
+        for n in bed.leases..bed.leases + singles {
+            let start = Instant::now();
+            put(client, backend, n..n + 1).await?;
+            single.push(millis(start, until(&mut news, n..n + 1, true)));
+            // Not in step with anything.
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(5..15))).await;
+            let start = Instant::now();
+            delete(client, n..n + 1).await?;
+            gone.push(millis(start, until(&mut news, n..n + 1, false)));
+        }
+        Ok(())
+    })?;
+    let mut burst = Sample::new();
+    let leases = bed.leases..bed.leases + BURST;
+    for _ in 0..BURSTS {
+        bed.store(async |client| {
+            let start = Instant::now();
+            put(client, backend, leases.clone()).await?;
+            burst.push(millis(start, until(&mut news, leases.clone(), true)));
+            delete(client, leases.clone()).await?;
+            until(&mut news, leases.clone(), false);
+            Ok(())
+        })?;
+    }
+    println!("\n{backend}, {} leases in etcd; ms from etcd to the other node's kernel", bed.leases);
+    println!("  one lease added             {single:.2}, p99 {:.2}", single.percentile(99));
+    println!("  one lease removed           {gone:.2}, p99 {:.2}", gone.percentile(99));
+    println!("  {BURST} added at once          {burst:.1}");
+    drop(agent);
+    Ok(())
+}
+
+fn millis(start: Instant, end: Instant) -> f64 {
+    end.saturating_duration_since(start).as_secs_f64() * 1e3
+}
+
+/// Waits for all of some routes and returns when the last came.
+///
+/// # Panics
+///
+/// If they don't come.
+fn until(news: &mut Receiver<News>, leases: std::ops::Range<u32>, put: bool) -> Instant {
+    let mut missing: BTreeSet<IpAddr> = leases.map(|n| base(n).parse().expect("an address")).collect();
+    loop {
+        let next = news.recv_timeout(DEADLINE).expect("the routes come");
+        if next.put == put && missing.remove(&next.dst) && missing.is_empty() {
+            return next.at;
+        }
+    }
+}
+
+/// Hears of the routes in a namespace until the receiver goes.
+fn listen(netns: &Netns) -> Fallible<Receiver<News>> {
+    let (sender, receiver) = channel();
+    let (opened, is_open) = channel();
+    let netns = netns.clone();
+    thread::spawn(move || {
+        let hear = || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.expect("a runtime");
+            runtime.block_on(async {
+                let mut kernel = Netlink::open().expect("netlink");
+                let _ = opened.send(());
+                while forward(&kernel.events().await, &sender) {}
+            });
+        };
+        let _ = netns.enter(hear);
+    });
+    is_open.recv()?;
+    Ok(receiver)
+}
+
+fn forward(events: &[KernelEvent], to: &Sender<News>) -> bool {
+    let at = Instant::now();
+    events.iter().all(|event| {
+        let (dst, put) = match event {
+            KernelEvent::Put(Object::Route(route)) => (route.dst.base(), true),
+            KernelEvent::Gone(ObjectKey::Route(dst, _)) => (dst.base(), false),
+            KernelEvent::Overrun => panic!("announcements were lost"),
+            _ => return true,
+        };
+        to.send(News { at, dst, put }).is_ok()
+    })
+}

@@ -1,0 +1,48 @@
+//! Lease records as many other nodes would have published them.
+
+/// The most leases there are addresses for, in `10.64.0.0/10`.
+pub const MOST: u32 = (64 << 8) - 2;
+
+/// The network config they belong to.
+pub fn config(backend: &str) -> String {
+    format!(r#"{{"Network":"10.64.0.0/10","SubnetLen":24,"Backend":{{"Type":"{backend}"}}}}"#)
+}
+
+/// The first address of a node's subnet, a /24.
+pub fn base(n: u32) -> String {
+    let n = n + 1;
+    format!("10.{}.{}.0", 64 + (n >> 8), n & 0xff)
+}
+
+/// The record's key, without the prefix.
+pub fn key(n: u32) -> String {
+    format!("{}-24", base(n))
+}
+
+/// The MAC of its VTEP.
+pub fn mac(n: u32) -> String {
+    format!("0a:00:00:{:02x}:{:02x}:{:02x}", n >> 16, (n >> 8) & 0xff, n & 0xff)
+}
+
+/// Its address on the underlay. VXLAN peers can be anywhere; gateways must be on the link. Every node has an
+/// address of its own, as routes with one gateway are cheaper for the kernel.
+pub fn underlay(backend: &str, n: u32) -> String {
+    if backend == "vxlan" {
+        format!("172.{}.{}.{}", 16 + (n >> 16), (n >> 8) & 0xff, n & 0xff)
+    } else {
+        format!("10.200.{}.{}", n / 250, 1 + n % 250)
+    }
+}
+
+/// The record's value.
+pub fn value(backend: &str, n: u32) -> String {
+    let ip = underlay(backend, n);
+    if backend == "vxlan" {
+        let mac = mac(n);
+        format!(
+            r#"{{"PublicIP":"{ip}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{mac}"}}}}"#
+        )
+    } else {
+        format!(r#"{{"PublicIP":"{ip}","PublicIPv6":null,"BackendType":"{backend}"}}"#)
+    }
+}
