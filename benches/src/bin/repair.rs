@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use flannel_benches::machine::Watch;
 use flannel_benches::stats::Sample;
-use flannel_benches::{Fallible, HEALTH_PORT, build_flanneld, flanneld_beside, is_ready};
+use flannel_benches::{Fallible, HEALTH_PORT, Stores, build_flanneld, flanneld_beside, is_ready};
 use flannel_lab::agent::Agent;
 use flannel_lab::cluster::{Cluster, Families};
 use flannel_lab::netns::Netns;
@@ -82,7 +82,7 @@ const DAMAGES: [Damage; 11] = [
 fn main() -> Fallible<ExitCode> {
     let options = Options::parse();
     if !is_inside() {
-        build_flanneld()?;
+        build_flanneld(Stores::Local)?;
     }
     match enter_sandbox()? {
         Entered::Outside(code) => Ok(code),

@@ -258,15 +258,11 @@ impl Host {
 }
 
 fn is_on(object: &Object, link: &Link) -> bool {
-    match object {
-        Object::Address(address) => address.link == link.index,
-        Object::Neighbour(neighbour) => neighbour.link == link.index,
-        Object::Fdb(entry) => entry.link == link.index,
-        Object::Route(route) => route.link == Some(link.index),
-        // A kind this model does not damage.
-        #[allow(unreachable_patterns, reason = "so that a new kind of object needs no change here")]
-        _ => false,
-    }
+    let index = link.index;
+    matches!(object, Object::Address(address) if address.link == index)
+        || matches!(object, Object::Neighbour(neighbour) if neighbour.link == index)
+        || matches!(object, Object::Fdb(entry) if entry.link == index)
+        || matches!(object, Object::Route(route) if route.link == Some(index))
 }
 
 /// What somebody could make of an object under its key, or beside it.
@@ -284,7 +280,7 @@ fn changed(object: Object, to: u8) -> Option<Object> {
         Object::Route(route) => {
             Some(Object::Route(Route { via: None, onlink: false, plain: to > 0, ..route }))
         }
-        _ => None,
+        Object::Address(_) => None,
     }
 }
 
