@@ -27,9 +27,6 @@ pub(crate) fn peer(
         let (Some(link), Some(_)) = (link, ours.get(family)) else { continue };
         let malformed = |what: String| PeerError::Malformed(format!("{family}: {what}"));
         let node = attrs.underlay(family).map_err(&malformed)?;
-        if subnet.contains(node) {
-            return Err(malformed(format!("underlay address {node} lies in its own subnet {subnet}")));
-        }
         peer.claims.push(Claim::Underlay(node));
         peer.objects.push(Object::Route(Route {
             dst: *subnet,
@@ -51,6 +48,7 @@ pub(crate) fn peer(
 #[cfg(test)]
 mod tests {
     use flannel_core::lease::LeaseAttrs;
+    use flannel_core::testing::hostile::{Scene, judge};
     use proptest::prelude::*;
 
     use super::*;
@@ -95,12 +93,25 @@ mod tests {
             r#"{"PublicIP":"127.0.0.1","BackendType":"host-gw"}"#,
             r#"{"PublicIP":"224.0.0.1","BackendType":"host-gw"}"#,
             r#"{"PublicIP":"255.255.255.255","BackendType":"host-gw"}"#,
-            r#"{"PublicIP":"10.5.1.7","BackendType":"host-gw"}"#,
         ] {
             assert!(matches!(v4(value), Err(PeerError::Malformed(_))), "{value}");
         }
         let v6 = PerFamily { v4: None, ..ours() };
         assert!(matches!(peer(&lease("10.5.1.0-24", DUAL), LINK, &v6), Err(PeerError::NotOurs(_))));
+    }
+
+    #[test]
+    fn hostile_records_are_refused_by_name() {
+        let record = |n: u8| {
+            let value = format!(
+                r#"{{"PublicIP":"192.168.77.{n}","PublicIPv6":"fd00:77::{n}","BackendType":"host-gw"}}"#
+            );
+            (format!("10.244.{n}.0-24&fd00:10:244:{n}::-64"), value)
+        };
+        let scene = Scene { kind: KIND, own: record(11), peer: record(12), stranger: record(50) };
+        let networks = PerFamily { v4: "10.244.0.0/16".parse().ok(), v6: "fd00:10:244::/56".parse().ok() };
+        let own = peer(&lease(&scene.own.0, &scene.own.1), LINK, &ours()).unwrap().claims;
+        judge(&scene, networks, own, |lease| peer(lease, LINK, &ours()));
     }
 
     proptest! {

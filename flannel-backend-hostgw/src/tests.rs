@@ -141,11 +141,11 @@ async fn the_state_names_the_nodes_once_the_kernel_follows() {
     let mut running = host.start().await;
     assert!(running.state.has_changed().unwrap());
     let state = running.state.borrow_and_update().clone();
-    assert_eq!((state.backend.as_str(), state.devices.len(), state.nodes.len()), ("host-gw", 0, 1));
-    assert_eq!(state.nodes[&PEER_KEY.parse().unwrap()].v4, "192.0.2.9".parse().ok());
+    assert_eq!((state.backend.as_str(), state.devices.len(), state.leases.len()), ("host-gw", 0, 1));
+    assert_eq!(state.leases[&PEER_KEY.parse().unwrap()].attrs.public_ips.v4, "192.0.2.9".parse().ok());
     host.store.remove(PEER_KEY);
     settle().await;
-    assert!(running.state.has_changed().unwrap() && running.state.borrow_and_update().nodes.is_empty());
+    assert!(running.state.has_changed().unwrap() && running.state.borrow_and_update().leases.is_empty());
     tokio::time::sleep(Duration::from_secs(600)).await;
     assert!(!running.state.has_changed().unwrap(), "said once");
 }

@@ -341,8 +341,11 @@ impl Driver for UdpDriver {
     }
 
     fn own_claims(&self) -> Vec<Claim> {
-        let claims =
-            |side: &Side| side.subnet.map(Claim::Subnet).into_iter().chain([Claim::Underlay(side.published)]);
+        let claims = |side: &Side| {
+            // Behind NAT both are ours.
+            let underlay = [side.published, side.local].map(Claim::Underlay);
+            side.subnet.map(Claim::Subnet).into_iter().chain(underlay)
+        };
         self.sides.iter().flat_map(|(_, side)| claims(side)).collect()
     }
 

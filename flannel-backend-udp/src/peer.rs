@@ -77,6 +77,8 @@ pub(crate) fn table_peers(key: &LeaseKey, peer: &Peer, port: u16) -> Vec<forward
 
 #[cfg(test)]
 mod tests {
+    use flannel_core::testing::hostile::{Scene, judge};
+
     use super::*;
 
     fn lease(key: &str, value: &str) -> Lease {
@@ -126,5 +128,19 @@ mod tests {
             let result = peer(&lease("10.5.1.0-24", value), &both());
             assert!(matches!(result, Err(PeerError::Malformed(_))), "{value}");
         }
+    }
+
+    #[test]
+    fn hostile_records_are_refused_by_name() {
+        let record = |n: u8| {
+            let value = format!(
+                r#"{{"PublicIP":"192.168.77.{n}","PublicIPv6":"fd00:77::{n}","BackendV6Data":{{"Port":8285}}}}"#
+            );
+            (format!("10.244.{n}.0-24&fd00:10:244:{n}::-64"), value)
+        };
+        let scene = Scene { kind: KIND, own: record(11), peer: record(12), stranger: record(50) };
+        let networks = PerFamily { v4: "10.244.0.0/16".parse().ok(), v6: "fd00:10:244::/56".parse().ok() };
+        let own = peer(&lease(&scene.own.0, &scene.own.1), &both()).unwrap().claims;
+        judge(&scene, networks, own, |lease| peer(lease, &both()));
     }
 }

@@ -209,7 +209,8 @@ impl Driver for VxlanDriver {
         let mut claims = Vec::new();
         for (family, side) in self.sides.iter() {
             claims.extend(side.subnet.map(Claim::Subnet));
-            claims.push(Claim::Underlay(side.published));
+            // Behind NAT both are ours.
+            claims.extend([Claim::Underlay(side.published), Claim::Underlay(side.local)]);
             let link = self.links.get(family);
             claims.extend(link.map(|link| Claim::Vtep(link.index, side.mac, side.published)));
         }

@@ -4,7 +4,7 @@
 use flannel_core::addr::{Family, LinkIndex, MacAddr, PerFamily, Vni};
 use flannel_core::dataplane::{FdbEntry, Neighbour, Object, ROUTE_PROTOCOL, Route};
 use flannel_core::gojson::GoObject;
-use flannel_core::lease::{BackendData, Lease};
+use flannel_core::lease::{BackendData, Lease, LeaseAttrs};
 use flannel_core::peers::{Claim, Peer, PeerError};
 use serde::Serialize;
 
@@ -26,10 +26,11 @@ impl VxlanData {
     /// Reads what a node published, with names in any case.
     pub fn decode(data: &BackendData) -> Result<Self, String> {
         let object = GoObject::parse(data.as_str()).map_err(|error| format!("is no JSON object: {error}"))?;
-        let mac: Option<MacAddr> = object.get("VtepMAC").map_err(|error| format!("VtepMAC: {error}"))?;
-        let vtep_mac = mac.ok_or("VtepMAC is missing")?;
+        let mac: Option<MacAddr> =
+            object.get("VtepMAC").map_err(|error| format!("has a bad VtepMAC: {error}"))?;
+        let vtep_mac = mac.ok_or("is no use: VtepMAC is missing")?;
         if !vtep_mac.is_unicast() {
-            return Err(format!("VtepMAC {vtep_mac} is no station's address"));
+            return Err(format!("is no use: VtepMAC {vtep_mac} is no station's address"));
         }
         // An unusable VNI does not matter, since nothing is done with it.
         Ok(Self { vni: object.get("VNI").unwrap_or_default(), vtep_mac })
@@ -51,8 +52,10 @@ pub(crate) fn peer(lease: &Lease, links: &PerFamily<LinkIndex>) -> Result<Peer, 
         let Some(link) = links.get(family) else { continue };
         let malformed = |what: &str| PeerError::Malformed(format!("{family}: {what}"));
         let underlay = attrs.underlay(family).map_err(|why| malformed(&why))?;
-        let data = attrs.backend_data.get(family).ok_or_else(|| malformed("it publishes no backend data"))?;
-        let data = VxlanData::decode(data).map_err(|why| malformed(&why))?;
+        let field = data_field(family);
+        let bad = |why: &str| malformed(&format!("{field} {why}; {}", LeaseAttrs::MEND));
+        let data = attrs.backend_data.get(family).ok_or_else(|| bad("is missing"))?;
+        let data = VxlanData::decode(data).map_err(|why| bad(&why))?;
         let (link, mac) = (*link, data.vtep_mac);
         peer.claims.extend([Claim::Vtep(link, mac, underlay), Claim::Underlay(underlay)]);
         peer.objects.extend([
@@ -75,6 +78,14 @@ pub(crate) fn peer(lease: &Lease, links: &PerFamily<LinkIndex>) -> Result<Peer, 
     Ok(peer)
 }
 
+/// The member of a record that holds a family's data.
+fn data_field(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "BackendData",
+        Family::V6 => "BackendV6Data",
+    }
+}
+
 /// What this node publishes for one family.
 pub(crate) fn own_data(vni: Vni, vtep_mac: MacAddr) -> BackendData {
     BackendData::encode(&VxlanData { vni: Some(vni), vtep_mac }).expect("a number and a string always encode")
@@ -87,7 +98,7 @@ pub(crate) fn published_mac(data: &PerFamily<BackendData>, family: Family) -> Op
 
 #[cfg(test)]
 mod tests {
-    use flannel_core::lease::LeaseAttrs;
+    use flannel_core::testing::hostile::{Scene, judge};
     use proptest::prelude::*;
 
     use std::net::IpAddr;
@@ -149,6 +160,20 @@ mod tests {
     fn publishes_upstreams_bytes() {
         let data = own_data(Vni::new(1).unwrap(), "0a:5b:10:33:7e:01".parse().unwrap());
         assert_eq!(data.as_str(), r#"{"VNI":1,"VtepMAC":"0a:5b:10:33:7e:01"}"#);
+    }
+
+    #[test]
+    fn hostile_records_are_refused_by_name() {
+        let record = |n: u8| {
+            let value = format!(
+                r#"{{"PublicIP":"192.168.77.{n}","PublicIPv6":"fd00:77::{n}","BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"0a:00:00:00:00:{n}"}},"BackendV6Data":{{"VNI":1,"VtepMAC":"0e:00:00:00:00:{n}"}}}}"#
+            );
+            (format!("10.244.{n}.0-24&fd00:10:244:{n}::-64"), value)
+        };
+        let scene = Scene { kind: KIND, own: record(11), peer: record(12), stranger: record(50) };
+        let networks = PerFamily { v4: "10.244.0.0/16".parse().ok(), v6: "fd00:10:244::/56".parse().ok() };
+        let own = peer(&lease(&scene.own.0, &scene.own.1), &LINKS).unwrap().claims;
+        judge(&scene, networks, own, |lease| peer(lease, &LINKS));
     }
 
     proptest! {

@@ -2,12 +2,14 @@
 
 mod incremental;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use flannel_core::addr::{LinkIndex, Vni};
 use flannel_core::config::LeaseSource;
 use flannel_core::dataplane::{Address, Dataplane, Neighbour, Object, Op, Route};
 use flannel_core::kernel::{LinkAddress, LinkOp};
+use flannel_core::lease::Lease;
 use flannel_core::subnet::SubnetManager;
 use flannel_core::testing::{FakeKernel, FakeStore};
 use tokio::task::JoinHandle;
@@ -306,9 +308,9 @@ async fn routes_of_host_gw_are_moved_in_place_and_others_stay() {
     {
         host.kernel.put(object, false);
     }
-    let ips = PerFamily { v4: "192.0.2.9".parse().ok(), v6: None };
-    let nodes = [("10.5.96.0-24".parse().unwrap(), ips)].into();
-    host.previous = Some(State { backend: "host-gw".into(), nodes, ..State::default() });
+    let lease = Lease::decode("10.5.96.0-24", br#"{"PublicIP":"192.0.2.9"}"#, 1).unwrap();
+    let leases = [(lease.key, Arc::new(lease))].into();
+    host.previous = Some(State { backend: "host-gw".into(), leases, ..State::default() });
     host.store.put(PEER_KEY, PEER);
     let _running = host.start().await;
     let ops = host.kernel.take_ops();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use flannel_core::kernel::KernelError;
 use flannel_core::netlink::Netlink;
+use flannel_core::subnet::Remembering;
 use flannel_core::subnet_file;
 use flannel_core::underlay::UnderlayOptions;
 use sd_notify::NotifyState;
@@ -101,7 +102,11 @@ async fn run_agent(
         warn!(problem, "old subnet file");
     }
     let mut kernel = Netlink::open()?;
-    let store = store::open(options, previous.key)?;
+    let state = memory::recall(&options.state_file);
+    let own = || state.as_ref()?.own.as_ref().map(|own| own.key);
+    let store = store::open(options, previous.key.or_else(own))?;
+    let stand_in = memory::stand_in(state.as_ref(), &store.place());
+    let store = Remembering::new(store, stand_in);
     let agent = Agent {
         underlay: UnderlayOptions {
             families: Vec::new(),
@@ -111,8 +116,9 @@ async fn run_agent(
             public_ips: options.public_ips,
         },
         subnet_file: options.subnet_file.clone(),
-        previous: memory::recall(&memory::path(&options.subnet_file)),
-        store: &*store,
+        state_file: options.state_file.clone(),
+        previous: state,
+        store: &store,
         backends: &|kind| registry::backend(kind, &options.udp),
         board,
         notify: &notify,

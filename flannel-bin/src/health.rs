@@ -52,15 +52,28 @@ pub(crate) async fn serve(listener: TcpListener, board: Arc<Board>, stop: Cancel
     }
 }
 
+/// The most lines behind the first one of an answer: there is no limit to what others write to a store.
+const LINES: usize = 50;
+
 /// The answer for a state. Its first line is what upstream says, which probes may look for.
 fn readyz(readiness: &Readiness) -> (StatusCode, String) {
-    match readiness {
-        Readiness::Ready => (StatusCode::OK, "flanneld is ready".to_owned()),
+    let (status, first, rest) = match readiness {
+        Readiness::Ready(notes) => (StatusCode::OK, "flanneld is ready", notes),
         Readiness::NotReady(reasons) => {
-            let body = format!("flanneld is not ready yet\n{}\n", reasons.join("\n"));
-            (StatusCode::SERVICE_UNAVAILABLE, body)
+            (StatusCode::SERVICE_UNAVAILABLE, "flanneld is not ready yet", reasons)
         }
+    };
+    let mut body = first.to_owned();
+    for line in rest.iter().take(LINES) {
+        body = format!("{body}\n{line}");
     }
+    if rest.len() > LINES {
+        body = format!("{body}\nand {} more", rest.len() - LINES);
+    }
+    if !rest.is_empty() {
+        body.push('\n');
+    }
+    (status, body)
 }
 
 #[cfg(test)]
@@ -69,7 +82,9 @@ mod tests {
 
     #[test]
     fn bodies_begin_as_upstream() {
-        assert_eq!(readyz(&Readiness::Ready), (StatusCode::OK, "flanneld is ready".into()));
+        assert_eq!(readyz(&Readiness::Ready(Vec::new())), (StatusCode::OK, "flanneld is ready".into()));
+        let (_, body) = readyz(&Readiness::Ready(vec!["lease x: garbled".into(); 51]));
+        assert!(body.starts_with("flanneld is ready\nlease x: garbled\n") && body.ends_with("and 1 more\n"));
         let (status, body) = readyz(&Readiness::NotReady(vec!["store away".into()]));
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(body, "flanneld is not ready yet\nstore away\n");

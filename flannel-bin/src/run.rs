@@ -11,7 +11,7 @@ use std::time::Duration;
 use flannel_core::backend::{Backend, BackendError, Network, NetworkStatus, Registration, Underlay};
 use flannel_core::config::NetworkConfig;
 use flannel_core::kernel::Kernel;
-use flannel_core::state_file::State;
+use flannel_core::state_file::{Keeper, State};
 use flannel_core::subnet::{SubnetError, SubnetManager, hold_and_publish};
 use flannel_core::subnet_file::SubnetFile;
 use flannel_core::underlay::{self, UnderlayError, UnderlayOptions};
@@ -20,7 +20,6 @@ use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::memory::{self, Keeper};
 use crate::registry::UnknownBackend;
 use crate::report::chain;
 use crate::status::{Board, Step};
@@ -51,8 +50,10 @@ pub(crate) type Backends<'a> = dyn Fn(&str) -> Result<Box<dyn Backend>, UnknownB
 pub(crate) struct Agent<'a> {
     /// What the operator said about the underlay; the families come from the network config.
     pub(crate) underlay: UnderlayOptions,
-    /// Where the subnet file goes, and the state file beside it.
+    /// Where the subnet file goes.
     pub(crate) subnet_file: PathBuf,
+    /// Where the state file goes.
+    pub(crate) state_file: PathBuf,
     /// What the state file said at the start.
     pub(crate) previous: Option<State>,
     /// The store of leases.
@@ -194,7 +195,8 @@ impl Agent<'_> {
         let (lease, attrs) = (network.lease().clone(), network.attrs());
         let status = network.status();
         self.board.watch_network(status.clone());
-        let mut keeper = Keeper::new(memory::path(&self.subnet_file), network.state());
+        let path = self.state_file.clone();
+        let mut keeper = Keeper::new(path, network.state(), self.store.status());
         let cancel = CancellationToken::new();
         let mut task = tokio::spawn(network.run(self.store.watch_leases(), cancel.clone()));
 
@@ -207,6 +209,8 @@ impl Agent<'_> {
         let hold = async {
             match hold_and_publish(self.store, lease, attrs).await {
                 Ok(never) => match never {},
+                // Nobody shares this node's addresses, and the next start does what the new config says.
+                Err(error @ SubnetError::ConfigChanged) => error.into(),
                 Err(error) => self.outlive_lease(error).await,
             }
         };

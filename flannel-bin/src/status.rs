@@ -4,6 +4,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use flannel_core::backend::NetworkStatus;
+use flannel_core::state_file::age;
 use flannel_core::subnet::StoreStatus;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -28,8 +29,8 @@ pub(crate) enum Step {
 /// Whether pods on this node can be started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Readiness {
-    /// Yes.
-    Ready,
+    /// Yes; and what is not used all the same, such as leases that contradict others.
+    Ready(Vec<String>),
     /// No, for these reasons.
     NotReady(Vec<String>),
 }
@@ -58,7 +59,15 @@ pub(crate) fn readiness(
     }
     match network {
         Some(network) => {
-            if !network.synced {
+            if let Some(saved) = network.recalled {
+                // Pods have their traffic, so this is as patient as with a store that goes away later.
+                if store.is_none_or(|store| now.saturating_duration_since(store.since) >= STORE_GRACE) {
+                    reasons.push(format!(
+                        "traffic flows by what was stored {}; the store has not confirmed it yet",
+                        age(saved)
+                    ));
+                }
+            } else if !network.synced {
                 reasons.push("the other nodes are not in the kernel yet".to_owned());
             }
             reasons.extend(network.device_problem.clone());
@@ -66,7 +75,11 @@ pub(crate) fn readiness(
         }
         None => reasons.push("the network does not run yet".to_owned()),
     }
-    if reasons.is_empty() { Readiness::Ready } else { Readiness::NotReady(reasons) }
+    if reasons.is_empty() {
+        Readiness::Ready(network.map(|network| network.rejected.clone()).unwrap_or_default())
+    } else {
+        Readiness::NotReady(reasons)
+    }
 }
 
 /// Where the parts of the agent leave their status, for the health server to read.
@@ -135,7 +148,7 @@ mod tests {
     fn reasons(step: &Step, store: &StoreStatus, network: Option<&NetworkStatus>, later: u64) -> String {
         let now = store.since + Duration::from_secs(later);
         match readiness(now, step, Some(store), network) {
-            Readiness::Ready => "ready".into(),
+            Readiness::Ready(notes) => [vec!["ready".to_owned()], notes].concat().join("; "),
             Readiness::NotReady(reasons) => reasons.join("; "),
         }
     }
@@ -146,19 +159,28 @@ mod tests {
         let lost = StoreStatus { lease_lost: Some("10.0.0.2 has it".into()), ..store(true, "") };
         let broken = NetworkStatus { device_problem: Some("flannel.1 is gone".into()), ..network() };
         let moved = NetworkStatus { underlay_problem: Some("192.0.2.1 is gone".into()), ..network() };
+        let strange = NetworkStatus { rejected: vec!["lease x: garbled".into()], ..network() };
         let unsynced = NetworkStatus::default();
         let starting = Step::Starting("waiting for the network config".into());
+        let recalled = NetworkStatus { recalled: Some(0), ..NetworkStatus::default() };
+        let by_memory =
+            "traffic flows by what was stored at an unknown time; the store has not confirmed it yet";
+        let both = format!("store away for 10 s: refused; {by_memory}");
         let lease_lost = Step::LeaseLost("lease lost".into());
         for (step, store, network, later, want) in [
             (&Step::Running, &up, Some(&network()), 0, "ready"),
             (&Step::Running, &away, Some(&network()), 9, "ready"),
             (&Step::Running, &away, Some(&network()), 10, "store away for 10 s: refused"),
+            (&Step::Running, &up, Some(&strange), 0, "ready; lease x: garbled"),
             (&Step::Running, &lost, Some(&network()), 0, "the lease of this node is lost: 10.0.0.2 has it"),
             (&lease_lost, &lost, Some(&network()), 0, "lease lost"),
             (&Step::Running, &up, Some(&broken), 0, "flannel.1 is gone"),
             (&Step::Running, &up, Some(&moved), 0, "192.0.2.1 is gone"),
             (&Step::Running, &up, Some(&unsynced), 0, "the other nodes are not in the kernel yet"),
             (&Step::Running, &up, None, 0, "the network does not run yet"),
+            (&Step::Running, &away, Some(&recalled), 9, "ready"),
+            (&Step::Running, &away, Some(&recalled), 10, both.as_str()),
+            (&Step::Running, &up, Some(&recalled), 10, by_memory),
             (&starting, &up, Some(&network()), 0, "waiting for the network config"),
             (&Step::Stopping, &up, Some(&network()), 0, "stopping"),
             (&Step::Running, &away, Some(&broken), 99, "store away for 99 s: refused; flannel.1 is gone"),

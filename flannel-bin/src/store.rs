@@ -1,5 +1,7 @@
 //! The store that the operator chose.
 
+use std::sync::Arc;
+
 use flannel_core::lease::LeaseKey;
 use flannel_core::subnet::local::{LocalOptions, LocalSubnetManager};
 use flannel_core::subnet::{SubnetError, SubnetManager};
@@ -25,19 +27,19 @@ pub(crate) enum StoreError {
 pub(crate) fn open(
     options: &Options,
     previous: Option<LeaseKey>,
-) -> Result<Box<dyn SubnetManager>, StoreError> {
+) -> Result<Arc<dyn SubnetManager>, StoreError> {
     match &options.store {
         StoreChoice::Etcd => etcd(options, previous),
         StoreChoice::Local(dir) => {
             let renew_margin = options.renew_margin;
             let local = LocalOptions { previous, renew_margin, ..LocalOptions::new(dir) };
-            Ok(Box::new(LocalSubnetManager::new(local)))
+            Ok(Arc::new(LocalSubnetManager::new(local)))
         }
     }
 }
 
 #[cfg(feature = "etcd")]
-fn etcd(options: &Options, previous: Option<LeaseKey>) -> Result<Box<dyn SubnetManager>, StoreError> {
+fn etcd(options: &Options, previous: Option<LeaseKey>) -> Result<Arc<dyn SubnetManager>, StoreError> {
     use flannel_core::subnet::etcd::{EtcdOptions, EtcdSubnetManager, EtcdTls};
 
     let flags = &options.etcd;
@@ -52,10 +54,10 @@ fn etcd(options: &Options, previous: Option<LeaseKey>) -> Result<Box<dyn SubnetM
         renew_margin: options.renew_margin,
         ..EtcdOptions::new(flags.endpoints.iter().cloned())
     };
-    Ok(Box::new(EtcdSubnetManager::new(etcd)?))
+    Ok(Arc::new(EtcdSubnetManager::new(etcd)?))
 }
 
 #[cfg(not(feature = "etcd"))]
-fn etcd(_: &Options, _: Option<LeaseKey>) -> Result<Box<dyn SubnetManager>, StoreError> {
+fn etcd(_: &Options, _: Option<LeaseKey>) -> Result<Arc<dyn SubnetManager>, StoreError> {
     Err(StoreError::NoEtcd)
 }

@@ -90,6 +90,9 @@ pub trait Network: Send {
 pub struct NetworkStatus {
     /// Whether the first snapshot of leases was programmed.
     pub synced: bool,
+    /// When the leases that are programmed were known, in seconds since 1970, while they are those that an
+    /// earlier run stored; `None` once the store itself has listed them.
+    pub recalled: Option<u64>,
     /// Why a device of ours is not as it should be; `None` if all are.
     pub device_problem: Option<String>,
     /// Why the underlay's addresses are not as they should be; `None` if they are.

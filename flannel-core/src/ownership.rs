@@ -6,10 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::addr::{Family, LinkIndex, Subnet};
 use crate::dataplane::{ROUTE_PROTOCOL, Route};
 use crate::kernel::{Kinds, Link, Scope};
+use crate::lease::Lease;
 use crate::state_file::{Device, State};
 
 /// `RTPROT_BOOT`, the protocol of routes that Go flannel writes, and of those that `ip route` does.
@@ -43,14 +45,15 @@ impl Ownership {
         let mut networks: Vec<Subnet> = networks.map(|(_, network)| *network).collect();
         networks.sort_unstable();
         networks.dedup();
-        let node = |(key, ips): (&crate::lease::LeaseKey, &crate::addr::PerFamily<IpAddr>)| {
+        let node = |lease: &Arc<Lease>| {
+            let ips = &lease.attrs.public_ips;
             let side = |(family, subnet): (Family, &Subnet)| Some((*subnet, *ips.get(family)?));
-            key.subnets().iter().filter_map(side).collect::<Vec<_>>()
+            lease.key.subnets().iter().filter_map(side).collect::<Vec<_>>()
         };
         let devices = previous.iter().flat_map(|state| &state.devices);
         Self {
             networks,
-            nodes: previous.iter().flat_map(|state| &state.nodes).flat_map(node).collect(),
+            nodes: previous.iter().flat_map(|state| state.leases.values()).flat_map(node).collect(),
             stale: devices.filter(|device| !present.devices.contains(device)).cloned().collect(),
             stale_links: Vec::new(),
             present: present.devices.clone(),

@@ -100,7 +100,7 @@ pub fn read_previous(path: &Path) -> Previous {
     }
 }
 
-fn parse_previous(text: &str) -> Previous {
+pub(crate) fn parse_previous(text: &str) -> Previous {
     let mut problems = Vec::new();
     let subnets = PerFamily::from_fn(|family| {
         let name = keys(family).1;

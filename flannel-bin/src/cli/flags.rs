@@ -132,6 +132,13 @@ pub(crate) const FLAGS: &[Flag] = &[
         "FILE",
         "file to write this node's subnets and MTU to",
     ),
+    Flag::new(
+        "state-file",
+        Kind::Text,
+        "",
+        "FILE",
+        "file to remember config and leases in, best on a disk, so that a boot needs no store; <subnet-file>.state by default",
+    ),
     Flag::new("public-ip", Kind::Text, "", "IPv4", "IPv4 address published to other nodes"),
     Flag::new("public-ipv6", Kind::Text, "", "IPv6", "IPv6 address published to other nodes"),
     Flag::new(

@@ -11,6 +11,7 @@ use flannel_core::addr::{PerFamily, Subnet};
 use super::args::{Given, parse_bool, parse_int};
 use super::flags::{Flag, Kind, find};
 use super::{CliError, Origin};
+use crate::memory;
 
 /// Where leases are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,6 +79,8 @@ pub(crate) struct Options {
     pub(crate) public_ips: PerFamily<IpAddr>,
     /// Where the subnet file goes.
     pub(crate) subnet_file: PathBuf,
+    /// Where the state file goes.
+    pub(crate) state_file: PathBuf,
     /// What the udp backend is to do on this node.
     pub(crate) udp: UdpOptions,
     /// How long before its end the lease is renewed.
@@ -111,6 +114,7 @@ impl Options {
         };
         let port = values.int("healthz-port").max(0);
         let port = u16::try_from(port).map_err(|_| values.bad("healthz-port", "a port, 0 to 65535"))?;
+        let subnet_file = values.path("subnet-file").ok_or_else(|| values.bad("subnet-file", "a path"))?;
         Ok(Self {
             store: values.store()?,
             etcd: values.etcd()?,
@@ -121,7 +125,8 @@ impl Options {
                 v4: values.address::<Ipv4Addr>("public-ip", "an IPv4 address")?,
                 v6: values.address::<Ipv6Addr>("public-ipv6", "an IPv6 address")?,
             },
-            subnet_file: values.path("subnet-file").ok_or_else(|| values.bad("subnet-file", "a path"))?,
+            state_file: values.path("state-file").unwrap_or_else(|| memory::path(&subnet_file)),
+            subnet_file,
             udp: UdpOptions { layout: udp_layout, allow_from: values.subnets("udp-allow-from")? },
             renew_margin: Duration::from_secs(margin.unsigned_abs() * 60),
             health: (port > 0).then(|| (values.text("healthz-ip").to_owned(), port)),

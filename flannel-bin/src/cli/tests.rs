@@ -37,6 +37,7 @@ fn defaults_are_those_of_upstream() {
     assert_eq!(defaults.etcd.endpoints, ["http://127.0.0.1:4001", "http://127.0.0.1:2379"]);
     assert_eq!(defaults.etcd.prefix, "/coreos.com/network");
     assert_eq!(defaults.subnet_file.to_str(), Some("/run/flannel/subnet.env"));
+    assert_eq!(defaults.state_file.to_str(), Some("/run/flannel/subnet.env.state"));
     assert_eq!(defaults.renew_margin, Duration::from_secs(3600));
     assert_eq!((defaults.store, defaults.health), (StoreChoice::Etcd, None));
     assert!(defaults.shown.is_empty());

@@ -236,6 +236,7 @@ fn start_at(fake: Fake, iface: &'static str, file: &str) -> Test {
     let task = tokio::task::spawn_local(async move {
         let agent = Agent {
             underlay: UnderlayOptions { ifaces: vec![iface.into()], ..UnderlayOptions::default() },
+            state_file: crate::memory::path(&file),
             subnet_file: file,
             previous: None,
             store: &store,
@@ -259,7 +260,7 @@ impl Test {
 
     fn state(&self) -> String {
         match self.board.readiness() {
-            Readiness::Ready => "ready".into(),
+            Readiness::Ready(_) => "ready".into(),
             Readiness::NotReady(reasons) => reasons.join("; "),
         }
     }

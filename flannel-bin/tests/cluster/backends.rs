@@ -26,6 +26,10 @@ pub(crate) struct BackendCase {
     /// Every way to damage one family's state on node 1 with a command, in words that say what it is: from
     /// nodes 2 and 3 as node 1 sees them, and its own base address.
     pub(crate) damages: fn(&Remote, &Remote, &str) -> Vec<(&'static str, String)>,
+    /// Commands after which the kernel has nothing of the backend, as after a boot.
+    pub(crate) wipe: &'static [&'static str],
+    /// Commands that make objects of somebody else on the backend's own devices.
+    pub(crate) foreign: &'static [&'static str],
     /// The commands that lay out one family's state as Go leaves it.
     pub(crate) as_go_leaves_it: fn(&Own, &Remote) -> Vec<String>,
 }
@@ -135,6 +139,15 @@ pub(crate) const VXLAN: BackendCase = BackendCase {
         json!({ "BackendData": data("0a"), "BackendV6Data": data("0e") })
     },
     damages: vxlan_damages,
+    wipe: &["ip link del flannel.1", "ip link del flannel-v6.1"],
+    foreign: &[
+        "ip address add 172.31.0.1/32 dev flannel.1",
+        "ip neigh add 172.31.0.2 lladdr 0a:00:00:00:00:98 dev flannel.1 nud permanent",
+        "ip route add 172.31.9.0/24 via 172.31.0.2 dev flannel.1 onlink",
+        "ip address add fd00:99::1/128 dev flannel-v6.1 nodad",
+        "ip route add fd00:98::/64 dev flannel-v6.1",
+        "bridge fdb append 00:00:00:00:00:00 dev flannel.1 dst 192.168.77.99 self permanent",
+    ],
     as_go_leaves_it: |own, peer| {
         let Remote { device, subnet, base, mac, underlay } = peer;
         let (mtu, bits) = if base.contains(':') { (1430, 128) } else { (1450, 32) };
@@ -164,6 +177,8 @@ pub(crate) const HOST_GW: BackendCase = BackendCase {
     is_peer_route: |line| line.contains(" via ") && line.contains("dev eth0"),
     data: |_| json!({}),
     damages: host_gw_damages,
+    wipe: &["ip route flush proto 102", "ip -6 route flush proto 102"],
+    foreign: &[],
     as_go_leaves_it: |_, peer| {
         vec![format!("ip route replace {} via {} dev eth0 proto boot", peer.subnet, peer.underlay)]
     },
@@ -181,6 +196,13 @@ pub(crate) const UDP: BackendCase = BackendCase {
     is_peer_route: |_| false,
     data: |_| json!({ "BackendV6Data": { "Port": 8285 } }),
     damages: udp_damages,
+    wipe: &[],
+    foreign: &[
+        "ip address add 172.31.0.1/32 dev flannel0",
+        "ip route add 172.31.9.0/24 dev flannel0",
+        "ip address add fd00:99::1/128 dev flannel0 nodad",
+        "ip route add fd00:98::/64 dev flannel0",
+    ],
     // The TUN goes with the process, and everything with the TUN.
     as_go_leaves_it: |_, _| Vec::new(),
 };

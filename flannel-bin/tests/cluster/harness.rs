@@ -55,17 +55,24 @@ impl LocalFolder {
     }
 }
 
+impl LocalFolder {
+    /// Writes a record of any bytes.
+    pub(crate) fn put_bytes(&self, key: &str, value: &[u8]) {
+        write_whole(&self.0.join("subnets").join(key), value);
+    }
+}
+
 impl Store for LocalFolder {
     fn flags(&self) -> Vec<String> {
         vec![format!("--store=local:{}", self.0.display())]
     }
 
     fn put_config(&self, config: &str) {
-        write_whole(&self.0.join("config"), config);
+        write_whole(&self.0.join("config"), config.as_bytes());
     }
 
     fn put(&self, key: &str, value: &str) {
-        write_whole(&self.0.join("subnets").join(key), value);
+        self.put_bytes(key, value.as_bytes());
     }
 
     fn delete(&self, key: &str) {
@@ -81,9 +88,9 @@ impl Store for LocalFolder {
 }
 
 /// Writes a file so that nobody reads half of it.
-fn write_whole(path: &Path, text: &str) {
+fn write_whole(path: &Path, bytes: &[u8]) {
     let beside = path.with_file_name(".written-by-the-test");
-    fs::write(&beside, text).unwrap();
+    fs::write(&beside, bytes).unwrap();
     fs::rename(beside, path).unwrap();
 }
 
@@ -241,7 +248,7 @@ impl<S: Store> Bed<S> {
             eventually(SOON, &format!("{peers} peers in use on node {number}"), || {
                 let text = fs::read_to_string(&path).unwrap_or_default();
                 let state: Value = serde_json::from_str(&text).unwrap_or_default();
-                let nodes = state["state"]["nodes"].as_object().map(serde_json::Map::len);
+                let nodes = state["state"]["leases"].as_object().map(serde_json::Map::len);
                 if nodes == Some(peers) { Ok(()) } else { Err(text) }
             });
             return;

@@ -9,7 +9,10 @@ mod etcd;
 mod golden;
 mod harness;
 mod hostgw;
+mod hostile;
 mod incremental;
+#[cfg(feature = "etcd")]
+mod memory;
 mod quiet;
 mod repair;
 mod restart;

@@ -4,18 +4,18 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use flannel_lab::cluster::Cluster;
-use flannel_lab::sandbox::in_sandbox;
-use flannel_lab::test_name;
+use flannel_lab::kernel_state::KernelState;
 use flannel_lab::wait::eventually;
 use serde_json::Value;
 
-use crate::backends::{BackendCase, Remote, VXLAN, on_every_backend};
+use crate::backends::{BackendCase, Remote, on_every_backend};
 use crate::crowd::{crowded, join_the_crowd, wait_for_state};
 use crate::harness::{Bed, LocalFolder, SOON, Store, Traffic, env_of, sides};
 
 on_every_backend!(
     every_damage_by_hand_is_repaired_in_a_crowd,
     every_fault_of_the_host_is_repaired_in_a_crowd,
+    what_is_not_ours_stays,
     peers_that_left_joined_or_changed_while_the_agent_was_down,
     the_underlay_nic_goes_and_comes_back,
     the_mtu_follows_the_underlay,
@@ -143,53 +143,53 @@ fn every_fault_of_the_host_is_repaired_in_a_crowd(case: &'static BackendCase) {
     Traffic::between(&pods[0], &pods[1]).assert_no_loss();
 }
 
-#[test]
-fn what_is_not_ours_stays() {
-    in_sandbox(test_name!(), || {
-        let mut bed = bed(&VXLAN);
-        let netns = bed.netns(1).clone();
-        for command in [
-            "address add 172.31.0.1/32 dev flannel.1",
-            "neigh add 172.31.0.2 lladdr 0a:00:00:00:00:98 dev flannel.1 nud permanent",
-            "route add 172.31.9.0/24 via 172.31.0.2 dev flannel.1 onlink",
-            "address add fd00:99::1/128 dev flannel-v6.1 nodad",
-            "route add fd00:98::/64 dev flannel-v6.1",
-            // In our network and on a link of another: a stale bridge, say.
-            "route add 10.244.201.0/24 dev eth0",
-            "route add 10.244.202.0/24 dev eth0 metric 50",
-        ] {
-            netns.ip(command).unwrap();
-        }
-        netns.bridge("fdb append 00:00:00:00:00:00 dev flannel.1 dst 192.168.77.99 self permanent").unwrap();
-        let state = bed.state(1);
-        let whole = flannel_lab::kernel_state::KernelState::of(&netns).unwrap();
-        // A peer arrives whose subnet somebody else's route holds.
-        bed.store.put(
-            "10.244.201.0-24&fd00:10:244:c9::-64",
-            r#"{"PublicIP":"192.168.77.99","PublicIPv6":"fd00:77::99","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"0a:00:00:00:00:01"},"BackendV6Data":{"VNI":1,"VtepMAC":"0e:00:00:00:00:01"}}"#,
-        );
+fn what_is_not_ours_stays(case: &'static BackendCase) {
+    let mut bed = bed(case);
+    let netns = bed.netns(1).clone();
+    for command in case.foreign {
+        netns.run("sh", &["-c", command]).unwrap();
+    }
+    // In our network and on a link of another: a stale bridge, say.
+    netns.ip("route add 10.244.201.0/24 dev eth0").unwrap();
+    netns.ip("route add 10.244.202.0/24 dev eth0 metric 50").unwrap();
+    let state = bed.state(1);
+    let whole = KernelState::of(&netns).unwrap();
+    // A peer arrives whose subnet somebody else's route holds.
+    let (key, value) = case.record(201);
+    bed.store.put(&key, &value);
+    if case.in_kernel {
         eventually(SOON, "the peer's IPv6 side", || {
             netns.ip("-6 route show").unwrap().contains("fd00:10:244:c9::/64")
         });
         eventually(SOON, "a word about the holder", || {
             bed.agent(1).log().contains("10.244.201.0/24 is in the way")
         });
-        assert!(netns.ip("route show 10.244.201.0/24").unwrap().contains("dev eth0"));
+    } else {
+        // It has no route of its own.
+        bed.wait_for_peers(1, 3);
+        assert_eq!(bed.state(1), state);
+    }
+    assert!(netns.ip("route show 10.244.201.0/24").unwrap().contains("dev eth0"));
+    if case.in_kernel {
+        let holder = || netns.ip("route show 10.244.201.0/24").unwrap();
         netns.ip("route del 10.244.201.0/24 dev eth0").unwrap();
-        eventually(SOON, "ours in its place", || {
-            netns.ip("route show 10.244.201.0/24").unwrap().contains("dev flannel.1")
-        });
-        bed.store.delete("10.244.201.0-24&fd00:10:244:c9::-64");
-        eventually(SOON, "ours to go with the lease", || {
-            netns.ip("route show 10.244.201.0/24").unwrap().is_empty()
-        });
+        eventually(SOON, "ours in its place", || holder().contains(" via "));
+        bed.store.delete(&key);
+        eventually(SOON, "ours to go with the lease", || holder().is_empty());
         netns.ip("route add 10.244.201.0/24 dev eth0").unwrap();
-        bed.wait_for_state(1, "the peer to be gone", &state);
-        bed.kill(1);
-        bed.start(1);
-        std::thread::sleep(std::time::Duration::from_millis(500));
-        assert_eq!(flannel_lab::kernel_state::KernelState::of(&netns).unwrap(), whole);
-    });
+    } else {
+        bed.store.delete(&key);
+    }
+    bed.wait_for_state(1, "the peer to be gone", &state);
+    if !case.in_kernel {
+        bed.wait_for_peers(1, 2);
+        assert_eq!(KernelState::of(&netns).unwrap(), whole);
+        return;
+    }
+    bed.kill(1);
+    bed.start(1);
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert_eq!(KernelState::of(&netns).unwrap(), whole);
 }
 
 fn peers_that_left_joined_or_changed_while_the_agent_was_down(case: &'static BackendCase) {

@@ -44,18 +44,28 @@ pub struct Network {
     pub range: Option<SubnetRange>,
 }
 
-/// The `Backend` object: its `Type`, and the keys that only the backend understands.
-#[derive(Clone, PartialEq, Eq)]
+/// The `Backend` object: its `Type`, and the keys that only the backend understands. Two are equal if their
+/// JSON means the same.
+#[derive(Clone, Eq)]
 pub struct BackendConfig {
     /// The backend's kind in lower case. An absent or empty `Backend` means `udp`, as upstream's code has it.
     pub kind: String,
     json: String,
 }
 
+impl PartialEq for BackendConfig {
+    fn eq(&self, other: &Self) -> bool {
+        let value = |json: &str| serde_json::from_str::<serde_json::Value>(json).ok();
+        let same = || value(&self.json).is_some_and(|ours| value(&other.json) == Some(ours));
+        self.kind == other.kind && (self.json == other.json || same())
+    }
+}
+
 impl BackendConfig {
     /// A backend of a kind without further keys.
     pub fn of_kind(kind: &str) -> Self {
-        Self { kind: kind.to_lowercase(), json: "{}".to_owned() }
+        let kind = kind.to_lowercase();
+        Self { json: serde_json::json!({ "Type": kind }).to_string(), kind }
     }
 
     /// The names of the keys in lower case, so that a backend can name those it does not know.
@@ -123,6 +133,22 @@ impl NetworkConfig {
             nftables: member(&object, "", "EnableNFTables")?.unwrap_or(false),
             backend: parse_backend(&object)?,
         })
+    }
+
+    /// A text that [`Self::parse`] reads as this configuration, with all defaults written out. It has the
+    /// backend's secrets, if there are any.
+    pub fn to_json(&self) -> String {
+        let mut all = serde_json::Map::new();
+        all.insert("EnableIPv4".to_owned(), self.networks.v4.is_some().into());
+        all.insert("EnableIPv6".to_owned(), self.networks.v6.is_some().into());
+        all.insert("EnableNFTables".to_owned(), self.nftables.into());
+        for (family, network) in self.networks.iter() {
+            range::write_network(network, family, &mut all);
+        }
+        let mut text = serde_json::to_string(&all).expect("strings and numbers always encode");
+        // As it was written: its numbers may be larger than any type here.
+        text.truncate(text.len() - 1);
+        format!("{text},\"Backend\":{}}}", self.backend.json)
     }
 
     /// Whether an address of this network's pods can be in `subnet`.

@@ -95,6 +95,21 @@ pub(super) fn parse_network(
     Ok(Network { network, range })
 }
 
+/// Writes a family's keys, as [`parse_network`] reads them.
+pub(super) fn write_network(
+    network: &Network,
+    family: Family,
+    into: &mut serde_json::Map<String, serde_json::Value>,
+) {
+    let names = names(family);
+    into.insert(names.network.to_owned(), network.network.to_string().into());
+    if let Some(range) = network.range {
+        into.insert(names.len.to_owned(), range.prefix().into());
+        into.insert(names.min.to_owned(), range.min.base().to_string().into());
+        into.insert(names.max.to_owned(), range.max.base().to_string().into());
+    }
+}
+
 fn parse_range(object: &GoObject, names: &Names, network: Subnet) -> Result<SubnetRange, ConfigError> {
     let len = subnet_len(object, names, network)?;
     // The first subnet of the network is skipped unless asked for, as upstream does.

@@ -144,3 +144,21 @@ proptest! {
         prop_assert_eq!(range.nth(range.count()), None);
     }
 }
+
+#[test]
+fn what_it_writes_it_reads_as_the_same() {
+    for text in [
+        r#"{"Network":"10.5.0.0/16"}"#,
+        r#"{"Network":"10.5.0.0/16","SubnetLen":28,"SubnetMin":"10.5.1.0","SubnetMax":"10.5.9.0","Backend":{"Type":"VXLAN","VNI":7,"port":1}}"#,
+        r#"{"Network":"10.5.0.0/28","EnableNFTables":true,"SubnetLen":30,"Backend":{"Type":"udp"}}"#,
+        r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00::/48","Backend":{"Type":"host-gw"}}"#,
+        r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd00::/56","Backend":{"Type":"x","A":[{"b":1.5e300}]}}"#,
+    ] {
+        for source in [LeaseSource::Store, LeaseSource::Assigned] {
+            let config = NetworkConfig::parse(text, source).unwrap();
+            let again = NetworkConfig::parse(&config.to_json(), source).unwrap();
+            assert_eq!(again, config, "{text}");
+            assert_eq!(again.to_json(), config.to_json());
+        }
+    }
+}

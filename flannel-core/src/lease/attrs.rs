@@ -51,6 +51,9 @@ impl fmt::Debug for BackendData {
 /// A value that is not a lease's.
 #[derive(Debug, thiserror::Error)]
 pub enum AttrsError {
+    /// It is longer than any lease.
+    #[error("the value has {0} bytes; that of a lease has a few hundred")]
+    TooLong(usize),
     /// It is no JSON object.
     #[error("the value is not a JSON object")]
     Json(#[source] serde_json::Error),
@@ -81,14 +84,28 @@ struct Wire<'a> {
 }
 
 impl LeaseAttrs {
+    /// The most bytes that a value may have. Real ones have a few hundred.
+    pub const MAX_BYTES: usize = 64 << 10;
+
+    /// What an operator does about a record that can't be used.
+    pub const MEND: &str = "restart the agent of its node, which writes the record anew, or delete it";
+
+    /// The member of the value that holds the underlay address of a family.
+    pub fn address_field(family: Family) -> &'static str {
+        match family {
+            Family::V4 => "PublicIP",
+            Family::V6 => "PublicIPv6",
+        }
+    }
+
     /// The underlay address of a family, if packets can be sent to it; else what is wrong.
     pub fn underlay(&self, family: Family) -> Result<IpAddr, String> {
-        let addr = *self.public_ips.get(family).ok_or("it publishes no underlay address")?;
-        let broadcast = matches!(addr, IpAddr::V4(addr) if addr.is_broadcast());
-        if addr.is_unspecified() || addr.is_multicast() || addr.is_loopback() || broadcast {
-            return Err(format!("underlay address {addr} is no node's"));
+        let (field, mend) = (Self::address_field(family), Self::MEND);
+        let addr = *self.public_ips.get(family).ok_or_else(|| format!("{field} is missing; {mend}"))?;
+        match unusable(addr) {
+            Some(kind) => Err(format!("{field} {addr} is {kind} address, which no node has; {mend}")),
+            None => Ok(addr),
         }
-        Ok(addr)
     }
 
     /// The value as Go flannel writes it: compact, in its order, `0.0.0.0` for no IPv4.
@@ -109,6 +126,9 @@ impl LeaseAttrs {
 
     /// Reads a value in any order of members, with any case of their names.
     pub fn from_json(text: &str) -> Result<Self, AttrsError> {
+        if text.len() > Self::MAX_BYTES {
+            return Err(AttrsError::TooLong(text.len()));
+        }
         let object = GoObject::parse(text).map_err(AttrsError::Json)?;
         let v4: Option<Ipv4Addr> = member(&object, "PublicIP")?;
         let v6: Option<Ipv6Addr> = member(&object, "PublicIPv6")?;
@@ -124,6 +144,20 @@ impl LeaseAttrs {
             backend_type: member(&object, "BackendType")?.unwrap_or_default(),
             backend_data: PerFamily { v4: data("BackendData"), v6: data("BackendV6Data") },
         })
+    }
+}
+
+/// The kind of an address that can't be one node's.
+fn unusable(addr: IpAddr) -> Option<&'static str> {
+    match addr {
+        _ if addr.is_unspecified() => Some("the unspecified"),
+        _ if addr.is_multicast() => Some("a multicast"),
+        _ if addr.is_loopback() => Some("a loopback"),
+        IpAddr::V4(addr) if addr.is_broadcast() => Some("the broadcast"),
+        // Of "this network" (RFC 1122 section 3.2.1.3), and class E, to which kernels send nothing.
+        IpAddr::V4(addr) if addr.octets()[0] == 0 || addr.octets()[0] >= 240 => Some("a reserved"),
+        IpAddr::V6(addr) if addr.to_ipv4_mapped().is_some() => Some("an IPv4-mapped"),
+        _ => None,
     }
 }
 

@@ -54,10 +54,10 @@ impl fmt::Debug for LeaseKey {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LeaseKeyError {
     /// It has not the form of a lease key.
-    #[error("key {0:?} has not the form 10.5.52.0-24 or 10.5.52.0-24&fd00:5:52::-64")]
+    #[error("the key has not the form 10.5.52.0-24 or 10.5.52.0-24&fd00:5:52::-64")]
     Form(String),
     /// It reads as a lease but is not the text that names this lease, so two keys would be one lease.
-    #[error("key {found:?} should be written {canonical:?}")]
+    #[error("the key should be written {canonical:?}")]
     NotCanonical {
         /// The key.
         found: String,

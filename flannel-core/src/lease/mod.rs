@@ -14,6 +14,7 @@ pub use key::{LeaseKey, LeaseKeyError};
 pub use table::{LeaseChange, LeaseTable};
 
 use crate::addr::{Family, Subnet};
+use crate::subnet::chain;
 
 /// A node's claim on its pod subnets, with what it publishes about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +29,16 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// Reads a record of a store: its key below `subnets/`, its value, and when it was created.
+    pub fn decode(key: &str, value: &[u8], created: u64) -> Result<Self, BadRecord> {
+        let bad = |reason: String| BadRecord { key: key.to_owned(), reason };
+        let lease_key = key.parse().map_err(|error: LeaseKeyError| bad(error.to_string()))?;
+        let text = std::str::from_utf8(value);
+        let text = text.map_err(|error| bad(format!("the value is not text: {error}")))?;
+        let attrs = LeaseAttrs::from_json(text).map_err(|error| bad(chain(&error)))?;
+        Ok(Self { key: lease_key, attrs, created })
+    }
+
     /// The subnet of one family.
     pub fn subnet(&self, family: Family) -> Option<Subnet> {
         self.key.subnet(family)
@@ -41,7 +52,7 @@ impl fmt::Display for Lease {
 }
 
 /// A record of the store that can't be read. It is unknown, not gone.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct BadRecord {
     /// The key below `subnets/`, as the store has it.
     pub key: String,
@@ -49,7 +60,23 @@ pub struct BadRecord {
     pub reason: String,
 }
 
-/// One message of a lease watch. The first is a `Snapshot`, and so is the first after a gap.
+impl fmt::Display for BadRecord {
+    /// Short enough for a log line, whatever somebody wrote.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "record {:?}: {}; {}", brief(&self.key), brief(&self.reason), LeaseAttrs::MEND)
+    }
+}
+
+/// A text that somebody else chose, cut to what fits a log line.
+pub fn brief(text: &str) -> String {
+    const MOST: usize = 240;
+    match text.char_indices().nth(MOST) {
+        None => text.to_owned(),
+        Some((at, _)) => format!("{}.. ({} bytes)", &text[..at], text.len()),
+    }
+}
+
+/// One message of a lease watch. The first of a store is a `Snapshot`, and so is the first after a gap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LeaseUpdate {
     /// All that the store holds, as the store itself listed it.
@@ -58,6 +85,14 @@ pub enum LeaseUpdate {
         leases: Vec<Lease>,
         /// Records that are there but can't be read: their last good state stays.
         undecodable: Vec<BadRecord>,
+    },
+    /// What an earlier run knew, while the store does not answer. No snapshot: nothing is gone because it is
+    /// not among these.
+    Recalled {
+        /// The leases.
+        leases: Vec<Lease>,
+        /// When that was known, in seconds since 1970.
+        saved: u64,
     },
     /// A lease was created or changed.
     Put(Lease),

@@ -11,6 +11,7 @@ pub struct LeaseTable {
     leases: BTreeMap<LeaseKey, Arc<Lease>>,
     bad: BTreeMap<String, String>,
     synced: bool,
+    recalled: Option<u64>,
 }
 
 /// A lease that appeared, changed or went.
@@ -32,6 +33,12 @@ impl LeaseTable {
     pub fn apply(&mut self, update: LeaseUpdate) -> Vec<LeaseChange> {
         match update {
             LeaseUpdate::Snapshot { leases, undecodable } => self.reset(leases, undecodable),
+            // The store itself knows better.
+            LeaseUpdate::Recalled { .. } if self.synced => Vec::new(),
+            LeaseUpdate::Recalled { leases, saved } => {
+                self.recalled = Some(saved);
+                leases.into_iter().filter_map(|lease| self.put(lease)).collect()
+            }
             LeaseUpdate::Put(lease) => self.put(lease).into_iter().collect(),
             LeaseUpdate::Removed(text) => {
                 self.bad.remove(&text);
@@ -45,7 +52,7 @@ impl LeaseTable {
     }
 
     fn reset(&mut self, leases: Vec<Lease>, undecodable: Vec<BadRecord>) -> Vec<LeaseChange> {
-        self.synced = true;
+        (self.synced, self.recalled) = (true, None);
         self.bad = undecodable.into_iter().map(|record| (record.key, record.reason)).collect();
         let listed: BTreeMap<LeaseKey, Lease> = leases.into_iter().map(|lease| (lease.key, lease)).collect();
         let gone: Vec<LeaseKey> = (self.leases.keys())
@@ -76,6 +83,12 @@ impl LeaseTable {
     /// Whether a snapshot came: before it an empty table is not a wish to delete.
     pub fn is_synced(&self) -> bool {
         self.synced
+    }
+
+    /// When what is here was known, in seconds since 1970, if it was recalled and the store has not listed
+    /// anything since.
+    pub fn recalled(&self) -> Option<u64> {
+        self.recalled
     }
 
     /// The lease of a key.

@@ -37,6 +37,7 @@ fn update() -> impl Strategy<Value = LeaseUpdate> {
         2 => bad().prop_map(LeaseUpdate::Undecodable),
         2 => (prop::collection::vec(lease(), 0..4), prop::collection::vec(bad(), 0..3))
             .prop_map(|(leases, undecodable)| LeaseUpdate::Snapshot { leases, undecodable }),
+        1 => prop::collection::vec(lease(), 0..4).prop_map(|leases| LeaseUpdate::Recalled { leases, saved: 7 }),
     ]
 }
 
@@ -45,6 +46,7 @@ fn update() -> impl Strategy<Value = LeaseUpdate> {
 struct Model {
     good: BTreeMap<String, Lease>,
     bad: BTreeSet<String>,
+    listed: bool,
 }
 
 impl Model {
@@ -59,7 +61,14 @@ impl Model {
                 self.bad.remove(&key);
             }
             LeaseUpdate::Undecodable(record) => _ = self.bad.insert(record.key),
+            LeaseUpdate::Recalled { .. } if self.listed => {}
+            LeaseUpdate::Recalled { leases, .. } => {
+                for lease in leases {
+                    self.apply(LeaseUpdate::Put(lease));
+                }
+            }
             LeaseUpdate::Snapshot { leases, undecodable } => {
+                self.listed = true;
                 let listed: BTreeSet<String> = leases
                     .iter()
                     .map(|lease| lease.key.to_string())
@@ -88,6 +97,7 @@ proptest! {
             prop_assert_eq!(good.into_iter().collect::<BTreeMap<_, _>>(), model.good.clone());
             let bad: BTreeSet<_> = table.undecodable().map(|record| record.key).collect();
             prop_assert_eq!(&bad, &model.bad);
+            prop_assert!(table.is_synced() == model.listed && !(model.listed && table.recalled().is_some()));
             // Replaying the changes on what was there gives what is there, so nothing is told wrong or kept quiet.
             let mut replayed = before;
             for change in changes {

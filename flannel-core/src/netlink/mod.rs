@@ -9,6 +9,8 @@ mod decode;
 mod dump;
 mod encode;
 mod events;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) mod fuzz;
 mod link;
 mod message;
 mod socket;

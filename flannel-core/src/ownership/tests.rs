@@ -1,18 +1,25 @@
 use super::*;
 use crate::addr::{Mtu, PerFamily, Vni};
 use crate::kernel::VxlanLink;
+use crate::lease::LeaseAttrs;
 
 const ETH0: LinkIndex = LinkIndex(2);
 const OLD: LinkIndex = LinkIndex(7);
 
 fn state(backend: &str, network: &str, devices: &[(&str, u32)], nodes: &[(&str, &str)]) -> State {
     let device = |(name, vni): &(&str, u32)| Device { name: (*name).into(), vni: Vni::new(*vni).unwrap() };
-    let node = |(key, ip): &(&str, &str)| (key.parse().unwrap(), PerFamily { v4: ip.parse().ok(), v6: None });
+    let lease = |(key, ip): &(&str, &str)| {
+        let public_ips = PerFamily { v4: ip.parse().ok(), v6: None };
+        let attrs = LeaseAttrs { public_ips, ..LeaseAttrs::default() };
+        let lease = Lease { key: key.parse().unwrap(), attrs, created: 1 };
+        (lease.key, Arc::new(lease))
+    };
     State {
         backend: backend.into(),
         networks: PerFamily { v4: network.parse().ok(), v6: None },
         devices: devices.iter().map(device).collect(),
-        nodes: nodes.iter().map(node).collect(),
+        leases: nodes.iter().map(lease).collect(),
+        ..State::default()
     }
 }
 

@@ -15,6 +15,7 @@ pub(super) struct ClaimIndex {
     /// for covering subnets cheap.
     lengths: BTreeMap<(Family, u8), usize>,
     vteps: BTreeMap<(LinkIndex, MacAddr), BTreeMap<LeaseKey, IpAddr>>,
+    underlays: BTreeMap<IpAddr, BTreeSet<LeaseKey>>,
 }
 
 impl ClaimIndex {
@@ -27,7 +28,7 @@ impl ClaimIndex {
                     }
                 }
                 Claim::Vtep(link, mac, at) => _ = self.vteps.entry((link, mac)).or_default().insert(key, at),
-                Claim::Underlay(_) => {}
+                Claim::Underlay(addr) => _ = self.underlays.entry(addr).or_default().insert(key),
             }
         }
     }
@@ -43,7 +44,13 @@ impl ClaimIndex {
                         self.vteps.remove(&(link, mac));
                     }
                 }
-                Claim::Underlay(_) => {}
+                Claim::Underlay(addr) => {
+                    let Some(users) = self.underlays.get_mut(&addr) else { continue };
+                    users.remove(key);
+                    if users.is_empty() {
+                        self.underlays.remove(&addr);
+                    }
+                }
             }
         }
     }
@@ -70,12 +77,19 @@ impl ClaimIndex {
         let mut found = BTreeSet::new();
         for claim in claims {
             match *claim {
-                Claim::Subnet(subnet) => found.extend(self.overlapping(subnet)),
+                Claim::Subnet(subnet) => {
+                    found.extend(self.overlapping(subnet));
+                    let inside = self.underlays.range(subnet.base()..=subnet.last());
+                    found.extend(inside.flat_map(|(_, users)| users).copied());
+                }
                 Claim::Vtep(link, mac, at) => {
                     let users = self.vteps.get(&(link, mac)).into_iter().flatten();
                     found.extend(users.filter(|(_, other)| **other != at).map(|(key, _)| *key));
                 }
-                Claim::Underlay(_) => {}
+                Claim::Underlay(addr) => {
+                    let host = Subnet::containing(addr, Family::of(addr).bits());
+                    found.extend(self.overlapping(host.expect("a full-length prefix fits")));
+                }
             }
         }
         found.remove(key);

@@ -2,48 +2,23 @@
 //! them together ask of the kernel. Pure, and incremental: a changed lease costs work for itself and for
 //! those it contradicts, never for all.
 
+mod claim;
 mod index;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-use std::net::IpAddr;
 
-use crate::addr::{LinkIndex, MacAddr, Subnet};
+use crate::addr::{LinkIndex, PerFamily, Subnet};
 use crate::dataplane::{Dataplane, Object, ObjectKey};
-use crate::lease::LeaseKey;
+use crate::lease::{LeaseKey, brief};
 
+pub use claim::Claim;
+use claim::{Holder, against_itself};
 use index::ClaimIndex;
 
-/// Something that only one node can have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Claim {
-    /// Pod addresses. Contradicts every claim on a subnet that overlaps.
-    Subnet(Subnet),
-    /// A VTEP MAC on a device of ours. Contradicts the same MAC at another underlay address.
-    Vtep(LinkIndex, MacAddr, IpAddr),
-    /// An underlay address. One node may have several leases, so this contradicts our own address only.
-    Underlay(IpAddr),
-}
-
-impl Claim {
-    /// What makes both impossible at once, if `ours` is this node's own claim.
-    fn against_own(self, ours: Self) -> Option<String> {
-        match (self, ours) {
-            (Self::Subnet(subnet), Self::Subnet(own)) if subnet.overlaps(own) => {
-                Some(format!("subnet {subnet} overlaps this node's own {own}"))
-            }
-            (Self::Vtep(link, mac, _), Self::Vtep(own_link, own, _)) if (link, mac) == (own_link, own) => {
-                Some(format!("VTEP MAC {mac} is this node's own"))
-            }
-            (Self::Underlay(addr), Self::Underlay(own)) if addr == own => {
-                Some(format!("underlay address {addr} is this node's own"))
-            }
-            _ => None,
-        }
-    }
-}
+/// What an operator does about two leases of which one must be wrong.
+const DELETE: &str = "delete the record that is wrong";
 
 /// What one lease asks for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -57,7 +32,7 @@ pub struct Peer {
 /// Why a lease is no peer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PeerError {
-    /// It belongs to another backend: nothing of it can be in the kernel.
+    /// It belongs to another backend or another network: nothing of it can be in the kernel.
     #[error("{0}")]
     NotOurs(String),
     /// What its backend published can't be read. That is unknown, not gone: its last good state stays.
@@ -68,25 +43,20 @@ pub enum PeerError {
 #[derive(Debug, Clone)]
 struct Entry {
     created: u64,
+    /// The last good version, or empty if there was none.
     peer: Peer,
-    /// Why it is not programmed, or programmed as it last was.
-    problem: Option<Problem>,
+    /// What is wrong with the newest version.
+    fault: Option<PeerError>,
+    /// Why `peer` is not programmed: an older lease, or we, have what it claims.
+    contradiction: Option<String>,
 }
 
-#[derive(Debug, Clone)]
-enum Problem {
-    /// An older lease, or we, have what it claims.
-    Contradicts(String),
-    /// The newest version can't be read; the peer is the last good one, or empty if there was none.
-    Malformed(String),
-    /// Another backend's.
-    NotOurs(String),
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Contradicts(why) | Self::Malformed(why) | Self::NotOurs(why) => f.write_str(why),
+impl Entry {
+    fn problem(&self) -> Option<String> {
+        match (&self.fault, &self.contradiction) {
+            (Some(fault), Some(why)) => Some(format!("{fault}; and its last good version: {why}")),
+            (Some(fault), None) => Some(fault.to_string()),
+            (None, why) => why.clone(),
         }
     }
 }
@@ -98,6 +68,8 @@ impl fmt::Display for Problem {
 #[derive(Debug, Clone, Default)]
 pub struct PeerTable {
     own: Vec<Claim>,
+    /// The overlay networks: what lies outside of them is no peer's.
+    networks: PerFamily<Subnet>,
     entries: BTreeMap<LeaseKey, Entry>,
     programmed: BTreeSet<LeaseKey>,
     /// The entries with a problem, so that nobody searches all for them.
@@ -123,6 +95,11 @@ impl PeerTable {
         self.want.share(links);
     }
 
+    /// Says which networks all peers lie in. A family without one is not checked.
+    pub fn confine(&mut self, networks: PerFamily<Subnet>) {
+        self.networks = networks;
+    }
+
     /// What the kernel should hold.
     pub fn want(&self) -> &Dataplane {
         &self.want
@@ -140,15 +117,13 @@ impl PeerTable {
 
     /// The leases that are not programmed as they are, with the reason.
     pub fn problems(&self) -> impl Iterator<Item = (LeaseKey, String)> + '_ {
-        self.troubled
-            .iter()
-            .filter_map(|key| Some((*key, self.entries.get(key)?.problem.as_ref()?.to_string())))
+        self.troubled.iter().filter_map(|key| Some((*key, self.entries.get(key)?.problem()?)))
     }
 
     /// The malformed leases of which no good version was seen. What the kernel holds for them must stay.
     pub fn unknown(&self) -> impl Iterator<Item = LeaseKey> + '_ {
         let unknown = |entry: &Entry| {
-            matches!(entry.problem, Some(Problem::Malformed(_))) && entry.peer.claims.is_empty()
+            matches!(entry.fault, Some(PeerError::Malformed(_))) && entry.peer.claims.is_empty()
         };
         self.troubled.iter().filter(move |key| self.entries.get(key).is_some_and(unknown)).copied()
     }
@@ -157,21 +132,36 @@ impl PeerTable {
     pub fn put(&mut self, key: LeaseKey, created: u64, peer: Result<Peer, PeerError>) -> Vec<ObjectKey> {
         let mut affected = self.contradicting(key);
         let old = self.unlink(&key);
-        let (peer, problem) = match peer {
+        let (peer, fault) = match self.judge(key, peer) {
             Ok(peer) => (peer, None),
-            Err(PeerError::NotOurs(why)) => (Peer::default(), Some(Problem::NotOurs(why))),
+            Err(PeerError::NotOurs(why)) => (Peer::default(), Some(PeerError::NotOurs(brief(&why)))),
             Err(PeerError::Malformed(why)) => {
-                (old.as_ref().map(|old| old.peer.clone()).unwrap_or_default(), Some(Problem::Malformed(why)))
+                let last_good = old.as_ref().map(|old| old.peer.clone()).unwrap_or_default();
+                (last_good, Some(PeerError::Malformed(brief(&why))))
             }
         };
         self.index.add(key, &peer.claims);
-        if problem.is_some() {
-            self.troubled.insert(key);
-        }
-        self.entries.insert(key, Entry { created, peer, problem });
+        self.entries.insert(key, Entry { created, peer, fault, contradiction: None });
         affected.extend(self.contradicting(key));
         affected.insert(key);
         self.settle(affected, old.as_ref())
+    }
+
+    /// Refuses what can be nobody's, whatever the backend.
+    fn judge(&self, key: LeaseKey, peer: Result<Peer, PeerError>) -> Result<Peer, PeerError> {
+        let peer = peer?;
+        for (family, subnet) in key.subnets().iter() {
+            let Some(network) = self.networks.get(family) else { continue };
+            if subnet.prefix() <= network.prefix() || !network.covers(*subnet) {
+                return Err(PeerError::NotOurs(format!(
+                    "subnet {subnet} is no part of the network {network}; delete the record"
+                )));
+            }
+        }
+        match against_itself(&peer.claims) {
+            Some(why) => Err(PeerError::Malformed(why)),
+            None => Ok(peer),
+        }
     }
 
     /// Removes a lease. Returns the keys of all objects whose wanted state may have changed.
@@ -225,35 +215,38 @@ impl PeerTable {
 
     /// Programs a lease unless we or a programmed one contradict it.
     fn admit(&mut self, key: LeaseKey) {
-        let Some(entry) = self.entries.get(&key) else { return };
-        let claims = &entry.peer.claims;
-        let own = claims.iter().find_map(|claim| self.own.iter().find_map(|own| claim.against_own(*own)));
-        let contradiction = own.or_else(|| {
-            let rivals = self.index.contradicting(&key, claims);
-            let winner = rivals.into_iter().find(|rival| self.programmed.contains(rival))?;
-            Some(format!("contradicts lease {winner}, which is older"))
-        });
-        let objects = if contradiction.is_none() { entry.peer.objects.clone() } else { Vec::new() };
-        let entry = self.entries.get_mut(&key).expect("it was there a moment ago");
-        match contradiction {
-            Some(why) => {
-                entry.problem = Some(Problem::Contradicts(why));
-                self.troubled.insert(key);
-                return;
-            }
-            None if matches!(entry.problem, Some(Problem::Contradicts(_))) => {
-                entry.problem = None;
-                self.troubled.remove(&key);
-            }
-            None => {}
+        let contradiction = self.contradiction(key);
+        let Some(entry) = self.entries.get_mut(&key) else { return };
+        let holds = contradiction.is_none();
+        entry.contradiction = contradiction;
+        if entry.fault.is_some() || !holds {
+            self.troubled.insert(key);
+        } else {
+            self.troubled.remove(&key);
         }
         // One without claims asks for nothing: another backend's, or one that never could be read.
-        if !entry.peer.claims.is_empty() {
-            self.programmed.insert(key);
+        if !holds || entry.peer.claims.is_empty() {
+            return;
         }
-        for object in objects {
+        self.programmed.insert(key);
+        for object in entry.peer.objects.clone() {
             self.want_object(object);
         }
+    }
+
+    /// Why a lease can't hold beside us and those that are programmed.
+    fn contradiction(&self, key: LeaseKey) -> Option<String> {
+        let claims = &self.entries.get(&key)?.peer.claims;
+        let against = |theirs: &[Claim], holder: Holder| {
+            let pairs = claims.iter().flat_map(|claim| theirs.iter().map(move |other| (claim, other)));
+            let why = pairs.into_iter().find_map(|(claim, other)| claim.against(*other, holder))?;
+            Some(format!("{why}; {DELETE}"))
+        };
+        against(&self.own, Holder::Us).or_else(|| {
+            let mut rivals = self.index.contradicting(&key, claims).into_iter();
+            let winner = rivals.find(|rival| self.programmed.contains(rival))?;
+            against(&self.entries.get(&winner)?.peer.claims, Holder::Lease(winner))
+        })
     }
 
     fn want_object(&mut self, object: Object) {

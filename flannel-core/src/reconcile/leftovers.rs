@@ -1,5 +1,7 @@
 //! What other runs and backends left behind, and what the next one should know.
 
+use std::sync::Arc;
+
 use tracing::{info, warn};
 
 use super::{Driver, Reconciler};
@@ -77,14 +79,14 @@ impl<D: Driver> Reconciler<D> {
         }
     }
 
-    /// Notes where nodes are now, for the next start. It is announced when the kernel follows.
-    pub(super) fn note_nodes(&mut self, changes: &[LeaseChange]) {
+    /// Notes the leases, for the next start. They are announced when the kernel follows.
+    pub(super) fn note_leases(&mut self, changes: &[LeaseChange]) {
         self.unstored |= !changes.is_empty();
         self.state.send_if_modified(|state| {
             for change in changes {
                 match &change.after {
-                    Some(lease) => state.note(lease),
-                    None => _ = state.nodes.remove(&change.key),
+                    Some(lease) => _ = state.leases.insert(change.key, Arc::clone(lease)),
+                    None => _ = state.leases.remove(&change.key),
                 }
             }
             false

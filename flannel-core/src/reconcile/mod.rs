@@ -252,13 +252,14 @@ impl<D: Driver> Reconciler<D> {
 
     fn take_leases(&mut self, batch: Vec<Result<LeaseUpdate, SubnetError>>) -> Result<(), BackendError> {
         let was_synced = self.leases.is_synced();
+        let unknown: BTreeSet<LeaseKey> = self.unknown().collect();
         let mut changes = Vec::new();
         for update in batch {
             changes.extend(self.leases.apply(update?));
         }
         changes.retain(|change| change.key != self.own);
         announce(&changes);
-        self.note_nodes(&changes);
+        self.note_leases(&changes);
         let now = Instant::now();
         for LeaseChange { key, after, .. } in changes {
             let touched = match after {
@@ -279,6 +280,11 @@ impl<D: Driver> Reconciler<D> {
         if self.todo.leases {
             self.driver.take_peers(&mut self.peers.iter());
         }
+        if !unknown.is_subset(&self.unknown().collect()) {
+            // What was kept for a record that could not be read is now wanted or nobody's.
+            self.todo.objects = true;
+            self.todo.leases = true;
+        }
         if self.leases.is_synced() && !was_synced {
             // Only now may what nobody wants be deleted, so look at everything once more.
             self.todo.objects = true;
@@ -292,6 +298,7 @@ impl<D: Driver> Reconciler<D> {
         self.peers = PeerTable::new(self.driver.own_objects(), self.driver.own_claims());
         let shared = self.driver.scopes().into_iter().filter(Scope::is_shared);
         self.peers.share(shared.map(|scope| scope.link));
+        self.peers.confine(self.state.borrow().networks);
         for lease in self.leases.iter().filter(|lease| lease.key != self.own) {
             self.peers.put(lease.key, lease.created, self.driver.peer(lease));
         }

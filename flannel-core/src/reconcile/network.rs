@@ -43,6 +43,12 @@ pub async fn register(
     debug!(subnet = %lease.key, underlay = registration.underlay.name, %overlay_mtu, "lease acquired");
     driver.set_lease(&lease);
     let overlay = state.networks;
+    let state = State {
+        store: registration.subnets.place(),
+        config: Some(registration.config.clone()),
+        own: Some(lease.clone()),
+        ..state
+    };
     let mut reconciler = Reconciler::new(driver, kernel, lease.key, state, registration.previous);
     if let Some(options) = registration.chosen_by {
         reconciler.follow(Follower::new(options.clone(), registration.underlay.clone(), overlay));

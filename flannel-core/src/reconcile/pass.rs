@@ -1,6 +1,6 @@
 //! One pass of the loop: look, compare, repair.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 
 use tokio::time::Instant;
@@ -11,6 +11,7 @@ use crate::addr::{MacAddr, Subnet};
 use crate::backend::NetworkStatus;
 use crate::dataplane::{Dataplane, Object, ObjectKey, Op, plan_keys};
 use crate::kernel::{KernelError, Refusal};
+use crate::lease::LeaseKey;
 
 /// How often a pass may follow the one before at once. More means that somebody works against us: then the
 /// retry timer sets the pace.
@@ -141,10 +142,8 @@ impl<D: Driver> Reconciler<D> {
             ops.retain(|op| !matches!(op, Op::Delete(_)));
             return ops;
         }
-        let unknown = self.leases.unknown().chain(self.peers.unknown());
-        let subnets: Vec<Subnet> = unknown
-            .flat_map(|key| key.subnets().iter().map(|(_, subnet)| *subnet).collect::<Vec<_>>())
-            .collect();
+        let subnets = |key: LeaseKey| key.subnets().iter().map(|(_, subnet)| *subnet).collect::<Vec<_>>();
+        let subnets: BTreeSet<Subnet> = self.unknown().flat_map(subnets).collect();
         if !subnets.is_empty() {
             let kept = Kept::new(&self.have, subnets);
             let (withheld, permitted) =
@@ -153,6 +152,11 @@ impl<D: Driver> Reconciler<D> {
             ops = permitted;
         }
         ops
+    }
+
+    /// The leases of which the store says something that can't be read, and of which no good version was seen.
+    pub(super) fn unknown(&self) -> impl Iterator<Item = LeaseKey> + '_ {
+        self.leases.unknown().chain(self.peers.unknown())
     }
 
     /// Notes what came of operations, and returns those that repaired something: all that went through but
@@ -253,12 +257,12 @@ impl<D: Driver> Reconciler<D> {
             && !self.todo.objects
             && !self.todo.devices
             && self.devices.problem.is_none();
-        let bad =
-            self.leases.undecodable().map(|record| format!("record {:?}: {}", record.key, record.reason));
+        let bad = self.leases.undecodable().map(|record| record.to_string());
         let rejected: Vec<_> =
             bad.chain(self.peers.problems().map(|(key, why)| format!("lease {key}: {why}"))).collect();
         let next = NetworkStatus {
             synced: synced || self.status.borrow().synced,
+            recalled: self.leases.recalled(),
             device_problem: self.devices.problem.clone(),
             underlay_problem: self.underlay_problem(),
             peers: self.peers.programmed(),
@@ -269,7 +273,8 @@ impl<D: Driver> Reconciler<D> {
             ..self.status.borrow().clone()
         };
         self.status.send_if_modified(|status| {
-            for news in next.rejected.iter().filter(|reason| !status.rejected.contains(reason)) {
+            let told: HashSet<&String> = status.rejected.iter().collect();
+            for news in next.rejected.iter().filter(|reason| !told.contains(reason)) {
                 warn!(error = %news, "lease not used");
             }
             let changed = *status != next;
@@ -289,28 +294,30 @@ struct Cause {
     looked: bool,
 }
 
-/// What hangs together with subnets of which the store says something that can't be read.
+/// What hangs together with subnets of which the store says something that can't be read. Only these very
+/// subnets: a record of the whole network must not keep what others left.
 struct Kept {
-    subnets: Vec<Subnet>,
+    subnets: BTreeSet<Subnet>,
+    bases: BTreeSet<IpAddr>,
     macs: BTreeSet<MacAddr>,
 }
 
 impl Kept {
-    fn new(have: &Dataplane, subnets: Vec<Subnet>) -> Self {
-        let inside = |addr: IpAddr| subnets.iter().any(|subnet| subnet.contains(addr));
+    fn new(have: &Dataplane, subnets: BTreeSet<Subnet>) -> Self {
+        let bases: BTreeSet<IpAddr> = subnets.iter().map(|subnet| subnet.base()).collect();
         let macs = have.iter().filter_map(|object| match object {
-            Object::Neighbour(neighbour) if inside(neighbour.addr) => Some(neighbour.mac),
+            Object::Neighbour(neighbour) if bases.contains(&neighbour.addr) => Some(neighbour.mac),
             _ => None,
         });
-        Self { macs: macs.collect(), subnets }
+        Self { macs: macs.collect(), bases, subnets }
     }
 
     fn covers(&self, object: &Object) -> bool {
         match object {
             Object::Address(_) => false,
-            Object::Neighbour(neighbour) => self.subnets.iter().any(|subnet| subnet.contains(neighbour.addr)),
+            Object::Neighbour(neighbour) => self.bases.contains(&neighbour.addr),
             Object::Fdb(entry) => self.macs.contains(&entry.mac),
-            Object::Route(route) => self.subnets.iter().any(|subnet| subnet.covers(route.dst)),
+            Object::Route(route) => self.subnets.contains(&route.dst),
         }
     }
 }

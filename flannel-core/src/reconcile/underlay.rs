@@ -62,16 +62,22 @@ impl<D: Driver> Reconciler<D> {
     }
 
     /// Says what is to be published, once the devices are what it says.
-    pub(super) fn announce_attrs(&self) {
+    pub(super) fn announce_attrs(&mut self) {
         if self.todo.devices || self.todo.peers || self.devices.problem.is_some() {
             return;
         }
         let attrs = self.driver.attrs();
-        self.attrs.send_if_modified(|current| {
-            let changed = *current != attrs;
-            *current = attrs;
-            changed
+        if *self.attrs.borrow() == attrs {
+            return;
+        }
+        self.state.send_if_modified(|state| {
+            if let Some(own) = &mut state.own {
+                own.attrs = attrs.clone();
+            }
+            false
         });
+        self.unstored = true;
+        self.attrs.send_replace(attrs);
     }
 }
 

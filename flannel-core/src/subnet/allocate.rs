@@ -4,6 +4,7 @@
 //! then the subnets it had before a restart, then a free one at random. Each family is decided for itself, so
 //! a network that gains IPv6 keeps its IPv4 subnets. Upstream: `pkg/subnet/etcd/local_manager.go`.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use super::SubnetError;
@@ -120,6 +121,7 @@ pub fn decide(
         )));
     };
     let is_mine = |record: &&Record| record.lease.attrs.public_ips.get(family) == Some(me);
+    let listing = &without_absurd(config, listing, |record| is_mine(&record));
     let stays =
         |record: &&Record| fits(config, record.lease.key) && !loses(listing, record, |other| is_mine(&other));
     let age = |record: &&Record| (record.lease.created, record.lease.key);
@@ -153,6 +155,27 @@ pub fn decide(
     Ok(match old {
         Some(old) => Decision::Replace { old: old.clone(), new },
         None => Decision::Take(new),
+    })
+}
+
+/// The listing without what covers a whole network: no node uses such a record, and it must keep none from a
+/// subnet of its own. Our own one stays, to be replaced.
+fn without_absurd<'a>(
+    config: &NetworkConfig,
+    listing: &'a Listing,
+    is_mine: impl Fn(&Record) -> bool,
+) -> Cow<'a, Listing> {
+    let covers_all = |(family, subnet): (Family, &Subnet)| {
+        config.networks.get(family).is_some_and(|network| subnet.covers(network.network))
+    };
+    let absurd = |key: LeaseKey| key.subnets().iter().any(covers_all);
+    let drop_record = |record: &Record| absurd(record.lease.key) && !is_mine(record);
+    if !listing.records.iter().any(drop_record) && !listing.taken.iter().any(|taken| absurd(taken.key)) {
+        return Cow::Borrowed(listing);
+    }
+    Cow::Owned(Listing {
+        records: listing.records.iter().filter(|record| !drop_record(record)).cloned().collect(),
+        taken: listing.taken.iter().filter(|taken| !absurd(taken.key)).copied().collect(),
     })
 }
 

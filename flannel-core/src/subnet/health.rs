@@ -1,5 +1,6 @@
 //! The status of a store, shared by all its tasks.
 
+use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -65,8 +66,9 @@ impl Health {
         self.status.send_if_modified(|status| {
             let news = status.undecodable != records;
             if news {
-                for record in records.iter().filter(|record| !status.undecodable.contains(record)) {
-                    warn!(store = self.store, key = record.key, error = record.reason, "record skipped");
+                let told: HashSet<&BadRecord> = status.undecodable.iter().collect();
+                for record in records.iter().filter(|record| !told.contains(record)) {
+                    warn!(store = self.store, error = %record, "record skipped");
                 }
                 status.undecodable = records;
             }

@@ -6,6 +6,7 @@ pub mod etcd;
 mod health;
 mod hold;
 pub mod local;
+mod remembering;
 mod timing;
 
 use std::convert::Infallible;
@@ -22,6 +23,7 @@ use crate::config::{ConfigError, NetworkConfig};
 use crate::lease::{BadRecord, Lease, LeaseAttrs, LeaseKey, LeaseUpdate};
 
 pub use hold::hold_and_publish;
+pub use remembering::{Memory, Remembering};
 
 /// A lease watch. The store reconnects by itself and the stream never ends by itself. An `Err` is final.
 pub type LeaseStream = BoxStream<'static, Result<LeaseUpdate, SubnetError>>;
@@ -56,6 +58,12 @@ pub trait SubnetManager: Send + Sync {
 
     /// Connected or not, and how old the last confirmed knowledge is.
     fn status(&self) -> watch::Receiver<StoreStatus>;
+
+    /// What tells this store from others as far as that can be said without asking it, such as etcd's prefix.
+    /// What was stored under another place is not used.
+    fn place(&self) -> String {
+        String::new()
+    }
 }
 
 /// How well the store is known.
@@ -174,6 +182,12 @@ pub enum SubnetError {
         /// Who has it.
         holder: String,
     },
+    /// The store is back after a start without it, with another configuration than the one that was stored.
+    #[error(
+        "the network config in the store is not the one this node was started with while the store was away; \
+         start again to use it"
+    )]
+    ConfigChanged,
     /// The configuration and the leases in the store contradict each other.
     #[error("{0}")]
     Conflict(String),

@@ -1,5 +1,8 @@
 //! Fakes and generators for tests of backends and agents. Feature `testing`.
 
+#[doc(hidden)]
+pub mod fuzz;
+pub mod hostile;
 mod kernel;
 mod store;
 mod strategies;

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
-use futures::StreamExt;
 use futures::channel::mpsc;
+use futures::{StreamExt, stream};
 use tokio::sync::watch;
 
 use crate::addr::{Family, PerFamily};
@@ -19,12 +19,12 @@ use crate::subnet::{LeaseStream, StoreStatus, SubnetError, SubnetManager};
 #[derive(Clone)]
 pub struct FakeStore {
     state: Arc<Mutex<State>>,
-    config: NetworkConfig,
+    away: watch::Sender<bool>,
     status: watch::Sender<StoreStatus>,
 }
 
-#[derive(Default)]
 struct State {
+    config: NetworkConfig,
     leases: BTreeMap<LeaseKey, Lease>,
     created: u64,
     watchers: Vec<mpsc::UnboundedSender<LeaseUpdate>>,
@@ -40,7 +40,45 @@ impl FakeStore {
     /// An empty store with this network configuration.
     pub fn new(config: NetworkConfig) -> Self {
         let status = StoreStatus { connected: true, problem: String::new(), ..StoreStatus::unknown() };
-        Self { state: Arc::default(), config, status: watch::Sender::new(status) }
+        let state = State { config, leases: BTreeMap::new(), created: 0, watchers: Vec::new() };
+        Self {
+            state: Arc::new(Mutex::new(state)),
+            away: watch::Sender::new(false),
+            status: watch::Sender::new(status),
+        }
+    }
+
+    /// Lets it answer nothing but errors from now on, or again as before. Watches that began stay.
+    pub fn set_away(&self, away: bool) {
+        self.away.send_replace(away);
+        self.status.send_modify(|status| {
+            if away {
+                status.fail("away".to_owned());
+            } else {
+                status.succeed();
+            }
+        });
+    }
+
+    /// Writes another network configuration.
+    pub fn set_config(&self, config: NetworkConfig) {
+        self.lock().config = config;
+    }
+
+    fn answer(&self) -> Result<MutexGuard<'_, State>, SubnetError> {
+        if *self.away.borrow() {
+            return Err(SubnetError::Unavailable { what: "ask the store".to_owned(), source: "away".into() });
+        }
+        Ok(self.lock())
+    }
+
+    fn watch_now(&self) -> LeaseStream {
+        let (sender, updates) = mpsc::unbounded();
+        let mut state = self.lock();
+        let leases = state.leases.values().cloned().collect();
+        let _ = sender.unbounded_send(LeaseUpdate::Snapshot { leases, undecodable: Vec::new() });
+        state.watchers.push(sender);
+        updates.map(Ok).boxed()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -77,7 +115,7 @@ impl FakeStore {
         self.lock().leases.values().cloned().collect()
     }
 
-    fn free_subnets(&self, state: &State) -> Option<LeaseKey> {
+    fn free_subnets(state: &State) -> Option<LeaseKey> {
         let taken = |candidate: &crate::addr::Subnet| {
             let family = candidate.family();
             state
@@ -86,7 +124,7 @@ impl FakeStore {
                 .any(|key| key.subnet(family).is_some_and(|subnet| subnet.overlaps(*candidate)))
         };
         let free = |family: Family| {
-            let range = self.config.networks.get(family)?.range?;
+            let range = state.config.networks.get(family)?.range?;
             (0..range.count()).filter_map(|index| range.nth(index)).find(|candidate| !taken(candidate))
         };
         LeaseKey::new(PerFamily::from_fn(free))
@@ -96,20 +134,20 @@ impl FakeStore {
 #[async_trait]
 impl SubnetManager for FakeStore {
     async fn network_config(&self) -> Result<NetworkConfig, SubnetError> {
-        Ok(self.config.clone())
+        Ok(self.answer()?.config.clone())
     }
 
     async fn published_attrs(
         &self,
         public_ips: &PerFamily<IpAddr>,
     ) -> Result<Option<LeaseAttrs>, SubnetError> {
-        let state = self.lock();
+        let state = self.answer()?;
         let own = state.leases.values().find(|lease| lease.attrs.public_ips == *public_ips);
         Ok(own.map(|lease| lease.attrs.clone()))
     }
 
     async fn acquire_lease(&self, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
-        let mut state = self.lock();
+        let mut state = self.answer()?;
         let own = state.leases.values().find(|lease| lease.attrs.public_ips == attrs.public_ips);
         let found = own.map(|lease| (lease.key, lease.created));
         state.created += 1;
@@ -117,7 +155,7 @@ impl SubnetManager for FakeStore {
         let (key, created) = match found {
             Some(found) => found,
             None => (
-                self.free_subnets(&state)
+                Self::free_subnets(&state)
                     .ok_or_else(|| SubnetError::Conflict("no free subnet".to_owned()))?,
                 created,
             ),
@@ -142,12 +180,13 @@ impl SubnetManager for FakeStore {
     }
 
     fn watch_leases(&self) -> LeaseStream {
-        let (sender, updates) = mpsc::unbounded();
-        let mut state = self.lock();
-        let leases = state.leases.values().cloned().collect();
-        let _ = sender.unbounded_send(LeaseUpdate::Snapshot { leases, undecodable: Vec::new() });
-        state.watchers.push(sender);
-        updates.map(Ok).boxed()
+        let (store, mut away) = (self.clone(), self.away.subscribe());
+        let back = async move {
+            // It fails only if the store is gone, and this holds one.
+            let _ = away.wait_for(|away| !away).await;
+            store.watch_now()
+        };
+        stream::once(back).flatten().boxed()
     }
 
     fn status(&self) -> watch::Receiver<StoreStatus> {

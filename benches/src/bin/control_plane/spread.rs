@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use flannel_benches::Fallible;
@@ -13,6 +13,7 @@ use flannel_core::dataplane::{Object, ObjectKey};
 use flannel_core::kernel::{Kernel, KernelEvent};
 use flannel_core::netlink::Netlink;
 use flannel_lab::netns::Netns;
+use tokio::sync::oneshot;
 
 use crate::bed::{Bed, delete, put};
 
@@ -32,7 +33,8 @@ pub(crate) fn run(bed: &Bed, singles: u32) -> Fallible<()> {
     eprintln!("{}, {} leases in etcd: spread", bed.backend, bed.leases);
     let agent = bed.start()?;
     bed.wait_ready()?;
-    let mut news = listen(bed.netns())?;
+    let mut listener = Listener::start(bed.netns())?;
+    let news = &mut listener.news;
     let backend = bed.backend.as_str();
 
     let (mut single, mut gone) = (Sample::new(), Sample::new());
@@ -40,12 +42,12 @@ pub(crate) fn run(bed: &Bed, singles: u32) -> Fallible<()> {
         for n in bed.leases..bed.leases + singles {
             let start = Instant::now();
             put(client, backend, n..n + 1).await?;
-            single.push(millis(start, until(&mut news, n..n + 1, true)));
+            single.push(millis(start, until(news, n..n + 1, true)));
             // Not in step with anything.
             tokio::time::sleep(Duration::from_millis(fastrand::u64(5..15))).await;
             let start = Instant::now();
             delete(client, n..n + 1).await?;
-            gone.push(millis(start, until(&mut news, n..n + 1, false)));
+            gone.push(millis(start, until(news, n..n + 1, false)));
         }
         Ok(())
     })?;
@@ -55,9 +57,9 @@ pub(crate) fn run(bed: &Bed, singles: u32) -> Fallible<()> {
         bed.store(async |client| {
             let start = Instant::now();
             put(client, backend, leases.clone()).await?;
-            burst.push(millis(start, until(&mut news, leases.clone(), true)));
+            burst.push(millis(start, until(news, leases.clone(), true)));
             delete(client, leases.clone()).await?;
-            until(&mut news, leases.clone(), false);
+            until(news, leases.clone(), false);
             Ok(())
         })?;
     }
@@ -88,25 +90,43 @@ fn until(news: &mut Receiver<News>, leases: std::ops::Range<u32>, put: bool) -> 
     }
 }
 
-/// Hears of the routes in a namespace until the receiver goes.
-fn listen(netns: &Netns) -> Fallible<Receiver<News>> {
-    let (sender, receiver) = channel();
-    let (opened, is_open) = channel();
-    let netns = netns.clone();
-    thread::spawn(move || {
-        let hear = || {
+/// Hears of the routes in a namespace until it is dropped.
+struct Listener {
+    news: Receiver<News>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Listener {
+    fn start(netns: &Netns) -> Fallible<Self> {
+        let (sender, news) = channel();
+        let (opened, is_open) = channel();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let netns = netns.clone();
+        let hear = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let runtime = runtime.expect("a runtime");
-            runtime.block_on(async {
+            runtime.expect("a runtime").block_on(async {
                 let mut kernel = Netlink::open().expect("netlink");
                 let _ = opened.send(());
-                while forward(&kernel.events().await, &sender) {}
+                let hear = async { while forward(&kernel.events().await, &sender) {} };
+                tokio::select! {
+                    () = hear => {}
+                    _ = stopped => {}
+                }
             });
         };
-        let _ = netns.enter(hear);
-    });
-    is_open.recv()?;
-    Ok(receiver)
+        let thread = thread::spawn(move || _ = netns.enter(hear));
+        is_open.recv()?;
+        Ok(Self { news, stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // It may have ended, then nobody hears it.
+        let _ = self.stop.take().map(|stop| stop.send(()));
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
 }
 
 fn forward(events: &[KernelEvent], to: &Sender<News>) -> bool {

@@ -9,8 +9,9 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 
+use super::super::fuzz::every_way;
 use super::super::message::{Datagram, Message, Verdict, split};
-use super::super::{decode, encode, events, link};
+use super::super::{encode, events, link};
 use crate::addr::{Family, LinkIndex, MacAddr, Mtu, Subnet, Vni};
 use crate::dataplane::{Address, FdbEntry, Neighbour, Object, Op, Route};
 use crate::kernel::{KernelEvent, LinkOp, VxlanLink};
@@ -118,7 +119,7 @@ proptest! {
         let message = Message {
             kind: Rtm::from(kind), flags: NlmF::from_bits_retain(flags), seq: 0, port: 0, body: &bytes,
         };
-        decode_every_way(&message);
+        every_way(&message);
         // The same behind a header that fits.
         let mut datagram = (bytes.len() as u32 + 16).to_ne_bytes().to_vec();
         datagram.extend([kind.to_ne_bytes(), flags.to_ne_bytes()].concat());
@@ -140,7 +141,7 @@ proptest! {
         _ = decoded(&bytes);
         _ = decoded(&bytes[..cut.index(bytes.len())]);
         for message in split(&bytes).flatten() {
-            decode_every_way(&message);
+            every_way(&message);
         }
     }
 
@@ -166,18 +167,6 @@ proptest! {
         prop_assert_eq!(link.mac, Some(MacAddr([2, 0, 0, 0, 0, 1])));
         prop_assert_eq!(link.vxlan.as_ref(), Some(&vxlan));
     }
-}
-
-fn decode_every_way(message: &Message<'_>) {
-    _ = message.verdict();
-    _ = link::link(message);
-    _ = link::gone(message);
-    _ = decode::address(message);
-    _ = decode::address_sight(message);
-    _ = decode::neighbour_sight(message);
-    _ = decode::route_sight(message);
-    _ = decode::default_route(message);
-    _ = decode::lookup(message);
 }
 
 fn vxlan() -> impl Strategy<Value = VxlanLink> {

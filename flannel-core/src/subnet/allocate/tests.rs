@@ -222,6 +222,7 @@ proptest! {
         listed in any_listing(), previous in proptest::option::of(any_key()), text in 0..3_usize, seed: u64,
     ) {
         let config = config([V4, DUAL, V6][text]);
+        let listed = without_absurd(&config, &listed, |record| record.lease.attrs == attrs(1)).into_owned();
         let decision = decide(&config, &listed, &attrs(1), previous, &mut fastrand::Rng::with_seed(seed));
         let keys = |replaced: Option<LeaseKey>| -> Vec<LeaseKey> {
             (listed.records.iter().map(|record| record.lease.key))
@@ -293,4 +294,20 @@ fn an_unreadable_record_of_our_previous_subnets_is_ours_again() {
     assert!(matches!(decision, Decision::Take(_)), "{decision:?}");
     let decision = run(V4, &listed, Some("10.5.1.0-24")).unwrap();
     assert!(matches!(decision, Decision::Take(key) if key.to_string() == "10.5.3.0-24"), "{decision:?}");
+}
+
+#[test]
+fn a_record_of_the_whole_network_takes_nothing_away() {
+    let whole = config(V4).networks.v4.unwrap().network.to_string().replace('/', "-");
+    for key in [whole.as_str(), "10.0.0.0-8"] {
+        let mut listed = listing(&[record(key, 2, 1)]);
+        assert!(matches!(run(V4, &listed, None), Ok(Decision::Take(_))), "{key}");
+        listed.taken = vec![Taken { key: key.parse().unwrap(), created: 1 }];
+        assert!(matches!(run(V4, &listed, None), Ok(Decision::Take(_))), "{key}");
+        // Ours is put right.
+        assert!(
+            matches!(run(V4, &listing(&[record(key, 1, 1)]), None), Ok(Decision::Replace { .. })),
+            "{key}"
+        );
+    }
 }

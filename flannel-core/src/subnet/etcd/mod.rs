@@ -87,6 +87,10 @@ impl SubnetManager for EtcdSubnetManager {
     fn status(&self) -> tokio::sync::watch::Receiver<StoreStatus> {
         self.0.health.subscribe()
     }
+
+    fn place(&self) -> String {
+        format!("etcd:{}", self.0.keys.config)
+    }
 }
 
 impl Store {

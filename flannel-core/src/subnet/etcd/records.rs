@@ -9,8 +9,8 @@ use super::error::CallError;
 use crate::addr::PerFamily;
 use crate::config::{LeaseSource, NetworkConfig};
 use crate::lease::{BadRecord, Lease, LeaseAttrs, LeaseKey};
+use crate::subnet::SubnetError;
 use crate::subnet::allocate::{Listing, Record, Taken, occupied, published};
-use crate::subnet::{SubnetError, chain};
 
 /// Keys in one answer. Values have a few hundred bytes, so this stays far below a message's limit.
 const PAGE: i64 = 1000;
@@ -185,15 +185,9 @@ impl Store {
             modified: found.mod_revision(),
             etcd_lease: found.lease(),
         };
-        let key: LeaseKey = match name.parse() {
-            Ok(key) => key,
-            Err(error) => return Err(bad(error.to_string())),
-        };
-        let attrs = std::str::from_utf8(found.value())
-            .map_err(|error| bad(format!("the value is not text: {error}")))
-            .and_then(|text| LeaseAttrs::from_json(text).map_err(|error| bad(chain(&error))))?;
+        let lease = Lease::decode(&name, found.value(), created).map_err(|record| bad(record.reason))?;
         Ok(Stored {
-            lease: Lease { key, attrs, created },
+            lease,
             value: found.value().to_vec(),
             modified: found.mod_revision(),
             etcd_lease: found.lease(),

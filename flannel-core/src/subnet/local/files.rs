@@ -13,8 +13,8 @@ use crate::subnet::allocate::{Listing, Record, Taken, occupied};
 
 /// How long to wait for the lock. A holder works for milliseconds; who takes longer hangs.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
-/// The largest value that is read, in bytes; real ones have a few hundred.
-const MAX_VALUE: u64 = 1 << 20;
+/// The largest value that is read, in bytes.
+const MAX_VALUE: u64 = LeaseAttrs::MAX_BYTES as u64;
 /// The mode of a lease's file, and that of a reservation, which nobody may write.
 const MODE: u32 = 0o600;
 const RESERVED_MODE: u32 = 0o400;
@@ -263,10 +263,9 @@ fn read_entry(path: &Path, name: &str, meta: &fs::Metadata) -> io::Result<Entry>
         created,
         reserved: is_reserved(meta),
     };
-    let key: LeaseKey = match name.parse() {
-        Ok(key) => key,
-        Err(error) => return Ok(bad(error.to_string())),
-    };
+    if let Err(error) = name.parse::<LeaseKey>() {
+        return Ok(bad(error.to_string()));
+    }
     if !meta.is_file() {
         return Ok(bad("it is not a regular file".to_owned()));
     }
@@ -280,14 +279,9 @@ fn read_entry(path: &Path, name: &str, meta: &fs::Metadata) -> io::Result<Entry>
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(error),
         Err(error) => return Ok(bad(format!("it can't be read: {error}"))),
     }
-    let attrs = std::str::from_utf8(&text)
-        .map_err(|error| format!("the value is not text: {error}"))
-        .and_then(|text| LeaseAttrs::from_json(text).map_err(|error| crate::subnet::chain(&error)));
-    Ok(match attrs {
-        Ok(attrs) => {
-            Entry::Record(Record { lease: Lease { key, attrs, created }, reserved: is_reserved(meta) })
-        }
-        Err(reason) => bad(reason),
+    Ok(match Lease::decode(name, &text, created) {
+        Ok(lease) => Entry::Record(Record { lease, reserved: is_reserved(meta) }),
+        Err(record) => bad(record.reason),
     })
 }
 

@@ -132,6 +132,10 @@ impl SubnetManager for LocalSubnetManager {
     fn status(&self) -> tokio::sync::watch::Receiver<StoreStatus> {
         self.0.health.subscribe()
     }
+
+    fn place(&self) -> String {
+        format!("local:{}", self.0.folder.root.display())
+    }
 }
 
 impl Store {

@@ -1,0 +1,126 @@
+//! Records that can't be used: each is refused by name, and nobody else notices.
+
+use flannel_core::testing::hostile::{Hostile, Scene};
+use flannel_lab::cluster::Cluster;
+use flannel_lab::kernel_state::KernelState;
+use flannel_lab::wait::eventually;
+
+use crate::backends::{BackendCase, on_every_backend};
+use crate::harness::{Bed, LocalFolder, Monitor, SOON, Store, Traffic, http_get};
+
+on_every_backend!(hostile_records_are_refused_by_name, a_record_is_used_once_its_rival_is_gone);
+
+fn bed(case: &'static BackendCase) -> Bed<LocalFolder> {
+    let cluster = Cluster::builder().nodes(3).families(case.widest()).build().unwrap();
+    let mut bed = Bed::new(cluster, LocalFolder::new(), case, case.widest());
+    bed.start_all();
+    (1..=3).for_each(|number| bed.wait_for_peers(number, 2));
+    bed
+}
+
+fn readyz(bed: &Bed<LocalFolder>) -> String {
+    http_get(bed.netns(1), 8471, "/readyz")
+}
+
+/// Waits until node 1 is ready and says so of every record.
+#[track_caller]
+fn wait_until_named(bed: &Bed<LocalFolder>, records: &[&Hostile]) {
+    for record in records {
+        eventually(SOON, &format!("{}: {:?}", record.name, record.says), || {
+            let answer = readyz(bed);
+            let named = answer.starts_with("HTTP/1.1 200") && record.is_named_by(&answer);
+            if named { Ok(()) } else { Err(answer) }
+        });
+    }
+}
+
+#[track_caller]
+fn wait_until_green(bed: &Bed<LocalFolder>, name: &str) {
+    eventually(SOON, &format!("{name}: nothing to say"), || {
+        let answer = readyz(bed);
+        if answer.ends_with("flanneld is ready") { Ok(()) } else { Err(answer) }
+    });
+}
+
+fn hostile_records_are_refused_by_name(case: &'static BackendCase) {
+    let mut bed = bed(case);
+    let pods = [bed.pod(1), bed.pod(2)];
+    let traffic = [Traffic::between(&pods[0], &pods[1]), Traffic::between(&pods[1], &pods[0])];
+    let text = |(key, value): (String, serde_json::Value)| (key, value.to_string());
+    let scene = Scene {
+        kind: case.kind,
+        own: text(bed.record_of(1)),
+        peer: text(bed.record_of(2)),
+        stranger: case.record(240),
+    };
+    let state = bed.state(1);
+    let whole = KernelState::of(bed.netns(1)).unwrap();
+    let monitor = Monitor::start(bed.netns(1));
+    let cases = scene.cases();
+    for record in &cases {
+        bed.store.put_bytes(&record.key, &record.value);
+        wait_until_named(&bed, &[record]);
+        bed.store.delete(&record.key);
+        wait_until_green(&bed, record.name);
+    }
+    assert_eq!(monitor.seen(), Vec::<String>::new(), "nothing is written");
+    assert_eq!(KernelState::of(bed.netns(1)).unwrap(), whole);
+
+    // All at once, as far as they have keys of their own, and over a restart.
+    let mut together: Vec<&Hostile> = Vec::new();
+    for record in &cases {
+        if !together.iter().any(|other| other.key == record.key) {
+            bed.store.put_bytes(&record.key, &record.value);
+            together.push(record);
+        }
+    }
+    wait_until_named(&bed, &together);
+    let [there, back] = traffic;
+    there.go_on(50);
+    if !case.in_kernel {
+        // Its packets wait for the agent.
+        there.assert_no_loss();
+        back.assert_no_loss();
+        bed.kill(1);
+        bed.start(1);
+        wait_until_named(&bed, &together);
+        bed.wait_for_state(1, "the same state after a restart", &state);
+        return;
+    }
+    bed.kill(1);
+    bed.start(1);
+    wait_until_named(&bed, &together);
+    assert_eq!(bed.state(1), state);
+    for record in &together {
+        bed.store.delete(&record.key);
+    }
+    wait_until_green(&bed, "all");
+    assert_eq!(bed.state(1), state);
+    there.go_on(50);
+    there.assert_no_loss();
+    back.assert_no_loss();
+    assert_eq!(monitor.seen(), Vec::<String>::new(), "nothing is written by all of them together");
+}
+
+fn a_record_is_used_once_its_rival_is_gone(case: &'static BackendCase) {
+    let bed = bed(case);
+    let (key, value) = case.record(230);
+    bed.store.put(&key, &value);
+    bed.wait_for_peers(1, 3);
+    let state = bed.state(1);
+    // Its lower half, by another node.
+    let (rival, rival_value) = (key.replacen("-24", "-25", 1), case.record(231).1);
+    bed.store.put(&rival, &rival_value);
+    eventually(SOON, "a word about the younger", || {
+        readyz(&bed).contains(&format!("of lease {key}, which is older"))
+    });
+    assert_eq!(bed.state(1), state);
+    bed.store.delete(&key);
+    wait_until_green(&bed, "the rival alone");
+    bed.wait_for_peers(1, 3);
+    if case.in_kernel {
+        assert!(bed.state(1).to_string().contains("10.244.230.0/25"), "{}", bed.state(1));
+    }
+    bed.store.delete(&rival);
+    bed.wait_for_peers(1, 2);
+}

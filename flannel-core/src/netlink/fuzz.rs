@@ -1,0 +1,67 @@
+//! The decoding of netlink as one function of bytes, for fuzzing.
+
+use super::message::{Datagram, Message, split};
+use super::{decode, encode, events, link};
+use crate::dataplane::{Object, Op};
+use crate::kernel::KernelEvent;
+
+/// Decodes a datagram in every way there is.
+///
+/// # Panics
+/// If a message reaches past its datagram, if bytes behind the datagram count, or if an object is not the same
+/// after it was encoded and decoded.
+pub(crate) fn datagram(data: &[u8]) {
+    let within = data.as_ptr_range();
+    for message in split(data).flatten() {
+        let body = message.body.as_ptr_range();
+        assert!(body.is_empty() || within.start <= body.start && body.end <= within.end);
+        every_way(&message);
+    }
+    let seen = decoded(data);
+    for object in seen.iter().filter_map(|event| match event {
+        KernelEvent::Put(object) => Some(object),
+        _ => None,
+    }) {
+        again(object);
+    }
+    // What lies behind the datagram in its buffer is another one's.
+    let mut longer = data.to_vec();
+    longer.extend([0xff; 64]);
+    assert_eq!(decoded(&longer[..data.len()]), seen);
+}
+
+fn decoded(datagram: &[u8]) -> Vec<KernelEvent> {
+    let mut events = Vec::new();
+    events::decode_all(datagram, &mut events);
+    events
+}
+
+/// All decoders, whatever the kind: a dump chooses by what was asked, not by what came.
+pub(super) fn every_way(message: &Message<'_>) {
+    _ = message.verdict();
+    _ = link::link(message);
+    _ = link::gone(message);
+    _ = decode::address(message);
+    _ = decode::address_sight(message);
+    _ = decode::neighbour_sight(message);
+    _ = decode::route_sight(message);
+    _ = decode::default_route(message);
+    _ = decode::lookup(message);
+}
+
+fn again(object: &Object) {
+    // We write no others: routes that hold more than our type can say, and links past 31 bits.
+    let number = match object {
+        Object::Route(route) if !route.plain => return,
+        Object::Route(route) => route.link.map_or(0, |link| link.0),
+        Object::Address(address) => address.link.0,
+        Object::Neighbour(neighbour) => neighbour.link.0,
+        Object::Fdb(entry) => entry.link.0,
+    };
+    if i32::try_from(number).is_err() {
+        return;
+    }
+    let mut datagram = Datagram::default();
+    encode::op(&mut datagram, &Op::Create(*object), 1, false);
+    assert_eq!(decoded(datagram.bytes()), [KernelEvent::Put(*object)]);
+}

@@ -1,0 +1,124 @@
+//! What an agent remembers over restarts, in a file beside the subnet file.
+//!
+//! It proves later what is ours although nothing in the kernel says so: the devices of a backend that the
+//! node had before, routes of a network that it had before, routes that a Go agent wrote for a node that
+//! has left since. And with config and leases in it an agent can start while the store is away
+//! ([`crate::subnet::Remembering`]). Without it, or with a damaged one, an agent works all the same, leaves
+//! alone what it can't prove, and waits for the store.
+
+mod keeper;
+#[cfg(test)]
+mod tests;
+pub(crate) mod wire;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+pub use keeper::Keeper;
+
+use crate::addr::{PerFamily, Subnet, Vni};
+use crate::atomic_file;
+use crate::config::NetworkConfig;
+use crate::lease::{Lease, LeaseKey};
+
+/// A VXLAN device of a backend.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Its name.
+    pub name: String,
+    /// Its VNI.
+    pub vni: Vni,
+}
+
+/// What an agent remembers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct State {
+    /// The kind of the backend.
+    pub backend: String,
+    /// The overlay networks.
+    pub networks: PerFamily<Subnet>,
+    /// The devices that the backend made.
+    pub devices: Vec<Device>,
+    /// The leases of other nodes. Those of an older agent's file have nothing but underlay addresses.
+    pub leases: BTreeMap<LeaseKey, Arc<Lease>>,
+    /// The store all that came from ([`crate::subnet::SubnetManager::place`]); empty if that is unknown.
+    pub store: String,
+    /// The network config; `None` in an older agent's file.
+    pub config: Option<NetworkConfig>,
+    /// The lease of this node; `None` in an older agent's file.
+    pub own: Option<Lease>,
+    /// When it was written, in seconds since 1970; 0 if that is unknown.
+    pub saved: u64,
+}
+
+impl State {
+    /// The bytes of the file.
+    pub fn encode(&self) -> String {
+        wire::encode(self)
+    }
+
+    /// Reads the bytes of a file; the error says what is wrong with them.
+    pub fn decode(bytes: &[u8]) -> Result<Self, String> {
+        wire::decode(bytes)
+    }
+
+    /// Puts the file in place in one step, for its owner only, dated now.
+    pub fn write(&self, path: &Path) -> Result<(), StateFileError> {
+        let saved = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let text = Self { saved, ..self.clone() }.encode();
+        atomic_file::replace(path, text.as_bytes(), 0o600)
+            .map_err(|source| StateFileError { path: path.to_owned(), source })
+    }
+}
+
+/// How long ago something was saved, in words for the log.
+pub fn age(saved: u64) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    match now.checked_sub(saved) {
+        _ if saved == 0 => "at an unknown time".to_owned(),
+        Some(seconds @ 0..120) => format!("{seconds} s ago"),
+        Some(seconds @ 120..7200) => format!("{} min ago", seconds / 60),
+        Some(seconds @ 7200..172_800) => format!("{} h ago", seconds / 3600),
+        Some(seconds) => format!("{} days ago", seconds / 86_400),
+        None => "at a time that this host's clock has not reached".to_owned(),
+    }
+}
+
+/// The state file can't be written.
+#[derive(Debug, thiserror::Error)]
+#[error("can't write the state file {}", path.display())]
+pub struct StateFileError {
+    /// Where it was to be.
+    pub path: PathBuf,
+    /// Why not.
+    #[source]
+    pub source: io::Error,
+}
+
+/// What was found in a state file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Recalled {
+    /// The state; `None` if there is none that can be used.
+    pub state: Option<State>,
+    /// Why a file that is there can't be used, for the log.
+    pub problem: Option<String>,
+}
+
+/// Reads what an earlier run stored. It never fails: without it the agent merely can prove less.
+pub fn read(path: &Path) -> Recalled {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Recalled::default(),
+        Err(error) => return Recalled { state: None, problem: Some(format!("can't be read: {error}")) },
+    };
+    match State::decode(&bytes) {
+        Ok(state) => Recalled { state: Some(state), problem: None },
+        Err(problem) => Recalled { state: None, problem: Some(problem) },
+    }
+}

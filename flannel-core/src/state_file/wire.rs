@@ -1,0 +1,165 @@
+//! The form of the state file: JSON with a version and a checksum. Pure.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{Device, State};
+use crate::addr::{Family, PerFamily, Subnet};
+use crate::config::{LeaseSource, NetworkConfig};
+use crate::gojson::GoObject;
+use crate::lease::{Lease, LeaseAttrs, LeaseKey};
+
+/// The form that is written. Another form gets another number. Version 1 had no config and, instead of leases,
+/// the addresses of nodes.
+const VERSION: u32 = 2;
+
+#[derive(Serialize, Deserialize)]
+struct Envelope {
+    version: u32,
+    /// Of the bytes of `state`, as they are written.
+    checksum: String,
+    state: Box<RawValue>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WireV1 {
+    backend: String,
+    networks: Vec<Subnet>,
+    devices: Vec<Device>,
+    nodes: BTreeMap<String, Vec<IpAddr>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Wire {
+    saved: u64,
+    store: String,
+    backend: String,
+    networks: Vec<Subnet>,
+    devices: Vec<Device>,
+    config: Option<Box<RawValue>>,
+    own: Option<(String, WireLease)>,
+    leases: BTreeMap<String, WireLease>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WireLease {
+    created: u64,
+    /// The value as the store has it.
+    attrs: Box<RawValue>,
+}
+
+impl WireLease {
+    fn of(lease: &Lease) -> Self {
+        Self { created: lease.created, attrs: raw(lease.attrs.to_json()) }
+    }
+
+    fn read(&self, key: &str) -> Result<Lease, String> {
+        Lease::decode(key, self.attrs.get().as_bytes(), self.created).map_err(|bad| bad.to_string())
+    }
+}
+
+fn raw(json: String) -> Box<RawValue> {
+    RawValue::from_string(json).expect("what encodes itself is JSON")
+}
+
+pub(super) fn encode(state: &State) -> String {
+    let wire = Wire {
+        saved: state.saved,
+        store: state.store.clone(),
+        backend: state.backend.clone(),
+        networks: state.networks.iter().map(|(_, network)| *network).collect(),
+        devices: state.devices.clone(),
+        config: state.config.as_ref().map(|config| raw(config.to_json())),
+        own: state.own.as_ref().map(|own| (own.key.to_string(), WireLease::of(own))),
+        leases: state.leases.iter().map(|(key, lease)| (key.to_string(), WireLease::of(lease))).collect(),
+    };
+    let state = serde_json::value::to_raw_value(&wire).expect("strings and numbers always encode");
+    let envelope = Envelope { version: VERSION, checksum: checksum(state.get()), state };
+    let mut text = serde_json::to_string(&envelope).expect("strings and numbers always encode");
+    text.push('\n');
+    text
+}
+
+pub(super) fn decode(bytes: &[u8]) -> Result<State, String> {
+    let envelope: Envelope = serde_json::from_slice(bytes).map_err(bad)?;
+    if ![1, VERSION].contains(&envelope.version) {
+        let version = envelope.version;
+        return Err(format!("has version {version} of another agent; this one reads up to {VERSION}"));
+    }
+    if envelope.checksum != checksum(envelope.state.get()) {
+        return Err("is damaged: its checksum does not fit".to_owned());
+    }
+    if envelope.version == 1 { decode_v1(envelope.state.get()) } else { decode_v2(envelope.state.get()) }
+}
+
+fn decode_v1(text: &str) -> Result<State, String> {
+    let wire: WireV1 = serde_json::from_str(text).map_err(bad)?;
+    let lease = |(key, ips): (String, Vec<IpAddr>)| {
+        let key: LeaseKey = key.parse().map_err(|error| format!("has the node {key:?}: {error}"))?;
+        let attrs = LeaseAttrs { public_ips: per_family(&ips, Family::of), ..LeaseAttrs::default() };
+        Ok((key, Arc::new(Lease { key, attrs, created: 0 })))
+    };
+    Ok(State {
+        backend: wire.backend,
+        networks: per_family(&wire.networks, Subnet::family),
+        devices: wire.devices,
+        leases: wire.nodes.into_iter().map(lease).collect::<Result<_, String>>()?,
+        ..State::default()
+    })
+}
+
+fn decode_v2(text: &str) -> Result<State, String> {
+    let wire: Wire = serde_json::from_str(text).map_err(bad)?;
+    let config = |json: &RawValue| {
+        // All defaults are written out, so a store that hands out subnets shows.
+        let object = GoObject::parse(json.get()).unwrap_or_default();
+        let has_range = ["SubnetLen", "IPv6SubnetLen"].iter().any(|name| object.raw(name).is_some());
+        let source = if has_range { LeaseSource::Store } else { LeaseSource::Assigned };
+        let config = NetworkConfig::parse(json.get(), source);
+        config.map_err(|error| format!("has a config that can't be used: {error}"))
+    };
+    // A peer that can't be read is not known; that is all.
+    let lease = |(key, lease): (&String, &WireLease)| {
+        let lease = lease.read(key).ok()?;
+        Some((lease.key, Arc::new(lease)))
+    };
+    let own = |(key, lease): (String, WireLease)| {
+        lease.read(&key).map_err(|why| format!("has an own lease that can't be used: {why}"))
+    };
+    Ok(State {
+        backend: wire.backend,
+        networks: per_family(&wire.networks, Subnet::family),
+        devices: wire.devices,
+        leases: wire.leases.iter().filter_map(lease).collect(),
+        store: wire.store,
+        config: wire.config.as_deref().map(config).transpose()?,
+        own: wire.own.map(own).transpose()?,
+        saved: wire.saved,
+    })
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "what `map_err` wants")]
+fn bad(error: serde_json::Error) -> String {
+    format!("is no state of an agent: {error}")
+}
+
+/// The last value of each family.
+fn per_family<T: Copy>(values: &[T], family_of: impl Fn(T) -> Family) -> PerFamily<T> {
+    PerFamily::from_fn(|family| values.iter().rev().copied().find(|value| family_of(*value) == family))
+}
+
+/// Puts an envelope around a state, for tests.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) fn seal(version: u32, state: &str) -> String {
+    format!(r#"{{"version":{version},"checksum":"{}","state":{state}}}"#, checksum(state))
+}
+
+/// FNV-1a of 64 bits, in hexadecimal: against damage, not against forgery.
+fn checksum(text: &str) -> String {
+    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    format!("{:016x}", text.bytes().fold(0xcbf2_9ce4_8422_2325, step))
+}

@@ -1,0 +1,253 @@
+//! A store that can be away at the start: what an earlier run stored stands in until the store answers.
+//!
+//! 1. The config is asked of the store. If no answer comes within a second, the stored config is used, the
+//!    stored own lease counts as taken, and the watch begins with [`LeaseUpdate::Recalled`]: peers are
+//!    programmed, nothing is deleted.
+//! 2. Once the store answers, [`SubnetManager::hold_lease`] compares its config with the stored one, takes the
+//!    own lease again, and lets the real watch begin, whose first message is a snapshot. Only then what is
+//!    stale goes.
+//! 3. If the config is another, or somebody else has the subnet, `hold_lease` returns that as an error. The
+//!    kernel's state stays, and a new start goes the usual way.
+//!
+//! So who uses it must poll `hold_lease` while it watches.
+
+use std::convert::Infallible;
+use std::future::pending;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::{StreamExt, stream};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use super::allocate::{holder, is_same_node};
+use super::timing::Backoff;
+use super::{LeaseStream, StoreStatus, SubnetError, SubnetManager, chain};
+use crate::addr::{Family, PerFamily};
+use crate::config::NetworkConfig;
+use crate::lease::{Lease, LeaseAttrs, LeaseKey, LeaseUpdate};
+use crate::state_file::{State, age};
+
+/// How long the store may take to answer the first question before what was stored is used.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What an earlier run knew of the store, enough to start by it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Memory {
+    config: NetworkConfig,
+    own: Lease,
+    peers: Vec<Lease>,
+    saved: u64,
+}
+
+impl Memory {
+    /// Takes what was stored, if it is of this store (`place`, see [`SubnetManager::place`]) and fits together.
+    /// The error says why not.
+    pub fn of(state: &State, place: &str) -> Result<Self, String> {
+        let (Some(config), Some(own)) = (&state.config, &state.own) else {
+            return Err("it has no config and no lease, since an older agent wrote it".to_owned());
+        };
+        if state.store != place {
+            return Err(format!("it is of the store {:?}, but this agent uses {place:?}", state.store));
+        }
+        if state.backend != config.backend.kind {
+            return Err(format!(
+                "it is of backend {:?}, but its config says {:?}",
+                state.backend, config.backend.kind
+            ));
+        }
+        if !fits(config, own.key) {
+            return Err(format!("its lease {} does not fit its config", own.key));
+        }
+        let peers = state.leases.values().map(|lease| Lease::clone(lease)).collect();
+        Ok(Self { config: config.clone(), own: own.clone(), peers, saved: state.saved })
+    }
+}
+
+/// Whether a key has a subnet inside the network of each enabled family, and no other.
+fn fits(config: &NetworkConfig, key: LeaseKey) -> bool {
+    Family::ALL.into_iter().all(|family| match (config.networks.get(family), key.subnet(family)) {
+        (Some(it), Some(subnet)) => it.network.covers(subnet) && it.network.prefix() < subnet.prefix(),
+        (None, None) => true,
+        _ => false,
+    })
+}
+
+/// Where answers come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// The store.
+    Store,
+    /// The memory, until the store confirmed it.
+    Memory,
+    /// The store, but the config came from a memory that turned out to be another node's.
+    Doubt,
+}
+
+/// A store with a memory. Without a memory it is the store itself.
+pub struct Remembering {
+    store: Arc<dyn SubnetManager>,
+    memory: Option<Memory>,
+    mode: watch::Sender<Mode>,
+}
+
+impl Remembering {
+    /// Puts a memory before a store.
+    pub fn new(store: Arc<dyn SubnetManager>, memory: Option<Memory>) -> Self {
+        Self { store, memory, mode: watch::Sender::new(Mode::Store) }
+    }
+
+    /// The memory, while it stands in for the store.
+    fn standing_in(&self) -> Option<&Memory> {
+        self.memory.as_ref().filter(|_| *self.mode.borrow() == Mode::Memory)
+    }
+
+    fn recall(&self, memory: &Memory, why: &str) -> NetworkConfig {
+        warn!(
+            error = why,
+            known = age(memory.saved),
+            peers = memory.peers.len(),
+            subnet = %memory.own.key,
+            "the store does not answer; starting by what an earlier run stored"
+        );
+        self.mode.send_replace(Mode::Memory);
+        memory.config.clone()
+    }
+
+    /// Refuses a config that is not the one this node runs with.
+    async fn check_config(&self, memory: &Memory) -> Result<(), SubnetError> {
+        if self.store.network_config().await? == memory.config {
+            Ok(())
+        } else {
+            Err(SubnetError::ConfigChanged)
+        }
+    }
+
+    /// Waits for the store, and takes the own lease again.
+    async fn confirm(&self, memory: &Memory, own: &Lease) -> Result<Lease, SubnetError> {
+        let (mut backoff, mut told) = (Backoff::new(), String::new());
+        loop {
+            let confirmed = async {
+                self.check_config(memory).await?;
+                self.store.acquire_lease(&own.attrs).await
+            };
+            match confirmed.await {
+                Ok(lease) if lease.key == own.key => {
+                    info!(subnet = %own.key, "the store is back and confirms the lease of this node");
+                    self.mode.send_replace(Mode::Store);
+                    return Ok(lease);
+                }
+                Ok(other) => {
+                    let holder = format!("another node, and this one would get {}", other.key);
+                    return Err(SubnetError::LeaseLost { key: own.key, holder });
+                }
+                Err(error) if can_be_waited_out(&error) || matches!(error, SubnetError::Config { .. }) => {
+                    let why = chain(&error);
+                    // Stores log their outages themselves.
+                    if !matches!(error, SubnetError::Unavailable { .. }) && told != why {
+                        warn!(error = why, "waiting for the store to confirm what was stored");
+                        told = why;
+                    }
+                    tokio::time::sleep(backoff.pause()).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// Whether the store says no more than that it does not know now.
+fn can_be_waited_out(error: &SubnetError) -> bool {
+    error.is_transient() || matches!(error, SubnetError::NoConfig { .. })
+}
+
+#[async_trait]
+impl SubnetManager for Remembering {
+    async fn network_config(&self) -> Result<NetworkConfig, SubnetError> {
+        let Some(memory) = self.memory.as_ref().filter(|_| *self.mode.borrow() == Mode::Store) else {
+            return self.store.network_config().await;
+        };
+        match tokio::time::timeout(PATIENCE, self.store.network_config()).await {
+            Ok(Err(error)) if can_be_waited_out(&error) => Ok(self.recall(memory, &chain(&error))),
+            Ok(answer) => answer,
+            Err(_) => Ok(self.recall(memory, "no answer within a second")),
+        }
+    }
+
+    async fn published_attrs(
+        &self,
+        public_ips: &PerFamily<IpAddr>,
+    ) -> Result<Option<LeaseAttrs>, SubnetError> {
+        match self.standing_in() {
+            Some(memory) => {
+                let own = &memory.own.attrs;
+                let asked = LeaseAttrs { public_ips: *public_ips, ..LeaseAttrs::default() };
+                Ok(is_same_node(own, &asked).then(|| own.clone()))
+            }
+            None => self.store.published_attrs(public_ips).await,
+        }
+    }
+
+    async fn acquire_lease(&self, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
+        if let Some(memory) = self.standing_in() {
+            if is_same_node(&memory.own.attrs, attrs) {
+                return Ok(Lease { attrs: attrs.clone(), ..memory.own.clone() });
+            }
+            let (stored, here) = (holder(&memory.own.attrs), holder(attrs));
+            warn!(stored, here, "what was stored is another node's; waiting for the store");
+            self.mode.send_replace(Mode::Doubt);
+        }
+        if let Some(memory) = self.memory.as_ref().filter(|_| *self.mode.borrow() == Mode::Doubt) {
+            self.check_config(memory).await?;
+            self.mode.send_replace(Mode::Store);
+        }
+        self.store.acquire_lease(attrs).await
+    }
+
+    async fn publish(&self, lease: &Lease, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
+        match self.standing_in() {
+            Some(memory) => {
+                let confirmed = self.confirm(memory, lease).await?;
+                self.store.publish(&confirmed, attrs).await
+            }
+            None => self.store.publish(lease, attrs).await,
+        }
+    }
+
+    async fn hold_lease(&self, lease: &Lease) -> Result<Infallible, SubnetError> {
+        match self.standing_in() {
+            Some(memory) => {
+                let confirmed = self.confirm(memory, lease).await?;
+                self.store.hold_lease(&confirmed).await
+            }
+            None => self.store.hold_lease(lease).await,
+        }
+    }
+
+    fn watch_leases(&self) -> LeaseStream {
+        let Some(memory) = self.standing_in() else { return self.store.watch_leases() };
+        let recalled = LeaseUpdate::Recalled { leases: memory.peers.clone(), saved: memory.saved };
+        let (store, mut mode) = (Arc::clone(&self.store), self.mode.subscribe());
+        let confirmed = async move {
+            if mode.wait_for(|mode| *mode == Mode::Store).await.is_err() {
+                // Nobody is left who could confirm.
+                pending::<()>().await;
+            }
+            store.watch_leases()
+        };
+        stream::iter([Ok(recalled)]).chain(stream::once(confirmed).flatten()).boxed()
+    }
+
+    fn status(&self) -> watch::Receiver<StoreStatus> {
+        self.store.status()
+    }
+
+    fn place(&self) -> String {
+        self.store.place()
+    }
+}
+
+#[cfg(test)]
+mod tests;

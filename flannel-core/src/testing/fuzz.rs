@@ -1,0 +1,192 @@
+//! What others write, as functions of bytes: targets for fuzzing, which panic if a property does not hold.
+//!
+//! `flannel-core/fuzz` drives them with libFuzzer. The tests here replay `fuzz/seeds`, and mutate the seeds in
+//! a fixed random order.
+
+use crate::config::{LeaseSource, NetworkConfig};
+use crate::lease::{Lease, LeaseAttrs};
+use crate::state_file::{State, wire};
+use crate::subnet::Memory;
+use crate::subnet_file::{SubnetFile, parse_previous};
+
+/// A network config.
+///
+/// # Panics
+/// If what is read is not read as the same after it was written, or if its ranges lie outside of its networks.
+pub fn config(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    for source in [LeaseSource::Store, LeaseSource::Assigned] {
+        let config = match NetworkConfig::parse(text, source) {
+            Ok(config) => config,
+            Err(error) => {
+                assert!(!error.key.is_empty() && !error.problem.is_empty());
+                continue;
+            }
+        };
+        let json = config.to_json();
+        assert_eq!(NetworkConfig::parse(&json, source).as_ref(), Ok(&config), "{json}");
+        for (family, network) in config.networks.iter() {
+            assert_eq!(network.network.family(), family);
+            let Some(range) = network.range else { continue };
+            assert!(network.network.covers(range.min) && network.network.covers(range.max));
+            assert!(range.count() > 0 && range.nth(range.count()).is_none());
+        }
+    }
+}
+
+/// A record of a store: a key, a line feed, a value.
+///
+/// # Panics
+/// If what is read is not read as the same after it was written, or if a reason does not fit a log line.
+pub fn lease(data: &[u8]) {
+    let (key, value) = data.split_at(data.iter().position(|byte| *byte == b'\n').unwrap_or(data.len()));
+    let (key, value) = (String::from_utf8_lossy(key), value.get(1..).unwrap_or_default());
+    match Lease::decode(&key, value, 7) {
+        Ok(lease) => {
+            assert_eq!(lease.key.to_string(), key);
+            let json = lease.attrs.to_json();
+            let again = LeaseAttrs::from_json(&json).expect("what is written is read");
+            assert_eq!((&again, again.to_json()), (&lease.attrs, json));
+            for (family, subnet) in lease.key.subnets().iter() {
+                assert_eq!(subnet.family(), family);
+                _ = lease.attrs.underlay(family);
+            }
+        }
+        Err(bad) => {
+            let text = bad.to_string();
+            assert!(text.chars().count() < 2000 && !text.contains('\n'), "{text}");
+        }
+    }
+}
+
+/// A state file: as it is, and the rest of it behind the first byte in an envelope of either version.
+///
+/// # Panics
+/// If what is read is not read as the same after it was written.
+pub fn state(data: &[u8]) {
+    check_state(data);
+    let Ok(inner) = std::str::from_utf8(data) else { return };
+    for version in [1, 2] {
+        check_state(wire::seal(version, inner.trim()).as_bytes());
+    }
+}
+
+fn check_state(bytes: &[u8]) {
+    let Ok(state) = State::decode(bytes) else { return };
+    let again = State::decode(state.encode().as_bytes());
+    assert_eq!(again.as_ref(), Ok(&state));
+    _ = Memory::of(&state, &state.store);
+}
+
+/// A subnet file of an earlier run.
+///
+/// # Panics
+/// If a key that is found is not found again in the file that has it.
+pub fn subnet_env(data: &[u8]) {
+    let Some(key) = parse_previous(&String::from_utf8_lossy(data)).key else { return };
+    let file = SubnetFile {
+        networks: key.subnets(),
+        subnets: key.subnets(),
+        mtu: crate::addr::Mtu(1450),
+        ip_masq: false,
+    };
+    let again = parse_previous(&file.render());
+    assert_eq!((again.key, again.problems.len()), (Some(key), 0));
+}
+
+/// A datagram from the kernel.
+pub fn netlink(data: &[u8]) {
+    crate::netlink::fuzz::datagram(data);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// Mutations of each seed folder; a few seconds without optimization.
+    const ROUNDS: usize = 20_000;
+
+    fn seeds(target: &str) -> Vec<Vec<u8>> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target);
+        let mut files: Vec<_> =
+            std::fs::read_dir(&folder).unwrap().map(|file| file.unwrap().path()).collect();
+        files.sort();
+        assert!(!files.is_empty(), "{}", folder.display());
+        files.iter().map(|file| std::fs::read(file).unwrap()).collect()
+    }
+
+    /// One to four changes: a byte, a cut, a piece doubled, a piece of another seed, a number at its limit.
+    fn mutate(rng: &mut fastrand::Rng, seeds: &[Vec<u8>]) -> Vec<u8> {
+        let mut data = rng.choice(seeds).unwrap().clone();
+        for _ in 0..rng.usize(1..=4) {
+            let at = rng.usize(0..=data.len());
+            let end = rng.usize(at..=data.len().min(at + 40));
+            match rng.u8(0..7) {
+                0 => data.truncate(at),
+                1 => drop(data.drain(at..end)),
+                2 => {
+                    let piece = data[at..end].to_vec();
+                    data.splice(at..at, piece);
+                }
+                3 => {
+                    let other = rng.choice(seeds).unwrap();
+                    let from = rng.usize(0..=other.len());
+                    let to = rng.usize(from..=other.len().min(from + 60));
+                    data.splice(at..end, other[from..to].iter().copied());
+                }
+                4 => {
+                    let token: &[u8] = rng
+                        .choice([&b"0"[..], b"-1", b"4294967296", b"null", b"\"", b"{}", b"::", b"/0"])
+                        .unwrap();
+                    data.splice(at..end.min(at + 3), token.iter().copied());
+                }
+                _ => {
+                    if let Some(byte) = data.get_mut(at) {
+                        *byte = *rng
+                            .choice(&[0, 1, 0x7f, 0x80, 0xff, rng.clone().u8(..), *byte ^ (1 << (at % 8))])
+                            .unwrap();
+                    }
+                }
+            }
+        }
+        data
+    }
+
+    fn run(target: &str, check: fn(&[u8])) {
+        let seeds = seeds(target);
+        for seed in &seeds {
+            check(seed);
+        }
+        let mut rng = fastrand::Rng::with_seed(7);
+        for _ in 0..ROUNDS {
+            check(&mutate(&mut rng, &seeds));
+        }
+    }
+
+    #[test]
+    fn configs() {
+        run("config", config);
+    }
+
+    #[test]
+    fn leases() {
+        run("lease", lease);
+    }
+
+    #[test]
+    fn states() {
+        run("state", state);
+    }
+
+    #[test]
+    fn subnet_files() {
+        run("subnet_env", subnet_env);
+    }
+
+    #[test]
+    fn datagrams() {
+        run("netlink", netlink);
+    }
+}
