@@ -7,7 +7,7 @@ use flannel_core::addr::{Family, LinkIndex, MacAddr, Mtu, PerFamily, Subnet};
 use flannel_core::backend::Underlay;
 use flannel_core::dataplane::{Address, KERNEL_PROTOCOL, Object, ObjectKey, Route, Through};
 use flannel_core::kernel::{Kernel, KernelError, KernelEvent, Kinds, Link, LinkOp, Scope};
-use flannel_core::lease::Lease;
+use flannel_core::lease::{Lease, LeaseAttrs};
 use flannel_core::on_link::OnLink;
 use flannel_core::peers::{Claim, Peer, PeerError};
 use flannel_core::reconcile::{Devices, Driver};
@@ -254,6 +254,23 @@ impl Driver for VxlanDriver {
                 side.subnet = lease.subnet(family);
             }
         }
+    }
+
+    /// The MACs stay: peers know them, and only the way to them changes.
+    fn set_underlay(&mut self, underlay: &Underlay) -> Result<(), String> {
+        let mut sides = self.sides.clone();
+        for family in self.sides.families() {
+            let (local, published) = crate::addresses(underlay, family)?;
+            if let Some(side) = sides.get_mut(family) {
+                (side.local, side.published) = (local, published);
+            }
+        }
+        (self.sides, self.underlay) = (sides, underlay.clone());
+        Ok(())
+    }
+
+    fn attrs(&self) -> LeaseAttrs {
+        crate::attrs(&self.config, &self.underlay, &self.sides)
     }
 
     fn own_objects(&self) -> Vec<Object> {

@@ -27,6 +27,8 @@ mod peer;
 #[cfg(test)]
 mod tests;
 
+use std::net::IpAddr;
+
 use async_trait::async_trait;
 use flannel_core::addr::{Family, MacAddr, PerFamily};
 use flannel_core::backend::{Backend, BackendError, Network, Registration, Underlay};
@@ -91,9 +93,8 @@ impl Backend for VxlanBackend {
         let mut kernel = (self.open)().map_err(BackendError::no_kernel)?;
         let published = subnets.published_attrs(&underlay.published).await?;
         let sides = sides(config, &vxlan, underlay, published.as_ref(), &mut *kernel).await?;
-        let attrs = attrs(&vxlan, underlay, &sides);
         let driver = VxlanDriver::new(vxlan, underlay.clone(), sides, self.next_hop_objects);
-        reconcile::register(driver, kernel, registration, &attrs, state(config, &vxlan)).await
+        reconcile::register(driver, kernel, registration, state(config, &vxlan)).await
     }
 }
 
@@ -107,14 +108,7 @@ async fn sides(
 ) -> Result<PerFamily<Side>, BackendError> {
     let mut sides = PerFamily::default();
     for (family, network) in config.networks.iter() {
-        let missing = || {
-            BackendError::Host(format!(
-                "{family} is enabled, but underlay link {} has no {family} address",
-                underlay.name
-            ))
-        };
-        let local = *underlay.local.get(family).ok_or_else(missing)?;
-        let published_ip = *underlay.published.get(family).ok_or_else(missing)?;
+        let (local, published_ip) = addresses(underlay, family).map_err(BackendError::Host)?;
         let name = device::device_name(vxlan, family);
         let found = kernel.link(&name).await;
         let found =
@@ -127,6 +121,14 @@ async fn sides(
         *sides.get_mut(family) = Some(side);
     }
     Ok(sides)
+}
+
+/// The local and the published address of an enabled family.
+fn addresses(underlay: &Underlay, family: Family) -> Result<(IpAddr, IpAddr), String> {
+    let both = underlay.local.get(family).zip(underlay.published.get(family));
+    both.map(|(local, published)| (*local, *published)).ok_or_else(|| {
+        format!("{family} is enabled, but underlay link {} has no {family} address", underlay.name)
+    })
 }
 
 /// What to store for the next start, but for the nodes.

@@ -73,6 +73,7 @@ pub(crate) fn readiness(
                 reasons.push("the other nodes are not in the kernel yet".to_owned());
             }
             reasons.extend(network.device_problem.clone());
+            reasons.extend(network.underlay_problem.clone());
         }
         None => reasons.push("the network does not run yet".to_owned()),
     }
@@ -160,6 +161,7 @@ mod tests {
         let lost = StoreStatus { lease_lost: Some("10.0.0.2 has it".into()), ..store(true, "") };
         let unkept = StoreStatus { lease_unkept: Some("etcd is full".into()), ..store(true, "") };
         let broken = NetworkStatus { device_problem: Some("flannel.1 is gone".into()), ..network() };
+        let moved = NetworkStatus { underlay_problem: Some("192.0.2.1 is gone".into()), ..network() };
         let strange = NetworkStatus { rejected: vec!["lease x: garbled".into()], ..network() };
         let unsynced = NetworkStatus::default();
         let starting = Step::Starting("waiting for the network config".into());
@@ -183,6 +185,7 @@ mod tests {
             ),
             (&lease_lost, &lost, Some(&network()), 0, "lease lost"),
             (&Step::Running, &up, Some(&broken), 0, "flannel.1 is gone"),
+            (&Step::Running, &up, Some(&moved), 0, "192.0.2.1 is gone"),
             (&Step::Running, &up, Some(&unsynced), 0, "the other nodes are not in the kernel yet"),
             (&Step::Running, &up, None, 0, "the network does not run yet"),
             (&Step::Running, &away, Some(&recalled), 9, "ready"),

@@ -333,7 +333,10 @@ fn vxlan_damages(two: &Remote, three: &Remote, own_base: &str) -> Vec<(&'static 
         ("deleted", format!("ip link del {device}")),
         ("all routes flushed", format!("ip route flush dev {device} proto 102")),
         ("all neighbours flushed", format!("ip neigh flush dev {device} nud permanent")),
-        ("deleted twice", format!("ip link del {device}; sleep 0.02; ip link del {device}")),
+        (
+            "deleted twice",
+            format!("ip link del {device}; until ip link del {device} 2>/dev/null; do sleep 0.01; done"),
+        ),
     ]
 }
 
@@ -390,7 +393,10 @@ fn udp_damages(two: &Remote, _: &Remote, own_base: &str) -> Vec<(&'static str, S
         ("flapped", format!("ip link set {device} down; ip link set {device} up")),
         ("deleted", format!("ip link del {device}")),
         ("all routes flushed", format!("ip route flush dev {device} proto 102")),
-        ("deleted twice", format!("ip link del {device}; sleep 0.05; ip link del {device}")),
+        (
+            "deleted twice",
+            format!("ip link del {device}; until ip link del {device} 2>/dev/null; do sleep 0.01; done"),
+        ),
     ]
 }
 
@@ -400,7 +406,10 @@ fn host_gw_damages(two: &Remote, three: &Remote, _: &str) -> Vec<(&'static str, 
     let right = format!("{subnet} via {underlay} dev {device}");
     vec![
         ("route deleted", format!("ip route del {subnet}")),
-        ("deleted twice", format!("ip route del {subnet}; sleep 0.02; ip route del {subnet}")),
+        (
+            "deleted twice",
+            format!("ip route del {subnet}; until ip route del {subnet} 2>/dev/null; do sleep 0.01; done"),
+        ),
         ("route changed", format!("ip route replace {subnet} via {} dev {device} proto 102", three.underlay)),
         ("route as Go writes it", format!("ip route replace {right}")),
         ("route that takes the gateway for on-link", format!("ip route replace {right} onlink proto 102")),

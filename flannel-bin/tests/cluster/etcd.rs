@@ -16,6 +16,7 @@ use crate::harness::{Bed, Monitor, SOON, Store, Traffic, http_get};
 on_every_backend!(
     pods_reach_each_other,
     no_outage_of_the_store_changes_the_datapath,
+    a_node_whose_address_changes_is_followed,
     readiness_turns_red_and_green_with_the_store,
     compaction_while_an_agent_is_cut_off,
     a_bad_record_touches_nothing_else,
@@ -59,6 +60,10 @@ impl Store for EtcdStore {
 
 fn pods_reach_each_other(case: &'static BackendCase) {
     every_pod_pings_every_other(case, EtcdStore::new);
+}
+
+fn a_node_whose_address_changes_is_followed(case: &'static BackendCase) {
+    crate::underlay::follows(case, EtcdStore::new);
 }
 
 fn bed(case: &'static BackendCase) -> Bed<EtcdStore> {

@@ -3,6 +3,7 @@
 
 mod backends;
 mod connectivity;
+mod crowd;
 mod direct;
 #[cfg(feature = "etcd")]
 mod etcd;
@@ -10,9 +11,12 @@ mod golden;
 mod harness;
 mod hostgw;
 mod hostile;
+mod incremental;
 #[cfg(feature = "etcd")]
 mod memory;
+mod quiet;
 mod repair;
 mod restart;
 mod switch;
 mod takeover;
+mod underlay;

@@ -32,15 +32,22 @@ impl<D: Driver> Reconciler<D> {
         if self.retry_at.is_none() && self.is_busy() {
             self.retry_at = Some(Instant::now() + blocked::backoff(self.failures));
         }
+        if !self.is_busy() {
+            self.tell_repair();
+        }
         self.finish().await;
+        self.announce_attrs();
         self.publish();
     }
 
     pub(super) fn is_busy(&self) -> bool {
-        self.todo.devices || self.todo.objects || !self.todo.keys.is_empty()
+        self.todo.underlay || self.todo.devices || self.todo.objects || !self.todo.keys.is_empty()
     }
 
     async fn pass(&mut self) -> Result<(), KernelError> {
+        if std::mem::take(&mut self.todo.underlay) {
+            self.look_at_underlay().await.inspect_err(|_| self.todo.underlay = true)?;
+        }
         if std::mem::take(&mut self.todo.devices) {
             self.look_at_devices().await.inspect_err(|_| self.todo.devices = true)?;
         }
@@ -97,12 +104,14 @@ impl<D: Driver> Reconciler<D> {
 
     async fn look_at_devices(&mut self) -> Result<(), KernelError> {
         let devices = self.driver.ensure_devices(&mut *self.kernel).await?;
-        if devices.peers_changed || devices.links != self.devices.links {
+        let moved = std::mem::take(&mut self.todo.peers);
+        if moved || devices.peers_changed || devices.links != self.devices.links {
             self.rebuild_peers_on(&devices);
         }
         if devices.changed {
             self.todo.objects = true;
-            if self.status.borrow().synced {
+            if self.status.borrow().synced && !moved {
+                self.repair.add_devices();
                 self.status.send_modify(|status| status.repairs += 1);
             }
         }
@@ -135,7 +144,7 @@ impl<D: Driver> Reconciler<D> {
     }
 
     /// The operations that may be done now.
-    fn permitted(&self, planned: &[Op], now: Instant) -> Vec<Op> {
+    fn permitted(&mut self, planned: &[Op], now: Instant) -> Vec<Op> {
         let mut ops: Vec<Op> =
             planned.iter().filter(|op| !self.blocked.is_waiting(&op.key(), now)).copied().collect();
         if !ops.iter().any(|op| matches!(op, Op::Delete(_))) {
@@ -150,7 +159,10 @@ impl<D: Driver> Reconciler<D> {
         let subnets: BTreeSet<Subnet> = self.unknown().flat_map(subnets).collect();
         if !subnets.is_empty() {
             let kept = Kept::new(&self.have, subnets);
-            ops.retain(|op| !matches!(op, Op::Delete(object) if kept.covers(object)));
+            let (withheld, permitted) =
+                ops.into_iter().partition(|op| matches!(op, Op::Delete(object) if kept.covers(object)));
+            self.withheld.extend(Vec::<Op>::into_iter(withheld).map(|op| op.key()));
+            ops = permitted;
         }
         ops
     }
@@ -245,8 +257,15 @@ impl<D: Driver> Reconciler<D> {
             // Their dumps skip some entries now and then while others change, and their loss is announced.
             debug!(ops = done.len(), "entries put again that the audit did not see");
         } else {
-            warn!(ops = done.len(), "drift repaired");
+            self.repair.add(done.len());
             self.status.send_modify(|status| status.repairs += 1);
+        }
+    }
+
+    fn tell_repair(&mut self) {
+        if let Some((ops, took)) = self.repair.end(Instant::now()) {
+            warn!(ops, took_us = took.as_micros(), "drift repaired");
+            self.status.send_modify(|status| status.last_repair = Some(took));
         }
     }
 
@@ -274,6 +293,7 @@ impl<D: Driver> Reconciler<D> {
             synced: synced || self.status.borrow().synced,
             recalled: self.leases.recalled(),
             device_problem: self.devices.problem.clone(),
+            underlay_problem: self.underlay_problem(),
             peers: self.peers.programmed(),
             refused: self.blocked.reasons().map(str::to_owned).collect(),
             rejected,

@@ -1,5 +1,7 @@
 //! A kernel in memory: enough of one for the loop and the backends, with hooks to break it.
 
+mod effects;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::IpAddr;
@@ -9,7 +11,7 @@ use async_trait::async_trait;
 use tokio::sync::Notify;
 
 use crate::addr::{Family, LinkIndex, MacAddr, Mtu};
-use crate::dataplane::{Dataplane, Object, ObjectKey, Op};
+use crate::dataplane::{Address, Dataplane, Object, ObjectKey, Op};
 use crate::kernel::{
     Kernel, KernelError, KernelEvent, Link, LinkAddress, LinkOp, Refusal, RouteLookup, Scope,
 };
@@ -66,19 +68,36 @@ impl FakeKernel {
 
     /// Gives a link an address, for the choice of the underlay.
     pub fn add_address(&self, address: LinkAddress) {
-        self.lock().addresses.push(address);
+        let mut state = self.lock();
+        let LinkAddress { link, addr, .. } = address;
+        state.events.push_back(KernelEvent::Put(Object::Address(Address { link, addr })));
+        state.addresses.push(address);
+        drop(state);
+        self.news.notify_one();
     }
 
-    /// Changes a link behind the agent's back, announced or not.
+    /// Takes an address from the link that has it.
+    pub fn remove_address(&self, addr: IpAddr) {
+        let mut state = self.lock();
+        let (gone, kept) =
+            std::mem::take(&mut state.addresses).into_iter().partition(|own| own.addr.ip() == addr);
+        state.addresses = kept;
+        for LinkAddress { link, addr, .. } in gone as Vec<LinkAddress> {
+            state.events.push_back(KernelEvent::Gone(ObjectKey::Address(link, addr)));
+        }
+        drop(state);
+        self.news.notify_one();
+    }
+
+    /// Changes a link behind the agent's back, announced or not. What it loses by that goes as in the real
+    /// kernel.
     pub fn edit_link(&self, name: &str, announce: bool, edit: impl FnOnce(&mut Link)) {
         let mut state = self.lock();
         if let Some(link) = state.links.values_mut().find(|link| link.name == name) {
-            let was_up = link.up;
+            let before = link.clone();
             edit(link);
             let link = link.clone();
-            if was_up && !link.up {
-                state.set_down(&link);
-            }
+            state.changed(&before, &link);
             if announce {
                 state.events.push_back(KernelEvent::Link(link));
             }
@@ -117,18 +136,28 @@ impl FakeKernel {
     /// Deletes an object behind the agent's back.
     pub fn delete(&self, key: &ObjectKey, announce: bool) {
         let mut state = self.lock();
-        state.objects.remove(key);
+        let gone = state.objects.remove(key);
         if announce {
+            if let ObjectKey::Neighbour(..) = key {
+                // First it fails, then it goes.
+                state.events.push_back(KernelEvent::Gone(*key));
+            }
             state.events.push_back(KernelEvent::Gone(*key));
         }
         state.drop_routes_through(key);
+        if let Some(gone) = gone {
+            state.lost(&gone);
+        }
         drop(state);
         self.news.notify_one();
     }
 
-    /// Announces that announcements were lost.
+    /// Loses the announcements that nobody took yet, and says so.
     pub fn overrun(&self) {
-        self.lock().events.push_back(KernelEvent::Overrun);
+        let mut state = self.lock();
+        state.events.clear();
+        state.events.push_back(KernelEvent::Overrun);
+        drop(state);
         self.news.notify_one();
     }
 
@@ -179,55 +208,17 @@ impl State {
         LinkIndex(self.last_index)
     }
 
-    fn delete_link(&mut self, link: &Link) {
-        self.drop_objects_on(link, |_| true);
-        self.links.remove(&link.index);
-        self.events.push_back(KernelEvent::LinkGone(link.index, link.name.clone()));
-    }
-
-    /// What goes with a link that is set down: everything but FDB entries and IPv4 addresses.
-    fn set_down(&mut self, link: &Link) {
-        self.drop_objects_on(link, |object| match object {
-            Object::Address(address) => address.addr.is_ipv6(),
-            Object::Fdb(_) => false,
-            Object::Neighbour(_) | Object::NextHop(_) | Object::Route(_) => true,
-        });
-    }
-
-    /// Drops objects of a link; IPv4 routes and next-hop objects go in silence.
-    fn drop_objects_on(&mut self, link: &Link, goes: impl Fn(&Object) -> bool) {
-        let gone: Vec<Object> = (self.objects.iter())
-            .filter(|object| link_of(object) == Some(link.index) && goes(object))
-            .copied()
-            .collect();
-        for object in gone {
-            self.objects.remove(&object.key());
-            let silent = match object {
-                Object::Route(route) => route.dst.family() == Family::V4,
-                Object::NextHop(_) => true,
-                _ => false,
-            };
-            if !silent {
-                self.events.push_back(KernelEvent::Gone(object.key()));
-            }
-        }
-    }
-
-    /// A next-hop object takes its routes along, those of IPv4 in silence.
-    fn drop_routes_through(&mut self, next_hop: &ObjectKey) {
-        let gone: Vec<ObjectKey> = self.objects.routes_through(next_hop).collect();
-        for key in gone {
-            self.objects.remove(&key);
-            if matches!(key, ObjectKey::Route(dst, _) if dst.family() == Family::V6) {
-                self.events.push_back(KernelEvent::Gone(key));
-            }
-        }
-    }
-
     fn execute(&mut self, op: &Op) -> Option<i32> {
         let object = *op.object();
         if link_of(&object).is_some_and(|link| !self.links.contains_key(&link)) {
             return (!matches!(op, Op::Delete(_))).then_some(libc::ENODEV);
+        }
+        let is_down = |link: LinkIndex| self.links.get(&link).is_some_and(|link| !link.up);
+        if let Op::Create(Object::Route(_) | Object::NextHop(_))
+        | Op::Replace(Object::Route(_) | Object::NextHop(_)) = op
+            && link_of(&object).is_some_and(is_down)
+        {
+            return Some(libc::ENETDOWN);
         }
         let lacks = |next_hop: &ObjectKey| self.objects.get(next_hop).is_none();
         match op {
@@ -265,8 +256,9 @@ impl State {
                 self.events.push_back(KernelEvent::Put(object));
             }
             Op::Delete(_) => {
-                if self.objects.remove(&object.key()).is_some() {
+                if let Some(gone) = self.objects.remove(&object.key()) {
                     self.events.push_back(KernelEvent::Gone(object.key()));
+                    self.lost(&gone);
                 }
             }
         }
@@ -312,6 +304,7 @@ impl State {
             | LinkOp::SetUp(index) => *index,
         };
         let link = self.links.get_mut(&index).ok_or(libc::ENODEV)?;
+        let before = link.clone();
         match op {
             LinkOp::ChangeVxlan(_, vxlan) => link.vxlan = Some(vxlan.clone()),
             LinkOp::SetMtu(_, mtu) => link.mtu = *mtu,
@@ -320,6 +313,7 @@ impl State {
             LinkOp::CreateVxlan { .. } | LinkOp::Delete(_) => {}
         }
         let link = link.clone();
+        self.changed(&before, &link);
         self.events.push_back(KernelEvent::Link(link));
         Ok(())
     }

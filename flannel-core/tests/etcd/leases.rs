@@ -267,3 +267,28 @@ async fn large_stores_are_read_in_pages() {
     let mine = manager.acquire_lease(&attrs(60_000)).await.unwrap();
     assert_eq!(next(&mut watch).await, LeaseUpdate::Put(mine));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn publishes_again_under_the_same_key_in_one_write() {
+    let etcd = start(DUAL);
+    let manager = manager(&etcd);
+    let lease = manager.acquire_lease(&dual_attrs(1)).await.unwrap();
+    let before = records(&etcd);
+    let mut moved = dual_attrs(1);
+    moved.public_ips = dual_attrs(7).public_ips;
+    let again = manager.publish(&lease, &moved).await.unwrap();
+    assert_eq!((again.key, again.created, &again.attrs), (lease.key, lease.created, &moved));
+    let after = records(&etcd);
+    assert_eq!((after[0].version, after[0].lease), (2, before[0].lease), "one write, on the same etcd lease");
+    assert_eq!(after[0].value, moved.to_json());
+    assert_eq!(manager.publish(&lease, &moved).await.unwrap(), again, "it is there already");
+    assert_eq!(records(&etcd), after);
+    // A deleted record comes back, and another node's stays.
+    etcd.del(&path(lease.key)).unwrap();
+    assert_eq!(manager.publish(&again, &dual_attrs(1)).await.unwrap().key, lease.key);
+    etcd.put(&path(lease.key), &dual_attrs(9).to_json()).unwrap();
+    let lost = manager.publish(&lease, &moved).await.unwrap_err();
+    assert!(matches!(lost, SubnetError::LeaseLost { .. }), "{lost}");
+    assert!(manager.status().borrow().lease_lost.is_some());
+    assert_eq!(records(&etcd)[0].value, dual_attrs(9).to_json());
+}

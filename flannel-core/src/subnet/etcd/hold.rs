@@ -1,4 +1,4 @@
-//! Keeps the own lease: renews its etcd lease after a look at the key, puts the key back when it was deleted or
+//! Keeps the own lease, and publishes with it: renews its etcd lease after a look at the key, puts the key back when it was deleted or
 //! changed, and gives up only when another node has its subnet. Outages are waited out.
 
 use std::convert::Infallible;
@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use tracing::{debug, error, warn};
 
 use super::Store;
-use super::create::{Guard, Wanted};
+use super::create::{Created, Guard, Wanted};
 use super::records::Position;
 use super::watch::Feed;
-use crate::lease::{Lease, LeaseKey};
+use crate::lease::{Lease, LeaseAttrs, LeaseKey};
 use crate::subnet::allocate::{holder, is_same_node, overlaps};
 use crate::subnet::timing::{Backoff, renew_after};
 use crate::subnet::{SubnetError, chain};
@@ -72,6 +72,37 @@ impl Store {
         }
     }
 
+    /// Puts other attributes under the own key, if it is as we left it or has them already.
+    pub(super) async fn publish(&self, own: &Lease, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
+        let next = Lease { attrs: attrs.clone(), ..own.clone() };
+        let (_, found) = self.read(own.key).await?;
+        let (created, modified, etcd_lease) = match found {
+            Some(Ok(there)) if there.lease.attrs == *attrs => return Ok(there.lease),
+            Some(Ok(there)) if !is_same_node(&there.lease.attrs, &own.attrs) => {
+                return Err(self.note_lost(own.key, holder(&there.lease.attrs)));
+            }
+            Some(Ok(there)) => (there.lease.created, there.modified, there.etcd_lease),
+            Some(Err(bad)) => (bad.created, bad.modified, bad.etcd_lease),
+            None => {
+                let created = self.create_again(&next).await?;
+                return created.ok_or(SubnetError::Contended { attempts: 1 });
+            }
+        };
+        if self.swap(own.key, modified, etcd_lease, attrs).await? {
+            Ok(Lease { created, ..next })
+        } else {
+            Err(SubnetError::Contended { attempts: 1 })
+        }
+    }
+
+    /// Shows in the status that another has our subnets.
+    fn note_lost(&self, key: LeaseKey, holder: String) -> SubnetError {
+        let lost = lost(key, holder);
+        error!(subnet = %key, error = %lost, "lease lost");
+        self.health.set_lost(Some(lost.to_string()));
+        lost
+    }
+
     /// Looks at the own key, and does what is due.
     async fn look(&self, own: &Lease, spread: f64) -> Result<Held, SubnetError> {
         let (at, found) = self.read(own.key).await?;
@@ -108,7 +139,7 @@ impl Store {
         Ok(Held::Restored)
     }
 
-    async fn create_again(&self, own: &Lease) -> Result<(), SubnetError> {
+    async fn create_again(&self, own: &Lease) -> Result<Option<Lease>, SubnetError> {
         let listed = self.list().await?;
         let rival = listed.stored.iter().find(|stored| overlaps(stored.lease.key, own.key));
         if let Some(rival) = rival.filter(|rival| rival.lease.key != own.key) {
@@ -123,9 +154,12 @@ impl Store {
         let revision = listed.at.revision;
         let wanted = Wanted { key: own.key, attrs: &own.attrs, guard, revision, replaced: None };
         let mut grant = None;
-        self.create(&wanted, &mut grant).await?;
+        let created = self.create(&wanted, &mut grant).await?;
         self.revoke(grant.unwrap_or(0)).await;
-        Ok(())
+        Ok(match created {
+            Created::Ours(lease) => Some(lease),
+            Created::Taken(_) | Created::Withdrawn => None,
+        })
     }
 
     /// Waits until the key changes after `at`, or `limit` is over. `false` if it can't be seen any more.

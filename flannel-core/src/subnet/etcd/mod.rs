@@ -74,6 +74,10 @@ impl SubnetManager for EtcdSubnetManager {
         Ok(lease)
     }
 
+    async fn publish(&self, lease: &Lease, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
+        self.0.publish(lease, attrs).await
+    }
+
     async fn hold_lease(&self, lease: &Lease) -> Result<Infallible, SubnetError> {
         self.0.hold(lease).await
     }
