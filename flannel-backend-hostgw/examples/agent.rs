@@ -16,8 +16,8 @@ use flannel_backend_hostgw::HostGwBackend;
 use flannel_core::backend::{Backend, Registration};
 use flannel_core::netlink::Netlink;
 use flannel_core::state_file;
-use flannel_core::subnet::SubnetManager;
 use flannel_core::subnet::local::{LocalOptions, LocalSubnetManager};
+use flannel_core::subnet::{SubnetManager, hold_and_publish};
 use flannel_core::underlay::{self, UnderlayOptions};
 use tokio_util::sync::CancellationToken;
 
@@ -42,10 +42,15 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let underlay = underlay::choose(&mut kernel, &options).await?;
 
     // Takes this node's subnet ..
-    let registration =
-        Registration { config: &config, underlay: &underlay, subnets: &store, previous: previous.as_ref() };
+    let registration = Registration {
+        config: &config,
+        underlay: &underlay,
+        subnets: &store,
+        previous: previous.as_ref(),
+        chosen_by: Some(&options),
+    };
     let network = HostGwBackend::new().register(registration).await?;
-    let lease = network.lease().clone();
+    let (lease, attrs) = (network.lease().clone(), network.attrs());
     println!("{lease} through {} with pod MTU {}", underlay.name, network.overlay_mtu());
 
     // .. and holds the routes to all others until it is cancelled.
@@ -59,7 +64,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
 
     // A real agent holds its lease, and writes the state whenever it changes, for as long as it lives.
-    let _ = tokio::time::timeout(Duration::from_secs(5), store.hold_lease(&lease)).await;
+    let _ = tokio::time::timeout(Duration::from_secs(5), hold_and_publish(&store, lease, attrs)).await;
     state.borrow_and_update().write(&state_file)?;
     cancel.cancel();
     running.await??;

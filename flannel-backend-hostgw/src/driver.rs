@@ -4,9 +4,10 @@ use std::net::IpAddr;
 
 use async_trait::async_trait;
 use flannel_core::addr::{Family, PerFamily, Subnet};
+use flannel_core::backend::Underlay;
 use flannel_core::dataplane::{Object, ObjectKey};
 use flannel_core::kernel::{Kernel, KernelError, KernelEvent, Kinds, Link, Refusal, Scope};
-use flannel_core::lease::Lease;
+use flannel_core::lease::{Lease, LeaseAttrs};
 use flannel_core::peers::{Claim, Peer, PeerError};
 use flannel_core::reconcile::{Devices, Driver};
 
@@ -14,8 +15,8 @@ use crate::peer::peer;
 
 /// The underlay link and what this node is on it.
 pub(crate) struct HostGwDriver {
-    /// The link's name. Its number changes when it is made anew.
-    name: String,
+    /// The link, known by its name: its number changes when it is made anew. And what is published.
+    underlay: Underlay,
     /// This node's address of each enabled family.
     addresses: PerFamily<IpAddr>,
     /// Our own subnets; none until the lease is there.
@@ -25,8 +26,8 @@ pub(crate) struct HostGwDriver {
 }
 
 impl HostGwDriver {
-    pub(crate) fn new(name: String, addresses: PerFamily<IpAddr>) -> Self {
-        Self { name, addresses, subnets: PerFamily::default(), link: None }
+    pub(crate) fn new(underlay: Underlay, addresses: PerFamily<IpAddr>) -> Self {
+        Self { underlay, addresses, subnets: PerFamily::default(), link: None }
     }
 
     /// The link, if routes can be put on it.
@@ -36,7 +37,7 @@ impl HostGwDriver {
 
     /// What is wrong with the link.
     fn problem(&self) -> Option<String> {
-        let name = &self.name;
+        let name = &self.underlay.name;
         match &self.link {
             None => Some(format!("underlay link {name} is gone")),
             Some(link) if !link.up => Some(format!("underlay link {name} is down")),
@@ -51,19 +52,30 @@ impl Driver for HostGwDriver {
     /// exist, and no peer is tried.
     async fn ensure_devices(&mut self, kernel: &mut dyn Kernel) -> Result<Devices, KernelError> {
         let before = self.usable_link().map(|link| link.index);
-        self.link = kernel.link(&self.name).await?;
+        self.link = kernel.link(&self.underlay.name).await?;
         let link = self.usable_link();
         Ok(Devices {
             links: link.map(|link| link.index).into_iter().collect(),
             changed: link.map(|link| link.index) != before,
             problem: self.problem(),
             overlay_mtu: link.map(|link| link.mtu),
-            datapath: None,
+            ..Devices::default()
         })
     }
 
     fn set_lease(&mut self, lease: &Lease) {
         self.subnets = lease.key.subnets();
+    }
+
+    fn set_underlay(&mut self, underlay: &Underlay) -> Result<(), String> {
+        let families: Vec<Family> = self.addresses.families().collect();
+        self.addresses = crate::gateways(&families, underlay)?;
+        self.underlay = underlay.clone();
+        Ok(())
+    }
+
+    fn attrs(&self) -> LeaseAttrs {
+        crate::attrs(&self.underlay)
     }
 
     fn own_objects(&self) -> Vec<Object> {
@@ -97,7 +109,7 @@ impl Driver for HostGwDriver {
         let index = self.link.as_ref().map(|link| link.index);
         match event {
             KernelEvent::Link(link) if Some(link.index) == index => self.link.as_ref() != Some(link),
-            KernelEvent::Link(link) => link.name == self.name,
+            KernelEvent::Link(link) => link.name == self.underlay.name,
             KernelEvent::LinkGone(link, _) => Some(*link) == index,
             KernelEvent::Put(Object::Address(address)) => Some(address.link) == index,
             KernelEvent::Gone(ObjectKey::Address(link, _)) => Some(*link) == index,
@@ -113,7 +125,7 @@ impl Driver for HostGwDriver {
 
     fn explain(&self, refusal: &Refusal) -> Option<String> {
         let Object::Route(route) = refusal.op.object() else { return None };
-        let (dst, via, name) = (route.dst, route.via?, &self.name);
+        let (dst, via, name) = (route.dst, route.via?, &self.underlay.name);
         let unreachable = [libc::ENETUNREACH, libc::EHOSTUNREACH, libc::EINVAL];
         unreachable.contains(&refusal.errno).then(|| {
             let family = Family::of(via);

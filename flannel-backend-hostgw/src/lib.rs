@@ -24,10 +24,11 @@ mod peer;
 #[cfg(test)]
 mod tests;
 
+use std::net::IpAddr;
+
 use async_trait::async_trait;
-use flannel_core::addr::PerFamily;
+use flannel_core::addr::{Family, PerFamily};
 use flannel_core::backend::{Backend, BackendError, Network, Registration, Underlay};
-use flannel_core::config::NetworkConfig;
 use flannel_core::kernel::{Kernel, KernelError, OpenKernel};
 use flannel_core::lease::LeaseAttrs;
 use flannel_core::netlink::Netlink;
@@ -73,15 +74,16 @@ impl Backend for HostGwBackend {
         for key in config::idle_keys(&config.backend) {
             warn!(key, "Backend key has no effect on host-gw");
         }
-        let addresses = gateways(config, underlay)?;
+        let families: Vec<Family> = config.families().collect();
+        let addresses = gateways(&families, underlay).map_err(BackendError::Host)?;
         let kernel = (self.open)().map_err(BackendError::no_kernel)?;
-        let driver = HostGwDriver::new(underlay.name.clone(), addresses);
+        let driver = HostGwDriver::new(underlay.clone(), addresses);
         let state = State {
             backend: peer::KIND.to_owned(),
             networks: config.networks.map(|_, network| network.network),
             ..State::default()
         };
-        reconcile::register(driver, kernel, registration, &attrs(underlay), state).await
+        reconcile::register(driver, kernel, registration, state).await
     }
 }
 
@@ -89,27 +91,24 @@ impl Backend for HostGwBackend {
 ///
 /// What is published must be what the link has: others use it as a gateway, and no address translation can
 /// make that work. Upstream checks IPv4 alone.
-fn gateways(
-    config: &NetworkConfig,
-    underlay: &Underlay,
-) -> Result<PerFamily<std::net::IpAddr>, BackendError> {
+fn gateways(families: &[Family], underlay: &Underlay) -> Result<PerFamily<IpAddr>, String> {
     PerFamily::try_from_fn(|family| {
-        if config.networks.get(family).is_none() {
+        if !families.contains(&family) {
             return Ok(None);
         }
         let (local, published) = (underlay.local.get(family), underlay.published.get(family));
         match (local, published) {
             (Some(local), Some(published)) if local == published => Ok(Some(*local)),
-            (Some(local), Some(published)) => Err(BackendError::Host(format!(
+            (Some(local), Some(published)) => Err(format!(
                 "the published {family} address {published} is not {local}, the address of {}: with host-gw the \
                  other nodes use it as a gateway, which can't work behind NAT; leave out --public-ip and \
                  --public-ipv6, or use another backend such as vxlan",
                 underlay.name
-            ))),
-            _ => Err(BackendError::Host(format!(
+            )),
+            _ => Err(format!(
                 "{family} is enabled, but underlay link {} has no {family} address",
                 underlay.name
-            ))),
+            )),
         }
     })
 }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use flannel_core::addr::{Family, LinkIndex, PerFamily};
-use flannel_core::dataplane::{Object, ROUTE_PROTOCOL, Route};
+use flannel_core::dataplane::{Object, Route};
 use flannel_core::lease::Lease;
 use flannel_core::peers::{Claim, Peer, PeerError};
 
@@ -28,15 +28,7 @@ pub(crate) fn peer(
         let malformed = |what: String| PeerError::Malformed(format!("{family}: {what}"));
         let node = attrs.underlay(family).map_err(&malformed)?;
         peer.claims.push(Claim::Underlay(node));
-        peer.objects.push(Object::Route(Route {
-            dst: *subnet,
-            metric: Route::default_metric(family),
-            via: Some(node),
-            link: Some(link),
-            onlink: false,
-            protocol: ROUTE_PROTOCOL,
-            plain: true,
-        }));
+        peer.objects.push(Object::Route(Route::by_node(*subnet, node, link)));
     }
     let common = |family: &Family| ours.get(*family).is_some();
     if !lease.key.subnets().families().any(|family| common(&family)) {
@@ -47,6 +39,7 @@ pub(crate) fn peer(
 
 #[cfg(test)]
 mod tests {
+    use flannel_core::dataplane::Through;
     use flannel_core::lease::LeaseAttrs;
     use flannel_core::testing::hostile::{Scene, judge};
     use proptest::prelude::*;
@@ -70,7 +63,16 @@ mod tests {
         let peer = peer(&dual, LINK, &ours()).unwrap();
         let route = |dst: &str, via: &str, metric| {
             let (dst, via) = (dst.parse().unwrap(), via.parse().ok());
-            Object::Route(Route { dst, metric, via, link: LINK, onlink: false, protocol: 102, plain: true })
+            Object::Route(Route {
+                dst,
+                metric,
+                via,
+                link: LINK,
+                onlink: false,
+                through: Through::Itself,
+                protocol: 102,
+                plain: true,
+            })
         };
         let want = [route("10.5.1.0/24", "192.0.2.11", 0), route("fd00:5::/64", "2001:db8::11", 1024)];
         assert_eq!(peer.objects, want);

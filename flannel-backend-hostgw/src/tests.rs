@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use flannel_core::addr::{Family, LinkIndex, MacAddr, Vni};
-use flannel_core::config::LeaseSource;
-use flannel_core::dataplane::{Address, Dataplane, Object, Op, Route};
-use flannel_core::kernel::{Link, LinkOp, VxlanLink};
+use flannel_core::config::{LeaseSource, NetworkConfig};
+use flannel_core::dataplane::{Address, Dataplane, Object, Op, Route, Through};
+use flannel_core::kernel::{Link, LinkAddress, LinkOp, VxlanLink};
 use flannel_core::state_file::Device;
 use flannel_core::subnet::SubnetManager;
 use flannel_core::testing::{FakeKernel, FakeStore};
@@ -15,6 +15,8 @@ use flannel_core::addr::Mtu;
 use flannel_core::backend::NetworkStatus;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+
+use flannel_core::underlay::UnderlayOptions;
 
 use super::*;
 
@@ -35,6 +37,8 @@ impl Host {
     fn new() -> Self {
         let kernel = FakeKernel::default();
         let link = kernel.add_link("eth0", 1500);
+        give(&kernel, link, "192.0.2.1/24");
+        give(&kernel, link, "2001:db8::1/64");
         let config = NetworkConfig::parse(DUAL, LeaseSource::Store).unwrap();
         let addrs = PerFamily { v4: "192.0.2.1".parse().ok(), v6: "2001:db8::1".parse().ok() };
         let underlay = Underlay {
@@ -56,6 +60,11 @@ impl Host {
             underlay: &self.underlay,
             subnets: &self.store,
             previous: self.previous.as_ref(),
+            chosen_by: Some(&UnderlayOptions {
+                families: vec![Family::V4, Family::V6],
+                ifaces: vec!["eth0".into()],
+                ..UnderlayOptions::default()
+            }),
         };
         backend.register(registration).await
     }
@@ -84,6 +93,13 @@ impl Running {
     }
 }
 
+/// Gives a link an address, as DHCP would.
+fn give(kernel: &FakeKernel, link: LinkIndex, addr: &str) {
+    let addr = addr.parse().unwrap();
+    let (global, deprecated, permanent, temporary, tentative) = (true, false, false, false, false);
+    kernel.add_address(LinkAddress { link, addr, global, deprecated, permanent, temporary, tentative });
+}
+
 async fn settle() {
     tokio::time::sleep(Duration::from_millis(1)).await;
 }
@@ -91,7 +107,16 @@ async fn settle() {
 fn route(dst: &str, via: &str, link: LinkIndex) -> Route {
     let dst: flannel_core::addr::Subnet = dst.parse().unwrap();
     let metric = Route::default_metric(dst.family());
-    Route { dst, metric, via: via.parse().ok(), link: Some(link), onlink: false, protocol: 102, plain: true }
+    Route {
+        dst,
+        metric,
+        via: via.parse().ok(),
+        link: Some(link),
+        onlink: false,
+        through: Through::Itself,
+        protocol: 102,
+        plain: true,
+    }
 }
 
 fn routes_of_peer(link: LinkIndex) -> Dataplane {
@@ -297,4 +322,22 @@ async fn without_a_stored_state_an_old_device_stays() {
     let objects = host.kernel.objects();
     assert_eq!(objects.get(&Object::Route(marked).key()), None, "marked routes go from any link");
     assert_eq!(objects.len(), 2, "{objects:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_underlay_address_is_published_and_one_that_is_no_gateway_is_not() {
+    let host = Host::new();
+    let network = host.register().await.unwrap();
+    let (attrs, status) = (network.attrs(), network.status());
+    let cancel = CancellationToken::new();
+    let task = tokio::spawn(network.run(host.store.watch_leases(), cancel.clone()));
+    settle().await;
+    host.kernel.remove_address("192.0.2.1".parse().unwrap());
+    give(&host.kernel, host.underlay.link, "192.0.2.2/24");
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let published = attrs.borrow().public_ips;
+    assert_eq!(published, PerFamily { v4: "192.0.2.2".parse().ok(), v6: "2001:db8::1".parse().ok() });
+    assert_eq!(status.borrow().underlay_problem, None);
+    cancel.cancel();
+    task.await.unwrap().unwrap();
 }

@@ -1,8 +1,10 @@
 //! The backend: from a network config to a running network.
 
+use std::net::IpAddr;
+
 use async_trait::async_trait;
-use flannel_core::addr::{PerFamily, Subnet};
-use flannel_core::backend::{Backend, BackendError, Network, Registration};
+use flannel_core::addr::{Family, PerFamily, Subnet};
+use flannel_core::backend::{Backend, BackendError, Network, Registration, Underlay};
 use flannel_core::kernel::OpenKernel;
 use flannel_core::netlink::Netlink;
 use flannel_core::reconcile;
@@ -52,24 +54,24 @@ impl Backend for UdpBackend {
         let kernel = (self.open)().map_err(BackendError::no_kernel)?;
         let sides = PerFamily::try_from_fn(|family| {
             let Some(network) = config.networks.get(family) else { return Ok(None) };
-            match (underlay.local.get(family), underlay.published.get(family)) {
-                (Some(local), Some(published)) => {
-                    let (local, published) = (*local, *published);
-                    Ok(Some(Side { network: network.network, local, published, subnet: None }))
-                }
-                _ => Err(BackendError::Host(format!(
-                    "{family} is enabled, but underlay link {} has no {family} address",
-                    underlay.name
-                ))),
-            }
-        })?;
-        let attrs = peer::attrs(underlay.published, sides.v6.is_some(), udp.port);
+            let (local, published) = addresses(underlay, family)?;
+            Ok(Some(Side { network: network.network, local, published, subnet: None }))
+        })
+        .map_err(BackendError::Host)?;
         let driver = UdpDriver::new(udp.port, self.options.clone(), underlay.clone(), sides);
         let state = State {
             backend: peer::KIND.to_owned(),
             networks: config.networks.map(|_, network| network.network),
             ..State::default()
         };
-        reconcile::register(driver, kernel, registration, &attrs, state).await
+        reconcile::register(driver, kernel, registration, state).await
     }
+}
+
+/// The local and the published address of an enabled family.
+pub(crate) fn addresses(underlay: &Underlay, family: Family) -> Result<(IpAddr, IpAddr), String> {
+    let both = underlay.local.get(family).zip(underlay.published.get(family));
+    both.map(|(local, published)| (*local, *published)).ok_or_else(|| {
+        format!("{family} is enabled, but underlay link {} has no {family} address", underlay.name)
+    })
 }

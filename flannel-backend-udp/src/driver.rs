@@ -8,19 +8,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use async_trait::async_trait;
 use flannel_core::addr::{Family, Mtu, PerFamily, Subnet};
 use flannel_core::backend::Underlay;
-use flannel_core::dataplane::{Address, KERNEL_PROTOCOL, Object, ROUTE_PROTOCOL, Route};
+use flannel_core::dataplane::{Address, KERNEL_PROTOCOL, Object, ROUTE_PROTOCOL, Route, Through};
 use flannel_core::kernel::{Kernel, KernelError, KernelEvent, Kinds, Link, LinkOp, Scope};
-use flannel_core::lease::{Lease, LeaseKey};
+use flannel_core::lease::{Lease, LeaseAttrs, LeaseKey};
 use flannel_core::peers::{Claim, Peer, PeerError};
 use flannel_core::reconcile::{Devices, Driver};
 use tokio::sync::Notify;
 use tracing::{debug, error, info, warn};
 
-use crate::backend::UdpOptions;
+use crate::backend::{UdpOptions, addresses};
 use crate::counters::DropReason;
 use crate::engine::{Engine, EngineEvent, EngineOptions};
 use crate::forward::{self, ForwardingTable, TableSpec};
-use crate::peer::{peer, table_peers};
+use crate::peer::{attrs, peer, table_peers};
 use crate::socket::{ErrorSocket, SocketOptions, UnderlaySocket};
 use crate::tun::{Tun, TunOptions};
 
@@ -63,6 +63,8 @@ pub(crate) struct UdpDriver {
     alarm: Arc<Notify>,
     /// Whether the datapath that runs has stopped by itself.
     failed: Arc<AtomicBool>,
+    /// Whether the sockets of the datapath that runs are bound to what was the underlay before.
+    moved: bool,
     /// The drops that were told already.
     told: Vec<(DropReason, u64)>,
 }
@@ -81,6 +83,7 @@ impl UdpDriver {
             mtu: None,
             alarm: Arc::default(),
             failed: Arc::default(),
+            moved: false,
             told: Vec::new(),
         }
     }
@@ -117,13 +120,34 @@ impl UdpDriver {
         let tun = Tun::open(name.as_deref().unwrap_or(TUN_PATTERN), TunOptions::default());
         let tun = tun
             .map_err(|error| format!("{}; the agent needs /dev/net/tun and CAP_NET_ADMIN", chain(&error)))?;
-        let sockets = PerFamily::try_from_fn(|family| {
+        let sockets = self.bind(&PerFamily::default())?;
+        self.run_engine(Arc::new(tun), sockets)
+    }
+
+    /// Puts the datapath on sockets of the underlay as it is now. The TUN stays, with packets that wait in it,
+    /// and so do the sockets whose address stays.
+    fn move_engine(&mut self) -> Result<(), String> {
+        let Some(engine) = &self.engine else { return Ok(()) };
+        let (tun, sockets) = (Arc::clone(engine.tun()), self.bind(engine.sockets())?);
+        self.engine = None;
+        self.run_engine(tun, sockets)
+    }
+
+    /// Binds a socket for each family, but for those that are there.
+    fn bind(&self, there: &PerFamily<Arc<UnderlaySocket>>) -> Result<PerFamily<Arc<UnderlaySocket>>, String> {
+        PerFamily::try_from_fn(|family| {
             let Some(side) = self.sides.get(family) else { return Ok(None) };
             let local = SocketAddr::new(side.local, self.port);
+            if let Some(socket) = there.get(family).filter(|socket| socket.local() == local) {
+                return Ok(Some(Arc::clone(socket)));
+            }
             UnderlaySocket::bind(local, SocketOptions::default())
-                .map(Some)
+                .map(|socket| Some(Arc::new(socket)))
                 .map_err(|error| format!("{}; does another program use the port?", chain(&error)))
-        })?;
+        })
+    }
+
+    fn run_engine(&mut self, tun: Arc<Tun>, sockets: PerFamily<Arc<UnderlaySocket>>) -> Result<(), String> {
         let errors = PerFamily::from_fn(|family| {
             self.sides.get(family)?;
             ErrorSocket::open(family)
@@ -148,6 +172,7 @@ impl UdpDriver {
         let engine =
             Engine::start(options).map_err(|error| format!("udp threads can't be started: {error}"))?;
         self.engine = Some(engine);
+        self.moved = false;
         Ok(())
     }
 
@@ -165,6 +190,10 @@ impl UdpDriver {
             }
             changed = true;
             link = self.find_tun(kernel).await?;
+        } else if self.moved
+            && let Err(problem) = self.move_engine()
+        {
+            return Ok(Err(problem));
         }
         let Some(mut link) = link else { return Ok(Err("the TUN went away again".to_owned())) };
         let mut ops = Vec::new();
@@ -272,6 +301,23 @@ impl Driver for UdpDriver {
         self.renew_table();
     }
 
+    fn set_underlay(&mut self, underlay: &Underlay) -> Result<(), String> {
+        let mut sides = self.sides.clone();
+        for family in self.sides.families() {
+            let (local, published) = addresses(underlay, family)?;
+            if let Some(side) = sides.get_mut(family) {
+                self.moved |= side.local != local;
+                (side.local, side.published) = (local, published);
+            }
+        }
+        (self.sides, self.underlay) = (sides, underlay.clone());
+        Ok(())
+    }
+
+    fn attrs(&self) -> LeaseAttrs {
+        attrs(self.underlay.published, self.sides.v6.is_some(), self.port)
+    }
+
     /// The address of the TUN and a route for the whole network: which node a packet goes to is decided behind
     /// it, as upstream does.
     fn own_objects(&self) -> Vec<Object> {
@@ -287,6 +333,7 @@ impl Driver for UdpDriver {
                 via: None,
                 link: Some(link),
                 onlink: false,
+                through: Through::Itself,
                 protocol: ROUTE_PROTOCOL,
                 plain: true,
             }));
@@ -338,7 +385,7 @@ impl Driver for UdpDriver {
                     && side.is_some_and(|side| side.network.covers(route.dst))
             }
             // A TUN has neither.
-            Object::Neighbour(_) | Object::Fdb(_) => false,
+            Object::Neighbour(_) | Object::Fdb(_) | Object::NextHop(_) => false,
         }
     }
 

@@ -44,10 +44,10 @@ pub type EventHook = Arc<dyn Fn(EngineEvent) + Send + Sync>;
 
 /// What an engine is made of.
 pub struct EngineOptions {
-    /// The TUN.
-    pub tun: Tun,
+    /// The TUN, which can outlive the engine.
+    pub tun: Arc<Tun>,
     /// The sockets, for the underlay families there are.
-    pub sockets: PerFamily<UnderlaySocket>,
+    pub sockets: PerFamily<Arc<UnderlaySocket>>,
     /// The sockets for ICMP errors. Without one, errors are written to the TUN, where the kernel may
     /// refuse them.
     pub errors: PerFamily<ErrorSocket>,
@@ -120,8 +120,13 @@ impl Engine {
     }
 
     /// The TUN.
-    pub fn tun(&self) -> &Tun {
+    pub fn tun(&self) -> &Arc<Tun> {
         &self.io.tun
+    }
+
+    /// The sockets.
+    pub fn sockets(&self) -> &PerFamily<Arc<UnderlaySocket>> {
+        &self.io.sockets
     }
 
     /// Which path packets take here.
@@ -133,7 +138,9 @@ impl Engine {
             tso: offloads.tso,
             uso: offloads.uso,
             layout: self.layout,
-            sockets: PerFamily::from_fn(|family| self.io.sockets.get(family).map(SocketPath::of)),
+            sockets: PerFamily::from_fn(|family| {
+                self.io.sockets.get(family).map(|socket| SocketPath::of(socket))
+            }),
         }
     }
 

@@ -10,8 +10,8 @@ use std::time::Duration;
 use flannel_backend_vxlan::VxlanBackend;
 use flannel_core::backend::{Backend, Registration};
 use flannel_core::netlink::Netlink;
-use flannel_core::subnet::SubnetManager;
 use flannel_core::subnet::local::{LocalOptions, LocalSubnetManager};
+use flannel_core::subnet::{SubnetManager, hold_and_publish};
 use flannel_core::underlay::{self, UnderlayOptions};
 use tokio_util::sync::CancellationToken;
 
@@ -33,9 +33,15 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let underlay = underlay::choose(&mut kernel, &options).await?;
 
     // Makes the devices and takes this node's subnet ..
-    let registration = Registration { config: &config, underlay: &underlay, subnets: &store, previous: None };
+    let registration = Registration {
+        config: &config,
+        underlay: &underlay,
+        subnets: &store,
+        previous: None,
+        chosen_by: Some(&options),
+    };
     let network = VxlanBackend::new().register(registration).await?;
-    let lease = network.lease().clone();
+    let (lease, attrs) = (network.lease().clone(), network.attrs());
     println!("{lease} through {} with pod MTU {}", underlay.name, network.overlay_mtu());
 
     // .. and holds the kernel in the wanted state until it is cancelled.
@@ -46,7 +52,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("{} peers are in the kernel", status.borrow().peers);
 
     // A real agent holds its lease for as long as it lives; the example does for five seconds.
-    let _ = tokio::time::timeout(Duration::from_secs(5), store.hold_lease(&lease)).await;
+    let _ = tokio::time::timeout(Duration::from_secs(5), hold_and_publish(&store, lease, attrs)).await;
     cancel.cancel();
     running.await??;
     Ok(())

@@ -16,6 +16,8 @@ pub struct VxlanConfig {
     pub learning: bool,
     /// `GBP`: whether group-based policy marks are carried. Default false.
     pub gbp: bool,
+    /// `DirectRouting`: whether peers that are on-link are reached by plain routes, without VXLAN. Default false.
+    pub direct_routing: bool,
 }
 
 /// The port that the Linux kernel takes if none is given (`vxlan_port` in `drivers/net/vxlan`).
@@ -40,10 +42,6 @@ impl VxlanConfig {
         let mtu = u32::try_from(mtu).ok().filter(|mtu| *mtu == 0 || (576..=65535).contains(mtu));
         let mtu =
             mtu.ok_or_else(|| bad(backend, "MTU", "must be 0 (that of the underlay) or from 576 to 65535"))?;
-        if backend.get("DirectRouting")?.unwrap_or(false) {
-            let fix = "is not supported by this version; leave it out, and peers are reached encapsulated";
-            return Err(bad(backend, "DirectRouting", fix));
-        }
         if backend.get::<String>("MacPrefix")?.is_some_and(|prefix| !is_mac_prefix(&prefix)) {
             return Err(bad(backend, "MacPrefix", "must be two bytes in hex such as \"0E-2A\""));
         }
@@ -54,6 +52,7 @@ impl VxlanConfig {
             underlay_mtu: Some(Mtu(mtu)).filter(|mtu| mtu.0 > 0),
             learning: backend.get("Learning")?.unwrap_or(false),
             gbp: backend.get("GBP")?.unwrap_or(false),
+            direct_routing: backend.get("DirectRouting")?.unwrap_or(false),
         })
     }
 }
@@ -93,15 +92,15 @@ mod tests {
     fn has_upstreams_defaults() {
         let config = VxlanConfig::parse(&backend("")).unwrap();
         assert_eq!((config.vni.get(), config.port, config.underlay_mtu), (1, 8472, None));
-        assert!(!config.learning && !config.gbp);
+        assert!(!config.learning && !config.gbp && !config.direct_routing);
     }
 
     #[test]
     fn reads_all_keys_in_any_case() {
-        let keys = r#","vni":42,"PORT":4789,"mtu":1400,"Learning":true,"gbp":true,"DirectRouting":false"#;
+        let keys = r#","vni":42,"PORT":4789,"mtu":1400,"Learning":true,"gbp":true,"DirectRouting":true"#;
         let config = VxlanConfig::parse(&backend(keys)).unwrap();
         assert_eq!((config.vni.get(), config.port, config.underlay_mtu), (42, 4789, Some(Mtu(1400))));
-        assert!(config.learning && config.gbp);
+        assert!(config.learning && config.gbp && config.direct_routing);
     }
 
     #[test]
@@ -113,7 +112,7 @@ mod tests {
             (r#","Port":65536"#, "Backend.Port", "65536"),
             (r#","MTU":100"#, "Backend.MTU", "100"),
             (r#","Learning":1"#, "Backend.Learning", "1"),
-            (r#","DirectRouting":true"#, "Backend.DirectRouting", "true"),
+            (r#","DirectRouting":"yes""#, "Backend.DirectRouting", "\"yes\""),
             (r#","MacPrefix":"0E2A""#, "Backend.MacPrefix", "\"0E2A\""),
         ] {
             let error = VxlanConfig::parse(&backend(keys)).expect_err(keys);

@@ -134,7 +134,14 @@ mod tests {
     use super::*;
 
     fn config() -> VxlanConfig {
-        VxlanConfig { vni: Vni::new(1).unwrap(), port: 8472, underlay_mtu: None, learning: false, gbp: false }
+        VxlanConfig {
+            vni: Vni::new(1).unwrap(),
+            port: 8472,
+            underlay_mtu: None,
+            learning: false,
+            gbp: false,
+            direct_routing: false,
+        }
     }
 
     fn spec() -> DeviceSpec {

@@ -5,16 +5,18 @@ use std::net::IpAddr;
 use async_trait::async_trait;
 use flannel_core::addr::{Family, LinkIndex, MacAddr, Mtu, PerFamily, Subnet};
 use flannel_core::backend::Underlay;
-use flannel_core::dataplane::{Address, KERNEL_PROTOCOL, Object};
+use flannel_core::dataplane::{Address, KERNEL_PROTOCOL, Object, ObjectKey, Route, Through};
 use flannel_core::kernel::{Kernel, KernelError, KernelEvent, Kinds, Link, LinkOp, Scope};
-use flannel_core::lease::Lease;
+use flannel_core::lease::{Lease, LeaseAttrs};
+use flannel_core::on_link::OnLink;
 use flannel_core::peers::{Claim, Peer, PeerError};
 use flannel_core::reconcile::{Devices, Driver};
 use tracing::{info, warn};
 
 use crate::config::VxlanConfig;
 use crate::device::{DeviceSpec, LinkPlan, device_name, overlay_mtu, plan_link};
-use crate::peer::peer;
+use crate::next_hops::{self, Form, NextHopObjects};
+use crate::peer::{Paths, peer};
 
 /// One family's side of the backend.
 #[derive(Debug, Clone)]
@@ -38,11 +40,80 @@ pub(crate) struct VxlanDriver {
     pub(crate) sides: PerFamily<Side>,
     links: PerFamily<Link>,
     lower: Option<Link>,
+    next_hop_objects: NextHopObjects,
+    /// What was found about them; `None` until the devices are there.
+    form: Option<Form>,
+    /// Who is on-link on the underlay; `None` without `DirectRouting`.
+    on_link: Option<OnLink>,
 }
 
 impl VxlanDriver {
-    pub(crate) fn new(config: VxlanConfig, underlay: Underlay, sides: PerFamily<Side>) -> Self {
-        Self { config, underlay, sides, links: PerFamily::default(), lower: None }
+    pub(crate) fn new(
+        config: VxlanConfig,
+        underlay: Underlay,
+        sides: PerFamily<Side>,
+        next_hop_objects: NextHopObjects,
+    ) -> Self {
+        let (links, lower, form) = (PerFamily::default(), None, None);
+        let on_link = config.direct_routing.then(OnLink::default);
+        Self { config, underlay, sides, links, lower, next_hop_objects, form, on_link }
+    }
+
+    fn in_overlay(&self, subnet: Subnet) -> bool {
+        self.sides.iter().any(|(_, side)| side.network.covers(subnet))
+    }
+
+    /// Looks who is on-link, if that matters. Returns whether it is another answer than before.
+    async fn look_on_link(&mut self, kernel: &mut dyn Kernel, lower: &Link) -> Result<bool, KernelError> {
+        let Some(before) = &self.on_link else { return Ok(false) };
+        let mut routes = Vec::new();
+        for family in self.sides.families() {
+            let objects = kernel.objects(Scope { link: lower.index, family, kinds: Kinds::ROUTES }).await?;
+            // The routes to pods say nothing of nodes, and are many.
+            routes.extend(objects.into_iter().filter_map(|object| match object {
+                Object::Route(route) if !self.in_overlay(route.dst) => Some(route),
+                _ => None,
+            }));
+        }
+        let now = OnLink::new(&routes);
+        let changed = now != *before;
+        self.on_link = Some(now);
+        Ok(changed)
+    }
+
+    /// Whether an announcement may change who is on-link. An address takes routes along, some in silence.
+    fn concerns_on_link(&self, event: &KernelEvent) -> bool {
+        let (Some(on_link), Some(lower)) = (&self.on_link, &self.lower) else { return false };
+        match event {
+            KernelEvent::Put(Object::Route(route)) if route.link == Some(lower.index) => {
+                !self.in_overlay(route.dst) && on_link.is_changed_by(route)
+            }
+            KernelEvent::Put(Object::Route(Route { dst, metric, .. }))
+            | KernelEvent::Gone(ObjectKey::Route(dst, metric)) => on_link.rests_on(*dst, *metric),
+            KernelEvent::Put(Object::Address(address)) => address.link == lower.index,
+            KernelEvent::Gone(ObjectKey::Address(link, _)) => *link == lower.index,
+            _ => false,
+        }
+    }
+
+    /// How packets travel, for the status.
+    fn datapath(&self, form: &Form) -> String {
+        match &self.on_link {
+            Some(_) => format!("{form}; on-link peers directly through {}", self.underlay.name),
+            None => form.to_string(),
+        }
+    }
+
+    /// Finds out, once, whether routes can go through next-hop objects.
+    async fn settle_form(&mut self, kernel: &mut dyn Kernel) -> Result<(), KernelError> {
+        if self.form.is_none() {
+            let sides = self
+                .sides
+                .iter()
+                .filter_map(|(family, side)| Some((self.links.get(family)?.index, side.network)));
+            self.form = Some(next_hops::find_form(kernel, self.next_hop_objects, sides.collect()).await?);
+        }
+        Ok(())
     }
 
     fn indexes(&self) -> PerFamily<LinkIndex> {
@@ -168,6 +239,12 @@ impl Driver for VxlanDriver {
             problems.push(format!("underlay link {} is down", lower.name));
         }
         devices.problem = (!problems.is_empty()).then(|| problems.join("; "));
+        if devices.problem.is_none() {
+            self.settle_form(kernel).await?;
+            devices.datapath = self.form.as_ref().map(|form| self.datapath(form));
+        }
+        devices.peers_changed = self.look_on_link(kernel, &lower).await?;
+        devices.links.extend(self.on_link.as_ref().map(|_| lower.index));
         Ok(devices)
     }
 
@@ -177,6 +254,23 @@ impl Driver for VxlanDriver {
                 side.subnet = lease.subnet(family);
             }
         }
+    }
+
+    /// The MACs stay: peers know them, and only the way to them changes.
+    fn set_underlay(&mut self, underlay: &Underlay) -> Result<(), String> {
+        let mut sides = self.sides.clone();
+        for family in self.sides.families() {
+            let (local, published) = crate::addresses(underlay, family)?;
+            if let Some(side) = sides.get_mut(family) {
+                (side.local, side.published) = (local, published);
+            }
+        }
+        (self.sides, self.underlay) = (sides, underlay.clone());
+        Ok(())
+    }
+
+    fn attrs(&self) -> LeaseAttrs {
+        crate::attrs(&self.config, &self.underlay, &self.sides)
     }
 
     fn own_objects(&self) -> Vec<Object> {
@@ -201,12 +295,18 @@ impl Driver for VxlanDriver {
     }
 
     fn peer(&self, lease: &Lease) -> Result<Peer, PeerError> {
-        peer(lease, &self.indexes())
+        let through = self.form.as_ref().map_or(Through::Itself, Form::through);
+        let lower = self.lower.as_ref().map(|lower| lower.index);
+        let direct = lower.zip(self.on_link.as_ref());
+        peer(lease, &Paths { links: &self.indexes(), through, direct })
     }
 
     fn scopes(&self) -> Vec<Scope> {
         let scope = |(family, link): (Family, &Link)| Scope { link: link.index, family, kinds: Kinds::ALL };
-        self.links.iter().map(scope).collect()
+        let lower = self.lower.as_ref().filter(|_| self.on_link.is_some()).map(|lower| lower.index);
+        let shared =
+            |link| self.sides.families().map(move |family| Scope { link, family, kinds: Kinds::ROUTES });
+        self.links.iter().map(scope).chain(lower.into_iter().flat_map(shared)).collect()
     }
 
     /// On our own devices: what lies in our network, and FDB entries of stations. The kernel's own routes and
@@ -215,6 +315,7 @@ impl Driver for VxlanDriver {
         let (link, addr) = match object {
             Object::Address(address) => (Some(address.link), address.addr.ip()),
             Object::Neighbour(neighbour) => (Some(neighbour.link), neighbour.addr),
+            Object::NextHop(next_hop) => (Some(next_hop.link), next_hop.gateway),
             Object::Route(route) => {
                 if route.protocol == KERNEL_PROTOCOL {
                     return false;
@@ -246,7 +347,7 @@ impl Driver for VxlanDriver {
             KernelEvent::LinkGone(index, _) => {
                 self.links.iter().map(|(_, link)| link).chain(&self.lower).any(|link| link.index == *index)
             }
-            _ => false,
+            _ => self.concerns_on_link(event),
         }
     }
 }

@@ -10,18 +10,24 @@
 //!
 //! # What this crate adds to the core
 //! [`VxlanBackend`] implements [`flannel_core::backend::Backend`]. It makes the devices, publishes their
-//! MACs in the lease, and gives the reconcile loop a driver that says what a lease means: three objects per
+//! MACs in the lease, and gives the reconcile loop a driver that says what a lease means: a few objects per
 //! peer and family. Wire formats, device names and attributes are those of Go flannel, so that both can share
 //! a cluster and take over from each other on a node.
 //!
-//! Not supported in this version: `DirectRouting` (refused with a clear error).
+//! Where the kernel has next-hop objects, routes go through them ([`NextHopObjects`]).
+//!
+//! With `DirectRouting` a peer whose underlay address is on-link gets a plain route to its node instead
+//! ([`flannel_core::on_link`] decides). Everything else of the peer stays, so a change of mind is one replaced route.
 
 mod config;
 mod device;
 mod driver;
+mod next_hops;
 mod peer;
 #[cfg(test)]
 mod tests;
+
+use std::net::IpAddr;
 
 use async_trait::async_trait;
 use flannel_core::addr::{Family, MacAddr, PerFamily};
@@ -35,6 +41,7 @@ use flannel_core::state_file::{Device, State};
 use tracing::warn;
 
 pub use config::VxlanConfig;
+pub use next_hops::NextHopObjects;
 pub use peer::VxlanData;
 
 use driver::{Side, VxlanDriver};
@@ -42,6 +49,7 @@ use driver::{Side, VxlanDriver};
 /// The VXLAN backend.
 pub struct VxlanBackend {
     open: Box<OpenKernel>,
+    next_hop_objects: NextHopObjects,
 }
 
 impl Default for VxlanBackend {
@@ -60,7 +68,13 @@ impl VxlanBackend {
     pub fn with_kernel(
         open: impl Fn() -> Result<Box<dyn Kernel>, KernelError> + Send + Sync + 'static,
     ) -> Self {
-        Self { open: Box::new(open) }
+        Self { open: Box::new(open), next_hop_objects: NextHopObjects::default() }
+    }
+
+    /// Says whether routes may go through next-hop objects. By default they do where the kernel has them.
+    #[must_use]
+    pub fn next_hop_objects(self, next_hop_objects: NextHopObjects) -> Self {
+        Self { next_hop_objects, ..self }
     }
 }
 
@@ -79,9 +93,8 @@ impl Backend for VxlanBackend {
         let mut kernel = (self.open)().map_err(BackendError::no_kernel)?;
         let published = subnets.published_attrs(&underlay.published).await?;
         let sides = sides(config, &vxlan, underlay, published.as_ref(), &mut *kernel).await?;
-        let attrs = attrs(&vxlan, underlay, &sides);
-        let driver = VxlanDriver::new(vxlan, underlay.clone(), sides);
-        reconcile::register(driver, kernel, registration, &attrs, state(config, &vxlan)).await
+        let driver = VxlanDriver::new(vxlan, underlay.clone(), sides, self.next_hop_objects);
+        reconcile::register(driver, kernel, registration, state(config, &vxlan)).await
     }
 }
 
@@ -95,14 +108,7 @@ async fn sides(
 ) -> Result<PerFamily<Side>, BackendError> {
     let mut sides = PerFamily::default();
     for (family, network) in config.networks.iter() {
-        let missing = || {
-            BackendError::Host(format!(
-                "{family} is enabled, but underlay link {} has no {family} address",
-                underlay.name
-            ))
-        };
-        let local = *underlay.local.get(family).ok_or_else(missing)?;
-        let published_ip = *underlay.published.get(family).ok_or_else(missing)?;
+        let (local, published_ip) = addresses(underlay, family).map_err(BackendError::Host)?;
         let name = device::device_name(vxlan, family);
         let found = kernel.link(&name).await;
         let found =
@@ -115,6 +121,14 @@ async fn sides(
         *sides.get_mut(family) = Some(side);
     }
     Ok(sides)
+}
+
+/// The local and the published address of an enabled family.
+fn addresses(underlay: &Underlay, family: Family) -> Result<(IpAddr, IpAddr), String> {
+    let both = underlay.local.get(family).zip(underlay.published.get(family));
+    both.map(|(local, published)| (*local, *published)).ok_or_else(|| {
+        format!("{family} is enabled, but underlay link {} has no {family} address", underlay.name)
+    })
 }
 
 /// What to store for the next start, but for the nodes.

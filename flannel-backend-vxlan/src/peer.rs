@@ -1,10 +1,13 @@
 //! What a VXLAN node publishes, and what a lease asks of the kernel. Pure.
 //! Upstream: `pkg/backend/vxlan/vxlan_network.go`.
 
-use flannel_core::addr::{Family, LinkIndex, MacAddr, PerFamily, Vni};
-use flannel_core::dataplane::{FdbEntry, Neighbour, Object, ROUTE_PROTOCOL, Route};
+use std::net::IpAddr;
+
+use flannel_core::addr::{Family, LinkIndex, MacAddr, PerFamily, Subnet, Vni};
+use flannel_core::dataplane::{FdbEntry, Neighbour, NextHop, Object, Route, Through};
 use flannel_core::gojson::GoObject;
 use flannel_core::lease::{BackendData, Lease, LeaseAttrs};
+use flannel_core::on_link::OnLink;
 use flannel_core::peers::{Claim, Peer, PeerError};
 use serde::Serialize;
 
@@ -37,11 +40,24 @@ impl VxlanData {
     }
 }
 
+/// The ways to peers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Paths<'a> {
+    /// Our devices.
+    pub(crate) links: &'a PerFamily<LinkIndex>,
+    /// How routes through them keep their gateways.
+    pub(crate) through: Through,
+    /// The underlay link and who is on-link there, if those are reached without encapsulation.
+    pub(crate) direct: Option<(LinkIndex, &'a OnLink)>,
+}
+
 /// What a lease of another node asks for, on the devices that are there.
 ///
 /// A family is used if we have its device and the lease has its subnet, address and data; a node that has
-/// only one of our families is reached by that one.
-pub(crate) fn peer(lease: &Lease, links: &PerFamily<LinkIndex>) -> Result<Peer, PeerError> {
+/// only one of our families is reached by that one. One that is on-link and routed directly has all the same
+/// but the route, so that it can be encapsulated by replacing that.
+pub(crate) fn peer(lease: &Lease, paths: &Paths<'_>) -> Result<Peer, PeerError> {
+    let Paths { links, through, direct } = *paths;
     let attrs = &lease.attrs;
     if attrs.backend_type != KIND {
         return Err(PeerError::NotOurs(format!("its backend is {:?}, ours is {KIND:?}", attrs.backend_type)));
@@ -58,19 +74,22 @@ pub(crate) fn peer(lease: &Lease, links: &PerFamily<LinkIndex>) -> Result<Peer, 
         let data = VxlanData::decode(data).map_err(|why| bad(&why))?;
         let (link, mac) = (*link, data.vtep_mac);
         peer.claims.extend([Claim::Vtep(link, mac, underlay), Claim::Underlay(underlay)]);
+        let gateway = subnet.base();
         peer.objects.extend([
-            Object::Neighbour(Neighbour { link, addr: subnet.base(), mac }),
+            Object::Neighbour(Neighbour { link, addr: gateway, mac }),
             Object::Fdb(FdbEntry { link, mac, dst: underlay, port: None, vni: None, via: None }),
-            Object::Route(Route {
-                dst: *subnet,
-                metric: Route::default_metric(family),
-                via: Some(subnet.base()),
-                link: Some(link),
-                onlink: true,
-                protocol: ROUTE_PROTOCOL,
-                plain: true,
-            }),
         ]);
+        if through != Through::Itself {
+            peer.objects.push(Object::NextHop(NextHop { link, gateway, spare: None }));
+        }
+        if family == Family::V6 && direct.is_some() && subnet.prefix() < family.bits() {
+            peer.objects.push(Object::Route(route_to_gateway(gateway, link)));
+        }
+        let direct = direct.filter(|(_, on_link)| on_link.reaches(underlay) && !subnet.contains(underlay));
+        peer.objects.push(Object::Route(match direct {
+            Some((lower, _)) => Route::by_node(*subnet, underlay, lower),
+            None => Route { onlink: true, through, ..Route::by_node(*subnet, gateway, link) },
+        }));
     }
     if peer.objects.is_empty() && !links.is_empty() {
         return Err(PeerError::NotOurs("it has none of the address families of this node".to_owned()));
@@ -84,6 +103,13 @@ fn data_field(family: Family) -> &'static str {
         Family::V4 => "BackendData",
         Family::V6 => "BackendV6Data",
     }
+}
+
+/// The IPv6 kernel refuses a gateway on one link if a route of another covers it (`ip6_route_check_nh_onlink`),
+/// as the direct route to a subnet covers its base. This route keeps the way back open.
+fn route_to_gateway(gateway: IpAddr, link: LinkIndex) -> Route {
+    let host = Subnet::containing(gateway, Family::of(gateway).bits()).expect("an address fits its family");
+    Route { via: None, ..Route::by_node(host, gateway, link) }
 }
 
 /// What this node publishes for one family.
@@ -101,11 +127,10 @@ mod tests {
     use flannel_core::testing::hostile::{Scene, judge};
     use proptest::prelude::*;
 
-    use std::net::IpAddr;
-
     use super::*;
 
     const LINKS: PerFamily<LinkIndex> = PerFamily { v4: Some(LinkIndex(4)), v6: Some(LinkIndex(6)) };
+    const PATHS: Paths<'_> = Paths { links: &LINKS, through: Through::Itself, direct: None };
     const DUAL: &str = r#"{"PublicIP":"192.0.2.11","PublicIPv6":"2001:db8::11","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"0a:5b:10:33:7e:01"},"BackendV6Data":{"VNI":1,"VtepMAC":"5e:5b:10:33:7e:01"}}"#;
 
     fn lease(key: &str, value: &str) -> Lease {
@@ -115,7 +140,7 @@ mod tests {
     #[test]
     fn a_dual_stack_lease_asks_for_the_same_in_each_family() {
         let lease = lease("10.5.1.0-24&fd00:5::-64", DUAL);
-        let peer = peer(&lease, &LINKS).unwrap();
+        let peer = peer(&lease, &PATHS).unwrap();
         assert_eq!((peer.objects.len(), peer.claims.len()), (6, 6));
         for (family, link, base) in [(Family::V4, 4, "10.5.1.0"), (Family::V6, 6, "fd00:5::")] {
             let base: IpAddr = base.parse().unwrap();
@@ -127,16 +152,29 @@ mod tests {
                 .collect();
             let metric = Route::default_metric(family);
             let (dst, link) = (lease.subnet(family).unwrap(), Some(LinkIndex(link)));
-            let want = Route { dst, metric, via: Some(base), link, onlink: true, protocol: 102, plain: true };
+            let want = Route {
+                dst,
+                metric,
+                via: Some(base),
+                link,
+                onlink: true,
+                through: Through::Itself,
+                protocol: 102,
+                plain: true,
+            };
             assert_eq!(routes, [want]);
         }
         let v4 = PerFamily { v6: None, ..LINKS };
-        assert_eq!(super::peer(&lease, &v4).unwrap().objects.len(), 3, "only the families of our devices");
+        assert_eq!(
+            super::peer(&lease, &Paths { links: &v4, ..PATHS }).unwrap().objects.len(),
+            3,
+            "only the families of our devices"
+        );
     }
 
     #[test]
     fn other_backends_are_not_ours_and_garbled_data_is_unknown() {
-        let v4 = |value: &str| peer(&lease("10.5.1.0-24", value), &LINKS);
+        let v4 = |value: &str| peer(&lease("10.5.1.0-24", value), &PATHS);
         for value in [r#"{"PublicIP":"192.0.2.11","BackendType":"host-gw"}"#, r#"{"PublicIP":"192.0.2.11"}"#]
         {
             assert!(matches!(v4(value), Err(PeerError::NotOurs(_))), "{value}");
@@ -172,8 +210,8 @@ mod tests {
         };
         let scene = Scene { kind: KIND, own: record(11), peer: record(12), stranger: record(50) };
         let networks = PerFamily { v4: "10.244.0.0/16".parse().ok(), v6: "fd00:10:244::/56".parse().ok() };
-        let own = peer(&lease(&scene.own.0, &scene.own.1), &LINKS).unwrap().claims;
-        judge(&scene, networks, own, |lease| peer(lease, &LINKS));
+        let own = peer(&lease(&scene.own.0, &scene.own.1), &PATHS).unwrap().claims;
+        judge(&scene, networks, own, |lease| peer(lease, &PATHS));
     }
 
     proptest! {
@@ -182,7 +220,7 @@ mod tests {
             let value = format!(r#"{{"PublicIP":"192.0.2.11","BackendType":"vxlan","BackendData":{{"VtepMAC":"{data}"}}}}"#);
             if let Ok(attrs) = LeaseAttrs::from_json(&value) {
                 let key = "10.5.1.0-24".parse().unwrap();
-                let _ = peer(&Lease { key, attrs, created: 1 }, &LINKS);
+                let _ = peer(&Lease { key, attrs, created: 1 }, &Paths { through: Through::Object, ..PATHS });
             }
         }
     }

@@ -1,12 +1,16 @@
 //! The backend on a fake kernel and a store in memory. The real kernel is in `tests/`.
 
+mod direct;
+mod incremental;
+mod next_hops;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use flannel_core::addr::{LinkIndex, Vni};
 use flannel_core::config::LeaseSource;
-use flannel_core::dataplane::{Address, Dataplane, Neighbour, Object, Op, Route};
-use flannel_core::kernel::LinkOp;
+use flannel_core::dataplane::{Address, Dataplane, Neighbour, Object, Op, Route, Through};
+use flannel_core::kernel::{LinkAddress, LinkOp};
 use flannel_core::lease::Lease;
 use flannel_core::subnet::SubnetManager;
 use flannel_core::testing::{FakeKernel, FakeStore};
@@ -16,6 +20,8 @@ use flannel_core::addr::Mtu;
 use flannel_core::backend::NetworkStatus;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+
+use flannel_core::underlay::UnderlayOptions;
 
 use super::*;
 
@@ -34,12 +40,19 @@ struct Host {
     underlay: Underlay,
     config: NetworkConfig,
     previous: Option<State>,
+    next_hop_objects: NextHopObjects,
 }
 
 impl Host {
-    fn new(text: &str) -> Self {
+    /// A host whose kernel has next-hop objects or not.
+    fn new(objects: bool, text: &str) -> Self {
         let kernel = FakeKernel::default();
+        if !objects {
+            kernel.lack_next_hops();
+        }
         let link = kernel.add_link("eth0", 1500);
+        give(&kernel, link, "192.0.2.1/24");
+        give(&kernel, link, "2001:db8::1/64");
         let config = config(text);
         let addr = |family| match family {
             Family::V4 => "192.0.2.1".parse().unwrap(),
@@ -54,14 +67,28 @@ impl Host {
             published: addrs,
             reason: "test".into(),
         };
-        Self { kernel, store: FakeStore::new(config.clone()), underlay, config, previous: None }
+        Self {
+            kernel,
+            store: FakeStore::new(config.clone()),
+            underlay,
+            config,
+            previous: None,
+            next_hop_objects: NextHopObjects::Auto,
+        }
     }
 
     async fn register(&self) -> Result<Box<dyn Network>, BackendError> {
         let kernel = self.kernel.clone();
-        let backend = VxlanBackend::with_kernel(move || Ok(Box::new(kernel.clone())));
+        let backend = VxlanBackend::with_kernel(move || Ok(Box::new(kernel.clone())))
+            .next_hop_objects(self.next_hop_objects);
         let (config, underlay, previous) = (&self.config, &self.underlay, self.previous.as_ref());
-        backend.register(Registration { config, underlay, subnets: &self.store, previous }).await
+        let options = UnderlayOptions {
+            families: config.families().collect(),
+            ifaces: vec!["eth0".into()],
+            ..UnderlayOptions::default()
+        };
+        let chosen_by = Some(&options);
+        backend.register(Registration { config, underlay, subnets: &self.store, previous, chosen_by }).await
     }
 
     /// Registers and runs.
@@ -88,6 +115,13 @@ impl Running {
     }
 }
 
+/// Gives a link an address, as DHCP would.
+fn give(kernel: &FakeKernel, link: LinkIndex, addr: &str) {
+    let addr = addr.parse().unwrap();
+    let (global, deprecated, permanent, temporary, tentative) = (true, false, false, false, false);
+    kernel.add_address(LinkAddress { link, addr, global, deprecated, permanent, temporary, tentative });
+}
+
 async fn settle() {
     tokio::time::sleep(Duration::from_millis(1)).await;
 }
@@ -96,9 +130,43 @@ async fn audit() {
     tokio::time::sleep(Duration::from_secs(67)).await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn makes_a_device_a_family_and_publishes_its_mac() {
-    let host = Host::new(DUAL);
+/// Runs every test on a kernel with and on one without next-hop objects.
+macro_rules! in_both_forms {
+    ($($test:ident),+ $(,)?) => {
+        in_both_forms!(@form objects true: $($test),+);
+        in_both_forms!(@form plain false: $($test),+);
+    };
+    (@form $form:ident $objects:literal: $($test:ident),+) => {
+        mod $form {
+            $(
+                #[tokio::test(start_paused = true)]
+                async fn $test() {
+                    super::$test($objects).await;
+                }
+            )+
+        }
+    };
+}
+
+in_both_forms!(
+    makes_a_device_a_family_and_publishes_its_mac,
+    the_mac_is_the_records_else_the_devices_else_derived,
+    a_restart_writes_nothing,
+    every_change_by_hand_is_repaired,
+    leftovers_in_our_network_go_and_strangers_stay,
+    a_changed_config_recreates_the_device_and_a_foreign_link_is_refused,
+    an_underlay_link_that_goes_and_returns_brings_the_devices_back,
+    routes_of_host_gw_are_moved_in_place_and_others_stay,
+    the_device_of_another_vni_goes_once_the_new_one_has_all,
+);
+
+/// How many objects there are for this node and one peer, each in two families.
+fn all(objects: bool) -> usize {
+    if objects { 10 } else { 8 }
+}
+
+async fn makes_a_device_a_family_and_publishes_its_mac(objects: bool) {
+    let host = Host::new(objects, DUAL);
     let network = host.register().await.unwrap();
     assert_eq!(network.overlay_mtu(), Mtu(1430), "the smaller of both");
     for (name, mtu) in [("flannel.1", 1450), ("flannel-v6.1", 1430)] {
@@ -118,16 +186,15 @@ async fn makes_a_device_a_family_and_publishes_its_mac() {
     );
 }
 
-#[tokio::test(start_paused = true)]
-async fn the_mac_is_the_records_else_the_devices_else_derived() {
+async fn the_mac_is_the_records_else_the_devices_else_derived(objects: bool) {
     let v4 = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
     let derived = MacAddr::derived([192, 0, 2, 1].into(), Vni::new(1).unwrap(), Family::V4);
-    let host = Host::new(v4);
+    let host = Host::new(objects, v4);
     host.register().await.unwrap();
     assert_eq!(host.kernel.link_named("flannel.1").unwrap().mac, Some(derived));
 
     let on_device = MacAddr([2, 0, 0, 0, 0, 0x77]);
-    let other = Host::new(v4);
+    let other = Host::new(objects, v4);
     other.register().await.unwrap();
     other.kernel.edit_link("flannel.1", false, |link| link.mac = Some(on_device));
     let fresh = Host { store: FakeStore::new(config(v4)), ..other };
@@ -143,27 +210,28 @@ async fn the_mac_is_the_records_else_the_devices_else_derived() {
     assert_eq!(link.mac.unwrap().to_string(), "0a:00:00:00:00:01", "peers know the recorded one");
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_restart_writes_nothing() {
-    let host = Host::new(DUAL);
+async fn a_restart_writes_nothing(objects: bool) {
+    let host = Host::new(objects, DUAL);
     host.store.put(PEER_KEY, PEER);
     let running = host.start().await;
     assert_eq!(running.status.borrow().peers, 1);
-    assert_eq!(host.kernel.objects().len(), 8);
+    assert_eq!(host.kernel.objects().len(), all(objects));
     running.stop().await;
     host.kernel.take_ops();
     host.kernel.take_link_ops();
     let before = host.kernel.objects();
     let running = host.start().await;
     audit().await;
-    assert_eq!((host.kernel.take_ops(), host.kernel.take_link_ops()), (vec![], vec![]));
+    let mut ops = host.kernel.take_ops();
+    // Where there are no next-hop objects, one is tried at each start.
+    ops.retain(|op| objects || !matches!(op.object(), Object::NextHop(_)));
+    assert_eq!((ops, host.kernel.take_link_ops()), (vec![], vec![]));
     assert_eq!(host.kernel.objects(), before);
     assert!(running.status.borrow().synced);
 }
 
-#[tokio::test(start_paused = true)]
-async fn every_change_by_hand_is_repaired() {
-    let host = Host::new(DUAL);
+async fn every_change_by_hand_is_repaired(objects: bool) {
+    let host = Host::new(objects, DUAL);
     host.store.put(PEER_KEY, PEER);
     let _running = host.start().await;
     let want = host.kernel.objects();
@@ -194,9 +262,8 @@ async fn every_change_by_hand_is_repaired() {
     assert_eq!(host.kernel.objects().len(), want.len(), "all peers are back on the new device");
 }
 
-#[tokio::test(start_paused = true)]
-async fn leftovers_in_our_network_go_and_strangers_stay() {
-    let host = Host::new(DUAL);
+async fn leftovers_in_our_network_go_and_strangers_stay(objects: bool) {
+    let host = Host::new(objects, DUAL);
     host.store.put(PEER_KEY, PEER);
     let running = host.start().await;
     let want = host.kernel.objects();
@@ -211,6 +278,7 @@ async fn leftovers_in_our_network_go_and_strangers_stay() {
             via: Some([10, 5, 200, 0].into()),
             link: Some(link),
             onlink: true,
+            through: Through::Itself,
             protocol: 3,
             plain: true,
         }),
@@ -220,7 +288,16 @@ async fn leftovers_in_our_network_go_and_strangers_stay() {
     let route = |dst: &str, protocol| {
         let dst = dst.parse().unwrap();
         let via = Some([172, 16, 0, 2].into());
-        Object::Route(Route { dst, metric: 0, via, link: Some(link), onlink: true, protocol, plain: true })
+        Object::Route(Route {
+            dst,
+            metric: 0,
+            via,
+            link: Some(link),
+            onlink: true,
+            through: Through::Itself,
+            protocol,
+            plain: true,
+        })
     };
     let strangers = [
         route("172.16.9.0/24", 3),
@@ -238,9 +315,8 @@ async fn leftovers_in_our_network_go_and_strangers_stay() {
     assert_eq!(host.kernel.objects(), all);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_changed_config_recreates_the_device_and_a_foreign_link_is_refused() {
-    let host = Host::new(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#);
+async fn a_changed_config_recreates_the_device_and_a_foreign_link_is_refused(objects: bool) {
+    let host = Host::new(objects, r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#);
     host.register().await.unwrap();
     host.kernel.take_link_ops();
     let gbp =
@@ -249,16 +325,15 @@ async fn a_changed_config_recreates_the_device_and_a_foreign_link_is_refused() {
     let ops = gbp.kernel.take_link_ops();
     assert!(matches!(ops[..], [LinkOp::Delete(_), LinkOp::CreateVxlan { .. }, LinkOp::SetUp(_)]), "{ops:?}");
 
-    let host = Host::new(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#);
+    let host = Host::new(objects, r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#);
     host.kernel.add_link("flannel.1", 1500);
     let error = host.register().await.err().unwrap().to_string();
     assert!(error.contains("flannel.1") && error.contains("remove or rename"), "{error}");
     assert!(host.store.leases().is_empty(), "nothing is published that can't be reached");
 }
 
-#[tokio::test(start_paused = true)]
-async fn an_underlay_link_that_goes_and_returns_brings_the_devices_back() {
-    let host = Host::new(DUAL);
+async fn an_underlay_link_that_goes_and_returns_brings_the_devices_back(objects: bool) {
+    let host = Host::new(objects, DUAL);
     host.store.put(PEER_KEY, PEER);
     let running = host.start().await;
     for name in ["flannel.1", "flannel-v6.1", "eth0"] {
@@ -272,16 +347,24 @@ async fn an_underlay_link_that_goes_and_returns_brings_the_devices_back() {
     let status = running.status.borrow().clone();
     assert_eq!((status.device_problem, status.overlay_mtu), (None, Some(Mtu(1330))));
     assert_eq!(host.kernel.link_named("flannel.1").unwrap().mtu, Mtu(1350));
-    assert_eq!(host.kernel.objects().len(), 8);
+    assert_eq!(host.kernel.objects().len(), all(objects));
 }
 
-#[tokio::test(start_paused = true)]
-async fn routes_of_host_gw_are_moved_in_place_and_others_stay() {
-    let mut host = Host::new(DUAL);
+async fn routes_of_host_gw_are_moved_in_place_and_others_stay(objects: bool) {
+    let mut host = Host::new(objects, DUAL);
     let link = host.underlay.link;
     let route = |dst: &str, protocol| {
         let (dst, via) = (dst.parse().unwrap(), "192.0.2.9".parse().ok());
-        Object::Route(Route { dst, metric: 0, via, link: Some(link), onlink: false, protocol, plain: true })
+        Object::Route(Route {
+            dst,
+            metric: 0,
+            via,
+            link: Some(link),
+            onlink: false,
+            through: Through::Itself,
+            protocol,
+            plain: true,
+        })
     };
     let stranger = route("10.5.97.0/24", 3);
     // A marked one that is wanted, a marked one that is not, and one that Go wrote where we knew the node.
@@ -298,14 +381,13 @@ async fn routes_of_host_gw_are_moved_in_place_and_others_stay() {
     let of_shared = |op: &&Op| op.object().key() == route("10.5.99.0/24", 102).key();
     let moved: Vec<_> = ops.iter().filter(of_shared).collect();
     assert!(matches!(moved[..], [Op::Replace(_)]), "{moved:?}");
-    let objects = host.kernel.objects();
-    assert_eq!(objects.len(), 9, "{objects:?}");
-    assert!(objects.get(&stranger.key()).is_some());
+    let there = host.kernel.objects();
+    assert_eq!(there.len(), all(objects) + 1, "{there:?}");
+    assert!(there.get(&stranger.key()).is_some());
 }
 
-#[tokio::test(start_paused = true)]
-async fn the_device_of_another_vni_goes_once_the_new_one_has_all() {
-    let mut host = Host::new(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#);
+async fn the_device_of_another_vni_goes_once_the_new_one_has_all(objects: bool) {
+    let mut host = Host::new(objects, r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#);
     host.store.put("10.5.99.0-24", PEER);
     let running = host.start().await;
     host.previous = Some(host.register().await.unwrap().state().borrow().clone());
@@ -314,8 +396,94 @@ async fn the_device_of_another_vni_goes_once_the_new_one_has_all() {
     let _running = host.start().await;
     assert!(host.kernel.link_named("flannel.1").is_none());
     let link = host.kernel.link_named("flannel.2").unwrap().index;
-    assert_eq!(host.kernel.objects().len(), 4);
+    assert_eq!(host.kernel.objects().len(), all(objects) / 2);
     assert!(
         host.kernel.objects().iter().any(|object| matches!(object, Object::Route(r) if r.link == Some(link)))
     );
+}
+
+/// Runs a network that follows its underlay, with its lease held as an agent does.
+async fn held(host: &Host) -> (Running, JoinHandle<()>, watch::Receiver<flannel_core::lease::LeaseAttrs>) {
+    let network = host.register().await.unwrap();
+    let (status, lease, attrs) = (network.status(), network.lease().clone(), network.attrs());
+    let cancel = CancellationToken::new();
+    let task = tokio::spawn(network.run(host.store.watch_leases(), cancel.clone()));
+    let (store, follow) = (host.store.clone(), attrs.clone());
+    let hold = tokio::spawn(async move {
+        let held = flannel_core::subnet::hold_and_publish(&store, lease, follow).await;
+        panic!("{held:?}");
+    });
+    settle().await;
+    (Running { status, cancel, task }, hold, attrs)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_underlay_address_changes_the_device_in_place_and_is_published_once() {
+    let host = Host::new(true, DUAL);
+    let (running, hold, _) = held(&host).await;
+    let before = host.store.leases().remove(0);
+    let links = ["flannel.1", "flannel-v6.1"].map(|name| host.kernel.link_named(name).unwrap());
+    let mut watch = host.store.watch_leases();
+    futures::StreamExt::next(&mut watch).await;
+    host.kernel.take_link_ops();
+    // It flaps: nobody hears of it.
+    let eth0 = host.underlay.link;
+    for _ in 0..3 {
+        host.kernel.remove_address("192.0.2.1".parse().unwrap());
+        give(&host.kernel, eth0, "192.0.2.77/24");
+        tokio::time::sleep(Duration::from_millis(900)).await;
+        host.kernel.remove_address("192.0.2.77".parse().unwrap());
+        give(&host.kernel, eth0, "192.0.2.1/24");
+        settle().await;
+    }
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!((host.kernel.take_link_ops(), host.store.leases()), (vec![], vec![before.clone()]));
+
+    for (gone, new) in [("192.0.2.1", "192.0.2.2/24"), ("2001:db8::1", "2001:db8::2/64")] {
+        host.kernel.remove_address(gone.parse().unwrap());
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert!(running.status.borrow().underlay_problem.as_ref().unwrap().contains(gone));
+        assert_eq!(host.kernel.take_link_ops(), [], "without a successor all stays");
+        give(&host.kernel, eth0, new);
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        assert_eq!(running.status.borrow().underlay_problem, None);
+        let ops = host.kernel.take_link_ops();
+        assert!(matches!(ops[..], [LinkOp::ChangeVxlan(..)]), "{ops:?}");
+    }
+    let after = host.store.leases().remove(0);
+    assert_eq!((after.key, after.created), (before.key, before.created));
+    assert_eq!(after.attrs.backend_data, before.attrs.backend_data, "the MACs stay");
+    assert_eq!(after.attrs.public_ips.v4, "192.0.2.2".parse().ok());
+    assert_eq!(after.attrs.public_ips.v6, "2001:db8::2".parse().ok());
+    for (before, local) in links.iter().zip(["192.0.2.2", "2001:db8::2"]) {
+        let now = host.kernel.link_named(&before.name).unwrap();
+        assert_eq!((now.index, now.mac), (before.index, before.mac));
+        assert_eq!(now.vxlan.unwrap().local, local.parse().ok());
+    }
+    let mut writes = 0;
+    while let Some(update) = futures::FutureExt::now_or_never(futures::StreamExt::next(&mut watch)) {
+        update.unwrap().unwrap();
+        writes += 1;
+    }
+    assert_eq!(writes, 2, "one a change");
+    hold.abort();
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn peers_follow_a_node_that_moved() {
+    let host = Host::new(true, DUAL);
+    host.store.put(PEER_KEY, PEER);
+    let running = host.start().await;
+    let moved = PEER.replace("192.0.2.9", "192.0.2.8").replace("2001:db8::9", "2001:db8::8");
+    host.kernel.take_ops();
+    host.store.put(PEER_KEY, &moved);
+    settle().await;
+    let ops = host.kernel.take_ops();
+    assert!(ops.iter().all(|op| matches!(op.object(), Object::Fdb(_))), "{ops:?}");
+    let remotes: Vec<_> = (host.kernel.objects().iter())
+        .filter_map(|object| if let Object::Fdb(entry) = object { Some(entry.dst.to_string()) } else { None })
+        .collect();
+    assert_eq!(remotes, ["192.0.2.8", "2001:db8::8"]);
+    running.stop().await;
 }

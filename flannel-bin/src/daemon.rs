@@ -119,7 +119,7 @@ async fn run_agent(
         state_file: options.state_file.clone(),
         previous: state,
         store: &store,
-        backends: &|kind| registry::backend(kind, &options.udp),
+        backends: &|kind| registry::backend(kind, &options.backends),
         board,
         notify: &notify,
         shutdown: shutdown.clone(),

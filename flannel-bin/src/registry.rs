@@ -2,7 +2,7 @@
 
 use flannel_backend_hostgw::HostGwBackend;
 use flannel_backend_udp::{UdpBackend, UdpOptions};
-use flannel_backend_vxlan::VxlanBackend;
+use flannel_backend_vxlan::{NextHopObjects, VxlanBackend};
 use flannel_core::backend::Backend;
 
 /// The kinds of this build.
@@ -21,6 +21,15 @@ const UPSTREAM: &[&str] = &[
     "hybridnet",
 ];
 
+/// What backends are to do on this node, besides what the config of the network says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct BackendOptions {
+    /// For the udp backend.
+    pub(crate) udp: UdpOptions,
+    /// For the vxlan backend.
+    pub(crate) next_hop_objects: NextHopObjects,
+}
+
 /// A backend that this build does not have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("backend {kind:?} {}; this build has: {}", why(.kind), KNOWN.join(", "))]
@@ -36,11 +45,11 @@ fn why(kind: &str) -> &'static str {
 }
 
 /// Makes the backend of a kind.
-pub(crate) fn backend(kind: &str, udp: &UdpOptions) -> Result<Box<dyn Backend>, UnknownBackend> {
+pub(crate) fn backend(kind: &str, options: &BackendOptions) -> Result<Box<dyn Backend>, UnknownBackend> {
     match kind {
-        "vxlan" => Ok(Box::new(VxlanBackend::new())),
+        "vxlan" => Ok(Box::new(VxlanBackend::new().next_hop_objects(options.next_hop_objects))),
         "host-gw" => Ok(Box::new(HostGwBackend::new())),
-        "udp" => Ok(Box::new(UdpBackend::new(udp.clone()))),
+        "udp" => Ok(Box::new(UdpBackend::new(options.udp.clone()))),
         _ => Err(UnknownBackend { kind: kind.to_owned() }),
     }
 }
@@ -52,13 +61,13 @@ mod tests {
     #[test]
     fn makes_what_it_knows() {
         for kind in KNOWN {
-            assert_eq!(backend(kind, &UdpOptions::default()).unwrap().kind(), *kind);
+            assert_eq!(backend(kind, &BackendOptions::default()).unwrap().kind(), *kind);
         }
     }
 
     #[test]
     fn says_what_is_unknown_and_what_is_missing() {
-        let error = |kind| backend(kind, &UdpOptions::default()).map(|_| ()).unwrap_err().to_string();
+        let error = |kind| backend(kind, &BackendOptions::default()).map(|_| ()).unwrap_err().to_string();
         assert_eq!(error("vxlna"), "backend \"vxlna\" is unknown; this build has: vxlan, host-gw, udp");
         for kind in UPSTREAM {
             assert!(error(kind).contains("is not in this build; this build has: vxlan"), "{kind}");

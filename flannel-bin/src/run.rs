@@ -12,7 +12,7 @@ use flannel_core::backend::{Backend, BackendError, Network, NetworkStatus, Regis
 use flannel_core::config::NetworkConfig;
 use flannel_core::kernel::Kernel;
 use flannel_core::state_file::{Keeper, State};
-use flannel_core::subnet::{SubnetError, SubnetManager};
+use flannel_core::subnet::{SubnetError, SubnetManager, hold_and_publish};
 use flannel_core::subnet_file::SubnetFile;
 use flannel_core::underlay::{self, UnderlayError, UnderlayOptions};
 use tokio::sync::watch;
@@ -140,7 +140,7 @@ impl Agent<'_> {
         log_underlay(&underlay);
 
         self.board.starting(format!("setting up backend {kind} and taking a lease"));
-        let network = self.register(&*backend, &config, &underlay).await?;
+        let network = self.register(&*backend, &config, &underlay, &options).await?;
         let file = SubnetFile {
             networks: config.networks.map(|_, network| network.network),
             subnets: network.lease().key.subnets(),
@@ -172,11 +172,13 @@ impl Agent<'_> {
         backend: &dyn Backend,
         config: &NetworkConfig,
         underlay: &Underlay,
+        options: &UnderlayOptions,
     ) -> Result<Box<dyn Network>, RunError> {
         let mut retry = Retry::default();
         loop {
-            let (subnets, previous) = (self.store, self.previous.as_ref());
-            match backend.register(Registration { config, underlay, subnets, previous }).await {
+            let (subnets, previous, chosen_by) = (self.store, self.previous.as_ref(), Some(options));
+            let registration = Registration { config, underlay, subnets, previous, chosen_by };
+            match backend.register(registration).await {
                 Ok(network) => return Ok(network),
                 Err(BackendError::Subnet(error)) if error.is_transient() => {
                     let why = retry.failed(&error, "waiting for a lease");
@@ -190,7 +192,7 @@ impl Agent<'_> {
 
     /// Runs a registered network.
     async fn serve(&self, kind: &str, network: Box<dyn Network>, file: &SubnetFile) -> Result<(), RunError> {
-        let lease = network.lease().clone();
+        let (lease, attrs) = (network.lease().clone(), network.attrs());
         let status = network.status();
         self.board.watch_network(status.clone());
         let path = self.state_file.clone();
@@ -205,7 +207,7 @@ impl Agent<'_> {
             self.follow_mtu(status, file).await
         };
         let hold = async {
-            match self.store.hold_lease(&lease).await {
+            match hold_and_publish(self.store, lease, attrs).await {
                 Ok(never) => match never {},
                 // Nobody shares this node's addresses, and the next start does what the new config says.
                 Err(error @ SubnetError::ConfigChanged) => error.into(),

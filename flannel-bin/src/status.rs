@@ -52,6 +52,8 @@ pub(crate) fn readiness(
     if let Some(store) = store {
         let lost = store.lease_lost.as_ref().filter(|_| reasons.is_empty());
         reasons.extend(lost.map(|holder| format!("the lease of this node is lost: {holder}")));
+        let unkept = store.lease_unkept.as_ref();
+        reasons.extend(unkept.map(|why| format!("the lease of this node can't be kept: {why}")));
         let away = now.saturating_duration_since(store.since);
         if !store.connected && away >= STORE_GRACE {
             reasons.push(format!("store away for {} s: {}", away.as_secs(), store.problem));
@@ -71,6 +73,7 @@ pub(crate) fn readiness(
                 reasons.push("the other nodes are not in the kernel yet".to_owned());
             }
             reasons.extend(network.device_problem.clone());
+            reasons.extend(network.underlay_problem.clone());
         }
         None => reasons.push("the network does not run yet".to_owned()),
     }
@@ -156,7 +159,9 @@ mod tests {
     async fn readiness_turns_red_for_store_lease_and_device() {
         let (up, away) = (store(true, ""), store(false, "refused"));
         let lost = StoreStatus { lease_lost: Some("10.0.0.2 has it".into()), ..store(true, "") };
+        let unkept = StoreStatus { lease_unkept: Some("etcd is full".into()), ..store(true, "") };
         let broken = NetworkStatus { device_problem: Some("flannel.1 is gone".into()), ..network() };
+        let moved = NetworkStatus { underlay_problem: Some("192.0.2.1 is gone".into()), ..network() };
         let strange = NetworkStatus { rejected: vec!["lease x: garbled".into()], ..network() };
         let unsynced = NetworkStatus::default();
         let starting = Step::Starting("waiting for the network config".into());
@@ -171,8 +176,16 @@ mod tests {
             (&Step::Running, &away, Some(&network()), 10, "store away for 10 s: refused"),
             (&Step::Running, &up, Some(&strange), 0, "ready; lease x: garbled"),
             (&Step::Running, &lost, Some(&network()), 0, "the lease of this node is lost: 10.0.0.2 has it"),
+            (
+                &Step::Running,
+                &unkept,
+                Some(&network()),
+                0,
+                "the lease of this node can't be kept: etcd is full",
+            ),
             (&lease_lost, &lost, Some(&network()), 0, "lease lost"),
             (&Step::Running, &up, Some(&broken), 0, "flannel.1 is gone"),
+            (&Step::Running, &up, Some(&moved), 0, "192.0.2.1 is gone"),
             (&Step::Running, &up, Some(&unsynced), 0, "the other nodes are not in the kernel yet"),
             (&Step::Running, &up, None, 0, "the network does not run yet"),
             (&Step::Running, &away, Some(&recalled), 9, "ready"),

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
@@ -10,9 +11,10 @@ use tokio_util::sync::CancellationToken;
 use crate::addr::{LinkIndex, Mtu, PerFamily};
 use crate::config::{ConfigError, NetworkConfig};
 use crate::kernel::KernelError;
-use crate::lease::Lease;
+use crate::lease::{Lease, LeaseAttrs};
 use crate::state_file::State;
 use crate::subnet::{LeaseStream, SubnetError, SubnetManager};
+use crate::underlay::UnderlayOptions;
 
 /// The link and addresses that carry encapsulated packets between nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +44,9 @@ pub struct Registration<'a> {
     pub subnets: &'a dyn SubnetManager,
     /// What this node stored last, so that leftovers of an earlier run or another backend are known as ours.
     pub previous: Option<&'a State>,
+    /// How the underlay was chosen, so that the choice can be made again when its address changes. Without it
+    /// the underlay stays what it is.
+    pub chosen_by: Option<&'a UnderlayOptions>,
 }
 
 /// One way to carry overlay packets between nodes.
@@ -71,6 +76,10 @@ pub trait Network: Send {
     /// counts. Valid after `run` took the network, too.
     fn state(&self) -> watch::Receiver<State>;
 
+    /// What this node has to publish with its lease: it changes when the address of the underlay does. See
+    /// [`crate::subnet::hold_and_publish`]. Valid after `run` took the network, too.
+    fn attrs(&self) -> watch::Receiver<LeaseAttrs>;
+
     /// Runs until `cancel` fires. Kernel state stays, so pods keep their traffic meanwhile.
     async fn run(self: Box<Self>, leases: LeaseStream, cancel: CancellationToken)
     -> Result<(), BackendError>;
@@ -86,6 +95,8 @@ pub struct NetworkStatus {
     pub recalled: Option<u64>,
     /// Why a device of ours is not as it should be; `None` if all are.
     pub device_problem: Option<String>,
+    /// Why the underlay's addresses are not as they should be; `None` if they are.
+    pub underlay_problem: Option<String>,
     /// Peers in the kernel.
     pub peers: usize,
     /// Objects that the kernel refuses for now, with the reason. They are tried again.
@@ -98,6 +109,8 @@ pub struct NetworkStatus {
     pub datapath: Option<String>,
     /// How often drift was repaired since the start.
     pub repairs: u64,
+    /// How long the last repair took: from the kernel's announcement to its last acknowledgement.
+    pub last_repair: Option<Duration>,
     /// Operations sent to the kernel since the start.
     pub operations: u64,
 }

@@ -119,15 +119,22 @@ pub struct Kinds {
     pub neighbours: bool,
     /// Its permanent FDB entries with a remote.
     pub fdb: bool,
+    /// Next-hop objects of protocol 102 with one gateway through it. A kernel that knows none has none.
+    pub next_hops: bool,
     /// Routes of the main table through it.
     pub routes: bool,
 }
 
 impl Kinds {
     /// All kinds: what hangs on a device of our own.
-    pub const ALL: Self = Self { addresses: true, neighbours: true, fdb: true, routes: true };
+    pub const ALL: Self =
+        Self { addresses: true, neighbours: true, fdb: true, next_hops: true, routes: true };
     /// Routes only: what we may own on a link that others use, too.
-    pub const ROUTES: Self = Self { addresses: false, neighbours: false, fdb: false, routes: true };
+    pub const ROUTES: Self =
+        Self { addresses: false, neighbours: false, fdb: false, next_hops: false, routes: true };
+    /// Next-hop objects only.
+    pub const NEXT_HOPS: Self =
+        Self { addresses: false, neighbours: false, fdb: false, next_hops: true, routes: false };
 }
 
 /// A part of the kernel's state to read.

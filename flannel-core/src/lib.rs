@@ -12,6 +12,7 @@
 //! - [`lease`]: leases in upstream's wire forms, and the table that a watch folds into.
 //! - [`peers`]: which leases hold where they contradict each other, and what they ask of the kernel.
 //! - [`dataplane`]: kernel state as a value, and the plan from one to another.
+//! - [`on_link`]: which addresses a link reaches without a gateway.
 //! - [`ownership`]: whose a route on a shared link is, and what a previous backend left behind.
 //! - [`gojson`]: JSON objects as Go reads them.
 //!
@@ -36,6 +37,7 @@ pub mod gojson;
 pub mod kernel;
 pub mod lease;
 pub mod netlink;
+pub mod on_link;
 pub mod ownership;
 pub mod peers;
 pub mod reconcile;

@@ -3,11 +3,17 @@
 
 #[path = "etcd/common.rs"]
 mod common;
+#[path = "etcd/faults.rs"]
+mod faults;
 #[path = "etcd/hold.rs"]
 mod hold;
 #[path = "etcd/leases.rs"]
 mod leases;
+#[path = "etcd/proxy.rs"]
+mod proxy;
 #[path = "etcd/reach.rs"]
 mod reach;
+#[path = "etcd/storm.rs"]
+mod storm;
 #[path = "etcd/watch.rs"]
 mod watch;

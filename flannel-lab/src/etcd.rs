@@ -1,21 +1,26 @@
 //! An etcd server of one's own: started, paused, killed, restarted, filled and emptied.
 
+mod cluster;
 mod ctl;
 mod tls;
 
+use std::collections::BTreeMap;
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tempfile::TempDir;
 
+pub use self::cluster::EtcdCluster;
 pub use self::ctl::{KeyValue, LeaseInfo};
 pub use self::tls::TlsFiles;
 use crate::agent::{Agent, AgentBuilder};
 use crate::netns::Netns;
-use crate::{LabError, sandbox};
+use crate::{LabError, exec, sandbox};
 
 /// How long a server may take until it answers.
 const START: Duration = Duration::from_secs(30);
@@ -58,7 +63,32 @@ impl EtcdOptions {
     }
 }
 
-/// A running server of one member. Killed when dropped.
+/// Who a server is, and who else is in its cluster.
+#[derive(Debug, Clone)]
+struct Membership {
+    name: String,
+    /// Where the others reach it.
+    peer: SocketAddr,
+    /// All members, as `name=url,..`.
+    all: String,
+}
+
+impl Membership {
+    fn alone(peer: SocketAddr) -> Self {
+        Self { name: "default".to_owned(), peer, all: format!("default=http://{peer}") }
+    }
+
+    /// The flags that server and restored backup must agree on.
+    fn args(&self) -> [String; 3] {
+        [
+            format!("--name={}", self.name),
+            format!("--initial-advertise-peer-urls=http://{}", self.peer),
+            format!("--initial-cluster={}", self.all),
+        ]
+    }
+}
+
+/// A running server: the only member of its cluster, or one of an [`EtcdCluster`]. Killed when dropped.
 #[derive(Debug)]
 pub struct Etcd {
     agent: Agent,
@@ -68,6 +98,7 @@ pub struct Etcd {
     /// Where it answers `/health` without TLS.
     health: SocketAddr,
     data_dir: PathBuf,
+    member: Membership,
     tls: Option<TlsFiles>,
     login: Option<String>,
     _own_dir: Option<TempDir>,
@@ -76,6 +107,13 @@ pub struct Etcd {
 impl Etcd {
     /// Starts a server and waits until it answers.
     pub fn start(options: EtcdOptions) -> Result<Self, LabError> {
+        let member = Membership::alone(loopback(port(None, options.netns.is_some(), 2380)?));
+        let etcd = Self::spawn(options, member)?;
+        etcd.wait_until_healthy()?;
+        Ok(etcd)
+    }
+
+    fn spawn(options: EtcdOptions, member: Membership) -> Result<Self, LabError> {
         let EtcdOptions { netns, listen, client_port, data_dir, tls, args } = options;
         let own_dir = if data_dir.is_none() { Some(sandbox::state_dir("etcd-data")?) } else { None };
         let given = data_dir.or_else(|| own_dir.as_ref().map(|dir| dir.path().to_owned()));
@@ -84,7 +122,6 @@ impl Etcd {
         let client_port = port(client_port, netns.is_some(), 2379)?;
         let scheme = if tls.is_some() { "https" } else { "http" };
         let endpoint = format!("{scheme}://{}", SocketAddr::new(listen, client_port));
-        let peer = loopback(port(None, netns.is_some(), 2380)?);
         let health = loopback(port(None, netns.is_some(), 2381)?);
         let mut server = AgentBuilder::new("etcd", "etcd")
             // Durability is the disk's affair; here only the process dies.
@@ -95,9 +132,8 @@ impl Etcd {
             .arg("--data-dir")
             .arg(&data_dir)
             .args(["--listen-client-urls", &endpoint, "--advertise-client-urls", &endpoint])
-            .args(["--listen-peer-urls", &format!("http://{peer}")])
-            .args(["--initial-advertise-peer-urls", &format!("http://{peer}")])
-            .args(["--initial-cluster", &format!("default=http://{peer}")])
+            .args(["--listen-peer-urls", &format!("http://{}", member.peer)])
+            .args(member.args())
             .args(["--listen-metrics-urls", &format!("http://{health}")])
             .args(args);
         if let Some(tls) = &tls {
@@ -107,10 +143,18 @@ impl Etcd {
             server = server.netns(netns);
         }
         let agent = server.start()?;
-        let etcd =
-            Self { agent, server, netns, endpoint, health, data_dir, tls, login: None, _own_dir: own_dir };
-        etcd.wait_until_healthy()?;
-        Ok(etcd)
+        Ok(Self {
+            agent,
+            server,
+            netns,
+            endpoint,
+            health,
+            data_dir,
+            member,
+            tls,
+            login: None,
+            _own_dir: own_dir,
+        })
     }
 
     /// The URL that clients use.
@@ -146,21 +190,65 @@ impl Etcd {
 
     /// Starts it again on the same data and port, ending it first if need be.
     pub fn restart(&mut self) -> Result<(), LabError> {
+        self.restart_now()?;
+        self.wait_until_healthy()
+    }
+
+    fn restart_now(&mut self) -> Result<(), LabError> {
         if self.agent.is_running() {
             self.agent.kill()?;
         }
         self.agent = self.server.start()?;
-        self.wait_until_healthy()
+        Ok(())
+    }
+
+    /// Writes a backup to a new file.
+    pub fn save(&self, file: &Path) -> Result<(), LabError> {
+        self.ctl(&["snapshot", "save", &file.display().to_string()]).map(drop)
+    }
+
+    /// Ends it, puts a backup in the place of its data and starts it on that. Revisions go back by it, and
+    /// cluster and member keep their ids.
+    pub fn restore(&mut self, file: &Path) -> Result<(), LabError> {
+        if self.agent.is_running() {
+            self.agent.kill()?;
+        }
+        let what = || format!("removing {}", self.data_dir.display());
+        fs::remove_dir_all(&self.data_dir).map_err(LabError::io(what()))?;
+        let mut restore = exec::command("etcdctl")?;
+        restore.env("ETCDCTL_API", "3").args(["snapshot", "restore"]).arg(file);
+        restore.arg("--data-dir").arg(&self.data_dir).args(self.member.args());
+        exec::output(restore)?;
+        self.restart()
     }
 
     /// Whether it says that it serves requests.
     pub fn is_healthy(&self) -> bool {
+        self.ask("/health").is_some_and(|answer| answer.contains(r#""health":"true""#))
+    }
+
+    /// How many requests it has answered since it started, by the name of the gRPC method. Streams, such as
+    /// watches, count when they end.
+    pub fn requests(&self) -> Result<BTreeMap<String, u64>, LabError> {
+        let text = self.ask("/metrics").unwrap_or_default();
+        let mut counts = BTreeMap::new();
+        for line in text.lines().filter_map(|line| line.strip_prefix("grpc_server_handled_total{")) {
+            let bad = || LabError::unexpected("etcd's /metrics", line);
+            let (labels, count) = line.rsplit_once(' ').ok_or_else(bad)?;
+            let method = labels.split_once("grpc_method=\"").and_then(|(_, rest)| rest.split_once('"'));
+            let (method, _) = method.ok_or_else(bad)?;
+            let count: u64 = whole(count).ok_or_else(bad)?;
+            *counts.entry(method.to_owned()).or_default() += count;
+        }
+        Ok(counts)
+    }
+
+    fn ask(&self, path: &str) -> Option<String> {
         let health = self.health;
-        let answer = match &self.netns {
-            Some(netns) => netns.enter(|| get(health, "/health")).ok().flatten(),
-            None => get(health, "/health"),
-        };
-        answer.is_some_and(|answer| answer.contains(r#""health":"true""#))
+        match &self.netns {
+            Some(netns) => netns.enter(|| get(health, path)).ok().flatten(),
+            None => get(health, path),
+        }
     }
 
     fn wait_until_healthy(&self) -> Result<(), LabError> {
@@ -168,13 +256,34 @@ impl Etcd {
     }
 }
 
-/// A namespace has all ports to itself; else the system finds one that nobody has.
+/// A namespace has all ports to itself; else one is looked for.
 fn port(wanted: Option<u16>, has_netns: bool, usual: u16) -> Result<u16, LabError> {
-    if let Some(port) = wanted.or(has_netns.then_some(usual)) {
-        return Ok(port);
+    wanted.or(has_netns.then_some(usual)).map_or_else(free_port, Ok)
+}
+
+/// A port of loopback that nobody has. It is none of those that the kernel gives to outgoing connections, so a
+/// server that is restarted finds it free again.
+pub fn free_port() -> Result<u16, LabError> {
+    const FIRST: u32 = 10_000;
+    const COUNT: u32 = 22_000;
+    /// No port twice in one process; other processes begin elsewhere.
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    let mut last = None;
+    for _ in 0..1000 {
+        let number = std::process::id().wrapping_mul(613).wrapping_add(TAKEN.fetch_add(1, Ordering::Relaxed));
+        let port = u16::try_from(FIRST + number % COUNT).expect("a port");
+        match TcpListener::bind(loopback(port)) {
+            Ok(_) => return Ok(port),
+            Err(error) => last = Some(error),
+        }
     }
-    let listener = TcpListener::bind(loopback(0)).and_then(|listener| listener.local_addr());
-    Ok(listener.map_err(LabError::io("looking for a free port"))?.port())
+    Err(LabError::io("looking for a free port")(last.expect("it was tried")))
+}
+
+/// A count as Prometheus writes it: as a float, large ones like `1.234567e+06`.
+fn whole(text: &str) -> Option<u64> {
+    let float: f64 = text.parse().ok()?;
+    format!("{float:.0}").parse().ok()
 }
 
 fn loopback(port: u16) -> SocketAddr {

@@ -11,7 +11,7 @@ use crate::netns::Netns;
 ///
 /// Lines are as the tools print them (`ip -d`, trailing blanks and all), so they can be held
 /// against recorded ones. Left out: link indexes, counters and timers, learnt neighbours and FDB
-/// entries, multicast.
+/// entries, multicast, and the numbers of next-hop objects.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct KernelState {
     /// One line a link but `lo`: name, kind, MTU, state, MAC and master, for VXLAN its details.
@@ -22,6 +22,8 @@ pub struct KernelState {
     pub routes: Vec<String>,
     /// IPv6 routes of the main table.
     pub routes6: Vec<String>,
+    /// Next-hop objects.
+    pub next_hops: Vec<String>,
     /// Permanent neighbours, both families.
     pub neighbours: Vec<String>,
     /// Permanent unicast FDB entries.
@@ -37,6 +39,8 @@ impl KernelState {
             addresses: sorted(objects(&addresses).flat_map(address_lines)),
             routes: lines(&netns.ip("-d -4 route show")?),
             routes6: lines(&netns.ip("-d -6 route show")?),
+            // A kernel that does not know them has none.
+            next_hops: lines(&netns.ip("nexthop show").unwrap_or_default()),
             neighbours: lines(&netns.ip("-d neigh show nud permanent")?),
             fdb: sorted(lines(&netns.bridge("-d fdb show")?).into_iter().filter(|line| is_kept(line))),
         })
@@ -51,6 +55,7 @@ impl KernelState {
             addresses: only(&self.addresses),
             routes: only(&self.routes),
             routes6: only(&self.routes6),
+            next_hops: only(&self.next_hops),
             neighbours: only(&self.neighbours),
             fdb: only(&self.fdb),
         }
@@ -64,6 +69,7 @@ impl fmt::Display for KernelState {
             ("addresses", &self.addresses),
             ("routes", &self.routes),
             ("routes6", &self.routes6),
+            ("next hops", &self.next_hops),
             ("neighbours", &self.neighbours),
             ("fdb", &self.fdb),
         ];
@@ -81,16 +87,29 @@ fn sorted(lines: impl IntoIterator<Item = String>) -> Vec<String> {
     lines
 }
 
-/// The output's entries; a next hop of a multipath route is on a line of its own, indented.
+/// The output's entries; a next hop of a multipath route is on a line of its own, indented. What a route's
+/// next-hop object is, is left out: the line itself says it.
 fn lines(output: &str) -> Vec<String> {
     let mut entries: Vec<String> = Vec::new();
-    for line in output.lines().filter(|line| !line.trim().is_empty()) {
+    let shown = |line: &&str| !line.trim().is_empty() && !line.trim_start().starts_with("nh_info");
+    for line in output.lines().filter(shown) {
+        let line = &unnumbered(line);
         match entries.last_mut() {
             Some(last) if line.starts_with(char::is_whitespace) => last.push_str(line),
             _ => entries.push(line.to_owned()),
         }
     }
     sorted(entries)
+}
+
+/// A line without the number of a next-hop object, which is another one each time.
+pub fn unnumbered(line: &str) -> String {
+    let mut words: Vec<&str> = line.split(' ').collect();
+    let at = if words[0] == "id" { Some(0) } else { words.iter().position(|word| *word == "nhid") };
+    if let Some(number) = at.and_then(|at| words.get_mut(at + 1)) {
+        *number = "N";
+    }
+    words.join(" ")
 }
 
 /// Permanent entries; not the multicast groups that every link has.
@@ -168,6 +187,14 @@ mod tests {
     fn multipath_routes_stay_together_and_lines_are_sorted() {
         let output = "unicast b dev x \nunicast a \n\tnexthop via 1 \n\tnexthop via 2 \n\n";
         assert_eq!(lines(output), ["unicast a \tnexthop via 1 \tnexthop via 2 ", "unicast b dev x "]);
+    }
+
+    #[test]
+    fn next_hop_objects_have_no_numbers() {
+        let output = "unicast 10.5.1.0/24 nhid 7 via 10.5.1.0 dev x \n\tnh_info id 7 via 10.5.1.0 dev x \n";
+        assert_eq!(lines(output), ["unicast 10.5.1.0/24 nhid N via 10.5.1.0 dev x "]);
+        assert_eq!(unnumbered("id 7 via 10.5.1.0 dev x"), "id N via 10.5.1.0 dev x");
+        assert_eq!(unnumbered("x vxlan mtu 1450 id 1"), "x vxlan mtu 1450 id 1");
     }
 
     #[test]

@@ -178,6 +178,18 @@ impl Node {
         self.configure(&nic)
     }
 
+    /// Puts a deleted NIC back with other addresses in place of those it had in their families.
+    pub fn restore_nic_at(&self, nic: &str, addresses: &[IpAddr]) -> Result<(), LabError> {
+        let nic = self.change(nic, |nic| {
+            for at in &mut nic.at.addresses {
+                if let Some(new) = addresses.iter().find(|new| new.is_ipv4() == at.is_ipv4()) {
+                    *at = IpNetwork::new(*new, at.prefix()).expect("the length was good before");
+                }
+            }
+        })?;
+        self.plug(&nic)
+    }
+
     /// Cuts the node off without a sign: its ports drop every frame, all carriers stay.
     pub fn partition(&self) -> Result<(), LabError> {
         self.set_ports(PORT_DISABLED)

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use flannel_lab::cluster::Cluster;
-use flannel_lab::etcd::{Etcd, EtcdOptions, TlsFiles};
+use flannel_lab::etcd::{Etcd, EtcdCluster, EtcdOptions, TlsFiles};
 use flannel_lab::sandbox::in_sandbox;
 use flannel_lab::test_name;
+use flannel_lab::wait::eventually;
 
 #[test]
 fn a_store_keeps_its_data_over_pause_and_kill() {
@@ -81,4 +82,32 @@ fn tls_and_passwords_keep_strangers_out() {
         assert!(etcd.ctl(&["--user", "flannel:guess", "get", "/x"]).is_err());
         assert!(etcd.is_healthy());
     });
+}
+
+#[test]
+fn a_cluster_lives_without_one_of_three() {
+    let mut cluster = EtcdCluster::start(3, &[]).unwrap();
+    let leader = cluster.leader().unwrap().expect("a leader");
+    let other = (leader + 1) % 3;
+    cluster.member(leader).put("/a", "1").unwrap();
+    cluster.member(leader).kill().unwrap();
+    eventually(Duration::from_secs(20), "another leader", || cluster.leader().ok().flatten());
+    assert_eq!(cluster.member(other).get("/a").unwrap().as_deref(), Some("1"));
+    cluster.kill_all().unwrap();
+    cluster.restart(&[0, 1, 2]).unwrap();
+    assert_eq!(cluster.member(leader).get("/a").unwrap().as_deref(), Some("1"));
+}
+
+#[test]
+fn a_backup_brings_back_data_and_revision() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut etcd = Etcd::start(EtcdOptions::default()).unwrap();
+    etcd.put("/a", "1").unwrap();
+    let (backup, revision) = (dir.path().join("backup"), etcd.revision().unwrap());
+    etcd.save(&backup).unwrap();
+    etcd.put("/a", "2").unwrap();
+    etcd.restore(&backup).unwrap();
+    assert_eq!(etcd.get("/a").unwrap().as_deref(), Some("1"));
+    assert_eq!(etcd.revision().unwrap(), revision);
+    assert!(etcd.requests().unwrap()["Range"] >= 2);
 }

@@ -29,7 +29,7 @@ struct Options {
     /// Rounds; each runs everything once.
     #[arg(long, default_value_t = 7)]
     rounds: u32,
-    /// Backends to measure.
+    /// Backends to measure; vxlan-plain is vxlan with --nexthop-objects=off.
     #[arg(long, value_delimiter = ',', default_value = "vxlan")]
     backends: Vec<String>,
 }
@@ -80,7 +80,11 @@ fn print(backend: &str, leases: u32, figures: &Figures) {
     println!("  processor used by others    {:.0} %", figures.foreign);
 }
 
-fn run(flanneld: &Path, backend: &str, count: u32, figures: &mut Figures) -> Fallible<()> {
+fn run(flanneld: &Path, named: &str, count: u32, figures: &mut Figures) -> Fallible<()> {
+    let (backend, flags): (_, &[&str]) = match named {
+        "vxlan-plain" => ("vxlan", &["--nexthop-objects=off"]),
+        other => (other, &[]),
+    };
     let cluster = Cluster::builder().nodes(2).build()?;
     for node in cluster.nodes() {
         // Room for every node's own gateway on the link.
@@ -97,7 +101,7 @@ fn run(flanneld: &Path, backend: &str, count: u32, figures: &mut Figures) -> Fal
     // As a store that has stood for a while: files written a moment ago are read twice, to be sure.
     sleep(Duration::from_secs(3));
     let watch = Watch::start();
-    let agent = start(flanneld, cluster.node(1), store)?;
+    let agent = start(flanneld, cluster.node(1), store, flags)?;
     figures.agent.push(wait_ready(cluster.node(1).netns())?);
     let cpu = agent.cpu_time()?;
     figures.foreign.push(watch.stop().foreign(cpu) * 100.0);
@@ -106,7 +110,7 @@ fn run(flanneld: &Path, backend: &str, count: u32, figures: &mut Figures) -> Fal
     check_routes(cluster.node(1).netns(), count)?;
     agent.kill()?;
     drop(agent);
-    let agent = start(flanneld, cluster.node(1), store)?;
+    let agent = start(flanneld, cluster.node(1), store, flags)?;
     figures.restart.push(wait_ready(cluster.node(1).netns())?);
     drop(agent);
 
@@ -114,14 +118,14 @@ fn run(flanneld: &Path, backend: &str, count: u32, figures: &mut Figures) -> Fal
     check_routes(cluster.node(2).netns(), count)
 }
 
-fn start(flanneld: &Path, node: &Node, store: &Path) -> Fallible<flannel_lab::agent::Agent> {
+fn start(flanneld: &Path, node: &Node, store: &Path, flags: &[&str]) -> Fallible<flannel_lab::agent::Agent> {
     let agent = node.agent("flanneld", flanneld).args([
         "--iface=eth0".to_owned(),
         format!("--store=local:{}", store.display()),
         "--subnet-file=/run/cold-start.env".to_owned(),
         format!("--healthz-port={HEALTH_PORT}"),
     ]);
-    Ok(agent.start()?)
+    Ok(agent.args(flags.iter().copied()).start()?)
 }
 
 /// Seconds until the agent is ready.

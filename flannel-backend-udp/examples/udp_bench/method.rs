@@ -123,8 +123,8 @@ fn start_engine(lab: &Lab, node: usize, number: u8, device: &str, layout: Layout
     let start = || {
         let socket = UnderlaySocket::bind(at(node), SocketOptions::default()).unwrap();
         Engine::start(EngineOptions {
-            tun: Tun::open(device, TunOptions::default()).unwrap(),
-            sockets: PerFamily { v4: Some(socket), v6: None },
+            tun: Arc::new(Tun::open(device, TunOptions::default()).unwrap()),
+            sockets: PerFamily { v4: Some(Arc::new(socket)), v6: None },
             errors: PerFamily::from_fn(|family| ErrorSocket::open(family).ok()),
             layout,
             table: ForwardingTable::new(table, None),

@@ -13,6 +13,7 @@ mod tx;
 
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::Instant;
 
 use flannel_core::addr::{Family, PerFamily};
@@ -34,8 +35,8 @@ use crate::tun::Tun;
 /// What the threads share.
 #[derive(Debug)]
 pub(crate) struct Io {
-    pub(crate) tun: Tun,
-    pub(crate) sockets: PerFamily<UnderlaySocket>,
+    pub(crate) tun: Arc<Tun>,
+    pub(crate) sockets: PerFamily<Arc<UnderlaySocket>>,
     pub(crate) errors: PerFamily<ErrorSocket>,
     pub(crate) counters: Counters,
     pub(crate) stop: EventFd,
@@ -136,7 +137,7 @@ impl<'a> Worker<'a> {
         let reads_tun = self.tx.is_some() && shared.is_none_or(|(place, handover)| handover.reads(place));
         let tun = if reads_tun { PollFlags::POLLIN } else { PollFlags::empty() };
         // In the place of one that isn't there: a second look at the event.
-        let socket = |family| io.sockets.get(family).map_or(io.stop.as_fd(), AsFd::as_fd);
+        let socket = |family| io.sockets.get(family).map_or(io.stop.as_fd(), |socket| socket.as_fd());
         let waker = shared.map_or(io.stop.as_fd(), |(place, handover)| handover.waker(place));
         let mut fds = [
             PollFd::new(io.stop.as_fd(), PollFlags::POLLIN),

@@ -32,11 +32,12 @@ fn spec() -> TableSpec {
 
 fn io() -> Io {
     let bind = |family| {
-        (family == Family::V4)
-            .then(|| UnderlaySocket::bind(SocketAddr::from((US, PORT)), SocketOptions::default()).unwrap())
+        (family == Family::V4).then(|| {
+            Arc::new(UnderlaySocket::bind(SocketAddr::from((US, PORT)), SocketOptions::default()).unwrap())
+        })
     };
     Io {
-        tun: Tun::open("flannel0", TunOptions::default()).unwrap(),
+        tun: Arc::new(Tun::open("flannel0", TunOptions::default()).unwrap()),
         sockets: PerFamily::from_fn(bind),
         errors: PerFamily::from_fn(|family| ErrorSocket::open(family).ok()),
         counters: Counters::default(),

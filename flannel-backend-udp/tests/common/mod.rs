@@ -159,10 +159,11 @@ impl Lab {
         let engine = self.node(number).enter(|| {
             let bind = |family| {
                 let local = SocketAddr::new(underlay(number, family), PORT);
-                (family == setup.underlay).then(|| UnderlaySocket::bind(local, setup.socket).unwrap())
+                (family == setup.underlay)
+                    .then(|| Arc::new(UnderlaySocket::bind(local, setup.socket).unwrap()))
             };
             Engine::start(EngineOptions {
-                tun: Tun::open("flannel0", setup.tun).unwrap(),
+                tun: Arc::new(Tun::open("flannel0", setup.tun).unwrap()),
                 sockets: PerFamily::from_fn(bind),
                 errors: PerFamily::from_fn(|family| Some(ErrorSocket::open(family).unwrap())),
                 layout: setup.layout,

@@ -142,6 +142,13 @@ pub(crate) const FLAGS: &[Flag] = &[
     Flag::new("public-ip", Kind::Text, "", "IPv4", "IPv4 address published to other nodes"),
     Flag::new("public-ipv6", Kind::Text, "", "IPv6", "IPv6 address published to other nodes"),
     Flag::new(
+        "nexthop-objects",
+        Kind::Text,
+        "auto",
+        "auto|off",
+        "whether vxlan's routes go through next-hop objects where the kernel has them; off for plain routes, as Go writes them",
+    ),
+    Flag::new(
         "udp-threads",
         Kind::Text,
         "auto",

@@ -6,12 +6,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use flannel_backend_udp::{Layout, UdpOptions};
+use flannel_backend_vxlan::NextHopObjects;
 use flannel_core::addr::{PerFamily, Subnet};
 
 use super::args::{Given, parse_bool, parse_int};
 use super::flags::{Flag, Kind, find};
 use super::{CliError, Origin};
 use crate::memory;
+use crate::registry::BackendOptions;
 
 /// Where leases are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,8 +83,8 @@ pub(crate) struct Options {
     pub(crate) subnet_file: PathBuf,
     /// Where the state file goes.
     pub(crate) state_file: PathBuf,
-    /// What the udp backend is to do on this node.
-    pub(crate) udp: UdpOptions,
+    /// What the backends are to do on this node.
+    pub(crate) backends: BackendOptions,
     /// How long before its end the lease is renewed.
     pub(crate) renew_margin: Duration,
     /// Address and port of the health server; `None` for none.
@@ -127,7 +129,14 @@ impl Options {
             },
             state_file: values.path("state-file").unwrap_or_else(|| memory::path(&subnet_file)),
             subnet_file,
-            udp: UdpOptions { layout: udp_layout, allow_from: values.subnets("udp-allow-from")? },
+            backends: BackendOptions {
+                udp: UdpOptions { layout: udp_layout, allow_from: values.subnets("udp-allow-from")? },
+                next_hop_objects: match values.text("nexthop-objects") {
+                    "auto" => NextHopObjects::Auto,
+                    "off" => NextHopObjects::Off,
+                    _ => return Err(values.bad("nexthop-objects", "auto or off")),
+                },
+            },
             renew_margin: Duration::from_secs(margin.unsigned_abs() * 60),
             health: (port > 0).then(|| (values.text("healthz-ip").to_owned(), port)),
             log_format: match values.text("log-format") {

@@ -213,6 +213,16 @@ fn health_server_is_off_at_port_0_and_below() {
 }
 
 #[test]
+fn next_hop_objects_are_used_unless_switched_off() {
+    use flannel_backend_vxlan::NextHopObjects;
+    assert_eq!(options(&[]).backends.next_hop_objects, NextHopObjects::Auto);
+    let off = options_with(&[], &[("FLANNELD_NEXTHOP_OBJECTS", "off")]);
+    assert_eq!(off.backends.next_hop_objects, NextHopObjects::Off);
+    let error = error(&["--nexthop-objects=on"]);
+    assert!(error.contains("--nexthop-objects") && error.contains("auto or off"), "{error}");
+}
+
+#[test]
 fn secrets_are_never_shown() {
     let options = options(&[
         "--etcd-username=root",

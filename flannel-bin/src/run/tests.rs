@@ -129,6 +129,10 @@ impl SubnetManager for Fake {
         Ok(lease())
     }
 
+    async fn publish(&self, lease: &Lease, _: &LeaseAttrs) -> Result<Lease, SubnetError> {
+        Ok(lease.clone())
+    }
+
     async fn hold_lease(&self, _: &Lease) -> Result<Infallible, SubnetError> {
         self.loses.cancelled().await;
         Err(lost())
@@ -176,6 +180,10 @@ impl Network for FakeNetwork {
 
     fn state(&self) -> watch::Receiver<State> {
         watch::Sender::new(State::default()).subscribe()
+    }
+
+    fn attrs(&self) -> watch::Receiver<LeaseAttrs> {
+        watch::Sender::new(self.lease.attrs.clone()).subscribe()
     }
 
     async fn run(self: Box<Self>, _: LeaseStream, cancel: CancellationToken) -> Result<(), BackendError> {
@@ -234,7 +242,7 @@ fn start_at(fake: Fake, iface: &'static str, file: &str) -> Test {
             store: &store,
             backends: &|kind| match kind {
                 "vxlan" => Ok(Box::new(store.clone())),
-                kind => registry::backend(kind, &flannel_backend_udp::UdpOptions::default()),
+                kind => registry::backend(kind, &registry::BackendOptions::default()),
             },
             board: &shown,
             notify: &|notice| told.lock().unwrap().push(notice),

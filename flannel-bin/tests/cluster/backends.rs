@@ -1,12 +1,17 @@
 //! The table of backends: one row each, and every test of the matrix runs for every row.
 
 use flannel_lab::cluster::Families;
+use flannel_lab::kernel_state::KernelState;
 use serde_json::{Value, json};
 
 /// What tests need to know about a backend.
 pub(crate) struct BackendCase {
     /// The name in the network config.
     pub(crate) kind: &'static str,
+    /// The keys of `Backend` besides `Type`.
+    pub(crate) keys: &'static str,
+    /// The flags that its agents are started with besides.
+    pub(crate) flags: &'static [&'static str],
     /// The overlay families it can carry, the widest first.
     pub(crate) families: &'static [Families],
     /// The bytes it adds over an underlay of each family.
@@ -19,6 +24,8 @@ pub(crate) struct BackendCase {
     pub(crate) in_kernel: bool,
     /// How often a take-over writes to the kernel in each family.
     pub(crate) adoptions: usize,
+    /// What a take-over makes of the state that Go left.
+    pub(crate) adopt: fn(&mut KernelState, &[Remote]),
     /// Whether a line of the kernel's routes is the one of a peer.
     pub(crate) is_peer_route: fn(&str) -> bool,
     /// What node `n` publishes besides its addresses.
@@ -35,6 +42,7 @@ pub(crate) struct BackendCase {
 }
 
 /// A peer as one family sees it.
+#[derive(Clone)]
 pub(crate) struct Remote {
     /// The link that leads there.
     pub(crate) device: &'static str,
@@ -67,7 +75,7 @@ impl BackendCase {
             Families::V6 => format!(r#""EnableIPv4":false,{v6}"#),
             Families::Dual => format!("{v4},{v6}"),
         };
-        format!(r#"{{{networks},"Backend":{{"Type":"{}"}}}}"#, self.kind)
+        format!(r#"{{{networks},"Backend":{{"Type":"{}"{}}}}}"#, self.kind, self.keys)
     }
 
     /// The pods' MTU on an underlay of this MTU.
@@ -107,6 +115,8 @@ impl BackendCase {
 macro_rules! on_every_backend {
     ($($test:ident),+ $(,)?) => {
         $crate::backends::on_every_backend!(@row vxlan VXLAN: $($test),+);
+        $crate::backends::on_every_backend!(@row vxlan_plain VXLAN_PLAIN: $($test),+);
+        $crate::backends::on_every_backend!(@row vxlan_direct VXLAN_DIRECT: $($test),+);
         $crate::backends::on_every_backend!(@row host_gw HOST_GW: $($test),+);
         $crate::backends::on_every_backend!(@row udp UDP: $($test),+);
     };
@@ -127,18 +137,32 @@ pub(crate) use on_every_backend;
 
 pub(crate) const VXLAN: BackendCase = BackendCase {
     kind: "vxlan",
+    keys: "",
+    flags: &[],
     families: &[Families::Dual, Families::V4, Families::V6],
     overhead: [50, 70],
     golden: &["vxlan", "vxlan-dual", "vxlan-dual-nftables", "vxlan-nftables", "vxlan-vni-port-gbp"],
     takeover: &["vxlan", "vxlan-dual"],
     in_kernel: true,
-    adoptions: 0,
+    // The object that is tried, twice; the object and the route through it.
+    adoptions: 4,
+    adopt: |state, _| {
+        let routes = state.routes.iter_mut().chain(&mut state.routes6);
+        for line in routes.filter(|line| line.contains(" via ")) {
+            let [subnet, via, rest] =
+                ["unicast ", " via ", " proto boot"].map(|word| line.find(word).unwrap());
+            let (subnet, hop, rest) =
+                (&line[subnet..via], &line[via..rest], &line[rest + " proto boot".len()..]);
+            state.next_hops.push(format!("id N{hop} scope link proto 102 onlink "));
+            *line = format!("{subnet} nhid N{hop} proto 102{rest}");
+        }
+    },
     is_peer_route: |line| line.contains("flannel") && line.contains("onlink"),
     data: |n| {
         let data = |prefix: &str| json!({ "VNI": 1, "VtepMAC": format!("{prefix}:00:00:00:02:{n:02x}") });
         json!({ "BackendData": data("0a"), "BackendV6Data": data("0e") })
     },
-    damages: vxlan_damages,
+    damages: vxlan_object_damages,
     wipe: &["ip link del flannel.1", "ip link del flannel-v6.1"],
     foreign: &[
         "ip address add 172.31.0.1/32 dev flannel.1",
@@ -165,8 +189,52 @@ pub(crate) const VXLAN: BackendCase = BackendCase {
     },
 };
 
+/// Without next-hop objects: an old kernel, or as the operator wants it.
+pub(crate) const VXLAN_PLAIN: BackendCase = BackendCase {
+    flags: &["--nexthop-objects=off"],
+    adoptions: 0,
+    adopt: |_, _| (),
+    damages: vxlan_damages,
+    ..VXLAN
+};
+
+/// All nodes are on-link. What VXLAN needs is there, too, but for the route: on purpose, so that a peer that
+/// leaves the link is reached by replacing that alone.
+pub(crate) const VXLAN_DIRECT: BackendCase = BackendCase {
+    keys: r#","DirectRouting":true"#,
+    golden: &["vxlan-directrouting"],
+    takeover: &["vxlan-directrouting"],
+    // The object that is tried, twice; neighbour, FDB entry, next-hop object; the mark.
+    adoptions: 6,
+    adopt: |state, peers| {
+        for line in &mut state.routes {
+            *line = line.replace("proto boot", "proto 102");
+        }
+        for Remote { device, base, mac, underlay, .. } in peers {
+            state.next_hops.push(format!("id N via {base} dev {device} scope link proto 102 onlink "));
+            state.neighbours.push(format!("{base} dev {device} lladdr {mac} PERMANENT "));
+            state.fdb.push(format!("{mac} dev {device} dst {underlay} self permanent"));
+        }
+    },
+    is_peer_route: HOST_GW.is_peer_route,
+    damages: vxlan_direct_damages,
+    as_go_leaves_it: |own, peer| {
+        let mut commands = (VXLAN.as_go_leaves_it)(own, peer);
+        commands.retain(|command| command.starts_with("ip link") || command.starts_with("ip address"));
+        commands.extend((HOST_GW.as_go_leaves_it)(own, peer));
+        commands
+    },
+    ..VXLAN
+};
+
+/// Direct, and the others by plain routes.
+pub(crate) const VXLAN_DIRECT_PLAIN: BackendCase =
+    BackendCase { flags: &["--nexthop-objects=off"], ..VXLAN_DIRECT };
+
 pub(crate) const HOST_GW: BackendCase = BackendCase {
     kind: "host-gw",
+    keys: "",
+    flags: &[],
     families: &[Families::Dual, Families::V4, Families::V6],
     overhead: [0, 0],
     golden: &["host-gw", "host-gw-dual"],
@@ -174,6 +242,11 @@ pub(crate) const HOST_GW: BackendCase = BackendCase {
     in_kernel: true,
     // The mark, put on in place.
     adoptions: 1,
+    adopt: |state, _| {
+        for line in state.routes.iter_mut().chain(&mut state.routes6) {
+            *line = line.replace("proto boot", "proto 102");
+        }
+    },
     is_peer_route: |line| line.contains(" via ") && line.contains("dev eth0"),
     data: |_| json!({}),
     damages: host_gw_damages,
@@ -186,12 +259,15 @@ pub(crate) const HOST_GW: BackendCase = BackendCase {
 
 pub(crate) const UDP: BackendCase = BackendCase {
     kind: "udp",
+    keys: "",
+    flags: &[],
     families: &[Families::Dual, Families::V4, Families::V6],
     overhead: [28, 48],
     golden: &["udp"],
     takeover: &["udp"],
     in_kernel: false,
     adoptions: 0,
+    adopt: |_, _| (),
     // Peers have no routes of their own: see `Bed::wait_for_peers`.
     is_peer_route: |_| false,
     data: |_| json!({ "BackendV6Data": { "Port": 8285 } }),
@@ -257,8 +333,48 @@ fn vxlan_damages(two: &Remote, three: &Remote, own_base: &str) -> Vec<(&'static 
         ("deleted", format!("ip link del {device}")),
         ("all routes flushed", format!("ip route flush dev {device} proto 102")),
         ("all neighbours flushed", format!("ip neigh flush dev {device} nud permanent")),
-        ("deleted twice", format!("ip link del {device}; sleep 0.02; ip link del {device}")),
+        (
+            "deleted twice",
+            format!("ip link del {device}; until ip link del {device} 2>/dev/null; do sleep 0.01; done"),
+        ),
     ]
+}
+
+fn vxlan_object_damages(two: &Remote, three: &Remote, own_base: &str) -> Vec<(&'static str, String)> {
+    let Remote { device, subnet, base, .. } = two;
+    let (unused, _) = unused(base);
+    let number = format!("$(ip nexthop show dev {device} | grep 'via {base} ' | cut -d' ' -f2)");
+    let hop = |gateway: &str| format!("via {gateway} dev {device} onlink");
+    let mut damages = vxlan_damages(two, three, own_base);
+    // What these commands ask for no route through an object has.
+    damages.retain(|(name, _)| !["route deleted", "all routes flushed"].contains(name));
+    damages.extend([
+        ("route deleted", format!("ip route del {subnet}")),
+        ("route made plain", format!("ip route replace {subnet} {} proto 102", hop(base))),
+        ("next hop deleted", format!("ip nexthop del id {number}")),
+        ("next hop led elsewhere", format!("ip nexthop replace id {number} {} proto 102", hop(&three.base))),
+        ("next hop of another protocol",
+            format!("n={number}; ip nexthop replace id $n {}; sleep 0.3; ip nexthop del id $n", hop(base))),
+        ("all next hops flushed", "ip nexthop flush proto 102".to_owned()),
+        ("leftover next hop", format!("ip nexthop add id 78 {} proto 102", hop(unused))),
+        ("second next hop", format!("ip nexthop add id 79 {} proto 102", hop(base))),
+        (
+            "route through a foreign next hop",
+            format!(
+                "ip nexthop add id 80 {}; ip route replace {subnet} nhid 80 proto 102; sleep 0.3; ip nexthop del id 80",
+                hop(base)
+            ),
+        ),
+    ]);
+    damages
+}
+
+fn vxlan_direct_damages(two: &Remote, three: &Remote, own_base: &str) -> Vec<(&'static str, String)> {
+    let mut damages = vxlan_object_damages(two, three, own_base);
+    damages.retain(|(name, _)| !name.contains("route"));
+    let on_underlay = |remote: &Remote| Remote { device: "eth0", ..remote.clone() };
+    damages.extend(host_gw_damages(&on_underlay(two), &on_underlay(three), own_base));
+    damages
 }
 
 fn udp_damages(two: &Remote, _: &Remote, own_base: &str) -> Vec<(&'static str, String)> {
@@ -277,7 +393,10 @@ fn udp_damages(two: &Remote, _: &Remote, own_base: &str) -> Vec<(&'static str, S
         ("flapped", format!("ip link set {device} down; ip link set {device} up")),
         ("deleted", format!("ip link del {device}")),
         ("all routes flushed", format!("ip route flush dev {device} proto 102")),
-        ("deleted twice", format!("ip link del {device}; sleep 0.05; ip link del {device}")),
+        (
+            "deleted twice",
+            format!("ip link del {device}; until ip link del {device} 2>/dev/null; do sleep 0.01; done"),
+        ),
     ]
 }
 
@@ -287,7 +406,10 @@ fn host_gw_damages(two: &Remote, three: &Remote, _: &str) -> Vec<(&'static str, 
     let right = format!("{subnet} via {underlay} dev {device}");
     vec![
         ("route deleted", format!("ip route del {subnet}")),
-        ("deleted twice", format!("ip route del {subnet}; sleep 0.02; ip route del {subnet}")),
+        (
+            "deleted twice",
+            format!("ip route del {subnet}; until ip route del {subnet} 2>/dev/null; do sleep 0.01; done"),
+        ),
         ("route changed", format!("ip route replace {subnet} via {} dev {device} proto 102", three.underlay)),
         ("route as Go writes it", format!("ip route replace {right}")),
         ("route that takes the gateway for on-link", format!("ip route replace {right} onlink proto 102")),

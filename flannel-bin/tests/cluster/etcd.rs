@@ -5,15 +5,18 @@ use std::time::{Duration, Instant};
 
 use flannel_lab::cluster::{Cluster, Families};
 use flannel_lab::etcd::{Etcd, EtcdOptions};
+use flannel_lab::sandbox::in_sandbox;
+use flannel_lab::test_name;
 use flannel_lab::wait::eventually;
 
-use crate::backends::{BackendCase, on_every_backend};
+use crate::backends::{BackendCase, VXLAN, on_every_backend};
 use crate::connectivity::every_pod_pings_every_other;
 use crate::harness::{Bed, Monitor, SOON, Store, Traffic, http_get};
 
 on_every_backend!(
     pods_reach_each_other,
     no_outage_of_the_store_changes_the_datapath,
+    a_node_whose_address_changes_is_followed,
     readiness_turns_red_and_green_with_the_store,
     compaction_while_an_agent_is_cut_off,
     a_bad_record_touches_nothing_else,
@@ -57,6 +60,10 @@ impl Store for EtcdStore {
 
 fn pods_reach_each_other(case: &'static BackendCase) {
     every_pod_pings_every_other(case, EtcdStore::new);
+}
+
+fn a_node_whose_address_changes_is_followed(case: &'static BackendCase) {
+    crate::underlay::follows(case, EtcdStore::new);
 }
 
 fn bed(case: &'static BackendCase) -> Bed<EtcdStore> {
@@ -215,4 +222,72 @@ fn etcd_away_at_the_start_is_waited_for(case: &'static BackendCase) {
     bed.store.0.restart().unwrap();
     bed.wait_ready(1);
     assert_eq!(bed.store.records().len(), 1);
+}
+
+#[test]
+fn a_restored_backup_costs_no_packet() {
+    in_sandbox(test_name!(), || {
+        let dir = tempfile::tempdir().unwrap();
+        let backup = dir.path().join("backup");
+        let cluster = Cluster::builder().nodes(3).build().unwrap();
+        let store = EtcdStore::new(&cluster);
+        let mut bed = Bed::new(cluster, store, &VXLAN, Families::V4);
+        bed.start(1);
+        bed.start(2);
+        bed.store.0.save(&backup).unwrap();
+        bed.start(3);
+        (1..=3).for_each(|number| bed.wait_for_peers(number, 2));
+        let pods = [bed.pod(1), bed.pod(3)];
+        let traffic = Traffic::between(&pods[0], &pods[1]);
+        let (state, record) = (bed.state(1), bed.record_of(3));
+        // The backup knows nothing of node 3, which can't put its lease back for a while.
+        bed.agent(3).pause().unwrap();
+        bed.store.0.restore(&backup).unwrap();
+        eventually(SOON, "node 1 to say what is missing", || {
+            bed.agent(1).log().contains("leases are missing")
+        });
+        traffic.go_on(500);
+        assert_eq!(bed.state(1), state);
+        bed.agent(3).resume().unwrap();
+        eventually(SOON, "the lease to be back", || bed.store.records().contains_key(&record.0));
+        eventually(SOON, "node 1 to see it", || bed.agent(1).log().contains("no lease is missing any more"));
+        assert_eq!((bed.record_of(3), bed.state(1)), (record, state));
+        (1..=3).for_each(|number| bed.wait_ready(number));
+        traffic.assert_no_loss();
+    });
+}
+
+#[test]
+fn an_agent_paused_beyond_its_lease_puts_it_back_or_says_who_has_it() {
+    in_sandbox(test_name!(), || {
+        let bed = bed(&VXLAN);
+        let pods = [bed.pod(2), bed.pod(3)];
+        let traffic = Traffic::between(&pods[0], &pods[1]);
+        let (state, record) = (bed.state(1), bed.record_of(1));
+        bed.agent(1).pause().unwrap();
+        // As if its time were over.
+        let stored = bed.store.0.list(&format!("{PREFIX}/subnets/{}", record.0)).unwrap();
+        bed.store.0.revoke_lease(stored[0].lease).unwrap();
+        bed.wait_for_peers(2, 1);
+        bed.agent(1).resume().unwrap();
+        bed.wait_for_peers(2, 2);
+        assert_eq!(bed.record_of(1), record);
+        bed.wait_ready(1);
+
+        bed.agent(1).pause().unwrap();
+        let (_, value) = VXLAN.record(250);
+        bed.store.delete(&record.0);
+        bed.store.put(&record.0, &value);
+        bed.agent(1).resume().unwrap();
+        let readyz = || http_get(bed.netns(1), 8471, "/readyz");
+        eventually(SOON, "the reason", || {
+            let answer = readyz();
+            let is_red = answer.starts_with("HTTP/1.1 503") && answer.contains("is now held by");
+            if is_red { Ok(()) } else { Err(answer) }
+        });
+        // Its pods keep what they have for a minute; that the agent then ends is a test of the life of the agent.
+        assert_eq!(bed.state(1), state);
+        assert!(bed.agent(1).is_running());
+        traffic.assert_no_loss();
+    });
 }

@@ -2,13 +2,12 @@
 
 use flannel_lab::cluster::{Cluster, Families};
 use flannel_lab::golden::Golden;
+use flannel_lab::kernel_state::unnumbered;
 use flannel_lab::netns::Netns;
-use flannel_lab::sandbox::in_sandbox;
-use flannel_lab::test_name;
 use flannel_lab::wait::eventually;
 use serde_json::Value;
 
-use crate::backends::{BackendCase, VXLAN, on_every_backend};
+use crate::backends::{BackendCase, on_every_backend};
 use crate::harness::{Bed, LocalFolder, SOON, Store, is_flannels, subnet_file};
 
 on_every_backend!(a_node_of_ours_has_the_state_of_theirs);
@@ -90,10 +89,27 @@ fn compare_lines(name: &str, golden: &Golden, netns: &Netns) {
         for line in &mut theirs {
             *line = line.replace("proto boot", "proto 102");
         }
+        if name == "vxlan-directrouting" {
+            // On purpose: what encapsulation would need is there for on-link peers, too.
+            match what {
+                "neighbours" => {
+                    theirs.push("10.244.37.0 dev flannel.1 lladdr ca:f3:ac:16:d3:1b PERMANENT".into());
+                }
+                "fdb" => {
+                    theirs.push("ca:f3:ac:16:d3:1b dev flannel.1 dst 192.168.77.12 self permanent".into());
+                }
+                _ => {}
+            }
+        }
         theirs.sort();
         eventually(SOON, &format!("{name}: {what}"), || {
             let ours = if command.is_empty() { netns.bridge("fdb show") } else { netns.ip(command) }.unwrap();
             let mut ours: Vec<_> = ours.lines().map(|line| line.trim().to_owned()).collect();
+            ours.retain(|line| !line.starts_with("nh_info"));
+            for line in &mut ours {
+                // Another difference on purpose: the gateway is kept in a next-hop object.
+                *line = unnumbered(line).replace(" nhid N", "");
+            }
             ours.retain(|line| is_flannels(line) && !line.starts_with("33:33") && !line.starts_with("01:00"));
             ours.sort();
             if ours == theirs { Ok(()) } else { Err(format!("{ours:#?} instead of {theirs:#?}")) }
@@ -109,20 +125,4 @@ fn compare_subnet_env(name: &str, golden: &Golden) {
         theirs = theirs.replace("FLANNEL_MTU=1450", "FLANNEL_MTU=1430");
     }
     assert_eq!(std::fs::read_to_string(subnet_file(1)).unwrap(), theirs, "{name}");
-}
-
-/// The other cases: a clear word, and nothing touched.
-#[test]
-fn what_this_build_lacks_is_refused_by_name() {
-    in_sandbox(test_name!(), || {
-        let golden = Golden::named("vxlan-directrouting");
-        let mut bed = bed_of(&VXLAN, &golden);
-        bed.spawn(1, &[]);
-        let status = bed.agent(1).wait(SOON).unwrap();
-        let log = bed.agent(1).log();
-        assert_eq!(status.code(), Some(1), "{log}");
-        assert!(log.contains("DirectRouting") && log.contains("not supported"), "{log}");
-        assert_eq!(bed.store.records(), golden.records().into_iter().collect());
-        assert_eq!(bed.state(1), flannel_lab::kernel_state::KernelState::default());
-    });
 }

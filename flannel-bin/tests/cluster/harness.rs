@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flannel_lab::agent::Agent;
 use flannel_lab::cluster::{Cluster, Families};
@@ -43,7 +43,12 @@ pub(crate) struct LocalFolder(PathBuf);
 
 impl LocalFolder {
     pub(crate) fn new() -> Self {
-        let dir = PathBuf::from("/run/flannel-store");
+        Self::at("/run/flannel-store")
+    }
+
+    /// One of several.
+    pub(crate) fn at(dir: impl Into<PathBuf>) -> Self {
+        let dir = dir.into();
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(dir.join("subnets")).unwrap();
         Self(dir)
@@ -136,6 +141,7 @@ impl<S: Store> Bed<S> {
             .arg("--healthz-port=8471")
             .arg("-v=1")
             .args(self.store.flags())
+            .args(self.case.flags)
             .args(more)
             .start()
             .unwrap();
@@ -175,6 +181,25 @@ impl<S: Store> Bed<S> {
         Pod::attach_cni(self.cluster.node(number), &env_of(number), &CniOptions::default()).unwrap()
     }
 
+    /// How many operations an agent sent to the kernel.
+    pub(crate) fn operations(&self, number: u8) -> usize {
+        self.agent(number).log().matches("execute op=").count()
+    }
+
+    /// Waits until an agent has sent nothing to the kernel for a while.
+    #[track_caller]
+    pub(crate) fn wait_until_still(&self, number: u8) {
+        let still = Duration::from_secs(1);
+        let mut last = (self.operations(number), Instant::now());
+        eventually(2 * SOON, &format!("agent {number} to have nothing to do"), || {
+            let now = self.operations(number);
+            if now != last.0 {
+                last = (now, Instant::now());
+            }
+            last.1.elapsed() > still
+        });
+    }
+
     /// The record of a node.
     pub(crate) fn record_of(&self, number: u8) -> (String, Value) {
         let ip = self.cluster.node(number).ipv4().unwrap().to_string();
@@ -197,6 +222,7 @@ impl<S: Store> Bed<S> {
             &mut state.addresses,
             &mut state.routes,
             &mut state.routes6,
+            &mut state.next_hops,
             &mut state.neighbours,
             &mut state.fdb,
         ];
@@ -346,8 +372,11 @@ pub(crate) struct Monitor(Agent);
 impl Monitor {
     pub(crate) fn start(netns: &Netns) -> Self {
         let tool = flannel_lab::agent::AgentBuilder::new("monitor", "ip").netns(netns);
-        let monitor =
-            Self(tool.args(["-timestamp", "monitor", "link", "address", "route", "neigh"]).start().unwrap());
+        let monitor = Self(
+            tool.args(["-timestamp", "monitor", "link", "address", "route", "nexthop", "neigh"])
+                .start()
+                .unwrap(),
+        );
         // It says nothing when it is ready; a change of our own tells.
         netns.ip("link set lo txqueuelen 999").unwrap();
         eventually(SOON, "the monitor to listen", || {

@@ -3,15 +3,20 @@
 
 mod backends;
 mod connectivity;
+mod crowd;
+mod direct;
 #[cfg(feature = "etcd")]
 mod etcd;
 mod golden;
 mod harness;
 mod hostgw;
 mod hostile;
+mod incremental;
 #[cfg(feature = "etcd")]
 mod memory;
+mod quiet;
 mod repair;
 mod restart;
 mod switch;
 mod takeover;
+mod underlay;

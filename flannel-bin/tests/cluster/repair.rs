@@ -1,6 +1,7 @@
 //! Whatever was done to the kernel by hand or while the agent was away, it is exactly right again.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use flannel_lab::cluster::Cluster;
 use flannel_lab::kernel_state::KernelState;
@@ -8,10 +9,12 @@ use flannel_lab::wait::eventually;
 use serde_json::Value;
 
 use crate::backends::{BackendCase, Remote, on_every_backend};
+use crate::crowd::{crowded, join_the_crowd, wait_for_state};
 use crate::harness::{Bed, LocalFolder, SOON, Store, Traffic, env_of, sides};
 
 on_every_backend!(
-    every_damage_by_hand_is_repaired,
+    every_damage_by_hand_is_repaired_in_a_crowd,
+    every_fault_of_the_host_is_repaired_in_a_crowd,
     what_is_not_ours_stays,
     peers_that_left_joined_or_changed_while_the_agent_was_down,
     the_underlay_nic_goes_and_comes_back,
@@ -26,8 +29,8 @@ fn bed(case: &'static BackendCase) -> Bed<LocalFolder> {
     bed
 }
 
-fn every_damage_by_hand_is_repaired(case: &'static BackendCase) {
-    let bed = bed(case);
+fn every_damage_by_hand_is_repaired_in_a_crowd(case: &'static BackendCase) {
+    let bed = crowded(case);
     let netns = bed.netns(1);
     let want = bed.state(1);
     let env = env_of(1);
@@ -40,7 +43,7 @@ fn every_damage_by_hand_is_repaired(case: &'static BackendCase) {
                 command.clone()
             };
             netns.run("sh", &["-c", &v6]).unwrap_or_else(|error| panic!("{name}: {error}"));
-            bed.wait_for_state(1, &format!("{} {name}", two.subnet), &want);
+            wait_for_state(&bed, 1, &format!("{} {name}", two.subnet), &want);
         }
     }
     // What the agent would prevent if it were quicker than the next command.
@@ -50,7 +53,91 @@ fn every_damage_by_hand_is_repaired(case: &'static BackendCase) {
         netns.ip(&format!("link del {device}")).unwrap();
         netns.ip(&format!("link add {device} type vxlan id 77 dstport 4789 dev eth0")).unwrap();
         bed.agent(1).resume().unwrap();
-        bed.wait_for_state(1, "replaced by another VNI", &want);
+        wait_for_state(&bed, 1, "replaced by another VNI", &want);
+    }
+    let pods = [bed.pod(1), bed.pod(2)];
+    Traffic::between(&pods[0], &pods[1]).assert_no_loss();
+}
+
+/// A fault of the host and its end.
+type Fault = fn(&Bed<LocalFolder>);
+
+/// What happens to the underlay, and to the announcements about it.
+const FAULTS: [(&str, Fault); 6] = [
+    ("underlay NIC down and up", |bed| {
+        let node = bed.cluster.node(1);
+        node.link_down("eth0").unwrap();
+        wait_until_red(bed);
+        node.link_up("eth0").unwrap();
+        join_the_crowd(bed, 1);
+    }),
+    ("carrier lost and back", |bed| {
+        let node = bed.cluster.node(1);
+        node.carrier_off("eth0").unwrap();
+        std::thread::sleep(Duration::from_millis(500));
+        node.carrier_on("eth0").unwrap();
+    }),
+    ("underlay NIC deleted and made anew", |bed| {
+        let node = bed.cluster.node(1);
+        node.delete_nic("eth0").unwrap();
+        wait_until_red(bed);
+        node.restore_nic("eth0").unwrap();
+        join_the_crowd(bed, 1);
+    }),
+    ("underlay MTU changed and back", |bed| {
+        bed.cluster.node(1).set_mtu("eth0", 1400).unwrap();
+        let small = bed.case.mtu(bed.case.widest(), 1400);
+        eventually(SOON, "the subnet file to follow", || env_of(1).mtu == small);
+        bed.cluster.node(1).set_mtu("eth0", 1500).unwrap();
+    }),
+    ("underlay address changed and back", |bed| {
+        let node = bed.cluster.node(1);
+        let [old, new] = [node.ipv4().unwrap(), IpAddr::from([192, 168, 77, 150])];
+        for addr in [new, old] {
+            node.change_address("eth0", addr).unwrap();
+            join_the_crowd(bed, 1);
+            eventually(SOON, &format!("{addr} to be published"), || {
+                bed.store.records().values().any(|value| value.contains(&format!("\"{addr}\"")))
+            });
+        }
+    }),
+    ("more announcements than the agent can take, and damage among them", |bed| {
+        let netns = bed.netns(1);
+        bed.agent(1).pause().unwrap();
+        let storm = |verb: &str| {
+            let line = |n: u32| format!("route {verb} 10.9.{}.{}/32 dev lo", n >> 8, n & 0xff);
+            netns.ip_batch(&(0..20_000).map(line).collect::<Vec<_>>()).unwrap();
+        };
+        for _ in 0..2 {
+            storm("add");
+            storm("del");
+        }
+        for (two, three) in bed.remotes(2).iter().zip(&bed.remotes(3)) {
+            let (name, command) = (bed.case.damages)(two, three, "").swap_remove(0);
+            let command =
+                if two.base.contains(':') { command.replace("ip route", "ip -6 route") } else { command };
+            netns.run("sh", &["-c", &command]).unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+        let sockets = netns.run("cat", &["/proc/net/netlink"]).unwrap();
+        let drops = |line: &str| line.split_whitespace().nth(8)?.parse::<u64>().ok();
+        assert!(sockets.lines().filter_map(drops).any(|drops| drops > 0), "{sockets}");
+        bed.agent(1).resume().unwrap();
+    }),
+];
+
+fn wait_until_red(bed: &Bed<LocalFolder>) {
+    eventually(SOON, "not ready without the underlay", || {
+        crate::harness::http_get(bed.netns(1), 8471, "/readyz").starts_with("HTTP/1.1 503")
+    });
+}
+
+fn every_fault_of_the_host_is_repaired_in_a_crowd(case: &'static BackendCase) {
+    let bed = crowded(case);
+    let want = bed.state(1);
+    for (name, fault) in FAULTS {
+        fault(&bed);
+        wait_for_state(&bed, 1, name, &want);
+        bed.wait_ready(1);
     }
     let pods = [bed.pod(1), bed.pod(2)];
     Traffic::between(&pods[0], &pods[1]).assert_no_loss();
@@ -83,7 +170,16 @@ fn what_is_not_ours_stays(case: &'static BackendCase) {
         assert_eq!(bed.state(1), state);
     }
     assert!(netns.ip("route show 10.244.201.0/24").unwrap().contains("dev eth0"));
-    bed.store.delete(&key);
+    if case.in_kernel {
+        let holder = || netns.ip("route show 10.244.201.0/24").unwrap();
+        netns.ip("route del 10.244.201.0/24 dev eth0").unwrap();
+        eventually(SOON, "ours in its place", || holder().contains(" via "));
+        bed.store.delete(&key);
+        eventually(SOON, "ours to go with the lease", || holder().is_empty());
+        netns.ip("route add 10.244.201.0/24 dev eth0").unwrap();
+    } else {
+        bed.store.delete(&key);
+    }
     bed.wait_for_state(1, "the peer to be gone", &state);
     if !case.in_kernel {
         bed.wait_for_peers(1, 2);

@@ -36,6 +36,62 @@ fn vxlan_to_host_gw_and_back() {
     });
 }
 
+/// Between plain routes, next-hop objects and what a Go agent writes, under traffic.
+#[test]
+fn the_form_of_routes_changes_under_traffic() {
+    in_sandbox(test_name!(), || {
+        let cluster = Cluster::builder().nodes(2).families(Families::Dual).build().unwrap();
+        let mut bed = Bed::new(cluster, LocalFolder::new(), &VXLAN, Families::Dual);
+        bed.start_all();
+        (1..=2).for_each(|number| bed.wait_for_peers(number, 1));
+        let pods = [bed.pod(1), bed.pod(2)];
+        let traffic = [Traffic::between(&pods[0], &pods[1]), Traffic::between(&pods[1], &pods[0])];
+        let objects = bed.state(1);
+        assert_eq!(objects.next_hops.len(), 2, "{objects}");
+        let go_on = || traffic.iter().for_each(|traffic| traffic.go_on(200));
+
+        bed.stop(1);
+        bed.spawn(1, &["--nexthop-objects=off"]);
+        bed.wait_ready(1);
+        go_on();
+        let plain = bed.state(1);
+        let has_objects = |line: &String| line.contains("nhid");
+        assert!(plain.next_hops.is_empty() && !plain.routes.iter().any(has_objects), "{plain}");
+
+        bed.kill(1);
+        bed.start(1);
+        go_on();
+        bed.wait_for_state(1, "next-hop objects again", &objects);
+
+        // A Go agent takes the node over: it replaces routes by plain ones, and leaves our objects as they are.
+        bed.stop(1);
+        for remote in bed.remotes(2) {
+            let family = if remote.base.contains(':') { "-6" } else { "-4" };
+            let crate::backends::Remote { device, subnet, base, .. } = remote;
+            let replace =
+                format!("{family} route replace {subnet} via {base} dev {device} onlink proto boot");
+            bed.netns(1).ip(&replace).unwrap();
+        }
+        go_on();
+        let of_go = bed.state(1);
+        assert_eq!(of_go.next_hops, objects.next_hops, "harmless");
+        let is_of_go = |line: &String| line.contains("proto boot") && !line.contains("nhid");
+        assert_eq!(
+            of_go.routes.iter().chain(&of_go.routes6).filter(|line| is_of_go(line)).count(),
+            2,
+            "{of_go}"
+        );
+        // A peer leaves while it is there, and Go removes what it knows of.
+        bed.netns(1).ip("nexthop add id 99 via 10.244.250.0 dev flannel.1 onlink proto 102").unwrap();
+        bed.start(1);
+        go_on();
+        bed.wait_for_state(1, "all as before, without the leftover", &objects);
+        for traffic in traffic {
+            traffic.assert_no_loss();
+        }
+    });
+}
+
 /// Two nodes at a time, one after the other, while the other two have their traffic.
 fn switch(bed: &mut Bed<LocalFolder>, pods: &[Pod], to: &'static BackendCase) {
     bed.store.put_config(&to.config(Families::Dual));

@@ -57,6 +57,33 @@ pub struct FdbEntry {
     pub via: Option<LinkIndex>,
 }
 
+/// A next-hop object (`ip nexthop`, Linux 5.3): a gateway that is taken as reachable through a link
+/// (`RTNH_F_ONLINK`), under a number that routes name.
+///
+/// Which number it has is no part of it: only the connection to the kernel knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NextHop {
+    /// The link.
+    pub link: LinkIndex,
+    /// The gateway.
+    pub gateway: IpAddr,
+    /// The number of one that is not the object of its link and gateway, but a second one, or one that is not
+    /// as we write them. We never put such; they are seen so that they can be removed.
+    pub spare: Option<u32>,
+}
+
+/// Where a route has its gateway and link.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Through {
+    /// In itself.
+    #[default]
+    Itself,
+    /// In the next-hop object of that link and gateway.
+    Object,
+    /// In a spare one; see [`NextHop::spare`].
+    Spare(u32),
+}
+
 /// A unicast route of the main table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Route {
@@ -70,6 +97,8 @@ pub struct Route {
     pub link: Option<LinkIndex>,
     /// Whether the gateway is taken as reachable through the link (`RTNH_F_ONLINK`).
     pub onlink: bool,
+    /// Where gateway and link are kept.
+    pub through: Through,
     /// `rtm_protocol`: who wrote it. No part of what the route does.
     pub protocol: u8,
     /// Whether it has nothing that we do not write (metrics, preferred source, several next hops, a type
@@ -85,6 +114,30 @@ impl Route {
             Family::V6 => 1024,
         }
     }
+
+    /// The route to a subnet whose node is itself the gateway, on a link that others use, too.
+    pub fn by_node(dst: Subnet, node: IpAddr, link: LinkIndex) -> Self {
+        Self {
+            dst,
+            metric: Self::default_metric(dst.family()),
+            via: Some(node),
+            link: Some(link),
+            onlink: false,
+            through: Through::Itself,
+            protocol: ROUTE_PROTOCOL,
+            plain: true,
+        }
+    }
+
+    /// The key of the next-hop object that it goes through.
+    pub fn next_hop(&self) -> Option<ObjectKey> {
+        let spare = match self.through {
+            Through::Itself => return None,
+            Through::Object => None,
+            Through::Spare(number) => Some(number),
+        };
+        Some(ObjectKey::NextHop(self.link?, self.via?, spare))
+    }
 }
 
 /// One entry of the kernel's state.
@@ -96,6 +149,8 @@ pub enum Object {
     Neighbour(Neighbour),
     /// A permanent FDB entry.
     Fdb(FdbEntry),
+    /// A next-hop object.
+    NextHop(NextHop),
     /// A route.
     Route(Route),
 }
@@ -112,6 +167,8 @@ pub enum ObjectKey {
     Neighbour(LinkIndex, IpAddr),
     /// The whole entry.
     Fdb(FdbEntry),
+    /// Link, gateway, and the number of a spare one.
+    NextHop(LinkIndex, IpAddr, Option<u32>),
     /// Destination and metric.
     Route(Subnet, u32),
 }
@@ -123,6 +180,7 @@ impl Object {
             Self::Address(Address { link, addr }) => ObjectKey::Address(link, addr),
             Self::Neighbour(Neighbour { link, addr, .. }) => ObjectKey::Neighbour(link, addr),
             Self::Fdb(entry) => ObjectKey::Fdb(entry),
+            Self::NextHop(NextHop { link, gateway, spare }) => ObjectKey::NextHop(link, gateway, spare),
             Self::Route(Route { dst, metric, .. }) => ObjectKey::Route(dst, metric),
         }
     }
@@ -140,6 +198,8 @@ impl Object {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Dataplane {
     objects: BTreeMap<ObjectKey, Object>,
+    /// Next-hop objects with the routes that go through them. One flat set, as most have one route.
+    routes: BTreeSet<(ObjectKey, ObjectKey)>,
     shared: BTreeSet<LinkIndex>,
 }
 
@@ -166,12 +226,35 @@ impl Dataplane {
 
     /// Adds an object; one with the same key is replaced and returned.
     pub fn insert(&mut self, object: Object) -> Option<Object> {
-        self.objects.insert(object.key(), object)
+        let key = object.key();
+        let before = self.remove(&key);
+        if let Object::Route(route) = object
+            && let Some(next_hop) = route.next_hop()
+        {
+            self.routes.insert((next_hop, key));
+        }
+        self.objects.insert(key, object);
+        before
     }
 
     /// Removes the object under a key.
     pub fn remove(&mut self, key: &ObjectKey) -> Option<Object> {
-        self.objects.remove(key)
+        let object = self.objects.remove(key)?;
+        if let Object::Route(route) = object
+            && let Some(next_hop) = route.next_hop()
+        {
+            self.routes.remove(&(next_hop, *key));
+        }
+        Some(object)
+    }
+
+    /// The routes that go through a next-hop object. The kernel deletes them with it, those of IPv4 in silence.
+    pub fn routes_through(&self, next_hop: &ObjectKey) -> impl Iterator<Item = ObjectKey> + use<'_> {
+        let next_hop = *next_hop;
+        // No route has a key before this one.
+        let first = ObjectKey::NextHop(LinkIndex(0), Family::V4.unspecified(), None);
+        let from = self.routes.range((next_hop, first)..);
+        from.take_while(move |(of, _)| *of == next_hop).map(|(_, route)| *route)
     }
 
     /// All objects in build-up order.
@@ -192,14 +275,17 @@ impl Dataplane {
 
 impl FromIterator<Object> for Dataplane {
     fn from_iter<I: IntoIterator<Item = Object>>(objects: I) -> Self {
-        let objects = objects.into_iter().map(|object| (object.key(), object)).collect();
-        Self { objects, ..Self::default() }
+        let mut dataplane = Self::default();
+        dataplane.extend(objects);
+        dataplane
     }
 }
 
 impl Extend<Object> for Dataplane {
     fn extend<I: IntoIterator<Item = Object>>(&mut self, objects: I) {
-        self.objects.extend(objects.into_iter().map(|object| (object.key(), object)));
+        for object in objects {
+            self.insert(object);
+        }
     }
 }
 

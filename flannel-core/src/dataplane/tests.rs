@@ -18,6 +18,7 @@ fn route(via: u8, protocol: u8) -> Object {
         via: Some([10, 5, 1, via].into()),
         link: Some(LinkIndex(3)),
         onlink: true,
+        through: Through::Itself,
         protocol,
         plain: true,
     })
@@ -38,7 +39,43 @@ fn who_wrote_a_route_makes_a_difference_on_shared_links_only() {
     assert_eq!(plan(&want, &want), []);
 }
 
+#[test]
+fn a_route_moves_between_forms_in_place() {
+    let (link, gateway) = (LinkIndex(3), IpAddr::from([10, 5, 1, 1]));
+    let next_hop = Object::NextHop(NextHop { link, gateway, spare: None });
+    let Object::Route(plain) = route(1, 102) else { unreachable!() };
+    let by_object = Object::Route(Route { through: Through::Object, ..plain });
+    let with = Dataplane::from_iter([next_hop, by_object]);
+    let without = Dataplane::from_iter([route(1, 102)]);
+    assert_eq!(plan(&with, &without), [Op::Create(next_hop), Op::Replace(by_object)]);
+    assert_eq!(plan(&without, &with), [Op::Replace(route(1, 102)), Op::Delete(next_hop)]);
+    // A second object with the same link and gateway: the route leaves it before it goes.
+    let spare = Object::NextHop(NextHop { link, gateway, spare: Some(7) });
+    let through_spare = Object::Route(Route { through: Through::Spare(7), ..plain });
+    let have = Dataplane::from_iter([next_hop, spare, through_spare]);
+    assert_eq!(plan(&with, &have), [Op::Replace(by_object), Op::Delete(spare)]);
+    assert_eq!(have.routes_through(&spare.key()).collect::<Vec<_>>(), [by_object.key()]);
+}
+
 proptest! {
+    #[test]
+    fn routes_are_found_by_their_next_hop(objects in prop::collection::vec(crate::testing::object(), 0..40)) {
+        let mut dataplane = Dataplane::default();
+        for (at, object) in objects.into_iter().enumerate() {
+            _ = if at % 3 == 2 { dataplane.remove(&object.key()) } else { dataplane.insert(object) };
+        }
+        let rebuilt: Dataplane = dataplane.iter().copied().collect();
+        prop_assert_eq!(&rebuilt, &dataplane);
+        for object in dataplane.iter() {
+            let through: Vec<_> = dataplane.routes_through(&object.key()).collect();
+            let naive: Vec<_> = (dataplane.iter())
+                .filter(|other| matches!(other, Object::Route(route) if route.next_hop() == Some(object.key())))
+                .map(Object::key)
+                .collect();
+            prop_assert_eq!(through, naive);
+        }
+    }
+
     #[test]
     fn plan_converges_even_when_ops_fail(
         want in dataplane(), mut kernel in dataplane(), fails in prop::collection::vec(any::<bool>(), 64),

@@ -13,13 +13,17 @@ use tracing::debug;
 
 use super::encode;
 use super::message::{Datagram, Message, Undecodable, Verdict, split};
+use super::next_hops::NextHops;
 use super::socket::{DEADLINE, Socket, failed};
-use crate::dataplane::{Object, Op};
+use crate::dataplane::{NextHop, Object, Op, Route, Through};
 use crate::kernel::{KernelError, Refusal};
 
 /// Messages in one datagram: as fast as any larger number, 1 ms of work, and its failures fit in the
 /// default receive buffer.
 const BATCH: usize = 192;
+
+/// How often new numbers are tried for next-hop objects.
+const TRIES: usize = 16;
 
 /// The socket for requests that are answered once.
 pub(super) struct Requests {
@@ -42,24 +46,94 @@ impl Requests {
         first
     }
 
+    /// The socket's number, which announcements of what we changed carry.
+    pub(super) fn port(&self) -> u32 {
+        self.socket.port()
+    }
+
     /// Tries every operation and returns those that failed.
-    pub(super) async fn execute(&mut self, ops: &[Op]) -> Result<Vec<Refusal>, KernelError> {
-        let what = || format!("carry out {} operations", ops.len());
+    pub(super) async fn execute(
+        &mut self,
+        ops: &[Op],
+        next_hops: &mut NextHops,
+    ) -> Result<Vec<Refusal>, KernelError> {
         let mut refusals = Vec::new();
-        for batch in ops.chunks(BATCH) {
-            let first = self.numbers(batch.len() as u32);
-            let mut datagram = Datagram::default();
-            for (seq, op) in (first..).zip(batch) {
-                encode::op(&mut datagram, op, seq, seq - first + 1 == batch.len() as u32);
+        let mut rest = ops;
+        while !rest.is_empty() {
+            let (batch, more) = rest.split_at(batch_len(rest));
+            rest = more;
+            let mut again = self.attempt(batch, next_hops, &mut refusals).await?;
+            for _ in 1..TRIES {
+                if again.is_empty() {
+                    break;
+                }
+                next_hops.jump();
+                again = self.attempt(&again, next_hops, &mut refusals).await?;
             }
-            self.exchange(&datagram, first, batch.len(), &what, |at, reply| {
-                refusals.extend(reply.verdict()?.and_then(|verdict| refusal(batch[at], verdict)));
-                Ok(())
-            })
-            .await?;
+            let reason = || format!("no free number was found in {TRIES} tries");
+            refusals.extend(again.into_iter().map(|op| Refusal {
+                op,
+                errno: libc::EEXIST,
+                reason: reason(),
+            }));
         }
         debug!(ops = ops.len(), refused = refusals.len(), "operations carried out");
         Ok(refusals)
+    }
+
+    /// Sends one batch. Returns the next-hop objects whose new numbers are taken.
+    async fn attempt(
+        &mut self,
+        batch: &[Op],
+        next_hops: &mut NextHops,
+        refusals: &mut Vec<Refusal>,
+    ) -> Result<Vec<Op>, KernelError> {
+        let mut sent: Vec<(Op, Option<u32>)> = Vec::with_capacity(batch.len());
+        for op in batch {
+            match numbered(op, next_hops) {
+                Numbered::With(number) => sent.push((*op, number)),
+                Numbered::Done => {}
+                Numbered::Impossible(refusal) => refusals.push(refusal),
+            }
+        }
+        if sent.is_empty() {
+            return Ok(Vec::new());
+        }
+        let what = || format!("carry out {} operations", batch.len());
+        let first = self.numbers(sent.len() as u32);
+        let mut datagram = Datagram::default();
+        for (seq, (op, number)) in (first..).zip(&sent) {
+            encode::op(&mut datagram, op, *number, seq, seq - first + 1 == sent.len() as u32);
+        }
+        let (mut again, mut errnos) = (Vec::new(), vec![0; sent.len()]);
+        self.exchange(&datagram, first, sent.len(), &what, |at, reply| {
+            if let Some(verdict) = reply.verdict()? {
+                let (op, _) = sent[at];
+                errnos[at] = verdict.errno;
+                match op {
+                    Op::Create(Object::NextHop(_)) | Op::Replace(Object::NextHop(_))
+                        if verdict.errno == libc::EEXIST =>
+                    {
+                        again.push(op);
+                    }
+                    _ => refusals.extend(refusal(op, verdict)),
+                }
+            }
+            Ok(())
+        })
+        .await?;
+        for ((op, number), errno) in sent.into_iter().zip(errnos) {
+            match (op, number, errno) {
+                (Op::Create(Object::NextHop(it)) | Op::Replace(Object::NextHop(it)), Some(number), 0) => {
+                    next_hops.created(number, it);
+                }
+                (Op::Delete(Object::NextHop(_)), Some(number), 0 | libc::ENOENT) => {
+                    _ = next_hops.forget(number);
+                }
+                _ => {}
+            }
+        }
+        Ok(again)
     }
 
     /// Makes one request that is answered by a message or a verdict, and reads the answer.
@@ -124,6 +198,59 @@ pub(super) enum Answer<T> {
     Message(T),
     /// Success without a message, or a failure.
     Verdict(Verdict),
+}
+
+/// How many operations go into the next datagram. Routes come in a later one than the objects they go
+/// through: if an object's number turned out to be taken, they would lead through somebody else's.
+fn batch_len(ops: &[Op]) -> usize {
+    let mut creates = false;
+    for (at, op) in ops.iter().enumerate().take(BATCH) {
+        match op {
+            Op::Create(Object::NextHop(_)) | Op::Replace(Object::NextHop(_)) => creates = true,
+            Op::Create(Object::Route(_)) | Op::Replace(Object::Route(_)) if creates => return at,
+            _ => {}
+        }
+    }
+    ops.len().min(BATCH)
+}
+
+/// What to do about an operation, as far as next-hop objects matter.
+enum Numbered {
+    /// Send it, with the number of its next-hop object.
+    With(Option<u32>),
+    /// Nothing: what is to be deleted is not there.
+    Done,
+    /// Nothing can be sent.
+    Impossible(Refusal),
+}
+
+fn numbered(op: &Op, next_hops: &mut NextHops) -> Numbered {
+    let of = |route: &Route, next_hops: &NextHops| {
+        let spare = if let Through::Spare(number) = route.through { Some(number) } else { None };
+        let next_hop = NextHop { link: route.link?, gateway: route.via?, spare };
+        next_hops.number_of(&next_hop)
+    };
+    match op {
+        Op::Create(Object::NextHop(_)) | Op::Replace(Object::NextHop(_)) => {
+            Numbered::With(Some(next_hops.new_number()))
+        }
+        Op::Delete(Object::NextHop(it)) => {
+            next_hops.number_of(it).map_or(Numbered::Done, |number| Numbered::With(Some(number)))
+        }
+        Op::Delete(Object::Route(route)) => Numbered::With(of(route, next_hops)),
+        Op::Create(Object::Route(route)) | Op::Replace(Object::Route(route)) => {
+            match (route.through, of(route, next_hops)) {
+                (Through::Itself, _) => Numbered::With(None),
+                (_, Some(number)) => Numbered::With(Some(number)),
+                (_, None) => Numbered::Impossible(Refusal {
+                    op: *op,
+                    errno: libc::EINVAL,
+                    reason: "its next-hop object does not exist".to_owned(),
+                }),
+            }
+        }
+        _ => Numbered::With(None),
+    }
 }
 
 fn refusal(op: Op, verdict: Verdict) -> Option<Refusal> {

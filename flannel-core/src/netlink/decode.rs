@@ -7,10 +7,11 @@ use neli::consts::rtnl::{IfaF, Ntf, Nud, RtScope, RtTable, Rta, RtaType, RtmF, R
 use neli::rtnl::{Ifaddrmsg, Ndmsg, Rtmsg};
 use neli::types::{Buffer, RtBuffer};
 
-use super::encode::{AF_BRIDGE, RTA_VIA, RTNH_F_ONLINK};
+use super::encode::{AF_BRIDGE, RTA_NH_ID, RTA_VIA, RTNH_F_ONLINK};
 use super::message::{Message, Undecodable, attribute, attributes, number, u32_at};
+use super::next_hops::NextHops;
 use crate::addr::{Family, LinkIndex, MacAddr, Subnet, Vni};
-use crate::dataplane::{Address, FdbEntry, Neighbour, Object, ObjectKey, Route};
+use crate::dataplane::{Address, FdbEntry, Neighbour, Object, ObjectKey, Route, Through};
 use crate::kernel::{LinkAddress, RouteLookup};
 
 /// `RTA_PREF`: the router preference of an IPv6 route.
@@ -70,7 +71,7 @@ fn read<T: RtaType, V>(
 }
 
 /// Reads an IP address of a family.
-fn ip_of(family: Family) -> impl Fn(&[u8]) -> Result<IpAddr, Undecodable> {
+pub(super) fn ip_of(family: Family) -> impl Fn(&[u8]) -> Result<IpAddr, Undecodable> {
     move |payload| {
         let addr = ip(payload)?;
         if Family::of(addr) == family { Ok(addr) } else { Err("address of another family".into()) }
@@ -169,7 +170,10 @@ fn fdb(body: &Ndmsg) -> Result<Sight, Undecodable> {
 }
 
 /// A route. [`Sight::Irrelevant`] if it is not in the main table, is cached, or is for one TOS only.
-pub(super) fn route_sight(message: &Message<'_>) -> Result<Sight, Undecodable> {
+///
+/// Where a route goes through a next-hop object, the book says how: the kernel names gateway and link only if
+/// `net.ipv4.nexthop_compat_mode` lets it. A route through an unknown object is none that we wrote.
+pub(super) fn route_sight(message: &Message<'_>, next_hops: &NextHops) -> Result<Sight, Undecodable> {
     let body: Rtmsg = message.body_as()?;
     let Some(family) = family((*body.rtm_family()).into()) else { return Ok(Sight::Irrelevant) };
     let attrs = body.rtattrs();
@@ -179,15 +183,27 @@ pub(super) fn route_sight(message: &Message<'_>) -> Result<Sight, Undecodable> {
     }
     let base = read(attrs, libc::RTA_DST, ip_of(family))?.unwrap_or(family.unspecified());
     let dst = Subnet::exact(base, *body.rtm_dst_len()).ok_or("destination is no subnet")?;
-    Ok(Sight::Present(Object::Route(Route {
+    let mut route = Route {
         dst,
         metric: read(attrs, libc::RTA_PRIORITY, number)?.unwrap_or(0),
         via: gateway(attrs, family)?,
         link: read(attrs, libc::RTA_OIF, number)?.map(LinkIndex),
         onlink: body.rtm_flags().bits() & RTNH_F_ONLINK != 0,
+        through: Through::Itself,
         protocol: (*body.rtm_protocol()).into(),
         plain: is_plain(&body, family),
-    })))
+    };
+    if let Some(id) = read(attrs, RTA_NH_ID, number)? {
+        route.plain = false;
+        if let Some((entry, through)) = next_hops.resolve(id) {
+            (route.link, route.via) = (Some(entry.link), entry.gateway);
+            if let Some(through) = through {
+                (route.through, route.onlink) = (through, true);
+                route.plain = through == Through::Object && is_plain(&body, family);
+            }
+        }
+    }
+    Ok(Sight::Present(Object::Route(route)))
 }
 
 fn table(body: &Rtmsg) -> Result<u32, Undecodable> {
@@ -203,7 +219,12 @@ fn gateway(attrs: &RtBuffer<Rta, Buffer>, family: Family) -> Result<Option<IpAdd
 /// Whether a route has nothing but what we write.
 fn is_plain(body: &Rtmsg, family: Family) -> bool {
     let known = attributes(body.rtattrs()).all(|(kind, payload)| match kind {
-        libc::RTA_TABLE | libc::RTA_DST | libc::RTA_OIF | libc::RTA_GATEWAY | libc::RTA_PRIORITY => true,
+        libc::RTA_TABLE
+        | libc::RTA_DST
+        | libc::RTA_OIF
+        | libc::RTA_GATEWAY
+        | libc::RTA_PRIORITY
+        | RTA_NH_ID => true,
         // struct rta_cacheinfo, of which all but the expiry is statistics.
         libc::RTA_CACHEINFO => u32_at(payload, 8) == Some(0),
         RTA_PREF => payload == PREF_MEDIUM,
@@ -239,7 +260,7 @@ pub(super) fn lookup(message: &Message<'_>) -> Result<Option<RouteLookup>, Undec
 pub(super) fn default_route(message: &Message<'_>) -> Result<Option<RouteLookup>, Undecodable> {
     let body: Rtmsg = message.body_as()?;
     let is_default = *body.rtm_dst_len() == 0 && *body.rtm_type() == Rtn::Unicast;
-    match route_sight(message)? {
+    match route_sight(message, &NextHops::default())? {
         Sight::Present(_) if is_default => lookup(message),
         _ => Ok(None),
     }

@@ -14,8 +14,9 @@ use neli::types::{Buffer, RtBuffer};
 use neli::{Size, ToBytes};
 
 use super::message::Datagram;
+use super::next_hops;
 use crate::addr::{Family, LinkIndex};
-use crate::dataplane::{Address, FdbEntry, Neighbour, Object, Op, Route};
+use crate::dataplane::{Address, FdbEntry, Neighbour, Object, Op, Route, Through};
 
 /// `AF_BRIDGE`: the family of FDB entries.
 pub(super) const AF_BRIDGE: u8 = 7;
@@ -23,14 +24,21 @@ pub(super) const AF_BRIDGE: u8 = 7;
 pub(super) const RTNH_F_ONLINK: u32 = 4;
 /// `RTA_VIA`: a gateway of another family than the route's.
 pub(super) const RTA_VIA: u16 = 18;
+/// `RTA_NH_ID`: the number of a next-hop object.
+pub(super) const RTA_NH_ID: u16 = 30;
 
 /// Appends the message for one operation.
 ///
 /// Only routes are created exclusively: the others live on devices of our own, where an entry under the
-/// same key is a leftover of ours.
-pub(super) fn op(datagram: &mut Datagram, op: &Op, seq: u32, ack: bool) {
+/// same key is a leftover of ours. A next-hop object is always a new one, under a number that must be free.
+///
+/// `next_hop` is the number of the next-hop object that it is about. Without one a route that goes through
+/// one can't be put, but deleted.
+pub(super) fn op(datagram: &mut Datagram, op: &Op, next_hop: Option<u32>, seq: u32, ack: bool) {
     let put = match op {
-        Op::Create(Object::Route(_)) => NlmF::CREATE | NlmF::EXCL,
+        Op::Create(Object::Route(_) | Object::NextHop(_)) | Op::Replace(Object::NextHop(_)) => {
+            NlmF::CREATE | NlmF::EXCL
+        }
         Op::Create(_) | Op::Replace(_) => NlmF::CREATE | NlmF::REPLACE,
         Op::Delete(_) => NlmF::empty(),
     };
@@ -41,8 +49,15 @@ pub(super) fn op(datagram: &mut Datagram, op: &Op, seq: u32, ack: bool) {
         Object::Address(it) => datagram.push(kind(Rtm::Newaddr, Rtm::Deladdr), flags, seq, address(it)),
         Object::Neighbour(it) => datagram.push(kind(Rtm::Newneigh, Rtm::Delneigh), flags, seq, neighbour(it)),
         Object::Fdb(it) => datagram.push(kind(Rtm::Newneigh, Rtm::Delneigh), flags, seq, fdb(it)),
-        Object::Route(it) if delete => datagram.push(Rtm::Delroute, flags, seq, route_to_delete(it)),
-        Object::Route(it) => datagram.push(Rtm::Newroute, flags, seq, route(it)),
+        Object::NextHop(it) => {
+            let number = next_hop.unwrap_or_default();
+            let body = if delete { next_hops::delete(number) } else { next_hops::create(number, it) };
+            datagram.push(Rtm::from(if delete { next_hops::DEL } else { next_hops::NEW }), flags, seq, body);
+        }
+        Object::Route(it) if delete => {
+            datagram.push(Rtm::Delroute, flags, seq, route_to_delete(it, next_hop));
+        }
+        Object::Route(it) => datagram.push(Rtm::Newroute, flags, seq, route(it, next_hop)),
     }
 }
 
@@ -134,10 +149,11 @@ fn neighbour_message(
         .expect("all fields are set")
 }
 
-fn route(route: &Route) -> Rtmsg {
-    // The field is wider than neli's flags; RTNH_F_ONLINK is unknown to them.
-    let flags = RtmF::from_bits_retain(if route.onlink { RTNH_F_ONLINK } else { 0 });
-    route_message(route, next_hop(route))
+fn route(route: &Route, number: Option<u32>) -> Rtmsg {
+    // The field is wider than neli's flags; RTNH_F_ONLINK is unknown to them. A next-hop object has its own.
+    let onlink = route.onlink && route.through == Through::Itself;
+    let flags = RtmF::from_bits_retain(if onlink { RTNH_F_ONLINK } else { 0 });
+    route_message(route, next_hop(route, number))
         .rtm_protocol(Rtprot::from(route.protocol))
         .rtm_scope(RtScope::Universe)
         .rtm_type(Rtn::Unicast)
@@ -151,9 +167,9 @@ fn route(route: &Route) -> Rtmsg {
 /// A route that is not plain may have its next hops elsewhere (several, a next-hop object, none) and
 /// would not match a gateway here: it goes by destination, metric and protocol. The protocol counts for all,
 /// so that a route which somebody else put in the place of ours meanwhile is not taken for it.
-fn route_to_delete(route: &Route) -> Rtmsg {
+fn route_to_delete(route: &Route, number: Option<u32>) -> Rtmsg {
     let (next_hop, kind) =
-        if route.plain { (next_hop(route), Rtn::Unicast) } else { (Vec::new(), Rtn::Unspec) };
+        if route.plain { (next_hop(route, number), Rtn::Unicast) } else { (Vec::new(), Rtn::Unspec) };
     route_message(route, next_hop)
         .rtm_protocol(Rtprot::from(route.protocol))
         .rtm_scope(RtScope::Nowhere)
@@ -162,7 +178,10 @@ fn route_to_delete(route: &Route) -> Rtmsg {
         .expect("all fields are set")
 }
 
-fn next_hop(route: &Route) -> Vec<Rtattr<Rta, Buffer>> {
+fn next_hop(route: &Route, number: Option<u32>) -> Vec<Rtattr<Rta, Buffer>> {
+    if route.through != Through::Itself {
+        return number.map(|number| attr(Rta::from(RTA_NH_ID), number)).into_iter().collect();
+    }
     let gateway = route.via.map(|via| {
         if Family::of(via) == route.dst.family() {
             return attr(Rta::Gateway, ip(via));

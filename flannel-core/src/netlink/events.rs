@@ -7,17 +7,20 @@ use tracing::{debug, warn};
 use super::decode::{self, Sight};
 use super::link;
 use super::message::{Message, Undecodable, split};
+use super::next_hops::{self, NextHops};
 use super::socket::{Socket, is_lost};
 use crate::kernel::{KernelError, KernelEvent};
 
 /// The groups to join.
-const GROUPS: [u32; 6] = [
+const GROUPS: [u32; 7] = [
     libc::RTNLGRP_LINK,
     libc::RTNLGRP_NEIGH,
     libc::RTNLGRP_IPV4_IFADDR,
     libc::RTNLGRP_IPV6_IFADDR,
     libc::RTNLGRP_IPV4_ROUTE,
     libc::RTNLGRP_IPV6_ROUTE,
+    // Joining it is no error where the kernel has no next-hop objects: every kernel has 32 groups.
+    libc::RTNLGRP_NEXTHOP,
 ];
 
 /// After so many events a call returns, so that a storm of them starves nobody.
@@ -39,11 +42,14 @@ impl Events {
 
     /// Waits for announcements and takes those that are there. It waits only while it holds none, so
     /// dropping the future loses none.
-    pub(super) async fn next(&mut self) -> Vec<KernelEvent> {
+    ///
+    /// `own` is the port of the socket through which we make changes: the next-hop objects that we made or
+    /// removed ourselves are in the book already.
+    pub(super) async fn next(&mut self, own: u32, next_hops: &mut NextHops) -> Vec<KernelEvent> {
         let mut events = Vec::new();
         while events.is_empty() {
             match self.socket.receive().await {
-                Ok(messages) => decode_all(messages, &mut events),
+                Ok(messages) => decode_all(messages, own, next_hops, &mut events),
                 Err(error) if is_lost(&error) => overrun(&mut events),
                 Err(error) => {
                     warn!(%error, "announcements of the kernel can't be read");
@@ -54,7 +60,7 @@ impl Events {
         }
         while events.len() < AT_ONCE {
             match self.socket.try_receive() {
-                Ok(Some(messages)) => decode_all(messages, &mut events),
+                Ok(Some(messages)) => decode_all(messages, own, next_hops, &mut events),
                 Err(error) if is_lost(&error) => overrun(&mut events),
                 // Another error comes again at the next call, which has nothing to return before it.
                 Ok(None) | Err(_) => break,
@@ -72,9 +78,18 @@ fn overrun(events: &mut Vec<KernelEvent>) {
 }
 
 /// Decodes a datagram. What can't be decoded announced something that is now unknown.
-pub(super) fn decode_all(datagram: &[u8], events: &mut Vec<KernelEvent>) {
+pub(super) fn decode_all(datagram: &[u8], own: u32, next_hops: &mut NextHops, events: &mut Vec<KernelEvent>) {
     for message in split(datagram) {
-        match message.and_then(|message| event(&message)) {
+        let event = message.and_then(|message| match u16::from(message.kind) {
+            next_hops::NEW | next_hops::DEL if message.port == own => Ok(None),
+            next_hops::NEW | next_hops::DEL => next_hops.announced(&message, events).map(|()| None),
+            _ => event(&message, next_hops),
+        });
+        match event {
+            Ok(Some(KernelEvent::LinkGone(link, name))) => {
+                next_hops.forget_link(link);
+                events.push(KernelEvent::LinkGone(link, name));
+            }
             Ok(Some(KernelEvent::Overrun)) => overrun(events),
             Ok(event) => events.extend(event),
             Err(error) => {
@@ -86,7 +101,7 @@ pub(super) fn decode_all(datagram: &[u8], events: &mut Vec<KernelEvent>) {
 }
 
 /// The event that a message announces; `None` if it is about something else.
-fn event(message: &Message<'_>) -> Result<Option<KernelEvent>, Undecodable> {
+fn event(message: &Message<'_>, next_hops: &NextHops) -> Result<Option<KernelEvent>, Undecodable> {
     Ok(match message.kind {
         Rtm::Newlink => link::link(message)?.map(KernelEvent::Link),
         Rtm::Dellink => link::gone(message)?.map(|(index, name)| KernelEvent::LinkGone(index, name)),
@@ -94,8 +109,8 @@ fn event(message: &Message<'_>) -> Result<Option<KernelEvent>, Undecodable> {
         Rtm::Deladdr => gone(decode::address_sight(message)?),
         Rtm::Newneigh => put(decode::neighbour_sight(message)?),
         Rtm::Delneigh => gone(decode::neighbour_sight(message)?),
-        Rtm::Newroute => put(decode::route_sight(message)?),
-        Rtm::Delroute => gone(decode::route_sight(message)?),
+        Rtm::Newroute => put(decode::route_sight(message, next_hops)?),
+        Rtm::Delroute => gone(decode::route_sight(message, next_hops)?),
         other if u16::from(other) == u16::from(Nlmsg::Overrun) => Some(KernelEvent::Overrun),
         _ => None,
     })

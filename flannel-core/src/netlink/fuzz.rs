@@ -1,9 +1,15 @@
 //! The decoding of netlink as one function of bytes, for fuzzing.
 
 use super::message::{Datagram, Message, split};
+use super::next_hops::{self, NextHops};
 use super::{decode, encode, events, link};
-use crate::dataplane::{Object, Op};
+use crate::dataplane::{NextHop, Object, Op, Route, Through};
 use crate::kernel::KernelEvent;
+
+/// A port that nobody sends from.
+const OWN_PORT: u32 = u32::MAX;
+/// The number of a next-hop object that is written again.
+const NUMBER: u32 = 0x6600_0007;
 
 /// Decodes a datagram in every way there is.
 ///
@@ -32,7 +38,7 @@ pub(crate) fn datagram(data: &[u8]) {
 
 fn decoded(datagram: &[u8]) -> Vec<KernelEvent> {
     let mut events = Vec::new();
-    events::decode_all(datagram, &mut events);
+    events::decode_all(datagram, OWN_PORT, &mut NextHops::default(), &mut events);
     events
 }
 
@@ -44,15 +50,21 @@ pub(super) fn every_way(message: &Message<'_>) {
     _ = decode::address(message);
     _ = decode::address_sight(message);
     _ = decode::neighbour_sight(message);
-    _ = decode::route_sight(message);
+    _ = decode::route_sight(message, &NextHops::default());
+    _ = next_hops::decode(message);
     _ = decode::default_route(message);
     _ = decode::lookup(message);
 }
 
 fn again(object: &Object) {
-    // We write no others: routes that hold more than our type can say, and links past 31 bits.
+    // We write no others: routes that hold more than our type can say, or whose object only the bytes before
+    // told of, and links past 31 bits.
     let number = match object {
-        Object::Route(route) if !route.plain => return,
+        Object::Route(
+            Route { plain: false, .. } | Route { through: Through::Object | Through::Spare(_), .. },
+        )
+        | Object::NextHop(NextHop { spare: Some(_), .. }) => return,
+        Object::NextHop(next_hop) => next_hop.link.0,
         Object::Route(route) => route.link.map_or(0, |link| link.0),
         Object::Address(address) => address.link.0,
         Object::Neighbour(neighbour) => neighbour.link.0,
@@ -62,6 +74,7 @@ fn again(object: &Object) {
         return;
     }
     let mut datagram = Datagram::default();
-    encode::op(&mut datagram, &Op::Create(*object), 1, false);
+    let next_hop = matches!(object, Object::NextHop(_)).then_some(NUMBER);
+    encode::op(&mut datagram, &Op::Create(*object), next_hop, 1, false);
     assert_eq!(decoded(datagram.bytes()), [KernelEvent::Put(*object)]);
 }

@@ -13,6 +13,7 @@ mod events;
 pub(crate) mod fuzz;
 mod link;
 mod message;
+mod next_hops;
 mod socket;
 mod sys;
 
@@ -30,6 +31,7 @@ use self::decode::Sight;
 use self::dump::Dumps;
 use self::events::Events;
 use self::message::{Datagram, Message, Undecodable, Verdict};
+use self::next_hops::NextHops;
 use self::socket::RECEIVE_BUFFER;
 use crate::addr::{Family, LinkIndex};
 use crate::dataplane::{Object, Op};
@@ -42,6 +44,7 @@ pub struct Netlink {
     requests: Requests,
     dumps: Dumps,
     events: Events,
+    next_hops: NextHops,
 }
 
 impl std::fmt::Debug for Netlink {
@@ -64,7 +67,8 @@ impl Netlink {
     /// Like [`Self::open`], with another receive buffer for announcements, in bytes.
     pub(crate) fn with_event_buffer(bytes: usize) -> Result<Self, KernelError> {
         let events = Events::open(bytes)?;
-        Ok(Self { requests: Requests::open(RECEIVE_BUFFER)?, dumps: Dumps::open(RECEIVE_BUFFER)?, events })
+        let (requests, dumps) = (Requests::open(RECEIVE_BUFFER)?, Dumps::open(RECEIVE_BUFFER)?);
+        Ok(Self { requests, dumps, events, next_hops: NextHops::default() })
     }
 
     async fn read_addresses(&mut self, scope: Scope) -> Result<Vec<Object>, KernelError> {
@@ -88,9 +92,25 @@ impl Netlink {
         self.dumps.dump("read the FDB", Rtm::Getneigh, filter(scope.link), filter(LinkIndex(0)), decode).await
     }
 
+    async fn read_next_hops(&mut self, scope: Scope) -> Result<Vec<Object>, KernelError> {
+        let filter = || next_hops::of_link(scope.link);
+        let list = self
+            .dumps
+            .dump("read next hops", Rtm::from(next_hops::GET), filter, filter, next_hops::decode)
+            .await;
+        let list = match list {
+            // It knows none, so it has none.
+            Err(error) if error.errno() == Some(libc::EOPNOTSUPP) => Vec::new(),
+            list => list?,
+        };
+        let objects = self.next_hops.read(scope.link, list).into_iter();
+        Ok(objects.filter(|it| Family::of(it.gateway) == scope.family).map(Object::NextHop).collect())
+    }
+
     async fn read_routes(&mut self, scope: Scope) -> Result<Vec<Object>, KernelError> {
         let filter = |link| move || encode::routes_of(scope.family, link);
-        let decode = wanted(scope, decode::route_sight);
+        let next_hops = &self.next_hops;
+        let decode = wanted(scope, |message: &Message<'_>| decode::route_sight(message, next_hops));
         self.dumps.dump("read routes", Rtm::Getroute, filter(Some(scope.link)), filter(None), decode).await
     }
 }
@@ -109,6 +129,7 @@ fn wanted(
             Object::Address(it) => it.link == scope.link && Family::of(it.addr.ip()) == scope.family,
             Object::Neighbour(it) => it.link == scope.link && Family::of(it.addr) == scope.family,
             Object::Fdb(it) => it.link == scope.link,
+            Object::NextHop(it) => it.link == scope.link && Family::of(it.gateway) == scope.family,
             Object::Route(it) => it.link == Some(scope.link) && it.dst.family() == scope.family,
         }))
     }
@@ -175,6 +196,10 @@ impl Kernel for Netlink {
         if scope.kinds.fdb {
             objects.extend(self.read_fdb(scope).await?);
         }
+        // Before the routes that name them.
+        if scope.kinds.next_hops {
+            objects.extend(self.read_next_hops(scope).await?);
+        }
         if scope.kinds.routes {
             objects.extend(self.read_routes(scope).await?);
         }
@@ -184,9 +209,10 @@ impl Kernel for Netlink {
     async fn routes_by(&mut self, family: Family, protocol: u8) -> Result<Vec<Object>, KernelError> {
         let filter = || encode::routes_by(family, protocol);
         let all = || encode::routes_of(family, None);
+        let next_hops = &self.next_hops;
         let decode = |message: &Message<'_>| {
             let by = |object: &Object| matches!(object, Object::Route(it) if it.protocol == protocol && it.dst.family() == family);
-            Ok(decode::route_sight(message)?.present().filter(by))
+            Ok(decode::route_sight(message, next_hops)?.present().filter(by))
         };
         self.dumps.dump("read marked routes", Rtm::Getroute, filter, all, decode).await
     }
@@ -201,10 +227,10 @@ impl Kernel for Netlink {
     }
 
     async fn execute(&mut self, ops: &[Op]) -> Result<Vec<Refusal>, KernelError> {
-        self.requests.execute(ops).await
+        self.requests.execute(ops, &mut self.next_hops).await
     }
 
     async fn events(&mut self) -> Vec<KernelEvent> {
-        self.events.next().await
+        self.events.next(self.requests.port(), &mut self.next_hops).await
     }
 }

@@ -1,5 +1,6 @@
 use super::*;
 use crate::addr::{Mtu, PerFamily, Vni};
+use crate::dataplane::Through;
 use crate::kernel::VxlanLink;
 use crate::lease::LeaseAttrs;
 
@@ -48,7 +49,16 @@ fn vxlan(index: LinkIndex, name: &str, vni: u32) -> Link {
 
 fn route(dst: &str, via: &str, link: LinkIndex, protocol: u8, metric: u32) -> Route {
     let (dst, via) = (dst.parse().unwrap(), via.parse().ok());
-    Route { dst, metric, via, link: Some(link), onlink: false, protocol, plain: true }
+    Route {
+        dst,
+        metric,
+        via,
+        link: Some(link),
+        onlink: false,
+        through: Through::Itself,
+        protocol,
+        plain: true,
+    }
 }
 
 #[test]

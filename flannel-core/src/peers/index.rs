@@ -1,21 +1,23 @@
 //! Finds the leases whose claims contradict given ones without looking at all leases.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::Claim;
+use super::few::{Few, Removed};
 use crate::addr::{Family, LinkIndex, MacAddr, Subnet};
 use crate::lease::LeaseKey;
 
 /// Who claims what.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ClaimIndex {
-    subnets: BTreeMap<Subnet, BTreeSet<LeaseKey>>,
+    subnets: BTreeMap<Subnet, Few<LeaseKey>>,
     /// How many subnets of each length there are. A network has one or two lengths, which makes the search
     /// for covering subnets cheap.
     lengths: BTreeMap<(Family, u8), usize>,
-    vteps: BTreeMap<(LinkIndex, MacAddr), BTreeMap<LeaseKey, IpAddr>>,
-    underlays: BTreeMap<IpAddr, BTreeSet<LeaseKey>>,
+    vteps: BTreeMap<(LinkIndex, MacAddr), Few<(LeaseKey, IpAddr)>>,
+    underlays: BTreeMap<IpAddr, Few<LeaseKey>>,
 }
 
 impl ClaimIndex {
@@ -23,12 +25,12 @@ impl ClaimIndex {
         for claim in claims {
             match *claim {
                 Claim::Subnet(subnet) => {
-                    if self.subnets.entry(subnet).or_default().insert(key) {
+                    if add(&mut self.subnets, subnet, key) {
                         *self.lengths.entry((subnet.family(), subnet.prefix())).or_default() += 1;
                     }
                 }
-                Claim::Vtep(link, mac, at) => _ = self.vteps.entry((link, mac)).or_default().insert(key, at),
-                Claim::Underlay(addr) => _ = self.underlays.entry(addr).or_default().insert(key),
+                Claim::Vtep(link, mac, at) => _ = add(&mut self.vteps, (link, mac), (key, at)),
+                Claim::Underlay(addr) => _ = add(&mut self.underlays, addr, key),
             }
         }
     }
@@ -36,33 +38,19 @@ impl ClaimIndex {
     pub(super) fn remove(&mut self, key: &LeaseKey, claims: &[Claim]) {
         for claim in claims {
             match *claim {
-                Claim::Subnet(subnet) => self.remove_subnet(key, subnet),
-                Claim::Vtep(link, mac, _) => {
-                    let Some(users) = self.vteps.get_mut(&(link, mac)) else { continue };
-                    users.remove(key);
-                    if users.is_empty() {
-                        self.vteps.remove(&(link, mac));
+                Claim::Subnet(subnet) => {
+                    if remove(&mut self.subnets, subnet, key) {
+                        self.shrink(subnet);
                     }
                 }
-                Claim::Underlay(addr) => {
-                    let Some(users) = self.underlays.get_mut(&addr) else { continue };
-                    users.remove(key);
-                    if users.is_empty() {
-                        self.underlays.remove(&addr);
-                    }
-                }
+                Claim::Vtep(link, mac, at) => _ = remove(&mut self.vteps, (link, mac), &(*key, at)),
+                Claim::Underlay(addr) => _ = remove(&mut self.underlays, addr, key),
             }
         }
     }
 
-    fn remove_subnet(&mut self, key: &LeaseKey, subnet: Subnet) {
-        let Some(users) = self.subnets.get_mut(&subnet) else { return };
-        if !users.remove(key) {
-            return;
-        }
-        if users.is_empty() {
-            self.subnets.remove(&subnet);
-        }
+    /// There is one subnet less of this length.
+    fn shrink(&mut self, subnet: Subnet) {
         let length = (subnet.family(), subnet.prefix());
         if let Some(count) = self.lengths.get_mut(&length) {
             *count -= 1;
@@ -80,11 +68,11 @@ impl ClaimIndex {
                 Claim::Subnet(subnet) => {
                     found.extend(self.overlapping(subnet));
                     let inside = self.underlays.range(subnet.base()..=subnet.last());
-                    found.extend(inside.flat_map(|(_, users)| users).copied());
+                    found.extend(inside.flat_map(|(_, users)| users.iter()).copied());
                 }
                 Claim::Vtep(link, mac, at) => {
-                    let users = self.vteps.get(&(link, mac)).into_iter().flatten();
-                    found.extend(users.filter(|(_, other)| **other != at).map(|(key, _)| *key));
+                    let users = self.vteps.get(&(link, mac)).into_iter().flat_map(Few::iter);
+                    found.extend(users.filter(|(_, other)| *other != at).map(|(key, _)| *key));
                 }
                 Claim::Underlay(addr) => {
                     let host = Subnet::containing(addr, Family::of(addr).bits());
@@ -104,6 +92,27 @@ impl ClaimIndex {
         });
         let last = Subnet::containing(subnet.last(), family.bits()).expect("a full-length prefix fits");
         let inside = self.subnets.range(subnet..=last).map(|(_, users)| users);
-        covering.chain(inside).flatten().copied()
+        covering.chain(inside).flat_map(Few::iter).copied()
     }
+}
+
+/// Adds a user; false if it was one.
+fn add<K: Ord, T: Ord + Copy>(users: &mut BTreeMap<K, Few<T>>, of: K, user: T) -> bool {
+    match users.entry(of) {
+        Entry::Vacant(entry) => {
+            entry.insert(Few::One(user));
+            true
+        }
+        Entry::Occupied(mut entry) => entry.get_mut().insert(user),
+    }
+}
+
+/// Removes a user; false if it was none.
+fn remove<K: Ord, T: Ord + Copy>(users: &mut BTreeMap<K, Few<T>>, of: K, user: &T) -> bool {
+    let Some(found) = users.get_mut(&of) else { return false };
+    let removed = found.remove(user);
+    if removed == Removed::Last {
+        users.remove(&of);
+    }
+    removed != Removed::None
 }

@@ -3,6 +3,7 @@
 //! those it contradicts, never for all.
 
 mod claim;
+mod few;
 mod index;
 #[cfg(test)]
 mod tests;
@@ -76,8 +77,9 @@ pub struct PeerTable {
     troubled: BTreeSet<LeaseKey>,
     index: ClaimIndex,
     want: Dataplane,
-    /// How many programmed peers ask for an object: two leases of one node share its FDB entry.
-    users: BTreeMap<ObjectKey, usize>,
+    /// How many programmed peers besides the first ask for an object: two leases of one node share its FDB
+    /// entry.
+    shared: BTreeMap<ObjectKey, usize>,
 }
 
 impl PeerTable {
@@ -132,7 +134,7 @@ impl PeerTable {
     pub fn put(&mut self, key: LeaseKey, created: u64, peer: Result<Peer, PeerError>) -> Vec<ObjectKey> {
         let mut affected = self.contradicting(key);
         let old = self.unlink(&key);
-        let (peer, fault) = match self.judge(key, peer) {
+        let (mut peer, fault) = match self.judge(key, peer) {
             Ok(peer) => (peer, None),
             Err(PeerError::NotOurs(why)) => (Peer::default(), Some(PeerError::NotOurs(brief(&why)))),
             Err(PeerError::Malformed(why)) => {
@@ -140,6 +142,9 @@ impl PeerTable {
                 (last_good, Some(PeerError::Malformed(brief(&why))))
             }
         };
+        // They stay as they are, ten thousand of them.
+        peer.objects.shrink_to_fit();
+        peer.claims.shrink_to_fit();
         self.index.add(key, &peer.claims);
         self.entries.insert(key, Entry { created, peer, fault, contradiction: None });
         affected.extend(self.contradicting(key));
@@ -250,8 +255,9 @@ impl PeerTable {
     }
 
     fn want_object(&mut self, object: Object) {
-        *self.users.entry(object.key()).or_default() += 1;
-        self.want.insert(object);
+        if self.want.insert(object).is_some() {
+            *self.shared.entry(object.key()).or_default() += 1;
+        }
     }
 
     /// Withdraws what a lease asks for.
@@ -262,11 +268,10 @@ impl PeerTable {
         let Some(entry) = self.entries.get(key) else { return };
         for object in &entry.peer.objects {
             let object = object.key();
-            let users = self.users.get_mut(&object).expect("a programmed object has a user");
-            *users -= 1;
-            if *users == 0 {
-                self.users.remove(&object);
-                self.want.remove(&object);
+            match self.shared.get_mut(&object) {
+                None => _ = self.want.remove(&object),
+                Some(1) => _ = self.shared.remove(&object),
+                Some(others) => *others -= 1,
             }
         }
     }

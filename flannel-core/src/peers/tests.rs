@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::addr::{Family, MacAddr, PerFamily};
-use crate::dataplane::{FdbEntry, Neighbour, Route};
+use crate::dataplane::{FdbEntry, Neighbour, Route, Through};
 
 const LINK: LinkIndex = LinkIndex(7);
 
@@ -27,6 +27,7 @@ fn peer_at(key: LeaseKey, mac: u8, at: IpAddr) -> Peer {
         via: Some(subnet.base()),
         link: Some(LINK),
         onlink: true,
+        through: Through::Itself,
         protocol: 102,
         plain: true,
     };

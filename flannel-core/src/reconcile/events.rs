@@ -9,7 +9,9 @@ use crate::kernel::KernelEvent;
 impl<D: Driver> Reconciler<D> {
     /// Takes announcements, our own echoes among them: what says only what is wanted causes nothing.
     pub(super) fn take_events(&mut self, events: Vec<KernelEvent>) {
+        self.repair.begin(Instant::now());
         for event in events {
+            self.todo.underlay |= self.underlay.as_ref().is_some_and(|underlay| underlay.concerns(&event));
             match event {
                 KernelEvent::Overrun => self.look_at_all(),
                 // A link that went down, changed its MAC or went away took things with it in silence.
@@ -35,6 +37,7 @@ impl<D: Driver> Reconciler<D> {
     }
 
     pub(super) fn look_at_all(&mut self) {
+        self.todo.underlay = true;
         self.todo.devices = true;
         self.todo.objects = true;
         self.retry_at = None;
@@ -62,6 +65,14 @@ impl<D: Driver> Reconciler<D> {
 
     fn object_gone(&mut self, key: ObjectKey) {
         let was_there = self.have.remove(&key).is_some();
+        if let ObjectKey::NextHop(..) = key {
+            // Its routes went with it, those of IPv4 in silence.
+            let routes: Vec<ObjectKey> = self.have.routes_through(&key).collect();
+            for route in &routes {
+                self.have.remove(route);
+            }
+            self.todo.keys.extend(routes);
+        }
         if self.peers.want().get(&key).is_some() {
             // A foreign holder of the key may have left, so don't wait for the next try.
             let waited = self.blocked.hurry(&key, Instant::now());

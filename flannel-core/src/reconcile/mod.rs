@@ -10,31 +10,35 @@ mod events;
 mod leftovers;
 mod network;
 mod pass;
+mod repair;
 #[cfg(test)]
 mod tests;
+mod underlay;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::addr::{LinkIndex, Mtu};
-use crate::backend::{BackendError, NetworkStatus};
+use crate::backend::{BackendError, NetworkStatus, Underlay};
 use crate::dataplane::{Dataplane, Object, ObjectKey};
 use crate::kernel::{Kernel, KernelError, KernelEvent, Refusal, Scope};
-use crate::lease::{Lease, LeaseChange, LeaseKey, LeaseTable, LeaseUpdate};
+use crate::lease::{Lease, LeaseAttrs, LeaseChange, LeaseKey, LeaseTable, LeaseUpdate};
 use crate::ownership::Ownership;
 use crate::peers::{Claim, Peer, PeerError, PeerTable};
 use crate::state_file::State;
 use crate::subnet::{LeaseStream, SubnetError};
+use crate::underlay::Follower;
 
 use blocked::Blocked;
 pub use network::register;
+use repair::Repair;
 
 /// How often everything is read again although nothing was announced.
 const AUDIT: Duration = Duration::from_secs(60);
@@ -53,6 +57,13 @@ pub trait Driver: Send {
 
     /// Takes the lease of this node, which the devices were made without.
     fn set_lease(&mut self, lease: &Lease);
+
+    /// Takes another underlay: its addresses changed, or the link. Devices, what this node claims and what
+    /// peers ask for are asked for again. An error says why the backend can't use it; then all stays as it is.
+    fn set_underlay(&mut self, underlay: &Underlay) -> Result<(), String>;
+
+    /// What this node publishes with its lease.
+    fn attrs(&self) -> LeaseAttrs;
 
     /// The objects this node needs for itself, such as the address of its device.
     fn own_objects(&self) -> Vec<Object>;
@@ -99,6 +110,8 @@ pub struct Devices {
     pub links: Vec<LinkIndex>,
     /// Whether something was changed, so that what hangs on the devices must be read again.
     pub changed: bool,
+    /// Whether leases mean something else than before, so that all peers are worked out again.
+    pub peers_changed: bool,
     /// Why a device is not there or not right.
     pub problem: Option<String>,
     /// The largest pod packet in bytes.
@@ -110,6 +123,10 @@ pub struct Devices {
 /// What has to be looked at.
 #[derive(Debug, Default)]
 struct Todo {
+    /// The addresses of the underlay.
+    underlay: bool,
+    /// What each peer asks for.
+    peers: bool,
     /// The devices.
     devices: bool,
     /// All objects, by reading them.
@@ -133,6 +150,9 @@ pub struct Reconciler<D> {
     have: Dataplane,
     todo: Todo,
     blocked: Blocked,
+    /// What nobody wants any more but hangs together with an unreadable record: looked at again with the next
+    /// lease.
+    withheld: BTreeSet<ObjectKey>,
     /// Consecutive failures to read the kernel or to have the devices.
     failures: u32,
     retry_at: Option<Instant>,
@@ -144,6 +164,10 @@ pub struct Reconciler<D> {
     state: watch::Sender<State>,
     /// Whether the state changed since it was last announced.
     unstored: bool,
+    /// Follows the underlay; `None` where it stays what it is.
+    underlay: Option<Follower>,
+    repair: Repair,
+    attrs: watch::Sender<LeaseAttrs>,
 }
 
 impl<D: Driver> Reconciler<D> {
@@ -156,6 +180,7 @@ impl<D: Driver> Reconciler<D> {
         state: State,
         previous: Option<&State>,
     ) -> Self {
+        let attrs = watch::Sender::new(driver.attrs());
         Self {
             driver,
             kernel,
@@ -166,6 +191,7 @@ impl<D: Driver> Reconciler<D> {
             have: Dataplane::default(),
             todo: Todo { devices: true, objects: true, ..Todo::default() },
             blocked: Blocked::default(),
+            withheld: BTreeSet::new(),
             failures: 0,
             retry_at: None,
             audit_at: next_audit(),
@@ -174,6 +200,9 @@ impl<D: Driver> Reconciler<D> {
             named_suspects: false,
             state: watch::Sender::new(state),
             unstored: true,
+            underlay: None,
+            repair: Repair::default(),
+            attrs,
         }
     }
 
@@ -202,12 +231,22 @@ impl<D: Driver> Reconciler<D> {
         let mut leases = leases.ready_chunks(LEASE_BATCH);
         loop {
             let wake = self.next_wake();
+            // In a fixed order, so that a test of the loop can be run again. Whoever comes first, all get their
+            // turn: a storm of one kind holds up no other.
             tokio::select! {
+                biased;
                 () = cancel.cancelled() => return Ok(()),
-                batch = leases.next() => self.take_leases(batch.ok_or(BackendError::WatchEnded)?)?,
-                events = self.kernel.events() => self.take_events(events),
                 () = self.driver.attention() => self.look_at_all(),
-                () = sleep_until(wake) => self.take_time(Instant::now()),
+                events = self.kernel.events() => self.take_events(events),
+                batch = leases.next() => self.take_leases(batch.ok_or(BackendError::WatchEnded)?)?,
+                () = sleep_until(wake) => {}
+            }
+            self.repair.begin(Instant::now());
+            if let Some(batch) = leases.next().now_or_never() {
+                self.take_leases(batch.ok_or(BackendError::WatchEnded)?)?;
+            }
+            if Instant::now() >= wake {
+                self.take_time(Instant::now());
             }
             self.converge().await;
         }
@@ -233,6 +272,11 @@ impl<D: Driver> Reconciler<D> {
                 self.blocked.hurry(key, now);
             }
             self.todo.keys.extend(touched);
+            self.todo.leases = true;
+        }
+        if !self.withheld.is_empty() {
+            // The record may be gone, or readable.
+            self.todo.keys.append(&mut self.withheld);
             self.todo.leases = true;
         }
         if self.todo.leases {
@@ -265,7 +309,8 @@ impl<D: Driver> Reconciler<D> {
     }
 
     fn next_wake(&self) -> Instant {
-        [Some(self.audit_at), self.retry_at, self.blocked.next_due()]
+        let settled = self.underlay.as_ref().and_then(Follower::due);
+        [Some(self.audit_at), self.retry_at, self.blocked.next_due(), settled]
             .into_iter()
             .flatten()
             .min()
@@ -276,14 +321,17 @@ impl<D: Driver> Reconciler<D> {
         if now >= self.audit_at {
             self.audit_at = next_audit();
             self.todo.audit = !self.todo.objects;
+            self.todo.underlay = true;
             self.todo.devices = true;
             self.todo.objects = true;
         }
         if self.retry_at.is_some_and(|at| now >= at) {
             self.retry_at = None;
+            self.todo.underlay = true;
             self.todo.devices = true;
             self.todo.objects = true;
         }
+        self.todo.underlay |= self.underlay.as_ref().and_then(Follower::due).is_some_and(|at| now >= at);
         self.todo.keys.extend(self.blocked.due(now));
     }
 }

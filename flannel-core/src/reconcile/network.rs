@@ -12,6 +12,7 @@ use crate::kernel::Kernel;
 use crate::lease::{Lease, LeaseAttrs};
 use crate::state_file::State;
 use crate::subnet::LeaseStream;
+use crate::underlay::Follower;
 
 /// A registered backend with the loop that holds its state.
 struct HeldNetwork<D> {
@@ -20,15 +21,14 @@ struct HeldNetwork<D> {
     reconciler: Reconciler<D>,
 }
 
-/// Registers a backend that is a [`Driver`]: makes its devices, takes the lease that publishes `attrs`, and
-/// puts what this node needs for itself. `state` is what the backend stores of itself.
+/// Registers a backend that is a [`Driver`]: makes its devices, takes the lease that publishes what it says,
+/// and puts what this node needs for itself. `state` is what the backend stores of itself.
 ///
 /// The devices come first, so that what is published is true from the first moment.
 pub async fn register(
     mut driver: impl Driver + 'static,
     mut kernel: Box<dyn Kernel>,
     registration: Registration<'_>,
-    attrs: &LeaseAttrs,
     state: State,
 ) -> Result<Box<dyn Network>, BackendError> {
     let devices = driver.ensure_devices(&mut *kernel).await.map_err(|source| BackendError::Kernel {
@@ -39,9 +39,10 @@ pub async fn register(
         return Err(BackendError::Host(problem));
     }
     let overlay_mtu = devices.overlay_mtu.unwrap_or(registration.underlay.mtu);
-    let lease = registration.subnets.acquire_lease(attrs).await?;
+    let lease = registration.subnets.acquire_lease(&driver.attrs()).await?;
     debug!(subnet = %lease.key, underlay = registration.underlay.name, %overlay_mtu, "lease acquired");
     driver.set_lease(&lease);
+    let overlay = state.networks;
     let state = State {
         store: registration.subnets.place(),
         config: Some(registration.config.clone()),
@@ -49,6 +50,9 @@ pub async fn register(
         ..state
     };
     let mut reconciler = Reconciler::new(driver, kernel, lease.key, state, registration.previous);
+    if let Some(options) = registration.chosen_by {
+        reconciler.follow(Follower::new(options.clone(), registration.underlay.clone(), overlay));
+    }
     reconciler.prepare().await?;
     Ok(Box::new(HeldNetwork { lease, overlay_mtu, reconciler }))
 }
@@ -69,6 +73,10 @@ impl<D: Driver> Network for HeldNetwork<D> {
 
     fn state(&self) -> watch::Receiver<State> {
         self.reconciler.state()
+    }
+
+    fn attrs(&self) -> watch::Receiver<LeaseAttrs> {
+        self.reconciler.attrs()
     }
 
     async fn run(

@@ -32,15 +32,22 @@ impl<D: Driver> Reconciler<D> {
         if self.retry_at.is_none() && self.is_busy() {
             self.retry_at = Some(Instant::now() + blocked::backoff(self.failures));
         }
+        if !self.is_busy() {
+            self.tell_repair();
+        }
         self.finish().await;
+        self.announce_attrs();
         self.publish();
     }
 
     pub(super) fn is_busy(&self) -> bool {
-        self.todo.devices || self.todo.objects || !self.todo.keys.is_empty()
+        self.todo.underlay || self.todo.devices || self.todo.objects || !self.todo.keys.is_empty()
     }
 
     async fn pass(&mut self) -> Result<(), KernelError> {
+        if std::mem::take(&mut self.todo.underlay) {
+            self.look_at_underlay().await.inspect_err(|_| self.todo.underlay = true)?;
+        }
         if std::mem::take(&mut self.todo.devices) {
             self.look_at_devices().await.inspect_err(|_| self.todo.devices = true)?;
         }
@@ -75,21 +82,36 @@ impl<D: Driver> Reconciler<D> {
         for op in ops {
             debug!(?op, "execute");
         }
-        // After an error it is unknown what was done.
-        let refusals = self.kernel.execute(ops).await.inspect_err(|_| self.todo.objects = true)?;
-        let done = self.note_results(ops, refusals, cause.looked);
+        // A next-hop object takes its routes along, so it goes when those that were to leave it have left.
+        let goes = |op: &Op| matches!(op, Op::Delete(Object::NextHop(_)));
+        let (first, last) = ops.split_at(ops.iter().position(goes).unwrap_or(ops.len()));
+        let mut done = self.execute_some(first, cause).await?;
+        let used = |op: &Op| goes(op) && self.have.routes_through(&op.key()).next().is_some();
+        let last: Vec<Op> = last.iter().filter(|op| !used(op)).copied().collect();
+        done.extend(self.execute_some(&last, cause).await?);
         self.note_repair(&done, cause);
         Ok(())
     }
 
+    async fn execute_some(&mut self, ops: &[Op], cause: &Cause) -> Result<Vec<Op>, KernelError> {
+        if ops.is_empty() {
+            return Ok(Vec::new());
+        }
+        // After an error it is unknown what was done.
+        let refusals = self.kernel.execute(ops).await.inspect_err(|_| self.todo.objects = true)?;
+        Ok(self.note_results(ops, refusals, cause.looked))
+    }
+
     async fn look_at_devices(&mut self) -> Result<(), KernelError> {
         let devices = self.driver.ensure_devices(&mut *self.kernel).await?;
-        if devices.links != self.devices.links {
+        let moved = std::mem::take(&mut self.todo.peers);
+        if moved || devices.peers_changed || devices.links != self.devices.links {
             self.rebuild_peers_on(&devices);
         }
         if devices.changed {
             self.todo.objects = true;
-            if self.status.borrow().synced {
+            if self.status.borrow().synced && !moved {
+                self.repair.add_devices();
                 self.status.send_modify(|status| status.repairs += 1);
             }
         }
@@ -109,7 +131,7 @@ impl<D: Driver> Reconciler<D> {
     }
 
     fn rebuild_peers_on(&mut self, devices: &super::Devices) {
-        debug!(links = ?devices.links, "devices are new, all peers are worked out again");
+        debug!(links = ?devices.links, "all peers are worked out again");
         self.rebuild_peers();
         self.todo.objects = true;
     }
@@ -122,7 +144,7 @@ impl<D: Driver> Reconciler<D> {
     }
 
     /// The operations that may be done now.
-    fn permitted(&self, planned: &[Op], now: Instant) -> Vec<Op> {
+    fn permitted(&mut self, planned: &[Op], now: Instant) -> Vec<Op> {
         let mut ops: Vec<Op> =
             planned.iter().filter(|op| !self.blocked.is_waiting(&op.key(), now)).copied().collect();
         if !ops.iter().any(|op| matches!(op, Op::Delete(_))) {
@@ -137,7 +159,10 @@ impl<D: Driver> Reconciler<D> {
         let subnets: BTreeSet<Subnet> = self.unknown().flat_map(subnets).collect();
         if !subnets.is_empty() {
             let kept = Kept::new(&self.have, subnets);
-            ops.retain(|op| !matches!(op, Op::Delete(object) if kept.covers(object)));
+            let (withheld, permitted) =
+                ops.into_iter().partition(|op| matches!(op, Op::Delete(object) if kept.covers(object)));
+            self.withheld.extend(Vec::<Op>::into_iter(withheld).map(|op| op.key()));
+            ops = permitted;
         }
         ops
     }
@@ -165,19 +190,35 @@ impl<D: Driver> Reconciler<D> {
             } else {
                 done.push(*op);
             }
-            match op {
-                Op::Create(object) | Op::Replace(object) => _ = self.have.insert(*object),
-                Op::Delete(_) => _ = self.have.remove(&key),
-            }
+            let before = match op {
+                Op::Create(object) | Op::Replace(object) => self.have.insert(*object),
+                Op::Delete(_) => self.have.remove(&key),
+            };
+            self.look_at_next_hop_of(before);
         }
         self.status.send_modify(|status| status.operations += ops.len() as u64);
         done
+    }
+
+    /// A next-hop object may have stayed only because a route went through it, which has left now.
+    fn look_at_next_hop_of(&mut self, before: Option<Object>) {
+        let Some(Object::Route(before)) = before else { return };
+        let left = before.next_hop().filter(|next_hop| self.peers.want().get(next_hop).is_none());
+        self.todo.keys.extend(left.filter(|next_hop| self.have.get(next_hop).is_some()));
     }
 
     fn note_refusal(&mut self, key: ObjectKey, refusal: &Refusal, looked: bool, now: Instant) {
         match refusal.errno {
             // It is there although we did not know: look, unless we just did. Then it is not ours.
             libc::EEXIST if !looked => {
+                self.todo.objects = true;
+                return;
+            }
+            // Its next-hop object may have gone in silence: look, unless we just did.
+            libc::EINVAL
+                if !looked
+                    && matches!(refusal.op.object(), Object::Route(route) if route.next_hop().is_some()) =>
+            {
                 self.todo.objects = true;
                 return;
             }
@@ -216,8 +257,15 @@ impl<D: Driver> Reconciler<D> {
             // Their dumps skip some entries now and then while others change, and their loss is announced.
             debug!(ops = done.len(), "entries put again that the audit did not see");
         } else {
-            warn!(ops = done.len(), "drift repaired");
+            self.repair.add(done.len());
             self.status.send_modify(|status| status.repairs += 1);
+        }
+    }
+
+    fn tell_repair(&mut self) {
+        if let Some((ops, took)) = self.repair.end(Instant::now()) {
+            warn!(ops, took_us = took.as_micros(), "drift repaired");
+            self.status.send_modify(|status| status.last_repair = Some(took));
         }
     }
 
@@ -245,6 +293,7 @@ impl<D: Driver> Reconciler<D> {
             synced: synced || self.status.borrow().synced,
             recalled: self.leases.recalled(),
             device_problem: self.devices.problem.clone(),
+            underlay_problem: self.underlay_problem(),
             peers: self.peers.programmed(),
             refused: self.blocked.reasons().map(str::to_owned).collect(),
             rejected,
@@ -297,6 +346,7 @@ impl Kept {
             Object::Address(_) => false,
             Object::Neighbour(neighbour) => self.bases.contains(&neighbour.addr),
             Object::Fdb(entry) => self.macs.contains(&entry.mac),
+            Object::NextHop(next_hop) => self.bases.contains(&next_hop.gateway),
             Object::Route(route) => self.subnets.contains(&route.dst),
         }
     }

@@ -2,7 +2,10 @@
 //!
 //! A node keeps what it has wherever that still fits: first its own record, found by its underlay address,
 //! then the subnets it had before a restart, then a free one at random. Each family is decided for itself, so
-//! a network that gains IPv6 keeps its IPv4 subnets. Upstream: `pkg/subnet/etcd/local_manager.go`.
+//! a network that gains IPv6 keeps its IPv4 subnets. What is free to choose in dual stack is chosen as a
+//! [pair](is_pair), number n of one range with number n of the other: nodes that get different IPv4 subnets
+//! then have different IPv6 subnets, too, without a word between them.
+//! Upstream: `pkg/subnet/etcd/local_manager.go`.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -12,8 +15,9 @@ use crate::addr::{Family, PerFamily, Subnet};
 use crate::config::{NetworkConfig, SubnetRange};
 use crate::lease::{Lease, LeaseAttrs, LeaseKey, LeaseKeyError};
 
-/// Of how many free subnets one is chosen at random, so that nodes which start at once seldom collide.
-/// Upstream: `pkg/subnet/etcd/local_manager.go`, `allocateSubnet`.
+/// Of how many free subnets, from a random place of the range on, one is chosen at random. Upstream chooses among
+/// the first 100 of the range, where a thousand nodes that start at once collide again and again
+/// (`pkg/subnet/etcd/local_manager.go`, `allocateSubnet`).
 pub const CANDIDATES: usize = 100;
 
 /// A lease as the store lists it.
@@ -135,27 +139,67 @@ pub fn decide(
     }
     let taken = TakenRanges::new(listing, old.map(|old| old.lease.key));
     let wishes = [old.map(|old| old.lease.key), previous];
-    let subnets = PerFamily::try_from_fn(|family| {
-        let Some(network) = config.networks.get(family) else { return Ok(None) };
-        let Some(range) = network.range else {
-            return Err(SubnetError::Conflict(format!(
-                "the network config has no {family} range to take from"
-            )));
-        };
-        let mut kept = wishes.iter().flatten().filter_map(|key| key.subnet(family));
-        let kept = kept.find(|subnet| range.contains(*subnet) && taken.get(family).is_free(*subnet));
-        let found = kept.or_else(|| rng.choice(taken.get(family).free(&range, CANDIDATES)));
-        found.map(Some).ok_or(SubnetError::OutOfSubnets {
-            family,
-            min: range.min.base(),
-            max: range.max.base(),
-        })
+    let ranges = PerFamily::try_from_fn(|family| match config.networks.get(family) {
+        None => Ok(None),
+        Some(network) if network.range.is_some() => Ok(network.range),
+        Some(_) => {
+            Err(SubnetError::Conflict(format!("the network config has no {family} range to take from")))
+        }
     })?;
+    let mut subnets = PerFamily::from_fn(|family| {
+        let range = ranges.get(family)?;
+        let mut kept = wishes.iter().flatten().filter_map(|key| key.subnet(family));
+        kept.find(|subnet| range.contains(*subnet) && taken.get(family).is_free(*subnet))
+    });
+    for (family, range) in ranges.iter() {
+        if subnets.get(family).is_none() {
+            let found = choose(&ranges, &taken, &subnets, family, rng);
+            let none = SubnetError::OutOfSubnets { family, min: range.min.base(), max: range.max.base() };
+            *subnets.get_mut(family) = Some(found.ok_or(none)?);
+        }
+    }
     let new = LeaseKey::new(subnets).expect("a config has a family, and its subnets have host bits");
     Ok(match old {
         Some(old) => Decision::Replace { old: old.clone(), new },
         None => Decision::Take(new),
     })
+}
+
+/// A free subnet of a family at random, such that both families together are a pair wherever that can be.
+fn choose(
+    ranges: &PerFamily<SubnetRange>,
+    taken: &TakenRanges,
+    chosen: &PerFamily<Subnet>,
+    family: Family,
+    rng: &mut fastrand::Rng,
+) -> Option<Subnet> {
+    let range = ranges.get(family)?;
+    let other = if family == Family::V4 { Family::V6 } else { Family::V4 };
+    if let Some(partner) = chosen.get(other)
+        && let Some(twin) = twin(ranges, *partner)
+        && taken.get(family).is_free(twin)
+    {
+        return Some(twin);
+    }
+    let free = taken.get(family).free(range, rng.u128(0..range.count().max(1)), CANDIDATES);
+    let has_free_twin =
+        |subnet: &&Subnet| twin(ranges, **subnet).is_some_and(|twin| taken.get(other).is_free(twin));
+    let paired: Vec<&Subnet> = free.iter().filter(has_free_twin).collect();
+    rng.choice(paired).or_else(|| rng.choice(&free)).copied()
+}
+
+/// The subnet of the other family that has the same number in its range.
+fn twin(ranges: &PerFamily<SubnetRange>, subnet: Subnet) -> Option<Subnet> {
+    let other = if subnet.family() == Family::V4 { Family::V6 } else { Family::V4 };
+    let number = ranges.get(subnet.family())?.min.steps_to(subnet)?;
+    ranges.get(other)?.nth(number)
+}
+
+/// Whether the two subnets of a key have the same number in their ranges.
+pub fn is_pair(config: &NetworkConfig, key: LeaseKey) -> bool {
+    let ranges = PerFamily::from_fn(|family| config.networks.get(family)?.range);
+    let found = key.subnet(Family::V4).and_then(|subnet| twin(&ranges, subnet));
+    found.is_some() && found == key.subnet(Family::V6)
 }
 
 /// The listing without what covers a whole network: no node uses such a record, and it must keep none from a
@@ -256,12 +300,27 @@ impl Ranges {
         self.0.get(next).is_none_or(|(first, _)| *first > subnet.last())
     }
 
-    /// The first `limit` free subnets: one walk over range and ranges together.
-    fn free(&self, range: &SubnetRange, limit: usize) -> Vec<Subnet> {
+    /// The first `limit` free subnets from number `start` on, past the end of the range from its beginning.
+    fn free(&self, range: &SubnetRange, start: u128, limit: usize) -> Vec<Subnet> {
         let mut free = Vec::new();
-        let mut next = self.0.partition_point(|(_, last)| *last < range.min.base());
-        let mut index = 0;
+        self.walk(range, start..range.count(), limit, &mut free);
+        self.walk(range, 0..start.min(range.count()), limit, &mut free);
+        free
+    }
+
+    /// Adds the free subnets of a part of the range until there are `limit`: one walk over both together.
+    fn walk(
+        &self,
+        range: &SubnetRange,
+        numbers: std::ops::Range<u128>,
+        limit: usize,
+        free: &mut Vec<Subnet>,
+    ) {
+        let Some(first) = range.nth(numbers.start) else { return };
+        let mut next = self.0.partition_point(|(_, last)| *last < first.base());
+        let mut index = numbers.start;
         while free.len() < limit
+            && index < numbers.end
             && let Some(candidate) = range.nth(index)
         {
             while self.0.get(next).is_some_and(|(_, last)| *last < candidate.base()) {
@@ -279,7 +338,6 @@ impl Ranges {
                 }
             }
         }
-        free
     }
 }
 

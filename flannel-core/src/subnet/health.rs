@@ -85,3 +85,43 @@ impl Health {
         });
     }
 }
+
+/// What only a store on the network needs.
+#[cfg(feature = "etcd")]
+impl Health {
+    pub(super) fn is_connected(&self) -> bool {
+        self.status.borrow().connected
+    }
+
+    /// What is missing since the store was set up anew or restored, and is kept.
+    pub(super) fn set_missing(&self, names: Vec<String>) {
+        self.status.send_if_modified(|status| {
+            let news = status.missing != names;
+            if names.len() > status.missing.len() {
+                let examples = names.iter().take(3).map(String::as_str).collect::<Vec<_>>().join(", ");
+                warn!(
+                    store = self.store,
+                    leases = names.len(),
+                    examples,
+                    "the store was set up anew or restored; leases are missing and kept"
+                );
+            } else if news && names.is_empty() {
+                info!(store = self.store, "no lease is missing any more");
+            }
+            status.missing = names;
+            news
+        });
+    }
+
+    /// Why the own lease can't be kept though the store answers; `None` if it can.
+    pub(super) fn set_unkept(&self, problem: Option<String>) {
+        self.status.send_if_modified(|status| {
+            let news = status.lease_unkept != problem;
+            if let Some(problem) = problem.as_ref().filter(|_| news) {
+                warn!(store = self.store, error = problem, "the own lease can't be kept");
+            }
+            status.lease_unkept = problem;
+            news
+        });
+    }
+}

@@ -4,6 +4,7 @@ pub mod allocate;
 #[cfg(feature = "etcd")]
 pub mod etcd;
 mod health;
+mod hold;
 pub mod local;
 mod remembering;
 mod timing;
@@ -21,6 +22,7 @@ use crate::addr::{Family, PerFamily};
 use crate::config::{ConfigError, NetworkConfig};
 use crate::lease::{BadRecord, Lease, LeaseAttrs, LeaseKey, LeaseUpdate};
 
+pub use hold::hold_and_publish;
 pub use remembering::{Memory, Remembering};
 
 /// A lease watch. The store reconnects by itself and the stream never ends by itself. An `Err` is final.
@@ -41,6 +43,11 @@ pub trait SubnetManager: Send + Sync {
     /// Adopts the lease of this node (found by its underlay address), else the subnet it had before a
     /// restart, else takes a free one, and publishes `attrs` with it.
     async fn acquire_lease(&self, attrs: &LeaseAttrs) -> Result<Lease, SubnetError>;
+
+    /// Publishes `attrs` with a lease of this node that published what `lease` says, and returns it as it is
+    /// now: the subnet stays. One try and one write at most, by compare-and-swap; none if it is there already.
+    /// What came of a try that failed is unknown. Don't hold the lease meanwhile.
+    async fn publish(&self, lease: &Lease, attrs: &LeaseAttrs) -> Result<Lease, SubnetError>;
 
     /// Renews for as long as it is polled. Outages are waited out and shown in [`Self::status`]. Returns only
     /// when the lease is lost for good: somebody else has its subnet.
@@ -72,6 +79,11 @@ pub struct StoreStatus {
     pub problem: String,
     /// Records that are there but can't be read.
     pub undecodable: Vec<BadRecord>,
+    /// Keys of leases that are missing since the store was set up anew or restored from a backup. They are
+    /// kept until their etcd leases would have run out.
+    pub missing: Vec<String>,
+    /// Why the own lease can't be renewed or put back at present, though the store answers.
+    pub lease_unkept: Option<String>,
     /// The own lease is in the hands of another.
     pub lease_lost: Option<String>,
 }
@@ -85,6 +97,8 @@ impl StoreStatus {
             confirmed: None,
             problem: "no contact yet".to_owned(),
             undecodable: Vec::new(),
+            missing: Vec::new(),
+            lease_unkept: None,
             lease_lost: None,
         }
     }

@@ -206,6 +206,16 @@ impl SubnetManager for Remembering {
         self.store.acquire_lease(attrs).await
     }
 
+    async fn publish(&self, lease: &Lease, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
+        match self.standing_in() {
+            Some(memory) => {
+                let confirmed = self.confirm(memory, lease).await?;
+                self.store.publish(&confirmed, attrs).await
+            }
+            None => self.store.publish(lease, attrs).await,
+        }
+    }
+
     async fn hold_lease(&self, lease: &Lease) -> Result<Infallible, SubnetError> {
         match self.standing_in() {
             Some(memory) => {

@@ -1,5 +1,7 @@
 //! A kernel in memory: enough of one for the loop and the backends, with hooks to break it.
 
+mod effects;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::IpAddr;
@@ -9,7 +11,7 @@ use async_trait::async_trait;
 use tokio::sync::Notify;
 
 use crate::addr::{Family, LinkIndex, MacAddr, Mtu};
-use crate::dataplane::{Dataplane, Object, ObjectKey, Op};
+use crate::dataplane::{Address, Dataplane, Object, ObjectKey, Op};
 use crate::kernel::{
     Kernel, KernelError, KernelEvent, Link, LinkAddress, LinkOp, Refusal, RouteLookup, Scope,
 };
@@ -36,6 +38,8 @@ struct State {
     dumps: usize,
     refuse: Option<RefuseHook>,
     dump_error: Option<i32>,
+    /// Whether it is a kernel before 5.3.
+    lacks_next_hops: bool,
 }
 
 impl FakeKernel {
@@ -64,15 +68,36 @@ impl FakeKernel {
 
     /// Gives a link an address, for the choice of the underlay.
     pub fn add_address(&self, address: LinkAddress) {
-        self.lock().addresses.push(address);
+        let mut state = self.lock();
+        let LinkAddress { link, addr, .. } = address;
+        state.events.push_back(KernelEvent::Put(Object::Address(Address { link, addr })));
+        state.addresses.push(address);
+        drop(state);
+        self.news.notify_one();
     }
 
-    /// Changes a link behind the agent's back, announced or not.
+    /// Takes an address from the link that has it.
+    pub fn remove_address(&self, addr: IpAddr) {
+        let mut state = self.lock();
+        let (gone, kept) =
+            std::mem::take(&mut state.addresses).into_iter().partition(|own| own.addr.ip() == addr);
+        state.addresses = kept;
+        for LinkAddress { link, addr, .. } in gone as Vec<LinkAddress> {
+            state.events.push_back(KernelEvent::Gone(ObjectKey::Address(link, addr)));
+        }
+        drop(state);
+        self.news.notify_one();
+    }
+
+    /// Changes a link behind the agent's back, announced or not. What it loses by that goes as in the real
+    /// kernel.
     pub fn edit_link(&self, name: &str, announce: bool, edit: impl FnOnce(&mut Link)) {
         let mut state = self.lock();
         if let Some(link) = state.links.values_mut().find(|link| link.name == name) {
+            let before = link.clone();
             edit(link);
             let link = link.clone();
+            state.changed(&before, &link);
             if announce {
                 state.events.push_back(KernelEvent::Link(link));
             }
@@ -92,6 +117,11 @@ impl FakeKernel {
         self.news.notify_one();
     }
 
+    /// From now on it is a kernel without next-hop objects, as before Linux 5.3.
+    pub fn lack_next_hops(&self) {
+        self.lock().lacks_next_hops = true;
+    }
+
     /// Adds an object behind the agent's back.
     pub fn put(&self, object: Object, announce: bool) {
         let mut state = self.lock();
@@ -106,17 +136,28 @@ impl FakeKernel {
     /// Deletes an object behind the agent's back.
     pub fn delete(&self, key: &ObjectKey, announce: bool) {
         let mut state = self.lock();
-        state.objects.remove(key);
+        let gone = state.objects.remove(key);
         if announce {
+            if let ObjectKey::Neighbour(..) = key {
+                // First it fails, then it goes.
+                state.events.push_back(KernelEvent::Gone(*key));
+            }
             state.events.push_back(KernelEvent::Gone(*key));
+        }
+        state.drop_routes_through(key);
+        if let Some(gone) = gone {
+            state.lost(&gone);
         }
         drop(state);
         self.news.notify_one();
     }
 
-    /// Announces that announcements were lost.
+    /// Loses the announcements that nobody took yet, and says so.
     pub fn overrun(&self) {
-        self.lock().events.push_back(KernelEvent::Overrun);
+        let mut state = self.lock();
+        state.events.clear();
+        state.events.push_back(KernelEvent::Overrun);
+        drop(state);
         self.news.notify_one();
     }
 
@@ -167,28 +208,38 @@ impl State {
         LinkIndex(self.last_index)
     }
 
-    fn delete_link(&mut self, link: &Link) {
-        let gone: Vec<Object> =
-            (self.objects.iter()).filter(|object| link_of(object) == Some(link.index)).copied().collect();
-        for object in gone {
-            self.objects.remove(&object.key());
-            let silent = matches!(object, Object::Route(route) if route.dst.family() == Family::V4);
-            if !silent {
-                self.events.push_back(KernelEvent::Gone(object.key()));
-            }
-        }
-        self.links.remove(&link.index);
-        self.events.push_back(KernelEvent::LinkGone(link.index, link.name.clone()));
-    }
-
     fn execute(&mut self, op: &Op) -> Option<i32> {
         let object = *op.object();
         if link_of(&object).is_some_and(|link| !self.links.contains_key(&link)) {
             return (!matches!(op, Op::Delete(_))).then_some(libc::ENODEV);
         }
+        let is_down = |link: LinkIndex| self.links.get(&link).is_some_and(|link| !link.up);
+        if let Op::Create(Object::Route(_) | Object::NextHop(_))
+        | Op::Replace(Object::Route(_) | Object::NextHop(_)) = op
+            && link_of(&object).is_some_and(is_down)
+        {
+            return Some(libc::ENETDOWN);
+        }
+        let lacks = |next_hop: &ObjectKey| self.objects.get(next_hop).is_none();
         match op {
+            _ if self.lacks_next_hops && matches!(object, Object::NextHop(_)) => {
+                return Some(libc::EOPNOTSUPP);
+            }
             Op::Create(Object::Route(_)) if self.objects.get(&object.key()).is_some() => {
                 return Some(libc::EEXIST);
+            }
+            Op::Create(Object::Route(route)) | Op::Replace(Object::Route(route))
+                if route.next_hop().is_some_and(|next_hop| lacks(&next_hop)) =>
+            {
+                return Some(libc::EINVAL);
+            }
+            // As the real connection: our own next-hop objects are no news.
+            Op::Create(Object::NextHop(_)) | Op::Replace(Object::NextHop(_)) => {
+                self.objects.insert(object);
+            }
+            Op::Delete(Object::NextHop(_)) => {
+                self.objects.remove(&object.key());
+                self.drop_routes_through(&object.key());
             }
             Op::Create(_) | Op::Replace(_) => {
                 // As the kernel does: a put FDB entry takes the place of the MAC's other remote.
@@ -205,8 +256,9 @@ impl State {
                 self.events.push_back(KernelEvent::Put(object));
             }
             Op::Delete(_) => {
-                if self.objects.remove(&object.key()).is_some() {
+                if let Some(gone) = self.objects.remove(&object.key()) {
                     self.events.push_back(KernelEvent::Gone(object.key()));
+                    self.lost(&gone);
                 }
             }
         }
@@ -252,6 +304,7 @@ impl State {
             | LinkOp::SetUp(index) => *index,
         };
         let link = self.links.get_mut(&index).ok_or(libc::ENODEV)?;
+        let before = link.clone();
         match op {
             LinkOp::ChangeVxlan(_, vxlan) => link.vxlan = Some(vxlan.clone()),
             LinkOp::SetMtu(_, mtu) => link.mtu = *mtu,
@@ -260,6 +313,7 @@ impl State {
             LinkOp::CreateVxlan { .. } | LinkOp::Delete(_) => {}
         }
         let link = link.clone();
+        self.changed(&before, &link);
         self.events.push_back(KernelEvent::Link(link));
         Ok(())
     }
@@ -270,6 +324,7 @@ fn link_of(object: &Object) -> Option<LinkIndex> {
         Object::Address(address) => Some(address.link),
         Object::Neighbour(neighbour) => Some(neighbour.link),
         Object::Fdb(entry) => Some(entry.link),
+        Object::NextHop(next_hop) => Some(next_hop.link),
         Object::Route(route) => route.link,
     }
 }
@@ -281,6 +336,7 @@ fn in_scope(object: &Object, scope: Scope) -> bool {
             Object::Address(address) => kinds.addresses && Family::of(address.addr.ip()) == scope.family,
             Object::Neighbour(neighbour) => kinds.neighbours && Family::of(neighbour.addr) == scope.family,
             Object::Fdb(_) => kinds.fdb,
+            Object::NextHop(next_hop) => kinds.next_hops && Family::of(next_hop.gateway) == scope.family,
             Object::Route(route) => kinds.routes && route.dst.family() == scope.family,
         }
 }

@@ -167,6 +167,14 @@ impl SubnetManager for FakeStore {
         Ok(lease)
     }
 
+    async fn publish(&self, lease: &Lease, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
+        let next = Lease { attrs: attrs.clone(), ..lease.clone() };
+        let mut state = self.lock();
+        state.leases.insert(next.key, next.clone());
+        state.tell(&LeaseUpdate::Put(next.clone()));
+        Ok(next)
+    }
+
     async fn hold_lease(&self, _: &Lease) -> Result<Infallible, SubnetError> {
         std::future::pending().await
     }

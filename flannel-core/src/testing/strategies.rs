@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 
 use crate::addr::{LinkIndex, MacAddr, Subnet};
-use crate::dataplane::{Address, Dataplane, FdbEntry, Neighbour, Object, Route};
+use crate::dataplane::{Address, Dataplane, FdbEntry, Neighbour, NextHop, Object, Route, Through};
 
 fn addr() -> impl Strategy<Value = IpAddr> {
     (any::<bool>(), 0..4_u8).prop_map(|(v4, low)| {
@@ -24,7 +24,7 @@ fn mac() -> impl Strategy<Value = MacAddr> {
 /// Any object on one of two links.
 pub fn object() -> impl Strategy<Value = Object> {
     let link = (1..3_u32).prop_map(LinkIndex);
-    (0..4_u8, link, addr(), addr(), mac(), any::<bool>(), 0..2_u32).prop_map(
+    (0..5_u8, link, addr(), addr(), mac(), any::<bool>(), 0..2_u32).prop_map(
         |(kind, link, addr, other, mac, flag, metric)| {
             let host = Subnet::containing(addr, if addr.is_ipv4() { 32 } else { 128 }).expect("fits");
             let dst = Subnet::containing(addr, if addr.is_ipv4() { 24 } else { 64 }).expect("fits");
@@ -32,12 +32,21 @@ pub fn object() -> impl Strategy<Value = Object> {
                 0 => Object::Address(Address { link, addr: host.into() }),
                 1 => Object::Neighbour(Neighbour { link, addr, mac }),
                 2 => Object::Fdb(FdbEntry { link, mac, dst: other, port: None, vni: None, via: None }),
+                3 => {
+                    let spare = flag.then_some(metric);
+                    Object::NextHop(NextHop { link, gateway: addr, spare })
+                }
                 _ => Object::Route(Route {
                     dst,
                     metric,
                     via: Some(addr),
                     link: Some(link),
                     onlink: flag,
+                    through: match (mac.0[5], flag) {
+                        (0, _) => Through::Object,
+                        (1, true) => Through::Spare(metric),
+                        _ => Through::Itself,
+                    },
                     protocol: 102,
                     plain: true,
                 }),

@@ -1,10 +1,12 @@
 //! The choice of the link and addresses that carry encapsulated packets.
 //!
 //! [`choose`] asks the kernel once, [`decide`] is pure. The order is upstream's: what the operator named, in
-//! the order named; only if nothing was named, the published address or else the default route.
+//! the order named; only if nothing was named, the published address or else the default route. [`review`] says
+//! whether a choice still stands while an agent runs.
 //! Upstream: `pkg/ipmatch/match.go`, `pkg/ip/iface.go`.
 
 mod decide;
+mod follow;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +16,8 @@ use std::net::IpAddr;
 use tracing::info;
 
 pub use decide::decide;
+pub(crate) use follow::Follower;
+pub use follow::{SETTLED, SETTLED_ELSEWHERE, Standing, review};
 
 use crate::addr::{Family, PerFamily};
 use crate::backend::Underlay;
@@ -102,7 +106,8 @@ pub async fn choose(kernel: &mut dyn Kernel, options: &UnderlayOptions) -> Resul
     Ok(underlay)
 }
 
-async fn gather(kernel: &mut dyn Kernel, options: &UnderlayOptions) -> Result<Host, KernelError> {
+/// Reads what a choice depends on.
+pub(crate) async fn gather(kernel: &mut dyn Kernel, options: &UnderlayOptions) -> Result<Host, KernelError> {
     let mut defaults = PerFamily::default();
     for family in &options.families {
         *defaults.get_mut(*family) = Some(kernel.default_routes(*family).await?);

@@ -9,7 +9,7 @@ const V4: &[Family] = &[Family::V4];
 const V6: &[Family] = &[Family::V6];
 const DUAL: &[Family] = &Family::ALL;
 
-fn link(index: u32, name: &str) -> Link {
+pub(super) fn link(index: u32, name: &str) -> Link {
     Link {
         index: LinkIndex(index),
         name: name.into(),
@@ -23,7 +23,7 @@ fn link(index: u32, name: &str) -> Link {
     }
 }
 
-fn addr(link: u32, text: &str) -> LinkAddress {
+pub(super) fn addr(link: u32, text: &str) -> LinkAddress {
     LinkAddress {
         link: LinkIndex(link),
         addr: text.parse().unwrap(),
@@ -35,13 +35,13 @@ fn addr(link: u32, text: &str) -> LinkAddress {
     }
 }
 
-fn route(link: Option<u32>, metric: u32) -> RouteLookup {
+pub(super) fn route(link: Option<u32>, metric: u32) -> RouteLookup {
     RouteLookup { link: link.map(LinkIndex), via: None, source: None, metric }
 }
 
 /// eth0 has five IPv4 addresses and one IPv6 address, as in upstream's tests; eth1 has IPv4 only and eth2
 /// IPv6 only. The default routes leave by eth0.
-fn host() -> Host {
+pub(super) fn host() -> Host {
     let addresses = [
         (1, "127.0.0.1/8"),
         (1, "::1/128"),
@@ -63,17 +63,17 @@ fn host() -> Host {
     }
 }
 
-fn options(families: &[Family]) -> UnderlayOptions {
+pub(super) fn options(families: &[Family]) -> UnderlayOptions {
     UnderlayOptions { families: families.to_vec(), ..UnderlayOptions::default() }
 }
 
-fn with(families: &[Family], change: impl FnOnce(&mut UnderlayOptions)) -> UnderlayOptions {
+pub(super) fn with(families: &[Family], change: impl FnOnce(&mut UnderlayOptions)) -> UnderlayOptions {
     let mut options = options(families);
     change(&mut options);
     options
 }
 
-fn ip(text: &str) -> IpAddr {
+pub(super) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 

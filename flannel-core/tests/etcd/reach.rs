@@ -6,14 +6,9 @@ use std::time::{Duration, Instant};
 use flannel_core::lease::LeaseUpdate;
 use flannel_core::subnet::etcd::{EtcdOptions, EtcdSubnetManager, EtcdTls};
 use flannel_core::subnet::{SubnetError, SubnetManager};
-use flannel_lab::etcd::{Etcd, EtcdOptions as LabOptions, TlsFiles};
+use flannel_lab::etcd::{Etcd, EtcdOptions as LabOptions, TlsFiles, free_port};
 
 use crate::common::*;
-
-/// A port of loopback that nobody listens on.
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
 
 async fn refusal(options: EtcdOptions) -> String {
     let error = match EtcdSubnetManager::new(options) {
@@ -26,7 +21,7 @@ async fn refusal(options: EtcdOptions) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_dead_endpoint_of_two_does_not_matter() {
     let etcd = start(V4);
-    let dead = format!("http://127.0.0.1:{}", free_port());
+    let dead = format!("http://127.0.0.1:{}", free_port().unwrap());
     for endpoints in [[dead.as_str(), etcd.endpoint()], [etcd.endpoint(), dead.as_str()]] {
         let manager = EtcdSubnetManager::new(EtcdOptions::new(endpoints)).unwrap();
         for _ in 0..20 {
@@ -61,7 +56,7 @@ async fn a_hanging_endpoint_of_two_only_delays() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_server_is_unavailable_at_once_and_no_config_says_where() {
-    let url = format!("http://127.0.0.1:{}", free_port());
+    let url = format!("http://127.0.0.1:{}", free_port().unwrap());
     let manager = EtcdSubnetManager::new(EtcdOptions::new([&url])).unwrap();
     let error = soon(manager.network_config()).await.unwrap_err();
     assert!(matches!(error, SubnetError::Unavailable { .. }));
@@ -101,7 +96,7 @@ fn bad_options_are_refused_before_the_first_connection() {
 
 /// A server with TLS that asks for no client certificate.
 fn tls_server(files: &TlsFiles) -> (Etcd, String) {
-    let port = free_port();
+    let port = free_port().unwrap();
     let url = format!("https://127.0.0.1:{port}");
     let file = |flag: &str, path: &PathBuf| format!("--{flag}={}", path.display());
     let args = vec![

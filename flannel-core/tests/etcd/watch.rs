@@ -112,7 +112,7 @@ async fn lists_again_when_its_revision_was_compacted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn lists_again_when_the_store_was_set_up_anew() {
     let dir = tempfile::tempdir().unwrap();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = flannel_lab::etcd::free_port().unwrap();
     let fresh = |name: &str| {
         let data_dir = Some(dir.path().join(name));
         Etcd::start(quick(LabOptions { client_port: Some(port), data_dir, ..LabOptions::default() })).unwrap()

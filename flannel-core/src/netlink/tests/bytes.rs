@@ -11,10 +11,14 @@ use proptest::prelude::*;
 
 use super::super::fuzz::every_way;
 use super::super::message::{Datagram, Message, Verdict, split};
+use super::super::next_hops::NextHops;
 use super::super::{encode, events, link};
 use crate::addr::{Family, LinkIndex, MacAddr, Mtu, Subnet, Vni};
-use crate::dataplane::{Address, FdbEntry, Neighbour, Object, Op, Route};
+use crate::dataplane::{Address, FdbEntry, Neighbour, Object, Op, Route, Through};
 use crate::kernel::{KernelEvent, LinkOp, VxlanLink};
+
+/// The number of every next-hop object here.
+const NUMBER: u32 = 0x6600_0007;
 
 fn addr(family: Family) -> BoxedStrategy<IpAddr> {
     match family {
@@ -51,6 +55,7 @@ fn route() -> impl Strategy<Value = Route> {
         via,
         link,
         onlink,
+        through: Through::Itself,
         protocol,
         plain: true,
     })
@@ -79,13 +84,13 @@ fn object() -> impl Strategy<Value = Object> {
 
 fn datagram(op: &Op) -> Vec<u8> {
     let mut datagram = Datagram::default();
-    encode::op(&mut datagram, op, 7, false);
+    encode::op(&mut datagram, op, Some(NUMBER), 7, false);
     datagram.bytes().to_vec()
 }
 
 fn decoded(datagram: &[u8]) -> Vec<KernelEvent> {
     let mut events = Vec::new();
-    events::decode_all(datagram, &mut events);
+    events::decode_all(datagram, 0xffff_ffff, &mut NextHops::default(), &mut events);
     events
 }
 
@@ -102,7 +107,7 @@ proptest! {
     fn messages_are_told_apart(objects in vec(object(), 0..20)) {
         let mut datagram = Datagram::default();
         for (seq, object) in (1..).zip(&objects) {
-            encode::op(&mut datagram, &Op::Create(*object), seq, seq as usize == objects.len());
+            encode::op(&mut datagram, &Op::Create(*object), Some(NUMBER), seq, seq as usize == objects.len());
         }
         let messages: Vec<_> = split(datagram.bytes()).map(Result::unwrap).collect();
         prop_assert_eq!(messages.len(), objects.len());
@@ -255,6 +260,7 @@ fn a_gateway_of_the_other_family_is_not_plain() {
         via: Some("fe80::1".parse().unwrap()),
         link: Some(LinkIndex(3)),
         onlink: true,
+        through: Through::Itself,
         protocol: 4,
         plain: true,
     };

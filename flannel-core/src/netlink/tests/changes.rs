@@ -9,7 +9,7 @@ use super::super::Netlink;
 use super::kernel::device;
 use super::sandbox::{ip, run, with_underlay};
 use crate::addr::{Family, LinkIndex, MacAddr, Subnet, Vni};
-use crate::dataplane::{Address, FdbEntry, Neighbour, Object, ObjectKey, Op, ROUTE_PROTOCOL, Route};
+use crate::dataplane::{Address, FdbEntry, Neighbour, Object, ObjectKey, Op, ROUTE_PROTOCOL, Route, Through};
 use crate::kernel::{Kernel, KernelEvent, Kinds, LinkOp, Scope};
 
 /// The objects of a peer, in build-up order. Its subnet is the `number`th /24 or /64.
@@ -32,6 +32,7 @@ pub(super) fn peer(link: LinkIndex, family: Family, number: u16, mac: u8) -> [Ob
             via: Some(dst_net.base()),
             link: Some(link),
             onlink: true,
+            through: Through::Itself,
             protocol: ROUTE_PROTOCOL,
             plain: true,
         }),
@@ -50,7 +51,7 @@ pub(super) async fn ours(kernel: &mut Netlink, link: LinkIndex, family: Family) 
 }
 
 /// What is announced about a link, until there is silence.
-async fn heard(kernel: &mut Netlink, link: LinkIndex) -> Vec<KernelEvent> {
+pub(super) async fn heard(kernel: &mut Netlink, link: LinkIndex) -> Vec<KernelEvent> {
     let about = |event: &KernelEvent| match event {
         KernelEvent::Put(Object::Address(it)) => it.link == link,
         KernelEvent::Gone(ObjectKey::Address(it, _)) => *it == link,
@@ -80,7 +81,7 @@ async fn heard_all(kernel: &mut Netlink, wanted: impl IntoIterator<Item = Kernel
     others
 }
 
-async fn done(kernel: &mut Netlink, ops: impl IntoIterator<Item = Op>) {
+pub(super) async fn done(kernel: &mut Netlink, ops: impl IntoIterator<Item = Op>) {
     let ops: Vec<_> = ops.into_iter().collect();
     assert_eq!(kernel.execute(&ops).await.unwrap(), []);
 }

@@ -3,6 +3,7 @@
 mod bytes;
 mod changes;
 mod kernel;
+mod next_hops;
 mod sandbox;
 mod shared;
 mod storms;

@@ -5,7 +5,7 @@ use flannel_lab::test_name;
 use super::super::Netlink;
 use super::sandbox::{ip, with_underlay};
 use crate::addr::{Family, LinkIndex};
-use crate::dataplane::{Object, Op, ROUTE_PROTOCOL, Route};
+use crate::dataplane::{Object, Op, ROUTE_PROTOCOL, Route, Through};
 use crate::kernel::Kernel;
 
 /// The route of a host-gw peer.
@@ -16,6 +16,7 @@ fn route(family: Family, subnet: &str, via: &str, link: LinkIndex) -> Route {
         via: via.parse().ok(),
         link: Some(link),
         onlink: false,
+        through: Through::Itself,
         protocol: ROUTE_PROTOCOL,
         plain: true,
     }

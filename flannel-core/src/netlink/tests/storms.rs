@@ -215,9 +215,9 @@ fn a_device_that_vanishes_gives_errors() {
             let deleted = kernel.execute(&ops(&objects, Op::Delete)).await.unwrap();
             println!("{family}: {} deletions refused, such as {}", deleted.len(), deleted[0]);
             for kinds in [
-                Kinds { addresses: true, neighbours: false, fdb: false, routes: false },
-                Kinds { addresses: false, neighbours: true, fdb: false, routes: false },
-                Kinds { addresses: false, neighbours: false, fdb: true, routes: false },
+                Kinds { addresses: true, neighbours: false, fdb: false, next_hops: false, routes: false },
+                Kinds { addresses: false, neighbours: true, fdb: false, next_hops: false, routes: false },
+                Kinds { addresses: false, neighbours: false, fdb: true, next_hops: false, routes: false },
                 Kinds::ROUTES,
             ] {
                 let read = kernel.objects(Scope { link, family, kinds }).await;

@@ -2,64 +2,115 @@
 
 use std::time::Duration;
 
-use etcd_client::{
-    Compare, CompareOp, GetOptions, KeyValue, PutOptions, ResponseHeader, Txn, TxnOp, TxnOpResponse,
-    TxnResponse,
-};
+use etcd_client::{Compare, CompareOp, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse};
 use tracing::{debug, info};
 
 use super::Store;
+use super::create::{Created, Guard, Wanted};
 use super::error::CallError;
 use super::records::{Listed, MAX_MESSAGE, Stored};
 use crate::addr::Family;
 use crate::config::NetworkConfig;
 use crate::lease::{Lease, LeaseAttrs, LeaseKey};
 use crate::subnet::SubnetError;
-use crate::subnet::allocate::{Decision, decide, occupied, overlaps};
+use crate::subnet::allocate::{Decision, decide};
 
 /// How often a subnet is chosen anew because others took the chosen one.
 const ATTEMPTS: u32 = 20;
-/// How often the same subnet is tried while others take others.
-const TRIES: u32 = 100;
+
+/// What came of one attempt.
+enum Attempt {
+    Done(Lease),
+    /// Others created leases meanwhile, with which the list is complete again.
+    Again,
+    /// The list is of no more use.
+    ListAgain,
+}
+
+/// What is kept from one attempt to the next.
+struct Attempts {
+    listed: Listed,
+    /// Whether it has no lease that is gone meanwhile.
+    is_fresh: bool,
+    previous: Option<LeaseKey>,
+    /// An etcd lease that no key hangs on yet.
+    grant: Option<i64>,
+}
 
 impl Store {
     pub(super) async fn acquire(&self, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
-        let config = self.config().await?;
-        for attempt in 1..=ATTEMPTS {
-            let listed = self.list().await?;
-            refuse_ipv6_only(&config, &listed)?;
-            let rng = &mut fastrand::Rng::new();
-            let decision = decide(&config, &listed.listing(), attrs, self.options.previous, rng)?;
-            let stored = |key| listed.stored.iter().find(|stored| stored.lease.key == key);
-            let taken = match &decision {
-                Decision::Adopt(own) => match stored(own.lease.key) {
-                    Some(own) => self.adopt(own, attrs).await?,
-                    None => None,
-                },
-                Decision::Reclaim(key) => {
-                    let name = key.to_string();
-                    match listed.bad.iter().find(|bad| bad.record.key == name) {
-                        Some(bad) => {
-                            let swapped = self.swap(*key, bad.modified, bad.etcd_lease, attrs).await?;
-                            swapped.then(|| Lease { key: *key, attrs: attrs.clone(), created: bad.created })
-                        }
-                        // Another spelling of the same subnets, which is not ours to write.
-                        None => self.create(*key, attrs, listed.at.revision, None).await?,
-                    }
+        let (config, listed) = self.config_and_leases().await?;
+        let previous = self.options.previous;
+        let mut state = Attempts { listed, is_fresh: true, previous, grant: None };
+        for attempt in 0..ATTEMPTS {
+            // The first collision was bad luck, more of them are a crowd.
+            let pause = fastrand::u64(0..=20 * u64::from(attempt.saturating_sub(1)));
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            match self.attempt(&config, attrs, &mut state).await {
+                Ok(Attempt::Done(lease)) => {
+                    info!(subnet = %lease.key, "lease taken");
+                    return Ok(lease);
                 }
-                Decision::Take(key) => self.create(*key, attrs, listed.at.revision, None).await?,
-                Decision::Replace { old, new } => {
-                    self.create(*new, attrs, listed.at.revision, stored(old.lease.key)).await?
+                Ok(Attempt::Again) => state.is_fresh = false,
+                Ok(Attempt::ListAgain) => (state.listed, state.is_fresh) = (self.list().await?, true),
+                // Somebody may have left since.
+                Err(SubnetError::OutOfSubnets { .. }) if !state.is_fresh => {
+                    (state.listed, state.is_fresh) = (self.list().await?, true);
                 }
-            };
-            if let Some(lease) = taken {
-                info!(subnet = %lease.key, "lease taken");
-                return Ok(lease);
+                // It runs out by itself, as the store can't be asked to end it.
+                Err(error @ SubnetError::Unavailable { .. }) => return Err(error),
+                Err(error) => {
+                    self.revoke(state.grant.unwrap_or(0)).await;
+                    return Err(error);
+                }
             }
             debug!(attempt, "lost the race for a subnet");
-            tokio::time::sleep(Duration::from_millis(fastrand::u64(5..=50 * u64::from(attempt)))).await;
         }
+        self.revoke(state.grant.unwrap_or(0)).await;
         Err(SubnetError::Contended { attempts: ATTEMPTS })
+    }
+
+    async fn attempt(
+        &self,
+        config: &NetworkConfig,
+        attrs: &LeaseAttrs,
+        state: &mut Attempts,
+    ) -> Result<Attempt, SubnetError> {
+        refuse_ipv6_only(config, &state.listed)?;
+        let (listed, rng) = (&state.listed, &mut fastrand::Rng::new());
+        let stored = |key| listed.stored.iter().find(|stored| stored.lease.key == key);
+        let swapped = |lease: Option<Lease>| lease.map_or(Attempt::ListAgain, Attempt::Done);
+        let (key, replaced) = match decide(config, &listed.listing(), attrs, state.previous, rng)? {
+            Decision::Adopt(own) => {
+                let own = stored(own.lease.key).expect("what was decided on was listed");
+                return Ok(swapped(self.adopt(own, attrs).await?));
+            }
+            Decision::Reclaim(key) => {
+                let name = key.to_string();
+                if let Some(bad) = listed.bad.iter().find(|bad| bad.record.key == name) {
+                    let is_ours = self.swap(key, bad.modified, bad.etcd_lease, attrs).await?;
+                    let lease = || Lease { key, attrs: attrs.clone(), created: bad.created };
+                    return Ok(swapped(is_ours.then(lease)));
+                }
+                // Another spelling of the same subnets, which is not ours to write.
+                (key, None)
+            }
+            Decision::Take(key) => (key, None),
+            Decision::Replace { old, new } => (new, stored(old.lease.key)),
+        };
+        let (guard, revision) = (Guard::of(Some(config), key), listed.at.revision);
+        let wanted = Wanted { key, attrs, guard, revision, replaced };
+        match self.create(&wanted, &mut state.grant).await? {
+            Created::Ours(lease) => return Ok(Attempt::Done(lease)),
+            Created::Taken(Some((at, newer))) => {
+                state.listed.catch_up(self, at, &newer);
+                return Ok(Attempt::Again);
+            }
+            Created::Taken(None) => {}
+            // The record that it replaced is gone, but what can be kept of it still is.
+            Created::Withdrawn => state.previous = replaced.map(|old| old.lease.key).or(state.previous),
+        }
+        Ok(Attempt::ListAgain)
     }
 
     /// Publishes under a record of ours. `None` if it changed meanwhile.
@@ -104,91 +155,7 @@ impl Store {
         Ok(swapped)
     }
 
-    /// Creates a record if none was created since `revision`, in place of `replaced` if that is given. `None`
-    /// if another node took addresses of it.
-    ///
-    /// The comparison spans all leases, since a key only says by its text what it occupies. It makes the list
-    /// at `revision` still hold when the record is created, also against Go nodes. (One of those can still
-    /// overlap a lease that is there, in one family of two; the older one holds then.)
-    pub(super) async fn create(
-        &self,
-        key: LeaseKey,
-        attrs: &LeaseAttrs,
-        mut revision: i64,
-        replaced: Option<&Stored>,
-    ) -> Result<Option<Lease>, SubnetError> {
-        let reserved = replaced.is_some_and(|old| old.etcd_lease == 0);
-        let id = if reserved { 0 } else { self.grant().await? };
-        let (name, value) = (self.keys.lease(key), attrs.to_json());
-        for attempt in 0..TRIES {
-            let done =
-                self.txn("create the lease", self.creation(&name, &value, id, revision, replaced)).await?;
-            let at = done.header().map_or(0, ResponseHeader::revision);
-            let lease = |created: i64| {
-                Ok(Some(Lease { key, attrs: attrs.clone(), created: u64::try_from(created).unwrap_or(0) }))
-            };
-            if done.succeeded() {
-                return lease(at);
-            }
-            let newer = records(&done);
-            // A request that was sent twice finds its own work.
-            let is_own = |found: &&KeyValue| found.key() == name.as_bytes() && found.lease() == id;
-            if let Some(own) = newer.iter().find(is_own).filter(|_| id != 0) {
-                return lease(own.create_revision());
-            }
-            if newer.is_empty() || self.takes(&newer, key) {
-                break;
-            }
-            // Others took other subnets: ours is still free. The pause spreads the crowd, and a fresh revision
-            // after it leaves them little time to make it stale.
-            let most = 10 << attempt.min(6);
-            tokio::time::sleep(Duration::from_millis(fastrand::u64(0..most))).await;
-            let (now, newer) = self.newer(at).await?;
-            if self.takes(&newer, key) {
-                break;
-            }
-            revision = now;
-        }
-        self.revoke(id).await;
-        Ok(None)
-    }
-
-    /// Whether one of these records occupies addresses of a key.
-    fn takes(&self, found: &[KeyValue], key: LeaseKey) -> bool {
-        let keys = found.iter().filter_map(|found| occupied(&self.keys.name(found.key())));
-        keys.into_iter().any(|other| overlaps(other, key))
-    }
-
-    /// The records created after a revision, and the revision at which they were read.
-    async fn newer(&self, revision: i64) -> Result<(i64, Vec<KeyValue>), CallError> {
-        let get = |client: etcd_client::Client| {
-            let mut client = client.kv_client().max_decoding_message_size(MAX_MESSAGE);
-            let options =
-                GetOptions::new().with_range(self.keys.end.as_str()).with_min_create_revision(revision + 1);
-            let first = self.keys.first.clone();
-            async move { client.get(first, Some(options)).await }
-        };
-        let (_, mut found) = self.call("list new leases", get).await?;
-        Ok((found.header().map_or(0, ResponseHeader::revision), found.take_kvs()))
-    }
-
-    fn creation(&self, name: &str, value: &str, id: i64, revision: i64, replaced: Option<&Stored>) -> Txn {
-        let (first, end) = (self.keys.first.as_str(), self.keys.end.as_str());
-        let mut when = vec![
-            Compare::version(name, CompareOp::Equal, 0),
-            Compare::create_revision(first, CompareOp::Less, revision + 1).with_range(end),
-        ];
-        let mut then = vec![put(name, value, id)];
-        if let Some(old) = replaced {
-            let old_name = self.keys.lease(old.lease.key);
-            when.push(Compare::mod_revision(old_name.as_str(), CompareOp::Equal, old.modified));
-            then.insert(0, TxnOp::delete(old_name, None));
-        }
-        let newer = GetOptions::new().with_range(end).with_min_create_revision(revision + 1);
-        Txn::new().when(when).and_then(then).or_else([TxnOp::get(first, Some(newer))])
-    }
-
-    async fn txn(&self, what: &'static str, txn: Txn) -> Result<TxnResponse, CallError> {
+    pub(super) async fn txn(&self, what: &'static str, txn: Txn) -> Result<TxnResponse, CallError> {
         let run = |client: etcd_client::Client| {
             let mut client = client.kv_client().max_decoding_message_size(MAX_MESSAGE);
             let txn = txn.clone();
@@ -198,13 +165,13 @@ impl Store {
     }
 }
 
-fn put(name: &str, value: &str, id: i64) -> TxnOp {
+pub(super) fn put(name: &str, value: &str, id: i64) -> TxnOp {
     let options = (id != 0).then(|| PutOptions::new().with_lease(id));
     TxnOp::put(name, value, options)
 }
 
 /// What the reads of a transaction found.
-fn records(done: &TxnResponse) -> Vec<KeyValue> {
+pub(super) fn records(done: &TxnResponse) -> Vec<KeyValue> {
     let found = done.op_responses().into_iter().map(|response| match response {
         TxnOpResponse::Get(mut found) => found.take_kvs(),
         _ => Vec::new(),

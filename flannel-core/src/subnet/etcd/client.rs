@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use etcd_client::{Client, ConnectOptions, Error, TlsOptions};
 use tokio::sync::Mutex;
 use tonic::Status;
+use tracing::{info, warn};
 
 use super::error::{CallError, Called, describe, is_timeout, is_transient, is_without_auth};
-use super::options::{EtcdOptions, EtcdTimeouts, Password, endpoint_url};
-use super::tls;
-use crate::subnet::SubnetError;
+use super::options::{EtcdOptions, EtcdTimeouts, EtcdTls, Password, endpoint_url};
+use super::tls::{self, Stamp};
+use crate::subnet::{SubnetError, chain};
 
 /// The endpoints, and which of them answered last.
 pub(super) struct Clients {
@@ -23,10 +24,35 @@ pub(super) struct Clients {
 
 struct Endpoint {
     url: String,
-    tls: Option<TlsOptions>,
+    /// The files for TLS, where it is spoken.
+    tls: Option<EtcdTls>,
     /// Said with errors that may come from a missing client certificate.
     hint: &'static str,
-    client: Mutex<Option<Client>>,
+    client: Mutex<Option<Connected>>,
+}
+
+/// A client, which connects again by itself, but always with the certificates that it was made with.
+struct Connected {
+    client: Client,
+    /// The files that were read last.
+    files: Option<Stamp>,
+}
+
+/// Why there is no client.
+enum NotConnected {
+    /// The files for TLS can't be read.
+    Files(SubnetError),
+    /// They don't go together, or the login failed.
+    Call(Error),
+}
+
+impl fmt::Display for NotConnected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Files(error) => f.write_str(&chain(error)),
+            Self::Call(error) => f.write_str(&describe(error)),
+        }
+    }
 }
 
 impl fmt::Debug for Clients {
@@ -43,20 +69,19 @@ impl Clients {
         if options.endpoints.is_empty() {
             return Err(refused("there is none".into()));
         }
-        let tls = (!options.tls.is_empty()).then(|| tls::load(&options.tls)).transpose()?;
+        let has_files = !options.tls.is_empty();
+        if has_files {
+            tls::load(&options.tls)?;
+        }
         let hint = if options.tls.cert_file.is_none() {
             " (does the server ask for a client certificate? None is set)"
         } else {
             " (does the server accept our client certificate?)"
         };
         let endpoint = |text: &String| {
-            let url = endpoint_url(text.trim(), tls.is_some()).map_err(|error| refused(error.into()))?;
+            let url = endpoint_url(text.trim(), has_files).map_err(|error| refused(error.into()))?;
             let is_https = url.starts_with("https:");
-            let tls = match &tls {
-                _ if !is_https => None,
-                None => Some(tls::load(&options.tls)?),
-                some => some.clone(),
-            };
+            let tls = is_https.then(|| options.tls.clone());
             let hint = if is_https { hint } else { "" };
             Ok(Endpoint { url, tls, hint, client: Mutex::new(None) })
         };
@@ -116,24 +141,50 @@ impl Clients {
         &self.endpoints[index].url
     }
 
+    /// The client of an endpoint; a new one if the files for TLS changed, so that they hold from the next
+    /// connection on. Streams that are open stay on theirs.
     async fn client(&self, index: usize) -> Result<Client, Error> {
         let endpoint = &self.endpoints[index];
         let mut slot = endpoint.client.lock().await;
-        if let Some(client) = &*slot {
-            return Ok(client.clone());
-        }
-        // With a login this asks for a token, else it touches no wire yet.
-        let client = match Client::connect([&endpoint.url], Some(self.options(endpoint, true))).await {
-            Err(Error::GRpcStatus(status)) if is_without_auth(&status) => {
-                Client::connect([&endpoint.url], Some(self.options(endpoint, false))).await
+        let files = endpoint.tls.as_ref().map(tls::stamp);
+        if let Some(known) = slot.as_mut().filter(|known| known.files != files) {
+            match self.connect(endpoint).await {
+                Ok(client) => {
+                    info!(endpoint = endpoint.url, "TLS files changed and are used from now on");
+                    *known = Connected { client, files };
+                }
+                // The server said something, or nothing: it is not about the files.
+                Err(NotConnected::Call(error @ Error::GRpcStatus(_))) => return Err(error),
+                // Perhaps only a part of them is written yet; the rest will change them once more.
+                Err(error) => {
+                    warn!(endpoint = endpoint.url, %error, "TLS files changed, but can't be used; the old ones stay");
+                    known.files = files;
+                }
             }
-            other => other,
-        }?;
-        *slot = Some(client.clone());
+        }
+        if let Some(known) = &*slot {
+            return Ok(known.client.clone());
+        }
+        let client = self.connect(endpoint).await.map_err(|error| match error {
+            NotConnected::Call(error) => error,
+            NotConnected::Files(error) => Status::unavailable(chain(&error)).into(),
+        })?;
+        *slot = Some(Connected { client: client.clone(), files });
         Ok(client)
     }
 
-    fn options(&self, endpoint: &Endpoint, login: bool) -> ConnectOptions {
+    /// With a login this asks for a token, else it touches no wire yet.
+    async fn connect(&self, endpoint: &Endpoint) -> Result<Client, NotConnected> {
+        let tls = endpoint.tls.as_ref().map(tls::load).transpose().map_err(NotConnected::Files)?;
+        let connect = |login| Client::connect([&endpoint.url], Some(self.options(tls.as_ref(), login)));
+        match connect(true).await {
+            Err(Error::GRpcStatus(status)) if is_without_auth(&status) => connect(false).await,
+            other => other,
+        }
+        .map_err(NotConnected::Call)
+    }
+
+    fn options(&self, tls: Option<&TlsOptions>, login: bool) -> ConnectOptions {
         let times = &self.timeouts;
         let mut options = ConnectOptions::new()
             .with_connect_timeout(times.connect)
@@ -144,7 +195,7 @@ impl Clients {
             .with_keep_alive_while_idle(true)
             .with_require_leader(true)
             .with_auto_token_refresh(true);
-        if let Some(tls) = &endpoint.tls {
+        if let Some(tls) = tls {
             options = options.with_tls(tls.clone());
         }
         match &self.login {
@@ -154,9 +205,9 @@ impl Clients {
     }
 }
 
-/// A server that misses our certificate only closes the connection.
+/// A server that misses our certificate sends an alert, which its closing of the connection may overtake.
 fn hint(endpoint: &Endpoint, error: &Error) -> &'static str {
     let text = describe(error);
-    let closed = ["canceled", "CertificateRequired", "broken pipe", "reset", "closed"];
+    let closed = ["canceled", "fatal alert", "broken pipe", "reset", "closed"];
     if closed.iter().any(|word| text.contains(word)) { endpoint.hint } else { "" }
 }

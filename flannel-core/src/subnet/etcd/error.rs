@@ -51,6 +51,12 @@ impl CallError {
             || matches!(self, Self::Answer { error: Error::LeaseKeepAliveError(_), .. })
     }
 
+    /// Whether the asked revision was compacted.
+    pub(super) fn is_compacted(&self) -> bool {
+        let is_said = |error: &Error| matches!(error, Error::GRpcStatus(status) if status.message().contains("compacted"));
+        self.is_other_revision() && matches!(self, Self::Answer { error, .. } if is_said(error))
+    }
+
     /// Whether the asked revision was compacted, or is not there yet.
     pub(super) fn is_other_revision(&self) -> bool {
         self.code() == Some(Code::OutOfRange)
@@ -87,9 +93,19 @@ pub(super) fn is_without_auth(status: &Status) -> bool {
     status.code() == Code::FailedPrecondition && status.message().contains("authentication is not enabled")
 }
 
+/// Whether the store is full and takes only reads, renewals and deletions, at all of its members.
+fn is_full(status: &Status) -> bool {
+    status.code() == Code::ResourceExhausted && status.message().contains("space exceeded")
+}
+
+/// What an operator does about a full store.
+const FULL: &str = "etcd is full (NOSPACE): leases that are held stay, new ones have to wait; compact and defragment it or raise \
+    --quota-backend-bytes, then run etcdctl alarm disarm";
+
 /// Whether another endpoint, or a later try, may do better.
 pub(super) fn is_transient(error: &Error) -> bool {
     match error {
+        Error::GRpcStatus(status) if is_full(status) => false,
         Error::GRpcStatus(status) => matches!(
             status.code(),
             Code::Unavailable
@@ -115,6 +131,7 @@ pub(super) fn is_timeout(error: &Error) -> bool {
 /// The error with all its causes: the outermost one often says nothing but "transport error".
 pub(super) fn describe(error: &Error) -> String {
     let (mut text, mut cause) = match error {
+        Error::GRpcStatus(status) if is_full(status) => (format!("{FULL} ({})", status.message()), None),
         Error::GRpcStatus(status) if status.message().is_empty() => {
             (status.code().description().to_owned(), status.source())
         }

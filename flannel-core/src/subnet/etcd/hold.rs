@@ -1,4 +1,4 @@
-//! Keeps the own lease: renews its etcd lease after a look at the key, puts the key back when it was deleted or
+//! Keeps the own lease, and publishes with it: renews its etcd lease after a look at the key, puts the key back when it was deleted or
 //! changed, and gives up only when another node has its subnet. Outages are waited out.
 
 use std::convert::Infallible;
@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 use tracing::{debug, error, warn};
 
 use super::Store;
+use super::create::{Created, Guard, Wanted};
 use super::records::Position;
 use super::watch::Feed;
-use crate::lease::{Lease, LeaseKey};
-use crate::subnet::SubnetError;
+use crate::lease::{Lease, LeaseAttrs, LeaseKey};
 use crate::subnet::allocate::{holder, is_same_node, overlaps};
 use crate::subnet::timing::{Backoff, renew_after};
+use crate::subnet::{SubnetError, chain};
 
 /// How long a lease must stay as it is before putting it back is as quick again as the first time.
 const CALM: Duration = Duration::from_secs(10);
@@ -32,7 +33,14 @@ impl Store {
         let (mut outage, mut repairs) = (Backoff::new(), Backoff::new());
         let mut spread = fastrand::f64();
         loop {
-            match self.look(lease, spread).await {
+            let looked = self.look(lease, spread).await;
+            match &looked {
+                Ok(_) | Err(SubnetError::LeaseLost { .. }) => self.health.set_unkept(None),
+                // That is said already.
+                Err(SubnetError::Unavailable { .. }) if !self.health.is_connected() => {}
+                Err(error) => self.health.set_unkept(Some(chain(error))),
+            }
+            match looked {
                 Ok(Held::Until(at, wait)) => {
                     let start = Instant::now();
                     if self.wait_for_change(lease.key, at, wait).await {
@@ -62,6 +70,37 @@ impl Store {
                 Err(_) => tokio::time::sleep(outage.pause()).await,
             }
         }
+    }
+
+    /// Puts other attributes under the own key, if it is as we left it or has them already.
+    pub(super) async fn publish(&self, own: &Lease, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
+        let next = Lease { attrs: attrs.clone(), ..own.clone() };
+        let (_, found) = self.read(own.key).await?;
+        let (created, modified, etcd_lease) = match found {
+            Some(Ok(there)) if there.lease.attrs == *attrs => return Ok(there.lease),
+            Some(Ok(there)) if !is_same_node(&there.lease.attrs, &own.attrs) => {
+                return Err(self.note_lost(own.key, holder(&there.lease.attrs)));
+            }
+            Some(Ok(there)) => (there.lease.created, there.modified, there.etcd_lease),
+            Some(Err(bad)) => (bad.created, bad.modified, bad.etcd_lease),
+            None => {
+                let created = self.create_again(&next).await?;
+                return created.ok_or(SubnetError::Contended { attempts: 1 });
+            }
+        };
+        if self.swap(own.key, modified, etcd_lease, attrs).await? {
+            Ok(Lease { created, ..next })
+        } else {
+            Err(SubnetError::Contended { attempts: 1 })
+        }
+    }
+
+    /// Shows in the status that another has our subnets.
+    fn note_lost(&self, key: LeaseKey, holder: String) -> SubnetError {
+        let lost = lost(key, holder);
+        error!(subnet = %key, error = %lost, "lease lost");
+        self.health.set_lost(Some(lost.to_string()));
+        lost
     }
 
     /// Looks at the own key, and does what is due.
@@ -100,7 +139,7 @@ impl Store {
         Ok(Held::Restored)
     }
 
-    async fn create_again(&self, own: &Lease) -> Result<(), SubnetError> {
+    async fn create_again(&self, own: &Lease) -> Result<Option<Lease>, SubnetError> {
         let listed = self.list().await?;
         let rival = listed.stored.iter().find(|stored| overlaps(stored.lease.key, own.key));
         if let Some(rival) = rival.filter(|rival| rival.lease.key != own.key) {
@@ -110,7 +149,17 @@ impl Store {
         if let Some(rival) = listed.bad.iter().find(|bad| bad.occupied.is_some_and(unreadable)) {
             return Err(lost(own.key, format!("the unreadable record {}", rival.record.key)));
         }
-        self.create(own.key, &own.attrs, listed.at.revision, None).await.map(drop)
+        // All nodes do this at once after a loss of the store, so it is worth a look at the config.
+        let guard = Guard::of(self.config().await.ok().as_ref(), own.key);
+        let revision = listed.at.revision;
+        let wanted = Wanted { key: own.key, attrs: &own.attrs, guard, revision, replaced: None };
+        let mut grant = None;
+        let created = self.create(&wanted, &mut grant).await?;
+        self.revoke(grant.unwrap_or(0)).await;
+        Ok(match created {
+            Created::Ours(lease) => Some(lease),
+            Created::Taken(_) | Created::Withdrawn => None,
+        })
     }
 
     /// Waits until the key changes after `at`, or `limit` is over. `false` if it can't be seen any more.

@@ -6,10 +6,12 @@
 
 mod acquire;
 mod client;
+mod create;
 mod error;
 mod grants;
 mod hold;
 mod keys;
+mod missing;
 mod options;
 mod records;
 mod tls;
@@ -70,6 +72,10 @@ impl SubnetManager for EtcdSubnetManager {
         let lease = self.0.acquire(attrs).await?;
         self.0.health.set_lost(None);
         Ok(lease)
+    }
+
+    async fn publish(&self, lease: &Lease, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
+        self.0.publish(lease, attrs).await
     }
 
     async fn hold_lease(&self, lease: &Lease) -> Result<Infallible, SubnetError> {

@@ -1,8 +1,11 @@
 //! Reading the store: all leases at one revision, in pages.
 
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 
-use etcd_client::{GetOptions, GetResponse, KeyValue, ResponseHeader};
+use etcd_client::{
+    GetOptions, GetResponse, KeyValue, ResponseHeader, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse,
+};
 
 use super::Store;
 use super::error::CallError;
@@ -42,6 +45,19 @@ pub(super) struct Unreadable {
     pub(super) etcd_lease: i64,
 }
 
+/// What tells one state of a record from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Known {
+    modified: i64,
+    etcd_lease: i64,
+}
+
+impl Known {
+    pub(super) fn of(found: &KeyValue) -> Self {
+        Self { modified: found.mod_revision(), etcd_lease: found.lease() }
+    }
+}
+
 /// The history that a revision belongs to. It changes when a store is set up anew or from a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Position {
@@ -74,6 +90,44 @@ pub(super) struct Listed {
 }
 
 impl Listed {
+    /// All records by name.
+    pub(super) fn known(&self) -> BTreeMap<String, Known> {
+        let stored = self.stored.iter().map(|stored| {
+            let known = Known { modified: stored.modified, etcd_lease: stored.etcd_lease };
+            (stored.lease.key.to_string(), known)
+        });
+        let bad = self.bad.iter().map(|bad| {
+            let known = Known { modified: bad.modified, etcd_lease: bad.etcd_lease };
+            (bad.record.key.clone(), known)
+        });
+        stored.chain(bad).collect()
+    }
+}
+
+impl Listed {
+    fn at(at: Position) -> Self {
+        Self { at, stored: Vec::new(), bad: Vec::new() }
+    }
+
+    fn add(&mut self, store: &Store, found: &[KeyValue]) {
+        for value in found {
+            match store.decode(value) {
+                Ok(stored) => self.stored.push(stored),
+                Err(bad) => self.bad.push(bad),
+            }
+        }
+    }
+
+    /// Adds what was created since, up to a later position. What was deleted since stays: it is taken for
+    /// occupied, which does no harm.
+    pub(super) fn catch_up(&mut self, store: &Store, at: Position, newer: &[KeyValue]) {
+        let names: HashSet<String> = newer.iter().map(|found| store.keys.name(found.key())).collect();
+        self.stored.retain(|stored| !names.contains(&stored.lease.key.to_string()));
+        self.bad.retain(|bad| !names.contains(&bad.record.key));
+        self.add(store, newer);
+        self.at = at;
+    }
+
     /// As the allocation wants it.
     pub(super) fn listing(&self) -> Listing {
         let record =
@@ -93,8 +147,39 @@ impl Store {
             async move { client.get(key, None).await }
         };
         let (endpoint, found) = self.call("read the network config", get).await?;
+        self.parse_config(endpoint, found.kvs())
+    }
+
+    /// The config and all leases, by one request where they fit into one answer.
+    pub(super) async fn config_and_leases(&self) -> Result<(NetworkConfig, Listed), SubnetError> {
+        let read = |client: etcd_client::Client| {
+            let mut client = client.kv_client().max_decoding_message_size(MAX_MESSAGE);
+            let leases = TxnOp::get(self.keys.first.as_str(), Some(self.page_options(0)));
+            let txn = Txn::new().and_then([TxnOp::get(self.keys.config.as_str(), None), leases]);
+            async move { client.txn(txn).await }
+        };
+        let (endpoint, done) = self.call("read the network config and list leases", read).await?;
+        let mut answers = done.op_responses().into_iter().filter_map(|answer| match answer {
+            TxnOpResponse::Get(found) => Some(found),
+            _ => None,
+        });
+        let config = answers.next();
+        let config = self.parse_config(endpoint, config.as_ref().map_or(&[], GetResponse::kvs))?;
+        let listed = match answers.next() {
+            Some(page) if !page.more() => {
+                let mut listed = Listed::at(Position::of(done.header()));
+                listed.add(self, page.kvs());
+                self.note_undecodable(&listed);
+                listed
+            }
+            _ => self.list().await?,
+        };
+        Ok((config, listed))
+    }
+
+    fn parse_config(&self, endpoint: usize, found: &[KeyValue]) -> Result<NetworkConfig, SubnetError> {
         let place = || format!("{} in etcd {}", self.keys.config, self.clients.url(endpoint));
-        let Some(value) = found.kvs().first() else { return Err(SubnetError::NoConfig { place: place() }) };
+        let Some(value) = found.first() else { return Err(SubnetError::NoConfig { place: place() }) };
         let text = String::from_utf8_lossy(value.value());
         NetworkConfig::parse(&text, LeaseSource::Store)
             .map_err(|source| SubnetError::Config { place: place(), source })
@@ -114,8 +199,7 @@ impl Store {
         for _ in 0..RESTARTS {
             match self.list_once().await {
                 Ok(listed) => {
-                    let bad = listed.bad.iter().map(|bad| bad.record.clone()).collect();
-                    self.health.set_undecodable(bad);
+                    self.note_undecodable(&listed);
                     return Ok(listed);
                 }
                 // Compacted between two pages.
@@ -126,6 +210,10 @@ impl Store {
         Err(last.expect("at least one try").into())
     }
 
+    fn note_undecodable(&self, listed: &Listed) {
+        self.health.set_undecodable(listed.bad.iter().map(|bad| bad.record.clone()).collect());
+    }
+
     async fn list_once(&self) -> Result<Listed, CallError> {
         let mut from = self.keys.first.clone().into_bytes();
         let mut listed: Option<Listed> = None;
@@ -133,14 +221,8 @@ impl Store {
             let revision = listed.as_ref().map_or(0, |listed| listed.at.revision);
             let (_, mut page) = self.page(&from, revision).await?;
             let at = Position::of(page.header());
-            let into = listed.get_or_insert_with(|| Listed { at, stored: Vec::new(), bad: Vec::new() });
             let found = page.take_kvs();
-            for value in &found {
-                match self.decode(value) {
-                    Ok(stored) => into.stored.push(stored),
-                    Err(bad) => into.bad.push(bad),
-                }
-            }
+            listed.get_or_insert_with(|| Listed::at(at)).add(self, &found);
             match found.last() {
                 Some(last) if page.more() => {
                     from = last.key().to_vec();
@@ -154,12 +236,46 @@ impl Store {
 
     async fn page(&self, from: &[u8], revision: i64) -> Result<(usize, GetResponse), CallError> {
         self.call("list leases", |client| {
-            let (from, end) = (from.to_vec(), self.keys.end.clone());
-            let options = GetOptions::new().with_range(end).with_limit(PAGE).with_revision(revision);
+            let (from, options) = (from.to_vec(), self.page_options(revision));
             let mut client = client.kv_client().max_decoding_message_size(MAX_MESSAGE);
             async move { client.get(from, Some(options)).await }
         })
         .await
+    }
+
+    /// Whether all leases at `revision` are `known`: as many, and the same one changed last, on the same etcd
+    /// lease, of which no two histories have the same. With the position of the answer. `None` if nobody can
+    /// say any more, because the revision was compacted.
+    pub(super) async fn is_as_known(
+        &self,
+        revision: i64,
+        known: &BTreeMap<String, Known>,
+    ) -> Result<Option<(bool, Position)>, CallError> {
+        let newest = |client: etcd_client::Client| {
+            let mut client = client.kv_client().max_decoding_message_size(MAX_MESSAGE);
+            let options = GetOptions::new().with_range(self.keys.end.as_str()).with_revision(revision);
+            let options =
+                options.with_sort(SortTarget::Mod, SortOrder::Descend).with_limit(1).with_keys_only();
+            let first = self.keys.first.clone();
+            async move { client.get(first, Some(options)).await }
+        };
+        match self.call("compare leases after a break", newest).await {
+            Ok((_, found)) => {
+                let is_same = usize::try_from(found.count()) == Ok(known.len())
+                    && found.kvs().first().is_none_or(|newest| {
+                        known.get(&self.keys.name(newest.key())) == Some(&Known::of(newest))
+                    });
+                Ok(Some((is_same, Position::of(found.header()))))
+            }
+            Err(error) if error.is_compacted() => Ok(None),
+            // A revision that is not there yet, though we know it.
+            Err(error) if error.is_other_revision() => Ok(Some((false, Position::of(None)))),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn page_options(&self, revision: i64) -> GetOptions {
+        GetOptions::new().with_range(self.keys.end.as_str()).with_limit(PAGE).with_revision(revision)
     }
 
     /// The record of one key, and the position at which it was read.

@@ -1,6 +1,8 @@
-//! Certificates, read and checked before the first connection, so that an error names the file.
+//! Certificates, read and checked before the first connection, so that an error names the file, and read again
+//! when they changed on disk: certificates run out, and what renews them replaces the files.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use etcd_client::{Certificate, Identity, TlsOptions};
@@ -26,6 +28,17 @@ pub(super) fn load(files: &EtcdTls) -> Result<TlsOptions, SubnetError> {
             Err(unusable(given, "certificate and key file only work together; the other one is missing"))
         }
     }
+}
+
+/// By what a replaced file is told from the one before: device, inode, size, and time of the last change.
+pub(super) type Stamp = [Option<(u64, u64, u64, i64, i64)>; 3];
+
+/// The files as they are now. A link is followed, since it is by a link that Kubernetes replaces a whole folder.
+pub(super) fn stamp(files: &EtcdTls) -> Stamp {
+    [&files.ca_file, &files.cert_file, &files.key_file].map(|path| {
+        let found = fs::metadata(path.as_ref()?).ok()?;
+        Some((found.dev(), found.ino(), found.len(), found.ctime(), found.ctime_nsec()))
+    })
 }
 
 fn certificates(path: &Path) -> Result<Vec<u8>, SubnetError> {

@@ -1,5 +1,6 @@
 //! The watch: a snapshot, then what changes after it. A broken stream is resumed where it ended, at the next
-//! endpoint; where that can't be, there is a new snapshot. It never ends.
+//! endpoint, if the store still has the history that we know; where that can't be, there is a new snapshot. It
+//! never ends.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,7 +11,8 @@ use futures::{StreamExt, stream};
 
 use super::Store;
 use super::error::{CallError, describe};
-use super::records::{Listed, MAX_MESSAGE, Position};
+use super::missing::Missing;
+use super::records::{Known, Listed, MAX_MESSAGE, Position};
 use crate::lease::{BadRecord, LeaseUpdate};
 use crate::subnet::LeaseStream;
 use crate::subnet::timing::Backoff;
@@ -19,6 +21,10 @@ use crate::subnet::timing::Backoff;
 const CONFIRM: Duration = Duration::from_secs(30);
 /// A response of at least so many bytes may be a fragment, and end in the middle of a revision.
 const FRAGMENT: usize = 512 << 10;
+
+/// Why a missing lease is in a snapshot.
+const MISSING: &str =
+    "missing since the store was set up anew or restored; kept until its lease would have run out";
 
 /// Why a stream is of no more use.
 pub(super) enum Broken {
@@ -94,8 +100,19 @@ impl Feed {
 
 /// The lease watch. All events of one response come together, in their order.
 pub(super) fn stream(store: Arc<Store>) -> LeaseStream {
-    let watcher =
-        Watcher { store, last: None, resume: 0, feed: None, bad: BTreeMap::new(), backoff: Backoff::new() };
+    let watcher = Watcher {
+        store,
+        last: None,
+        resume: 0,
+        feed: None,
+        is_partial: false,
+        is_sure: false,
+        is_other: false,
+        known: BTreeMap::new(),
+        missing: Missing::default(),
+        bad: BTreeMap::new(),
+        backoff: Backoff::new(),
+    };
     stream::unfold(watcher, |mut watcher| async move {
         let updates = watcher.next().await;
         Some((stream::iter(updates.into_iter().map(Ok)), watcher))
@@ -111,6 +128,15 @@ struct Watcher {
     /// The first revision that was not delivered as a whole.
     resume: i64,
     feed: Option<Feed>,
+    /// Whether `known` has a part of the revision at `resume`, too.
+    is_partial: bool,
+    /// Whether the store is known to have the history that we know.
+    is_sure: bool,
+    /// Whether it has another: it was set up anew, or from a backup.
+    is_other: bool,
+    /// The records before `resume`.
+    known: BTreeMap<String, Known>,
+    missing: Missing,
     bad: BTreeMap<String, String>,
     backoff: Backoff,
 }
@@ -128,6 +154,21 @@ impl Watcher {
                 }
                 continue;
             };
+            if !self.is_sure && self.is_partial {
+                // Nothing to compare with.
+                self.last = None;
+                continue;
+            }
+            if !self.is_sure {
+                match store.is_as_known(self.resume - 1, &self.known).await {
+                    Ok(Some((true, at))) => (self.last, self.is_sure) = (Some(at), true),
+                    Ok(Some((false, _))) => (self.last, self.feed, self.is_other) = (None, None, true),
+                    Ok(None) => (self.last, self.feed) = (None, None),
+                    Err(_) => tokio::time::sleep(self.backoff.pause()).await,
+                }
+                continue;
+            }
+            let end = self.missing.next_end();
             let Some(feed) = &mut self.feed else {
                 let keys = &store.keys;
                 match Feed::open(&store, &keys.first, Some(&keys.end), self.resume).await {
@@ -136,7 +177,16 @@ impl Watcher {
                 }
                 continue;
             };
-            match feed.next(&store).await {
+            let response = match end {
+                Some(end) => tokio::time::timeout_at(end, feed.next(&store)).await.ok(),
+                None => Some(feed.next(&store).await),
+            };
+            let Some(response) = response else {
+                let ended = self.missing.expire();
+                self.tell_missing();
+                return ended.into_iter().map(LeaseUpdate::Removed).collect();
+            };
+            match response {
                 Ok(response) => {
                     let updates = self.take(last, &response);
                     if !updates.is_empty() {
@@ -144,7 +194,7 @@ impl Watcher {
                     }
                 }
                 Err(broken) => {
-                    self.feed = None;
+                    (self.feed, self.is_sure) = (None, false);
                     if matches!(broken, Broken::Compacted) {
                         self.last = None;
                     } else {
@@ -157,12 +207,30 @@ impl Watcher {
 
     fn snapshot(&mut self, listed: Listed) -> LeaseUpdate {
         (self.last, self.resume, self.feed) = (Some(listed.at), listed.at.revision + 1, None);
-        let undecodable: Vec<BadRecord> = listed.bad.into_iter().map(|bad| bad.record).collect();
+        let before = std::mem::replace(&mut self.known, listed.known());
+        if std::mem::take(&mut self.is_other) {
+            let gone = before.into_keys().filter(|name| !self.known.contains_key(name));
+            self.missing.keep(gone, self.store.options.ttl);
+        }
+        (self.is_sure, self.is_partial) = (true, false);
+        for name in self.known.keys() {
+            self.missing.found(name);
+        }
+        self.tell_missing();
+        let mut undecodable: Vec<BadRecord> = listed.bad.into_iter().map(|bad| bad.record).collect();
         self.bad = undecodable.iter().map(|bad| (bad.key.clone(), bad.reason.clone())).collect();
+        // Unknown, not gone.
+        undecodable.extend(
+            self.missing.names().map(|name| BadRecord { key: name.clone(), reason: MISSING.to_owned() }),
+        );
         LeaseUpdate::Snapshot {
             leases: listed.stored.into_iter().map(|stored| stored.lease).collect(),
             undecodable,
         }
+    }
+
+    fn tell_missing(&self) {
+        self.store.health.set_missing(self.missing.names().cloned().collect());
     }
 
     fn take(&mut self, last: Position, response: &WatchResponse) -> Vec<LeaseUpdate> {
@@ -171,8 +239,8 @@ impl Watcher {
             if last.leads_to(at) {
                 self.backoff.reset();
             } else {
-                // The store was set up anew or from a backup: what we know is of another history.
-                (self.last, self.feed) = (None, None);
+                // Another history, or a member that lags.
+                (self.feed, self.is_sure) = (None, false);
             }
             return Vec::new();
         }
@@ -183,25 +251,32 @@ impl Watcher {
         if last.leads_to(at) {
             self.last = Some(at);
         }
-        let updates = response.events().iter().filter_map(|event| self.update(event)).collect();
+        let updates = response.events().iter().flat_map(|event| self.update(event)).collect();
         let modified = |event: &Event| event.kv().map(etcd_client::KeyValue::mod_revision);
         if let Some(newest) = response.events().iter().filter_map(modified).max() {
             let sizes = response.events().iter().filter_map(Event::kv);
             let size: usize = sizes.map(|found| found.key().len() + found.value().len()).sum();
-            self.resume = self.resume.max(if size < FRAGMENT { newest + 1 } else { newest });
+            self.is_partial = size >= FRAGMENT;
+            self.resume = self.resume.max(if self.is_partial { newest } else { newest + 1 });
         }
         updates
     }
 
-    fn update(&mut self, event: &Event) -> Option<LeaseUpdate> {
-        let found = event.kv()?;
+    fn update(&mut self, event: &Event) -> Vec<LeaseUpdate> {
+        let Some(found) = event.kv() else { return Vec::new() };
         let name = self.store.keys.name(found.key());
+        let mut updates = Vec::new();
         // A deletion has nothing but a key; asking for the type would panic at one that is not known.
-        let update = if found.version() == 0 {
+        if found.version() == 0 {
+            self.known.remove(&name);
             self.bad.remove(&name);
-            LeaseUpdate::Removed(name)
+            updates.push(LeaseUpdate::Removed(name));
         } else {
-            match self.store.decode(found) {
+            self.known.insert(name.clone(), Known::of(found));
+            let taken = self.missing.found(&name);
+            updates.extend(taken.into_iter().map(LeaseUpdate::Removed));
+            self.tell_missing();
+            updates.push(match self.store.decode(found) {
                 Ok(stored) => {
                     self.bad.remove(&name);
                     LeaseUpdate::Put(stored.lease)
@@ -210,10 +285,10 @@ impl Watcher {
                     self.bad.insert(name, bad.record.reason.clone());
                     LeaseUpdate::Undecodable(bad.record)
                 }
-            }
-        };
+            });
+        }
         let bad = |(key, reason): (&String, &String)| BadRecord { key: key.clone(), reason: reason.clone() };
         self.store.health.set_undecodable(self.bad.iter().map(bad).collect());
-        Some(update)
+        updates
     }
 }

@@ -1,4 +1,4 @@
-//! Keeps the own lease: renews it by its file time, puts it back when it was deleted or damaged, and gives up
+//! Keeps the own lease, and publishes with it: renews it by its file time, puts it back when it was deleted or damaged, and gives up
 //! only when another node has its subnet.
 
 use std::convert::Infallible;
@@ -9,7 +9,7 @@ use tracing::{debug, error, warn};
 use super::files::{Entry, Scan};
 use super::watch::{Changes, RESCAN};
 use super::{LocalSubnetManager, Store, failed};
-use crate::lease::{Lease, LeaseKey};
+use crate::lease::{Lease, LeaseAttrs, LeaseKey};
 use crate::subnet::SubnetError;
 use crate::subnet::allocate::{holder, is_same_node, overlaps};
 use crate::subnet::timing::{Backoff, renew_after};
@@ -60,6 +60,28 @@ pub(super) async fn hold(manager: &LocalSubnetManager, lease: &Lease) -> Result<
 }
 
 impl Store {
+    /// Puts other attributes into the own file, if it is as we left it or has them already.
+    pub(super) fn publish(&self, own: &Lease, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
+        let subnets = self.folder.subnets();
+        let _lock = self.folder.lock().map_err(failed("lock", &self.folder.root.join(".lock")))?;
+        self.folder.create_subnets().map_err(failed("create", &subnets))?;
+        let scan = self.scan()?;
+        let reserved = match scan.live.get(&own.key.to_string()) {
+            Some(Entry::Record(there)) if there.lease.attrs == *attrs => return Ok(there.lease.clone()),
+            Some(Entry::Record(there)) if !is_same_node(&there.lease.attrs, &own.attrs) => {
+                return Err(lost(own.key, holder(&there.lease.attrs)));
+            }
+            Some(Entry::Record(there)) => there.reserved,
+            Some(Entry::Bad { reserved, .. }) => *reserved,
+            None => match rival(&scan, own.key) {
+                Some(rival) => return Err(lost(own.key, rival)),
+                None => false,
+            },
+        };
+        let created = self.folder.write(own.key, attrs, reserved).map_err(failed("write to", &subnets))?;
+        Ok(Lease { attrs: attrs.clone(), created, ..own.clone() })
+    }
+
     /// Looks at the own file; takes the lock only if there is something to do.
     fn confirm(&self, own: &Lease, spread: f64) -> Result<Held, SubnetError> {
         let subnets = self.folder.subnets();

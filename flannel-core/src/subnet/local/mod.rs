@@ -112,6 +112,15 @@ impl SubnetManager for LocalSubnetManager {
         Ok(lease)
     }
 
+    async fn publish(&self, lease: &Lease, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
+        let (own, attrs) = (lease.clone(), attrs.clone());
+        let published = self.blocking(move |store| store.publish(&own, &attrs)).await;
+        if let Err(lost @ SubnetError::LeaseLost { .. }) = &published {
+            self.0.health.set_lost(Some(lost.to_string()));
+        }
+        published
+    }
+
     async fn hold_lease(&self, lease: &Lease) -> Result<Infallible, SubnetError> {
         hold::hold(self, lease).await
     }

@@ -426,3 +426,30 @@ async fn a_value_that_changes_twice_in_one_tick_of_the_clock_is_read_again() {
         assert_eq!(scan.live["10.5.8.0-24"].lease().unwrap().attrs, attrs(node));
     }
 }
+
+#[tokio::test]
+async fn publishes_again_under_the_same_key_in_one_write() {
+    let dir = store(DUAL);
+    let manager = manager(&dir);
+    let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
+    let file = path(&dir, &lease.key.to_string());
+    let moved = LeaseAttrs { public_ips: attrs(7).public_ips, ..attrs(1) };
+    let again = manager.publish(&lease, &moved).await.unwrap();
+    assert_eq!((again.key, &again.attrs), (lease.key, &moved));
+    assert_eq!(fs::read_to_string(&file).unwrap(), moved.to_json());
+    let written = fs::metadata(&file).unwrap().ino();
+    assert_eq!(manager.publish(&lease, &moved).await.unwrap(), again, "it is there already");
+    assert_eq!(fs::metadata(&file).unwrap().ino(), written);
+    // A reservation stays one, a deleted record comes back, and another node's stays.
+    fs::set_permissions(&file, Permissions::from_mode(0o400)).unwrap();
+    let again = manager.publish(&again, &attrs(1)).await.unwrap();
+    assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o400);
+    fs::remove_file(&file).unwrap();
+    assert_eq!(manager.publish(&again, &moved).await.unwrap().attrs, moved);
+    fs::remove_file(&file).unwrap();
+    put(&dir, &lease.key.to_string(), &attrs(9).to_json());
+    let lost = manager.publish(&lease, &moved).await.unwrap_err();
+    assert!(matches!(lost, SubnetError::LeaseLost { .. }), "{lost}");
+    assert!(manager.status().borrow().lease_lost.is_some());
+    assert_eq!(fs::read_to_string(&file).unwrap(), attrs(9).to_json());
+}

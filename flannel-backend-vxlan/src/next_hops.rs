@@ -1,0 +1,96 @@
+//! Whether routes go through next-hop objects: what the operator wants, and what the kernel has.
+//!
+//! Plain routes through one device get slower to insert with every one that is there, since the kernel does
+//! not tell their gateways apart when it looks for equal ones. Through next-hop objects each costs the same.
+
+use std::fmt;
+
+use flannel_core::addr::{LinkIndex, Subnet};
+use flannel_core::dataplane::{NextHop, Object, Op, Through};
+use flannel_core::kernel::{Kernel, KernelError, Kinds, Scope};
+use tracing::{debug, info};
+
+/// Whether routes of peers go through next-hop objects (`ip nexthop`). Restarting with the other value moves all
+/// routes in place.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum NextHopObjects {
+    /// Where the kernel has them (Linux 5.3), which is tried.
+    #[default]
+    Auto,
+    /// Never: for tools that do not know such routes, or before another agent takes over that does not.
+    Off,
+}
+
+/// How routes are written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Form {
+    Objects,
+    /// Why not through objects.
+    Plain(String),
+}
+
+impl Form {
+    pub(crate) fn through(&self) -> Through {
+        match self {
+            Self::Objects => Through::Object,
+            Self::Plain(_) => Through::Itself,
+        }
+    }
+}
+
+impl fmt::Display for Form {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Objects => f.write_str("routes through next-hop objects"),
+            Self::Plain(why) => write!(f, "plain routes ({why})"),
+        }
+    }
+}
+
+/// Finds out on our devices, each with its overlay network.
+pub(crate) async fn find_form(
+    kernel: &mut dyn Kernel,
+    wanted: NextHopObjects,
+    devices: Vec<(LinkIndex, Subnet)>,
+) -> Result<Form, KernelError> {
+    let mut form = Form::Objects;
+    if wanted == NextHopObjects::Off {
+        form = Form::Plain("next-hop objects are switched off".to_owned());
+    }
+    for (link, network) in devices {
+        if form == Form::Objects
+            && let Err(why) = attempt(kernel, link, network).await?
+        {
+            form = Form::Plain(format!("the kernel has no next-hop objects: {why}"));
+        }
+    }
+    info!(datapath = %form, "route form settled");
+    Ok(form)
+}
+
+/// Tries: where objects of an earlier run are there, they can be had; else one is created, read and deleted.
+/// Its gateway is the last address of the network, which is no peer's, and no route goes through it.
+async fn attempt(
+    kernel: &mut dyn Kernel,
+    link: LinkIndex,
+    network: Subnet,
+) -> Result<Result<(), String>, KernelError> {
+    let scope = Scope { link, family: network.family(), kinds: Kinds::NEXT_HOPS };
+    if !kernel.objects(scope).await?.is_empty() {
+        return Ok(Ok(()));
+    }
+    let object = Object::NextHop(NextHop { link, gateway: network.last(), spare: None });
+    if let Some(refusal) = kernel.execute(&[Op::Create(object)]).await?.first() {
+        if matches!(refusal.errno, libc::ENODEV | libc::ENETDOWN) {
+            // That says nothing of the kernel: the device went, or was set down.
+            return Err(KernelError::Lost { what: "try a next-hop object".to_owned() });
+        }
+        return Ok(Err(refusal.to_string()));
+    }
+    let is_there = kernel.objects(scope).await?.contains(&object);
+    for refusal in kernel.execute(&[Op::Delete(object)]).await? {
+        debug!(error = %refusal, "the next-hop object of the trial stays until leftovers are removed");
+    }
+    let family = network.family();
+    Ok(if is_there { Ok(()) } else { Err(format!("one that was created for {family} can't be read back")) })
+}

@@ -1,0 +1,74 @@
+//! An agent with nothing to do does nothing: it never answers its own writes, nor those of its audit.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use flannel_lab::agent::Agent;
+use flannel_lab::cluster::Cluster;
+use flannel_lab::sandbox::in_sandbox;
+use flannel_lab::test_name;
+use flannel_lab::wait::eventually;
+
+use crate::backends::{BackendCase, HOST_GW, UDP, VXLAN};
+use crate::harness::{FLANNELD, LocalFolder, Monitor, SOON, Store, http_get, subnet_file};
+
+/// Longer than the time between two audits, which is 66 s at most.
+const MINUTE: Duration = Duration::from_secs(68);
+
+/// All backends at once, each with two nodes and a store of its own, so that it takes one minute.
+#[test]
+fn nothing_is_written_in_a_minute_without_change() {
+    in_sandbox(test_name!(), || {
+        let cases = [&VXLAN, &HOST_GW, &UDP];
+        let cluster = Cluster::builder().nodes(6).families(VXLAN.widest()).build().unwrap();
+        let mut agents = Vec::new();
+        for (number, case) in (1..).step_by(2).zip(cases) {
+            let store = LocalFolder::at(format!("/run/flannel-store-{}", case.kind));
+            store.put_config(&case.config(case.widest()));
+            for n in 200..220 {
+                let (key, value) = case.record(n);
+                store.put(&key, &value);
+            }
+            for number in [number, number + 1] {
+                agents.push((case, number, start(&cluster, number, &store)));
+            }
+        }
+        for (_, number, agent) in &agents {
+            eventually(SOON, &format!("agent {number} to be ready"), || {
+                let answer = http_get(cluster.node(*number).netns(), 8471, "/readyz");
+                if answer.starts_with("HTTP/1.1 200") { Ok(()) } else { Err(agent.last_lines()) }
+            });
+        }
+        // Each has to hear of the other yet.
+        eventually(SOON, "all to have nothing to do", || {
+            let before = agents.iter().map(|(_, _, agent)| operations(agent)).collect::<Vec<_>>();
+            sleep(Duration::from_secs(2));
+            before == agents.iter().map(|(_, _, agent)| operations(agent)).collect::<Vec<_>>()
+        });
+        let quiet: Vec<_> = (agents.iter())
+            .map(|(case, number, agent)| {
+                (case, agent, operations(agent), Monitor::start(cluster.node(*number).netns()))
+            })
+            .collect();
+        sleep(MINUTE);
+        for (case, agent, before, monitor) in &quiet {
+            let BackendCase { kind, .. } = case;
+            assert!(operations(agent) == *before, "{kind} wrote: {}", agent.last_lines());
+            assert_eq!(monitor.seen(), Vec::<String>::new(), "{kind}");
+            assert!(!agent.log().contains("drift repaired"), "{kind}: {}", agent.last_lines());
+        }
+    });
+}
+
+fn start(cluster: &Cluster, number: u8, store: &LocalFolder) -> Agent {
+    let agent = cluster.node(number).agent(&format!("flanneld{number}"), FLANNELD);
+    let file = format!("--subnet-file={}", subnet_file(number).display());
+    let args = ["--iface=eth0", "--healthz-port=8471", "-v=1", &file];
+    agent.args(args).args(store.flags()).start().unwrap()
+}
+
+/// The operations that an agent sent to the kernel, and its changes of links.
+fn operations(agent: &Agent) -> usize {
+    let log = agent.log();
+    log.matches("execute op=").count() + log.matches("device ").count()
+}

@@ -1,0 +1,259 @@
+//! Next-hop objects: their numbers, and their messages. Nothing outside knows a number.
+//!
+//! A link and a gateway have one object of ours, the chosen one, and routes name its number. The book is
+//! filled by lists, by what we create and by what others announce. What we did ourselves we know from the
+//! kernel's answers, so our own announcements are left out: those that come late would be taken for news.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Cursor;
+use std::net::IpAddr;
+
+use neli::types::{Buffer, RtBuffer};
+use neli::{FromBytesWithInput, ToBytes};
+
+use super::decode::ip_of;
+use super::encode::{RTNH_F_ONLINK, attr, family, ip};
+use super::message::{Message, Undecodable, attribute, attributes, number, u32_at};
+use crate::addr::{Family, LinkIndex};
+use crate::dataplane::{NextHop, Object, ObjectKey, ROUTE_PROTOCOL, Through};
+use crate::kernel::KernelEvent;
+
+/// `RTM_NEWNEXTHOP`, `RTM_DELNEXTHOP` and `RTM_GETNEXTHOP`, which neli lacks.
+pub(super) const NEW: u16 = 104;
+pub(super) const DEL: u16 = 105;
+pub(super) const GET: u16 = 106;
+
+/// `NHA_*` of `linux/nexthop.h`.
+const ID: u16 = 1;
+const OIF: u16 = 5;
+const GATEWAY: u16 = 6;
+/// Bytes of `struct nhmsg`: family, scope, protocol, a reserved one, and flags.
+const HEADER: usize = 8;
+
+/// Our numbers: the protocol is the highest byte, so that an operator knows them when they see one.
+const FIRST: u32 = (ROUTE_PROTOCOL as u32) << 24;
+const LAST: u32 = FIRST | 0x00ff_ffff;
+
+/// What a number stands for, if that has one gateway or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) link: LinkIndex,
+    pub(super) gateway: Option<IpAddr>,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// As we write them.
+    Ours,
+    /// With our protocol, but not as we write them.
+    Odd,
+    /// Somebody else's.
+    Foreign,
+}
+
+/// The next-hop objects on the links of which they were read.
+#[derive(Debug)]
+pub(super) struct NextHops {
+    links: BTreeSet<LinkIndex>,
+    entries: BTreeMap<u32, Entry>,
+    chosen: BTreeMap<(LinkIndex, IpAddr), u32>,
+    /// The number to try next.
+    pub(super) next: u32,
+}
+
+impl Default for NextHops {
+    fn default() -> Self {
+        Self {
+            links: BTreeSet::new(),
+            entries: BTreeMap::new(),
+            chosen: BTreeMap::new(),
+            next: FIRST + fastrand::u32(..=LAST - FIRST),
+        }
+    }
+}
+
+impl NextHops {
+    /// Takes a complete list of what is on a link, and returns the objects in it.
+    pub(super) fn read(
+        &mut self,
+        link: LinkIndex,
+        list: impl IntoIterator<Item = (u32, Entry)>,
+    ) -> Vec<NextHop> {
+        self.links.insert(link);
+        let list: BTreeMap<u32, Entry> = list.into_iter().filter(|(_, entry)| entry.link == link).collect();
+        let old: Vec<u32> = self.on(link).map(|(number, _)| number).collect();
+        for number in old {
+            if list.get(&number) != self.entries.get(&number) {
+                self.forget(number);
+            }
+        }
+        for (number, entry) in list {
+            self.learn(number, entry);
+        }
+        self.on(link).filter_map(|(number, entry)| self.object(number, entry)).collect()
+    }
+
+    fn on(&self, link: LinkIndex) -> impl Iterator<Item = (u32, Entry)> + '_ {
+        let entries = self.entries.iter().map(|(number, entry)| (*number, *entry));
+        entries.filter(move |(_, entry)| entry.link == link)
+    }
+
+    /// Notes what a number stands for. The first of its link and gateway is chosen.
+    pub(super) fn learn(&mut self, number: u32, entry: Entry) {
+        self.entries.insert(number, entry);
+        if let (Kind::Ours, Some(gateway)) = (entry.kind, entry.gateway) {
+            self.chosen.entry((entry.link, gateway)).or_insert(number);
+        }
+    }
+
+    /// Notes that a number stands for nothing any more. No other is chosen: what is chosen must not change
+    /// under routes that are already there.
+    pub(super) fn forget(&mut self, number: u32) -> Option<NextHop> {
+        let entry = self.entries.get(&number).copied()?;
+        let object = self.object(number, entry);
+        self.entries.remove(&number);
+        if let Some(gateway) = entry.gateway
+            && self.chosen.get(&(entry.link, gateway)) == Some(&number)
+        {
+            self.chosen.remove(&(entry.link, gateway));
+        }
+        object
+    }
+
+    /// Notes that a link is gone, and everything on it.
+    pub(super) fn forget_link(&mut self, link: LinkIndex) {
+        if self.links.remove(&link) {
+            self.entries.retain(|_, entry| entry.link != link);
+            self.chosen.retain(|(of, _), _| *of != link);
+        }
+    }
+
+    /// The object of a number, if it is ours.
+    fn object(&self, number: u32, Entry { link, gateway, kind }: Entry) -> Option<NextHop> {
+        let gateway = gateway.filter(|_| kind != Kind::Foreign)?;
+        let spare = (self.chosen.get(&(link, gateway)) != Some(&number)).then_some(number);
+        Some(NextHop { link, gateway, spare })
+    }
+
+    /// The number of an object.
+    pub(super) fn number_of(&self, next_hop: &NextHop) -> Option<u32> {
+        let NextHop { link, gateway, spare } = *next_hop;
+        spare.or_else(|| self.chosen.get(&(link, gateway)).copied())
+    }
+
+    /// What a route with this number goes through, and how it says so; `None` if the number is unknown.
+    pub(super) fn resolve(&self, number: u32) -> Option<(Entry, Option<Through>)> {
+        let entry = *self.entries.get(&number)?;
+        let through = |object: NextHop| object.spare.map_or(Through::Object, Through::Spare);
+        Some((entry, self.object(number, entry).map(through)))
+    }
+
+    /// A number for a new object. Whether it is free the kernel says.
+    pub(super) fn new_number(&mut self) -> u32 {
+        loop {
+            let number = self.next;
+            self.next = if number == LAST { FIRST } else { number + 1 };
+            if !self.entries.contains_key(&number) {
+                return number;
+            }
+        }
+    }
+
+    /// Goes on elsewhere, since somebody else uses our numbers here.
+    pub(super) fn jump(&mut self) {
+        self.next = FIRST + fastrand::u32(..=LAST - FIRST);
+    }
+
+    /// Notes that an object was created. It is the chosen one now.
+    pub(super) fn created(&mut self, number: u32, NextHop { link, gateway, .. }: NextHop) {
+        self.entries.insert(number, Entry { link, gateway: Some(gateway), kind: Kind::Ours });
+        self.chosen.insert((link, gateway), number);
+    }
+
+    /// Takes an announcement of somebody else.
+    pub(super) fn announced(
+        &mut self,
+        message: &Message<'_>,
+        events: &mut Vec<KernelEvent>,
+    ) -> Result<(), Undecodable> {
+        let Some((number, entry)) = decode(message)? else {
+            // A group, say, under a number that was one of ours.
+            if let Some(number) = number_in(message)? {
+                events.extend(self.gone(number));
+            }
+            return Ok(());
+        };
+        let deleted = u16::from(message.kind) == DEL;
+        if deleted || self.entries.get(&number).is_some_and(|known| *known != entry) {
+            events.extend(self.gone(number));
+        }
+        if !deleted && self.links.contains(&entry.link) {
+            self.learn(number, entry);
+            let object = self.object(number, entry);
+            events.extend(object.map(|object| KernelEvent::Put(Object::NextHop(object))));
+        }
+        Ok(())
+    }
+
+    fn gone(&mut self, number: u32) -> Option<KernelEvent> {
+        let NextHop { link, gateway, spare } = self.forget(number)?;
+        Some(KernelEvent::Gone(ObjectKey::NextHop(link, gateway, spare)))
+    }
+}
+
+/// The body of a message that creates an object.
+pub(super) fn create(number: u32, NextHop { link, gateway, .. }: &NextHop) -> Buffer {
+    let attrs = [attr(ID, number), attr(OIF, link.0), attr(GATEWAY, ip(*gateway))];
+    body(u8::from(family(Family::of(*gateway))), ROUTE_PROTOCOL, RTNH_F_ONLINK, &attrs.into_iter().collect())
+}
+
+/// The body of a message that deletes an object.
+pub(super) fn delete(number: u32) -> Buffer {
+    body(0, 0, 0, &[attr(ID, number)].into_iter().collect())
+}
+
+/// What to list objects by.
+pub(super) fn of_link(link: LinkIndex) -> Buffer {
+    body(0, 0, 0, &[attr(OIF, link.0)].into_iter().collect())
+}
+
+fn body(family: u8, protocol: u8, flags: u32, attrs: &RtBuffer<u16, Buffer>) -> Buffer {
+    let mut bytes = Cursor::new(vec![family, 0, protocol, 0]);
+    bytes.set_position(4);
+    bytes.get_mut().extend(flags.to_ne_bytes());
+    bytes.set_position(HEADER as u64);
+    attrs.to_bytes(&mut bytes).expect("writing to memory can't fail");
+    Buffer::from(bytes.into_inner())
+}
+
+fn attributes_of(message: &Message<'_>) -> Result<RtBuffer<u16, Buffer>, Undecodable> {
+    let attrs = message.body.get(HEADER..).ok_or("next hop shorter than its header")?;
+    RtBuffer::from_bytes_with_input(&mut Cursor::new(attrs), attrs.len())
+        .map_err(|error| Undecodable(error.to_string().into()))
+}
+
+fn number_in(message: &Message<'_>) -> Result<Option<u32>, Undecodable> {
+    attribute(&attributes_of(message)?, ID).map(number).transpose()
+}
+
+/// An object with its number; `None` for groups, blackholes and others without a link of their own.
+pub(super) fn decode(message: &Message<'_>) -> Result<Option<(u32, Entry)>, Undecodable> {
+    let attrs = attributes_of(message)?;
+    let (Some(id), Some(oif)) = (attribute(&attrs, ID), attribute(&attrs, OIF)) else { return Ok(None) };
+    let of = match i32::from(message.body[0]) {
+        libc::AF_INET => Family::V4,
+        libc::AF_INET6 => Family::V6,
+        _ => return Ok(None),
+    };
+    let gateway = attribute(&attrs, GATEWAY).map(ip_of(of)).transpose()?;
+    let flags = u32_at(message.body, 4).unwrap_or_default();
+    let as_we_write =
+        flags & RTNH_F_ONLINK != 0 && attributes(&attrs).all(|(kind, _)| matches!(kind, ID | OIF | GATEWAY));
+    let kind = match message.body[2] {
+        ROUTE_PROTOCOL if as_we_write => Kind::Ours,
+        ROUTE_PROTOCOL => Kind::Odd,
+        _ => Kind::Foreign,
+    };
+    Ok(Some((number(id)?, Entry { link: LinkIndex(number(oif)?), gateway, kind })))
+}

@@ -1,0 +1,86 @@
+//! Follows the addresses of the underlay: devices first, then what is published.
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::{Driver, Reconciler};
+use crate::addr::PerFamily;
+use crate::kernel::KernelError;
+use crate::lease::LeaseAttrs;
+use crate::underlay::{Follower, gather};
+
+impl<D: Driver> Reconciler<D> {
+    /// From now on the underlay is chosen again when what was chosen is gone.
+    pub(crate) fn follow(&mut self, underlay: Follower) {
+        self.underlay = Some(underlay);
+        // It may have changed since it was chosen.
+        self.todo.underlay = true;
+    }
+
+    /// What this node has to publish; see [`crate::backend::Network::attrs`].
+    pub fn attrs(&self) -> watch::Receiver<LeaseAttrs> {
+        self.attrs.subscribe()
+    }
+
+    pub(super) fn underlay_problem(&self) -> Option<String> {
+        self.underlay.as_ref().and_then(Follower::problem).map(str::to_owned)
+    }
+
+    /// Looks whether the underlay still stands, and moves to its successor once that has settled.
+    pub(super) async fn look_at_underlay(&mut self) -> Result<(), KernelError> {
+        let Some(follower) = &mut self.underlay else { return Ok(()) };
+        let host = gather(&mut *self.kernel, &follower.options).await?;
+        let before = follower.problem().map(str::to_owned);
+        if let Some(next) = follower.look(&host, Instant::now()) {
+            match self.driver.set_underlay(&next) {
+                Ok(()) => {
+                    warn!(
+                        link = next.name,
+                        before = list(&follower.current.local),
+                        local = list(&next.local),
+                        published = list(&next.published),
+                        reason = next.reason,
+                        "underlay changed"
+                    );
+                    follower.take(next);
+                    self.todo.devices = true;
+                    self.todo.objects = true;
+                    self.todo.peers = true;
+                    // No drift: the host's administrator did that.
+                    self.todo.leases = true;
+                }
+                Err(why) => follower.refuse(why),
+            }
+        }
+        match follower.problem() {
+            Some(why) if before.as_deref() != Some(why) => warn!(error = why, "underlay not as it should be"),
+            None if before.is_some() => info!("underlay is there again"),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Says what is to be published, once the devices are what it says.
+    pub(super) fn announce_attrs(&mut self) {
+        if self.todo.devices || self.todo.peers || self.devices.problem.is_some() {
+            return;
+        }
+        let attrs = self.driver.attrs();
+        if *self.attrs.borrow() == attrs {
+            return;
+        }
+        self.state.send_if_modified(|state| {
+            if let Some(own) = &mut state.own {
+                own.attrs = attrs.clone();
+            }
+            false
+        });
+        self.unstored = true;
+        self.attrs.send_replace(attrs);
+    }
+}
+
+fn list(addresses: &PerFamily<std::net::IpAddr>) -> String {
+    addresses.iter().map(|(_, addr)| addr.to_string()).collect::<Vec<_>>().join(",")
+}

@@ -1,0 +1,86 @@
+//! Leases that are missing because the store was set up anew or restored from a backup: unknown, not gone.
+//!
+//! What a backup lacks says nothing about the nodes that joined after it. They put their leases back by themselves,
+//! ours within seconds, Go nodes at their next renewal, which may be 23 hours away. So each is kept for as long
+//! as its etcd lease could have lived on, unless it comes back or another record takes its addresses.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::lease::LeaseKey;
+use crate::subnet::allocate::{occupied, overlaps};
+
+/// The missing leases by name.
+#[derive(Debug, Default)]
+pub(super) struct Missing(BTreeMap<String, Kept>);
+
+#[derive(Debug)]
+struct Kept {
+    key: Option<LeaseKey>,
+    until: Instant,
+}
+
+impl Missing {
+    /// Notes what was known and is not listed any more.
+    pub(super) fn keep(&mut self, names: impl Iterator<Item = String>, time: Duration) {
+        let until = Instant::now() + time;
+        for name in names {
+            let key = occupied(&name);
+            self.0.entry(name).or_insert(Kept { key, until });
+        }
+    }
+
+    /// A record is there: what has its name is back, and what it overlaps has to go. Returns the latter.
+    pub(super) fn found(&mut self, name: &str) -> Vec<String> {
+        self.0.remove(name);
+        if self.0.is_empty() {
+            return Vec::new();
+        }
+        let Some(found) = occupied(name) else { return Vec::new() };
+        self.take(|kept| kept.key.is_some_and(|key| overlaps(key, found)))
+    }
+
+    /// Those whose time is over.
+    pub(super) fn expire(&mut self) -> Vec<String> {
+        let now = Instant::now();
+        self.take(|kept| kept.until <= now)
+    }
+
+    /// When the first one's time is over.
+    pub(super) fn next_end(&self) -> Option<Instant> {
+        self.0.values().map(|kept| kept.until).min()
+    }
+
+    pub(super) fn names(&self) -> impl Iterator<Item = &String> {
+        self.0.keys()
+    }
+
+    fn take(&mut self, which: impl Fn(&Kept) -> bool) -> Vec<String> {
+        self.0.extract_if(.., |_, kept| which(kept)).map(|(name, _)| name).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn kept_until_it_is_back_or_taken_or_its_time_is_over() {
+        let (minute, mut missing) = (Duration::from_mins(1), Missing::default());
+        let names = ["10.5.1.0-24", "10.5.2.0-24&fd00:5:0:2::-64", "10.5.3.0-24", "junk"];
+        missing.keep(names.map(str::to_owned).into_iter(), minute);
+        assert_eq!(missing.found("10.5.9.0-24"), Vec::<String>::new());
+        assert_eq!(missing.found("10.5.1.0-24"), Vec::<String>::new(), "it is back");
+        assert_eq!(missing.found("10.5.4.0-24&fd00:5:0:2::-64"), ["10.5.2.0-24&fd00:5:0:2::-64"]);
+        assert_eq!(missing.names().collect::<Vec<_>>(), ["10.5.3.0-24", "junk"]);
+        // Missing once more, its time goes on from the first loss.
+        tokio::time::advance(minute / 2).await;
+        missing.keep(["10.5.3.0-24".to_owned()].into_iter(), minute);
+        assert_eq!(missing.expire(), Vec::<String>::new());
+        tokio::time::advance(minute / 2).await;
+        assert_eq!(missing.expire(), ["10.5.3.0-24", "junk"]);
+        assert!(missing.next_end().is_none());
+    }
+}
