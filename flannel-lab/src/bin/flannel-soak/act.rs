@@ -100,6 +100,21 @@ fn damage(lab: &Lab, number: u8, drift: Drift) -> Fallible<()> {
     let side = |victim| lab.lease(victim).and_then(|lease| lease.side(drift.v6).cloned());
     let own = side(crate::plan::Victim::Node(number)).ok_or("a node without a lease")?;
     let victim = side(drift.victim).ok_or_else(|| format!("no lease of {:?}", drift.victim))?;
+    let mut drift = drift;
+    if drift.piece == Piece::NextHop {
+        let (base, link) = (victim.base(), lab.backend.link(drift.v6));
+        let hops = netns.ip(&format!("nexthop show dev {link}")).unwrap_or_default();
+        if let Some(id) = next_hop(&hops, &base.to_string()) {
+            let wrong = subnet(STRAY, drift.v6).network();
+            netns.ip(&if drift.altered {
+                format!("nexthop replace id {id} via {wrong} dev {link} onlink proto 102")
+            } else {
+                format!("nexthop del id {id}")
+            })?;
+            return Ok(());
+        }
+        drift.piece = Piece::Route;
+    }
     for (is_bridge, command) in commands(lab.backend, drift, &own, &victim) {
         if is_bridge {
             netns.bridge(&command)?
@@ -108,6 +123,15 @@ fn damage(lab: &Lab, number: u8, drift: Drift) -> Fallible<()> {
         };
     }
     Ok(())
+}
+
+/// The number of the next-hop object with this gateway.
+fn next_hop(hops: &str, gateway: &str) -> Option<u32> {
+    hops.lines().find_map(|line| {
+        let words = line.split_whitespace().collect::<Vec<_>>();
+        let is_it = words.windows(2).any(|pair| pair == ["via", gateway]);
+        words.get(1).filter(|_| is_it)?.parse().ok()
+    })
 }
 
 /// The commands that do it; of `bridge` if the flag says so, else of `ip`.
@@ -133,8 +157,8 @@ fn commands(backend: Backend, drift: Drift, own: &Side, victim: &Side) -> Vec<(b
         Piece::Route if backend == Backend::Udp => {
             vec![ip(format!("{family} route del {} dev {link}", NETWORKS[usize::from(v6)]))]
         }
-        Piece::Route if altered => vec![put_route(*dst, wrong.network())],
-        Piece::Route => vec![ip(format!("{family} route del {dst}"))],
+        Piece::Route | Piece::NextHop if altered => vec![put_route(*dst, wrong.network())],
+        Piece::Route | Piece::NextHop => vec![ip(format!("{family} route del {dst}"))],
         Piece::Neighbour if altered => vec![put_neighbour(base)],
         Piece::Neighbour => vec![ip(format!("neigh del {base} dev {link}"))],
         Piece::Fdb if altered => vec![(true, format!("fdb replace {mac} dev {link} dst {fabric}"))],
@@ -156,6 +180,14 @@ mod tests {
     use crate::phantom::Phantom;
     use crate::plan::Victim;
     use flannel_lab::cluster::Families;
+
+    #[test]
+    fn next_hops_are_found_by_their_gateway() {
+        let hops =
+            "id 7 via 10.42.1.0 dev flannel.1 scope link proto 102 onlink \nid 8 via 10.42.10.0 dev x \n";
+        assert_eq!(next_hop(hops, "10.42.10.0"), Some(8));
+        assert_eq!(next_hop(hops, "10.42.1"), None);
+    }
 
     #[test]
     fn drift_is_what_one_would_type() {

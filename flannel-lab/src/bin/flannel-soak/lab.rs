@@ -20,7 +20,7 @@ use serde_json::json;
 
 use crate::Fallible;
 use crate::foreign;
-use crate::model::{Backend, Lease, NETWORKS, difference, observed, wanted};
+use crate::model::{Backend, Lease, NETWORKS, difference, next_hop_deviation, observed, wanted};
 use crate::options::Options;
 use crate::phantom::{Phantom, subnet};
 use crate::plan::Victim;
@@ -199,8 +199,10 @@ impl Lab {
         // The model first: what changes it comes before what the kernel makes of it.
         let want = self.model().wanted(self.backend, number);
         let state = KernelState::of(self.node(number).netns())?;
-        let difference = difference(&want, &observed(self.backend, &state));
-        Ok(difference.map(|text| format!("node{number} is not as it should be:\n{text}")))
+        let differences =
+            [difference(&want, &observed(self.backend, &state)), next_hop_deviation(self.backend, &state)];
+        let text = differences.into_iter().flatten().collect::<Vec<_>>().join("\n");
+        Ok((!text.is_empty()).then(|| format!("node{number} is not as it should be:\n{text}")))
     }
 
     /// Waits until these nodes' kernels equal the model, and returns when each was seen to.

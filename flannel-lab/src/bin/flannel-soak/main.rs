@@ -91,7 +91,6 @@ fn soak(options: &Options, flanneld: &Path) -> Fallible<ExitCode> {
             families: lab.families(),
             nodes: options.nodes,
             phantoms: options.phantoms,
-            renumber: options.renumber,
         },
     );
     let mut report = Report::default();

@@ -254,6 +254,26 @@ fn route(line: &str) -> Option<String> {
     Some(words.join(" "))
 }
 
+/// Next-hop objects on the backend's devices that no route uses, those that are there twice, and routes whose
+/// object is not listed. Whether routes have any is the agent's choice.
+pub(crate) fn next_hop_deviation(backend: Backend, state: &KernelState) -> Option<String> {
+    let hop = |line: &String| {
+        let (via, link) = (after(line, "via")?, after(line, "dev")?);
+        let is_ours = backend != Backend::HostGw && [false, true].map(|v6| backend.link(v6)).contains(&link);
+        (is_ours && via.parse().is_ok_and(in_network)).then(|| format!("next hop via {via} dev {link}"))
+    };
+    let routes = state.routes.iter().chain(&state.routes6).filter(|line| after(line, "nhid").is_some());
+    let want: BTreeSet<String> = routes.filter_map(hop).collect();
+    let mut have = BTreeSet::new();
+    for hop in state.next_hops.iter().filter_map(hop) {
+        let twice = format!("{hop}, once more");
+        if !have.insert(hop) {
+            have.insert(twice);
+        }
+    }
+    difference(&want, &have)
+}
+
 fn in_network(addr: IpAddr) -> bool {
     NETWORKS.iter().any(|network| network.parse::<IpNetwork>().is_ok_and(|network| network.contains(addr)))
 }

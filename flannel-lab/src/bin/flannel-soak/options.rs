@@ -36,9 +36,6 @@ pub(crate) struct Options {
     /// Where leases are
     #[arg(long, value_enum, default_value_t = StoreChoice::Etcd)]
     pub(crate) store: StoreChoice,
-    /// Change underlay addresses of nodes, too
-    #[arg(long)]
-    pub(crate) renumber: bool,
     /// Run this flanneld instead of building one
     #[arg(long, value_name = "PATH")]
     pub(crate) flanneld: Option<PathBuf>,

@@ -102,6 +102,8 @@ pub(crate) enum Piece {
     Route,
     Neighbour,
     Fdb,
+    /// A next-hop object; the route where there are none.
+    NextHop,
     /// The node's own address on its device.
     Address,
     /// A route, and where there is a tunnel end a neighbour, that no lease asks for.
@@ -249,7 +251,6 @@ pub(crate) struct Setting {
     pub(crate) families: Vec<bool>,
     pub(crate) nodes: u8,
     pub(crate) phantoms: u8,
-    pub(crate) renumber: bool,
 }
 
 /// Chooses.
@@ -305,7 +306,7 @@ impl Planner {
             DeviceMac, Drift, Join, Leave, NewAddress, NewMac, NicFlap, NicPulled, Partition, Renumber,
             StoreKilled, StorePaused,
         };
-        let Setting { backend, store, nodes, renumber, .. } = self.setting;
+        let Setting { backend, store, nodes, .. } = self.setting;
         let (vxlan, host_gw) = (backend == Backend::Vxlan, backend == Backend::HostGw);
         let etcd = store == StoreChoice::Etcd;
         let weights = [
@@ -322,7 +323,7 @@ impl Planner {
             (NicPulled, 3),
             (CarrierLoss, 5),
             (Partition, 4),
-            (Renumber, if renumber { 5 } else { 0 }),
+            (Renumber, 5),
             (AgentKilled, 8),
             (AgentPaused, 6),
             (AgentAway, 6),
@@ -422,7 +423,9 @@ impl Planner {
     fn drift(&mut self, node: u8, taken: &mut Taken) -> Drift {
         let backend = self.setting.backend;
         let pieces: &[Piece] = match backend {
-            Backend::Vxlan => &[Piece::Route, Piece::Neighbour, Piece::Fdb, Piece::Address, Piece::Stray],
+            Backend::Vxlan => {
+                &[Piece::Route, Piece::Neighbour, Piece::Fdb, Piece::NextHop, Piece::Address, Piece::Stray]
+            }
             Backend::HostGw => &[Piece::Route, Piece::Stray],
             Backend::Udp => &[Piece::Route, Piece::Address, Piece::Stray],
         };

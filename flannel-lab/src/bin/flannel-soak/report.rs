@@ -55,6 +55,7 @@ pub(crate) struct Report {
     kinds: BTreeMap<Kind, Row>,
     sent: u64,
     lost: u64,
+    without_cause: u64,
     /// Rounds that ended well.
     pub(crate) rounds: u32,
 }
@@ -77,8 +78,9 @@ impl Report {
         self.kinds.entry(kind).or_default().times.push(time);
     }
 
-    /// Pings were sent and lost.
-    pub(crate) fn pings(&mut self, sent: u64, lost: u64) {
+    /// Pings were sent and lost, some of them without a cause.
+    pub(crate) fn pings(&mut self, sent: u64, lost: u64, without_cause: u64) {
+        self.without_cause += without_cause;
         self.sent += sent;
         self.lost += lost;
     }
@@ -90,9 +92,11 @@ impl Report {
 
     /// One line of it.
     pub(crate) fn headline(&self) -> String {
-        let (rounds, actions, sent, lost) = (self.rounds, self.actions(), self.sent, self.lost);
+        let Self { rounds, sent, lost, without_cause, .. } = self;
+        let actions = self.actions();
         format!(
-            "{rounds} rounds, {actions} actions; {sent} pings, {lost} lost, all of them where something was broken"
+            "{rounds} rounds, {actions} actions; {sent} pings, {lost} lost in all, {without_cause} \
+             of them without a cause"
         )
     }
 

@@ -35,6 +35,10 @@ fn state() -> KernelState {
             "198.51.101.7 dev flannel.1 lladdr 02:00:00:00:00:07 PERMANENT ",
             "fd00:42:0:2f:: dev flannel-v6.1 lladdr b6:49:73:62:3e:18 PERMANENT ",
         ]),
+        next_hops: lines(&[
+            "id N via 192.0.2.7 dev eth0 scope link ",
+            "id N via fd00:42:0:2f:: dev flannel-v6.1 scope link proto 102 onlink ",
+        ]),
         fdb: lines(&[
             "02:00:00:00:00:08 dev pod1 master cni0 permanent",
             "22:bb:dc:8b:da:2b dev flannel.1 dst 192.168.77.12 self permanent",
@@ -76,6 +80,19 @@ fn every_change_shows() {
         change(&mut state);
         assert!(difference(&want, &observed(Backend::Vxlan, &state)).is_some(), "change {number}");
     }
+}
+
+#[test]
+fn next_hops_are_as_many_as_routes_use() {
+    let mut state = state();
+    assert_eq!(next_hop_deviation(Backend::Vxlan, &state), None);
+    let hop = state.next_hops[1].clone();
+    state.next_hops.push(hop.clone());
+    state.next_hops.push(hop.replace(":2f:", ":30:"));
+    let text = next_hop_deviation(Backend::Vxlan, &state).unwrap();
+    assert!(text.contains("2f:: dev flannel-v6.1, once more") && text.contains(":30:"), "{text}");
+    state.next_hops.clear();
+    assert!(next_hop_deviation(Backend::Vxlan, &state).unwrap().starts_with("missing"));
 }
 
 #[test]

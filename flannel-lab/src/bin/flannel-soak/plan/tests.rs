@@ -1,14 +1,7 @@
 use super::*;
 
 fn setting(backend: Backend) -> Setting {
-    Setting {
-        backend,
-        store: StoreChoice::Etcd,
-        families: vec![false, true],
-        nodes: 4,
-        phantoms: 100,
-        renumber: true,
-    }
+    Setting { backend, store: StoreChoice::Etcd, families: vec![false, true], nodes: 4, phantoms: 100 }
 }
 
 fn rounds(seed: u64, count: usize) -> Vec<Vec<Action>> {
@@ -68,12 +61,11 @@ fn leases_stay_unique_and_about_as_many() {
 
 #[test]
 fn what_a_backend_or_store_lacks_is_not_chosen() {
-    let mut planner =
-        Planner::new(5, Setting { store: StoreChoice::Local, renumber: false, ..setting(Backend::HostGw) });
+    let mut planner = Planner::new(5, Setting { store: StoreChoice::Local, ..setting(Backend::HostGw) });
     planner.first();
     for action in (0..1000).flat_map(|_| planner.round()) {
         use Kind::*;
-        let lacking = [NewMac, DeviceDown, DeviceDeleted, DeviceMac, Renumber, StoreKilled, Compaction];
+        let lacking = [NewMac, DeviceDown, DeviceDeleted, DeviceMac, StoreKilled, Compaction];
         assert!(!lacking.contains(&action.kind), "{action}");
         let pieces = [Piece::Route, Piece::Stray];
         assert!(action.drift.is_none_or(|drift| pieces.contains(&drift.piece)), "{action}");
