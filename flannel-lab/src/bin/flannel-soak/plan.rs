@@ -114,7 +114,7 @@ pub(crate) enum Piece {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Drift {
     pub(crate) piece: Piece,
-    /// Altered in place, else deleted.
+    /// Altered in place, else deleted; an address only goes, and a stray only comes.
     pub(crate) altered: bool,
     pub(crate) victim: Victim,
     pub(crate) v6: bool,
@@ -371,9 +371,8 @@ impl Planner {
             action.node = Some(node);
             match kind {
                 Drift => action.drift = Some(self.drift(node, taken)),
-                // Nobody sees it happen.
-                AgentAway if self.rng.bool() => action.drift = Some(self.drift(node, taken)),
-                AgentPaused if self.setting.backend != Backend::Udp && self.rng.bool() => {
+                // Nobody sees it happen. In udp the device goes with the agent, and nothing is left to damage.
+                AgentAway | AgentPaused if self.setting.backend != Backend::Udp && self.rng.bool() => {
                     action.drift = Some(self.drift(node, taken));
                 }
                 Renumber => {
@@ -430,7 +429,8 @@ impl Planner {
             Backend::Udp => &[Piece::Route, Piece::Address, Piece::Stray],
         };
         let piece = pieces[self.rng.usize(0..pieces.len())];
-        let altered = self.rng.bool();
+        // The one route of udp is deleted or not.
+        let altered = self.rng.bool() && (backend, piece) != (Backend::Udp, Piece::Route);
         let others = (1..=self.setting.nodes).filter(|other| *other != node);
         let nodes = others.map(Victim::Node).collect::<Vec<_>>();
         let free = self.phantoms.keys().filter(|phantom| !taken.phantoms.contains(phantom));

@@ -73,6 +73,15 @@ fn what_a_backend_or_store_lacks_is_not_chosen() {
 }
 
 #[test]
+fn without_its_agent_udp_has_nothing_to_damage() {
+    let mut planner = Planner::new(5, setting(Backend::Udp));
+    planner.first();
+    for action in (0..1000).flat_map(|_| planner.round()) {
+        assert!(action.drift.is_none() || action.kind == Kind::Drift, "{action}");
+    }
+}
+
+#[test]
 fn only_those_who_are_touched_may_lose() {
     let action = |kind, node, drift| Action {
         kind,
