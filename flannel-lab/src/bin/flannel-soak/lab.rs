@@ -194,8 +194,13 @@ impl Lab {
         }
     }
 
-    /// What a node's kernel has and should not have, or lacks.
+    /// What a node's kernel has and should not have, or lacks; or that its agent is gone.
     pub(crate) fn deviation(&self, number: u8) -> Fallible<Option<String>> {
+        if let Some(status) = self.agent_of(number).exit_status() {
+            return Ok(Some(format!(
+                "node{number}'s agent ended with {status}, and nobody here asked it to"
+            )));
+        }
         // The model first: what changes it comes before what the kernel makes of it.
         let want = self.model().wanted(self.backend, number);
         let state = KernelState::of(self.node(number).netns())?;
