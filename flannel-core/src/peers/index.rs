@@ -39,12 +39,12 @@ impl ClaimIndex {
         for claim in claims {
             match *claim {
                 Claim::Subnet(subnet) => {
-                    if remove(&mut self.subnets, subnet, key) {
+                    if remove(&mut self.subnets, &subnet, key) {
                         self.shrink(subnet);
                     }
                 }
-                Claim::Vtep(link, mac, at) => _ = remove(&mut self.vteps, (link, mac), &(*key, at)),
-                Claim::Underlay(addr) => _ = remove(&mut self.underlays, addr, key),
+                Claim::Vtep(link, mac, at) => _ = remove(&mut self.vteps, &(link, mac), &(*key, at)),
+                Claim::Underlay(addr) => _ = remove(&mut self.underlays, &addr, key),
             }
         }
     }
@@ -108,11 +108,11 @@ fn add<K: Ord, T: Ord + Copy>(users: &mut BTreeMap<K, Few<T>>, of: K, user: T) -
 }
 
 /// Removes a user; false if it was none.
-fn remove<K: Ord, T: Ord + Copy>(users: &mut BTreeMap<K, Few<T>>, of: K, user: &T) -> bool {
-    let Some(found) = users.get_mut(&of) else { return false };
+fn remove<K: Ord, T: Ord + Copy>(users: &mut BTreeMap<K, Few<T>>, of: &K, user: &T) -> bool {
+    let Some(found) = users.get_mut(of) else { return false };
     let removed = found.remove(user);
     if removed == Removed::Last {
-        users.remove(&of);
+        users.remove(of);
     }
     removed != Removed::None
 }
