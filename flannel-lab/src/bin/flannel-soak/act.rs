@@ -3,10 +3,10 @@
 use std::thread::sleep;
 
 use crate::Fallible;
+use crate::action::{Action, Drift, Kind, Piece};
 use crate::lab::Lab;
 use crate::model::{Backend, NETWORKS, Side};
 use crate::phantom::{host, subnet};
-use crate::plan::{Action, Drift, Kind, Piece};
 
 /// The underlay's link on every node.
 const NIC: &str = "eth0";
@@ -98,7 +98,7 @@ pub(crate) fn perform(lab: &Lab, action: &Action) -> Fallible<()> {
 fn damage(lab: &Lab, number: u8, drift: Drift) -> Fallible<()> {
     let netns = lab.node(number).netns();
     let side = |victim| lab.lease(victim).and_then(|lease| lease.side(drift.v6).cloned());
-    let own = side(crate::plan::Victim::Node(number)).ok_or("a node without a lease")?;
+    let own = side(crate::action::Victim::Node(number)).ok_or("a node without a lease")?;
     let victim = side(drift.victim).ok_or_else(|| format!("no lease of {:?}", drift.victim))?;
     let mut drift = drift;
     if drift.piece == Piece::NextHop {
@@ -177,8 +177,8 @@ fn commands(backend: Backend, drift: Drift, own: &Side, victim: &Side) -> Vec<(b
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::action::Victim;
     use crate::phantom::Phantom;
-    use crate::plan::Victim;
     use flannel_lab::cluster::Families;
 
     #[test]

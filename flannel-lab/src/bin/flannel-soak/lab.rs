@@ -19,11 +19,11 @@ use flannel_lab::wait::wait_for;
 use serde_json::json;
 
 use crate::Fallible;
+use crate::action::Victim;
 use crate::foreign;
 use crate::model::{Backend, Lease, NETWORKS, difference, next_hop_deviation, observed, wanted};
 use crate::options::Options;
 use crate::phantom::{Phantom, subnet};
-use crate::plan::Victim;
 use crate::store::{FOLDER, Store};
 
 /// How long anything may take until all is well again, counted from the end of its cause. Far more than it

@@ -4,7 +4,7 @@
 //! and stores that fail, agents that die), waits until all is well again, and checks:
 //! - the kernel of every node equals the model: what the leases in the store ask for, worked out by code that
 //!   shares nothing with the agent (`model.rs`);
-//! - pairs of pods that nothing happened to lost no ping (`plan.rs` says who may suffer by what), and all others
+//! - pairs of pods that nothing happened to lost no ping (`action.rs` says who may suffer by what), and all others
 //!   are back;
 //! - nodes that nothing happened to never deviated, and what others put on a node is still there (`foreign.rs`);
 //! - the store holds the leases it should, and every agent is ready.
@@ -13,6 +13,7 @@
 //! give the same actions, though not at the same microsecond.
 
 mod act;
+mod action;
 mod binary;
 mod foreign;
 mod lab;

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::plan::Kind;
+use crate::action::Kind;
 
 /// How much of the journal a violation shows.
 const LAST: usize = 30;

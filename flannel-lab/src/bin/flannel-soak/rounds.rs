@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use crate::Fallible;
 use crate::act::perform;
+use crate::action::{Action, Kind, Touch};
 use crate::foreign;
 use crate::lab::{LIMIT, Lab};
 use crate::pings::{Loss, Pings};
-use crate::plan::{Action, Kind, Touch};
 use crate::report::{Journal, Report};
 
 /// Between two looks at those whom a round does not concern.

@@ -80,36 +80,3 @@ fn without_its_agent_udp_has_nothing_to_damage() {
         assert!(action.drift.is_none() || action.kind == Kind::Drift, "{action}");
     }
 }
-
-#[test]
-fn only_those_who_are_touched_may_lose() {
-    let action = |kind, node, drift| Action {
-        kind,
-        after: Duration::ZERO,
-        hold: Duration::ZERO,
-        node,
-        v6: true,
-        put: Vec::new(),
-        del: Vec::new(),
-        drift,
-        host: 0,
-    };
-    let suffers = |action: &Action, backend, a, b, v6| {
-        action.touches(backend).is_some_and(|touch| touch.covers(a, b, v6))
-    };
-    let flap = action(Kind::NicFlap, Some(2), None);
-    assert!(suffers(&flap, Backend::Vxlan, 1, 2, false) && suffers(&flap, Backend::Vxlan, 2, 3, true));
-    assert!(!suffers(&flap, Backend::Vxlan, 1, 3, false));
-    let device = action(Kind::DeviceDown, Some(2), None);
-    assert!(suffers(&device, Backend::Vxlan, 1, 2, true) && !suffers(&device, Backend::Vxlan, 1, 2, false));
-    let drift = |piece, victim| Some(Drift { piece, altered: false, victim, v6: false });
-    let route = action(Kind::Drift, Some(1), drift(Piece::Route, Victim::Node(3)));
-    assert!(suffers(&route, Backend::HostGw, 3, 1, false) && !suffers(&route, Backend::HostGw, 3, 1, true));
-    assert!(!suffers(&route, Backend::HostGw, 1, 2, false));
-    let phantom = action(Kind::Drift, Some(1), drift(Piece::Route, Victim::Phantom(3)));
-    assert_eq!(phantom.touches(Backend::Vxlan), None);
-    assert_eq!(action(Kind::StoreKilled, None, None).touches(Backend::Udp), None);
-    let killed = action(Kind::AgentKilled, Some(1), None);
-    assert_eq!(killed.touches(Backend::Vxlan), None);
-    assert!(suffers(&killed, Backend::Udp, 1, 2, false));
-}
