@@ -224,7 +224,7 @@ async fn routes_of_a_go_node_are_marked_in_place() {
     let want = routes_of_peer(host.underlay.link);
     for object in want.iter() {
         let Object::Route(route) = object else { unreachable!() };
-        host.kernel.put(Object::Route(Route { protocol: 3, ..*route }), false);
+        host.kernel.put(Object::Route(Route { protocol: 3, ..route }), false);
     }
     let _running = host.start().await;
     assert_eq!(host.kernel.objects(), want);
@@ -235,10 +235,10 @@ async fn routes_of_a_go_node_are_marked_in_place() {
     host.kernel.put(Object::Route(Route { protocol: 3, ..later }), false);
     host.store.put("10.5.50.0-24", r#"{"PublicIP":"192.0.2.5","BackendType":"host-gw"}"#);
     settle().await;
-    assert_eq!(host.kernel.objects().get(&Object::Route(later).key()), Some(&Object::Route(later)));
+    assert_eq!(host.kernel.objects().get(&Object::Route(later).key()), Some(Object::Route(later)));
     host.kernel.put(Object::Route(Route { protocol: 3, ..later }), true);
     settle().await;
-    assert_eq!(host.kernel.objects().get(&Object::Route(later).key()), Some(&Object::Route(later)));
+    assert_eq!(host.kernel.objects().get(&Object::Route(later).key()), Some(Object::Route(later)));
 }
 
 #[tokio::test(start_paused = true)]

@@ -311,7 +311,7 @@ async fn leftovers_in_our_network_go_and_strangers_stay(objects: bool) {
         host.kernel.put(*object, false);
     }
     let _running = host.start().await;
-    let all: Dataplane = want.iter().copied().chain(strangers).collect();
+    let all: Dataplane = want.iter().chain(strangers).collect();
     assert_eq!(host.kernel.objects(), all);
 }
 

@@ -32,7 +32,7 @@ fn links(host: &Host) -> Vec<String> {
             .into_iter()
             .find(|name| host.kernel.link_named(name).is_some_and(|it| Some(it.index) == link))
     };
-    let to_peer = |object: &Object| match object {
+    let to_peer = |object: Object| match object {
         Object::Route(route) if route.protocol == 102 && route.via.is_some() => {
             Some(name(route.link)?.to_owned())
         }

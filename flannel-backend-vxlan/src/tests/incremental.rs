@@ -117,10 +117,10 @@ impl Host {
     /// The objects on our devices.
     fn nth(&self, nth: usize) -> Option<Object> {
         let links: Vec<_> = DEVICES.iter().filter_map(|name| self.kernel.link_named(name)).collect();
-        let ours = |object: &&Object| links.iter().any(|link| is_on(object, link));
+        let ours = |object: &Object| links.iter().any(|link| is_on(object, link));
         let objects = self.kernel.objects();
         let ours: Vec<_> = objects.iter().filter(ours).collect();
-        (!ours.is_empty()).then(|| *ours[nth % ours.len()])
+        (!ours.is_empty()).then(|| ours[nth % ours.len()])
     }
 
     fn underlay_back(&self) {
@@ -252,8 +252,7 @@ impl Host {
         for lease in self.store.leases().into_iter().filter(|lease| lease.key != own.key) {
             peers.put(lease.key, lease.created, driver.peer(&lease));
         }
-        let have: Dataplane =
-            self.kernel.objects().iter().filter(|object| driver.owns(object)).copied().collect();
+        let have: Dataplane = self.kernel.objects().iter().filter(|object| driver.owns(object)).collect();
         plan(peers.want(), &have)
     }
 }

@@ -7,12 +7,12 @@ use super::*;
 
 fn routes(host: &Host) -> Vec<Route> {
     let objects = host.kernel.objects();
-    objects.iter().filter_map(|it| if let Object::Route(it) = it { Some(*it) } else { None }).collect()
+    objects.iter().filter_map(|it| if let Object::Route(it) = it { Some(it) } else { None }).collect()
 }
 
 fn next_hops(host: &Host) -> Vec<Object> {
     let objects = host.kernel.objects();
-    objects.iter().filter(|object| matches!(object, Object::NextHop(_))).copied().collect()
+    objects.iter().filter(|object| matches!(object, Object::NextHop(_))).collect()
 }
 
 /// A leftover of a peer that is gone.

@@ -34,6 +34,7 @@ pub(crate) struct BackendCase {
     /// nodes 2 and 3 as node 1 sees them, and its own base address.
     pub(crate) damages: fn(&Remote, &Remote, &str) -> Vec<(&'static str, String)>,
     /// Commands after which the kernel has nothing of the backend, as after a boot.
+    #[cfg_attr(not(feature = "etcd"), expect(dead_code, reason = "only tests on etcd take it all away"))]
     pub(crate) wipe: &'static [&'static str],
     /// Commands that make objects of somebody else on the backend's own devices.
     pub(crate) foreign: &'static [&'static str],

@@ -3,12 +3,15 @@
 //! What is wanted and what was observed have one type, so a restart, a missed event, a half-failed
 //! batch and somebody's `ip route del` are all the same case: compare, repair the difference.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod set;
+
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
 use crate::addr::{Family, LinkIndex, MacAddr, Subnet, Vni};
+
+pub use set::Dataplane;
 
 /// The route protocol of everything we create (`rtm_protocol`; 102 is unassigned in `rtnetlink.h`).
 /// It marks routes on shared links as ours; on our own devices it only tells an operator who wrote them.
@@ -194,101 +197,6 @@ impl Object {
     }
 }
 
-/// A set of kernel objects, wanted or observed.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Dataplane {
-    objects: BTreeMap<ObjectKey, Object>,
-    /// Next-hop objects with the routes that go through them. One flat set, as most have one route.
-    routes: BTreeSet<(ObjectKey, ObjectKey)>,
-    shared: BTreeSet<LinkIndex>,
-}
-
-impl Dataplane {
-    /// Says which links others use, too. There the protocol alone tells whose a route is, so it is part of
-    /// what is wanted; on our own devices it is not.
-    pub fn share(&mut self, links: impl IntoIterator<Item = LinkIndex>) {
-        self.shared = links.into_iter().collect();
-    }
-
-    /// Whether the kernel with `have` is as it should be, where the object under that key in `self` is
-    /// wanted.
-    pub fn is_satisfied_by(&self, have: &Object) -> bool {
-        self.get(&have.key()).is_some_and(|want| match want {
-            Object::Route(Route { link: Some(link), .. }) if self.shared.contains(link) => have == want,
-            _ => have.works_like(want),
-        })
-    }
-
-    /// The object under a key.
-    pub fn get(&self, key: &ObjectKey) -> Option<&Object> {
-        self.objects.get(key)
-    }
-
-    /// Adds an object; one with the same key is replaced and returned.
-    pub fn insert(&mut self, object: Object) -> Option<Object> {
-        let key = object.key();
-        let before = self.remove(&key);
-        if let Object::Route(route) = object
-            && let Some(next_hop) = route.next_hop()
-        {
-            self.routes.insert((next_hop, key));
-        }
-        self.objects.insert(key, object);
-        before
-    }
-
-    /// Removes the object under a key.
-    pub fn remove(&mut self, key: &ObjectKey) -> Option<Object> {
-        let object = self.objects.remove(key)?;
-        if let Object::Route(route) = object
-            && let Some(next_hop) = route.next_hop()
-        {
-            self.routes.remove(&(next_hop, *key));
-        }
-        Some(object)
-    }
-
-    /// The routes that go through a next-hop object. The kernel deletes them with it, those of IPv4 in silence.
-    pub fn routes_through(&self, next_hop: &ObjectKey) -> impl Iterator<Item = ObjectKey> + use<'_> {
-        let next_hop = *next_hop;
-        // No route has a key before this one.
-        let first = ObjectKey::NextHop(LinkIndex(0), Family::V4.unspecified(), None);
-        let from = self.routes.range((next_hop, first)..);
-        from.take_while(move |(of, _)| *of == next_hop).map(|(_, route)| *route)
-    }
-
-    /// All objects in build-up order.
-    pub fn iter(&self) -> impl Iterator<Item = &Object> {
-        self.objects.values()
-    }
-
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.objects.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.objects.is_empty()
-    }
-}
-
-impl FromIterator<Object> for Dataplane {
-    fn from_iter<I: IntoIterator<Item = Object>>(objects: I) -> Self {
-        let mut dataplane = Self::default();
-        dataplane.extend(objects);
-        dataplane
-    }
-}
-
-impl Extend<Object> for Dataplane {
-    fn extend<I: IntoIterator<Item = Object>>(&mut self, objects: I) {
-        for object in objects {
-            self.insert(object);
-        }
-    }
-}
-
 /// One change of the kernel's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Op {
@@ -321,23 +229,27 @@ impl Op {
 /// attributes changed is replaced in place and no packet meets a half-built path. A list that failed
 /// halfway is simply planned again.
 pub fn plan(want: &Dataplane, have: &Dataplane) -> Vec<Op> {
-    plan_keys(want, have, want.objects.keys().chain(have.objects.keys()).copied())
+    plan_keys(want, have, want.keys().chain(have.keys()))
 }
 
 /// Like [`plan`], for some keys only: what one lease or one kernel event touched.
 pub fn plan_keys(want: &Dataplane, have: &Dataplane, keys: impl IntoIterator<Item = ObjectKey>) -> Vec<Op> {
-    let (mut puts, mut deletes) = (BTreeMap::new(), BTreeMap::new());
+    let (mut puts, mut deletes) = (Vec::new(), Vec::new());
     for key in keys {
         match (want.get(&key), have.get(&key)) {
-            (Some(object), None) => _ = puts.insert(key, Op::Create(*object)),
-            (Some(object), Some(have)) if !want.is_satisfied_by(have) => {
-                puts.insert(key, Op::Replace(*object));
-            }
-            (None, Some(have)) => _ = deletes.insert(key, Op::Delete(*have)),
+            (Some(object), None) => puts.push(Op::Create(object)),
+            (Some(object), Some(have)) if !want.is_satisfied_by(&have) => puts.push(Op::Replace(object)),
+            (None, Some(have)) => deletes.push(Op::Delete(have)),
             _ => {}
         }
     }
-    puts.into_values().chain(deletes.into_values().rev()).collect()
+    // Mostly in order already, which makes this cheap. A key can be named twice.
+    puts.sort_by_key(Op::key);
+    puts.dedup();
+    deletes.sort_by_key(|op| std::cmp::Reverse(op.key()));
+    deletes.dedup();
+    puts.append(&mut deletes);
+    puts
 }
 
 #[cfg(test)]

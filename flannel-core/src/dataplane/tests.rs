@@ -64,13 +64,13 @@ proptest! {
         for (at, object) in objects.into_iter().enumerate() {
             _ = if at % 3 == 2 { dataplane.remove(&object.key()) } else { dataplane.insert(object) };
         }
-        let rebuilt: Dataplane = dataplane.iter().copied().collect();
+        let rebuilt: Dataplane = dataplane.iter().collect();
         prop_assert_eq!(&rebuilt, &dataplane);
         for object in dataplane.iter() {
             let through: Vec<_> = dataplane.routes_through(&object.key()).collect();
             let naive: Vec<_> = (dataplane.iter())
                 .filter(|other| matches!(other, Object::Route(route) if route.next_hop() == Some(object.key())))
-                .map(Object::key)
+                .map(|other| other.key())
                 .collect();
             prop_assert_eq!(through, naive);
         }
@@ -103,7 +103,7 @@ proptest! {
 
     #[test]
     fn planning_by_keys_is_planning(want in dataplane(), have in dataplane()) {
-        let keys: Vec<_> = have.iter().chain(want.iter()).map(Object::key).collect();
+        let keys: Vec<_> = have.iter().chain(want.iter()).map(|object| object.key()).collect();
         prop_assert_eq!(plan_keys(&want, &have, keys), plan(&want, &have));
     }
 }

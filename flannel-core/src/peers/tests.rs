@@ -233,7 +233,7 @@ proptest! {
                 table.remove(&key)
             };
             prop_assert_eq!(table.want(), &model(&leases, &own));
-            let changed = before.iter().chain(table.want().iter()).map(Object::key)
+            let changed = before.iter().chain(table.want().iter()).map(|object| object.key())
                 .filter(|key| before.get(key) != table.want().get(key));
             for key in changed {
                 prop_assert!(touched.contains(&key), "{key:?} changed unsaid");

@@ -18,7 +18,7 @@ impl<D: Driver> Reconciler<D> {
         }
         let Object::Route(have) = object else { return false };
         self.ownership.owns(have)
-            || matches!(self.peers.want().get(&object.key()), Some(Object::Route(want)) if is_adoptable(have, want))
+            || matches!(self.peers.want().get(&object.key()), Some(Object::Route(want)) if is_adoptable(have, &want))
     }
 
     /// Reads all that is ours, wherever it is.

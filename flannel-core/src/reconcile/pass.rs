@@ -9,7 +9,7 @@ use tracing::{debug, info, warn};
 use super::{Driver, Reconciler, blocked};
 use crate::addr::{MacAddr, Subnet};
 use crate::backend::NetworkStatus;
-use crate::dataplane::{Dataplane, Object, ObjectKey, Op, plan_keys};
+use crate::dataplane::{Dataplane, Object, ObjectKey, Op, plan, plan_keys};
 use crate::kernel::{KernelError, Refusal};
 use crate::lease::LeaseKey;
 
@@ -55,8 +55,7 @@ impl<D: Driver> Reconciler<D> {
         let keys: BTreeSet<ObjectKey> = if looked {
             self.have = self.observe().await.inspect_err(|_| self.todo.objects = true)?;
             self.todo.keys.clear();
-            let all = self.peers.want().iter().chain(self.have.iter());
-            all.map(Object::key).collect()
+            BTreeSet::new()
         } else {
             std::mem::take(&mut self.todo.keys)
         };
@@ -66,7 +65,11 @@ impl<D: Driver> Reconciler<D> {
             looked,
         };
         let now = Instant::now();
-        let planned = plan_keys(self.peers.want(), &self.have, keys.iter().copied());
+        let planned = if looked {
+            plan(self.peers.want(), &self.have)
+        } else {
+            plan_keys(self.peers.want(), &self.have, keys.iter().copied())
+        };
         let ops = self.permitted(&planned, now);
         self.blocked.settle(|key| looked || keys.contains(key), &planned, now);
         if !ops.is_empty() {

@@ -213,16 +213,16 @@ async fn announced_drift_is_repaired_at_once_and_touches_nothing_else() {
     let want = bench.kernel.objects();
     bench.kernel.take_ops();
     bench.kernel.take_dumps();
-    for object in want.iter().copied().collect::<Vec<_>>() {
+    for object in want.iter().collect::<Vec<_>>() {
         bench.kernel.delete(&object.key(), true);
         bench.settle().await;
         let read_again = matches!(object, Object::Address(_));
-        let takes = |other: &&Object| match other {
+        let takes = |other: &Object| match other {
             // With the address the neighbours go.
-            Object::Neighbour(_) => read_again || **other == object,
-            _ => **other == object,
+            Object::Neighbour(_) => read_again || *other == object,
+            _ => *other == object,
         };
-        let lost: Vec<_> = want.iter().filter(takes).map(|object| Op::Create(*object)).collect();
+        let lost: Vec<_> = want.iter().filter(takes).map(Op::Create).collect();
         assert_eq!(bench.kernel.take_ops(), lost);
         assert_eq!(bench.kernel.take_dumps() > 0, read_again, "{object:?}");
     }
@@ -264,20 +264,20 @@ async fn a_foreign_holder_is_reported_and_left_alone_until_it_goes() {
     bench.kernel.put(foreign, false);
     bench.snapshot(&[lease("10.5.2.0-24", 2), lease("10.5.3.0-24", 3)]);
     tokio::time::sleep(Duration::from_secs(30)).await;
-    assert_eq!(bench.kernel.objects().get(&foreign.key()), Some(&foreign));
+    assert_eq!(bench.kernel.objects().get(&foreign.key()), Some(foreign));
     assert!(bench.has_route("10.5.3.0-24"), "one failing peer delays no other");
     assert!(bench.status.borrow().refused[0].contains("10.5.2.0/24 is in the way"));
     // Its lease goes, and with it the trouble; then it comes again.
     bench.send(LeaseUpdate::Removed("10.5.2.0-24".into()));
     tokio::time::sleep(Duration::from_secs(90)).await;
     assert!(bench.status.borrow().refused.is_empty());
-    assert_eq!(bench.kernel.objects().get(&foreign.key()), Some(&foreign));
+    assert_eq!(bench.kernel.objects().get(&foreign.key()), Some(foreign));
     bench.send(LeaseUpdate::Put(lease("10.5.2.0-24", 2)));
     bench.settle().await;
     assert_eq!(bench.status.borrow().refused.len(), 1);
     bench.kernel.delete(&foreign.key(), true);
     bench.settle().await;
-    let route = bench.kernel.objects().get(&foreign.key()).copied();
+    let route = bench.kernel.objects().get(&foreign.key());
     assert_eq!(route, Some(route_of(bench.link, &"10.5.2.0-24".parse().unwrap())));
     assert!(bench.status.borrow().refused.is_empty());
 }

@@ -246,7 +246,7 @@ impl State {
                 if let Object::Fdb(entry) = object {
                     let others: Vec<ObjectKey> = (self.objects.iter())
                         .filter(|other| matches!(other, Object::Fdb(other) if (other.link, other.mac) == (entry.link, entry.mac)))
-                        .map(Object::key)
+                        .map(|other| other.key())
                         .collect();
                     for key in others {
                         self.objects.remove(&key);
@@ -361,7 +361,7 @@ impl Kernel for FakeKernel {
 
     async fn default_routes(&mut self, family: Family) -> Result<Vec<RouteLookup>, KernelError> {
         let state = self.lock();
-        let default = |object: &Object| match object {
+        let default = |object: Object| match object {
             Object::Route(route) if route.dst.prefix() == 0 && route.dst.family() == family => {
                 Some(RouteLookup { link: route.link, via: route.via, source: None, metric: route.metric })
             }
@@ -373,7 +373,7 @@ impl Kernel for FakeKernel {
     async fn lookup(&mut self, dst: IpAddr) -> Result<Option<RouteLookup>, KernelError> {
         let state = self.lock();
         let routes = state.objects.iter().filter_map(|object| match object {
-            Object::Route(route) if route.dst.contains(dst) => Some(*route),
+            Object::Route(route) if route.dst.contains(dst) => Some(route),
             _ => None,
         });
         let best = routes.max_by_key(|route| route.dst.prefix());
@@ -391,7 +391,7 @@ impl Kernel for FakeKernel {
         if let Some(errno) = state.dump_error {
             return Err(refused(format!("read the objects of link {}", scope.link), errno));
         }
-        Ok(state.objects.iter().filter(|object| in_scope(object, scope)).copied().collect())
+        Ok(state.objects.iter().filter(|object| in_scope(object, scope)).collect())
     }
 
     async fn routes_by(&mut self, family: Family, protocol: u8) -> Result<Vec<Object>, KernelError> {
@@ -400,8 +400,8 @@ impl Kernel for FakeKernel {
         if let Some(errno) = state.dump_error {
             return Err(refused(format!("read {family} routes of protocol {protocol}"), errno));
         }
-        let by = |object: &&Object| matches!(object, Object::Route(route) if route.protocol == protocol && route.dst.family() == family);
-        Ok(state.objects.iter().filter(by).copied().collect())
+        let by = |object: &Object| matches!(object, Object::Route(route) if route.protocol == protocol && route.dst.family() == family);
+        Ok(state.objects.iter().filter(by).collect())
     }
 
     async fn change_link(&mut self, op: &LinkOp) -> Result<(), KernelError> {

@@ -78,10 +78,8 @@ impl State {
     /// Deletes objects of a link and announces them, but for IPv4 routes and next-hop objects: the kernel says
     /// nothing about those.
     fn drop_where(&mut self, link: LinkIndex, is_lost: impl Fn(&Object) -> bool) {
-        let gone: Vec<Object> = (self.objects.iter())
-            .filter(|object| link_of(object) == Some(link) && is_lost(object))
-            .copied()
-            .collect();
+        let gone: Vec<Object> =
+            (self.objects.iter()).filter(|object| link_of(object) == Some(link) && is_lost(object)).collect();
         for object in gone {
             self.objects.remove(&object.key());
             let silent = match object {
