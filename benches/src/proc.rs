@@ -19,10 +19,12 @@ pub fn activity(pid: u32) -> Fallible<Activity> {
     let mut sum = Activity { cpu: Duration::ZERO, switches: 0 };
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
         let task = task?.path();
-        let schedstat = fs::read_to_string(task.join("schedstat"))?;
+        let files = ["schedstat", "status"].map(|file| fs::read_to_string(task.join(file)));
+        // A thread may end in this moment; what it used counts no more.
+        let [Ok(schedstat), Ok(status)] = files else { continue };
         let nanos = schedstat.split_whitespace().next().ok_or("an empty schedstat")?;
         sum.cpu += Duration::from_nanos(nanos.parse()?);
-        sum.switches += field(&fs::read_to_string(task.join("status"))?, "voluntary_ctxt_switches:")?;
+        sum.switches += field(&status, "voluntary_ctxt_switches:")?;
     }
     Ok(sum)
 }
@@ -43,13 +45,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_process_is_active() {
-        let pid = std::process::id();
-        let before = activity(pid).unwrap();
-        std::thread::sleep(Duration::from_millis(5));
-        let after = activity(pid).unwrap();
-        assert!(after.switches > before.switches && after.cpu >= before.cpu);
-        assert!(peak_memory(pid).unwrap() > 1 << 20);
+    fn a_process_is_active() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = child.id();
+        // It goes to sleep at some time, having used some time.
+        while !activity(pid).is_ok_and(|activity| activity.switches > 0 && !activity.cpu.is_zero()) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(peak_memory(pid).unwrap() > 1 << 16);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(activity(pid).is_err());
         assert!(field("Name:\tx\n", "VmHWM:").is_err());
     }
 }

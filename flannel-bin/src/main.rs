@@ -13,6 +13,7 @@ mod report;
 mod run;
 mod status;
 mod store;
+mod sys;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -20,6 +21,7 @@ use std::process::ExitCode;
 use cli::{CliError, Command};
 
 fn main() -> ExitCode {
+    sys::share_one_heap();
     // A reader that went away is no reason to crash, so failures to print are ignored.
     match command() {
         Ok(Command::Help) => {

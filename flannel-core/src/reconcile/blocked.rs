@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::dataplane::{ObjectKey, Op};
+use crate::dataplane::ObjectKey;
 
 /// The objects that wait for their next try.
 #[derive(Debug, Default)]
@@ -55,15 +55,24 @@ impl Blocked {
 
     /// Settles the objects that were looked at now: one that needs no operation any more is forgotten, and one
     /// whose operation is due but may not be done yet waits on.
-    pub(super) fn settle(&mut self, looked_at: impl Fn(&ObjectKey) -> bool, planned: &[Op], now: Instant) {
+    pub(super) fn settle(
+        &mut self,
+        looked_at: impl Fn(&ObjectKey) -> bool,
+        due: &BTreeSet<ObjectKey>,
+        now: Instant,
+    ) {
         if self.0.is_empty() {
             return;
         }
-        let planned: BTreeSet<ObjectKey> = planned.iter().map(Op::key).collect();
-        self.0.retain(|key, _| !looked_at(key) || planned.contains(key));
+        self.0.retain(|key, _| !looked_at(key) || due.contains(key));
         for block in self.0.values_mut().filter(|block| block.until <= now) {
             block.until = now + backoff(block.attempts);
         }
+    }
+
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// Forgets all.

@@ -262,6 +262,7 @@ impl<D: Driver> Reconciler<D> {
         changes.retain(|change| change.key != self.own);
         announce(&changes);
         self.note_leases(&changes);
+        let becomes_synced = self.leases.is_synced() && !was_synced;
         let now = Instant::now();
         for LeaseChange { key, after, .. } in changes {
             let touched = match after {
@@ -271,7 +272,9 @@ impl<D: Driver> Reconciler<D> {
             for key in &touched {
                 self.blocked.hurry(key, now);
             }
-            self.todo.keys.extend(touched);
+            if !becomes_synced {
+                self.todo.keys.extend(touched);
+            }
             self.todo.leases = true;
         }
         if !self.withheld.is_empty() {
@@ -287,7 +290,7 @@ impl<D: Driver> Reconciler<D> {
             self.todo.objects = true;
             self.todo.leases = true;
         }
-        if self.leases.is_synced() && !was_synced {
+        if becomes_synced {
             // Only now may what nobody wants be deleted, so look at everything once more.
             self.todo.objects = true;
             self.todo.leases = true;

@@ -70,8 +70,11 @@ impl<D: Driver> Reconciler<D> {
         } else {
             plan_keys(self.peers.want(), &self.have, keys.iter().copied())
         };
-        let ops = self.permitted(&planned, now);
-        self.blocked.settle(|key| looked || keys.contains(key), &planned, now);
+        let due =
+            if self.blocked.is_empty() { BTreeSet::new() } else { planned.iter().map(Op::key).collect() };
+        let ops = self.permitted(planned, now);
+        self.blocked.settle(|key| looked || keys.contains(key), &due, now);
+        drop((keys, due));
         if !ops.is_empty() {
             self.execute(&ops, &cause).await?;
         }
@@ -91,14 +94,14 @@ impl<D: Driver> Reconciler<D> {
         let mut done = self.execute_some(first, cause).await?;
         let used = |op: &Op| goes(op) && self.have.routes_through(&op.key()).next().is_some();
         let last: Vec<Op> = last.iter().filter(|op| !used(op)).copied().collect();
-        done.extend(self.execute_some(&last, cause).await?);
-        self.note_repair(&done, cause);
+        done += self.execute_some(&last, cause).await?;
+        self.note_repair(done, cause);
         Ok(())
     }
 
-    async fn execute_some(&mut self, ops: &[Op], cause: &Cause) -> Result<Vec<Op>, KernelError> {
+    async fn execute_some(&mut self, ops: &[Op], cause: &Cause) -> Result<Done, KernelError> {
         if ops.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Done::default());
         }
         // After an error it is unknown what was done.
         let refusals = self.kernel.execute(ops).await.inspect_err(|_| self.todo.objects = true)?;
@@ -147,9 +150,8 @@ impl<D: Driver> Reconciler<D> {
     }
 
     /// The operations that may be done now.
-    fn permitted(&mut self, planned: &[Op], now: Instant) -> Vec<Op> {
-        let mut ops: Vec<Op> =
-            planned.iter().filter(|op| !self.blocked.is_waiting(&op.key(), now)).copied().collect();
+    fn permitted(&mut self, mut ops: Vec<Op>, now: Instant) -> Vec<Op> {
+        ops.retain(|op| !self.blocked.is_waiting(&op.key(), now));
         if !ops.iter().any(|op| matches!(op, Op::Delete(_))) {
             return ops;
         }
@@ -175,13 +177,13 @@ impl<D: Driver> Reconciler<D> {
         self.leases.unknown().chain(self.peers.unknown())
     }
 
-    /// Notes what came of operations, and returns those that repaired something: all that went through but
+    /// Notes what came of operations, and sums up those that repaired something: all that went through but
     /// those that only had to wait.
-    fn note_results(&mut self, ops: &[Op], refusals: Vec<Refusal>, looked: bool) -> Vec<Op> {
+    fn note_results(&mut self, ops: &[Op], refusals: Vec<Refusal>, looked: bool) -> Done {
         let now = Instant::now();
         let mut refused: BTreeMap<ObjectKey, Refusal> =
             refusals.into_iter().map(|refusal| (refusal.op.key(), refusal)).collect();
-        let mut done = Vec::new();
+        let mut done = Done::default();
         for op in ops {
             let key = op.key();
             if let Some(refusal) = refused.remove(&key) {
@@ -191,7 +193,7 @@ impl<D: Driver> Reconciler<D> {
             if self.blocked.remove(&key) {
                 info!(object = ?op.object(), "the kernel takes it now");
             } else {
-                done.push(*op);
+                done.add(op);
             }
             let before = match op {
                 Op::Create(object) | Op::Replace(object) => self.have.insert(*object),
@@ -251,16 +253,16 @@ impl<D: Driver> Reconciler<D> {
         }
     }
 
-    fn note_repair(&mut self, done: &[Op], cause: &Cause) {
-        let entry = |op: &Op| matches!(op, Op::Create(Object::Neighbour(_) | Object::Fdb(_)));
-        if done.is_empty() {
+    fn note_repair(&mut self, done: Done, cause: &Cause) {
+        let Done { ops, more_than_entries } = done;
+        if ops == 0 {
         } else if cause.leases || !self.leases.is_synced() || !self.status.borrow().synced {
-            debug!(ops = done.len(), "kernel state follows the leases");
-        } else if cause.audit && done.iter().all(entry) {
+            debug!(ops, "kernel state follows the leases");
+        } else if cause.audit && !more_than_entries {
             // Their dumps skip some entries now and then while others change, and their loss is announced.
-            debug!(ops = done.len(), "entries put again that the audit did not see");
+            debug!(ops, "entries put again that the audit did not see");
         } else {
-            self.repair.add(done.len());
+            self.repair.add(ops);
             self.status.send_modify(|status| status.repairs += 1);
         }
     }
@@ -313,6 +315,28 @@ impl<D: Driver> Reconciler<D> {
             *status = next;
             changed
         });
+    }
+}
+
+/// A sum of operations that went through.
+#[derive(Debug, Clone, Copy, Default)]
+struct Done {
+    ops: usize,
+    /// Whether there was more than new neighbour and FDB entries.
+    more_than_entries: bool,
+}
+
+impl Done {
+    fn add(&mut self, op: &Op) {
+        self.ops += 1;
+        self.more_than_entries |= !matches!(op, Op::Create(Object::Neighbour(_) | Object::Fdb(_)));
+    }
+}
+
+impl std::ops::AddAssign for Done {
+    fn add_assign(&mut self, other: Self) {
+        self.ops += other.ops;
+        self.more_than_entries |= other.more_than_entries;
     }
 }
 
