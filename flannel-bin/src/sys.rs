@@ -1,4 +1,5 @@
 //! The C library.
+#![allow(unsafe_code)]
 
 /// Lets all threads allocate from one heap (glibc's `M_ARENA_MAX`, mallopt(3)): with a heap for each, what one
 /// thread freed after a burst of leases is of no use to the others, and stays. The agent allocates little
