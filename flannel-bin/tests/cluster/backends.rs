@@ -218,6 +218,12 @@ pub(crate) const VXLAN_DIRECT: BackendCase = BackendCase {
         }
     },
     is_peer_route: HOST_GW.is_peer_route,
+    wipe: &[
+        "ip link del flannel.1",
+        "ip link del flannel-v6.1",
+        "ip route flush proto 102",
+        "ip -6 route flush proto 102",
+    ],
     damages: vxlan_direct_damages,
     as_go_leaves_it: |own, peer| {
         let mut commands = (VXLAN.as_go_leaves_it)(own, peer);

@@ -20,8 +20,8 @@ pub(crate) fn crowded(case: &'static BackendCase) -> Bed<LocalFolder> {
     let config = format!(
         r#"{{"Network":"10.244.0.0/16","SubnetLen":28,"SubnetMin":"10.244.240.0","SubnetMax":"10.244.253.0",
             "EnableIPv6":true,"IPv6Network":"fd00:10:244::/56","IPv6SubnetLen":72,"IPv6SubnetMin":"fd00:10:244:f0::",
-            "IPv6SubnetMax":"fd00:10:244:fd::","Backend":{{"Type":"{}"}}}}"#,
-        case.kind
+            "IPv6SubnetMax":"fd00:10:244:fd::","Backend":{{"Type":"{}"{}}}}}"#,
+        case.kind, case.keys
     );
     let mut bed = Bed::with_config(cluster, LocalFolder::new(), case, &config);
     for n in 0..CROWD {
