@@ -60,7 +60,7 @@ pub struct State {
 impl State {
     /// The bytes of the file.
     pub fn encode(&self) -> String {
-        wire::encode(self)
+        wire::encode(self, self.saved)
     }
 
     /// Reads the bytes of a file; the error says what is wrong with them.
@@ -71,7 +71,7 @@ impl State {
     /// Puts the file in place in one step, for its owner only, dated now.
     pub fn write(&self, path: &Path) -> Result<(), StateFileError> {
         let saved = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let text = Self { saved, ..self.clone() }.encode();
+        let text = wire::encode(self, saved);
         atomic_file::replace(path, text.as_bytes(), 0o600)
             .map_err(|source| StateFileError { path: path.to_owned(), source })
     }

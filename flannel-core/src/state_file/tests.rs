@@ -2,7 +2,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use proptest::prelude::*;
 
-use super::wire::seal;
+use super::wire::sealed;
 use super::*;
 use crate::config::LeaseSource;
 
@@ -70,7 +70,7 @@ fn a_missing_file_is_no_problem_and_an_unreadable_one_no_error() {
 
 #[test]
 fn reads_what_an_older_agent_wrote() {
-    let old = seal(
+    let old = sealed(
         1,
         r#"{"backend":"vxlan","networks":["10.5.0.0/16"],"devices":[{"name":"flannel.1","vni":1}],"nodes":{"10.5.9.0-24":["192.0.2.9"]}}"#,
     );
@@ -84,7 +84,7 @@ fn reads_what_an_older_agent_wrote() {
 fn what_is_sealed_well_but_hostile_is_none_with_a_word() {
     let good = state().encode();
     let good = &good[good.find(r#""state":"#).unwrap() + 8..good.len() - 2];
-    assert_eq!(State::decode(seal(2, good).as_bytes()), Ok(state()));
+    assert_eq!(State::decode(sealed(2, good).as_bytes()), Ok(state()));
     for (from, to, word) in [
         (
             r#""Network":"10.5.0.0/16""#,
@@ -98,13 +98,13 @@ fn what_is_sealed_well_but_hostile_is_none_with_a_word() {
     ] {
         let bad = good.replace(from, to);
         assert_ne!(bad, good, "{from}");
-        let error = State::decode(seal(2, &bad).as_bytes()).unwrap_err();
+        let error = State::decode(sealed(2, &bad).as_bytes()).unwrap_err();
         assert!(error.contains(word), "{to}: {error}");
     }
     // One bad peer is not known; the others are.
     let bad = good.replace("10.5.9.0-24&", "10.5.9.0-33&");
     let without = State { leases: BTreeMap::new(), ..state() };
-    assert_eq!(State::decode(seal(2, &bad).as_bytes()), Ok(without));
+    assert_eq!(State::decode(sealed(2, &bad).as_bytes()), Ok(without));
 }
 
 #[test]

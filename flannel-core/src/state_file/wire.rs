@@ -17,7 +17,7 @@ use crate::lease::{Lease, LeaseAttrs, LeaseKey};
 /// the addresses of nodes.
 const VERSION: u32 = 2;
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 struct Envelope {
     version: u32,
     /// Of the bytes of `state`, as they are written.
@@ -25,7 +25,7 @@ struct Envelope {
     state: Box<RawValue>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 struct WireV1 {
     backend: String,
     networks: Vec<Subnet>,
@@ -33,8 +33,9 @@ struct WireV1 {
     nodes: BTreeMap<String, Vec<IpAddr>>,
 }
 
+/// Everything but the leases of others, of which there may be very many: those are written one by one.
 #[derive(Serialize, Deserialize)]
-struct Wire {
+struct Wire<Leases> {
     saved: u64,
     store: String,
     backend: String,
@@ -42,7 +43,15 @@ struct Wire {
     devices: Vec<Device>,
     config: Option<Box<RawValue>>,
     own: Option<(String, WireLease)>,
-    leases: BTreeMap<String, WireLease>,
+    leases: Leases,
+}
+
+struct OneByOne<'a>(&'a BTreeMap<LeaseKey, Arc<Lease>>);
+
+impl Serialize for OneByOne<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(key, lease)| (key.to_string(), WireLease::of(lease))))
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -66,22 +75,28 @@ fn raw(json: String) -> Box<RawValue> {
     RawValue::from_string(json).expect("what encodes itself is JSON")
 }
 
-pub(super) fn encode(state: &State) -> String {
+pub(super) fn encode(state: &State, saved: u64) -> String {
     let wire = Wire {
-        saved: state.saved,
+        saved,
         store: state.store.clone(),
         backend: state.backend.clone(),
         networks: state.networks.iter().map(|(_, network)| *network).collect(),
         devices: state.devices.clone(),
         config: state.config.as_ref().map(|config| raw(config.to_json())),
         own: state.own.as_ref().map(|own| (own.key.to_string(), WireLease::of(own))),
-        leases: state.leases.iter().map(|(key, lease)| (key.to_string(), WireLease::of(lease))).collect(),
+        leases: OneByOne(&state.leases),
     };
-    let state = serde_json::value::to_raw_value(&wire).expect("strings and numbers always encode");
-    let envelope = Envelope { version: VERSION, checksum: checksum(state.get()), state };
-    let mut text = serde_json::to_string(&envelope).expect("strings and numbers always encode");
+    let mut text = serde_json::to_string(&wire).expect("strings and numbers always encode");
+    seal(VERSION, &mut text);
     text.push('\n');
     text
+}
+
+/// Puts the envelope around an encoded state.
+fn seal(version: u32, state: &mut String) {
+    let head = format!(r#"{{"version":{version},"checksum":"{}","state":"#, checksum(state));
+    state.insert_str(0, &head);
+    state.push('}');
 }
 
 pub(super) fn decode(bytes: &[u8]) -> Result<State, String> {
@@ -113,7 +128,7 @@ fn decode_v1(text: &str) -> Result<State, String> {
 }
 
 fn decode_v2(text: &str) -> Result<State, String> {
-    let wire: Wire = serde_json::from_str(text).map_err(bad)?;
+    let wire: Wire<BTreeMap<String, WireLease>> = serde_json::from_str(text).map_err(bad)?;
     let config = |json: &RawValue| {
         // All defaults are written out, so a store that hands out subnets shows.
         let object = GoObject::parse(json.get()).unwrap_or_default();
@@ -154,8 +169,10 @@ fn per_family<T: Copy>(values: &[T], family_of: impl Fn(T) -> Family) -> PerFami
 
 /// Puts an envelope around a state, for tests.
 #[cfg(any(test, feature = "testing"))]
-pub(crate) fn seal(version: u32, state: &str) -> String {
-    format!(r#"{{"version":{version},"checksum":"{}","state":{state}}}"#, checksum(state))
+pub(crate) fn sealed(version: u32, state: &str) -> String {
+    let mut text = state.to_owned();
+    seal(version, &mut text);
+    text
 }
 
 /// FNV-1a of 64 bits, in hexadecimal: against damage, not against forgery.

@@ -67,7 +67,7 @@ pub fn state(data: &[u8]) {
     check_state(data);
     let Ok(inner) = std::str::from_utf8(data) else { return };
     for version in [1, 2] {
-        check_state(wire::seal(version, inner.trim()).as_bytes());
+        check_state(wire::sealed(version, inner.trim()).as_bytes());
     }
 }
 
