@@ -67,10 +67,11 @@ impl BackendCase {
         self.families[0]
     }
 
-    /// The network config of a cluster.
+    /// The network config of a cluster. Its nodes take subnets 40 to 99; the others are for records of nodes
+    /// that don't exist.
     pub(crate) fn config(&self, families: Families) -> String {
-        let v4 = r#""Network":"10.244.0.0/16""#;
-        let v6 = r#""EnableIPv6":true,"IPv6Network":"fd00:10:244::/56""#;
+        let v4 = r#""Network":"10.244.0.0/16","SubnetMin":"10.244.40.0","SubnetMax":"10.244.99.0""#;
+        let v6 = r#""EnableIPv6":true,"IPv6Network":"fd00:10:244::/56","IPv6SubnetMin":"fd00:10:244:28::","IPv6SubnetMax":"fd00:10:244:63::""#;
         let networks = match families {
             Families::V4 => v4.to_owned(),
             Families::V6 => format!(r#""EnableIPv4":false,{v6}"#),

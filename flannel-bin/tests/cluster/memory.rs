@@ -133,7 +133,7 @@ fn a_config_that_changed_meanwhile_ends_the_agent_and_touches_nothing(case: &'st
     let env = env_of(1);
     power_off(&mut bed, 2);
     let config = case.config(case.widest());
-    bed.store.put_config(&config.replace("10.244.0.0/16", "10.245.0.0/16"));
+    bed.store.put_config(&config.replace("10.244.", "10.245."));
     bed.store.0.kill().unwrap();
     bed.spawn(1, &[]);
     bed.wait_for_state(1, "all that was stored", &want);
