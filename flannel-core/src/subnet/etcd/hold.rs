@@ -1,5 +1,5 @@
-//! Keeps the own lease, and publishes with it: renews its etcd lease after a look at the key, puts the key back when it was deleted or
-//! changed, and gives up only when another node has its subnet. Outages are waited out.
+//! Keeps the own lease, and publishes with it: renews its etcd lease after a look at the key, puts the key back
+//! when it was deleted or changed, and gives up only when another node has its subnet. Outages are waited out.
 
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
