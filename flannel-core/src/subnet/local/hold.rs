@@ -1,5 +1,5 @@
-//! Keeps the own lease, and publishes with it: renews it by its file time, puts it back when it was deleted or damaged, and gives up
-//! only when another node has its subnet.
+//! Keeps the own lease, and publishes with it: renews it by its file time, puts it back when it was deleted or
+//! damaged, and gives up only when another node has its subnet.
 
 use std::convert::Infallible;
 use std::time::{Duration, SystemTime};
