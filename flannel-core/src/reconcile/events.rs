@@ -80,7 +80,10 @@ impl<D: Driver> Reconciler<D> {
                 self.todo.keys.insert(key);
             }
             if let ObjectKey::Address(..) = key {
-                // With its last address a link loses its neighbours, and IPv6 routes.
+                // With its last address a link loses its neighbours, IPv6 routes, and plain IPv4 routes. Those go
+                // in silence, after the announcement: reading links waits for the kernel's lock, and so for
+                // that; reading routes does not.
+                self.todo.devices = true;
                 self.todo.objects = true;
             }
         }

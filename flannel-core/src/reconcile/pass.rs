@@ -200,9 +200,6 @@ impl<D: Driver> Reconciler<D> {
                 Op::Delete(_) => self.have.remove(&key),
             };
             self.look_at_next_hop_of(before);
-            // With the last address the kernel takes a link's IPv4 routes, in silence and only after it announced
-            // the address: what was read before ours was back may have gone since.
-            self.todo.objects |= looked && matches!(op, Op::Create(Object::Address(_)));
         }
         self.status.send_modify(|status| status.operations += ops.len() as u64);
         done

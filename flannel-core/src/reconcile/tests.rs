@@ -218,8 +218,8 @@ async fn announced_drift_is_repaired_at_once_and_touches_nothing_else() {
         bench.settle().await;
         let read_again = matches!(object, Object::Address(_));
         let takes = |other: &Object| match other {
-            // With the address the neighbours go.
-            Object::Neighbour(_) => read_again || *other == object,
+            // With the address neighbours and routes go.
+            Object::Neighbour(_) | Object::Route(_) => read_again || *other == object,
             _ => *other == object,
         };
         let lost: Vec<_> = want.iter().filter(takes).map(Op::Create).collect();
@@ -228,6 +228,20 @@ async fn announced_drift_is_repaired_at_once_and_touches_nothing_else() {
     }
     assert_eq!(bench.kernel.objects(), want);
     assert_eq!(bench.status.borrow().repairs, want.len() as u64);
+}
+
+/// The kernel announces that an address is gone, and only then takes the link's routes, in silence.
+#[tokio::test(start_paused = true)]
+async fn routes_that_go_behind_the_last_address_are_put_again_at_once() {
+    let bench = bench();
+    bench.snapshot(&[lease("10.5.2.0-24", 2), lease("10.5.3.0-24", 3)]);
+    bench.settle().await;
+    let want = bench.kernel.objects();
+    let address = want.iter().find(|object| matches!(object, Object::Address(_))).unwrap();
+    bench.kernel.delete(&address.key(), true);
+    bench.settle().await;
+    assert_eq!(bench.kernel.objects(), want);
+    assert_eq!(bench.status.borrow().repairs, 1);
 }
 
 #[tokio::test(start_paused = true)]

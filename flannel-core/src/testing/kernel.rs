@@ -40,6 +40,8 @@ struct State {
     dump_error: Option<i32>,
     /// Whether it is a kernel before 5.3.
     lacks_next_hops: bool,
+    /// Links that lost their last IPv4 address a moment ago; see [`State::wait_for_changes`].
+    without_ipv4: Vec<LinkIndex>,
 }
 
 impl FakeKernel {
@@ -348,10 +350,13 @@ fn refused(what: String, errno: i32) -> KernelError {
 #[async_trait]
 impl Kernel for FakeKernel {
     async fn links(&mut self) -> Result<Vec<Link>, KernelError> {
-        Ok(self.lock().links.values().cloned().collect())
+        let mut state = self.lock();
+        state.wait_for_changes();
+        Ok(state.links.values().cloned().collect())
     }
 
     async fn link(&mut self, name: &str) -> Result<Option<Link>, KernelError> {
+        self.lock().wait_for_changes();
         Ok(self.link_named(name))
     }
 
@@ -407,6 +412,7 @@ impl Kernel for FakeKernel {
     async fn change_link(&mut self, op: &LinkOp) -> Result<(), KernelError> {
         let mut state = self.lock();
         state.link_ops.push(op.clone());
+        state.wait_for_changes();
         let result = state.change_link(op);
         drop(state);
         self.news.notify_one();
@@ -415,6 +421,7 @@ impl Kernel for FakeKernel {
 
     async fn execute(&mut self, ops: &[Op]) -> Result<Vec<Refusal>, KernelError> {
         let mut state = self.lock();
+        state.wait_for_changes();
         let mut refusals = Vec::new();
         for op in ops {
             state.ops.push(*op);

@@ -3,7 +3,7 @@
 
 use super::{State, link_of};
 use crate::addr::{Family, LinkIndex};
-use crate::dataplane::{Object, ObjectKey};
+use crate::dataplane::{Object, ObjectKey, Through};
 use crate::kernel::{KernelEvent, Link};
 
 /// Below this MTU the kernel takes IPv6 off a link (RFC 8200 section 5).
@@ -34,7 +34,7 @@ impl State {
         }
     }
 
-    /// With the last IPv4 address a link loses its IPv4 neighbours.
+    /// With the last IPv4 address a link loses its IPv4 neighbours, and then its plain IPv4 routes.
     pub(super) fn lost(&mut self, object: &Object) {
         let Object::Address(gone) = object else { return };
         let has_another = self.objects.iter().any(|object| {
@@ -45,6 +45,18 @@ impl State {
                 gone.link,
                 |object| matches!(object, Object::Neighbour(neighbour) if neighbour.addr.is_ipv4()),
             );
+            self.without_ipv4.push(gone.link);
+        }
+    }
+
+    /// The rest of what the kernel does after it announced that an address is gone. Until then its lock holds
+    /// up all changes and whoever reads links, but nobody who reads routes.
+    pub(super) fn wait_for_changes(&mut self) {
+        for link in std::mem::take(&mut self.without_ipv4) {
+            self.drop_where(link, |object| {
+                matches!(object, Object::Route(route)
+                    if route.dst.family() == Family::V4 && route.through == Through::Itself)
+            });
         }
     }
 
