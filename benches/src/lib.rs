@@ -11,66 +11,42 @@ pub mod proc;
 pub mod stats;
 pub mod sys;
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Duration;
+use std::process::ExitCode;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
+use flannel_lab::flanneld::{self, Stores};
 use flannel_lab::netns::Netns;
+use flannel_lab::sandbox::{Entered, enter_sandbox, is_inside};
 
 /// Any failure ends a bench.
 pub type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
 
-/// Which stores an agent is built with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stores {
-    /// The folder: needs nothing but Rust.
-    Local,
-    /// All, etcd among them: building it takes `protoc`.
-    All,
-}
-
-/// Builds `flanneld` in this program's own profile and returns its path. Call it outside of the sandbox.
-pub fn build_flanneld(stores: Stores) -> Fallible<PathBuf> {
-    let exe = std::env::current_exe()?;
-    let profile = exe.parent().ok_or("this program is nowhere")?;
-    let target = profile.parent().ok_or("this program is in no target folder")?;
-    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--quiet", "--package", "flannel-bin", "--manifest-path", manifest]);
-    if stores == Stores::Local {
-        cargo.arg("--no-default-features");
-    }
-    cargo.arg("--target-dir").arg(target);
-    if profile.ends_with("release") {
-        cargo.arg("--release");
-    } else {
-        eprintln!("warning: this is no release build");
-    }
-    if !cargo.status()?.success() {
-        return Err("cargo could not build flanneld".into());
-    }
-    Ok(flanneld_beside(&exe))
-}
-
-/// The `flanneld` beside a program.
-pub fn flanneld_beside(exe: &Path) -> PathBuf {
-    exe.with_file_name("flanneld")
-}
-
 /// The port at which agents of the benches tell their readiness.
 pub const HEALTH_PORT: u16 = 8471;
 
-/// Whether the agent in a namespace says that its network is complete.
-pub fn is_ready(netns: &Netns) -> bool {
-    let ask = || -> std::io::Result<bool> {
-        let mut stream = TcpStream::connect(("127.0.0.1", HEALTH_PORT))?;
-        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-        stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer.starts_with("HTTP/1.1 200"))
-    };
-    netns.enter(ask).is_ok_and(|answer| answer.unwrap_or(false))
+/// Runs a bench in a sandbox of its own, with a `flanneld` built for it beside this program.
+pub fn in_lab(stores: Stores, bench: impl FnOnce() -> Fallible<ExitCode>) -> Fallible<ExitCode> {
+    if !is_inside() {
+        if cfg!(debug_assertions) {
+            eprintln!("warning: this is no release build");
+        }
+        flanneld::build(stores)?;
+    }
+    match enter_sandbox()? {
+        Entered::Outside(code) => Ok(code),
+        Entered::Inside => bench(),
+    }
+}
+
+/// Waits until the agent in a namespace says that all peers are in the kernel; seconds.
+pub fn wait_ready(netns: &Netns) -> Fallible<f64> {
+    let start = Instant::now();
+    while let Err(why) = flanneld::ready(netns, HEALTH_PORT) {
+        if start.elapsed() > Duration::from_secs(120) {
+            return Err(format!("the agent did not become ready: {why}").into());
+        }
+        sleep(Duration::from_millis(2));
+    }
+    Ok(start.elapsed().as_secs_f64())
 }

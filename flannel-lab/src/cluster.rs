@@ -14,7 +14,7 @@ use crate::netns::Netns;
 use crate::node::{Node, set_host_sysctls};
 
 /// The address families the underlay has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Families {
     /// IPv4 alone.
     #[default]

@@ -37,6 +37,7 @@ pub mod cluster;
 pub mod error;
 pub mod etcd;
 mod exec;
+pub mod flanneld;
 pub mod golden;
 pub mod kernel_state;
 pub mod netns;

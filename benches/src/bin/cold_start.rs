@@ -8,17 +8,16 @@ use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Parser;
 use flannel_benches::batch::{batch, check_routes};
 use flannel_benches::machine::Watch;
 use flannel_benches::stats::Sample;
-use flannel_benches::{Fallible, HEALTH_PORT, Stores, build_flanneld, flanneld_beside, is_ready, leases};
+use flannel_benches::{Fallible, HEALTH_PORT, in_lab, leases, wait_ready};
 use flannel_lab::cluster::Cluster;
-use flannel_lab::netns::Netns;
+use flannel_lab::flanneld::{self, Stores};
 use flannel_lab::node::Node;
-use flannel_lab::sandbox::{Entered, enter_sandbox, is_inside};
 
 /// Cold start of an agent against `ip -batch` of the same entries.
 #[derive(Parser)]
@@ -47,26 +46,20 @@ struct Figures {
 
 fn main() -> Fallible<ExitCode> {
     let options = Options::parse();
-    if !is_inside() {
-        build_flanneld(Stores::Local)?;
-    }
-    match enter_sandbox()? {
-        Entered::Outside(code) => Ok(code),
-        Entered::Inside => {
-            let flanneld = flanneld_beside(&std::env::current_exe()?);
-            let mut figures: Vec<Figures> = options.backends.iter().map(|_| Figures::default()).collect();
-            for round in 1..=options.rounds {
-                for (backend, figures) in options.backends.iter().zip(&mut figures) {
-                    eprintln!("round {round} of {}: {backend}", options.rounds);
-                    run(&flanneld, backend, options.leases, figures)?;
-                }
+    in_lab(Stores::Local, || {
+        let flanneld = flanneld::path(None)?;
+        let mut figures: Vec<Figures> = options.backends.iter().map(|_| Figures::default()).collect();
+        for round in 1..=options.rounds {
+            for (backend, figures) in options.backends.iter().zip(&mut figures) {
+                eprintln!("round {round} of {}: {backend}", options.rounds);
+                run(&flanneld, backend, options.leases, figures)?;
             }
-            for (backend, figures) in options.backends.iter().zip(&figures) {
-                print(backend, options.leases, figures);
-            }
-            Ok(ExitCode::SUCCESS)
         }
-    }
+        for (backend, figures) in options.backends.iter().zip(&figures) {
+            print(backend, options.leases, figures);
+        }
+        Ok(ExitCode::SUCCESS)
+    })
 }
 
 fn print(backend: &str, leases: u32, figures: &Figures) {
@@ -126,16 +119,4 @@ fn start(flanneld: &Path, node: &Node, store: &Path, flags: &[&str]) -> Fallible
         format!("--healthz-port={HEALTH_PORT}"),
     ]);
     Ok(agent.args(flags.iter().copied()).start()?)
-}
-
-/// Seconds until the agent is ready.
-fn wait_ready(netns: &Netns) -> Fallible<f64> {
-    let start = Instant::now();
-    while !is_ready(netns) {
-        if start.elapsed() > Duration::from_secs(120) {
-            return Err("the agent did not become ready".into());
-        }
-        sleep(Duration::from_millis(2));
-    }
-    Ok(start.elapsed().as_secs_f64())
 }

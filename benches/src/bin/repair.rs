@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use flannel_benches::machine::Watch;
 use flannel_benches::stats::Sample;
-use flannel_benches::{Fallible, HEALTH_PORT, Stores, build_flanneld, flanneld_beside, is_ready};
+use flannel_benches::{Fallible, HEALTH_PORT, in_lab, wait_ready};
 use flannel_lab::agent::Agent;
 use flannel_lab::cluster::{Cluster, Families};
+use flannel_lab::flanneld::{self, Stores};
 use flannel_lab::netns::Netns;
-use flannel_lab::sandbox::{Entered, enter_sandbox, is_inside};
 
 /// How long an agent takes to repair damage.
 #[derive(Parser)]
@@ -81,13 +81,7 @@ const DAMAGES: [Damage; 11] = [
 
 fn main() -> Fallible<ExitCode> {
     let options = Options::parse();
-    if !is_inside() {
-        build_flanneld(Stores::Local)?;
-    }
-    match enter_sandbox()? {
-        Entered::Outside(code) => Ok(code),
-        Entered::Inside => run(&options),
-    }
+    in_lab(Stores::Local, || run(&options))
 }
 
 fn run(options: &Options) -> Fallible<ExitCode> {
@@ -95,20 +89,14 @@ fn run(options: &Options) -> Fallible<ExitCode> {
     let netns = cluster.node(1).netns();
     let store = Path::new("/run/repair");
     fill(store, options.leases)?;
-    let agent = cluster.node(1).agent("flanneld", flanneld_beside(&std::env::current_exe()?)).args([
+    let agent = cluster.node(1).agent("flanneld", flanneld::path(None)?).args([
         "--iface=eth0".to_owned(),
         format!("--store=local:{}", store.display()),
         "--subnet-file=/run/repair.env".to_owned(),
         format!("--healthz-port={HEALTH_PORT}"),
     ]);
     let agent = agent.start()?;
-    let start = Instant::now();
-    while !is_ready(netns) {
-        if start.elapsed() > Duration::from_secs(60) {
-            return Err(format!("the agent did not become ready: {}", agent.last_lines()).into());
-        }
-        sleep(Duration::from_millis(10));
-    }
+    wait_ready(netns)?;
     sleep(Duration::from_secs(2));
     println!("{} leases in both families; ms, median (min..max, n)", options.leases);
     let watch = Watch::start();

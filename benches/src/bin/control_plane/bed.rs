@@ -1,11 +1,9 @@
 //! Two nodes, an etcd server full of leases, and an agent.
 
 use std::path::{Path, PathBuf};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 use etcd_client::{Client, Txn, TxnOp};
-use flannel_benches::{Fallible, HEALTH_PORT, is_ready, leases};
+use flannel_benches::{Fallible, HEALTH_PORT, leases, wait_ready};
 use flannel_lab::agent::Agent;
 use flannel_lab::cluster::Cluster;
 use flannel_lab::etcd::{Etcd, EtcdOptions};
@@ -78,14 +76,7 @@ impl Bed {
 
     /// Seconds until the agent says that all peers are in the kernel.
     pub(crate) fn wait_ready(&self) -> Fallible<f64> {
-        let start = Instant::now();
-        while !is_ready(self.netns()) {
-            if start.elapsed() > Duration::from_secs(120) {
-                return Err("the agent did not become ready".into());
-            }
-            sleep(Duration::from_millis(2));
-        }
-        Ok(start.elapsed().as_secs_f64())
+        wait_ready(self.netns())
     }
 }
 

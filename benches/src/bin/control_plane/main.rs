@@ -13,8 +13,8 @@ mod start;
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
-use flannel_benches::{Fallible, Stores, build_flanneld, flanneld_beside, leases};
-use flannel_lab::sandbox::{Entered, enter_sandbox, is_inside};
+use flannel_benches::{Fallible, in_lab, leases};
+use flannel_lab::flanneld::{self, Stores};
 
 /// What can be measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -58,25 +58,19 @@ fn main() -> Fallible<ExitCode> {
     if let Some(n) = options.leases.iter().find(|n| **n + options.singles + spread::BURST > leases::MOST) {
         return Err(format!("{n} leases are too many for the network").into());
     }
-    if !is_inside() {
-        build_flanneld(Stores::All)?;
-    }
-    match enter_sandbox()? {
-        Entered::Outside(code) => Ok(code),
-        Entered::Inside => {
-            let flanneld = flanneld_beside(&std::env::current_exe()?);
-            let backend = options.backend.as_str();
-            for part in &options.parts {
-                for leases in &options.leases {
-                    let bed = || bed::Bed::build(&flanneld, &options.flag, backend, *leases);
-                    match part {
-                        Part::Start => start::run(options.rounds, bed)?,
-                        Part::Spread => spread::run(&bed()?, options.singles)?,
-                        Part::Idle => idle::run(&bed()?, options.idle)?,
-                    }
+    in_lab(Stores::All, || {
+        let flanneld = flanneld::path(None)?;
+        let backend = options.backend.as_str();
+        for part in &options.parts {
+            for leases in &options.leases {
+                let bed = || bed::Bed::build(&flanneld, &options.flag, backend, *leases);
+                match part {
+                    Part::Start => start::run(options.rounds, bed)?,
+                    Part::Spread => spread::run(&bed()?, options.singles)?,
+                    Part::Idle => idle::run(&bed()?, options.idle)?,
                 }
             }
-            Ok(ExitCode::SUCCESS)
         }
-    }
+        Ok(ExitCode::SUCCESS)
+    })
 }

@@ -9,9 +9,10 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
-use flannel_benches::{Fallible, HEALTH_PORT, is_ready};
+use flannel_benches::{Fallible, HEALTH_PORT};
 use flannel_lab::agent::{Agent, AgentBuilder};
 use flannel_lab::cluster::Cluster;
+use flannel_lab::flanneld;
 use flannel_lab::netns::Netns;
 use flannel_lab::pod::Pod;
 use flannel_lab::subnet_env::SubnetEnv;
@@ -300,7 +301,7 @@ fn run_flanneld(
 
 fn wait_ready(netns: &Netns, agents: &[Agent]) -> Fallible<()> {
     let start = Instant::now();
-    while !is_ready(netns) {
+    while flanneld::ready(netns, HEALTH_PORT).is_err() {
         if start.elapsed() > Duration::from_secs(20) {
             let logs: Vec<_> = agents.iter().map(Agent::last_lines).collect();
             return Err(format!("an agent did not become ready\n{}", logs.join("\n")).into());

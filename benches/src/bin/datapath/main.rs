@@ -12,8 +12,8 @@ mod run;
 use std::process::ExitCode;
 
 use clap::Parser;
-use flannel_benches::{Fallible, Stores, build_flanneld, flanneld_beside};
-use flannel_lab::sandbox::{Entered, enter_sandbox, is_inside};
+use flannel_benches::{Fallible, in_lab};
+use flannel_lab::flanneld::{self, Stores};
 
 use bed::{Bed, Lab, Method};
 use report::Report;
@@ -45,29 +45,23 @@ struct Options {
 
 fn main() -> Fallible<ExitCode> {
     let options = Options::parse();
-    if !is_inside() {
-        build_flanneld(Stores::Local)?;
-    }
-    match enter_sandbox()? {
-        Entered::Outside(code) => Ok(code),
-        Entered::Inside => {
-            let exe = std::env::current_exe()?;
-            let bed = Bed::build(&options.methods, &flanneld_beside(&exe), &exe.with_file_name("naive_udp"))?;
-            for lab in &options.labs {
-                bed.shape(*lab)?;
-                let mut report = Report::new(options.quiet);
-                for round in 1..=options.rounds {
-                    let mut order = options.methods.clone();
-                    fastrand::shuffle(&mut order);
-                    for method in order {
-                        eprintln!("lab {lab}, round {round} of {}: {method}", options.rounds);
-                        run::all(&bed, method, options.seconds, &mut report)?;
-                    }
+    in_lab(Stores::Local, || {
+        let exe = std::env::current_exe()?;
+        let bed = Bed::build(&options.methods, &flanneld::path(None)?, &exe.with_file_name("naive_udp"))?;
+        for lab in &options.labs {
+            bed.shape(*lab)?;
+            let mut report = Report::new(options.quiet);
+            for round in 1..=options.rounds {
+                let mut order = options.methods.clone();
+                fastrand::shuffle(&mut order);
+                for method in order {
+                    eprintln!("lab {lab}, round {round} of {}: {method}", options.rounds);
+                    run::all(&bed, method, options.seconds, &mut report)?;
                 }
-                println!("\n## lab {lab}: {}\n", lab.describe());
-                report.print(&options.methods);
             }
-            Ok(ExitCode::SUCCESS)
+            println!("\n## lab {lab}: {}\n", lab.describe());
+            report.print(&options.methods);
         }
-    }
+        Ok(ExitCode::SUCCESS)
+    })
 }

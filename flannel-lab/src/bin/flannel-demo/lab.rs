@@ -2,15 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use flannel_lab::LabError;
 use flannel_lab::agent::Agent;
 use flannel_lab::cluster::{Cluster, Families};
-use flannel_lab::netns::Netns;
+use flannel_lab::flanneld::ready;
 use flannel_lab::node::Node;
 use flannel_lab::pod::Pod;
 use flannel_lab::subnet_env::SubnetEnv;
@@ -74,7 +73,9 @@ impl Lab {
         let (agent, node) = (&self.agents[&number], self.node(number));
         let file = subnet_file(number);
         let what = format!("{} to be ready", agent.name());
-        agent.wait_while_running(DEADLINE, &what, || file.exists() && is_ready(node.netns()))?;
+        agent.wait_while_running(DEADLINE, &what, || {
+            file.exists() && ready(node.netns(), HEALTH_PORT).is_ok()
+        })?;
         self.envs.insert(number, SubnetEnv::read(&file)?);
         Ok(())
     }
@@ -174,21 +175,6 @@ fn network_config(families: Families, backend: &str) -> String {
     let v6 = if families.v6() { r#", "EnableIPv6": true, "IPv6Network": "fd00:42::/48""# } else { "" };
     // Quoted by the JSON library, whatever the user wrote.
     format!("{{ {v4}{v6},\n  \"Backend\": {{ \"Type\": {} }} }}\n", Value::from(backend))
-}
-
-/// Asks an agent's health server.
-fn is_ready(node: &Netns) -> bool {
-    let ask = || -> std::io::Result<String> {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, HEALTH_PORT));
-        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
-        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-        stream.write_all(b"GET /readyz HTTP/1.0\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
-    };
-    let answer = node.enter(ask);
-    matches!(answer, Ok(Ok(answer)) if answer.lines().next().is_some_and(|line| line.contains(" 200 ")))
 }
 
 #[cfg(test)]

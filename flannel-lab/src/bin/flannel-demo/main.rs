@@ -5,7 +5,6 @@
 
 mod agents;
 mod batch;
-mod binary;
 mod faults;
 mod keep;
 mod lab;
@@ -24,6 +23,7 @@ use std::error::Error;
 use std::process::ExitCode;
 
 use clap::Parser;
+use flannel_lab::flanneld::{self, Stores};
 use flannel_lab::sandbox::{Entered, enter_sandbox, is_inside};
 
 use self::options::Options;
@@ -48,10 +48,11 @@ fn run(options: &Options, screen: &Screen) -> Fallible<ExitCode> {
             "the demo is about state in the kernel, which udp has none of; try vxlan or host-gw".into()
         );
     }
-    let flanneld = binary::path(options)?;
+    let flanneld = flanneld::path(options.flanneld.as_deref())?;
     if !is_inside() {
         if options.flanneld.is_none() {
-            binary::build(screen)?;
+            screen.line("building flanneld, for the local store alone");
+            flanneld::build(Stores::Local)?;
         }
         preflight::check()?;
     }

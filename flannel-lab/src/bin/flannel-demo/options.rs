@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use flannel_lab::cluster::Families;
 
 /// Shows flannel at work: builds a cluster of network namespaces on this machine, with the real agent on
@@ -19,8 +19,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "KIND", default_value = "vxlan")]
     pub(crate) backend: String,
     /// Address families of the underlay and of the pods
-    #[arg(long, value_enum, default_value_t = FamilyChoice::Dual)]
-    pub(crate) families: FamilyChoice,
+    #[arg(long, value_enum, default_value_t = Families::Dual)]
+    pub(crate) families: Families,
     /// Leave the cluster up afterwards, until Ctrl-C, with commands to look around in it
     #[arg(long)]
     pub(crate) keep: bool,
@@ -35,27 +35,6 @@ pub(crate) struct Options {
     pub(crate) verbose: bool,
 }
 
-/// The values of `--families`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum FamilyChoice {
-    /// IPv4 alone
-    V4,
-    /// IPv6 alone
-    V6,
-    /// Both
-    Dual,
-}
-
-impl From<FamilyChoice> for Families {
-    fn from(choice: FamilyChoice) -> Self {
-        match choice {
-            FamilyChoice::V4 => Self::V4,
-            FamilyChoice::V6 => Self::V6,
-            FamilyChoice::Dual => Self::Dual,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -67,7 +46,7 @@ mod tests {
         Options::command().debug_assert();
         let options = Options::parse_from(["flannel-demo"]);
         assert_eq!((options.nodes, options.backend.as_str()), (3, "vxlan"));
-        assert_eq!(options.families, FamilyChoice::Dual);
+        assert_eq!(options.families, Families::Dual);
         for nodes in ["1", "51", "x"] {
             assert!(Options::try_parse_from(["flannel-demo", "--nodes", nodes]).is_err(), "{nodes}");
         }

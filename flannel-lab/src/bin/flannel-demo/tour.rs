@@ -24,7 +24,7 @@ const ROUTES: usize = 12;
 pub(crate) fn run(options: &Options, flanneld: &Path, screen: &Screen) -> Fallible<ExitCode> {
     let user = if keep::is_user_sandbox() { "user, " } else { "" };
     screen.step("sandbox", &format!("new {user}mount, network and pid namespaces; all goes with them"));
-    let lab = Lab::new(options.nodes, options.families.into(), flanneld)?;
+    let lab = Lab::new(options.nodes, options.families, flanneld)?;
     let mut tour = Tour { lab, screen, verbose: options.verbose, logged: 0, report: Report::default() };
     let code = match tour.take(&options.backend) {
         Ok(()) => tour.conclude(),

@@ -2,16 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use flannel_lab::agent::Agent;
 use flannel_lab::cluster::{Cluster, Families};
+use flannel_lab::flanneld::ready;
 use flannel_lab::kernel_state::KernelState;
-use flannel_lab::netns::Netns;
 use flannel_lab::node::Node;
 use flannel_lab::pod::Pod;
 use flannel_lab::subnet_env::SubnetEnv;
@@ -64,7 +62,7 @@ impl Model {
 impl Lab {
     /// Builds the nodes and the store, starts the agents and attaches the pods.
     pub(crate) fn start(options: &Options, flanneld: &Path) -> Fallible<Self> {
-        let (families, backend) = (Families::from(options.families), options.backend);
+        let (families, backend) = (options.families, options.backend);
         let cluster = Cluster::builder().nodes(options.nodes).families(families).build()?;
         let store = Store::start(options.store, &cluster, &config(backend, families))?;
         let mut lab = Self {
@@ -137,7 +135,7 @@ impl Lab {
         let file = subnet_file(number);
         Ok(wait_for(limit, &what, || match agent.exit_status() {
             Some(status) => Err(format!("it ended with {status}")),
-            None if file.exists() => ready(self.node(number).netns()),
+            None if file.exists() => ready(self.node(number).netns(), HEALTH_PORT),
             None => Err("it has written no subnet file".to_owned()),
         })?)
     }
@@ -280,20 +278,4 @@ fn config(backend: Backend, families: Families) -> String {
         config["IPv6SubnetMax"] = max.into();
     }
     config.to_string()
-}
-
-/// Asks an agent's health server; an error is what it says instead.
-fn ready(node: &Netns) -> Result<(), String> {
-    let ask = || -> std::io::Result<String> {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, HEALTH_PORT));
-        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
-        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-        stream.write_all(b"GET /readyz HTTP/1.0\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
-    };
-    let answer = node.enter(ask).map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
-    let is_ready = answer.lines().next().is_some_and(|line| line.contains(" 200 "));
-    if is_ready { Ok(()) } else { Err(answer) }
 }

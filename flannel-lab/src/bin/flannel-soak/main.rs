@@ -14,7 +14,6 @@
 
 mod act;
 mod action;
-mod binary;
 mod foreign;
 mod lab;
 mod model;
@@ -34,6 +33,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use flannel_lab::flanneld::{self, Stores};
 use flannel_lab::sandbox::{Entered, enter_sandbox, is_inside};
 
 use self::lab::Lab;
@@ -63,10 +63,10 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Fallible<ExitCode> {
-    let flanneld = binary::path(options)?;
+    let flanneld = flanneld::path(options.flanneld.as_deref())?;
     if !is_inside() {
         if options.flanneld.is_none() {
-            binary::build()?;
+            flanneld::build(Stores::All)?;
         }
         preflight::check()?;
     }

@@ -31,8 +31,8 @@ pub(crate) struct Options {
     #[arg(long, value_enum, default_value_t = Backend::Vxlan)]
     pub(crate) backend: Backend,
     /// Address families of the underlay and of the pods
-    #[arg(long, value_enum, default_value_t = FamilyChoice::Dual)]
-    pub(crate) families: FamilyChoice,
+    #[arg(long, value_enum, default_value_t = Families::Dual)]
+    pub(crate) families: Families,
     /// Where leases are
     #[arg(long, value_enum, default_value_t = StoreChoice::Etcd)]
     pub(crate) store: StoreChoice,
@@ -47,27 +47,6 @@ pub(crate) struct Options {
 fn minutes(text: &str) -> Result<f64, String> {
     let minutes = text.parse::<f64>().map_err(|error| error.to_string())?;
     if minutes > 0.0 && minutes <= 10_000.0 { Ok(minutes) } else { Err("must be above 0, and finite".into()) }
-}
-
-/// The values of `--families`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum FamilyChoice {
-    /// IPv4 alone
-    V4,
-    /// IPv6 alone
-    V6,
-    /// Both
-    Dual,
-}
-
-impl From<FamilyChoice> for Families {
-    fn from(choice: FamilyChoice) -> Self {
-        match choice {
-            FamilyChoice::V4 => Self::V4,
-            FamilyChoice::V6 => Self::V6,
-            FamilyChoice::Dual => Self::Dual,
-        }
-    }
 }
 
 /// The values of `--store`.
