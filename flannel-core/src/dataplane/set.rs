@@ -135,6 +135,13 @@ impl Dataplane {
         }
     }
 
+    /// The FDB entries of a MAC on a link.
+    pub fn remotes_of(&self, link: LinkIndex, mac: MacAddr) -> impl Iterator<Item = FdbEntry> + '_ {
+        let dst = Family::V4.unspecified();
+        let first = FdbEntry { link, mac, dst, port: None, vni: None, via: None };
+        self.fdb.range(first..).take_while(move |entry| (entry.link, entry.mac) == (link, mac)).copied()
+    }
+
     /// The routes that go through a next-hop object. The kernel deletes them with it, those of IPv4 in silence.
     pub fn routes_through(&self, next_hop: &ObjectKey) -> impl Iterator<Item = ObjectKey> + use<'_> {
         let next_hop = match *next_hop {

@@ -55,9 +55,15 @@ impl<D: Driver> Reconciler<D> {
         }
         if !self.peers.want().is_satisfied_by(&object) {
             self.todo.keys.insert(key);
-            if let Object::Fdb(_) = object {
-                // A replaced FDB entry takes the place of another remote of its MAC, in silence.
-                self.todo.objects = true;
+            if let Object::Fdb(entry) = object {
+                // It takes the place of another remote of its MAC, in silence. One that is still there is put
+                // once more, which changes nothing.
+                let others: Vec<ObjectKey> =
+                    self.have.remotes_of(entry.link, entry.mac).map(ObjectKey::Fdb).collect();
+                for other in others {
+                    self.have.remove(&other);
+                    self.todo.keys.insert(other);
+                }
             }
         }
         self.have.insert(object);
