@@ -1,0 +1,1 @@
+//! Rules through iptables, in its legacy and its nft variant.
