@@ -118,6 +118,7 @@ async fn run_agent(
         subnet_file: options.subnet_file.clone(),
         state_file: options.state_file.clone(),
         previous: state,
+        blackholes: options.blackholes,
         store: &store,
         backends: &|kind| registry::backend(kind, &options.backends),
         board,

@@ -56,6 +56,8 @@ pub(crate) struct Agent<'a> {
     pub(crate) state_file: PathBuf,
     /// What the state file said at the start.
     pub(crate) previous: Option<State>,
+    /// Whether to keep blackhole routes for this node's own subnets.
+    pub(crate) blackholes: bool,
     /// The store of leases.
     pub(crate) store: &'a dyn SubnetManager,
     /// Makes backends by kind.
@@ -177,7 +179,8 @@ impl Agent<'_> {
         let mut retry = Retry::default();
         loop {
             let (subnets, previous, chosen_by) = (self.store, self.previous.as_ref(), Some(options));
-            let registration = Registration { config, underlay, subnets, previous, chosen_by };
+            let blackholes = self.blackholes;
+            let registration = Registration { config, underlay, subnets, previous, chosen_by, blackholes };
             match backend.register(registration).await {
                 Ok(network) => return Ok(network),
                 Err(BackendError::Subnet(error)) if error.is_transient() => {

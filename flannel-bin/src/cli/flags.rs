@@ -217,8 +217,13 @@ pub(crate) const FLAGS: &[Flag] = &[
         "accept forwarded traffic of the overlay network; this version writes no such rules",
     )
     .missing("forward rules"),
-    Flag::new("ip-blackhole-route", Kind::Bool, "false", "", "keep a blackhole route for this node's subnet")
-        .missing("blackhole routes"),
+    Flag::new(
+        "ip-blackhole-route",
+        Kind::Bool,
+        "false",
+        "",
+        "keep a blackhole route for each of this node's subnets, so that packets to addresses that no pod has end here",
+    ),
     Flag::new(
         "net-config-path",
         Kind::Text,

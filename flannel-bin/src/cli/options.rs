@@ -85,6 +85,8 @@ pub(crate) struct Options {
     pub(crate) state_file: PathBuf,
     /// What the backends are to do on this node.
     pub(crate) backends: BackendOptions,
+    /// Whether to keep blackhole routes for this node's own subnets.
+    pub(crate) blackholes: bool,
     /// How long before its end the lease is renewed.
     pub(crate) renew_margin: Duration,
     /// Address and port of the health server; `None` for none.
@@ -137,6 +139,7 @@ impl Options {
                     _ => return Err(values.bad("nexthop-objects", "auto or off")),
                 },
             },
+            blackholes: values.is_true("ip-blackhole-route"),
             renew_margin: Duration::from_secs(margin.unsigned_abs() * 60),
             health: (port > 0).then(|| (values.text("healthz-ip").to_owned(), port)),
             log_format: match values.text("log-format") {
@@ -179,6 +182,10 @@ impl Values<'_> {
 
     fn int(&self, name: &str) -> i64 {
         parse_int(self.text(name)).expect("numbers were checked when they were read")
+    }
+
+    fn is_true(&self, name: &str) -> bool {
+        parse_bool(self.text(name)).expect("booleans were checked when they were read")
     }
 
     fn path(&self, name: &str) -> Option<PathBuf> {

@@ -2,6 +2,7 @@
 //! kernel, a real etcd.
 
 mod backends;
+mod blackhole;
 mod connectivity;
 mod crowd;
 mod direct;
