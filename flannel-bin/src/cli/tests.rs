@@ -145,7 +145,7 @@ fn errors_name_flag_value_and_what_was_meant() {
 #[test]
 fn what_this_version_lacks_is_refused_only_if_asked_for() {
     let lacking: Vec<_> = FLAGS.iter().filter(|flag| flag.missing.is_some()).collect();
-    assert_eq!(lacking.len(), 12);
+    assert_eq!(lacking.len(), 11);
     for flag in lacking {
         let name = flag.name;
         if name != "iptables-forward-rules" {
