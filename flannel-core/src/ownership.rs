@@ -15,7 +15,7 @@ use crate::lease::Lease;
 use crate::state_file::{Device, State};
 
 /// `RTPROT_BOOT`, the protocol of routes that Go flannel writes, and of those that `ip route` does.
-const BOOT_PROTOCOL: u8 = 3;
+pub const BOOT_PROTOCOL: u8 = 3;
 
 /// `RTPROT_KERNEL`: routes that the kernel made for an address.
 const KERNEL_PROTOCOL: u8 = 2;

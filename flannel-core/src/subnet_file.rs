@@ -87,6 +87,8 @@ fn is_current(path: &Path, text: &str) -> bool {
 pub struct Previous {
     /// The subnets that this node had; `None` if that can't be told.
     pub key: Option<LeaseKey>,
+    /// The overlay networks that they were part of.
+    pub networks: PerFamily<Subnet>,
     /// What could not be used, for the log.
     pub problems: Vec<String>,
 }
@@ -96,7 +98,9 @@ pub fn read_previous(path: &Path) -> Previous {
     match fs::read(path) {
         Ok(bytes) => parse_previous(&String::from_utf8_lossy(&bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Previous::default(),
-        Err(error) => Previous { key: None, problems: vec![format!("{}: {error}", path.display())] },
+        Err(error) => {
+            Previous { problems: vec![format!("{}: {error}", path.display())], ..Previous::default() }
+        }
     }
 }
 
@@ -111,7 +115,11 @@ pub(crate) fn parse_previous(text: &str) -> Previous {
         }
         valid.first().copied().filter(|_| valid.len() == 1)
     });
-    Previous { key: LeaseKey::new(subnets), problems }
+    let networks = PerFamily::from_fn(|family| {
+        let value = value_of(text, keys(family).0)?;
+        value.parse().ok().filter(|network: &Subnet| network.family() == family)
+    });
+    Previous { key: LeaseKey::new(subnets), networks, problems }
 }
 
 /// The valid ones of a comma-separated list.

@@ -154,6 +154,26 @@ impl Options {
     }
 }
 
+/// What `flanneld cleanup` is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CleanupOptions {
+    /// Whether to say only what would be done.
+    pub(crate) dry_run: bool,
+    /// Whether to remove the own lease from the store, too.
+    pub(crate) lease: bool,
+    /// What the agent was started with, as far as it matters.
+    pub(crate) agent: Options,
+}
+
+impl CleanupOptions {
+    /// Checks what was given and fills in the defaults.
+    pub(crate) fn from_given(given: &[Given]) -> Result<Self, CliError> {
+        let values = Values(given);
+        let (dry_run, lease) = (values.is_true("dry-run"), values.is_true("lease"));
+        Ok(Self { dry_run, lease, agent: Options::from_given(given)? })
+    }
+}
+
 /// Refuses what this version can't do. A flag that asks for what is done anyway is no error.
 fn check_support(given: &Given) -> Result<(), CliError> {
     let Some(what) = given.flag.missing else { return Ok(()) };
@@ -185,7 +205,7 @@ impl Values<'_> {
     }
 
     fn is_true(&self, name: &str) -> bool {
-        parse_bool(self.text(name)).expect("booleans were checked when they were read")
+        parse_bool(self.text(name)).is_some_and(|is_true| is_true)
     }
 
     fn path(&self, name: &str) -> Option<PathBuf> {

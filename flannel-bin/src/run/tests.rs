@@ -133,6 +133,10 @@ impl SubnetManager for Fake {
         Ok(lease.clone())
     }
 
+    async fn release_lease(&self, _: &Lease) -> Result<(), SubnetError> {
+        unreachable!("an agent keeps its lease")
+    }
+
     async fn hold_lease(&self, _: &Lease) -> Result<Infallible, SubnetError> {
         self.loses.cancelled().await;
         Err(lost())

@@ -3,6 +3,7 @@
 //! What is wanted and what was observed have one type, so a restart, a missed event, a half-failed
 //! batch and somebody's `ip route del` are all the same case: compare, repair the difference.
 
+pub mod command;
 mod set;
 
 use std::net::IpAddr;
