@@ -3,6 +3,7 @@
 
 mod backends;
 mod blackhole;
+mod cleanup;
 mod connectivity;
 mod crowd;
 mod direct;
