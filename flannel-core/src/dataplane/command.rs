@@ -51,10 +51,9 @@ fn route(route: &Route, link: impl Fn(LinkIndex) -> String) -> String {
         }));
         text.extend(on.map(|on| format!(" dev {}", link(on))));
     }
-    if metric != 0 {
-        text += &format!(" metric {metric}");
-    }
-    text + &format!(" proto {protocol}")
+    text.extend((metric != 0).then(|| format!(" metric {metric}")));
+    text.extend([format!(" proto {protocol}")]);
+    text
 }
 
 #[cfg(test)]
