@@ -67,6 +67,9 @@ pub enum FirewallError {
         /// What brings it.
         package: &'static str,
     },
+    /// There is no program for rules at all.
+    #[error("neither iptables nor nft is installed (Debian and Red Hat packages iptables and nftables)")]
+    Neither,
     /// A program can't be run.
     #[error("can't run {command}")]
     Run {
@@ -121,6 +124,8 @@ pub(super) async fn run(
     };
     let mut child = Command::new(program)
         .args(&args)
+        // What it says is partly read, so it must not be translated.
+        .env("LC_ALL", "C")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -3,9 +3,14 @@
 //! [`rules`] says which rules there should be, as values. A [`RuleManager`] reads what the kernel has, plans
 //! the smallest change and makes it in one transaction.
 
+mod choose;
 mod edit;
+mod hold;
 pub mod iptables;
 mod manager;
+pub mod nft;
 pub mod rules;
 
+pub use choose::Managers;
+pub use hold::{Firewall, FirewallStatus};
 pub use manager::{FirewallError, Plan, RuleManager, Step};
