@@ -265,7 +265,8 @@ pub(super) fn choose(nft: Option<Usage>, legacy: Option<Usage>, plain: Option<Ki
         let kind = if nft.has_kubelet_chains { Kind::Nft } else { Kind::Legacy };
         return (kind, "the kubelet uses it".to_owned());
     }
-    let counts = |more: usize, fewer: usize| format!("{more} rules of others are there, {fewer} in the other variant");
+    let counts =
+        |more: usize, fewer: usize| format!("{more} rules of others are there, {fewer} in the other variant");
     match nft.rules.cmp(&legacy.rules) {
         std::cmp::Ordering::Greater => (Kind::Nft, counts(nft.rules, legacy.rules)),
         std::cmp::Ordering::Less => (Kind::Legacy, counts(legacy.rules, nft.rules)),
