@@ -87,7 +87,7 @@ fn is_current(path: &Path, text: &str) -> bool {
 pub struct Previous {
     /// The subnets that this node had; `None` if that can't be told.
     pub key: Option<LeaseKey>,
-    /// The overlay networks that they were part of.
+    /// The networks that its subnets were part of, as far as they can be told.
     pub networks: PerFamily<Subnet>,
     /// What could not be used, for the log.
     pub problems: Vec<String>,
@@ -99,7 +99,8 @@ pub fn read_previous(path: &Path) -> Previous {
         Ok(bytes) => parse_previous(&String::from_utf8_lossy(&bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Previous::default(),
         Err(error) => {
-            Previous { problems: vec![format!("{}: {error}", path.display())], ..Previous::default() }
+            let problems = vec![format!("{}: {error}", path.display())];
+            Previous { problems, ..Previous::default() }
         }
     }
 }
@@ -115,9 +116,10 @@ pub(crate) fn parse_previous(text: &str) -> Previous {
         }
         valid.first().copied().filter(|_| valid.len() == 1)
     });
+    // A Go agent may have written several; what it wrote for them is then not known as ours.
     let networks = PerFamily::from_fn(|family| {
-        let value = value_of(text, keys(family).0)?;
-        value.parse().ok().filter(|network: &Subnet| network.family() == family)
+        let network: Subnet = value_of(text, keys(family).0)?.parse().ok()?;
+        (network.family() == family).then_some(network)
     });
     Previous { key: LeaseKey::new(subnets), networks, problems }
 }

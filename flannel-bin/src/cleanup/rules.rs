@@ -1,11 +1,17 @@
 //! Firewall rules of the agent: what a plan for no rules at all takes away.
 
+use std::time::Duration;
+
+use flannel_core::firewall::iptables::Iptables;
 use flannel_core::firewall::nft::Nftables;
 use flannel_core::firewall::rules::{Ours, Wanted};
 use flannel_core::firewall::{FirewallError, RuleManager, Step};
 
 use super::plan::{Action, Plan, Removal};
 use crate::report::chain;
+
+/// Nobody looks a second time.
+const ONCE: Duration = Duration::MAX;
 
 /// The rules that go.
 pub(super) async fn removals() -> Plan {
@@ -27,7 +33,8 @@ pub(super) async fn removals() -> Plan {
 
 /// What each kind of rules takes to be removed.
 async fn rule_steps() -> Vec<Result<Vec<Step>, FirewallError>> {
-    vec![steps_of(Nftables::open().await).await]
+    let (nftables, iptables) = tokio::join!(Nftables::open(), Iptables::open(&[], ONCE));
+    vec![steps_of(nftables).await, steps_of(iptables).await]
 }
 
 async fn steps_of<M: RuleManager>(manager: Result<M, FirewallError>) -> Result<Vec<Step>, FirewallError> {

@@ -52,7 +52,7 @@ fn left_behind(case: &'static BackendCase) -> (Bed<LocalFolder>, Vec<String>) {
     }
     settle(&node);
     let before = whole(&node);
-    bed.spawn(1, &["--ip-blackhole-route"]);
+    bed.spawn(1, &["--ip-blackhole-route", "--ip-masq"]);
     bed.start(2);
     bed.wait_ready(1);
     // Others have routes here that look like those to peers. The state file names peers once they are in use.
