@@ -50,6 +50,12 @@ fn left_behind(case: &'static BackendCase) -> (Bed<LocalFolder>, Vec<String>) {
     for command in FOREIGN {
         node.ip(command).unwrap();
     }
+    // With rules of others, so that the tables and chains of iptables itself are there before.
+    for program in ["iptables", "ip6tables"] {
+        for rule in ["-t nat -A POSTROUTING -p sctp -j ACCEPT", "-A FORWARD -p sctp -j DROP"] {
+            node.run(program, &rule.split(' ').collect::<Vec<_>>()).unwrap();
+        }
+    }
     settle(&node);
     let before = whole(&node);
     bed.spawn(1, &["--ip-blackhole-route", "--ip-masq"]);
@@ -217,7 +223,7 @@ fn a_lease_that_another_node_has_stays() {
 }
 
 #[test]
-fn rules_in_the_tables_of_the_agent_go() {
+fn rules_of_nftables_go_as_those_of_iptables() {
     in_sandbox(test_name!(), || {
         let mut bed = bed(&HOST_GW, Families::V4);
         bed.stop(1);
@@ -225,13 +231,13 @@ fn rules_in_the_tables_of_the_agent_go() {
         let nft = |script: &str| node.run("nft", &[script]).unwrap();
         nft("add table ip other");
         nft("add chain ip other forward { type filter hook forward priority 0 ; }");
-        let before = nft("list ruleset");
         nft("add table ip flannel-ipv4");
         nft("add chain ip flannel-ipv4 forward { type filter hook forward priority 0 ; }");
         nft("add rule ip flannel-ipv4 forward ip saddr 10.244.0.0/16 accept");
         let listed = printed(&cleanup(&bed, &[]));
         assert!(listed.contains("\nnft '"), "{listed}");
-        assert_eq!(nft("list ruleset"), before);
+        let left = nft("list ruleset");
+        assert!(left.contains("table ip other") && !left.to_lowercase().contains("flannel"), "{left}");
     });
 }
 
