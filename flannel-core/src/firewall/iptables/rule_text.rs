@@ -21,18 +21,12 @@ pub(super) struct Home {
 impl Home {
     pub(super) fn of(chain: Chain) -> Self {
         match chain {
-            Chain::Masquerade => Self {
-                table: "nat",
-                chain: "FLANNEL-POSTRTG",
-                from: "POSTROUTING",
-                comment: "flanneld masq",
-            },
-            Chain::Forward => Self {
-                table: "filter",
-                chain: "FLANNEL-FWD",
-                from: "FORWARD",
-                comment: "flanneld forward",
-            },
+            Chain::Masquerade => {
+                Self { table: "nat", chain: "FLANNEL-POSTRTG", from: "POSTROUTING", comment: "flanneld masq" }
+            }
+            Chain::Forward => {
+                Self { table: "filter", chain: "FLANNEL-FWD", from: "FORWARD", comment: "flanneld forward" }
+            }
         }
     }
 

@@ -140,10 +140,14 @@ impl<'a> Seen<'a> {
         let edits = edit(want, &ours);
         // Of two rules with one text, a deletion takes the first, whichever was meant.
         let is_twice = |text| self.rules.iter().filter(|rule| rule.text == text).count() > 1;
-        let is_unclear = |edit: &Edit| matches!(edit, Edit::Delete(number) if is_twice(self.rules[*number].text));
+        let is_unclear =
+            |edit: &Edit| matches!(edit, Edit::Delete(number) if is_twice(self.rules[*number].text));
         if edits.iter().any(is_unclear) {
             let ours = self.rules.iter().filter(|rule| rule.ours.is_some());
-            return ours.map(|rule| self.delete(rule)).chain(want.iter().map(|rule| self.append(rule))).collect();
+            return ours
+                .map(|rule| self.delete(rule))
+                .chain(want.iter().map(|rule| self.append(rule)))
+                .collect();
         }
         let mut numbers: Vec<_> = (0..self.rules.len()).map(Some).collect();
         let mut line = |edit| match edit {

@@ -152,14 +152,10 @@ pub(super) async fn installed(families: &[Family]) -> Result<Installed, Firewall
         }
         return Err(FirewallError::Missing { program: program.to_owned(), package: "iptables" });
     }
-    found.version = match plain {
-        Some((version, _)) => Some(version),
-        None => {
-            let any = found.nft.iter().chain(found.legacy.iter()).next();
-            let command = any.map_or("iptables", |(_, programs)| programs.command);
-            ask_version(command).await?.map(|(version, _)| version)
-        }
-    };
+    found.version = plain.map(|(version, _)| version);
+    if let (None, Some((_, any))) = (plain, found.nft.iter().chain(found.legacy.iter()).next()) {
+        found.version = ask_version(any.command).await?.map(|(version, _)| version);
+    }
     Ok(found)
 }
 
@@ -204,9 +200,11 @@ impl Found {
 /// Finds the programs and chooses.
 pub(super) async fn find(families: &[Family]) -> Result<Found, FirewallError> {
     let installed = installed(families).await?;
-    let used = async |kind| match installed.does(kind, families) {
-        true => usage(kind, installed.programs(kind)).await,
-        false => Ok(None),
+    let used = async |kind| {
+        if !installed.does(kind, families) {
+            return Ok(None);
+        }
+        usage(kind, installed.programs(kind)).await
     };
     let (nft, legacy) = (used(Kind::Nft).await?, used(Kind::Legacy).await?);
     let (kind, why) = choose(nft, legacy, installed.plain);
@@ -265,7 +263,8 @@ pub(super) fn choose(nft: Option<Usage>, legacy: Option<Usage>, plain: Option<Ki
         let kind = if nft.has_kubelet_chains { Kind::Nft } else { Kind::Legacy };
         return (kind, "the kubelet uses it".to_owned());
     }
-    let counts = |more: usize, fewer: usize| format!("{more} rules of others are there, {fewer} in the other variant");
+    let counts =
+        |more: usize, fewer: usize| format!("{more} rules of others are there, {fewer} in the other variant");
     match nft.rules.cmp(&legacy.rules) {
         std::cmp::Ordering::Greater => (Kind::Nft, counts(nft.rules, legacy.rules)),
         std::cmp::Ordering::Less => (Kind::Legacy, counts(legacy.rules, nft.rules)),
