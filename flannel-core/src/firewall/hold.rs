@@ -14,7 +14,7 @@ use super::rules::{Ours, Wanted};
 use crate::subnet::chain;
 
 /// How often everything is looked at, whatever was announced; jittered.
-const AUDIT: Duration = Duration::from_secs(60);
+pub(super) const AUDIT: Duration = Duration::from_secs(60);
 /// The first and the longest pause after a failure.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 /// So many repairs in so much time are no accident: somebody works against us.
@@ -83,7 +83,11 @@ impl Firewall {
     /// Makes the kernel have the rules. Returns when to look again at the latest.
     async fn look(&mut self, since: Instant) -> Instant {
         let active = converge(self.managers.active.as_deref_mut(), &self.wanted, &self.ours).await;
-        let active = active.map(|done| self.note(done, since));
+        let missed = self.managers.missed.clone();
+        let active = active.map(|mut done| {
+            done.notes.extend(missed);
+            self.note(done, since);
+        });
         // What the other manager has may go only when ours are there, so that nothing leaves unmasqueraded.
         let result = match active {
             Ok(()) => self.clear_unused().await,
@@ -106,7 +110,7 @@ impl Firewall {
             self.repairs.push_back(Instant::now());
             info!(changes = done.changes, took = ?since.elapsed(), "firewall rules repaired");
         } else if !was_in_place {
-            info!(changes = done.changes, "firewall rules are in place");
+            debug!(changes = done.changes, "firewall rules are in place");
         }
         for note in done.notes.iter().filter(|note| !self.status.borrow().notes.contains(note)) {
             warn!(note, "firewall");
@@ -123,8 +127,12 @@ impl Firewall {
 
     async fn clear_unused(&mut self) -> Result<(), FirewallError> {
         while let Some(unused) = self.managers.unused.last_mut() {
+            let Some(unused) = unused.open().await? else {
+                self.managers.unused.pop();
+                continue;
+            };
             let name = unused.name();
-            let done = converge(Some(unused.as_mut()), &Wanted::default(), &self.ours).await?;
+            let done = converge(Some(unused), &Wanted::default(), &self.ours).await?;
             if done.changes > 0 {
                 info!(manager = name, "rules of an earlier run removed");
             }

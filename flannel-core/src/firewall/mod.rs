@@ -11,6 +11,6 @@ mod manager;
 pub mod nft;
 pub mod rules;
 
-pub use choose::Managers;
+pub use choose::{Choice, Managers};
 pub use hold::{Firewall, FirewallStatus};
 pub use manager::{FirewallError, Plan, RuleManager, Step};

@@ -29,39 +29,42 @@ fn protocol(family: Family) -> u8 {
 #[derive(Debug)]
 pub struct Nftables {
     events: RulesetEvents,
-    /// Whether the kernel can choose source ports at random.
-    can_be_random: bool,
+    /// Whether the kernel can choose source ports at random; `None` if that was not tried yet.
+    can_be_random: Option<bool>,
     /// The chains of others that drop what is forwarded; `None` if that must be looked up.
     dropping: Option<Vec<Dropping>>,
 }
 
 impl Nftables {
-    /// Listens in the network namespace of the calling thread, and finds out by trying what the host can.
+    /// Listens in the network namespace of the calling thread.
     ///
     /// # Panics
     ///
     /// Outside of a tokio runtime with I/O and time.
     pub async fn open() -> Result<Self, FirewallError> {
         let events = RulesetEvents::open()?;
-        // That nft is there, and that it and the kernel understand each other.
-        list(&["-j", "list", "tables"]).await?;
+        run(NFT, &["--version"], "").await?;
+        Ok(Self { events, can_be_random: None, dropping: None })
+    }
+
+    /// Whether source ports can be chosen at random, found out by trying.
+    async fn can_be_random(&mut self) -> Result<bool, FirewallError> {
+        if let Some(known) = self.can_be_random {
+            return Ok(known);
+        }
         // Checked, not done.
         let table = format!("{} {}", family_name(Family::V4), table_name(Family::V4));
         let trial = format!(
             "add table {table}\nadd chain {table} masqueradeTest {{ type nat hook postrouting priority srcnat ; }}\n\
              add rule {table} masqueradeTest masquerade fully-random\n"
         );
-        let can_be_random = match run(NFT, &["-c", "-f", "-"], &trial).await {
+        let can = match run(NFT, &["-c", "-f", "-"], &trial).await {
             Ok(_) => true,
             Err(FirewallError::Failed { .. }) => false,
             Err(error) => return Err(error),
         };
-        Ok(Self { events, can_be_random, dropping: None })
-    }
-
-    /// Whether `--random-fully` has an effect here.
-    pub fn can_be_random(&self) -> bool {
-        self.can_be_random
+        self.can_be_random = Some(can);
+        Ok(can)
     }
 
     async fn notes(&mut self, want: &Wanted) -> Result<Vec<String>, FirewallError> {
@@ -109,11 +112,12 @@ impl RuleManager for Nftables {
     }
 
     async fn plan(&mut self, want: &Wanted, ours: &Ours) -> Result<Plan, FirewallError> {
+        let can_be_random = want.masquerade && want.fully_random && self.can_be_random().await?;
         let (v4, v6) = tokio::join!(seen(Family::V4), seen(Family::V6));
         let mut plan = Plan { steps: Vec::new(), notes: self.notes(want).await? };
         let mut lines = Vec::new();
         for (family, seen) in [(Family::V4, v4?), (Family::V6, v6?)] {
-            let script = script(family, want, self.can_be_random, seen.as_ref(), ours);
+            let script = script(family, want, can_be_random, seen.as_ref(), ours);
             lines.extend(script.lines);
             plan.notes.extend(script.notes);
         }
