@@ -8,6 +8,7 @@ use flannel_lab::golden::Golden;
 use flannel_lab::sandbox::in_sandbox;
 use flannel_lab::test_name;
 use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 
 use super::super::Iptables;
 use super::super::variant::{Kind, legacy_tables};
@@ -170,6 +171,8 @@ async fn hold(manager: &mut Iptables, want: &Wanted, ours: &Ours) -> Plan {
 /// A sandbox for a test of everything there is of a variant.
 fn with(test: &str, body: impl AsyncFnOnce()) {
     in_sandbox(test, || {
+        // The names of the legacy tables can only be read in a namespace that was made by who is root in it.
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(body());
     });
