@@ -427,6 +427,46 @@ fn flannel_config(world: &World, manager: Manager) {
     world.bed.store.put_config(&manager.config(world.bed.case));
 }
 
+/// Masquerading that was asked for must not be missed in silence; the default must not hinder anybody.
+#[test]
+fn a_host_without_the_programs() {
+    in_sandbox_within(Duration::from_mins(1), test_name!(), || {
+        let cluster = Cluster::builder().nodes(1).families(Families::Dual).build().unwrap();
+        for (config, package) in [
+            (VXLAN.config(Families::Dual), "iptables and nftables"),
+            (Manager::Nftables.config(&VXLAN), "nftables"),
+            (Manager::IptablesNft.config(&VXLAN), "iptables"),
+        ] {
+            let store = LocalFolder::new();
+            crate::harness::Store::put_config(&store, &config);
+            let flanneld = |more: &[&str]| {
+                let agent =
+                    cluster.node(1).agent("flanneld", crate::harness::FLANNELD).env("PATH", "/nowhere");
+                agent
+                    .arg("--iface=eth0")
+                    .arg("--healthz-port=8471")
+                    .args(more)
+                    .args(crate::harness::Store::flags(&store))
+            };
+            for asked in ["--ip-masq", "--iptables-forward-rules"] {
+                let mut agent = flanneld(&[asked]).start().unwrap();
+                let status = agent.wait(SOON).unwrap();
+                assert_eq!(status.code(), Some(1), "{}", agent.log());
+                let log = agent.log();
+                assert!(log.contains(asked) && log.contains("installed") && log.contains(package), "{log}");
+                assert!(crate::harness::Store::records(&store).is_empty(), "nothing was touched before");
+            }
+            let agent = flanneld(&[]).start().unwrap();
+            eventually(SOON, "an agent that is ready and says what it misses", || {
+                let said = http_get(cluster.node(1).netns(), 8471, "/readyz");
+                let right = said.contains("200 OK") && said.contains("installed") && said.contains(package);
+                if right { Ok(()) } else { Err(format!("{said}\n{}", agent.log())) }
+            });
+            agent.terminate().unwrap();
+        }
+    });
+}
+
 #[test]
 fn packets_are_heard_at_all() {
     in_sandbox_within(Duration::from_mins(1), test_name!(), || {

@@ -1,5 +1,8 @@
 //! The loop that holds the rules: look, change what differs, wait until something may have changed.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -208,7 +211,7 @@ async fn converge(
     let plan = manager.plan(wanted, ours).await?;
     for step in &plan.steps {
         debug!(manager = manager.name(), commands = ?step.commands, "changing firewall rules");
-        step.run().await?;
+        manager.apply(step).await?;
     }
     let changes = plan.steps.iter().map(|step| step.commands.len()).sum();
     Ok(Done { changes, notes: plan.notes })

@@ -23,6 +23,11 @@ pub trait RuleManager: Send {
     /// Reads what is there and says what must change so that `want` holds. Rules that are not ours stay.
     async fn plan(&mut self, want: &Wanted, ours: &Ours) -> Result<Plan, FirewallError>;
 
+    /// Does one step of a plan.
+    async fn apply(&mut self, step: &Step) -> Result<(), FirewallError> {
+        step.run().await
+    }
+
     /// Waits until a look is worth its while: something changed, or might have. Dropping the future is no loss.
     async fn changed(&mut self);
 }

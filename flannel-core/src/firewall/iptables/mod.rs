@@ -24,6 +24,9 @@ use crate::addr::Family;
 /// How long a change may wait for the lock that all iptables programs of the legacy variant share.
 const LOCK_WAIT_SECONDS: &str = "5";
 
+/// What is asked for more often would keep the host busy with nothing else.
+const SHORTEST_RESYNC: Duration = Duration::from_secs(1);
+
 /// Holds rules by running iptables programs.
 #[derive(Debug)]
 pub struct Iptables {
@@ -49,7 +52,7 @@ impl Iptables {
     /// Finds the programs and chooses the variant that this host uses, as Kubernetes' iptables-wrapper does.
     ///
     /// The chosen variant can do all of `families`. Of the others only leftovers are removed. `resync` is how
-    /// often the rules are looked at.
+    /// often the rules are looked at, at most once a second.
     pub async fn open(families: &[Family], resync: Duration) -> Result<Self, FirewallError> {
         let found = variant::find(families).await?;
         let mut places = Vec::new();
@@ -58,7 +61,7 @@ impl Iptables {
                 places.push(Place { kind, family, programs, is_chosen, clean: None });
             }
         }
-        Ok(Self { choice: found.why, version: found.version, resync, places })
+        Ok(Self { choice: found.why, version: found.version, resync: resync.max(SHORTEST_RESYNC), places })
     }
 
     /// Says which program is missing, if one is that rules of these families need.
@@ -87,12 +90,29 @@ impl RuleManager for Iptables {
         let (can_be_random, can_wait) =
             (self.is_at_least(Version::RANDOM_FULLY), self.is_at_least(Version::WAIT));
         let mut plan = Plan::default();
+        let mut failed = None;
         for place in &mut self.places {
+            // What is in the other variant may be all there is, as long as nobody knows what is in this one.
+            if failed.is_some() && !place.is_chosen {
+                break;
+            }
             let want = Chain::ALL.map(|chain| {
                 let rules = want.rules(place.family, chain, can_be_random);
                 (chain, rules.filter(|_| place.is_chosen))
             });
-            place.plan(&want, ours, can_wait, &mut plan).await?;
+            match place.plan(&want, ours, can_wait, &mut plan).await {
+                Err(error) if want.iter().all(|(_, rules)| rules.is_none()) => {
+                    plan.notes.push(format!("whether rules of ours are left can't be seen: {error}"));
+                }
+                Err(error) => _ = failed.get_or_insert(error),
+                Ok(()) => {}
+            }
+        }
+        match failed {
+            // One family does not wait for the other: the next look fails again, with nothing else to do.
+            Some(error) if !plan.steps.is_empty() => plan.notes.push(error.to_string()),
+            Some(error) => return Err(error),
+            None => {}
         }
         Ok(plan)
     }

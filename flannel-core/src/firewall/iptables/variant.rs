@@ -91,10 +91,11 @@ pub(super) fn version(said: &str) -> Option<(Version, Kind)> {
     Some((version, kind))
 }
 
-/// The tables of the legacy variant that are in use. Looking here makes none.
+/// The tables of the legacy variant that are in use. Looking here makes none. It is this thread's network
+/// namespace that counts, in which the programs are run.
 pub(super) fn legacy_tables(family: Family) -> io::Result<Vec<String>> {
     let name = if family == Family::V4 { "ip" } else { "ip6" };
-    match std::fs::read_to_string(format!("/proc/net/{name}_tables_names")) {
+    match std::fs::read_to_string(format!("/proc/thread-self/net/{name}_tables_names")) {
         Ok(names) => Ok(names.lines().map(str::to_owned).collect()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(error),
@@ -152,36 +153,40 @@ pub(super) async fn installed(families: &[Family]) -> Result<Installed, Firewall
         }
         return Err(FirewallError::Missing { program: program.to_owned(), package: "iptables" });
     }
-    found.version = match plain {
-        Some((version, _)) => Some(version),
-        None => {
-            let any = found.nft.iter().chain(found.legacy.iter()).next();
-            let command = any.map_or("iptables", |(_, programs)| programs.command);
-            ask_version(command).await?.map(|(version, _)| version)
-        }
-    };
+    found.version = plain.map(|(version, _)| version);
+    if let (None, Some((_, any))) = (plain, found.nft.iter().chain(found.legacy.iter()).next()) {
+        found.version = ask_version(any.command).await?.map(|(version, _)| version);
+    }
     Ok(found)
 }
 
 async fn ask_version(program: &str) -> Result<Option<(Version, Kind)>, FirewallError> {
-    match run(program, &["--version"], "").await {
-        Ok(said) => Ok(version(&said)),
-        Err(FirewallError::Missing { .. } | FirewallError::Failed { .. }) => Ok(None),
-        Err(error) => Err(error),
-    }
+    Ok(run_if_there(program).await?.and_then(|said| version(&said)))
 }
 
-/// The first of the programs needed that is not there. Asking for the version touches no table.
+/// The first of the programs needed that is not there.
 async fn first_missing(programs: Programs) -> Result<Option<&'static str>, FirewallError> {
     for program in [programs.save, programs.restore] {
-        match run(program, &["--version"], "").await {
-            // Old ones don't know the option, but they are there.
-            Ok(_) | Err(FirewallError::Failed { .. }) => {}
-            Err(FirewallError::Missing { .. }) => return Ok(Some(program)),
-            Err(error) => return Err(error),
+        if run_if_there(program).await?.is_none() {
+            return Ok(Some(program));
         }
     }
     Ok(None)
+}
+
+/// What a program says of its version, which touches no table; `None` if it is not there.
+async fn run_if_there(program: &str) -> Result<Option<String>, FirewallError> {
+    match run(program, &["--version"], "").await {
+        Ok(said) => Ok(Some(said)),
+        // Old ones don't know the option, but they are there.
+        Err(FirewallError::Failed { .. }) => Ok(Some(String::new())),
+        Err(FirewallError::Missing { .. }) => Ok(None),
+        // So it is, too, if one of the folders that are searched is closed to us.
+        Err(FirewallError::Run { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// What was chosen.
@@ -204,9 +209,11 @@ impl Found {
 /// Finds the programs and chooses.
 pub(super) async fn find(families: &[Family]) -> Result<Found, FirewallError> {
     let installed = installed(families).await?;
-    let used = async |kind| match installed.does(kind, families) {
-        true => usage(kind, installed.programs(kind)).await,
-        false => Ok(None),
+    let used = async |kind| {
+        if !installed.does(kind, families) {
+            return Ok(None);
+        }
+        usage(kind, installed.programs(kind)).await
     };
     let (nft, legacy) = (used(Kind::Nft).await?, used(Kind::Legacy).await?);
     let (kind, why) = choose(nft, legacy, installed.plain);

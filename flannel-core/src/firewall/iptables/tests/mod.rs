@@ -1,6 +1,7 @@
 //! Rules through iptables: the texts, and the real programs in namespaces.
 
 mod host;
+mod model;
 mod text;
 
 use crate::addr::PerFamily;
