@@ -10,8 +10,8 @@ use flannel_core::firewall::{FirewallError, RuleManager, Step};
 use super::plan::{Action, Plan, Removal};
 use crate::report::chain;
 
-/// Nobody looks a second time.
-const ONCE: Duration = Duration::MAX;
+/// How often rules would be looked at, which nobody does a second time.
+const ONCE: Duration = Duration::from_secs(60);
 
 /// The rules that go.
 pub(super) async fn removals() -> Plan {
