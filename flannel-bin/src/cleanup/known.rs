@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 
 use flannel_core::addr::{PerFamily, Subnet};
 use flannel_core::dataplane::command::word;
+use flannel_core::firewall::rules::Range;
 use flannel_core::lease::LeaseKey;
 use flannel_core::state_file::{self, Recalled, State};
 use flannel_core::subnet_file::{self, Previous};
 
 use super::plan::{Action, Plan, Removal};
 use crate::cli::Options;
-use crate::{lock, memory};
+use crate::{lock, memory, rules};
 
 /// What an agent wrote.
 #[derive(Debug, Clone, Default)]
@@ -73,6 +74,17 @@ impl Known {
         all.iter().flatten().flat_map(each).collect()
     }
 
+    /// What rules were written for: network and subnet, by one file and the other.
+    pub(super) fn ranges(&self) -> Vec<PerFamily<Range>> {
+        let subnets = |key: LeaseKey| key.subnets();
+        let stored = self.state.as_ref().map(|state| {
+            let own = state.own.as_ref().map(|own| subnets(own.key));
+            rules::ranges(state.networks, own.unwrap_or_default())
+        });
+        let written = rules::ranges(self.subnets.networks, self.subnets.key.map(subnets).unwrap_or_default());
+        stored.into_iter().chain([written]).filter(|ranges| !ranges.is_empty()).collect()
+    }
+
     /// The files, last of all: until then they prove what is ours.
     pub(super) fn removals(&self) -> Plan {
         let removal = |path: &PathBuf| Removal {
@@ -123,6 +135,8 @@ mod tests {
         assert_eq!(known.files, ["subnet.env", "subnet.env.state", "subnet.env.lock"].map(at));
         assert_eq!(known.networks(), ["10.5.0.0/16".parse().unwrap()]);
         assert_eq!(known.key(), Some("10.5.1.0-24".parse().unwrap()));
+        let range = Range { network: known.networks()[0], subnet: "10.5.1.0/24".parse().unwrap() };
+        assert_eq!(known.ranges(), [PerFamily { v4: Some(range), v6: None }]);
         assert!(known.removals().removals[0].commands[0].starts_with("rm -f /"));
     }
 

@@ -84,7 +84,7 @@ async fn clean_up(options: &CleanupOptions) -> Result<Vec<String>, CleanupError>
     let store = store::open(agent, known.key())?;
 
     let mut plan = plan::plan(&known, &seen);
-    plan.add(rules::removals().await);
+    plan.add(rules::removals(&known).await);
     if options.lease {
         plan.add(lease::removals(agent, &*store, &known, &seen).await);
     }

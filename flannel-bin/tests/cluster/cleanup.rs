@@ -237,6 +237,17 @@ fn rules_of_nftables_go_as_those_of_iptables() {
         let listed = printed(&cleanup(&bed, &[]));
         assert!(listed.contains("\nnft '"), "{listed}");
         let left = nft("list ruleset");
+        // Now nothing tells whose such rules are.
+        nft("add table ip flannel-ipv4");
+        nft("add chain ip flannel-ipv4 forward { type filter hook forward priority 0 ; }");
+        nft("add rule ip flannel-ipv4 forward ip saddr 10.244.0.0/16 accept");
+        let unknown = cleanup(&bed, &[]);
+        assert_eq!(printed(&unknown), "");
+        let log = String::from_utf8(unknown.stderr).unwrap();
+        assert!(
+            log.contains("firewall rules stay: ") && nft("list ruleset").contains("flannel-ipv4"),
+            "{log}"
+        );
         assert!(left.contains("table ip other") && !left.to_lowercase().contains("flannel"), "{left}");
     });
 }
