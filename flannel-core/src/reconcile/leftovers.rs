@@ -9,6 +9,7 @@ use crate::dataplane::Object;
 use crate::kernel::{KernelError, LinkOp};
 use crate::lease::LeaseChange;
 use crate::ownership::is_adoptable;
+use crate::repack::repack;
 
 impl<D: Driver> Reconciler<D> {
     /// Whether an object is ours to replace and delete.
@@ -88,6 +89,9 @@ impl<D: Driver> Reconciler<D> {
                     Some(lease) => _ = state.leases.insert(change.key, Arc::clone(lease)),
                     None => _ = state.leases.remove(&change.key),
                 }
+            }
+            if changes.len() > state.leases.len() / 2 {
+                repack(&mut state.leases);
             }
             false
         });

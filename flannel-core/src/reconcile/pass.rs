@@ -146,7 +146,9 @@ impl<D: Driver> Reconciler<D> {
     async fn observe(&mut self) -> Result<Dataplane, KernelError> {
         // A device may go in this moment.
         let objects = self.read_ours().await.inspect_err(|_| self.todo.devices = true)?;
-        Ok(objects.into_iter().collect())
+        let mut have: Dataplane = objects.into_iter().collect();
+        have.repack();
+        Ok(have)
     }
 
     /// The operations that may be done now.
@@ -200,6 +202,9 @@ impl<D: Driver> Reconciler<D> {
                 Op::Delete(_) => self.have.remove(&key),
             };
             self.look_at_next_hop_of(before);
+        }
+        if ops.len() > self.have.len() / 2 {
+            self.have.repack();
         }
         self.status.send_modify(|status| status.operations += ops.len() as u64);
         done
