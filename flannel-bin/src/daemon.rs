@@ -20,7 +20,7 @@ use crate::report::chain;
 use crate::run::{Agent, Notice, RunError};
 use crate::status::Board;
 use crate::store::StoreError;
-use crate::{logs, memory, registry, store};
+use crate::{logs, memory, registry, rules, store};
 
 /// The agent can't start, or ended with an error.
 #[derive(Debug, thiserror::Error)]
@@ -118,6 +118,12 @@ async fn run_agent(
         subnet_file: options.subnet_file.clone(),
         state_file: options.state_file.clone(),
         previous: state,
+        rules: options.rules,
+        written_for: rules::ranges(
+            previous.networks,
+            previous.key.map(|key| key.subnets()).unwrap_or_default(),
+        ),
+        managers: &|choice, families, options| Box::pin(rules::open(choice, families, options)),
         store: &store,
         backends: &|kind| registry::backend(kind, &options.backends),
         board,

@@ -10,6 +10,7 @@ mod logs;
 mod memory;
 mod registry;
 mod report;
+mod rules;
 mod run;
 mod status;
 mod store;

@@ -8,8 +8,11 @@ use std::future::pending;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use flannel_core::addr::PerFamily;
 use flannel_core::backend::{Backend, BackendError, Network, NetworkStatus, Registration, Underlay};
 use flannel_core::config::NetworkConfig;
+use flannel_core::firewall::rules::{Ours, Range, Wanted};
+use flannel_core::firewall::{Choice, Firewall, FirewallError, FirewallStatus, Managers};
 use flannel_core::kernel::Kernel;
 use flannel_core::state_file::{Keeper, State};
 use flannel_core::subnet::{SubnetError, SubnetManager, hold_and_publish};
@@ -22,6 +25,7 @@ use tracing::{error, info, warn};
 
 use crate::registry::UnknownBackend;
 use crate::report::chain;
+use crate::rules::{OpenManagers, RuleOptions, ranges};
 use crate::status::{Board, Step};
 
 /// The first pause between tries, and the longest.
@@ -56,6 +60,12 @@ pub(crate) struct Agent<'a> {
     pub(crate) state_file: PathBuf,
     /// What the state file said at the start.
     pub(crate) previous: Option<State>,
+    /// What firewall rules there are to be.
+    pub(crate) rules: RuleOptions,
+    /// What an earlier run, of this agent or of Go's, wrote rules for, as far as the subnet file tells.
+    pub(crate) written_for: PerFamily<Range>,
+    /// Opens what keeps the rules.
+    pub(crate) managers: &'a OpenManagers<'a>,
     /// The store of leases.
     pub(crate) store: &'a dyn SubnetManager,
     /// Makes backends by kind.
@@ -80,6 +90,14 @@ pub(crate) enum RunError {
     /// The backend is not in this build.
     #[error("config key Backend.Type can't be used")]
     UnknownBackend(#[from] UnknownBackend),
+    /// There is no way to write firewall rules.
+    #[error("firewall rules can't be written ({})", asked_by(*.masquerade))]
+    Firewall {
+        /// Whether masquerading was asked for.
+        masquerade: bool,
+        /// Why.
+        source: FirewallError,
+    },
     /// The backend can't start or go on.
     #[error("backend {kind} failed")]
     Backend {
@@ -106,10 +124,10 @@ impl Agent<'_> {
         self.board.watch_store(self.store.status());
         // Every wait of the start-up can simply be dropped: what it did is adopted by the next start.
         let result = match self.shutdown.run_until_cancelled(self.start(kernel)).await {
-            Some(Ok((kind, network, file))) => {
+            Some(Ok(started)) => {
                 // As many leases as the store is about to list.
                 self.previous = None;
-                return self.serve(&kind, network, &file).await;
+                return self.serve(started).await;
             }
             Some(Err(error)) => Err(error),
             None => Ok(()),
@@ -123,19 +141,14 @@ impl Agent<'_> {
         (self.notify)(Notice::Stopping);
     }
 
-    async fn start(
-        &self,
-        kernel: &mut dyn Kernel,
-    ) -> Result<(String, Box<dyn Network>, SubnetFile), RunError> {
+    async fn start(&self, kernel: &mut dyn Kernel) -> Result<Started, RunError> {
         let config = self.wait_for_config().await?;
         let kind = config.backend.kind.clone();
         let networks: Vec<_> = config.networks.iter().map(|(_, it)| it.network.to_string()).collect();
         info!(networks = networks.join(","), backend = kind, "network config read");
-        if config.nftables {
-            info!("EnableNFTables has no effect: this version writes no firewall rules");
-        }
         // A wrong kind is said before anything is touched.
         let backend = (self.backends)(&kind)?;
+        let managers = self.open_managers(&config).await?;
 
         self.board.starting("choosing the underlay interface");
         let families = config.families().collect();
@@ -149,9 +162,55 @@ impl Agent<'_> {
             networks: config.networks.map(|_, network| network.network),
             subnets: network.lease().key.subnets(),
             mtu: network.overlay_mtu(),
-            ip_masq: false,
+            ip_masq: self.rules.masquerade,
         };
-        Ok((kind, network, file))
+        Ok(Started { kind, network, file, managers })
+    }
+
+    /// Finds what is to keep the firewall rules: at once if they were asked for, since it can be the end, else
+    /// while the network starts.
+    async fn open_managers(&self, config: &NetworkConfig) -> Result<Opening, RunError> {
+        let choice = match config.nftables {
+            Some(true) => Choice::Nftables,
+            Some(false) => Choice::Iptables,
+            None => Choice::Either,
+        };
+        let opening = (self.managers)(choice, config.families().collect(), self.rules);
+        if self.rules.are_asked_for() {
+            let masquerade = self.rules.masquerade;
+            let opened = opening.await.map_err(|source| RunError::Firewall { masquerade, source })?;
+            return Ok(tokio::spawn(async { Ok(opened) }));
+        }
+        Ok(tokio::spawn(opening))
+    }
+
+    /// What was not asked for is only missed.
+    fn missed(error: &FirewallError) -> Managers {
+        let missed = format!(
+            "forwarded traffic of pods is not accepted by rules of ours, which matters where others drop it \
+                     (--iptables-forward-rules=false silences this): {}",
+            chain(error)
+        );
+        Managers::none(missed)
+    }
+
+    fn firewall(&self, managers: Managers, file: &SubnetFile) -> Firewall {
+        let now = ranges(file.networks, file.subnets);
+        let stored = self
+            .previous
+            .as_ref()
+            .and_then(|state| Some(ranges(state.networks, state.own.as_ref()?.key.subnets())));
+        let ours = [now, self.written_for].into_iter().chain(stored).collect();
+        let wanted = if managers.keeps_any() { self.rules.wanted(now) } else { Wanted::default() };
+        if !wanted.is_empty() {
+            info!(
+                manager = managers.choice(),
+                masquerade = wanted.masquerade,
+                forward = wanted.forward,
+                "firewall"
+            );
+        }
+        Firewall::new(managers, wanted, Ours::Of(ours))
     }
 
     /// Waits as long as it takes: the store may be away, and an operator may still write or mend the config.
@@ -195,7 +254,8 @@ impl Agent<'_> {
     }
 
     /// Runs a registered network.
-    async fn serve(&self, kind: &str, network: Box<dyn Network>, file: &SubnetFile) -> Result<(), RunError> {
+    async fn serve(&self, started: Started) -> Result<(), RunError> {
+        let Started { kind, network, file, managers } = started;
         let (lease, attrs) = (network.lease().clone(), network.attrs());
         let status = network.status();
         self.board.watch_network(status.clone());
@@ -203,12 +263,22 @@ impl Agent<'_> {
         let mut keeper = Keeper::new(path, network.state(), self.store.status());
         let cancel = CancellationToken::new();
         let mut task = tokio::spawn(network.run(self.store.watch_leases(), cancel.clone()));
+        let managers = match self.shutdown.run_until_cancelled(managers).await {
+            Some(opened) => opened.map_err(RunError::Crashed)?.unwrap_or_else(|error| Self::missed(&error)),
+            None => Managers::none("stopping"),
+        };
+        let firewall = self.firewall(managers, &file);
+        let rules = firewall.status();
+        self.board.watch_firewall(rules.clone());
+        let mut firewall = tokio::spawn(firewall.run(cancel.clone()));
 
         let announce = async {
-            self.write_subnet_file(file).await;
+            // A pod that starts may reach for the world at once.
+            self.wait_for_rules(rules).await;
+            self.write_subnet_file(&file).await;
             self.board.set(Step::Running);
             (self.notify)(Notice::Ready);
-            self.follow_mtu(status, file).await
+            self.follow_mtu(status, &file).await
         };
         let hold = async {
             match hold_and_publish(self.store, lease, attrs).await {
@@ -223,7 +293,11 @@ impl Agent<'_> {
             () = self.shutdown.cancelled() => Ok(()),
             ended = &mut task => {
                 self.stopping();
-                return Err(why_ended(ended, kind));
+                return Err(why_ended(ended, &kind));
+            }
+            crashed = &mut firewall => {
+                let crashed = crashed.expect_err("it ends only when it is told to");
+                Err(RunError::Crashed(crashed))
             }
             error = hold => Err(error),
             never = announce => match never {},
@@ -231,9 +305,19 @@ impl Agent<'_> {
         };
         self.stopping();
         cancel.cancel();
-        stop(task, kind).await;
+        stop(task, &kind).await;
+        stop_rules(firewall).await;
         keeper.finish().await;
         result
+    }
+
+    /// Waits until traffic of pods leaves as it should.
+    async fn wait_for_rules(&self, mut status: watch::Receiver<FirewallStatus>) {
+        if self.rules.masquerade {
+            self.board.starting("writing firewall rules");
+            let ready = status.wait_for(|status| status.in_place).await.is_ok();
+            debug_assert!(ready, "the firewall runs as long as the agent");
+        }
     }
 
     /// Keeps the MTU in the subnet file true when that of the underlay changes.
@@ -285,6 +369,22 @@ impl Agent<'_> {
     }
 }
 
+/// What the start leads to.
+struct Started {
+    kind: String,
+    network: Box<dyn Network>,
+    file: SubnetFile,
+    managers: Opening,
+}
+
+/// What keeps firewall rules is being looked for.
+type Opening = JoinHandle<Result<Managers, FirewallError>>;
+
+/// The flags that ask for rules.
+fn asked_by(masquerade: bool) -> &'static str {
+    if masquerade { "--ip-masq" } else { "--iptables-forward-rules" }
+}
+
 fn log_underlay(underlay: &Underlay) {
     let list = |addresses: flannel_core::addr::PerFamily<std::net::IpAddr>| {
         addresses.iter().map(|(_, addr)| addr.to_string()).collect::<Vec<_>>().join(",")
@@ -323,6 +423,14 @@ async fn stop(mut task: JoinHandle<Result<(), BackendError>>, kind: &str) {
             task.abort();
             warn!("the network did not stop in time");
         }
+    }
+}
+
+/// Lets a change of rules that has begun come to its end.
+async fn stop_rules(mut task: JoinHandle<()>) {
+    if tokio::time::timeout(FAREWELL, &mut task).await.is_err() {
+        task.abort();
+        warn!("the firewall rules did not settle in time");
     }
 }
 

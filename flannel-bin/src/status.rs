@@ -4,6 +4,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use flannel_core::backend::NetworkStatus;
+use flannel_core::firewall::FirewallStatus;
 use flannel_core::state_file::age;
 use flannel_core::subnet::StoreStatus;
 use tokio::sync::watch;
@@ -41,6 +42,7 @@ pub(crate) fn readiness(
     step: &Step,
     store: Option<&StoreStatus>,
     network: Option<&NetworkStatus>,
+    firewall: Option<&FirewallStatus>,
 ) -> Readiness {
     let mut reasons = Vec::new();
     match step {
@@ -77,8 +79,11 @@ pub(crate) fn readiness(
         }
         None => reasons.push("the network does not run yet".to_owned()),
     }
+    reasons.extend(firewall.and_then(|firewall| firewall.problem.clone()));
     if reasons.is_empty() {
-        Readiness::Ready(network.map(|network| network.rejected.clone()).unwrap_or_default())
+        let mut notes = network.map(|network| network.rejected.clone()).unwrap_or_default();
+        notes.extend(firewall.into_iter().flat_map(|firewall| firewall.notes.iter().cloned()));
+        Readiness::Ready(notes)
     } else {
         Readiness::NotReady(reasons)
     }
@@ -90,13 +95,14 @@ pub(crate) struct Board {
     step: watch::Sender<Step>,
     store: OnceLock<watch::Receiver<StoreStatus>>,
     network: OnceLock<watch::Receiver<NetworkStatus>>,
+    firewall: OnceLock<watch::Receiver<FirewallStatus>>,
 }
 
 impl Board {
     /// The board of an agent that just started.
     pub(crate) fn new() -> Self {
         let step = watch::Sender::new(Step::Starting("starting".to_owned()));
-        Self { step, store: OnceLock::new(), network: OnceLock::new() }
+        Self { step, store: OnceLock::new(), network: OnceLock::new(), firewall: OnceLock::new() }
     }
 
     /// Notes a step. A lost lease stays lost, whatever else goes on, until the agent stops.
@@ -126,12 +132,18 @@ impl Board {
         let _ = self.network.set(status);
     }
 
+    /// Shows the status of the firewall rules from now on.
+    pub(crate) fn watch_firewall(&self, status: watch::Receiver<FirewallStatus>) {
+        let _ = self.firewall.set(status);
+    }
+
     /// Whether the agent is ready now.
     pub(crate) fn readiness(&self) -> Readiness {
         let step = self.step.borrow().clone();
         let store = self.store.get().map(|status| status.borrow().clone());
         let network = self.network.get().map(|status| status.borrow().clone());
-        readiness(Instant::now(), &step, store.as_ref(), network.as_ref())
+        let firewall = self.firewall.get().map(|status| status.borrow().clone());
+        readiness(Instant::now(), &step, store.as_ref(), network.as_ref(), firewall.as_ref())
     }
 }
 
@@ -149,7 +161,7 @@ mod tests {
 
     fn reasons(step: &Step, store: &StoreStatus, network: Option<&NetworkStatus>, later: u64) -> String {
         let now = store.since + Duration::from_secs(later);
-        match readiness(now, step, Some(store), network) {
+        match readiness(now, step, Some(store), network, None) {
             Readiness::Ready(notes) => [vec!["ready".to_owned()], notes].concat().join("; "),
             Readiness::NotReady(reasons) => reasons.join("; "),
         }
@@ -197,6 +209,24 @@ mod tests {
         ] {
             assert_eq!(reasons(step, store, network, later), want, "{step:?} {later}");
         }
+    }
+
+    #[tokio::test]
+    async fn rules_that_fail_are_a_reason_and_what_is_around_them_a_note() {
+        let of = |firewall: &FirewallStatus| {
+            readiness(
+                Instant::now(),
+                &Step::Running,
+                Some(&store(true, "")),
+                Some(&network()),
+                Some(firewall),
+            )
+        };
+        let note = "chain FORWARD drops".to_owned();
+        let mut firewall = FirewallStatus { notes: vec![note.clone()], ..FirewallStatus::default() };
+        assert_eq!(of(&firewall), Readiness::Ready(vec![note]));
+        firewall.problem = Some("xtables lock".to_owned());
+        assert_eq!(of(&firewall), Readiness::NotReady(vec!["xtables lock".to_owned()]));
     }
 
     #[test]

@@ -23,6 +23,7 @@
 //! - [`underlay`]: which link and addresses carry the traffic between nodes; the decision is pure.
 //! - [`subnet_file`]: `subnet.env`, by which container runtimes learn this node's subnets.
 //! - [`state_file`]: what an agent remembers over restarts.
+//! - [`firewall`]: masquerading and forwarding of pod traffic, by nftables or iptables.
 //! - [`reconcile`]: the one loop that every route-based backend runs.
 //!
 //! The library reads no environment, sets up no logger, ends no process and keeps no globals; several
@@ -33,6 +34,7 @@ mod atomic_file;
 pub mod backend;
 pub mod config;
 pub mod dataplane;
+pub mod firewall;
 pub mod gojson;
 pub mod kernel;
 pub mod lease;

@@ -87,6 +87,8 @@ fn is_current(path: &Path, text: &str) -> bool {
 pub struct Previous {
     /// The subnets that this node had; `None` if that can't be told.
     pub key: Option<LeaseKey>,
+    /// The networks that its subnets were part of, as far as they can be told.
+    pub networks: PerFamily<Subnet>,
     /// What could not be used, for the log.
     pub problems: Vec<String>,
 }
@@ -96,7 +98,10 @@ pub fn read_previous(path: &Path) -> Previous {
     match fs::read(path) {
         Ok(bytes) => parse_previous(&String::from_utf8_lossy(&bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Previous::default(),
-        Err(error) => Previous { key: None, problems: vec![format!("{}: {error}", path.display())] },
+        Err(error) => {
+            let problems = vec![format!("{}: {error}", path.display())];
+            Previous { problems, ..Previous::default() }
+        }
     }
 }
 
@@ -111,7 +116,12 @@ pub(crate) fn parse_previous(text: &str) -> Previous {
         }
         valid.first().copied().filter(|_| valid.len() == 1)
     });
-    Previous { key: LeaseKey::new(subnets), problems }
+    // A Go agent may have written several; what it wrote for them is then not known as ours.
+    let networks = PerFamily::from_fn(|family| {
+        let network: Subnet = value_of(text, keys(family).0)?.parse().ok()?;
+        (network.family() == family).then_some(network)
+    });
+    Previous { key: LeaseKey::new(subnets), networks, problems }
 }
 
 /// The valid ones of a comma-separated list.

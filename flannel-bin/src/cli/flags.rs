@@ -67,7 +67,6 @@ pub(crate) fn find(name: &str) -> Option<&'static Flag> {
 }
 
 const KUBE: &str = "the Kubernetes subnet manager";
-const MASQUERADE: &str = "masquerade rules";
 
 /// All flags, in the order of the documents.
 pub(crate) const FLAGS: &[Flag] = &[
@@ -169,16 +168,14 @@ pub(crate) const FLAGS: &[Flag] = &[
         "MINUTES",
         "how long before its end the lease is renewed, 1 to 1439 minutes",
     ),
-    Flag::new("ip-masq", Kind::Bool, "false", "", "masquerade traffic that leaves the overlay network")
-        .missing(MASQUERADE),
+    Flag::new("ip-masq", Kind::Bool, "false", "", "masquerade traffic that leaves the overlay network"),
     Flag::new(
         "ip-masq-fully-random-disable",
         Kind::Bool,
         "false",
         "",
         "do not randomise source ports fully when masquerading",
-    )
-    .missing(MASQUERADE),
+    ),
     Flag::new(
         "kube-subnet-mgr",
         Kind::Bool,
@@ -207,16 +204,14 @@ pub(crate) const FLAGS: &[Flag] = &[
         "PORT",
         "port of the health server (/healthz and /readyz); 0 for none",
     ),
-    Flag::new("iptables-resync", Kind::Int, "5", "SECONDS", "seconds between checks of the iptables rules")
-        .missing("iptables rules"),
+    Flag::new("iptables-resync", Kind::Int, "5", "SECONDS", "seconds between checks of the iptables rules"),
     Flag::new(
         "iptables-forward-rules",
         Kind::Bool,
         "true",
         "",
-        "accept forwarded traffic of the overlay network; this version writes no such rules",
-    )
-    .missing("forward rules"),
+        "accept forwarded traffic of the overlay network, by iptables or nftables",
+    ),
     Flag::new("ip-blackhole-route", Kind::Bool, "false", "", "keep a blackhole route for this node's subnet")
         .missing("blackhole routes"),
     Flag::new(

@@ -14,6 +14,7 @@ use super::flags::{Flag, Kind, find};
 use super::{CliError, Origin};
 use crate::memory;
 use crate::registry::BackendOptions;
+use crate::rules::RuleOptions;
 
 /// Where leases are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,6 +86,8 @@ pub(crate) struct Options {
     pub(crate) state_file: PathBuf,
     /// What the backends are to do on this node.
     pub(crate) backends: BackendOptions,
+    /// What firewall rules there are to be.
+    pub(crate) rules: RuleOptions,
     /// How long before its end the lease is renewed.
     pub(crate) renew_margin: Duration,
     /// Address and port of the health server; `None` for none.
@@ -114,6 +117,9 @@ impl Options {
             "2" => Layout::TwoThreads,
             _ => return Err(values.bad("udp-threads", "auto, 1 or 2")),
         };
+        let resync = values.int("iptables-resync");
+        let resync = u64::try_from(resync).ok().filter(|seconds| (1..=86_400).contains(seconds));
+        let resync = resync.ok_or_else(|| values.bad("iptables-resync", "from 1 to 86400 seconds"))?;
         let port = values.int("healthz-port").max(0);
         let port = u16::try_from(port).map_err(|_| values.bad("healthz-port", "a port, 0 to 65535"))?;
         let subnet_file = values.path("subnet-file").ok_or_else(|| values.bad("subnet-file", "a path"))?;
@@ -137,6 +143,13 @@ impl Options {
                     _ => return Err(values.bad("nexthop-objects", "auto or off")),
                 },
             },
+            rules: RuleOptions {
+                masquerade: values.boolean("ip-masq"),
+                fully_random: !values.boolean("ip-masq-fully-random-disable"),
+                forward: values.boolean("iptables-forward-rules"),
+                forward_asked: values.last("iptables-forward-rules").is_some(),
+                resync: Duration::from_secs(resync),
+            },
             renew_margin: Duration::from_secs(margin.unsigned_abs() * 60),
             health: (port > 0).then(|| (values.text("healthz-ip").to_owned(), port)),
             log_format: match values.text("log-format") {
@@ -155,8 +168,6 @@ impl Options {
 fn check_support(given: &Given) -> Result<(), CliError> {
     let Some(what) = given.flag.missing else { return Ok(()) };
     let harmless = match (given.flag.name, given.flag.kind) {
-        // Upstream's default, but not what this version does.
-        ("iptables-forward-rules", _) => parse_bool(&given.value) == Some(false),
         (_, Kind::Bool) => parse_bool(&given.value) == parse_bool(given.flag.default),
         (_, Kind::Int) => parse_int(&given.value) == parse_int(given.flag.default),
         (_, Kind::Text | Kind::List) => given.value == given.flag.default,
@@ -179,6 +190,10 @@ impl Values<'_> {
 
     fn int(&self, name: &str) -> i64 {
         parse_int(self.text(name)).expect("numbers were checked when they were read")
+    }
+
+    fn boolean(&self, name: &str) -> bool {
+        parse_bool(self.text(name)).expect("booleans were checked when they were read")
     }
 
     fn path(&self, name: &str) -> Option<PathBuf> {

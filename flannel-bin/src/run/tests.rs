@@ -239,6 +239,9 @@ fn start_at(fake: Fake, iface: &'static str, file: &str) -> Test {
             state_file: crate::memory::path(&file),
             subnet_file: file,
             previous: None,
+            rules: RuleOptions { forward: false, ..RuleOptions::default() },
+            written_for: PerFamily::default(),
+            managers: &|_, _, _| Box::pin(std::future::ready(Ok(Managers::new(None, Vec::new(), "")))),
             store: &store,
             backends: &|kind| match kind {
                 "vxlan" => Ok(Box::new(store.clone())),

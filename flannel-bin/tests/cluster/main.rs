@@ -7,6 +7,7 @@ mod crowd;
 mod direct;
 #[cfg(feature = "etcd")]
 mod etcd;
+mod firewall;
 mod golden;
 mod harness;
 mod hostgw;

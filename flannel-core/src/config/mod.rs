@@ -29,8 +29,8 @@ pub enum LeaseSource {
 pub struct NetworkConfig {
     /// The overlay network of each enabled family.
     pub networks: PerFamily<Network>,
-    /// Whether nftables rules are wanted instead of iptables (`EnableNFTables`).
-    pub nftables: bool,
+    /// Whether firewall rules are to be nftables' (true) or iptables' (`EnableNFTables`); `None` if it is not said.
+    pub nftables: Option<bool>,
     /// The backend and its own keys.
     pub backend: BackendConfig,
 }
@@ -130,7 +130,7 @@ impl NetworkConfig {
         }
         Ok(Self {
             networks,
-            nftables: member(&object, "", "EnableNFTables")?.unwrap_or(false),
+            nftables: member(&object, "", "EnableNFTables")?,
             backend: parse_backend(&object)?,
         })
     }
@@ -141,7 +141,9 @@ impl NetworkConfig {
         let mut all = serde_json::Map::new();
         all.insert("EnableIPv4".to_owned(), self.networks.v4.is_some().into());
         all.insert("EnableIPv6".to_owned(), self.networks.v6.is_some().into());
-        all.insert("EnableNFTables".to_owned(), self.nftables.into());
+        if let Some(nftables) = self.nftables {
+            all.insert("EnableNFTables".to_owned(), nftables.into());
+        }
         for (family, network) in self.networks.iter() {
             range::write_network(network, family, &mut all);
         }

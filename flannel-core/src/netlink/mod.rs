@@ -14,6 +14,7 @@ pub(crate) mod fuzz;
 mod link;
 mod message;
 mod next_hops;
+mod ruleset;
 mod socket;
 mod sys;
 
@@ -32,6 +33,7 @@ use self::dump::Dumps;
 use self::events::Events;
 use self::message::{Datagram, Message, Undecodable, Verdict};
 use self::next_hops::NextHops;
+pub use self::ruleset::{RulesetChange, RulesetEvents};
 use self::socket::RECEIVE_BUFFER;
 use crate::addr::{Family, LinkIndex};
 use crate::dataplane::{Object, Op};

@@ -33,9 +33,18 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    /// Opens a socket that is joined to `groups` (numbers of `RTNLGRP_*`).
+    /// Opens a socket for links, addresses and routes that is joined to `groups` (numbers of `RTNLGRP_*`).
     pub(super) fn open(groups: &[u32], receive_buffer: usize) -> Result<Self, KernelError> {
-        let socket = NlSocket::connect(NlFamily::Route, None, Groups::new_groups(groups))
+        Self::open_family(NlFamily::Route, groups, receive_buffer)
+    }
+
+    /// Opens a socket of another netlink family; `groups` are the numbers that it gives them.
+    pub(super) fn open_family(
+        family: NlFamily,
+        groups: &[u32],
+        receive_buffer: usize,
+    ) -> Result<Self, KernelError> {
+        let socket = NlSocket::connect(family, None, Groups::new_groups(groups))
             .map_err(|source| KernelError::Socket { what: "open", source })?;
         let set_up = |source| KernelError::Socket { what: "set up", source };
         socket.nonblock().map_err(set_up)?;

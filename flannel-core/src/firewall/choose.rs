@@ -1,0 +1,139 @@
+//! Which manager keeps the rules.
+
+use std::time::Duration;
+
+use super::hold::AUDIT;
+use super::iptables::Iptables;
+use super::manager::{FirewallError, RuleManager};
+use super::nft::Nftables;
+use crate::addr::Family;
+
+/// What the operator wants rules to be kept by.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Choice {
+    /// nftables.
+    Nftables,
+    /// iptables.
+    Iptables,
+    /// iptables if it is installed, since others of this host may use it, else nftables.
+    #[default]
+    Either,
+}
+
+/// The manager that keeps the rules, and those that may still have some of an earlier run.
+pub struct Managers {
+    /// Keeps the rules; `None` where there are none to keep.
+    pub(super) active: Option<Box<dyn RuleManager>>,
+    /// Have none to keep.
+    pub(super) unused: Vec<Unused>,
+    choice: String,
+    /// What an operator should know where rules are missed.
+    pub(super) missed: Option<String>,
+}
+
+/// A manager that has no rules to keep. It costs nothing before its turn comes.
+pub(super) enum Unused {
+    /// nftables, if it is installed.
+    Nftables,
+    /// iptables, if it is installed.
+    Iptables,
+    /// One that is there.
+    Open(Box<dyn RuleManager>),
+}
+
+impl Unused {
+    /// The manager; `None` if it is not installed, and so can't have rules that could be removed.
+    pub(super) async fn open(&mut self) -> Result<Option<&mut (dyn RuleManager + 'static)>, FirewallError> {
+        let opened = match self {
+            Self::Nftables => boxed(Nftables::open().await),
+            Self::Iptables => boxed(Iptables::open(&[], AUDIT).await),
+            Self::Open(manager) => return Ok(Some(manager.as_mut())),
+        };
+        match opened {
+            Ok(manager) => {
+                *self = Self::Open(manager);
+                let Self::Open(manager) = self else { unreachable!("it was just opened") };
+                Ok(Some(manager.as_mut()))
+            }
+            Err(FirewallError::Missing { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl std::fmt::Debug for Managers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Managers").field("choice", &self.choice).finish_non_exhaustive()
+    }
+}
+
+impl Managers {
+    /// Finds out what this host has, before anything is changed. The programs work on the network namespace of
+    /// the calling thread.
+    ///
+    /// `families` are those that rules are to be kept for. Without any, nothing has to be installed.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime with I/O and time.
+    pub async fn open(choice: Choice, families: &[Family], resync: Duration) -> Result<Self, FirewallError> {
+        if families.is_empty() {
+            let unused = vec![Unused::Nftables, Unused::Iptables];
+            return Ok(Self { active: None, unused, choice: String::new(), missed: None });
+        }
+        let by_iptables = |iptables: Iptables, why: &str| {
+            let choice = format!("{}; {why}", iptables.choice());
+            Self { unused: vec![Unused::Nftables], ..Self::new(Some(Box::new(iptables)), Vec::new(), choice) }
+        };
+        let by_nftables = |nftables: Nftables, why: &str| {
+            let choice = format!("nftables; {why}");
+            Self { unused: vec![Unused::Iptables], ..Self::new(Some(Box::new(nftables)), Vec::new(), choice) }
+        };
+        match choice {
+            Choice::Nftables => Ok(by_nftables(Nftables::open().await?, "EnableNFTables is true")),
+            Choice::Iptables => {
+                Ok(by_iptables(Iptables::open(families, resync).await?, "EnableNFTables is false"))
+            }
+            Choice::Either => match Iptables::open(families, resync).await {
+                Ok(iptables) => Ok(by_iptables(iptables, "EnableNFTables is not in the network config")),
+                Err(FirewallError::Missing { .. }) => match Nftables::open().await {
+                    Ok(nftables) => Ok(by_nftables(nftables, "iptables is not installed")),
+                    Err(FirewallError::Missing { .. }) => Err(FirewallError::Neither),
+                    Err(error) => Err(error),
+                },
+                Err(error) => Err(error),
+            },
+        }
+    }
+
+    /// Managers that were made elsewhere.
+    pub fn new(
+        active: Option<Box<dyn RuleManager>>,
+        unused: Vec<Box<dyn RuleManager>>,
+        choice: impl Into<String>,
+    ) -> Self {
+        let unused = unused.into_iter().map(Unused::Open).collect();
+        Self { active, unused, choice: choice.into(), missed: None }
+    }
+
+    /// None, on a host that can't have rules; `missed` is what an operator should know about it.
+    pub fn none(missed: impl Into<String>) -> Self {
+        Self { missed: Some(missed.into()), ..Self::new(None, Vec::new(), "") }
+    }
+
+    /// Whether one of them keeps rules.
+    pub fn keeps_any(&self) -> bool {
+        self.active.is_some()
+    }
+
+    /// What keeps the rules and why, for the log; empty where there are none to keep.
+    pub fn choice(&self) -> &str {
+        &self.choice
+    }
+}
+
+fn boxed<M: RuleManager + 'static>(
+    manager: Result<M, FirewallError>,
+) -> Result<Box<dyn RuleManager>, FirewallError> {
+    manager.map(|manager| Box::new(manager) as Box<dyn RuleManager>)
+}

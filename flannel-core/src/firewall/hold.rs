@@ -1,0 +1,220 @@
+//! The loop that holds the rules: look, change what differs, wait until something may have changed.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::choose::Managers;
+use super::manager::{FirewallError, RuleManager};
+use super::rules::{Ours, Wanted};
+use crate::subnet::chain;
+
+/// How often everything is looked at, whatever was announced; jittered.
+pub(super) const AUDIT: Duration = Duration::from_secs(60);
+/// The first and the longest pause after a failure.
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// So many repairs in so much time are no accident: somebody works against us.
+const FIGHT: (usize, Duration) = (10, Duration::from_secs(10));
+
+/// How the rules are, for health, status and metrics.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FirewallStatus {
+    /// What keeps the rules, and why that; empty if there are none to keep.
+    pub manager: String,
+    /// Whether the rules are in the kernel.
+    pub in_place: bool,
+    /// Why they may not be as they should be; `None` if they are.
+    pub problem: Option<String>,
+    /// What is in their way, or around them.
+    pub notes: Vec<String>,
+    /// How often rules were put back since they were first in place.
+    pub repairs: u64,
+    /// How long the last repair took: from what made us look to the end of the last change.
+    pub last_repair: Option<Duration>,
+}
+
+/// Holds the rules of this node.
+pub struct Firewall {
+    managers: Managers,
+    wanted: Wanted,
+    ours: Ours,
+    status: watch::Sender<FirewallStatus>,
+    repairs: VecDeque<Instant>,
+    failures: u32,
+}
+
+impl std::fmt::Debug for Firewall {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Firewall").field("wanted", &self.wanted).finish_non_exhaustive()
+    }
+}
+
+impl Firewall {
+    /// Holds `wanted`. Rules in our chains that are not of `ours` stay.
+    pub fn new(managers: Managers, wanted: Wanted, ours: Ours) -> Self {
+        let status = FirewallStatus { manager: managers.choice().to_owned(), ..FirewallStatus::default() };
+        let status = watch::Sender::new(status);
+        Self { managers, wanted, ours, status, repairs: VecDeque::new(), failures: 0 }
+    }
+
+    /// How the rules are. Valid after `run` took the firewall, too.
+    pub fn status(&self) -> watch::Receiver<FirewallStatus> {
+        self.status.subscribe()
+    }
+
+    /// Runs until `cancel` fires. The rules stay, so that pods keep their traffic.
+    pub async fn run(mut self, cancel: CancellationToken) {
+        // A change that has begun is finished, and what waits can be dropped.
+        let mut looked = Instant::now();
+        while !cancel.is_cancelled() {
+            let next = self.look(looked).await;
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = self.wait(next) => {}
+            }
+            looked = Instant::now();
+        }
+    }
+
+    /// Makes the kernel have the rules. Returns when to look again at the latest.
+    async fn look(&mut self, since: Instant) -> Instant {
+        let active = converge(self.managers.active.as_deref_mut(), &self.wanted, &self.ours).await;
+        let missed = self.managers.missed.clone();
+        let active = active.map(|mut done| {
+            done.notes.extend(missed);
+            self.note(done, since);
+        });
+        // What the other manager has may go only when ours are there, so that nothing leaves unmasqueraded.
+        let result = match active {
+            Ok(()) => self.clear_unused().await,
+            Err(error) => Err(error),
+        };
+        match result {
+            Ok(()) => {
+                self.failures = 0;
+                let (next, problem) = self.rest().unzip();
+                self.set_problem(problem);
+                next.unwrap_or_else(next_audit)
+            }
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    fn note(&mut self, done: Done, since: Instant) {
+        let was_in_place = self.status.borrow().in_place;
+        if done.changes > 0 && was_in_place {
+            self.repairs.push_back(Instant::now());
+            info!(changes = done.changes, took = ?since.elapsed(), "firewall rules repaired");
+        } else if !was_in_place {
+            debug!(changes = done.changes, "firewall rules are in place");
+        }
+        for note in done.notes.iter().filter(|note| !self.status.borrow().notes.contains(note)) {
+            warn!(note, "firewall");
+        }
+        self.status.send_modify(|status| {
+            if done.changes > 0 && was_in_place {
+                status.repairs += 1;
+                status.last_repair = Some(since.elapsed());
+            }
+            status.in_place = true;
+            status.notes = done.notes;
+        });
+    }
+
+    async fn clear_unused(&mut self) -> Result<(), FirewallError> {
+        while let Some(unused) = self.managers.unused.last_mut() {
+            let Some(unused) = unused.open().await? else {
+                self.managers.unused.pop();
+                continue;
+            };
+            let name = unused.name();
+            let done = converge(Some(unused), &Wanted::default(), &self.ours).await?;
+            if done.changes > 0 {
+                info!(manager = name, "rules of an earlier run removed");
+            }
+            for note in done.notes {
+                warn!(note, "rules of an earlier run");
+            }
+            self.managers.unused.pop();
+        }
+        Ok(())
+    }
+
+    fn failed(&mut self, error: &FirewallError) -> Instant {
+        self.set_problem(Some(format!("firewall rules: {}", chain(error))));
+        let pause = RETRY.0.saturating_mul(1 << self.failures.min(8)).min(RETRY.1);
+        self.failures += 1;
+        Instant::now() + pause.mul_f64(0.75 + fastrand::f64() / 2.0)
+    }
+
+    /// Until when to leave the rules alone, and why, if there were too many repairs of late.
+    fn rest(&mut self) -> Option<(Instant, String)> {
+        let (most, within) = FIGHT;
+        while self.repairs.len() > most {
+            self.repairs.pop_front();
+        }
+        let first = self.repairs.front().filter(|_| self.repairs.len() == most)?;
+        let until = *first + within;
+        let why = format!(
+            "firewall rules were put back {most} times in {} s: another program removes or changes them; \
+             they are repaired more slowly now",
+            within.as_secs()
+        );
+        (Instant::now() < until).then_some((until, why))
+    }
+
+    fn set_problem(&self, problem: Option<String>) {
+        if self.status.borrow().problem == problem {
+            return;
+        }
+        if let Some(problem) = &problem {
+            warn!(problem, "firewall");
+        } else {
+            info!("firewall rules are as they should be again");
+        }
+        self.status.send_modify(|status| status.problem = problem);
+    }
+
+    async fn wait(&mut self, next: Instant) {
+        // While somebody works against us, or after a failure, news are no reason to hurry.
+        let in_hurry = self.status.borrow().problem.is_none();
+        match &mut self.managers.active {
+            Some(active) if in_hurry => tokio::select! {
+                () = active.changed() => {}
+                () = sleep_until(next) => {}
+            },
+            _ => sleep_until(next).await,
+        }
+    }
+}
+
+/// What a look led to.
+#[derive(Debug, Default)]
+struct Done {
+    changes: usize,
+    notes: Vec<String>,
+}
+
+async fn converge(
+    manager: Option<&mut (dyn RuleManager + 'static)>,
+    wanted: &Wanted,
+    ours: &Ours,
+) -> Result<Done, FirewallError> {
+    let Some(manager) = manager else { return Ok(Done::default()) };
+    let plan = manager.plan(wanted, ours).await?;
+    for step in &plan.steps {
+        debug!(manager = manager.name(), commands = ?step.commands, "changing firewall rules");
+        step.run().await?;
+    }
+    let changes = plan.steps.iter().map(|step| step.commands.len()).sum();
+    Ok(Done { changes, notes: plan.notes })
+}
+
+/// A minute from now, give or take six seconds.
+fn next_audit() -> Instant {
+    Instant::now() + AUDIT.mul_f64(0.9 + 0.2 * fastrand::f64())
+}

@@ -1,0 +1,170 @@
+//! Rules through iptables, in its legacy and its nft variant.
+//!
+//! The chains and the text of the rules are Go flannel's, so a node keeps its rules over a change of agent.
+//! One `iptables-save` tells what a family has, one `iptables-restore --noflush` changes it. Each table
+//! is changed in full or not at all; the tables one after the other.
+
+mod rule_text;
+mod save;
+mod script;
+#[cfg(test)]
+mod tests;
+mod variant;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use self::save::Dump;
+use self::variant::{Kind, Programs, Version};
+use super::manager::{FirewallError, Plan, RuleManager, Step, run};
+use super::rules::{Chain, Ours, Wanted};
+use crate::addr::Family;
+
+/// How long a change may wait for the lock that all iptables programs of the legacy variant share.
+const LOCK_WAIT_SECONDS: &str = "5";
+
+/// Holds rules by running iptables programs.
+#[derive(Debug)]
+pub struct Iptables {
+    choice: String,
+    version: Option<Version>,
+    resync: Duration,
+    /// Where rules of ours can be; those of the chosen variant first.
+    places: Vec<Place>,
+}
+
+/// One variant's rules of one family.
+#[derive(Debug)]
+struct Place {
+    kind: Kind,
+    family: Family,
+    programs: Programs,
+    is_chosen: bool,
+    /// Whose rules were looked for when none were there, and what else was to be said of it.
+    clean: Option<(Ours, Vec<String>)>,
+}
+
+impl Iptables {
+    /// Finds the programs and chooses the variant that this host uses, as Kubernetes' iptables-wrapper does.
+    ///
+    /// The chosen variant can do all of `families`. Of the others only leftovers are removed. `resync` is how
+    /// often the rules are looked at.
+    pub async fn open(families: &[Family], resync: Duration) -> Result<Self, FirewallError> {
+        let found = variant::find(families).await?;
+        let mut places = Vec::new();
+        for (kind, is_chosen) in [(found.kind, true), (found.kind.other(), false)] {
+            for (family, programs) in found.programs(kind) {
+                places.push(Place { kind, family, programs, is_chosen, clean: None });
+            }
+        }
+        Ok(Self { choice: found.why, version: found.version, resync, places })
+    }
+
+    /// Says which program is missing, if one is that rules of these families need.
+    pub async fn installed(families: &[Family]) -> Result<(), FirewallError> {
+        variant::installed(families).await.map(drop)
+    }
+
+    /// Which variant was chosen and why, for the log.
+    pub fn choice(&self) -> &str {
+        &self.choice
+    }
+
+    fn is_at_least(&self, version: Version) -> bool {
+        self.version.is_some_and(|ours| ours >= version)
+    }
+}
+
+#[async_trait]
+impl RuleManager for Iptables {
+    fn name(&self) -> &'static str {
+        "iptables"
+    }
+
+    async fn plan(&mut self, want: &Wanted, ours: &Ours) -> Result<Plan, FirewallError> {
+        // Both came with the same release.
+        let (can_be_random, can_wait) =
+            (self.is_at_least(Version::RANDOM_FULLY), self.is_at_least(Version::WAIT));
+        let mut plan = Plan::default();
+        for place in &mut self.places {
+            let want = Chain::ALL.map(|chain| {
+                let rules = want.rules(place.family, chain, can_be_random);
+                (chain, rules.filter(|_| place.is_chosen))
+            });
+            place.plan(&want, ours, can_wait, &mut plan).await?;
+        }
+        Ok(plan)
+    }
+
+    async fn changed(&mut self) {
+        // Several agents of a host should not all look in the same instant.
+        tokio::time::sleep(self.resync.mul_f64(0.95 + 0.1 * fastrand::f64())).await;
+    }
+}
+
+impl Place {
+    /// Adds what is to be done here.
+    async fn plan(
+        &mut self,
+        want: &script::Want,
+        ours: &Ours,
+        can_wait: bool,
+        plan: &mut Plan,
+    ) -> Result<(), FirewallError> {
+        let wants_none = want.iter().all(|(_, rules)| rules.is_none());
+        if let Some((_, notes)) = self.clean.as_ref().filter(|(then, _)| wants_none && then == ours) {
+            plan.notes.extend(notes.iter().cloned());
+            return Ok(());
+        }
+        self.clean = None;
+        let text = self.look().await?;
+        let dump = Dump::parse(&text).map_err(|why| self.unreadable(why))?;
+        let changes = script::plan(&dump, want, |chain, rule| ours.owns(self.family, chain, rule));
+        if let Some(table) = changes.hidden_table {
+            let why = format!("table {table} has rules that only `nft list table` can show");
+            return Err(self.unreadable(why));
+        }
+        let said = |note: &String| format!("{}: {note}", self.programs.command);
+        let notes: Vec<_> = changes.notes.iter().map(said).collect();
+        plan.notes.extend(notes.iter().cloned());
+        if !changes.is_empty() {
+            plan.steps.push(self.step(&changes, can_wait));
+        } else if wants_none {
+            self.clean = Some((ours.clone(), notes));
+        }
+        Ok(())
+    }
+
+    /// What is there. Tables are not made by looking at them, and no kernel module is loaded for it.
+    async fn look(&self) -> Result<String, FirewallError> {
+        let is_unused = self.kind == Kind::Legacy
+            && match variant::legacy_tables(self.family) {
+                Ok(tables) => tables.is_empty(),
+                Err(_) => !self.is_chosen,
+            };
+        if is_unused {
+            return Ok(String::new());
+        }
+        match run(self.programs.save, &[""; 0], "").await {
+            // A kernel without this variant has no rules in it.
+            Err(FirewallError::Failed { .. }) if !self.is_chosen => Ok(String::new()),
+            told => told,
+        }
+    }
+
+    fn step(&self, changes: &script::Changes, can_wait: bool) -> Step {
+        let wait = ["-w", LOCK_WAIT_SECONDS];
+        let wait = if can_wait { &wait[..] } else { &[] };
+        Step {
+            program: self.programs.restore,
+            args: ["--noflush"].iter().chain(wait).map(ToString::to_string).collect(),
+            input: changes.input(),
+            commands: changes.commands(&[&[self.programs.command], wait].concat().join(" ")),
+        }
+    }
+
+    fn unreadable(&self, why: String) -> FirewallError {
+        FirewallError::Unreadable { command: self.programs.save.to_owned(), why }
+    }
+}

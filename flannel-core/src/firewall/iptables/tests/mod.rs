@@ -1,0 +1,23 @@
+//! Rules through iptables: the texts, and the real programs in namespaces.
+
+mod host;
+mod text;
+
+use crate::addr::PerFamily;
+use crate::firewall::rules::{Range, Wanted};
+
+fn range(network: &str, subnet: &str) -> Range {
+    Range { network: network.parse().unwrap(), subnet: subnet.parse().unwrap() }
+}
+
+/// The ranges of the Go node whose rules are in `flannel-lab/golden/vxlan-dual.json`.
+fn golden_ranges() -> PerFamily<Range> {
+    PerFamily {
+        v4: Some(range("10.244.0.0/16", "10.244.87.0/24")),
+        v6: Some(range("fd00:10:244::/56", "fd00:10:244:3d::/64")),
+    }
+}
+
+fn all_of(ranges: PerFamily<Range>) -> Wanted {
+    Wanted { ranges, masquerade: true, fully_random: true, forward: true }
+}

@@ -1,0 +1,278 @@
+//! Which iptables this host has, and which of its two variants it uses.
+//!
+//! The choice is that of Kubernetes' iptables-wrapper: where the kubelet left its mark, else where more
+//! rules are, else what plain `iptables` is.
+
+use std::fmt;
+use std::io;
+
+use super::rule_text::Home;
+use super::save::Dump;
+use crate::addr::{Family, PerFamily};
+use crate::firewall::manager::{FirewallError, run};
+use crate::firewall::rules::Chain;
+
+/// Chains by which the kubelet says which variant it uses.
+const KUBELET_CHAINS: [&str; 2] = ["KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY"];
+
+/// What keeps the rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// The kernel's `nf_tables`.
+    Nft,
+    /// The kernel's `ip_tables`.
+    Legacy,
+}
+
+impl Kind {
+    const ALL: [Self; 2] = [Self::Nft, Self::Legacy];
+
+    pub(super) fn other(self) -> Self {
+        match self {
+            Self::Nft => Self::Legacy,
+            Self::Legacy => Self::Nft,
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nft => "nft",
+            Self::Legacy => "legacy",
+        })
+    }
+}
+
+/// The names of one variant's programs for one family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Programs {
+    pub(super) command: &'static str,
+    pub(super) save: &'static str,
+    pub(super) restore: &'static str,
+}
+
+/// The programs of a variant; those of plain names if `kind` is `None`.
+fn programs(kind: Option<Kind>, family: Family) -> Programs {
+    let [command, save, restore] = match (family, kind) {
+        (Family::V4, None) => ["iptables", "iptables-save", "iptables-restore"],
+        (Family::V6, None) => ["ip6tables", "ip6tables-save", "ip6tables-restore"],
+        (Family::V4, Some(Kind::Nft)) => ["iptables-nft", "iptables-nft-save", "iptables-nft-restore"],
+        (Family::V6, Some(Kind::Nft)) => ["ip6tables-nft", "ip6tables-nft-save", "ip6tables-nft-restore"],
+        (Family::V4, Some(Kind::Legacy)) => {
+            ["iptables-legacy", "iptables-legacy-save", "iptables-legacy-restore"]
+        }
+        (Family::V6, Some(Kind::Legacy)) => {
+            ["ip6tables-legacy", "ip6tables-legacy-save", "ip6tables-legacy-restore"]
+        }
+    };
+    Programs { command, save, restore }
+}
+
+/// A release of iptables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Version(u32, u32, u32);
+
+impl Version {
+    /// Knows `MASQUERADE --random-fully`.
+    pub(super) const RANDOM_FULLY: Self = Self(1, 6, 2);
+    /// Its `iptables-restore` knows `-w`.
+    pub(super) const WAIT: Self = Self(1, 6, 2);
+}
+
+/// Reads what `iptables --version` says, such as `iptables v1.8.9 (nf_tables)`.
+pub(super) fn version(said: &str) -> Option<(Version, Kind)> {
+    let mut words = said.split_whitespace().skip_while(|word| !word.starts_with('v'));
+    let mut parts = words.next()?.strip_prefix('v')?.split('.').map(str::parse);
+    let mut part = || parts.next()?.ok();
+    let version = Version(part()?, part()?, part().unwrap_or(0));
+    // Before 1.8 there was one variant, and no word for it.
+    let kind = if words.next() == Some("(nf_tables)") { Kind::Nft } else { Kind::Legacy };
+    Some((version, kind))
+}
+
+/// The tables of the legacy variant that are in use. Looking here makes none.
+pub(super) fn legacy_tables(family: Family) -> io::Result<Vec<String>> {
+    let name = if family == Family::V4 { "ip" } else { "ip6" };
+    match std::fs::read_to_string(format!("/proc/net/{name}_tables_names")) {
+        Ok(names) => Ok(names.lines().map(str::to_owned).collect()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// What this host has.
+#[derive(Debug)]
+pub(super) struct Installed {
+    nft: PerFamily<Programs>,
+    legacy: PerFamily<Programs>,
+    version: Option<Version>,
+    /// What plain `iptables` is.
+    plain: Option<Kind>,
+}
+
+impl Installed {
+    fn programs(&self, kind: Kind) -> &PerFamily<Programs> {
+        match kind {
+            Kind::Nft => &self.nft,
+            Kind::Legacy => &self.legacy,
+        }
+    }
+
+    /// Whether a variant can do all of these, and anything at all.
+    fn does(&self, kind: Kind, families: &[Family]) -> bool {
+        let programs = self.programs(kind);
+        !programs.is_empty() && families.iter().all(|family| programs.get(*family).is_some())
+    }
+}
+
+/// Finds the programs. Fails if no variant has all that `families` need.
+pub(super) async fn installed(families: &[Family]) -> Result<Installed, FirewallError> {
+    let plain = ask_version(programs(None, Family::V4).command).await?;
+    let of_kind = async |kind| {
+        let mut of_kind = PerFamily::default();
+        for family in Family::ALL {
+            let is_plain = plain.is_some_and(|(_, plain)| plain == kind);
+            for names in [Some(kind)].into_iter().chain(is_plain.then_some(None)) {
+                let programs = programs(names, family);
+                if of_kind.get(family).is_none() && first_missing(programs).await?.is_none() {
+                    *of_kind.get_mut(family) = Some(programs);
+                }
+            }
+        }
+        Ok::<_, FirewallError>(of_kind)
+    };
+    let (nft, legacy) = (of_kind(Kind::Nft).await?, of_kind(Kind::Legacy).await?);
+    let mut found = Installed { nft, legacy, version: None, plain: plain.map(|(_, kind)| kind) };
+    if !Kind::ALL.into_iter().any(|kind| found.does(kind, families)) {
+        // Of all the names, tell those that every host with iptables has.
+        let mut program = "iptables-save";
+        for family in families {
+            program = first_missing(programs(None, *family)).await?.unwrap_or(program);
+        }
+        return Err(FirewallError::Missing { program: program.to_owned(), package: "iptables" });
+    }
+    found.version = match plain {
+        Some((version, _)) => Some(version),
+        None => {
+            let any = found.nft.iter().chain(found.legacy.iter()).next();
+            let command = any.map_or("iptables", |(_, programs)| programs.command);
+            ask_version(command).await?.map(|(version, _)| version)
+        }
+    };
+    Ok(found)
+}
+
+async fn ask_version(program: &str) -> Result<Option<(Version, Kind)>, FirewallError> {
+    match run(program, &["--version"], "").await {
+        Ok(said) => Ok(version(&said)),
+        Err(FirewallError::Missing { .. } | FirewallError::Failed { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The first of the programs needed that is not there. Asking for the version touches no table.
+async fn first_missing(programs: Programs) -> Result<Option<&'static str>, FirewallError> {
+    for program in [programs.save, programs.restore] {
+        match run(program, &["--version"], "").await {
+            // Old ones don't know the option, but they are there.
+            Ok(_) | Err(FirewallError::Failed { .. }) => {}
+            Err(FirewallError::Missing { .. }) => return Ok(Some(program)),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
+}
+
+/// What was chosen.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) kind: Kind,
+    /// For the log.
+    pub(super) why: String,
+    pub(super) version: Option<Version>,
+    installed: Installed,
+}
+
+impl Found {
+    /// The programs of a variant, of the families that it can do here.
+    pub(super) fn programs(&self, kind: Kind) -> impl Iterator<Item = (Family, Programs)> {
+        self.installed.programs(kind).iter().map(|(family, programs)| (family, *programs))
+    }
+}
+
+/// Finds the programs and chooses.
+pub(super) async fn find(families: &[Family]) -> Result<Found, FirewallError> {
+    let installed = installed(families).await?;
+    let used = async |kind| match installed.does(kind, families) {
+        true => usage(kind, installed.programs(kind)).await,
+        false => Ok(None),
+    };
+    let (nft, legacy) = (used(Kind::Nft).await?, used(Kind::Legacy).await?);
+    let (kind, why) = choose(nft, legacy, installed.plain);
+    let version = installed.version;
+    let of = version.map_or(String::new(), |Version(a, b, c)| format!(" {a}.{b}.{c}"));
+    Ok(Found { kind, why: format!("iptables{of} ({kind}): {why}"), version, installed })
+}
+
+/// How much a variant is used by others.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Usage {
+    pub(super) has_kubelet_chains: bool,
+    pub(super) rules: usize,
+}
+
+/// Looks, without making anything. `None` if this kernel does not have the variant.
+async fn usage(kind: Kind, programs: &PerFamily<Programs>) -> Result<Option<Usage>, FirewallError> {
+    let mut usage = Usage::default();
+    for (family, programs) in programs.iter() {
+        if kind == Kind::Legacy && legacy_tables(family).unwrap_or_default().is_empty() {
+            continue;
+        }
+        let text = match run(programs.save, &[""; 0], "").await {
+            Ok(text) => text,
+            Err(FirewallError::Failed { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let told = usage_of(&text);
+        usage.has_kubelet_chains |= told.has_kubelet_chains;
+        usage.rules += told.rules;
+    }
+    Ok(Some(usage))
+}
+
+/// Rules of ours, or of a Go agent, don't count: they are where they were put, not where they should be.
+pub(super) fn usage_of(text: &str) -> Usage {
+    let Ok(dump) = Dump::parse(text) else { return Usage::default() };
+    let comments = Chain::ALL.map(|chain| format!("--comment \"{}\"", Home::of(chain).comment));
+    let is_others = |rule: &&str| !comments.iter().any(|comment| rule.contains(comment));
+    Usage {
+        has_kubelet_chains: KUBELET_CHAINS
+            .iter()
+            .any(|chain| dump.table("mangle").is_some_and(|table| table.has(chain))),
+        rules: dump.rules().filter(is_others).count(),
+    }
+}
+
+/// Chooses, and says why. A variant that can't be used is `None`.
+pub(super) fn choose(nft: Option<Usage>, legacy: Option<Usage>, plain: Option<Kind>) -> (Kind, String) {
+    let (nft, legacy) = match (nft, legacy) {
+        (Some(nft), Some(legacy)) => (nft, legacy),
+        (None, Some(_)) => return (Kind::Legacy, "the other variant can't be used here".to_owned()),
+        (_, None) => return (Kind::Nft, "the other variant can't be used here".to_owned()),
+    };
+    if nft.has_kubelet_chains || legacy.has_kubelet_chains {
+        let kind = if nft.has_kubelet_chains { Kind::Nft } else { Kind::Legacy };
+        return (kind, "the kubelet uses it".to_owned());
+    }
+    let counts =
+        |more: usize, fewer: usize| format!("{more} rules of others are there, {fewer} in the other variant");
+    match nft.rules.cmp(&legacy.rules) {
+        std::cmp::Ordering::Greater => (Kind::Nft, counts(nft.rules, legacy.rules)),
+        std::cmp::Ordering::Less => (Kind::Legacy, counts(legacy.rules, nft.rules)),
+        std::cmp::Ordering::Equal => match plain {
+            Some(kind) => (kind, "plain `iptables` is this variant, and others use neither more".to_owned()),
+            None => (Kind::Nft, "others use neither variant more".to_owned()),
+        },
+    }
+}

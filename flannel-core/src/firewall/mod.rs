@@ -1,0 +1,16 @@
+//! Masquerading and forwarding of pod traffic: firewall rules, held like the rest of the kernel's state.
+//!
+//! [`rules`] says which rules there should be, as values. A [`RuleManager`] reads what the kernel has, plans
+//! the smallest change and makes it in one transaction.
+
+mod choose;
+mod edit;
+mod hold;
+pub mod iptables;
+mod manager;
+pub mod nft;
+pub mod rules;
+
+pub use choose::{Choice, Managers};
+pub use hold::{Firewall, FirewallStatus};
+pub use manager::{FirewallError, Plan, RuleManager, Step};

@@ -1,0 +1,216 @@
+//! What `nft -j list` prints, as far as it is about us. Pure.
+//!
+//! The form differs between versions in small things, so it is read leniently; a rule that is not
+//! understood is not ours.
+
+use serde_json::Value;
+
+use super::super::rules::{KUBE_MARK, Mark, Rule, Side, Verdict};
+use crate::addr::{Family, Subnet};
+
+/// A table of ours as it was seen.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct SeenTable {
+    /// Its chains.
+    pub(super) chains: Vec<SeenChain>,
+    /// Whether it has sets, maps or other things that we never make.
+    pub(super) other: bool,
+}
+
+/// A chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct SeenChain {
+    /// Its name.
+    pub(super) name: String,
+    /// How it is hooked in, if it is a base chain.
+    pub(super) base: Option<Base>,
+    /// Its rules.
+    pub(super) rules: Vec<SeenRule>,
+}
+
+/// How a base chain is hooked in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Base {
+    /// `nat` or `filter`.
+    pub(super) kind: String,
+    /// Such as `forward`.
+    pub(super) hook: String,
+    /// Its place among the chains of the hook; the smallest comes first.
+    pub(super) priority: i64,
+    /// `accept` or `drop`.
+    pub(super) policy: String,
+}
+
+/// A rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct SeenRule {
+    /// Its number.
+    pub(super) handle: u64,
+    /// What it says, if it has the form of a rule of ours.
+    pub(super) rule: Option<Rule>,
+}
+
+/// A base chain of somebody else that drops what no rule of it accepts.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Dropping {
+    /// `ip`, `ip6` or `inet`.
+    pub(super) family: String,
+    /// Its table.
+    pub(super) table: String,
+    /// Its name.
+    pub(super) chain: String,
+}
+
+/// The table in a listing of it.
+pub(super) fn table(family: Family, json: &str) -> Result<SeenTable, String> {
+    let mut table = SeenTable::default();
+    for entry in entries(json)? {
+        let Some((kind, value)) = entry.as_object().and_then(|entry| entry.iter().next()) else { continue };
+        match kind.as_str() {
+            "metainfo" | "table" => {}
+            "chain" => {
+                let name = text(value, "name").ok_or("a chain without a name")?.to_owned();
+                table.chains.push(SeenChain { name, base: base(value), rules: Vec::new() });
+            }
+            "rule" => {
+                let name = text(value, "chain").ok_or("a rule without a chain")?;
+                let handle = value.get("handle").and_then(Value::as_u64).ok_or("a rule without a handle")?;
+                let chain = table.chains.iter_mut().find(|chain| chain.name == name);
+                let chain = chain.ok_or("a rule of an unknown chain")?;
+                chain.rules.push(SeenRule { handle, rule: rule(family, value) });
+            }
+            _ => table.other = true,
+        }
+    }
+    Ok(table)
+}
+
+/// The chains in a listing of all that can drop what is forwarded, but for ours.
+pub(super) fn dropping(json: &str, ours: impl Fn(&str) -> bool) -> Result<Vec<Dropping>, String> {
+    let chains = entries(json)?;
+    let chains = chains.iter().filter_map(|entry| entry.get("chain"));
+    let drops = chains.filter(|chain| {
+        base(chain).is_some_and(|base| base.hook == "forward" && base.policy == "drop")
+            && text(chain, "family").is_some_and(|family| ["ip", "ip6", "inet"].contains(&family))
+    });
+    let named = drops.filter_map(|chain| {
+        let [family, table, chain] = ["family", "table", "name"].map(|key| text(chain, key));
+        Some(Dropping { family: family?.into(), table: table?.into(), chain: chain?.into() })
+    });
+    Ok(named.filter(|chain| !ours(&chain.table)).collect())
+}
+
+fn entries(json: &str) -> Result<Vec<Value>, String> {
+    // An empty ruleset is printed as nothing by some versions.
+    if json.trim().is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut whole: Value = serde_json::from_str(json).map_err(|error| error.to_string())?;
+    match whole.get_mut("nftables").map(Value::take) {
+        Some(Value::Array(entries)) => Ok(entries),
+        _ => Err("no list \"nftables\" in it".to_owned()),
+    }
+}
+
+fn text<'a>(value: &'a Value, key: &str) -> Option<&'a str> {
+    value.get(key)?.as_str()
+}
+
+fn base(chain: &Value) -> Option<Base> {
+    Some(Base {
+        kind: text(chain, "type")?.to_owned(),
+        hook: text(chain, "hook")?.to_owned(),
+        priority: chain.get("prio")?.as_i64()?,
+        policy: text(chain, "policy").unwrap_or("accept").to_owned(),
+    })
+}
+
+/// The rule, if it has nothing but what ours have.
+fn rule(family: Family, value: &Value) -> Option<Rule> {
+    let (mut mark, mut src, mut dst, mut verdict) = (None, None, None, None);
+    for expression in value.get("expr")?.as_array()? {
+        let (kind, detail) = expression.as_object()?.iter().next()?;
+        // Nothing follows a verdict, and nothing comes twice.
+        let first = match (kind.as_str(), &verdict) {
+            ("match", None) => matched(family, detail, &mut mark, &mut src, &mut dst),
+            ("return", None) => verdict.replace(Verdict::Return).is_none(),
+            ("accept", None) => verdict.replace(Verdict::Accept).is_none(),
+            ("masquerade", None) => {
+                verdict.replace(Verdict::Masquerade { fully_random: fully_random(detail)? }).is_none()
+            }
+            _ => false,
+        };
+        if !first {
+            return None;
+        }
+    }
+    Some(Rule { mark, src, dst, verdict: verdict? })
+}
+
+/// Takes one condition; false if it is none of ours.
+fn matched(
+    family: Family,
+    detail: &Value,
+    mark: &mut Option<Mark>,
+    src: &mut Option<Side>,
+    dst: &mut Option<Side>,
+) -> bool {
+    let taken = || {
+        let (left, right) = (detail.get("left")?, detail.get("right")?);
+        let outside = match text(detail, "op")? {
+            "==" | "in" => false,
+            "!=" => true,
+            _ => return None,
+        };
+        if let Some(payload) = left.get("payload") {
+            let protocol = match family {
+                Family::V4 => "ip",
+                Family::V6 => "ip6",
+            };
+            let side = Some(Side { subnet: subnet(family, right)?, outside });
+            let place = match (text(payload, "protocol")? == protocol, text(payload, "field")?) {
+                (true, "saddr") => src,
+                (true, "daddr") => dst,
+                _ => return None,
+            };
+            return (place.is_none()).then(|| *place = side);
+        }
+        let value = right.as_u64()? == u64::from(KUBE_MARK) && !outside && mark.is_none();
+        let seen = match left.get("&").and_then(Value::as_array).map(Vec::as_slice) {
+            Some([meta, bits]) if is_mark(meta) && bits.as_u64() == Some(KUBE_MARK.into()) => Mark::Bit,
+            None if is_mark(left) => Mark::Exact,
+            _ => return None,
+        };
+        value.then(|| *mark = Some(seen))
+    };
+    taken().is_some()
+}
+
+fn is_mark(value: &Value) -> bool {
+    value.get("meta").and_then(|meta| text(meta, "key")) == Some("mark")
+}
+
+/// A subnet: `{"prefix": {"addr", "len"}}`, or an address alone.
+fn subnet(family: Family, value: &Value) -> Option<Subnet> {
+    let (addr, len) = match value.get("prefix") {
+        Some(prefix) => (text(prefix, "addr")?, prefix.get("len")?.as_u64()?),
+        None => (value.as_str()?, u64::from(family.bits())),
+    };
+    let subnet = Subnet::exact(addr.parse().ok()?, len.try_into().ok()?)?;
+    (subnet.family() == family).then_some(subnet)
+}
+
+/// The flags of a masquerade: none, one as text, or a list.
+fn fully_random(detail: &Value) -> Option<bool> {
+    let is = |flag: &Value| flag.as_str() == Some("fully-random");
+    match detail {
+        Value::Null => Some(false),
+        Value::Object(keys) => match (keys.get("flags"), keys.len()) {
+            (Some(Value::Array(flags)), 1) if flags.len() == 1 => flags.iter().all(is).then_some(true),
+            (Some(flag), 1) => is(flag).then_some(true),
+            (None, 0) => Some(false),
+            _ => None,
+        },
+        _ => None,
+    }
+}

@@ -1,0 +1,167 @@
+//! Rules through nftables: tables of our own, changed in one transaction, and looked at when the kernel
+//! announces a change.
+
+mod listing;
+mod script;
+#[cfg(test)]
+mod tests;
+
+use async_trait::async_trait;
+
+use self::listing::{Dropping, SeenTable};
+use self::script::{family_name, script, table_name};
+use super::manager::{FirewallError, Plan, RuleManager, Step, run};
+use super::rules::{Ours, Wanted};
+use crate::addr::Family;
+use crate::netlink::{RulesetChange, RulesetEvents};
+
+const NFT: &str = "nft";
+
+/// `NFPROTO_IPV4` and `NFPROTO_IPV6` of `linux/netfilter.h`.
+fn protocol(family: Family) -> u8 {
+    match family {
+        Family::V4 => 2,
+        Family::V6 => 10,
+    }
+}
+
+/// Keeps rules in tables of our own, by the program `nft` (1.0.1 or later).
+#[derive(Debug)]
+pub struct Nftables {
+    events: RulesetEvents,
+    /// Whether the kernel can choose source ports at random; `None` if that was not tried yet.
+    can_be_random: Option<bool>,
+    /// The chains of others that drop what is forwarded; `None` if that must be looked up.
+    dropping: Option<Vec<Dropping>>,
+}
+
+impl Nftables {
+    /// Listens in the network namespace of the calling thread.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime with I/O and time.
+    pub async fn open() -> Result<Self, FirewallError> {
+        let events = RulesetEvents::open()?;
+        run(NFT, &["--version"], "").await?;
+        Ok(Self { events, can_be_random: None, dropping: None })
+    }
+
+    /// Whether source ports can be chosen at random, found out by trying.
+    async fn can_be_random(&mut self) -> Result<bool, FirewallError> {
+        if let Some(known) = self.can_be_random {
+            return Ok(known);
+        }
+        // Checked, not done.
+        let table = format!("{} {}", family_name(Family::V4), table_name(Family::V4));
+        let trial = format!(
+            "add table {table}\nadd chain {table} masqueradeTest {{ type nat hook postrouting priority srcnat ; }}\n\
+             add rule {table} masqueradeTest masquerade fully-random\n"
+        );
+        let can = match run(NFT, &["-c", "-f", "-"], &trial).await {
+            Ok(_) => true,
+            Err(FirewallError::Failed { .. }) => false,
+            Err(error) => return Err(error),
+        };
+        self.can_be_random = Some(can);
+        Ok(can)
+    }
+
+    async fn notes(&mut self, want: &Wanted) -> Result<Vec<String>, FirewallError> {
+        if !want.forward {
+            return Ok(Vec::new());
+        }
+        if self.dropping.is_none() {
+            let json = list(&["-j", "list", "chains"]).await?;
+            let ours = |table: &str| Family::ALL.iter().any(|family| table == table_name(*family));
+            let dropping = listing::dropping(&json, ours);
+            self.dropping = Some(dropping.map_err(|why| unreadable("nft -j list chains", why))?);
+        }
+        let concerns = |chain: &&Dropping| {
+            let is = |family: &Family| chain.family == "inet" || chain.family == family_name(*family);
+            want.ranges.iter().any(|(family, _)| is(&family))
+        };
+        let all = self.dropping.iter().flatten().filter(concerns);
+        Ok(all
+            .map(|Dropping { family, table, chain }| {
+                format!(
+                    "chain {chain} of table {family} {table} drops forwarded packets that it does not accept \
+                     itself, which no other table can undo; accept the pod network there, or set its policy \
+                     to accept"
+                )
+            })
+            .collect())
+    }
+
+    /// Whether a change is about our tables. Base chains of others are looked up again at the next plan.
+    fn concerns(&mut self, change: &RulesetChange) -> bool {
+        if change.base_chains || change.unknown {
+            self.dropping = None;
+        }
+        let ours = |(family, name): &(u8, String)| {
+            Family::ALL.iter().any(|it| *family == protocol(*it) && name == table_name(*it))
+        };
+        change.unknown || change.base_chains || change.tables.iter().any(ours)
+    }
+}
+
+#[async_trait]
+impl RuleManager for Nftables {
+    fn name(&self) -> &'static str {
+        "nftables"
+    }
+
+    async fn plan(&mut self, want: &Wanted, ours: &Ours) -> Result<Plan, FirewallError> {
+        let can_be_random = want.masquerade && want.fully_random && self.can_be_random().await?;
+        let (v4, v6) = tokio::join!(seen(Family::V4), seen(Family::V6));
+        let mut plan = Plan { steps: Vec::new(), notes: self.notes(want).await? };
+        let mut lines = Vec::new();
+        for (family, seen) in [(Family::V4, v4?), (Family::V6, v6?)] {
+            let script = script(family, want, can_be_random, seen.as_ref(), ours);
+            lines.extend(script.lines);
+            plan.notes.extend(script.notes);
+        }
+        plan.steps.extend((!lines.is_empty()).then(|| step(&lines)));
+        Ok(plan)
+    }
+
+    async fn changed(&mut self) {
+        loop {
+            let change = self.events.next().await;
+            if self.concerns(&change) {
+                return;
+            }
+        }
+    }
+}
+
+/// One transaction.
+fn step(lines: &[String]) -> Step {
+    Step {
+        program: NFT,
+        args: vec!["-f".to_owned(), "-".to_owned()],
+        input: lines.iter().flat_map(|line| [line.as_str(), "\n"]).collect(),
+        commands: lines.iter().map(|line| format!("nft '{line}'")).collect(),
+    }
+}
+
+/// A family's table; `None` if there is none.
+async fn seen(family: Family) -> Result<Option<SeenTable>, FirewallError> {
+    let args = ["-j", "list", "table", family_name(family), table_name(family)];
+    match list(&args).await {
+        Ok(json) => {
+            let table = listing::table(family, &json);
+            table.map(Some).map_err(|why| unreadable(&format!("nft {}", args.join(" ")), why))
+        }
+        Err(FirewallError::Failed { said, .. }) if said.contains("No such file or directory") => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+async fn list(args: &[&str]) -> Result<String, FirewallError> {
+    run(NFT, args, "").await
+}
+
+fn unreadable(command: &str, why: String) -> FirewallError {
+    FirewallError::Unreadable { command: command.to_owned(), why }
+}

@@ -1,0 +1,194 @@
+//! What packets of the overlay are to meet on their way: rules as values. Pure.
+
+use crate::addr::{Family, PerFamily, Subnet};
+
+/// The mark by which kube-proxy asks for masquerading. It does that itself, in a chain of its own.
+pub const KUBE_MARK: u32 = 0x4000;
+
+/// Where pods are, in one family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Range {
+    /// The overlay network.
+    pub network: Subnet,
+    /// This node's part of it.
+    pub subnet: Subnet,
+}
+
+/// What rules are to bring about.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// The pods of each enabled family.
+    pub ranges: PerFamily<Range>,
+    /// Whether pods are to reach the world under this node's address.
+    pub masquerade: bool,
+    /// Whether to choose source ports at random when masquerading, where the host can.
+    pub fully_random: bool,
+    /// Whether to accept forwarded packets from and to pods.
+    pub forward: bool,
+}
+
+/// One of the two lists of rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Chain {
+    /// Runs after routing, in the NAT table.
+    Masquerade,
+    /// Runs for forwarded packets, in the filter table.
+    Forward,
+}
+
+impl Chain {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Masquerade, Self::Forward];
+}
+
+/// Addresses that a rule is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Side {
+    /// The subnet.
+    pub subnet: Subnet,
+    /// Whether all other addresses are meant.
+    pub outside: bool,
+}
+
+/// How a rule looks at the packet's mark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Mark {
+    /// Whether the bit [`KUBE_MARK`] is set.
+    Bit,
+    /// Whether that is all of the mark, as Go's nftables rules ask, so that other bits hide it.
+    Exact,
+}
+
+/// What happens to a packet that a rule is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// Leaves the chain as it came.
+    Return,
+    /// Goes on its way.
+    Accept,
+    /// Leaves with an address of this node.
+    Masquerade {
+        /// Whether the source port is chosen at random.
+        fully_random: bool,
+    },
+}
+
+/// A rule of ours: conditions that must all hold, and what is done then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Rule {
+    /// On the packet's mark.
+    pub mark: Option<Mark>,
+    /// On its source.
+    pub src: Option<Side>,
+    /// On its destination.
+    pub dst: Option<Side>,
+    /// What is done.
+    pub verdict: Verdict,
+}
+
+impl Rule {
+    fn marked(mark: Mark) -> Self {
+        Self { mark: Some(mark), src: None, dst: None, verdict: Verdict::Return }
+    }
+
+    fn pair(src: Side, dst: Side, verdict: Verdict) -> Self {
+        Self { mark: None, src: Some(src), dst: Some(dst), verdict }
+    }
+}
+
+fn inside(subnet: Subnet) -> Side {
+    Side { subnet, outside: false }
+}
+
+fn outside(subnet: Subnet) -> Side {
+    Side { subnet, outside: true }
+}
+
+/// All multicast addresses of a family.
+fn multicast(family: Family) -> Subnet {
+    match family {
+        Family::V4 => Subnet::exact([224, 0, 0, 0].into(), 4),
+        Family::V6 => Subnet::exact([0xff00, 0, 0, 0, 0, 0, 0, 0].into(), 8),
+    }
+    .expect("no host bits")
+}
+
+impl Wanted {
+    /// The rules of a chain in their order; `None` if the family has no such chain.
+    ///
+    /// Traffic between pods keeps its addresses, and so does what comes in to a pod of this node. What pods
+    /// send to others leaves with an address of this node, but for multicast. So does what this host sends
+    /// to pods of other nodes: they have no way back to its own address.
+    ///
+    /// `can_be_random` says whether the host can choose ports at random.
+    pub fn rules(&self, family: Family, chain: Chain, can_be_random: bool) -> Option<Vec<Rule>> {
+        let range = self.ranges.get(family)?;
+        match chain {
+            Chain::Masquerade => {
+                self.masquerade.then(|| masquerade(family, *range, self.fully_random && can_be_random))
+            }
+            Chain::Forward => self.forward.then(|| forward(*range)),
+        }
+    }
+
+    /// Whether there is any rule at all.
+    pub fn is_empty(&self) -> bool {
+        let none = |family| Chain::ALL.iter().all(|chain| self.rules(family, *chain, false).is_none());
+        Family::ALL.into_iter().all(none)
+    }
+}
+
+fn masquerade(family: Family, range: Range, fully_random: bool) -> Vec<Rule> {
+    let Range { network, subnet } = range;
+    let masquerade = Verdict::Masquerade { fully_random };
+    vec![
+        Rule::marked(Mark::Bit),
+        Rule::pair(inside(subnet), inside(network), Verdict::Return),
+        Rule::pair(inside(network), inside(subnet), Verdict::Return),
+        Rule::pair(outside(network), inside(subnet), Verdict::Return),
+        Rule::pair(inside(network), outside(multicast(family)), masquerade),
+        Rule::pair(outside(network), inside(network), masquerade),
+    ]
+}
+
+fn forward(range: Range) -> Vec<Rule> {
+    let accept = |src, dst| Rule { mark: None, src, dst, verdict: Verdict::Accept };
+    vec![accept(Some(inside(range.network)), None), accept(None, Some(inside(range.network)))]
+}
+
+/// Which of the rules in our chains are ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ours {
+    /// Those that we, or a Go agent, write for one of these. Another agent of this host may have the others.
+    Of(Vec<PerFamily<Range>>),
+    /// All that have the form of ours, whatever the network: for a host that is to be cleaned up.
+    AnyRange,
+}
+
+impl Ours {
+    /// Whether a rule of one of our chains is ours.
+    pub fn owns(&self, family: Family, chain: Chain, rule: &Rule) -> bool {
+        match self {
+            Self::Of(ranges) => {
+                let mut ranges = ranges.iter().filter_map(|ranges| ranges.get(family));
+                ranges.any(|range| written_for(family, *range, chain).contains(rule))
+            }
+            Self::AnyRange => true,
+        }
+    }
+}
+
+/// All rules that any agent writes for a range: with and without random ports, and as Go's nftables rules are.
+fn written_for(family: Family, range: Range, chain: Chain) -> Vec<Rule> {
+    match chain {
+        Chain::Masquerade => {
+            let mut rules = masquerade(family, range, true);
+            rules.extend(masquerade(family, range, false));
+            rules.push(Rule::marked(Mark::Exact));
+            // There subnet and network are the wrong way round.
+            rules.push(Rule::pair(outside(range.subnet), inside(range.network), Verdict::Return));
+            rules
+        }
+        Chain::Forward => forward(range),
+    }
+}

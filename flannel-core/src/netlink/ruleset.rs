@@ -1,0 +1,119 @@
+//! Announcements of `nf_tables`: whose rules changed. What iptables' nft variant does is announced, too.
+
+use std::collections::BTreeSet;
+use std::io::Cursor;
+
+use neli::FromBytesWithInput;
+use neli::consts::socket::NlFamily;
+use neli::types::{Buffer, RtBuffer};
+use tracing::{debug, warn};
+
+use super::message::{Message, Undecodable, attribute, split, string};
+use super::socket::{RECEIVE_BUFFER, Socket, is_lost};
+use crate::kernel::KernelError;
+
+/// `NFNLGRP_NFTABLES` of `linux/netfilter/nfnetlink.h`.
+const GROUP: u32 = 7;
+/// `NFNL_SUBSYS_NFTABLES`, the upper byte of a message's type.
+const SUBSYSTEM: u16 = 10;
+/// `NFT_MSG_*`, the lower byte.
+const NEW_CHAIN: u16 = 3;
+const DEL_CHAIN: u16 = 5;
+const NEW_GENERATION: u16 = 15;
+/// Bytes of `struct nfgenmsg`, of which the first is the family.
+const HEADER: usize = 4;
+/// `NFTA_TABLE_NAME`, and the same number in chains, rules, sets and all else that belongs to a table.
+const TABLE: u16 = 1;
+/// `NFTA_CHAIN_HOOK`, which base chains have.
+const CHAIN_HOOK: u16 = 4;
+/// Pause after an error of the socket itself, which would come again at once.
+const PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// What changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RulesetChange {
+    /// The tables: family (`NFPROTO_*` of `linux/netfilter.h`) and name.
+    pub tables: BTreeSet<(u8, String)>,
+    /// Whether a base chain, or its policy, is among it.
+    pub base_chains: bool,
+    /// Whether announcements were lost, so that anything may have changed.
+    pub unknown: bool,
+}
+
+/// Hears of changes of `nf_tables` in one network namespace.
+pub struct RulesetEvents {
+    socket: Socket,
+}
+
+impl std::fmt::Debug for RulesetEvents {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RulesetEvents").finish_non_exhaustive()
+    }
+}
+
+impl RulesetEvents {
+    /// Listens in the network namespace of the calling thread. What is read later misses nothing.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime with I/O and time.
+    pub fn open() -> Result<Self, KernelError> {
+        Ok(Self { socket: Socket::open_family(NlFamily::Netfilter, &[GROUP], RECEIVE_BUFFER)? })
+    }
+
+    /// Waits for changes and takes those that are there. Dropping the future loses none.
+    pub async fn next(&mut self) -> RulesetChange {
+        let mut change = RulesetChange::default();
+        match self.socket.receive().await {
+            Ok(datagram) => note_all(datagram, &mut change),
+            Err(error) => {
+                if !is_lost(&error) {
+                    warn!(%error, "announcements of nf_tables can't be read");
+                    tokio::time::sleep(PAUSE).await;
+                }
+                change.unknown = true;
+            }
+        }
+        loop {
+            match self.socket.try_receive() {
+                Ok(Some(datagram)) => note_all(datagram, &mut change),
+                Ok(None) => return change,
+                Err(error) => {
+                    change.unknown = true;
+                    if !is_lost(&error) {
+                        return change;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Notes what a datagram announces. What can't be decoded announced something that is now unknown.
+fn note_all(datagram: &[u8], change: &mut RulesetChange) {
+    for message in split(datagram) {
+        if let Err(error) = message.and_then(|message| note(&message, change)) {
+            debug!(%error, "announcement of nf_tables can't be decoded");
+            change.unknown = true;
+        }
+    }
+}
+
+fn note(message: &Message<'_>, change: &mut RulesetChange) -> Result<(), Undecodable> {
+    let kind = u16::from(message.kind);
+    if kind >> 8 != SUBSYSTEM || kind & 0xff >= NEW_GENERATION && kind & 0xff <= NEW_GENERATION + 1 {
+        return Ok(());
+    }
+    let (header, attributes) =
+        message.body.split_at_checked(HEADER).ok_or("announcement shorter than its header")?;
+    let attributes =
+        RtBuffer::<u16, Buffer>::from_bytes_with_input(&mut Cursor::new(attributes), attributes.len())
+            .map_err(|_| "announcement with broken attributes")?;
+    if let Some(name) = attribute(&attributes, TABLE) {
+        change.tables.insert((header[0], string(name)));
+    }
+    if [NEW_CHAIN, DEL_CHAIN].contains(&(kind & 0xff)) && attribute(&attributes, CHAIN_HOOK).is_some() {
+        change.base_chains = true;
+    }
+    Ok(())
+}
