@@ -36,7 +36,11 @@ fn bad_command_lines_exit_2_and_say_why() {
         (&["--ifcae=eth0"][..], &[][..], "unknown flag --ifcae; did you mean --iface?"),
         (&["--subnet-lease-renew-margin=1440"], &[], "is not from 1 to 1439 minutes"),
         (&[], &[("FLANNELD_HEALTHZ_PORT", "x")], "FLANNELD_HEALTHZ_PORT: \"x\" is not a whole number"),
-        (&["--ip-masq"], &[], "not supported by this version: masquerade rules (--ip-masq); leave it out"),
+        (
+            &["--kube-subnet-mgr"],
+            &[],
+            "not supported by this version: the Kubernetes subnet manager (--kube-subnet-mgr); leave it out",
+        ),
         (&["--ip-masq", "false"], &[], "did you mean --ip-masq=false?"),
     ] {
         let output = flanneld(args, env);

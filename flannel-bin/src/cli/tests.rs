@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::flags::{FLAGS, find};
 use super::*;
+use crate::rules::RuleOptions;
 
 fn run_with(args: &[&str], env: &[(&str, &str)]) -> Result<Command, CliError> {
     let args: Vec<_> = args.iter().map(|arg| (*arg).to_owned()).collect();
@@ -145,17 +146,13 @@ fn errors_name_flag_value_and_what_was_meant() {
 #[test]
 fn what_this_version_lacks_is_refused_only_if_asked_for() {
     let lacking: Vec<_> = FLAGS.iter().filter(|flag| flag.missing.is_some()).collect();
-    assert_eq!(lacking.len(), 12);
+    assert_eq!(lacking.len(), 8);
     for flag in lacking {
         let name = flag.name;
-        if name != "iptables-forward-rules" {
-            options(&[&format!("--{name}={}", flag.default)]);
-        }
+        options(&[&format!("--{name}={}", flag.default)]);
         let other = match flag.default {
             "false" => "true",
-            "true" if name == "iptables-forward-rules" => "true",
             "true" => "false",
-            "5" => "6",
             _ => "/x",
         };
         let error = error(&[&format!("--{name}={other}")]);
@@ -163,13 +160,50 @@ fn what_this_version_lacks_is_refused_only_if_asked_for() {
         assert!(error.ends_with(&format!("(--{name}); leave it out")), "{error}");
     }
     assert_eq!(
-        error(&["--ip-masq"]),
-        "not supported by this version: masquerade rules (--ip-masq); leave it out"
+        error(&["--kube-subnet-mgr"]),
+        "not supported by this version: the Kubernetes subnet manager (--kube-subnet-mgr); leave it out"
     );
-    options(&["--iptables-forward-rules=false"]);
-    let env = error_with(&[], &[("FLANNELD_IP_MASQ", "true")]);
-    assert_eq!(env, "not supported by this version: masquerade rules (FLANNELD_IP_MASQ); leave it out");
-    options_with(&["--ip-masq=false"], &[("FLANNELD_IP_MASQ", "true")]);
+    let env = error_with(&[], &[("FLANNELD_IP_BLACKHOLE_ROUTE", "true")]);
+    assert_eq!(
+        env,
+        "not supported by this version: blackhole routes (FLANNELD_IP_BLACKHOLE_ROUTE); leave it out"
+    );
+    options_with(&["--ip-blackhole-route=false"], &[("FLANNELD_IP_BLACKHOLE_ROUTE", "true")]);
+}
+
+#[test]
+fn flags_about_rules() {
+    let defaults = options(&[]).rules;
+    let want = RuleOptions {
+        masquerade: false,
+        fully_random: true,
+        forward: true,
+        forward_asked: false,
+        resync: Duration::from_secs(5),
+    };
+    assert_eq!(defaults, want);
+    assert!(!defaults.are_asked_for());
+    let args = [
+        "--ip-masq",
+        "--ip-masq-fully-random-disable",
+        "--iptables-forward-rules=false",
+        "--iptables-resync=9",
+    ];
+    let given = options(&args).rules;
+    let want = RuleOptions {
+        masquerade: true,
+        fully_random: false,
+        forward: false,
+        forward_asked: true,
+        resync: Duration::from_secs(9),
+    };
+    assert_eq!(given, want);
+    assert!(given.are_asked_for());
+    assert!(options(&["--iptables-forward-rules"]).rules.are_asked_for());
+    for bad in ["0", "-1", "86401"] {
+        let error = error(&[&format!("--iptables-resync={bad}")]);
+        assert!(error.ends_with("is not from 1 to 86400 seconds"), "{error}");
+    }
 }
 
 #[test]

@@ -16,7 +16,7 @@ fn fills_in_upstreams_defaults() {
     let config = parse(r#"{"network": "10.3.4.5/16"}"#).unwrap();
     assert_eq!(range(&config, Family::V4), (24, "10.3.1.0".into(), "10.3.255.0".into()));
     assert_eq!(config.backend.kind, "udp");
-    assert!(!config.nftables && config.networks.v6.is_none());
+    assert!(config.nftables.is_none() && config.networks.v6.is_none());
 
     let config = parse(r#"{"enableipv6":true,"ipv6network":"fc00::/48","network":"10.3.0.0/16"}"#).unwrap();
     assert_eq!(range(&config, Family::V6), (64, "fc00:0:0:1::".into(), "fc00:0:0:ffff::".into()));
@@ -44,7 +44,7 @@ fn keeps_what_is_given() {
     assert_eq!(config.backend.kind, "vxlan");
     assert_eq!(config.backend.get::<u32>("VNI"), Ok(Some(7)));
     assert_eq!(config.backend.names(), ["type", "vni"]);
-    assert!(config.nftables);
+    assert_eq!(config.nftables, Some(true));
 }
 
 #[test]

@@ -23,6 +23,11 @@ fn any(v6: bool) -> IpAddr {
     if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }
 }
 
+/// A socket of IPv6 takes IPv4's port, too, so each has its own.
+fn port(v6: bool, number: u16) -> u16 {
+    PORT + 2 * number + u16::from(v6)
+}
+
 /// A listener.
 pub(super) struct Ear(UdpSocket);
 
@@ -83,12 +88,13 @@ pub(super) fn heard_in_group(from: &Netns, source: IpAddr, to: &Netns, at: IpAdd
     let v6 = at.is_ipv6();
     let ear = Ear::open(to, v6, PORT);
     let mouth = Mouth { from: Some(source), mark: 0 }.open(from, v6);
+    // Else it goes out by the link that has the address.
+    from.enter(|| setsockopt(&mouth, sockopt::BindToDevice, &"eth0".into())).unwrap().unwrap();
     let index_of = |netns: &Netns, link: &str| netns.link_index(link).unwrap();
     let group: IpAddr = match at {
         IpAddr::V4(at) => {
             let group = Ipv4Addr::new(239, 1, 2, 3);
             ear.0.join_multicast_v4(&group, &at).unwrap();
-            from.ip("route replace 239.0.0.0/8 dev eth0").unwrap();
             group.into()
         }
         IpAddr::V6(_) => {
@@ -96,7 +102,6 @@ pub(super) fn heard_in_group(from: &Netns, source: IpAddr, to: &Netns, at: IpAdd
             let links = to.ip_json(&format!("address show to {at}")).unwrap();
             let link = links[0]["ifname"].as_str().unwrap().to_owned();
             ear.0.join_multicast_v6(&group, index_of(to, &link).unwrap()).unwrap();
-            from.ip("-6 route replace ff05::/16 dev eth0 table local").unwrap();
             group.into()
         }
     };
@@ -119,7 +124,7 @@ impl Stream {
         let v6 = dst.is_ipv6();
         // So that no packet is lost to a neighbour that is not known yet.
         assert!(heard(from, Mouth::default(), to, dst).is_some());
-        let ear = Ear::open(to, v6, PORT + 1);
+        let ear = Ear::open(to, v6, port(v6, 1));
         let stop = Arc::new(AtomicBool::new(false));
         let (sent, heard) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let (ends, counts, from) = (stop.clone(), sent.clone(), from.clone());
@@ -127,7 +132,7 @@ impl Stream {
             from.enter(|| {
                 while !ends.load(Ordering::Relaxed) {
                     let socket = UdpSocket::bind((any(v6), 0)).unwrap();
-                    socket.send_to(b"hello", (dst, PORT + 1)).unwrap();
+                    socket.send_to(b"hello", (dst, port(v6, 1))).unwrap();
                     counts.fetch_add(1, Ordering::Relaxed);
                     std::thread::sleep(Duration::from_millis(4));
                 }
@@ -181,7 +186,8 @@ pub(super) struct Talk {
 
 impl Talk {
     pub(super) fn start(from: &Netns, to: &Netns, dst: IpAddr) -> Self {
-        let listener = to.enter(|| TcpListener::bind((any(dst.is_ipv6()), PORT + 2))).unwrap().unwrap();
+        let listener =
+            to.enter(|| TcpListener::bind((any(dst.is_ipv6()), port(dst.is_ipv6(), 2)))).unwrap().unwrap();
         std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             let mut word = [0; 5];
@@ -189,7 +195,7 @@ impl Talk {
                 stream.write_all(&word).unwrap();
             }
         });
-        let to = SocketAddr::new(dst, PORT + 2);
+        let to = SocketAddr::new(dst, port(dst.is_ipv6(), 2));
         let mut stream = from.enter(|| TcpStream::connect_timeout(&to, SOON)).unwrap().unwrap();
         stream.set_read_timeout(Some(SOON)).unwrap();
         let stop = Arc::new(AtomicBool::new(false));
