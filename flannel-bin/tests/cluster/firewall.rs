@@ -60,14 +60,12 @@ impl Manager {
     }
 
     fn rules(self, node: &Netns) -> String {
-        match self {
-            // Without the counters, which count.
-            Self::Nftables => sh(node, "nft --stateless list ruleset"),
-            _ => {
-                let save = |program| sh(node, &format!("{program}-save | sed 's/\\[[0-9:]*\\]//; /^#/d'"));
-                self.iptables().map(save).concat()
-            }
+        // Without the counters, which count.
+        if self == Self::Nftables {
+            return sh(node, "nft --stateless list ruleset");
         }
+        let save = |program| sh(node, &format!("{program}-save | sed 's/\\[[0-9:]*\\]//; /^#/d'"));
+        self.iptables().map(save).concat()
     }
 }
 
@@ -449,7 +447,7 @@ fn a_host_without_the_programs() {
                     .args(crate::harness::Store::flags(&store))
             };
             for asked in ["--ip-masq", "--iptables-forward-rules"] {
-                let mut agent = flanneld(&[asked]).start().unwrap();
+                let agent = flanneld(&[asked]).start().unwrap();
                 let status = agent.wait(SOON).unwrap();
                 assert_eq!(status.code(), Some(1), "{}", agent.log());
                 let log = agent.log();
