@@ -17,9 +17,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use self::save::Dump;
+pub(super) use self::variant::legacy_tables;
 use self::variant::{Kind, Programs, Version};
 use self::watch::Watch;
 use super::manager::{FirewallError, Plan, RuleManager, Step, run};
+use super::obstacles::{self, Dropping};
 use super::rules::{Chain, Ours, Wanted};
 use crate::addr::Family;
 
@@ -32,6 +34,8 @@ pub struct Iptables {
     choice: String,
     version: Option<Version>,
     watch: Watch,
+    /// Chains of others that drop what is forwarded; `None` if they must be looked up.
+    dropping: Option<Vec<Dropping>>,
     /// Where rules of ours can be; those of the chosen variant first.
     places: Vec<Place>,
 }
@@ -66,7 +70,7 @@ impl Iptables {
             }
         }
         let watch = Watch::new(found.kind, resync);
-        Ok(Self { choice: found.why, version: found.version, watch, places })
+        Ok(Self { choice: found.why, version: found.version, watch, dropping: None, places })
     }
 
     /// Says which program is missing, if one is that rules of these families need.
@@ -77,6 +81,20 @@ impl Iptables {
     /// Which variant was chosen and why, for the log.
     pub fn choice(&self) -> &str {
         &self.choice
+    }
+
+    /// Chains of nftables that drop what ours accept. Where our rules are is none of them.
+    async fn in_the_way(&mut self, want: &Wanted) -> Result<Vec<String>, FirewallError> {
+        if !want.forward {
+            return Ok(Vec::new());
+        }
+        if self.watch.chains_changed() || self.dropping.is_none() {
+            let is_nft = self.places.iter().any(|place| place.is_chosen && place.kind == Kind::Nft);
+            let ours = [("ip", "filter"), ("ip6", "filter")];
+            self.dropping = Some(obstacles::in_nftables(if is_nft { &ours } else { &[] }).await?);
+        }
+        let concerns = self.dropping.iter().flatten().filter(|chain| chain.concerns(want));
+        Ok(concerns.map(ToString::to_string).collect())
     }
 
     fn is_at_least(&self, version: Version) -> bool {
@@ -114,6 +132,7 @@ impl RuleManager for Iptables {
                 Ok(()) => {}
             }
         }
+        plan.notes.extend(self.in_the_way(want).await?);
         match failed {
             // One family does not wait for the other: the next look fails again, with nothing else to do.
             Some(error) if !plan.steps.is_empty() => plan.notes.push(error.to_string()),
