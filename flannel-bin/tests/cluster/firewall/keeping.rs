@@ -229,3 +229,50 @@ fn a_host_without_the_programs() {
         }
     });
 }
+
+/// Two agents of one host, each with a network of its own, share the chains and leave each other's rules alone.
+#[test]
+fn two_agents_of_one_host() {
+    in_sandbox_within(Duration::from_mins(2), test_name!(), || {
+        for manager in MANAGERS {
+            let mut world = World::new(&VXLAN, manager, &["--ip-masq", "--iptables-resync=1"]);
+            let alone = manager.rules(world.node(1));
+            let store = LocalFolder::at("/run/other-store");
+            let nftables = manager == Manager::Nftables;
+            store.put_config(&format!(
+                r#"{{"EnableNFTables":{nftables},"Network":"10.99.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:99::/56","Backend":{{"Type":"vxlan","VNI":9,"Port":8479}}}}"#
+            ));
+            let other = |more: &[&str]| {
+                let agent = world.bed.cluster.node(1).agent("other", FLANNELD).arg("--iface=eth0").args(more);
+                let agent = agent.args(["--subnet-file=/run/other.env", "--healthz-port=8472", "-v=1"]);
+                agent.arg("--iptables-resync=1").args(store.flags()).start().unwrap()
+            };
+            let agent = other(&["--ip-masq"]);
+            eventually(SOON, "the other to be ready", || {
+                let said = http_get(world.node(1), 8472, "/readyz");
+                if said.contains("200 OK") { Ok(()) } else { Err(said) }
+            });
+            let both = manager.rules(world.node(1));
+            assert!(both.contains("10.99.") && both.contains("10.244."), "{both}");
+            // Long enough for several looks at each other's rules.
+            std::thread::sleep(Duration::from_secs(4));
+            assert_eq!(manager.rules(world.node(1)), both);
+            for log in [agent.log(), world.bed.agent(1).log()] {
+                assert!(!log.contains("firewall rules repaired"), "{manager:?}: {log}");
+            }
+            agent.terminate().unwrap();
+            let agent = other(&["--iptables-forward-rules=false"]);
+            eventually(SOON, "the other's rules to be gone", || {
+                let rules = manager.rules(world.node(1));
+                // The rule about marks is both's, and put back by who still wants it.
+                let count = |text: &str| {
+                    text.lines().filter(|line| line.contains("4000/0x") || line.contains("00004000")).count()
+                };
+                let right = !rules.contains("10.99.") && count(&rules) == count(&alone);
+                if right { Ok(()) } else { Err(rules) }
+            });
+            agent.terminate().unwrap();
+            world.bed.stop(1);
+        }
+    });
+}
