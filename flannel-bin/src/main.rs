@@ -24,7 +24,7 @@ use std::process::ExitCode;
 use cli::{CliError, Command};
 
 fn main() -> ExitCode {
-    sys::share_one_heap();
+    sys::keep_heap_small();
     // A reader that went away is no reason to crash, so failures to print are ignored.
     let args = match arguments() {
         Ok(args) => args,

@@ -122,11 +122,15 @@ pub(crate) enum RunError {
 impl Agent<'_> {
     /// Runs until told to stop, which is a success, or until it can't go on. What is in the kernel stays
     /// there, so that pods keep their traffic.
-    pub(crate) async fn run(&self, kernel: &mut dyn Kernel) -> Result<(), RunError> {
+    pub(crate) async fn run(mut self, kernel: &mut dyn Kernel) -> Result<(), RunError> {
         self.board.watch_store(self.store.status());
         // Every wait of the start-up can simply be dropped: what it did is adopted by the next start.
         let result = match self.shutdown.run_until_cancelled(self.start(kernel)).await {
-            Some(Ok(started)) => return self.serve(started).await,
+            Some(Ok(started)) => {
+                // As many leases as the store is about to list.
+                self.previous = None;
+                return self.serve(started).await;
+            }
             Some(Err(error)) => Err(error),
             None => Ok(()),
         };

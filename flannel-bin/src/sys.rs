@@ -1,13 +1,20 @@
 //! The C library.
 #![allow(unsafe_code)]
 
-/// Lets all threads allocate from one heap (glibc's `M_ARENA_MAX`, mallopt(3)): with a heap for each, what one
-/// thread freed after a burst of leases is of no use to the others, and stays. The agent allocates little
-/// otherwise, and its datapath nothing.
-pub(crate) fn share_one_heap() {
+/// Keeps the heap small (glibc's mallopt(3)). The agent allocates little but in bursts of leases, and its datapath
+/// nothing.
+///
+/// - `M_ARENA_MAX`: all threads allocate from one heap. With a heap for each, what one thread freed is of no use to
+///   the others, and stays.
+/// - `M_MMAP_THRESHOLD`: what is large goes back to the system as soon as it is freed. Without it glibc raises the
+///   limit with the first large block that is freed, and later ones stay in the heap.
+pub(crate) fn keep_heap_small() {
     #[cfg(target_env = "gnu")]
     {
         // SAFETY: no pointers are handed over, and no other thread runs yet that could allocate meanwhile.
-        unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+        unsafe {
+            libc::mallopt(libc::M_ARENA_MAX, 1);
+            libc::mallopt(libc::M_MMAP_THRESHOLD, 128 << 10);
+        }
     }
 }

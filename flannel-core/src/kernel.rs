@@ -135,6 +135,21 @@ impl Kinds {
     /// Next-hop objects only.
     pub const NEXT_HOPS: Self =
         Self { addresses: false, neighbours: false, fdb: false, next_hops: true, routes: false };
+    const NONE: Self =
+        Self { addresses: false, neighbours: false, fdb: false, next_hops: false, routes: false };
+
+    /// Each of them alone, in build-up order: next-hop objects before the routes that name them.
+    pub fn each(self) -> impl Iterator<Item = Self> {
+        let Self { addresses, neighbours, fdb, next_hops, routes } = self;
+        let all = [
+            Self { addresses, ..Self::NONE },
+            Self { neighbours, ..Self::NONE },
+            Self { fdb, ..Self::NONE },
+            Self { next_hops, ..Self::NONE },
+            Self { routes, ..Self::NONE },
+        ];
+        all.into_iter().filter(|kinds| *kinds != Self::NONE)
+    }
 }
 
 /// A part of the kernel's state to read.

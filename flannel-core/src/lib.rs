@@ -43,6 +43,7 @@ pub mod on_link;
 pub mod ownership;
 pub mod peers;
 pub mod reconcile;
+mod repack;
 pub mod state_file;
 pub mod subnet;
 pub mod subnet_file;

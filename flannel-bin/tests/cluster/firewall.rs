@@ -1,5 +1,6 @@
 //! Packets meet the rules: what leaves under which address, and what is let through, by every manager.
 
+mod keeping;
 mod packets;
 
 use std::net::IpAddr;
@@ -12,7 +13,7 @@ use flannel_lab::sandbox::in_sandbox_within;
 use flannel_lab::test_name;
 use flannel_lab::wait::eventually;
 
-use self::packets::{Ear, Mouth, Stream};
+use self::packets::{Ear, Mouth};
 use crate::backends::{BackendCase, HOST_GW, VXLAN};
 use crate::harness::{Bed, LocalFolder, SOON, env_of, http_get};
 
@@ -60,14 +61,12 @@ impl Manager {
     }
 
     fn rules(self, node: &Netns) -> String {
-        match self {
-            // Without the counters, which count.
-            Self::Nftables => sh(node, "nft --stateless list ruleset"),
-            _ => {
-                let save = |program| sh(node, &format!("{program}-save | sed 's/\\[[0-9:]*\\]//; /^#/d'"));
-                self.iptables().map(save).concat()
-            }
+        // Without the counters, which count.
+        if self == Self::Nftables {
+            return sh(node, "nft --stateless list ruleset");
         }
+        let save = |program| sh(node, &format!("{program}-save | sed 's/\\[[0-9:]*\\]//; /^#/d'"));
+        self.iptables().map(save).concat()
     }
 }
 
@@ -235,234 +234,6 @@ fn pods_reach_each_other_where_forwarding_is_dropped() {
                     });
                 }
             }
-        }
-    });
-}
-
-/// The rules of others are, byte for byte, what they were, whatever we do to ours.
-#[test]
-fn rules_of_others_stay_byte_for_byte() {
-    in_sandbox_within(Duration::from_mins(4), test_name!(), || {
-        for manager in MANAGERS {
-            let mut world = World::new(&VXLAN, manager, &["--ip-masq"]);
-            let theirs = |rules: &str| {
-                let mut lines: Vec<_> = rules.lines().map(str::to_owned).collect();
-                let mut ours = false;
-                lines.retain(|line| {
-                    ours |= line.starts_with("table ip flannel-ipv4")
-                        || line.starts_with("table ip6 flannel-ipv6");
-                    let keep = !ours && !line.contains("FLANNEL") && !line.contains("flanneld");
-                    ours &= line != "}";
-                    keep
-                });
-                lines.join("\n")
-            };
-            // Rules that come after ours, and one among them.
-            for (program, chain) in manager.iptables().into_iter().zip(["POSTROUTING"; 2]) {
-                sh(
-                    world.node(1),
-                    &format!("{program} -w 5 -t nat -A {chain} -m comment --comment after -j RETURN"),
-                );
-                if manager != Manager::Nftables {
-                    sh(
-                        world.node(1),
-                        &format!("{program} -w 5 -t nat -I FLANNEL-POSTRTG 3 -m comment --comment between"),
-                    );
-                }
-            }
-            let all = manager.rules(world.node(1));
-            world.bed.stop(1);
-            world.bed.spawn(1, &["--ip-masq"]);
-            world.bed.wait_ready(1);
-            assert_eq!(
-                manager.rules(world.node(1)),
-                all,
-                "{manager:?}: a start that finds all as it should be"
-            );
-            world.bed.stop(1);
-            world.bed.spawn(1, &["--iptables-forward-rules=false"]);
-            world.bed.wait_ready(1);
-            let between = |rules: &str| rules.lines().filter(|line| line.contains("between")).count();
-            eventually(SOON, "our rules to be gone", || {
-                let left = manager.rules(world.node(1));
-                let gone = !left.contains("10.244.") && !left.contains("fd00:10:244");
-                // One of theirs is in our chain, so that has to stay, but with nothing of ours.
-                let right = gone && theirs(&left) == theirs(&all) && between(&left) == between(&all);
-                if right { Ok(()) } else { Err(format!("{manager:?}\n{left}\ninstead of\n{all}")) }
-            });
-        }
-    });
-}
-
-/// All of a host's rules are flushed while pods speak to the world.
-#[test]
-fn flushed_rules_come_back_under_traffic() {
-    in_sandbox_within(Duration::from_mins(4), test_name!(), || {
-        for manager in MANAGERS {
-            let world = World::new(&VXLAN, manager, &["--ip-masq", "--iptables-resync=1"]);
-            let stream =
-                Stream::start(world.pods[0].netns(), world.bed.cluster.fabric(), world.outside(false));
-            stream.wait_for(20);
-            let before = manager.rules(world.node(1));
-            let flush = match manager {
-                Manager::Nftables => "nft flush ruleset".to_owned(),
-                // As a firewall that starts anew: all rules of all, then its own.
-                _ => manager
-                    .iptables()
-                    .map(|it| {
-                        format!("{it} -w 5 -t nat -F; {it} -w 5 -t nat -X; {it} -w 5 -F; {it} -w 5 -X;")
-                    })
-                    .concat(),
-            };
-            for round in 1..=3 {
-                sh(world.node(1), &flush);
-                eventually(SOON, "the rules to be back", || {
-                    let log = world.bed.agent(1).log();
-                    if log.matches("firewall rules repaired").count() == round { Ok(()) } else { Err(log) }
-                });
-                let ours = |rules: String| rules.lines().filter(|line| line.contains("10.244")).count();
-                assert_eq!(ours(manager.rules(world.node(1))), ours(before.clone()));
-            }
-            let heard = stream.stop();
-            let node = world.underlay(1, false);
-            println!(
-                "{manager:?}: {} packets as they should be, {} with the address of the pod while the rules were away; {}",
-                heard.iter().filter(|source| **source == node).count(),
-                heard.iter().filter(|source| **source != node).count(),
-                world
-                    .bed
-                    .agent(1)
-                    .log()
-                    .lines()
-                    .filter(|line| line.contains("repaired"))
-                    .collect::<Vec<_>>()
-                    .join("; "),
-            );
-            assert_eq!(heard.last(), Some(&node));
-        }
-    });
-}
-
-/// New connections all the while, and old ones that go on.
-#[test]
-fn a_restart_is_invisible_to_traffic_to_the_world() {
-    in_sandbox_within(Duration::from_mins(4), test_name!(), || {
-        for manager in MANAGERS {
-            let mut world = World::new(&VXLAN, manager, &["--ip-masq"]);
-            let (pod, fabric) = (world.pods[0].netns().clone(), world.bed.cluster.fabric().clone());
-            let streams = [false, true].map(|v6| Stream::start(&pod, &fabric, world.outside(v6)));
-            let talk = [false, true].map(|v6| packets::Talk::start(&pod, &fabric, world.outside(v6)));
-            for round in 0..4 {
-                if round % 2 == 0 {
-                    world.bed.stop(1);
-                } else {
-                    world.bed.kill(1);
-                }
-                for stream in &streams {
-                    stream.wait_for(50);
-                }
-                world.bed.spawn(1, &["--ip-masq"]);
-                world.bed.wait_ready(1);
-                for stream in &streams {
-                    stream.wait_for(50);
-                }
-            }
-            for (stream, v6) in streams.into_iter().zip([false, true]) {
-                let sent = stream.sent();
-                let heard = stream.stop();
-                assert!(heard.len() as u64 >= sent, "{manager:?}: {sent} sent, {} heard", heard.len());
-                assert!(heard.iter().all(|source| *source == world.underlay(1, v6)), "{manager:?} {v6}");
-            }
-            talk.into_iter().for_each(packets::Talk::finish);
-        }
-    });
-}
-
-/// From one manager to the other, and to none: nothing stays of the one before.
-#[test]
-fn switching_leaves_no_residue() {
-    in_sandbox_within(Duration::from_mins(4), test_name!(), || {
-        let mut world = World::new(&VXLAN, Manager::Nftables, &["--ip-masq"]);
-        let dump = |world: &World| {
-            let programs =
-                ["iptables-nft-save", "ip6tables-nft-save", "iptables-legacy-save", "ip6tables-legacy-save"];
-            let dumps = programs.map(|program| sh(world.node(1), program));
-            dumps.concat() + &sh(world.node(1), "nft list ruleset")
-        };
-        let stream = Stream::start(world.pods[0].netns(), world.bed.cluster.fabric(), world.outside(false));
-        for (manager, flags, want) in [
-            (Manager::IptablesNft, &["--ip-masq"][..], [false, true]),
-            (Manager::Nftables, &["--ip-masq"], [true, false]),
-            (Manager::IptablesNft, &["--ip-masq", "--iptables-forward-rules=false"], [false, true]),
-        ] {
-            stream.wait_for(20);
-            world.bed.stop(1);
-            flannel_config(&world, manager);
-            world.bed.spawn(1, flags);
-            world.bed.wait_ready(1);
-            eventually(SOON, "the other's rules to be gone", || {
-                let all = dump(&world);
-                let has = [all.contains("table ip flannel-ipv4"), all.contains("FLANNEL-POSTRTG")];
-                let forward = all.contains("FLANNEL-FWD");
-                let right = has == want && (forward == (want[1] && flags.len() == 1));
-                if right { Ok(()) } else { Err(format!("{manager:?} {flags:?}: {all}")) }
-            });
-        }
-        stream.wait_for(20);
-        let heard = stream.stop();
-        let node = world.underlay(1, false);
-        assert!(heard.iter().all(|source| *source == node), "none left with the address of its pod");
-        world.bed.stop(1);
-        world.bed.spawn(1, &["--iptables-forward-rules=false"]);
-        world.bed.wait_ready(1);
-        eventually(SOON, "all our rules to be gone", || {
-            let all = dump(&world).to_lowercase();
-            if all.contains("flannel") { Err(all) } else { Ok(()) }
-        });
-    });
-}
-
-fn flannel_config(world: &World, manager: Manager) {
-    use crate::harness::Store;
-    world.bed.store.put_config(&manager.config(world.bed.case));
-}
-
-/// Masquerading that was asked for must not be missed in silence; the default must not hinder anybody.
-#[test]
-fn a_host_without_the_programs() {
-    in_sandbox_within(Duration::from_mins(1), test_name!(), || {
-        let cluster = Cluster::builder().nodes(1).families(Families::Dual).build().unwrap();
-        for (config, package) in [
-            (VXLAN.config(Families::Dual), "iptables and nftables"),
-            (Manager::Nftables.config(&VXLAN), "nftables"),
-            (Manager::IptablesNft.config(&VXLAN), "iptables"),
-        ] {
-            let store = LocalFolder::new();
-            crate::harness::Store::put_config(&store, &config);
-            let flanneld = |more: &[&str]| {
-                let agent =
-                    cluster.node(1).agent("flanneld", crate::harness::FLANNELD).env("PATH", "/nowhere");
-                agent
-                    .arg("--iface=eth0")
-                    .arg("--healthz-port=8471")
-                    .args(more)
-                    .args(crate::harness::Store::flags(&store))
-            };
-            for asked in ["--ip-masq", "--iptables-forward-rules"] {
-                let mut agent = flanneld(&[asked]).start().unwrap();
-                let status = agent.wait(SOON).unwrap();
-                assert_eq!(status.code(), Some(1), "{}", agent.log());
-                let log = agent.log();
-                assert!(log.contains(asked) && log.contains("installed") && log.contains(package), "{log}");
-                assert!(crate::harness::Store::records(&store).is_empty(), "nothing was touched before");
-            }
-            let agent = flanneld(&[]).start().unwrap();
-            eventually(SOON, "an agent that is ready and says what it misses", || {
-                let said = http_get(cluster.node(1).netns(), 8471, "/readyz");
-                let right = said.contains("200 OK") && said.contains("installed") && said.contains(package);
-                if right { Ok(()) } else { Err(format!("{said}\n{}", agent.log())) }
-            });
-            agent.terminate().unwrap();
         }
     });
 }

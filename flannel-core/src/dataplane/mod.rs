@@ -267,9 +267,9 @@ pub fn plan_keys(want: &Dataplane, have: &Dataplane, keys: impl IntoIterator<Ite
         }
     }
     // Mostly in order already, which makes this cheap. A key can be named twice.
-    puts.sort_by_key(Op::key);
+    puts.sort_unstable_by_key(Op::key);
     puts.dedup();
-    deletes.sort_by_key(|op| std::cmp::Reverse(op.key()));
+    deletes.sort_unstable_by_key(|op| std::cmp::Reverse(op.key()));
     deletes.dedup();
     puts.append(&mut deletes);
     puts

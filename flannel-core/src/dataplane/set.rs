@@ -10,6 +10,7 @@ use ipnetwork::IpNetwork;
 
 use super::{Address, FdbEntry, Neighbour, NextHop, Object, ObjectKey, Route, Through};
 use crate::addr::{Family, LinkIndex, MacAddr, Subnet};
+use crate::repack::repack;
 
 /// A set of kernel objects, wanted or observed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -134,6 +135,15 @@ impl Dataplane {
                 Some(Object::Route(route))
             }
         }
+    }
+
+    /// Gives back memory that many insertions in the order of the keys left unused.
+    pub fn repack(&mut self) {
+        let Self { addresses: _, neighbours, fdb, next_hops, routes, odd_routes: _, shared: _ } = self;
+        repack(neighbours);
+        repack(fdb);
+        repack(next_hops);
+        repack(routes);
     }
 
     /// The FDB entries of a MAC on a link.

@@ -23,12 +23,12 @@ pub struct LeaseAttrs {
 
 /// JSON that only a backend understands.
 #[derive(Clone, PartialEq, Eq)]
-pub struct BackendData(String);
+pub struct BackendData(Box<str>);
 
 impl BackendData {
     /// Encodes a backend's own type.
     pub fn encode<T: Serialize>(data: &T) -> Result<Self, serde_json::Error> {
-        serde_json::to_string(data).map(Self)
+        serde_json::to_string(data).map(|text| Self(text.into()))
     }
 
     /// Decodes a backend's own type.
@@ -112,7 +112,9 @@ impl LeaseAttrs {
     pub fn to_json(&self) -> String {
         let raw = |family| {
             let data = self.backend_data.get(family)?;
-            Some(RawValue::from_string(data.0.clone()).expect("backend data was JSON when it was made"))
+            Some(
+                RawValue::from_string(data.0.clone().into()).expect("backend data was JSON when it was made"),
+            )
         };
         let wire = Wire {
             public_ip: self.public_ips.v4.unwrap_or(Family::V4.unspecified()),
@@ -134,7 +136,7 @@ impl LeaseAttrs {
         let v6: Option<Ipv6Addr> = member(&object, "PublicIPv6")?;
         let data = |name| {
             let raw = object.raw(name).map(RawValue::get).filter(|raw| *raw != "null");
-            raw.map(|raw| BackendData(raw.to_owned()))
+            raw.map(|raw| BackendData(raw.into()))
         };
         Ok(Self {
             public_ips: PerFamily {

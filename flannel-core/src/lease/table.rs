@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{BadRecord, Lease, LeaseKey, LeaseUpdate};
+use crate::repack::repack;
 
 /// All leases of the network as far as the store has told, our own among them.
 #[derive(Debug, Clone, Default)]
@@ -62,6 +63,7 @@ impl LeaseTable {
         let mut changes: Vec<_> = gone.iter().filter_map(|key| self.remove(key)).collect();
         // A key can't be both listed and unreadable; a store that says so is believed where it is readable.
         changes.extend(listed.into_values().filter_map(|lease| self.put(lease)));
+        repack(&mut self.leases);
         changes
     }
 

@@ -8,6 +8,7 @@ use super::Claim;
 use super::few::{Few, Removed};
 use crate::addr::{Family, LinkIndex, MacAddr, Subnet};
 use crate::lease::LeaseKey;
+use crate::repack::repack;
 
 /// Who claims what.
 #[derive(Debug, Clone, Default)]
@@ -33,6 +34,14 @@ impl ClaimIndex {
                 Claim::Underlay(addr) => _ = add(&mut self.underlays, addr, key),
             }
         }
+    }
+
+    /// See [`repack`].
+    pub(super) fn repack(&mut self) {
+        let Self { subnets, lengths: _, vteps, underlays } = self;
+        repack(subnets);
+        repack(vteps);
+        repack(underlays);
     }
 
     pub(super) fn remove(&mut self, key: &LeaseKey, claims: &[Claim]) {

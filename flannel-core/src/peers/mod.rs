@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::addr::{LinkIndex, PerFamily, Subnet};
 use crate::dataplane::{Dataplane, Object, ObjectKey};
 use crate::lease::{LeaseKey, brief};
+use crate::repack::repack;
 
 pub use claim::Claim;
 use claim::{Holder, against_itself};
@@ -46,15 +47,28 @@ struct Entry {
     created: u64,
     /// The last good version, or empty if there was none.
     peer: Peer,
+    /// Whether `peer` is programmed.
+    holds: bool,
+    /// What is wrong with it. Hardly any has something.
+    trouble: Option<Box<Trouble>>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Trouble {
     /// What is wrong with the newest version.
     fault: Option<PeerError>,
-    /// Why `peer` is not programmed: an older lease, or we, have what it claims.
+    /// Why the last good one is not programmed: an older lease, or we, have what it claims.
     contradiction: Option<String>,
 }
 
 impl Entry {
+    fn fault(&self) -> Option<&PeerError> {
+        self.trouble.as_ref()?.fault.as_ref()
+    }
+
     fn problem(&self) -> Option<String> {
-        match (&self.fault, &self.contradiction) {
+        let trouble = self.trouble.as_ref()?;
+        match (&trouble.fault, &trouble.contradiction) {
             (Some(fault), Some(why)) => Some(format!("{fault}; and its last good version: {why}")),
             (Some(fault), None) => Some(fault.to_string()),
             (None, why) => why.clone(),
@@ -72,7 +86,7 @@ pub struct PeerTable {
     /// The overlay networks: what lies outside of them is no peer's.
     networks: PerFamily<Subnet>,
     entries: BTreeMap<LeaseKey, Entry>,
-    programmed: BTreeSet<LeaseKey>,
+    programmed: usize,
     /// The entries with a problem, so that nobody searches all for them.
     troubled: BTreeSet<LeaseKey>,
     index: ClaimIndex,
@@ -109,12 +123,12 @@ impl PeerTable {
 
     /// How many peers are programmed.
     pub fn programmed(&self) -> usize {
-        self.programmed.len()
+        self.programmed
     }
 
     /// The peers that are programmed, for a backend that carries packets itself.
     pub fn iter(&self) -> impl Iterator<Item = (&LeaseKey, &Peer)> {
-        self.programmed.iter().filter_map(|key| Some((key, &self.entries.get(key)?.peer)))
+        self.entries.iter().filter(|(_, entry)| entry.holds).map(|(key, entry)| (key, &entry.peer))
     }
 
     /// The leases that are not programmed as they are, with the reason.
@@ -125,7 +139,7 @@ impl PeerTable {
     /// The malformed leases of which no good version was seen. What the kernel holds for them must stay.
     pub fn unknown(&self) -> impl Iterator<Item = LeaseKey> + '_ {
         let unknown = |entry: &Entry| {
-            matches!(entry.fault, Some(PeerError::Malformed(_))) && entry.peer.claims.is_empty()
+            matches!(entry.fault(), Some(PeerError::Malformed(_))) && entry.peer.claims.is_empty()
         };
         self.troubled.iter().filter(move |key| self.entries.get(key).is_some_and(unknown)).copied()
     }
@@ -146,7 +160,8 @@ impl PeerTable {
         peer.objects.shrink_to_fit();
         peer.claims.shrink_to_fit();
         self.index.add(key, &peer.claims);
-        self.entries.insert(key, Entry { created, peer, fault, contradiction: None });
+        let trouble = fault.map(|fault| Box::new(Trouble { fault: Some(fault), contradiction: None }));
+        self.entries.insert(key, Entry { created, peer, holds: false, trouble });
         affected.extend(self.contradicting(key));
         affected.insert(key);
         self.settle(affected, old.as_ref())
@@ -167,6 +182,13 @@ impl PeerTable {
             Some(why) => Err(PeerError::Malformed(why)),
             None => Ok(peer),
         }
+    }
+
+    /// Gives back memory that many [`Self::put`] in the order of their keys left unused.
+    pub fn repack(&mut self) {
+        repack(&mut self.entries);
+        self.index.repack();
+        self.want.repack();
     }
 
     /// Removes a lease. Returns the keys of all objects whose wanted state may have changed.
@@ -223,8 +245,9 @@ impl PeerTable {
         let contradiction = self.contradiction(key);
         let Some(entry) = self.entries.get_mut(&key) else { return };
         let holds = contradiction.is_none();
-        entry.contradiction = contradiction;
-        if entry.fault.is_some() || !holds {
+        let fault = entry.trouble.take().and_then(|trouble| trouble.fault);
+        if fault.is_some() || !holds {
+            entry.trouble = Some(Box::new(Trouble { fault, contradiction }));
             self.troubled.insert(key);
         } else {
             self.troubled.remove(&key);
@@ -233,7 +256,8 @@ impl PeerTable {
         if !holds || entry.peer.claims.is_empty() {
             return;
         }
-        self.programmed.insert(key);
+        entry.holds = true;
+        self.programmed += 1;
         for object in entry.peer.objects.clone() {
             self.want_object(object);
         }
@@ -249,7 +273,7 @@ impl PeerTable {
         };
         against(&self.own, Holder::Us).or_else(|| {
             let mut rivals = self.index.contradicting(&key, claims).into_iter();
-            let winner = rivals.find(|rival| self.programmed.contains(rival))?;
+            let winner = rivals.find(|rival| self.entries.get(rival).is_some_and(|entry| entry.holds))?;
             against(&self.entries.get(&winner)?.peer.claims, Holder::Lease(winner))
         })
     }
@@ -262,10 +286,9 @@ impl PeerTable {
 
     /// Withdraws what a lease asks for.
     fn retract(&mut self, key: &LeaseKey) {
-        if !self.programmed.remove(key) {
-            return;
-        }
-        let Some(entry) = self.entries.get(key) else { return };
+        let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.holds) else { return };
+        entry.holds = false;
+        self.programmed -= 1;
         for object in &entry.peer.objects {
             let object = object.key();
             match self.shared.get_mut(&object) {

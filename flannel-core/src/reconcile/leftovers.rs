@@ -5,10 +5,11 @@ use std::sync::Arc;
 use tracing::{info, warn};
 
 use super::{Driver, Reconciler};
-use crate::dataplane::Object;
-use crate::kernel::{KernelError, LinkOp};
+use crate::dataplane::{Dataplane, Object};
+use crate::kernel::{KernelError, LinkOp, Scope};
 use crate::lease::LeaseChange;
 use crate::ownership::is_adoptable;
+use crate::repack::repack;
 
 impl<D: Driver> Reconciler<D> {
     /// Whether an object is ours to replace and delete.
@@ -21,19 +22,24 @@ impl<D: Driver> Reconciler<D> {
             || matches!(self.peers.want().get(&object.key()), Some(Object::Route(want)) if is_adoptable(have, &want))
     }
 
-    /// Reads all that is ours, wherever it is.
-    pub(super) async fn read_ours(&mut self) -> Result<Vec<Object>, KernelError> {
-        let mut objects = Vec::new();
+    /// Reads all that is ours, wherever it is; one kind after the other, since a list of all would be as large as
+    /// what it is folded into.
+    pub(super) async fn read_ours(&mut self) -> Result<Dataplane, KernelError> {
+        let mut ours = Dataplane::default();
         for family in self.ownership.families().collect::<Vec<_>>() {
             for protocol in self.ownership.protocols() {
-                objects.extend(self.kernel.routes_by(family, protocol).await?);
+                let found = self.kernel.routes_by(family, protocol).await?;
+                ours.extend(found.into_iter().filter(|object| self.is_ours(object)));
             }
         }
         for scope in self.driver.scopes().into_iter().chain(self.ownership.scopes()) {
-            objects.extend(self.kernel.objects(scope).await?);
+            for kinds in scope.kinds.each() {
+                let found = self.kernel.objects(Scope { kinds, ..scope }).await?;
+                ours.extend(found.into_iter().filter(|object| self.is_ours(object)));
+            }
         }
-        objects.retain(|object| self.is_ours(object));
-        Ok(objects)
+        ours.repack();
+        Ok(ours)
     }
 
     /// Finds the devices of an earlier backend. Those that may be of one, but can't be proved to be, are named
@@ -88,6 +94,9 @@ impl<D: Driver> Reconciler<D> {
                     Some(lease) => _ = state.leases.insert(change.key, Arc::clone(lease)),
                     None => _ = state.leases.remove(&change.key),
                 }
+            }
+            if changes.len() > state.leases.len() / 2 {
+                repack(&mut state.leases);
             }
             false
         });

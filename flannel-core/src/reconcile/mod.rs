@@ -276,6 +276,7 @@ impl<D: Driver> Reconciler<D> {
         announce(&changes);
         self.note_leases(&changes);
         let becomes_synced = self.leases.is_synced() && !was_synced;
+        let are_many = changes.len() > self.leases.len() / 2;
         let now = Instant::now();
         for LeaseChange { key, after, .. } in changes {
             let touched = match after {
@@ -289,6 +290,9 @@ impl<D: Driver> Reconciler<D> {
                 self.todo.keys.extend(touched);
             }
             self.todo.leases = true;
+        }
+        if are_many {
+            self.peers.repack();
         }
         if !self.withheld.is_empty() {
             // The record may be gone, or readable.
@@ -322,6 +326,7 @@ impl<D: Driver> Reconciler<D> {
         for lease in self.leases.iter().filter(|lease| lease.key != self.own) {
             self.peers.put(lease.key, lease.created, self.driver.peer(lease));
         }
+        self.peers.repack();
         self.driver.take_peers(&mut self.peers.iter());
         self.blocked.clear();
     }

@@ -1,6 +1,6 @@
 //! One pass of the loop: look, compare, repair.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::net::IpAddr;
 
 use tokio::time::Instant;
@@ -16,6 +16,10 @@ use crate::lease::LeaseKey;
 /// How often a pass may follow the one before at once. More means that somebody works against us: then the
 /// retry timer sets the pace.
 const PASSES: usize = 4;
+
+/// How many operations are handed to the kernel before their results are noted, and they are forgotten: what is
+/// known of the kernel grows as the list of what to do shrinks.
+const AT_ONCE: usize = 2048;
 
 impl<D: Driver> Reconciler<D> {
     /// Makes passes until nothing is left to do now.
@@ -76,7 +80,7 @@ impl<D: Driver> Reconciler<D> {
         self.blocked.settle(|key| looked || keys.contains(key), &due, now);
         drop((keys, due));
         if !ops.is_empty() {
-            self.execute(&ops, &cause).await?;
+            self.execute(ops, &cause).await?;
         }
         if self.devices.problem.is_none() {
             self.failures = 0;
@@ -84,25 +88,36 @@ impl<D: Driver> Reconciler<D> {
         Ok(())
     }
 
-    async fn execute(&mut self, ops: &[Op], cause: &Cause) -> Result<(), KernelError> {
-        for op in ops {
+    async fn execute(&mut self, mut ops: Vec<Op>, cause: &Cause) -> Result<(), KernelError> {
+        for op in &ops {
             debug!(?op, "execute");
         }
         // A next-hop object takes its routes along, so it goes when those that were to leave it have left.
         let goes = |op: &Op| matches!(op, Op::Delete(Object::NextHop(_)));
-        let (first, last) = ops.split_at(ops.iter().position(goes).unwrap_or(ops.len()));
-        let mut done = self.execute_some(first, cause).await?;
+        let are_many = ops.len() > self.have.len() / 2;
+        let last = ops.split_off(ops.iter().position(goes).unwrap_or(ops.len()));
+        let mut done = self.execute_by_parts(ops, cause).await?;
         let used = |op: &Op| goes(op) && self.have.routes_through(&op.key()).next().is_some();
-        let last: Vec<Op> = last.iter().filter(|op| !used(op)).copied().collect();
-        done += self.execute_some(&last, cause).await?;
+        let last = last.into_iter().filter(|op| !used(op)).collect();
+        done += self.execute_by_parts(last, cause).await?;
+        if are_many {
+            self.have.repack();
+        }
         self.note_repair(done, cause);
         Ok(())
     }
 
-    async fn execute_some(&mut self, ops: &[Op], cause: &Cause) -> Result<Done, KernelError> {
-        if ops.is_empty() {
-            return Ok(Done::default());
+    async fn execute_by_parts(&mut self, ops: Vec<Op>, cause: &Cause) -> Result<Done, KernelError> {
+        let (mut rest, mut done) = (VecDeque::from(ops), Done::default());
+        while !rest.is_empty() {
+            let part: Vec<Op> = rest.drain(..rest.len().min(AT_ONCE)).collect();
+            rest.shrink_to_fit();
+            done += self.execute_some(&part, cause).await?;
         }
+        Ok(done)
+    }
+
+    async fn execute_some(&mut self, ops: &[Op], cause: &Cause) -> Result<Done, KernelError> {
         // After an error it is unknown what was done.
         let refusals = self.kernel.execute(ops).await.inspect_err(|_| self.todo.objects = true)?;
         Ok(self.note_results(ops, refusals, cause.looked))
@@ -145,8 +160,7 @@ impl<D: Driver> Reconciler<D> {
     /// Reads what is ours.
     async fn observe(&mut self) -> Result<Dataplane, KernelError> {
         // A device may go in this moment.
-        let objects = self.read_ours().await.inspect_err(|_| self.todo.devices = true)?;
-        Ok(objects.into_iter().collect())
+        self.read_ours().await.inspect_err(|_| self.todo.devices = true)
     }
 
     /// The operations that may be done now.

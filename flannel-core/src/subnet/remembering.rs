@@ -14,7 +14,7 @@
 use std::convert::Infallible;
 use std::future::pending;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -38,7 +38,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub struct Memory {
     config: NetworkConfig,
     own: Lease,
-    peers: Vec<Lease>,
+    peers: Vec<Arc<Lease>>,
     saved: u64,
 }
 
@@ -61,7 +61,7 @@ impl Memory {
         if !fits(config, own.key) {
             return Err(format!("its lease {} does not fit its config", own.key));
         }
-        let peers = state.leases.values().map(|lease| Lease::clone(lease)).collect();
+        let peers = state.leases.values().cloned().collect();
         Ok(Self { config: config.clone(), own: own.clone(), peers, saved: state.saved })
     }
 }
@@ -89,19 +89,31 @@ enum Mode {
 /// A store with a memory. Without a memory it is the store itself.
 pub struct Remembering {
     store: Arc<dyn SubnetManager>,
-    memory: Option<Memory>,
+    /// Until the store answered the first question.
+    memory: Mutex<Option<Arc<Memory>>>,
     mode: watch::Sender<Mode>,
 }
 
 impl Remembering {
     /// Puts a memory before a store.
     pub fn new(store: Arc<dyn SubnetManager>, memory: Option<Memory>) -> Self {
-        Self { store, memory, mode: watch::Sender::new(Mode::Store) }
+        Self { store, memory: Mutex::new(memory.map(Arc::new)), mode: watch::Sender::new(Mode::Store) }
+    }
+
+    /// The memory, if answers come from there.
+    fn memory_in(&self, mode: Mode) -> Option<Arc<Memory>> {
+        let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        memory.clone().filter(|_| *self.mode.borrow() == mode)
     }
 
     /// The memory, while it stands in for the store.
-    fn standing_in(&self) -> Option<&Memory> {
-        self.memory.as_ref().filter(|_| *self.mode.borrow() == Mode::Memory)
+    fn standing_in(&self) -> Option<Arc<Memory>> {
+        self.memory_in(Mode::Memory)
+    }
+
+    /// The store is there: what it lists takes the place of the memory, and as much room.
+    fn forget(&self) {
+        *self.memory.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     fn recall(&self, memory: &Memory, why: &str) -> NetworkConfig {
@@ -166,13 +178,13 @@ fn can_be_waited_out(error: &SubnetError) -> bool {
 #[async_trait]
 impl SubnetManager for Remembering {
     async fn network_config(&self) -> Result<NetworkConfig, SubnetError> {
-        let Some(memory) = self.memory.as_ref().filter(|_| *self.mode.borrow() == Mode::Store) else {
+        let Some(memory) = self.memory_in(Mode::Store) else {
             return self.store.network_config().await;
         };
         match tokio::time::timeout(PATIENCE, self.store.network_config()).await {
-            Ok(Err(error)) if can_be_waited_out(&error) => Ok(self.recall(memory, &chain(&error))),
-            Ok(answer) => answer,
-            Err(_) => Ok(self.recall(memory, "no answer within a second")),
+            Ok(Err(error)) if can_be_waited_out(&error) => Ok(self.recall(&memory, &chain(&error))),
+            Ok(answer) => answer.inspect(|_| self.forget()),
+            Err(_) => Ok(self.recall(&memory, "no answer within a second")),
         }
     }
 
@@ -199,8 +211,8 @@ impl SubnetManager for Remembering {
             warn!(stored, here, "what was stored is another node's; waiting for the store");
             self.mode.send_replace(Mode::Doubt);
         }
-        if let Some(memory) = self.memory.as_ref().filter(|_| *self.mode.borrow() == Mode::Doubt) {
-            self.check_config(memory).await?;
+        if let Some(memory) = self.memory_in(Mode::Doubt) {
+            self.check_config(&memory).await?;
             self.mode.send_replace(Mode::Store);
         }
         self.store.acquire_lease(attrs).await
@@ -209,7 +221,7 @@ impl SubnetManager for Remembering {
     async fn publish(&self, lease: &Lease, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
         match self.standing_in() {
             Some(memory) => {
-                let confirmed = self.confirm(memory, lease).await?;
+                let confirmed = self.confirm(&memory, lease).await?;
                 self.store.publish(&confirmed, attrs).await
             }
             None => self.store.publish(lease, attrs).await,
@@ -219,7 +231,7 @@ impl SubnetManager for Remembering {
     async fn hold_lease(&self, lease: &Lease) -> Result<Infallible, SubnetError> {
         match self.standing_in() {
             Some(memory) => {
-                let confirmed = self.confirm(memory, lease).await?;
+                let confirmed = self.confirm(&memory, lease).await?;
                 self.store.hold_lease(&confirmed).await
             }
             None => self.store.hold_lease(lease).await,
@@ -232,7 +244,8 @@ impl SubnetManager for Remembering {
 
     fn watch_leases(&self) -> LeaseStream {
         let Some(memory) = self.standing_in() else { return self.store.watch_leases() };
-        let recalled = LeaseUpdate::Recalled { leases: memory.peers.clone(), saved: memory.saved };
+        let leases = memory.peers.iter().map(|lease| Lease::clone(lease)).collect();
+        let recalled = LeaseUpdate::Recalled { leases, saved: memory.saved };
         let (store, mut mode) = (Arc::clone(&self.store), self.mode.subscribe());
         let confirmed = async move {
             if mode.wait_for(|mode| *mode == Mode::Store).await.is_err() {

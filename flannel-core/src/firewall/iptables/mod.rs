@@ -10,29 +10,32 @@ mod script;
 #[cfg(test)]
 mod tests;
 mod variant;
+mod watch;
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 
 use self::save::Dump;
+pub(super) use self::variant::legacy_tables;
 use self::variant::{Kind, Programs, Version};
+use self::watch::Watch;
 use super::manager::{FirewallError, Plan, RuleManager, Step, run};
+use super::obstacles::{self, Dropping};
 use super::rules::{Chain, Ours, Wanted};
 use crate::addr::Family;
 
 /// How long a change may wait for the lock that all iptables programs of the legacy variant share.
 const LOCK_WAIT_SECONDS: &str = "5";
 
-/// What is asked for more often would keep the host busy with nothing else.
-const SHORTEST_RESYNC: Duration = Duration::from_secs(1);
-
 /// Holds rules by running iptables programs.
 #[derive(Debug)]
 pub struct Iptables {
     choice: String,
     version: Option<Version>,
-    resync: Duration,
+    watch: Watch,
+    /// Chains of others that drop what is forwarded; `None` if they must be looked up.
+    dropping: Option<Vec<Dropping>>,
     /// Where rules of ours can be; those of the chosen variant first.
     places: Vec<Place>,
 }
@@ -52,7 +55,12 @@ impl Iptables {
     /// Finds the programs and chooses the variant that this host uses, as Kubernetes' iptables-wrapper does.
     ///
     /// The chosen variant can do all of `families`. Of the others only leftovers are removed. `resync` is how
-    /// often the rules are looked at, at most once a second.
+    /// often the rules are looked at, at most once a second: always in the legacy variant, and where changes
+    /// were announced in the nft variant.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime with I/O and time.
     pub async fn open(families: &[Family], resync: Duration) -> Result<Self, FirewallError> {
         let found = variant::find(families).await?;
         let mut places = Vec::new();
@@ -61,7 +69,8 @@ impl Iptables {
                 places.push(Place { kind, family, programs, is_chosen, clean: None });
             }
         }
-        Ok(Self { choice: found.why, version: found.version, resync: resync.max(SHORTEST_RESYNC), places })
+        let watch = Watch::new(found.kind, resync);
+        Ok(Self { choice: found.why, version: found.version, watch, dropping: None, places })
     }
 
     /// Says which program is missing, if one is that rules of these families need.
@@ -72,6 +81,20 @@ impl Iptables {
     /// Which variant was chosen and why, for the log.
     pub fn choice(&self) -> &str {
         &self.choice
+    }
+
+    /// Chains of nftables that drop what ours accept. Where our rules are is none of them.
+    async fn in_the_way(&mut self, want: &Wanted) -> Result<Vec<String>, FirewallError> {
+        if !want.forward {
+            return Ok(Vec::new());
+        }
+        if self.watch.chains_changed() || self.dropping.is_none() {
+            let is_nft = self.places.iter().any(|place| place.is_chosen && place.kind == Kind::Nft);
+            let ours = [("ip", "filter"), ("ip6", "filter")];
+            self.dropping = Some(obstacles::in_nftables(if is_nft { &ours } else { &[] }).await?);
+        }
+        let concerns = self.dropping.iter().flatten().filter(|chain| chain.concerns(want));
+        Ok(concerns.map(ToString::to_string).collect())
     }
 
     fn is_at_least(&self, version: Version) -> bool {
@@ -86,6 +109,7 @@ impl RuleManager for Iptables {
     }
 
     async fn plan(&mut self, want: &Wanted, ours: &Ours) -> Result<Plan, FirewallError> {
+        self.watch.looks();
         // Both came with the same release.
         let (can_be_random, can_wait) =
             (self.is_at_least(Version::RANDOM_FULLY), self.is_at_least(Version::WAIT));
@@ -108,6 +132,7 @@ impl RuleManager for Iptables {
                 Ok(()) => {}
             }
         }
+        plan.notes.extend(self.in_the_way(want).await?);
         match failed {
             // One family does not wait for the other: the next look fails again, with nothing else to do.
             Some(error) if !plan.steps.is_empty() => plan.notes.push(error.to_string()),
@@ -118,8 +143,7 @@ impl RuleManager for Iptables {
     }
 
     async fn changed(&mut self) {
-        // Several agents of a host should not all look in the same instant.
-        tokio::time::sleep(self.resync.mul_f64(0.95 + 0.1 * fastrand::f64())).await;
+        self.watch.wait().await;
     }
 }
 

@@ -93,7 +93,7 @@ pub(super) fn version(said: &str) -> Option<(Version, Kind)> {
 
 /// The tables of the legacy variant that are in use. Looking here makes none. It is this thread's network
 /// namespace that counts, in which the programs are run.
-pub(super) fn legacy_tables(family: Family) -> io::Result<Vec<String>> {
+pub(in crate::firewall) fn legacy_tables(family: Family) -> io::Result<Vec<String>> {
     let name = if family == Family::V4 { "ip" } else { "ip6" };
     match std::fs::read_to_string(format!("/proc/thread-self/net/{name}_tables_names")) {
         Ok(names) => Ok(names.lines().map(str::to_owned).collect()),

@@ -30,15 +30,15 @@ pub(super) struct SeenChain {
 
 /// How a base chain is hooked in.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Base {
+pub(in crate::firewall) struct Base {
     /// `nat` or `filter`.
-    pub(super) kind: String,
+    pub(in crate::firewall) kind: String,
     /// Such as `forward`.
-    pub(super) hook: String,
+    pub(in crate::firewall) hook: String,
     /// Its place among the chains of the hook; the smallest comes first.
-    pub(super) priority: i64,
+    pub(in crate::firewall) priority: i64,
     /// `accept` or `drop`.
-    pub(super) policy: String,
+    pub(in crate::firewall) policy: String,
 }
 
 /// A rule.
@@ -48,17 +48,6 @@ pub(super) struct SeenRule {
     pub(super) handle: u64,
     /// What it says, if it has the form of a rule of ours.
     pub(super) rule: Option<Rule>,
-}
-
-/// A base chain of somebody else that drops what no rule of it accepts.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Dropping {
-    /// `ip`, `ip6` or `inet`.
-    pub(super) family: String,
-    /// Its table.
-    pub(super) table: String,
-    /// Its name.
-    pub(super) chain: String,
 }
 
 /// The table in a listing of it.
@@ -85,22 +74,8 @@ pub(super) fn table(family: Family, json: &str) -> Result<SeenTable, String> {
     Ok(table)
 }
 
-/// The chains in a listing of all that can drop what is forwarded, but for ours.
-pub(super) fn dropping(json: &str, ours: impl Fn(&str) -> bool) -> Result<Vec<Dropping>, String> {
-    let chains = entries(json)?;
-    let chains = chains.iter().filter_map(|entry| entry.get("chain"));
-    let drops = chains.filter(|chain| {
-        base(chain).is_some_and(|base| base.hook == "forward" && base.policy == "drop")
-            && text(chain, "family").is_some_and(|family| ["ip", "ip6", "inet"].contains(&family))
-    });
-    let named = drops.filter_map(|chain| {
-        let [family, table, chain] = ["family", "table", "name"].map(|key| text(chain, key));
-        Some(Dropping { family: family?.into(), table: table?.into(), chain: chain?.into() })
-    });
-    Ok(named.filter(|chain| !ours(&chain.table)).collect())
-}
-
-fn entries(json: &str) -> Result<Vec<Value>, String> {
+/// What is listed.
+pub(in crate::firewall) fn entries(json: &str) -> Result<Vec<Value>, String> {
     // An empty ruleset is printed as nothing by some versions.
     if json.trim().is_empty() {
         return Ok(Vec::new());
@@ -112,11 +87,13 @@ fn entries(json: &str) -> Result<Vec<Value>, String> {
     }
 }
 
-fn text<'a>(value: &'a Value, key: &str) -> Option<&'a str> {
+/// A member that is text.
+pub(in crate::firewall) fn text<'a>(value: &'a Value, key: &str) -> Option<&'a str> {
     value.get(key)?.as_str()
 }
 
-fn base(chain: &Value) -> Option<Base> {
+/// How a chain is hooked in; `None` if it is no base chain.
+pub(in crate::firewall) fn base(chain: &Value) -> Option<Base> {
     Some(Base {
         kind: text(chain, "type")?.to_owned(),
         hook: text(chain, "hook")?.to_owned(),

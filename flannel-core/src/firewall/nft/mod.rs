@@ -1,16 +1,17 @@
 //! Rules through nftables: tables of our own, changed in one transaction, and looked at when the kernel
 //! announces a change.
 
-mod listing;
+pub(super) mod listing;
 mod script;
 #[cfg(test)]
 mod tests;
 
 use async_trait::async_trait;
 
-use self::listing::{Dropping, SeenTable};
+use self::listing::SeenTable;
 use self::script::{family_name, script, table_name};
 use super::manager::{FirewallError, Plan, RuleManager, Step, run};
+use super::obstacles::{self, Dropping};
 use super::rules::{Ours, Wanted};
 use crate::addr::Family;
 use crate::netlink::{RulesetChange, RulesetEvents};
@@ -72,25 +73,12 @@ impl Nftables {
             return Ok(Vec::new());
         }
         if self.dropping.is_none() {
-            let json = list(&["-j", "list", "chains"]).await?;
-            let ours = |table: &str| Family::ALL.iter().any(|family| table == table_name(*family));
-            let dropping = listing::dropping(&json, ours);
-            self.dropping = Some(dropping.map_err(|why| unreadable("nft -j list chains", why))?);
+            let ours = Family::ALL.map(|family| (family_name(family), table_name(family)));
+            self.dropping = Some(obstacles::in_nftables(&ours).await?);
         }
-        let concerns = |chain: &&Dropping| {
-            let is = |family: &Family| chain.family == "inet" || chain.family == family_name(*family);
-            want.ranges.iter().any(|(family, _)| is(&family))
-        };
-        let all = self.dropping.iter().flatten().filter(concerns);
-        Ok(all
-            .map(|Dropping { family, table, chain }| {
-                format!(
-                    "chain {chain} of table {family} {table} drops forwarded packets that it does not accept \
-                     itself, which no other table can undo; accept the pod network there, or set its policy \
-                     to accept"
-                )
-            })
-            .collect())
+        let legacy = obstacles::in_legacy_iptables().await;
+        let all = self.dropping.iter().flatten().chain(&legacy).filter(|chain| chain.concerns(want));
+        Ok(all.map(ToString::to_string).collect())
     }
 
     /// Whether a change is about our tables. Base chains of others are looked up again at the next plan.

@@ -8,7 +8,7 @@ use tracing::{debug, info};
 use super::Store;
 use super::create::{Created, Guard, Wanted};
 use super::error::CallError;
-use super::records::{Listed, MAX_MESSAGE, Stored};
+use super::records::{Listed, MAX_MESSAGE, Stored, digest};
 use crate::addr::Family;
 use crate::config::NetworkConfig;
 use crate::lease::{Lease, LeaseAttrs, LeaseKey};
@@ -117,7 +117,7 @@ impl Store {
     ///
     /// What is there already with a living etcd lease is only kept alive: a restart is no event for peers.
     async fn adopt(&self, own: &Stored, attrs: &LeaseAttrs) -> Result<Option<Lease>, SubnetError> {
-        let unchanged = own.value == attrs.to_json().as_bytes();
+        let unchanged = own.value == digest(attrs.to_json().as_bytes());
         if own.etcd_lease == 0 && unchanged {
             return Ok(Some(own.lease.clone()));
         }

@@ -1,6 +1,7 @@
 //! Reading the store: all leases at one revision, in pages.
 
 use std::collections::{BTreeMap, HashSet};
+use std::hash::{DefaultHasher, Hasher};
 use std::net::IpAddr;
 
 use etcd_client::{
@@ -27,8 +28,8 @@ const RESTARTS: usize = 5;
 #[derive(Debug, Clone)]
 pub(super) struct Stored {
     pub(super) lease: Lease,
-    /// The value's bytes.
-    pub(super) value: Vec<u8>,
+    /// Tells the value's bytes from others; see [`digest`].
+    pub(super) value: u64,
     /// The revision of its last change.
     pub(super) modified: i64,
     /// The etcd lease that ends it; 0 for a reservation.
@@ -43,6 +44,13 @@ pub(super) struct Unreadable {
     pub(super) created: u64,
     pub(super) modified: i64,
     pub(super) etcd_lease: i64,
+}
+
+/// A hash of a value, of which there are too many to keep them.
+pub(super) fn digest(value: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(value);
+    hasher.finish()
 }
 
 /// What tells one state of a record from another.
@@ -91,14 +99,14 @@ pub(super) struct Listed {
 
 impl Listed {
     /// All records by name.
-    pub(super) fn known(&self) -> BTreeMap<String, Known> {
+    pub(super) fn known(&self) -> BTreeMap<Box<str>, Known> {
         let stored = self.stored.iter().map(|stored| {
             let known = Known { modified: stored.modified, etcd_lease: stored.etcd_lease };
-            (stored.lease.key.to_string(), known)
+            (stored.lease.key.to_string().into(), known)
         });
         let bad = self.bad.iter().map(|bad| {
             let known = Known { modified: bad.modified, etcd_lease: bad.etcd_lease };
-            (bad.record.key.clone(), known)
+            (bad.record.key.as_str().into(), known)
         });
         stored.chain(bad).collect()
     }
@@ -249,7 +257,7 @@ impl Store {
     pub(super) async fn is_as_known(
         &self,
         revision: i64,
-        known: &BTreeMap<String, Known>,
+        known: &BTreeMap<Box<str>, Known>,
     ) -> Result<Option<(bool, Position)>, CallError> {
         let newest = |client: etcd_client::Client| {
             let mut client = client.kv_client().max_decoding_message_size(MAX_MESSAGE);
@@ -263,7 +271,7 @@ impl Store {
             Ok((_, found)) => {
                 let is_same = usize::try_from(found.count()) == Ok(known.len())
                     && found.kvs().first().is_none_or(|newest| {
-                        known.get(&self.keys.name(newest.key())) == Some(&Known::of(newest))
+                        known.get(self.keys.name(newest.key()).as_str()) == Some(&Known::of(newest))
                     });
                 Ok(Some((is_same, Position::of(found.header()))))
             }
@@ -304,7 +312,7 @@ impl Store {
         let lease = Lease::decode(&name, found.value(), created).map_err(|record| bad(record.reason))?;
         Ok(Stored {
             lease,
-            value: found.value().to_vec(),
+            value: digest(found.value()),
             modified: found.mod_revision(),
             etcd_lease: found.lease(),
         })

@@ -135,7 +135,7 @@ struct Watcher {
     /// Whether it has another: it was set up anew, or from a backup.
     is_other: bool,
     /// The records before `resume`.
-    known: BTreeMap<String, Known>,
+    known: BTreeMap<Box<str>, Known>,
     missing: Missing,
     bad: BTreeMap<String, String>,
     backoff: Backoff,
@@ -210,7 +210,7 @@ impl Watcher {
         let before = std::mem::replace(&mut self.known, listed.known());
         if std::mem::take(&mut self.is_other) {
             let gone = before.into_keys().filter(|name| !self.known.contains_key(name));
-            self.missing.keep(gone, self.store.options.ttl);
+            self.missing.keep(gone.map(String::from), self.store.options.ttl);
         }
         (self.is_sure, self.is_partial) = (true, false);
         for name in self.known.keys() {
@@ -268,11 +268,11 @@ impl Watcher {
         let mut updates = Vec::new();
         // A deletion has nothing but a key; asking for the type would panic at one that is not known.
         if found.version() == 0 {
-            self.known.remove(&name);
+            self.known.remove(name.as_str());
             self.bad.remove(&name);
             updates.push(LeaseUpdate::Removed(name));
         } else {
-            self.known.insert(name.clone(), Known::of(found));
+            self.known.insert(name.as_str().into(), Known::of(found));
             let taken = self.missing.found(&name);
             updates.extend(taken.into_iter().map(LeaseUpdate::Removed));
             self.tell_missing();

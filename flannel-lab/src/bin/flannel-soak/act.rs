@@ -7,6 +7,7 @@ use crate::action::{Action, Drift, Kind, Piece};
 use crate::lab::Lab;
 use crate::model::{Backend, NETWORKS, Side};
 use crate::phantom::{host, subnet};
+use crate::rules;
 
 /// The underlay's link on every node.
 const NIC: &str = "eth0";
@@ -19,7 +20,7 @@ const STRAY: u8 = 190;
 pub(crate) fn perform(lab: &Lab, action: &Action) -> Fallible<()> {
     use Kind::{
         AgentAway, AgentKilled, AgentPaused, CarrierLoss, Compaction, DeviceDeleted, DeviceDown, DeviceMac,
-        NicFlap, NicPulled, Partition, Renumber, StoreKilled, StorePaused,
+        NicFlap, NicPulled, Partition, Renumber, RulesLost, StoreKilled, StorePaused,
     };
     let hold = || sleep(action.hold);
     let Some(number) = action.node else {
@@ -47,6 +48,7 @@ pub(crate) fn perform(lab: &Lab, action: &Action) -> Fallible<()> {
         DeviceDown => drop(netns.ip(&format!("link set {link} down"))?),
         DeviceDeleted => drop(netns.ip(&format!("link del {link}"))?),
         DeviceMac => drop(netns.ip(&format!("link set {link} address {NOBODY}"))?),
+        RulesLost => rules::lose(netns, action.v6)?,
         NicFlap => {
             node.link_down(NIC)?;
             hold();

@@ -15,6 +15,7 @@ pub(crate) enum Kind {
     NewMac,
     NewAddress,
     Drift,
+    RulesLost,
     DeviceDown,
     DeviceDeleted,
     DeviceMac,
@@ -41,6 +42,7 @@ impl Kind {
             Self::NewMac => "MAC changes",
             Self::NewAddress => "address changes",
             Self::Drift => "drift",
+            Self::RulesLost => "rules deleted",
             Self::DeviceDown => "device down",
             Self::DeviceDeleted => "device deleted",
             Self::DeviceMac => "device's MAC altered",
@@ -211,7 +213,7 @@ impl fmt::Display for Action {
         if let Some(node) = self.node {
             write!(f, " on node{node}")?;
         }
-        if matches!(self.kind, Kind::DeviceDown | Kind::DeviceDeleted | Kind::DeviceMac) {
+        if matches!(self.kind, Kind::DeviceDown | Kind::DeviceDeleted | Kind::DeviceMac | Kind::RulesLost) {
             write!(f, " ({})", if self.v6 { "IPv6" } else { "IPv4" })?;
         }
         if self.kind == Kind::Renumber {

@@ -22,6 +22,7 @@ use crate::foreign;
 use crate::model::{Backend, Lease, NETWORKS, difference, next_hop_deviation, observed, wanted};
 use crate::options::Options;
 use crate::phantom::{Phantom, subnet};
+use crate::rules;
 use crate::store::{FOLDER, Store};
 
 /// How long anything may take until all is well again, counted from the end of its cause. Far more than it
@@ -42,6 +43,8 @@ pub(crate) struct Lab {
     pub(crate) cluster: Cluster,
     pub(crate) backend: Backend,
     flanneld: PathBuf,
+    /// The firewall rules of each node, as they were at first.
+    rules: BTreeMap<u8, String>,
     model: Mutex<Model>,
 }
 
@@ -72,6 +75,7 @@ impl Lab {
             cluster,
             backend,
             flanneld: flanneld.to_owned(),
+            rules: BTreeMap::new(),
             model: Mutex::default(),
         };
         for number in 1..=options.nodes {
@@ -84,6 +88,7 @@ impl Lab {
             let pod = Pod::attach_plain(lab.node(number), &env)?;
             lab.pods.insert(number, pod);
             foreign::put(&lab, number)?;
+            lab.rules.insert(number, rules::read(lab.node(number).netns())?);
         }
         lab.read_nodes()?;
         Ok(lab)
@@ -110,7 +115,7 @@ impl Lab {
         let file = subnet_file(number);
         fs::create_dir_all(file.parent().expect("it is in a folder"))?;
         let agent = self.node(number).agent("flanneld", &self.flanneld);
-        let agent = agent.arg(self.store.flag()).args(["--iface", "eth0", "-v=1"]);
+        let agent = agent.arg(self.store.flag()).args(["--iface", "eth0", "--ip-masq", "-v=1"]);
         let agent = agent.arg("--subnet-file").arg(&file);
         let agent = agent.args(["--healthz-ip", "127.0.0.1", "--healthz-port", &HEALTH_PORT.to_string()]);
         Ok(agent.start()?)
@@ -204,7 +209,9 @@ impl Lab {
         let state = KernelState::of(self.node(number).netns())?;
         let differences =
             [difference(&want, &observed(self.backend, &state)), next_hop_deviation(self.backend, &state)];
-        let text = differences.into_iter().flatten().collect::<Vec<_>>().join("\n");
+        let rules = rules::read(self.node(number).netns())?;
+        let rules = (rules != self.rules[&number]).then(|| format!("its firewall rules are\n{rules}"));
+        let text = differences.into_iter().flatten().chain(rules).collect::<Vec<_>>().join("\n");
         Ok((!text.is_empty()).then(|| format!("node{number} is not as it should be:\n{text}")))
     }
 
@@ -262,7 +269,8 @@ fn subnet_file(number: u8) -> PathBuf {
 
 /// A config that gives nodes subnets from 200 on, so that those below are for phantoms.
 fn config(backend: Backend, families: Families) -> String {
-    let mut config = json!({ "EnableIPv4": families.v4(), "Backend": { "Type": backend.name() } });
+    let mut config =
+        json!({ "EnableIPv4": families.v4(), "EnableNFTables": true, "Backend": { "Type": backend.name() } });
     let bounds = |v6| [200, 250].map(|number| subnet(number, v6).network().to_string());
     if families.v4() {
         let [min, max] = bounds(false);

@@ -6,6 +6,7 @@
 //!   shares nothing with the agent (`model.rs`);
 //! - pairs of pods that nothing happened to lost no ping (`action.rs` says who may suffer by what), and all others
 //!   are back;
+//! - every node's firewall rules are those that its agent wrote at first;
 //! - nodes that nothing happened to never deviated, and what others put on a node is still there (`foreign.rs`);
 //! - the store holds the leases it should, and every agent is ready.
 //!
@@ -25,6 +26,7 @@ mod plan;
 mod preflight;
 mod report;
 mod rounds;
+mod rules;
 mod store;
 
 use std::error::Error;

@@ -75,7 +75,7 @@ impl Planner {
         use Kind::{
             AgentAway, AgentKilled, AgentPaused, Burst, CarrierLoss, Compaction, DeviceDeleted, DeviceDown,
             DeviceMac, Drift, Join, Leave, NewAddress, NewMac, NicFlap, NicPulled, Partition, Renumber,
-            StoreKilled, StorePaused,
+            RulesLost, StoreKilled, StorePaused,
         };
         let Setting { backend, store, nodes, .. } = self.setting;
         let (vxlan, host_gw) = (backend == Backend::Vxlan, backend == Backend::HostGw);
@@ -87,6 +87,7 @@ impl Planner {
             (NewMac, if vxlan { 6 } else { 0 }),
             (NewAddress, 6),
             (Drift, 20),
+            (RulesLost, 6),
             (DeviceDown, if host_gw { 0 } else { 5 }),
             (DeviceDeleted, if host_gw { 0 } else { 5 }),
             (DeviceMac, if vxlan { 4 } else { 0 }),

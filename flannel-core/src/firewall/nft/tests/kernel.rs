@@ -222,6 +222,26 @@ fn a_chain_that_drops_is_named_while_it_does() {
 }
 
 #[test]
+fn a_policy_of_legacy_iptables_is_named_too() {
+    with_nft(test_name!(), || async {
+        let mut nftables = Nftables::open().await.unwrap();
+        let want = all(golden_ranges());
+        apply(&mut nftables, &want, &ours()).await;
+        let policy = |program: &str, policy: &str| {
+            let done = Command::new(program).args(["-w", "5", "-P", "FORWARD", policy]).status().unwrap();
+            assert!(done.success());
+        };
+        policy("iptables-legacy", "ACCEPT");
+        policy("ip6tables-legacy", "DROP");
+        let notes = nftables.plan(&want, &ours()).await.unwrap().notes;
+        assert_eq!(notes.len(), 1, "{notes:?}");
+        assert!(notes[0].starts_with("chain FORWARD of table legacy ip6 filter drops"), "{notes:?}");
+        let v4_only = Wanted { ranges: PerFamily { v6: None, ..want.ranges }, ..want };
+        assert_eq!(nftables.plan(&v4_only, &ours()).await.unwrap().notes, [""; 0]);
+    });
+}
+
+#[test]
 fn changes_of_others_do_not_wake_us() {
     with_nft(test_name!(), || async {
         let mut nftables = Nftables::open().await.unwrap();

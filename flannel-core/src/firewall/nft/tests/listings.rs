@@ -3,9 +3,10 @@
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::super::listing::{Dropping, dropping, table};
+use super::super::listing::table;
 use super::super::script::{script, text};
 use crate::addr::{Family, PerFamily};
+use crate::firewall::obstacles::{Dropping, listed};
 use crate::firewall::rules::{Chain, Ours, Range, Rule, Verdict, Wanted};
 
 fn ranges() -> PerFamily<Range> {
@@ -94,7 +95,7 @@ fn names_the_chains_that_drop() {
         chain("ip", "flannel-ipv4", "forward", "drop"),
         {"chain": {"family": "ip", "table": "filter", "name": "plain"}},
     ]});
-    let found = dropping(&listing.to_string(), |table| table == "flannel-ipv4").unwrap();
+    let found = listed(&listing.to_string(), |_, table| table == "flannel-ipv4").unwrap();
     assert_eq!(found, [Dropping { family: "ip".into(), table: "filter".into(), chain: "c".into() }]);
 }
 
@@ -106,7 +107,7 @@ fn rubbish_is_an_error_and_nothing_is_nothing() {
         table(Family::V4, &json!({"nftables": [{"rule": {"chain": "x", "handle": 1}}]}).to_string()).is_err()
     );
     assert!(table(Family::V4, "").unwrap().chains.is_empty());
-    assert!(dropping("[", |_| false).is_err());
+    assert!(listed("[", |_, _| false).is_err());
 }
 
 #[test]
@@ -153,6 +154,6 @@ proptest! {
         let _ = table(Family::V4, &text);
         let listing = json!({"nftables": [{kind: {"name": "forward", "chain": "forward", "handle": 1, key: value}}]});
         let _ = table(Family::V6, &listing.to_string());
-        let _ = dropping(&listing.to_string(), |_| false);
+        let _ = listed(&listing.to_string(), |_, _| false);
     }
 }

@@ -36,7 +36,7 @@ fn every_kind_comes_and_nothing_collides() {
             assert!(!round.iter().any(changed), "{round:?}");
         }
     }
-    assert_eq!(kinds.len(), 20, "{kinds:?}");
+    assert_eq!(kinds.len(), 21, "{kinds:?}");
     assert!(overlapping > 1000);
 }
 
