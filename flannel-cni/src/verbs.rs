@@ -6,12 +6,14 @@ mod del;
 mod gc;
 mod status;
 
+use std::path::PathBuf;
+
 use serde_json::Value;
 
 use crate::args::{Args, Attachment, Verb};
 use crate::error::{CniError, code};
 use crate::netconf::{NetConf, Object};
-use crate::version;
+use crate::{exec, version};
 
 /// Does what a runtime asks for, with the network config that it gave on stdin. Returns what belongs on stdout,
 /// which may be nothing.
@@ -48,4 +50,14 @@ fn is_of(conf: &NetConf, record: &Object) -> bool {
 /// An attachment in a message.
 fn shown(attachment: &Attachment) -> String {
     format!("{} of container {}", attachment.ifname(), attachment.container_id())
+}
+
+/// Finds the delegate and, where it is sure to run one, its `ipam` plugin: better before the work than amid it.
+fn find_plugins(path: &[PathBuf], config: &Object, conf: &NetConf) -> Result<PathBuf, CniError> {
+    let name = type_of(config);
+    let plugin = exec::find(path, name)?;
+    if ["bridge", "ipvlan", "macvlan", "ptp", "vlan"].contains(&name) {
+        exec::find(path, conf.ipam_type())?;
+    }
+    Ok(plugin)
 }

@@ -24,7 +24,10 @@ fn all_keys_are_read_in_any_case() {
     let conf = conf.unwrap();
     assert_eq!((conf.version(), conf.name.as_str(), conf.delegate_type()), ("1.0.0", "n", "macvlan"));
     assert_eq!((conf.subnet_file.to_str(), conf.data_dir.to_str()), (Some("/s"), Some("/d")));
-    assert_eq!((conf.ipam_type(), &conf.runtime_config), ("static", &json!({"mac": "x"}).as_object().cloned()));
+    assert_eq!(
+        (conf.ipam_type(), &conf.runtime_config),
+        ("static", &json!({"mac": "x"}).as_object().cloned())
+    );
     assert_eq!(conf.prev_result, Some(json!({"ips": []})));
     // The exact name counts more than another case of it.
     assert_eq!(parse(r#"{"NAME":"other","name":"exact"}"#).unwrap().name, "exact");

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use super::type_of;
+use super::find_plugins;
 use crate::args::{Attachment, Verb};
 use crate::error::{CniError, code};
 use crate::netconf::NetConf;
@@ -17,7 +17,7 @@ use crate::{bridge, delegate, exec};
 pub(super) fn add(path: &[PathBuf], attachment: &Attachment, conf: &NetConf) -> Result<Vec<u8>, CniError> {
     let env = SubnetEnv::read(&conf.subnet_file)?;
     let config = delegate::config(conf, &env);
-    let plugin = exec::find(path, type_of(&config))?;
+    let plugin = find_plugins(path, &config, conf)?;
     let records = Records::new(&conf.data_dir);
     let was_known = records.peek(attachment)?.is_some();
     let mut record = records.save(attachment, &config)?;
@@ -34,13 +34,18 @@ pub(super) fn add(path: &[PathBuf], attachment: &Attachment, conf: &NetConf) -> 
     };
     // The specification wants what a failed delegate left to be removed. What an earlier ADD attached is no such
     // thing: a runtime that asks twice must not lose it.
-    if !was_known && exec::run(&plugin, Verb::Del, None, record.stdin()?).is_ok() {
+    if !was_known && (did_nothing(&failure) || exec::run(&plugin, Verb::Del, None, record.stdin()?).is_ok()) {
         record.remove()?;
     }
     Err(match bridge::advice(&config) {
         Some(advice) => CniError { code: code::STALE_BRIDGE, ..failure.with_details(advice) },
         None => failure,
     })
+}
+
+/// A delegate that doesn't know the version refuses DEL as well: the record would stay for ever.
+fn did_nothing(failure: &CniError) -> bool {
+    failure.code == code::INCOMPATIBLE_VERSION
 }
 
 fn is_object(bytes: &[u8]) -> bool {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{shown, type_of};
 use crate::args::{Attachment, Verb};
@@ -44,7 +44,7 @@ pub(super) fn check(path: &[PathBuf], attachment: &Attachment, conf: &NetConf) -
     let plugin = exec::find(path, type_of(&config))?;
     // The config may have come to a newer version than the record's since.
     config.insert("cniVersion".to_owned(), json!(conf.version()));
-    config.insert("prevResult".to_owned(), result.clone());
+    config.insert("prevResult".to_owned(), with_gateways(result));
     exec::run(&plugin, Verb::Check, None, exec::stdin(&config)?).map(drop)
 }
 
@@ -57,4 +57,49 @@ fn check_subnets(had: &Subnets, has: &Subnets, attachment: &Attachment) -> Resul
     let msg = format!("{} has an address of {old}, and this node's subnet is now {text}", shown(attachment));
     let details = "other nodes do not reach it there; make the pod anew";
     Err(CniError::new(code::OLD_SUBNET, msg).with_details(details))
+}
+
+/// The result with the gateways that its routes have in the kernel. The standard plugins give a route without
+/// one the gateway of its family's address, but their CHECK then looks for a route that has none
+/// (containernetworking/plugins 1.1.1, `ConfigureIface` and `ValidateExpectedRoute`), and ours have none.
+fn with_gateways(result: &Value) -> Value {
+    let mut result = result.clone();
+    let is_v6 = |address: &Value| address.as_str().is_some_and(|text| text.contains(':'));
+    let ips = result.get("ips").and_then(Value::as_array).cloned().unwrap_or_default();
+    let gateway = |v6: bool| {
+        let gateways = ips.iter().filter_map(|ip| ip.get("gateway")).filter(|gateway| gateway.is_string());
+        gateways.clone().find(|gateway| is_v6(gateway) == v6).cloned()
+    };
+    for route in result.get_mut("routes").and_then(Value::as_array_mut).into_iter().flatten() {
+        let wanted = route.get("dst").map(is_v6).and_then(gateway);
+        if let (Some(route), Some(wanted)) = (route.as_object_mut(), wanted) {
+            route.entry("gw").or_insert(wanted);
+        }
+    }
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn routes_get_the_gateway_of_their_family_unless_they_have_one() {
+        let result = json!({
+            "ips": [{"address": "10.1.17.2/24", "gateway": "10.1.17.1"}, {"address": "10.9.0.2/24", "gateway": "10.9.0.1"},
+                    {"address": "fd00::2/64", "gateway": "fd00::1"}],
+            "routes": [{"dst": "10.1.0.0/16"}, {"dst": "fd00::/48"}, {"dst": "0.0.0.0/0", "gw": "10.1.17.9"}, 7],
+            "interfaces": [],
+        });
+        let routes = json!([{"dst": "10.1.0.0/16", "gw": "10.1.17.1"}, {"dst": "fd00::/48", "gw": "fd00::1"},
+                            {"dst": "0.0.0.0/0", "gw": "10.1.17.9"}, 7]);
+        assert_eq!(with_gateways(&result)["routes"], routes);
+        for other in [
+            json!({"ips": [{"address": "10.1.17.2/24"}], "routes": [{"dst": "10.0.0.0/8"}]}),
+            json!({"routes": 7}),
+        ] {
+            assert_eq!(with_gateways(&other), other);
+        }
+        assert_eq!(with_gateways(&json!("nonsense")), json!("nonsense"));
+    }
 }

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
+use super::find_plugins;
 use super::gc::SINCE;
-use super::type_of;
 use crate::args::Verb;
 use crate::error::{CniError, code};
 use crate::netconf::NetConf;
@@ -15,8 +15,7 @@ pub(super) fn status(path: &[PathBuf], conf: &NetConf) -> Result<(), CniError> {
     let unavailable = |error: CniError| CniError { code: code::NOT_AVAILABLE, ..error };
     let env = SubnetEnv::read(&conf.subnet_file).map_err(unavailable)?;
     let config = delegate::config(conf, &env);
-    let plugin = exec::find(path, type_of(&config)).map_err(unavailable)?;
-    exec::find(path, conf.ipam_type()).map_err(unavailable)?;
+    let plugin = find_plugins(path, &config, conf).map_err(unavailable)?;
     if let Some(advice) = bridge::advice(&config) {
         let error =
             CniError::new(code::NOT_AVAILABLE_LIMITED, "the bridge has the address of an earlier subnet");
