@@ -1,0 +1,53 @@
+//! ADD: attach a container.
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use super::find_plugins;
+use crate::args::{Attachment, Verb};
+use crate::error::{CniError, code};
+use crate::netconf::NetConf;
+use crate::records::Records;
+use crate::subnet_env::SubnetEnv;
+use crate::{bridge, delegate, exec};
+
+/// Has the delegate attach, and returns its result. The record is there before the delegate begins, so that DEL
+/// finds whatever it got done, however this ends.
+pub(super) fn add(path: &[PathBuf], attachment: &Attachment, conf: &NetConf) -> Result<Vec<u8>, CniError> {
+    let env = SubnetEnv::read(&conf.subnet_file)?;
+    let config = delegate::config(conf, &env);
+    let plugin = find_plugins(path, &config, conf)?;
+    let records = Records::new(&conf.data_dir);
+    let was_known = records.peek(attachment)?.is_some();
+    let mut record = records.save(attachment, &config)?;
+    let failure = match exec::run(&plugin, Verb::Add, None, record.stdin()?) {
+        Ok(result) if is_object(&result) => return Ok(result),
+        Ok(result) => CniError::new(
+            code::DECODING,
+            format!(
+                "failed to delegate add: the result is no JSON object: {:?}",
+                String::from_utf8_lossy(&result)
+            ),
+        ),
+        Err(failure) => failure,
+    };
+    // The specification wants what a failed delegate left to be removed. What an earlier ADD attached is no such
+    // thing: a runtime that asks twice must not lose it.
+    if !was_known && (did_nothing(&failure) || exec::run(&plugin, Verb::Del, None, record.stdin()?).is_ok()) {
+        record.remove()?;
+    }
+    Err(match bridge::advice(&config) {
+        Some(advice) => CniError { code: code::STALE_BRIDGE, ..failure.with_details(advice) },
+        None => failure,
+    })
+}
+
+/// A delegate that doesn't know the version refuses DEL as well: the record would stay for ever.
+fn did_nothing(failure: &CniError) -> bool {
+    failure.code == code::INCOMPATIBLE_VERSION
+}
+
+fn is_object(bytes: &[u8]) -> bool {
+    serde_json::from_slice::<Value>(bytes).is_ok_and(|value| value.is_object())
+}
