@@ -100,7 +100,7 @@ pub struct Args {
 }
 
 impl Args {
-    /// Reads and checks them by a look-up of a variable, such as [`std::env::var_os`].
+    /// Reads and checks them by a look-up of a variable: a program's is `var_os` of `std::env`.
     pub fn read(lookup: impl Fn(&str) -> Option<OsString>) -> Result<Self, CniError> {
         let text = |name: &str| match lookup(name).map(OsString::into_string) {
             Some(Ok(value)) => Ok(value),
