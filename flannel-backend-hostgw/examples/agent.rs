@@ -48,6 +48,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         subnets: &store,
         previous: previous.as_ref(),
         chosen_by: Some(&options),
+        blackholes: false,
     };
     let network = HostGwBackend::new().register(registration).await?;
     let (lease, attrs) = (network.lease().clone(), network.attrs());

@@ -65,6 +65,7 @@ impl Host {
                 ifaces: vec!["eth0".into()],
                 ..UnderlayOptions::default()
             }),
+            blackholes: false,
         };
         backend.register(registration).await
     }

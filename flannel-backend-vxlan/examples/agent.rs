@@ -39,6 +39,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         subnets: &store,
         previous: None,
         chosen_by: Some(&options),
+        blackholes: false,
     };
     let network = VxlanBackend::new().register(registration).await?;
     let (lease, attrs) = (network.lease().clone(), network.attrs());

@@ -41,6 +41,7 @@ struct Host {
     config: NetworkConfig,
     previous: Option<State>,
     next_hop_objects: NextHopObjects,
+    blackholes: bool,
 }
 
 impl Host {
@@ -74,6 +75,7 @@ impl Host {
             config,
             previous: None,
             next_hop_objects: NextHopObjects::Auto,
+            blackholes: false,
         }
     }
 
@@ -87,8 +89,8 @@ impl Host {
             ifaces: vec!["eth0".into()],
             ..UnderlayOptions::default()
         };
-        let chosen_by = Some(&options);
-        backend.register(Registration { config, underlay, subnets: &self.store, previous, chosen_by }).await
+        let (subnets, chosen_by, blackholes) = (&self.store, Some(&options), self.blackholes);
+        backend.register(Registration { config, underlay, subnets, previous, chosen_by, blackholes }).await
     }
 
     /// Registers and runs.

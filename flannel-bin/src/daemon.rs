@@ -20,7 +20,7 @@ use crate::report::chain;
 use crate::run::{Agent, Notice, RunError};
 use crate::status::Board;
 use crate::store::StoreError;
-use crate::{logs, memory, registry, rules, store};
+use crate::{lock, logs, memory, registry, rules, store};
 
 /// The agent can't start, or ended with an error.
 #[derive(Debug, thiserror::Error)]
@@ -97,6 +97,9 @@ async fn run_agent(
     board: &Board,
     shutdown: &CancellationToken,
 ) -> Result<(), DaemonError> {
+    let Some(_running) = shutdown.run_until_cancelled(lock::hold(&options.subnet_file)).await else {
+        return Ok(());
+    };
     let previous = subnet_file::read_previous(&options.subnet_file);
     for problem in &previous.problems {
         warn!(problem, "old subnet file");
@@ -118,6 +121,7 @@ async fn run_agent(
         subnet_file: options.subnet_file.clone(),
         state_file: options.state_file.clone(),
         previous: state,
+        blackholes: options.blackholes,
         rules: options.rules,
         written_for: rules::ranges(
             previous.networks,

@@ -3,9 +3,11 @@
 //! The binary reads arguments and environment, sets up logs, signals and the health server, and exits; what
 //! it runs is in the libraries.
 
+mod cleanup;
 mod cli;
 mod daemon;
 mod health;
+mod lock;
 mod logs;
 mod memory;
 mod registry;
@@ -24,9 +26,13 @@ use cli::{CliError, Command};
 fn main() -> ExitCode {
     sys::keep_heap_small();
     // A reader that went away is no reason to crash, so failures to print are ignored.
-    match command() {
-        Ok(Command::Help) => {
-            let _ = std::io::stdout().write_all(cli::usage().as_bytes());
+    let args = match arguments() {
+        Ok(args) => args,
+        Err(error) => return bad_usage(&error, &[]),
+    };
+    match cli::command(&args, |name| Some(std::env::var_os(name)?.to_string_lossy().into_owned())) {
+        Ok(Command::Help(usage)) => {
+            let _ = std::io::stdout().write_all(usage.as_bytes());
             ExitCode::SUCCESS
         }
         Ok(Command::Version) => {
@@ -34,17 +40,19 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Ok(Command::Run(options)) => daemon::run(&options),
-        Err(error) => {
-            let _ = writeln!(std::io::stderr(), "flanneld: {error}\nflanneld --help lists all flags.");
-            ExitCode::from(2)
-        }
+        Ok(Command::Cleanup(options)) => cleanup::run(&options),
+        Err(error) => bad_usage(&error, &args),
     }
 }
 
-fn command() -> Result<Command, CliError> {
+fn arguments() -> Result<Vec<String>, CliError> {
     let args = std::env::args_os()
         .skip(1)
         .map(|arg| arg.into_string().map_err(|arg| CliError::NotUtf8(arg.to_string_lossy().into_owned())));
-    let args: Vec<_> = args.collect::<Result<_, _>>()?;
-    cli::command(&args, |name| Some(std::env::var_os(name)?.to_string_lossy().into_owned()))
+    args.collect()
+}
+
+fn bad_usage(error: &CliError, args: &[String]) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "flanneld: {error}\n{}", cli::help_of(args));
+    ExitCode::from(2)
 }

@@ -60,6 +60,8 @@ pub(crate) struct Agent<'a> {
     pub(crate) state_file: PathBuf,
     /// What the state file said at the start.
     pub(crate) previous: Option<State>,
+    /// Whether to keep blackhole routes for this node's own subnets.
+    pub(crate) blackholes: bool,
     /// What firewall rules there are to be.
     pub(crate) rules: RuleOptions,
     /// What an earlier run, of this agent or of Go's, wrote rules for, as far as the subnet file tells.
@@ -240,7 +242,8 @@ impl Agent<'_> {
         let mut retry = Retry::default();
         loop {
             let (subnets, previous, chosen_by) = (self.store, self.previous.as_ref(), Some(options));
-            let registration = Registration { config, underlay, subnets, previous, chosen_by };
+            let blackholes = self.blackholes;
+            let registration = Registration { config, underlay, subnets, previous, chosen_by, blackholes };
             match backend.register(registration).await {
                 Ok(network) => return Ok(network),
                 Err(BackendError::Subnet(error)) if error.is_transient() => {

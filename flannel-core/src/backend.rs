@@ -47,6 +47,9 @@ pub struct Registration<'a> {
     /// How the underlay was chosen, so that the choice can be made again when its address changes. Without it
     /// the underlay stays what it is.
     pub chosen_by: Option<&'a UnderlayOptions>,
+    /// Whether to keep a blackhole route for each of this node's own subnets, so that packets to addresses that
+    /// no pod has end here and don't leave by a default route. For hosts without a bridge.
+    pub blackholes: bool,
 }
 
 /// One way to carry overlay packets between nodes.

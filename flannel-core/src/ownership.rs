@@ -9,13 +9,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::addr::{Family, LinkIndex, Subnet};
-use crate::dataplane::{ROUTE_PROTOCOL, Route};
+use crate::dataplane::{ROUTE_PROTOCOL, Route, Through};
 use crate::kernel::{Kinds, Link, Scope};
 use crate::lease::Lease;
 use crate::state_file::{Device, State};
 
 /// `RTPROT_BOOT`, the protocol of routes that Go flannel writes, and of those that `ip route` does.
-const BOOT_PROTOCOL: u8 = 3;
+pub const BOOT_PROTOCOL: u8 = 3;
 
 /// `RTPROT_KERNEL`: routes that the kernel made for an address.
 const KERNEL_PROTOCOL: u8 = 2;
@@ -35,6 +35,8 @@ pub struct Ownership {
     present: Vec<Device>,
     /// Whether anything was stored.
     recalls: bool,
+    /// The subnets of this node, if it keeps blackhole routes for them.
+    blackholes: Vec<Subnet>,
 }
 
 impl Ownership {
@@ -58,7 +60,13 @@ impl Ownership {
             stale_links: Vec::new(),
             present: present.devices.clone(),
             recalls: previous.is_some(),
+            blackholes: Vec::new(),
         }
+    }
+
+    /// This node keeps blackhole routes for its own subnets. Those that Go's agent wrote are ours then, too.
+    pub fn keep_blackholes(&mut self, own: impl IntoIterator<Item = Subnet>) {
+        self.blackholes.extend(own);
     }
 
     /// The families of our networks.
@@ -67,9 +75,10 @@ impl Ownership {
         Family::ALL.into_iter().filter(has)
     }
 
-    /// The protocols that routes of ours can have on any link: the mark and, if nodes were stored, Go's.
+    /// The protocols that routes of ours can have on any link: the mark and, if nodes were stored or blackholes
+    /// are kept, Go's.
     pub fn protocols(&self) -> impl Iterator<Item = u8> + use<> {
-        let of_go = (!self.nodes.is_empty()).then_some(BOOT_PROTOCOL);
+        let of_go = (!self.nodes.is_empty() || !self.blackholes.is_empty()).then_some(BOOT_PROTOCOL);
         [ROUTE_PROTOCOL].into_iter().chain(of_go)
     }
 
@@ -87,7 +96,8 @@ impl Ownership {
     /// Whether a route is ours to replace and delete:
     /// - it is marked as ours and for a subnet of a network of ours, wherever it leads;
     /// - or it leads through a device that this node made before;
-    /// - or it looks as Go writes it, for a subnet and by the node that had it as we last knew.
+    /// - or it looks as Go writes it, for a subnet and by the node that had it as we last knew;
+    /// - or it is a blackhole as Go writes it, where we keep one.
     pub fn owns(&self, route: &Route) -> bool {
         if !self.networks.iter().any(|network| network.covers(route.dst)) {
             return false;
@@ -96,6 +106,9 @@ impl Ownership {
             ROUTE_PROTOCOL => true,
             KERNEL_PROTOCOL => false,
             _ if self.is_stale(route.link) => true,
+            _ if route.through == Through::Nowhere => {
+                self.blackholes.contains(&route.dst) && is_default_of(BOOT_PROTOCOL, route)
+            }
             _ => is_like_go(route) && self.nodes.get(&route.dst).copied() == route.via,
         }
     }
@@ -154,8 +167,13 @@ fn is(link: &Link, device: &Device) -> bool {
 
 /// Whether Go flannel may have written a route: by gateway, without a metric.
 fn is_like_go(route: &Route) -> bool {
+    is_default_of(BOOT_PROTOCOL, route) && route.via.is_some()
+}
+
+/// Whether a route has this protocol and no metric of its own.
+fn is_default_of(protocol: u8, route: &Route) -> bool {
     let metric = Route::default_metric(route.dst.family());
-    route.protocol == BOOT_PROTOCOL && route.plain && route.metric == metric && route.via.is_some()
+    route.protocol == protocol && route.plain && route.metric == metric
 }
 
 /// Whether a route is what we want but for the mark, as a Go node leaves it. Such a route is adopted: it is

@@ -269,6 +269,14 @@ mod tests {
     }
 
     #[test]
+    fn networks_are_read_back() {
+        let previous = parse_previous(&file().render());
+        assert_eq!((previous.networks, previous.problems.len()), (file().networks, 0));
+        let previous = parse_previous("FLANNEL_NETWORK=fd00::/48\nFLANNEL_IPV6_NETWORK=nonsense");
+        assert!(previous.networks.is_empty(), "{previous:?}");
+    }
+
+    #[test]
     fn a_missing_file_is_no_problem_and_an_unreadable_one_no_error() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(read_previous(&folder.path().join("none")), Previous::default());

@@ -37,7 +37,10 @@ struct Damage {
 const SINGLE: [f64; 2] = [20.0, 50.0];
 const WHOLE: [f64; 2] = [200.0, 200.0];
 
-const DAMAGES: [Damage; 11] = [
+/// Rules, which a program reads and writes.
+const RULES: [f64; 2] = [100.0, 100.0];
+
+const DAMAGES: [Damage; 13] = [
     Damage {
         name: "IPv4 route deleted",
         command: |n| format!("ip route del {}/28", base(n)),
@@ -77,6 +80,16 @@ const DAMAGES: [Damage; 11] = [
         command: |_| "ip link del flannel-v6.1".to_owned(),
         targets: WHOLE,
     },
+    Damage {
+        name: "nftables: a chain emptied",
+        command: |_| "nft flush chain ip flannel-ipv4 postrtg".to_owned(),
+        targets: RULES,
+    },
+    Damage {
+        name: "nftables: all rules flushed",
+        command: |_| "nft flush ruleset".to_owned(),
+        targets: RULES,
+    },
 ];
 
 fn main() -> Fallible<ExitCode> {
@@ -91,6 +104,7 @@ fn run(options: &Options) -> Fallible<ExitCode> {
     fill(store, options.leases)?;
     let agent = cluster.node(1).agent("flanneld", flanneld::path(None)?).args([
         "--iface=eth0".to_owned(),
+        "--ip-masq".to_owned(),
         format!("--store=local:{}", store.display()),
         "--subnet-file=/run/repair.env".to_owned(),
         format!("--healthz-port={HEALTH_PORT}"),
@@ -142,13 +156,16 @@ fn times(agent: &Agent) -> Vec<f64> {
         let (_, rest) = line.split_once("took_us=")?;
         rest.split_whitespace().next()?.parse().ok()
     };
-    log.lines().filter(|line| line.contains("drift repaired")).filter_map(time).collect()
+    log.lines()
+        .filter(|line| line.contains("drift repaired") || line.contains("firewall rules repaired"))
+        .filter_map(time)
+        .collect()
 }
 
 fn fill(store: &Path, leases: u32) -> Fallible<()> {
     let _ = fs::remove_dir_all(store);
     fs::create_dir_all(store.join("subnets"))?;
-    let config = r#"{"Network":"10.64.0.0/12","SubnetLen":28,"EnableIPv6":true,"IPv6Network":"fd00:64::/48","Backend":{"Type":"vxlan"}}"#;
+    let config = r#"{"Network":"10.64.0.0/12","SubnetLen":28,"EnableNFTables":true,"EnableIPv6":true,"IPv6Network":"fd00:64::/48","Backend":{"Type":"vxlan"}}"#;
     fs::write(store.join("config"), config)?;
     for n in 0..leases {
         let (ip, mac) = (underlay(n), mac(n));

@@ -1,7 +1,7 @@
 //! Command lines with the syntax of Go's `flag` package, and the environment behind them.
 
-use super::flags::{FLAGS, Flag, Kind, find};
-use super::{CliError, Origin};
+use super::flags::{Flag, Kind};
+use super::{CliError, Origin, subcommands};
 
 /// A flag that was given, with its value as it was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,12 +23,12 @@ pub(crate) enum Line {
     Flags(Vec<Given>),
 }
 
-/// Reads a command line, without the program's name.
+/// Reads a command line of these flags, without the program's name and a command.
 ///
 /// One or two dashes; `-name=value` or `-name value`; a boolean takes a value only after `=`. Flags end at
 /// `--` or the first argument that is none. Upstream ignores what follows, which hides `--ip-masq false`;
 /// here it is an error.
-pub(crate) fn parse(args: &[String]) -> Result<Line, CliError> {
+pub(crate) fn parse(args: &[String], flags: &[&'static Flag]) -> Result<Line, CliError> {
     let mut given = Vec::new();
     let mut rest = args.iter();
     while let Some(arg) = rest.next() {
@@ -48,11 +48,14 @@ pub(crate) fn parse(args: &[String]) -> Result<Line, CliError> {
             Some((name, value)) => (name, Some(value.to_owned())),
             None => (text, None),
         };
-        let Some(flag) = find(name) else {
+        let Some(flag) = flags.iter().find(|flag| flag.name == name) else {
             if matches!(name, "h" | "help") {
                 return Ok(Line::Help);
             }
-            return Err(CliError::Unknown { name: name.to_owned(), nearest: nearest(name) });
+            return Err(CliError::Unknown {
+                name: name.to_owned(),
+                nearest: nearest(name, flags.iter().map(|flag| flag.name)),
+            });
         };
         let origin = Origin::Flag(flag.name);
         let value = match value {
@@ -69,11 +72,12 @@ pub(crate) fn parse(args: &[String]) -> Result<Line, CliError> {
 /// Adds what the environment says of flags that were not given. An empty variable counts as unset.
 pub(crate) fn add_environment(
     given: &mut Vec<Given>,
+    flags: &[&'static Flag],
     variable: impl Fn(&str) -> Option<String>,
 ) -> Result<(), CliError> {
-    for flag in FLAGS {
+    for flag in flags {
         let Some(name) = flag.variable() else { continue };
-        if given.iter().any(|given| given.flag == flag) {
+        if given.iter().any(|given| given.flag == *flag) {
             continue;
         }
         let Some(value) = variable(&name).filter(|value| !value.is_empty()) else { continue };
@@ -95,6 +99,11 @@ fn check(flag: &Flag, value: &str, origin: &Origin) -> Result<(), CliError> {
 
 fn leftover<T>(arg: &str, before: Option<&Given>) -> Result<T, CliError> {
     let meant = before.filter(|before| before.flag.kind == Kind::Bool && parse_bool(arg).is_some());
+    if before.is_none_or(|before| !before.flag.secret)
+        && let Some(subcommand) = subcommands::find(arg)
+    {
+        return Err(CliError::Misplaced(subcommand.name));
+    }
     // What follows a secret may be a part of it.
     let arg = if before.is_some_and(|before| before.flag.secret) { "***" } else { arg };
     Err(CliError::Leftover { arg: arg.to_owned(), boolean: meant.map(|before| before.flag.name) })
@@ -133,10 +142,10 @@ pub(crate) fn parse_int(text: &str) -> Option<i64> {
     i64::try_from(if negative { -number } else { number }).ok()
 }
 
-/// The flag whose name is nearest to a wrong one, if one is near.
-fn nearest(name: &str) -> Option<&'static str> {
+/// The name that is nearest to a wrong one, if one is near.
+pub(super) fn nearest(name: &str, names: impl Iterator<Item = &'static str>) -> Option<&'static str> {
     let name = name.to_ascii_lowercase().replace('_', "-");
-    let best = FLAGS.iter().map(|flag| (distance(&name, flag.name), flag.name)).min()?;
+    let best = names.map(|known| (distance(&name, known), known)).min()?;
     (best.0 <= 1 + name.len() / 4).then_some(best.1)
 }
 

@@ -30,21 +30,28 @@ pub(crate) struct Flag {
     pub(crate) secret: bool,
     /// What this version can't do: the flag is refused if it asks for that.
     pub(crate) missing: Option<&'static str>,
+    /// Whether an environment variable sets it, too.
+    has_variable: bool,
 }
 
 impl Flag {
-    const fn new(
+    pub(super) const fn new(
         name: &'static str,
         kind: Kind,
         default: &'static str,
         value: &'static str,
         help: &'static str,
     ) -> Self {
-        Self { name, kind, default, value, help, secret: false, missing: None }
+        Self { name, kind, default, value, help, secret: false, missing: None, has_variable: true }
     }
 
     const fn secret(mut self) -> Self {
         self.secret = true;
+        self
+    }
+
+    pub(super) const fn without_variable(mut self) -> Self {
+        self.has_variable = false;
         self
     }
 
@@ -53,11 +60,9 @@ impl Flag {
         self
     }
 
-    /// The environment variable that sets the flag where the command line does not. `--version` has none,
-    /// as upstream.
+    /// The environment variable that sets the flag where the command line does not.
     pub(crate) fn variable(&self) -> Option<String> {
-        (self.name != "version")
-            .then(|| format!("FLANNELD_{}", self.name.to_ascii_uppercase().replace('-', "_")))
+        self.has_variable.then(|| format!("FLANNELD_{}", self.name.to_ascii_uppercase().replace('-', "_")))
     }
 }
 
@@ -195,7 +200,8 @@ pub(crate) const FLAGS: &[Flag] = &[
     .missing(KUBE),
     Flag::new("kubeconfig-file", Kind::Text, "", "FILE", "kubeconfig to reach the Kubernetes API with")
         .missing(KUBE),
-    Flag::new("version", Kind::Bool, "false", "", "print the version to stderr and exit"),
+    // As upstream.
+    Flag::new("version", Kind::Bool, "false", "", "print the version to stderr and exit").without_variable(),
     Flag::new("healthz-ip", Kind::Text, "0.0.0.0", "IP", "address that the health server listens on"),
     Flag::new(
         "healthz-port",
@@ -212,8 +218,13 @@ pub(crate) const FLAGS: &[Flag] = &[
         "",
         "accept forwarded traffic of the overlay network, by iptables or nftables",
     ),
-    Flag::new("ip-blackhole-route", Kind::Bool, "false", "", "keep a blackhole route for this node's subnet")
-        .missing("blackhole routes"),
+    Flag::new(
+        "ip-blackhole-route",
+        Kind::Bool,
+        "false",
+        "",
+        "keep a blackhole route for each of this node's subnets, so that packets to addresses that no pod has end here",
+    ),
     Flag::new(
         "net-config-path",
         Kind::Text,

@@ -3,24 +3,29 @@
 mod args;
 mod flags;
 mod options;
+mod subcommands;
 #[cfg(test)]
 mod tests;
 mod usage;
 
 use std::fmt;
 
-pub(crate) use options::{LogFormat, Options, StoreChoice, VModule};
-pub(crate) use usage::{usage, version};
+use flags::FLAGS;
+pub(crate) use options::{CleanupOptions, LogFormat, Options, StoreChoice, VModule};
+use subcommands::{SUBCOMMANDS, Task};
+pub(crate) use usage::version;
 
 /// What the process is to do.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// Print the usage.
-    Help,
+    /// Print this.
+    Help(String),
     /// Print the version.
     Version,
     /// Be the agent.
     Run(Box<Options>),
+    /// Remove what the agent left on this host.
+    Cleanup(Box<CleanupOptions>),
 }
 
 /// Where a value comes from.
@@ -58,6 +63,17 @@ pub(crate) enum CliError {
         /// A flag with almost this name.
         nearest: Option<&'static str>,
     },
+    /// A command that does not exist.
+    #[error("unknown command {name:?}{}", nearest.map(|near| format!("; did you mean {near}?")).unwrap_or_default())]
+    UnknownCommand {
+        /// Its name.
+        name: String,
+        /// A command with almost this name.
+        nearest: Option<&'static str>,
+    },
+    /// A command after flags.
+    #[error("the command {0} goes before all flags")]
+    Misplaced(&'static str),
     /// A flag at the end of the line without its value.
     #[error("flag --{0} needs a value")]
     NeedsValue(&'static str),
@@ -95,13 +111,22 @@ pub(crate) enum CliError {
     Conflict(String),
 }
 
-/// Reads the command line (without the program's name) and the environment.
+/// Reads the command line (without the program's name) and the environment. The first argument decides: a
+/// command, or a flag of the agent.
 pub(crate) fn command(
     args: &[String],
     variable: impl Fn(&str) -> Option<String>,
 ) -> Result<Command, CliError> {
-    let mut given = match args::parse(args)? {
-        args::Line::Help => return Ok(Command::Help),
+    match args.split_first() {
+        Some((name, args)) if !name.starts_with('-') => subcommand(name, args, variable),
+        _ => agent(args, variable),
+    }
+}
+
+fn agent(args: &[String], variable: impl Fn(&str) -> Option<String>) -> Result<Command, CliError> {
+    let flags: Vec<_> = FLAGS.iter().collect();
+    let mut given = match args::parse(args, &flags)? {
+        args::Line::Help => return Ok(Command::Help(usage::usage())),
         args::Line::Flags(given) => given,
     };
     // Upstream looks at the version before the environment.
@@ -109,6 +134,34 @@ pub(crate) fn command(
     if last.is_some_and(|given| args::parse_bool(&given.value) == Some(true)) {
         return Ok(Command::Version);
     }
-    args::add_environment(&mut given, variable)?;
+    args::add_environment(&mut given, &flags, variable)?;
     Ok(Command::Run(Box::new(Options::from_given(&given)?)))
+}
+
+fn subcommand(
+    name: &str,
+    args: &[String],
+    variable: impl Fn(&str) -> Option<String>,
+) -> Result<Command, CliError> {
+    let Some(subcommand) = subcommands::find(name) else {
+        let nearest = args::nearest(name, SUBCOMMANDS.iter().map(|subcommand| subcommand.name));
+        return Err(CliError::UnknownCommand { name: name.to_owned(), nearest });
+    };
+    let flags = subcommand.flags();
+    let mut given = match args::parse(args, &flags)? {
+        args::Line::Help => return Ok(Command::Help(usage::usage_of(subcommand))),
+        args::Line::Flags(given) => given,
+    };
+    args::add_environment(&mut given, &flags, variable)?;
+    Ok(match subcommand.task {
+        Task::Cleanup => Command::Cleanup(Box::new(CleanupOptions::from_given(&given)?)),
+    })
+}
+
+/// How to see what a command line could have.
+pub(crate) fn help_of(args: &[String]) -> String {
+    match args.first().and_then(|name| subcommands::find(name)) {
+        Some(subcommand) => format!("flanneld {} --help lists its flags.", subcommand.name),
+        None => "flanneld --help lists all flags and commands.".to_owned(),
+    }
 }

@@ -86,6 +86,8 @@ pub(crate) struct Options {
     pub(crate) state_file: PathBuf,
     /// What the backends are to do on this node.
     pub(crate) backends: BackendOptions,
+    /// Whether to keep blackhole routes for this node's own subnets.
+    pub(crate) blackholes: bool,
     /// What firewall rules there are to be.
     pub(crate) rules: RuleOptions,
     /// How long before its end the lease is renewed.
@@ -143,6 +145,7 @@ impl Options {
                     _ => return Err(values.bad("nexthop-objects", "auto or off")),
                 },
             },
+            blackholes: values.boolean("ip-blackhole-route"),
             rules: RuleOptions {
                 masquerade: values.boolean("ip-masq"),
                 fully_random: !values.boolean("ip-masq-fully-random-disable"),
@@ -161,6 +164,26 @@ impl Options {
             vmodule: values.vmodule()?,
             shown: values.shown(),
         })
+    }
+}
+
+/// What `flanneld cleanup` is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CleanupOptions {
+    /// Whether to say only what would be done.
+    pub(crate) dry_run: bool,
+    /// Whether to remove the own lease from the store, too.
+    pub(crate) lease: bool,
+    /// What the agent was started with, as far as it matters.
+    pub(crate) agent: Options,
+}
+
+impl CleanupOptions {
+    /// Checks what was given and fills in the defaults.
+    pub(crate) fn from_given(given: &[Given]) -> Result<Self, CliError> {
+        let values = Values(given);
+        let (dry_run, lease) = (values.is_set("dry-run"), values.is_set("lease"));
+        Ok(Self { dry_run, lease, agent: Options::from_given(given)? })
     }
 }
 
@@ -194,6 +217,11 @@ impl Values<'_> {
 
     fn boolean(&self, name: &str) -> bool {
         parse_bool(self.text(name)).expect("booleans were checked when they were read")
+    }
+
+    /// A flag that is false unless it was given.
+    fn is_set(&self, name: &str) -> bool {
+        self.last(name).is_some_and(|given| parse_bool(&given.value) == Some(true))
     }
 
     fn path(&self, name: &str) -> Option<PathBuf> {

@@ -87,7 +87,7 @@ fn flags_have_the_syntax_of_go() {
 #[test]
 fn help_and_version_come_first() {
     for args in [&["-h"][..], &["--help"], &["-help=x"], &["--v=1", "-h", "--nonsense"], &["-h", "x"]] {
-        assert!(matches!(run_with(args, &[]), Ok(Command::Help)), "{args:?}");
+        assert!(matches!(run_with(args, &[]), Ok(Command::Help(_))), "{args:?}");
     }
     let env = [("FLANNELD_V", "nonsense")];
     assert!(matches!(run_with(&["--version"], &env), Ok(Command::Version)));
@@ -117,7 +117,17 @@ fn errors_name_flag_value_and_what_was_meant() {
         (&["--v=99999999999999999999"], "--v: \"99999999999999999999\" is not a whole number"),
         (&["--version=yes"], "--version: \"yes\" is not true or false"),
         (&["--ip-masq", "false"], "unexpected argument \"false\"; did you mean --ip-masq=false?"),
-        (&["eth0"], "unexpected argument \"eth0\"; flanneld takes flags only, and reads none after it"),
+        (
+            &["--v=1", "eth0"],
+            "unexpected argument \"eth0\"; flanneld takes flags only, and reads none after it",
+        ),
+        (&["eth0"], "unknown command \"eth0\""),
+        (&["clean-up"], "unknown command \"clean-up\"; did you mean cleanup?"),
+        (&["--v=1", "cleanup"], "the command cleanup goes before all flags"),
+        (&["cleanup", "--dryrun"], "unknown flag --dryrun; did you mean --dry-run?"),
+        (&["cleanup", "--healthz-port=1"], "unknown flag --healthz-port"),
+        (&["cleanup", "--store=redis"], "--store: \"redis\" is not etcd or local:DIR"),
+        (&["cleanup", "--lease", "false"], "unexpected argument \"false\"; did you mean --lease=false?"),
         (&["--", "x"], "unexpected argument \"x\"; flanneld takes flags only, and reads none after it"),
         (&["-"], "unexpected argument \"-\"; flanneld takes flags only, and reads none after it"),
         (
@@ -146,7 +156,7 @@ fn errors_name_flag_value_and_what_was_meant() {
 #[test]
 fn what_this_version_lacks_is_refused_only_if_asked_for() {
     let lacking: Vec<_> = FLAGS.iter().filter(|flag| flag.missing.is_some()).collect();
-    assert_eq!(lacking.len(), 8);
+    assert_eq!(lacking.len(), 7);
     for flag in lacking {
         let name = flag.name;
         options(&[&format!("--{name}={}", flag.default)]);
@@ -163,12 +173,12 @@ fn what_this_version_lacks_is_refused_only_if_asked_for() {
         error(&["--kube-subnet-mgr"]),
         "not supported by this version: the Kubernetes subnet manager (--kube-subnet-mgr); leave it out"
     );
-    let env = error_with(&[], &[("FLANNELD_IP_BLACKHOLE_ROUTE", "true")]);
+    let env = error_with(&[], &[("FLANNELD_KUBE_SUBNET_MGR", "true")]);
     assert_eq!(
         env,
-        "not supported by this version: blackhole routes (FLANNELD_IP_BLACKHOLE_ROUTE); leave it out"
+        "not supported by this version: the Kubernetes subnet manager (FLANNELD_KUBE_SUBNET_MGR); leave it out"
     );
-    options_with(&["--ip-blackhole-route=false"], &[("FLANNELD_IP_BLACKHOLE_ROUTE", "true")]);
+    options_with(&["--kube-subnet-mgr=false"], &[("FLANNELD_KUBE_SUBNET_MGR", "true")]);
 }
 
 #[test]
@@ -232,6 +242,24 @@ fn environment_fills_in_what_was_not_given() {
 }
 
 #[test]
+fn cleanup_takes_the_flags_of_the_agent_that_it_needs() {
+    let cleanup = |args: &[&str], env: &[(&str, &str)]| match run_with(args, env) {
+        Ok(Command::Cleanup(options)) => *options,
+        other => panic!("{args:?}: {other:?}"),
+    };
+    let defaults = cleanup(&["cleanup"], &[]);
+    assert!(!defaults.dry_run && !defaults.lease);
+    assert_eq!(defaults.agent, options(&[]));
+    let given = cleanup(&["cleanup", "-dry-run", "--store=local:/x"], &[("FLANNELD_SUBNET_FILE", "/a/b")]);
+    assert!(given.dry_run && !given.lease);
+    assert_eq!(given.agent.store, StoreChoice::Local("/x".into()));
+    assert_eq!(given.agent.state_file.to_str(), Some("/a/b.state"));
+    // What is only the agent's is not read, and what is not the agent's has no variable.
+    let env = [("FLANNELD_HEALTHZ_PORT", "x"), ("FLANNELD_IP_MASQ", "true"), ("FLANNELD_LEASE", "true")];
+    assert_eq!(cleanup(&["cleanup"], &env), defaults);
+}
+
+#[test]
 fn etcd_flags_work_alone() {
     let options = options(&["--etcd-cafile=/ca", "--etcd-endpoints=https://a:1,https://b:2"]);
     assert_eq!(options.etcd.ca_file.as_deref().and_then(|path| path.to_str()), Some("/ca"));
@@ -280,9 +308,16 @@ fn vmodule_is_a_list_of_patterns() {
 
 #[test]
 fn usage_names_every_flag() {
-    let usage = usage();
+    let usage = usage::usage();
     for flag in FLAGS {
         assert!(usage.contains(&format!("\n  --{}", flag.name)), "{}", flag.name);
+    }
+    for subcommand in SUBCOMMANDS {
+        assert!(usage.contains(&format!("\n  {}\n        {}\n", subcommand.name, subcommand.summary)));
+        let Command::Help(usage) = run_with(&[subcommand.name, "--help"], &[]).unwrap() else { panic!() };
+        for flag in subcommand.flags() {
+            assert!(usage.contains(&format!("\n  --{}", flag.name)), "{}", flag.name);
+        }
     }
     assert!(usage.contains("--iface NAME|IP"));
     assert!(version().starts_with("flanneld 0."));
@@ -290,15 +325,17 @@ fn usage_names_every_flag() {
 
 #[test]
 fn documents_have_the_table_of_flags() {
-    let table = usage::table();
     let document = include_str!("../../../docs/flags.md");
-    assert!(document.contains(&table), "docs/flags.md must have this table:\n{table}");
+    let commands = SUBCOMMANDS.iter().map(|subcommand| usage::table(subcommand.flags()));
+    for table in commands.chain([usage::table(FLAGS)]) {
+        assert!(document.contains(&table), "docs/flags.md must have this table:\n{table}");
+    }
 }
 
 proptest! {
     #[test]
     fn never_panics(
-        args in prop::collection::vec("-{0,3}(v|iface|version|healthz-port|store|etcd-prefix|vmodule|h)(=.{0,5})?|.{0,9}", 0..5),
+        args in prop::collection::vec("cleanup|-{0,3}(dry-run|v|iface|version|healthz-port|store|etcd-prefix|vmodule|h)(=.{0,5})?|.{0,9}", 0..5),
         value in ".{0,9}",
     ) {
         let _ = command(&args, |_| None).map_err(|error| error.to_string());

@@ -133,6 +133,10 @@ impl SubnetManager for Fake {
         Ok(lease.clone())
     }
 
+    async fn release_lease(&self, _: &Lease) -> Result<(), SubnetError> {
+        unreachable!("an agent keeps its lease")
+    }
+
     async fn hold_lease(&self, _: &Lease) -> Result<Infallible, SubnetError> {
         self.loses.cancelled().await;
         Err(lost())
@@ -235,6 +239,7 @@ fn start_at(fake: Fake, iface: &'static str, file: &str) -> Test {
     // The agent holds closures that stay in their thread, as it does in the process.
     let task = tokio::task::spawn_local(async move {
         let agent = Agent {
+            blackholes: false,
             underlay: UnderlayOptions { ifaces: vec![iface.into()], ..UnderlayOptions::default() },
             state_file: crate::memory::path(&file),
             subnet_file: file,

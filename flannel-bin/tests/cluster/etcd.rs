@@ -260,7 +260,7 @@ fn a_restored_backup_costs_no_packet() {
 #[test]
 fn an_agent_paused_beyond_its_lease_puts_it_back_or_says_who_has_it() {
     in_sandbox(test_name!(), || {
-        let bed = bed(&VXLAN);
+        let mut bed = bed(&VXLAN);
         let pods = [bed.pod(2), bed.pod(3)];
         let traffic = Traffic::between(&pods[0], &pods[1]);
         let (state, record) = (bed.state(1), bed.record_of(1));
@@ -279,15 +279,21 @@ fn an_agent_paused_beyond_its_lease_puts_it_back_or_says_who_has_it() {
         bed.store.delete(&record.0);
         bed.store.put(&record.0, &value);
         bed.agent(1).resume().unwrap();
+        let lost = Instant::now();
         let readyz = || http_get(bed.netns(1), 8471, "/readyz");
         eventually(SOON, "the reason", || {
             let answer = readyz();
             let is_red = answer.starts_with("HTTP/1.1 503") && answer.contains("is now held by");
             if is_red { Ok(()) } else { Err(answer) }
         });
-        // Its pods keep what they have for a minute; that the agent then ends is a test of the life of the agent.
+        // Its pods keep what they have for a minute.
         assert_eq!(bed.state(1), state);
-        assert!(bed.agent(1).is_running());
+        let status = bed.agent(1).wait(Duration::from_secs(80)).unwrap();
+        assert_eq!(status.code(), Some(1), "{}", bed.agent(1).log());
+        assert!(lost.elapsed() > Duration::from_secs(59), "{:?}", lost.elapsed());
+        assert_eq!(bed.state(1), state);
+        bed.start(1);
+        assert_ne!(bed.record_of(1).0, record.0, "another subnet");
         traffic.assert_no_loss();
     });
 }

@@ -2,6 +2,8 @@
 //! kernel, a real etcd.
 
 mod backends;
+mod blackhole;
+mod cleanup;
 mod connectivity;
 mod crowd;
 mod direct;

@@ -3,6 +3,7 @@
 //! What is wanted and what was observed have one type, so a restart, a missed event, a half-failed
 //! batch and somebody's `ip route del` are all the same case: compare, repair the difference.
 
+pub mod command;
 mod set;
 
 use std::net::IpAddr;
@@ -85,9 +86,11 @@ pub enum Through {
     Object,
     /// In a spare one; see [`NextHop::spare`].
     Spare(u32),
+    /// Nowhere: packets are dropped without a word (`RTN_BLACKHOLE`).
+    Nowhere,
 }
 
-/// A unicast route of the main table.
+/// A unicast or blackhole route of the main table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Route {
     /// Destination.
@@ -96,7 +99,8 @@ pub struct Route {
     pub metric: u32,
     /// The gateway.
     pub via: Option<IpAddr>,
-    /// The outgoing link; `None` for a route without one of its own (multipath, blackhole, by next-hop id).
+    /// The outgoing link; `None` for a route without one of its own (multipath, by next-hop id), and for a
+    /// blackhole, although the kernel names `lo` in IPv6.
     pub link: Option<LinkIndex>,
     /// Whether the gateway is taken as reachable through the link (`RTNH_F_ONLINK`).
     pub onlink: bool,
@@ -105,11 +109,30 @@ pub struct Route {
     /// `rtm_protocol`: who wrote it. No part of what the route does.
     pub protocol: u8,
     /// Whether it has nothing that we do not write (metrics, preferred source, several next hops, a type
-    /// other than unicast ..).
+    /// other than unicast and blackhole ..).
     pub plain: bool,
 }
 
 impl Route {
+    /// The metric of our blackholes, behind every other route to the same subnet: a bridge (`cni0`) that gets
+    /// the subnet's address later has a route with metric 0, which the kernel puts *behind* what it finds with
+    /// that metric. A blackhole there would swallow all traffic of its pods.
+    pub const BLACKHOLE_METRIC: u32 = u32::MAX - 1;
+
+    /// A route that drops packets to addresses which no more specific route leads to.
+    pub fn blackhole(dst: Subnet) -> Self {
+        Self {
+            dst,
+            metric: Self::BLACKHOLE_METRIC,
+            via: None,
+            link: None,
+            onlink: false,
+            through: Through::Nowhere,
+            protocol: ROUTE_PROTOCOL,
+            plain: true,
+        }
+    }
+
     /// The metric that the kernel gives to a route put without one: 0 for IPv4, 1024 for IPv6.
     pub fn default_metric(family: Family) -> u32 {
         match family {
@@ -135,7 +158,7 @@ impl Route {
     /// The key of the next-hop object that it goes through.
     pub fn next_hop(&self) -> Option<ObjectKey> {
         let spare = match self.through {
-            Through::Itself => return None,
+            Through::Itself | Through::Nowhere => return None,
             Through::Object => None,
             Through::Spare(number) => Some(number),
         };

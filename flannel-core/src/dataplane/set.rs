@@ -52,7 +52,7 @@ impl RouteBody {
 
 impl Dataplane {
     /// Says which links others use, too. There the protocol alone tells whose a route is, so it is part of
-    /// what is wanted; on our own devices it is not.
+    /// what is wanted, as it is of a route without a link; on our own devices it is not.
     pub fn share(&mut self, links: impl IntoIterator<Item = LinkIndex>) {
         self.shared = links.into_iter().collect();
     }
@@ -61,6 +61,7 @@ impl Dataplane {
     /// wanted.
     pub fn is_satisfied_by(&self, have: &Object) -> bool {
         self.get(&have.key()).is_some_and(|want| match want {
+            Object::Route(Route { link: None, .. }) => *have == want,
             Object::Route(Route { link: Some(link), .. }) if self.shared.contains(&link) => *have == want,
             want => have.works_like(&want),
         })

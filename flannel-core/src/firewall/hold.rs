@@ -111,7 +111,7 @@ impl Firewall {
         let was_in_place = self.status.borrow().in_place;
         if done.changes > 0 && was_in_place {
             self.repairs.push_back(Instant::now());
-            info!(changes = done.changes, took = ?since.elapsed(), "firewall rules repaired");
+            warn!(changes = done.changes, took_us = since.elapsed().as_micros(), "firewall rules repaired");
         } else if !was_in_place {
             debug!(changes = done.changes, "firewall rules are in place");
         }

@@ -240,7 +240,7 @@ fn numbered(op: &Op, next_hops: &mut NextHops) -> Numbered {
         Op::Delete(Object::Route(route)) => Numbered::With(of(route, next_hops)),
         Op::Create(Object::Route(route)) | Op::Replace(Object::Route(route)) => {
             match (route.through, of(route, next_hops)) {
-                (Through::Itself, _) => Numbered::With(None),
+                (Through::Itself | Through::Nowhere, _) => Numbered::With(None),
                 (_, Some(number)) => Numbered::With(Some(number)),
                 (_, None) => Numbered::Impossible(Refusal {
                     op: *op,

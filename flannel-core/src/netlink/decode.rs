@@ -203,6 +203,10 @@ pub(super) fn route_sight(message: &Message<'_>, next_hops: &NextHops) -> Result
             }
         }
     }
+    if *body.rtm_type() == Rtn::Blackhole {
+        // In IPv6 the kernel names the loopback link, which nobody asked for.
+        (route.link, route.via, route.onlink, route.through) = (None, None, false, Through::Nowhere);
+    }
     Ok(Sight::Present(Object::Route(route)))
 }
 
@@ -236,7 +240,8 @@ fn is_plain(body: &Rtmsg, family: Family) -> bool {
         RtScope::Link => family == Family::V4 && direct,
         _ => false,
     };
-    known && scope && *body.rtm_type() == Rtn::Unicast && *body.rtm_src_len() == 0
+    let kind = matches!(body.rtm_type(), Rtn::Unicast | Rtn::Blackhole);
+    known && scope && kind && *body.rtm_src_len() == 0
 }
 
 /// The answer to a look-up, or a route as one; `None` if it leads nowhere.

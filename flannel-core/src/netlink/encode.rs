@@ -156,7 +156,7 @@ fn route(route: &Route, number: Option<u32>) -> Rtmsg {
     route_message(route, next_hop(route, number))
         .rtm_protocol(Rtprot::from(route.protocol))
         .rtm_scope(RtScope::Universe)
-        .rtm_type(Rtn::Unicast)
+        .rtm_type(kind(route))
         .rtm_flags(flags)
         .build()
         .expect("all fields are set")
@@ -169,7 +169,7 @@ fn route(route: &Route, number: Option<u32>) -> Rtmsg {
 /// so that a route which somebody else put in the place of ours meanwhile is not taken for it.
 fn route_to_delete(route: &Route, number: Option<u32>) -> Rtmsg {
     let (next_hop, kind) =
-        if route.plain { (next_hop(route, number), Rtn::Unicast) } else { (Vec::new(), Rtn::Unspec) };
+        if route.plain { (next_hop(route, number), kind(route)) } else { (Vec::new(), Rtn::Unspec) };
     route_message(route, next_hop)
         .rtm_protocol(Rtprot::from(route.protocol))
         .rtm_scope(RtScope::Nowhere)
@@ -178,8 +178,12 @@ fn route_to_delete(route: &Route, number: Option<u32>) -> Rtmsg {
         .expect("all fields are set")
 }
 
+fn kind(route: &Route) -> Rtn {
+    if route.through == Through::Nowhere { Rtn::Blackhole } else { Rtn::Unicast }
+}
+
 fn next_hop(route: &Route, number: Option<u32>) -> Vec<Rtattr<Rta, Buffer>> {
-    if route.through != Through::Itself {
+    if matches!(route.through, Through::Object | Through::Spare(_)) {
         return number.map(|number| attr(Rta::from(RTA_NH_ID), number)).into_iter().collect();
     }
     let gateway = route.via.map(|via| {

@@ -135,3 +135,23 @@ fn only_stored_devices_that_are_not_ours_now_are_stale() {
     let names: Vec<_> = ownership.suspects(&links).map(|link| link.name.as_str()).collect();
     assert_eq!(names, ["flannel.1", "flannel.3"]);
 }
+
+#[test]
+fn a_blackhole_of_go_is_ours_where_we_keep_one() {
+    let mut ownership = Ownership::new(&state("host-gw", "10.5.0.0/16", &[], &[]), None);
+    let own = Route::blackhole("10.5.1.0/24".parse().unwrap());
+    let of_go = Route { protocol: 3, metric: 0, ..own };
+    assert!(ownership.owns(&own) && !ownership.owns(&of_go));
+    assert_eq!(ownership.protocols().collect::<Vec<_>>(), [102]);
+    ownership.keep_blackholes([own.dst]);
+    assert!(ownership.owns(&own) && ownership.owns(&of_go));
+    assert_eq!(ownership.protocols().collect::<Vec<_>>(), [102, 3]);
+    for other in [
+        Route { metric: 7, ..of_go },
+        Route { protocol: 4, ..of_go },
+        Route { dst: "10.5.2.0/24".parse().unwrap(), ..of_go },
+        Route { link: Some(ETH0), through: Through::Itself, ..of_go },
+    ] {
+        assert!(!ownership.owns(&other), "{other:?}");
+    }
+}

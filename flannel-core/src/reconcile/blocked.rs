@@ -90,6 +90,11 @@ impl Blocked {
         self.0.values().map(|block| block.until).min()
     }
 
+    /// The reason of one whose key is such.
+    pub(super) fn reason_where(&self, is_such: impl Fn(&ObjectKey) -> bool) -> Option<&str> {
+        self.0.iter().find(|(key, _)| is_such(key)).map(|(_, block)| block.reason.as_str())
+    }
+
     /// The reasons, for the status.
     pub(super) fn reasons(&self) -> impl Iterator<Item = &str> {
         self.0.values().map(|block| block.reason.as_str())

@@ -25,9 +25,9 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::addr::{LinkIndex, Mtu};
+use crate::addr::{LinkIndex, Mtu, Subnet};
 use crate::backend::{BackendError, NetworkStatus, Underlay};
-use crate::dataplane::{Dataplane, Object, ObjectKey};
+use crate::dataplane::{Dataplane, Object, ObjectKey, Route};
 use crate::kernel::{Kernel, KernelError, KernelEvent, Refusal, Scope};
 use crate::lease::{Lease, LeaseAttrs, LeaseChange, LeaseKey, LeaseTable, LeaseUpdate};
 use crate::ownership::Ownership;
@@ -159,6 +159,8 @@ pub struct Reconciler<D> {
     audit_at: Instant,
     status: watch::Sender<NetworkStatus>,
     ownership: Ownership,
+    /// Blackhole routes for the own subnets, if they are kept.
+    blackholes: Vec<Object>,
     /// Whether devices of others that look like ours were named in the log.
     named_suspects: bool,
     state: watch::Sender<State>,
@@ -197,6 +199,7 @@ impl<D: Driver> Reconciler<D> {
             audit_at: next_audit(),
             status: watch::Sender::new(NetworkStatus::default()),
             ownership: Ownership::new(&state, previous),
+            blackholes: Vec::new(),
             named_suspects: false,
             state: watch::Sender::new(state),
             unstored: true,
@@ -204,6 +207,17 @@ impl<D: Driver> Reconciler<D> {
             repair: Repair::default(),
             attrs,
         }
+    }
+
+    /// From now on this node's own subnets have blackhole routes; see [`crate::backend::Registration`].
+    pub(crate) fn keep_blackholes(&mut self) {
+        let networks = self.state.borrow().networks;
+        let is_enabled = |family| networks.get(family).is_some();
+        let own = self.own.subnets();
+        let own = own.iter().filter(|(family, _)| is_enabled(*family)).map(|(_, subnet)| *subnet);
+        let own: Vec<Subnet> = own.collect();
+        self.blackholes = own.iter().copied().map(Route::blackhole).map(Object::Route).collect();
+        self.ownership.keep_blackholes(own);
     }
 
     /// What to store for the next start; see [`crate::backend::Network::state`].
@@ -219,11 +233,10 @@ impl<D: Driver> Reconciler<D> {
     /// Makes devices and own addresses right before the first lease is known. Deletes nothing.
     pub async fn prepare(&mut self) -> Result<(), BackendError> {
         self.converge().await;
-        let status = self.status.borrow();
-        match status.device_problem.iter().chain(&status.refused).next() {
-            None => Ok(()),
-            Some(problem) => Err(BackendError::Host(problem.clone())),
-        }
+        // Pods have their traffic without a blackhole; the status tells that it is refused.
+        let is_vital = |key: &ObjectKey| self.blackholes.iter().all(|blackhole| blackhole.key() != *key);
+        let problem = self.devices.problem.as_deref().or_else(|| self.blocked.reason_where(is_vital));
+        problem.map_or(Ok(()), |problem| Err(BackendError::Host(problem.to_owned())))
     }
 
     /// Holds the kernel in the wanted state until `cancel` fires. A pass that has begun is finished first.
@@ -304,7 +317,9 @@ impl<D: Driver> Reconciler<D> {
 
     /// Works out all peers anew, on devices that were not there before.
     fn rebuild_peers(&mut self) {
-        self.peers = PeerTable::new(self.driver.own_objects(), self.driver.own_claims());
+        let mut own = self.driver.own_objects();
+        own.extend(&self.blackholes);
+        self.peers = PeerTable::new(own, self.driver.own_claims());
         let shared = self.driver.scopes().into_iter().filter(Scope::is_shared);
         self.peers.share(shared.map(|scope| scope.link));
         self.peers.confine(self.state.borrow().networks);

@@ -53,6 +53,9 @@ pub async fn register(
     if let Some(options) = registration.chosen_by {
         reconciler.follow(Follower::new(options.clone(), registration.underlay.clone(), overlay));
     }
+    if registration.blackholes {
+        reconciler.keep_blackholes();
+    }
     reconciler.prepare().await?;
     Ok(Box::new(HeldNetwork { lease, overlay_mtu, reconciler }))
 }

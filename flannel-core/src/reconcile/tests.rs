@@ -125,12 +125,21 @@ fn bench() -> Bench {
 }
 
 fn bench_on(kernel: FakeKernel, link: LinkIndex) -> Bench {
+    bench_with(kernel, link, |_| ())
+}
+
+fn bench_with(
+    kernel: FakeKernel,
+    link: LinkIndex,
+    prepare: impl FnOnce(&mut Reconciler<OneDevice>),
+) -> Bench {
     let (leases, stream) = mpsc::unbounded();
     let cancel = CancellationToken::new();
     let (driver, kernel_handle) = (OneDevice { link: None }, Box::new(kernel.clone()));
     let state =
         State { networks: PerFamily { v4: Some(subnet("10.5.0.0/16")), v6: None }, ..State::default() };
-    let reconciler = Reconciler::new(driver, kernel_handle, OWN.parse().unwrap(), state, None);
+    let mut reconciler = Reconciler::new(driver, kernel_handle, OWN.parse().unwrap(), state, None);
+    prepare(&mut reconciler);
     let status = reconciler.status();
     let task = tokio::spawn(reconciler.run(stream.boxed(), cancel.clone()));
     Bench { kernel, link, leases, status, cancel, task }
@@ -310,6 +319,60 @@ async fn a_foreign_holder_is_reported_and_left_alone_until_it_goes() {
     let route = bench.kernel.objects().get(&foreign.key());
     assert_eq!(route, Some(route_of(bench.link, &"10.5.2.0-24".parse().unwrap())));
     assert!(bench.status.borrow().refused.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_blackhole_is_held_like_any_route_and_goes_when_it_is_not_wanted_any_more() {
+    let kernel = FakeKernel::default();
+    let link = kernel.add_link("tun0", 1450);
+    let blackhole = Route::blackhole(subnet("10.5.1.0/24"));
+    let ours = Object::Route(blackhole);
+    let of_go = Object::Route(Route { protocol: 3, metric: 0, ..blackhole });
+    let elsewhere = Object::Route(Route { dst: subnet("10.5.2.0/24"), protocol: 3, metric: 0, ..blackhole });
+    kernel.put(of_go, false);
+    kernel.put(elsewhere, false);
+    let bench = bench_with(kernel.clone(), link, Reconciler::keep_blackholes);
+    let has = |object: Object| kernel.objects().get(&object.key()) == Some(object);
+    bench.snapshot(&[lease("10.5.3.0-24", 3)]);
+    bench.settle().await;
+    assert!(has(ours) && !has(of_go) && has(elsewhere));
+    let repairs = bench.status.borrow().repairs;
+    bench.kernel.delete(&ours.key(), true);
+    bench.settle().await;
+    assert!(has(ours) && bench.status.borrow().repairs == repairs + 1);
+    // Somebody puts one without our mark in its place.
+    bench.kernel.take_ops();
+    let unmarked = Object::Route(Route { protocol: 3, ..blackhole });
+    bench.kernel.put(unmarked, true);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(has(unmarked), "that is not ours to replace");
+    assert!(bench.status.borrow().refused[0].contains("10.5.1.0/24 is in the way"));
+    bench.kernel.delete(&ours.key(), true);
+    bench.settle().await;
+    assert!(has(ours) && bench.status.borrow().refused.is_empty());
+    bench.cancel.cancel();
+    bench.task.await.unwrap().unwrap();
+
+    let bench = bench_on(kernel.clone(), link);
+    bench.settle().await;
+    assert!(has(ours), "nothing is deleted before the first snapshot");
+    bench.snapshot(&[lease("10.5.3.0-24", 3)]);
+    bench.settle().await;
+    assert!(!has(ours) && has(elsewhere));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_blackhole_keeps_no_node_from_starting() {
+    let kernel = FakeKernel::default();
+    kernel.add_link("tun0", 1450);
+    kernel.refuse(|op| matches!(op.object(), Object::Route(_)).then_some(libc::EPERM));
+    let state =
+        State { networks: PerFamily { v4: Some(subnet("10.5.0.0/16")), v6: None }, ..State::default() };
+    let driver = OneDevice { link: None };
+    let mut reconciler = Reconciler::new(driver, Box::new(kernel.clone()), OWN.parse().unwrap(), state, None);
+    reconciler.keep_blackholes();
+    reconciler.prepare().await.unwrap();
+    assert_eq!(reconciler.status().borrow().refused.len(), 1);
 }
 
 #[tokio::test(start_paused = true)]

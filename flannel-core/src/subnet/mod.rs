@@ -53,6 +53,10 @@ pub trait SubnetManager: Send + Sync {
     /// when the lease is lost for good: somebody else has its subnet.
     async fn hold_lease(&self, lease: &Lease) -> Result<Infallible, SubnetError>;
 
+    /// Removes the record of a lease if it still is of the node that published `lease`. One that is gone is no
+    /// failure. One try. For a node that leaves for good: don't hold the lease meanwhile.
+    async fn release_lease(&self, lease: &Lease) -> Result<(), SubnetError>;
+
     /// Follows all leases, our own among them.
     fn watch_leases(&self) -> LeaseStream;
 

@@ -238,6 +238,10 @@ impl SubnetManager for Remembering {
         }
     }
 
+    async fn release_lease(&self, lease: &Lease) -> Result<(), SubnetError> {
+        self.store.release_lease(lease).await
+    }
+
     fn watch_leases(&self) -> LeaseStream {
         let Some(memory) = self.standing_in() else { return self.store.watch_leases() };
         let leases = memory.peers.iter().map(|lease| Lease::clone(lease)).collect();

@@ -179,6 +179,14 @@ impl SubnetManager for FakeStore {
         std::future::pending().await
     }
 
+    async fn release_lease(&self, lease: &Lease) -> Result<(), SubnetError> {
+        let mut state = self.answer()?;
+        if state.leases.remove(&lease.key).is_some() {
+            state.tell(&LeaseUpdate::Removed(lease.key.to_string()));
+        }
+        Ok(())
+    }
+
     fn watch_leases(&self) -> LeaseStream {
         let (store, mut away) = (self.clone(), self.away.subscribe());
         let back = async move {

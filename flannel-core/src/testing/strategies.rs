@@ -24,7 +24,7 @@ fn mac() -> impl Strategy<Value = MacAddr> {
 /// Any object on one of two links.
 pub fn object() -> impl Strategy<Value = Object> {
     let link = (1..3_u32).prop_map(LinkIndex);
-    (0..5_u8, link, addr(), addr(), mac(), any::<bool>(), 0..2_u32).prop_map(
+    (0..6_u8, link, addr(), addr(), mac(), any::<bool>(), 0..2_u32).prop_map(
         |(kind, link, addr, other, mac, flag, metric)| {
             let host = Subnet::containing(addr, if addr.is_ipv4() { 32 } else { 128 }).expect("fits");
             let dst = Subnet::containing(addr, if addr.is_ipv4() { 24 } else { 64 }).expect("fits");
@@ -36,6 +36,7 @@ pub fn object() -> impl Strategy<Value = Object> {
                     let spare = flag.then_some(metric);
                     Object::NextHop(NextHop { link, gateway: addr, spare })
                 }
+                5 => Object::Route(Route::blackhole(dst)),
                 _ => Object::Route(Route {
                     dst,
                     metric,

@@ -99,3 +99,23 @@ async fn a_lease_that_ran_out_in_an_outage_comes_back() {
     assert!(!held.is_finished());
     held.abort();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn releases_the_own_lease_and_no_other() {
+    let etcd = start(V4);
+    let manager = manager(&etcd);
+    let other = manager.acquire_lease(&attrs(2)).await.unwrap();
+    let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
+    etcd.put(&path(lease.key), &attrs(9).to_json()).unwrap();
+    let lost = manager.release_lease(&lease).await.unwrap_err();
+    assert!(matches!(&lost, SubnetError::LeaseLost { holder, .. } if holder == "198.18.0.9"), "{lost}");
+    etcd.put(&path(lease.key), "{").unwrap();
+    assert!(matches!(manager.release_lease(&lease).await.unwrap_err(), SubnetError::Conflict(_)));
+    assert_eq!(records(&etcd).len(), 2);
+    etcd.put(&path(lease.key), &attrs(1).to_json()).unwrap();
+    for _ in 0..2 {
+        manager.release_lease(&lease).await.unwrap();
+        let left = records(&etcd);
+        assert_eq!(left.iter().map(|left| left.key.clone()).collect::<Vec<_>>(), [path(other.key)]);
+    }
+}

@@ -49,16 +49,10 @@ fn route() -> impl Strategy<Value = Route> {
         let via = option::of(addr(dst.family()));
         (Just(dst), 1..=u32::MAX, via, option::of(index()), any::<bool>(), any::<u8>())
     };
-    subnet().prop_flat_map(shape).prop_map(|(dst, metric, via, link, onlink, protocol)| Route {
-        dst,
-        metric,
-        via,
-        link,
-        onlink,
-        through: Through::Itself,
-        protocol,
-        plain: true,
-    })
+    let unicast = subnet().prop_flat_map(shape).prop_map(|(dst, metric, via, link, onlink, protocol)| {
+        Route { dst, metric, via, link, onlink, through: Through::Itself, protocol, plain: true }
+    });
+    prop_oneof![4 => unicast, 1 => subnet().prop_map(Route::blackhole)]
 }
 
 fn object() -> impl Strategy<Value = Object> {

@@ -6,7 +6,7 @@ use super::super::Netlink;
 use super::sandbox::{ip, with_underlay};
 use crate::addr::{Family, LinkIndex};
 use crate::dataplane::{Object, Op, ROUTE_PROTOCOL, Route, Through};
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, KernelEvent};
 
 /// The route of a host-gw peer.
 fn route(family: Family, subnet: &str, via: &str, link: LinkIndex) -> Route {
@@ -51,6 +51,44 @@ fn marked_routes_are_found_on_any_link_and_nothing_else() {
             assert_eq!(found, want);
         }
     });
+}
+
+#[test]
+fn blackholes_come_back_as_they_were_put_and_yield_to_every_other_route() {
+    with_underlay(test_name!(), || async {
+        let mut kernel = Netlink::open().unwrap();
+        ip("link add cni0 type bridge");
+        ip("link set cni0 up");
+        for (family, subnet, address) in
+            [(Family::V4, "10.1.0.0/24", "10.1.0.1/24"), (Family::V6, "fd00:1::/64", "fd00:1::1/64 nodad")]
+        {
+            let ours = Object::Route(Route::blackhole(subnet.parse().unwrap()));
+            assert_eq!(kernel.execute(&[Op::Create(ours)]).await.unwrap(), []);
+            assert!(kernel.events().await.contains(&KernelEvent::Put(ours)));
+            assert_eq!(kernel.routes_by(family, ROUTE_PROTOCOL).await.unwrap(), [ours]);
+            let dst = ours_address(family);
+            assert_eq!(kernel.lookup(dst).await.unwrap(), None, "dropped");
+            // A bridge that comes later has its traffic.
+            ip(&format!("address add {address} dev cni0"));
+            let cni0 = kernel.link("cni0").await.unwrap().unwrap().index;
+            assert_eq!(kernel.lookup(dst).await.unwrap().and_then(|found| found.link), Some(cni0));
+            // And one that was there before is no hindrance.
+            let flag = if family == Family::V4 { "-4" } else { "-6" };
+            ip(&format!("{flag} route del blackhole {subnet} proto 102"));
+            while !kernel.events().await.contains(&KernelEvent::Gone(ours.key())) {}
+            assert_eq!(kernel.execute(&[Op::Create(ours)]).await.unwrap(), []);
+            assert_eq!(kernel.lookup(dst).await.unwrap().and_then(|found| found.link), Some(cni0));
+            assert_eq!(kernel.execute(&[Op::Delete(ours)]).await.unwrap(), []);
+            assert_eq!(kernel.routes_by(family, ROUTE_PROTOCOL).await.unwrap(), []);
+            let show = ip(&format!("{flag} route show"));
+            assert!(show.contains(&format!("{subnet} dev cni0 proto kernel")), "{show}");
+        }
+    });
+}
+
+/// An address in the own subnet of a family.
+fn ours_address(family: Family) -> std::net::IpAddr {
+    if family == Family::V4 { [10, 1, 0, 9].into() } else { "fd00:1::9".parse().unwrap() }
 }
 
 #[test]

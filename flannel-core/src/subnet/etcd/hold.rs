@@ -4,9 +4,11 @@
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
+use etcd_client::{Compare, CompareOp, Txn, TxnOp};
 use tracing::{debug, error, warn};
 
 use super::Store;
+use super::acquire::records;
 use super::create::{Created, Guard, Wanted};
 use super::records::Position;
 use super::watch::Feed;
@@ -90,6 +92,31 @@ impl Store {
         };
         if self.swap(own.key, modified, etcd_lease, attrs).await? {
             Ok(Lease { created, ..next })
+        } else {
+            Err(SubnetError::Contended { attempts: 1 })
+        }
+    }
+
+    /// Removes the own record. Its etcd lease, which nothing hangs on any more, ends by itself.
+    pub(super) async fn release(&self, own: &Lease) -> Result<(), SubnetError> {
+        let (_, found) = self.read(own.key).await?;
+        let modified = match found {
+            None => return Ok(()),
+            Some(Ok(there)) if !is_same_node(&there.lease.attrs, &own.attrs) => {
+                return Err(lost(own.key, holder(&there.lease.attrs)));
+            }
+            Some(Ok(there)) => there.modified,
+            Some(Err(bad)) => return Err(SubnetError::Conflict(bad.record.to_string())),
+        };
+        let name = self.keys.lease(own.key);
+        let txn = Txn::new()
+            .when([Compare::mod_revision(name.as_str(), CompareOp::Equal, modified)])
+            .and_then([TxnOp::delete(name.as_str(), None)])
+            .or_else([TxnOp::get(name.as_str(), None)]);
+        let done = self.txn("delete the own lease", txn).await?;
+        // A request that was sent twice finds its own work.
+        if done.succeeded() || records(&done).is_empty() {
+            Ok(())
         } else {
             Err(SubnetError::Contended { attempts: 1 })
         }

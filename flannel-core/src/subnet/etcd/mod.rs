@@ -82,6 +82,10 @@ impl SubnetManager for EtcdSubnetManager {
         self.0.hold(lease).await
     }
 
+    async fn release_lease(&self, lease: &Lease) -> Result<(), SubnetError> {
+        self.0.release(lease).await
+    }
+
     fn watch_leases(&self) -> LeaseStream {
         watch::stream(Arc::clone(&self.0))
     }

@@ -82,6 +82,22 @@ impl Store {
         Ok(Lease { attrs: attrs.clone(), created, ..own.clone() })
     }
 
+    /// Removes the own file.
+    pub(super) fn release(&self, own: &Lease) -> Result<(), SubnetError> {
+        let subnets = self.folder.subnets();
+        let _lock = self.folder.lock().map_err(failed("lock", &self.folder.root.join(".lock")))?;
+        let read = self.folder.read(own.key, SystemTime::now()).map_err(failed("read", &subnets))?;
+        match read {
+            None => return Ok(()),
+            Some((Entry::Record(there), _)) if !is_same_node(&there.lease.attrs, &own.attrs) => {
+                return Err(lost(own.key, holder(&there.lease.attrs)));
+            }
+            Some((Entry::Record(_), _)) => {}
+            Some((Entry::Bad { record, .. }, _)) => return Err(SubnetError::Conflict(record.to_string())),
+        }
+        self.folder.remove([&own.key.to_string()]).map_err(failed("delete from", &subnets))
+    }
+
     /// Looks at the own file; takes the lock only if there is something to do.
     fn confirm(&self, own: &Lease, spread: f64) -> Result<Held, SubnetError> {
         let subnets = self.folder.subnets();

@@ -125,6 +125,11 @@ impl SubnetManager for LocalSubnetManager {
         hold::hold(self, lease).await
     }
 
+    async fn release_lease(&self, lease: &Lease) -> Result<(), SubnetError> {
+        let own = lease.clone();
+        self.blocking(move |store| store.release(&own)).await
+    }
+
     fn watch_leases(&self) -> LeaseStream {
         watch::stream(self.clone())
     }

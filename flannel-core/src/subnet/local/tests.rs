@@ -453,3 +453,22 @@ async fn publishes_again_under_the_same_key_in_one_write() {
     assert!(manager.status().borrow().lease_lost.is_some());
     assert_eq!(fs::read_to_string(&file).unwrap(), attrs(9).to_json());
 }
+
+#[tokio::test]
+async fn releases_the_own_lease_and_no_other() {
+    let dir = store(DUAL);
+    let manager = manager(&dir);
+    let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
+    let key = lease.key.to_string();
+    put(&dir, &key, &attrs(9).to_json());
+    let lost = manager.release_lease(&lease).await.unwrap_err();
+    assert!(matches!(lost, SubnetError::LeaseLost { .. }), "{lost}");
+    put(&dir, &key, "{");
+    assert!(matches!(manager.release_lease(&lease).await.unwrap_err(), SubnetError::Conflict(_)));
+    assert_eq!(names(&dir).len(), 1);
+    put(&dir, &key, &lease.attrs.to_json());
+    for _ in 0..2 {
+        manager.release_lease(&lease).await.unwrap();
+        assert!(names(&dir).is_empty(), "and what is gone is no failure");
+    }
+}

@@ -1,0 +1,63 @@
+//! Does what was planned, and goes on past what fails.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+
+use flannel_core::dataplane::{Object, Op};
+use flannel_core::kernel::{Kernel, LinkOp};
+use flannel_core::subnet::SubnetManager;
+
+use super::plan::{Action, Removal};
+use crate::report::chain;
+
+/// Removes everything, and adds what could not be removed to `failures`. Files stay once something failed:
+/// they prove to the next run that the rest is ours.
+pub(super) async fn carry_out(
+    removals: &[Removal],
+    kernel: &mut dyn Kernel,
+    store: &dyn SubnetManager,
+    failures: &mut Vec<String>,
+) {
+    let told = |removal: &Removal| removal.commands.join("; ");
+    let mut routes = BTreeMap::new();
+    for removal in removals {
+        if let Action::Route(route) = removal.action {
+            routes.insert(Object::Route(route), told(removal));
+        }
+    }
+    failures.extend(remove_routes(&routes, kernel).await);
+    for removal in removals {
+        let result = match &removal.action {
+            Action::Route(_) => continue,
+            Action::Link(link) => {
+                kernel.change_link(&LinkOp::Delete(*link)).await.map_err(|error| chain(&error))
+            }
+            Action::Rules(step) => step.run().await.map_err(|error| chain(&error)),
+            Action::Lease(lease) => store.release_lease(lease).await.map_err(|error| chain(&error)),
+            Action::File(_) if !failures.is_empty() => {
+                Err("it stays, since it proves to the next run that the rest is ours".to_owned())
+            }
+            Action::File(path) => match fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.to_string()),
+                _ => Ok(()),
+            },
+        };
+        failures.extend(result.err().map(|why| format!("not done: {}: {why}", told(removal))));
+    }
+}
+
+/// All at once: there may be thousands.
+async fn remove_routes(routes: &BTreeMap<Object, String>, kernel: &mut dyn Kernel) -> Vec<String> {
+    let ops: Vec<Op> = routes.keys().map(|route| Op::Delete(*route)).collect();
+    match kernel.execute(&ops).await {
+        Ok(refusals) => {
+            let told = |object| routes.get(object).map_or("", String::as_str);
+            refusals
+                .iter()
+                .map(|refusal| format!("not done: {}: {refusal}", told(refusal.op.object())))
+                .collect()
+        }
+        Err(error) => vec![format!("routes are not removed: {}", chain(&error))],
+    }
+}

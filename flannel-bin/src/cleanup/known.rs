@@ -1,0 +1,153 @@
+//! What files say about the agent that was here.
+
+use std::path::{Path, PathBuf};
+
+use flannel_core::addr::{PerFamily, Subnet};
+use flannel_core::dataplane::command::word;
+use flannel_core::firewall::rules::Range;
+use flannel_core::lease::LeaseKey;
+use flannel_core::state_file::{self, Recalled, State};
+use flannel_core::subnet_file::{self, Previous};
+
+use super::plan::{Action, Plan, Removal};
+use crate::cli::Options;
+use crate::{lock, memory, rules};
+
+/// What an agent wrote.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Known {
+    /// Its state file.
+    pub(super) state: Option<State>,
+    /// Its subnet file.
+    pub(super) subnets: Previous,
+    /// Its files that are there.
+    pub(super) files: Vec<PathBuf>,
+    /// Files that are there and stay, with the reasons.
+    pub(super) notes: Vec<String>,
+}
+
+impl Known {
+    /// Reads the files. What can't be used is as good as not there.
+    pub(super) fn read(options: &Options) -> Self {
+        let mut known = Self::default();
+        known.read_subnets(&options.subnet_file);
+        known.read_state(&options.state_file, &memory::path(&options.subnet_file));
+        known.files.extend(Some(lock::path(&options.subnet_file)).filter(|path| path.exists()));
+        known
+    }
+
+    /// Any file can be named as the subnet file, so it goes only if it says what one says.
+    fn read_subnets(&mut self, path: &Path) {
+        if !path.exists() {
+            return;
+        }
+        self.subnets = subnet_file::read_previous(path);
+        if self.subnets.key.is_some() || !self.subnets.networks.is_empty() {
+            self.files.push(path.to_owned());
+        } else {
+            self.notes.push(format!("{} stays: it has no subnets of a node", path.display()));
+        }
+    }
+
+    /// A damaged state file goes if it has the name that the agent gives to one.
+    fn read_state(&mut self, path: &Path, usual: &Path) {
+        let Recalled { state, problem } = state_file::read(path);
+        if state.is_some() || problem.is_some() && path == usual {
+            self.files.push(path.to_owned());
+        } else if let Some(problem) = problem {
+            self.notes.push(format!("{} stays: it {problem}", path.display()));
+        }
+        self.state = state;
+    }
+
+    /// The subnets that this node had.
+    pub(super) fn key(&self) -> Option<LeaseKey> {
+        let stored = self.state.as_ref().and_then(|state| state.own.as_ref());
+        stored.map(|own| own.key).or(self.subnets.key)
+    }
+
+    /// The overlay networks of one file and the other.
+    pub(super) fn networks(&self) -> Vec<Subnet> {
+        let stored = self.state.as_ref().map(|state| state.networks);
+        let all: [Option<PerFamily<Subnet>>; 2] = [stored, Some(self.subnets.networks)];
+        let each = |networks: &PerFamily<Subnet>| networks.iter().map(|(_, it)| *it).collect::<Vec<_>>();
+        all.iter().flatten().flat_map(each).collect()
+    }
+
+    /// What rules were written for: network and subnet, by one file and the other.
+    pub(super) fn ranges(&self) -> Vec<PerFamily<Range>> {
+        let subnets = |key: LeaseKey| key.subnets();
+        let stored = self.state.as_ref().map(|state| {
+            let own = state.own.as_ref().map(|own| subnets(own.key));
+            rules::ranges(state.networks, own.unwrap_or_default())
+        });
+        let written = rules::ranges(self.subnets.networks, self.subnets.key.map(subnets).unwrap_or_default());
+        stored.into_iter().chain([written]).filter(|ranges| !ranges.is_empty()).collect()
+    }
+
+    /// The files, last of all: until then they prove what is ours.
+    pub(super) fn removals(&self) -> Plan {
+        let removal = |path: &PathBuf| Removal {
+            what: "files of the agent".to_owned(),
+            commands: vec![format!("rm -f {}", word(&path.to_string_lossy()))],
+            action: Action::File(path.clone()),
+        };
+        Plan {
+            removals: self.files.iter().map(removal).collect(),
+            notes: self.notes.clone(),
+            problems: Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::cli;
+
+    fn read(folder: &Path, more: &[&str]) -> Known {
+        let mut args = vec!["cleanup".to_owned(), format!("--subnet-file={}/subnet.env", folder.display())];
+        args.extend(more.iter().map(|arg| (*arg).to_owned()));
+        match cli::command(&args, |_| None) {
+            Ok(cli::Command::Cleanup(options)) => Known::read(&options.agent),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn nothing_there_is_nothing_known() {
+        let folder = tempfile::tempdir().unwrap();
+        let known = read(folder.path(), &[]);
+        assert!(known.files.is_empty() && known.notes.is_empty() && known.networks().is_empty());
+        assert!(known.removals().removals.is_empty());
+    }
+
+    #[test]
+    fn files_that_say_what_an_agent_writes_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("subnet.env"), "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.1.1/24\n").unwrap();
+        fs::write(at("subnet.env.state"), "damaged").unwrap();
+        fs::write(at("subnet.env.lock"), "").unwrap();
+        let known = read(folder.path(), &[]);
+        assert_eq!(known.files, ["subnet.env", "subnet.env.state", "subnet.env.lock"].map(at));
+        assert_eq!(known.networks(), ["10.5.0.0/16".parse().unwrap()]);
+        assert_eq!(known.key(), Some("10.5.1.0-24".parse().unwrap()));
+        let range = Range { network: known.networks()[0], subnet: "10.5.1.0/24".parse().unwrap() };
+        assert_eq!(known.ranges(), [PerFamily { v4: Some(range), v6: None }]);
+        assert!(known.removals().removals[0].commands[0].starts_with("rm -f /"));
+    }
+
+    #[test]
+    fn files_of_others_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("subnet.env"), "root:x:0:0::/root:/bin/sh\n").unwrap();
+        fs::write(folder.path().join("other"), "{}").unwrap();
+        let other = format!("--state-file={}/other", folder.path().display());
+        let known = read(folder.path(), &[&other]);
+        assert!(known.files.is_empty(), "{known:?}");
+        assert_eq!(known.notes.len(), 2, "{known:?}");
+    }
+}

@@ -1,0 +1,137 @@
+//! Whether an agent runs that has a subnet file: it holds a lock on a file beside it for as long as it lives.
+//!
+//! The kernel drops the lock with the process, so a file that was left behind means nothing. Agents share the
+//! lock, so that none is kept from starting by another; who cleans up wants it alone.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+/// The pause between looks at a lock that somebody else has.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The file that is locked.
+pub(crate) fn path(subnet_file: &Path) -> PathBuf {
+    let mut name = subnet_file.as_os_str().to_owned();
+    name.push(".lock");
+    name.into()
+}
+
+/// Says that an agent runs, for as long as what is returned lives. Waits while somebody cleans up. Where no file
+/// can be made nothing is said: an agent without it is better than none.
+pub(crate) async fn hold(subnet_file: &Path) -> Option<File> {
+    let path = path(subnet_file);
+    let mut told = false;
+    loop {
+        match shared(&path) {
+            Ok(Some(file)) => return Some(file),
+            Ok(None) => {
+                if !std::mem::replace(&mut told, true) {
+                    info!(path = %path.display(), "this host is being cleaned up; waiting for the end of it");
+                }
+            }
+            Err(error) => {
+                warn!(path = %path.display(), %error, "flanneld cleanup won't see that this agent runs");
+                return None;
+            }
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+fn shared(path: &Path) -> io::Result<Option<File>> {
+    if let Some(folder) = path.parent().filter(|folder| *folder != Path::new("")) {
+        DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
+    }
+    let file = OpenOptions::new().create(true).write(true).truncate(false).mode(0o600).open(path)?;
+    match file.try_lock_shared() {
+        // Who cleaned up may have removed the file meanwhile.
+        Ok(()) if is_at(&file, path) => Ok(Some(file)),
+        Ok(()) | Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// Nobody else has the lock, and nobody gets it while this lives.
+#[derive(Debug)]
+pub(crate) struct Alone {
+    _locked: Option<File>,
+}
+
+/// The lock can't be had.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LockError {
+    /// An agent runs, or somebody else cleans up.
+    #[error("an agent with this subnet file runs (it holds {}), and would put everything back; stop it first", .0.display())]
+    Runs(PathBuf),
+    /// The file can't be used.
+    #[error("can't tell whether an agent runs, by {}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// Makes sure that no agent runs. Makes no file, so an agent that starts only now is not held up where none was.
+pub(crate) fn alone(subnet_file: &Path) -> Result<Alone, LockError> {
+    let path = path(subnet_file);
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok(Alone { _locked: None });
+        }
+        Err(source) => return Err(LockError::File { path, source }),
+    };
+    match file.try_lock() {
+        Ok(()) => Ok(Alone { _locked: Some(file) }),
+        Err(TryLockError::WouldBlock) => Err(LockError::Runs(path)),
+        Err(TryLockError::Error(source)) => Err(LockError::File { path, source }),
+    }
+}
+
+fn is_at(file: &File, path: &Path) -> bool {
+    let (Ok(open), Ok(there)) = (file.metadata(), fs::metadata(path)) else { return false };
+    (open.dev(), open.ino()) == (there.dev(), there.ino())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_cleans_up_wants_it_alone_and_agents_share_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let subnet_file = folder.path().join("run/subnet.env");
+        alone(&subnet_file).unwrap();
+        assert!(!folder.path().join("run").exists());
+        let agents = (hold(&subnet_file).await.unwrap(), hold(&subnet_file).await.unwrap());
+        assert!(matches!(alone(&subnet_file), Err(LockError::Runs(_))));
+        drop(agents);
+        // The file that they left means nothing.
+        let cleaner = alone(&subnet_file).unwrap();
+        let agent = tokio::spawn({
+            let subnet_file = subnet_file.clone();
+            async move { hold(&subnet_file).await }
+        });
+        tokio::time::sleep(3 * PAUSE).await;
+        assert!(!agent.is_finished());
+        // It gets a file that is there, not the one that it opened first.
+        fs::remove_file(path(&subnet_file)).unwrap();
+        drop(cleaner);
+        let _agent = agent.await.unwrap().unwrap();
+        assert!(matches!(alone(&subnet_file), Err(LockError::Runs(_))));
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_can_have_none_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("file"), "").unwrap();
+        assert!(hold(&folder.path().join("file/subnet.env")).await.is_none());
+    }
+}
