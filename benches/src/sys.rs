@@ -40,8 +40,6 @@ pub fn make_tun(file: &File, name: &str) -> io::Result<()> {
 pub struct ChildUsage {
     /// Whether it ended with 0.
     pub success: bool,
-    /// The most memory that it, or one of its children, had resident, in KiB.
-    pub peak_kib: i64,
     /// Processor time of it and its children.
     pub cpu: Duration,
 }
@@ -63,7 +61,6 @@ pub fn wait_usage(child: &Child) -> io::Result<ChildUsage> {
     };
     Ok(ChildUsage {
         success: libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0,
-        peak_kib: usage.ru_maxrss,
         cpu: time(usage.ru_utime) + time(usage.ru_stime),
     })
 }

@@ -123,9 +123,10 @@ impl Args {
             let error = invalid(format!("required env variables [{}] missing", missing.join(",")));
             return Err(error.with_details(format!("{name} needs them; it is the runtime that sets them")));
         }
-        let attachment = match verb.names_an_attachment() {
-            true => Some(Attachment::new(&text("CNI_CONTAINERID")?, &text("CNI_IFNAME")?)?),
-            false => None,
+        let attachment = if verb.names_an_attachment() {
+            Some(Attachment::new(&text("CNI_CONTAINERID")?, &text("CNI_IFNAME")?)?)
+        } else {
+            None
         };
         let path = lookup("CNI_PATH").unwrap_or_default();
         let path = std::env::split_paths(&path).filter(|folder| !folder.as_os_str().is_empty());

@@ -2,7 +2,7 @@
 //! Beside it, in every round: `/bin/true` alone, the real host-local (which ADD of every pod executes, too), and
 //! the delegate alone. Time is from the start of a process to its end, as its parent sees it.
 //!
-//! Units: microseconds, KiB of peak memory (`ru_maxrss` of wait4), bytes of the program.
+//! Units: microseconds, KiB of peak memory (`VmHWM` at the exit), bytes of the program.
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use flannel_benches::machine::Watch;
+use flannel_benches::peak::peak_memory;
 use flannel_benches::stats::Sample;
-use flannel_benches::{Fallible, sys};
+use flannel_benches::{Fallible, proc, sys};
 use flannel_lab::cni_plugin;
 use flannel_lab::sandbox::{Entered, enter_sandbox, is_inside};
 
@@ -42,6 +43,8 @@ struct Method {
 
 const ENV: &str =
     "FLANNEL_NETWORK=10.42.0.0/16\nFLANNEL_SUBNET=10.42.3.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n";
+/// Rounds that look at memory.
+const MEMORY_ROUNDS: u32 = 20;
 /// Rounds that are not counted: pages, caches.
 const WARM_UP: u32 = 20;
 
@@ -69,7 +72,7 @@ fn bench(options: &Options) -> Fallible<ExitCode> {
     fs::write(dir.join("subnet.env"), ENV)?;
     // The delegate has to say a result, so it is no plain `true`; it is the smallest script of a shell.
     let delegate = dir.join("nothing");
-    fs::write(&delegate, "#!/bin/sh\necho '{}'\n")?;
+    fs::write(&delegate, "#!/bin/sh\nread line; echo '{}'\n")?;
     fs::set_permissions(&delegate, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     let data_dir = options.data_dir.join("records");
     let conf = |ipam: &str| {
@@ -95,6 +98,7 @@ fn bench(options: &Options) -> Fallible<ExitCode> {
         method("flannel ADD", flannel, conf("{}")),
         method("host-local ADD", options.plugins.join("host-local"), conf(host_local)),
     ];
+    let before = proc::activity(std::process::id())?.cpu;
     let watch = Watch::start();
     let mut ours = Duration::ZERO;
     for round in 0..WARM_UP + options.rounds {
@@ -102,15 +106,32 @@ fn bench(options: &Options) -> Fallible<ExitCode> {
         for at in 0..methods.len() {
             let count = methods.len();
             let method = &mut methods[(at + round as usize) % count];
-            let (time, memory, cpu) = run(method, dir, round)?;
+            // What was given out before makes host-local slower.
+            let _ = fs::remove_dir_all(dir.join("ipam"));
+            let (time, cpu) = run(method, dir, round)?;
             ours += cpu;
             if round >= WARM_UP {
                 method.time.push(time.as_secs_f64() * 1e6);
-                method.memory.push(memory);
             }
         }
     }
-    print(&methods, watch.stop().foreign(ours));
+    let own = proc::activity(std::process::id())?.cpu.saturating_sub(before);
+    let foreign = watch.stop().foreign(ours + own);
+    for round in 0..MEMORY_ROUNDS {
+        for method in &mut methods {
+            let mut command = match method.name {
+                // It reads nothing, so it has to be held up until it is watched.
+                "true" => shell("read line; exec /bin/true"),
+                _ => Command::new(&method.program),
+            };
+            let peak = peak_memory(
+                with_env(&mut command, dir, &format!("m{round}")),
+                &format!("{}\n", method.input),
+            )?;
+            method.memory.push(peak as f64 / 1024.0);
+        }
+    }
+    print(&methods, foreign);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -125,30 +146,38 @@ fn print(methods: &[Method], foreign: f64) {
             }
         }
     }
-    let own: Sample = (methods[2].time.ratios_to(&methods[1].time)).clone();
+    let own: Sample = methods[2].time.ratios_to(&methods[1].time);
     println!("  flannel ADD / delegate alone {own:.2}");
     let difference = methods[2].time.median() - methods[1].time.median();
     println!("  flannel ADD less delegate alone, of medians: {difference:.0} us");
     println!("processor used by others: {:.0} %", foreign * 100.0);
 }
 
-/// Time, peak memory in KiB and processor time of one process and those that it waited for.
-fn run(method: &Method, dir: &Path, round: u32) -> Fallible<(Duration, f64, Duration)> {
-    // The input is a file, so that nobody has to write while the other starts.
-    let input = dir.join("input");
-    File::create(&input)?.write_all(method.input.as_bytes())?;
-    let mut command = Command::new(&method.program);
+fn shell(script: &str) -> Command {
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", script]);
+    command
+}
+
+fn with_env<'a>(command: &'a mut Command, dir: &Path, container: &str) -> &'a mut Command {
     command
         .env_clear()
         .env("PATH", "/usr/bin:/bin")
         .env("CNI_COMMAND", "ADD")
-        .env("CNI_CONTAINERID", format!("c{round}"))
+        .env("CNI_CONTAINERID", container)
         .env("CNI_NETNS", "/proc/self/ns/net")
         .env("CNI_IFNAME", "eth0")
         .env("CNI_PATH", dir)
-        .stdin(File::open(&input)?)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null());
+        .stderr(Stdio::null())
+}
+
+/// Time of one process, and processor time of it and those that it waited for.
+fn run(method: &Method, dir: &Path, round: u32) -> Fallible<(Duration, Duration)> {
+    // The input is a file, so that nobody has to write while the other starts.
+    let input = dir.join("input");
+    File::create(&input)?.write_all(method.input.as_bytes())?;
+    let mut command = Command::new(&method.program);
+    with_env(&mut command, dir, &format!("c{round}")).stdin(File::open(&input)?).stdout(Stdio::piped());
     let start = Instant::now();
     let mut child = command.spawn()?;
     let mut said = String::new();
@@ -158,5 +187,5 @@ fn run(method: &Method, dir: &Path, round: u32) -> Fallible<(Duration, f64, Dura
     if !usage.success {
         return Err(format!("{} failed: {said}", method.name).into());
     }
-    Ok((time, usage.peak_kib as f64, usage.cpu))
+    Ok((time, usage.cpu))
 }

@@ -59,16 +59,16 @@ prop_compose! {
         v6 in (any::<u128>(), 0_u8..=128),
         with_v6 in any::<bool>(), mtu in any::<u32>(), ip_masq in any::<bool>(),
     ) -> String {
-        let mut text = format!("FLANNEL_MTU={mtu}\nFLANNEL_IPMASQ={ip_masq}\n");
+        let mut lines = vec![format!("FLANNEL_MTU={mtu}\nFLANNEL_IPMASQ={ip_masq}\n")];
         if let Some((bits, len)) = v4 {
             let address = std::net::Ipv4Addr::from(bits);
-            text += &format!("FLANNEL_NETWORK={address}/{}\nFLANNEL_SUBNET={address}/{len}\n", len / 2);
+            lines.push(format!("FLANNEL_NETWORK={address}/{}\nFLANNEL_SUBNET={address}/{len}\n", len / 2));
         }
         if with_v6 || v4.is_none() {
             let address = std::net::Ipv6Addr::from(v6.0);
-            text += &format!("FLANNEL_IPV6_NETWORK={address}/{}\nFLANNEL_IPV6_SUBNET={address}/{}\n", v6.1 / 2, v6.1);
+            lines.push(format!("FLANNEL_IPV6_NETWORK={address}/{}\nFLANNEL_IPV6_SUBNET={address}/{}\n", v6.1 / 2, v6.1));
         }
-        text
+        lines.concat()
     }
 }
 

@@ -13,7 +13,9 @@ fn run(target: &str, check: fn(&[u8])) {
     files.sort();
     let seeds: Vec<_> = files.iter().map(|file| std::fs::read(file).unwrap()).collect();
     assert!(seeds.len() >= 3);
-    seeds.iter().for_each(|seed| check(seed));
+    for seed in &seeds {
+        check(seed);
+    }
     let mut rng = fastrand::Rng::with_seed(7);
     let mut below = |limit: usize| rng.usize(0..limit.max(1));
     for _ in 0..ROUNDS {
