@@ -7,6 +7,7 @@ pub mod batch;
 pub mod flood;
 pub mod leases;
 pub mod machine;
+pub mod peak;
 pub mod proc;
 pub mod stats;
 pub mod sys;

@@ -100,7 +100,7 @@ pub struct Args {
 }
 
 impl Args {
-    /// Reads and checks them by a look-up of a variable, such as [`std::env::var_os`].
+    /// Reads and checks them by a look-up of a variable: a program's is `var_os` of `std::env`.
     pub fn read(lookup: impl Fn(&str) -> Option<OsString>) -> Result<Self, CniError> {
         let text = |name: &str| match lookup(name).map(OsString::into_string) {
             Some(Ok(value)) => Ok(value),
@@ -123,9 +123,10 @@ impl Args {
             let error = invalid(format!("required env variables [{}] missing", missing.join(",")));
             return Err(error.with_details(format!("{name} needs them; it is the runtime that sets them")));
         }
-        let attachment = match verb.names_an_attachment() {
-            true => Some(Attachment::new(&text("CNI_CONTAINERID")?, &text("CNI_IFNAME")?)?),
-            false => None,
+        let attachment = if verb.names_an_attachment() {
+            Some(Attachment::new(&text("CNI_CONTAINERID")?, &text("CNI_IFNAME")?)?)
+        } else {
+            None
         };
         let path = lookup("CNI_PATH").unwrap_or_default();
         let path = std::env::split_paths(&path).filter(|folder| !folder.as_os_str().is_empty());

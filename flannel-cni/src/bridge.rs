@@ -33,7 +33,7 @@ pub fn advice(config: &Object) -> Option<String> {
 fn stale(addresses: &[LinkAddress], subnets: &[Cidr]) -> Vec<LinkAddress> {
     let mut stale = Vec::new();
     for subnet in subnets {
-        if addresses.contains(&(subnet.gateway(), subnet.len())) {
+        if addresses.contains(&(subnet.gateway(), subnet.prefix())) {
             continue;
         }
         stale.extend(addresses.iter().filter(|(address, len)| {

@@ -33,7 +33,7 @@ impl Cidr {
     }
 
     /// Its length in bits.
-    pub fn len(&self) -> u8 {
+    pub fn prefix(&self) -> u8 {
         self.len
     }
 

@@ -113,14 +113,14 @@ impl Fields {
             value
                 .as_str()
                 .map(str::to_owned)
-                .ok_or_else(|| decoding(format!("{key} is {value} and not a string")))
+                .ok_or_else(|| decoding(&format!("{key} is {value} and not a string")))
         };
         self.get(key).map(text).transpose()
     }
 
     fn object(&self, key: &str) -> Result<Option<Object>, CniError> {
         let object = |value: &Value| {
-            value.as_object().cloned().ok_or_else(|| decoding(format!("{key} is {value} and not an object")))
+            value.as_object().cloned().ok_or_else(|| decoding(&format!("{key} is {value} and not an object")))
         };
         self.get(key).map(object).transpose()
     }
@@ -132,7 +132,7 @@ impl Fields {
         let Some((key, value)) = keys.iter().find_map(|key| Some((key, self.0.get(*key)?))) else {
             return Ok(None);
         };
-        let bad = || decoding(format!("{key} is not a list of objects with containerID and ifname"));
+        let bad = || decoding(&format!("{key} is not a list of objects with containerID and ifname"));
         let no_items = Vec::new();
         let items = if value.is_null() { &no_items } else { value.as_array().ok_or_else(bad)? };
         let attachment = |item: &Value| {
@@ -143,7 +143,7 @@ impl Fields {
     }
 }
 
-fn decoding(problem: String) -> CniError {
+fn decoding(problem: &str) -> CniError {
     CniError::new(code::DECODING, format!("failed to load netconf: {problem}"))
 }
 

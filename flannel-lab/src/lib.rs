@@ -34,6 +34,7 @@
 
 pub mod agent;
 pub mod cluster;
+pub mod cni_plugin;
 pub mod error;
 pub mod etcd;
 mod exec;

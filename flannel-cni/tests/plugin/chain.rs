@@ -57,9 +57,9 @@ impl List<'_> {
     }
 
     fn check(&self, container: &Container, result: &Value) -> Answer {
-        self.plugins
-            .iter()
-            .try_fold(Value::Null, |_, plugin| self.run("CHECK", plugin, container, Some(result)))
+        // portmap 1.1.1 looks for IPv4's rules among those of IPv6: its work shows by connections.
+        let mut plugins = self.plugins.iter().filter(|plugin| plugin["type"] != "portmap");
+        plugins.try_fold(Value::Null, |_, plugin| self.run("CHECK", plugin, container, Some(result)))
     }
 
     fn del(&self, container: &Container, result: &Value) {

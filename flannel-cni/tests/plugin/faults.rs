@@ -6,6 +6,7 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
+use flannel_lab::ping::{PingOptions, ping};
 use flannel_lab::sandbox::in_sandbox;
 use flannel_lab::test_name;
 use flannel_lab::wait::eventually;
@@ -34,7 +35,7 @@ fn fifty_pods_at_once_have_fifty_addresses() {
         let gateways = ["10.42.3.1", "fd00:42:0:3::1"].map(|gateway| gateway.parse().unwrap());
         for pod in &pods {
             for gateway in gateways {
-                let report = flannel_lab::ping::ping(&pod.netns, gateway, Default::default()).unwrap();
+                let report = ping(&pod.netns, gateway, PingOptions::default()).unwrap();
                 assert_eq!(report.lost, 0, "{} to {gateway}: {report:?}", pod.id);
             }
         }

@@ -81,6 +81,8 @@ impl Host {
         fs::write(self.dir.join(name), "").unwrap();
     }
 
+    /// Not attached to anything yet.
+    #[expect(clippy::unused_self, reason = "containers run on a host")]
     pub(crate) fn container(&self, id: &str) -> Container {
         let netns = Netns::add(&format!("pod-{id}")).unwrap();
         netns.sysctl("net.ipv6.conf.all.disable_ipv6", "0").unwrap();
