@@ -6,7 +6,9 @@
 mod cleanup;
 mod cli;
 mod daemon;
+mod docker_opts;
 mod health;
+mod install_cni;
 mod lock;
 mod logs;
 mod memory;
@@ -41,6 +43,8 @@ fn main() -> ExitCode {
         }
         Ok(Command::Run(options)) => daemon::run(&options),
         Ok(Command::Cleanup(options)) => cleanup::run(&options),
+        Ok(Command::InstallCni(options)) => install_cni::main(&options),
+        Ok(Command::DockerOpts(options)) => docker_opts::main(&options),
         Err(error) => bad_usage(&error, &args),
     }
 }

@@ -1,6 +1,9 @@
-//! The real binary: what it prints and how it exits. None of these touches the network.
+//! The real binary: what it prints and how it exits. None of these touches the host's network.
 
 use std::process::{Command, Output};
+
+use flannel_lab::sandbox::in_sandbox;
+use flannel_lab::test_name;
 
 fn flanneld(args: &[&str], env: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_flanneld"));
@@ -58,4 +61,70 @@ fn a_build_without_etcd_says_what_to_do() {
     assert_eq!(output.status.code(), Some(1));
     let stderr = text(&output.stderr);
     assert!(stderr.contains("this build has no etcd store; give --store=local:DIR"), "{stderr}");
+}
+
+#[test]
+fn docker_opts_writes_and_then_looks_whose_the_subnet_is() {
+    in_sandbox(test_name!(), || {
+        let folder = tempfile::tempdir().unwrap();
+        let (env, out) = (folder.path().join("subnet.env"), folder.path().join("docker"));
+        let file = "FLANNEL_NETWORK=10.1.0.0/16\nFLANNEL_SUBNET=10.1.74.1/24\nFLANNEL_MTU=1472\nFLANNEL_IPMASQ=true\n";
+        std::fs::write(&env, file).unwrap();
+        let run = || {
+            let (env, out) = (format!("-f{}", env.display()), out.display().to_string());
+            flanneld(&["docker-opts", &env, "-d", &out, "-c"], &[("DOCKER_OPTS", "-D")])
+        };
+        let done = run();
+        assert!(done.status.success(), "{}", text(&done.stderr));
+        let want = "DOCKER_OPTS=\"-D --bip=10.1.74.1/24 --ip-masq=false --mtu=1472\"\n";
+        assert_eq!(std::fs::read_to_string(&out).unwrap(), want);
+        for command in [
+            "link add eth0 type veth peer name peer0",
+            "link set eth0 up",
+            "address add 192.0.2.1/24 dev eth0",
+            "route add default via 192.0.2.254",
+        ] {
+            ip(command);
+        }
+        assert!(run().status.success(), "the default route leads to everything, and says nothing");
+        std::fs::remove_file(&out).unwrap();
+        ip("route add 10.1.74.0/24 via 192.0.2.9");
+        let refused = run();
+        assert_eq!(refused.status.code(), Some(1));
+        let said = text(&refused.stderr);
+        assert!(said.contains("10.1.74.0/24") && said.contains("192.0.2.9"), "{said}");
+        assert_eq!(
+            std::fs::read_to_string(&out).unwrap(),
+            want,
+            "the file is there all the same, as the script's"
+        );
+    });
+}
+
+#[test]
+fn install_cni_puts_and_takes_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    std::fs::write(path("plugin"), "#!/bin/sh\n").unwrap();
+    let run = |more: &[&str]| {
+        let flag = |flag: &str, name: &str| format!("--{flag}={}", path(name).display());
+        let flags = [flag("plugin", "plugin"), flag("plugin-dir", "bin"), flag("conf-dir", "net.d")];
+        let args: Vec<_> = ["install-cni"].into_iter().chain(flags.iter().map(String::as_str)).collect();
+        flanneld(&[&args, more].concat(), &[])
+    };
+    let done = run(&[]);
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    assert_eq!(text(&done.stdout).lines().count(), 2);
+    assert!(path("bin/flannel").is_file() && path("net.d/10-flannel.conflist").is_file());
+    assert!(run(&["--undo"]).status.success());
+    assert!(!path("bin/flannel").exists() && !path("net.d/10-flannel.conflist").exists());
+    std::fs::remove_file(path("plugin")).unwrap();
+    let failed = run(&[]);
+    assert_eq!(failed.status.code(), Some(1));
+    assert!(text(&failed.stderr).contains("plugin"), "{}", text(&failed.stderr));
+}
+
+fn ip(arguments: &str) {
+    let done = Command::new("ip").args(arguments.split(' ')).output().unwrap();
+    assert!(done.status.success(), "ip {arguments}: {}", text(&done.stderr));
 }

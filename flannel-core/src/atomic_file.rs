@@ -7,7 +7,7 @@ use std::path::Path;
 
 /// Puts a file in place: written beside it, synced, renamed, and the folder synced. A crash at any point
 /// leaves the old file or the new one, never a part. Folders that are missing are made.
-pub(crate) fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let folder = match path.parent() {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),

@@ -21,6 +21,7 @@
 //! - [`backend`]: the traits of the backends.
 //! - [`kernel`]: the trait of the kernel; [`netlink`]: the real one.
 //! - [`underlay`]: which link and addresses carry the traffic between nodes; the decision is pure.
+//! - [`atomic_file`]: files that are whole at any moment.
 //! - [`subnet_file`]: `subnet.env`, by which container runtimes learn this node's subnets.
 //! - [`state_file`]: what an agent remembers over restarts.
 //! - [`firewall`]: masquerading and forwarding of pod traffic, by nftables or iptables.
@@ -30,7 +31,7 @@
 //! agents can run in one process.
 
 pub mod addr;
-mod atomic_file;
+pub mod atomic_file;
 pub mod backend;
 pub mod config;
 pub mod dataplane;

@@ -141,8 +141,8 @@ fn of_family(family: Family, subnet: Subnet) -> PerFamily<Subnet> {
     PerFamily::from_fn(|other| (other == family).then_some(subnet))
 }
 
-/// The last value of a name in dotenv syntax: comments, quotes and `export` are tolerated.
-fn value_of(text: &str, name: &str) -> Option<String> {
+/// The last value of a name in a file of dotenv syntax: comments, quotes and `export` are tolerated.
+pub fn value_of(text: &str, name: &str) -> Option<String> {
     let value = |line: &str| {
         let line = line.trim();
         let line = line.strip_prefix("export ").unwrap_or(line);

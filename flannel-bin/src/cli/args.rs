@@ -69,6 +69,40 @@ pub(crate) fn parse(args: &[String], flags: &[&'static Flag]) -> Result<Line, Cl
     Ok(Line::Flags(given))
 }
 
+/// Takes apart what `getopts` of a shell takes together: `-ic` is `-i -c`, `-kKEY` is `-k KEY`, and `-?` asks for help.
+pub(crate) fn letters(args: &[String], flags: &[&'static Flag]) -> Vec<String> {
+    let kind_of =
+        |letter: char| flags.iter().find(|flag| flag.name.chars().eq([letter])).map(|flag| flag.kind);
+    let mut apart = Vec::new();
+    let mut rest = args.iter();
+    while let Some(arg) = rest.next() {
+        let letters =
+            arg.strip_prefix('-').filter(|letters| !letters.is_empty() && !letters.starts_with('-'));
+        let Some(letters) = letters.filter(|letters| letters.chars().next().and_then(kind_of).is_some())
+        else {
+            apart.push(if arg == "-?" { "-h".to_owned() } else { arg.clone() });
+            continue;
+        };
+        let mut letters = letters.chars();
+        while let Some(letter) = letters.next() {
+            apart.push(format!("-{letter}"));
+            let value = letters.as_str();
+            match kind_of(letter) {
+                Some(Kind::Bool) if !value.starts_with('=') => {}
+                Some(Kind::Text | Kind::List | Kind::Int) if value.is_empty() => {
+                    apart.extend(rest.next().cloned());
+                }
+                _ => {
+                    let last = apart.pop().unwrap_or_default();
+                    apart.push(format!("{last}={}", value.strip_prefix('=').unwrap_or(value)));
+                    break;
+                }
+            }
+        }
+    }
+    apart
+}
+
 /// Adds what the environment says of flags that were not given. An empty variable counts as unset.
 pub(crate) fn add_environment(
     given: &mut Vec<Given>,

@@ -10,6 +10,8 @@ mod usage;
 
 use std::fmt;
 
+use crate::docker_opts::DockerOptions;
+use crate::install_cni::InstallOptions;
 use flags::FLAGS;
 pub(crate) use options::{CleanupOptions, LogFormat, Options, StoreChoice, VModule};
 use subcommands::{SUBCOMMANDS, Task};
@@ -26,6 +28,10 @@ pub(crate) enum Command {
     Run(Box<Options>),
     /// Remove what the agent left on this host.
     Cleanup(Box<CleanupOptions>),
+    /// Install the CNI plugin.
+    InstallCni(InstallOptions),
+    /// Write options for Docker.
+    DockerOpts(DockerOptions),
 }
 
 /// Where a value comes from.
@@ -148,6 +154,10 @@ fn subcommand(
         return Err(CliError::UnknownCommand { name: name.to_owned(), nearest });
     };
     let flags = subcommand.flags();
+    let args = match subcommand.task {
+        Task::DockerOpts => &args::letters(args, &flags),
+        _ => args,
+    };
     let mut given = match args::parse(args, &flags)? {
         args::Line::Help => return Ok(Command::Help(usage::usage_of(subcommand))),
         args::Line::Flags(given) => given,
@@ -155,6 +165,8 @@ fn subcommand(
     args::add_environment(&mut given, &flags, variable)?;
     Ok(match subcommand.task {
         Task::Cleanup => Command::Cleanup(Box::new(CleanupOptions::from_given(&given)?)),
+        Task::InstallCni => Command::InstallCni(InstallOptions::from_given(&given, &flags)?),
+        Task::DockerOpts => Command::DockerOpts(DockerOptions::from_given(&given, &flags)?),
     })
 }
 

@@ -12,6 +12,8 @@ use flannel_core::addr::{PerFamily, Subnet};
 use super::args::{Given, parse_bool, parse_int};
 use super::flags::{Flag, Kind, find};
 use super::{CliError, Origin};
+use crate::docker_opts::DockerOptions;
+use crate::install_cni::InstallOptions;
 use crate::memory;
 use crate::registry::BackendOptions;
 use crate::rules::RuleOptions;
@@ -185,6 +187,60 @@ impl CleanupOptions {
         let (dry_run, lease) = (values.is_set("dry-run"), values.is_set("lease"));
         Ok(Self { dry_run, lease, agent: Options::from_given(given)? })
     }
+}
+
+impl InstallOptions {
+    /// Checks what was given and fills in the defaults.
+    pub(crate) fn from_given(given: &[Given], flags: &[&'static Flag]) -> Result<Self, CliError> {
+        let value = |name| value_of(given, flags, name);
+        let path = |name| Some(value(name)).filter(|path| !path.is_empty()).map(PathBuf::from);
+        let needed = |name: &'static str| path(name).ok_or(CliError::NeedsValue(name));
+        let conf_name = value("conf-name");
+        if conf_name.is_empty() || conf_name.contains('/') {
+            let expected = "the name of a file, such as 10-flannel.conflist".to_owned();
+            return Err(CliError::BadValue { origin: Origin::Flag("conf-name"), value: conf_name, expected });
+        }
+        Ok(Self {
+            plugin: path("plugin"),
+            plugin_dir: needed("plugin-dir")?,
+            conf: path("conf"),
+            conf_dir: needed("conf-dir")?,
+            conf_name,
+            undo: parse_bool(&value("undo")) == Some(true),
+        })
+    }
+}
+
+impl DockerOptions {
+    /// Checks what was given and fills in the defaults.
+    pub(crate) fn from_given(given: &[Given], flags: &[&'static Flag]) -> Result<Self, CliError> {
+        let value = |name| value_of(given, flags, name);
+        let is_set = |name| parse_bool(&value(name)) == Some(true);
+        let key = value("k");
+        let is_letter = |it: char| it.is_ascii_alphanumeric() || it == '_';
+        if !key.chars().all(is_letter)
+            || !key.starts_with(|first: char| is_letter(first) && !first.is_ascii_digit())
+        {
+            let expected = "the name of a variable".to_owned();
+            return Err(CliError::BadValue { origin: Origin::Flag("k"), value: key, expected });
+        }
+        let neither = !is_set("i") && !is_set("c");
+        Ok(Self {
+            subnet_file: value("f").into(),
+            output: value("d").into(),
+            individual: is_set("i") || neither,
+            combined: is_set("c") || neither,
+            key,
+            without_ip_masq: is_set("m"),
+        })
+    }
+}
+
+/// The value of a flag: the last one given, else the default.
+fn value_of(given: &[Given], flags: &[&'static Flag], name: &str) -> String {
+    let last = given.iter().rfind(|given| given.flag.name == name).map(|given| given.value.clone());
+    let default = || flags.iter().find(|flag| flag.name == name).map_or("", |flag| flag.default).to_owned();
+    last.unwrap_or_else(default)
 }
 
 /// Refuses what this version can't do. A flag that asks for what is done anyway is no error.

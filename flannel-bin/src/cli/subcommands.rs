@@ -7,6 +7,10 @@ use super::flags::{FLAGS, Flag, Kind};
 pub(crate) enum Task {
     /// Removes what the agent left on this host.
     Cleanup,
+    /// Installs the CNI plugin.
+    InstallCni,
+    /// Writes options for Docker.
+    DockerOpts,
 }
 
 /// A command.
@@ -40,7 +44,9 @@ pub(crate) fn find(name: &str) -> Option<&'static Subcommand> {
 }
 
 /// All commands.
-pub(crate) const SUBCOMMANDS: &[Subcommand] = &[Subcommand {
+pub(crate) const SUBCOMMANDS: &[Subcommand] = &[CLEANUP, INSTALL_CNI, DOCKER_OPTS];
+
+const CLEANUP: Subcommand = Subcommand {
     task: Task::Cleanup,
     name: "cleanup",
     summary: "remove what the agent left on this host",
@@ -48,10 +54,8 @@ pub(crate) const SUBCOMMANDS: &[Subcommand] = &[Subcommand {
             prints each as a command that would do the same. What nothing proves to be the agent's stays. Give the\n\
             flags that the agent was started with, if they are among these.\n",
     own: &[
-        Flag::new("dry-run", Kind::Bool, "false", "", "print the commands, and do nothing")
-            .without_variable(),
-        Flag::new("lease", Kind::Bool, "false", "", "remove this node's lease from the store, too")
-            .without_variable(),
+        own("dry-run", Kind::Bool, "false", "", "print the commands, and do nothing"),
+        own("lease", Kind::Bool, "false", "", "remove this node's lease from the store, too"),
     ],
     shared: &[
         "store",
@@ -70,4 +74,61 @@ pub(crate) const SUBCOMMANDS: &[Subcommand] = &[Subcommand {
         "v",
         "vmodule",
     ],
-}];
+};
+
+const INSTALL_CNI: Subcommand = Subcommand {
+    task: Task::InstallCni,
+    name: "install-cni",
+    summary: "install the CNI plugin and its conflist for container runtimes",
+    about: "Copies the plugin `flannel` and a conflist to where container runtimes look, each in one step. What was\n\
+            there before is kept beside it, and comes back with --undo.\n",
+    own: &[
+        own("plugin", Kind::Text, "", "FILE", "plugin to copy; the file flannel beside flanneld by default"),
+        own("plugin-dir", Kind::Text, "/opt/cni/bin", "DIR", "where runtimes look for plugins"),
+        own("conf", Kind::Text, "", "FILE", "conflist to copy; flannel and portmap by default"),
+        own("conf-dir", Kind::Text, "/etc/cni/net.d", "DIR", "where runtimes look for configs"),
+        own("conf-name", Kind::Text, "10-flannel.conflist", "NAME", "name of the conflist there"),
+        own(
+            "undo",
+            Kind::Bool,
+            "false",
+            "",
+            "take away what was installed, and put back what was there before",
+        ),
+    ],
+    shared: &[],
+};
+
+const DOCKER_OPTS: Subcommand = Subcommand {
+    task: Task::DockerOpts,
+    name: "docker-opts",
+    summary: "write options of the Docker daemon, as mk-docker-opts.sh does",
+    about: "Reads the subnet file and writes variables for the Docker daemon, with the options and the output of\n\
+            mk-docker-opts.sh, and those for IPv6. Variables that begin with DOCKER_OPT_ join in.\n",
+    own: &[
+        own("f", Kind::Text, "/run/flannel/subnet.env", "FILE", "the subnet file"),
+        own("d", Kind::Text, "/run/docker_opts.env", "FILE", "the file to write"),
+        own(
+            "i",
+            Kind::Bool,
+            "false",
+            "",
+            "write each option as a variable, such as DOCKER_OPT_MTU; both without -i and -c",
+        ),
+        own("c", Kind::Bool, "false", "", "write all options in one variable"),
+        own("k", Kind::Text, "DOCKER_OPTS", "NAME", "the name of that variable"),
+        own("m", Kind::Bool, "false", "", "leave out --ip-masq, for old versions of Docker"),
+    ],
+    shared: &[],
+};
+
+/// A flag that only one command has.
+const fn own(
+    name: &'static str,
+    kind: Kind,
+    default: &'static str,
+    value: &'static str,
+    help: &'static str,
+) -> Flag {
+    Flag::new(name, kind, default, value, help).without_variable()
+}

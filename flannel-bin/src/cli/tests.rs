@@ -324,6 +324,49 @@ fn usage_names_every_flag() {
 }
 
 #[test]
+fn docker_opts_takes_what_the_script_takes() {
+    let docker = |args: &[&str]| match run_with(&[&["docker-opts"], args].concat(), &[]) {
+        Ok(Command::DockerOpts(options)) => options,
+        other => panic!("{args:?}: {other:?}"),
+    };
+    let defaults = docker(&[]);
+    assert!(defaults.individual && defaults.combined && !defaults.without_ip_masq);
+    assert_eq!(
+        (defaults.key.as_str(), defaults.output.to_str()),
+        ("DOCKER_OPTS", Some("/run/docker_opts.env"))
+    );
+    for args in [&["-c", "-m", "-k", "X", "-f", "/a"][..], &["-cmkX", "-f/a"], &["-cm", "-k=X", "--f=/a"]] {
+        let options = docker(args);
+        assert!(!options.individual && options.combined && options.without_ip_masq, "{args:?}");
+        assert_eq!((options.key.as_str(), options.subnet_file.to_str()), ("X", Some("/a")), "{args:?}");
+    }
+    assert_eq!(docker(&["-ic"]), docker(&[]));
+    for args in [["docker-opts", "-?"], ["docker-opts", "-h"]] {
+        assert!(matches!(run_with(&args, &[]), Ok(Command::Help(_))), "{args:?}");
+    }
+    let error = |args: &[&str]| run_with(args, &[]).unwrap_err().to_string();
+    assert_eq!(error(&["docker-opts", "-k", "a b"]), "--k: \"a b\" is not the name of a variable");
+    assert_eq!(error(&["docker-opts", "-ik"]), "flag --k needs a value");
+    assert!(error(&["docker-opts", "-x"]).starts_with("unknown flag --x"));
+    assert_eq!(
+        error(&["docker-opts", "x"]),
+        "unexpected argument \"x\"; flanneld takes flags only, and reads none after it"
+    );
+}
+
+#[test]
+fn install_cni_checks_names() {
+    let install = |args: &[&str]| run_with(&[&["install-cni"], args].concat(), &[]);
+    let Ok(Command::InstallCni(options)) = install(&["--undo", "--conf-dir=/c"]) else { panic!() };
+    assert!(options.undo && options.plugin.is_none() && options.conf.is_none());
+    assert_eq!(options.conf_dir.join(&options.conf_name).to_str(), Some("/c/10-flannel.conflist"));
+    assert_eq!(options.plugin_dir.to_str(), Some("/opt/cni/bin"));
+    for args in [&["--conf-name=a/b"][..], &["--conf-name="], &["--plugin-dir="]] {
+        assert!(install(args).is_err(), "{args:?}");
+    }
+}
+
+#[test]
 fn documents_have_the_table_of_flags() {
     let document = include_str!("../../../docs/flags.md");
     let commands = SUBCOMMANDS.iter().map(|subcommand| usage::table(subcommand.flags()));

@@ -23,3 +23,4 @@ mod restart;
 mod switch;
 mod takeover;
 mod underlay;
+mod walk;

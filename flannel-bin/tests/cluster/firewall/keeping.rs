@@ -276,3 +276,26 @@ fn two_agents_of_one_host() {
         }
     });
 }
+
+/// What was written for a network or subnet that the node had before is known by the old subnet file.
+#[test]
+fn rules_of_the_network_before_go() {
+    in_sandbox_within(Duration::from_mins(2), test_name!(), || {
+        for manager in MANAGERS {
+            let mut world = World::new(&VXLAN, manager, &["--ip-masq"]);
+            world.bed.stop(1);
+            let config = manager
+                .config(world.bed.case)
+                .replace("10.244.", "10.245.")
+                .replace("fd00:10:244", "fd00:10:245");
+            world.bed.store.put_config(&config);
+            // Without it the subnet file alone has to tell.
+            std::fs::remove_file(crate::harness::subnet_file(1).with_extension("env.state")).unwrap();
+            world.bed.spawn(1, &["--ip-masq"]);
+            world.bed.wait_ready(1);
+            let rules = manager.rules(world.node(1));
+            assert!(rules.contains("10.245.") && rules.contains("fd00:10:245"), "{manager:?}: {rules}");
+            assert!(!rules.contains("10.244.") && !rules.contains("fd00:10:244"), "{manager:?}: {rules}");
+        }
+    });
+}

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use etcd_client::{Client, ConnectOptions, Error, TlsOptions};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tonic::Status;
 use tracing::{info, warn};
 
@@ -20,6 +20,8 @@ pub(super) struct Clients {
     current: AtomicUsize,
     timeouts: EtcdTimeouts,
     login: Option<(String, Password)>,
+    /// Counts how often all connections were given up.
+    renewals: watch::Sender<u64>,
 }
 
 struct Endpoint {
@@ -89,6 +91,7 @@ impl Clients {
             endpoints: options.endpoints.iter().map(endpoint).collect::<Result<_, SubnetError>>()?,
             current: AtomicUsize::new(0),
             timeouts: options.timeouts.clone(),
+            renewals: watch::Sender::new(0),
             login: options.username.clone().map(|name| {
                 (name, options.password.clone().unwrap_or_else(|| Password::from(String::new())))
             }),
@@ -128,6 +131,20 @@ impl Clients {
             }
         }
         Err(CallError::Unavailable { what, reasons: reasons.join("; ") })
+    }
+
+    /// Gives up all connections: they come from an address that this host has no more, which nobody would tell
+    /// before the probes do. The next call makes a new one.
+    pub(super) async fn renew(&self) {
+        for endpoint in &self.endpoints {
+            *endpoint.client.lock().await = None;
+        }
+        self.renewals.send_modify(|count| *count += 1);
+    }
+
+    /// Tells when all connections are given up, for streams, which would stay on theirs.
+    pub(super) fn renewals(&self) -> watch::Receiver<u64> {
+        self.renewals.subscribe()
     }
 
     /// Prefers the next endpoint, because a stream of this one broke.

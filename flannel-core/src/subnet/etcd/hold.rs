@@ -76,6 +76,9 @@ impl Store {
 
     /// Puts other attributes under the own key, if it is as we left it or has them already.
     pub(super) async fn publish(&self, own: &Lease, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
+        if attrs.public_ips != own.attrs.public_ips {
+            self.clients.renew().await;
+        }
         let next = Lease { attrs: attrs.clone(), ..own.clone() };
         let (_, found) = self.read(own.key).await?;
         let (created, modified, etcd_lease) = match found {

@@ -16,6 +16,7 @@ use super::records::{Known, Listed, MAX_MESSAGE, Position};
 use crate::lease::{BadRecord, LeaseUpdate};
 use crate::subnet::LeaseStream;
 use crate::subnet::timing::Backoff;
+use tokio::sync::watch;
 
 /// How often a quiet watch is asked how far it is, so that the age of our knowledge is known.
 const CONFIRM: Duration = Duration::from_secs(30);
@@ -38,6 +39,7 @@ pub(super) enum Broken {
 pub(super) struct Feed {
     stream: WatchStream,
     endpoint: usize,
+    renewals: watch::Receiver<u64>,
 }
 
 impl Feed {
@@ -58,9 +60,10 @@ impl Feed {
             let (key, options) = (key.to_owned(), options.clone());
             async move { client.watch(key, Some(options)).await }
         };
+        let renewals = store.clients.renewals();
         // An open stream is no answer yet: the server may still refuse the watch on it.
         match store.clients.call("watch leases", watch).await {
-            Ok((endpoint, stream)) => Ok(Self { stream, endpoint }),
+            Ok((endpoint, stream)) => Ok(Self { stream, endpoint, renewals }),
             Err(error) => {
                 error.problem().into_iter().for_each(|problem| store.health.fail(problem));
                 Err(error)
@@ -72,7 +75,12 @@ impl Feed {
     /// hangs is noticed by the probes of the connection.
     pub(super) async fn next(&mut self, store: &Store) -> Result<WatchResponse, Broken> {
         let problem = loop {
-            match tokio::time::timeout(CONFIRM, self.stream.message()).await {
+            let message = tokio::select! {
+                message = tokio::time::timeout(CONFIRM, self.stream.message()) => message,
+                // No fault of the server's.
+                Ok(()) = self.renewals.changed() => return Err(Broken::Ended),
+            };
+            match message {
                 Ok(Ok(Some(response))) => {
                     if response.compact_revision() > 0 {
                         return Err(Broken::Compacted);
