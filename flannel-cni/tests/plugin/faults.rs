@@ -154,6 +154,9 @@ fn del_waits_for_the_delegate_of_a_killed_add() {
                 host.touch("go-after");
                 assert_eq!(del.join().unwrap(), Ok(Value::Null));
             });
+            // A delegate that was not waited for may still be at work.
+            let done = host.dir.join("at-after");
+            eventually(Duration::from_secs(30), "the delegate to end its work", || done.exists());
             host.assert_empty();
         }
     });
