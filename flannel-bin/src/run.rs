@@ -26,7 +26,7 @@ use tracing::{error, info, warn};
 use crate::registry::UnknownBackend;
 use crate::report::chain;
 use crate::rules::{OpenManagers, RuleOptions, ranges};
-use crate::status::{Board, Step};
+use crate::status::{Asked, Board, Step};
 
 /// The first pause between tries, and the longest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
@@ -272,7 +272,7 @@ impl Agent<'_> {
         };
         let firewall = self.firewall(managers, &file);
         let rules = firewall.status();
-        self.board.watch_firewall(rules.clone());
+        self.board.watch_firewall(rules.clone(), Asked(self.rules.are_asked_for()));
         let mut firewall = tokio::spawn(firewall.run(cancel.clone()));
 
         let announce = async {

@@ -36,13 +36,17 @@ pub(crate) enum Readiness {
     NotReady(Vec<String>),
 }
 
+/// Whether the operator asked for firewall rules, rather than the default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Asked(pub(crate) bool);
+
 /// Decides from all that is known at a time.
 pub(crate) fn readiness(
     now: Instant,
     step: &Step,
     store: Option<&StoreStatus>,
     network: Option<&NetworkStatus>,
-    firewall: Option<&FirewallStatus>,
+    firewall: Option<(&FirewallStatus, Asked)>,
 ) -> Readiness {
     let mut reasons = Vec::new();
     match step {
@@ -79,10 +83,17 @@ pub(crate) fn readiness(
         }
         None => reasons.push("the network does not run yet".to_owned()),
     }
-    reasons.extend(firewall.and_then(|firewall| firewall.problem.clone()));
+    // Rules that nobody asked for are no reason to keep pods from a node.
+    let (problem, mut about_rules) = match firewall {
+        Some((firewall, Asked(true))) => (firewall.problem.clone(), Vec::new()),
+        Some((firewall, Asked(false))) => (None, firewall.problem.iter().cloned().collect()),
+        None => (None, Vec::new()),
+    };
+    reasons.extend(problem);
+    about_rules.extend(firewall.into_iter().flat_map(|(firewall, _)| firewall.notes.iter().cloned()));
     if reasons.is_empty() {
         let mut notes = network.map(|network| network.rejected.clone()).unwrap_or_default();
-        notes.extend(firewall.into_iter().flat_map(|firewall| firewall.notes.iter().cloned()));
+        notes.append(&mut about_rules);
         Readiness::Ready(notes)
     } else {
         Readiness::NotReady(reasons)
@@ -95,7 +106,7 @@ pub(crate) struct Board {
     step: watch::Sender<Step>,
     store: OnceLock<watch::Receiver<StoreStatus>>,
     network: OnceLock<watch::Receiver<NetworkStatus>>,
-    firewall: OnceLock<watch::Receiver<FirewallStatus>>,
+    firewall: OnceLock<(watch::Receiver<FirewallStatus>, Asked)>,
 }
 
 impl Board {
@@ -133,8 +144,8 @@ impl Board {
     }
 
     /// Shows the status of the firewall rules from now on.
-    pub(crate) fn watch_firewall(&self, status: watch::Receiver<FirewallStatus>) {
-        let _ = self.firewall.set(status);
+    pub(crate) fn watch_firewall(&self, status: watch::Receiver<FirewallStatus>, asked: Asked) {
+        let _ = self.firewall.set((status, asked));
     }
 
     /// Whether the agent is ready now.
@@ -142,8 +153,9 @@ impl Board {
         let step = self.step.borrow().clone();
         let store = self.store.get().map(|status| status.borrow().clone());
         let network = self.network.get().map(|status| status.borrow().clone());
-        let firewall = self.firewall.get().map(|status| status.borrow().clone());
-        readiness(Instant::now(), &step, store.as_ref(), network.as_ref(), firewall.as_ref())
+        let firewall = self.firewall.get().map(|(status, asked)| (status.borrow().clone(), *asked));
+        let firewall = firewall.as_ref().map(|(status, asked)| (status, *asked));
+        readiness(Instant::now(), &step, store.as_ref(), network.as_ref(), firewall)
     }
 }
 
@@ -213,20 +225,18 @@ mod tests {
 
     #[tokio::test]
     async fn rules_that_fail_are_a_reason_and_what_is_around_them_a_note() {
-        let of = |firewall: &FirewallStatus| {
-            readiness(
-                Instant::now(),
-                &Step::Running,
-                Some(&store(true, "")),
-                Some(&network()),
-                Some(firewall),
-            )
+        let of_asked = |firewall: &FirewallStatus, asked| {
+            let (store, network) = (store(true, ""), network());
+            let firewall = Some((firewall, Asked(asked)));
+            readiness(Instant::now(), &Step::Running, Some(&store), Some(&network), firewall)
         };
+        let of = |firewall: &FirewallStatus| of_asked(firewall, true);
         let note = "chain FORWARD drops".to_owned();
         let mut firewall = FirewallStatus { notes: vec![note.clone()], ..FirewallStatus::default() };
-        assert_eq!(of(&firewall), Readiness::Ready(vec![note]));
+        assert_eq!(of(&firewall), Readiness::Ready(vec![note.clone()]));
         firewall.problem = Some("xtables lock".to_owned());
         assert_eq!(of(&firewall), Readiness::NotReady(vec!["xtables lock".to_owned()]));
+        assert_eq!(of_asked(&firewall, false), Readiness::Ready(vec!["xtables lock".to_owned(), note]));
     }
 
     #[test]

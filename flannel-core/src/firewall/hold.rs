@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::choose::Managers;
+use super::choose::{Managers, Unused};
 use super::manager::{FirewallError, RuleManager};
 use super::rules::{Ours, Wanted};
 use crate::subnet::chain;
@@ -48,6 +48,8 @@ pub struct Firewall {
     status: watch::Sender<FirewallStatus>,
     repairs: VecDeque<Instant>,
     failures: u32,
+    /// Why it is unknown what an earlier run left, and until when not to look again.
+    unclear: Option<(String, Instant)>,
 }
 
 impl std::fmt::Debug for Firewall {
@@ -61,7 +63,7 @@ impl Firewall {
     pub fn new(managers: Managers, wanted: Wanted, ours: Ours) -> Self {
         let status = FirewallStatus { manager: managers.choice().to_owned(), ..FirewallStatus::default() };
         let status = watch::Sender::new(status);
-        Self { managers, wanted, ours, status, repairs: VecDeque::new(), failures: 0 }
+        Self { managers, wanted, ours, status, repairs: VecDeque::new(), failures: 0, unclear: None }
     }
 
     /// How the rules are. Valid after `run` took the firewall, too.
@@ -86,18 +88,15 @@ impl Firewall {
     /// Makes the kernel have the rules. Returns when to look again at the latest.
     async fn look(&mut self, since: Instant) -> Instant {
         let active = converge(self.managers.active.as_deref_mut(), &self.wanted, &self.ours).await;
-        let missed = self.managers.missed.clone();
-        let active = active.map(|mut done| {
-            done.notes.extend(missed);
-            self.note(done, since);
-        });
-        // What the other manager has may go only when ours are there, so that nothing leaves unmasqueraded.
-        let result = match active {
-            Ok(()) => self.clear_unused().await,
-            Err(error) => Err(error),
-        };
-        match result {
-            Ok(()) => {
+        match active {
+            Ok(mut done) => {
+                done.notes.extend(self.managers.missed.clone());
+                let unclear = self.unclear.as_ref().map(|(note, _)| note.clone());
+                done.notes.extend(unclear.clone());
+                self.note(done, since);
+                // What the other manager has may go only when ours are there, so that nothing leaves unmasqueraded.
+                self.clear_unused().await;
+                self.note_unclear(unclear.as_ref());
                 self.failures = 0;
                 let (next, problem) = self.rest().unzip();
                 self.set_problem(problem);
@@ -128,23 +127,36 @@ impl Firewall {
         });
     }
 
-    async fn clear_unused(&mut self) -> Result<(), FirewallError> {
+    /// Removes what managers without rules to keep have left. What they can't do harms nobody, so it is noted,
+    /// and tried again at an audit.
+    async fn clear_unused(&mut self) {
+        if self.unclear.as_ref().is_some_and(|(_, until)| Instant::now() < *until) {
+            return;
+        }
+        self.unclear = None;
         while let Some(unused) = self.managers.unused.last_mut() {
-            let Some(unused) = unused.open().await? else {
-                self.managers.unused.pop();
-                continue;
-            };
-            let name = unused.name();
-            let done = converge(Some(unused), &Wanted::default(), &self.ours).await?;
-            if done.changes > 0 {
-                info!(manager = name, "rules of an earlier run removed");
-            }
-            for note in done.notes {
-                warn!(note, "rules of an earlier run");
+            if let Err(error) = clear(unused, &self.ours).await {
+                let note = format!("rules of an earlier run may be left: {}", chain(&error));
+                self.unclear = Some((note, Instant::now() + AUDIT / 2));
+                return;
             }
             self.managers.unused.pop();
         }
-        Ok(())
+    }
+
+    /// Shows what is unclear now in place of what was.
+    fn note_unclear(&self, before: Option<&String>) {
+        let now = self.unclear.as_ref().map(|(note, _)| note.clone());
+        if now.as_ref() == before {
+            return;
+        }
+        if let Some(note) = &now {
+            warn!(note, "firewall");
+        }
+        self.status.send_modify(|status| {
+            status.notes.retain(|note| Some(note) != before);
+            status.notes.extend(now);
+        });
     }
 
     fn failed(&mut self, error: &FirewallError) -> Instant {
@@ -193,6 +205,20 @@ impl Firewall {
             _ => sleep_until(next).await,
         }
     }
+}
+
+/// Removes what one that has no rules to keep has left, if it is installed.
+async fn clear(unused: &mut Unused, ours: &Ours) -> Result<(), FirewallError> {
+    let Some(unused) = unused.open().await? else { return Ok(()) };
+    let name = unused.name();
+    let done = converge(Some(unused), &Wanted::default(), ours).await?;
+    if done.changes > 0 {
+        info!(manager = name, "rules of an earlier run removed");
+    }
+    for note in done.notes {
+        warn!(note, "rules of an earlier run");
+    }
+    Ok(())
 }
 
 /// What a look led to.

@@ -140,8 +140,12 @@ async fn the_unused_manager_is_cleared_once_and_only_when_ours_are_in_place() {
     let mut bed = Bed::new(vec![failure(), change()], vec![failure(), change()]);
     assert!(bed.until(|status| status.problem.is_some()).await.problem.unwrap().contains("iptables-restore"));
     assert!(bed.unused.lock().unwrap().asked.is_empty());
-    bed.until(|status| status.in_place).await;
-    let status = bed.until(|status| status.problem.is_none()).await;
+    let status = bed.until(|status| status.in_place && !status.notes.is_empty()).await;
+    assert!(status.notes[0].contains("may be left"), "{status:?}");
+    bed.until(|status| status.problem.is_none()).await;
+    bed.announce().await;
+    assert_eq!(bed.unused.lock().unwrap().asked.len(), 1, "not with every look");
+    let status = bed.until(|status| status.notes.is_empty()).await;
     assert_eq!(status.repairs, 0);
     bed.announce().await;
     let unused = bed.unused.lock().unwrap();

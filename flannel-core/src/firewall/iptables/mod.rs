@@ -84,17 +84,19 @@ impl Iptables {
     }
 
     /// Chains of nftables that drop what ours accept. Where our rules are is none of them.
-    async fn in_the_way(&mut self, want: &Wanted) -> Result<Vec<String>, FirewallError> {
+    async fn in_the_way(&mut self, want: &Wanted) -> Vec<String> {
         if !want.forward {
-            return Ok(Vec::new());
+            return Vec::new();
         }
         if self.watch.chains_changed() || self.dropping.is_none() {
             let is_nft = self.places.iter().any(|place| place.is_chosen && place.kind == Kind::Nft);
             let ours = [("ip", "filter"), ("ip6", "filter")];
-            self.dropping = Some(obstacles::in_nftables(if is_nft { &ours } else { &[] }).await?);
+            // A host with nft, but a kernel without nf_tables, has none.
+            let found = obstacles::in_nftables(if is_nft { &ours } else { &[] }).await;
+            self.dropping = Some(found.unwrap_or_default());
         }
         let concerns = self.dropping.iter().flatten().filter(|chain| chain.concerns(want));
-        Ok(concerns.map(ToString::to_string).collect())
+        concerns.map(ToString::to_string).collect()
     }
 
     fn is_at_least(&self, version: Version) -> bool {
@@ -132,7 +134,7 @@ impl RuleManager for Iptables {
                 Ok(()) => {}
             }
         }
-        plan.notes.extend(self.in_the_way(want).await?);
+        plan.notes.extend(self.in_the_way(want).await);
         match failed {
             // One family does not wait for the other: the next look fails again, with nothing else to do.
             Some(error) if !plan.steps.is_empty() => plan.notes.push(error.to_string()),
