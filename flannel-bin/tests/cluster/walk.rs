@@ -22,8 +22,8 @@ use crate::harness::{Bed, FLANNELD, LocalFolder, SOON, Store, subnet_file};
 
 const DOCUMENT: &str = include_str!("../../../docs/packet-walk.md");
 
-/// Our plugin, built beside the agent.
-fn plugin() -> PathBuf {
+/// Our plugin, built beside the agent, and installed as an operator would with its conflist.
+fn install() -> (PathBuf, Value) {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let target = Path::new(FLANNELD).ancestors().nth(2).expect("target, profile, program");
     let mut build = Command::new(cargo);
@@ -31,7 +31,11 @@ fn plugin() -> PathBuf {
         .args(["build", "--quiet", "--package", "flannel-cni", "--bin", "flannel", "--target-dir"])
         .arg(target);
     assert!(build.status().unwrap().success());
-    Path::new(FLANNELD).with_file_name("flannel")
+    let mut install = Command::new(FLANNELD);
+    install.args(["install-cni", "--plugin-dir=/run/cni-bin", "--conf-dir=/run/net.d"]);
+    assert!(install.status().unwrap().success());
+    let conflist = fs::read_to_string("/run/net.d/10-flannel.conflist").unwrap();
+    ("/run/cni-bin/flannel".into(), serde_json::from_str(&conflist).unwrap())
 }
 
 /// A container's cgroups have its name, and are the host's.
@@ -48,14 +52,16 @@ struct Container {
 
 impl Container {
     /// What a container runtime does: a namespace, and the plugins of the conflist.
-    fn new(bed: &Bed<LocalFolder>, node: u8, plugin: &Path) -> Self {
+    fn new(bed: &Bed<LocalFolder>, node: u8, plugin: &Path, conflist: &Value) -> Self {
         let netns = Netns::add(&format!("container{node}")).unwrap();
-        let config = json!({
-            "cniVersion": "1.0.0", "name": "cbr0", "type": "flannel",
-            "subnetFile": subnet_file(node), "dataDir": format!("/run/cni-{node}"),
-            "ipam": { "dataDir": format!("/run/ipam-{node}") },
-            "delegate": { "hairpinMode": true, "isDefaultGateway": true },
-        });
+        let mut config = conflist["plugins"][0].clone();
+        for key in ["cniVersion", "name"] {
+            config[key] = conflist[key].clone();
+        }
+        // Nodes of ours share their files.
+        config["subnetFile"] = json!(subnet_file(node));
+        config["dataDir"] = json!(format!("/run/cni-{node}"));
+        config["ipam"] = json!({ "dataDir": format!("/run/ipam-{node}") });
         let mut command = bed.netns(node).command(plugin);
         command.env("CNI_COMMAND", "ADD").env("CNI_CONTAINERID", format!("c{node}"));
         command.env("CNI_NETNS", netns.path()).env("CNI_IFNAME", "eth0").env("CNI_PATH", "/usr/lib/cni");
@@ -159,8 +165,8 @@ fn server_is_up(container: &Container) -> bool {
 }
 
 fn walk(case: &'static BackendCase, way: &[Look]) {
-    let (bed, plugin) = (bed(case), plugin());
-    let containers = [1, 2].map(|node| Container::new(&bed, node, &plugin));
+    let (bed, (plugin, conflist)) = (bed(case), install());
+    let containers = [1, 2].map(|node| Container::new(&bed, node, &plugin, &conflist));
     let server = containers[1].runc("server", &["httpd", "-f", "-p", "8080", "-h", "/www"]).start().unwrap();
     eventually(SOON, "the server", || if server_is_up(&containers[1]) { Ok(()) } else { Err(server.log()) });
     let url = format!("http://{}:8080/", containers[1].address);
