@@ -1,5 +1,6 @@
 //! The life of the agent, from the network config to the end, over the traits of the core.
 
+mod rules;
 #[cfg(test)]
 mod tests;
 
@@ -11,8 +12,8 @@ use std::time::Duration;
 use flannel_core::addr::PerFamily;
 use flannel_core::backend::{Backend, BackendError, Network, NetworkStatus, Registration, Underlay};
 use flannel_core::config::NetworkConfig;
-use flannel_core::firewall::rules::{Ours, Range, Wanted};
-use flannel_core::firewall::{Choice, Firewall, FirewallError, FirewallStatus, Managers};
+use flannel_core::firewall::FirewallError;
+use flannel_core::firewall::rules::Range;
 use flannel_core::kernel::Kernel;
 use flannel_core::state_file::{Keeper, State};
 use flannel_core::subnet::{SubnetError, SubnetManager, hold_and_publish};
@@ -25,7 +26,7 @@ use tracing::{error, info, warn};
 
 use crate::registry::UnknownBackend;
 use crate::report::chain;
-use crate::rules::{OpenManagers, RuleOptions, ranges};
+use crate::rules::{OpenManagers, RuleOptions};
 use crate::status::{Asked, Board, Step};
 
 /// The first pause between tries, and the longest.
@@ -93,7 +94,7 @@ pub(crate) enum RunError {
     #[error("config key Backend.Type can't be used")]
     UnknownBackend(#[from] UnknownBackend),
     /// There is no way to write firewall rules.
-    #[error("firewall rules can't be written ({})", asked_by(*.masquerade))]
+    #[error("firewall rules can't be written ({})", rules::asked_by(*.masquerade))]
     Firewall {
         /// Whether masquerading was asked for.
         masquerade: bool,
@@ -166,53 +167,8 @@ impl Agent<'_> {
             mtu: network.overlay_mtu(),
             ip_masq: self.rules.masquerade,
         };
-        Ok(Started { kind, network, file, managers })
-    }
-
-    /// Finds what is to keep the firewall rules: at once if they were asked for, since it can be the end, else
-    /// while the network starts.
-    async fn open_managers(&self, config: &NetworkConfig) -> Result<Opening, RunError> {
-        let choice = match config.nftables {
-            Some(true) => Choice::Nftables,
-            Some(false) => Choice::Iptables,
-            None => Choice::Either,
-        };
-        let opening = (self.managers)(choice, config.families().collect(), self.rules);
-        if self.rules.are_asked_for() {
-            let masquerade = self.rules.masquerade;
-            let opened = opening.await.map_err(|source| RunError::Firewall { masquerade, source })?;
-            return Ok(tokio::spawn(async { Ok(opened) }));
-        }
-        Ok(tokio::spawn(opening))
-    }
-
-    /// What was not asked for is only missed.
-    fn missed(error: &FirewallError) -> Managers {
-        let missed = format!(
-            "forwarded traffic of pods is not accepted by rules of ours, which matters where others drop it \
-                     (--iptables-forward-rules=false silences this): {}",
-            chain(error)
-        );
-        Managers::none(missed)
-    }
-
-    fn firewall(&self, managers: Managers, file: &SubnetFile) -> Firewall {
-        let now = ranges(file.networks, file.subnets);
-        let stored = self
-            .previous
-            .as_ref()
-            .and_then(|state| Some(ranges(state.networks, state.own.as_ref()?.key.subnets())));
-        let ours = [now, self.written_for].into_iter().chain(stored).collect();
-        let wanted = if managers.keeps_any() { self.rules.wanted(now) } else { Wanted::default() };
-        if !wanted.is_empty() {
-            info!(
-                manager = managers.choice(),
-                masquerade = wanted.masquerade,
-                forward = wanted.forward,
-                "firewall"
-            );
-        }
-        Firewall::new(managers, wanted, Ours::Of(ours))
+        let before = self.written_before();
+        Ok(Started { kind, network, file, managers, before })
     }
 
     /// Waits as long as it takes: the store may be away, and an operator may still write or mend the config.
@@ -258,7 +214,7 @@ impl Agent<'_> {
 
     /// Runs a registered network.
     async fn serve(&self, started: Started) -> Result<(), RunError> {
-        let Started { kind, network, file, managers } = started;
+        let Started { kind, network, file, managers, before } = started;
         let (lease, attrs) = (network.lease().clone(), network.attrs());
         let status = network.status();
         self.board.watch_network(status.clone());
@@ -266,11 +222,7 @@ impl Agent<'_> {
         let mut keeper = Keeper::new(path, network.state(), self.store.status());
         let cancel = CancellationToken::new();
         let mut task = tokio::spawn(network.run(self.store.watch_leases(), cancel.clone()));
-        let managers = match self.shutdown.run_until_cancelled(managers).await {
-            Some(opened) => opened.map_err(RunError::Crashed)?.unwrap_or_else(|error| Self::missed(&error)),
-            None => Managers::none("stopping"),
-        };
-        let firewall = self.firewall(managers, &file);
+        let firewall = self.firewall(managers, &file, before).await?;
         let rules = firewall.status();
         self.board.watch_firewall(rules.clone(), Asked(self.rules.are_asked_for()));
         let mut firewall = tokio::spawn(firewall.run(cancel.clone()));
@@ -312,15 +264,6 @@ impl Agent<'_> {
         stop_rules(firewall).await;
         keeper.finish().await;
         result
-    }
-
-    /// Waits until traffic of pods leaves as it should.
-    async fn wait_for_rules(&self, mut status: watch::Receiver<FirewallStatus>) {
-        if self.rules.masquerade {
-            self.board.starting("writing firewall rules");
-            let ready = status.wait_for(|status| status.in_place).await.is_ok();
-            debug_assert!(ready, "the firewall runs as long as the agent");
-        }
     }
 
     /// Keeps the MTU in the subnet file true when that of the underlay changes.
@@ -377,15 +320,9 @@ struct Started {
     kind: String,
     network: Box<dyn Network>,
     file: SubnetFile,
-    managers: Opening,
-}
-
-/// What keeps firewall rules is being looked for.
-type Opening = JoinHandle<Result<Managers, FirewallError>>;
-
-/// The flags that ask for rules.
-fn asked_by(masquerade: bool) -> &'static str {
-    if masquerade { "--ip-masq" } else { "--iptables-forward-rules" }
+    managers: rules::Opening,
+    /// What rules may be left for.
+    before: Vec<PerFamily<Range>>,
 }
 
 fn log_underlay(underlay: &Underlay) {

@@ -50,7 +50,11 @@ pub(crate) fn readiness(
 ) -> Readiness {
     let mut reasons = Vec::new();
     match step {
-        Step::Starting(why) => return Readiness::NotReady(vec![why.clone()]),
+        Step::Starting(why) => {
+            // It may be the rules that are waited for.
+            let rules = firewall.and_then(|(firewall, _)| firewall.problem.clone());
+            return Readiness::NotReady([why.clone()].into_iter().chain(rules).collect());
+        }
         Step::Stopping => return Readiness::NotReady(vec!["stopping".to_owned()]),
         Step::LeaseLost(why) => reasons.push(why.clone()),
         Step::Running => {}

@@ -10,6 +10,8 @@ use async_trait::async_trait;
 use flannel_core::addr::{Mtu, PerFamily};
 use flannel_core::backend::NetworkStatus;
 use flannel_core::config::LeaseSource;
+use flannel_core::firewall::rules::{Ours, Wanted};
+use flannel_core::firewall::{Managers, Plan, RuleManager};
 use flannel_core::kernel::LinkAddress;
 use flannel_core::lease::{Lease, LeaseAttrs};
 use flannel_core::subnet::{LeaseStream, StoreStatus};
@@ -231,6 +233,15 @@ fn start(fake: Fake) -> Test {
 }
 
 fn start_at(fake: Fake, iface: &'static str, file: &str) -> Test {
+    let options = RuleOptions { forward: false, ..RuleOptions::default() };
+    let none: Rules = Box::new(|| Managers::new(None, Vec::new(), ""));
+    start_with(fake, iface, file, options, none)
+}
+
+/// Makes what keeps firewall rules.
+type Rules = Box<dyn Fn() -> Managers>;
+
+fn start_with(fake: Fake, iface: &'static str, file: &str, rules: RuleOptions, keepers: Rules) -> Test {
     let folder = tempfile::tempdir().unwrap();
     let (board, notices) = (Arc::new(Board::new()), Arc::new(Mutex::new(Vec::new())));
     let shutdown = CancellationToken::new();
@@ -244,9 +255,9 @@ fn start_at(fake: Fake, iface: &'static str, file: &str) -> Test {
             state_file: crate::memory::path(&file),
             subnet_file: file,
             previous: None,
-            rules: RuleOptions { forward: false, ..RuleOptions::default() },
+            rules,
             written_for: PerFamily::default(),
-            managers: &|_, _, _| Box::pin(std::future::ready(Ok(Managers::new(None, Vec::new(), "")))),
+            managers: &|_, _, _| Box::pin(std::future::ready(Ok(keepers()))),
             store: &store,
             backends: &|kind| match kind {
                 "vxlan" => Ok(Box::new(store.clone())),
@@ -491,5 +502,43 @@ fn without_its_file_the_agent_runs_but_is_not_ready() {
         test.wait(11).await;
         assert_eq!(test.state(), "ready");
         assert_eq!(test.stop().await, Ok(()));
+    });
+}
+
+/// Keeps rules, from the second try on.
+struct Late(u32);
+
+#[async_trait]
+impl RuleManager for Late {
+    fn name(&self) -> &'static str {
+        "late"
+    }
+
+    async fn plan(&mut self, want: &Wanted, _: &Ours) -> Result<Plan, FirewallError> {
+        assert!(want.masquerade && want.ranges.v4.is_some());
+        self.0 += 1;
+        if self.0 > 1 { Ok(Plan::default()) } else { Err(FirewallError::TimedOut { command: "nft".into() }) }
+    }
+
+    async fn changed(&mut self) {
+        std::future::pending().await
+    }
+}
+
+/// A pod that starts earlier would speak to the world with an address that has no way back.
+#[test]
+fn the_subnet_file_waits_for_masquerading() {
+    with_paused_time(async {
+        let rules = RuleOptions { masquerade: true, ..RuleOptions::default() };
+        let keepers: Rules = Box::new(|| Managers::new(Some(Box::new(Late(0))), Vec::new(), "late"));
+        let test = start_with(Fake::new(), "eth0", "run/subnet.env", rules, keepers);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!(test.file(), "");
+        let state = test.state();
+        assert!(state.contains("writing firewall rules") && state.contains("nft did not end"), "{state}");
+        test.wait(1).await;
+        assert!(test.file().ends_with("FLANNEL_IPMASQ=true\n"), "{}", test.file());
+        assert_eq!(test.state(), "ready");
+        test.stop().await.unwrap();
     });
 }

@@ -10,7 +10,7 @@ use flannel_lab::wait::eventually;
 use super::packets::{Stream, Talk};
 use super::{MANAGERS, Manager, World, sh};
 use crate::backends::VXLAN;
-use crate::harness::{FLANNELD, LocalFolder, SOON, Store, http_get};
+use crate::harness::{FLANNELD, LocalFolder, SOON, Store, http_get, subnet_file};
 
 /// The rules of others are, byte for byte, what they were, whatever we do to ours.
 #[test]
@@ -277,25 +277,33 @@ fn two_agents_of_one_host() {
     });
 }
 
-/// What was written for a network or subnet that the node had before is known by the old subnet file.
+/// What was written for a network that the node had before is known by either file.
 #[test]
 fn rules_of_the_network_before_go() {
     in_sandbox_within(Duration::from_mins(2), test_name!(), || {
         for manager in MANAGERS {
             let mut world = World::new(&VXLAN, manager, &["--ip-masq"]);
-            world.bed.stop(1);
-            let config = manager
-                .config(world.bed.case)
-                .replace("10.244.", "10.245.")
-                .replace("fd00:10:244", "fd00:10:245");
-            world.bed.store.put_config(&config);
-            // Without it the subnet file alone has to tell.
-            std::fs::remove_file(crate::harness::subnet_file(1).with_extension("env.state")).unwrap();
-            world.bed.spawn(1, &["--ip-masq"]);
-            world.bed.wait_ready(1);
-            let rules = manager.rules(world.node(1));
-            assert!(rules.contains("10.245.") && rules.contains("fd00:10:245"), "{manager:?}: {rules}");
-            assert!(!rules.contains("10.244.") && !rules.contains("fd00:10:244"), "{manager:?}: {rules}");
+            let (subnets, state) = (subnet_file(1), subnet_file(1).with_extension("env.state"));
+            for (lost, old, new) in [(state, "244", "245"), (subnets, "245", "246")] {
+                eventually(SOON, "both files", || state_and_subnets_are_there());
+                world.bed.stop(1);
+                std::fs::remove_file(&lost).unwrap();
+                let config = manager.config(world.bed.case);
+                let config =
+                    config.replace("10.244.", &format!("10.{new}.")).replace("10:244", &format!("10:{new}"));
+                world.bed.store.put_config(&config);
+                world.bed.spawn(1, &["--ip-masq"]);
+                world.bed.wait_ready(1);
+                let rules = manager.rules(world.node(1));
+                let has = |network: &str| {
+                    rules.contains(&format!("10.{network}.")) || rules.contains(&format!("fd00:10:{network}"))
+                };
+                assert!(has(new) && !has(old), "{manager:?} without {}: {rules}", lost.display());
+            }
         }
     });
+}
+
+fn state_and_subnets_are_there() -> bool {
+    subnet_file(1).exists() && subnet_file(1).with_extension("env.state").exists()
 }

@@ -194,8 +194,8 @@ impl<'a> Seen<'a> {
         let left: Vec<_> = self.rules.iter().filter(|rule| rule.is_left).collect();
         let Some(first) = left.first() else { return };
         notes.push(format!(
-            "table {table}, chain {chain}: {} of another network, such as `{}`, left from a lost subnet file or \
-             another agent's; `flanneld cleanup` removes them",
+            "table {table}, chain {chain}: {} of another network, left from a lost subnet file or another agent's; \
+             if no agent of this host has that network, remove each as by `-t {table} -D {chain} {}`",
             if left.len() == 1 { "1 rule".to_owned() } else { format!("{} rules", left.len()) },
             first.text
         ));
