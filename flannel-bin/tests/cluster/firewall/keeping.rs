@@ -285,7 +285,7 @@ fn rules_of_the_network_before_go() {
             let mut world = World::new(&VXLAN, manager, &["--ip-masq"]);
             let (subnets, state) = (subnet_file(1), subnet_file(1).with_extension("env.state"));
             for (lost, old, new) in [(state, "244", "245"), (subnets, "245", "246")] {
-                eventually(SOON, "both files", || state_and_subnets_are_there());
+                eventually(SOON, "both files", state_and_subnets_are_there);
                 world.bed.stop(1);
                 std::fs::remove_file(&lost).unwrap();
                 let config = manager.config(world.bed.case);
