@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use flannel_core::subnet::etcd::EtcdSubnetManager;
+use flannel_core::lease::LeaseUpdate;
+use flannel_core::subnet::etcd::{EtcdOptions, EtcdSubnetManager, EtcdTimeouts};
 use flannel_core::subnet::{SubnetError, SubnetManager};
 
 use crate::common::*;
+use crate::proxy::Proxy;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn renews_the_same_etcd_lease_without_an_event() {
@@ -118,4 +120,29 @@ async fn releases_the_own_lease_and_no_other() {
         let left = records(&etcd);
         assert_eq!(left.iter().map(|left| left.key.clone()).collect::<Vec<_>>(), [path(other.key)]);
     }
+}
+
+/// Nobody tells that a connection comes from an address which the host has no more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_address_is_published_over_a_new_connection() {
+    let etcd = start(V4);
+    let proxy = Proxy::to(etcd.endpoint()).await;
+    // None of these may be what helps.
+    let long = Duration::from_mins(10);
+    let timeouts = EtcdTimeouts { request: long, probe: long, probe_answer: long, ..EtcdTimeouts::default() };
+    let manager = EtcdSubnetManager::new(EtcdOptions { timeouts, ..EtcdOptions::new([&proxy.url]) }).unwrap();
+    let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
+    let mut watch = manager.watch_leases();
+    assert!(matches!(next(&mut watch).await, LeaseUpdate::Snapshot { .. }));
+    // So that the stream is open.
+    etcd.put(&path("10.5.8.0-24"), &attrs(8).to_json()).unwrap();
+    assert!(matches!(next(&mut watch).await, LeaseUpdate::Put(_)));
+    proxy.forget();
+    let published = soon(manager.publish(&lease, &attrs(2))).await.unwrap();
+    assert_eq!(etcd.get(&path(lease.key)).unwrap(), Some(attrs(2).to_json()));
+    assert_eq!(published.attrs, attrs(2));
+    etcd.put(&path("10.5.9.0-24"), &attrs(9).to_json()).unwrap();
+    let key = "10.5.9.0-24".parse().unwrap();
+    while !matches!(next(&mut watch).await, LeaseUpdate::Put(lease) if lease.key == key) {}
+    assert!(manager.status().borrow().connected);
 }
