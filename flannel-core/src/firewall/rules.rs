@@ -192,3 +192,36 @@ fn written_for(family: Family, range: Range, chain: Chain) -> Vec<Rule> {
         Chain::Forward => forward(range),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_random_where_that_is_wanted_and_possible() {
+        let range = Range { network: "10.1.0.0/16".parse().unwrap(), subnet: "10.1.7.0/24".parse().unwrap() };
+        let ranges = PerFamily { v4: Some(range), v6: None };
+        for (fully_random, can_be_random) in [(true, true), (true, false), (false, true), (false, false)] {
+            let want = Wanted { ranges, masquerade: true, fully_random, forward: false };
+            let rules = want.rules(Family::V4, Chain::Masquerade, can_be_random).unwrap();
+            let masquerade = Verdict::Masquerade { fully_random: fully_random && can_be_random };
+            assert_eq!(rules.iter().filter(|rule| rule.verdict == masquerade).count(), 2, "{rules:?}");
+            assert_eq!(rules.iter().filter(|rule| rule.verdict == Verdict::Return).count(), 4, "{rules:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_off_has_no_chain() {
+        let none = Wanted { masquerade: true, forward: true, ..Wanted::default() };
+        assert!(none.is_empty(), "no family has pods");
+        let range = Range { network: "fd00::/48".parse().unwrap(), subnet: "fd00::/64".parse().unwrap() };
+        let ranges = PerFamily { v4: None, v6: Some(range) };
+        for (masquerade, forward) in [(true, false), (false, true), (false, false)] {
+            let want = Wanted { ranges, masquerade, forward, ..Wanted::default() };
+            assert_eq!(want.rules(Family::V6, Chain::Masquerade, true).is_some(), masquerade);
+            assert_eq!(want.rules(Family::V6, Chain::Forward, true).is_some(), forward);
+            assert!(Chain::ALL.iter().all(|chain| want.rules(Family::V4, *chain, true).is_none()));
+            assert_eq!(want.is_empty(), !masquerade && !forward);
+        }
+    }
+}

@@ -1,18 +1,15 @@
 //! The real programs, in both variants and both families, in namespaces.
 
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use flannel_lab::golden::Golden;
 use flannel_lab::sandbox::in_sandbox;
 use flannel_lab::test_name;
-use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
 use super::super::Iptables;
 use super::super::variant::{Kind, legacy_tables};
-use super::super::watch::Watch;
 use super::*;
 use crate::addr::Family;
 use crate::firewall::rules::Ours;
@@ -88,13 +85,13 @@ const CASES: &[Case] = &[
     },
 ];
 
-fn command(kind: Kind, family: Family) -> String {
+pub(super) fn command(kind: Kind, family: Family) -> String {
     let program = if family == Family::V4 { "iptables" } else { "ip6tables" };
     format!("{program}-{kind}")
 }
 
 /// Runs a script with `I`, `N` and `S` of a family.
-fn sh(kind: Kind, family: Family, script: &str) {
+pub(super) fn sh(kind: Kind, family: Family, script: &str) {
     let range = golden_ranges().get(family).copied().unwrap();
     let mut shell = Command::new("sh");
     shell.args(["-e", "-c", script]).env("I", command(kind, family));
@@ -103,14 +100,14 @@ fn sh(kind: Kind, family: Family, script: &str) {
     assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-fn sh_both(kind: Kind, script: &str) {
+pub(super) fn sh_both(kind: Kind, script: &str) {
     for family in Family::ALL {
         sh(kind, family, script);
     }
 }
 
 /// Everything there is, but for the time and the counters.
-fn dump(kind: Kind, family: Family) -> Vec<String> {
+pub(super) fn dump(kind: Kind, family: Family) -> Vec<String> {
     let output = Command::new(command(kind, family) + "-save").output().unwrap();
     assert!(output.status.success());
     let text = String::from_utf8(output.stdout).unwrap();
@@ -148,19 +145,19 @@ fn assert_golden(kind: Kind, case: &str) {
 }
 
 /// A manager that has chosen `kind`, since somebody has a rule there.
-async fn open(kind: Kind) -> Iptables {
+pub(super) async fn open(kind: Kind) -> Iptables {
     sh_both(kind, "$I -t mangle -A INPUT -i eth7 -j ACCEPT");
     let manager = Iptables::open(&Family::ALL, Duration::from_secs(5)).await.unwrap();
     assert!(manager.choice().contains(&format!("({kind})")), "{}", manager.choice());
     manager
 }
 
-fn ours() -> Ours {
+pub(super) fn ours() -> Ours {
     Ours::Of(vec![golden_ranges()])
 }
 
 /// Plans and does it. What was done is all that there was to do.
-async fn hold(manager: &mut Iptables, want: &Wanted, ours: &Ours) -> Plan {
+pub(super) async fn hold(manager: &mut Iptables, want: &Wanted, ours: &Ours) -> Plan {
     let plan = manager.plan(want, ours).await.unwrap();
     for step in &plan.steps {
         step.run().await.unwrap_or_else(|error| panic!("{error}\n{}", step.input));
@@ -170,7 +167,7 @@ async fn hold(manager: &mut Iptables, want: &Wanted, ours: &Ours) -> Plan {
 }
 
 /// A sandbox for a test of everything there is of a variant.
-fn with(test: &str, body: impl AsyncFnOnce()) {
+pub(super) fn with(test: &str, body: impl AsyncFnOnce()) {
     in_sandbox(test, || {
         // The names of the legacy tables can only be read in a namespace that was made by who is root in it.
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
@@ -277,75 +274,6 @@ fn a_look_is_two_processes() {
             sh_both(kind, "$I -t mangle -F");
         }
     });
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_legacy_variant_is_looked_at_about_once_a_period() {
-    let period = Duration::from_secs(5);
-    let mut watch = Watch::new(Kind::Legacy, period);
-    for _ in 0..20 {
-        let before = tokio::time::Instant::now();
-        watch.wait().await;
-        let waited = before.elapsed();
-        assert!((period.mul_f64(0.94)..period.mul_f64(1.06)).contains(&waited), "{waited:?}");
-    }
-}
-
-#[test]
-fn the_nft_variant_is_looked_at_when_its_tables_change_and_not_more_often() {
-    with(test_name!(), async || {
-        let mut manager = open(Kind::Nft).await;
-        hold(&mut manager, &all_of(golden_ranges()), &ours()).await;
-        let within =
-            async |manager: &mut Iptables, time| tokio::time::timeout(time, manager.changed()).await.is_ok();
-        // Our own change was announced, too.
-        assert!(within(&mut manager, Duration::from_secs(10)).await);
-        manager.plan(&all_of(golden_ranges()), &ours()).await.unwrap();
-        assert!(!within(&mut manager, Duration::from_secs(2)).await, "nothing changed");
-        sh(Kind::Nft, Family::V4, "$I -t mangle -A FORWARD -s 192.0.2.1 -j ACCEPT");
-        assert!(!within(&mut manager, Duration::from_secs(2)).await, "a table that we have nothing in");
-        sh(Kind::Nft, Family::V4, "$I -t nat -F FLANNEL-POSTRTG");
-        assert!(within(&mut manager, Duration::from_secs(10)).await);
-        assert_eq!(hold(&mut manager, &all_of(golden_ranges()), &ours()).await.steps.len(), 1);
-        let begin = std::time::Instant::now();
-        assert!(within(&mut manager, Duration::from_secs(10)).await);
-        assert!(begin.elapsed() > Duration::from_millis(700), "once a period at most: {:?}", begin.elapsed());
-    });
-}
-
-/// A chain of nftables that drops is named, but never our own table.
-async fn drops_are_named(kind: Kind) {
-    let mut manager = open(kind).await;
-    let want = all_of(golden_ranges());
-    hold(&mut manager, &want, &ours()).await;
-    sh_both(Kind::Nft, "$I -P FORWARD DROP; nft add table inet fw");
-    sh(
-        Kind::Nft,
-        Family::V4,
-        "nft 'add chain inet fw forward { type filter hook forward priority 0; policy drop; }'",
-    );
-    let announced = async |manager: &mut Iptables| {
-        tokio::time::timeout(Duration::from_secs(10), manager.changed()).await.unwrap();
-    };
-    announced(&mut manager).await;
-    let notes = manager.plan(&want, &ours()).await.unwrap().notes;
-    let named = |what: &str| notes.iter().any(|note| note.starts_with(what));
-    assert!(named("chain forward of table inet fw drops"), "{notes:?}");
-    // Where our rules are, the policy does not reach pods.
-    assert_eq!(named("chain FORWARD of table ip filter drops"), kind == Kind::Legacy, "{notes:?}");
-    sh_both(Kind::Nft, "$I -P FORWARD ACCEPT; nft delete table inet fw || true");
-    announced(&mut manager).await;
-    assert_eq!(manager.plan(&want, &ours()).await.unwrap().notes, [""; 0]);
-}
-
-#[test]
-fn drops_of_others_are_named_in_nft() {
-    with(test_name!(), async || drops_are_named(Kind::Nft).await);
-}
-
-#[test]
-fn drops_of_others_are_named_in_legacy() {
-    with(test_name!(), async || drops_are_named(Kind::Legacy).await);
 }
 
 #[test]
@@ -469,54 +397,5 @@ fn a_held_lock_is_named_and_does_no_harm() {
         drop(lock);
         hold(&mut manager, &want, &ours()).await;
         assert!(dump(Kind::Legacy, Family::V4).iter().any(|line| is_ours(line)));
-    });
-}
-
-/// Makes a host whose iptables has only these names, all of one variant.
-fn have_only(names: &[&str], program: &str) {
-    let real = ["/usr/sbin", "/sbin"].map(Path::new).into_iter().find(|folder| folder.join(program).exists());
-    let folder = Path::new("/run/sbin");
-    std::fs::create_dir(folder).unwrap();
-    std::fs::copy(real.unwrap().join(program), folder.join(program)).unwrap();
-    for name in names {
-        std::os::unix::fs::symlink(program, folder.join(name)).unwrap();
-    }
-    for hidden in ["/usr/sbin", "/sbin"] {
-        mount(Some(folder), hidden, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
-    }
-}
-
-const PLAIN: [&str; 6] =
-    ["iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore"];
-
-#[test]
-fn plain_names_will_do() {
-    with(test_name!(), async || {
-        have_only(&PLAIN, "xtables-legacy-multi");
-        Iptables::installed(&Family::ALL).await.unwrap();
-        let mut manager = Iptables::open(&Family::ALL, Duration::from_secs(5)).await.unwrap();
-        assert!(manager.choice().contains("(legacy)"), "{}", manager.choice());
-        let plan = hold(&mut manager, &all_of(golden_ranges()), &ours()).await;
-        let programs: Vec<_> = plan.steps.iter().map(|step| step.program).collect();
-        assert_eq!(programs, ["iptables-restore", "ip6tables-restore"]);
-    });
-}
-
-#[test]
-fn a_missing_program_is_named_if_a_family_needs_it() {
-    with(test_name!(), async || {
-        have_only(&PLAIN[..3], "xtables-nft-multi");
-        Iptables::installed(&[Family::V4]).await.unwrap();
-        let error = Iptables::installed(&Family::ALL).await.unwrap_err();
-        assert!(error.to_string().starts_with("ip6tables-save is not installed"), "{error}");
-        let mut manager = Iptables::open(&[Family::V4], Duration::from_secs(5)).await.unwrap();
-        let v4 = PerFamily { v6: None, ..golden_ranges() };
-        hold(&mut manager, &all_of(v4), &ours()).await;
-        for name in PLAIN {
-            _ = std::fs::remove_file(Path::new("/run/sbin").join(name));
-        }
-        let error = Iptables::open(&[], Duration::from_secs(5)).await.unwrap_err();
-        let told = "iptables-save is not installed (Debian and Red Hat package iptables)";
-        assert_eq!(error.to_string(), told);
     });
 }

@@ -2,7 +2,9 @@
 
 mod host;
 mod model;
+mod programs;
 mod text;
+mod watch;
 
 use crate::addr::PerFamily;
 use crate::firewall::rules::{Range, Wanted};
