@@ -521,7 +521,7 @@ impl RuleManager for Late {
     }
 
     async fn changed(&mut self) {
-        std::future::pending().await;
+        std::future::pending::<()>().await;
     }
 }
 
