@@ -73,6 +73,7 @@ async fn serve(options: &Options) -> Result<(), DaemonError> {
     stop_on_signals(shutdown.clone())?;
     info!(version = cli::version(), options = shown(options), "starting");
 
+    lock::wait_for_remains(&options.subnet_file).await;
     let board = Arc::new(Board::new());
     let farewell = CancellationToken::new();
     // First of all: a probe gets an answer from the first moment.

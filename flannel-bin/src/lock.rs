@@ -14,6 +14,9 @@ use tracing::{info, warn};
 /// The pause between looks at a lock that somebody else has.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// How long what an agent left behind may take to end.
+const REMAINS: Duration = Duration::from_secs(1);
+
 /// The file that is locked.
 pub(crate) fn path(subnet_file: &Path) -> PathBuf {
     let mut name = subnet_file.as_os_str().to_owned();
@@ -40,6 +43,18 @@ pub(crate) async fn hold(subnet_file: &Path) -> Option<File> {
             }
         }
         tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Waits for what an agent with this subnet file left behind, for a moment at most. One that was killed while it
+/// started a program leaves a process that has all of its files, ports and devices open, the lock among them,
+/// until it becomes that program.
+pub(crate) async fn wait_for_remains(subnet_file: &Path) {
+    let Ok(file) = File::open(path(subnet_file)) else { return };
+    let begin = tokio::time::Instant::now();
+    // The lock is given back at once, with the file.
+    while matches!(file.try_lock(), Err(TryLockError::WouldBlock)) && begin.elapsed() < REMAINS {
+        tokio::time::sleep(REMAINS / 100).await;
     }
 }
 
@@ -133,5 +148,27 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("file"), "").unwrap();
         assert!(hold(&folder.path().join("file/subnet.env")).await.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn remains_are_waited_for_but_not_for_ever() {
+        let folder = tempfile::tempdir().unwrap();
+        let subnet_file = folder.path().join("subnet.env");
+        let waited = async || {
+            let begin = tokio::time::Instant::now();
+            wait_for_remains(&subnet_file).await;
+            begin.elapsed()
+        };
+        assert_eq!(waited().await, Duration::ZERO, "nothing was there");
+        let remains = hold(&subnet_file).await.unwrap();
+        assert!((REMAINS..2 * REMAINS).contains(&waited().await));
+        let ends = tokio::spawn(async move {
+            tokio::time::sleep(REMAINS / 4).await;
+            drop(remains);
+        });
+        let time = waited().await;
+        assert!((REMAINS / 4..REMAINS / 2).contains(&time), "{time:?}");
+        ends.await.unwrap();
+        assert_eq!(waited().await, Duration::ZERO, "a file alone means nothing");
     }
 }
