@@ -1,8 +1,12 @@
 //! Restarts and crashes are invisible to traffic.
 
-use flannel_lab::cluster::Cluster;
+use std::time::Duration;
 
-use crate::backends::{BackendCase, on_every_backend};
+use flannel_lab::cluster::Cluster;
+use flannel_lab::sandbox::in_sandbox;
+use flannel_lab::test_name;
+
+use crate::backends::{BackendCase, UDP, on_every_backend};
 use crate::harness::{Bed, LocalFolder, Monitor, Store, Traffic, env_of};
 
 on_every_backend!(kill_and_start_again_under_traffic, an_idle_agent_writes_nothing);
@@ -51,4 +55,22 @@ fn an_idle_agent_writes_nothing(case: &'static BackendCase) {
     // Longer than an audit, which comes after 54 to 66 s.
     std::thread::sleep(std::time::Duration::from_secs(70));
     assert_eq!(monitor.seen(), Vec::<String>::new());
+}
+
+/// An agent that is killed while it starts a program leaves that with all its ports for a moment.
+#[test]
+fn killed_at_any_moment_of_its_start() {
+    in_sandbox(test_name!(), || {
+        let cluster = Cluster::builder().nodes(1).families(UDP.widest()).build().unwrap();
+        let mut bed = Bed::new(cluster, LocalFolder::new(), &UDP, UDP.widest());
+        bed.spawn(1, &["--ip-masq"]);
+        for round in 0..150 {
+            std::thread::sleep(Duration::from_millis(12 + round * 7 % 48));
+            assert!(bed.agent(1).is_running(), "round {round}: {}", bed.agent(1).log());
+            bed.kill(1);
+            bed.spawn(1, &["--ip-masq"]);
+        }
+        bed.wait_ready(1);
+        assert_eq!(bed.netns(1).link_index("flannel1").unwrap(), None, "the TUN has its own name again");
+    });
 }
