@@ -8,15 +8,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use async_trait::async_trait;
 use flannel_core::addr::{Family, Mtu, PerFamily, Subnet};
 use flannel_core::backend::Underlay;
+use flannel_core::config::{BackendConfig, ConfigError};
 use flannel_core::dataplane::{Address, KERNEL_PROTOCOL, Object, ROUTE_PROTOCOL, Route, Through};
 use flannel_core::kernel::{Kernel, KernelError, KernelEvent, Kinds, Link, LinkOp, Scope};
 use flannel_core::lease::{Lease, LeaseAttrs, LeaseKey};
 use flannel_core::peers::{Claim, Peer, PeerError};
-use flannel_core::reconcile::{Devices, Driver};
+use flannel_core::reconcile::{Devices, Driver, Taken};
 use tokio::sync::Notify;
 use tracing::{debug, error, info, warn};
 
 use crate::backend::{UdpOptions, addresses};
+use crate::config::UdpConfig;
 use crate::counters::DropReason;
 use crate::engine::{Engine, EngineEvent, EngineOptions};
 use crate::forward::{self, ForwardingTable, TableSpec};
@@ -312,6 +314,13 @@ impl Driver for UdpDriver {
         }
         (self.sides, self.underlay) = (sides, underlay.clone());
         Ok(())
+    }
+
+    /// All nodes must change the port together, and the others would not know when.
+    fn take_config(&mut self, next: &BackendConfig, _: Vec<String>) -> Result<Taken, ConfigError> {
+        let differs = UdpConfig::parse(next)?.port != self.port;
+        let restart = differs.then(|| "Backend.Port".to_owned()).into_iter().collect();
+        Ok(Taken { live: Vec::new(), restart })
     }
 
     fn attrs(&self) -> LeaseAttrs {

@@ -24,7 +24,7 @@ use tracing::{info, warn};
 
 use super::allocate::{holder, is_same_node};
 use super::timing::Backoff;
-use super::{LeaseStream, StoreStatus, SubnetError, SubnetManager, chain};
+use super::{ConfigStream, LeaseStream, StoreStatus, SubnetError, SubnetManager, chain};
 use crate::addr::{Family, PerFamily};
 use crate::config::NetworkConfig;
 use crate::lease::{Lease, LeaseAttrs, LeaseKey, LeaseUpdate};
@@ -186,6 +186,10 @@ impl SubnetManager for Remembering {
             Ok(answer) => answer.inspect(|_| self.forget()),
             Err(_) => Ok(self.recall(&memory, "no answer within a second")),
         }
+    }
+
+    fn config_changes(&self) -> Option<ConfigStream> {
+        self.store.config_changes()
     }
 
     async fn published_attrs(
