@@ -77,7 +77,9 @@ impl<D: Driver> Reconciler<D> {
                 live
             }
             Err(why) => {
-                followed.problem = Some(format!("{why}; the running config stays in force"));
+                followed.problem = Some(format!(
+                    "{why}; the running config stays in force, but flanneld could not be started with this one"
+                ));
                 Vec::new()
             }
         };
