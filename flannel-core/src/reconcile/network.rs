@@ -54,6 +54,9 @@ pub async fn register(
     if let Some(options) = registration.chosen_by {
         reconciler.follow(Follower::new(options.clone(), registration.underlay.clone(), overlay));
     }
+    if let Some(changes) = registration.subnets.config_changes() {
+        reconciler.follow_config(registration.config.clone(), changes);
+    }
     if registration.blackholes {
         reconciler.keep_blackholes();
     }

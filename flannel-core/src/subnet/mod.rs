@@ -33,6 +33,10 @@ pub use remembering::{Memory, Remembering};
 /// A lease watch. The store reconnects by itself and the stream never ends by itself. An `Err` is final.
 pub type LeaseStream = BoxStream<'static, Result<LeaseUpdate, SubnetError>>;
 
+/// The network config whenever it became another one; one that is known already may come again. An `Err` says
+/// why what is there now can't be used, so that the one before stays in force, and is not final.
+pub type ConfigStream = BoxStream<'static, Result<NetworkConfig, SubnetError>>;
+
 /// The store that hands out subnets. Drop a future or stream to cancel it.
 #[async_trait]
 pub trait SubnetManager: Send + Sync {
@@ -43,6 +47,12 @@ pub trait SubnetManager: Send + Sync {
     /// on the node itself. None from a store that has no word in it.
     async fn wanted_ips(&self) -> Result<PerFamily<IpAddr>, SubnetError> {
         Ok(PerFamily::default())
+    }
+
+    /// Follows the network configuration from what [`Self::network_config`] said last; `None` if this store
+    /// does not tell.
+    fn config_changes(&self) -> Option<ConfigStream> {
+        None
     }
 
     /// What the node with one of these underlay addresses published before, so that it keeps its VTEP MAC.

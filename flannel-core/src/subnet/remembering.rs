@@ -24,7 +24,7 @@ use tracing::{info, warn};
 
 use super::allocate::{holder, is_same_node};
 use super::timing::Backoff;
-use super::{LeaseStream, StoreStatus, SubnetError, SubnetManager, chain};
+use super::{ConfigStream, LeaseStream, StoreStatus, SubnetError, SubnetManager, chain};
 use crate::addr::{Family, PerFamily};
 use crate::config::NetworkConfig;
 use crate::lease::{Lease, LeaseAttrs, LeaseKey, LeaseUpdate};
@@ -197,6 +197,10 @@ impl SubnetManager for Remembering {
             Some(memory) => Ok(memory.wanted_ips),
             None => self.store.wanted_ips().await,
         }
+    }
+
+    fn config_changes(&self) -> Option<ConfigStream> {
+        self.store.config_changes()
     }
 
     async fn published_attrs(

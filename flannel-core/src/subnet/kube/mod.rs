@@ -41,7 +41,7 @@ use self::node::Names;
 pub use self::options::{KubeAccess, KubeOptions, KubeTimeouts, NodeIdentity};
 use self::own::{OwnNode, OwnObject, is_object_name};
 use super::health::Health;
-use super::{LeaseStream, StoreStatus, SubnetError, SubnetManager};
+use super::{ConfigStream, LeaseStream, StoreStatus, SubnetError, SubnetManager};
 use crate::addr::PerFamily;
 use crate::config::NetworkConfig;
 use crate::lease::{Lease, LeaseAttrs};
@@ -100,8 +100,17 @@ impl KubeSubnetManager {
 impl SubnetManager for KubeSubnetManager {
     async fn network_config(&self) -> Result<NetworkConfig, SubnetError> {
         let config = self.0.config()?;
+        // A file alone does not say that the store is there, which is asked by this question first.
+        match self.0.recent_own().await {
+            Ok(_) | Err(SubnetError::NotAssigned { .. }) => {}
+            Err(error) => return Err(error),
+        }
         *self.0.used_config.lock().unwrap_or_else(PoisonError::into_inner) = Some(config.clone());
         Ok(config)
+    }
+
+    fn config_changes(&self) -> Option<ConfigStream> {
+        Some(net_conf::changes(Arc::clone(&self.0)))
     }
 
     async fn wanted_ips(&self) -> Result<PerFamily<IpAddr>, SubnetError> {

@@ -81,7 +81,7 @@ impl Store {
     }
 
     /// The own node as it is or was a moment ago.
-    async fn recent_own(&self) -> Result<OwnObject, SubnetError> {
+    pub(super) async fn recent_own(&self) -> Result<OwnObject, SubnetError> {
         let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match recent {
             Some((read, own)) if read.elapsed() < FRESH => Ok(own),
