@@ -5,11 +5,12 @@ use std::net::IpAddr;
 use async_trait::async_trait;
 use flannel_core::addr::{Family, PerFamily, Subnet};
 use flannel_core::backend::Underlay;
+use flannel_core::config::{BackendConfig, ConfigError};
 use flannel_core::dataplane::{Object, ObjectKey};
 use flannel_core::kernel::{Kernel, KernelError, KernelEvent, Kinds, Link, Refusal, Scope};
 use flannel_core::lease::{Lease, LeaseAttrs};
 use flannel_core::peers::{Claim, Peer, PeerError};
-use flannel_core::reconcile::{Devices, Driver};
+use flannel_core::reconcile::{Devices, Driver, Taken};
 
 use crate::peer::peer;
 
@@ -72,6 +73,11 @@ impl Driver for HostGwDriver {
         self.addresses = crate::gateways(&families, underlay)?;
         self.underlay = underlay.clone();
         Ok(())
+    }
+
+    /// There are no keys, so whatever changed means nothing.
+    fn take_config(&mut self, _: &BackendConfig, _: Vec<String>) -> Result<Taken, ConfigError> {
+        Ok(Taken::default())
     }
 
     fn attrs(&self) -> LeaseAttrs {

@@ -342,3 +342,25 @@ async fn a_new_underlay_address_is_published_and_one_that_is_no_gateway_is_not()
     cancel.cancel();
     task.await.unwrap().unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_config_that_changes_is_named_but_for_keys_without_a_meaning() {
+    let host = Host::new();
+    let running = host.start().await;
+    for (text, named) in [
+        (DUAL.replace("host-gw\"", "host-gw\",\"VNI\":7"), None),
+        (DUAL.replace("host-gw", "vxlan"), Some("Backend.Type")),
+        (DUAL.replace("10.5.0.0/16", "10.4.0.0/15"), Some("Network")),
+        (DUAL.to_owned(), None),
+    ] {
+        host.store.set_config(NetworkConfig::parse(&text, LeaseSource::Store).unwrap());
+        settle().await;
+        let restart = running.status.borrow().restart_needed.clone();
+        let want = named.map(|key| format!("network config: {key} changed"));
+        assert_eq!(
+            restart.as_deref().map(|why| &why[..want.as_ref().map_or(0, String::len)]),
+            want.as_deref()
+        );
+    }
+    assert!(running.status.borrow().synced);
+}

@@ -8,15 +8,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use async_trait::async_trait;
 use flannel_core::addr::{Family, Mtu, PerFamily, Subnet};
 use flannel_core::backend::Underlay;
+use flannel_core::config::{BackendConfig, ConfigError};
 use flannel_core::dataplane::{Address, KERNEL_PROTOCOL, Object, ROUTE_PROTOCOL, Route, Through};
 use flannel_core::kernel::{Kernel, KernelError, KernelEvent, Kinds, Link, LinkOp, Scope};
 use flannel_core::lease::{Lease, LeaseAttrs, LeaseKey};
 use flannel_core::peers::{Claim, Peer, PeerError};
-use flannel_core::reconcile::{Devices, Driver};
+use flannel_core::reconcile::{Devices, Driver, Taken};
 use tokio::sync::Notify;
 use tracing::{debug, error, info, warn};
 
 use crate::backend::{UdpOptions, addresses};
+use crate::config::UdpConfig;
 use crate::counters::DropReason;
 use crate::engine::{Engine, EngineEvent, EngineOptions};
 use crate::forward::{self, ForwardingTable, TableSpec};
@@ -314,6 +316,13 @@ impl Driver for UdpDriver {
         Ok(())
     }
 
+    /// All nodes must change the port together, and the others would not know when.
+    fn take_config(&mut self, next: &BackendConfig, _: Vec<String>) -> Result<Taken, ConfigError> {
+        let differs = UdpConfig::parse(next)?.port != self.port;
+        let restart = differs.then(|| "Backend.Port".to_owned()).into_iter().collect();
+        Ok(Taken { live: Vec::new(), restart })
+    }
+
     fn attrs(&self) -> LeaseAttrs {
         attrs(self.underlay.published, self.sides.v6.is_some(), self.port)
     }
@@ -399,5 +408,38 @@ impl Driver for UdpDriver {
             KernelEvent::LinkGone(index, _) => known().any(|link| link.index == *index),
             _ => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flannel_core::addr::LinkIndex;
+    use flannel_core::config::{LeaseSource, NetworkConfig};
+
+    use super::*;
+
+    #[test]
+    fn another_port_takes_a_restart_and_nothing_else_means_anything() {
+        let underlay = Underlay {
+            name: "eth0".into(),
+            link: LinkIndex(2),
+            mtu: Mtu(1500),
+            local: PerFamily::default(),
+            published: PerFamily::default(),
+            reason: String::new(),
+        };
+        let mut driver = UdpDriver::new(8285, UdpOptions::default(), underlay, PerFamily::default());
+        let mut take = |keys: &str| {
+            let text = format!(r#"{{"Network":"10.3.0.0/16","Backend":{{"Type":"udp"{keys}}}}}"#);
+            let config = NetworkConfig::parse(&text, LeaseSource::Store).unwrap();
+            driver.take_config(&config.backend, vec!["Backend.anything".to_owned()])
+        };
+        let restart = |keys: &[&str]| {
+            let restart = keys.iter().map(|key| (*key).to_owned()).collect();
+            Ok(Taken { live: Vec::new(), restart })
+        };
+        assert_eq!(take(r#","Port":9000"#), restart(&["Backend.Port"]));
+        assert_eq!(take(r#","Port":0"#).unwrap_err().key, "Backend.Port");
+        assert_eq!(take(r#","port":8285,"VNI":1"#), restart(&[]));
     }
 }

@@ -1,7 +1,10 @@
 //! The backend's keys in the network config. Upstream: `pkg/backend/vxlan/vxlan.go`, `BackendConfig`.
 
-use flannel_core::addr::{Mtu, Vni};
+use flannel_core::addr::{Family, Mtu, Vni};
 use flannel_core::config::{BackendConfig, ConfigError};
+use flannel_core::reconcile::Taken;
+
+use crate::device::encap_overhead;
 
 /// The keys of `"Backend": {"Type": "vxlan", ..}`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +25,9 @@ pub struct VxlanConfig {
 
 /// The port that the Linux kernel takes if none is given (`vxlan_port` in `drivers/net/vxlan`).
 const DEFAULT_PORT: u16 = 8472;
+
+/// The least MTU of a link that has IPv6 (RFC 8200 section 5): below it the kernel takes IPv6 away.
+const MIN_IPV6_MTU: u32 = 1280;
 
 /// Keys that upstream reads on Windows only. They are checked, so that a mixed cluster's config is sound.
 const WINDOWS_KEYS: [&str; 2] = ["Name", "MacPrefix"];
@@ -54,6 +60,39 @@ impl VxlanConfig {
             gbp: backend.get("GBP")?.unwrap_or(false),
             direct_routing: backend.get("DirectRouting")?.unwrap_or(false),
         })
+    }
+
+    /// Refuses an MTU that leaves pods of a family none that works.
+    pub(crate) fn check_mtu(&self, mut families: impl Iterator<Item = Family>) -> Result<(), ConfigError> {
+        let least = MIN_IPV6_MTU + encap_overhead(Family::V6);
+        match self.underlay_mtu {
+            Some(mtu) if mtu.0 < least && families.any(|family| family == Family::V6) => {
+                let problem = format!("must be at least {least} where pods have IPv6");
+                Err(ConfigError::new("Backend.MTU", Some(mtu.to_string()), problem))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What a device and its peers can take while packets flow: this config as far as `next` can be had by
+    /// that, and the keys by which they differ.
+    pub(crate) fn towards(self, next: Self) -> (Self, Taken) {
+        let named = |keys: &[(bool, &str)]| {
+            let changed = keys.iter().filter(|(differs, _)| *differs);
+            changed.map(|(_, key)| format!("Backend.{key}")).collect()
+        };
+        let live = named(&[
+            (self.underlay_mtu != next.underlay_mtu, "MTU"),
+            (self.learning != next.learning, "Learning"),
+            (self.direct_routing != next.direct_routing, "DirectRouting"),
+        ]);
+        let restart = named(&[
+            (self.vni != next.vni, "VNI"),
+            (self.port != next.port, "Port"),
+            (self.gbp != next.gbp, "GBP"),
+        ]);
+        let Self { vni, port, gbp, .. } = self;
+        (Self { vni, port, gbp, ..next }, Taken { live, restart })
     }
 }
 
@@ -117,6 +156,41 @@ mod tests {
         ] {
             let error = VxlanConfig::parse(&backend(keys)).expect_err(keys);
             assert_eq!((error.key.as_str(), error.value.as_deref()), (key, Some(value)), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_mtu_below_what_ipv6_takes_is_refused_where_there_is_ipv6() {
+        let both = [Family::V4, Family::V6];
+        for (mtu, families, is_fine) in
+            [(576, &both[..1], true), (1349, &both[..], false), (1350, &both, true), (0, &both, true)]
+        {
+            let config = VxlanConfig::parse(&backend(&format!(r#","MTU":{mtu}"#))).unwrap();
+            let error = config.check_mtu(families.iter().copied()).err();
+            assert_eq!(error.is_none(), is_fine, "{mtu} {error:?}");
+            assert!(
+                error.is_none_or(|error| error
+                    .to_string()
+                    .contains("Backend.MTU = 1349: must be at least 1350"))
+            );
+        }
+    }
+
+    #[test]
+    fn takes_the_live_keys_and_names_the_others() {
+        for (from, to, live, restart) in [
+            ("", r#","VNI":1,"Port":8472,"MTU":0,"GBP":null,"Name":"x","Colour":1"#, "", ""),
+            ("", r#","MTU":1400,"learning":true,"DirectRouting":true"#, "MTU Learning DirectRouting", ""),
+            (r#","MTU":1400"#, "", "MTU", ""),
+            ("", r#","VNI":2,"Port":4789,"GBP":true"#, "", "VNI Port GBP"),
+            (r#","Learning":true"#, r#","VNI":2"#, "Learning", "VNI"),
+        ] {
+            let [from, to] = [from, to].map(|keys| VxlanConfig::parse(&backend(keys)).unwrap());
+            let (now, taken) = from.towards(to);
+            let named = |keys: Vec<String>| keys.join(" ").replace("Backend.", "");
+            assert_eq!((named(taken.live).as_str(), named(taken.restart).as_str()), (live, restart));
+            assert_eq!((now.vni, now.port, now.gbp), (from.vni, from.port, from.gbp));
+            assert_eq!(now.towards(to).1.live, Vec::<String>::new());
         }
     }
 

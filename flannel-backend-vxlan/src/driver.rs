@@ -5,12 +5,13 @@ use std::net::IpAddr;
 use async_trait::async_trait;
 use flannel_core::addr::{Family, LinkIndex, MacAddr, Mtu, PerFamily, Subnet};
 use flannel_core::backend::Underlay;
+use flannel_core::config::{BackendConfig, ConfigError};
 use flannel_core::dataplane::{Address, KERNEL_PROTOCOL, Object, ObjectKey, Route, Through};
 use flannel_core::kernel::{Kernel, KernelError, KernelEvent, Kinds, Link, LinkOp, Scope};
 use flannel_core::lease::{Lease, LeaseAttrs};
 use flannel_core::on_link::OnLink;
 use flannel_core::peers::{Claim, Peer, PeerError};
-use flannel_core::reconcile::{Devices, Driver};
+use flannel_core::reconcile::{Devices, Driver, Taken};
 use tracing::{info, warn};
 
 use crate::config::VxlanConfig;
@@ -130,7 +131,7 @@ impl VxlanDriver {
         kernel: &mut dyn Kernel,
         family: Family,
         lower: &Link,
-    ) -> Result<Result<(Link, bool, Mtu), String>, KernelError> {
+    ) -> Result<Result<Ensured, String>, KernelError> {
         let side = self.sides.get(family).expect("only enabled families are asked for");
         let Some(mtu) = overlay_mtu(&self.config, family, lower.mtu) else {
             return Ok(Err(format!("MTU {} of {} leaves no room for VXLAN", lower.mtu, lower.name)));
@@ -156,7 +157,16 @@ impl VxlanDriver {
         };
         for op in &ops {
             if let Err(error) = kernel.change_link(op).await {
-                return Ok(Err(explain(&want.name, &error)));
+                let problem = explain(&want.name, &error);
+                let there = kernel.link(&want.name).await?;
+                let there = there.filter(|link| link.up && matches!(plan, LinkPlan::Change(_)));
+                // Not as it should be, but what hangs on it carries packets.
+                return Ok(there.ok_or(problem.clone()).map(|link| Ensured {
+                    changed: have.as_ref() != Some(&link),
+                    mtu: link.mtu,
+                    link,
+                    problem: Some(problem),
+                }));
             }
         }
         let Some(mut link) = kernel.link(&want.name).await? else {
@@ -178,8 +188,17 @@ impl VxlanDriver {
             }
             link = kernel.link(&want.name).await?.unwrap_or(link);
         }
-        Ok(Ok((link, plan != LinkPlan::Keep, mtu)))
+        Ok(Ok(Ensured { link, changed: plan != LinkPlan::Keep, mtu, problem: None }))
     }
+}
+
+/// A device that can carry packets.
+struct Ensured {
+    link: Link,
+    changed: bool,
+    mtu: Mtu,
+    /// What the kernel refused to change.
+    problem: Option<String>,
 }
 
 fn create(want: &DeviceSpec) -> LinkOp {
@@ -222,7 +241,8 @@ impl Driver for VxlanDriver {
         let mut problems = Vec::new();
         for family in self.sides.families().collect::<Vec<_>>() {
             match self.ensure(kernel, family, &lower).await? {
-                Ok((link, changed, mtu)) => {
+                Ok(Ensured { link, changed, mtu, problem }) => {
+                    problems.extend(problem);
                     let moved = self.links.get(family).is_none_or(|old| old.index != link.index);
                     devices.changed |= changed || moved;
                     devices.links.push(link.index);
@@ -267,6 +287,18 @@ impl Driver for VxlanDriver {
         }
         (self.sides, self.underlay) = (sides, underlay.clone());
         Ok(())
+    }
+
+    /// The devices stay what they are, and so do the peers' MACs.
+    fn take_config(&mut self, next: &BackendConfig, _: Vec<String>) -> Result<Taken, ConfigError> {
+        let next = VxlanConfig::parse(next)?;
+        next.check_mtu(self.sides.families())?;
+        let (now, taken) = self.config.towards(next);
+        if now.direct_routing != self.config.direct_routing {
+            self.on_link = now.direct_routing.then(OnLink::default);
+        }
+        self.config = now;
+        Ok(taken)
     }
 
     fn attrs(&self) -> LeaseAttrs {

@@ -87,6 +87,7 @@ impl Backend for VxlanBackend {
     async fn register(&self, registration: Registration<'_>) -> Result<Box<dyn Network>, BackendError> {
         let Registration { config, underlay, subnets, .. } = registration;
         let vxlan = VxlanConfig::parse(&config.backend)?;
+        vxlan.check_mtu(config.families())?;
         for key in config::idle_keys(&config.backend) {
             warn!(key, "Backend key has no effect on Linux");
         }

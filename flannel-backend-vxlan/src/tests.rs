@@ -2,6 +2,7 @@
 
 mod direct;
 mod incremental;
+mod live;
 mod next_hops;
 
 use std::sync::Arc;

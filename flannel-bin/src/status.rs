@@ -96,7 +96,12 @@ pub(crate) fn readiness(
     reasons.extend(problem);
     about_rules.extend(firewall.into_iter().flat_map(|(firewall, _)| firewall.notes.iter().cloned()));
     if reasons.is_empty() {
-        let mut notes = network.map(|network| network.rejected.clone()).unwrap_or_default();
+        let config = |network: &NetworkStatus| {
+            let notes = network.config_problem.clone().into_iter().chain(network.restart_needed.clone());
+            notes.chain(network.rejected.iter().cloned()).collect()
+        };
+        // A config that is not in force costs no packet.
+        let mut notes: Vec<String> = network.map(config).unwrap_or_default();
         notes.append(&mut about_rules);
         Readiness::Ready(notes)
     } else {
@@ -191,6 +196,8 @@ mod tests {
         let broken = NetworkStatus { device_problem: Some("flannel.1 is gone".into()), ..network() };
         let moved = NetworkStatus { underlay_problem: Some("192.0.2.1 is gone".into()), ..network() };
         let strange = NetworkStatus { rejected: vec!["lease x: garbled".into()], ..network() };
+        let old = NetworkStatus { restart_needed: Some("VNI changed".into()), ..strange.clone() };
+        let bad = NetworkStatus { config_problem: Some("VNI is bad".into()), ..network() };
         let unsynced = NetworkStatus::default();
         let starting = Step::Starting("waiting for the network config".into());
         let recalled = NetworkStatus { recalled: Some(0), ..NetworkStatus::default() };
@@ -203,6 +210,8 @@ mod tests {
             (&Step::Running, &away, Some(&network()), 9, "ready"),
             (&Step::Running, &away, Some(&network()), 10, "store away for 10 s: refused"),
             (&Step::Running, &up, Some(&strange), 0, "ready; lease x: garbled"),
+            (&Step::Running, &up, Some(&old), 0, "ready; VNI changed; lease x: garbled"),
+            (&Step::Running, &up, Some(&bad), 0, "ready; VNI is bad"),
             (&Step::Running, &lost, Some(&network()), 0, "the lease of this node is lost: 10.0.0.2 has it"),
             (
                 &Step::Running,

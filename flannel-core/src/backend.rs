@@ -100,6 +100,11 @@ pub struct NetworkStatus {
     pub device_problem: Option<String>,
     /// Why the underlay's addresses are not as they should be; `None` if they are.
     pub underlay_problem: Option<String>,
+    /// Which keys of a config that changed since take a restart, and that what runs stays in force until then;
+    /// `None` if none does. No harm to traffic.
+    pub restart_needed: Option<String>,
+    /// Why the config that is in the store now can't be used; `None` if it can. What runs stays in force.
+    pub config_problem: Option<String>,
     /// Peers in the kernel.
     pub peers: usize,
     /// Objects that the kernel refuses for now, with the reason. They are tried again.

@@ -1,6 +1,7 @@
 //! The network configuration ("net-conf"): JSON in the store, a checked value here.
 //! Upstream: `pkg/subnet/config.go`.
 
+mod changes;
 mod range;
 #[cfg(test)]
 mod tests;
@@ -51,14 +52,6 @@ pub struct BackendConfig {
     /// The backend's kind in lower case. An absent or empty `Backend` means `udp`, as upstream's code has it.
     pub kind: String,
     json: String,
-}
-
-impl PartialEq for BackendConfig {
-    fn eq(&self, other: &Self) -> bool {
-        let value = |json: &str| serde_json::from_str::<serde_json::Value>(json).ok();
-        let same = || value(&self.json).is_some_and(|ours| value(&other.json) == Some(ours));
-        self.kind == other.kind && (self.json == other.json || same())
-    }
 }
 
 impl BackendConfig {

@@ -110,12 +110,62 @@ pub(super) fn write_network(
     }
 }
 
+/// The names of a family's keys that say something else in `b` than in `a`. A bound or a length that is not
+/// written follows the network, and is no change by itself.
+pub(super) fn changed_keys(a: &Network, b: &Network, family: Family) -> Vec<&'static str> {
+    let names = names(family);
+    let mut changed = Vec::new();
+    if a.network != b.network {
+        changed.push(names.network);
+    }
+    if let (Some(a), Some(b)) = (written(a), written(b)) {
+        let keys = [(a.len != b.len, names.len), (a.min != b.min, names.min), (a.max != b.max, names.max)];
+        changed.extend(keys.into_iter().filter(|(differs, _)| *differs).map(|(_, name)| name));
+    }
+    changed
+}
+
+/// What must have been written to get a range: `None` where it is what nothing would have led to.
+struct Written {
+    len: Option<u8>,
+    min: Option<IpAddr>,
+    max: Option<IpAddr>,
+}
+
+fn written(network: &Network) -> Option<Written> {
+    let range = network.range?;
+    let len = range.prefix();
+    let unless =
+        |subnet: Subnet, usual: Option<Subnet>| Some(subnet.base()).filter(|_| usual != Some(subnet));
+    Some(Written {
+        len: Some(len).filter(|len| *len != usual_len(network.network)),
+        min: unless(range.min, first(network.network, len)),
+        max: unless(range.max, last(network.network, len)),
+    })
+}
+
+/// The first subnet of the network is skipped unless asked for, as upstream does.
+fn first(network: Subnet, len: u8) -> Option<Subnet> {
+    Subnet::containing(network.base(), len).and_then(|first| first.nth_next(1))
+}
+
+fn last(network: Subnet, len: u8) -> Option<Subnet> {
+    Subnet::containing(network.last(), len)
+}
+
+/// Upstream's default: /24 (/64) in a network that has room for it, else four subnets.
+fn usual_len(network: Subnet) -> u8 {
+    let usual = match network.family() {
+        Family::V4 => 24,
+        Family::V6 => 64,
+    };
+    usual.max(network.prefix() + 2)
+}
+
 fn parse_range(object: &GoObject, names: &Names, network: Subnet) -> Result<SubnetRange, ConfigError> {
     let len = subnet_len(object, names, network)?;
-    // The first subnet of the network is skipped unless asked for, as upstream does.
-    let first = Subnet::containing(network.base(), len).and_then(|first| first.nth_next(1));
-    let first = first.expect("a network holds at least four subnets, so it has a second");
-    let last = Subnet::containing(network.last(), len).expect("the length fits the family");
+    let first = first(network, len).expect("a network holds at least four subnets, so it has a second");
+    let last = last(network, len).expect("the length fits the family");
     let min = bound(object, names.min, network, len)?.unwrap_or(first);
     let max = bound(object, names.max, network, len)?.unwrap_or(last);
     if min.base() > max.base() {
@@ -130,16 +180,12 @@ fn subnet_len(object: &GoObject, names: &Names, network: Subnet) -> Result<u8, C
     let bits = network.family().bits();
     let given: Option<u64> = member(object, "", names.len)?;
     let Some(len) = given.filter(|len| *len > 0) else {
-        // Upstream's default: /24 (/64) in a network that has room for it, else four subnets.
-        let (usual, limit) = match network.family() {
-            Family::V4 => (24, 28),
-            Family::V6 => (64, 124),
-        };
+        let limit = bits - 4;
         if network.prefix() > limit {
             let problem = format!("is too small to divide; use /{limit} or larger, or set {}", names.len);
             return Err(ConfigError::new(names.network, Some(network.to_string()), problem));
         }
-        return Ok(usual.max(network.prefix() + 2));
+        return Ok(usual_len(network));
     };
     let bad = |problem: String| Err(ConfigError::new(names.len, Some(len.to_string()), problem));
     if len > u64::from(bits) - 2 {

@@ -162,3 +162,73 @@ fn what_it_writes_it_reads_as_the_same() {
         }
     }
 }
+
+/// The keys that differ between two configs of the same source, both ways: names can be spelled differently.
+fn changed(a: &str, b: &str) -> String {
+    let [a, b] = [a, b].map(|text| parse(text).unwrap());
+    let there = a.changed_keys(&b);
+    let lower = |keys: &[String]| keys.iter().map(|key| key.to_lowercase()).collect::<Vec<_>>();
+    assert_eq!(lower(&there), lower(&b.changed_keys(&a)));
+    assert_eq!(there.is_empty(), a == b);
+    there.join(" ")
+}
+
+#[test]
+fn names_the_keys_that_mean_something_else() {
+    let plain = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
+    let both = r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:5::/48"}"#;
+    for (a, b, want) in [
+        (plain, plain, ""),
+        (
+            plain,
+            r#"{ "network" : "10.5.0.7/16", "BACKEND":{"TYPE":"VXLAN"}, "Colour":1, "EnableIPv4":null}"#,
+            "",
+        ),
+        (
+            plain,
+            r#"{"Network":"10.5.0.0/16","SubnetLen":24,"SubnetMin":"10.5.1.0","Backend":{"Type":"vxlan"}}"#,
+            "",
+        ),
+        (plain, r#"{"Network":"10.6.0.0/16","Backend":{"Type":"vxlan"}}"#, "Network"),
+        (plain, r#"{"Network":"10.5.0.0/23","Backend":{"Type":"vxlan"}}"#, "Network"),
+        (plain, r#"{"Network":"10.5.0.0/16","SubnetLen":26,"Backend":{"Type":"vxlan"}}"#, "SubnetLen"),
+        (
+            plain,
+            r#"{"Network":"10.6.0.0/16","SubnetMin":"10.6.9.0","SubnetMax":"10.6.99.0","Backend":{"Type":"vxlan"}}"#,
+            "Network SubnetMin SubnetMax",
+        ),
+        (
+            plain,
+            r#"{"Network":"10.5.0.0/16","EnableNFTables":false,"Backend":{"Type":"vxlan"}}"#,
+            "EnableNFTables",
+        ),
+        (plain, r#"{"Network":"10.5.0.0/16"}"#, "Backend.Type"),
+        (plain, r#"{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw","VNI":7}}"#, "Backend.Type"),
+        (
+            plain,
+            r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","vni":7,"DirectRouting":true,"Port":null}}"#,
+            "Backend.DirectRouting Backend.vni",
+        ),
+        (
+            r#"{"Network":"10.5.0.0/16","Backend":{"Type":"x","PSK":"hush","list":[1, {"a":2}],"huge":1e999}}"#,
+            r#"{"Network":"10.5.0.0/16","Backend":{"type":"x","List":[1,{"a":2}],"psk":"quiet","Huge":1e999}}"#,
+            "Backend.psk",
+        ),
+        (both, r#"{"Network":"10.5.0.0/16"}"#, "EnableIPv6"),
+        (both, r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00:5::/48"}"#, "EnableIPv4"),
+        (
+            both,
+            r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:6::/48","IPv6SubnetLen":72}"#,
+            "IPv6Network IPv6SubnetLen",
+        ),
+    ] {
+        assert_eq!(changed(a, b), want, "{b}");
+    }
+}
+
+#[test]
+fn a_range_that_is_not_read_is_no_change() {
+    let parse = |text| NetworkConfig::parse(text, LeaseSource::Assigned).unwrap();
+    let (a, b) = (r#"{"Network":"10.5.0.0/16"}"#, r#"{"Network":"10.5.0.0/16","SubnetLen":28}"#);
+    assert_eq!(parse(a).changed_keys(&parse(b)), Vec::<String>::new());
+}

@@ -6,6 +6,7 @@
 //! touches only the keys that it names.
 
 mod blocked;
+mod config;
 mod events;
 mod leftovers;
 mod network;
@@ -27,6 +28,7 @@ use tracing::info;
 
 use crate::addr::{LinkIndex, Mtu, Subnet};
 use crate::backend::{BackendError, NetworkStatus, Underlay};
+use crate::config::{BackendConfig, ConfigError};
 use crate::dataplane::{Dataplane, Object, ObjectKey, Route};
 use crate::kernel::{Kernel, KernelError, KernelEvent, Refusal, Scope};
 use crate::lease::{Lease, LeaseAttrs, LeaseChange, LeaseKey, LeaseTable, LeaseUpdate};
@@ -37,6 +39,8 @@ use crate::subnet::{LeaseStream, SubnetError};
 use crate::underlay::Follower;
 
 use blocked::Blocked;
+use config::FollowedConfig;
+pub use config::Taken;
 pub use network::register;
 use repair::Repair;
 
@@ -61,6 +65,15 @@ pub trait Driver: Send {
     /// Takes another underlay: its addresses changed, or the link. Devices, what this node claims and what
     /// peers ask for are asked for again. An error says why the backend can't use it; then all stays as it is.
     fn set_underlay(&mut self, underlay: &Underlay) -> Result<(), String>;
+
+    /// Takes what it can of another config of this backend without a restart; devices and what peers ask for
+    /// are asked for again then. `changed` are the keys whose JSON differs from that of the config that is in
+    /// force as a whole, which not all have to mean a change. An error says what can't be used; then all stays
+    /// as it is.
+    fn take_config(&mut self, next: &BackendConfig, changed: Vec<String>) -> Result<Taken, ConfigError> {
+        let _ = next;
+        Ok(Taken { live: Vec::new(), restart: changed })
+    }
 
     /// What this node publishes with its lease.
     fn attrs(&self) -> LeaseAttrs;
@@ -168,6 +181,8 @@ pub struct Reconciler<D> {
     unstored: bool,
     /// Follows the underlay; `None` where it stays what it is.
     underlay: Option<Follower>,
+    /// Follows the network config; `None` where the store does not tell.
+    config: Option<FollowedConfig>,
     repair: Repair,
     attrs: watch::Sender<LeaseAttrs>,
 }
@@ -204,6 +219,7 @@ impl<D: Driver> Reconciler<D> {
             state: watch::Sender::new(state),
             unstored: true,
             underlay: None,
+            config: None,
             repair: Repair::default(),
             attrs,
         }
@@ -252,11 +268,15 @@ impl<D: Driver> Reconciler<D> {
                 () = self.driver.attention() => self.look_at_all(),
                 events = self.kernel.events() => self.take_events(events),
                 batch = leases.next() => self.take_leases(batch.ok_or(BackendError::WatchEnded)?)?,
+                told = config::next(&mut self.config) => self.take_config(told),
                 () = sleep_until(wake) => {}
             }
             self.repair.begin(Instant::now());
             if let Some(batch) = leases.next().now_or_never() {
                 self.take_leases(batch.ok_or(BackendError::WatchEnded)?)?;
+            }
+            if let Some(told) = config::next(&mut self.config).now_or_never() {
+                self.take_config(told);
             }
             if Instant::now() >= wake {
                 self.take_time(Instant::now());

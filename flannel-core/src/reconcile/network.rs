@@ -47,11 +47,15 @@ pub async fn register(
         store: registration.subnets.place(),
         config: Some(registration.config.clone()),
         own: Some(lease.clone()),
+        wanted_ips: registration.subnets.wanted_ips().await?,
         ..state
     };
     let mut reconciler = Reconciler::new(driver, kernel, lease.key, state, registration.previous);
     if let Some(options) = registration.chosen_by {
         reconciler.follow(Follower::new(options.clone(), registration.underlay.clone(), overlay));
+    }
+    if let Some(changes) = registration.subnets.config_changes() {
+        reconciler.follow_config(registration.config.clone(), changes);
     }
     if registration.blackholes {
         reconciler.keep_blackholes();

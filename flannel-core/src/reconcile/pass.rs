@@ -308,11 +308,14 @@ impl<D: Driver> Reconciler<D> {
         let bad = self.leases.undecodable().map(|record| record.to_string());
         let rejected: Vec<_> =
             bad.chain(self.peers.problems().map(|(key, why)| format!("lease {key}: {why}"))).collect();
+        let (restart_needed, config_problem) = self.config_problems();
         let next = NetworkStatus {
             synced: synced || self.status.borrow().synced,
             recalled: self.leases.recalled(),
             device_problem: self.devices.problem.clone(),
             underlay_problem: self.underlay_problem(),
+            restart_needed,
+            config_problem,
             peers: self.peers.programmed(),
             refused: self.blocked.reasons().map(str::to_owned).collect(),
             rejected,

@@ -1,3 +1,5 @@
+mod config;
+
 use std::net::IpAddr;
 
 use futures::channel::mpsc;

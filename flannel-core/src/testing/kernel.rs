@@ -25,6 +25,7 @@ pub struct FakeKernel {
 }
 
 type RefuseHook = Box<dyn FnMut(&Op) -> Option<i32> + Send>;
+type RefuseLinkHook = Box<dyn FnMut(&LinkOp) -> Option<i32> + Send>;
 
 #[derive(Default)]
 struct State {
@@ -37,6 +38,7 @@ struct State {
     link_ops: Vec<LinkOp>,
     dumps: usize,
     refuse: Option<RefuseHook>,
+    refuse_link: Option<RefuseLinkHook>,
     dump_error: Option<i32>,
     /// Whether it is a kernel before 5.3.
     lacks_next_hops: bool,
@@ -168,9 +170,15 @@ impl FakeKernel {
         self.lock().refuse = Some(Box::new(hook));
     }
 
+    /// From now on changes of links are refused with the errno that `hook` gives.
+    pub fn refuse_link(&self, hook: impl FnMut(&LinkOp) -> Option<i32> + Send + 'static) {
+        self.lock().refuse_link = Some(Box::new(hook));
+    }
+
     /// Nothing is refused any more.
     pub fn refuse_nothing(&self) {
-        self.lock().refuse = None;
+        let mut state = self.lock();
+        (state.refuse, state.refuse_link) = (None, None);
     }
 
     /// From now on reading objects fails with this errno; `None` ends it.
@@ -413,7 +421,8 @@ impl Kernel for FakeKernel {
         let mut state = self.lock();
         state.link_ops.push(op.clone());
         state.wait_for_changes();
-        let result = state.change_link(op);
+        let hooked = state.refuse_link.as_mut().and_then(|hook| hook(op));
+        let result = hooked.map_or_else(|| state.change_link(op), Err);
         drop(state);
         self.news.notify_one();
         result.map_err(|errno| refused(format!("{op:?}"), errno))

@@ -11,9 +11,9 @@ use futures::{StreamExt, stream};
 use tokio::sync::watch;
 
 use crate::addr::{Family, PerFamily};
-use crate::config::NetworkConfig;
+use crate::config::{ConfigError, NetworkConfig};
 use crate::lease::{Lease, LeaseAttrs, LeaseKey, LeaseUpdate};
-use crate::subnet::{LeaseStream, StoreStatus, SubnetError, SubnetManager};
+use crate::subnet::{ConfigStream, LeaseStream, StoreStatus, SubnetError, SubnetManager};
 
 /// A store in memory. Clones are handles of the same one; every node gives out the lowest free subnet.
 #[derive(Clone)]
@@ -28,11 +28,16 @@ struct State {
     leases: BTreeMap<LeaseKey, Lease>,
     created: u64,
     watchers: Vec<mpsc::UnboundedSender<LeaseUpdate>>,
+    config_watchers: Vec<mpsc::UnboundedSender<Result<NetworkConfig, ConfigError>>>,
 }
 
 impl State {
     fn tell(&mut self, update: &LeaseUpdate) {
         self.watchers.retain(|watcher| watcher.unbounded_send(update.clone()).is_ok());
+    }
+
+    fn tell_config(&mut self, config: &Result<NetworkConfig, ConfigError>) {
+        self.config_watchers.retain(|watcher| watcher.unbounded_send(config.clone()).is_ok());
     }
 }
 
@@ -40,7 +45,13 @@ impl FakeStore {
     /// An empty store with this network configuration.
     pub fn new(config: NetworkConfig) -> Self {
         let status = StoreStatus { connected: true, problem: String::new(), ..StoreStatus::unknown() };
-        let state = State { config, leases: BTreeMap::new(), created: 0, watchers: Vec::new() };
+        let state = State {
+            config,
+            leases: BTreeMap::new(),
+            created: 0,
+            watchers: Vec::new(),
+            config_watchers: Vec::new(),
+        };
         Self {
             state: Arc::new(Mutex::new(state)),
             away: watch::Sender::new(false),
@@ -62,7 +73,14 @@ impl FakeStore {
 
     /// Writes another network configuration.
     pub fn set_config(&self, config: NetworkConfig) {
-        self.lock().config = config;
+        let mut state = self.lock();
+        state.tell_config(&Ok(config.clone()));
+        state.config = config;
+    }
+
+    /// Lets those who follow the configuration know that what is there now can't be used.
+    pub fn spoil_config(&self, error: ConfigError) {
+        self.lock().tell_config(&Err(error));
     }
 
     fn answer(&self) -> Result<MutexGuard<'_, State>, SubnetError> {
@@ -135,6 +153,13 @@ impl FakeStore {
 impl SubnetManager for FakeStore {
     async fn network_config(&self) -> Result<NetworkConfig, SubnetError> {
         Ok(self.answer()?.config.clone())
+    }
+
+    fn config_changes(&self) -> Option<ConfigStream> {
+        let (sender, changes) = mpsc::unbounded();
+        self.lock().config_watchers.push(sender);
+        let in_memory = |source| SubnetError::Config { place: "the store in memory".to_owned(), source };
+        Some(changes.map(move |config| config.map_err(in_memory)).boxed())
     }
 
     async fn published_attrs(

@@ -44,6 +44,9 @@ async fn a_store_that_answers_is_used_and_without_a_memory_waited_for() {
     assert_eq!(both.network_config().await.unwrap(), store.network_config().await.unwrap());
     assert_eq!(both.acquire_lease(&attrs("192.0.2.1")).await.unwrap().key.to_string(), "10.6.1.0-24");
     assert!(matches!(both.watch_leases().next().await, Some(Ok(LeaseUpdate::Snapshot { .. }))));
+    let mut changes = both.config_changes().unwrap();
+    store.set_config(config(CONFIG));
+    assert_eq!(changes.next().await.unwrap().unwrap(), config(CONFIG));
     store.set_away(true);
     let without = Remembering::new(Arc::new(store), None);
     assert!(without.network_config().await.unwrap_err().is_transient());

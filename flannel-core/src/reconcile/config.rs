@@ -1,0 +1,139 @@
+//! Follows the network config: what the backend can take is in force at once, the rest is named.
+
+use futures::StreamExt;
+use tracing::{info, warn};
+
+use super::{Driver, Reconciler};
+use crate::config::{ConfigError, NetworkConfig};
+use crate::subnet::{ConfigStream, SubnetError, chain};
+
+/// What a backend made of another config, by the names of keys, such as `Backend.MTU`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// What it has now and had not before.
+    pub live: Vec<String>,
+    /// What it can't take without a restart, and so does not have.
+    pub restart: Vec<String>,
+}
+
+/// The config and what is known of it.
+pub(super) struct FollowedConfig {
+    /// The one that is in force as a whole.
+    in_force: NetworkConfig,
+    /// `None` once it ended.
+    changes: Option<ConfigStream>,
+    restart_needed: Option<String>,
+    problem: Option<String>,
+}
+
+/// The next message. Dropping the future loses none.
+pub(super) async fn next(config: &mut Option<FollowedConfig>) -> Result<NetworkConfig, SubnetError> {
+    if let Some(FollowedConfig { changes, .. }) = config {
+        if let Some(told) = match changes {
+            Some(stream) => stream.next().await,
+            None => None,
+        } {
+            return told;
+        }
+        *changes = None;
+    }
+    std::future::pending().await
+}
+
+impl<D: Driver> Reconciler<D> {
+    /// From now on the config is followed.
+    pub(crate) fn follow_config(&mut self, in_force: NetworkConfig, changes: ConfigStream) {
+        let changes = Some(changes);
+        self.config = Some(FollowedConfig { in_force, changes, restart_needed: None, problem: None });
+    }
+
+    /// What of the store's config is not in force: what takes a restart, and what can't be used at all.
+    pub(super) fn config_problems(&self) -> (Option<String>, Option<String>) {
+        let followed = self.config.as_ref();
+        followed.map(|it| (it.restart_needed.clone(), it.problem.clone())).unwrap_or_default()
+    }
+
+    pub(super) fn take_config(&mut self, told: Result<NetworkConfig, SubnetError>) {
+        let Some(followed) = &mut self.config else { return };
+        let taken = match told {
+            Ok(next) => take(&mut self.driver, &followed.in_force, &next)
+                .map(|taken| (next, taken))
+                .map_err(|error| error.to_string()),
+            Err(error) => Err(chain(&error)),
+        };
+        let before = (followed.restart_needed.take(), followed.problem.take());
+        let live = match taken {
+            Ok((next, Taken { live, restart })) => {
+                followed.restart_needed = restart_needed(&restart);
+                if restart.is_empty() {
+                    // Without the store, the next start is by this one.
+                    self.unstored |= followed.in_force != next;
+                    self.state.send_if_modified(|state| {
+                        state.config = Some(next.clone());
+                        false
+                    });
+                    followed.in_force = next;
+                }
+                live
+            }
+            Err(why) => {
+                followed.problem = Some(format!(
+                    "{why}; the running config stays in force, but flanneld could not be started with this one"
+                ));
+                Vec::new()
+            }
+        };
+        followed.tell(&live, &before);
+        if !live.is_empty() {
+            self.todo.devices = true;
+            self.todo.objects = true;
+            self.todo.peers = true;
+            // No drift: the operator did that.
+            self.todo.leases = true;
+        }
+    }
+}
+
+impl FollowedConfig {
+    /// One line for each change; `before` is what was wrong before it.
+    fn tell(&self, live: &[String], before: &(Option<String>, Option<String>)) {
+        let is_news = !live.is_empty() || (&self.restart_needed, &self.problem) != (&before.0, &before.1);
+        let live = live.join(", ");
+        match (&self.problem, &self.restart_needed) {
+            _ if !is_news => {}
+            (Some(problem), _) => warn!(error = problem, "network config changed to one that can't be used"),
+            (_, Some(restart)) => warn!(live, restart, "network config changed, in part without effect"),
+            _ if live.is_empty() => info!("network config is again what runs"),
+            _ => info!(live, "network config changed, and is in force"),
+        }
+    }
+}
+
+fn restart_needed(keys: &[String]) -> Option<String> {
+    let keys = Some(keys.join(", ")).filter(|keys| !keys.is_empty())?;
+    Some(format!(
+        "network config: {keys} changed, which takes a restart; the running config stays in force until flanneld \
+         is restarted"
+    ))
+}
+
+/// Lets the driver take what it can. The keys around the backend's are none of its business.
+fn take(
+    driver: &mut impl Driver,
+    in_force: &NetworkConfig,
+    next: &NetworkConfig,
+) -> Result<Taken, ConfigError> {
+    let mut changed = in_force.changed_keys(next);
+    if in_force.backend.kind != next.backend.kind {
+        return Ok(Taken { live: Vec::new(), restart: changed });
+    }
+    let of_backend =
+        changed.split_off(changed.iter().position(|key| is_backends(key)).unwrap_or(changed.len()));
+    let Taken { live, restart } = driver.take_config(&next.backend, of_backend)?;
+    changed.extend(restart);
+    Ok(Taken { live, restart: changed })
+}
+
+fn is_backends(key: &str) -> bool {
+    key.starts_with("Backend.")
+}
