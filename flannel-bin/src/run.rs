@@ -6,6 +6,7 @@ mod tests;
 
 use std::convert::Infallible;
 use std::future::pending;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -155,7 +156,10 @@ impl Agent<'_> {
 
         self.board.starting("choosing the underlay interface");
         let families = config.families().collect();
-        let options = UnderlayOptions { families, ..self.underlay.clone() };
+        let wanted = self.wait_for_wanted_ips().await?;
+        let public_ips =
+            PerFamily::from_fn(|family| wanted.get(family).or(self.underlay.public_ips.get(family)).copied());
+        let options = UnderlayOptions { families, public_ips, ..self.underlay.clone() };
         let underlay = underlay::choose(kernel, &options).await?;
         log_underlay(&underlay);
 
@@ -181,6 +185,22 @@ impl Agent<'_> {
                 Err(error) if can_be_mended(&error) => {
                     let why = retry.failed(&error, "waiting for the network config");
                     self.board.starting(format!("waiting for the network config: {why}"));
+                }
+                Err(error) => return Err(error.into()),
+            }
+            retry.pause().await;
+        }
+    }
+
+    /// Asks the store which addresses this node is to publish; what it says wins over the flags, as upstream.
+    async fn wait_for_wanted_ips(&self) -> Result<PerFamily<IpAddr>, RunError> {
+        let mut retry = Retry::default();
+        loop {
+            match self.store.wanted_ips().await {
+                Ok(wanted) => return Ok(wanted),
+                Err(error) if error.is_transient() => {
+                    let why = retry.failed(&error, "waiting for the store");
+                    self.board.starting(format!("waiting for the store: {why}"));
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -232,6 +252,7 @@ impl Agent<'_> {
             self.wait_for_rules(rules).await;
             self.write_subnet_file(&file).await;
             self.board.set(Step::Running);
+            self.store.network_is_up();
             (self.notify)(Notice::Ready);
             self.follow_mtu(status, &file).await
         };

@@ -41,6 +41,7 @@ mod exec;
 pub mod flanneld;
 pub mod golden;
 pub mod kernel_state;
+pub mod kube_api;
 pub mod netns;
 pub mod node;
 pub mod ping;

@@ -12,7 +12,7 @@ use futures::StreamExt;
 use super::known::Known;
 use super::plan::{Action, Plan, Removal};
 use super::seen::Seen;
-use crate::cli::{Options, StoreChoice};
+use crate::cli::{KubeFlags, Options, StoreChoice};
 use crate::report::chain;
 
 /// How long a store may take to list all leases.
@@ -40,7 +40,9 @@ pub(super) async fn removals(
             return problem(key, &why);
         }
     };
-    if !is_ours(&lease, options, known, seen) {
+    // The API server knows a node by its name, and nothing is removed but from our own.
+    let is_named = matches!(options.store, StoreChoice::Kube(_));
+    if !is_named && !is_ours(&lease, options, known, seen) {
         return note(format!("lease {key} stays: it is that of {}", holder(&lease.attrs)));
     }
     let removal = Removal {
@@ -80,11 +82,25 @@ fn is_ours(lease: &Lease, options: &Options, known: &Known, seen: &Seen) -> bool
     lease.attrs.public_ips.iter().any(|(_, addr)| is_here(addr))
 }
 
+/// The command that removes what makes a node one of the network.
+fn kube_command(flags: &KubeFlags, place: &str) -> String {
+    let node = place.strip_prefix("kube:").unwrap_or("$NODE_NAME");
+    let annotation = match flags.annotation_prefix.as_str() {
+        prefix if prefix.ends_with(['/', '-']) => format!("{prefix}kube-subnet-manager-"),
+        prefix if prefix.contains('/') => format!("{prefix}-kube-subnet-manager-"),
+        prefix => format!("{prefix}/kube-subnet-manager-"),
+    };
+    format!("kubectl annotate node {node} {annotation}")
+}
+
 /// The command that deletes a lease. Passwords are left to the environment of `etcdctl`.
 fn command(options: &Options, place: &str, key: LeaseKey) -> String {
     if let StoreChoice::Local(dir) = &options.store {
         let file = dir.join("subnets").join(key.to_string());
         return format!("rm -f {}", word(&file.to_string_lossy()));
+    }
+    if let StoreChoice::Kube(flags) = &options.store {
+        return kube_command(flags, place);
     }
     let etcd = &options.etcd;
     let mut words = vec!["etcdctl".to_owned()];
@@ -127,6 +143,10 @@ mod tests {
         assert_eq!(
             command_with(&["--etcd-endpoints=https://a:1", "--etcd-cafile=/ca"], "etcd:/x/config"),
             "etcdctl --endpoints=https://a:1 --cacert=/ca del '/x/subnets/10.5.1.0-24&fd00:1::-64'"
+        );
+        assert_eq!(
+            command_with(&["--kube-subnet-mgr"], "kube:n1"),
+            "kubectl annotate node n1 flannel.alpha.coreos.com/kube-subnet-manager-"
         );
         let secret = command_with(
             &["--etcd-endpoints=http://me:hunter2@a:1", "--etcd-username=me", "--etcd-password=hunter2"],

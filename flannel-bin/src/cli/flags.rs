@@ -71,8 +71,6 @@ pub(crate) fn find(name: &str) -> Option<&'static Flag> {
     FLAGS.iter().find(|flag| flag.name == name)
 }
 
-const KUBE: &str = "the Kubernetes subnet manager";
-
 /// All flags, in the order of the documents.
 pub(crate) const FLAGS: &[Flag] = &[
     Flag::new(
@@ -186,20 +184,18 @@ pub(crate) const FLAGS: &[Flag] = &[
         Kind::Bool,
         "false",
         "",
-        "take subnets from the Kubernetes API instead of etcd",
-    )
-    .missing(KUBE),
-    Flag::new("kube-api-url", Kind::Text, "", "URL", "URL of the Kubernetes API server").missing(KUBE),
+        "take subnets from the Kubernetes API instead of etcd; the node is NODE_NAME, else that of the pod POD_NAMESPACE/POD_NAME",
+    ),
+    Flag::new("kube-api-url", Kind::Text, "", "URL", "URL of the Kubernetes API server, in place of the kubeconfig's; alone for a server that asks for no credentials"),
     Flag::new(
         "kube-annotation-prefix",
         Kind::Text,
         "flannel.alpha.coreos.com",
         "PREFIX",
         "prefix of the annotations on Kubernetes nodes",
-    )
-    .missing(KUBE),
-    Flag::new("kubeconfig-file", Kind::Text, "", "FILE", "kubeconfig to reach the Kubernetes API with")
-        .missing(KUBE),
+    ),
+    Flag::new("kubeconfig-file", Kind::Text, "", "FILE", "kubeconfig to reach the Kubernetes API with; without it and a URL the service account of the pod is used")
+        ,
     // As upstream.
     Flag::new("version", Kind::Bool, "false", "", "print the version to stderr and exit").without_variable(),
     Flag::new("healthz-ip", Kind::Text, "0.0.0.0", "IP", "address that the health server listens on"),
@@ -230,17 +226,15 @@ pub(crate) const FLAGS: &[Flag] = &[
         Kind::Text,
         "/etc/kube-flannel/net-conf.json",
         "FILE",
-        "network config file for Kubernetes",
-    )
-    .missing(KUBE),
+        "network config file with --kube-subnet-mgr, followed while the agent runs",
+    ),
     Flag::new(
         "set-node-network-unavailable",
         Kind::Bool,
         "true",
         "",
-        "clear the NetworkUnavailable condition of the Kubernetes node",
-    )
-    .missing(KUBE),
+        "keep the NetworkUnavailable condition of the Kubernetes node false once the network is up",
+    ),
     Flag::new("log-format", Kind::Text, "text", "text|json", "form of the log on stderr"),
     Flag::new("v", Kind::Int, "0", "N", "verbosity of the log: 0 info, 1 to 3 debug, 4 and more trace"),
     Flag::new(

@@ -25,6 +25,23 @@ pub(crate) enum StoreChoice {
     Etcd,
     /// In a folder.
     Local(PathBuf),
+    /// With the Kubernetes API.
+    Kube(KubeFlags),
+}
+
+/// The flags about Kubernetes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct KubeFlags {
+    /// URL of the API server, not yet checked.
+    pub(crate) api_url: Option<String>,
+    /// Credentials and, without a URL, the server.
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// What the names of annotations begin with, not yet checked.
+    pub(crate) annotation_prefix: String,
+    /// The network config.
+    pub(crate) net_config: PathBuf,
+    /// Whether to set the condition `NetworkUnavailable` of the node.
+    pub(crate) set_condition: bool,
 }
 
 /// The `--etcd-*` flags.
@@ -314,6 +331,20 @@ impl Values<'_> {
     }
 
     fn store(&self) -> Result<StoreChoice, CliError> {
+        if self.boolean("kube-subnet-mgr") {
+            if self.text("store") != "etcd" {
+                let conflict = "--kube-subnet-mgr and --store name two stores; leave out one of them";
+                return Err(CliError::Conflict(conflict.to_owned()));
+            }
+            let net_config = self.path("net-config-path").ok_or_else(|| self.bad("net-config-path", "a path"))?;
+            return Ok(StoreChoice::Kube(KubeFlags {
+                api_url: Some(self.text("kube-api-url").to_owned()).filter(|url| !url.is_empty()),
+                kubeconfig: self.path("kubeconfig-file"),
+                annotation_prefix: self.text("kube-annotation-prefix").to_owned(),
+                net_config,
+                set_condition: self.boolean("set-node-network-unavailable"),
+            }));
+        }
         match self.text("store").split_once(':') {
             None if self.text("store") == "etcd" => Ok(StoreChoice::Etcd),
             Some(("local", dir)) if !dir.is_empty() => Ok(StoreChoice::Local(dir.into())),

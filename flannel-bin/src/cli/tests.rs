@@ -156,7 +156,7 @@ fn errors_name_flag_value_and_what_was_meant() {
 #[test]
 fn what_this_version_lacks_is_refused_only_if_asked_for() {
     let lacking: Vec<_> = FLAGS.iter().filter(|flag| flag.missing.is_some()).collect();
-    assert_eq!(lacking.len(), 7);
+    assert_eq!(lacking.len(), 1);
     for flag in lacking {
         let name = flag.name;
         options(&[&format!("--{name}={}", flag.default)]);
@@ -169,16 +169,44 @@ fn what_this_version_lacks_is_refused_only_if_asked_for() {
         assert!(error.starts_with("not supported by this version: "), "{error}");
         assert!(error.ends_with(&format!("(--{name}); leave it out")), "{error}");
     }
-    assert_eq!(
-        error(&["--kube-subnet-mgr"]),
-        "not supported by this version: the Kubernetes subnet manager (--kube-subnet-mgr); leave it out"
-    );
-    let env = error_with(&[], &[("FLANNELD_KUBE_SUBNET_MGR", "true")]);
+    let env = error_with(&[], &[("FLANNELD_LOG_BACKTRACE_AT", "x:1")]);
     assert_eq!(
         env,
-        "not supported by this version: the Kubernetes subnet manager (FLANNELD_KUBE_SUBNET_MGR); leave it out"
+        "not supported by this version: stack traces in the log (FLANNELD_LOG_BACKTRACE_AT); leave it out"
     );
-    options_with(&["--kube-subnet-mgr=false"], &[("FLANNELD_KUBE_SUBNET_MGR", "true")]);
+}
+
+#[test]
+fn flags_about_kubernetes() {
+    let defaults = KubeFlags {
+        api_url: None,
+        kubeconfig: None,
+        annotation_prefix: "flannel.alpha.coreos.com".into(),
+        net_config: "/etc/kube-flannel/net-conf.json".into(),
+        set_condition: true,
+    };
+    assert_eq!(options(&["--kube-subnet-mgr"]).store, StoreChoice::Kube(defaults));
+    let given = options_with(
+        &[
+            "-kube-subnet-mgr=true",
+            "--kube-api-url=https://10.0.0.1:6443",
+            "--kubeconfig-file=/k",
+            "--kube-annotation-prefix=a.com/x",
+            "--net-config-path=/n",
+        ],
+        &[("FLANNELD_SET_NODE_NETWORK_UNAVAILABLE", "false")],
+    );
+    let all = KubeFlags {
+        api_url: Some("https://10.0.0.1:6443".into()),
+        kubeconfig: Some("/k".into()),
+        annotation_prefix: "a.com/x".into(),
+        net_config: "/n".into(),
+        set_condition: false,
+    };
+    assert_eq!(given.store, StoreChoice::Kube(all));
+    assert_eq!(options(&["--kube-api-url=http://x"]).store, StoreChoice::Etcd);
+    assert!(error(&["--kube-subnet-mgr", "--store=local:/x"]).contains("two stores"));
+    assert!(error(&["--kube-subnet-mgr", "--net-config-path="]).contains("--net-config-path"));
 }
 
 #[test]

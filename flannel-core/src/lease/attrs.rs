@@ -31,6 +31,12 @@ impl BackendData {
         serde_json::to_string(data).map(|text| Self(text.into()))
     }
 
+    /// Takes JSON text as it is; `None` for `null`, which stands for no data.
+    pub fn parse(text: &str) -> Result<Option<Self>, serde_json::Error> {
+        let raw: &RawValue = serde_json::from_str(text)?;
+        Ok((raw.get() != "null").then(|| Self(raw.get().into())))
+    }
+
     /// Decodes a backend's own type.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
         serde_json::from_str(&self.0)

@@ -47,6 +47,7 @@ pub async fn register(
         store: registration.subnets.place(),
         config: Some(registration.config.clone()),
         own: Some(lease.clone()),
+        wanted_ips: registration.subnets.wanted_ips().await?,
         ..state
     };
     let mut reconciler = Reconciler::new(driver, kernel, lease.key, state, registration.previous);

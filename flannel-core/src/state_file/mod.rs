@@ -14,6 +14,7 @@ pub(crate) mod wire;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -53,6 +54,8 @@ pub struct State {
     pub config: Option<NetworkConfig>,
     /// The lease of this node; `None` in an older agent's file.
     pub own: Option<Lease>,
+    /// The underlay addresses that the store wanted this node to publish ([`crate::subnet::SubnetManager::wanted_ips`]).
+    pub wanted_ips: PerFamily<IpAddr>,
     /// When it was written, in seconds since 1970; 0 if that is unknown.
     pub saved: u64,
 }

@@ -43,6 +43,9 @@ struct Wire<Leases> {
     devices: Vec<Device>,
     config: Option<Box<RawValue>>,
     own: Option<(String, WireLease)>,
+    /// At most one of each family.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    wanted_ips: Vec<IpAddr>,
     leases: Leases,
 }
 
@@ -84,6 +87,7 @@ pub(super) fn encode(state: &State, saved: u64) -> String {
         devices: state.devices.clone(),
         config: state.config.as_ref().map(|config| raw(config.to_json())),
         own: state.own.as_ref().map(|own| (own.key.to_string(), WireLease::of(own))),
+        wanted_ips: state.wanted_ips.iter().map(|(_, ip)| *ip).collect(),
         leases: OneByOne(&state.leases),
     };
     let mut text = serde_json::to_string(&wire).expect("strings and numbers always encode");
@@ -153,6 +157,7 @@ fn decode_v2(text: &str) -> Result<State, String> {
         store: wire.store,
         config: wire.config.as_deref().map(config).transpose()?,
         own: wire.own.map(own).transpose()?,
+        wanted_ips: per_family(&wire.wanted_ips, Family::of),
         saved: wire.saved,
     })
 }

@@ -87,7 +87,7 @@ impl Health {
 }
 
 /// What only a store on the network needs.
-#[cfg(feature = "etcd")]
+#[cfg(any(feature = "etcd", feature = "kube"))]
 impl Health {
     pub(super) fn is_connected(&self) -> bool {
         self.status.borrow().connected

@@ -5,7 +5,12 @@ pub mod allocate;
 pub mod etcd;
 mod health;
 mod hold;
+mod inotify;
+#[cfg(feature = "kube")]
+pub mod kube;
 pub mod local;
+#[cfg(any(feature = "etcd", feature = "kube"))]
+mod missing;
 mod remembering;
 mod timing;
 
@@ -38,6 +43,12 @@ pub trait SubnetManager: Send + Sync {
     /// Reads and checks the network configuration. One try: the caller decides how long to wait.
     async fn network_config(&self) -> Result<NetworkConfig, SubnetError>;
 
+    /// The underlay addresses that this node is to publish, as the store says; it wins over what the operator said
+    /// on the node itself. None from a store that has no word in it.
+    async fn wanted_ips(&self) -> Result<PerFamily<IpAddr>, SubnetError> {
+        Ok(PerFamily::default())
+    }
+
     /// Follows the network configuration from what [`Self::network_config`] said last; `None` if this store
     /// does not tell.
     fn config_changes(&self) -> Option<ConfigStream> {
@@ -66,6 +77,9 @@ pub trait SubnetManager: Send + Sync {
     /// Removes the record of a lease if it still is of the node that published `lease`. One that is gone is no
     /// failure. One try. For a node that leaves for good: don't hold the lease meanwhile.
     async fn release_lease(&self, lease: &Lease) -> Result<(), SubnetError>;
+
+    /// Says that pods of this node have a network from now on, for a store that tells others.
+    fn network_is_up(&self) {}
 
     /// Follows all leases, our own among them.
     fn watch_leases(&self) -> LeaseStream;
@@ -179,6 +193,12 @@ pub enum SubnetError {
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
+    /// Something about this node is not said yet, or not rightly, where the store only reads it: its subnet, say.
+    #[error("{what}")]
+    NotAssigned {
+        /// What is missing, and who says it.
+        what: String,
+    },
     /// All subnets of the range are taken.
     #[error("no free {family} subnet between {min} and {max}; widen the network or delete stale leases")]
     OutOfSubnets {
@@ -217,7 +237,7 @@ pub enum SubnetError {
 impl SubnetError {
     /// Whether trying again later can help without anybody changing anything.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable { .. } | Self::Contended { .. })
+        matches!(self, Self::Unavailable { .. } | Self::Contended { .. } | Self::NotAssigned { .. })
     }
 }
 

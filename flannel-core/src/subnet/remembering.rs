@@ -39,6 +39,7 @@ pub struct Memory {
     config: NetworkConfig,
     own: Lease,
     peers: Vec<Arc<Lease>>,
+    wanted_ips: PerFamily<IpAddr>,
     saved: u64,
 }
 
@@ -62,7 +63,8 @@ impl Memory {
             return Err(format!("its lease {} does not fit its config", own.key));
         }
         let peers = state.leases.values().cloned().collect();
-        Ok(Self { config: config.clone(), own: own.clone(), peers, saved: state.saved })
+        let (config, own, saved) = (config.clone(), own.clone(), state.saved);
+        Ok(Self { config, own, peers, wanted_ips: state.wanted_ips, saved })
     }
 }
 
@@ -130,7 +132,9 @@ impl Remembering {
 
     /// Refuses a config that is not the one this node runs with.
     async fn check_config(&self, memory: &Memory) -> Result<(), SubnetError> {
-        if self.store.network_config().await? == memory.config {
+        let is_same = self.store.network_config().await? == memory.config
+            && self.store.wanted_ips().await? == memory.wanted_ips;
+        if is_same {
             Ok(())
         } else {
             Err(SubnetError::ConfigChanged)
@@ -185,6 +189,13 @@ impl SubnetManager for Remembering {
             Ok(Err(error)) if can_be_waited_out(&error) => Ok(self.recall(&memory, &chain(&error))),
             Ok(answer) => answer.inspect(|_| self.forget()),
             Err(_) => Ok(self.recall(&memory, "no answer within a second")),
+        }
+    }
+
+    async fn wanted_ips(&self) -> Result<PerFamily<IpAddr>, SubnetError> {
+        match self.standing_in() {
+            Some(memory) => Ok(memory.wanted_ips),
+            None => self.store.wanted_ips().await,
         }
     }
 
@@ -244,6 +255,10 @@ impl SubnetManager for Remembering {
 
     async fn release_lease(&self, lease: &Lease) -> Result<(), SubnetError> {
         self.store.release_lease(lease).await
+    }
+
+    fn network_is_up(&self) {
+        self.store.network_is_up();
     }
 
     fn watch_leases(&self) -> LeaseStream {

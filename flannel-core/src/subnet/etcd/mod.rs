@@ -11,7 +11,6 @@ mod error;
 mod grants;
 mod hold;
 mod keys;
-mod missing;
 mod options;
 mod records;
 mod tls;

@@ -11,7 +11,7 @@ use futures::{StreamExt, stream};
 
 use super::Store;
 use super::error::{CallError, describe};
-use super::missing::Missing;
+use crate::subnet::missing::Missing;
 use super::records::{Known, Listed, MAX_MESSAGE, Position};
 use crate::lease::{BadRecord, LeaseUpdate};
 use crate::subnet::LeaseStream;

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
@@ -18,6 +17,7 @@ use super::files::{Entry, Folder};
 use super::{LocalSubnetManager, Store};
 use crate::lease::LeaseUpdate;
 use crate::subnet::LeaseStream;
+use crate::subnet::inotify::{Fd, listen};
 use crate::subnet::timing::Backoff;
 
 /// How often the folder is looked at without being asked to.
@@ -145,13 +145,6 @@ struct Watched {
     root: WatchDescriptor,
 }
 
-struct Fd(Inotify);
-
-impl AsRawFd for Fd {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_fd().as_raw_fd()
-    }
-}
 
 /// The folder itself went, or was replaced.
 struct Replaced;
@@ -164,11 +157,7 @@ impl Watched {
         let written = AddWatchFlags::IN_CLOSE_WRITE;
         let root = inotify.add_watch(&folder.root, entries | itself | written | AddWatchFlags::IN_CREATE)?;
         inotify.add_watch(&folder.subnets(), entries | itself | written)?;
-        #[expect(
-            deprecated,
-            reason = "its successor is unsafe; `Fd` owns its descriptor and never changes it"
-        )]
-        let fd = AsyncFd::new(Fd(inotify))?;
+        let fd = listen(inotify)?;
         Ok(Self { fd, root })
     }
 

@@ -14,7 +14,7 @@ use crate::subnet::allocate::{occupied, overlaps};
 
 /// The missing leases by name.
 #[derive(Debug, Default)]
-pub(super) struct Missing(BTreeMap<String, Kept>);
+pub(in crate::subnet) struct Missing(BTreeMap<String, Kept>);
 
 #[derive(Debug)]
 struct Kept {
@@ -24,7 +24,7 @@ struct Kept {
 
 impl Missing {
     /// Notes what was known and is not listed any more.
-    pub(super) fn keep(&mut self, names: impl Iterator<Item = String>, time: Duration) {
+    pub(in crate::subnet) fn keep(&mut self, names: impl Iterator<Item = String>, time: Duration) {
         let until = Instant::now() + time;
         for name in names {
             let key = occupied(&name);
@@ -33,7 +33,7 @@ impl Missing {
     }
 
     /// A record is there: what has its name is back, and what it overlaps has to go. Returns the latter.
-    pub(super) fn found(&mut self, name: &str) -> Vec<String> {
+    pub(in crate::subnet) fn found(&mut self, name: &str) -> Vec<String> {
         self.0.remove(name);
         if self.0.is_empty() {
             return Vec::new();
@@ -43,17 +43,17 @@ impl Missing {
     }
 
     /// Those whose time is over.
-    pub(super) fn expire(&mut self) -> Vec<String> {
+    pub(in crate::subnet) fn expire(&mut self) -> Vec<String> {
         let now = Instant::now();
         self.take(|kept| kept.until <= now)
     }
 
     /// When the first one's time is over.
-    pub(super) fn next_end(&self) -> Option<Instant> {
+    pub(in crate::subnet) fn next_end(&self) -> Option<Instant> {
         self.0.values().map(|kept| kept.until).min()
     }
 
-    pub(super) fn names(&self) -> impl Iterator<Item = &String> {
+    pub(in crate::subnet) fn names(&self) -> impl Iterator<Item = &String> {
         self.0.keys()
     }
 

@@ -1,0 +1,21 @@
+//! inotify on a runtime.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+
+use nix::sys::inotify::Inotify;
+use tokio::io::unix::AsyncFd;
+
+pub(super) struct Fd(pub(super) Inotify);
+
+impl AsRawFd for Fd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
+    }
+}
+
+/// An inotify instance that says when it has something to read.
+pub(super) fn listen(inotify: Inotify) -> io::Result<AsyncFd<Fd>> {
+    #[expect(deprecated, reason = "its successor is unsafe; `Fd` owns its descriptor and never changes it")]
+    AsyncFd::new(Fd(inotify))
+}

@@ -1,0 +1,115 @@
+//! Keeps what the node says of itself as it should be: annotations that somebody removed or changed, and the
+//! condition that scheduling of pods waits for.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use super::Store;
+use super::own::{OwnNode, OwnObject};
+use crate::lease::Lease;
+use crate::subnet::SubnetError;
+use crate::subnet::chain;
+use crate::subnet::timing::Backoff;
+
+/// How often the own node is asked for while no watch tells of it.
+const LOOK: Duration = Duration::from_mins(1);
+/// How long all must have been well before putting something back is as quick again as the first time.
+const CALM: Duration = Duration::from_secs(10);
+
+impl Store {
+    pub(super) async fn hold(&self, lease: &Lease) -> Result<Infallible, SubnetError> {
+        let mut seen = self.own_seen.subscribe();
+        let mut is_up = self.is_up.subscribe();
+        let (mut outage, mut repairs) = (Backoff::new(), Backoff::new());
+        let mut calm_since = tokio::time::Instant::now();
+        loop {
+            let own = seen.borrow_and_update().clone();
+            let up = *is_up.borrow_and_update();
+            let looked = self.look(lease, own, up).await;
+            match &looked {
+                Ok(_) => self.health.set_unkept(None),
+                Err(SubnetError::LeaseLost { .. }) => {
+                    self.health.set_unkept(None);
+                    self.health.set_lost(Some(lease.key.to_string()));
+                }
+                // That is said already.
+                Err(SubnetError::Unavailable { .. }) if !self.health.is_connected() => {}
+                Err(error) => self.health.set_unkept(Some(chain(error))),
+            }
+            let wait = match looked {
+                Ok(Held::Well) => {
+                    outage.reset();
+                    if calm_since.elapsed() > CALM {
+                        repairs.reset();
+                    }
+                    // Without a watch nobody tells.
+                    if seen.borrow().is_none() { Some(LOOK.mul_f64(0.75 + fastrand::f64() / 2.0)) } else { None }
+                }
+                Ok(Held::Restored) => {
+                    calm_since = tokio::time::Instant::now();
+                    Some(repairs.pause())
+                }
+                Err(lost @ SubnetError::LeaseLost { .. }) => return Err(lost),
+                Err(_) => Some(outage.pause()),
+            };
+            let changed = async {
+                // Senders live as long as the store.
+                let _ = tokio::select! { it = seen.changed() => it, it = is_up.changed() => it };
+            };
+            match wait {
+                Some(pause) => drop(tokio::time::timeout(pause, changed).await),
+                None => changed.await,
+            }
+        }
+    }
+
+    /// Looks at the node once, and puts back what is missing.
+    async fn look(&self, lease: &Lease, seen: Option<OwnNode>, up: bool) -> Result<Held, SubnetError> {
+        // What the watch saw can be older than what we wrote, so only a fresh look is acted on.
+        if let Some(OwnNode::There(own)) = &seen
+            && self.check_held(&own.node, lease.key).is_ok()
+            && self.lacks(own, lease, up)?.is_none()
+        {
+            return Ok(Held::Well);
+        }
+        let own = self.read_own().await?;
+        self.check_held(&own.node, lease.key)?;
+        match self.lacks(&own, lease, up)? {
+            None => Ok(Held::Well),
+            Some(Lack::Annotations) => {
+                warn!(node = %own.node.name, "annotations of the own node were changed; writing them again");
+                self.publish(lease, &lease.attrs).await?;
+                Ok(Held::Restored)
+            }
+            Some(Lack::Condition) => {
+                self.patch_condition(&own.node).await?;
+                info!(node = %own.node.name, "condition NetworkUnavailable set to False");
+                Ok(Held::Restored)
+            }
+        }
+    }
+
+    fn lacks(&self, own: &OwnObject, lease: &Lease, up: bool) -> Result<Option<Lack>, SubnetError> {
+        if !self.missing_annotations(&own.node, &lease.attrs)?.is_empty() {
+            return Ok(Some(Lack::Annotations));
+        }
+        let is_said = own.condition.unavailable.as_deref() == Some("False");
+        Ok((up && self.options.set_condition && !is_said).then_some(Lack::Condition))
+    }
+}
+
+/// What became of the node at one look.
+enum Held {
+    /// All is as it should be.
+    Well,
+    /// Something was put back.
+    Restored,
+}
+
+/// What the node does not say as it should.
+enum Lack {
+    Annotations,
+    Condition,
+}

@@ -1,0 +1,139 @@
+//! The network config in a file, as a ConfigMap is mounted: read at the start, and followed.
+
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use nix::errno::Errno;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use tokio::io::unix::AsyncFd;
+use tokio::time::sleep;
+use tracing::debug;
+
+use super::Store;
+use crate::config::{LeaseSource, NetworkConfig};
+use crate::subnet::SubnetError;
+use crate::subnet::inotify::{Fd, listen};
+
+/// How often the file is looked at without being asked to, for what inotify is blind to.
+const RESCAN: Duration = Duration::from_secs(60);
+/// The kubelet swaps a folder by several steps; one look after them will do.
+const SETTLE: Duration = Duration::from_millis(100);
+
+impl Store {
+    /// Reads the file.
+    pub(super) fn config(&self) -> Result<NetworkConfig, SubnetError> {
+        let path = &self.options.net_config;
+        let place = || path.display().to_string();
+        let text = match std::fs::read_to_string(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(SubnetError::NoConfig { place: place() });
+            }
+            read => read.map_err(|error| SubnetError::Unavailable {
+                what: format!("read {}", path.display()),
+                source: error.into(),
+            })?,
+        };
+        NetworkConfig::parse(&text, LeaseSource::Assigned)
+            .map_err(|source| SubnetError::Config { place: place(), source })
+    }
+}
+
+/// The config whenever it became another one than the one that was last given out, and why it can't be used when it
+/// became that. Never ends.
+pub(super) fn changes(store: Arc<Store>) -> BoxStream<'static, Result<NetworkConfig, SubnetError>> {
+    let used = store.used_config.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let last = used.map_or_else(|| Seen::of(&store.config()), |config| Seen::Config(Box::new(config)));
+    let follower = Follower { store, last, watch: None };
+    stream::unfold(follower, |mut follower| async move {
+        let news = follower.next().await;
+        Some((news, follower))
+    })
+    .boxed()
+}
+
+/// What was told last.
+#[derive(PartialEq)]
+enum Seen {
+    Config(Box<NetworkConfig>),
+    Problem(String),
+}
+
+impl Seen {
+    fn of(read: &Result<NetworkConfig, SubnetError>) -> Self {
+        match read {
+            Ok(config) => Self::Config(Box::new(config.clone())),
+            Err(error) => Self::Problem(crate::subnet::chain(error)),
+        }
+    }
+}
+
+struct Follower {
+    store: Arc<Store>,
+    last: Seen,
+    watch: Option<AsyncFd<Fd>>,
+}
+
+impl Follower {
+    async fn next(&mut self) -> Result<NetworkConfig, SubnetError> {
+        loop {
+            if self.watch.is_none() {
+                let path = &self.store.options.net_config;
+                match open(path) {
+                    Ok(watch) => self.watch = Some(watch),
+                    Err(error) => debug!(path = %path.display(), %error, "no inotify watch; the rescan has to do"),
+                }
+            }
+            let read = self.store.config();
+            let now = Seen::of(&read);
+            if now != self.last {
+                self.last = now;
+                return read;
+            }
+            self.wait().await;
+        }
+    }
+
+    /// Until the file may be another.
+    async fn wait(&mut self) {
+        let Some(watch) = &self.watch else { return sleep(RESCAN).await };
+        let Ok(ready) = tokio::time::timeout(RESCAN, watch.readable()).await else { return };
+        sleep(SETTLE).await;
+        // All that has come is one reason to look.
+        let ended = AddWatchFlags::IN_IGNORED | AddWatchFlags::IN_MOVE_SELF | AddWatchFlags::IN_UNMOUNT;
+        let mut is_whole = ready.is_ok();
+        while is_whole {
+            match watch.get_ref().0.read_events() {
+                // The folder may no longer be the one that the path names.
+                Ok(events) => is_whole = !events.iter().any(|event| event.mask.intersects(ended)),
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => break,
+                Err(_) => is_whole = false,
+            }
+        }
+        if let (true, Ok(mut ready)) = (is_whole, ready) {
+            ready.clear_ready();
+            return;
+        }
+        self.watch = None;
+        // Not at once, if there is nothing to watch.
+        sleep(SETTLE).await;
+    }
+}
+
+/// Watches the folder: a ConfigMap's file is a link that leads through another, which is swapped.
+fn open(path: &Path) -> io::Result<AsyncFd<Fd>> {
+    let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let flags = AddWatchFlags::IN_CLOSE_WRITE
+        | AddWatchFlags::IN_MOVED_TO
+        | AddWatchFlags::IN_CREATE
+        | AddWatchFlags::IN_DELETE
+        | AddWatchFlags::IN_DELETE_SELF
+        | AddWatchFlags::IN_MOVE_SELF;
+    inotify.add_watch(folder, flags)?;
+    listen(inotify)
+}

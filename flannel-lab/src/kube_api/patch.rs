@@ -1,0 +1,174 @@
+//! What a patch makes of an object: JSON merge patch and strategic merge patch.
+//!
+//! Source of the second: apimachinery, `pkg/util/strategicpatch/patch.go`, and the merge keys that
+//! `k8s.io/api/core/v1/types.go` gives to the fields of a node.
+
+use serde_json::{Map, Value};
+
+/// How lists at a path of a node are merged; all others are replaced.
+enum ListKind {
+    /// Objects with this key.
+    By(&'static str),
+    /// Values that are there once.
+    Set,
+    Atomic,
+}
+
+fn list_kind(path: &str) -> ListKind {
+    match path {
+        ".status.conditions" | ".status.addresses" => ListKind::By("type"),
+        ".metadata.ownerReferences" => ListKind::By("uid"),
+        ".metadata.finalizers" | ".spec.podCIDRs" => ListKind::Set,
+        _ => ListKind::Atomic,
+    }
+}
+
+/// Tells of a map or of an item of a list what is to be done with it as a whole.
+const DIRECTIVE: &str = "$patch";
+/// In front of the name of a set: what to take out of it.
+const TAKE_OUT: &str = "$deleteFromPrimitiveList/";
+/// In front of the name of a list: its order.
+const ORDER: &str = "$setElementOrder/";
+
+/// A JSON merge patch (RFC 7386): objects are merged, null deletes, all else replaces.
+pub(super) fn merge(target: &mut Value, patch: &Value) {
+    let Value::Object(patch) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    let target = as_object(target);
+    for (key, value) in patch {
+        if value.is_null() {
+            target.remove(key);
+        } else {
+            merge(target.entry(key).or_insert(Value::Null), value);
+        }
+    }
+}
+
+/// A strategic merge patch: as the other, but lists that have keys are merged by them.
+pub(super) fn strategic(target: &mut Value, patch: &Value) -> Result<(), String> {
+    match patch {
+        Value::Object(patch) => merge_map(as_object(target), patch, ""),
+        _ => Err("a patch is a JSON object".to_owned()),
+    }
+}
+
+fn as_object(value: &mut Value) -> &mut Map<String, Value> {
+    if !value.is_object() {
+        *value = Value::Object(Map::new());
+    }
+    value.as_object_mut().expect("it is one now")
+}
+
+fn merge_map(target: &mut Map<String, Value>, patch: &Map<String, Value>, path: &str) -> Result<(), String> {
+    if let Some(directive) = patch.get(DIRECTIVE) {
+        match directive.as_str() {
+            Some("replace") => {
+                target.clear();
+                let rest = patch.iter().filter(|(key, _)| *key != DIRECTIVE);
+                target.extend(rest.map(|(key, value)| (key.clone(), value.clone())));
+            }
+            Some("delete") => target.clear(),
+            Some("merge") => {}
+            _ => return Err(format!("unknown directive {directive} at {path:?}")),
+        }
+        if directive != "merge" {
+            return Ok(());
+        }
+    }
+    for (key, value) in patch.iter().filter(|(key, _)| *key != DIRECTIVE) {
+        if let Some(list) = key.strip_prefix(TAKE_OUT) {
+            let gone = value.as_array().ok_or_else(|| format!("{key} is not a list"))?;
+            if let Some(list) = target.get_mut(list).and_then(Value::as_array_mut) {
+                list.retain(|item| !gone.contains(item));
+            }
+        }
+    }
+    for (key, value) in patch {
+        if key == DIRECTIVE || key.starts_with(TAKE_OUT) || key.starts_with(ORDER) {
+            continue;
+        }
+        if key.starts_with('$') {
+            return Err(format!("this server does not know the directive {key:?}"));
+        }
+        let path = format!("{path}.{key}");
+        match value {
+            Value::Null => drop(target.remove(key)),
+            Value::Object(value) => {
+                merge_map(as_object(target.entry(key).or_insert(Value::Null)), value, &path)?;
+            }
+            Value::Array(items) => {
+                let target = target.entry(key).or_insert(Value::Null);
+                let order = patch.get(&format!("{ORDER}{key}")).and_then(Value::as_array);
+                merge_list(target, items, order, &path)?;
+            }
+            _ => drop(target.insert(key.clone(), value.clone())),
+        }
+    }
+    Ok(())
+}
+
+fn merge_list(
+    target: &mut Value,
+    patch: &[Value],
+    order: Option<&Vec<Value>>,
+    path: &str,
+) -> Result<(), String> {
+    let kind = list_kind(path);
+    if !target.is_array() || matches!(kind, ListKind::Atomic) {
+        *target = Value::Array(Vec::new());
+    }
+    let list = target.as_array_mut().expect("it is one now");
+    match kind {
+        ListKind::Atomic => list.extend_from_slice(patch),
+        ListKind::Set => {
+            for item in patch {
+                if !list.contains(item) {
+                    list.push(item.clone());
+                }
+            }
+            sort(list, order, |item| item);
+        }
+        ListKind::By(merge_key) => {
+            merge_by(list, patch, merge_key, path)?;
+            // The order names the items by their keys alone.
+            let order = order.map(|items| items.iter().map(|item| item[merge_key].clone()).collect());
+            sort(list, order.as_ref(), |item| &item[merge_key]);
+        }
+    }
+    Ok(())
+}
+
+fn merge_by(list: &mut Vec<Value>, patch: &[Value], merge_key: &str, path: &str) -> Result<(), String> {
+    if patch.iter().any(|item| item[DIRECTIVE] == "replace") {
+        let kept = patch.iter().filter(|item| item.get(DIRECTIVE).is_none());
+        *list = kept.cloned().collect();
+        return Ok(());
+    }
+    for item in patch {
+        let Value::Object(fields) = item else { return Err(format!("an item of {path:?} is not an object")) };
+        let wanted = fields.get(merge_key).filter(|key| !key.is_null());
+        let wanted =
+            wanted.ok_or_else(|| format!("map: {item} does not contain declared merge key: {merge_key}"))?;
+        if item[DIRECTIVE] == "delete" {
+            list.retain(|other| other[merge_key] != *wanted);
+            continue;
+        }
+        let found = list.iter().position(|other| other[merge_key] == *wanted);
+        let at = found.unwrap_or_else(|| {
+            list.push(Value::Null);
+            list.len() - 1
+        });
+        merge_map(as_object(&mut list[at]), fields, path)?;
+    }
+    Ok(())
+}
+
+/// Puts what the order names into it, and the others behind.
+fn sort(list: &mut [Value], order: Option<&Vec<Value>>, key: impl Fn(&Value) -> &Value) {
+    if let Some(order) = order {
+        let place = |item: &Value| order.iter().position(|named| named == key(item)).unwrap_or(usize::MAX);
+        list.sort_by_key(place);
+    }
+}
