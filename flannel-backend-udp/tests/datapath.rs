@@ -45,12 +45,12 @@ fn drops(running: &Running, reason: DropReason) -> u64 {
 /// What `read` gives becomes `expected` within a few seconds: workers publish their counters after the
 /// batch that they counted, which its packets can overtake.
 #[track_caller]
-fn becomes<T: PartialEq + std::fmt::Debug>(expected: T, read: impl Fn() -> T) {
+fn becomes<T: PartialEq + std::fmt::Debug>(expected: &T, read: impl Fn() -> T) {
     let deadline = std::time::Instant::now() + Duration::from_secs(3);
-    while read() != expected && std::time::Instant::now() < deadline {
+    while read() != *expected && std::time::Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(5));
     }
-    assert_eq!(read(), expected);
+    assert_eq!(&read(), expected);
 }
 
 fn system_ping(netns: &Netns, args: &[&str]) -> String {
@@ -180,7 +180,7 @@ fn errors_come_as_from_a_router() {
             let expired = running.each_ref().map(|running| drops(running, DropReason::Expired));
             (expired, drops(&running[0], DropReason::NoRoute), running[0].engine.counters().errors_sent)
         };
-        becomes(([2, 2], 2, 4), counted);
+        becomes(&([2, 2], 2, 4), counted);
     });
 }
 
@@ -228,7 +228,7 @@ fn tables_change_under_traffic_without_loss() {
             let peers = running[0].engine.peers();
             assert_eq!(peers.len(), 257);
             assert_eq!(peers[0].sent_packets, 0);
-            becomes(true, || running[0].engine.peers()[256].sent_packets >= report.sent);
+            becomes(&true, || running[0].engine.peers()[256].sent_packets >= report.sent);
         }
     });
 }

@@ -1,7 +1,6 @@
 //! A config that changes while two nodes run and their pods ping each other every millisecond, on the real
 //! kernel: not one echo is lost, and no device is made anew.
 
-use std::net::IpAddr;
 use std::path::Path;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
@@ -163,7 +162,7 @@ fn ping_all(pods: &[Pod; 2]) -> Vec<Pinger> {
     let mut pingers = Vec::new();
     for (from, to) in [(0, 1), (1, 0)] {
         let netns = pods[from].netns();
-        for dst in pods[to].addresses().iter().map(|address| address.ip()).collect::<Vec<IpAddr>>() {
+        for dst in pods[to].ipv4().into_iter().chain(pods[to].ipv6()) {
             eventually(SOON, "the first reply", || reaches(netns, dst).unwrap());
             pingers.push(Pinger::start(netns, dst, options.clone()).unwrap());
         }

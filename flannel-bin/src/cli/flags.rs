@@ -186,7 +186,13 @@ pub(crate) const FLAGS: &[Flag] = &[
         "",
         "take subnets from the Kubernetes API instead of etcd; the node is NODE_NAME, else that of the pod POD_NAMESPACE/POD_NAME",
     ),
-    Flag::new("kube-api-url", Kind::Text, "", "URL", "URL of the Kubernetes API server, in place of the kubeconfig's; alone for a server that asks for no credentials"),
+    Flag::new(
+        "kube-api-url",
+        Kind::Text,
+        "",
+        "URL",
+        "URL of the Kubernetes API server, in place of the kubeconfig's; alone for a server that asks for no credentials",
+    ),
     Flag::new(
         "kube-annotation-prefix",
         Kind::Text,
@@ -194,8 +200,13 @@ pub(crate) const FLAGS: &[Flag] = &[
         "PREFIX",
         "prefix of the annotations on Kubernetes nodes",
     ),
-    Flag::new("kubeconfig-file", Kind::Text, "", "FILE", "kubeconfig to reach the Kubernetes API with; without it and a URL the service account of the pod is used")
-        ,
+    Flag::new(
+        "kubeconfig-file",
+        Kind::Text,
+        "",
+        "FILE",
+        "kubeconfig to reach the Kubernetes API with; without it and a URL the service account of the pod is used",
+    ),
     // As upstream.
     Flag::new("version", Kind::Bool, "false", "", "print the version to stderr and exit").without_variable(),
     Flag::new("healthz-ip", Kind::Text, "0.0.0.0", "IP", "address that the health server listens on"),

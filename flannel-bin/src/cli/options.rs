@@ -336,7 +336,8 @@ impl Values<'_> {
                 let conflict = "--kube-subnet-mgr and --store name two stores; leave out one of them";
                 return Err(CliError::Conflict(conflict.to_owned()));
             }
-            let net_config = self.path("net-config-path").ok_or_else(|| self.bad("net-config-path", "a path"))?;
+            let net_config =
+                self.path("net-config-path").ok_or_else(|| self.bad("net-config-path", "a path"))?;
             return Ok(StoreChoice::Kube(KubeFlags {
                 api_url: Some(self.text("kube-api-url").to_owned()).filter(|url| !url.is_empty()),
                 kubeconfig: self.path("kubeconfig-file"),

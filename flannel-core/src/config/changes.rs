@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use serde::de::IgnoredAny;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -57,7 +56,7 @@ impl BackendConfig {
 
     /// How a key is written here.
     fn spelling(&self, lower: &str) -> Option<String> {
-        let names: BTreeMap<String, IgnoredAny> = serde_json::from_str(&self.json).ok()?;
+        let names: BTreeMap<String, &RawValue> = serde_json::from_str(&self.json).ok()?;
         names.into_keys().find(|name| name.eq_ignore_ascii_case(lower))
     }
 }

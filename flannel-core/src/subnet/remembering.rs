@@ -134,11 +134,7 @@ impl Remembering {
     async fn check_config(&self, memory: &Memory) -> Result<(), SubnetError> {
         let is_same = self.store.network_config().await? == memory.config
             && self.store.wanted_ips().await? == memory.wanted_ips;
-        if is_same {
-            Ok(())
-        } else {
-            Err(SubnetError::ConfigChanged)
-        }
+        if is_same { Ok(()) } else { Err(SubnetError::ConfigChanged) }
     }
 
     /// Waits for the store, and takes the own lease again.

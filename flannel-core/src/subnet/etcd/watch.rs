@@ -11,10 +11,10 @@ use futures::{StreamExt, stream};
 
 use super::Store;
 use super::error::{CallError, describe};
-use crate::subnet::missing::Missing;
 use super::records::{Known, Listed, MAX_MESSAGE, Position};
 use crate::lease::{BadRecord, LeaseUpdate};
 use crate::subnet::LeaseStream;
+use crate::subnet::missing::Missing;
 use crate::subnet::timing::Backoff;
 use tokio::sync::watch;
 

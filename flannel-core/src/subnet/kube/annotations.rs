@@ -22,11 +22,13 @@ impl AnnotationPrefix {
         let bad = || AnnotationPrefixError(text.to_owned());
         let (domain, name) = text.split_once('/').unwrap_or((text, ""));
         let is_word = |word: &str| {
-            !word.is_empty()
-                && word.chars().all(|it| matches!(it, 'a'..='z' | '0'..='9' | '_' | '-'))
+            !word.is_empty() && word.chars().all(|it| matches!(it, 'a'..='z' | '0'..='9' | '_' | '-'))
         };
         let labels: Vec<&str> = domain.split('.').collect();
-        if labels.len() < 2 || !labels.into_iter().all(is_word) || !(name.is_empty() || is_word(name) && name != "-") {
+        if labels.len() < 2
+            || !labels.into_iter().all(is_word)
+            || !(name.is_empty() || is_word(name) && name != "-")
+        {
             return Err(bad());
         }
         let dash = if name.is_empty() || name.ends_with('-') { "" } else { "-" };
@@ -121,7 +123,11 @@ pub(super) struct BadAnnotation {
 }
 
 /// The address in an annotation; `None` if it is not there, empty, or the unspecified one that stands for none.
-pub(super) fn address(found: &Annotations, annotation: Annotation, family: Family) -> Result<Option<IpAddr>, BadAnnotation> {
+pub(super) fn address(
+    found: &Annotations,
+    annotation: Annotation,
+    family: Family,
+) -> Result<Option<IpAddr>, BadAnnotation> {
     let Some(text) = found.get(&annotation).filter(|text| !text.is_empty()) else { return Ok(None) };
     let problem = match family {
         Family::V4 => "is no IPv4 address",
@@ -216,7 +222,20 @@ mod tests {
         ] {
             assert_eq!(AnnotationPrefix::parse(text).map(|it| it.to_string()), Ok(prefix.into()), "{text}");
         }
-        for text in ["", "org", "org/", "org/p", "Org.com", "a.com/X", "a.com/b/c", "a..com", ".com", "a.com/b c", "a.com/é", "a.com/-"] {
+        for text in [
+            "",
+            "org",
+            "org/",
+            "org/p",
+            "Org.com",
+            "a.com/X",
+            "a.com/b/c",
+            "a..com",
+            ".com",
+            "a.com/b c",
+            "a.com/é",
+            "a.com/-",
+        ] {
             let error = AnnotationPrefix::parse(text).unwrap_err();
             assert!(error.to_string().contains(&format!("{text:?}")), "{error}");
         }
@@ -227,9 +246,13 @@ mod tests {
     }
 
     fn vxlan(v4: Option<&str>, v6: Option<&str>) -> LeaseAttrs {
-        let data = |byte| BackendData::parse(&format!(r#"{{"VNI":1,"VtepMAC":"0a:00:00:00:00:{byte}"}}"#)).unwrap();
+        let data =
+            |byte| BackendData::parse(&format!(r#"{{"VNI":1,"VtepMAC":"0a:00:00:00:00:{byte}"}}"#)).unwrap();
         LeaseAttrs {
-            public_ips: PerFamily { v4: v4.map(|ip| ip.parse().unwrap()), v6: v6.map(|ip| ip.parse().unwrap()) },
+            public_ips: PerFamily {
+                v4: v4.map(|ip| ip.parse().unwrap()),
+                v6: v6.map(|ip| ip.parse().unwrap()),
+            },
             backend_type: "vxlan".into(),
             backend_data: PerFamily { v4: v4.and_then(|_| data("04")), v6: v6.and_then(|_| data("06")) },
         }
@@ -264,7 +287,11 @@ mod tests {
                 "public-ipv6=fd00::1",
             ]
         );
-        let host_gw = LeaseAttrs { backend_type: "host-gw".into(), backend_data: PerFamily::default(), ..vxlan(None, Some("fd00::1")) };
+        let host_gw = LeaseAttrs {
+            backend_type: "host-gw".into(),
+            backend_data: PerFamily::default(),
+            ..vxlan(None, Some("fd00::1"))
+        };
         assert_eq!(
             text(&changes(&host_gw, &none).unwrap()),
             [
@@ -289,7 +316,10 @@ mod tests {
         assert_eq!(read(&now).unwrap(), dual);
         assert!(is_managed(&now));
         let v4 = vxlan(Some("192.0.2.9"), None);
-        assert_eq!(text(&changes(&v4, &now).unwrap()), ["backend-v6-data=-", "public-ip=192.0.2.9", "public-ipv6=-"]);
+        assert_eq!(
+            text(&changes(&v4, &now).unwrap()),
+            ["backend-v6-data=-", "public-ip=192.0.2.9", "public-ipv6=-"]
+        );
         now.insert(Annotation::Overwrite(Family::V4), "198.51.100.7".into());
         assert_eq!(text(&changes(&dual, &now).unwrap()), ["public-ip=198.51.100.7"]);
         assert_eq!(removal(&now).len(), 6, "the operator's stays");

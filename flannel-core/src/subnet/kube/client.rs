@@ -65,7 +65,8 @@ impl CallError {
 
     /// Whether the server does not take the question as it was put.
     pub(super) fn is_refused(&self) -> bool {
-        matches!(self.status, Some(400 | 422)) || (self.status == Some(403) && self.why.contains("sendInitialEvents"))
+        matches!(self.status, Some(400 | 422))
+            || (self.status == Some(403) && self.why.contains("sendInitialEvents"))
     }
 }
 
@@ -83,7 +84,8 @@ impl Clients {
         let refused = |what: String, why: String| SubnetError::Refused { what, source: why.into() };
         match &access {
             KubeAccess::Kubeconfig { file, server } => {
-                read_kubeconfig(file).map_err(|why| refused(format!("read kubeconfig {}", file.display()), why))?;
+                read_kubeconfig(file)
+                    .map_err(|why| refused(format!("read kubeconfig {}", file.display()), why))?;
                 server.iter().try_for_each(|url| parse_url(url).map(drop))
             }
             KubeAccess::Url(url) => parse_url(url).map(drop),
@@ -96,7 +98,9 @@ impl Clients {
     /// Where the API server is, for messages.
     pub(super) fn server(&self) -> String {
         match &self.access {
-            KubeAccess::InCluster { server, .. } => in_cluster_url(server).map_or_else(|why| why, |url| shown(&url)),
+            KubeAccess::InCluster { server, .. } => {
+                in_cluster_url(server).map_or_else(|why| why, |url| shown(&url))
+            }
             KubeAccess::Kubeconfig { server: Some(url), .. } | KubeAccess::Url(url) => {
                 parse_url(url).map_or_else(|why| why, |url| shown(&url))
             }
@@ -112,9 +116,11 @@ impl Clients {
         limit: Duration,
     ) -> Result<String, CallError> {
         let what = &format!("{what} at {}", self.server());
-        let answer = async { self.client(what).await?.request_text(request).await.map_err(|it| failed(what, &it)) };
+        let answer =
+            async { self.client(what).await?.request_text(request).await.map_err(|it| failed(what, &it)) };
         let answer = tokio::time::timeout(limit, answer).await;
-        let answer = answer.unwrap_or_else(|_| Err(CallError::new(what, format!("no answer within {limit:?}"))));
+        let answer =
+            answer.unwrap_or_else(|_| Err(CallError::new(what, format!("no answer within {limit:?}"))));
         self.renew_after(answer)
     }
 
@@ -126,9 +132,11 @@ impl Clients {
         limit: Duration,
     ) -> Result<impl futures::io::AsyncBufRead + Send + use<>, CallError> {
         let what = &format!("{what} at {}", self.server());
-        let answer = async { self.client(what).await?.request_stream(request).await.map_err(|it| failed(what, &it)) };
+        let answer =
+            async { self.client(what).await?.request_stream(request).await.map_err(|it| failed(what, &it)) };
         let answer = tokio::time::timeout(limit, answer).await;
-        let answer = answer.unwrap_or_else(|_| Err(CallError::new(what, format!("no answer within {limit:?}"))));
+        let answer =
+            answer.unwrap_or_else(|_| Err(CallError::new(what, format!("no answer within {limit:?}"))));
         self.renew_after(answer)
     }
 
@@ -196,7 +204,8 @@ pub(super) fn get(path: &str) -> Request<Vec<u8>> {
 
 /// A patch as a strategic merge, which says by whom it is, as Go flannel's does.
 pub(super) fn patch(path: &str, body: &serde_json::Value) -> Request<Vec<u8>> {
-    let mut request = request(Method::PATCH, &format!("{path}?fieldManager=flanneld"), body.to_string().into());
+    let mut request =
+        request(Method::PATCH, &format!("{path}?fieldManager=flanneld"), body.to_string().into());
     request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(STRATEGIC_MERGE));
     request
 }
@@ -219,7 +228,8 @@ fn in_cluster_url((host, port): &(String, u16)) -> Result<Uri, String> {
 
 fn parse_url(url: &str) -> Result<Uri, String> {
     let bad = |why: String| format!("{why}; give an URL such as https://10.0.0.1:6443");
-    let uri: Uri = url.trim_end_matches('/').parse().map_err(|error: http::uri::InvalidUri| bad(error.to_string()))?;
+    let uri: Uri =
+        url.trim_end_matches('/').parse().map_err(|error: http::uri::InvalidUri| bad(error.to_string()))?;
     match uri.scheme_str() {
         Some("http" | "https") if uri.host().is_some_and(|host| !host.is_empty()) => Ok(uri),
         _ => Err(bad("no scheme and host".to_owned())),
@@ -237,7 +247,9 @@ fn failed(what: &str, error: &kube::Error) -> CallError {
     let kube::Error::Api(status) = error else { return CallError::new(what, chain(error)) };
     let hint = match status.code {
         401 => "; the token or certificate is not good (any more)",
-        403 => "; the role needs pods: get, nodes: get, list, watch, nodes/status: patch (see dist/kubernetes)",
+        403 => {
+            "; the role needs pods: get, nodes: get, list, watch, nodes/status: patch (see dist/kubernetes)"
+        }
         _ => "",
     };
     let message = if status.message.is_empty() { &status.reason } else { &status.message };

@@ -123,7 +123,8 @@ impl Store {
 
     /// Where the server is now.
     pub(super) async fn revision(&self) -> Result<String, CallError> {
-        let text = self.call("list nodes", get("/api/v1/nodes?limit=1"), self.options.timeouts.request).await?;
+        let text =
+            self.call("list nodes", get("/api/v1/nodes?limit=1"), self.options.timeouts.request).await?;
         let page: WireList<'_> =
             serde_json::from_str(&text).map_err(|error| self.bad_answer("list nodes", &error))?;
         Ok(page.metadata.revision.into_owned())
@@ -132,7 +133,8 @@ impl Store {
     /// All nodes by a watch that begins with them, and the watch, which goes on. An error says that this server
     /// can't do that, or (`None`) that it failed, which the status tells.
     pub(super) async fn list_by_watch(&self, own: &str) -> Result<(Listed, Feed), Option<String>> {
-        let mut feed = self.open(None).await.map_err(|error| error.is_refused().then(|| error.to_string()))?;
+        let mut feed =
+            self.open(None).await.map_err(|error| error.is_refused().then(|| error.to_string()))?;
         let mut listed = Listed { nodes: Vec::new(), own: None, revision: String::new() };
         loop {
             let event = match feed.next(self, own, self.options.timeouts.first_word).await {
@@ -166,7 +168,8 @@ impl Store {
     pub(super) async fn open(&self, revision: Option<&str>) -> Result<Feed, CallError> {
         let seconds = WATCH + fastrand::u64(..WATCH);
         let (limit, seconds) = (Duration::from_secs(seconds), seconds.to_string());
-        let mut query = vec![("watch", "true"), ("allowWatchBookmarks", "true"), ("timeoutSeconds", &*seconds)];
+        let mut query =
+            vec![("watch", "true"), ("allowWatchBookmarks", "true"), ("timeoutSeconds", &*seconds)];
         match revision {
             Some(revision) => query.push(("resourceVersion", revision)),
             None => query.extend([("sendInitialEvents", "true"), ("resourceVersionMatch", "NotOlderThan")]),
@@ -275,7 +278,8 @@ fn decode(line: &[u8], store: &Store, own: &str) -> (Event, Option<String>) {
     };
     let json = event.object.get();
     if event.kind == "ERROR" {
-        let status = serde_json::from_str(json).unwrap_or(WireStatus { code: 0, message: crate::lease::brief(json) });
+        let status =
+            serde_json::from_str(json).unwrap_or(WireStatus { code: 0, message: crate::lease::brief(json) });
         let WireStatus { code, message } = status;
         let expired = code == 410 || (code == 504 && message.contains("resource version"));
         return (if expired { Event::Expired } else { Event::Failed(format!("{code} {message}")) }, None);

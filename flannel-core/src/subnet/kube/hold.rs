@@ -45,7 +45,11 @@ impl Store {
                         repairs.reset();
                     }
                     // Without a watch nobody tells.
-                    if seen.borrow().is_none() { Some(LOOK.mul_f64(0.75 + fastrand::f64() / 2.0)) } else { None }
+                    if seen.borrow().is_none() {
+                        Some(LOOK.mul_f64(0.75 + fastrand::f64() / 2.0))
+                    } else {
+                        None
+                    }
                 }
                 Ok(Held::Restored) => {
                     calm_since = tokio::time::Instant::now();

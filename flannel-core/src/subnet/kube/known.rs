@@ -28,7 +28,11 @@ pub(super) struct Known {
 enum Claim {
     Lease(Lease),
     /// Can't be read: what it said last stays, if anything is known of it.
-    Bad { key: Option<LeaseKey>, created: u64, reason: String },
+    Bad {
+        key: Option<LeaseKey>,
+        created: u64,
+        reason: String,
+    },
 }
 
 impl Claim {

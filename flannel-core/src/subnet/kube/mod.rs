@@ -163,7 +163,12 @@ impl SubnetManager for KubeSubnetManager {
 
 impl Store {
     /// A call whose answer comes whole. The status shows whether there was one.
-    async fn call(&self, what: &str, request: Request<Vec<u8>>, limit: Duration) -> Result<String, CallError> {
+    async fn call(
+        &self,
+        what: &str,
+        request: Request<Vec<u8>>,
+        limit: Duration,
+    ) -> Result<String, CallError> {
         self.note(self.clients.call(what, request, limit).await)
     }
 
@@ -177,7 +182,10 @@ impl Store {
     }
 
     fn bad_answer(&self, what: &str, error: &dyn fmt::Display) -> CallError {
-        let error = CallError::new(&format!("{what} at {}", self.clients.server()), format!("no such answer: {error}"));
+        let error = CallError::new(
+            &format!("{what} at {}", self.clients.server()),
+            format!("no such answer: {error}"),
+        );
         self.health.fail(error.to_string());
         error
     }

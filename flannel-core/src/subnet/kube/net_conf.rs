@@ -84,7 +84,9 @@ impl Follower {
                 let path = &self.store.options.net_config;
                 match open(path) {
                     Ok(watch) => self.watch = Some(watch),
-                    Err(error) => debug!(path = %path.display(), %error, "no inotify watch; the rescan has to do"),
+                    Err(error) => {
+                        debug!(path = %path.display(), %error, "no inotify watch; the rescan has to do")
+                    }
                 }
             }
             let read = self.store.config();

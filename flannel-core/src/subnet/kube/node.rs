@@ -69,7 +69,8 @@ impl NodeObject {
         let spec = wire.spec.unwrap_or_default();
         let all = spec.pod_cidrs.filter(|list| !list.is_empty());
         let pod_cidrs = all.unwrap_or_else(|| spec.pod_cidr.into_iter().collect());
-        let pod_cidrs = pod_cidrs.iter().filter(|cidr| !cidr.is_empty()).map(|cidr| (**cidr).into()).collect();
+        let pod_cidrs =
+            pod_cidrs.iter().filter(|cidr| !cidr.is_empty()).map(|cidr| (**cidr).into()).collect();
         Ok(Self {
             name: name.into(),
             uid: uid.unwrap_or_default().into(),
@@ -160,7 +161,10 @@ pub(super) enum Judgement {
     Apart,
     Lease(Lease),
     /// It takes part but can't be understood.
-    Bad { key: Option<LeaseKey>, reason: String },
+    Bad {
+        key: Option<LeaseKey>,
+        reason: String,
+    },
 }
 
 fn bad_object(json: &str, error: &serde_json::Error) -> BadObject {
@@ -329,7 +333,10 @@ mod tests {
         };
         let annotation = |name: &str| format!("/metadata/annotations/flannel.alpha.coreos.com~1{name}");
         assert_eq!(edited(&|it| it["metadata"]["annotations"] = json!(null)), Judgement::Apart);
-        assert_eq!(edited(&|it| it["metadata"].as_object_mut().unwrap().remove("annotations").map_or((), drop)), Judgement::Apart);
+        assert_eq!(
+            edited(&|it| it["metadata"].as_object_mut().unwrap().remove("annotations").map_or((), drop)),
+            Judgement::Apart
+        );
         assert_eq!(
             edited(&|it| *it.pointer_mut(&annotation("kube-subnet-manager")).unwrap() = json!("True")),
             Judgement::Apart
@@ -337,14 +344,18 @@ mod tests {
         assert_eq!(edited(&|it| it["spec"] = json!({})), Judgement::Apart);
         assert_eq!(edited(&|it| it["spec"] = json!({"podCIDR": "", "podCIDRs": null})), Judgement::Apart);
         assert_eq!(edited(&|it| it["spec"] = json!({"podCIDRs": ["fd00:1::/64"]})), Judgement::Apart);
-        let Judgement::Lease(lease) = edited(&|it| it["spec"] = json!({"podCIDR": "10.244.9.7/24"})) else { panic!() };
+        let Judgement::Lease(lease) = edited(&|it| it["spec"] = json!({"podCIDR": "10.244.9.7/24"})) else {
+            panic!()
+        };
         assert_eq!(lease.key.to_string(), "10.244.9.0-24");
         for (spec, what) in [
             (json!({"podCIDRs": ["x"]}), "\"x\" is no CIDR"),
             (json!({"podCIDRs": ["10.1.1.0/24", "10.1.2.0/24", "fd00::/64"]}), "3 elements"),
             (json!({"podCIDRs": ["10.1.1.1/32"]}), "no room"),
         ] {
-            let Judgement::Bad { key: None, reason } = edited(&|it| it["spec"] = spec.clone()) else { panic!("{spec}") };
+            let Judgement::Bad { key: None, reason } = edited(&|it| it["spec"] = spec.clone()) else {
+                panic!("{spec}")
+            };
             assert!(reason.contains(what), "{reason}");
         }
         let Judgement::Bad { key: Some(key), reason } =

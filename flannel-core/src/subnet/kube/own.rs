@@ -52,10 +52,13 @@ impl Store {
     async fn node_of_pod(&self, namespace: &str, name: &str) -> Result<Arc<str>, SubnetError> {
         let request = get(&format!("/api/v1/namespaces/{namespace}/pods/{name}"));
         let text = self.call("read our pod", request, self.options.timeouts.request).await?;
-        let pod: Value = serde_json::from_str(&text).map_err(|error| self.bad_answer("read our pod", &error))?;
+        let pod: Value =
+            serde_json::from_str(&text).map_err(|error| self.bad_answer("read our pod", &error))?;
         let node = pod["spec"]["nodeName"].as_str().filter(|node| is_object_name(node));
         let node = node.ok_or_else(|| SubnetError::NotAssigned {
-            what: format!("pod {namespace}/{name} is on no node by spec.nodeName; set NODE_NAME for the agent"),
+            what: format!(
+                "pod {namespace}/{name} is on no node by spec.nodeName; set NODE_NAME for the agent"
+            ),
         })?;
         info!(node, "node found by our pod");
         Ok(node.into())
@@ -224,8 +227,10 @@ impl Store {
         if changes.is_empty() {
             return Ok(());
         }
-        let pairs: serde_json::Map<String, Value> =
-            changes.into_iter().map(|(name, value)| (self.names.full(name).to_owned(), value.into())).collect();
+        let pairs: serde_json::Map<String, Value> = changes
+            .into_iter()
+            .map(|(name, value)| (self.names.full(name).to_owned(), value.into()))
+            .collect();
         // The uid refuses a node that was made anew meanwhile.
         let body = json!({"metadata": {"uid": node.uid, "annotations": pairs}});
         self.patch_own(node, "write the annotations of our node", &body).await

@@ -206,7 +206,10 @@ impl Watcher {
         let number = revision_number(&listed.revision);
         if number < self.newest {
             let gone: Vec<String> = before.into_iter().filter(|name| !now.contains(name)).collect();
-            warn!(missing = gone.len(), "the API server's revisions went backwards, as after a restored backup");
+            warn!(
+                missing = gone.len(),
+                "the API server's revisions went backwards, as after a restored backup"
+            );
             self.missing.keep(gone.into_iter(), KEEP);
         }
         for name in &now {

@@ -145,7 +145,6 @@ struct Watched {
     root: WatchDescriptor,
 }
 
-
 /// The folder itself went, or was replaced.
 struct Replaced;
 
