@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use crate::LabError;
 
 /// Where the programs of the lab come from, for the error when one is missing.
-const PACKAGES: [(&str, &str); 8] = [
+const PACKAGES: [(&str, &str); 9] = [
     ("ip", "iproute2"),
     ("bridge", "iproute2"),
     ("unshare", "util-linux"),
@@ -17,6 +17,7 @@ const PACKAGES: [(&str, &str); 8] = [
     ("etcdctl", "etcd-client"),
     ("ping", "iputils-ping"),
     ("openssl", "openssl"),
+    ("curl", "curl"),
 ];
 
 /// Finds a program as the shell would; also in the `sbin`s, which users often lack in their PATH.

@@ -235,11 +235,11 @@ impl KubeApi {
     /// server; a list that asks for it is answered with 504.
     pub fn restore(&self, snapshot: Snapshot) {
         self.server.change(|store| {
+            // Under the store's lock: no watch from before hears of what comes after, nor that it has ended.
+            self.disconnect();
             *store = snapshot.0;
-            // Under the store's lock, so that no watch begun before hears of what comes after.
             self.server.life.fetch_add(1, Ordering::SeqCst);
         });
-        self.disconnect();
     }
 
     /// From now on the server does these things wrong, and no others.

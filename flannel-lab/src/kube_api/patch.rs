@@ -172,3 +172,112 @@ fn sort(list: &mut [Value], order: Option<&Vec<Value>>, key: impl Fn(&Value) -> 
         list.sort_by_key(place);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn merge_patches_do_what_the_rfc_says() {
+        // RFC 7386, appendix A.
+        for (target, patch, want) in [
+            (json!({ "a": "b" }), json!({ "a": "c" }), json!({ "a": "c" })),
+            (json!({ "a": "b" }), json!({ "b": "c" }), json!({ "a": "b", "b": "c" })),
+            (json!({ "a": "b" }), json!({ "a": null }), json!({})),
+            (json!({ "a": "b", "b": "c" }), json!({ "a": null }), json!({ "b": "c" })),
+            (json!({ "a": ["b"] }), json!({ "a": "c" }), json!({ "a": "c" })),
+            (json!({ "a": "c" }), json!({ "a": ["b"] }), json!({ "a": ["b"] })),
+            (
+                json!({ "a": { "b": "c" } }),
+                json!({ "a": { "b": "d", "c": null } }),
+                json!({ "a": { "b": "d" } }),
+            ),
+            (json!({ "a": [{ "b": "c" }] }), json!({ "a": [1] }), json!({ "a": [1] })),
+            (json!(["a", "b"]), json!(["c", "d"]), json!(["c", "d"])),
+            (json!({ "a": "b" }), json!(["c"]), json!(["c"])),
+            (json!({ "a": "foo" }), json!(null), json!(null)),
+            (json!({ "e": null }), json!({ "a": 1 }), json!({ "e": null, "a": 1 })),
+            (json!([1, 2]), json!({ "a": "b", "c": null }), json!({ "a": "b" })),
+            (json!({}), json!({ "a": { "bb": { "ccc": null } } }), json!({ "a": { "bb": {} } })),
+        ] {
+            let mut merged = target.clone();
+            merge(&mut merged, &patch);
+            assert_eq!(merged, want, "{target} with {patch}");
+        }
+    }
+
+    /// Conditions with a type and a number.
+    fn conditions(list: &[(&str, u8)]) -> Value {
+        let list = list.iter().map(|(kind, n)| json!({ "type": kind, "n": n }));
+        json!({ "status": { "conditions": list.collect::<Vec<_>>() } })
+    }
+
+    #[test]
+    fn strategic_patches_merge_lists_by_their_keys() {
+        let old = conditions(&[("A", 1), ("B", 2)]);
+        let patch = |items: Value| json!({ "status": { "conditions": items } });
+        for (patch, want) in [
+            (patch(json!([{ "type": "B", "n": 3 }])), conditions(&[("A", 1), ("B", 3)])),
+            (patch(json!([{ "type": "C", "n": 3 }])), conditions(&[("A", 1), ("B", 2), ("C", 3)])),
+            (patch(json!([{ "type": "A", "$patch": "delete" }])), conditions(&[("B", 2)])),
+            (patch(json!([{ "$patch": "replace" }, { "type": "C", "n": 9 }])), conditions(&[("C", 9)])),
+            (patch(json!([])), old.clone()),
+            (patch(json!(null)), json!({ "status": {} })),
+            (json!({ "status": { "$patch": "delete" } }), json!({ "status": {} })),
+            (json!({ "status": { "$patch": "replace", "x": 1 } }), json!({ "status": { "x": 1 } })),
+            (
+                json!({ "status": { "$setElementOrder/conditions": [{ "type": "B" }, { "type": "A" }] } }),
+                old.clone(),
+            ),
+            (
+                json!({ "status": {
+                    "$setElementOrder/conditions": [{ "type": "C" }, { "type": "B" }],
+                    "conditions": [{ "type": "C", "n": 3 }],
+                } }),
+                conditions(&[("C", 3), ("B", 2), ("A", 1)]),
+            ),
+        ] {
+            let mut merged = old.clone();
+            strategic(&mut merged, &patch).unwrap();
+            assert_eq!(merged, want, "{patch}");
+        }
+        let mut nothing = json!({});
+        strategic(&mut nothing, &patch(json!([{ "type": "A", "n": 1, "gone": null }]))).unwrap();
+        assert_eq!(nothing, conditions(&[("A", 1)]));
+    }
+
+    #[test]
+    fn strategic_patches_know_sets_and_plain_lists() {
+        let old = json!({
+            "metadata": { "finalizers": ["a", "b"] },
+            "spec": { "taints": [{ "key": "x" }], "podCIDRs": ["10.0.0.0/24"] },
+        });
+        let mut merged = old.clone();
+        let patch = json!({
+            "metadata": { "$deleteFromPrimitiveList/finalizers": ["a"], "finalizers": ["b", "c"], "name": "n" },
+            "spec": { "taints": [{ "key": "y" }], "podCIDRs": ["fd00::/64", "10.0.0.0/24"] },
+        });
+        strategic(&mut merged, &patch).unwrap();
+        let want = json!({
+            "metadata": { "finalizers": ["b", "c"], "name": "n" },
+            "spec": { "taints": [{ "key": "y" }], "podCIDRs": ["10.0.0.0/24", "fd00::/64"] },
+        });
+        assert_eq!(merged, want);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_an_error() {
+        for patch in [
+            json!([]),
+            json!({ "$patch": "explode" }),
+            json!({ "$retainKeys": ["a"] }),
+            json!({ "status": { "conditions": [1] } }),
+            json!({ "status": { "conditions": [{ "type": null }] } }),
+            json!({ "metadata": { "$deleteFromPrimitiveList/finalizers": 1 } }),
+        ] {
+            assert!(strategic(&mut conditions(&[("A", 1)]), &patch).is_err(), "{patch}");
+        }
+    }
+}

@@ -104,12 +104,13 @@ pub(super) fn watch(server: &Arc<Server>, request: &Request) -> Result<Response,
             if faults.http_410 {
                 return Err(failure);
             }
-            let event = json!({ "type": "ERROR", "object": failure.object() });
-            return Ok(response(Body::from(format!("{event}\n"))));
+            let line = format!("{}\n", json!({ "type": "ERROR", "object": failure.object() }));
+            return Ok(response(Body::from_stream(stream::iter([Ok::<_, Infallible>(line)]))));
         }
         // A revision that is yet to come, as after a restored backup: nothing is said until it is there.
         (_, Some(wanted)) => wanted,
     };
+    let life = server.life.load(Ordering::SeqCst);
     drop(store);
 
     let interval = server.bookmark_interval;
@@ -121,7 +122,7 @@ pub(super) fn watch(server: &Arc<Server>, request: &Request) -> Result<Response,
         bookmarks,
         first,
         changes,
-        life: server.life.load(Ordering::SeqCst),
+        life,
         ticks: interval_at(now + interval, interval),
         end: now + timeout,
         last_bookmark,

@@ -1,0 +1,15 @@
+//! The Kubernetes store against the lab's API server on loopback, a fresh one for each test.
+#![cfg(feature = "kube")]
+
+#[path = "kube/common.rs"]
+mod common;
+#[path = "kube/config.rs"]
+mod config;
+#[path = "kube/faults.rs"]
+mod faults;
+#[path = "kube/leases.rs"]
+mod leases;
+#[path = "kube/reach.rs"]
+mod reach;
+#[path = "kube/watch.rs"]
+mod watch;
