@@ -42,6 +42,7 @@ pub mod flanneld;
 pub mod golden;
 pub mod kernel_state;
 pub mod kube_api;
+pub mod kube_store;
 pub mod netns;
 pub mod node;
 pub mod ping;

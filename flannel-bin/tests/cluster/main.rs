@@ -15,8 +15,12 @@ mod harness;
 mod hostgw;
 mod hostile;
 mod incremental;
+#[cfg(feature = "kube")]
+mod kube;
 #[cfg(feature = "etcd")]
 mod memory;
+#[cfg(any(feature = "etcd", feature = "kube"))]
+mod outages;
 mod quiet;
 mod repair;
 mod restart;
