@@ -1,5 +1,5 @@
 //! Whole clusters of the real binary: nodes as network namespaces, pods by the real CNI plugins, the real
-//! kernel, a real etcd.
+//! kernel, a real etcd, and the lab's API server.
 
 mod backends;
 mod blackhole;
