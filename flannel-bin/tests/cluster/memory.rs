@@ -77,10 +77,7 @@ fn boots_without_etcd_and_follows_it_when_it_is_back(case: &'static BackendCase)
 }
 
 /// By what was stored, and follows the server when it is back.
-pub(crate) fn boots_without_its_server<S: Server>(
-    case: &'static BackendCase,
-    store: impl Fn(&Cluster) -> S,
-) {
+pub(crate) fn boots_without_its_server<S: Server>(case: &'static BackendCase, store: impl Fn(&Cluster) -> S) {
     let mut bed = bed(case, store);
     let pods = [bed.pod(1), bed.pod(2)];
     let (left, value) = case.record(230);
