@@ -48,7 +48,8 @@ async fn a_half_dead_connection_is_noticed() {
 
 #[tokio::test]
 async fn silence_without_bookmarks_costs_a_watch_and_no_list() {
-    let options = KubeApiOptions { bookmark_interval: Duration::from_secs(3600), ..KubeApiOptions::default() };
+    let options =
+        KubeApiOptions { bookmark_interval: Duration::from_secs(3600), ..KubeApiOptions::default() };
     let cluster = Cluster::with(V4, options);
     cluster.join_published(1);
     let manager = cluster.manager(1);
@@ -56,7 +57,10 @@ async fn silence_without_bookmarks_costs_a_watch_and_no_list() {
     until(|| followed.leases().len() == 1).await;
     until(|| cluster.api.counts().watches >= 3).await;
     assert_eq!(cluster.api.counts().pages, 0);
-    assert_eq!(cluster.api.requests().iter().filter(|it| it.query.contains_key("sendInitialEvents")).count(), 1);
+    assert_eq!(
+        cluster.api.requests().iter().filter(|it| it.query.contains_key("sendInitialEvents")).count(),
+        1
+    );
     let with = KubeApiOptions { bookmark_interval: Duration::from_millis(500), ..KubeApiOptions::default() };
     let cluster = Cluster::with(V4, with);
     cluster.join_published(1);
@@ -119,7 +123,8 @@ async fn a_busy_or_broken_server_is_asked_again() {
         cluster.api.set_faults(Faults { fail: Some(status), ..Faults::default() });
         let manager = cluster.manager(1);
         let mut watch = manager.watch_leases();
-        let nothing = tokio::time::timeout(Duration::from_millis(600), futures::StreamExt::next(&mut watch)).await;
+        let nothing =
+            tokio::time::timeout(Duration::from_millis(600), futures::StreamExt::next(&mut watch)).await;
         assert!(nothing.is_err(), "{status}: {nothing:?}");
         let problem = manager.status().borrow().problem.clone();
         assert!(problem.contains(&status.to_string()), "{problem}");

@@ -51,7 +51,8 @@ async fn dual_stack_has_both_subnets() {
     cluster.join(1);
     let lease = cluster.manager(1).acquire_lease(&dual_attrs(1)).await.unwrap();
     assert_eq!(lease.key.to_string(), "10.244.1.0-24&fd00:244:0:1::-64");
-    let want: Vec<_> = published(1).into_iter().map(|(name, value)| (name.to_owned(), value.unwrap())).collect();
+    let want: Vec<_> =
+        published(1).into_iter().map(|(name, value)| (name.to_owned(), value.unwrap())).collect();
     let mut found = cluster.annotations(1);
     found.sort();
     let mut sorted = want;
@@ -74,11 +75,15 @@ async fn waits_for_a_subnet_and_says_so() {
     assert!(error.contains("node n1 has no IPv4 subnet in spec.podCIDRs yet"), "{error}");
     assert!(manager.status().borrow().connected, "the server did answer");
     tokio::time::sleep(Duration::from_millis(2100)).await;
-    cluster.api.edit_node("n1", |node| node["spec"] = json!({"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24"]}));
+    cluster.api.edit_node("n1", |node| {
+        node["spec"] = json!({"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24"]})
+    });
     let error = why(manager.acquire_lease(&dual_attrs(1)).await.unwrap_err());
     assert!(error.contains("node n1 has no IPv6 subnet"), "{error}");
     tokio::time::sleep(Duration::from_millis(2100)).await;
-    cluster.api.edit_node("n1", |node| node["spec"]["podCIDRs"] = json!(["10.244.1.0/24", "fd00:244:0:1::/64"]));
+    cluster
+        .api
+        .edit_node("n1", |node| node["spec"]["podCIDRs"] = json!(["10.244.1.0/24", "fd00:244:0:1::/64"]));
     manager.acquire_lease(&dual_attrs(1)).await.unwrap();
     assert_eq!(cluster.api.counts().patches, 1, "nothing was written while something was missing");
 }
@@ -90,7 +95,10 @@ async fn a_subnet_outside_of_the_network_is_refused_by_name() {
     let error = cluster.manager(1).acquire_lease(&attrs(1)).await.unwrap_err();
     assert!(!error.is_transient());
     let text = error.to_string();
-    assert!(text.contains("node n1") && text.contains("10.99.1.0/24") && text.contains("--cluster-cidr"), "{text}");
+    assert!(
+        text.contains("node n1") && text.contains("10.99.1.0/24") && text.contains("--cluster-cidr"),
+        "{text}"
+    );
     assert_eq!(cluster.api.counts().patches, 0);
 }
 
@@ -120,7 +128,12 @@ async fn what_the_operator_wants_published_is_published() {
     let error = cluster.manager(1).wanted_ips().await.unwrap_err();
     assert!(error.is_transient());
     let text = error.to_string();
-    assert!(text.contains("node n1") && text.contains("flannel.alpha.coreos.com/node-public-ip") && text.contains("nonsense"), "{text}");
+    assert!(
+        text.contains("node n1")
+            && text.contains("flannel.alpha.coreos.com/node-public-ip")
+            && text.contains("nonsense"),
+        "{text}"
+    );
 }
 
 #[tokio::test]

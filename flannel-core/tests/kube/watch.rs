@@ -34,7 +34,11 @@ async fn lists_all_nodes_by_a_watch_or_in_pages() {
         if !watch_list {
             let requests = cluster.api.requests();
             let pages = requests.iter().filter(|request| request.method == "GET" && !request.is_watch());
-            assert!(pages.clone().all(|page| page.query["limit"] == "500" && !page.query.contains_key("resourceVersion")));
+            assert!(
+                pages
+                    .clone()
+                    .all(|page| page.query["limit"] == "500" && !page.query.contains_key("resourceVersion"))
+            );
             // What was refused once is not asked for again.
             cluster.api.stop_listening();
             cluster.api.disconnect();
@@ -42,7 +46,8 @@ async fn lists_all_nodes_by_a_watch_or_in_pages() {
             cluster.api.compact();
             cluster.api.listen_again().unwrap();
             assert_eq!(snapshot(&mut watch).await.0.len(), 252);
-            let lists = cluster.api.requests().iter().filter(|it| it.query.contains_key("sendInitialEvents")).count();
+            let lists =
+                cluster.api.requests().iter().filter(|it| it.query.contains_key("sendInitialEvents")).count();
             assert_eq!(lists, 1);
         }
     }
@@ -137,7 +142,11 @@ async fn goes_on_over_a_hundred_disconnects_without_a_wrong_word() {
             tokio::time::sleep(Duration::from_millis(150)).await;
         }
     }
-    until(|| followed.leases().len() == 75 && followed.leases().contains(&"10.244.7.0-24 198.18.1.98,fd77::7".to_owned())).await;
+    until(|| {
+        followed.leases().len() == 75
+            && followed.leases().contains(&"10.244.7.0-24 198.18.1.98,fd77::7".to_owned())
+    })
+    .await;
     assert_eq!(*followed.removed.lock().unwrap(), Vec::<String>::new());
 }
 

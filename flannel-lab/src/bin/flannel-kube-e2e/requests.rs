@@ -11,7 +11,12 @@ pub(crate) const GO_START: [(&str, u64); 4] = [("get", 2), ("list", 1), ("watch"
 /// What it asks at a start that changes nothing: the condition is patched all the same.
 pub(crate) const GO_RESTART: [(&str, u64); 4] = [("get", 2), ("list", 1), ("watch", 1), ("patch", 1)];
 
-/// Requests by verb.
+/// What only asks how far the server's history goes, and reads one node.
+const POSITION: &str = "position";
+/// A watch that begins with all objects, where the server doesn't know of such: it refuses without any work.
+const NO_WATCH_LIST: &str = "watch-list refused";
+
+/// Requests by verb, and apart from these what costs the server next to nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Requests(BTreeMap<String, u64>);
 
@@ -20,7 +25,7 @@ impl Requests {
     pub(crate) fn count(audited: &[Audited]) -> Self {
         let mut counts = BTreeMap::new();
         for request in audited.iter().filter(|request| is_counted(request)) {
-            *counts.entry(request.verb.clone()).or_default() += 1;
+            *counts.entry(kind(request).to_owned()).or_default() += 1;
         }
         Self(counts)
     }
@@ -30,10 +35,10 @@ impl Requests {
         self.0.get(verb).copied().unwrap_or_default()
     }
 
-    /// A verb of which there are more than these, or that isn't among them.
+    /// A verb of which there are more than these, or that isn't among them; one question for a watch-list is free.
     pub(crate) fn beyond(&self, limits: &[(&str, u64)]) -> Option<&str> {
-        let limit =
-            |verb: &str| limits.iter().find(|(known, _)| *known == verb).map_or(0, |(_, limit)| *limit);
+        let limits = || limits.iter().chain(&[(NO_WATCH_LIST, 1)]);
+        let limit = |verb: &str| limits().find(|(known, _)| *known == verb).map_or(0, |(_, limit)| *limit);
         self.0.iter().find(|(verb, count)| **count > limit(verb)).map(|(verb, _)| verb.as_str())
     }
 }
@@ -42,6 +47,17 @@ impl fmt::Display for Requests {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let counts = self.0.iter().map(|(verb, count)| format!("{count} {verb}")).collect::<Vec<_>>();
         f.write_str(&if counts.is_empty() { "none".to_owned() } else { counts.join(", ") })
+    }
+}
+
+fn kind(request: &Audited) -> &str {
+    let asks = |parameter: &str| {
+        request.uri.split_once('?').is_some_and(|(_, query)| query.split('&').any(|it| it == parameter))
+    };
+    match &*request.verb {
+        "list" if asks("limit=1") => POSITION,
+        "watch" if request.code == 422 && asks("sendInitialEvents=true") => NO_WATCH_LIST,
+        verb => verb,
     }
 }
 
@@ -82,5 +98,23 @@ mod tests {
         assert_eq!(requests.beyond(&GO_START), Some("watch"));
         assert_eq!(Requests::count(&log[..3]).beyond(&GO_START), None);
         assert_eq!(Requests::default().to_string(), "none");
+    }
+
+    #[test]
+    fn what_costs_nothing_counts_apart() {
+        let asked = |verb, code, query: &str| Audited {
+            uri: format!("/api/v1/nodes?{query}"),
+            ..audited(verb, code, true)
+        };
+        let log = [
+            asked("list", 200, "limit=500"),
+            asked("list", 200, "limit=1"),
+            asked("watch", 422, "watch=true&sendInitialEvents=true"),
+            asked("watch", 422, "watch=true"),
+        ];
+        let requests = Requests::count(&log);
+        assert_eq!(requests.to_string(), "1 list, 1 position, 1 watch, 1 watch-list refused");
+        assert_eq!(requests.beyond(&GO_START), Some(POSITION));
+        assert_eq!(Requests::count(&log[2..]).beyond(&GO_START), None);
     }
 }
