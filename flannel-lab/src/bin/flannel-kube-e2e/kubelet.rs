@@ -27,6 +27,8 @@ const ACCOUNT: &str = "flannel";
 const SECRETS: &str = "/run/secrets/kubernetes.io/serviceaccount";
 /// Where the image has the agent.
 const FLANNELD: &str = "/opt/bin/flanneld";
+/// The one variable that images have.
+const IMAGE_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// What the machine lends the image: programs, libraries and the kernel's files.
 const LENT: [&str; 9] =
     ["/usr", "/bin", "/sbin", "/lib", "/lib64", "/proc", "/sys", "/dev", "/etc/alternatives"];
@@ -76,15 +78,16 @@ impl Kubelet {
         let capabilities = iter::once("-all".to_owned()).chain(capabilities).collect::<Vec<_>>().join(",");
         agent = agent.args(["setpriv", "--no-new-privs", "--inh-caps=-all"]);
         agent = agent.arg(format!("--bounding-set={capabilities}")).arg("--");
-        agent = agent.args(words(&container["command"])).args(words(&container["args"]));
+        // Nothing of our environment, such as where we have certificates.
+        agent = agent.args(["env", "-i", IMAGE_PATH]);
         // A service address would need a kube-proxy, so it is the server's own.
         let address = api.address();
-        agent = agent.env("KUBERNETES_SERVICE_HOST", address.ip().to_string());
-        agent = agent.env("KUBERNETES_SERVICE_PORT", address.port().to_string());
+        agent = agent.arg(format!("KUBERNETES_SERVICE_HOST={}", address.ip()));
+        agent = agent.arg(format!("KUBERNETES_SERVICE_PORT={}", address.port()));
         for (name, value) in self.variables(container, &pod)? {
-            agent = agent.env(name, value);
+            agent = agent.arg(format!("{name}={value}"));
         }
-        Ok(agent.start()?)
+        Ok(agent.args(words(&container["command"])).args(words(&container["args"])).start()?)
     }
 
     /// Puts a new token in place of the one before, as the kubelet does: by one rename. Returns what to

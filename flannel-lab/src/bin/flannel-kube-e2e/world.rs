@@ -157,6 +157,14 @@ impl World {
         self.wait_for_route_within(SOON, from, to, is_wanted)
     }
 
+    /// Waits until every other node with an agent has, or has not, its routes to a node.
+    pub(crate) fn wait_for_everybody(&self, deadline: Duration, to: u8, is_wanted: bool) -> Fallible<()> {
+        for from in self.agents.keys().filter(|from| **from != to) {
+            self.wait_for_route_within(deadline, *from, to, is_wanted)?;
+        }
+        Ok(())
+    }
+
     /// [`wait_for_route`](Self::wait_for_route) that may take longer.
     pub(crate) fn wait_for_route_within(
         &self,

@@ -74,6 +74,7 @@ pub(crate) fn join(world: &mut World) -> Fallible<String> {
     world.wait_for_route(1, number, true)?;
     let learnt = start.elapsed();
     world.wait_until_ready(number)?;
+    world.wait_for_everybody(SOON, number, true)?;
     world.attach_pod(number)?;
     traffic::all_pairs(world)?;
     Ok(format!(
@@ -144,6 +145,7 @@ pub(crate) fn nonsense(world: &mut World) -> Fallible<String> {
 /// Deletes a node from the cluster.
 pub(crate) fn leave(world: &mut World, number: u8) -> Fallible<String> {
     let took = remove(world, number)?;
+    world.wait_for_everybody(SOON, number, false)?;
     traffic::all_pairs(world)?;
     Ok(format!("node{number} forgotten by node1 after {:.3} s", took.as_secs_f64()))
 }

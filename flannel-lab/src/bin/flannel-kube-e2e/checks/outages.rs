@@ -43,6 +43,8 @@ pub(crate) fn away(world: &mut World, leaves: u8) -> Fallible<String> {
     world.wait_for_route_within(CATCH_UP, 1, joins, true)?;
     let learnt = start.elapsed();
     world.wait_until_ready(joins)?;
+    world.wait_for_everybody(CATCH_UP, leaves, false)?;
+    world.wait_for_everybody(CATCH_UP, joins, true)?;
     let pings = pings.stop()?;
     world.attach_pod(joins)?;
     if self::lists(world, 1)? <= lists {
