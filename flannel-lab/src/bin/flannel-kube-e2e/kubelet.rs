@@ -9,7 +9,7 @@ use std::iter;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use flannel_lab::agent::Agent;
+use flannel_lab::agent::{Agent, AgentBuilder};
 use flannel_lab::kube_apiserver::ApiServer;
 use flannel_lab::node::Node;
 use nix::mount::{MsFlags, mount};
@@ -41,12 +41,14 @@ pub(crate) struct Kubelet {
     pods: u32,
     /// Tokens handed out so far.
     tokens: u32,
+    /// How the container is started.
+    container: Option<AgentBuilder>,
 }
 
 impl Kubelet {
     /// The kubelet of a node.
     pub(crate) fn of(node: &Node) -> Self {
-        Self { node: node.name().to_owned(), pods: 0, tokens: 0 }
+        Self { node: node.name().to_owned(), pods: 0, tokens: 0, container: None }
     }
 
     /// Where the node has a path that the manifest mounts from it.
@@ -87,7 +89,15 @@ impl Kubelet {
         for (name, value) in self.variables(container, &pod)? {
             agent = agent.arg(format!("{name}={value}"));
         }
-        Ok(agent.args(words(&container["command"])).args(words(&container["args"])).start()?)
+        agent = agent.args(words(&container["command"])).args(words(&container["args"]));
+        let started = agent.start()?;
+        self.container = Some(agent);
+        Ok(started)
+    }
+
+    /// Starts the container of the same pod once more, for which nobody is asked.
+    pub(crate) fn run_again(&self) -> Fallible<Agent> {
+        Ok(self.container.as_ref().ok_or("it never ran")?.start()?)
     }
 
     /// Puts a new token in place of the one before, as the kubelet does: by one rename. Returns what to

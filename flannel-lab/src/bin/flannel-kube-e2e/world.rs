@@ -116,6 +116,14 @@ impl World {
         Ok(())
     }
 
+    /// Kills a node's agent, and starts it again in the same pod.
+    pub(crate) fn restart_agent(&mut self, number: u8) -> Fallible<()> {
+        self.agents[&number].kill()?;
+        let agent = self.kubelets[&number].run_again()?;
+        self.agents.insert(number, agent);
+        Ok(())
+    }
+
     /// Waits until a node's agent wrote its subnet file and says that it is ready, and reads the file.
     pub(crate) fn wait_until_ready(&mut self, number: u8) -> Fallible<()> {
         self.wait_until_ready_within(SOON, number)
