@@ -45,8 +45,10 @@ async fn mtu_and_learning_change_the_devices_in_place_and_nothing_else() {
     let (before, objects) = (host.devices(), host.kernel.objects());
     host.change(r#","MTU":1400,"Learning":true"#).await;
     let ops = host.kernel.take_link_ops();
-    use LinkOp::{ChangeVxlan, SetMtu};
-    assert!(matches!(ops[..], [ChangeVxlan(..), SetMtu(..), ChangeVxlan(..), SetMtu(..)]), "{ops:?}");
+    for of_device in ops.chunks(2) {
+        assert!(matches!(of_device, [LinkOp::ChangeVxlan(..), LinkOp::SetMtu(..)]), "{ops:?}");
+    }
+    assert_eq!(ops.len(), 4);
     for (before, now) in before.iter().zip(host.devices()) {
         assert_eq!((now.index, now.mac, now.up), (before.index, before.mac, true));
         assert_eq!(now.mtu.0, before.mtu.0 - 100);

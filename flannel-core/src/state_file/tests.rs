@@ -19,6 +19,7 @@ fn state() -> State {
         store: "local:/var/lib/flannel".into(),
         config: Some(NetworkConfig::parse(config, LeaseSource::Store).unwrap()),
         own: Some(lease("10.5.1.0-24&fd00:5:0:1::-64", 3)),
+        wanted_ips: PerFamily { v4: "203.0.113.1".parse().ok(), v6: "2001:db8::1".parse().ok() },
         saved: 1_750_000_000,
     }
 }

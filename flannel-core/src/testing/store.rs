@@ -25,6 +25,7 @@ pub struct FakeStore {
 
 struct State {
     config: NetworkConfig,
+    wanted_ips: PerFamily<IpAddr>,
     leases: BTreeMap<LeaseKey, Lease>,
     created: u64,
     watchers: Vec<mpsc::UnboundedSender<LeaseUpdate>>,
@@ -47,6 +48,7 @@ impl FakeStore {
         let status = StoreStatus { connected: true, problem: String::new(), ..StoreStatus::unknown() };
         let state = State {
             config,
+            wanted_ips: PerFamily::default(),
             leases: BTreeMap::new(),
             created: 0,
             watchers: Vec::new(),
@@ -76,6 +78,11 @@ impl FakeStore {
         let mut state = self.lock();
         state.tell_config(&Ok(config.clone()));
         state.config = config;
+    }
+
+    /// Says which addresses the node is to publish.
+    pub fn set_wanted_ips(&self, wanted_ips: PerFamily<IpAddr>) {
+        self.lock().wanted_ips = wanted_ips;
     }
 
     /// Lets those who follow the configuration know that what is there now can't be used.
@@ -153,6 +160,10 @@ impl FakeStore {
 impl SubnetManager for FakeStore {
     async fn network_config(&self) -> Result<NetworkConfig, SubnetError> {
         Ok(self.answer()?.config.clone())
+    }
+
+    async fn wanted_ips(&self) -> Result<PerFamily<IpAddr>, SubnetError> {
+        Ok(self.answer()?.wanted_ips)
     }
 
     fn config_changes(&self) -> Option<ConfigStream> {

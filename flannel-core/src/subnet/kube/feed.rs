@@ -1,6 +1,7 @@
 //! What comes from the API server: a list of all nodes, and a watch, line by line.
 
 use std::borrow::Cow;
+use std::fmt::Write;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -196,7 +197,7 @@ fn form_urlencoded(pairs: &[(&str, &str)]) -> String {
         for byte in text.bytes() {
             match byte {
                 b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(byte.into()),
-                _ => out.push_str(&format!("%{byte:02X}")),
+                _ => write!(out, "%{byte:02X}").expect("a string takes all"),
             }
         }
         out

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use super::Store;
-use super::own::{OwnNode, OwnObject};
+use super::own::{OwnNode, OwnObject, check_held};
 use crate::lease::Lease;
 use crate::subnet::SubnetError;
 use crate::subnet::chain;
@@ -75,7 +75,7 @@ impl Store {
     async fn look(&self, lease: &Lease, seen: Option<OwnNode>, up: bool) -> Result<Held, SubnetError> {
         // What the watch saw can be older than what we wrote, so only a fresh look is acted on.
         if let Some(OwnNode::There(own)) = &seen
-            && self.check_held(&own.node, lease.key).is_ok()
+            && check_held(&own.node, lease.key).is_ok()
             && self.lacks(own, lease, up)?.is_none()
         {
             return Ok(Held::Well);
@@ -90,7 +90,7 @@ impl Store {
             Some(own) => own,
             None => self.read_own().await?,
         };
-        self.check_held(&own.node, lease.key)?;
+        check_held(&own.node, lease.key)?;
         match self.lacks(&own, lease, up)? {
             None => Ok(Held::Well),
             Some(Lack::Annotations) => {

@@ -122,7 +122,7 @@ impl Known {
         }
         for key in &self.contested {
             let Some(holder) = self.holder(*key) else { continue };
-            let losers = self.claims.get(key).into_iter().flatten().filter(|name| *name != holder);
+            let losers = self.claims.get(key).into_iter().flatten().filter(|name| ***name != *holder);
             let losers = losers.filter(|name| !self.bad.contains(*name));
             problems.extend(
                 losers.map(|name| record(name, format!("its subnet {key} is that of node {holder}, too"))),
@@ -192,12 +192,11 @@ impl Known {
     }
 
     /// Who has a key of those that claim it.
-    fn holder(&self, key: LeaseKey) -> Option<&Box<str>> {
-        let rank = |name: &&Box<str>| {
-            let created = self.nodes.get(*name).map_or(0, Claim::created);
-            (**name != self.own, created, (*name).clone())
-        };
-        self.claims.get(&key)?.iter().min_by_key(rank)
+    fn holder(&self, key: LeaseKey) -> Option<&str> {
+        let names = self.claims.get(&key)?.iter().map(|name| &**name);
+        let ranked =
+            names.map(|name| (*name != *self.own, self.nodes.get(name).map_or(0, Claim::created), name));
+        ranked.min().map(|(.., name)| name)
     }
 
     /// What others are told of a key.

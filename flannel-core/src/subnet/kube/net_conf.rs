@@ -1,4 +1,4 @@
-//! The network config in a file, as a ConfigMap is mounted: read at the start, and followed.
+//! The network config in a file, as a `ConfigMap` is mounted: read at the start, and followed.
 
 use std::io;
 use std::path::Path;
@@ -85,7 +85,7 @@ impl Follower {
                 match open(path) {
                     Ok(watch) => self.watch = Some(watch),
                     Err(error) => {
-                        debug!(path = %path.display(), %error, "no inotify watch; the rescan has to do")
+                        debug!(path = %path.display(), %error, "no inotify watch; the rescan has to do");
                     }
                 }
             }
@@ -126,7 +126,7 @@ impl Follower {
     }
 }
 
-/// Watches the folder: a ConfigMap's file is a link that leads through another, which is swapped.
+/// Watches the folder: a `ConfigMap`'s file is a link that leads through another, which is swapped.
 fn open(path: &Path) -> io::Result<AsyncFd<Fd>> {
     let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));

@@ -14,7 +14,7 @@ pub struct KubeOptions {
     pub node: NodeIdentity,
     /// What the names of our annotations begin with.
     pub annotations: AnnotationPrefix,
-    /// The file with the network config, which a ConfigMap is mounted as.
+    /// The file with the network config, which a `ConfigMap` is mounted as.
     pub net_config: PathBuf,
     /// Whether to set the node's condition `NetworkUnavailable` to false once the network is up.
     pub set_condition: bool,

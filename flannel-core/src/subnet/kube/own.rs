@@ -150,7 +150,7 @@ impl Store {
 
     pub(super) async fn publish(&self, lease: &Lease, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
         let own = self.read_own().await?;
-        self.check_held(&own.node, lease.key)?;
+        check_held(&own.node, lease.key)?;
         self.write(&own.node, attrs).await?;
         Ok(Lease { key: lease.key, attrs: attrs.clone(), created: own.node.created })
     }
@@ -160,7 +160,7 @@ impl Store {
             Err(SubnetError::NotAssigned { .. }) => return Ok(()),
             own => own?,
         };
-        if self.check_held(&own.node, lease.key).is_err() {
+        if check_held(&own.node, lease.key).is_err() {
             return Ok(());
         }
         self.patch_annotations(&own.node, removal(&own.node.annotations)).await
@@ -191,23 +191,6 @@ impl Store {
             }
         }
         node.key(&families).map_err(bad)?.ok_or_else(|| bad("it has no subnet".to_owned()))
-    }
-
-    /// Whether the node still has the subnet.
-    pub(super) fn check_held(&self, node: &NodeObject, key: LeaseKey) -> Result<(), SubnetError> {
-        let families: Vec<Family> = key.subnets().families().collect();
-        match node.key(&families) {
-            Ok(Some(now)) if now == key => Ok(()),
-            Ok(Some(now)) => {
-                let holder = format!("nobody, since node {} was made anew with {now}", node.name);
-                Err(SubnetError::LeaseLost { key, holder })
-            }
-            Ok(None) => {
-                let what = format!("node {} has no podCIDR any more; it had {key}", node.name);
-                Err(SubnetError::NotAssigned { what })
-            }
-            Err(why) => Err(SubnetError::Conflict(format!("node {}: {why}", node.name))),
-        }
     }
 
     /// What has to be written so that the node publishes `attrs`.
@@ -283,6 +266,23 @@ impl Store {
             error.problem
         );
         SubnetError::NotAssigned { what }
+    }
+}
+
+/// Whether the node still has the subnet.
+pub(super) fn check_held(node: &NodeObject, key: LeaseKey) -> Result<(), SubnetError> {
+    let families: Vec<Family> = key.subnets().families().collect();
+    match node.key(&families) {
+        Ok(Some(now)) if now == key => Ok(()),
+        Ok(Some(now)) => {
+            let holder = format!("nobody, since node {} was made anew with {now}", node.name);
+            Err(SubnetError::LeaseLost { key, holder })
+        }
+        Ok(None) => {
+            let what = format!("node {} has no podCIDR any more; it had {key}", node.name);
+            Err(SubnetError::NotAssigned { what })
+        }
+        Err(why) => Err(SubnetError::Conflict(format!("node {}: {why}", node.name))),
     }
 }
 

@@ -1,1 +1,254 @@
+//! The fold of node objects against a model: random nodes, edits, disconnects and lists.
 
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::annotations::AnnotationPrefix;
+use super::known::Known;
+use super::node::{BadObject, Names, NodeObject};
+use crate::addr::Family;
+use crate::lease::{Lease, LeaseTable, LeaseUpdate};
+
+/// Nodes below this number contend for few subnets; the others have one each, and can be broken.
+const RIVALS: u8 = 4;
+const NODES: u8 = 8;
+const OWN: &str = "n2";
+
+/// What a node can be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Node {
+    number: u8,
+    /// Which subnet it has; of those that contend.
+    subnet: u8,
+    created: u8,
+    managed: bool,
+    assigned: bool,
+    ip: Ip,
+    beat: u8,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ip {
+    Good(u8),
+    Missing,
+    Garbage,
+}
+
+impl Node {
+    fn name(&self) -> String {
+        format!("n{}", self.number)
+    }
+
+    fn cidr(&self) -> String {
+        format!("10.244.{}.0/24", if self.number < RIVALS { self.subnet % 2 } else { 100 + self.number })
+    }
+
+    fn object(&self) -> Result<NodeObject, BadObject> {
+        let mut annotations = json!({"beat": self.beat.to_string()});
+        let mut put = |name: &str, value: String| {
+            annotations[format!("flannel.alpha.coreos.com/{name}")] = value.into()
+        };
+        if self.managed {
+            put("kube-subnet-manager", "true".into());
+        }
+        match self.ip {
+            Ip::Good(byte) => put("public-ip", format!("192.0.2.{byte}")),
+            Ip::Garbage => put("public-ip", "garbage".into()),
+            Ip::Missing => {}
+        }
+        let spec = if self.assigned { json!({"podCIDRs": [self.cidr()]}) } else { json!({}) };
+        let value = json!({
+            "metadata": {
+                "name": self.name(),
+                "creationTimestamp": format!("2026-01-01T00:00:{:02}Z", self.created),
+                "annotations": annotations,
+            },
+            "spec": spec,
+            "status": {"conditions": [{"type": "Ready", "status": "True", "lastHeartbeatTime": self.beat.to_string()}]},
+        });
+        decode(&value)
+    }
+
+    fn is_broken(&self) -> bool {
+        self.managed && self.assigned && self.ip == Ip::Garbage
+    }
+}
+
+fn decode(value: &Value) -> Result<NodeObject, BadObject> {
+    NodeObject::decode(&value.to_string(), &Names::new(&AnnotationPrefix::default()))
+}
+
+#[derive(Debug, Clone)]
+enum Op {
+    Put(Node),
+    Delete(u8),
+    /// The same again, with another heartbeat.
+    Beat(u8),
+    /// Nothing is heard until the next list.
+    Disconnect,
+    List,
+}
+
+fn nodes() -> impl Strategy<Value = Node> {
+    let ip = prop_oneof![4 => (1..5_u8).prop_map(Ip::Good), 1 => Just(Ip::Missing), 2 => Just(Ip::Garbage)];
+    (0..NODES, 0..4_u8, 0..3_u8, prop::bool::weighted(0.85), prop::bool::weighted(0.85), ip).prop_map(
+        |(number, subnet, created, managed, assigned, ip)| {
+            // Who contends is never broken: what stays of two of them would be a matter of order.
+            let ip = if number < RIVALS && ip == Ip::Garbage { Ip::Missing } else { ip };
+            Node { number, subnet, created, managed, assigned, ip, beat: 0 }
+        },
+    )
+}
+
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    let op = prop_oneof![
+        8 => nodes().prop_map(Op::Put),
+        3 => (0..NODES).prop_map(Op::Delete),
+        3 => (0..NODES).prop_map(Op::Beat),
+        1 => Just(Op::Disconnect),
+        1 => Just(Op::List),
+    ];
+    prop::collection::vec(op, 1..60)
+}
+
+/// The world, and what of it is expected to be known.
+#[derive(Default)]
+struct Model {
+    nodes: BTreeMap<String, Node>,
+    /// What nodes that are broken now said last, as far as it was heard.
+    last_good: BTreeMap<String, Lease>,
+}
+
+impl Model {
+    /// Notes what is heard of a node now.
+    fn hear(&mut self, name: &str) {
+        let Some(node) = self.nodes.get(name) else { return drop(self.last_good.remove(name)) };
+        if node.is_broken() {
+            return;
+        }
+        self.last_good.remove(name);
+        if let Some(lease) = lease(node) {
+            self.last_good.insert(name.to_owned(), lease);
+        }
+    }
+
+    /// All leases, worked out from nothing but what there is.
+    fn leases(&self) -> Vec<Lease> {
+        let mut all: BTreeMap<String, (bool, u8, String, Lease)> = BTreeMap::new();
+        for node in self.nodes.values() {
+            let name = node.name();
+            let found = if node.is_broken() { self.last_good.get(&name).cloned() } else { lease(node) };
+            let Some(lease) = found else { continue };
+            let claim = (name != OWN, node.created, name, lease);
+            let key = claim.3.key.to_string();
+            match all.get(&key) {
+                Some(held) if (held.0, held.1, &held.2) < (claim.0, claim.1, &claim.2) => {}
+                _ => drop(all.insert(key, claim)),
+            }
+        }
+        all.into_values().map(|claim| claim.3).collect()
+    }
+}
+
+/// What a node says, read by hand.
+fn lease(node: &Node) -> Option<Lease> {
+    let ip = match node.ip {
+        Ip::Good(byte) => Some([192, 0, 2, byte].into()),
+        Ip::Missing => None,
+        Ip::Garbage => return None,
+    };
+    (node.managed && node.assigned).then(|| Lease {
+        key: node.cidr().replace('/', "-").parse().unwrap(),
+        attrs: crate::lease::LeaseAttrs {
+            public_ips: crate::addr::PerFamily { v4: ip, v6: None },
+            ..Default::default()
+        },
+        created: 20_260_101_000_000 + u64::from(node.created),
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+    #[test]
+    fn whatever_came_in_between_the_table_is_what_the_nodes_say(ops in ops()) {
+        let mut known = Known::new(OWN, vec![Family::V4]);
+        let mut table = LeaseTable::default();
+        let mut model = Model::default();
+        let mut is_connected = false;
+        for op in ops.into_iter().chain([Op::List]) {
+            let name = |number: u8| format!("n{number}");
+            match op {
+                Op::Put(node) => {
+                    let name = node.name();
+                    model.nodes.insert(name.clone(), node.clone());
+                    if is_connected {
+                        model.hear(&name);
+                        known.take(node.object()).into_iter().for_each(|it| drop(table.apply(it)));
+                    }
+                }
+                Op::Beat(number) => {
+                    let Some(node) = model.nodes.get_mut(&name(number)) else { continue };
+                    node.beat = node.beat.wrapping_add(1);
+                    if is_connected {
+                        prop_assert_eq!(known.take(node.object()), vec![], "a heartbeat is no news");
+                    }
+                }
+                Op::Delete(number) => {
+                    model.nodes.remove(&name(number));
+                    if is_connected {
+                        model.hear(&name(number));
+                        known.remove(&name(number)).into_iter().for_each(|it| drop(table.apply(it)));
+                    }
+                }
+                Op::Disconnect => is_connected = false,
+                Op::List => {
+                    is_connected = true;
+                    let heard: Vec<String> = model.last_good.keys().chain(model.nodes.keys()).cloned().collect();
+                    heard.iter().for_each(|name| model.hear(name));
+                    let update = known.replace(model.nodes.values().map(Node::object).collect());
+                    let is_snapshot = matches!(update, LeaseUpdate::Snapshot { .. });
+                    prop_assert!(is_snapshot);
+                    table.apply(update);
+                    // A second list says nothing else.
+                    let again = known.replace(model.nodes.values().map(Node::object).collect());
+                    prop_assert_eq!(table.apply(again), vec![]);
+                }
+            }
+            if is_connected {
+                let have: Vec<Lease> = table.iter().map(|lease| Lease::clone(lease)).collect();
+                let mut want = model.leases();
+                want.sort_by_key(|lease| lease.key);
+                prop_assert_eq!(have, want);
+                let broken = model.nodes.values().filter(|node| node.is_broken()).count();
+                let named = known.problems();
+                prop_assert_eq!(named.iter().filter(|it| it.reason.contains("garbage")).count(), broken);
+            }
+        }
+    }
+
+    #[test]
+    fn no_object_makes_it_panic(text in "\\PC*|[\\{\\}\":,a-zA-Z0-9\\[\\]]*") {
+        let names = Names::new(&AnnotationPrefix::default());
+        let mut known = Known::new(OWN, Family::ALL.to_vec());
+        known.take(NodeObject::decode(&text, &names));
+        let _ = NodeObject::condition(&text);
+    }
+}
+
+#[test]
+fn an_object_that_cannot_be_read_keeps_what_its_node_said() {
+    let mut known = Known::new(OWN, vec![Family::V4]);
+    let node =
+        Node { number: 5, subnet: 0, created: 0, managed: true, assigned: true, ip: Ip::Good(1), beat: 0 };
+    let update = known.replace(vec![node.object()]);
+    assert!(matches!(update, LeaseUpdate::Snapshot { leases, .. } if leases.len() == 1));
+    let broken = decode(&json!({"metadata": {"name": "n5"}, "spec": []}));
+    let updates = known.take(broken.clone());
+    let [LeaseUpdate::Undecodable(record)] = &updates[..] else { panic!("{updates:?}") };
+    assert_eq!(record.key, "10.244.105.0-24");
+    let LeaseUpdate::Snapshot { leases, undecodable } = known.replace(vec![broken]) else { panic!() };
+    assert_eq!((leases.len(), undecodable[0].key.as_str()), (0, "10.244.105.0-24"));
+    assert_eq!(known.problems()[0].key, "node n5");
+}

@@ -93,6 +93,28 @@ async fn another_config_in_the_store_ends_it_and_lets_no_snapshot_through() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_the_store_wants_published_is_remembered_and_checked() {
+    let wanted = PerFamily { v4: Some([203, 0, 113, 1].into()), v6: None };
+    for (now, is_same) in [(wanted, true), (PerFamily::default(), false)] {
+        let store = FakeStore::new(config(CONFIG));
+        store.acquire_lease(&attrs("192.0.2.1")).await.unwrap();
+        store.set_away(true);
+        let memory = Memory::of(&State { wanted_ips: wanted, ..state() }, "").unwrap();
+        let remembering = Remembering::new(Arc::new(store.clone()), Some(memory));
+        remembering.network_config().await.unwrap();
+        assert_eq!(remembering.wanted_ips().await.unwrap(), wanted);
+        let own = remembering.acquire_lease(&attrs("192.0.2.1")).await.unwrap();
+        store.set_wanted_ips(now);
+        store.set_away(false);
+        let held = tokio::time::timeout(Duration::from_secs(60), remembering.hold_lease(&own)).await;
+        match held {
+            Err(_) => assert!(is_same),
+            Ok(error) => assert!(!is_same && matches!(error, Err(SubnetError::ConfigChanged))),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_config_that_only_looks_different_is_the_same() {
     let (store, remembering) = away().await;
     remembering.network_config().await.unwrap();
