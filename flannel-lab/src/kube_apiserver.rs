@@ -181,7 +181,8 @@ impl ApiServer {
         path: &str,
         body: Option<Body>,
     ) -> Result<Answer, LabError> {
-        curl::ask(&self.netns, &self.tls.ca, token, method, &format!("https://{}{path}", self.listens), body)
+        let url = format!("https://{}{path}", self.listens);
+        curl::ask(&self.netns, Some((&self.tls.ca, token)), method, &url, body)
     }
 
     /// Reads an object or a list.
@@ -230,6 +231,12 @@ impl ApiServer {
             self.ask("GET", "/readyz", None).is_ok_and(|answer| answer.status == 200)
         })
     }
+}
+
+/// Asks a server that serves everyone, such as a [`KubeApi`](crate::kube_api::KubeApi), from inside a namespace; any
+/// status is an answer.
+pub fn ask_plainly(netns: &Netns, method: &str, url: &str, body: Option<Body>) -> Result<Answer, LabError> {
+    curl::ask(netns, None, method, url, body)
 }
 
 fn bound(server: &AgentBuilder, address: SocketAddr) -> AgentBuilder {

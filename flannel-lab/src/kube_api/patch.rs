@@ -120,21 +120,23 @@ fn merge_list(
         *target = Value::Array(Vec::new());
     }
     let list = target.as_array_mut().expect("it is one now");
+    // The order names the items by their keys alone; without one it is that of the patch.
+    let order = order.map_or(patch, Vec::as_slice);
     match kind {
         ListKind::Atomic => list.extend_from_slice(patch),
         ListKind::Set => {
+            let before = list.clone();
             for item in patch {
                 if !list.contains(item) {
                     list.push(item.clone());
                 }
             }
-            sort(list, order, |item| item);
+            sort(list, &before, order, |item| item);
         }
         ListKind::By(merge_key) => {
+            let before = list.clone();
             merge_by(list, patch, merge_key, place)?;
-            // The order names the items by their keys alone.
-            let order = order.map(|items| items.iter().map(|item| item[merge_key].clone()).collect());
-            sort(list, order.as_ref(), |item| &item[merge_key]);
+            sort(list, &before, order, |item| &item[merge_key]);
         }
     }
     Ok(())
@@ -167,12 +169,23 @@ fn merge_by(list: &mut Vec<Value>, patch: &[Value], merge_key: &str, place: &str
     Ok(())
 }
 
-/// Puts what the order names into it, and the others behind.
-fn sort(list: &mut [Value], order: Option<&Vec<Value>>, key: impl Fn(&Value) -> &Value) {
-    if let Some(order) = order {
-        let place = |item: &Value| order.iter().position(|named| named == key(item)).unwrap_or(usize::MAX);
-        list.sort_by_key(place);
+/// Puts what the order names into it. The others go between, in front of what they were in front of; so what is new
+/// comes first.
+fn sort(list: &mut Vec<Value>, before: &[Value], order: &[Value], key: impl Fn(&Value) -> &Value) {
+    let place = |list: &[Value], item: &Value| list.iter().position(|named| key(named) == key(item));
+    let (mut named, others): (Vec<_>, Vec<_>) =
+        std::mem::take(list).into_iter().partition(|item| place(order, item).is_some());
+    named.sort_by_key(|item| place(order, item));
+    let mut named = named.into_iter().peekable();
+    for other in others {
+        let is_before =
+            |item: &Value| place(before, item).is_some_and(|item| place(before, &other) < Some(item));
+        while let Some(item) = named.next_if(|item| !is_before(item)) {
+            list.push(item);
+        }
+        list.push(other);
     }
+    list.extend(named);
 }
 
 #[cfg(test)]
@@ -222,7 +235,7 @@ mod tests {
         let patch = |items: Value| json!({ "status": { "conditions": items } });
         for (patch, want) in [
             (patch(json!([{ "type": "B", "n": 3 }])), conditions(&[("A", 1), ("B", 3)])),
-            (patch(json!([{ "type": "C", "n": 3 }])), conditions(&[("A", 1), ("B", 2), ("C", 3)])),
+            (patch(json!([{ "type": "C", "n": 3 }])), conditions(&[("C", 3), ("A", 1), ("B", 2)])),
             (patch(json!([{ "type": "A", "$patch": "delete" }])), conditions(&[("B", 2)])),
             (patch(json!([{ "$patch": "replace" }, { "type": "C", "n": 9 }])), conditions(&[("C", 9)])),
             (patch(json!([])), old.clone()),
@@ -238,7 +251,7 @@ mod tests {
                     "$setElementOrder/conditions": [{ "type": "C" }, { "type": "B" }],
                     "conditions": [{ "type": "C", "n": 3 }],
                 } }),
-                conditions(&[("C", 3), ("B", 2), ("A", 1)]),
+                conditions(&[("C", 3), ("A", 1), ("B", 2)]),
             ),
         ] {
             let mut merged = old.clone();
@@ -264,7 +277,7 @@ mod tests {
         strategic(&mut merged, &patch).unwrap();
         let want = json!({
             "metadata": { "finalizers": ["b", "c"], "name": "n" },
-            "spec": { "taints": [{ "key": "y" }], "podCIDRs": ["10.0.0.0/24", "fd00::/64"] },
+            "spec": { "taints": [{ "key": "y" }], "podCIDRs": ["fd00::/64", "10.0.0.0/24"] },
         });
         assert_eq!(merged, want);
     }
