@@ -1,5 +1,5 @@
 //! Whole clusters of the real binary: nodes as network namespaces, pods by the real CNI plugins, the real
-//! kernel, a real etcd.
+//! kernel, a real etcd, and the lab's API server.
 
 mod backends;
 mod blackhole;
@@ -15,8 +15,12 @@ mod harness;
 mod hostgw;
 mod hostile;
 mod incremental;
+#[cfg(feature = "kube")]
+mod kube;
 #[cfg(feature = "etcd")]
 mod memory;
+#[cfg(any(feature = "etcd", feature = "kube"))]
+mod outages;
 mod quiet;
 mod repair;
 mod restart;

@@ -61,7 +61,7 @@ fn as_object(value: &mut Value) -> &mut Map<String, Value> {
     value.as_object_mut().expect("it is one now")
 }
 
-fn merge_map(target: &mut Map<String, Value>, patch: &Map<String, Value>, path: &str) -> Result<(), String> {
+fn merge_map(target: &mut Map<String, Value>, patch: &Map<String, Value>, place: &str) -> Result<(), String> {
     if let Some(directive) = patch.get(DIRECTIVE) {
         match directive.as_str() {
             Some("replace") => {
@@ -71,7 +71,7 @@ fn merge_map(target: &mut Map<String, Value>, patch: &Map<String, Value>, path: 
             }
             Some("delete") => target.clear(),
             Some("merge") => {}
-            _ => return Err(format!("unknown directive {directive} at {path:?}")),
+            _ => return Err(format!("unknown directive {directive} at {place:?}")),
         }
         if directive != "merge" {
             return Ok(());
@@ -92,16 +92,16 @@ fn merge_map(target: &mut Map<String, Value>, patch: &Map<String, Value>, path: 
         if key.starts_with('$') {
             return Err(format!("this server does not know the directive {key:?}"));
         }
-        let path = format!("{path}.{key}");
+        let place = format!("{place}.{key}");
         match value {
             Value::Null => drop(target.remove(key)),
             Value::Object(value) => {
-                merge_map(as_object(target.entry(key).or_insert(Value::Null)), value, &path)?;
+                merge_map(as_object(target.entry(key).or_insert(Value::Null)), value, &place)?;
             }
             Value::Array(items) => {
                 let target = target.entry(key).or_insert(Value::Null);
                 let order = patch.get(&format!("{ORDER}{key}")).and_then(Value::as_array);
-                merge_list(target, items, order, &path)?;
+                merge_list(target, items, order, &place)?;
             }
             _ => drop(target.insert(key.clone(), value.clone())),
         }
@@ -113,9 +113,9 @@ fn merge_list(
     target: &mut Value,
     patch: &[Value],
     order: Option<&Vec<Value>>,
-    path: &str,
+    place: &str,
 ) -> Result<(), String> {
-    let kind = list_kind(path);
+    let kind = list_kind(place);
     if !target.is_array() || matches!(kind, ListKind::Atomic) {
         *target = Value::Array(Vec::new());
     }
@@ -131,7 +131,7 @@ fn merge_list(
             sort(list, order, |item| item);
         }
         ListKind::By(merge_key) => {
-            merge_by(list, patch, merge_key, path)?;
+            merge_by(list, patch, merge_key, place)?;
             // The order names the items by their keys alone.
             let order = order.map(|items| items.iter().map(|item| item[merge_key].clone()).collect());
             sort(list, order.as_ref(), |item| &item[merge_key]);
@@ -140,14 +140,16 @@ fn merge_list(
     Ok(())
 }
 
-fn merge_by(list: &mut Vec<Value>, patch: &[Value], merge_key: &str, path: &str) -> Result<(), String> {
+fn merge_by(list: &mut Vec<Value>, patch: &[Value], merge_key: &str, place: &str) -> Result<(), String> {
     if patch.iter().any(|item| item[DIRECTIVE] == "replace") {
         let kept = patch.iter().filter(|item| item.get(DIRECTIVE).is_none());
         *list = kept.cloned().collect();
         return Ok(());
     }
     for item in patch {
-        let Value::Object(fields) = item else { return Err(format!("an item of {path:?} is not an object")) };
+        let Value::Object(fields) = item else {
+            return Err(format!("an item of {place:?} is not an object"));
+        };
         let wanted = fields.get(merge_key).filter(|key| !key.is_null());
         let wanted =
             wanted.ok_or_else(|| format!("map: {item} does not contain declared merge key: {merge_key}"))?;
@@ -160,7 +162,7 @@ fn merge_by(list: &mut Vec<Value>, patch: &[Value], merge_key: &str, path: &str)
             list.push(Value::Null);
             list.len() - 1
         });
-        merge_map(as_object(&mut list[at]), fields, path)?;
+        merge_map(as_object(&mut list[at]), fields, place)?;
     }
     Ok(())
 }

@@ -1,0 +1,102 @@
+//! The same clusters on Kubernetes: an API server with an object for each node.
+
+use std::collections::BTreeMap;
+
+use flannel_lab::cluster::Cluster;
+use flannel_lab::kube_store::KubeStore;
+use flannel_lab::node::Node;
+
+use crate::backends::{BackendCase, on_every_backend};
+use crate::harness::{Server, Store};
+use crate::{connectivity, outages, restart, underlay};
+
+on_every_backend!(
+    pods_reach_each_other,
+    kill_and_start_again_under_traffic,
+    no_outage_of_the_store_changes_the_datapath,
+    a_node_whose_address_changes_is_followed,
+    readiness_turns_red_and_green_with_the_store,
+    compaction_while_an_agent_is_cut_off,
+    an_api_server_away_at_the_start_is_waited_for,
+);
+
+/// A server in the underlay, where every node reaches it.
+fn kube(cluster: &Cluster) -> KubeStore {
+    KubeStore::start(cluster).unwrap()
+}
+
+impl Store for KubeStore {
+    fn flags(&self) -> Vec<String> {
+        self.args()
+    }
+
+    fn env(&self, node: &Node) -> Vec<(&'static str, String)> {
+        self.env(node.name())
+    }
+
+    fn put_config(&self, config: &str) {
+        self.put_config(config).unwrap();
+    }
+
+    fn put(&self, key: &str, value: &str) {
+        self.put(key, value);
+    }
+
+    fn delete(&self, key: &str) {
+        self.delete(key);
+    }
+
+    fn records(&self) -> BTreeMap<String, String> {
+        self.records()
+    }
+}
+
+impl Server for KubeStore {
+    fn pause(&mut self) {
+        KubeStore::pause(self);
+    }
+
+    fn resume(&mut self) {
+        KubeStore::resume(self);
+    }
+
+    fn kill(&mut self) {
+        KubeStore::kill(self);
+    }
+
+    fn restart(&mut self) {
+        KubeStore::restart(self).unwrap();
+    }
+
+    fn compact(&mut self) {
+        self.api().compact();
+    }
+}
+
+fn pods_reach_each_other(case: &'static BackendCase) {
+    connectivity::every_pod_pings_every_other(case, kube);
+}
+
+fn kill_and_start_again_under_traffic(case: &'static BackendCase) {
+    restart::kill_and_start_again(case, kube);
+}
+
+fn no_outage_of_the_store_changes_the_datapath(case: &'static BackendCase) {
+    outages::change_nothing(case, kube);
+}
+
+fn a_node_whose_address_changes_is_followed(case: &'static BackendCase) {
+    underlay::follows(case, kube);
+}
+
+fn readiness_turns_red_and_green_with_the_store(case: &'static BackendCase) {
+    outages::turn_readiness_red(case, kube);
+}
+
+fn compaction_while_an_agent_is_cut_off(case: &'static BackendCase) {
+    outages::compaction_while_an_agent_is_cut_off(case, kube);
+}
+
+fn an_api_server_away_at_the_start_is_waited_for(case: &'static BackendCase) {
+    outages::at_the_start_are_waited_for(case, kube);
+}
