@@ -340,7 +340,8 @@ fn vxlan_damages(two: &Remote, three: &Remote, own_base: &str) -> Vec<(&'static 
         ("flapped", format!("ip link set {device} down; ip link set {device} up")),
         ("deleted", format!("ip link del {device}")),
         ("all routes flushed", format!("ip route flush dev {device} proto 102")),
-        ("all neighbours flushed", format!("ip neigh flush dev {device} nud permanent")),
+        // Looks again until none is left, and gives up after ten rounds: then the agent was quicker each time.
+        ("all neighbours flushed", format!("ip neigh flush dev {device} nud permanent || true")),
         (
             "deleted twice",
             format!("ip link del {device}; until ip link del {device} 2>/dev/null; do sleep 0.01; done"),

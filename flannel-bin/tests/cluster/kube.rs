@@ -8,8 +8,8 @@ use flannel_lab::kube_store::KubeStore;
 use flannel_lab::node::Node;
 
 use crate::backends::{BackendCase, on_every_backend};
-use crate::harness::{Server, Store};
-use crate::{connectivity, outages, restart, underlay};
+use crate::harness::{Bed, Server, Store};
+use crate::{connectivity, memory, outages, repair, restart, underlay};
 
 on_every_backend!(
     pods_reach_each_other,
@@ -19,6 +19,9 @@ on_every_backend!(
     readiness_turns_red_and_green_with_the_store,
     compaction_while_an_agent_is_cut_off,
     an_api_server_away_at_the_start_is_waited_for,
+    every_damage_by_hand_is_repaired,
+    boots_without_its_api_server,
+    a_config_that_changed_meanwhile_ends_the_agent,
 );
 
 /// A server in the underlay, where every node reaches it.
@@ -114,4 +117,16 @@ fn compaction_while_an_agent_is_cut_off(case: &'static BackendCase) {
 
 fn an_api_server_away_at_the_start_is_waited_for(case: &'static BackendCase) {
     outages::at_the_start_are_waited_for(case, kube);
+}
+
+fn every_damage_by_hand_is_repaired(case: &'static BackendCase) {
+    repair::every_damage_by_hand_is_repaired(&Bed::of_three(case, kube));
+}
+
+fn boots_without_its_api_server(case: &'static BackendCase) {
+    memory::boots_without_its_server(case, kube);
+}
+
+fn a_config_that_changed_meanwhile_ends_the_agent(case: &'static BackendCase) {
+    memory::ends_by_another_config(case, kube);
 }

@@ -78,7 +78,16 @@ impl Store {
         {
             return Ok(Held::Well);
         }
-        let own = self.read_own().await?;
+        // At a start it was just read and written. If the watch sees that something is missing, so must that.
+        let recent = match (&seen, self.recent()) {
+            (None, recent) => recent,
+            (Some(OwnNode::There(_)), Some(own)) if self.lacks(&own, lease, up)?.is_some() => Some(own),
+            _ => None,
+        };
+        let own = match recent {
+            Some(own) => own,
+            None => self.read_own().await?,
+        };
         check_held(&own.node, lease.key)?;
         match self.lacks(&own, lease, up)? {
             None => Ok(Held::Well),

@@ -67,7 +67,7 @@ pub(crate) fn token_replaced(world: &mut World) -> Fallible<String> {
     wait_for(REREAD, "node1 to watch with its new token", || -> Fallible<()> {
         let audited = world.audited(1)?;
         let is_let_in = |request: &&flannel_lab::kube_apiserver::Audited| {
-            request.verb == "watch" && request.code == 200 && !request.ended
+            request.verb == "watch" && request.code.is_none_or(|code| code == 200) && !request.ended
         };
         audited[before..].iter().find(is_let_in).map(|_| ()).ok_or_else(|| "no watch".into())
     })?;

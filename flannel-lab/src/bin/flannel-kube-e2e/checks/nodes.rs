@@ -51,8 +51,11 @@ pub(crate) fn published(world: &World, count: u8) -> Fallible<String> {
 pub(crate) fn requests(world: &World, count: u8) -> Fallible<String> {
     let mut seen = Vec::new();
     for number in 1..=count {
-        let audited = world.audited(number)?;
-        let requests = Requests::count(&audited);
+        let (requests, audited) = wait_for(SOON, "a watch to begin", || -> Fallible<_> {
+            let audited = world.audited(number)?;
+            let requests = Requests::count(&audited);
+            if requests.of("watch") > 0 { Ok((requests, audited)) } else { Err(format!("{requests}").into()) }
+        })?;
         if let Some(verb) = requests.beyond(&GO_START) {
             return Err(format!("node{number}: {requests}, more {verb} than Go's: {audited:#?}").into());
         }

@@ -21,13 +21,14 @@ const HALF_DEAD: Duration = Duration::from_secs(90);
 /// that no agent can go on from where it was.
 pub(crate) fn away(world: &mut World, leaves: u8) -> Fallible<String> {
     let joins = world.add_node()?;
+    // Pings to and from it would end with it.
+    world.pods.remove(&leaves);
     let pings = Background::start(world)?;
     let lists = lists(world, 1)?;
     world.api.kill()?;
     sleep(AWAY);
     // Only we see it.
     world.api.restart_hidden()?;
-    world.pods.remove(&leaves);
     world.agents.remove(&leaves);
     world.unregister(leaves)?;
     world.register(joins, &world.pod_cidrs(joins))?;
