@@ -16,7 +16,7 @@ use crate::backends::{BackendCase, HOST_GW, VXLAN, on_every_backend};
 use crate::go::{GoNodes, annotations, sh, stored_mac};
 use crate::harness::{Bed, SOON, Store, Traffic};
 use crate::kube::kube;
-use crate::takeover::{pod, there_and_back, traffic};
+use crate::takeover::{pod, there_and_back, to_the_world, traffic};
 
 const PREFIX: &str = "flannel.alpha.coreos.com/";
 
@@ -113,12 +113,14 @@ fn an_overwritten_address_stays_and_carries_traffic() {
         let stored = bed.store.everything();
         assert!(stored[0].contains(&format!("public-ip\":\"{public}\"")), "{}", stored[0]);
         let (links, fdb) = (bed.state(1).links, bed.state(2).fdb);
-        let traffic = traffic(&bed, &pods);
+        let traffic = traffic(&pods);
+        let world = pods.each_ref().map(|pod| to_the_world(&bed, pod));
         for number in [1, 2] {
             bed.spawn(number, &["--ip-masq"]);
             bed.wait_ready(number);
-            traffic.iter().for_each(|it| it.go_on(300));
+            traffic.iter().chain(&world).for_each(|it| it.go_on(300));
         }
+        world.into_iter().for_each(Traffic::assert_no_loss);
         for number in [1, 2] {
             bed.stop(number);
             go.start(&bed, number);
@@ -190,7 +192,7 @@ fn mixed(case: &'static BackendCase, golden: &Golden) {
     };
     boot(&bed, &theirs);
     let pods = [1, 2].map(|number| pod(&bed, &go, number));
-    traffic(&bed, &pods).into_iter().for_each(Traffic::assert_no_loss);
+    traffic(&pods).into_iter().for_each(Traffic::assert_no_loss);
     if case.kind == "vxlan" {
         for (data, mac) in [("BackendData", "be:00:00:00:00:04"), ("BackendV6Data", "be:00:00:00:00:06")] {
             if !theirs[1].1[data].is_null() {
@@ -204,7 +206,7 @@ fn mixed(case: &'static BackendCase, golden: &Golden) {
             let is_new = lines().all(|line| line.contains("be:00:00:00:00:0")) && lines().count() > 1;
             if is_new { Ok(()) } else { Err(state.to_string()) }
         });
-        traffic(&bed, &pods).into_iter().for_each(Traffic::assert_no_loss);
+        traffic(&pods).into_iter().for_each(Traffic::assert_no_loss);
     }
     assert_eq!(said(&bed), want);
     // The annotations, and the condition.
