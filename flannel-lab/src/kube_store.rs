@@ -58,6 +58,17 @@ impl KubeStore {
         self.api.put_node(kubelet_node(name, &subnets, NODE_SIZE));
     }
 
+    /// Gives a node the subnets that a key names, in an object made anew.
+    ///
+    /// # Panics
+    ///
+    /// If the key names none.
+    pub fn assign(&self, name: &str, key: &str) {
+        let subnets = lease::subnets(key).expect("the key of a lease");
+        let subnets: Vec<&str> = subnets.iter().map(String::as_str).collect();
+        self.api.put_node(kubelet_node(name, &subnets, NODE_SIZE));
+    }
+
     /// The arguments that make an agent use it.
     pub fn args(&self) -> Vec<String> {
         vec![

@@ -56,6 +56,10 @@ pub(super) fn annotate(node: &mut Value, value: &str) {
             annotations[annotation(suffix)] = json!(value.to_string());
         }
     }
+    // Go's udp backend says no type, which is an empty one.
+    if present("BackendType").is_none() {
+        annotations[annotation("backend-type")] = json!("");
+    }
     // A backend without data has `null` there, in each family that it has.
     if present("BackendData").is_none() && present("PublicIP").is_some() {
         annotations[annotation("backend-data")] = json!("null");
@@ -85,7 +89,8 @@ pub(super) fn record(node: &Value) -> Option<(String, String)> {
     }
     let mut record = Map::new();
     for (name, suffix) in TEXTS {
-        record.extend(get(suffix).map(|text| (name.to_owned(), json!(text))));
+        let text = get(suffix).filter(|text| !text.is_empty());
+        record.extend(text.map(|text| (name.to_owned(), json!(text))));
     }
     for (name, suffix) in DATA {
         let data = get(suffix).map(|text| serde_json::from_str(text).unwrap_or_else(|_| json!(text)));
