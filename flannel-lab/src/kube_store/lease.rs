@@ -69,6 +69,15 @@ pub(super) fn annotate(node: &mut Value, value: &str) {
     }
 }
 
+/// Gives one annotation another value, or removes it.
+pub(super) fn set(node: &mut Value, suffix: &str, value: Option<&str>) {
+    let annotations = &mut node["metadata"]["annotations"];
+    match value {
+        Some(value) => annotations[annotation(suffix)] = json!(value),
+        None => drop(annotations.as_object_mut().and_then(|all| all.remove(&annotation(suffix)))),
+    }
+}
+
 /// Takes all of it out again.
 pub(super) fn strip(node: &mut Value) {
     if let Some(annotations) = node["metadata"]["annotations"].as_object_mut() {
@@ -141,6 +150,10 @@ mod tests {
         assert_eq!(node["metadata"]["annotations"][annotation("backend-data")], "no JSON");
         annotate(&mut node, "{\"PublicIP\":7}");
         assert_eq!(node["metadata"]["annotations"][annotation("public-ip")], "7");
+        set(&mut node, "public-ip", Some("nowhere"));
+        assert_eq!(record(&node).unwrap().1, r#"{"PublicIP":"nowhere"}"#);
+        set(&mut node, MANAGED, None);
+        assert_eq!(record(&node), None);
         assert_eq!((subnets("junk"), foreign_name("Junk/1").as_str()), (None, "foreign-junk-1"));
     }
 }
