@@ -29,7 +29,7 @@ fn an_agents_patches_do_what_it_means() {
     client.patch(STATUS, STRATEGIC, &json!({ "status": { "conditions": [condition] } }));
     let mut want = before.clone();
     want["metadata"]["annotations"][key] = json!("192.168.77.11");
-    want["status"]["conditions"].as_array_mut().unwrap().push(condition.clone());
+    want["status"]["conditions"].as_array_mut().unwrap().insert(0, condition.clone());
     want["metadata"]["resourceVersion"] = json!(api.revision().to_string());
     assert_eq!(api.node("node1").unwrap(), want);
     assert_eq!([watch.short(), watch.short()], [short("MODIFIED", "node1"), short("MODIFIED", "node1")]);
