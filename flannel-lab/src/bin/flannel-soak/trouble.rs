@@ -50,9 +50,9 @@ pub(crate) fn cut_watches(lab: &Lab, action: &Action) -> Fallible<()> {
     let (api, end) = (lab.store.kube()?.store.api(), Instant::now() + action.hold);
     for number in 0_u32.. {
         if number % 2 == 0 {
-            api.disconnect()
+            api.disconnect();
         } else {
-            api.end_watches()
+            api.end_watches();
         }
         heartbeats(lab)?;
         if Instant::now() > end {
