@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
+use tokio::sync::watch as channel;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
@@ -30,12 +31,13 @@ const MISSING: &str = "its node is missing since the cluster was restored from a
 
 pub(super) fn stream(store: Arc<Store>) -> LeaseStream {
     let watcher = Watcher {
-        store,
         known: None,
         resume: None,
         newest: None,
         is_sure: false,
         feed: None,
+        moved: store.moved.subscribe(),
+        store,
         opened: Instant::now(),
         can_list_by_watch: true,
         garbage: 0,
@@ -61,6 +63,8 @@ struct Watcher {
     /// Whether the server is known to have the history that we know.
     is_sure: bool,
     feed: Option<Feed>,
+    /// Tells when our address is another.
+    moved: channel::Receiver<()>,
     /// When the feed was opened.
     opened: Instant,
     /// Whether the server is not known to refuse watches that begin with all objects.
@@ -102,10 +106,22 @@ impl Watcher {
                 self.open(&resume).await;
                 continue;
             };
-            let next = feed.next(&store, &own, store.options.timeouts.silence);
-            let next = match self.missing.next_end() {
-                Some(end) => tokio::time::timeout_at(end, next).await,
-                None => Ok(next.await),
+            let missing = self.missing.next_end();
+            let next = async {
+                let next = feed.next(&store, &own, store.options.timeouts.silence);
+                match missing {
+                    Some(end) => tokio::time::timeout_at(end, next).await,
+                    None => Ok(next.await),
+                }
+            };
+            let next = tokio::select! {
+                next = next => next,
+                // The sender lives as long as the store.
+                _ = self.moved.changed() => {
+                    debug!("watching from another address");
+                    self.feed = None;
+                    continue;
+                }
             };
             let updates = match next {
                 Ok(Ok(Some((event, revision)))) => self.take(event, revision, &own).await,

@@ -8,7 +8,8 @@
 //!   are back;
 //! - every node's firewall rules are those that its agent wrote at first;
 //! - nodes that nothing happened to never deviated, and what others put on a node is still there (`foreign.rs`);
-//! - the store holds the leases it should, and every agent is ready.
+//! - the store holds the leases it should, also where others changed or removed them, and every agent is ready;
+//! - a store restored from a backup takes no lease away.
 //!
 //! A violation ends it with status 1 and shows seed, actions, difference and logs. The same seed and options
 //! give the same actions, though not at the same microsecond.

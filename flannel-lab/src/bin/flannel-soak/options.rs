@@ -8,8 +8,9 @@ use flannel_lab::cluster::Families;
 use crate::model::Backend;
 
 /// Churns a cluster of network namespaces on this machine, with the real agent on every node, for minutes:
-/// joins, leaves, drift, flaps, store faults, killed agents, several at once. Checks that the kernel comes to
-/// equal a model of its own, and that no pair of pods loses a ping without a cause.
+/// joins, leaves, drift, flaps, store faults, killed agents, several at once; on Kubernetes annotations that
+/// others change, nodes made anew and restored backups, too. Checks that the kernel comes to equal a model of its
+/// own, and that no pair of pods loses a ping without a cause.
 ///
 /// Needs root or user namespaces, and leaves nothing behind. The same seed and options give the same actions.
 #[derive(Debug, Parser)]
@@ -56,7 +57,7 @@ pub(crate) enum StoreChoice {
     Local,
     /// A server in the underlay
     Etcd,
-    /// A Kubernetes API server in the underlay, with an object for each node
+    /// A Kubernetes API server in the underlay, with an object for each node; a stand-in, so nothing is needed
     Kube,
 }
 
