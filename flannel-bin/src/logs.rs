@@ -46,12 +46,14 @@ impl Levels {
     }
 
     /// The level of a target: that of the first pattern that names it, else the general one. The libraries
-    /// below us talk about every frame, so they stay at info unless a pattern asks.
-    fn of(&self, target: &str) -> Level {
+    /// below us talk about every frame, so they stay at info unless a pattern asks; and that for Kubernetes
+    /// tells an error at each try that we make, which is in our own status, so it says nothing.
+    fn of(&self, target: &str) -> LevelFilter {
         match self.modules.iter().find(|module| names(&module.pattern, target)) {
-            Some(module) => level(module.verbosity),
-            None if target.starts_with("flannel") => level(self.verbosity),
-            None => Level::INFO,
+            Some(module) => level(module.verbosity).into(),
+            None if target.starts_with("flannel") => level(self.verbosity).into(),
+            None if target.starts_with("kube_client") => LevelFilter::OFF,
+            None => LevelFilter::INFO,
         }
     }
 
@@ -121,6 +123,7 @@ mod tests {
         assert_eq!(levels.of("h2::codec"), Level::TRACE);
         assert_eq!(levels.highest(), LevelFilter::TRACE);
         let quiet = Levels { verbosity: -3, modules: Vec::new() };
-        assert_eq!((quiet.of("flanneld::run"), quiet.highest()), (Level::INFO, LevelFilter::INFO));
+        assert_eq!(quiet.of("kube_client::client::builder"), LevelFilter::OFF);
+        assert_eq!((quiet.of("flanneld::run"), quiet.highest()), (LevelFilter::INFO, LevelFilter::INFO));
     }
 }

@@ -31,12 +31,16 @@ const ADMIN: &str = "admin";
 /// The tokens' issuer and audience.
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 
-/// What is written to the audit log: requests about nodes and pods, once answered, and watches once begun.
+/// What is written to the audit log: requests about nodes and pods, once answered; and watches once asked for, since
+/// versions around 1.20 don't write that one began.
 const AUDIT_POLICY: &str = r#"apiVersion: audit.k8s.io/v1
 kind: Policy
-omitStages: [RequestReceived]
 rules:
 - level: Metadata
+  verbs: [watch]
+  resources: [{group: "", resources: ["nodes"]}]
+- level: Metadata
+  omitStages: [RequestReceived]
   resources: [{group: "", resources: ["nodes", "nodes/status", "pods"]}]
 - level: None
 "#;
@@ -177,7 +181,8 @@ impl ApiServer {
         path: &str,
         body: Option<Body>,
     ) -> Result<Answer, LabError> {
-        curl::ask(&self.netns, &self.tls.ca, token, method, &format!("https://{}{path}", self.listens), body)
+        let url = format!("https://{}{path}", self.listens);
+        curl::ask(&self.netns, Some((&self.tls.ca, token)), method, &url, body)
     }
 
     /// Reads an object or a list.
@@ -215,8 +220,8 @@ impl ApiServer {
         token.ok_or_else(|| LabError::unexpected("a token request", answer.to_string()))
     }
 
-    /// What was asked so far about nodes and pods, in the order of the answers. A watch is in it when it
-    /// begins and again when it ends.
+    /// What was asked so far about nodes and pods: watches in the order in which they came, others in that of
+    /// their answers.
     pub fn audited(&self) -> Result<Vec<Audited>, LabError> {
         audit::read(&self.dir.path().join("audit.log"))
     }
@@ -226,6 +231,12 @@ impl ApiServer {
             self.ask("GET", "/readyz", None).is_ok_and(|answer| answer.status == 200)
         })
     }
+}
+
+/// Asks a server that serves everyone, such as a [`KubeApi`](crate::kube_api::KubeApi), from inside a namespace; any
+/// status is an answer.
+pub fn ask_plainly(netns: &Netns, method: &str, url: &str, body: Option<Body>) -> Result<Answer, LabError> {
+    curl::ask(netns, None, method, url, body)
 }
 
 fn bound(server: &AgentBuilder, address: SocketAddr) -> AgentBuilder {

@@ -43,6 +43,7 @@ pub mod golden;
 pub mod kernel_state;
 pub mod kube_api;
 pub mod kube_apiserver;
+pub mod kube_store;
 pub mod netns;
 pub mod node;
 pub mod ping;

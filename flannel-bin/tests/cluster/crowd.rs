@@ -68,7 +68,7 @@ fn record(case: &BackendCase, n: u16) -> (String, String) {
 
 /// Waits until a node's state is this one again; says only what differs, since a thousand leases fill pages.
 #[track_caller]
-pub(crate) fn wait_for_state(bed: &Bed<LocalFolder>, number: u8, what: &str, want: &KernelState) {
+pub(crate) fn wait_for_state<S: Store>(bed: &Bed<S>, number: u8, what: &str, want: &KernelState) {
     let lines = |state: &KernelState| {
         state.to_string().lines().map(str::to_owned).collect::<std::collections::BTreeSet<_>>()
     };

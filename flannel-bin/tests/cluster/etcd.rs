@@ -11,7 +11,8 @@ use flannel_lab::wait::eventually;
 
 use crate::backends::{BackendCase, VXLAN, on_every_backend};
 use crate::connectivity::every_pod_pings_every_other;
-use crate::harness::{Bed, Monitor, SOON, Store, Traffic, http_get};
+use crate::harness::{Bed, SOON, Server, Store, Traffic, http_get};
+use crate::outages;
 
 on_every_backend!(
     pods_reach_each_other,
@@ -66,107 +67,46 @@ fn a_node_whose_address_changes_is_followed(case: &'static BackendCase) {
     crate::underlay::follows(case, EtcdStore::new);
 }
 
+impl Server for EtcdStore {
+    fn pause(&mut self) {
+        self.0.pause().unwrap();
+    }
+
+    fn resume(&mut self) {
+        self.0.resume().unwrap();
+    }
+
+    fn kill(&mut self) {
+        self.0.kill().unwrap();
+    }
+
+    fn restart(&mut self) {
+        self.0.restart().unwrap();
+    }
+
+    fn compact(&mut self) {
+        self.0.compact().unwrap();
+    }
+}
+
 fn bed(case: &'static BackendCase) -> Bed<EtcdStore> {
-    let cluster = Cluster::builder().nodes(3).families(case.widest()).build().unwrap();
-    let store = EtcdStore::new(&cluster);
-    let mut bed = Bed::new(cluster, store, case, case.widest());
-    bed.start_all();
-    (1..=3).for_each(|number| bed.wait_for_peers(number, 2));
-    bed
+    Bed::of_three(case, EtcdStore::new)
 }
-
-fn ready(bed: &Bed<EtcdStore>, number: u8) -> bool {
-    http_get(bed.netns(number), 8471, "/readyz").starts_with("HTTP/1.1 200")
-}
-
-/// Something that happens to the server, and its end.
-type Outage = fn(&mut EtcdStore);
 
 fn no_outage_of_the_store_changes_the_datapath(case: &'static BackendCase) {
-    let mut bed = bed(case);
-    let pods = [bed.pod(1), bed.pod(2)];
-    let traffic = Traffic::between(&pods[0], &pods[1]);
-    let mut peers = 2;
-    let outages: [(&str, Outage); 3] = [
-        ("paused", |store| {
-            store.0.pause().unwrap();
-            std::thread::sleep(Duration::from_secs(8));
-            store.0.resume().unwrap();
-        }),
-        ("killed for a while", |store| {
-            store.0.kill().unwrap();
-            std::thread::sleep(Duration::from_secs(5));
-            store.0.restart().unwrap();
-        }),
-        ("restarted at once", |store| {
-            store.0.kill().unwrap();
-            store.0.restart().unwrap();
-        }),
-    ];
-    for (what, outage) in outages {
-        let began = Instant::now();
-        let (cpu, lines) = (bed.agent(1).cpu_time().unwrap(), bed.agent(1).log().lines().count());
-        let monitor = Monitor::start(bed.netns(1));
-        outage(&mut bed.store);
-        assert_eq!(monitor.seen(), Vec::<String>::new(), "{what}");
-        let (key, value) = case.record(200 + peers as u8);
-        bed.store.put(&key, &value);
-        let start = Instant::now();
-        peers += 1;
-        bed.wait_for_peers(1, peers);
-        assert!(start.elapsed() < Duration::from_secs(10), "{what}: news after {:?}", start.elapsed());
-        eventually(SOON, "readiness to come back", || ready(&bed, 1));
-        let cpu = bed.agent(1).cpu_time().unwrap().saturating_sub(cpu);
-        // An agent that carries the traffic itself works for that, too, but never without a pause.
-        let most = if case.in_kernel { Duration::from_secs(1) } else { began.elapsed() / 2 };
-        assert!(cpu < most, "{what}: {cpu:?} of CPU");
-        let log = bed.agent(1).log();
-        let lines = log.lines().skip(lines).filter(|line| !line.contains(" DEBUG ")).count();
-        assert!(lines < 20, "{what}: {lines} log lines\n{log}");
-    }
-    traffic.assert_no_loss();
+    outages::change_nothing(case, EtcdStore::new);
 }
 
 fn readiness_turns_red_and_green_with_the_store(case: &'static BackendCase) {
-    let mut bed = bed(case);
-    assert!(ready(&bed, 1));
-    bed.store.0.kill().unwrap();
-    eventually(Duration::from_secs(40), "not ready without the store", || {
-        let answer = http_get(bed.netns(1), 8471, "/readyz");
-        answer.starts_with("HTTP/1.1 503") && answer.contains("flanneld is not ready yet")
-    });
-    assert!(http_get(bed.netns(1), 8471, "/healthz").ends_with("flanneld is running"), "alive all the same");
-    bed.store.0.restart().unwrap();
-    eventually(SOON, "ready again", || ready(&bed, 1));
+    outages::turn_readiness_red(case, EtcdStore::new);
 }
 
 fn compaction_while_an_agent_is_cut_off(case: &'static BackendCase) {
-    let bed = bed(case);
-    let pods = [bed.pod(2), bed.pod(3)];
-    let traffic = Traffic::between(&pods[0], &pods[1]);
-    let (left, value) = case.record(204);
-    bed.store.put(&left, &value);
-    bed.wait_for_peers(1, 3);
-    let node = bed.cluster.node(1);
-    node.partition().unwrap();
-    // Its deletion is compacted away before node 1 can hear of it.
-    bed.store.delete(&left);
-    let (key, value) = case.record(205);
-    bed.store.put(&key, &value);
-    for round in 0..5 {
-        bed.store.put(&format!("junk{round}"), "x");
-        bed.store.delete(&format!("junk{round}"));
-    }
-    let (key, value) = case.record(206);
-    bed.store.put(&key, &value);
-    bed.store.0.compact().unwrap();
-    std::thread::sleep(Duration::from_secs(7));
-    node.heal().unwrap();
-    eventually(SOON, "the peer that left to be gone", || !bed.state(1).to_string().contains("10.244.204."));
-    bed.wait_for_peers(1, 4);
-    bed.store.delete(&key);
-    bed.wait_for_peers(1, 3);
-    traffic.assert_no_loss();
+    outages::compaction_while_an_agent_is_cut_off(case, EtcdStore::new);
+}
+
+fn etcd_away_at_the_start_is_waited_for(case: &'static BackendCase) {
+    outages::at_the_start_are_waited_for(case, EtcdStore::new);
 }
 
 fn a_bad_record_touches_nothing_else(case: &'static BackendCase) {
@@ -203,25 +143,6 @@ fn a_bad_record_touches_nothing_else(case: &'static BackendCase) {
     if case.in_kernel {
         traffic.assert_no_loss();
     }
-}
-
-fn etcd_away_at_the_start_is_waited_for(case: &'static BackendCase) {
-    let cluster = Cluster::builder().nodes(1).families(Families::Dual).build().unwrap();
-    let store = EtcdStore::new(&cluster);
-    let mut bed = Bed::new(cluster, store, case, Families::V4);
-    bed.store.0.kill().unwrap();
-    bed.spawn(1, &[]);
-    eventually(SOON, "alive and not ready", || {
-        let alive = http_get(bed.netns(1), 8471, "/healthz").starts_with("HTTP/1.1 200");
-        alive && http_get(bed.netns(1), 8471, "/readyz").starts_with("HTTP/1.1 503")
-    });
-    std::thread::sleep(Duration::from_secs(5));
-    assert!(bed.agent(1).is_running());
-    let lines = bed.agent(1).log().lines().filter(|line| !line.contains(" DEBUG ")).count();
-    assert!(lines < 10, "{}", bed.agent(1).log());
-    bed.store.0.restart().unwrap();
-    bed.wait_ready(1);
-    assert_eq!(bed.store.records().len(), 1);
 }
 
 #[test]

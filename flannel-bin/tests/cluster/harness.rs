@@ -10,6 +10,7 @@ use flannel_lab::agent::Agent;
 use flannel_lab::cluster::{Cluster, Families};
 use flannel_lab::kernel_state::KernelState;
 use flannel_lab::netns::Netns;
+use flannel_lab::node::Node;
 use flannel_lab::ping::{PingOptions, PingReport, Pinger, system_ping};
 use flannel_lab::pod::{CniOptions, Pod};
 use flannel_lab::subnet_env::SubnetEnv;
@@ -28,6 +29,10 @@ pub(crate) const FLANNELD: &str = env!("CARGO_BIN_EXE_flanneld");
 pub(crate) trait Store {
     /// The flags that make an agent use it.
     fn flags(&self) -> Vec<String>;
+    /// What the agent of a node has in its environment besides.
+    fn env(&self, _node: &Node) -> Vec<(&'static str, String)> {
+        Vec::new()
+    }
     /// Writes the network config.
     fn put_config(&self, config: &str);
     /// Writes a record as another node would.
@@ -36,6 +41,29 @@ pub(crate) trait Store {
     fn delete(&self, key: &str);
     /// All records: key below `subnets/`, and value.
     fn records(&self) -> BTreeMap<String, String>;
+    /// Writes the record of a node of the cluster as a Go agent on it would.
+    fn put_of(&self, _node: &Node, key: &str, value: &str) {
+        self.put(key, value);
+    }
+    /// All that it holds, byte for byte, with what tells of a write that changed nothing.
+    fn everything(&self) -> Vec<String> {
+        self.records().into_iter().map(|(key, value)| format!("{key} {value}")).collect()
+    }
+}
+
+/// A store that is a process, and can fail as one.
+#[cfg(any(feature = "etcd", feature = "kube"))]
+pub(crate) trait Server: Store {
+    /// Stops it where it is: connections stay open and nothing answers.
+    fn pause(&mut self);
+    /// Lets it go on.
+    fn resume(&mut self);
+    /// Ends it at once.
+    fn kill(&mut self);
+    /// Starts it again on its data.
+    fn restart(&mut self);
+    /// Forgets all revisions before the present one.
+    fn compact(&mut self);
 }
 
 /// The local store: a folder.
@@ -114,9 +142,19 @@ impl<S: Store> Bed<S> {
         Self { case, cluster, store, agents: BTreeMap::new() }
     }
 
+    /// Three nodes whose agents know each other.
+    pub(crate) fn of_three(case: &'static BackendCase, store: impl FnOnce(&Cluster) -> S) -> Self {
+        let cluster = Cluster::builder().nodes(3).families(case.widest()).build().unwrap();
+        let store = store(&cluster);
+        let mut bed = Self::new(cluster, store, case, case.widest());
+        bed.start_all();
+        (1..=3).for_each(|number| bed.wait_for_peers(number, 2));
+        bed
+    }
+
     /// Starts the agents of all nodes and waits until each has its subnet.
     pub(crate) fn start_all(&mut self) {
-        let numbers: Vec<u8> = self.cluster.nodes().map(flannel_lab::node::Node::number).collect();
+        let numbers: Vec<u8> = self.cluster.nodes().map(Node::number).collect();
         for number in &numbers {
             self.spawn(*number, &[]);
         }
@@ -134,8 +172,11 @@ impl<S: Store> Bed<S> {
     /// Starts one agent without waiting.
     pub(crate) fn spawn(&mut self, number: u8, more: &[&str]) {
         let node = self.cluster.node(number);
-        let agent = node
-            .agent(&format!("flanneld{number}"), FLANNELD)
+        let mut agent = node.agent(&format!("flanneld{number}"), FLANNELD);
+        for (name, value) in self.store.env(node) {
+            agent = agent.env(name, value);
+        }
+        let agent = agent
             .arg("--iface=eth0")
             .arg(format!("--subnet-file={}", subnet_file(number).display()))
             .arg("--healthz-port=8471")
@@ -332,14 +373,20 @@ pub(crate) struct Traffic(Vec<(IpAddr, Pinger)>);
 
 impl Traffic {
     pub(crate) fn between(from: &Pod, to: &Pod) -> Self {
-        let options = PingOptions { interval: Duration::from_millis(2), ..PingOptions::default() };
+        let to = to.addresses().iter().map(ipnetwork::IpNetwork::ip);
+        Self::to(from, to, Duration::from_millis(2))
+    }
+
+    /// From a pod to any addresses, once an interval.
+    pub(crate) fn to(from: &Pod, to: impl IntoIterator<Item = IpAddr>, interval: Duration) -> Self {
+        let options = PingOptions { interval, ..PingOptions::default() };
         let start = |dst: IpAddr| {
             // New pods have no neighbours yet. On a busy machine a solicitation gets lost now and then, and
             // the next comes after a second.
             eventually(SOON, "the first reply", || flannel_lab::ping::reaches(from.netns(), dst).unwrap());
             (dst, Pinger::start(from.netns(), dst, options.clone()).unwrap())
         };
-        let traffic = Self(to.addresses().iter().map(|addr| start(addr.ip())).collect());
+        let traffic = Self(to.into_iter().map(start).collect());
         traffic.go_on(10);
         traffic
     }

@@ -1,5 +1,5 @@
 //! Whole clusters of the real binary: nodes as network namespaces, pods by the real CNI plugins, the real
-//! kernel, a real etcd.
+//! kernel, a real etcd, and the lab's API server.
 
 mod backends;
 mod blackhole;
@@ -10,17 +10,24 @@ mod direct;
 #[cfg(feature = "etcd")]
 mod etcd;
 mod firewall;
+mod go;
 mod golden;
 mod harness;
 mod hostgw;
 mod hostile;
 mod incremental;
+#[cfg(feature = "kube")]
+mod kube;
 #[cfg(feature = "etcd")]
 mod memory;
+#[cfg(any(feature = "etcd", feature = "kube"))]
+mod outages;
 mod quiet;
 mod repair;
 mod restart;
 mod switch;
 mod takeover;
 mod underlay;
+#[cfg(feature = "kube")]
+mod upgrade;
 mod walk;

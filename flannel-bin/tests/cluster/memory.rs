@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::backends::{BackendCase, on_every_backend};
 use crate::etcd::EtcdStore;
-use crate::harness::{Bed, LocalFolder, SOON, Store, Traffic, env_of, http_get, subnet_file};
+use crate::harness::{Bed, LocalFolder, SOON, Server, Store, Traffic, env_of, http_get, subnet_file};
 
 on_every_backend!(
     boots_without_etcd_and_follows_it_when_it_is_back,
@@ -73,7 +73,12 @@ fn boot_without_store<S: Store>(
 }
 
 fn boots_without_etcd_and_follows_it_when_it_is_back(case: &'static BackendCase) {
-    let mut bed = bed(case, EtcdStore::new);
+    boots_without_its_server(case, EtcdStore::new);
+}
+
+/// By what was stored, and follows the server when it is back.
+pub(crate) fn boots_without_its_server<S: Server>(case: &'static BackendCase, store: impl Fn(&Cluster) -> S) {
+    let mut bed = bed(case, store);
     let pods = [bed.pod(1), bed.pod(2)];
     let (left, value) = case.record(230);
     bed.store.put(&left, &value);
@@ -85,12 +90,12 @@ fn boots_without_etcd_and_follows_it_when_it_is_back(case: &'static BackendCase)
     bed.store.delete(&left);
     let (joined, value) = case.record(231);
     bed.store.put(&joined, &value);
-    bed.store.0.kill().unwrap();
+    bed.store.kill();
 
     let traffic = boot_without_store(&mut bed, &pods, &want, &env);
     std::thread::sleep(Duration::from_secs(3));
     assert_eq!(bed.state(1), want, "nothing is deleted without the store");
-    bed.store.0.restart().unwrap();
+    bed.store.restart();
     bed.wait_ready(1);
     bed.wait_for_peers(1, 3);
     if case.in_kernel {
@@ -128,16 +133,21 @@ fn boots_without_its_folder(case: &'static BackendCase) {
 }
 
 fn a_config_that_changed_meanwhile_ends_the_agent_and_touches_nothing(case: &'static BackendCase) {
-    let mut bed = bed(case, EtcdStore::new);
+    ends_by_another_config(case, EtcdStore::new);
+}
+
+/// The server comes back with another config than what was stored.
+pub(crate) fn ends_by_another_config<S: Server>(case: &'static BackendCase, store: impl Fn(&Cluster) -> S) {
+    let mut bed = bed(case, store);
     let want = bed.state(1);
     let env = env_of(1);
     power_off(&mut bed, 2);
     let config = case.config(case.widest());
     bed.store.put_config(&config.replace("10.244.", "10.245."));
-    bed.store.0.kill().unwrap();
+    bed.store.kill();
     bed.spawn(1, &[]);
     bed.wait_for_state(1, "all that was stored", &want);
-    bed.store.0.restart().unwrap();
+    bed.store.restart();
     let status = bed.agent(1).wait(SOON).unwrap();
     let log = bed.agent(1).log();
     assert_eq!(status.code(), Some(1), "{log}");

@@ -30,7 +30,12 @@ fn bed(case: &'static BackendCase) -> Bed<LocalFolder> {
 }
 
 fn every_damage_by_hand_is_repaired_in_a_crowd(case: &'static BackendCase) {
-    let bed = crowded(case);
+    every_damage_by_hand_is_repaired(&crowded(case));
+}
+
+/// Damages whatever the agent of node 1 has in the kernel, one thing after the other.
+pub(crate) fn every_damage_by_hand_is_repaired<S: Store>(bed: &Bed<S>) {
+    let case = bed.case;
     let netns = bed.netns(1);
     let want = bed.state(1);
     let env = env_of(1);
@@ -43,7 +48,7 @@ fn every_damage_by_hand_is_repaired_in_a_crowd(case: &'static BackendCase) {
                 command.clone()
             };
             netns.run("sh", &["-c", &v6]).unwrap_or_else(|error| panic!("{name}: {error}"));
-            wait_for_state(&bed, 1, &format!("{} {name}", two.subnet), &want);
+            wait_for_state(bed, 1, &format!("{} {name}", two.subnet), &want);
         }
     }
     // What the agent would prevent if it were quicker than the next command.
@@ -53,7 +58,7 @@ fn every_damage_by_hand_is_repaired_in_a_crowd(case: &'static BackendCase) {
         netns.ip(&format!("link del {device}")).unwrap();
         netns.ip(&format!("link add {device} type vxlan id 77 dstport 4789 dev eth0")).unwrap();
         bed.agent(1).resume().unwrap();
-        wait_for_state(&bed, 1, "replaced by another VNI", &want);
+        wait_for_state(bed, 1, "replaced by another VNI", &want);
     }
     let pods = [bed.pod(1), bed.pod(2)];
     Traffic::between(&pods[0], &pods[1]).assert_no_loss();

@@ -11,16 +11,13 @@ use crate::harness::{Bed, LocalFolder, Monitor, Store, Traffic, env_of};
 
 on_every_backend!(kill_and_start_again_under_traffic, an_idle_agent_writes_nothing);
 
-fn bed(case: &'static BackendCase) -> Bed<LocalFolder> {
-    let cluster = Cluster::builder().nodes(3).families(case.widest()).build().unwrap();
-    let mut bed = Bed::new(cluster, LocalFolder::new(), case, case.widest());
-    bed.start_all();
-    (1..=3).for_each(|number| bed.wait_for_peers(number, 2));
-    bed
+fn kill_and_start_again_under_traffic(case: &'static BackendCase) {
+    kill_and_start_again(case, |_| LocalFolder::new());
 }
 
-fn kill_and_start_again_under_traffic(case: &'static BackendCase) {
-    let mut bed = bed(case);
+/// Ends an agent in each way and starts it again, under traffic.
+pub(crate) fn kill_and_start_again<S: Store>(case: &'static BackendCase, store: impl FnOnce(&Cluster) -> S) {
+    let mut bed = Bed::of_three(case, store);
     let (env, records, state) = (env_of(1), bed.store.records(), bed.state(1));
     let pods = [bed.pod(1), bed.pod(2)];
     let traffic = Traffic::between(&pods[0], &pods[1]);
@@ -50,7 +47,7 @@ fn kill_and_start_again_under_traffic(case: &'static BackendCase) {
 }
 
 fn an_idle_agent_writes_nothing(case: &'static BackendCase) {
-    let bed = bed(case);
+    let bed = Bed::of_three(case, |_| LocalFolder::new());
     let monitor = Monitor::start(bed.netns(1));
     // Longer than an audit, which comes after 54 to 66 s.
     std::thread::sleep(std::time::Duration::from_secs(70));

@@ -80,3 +80,23 @@ async fn a_file_alone_is_no_store() {
     std::fs::remove_file(cluster.folder.path().join("net-conf.json")).unwrap();
     assert!(matches!(cluster.manager(1).network_config().await.unwrap_err(), SubnetError::NoConfig { .. }));
 }
+
+#[tokio::test]
+async fn without_the_file_a_watch_waits_with_a_word_and_goes_on_once_it_has_begun() {
+    let cluster = Cluster::start(V4);
+    cluster.join_published(1);
+    let file = cluster.folder.path().join("net-conf.json");
+    std::fs::remove_file(&file).unwrap();
+    let manager = cluster.manager(1);
+    let followed = Followed::new(&manager);
+    until(|| manager.status().borrow().problem.contains("net-conf.json")).await;
+    cluster.write_config(V4);
+    until(|| followed.leases().len() == 1).await;
+    std::fs::remove_file(&file).unwrap();
+    cluster.api.stop_listening();
+    cluster.api.disconnect();
+    cluster.join_published(2);
+    cluster.api.compact();
+    cluster.api.listen_again().unwrap();
+    until(|| followed.leases().len() == 2).await;
+}

@@ -51,7 +51,7 @@ impl Selection {
 pub(super) fn check(request: &Request, watch_list: bool) -> Result<(), Failure> {
     let mut wrong: Vec<(&str, &'static str, String)> = Vec::new();
     let mut forbid = |path: &'static str, why: &str| {
-        wrong.push((path, "FieldValueForbidden", format!("Forbidden: {why}")))
+        wrong.push((path, "FieldValueForbidden", format!("Forbidden: {why}")));
     };
     let matching = request.parameter("resourceVersionMatch");
     let initial = request.flag("sendInitialEvents");

@@ -30,10 +30,10 @@ impl KubeApi {
         // A JSON string is one in YAML, too.
         let quote = |text: &str| serde_json::Value::from(text).to_string();
         let path = |path: &Path| quote(&path.display().to_string());
-        let mut cluster = format!("    server: {}\n", quote(&self.url()));
-        if let Some(tls) = &self.tls {
-            cluster += &format!("    certificate-authority: {}\n", path(&tls.ca));
-        }
+        let server = quote(&self.url());
+        let authority =
+            self.tls.as_ref().map(|tls| format!("    certificate-authority: {}\n", path(&tls.ca)));
+        let authority = authority.unwrap_or_default();
         let user = match (login, &self.tls) {
             (Login::Anonymous, _) => " {}\n".to_owned(),
             (Login::Token(token), _) => format!("\n    token: {}\n", quote(token)),
@@ -47,7 +47,7 @@ impl KubeApi {
             }
         };
         let text = format!(
-            "apiVersion: v1\nkind: Config\nclusters:\n- name: lab\n  cluster:\n{cluster}users:\n- name: agent\n  user:{user}\
+            "apiVersion: v1\nkind: Config\nclusters:\n- name: lab\n  cluster:\n    server: {server}\n{authority}users:\n- name: agent\n  user:{user}\
              contexts:\n- name: lab\n  context:\n    cluster: lab\n    user: agent\ncurrent-context: lab\n"
         );
         fs::write(file, text).map_err(LabError::io(format!("writing {}", file.display())))
@@ -71,14 +71,14 @@ fn replace(dir: &Path, files: &[(&str, Vec<u8>)]) -> io::Result<()> {
     fs::create_dir_all(dir)?;
     let data = dir.join("..data");
     let old = fs::read_link(&data).ok();
-    let number = (1_u32..).find(|number| !dir.join(format!("..{number}")).exists()).unwrap_or_default();
-    let new = format!("..{number}");
-    fs::create_dir(dir.join(&new))?;
+    let is_first = old.as_ref().is_none_or(|old| old.as_os_str() != "..1");
+    let new = if is_first { "..1" } else { "..2" };
+    fs::create_dir(dir.join(new))?;
     for (name, bytes) in files {
-        fs::write(dir.join(&new).join(name), bytes)?;
+        fs::write(dir.join(new).join(name), bytes)?;
     }
     let link = dir.join("..data_tmp");
-    symlink(&new, &link)?;
+    symlink(new, &link)?;
     fs::rename(link, data)?;
     for (name, _) in files {
         match symlink(Path::new("..data").join(name), dir.join(name)) {

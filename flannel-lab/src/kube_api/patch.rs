@@ -61,7 +61,7 @@ fn as_object(value: &mut Value) -> &mut Map<String, Value> {
     value.as_object_mut().expect("it is one now")
 }
 
-fn merge_map(target: &mut Map<String, Value>, patch: &Map<String, Value>, path: &str) -> Result<(), String> {
+fn merge_map(target: &mut Map<String, Value>, patch: &Map<String, Value>, place: &str) -> Result<(), String> {
     if let Some(directive) = patch.get(DIRECTIVE) {
         match directive.as_str() {
             Some("replace") => {
@@ -71,7 +71,7 @@ fn merge_map(target: &mut Map<String, Value>, patch: &Map<String, Value>, path: 
             }
             Some("delete") => target.clear(),
             Some("merge") => {}
-            _ => return Err(format!("unknown directive {directive} at {path:?}")),
+            _ => return Err(format!("unknown directive {directive} at {place:?}")),
         }
         if directive != "merge" {
             return Ok(());
@@ -92,16 +92,16 @@ fn merge_map(target: &mut Map<String, Value>, patch: &Map<String, Value>, path: 
         if key.starts_with('$') {
             return Err(format!("this server does not know the directive {key:?}"));
         }
-        let path = format!("{path}.{key}");
+        let place = format!("{place}.{key}");
         match value {
             Value::Null => drop(target.remove(key)),
             Value::Object(value) => {
-                merge_map(as_object(target.entry(key).or_insert(Value::Null)), value, &path)?;
+                merge_map(as_object(target.entry(key).or_insert(Value::Null)), value, &place)?;
             }
             Value::Array(items) => {
                 let target = target.entry(key).or_insert(Value::Null);
                 let order = patch.get(&format!("{ORDER}{key}")).and_then(Value::as_array);
-                merge_list(target, items, order, &path)?;
+                merge_list(target, items, order, &place)?;
             }
             _ => drop(target.insert(key.clone(), value.clone())),
         }
@@ -113,41 +113,45 @@ fn merge_list(
     target: &mut Value,
     patch: &[Value],
     order: Option<&Vec<Value>>,
-    path: &str,
+    place: &str,
 ) -> Result<(), String> {
-    let kind = list_kind(path);
+    let kind = list_kind(place);
     if !target.is_array() || matches!(kind, ListKind::Atomic) {
         *target = Value::Array(Vec::new());
     }
     let list = target.as_array_mut().expect("it is one now");
+    // The order names the items by their keys alone; without one it is that of the patch.
+    let order = order.map_or(patch, Vec::as_slice);
     match kind {
         ListKind::Atomic => list.extend_from_slice(patch),
         ListKind::Set => {
+            let before = list.clone();
             for item in patch {
                 if !list.contains(item) {
                     list.push(item.clone());
                 }
             }
-            sort(list, order, |item| item);
+            sort(list, &before, order, |item| item);
         }
         ListKind::By(merge_key) => {
-            merge_by(list, patch, merge_key, path)?;
-            // The order names the items by their keys alone.
-            let order = order.map(|items| items.iter().map(|item| item[merge_key].clone()).collect());
-            sort(list, order.as_ref(), |item| &item[merge_key]);
+            let before = list.clone();
+            merge_by(list, patch, merge_key, place)?;
+            sort(list, &before, order, |item| &item[merge_key]);
         }
     }
     Ok(())
 }
 
-fn merge_by(list: &mut Vec<Value>, patch: &[Value], merge_key: &str, path: &str) -> Result<(), String> {
+fn merge_by(list: &mut Vec<Value>, patch: &[Value], merge_key: &str, place: &str) -> Result<(), String> {
     if patch.iter().any(|item| item[DIRECTIVE] == "replace") {
         let kept = patch.iter().filter(|item| item.get(DIRECTIVE).is_none());
         *list = kept.cloned().collect();
         return Ok(());
     }
     for item in patch {
-        let Value::Object(fields) = item else { return Err(format!("an item of {path:?} is not an object")) };
+        let Value::Object(fields) = item else {
+            return Err(format!("an item of {place:?} is not an object"));
+        };
         let wanted = fields.get(merge_key).filter(|key| !key.is_null());
         let wanted =
             wanted.ok_or_else(|| format!("map: {item} does not contain declared merge key: {merge_key}"))?;
@@ -160,17 +164,28 @@ fn merge_by(list: &mut Vec<Value>, patch: &[Value], merge_key: &str, path: &str)
             list.push(Value::Null);
             list.len() - 1
         });
-        merge_map(as_object(&mut list[at]), fields, path)?;
+        merge_map(as_object(&mut list[at]), fields, place)?;
     }
     Ok(())
 }
 
-/// Puts what the order names into it, and the others behind.
-fn sort(list: &mut [Value], order: Option<&Vec<Value>>, key: impl Fn(&Value) -> &Value) {
-    if let Some(order) = order {
-        let place = |item: &Value| order.iter().position(|named| named == key(item)).unwrap_or(usize::MAX);
-        list.sort_by_key(place);
+/// Puts what the order names into it. The others go between, in front of what they were in front of; so what is new
+/// comes first.
+fn sort(list: &mut Vec<Value>, before: &[Value], order: &[Value], key: impl Fn(&Value) -> &Value) {
+    let place = |list: &[Value], item: &Value| list.iter().position(|named| key(named) == key(item));
+    let (mut named, others): (Vec<_>, Vec<_>) =
+        std::mem::take(list).into_iter().partition(|item| place(order, item).is_some());
+    named.sort_by_key(|item| place(order, item));
+    let mut named = named.into_iter().peekable();
+    for other in others {
+        let is_before =
+            |item: &Value| place(before, item).is_some_and(|item| place(before, &other) < Some(item));
+        while let Some(item) = named.next_if(|item| !is_before(item)) {
+            list.push(item);
+        }
+        list.push(other);
     }
+    list.extend(named);
 }
 
 #[cfg(test)]
@@ -220,7 +235,7 @@ mod tests {
         let patch = |items: Value| json!({ "status": { "conditions": items } });
         for (patch, want) in [
             (patch(json!([{ "type": "B", "n": 3 }])), conditions(&[("A", 1), ("B", 3)])),
-            (patch(json!([{ "type": "C", "n": 3 }])), conditions(&[("A", 1), ("B", 2), ("C", 3)])),
+            (patch(json!([{ "type": "C", "n": 3 }])), conditions(&[("C", 3), ("A", 1), ("B", 2)])),
             (patch(json!([{ "type": "A", "$patch": "delete" }])), conditions(&[("B", 2)])),
             (patch(json!([{ "$patch": "replace" }, { "type": "C", "n": 9 }])), conditions(&[("C", 9)])),
             (patch(json!([])), old.clone()),
@@ -236,7 +251,7 @@ mod tests {
                     "$setElementOrder/conditions": [{ "type": "C" }, { "type": "B" }],
                     "conditions": [{ "type": "C", "n": 3 }],
                 } }),
-                conditions(&[("C", 3), ("B", 2), ("A", 1)]),
+                conditions(&[("C", 3), ("A", 1), ("B", 2)]),
             ),
         ] {
             let mut merged = old.clone();
@@ -262,7 +277,7 @@ mod tests {
         strategic(&mut merged, &patch).unwrap();
         let want = json!({
             "metadata": { "finalizers": ["b", "c"], "name": "n" },
-            "spec": { "taints": [{ "key": "y" }], "podCIDRs": ["10.0.0.0/24", "fd00::/64"] },
+            "spec": { "taints": [{ "key": "y" }], "podCIDRs": ["fd00::/64", "10.0.0.0/24"] },
         });
         assert_eq!(merged, want);
     }

@@ -104,8 +104,8 @@ pub(super) fn watch(server: &Arc<Server>, request: &Request) -> Result<Response,
             if faults.http_410 {
                 return Err(failure);
             }
-            let line = format!("{}\n", json!({ "type": "ERROR", "object": failure.object() }));
-            return Ok(response(Body::from_stream(stream::iter([Ok::<_, Infallible>(line)]))));
+            let error = format!("{}\n", json!({ "type": "ERROR", "object": failure.object() }));
+            return Ok(response(Body::from_stream(stream::iter([Ok::<_, Infallible>(error)]))));
         }
         // A revision that is yet to come, as after a restored backup: nothing is said until it is there.
         (_, Some(wanted)) => wanted,
@@ -132,8 +132,8 @@ pub(super) fn watch(server: &Arc<Server>, request: &Request) -> Result<Response,
         if lines.is_empty() {
             lines = watcher.more().await?;
         }
-        let line: Bytes = lines.pop_front()?;
-        Some((Ok::<_, Infallible>(line), (watcher, lines)))
+        let next: Bytes = lines.pop_front()?;
+        Some((Ok::<_, Infallible>(next), (watcher, lines)))
     });
     Ok(response(Body::from_stream(lines)))
 }

@@ -88,8 +88,8 @@ fn check(before: &Value, node: &Value, patch: &Value, name: &str) -> Result<(), 
     }
     let (theirs, ours) = (&patch["metadata"]["uid"], &before["metadata"]["uid"]);
     if theirs.is_string() && theirs != ours {
-        let why = format!("Precondition failed: UID in precondition: {theirs}, UID in object meta: {ours}");
-        return Err(Failure::conflict(name, &why.replace('"', "")));
+        let what = format!("Invalid value: {theirs}: field is immutable");
+        return Err(Failure::invalid("", "Node", name, &[("metadata.uid", "FieldValueInvalid", what)]));
     }
     Ok(())
 }

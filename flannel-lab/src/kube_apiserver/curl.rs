@@ -32,6 +32,11 @@ impl Body {
     pub fn merge_patch(patch: &Value) -> Self {
         Self { content_type: "application/merge-patch+json", text: patch.to_string() }
     }
+
+    /// A strategic merge patch.
+    pub fn strategic_merge_patch(patch: &Value) -> Self {
+        Self { content_type: "application/strategic-merge-patch+json", text: patch.to_string() }
+    }
 }
 
 /// What came back.
@@ -56,18 +61,20 @@ impl Answer {
     }
 }
 
+/// Asks from inside a namespace; with a login, that is the authority's certificate and a bearer token.
 pub(super) fn ask(
     netns: &Netns,
-    ca: &Path,
-    token: &str,
+    login: Option<(&Path, &str)>,
     method: &str,
     url: &str,
     body: Option<Body>,
 ) -> Result<Answer, LabError> {
     exec::find("curl")?;
     let mut curl = netns.command("curl");
-    curl.args(["--silent", "--show-error", "--max-time", "20", "--write-out", STATUS, "--cacert"]).arg(ca);
-    curl.args(["--request", method, "--header", &format!("Authorization: Bearer {token}")]);
+    curl.args(["--silent", "--show-error", "--max-time", "20", "--write-out", STATUS, "--request", method]);
+    if let Some((ca, token)) = login {
+        curl.arg("--cacert").arg(ca).args(["--header", &format!("Authorization: Bearer {token}")]);
+    }
     let text = match body {
         None => String::new(),
         Some(body) => {

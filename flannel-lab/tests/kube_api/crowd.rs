@@ -55,7 +55,9 @@ fn five_thousand_nodes_are_listed_in_pages_and_followed_by_many() {
         let page = client.get(&next).json();
         let items = page["items"].as_array().unwrap();
         assert_eq!(items.len(), 500);
-        items.iter().for_each(|node| note(&mut listed, "ADDED", node));
+        for node in items {
+            note(&mut listed, "ADDED", node);
+        }
         // Changes in between are for the watch.
         api.edit_node(&format!("node{}", listed.len()), |node| touch_status(node, 1));
         let Some(token) = page["metadata"]["continue"].as_str() else {

@@ -18,8 +18,8 @@ use crate::client::{Client, SOON};
 
 const NODES: &str = "/api/v1/nodes";
 
-fn tokens(tokens: &[&str]) -> Option<Vec<String>> {
-    Some(tokens.iter().map(|token| (*token).to_owned()).collect())
+fn tokens(tokens: &[&str]) -> Vec<String> {
+    tokens.iter().map(|token| (*token).to_owned()).collect()
 }
 
 fn bearer(token: &str) -> String {
@@ -28,8 +28,11 @@ fn bearer(token: &str) -> String {
 
 fn tls_api(dir: &TempDir) -> (KubeApi, TlsFiles) {
     let tls = TlsFiles::create(dir.path(), &[]).unwrap();
-    let options =
-        KubeApiOptions { tls: Some(tls.clone()), tokens: tokens(&["good"]), ..KubeApiOptions::default() };
+    let options = KubeApiOptions {
+        tls: Some(tls.clone()),
+        tokens: Some(tokens(&["good"])),
+        ..KubeApiOptions::default()
+    };
     (KubeApi::start(options).unwrap(), tls)
 }
 
@@ -60,13 +63,13 @@ fn connect(
 #[test]
 fn tokens_are_checked_at_each_request() {
     let api = api();
-    api.set_tokens(tokens(&["old", "new"]));
+    api.set_tokens(Some(tokens(&["old", "new"])));
     let mut client = Client::to(&api);
     assert_eq!(client.get(NODES).failure(), (401, "Unauthorized".into(), "Unauthorized".into()));
     assert_eq!(client.get("/readyz").status, 200, "a probe has no token");
     client.headers = bearer("old");
     assert_eq!(client.get(NODES).status, 200);
-    api.set_tokens(tokens(&["new"]));
+    api.set_tokens(Some(tokens(&["new"])));
     assert_eq!(client.get(NODES).status, 401);
     client.headers = bearer("new");
     assert_eq!(client.get(NODES).status, 200);

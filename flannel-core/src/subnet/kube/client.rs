@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures::AsyncBufReadExt;
 use http::header::{CONTENT_TYPE, HeaderValue, USER_AGENT};
+use http::uri::Scheme;
 use http::{Method, Request, Uri};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
@@ -216,6 +217,10 @@ impl Clients {
             }
             KubeAccess::Url(url) => Config::new(parse_url(url)?),
         };
+        if config.root_cert_file.is_some() || config.cluster_url.scheme() == Some(&Scheme::HTTP) {
+            // Else the machine's certificates are loaded, though not used, and a slim image has none.
+            config.root_cert.get_or_insert_default();
+        }
         config.connect_timeout = Some(self.timeouts.connect);
         config.write_timeout = Some(self.timeouts.request);
         // Every call here has its own time-out, and is tried again by who needs it.
@@ -305,6 +310,26 @@ mod tests {
         let url = |host: &str| in_cluster_url(&(host.to_owned(), 443)).map(|url| shown(&url));
         assert_eq!(url("10.96.0.1").unwrap(), "https://10.96.0.1:443");
         assert_eq!(url("fd00::1").unwrap(), "https://[fd00::1]:443");
+    }
+
+    #[tokio::test]
+    async fn needs_no_certificates_of_the_machine_if_it_has_a_clusters_or_uses_no_tls() {
+        let secrets = tempfile::tempdir().unwrap();
+        for file in ["token", "ca.crt"] {
+            std::fs::write(secrets.path().join(file), "").unwrap();
+        }
+        let in_cluster = KubeAccess::InCluster {
+            server: ("10.96.0.1".into(), 443),
+            service_account: secrets.path().to_owned(),
+        };
+        for (access, its_own) in [
+            (in_cluster, true),
+            (KubeAccess::Url("http://127.0.0.1:8080".into()), true),
+            (KubeAccess::Url("https://127.0.0.1:6443".into()), false),
+        ] {
+            let config = Clients::new(access, KubeTimeouts::default()).unwrap().config().await.unwrap();
+            assert_eq!(config.root_cert.is_some(), its_own, "{}", config.cluster_url);
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::Store;
 use super::client::{CallError, get};
 use super::node::{BadObject, NodeObject, WireMeta, WireNode};
 use super::page::Splitter;
+use crate::subnet::chain;
 
 /// Nodes in a page of a list. A node has 3 to 20 KB.
 const PAGE: usize = 500;
@@ -244,7 +245,7 @@ impl Feed {
         loop {
             let line = tokio::time::timeout(silence, self.read_line()).await;
             let line = line.map_err(|_| format!("nothing came for {silence:?}"))?;
-            if !line.map_err(|error| error.to_string())? {
+            if !line.map_err(|error| chain(&error))? {
                 return Ok(None);
             }
             let line = std::mem::take(&mut self.line);

@@ -15,6 +15,8 @@ use crate::subnet::timing::Backoff;
 
 /// How often the own node is asked for while no watch tells of it.
 const LOOK: Duration = Duration::from_mins(1);
+/// How long the own node stays known as it was read or written.
+const KNOWN: Duration = Duration::from_secs(10);
 /// How long all must have been well before putting something back is as quick again as the first time.
 const CALM: Duration = Duration::from_secs(10);
 
@@ -78,7 +80,16 @@ impl Store {
         {
             return Ok(Held::Well);
         }
-        let own = self.read_own().await?;
+        // At a start it was just read and written. If the watch sees that something is missing, so must that.
+        let recent = match (&seen, self.recent(KNOWN)) {
+            (None, recent) => recent,
+            (Some(OwnNode::There(_)), Some(own)) if self.lacks(&own, lease, up)?.is_some() => Some(own),
+            _ => None,
+        };
+        let own = match recent {
+            Some(own) => own,
+            None => self.read_own().await?,
+        };
         check_held(&own.node, lease.key)?;
         match self.lacks(&own, lease, up)? {
             None => Ok(Held::Well),

@@ -85,11 +85,16 @@ impl Store {
 
     /// The own node as it is or was a moment ago.
     pub(super) async fn recent_own(&self) -> Result<OwnObject, SubnetError> {
-        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        match recent {
-            Some((read, own)) if read.elapsed() < FRESH => Ok(own),
-            _ => self.read_own().await,
+        match self.recent(FRESH) {
+            Some(own) => Ok(own),
+            None => self.read_own().await,
         }
+    }
+
+    /// The own node as it was asked for or written within this time.
+    pub(super) fn recent(&self, age: Duration) -> Option<OwnObject> {
+        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        recent.filter(|(read, _)| read.elapsed() < age).map(|(_, own)| own)
     }
 
     fn decode_own(&self, json: &str) -> Result<OwnObject, String> {

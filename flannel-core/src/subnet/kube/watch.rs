@@ -177,7 +177,12 @@ impl Watcher {
     /// All nodes, by a watch where the server can do that, else in pages. `None` if it failed; the status says why.
     async fn list(&mut self, own: &str) -> Option<LeaseUpdate> {
         let store = Arc::clone(&self.store);
-        let families = store.config().ok()?.families().collect();
+        if self.known.is_none() {
+            // Once: what a file says later, or that it is gone, changes no family of a running agent.
+            let config = store.config();
+            let config = config.inspect_err(|error| store.health.fail(crate::subnet::chain(error))).ok()?;
+            self.known = Some(Known::new(own, config.families().collect()));
+        }
         self.feed = None;
         let mut listed = None;
         if self.can_list_by_watch {
@@ -197,7 +202,7 @@ impl Watcher {
             Some(listed) => listed,
             None => store.list(own).await.ok()?,
         };
-        let known = self.known.get_or_insert_with(|| Known::new(own, families));
+        let known = self.known.as_mut().expect("it was made above");
         let before: Vec<LeaseKey> = known.keys().collect();
         store.saw_own(listed.own.as_deref());
         let count = listed.nodes.len();

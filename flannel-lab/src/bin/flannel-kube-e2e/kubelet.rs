@@ -9,7 +9,7 @@ use std::iter;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use flannel_lab::agent::Agent;
+use flannel_lab::agent::{Agent, AgentBuilder};
 use flannel_lab::kube_apiserver::ApiServer;
 use flannel_lab::node::Node;
 use nix::mount::{MsFlags, mount};
@@ -27,6 +27,8 @@ const ACCOUNT: &str = "flannel";
 const SECRETS: &str = "/run/secrets/kubernetes.io/serviceaccount";
 /// Where the image has the agent.
 const FLANNELD: &str = "/opt/bin/flanneld";
+/// The one variable that images have.
+const IMAGE_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// What the machine lends the image: programs, libraries and the kernel's files.
 const LENT: [&str; 9] =
     ["/usr", "/bin", "/sbin", "/lib", "/lib64", "/proc", "/sys", "/dev", "/etc/alternatives"];
@@ -39,12 +41,14 @@ pub(crate) struct Kubelet {
     pods: u32,
     /// Tokens handed out so far.
     tokens: u32,
+    /// How the container is started.
+    container: Option<AgentBuilder>,
 }
 
 impl Kubelet {
     /// The kubelet of a node.
     pub(crate) fn of(node: &Node) -> Self {
-        Self { node: node.name().to_owned(), pods: 0, tokens: 0 }
+        Self { node: node.name().to_owned(), pods: 0, tokens: 0, container: None }
     }
 
     /// Where the node has a path that the manifest mounts from it.
@@ -76,15 +80,24 @@ impl Kubelet {
         let capabilities = iter::once("-all".to_owned()).chain(capabilities).collect::<Vec<_>>().join(",");
         agent = agent.args(["setpriv", "--no-new-privs", "--inh-caps=-all"]);
         agent = agent.arg(format!("--bounding-set={capabilities}")).arg("--");
-        agent = agent.args(words(&container["command"])).args(words(&container["args"]));
+        // Nothing of our environment, such as where we have certificates.
+        agent = agent.args(["env", "-i", IMAGE_PATH]);
         // A service address would need a kube-proxy, so it is the server's own.
         let address = api.address();
-        agent = agent.env("KUBERNETES_SERVICE_HOST", address.ip().to_string());
-        agent = agent.env("KUBERNETES_SERVICE_PORT", address.port().to_string());
+        agent = agent.arg(format!("KUBERNETES_SERVICE_HOST={}", address.ip()));
+        agent = agent.arg(format!("KUBERNETES_SERVICE_PORT={}", address.port()));
         for (name, value) in self.variables(container, &pod)? {
-            agent = agent.env(name, value);
+            agent = agent.arg(format!("{name}={value}"));
         }
-        Ok(agent.start()?)
+        agent = agent.args(words(&container["command"])).args(words(&container["args"]));
+        let started = agent.start()?;
+        self.container = Some(agent);
+        Ok(started)
+    }
+
+    /// Starts the container of the same pod once more, for which nobody is asked.
+    pub(crate) fn run_again(&self) -> Fallible<Agent> {
+        Ok(self.container.as_ref().ok_or("it never ran")?.start()?)
     }
 
     /// Puts a new token in place of the one before, as the kubelet does: by one rename. Returns what to

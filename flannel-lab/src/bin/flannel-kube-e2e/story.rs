@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use flannel_lab::cluster::Families;
 use serde_json::{Value, json};
 
-use crate::checks::{access, nodes, outages, traffic};
+use crate::checks::{access, fake, nodes, outages, traffic};
 use crate::report::Report;
 use crate::world::World;
 use crate::{Fallible, manifest};
@@ -60,7 +60,9 @@ fn chapters(world: &mut World, manifest: &str, report: &mut Report) -> Fallible<
     report.check("nonsense on a node", || nodes::nonsense(world))?;
     report.check("connection reset", || outages::reset(world))?;
     report.check("server away, compaction", || outages::away(world, NODES + 1))?;
+    report.check("the tests' own server", || fake::same_answers(world))?;
     report.check("node deleted", || nodes::leave(world, NODES))?;
+    report.check("node made anew", || nodes::made_anew(world, 2))?;
     report.check("no pod CIDR yet", || nodes::late_cidr(world))?;
     report.check("permission missing", || access::forbidden(world))?;
     report.check("token replaced", || access::token_replaced(world))?;

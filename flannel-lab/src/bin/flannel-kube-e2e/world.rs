@@ -116,6 +116,14 @@ impl World {
         Ok(())
     }
 
+    /// Kills a node's agent, and starts it again in the same pod.
+    pub(crate) fn restart_agent(&mut self, number: u8) -> Fallible<()> {
+        self.agents[&number].kill()?;
+        let agent = self.kubelets[&number].run_again()?;
+        self.agents.insert(number, agent);
+        Ok(())
+    }
+
     /// Waits until a node's agent wrote its subnet file and says that it is ready, and reads the file.
     pub(crate) fn wait_until_ready(&mut self, number: u8) -> Fallible<()> {
         self.wait_until_ready_within(SOON, number)
@@ -155,6 +163,14 @@ impl World {
     /// Waits until a node has, or has not, a route to each of another's pod CIDRs; returns how long that took.
     pub(crate) fn wait_for_route(&self, from: u8, to: u8, is_wanted: bool) -> Fallible<Duration> {
         self.wait_for_route_within(SOON, from, to, is_wanted)
+    }
+
+    /// Waits until every other node with an agent has, or has not, its routes to a node.
+    pub(crate) fn wait_for_everybody(&self, deadline: Duration, to: u8, is_wanted: bool) -> Fallible<()> {
+        for from in self.agents.keys().filter(|from| **from != to) {
+            self.wait_for_route_within(deadline, *from, to, is_wanted)?;
+        }
+        Ok(())
     }
 
     /// [`wait_for_route`](Self::wait_for_route) that may take longer.

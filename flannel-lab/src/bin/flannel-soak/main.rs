@@ -17,6 +17,7 @@ mod act;
 mod action;
 mod foreign;
 mod lab;
+mod meddling;
 mod model;
 mod options;
 mod phantom;
@@ -28,6 +29,7 @@ mod report;
 mod rounds;
 mod rules;
 mod store;
+mod trouble;
 
 use std::error::Error;
 use std::path::Path;
@@ -127,8 +129,11 @@ fn churn(
     println!("built in {:.1} s; churning", journal.elapsed().as_secs_f64());
     let end = Instant::now() + Duration::from_secs_f64(options.minutes * 60.0);
     let mut sign = Instant::now() + SIGN;
+    let mut before = Vec::new();
     while Instant::now() < end {
-        rounds::run(lab, &planner.round(), &mut pings, journal, report)?;
+        let actions = planner.round();
+        rounds::run(lab, &actions, &before, &mut pings, journal, report)?;
+        before = actions;
         report.rounds += 1;
         if !options.verbose && Instant::now() > sign {
             sign += SIGN;

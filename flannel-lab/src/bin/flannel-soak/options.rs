@@ -56,6 +56,8 @@ pub(crate) enum StoreChoice {
     Local,
     /// A server in the underlay
     Etcd,
+    /// A Kubernetes API server in the underlay, with an object for each node
+    Kube,
 }
 
 #[cfg(test)]
@@ -69,6 +71,7 @@ mod tests {
         Options::command().debug_assert();
         let options = Options::parse_from(["flannel-soak", "--minutes", "0.5", "--backend", "host-gw"]);
         assert_eq!((options.minutes, options.backend, options.nodes), (0.5, Backend::HostGw, 4));
+        assert_eq!(Options::parse_from(["flannel-soak", "--store", "kube"]).store, StoreChoice::Kube);
         for bad in [["--minutes", "0"], ["--minutes", "NaN"], ["--nodes", "1"], ["--phantoms", "111"]] {
             assert!(Options::try_parse_from(["flannel-soak"].iter().chain(&bad)).is_err(), "{bad:?}");
         }

@@ -24,6 +24,15 @@ const REREAD: Duration = Duration::from_secs(90);
 
 /// Asks the server what the manifest's account may do.
 pub(crate) fn least(world: &World) -> Fallible<String> {
+    // The server reads its own roles with a delay.
+    wait_for(SOON, "the account to have its rights", || -> Fallible<()> {
+        let may = may(world)?;
+        if may == LEAST.map(str::to_owned).into() { Ok(()) } else { Err(format!("{may:?}").into()) }
+    })?;
+    Ok(format!("the account may {}, and nothing else", LEAST.join(", ")))
+}
+
+fn may(world: &World) -> Fallible<BTreeSet<String>> {
     let token = world.api.token(NAMESPACE, "flannel", None)?;
     let review = json!({
         "apiVersion": "authorization.k8s.io/v1",
@@ -45,10 +54,7 @@ pub(crate) fn least(world: &World) -> Fallible<String> {
             }
         }
     }
-    if may == LEAST.map(str::to_owned).into() {
-        return Ok(format!("the account may {}, and nothing else", LEAST.join(", ")));
-    }
-    Err(format!("the account may {may:?}").into())
+    Ok(may)
 }
 
 /// Replaces node 1's token and withdraws the old one; then breaks its connections, so that it needs the new one.
@@ -67,7 +73,7 @@ pub(crate) fn token_replaced(world: &mut World) -> Fallible<String> {
     wait_for(REREAD, "node1 to watch with its new token", || -> Fallible<()> {
         let audited = world.audited(1)?;
         let is_let_in = |request: &&flannel_lab::kube_apiserver::Audited| {
-            request.verb == "watch" && request.code == 200 && !request.ended
+            request.verb == "watch" && request.code.is_none_or(|code| code == 200) && !request.ended
         };
         audited[before..].iter().find(is_let_in).map(|_| ()).ok_or_else(|| "no watch".into())
     })?;
@@ -84,6 +90,10 @@ pub(crate) fn forbidden(world: &mut World) -> Fallible<String> {
         whole.as_array().into_iter().flatten().filter(|rule| rule["resources"] != json!(["nodes/status"]));
     let lacking = lacking.cloned().collect::<Vec<_>>();
     world.api.merge(ROLE, &json!({ "rules": lacking }))?;
+    wait_for(SOON, "the account to lack a right", || -> Fallible<()> {
+        let may = may(world)?;
+        if may.contains("nodes/status patch") { Err(format!("{may:?}").into()) } else { Ok(()) }
+    })?;
     let number = world.add_node()?;
     world.register(number, &world.pod_cidrs(number))?;
     world.start_agent(number)?;

@@ -51,8 +51,11 @@ pub(crate) fn published(world: &World, count: u8) -> Fallible<String> {
 pub(crate) fn requests(world: &World, count: u8) -> Fallible<String> {
     let mut seen = Vec::new();
     for number in 1..=count {
-        let audited = world.audited(number)?;
-        let requests = Requests::count(&audited);
+        let (requests, audited) = wait_for(SOON, "a watch to begin", || -> Fallible<_> {
+            let audited = world.audited(number)?;
+            let requests = Requests::count(&audited);
+            if requests.of("watch") > 0 { Ok((requests, audited)) } else { Err(format!("{requests}").into()) }
+        })?;
         if let Some(verb) = requests.beyond(&GO_START) {
             return Err(format!("node{number}: {requests}, more {verb} than Go's: {audited:#?}").into());
         }
@@ -71,6 +74,7 @@ pub(crate) fn join(world: &mut World) -> Fallible<String> {
     world.wait_for_route(1, number, true)?;
     let learnt = start.elapsed();
     world.wait_until_ready(number)?;
+    world.wait_for_everybody(SOON, number, true)?;
     world.attach_pod(number)?;
     traffic::all_pairs(world)?;
     Ok(format!(
@@ -138,9 +142,27 @@ pub(crate) fn nonsense(world: &mut World) -> Fallible<String> {
     Ok(format!("skipped, node1 stays ready; {learnt}"))
 }
 
+/// Deletes a node whose agent runs, as an operator would by mistake, and lets its kubelet make it again.
+pub(crate) fn made_anew(world: &mut World, number: u8) -> Fallible<String> {
+    world.unregister(number)?;
+    world.wait_for_everybody(SOON, number, false)?;
+    world.register(number, &world.pod_cidrs(number))?;
+    let start = Instant::now();
+    world.wait_for_everybody(SOON, number, true)?;
+    let took = start.elapsed();
+    wait_for(SOON, "the node to be published as before", || -> Fallible<()> {
+        published::annotations(world, number)?;
+        published::condition(world, number)
+    })?;
+    world.wait_until_ready(number)?;
+    traffic::all_pairs(world)?;
+    Ok(format!("node{number} known to all {:.2} s after it was there again", took.as_secs_f64()))
+}
+
 /// Deletes a node from the cluster.
 pub(crate) fn leave(world: &mut World, number: u8) -> Fallible<String> {
     let took = remove(world, number)?;
+    world.wait_for_everybody(SOON, number, false)?;
     traffic::all_pairs(world)?;
     Ok(format!("node{number} forgotten by node1 after {:.3} s", took.as_secs_f64()))
 }

@@ -12,22 +12,26 @@ use crate::world::{SOON, World};
 
 /// How long the server is away.
 const AWAY: Duration = Duration::from_secs(5);
+/// Whose agent crashes meanwhile.
+const CRASHES: u8 = 2;
 /// How long agents may take to try again: they wait longer each time, but not for long.
 const CATCH_UP: Duration = Duration::from_secs(40);
 /// In what time a connection that nothing comes over any more has to be given up.
 const HALF_DEAD: Duration = Duration::from_secs(90);
 
-/// Kills the server. While it is away one node leaves and another joins, and the store forgets its history, so
-/// that no agent can go on from where it was.
+/// Kills the server. While it is away an agent crashes, one node leaves and another joins, and the store forgets its
+/// history, so that no agent can go on from where it was.
 pub(crate) fn away(world: &mut World, leaves: u8) -> Fallible<String> {
     let joins = world.add_node()?;
+    // Pings to and from it would end with it.
+    world.pods.remove(&leaves);
     let pings = Background::start(world)?;
     let lists = lists(world, 1)?;
     world.api.kill()?;
+    world.restart_agent(CRASHES)?;
     sleep(AWAY);
     // Only we see it.
     world.api.restart_hidden()?;
-    world.pods.remove(&leaves);
     world.agents.remove(&leaves);
     world.unregister(leaves)?;
     world.register(joins, &world.pod_cidrs(joins))?;
@@ -42,6 +46,9 @@ pub(crate) fn away(world: &mut World, leaves: u8) -> Fallible<String> {
     world.wait_for_route_within(CATCH_UP, 1, joins, true)?;
     let learnt = start.elapsed();
     world.wait_until_ready(joins)?;
+    world.wait_for_everybody(CATCH_UP, leaves, false)?;
+    world.wait_for_everybody(CATCH_UP, joins, true)?;
+    world.wait_until_ready_within(CATCH_UP, CRASHES)?;
     let pings = pings.stop()?;
     world.attach_pod(joins)?;
     if self::lists(world, 1)? <= lists {

@@ -1,0 +1,132 @@
+//! The same clusters on Kubernetes: an API server with an object for each node.
+
+use std::collections::BTreeMap;
+
+use flannel_lab::cluster::Cluster;
+use flannel_lab::golden::Golden;
+use flannel_lab::kube_store::KubeStore;
+use flannel_lab::node::Node;
+
+use crate::backends::{BackendCase, on_every_backend};
+use crate::harness::{Bed, Server, Store};
+use crate::{connectivity, memory, outages, repair, restart, underlay};
+
+on_every_backend!(
+    pods_reach_each_other,
+    kill_and_start_again_under_traffic,
+    no_outage_of_the_store_changes_the_datapath,
+    a_node_whose_address_changes_is_followed,
+    readiness_turns_red_and_green_with_the_store,
+    compaction_while_an_agent_is_cut_off,
+    an_api_server_away_at_the_start_is_waited_for,
+    every_damage_by_hand_is_repaired,
+    boots_without_its_api_server,
+    a_config_that_changed_meanwhile_ends_the_agent,
+);
+
+/// A server in the underlay, where every node reaches it.
+pub(crate) fn kube(cluster: &Cluster) -> KubeStore {
+    KubeStore::start(cluster).unwrap()
+}
+
+impl Store for KubeStore {
+    fn flags(&self) -> Vec<String> {
+        self.args()
+    }
+
+    fn env(&self, node: &Node) -> Vec<(&'static str, String)> {
+        self.env(node.name())
+    }
+
+    fn put_config(&self, config: &str) {
+        self.put_config(config).unwrap();
+    }
+
+    fn put(&self, key: &str, value: &str) {
+        self.put(key, value);
+    }
+
+    fn delete(&self, key: &str) {
+        self.delete(key);
+    }
+
+    fn records(&self) -> BTreeMap<String, String> {
+        self.records()
+    }
+
+    fn put_of(&self, node: &Node, key: &str, value: &str) {
+        self.assign(node.name(), key);
+        self.put(key, value);
+        let condition = &Golden::named("kube-vxlan").json["n1"]["status"]["conditions"][0];
+        self.api().edit_node(node.name(), |node| {
+            node["status"]["conditions"].as_array_mut().unwrap().push(condition.clone());
+        });
+    }
+
+    fn everything(&self) -> Vec<String> {
+        let nodes = self.api().node_names().into_iter();
+        nodes.map(|name| self.api().node(&name).unwrap().to_string()).collect()
+    }
+}
+
+impl Server for KubeStore {
+    fn pause(&mut self) {
+        KubeStore::pause(self);
+    }
+
+    fn resume(&mut self) {
+        KubeStore::resume(self);
+    }
+
+    fn kill(&mut self) {
+        KubeStore::kill(self);
+    }
+
+    fn restart(&mut self) {
+        KubeStore::restart(self).unwrap();
+    }
+
+    fn compact(&mut self) {
+        self.api().compact();
+    }
+}
+
+fn pods_reach_each_other(case: &'static BackendCase) {
+    connectivity::every_pod_pings_every_other(case, kube);
+}
+
+fn kill_and_start_again_under_traffic(case: &'static BackendCase) {
+    restart::kill_and_start_again(case, kube);
+}
+
+fn no_outage_of_the_store_changes_the_datapath(case: &'static BackendCase) {
+    outages::change_nothing(case, kube);
+}
+
+fn a_node_whose_address_changes_is_followed(case: &'static BackendCase) {
+    underlay::follows(case, kube);
+}
+
+fn readiness_turns_red_and_green_with_the_store(case: &'static BackendCase) {
+    outages::turn_readiness_red(case, kube);
+}
+
+fn compaction_while_an_agent_is_cut_off(case: &'static BackendCase) {
+    outages::compaction_while_an_agent_is_cut_off(case, kube);
+}
+
+fn an_api_server_away_at_the_start_is_waited_for(case: &'static BackendCase) {
+    outages::at_the_start_are_waited_for(case, kube);
+}
+
+fn every_damage_by_hand_is_repaired(case: &'static BackendCase) {
+    repair::every_damage_by_hand_is_repaired(&Bed::of_three(case, kube));
+}
+
+fn boots_without_its_api_server(case: &'static BackendCase) {
+    memory::boots_without_its_server(case, kube);
+}
+
+fn a_config_that_changed_meanwhile_ends_the_agent(case: &'static BackendCase) {
+    memory::ends_by_another_config(case, kube);
+}
