@@ -20,6 +20,7 @@ mod net_conf;
 mod node;
 mod options;
 mod own;
+mod page;
 #[cfg(test)]
 mod tests;
 mod watch;
