@@ -1,6 +1,6 @@
 //! A watch that is cut again and again while nodes change.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,7 @@ pub(crate) fn run(what: &str, bed: &Bed, cuts: u32) -> Fallible<()> {
     let listener = Listener::start(bed.netns())?;
     bed.api.clear_requests();
     let (received, cpu) = (bed.received()?, proc::activity(agent.pid())?.cpu);
-    let (mut signs, mut away) = (HashMap::new(), Sample::new());
+    let (mut signs, mut away) = (HashSet::new(), Sample::new());
     for round in 0..cuts {
         let beats = |bed: &Bed| {
             for beat in 0..BEATS {
@@ -37,11 +37,11 @@ pub(crate) fn run(what: &str, bed: &Bed, cuts: u32) -> Fallible<()> {
         beats(bed);
         let moved = underlay("vxlan", round | 0x8000);
         bed.annotate(round, "public-ip", &moved);
-        signs.insert(Sign::Fdb(mac(round).parse()?, moved.parse()?), ());
+        signs.insert(Sign::Fdb(mac(round).parse()?, moved.parse()?));
         bed.api.disconnect();
         let start = Instant::now();
         bed.api.put_node(peer(bed.nodes + round));
-        signs.insert(Sign::Route(base(bed.nodes + round).parse()?), ());
+        signs.insert(Sign::Route(base(bed.nodes + round).parse()?));
         beats(bed);
         for watches in [0, 1] {
             while bed.api.open_watches() != watches {

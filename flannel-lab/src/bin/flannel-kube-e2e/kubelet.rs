@@ -101,7 +101,7 @@ impl Kubelet {
     }
 
     /// Puts a new token in place of the one before, as the kubelet does: by one rename. Returns what to
-    /// [withdraw](withdraw) it by.
+    /// [`withdraw`] it by.
     pub(crate) fn put_token(&mut self, api: &ApiServer) -> Fallible<String> {
         self.tokens += 1;
         let secret = format!("token-{}-{}", self.node, self.tokens);
