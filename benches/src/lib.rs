@@ -3,6 +3,7 @@
 //! Absolute figures drift with the machine, so every bench runs what it compares side by side, interleaved, and
 //! reports ratios with their spread.
 
+pub mod announce;
 pub mod batch;
 pub mod flood;
 pub mod leases;

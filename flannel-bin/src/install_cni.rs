@@ -27,8 +27,19 @@ pub(crate) struct InstallOptions {
     pub(crate) conf_dir: PathBuf,
     /// The name of the conflist there.
     pub(crate) conf_name: String,
+    /// What to leave the rest alone for; `None` for both.
+    pub(crate) only: Option<Part>,
     /// Whether to undo it.
     pub(crate) undo: bool,
+}
+
+/// What can be installed by itself, as a pod's init containers do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// The plugin.
+    Plugin,
+    /// The conflist.
+    Conf,
 }
 
 /// Something can't be installed or removed.
@@ -111,21 +122,27 @@ pub(crate) type Report = Vec<String>;
 
 /// Does it. `beside` is the folder of this program.
 pub(crate) fn run(options: &InstallOptions, beside: Option<&Path>) -> Result<Report, InstallError> {
-    let InstallOptions { plugin, plugin_dir, conf, conf_dir, conf_name, undo } = options;
+    let InstallOptions { plugin, plugin_dir, conf, conf_dir, conf_name, only, undo } = options;
     let (plugin_to, conf_to) = (plugin_dir.join("flannel"), conf_dir.join(conf_name));
+    let asked = |part: Part| only.is_none_or(|only| only == part);
+    let mut report = Report::new();
     if *undo {
         // The config first, so that no runtime misses a plugin that it is told to use.
-        return Ok(vec![remove(&conf_to)?, remove(&plugin_to)?]);
+        for (part, path) in [(Part::Conf, conf_to), (Part::Plugin, plugin_to)] {
+            report.extend(asked(part).then(|| remove(&path)).transpose()?);
+        }
+        return Ok(report);
     }
-    let plugin = plugin.clone().unwrap_or_else(|| beside.unwrap_or(Path::new(".")).join("flannel"));
-    let (bytes, mode) = read(&plugin)?;
-    let (text, conf_mode) = match conf {
-        Some(path) => read(path).and_then(|(text, mode)| check(path, &text).map(|()| (text, mode)))?,
-        None => (CONFLIST.as_bytes().to_vec(), 0o644),
+    let plugin = || plugin.clone().unwrap_or_else(|| beside.unwrap_or(Path::new(".")).join("flannel"));
+    let plugin = asked(Part::Plugin).then(|| read(&plugin())).transpose()?;
+    let conf = || match conf {
+        Some(path) => read(path).and_then(|(text, mode)| check(path, &text).map(|()| (text, mode))),
+        None => Ok((CONFLIST.as_bytes().to_vec(), 0o644)),
     };
+    let conf = asked(Part::Conf).then(conf).transpose()?;
     // The plugin first, for the same reason. It must be executable, whatever its copy elsewhere is.
-    let mut report = vec![put(&plugin_to, &bytes, mode | 0o111)?];
-    report.push(put(&conf_to, &text, conf_mode)?);
+    report.extend(plugin.map(|(bytes, mode)| put(&plugin_to, &bytes, mode | 0o111)).transpose()?);
+    report.extend(conf.map(|(text, mode)| put(&conf_to, &text, mode)).transpose()?);
     Ok(report)
 }
 
@@ -234,6 +251,7 @@ mod tests {
                 conf: None,
                 conf_dir: self.path("etc/cni/net.d"),
                 conf_name: "10-flannel.conflist".to_owned(),
+                only: None,
                 undo,
             }
         }
@@ -291,6 +309,25 @@ mod tests {
         host.run(&host.options(false)).unwrap();
         host.run(&host.options(true)).unwrap();
         assert_eq!(host.files(), before);
+    }
+
+    #[test]
+    fn a_part_by_itself_needs_and_touches_nothing_of_the_other() {
+        let host = Host::new();
+        let only = |part, undo| InstallOptions { only: Some(part), ..host.options(undo) };
+        let names = || host.files().into_iter().map(|(name, ..)| name).collect::<Vec<_>>();
+        fs::remove_file(host.path("build/flannel")).unwrap();
+        host.run(&only(Part::Conf, false)).unwrap();
+        let conf = ["10-flannel.conflist", "10-flannel.conflist.before-flanneld"];
+        assert_eq!(names(), conf);
+        host.write("build/flannel", "plugin", 0o755);
+        let no_conf = InstallOptions { conf: Some(host.path("none")), ..only(Part::Plugin, false) };
+        host.run(&no_conf).unwrap();
+        assert_eq!(names(), [&conf[..], &["flannel", "flannel.before-flanneld"]].concat());
+        host.run(&only(Part::Plugin, true)).unwrap();
+        assert_eq!(names(), conf);
+        host.run(&only(Part::Conf, true)).unwrap();
+        assert_eq!(host.files(), []);
     }
 
     #[test]

@@ -40,9 +40,9 @@ fn bad_command_lines_exit_2_and_say_why() {
         (&["--subnet-lease-renew-margin=1440"], &[], "is not from 1 to 1439 minutes"),
         (&[], &[("FLANNELD_HEALTHZ_PORT", "x")], "FLANNELD_HEALTHZ_PORT: \"x\" is not a whole number"),
         (
-            &["--kube-subnet-mgr"],
+            &["--log_backtrace_at=main.rs:1"],
             &[],
-            "not supported by this version: the Kubernetes subnet manager (--kube-subnet-mgr); leave it out",
+            "not supported by this version: stack traces in the log (--log_backtrace_at); leave it out",
         ),
         (&["--ip-masq", "false"], &[], "did you mean --ip-masq=false?"),
     ] {

@@ -11,5 +11,7 @@ mod faults;
 mod leases;
 #[path = "kube/reach.rs"]
 mod reach;
+#[path = "kube/scale.rs"]
+mod scale;
 #[path = "kube/watch.rs"]
 mod watch;

@@ -259,6 +259,12 @@ impl KubeApi {
         self.connections.cut();
     }
 
+    /// Forgets all connections that there are: nothing comes on them any more and nobody is told, as when the address
+    /// of a client is gone. New ones are served.
+    pub fn forget_connections(&self) {
+        self.connections.forget();
+    }
+
     /// Ends all watches as the server does when their time is over.
     pub fn end_watches(&self) {
         self.server.change(|_| self.server.life.fetch_add(1, Ordering::SeqCst));

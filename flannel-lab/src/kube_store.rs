@@ -35,11 +35,16 @@ pub struct KubeStore {
 impl KubeStore {
     /// Starts a server in the underlay and makes an object of each node that is there.
     pub fn start(cluster: &Cluster) -> Result<Self, LabError> {
-        let options = KubeApiOptions::at(cluster.fabric(), cluster.fabric_address());
-        let (api, dir) = (KubeApi::start(options)?, sandbox::state_dir("kube")?);
-        let store = Self { api, families: cluster.families(), dir };
+        let store = Self::without_nodes(cluster)?;
         cluster.nodes().for_each(|node| store.add_node(node.number(), node.name()));
         Ok(store)
+    }
+
+    /// Starts a server in the underlay, for node objects that are yet to come.
+    pub fn without_nodes(cluster: &Cluster) -> Result<Self, LabError> {
+        let options = KubeApiOptions::at(cluster.fabric(), cluster.fabric_address());
+        let (api, dir) = (KubeApi::start(options)?, sandbox::state_dir("kube")?);
+        Ok(Self { api, families: cluster.families(), dir })
     }
 
     /// The server.
@@ -53,7 +58,22 @@ impl KubeStore {
         let n = BEFORE_FIRST + number;
         let v4 = self.families.v4().then(|| format!("10.244.{n}.0/24"));
         let v6 = self.families.v6().then(|| format!("fd00:10:244:{n:x}::/64"));
-        let subnets: Vec<String> = v4.into_iter().chain(v6).collect();
+        self.register(name, &v4.into_iter().chain(v6).collect::<Vec<_>>());
+    }
+
+    /// Makes the object of a node that joins with these subnets, as CIDRs.
+    pub fn register(&self, name: &str, subnets: &[String]) {
+        let subnets: Vec<&str> = subnets.iter().map(String::as_str).collect();
+        self.api.put_node(kubelet_node(name, &subnets, NODE_SIZE));
+    }
+
+    /// Gives a node the subnets that a key names, in an object made anew.
+    ///
+    /// # Panics
+    ///
+    /// If the key names none.
+    pub fn assign(&self, name: &str, key: &str) {
+        let subnets = lease::subnets(key).expect("the key of a lease");
         let subnets: Vec<&str> = subnets.iter().map(String::as_str).collect();
         self.api.put_node(kubelet_node(name, &subnets, NODE_SIZE));
     }
@@ -134,6 +154,15 @@ impl KubeStore {
     /// It is started again.
     pub fn restart(&self) -> Result<(), LabError> {
         self.api.listen_again()
+    }
+
+    /// Does what somebody with `kubectl annotate` may: gives an annotation of ours, named without its prefix,
+    /// another value, or removes it, or all.
+    pub fn meddle(&self, node: &str, annotation: Option<&str>, value: Option<&str>) -> bool {
+        self.api.edit_node(node, |node| match annotation {
+            Some(annotation) => lease::set(node, annotation, value),
+            None => lease::strip(node),
+        })
     }
 
     /// The name of the node that a record is about.

@@ -13,7 +13,7 @@ use super::args::{Given, parse_bool, parse_int};
 use super::flags::{Flag, Kind, find};
 use super::{CliError, Origin};
 use crate::docker_opts::DockerOptions;
-use crate::install_cni::InstallOptions;
+use crate::install_cni::{InstallOptions, Part};
 use crate::memory;
 use crate::registry::BackendOptions;
 use crate::rules::RuleOptions;
@@ -223,6 +223,15 @@ impl InstallOptions {
             conf: path("conf"),
             conf_dir: needed("conf-dir")?,
             conf_name,
+            only: match value("only").as_str() {
+                "" => None,
+                "plugin" => Some(Part::Plugin),
+                "conf" => Some(Part::Conf),
+                other => {
+                    let (origin, value) = (Origin::Flag("only"), other.to_owned());
+                    return Err(CliError::BadValue { origin, value, expected: "plugin or conf".to_owned() });
+                }
+            },
             undo: parse_bool(&value("undo")) == Some(true),
         })
     }

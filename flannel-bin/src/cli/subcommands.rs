@@ -93,6 +93,7 @@ const INSTALL_CNI: Subcommand = Subcommand {
         own("conf", Kind::Text, "", "FILE", "conflist to copy; flannel and portmap by default"),
         own("conf-dir", Kind::Text, "/etc/cni/net.d", "DIR", "where runtimes look for configs"),
         own("conf-name", Kind::Text, "10-flannel.conflist", "NAME", "name of the conflist there"),
+        own("only", Kind::Text, "", "plugin|conf", "leave the other alone; both by default"),
         own(
             "undo",
             Kind::Bool,

@@ -386,10 +386,10 @@ fn docker_opts_takes_what_the_script_takes() {
 fn install_cni_checks_names() {
     let install = |args: &[&str]| run_with(&[&["install-cni"], args].concat(), &[]);
     let Ok(Command::InstallCni(options)) = install(&["--undo", "--conf-dir=/c"]) else { panic!() };
-    assert!(options.undo && options.plugin.is_none() && options.conf.is_none());
+    assert!(options.undo && options.plugin.is_none() && options.conf.is_none() && options.only.is_none());
     assert_eq!(options.conf_dir.join(&options.conf_name).to_str(), Some("/c/10-flannel.conflist"));
     assert_eq!(options.plugin_dir.to_str(), Some("/opt/cni/bin"));
-    for args in [&["--conf-name=a/b"][..], &["--conf-name="], &["--plugin-dir="]] {
+    for args in [&["--conf-name=a/b"][..], &["--conf-name="], &["--plugin-dir="], &["--only=both"]] {
         assert!(install(args).is_err(), "{args:?}");
     }
 }

@@ -144,7 +144,7 @@ pub(crate) const VXLAN: BackendCase = BackendCase {
     families: &[Families::Dual, Families::V4, Families::V6],
     overhead: [50, 70],
     golden: &["vxlan", "vxlan-dual", "vxlan-dual-nftables", "vxlan-nftables", "vxlan-vni-port-gbp"],
-    takeover: &["vxlan", "vxlan-dual"],
+    takeover: &["vxlan", "vxlan-dual", "vxlan-dual-nftables"],
     in_kernel: true,
     // The object that is tried, twice; the object and the route through it.
     adoptions: 4,

@@ -41,6 +41,14 @@ pub(crate) trait Store {
     fn delete(&self, key: &str);
     /// All records: key below `subnets/`, and value.
     fn records(&self) -> BTreeMap<String, String>;
+    /// Writes the record of a node of the cluster as a Go agent on it would.
+    fn put_of(&self, _node: &Node, key: &str, value: &str) {
+        self.put(key, value);
+    }
+    /// All that it holds, byte for byte, with what tells of a write that changed nothing.
+    fn everything(&self) -> Vec<String> {
+        self.records().into_iter().map(|(key, value)| format!("{key} {value}")).collect()
+    }
 }
 
 /// A store that is a process, and can fail as one.
@@ -365,14 +373,20 @@ pub(crate) struct Traffic(Vec<(IpAddr, Pinger)>);
 
 impl Traffic {
     pub(crate) fn between(from: &Pod, to: &Pod) -> Self {
-        let options = PingOptions { interval: Duration::from_millis(2), ..PingOptions::default() };
+        let to = to.addresses().iter().map(ipnetwork::IpNetwork::ip);
+        Self::to(from, to, Duration::from_millis(2))
+    }
+
+    /// From a pod to any addresses, once an interval.
+    pub(crate) fn to(from: &Pod, to: impl IntoIterator<Item = IpAddr>, interval: Duration) -> Self {
+        let options = PingOptions { interval, ..PingOptions::default() };
         let start = |dst: IpAddr| {
             // New pods have no neighbours yet. On a busy machine a solicitation gets lost now and then, and
             // the next comes after a second.
             eventually(SOON, "the first reply", || flannel_lab::ping::reaches(from.netns(), dst).unwrap());
             (dst, Pinger::start(from.netns(), dst, options.clone()).unwrap())
         };
-        let traffic = Self(to.addresses().iter().map(|addr| start(addr.ip())).collect());
+        let traffic = Self(to.into_iter().map(start).collect());
         traffic.go_on(10);
         traffic
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use flannel_lab::cluster::Cluster;
+use flannel_lab::golden::Golden;
 use flannel_lab::kube_store::KubeStore;
 use flannel_lab::node::Node;
 
@@ -24,7 +25,7 @@ on_every_backend!(
 );
 
 /// A server in the underlay, where every node reaches it.
-fn kube(cluster: &Cluster) -> KubeStore {
+pub(crate) fn kube(cluster: &Cluster) -> KubeStore {
     KubeStore::start(cluster).unwrap()
 }
 
@@ -51,6 +52,20 @@ impl Store for KubeStore {
 
     fn records(&self) -> BTreeMap<String, String> {
         self.records()
+    }
+
+    fn put_of(&self, node: &Node, key: &str, value: &str) {
+        self.assign(node.name(), key);
+        self.put(key, value);
+        let condition = &Golden::named("kube-vxlan").json["n1"]["status"]["conditions"][0];
+        self.api().edit_node(node.name(), |node| {
+            node["status"]["conditions"].as_array_mut().unwrap().push(condition.clone());
+        });
+    }
+
+    fn everything(&self) -> Vec<String> {
+        let nodes = self.api().node_names().into_iter();
+        nodes.map(|name| self.api().node(&name).unwrap().to_string()).collect()
     }
 }
 

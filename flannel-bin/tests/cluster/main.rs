@@ -10,6 +10,7 @@ mod direct;
 #[cfg(feature = "etcd")]
 mod etcd;
 mod firewall;
+mod go;
 mod golden;
 mod harness;
 mod hostgw;
@@ -27,4 +28,6 @@ mod restart;
 mod switch;
 mod takeover;
 mod underlay;
+#[cfg(feature = "kube")]
+mod upgrade;
 mod walk;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use flannel_core::lease::LeaseUpdate;
 use flannel_core::subnet::SubnetManager;
+use flannel_core::subnet::kube::{KubeOptions, KubeSubnetManager, KubeTimeouts};
 use flannel_lab::kube_api::{Faults, KubeApiOptions};
 
 use crate::common::*;
@@ -146,4 +147,25 @@ async fn a_list_that_breaks_off_is_no_snapshot() {
     cluster.api.set_faults(Faults { fail_next: 5, ..Faults::default() });
     let mut watch = manager.watch_leases();
     assert_eq!(snapshot(&mut watch).await.0.len(), 20);
+}
+
+/// Nobody tells that a connection comes from an address which the host has no more.
+#[tokio::test]
+async fn a_new_address_is_published_and_watched_from_over_new_connections() {
+    let cluster = Cluster::start(V4);
+    cluster.join(1);
+    // None of these may be what helps.
+    let long = Duration::from_mins(10);
+    let timeouts = KubeTimeouts { request: long, silence: long, first_word: long, ..KubeTimeouts::default() };
+    let manager = KubeSubnetManager::new(KubeOptions { timeouts, ..cluster.options(1) }).unwrap();
+    let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
+    let followed = Followed::new(&manager);
+    until(|| followed.leases().len() == 1).await;
+    cluster.api.forget_connections();
+    soon(manager.publish(&lease, &attrs(2))).await.unwrap();
+    assert!(cluster.annotations(1).contains(&("public-ip".to_owned(), "198.18.0.2".to_owned())));
+    cluster.join_published(3);
+    until(|| followed.leases().len() == 2).await;
+    assert_eq!(*followed.removed.lock().unwrap(), Vec::<String>::new());
+    assert!(manager.status().borrow().connected);
 }

@@ -23,6 +23,7 @@ pub(super) struct Connections {
 #[derive(Debug, Default)]
 struct Valve {
     cut: AtomicBool,
+    forgotten: AtomicBool,
     reader: AtomicWaker,
     writer: AtomicWaker,
 }
@@ -46,6 +47,14 @@ impl Connections {
     pub(super) fn cut(&self) {
         self.each(|valve| {
             valve.cut.store(true, Ordering::SeqCst);
+            valve.wake();
+        });
+    }
+
+    /// Those that are open stay so, and nothing is read or written any more.
+    pub(super) fn forget(&self) {
+        self.each(|valve| {
+            valve.forgotten.store(true, Ordering::SeqCst);
             valve.wake();
         });
     }
@@ -84,7 +93,9 @@ impl Guarded {
         if self.valve.cut.load(Ordering::SeqCst) {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }
-        if self.all.stalled.load(Ordering::SeqCst) { Poll::Pending } else { Poll::Ready(Ok(())) }
+        let is_silent =
+            self.all.stalled.load(Ordering::SeqCst) || self.valve.forgotten.load(Ordering::SeqCst);
+        if is_silent { Poll::Pending } else { Poll::Ready(Ok(())) }
     }
 }
 

@@ -56,12 +56,25 @@ pub(super) fn annotate(node: &mut Value, value: &str) {
             annotations[annotation(suffix)] = json!(value.to_string());
         }
     }
+    // Go's udp backend says no type, which is an empty one.
+    if present("BackendType").is_none() {
+        annotations[annotation("backend-type")] = json!("");
+    }
     // A backend without data has `null` there, in each family that it has.
     if present("BackendData").is_none() && present("PublicIP").is_some() {
         annotations[annotation("backend-data")] = json!("null");
     }
     if present("BackendV6Data").is_none() && present("PublicIPv6").is_some() {
         annotations[annotation("backend-v6-data")] = json!("null");
+    }
+}
+
+/// Gives one annotation another value, or removes it.
+pub(super) fn set(node: &mut Value, suffix: &str, value: Option<&str>) {
+    let annotations = &mut node["metadata"]["annotations"];
+    match value {
+        Some(value) => annotations[annotation(suffix)] = json!(value),
+        None => drop(annotations.as_object_mut().and_then(|all| all.remove(&annotation(suffix)))),
     }
 }
 
@@ -85,7 +98,8 @@ pub(super) fn record(node: &Value) -> Option<(String, String)> {
     }
     let mut record = Map::new();
     for (name, suffix) in TEXTS {
-        record.extend(get(suffix).map(|text| (name.to_owned(), json!(text))));
+        let text = get(suffix).filter(|text| !text.is_empty());
+        record.extend(text.map(|text| (name.to_owned(), json!(text))));
     }
     for (name, suffix) in DATA {
         let data = get(suffix).map(|text| serde_json::from_str(text).unwrap_or_else(|_| json!(text)));
@@ -136,6 +150,10 @@ mod tests {
         assert_eq!(node["metadata"]["annotations"][annotation("backend-data")], "no JSON");
         annotate(&mut node, "{\"PublicIP\":7}");
         assert_eq!(node["metadata"]["annotations"][annotation("public-ip")], "7");
+        set(&mut node, "public-ip", Some("nowhere"));
+        assert_eq!(record(&node).unwrap().1, r#"{"PublicIP":"nowhere"}"#);
+        set(&mut node, MANAGED, None);
+        assert_eq!(record(&node), None);
         assert_eq!((subnets("junk"), foreign_name("Junk/1").as_str()), (None, "foreign-junk-1"));
     }
 }

@@ -2,18 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::{self, JoinHandle};
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use flannel_benches::Fallible;
+use flannel_benches::announce::Listener;
 use flannel_benches::leases::base;
 use flannel_benches::stats::Sample;
 use flannel_core::dataplane::{Object, ObjectKey};
-use flannel_core::kernel::{Kernel, KernelEvent};
-use flannel_core::netlink::Netlink;
-use flannel_lab::netns::Netns;
-use tokio::sync::oneshot;
+use flannel_core::kernel::KernelEvent;
 
 use crate::bed::{Bed, delete, put};
 
@@ -21,13 +18,6 @@ use crate::bed::{Bed, delete, put};
 pub(crate) const BURST: u32 = 1000;
 const BURSTS: usize = 5;
 const DEADLINE: Duration = Duration::from_secs(30);
-
-/// A route was put, or is gone.
-struct News {
-    at: Instant,
-    dst: IpAddr,
-    put: bool,
-}
 
 pub(crate) fn run(bed: &Bed, singles: u32) -> Fallible<()> {
     eprintln!("{}, {} leases in etcd: spread", bed.backend, bed.leases);
@@ -80,64 +70,17 @@ fn millis(start: Instant, end: Instant) -> f64 {
 /// # Panics
 ///
 /// If they don't come.
-fn until(news: &mut Receiver<News>, leases: std::ops::Range<u32>, put: bool) -> Instant {
+fn until(news: &mut Receiver<(Instant, KernelEvent)>, leases: std::ops::Range<u32>, put: bool) -> Instant {
     let mut missing: BTreeSet<IpAddr> = leases.map(|n| base(n).parse().expect("an address")).collect();
     loop {
-        let next = news.recv_timeout(DEADLINE).expect("the routes come");
-        if next.put == put && missing.remove(&next.dst) && missing.is_empty() {
-            return next.at;
+        let (at, event) = news.recv_timeout(DEADLINE).expect("the routes come");
+        let dst = match event {
+            KernelEvent::Put(Object::Route(route)) if put => route.dst.base(),
+            KernelEvent::Gone(ObjectKey::Route(dst, _)) if !put => dst.base(),
+            _ => continue,
+        };
+        if missing.remove(&dst) && missing.is_empty() {
+            return at;
         }
     }
-}
-
-/// Hears of the routes in a namespace until it is dropped.
-struct Listener {
-    news: Receiver<News>,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Listener {
-    fn start(netns: &Netns) -> Fallible<Self> {
-        let (sender, news) = channel();
-        let (opened, is_open) = channel();
-        let (stop, stopped) = oneshot::channel::<()>();
-        let netns = netns.clone();
-        let hear = move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.expect("a runtime").block_on(async {
-                let mut kernel = Netlink::open().expect("netlink");
-                let _ = opened.send(());
-                let hear = async { while forward(&kernel.events().await, &sender) {} };
-                tokio::select! {
-                    () = hear => {}
-                    _ = stopped => {}
-                }
-            });
-        };
-        let thread = thread::spawn(move || _ = netns.enter(hear));
-        is_open.recv()?;
-        Ok(Self { news, stop: Some(stop), thread: Some(thread) })
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        // It may have ended, then nobody hears it.
-        let _ = self.stop.take().map(|stop| stop.send(()));
-        let _ = self.thread.take().map(JoinHandle::join);
-    }
-}
-
-fn forward(events: &[KernelEvent], to: &Sender<News>) -> bool {
-    let at = Instant::now();
-    events.iter().all(|event| {
-        let (dst, put) = match event {
-            KernelEvent::Put(Object::Route(route)) => (route.dst.base(), true),
-            KernelEvent::Gone(ObjectKey::Route(dst, _)) => (dst.base(), false),
-            KernelEvent::Overrun => panic!("announcements were lost"),
-            _ => return true,
-        };
-        to.send(News { at, dst, put }).is_ok()
-    })
 }

@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::AsyncBufReadExt;
 use http::header::{CONTENT_TYPE, HeaderValue, USER_AGENT};
 use http::uri::Scheme;
 use http::{Method, Request, Uri};
@@ -139,6 +141,33 @@ impl Clients {
         let answer =
             answer.unwrap_or_else(|_| Err(CallError::new(what, format!("no answer within {limit:?}"))));
         self.renew_after(answer)
+    }
+
+    /// A list, whose bytes are taken as they come. An error of `take` says why they can't be used.
+    pub(super) async fn read(
+        &self,
+        what: &str,
+        request: Request<Vec<u8>>,
+        limit: Duration,
+        mut take: impl FnMut(&[u8]) -> Result<(), String> + Send,
+    ) -> Result<(), CallError> {
+        let what = &format!("{what} at {}", self.server());
+        let read = async {
+            let answer = self.client(what).await?.request_stream(request).await;
+            let mut reader = pin!(answer.map_err(|error| failed(what, &error))?);
+            loop {
+                let some = reader.fill_buf().await.map_err(|error| CallError::new(what, chain(&error)))?;
+                if some.is_empty() {
+                    return Ok(());
+                }
+                let len = some.len();
+                take(some).map_err(|why| CallError::new(what, format!("the answer can't be read: {why}")))?;
+                reader.consume_unpin(len);
+            }
+        };
+        let read = tokio::time::timeout(limit, read).await;
+        let read = read.unwrap_or_else(|_| Err(CallError::new(what, format!("no answer within {limit:?}"))));
+        self.renew_after(read)
     }
 
     /// The next call reads the files again.

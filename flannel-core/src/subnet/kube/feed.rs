@@ -8,11 +8,13 @@ use std::time::Duration;
 use futures::AsyncBufRead;
 use futures::AsyncBufReadExt;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use super::Store;
 use super::client::{CallError, get};
-use super::node::{BadObject, NodeObject, WireMeta};
+use super::node::{BadObject, NodeObject, WireMeta, WireNode};
+use super::page::Splitter;
 use crate::subnet::chain;
 
 /// Nodes in a page of a list. A node has 3 to 20 KB.
@@ -59,8 +61,6 @@ pub(super) enum Event {
 struct WireList<'a> {
     #[serde(borrow)]
     metadata: WireListMeta<'a>,
-    #[serde(borrow)]
-    items: Option<Vec<&'a RawValue>>,
 }
 
 #[derive(Deserialize)]
@@ -77,6 +77,15 @@ struct WireEvent<'a> {
     kind: Cow<'a, str>,
     #[serde(borrow)]
     object: &'a RawValue,
+}
+
+/// The same of a node.
+#[derive(Deserialize)]
+struct WireNodeEvent<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Cow<'a, str>,
+    #[serde(borrow)]
+    object: WireNode<'a>,
 }
 
 #[derive(Deserialize)]
@@ -104,17 +113,26 @@ impl Store {
             if !next.is_empty() {
                 query = format!("{query}&{}", form_urlencoded(&[("continue", &next)]));
             }
+            let mut page = Splitter::default();
+            let take = |bytes: &[u8]| {
+                page.take(bytes, |item| {
+                    let json = std::str::from_utf8(item).map_err(|error| error.to_string())?;
+                    let object = NodeObject::decode(json, &self.names);
+                    if is_named(&object, own) {
+                        listed.own = Some(json.to_owned());
+                    }
+                    // Half a text says nothing about anybody.
+                    if object.as_ref().is_err_and(|bad| bad.name.is_none()) {
+                        serde_json::from_str::<IgnoredAny>(json).map_err(|error| error.to_string())?;
+                    }
+                    listed.nodes.push(object);
+                    Ok(())
+                })
+            };
             let request = get(&format!("/api/v1/nodes?{query}"));
-            let text = self.call("list nodes", request, self.options.timeouts.page).await?;
+            self.note(self.clients.read("list nodes", request, self.options.timeouts.page, take).await)?;
             let page: WireList<'_> =
-                serde_json::from_str(&text).map_err(|error| self.bad_answer("list nodes", &error))?;
-            for item in page.items.unwrap_or_default() {
-                let object = NodeObject::decode(item.get(), &self.names);
-                if is_named(&object, own) {
-                    listed.own = Some(item.get().to_owned());
-                }
-                listed.nodes.push(object);
-            }
+                serde_json::from_slice(page.rest()).map_err(|error| self.bad_answer("list nodes", &error))?;
             listed.revision = page.metadata.revision.into_owned();
             next = page.metadata.next;
             if next.is_empty() {
@@ -274,6 +292,14 @@ fn decode(line: &[u8], store: &Store, own: &str) -> (Event, Option<String>) {
         Ok(text) => text,
         Err(error) => return garbage(&error),
     };
+    // Nearly all of them are heartbeats of other nodes, so one look at those has to do.
+    if let Ok(WireNodeEvent { kind, object }) = serde_json::from_str(text)
+        && matches!(&*kind, "ADDED" | "MODIFIED")
+        && object.metadata.name != own
+    {
+        let revision = object.metadata.resource_version.as_deref().map(str::to_owned);
+        return (Event::Put(Ok(NodeObject::of(object, &store.names)), None), revision);
+    }
     let event: WireEvent<'_> = match serde_json::from_str(text) {
         Ok(event) => event,
         Err(error) => return garbage(&error),

@@ -21,6 +21,8 @@ pub(super) struct Known {
     /// The few that problems can come from: nodes that can't be read, and keys with more than one claim.
     bad: BTreeSet<Box<str>>,
     contested: BTreeSet<LeaseKey>,
+    /// Counts what was news.
+    news: u64,
 }
 
 /// What a node that takes part says.
@@ -54,11 +56,18 @@ impl Claim {
 impl Known {
     pub(super) fn new(own: &str, families: Vec<Family>) -> Self {
         let (nodes, claims) = (BTreeMap::new(), BTreeMap::new());
-        Self { own: own.into(), families, nodes, claims, bad: BTreeSet::new(), contested: BTreeSet::new() }
+        let (bad, contested) = (BTreeSet::new(), BTreeSet::new());
+        Self { own: own.into(), families, nodes, claims, bad, contested, news: 0 }
+    }
+
+    /// Another number once anything is known that was not: heartbeats are no news.
+    pub(super) fn news(&self) -> u64 {
+        self.news
     }
 
     /// Takes what the API server listed in place of all that was known. Objects that can't be read are named.
     pub(super) fn replace(&mut self, listed: Vec<Result<NodeObject, BadObject>>) -> LeaseUpdate {
+        self.news += 1;
         let before = std::mem::take(&mut self.nodes);
         self.claims.clear();
         self.bad.clear();
@@ -151,6 +160,7 @@ impl Known {
         if self.nodes.get(name) == now.as_ref() {
             return Vec::new();
         }
+        self.news += 1;
         let keys = [self.nodes.get(name).and_then(Claim::key), now.as_ref().and_then(Claim::key)];
         let keys: BTreeSet<LeaseKey> = keys.into_iter().flatten().collect();
         let before: Vec<_> = keys.iter().map(|key| (*key, self.outcome(*key))).collect();

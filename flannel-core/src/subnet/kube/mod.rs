@@ -20,6 +20,7 @@ mod net_conf;
 mod node;
 mod options;
 mod own;
+mod page;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -64,6 +65,8 @@ struct Store {
     own_seen: channel::Sender<Option<OwnNode>>,
     /// Whether pods of this node have a network.
     is_up: channel::Sender<bool>,
+    /// Tells the watch that our address is another.
+    moved: channel::Sender<()>,
     /// The config that was given out last.
     used_config: Mutex<Option<NetworkConfig>>,
 }
@@ -91,6 +94,7 @@ impl KubeSubnetManager {
             recent: Mutex::default(),
             own_seen: channel::Sender::new(None),
             is_up: channel::Sender::new(false),
+            moved: channel::Sender::new(()),
             used_config: Mutex::default(),
         })))
     }

@@ -58,6 +58,11 @@ impl NodeObject {
     /// Reads the JSON of an object.
     pub(super) fn decode(json: &str, names: &Names) -> Result<Self, BadObject> {
         let wire: WireNode<'_> = serde_json::from_str(json).map_err(|error| bad_object(json, &error))?;
+        Ok(Self::of(wire, names))
+    }
+
+    /// Takes what was read out of JSON.
+    pub(super) fn of(wire: WireNode<'_>, names: &Names) -> Self {
         let WireMeta { name, uid, creation_timestamp, annotations, .. } = wire.metadata;
         let mut ours = Annotations::new();
         for (name, value) in annotations.unwrap_or_default().0 {
@@ -71,13 +76,13 @@ impl NodeObject {
         let pod_cidrs = all.unwrap_or_else(|| spec.pod_cidr.into_iter().collect());
         let pod_cidrs =
             pod_cidrs.iter().filter(|cidr| !cidr.is_empty()).map(|cidr| (**cidr).into()).collect();
-        Ok(Self {
+        Self {
             name: name.into(),
             uid: uid.unwrap_or_default().into(),
             created: creation_timestamp.as_deref().map_or(0, order_of),
             annotations: ours,
             pod_cidrs,
-        })
+        }
     }
 
     /// The condition `NetworkUnavailable` in the JSON of an object.
@@ -186,10 +191,11 @@ fn order_of(time: &str) -> u64 {
     digits.parse().unwrap_or(0)
 }
 
+/// What is read of a node's JSON.
 #[derive(Deserialize)]
-struct WireNode<'a> {
+pub(super) struct WireNode<'a> {
     #[serde(borrow)]
-    metadata: WireMeta<'a>,
+    pub(super) metadata: WireMeta<'a>,
     #[serde(borrow)]
     spec: Option<WireSpec<'a>>,
     #[serde(borrow)]

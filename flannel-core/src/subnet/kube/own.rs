@@ -149,6 +149,11 @@ impl Store {
     }
 
     pub(super) async fn publish(&self, lease: &Lease, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
+        if attrs.public_ips != lease.attrs.public_ips {
+            // Nobody tells that a connection comes from an address which the host has no more.
+            self.clients.renew();
+            self.moved.send_replace(());
+        }
         let own = self.read_own().await?;
         check_held(&own.node, lease.key)?;
         self.write(&own.node, attrs).await?;

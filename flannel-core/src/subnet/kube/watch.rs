@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
+use tokio::sync::watch as channel;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::Store;
 use super::feed::{Event, Feed};
 use super::known::Known;
-use crate::lease::{BadRecord, LeaseUpdate};
+use crate::lease::{BadRecord, LeaseKey, LeaseUpdate};
 use crate::subnet::LeaseStream;
 use crate::subnet::missing::Missing;
 use crate::subnet::timing::Backoff;
@@ -30,12 +31,13 @@ const MISSING: &str = "its node is missing since the cluster was restored from a
 
 pub(super) fn stream(store: Arc<Store>) -> LeaseStream {
     let watcher = Watcher {
-        store,
         known: None,
         resume: None,
         newest: None,
         is_sure: false,
         feed: None,
+        moved: store.moved.subscribe(),
+        store,
         opened: Instant::now(),
         can_list_by_watch: true,
         garbage: 0,
@@ -61,6 +63,8 @@ struct Watcher {
     /// Whether the server is known to have the history that we know.
     is_sure: bool,
     feed: Option<Feed>,
+    /// Tells when our address is another.
+    moved: channel::Receiver<()>,
     /// When the feed was opened.
     opened: Instant,
     /// Whether the server is not known to refuse watches that begin with all objects.
@@ -102,10 +106,22 @@ impl Watcher {
                 self.open(&resume).await;
                 continue;
             };
-            let next = feed.next(&store, &own, store.options.timeouts.silence);
-            let next = match self.missing.next_end() {
-                Some(end) => tokio::time::timeout_at(end, next).await,
-                None => Ok(next.await),
+            let missing = self.missing.next_end();
+            let next = async {
+                let next = feed.next(&store, &own, store.options.timeouts.silence);
+                match missing {
+                    Some(end) => tokio::time::timeout_at(end, next).await,
+                    None => Ok(next.await),
+                }
+            };
+            let next = tokio::select! {
+                next = next => next,
+                // The sender lives as long as the store.
+                _ = self.moved.changed() => {
+                    debug!("watching from another address");
+                    self.feed = None;
+                    continue;
+                }
             };
             let updates = match next {
                 Ok(Ok(Some((event, revision)))) => self.take(event, revision, &own).await,
@@ -203,22 +219,23 @@ impl Watcher {
             None => store.list(own).await.ok()?,
         };
         let known = self.known.as_mut().expect("it was made above");
-        let before: Vec<String> = known.keys().map(|key| key.to_string()).collect();
+        let before: Vec<LeaseKey> = known.keys().collect();
         store.saw_own(listed.own.as_deref());
         let count = listed.nodes.len();
         let mut update = known.replace(listed.nodes);
-        let now: BTreeSet<String> = known.keys().map(|key| key.to_string()).collect();
         let number = revision_number(&listed.revision);
         if number < self.newest {
-            let gone: Vec<String> = before.into_iter().filter(|name| !now.contains(name)).collect();
+            let now: BTreeSet<LeaseKey> = known.keys().collect();
+            let gone = before.iter().filter(|key| !now.contains(key));
+            let gone: Vec<String> = gone.map(ToString::to_string).collect();
             warn!(
                 missing = gone.len(),
                 "the API server's revisions went backwards, as after a restored backup"
             );
             self.missing.keep(gone.into_iter(), KEEP);
         }
-        for name in &now {
-            self.missing.found(name);
+        if self.missing.next_end().is_some() {
+            known.keys().for_each(|key| drop(self.missing.found(&key.to_string())));
         }
         if let LeaseUpdate::Snapshot { undecodable, leases } = &mut update {
             debug!(nodes = count, leases = leases.len(), "nodes listed");
@@ -237,6 +254,7 @@ impl Watcher {
     async fn take(&mut self, event: Event, revision: Option<String>, own: &str) -> Vec<LeaseUpdate> {
         let store = Arc::clone(&self.store);
         let known = self.known.as_mut().expect("the watch goes on from a list");
+        let before = known.news();
         let mut updates = match event {
             Event::Put(object, json) => {
                 if json.is_some() {
@@ -274,11 +292,15 @@ impl Watcher {
                 return Vec::new();
             }
         };
+        let is_news = known.news() != before;
         self.garbage = 0;
         store.health.succeed();
         if let Some(revision) = revision {
             self.newest = revision_number(&revision).or(self.newest);
             self.resume = Some(revision);
+        }
+        if !is_news {
+            return Vec::new();
         }
         let taken = updates.iter().filter_map(|update| match update {
             LeaseUpdate::Put(lease) => Some(lease.key.to_string()),

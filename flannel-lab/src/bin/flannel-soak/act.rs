@@ -8,6 +8,7 @@ use crate::lab::Lab;
 use crate::model::{Backend, NETWORKS, Side};
 use crate::phantom::{host, subnet};
 use crate::rules;
+use crate::trouble;
 
 /// The underlay's link on every node.
 const NIC: &str = "eth0";
@@ -17,10 +18,13 @@ const NOBODY: &str = "02:de:ad:00:be:ef";
 const STRAY: u8 = 190;
 
 /// Does it all: the fault, its time, its end. Returns when nothing is in the way of recovery any more.
-pub(crate) fn perform(lab: &Lab, action: &Action) -> Fallible<()> {
+///
+/// To the nodes `calm` nothing happens meanwhile but what this action brings.
+pub(crate) fn perform(lab: &Lab, action: &Action, calm: &[u8]) -> Fallible<()> {
     use Kind::{
-        AgentAway, AgentKilled, AgentPaused, CarrierLoss, Compaction, DeviceDeleted, DeviceDown, DeviceMac,
-        NicFlap, NicPulled, Partition, Renumber, RulesLost, StoreKilled, StorePaused,
+        AgentAway, AgentKilled, AgentPaused, CarrierLoss, Compaction, CutOff, DeviceDeleted, DeviceDown,
+        DeviceMac, Garbage, Meddled, NicFlap, NicPulled, Partition, Refusing, Remade, Renumber, Restored,
+        RulesLost, Slow, StoreKilled, StorePaused, WatchesCut,
     };
     let hold = || sleep(action.hold);
     let Some(number) = action.node else {
@@ -36,6 +40,10 @@ pub(crate) fn perform(lab: &Lab, action: &Action) -> Fallible<()> {
                 lab.store.restart()?;
             }
             Compaction => lab.store.compact()?,
+            CutOff => return trouble::cut_off(lab, action),
+            Restored => return trouble::restore(lab, action, calm),
+            WatchesCut => trouble::cut_watches(lab, action)?,
+            Garbage | Slow | Refusing => return trouble::misbehave(lab, action),
             _ => {}
         }
         return lab.write(&action.put, &action.del);
@@ -91,6 +99,8 @@ pub(crate) fn perform(lab: &Lab, action: &Action) -> Fallible<()> {
             hold();
             lab.start_agent(number)?;
         }
+        Meddled => trouble::meddle(lab, node, action)?,
+        Remade => trouble::make_anew(lab, node, action)?,
         _ => damage()?,
     }
     Ok(())

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::meddling::Meddling;
 use crate::model::Backend;
 use crate::phantom::Phantom;
 
@@ -30,6 +31,14 @@ pub(crate) enum Kind {
     StorePaused,
     StoreKilled,
     Compaction,
+    CutOff,
+    Restored,
+    WatchesCut,
+    Garbage,
+    Slow,
+    Refusing,
+    Meddled,
+    Remade,
 }
 
 impl Kind {
@@ -57,31 +66,42 @@ impl Kind {
             Self::StorePaused => "store paused",
             Self::StoreKilled => "store killed",
             Self::Compaction => "compaction",
+            Self::CutOff => "compacted, cut off",
+            Self::Restored => "store restored",
+            Self::WatchesCut => "watches cut",
+            Self::Garbage => "garbage in watches",
+            Self::Slow => "store slow",
+            Self::Refusing => "store refuses",
+            Self::Meddled => "annotation changed",
+            Self::Remade => "node made anew",
         }
     }
 
     /// Whether it happens to one node.
     pub(crate) fn is_on_a_node(self) -> bool {
-        use Kind::{Burst, Compaction, Join, Leave, NewAddress, NewMac, StoreKilled, StorePaused};
-        !matches!(self, Join | Leave | Burst | NewMac | NewAddress | StorePaused | StoreKilled | Compaction)
+        use Kind::{Burst, Compaction, Join, Leave, NewAddress, NewMac};
+        !self.stops_store() && !matches!(self, Join | Leave | Burst | NewMac | NewAddress | Compaction)
+    }
+
+    /// Whether the store is of little use meanwhile, or of none.
+    pub(crate) fn stops_store(self) -> bool {
+        use Kind::{CutOff, Garbage, Refusing, Restored, Slow, StoreKilled, StorePaused, WatchesCut};
+        matches!(self, StorePaused | StoreKilled | CutOff | Restored | WatchesCut | Garbage | Slow | Refusing)
     }
 
     /// Whether the fault has an end of its own.
     pub(crate) fn lasts(self) -> bool {
-        use Kind::{
-            AgentAway, AgentPaused, CarrierLoss, NicFlap, NicPulled, Partition, StoreKilled, StorePaused,
-        };
-        matches!(
-            self,
-            NicFlap
-                | NicPulled
-                | CarrierLoss
-                | Partition
-                | AgentPaused
-                | AgentAway
-                | StorePaused
-                | StoreKilled
-        )
+        use Kind::{AgentAway, AgentPaused, CarrierLoss, NicFlap, NicPulled, Partition, Remade};
+        self.stops_store()
+            || matches!(
+                self,
+                NicFlap | NicPulled | CarrierLoss | Partition | AgentPaused | AgentAway | Remade
+            )
+    }
+
+    /// Whether the record of a node changes by somebody else's hand.
+    pub(crate) fn meddles(self) -> bool {
+        matches!(self, Self::Meddled | Self::Remade)
     }
 }
 
@@ -136,6 +156,12 @@ pub(crate) struct Action {
     pub(crate) drift: Option<Drift>,
     /// The host that a renumbered node becomes.
     pub(crate) host: u8,
+    /// The status that a server answers with which refuses everything.
+    pub(crate) code: u16,
+    /// Whether the backup that the store is restored from is from before all agents, else from just now.
+    pub(crate) is_first_backup: bool,
+    /// What is done to the annotations of the node.
+    pub(crate) meddling: Option<Meddling>,
 }
 
 /// Pairs that may lose pings by an action.
@@ -163,15 +189,17 @@ impl Action {
     /// Who may notice. Everybody else must not.
     pub(crate) fn touches(&self, backend: Backend) -> Option<Touch> {
         use Kind::{
-            AgentAway, AgentKilled, AgentPaused, CarrierLoss, DeviceDeleted, DeviceDown, DeviceMac, NicFlap,
-            NicPulled, Partition, Renumber,
+            AgentAway, AgentKilled, AgentPaused, CarrierLoss, DeviceDeleted, DeviceDown, DeviceMac, Meddled,
+            NicFlap, NicPulled, Partition, Remade, Renumber,
         };
         let node = self.node?;
         let all = Touch { node, peer: None, v6: None };
         // A TUN has both families, and its packets go through the agent.
         let family = (backend != Backend::Udp).then_some(self.v6);
         match self.kind {
-            NicFlap | NicPulled | CarrierLoss | Partition | Renumber => Some(all),
+            NicFlap | NicPulled | CarrierLoss | Partition | Renumber | Remade => Some(all),
+            // What can't be read is unknown, not gone.
+            Meddled => (!self.meddling.is_some_and(Meddling::is_unreadable)).then_some(all),
             DeviceDown | DeviceDeleted | DeviceMac => Some(Touch { v6: family, ..all }),
             AgentKilled | AgentPaused | AgentAway if backend == Backend::Udp => Some(all),
             _ => {
@@ -198,12 +226,7 @@ impl Action {
 
     /// Whether leases change by it, so that every node has something to do.
     pub(crate) fn writes(&self) -> bool {
-        !self.put.is_empty() || !self.del.is_empty() || self.kind == Kind::Renumber
-    }
-
-    /// Whether the store answers nobody meanwhile.
-    pub(crate) fn stops_store(&self) -> bool {
-        matches!(self.kind, Kind::StorePaused | Kind::StoreKilled)
+        !self.put.is_empty() || !self.del.is_empty() || self.kind == Kind::Renumber || self.kind.meddles()
     }
 }
 
@@ -218,6 +241,15 @@ impl fmt::Display for Action {
         }
         if self.kind == Kind::Renumber {
             write!(f, " to host {}", self.host)?;
+        }
+        if self.kind == Kind::Refusing {
+            write!(f, " with {}", self.code)?;
+        }
+        if self.is_first_backup {
+            write!(f, " from the first backup")?;
+        }
+        if let Some(meddling) = self.meddling {
+            write!(f, ", {meddling}")?;
         }
         if !self.hold.is_zero() {
             write!(f, " for {} ms", self.hold.as_millis())?;
@@ -254,6 +286,9 @@ mod tests {
             del: Vec::new(),
             drift,
             host: 0,
+            code: 0,
+            is_first_backup: false,
+            meddling: None,
         };
         let suffers = |action: &Action, backend, a, b, v6| {
             action.touches(backend).is_some_and(|touch| touch.covers(a, b, v6))
@@ -277,5 +312,11 @@ mod tests {
         let killed = action(Kind::AgentKilled, Some(1), None);
         assert_eq!(killed.touches(Backend::Vxlan), None);
         assert!(suffers(&killed, Backend::Udp, 1, 2, false));
+        let meddled = |annotation, value| Action {
+            meddling: Some(Meddling { annotation: Some(annotation), value }),
+            ..action(Kind::Meddled, Some(1), None)
+        };
+        assert!(suffers(&meddled("public-ip", None), Backend::Vxlan, 2, 1, true));
+        assert_eq!(meddled("public-ip", Some("nowhere")).touches(Backend::Vxlan), None);
     }
 }

@@ -30,6 +30,8 @@ use crate::store::{FOLDER, Store};
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 /// The port of every agent's health server, on its node's loopback.
 const HEALTH_PORT: u16 = 8471;
+/// The subnets of leases that show who has heard what; no planned one has them.
+const BEATS: [u8; 2] = [181, 182];
 /// Between two looks at a kernel.
 const POLL: Duration = Duration::from_millis(15);
 
@@ -115,7 +117,9 @@ impl Lab {
         let file = subnet_file(number);
         fs::create_dir_all(file.parent().expect("it is in a folder"))?;
         let agent = self.node(number).agent("flanneld", &self.flanneld);
-        let agent = agent.arg(self.store.flag()).args(["--iface", "eth0", "--ip-masq", "-v=1"]);
+        let env = self.store.env(self.node(number));
+        let agent = env.into_iter().fold(agent, |agent, (key, value)| agent.env(key, value));
+        let agent = agent.args(self.store.flags()).args(["--iface", "eth0", "--ip-masq", "-v=1"]);
         let agent = agent.arg("--subnet-file").arg(&file);
         let agent = agent.args(["--healthz-ip", "127.0.0.1", "--healthz-port", &HEALTH_PORT.to_string()]);
         Ok(agent.start()?)
@@ -186,6 +190,22 @@ impl Lab {
         Ok(())
     }
 
+    /// Writes all phantoms' records once more, as their nodes do in a store that has lost them.
+    pub(crate) fn write_again(&self) -> Fallible<()> {
+        let phantoms = self.model().phantoms.values().cloned().collect::<Vec<_>>();
+        phantoms.iter().try_for_each(|lease| self.store.put(&lease.key(), &lease.value(self.backend)))
+    }
+
+    /// Lets a lease join that nobody planned, and the one before leave. A node whose kernel shows that has taken
+    /// all that the store said before.
+    pub(crate) fn beat(&self) -> Fallible<()> {
+        let last = BEATS.into_iter().find(|beat| self.model().phantoms.contains_key(beat));
+        let next = BEATS.into_iter().find(|beat| Some(*beat) != last).expect("there are two");
+        // Hosts and MACs that no other phantom has.
+        let beat = Phantom { subnet: next, host: next + 60, mac: u16::from(next) << 8 | 0xff };
+        self.write(&[beat], last.as_slice())
+    }
+
     /// Changes the underlay addresses of a node's lease in the model, as its agent is to do in the store.
     pub(crate) fn renumber(&self, number: u8) {
         let node = self.node(number);
@@ -237,6 +257,16 @@ impl Lab {
             }
             std::thread::sleep(POLL);
         }
+    }
+
+    /// Waits until the store holds what it should.
+    pub(crate) fn wait_for_store(&self, limit: Duration) -> Fallible<()> {
+        let well = || match self.store_deviation() {
+            Ok(None) => Ok(()),
+            Ok(Some(deviation)) => Err(deviation),
+            Err(error) => Err(error.to_string()),
+        };
+        Ok(wait_for(limit, "the records to be put back", well)?)
     }
 
     /// What the store has and should not have, or lacks.

@@ -8,7 +8,8 @@
 //!   are back;
 //! - every node's firewall rules are those that its agent wrote at first;
 //! - nodes that nothing happened to never deviated, and what others put on a node is still there (`foreign.rs`);
-//! - the store holds the leases it should, and every agent is ready.
+//! - the store holds the leases it should, also where others changed or removed them, and every agent is ready;
+//! - a store restored from a backup takes no lease away.
 //!
 //! A violation ends it with status 1 and shows seed, actions, difference and logs. The same seed and options
 //! give the same actions, though not at the same microsecond.
@@ -17,6 +18,7 @@ mod act;
 mod action;
 mod foreign;
 mod lab;
+mod meddling;
 mod model;
 mod options;
 mod phantom;
@@ -28,6 +30,7 @@ mod report;
 mod rounds;
 mod rules;
 mod store;
+mod trouble;
 
 use std::error::Error;
 use std::path::Path;
@@ -127,8 +130,11 @@ fn churn(
     println!("built in {:.1} s; churning", journal.elapsed().as_secs_f64());
     let end = Instant::now() + Duration::from_secs_f64(options.minutes * 60.0);
     let mut sign = Instant::now() + SIGN;
+    let mut before = Vec::new();
     while Instant::now() < end {
-        rounds::run(lab, &planner.round(), &mut pings, journal, report)?;
+        let actions = planner.round();
+        rounds::run(lab, &actions, &before, &mut pings, journal, report)?;
+        before = actions;
         report.rounds += 1;
         if !options.verbose && Instant::now() > sign {
             sign += SIGN;

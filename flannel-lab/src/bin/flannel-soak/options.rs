@@ -8,8 +8,9 @@ use flannel_lab::cluster::Families;
 use crate::model::Backend;
 
 /// Churns a cluster of network namespaces on this machine, with the real agent on every node, for minutes:
-/// joins, leaves, drift, flaps, store faults, killed agents, several at once. Checks that the kernel comes to
-/// equal a model of its own, and that no pair of pods loses a ping without a cause.
+/// joins, leaves, drift, flaps, store faults, killed agents, several at once; on Kubernetes annotations that
+/// others change, nodes made anew and restored backups, too. Checks that the kernel comes to equal a model of its
+/// own, and that no pair of pods loses a ping without a cause.
 ///
 /// Needs root or user namespaces, and leaves nothing behind. The same seed and options give the same actions.
 #[derive(Debug, Parser)]
@@ -56,6 +57,8 @@ pub(crate) enum StoreChoice {
     Local,
     /// A server in the underlay
     Etcd,
+    /// A Kubernetes API server in the underlay, with an object for each node; a stand-in, so nothing is needed
+    Kube,
 }
 
 #[cfg(test)]
@@ -69,6 +72,7 @@ mod tests {
         Options::command().debug_assert();
         let options = Options::parse_from(["flannel-soak", "--minutes", "0.5", "--backend", "host-gw"]);
         assert_eq!((options.minutes, options.backend, options.nodes), (0.5, Backend::HostGw, 4));
+        assert_eq!(Options::parse_from(["flannel-soak", "--store", "kube"]).store, StoreChoice::Kube);
         for bad in [["--minutes", "0"], ["--minutes", "NaN"], ["--nodes", "1"], ["--phantoms", "111"]] {
             assert!(Options::try_parse_from(["flannel-soak"].iter().chain(&bad)).is_err(), "{bad:?}");
         }

@@ -9,9 +9,13 @@ use std::time::Duration;
 use fastrand::Rng;
 
 use crate::action::{Action, Drift, Kind, Piece, Victim};
+use crate::meddling::Meddling;
 use crate::model::Backend;
 use crate::options::StoreChoice;
 use crate::phantom::{HOSTS, Phantom, SUBNETS};
+
+/// What an API server says that is overloaded, broken, or behind a proxy without it.
+const CODES: [u16; 4] = [429, 500, 503, 504];
 
 /// What can be chosen from.
 #[derive(Debug, Clone)]
@@ -42,6 +46,12 @@ struct Taken {
     records: bool,
     /// Phantoms whose records change; their entries are not damaged besides.
     phantoms: BTreeSet<u8>,
+    /// A node is made anew, or the store restored, which would undo the other.
+    objects: bool,
+    /// An agent starts, and so forgets what it knew.
+    starts: bool,
+    /// The store is restored to what it was before all agents, so that only they know of each other.
+    first_backup: bool,
 }
 
 impl Planner {
@@ -73,13 +83,14 @@ impl Planner {
     /// One that is still possible, by weight.
     fn kind(&mut self, taken: &Taken) -> Option<Kind> {
         use Kind::{
-            AgentAway, AgentKilled, AgentPaused, Burst, CarrierLoss, Compaction, DeviceDeleted, DeviceDown,
-            DeviceMac, Drift, Join, Leave, NewAddress, NewMac, NicFlap, NicPulled, Partition, Renumber,
-            RulesLost, StoreKilled, StorePaused,
+            AgentAway, AgentKilled, AgentPaused, Burst, CarrierLoss, Compaction, CutOff, DeviceDeleted,
+            DeviceDown, DeviceMac, Drift, Garbage, Join, Leave, Meddled, NewAddress, NewMac, NicFlap,
+            NicPulled, Partition, Refusing, Remade, Renumber, Restored, RulesLost, Slow, StoreKilled,
+            StorePaused, WatchesCut,
         };
         let Setting { backend, store, nodes, .. } = self.setting;
         let (vxlan, host_gw) = (backend == Backend::Vxlan, backend == Backend::HostGw);
-        let etcd = store == StoreChoice::Etcd;
+        let (server, kube) = (store != StoreChoice::Local, store == StoreChoice::Kube);
         let weights = [
             (Join, 4),
             (Leave, 4),
@@ -100,12 +111,23 @@ impl Planner {
             (AgentPaused, 6),
             (AgentAway, 6),
             (StorePaused, 4),
-            (StoreKilled, if etcd { 4 } else { 0 }),
-            (Compaction, if etcd { 4 } else { 0 }),
+            (StoreKilled, if server { 4 } else { 0 }),
+            (Compaction, if server { 4 } else { 0 }),
+            (CutOff, if kube { 4 } else { 0 }),
+            (Restored, if kube { 5 } else { 0 }),
+            (WatchesCut, if kube { 4 } else { 0 }),
+            (Garbage, if kube { 3 } else { 0 }),
+            (Slow, if kube { 3 } else { 0 }),
+            (Refusing, if kube { 4 } else { 0 }),
+            (Meddled, if kube { 10 } else { 0 }),
+            (Remade, if kube { 5 } else { 0 }),
         ];
         let is_free = |kind: Kind| match kind {
             // All nodes have to do with it, and all their pings; one at a time is enough.
             Renumber => taken.nodes.is_empty() && !taken.records,
+            Remade if taken.objects => false,
+            Restored if taken.objects => false,
+            AgentKilled | AgentAway if taken.first_backup => false,
             kind if kind.is_on_a_node() => taken.nodes.len() < usize::from(nodes),
             _ => !taken.records,
         };
@@ -120,7 +142,10 @@ impl Planner {
     }
 
     fn action(&mut self, kind: Kind, taken: &mut Taken) -> Action {
-        use Kind::{AgentAway, AgentPaused, Burst, Drift, Leave, NewAddress, NewMac, Renumber};
+        use Kind::{
+            AgentAway, AgentKilled, AgentPaused, Burst, CutOff, Drift, Leave, Meddled, NewAddress, NewMac,
+            Refusing, Remade, Renumber, Restored,
+        };
         let after = Duration::from_millis(self.rng.u64(0..800));
         let hold = if kind.lasts() { self.rng.u64(200..4000) } else { 0 };
         let v6 = self.family();
@@ -134,7 +159,12 @@ impl Planner {
             del: Vec::new(),
             drift: None,
             host: 0,
+            code: 0,
+            is_first_backup: false,
+            meddling: None,
         };
+        taken.starts |= matches!(kind, AgentKilled | AgentAway);
+        taken.objects |= matches!(kind, Remade | Restored);
         if kind.is_on_a_node() {
             let free =
                 (1..=self.setting.nodes).filter(|node| !taken.nodes.contains(node)).collect::<Vec<_>>();
@@ -151,6 +181,10 @@ impl Planner {
                     taken.records = true;
                     taken.nodes.extend(1..=self.setting.nodes);
                     action.host = self.other_host(node);
+                }
+                Meddled => {
+                    let all = Meddling::all(self.setting.backend, &self.setting.families);
+                    action.meddling = Some(all[self.rng.usize(0..all.len())]);
                 }
                 _ => {}
             }
@@ -178,6 +212,21 @@ impl Planner {
                 action.del = self.leave(leave, taken);
                 taken.phantoms.extend(&action.del);
                 action.put = self.join(join, taken);
+            }
+            CutOff => {
+                action.del = self.leave(1, taken);
+                taken.phantoms.extend(&action.del);
+                action.put = self.join(1, taken);
+            }
+            Restored => {
+                action.is_first_backup = !taken.starts && self.rng.bool();
+                taken.first_backup = action.is_first_backup;
+                let count = self.rng.usize(1..4);
+                action.put = self.join(count, taken);
+            }
+            Refusing => {
+                action.code = CODES[self.rng.usize(0..CODES.len())];
+                action.put = self.join(1, taken);
             }
             // After a fault of the store, a lease that joins shows whether all is well again.
             _ => action.put = self.join(1, taken),

@@ -10,16 +10,18 @@ use crate::act::perform;
 use crate::action::{Action, Kind, Touch};
 use crate::foreign;
 use crate::lab::{LIMIT, Lab};
+use crate::model::Backend;
 use crate::pings::{Loss, Pings};
 use crate::report::{Journal, Report};
 
 /// Between two looks at those whom a round does not concern.
 const GLANCE: Duration = Duration::from_millis(200);
 
-/// Runs one. An error is a violation, or the lab itself failed.
+/// Runs one, after the one with the actions `before`. An error is a violation, or the lab itself failed.
 pub(crate) fn run(
     lab: &Lab,
     actions: &[Action],
+    before: &[Action],
     pings: &mut Pings,
     journal: &Journal,
     report: &mut Report,
@@ -58,7 +60,11 @@ pub(crate) fn run(
     // The next ones first: there is no moment without.
     let next = Pings::start(lab)?;
     let (sent, losses) = std::mem::replace(pings, next).stop();
-    let touches = actions.iter().filter_map(|action| action.touches(lab.backend)).collect::<Vec<_>>();
+    // With udp no kernel shows whether a node has heard of another's record that was changed and put back, so that
+    // may be yet to come.
+    let late = before.iter().filter(|action| lab.backend == Backend::Udp && action.kind.meddles());
+    let touches = actions.iter().chain(late).filter_map(|action| action.touches(lab.backend));
+    let touches = touches.collect::<Vec<_>>();
     let (without_cause, lines) = unexplained(&touches, &losses);
     report.pings(sent, losses.iter().map(|loss| loss.report.lost).sum(), without_cause);
     if !lines.is_empty() {
@@ -78,9 +84,11 @@ fn one(
 ) -> Fallible<Option<Duration>> {
     sleep(action.after);
     journal.note(action.to_string());
-    perform(lab, action)?;
+    // A node whose record is changed by somebody concerns all.
+    let is_calm = |number: &u8| !all.iter().any(|other| other.kind.meddles() || other.node == Some(*number));
+    perform(lab, action, &lab.numbers().filter(is_calm).collect::<Vec<_>>())?;
     let end = Instant::now();
-    if action.stops_store() {
+    if action.kind.stops_store() {
         *store_back.lock().expect("nobody panics with it") = end;
     }
     // Where somebody else's fault lasts, this one's recovery says nothing.
@@ -92,6 +100,9 @@ fn one(
     };
     // A fault of the store that begins later may still delay it.
     let longest = all.iter().map(|other| other.after + other.hold).max().unwrap_or_default();
+    if action.kind.meddles() {
+        lab.wait_for_store(LIMIT + longest)?;
+    }
     let back = lab.wait_for_model(&concerned, end + LIMIT + longest)?;
     if let Some(node) = action.node {
         lab.wait_until_ready(node, LIMIT + longest)?;
@@ -100,7 +111,7 @@ fn one(
     let time = back.saturating_duration_since(since);
     journal.note(format!("    well {} ms after: {action}", time.as_millis()));
     // A node that also waited for the store, or for the last of many writes, tells of two causes.
-    let is_cause = |other: &Action| other.stops_store() || other.kind == Kind::Burst;
+    let is_cause = |other: &Action| other.kind.stops_store() || other.kind == Kind::Burst;
     let others = || all.iter().filter(|other| *other != action);
     Ok((!concerned.is_empty() && !others().any(is_cause)).then_some(time))
 }
@@ -126,6 +137,11 @@ fn watch_bystanders(lab: &Lab, actions: &[Action], over: &AtomicBool) -> Fallibl
 /// Waits until all of it is well, whoever had to do with it, and checks what must never have changed.
 fn settle(lab: &Lab, actions: &[Action], pings: &Pings, journal: &Journal) -> Fallible<()> {
     let numbers = lab.numbers().collect::<Vec<_>>();
+    if actions.iter().any(|action| action.kind.meddles() || action.kind == Kind::Restored) {
+        // What a node has not heard of yet it shows as little as what it has got over.
+        lab.wait_for_store(LIMIT)?;
+        lab.beat()?;
+    }
     lab.wait_for_model(&numbers, Instant::now() + LIMIT)?;
     numbers.iter().try_for_each(|number| lab.wait_until_ready(*number, LIMIT))?;
     journal.note("    all kernels equal the model, all agents are ready");

@@ -1,27 +1,42 @@
-//! The store of the cluster: a folder or an etcd server, written to as other nodes would.
+//! The store of the cluster: a folder, an etcd server or a Kubernetes API server, written to as other nodes would.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use flannel_lab::cluster::Cluster;
 use flannel_lab::etcd::{Etcd, EtcdOptions};
+use flannel_lab::kube_api::Snapshot;
+use flannel_lab::kube_store::KubeStore;
+use flannel_lab::node::Node;
 
 use crate::Fallible;
 use crate::options::StoreChoice;
+use crate::phantom::subnet;
 
 /// Where everything of the soak is. `/run` is the sandbox's own.
 pub(crate) const FOLDER: &str = "/run/flannel-soak";
 /// Upstream's default of `--etcd-prefix`.
 const PREFIX: &str = "/coreos.com/network";
 
+/// In Kubernetes, the subnets of the nodes come after the one of this number.
+const FIRST: u8 = 200;
+
 /// The store.
 #[derive(Debug)]
 pub(crate) enum Store {
     Local(PathBuf),
     Etcd(Box<Mutex<Etcd>>),
+    Kube(Box<Kube>),
+}
+
+/// An API server, and what it had before all agents.
+#[derive(Debug)]
+pub(crate) struct Kube {
+    pub(crate) store: KubeStore,
+    pub(crate) first_backup: Snapshot,
 }
 
 impl Store {
@@ -39,14 +54,36 @@ impl Store {
                 etcd.put(&format!("{PREFIX}/config"), config)?;
                 Ok(Self::Etcd(Box::new(Mutex::new(etcd))))
             }
+            StoreChoice::Kube => {
+                let store = KubeStore::without_nodes(cluster)?;
+                store.put_config(config)?;
+                for node in cluster.nodes() {
+                    let families = cluster.families();
+                    let used = [families.v4().then_some(false), families.v6().then_some(true)];
+                    // Above those of phantoms.
+                    let subnet = |v6| subnet(FIRST + node.number(), v6).to_string();
+                    store.register(node.name(), &used.into_iter().flatten().map(subnet).collect::<Vec<_>>());
+                }
+                let first_backup = store.api().snapshot();
+                Ok(Self::Kube(Box::new(Kube { store, first_backup })))
+            }
         }
     }
 
-    /// The flag that makes an agent use it.
-    pub(crate) fn flag(&self) -> String {
+    /// The flags that make an agent use it.
+    pub(crate) fn flags(&self) -> Vec<String> {
         match self {
-            Self::Local(folder) => format!("--store=local:{}", folder.display()),
-            Self::Etcd(etcd) => format!("--etcd-endpoints={}", lock(etcd).endpoint()),
+            Self::Local(folder) => vec![format!("--store=local:{}", folder.display())],
+            Self::Etcd(etcd) => vec![format!("--etcd-endpoints={}", lock(etcd).endpoint())],
+            Self::Kube(kube) => kube.store.args(),
+        }
+    }
+
+    /// The environment of a node's agent.
+    pub(crate) fn env(&self, node: &Node) -> Vec<(&'static str, String)> {
+        match self {
+            Self::Local(_) | Self::Etcd(_) => Vec::new(),
+            Self::Kube(kube) => kube.store.env(node.name()),
         }
     }
 
@@ -60,6 +97,10 @@ impl Store {
                 Ok(fs::rename(beside, folder.join("subnets").join(key))?)
             }
             Self::Etcd(etcd) => Ok(lock(etcd).put(&format!("{PREFIX}/subnets/{key}"), value)?),
+            Self::Kube(kube) => {
+                kube.store.put(key, value);
+                Ok(())
+            }
         }
     }
 
@@ -68,6 +109,10 @@ impl Store {
         match self {
             Self::Local(folder) => Ok(fs::remove_file(folder.join("subnets").join(key))?),
             Self::Etcd(etcd) => Ok(lock(etcd).del(&format!("{PREFIX}/subnets/{key}"))?),
+            Self::Kube(kube) => {
+                kube.store.delete(key);
+                Ok(())
+            }
         }
     }
 
@@ -90,6 +135,7 @@ impl Store {
                 let list = lock(etcd).list(&prefix)?.into_iter();
                 Ok(list.map(|one| (one.key.trim_start_matches(&prefix).to_owned(), one.value)).collect())
             }
+            Self::Kube(kube) => Ok(kube.store.records()),
         }
     }
 
@@ -98,6 +144,10 @@ impl Store {
         match self {
             Self::Local(folder) => Ok(fs::rename(folder, hidden(folder))?),
             Self::Etcd(etcd) => Ok(lock(etcd).pause()?),
+            Self::Kube(kube) => {
+                kube.store.pause();
+                Ok(())
+            }
         }
     }
 
@@ -106,30 +156,57 @@ impl Store {
         match self {
             Self::Local(folder) => Ok(fs::rename(hidden(folder), folder)?),
             Self::Etcd(etcd) => Ok(lock(etcd).resume()?),
+            Self::Kube(kube) => {
+                kube.store.resume();
+                Ok(())
+            }
         }
     }
 
     /// Ends the server at once.
     pub(crate) fn kill(&self) -> Fallible<()> {
-        Ok(lock(self.server()?).kill().map(drop)?)
+        match self {
+            Self::Local(_) => Err(no_server()),
+            Self::Etcd(etcd) => Ok(lock(etcd).kill().map(drop)?),
+            Self::Kube(kube) => {
+                kube.store.kill();
+                Ok(())
+            }
+        }
     }
 
     /// Starts the server again with what it had.
     pub(crate) fn restart(&self) -> Fallible<()> {
-        Ok(lock(self.server()?).restart()?)
+        match self {
+            Self::Local(_) => Err(no_server()),
+            Self::Etcd(etcd) => Ok(lock(etcd).restart()?),
+            Self::Kube(kube) => Ok(kube.store.restart()?),
+        }
     }
 
     /// Makes the server forget all revisions but the last.
     pub(crate) fn compact(&self) -> Fallible<()> {
-        Ok(lock(self.server()?).compact().map(drop)?)
-    }
-
-    fn server(&self) -> io::Result<&Mutex<Etcd>> {
         match self {
-            Self::Local(_) => Err(io::Error::other("a folder has no server")),
-            Self::Etcd(etcd) => Ok(etcd),
+            Self::Local(_) => Err(no_server()),
+            Self::Etcd(etcd) => Ok(lock(etcd).compact().map(drop)?),
+            Self::Kube(kube) => {
+                kube.store.api().compact();
+                Ok(())
+            }
         }
     }
+
+    /// The store, if it is Kubernetes.
+    pub(crate) fn kube(&self) -> Fallible<&Kube> {
+        match self {
+            Self::Kube(kube) => Ok(kube),
+            Self::Local(_) | Self::Etcd(_) => Err("only Kubernetes can do that".into()),
+        }
+    }
+}
+
+fn no_server() -> Box<dyn Error + Send + Sync> {
+    "a folder has no server".into()
 }
 
 fn hidden(folder: &Path) -> PathBuf {

@@ -5,7 +5,11 @@ fn setting(backend: Backend) -> Setting {
 }
 
 fn rounds(seed: u64, count: usize) -> Vec<Vec<Action>> {
-    let mut planner = Planner::new(seed, setting(Backend::Vxlan));
+    rounds_on(StoreChoice::Etcd, seed, count)
+}
+
+fn rounds_on(store: StoreChoice, seed: u64, count: usize) -> Vec<Vec<Action>> {
+    let mut planner = Planner::new(seed, Setting { store, ..setting(Backend::Vxlan) });
     assert_eq!(planner.first().len(), 100);
     (0..count).map(|_| planner.round()).collect()
 }
@@ -18,15 +22,23 @@ fn the_same_seed_gives_the_same_actions() {
 
 #[test]
 fn every_kind_comes_and_nothing_collides() {
+    for (store, count) in [(StoreChoice::Etcd, 21), (StoreChoice::Kube, 29)] {
+        every_kind_of(store, count);
+    }
+}
+
+fn every_kind_of(store: StoreChoice, count: usize) {
     let mut kinds = BTreeSet::new();
     let mut overlapping = 0;
-    for round in rounds(1, 2000) {
+    for round in rounds_on(store, 1, 2000) {
         assert!((1..=3).contains(&round.len()));
         overlapping += usize::from(round.len() > 1);
         kinds.extend(round.iter().map(|action| action.kind));
         let nodes = round.iter().filter_map(|action| action.node).collect::<Vec<_>>();
         assert_eq!(nodes.iter().collect::<BTreeSet<_>>().len(), nodes.len(), "{round:?}");
-        let store = round.iter().filter(|action| action.writes() || action.stops_store()).count();
+        let of_store =
+            |action: &&Action| action.kind.stops_store() || (action.writes() && !action.kind.meddles());
+        let store = round.iter().filter(of_store).count();
         assert!(store <= 1, "{round:?}");
         for action in &round {
             let Some(Drift { victim: Victim::Phantom(phantom), .. }) = action.drift else { continue };
@@ -36,7 +48,7 @@ fn every_kind_comes_and_nothing_collides() {
             assert!(!round.iter().any(changed), "{round:?}");
         }
     }
-    assert_eq!(kinds.len(), 21, "{kinds:?}");
+    assert_eq!(kinds.len(), count, "{kinds:?}");
     assert!(overlapping > 1000);
 }
 
@@ -79,4 +91,18 @@ fn without_its_agent_udp_has_nothing_to_damage() {
     for action in (0..1000).flat_map(|_| planner.round()) {
         assert!(action.drift.is_none() || action.kind == Kind::Drift, "{action}");
     }
+}
+
+#[test]
+fn a_restored_store_undoes_nothing_that_somebody_needs() {
+    let (mut first, mut recent) = (0, 0);
+    for round in rounds_on(StoreChoice::Kube, 2, 3000) {
+        let has = |kinds: &[Kind]| round.iter().any(|action| kinds.contains(&action.kind));
+        let Some(restored) = round.iter().find(|action| action.kind == Kind::Restored) else { continue };
+        assert!(!has(&[Kind::Remade]), "{round:?}");
+        // Whoever starts on a store that has forgotten the others can't know of them.
+        assert!(!restored.is_first_backup || !has(&[Kind::AgentKilled, Kind::AgentAway]), "{round:?}");
+        *(if restored.is_first_backup { &mut first } else { &mut recent }) += 1;
+    }
+    assert!(first > 10 && recent > 10, "{first} {recent}");
 }

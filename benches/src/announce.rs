@@ -1,0 +1,62 @@
+//! What the kernel announces in a namespace, with the time at which it was heard.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use flannel_core::kernel::{Kernel, KernelEvent};
+use flannel_core::netlink::Netlink;
+use flannel_lab::netns::Netns;
+use tokio::sync::oneshot;
+
+use crate::Fallible;
+
+/// Hears of every change of routes, neighbours, FDB entries and next-hop objects in a namespace until it is dropped.
+#[derive(Debug)]
+pub struct Listener {
+    /// What was heard, in order.
+    pub news: Receiver<(Instant, KernelEvent)>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Listener {
+    /// Listens once this returns.
+    pub fn start(netns: &Netns) -> Fallible<Self> {
+        let (sender, news) = channel();
+        let (opened, is_open) = channel();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let netns = netns.clone();
+        let hear = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.expect("a runtime").block_on(async {
+                let mut kernel = Netlink::open().expect("netlink");
+                let _ = opened.send(());
+                let hear = async { while forward(kernel.events().await, &sender) {} };
+                tokio::select! {
+                    () = hear => {}
+                    _ = stopped => {}
+                }
+            });
+        };
+        let thread = thread::spawn(move || _ = netns.enter(hear));
+        is_open.recv()?;
+        Ok(Self { news, stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // It may have ended, then nobody hears it.
+        let _ = self.stop.take().map(|stop| stop.send(()));
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+fn forward(events: Vec<KernelEvent>, to: &Sender<(Instant, KernelEvent)>) -> bool {
+    let at = Instant::now();
+    events.into_iter().all(|event| {
+        assert!(!matches!(event, KernelEvent::Overrun), "announcements were lost");
+        to.send((at, event)).is_ok()
+    })
+}

@@ -1,0 +1,53 @@
+{{/*
+Refuses values that would have no effect, and combinations that no agent starts with. What only the types of values
+tell is in values.schema.json.
+*/}}
+{{- define "flannel.checks" -}}
+{{- $flannel := .Values.flannel -}}
+{{- $backend := $flannel.backend -}}
+{{- if not (has $backend (list "vxlan" "host-gw" "udp")) -}}
+{{- fail (printf "flannel.backend: %q is not in this version of flannel, which has vxlan, host-gw and udp" $backend) -}}
+{{- end -}}
+{{- range $name := list "psk" "tunnelMode" "keepaliveInterval" "backendPortv6" -}}
+{{- if index $flannel $name -}}
+{{- fail (printf "flannel.%s is for the backend wireguard, which is not in this version of flannel: leave it out" $name) -}}
+{{- end -}}
+{{- end -}}
+{{- if ne $backend "vxlan" -}}
+{{- range $name := list "mtu" "vni" "GBP" "directRouting" "macPrefix" -}}
+{{- if index $flannel $name -}}
+{{- fail (printf "flannel.%s has no effect with the backend %s: leave it out" $name $backend) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if and (eq $backend "host-gw") $flannel.backendPort -}}
+{{- fail "flannel.backendPort has no effect with the backend host-gw: leave it out" -}}
+{{- end -}}
+{{- if not (or .Values.podCidr .Values.podCidrv6) -}}
+{{- fail "podCidr and podCidrv6 are both empty: pods need addresses of one family at least" -}}
+{{- end -}}
+{{- if contains "," (print .Values.podCidr .Values.podCidrv6) -}}
+{{- fail "podCidr and podCidrv6 take one network each" -}}
+{{- end -}}
+{{- range $arg := $flannel.args -}}
+{{- if hasPrefix "healthz-port" (trimAll "-" $arg) -}}
+{{- fail "flannel.args: the port of the health server is flannel.healthz.port, which the probes need to know, too" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The image of flanneld. */}}
+{{- define "flannel.image" -}}
+{{ .Values.flannel.image.repository }}:{{ .Values.flannel.image.tag }}
+{{- end -}}
+
+{{/* The image of the CNI plugin, if it is another one. */}}
+{{- define "flannel.cniImage" -}}
+{{- with (.Values.flannel.flannel_cni | default dict).image -}}
+{{- if .repository -}}
+{{ .repository }}:{{ required "flannel.flannel_cni.image has a repository and no tag" .tag }}
+{{- else if .tag -}}
+{{- fail "flannel.flannel_cni.image has a tag and no repository" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}

@@ -1,0 +1,204 @@
+//! `dist/helm/flannel`, rendered by Helm's own template engine (`dist/helm/render`).
+
+use std::env;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::OnceLock;
+
+use flannel_core::config::{LeaseSource, NetworkConfig};
+use serde_json::{Value, json};
+
+use crate::manifest;
+use crate::objects::{allowed, called, command_line, config, container, meaning, of_kind, parse};
+use crate::path;
+
+/// Builds the renderer, from Debian's packages.
+fn renderer() -> &'static PathBuf {
+    static RENDERER: OnceLock<PathBuf> = OnceLock::new();
+    RENDERER.get_or_init(|| {
+        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+        let program = folder.join("helm-render");
+        let built = Command::new("go")
+            .args(["build", "-o"])
+            .arg(&program)
+            .arg("./dist/helm/render")
+            .current_dir(path(""))
+            .env("GO111MODULE", "off")
+            .env("GOPATH", "/usr/share/gocode")
+            .env("GOCACHE", folder.join("go-cache"))
+            .output();
+        let built = built.expect("Go is there; .ci/install installs it");
+        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        program
+    })
+}
+
+/// The text that comes of these values, or why there is none.
+fn render(values: &str) -> Result<String, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("values.yaml");
+    std::fs::write(&file, values).unwrap();
+    let mut command = Command::new(renderer());
+    let output =
+        command.args(["-n", "kube-flannel"]).arg(path("dist/helm/flannel")).arg(file).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+}
+
+fn objects(values: &str) -> Vec<Value> {
+    parse(&render(values).unwrap_or_else(|error| panic!("{values}: {error}")))
+}
+
+/// The agent's container.
+fn agent(objects: &[Value]) -> &Value {
+    container(of_kind(objects, "DaemonSet"), "kube-flannel").unwrap()
+}
+
+/// The pods' part of the `DaemonSet`.
+fn pod(objects: &[Value]) -> &Value {
+    &of_kind(objects, "DaemonSet")["spec"]["template"]["spec"]
+}
+
+/// Takes the label `k8s-app` away wherever there is one, and label lists that are empty then.
+fn without_k8s_app(value: &mut Value) {
+    match value {
+        Value::Object(object) => {
+            object.remove("k8s-app");
+            object.values_mut().for_each(without_k8s_app);
+            if object.get("labels").is_some_and(|labels| labels == &json!({})) {
+                object.remove("labels");
+            }
+        }
+        Value::Array(list) => list.iter_mut().for_each(without_k8s_app),
+        _ => {}
+    }
+}
+
+/// As with Go flannel's, two things differ: Helm makes the namespace itself, and the manifest has a label `k8s-app`,
+/// which is in its selector, too; neither's selector can be changed.
+#[test]
+fn the_default_values_give_the_manifest() {
+    let mut manifest = meaning(&manifest::objects());
+    manifest.remove("Namespace").unwrap();
+    manifest.values_mut().for_each(without_k8s_app);
+    assert_eq!(meaning(&objects("")), manifest);
+}
+
+#[test]
+fn values_get_to_their_places() {
+    let network = json!({ "Network": "10.244.0.0/16", "EnableNFTables": false });
+    let of = |backend: Value| {
+        let mut config = network.clone();
+        config["Backend"] = backend;
+        config
+    };
+    let both = json!({ "Network": "10.42.0.0/16", "EnableIPv6": true, "IPv6Network": "fd00:42::/56",
+        "EnableNFTables": true, "Backend": { "Type": "vxlan" } });
+    let six = json!({ "EnableIPv4": false, "EnableIPv6": true, "IPv6Network": "fd00:42::/56",
+        "EnableNFTables": false, "Backend": { "Type": "vxlan" } });
+    let full = json!({ "Type": "vxlan", "Port": 4789, "MTU": 9000, "VNI": 16_777_215, "GBP": true,
+        "DirectRouting": true, "MacPrefix": "0E-2A" });
+    for (values, want) in [
+        ("flannel: {backendPort: 0, vni: 0, mtu: 0, GBP: false, psk: 0}", of(json!({ "Type": "vxlan" }))),
+        (
+            "flannel: {backendPort: 4789, mtu: 9000, vni: 16777215, GBP: true, directRouting: true, macPrefix: 0E-2A}",
+            of(full),
+        ),
+        ("flannel: {backend: host-gw}", of(json!({ "Type": "host-gw" }))),
+        ("flannel: {backend: udp, backendPort: 9000}", of(json!({ "Type": "udp", "Port": 9000 }))),
+        ("{podCidr: 10.42.0.0/16, podCidrv6: 'fd00:42::/56', flannel: {enableNFTables: true}}", both),
+        ("{podCidr: '', podCidrv6: 'fd00:42::/56'}", six),
+    ] {
+        let config = config(&objects(values), "net-conf.json");
+        assert_eq!(config, want, "{values}");
+        NetworkConfig::parse(&config.to_string(), LeaseSource::Assigned).unwrap();
+    }
+
+    let objects = objects(
+        "{global: {imagePullSecrets: [{name: registry}], other: 1}, flannel: {\
+           image: {repository: example.org/flannel, tag: v9}, cniBinDir: /usr/lib/cni, cniConfDir: /etc/cni,\
+           args: [--kube-subnet-mgr, '--iface=eth1'], nodeSelector: {disk: ssd}, tolerations: null, resources: null,\
+           cniConf: '{\"name\": \"mine\", \"plugins\": []}',\
+           healthz: {port: 9000, livenessProbe: {periodSeconds: 7, timeoutSeconds: 3}}}}",
+    );
+    let (pod, agent) = (pod(&objects), agent(&objects));
+    assert_eq!(pod["imagePullSecrets"], json!([{ "name": "registry" }]));
+    assert_eq!(pod["nodeSelector"], json!({ "disk": "ssd" }));
+    assert_eq!((pod.get("tolerations"), agent.get("resources")), (None, None));
+    for name in ["install-cni-plugin", "install-cni", "kube-flannel"] {
+        let container = container(of_kind(&objects, "DaemonSet"), name).unwrap();
+        assert_eq!(container["image"], "example.org/flannel:v9");
+    }
+    let volumes = pod["volumes"].as_array().unwrap();
+    let volume = |name: &str| volumes.iter().find(|volume| volume["name"] == name).unwrap();
+    assert_eq!(volume("cni-plugin")["hostPath"]["path"], "/usr/lib/cni");
+    assert_eq!(volume("cni")["hostPath"]["path"], "/etc/cni");
+    let words = ["/opt/bin/flanneld", "--kube-subnet-mgr", "--iface=eth1", "--healthz-port=9000"];
+    assert_eq!(command_line(agent), words);
+    assert_eq!(agent["ports"][0]["containerPort"], 9000);
+    let live = json!({ "httpGet": { "path": "/healthz", "port": "healthz" }, "initialDelaySeconds": 10,
+        "periodSeconds": 7, "timeoutSeconds": 3 });
+    assert_eq!(agent["livenessProbe"], live);
+    assert_eq!(config(&objects, "cni-conf.json"), json!({ "name": "mine", "plugins": [] }));
+}
+
+#[test]
+fn parts_can_be_left_out_added_and_replaced() {
+    let without = objects("flannel: {healthz: {port: 0}, skipCNIConfigInstallation: true}");
+    let quiet = agent(&without);
+    assert_eq!(command_line(quiet), ["/opt/bin/flanneld", "--ip-masq", "--kube-subnet-mgr"]);
+    for key in ["ports", "livenessProbe", "readinessProbe"] {
+        assert_eq!(quiet.get(key), None, "{key}");
+    }
+    assert_eq!(container(of_kind(&without, "DaemonSet"), "install-cni"), None);
+
+    // The Go plugin's images have a cp and no flanneld.
+    let other = objects("flannel: {flannel_cni: {image: {repository: example.org/plugin, tag: v1}}}");
+    let plugin = container(of_kind(&other, "DaemonSet"), "install-cni-plugin").unwrap();
+    assert_eq!(plugin["image"], "example.org/plugin:v1");
+    assert_eq!(command_line(plugin), ["cp", "-f", "/flannel", "/opt/cni/bin/flannel"]);
+
+    let security = |values| agent(&objects(values))["securityContext"].clone();
+    assert_eq!(security("flannel: {backend: udp}")["privileged"], true);
+    assert_eq!(security("flannel: {backend: host-gw}")["privileged"], false);
+
+    let policies = objects("netpol: {enabled: true, image: {tag: v2}}");
+    let container = container(of_kind(&policies, "DaemonSet"), "kube-network-policies").unwrap();
+    assert_eq!(container["image"], "registry.k8s.io/networking/kube-network-policies:v2");
+    let role = allowed(of_kind(&policies, "ClusterRole"));
+    assert!(role.is_superset(&called()) && role.len() > called().len());
+    assert_eq!(allowed(of_kind(&objects(""), "ClusterRole")), called());
+}
+
+#[test]
+fn what_would_have_no_effect_is_refused_by_name() {
+    for (values, want) in [
+        ("flannel: {backend: wireguard}", "\"wireguard\" is not in this version"),
+        ("flannel: {backend: ipsec}", "\"ipsec\" is not in this version"),
+        ("flannel: {psk: abc}", "flannel.psk is for the backend wireguard"),
+        ("flannel: {tunnelMode: separate}", "flannel.tunnelMode is for"),
+        ("flannel: {keepaliveInterval: 5}", "flannel.keepaliveInterval is for"),
+        ("flannel: {backendPortv6: 51821}", "flannel.backendPortv6 is for"),
+        ("flannel: {backend: host-gw, vni: 5}", "flannel.vni has no effect with the backend host-gw"),
+        ("flannel: {backend: udp, mtu: 1400}", "flannel.mtu has no effect with the backend udp"),
+        ("flannel: {backend: udp, directRouting: true}", "flannel.directRouting has no effect"),
+        ("flannel: {backend: host-gw, GBP: true}", "flannel.GBP has no effect"),
+        ("flannel: {backend: host-gw, macPrefix: 0E-2A}", "flannel.macPrefix has no effect"),
+        ("flannel: {backend: host-gw, backendPort: 1}", "flannel.backendPort has no effect"),
+        ("podCidr: ''", "both empty"),
+        ("podCidr: 10.1.0.0/16,10.2.0.0/16", "one network each"),
+        ("flannel: {args: [--healthz-port=9]}", "flannel.healthz.port"),
+        ("flannel: {flannel_cni: {image: {tag: v1}}}", "a tag and no repository"),
+        ("flannel: {flannel_cni: {image: {repository: x}}}", "a repository and no tag"),
+        // The schema. The first is what older charts of Go flannel had.
+        ("flannel: {image_cni: {tag: v1}}", "image_cni"),
+        ("flannel: {enableNfTables: true}", "enableNfTables"),
+        ("podCIDR: 10.1.0.0/16", "podCIDR"),
+        ("flannel: {vni: 16777216}", "vni"),
+        ("flannel: {directRouting: 'no'}", "directRouting"),
+        ("flannel: {image: {tag: ''}}", "tag"),
+    ] {
+        let error = render(values).expect_err(values);
+        assert!(error.contains(want), "{values}: {error}");
+    }
+}

@@ -1,0 +1,91 @@
+//! The systemd unit and the Debian package.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::{file, flags, path};
+
+/// `[package.metadata.deb]`, as cargo-deb reads it.
+fn deb() -> Value {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--offline", "--no-deps", "--format-version=1", "--manifest-path"])
+        .arg(path("flannel-bin/Cargo.toml"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let all: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let packages = all["packages"].as_array().unwrap();
+    packages.iter().find(|package| package["name"] == "flannel-bin").unwrap()["metadata"]["deb"].clone()
+}
+
+/// Where the package puts its files.
+fn installed(deb: &Value) -> Vec<String> {
+    let assets = deb["assets"].as_array().unwrap().iter();
+    let to = assets.map(|asset| {
+        let (from, to) = (asset[0].as_str().unwrap(), asset[1].as_str().unwrap());
+        let name = from.rsplit('/').next().unwrap();
+        if to.ends_with('/') { format!("/{to}{name}") } else { format!("/{to}") }
+    });
+    to.collect()
+}
+
+/// The values of a key of a unit.
+fn values<'a>(unit: &'a str, key: &str) -> Vec<&'a str> {
+    let pairs = unit.lines().filter_map(|line| line.split_once('='));
+    pairs.filter(|(it, _)| *it == key).map(|(_, value)| value).collect()
+}
+
+#[test]
+fn the_package_has_every_file_that_it_names() {
+    let deb = deb();
+    for asset in deb["assets"].as_array().unwrap() {
+        let from = asset[0].as_str().unwrap();
+        // Those are built.
+        if !from.contains("target/") && !from.contains('*') {
+            assert!(path("flannel-bin").join(from).is_file(), "{from}");
+        }
+    }
+    let installed = installed(&deb);
+    for conf in deb["conf-files"].as_array().unwrap() {
+        assert!(installed.iter().any(|path| path == conf), "{conf}");
+    }
+    for script in ["postinst", "prerm", "postrm", "build"] {
+        let script = path("dist/debian").join(script);
+        assert_eq!(script.metadata().unwrap().permissions().mode() & 0o111, 0o111, "{script:?}");
+    }
+}
+
+#[test]
+fn the_unit_runs_what_the_package_installs() {
+    let unit = file("dist/flanneld.service");
+    let installed = installed(&deb());
+    let environment = values(&unit, "EnvironmentFile")[0].trim_start_matches('-');
+    for path in [values(&unit, "ExecStart")[0], environment] {
+        assert!(installed.iter().any(|it| it == path), "{path}");
+    }
+    // What pods' traffic rests on: subnet.env stays, and nothing that the kernel holds is in the way of a restart.
+    assert_eq!(values(&unit, "RuntimeDirectoryPreserve"), ["yes"]);
+    assert_eq!(values(&unit, "Type"), ["notify"]);
+    let capabilities = values(&unit, "CapabilityBoundingSet");
+    assert_eq!(capabilities, ["CAP_NET_ADMIN CAP_NET_RAW"]);
+}
+
+#[test]
+fn variables_are_those_of_the_agent() {
+    let known: Vec<_> = flags().into_iter().map(|(_, variable)| variable).collect();
+    let default = file("dist/debian/default");
+    let drop_in = file("dist/flanneld-kubernetes.conf");
+    let of_default = default.lines().map(|line| line.trim_start_matches('#'));
+    let of_drop_in = values(&drop_in, "Environment");
+    let names = of_default.chain(of_drop_in).filter_map(|line| line.split_once('=')).map(|(name, _)| name);
+    let names: Vec<_> = names.filter(|name| name.starts_with("FLANNELD_")).collect();
+    assert!(names.len() > 10, "{names:?}");
+    for name in names {
+        assert!(known.iter().any(|it| it == name), "{name}");
+    }
+    // Nothing is set that somebody did not set.
+    let set = default.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+    assert_eq!(set.count(), 0);
+}
