@@ -1,4 +1,4 @@
-//! The network config in a file, as a ConfigMap is mounted.
+//! The network config in a file, as a `ConfigMap` is mounted.
 
 use std::os::unix::fs::symlink;
 

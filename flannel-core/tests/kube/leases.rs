@@ -76,7 +76,7 @@ async fn waits_for_a_subnet_and_says_so() {
     assert!(manager.status().borrow().connected, "the server did answer");
     tokio::time::sleep(Duration::from_millis(2100)).await;
     cluster.api.edit_node("n1", |node| {
-        node["spec"] = json!({"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24"]})
+        node["spec"] = json!({"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24"]});
     });
     let error = why(manager.acquire_lease(&dual_attrs(1)).await.unwrap_err());
     assert!(error.contains("node n1 has no IPv6 subnet"), "{error}");
@@ -186,8 +186,8 @@ async fn what_others_change_is_set_back_and_only_that_is_written() {
     let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
     let followed = Followed::new(&manager);
     let holder = manager.clone();
-    let held = lease.clone();
-    let hold = tokio::spawn(async move { holder.hold_lease(&held).await.unwrap_err().to_string() });
+    let ours = lease.clone();
+    let hold = tokio::spawn(async move { holder.hold_lease(&ours).await.unwrap_err().to_string() });
     until(|| followed.leases().len() == 1).await;
     let before = cluster.annotations(1);
     for broken in [
@@ -239,7 +239,7 @@ async fn the_condition_is_set_once_the_network_is_up_and_held() {
     manager.network_is_up();
     until(|| cluster.api.counts().patches >= 3).await;
     assert_eq!(cluster.condition(1), None);
-    cluster.api.set_faults(Default::default());
+    cluster.api.set_faults(flannel_lab::kube_api::Faults::default());
     until(|| cluster.condition(1).is_some()).await;
     let condition = cluster.condition(1).unwrap();
     assert_eq!((&condition["status"], &condition["reason"]), (&json!("False"), &json!("FlannelIsUp")));
@@ -261,8 +261,8 @@ async fn the_condition_is_set_once_the_network_is_up_and_held() {
     cluster.join(2);
     let lease = quiet.acquire_lease(&attrs(2)).await.unwrap();
     quiet.network_is_up();
-    let held = tokio::time::timeout(Duration::from_millis(500), quiet.hold_lease(&lease)).await;
-    assert!(held.is_err() && cluster.condition(2).is_none());
+    let in_vain = tokio::time::timeout(Duration::from_millis(500), quiet.hold_lease(&lease)).await;
+    assert!(in_vain.is_err() && cluster.condition(2).is_none());
 }
 
 #[tokio::test]

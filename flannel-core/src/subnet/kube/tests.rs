@@ -48,7 +48,7 @@ impl Node {
     fn object(&self) -> Result<NodeObject, BadObject> {
         let mut annotations = json!({"beat": self.beat.to_string()});
         let mut put = |name: &str, value: String| {
-            annotations[format!("flannel.alpha.coreos.com/{name}")] = value.into()
+            annotations[format!("flannel.alpha.coreos.com/{name}")] = value.into();
         };
         if self.managed {
             put("kube-subnet-manager", "true".into());
@@ -206,7 +206,9 @@ proptest! {
                 Op::List => {
                     is_connected = true;
                     let heard: Vec<String> = model.last_good.keys().chain(model.nodes.keys()).cloned().collect();
-                    heard.iter().for_each(|name| model.hear(name));
+                    for name in &heard {
+                        model.hear(name);
+                    }
                     let update = known.replace(model.nodes.values().map(Node::object).collect());
                     let is_snapshot = matches!(update, LeaseUpdate::Snapshot { .. });
                     prop_assert!(is_snapshot);
