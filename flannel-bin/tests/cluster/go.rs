@@ -67,6 +67,12 @@ impl<'a> GoNodes<'a> {
                 sh(bed.netns(number), &command);
             }
         }
+        for program in ["iptables", "ip6tables"] {
+            // As kube-proxy has it. It also keeps connections tracked while Go's chains are flushed at its start:
+            // without any rule that needs it, the kernel stops that, and open connections lose their address.
+            let rule = "FORWARD -m conntrack --ctstate INVALID -j DROP";
+            sh(bed.netns(number), &format!("{program} -C {rule} 2>/dev/null || {program} -A {rule}"));
+        }
         self.write_rules(bed.netns(number), number);
         std::fs::create_dir_all(subnet_file(number).parent().unwrap()).unwrap();
         std::fs::write(subnet_file(number), self.golden.subnet_env(&name(number)).unwrap()).unwrap();
@@ -88,7 +94,9 @@ impl<'a> GoNodes<'a> {
             }
             let mut commands = (bed.case.as_go_leaves_it)(own, peer);
             commands.retain(|it| !it.starts_with("ip link") && !it.starts_with("ip address"));
-            commands.iter().for_each(|command| drop(sh(netns, command)));
+            for command in &commands {
+                sh(netns, command);
+            }
         }
         self.write_rules(netns, number);
         std::fs::write(subnet_file(number), self.golden.subnet_env(&name(number)).unwrap()).unwrap();
@@ -121,13 +129,11 @@ impl<'a> GoNodes<'a> {
                 let jump = lines.iter().find(|line| line.ends_with(&format!("-j {chain}"))).unwrap();
                 let check = jump.replacen("-A", "-C", 1);
                 let is_there = sh(netns, &format!("{family} -t {table} {check} && echo yes || true"));
-                let mut script = format!("*{table}\n");
-                if !is_there.is_empty() {
-                    script += &format!("{}\n", jump.replacen("-A", "-D", 1));
-                }
+                let before = (!is_there.is_empty()).then(|| jump.replacen("-A", "-D", 1));
                 let rules = lines.iter().filter(|line| line.starts_with(&format!("-A {chain} ")));
-                [jump].into_iter().chain(rules).for_each(|rule| script += &format!("{rule}\n"));
-                sh(netns, &format!("{family}-restore --noflush <<'END'\n{script}COMMIT\nEND"));
+                let rules = before.iter().chain([jump]).chain(rules).map(String::as_str);
+                let script = rules.collect::<Vec<_>>().join("\n");
+                sh(netns, &format!("{family}-restore --noflush <<'END'\n*{table}\n{script}\nCOMMIT\nEND"));
             }
         }
         let listed = self.rules("nft", number);

@@ -391,6 +391,12 @@ impl Traffic {
         traffic
     }
 
+    /// Both as one.
+    pub(crate) fn and(mut self, other: Self) -> Self {
+        self.0.extend(other.0);
+        self
+    }
+
     /// Waits for more replies.
     pub(crate) fn go_on(&self, more: u64) {
         for (_, pinger) in &self.0 {

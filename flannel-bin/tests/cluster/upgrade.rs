@@ -14,9 +14,9 @@ use serde_json::{Map, Value, json};
 
 use crate::backends::{BackendCase, HOST_GW, VXLAN, on_every_backend};
 use crate::go::{GoNodes, annotations, sh, stored_mac};
-use crate::harness::{Bed, SOON, Store, Traffic};
+use crate::harness::{Bed, SOON, Store};
 use crate::kube::kube;
-use crate::takeover::{pod, there_and_back, to_the_world, traffic};
+use crate::takeover::{pod, there_and_back, traffic};
 
 const PREFIX: &str = "flannel.alpha.coreos.com/";
 
@@ -113,20 +113,18 @@ fn an_overwritten_address_stays_and_carries_traffic() {
         let stored = bed.store.everything();
         assert!(stored[0].contains(&format!("public-ip\":\"{public}\"")), "{}", stored[0]);
         let (links, fdb) = (bed.state(1).links, bed.state(2).fdb);
-        let traffic = traffic(&pods);
-        let world = pods.each_ref().map(|pod| to_the_world(&bed, pod));
+        let traffic = traffic(&bed, &pods);
         for number in [1, 2] {
             bed.spawn(number, &["--ip-masq"]);
             bed.wait_ready(number);
-            traffic.iter().chain(&world).for_each(|it| it.go_on(300));
+            traffic.go_on(300);
         }
-        world.into_iter().for_each(Traffic::assert_no_loss);
         for number in [1, 2] {
             bed.stop(number);
             go.start(&bed, number);
-            traffic.iter().for_each(|it| it.go_on(100));
+            traffic.go_on(100);
         }
-        traffic.into_iter().for_each(Traffic::assert_no_loss);
+        traffic.assert_no_loss();
         assert_eq!((bed.state(1).links, bed.state(2).fdb), (links, fdb));
         assert_eq!((bed.store.everything(), bed.store.api().counts().patches), (stored, 0));
     });
@@ -192,7 +190,7 @@ fn mixed(case: &'static BackendCase, golden: &Golden) {
     };
     boot(&bed, &theirs);
     let pods = [1, 2].map(|number| pod(&bed, &go, number));
-    traffic(&pods).into_iter().for_each(Traffic::assert_no_loss);
+    traffic(&bed, &pods).assert_no_loss();
     if case.kind == "vxlan" {
         for (data, mac) in [("BackendData", "be:00:00:00:00:04"), ("BackendV6Data", "be:00:00:00:00:06")] {
             if !theirs[1].1[data].is_null() {
@@ -206,7 +204,7 @@ fn mixed(case: &'static BackendCase, golden: &Golden) {
             let is_new = lines().all(|line| line.contains("be:00:00:00:00:0")) && lines().count() > 1;
             if is_new { Ok(()) } else { Err(state.to_string()) }
         });
-        traffic(&pods).into_iter().for_each(Traffic::assert_no_loss);
+        traffic(&bed, &pods).assert_no_loss();
     }
     assert_eq!(said(&bed), want);
     // The annotations, and the condition.
