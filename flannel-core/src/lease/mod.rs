@@ -2,6 +2,7 @@
 //! Upstream: `pkg/subnet/subnet.go`, `pkg/lease/lease.go`.
 
 mod attrs;
+mod field;
 mod key;
 mod table;
 #[cfg(test)]
@@ -10,6 +11,7 @@ mod tests;
 use std::fmt;
 
 pub use attrs::{AttrsError, BackendData, LeaseAttrs};
+pub use field::Field;
 pub use key::{LeaseKey, LeaseKeyError};
 pub use table::{LeaseChange, LeaseTable};
 

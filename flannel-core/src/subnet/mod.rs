@@ -11,6 +11,7 @@ pub mod kube;
 pub mod local;
 #[cfg(any(feature = "etcd", feature = "kube"))]
 mod missing;
+mod remedy;
 mod remembering;
 mod timing;
 
@@ -28,6 +29,7 @@ use crate::config::{ConfigError, NetworkConfig};
 use crate::lease::{BadRecord, Lease, LeaseAttrs, LeaseKey, LeaseUpdate};
 
 pub use hold::hold_and_publish;
+pub use remedy::Remedy;
 pub use remembering::{Memory, Remembering};
 
 /// A lease watch. The store reconnects by itself and the stream never ends by itself. An `Err` is final.
@@ -86,6 +88,11 @@ pub trait SubnetManager: Send + Sync {
 
     /// Connected or not, and how old the last confirmed knowledge is.
     fn status(&self) -> watch::Receiver<StoreStatus>;
+
+    /// What an operator of this store does about a record that contradicts others.
+    fn remedy(&self) -> Remedy {
+        Remedy::default()
+    }
 
     /// What tells this store from others as far as that can be said without asking it, such as etcd's prefix.
     /// What was stored under another place is not used.
@@ -229,6 +236,17 @@ pub enum SubnetError {
          start again to use it"
     )]
     ConfigChanged,
+    /// A lease of another node publishes backend data that only one node can have, and this node was about to
+    /// publish the same. It has to take another value first.
+    #[error(
+        "lease {key} of another node publishes the same {family} backend data; this node has to take its own"
+    )]
+    Claimed {
+        /// The lease of the other node.
+        key: LeaseKey,
+        /// The family whose backend data is the same.
+        family: Family,
+    },
     /// The configuration and the leases in the store contradict each other.
     #[error("{0}")]
     Conflict(String),

@@ -24,7 +24,7 @@ use tracing::{info, warn};
 
 use super::allocate::{holder, is_same_node};
 use super::timing::Backoff;
-use super::{ConfigStream, LeaseStream, StoreStatus, SubnetError, SubnetManager, chain};
+use super::{ConfigStream, LeaseStream, Remedy, StoreStatus, SubnetError, SubnetManager, chain};
 use crate::addr::{Family, PerFamily};
 use crate::config::NetworkConfig;
 use crate::lease::{Lease, LeaseAttrs, LeaseKey, LeaseUpdate};
@@ -274,6 +274,10 @@ impl SubnetManager for Remembering {
 
     fn status(&self) -> watch::Receiver<StoreStatus> {
         self.store.status()
+    }
+
+    fn remedy(&self) -> Remedy {
+        self.store.remedy()
     }
 
     fn place(&self) -> String {
