@@ -2,7 +2,7 @@
 //! damaged, and gives up only when another node has its subnet.
 
 use std::convert::Infallible;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tracing::{debug, error, warn};
 
@@ -12,7 +12,12 @@ use super::{LocalSubnetManager, Store, failed};
 use crate::lease::{Lease, LeaseAttrs, LeaseKey};
 use crate::subnet::SubnetError;
 use crate::subnet::allocate::{holder, is_same_node, overlaps};
+use crate::subnet::hold::Rivalry;
+use crate::subnet::identity::is_ours;
 use crate::subnet::timing::{Backoff, renew_after};
+
+/// How long a lease must stay as it is before putting it back is as quick again as the first time.
+const CALM: Duration = Duration::from_secs(10);
 
 /// What became of the lease at one look.
 enum Held {
@@ -20,20 +25,29 @@ enum Held {
     For(Duration),
     /// It was renewed.
     Renewed,
-    /// It was gone or changed, and is back.
-    Restored,
+    /// It was gone or changed, and is back. With the address of another node, if it had one.
+    Restored(Option<String>),
 }
 
 pub(super) async fn hold(manager: &LocalSubnetManager, lease: &Lease) -> Result<Infallible, SubnetError> {
     let mut changes = Changes::new(manager.0.folder.clone());
     let mut backoff = Backoff::new();
-    let mut spread = fastrand::f64();
+    let (mut spread, mut rivalry) = (fastrand::f64(), Rivalry::default());
+    let mut restored = Instant::now();
     loop {
         changes.arm();
         let own = lease.clone();
-        let pause = match manager.blocking(move |store| store.confirm(&own, spread)).await {
+        let held = manager.blocking(move |store| store.confirm(&own, spread)).await;
+        let held = match held {
+            Ok(Held::Restored(Some(by))) if rivalry.is_lasting(&by) => Err(lost(lease.key, rivalry.holder())),
+            held => held,
+        };
+        let pause = match held {
             Ok(Held::For(wait)) => {
-                backoff.reset();
+                if restored.elapsed() > CALM {
+                    backoff.reset();
+                    rivalry = Rivalry::default();
+                }
                 wait.min(RESCAN)
             }
             Ok(Held::Renewed) => {
@@ -41,7 +55,8 @@ pub(super) async fn hold(manager: &LocalSubnetManager, lease: &Lease) -> Result<
                 spread = fastrand::f64();
                 continue;
             }
-            Ok(Held::Restored) => {
+            Ok(Held::Restored(_)) => {
+                restored = Instant::now();
                 warn!(subnet = %lease.key, "lease was deleted or changed; put back");
                 // Two agents of one node would otherwise overwrite each other without rest.
                 tokio::time::sleep(backoff.pause()).await;
@@ -68,7 +83,7 @@ impl Store {
         let scan = self.scan()?;
         let reserved = match scan.live.get(&own.key.to_string()) {
             Some(Entry::Record(there)) if there.lease.attrs == *attrs => return Ok(there.lease.clone()),
-            Some(Entry::Record(there)) if !is_same_node(&there.lease.attrs, &own.attrs) => {
+            Some(Entry::Record(there)) if !is_ours(&there.lease.attrs, &own.attrs) => {
                 return Err(lost(own.key, holder(&there.lease.attrs)));
             }
             Some(Entry::Record(there)) => there.reserved,
@@ -89,7 +104,7 @@ impl Store {
         let read = self.folder.read(own.key, SystemTime::now()).map_err(failed("read", &subnets))?;
         match read {
             None => return Ok(()),
-            Some((Entry::Record(there), _)) if !is_same_node(&there.lease.attrs, &own.attrs) => {
+            Some((Entry::Record(there), _)) if !is_ours(&there.lease.attrs, &own.attrs) => {
                 return Err(lost(own.key, holder(&there.lease.attrs)));
             }
             Some((Entry::Record(_), _)) => {}
@@ -115,16 +130,21 @@ impl Store {
         self.folder.create_subnets().map_err(failed("create", &subnets))?;
         let scan = self.scan()?;
         let name = own.key.to_string();
+        let mut by = None;
         let reserved = match scan.live.get(&name) {
             Some(Entry::Record(there)) if there.lease.attrs == own.attrs => {
                 let touched = self.folder.touch(own.key, SystemTime::now());
                 touched.map_err(failed("renew in", &subnets))?;
                 return Ok(Held::Renewed);
             }
-            Some(Entry::Record(there)) if !is_same_node(&there.lease.attrs, &own.attrs) => {
+            Some(Entry::Record(there)) if !is_ours(&there.lease.attrs, &own.attrs) => {
                 return Err(lost(own.key, holder(&there.lease.attrs)));
             }
-            Some(Entry::Record(there)) => there.reserved,
+            Some(Entry::Record(there)) => {
+                let is_elsewhere = !is_same_node(&there.lease.attrs, &own.attrs);
+                by = is_elsewhere.then(|| holder(&there.lease.attrs));
+                there.reserved
+            }
             // Nobody can be seen to hold an unreadable record under our key.
             Some(Entry::Bad { reserved, .. }) => *reserved,
             None => {
@@ -135,7 +155,7 @@ impl Store {
             }
         };
         self.folder.write(own.key, &own.attrs, reserved).map_err(failed("write to", &subnets))?;
-        Ok(Held::Restored)
+        Ok(Held::Restored(by))
     }
 }
 

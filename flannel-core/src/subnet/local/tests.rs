@@ -111,7 +111,7 @@ async fn writes_the_bytes_of_the_etcd_layout_and_adopts_them_after_a_restart() {
 
     let before = fs::metadata(&file).unwrap();
     let mut restarted = LocalOptions::new(dir.path());
-    restarted.previous = "10.5.77.0-24".parse().ok();
+    restarted.identity.subnets = "10.5.77.0-24".parse().ok();
     let restarted = LocalSubnetManager::new(restarted);
     assert_eq!(restarted.published_attrs(&attrs(1).public_ips).await.unwrap(), Some(attrs(1)));
     assert_eq!(restarted.acquire_lease(&attrs(1)).await.unwrap(), lease);
@@ -128,7 +128,7 @@ async fn writes_the_bytes_of_the_etcd_layout_and_adopts_them_after_a_restart() {
 async fn takes_the_previous_subnet_if_it_is_free() {
     let dir = store(V4);
     let mut options = LocalOptions::new(dir.path());
-    options.previous = "10.5.77.0-24".parse().ok();
+    options.identity.subnets = "10.5.77.0-24".parse().ok();
     let lease = LocalSubnetManager::new(options.clone()).acquire_lease(&attrs(1)).await.unwrap();
     assert_eq!(lease.key.to_string(), "10.5.77.0-24");
     let lease = LocalSubnetManager::new(options).acquire_lease(&attrs(2)).await.unwrap();
