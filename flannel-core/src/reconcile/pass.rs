@@ -236,7 +236,13 @@ impl<D: Driver> Reconciler<D> {
     }
 
     fn note_refusal(&mut self, key: ObjectKey, refusal: &Refusal, looked: bool, now: Instant) {
-        if refusal.errno == libc::EEXIST && self.replaced.contest(key) {
+        let is_taken = match (refusal.errno, refusal.op.object()) {
+            (libc::EEXIST, Object::Route(_)) => true,
+            // A foreign route that covers the gateway of the one it replaced.
+            (libc::EINVAL, Object::Route(route)) => route.next_hop().is_none(),
+            _ => false,
+        };
+        if is_taken && matches!(refusal.op, Op::Create(_)) && self.replaced.contest(key) {
             return;
         }
         match refusal.errno {

@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::{Driver, Reconciler};
-use crate::addr::Family;
-use crate::dataplane::{Dataplane, KERNEL_PROTOCOL, Object, ObjectKey, Op, Route};
+use crate::addr::{Family, Subnet};
+use crate::dataplane::{Dataplane, KERNEL_PROTOCOL, Object, ObjectKey, Op, Route, Through};
 use crate::kernel::{KernelError, Link};
 use crate::ownership::BOOT_PROTOCOL;
 
@@ -133,6 +133,8 @@ impl<D: Driver> Reconciler<D> {
             // The kernel uses the first of several with one key.
             let there = holders.get(&key).map(Vec::as_slice).unwrap_or_default();
             let Some((holder, behind)) = there.split_first() else {
+                // It went meanwhile, or the kernel has another reason, which it is asked for once more.
+                self.replaced.regain(&key);
                 self.todo.keys.insert(key);
                 continue;
             };
@@ -152,7 +154,11 @@ impl<D: Driver> Reconciler<D> {
                     let behind =
                         behind.iter().copied().map(Object::Route).filter(|route| self.is_ours(route));
                     ops.extend(behind.map(Op::Delete));
+                    let helper = gateway_route(&ours).map(Object::Route);
+                    let helper = helper.filter(|helper| self.peers.want().get(&helper.key()).is_none());
+                    ops.extend(helper.map(Op::Create));
                     ops.push(Op::Replace(desired));
+                    ops.extend(helper.map(Op::Delete));
                     continue;
                 }
                 Verdict::Concede => format!(
@@ -190,6 +196,14 @@ impl<D: Driver> Reconciler<D> {
         }
         Ok((holders, self.kernel.links().await?))
     }
+}
+
+/// The kernel refuses an IPv6 route whose onlink gateway lies in the foreign route of another link, and so one to our
+/// own device in the place of that. While there is a route to the gateway, it takes it.
+fn gateway_route(ours: &Route) -> Option<Route> {
+    let needs = ours.onlink && ours.through == Through::Itself && ours.dst.family() == Family::V6;
+    let dst = Subnet::containing(ours.via.filter(|_| needs)?, Family::V6.bits())?;
+    Some(Route { dst, via: None, onlink: false, ..*ours })
 }
 
 /// A route in the words of `ip route`.
