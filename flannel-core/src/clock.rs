@@ -56,6 +56,7 @@ impl std::ops::Add<Duration> for BootInstant {
     }
 }
 
+#[cfg(any(test, feature = "etcd", feature = "kube"))]
 impl BootInstant {
     /// The time from an earlier moment to this one; zero if that is later.
     pub(crate) fn since(self, earlier: Self) -> Duration {
@@ -131,6 +132,7 @@ impl Jumps {
     }
 
     /// Waits until the machine was suspended; whether the wall clock is set does not matter.
+    #[cfg(any(test, feature = "etcd", feature = "kube"))]
     pub(crate) async fn suspended(&mut self) -> Duration {
         loop {
             if let Jump::Suspended(time) = self.next().await {

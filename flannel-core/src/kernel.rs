@@ -194,7 +194,7 @@ pub struct Refusal {
 
 impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "kernel refused {:?}: {}", self.op, io::Error::from_raw_os_error(self.errno))?;
+        write!(f, "kernel refused to {}: {}", self.op, io::Error::from_raw_os_error(self.errno))?;
         if self.reason.is_empty() { Ok(()) } else { write!(f, " ({})", self.reason) }
     }
 }

@@ -211,7 +211,7 @@ impl<D: Driver> Reconciler<D> {
                 continue;
             }
             if self.blocked.remove(&key) {
-                info!(object = ?op.object(), "the kernel takes it now");
+                info!(object = %op.object(), "object accepted after earlier refusals");
             } else {
                 done.add(op);
             }
