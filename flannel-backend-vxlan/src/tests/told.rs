@@ -72,7 +72,9 @@ async fn the_route_form_is_told_once_however_often_the_start_is_tried() {
     // Another answer is news.
     host.kernel.lack_next_hops();
     let links = ["flannel.1", "flannel-v6.1"];
-    links.iter().for_each(|name| host.kernel.delete_link(name));
+    for name in links {
+        host.kernel.delete_link(name);
+    }
     let (config, underlay, subnets) = (&host.config, &host.underlay, &host.store);
     let registration =
         Registration { config, underlay, subnets, previous: None, chosen_by: None, blackholes: false };

@@ -50,7 +50,7 @@ async fn what_was_ours_is_put_back_thrice_a_minute_and_then_stays_as_a_named_con
     let theirs = foreign(it.other, 99);
     for _ in 0..3 {
         assert_eq!(it.replace(99).await, it.ours);
-        assert_eq!(it.refused(), [String::new(); 0]);
+        assert_eq!(it.refused(), Vec::<String>::new());
     }
     assert_eq!(it.replace(99).await, theirs, "the fourth time within a minute");
     let told = it.refused().concat();
@@ -71,7 +71,7 @@ async fn what_was_ours_is_put_back_thrice_a_minute_and_then_stays_as_a_named_con
     assert!(tried.iter().all(|op| *op == Op::Create(it.ours)), "nothing overwrites it: {tried:?}");
     // It changes, long after: that is another matter, and ours comes back.
     assert_eq!(it.replace(98).await, it.ours);
-    assert_eq!(it.refused(), [String::new(); 0]);
+    assert_eq!(it.refused(), Vec::<String>::new());
 }
 
 #[tokio::test(start_paused = true)]

@@ -498,7 +498,9 @@ async fn after_a_suspend_each_agent_renews_at_once_and_takes_no_other_for_gone()
     })
     .await;
     assert!(tokio::time::timeout(Duration::from_secs(1), watch.next()).await.is_err(), "nothing changed");
-    held.iter().for_each(|(task, _)| task.abort());
+    for (task, _) in held {
+        task.abort();
+    }
 }
 
 /// A clock that is set far ahead ends leases for whoever looks, before their nodes can renew them.
