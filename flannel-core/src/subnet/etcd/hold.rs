@@ -2,7 +2,7 @@
 //! when it was deleted or changed, and gives up only when another node has its subnet. Outages are waited out.
 
 use std::convert::Infallible;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use etcd_client::{Compare, CompareOp, Txn, TxnOp};
 use tracing::{debug, error, warn};
@@ -36,6 +36,7 @@ impl Store {
     pub(super) async fn hold(&self, lease: &Lease) -> Result<Infallible, SubnetError> {
         let (mut outage, mut repairs) = (Backoff::new(), Backoff::new());
         let (mut spread, mut rivalry) = (fastrand::f64(), Rivalry::default());
+        let mut jumps = self.options.clock.jumps();
         loop {
             let looked = self.look(lease, spread).await;
             let looked = match looked {
@@ -52,13 +53,22 @@ impl Store {
             }
             match looked {
                 Ok(Held::Until(at, wait)) => {
-                    let start = Instant::now();
-                    if self.wait_for_change(lease.key, at, wait).await {
+                    let start = self.options.clock.now();
+                    let is_seen = tokio::select! {
+                        is_seen = self.wait_for_change(lease.key, at, wait) => is_seen,
+                        slept = jumps.suspended() => {
+                            debug!(?slept, "looking at the own lease after a suspend");
+                            // Nobody on the way remembers a connection for so long.
+                            self.clients.renew().await;
+                            true
+                        }
+                    };
+                    if is_seen {
                         outage.reset();
                     } else {
                         tokio::time::sleep(outage.pause()).await;
                     }
-                    if start.elapsed() > CALM {
+                    if self.options.clock.now().since(start) > CALM {
                         repairs.reset();
                         rivalry = Rivalry::default();
                     }

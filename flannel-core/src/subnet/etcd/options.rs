@@ -5,6 +5,7 @@ use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::clock::Clock;
 use crate::subnet::Identity;
 
 /// How to reach and use an etcd store.
@@ -29,6 +30,8 @@ pub struct EtcdOptions {
     pub ttl: Duration,
     /// How long to wait for an answer.
     pub timeouts: EtcdTimeouts,
+    /// The clocks that leases are counted by.
+    pub clock: Clock,
 }
 
 impl EtcdOptions {
@@ -44,6 +47,7 @@ impl EtcdOptions {
             renew_margin: Duration::from_hours(1),
             ttl: Duration::from_hours(24),
             timeouts: EtcdTimeouts::default(),
+            clock: Clock::default(),
         }
     }
 }

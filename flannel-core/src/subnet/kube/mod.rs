@@ -34,7 +34,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use http::Request;
 use tokio::sync::{OnceCell, watch as channel};
-use tokio::time::Instant;
 
 pub use self::annotations::{AnnotationPrefix, AnnotationPrefixError};
 use self::client::{CallError, Clients};
@@ -44,6 +43,7 @@ use self::own::{OwnNode, OwnObject, is_object_name};
 use super::health::Health;
 use super::{ConfigStream, LeaseStream, StoreStatus, SubnetError, SubnetManager};
 use crate::addr::PerFamily;
+use crate::clock::BootInstant;
 use crate::config::NetworkConfig;
 use crate::lease::{Lease, LeaseAttrs};
 
@@ -60,7 +60,7 @@ struct Store {
     /// The name of our node, once it is known.
     name: OnceCell<Arc<str>>,
     /// The own node as it was read last, and when.
-    recent: Mutex<Option<(Instant, OwnObject)>>,
+    recent: Mutex<Option<(BootInstant, OwnObject)>>,
     /// The own node as the watch sees it; `None` while there is no watch.
     own_seen: channel::Sender<Option<OwnNode>>,
     /// Whether pods of this node have a network.

@@ -13,6 +13,7 @@ use tracing::{debug, info, warn};
 use super::Store;
 use super::feed::{Event, Feed};
 use super::known::Known;
+use crate::clock::Jumps;
 use crate::lease::{BadRecord, LeaseKey, LeaseUpdate};
 use crate::subnet::LeaseStream;
 use crate::subnet::missing::Missing;
@@ -37,11 +38,12 @@ pub(super) fn stream(store: Arc<Store>) -> LeaseStream {
         is_sure: false,
         feed: None,
         moved: store.moved.subscribe(),
-        store,
         opened: Instant::now(),
         can_list_by_watch: true,
         garbage: 0,
-        missing: Missing::default(),
+        missing: Missing::new(store.options.clock.clone()),
+        jumps: store.options.clock.jumps(),
+        store,
         backoff: Backoff::new(),
     };
     stream::unfold(watcher, |mut watcher| async move {
@@ -72,6 +74,7 @@ struct Watcher {
     /// Lines without sense since the last one with.
     garbage: u32,
     missing: Missing,
+    jumps: Jumps,
     backoff: Backoff,
 }
 
@@ -106,11 +109,11 @@ impl Watcher {
                 self.open(&resume).await;
                 continue;
             };
-            let missing = self.missing.next_end();
+            let missing = self.missing.time_left();
             let next = async {
                 let next = feed.next(&store, &own, store.options.timeouts.silence);
                 match missing {
-                    Some(end) => tokio::time::timeout_at(end, next).await,
+                    Some(end) => tokio::time::timeout(end, next).await,
                     None => Ok(next.await),
                 }
             };
@@ -120,6 +123,12 @@ impl Watcher {
                 _ = self.moved.changed() => {
                     debug!("watching from another address");
                     self.feed = None;
+                    continue;
+                }
+                slept = self.jumps.suspended() => {
+                    debug!(?slept, "watching anew after a suspend");
+                    store.clients.renew();
+                    (self.feed, self.is_sure) = (None, false);
                     continue;
                 }
             };
@@ -234,7 +243,7 @@ impl Watcher {
             );
             self.missing.keep(gone.into_iter(), KEEP);
         }
-        if self.missing.next_end().is_some() {
+        if self.missing.time_left().is_some() {
             known.keys().for_each(|key| drop(self.missing.found(&key.to_string())));
         }
         if let LeaseUpdate::Snapshot { undecodable, leases } = &mut update {

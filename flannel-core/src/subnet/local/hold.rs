@@ -2,7 +2,7 @@
 //! damaged, and gives up only when another node has its subnet.
 
 use std::convert::Infallible;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use tracing::{debug, error, warn};
 
@@ -32,8 +32,9 @@ enum Held {
 pub(super) async fn hold(manager: &LocalSubnetManager, lease: &Lease) -> Result<Infallible, SubnetError> {
     let mut changes = Changes::new(manager.0.folder.clone());
     let mut backoff = Backoff::new();
+    let mut jumps = manager.0.options.clock.jumps();
     let (mut spread, mut rivalry) = (fastrand::f64(), Rivalry::default());
-    let mut restored = Instant::now();
+    let mut restored = manager.0.options.clock.now();
     loop {
         changes.arm();
         let own = lease.clone();
@@ -44,7 +45,7 @@ pub(super) async fn hold(manager: &LocalSubnetManager, lease: &Lease) -> Result<
         };
         let pause = match held {
             Ok(Held::For(wait)) => {
-                if restored.elapsed() > CALM {
+                if manager.0.options.clock.now().since(restored) > CALM {
                     backoff.reset();
                     rivalry = Rivalry::default();
                 }
@@ -56,7 +57,7 @@ pub(super) async fn hold(manager: &LocalSubnetManager, lease: &Lease) -> Result<
                 continue;
             }
             Ok(Held::Restored(_)) => {
-                restored = Instant::now();
+                restored = manager.0.options.clock.now();
                 warn!(subnet = %lease.key, "lease was deleted or changed; put back");
                 // Two agents of one node would otherwise overwrite each other without rest.
                 tokio::time::sleep(backoff.pause()).await;
@@ -70,7 +71,11 @@ pub(super) async fn hold(manager: &LocalSubnetManager, lease: &Lease) -> Result<
             // The status says why.
             Err(_) => backoff.pause(),
         };
-        changes.wait(pause).await;
+        tokio::select! {
+            () = changes.wait(pause) => {}
+            // The file may have run out while nobody could renew it.
+            jump = jumps.next() => debug!(?jump, "looking at the own lease after a jump of the clock"),
+        }
     }
 }
 
@@ -101,7 +106,7 @@ impl Store {
     pub(super) fn release(&self, own: &Lease) -> Result<(), SubnetError> {
         let subnets = self.folder.subnets();
         let _lock = self.folder.lock().map_err(failed("lock", &self.folder.root.join(".lock")))?;
-        let read = self.folder.read(own.key, SystemTime::now()).map_err(failed("read", &subnets))?;
+        let read = self.folder.read(own.key, self.options.clock.wall()).map_err(failed("read", &subnets))?;
         match read {
             None => return Ok(()),
             Some((Entry::Record(there), _)) if !is_ours(&there.lease.attrs, &own.attrs) => {
@@ -117,7 +122,7 @@ impl Store {
     fn confirm(&self, own: &Lease, spread: f64) -> Result<Held, SubnetError> {
         let subnets = self.folder.subnets();
         let (ttl, margin) = (self.options.ttl, self.options.renew_margin);
-        let read = self.folder.read(own.key, SystemTime::now()).map_err(failed("read", &subnets))?;
+        let read = self.folder.read(own.key, self.options.clock.wall()).map_err(failed("read", &subnets))?;
         if let Some((Entry::Record(record), left)) = read
             && record.lease.attrs == own.attrs
         {
@@ -133,7 +138,7 @@ impl Store {
         let mut by = None;
         let reserved = match scan.live.get(&name) {
             Some(Entry::Record(there)) if there.lease.attrs == own.attrs => {
-                let touched = self.folder.touch(own.key, SystemTime::now());
+                let touched = self.folder.touch(own.key, self.options.clock.wall());
                 touched.map_err(failed("renew in", &subnets))?;
                 return Ok(Held::Renewed);
             }

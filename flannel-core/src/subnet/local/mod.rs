@@ -22,7 +22,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tracing::{debug, info, warn};
@@ -32,6 +32,7 @@ use super::allocate::{Applicant, Decision, decide, former, holder, is_same_node,
 use super::health::Health;
 use super::{Identity, LeaseStream, StoreStatus, SubnetError, SubnetManager};
 use crate::addr::PerFamily;
+use crate::clock::Clock;
 use crate::config::{LeaseSource, NetworkConfig};
 use crate::lease::{Lease, LeaseAttrs};
 
@@ -46,13 +47,16 @@ pub struct LocalOptions {
     pub ttl: Duration,
     /// How long before its end a lease is renewed.
     pub renew_margin: Duration,
+    /// The clocks that leases are counted by.
+    pub clock: Clock,
 }
 
 impl LocalOptions {
     /// The usual times, those of the etcd store: 24 hours, renewed one hour before the end.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         let (ttl, renew_margin) = (Duration::from_hours(24), Duration::from_hours(1));
-        Self { dir: dir.into(), identity: Identity::default(), ttl, renew_margin }
+        let (identity, clock) = (Identity::default(), Clock::default());
+        Self { dir: dir.into(), identity, ttl, renew_margin, clock }
     }
 }
 
@@ -176,7 +180,7 @@ impl Store {
 
     fn scan(&self) -> Result<Scan, SubnetError> {
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        let scan = self.folder.scan(&mut cache, SystemTime::now());
+        let scan = self.folder.scan(&mut cache, self.options.clock.wall());
         let scan = scan.map_err(failed("read", &self.folder.subnets()))?;
         self.health.set_undecodable(scan.undecodable());
         Ok(scan)
@@ -235,7 +239,7 @@ impl Store {
             Decision::Adopt(own) if own.lease.attrs == *attrs => {
                 debug!(subnet = %own.lease.key, "lease adopted unchanged");
                 if !own.reserved {
-                    let touched = self.folder.touch(own.lease.key, SystemTime::now());
+                    let touched = self.folder.touch(own.lease.key, self.options.clock.wall());
                     touched.map_err(failed("renew in", &subnets))?;
                 }
                 Ok(own.lease)
