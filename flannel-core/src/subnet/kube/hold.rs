@@ -24,17 +24,20 @@ impl Store {
     pub(super) async fn hold(&self, lease: &Lease) -> Result<Infallible, SubnetError> {
         let mut seen = self.own_seen.subscribe();
         let mut is_up = self.is_up.subscribe();
+        let mut rival = self.rival.subscribe();
         let (mut outage, mut repairs) = (Backoff::new(), Backoff::new());
         let mut calm_since = self.options.clock.now();
         let (mut jumps, mut must_ask) = (self.options.clock.jumps(), false);
         loop {
             // What the watch saw before a suspend says nothing any more.
             let own = seen.borrow_and_update().clone().filter(|_| !must_ask);
-            let up = *is_up.borrow_and_update();
+            let elder = rival.borrow_and_update().clone();
+            // Only a watch can tell whether an older node has our subnet.
+            let up = *is_up.borrow_and_update() && elder.is_none() && seen.borrow().is_some();
             let looked = self.look(lease, own, up).await;
             must_ask &= looked.is_err();
             match &looked {
-                Ok(_) => self.health.set_unkept(None),
+                Ok(_) => self.health.set_unkept(elder),
                 Err(SubnetError::LeaseLost { .. }) => {
                     self.health.set_unkept(None);
                     self.health.set_lost(Some(lease.key.to_string()));
@@ -68,6 +71,7 @@ impl Store {
                 tokio::select! {
                     _ = seen.changed() => false,
                     _ = is_up.changed() => false,
+                    _ = rival.changed() => false,
                     slept = jumps.suspended() => {
                         debug!(?slept, "looking at the own node after a suspend");
                         true

@@ -2,7 +2,7 @@
 //! where the server's memory has run out, or where its revisions went backwards.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
@@ -57,7 +57,7 @@ pub(super) fn stream(store: Arc<Store>) -> LeaseStream {
 struct Watcher {
     store: Arc<Store>,
     /// What the nodes say; `None` until config and own name are known.
-    known: Option<Known>,
+    known: Option<Arc<Mutex<Known>>>,
     /// Up to where the history is known; without it all nodes are listed first.
     resume: Option<String>,
     /// The same as a number, which stays when all is listed again.
@@ -206,7 +206,10 @@ impl Watcher {
             // Once: what a file says later, or that it is gone, changes no family of a running agent.
             let config = store.config();
             let config = config.inspect_err(|error| store.health.fail(crate::subnet::chain(error))).ok()?;
-            self.known = Some(Known::new(own, config.families().collect()));
+            let prefix = store.options.annotations.clone();
+            let known = Arc::new(Mutex::new(Known::new(own, config.families().collect(), prefix)));
+            *store.nodes.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&known);
+            self.known = Some(known);
         }
         self.feed = None;
         let mut listed = None;
@@ -227,9 +230,9 @@ impl Watcher {
             Some(listed) => listed,
             None => store.list(own).await.ok()?,
         };
-        let known = self.known.as_mut().expect("it was made above");
+        let known = Arc::clone(self.known.as_ref().expect("it was made above"));
+        let mut known = lock(&known);
         let before: Vec<LeaseKey> = known.keys().collect();
-        store.saw_own(listed.own.as_deref());
         let count = listed.nodes.len();
         let mut update = known.replace(listed.nodes);
         let number = revision_number(&listed.revision);
@@ -253,29 +256,32 @@ impl Watcher {
                 self.missing.names().map(|name| BadRecord { key: name.clone(), reason: MISSING.to_owned() }),
             );
         }
+        drop(known);
         (self.resume, self.newest, self.is_sure) = (Some(listed.revision), number, true);
         self.backoff.reset();
         self.tell();
+        // Last: who has heard of the own node knows of an older one with its subnet, too.
+        store.saw_own(listed.own.as_deref());
         Some(update)
     }
 
     /// Takes one word of the watch. Returns what it changed for others.
     async fn take(&mut self, event: Event, revision: Option<String>, own: &str) -> Vec<LeaseUpdate> {
         let store = Arc::clone(&self.store);
-        let known = self.known.as_mut().expect("the watch goes on from a list");
-        let before = known.news();
+        let known = Arc::clone(self.known.as_ref().expect("the watch goes on from a list"));
+        let before = lock(&known).news();
         let mut updates = match event {
             Event::Put(object, json) => {
                 if json.is_some() {
                     store.saw_own(json.as_deref());
                 }
-                known.take(object)
+                lock(&known).take(object)
             }
             Event::Deleted(name) => {
                 if name == own {
                     store.saw_own(None);
                 }
-                known.remove(&name)
+                lock(&known).remove(&name)
             }
             Event::Bookmark { .. } => Vec::new(),
             Event::Expired => {
@@ -301,7 +307,7 @@ impl Watcher {
                 return Vec::new();
             }
         };
-        let is_news = known.news() != before;
+        let is_news = lock(&known).news() != before;
         self.garbage = 0;
         store.health.succeed();
         if let Some(revision) = revision {
@@ -323,10 +329,22 @@ impl Watcher {
 
     /// Shows in the status what can't be read, and what is missing.
     fn tell(&self) {
-        let problems = self.known.as_ref().map(Known::problems).unwrap_or_default();
+        let known = self.known.as_ref().map(|known| lock(known));
+        let problems = known.as_ref().map(|known| known.problems()).unwrap_or_default();
+        let rival = known.as_ref().and_then(|known| known.rival());
+        drop(known);
+        self.store.rival.send_if_modified(|told| {
+            let is_news = *told != rival;
+            *told = rival;
+            is_news
+        });
         self.store.health.set_undecodable(problems);
         self.store.health.set_missing(self.missing.names().cloned().collect());
     }
+}
+
+fn lock(known: &Mutex<Known>) -> MutexGuard<'_, Known> {
+    known.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A revision as the number that it is in every server, though clients should not know. Without one nothing is
