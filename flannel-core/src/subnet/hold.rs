@@ -73,7 +73,11 @@ async fn publish(store: &dyn SubnetManager, lease: &Lease, attrs: &LeaseAttrs) -
                 info!(subnet = %lease.key, underlay = ips.join(","), "lease published again");
                 return Ok(lease);
             }
-            Err(last @ (SubnetError::LeaseLost { .. } | SubnetError::ConfigChanged)) => return Err(last),
+            Err(
+                last @ (SubnetError::LeaseLost { .. }
+                | SubnetError::ConfigChanged
+                | SubnetError::Claimed { .. }),
+            ) => return Err(last),
             Err(error) => {
                 let why = chain(&error);
                 if told.as_ref() != Some(&why) {

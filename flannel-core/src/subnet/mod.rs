@@ -53,6 +53,11 @@ pub trait SubnetManager: Send + Sync {
         Ok(PerFamily::default())
     }
 
+    /// What says the addresses of [`Self::wanted_ips`], for who has to mend them.
+    fn wanted_by(&self) -> Option<String> {
+        None
+    }
+
     /// Says which addresses this node has on the underlay, before it takes a lease: no subnet is chosen that holds
     /// one of them. Nothing to a store that does not choose.
     fn avoid(&self, _local: &PerFamily<IpAddr>) {}

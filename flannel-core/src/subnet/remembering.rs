@@ -208,6 +208,10 @@ impl SubnetManager for Remembering {
         }
     }
 
+    fn wanted_by(&self) -> Option<String> {
+        self.store.wanted_by()
+    }
+
     fn avoid(&self, local: &PerFamily<IpAddr>) {
         self.store.avoid(local);
     }

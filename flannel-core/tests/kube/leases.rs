@@ -357,4 +357,10 @@ async fn a_bad_address_in_an_annotation_is_named_with_its_node() {
     let says =
         r#"node n1: annotation flannel.alpha.coreos.com/node-public-ip = "10.0.0.300" is no IPv4 address"#;
     assert!(error.contains(says), "{error}");
+    // One that no interface has is only found out by who chooses the underlay, and is named then.
+    cluster.annotate(1, &[("node-public-ip", Some("203.0.113.9".into()))]);
+    let manager = cluster.manager(1);
+    manager.wanted_ips().await.unwrap();
+    let by = manager.wanted_by().unwrap();
+    assert!(by.contains("flannel.alpha.coreos.com/node-public-ip") && by.ends_with("of node n1"), "{by}");
 }

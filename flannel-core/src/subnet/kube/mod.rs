@@ -40,6 +40,7 @@ use async_trait::async_trait;
 use http::Request;
 use tokio::sync::{OnceCell, watch as channel};
 
+use self::annotations::Annotation;
 pub use self::annotations::{AnnotationPrefix, AnnotationPrefixError};
 use self::client::{CallError, Clients};
 use self::known::Known;
@@ -48,7 +49,7 @@ pub use self::options::{KubeAccess, KubeOptions, KubeTimeouts, NodeIdentity};
 use self::own::{OwnNode, OwnObject, is_object_name};
 use super::health::Health;
 use super::{ConfigStream, LeaseStream, Remedy, StoreStatus, SubnetError, SubnetManager};
-use crate::addr::PerFamily;
+use crate::addr::{Family, PerFamily};
 use crate::clock::BootInstant;
 use crate::config::NetworkConfig;
 use crate::lease::{Lease, LeaseAttrs};
@@ -131,6 +132,11 @@ impl SubnetManager for KubeSubnetManager {
 
     async fn wanted_ips(&self) -> Result<PerFamily<IpAddr>, SubnetError> {
         self.0.wanted_ips().await
+    }
+
+    fn wanted_by(&self) -> Option<String> {
+        let [v4, v6] = Family::ALL.map(|family| self.0.names.full(Annotation::NodePublicIp(family)));
+        Some(format!("annotations {v4} and {v6} of node {}", self.0.name.get()?))
     }
 
     async fn published_attrs(&self, _: &PerFamily<IpAddr>) -> Result<Option<LeaseAttrs>, SubnetError> {
