@@ -17,7 +17,7 @@ use std::net::IpAddr;
 
 use self::ranges::{TakenRanges, choose, twin};
 use super::SubnetError;
-use super::identity::{Identity, shared_data};
+use super::identity::{Identity, has_data, shared_data};
 use crate::addr::{Family, PerFamily, Subnet};
 use crate::config::{NetworkConfig, SubnetRange};
 use crate::lease::{Lease, LeaseAttrs, LeaseKey, LeaseKeyError};
@@ -180,6 +180,9 @@ pub fn former<'a>(
 /// news, unless that is the younger of the two, or says something else than this node left there.
 fn claimed(listing: &Listing, own: Option<&Record>, applicant: Applicant<'_>) -> Option<(LeaseKey, Family)> {
     let Applicant { attrs, identity, .. } = applicant;
+    if !has_data(attrs) {
+        return None;
+    }
     let own_key = own.map(|own| own.lease.key);
     let says = |lease: &Lease, family| shared_data(&lease.attrs, attrs) == Some(family);
     let left = |own: &Record, family| {

@@ -6,11 +6,11 @@
 
 use std::net::IpAddr;
 
-use serde_json::Value;
+use serde::Deserialize;
 
 use super::allocate::is_same_node;
-use crate::addr::{Family, PerFamily};
-use crate::lease::{BackendData, Lease, LeaseAttrs, LeaseKey};
+use crate::addr::{Family, MacAddr, PerFamily};
+use crate::lease::{Lease, LeaseAttrs, LeaseKey};
 use crate::state_file::{State, StoredOn};
 
 /// What a node knows of itself before it asks the store.
@@ -33,10 +33,10 @@ impl From<LeaseKey> for Identity {
     }
 }
 
-/// How what two records publish for their backend compares.
+/// How two records compare in what only one node can publish for its backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Data {
-    /// The same in each family that both have: one node's, since only one can have it.
+    /// The same in each family that both have: one node's.
     Same,
     /// Neither has any: it proves nothing.
     Without,
@@ -113,8 +113,9 @@ impl Identity {
             let known = self.former_ips.iter().chain(&self.host_ips);
             stored || is_same_node(&record.attrs, attrs) || has_one_of(&record.attrs, known)
         };
-        let is_ours = has_ours(attrs) || published.is_some_and(|stored| has_ours(&stored.attrs));
-        by_state || is_ours && was_here()
+        let is_ours = || has_ours(attrs) || published.is_some_and(|stored| has_ours(&stored.attrs));
+        // Addresses first: there may be ten thousand records.
+        by_state || was_here() && is_ours()
     }
 }
 
@@ -124,10 +125,10 @@ pub(super) fn is_ours(there: &LeaseAttrs, own: &LeaseAttrs) -> bool {
     is_same_node(there, own) || compare(there, own) == Data::Same
 }
 
-/// The family in which two records publish the same for their backend, if there is one.
+/// The family in which two records publish the same of what only one node can have, if there is one.
 pub(super) fn shared_data(a: &LeaseAttrs, b: &LeaseAttrs) -> Option<Family> {
-    let both = |family: &Family| a.backend_data.get(*family).zip(b.backend_data.get(*family));
-    let equal = |family: &Family| both(family).is_some_and(|(a, b)| is_equal(a, b));
+    let both = |family: Family| token(a, family).zip(token(b, family));
+    let equal = |family: &Family| both(*family).is_some_and(|(a, b)| a == b);
     Family::ALL.into_iter().find(|family| a.backend_type == b.backend_type && equal(family))
 }
 
@@ -138,24 +139,29 @@ fn compare(a: &LeaseAttrs, b: &LeaseAttrs) -> Data {
     if a.backend_type != b.backend_type {
         return Data::Other;
     }
-    let both = Family::ALL.into_iter().filter_map(|it| a.backend_data.get(it).zip(b.backend_data.get(it)));
-    let equal: Vec<bool> = both.map(|(a, b)| is_equal(a, b)).collect();
+    let both = Family::ALL.into_iter().filter_map(|family| token(a, family).zip(token(b, family)));
+    let equal: Vec<bool> = both.map(|(a, b)| a == b).collect();
     if !equal.is_empty() && equal.iter().all(|equal| *equal) { Data::Same } else { Data::Other }
 }
 
-fn has_data(attrs: &LeaseAttrs) -> bool {
-    !attrs.backend_data.is_empty()
+/// Whether attributes have anything that is one node's alone.
+pub(super) fn has_data(attrs: &LeaseAttrs) -> bool {
+    Family::ALL.into_iter().any(|family| token(attrs, family).is_some())
 }
 
-/// Whether two texts are the same JSON, but for order and space. Only what weighs the same is decoded: there may be
-/// ten thousand.
-fn is_equal(a: &BackendData, b: &BackendData) -> bool {
-    let weight = |data: &BackendData| {
-        let bytes = data.as_str().bytes().filter(|byte| !byte.is_ascii_whitespace());
-        bytes.fold(0_u64, |sum, byte| sum + u64::from(byte))
-    };
-    let value = |data: &BackendData| data.decode::<Value>().ok();
-    a.as_str() == b.as_str() || weight(a) == weight(b) && value(a).is_some_and(|a| Some(a) == value(b))
+/// What of a family's backend data is one node's alone: the VTEP MAC of vxlan, the public key of wireguard. Other data,
+/// such as the port of udp, may be the same everywhere.
+fn token(attrs: &LeaseAttrs, family: Family) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Wire {
+        #[serde(rename = "VtepMAC")]
+        vtep_mac: Option<String>,
+        #[serde(rename = "PublicKey")]
+        public_key: Option<String>,
+    }
+    let wire: Wire = attrs.backend_data.get(family)?.decode().ok()?;
+    let mac = wire.vtep_mac.map(|text| text.parse().map_or(text, |mac: MacAddr| mac.to_string()));
+    mac.or(wire.public_key)
 }
 
 /// Whether the address that a node is known by is one of these.

@@ -541,10 +541,27 @@ fn what_another_node_publishes_for_its_backend_is_taken_by_nobody_else() {
     }
 }
 
+/// The same address and data of a backend whose data is the same on all nodes.
+#[test]
+fn data_that_all_nodes_publish_proves_nothing_and_is_no_claim() {
+    let udp = |node| LeaseAttrs {
+        backend_data: PerFamily { v4: None, v6: BackendData::parse(r#"{"Port":8285}"#).unwrap() },
+        ..attrs(node)
+    };
+    let mut other = record("10.5.1.0-24", 2, 1);
+    other.lease.attrs = udp(2);
+    let listed = listing(&[other.clone()]);
+    assert!(matches!(of(&Identity::default(), &listed, &udp(1)), Ok(Decision::Take(_))));
+    let file = Identity::from(other.lease.key);
+    assert!(matches!(of(&file, &listed, &udp(1)), Ok(Decision::Take(_))));
+    adopts(&of(&stored(&other), &listed, &udp(1)), "10.5.1.0-24");
+    assert_eq!(gone(&file, &listed, "10.5.2.0-24", &udp(1)), Vec::<String>::new());
+}
+
 /// The same data in another order, with space.
 fn spelled(record: &Record) -> Record {
     let mut other = record.clone();
-    let text = r#"{ "VtepMAC": "0a:00:00:00:00:07", "VNI": 1 }"#;
+    let text = r#"{ "VtepMAC": "0A-00-00-00-00-07", "VNI": 1 }"#;
     other.lease.attrs.backend_data.v4 = BackendData::parse(text).unwrap();
     other
 }
