@@ -175,7 +175,7 @@ impl<S: Store> Bed<S> {
     }
 
     /// Starts one agent on another interface without waiting.
-    pub(crate) fn spawn_on(&mut self, number: u8, iface: &str, more: &[impl AsRef<std::ffi::OsStr>]) {
+    pub(crate) fn spawn_on(&mut self, number: u8, iface: &str, more: &[&str]) {
         let node = self.cluster.node(number);
         let mut agent = node.agent(&format!("flanneld{number}"), FLANNELD);
         for (name, value) in self.store.env(node) {
