@@ -176,7 +176,7 @@ impl Board {
         let remarks = self.remarks.get().into_iter().flatten().cloned();
         match ready {
             Readiness::Ready(notes) => Readiness::Ready(remarks.chain(notes).collect()),
-            not_ready => not_ready,
+            not_ready @ Readiness::NotReady(_) => not_ready,
         }
     }
 }

@@ -69,7 +69,7 @@ async fn a_former_lease_goes_in_the_transaction_that_publishes_the_new_one() {
     etcd.put_on_lease(&path("10.5.9.0-24"), &former, id).unwrap();
     // An operator's record stays, whatever it says.
     etcd.put(&path("10.5.10.0-24"), &former).unwrap();
-    let own = id_of_own(&etcd, &moved(7)).await;
+    let own = own_record(&etcd, &moved(7));
     let identity = Identity { former_ips: attrs(9).public_ips.v4.into_iter().collect(), ..stored(&own) };
     let revision = etcd.revision().unwrap();
     let lease = known_as(&etcd, identity).acquire_lease(&moved(1)).await.unwrap();
@@ -80,7 +80,7 @@ async fn a_former_lease_goes_in_the_transaction_that_publishes_the_new_one() {
 }
 
 /// Writes a record of node 1 as an earlier run left it.
-async fn id_of_own(etcd: &Etcd, attrs: &LeaseAttrs) -> Lease {
+fn own_record(etcd: &Etcd, attrs: &LeaseAttrs) -> Lease {
     let id = etcd.grant_lease(Duration::from_hours(24)).unwrap();
     let key = "10.5.7.0-24";
     etcd.put_on_lease(&path(key), &attrs.to_json(), id).unwrap();

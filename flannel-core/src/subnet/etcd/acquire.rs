@@ -92,7 +92,7 @@ impl Store {
             Decision::Take(key) | Decision::Reclaim(key) | Decision::Replace { new: key, .. } => *key,
         };
         let former = former(&listing, own, applicant).filter_map(|record| stored(record.lease.key));
-        let former: Vec<&Stored> = former.filter(may_go).take(MOST_FORMER).collect();
+        let former: Vec<&Stored> = former.filter(|old| may_go(old)).take(MOST_FORMER).collect();
         let (key, replaced) = match decision {
             Decision::Adopt(own) => {
                 let own = stored(own.lease.key).expect("what was decided on was listed");
@@ -206,7 +206,7 @@ impl Store {
 }
 
 /// Whether a former record of this node may go. What an operator put there is his to delete.
-fn may_go(old: &&Stored) -> bool {
+fn may_go(old: &Stored) -> bool {
     let is_reserved = old.etcd_lease == 0;
     if is_reserved {
         warn!(subnet = %old.lease.key, "a reservation names this node beside its lease; delete one of them");
