@@ -56,7 +56,6 @@ impl std::ops::Add<Duration> for BootInstant {
     }
 }
 
-#[cfg(any(test, feature = "etcd", feature = "kube"))]
 impl BootInstant {
     /// The time from an earlier moment to this one; zero if that is later.
     pub(crate) fn since(self, earlier: Self) -> Duration {
