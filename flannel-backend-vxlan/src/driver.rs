@@ -1,6 +1,7 @@
 //! What VXLAN adds to the reconcile loop: its devices, and what is ours on them.
 
 use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use flannel_core::addr::{Family, LinkIndex, MacAddr, Mtu, PerFamily, Subnet};
@@ -44,6 +45,8 @@ pub(crate) struct VxlanDriver {
     next_hop_objects: NextHopObjects,
     /// What was found about them; `None` until the devices are there.
     form: Option<Form>,
+    /// What the log says about them; kept by the backend, so that a start that is tried again does not say it again.
+    pub(crate) told_form: Arc<Mutex<Option<Form>>>,
     /// Who is on-link on the underlay; `None` without `DirectRouting`.
     on_link: Option<OnLink>,
 }
@@ -57,7 +60,17 @@ impl VxlanDriver {
     ) -> Self {
         let (links, lower, form) = (PerFamily::default(), None, None);
         let on_link = config.direct_routing.then(OnLink::default);
-        Self { config, underlay, sides, links, lower, next_hop_objects, form, on_link }
+        Self {
+            config,
+            underlay,
+            sides,
+            links,
+            lower,
+            next_hop_objects,
+            form,
+            told_form: Arc::default(),
+            on_link,
+        }
     }
 
     fn in_overlay(&self, subnet: Subnet) -> bool {
@@ -112,7 +125,14 @@ impl VxlanDriver {
                 .sides
                 .iter()
                 .filter_map(|(family, side)| Some((self.links.get(family)?.index, side.network)));
-            self.form = Some(next_hops::find_form(kernel, self.next_hop_objects, sides.collect()).await?);
+            let form = next_hops::find_form(kernel, self.next_hop_objects, sides.collect()).await?;
+            let mut told = self.told_form.lock().unwrap_or_else(PoisonError::into_inner);
+            if told.as_ref() != Some(&form) {
+                info!(datapath = %form, "route form settled");
+                *told = Some(form.clone());
+            }
+            drop(told);
+            self.form = Some(form);
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! The life of the agent, from the network config to the end, over the traits of the core.
 
+mod addresses;
 mod rules;
 #[cfg(test)]
 mod tests;
@@ -91,6 +92,14 @@ pub(crate) enum RunError {
     /// No underlay.
     #[error(transparent)]
     Underlay(#[from] UnderlayError),
+    /// No underlay with the addresses that the store wants published.
+    #[error("the addresses of {by} can't be used")]
+    WantedUnderlay {
+        /// What says them there.
+        by: String,
+        /// Why not.
+        source: UnderlayError,
+    },
     /// The backend is not in this build.
     #[error("config key Backend.Type can't be used")]
     UnknownBackend(#[from] UnknownBackend),
@@ -160,11 +169,22 @@ impl Agent<'_> {
         let public_ips =
             PerFamily::from_fn(|family| wanted.get(family).or(self.underlay.public_ips.get(family)).copied());
         let options = UnderlayOptions { families, public_ips, ..self.underlay.clone() };
-        let underlay = underlay::choose(kernel, &options).await?;
+        let underlay = underlay::choose(kernel, &options).await;
+        let underlay =
+            underlay.map_err(|source| match self.store.wanted_by().filter(|_| !wanted.is_empty()) {
+                Some(by) => RunError::WantedUnderlay { by, source },
+                None => source.into(),
+            })?;
         log_underlay(&underlay);
+        let mut remarks = addresses::in_network(&config, &underlay);
 
         self.board.starting(format!("setting up backend {kind} and taking a lease"));
         let network = self.register(&*backend, &config, &underlay, &options).await?;
+        remarks.extend(addresses::in_subnet(network.lease().key, &underlay, &self.store.remedy()));
+        for remark in &remarks {
+            warn!(remark, "underlay address among the pods' addresses");
+        }
+        self.board.remark(remarks);
         let file = SubnetFile {
             networks: config.networks.map(|_, network| network.network),
             subnets: network.lease().key.subnets(),
@@ -259,8 +279,9 @@ impl Agent<'_> {
         let hold = async {
             match hold_and_publish(self.store, lease, attrs).await {
                 Ok(never) => match never {},
-                // Nobody shares this node's addresses, and the next start does what the new config says.
-                Err(error @ SubnetError::ConfigChanged) => error.into(),
+                // Nobody shares this node's addresses, and the next start does what the new config says, or takes
+                // backend data that no other node has.
+                Err(error @ (SubnetError::ConfigChanged | SubnetError::Claimed { .. })) => error.into(),
                 Err(error) => self.outlive_lease(error).await,
             }
         };

@@ -116,13 +116,16 @@ pub(crate) struct Board {
     store: OnceLock<watch::Receiver<StoreStatus>>,
     network: OnceLock<watch::Receiver<NetworkStatus>>,
     firewall: OnceLock<(watch::Receiver<FirewallStatus>, Asked)>,
+    /// What was found at the start and stays so.
+    remarks: OnceLock<Vec<String>>,
 }
 
 impl Board {
     /// The board of an agent that just started.
     pub(crate) fn new() -> Self {
         let step = watch::Sender::new(Step::Starting("starting".to_owned()));
-        Self { step, store: OnceLock::new(), network: OnceLock::new(), firewall: OnceLock::new() }
+        let (store, network, firewall) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
+        Self { step, store, network, firewall, remarks: OnceLock::new() }
     }
 
     /// Notes a step. A lost lease stays lost, whatever else goes on, until the agent stops.
@@ -157,6 +160,11 @@ impl Board {
         let _ = self.firewall.set((status, asked));
     }
 
+    /// Shows, while the agent is ready, what was found at its start.
+    pub(crate) fn remark(&self, remarks: Vec<String>) {
+        let _ = self.remarks.set(remarks);
+    }
+
     /// Whether the agent is ready now.
     pub(crate) fn readiness(&self) -> Readiness {
         let step = self.step.borrow().clone();
@@ -164,7 +172,12 @@ impl Board {
         let network = self.network.get().map(|status| status.borrow().clone());
         let firewall = self.firewall.get().map(|(status, asked)| (status.borrow().clone(), *asked));
         let firewall = firewall.as_ref().map(|(status, asked)| (status, *asked));
-        readiness(Instant::now(), &step, store.as_ref(), network.as_ref(), firewall)
+        let ready = readiness(Instant::now(), &step, store.as_ref(), network.as_ref(), firewall);
+        let remarks = self.remarks.get().into_iter().flatten().cloned();
+        match ready {
+            Readiness::Ready(notes) => Readiness::Ready(remarks.chain(notes).collect()),
+            not_ready @ Readiness::NotReady(_) => not_ready,
+        }
     }
 }
 

@@ -1,13 +1,14 @@
 //! What the reconcile loop needs from a kernel: [`Kernel`] is spoken by [`crate::netlink::Netlink`] for the
 //! real one, and by the fake in [`crate::testing`] for tests.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 
 use async_trait::async_trait;
 
 use crate::addr::{Family, LinkIndex, MacAddr, Mtu, Vni};
-use crate::dataplane::{Object, ObjectKey, Op};
+use crate::dataplane::{Object, ObjectKey, Op, Route};
 
 /// A network interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -193,7 +194,7 @@ pub struct Refusal {
 
 impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "kernel refused {:?}: {}", self.op, io::Error::from_raw_os_error(self.errno))?;
+        write!(f, "kernel refused to {}: {}", self.op, io::Error::from_raw_os_error(self.errno))?;
         if self.reason.is_empty() { Ok(()) } else { write!(f, " ({})", self.reason) }
     }
 }
@@ -284,6 +285,14 @@ pub trait Kernel: Send {
 
     /// Reads the routes of the main table that have a protocol, on whatever link; complete or not at all.
     async fn routes_by(&mut self, family: Family, protocol: u8) -> Result<Vec<Object>, KernelError>;
+
+    /// Reads the routes of the main table under these keys, whoever wrote them, in the kernel's order: of several
+    /// with one key the first is in use. One read for all.
+    async fn routes_at(
+        &mut self,
+        family: Family,
+        keys: &BTreeSet<ObjectKey>,
+    ) -> Result<Vec<Route>, KernelError>;
 
     /// Changes one link.
     async fn change_link(&mut self, op: &LinkOp) -> Result<(), KernelError>;

@@ -21,6 +21,7 @@
 //! - [`backend`]: the traits of the backends.
 //! - [`kernel`]: the trait of the kernel; [`netlink`]: the real one.
 //! - [`underlay`]: which link and addresses carry the traffic between nodes; the decision is pure.
+//! - [`clock`]: time that goes on while the machine is suspended.
 //! - [`atomic_file`]: files that are whole at any moment.
 //! - [`subnet_file`]: `subnet.env`, by which container runtimes learn this node's subnets.
 //! - [`state_file`]: what an agent remembers over restarts.
@@ -33,6 +34,7 @@
 pub mod addr;
 pub mod atomic_file;
 pub mod backend;
+pub mod clock;
 pub mod config;
 pub mod dataplane;
 pub mod firewall;

@@ -15,6 +15,7 @@ mod golden;
 mod harness;
 mod hostgw;
 mod hostile;
+mod identity;
 mod incremental;
 #[cfg(feature = "kube")]
 mod kube;

@@ -4,6 +4,7 @@
 //! batch and somebody's `ip route del` are all the same case: compare, repair the difference.
 
 pub mod command;
+mod display;
 mod set;
 
 use std::net::IpAddr;

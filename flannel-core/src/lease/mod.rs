@@ -56,7 +56,7 @@ impl fmt::Display for Lease {
 }
 
 /// A record of the store that can't be read. It is unknown, not gone.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BadRecord {
     /// The key below `subnets/`, as the store has it.
     pub key: String,
@@ -64,9 +64,18 @@ pub struct BadRecord {
     pub reason: String,
 }
 
+impl BadRecord {
+    /// What the key begins with where the store makes records of node objects and the whole object is meant. Its
+    /// reason says what to do.
+    pub const NODE: &str = "node ";
+}
+
 impl fmt::Display for BadRecord {
     /// Short enough for a log line, whatever somebody wrote.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.key.starts_with(Self::NODE) {
+            return write!(f, "{}: {}", brief(&self.key), self.reason);
+        }
         write!(f, "record {:?}: {}; {}", brief(&self.key), brief(&self.reason), LeaseAttrs::MEND)
     }
 }

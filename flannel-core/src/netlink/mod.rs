@@ -21,6 +21,7 @@ mod sys;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use async_trait::async_trait;
@@ -36,7 +37,7 @@ use self::next_hops::NextHops;
 pub use self::ruleset::{RulesetChange, RulesetEvents};
 use self::socket::RECEIVE_BUFFER;
 use crate::addr::{Family, LinkIndex};
-use crate::dataplane::{Object, Op};
+use crate::dataplane::{Object, ObjectKey, Op, Route};
 use crate::kernel::{
     Kernel, KernelError, KernelEvent, Link, LinkAddress, LinkOp, Refusal, RouteLookup, Scope,
 };
@@ -217,6 +218,23 @@ impl Kernel for Netlink {
             Ok(decode::route_sight(message, next_hops)?.present().filter(by))
         };
         self.dumps.dump("read marked routes", Rtm::Getroute, filter, all, decode).await
+    }
+
+    async fn routes_at(
+        &mut self,
+        family: Family,
+        keys: &BTreeSet<ObjectKey>,
+    ) -> Result<Vec<Route>, KernelError> {
+        let all = || encode::routes_of(family, None);
+        let next_hops = &self.next_hops;
+        let decode = |message: &Message<'_>| {
+            let present = decode::route_sight(message, next_hops)?.present();
+            Ok(present.and_then(|object| match object {
+                Object::Route(route) if keys.contains(&object.key()) => Some(route),
+                _ => None,
+            }))
+        };
+        self.dumps.dump("read routes by destination", Rtm::Getroute, all, all, decode).await
     }
 
     async fn change_link(&mut self, op: &LinkOp) -> Result<(), KernelError> {

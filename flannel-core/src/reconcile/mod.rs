@@ -12,6 +12,7 @@ mod leftovers;
 mod network;
 mod pass;
 mod repair;
+mod replaced;
 #[cfg(test)]
 mod tests;
 mod underlay;
@@ -43,6 +44,7 @@ use config::FollowedConfig;
 pub use config::Taken;
 pub use network::register;
 use repair::Repair;
+use replaced::Replaced;
 
 /// How often everything is read again although nothing was announced.
 const AUDIT: Duration = Duration::from_secs(60);
@@ -184,6 +186,8 @@ pub struct Reconciler<D> {
     /// Follows the network config; `None` where the store does not tell.
     config: Option<FollowedConfig>,
     repair: Repair,
+    /// Routes of ours that somebody else replaced.
+    replaced: Replaced,
     attrs: watch::Sender<LeaseAttrs>,
 }
 
@@ -221,6 +225,7 @@ impl<D: Driver> Reconciler<D> {
             underlay: None,
             config: None,
             repair: Repair::default(),
+            replaced: Replaced::default(),
             attrs,
         }
     }
@@ -322,6 +327,7 @@ impl<D: Driver> Reconciler<D> {
             self.todo.leases = true;
         }
         if self.todo.leases {
+            self.replaced.prune(self.peers.want());
             self.driver.take_peers(&mut self.peers.iter());
         }
         if !unknown.is_subset(&self.unknown().collect()) {

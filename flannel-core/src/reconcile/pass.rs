@@ -57,7 +57,9 @@ impl<D: Driver> Reconciler<D> {
         }
         let looked = std::mem::take(&mut self.todo.objects);
         let keys: BTreeSet<ObjectKey> = if looked {
-            self.have = self.observe().await.inspect_err(|_| self.todo.objects = true)?;
+            let observed = self.observe().await.inspect_err(|_| self.todo.objects = true)?;
+            self.replaced.compare(&self.have, &observed, self.peers.want());
+            self.have = observed;
             self.todo.keys.clear();
             BTreeSet::new()
         } else {
@@ -79,6 +81,10 @@ impl<D: Driver> Reconciler<D> {
         let ops = self.permitted(planned, now);
         self.blocked.settle(|key| looked || keys.contains(key), &due, now);
         drop((keys, due));
+        if !ops.is_empty() {
+            self.execute(ops, &cause).await?;
+        }
+        let ops = self.look_at_contested().await?;
         if !ops.is_empty() {
             self.execute(ops, &cause).await?;
         }
@@ -205,12 +211,15 @@ impl<D: Driver> Reconciler<D> {
                 continue;
             }
             if self.blocked.remove(&key) {
-                info!(object = ?op.object(), "the kernel takes it now");
+                info!(object = %op.object(), "object accepted after earlier refusals");
             } else {
                 done.add(op);
             }
             let before = match op {
-                Op::Create(object) | Op::Replace(object) => self.have.insert(*object),
+                Op::Create(object) | Op::Replace(object) => {
+                    self.replaced.regain(&key);
+                    self.have.insert(*object)
+                }
                 Op::Delete(_) => self.have.remove(&key),
             };
             self.look_at_next_hop_of(before);
@@ -227,6 +236,15 @@ impl<D: Driver> Reconciler<D> {
     }
 
     fn note_refusal(&mut self, key: ObjectKey, refusal: &Refusal, looked: bool, now: Instant) {
+        let is_taken = match (refusal.errno, refusal.op.object()) {
+            (libc::EEXIST, Object::Route(_)) => true,
+            // A foreign route that covers the gateway of the one it replaced.
+            (libc::EINVAL, Object::Route(route)) => route.next_hop().is_none(),
+            _ => false,
+        };
+        if is_taken && matches!(refusal.op, Op::Create(_)) && self.replaced.contest(key) {
+            return;
+        }
         match refusal.errno {
             // It is there although we did not know: look, unless we just did. Then it is not ours.
             libc::EEXIST if !looked => {

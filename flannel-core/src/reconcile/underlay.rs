@@ -72,7 +72,8 @@ impl<D: Driver> Reconciler<D> {
         }
         self.state.send_if_modified(|state| {
             if let Some(own) = &mut state.own {
-                own.attrs = attrs.clone();
+                let before = std::mem::replace(&mut own.attrs, attrs.clone());
+                state.remember_ips(before.public_ips.iter().map(|(_, ip)| *ip));
             }
             false
         });

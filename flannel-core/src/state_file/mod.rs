@@ -6,6 +6,7 @@
 //! ([`crate::subnet::Remembering`]). Without it, or with a damaged one, an agent works all the same, leaves
 //! alone what it can't prove, and waits for the store.
 
+mod host;
 mod keeper;
 #[cfg(test)]
 mod tests;
@@ -21,9 +22,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+pub use host::{Host, StoredOn};
 pub use keeper::Keeper;
 
-use crate::addr::{PerFamily, Subnet, Vni};
+use crate::addr::{MacAddr, PerFamily, Subnet, Vni};
 use crate::atomic_file;
 use crate::config::NetworkConfig;
 use crate::lease::{AgedLease, Ages, Lease, LeaseKey};
@@ -58,6 +60,11 @@ pub struct State {
     pub own_ages: Ages,
     /// The underlay addresses that the store wanted this node to publish ([`crate::subnet::SubnetManager::wanted_ips`]).
     pub wanted_ips: PerFamily<IpAddr>,
+    /// Underlay addresses that this node has published, the newest last: a record with one of them may be a former
+    /// one of this node.
+    pub former_ips: Vec<IpAddr>,
+    /// The MACs of the host's own links ([`Host`]); empty in an older agent's file.
+    pub host_macs: Vec<MacAddr>,
     /// When it was written, in seconds since 1970; 0 if that is unknown.
     pub saved: u64,
 }

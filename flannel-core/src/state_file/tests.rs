@@ -22,6 +22,8 @@ fn state() -> State {
         own: Some(lease("10.5.1.0-24&fd00:5:0:1::-64", 3)),
         own_ages: Ages::all(6),
         wanted_ips: PerFamily { v4: "203.0.113.1".parse().ok(), v6: "2001:db8::1".parse().ok() },
+        former_ips: vec!["192.0.2.1".parse().unwrap(), "2001:db8::2".parse().unwrap()],
+        host_macs: vec![MacAddr([2, 0, 0, 0, 0, 1])],
         saved: 1_750_000_000,
     }
 }

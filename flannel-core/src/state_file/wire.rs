@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{Device, State};
-use crate::addr::{Family, PerFamily, Subnet};
+use crate::addr::{Family, MacAddr, PerFamily, Subnet};
 use crate::config::{LeaseSource, NetworkConfig};
 use crate::gojson::GoObject;
 use crate::lease::{AgedLease, Ages, Lease, LeaseAttrs, LeaseKey};
@@ -46,6 +46,10 @@ struct Wire<Leases> {
     /// At most one of each family.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     wanted_ips: Vec<IpAddr>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    former_ips: Vec<IpAddr>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    host_macs: Vec<MacAddr>,
     leases: Leases,
 }
 
@@ -107,6 +111,8 @@ pub(super) fn encode(state: &State, saved: u64) -> String {
         config: state.config.as_ref().map(|config| raw(config.to_json())),
         own: state.own.as_ref().map(|own| (own.key.to_string(), WireLease::of(own, state.own_ages))),
         wanted_ips: state.wanted_ips.iter().map(|(_, ip)| *ip).collect(),
+        former_ips: state.former_ips.clone(),
+        host_macs: state.host_macs.clone(),
         leases: OneByOne(&state.leases),
     };
     let mut text = serde_json::to_string(&wire).expect("strings and numbers always encode");
@@ -179,6 +185,8 @@ fn decode_v2(text: &str) -> Result<State, String> {
         own: wire.own.map(own).transpose()?,
         own_ages,
         wanted_ips: per_family(&wire.wanted_ips, Family::of),
+        former_ips: wire.former_ips,
+        host_macs: wire.host_macs,
         saved: wire.saved,
     })
 }

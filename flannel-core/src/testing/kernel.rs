@@ -2,7 +2,7 @@
 
 mod effects;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use tokio::sync::Notify;
 
 use crate::addr::{Family, LinkIndex, MacAddr, Mtu};
-use crate::dataplane::{Address, Dataplane, Object, ObjectKey, Op};
+use crate::dataplane::{Address, Dataplane, Object, ObjectKey, Op, Route};
 use crate::kernel::{
     Kernel, KernelError, KernelEvent, Link, LinkAddress, LinkOp, Refusal, RouteLookup, Scope,
 };
@@ -415,6 +415,23 @@ impl Kernel for FakeKernel {
         }
         let by = |object: &Object| matches!(object, Object::Route(route) if route.protocol == protocol && route.dst.family() == family);
         Ok(state.objects.iter().filter(by).collect())
+    }
+
+    async fn routes_at(
+        &mut self,
+        family: Family,
+        keys: &BTreeSet<ObjectKey>,
+    ) -> Result<Vec<Route>, KernelError> {
+        let mut state = self.lock();
+        state.dumps += 1;
+        if let Some(errno) = state.dump_error {
+            return Err(refused("read routes by destination".to_owned(), errno));
+        }
+        let at = |key: &ObjectKey| match state.objects.get(key) {
+            Some(Object::Route(route)) if route.dst.family() == family => Some(route),
+            _ => None,
+        };
+        Ok(keys.iter().filter_map(at).collect())
     }
 
     async fn change_link(&mut self, op: &LinkOp) -> Result<(), KernelError> {
