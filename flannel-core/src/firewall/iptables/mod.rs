@@ -16,12 +16,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+pub(super) use self::rule_text::words;
 use self::save::Dump;
 pub(super) use self::variant::legacy_tables;
 use self::variant::{Kind, Programs, Version};
 use self::watch::Watch;
 use super::manager::{FirewallError, Plan, RuleManager, Step, run};
-use super::obstacles::{self, Dropping};
 use super::rules::{Chain, Ours, Wanted};
 use crate::addr::Family;
 
@@ -34,8 +34,6 @@ pub struct Iptables {
     choice: String,
     version: Option<Version>,
     watch: Watch,
-    /// Chains of others that drop what is forwarded; `None` if they must be looked up.
-    dropping: Option<Vec<Dropping>>,
     /// Where rules of ours can be; those of the chosen variant first.
     places: Vec<Place>,
 }
@@ -70,7 +68,7 @@ impl Iptables {
             }
         }
         let watch = Watch::new(found.kind, resync);
-        Ok(Self { choice: found.why, version: found.version, watch, dropping: None, places })
+        Ok(Self { choice: found.why, version: found.version, watch, places })
     }
 
     /// Says which program is missing, if one is that rules of these families need.
@@ -81,22 +79,6 @@ impl Iptables {
     /// Which variant was chosen and why, for the log.
     pub fn choice(&self) -> &str {
         &self.choice
-    }
-
-    /// Chains of nftables that drop what ours accept. Where our rules are is none of them.
-    async fn in_the_way(&mut self, want: &Wanted) -> Vec<String> {
-        if !want.forward {
-            return Vec::new();
-        }
-        if self.watch.chains_changed() || self.dropping.is_none() {
-            let is_nft = self.places.iter().any(|place| place.is_chosen && place.kind == Kind::Nft);
-            let ours = [("ip", "filter"), ("ip6", "filter")];
-            // A host with nft, but a kernel without nf_tables, has none.
-            let found = obstacles::in_nftables(if is_nft { &ours } else { &[] }).await;
-            self.dropping = Some(found.unwrap_or_default());
-        }
-        let concerns = self.dropping.iter().flatten().filter(|chain| chain.concerns(want));
-        concerns.map(ToString::to_string).collect()
     }
 
     fn is_at_least(&self, version: Version) -> bool {
@@ -134,7 +116,6 @@ impl RuleManager for Iptables {
                 Ok(()) => {}
             }
         }
-        plan.notes.extend(self.in_the_way(want).await);
         match failed {
             // One family does not wait for the other: the next look fails again, with nothing else to do.
             Some(error) if !plan.steps.is_empty() => plan.notes.push(error.to_string()),

@@ -27,7 +27,6 @@ pub(super) struct Watch {
     /// `None` where the kernel does not tell.
     events: Option<RulesetEvents>,
     is_changed: bool,
-    chains_changed: bool,
 }
 
 impl Watch {
@@ -36,18 +35,13 @@ impl Watch {
             |error| debug!(%error, "changes of rules are not announced; they are read at every resync");
         let events = RulesetEvents::open().map_err(told).ok();
         let (resync, looked) = (resync.max(SHORTEST_RESYNC), Instant::now());
-        Self { kind, resync, looked, events, is_changed: false, chains_changed: false }
+        Self { kind, resync, looked, events, is_changed: false }
     }
 
     /// Notes a look, before it begins.
     pub(super) fn looks(&mut self) {
         self.looked = Instant::now();
         self.is_changed = false;
-    }
-
-    /// Whether base chains of anybody changed since this was asked last.
-    pub(super) fn chains_changed(&mut self) -> bool {
-        std::mem::take(&mut self.chains_changed)
     }
 
     /// Waits for the time of the next look. Dropping the future is no loss.
@@ -74,7 +68,6 @@ impl Watch {
         let Some(events) = &mut self.events else { return pending().await };
         let change = events.next().await;
         let ours = |(family, name): (u8, &str)| change.tables.contains(&(family, name.to_owned()));
-        self.is_changed |= change.unknown || change.base_chains || TABLES.into_iter().any(ours);
-        self.chains_changed |= change.unknown || change.base_chains;
+        self.is_changed |= change.unknown || TABLES.into_iter().any(ours);
     }
 }
