@@ -25,6 +25,8 @@ mod outages;
 mod quiet;
 mod repair;
 mod restart;
+#[cfg(all(feature = "etcd", feature = "kube"))]
+mod scenarios;
 mod switch;
 mod takeover;
 mod underlay;
