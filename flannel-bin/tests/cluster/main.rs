@@ -26,6 +26,8 @@ mod outages;
 mod quiet;
 mod repair;
 mod restart;
+#[cfg(all(feature = "etcd", feature = "kube"))]
+mod scenarios;
 mod switch;
 mod takeover;
 mod underlay;
