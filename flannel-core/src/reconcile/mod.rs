@@ -303,18 +303,20 @@ impl<D: Driver> Reconciler<D> {
         let becomes_synced = self.leases.is_synced() && !was_synced;
         let are_many = changes.len() > self.leases.len() / 2;
         let now = Instant::now();
+        self.todo.leases |= !changes.is_empty();
+        let mut touched = Vec::new();
         for LeaseChange { key, after, .. } in changes {
-            let touched = match after {
-                Some(lease) => self.peers.put(key, lease.created, self.driver.peer(&lease)),
-                None => self.peers.remove(&key),
-            };
-            for key in &touched {
-                self.blocked.hurry(key, now);
-            }
-            if !becomes_synced {
-                self.todo.keys.extend(touched);
-            }
-            self.todo.leases = true;
+            touched.extend(match after {
+                Some(lease) => self.peers.stage(key, (&*lease).into(), self.driver.peer(&lease)),
+                None => self.peers.stage_removal(&key),
+            });
+        }
+        touched.extend(self.peers.settle());
+        for key in &touched {
+            self.blocked.hurry(key, now);
+        }
+        if !becomes_synced {
+            self.todo.keys.extend(touched);
         }
         if are_many {
             self.peers.repack();
@@ -350,8 +352,9 @@ impl<D: Driver> Reconciler<D> {
         self.peers.share(shared.map(|scope| scope.link));
         self.peers.confine(self.state.borrow().networks);
         for lease in self.leases.iter().filter(|lease| lease.key != self.own) {
-            self.peers.put(lease.key, lease.created, self.driver.peer(lease));
+            self.peers.stage(lease.key, (&**lease).into(), self.driver.peer(lease));
         }
+        self.peers.settle();
         self.peers.repack();
         self.driver.take_peers(&mut self.peers.iter());
         self.blocked.clear();
