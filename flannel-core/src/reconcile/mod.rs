@@ -84,10 +84,10 @@ pub trait Driver: Send {
     /// What this node claims for itself before any lease.
     fn own_claims(&self) -> Vec<Claim>;
 
-    /// What a lease of another node asks for on the devices as they are now.
+    /// What a lease of another node asks for on the devices as they are now or, while one is away, as they were.
     fn peer(&self, lease: &Lease) -> Result<Peer, PeerError>;
 
-    /// Where objects of ours can be. Routes that [`Ownership`] proves to be ours are found without it.
+    /// Where objects of ours can be: on links that are there. Routes that [`Ownership`] proves to be ours are found without it.
     fn scopes(&self) -> Vec<Scope>;
 
     /// Whether an object on a device of this backend is ours to replace and delete. What is ours on links
@@ -119,8 +119,13 @@ pub trait Driver: Send {
 /// The devices of a backend after [`Driver::ensure_devices`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Devices {
-    /// The links that hold our objects. When it differs from the last, all peers are worked out again.
+    /// The links that hold our objects, as last known: one that is away stays among them, since what is desired
+    /// on it shrinks only by what store and config say. When it differs from the last, all peers are worked out
+    /// again.
     pub links: Vec<LinkIndex>,
+    /// Links on which nothing can be put now: they are gone or down. Nothing is tried there, and nothing is given
+    /// up.
+    pub away: Vec<LinkIndex>,
     /// Whether something was changed, so that what hangs on the devices must be read again.
     pub changed: bool,
     /// Whether leases mean something else than before, so that all peers are worked out again.

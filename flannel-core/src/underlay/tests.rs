@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::kernel::Exit;
 use crate::addr::{LinkIndex, Mtu};
 
 const V4: &[Family] = &[Family::V4];
@@ -13,6 +14,8 @@ pub(super) fn link(index: u32, name: &str) -> Link {
     Link {
         index: LinkIndex(index),
         name: name.into(),
+        altnames: Vec::new(),
+        master: None,
         kind: None,
         mac: None,
         mtu: Mtu(1500),
@@ -36,7 +39,7 @@ pub(super) fn addr(link: u32, text: &str) -> LinkAddress {
 }
 
 pub(super) fn route(link: Option<u32>, metric: u32) -> RouteLookup {
-    RouteLookup { link: link.map(LinkIndex), via: None, source: None, metric }
+    RouteLookup { exit: Exit::of(link.map(LinkIndex)), via: None, source: None, metric }
 }
 
 /// eth0 has five IPv4 addresses and one IPv6 address, as in upstream's tests; eth1 has IPv4 only and eth2

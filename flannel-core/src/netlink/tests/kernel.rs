@@ -10,7 +10,7 @@ use super::super::Netlink;
 use super::sandbox::{ip, runtime, with_underlay};
 use crate::addr::{Family, LinkIndex, MacAddr, Mtu, Vni};
 use crate::dataplane::{Address, Object, Op};
-use crate::kernel::{Kernel, KernelEvent, Link, LinkOp, RouteLookup, VxlanLink};
+use crate::kernel::{Exit, Kernel, KernelEvent, Link, LinkOp, RouteLookup, VxlanLink};
 
 pub(super) const MAC: MacAddr = MacAddr([2, 0x5b, 0x10, 0x33, 0x7e, 1]);
 
@@ -229,7 +229,7 @@ fn routes_are_looked_up() {
             assert_eq!(kernel.lookup(at(dst)).await.unwrap(), None, "{kind}");
         }
         let via = |via, source: Option<&str>, metric| RouteLookup {
-            link: Some(eth0),
+            exit: Exit::By(eth0),
             via: Some(at(via)),
             source: source.map(at),
             metric,
