@@ -85,7 +85,9 @@ impl<'a> Search<'a> {
 
     fn by_name(&mut self, name: &str) -> Option<Underlay> {
         let was = |link: &&Link| self.old_name(link).is_some_and(|old| old == name);
-        let is = |link: &&Link| link.name == name || link.altnames.iter().any(|other| other == name);
+        let is = |link: &&Link| {
+            !was(link) && (link.name == name || link.altnames.iter().any(|other| other == name))
+        };
         let found: Vec<&Link> =
             self.links.iter().copied().filter(was).chain(self.links.iter().copied().filter(is)).collect();
         if found.is_empty() {

@@ -154,3 +154,6 @@ fn only_way_out(host: &Host, is_suspect: impl Fn(LinkIndex) -> bool) -> Vec<Link
     let veths = host.links.iter().filter(|link| link.kind.as_deref() == Some(VETH));
     veths.map(|link| link.index).collect()
 }
+
+#[cfg(test)]
+mod tests;
