@@ -4,6 +4,7 @@ mod direct;
 mod incremental;
 mod live;
 mod next_hops;
+mod nic;
 
 use std::sync::Arc;
 use std::time::Duration;

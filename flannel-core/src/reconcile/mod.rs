@@ -16,7 +16,8 @@ mod repair;
 mod tests;
 mod underlay;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -163,6 +164,8 @@ pub struct Reconciler<D> {
     kernel: Box<dyn Kernel>,
     own: LeaseKey,
     leases: LeaseTable,
+    /// The last version that could be used of each lease whose present one can't.
+    last_good: BTreeMap<LeaseKey, Arc<Lease>>,
     peers: PeerTable,
     devices: Devices,
     have: Dataplane,
@@ -208,6 +211,7 @@ impl<D: Driver> Reconciler<D> {
             kernel,
             own,
             leases: LeaseTable::default(),
+            last_good: BTreeMap::new(),
             peers: PeerTable::default(),
             devices: Devices::default(),
             have: Dataplane::default(),
@@ -303,10 +307,17 @@ impl<D: Driver> Reconciler<D> {
         let becomes_synced = self.leases.is_synced() && !was_synced;
         let are_many = changes.len() > self.leases.len() / 2;
         let now = Instant::now();
-        for LeaseChange { key, after, .. } in changes {
+        for LeaseChange { key, before, after } in changes {
             let touched = match after {
-                Some(lease) => self.peers.put(key, lease.created, self.driver.peer(&lease)),
-                None => self.peers.remove(&key),
+                Some(lease) => {
+                    let peer = self.driver.peer(&lease);
+                    self.remember_good(key, before, &peer);
+                    self.peers.put(key, lease.created, peer)
+                }
+                None => {
+                    self.last_good.remove(&key);
+                    self.peers.remove(&key)
+                }
             };
             for key in &touched {
                 self.blocked.hurry(key, now);
@@ -340,6 +351,15 @@ impl<D: Driver> Reconciler<D> {
         Ok(())
     }
 
+    /// Remembers what a lease was before it became one that can't be used, for a table that is made anew.
+    fn remember_good(&mut self, key: LeaseKey, before: Option<Arc<Lease>>, now: &Result<Peer, PeerError>) {
+        if !matches!(now, Err(PeerError::Malformed(_))) {
+            self.last_good.remove(&key);
+        } else if let Some(before) = before.filter(|before| self.driver.peer(before).is_ok()) {
+            self.last_good.insert(key, before);
+        }
+    }
+
     /// Works out all peers anew, on devices that were not there before.
     fn rebuild_peers(&mut self) {
         let mut own = self.driver.own_objects();
@@ -349,6 +369,9 @@ impl<D: Driver> Reconciler<D> {
         self.peers.share(shared.map(|scope| scope.link));
         self.peers.confine(self.state.borrow().networks);
         for lease in self.leases.iter().filter(|lease| lease.key != self.own) {
+            if let Some(good) = self.last_good.get(&lease.key) {
+                self.peers.put(good.key, good.created, self.driver.peer(good));
+            }
             self.peers.put(lease.key, lease.created, self.driver.peer(lease));
         }
         self.peers.repack();

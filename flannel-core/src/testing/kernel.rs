@@ -198,6 +198,11 @@ impl FakeKernel {
         self.lock().links.values().find(|link| link.name == name).cloned()
     }
 
+    /// A link by number.
+    pub fn link_numbered(&self, link: LinkIndex) -> Option<Link> {
+        self.lock().links.get(&link).cloned()
+    }
+
     /// The operations tried since the last call.
     pub fn take_ops(&self) -> Vec<Op> {
         std::mem::take(&mut self.lock().ops)

@@ -80,7 +80,9 @@ fn review_with(host: &Host, options: &UnderlayOptions, current: &Underlay, memor
     };
     let addresses = host.addresses.iter().filter(fits).cloned().collect();
     let options = UnderlayOptions { kept: current.local, ..options.clone() };
-    let followed = Followed { link: current.link, name: memory.name.clone() };
+    let anew = || host.links.iter().find(|link| link.name == current.name);
+    let followed = link.or_else(anew).map_or(current.link, |link| link.index);
+    let followed = Followed { link: followed, name: memory.name.clone() };
     match decide_again(&Host { addresses, ..host.clone() }, &options, Some(&followed)) {
         Ok(choice) if is_same(&choice.underlay, current) => Standing::Stands,
         Ok(choice) => Standing::Succeeded(choice.underlay),
@@ -213,7 +215,7 @@ impl Follower {
         match change {
             Change::Renamed(next) => self.current = next,
             Change::Moved(next) => {
-                if next.link != self.current.link {
+                if next.name != self.current.name {
                     self.memory = Memory::of(&next);
                 }
                 self.memory.alone = PerFamily::default();
