@@ -3,6 +3,7 @@
 
 mod backends;
 mod blackhole;
+mod choice;
 mod cleanup;
 mod connectivity;
 mod crowd;

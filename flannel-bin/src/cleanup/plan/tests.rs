@@ -12,6 +12,8 @@ fn link(index: u32, name: &str, kind: &str) -> Link {
     Link {
         index: LinkIndex(index),
         name: name.to_owned(),
+        altnames: Vec::new(),
+        master: None,
         kind: Some(kind.to_owned()),
         mac: Some(MacAddr([2, 0, 0, 0, 0, 1])),
         mtu: Mtu(1450),
