@@ -33,7 +33,7 @@ use crate::backend::{BackendError, NetworkStatus, Underlay};
 use crate::config::{BackendConfig, ConfigError};
 use crate::dataplane::{Dataplane, Object, ObjectKey, Route};
 use crate::kernel::{Kernel, KernelError, KernelEvent, Refusal, Scope};
-use crate::lease::{Lease, LeaseAttrs, LeaseChange, LeaseKey, LeaseTable, LeaseUpdate};
+use crate::lease::{AgedLease, Lease, LeaseAttrs, LeaseChange, LeaseKey, LeaseTable, LeaseUpdate};
 use crate::ownership::Ownership;
 use crate::peers::{Claim, Peer, PeerError, PeerTable};
 use crate::state_file::State;
@@ -167,7 +167,7 @@ pub struct Reconciler<D> {
     own: LeaseKey,
     leases: LeaseTable,
     /// The last version that could be used of each lease whose present one can't.
-    last_good: BTreeMap<LeaseKey, Arc<Lease>>,
+    last_good: BTreeMap<LeaseKey, Arc<AgedLease>>,
     peers: PeerTable,
     devices: Devices,
     have: Dataplane,
@@ -360,7 +360,7 @@ impl<D: Driver> Reconciler<D> {
     }
 
     /// Remembers what a lease was before it became one that can't be used, for a table that is made anew.
-    fn remember_good(&mut self, key: LeaseKey, before: Option<Arc<Lease>>, now: &Result<Peer, PeerError>) {
+    fn remember_good(&mut self, key: LeaseKey, before: Option<Arc<AgedLease>>, now: &Result<Peer, PeerError>) {
         if !matches!(now, Err(PeerError::Malformed(_))) {
             self.last_good.remove(&key);
         } else if let Some(before) = before.filter(|before| self.driver.peer(before).is_ok()) {
