@@ -254,7 +254,11 @@ impl Agent<'_> {
         let stored = self.previous.as_ref().and_then(|state| state.own.as_ref());
         options.kept = stored.map(|own| own.attrs.public_ips).unwrap_or_default();
         let underlay = underlay::choose(kernel, &options).await?;
-        let rivals = if stored.is_some() { Vec::new() } else { underlay::rivals(kernel, &underlay).await.map_err(UnderlayError::from)? };
+        let rivals = if stored.is_some() {
+            Vec::new()
+        } else {
+            underlay::rivals(kernel, &underlay).await.map_err(UnderlayError::from)?
+        };
         if rivals.is_empty() {
             return Ok((underlay, options));
         }

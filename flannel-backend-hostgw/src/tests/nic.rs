@@ -6,7 +6,12 @@ use proptest::prelude::*;
 use super::*;
 
 fn block_on(body: impl Future<Output = ()>) {
-    tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(body);
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap()
+        .block_on(body);
 }
 
 fn nic_of(host: &Host) -> Nic {

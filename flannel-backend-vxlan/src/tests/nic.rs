@@ -50,7 +50,8 @@ async fn nothing_is_taken_away(objects: bool, config: &str, steps: &[NicStep]) {
 }
 
 fn run(objects: bool, config: &str, steps: &[NicStep]) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(nothing_is_taken_away(objects, config, steps));
 }
 
@@ -72,7 +73,8 @@ proptest! {
 
 #[test]
 fn a_rename_writes_nothing_and_the_names_follow() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
         let host = Host::new(true, DUAL);
         host.store.put(PEER_KEY, PEER);
@@ -94,7 +96,8 @@ fn a_rename_writes_nothing_and_the_names_follow() {
 
 #[test]
 fn a_device_of_ours_that_was_renamed_is_held_and_named() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
         let host = Host::new(true, DUAL);
         host.store.put(PEER_KEY, PEER);

@@ -143,10 +143,9 @@ fn what_the_overlay_made_is_not_chosen(case: &'static BackendCase) {
     netns.ip("link set nic9 up").unwrap();
     netns.ip("address add 10.99.0.11/24 dev nic9").unwrap();
     netns.ip("address add fd00:99::11/64 dev nic9 nodad").unwrap();
-    for (flags, link) in [
-        (&["--iface-regex=^10[.]|^fd00:(99|10:)"][..], "nic9"),
-        (&["--iface=cni0", "--iface=eth0"], "eth0"),
-    ] {
+    for (flags, link) in
+        [(&["--iface-regex=^10[.]|^fd00:(99|10:)"][..], "nic9"), (&["--iface=cni0", "--iface=eth0"], "eth0")]
+    {
         bed.stop(1);
         bed.spawn_by(1, flags, &[]);
         bed.wait_ready(1);

@@ -255,7 +255,8 @@ pub(super) fn lookup(message: &Message<'_>) -> Result<Option<RouteLookup>, Undec
     }
     let attrs = body.rtattrs();
     let link = read(attrs, libc::RTA_OIF, number)?.map(LinkIndex);
-    let several = read(attrs, libc::RTA_MULTIPATH, |payload| next_hops_of(payload, family))?.unwrap_or_default();
+    let several =
+        read(attrs, libc::RTA_MULTIPATH, |payload| next_hops_of(payload, family))?.unwrap_or_default();
     let links = link.into_iter().chain(several.iter().map(|(link, _)| *link));
     Ok(Some(RouteLookup {
         exit: Exit::of(links),

@@ -57,7 +57,9 @@ impl<D: Driver> Reconciler<D> {
         // A device may have waited for the very address that came.
         self.todo.devices |= self.devices.problem.is_some();
         match follower.problem() {
-            Some(why) if before.as_deref() != Some(why) => warn!(error = %why, "underlay not as it should be"),
+            Some(why) if before.as_deref() != Some(why) => {
+                warn!(error = %why, "underlay not as it should be")
+            }
             None if before.is_some() => info!("underlay is there again"),
             _ => {}
         }

@@ -82,7 +82,9 @@ impl Nic {
         let without: [Arc<AtomicBool>; 2] = Default::default();
         let gone = without.clone();
         kernel.refuse(move |op| {
-            let (Op::Create(Object::Route(route)) | Op::Replace(Object::Route(route))) = op else { return None };
+            let (Op::Create(Object::Route(route)) | Op::Replace(Object::Route(route))) = op else {
+                return None;
+            };
             let is_gone = gone[index_of(route.dst.family())].load(Ordering::Relaxed);
             // A gateway that no route leads to, but for those on devices that need none.
             (!route.onlink && route.via.is_some() && is_gone).then_some(libc::ENETUNREACH)
@@ -200,7 +202,10 @@ impl Nic {
         let links: Vec<LinkIndex> = self.kernel.objects().iter().filter_map(|object| object.link()).collect();
         let name = |link: LinkIndex| match Some(link) == self.link {
             true => "the NIC".to_owned(),
-            false => self.kernel.link_numbered(link).map_or_else(|| "a link that is gone".to_owned(), |link| link.name),
+            false => self
+                .kernel
+                .link_numbered(link)
+                .map_or_else(|| "a link that is gone".to_owned(), |link| link.name),
         };
         let mut objects: Vec<String> = (self.kernel.objects().iter())
             .map(|object| {

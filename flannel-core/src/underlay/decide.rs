@@ -162,7 +162,10 @@ impl<'a> Search<'a> {
         for link in &links {
             let pinned = PerFamily::from_fn(|family| {
                 let usable = if self.enabled(family) { self.usable(link, family) } else { Vec::new() };
-                self.best(usable.into_iter().filter(|addr| regex.is_match(addr.to_string().as_bytes())), family)
+                self.best(
+                    usable.into_iter().filter(|addr| regex.is_match(addr.to_string().as_bytes())),
+                    family,
+                )
             });
             if self.options.families.iter().all(|family| pinned.get(*family).is_some()) {
                 let reason = format!("its address matches {candidate}");
@@ -316,7 +319,11 @@ impl<'a> Search<'a> {
     fn best(&self, mut usable: impl Iterator<Item = IpAddr>, family: Family) -> Option<IpAddr> {
         let kept = self.options.kept.get(family);
         let first = usable.next()?;
-        Some(if Some(&first) == kept { first } else { usable.find(|addr| Some(addr) == kept).unwrap_or(first) })
+        Some(if Some(&first) == kept {
+            first
+        } else {
+            usable.find(|addr| Some(addr) == kept).unwrap_or(first)
+        })
     }
 
     /// What was published before, if a link still has it.

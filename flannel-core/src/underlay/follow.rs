@@ -177,7 +177,9 @@ impl Follower {
             }
         }
         let next = match review_with(host, &self.options, &self.current, &self.memory) {
-            Standing::Renamed(name) => return Some(Change::Renamed(Underlay { name, ..self.current.clone() })),
+            Standing::Renamed(name) => {
+                return Some(Change::Renamed(Underlay { name, ..self.current.clone() }));
+            }
             Standing::Stands => {
                 (self.successor, self.problem) = (None, None);
                 return None;

@@ -24,6 +24,7 @@ pub use overlay::Overlay;
 
 use crate::addr::{Family, PerFamily};
 use crate::backend::Underlay;
+use crate::config::NetworkConfig;
 use crate::kernel::{Kernel, KernelError, Link, LinkAddress, RouteLookup};
 
 /// What the operator said about the underlay.
@@ -45,6 +46,14 @@ pub struct UnderlayOptions {
     /// The addresses that this node published last. One that the chosen link still has is kept, whatever other
     /// addresses came beside it.
     pub kept: PerFamily<IpAddr>,
+}
+
+impl UnderlayOptions {
+    /// What a network config asks for, where the operator said nothing.
+    pub fn of_config(config: &NetworkConfig) -> Self {
+        let overlay = Overlay::new(config.networks.map(|_, network| network.network));
+        Self { families: config.families().collect(), overlay, ..Self::default() }
+    }
 }
 
 /// What the choice depends on, read from one network namespace.

@@ -26,7 +26,18 @@ pub struct Overlay {
 
 /// Kinds of links that lead to other nodes through something else. None is a NIC.
 const TUNNELS: [&str; 13] = [
-    "vxlan", "geneve", "tun", "wireguard", "ipip", "sit", "gre", "gretap", "ip6gre", "ip6gretap", "ip6tnl", "vti",
+    "vxlan",
+    "geneve",
+    "tun",
+    "wireguard",
+    "ipip",
+    "sit",
+    "gre",
+    "gretap",
+    "ip6gre",
+    "ip6gretap",
+    "ip6tnl",
+    "vti",
     "dummy",
 ];
 const BRIDGE: &str = "bridge";
@@ -61,7 +72,10 @@ impl Overlay {
         let mut suspects = BTreeMap::new();
         for link in &host.links {
             if self.is_device(link) {
-                made.insert(link.index, "it is a device of flannel, which leads to pods and not to nodes".to_owned());
+                made.insert(
+                    link.index,
+                    "it is a device of flannel, which leads to pods and not to nodes".to_owned(),
+                );
                 continue;
             }
             let Some((addr, network)) = self.evidence(host, link) else { continue };
@@ -69,7 +83,11 @@ impl Overlay {
                 "it has {addr} of the pod network {network}, so it leads to pods and not to nodes; name the interface \
                  to the other nodes"
             );
-            if is_tunnel(link) { made.insert(link.index, why) } else { suspects.insert(link.index, why) };
+            if is_tunnel(link) {
+                made.insert(link.index, why)
+            } else {
+                suspects.insert(link.index, why)
+            };
         }
         let only = only_way_out(host, |link| made.contains_key(&link) || suspects.contains_key(&link));
         suspects.retain(|link, _| !only.contains(link));

@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::kernel::Exit;
 use crate::addr::{LinkIndex, Mtu};
+use crate::kernel::Exit;
 
 const V4: &[Family] = &[Family::V4];
 const V6: &[Family] = &[Family::V6];

@@ -70,7 +70,7 @@ fn by_both() -> Known {
         networks: by_subnet_file().subnets.networks,
         devices: vec![Device { name: "flannel.1".to_owned(), vni: Vni::new(1).unwrap() }],
         own: Some(lease("10.5.1.0-24", [192, 0, 2, 1])),
-        leases: [(peer.key, peer.into())].into(),
+        leases: [(peer.key, std::sync::Arc::new(peer.into()))].into(),
         ..State::default()
     };
     Known { state: Some(state), ..by_subnet_file() }

@@ -215,7 +215,11 @@ async fn what_stands_of_the_other_family_is_kept_and_a_virtual_address_is_no_suc
     changed.addresses.retain(|own| own.addr.ip() != ip("fd00:30::10"));
     changed.addresses.push(addr(2, "fd00:30::100/128"));
     assert_eq!(follower.look(&changed, now), None);
-    assert!(follower.problem().unwrap().contains("fd00:30::10 is gone from eth0"), "{:?}", follower.problem());
+    assert!(
+        follower.problem().unwrap().contains("fd00:30::10 is gone from eth0"),
+        "{:?}",
+        follower.problem()
+    );
     changed.addresses.push(addr(2, "fd00:30::11/64"));
     follower.look(&changed, now);
     let Some(Change::Moved(next)) = follower.look(&changed, now + SETTLED) else { panic!() };
@@ -242,7 +246,10 @@ async fn an_address_that_moves_to_a_bridge_is_followed_there() {
     let mut follower = follower_of(&v4);
     let (mut host, now) = (host(), Instant::now());
     host.links.push(Link { kind: Some("bridge".into()), ..link(9, "br0") });
-    host.links.iter_mut().filter(|link| link.name == "eth0").for_each(|link| link.master = Some(LinkIndex(9)));
+    host.links
+        .iter_mut()
+        .filter(|link| link.name == "eth0")
+        .for_each(|link| link.master = Some(LinkIndex(9)));
     host.addresses.iter_mut().filter(|own| own.link.0 == 2).for_each(|own| own.link.0 = 9);
     host.defaults.v4 = Some(vec![route(Some(9), 0)]);
     assert_eq!(follower.look(&host, now), None);

@@ -60,7 +60,8 @@ fn with(family: Family, change: impl FnOnce(&mut UnderlayOptions)) -> UnderlayOp
 fn chosen(host: &Host, options: &UnderlayOptions) -> String {
     match decide(host, options) {
         Ok(choice) => {
-            let addresses: Vec<_> = choice.underlay.published.iter().map(|(_, addr)| addr.to_string()).collect();
+            let addresses: Vec<_> =
+                choice.underlay.published.iter().map(|(_, addr)| addr.to_string()).collect();
             format!("{} {}", choice.underlay.name, addresses.join(" "))
         }
         Err(UnderlayError::NoneFits { lost, .. }) => list(&lost),
@@ -80,9 +81,12 @@ fn of_family(family: Family) -> (&'static str, &'static str, &'static str, &'sta
 fn no_door_leads_to_what_the_overlay_made() {
     for family in Family::ALL {
         let (nic, gateway, pattern, device) = of_family(family);
-        let of_pods = |name: &str| format!("{name}: it has 10.244.3.1 of the pod network 10.244.0.0/16, so it leads ");
+        let of_pods =
+            |name: &str| format!("{name}: it has 10.244.3.1 of the pod network 10.244.0.0/16, so it leads ");
         // The default route, of which a DHCP client put a cheaper one on the device, with a gateway or without.
-        for (by, via) in [(2, None), (3, None), (2, Some(ip("10.244.3.0"))), (5, Some(ip(gateway))), (4, None)] {
+        for (by, via) in
+            [(2, None), (3, None), (2, Some(ip("10.244.3.0"))), (5, Some(ip(gateway))), (4, None)]
+        {
             let mut host = node();
             let routes = host.defaults.get_mut(family).as_mut().unwrap();
             routes.push(crate::kernel::RouteLookup { via, ..route(Some(by), 5) });
@@ -116,8 +120,12 @@ fn no_door_leads_to_what_the_overlay_made() {
         // The way to an address.
         for by in [2, 3, 4, 5] {
             let reach = Ok(route(Some(by), 0));
-            let refused = chosen(&Host { reach, ..node() }, &with(family, |o| o.can_reach = Some(ip(gateway))));
-            assert!(!refused.starts_with("eth0") && refused.contains("leads to pods and not to nodes"), "{refused}");
+            let refused =
+                chosen(&Host { reach, ..node() }, &with(family, |o| o.can_reach = Some(ip(gateway))));
+            assert!(
+                !refused.starts_with("eth0") && refused.contains("leads to pods and not to nodes"),
+                "{refused}"
+            );
         }
     }
 }
@@ -141,15 +149,24 @@ fn the_follower_refuses_what_the_start_refuses() {
 /// The nodes' network lies in `Network` by mistake: what works goes on, and only what the overlay made is refused.
 #[test]
 fn a_nic_inside_of_the_network_is_a_nic() {
-    let v4 = |iface: &str| with(Family::V4, |o| o.ifaces = Some(iface.to_owned()).filter(|it| !it.is_empty()).into_iter().collect());
+    let v4 = |iface: &str| {
+        with(Family::V4, |o| {
+            o.ifaces = Some(iface.to_owned()).filter(|it| !it.is_empty()).into_iter().collect()
+        })
+    };
     let own = |options: UnderlayOptions| UnderlayOptions {
         overlay: Overlay { own: vec!["10.244.3.0/24".parse().unwrap()], ..overlay() },
         ..options
     };
     for kind in [None, Some("veth"), Some("vlan"), Some("bond"), Some("macvlan")] {
-        for (address, with_default) in [("10.244.0.11/24", true), ("10.244.0.11/24", false), ("10.244.0.11/16", false)] {
+        for (address, with_default) in
+            [("10.244.0.11/24", true), ("10.244.0.11/24", false), ("10.244.0.11/16", false)]
+        {
             let mut host = node();
-            host.links.iter_mut().filter(|link| link.name == "eth0").for_each(|link| link.kind = kind.map(Into::into));
+            host.links
+                .iter_mut()
+                .filter(|link| link.name == "eth0")
+                .for_each(|link| link.kind = kind.map(Into::into));
             host.addresses.retain(|own| own.link != LinkIndex(20));
             host.addresses.push(addr(20, address));
             if !with_default {
@@ -173,14 +190,19 @@ fn a_bridge_or_veth_may_be_the_only_way_out() {
     // A bridge over a NIC.
     let mut host = node();
     host.links.push(of("bridge", 21, "br0"));
-    host.links.iter_mut().filter(|link| link.name == "eth0").for_each(|link| link.master = Some(LinkIndex(21)));
+    host.links
+        .iter_mut()
+        .filter(|link| link.name == "eth0")
+        .for_each(|link| link.master = Some(LinkIndex(21)));
     host.addresses.retain(|own| own.link != LinkIndex(20));
     host.addresses.push(addr(21, "10.244.0.11/24"));
     assert_eq!(chosen(&host, &v4("br0")), "br0 10.244.0.11");
     // A bridge over a container's veth: by the only default route with a gateway.
     host.links.iter_mut().filter(|link| link.name == "eth0").for_each(|link| link.kind = Some("veth".into()));
-    host.defaults.v4 =
-        Some(vec![crate::kernel::RouteLookup { via: Some(ip("10.244.0.1")), ..route(Some(21), 0) }, route(Some(5), 1)]);
+    host.defaults.v4 = Some(vec![
+        crate::kernel::RouteLookup { via: Some(ip("10.244.0.1")), ..route(Some(21), 0) },
+        route(Some(5), 1),
+    ]);
     host.defaults.v6 = None;
     assert_eq!(chosen(&host, &v4("br0")), "br0 10.244.0.11");
     assert!(chosen(&host, &v4("cni0")).starts_with("cni0: it has"));
@@ -221,11 +243,8 @@ fn names_and_kinds_together_tell_a_device_of_ours() {
         assert_eq!(!stored.made(&host).is_empty(), ours, "{kind:?} {name}");
     }
     // Without a name of ours a tunnel is told by its address.
-    let host = Host {
-        links: vec![of("vxlan", 2, "vxlan100")],
-        addresses: vec![addr(2, "10.244.9.0/32")],
-        ..node()
-    };
+    let host =
+        Host { links: vec![of("vxlan", 2, "vxlan100")], addresses: vec![addr(2, "10.244.9.0/32")], ..node() };
     assert_eq!(overlay().made(&host).len(), 1);
 }
 
@@ -259,7 +278,10 @@ fn what_was_published_and_still_stands_is_kept() {
     ] {
         let mut host = node();
         host.addresses.insert(0, addr(20, newer));
-        host.reach = Ok(crate::kernel::RouteLookup { source: Some(ip(newer.split('/').next().unwrap())), ..route(Some(20), 0) });
+        host.reach = Ok(crate::kernel::RouteLookup {
+            source: Some(ip(newer.split('/').next().unwrap())),
+            ..route(Some(20), 0)
+        });
         let doors: [fn(&mut UnderlayOptions, &str); 4] = [
             |o, _| o.ifaces = vec!["eth0".into()],
             |_, _| (),
@@ -292,7 +314,10 @@ fn what_was_published_and_still_stands_is_kept() {
 #[test]
 fn a_link_is_found_by_its_altname_and_a_rename_between_runs_is_named() {
     let mut host = node();
-    host.links.iter_mut().filter(|link| link.name == "eth0").for_each(|link| link.altnames = vec!["enp0s3".into()]);
+    host.links
+        .iter_mut()
+        .filter(|link| link.name == "eth0")
+        .for_each(|link| link.altnames = vec!["enp0s3".into()]);
     let by_altname = with(Family::V4, |o| o.ifaces = vec!["enp0s3".into()]);
     assert_eq!(chosen(&host, &by_altname), "eth0 10.0.0.11");
     assert_eq!(decide(&host, &by_altname).unwrap().underlay.reason, "it is also named enp0s3");
