@@ -66,6 +66,8 @@ pub struct Firewall {
     wanted: Wanted,
     ours: Ours,
     status: watch::Sender<FirewallStatus>,
+    /// Which way the manager took at the last look.
+    choice: Option<String>,
     repairs: VecDeque<Instant>,
     failures: u32,
     /// Why it is unknown what an earlier run left, and until when not to look again.
@@ -84,7 +86,8 @@ impl Firewall {
         let (manager, masquerades) = (managers.choice().to_owned(), wanted.masquerade);
         let status = FirewallStatus { manager, masquerades, ..FirewallStatus::default() };
         let status = watch::Sender::new(status);
-        Self { managers, wanted, ours, status, repairs: VecDeque::new(), failures: 0, unclear: None }
+        let choice = managers.active.as_ref().and_then(|active| active.choice()).map(str::to_owned);
+        Self { managers, wanted, ours, status, choice, repairs: VecDeque::new(), failures: 0, unclear: None }
     }
 
     /// How the rules are. Valid after `run` took the firewall, too.
@@ -152,6 +155,7 @@ impl Firewall {
         if let Some(surroundings) = self.managers.surroundings.as_mut().filter(|_| done.changes > 0) {
             surroundings.set_due();
         }
+        self.note_choice();
         let was_in_place = self.status.borrow().in_place;
         if done.changes > 0 && was_in_place {
             self.repairs.push_back(Instant::now());
@@ -170,6 +174,17 @@ impl Firewall {
             status.in_place = true;
             status.notes = done.notes;
         });
+    }
+
+    /// Shows that rules are kept in another way than before.
+    fn note_choice(&mut self) {
+        let Some(choice) = self.managers.active.as_ref().and_then(|active| active.choice()) else { return };
+        let known = &mut self.choice;
+        if known.as_deref().is_some_and(|known| known != choice) {
+            info!(manager = choice, "firewall rules moved to the other variant");
+            self.status.send_modify(|status| choice.clone_into(&mut status.manager));
+        }
+        *known = Some(choice.to_owned());
     }
 
     /// Removes what managers without rules to keep have left. What they can't do harms nobody, so it is noted,
