@@ -360,7 +360,12 @@ impl<D: Driver> Reconciler<D> {
     }
 
     /// Remembers what a lease was before it became one that can't be used, for a table that is made anew.
-    fn remember_good(&mut self, key: LeaseKey, before: Option<Arc<AgedLease>>, now: &Result<Peer, PeerError>) {
+    fn remember_good(
+        &mut self,
+        key: LeaseKey,
+        before: Option<Arc<AgedLease>>,
+        now: &Result<Peer, PeerError>,
+    ) {
         if !matches!(now, Err(PeerError::Malformed(_))) {
             self.last_good.remove(&key);
         } else if let Some(before) = before.filter(|before| self.driver.peer(before).is_ok()) {
