@@ -4,6 +4,7 @@ mod direct;
 mod incremental;
 mod live;
 mod next_hops;
+mod nic;
 mod told;
 
 use std::sync::Arc;

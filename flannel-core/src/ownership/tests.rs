@@ -37,6 +37,8 @@ fn vxlan(index: LinkIndex, name: &str, vni: u32) -> Link {
     Link {
         index,
         name: name.into(),
+        altnames: Vec::new(),
+        master: None,
         kind: Some("vxlan".into()),
         mac: None,
         mtu: Mtu(1450),
