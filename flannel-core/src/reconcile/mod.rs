@@ -308,16 +308,13 @@ impl<D: Driver> Reconciler<D> {
         let are_many = changes.len() > self.leases.len() / 2;
         let now = Instant::now();
         for LeaseChange { key, before, after } in changes {
-            let touched = match after {
-                Some(lease) => {
-                    let peer = self.driver.peer(&lease);
-                    self.remember_good(key, before, &peer);
-                    self.peers.put(key, lease.created, peer)
-                }
-                None => {
-                    self.last_good.remove(&key);
-                    self.peers.remove(&key)
-                }
+            let touched = if let Some(lease) = after {
+                let peer = self.driver.peer(&lease);
+                self.remember_good(key, before, &peer);
+                self.peers.put(key, lease.created, peer)
+            } else {
+                self.last_good.remove(&key);
+                self.peers.remove(&key)
             };
             for key in &touched {
                 self.blocked.hurry(key, now);
