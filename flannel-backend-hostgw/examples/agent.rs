@@ -42,11 +42,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let config = store.network_config().await?;
 
     // Which link and addresses carry the traffic between nodes.
-    let options = UnderlayOptions {
-        families: config.families().collect(),
-        ifaces: args.collect(),
-        ..UnderlayOptions::default()
-    };
+    let options = UnderlayOptions { ifaces: args.collect(), ..UnderlayOptions::of_config(&config) };
     let underlay = underlay::choose(&mut kernel, &options).await?;
 
     // Takes this node's subnet ..

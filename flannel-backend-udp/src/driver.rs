@@ -14,6 +14,7 @@ use flannel_core::kernel::{Kernel, KernelError, KernelEvent, Kinds, Link, LinkOp
 use flannel_core::lease::{Lease, LeaseAttrs, LeaseKey};
 use flannel_core::peers::{Claim, Peer, PeerError};
 use flannel_core::reconcile::{Devices, Driver, Taken};
+use flannel_core::underlay;
 use tokio::sync::Notify;
 use tracing::{debug, error, info, warn};
 
@@ -58,7 +59,10 @@ pub(crate) struct UdpDriver {
     pub(crate) sides: PerFamily<Side>,
     peers: Vec<forward::Peer>,
     engine: Option<Engine>,
+    /// The TUN as it was last seen. What belongs on it stays desired while it is away.
     tun: Option<Link>,
+    /// Whether it is there.
+    tun_is_there: bool,
     lower: Option<Link>,
     mtu: Option<Mtu>,
     /// Rung by the datapath when it can't go on.
@@ -81,6 +85,7 @@ impl UdpDriver {
             peers: Vec::new(),
             engine: None,
             tun: None,
+            tun_is_there: false,
             lower: None,
             mtu: None,
             alarm: Arc::default(),
@@ -117,7 +122,7 @@ impl UdpDriver {
 
     /// Starts the datapath on a new TUN. The old one, if any, goes first, since both would want the port.
     fn start_engine(&mut self) -> Result<(), String> {
-        let name = self.engine.as_ref().map(|engine| engine.tun().name().to_owned());
+        let name = self.tun.as_ref().map(|tun| tun.name.clone());
         self.engine = None;
         let tun = Tun::open(name.as_deref().unwrap_or(TUN_PATTERN), TunOptions::default());
         let tun = tun
@@ -197,7 +202,7 @@ impl UdpDriver {
         {
             return Ok(Err(problem));
         }
-        let Some(mut link) = link else { return Ok(Err("the TUN went away again".to_owned())) };
+        let Some(link) = link else { return Ok(Err("the TUN went away again".to_owned())) };
         let mut ops = Vec::new();
         if link.mtu != mtu {
             ops.push(LinkOp::SetMtu(link.index, mtu));
@@ -210,18 +215,13 @@ impl UdpDriver {
                 return Ok(Err(format!("device {}: {}", link.name, chain(&error))));
             }
         }
-        if !ops.is_empty() {
-            changed = true;
-            link = self.find_tun(kernel).await?.unwrap_or(link);
-        }
-        self.tun = Some(link);
-        Ok(Ok(changed))
+        Ok(Ok(changed || !ops.is_empty()))
     }
 
-    /// Our own TUN in the kernel; not one of the same name that somebody else made since.
+    /// Our own TUN in the kernel, whatever its name is now; not one of the same name that somebody else made since.
     async fn find_tun(&self, kernel: &mut dyn Kernel) -> Result<Option<Link>, KernelError> {
         let Some(tun) = self.engine.as_ref().map(Engine::tun) else { return Ok(None) };
-        Ok(kernel.link(tun.name()).await?.filter(|link| link.index == tun.index()))
+        kernel.link_at(tun.index()).await
     }
 
     /// Tells new drops, at most once an audit.
@@ -258,7 +258,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 impl Driver for UdpDriver {
     async fn ensure_devices(&mut self, kernel: &mut dyn Kernel) -> Result<Devices, KernelError> {
         self.tell_drops();
-        self.lower = kernel.link(&self.underlay.name).await?;
+        self.lower = underlay::find(kernel, &self.underlay).await?;
         let mut devices = Devices::default();
         let mut problems = Vec::new();
         // Without the underlay the TUN stays as it is, so that pods' packets meet it and not a default route.
@@ -277,7 +277,7 @@ impl Driver for UdpDriver {
         }
         if let Some(mtu) = mtu {
             let is_new = self.mtu.replace(mtu) != Some(mtu);
-            let before = self.tun.take().map(|tun| tun.index);
+            let before = self.tun.as_ref().map(|tun| tun.index);
             match self.ensure_tun(kernel, mtu).await? {
                 Ok(changed) => devices.changed = changed,
                 Err(problem) => problems.push(problem),
@@ -285,9 +285,15 @@ impl Driver for UdpDriver {
             if is_new {
                 self.renew_table();
             }
+            // Not as it should be, or gone: what belongs on it stays desired.
+            let found = self.find_tun(kernel).await?;
+            self.tun_is_there = found.is_some();
+            self.tun = found.or(self.tun.take());
             devices.changed |= self.tun.as_ref().map(|tun| tun.index) != before;
         }
         devices.links.extend(self.tun.as_ref().map(|tun| tun.index));
+        let is_away = |tun: &&Link| !self.tun_is_there || !tun.up;
+        devices.away.extend(self.tun.as_ref().filter(is_away).map(|tun| tun.index));
         devices.problem = (!problems.is_empty()).then(|| problems.join("; "));
         devices.overlay_mtu = self.mtu;
         devices.datapath = self.engine.as_ref().map(|engine| engine.path().to_string());
@@ -374,7 +380,9 @@ impl Driver for UdpDriver {
     }
 
     fn scopes(&self) -> Vec<Scope> {
-        let Some(link) = self.tun.as_ref().map(|tun| tun.index) else { return Vec::new() };
+        let Some(link) = self.tun.as_ref().filter(|_| self.tun_is_there).map(|tun| tun.index) else {
+            return Vec::new();
+        };
         self.sides.families().map(|family| Scope { link, family, kinds: Kinds::ALL }).collect()
     }
 
@@ -402,7 +410,7 @@ impl Driver for UdpDriver {
         let known = || self.tun.iter().chain(&self.lower);
         match event {
             KernelEvent::Link(link) => match known().find(|known| known.index == link.index) {
-                Some(known) => known != link,
+                Some(known) => known != link || !self.tun_is_there,
                 None => link.name == self.underlay.name,
             },
             KernelEvent::LinkGone(index, _) => known().any(|link| link.index == *index),

@@ -1,5 +1,6 @@
 //! What VXLAN adds to the reconcile loop: its devices, and what is ours on them.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,6 +14,7 @@ use flannel_core::lease::{Lease, LeaseAttrs};
 use flannel_core::on_link::OnLink;
 use flannel_core::peers::{Claim, Peer, PeerError};
 use flannel_core::reconcile::{Devices, Driver, Taken};
+use flannel_core::underlay;
 use tracing::{info, warn};
 
 use crate::config::VxlanConfig;
@@ -40,8 +42,12 @@ pub(crate) struct VxlanDriver {
     pub(crate) config: VxlanConfig,
     pub(crate) underlay: Underlay,
     pub(crate) sides: PerFamily<Side>,
+    /// The devices and the underlay link as they were last seen. What belongs on one stays desired while it is
+    /// away.
     links: PerFamily<Link>,
     lower: Option<Link>,
+    /// Those of them that are not there.
+    missing: BTreeSet<LinkIndex>,
     next_hop_objects: NextHopObjects,
     /// What was found about them; `None` until the devices are there.
     form: Option<Form>,
@@ -66,6 +72,7 @@ impl VxlanDriver {
             sides,
             links,
             lower,
+            missing: BTreeSet::new(),
             next_hop_objects,
             form,
             told_form: Arc::default(),
@@ -157,28 +164,25 @@ impl VxlanDriver {
             return Ok(Err(format!("MTU {} of {} leaves no room for VXLAN", lower.mtu, lower.name)));
         };
         let want = DeviceSpec::new(&self.config, family, side.mac, mtu, side.local, lower.index);
-        let have = kernel.link(&want.name).await?;
+        let have = self.find_device(kernel, family, &want.name).await?;
+        // Under another name it is held all the same.
+        let renamed = have.as_ref().filter(|link| link.name != want.name).map(|link| {
+            let (is, was) = (&link.name, &want.name);
+            format!("device {was} is called {is} now; name it back (ip link set {is} name {was}) before the next start")
+        });
+        let name = have.as_ref().map_or_else(|| want.name.clone(), |link| link.name.clone());
         let plan = plan_link(&want, have.as_ref());
         let ops = match &plan {
             LinkPlan::Keep => Vec::new(),
             LinkPlan::Foreign { why } => return Ok(Err(why.clone())),
-            LinkPlan::Change(ops) => {
-                info!(link = %want.name, changes = ?ops, "device changed in place");
-                ops.clone()
-            }
-            LinkPlan::Recreate { index, why } => {
-                warn!(link = %want.name, %why, "device created anew");
-                vec![LinkOp::Delete(*index), create(&want)]
-            }
-            LinkPlan::Create => {
-                info!(link = %want.name, vni = self.config.vni.get(), vtep_mac = %want.mac, %mtu, "device created");
-                vec![create(&want)]
-            }
+            LinkPlan::Change(ops) => ops.clone(),
+            LinkPlan::Recreate { index, .. } => vec![LinkOp::Delete(*index), create(&want)],
+            LinkPlan::Create => vec![create(&want)],
         };
         for op in &ops {
             if let Err(error) = kernel.change_link(op).await {
                 let problem = explain(&want.name, &error);
-                let there = kernel.link(&want.name).await?;
+                let there = kernel.link(&name).await?;
                 let there = there.filter(|link| link.up && matches!(plan, LinkPlan::Change(_)));
                 // Not as it should be, but what hangs on it carries packets.
                 return Ok(there.ok_or(problem.clone()).map(|link| Ensured {
@@ -189,8 +193,17 @@ impl VxlanDriver {
                 }));
             }
         }
-        let Some(mut link) = kernel.link(&want.name).await? else {
-            return Ok(Err(format!("device {} went away again", want.name)));
+        match &plan {
+            LinkPlan::Change(ops) => info!(link = %name, changes = ?ops, "device changed in place"),
+            LinkPlan::Recreate { why, .. } => warn!(link = %want.name, %why, "device created anew"),
+            LinkPlan::Create => {
+                info!(link = %want.name, vni = self.config.vni.get(), vtep_mac = %want.mac, %mtu, "device created");
+            }
+            LinkPlan::Keep | LinkPlan::Foreign { .. } => {}
+        }
+        let name = if matches!(plan, LinkPlan::Recreate { .. }) { want.name.clone() } else { name };
+        let Some(mut link) = kernel.link(&name).await? else {
+            return Ok(Err(format!("device {name} went away again")));
         };
         if matches!(plan, LinkPlan::Create | LinkPlan::Recreate { .. }) {
             quiet_router_advertisements(&want.name);
@@ -206,9 +219,69 @@ impl VxlanDriver {
                     return Ok(Err(explain(&want.name, &error)));
                 }
             }
-            link = kernel.link(&want.name).await?.unwrap_or(link);
+            link = kernel.link(&name).await?.unwrap_or(link);
         }
-        Ok(Ok(Ensured { link, changed: plan != LinkPlan::Keep, mtu, problem: None }))
+        let problem = renamed.filter(|_| link.name != want.name);
+        Ok(Ok(Ensured { link, changed: plan != LinkPlan::Keep, mtu, problem }))
+    }
+
+    /// The device of a family by its name, else the one that had it.
+    async fn find_device(
+        &self,
+        kernel: &mut dyn Kernel,
+        family: Family,
+        name: &str,
+    ) -> Result<Option<Link>, KernelError> {
+        let named = kernel.link(name).await?;
+        let Some(last) = self.links.get(family).filter(|_| named.is_none()) else { return Ok(named) };
+        Ok(kernel.link_at(last.index).await?.filter(|link| link.vxlan.is_some()))
+    }
+
+    /// Makes each family's device exist and be right. Returns what is wrong.
+    async fn ensure_all(
+        &mut self,
+        kernel: &mut dyn Kernel,
+        lower: &Link,
+        devices: &mut Devices,
+    ) -> Result<Vec<String>, KernelError> {
+        let mut problems = Vec::new();
+        for family in self.sides.families().collect::<Vec<_>>() {
+            match self.ensure(kernel, family, lower).await? {
+                Ok(Ensured { link, changed, mtu, problem }) => {
+                    problems.extend(problem);
+                    let moved = self.links.get(family).is_none_or(|old| old.index != link.index);
+                    devices.changed |= changed || moved;
+                    devices.overlay_mtu = Some(devices.overlay_mtu.map_or(mtu, |smallest| smallest.min(mtu)));
+                    *self.links.get_mut(family) = Some(link);
+                }
+                Err(problem) => problems.push(problem),
+            }
+        }
+        if !lower.up {
+            problems.push(format!("underlay link {} is down", lower.name));
+        }
+        Ok(problems)
+    }
+
+    /// Looks which of the links that are known are there, and as what.
+    async fn look_for_missing(&mut self, kernel: &mut dyn Kernel) -> Result<(), KernelError> {
+        self.missing.clear();
+        for known in [&mut self.links.v4, &mut self.links.v6, &mut self.lower].into_iter().flatten() {
+            match kernel.link_at(known.index).await? {
+                Some(link) => *known = link,
+                None => _ = self.missing.insert(known.index),
+            }
+        }
+        Ok(())
+    }
+
+    /// All links that are known and hold objects of ours.
+    fn known(&self) -> impl Iterator<Item = &Link> {
+        self.links.iter().map(|(_, link)| link).chain(self.lower.iter().filter(|_| self.on_link.is_some()))
+    }
+
+    fn is_there(&self, link: &Link) -> bool {
+        !self.missing.contains(&link.index)
     }
 }
 
@@ -251,40 +324,29 @@ fn quiet_router_advertisements(name: &str) {
 #[async_trait]
 impl Driver for VxlanDriver {
     async fn ensure_devices(&mut self, kernel: &mut dyn Kernel) -> Result<Devices, KernelError> {
-        self.lower = kernel.link(&self.underlay.name).await?;
-        let Some(lower) = self.lower.clone() else {
-            self.links = PerFamily::default();
-            let problem = Some(format!("underlay link {} is gone", self.underlay.name));
-            return Ok(Devices { problem, ..Devices::default() });
-        };
         let mut devices = Devices::default();
-        let mut problems = Vec::new();
-        for family in self.sides.families().collect::<Vec<_>>() {
-            match self.ensure(kernel, family, &lower).await? {
-                Ok(Ensured { link, changed, mtu, problem }) => {
-                    problems.extend(problem);
-                    let moved = self.links.get(family).is_none_or(|old| old.index != link.index);
-                    devices.changed |= changed || moved;
-                    devices.links.push(link.index);
-                    devices.overlay_mtu = Some(devices.overlay_mtu.map_or(mtu, |smallest| smallest.min(mtu)));
-                    *self.links.get_mut(family) = Some(link);
-                }
-                Err(problem) => {
-                    *self.links.get_mut(family) = None;
-                    problems.push(problem);
-                }
-            }
-        }
-        if !lower.up {
-            problems.push(format!("underlay link {} is down", lower.name));
+        let lower = underlay::find(kernel, &self.underlay).await?;
+        let problems = match &lower {
+            Some(lower) => self.ensure_all(kernel, lower, &mut devices).await?,
+            None => vec![format!("underlay link {} is gone", self.underlay.name)],
+        };
+        self.lower = lower.clone().or(self.lower.take());
+        if problems.is_empty() {
+            self.missing.clear();
+        } else {
+            self.look_for_missing(kernel).await?;
         }
         devices.problem = (!problems.is_empty()).then(|| problems.join("; "));
         if devices.problem.is_none() {
             self.settle_form(kernel).await?;
             devices.datapath = self.form.as_ref().map(|form| self.datapath(form));
         }
-        devices.peers_changed = self.look_on_link(kernel, &lower).await?;
-        devices.links.extend(self.on_link.as_ref().map(|_| lower.index));
+        if let Some(lower) = &lower {
+            devices.peers_changed = self.look_on_link(kernel, lower).await?;
+        }
+        devices.links = self.known().map(|link| link.index).collect();
+        devices.away =
+            self.known().filter(|link| !self.is_there(link) || !link.up).map(|link| link.index).collect();
         Ok(devices)
     }
 
@@ -355,10 +417,12 @@ impl Driver for VxlanDriver {
 
     fn scopes(&self) -> Vec<Scope> {
         let scope = |(family, link): (Family, &Link)| Scope { link: link.index, family, kinds: Kinds::ALL };
-        let lower = self.lower.as_ref().filter(|_| self.on_link.is_some()).map(|lower| lower.index);
+        let lower = self.lower.as_ref().filter(|lower| self.on_link.is_some() && self.is_there(lower));
+        let lower = lower.map(|lower| lower.index);
         let shared =
             |link| self.sides.families().map(move |family| Scope { link, family, kinds: Kinds::ROUTES });
-        self.links.iter().map(scope).chain(lower.into_iter().flat_map(shared)).collect()
+        let links = self.links.iter().filter(|(_, link)| self.is_there(link));
+        links.map(scope).chain(lower.into_iter().flat_map(shared)).collect()
     }
 
     /// On our own devices: what lies in our network, and FDB entries of stations. The kernel's own routes and
@@ -392,7 +456,7 @@ impl Driver for VxlanDriver {
                         || self.sides.families().any(|family| name == device_name(&self.config, family))
                 };
                 match known.find(|known| known.index == link.index) {
-                    Some(known) => known != link,
+                    Some(known) => known != link || !self.is_there(known),
                     None => named(&link.name),
                 }
             }

@@ -63,7 +63,7 @@ pub(crate) fn run(options: &Options) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            error!(error = chain(&error), "flanneld ends");
+            error!(error = %chain(&error), "flanneld ends");
             ExitCode::FAILURE
         }
     }
@@ -125,6 +125,7 @@ async fn run_agent(
             iface_regexes: options.iface_regexes.clone(),
             can_reach: options.can_reach,
             public_ips: options.public_ips,
+            ..UnderlayOptions::default()
         },
         subnet_file: options.subnet_file.clone(),
         state_file: options.state_file.clone(),

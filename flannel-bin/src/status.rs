@@ -94,6 +94,8 @@ pub(crate) fn readiness(
         None => (None, Vec::new()),
     };
     reasons.extend(problem);
+    reasons.extend(firewall.into_iter().flat_map(|(firewall, _)| firewall.cut_off()));
+    about_rules.extend(firewall.into_iter().flat_map(|(firewall, _)| firewall.hindered()));
     about_rules.extend(firewall.into_iter().flat_map(|(firewall, _)| firewall.notes.iter().cloned()));
     if reasons.is_empty() {
         let config = |network: &NetworkStatus| {
@@ -183,6 +185,9 @@ impl Board {
 
 #[cfg(test)]
 mod tests {
+    use flannel_core::addr::PerFamily;
+    use flannel_core::firewall::{Cuts, Obstacle, Realm};
+
     use super::*;
 
     fn store(connected: bool, problem: &str) -> StoreStatus {
@@ -263,6 +268,45 @@ mod tests {
         firewall.problem = Some("xtables lock".to_owned());
         assert_eq!(of(&firewall), Readiness::NotReady(vec!["xtables lock".to_owned()]));
         assert_eq!(of_asked(&firewall, false), Readiness::Ready(vec!["xtables lock".to_owned(), note]));
+    }
+
+    /// Pods that reach no peer, or not the world although they are masqueraded, are no service.
+    #[tokio::test]
+    async fn chains_that_cut_pods_off_are_a_reason_and_others_a_note() {
+        let [all, none] = [true, false].map(|it| Cuts { to_peers: it, from_peers: it, world: it });
+        let (v4, v6) =
+            (|cuts| PerFamily { v4: Some(cuts), v6: None }, |cuts| PerFamily { v4: None, v6: Some(cuts) });
+        for (cuts, masquerades, is_ready) in [
+            (v4(all), false, false),
+            (v6(Cuts { to_peers: true, ..none }), false, false),
+            (PerFamily { v4: Some(none), v6: Some(all) }, true, false),
+            (v4(Cuts { world: true, ..none }), true, false),
+            (v4(Cuts { world: true, ..none }), false, true),
+            (v4(Cuts { from_peers: true, ..none }), true, true),
+        ] {
+            let obstacle = Obstacle {
+                realm: Realm::NfTables,
+                family: "inet".into(),
+                table: "fw".into(),
+                chain: "forward".into(),
+                ends_in: "forward".into(),
+                rule: Some("reject".into()),
+                cuts,
+                advice: "accept pods there".into(),
+            };
+            let text = obstacle.to_string();
+            let firewall =
+                FirewallStatus { obstacles: vec![obstacle], masquerades, ..FirewallStatus::default() };
+            let (store, network) = (store(true, ""), network());
+            for asked in [true, false] {
+                let firewall = Some((&firewall, Asked(asked)));
+                let now = Instant::now();
+                let said = readiness(now, &Step::Running, Some(&store), Some(&network), firewall);
+                let lines = vec![text.clone()];
+                let want = if is_ready { Readiness::Ready(lines) } else { Readiness::NotReady(lines) };
+                assert_eq!(said, want, "{cuts:?} {masquerades}");
+            }
+        }
     }
 
     #[test]

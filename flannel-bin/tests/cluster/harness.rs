@@ -176,13 +176,18 @@ impl<S: Store> Bed<S> {
 
     /// Starts one agent on another interface without waiting.
     pub(crate) fn spawn_on(&mut self, number: u8, iface: &str, more: &[&str]) {
+        self.spawn_by(number, &[&format!("--iface={iface}")], more);
+    }
+
+    /// Starts one agent that finds its underlay by these flags, without waiting.
+    pub(crate) fn spawn_by(&mut self, number: u8, iface: &[&str], more: &[&str]) {
         let node = self.cluster.node(number);
         let mut agent = node.agent(&format!("flanneld{number}"), FLANNELD);
         for (name, value) in self.store.env(node) {
             agent = agent.env(name, value);
         }
         let agent = agent
-            .arg(format!("--iface={iface}"))
+            .args(iface)
             .arg(format!("--subnet-file={}", subnet_file(number).display()))
             .arg("--healthz-port=8471")
             .arg("-v=1")

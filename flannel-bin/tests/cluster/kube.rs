@@ -15,6 +15,7 @@ on_every_backend!(
     pods_reach_each_other,
     kill_and_start_again_under_traffic,
     no_outage_of_the_store_changes_the_datapath,
+    a_virtual_address_is_not_published,
     a_node_whose_address_changes_is_followed,
     addresses_that_changed_between_two_runs_cost_no_subnet,
     an_interface_that_is_corrected_costs_no_subnet,
@@ -103,6 +104,10 @@ fn kill_and_start_again_under_traffic(case: &'static BackendCase) {
 
 fn no_outage_of_the_store_changes_the_datapath(case: &'static BackendCase) {
     outages::change_nothing(case, kube);
+}
+
+fn a_virtual_address_is_not_published(case: &'static BackendCase) {
+    crate::choice::keeps_its_address(case, kube);
 }
 
 fn a_node_whose_address_changes_is_followed(case: &'static BackendCase) {

@@ -3,6 +3,7 @@
 
 mod backends;
 mod blackhole;
+mod choice;
 mod cleanup;
 mod connectivity;
 mod crowd;
@@ -26,6 +27,8 @@ mod outages;
 mod quiet;
 mod repair;
 mod restart;
+#[cfg(all(feature = "etcd", feature = "kube"))]
+mod scenarios;
 mod switch;
 mod takeover;
 mod underlay;

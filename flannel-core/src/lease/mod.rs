@@ -1,6 +1,7 @@
 //! Leases in the exact wire forms of Go flannel: the key `10.5.52.0-24&fd00:5:52::-64` and the JSON value.
 //! Upstream: `pkg/subnet/subnet.go`, `pkg/lease/lease.go`.
 
+mod ages;
 mod attrs;
 mod field;
 mod key;
@@ -10,6 +11,7 @@ mod tests;
 
 use std::fmt;
 
+pub use ages::{AgedLease, Ages};
 pub use attrs::{AttrsError, BackendData, LeaseAttrs};
 pub use field::Field;
 pub use key::{LeaseKey, LeaseKeyError};
@@ -25,8 +27,8 @@ pub struct Lease {
     pub key: LeaseKey,
     /// Where the node is, and what its backend says about it.
     pub attrs: LeaseAttrs,
-    /// When the record was created, in the store's own count (etcd: create revision). Of two leases that
-    /// contradict each other the older one holds.
+    /// When the record was created, in the store's own count (etcd: create revision). It decides between leases
+    /// that contradict each other and were first seen together; see [`Ages`].
     pub created: u64,
 }
 

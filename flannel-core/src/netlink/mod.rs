@@ -27,6 +27,7 @@ use std::net::IpAddr;
 use async_trait::async_trait;
 use neli::consts::nl::NlmF;
 use neli::consts::rtnl::Rtm;
+use neli::rtnl::Ifinfomsg;
 
 use self::batch::{Answer, Requests};
 use self::decode::Sight;
@@ -89,6 +90,19 @@ impl Netlink {
         self.dumps.dump("read neighbours", Rtm::Getneigh, filter, all, decode).await
     }
 
+    async fn read_link(
+        &mut self,
+        what: impl Fn() -> String + Send + Copy,
+        body: Ifinfomsg,
+    ) -> Result<Option<Link>, KernelError> {
+        let encode = |datagram: &mut Datagram, seq| datagram.push(Rtm::Getlink, NlmF::empty(), seq, body);
+        match self.requests.ask(what, encode, link::link).await? {
+            Answer::Message(link) => Ok(link),
+            Answer::Verdict(Verdict { errno: libc::ENODEV, .. }) => Ok(None),
+            Answer::Verdict(verdict) => Err(verdict.refused(what())),
+        }
+    }
+
     async fn read_fdb(&mut self, scope: Scope) -> Result<Vec<Object>, KernelError> {
         let filter = |link| move || encode::fdb_of(link);
         let decode = wanted(scope, decode::neighbour_sight);
@@ -141,8 +155,7 @@ fn wanted(
 #[async_trait]
 impl Kernel for Netlink {
     async fn links(&mut self) -> Result<Vec<Link>, KernelError> {
-        let all = || link::links_of(None);
-        self.dumps.dump("read links", Rtm::Getlink, all, all, link::link).await
+        self.dumps.dump("read links", Rtm::Getlink, link::all_links, link::all_links, link::link).await
     }
 
     async fn link(&mut self, name: &str) -> Result<Option<Link>, KernelError> {
@@ -150,14 +163,15 @@ impl Kernel for Netlink {
         if name.is_empty() || name.len() >= libc::IFNAMSIZ || name.contains('\0') {
             return Ok(None);
         }
-        let what = || format!("read link {name}");
-        let body = link::links_of(Some(name));
-        let encode = |datagram: &mut Datagram, seq| datagram.push(Rtm::Getlink, NlmF::empty(), seq, body);
-        match self.requests.ask(what, encode, link::link).await? {
-            Answer::Message(link) => Ok(link),
-            Answer::Verdict(Verdict { errno: libc::ENODEV, .. }) => Ok(None),
-            Answer::Verdict(verdict) => Err(verdict.refused(what())),
+        self.read_link(|| format!("read link {name}"), link::link_named(name)).await
+    }
+
+    async fn link_at(&mut self, index: LinkIndex) -> Result<Option<Link>, KernelError> {
+        // The number of none, by which the kernel would take the question for one without a link.
+        if index == LinkIndex(0) {
+            return Ok(None);
         }
+        self.read_link(|| format!("read link number {index}"), link::link_at(index)).await
     }
 
     async fn addresses(&mut self) -> Result<Vec<LinkAddress>, KernelError> {

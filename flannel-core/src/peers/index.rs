@@ -93,6 +93,11 @@ impl ClaimIndex {
         found
     }
 
+    /// The leases at an underlay address.
+    pub(super) fn at(&self, addr: IpAddr) -> impl Iterator<Item = LeaseKey> + '_ {
+        self.underlays.get(&addr).into_iter().flat_map(Few::iter).copied()
+    }
+
     fn overlapping(&self, subnet: Subnet) -> impl Iterator<Item = LeaseKey> + '_ {
         let family = subnet.family();
         let shorter = self.lengths.range((family, 0)..(family, subnet.prefix()));

@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::{Driver, Reconciler};
-use crate::addr::Mtu;
+use crate::addr::{Mtu, Subnet};
 use crate::backend::{BackendError, Network, NetworkStatus, Registration};
 use crate::kernel::Kernel;
 use crate::lease::{Lease, LeaseAttrs};
@@ -44,7 +44,6 @@ pub async fn register(
     let lease = registration.subnets.acquire_lease(&driver.attrs()).await?;
     debug!(subnet = %lease.key, underlay = registration.underlay.name, %overlay_mtu, "lease acquired");
     driver.set_lease(&lease);
-    let overlay = state.networks;
     let mut state = State {
         store: registration.subnets.place(),
         config: Some(registration.config.clone()),
@@ -57,9 +56,13 @@ pub async fn register(
         let published = previous.own.iter().flat_map(|own| own.attrs.public_ips.iter().map(|(_, ip)| *ip));
         state.remember_ips(previous.former_ips.iter().copied().chain(published));
     }
+    let networks: Vec<Subnet> = state.networks.iter().map(|(_, network)| *network).collect();
+    let devices: Vec<String> = state.devices.iter().map(|device| device.name.clone()).collect();
     let mut reconciler = Reconciler::new(driver, kernel, lease.key, state, registration.previous);
     if let Some(options) = registration.chosen_by {
-        reconciler.follow(Follower::new(options.clone(), registration.underlay.clone(), overlay));
+        let mut options = options.clone();
+        options.overlay.learn(networks, lease.key.subnets().iter().map(|(_, subnet)| *subnet), devices);
+        reconciler.follow(Follower::new(options, registration.underlay.clone()));
     }
     if let Some(changes) = registration.subnets.config_changes() {
         reconciler.follow_config(registration.config.clone(), changes);

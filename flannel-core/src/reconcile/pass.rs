@@ -71,11 +71,14 @@ impl<D: Driver> Reconciler<D> {
             looked,
         };
         let now = Instant::now();
-        let planned = if looked {
+        let mut planned = if looked {
             plan(self.peers.want(), &self.have)
         } else {
             plan_keys(self.peers.want(), &self.have, keys.iter().copied())
         };
+        // What is desired on a link that is away waits for it, and one reason, that of the device, is enough.
+        let is_away = |link| self.devices.away.contains(&link);
+        planned.retain(|op| matches!(op, Op::Delete(_)) || !op.object().link().is_some_and(is_away));
         let due =
             if self.blocked.is_empty() { BTreeSet::new() } else { planned.iter().map(Op::key).collect() };
         let ops = self.permitted(planned, now);

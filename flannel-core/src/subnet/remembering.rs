@@ -27,7 +27,7 @@ use super::timing::Backoff;
 use super::{ConfigStream, LeaseStream, Remedy, StoreStatus, SubnetError, SubnetManager, chain};
 use crate::addr::{Family, PerFamily};
 use crate::config::NetworkConfig;
-use crate::lease::{Lease, LeaseAttrs, LeaseKey, LeaseUpdate};
+use crate::lease::{AgedLease, Lease, LeaseAttrs, LeaseKey, LeaseUpdate};
 use crate::state_file::{State, StoredOn, age};
 
 /// How long the store may take to answer the first question before what was stored is used.
@@ -38,7 +38,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub struct Memory {
     config: NetworkConfig,
     own: Lease,
-    peers: Vec<Arc<Lease>>,
+    peers: Vec<Arc<AgedLease>>,
     wanted_ips: PerFamily<IpAddr>,
     saved: u64,
     /// Whether it was stored on this very host, so that its lease is ours at whatever address.
@@ -279,7 +279,7 @@ impl SubnetManager for Remembering {
 
     fn watch_leases(&self) -> LeaseStream {
         let Some(memory) = self.standing_in() else { return self.store.watch_leases() };
-        let leases = memory.peers.iter().map(|lease| Lease::clone(lease)).collect();
+        let leases = memory.peers.iter().map(|lease| lease.lease.clone()).collect();
         let recalled = LeaseUpdate::Recalled { leases, saved: memory.saved };
         let (store, mut mode) = (Arc::clone(&self.store), self.mode.subscribe());
         let confirmed = async move {

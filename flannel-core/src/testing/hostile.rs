@@ -284,7 +284,7 @@ impl<F: Fn(&Lease) -> Result<Peer, PeerError>> Bench<F> {
     fn apply(&mut self, update: LeaseUpdate) {
         for change in self.leases.apply(update) {
             match change.after {
-                Some(lease) => self.peers.put(change.key, lease.created, (self.peer)(&lease)),
+                Some(lease) => self.peers.put(change.key, (&*lease).into(), (self.peer)(&lease)),
                 None => self.peers.remove(&change.key),
             };
         }

@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use crate::addr::{Family, LinkIndex, MacAddr, Mtu};
 use crate::dataplane::{Address, Dataplane, Object, ObjectKey, Op, Route};
 use crate::kernel::{
-    Kernel, KernelError, KernelEvent, Link, LinkAddress, LinkOp, Refusal, RouteLookup, Scope,
+    Exit, Kernel, KernelError, KernelEvent, Link, LinkAddress, LinkOp, Refusal, RouteLookup, Scope,
 };
 
 /// A kernel in memory. Clones are handles of the same one, so that a test can look and break things while
@@ -58,7 +58,9 @@ impl FakeKernel {
         let link = Link {
             index,
             name: name.to_owned(),
+            altnames: Vec::new(),
             kind: None,
+            master: None,
             mac: Some(MacAddr([2, 0, 0, 0, 1, index.0 as u8])),
             mtu: Mtu(mtu),
             up: true,
@@ -196,6 +198,11 @@ impl FakeKernel {
         self.lock().links.values().find(|link| link.name == name).cloned()
     }
 
+    /// A link by number.
+    pub fn link_numbered(&self, link: LinkIndex) -> Option<Link> {
+        self.lock().links.get(&link).cloned()
+    }
+
     /// The operations tried since the last call.
     pub fn take_ops(&self) -> Vec<Op> {
         std::mem::take(&mut self.lock().ops)
@@ -292,7 +299,9 @@ impl State {
                 let link = Link {
                     index,
                     name: name.clone(),
+                    altnames: Vec::new(),
                     kind: Some("vxlan".to_owned()),
+                    master: None,
                     mac: Some(*mac),
                     mtu: *mtu,
                     up: false,
@@ -351,6 +360,10 @@ fn in_scope(object: &Object, scope: Scope) -> bool {
         }
 }
 
+fn lookup_of(route: &Route) -> RouteLookup {
+    RouteLookup { exit: Exit::of(route.link), via: route.via, source: None, metric: route.metric }
+}
+
 fn refused(what: String, errno: i32) -> KernelError {
     KernelError::Refused { what, reason: String::new(), errno: io::Error::from_raw_os_error(errno) }
 }
@@ -368,6 +381,12 @@ impl Kernel for FakeKernel {
         Ok(self.link_named(name))
     }
 
+    async fn link_at(&mut self, index: LinkIndex) -> Result<Option<Link>, KernelError> {
+        let mut state = self.lock();
+        state.wait_for_changes();
+        Ok(state.links.get(&index).cloned())
+    }
+
     async fn addresses(&mut self) -> Result<Vec<LinkAddress>, KernelError> {
         Ok(self.lock().addresses.clone())
     }
@@ -376,7 +395,7 @@ impl Kernel for FakeKernel {
         let state = self.lock();
         let default = |object: Object| match object {
             Object::Route(route) if route.dst.prefix() == 0 && route.dst.family() == family => {
-                Some(RouteLookup { link: route.link, via: route.via, source: None, metric: route.metric })
+                Some(lookup_of(&route))
             }
             _ => None,
         };
@@ -390,12 +409,7 @@ impl Kernel for FakeKernel {
             _ => None,
         });
         let best = routes.max_by_key(|route| route.dst.prefix());
-        Ok(best.map(|route| RouteLookup {
-            link: route.link,
-            via: route.via,
-            source: None,
-            metric: route.metric,
-        }))
+        Ok(best.map(|route| lookup_of(&route)))
     }
 
     async fn objects(&mut self, scope: Scope) -> Result<Vec<Object>, KernelError> {

@@ -6,7 +6,7 @@ use super::super::Netlink;
 use super::sandbox::{ip, with_underlay};
 use crate::addr::{Family, LinkIndex};
 use crate::dataplane::{Object, Op, ROUTE_PROTOCOL, Route, Through};
-use crate::kernel::{Kernel, KernelEvent};
+use crate::kernel::{Exit, Kernel, KernelEvent};
 
 /// The route of a host-gw peer.
 fn route(family: Family, subnet: &str, via: &str, link: LinkIndex) -> Route {
@@ -71,13 +71,13 @@ fn blackholes_come_back_as_they_were_put_and_yield_to_every_other_route() {
             // A bridge that comes later has its traffic.
             ip(&format!("address add {address} dev cni0"));
             let cni0 = kernel.link("cni0").await.unwrap().unwrap().index;
-            assert_eq!(kernel.lookup(dst).await.unwrap().and_then(|found| found.link), Some(cni0));
+            assert_eq!(kernel.lookup(dst).await.unwrap().map(|found| found.exit), Some(Exit::By(cni0)));
             // And one that was there before is no hindrance.
             let flag = if family == Family::V4 { "-4" } else { "-6" };
             ip(&format!("{flag} route del blackhole {subnet} proto 102"));
             while !kernel.events().await.contains(&KernelEvent::Gone(ours.key())) {}
             assert_eq!(kernel.execute(&[Op::Create(ours)]).await.unwrap(), []);
-            assert_eq!(kernel.lookup(dst).await.unwrap().and_then(|found| found.link), Some(cni0));
+            assert_eq!(kernel.lookup(dst).await.unwrap().map(|found| found.exit), Some(Exit::By(cni0)));
             assert_eq!(kernel.execute(&[Op::Delete(ours)]).await.unwrap(), []);
             assert_eq!(kernel.routes_by(family, ROUTE_PROTOCOL).await.unwrap(), []);
             let show = ip(&format!("{flag} route show"));
@@ -205,7 +205,7 @@ fn who_holds_the_key_of_a_route_is_read_in_the_kernels_order_and_a_replace_takes
                 let in_use = kernel.lookup(ours.dst.base()).await.unwrap().unwrap();
                 let first = holders[0];
                 assert!(
-                    first.link.is_none() || (first.link, first.via) == (in_use.link, in_use.via),
+                    first.link.is_none_or(|link| (Exit::By(link), first.via) == (in_use.exit, in_use.via)),
                     "{family} {what}"
                 );
                 assert_eq!(first == ours, family == Family::V4 && what == "appended", "{holders:?}");

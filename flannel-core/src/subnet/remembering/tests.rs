@@ -21,7 +21,7 @@ fn state() -> State {
     let peer = lease("10.5.9.0-24", "192.0.2.9");
     State {
         backend: "vxlan".into(),
-        leases: [(peer.key, Arc::new(peer))].into(),
+        leases: [(peer.key, Arc::new(peer.into()))].into(),
         config: Some(config(CONFIG)),
         own: Some(lease("10.5.1.0-24", "192.0.2.1")),
         saved: 1_750_000_000,
