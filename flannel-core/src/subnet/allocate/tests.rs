@@ -301,7 +301,9 @@ proptest! {
             }
             Err(SubnetError::OutOfSubnets { family, .. }) => {
                 let own = listed.records.iter().filter(|record| record.lease.attrs == attrs(1));
-                let own = own.min_by_key(|record| record.lease.created).map(|record| record.lease.key);
+                let own = own
+                    .min_by_key(|record| (Some(record.lease.key) != previous, record.lease.created))
+                    .map(|record| record.lease.key);
                 let range = config.networks.get(family).unwrap().range.unwrap();
                 prop_assert!(naive(&range, &keys(own)).is_empty());
             }
