@@ -8,6 +8,7 @@ mod cli;
 mod daemon;
 mod docker_opts;
 mod health;
+mod init;
 mod install_cni;
 mod lock;
 mod logs;
@@ -41,7 +42,7 @@ fn main() -> ExitCode {
             let _ = writeln!(std::io::stderr(), "{}", cli::version());
             ExitCode::SUCCESS
         }
-        Ok(Command::Run(options)) => daemon::run(&options),
+        Ok(Command::Run(options)) => init::run(|| daemon::run(&options)),
         Ok(Command::Cleanup(options)) => cleanup::run(&options),
         Ok(Command::InstallCni(options)) => install_cni::main(&options),
         Ok(Command::DockerOpts(options)) => docker_opts::main(&options),

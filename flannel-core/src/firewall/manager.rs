@@ -99,6 +99,21 @@ pub enum FirewallError {
         /// What it said about it.
         said: String,
     },
+    /// The kernel does not know nftables.
+    #[error(
+        "the kernel has no nf_tables: load the module (`modprobe nf_tables`), or use iptables (EnableNFTables false in \
+         the network config); nft said: {said}"
+    )]
+    NoNfTables {
+        /// What nft said.
+        said: String,
+    },
+    /// The kernel lets only others change rules.
+    #[error("capability CAP_NET_ADMIN is missing, which nftables needs; nft said: {said}")]
+    NotPermitted {
+        /// What nft said.
+        said: String,
+    },
     /// A program took too long.
     #[error("{command} did not end within {} s and was stopped", DEADLINE.as_secs())]
     TimedOut {

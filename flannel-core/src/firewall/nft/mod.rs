@@ -6,7 +6,10 @@ mod script;
 #[cfg(test)]
 mod tests;
 
+use std::future::pending;
+
 use async_trait::async_trait;
+use tracing::debug;
 
 use self::listing::SeenTable;
 use self::script::{family_name, script, table_name};
@@ -28,7 +31,8 @@ fn protocol(family: Family) -> u8 {
 /// Keeps rules in tables of our own, by the program `nft` (1.0.1 or later).
 #[derive(Debug)]
 pub struct Nftables {
-    events: RulesetEvents,
+    /// `None` while the kernel has nothing that could tell.
+    events: Option<RulesetEvents>,
     /// Whether the kernel can choose source ports at random; `None` if that was not tried yet.
     can_be_random: Option<bool>,
 }
@@ -40,9 +44,8 @@ impl Nftables {
     ///
     /// Outside of a tokio runtime with I/O and time.
     pub async fn open() -> Result<Self, FirewallError> {
-        let events = RulesetEvents::open()?;
         run(NFT, &["--version"], "").await?;
-        Ok(Self { events, can_be_random: None })
+        Ok(Self { events: listen(), can_be_random: None })
     }
 
     /// Whether source ports can be chosen at random, found out by trying.
@@ -81,11 +84,16 @@ impl RuleManager for Nftables {
     }
 
     async fn plan(&mut self, want: &Wanted, ours: &Ours) -> Result<Plan, FirewallError> {
-        let can_be_random = want.masquerade && want.fully_random && self.can_be_random().await?;
+        if self.events.is_none() {
+            self.events = listen();
+        }
         let (v4, v6) = tokio::join!(seen(Family::V4), seen(Family::V6));
+        let (v4, v6) = (v4.map_err(lacking)?, v6.map_err(lacking)?);
+        // A kernel that can't do anything at all says nothing about this.
+        let can_be_random = want.masquerade && want.fully_random && self.can_be_random().await?;
         let mut plan = Plan::default();
         let mut lines = Vec::new();
-        for (family, seen) in [(Family::V4, v4?), (Family::V6, v6?)] {
+        for (family, seen) in [(Family::V4, v4), (Family::V6, v6)] {
             let script = script(family, want, can_be_random, seen.as_ref(), ours);
             lines.extend(script.lines);
             plan.notes.extend(script.notes);
@@ -94,13 +102,40 @@ impl RuleManager for Nftables {
         Ok(plan)
     }
 
+    async fn apply(&mut self, step: &Step) -> Result<(), FirewallError> {
+        step.run().await.map_err(lacking)
+    }
+
     async fn changed(&mut self) {
+        let Some(events) = &mut self.events else { return pending().await };
         loop {
-            let change = self.events.next().await;
+            let change = events.next().await;
             if concerns(&change) {
                 return;
             }
         }
+    }
+}
+
+fn listen() -> Option<RulesetEvents> {
+    let told = |error| debug!(%error, "changes of nf_tables are not announced");
+    RulesetEvents::open().map_err(told).ok()
+}
+
+/// Says what is missing, where nft's own words do not.
+fn lacking(error: FirewallError) -> FirewallError {
+    match error {
+        FirewallError::Failed { said, .. } if said.contains("Operation not permitted") => {
+            FirewallError::NotPermitted { said }
+        }
+        FirewallError::Failed { said, .. }
+            if ["cache initialization failed: Invalid argument", "Protocol not supported"]
+                .iter()
+                .any(|words| said.contains(words)) =>
+        {
+            FirewallError::NoNfTables { said }
+        }
+        other => other,
     }
 }
 
