@@ -14,6 +14,7 @@
 //! - [`dataplane`]: kernel state as a value, and the plan from one to another.
 //! - [`on_link`]: which addresses a link reaches without a gateway.
 //! - [`ownership`]: whose a route on a shared link is, and what a previous backend left behind.
+//! - [`status`]: what keeps pods from others, with cause, remedy and harm.
 //! - [`gojson`]: JSON objects as Go reads them.
 //!
 //! Traits, and what touches the world:
@@ -46,6 +47,7 @@ pub mod peers;
 pub mod reconcile;
 mod repack;
 pub mod state_file;
+pub mod status;
 pub mod subnet;
 pub mod subnet_file;
 #[cfg(any(test, feature = "testing"))]

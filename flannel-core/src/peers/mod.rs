@@ -10,10 +10,11 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::addr::{LinkIndex, PerFamily, Subnet};
+use crate::addr::{Family, LinkIndex, PerFamily, Subnet};
 use crate::dataplane::{Dataplane, Object, ObjectKey};
 use crate::lease::{LeaseKey, brief};
 use crate::repack::repack;
+use crate::status::Reach;
 
 pub use claim::Claim;
 use claim::{Holder, against_itself};
@@ -42,6 +43,39 @@ pub enum PeerError {
     Malformed(String),
 }
 
+/// A number of leases for each family.
+#[derive(Debug, Clone, Copy, Default)]
+struct Counts(PerFamily<usize>);
+
+impl Counts {
+    fn of(&self, family: Family) -> usize {
+        self.0.get(family).copied().unwrap_or_default()
+    }
+
+    fn add(&mut self, peer: &Peer) {
+        for family in peer.families() {
+            *self.0.get_mut(family).get_or_insert(0) += 1;
+        }
+    }
+
+    fn remove(&mut self, peer: &Peer) {
+        for family in peer.families() {
+            *self.0.get_mut(family).get_or_insert(1) -= 1;
+        }
+    }
+}
+
+impl Peer {
+    /// The families by which it is reached: those of which it has an underlay address.
+    fn families(&self) -> impl Iterator<Item = Family> + use<'_> {
+        let is_at = |claim: &Claim, family| match claim {
+            Claim::Underlay(addr) | Claim::Vtep(.., addr) => Family::of(*addr) == family,
+            Claim::Subnet(_) => false,
+        };
+        Family::ALL.into_iter().filter(move |family| self.claims.iter().any(|claim| is_at(claim, *family)))
+    }
+}
+
 #[derive(Debug, Clone)]
 struct Entry {
     created: u64,
@@ -58,7 +92,15 @@ struct Trouble {
     /// What is wrong with the newest version.
     fault: Option<PeerError>,
     /// Why the last good one is not programmed: an older lease, or we, have what it claims.
-    contradiction: Option<String>,
+    contradiction: Option<Contradiction>,
+}
+
+/// Why a lease can't be programmed.
+#[derive(Debug, Clone)]
+struct Contradiction {
+    why: String,
+    /// Whether it is another lease that has what this one claims, and not this node.
+    with_lease: bool,
 }
 
 impl Entry {
@@ -68,11 +110,18 @@ impl Entry {
 
     fn problem(&self) -> Option<String> {
         let trouble = self.trouble.as_ref()?;
-        match (&trouble.fault, &trouble.contradiction) {
+        let why = trouble.contradiction.as_ref().map(|contradiction| &contradiction.why);
+        match (&trouble.fault, why) {
             (Some(fault), Some(why)) => Some(format!("{fault}; and its last good version: {why}")),
             (Some(fault), None) => Some(fault.to_string()),
-            (None, why) => why.clone(),
+            (None, why) => why.cloned(),
         }
+    }
+
+    /// Whether it should be reachable, and another lease keeps it from being programmed.
+    fn is_lost(&self) -> bool {
+        let contradiction = self.trouble.as_ref().and_then(|trouble| trouble.contradiction.as_ref());
+        contradiction.is_some_and(|contradiction| contradiction.with_lease)
     }
 }
 
@@ -89,6 +138,9 @@ pub struct PeerTable {
     programmed: usize,
     /// The entries with a problem, so that nobody searches all for them.
     troubled: BTreeSet<LeaseKey>,
+    /// How many programmed leases have each family, and how many another lease keeps from being programmed.
+    held: Counts,
+    lost: Counts,
     index: ClaimIndex,
     want: Dataplane,
     /// How many programmed peers besides the first ask for an object: two leases of one node share its FDB
@@ -134,6 +186,50 @@ impl PeerTable {
     /// The leases that are not programmed as they are, with the reason.
     pub fn problems(&self) -> impl Iterator<Item = (LeaseKey, String)> + '_ {
         self.troubled.iter().filter_map(|key| Some((*key, self.entries.get(key)?.problem()?)))
+    }
+
+    /// How many leases [`Self::problems`] has.
+    pub fn troubled(&self) -> usize {
+        self.troubled.len()
+    }
+
+    /// Whether a lease should be reachable, and another one keeps it from being programmed.
+    pub fn is_lost(&self, key: &LeaseKey) -> bool {
+        self.entries.get(key).is_some_and(Entry::is_lost)
+    }
+
+    /// How many peers of a family should be reachable, and how many of them another lease keeps from being
+    /// programmed. One whose lease contradicts this node, or can't be read, is none of them.
+    pub fn reach(&self, family: Family) -> Reach {
+        let cut = self.lost.of(family);
+        Reach { expected: self.held.of(family) + cut, cut }
+    }
+
+    /// The programmed peers that need an object under this key.
+    pub fn users(&self, object: &ObjectKey) -> Vec<LeaseKey> {
+        let holds = |key: &LeaseKey| self.entries.get(key).is_some_and(|entry| entry.holds);
+        let mut users: Vec<LeaseKey> = match *object {
+            ObjectKey::Address(..) => Vec::new(),
+            ObjectKey::Route(dst, _) => self.index.with_subnet(dst).collect(),
+            ObjectKey::Neighbour(_, gateway) | ObjectKey::NextHop(_, gateway, _) => {
+                self.index.with_base(gateway).collect()
+            }
+            ObjectKey::Fdb(entry) => self.index.with_vtep(entry.link, entry.mac, entry.dst).collect(),
+        };
+        users.retain(holds);
+        users
+    }
+
+    /// The programmed peers whose subnets overlap one.
+    pub fn overlapping(&self, subnet: Subnet) -> impl Iterator<Item = (LeaseKey, Subnet)> + '_ {
+        self.index.overlapping(subnet).filter_map(move |key| {
+            let entry = self.entries.get(&key).filter(|entry| entry.holds)?;
+            let subnets = entry.peer.claims.iter().filter_map(|claim| match claim {
+                Claim::Subnet(theirs) => Some(*theirs),
+                _ => None,
+            });
+            Some((key, subnets.into_iter().find(|theirs| theirs.overlaps(subnet))?))
+        })
     }
 
     /// The malformed leases of which no good version was seen. What the kernel holds for them must stay.
@@ -249,6 +345,9 @@ impl PeerTable {
         if fault.is_some() || !holds {
             entry.trouble = Some(Box::new(Trouble { fault, contradiction }));
             self.troubled.insert(key);
+            if entry.is_lost() {
+                self.lost.add(&entry.peer);
+            }
         } else {
             self.troubled.remove(&key);
         }
@@ -258,18 +357,20 @@ impl PeerTable {
         }
         entry.holds = true;
         self.programmed += 1;
+        self.held.add(&entry.peer);
         for object in entry.peer.objects.clone() {
             self.want_object(object);
         }
     }
 
     /// Why a lease can't hold beside us and those that are programmed.
-    fn contradiction(&self, key: LeaseKey) -> Option<String> {
+    fn contradiction(&self, key: LeaseKey) -> Option<Contradiction> {
         let claims = &self.entries.get(&key)?.peer.claims;
         let against = |theirs: &[Claim], holder: Holder| {
             let pairs = claims.iter().flat_map(|claim| theirs.iter().map(move |other| (claim, other)));
             let why = pairs.into_iter().find_map(|(claim, other)| claim.against(*other, holder))?;
-            Some(format!("{why}; {DELETE}"))
+            let with_lease = matches!(holder, Holder::Lease(_));
+            Some(Contradiction { why: format!("{why}; {DELETE}"), with_lease })
         };
         against(&self.own, Holder::Us).or_else(|| {
             let mut rivals = self.index.contradicting(&key, claims).into_iter();
@@ -286,9 +387,16 @@ impl PeerTable {
 
     /// Withdraws what a lease asks for.
     fn retract(&mut self, key: &LeaseKey) {
-        let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.holds) else { return };
-        entry.holds = false;
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        let contradiction = entry.trouble.as_mut().and_then(|trouble| trouble.contradiction.take());
+        if contradiction.is_some_and(|contradiction| contradiction.with_lease) {
+            self.lost.remove(&entry.peer);
+        }
+        if !std::mem::take(&mut entry.holds) {
+            return;
+        }
         self.programmed -= 1;
+        self.held.remove(&entry.peer);
         for object in &entry.peer.objects {
             let object = object.key();
             match self.shared.get_mut(&object) {
