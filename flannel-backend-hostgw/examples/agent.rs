@@ -14,10 +14,11 @@ use std::time::Duration;
 
 use flannel_backend_hostgw::HostGwBackend;
 use flannel_core::backend::{Backend, Registration};
+use flannel_core::kernel::Kernel;
 use flannel_core::netlink::Netlink;
-use flannel_core::state_file;
+use flannel_core::state_file::{self, Host};
 use flannel_core::subnet::local::{LocalOptions, LocalSubnetManager};
-use flannel_core::subnet::{SubnetManager, hold_and_publish};
+use flannel_core::subnet::{Identity, SubnetManager, hold_and_publish};
 use flannel_core::underlay::{self, UnderlayOptions};
 use tokio_util::sync::CancellationToken;
 
@@ -29,16 +30,19 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let state_file = Path::new(&dir).join("example.state");
     let previous = state_file::read(&state_file).state;
 
-    let store = LocalSubnetManager::new(LocalOptions::new(dir));
+    // What it says of this node, unless it came here with the disk of another host.
+    let mut kernel = Netlink::open()?;
+    let mut options = LocalOptions::new(dir);
+    if let Some(state) = &previous {
+        let host = Host::of(&kernel.links().await?, &kernel.addresses().await?, &state.networks);
+        let place = LocalSubnetManager::new(options.clone()).place();
+        options.identity = Identity::of_state(state, &place, state.stored_on(&host.macs));
+    }
+    let store = LocalSubnetManager::new(options);
     let config = store.network_config().await?;
 
     // Which link and addresses carry the traffic between nodes.
-    let mut kernel = Netlink::open()?;
-    let options = UnderlayOptions {
-        families: config.families().collect(),
-        ifaces: args.collect(),
-        ..UnderlayOptions::default()
-    };
+    let options = UnderlayOptions { ifaces: args.collect(), ..UnderlayOptions::of_config(&config) };
     let underlay = underlay::choose(&mut kernel, &options).await?;
 
     // Takes this node's subnet ..

@@ -12,38 +12,41 @@ use flannel_core::lease::{Lease, LeaseAttrs};
 use flannel_core::peers::{Claim, Peer, PeerError};
 use flannel_core::reconcile::{Devices, Driver, Taken};
 use flannel_core::status::{IPV6_MIN_MTU, Problem, Reason};
+use flannel_core::underlay;
 
 use crate::peer::peer;
 
 /// The underlay link and what this node is on it.
 pub(crate) struct HostGwDriver {
-    /// The link, known by its name: its number changes when it is made anew. And what is published.
+    /// The link, known by its number, and by its name where it was made anew. And what is published.
     underlay: Underlay,
     /// This node's address of each enabled family.
     addresses: PerFamily<IpAddr>,
     /// Our own subnets; none until the lease is there.
     subnets: PerFamily<Subnet>,
-    /// The link as it was last seen, up or not.
+    /// The link as it was last seen, up or not. What peers ask for stays on it while it is away.
     link: Option<Link>,
+    /// Whether it is there.
+    is_there: bool,
 }
 
 impl HostGwDriver {
     pub(crate) fn new(underlay: Underlay, addresses: PerFamily<IpAddr>) -> Self {
-        Self { underlay, addresses, subnets: PerFamily::default(), link: None }
+        Self { underlay, addresses, subnets: PerFamily::default(), link: None, is_there: false }
     }
 
     /// The link, if routes can be put on it.
     fn usable_link(&self) -> Option<&Link> {
-        self.link.as_ref().filter(|link| link.up)
+        self.link.as_ref().filter(|link| self.is_there && link.up)
     }
 
     /// What is wrong with the link.
     fn problem(&self) -> Option<String> {
         let name = &self.underlay.name;
         match &self.link {
-            None => Some(format!("underlay link {name} is gone")),
-            Some(link) if !link.up => Some(format!("underlay link {name} is down")),
-            Some(_) => None,
+            Some(link) if self.is_there && link.up => None,
+            Some(_) if self.is_there => Some(format!("underlay link {name} is down")),
+            _ => Some(format!("underlay link {name} is gone")),
         }
     }
 
@@ -58,17 +61,21 @@ impl HostGwDriver {
 #[async_trait]
 impl Driver for HostGwDriver {
     /// The link belongs to the host, so nothing is done to it. Without it, or while it is down, no route can
-    /// exist, and no peer is tried.
+    /// exist, and no peer is tried; all stay desired.
     async fn ensure_devices(&mut self, kernel: &mut dyn Kernel) -> Result<Devices, KernelError> {
         let before = self.usable_link().map(|link| link.index);
-        self.link = kernel.link(&self.underlay.name).await?;
-        let link = self.usable_link();
+        let found = underlay::find(kernel, &self.underlay).await?;
+        self.is_there = found.is_some();
+        self.link = found.or(self.link.take());
+        let usable = self.usable_link();
+        let known = self.link.as_ref().map(|link| link.index);
         Ok(Devices {
-            links: link.map(|link| link.index).into_iter().collect(),
-            changed: link.map(|link| link.index) != before,
+            links: known.into_iter().collect(),
+            away: known.filter(|_| usable.is_none()).into_iter().collect(),
+            changed: usable.map(|link| link.index) != before,
             problem: self.problem(),
             unserved: self.without_ipv6().into_iter().collect(),
-            overlay_mtu: link.map(|link| link.mtu),
+            overlay_mtu: usable.map(|link| link.mtu),
             ..Devices::default()
         })
     }
@@ -103,7 +110,7 @@ impl Driver for HostGwDriver {
     }
 
     fn peer(&self, lease: &Lease) -> Result<Peer, PeerError> {
-        peer(lease, self.usable_link().map(|link| link.index), &self.addresses)
+        peer(lease, self.link.as_ref().map(|link| link.index), &self.addresses)
     }
 
     fn scopes(&self) -> Vec<Scope> {
@@ -111,7 +118,7 @@ impl Driver for HostGwDriver {
             let link = link.index;
             self.addresses.families().map(move |family| Scope { link, family, kinds: Kinds::ROUTES })
         };
-        self.usable_link().into_iter().flat_map(scope).collect()
+        self.link.iter().filter(|_| self.is_there).flat_map(scope).collect()
     }
 
     /// There is no device of ours; what is ours on the host's links is not for a backend to say.
@@ -123,7 +130,9 @@ impl Driver for HostGwDriver {
     fn concerns(&self, event: &KernelEvent) -> bool {
         let index = self.link.as_ref().map(|link| link.index);
         match event {
-            KernelEvent::Link(link) if Some(link.index) == index => self.link.as_ref() != Some(link),
+            KernelEvent::Link(link) if Some(link.index) == index => {
+                !self.is_there || self.link.as_ref() != Some(link)
+            }
             KernelEvent::Link(link) => link.name == self.underlay.name,
             KernelEvent::LinkGone(link, _) => Some(*link) == index,
             KernelEvent::Put(Object::Address(address)) => Some(address.link) == index,

@@ -1,5 +1,7 @@
 //! The backend on a fake kernel and a store in memory. The real kernel is in the tests of the agent.
 
+mod nic;
+
 use std::time::Duration;
 
 use flannel_core::addr::{Family, LinkIndex, MacAddr, Vni};

@@ -10,10 +10,13 @@ use flannel_core::addr::{Family, Mtu, PerFamily, Subnet};
 use flannel_core::backend::Underlay;
 use flannel_core::config::{BackendConfig, ConfigError};
 use flannel_core::dataplane::{Address, KERNEL_PROTOCOL, Object, ROUTE_PROTOCOL, Route, Through};
-use flannel_core::kernel::{Kernel, KernelError, KernelEvent, Kinds, Link, LinkOp, Scope};
+use flannel_core::kernel::{Kernel, KernelError, KernelEvent, Kinds, Link, LinkOp, Refusal, Scope};
 use flannel_core::lease::{Lease, LeaseAttrs, LeaseKey};
 use flannel_core::peers::{Claim, Peer, PeerError};
+use flannel_core::port_holder::udp_port_holder;
 use flannel_core::reconcile::{Devices, Driver, Taken};
+use flannel_core::status::{IPV6_MIN_MTU, Problem, Reason, ipv6_refused};
+use flannel_core::underlay;
 use tokio::sync::Notify;
 use tracing::{debug, error, info, warn};
 
@@ -23,7 +26,7 @@ use crate::counters::DropReason;
 use crate::engine::{Engine, EngineEvent, EngineOptions};
 use crate::forward::{self, ForwardingTable, TableSpec};
 use crate::peer::{attrs, peer, table_peers};
-use crate::socket::{ErrorSocket, SocketOptions, UnderlaySocket};
+use crate::socket::{ErrorSocket, SocketError, SocketOptions, UnderlaySocket};
 use crate::tun::{Tun, TunOptions};
 
 /// The pattern of the TUN's name; the first free number is taken, as upstream does.
@@ -58,7 +61,10 @@ pub(crate) struct UdpDriver {
     pub(crate) sides: PerFamily<Side>,
     peers: Vec<forward::Peer>,
     engine: Option<Engine>,
+    /// The TUN as it was last seen. What belongs on it stays desired while it is away.
     tun: Option<Link>,
+    /// Whether it is there.
+    tun_is_there: bool,
     lower: Option<Link>,
     mtu: Option<Mtu>,
     /// Rung by the datapath when it can't go on.
@@ -81,6 +87,7 @@ impl UdpDriver {
             peers: Vec::new(),
             engine: None,
             tun: None,
+            tun_is_there: false,
             lower: None,
             mtu: None,
             alarm: Arc::default(),
@@ -90,10 +97,26 @@ impl UdpDriver {
         }
     }
 
-    /// The largest packet that fits both families' tunnels.
+    /// The largest packet that fits the tunnels of all families in service.
     fn overlay_mtu(&self, lower: &Link) -> Option<Mtu> {
-        let each = self.sides.families().map(|family| lower.mtu.less(encap_overhead(family)));
-        each.min().flatten()
+        let in_service = |family: &Family| *family == Family::V4 || self.without_ipv6(lower).is_none();
+        let families = self.sides.families().filter(in_service);
+        let each = families.map(|family| lower.mtu.less(encap_overhead(family)));
+        each.min().unwrap_or(Some(Mtu(IPV6_MIN_MTU)))
+    }
+
+    /// Why IPv6 is out of service.
+    fn without_ipv6(&self, lower: &Link) -> Option<Problem> {
+        self.sides.v6.as_ref()?;
+        let overhead = encap_overhead(Family::V6);
+        (lower.mtu.0 < IPV6_MIN_MTU + overhead)
+            .then(|| Problem::mtu_without_ipv6(&lower.name, lower.mtu.0, Some(("UDP", overhead))))
+    }
+
+    /// The MTU of the TUN, and of pods. With a smaller one the kernel would take IPv6 off it, and so what still
+    /// passes.
+    fn tun_mtu(&self, mtu: Mtu) -> Mtu {
+        if self.sides.v6.is_some() { mtu.max(Mtu(IPV6_MIN_MTU)) } else { mtu }
     }
 
     fn table(&self) -> ForwardingTable {
@@ -117,7 +140,7 @@ impl UdpDriver {
 
     /// Starts the datapath on a new TUN. The old one, if any, goes first, since both would want the port.
     fn start_engine(&mut self) -> Result<(), String> {
-        let name = self.engine.as_ref().map(|engine| engine.tun().name().to_owned());
+        let name = self.tun.as_ref().map(|tun| tun.name.clone());
         self.engine = None;
         let tun = Tun::open(name.as_deref().unwrap_or(TUN_PATTERN), TunOptions::default());
         let tun = tun
@@ -145,8 +168,18 @@ impl UdpDriver {
             }
             UnderlaySocket::bind(local, SocketOptions::default())
                 .map(|socket| Some(Arc::new(socket)))
-                .map_err(|error| format!("{}; does another program use the port?", chain(&error)))
+                .map_err(|error| self.why_unbound(&error))
         })
+    }
+
+    fn why_unbound(&self, error: &SocketError) -> String {
+        let is_taken = error.source.kind() == std::io::ErrorKind::AddrInUse;
+        let holder = is_taken.then(|| udp_port_holder(self.port)).flatten();
+        let holder = holder.map(|holder| {
+            let port = self.port;
+            format!("; {holder} has UDP port {port}: stop it, or set another Backend.Port on all nodes")
+        });
+        chain(error) + &holder.unwrap_or_default()
     }
 
     fn run_engine(&mut self, tun: Arc<Tun>, sockets: PerFamily<Arc<UnderlaySocket>>) -> Result<(), String> {
@@ -197,7 +230,7 @@ impl UdpDriver {
         {
             return Ok(Err(problem));
         }
-        let Some(mut link) = link else { return Ok(Err("the TUN went away again".to_owned())) };
+        let Some(link) = link else { return Ok(Err("the TUN went away again".to_owned())) };
         let mut ops = Vec::new();
         if link.mtu != mtu {
             ops.push(LinkOp::SetMtu(link.index, mtu));
@@ -210,18 +243,13 @@ impl UdpDriver {
                 return Ok(Err(format!("device {}: {}", link.name, chain(&error))));
             }
         }
-        if !ops.is_empty() {
-            changed = true;
-            link = self.find_tun(kernel).await?.unwrap_or(link);
-        }
-        self.tun = Some(link);
-        Ok(Ok(changed))
+        Ok(Ok(changed || !ops.is_empty()))
     }
 
-    /// Our own TUN in the kernel; not one of the same name that somebody else made since.
+    /// Our own TUN in the kernel, whatever its name is now; not one of the same name that somebody else made since.
     async fn find_tun(&self, kernel: &mut dyn Kernel) -> Result<Option<Link>, KernelError> {
         let Some(tun) = self.engine.as_ref().map(Engine::tun) else { return Ok(None) };
-        Ok(kernel.link(tun.name()).await?.filter(|link| link.index == tun.index()))
+        kernel.link_at(tun.index()).await
     }
 
     /// Tells new drops, at most once an audit.
@@ -258,7 +286,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 impl Driver for UdpDriver {
     async fn ensure_devices(&mut self, kernel: &mut dyn Kernel) -> Result<Devices, KernelError> {
         self.tell_drops();
-        self.lower = kernel.link(&self.underlay.name).await?;
+        self.lower = underlay::find(kernel, &self.underlay).await?;
         let mut devices = Devices::default();
         let mut problems = Vec::new();
         // Without the underlay the TUN stays as it is, so that pods' packets meet it and not a default route.
@@ -277,19 +305,26 @@ impl Driver for UdpDriver {
         }
         if let Some(mtu) = mtu {
             let is_new = self.mtu.replace(mtu) != Some(mtu);
-            let before = self.tun.take().map(|tun| tun.index);
-            match self.ensure_tun(kernel, mtu).await? {
+            let before = self.tun.as_ref().map(|tun| tun.index);
+            match self.ensure_tun(kernel, self.tun_mtu(mtu)).await? {
                 Ok(changed) => devices.changed = changed,
                 Err(problem) => problems.push(problem),
             }
             if is_new {
                 self.renew_table();
             }
+            // Not as it should be, or gone: what belongs on it stays desired.
+            let found = self.find_tun(kernel).await?;
+            self.tun_is_there = found.is_some();
+            self.tun = found.or(self.tun.take());
             devices.changed |= self.tun.as_ref().map(|tun| tun.index) != before;
         }
         devices.links.extend(self.tun.as_ref().map(|tun| tun.index));
+        let is_away = |tun: &&Link| !self.tun_is_there || !tun.up;
+        devices.away.extend(self.tun.as_ref().filter(is_away).map(|tun| tun.index));
         devices.problem = (!problems.is_empty()).then(|| problems.join("; "));
-        devices.overlay_mtu = self.mtu;
+        devices.unserved.extend(self.lower.as_ref().and_then(|lower| self.without_ipv6(lower)));
+        devices.overlay_mtu = self.mtu.map(|mtu| self.tun_mtu(mtu));
         devices.datapath = self.engine.as_ref().map(|engine| engine.path().to_string());
         Ok(devices)
     }
@@ -374,7 +409,9 @@ impl Driver for UdpDriver {
     }
 
     fn scopes(&self) -> Vec<Scope> {
-        let Some(link) = self.tun.as_ref().map(|tun| tun.index) else { return Vec::new() };
+        let Some(link) = self.tun.as_ref().filter(|_| self.tun_is_there).map(|tun| tun.index) else {
+            return Vec::new();
+        };
         self.sides.families().map(|family| Scope { link, family, kinds: Kinds::ALL }).collect()
     }
 
@@ -398,11 +435,17 @@ impl Driver for UdpDriver {
         }
     }
 
+    fn explain(&self, refusal: &Refusal) -> Option<Reason> {
+        let Object::Address(address) = refusal.op.object() else { return None };
+        let tun = self.tun.as_ref().filter(|tun| tun.index == address.link && address.addr.is_ipv6())?;
+        ipv6_refused(&tun.name, address.addr, refusal.errno)
+    }
+
     fn concerns(&self, event: &KernelEvent) -> bool {
         let known = || self.tun.iter().chain(&self.lower);
         match event {
             KernelEvent::Link(link) => match known().find(|known| known.index == link.index) {
-                Some(known) => known != link,
+                Some(known) => known != link || !self.tun_is_there,
                 None => link.name == self.underlay.name,
             },
             KernelEvent::LinkGone(index, _) => known().any(|link| link.index == *index),

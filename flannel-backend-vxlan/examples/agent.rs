@@ -25,11 +25,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     // Which link and addresses carry the traffic between nodes.
     let mut kernel = Netlink::open()?;
-    let options = UnderlayOptions {
-        families: config.families().collect(),
-        ifaces: args.collect(),
-        ..UnderlayOptions::default()
-    };
+    let options = UnderlayOptions { ifaces: args.collect(), ..UnderlayOptions::of_config(&config) };
     let underlay = underlay::choose(&mut kernel, &options).await?;
 
     // Makes the devices and takes this node's subnet ..

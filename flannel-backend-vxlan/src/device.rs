@@ -154,6 +154,8 @@ mod tests {
         Link {
             index: LinkIndex(9),
             name: spec.name,
+            altnames: Vec::new(),
+            master: None,
             kind: Some("vxlan".into()),
             mac: Some(spec.mac),
             mtu: spec.mtu,

@@ -1,21 +1,26 @@
 //! What VXLAN adds to the reconcile loop: its devices, and what is ours on them.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use flannel_core::addr::{Family, LinkIndex, MacAddr, Mtu, PerFamily, Subnet};
 use flannel_core::backend::Underlay;
 use flannel_core::config::{BackendConfig, ConfigError};
 use flannel_core::dataplane::{Address, KERNEL_PROTOCOL, Object, ObjectKey, Route, Through};
-use flannel_core::kernel::{Kernel, KernelError, KernelEvent, Kinds, Link, LinkOp, Scope};
+use flannel_core::kernel::{Kernel, KernelError, KernelEvent, Kinds, Link, LinkOp, Refusal, Scope};
 use flannel_core::lease::{Lease, LeaseAttrs};
 use flannel_core::on_link::OnLink;
 use flannel_core::peers::{Claim, Peer, PeerError};
+use flannel_core::port_holder::udp_port_holder;
 use flannel_core::reconcile::{Devices, Driver, Taken};
+use flannel_core::status::{IPV6_MIN_MTU, Problem, Reason, ipv6_refused};
+use flannel_core::underlay;
 use tracing::{info, warn};
 
 use crate::config::VxlanConfig;
-use crate::device::{DeviceSpec, LinkPlan, device_name, overlay_mtu, plan_link};
+use crate::device::{DeviceSpec, LinkPlan, device_name, encap_overhead, overlay_mtu, plan_link};
 use crate::next_hops::{self, Form, NextHopObjects};
 use crate::peer::{Paths, peer};
 
@@ -39,11 +44,17 @@ pub(crate) struct VxlanDriver {
     pub(crate) config: VxlanConfig,
     pub(crate) underlay: Underlay,
     pub(crate) sides: PerFamily<Side>,
+    /// The devices and the underlay link as they were last seen. What belongs on one stays desired while it is
+    /// away.
     links: PerFamily<Link>,
     lower: Option<Link>,
+    /// Those of them that are not there.
+    missing: BTreeSet<LinkIndex>,
     next_hop_objects: NextHopObjects,
     /// What was found about them; `None` until the devices are there.
     form: Option<Form>,
+    /// What the log says about them; kept by the backend, so that a start that is tried again does not say it again.
+    pub(crate) told_form: Arc<Mutex<Option<Form>>>,
     /// Who is on-link on the underlay; `None` without `DirectRouting`.
     on_link: Option<OnLink>,
 }
@@ -57,7 +68,18 @@ impl VxlanDriver {
     ) -> Self {
         let (links, lower, form) = (PerFamily::default(), None, None);
         let on_link = config.direct_routing.then(OnLink::default);
-        Self { config, underlay, sides, links, lower, next_hop_objects, form, on_link }
+        Self {
+            config,
+            underlay,
+            sides,
+            links,
+            lower,
+            missing: BTreeSet::new(),
+            next_hop_objects,
+            form,
+            told_form: Arc::default(),
+            on_link,
+        }
     }
 
     fn in_overlay(&self, subnet: Subnet) -> bool {
@@ -112,7 +134,14 @@ impl VxlanDriver {
                 .sides
                 .iter()
                 .filter_map(|(family, side)| Some((self.links.get(family)?.index, side.network)));
-            self.form = Some(next_hops::find_form(kernel, self.next_hop_objects, sides.collect()).await?);
+            let form = next_hops::find_form(kernel, self.next_hop_objects, sides.collect()).await?;
+            let mut told = self.told_form.lock().unwrap_or_else(PoisonError::into_inner);
+            if told.as_ref() != Some(&form) {
+                info!(datapath = %form, "route form settled");
+                *told = Some(form.clone());
+            }
+            drop(told);
+            self.form = Some(form);
         }
         Ok(())
     }
@@ -125,43 +154,54 @@ impl VxlanDriver {
         self.links.iter().find(|(_, ours)| ours.index == link).map(|(family, _)| family)
     }
 
-    /// Makes one family's device exist and be right.
+    /// Why IPv6 is out of service.
+    fn without_ipv6(&self, family: Family, lower: &Link) -> Option<Problem> {
+        let left = overlay_mtu(&self.config, family, lower.mtu).unwrap_or(Mtu(0));
+        let tunnel = ("VXLAN", encap_overhead(family));
+        (family == Family::V6 && left.0 < IPV6_MIN_MTU)
+            .then(|| Problem::mtu_without_ipv6(&lower.name, lower.mtu.0, Some(tunnel)))
+    }
+
+    /// Makes one family's device exist and be right. Without a problem it is out of service.
     async fn ensure(
         &self,
         kernel: &mut dyn Kernel,
         family: Family,
         lower: &Link,
-    ) -> Result<Result<Ensured, String>, KernelError> {
+    ) -> Result<Result<Ensured, Option<String>>, KernelError> {
         let side = self.sides.get(family).expect("only enabled families are asked for");
         let Some(mtu) = overlay_mtu(&self.config, family, lower.mtu) else {
-            return Ok(Err(format!("MTU {} of {} leaves no room for VXLAN", lower.mtu, lower.name)));
+            return Ok(Err(Some(format!("MTU {} of {} leaves no room for VXLAN", lower.mtu, lower.name))));
         };
+        let have = self.find_device(kernel, family, &device_name(&self.config, family)).await?;
+        let served = self.without_ipv6(family, lower).is_none();
+        // A smaller MTU would take IPv6 off the device, and so what still passes.
+        let mtu = have.as_ref().filter(|_| !served).map_or(mtu, |have| have.mtu);
         let want = DeviceSpec::new(&self.config, family, side.mac, mtu, side.local, lower.index);
-        let have = kernel.link(&want.name).await?;
+        // Under another name it is held all the same.
+        let renamed = have.as_ref().filter(|link| link.name != want.name).map(|link| {
+            let (is, was) = (&link.name, &want.name);
+            format!("device {was} is called {is} now; name it back (ip link set {is} name {was}) before the next start")
+        });
+        let name = have.as_ref().map_or_else(|| want.name.clone(), |link| link.name.clone());
         let plan = plan_link(&want, have.as_ref());
+        if !served && !matches!(plan, LinkPlan::Keep | LinkPlan::Change(_)) {
+            return Ok(Err(None));
+        }
         let ops = match &plan {
             LinkPlan::Keep => Vec::new(),
-            LinkPlan::Foreign { why } => return Ok(Err(why.clone())),
-            LinkPlan::Change(ops) => {
-                info!(link = %want.name, changes = ?ops, "device changed in place");
-                ops.clone()
-            }
-            LinkPlan::Recreate { index, why } => {
-                warn!(link = %want.name, %why, "device created anew");
-                vec![LinkOp::Delete(*index), create(&want)]
-            }
-            LinkPlan::Create => {
-                info!(link = %want.name, vni = self.config.vni.get(), vtep_mac = %want.mac, %mtu, "device created");
-                vec![create(&want)]
-            }
+            LinkPlan::Foreign { why } => return Ok(Err(Some(why.clone()))),
+            LinkPlan::Change(ops) => ops.clone(),
+            LinkPlan::Recreate { index, .. } => vec![LinkOp::Delete(*index), create(&want)],
+            LinkPlan::Create => vec![create(&want)],
         };
         for op in &ops {
             if let Err(error) = kernel.change_link(op).await {
-                let problem = explain(&want.name, &error);
-                let there = kernel.link(&want.name).await?;
+                let problem = explain(kernel, &want, &error).await?;
+                let there = kernel.link(&name).await?;
                 let there = there.filter(|link| link.up && matches!(plan, LinkPlan::Change(_)));
                 // Not as it should be, but what hangs on it carries packets.
-                return Ok(there.ok_or(problem.clone()).map(|link| Ensured {
+                return Ok(there.ok_or(Some(problem.clone())).map(|link| Ensured {
                     changed: have.as_ref() != Some(&link),
                     mtu: link.mtu,
                     link,
@@ -169,8 +209,17 @@ impl VxlanDriver {
                 }));
             }
         }
-        let Some(mut link) = kernel.link(&want.name).await? else {
-            return Ok(Err(format!("device {} went away again", want.name)));
+        match &plan {
+            LinkPlan::Change(ops) => info!(link = %name, changes = ?ops, "device changed in place"),
+            LinkPlan::Recreate { why, .. } => warn!(link = %want.name, %why, "device created anew"),
+            LinkPlan::Create => {
+                info!(link = %want.name, vni = self.config.vni.get(), vtep_mac = %want.mac, %mtu, "device created");
+            }
+            LinkPlan::Keep | LinkPlan::Foreign { .. } => {}
+        }
+        let name = if matches!(plan, LinkPlan::Recreate { .. }) { want.name.clone() } else { name };
+        let Some(mut link) = kernel.link(&name).await? else {
+            return Ok(Err(Some(format!("device {name} went away again"))));
         };
         if matches!(plan, LinkPlan::Create | LinkPlan::Recreate { .. }) {
             quiet_router_advertisements(&want.name);
@@ -183,12 +232,81 @@ impl VxlanDriver {
         if let LinkPlan::Change(rest) = plan_link(&want, Some(&link)) {
             for op in &rest {
                 if let Err(error) = kernel.change_link(op).await {
-                    return Ok(Err(explain(&want.name, &error)));
+                    return Ok(Err(Some(explain(kernel, &want, &error).await?)));
                 }
             }
-            link = kernel.link(&want.name).await?.unwrap_or(link);
+            link = kernel.link(&name).await?.unwrap_or(link);
         }
-        Ok(Ok(Ensured { link, changed: plan != LinkPlan::Keep, mtu, problem: None }))
+        let problem = renamed.filter(|_| link.name != want.name);
+        Ok(Ok(Ensured { link, changed: plan != LinkPlan::Keep, mtu, problem }))
+    }
+
+    /// The device of a family by its name, else the one that had it.
+    async fn find_device(
+        &self,
+        kernel: &mut dyn Kernel,
+        family: Family,
+        name: &str,
+    ) -> Result<Option<Link>, KernelError> {
+        let named = kernel.link(name).await?;
+        let Some(last) = self.links.get(family).filter(|_| named.is_none()) else { return Ok(named) };
+        Ok(kernel.link_at(last.index).await?.filter(|link| link.vxlan.is_some()))
+    }
+
+    /// Makes each family's device exist and be right. Returns what is wrong.
+    async fn ensure_all(
+        &mut self,
+        kernel: &mut dyn Kernel,
+        lower: &Link,
+        devices: &mut Devices,
+    ) -> Result<Vec<String>, KernelError> {
+        let mut problems = Vec::new();
+        for family in self.sides.families().collect::<Vec<_>>() {
+            match self.ensure(kernel, family, lower).await? {
+                Ok(Ensured { link, changed, mtu, problem }) => {
+                    problems.extend(problem);
+                    let moved = self.links.get(family).is_none_or(|old| old.index != link.index);
+                    devices.changed |= changed || moved;
+                    if self.without_ipv6(family, lower).is_none() {
+                        devices.overlay_mtu =
+                            Some(devices.overlay_mtu.map_or(mtu, |smallest| smallest.min(mtu)));
+                    }
+                    *self.links.get_mut(family) = Some(link);
+                }
+                Err(problem) => problems.extend(problem),
+            }
+            devices.unserved.extend(self.without_ipv6(family, lower));
+        }
+        if !devices.unserved.is_empty() {
+            // Pods can't have IPv6 addresses on links with a smaller one, and without those they don't start.
+            let least = Mtu(IPV6_MIN_MTU);
+            devices.overlay_mtu = Some(devices.overlay_mtu.map_or(least, |mtu| mtu.max(least)));
+        }
+        if !lower.up {
+            problems.push(format!("underlay link {} is down", lower.name));
+        }
+        Ok(problems)
+    }
+
+    /// Looks which of the links that are known are there, and as what.
+    async fn look_for_missing(&mut self, kernel: &mut dyn Kernel) -> Result<(), KernelError> {
+        self.missing.clear();
+        for known in [&mut self.links.v4, &mut self.links.v6, &mut self.lower].into_iter().flatten() {
+            match kernel.link_at(known.index).await? {
+                Some(link) => *known = link,
+                None => _ = self.missing.insert(known.index),
+            }
+        }
+        Ok(())
+    }
+
+    /// All links that are known and hold objects of ours.
+    fn known(&self) -> impl Iterator<Item = &Link> {
+        self.links.iter().map(|(_, link)| link).chain(self.lower.iter().filter(|_| self.on_link.is_some()))
+    }
+
+    fn is_there(&self, link: &Link) -> bool {
+        !self.missing.contains(&link.index)
     }
 }
 
@@ -206,17 +324,44 @@ fn create(want: &DeviceSpec) -> LinkOp {
 }
 
 /// The kernel's answer with what an operator can do about it.
-fn explain(name: &str, error: &KernelError) -> String {
+async fn explain(
+    kernel: &mut dyn Kernel,
+    want: &DeviceSpec,
+    error: &KernelError,
+) -> Result<String, KernelError> {
+    let name = &want.name;
     let source = std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
     let hint = match error.errno() {
-        Some(17) => {
-            "; another device has this VNI and port (see `ip -d link show type vxlan`): remove it or choose another VNI"
+        Some(libc::EEXIST | libc::EADDRINUSE) => {
+            format!("; {}", who_is_in_the_way(want, &kernel.links().await?))
         }
-        Some(95 | 19) => "; is the kernel built with VXLAN (modprobe vxlan)?",
-        Some(1) => "; the agent needs CAP_NET_ADMIN",
-        _ => "",
+        Some(libc::EOPNOTSUPP | libc::ENODEV) => {
+            "; is the kernel built with VXLAN (modprobe vxlan)?".to_owned()
+        }
+        Some(libc::EPERM) => "; the agent needs CAP_NET_ADMIN".to_owned(),
+        _ => String::new(),
     };
-    format!("device {name}: {error}{source}{hint}")
+    Ok(format!("device {name}: {error}{source}{hint}"))
+}
+
+/// Whose device or process has the port, or the VNI on it.
+fn who_is_in_the_way(want: &DeviceSpec, links: &[Link]) -> String {
+    let (vni, port) = (want.vxlan.vni, want.vxlan.port);
+    let others = || {
+        let others = links.iter().filter(|link| link.name != want.name);
+        others.filter_map(|link| Some((&link.name, link.vxlan.as_ref()?))).filter(|(_, it)| it.port == port)
+    };
+    let remedy = "remove it, or choose another VNI or Backend.Port on all nodes";
+    if let Some((other, _)) = others().find(|(_, it)| it.vni == vni) {
+        format!("device {other} has VNI {vni} on UDP port {port}: {remedy}")
+    } else if let Some((other, _)) = others().find(|_| true).filter(|_| udp_port_holder(port).is_some()) {
+        format!("device {other} has UDP port {port}: {remedy}")
+    } else {
+        let holder = udp_port_holder(port).unwrap_or_else(|| "somebody".to_owned());
+        format!(
+            "{holder} has UDP port {port}, or its VNI: stop it, or choose another Backend.Port on all nodes"
+        )
+    }
 }
 
 /// The pods' router is no concern of router advertisements. Fails where /proc/sys is read-only, which is as
@@ -231,40 +376,29 @@ fn quiet_router_advertisements(name: &str) {
 #[async_trait]
 impl Driver for VxlanDriver {
     async fn ensure_devices(&mut self, kernel: &mut dyn Kernel) -> Result<Devices, KernelError> {
-        self.lower = kernel.link(&self.underlay.name).await?;
-        let Some(lower) = self.lower.clone() else {
-            self.links = PerFamily::default();
-            let problem = Some(format!("underlay link {} is gone", self.underlay.name));
-            return Ok(Devices { problem, ..Devices::default() });
-        };
         let mut devices = Devices::default();
-        let mut problems = Vec::new();
-        for family in self.sides.families().collect::<Vec<_>>() {
-            match self.ensure(kernel, family, &lower).await? {
-                Ok(Ensured { link, changed, mtu, problem }) => {
-                    problems.extend(problem);
-                    let moved = self.links.get(family).is_none_or(|old| old.index != link.index);
-                    devices.changed |= changed || moved;
-                    devices.links.push(link.index);
-                    devices.overlay_mtu = Some(devices.overlay_mtu.map_or(mtu, |smallest| smallest.min(mtu)));
-                    *self.links.get_mut(family) = Some(link);
-                }
-                Err(problem) => {
-                    *self.links.get_mut(family) = None;
-                    problems.push(problem);
-                }
-            }
-        }
-        if !lower.up {
-            problems.push(format!("underlay link {} is down", lower.name));
+        let lower = underlay::find(kernel, &self.underlay).await?;
+        let problems = match &lower {
+            Some(lower) => self.ensure_all(kernel, lower, &mut devices).await?,
+            None => vec![format!("underlay link {} is gone", self.underlay.name)],
+        };
+        self.lower = lower.clone().or(self.lower.take());
+        if !problems.is_empty() || !devices.unserved.is_empty() {
+            self.look_for_missing(kernel).await?;
+        } else {
+            self.missing.clear();
         }
         devices.problem = (!problems.is_empty()).then(|| problems.join("; "));
-        if devices.problem.is_none() {
+        if devices.problem.is_none() && !self.links.is_empty() {
             self.settle_form(kernel).await?;
             devices.datapath = self.form.as_ref().map(|form| self.datapath(form));
         }
-        devices.peers_changed = self.look_on_link(kernel, &lower).await?;
-        devices.links.extend(self.on_link.as_ref().map(|_| lower.index));
+        if let Some(lower) = &lower {
+            devices.peers_changed = self.look_on_link(kernel, lower).await?;
+        }
+        devices.links = self.known().map(|link| link.index).collect();
+        devices.away =
+            self.known().filter(|link| !self.is_there(link) || !link.up).map(|link| link.index).collect();
         Ok(devices)
     }
 
@@ -335,10 +469,12 @@ impl Driver for VxlanDriver {
 
     fn scopes(&self) -> Vec<Scope> {
         let scope = |(family, link): (Family, &Link)| Scope { link: link.index, family, kinds: Kinds::ALL };
-        let lower = self.lower.as_ref().filter(|_| self.on_link.is_some()).map(|lower| lower.index);
+        let lower = self.lower.as_ref().filter(|lower| self.on_link.is_some() && self.is_there(lower));
+        let lower = lower.map(|lower| lower.index);
         let shared =
             |link| self.sides.families().map(move |family| Scope { link, family, kinds: Kinds::ROUTES });
-        self.links.iter().map(scope).chain(lower.into_iter().flat_map(shared)).collect()
+        let links = self.links.iter().filter(|(_, link)| self.is_there(link));
+        links.map(scope).chain(lower.into_iter().flat_map(shared)).collect()
     }
 
     /// On our own devices: what lies in our network, and FDB entries of stations. The kernel's own routes and
@@ -363,6 +499,12 @@ impl Driver for VxlanDriver {
         })
     }
 
+    fn explain(&self, refusal: &Refusal) -> Option<Reason> {
+        let Object::Address(address) = refusal.op.object() else { return None };
+        let link = self.links.v6.as_ref().filter(|link| link.index == address.link)?;
+        ipv6_refused(&link.name, address.addr, refusal.errno)
+    }
+
     fn concerns(&self, event: &KernelEvent) -> bool {
         match event {
             KernelEvent::Link(link) => {
@@ -372,7 +514,7 @@ impl Driver for VxlanDriver {
                         || self.sides.families().any(|family| name == device_name(&self.config, family))
                 };
                 match known.find(|known| known.index == link.index) {
-                    Some(known) => known != link,
+                    Some(known) => known != link || !self.is_there(known),
                     None => named(&link.name),
                 }
             }

@@ -28,6 +28,7 @@ mod peer;
 mod tests;
 
 use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use flannel_core::addr::{Family, MacAddr, PerFamily};
@@ -45,11 +46,13 @@ pub use next_hops::NextHopObjects;
 pub use peer::VxlanData;
 
 use driver::{Side, VxlanDriver};
+use next_hops::Form;
 
 /// The VXLAN backend.
 pub struct VxlanBackend {
     open: Box<OpenKernel>,
     next_hop_objects: NextHopObjects,
+    told_form: Arc<Mutex<Option<Form>>>,
 }
 
 impl Default for VxlanBackend {
@@ -68,7 +71,7 @@ impl VxlanBackend {
     pub fn with_kernel(
         open: impl Fn() -> Result<Box<dyn Kernel>, KernelError> + Send + Sync + 'static,
     ) -> Self {
-        Self { open: Box::new(open), next_hop_objects: NextHopObjects::default() }
+        Self { open: Box::new(open), next_hop_objects: NextHopObjects::default(), told_form: Arc::default() }
     }
 
     /// Says whether routes may go through next-hop objects. By default they do where the kernel has them.
@@ -94,7 +97,8 @@ impl Backend for VxlanBackend {
         let mut kernel = (self.open)().map_err(BackendError::no_kernel)?;
         let published = subnets.published_attrs(&underlay.published).await?;
         let sides = sides(config, &vxlan, underlay, published.as_ref(), &mut *kernel).await?;
-        let driver = VxlanDriver::new(vxlan, underlay.clone(), sides, self.next_hop_objects);
+        let mut driver = VxlanDriver::new(vxlan, underlay.clone(), sides, self.next_hop_objects);
+        driver.told_form = Arc::clone(&self.told_form);
         reconcile::register(driver, kernel, registration, state(config, &vxlan)).await
     }
 }

@@ -8,7 +8,7 @@ use std::fmt;
 use flannel_core::addr::{LinkIndex, Subnet};
 use flannel_core::dataplane::{NextHop, Object, Op, Through};
 use flannel_core::kernel::{Kernel, KernelError, Kinds, Scope};
-use tracing::{debug, info};
+use tracing::debug;
 
 /// Whether routes of peers go through next-hop objects (`ip nexthop`). Restarting with the other value moves all
 /// routes in place.
@@ -64,7 +64,6 @@ pub(crate) async fn find_form(
             form = Form::Plain(format!("the kernel has no next-hop objects: {why}"));
         }
     }
-    info!(datapath = %form, "route form settled");
     Ok(form)
 }
 

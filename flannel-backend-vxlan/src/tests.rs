@@ -4,6 +4,8 @@ mod direct;
 mod incremental;
 mod live;
 mod next_hops;
+mod nic;
+mod told;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -376,7 +378,7 @@ async fn routes_of_host_gw_are_moved_in_place_and_others_stay(objects: bool) {
         host.kernel.put(object, false);
     }
     let lease = Lease::decode("10.5.96.0-24", br#"{"PublicIP":"192.0.2.9"}"#, 1).unwrap();
-    let leases = [(lease.key, Arc::new(lease))].into();
+    let leases = [(lease.key, Arc::new(lease.into()))].into();
     host.previous = Some(State { backend: "host-gw".into(), leases, ..State::default() });
     host.store.put(PEER_KEY, PEER);
     let _running = host.start().await;

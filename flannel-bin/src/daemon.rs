@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use flannel_core::kernel::KernelError;
 use flannel_core::netlink::Netlink;
+use flannel_core::state_file::StoredOn;
 use flannel_core::subnet::Remembering;
 use flannel_core::subnet_file;
 use flannel_core::underlay::UnderlayOptions;
@@ -62,7 +63,7 @@ pub(crate) fn run(options: &Options) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            error!(error = chain(&error), "flanneld ends");
+            error!(error = %chain(&error), "flanneld ends");
             ExitCode::FAILURE
         }
     }
@@ -106,11 +107,17 @@ async fn run_agent(
         warn!(problem, "old subnet file");
     }
     let mut kernel = Netlink::open()?;
-    let state = memory::recall(&options.state_file);
-    let own = || state.as_ref()?.own.as_ref().map(|own| own.key);
-    let store = store::open(options, previous.key.or_else(own))?;
-    let stand_in = memory::stand_in(state.as_ref(), &store.place());
-    let store = Remembering::new(store, stand_in);
+    let mut state = memory::recall(&options.state_file);
+    let host = memory::read_host(&mut kernel, state.as_ref(), &previous).await?;
+    let stored_on = memory::check_host(state.as_ref(), &host);
+    let place = store::place(options)?;
+    let stand_in = memory::stand_in(state.as_ref(), &place, stored_on);
+    let identity = memory::identity(&previous, state.as_ref(), &place, stored_on, &host);
+    let store = Remembering::new(store::open(options, identity)?, stand_in);
+    if let Some(state) = state.as_mut().filter(|_| stored_on == StoredOn::AnotherHost) {
+        // What it published is another machine's, which may live.
+        (state.own, state.former_ips) = (None, Vec::new());
+    }
     let agent = Agent {
         underlay: UnderlayOptions {
             families: Vec::new(),
@@ -118,6 +125,7 @@ async fn run_agent(
             iface_regexes: options.iface_regexes.clone(),
             can_reach: options.can_reach,
             public_ips: options.public_ips,
+            ..UnderlayOptions::default()
         },
         subnet_file: options.subnet_file.clone(),
         state_file: options.state_file.clone(),

@@ -187,7 +187,7 @@ pub(crate) async fn write(
 async fn gateway_of(kernel: &mut dyn Kernel, subnet: Subnet) -> Option<IpAddr> {
     let way = kernel.lookup(subnet.gateway()).await.ok()??;
     let defaults = kernel.default_routes(subnet.family()).await.ok()?;
-    let is_default = defaults.iter().any(|route| (route.via, route.link) == (way.via, way.link));
+    let is_default = defaults.iter().any(|route| (route.via, route.exit) == (way.via, way.exit));
     way.via.filter(|_| !is_default)
 }
 

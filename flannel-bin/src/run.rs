@@ -1,5 +1,6 @@
 //! The life of the agent, from the network config to the end, over the traits of the core.
 
+mod addresses;
 mod rules;
 #[cfg(test)]
 mod tests;
@@ -10,16 +11,17 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use flannel_core::addr::PerFamily;
+use flannel_core::addr::{Family, PerFamily};
 use flannel_core::backend::{Backend, BackendError, Network, NetworkStatus, Registration, Underlay};
 use flannel_core::config::NetworkConfig;
 use flannel_core::firewall::FirewallError;
 use flannel_core::firewall::rules::Range;
 use flannel_core::kernel::Kernel;
+use flannel_core::lease::LeaseAttrs;
 use flannel_core::state_file::{Keeper, State};
 use flannel_core::subnet::{SubnetError, SubnetManager, hold_and_publish};
 use flannel_core::subnet_file::SubnetFile;
-use flannel_core::underlay::{self, UnderlayError, UnderlayOptions};
+use flannel_core::underlay::{self, Overlay, UnderlayError, UnderlayOptions};
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -91,6 +93,14 @@ pub(crate) enum RunError {
     /// No underlay.
     #[error(transparent)]
     Underlay(#[from] UnderlayError),
+    /// No underlay with the addresses that the store wants published.
+    #[error("the addresses of {by} can't be used")]
+    WantedUnderlay {
+        /// What says them there.
+        by: String,
+        /// Why not.
+        source: UnderlayError,
+    },
     /// The backend is not in this build.
     #[error("config key Backend.Type can't be used")]
     UnknownBackend(#[from] UnknownBackend),
@@ -163,12 +173,24 @@ impl Agent<'_> {
         let wanted = self.wait_for_wanted_ips().await?;
         let public_ips =
             PerFamily::from_fn(|family| wanted.get(family).or(self.underlay.public_ips.get(family)).copied());
-        let options = UnderlayOptions { families, public_ips, ..self.underlay.clone() };
-        let underlay = underlay::choose(kernel, &options).await?;
+        let overlay = self.overlay(&config);
+        let options = UnderlayOptions { families, public_ips, overlay, ..self.underlay.clone() };
+        let chosen = self.choose_underlay(kernel, options).await;
+        let (underlay, options) =
+            chosen.map_err(|error| match (error, self.store.wanted_by().filter(|_| !wanted.is_empty())) {
+                (RunError::Underlay(source), Some(by)) => RunError::WantedUnderlay { by, source },
+                (error, _) => error,
+            })?;
         log_underlay(&underlay);
+        let mut remarks = addresses::in_network(&config, &underlay);
 
         self.board.starting(format!("setting up backend {kind} and taking a lease"));
         let network = self.register(&*backend, &config, &underlay, &options).await?;
+        remarks.extend(addresses::in_subnet(network.lease().key, &underlay, &self.store.remedy()));
+        for remark in &remarks {
+            warn!(remark, "underlay address among the pods' addresses");
+        }
+        self.board.remark(remarks);
         let file = SubnetFile {
             networks: config.networks.map(|_, network| network.network),
             subnets: network.lease().key.subnets(),
@@ -202,6 +224,64 @@ impl Agent<'_> {
         loop {
             match self.store.wanted_ips().await {
                 Ok(wanted) => return Ok(wanted),
+                Err(error) if error.is_transient() => {
+                    let why = retry.failed(&error, "waiting for the store");
+                    self.board.starting(format!("waiting for the store: {why}"));
+                }
+                Err(error) => return Err(error.into()),
+            }
+            retry.pause().await;
+        }
+    }
+
+    /// What is known of the overlay before it is there: by the config, and by what earlier runs left in their files.
+    fn overlay(&self, config: &NetworkConfig) -> Overlay {
+        let mut overlay = Overlay::new(config.networks.map(|_, network| network.network));
+        for ranges in self.written_before() {
+            for (_, range) in ranges.iter() {
+                overlay.networks.push(range.network);
+                overlay.own.push(range.subnet);
+            }
+        }
+        let devices = self.previous.iter().flat_map(|state| &state.devices);
+        overlay.devices.extend(devices.map(|device| device.name.clone()));
+        overlay
+    }
+
+    /// Chooses the underlay. Where its link has several addresses, the one that this node published last is kept:
+    /// by the state file, else by what the store has of the node with one of these addresses.
+    async fn choose_underlay(
+        &self,
+        kernel: &mut dyn Kernel,
+        mut options: UnderlayOptions,
+    ) -> Result<(Underlay, UnderlayOptions), RunError> {
+        let stored = self.previous.as_ref().and_then(|state| state.own.as_ref());
+        options.kept = stored.map(|own| own.attrs.public_ips).unwrap_or_default();
+        let underlay = underlay::choose(kernel, &options).await?;
+        let rivals = if stored.is_some() {
+            Vec::new()
+        } else {
+            underlay::rivals(kernel, &underlay).await.map_err(UnderlayError::from)?
+        };
+        if rivals.is_empty() {
+            return Ok((underlay, options));
+        }
+        let first = underlay.published.iter().map(|(_, addr)| *addr);
+        for addr in first.chain(rivals).collect::<Vec<_>>() {
+            let asked = PerFamily::from_fn(|family| (Family::of(addr) == family).then_some(addr));
+            if let Some(own) = self.wait_for_published(&asked).await? {
+                options.kept = own.public_ips;
+                return Ok((underlay::choose(kernel, &options).await?, options));
+            }
+        }
+        Ok((underlay, options))
+    }
+
+    async fn wait_for_published(&self, ips: &PerFamily<IpAddr>) -> Result<Option<LeaseAttrs>, RunError> {
+        let mut retry = Retry::default();
+        loop {
+            match self.store.published_attrs(ips).await {
+                Ok(published) => return Ok(published),
                 Err(error) if error.is_transient() => {
                     let why = retry.failed(&error, "waiting for the store");
                     self.board.starting(format!("waiting for the store: {why}"));
@@ -263,8 +343,9 @@ impl Agent<'_> {
         let hold = async {
             match hold_and_publish(self.store, lease, attrs).await {
                 Ok(never) => match never {},
-                // Nobody shares this node's addresses, and the next start does what the new config says.
-                Err(error @ SubnetError::ConfigChanged) => error.into(),
+                // Nobody shares this node's addresses, and the next start does what the new config says, or takes
+                // backend data that no other node has.
+                Err(error @ (SubnetError::ConfigChanged | SubnetError::Claimed { .. })) => error.into(),
                 Err(error) => self.outlive_lease(error).await,
             }
         };
@@ -359,7 +440,7 @@ fn log_underlay(underlay: &Underlay) {
         mtu = underlay.mtu.0,
         local = list(underlay.local),
         published = list(underlay.published),
-        reason = underlay.reason,
+        reason = %underlay.reason,
         "underlay chosen"
     );
 }

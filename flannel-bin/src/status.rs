@@ -103,6 +103,8 @@ pub(crate) fn readiness(
         None => (None, Vec::new()),
     };
     reasons.extend(problem);
+    reasons.extend(firewall.into_iter().flat_map(|(firewall, _)| firewall.cut_off()));
+    about_rules.extend(firewall.into_iter().flat_map(|(firewall, _)| firewall.hindered()));
     about_rules.extend(firewall.into_iter().flat_map(|(firewall, _)| firewall.notes.iter().cloned()));
     if reasons.is_empty() {
         notes.append(&mut about_rules);
@@ -119,13 +121,16 @@ pub(crate) struct Board {
     store: OnceLock<watch::Receiver<StoreStatus>>,
     network: OnceLock<watch::Receiver<NetworkStatus>>,
     firewall: OnceLock<(watch::Receiver<FirewallStatus>, Asked)>,
+    /// What was found at the start and stays so.
+    remarks: OnceLock<Vec<String>>,
 }
 
 impl Board {
     /// The board of an agent that just started.
     pub(crate) fn new() -> Self {
         let step = watch::Sender::new(Step::Starting("starting".to_owned()));
-        Self { step, store: OnceLock::new(), network: OnceLock::new(), firewall: OnceLock::new() }
+        let (store, network, firewall) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
+        Self { step, store, network, firewall, remarks: OnceLock::new() }
     }
 
     /// Notes a step. A lost lease stays lost, whatever else goes on, until the agent stops.
@@ -160,6 +165,11 @@ impl Board {
         let _ = self.firewall.set((status, asked));
     }
 
+    /// Shows, while the agent is ready, what was found at its start.
+    pub(crate) fn remark(&self, remarks: Vec<String>) {
+        let _ = self.remarks.set(remarks);
+    }
+
     /// Whether the agent is ready now.
     pub(crate) fn readiness(&self) -> Readiness {
         let step = self.step.borrow().clone();
@@ -167,12 +177,19 @@ impl Board {
         let network = self.network.get().map(|status| status.borrow().clone());
         let firewall = self.firewall.get().map(|(status, asked)| (status.borrow().clone(), *asked));
         let firewall = firewall.as_ref().map(|(status, asked)| (status, *asked));
-        readiness(Instant::now(), &step, store.as_ref(), network.as_ref(), firewall)
+        let ready = readiness(Instant::now(), &step, store.as_ref(), network.as_ref(), firewall);
+        let remarks = self.remarks.get().into_iter().flatten().cloned();
+        match ready {
+            Readiness::Ready(notes) => Readiness::Ready(remarks.chain(notes).collect()),
+            not_ready @ Readiness::NotReady(_) => not_ready,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use flannel_core::addr::PerFamily;
+    use flannel_core::firewall::{Cuts, Obstacle, Realm};
     use flannel_core::status::{Harm, Listed, Problem, Subject};
 
     use super::*;
@@ -262,6 +279,45 @@ mod tests {
         firewall.problem = Some("xtables lock".to_owned());
         assert_eq!(of(&firewall), Readiness::NotReady(vec!["xtables lock".to_owned()]));
         assert_eq!(of_asked(&firewall, false), Readiness::Ready(vec!["xtables lock".to_owned(), note]));
+    }
+
+    /// Pods that reach no peer, or not the world although they are masqueraded, are no service.
+    #[tokio::test]
+    async fn chains_that_cut_pods_off_are_a_reason_and_others_a_note() {
+        let [all, none] = [true, false].map(|it| Cuts { to_peers: it, from_peers: it, world: it });
+        let (v4, v6) =
+            (|cuts| PerFamily { v4: Some(cuts), v6: None }, |cuts| PerFamily { v4: None, v6: Some(cuts) });
+        for (cuts, masquerades, is_ready) in [
+            (v4(all), false, false),
+            (v6(Cuts { to_peers: true, ..none }), false, false),
+            (PerFamily { v4: Some(none), v6: Some(all) }, true, false),
+            (v4(Cuts { world: true, ..none }), true, false),
+            (v4(Cuts { world: true, ..none }), false, true),
+            (v4(Cuts { from_peers: true, ..none }), true, true),
+        ] {
+            let obstacle = Obstacle {
+                realm: Realm::NfTables,
+                family: "inet".into(),
+                table: "fw".into(),
+                chain: "forward".into(),
+                ends_in: "forward".into(),
+                rule: Some("reject".into()),
+                cuts,
+                advice: "accept pods there".into(),
+            };
+            let text = obstacle.to_string();
+            let firewall =
+                FirewallStatus { obstacles: vec![obstacle], masquerades, ..FirewallStatus::default() };
+            let (store, network) = (store(true, ""), network());
+            for asked in [true, false] {
+                let firewall = Some((&firewall, Asked { rules: asked, masquerade: asked }));
+                let now = Instant::now();
+                let said = readiness(now, &Step::Running, Some(&store), Some(&network), firewall);
+                let lines = vec![text.clone()];
+                let want = if is_ready { Readiness::Ready(lines) } else { Readiness::NotReady(lines) };
+                assert_eq!(said, want, "{cuts:?} {masquerades}");
+            }
+        }
     }
 
     #[test]

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use flannel_core::lease::LeaseKey;
 use flannel_core::subnet::local::{LocalOptions, LocalSubnetManager};
-use flannel_core::subnet::{SubnetError, SubnetManager};
+use flannel_core::subnet::{Identity, SubnetError, SubnetManager};
 
 use crate::cli::{KubeFlags, Options, StoreChoice};
 
@@ -41,17 +40,19 @@ pub(crate) enum StoreError {
     Prefix(#[from] flannel_core::subnet::kube::AnnotationPrefixError),
 }
 
-/// Makes the store, which connects when it is used. `previous` is what this node had before, so that it can
-/// have it again.
-pub(crate) fn open(
-    options: &Options,
-    previous: Option<LeaseKey>,
-) -> Result<Arc<dyn SubnetManager>, StoreError> {
+/// The place of the store, which is not used yet.
+pub(crate) fn place(options: &Options) -> Result<String, StoreError> {
+    Ok(open(options, Identity::default())?.place())
+}
+
+/// Makes the store, which connects when it is used. `identity` is what this node knows of itself, so that it finds
+/// its lease again. The Kubernetes API knows it by its name.
+pub(crate) fn open(options: &Options, identity: Identity) -> Result<Arc<dyn SubnetManager>, StoreError> {
     match &options.store {
-        StoreChoice::Etcd => etcd(options, previous),
+        StoreChoice::Etcd => etcd(options, identity),
         StoreChoice::Local(dir) => {
             let renew_margin = options.renew_margin;
-            let local = LocalOptions { previous, renew_margin, ..LocalOptions::new(dir) };
+            let local = LocalOptions { identity, renew_margin, ..LocalOptions::new(dir) };
             Ok(Arc::new(LocalSubnetManager::new(local)))
         }
         StoreChoice::Kube(flags) => kube(flags, |name| std::env::var(name).ok()),
@@ -59,7 +60,7 @@ pub(crate) fn open(
 }
 
 #[cfg(feature = "etcd")]
-fn etcd(options: &Options, previous: Option<LeaseKey>) -> Result<Arc<dyn SubnetManager>, StoreError> {
+fn etcd(options: &Options, identity: Identity) -> Result<Arc<dyn SubnetManager>, StoreError> {
     use flannel_core::subnet::etcd::{EtcdOptions, EtcdSubnetManager, EtcdTls};
 
     let flags = &options.etcd;
@@ -70,7 +71,7 @@ fn etcd(options: &Options, previous: Option<LeaseKey>) -> Result<Arc<dyn SubnetM
         tls: EtcdTls { ca_file: flags.ca_file.clone(), cert_file, key_file },
         username,
         password: password.map(Into::into),
-        previous,
+        identity,
         renew_margin: options.renew_margin,
         ..EtcdOptions::new(flags.endpoints.iter().cloned())
     };
@@ -78,7 +79,7 @@ fn etcd(options: &Options, previous: Option<LeaseKey>) -> Result<Arc<dyn SubnetM
 }
 
 #[cfg(not(feature = "etcd"))]
-fn etcd(_: &Options, _: Option<LeaseKey>) -> Result<Arc<dyn SubnetManager>, StoreError> {
+fn etcd(_: &Options, _: Identity) -> Result<Arc<dyn SubnetManager>, StoreError> {
     Err(StoreError::NoEtcd)
 }
 

@@ -77,9 +77,8 @@ impl CniError {
     /// The object for stdout, in the terms of a version of the specification.
     pub fn to_json(&self, cni_version: &str) -> Value {
         let mut object = json!({ "cniVersion": cni_version, "code": self.code, "msg": self.msg });
-        if !self.details.is_empty() {
-            object["details"] = json!(self.details);
-        }
+        let details = if self.details.is_empty() { usual_advice(self.code) } else { &self.details };
+        object["details"] = json!(details);
         object
     }
 
@@ -89,6 +88,23 @@ impl CniError {
         let text = |key: &str| object.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
         let code = object.get("code")?.as_u64()?;
         Some(Self { code: u32::try_from(code).ok()?, msg: text("msg"), details: text("details") })
+    }
+}
+
+/// What to do about an error whose place in the code has nothing better to say, or that a delegate gave.
+fn usual_advice(code: u32) -> &'static str {
+    match code {
+        code::INVALID_ENVIRONMENT => {
+            "the container runtime sets the CNI_* variables; by hand, see the CNI specification, section 2"
+        }
+        code::IO => {
+            "see whether the file system is full or mounted read-only, and whether the plugin runs as root"
+        }
+        code::DECODING | code::INVALID_CONFIG | code::INCOMPATIBLE_VERSION => {
+            "correct the network config, usually a file in /etc/cni/net.d"
+        }
+        code::TRY_AGAIN => "the container runtime tries again",
+        _ => "see the log of the container runtime, which has what plugins wrote to stderr",
     }
 }
 
@@ -115,6 +131,11 @@ mod tests {
         assert_eq!(CniError::from_json(error.to_json("1.0.0").to_string().as_bytes()), Some(error.clone()));
         assert_eq!(error.context("tried").to_string(), "tried: bad (code 7); look; there");
         assert_eq!(CniError::new(5, "x").to_string(), "x (code 5)");
+        // No error is without a word of what to do.
+        for code in [1, 4, 5, 6, 7, 11, 50, 101, 999] {
+            let object = CniError::new(code, "x").to_json("1.0.0");
+            assert!(object["details"].as_str().is_some_and(|details| !details.is_empty()), "{object}");
+        }
         for no_error in ["", "[]", "{}", r#"{"code":"7"}"#, r#"{"code":-1}"#, r#"{"code":4294967296}"#] {
             assert_eq!(CniError::from_json(no_error.as_bytes()), None, "{no_error}");
         }

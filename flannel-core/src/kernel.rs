@@ -1,13 +1,14 @@
 //! What the reconcile loop needs from a kernel: [`Kernel`] is spoken by [`crate::netlink::Netlink`] for the
 //! real one, and by the fake in [`crate::testing`] for tests.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 
 use async_trait::async_trait;
 
 use crate::addr::{Family, LinkIndex, MacAddr, Mtu, Vni};
-use crate::dataplane::{Object, ObjectKey, Op};
+use crate::dataplane::{Object, ObjectKey, Op, Route};
 
 /// A network interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,8 +17,12 @@ pub struct Link {
     pub index: LinkIndex,
     /// Its name.
     pub name: String,
+    /// Its further names (`IFLA_ALT_IFNAME`), such as `enp0s3` of a link called `eth0`. No other link has one.
+    pub altnames: Vec<String>,
     /// `IFLA_INFO_KIND`, such as `vxlan`; `None` for hardware.
     pub kind: Option<String>,
+    /// The bridge or bond that it is a port of (`IFLA_MASTER`).
+    pub master: Option<LinkIndex>,
     /// Its hardware address, if that has 48 bits.
     pub mac: Option<MacAddr>,
     /// Its MTU, of its own side.
@@ -74,14 +79,34 @@ pub struct LinkAddress {
 /// The answer to a route look-up, or a default route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RouteLookup {
-    /// The outgoing link; `None` for multipath or a route without a link.
-    pub link: Option<LinkIndex>,
-    /// The gateway; `None` if the destination is on-link.
+    /// By what it leaves.
+    pub exit: Exit,
+    /// The gateway, of several the first; `None` if the destination is on-link.
     pub via: Option<IpAddr>,
     /// The preferred source address.
     pub source: Option<IpAddr>,
     /// The metric; 0 where the kernel names none.
     pub metric: u32,
+}
+
+/// By which links a route leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// By none.
+    Nowhere,
+    /// By one, through one next hop or several.
+    By(LinkIndex),
+    /// Its next hops leave by different links (ECMP): two of those.
+    Several(LinkIndex, LinkIndex),
+}
+
+impl Exit {
+    /// The exit of a route whose next hops leave by these links.
+    pub fn of(links: impl IntoIterator<Item = LinkIndex>) -> Self {
+        let mut links = links.into_iter();
+        let Some(first) = links.next() else { return Self::Nowhere };
+        links.find(|link| *link != first).map_or(Self::By(first), |other| Self::Several(first, other))
+    }
 }
 
 /// A change of a link.
@@ -219,7 +244,7 @@ pub struct Refusal {
 
 impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "kernel refused {:?}: {}", self.op, io::Error::from_raw_os_error(self.errno))?;
+        write!(f, "kernel refused to {}: {}", self.op, io::Error::from_raw_os_error(self.errno))?;
         if self.reason.is_empty() { Ok(()) } else { write!(f, " ({})", self.reason) }
     }
 }
@@ -296,6 +321,9 @@ pub trait Kernel: Send {
     /// One link by name.
     async fn link(&mut self, name: &str) -> Result<Option<Link>, KernelError>;
 
+    /// One link by its number, which it keeps when it is renamed.
+    async fn link_at(&mut self, index: LinkIndex) -> Result<Option<Link>, KernelError>;
+
     /// All addresses of all links, both families.
     async fn addresses(&mut self) -> Result<Vec<LinkAddress>, KernelError>;
 
@@ -313,6 +341,14 @@ pub trait Kernel: Send {
 
     /// Reads where a family is forwarded. Empty where the kernel does not tell.
     async fn forwarding(&mut self, family: Family) -> Result<Vec<Forwarding>, KernelError>;
+
+    /// Reads the routes of the main table under these keys, whoever wrote them, in the kernel's order: of several
+    /// with one key the first is in use. One read for all.
+    async fn routes_at(
+        &mut self,
+        family: Family,
+        keys: &BTreeSet<ObjectKey>,
+    ) -> Result<Vec<Route>, KernelError>;
 
     /// Changes one link.
     async fn change_link(&mut self, op: &LinkOp) -> Result<(), KernelError>;

@@ -22,6 +22,8 @@
 //! - [`backend`]: the traits of the backends.
 //! - [`kernel`]: the trait of the kernel; [`netlink`]: the real one.
 //! - [`underlay`]: which link and addresses carry the traffic between nodes; the decision is pure.
+//! - [`clock`]: time that goes on while the machine is suspended.
+//! - [`port_holder`]: who has a UDP port that is taken.
 //! - [`atomic_file`]: files that are whole at any moment.
 //! - [`subnet_file`]: `subnet.env`, by which container runtimes learn this node's subnets.
 //! - [`state_file`]: what an agent remembers over restarts.
@@ -34,6 +36,7 @@
 pub mod addr;
 pub mod atomic_file;
 pub mod backend;
+pub mod clock;
 pub mod config;
 pub mod dataplane;
 pub mod firewall;
@@ -44,6 +47,7 @@ pub mod netlink;
 pub mod on_link;
 pub mod ownership;
 pub mod peers;
+pub mod port_holder;
 pub mod reconcile;
 mod repack;
 pub mod state_file;

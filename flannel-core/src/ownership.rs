@@ -11,7 +11,7 @@ use std::sync::Arc;
 use crate::addr::{Family, LinkIndex, Subnet};
 use crate::dataplane::{ROUTE_PROTOCOL, Route, Through};
 use crate::kernel::{Kinds, Link, Scope};
-use crate::lease::Lease;
+use crate::lease::AgedLease;
 use crate::state_file::{Device, State};
 
 /// `RTPROT_BOOT`, the protocol of routes that Go flannel writes, and of those that `ip route` does.
@@ -47,7 +47,7 @@ impl Ownership {
         let mut networks: Vec<Subnet> = networks.map(|(_, network)| *network).collect();
         networks.sort_unstable();
         networks.dedup();
-        let node = |lease: &Arc<Lease>| {
+        let node = |lease: &Arc<AgedLease>| {
             let ips = &lease.attrs.public_ips;
             let side = |(family, subnet): (Family, &Subnet)| Some((*subnet, *ips.get(family)?));
             lease.key.subnets().iter().filter_map(side).collect::<Vec<_>>()

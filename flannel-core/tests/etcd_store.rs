@@ -7,6 +7,8 @@ mod common;
 mod faults;
 #[path = "etcd/hold.rs"]
 mod hold;
+#[path = "etcd/identity.rs"]
+mod identity;
 #[path = "etcd/leases.rs"]
 mod leases;
 #[path = "etcd/proxy.rs"]

@@ -78,6 +78,13 @@ fn follows_the_routes_of_the_host() {
         assert_eq!(text(chosen(|_| ())), "eth1 10.1.1.1");
         ip("route add default metric 50 nexthop via 10.1.1.9 dev eth1 nexthop via 172.16.30.1 dev eth0");
         let error = chosen(|_| ()).unwrap_err().to_string();
-        assert!(error.contains("multipath"), "{error}");
+        let named = "IPv4 default route: its next hops leave by eth1 and eth0; name the interface";
+        assert!(error.contains(named), "{error}");
+        ip("route replace default metric 50 nexthop via 172.16.30.2 nexthop via 172.16.30.1");
+        assert_eq!(text(chosen(|_| ())), "eth0 172.16.30.10");
+        ip("-6 route add default nexthop via fd00:30::1 nexthop via fd00:30::2");
+        assert_eq!(text(chosen(|o| o.families = Family::ALL.to_vec())), "eth0 172.16.30.10 fd00:30::10");
+        ip("link property add dev eth1 altname enp0s3");
+        assert_eq!(text(chosen(|o| o.ifaces = vec!["enp0s3".to_owned()])), "eth1 10.1.1.1");
     });
 }

@@ -190,6 +190,14 @@ impl Node {
         self.plug(&nic)
     }
 
+    /// Gives a NIC another name while it is up, by which it goes from then on. Its index, addresses and routes stay.
+    /// The kernel does that from Linux 6.2 on; before, it refuses as long as the NIC is up.
+    pub fn rename_nic(&self, nic: &str, name: &str) -> Result<(), LabError> {
+        self.nic(nic)?;
+        self.netns.ip(&format!("link set {nic} name {name}"))?;
+        self.change(nic, |nic| name.clone_into(&mut nic.name)).map(drop)
+    }
+
     /// Cuts the node off without a sign: its ports drop every frame, all carriers stay.
     pub fn partition(&self) -> Result<(), LabError> {
         self.set_ports(PORT_DISABLED)

@@ -130,6 +130,24 @@ fn an_address_can_change() {
 }
 
 #[test]
+fn a_nic_can_have_another_name() {
+    in_sandbox(test_name!(), || {
+        let cluster = two_nodes(Families::Dual);
+        let node = cluster.node(2);
+        let index = node.netns().link_index("eth0").unwrap();
+        node.rename_nic("eth0", "ens3").unwrap();
+        assert_reach(&cluster, true);
+        assert_eq!(node.netns().link_index("ens3").unwrap(), index, "it is the same link");
+        assert!(node.link_down("eth0").is_err() && node.rename_nic("eth0", "ens4").is_err());
+        node.carrier_off("ens3").unwrap();
+        assert_reach(&cluster, false);
+        node.carrier_on("ens3").unwrap();
+        node.rename_nic("ens3", "eth0").unwrap();
+        assert_reach(&cluster, true);
+    });
+}
+
+#[test]
 fn nodes_come_and_go_and_the_fabric_routes_between_segments() {
     in_sandbox(test_name!(), || {
         let mut cluster = two_nodes(Families::Dual);

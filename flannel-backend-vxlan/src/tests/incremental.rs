@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 
 use flannel_core::dataplane::{FdbEntry, ObjectKey, plan};
 use flannel_core::kernel::{Kernel, Link};
+use flannel_core::lease::Ages;
 use flannel_core::lease::{BadRecord, LeaseUpdate};
-use flannel_core::peers::PeerTable;
+use flannel_core::peers::{PeerTable, Standing};
 use flannel_core::reconcile::Driver;
 use proptest::prelude::*;
 
@@ -250,7 +251,8 @@ impl Host {
         assert_eq!((devices.problem, self.kernel.take_link_ops()), (None, vec![]), "the devices");
         let mut peers = PeerTable::new(driver.own_objects(), driver.own_claims());
         for lease in self.store.leases().into_iter().filter(|lease| lease.key != own.key) {
-            peers.put(lease.key, lease.created, driver.peer(&lease));
+            let standing = Standing { ages: Ages::all(1), created: lease.created };
+            peers.put(lease.key, standing, driver.peer(&lease));
         }
         let have: Dataplane = self.kernel.objects().iter().filter(|object| driver.owns(object)).collect();
         plan(peers.want(), &have)

@@ -3,10 +3,12 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use flannel_core::addr::PerFamily;
 use flannel_core::dataplane::command::word;
 use flannel_core::lease::{Lease, LeaseKey, LeaseUpdate};
-use flannel_core::subnet::SubnetManager;
-use flannel_core::subnet::allocate::{holder, is_same_node};
+use flannel_core::state_file::{Host, StoredOn};
+use flannel_core::subnet::allocate::holder;
+use flannel_core::subnet::{Identity, SubnetManager};
 use futures::StreamExt;
 
 use super::known::Known;
@@ -70,10 +72,13 @@ async fn find(store: &dyn SubnetManager, key: LeaseKey) -> Result<Option<Lease>,
     }
 }
 
-/// Whether this node published a lease: it is as it was stored, or it has an address of this host.
+/// Whether this node published a lease: it is as it was stored here, or it has an address of this host. What came with
+/// the disk of another machine proves nothing.
 fn is_ours(lease: &Lease, options: &Options, known: &Known, seen: &Seen) -> bool {
-    if let Some(own) = known.state.as_ref().and_then(|state| state.own.as_ref()) {
-        return is_same_node(&own.attrs, &lease.attrs);
+    let host = Host::of(&seen.links, &seen.addresses, &PerFamily::default());
+    let stored = known.state.as_ref().filter(|state| state.stored_on(&host.macs) != StoredOn::AnotherHost);
+    if let Some((state, own)) = stored.and_then(|state| Some((state, state.own.as_ref()?))) {
+        return Identity::of_state(state, &state.store, StoredOn::ThisHost).proves(lease, &own.attrs);
     }
     let is_here = |addr: &IpAddr| {
         seen.addresses.iter().any(|address| address.addr.ip() == *addr)

@@ -16,6 +16,7 @@ use std::process::ExitCode;
 
 use flannel_core::kernel::KernelError;
 use flannel_core::netlink::Netlink;
+use flannel_core::subnet::Identity;
 use tracing::{error, info, warn};
 
 use crate::cli::CleanupOptions;
@@ -81,7 +82,7 @@ async fn clean_up(options: &CleanupOptions) -> Result<Vec<String>, CleanupError>
     let known = Known::read(agent);
     let mut kernel = Netlink::open()?;
     let seen = seen::look(&mut kernel).await?;
-    let store = store::open(agent, known.key())?;
+    let store = store::open(agent, known.key().map(Identity::from).unwrap_or_default())?;
 
     let mut plan = plan::plan(&known, &seen);
     plan.add(rules::removals(&known).await);

@@ -1,5 +1,7 @@
 //! The firewall rules in the life of the agent.
 
+use std::time::Duration;
+
 use flannel_core::addr::PerFamily;
 use flannel_core::config::NetworkConfig;
 use flannel_core::firewall::rules::{Ours, Range, Wanted};
@@ -22,12 +24,14 @@ pub(super) fn asked_by(masquerade: bool) -> &'static str {
 }
 
 /// What was not asked for is only missed.
-fn missed(error: &FirewallError) -> Managers {
-    Managers::none(format!(
+fn missed(error: &FirewallError, resync: Duration) -> Managers {
+    let missed = format!(
         "forwarded traffic of pods is not accepted by rules of ours, which matters where others drop it \
          (--iptables-forward-rules=false silences this): {}",
         chain(error)
-    ))
+    );
+    // One program may be there, and tell what others do.
+    Managers::none(missed).watching(resync)
 }
 
 impl Agent<'_> {
@@ -65,14 +69,17 @@ impl Agent<'_> {
         mut before: Vec<PerFamily<Range>>,
     ) -> Result<Firewall, RunError> {
         let managers = match self.shutdown.run_until_cancelled(opening).await {
-            Some(opened) => opened.map_err(RunError::Crashed)?.unwrap_or_else(|error| missed(&error)),
+            Some(opened) => {
+                opened.map_err(RunError::Crashed)?.unwrap_or_else(|error| missed(&error, self.rules.resync))
+            }
             None => Managers::none("stopping"),
         };
         let now = ranges(file.networks, file.subnets);
-        let wanted = if managers.keeps_any() { self.rules.wanted(now) } else { Wanted::default() };
+        let keeps_none = Wanted { ranges: now, ..Wanted::default() };
+        let wanted = if managers.keeps_any() { self.rules.wanted(now) } else { keeps_none };
         if !wanted.is_empty() {
             let Wanted { masquerade, forward, .. } = wanted;
-            info!(manager = managers.choice(), masquerade, forward, "firewall");
+            info!(manager = managers.choice(), masquerade, forward, "firewall rules are kept");
         }
         before.push(now);
         Ok(Firewall::new(managers, wanted, Ours::Of(before)))

@@ -17,7 +17,10 @@ use crate::outages;
 on_every_backend!(
     pods_reach_each_other,
     no_outage_of_the_store_changes_the_datapath,
+    a_virtual_address_is_not_published,
     a_node_whose_address_changes_is_followed,
+    addresses_that_changed_between_two_runs_cost_no_subnet,
+    an_interface_that_is_corrected_costs_no_subnet,
     readiness_turns_red_and_green_with_the_store,
     compaction_while_an_agent_is_cut_off,
     a_bad_record_touches_nothing_else,
@@ -63,8 +66,20 @@ fn pods_reach_each_other(case: &'static BackendCase) {
     every_pod_pings_every_other(case, EtcdStore::new);
 }
 
+fn a_virtual_address_is_not_published(case: &'static BackendCase) {
+    crate::choice::keeps_its_address(case, EtcdStore::new);
+}
+
 fn a_node_whose_address_changes_is_followed(case: &'static BackendCase) {
     crate::underlay::follows(case, EtcdStore::new);
+}
+
+fn addresses_that_changed_between_two_runs_cost_no_subnet(case: &'static BackendCase) {
+    crate::identity::cost_no_subnet(case, EtcdStore::new);
+}
+
+fn an_interface_that_is_corrected_costs_no_subnet(case: &'static BackendCase) {
+    crate::identity::corrected_interface(case, EtcdStore::new);
 }
 
 impl Server for EtcdStore {

@@ -171,13 +171,23 @@ impl<S: Store> Bed<S> {
 
     /// Starts one agent without waiting.
     pub(crate) fn spawn(&mut self, number: u8, more: &[&str]) {
+        self.spawn_on(number, "eth0", more);
+    }
+
+    /// Starts one agent on another interface without waiting.
+    pub(crate) fn spawn_on(&mut self, number: u8, iface: &str, more: &[&str]) {
+        self.spawn_by(number, &[&format!("--iface={iface}")], more);
+    }
+
+    /// Starts one agent that finds its underlay by these flags, without waiting.
+    pub(crate) fn spawn_by(&mut self, number: u8, iface: &[&str], more: &[&str]) {
         let node = self.cluster.node(number);
         let mut agent = node.agent(&format!("flanneld{number}"), FLANNELD);
         for (name, value) in self.store.env(node) {
             agent = agent.env(name, value);
         }
         let agent = agent
-            .arg("--iface=eth0")
+            .args(iface)
             .arg(format!("--subnet-file={}", subnet_file(number).display()))
             .arg("--healthz-port=8471")
             .arg("-v=1")

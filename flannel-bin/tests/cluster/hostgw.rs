@@ -9,7 +9,7 @@ use flannel_lab::sandbox::in_sandbox;
 use flannel_lab::test_name;
 use flannel_lab::wait::eventually;
 
-use crate::backends::HOST_GW;
+use crate::backends::{BackendCase, HOST_GW, on_every_backend};
 use crate::harness::{Bed, LocalFolder, Monitor, SOON, Store, Traffic, assert_all_reach_all, http_get};
 
 fn bed(nodes: u8) -> Bed<LocalFolder> {
@@ -21,6 +21,66 @@ fn up(mut bed: Bed<LocalFolder>, peers: usize) -> Bed<LocalFolder> {
     bed.start_all();
     bed.cluster.nodes().for_each(|node| bed.wait_for_peers(node.number(), peers));
     bed
+}
+
+on_every_backend!(a_replaced_route_is_put_back_thrice_a_minute_and_then_reported);
+
+/// The routes that a backend has to a peer, and where somebody else leads them: to a node that is not there.
+fn replacements(bed: &Bed<LocalFolder>, case: &BackendCase) -> Vec<(String, String)> {
+    let subnets: Vec<String> = if case.in_kernel {
+        bed.remotes(2).into_iter().map(|remote| remote.subnet).collect()
+    } else {
+        ["10.244.0.0/16", "fd00:10:244::/56"].map(str::to_owned).into()
+    };
+    assert_eq!(subnets.len(), 2);
+    let with = |subnet: String| {
+        let via = if subnet.contains(':') { "fd00:77::99" } else { "192.168.77.99" };
+        let theirs = format!("{subnet} via {via} dev eth0");
+        (subnet, theirs)
+    };
+    subnets.into_iter().map(with).collect()
+}
+
+fn a_replaced_route_is_put_back_thrice_a_minute_and_then_reported(case: &'static BackendCase) {
+    let cluster = Cluster::builder().nodes(2).families(Families::Dual).build().unwrap();
+    let bed = up(Bed::new(cluster, LocalFolder::new(), case, Families::Dual), 1);
+    let (want, netns) = (bed.state(1), bed.netns(1));
+    let pods = [bed.pod(1), bed.pod(2)];
+    let traffic = Traffic::between(&pods[0], &pods[1]);
+    let routes = replacements(&bed, case);
+    for _ in 0..3 {
+        for (_, theirs) in &routes {
+            netns.ip(&format!("route replace {theirs}")).unwrap();
+            bed.wait_for_state(1, "ours to come back", &want);
+        }
+        traffic.go_on(50);
+    }
+    for (subnet, theirs) in &routes {
+        netns.ip(&format!("route replace {theirs}")).unwrap();
+        let told = format!(
+            "route {subnet} of ours was replaced by somebody else's, {}",
+            theirs.replacen(&format!("{subnet} "), "", 1)
+        );
+        eventually(SOON, "a word about it", || {
+            let log = bed.agent(1).log();
+            if log.contains(&told) { Ok(()) } else { Err(log) }
+        });
+    }
+    let is_theirs = |(subnet, theirs): &(String, String)| {
+        let family = if subnet.contains(':') { "-6" } else { "-4" };
+        netns.ip(&format!("{family} route show {subnet}")).unwrap().contains(theirs.as_str())
+    };
+    // The agent has had time for a try of its own.
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    assert!(routes.iter().all(is_theirs), "they stay");
+    for (_, theirs) in &routes {
+        netns.ip(&format!("route del {theirs}")).unwrap();
+    }
+    bed.wait_for_state(1, "ours to take the place that is free", &want);
+    traffic.go_on(50);
+    eventually(SOON, "nothing to be told any more", || {
+        !http_get(netns, 8471, "/readyz").contains("replaced")
+    });
 }
 
 #[test]

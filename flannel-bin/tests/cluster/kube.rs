@@ -9,13 +9,16 @@ use flannel_lab::node::Node;
 
 use crate::backends::{BackendCase, on_every_backend};
 use crate::harness::{Bed, Server, Store};
-use crate::{connectivity, memory, outages, repair, restart, underlay};
+use crate::{connectivity, identity, memory, outages, repair, restart, underlay};
 
 on_every_backend!(
     pods_reach_each_other,
     kill_and_start_again_under_traffic,
     no_outage_of_the_store_changes_the_datapath,
+    a_virtual_address_is_not_published,
     a_node_whose_address_changes_is_followed,
+    addresses_that_changed_between_two_runs_cost_no_subnet,
+    an_interface_that_is_corrected_costs_no_subnet,
     readiness_turns_red_and_green_with_the_store,
     compaction_while_an_agent_is_cut_off,
     an_api_server_away_at_the_start_is_waited_for,
@@ -103,8 +106,20 @@ fn no_outage_of_the_store_changes_the_datapath(case: &'static BackendCase) {
     outages::change_nothing(case, kube);
 }
 
+fn a_virtual_address_is_not_published(case: &'static BackendCase) {
+    crate::choice::keeps_its_address(case, kube);
+}
+
 fn a_node_whose_address_changes_is_followed(case: &'static BackendCase) {
     underlay::follows(case, kube);
+}
+
+fn addresses_that_changed_between_two_runs_cost_no_subnet(case: &'static BackendCase) {
+    identity::cost_no_subnet(case, kube);
+}
+
+fn an_interface_that_is_corrected_costs_no_subnet(case: &'static BackendCase) {
+    identity::corrected_interface(case, kube);
 }
 
 fn readiness_turns_red_and_green_with_the_store(case: &'static BackendCase) {

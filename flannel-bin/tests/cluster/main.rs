@@ -3,6 +3,7 @@
 
 mod backends;
 mod blackhole;
+mod choice;
 mod cleanup;
 mod connectivity;
 mod crowd;
@@ -15,6 +16,7 @@ mod golden;
 mod harness;
 mod hostgw;
 mod hostile;
+mod identity;
 mod incremental;
 #[cfg(feature = "kube")]
 mod kube;
@@ -25,6 +27,8 @@ mod outages;
 mod quiet;
 mod repair;
 mod restart;
+#[cfg(all(feature = "etcd", feature = "kube"))]
+mod scenarios;
 mod switch;
 mod takeover;
 mod underlay;

@@ -185,6 +185,8 @@ fn a_damaged_file_means_to_wait_for_the_store(case: &'static BackendCase) {
     eventually(SOON, "a word about the other store", || bed.agent(1).log().contains("but this agent uses"));
     assert_eq!(bed.state(1), KernelState::default());
     bed.kill(1);
+    // One that came here with the disk of another machine: none of its NICs is here.
+    bed.netns(1).ip("link set eth0 address 02:77:00:00:00:99").unwrap();
     bed.spawn(1, &["--public-ip=192.168.77.77"]);
     let log = |bed: &Bed<EtcdStore>| bed.agent(1).log();
     // host-gw refuses such an address before it asks for a lease.
@@ -193,6 +195,7 @@ fn a_damaged_file_means_to_wait_for_the_store(case: &'static BackendCase) {
             || log(&bed).contains("which can't work behind NAT")
     });
     bed.kill(1);
+    bed.netns(1).ip("link set eth0 address 02:77:00:00:00:01").unwrap();
     bed.store.0.restart().unwrap();
     bed.start(1);
     bed.wait_for_state(1, "all as before", &want);

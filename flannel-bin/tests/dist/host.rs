@@ -89,3 +89,27 @@ fn variables_are_those_of_the_agent() {
     let set = default.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
     assert_eq!(set.count(), 0);
 }
+
+/// What an operator pastes is what the page shows, and names every kind of device that pods' traffic goes through.
+#[test]
+fn the_files_for_other_programs_of_a_host_are_in_the_page_and_in_the_package() {
+    let (page, package) = (file("docs/hosts.md"), file("flannel-bin/Cargo.toml"));
+    for (path, names_devices) in [
+        ("dist/host/NetworkManager/flannel.conf", true),
+        ("dist/host/networkd/10-flannel.network", true),
+        ("dist/host/networkd.conf.d/flannel.conf", false),
+        ("dist/host/dhcpcd/flannel.conf", true),
+    ] {
+        let text = file(path);
+        let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        assert!(!lines.is_empty() && page.contains(lines.join("\n").trim()), "{path}");
+        let devices = ["flannel*", "cni*", "veth*"].iter().filter(|device| text.contains(**device)).count();
+        assert_eq!(devices, if names_devices { 3 } else { 0 }, "{path}");
+        let folder = std::path::Path::new(path).parent().unwrap().display();
+        assert!(package.contains(&format!("[\"../{folder}/*\", ")), "{path}");
+    }
+    let docker: serde_json::Value = serde_json::from_str(&file("dist/host/docker/daemon.json")).unwrap();
+    for key in docker.as_object().unwrap().keys() {
+        assert!(page.contains(key.as_str()), "{key}");
+    }
+}

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::find_plugins;
 use crate::args::{Attachment, Verb};
 use crate::error::{CniError, code};
-use crate::netconf::NetConf;
+use crate::netconf::{NetConf, Object};
 use crate::records::Records;
 use crate::subnet_env::SubnetEnv;
 use crate::{bridge, delegate, exec};
@@ -39,8 +39,26 @@ pub(super) fn add(path: &[PathBuf], attachment: &Attachment, conf: &NetConf) -> 
     }
     Err(match bridge::advice(&config) {
         Some(advice) => CniError { code: code::STALE_BRIDGE, ..failure.with_details(advice) },
-        None => failure,
+        None => with_advice(failure, &config),
     })
+}
+
+/// host-local says which range is used up, but not by whom.
+fn with_advice(failure: CniError, config: &Object) -> CniError {
+    if !failure.details.is_empty() || !failure.msg.contains("no IP addresses available") {
+        return failure;
+    }
+    let text = |object: &Object, key: &str| object.get(key).and_then(Value::as_str).map(str::to_owned);
+    let ipam = config.get("ipam").and_then(Value::as_object);
+    let folder =
+        ipam.and_then(|ipam| text(ipam, "dataDir")).unwrap_or_else(|| "/var/lib/cni/networks".to_owned());
+    let name = text(config, "name").unwrap_or_default();
+    let subnets = delegate::subnets(config).iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    failure.with_details(format!(
+        "all addresses of this node's subnet {subnets} are taken: {folder}/{name} has a file for each, with the id of its \
+         container. Delete the files whose container is gone, and have fewer pods on this node (the kubelet's maxPods), or a \
+         shorter SubnetLen in flannel's network config for nodes that join from now on"
+    ))
 }
 
 /// A delegate that doesn't know the version refuses DEL as well: the record would stay for ever.

@@ -74,6 +74,32 @@ fn a_bridge_of_an_earlier_subnet_is_named_with_the_commands_that_help() {
 }
 
 #[test]
+fn without_a_free_address_it_says_who_has_them() {
+    in_sandbox(test_name!(), || {
+        let host = Host::new(&[&V4.replace("10.42.3.1/24", "10.42.3.1/30")]);
+        let conf = host.conf("1.0.0");
+        let (a, b) = (host.container("a"), host.container("b"));
+        host.add(&a, &conf);
+        let answer = host.call("ADD", &b, "eth0", &conf);
+        let error = answer.clone().unwrap_err();
+        assert!(error["msg"].as_str().unwrap().contains("no IP addresses available in range set"), "{error}");
+        let details = error["details"].as_str().unwrap();
+        for word in ["this node's subnet 10.42.3.0/30", "has a file for each", "maxPods", "SubnetLen"] {
+            assert!(details.contains(word), "{word}: {details}");
+        }
+        // The folder that it names has the file of the address that is taken.
+        let (_, rest) = details.split_once("are taken: ").unwrap();
+        let (folder, _) = rest.split_once(" has a file").unwrap();
+        assert!(fs::exists(format!("{folder}/10.42.3.2")).unwrap(), "{folder}");
+        // What is deleted there, is free.
+        host.del(&a, &conf);
+        host.add(&b, &conf);
+        host.del(&b, &conf);
+        host.assert_empty();
+    });
+}
+
+#[test]
 fn a_plugin_that_is_missing_is_named() {
     in_sandbox(test_name!(), || {
         let host = Host::new(&[V4]);

@@ -4,6 +4,7 @@
 //! batch and somebody's `ip route del` are all the same case: compare, repair the difference.
 
 pub mod command;
+mod display;
 mod set;
 
 use std::net::IpAddr;
@@ -200,6 +201,17 @@ pub enum ObjectKey {
 }
 
 impl Object {
+    /// The link that it is on; `None` for a route without one.
+    pub fn link(&self) -> Option<LinkIndex> {
+        match self {
+            Self::Address(address) => Some(address.link),
+            Self::Neighbour(neighbour) => Some(neighbour.link),
+            Self::Fdb(entry) => Some(entry.link),
+            Self::NextHop(next_hop) => Some(next_hop.link),
+            Self::Route(route) => route.link,
+        }
+    }
+
     /// The key of this object.
     pub fn key(&self) -> ObjectKey {
         match *self {

@@ -6,6 +6,7 @@ use super::hold::AUDIT;
 use super::iptables::Iptables;
 use super::manager::{FirewallError, RuleManager};
 use super::nft::Nftables;
+use super::obstacles::Surroundings;
 use crate::addr::Family;
 
 /// What the operator wants rules to be kept by.
@@ -29,6 +30,8 @@ pub struct Managers {
     choice: String,
     /// What an operator should know where rules are missed.
     pub(super) missed: Option<String>,
+    /// What others do with forwarded packets; `None` where nobody asks.
+    pub(super) surroundings: Option<Surroundings>,
 }
 
 /// A manager that has no rules to keep. It costs nothing before its turn comes.
@@ -77,10 +80,27 @@ impl Managers {
     ///
     /// Outside of a tokio runtime with I/O and time.
     pub async fn open(choice: Choice, families: &[Family], resync: Duration) -> Result<Self, FirewallError> {
-        if families.is_empty() {
+        let managers = if families.is_empty() {
             let unused = vec![Unused::Nftables, Unused::Iptables];
-            return Ok(Self { active: None, unused, choice: String::new(), missed: None });
-        }
+            Self { unused, ..Self::new(None, Vec::new(), "") }
+        } else {
+            Self::choose(choice, families, resync).await?
+        };
+        Ok(managers.watching(resync))
+    }
+
+    /// Chains of others, too, in the network namespace of the calling thread: what they surely cut is told. Legacy
+    /// tables, of which the kernel does not tell, are read every `resync`.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime with I/O and time.
+    #[must_use]
+    pub fn watching(self, resync: Duration) -> Self {
+        Self { surroundings: Some(Surroundings::open(resync)), ..self }
+    }
+
+    async fn choose(choice: Choice, families: &[Family], resync: Duration) -> Result<Self, FirewallError> {
         let by_iptables = |iptables: Iptables, why: &str| {
             let choice = format!("{}; {why}", iptables.choice());
             Self { unused: vec![Unused::Nftables], ..Self::new(Some(Box::new(iptables)), Vec::new(), choice) }
@@ -113,7 +133,7 @@ impl Managers {
         choice: impl Into<String>,
     ) -> Self {
         let unused = unused.into_iter().map(Unused::Open).collect();
-        Self { active, unused, choice: choice.into(), missed: None }
+        Self { active, unused, choice: choice.into(), missed: None, surroundings: None }
     }
 
     /// None, on a host that can't have rules; `missed` is what an operator should know about it.

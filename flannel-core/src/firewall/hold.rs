@@ -4,6 +4,7 @@
 mod tests;
 
 use std::collections::VecDeque;
+use std::future::pending;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -13,6 +14,7 @@ use tracing::{debug, info, warn};
 
 use super::choose::{Managers, Unused};
 use super::manager::{FirewallError, RuleManager};
+use super::obstacles::Obstacle;
 use super::rules::{Ours, Wanted};
 use crate::subnet::chain;
 
@@ -34,10 +36,28 @@ pub struct FirewallStatus {
     pub problem: Option<String>,
     /// What is in their way, or around them.
     pub notes: Vec<String>,
+    /// Chains of others that surely cut traffic of pods.
+    pub obstacles: Vec<Obstacle>,
+    /// Whether pods are to reach the world under this node's address.
+    pub masquerades: bool,
     /// How often rules were put back since they were first in place.
     pub repairs: u64,
     /// How long the last repair took: from what made us look to the end of the last change.
     pub last_repair: Option<Duration>,
+}
+
+impl FirewallStatus {
+    /// What keeps pods of this node from all others, or from the world although they are masqueraded.
+    pub fn cut_off(&self) -> impl Iterator<Item = String> + '_ {
+        let cuts_off = |it: &&Obstacle| it.cuts_pods_off(self.masquerades);
+        self.obstacles.iter().filter(cuts_off).map(ToString::to_string)
+    }
+
+    /// What cuts other traffic of pods.
+    pub fn hindered(&self) -> impl Iterator<Item = String> + '_ {
+        let cuts_less = |it: &&Obstacle| !it.cuts_pods_off(self.masquerades);
+        self.obstacles.iter().filter(cuts_less).map(ToString::to_string)
+    }
 }
 
 /// Holds the rules of this node.
@@ -46,6 +66,8 @@ pub struct Firewall {
     wanted: Wanted,
     ours: Ours,
     status: watch::Sender<FirewallStatus>,
+    /// Which way the manager took at the last look.
+    choice: Option<String>,
     repairs: VecDeque<Instant>,
     failures: u32,
     /// Why it is unknown what an earlier run left, and until when not to look again.
@@ -61,9 +83,11 @@ impl std::fmt::Debug for Firewall {
 impl Firewall {
     /// Holds `wanted`. Rules in our chains that are not of `ours` stay.
     pub fn new(managers: Managers, wanted: Wanted, ours: Ours) -> Self {
-        let status = FirewallStatus { manager: managers.choice().to_owned(), ..FirewallStatus::default() };
+        let (manager, masquerades) = (managers.choice().to_owned(), wanted.masquerade);
+        let status = FirewallStatus { manager, masquerades, ..FirewallStatus::default() };
         let status = watch::Sender::new(status);
-        Self { managers, wanted, ours, status, repairs: VecDeque::new(), failures: 0, unclear: None }
+        let choice = managers.active.as_ref().and_then(|active| active.choice()).map(str::to_owned);
+        Self { managers, wanted, ours, status, choice, repairs: VecDeque::new(), failures: 0, unclear: None }
     }
 
     /// How the rules are. Valid after `run` took the firewall, too.
@@ -74,15 +98,36 @@ impl Firewall {
     /// Runs until `cancel` fires. The rules stay, so that pods keep their traffic.
     pub async fn run(mut self, cancel: CancellationToken) {
         // A change that has begun is finished, and what waits can be dropped.
-        let mut looked = Instant::now();
+        let (mut looked, mut next) = (Instant::now(), None);
         while !cancel.is_cancelled() {
-            let next = self.look(looked).await;
+            let until = match next {
+                Some(until) => until,
+                None => self.look(looked).await,
+            };
+            self.look_around().await;
             tokio::select! {
                 () = cancel.cancelled() => return,
-                () = self.wait(next) => {}
+                due = self.wait(until) => next = (due == Due::Surroundings).then_some(until),
             }
             looked = Instant::now();
         }
+    }
+
+    /// Names what is in the way of pods' traffic, once it may be something else than before.
+    async fn look_around(&mut self) {
+        let Some(surroundings) = &mut self.managers.surroundings else { return };
+        let Some(obstacles) = surroundings.look(&self.wanted).await else { return };
+        let before = self.status.borrow().obstacles.clone();
+        if obstacles == before {
+            return;
+        }
+        for obstacle in obstacles.iter().filter(|obstacle| !before.contains(obstacle)) {
+            warn!(%obstacle, "a chain drops forwarded traffic");
+        }
+        for Obstacle { family, table, chain, .. } in before.iter().filter(|it| !obstacles.contains(it)) {
+            info!(family, table, chain, "a chain drops forwarded traffic no more, or in another way");
+        }
+        self.status.send_modify(|status| status.obstacles = obstacles);
     }
 
     /// Makes the kernel have the rules. Returns when to look again at the latest.
@@ -107,6 +152,10 @@ impl Firewall {
     }
 
     fn note(&mut self, done: Done, since: Instant) {
+        if let Some(surroundings) = self.managers.surroundings.as_mut().filter(|_| done.changes > 0) {
+            surroundings.set_due();
+        }
+        self.note_choice();
         let was_in_place = self.status.borrow().in_place;
         if done.changes > 0 && was_in_place {
             self.repairs.push_back(Instant::now());
@@ -115,7 +164,7 @@ impl Firewall {
             debug!(changes = done.changes, "firewall rules are in place");
         }
         for note in done.notes.iter().filter(|note| !self.status.borrow().notes.contains(note)) {
-            warn!(note, "firewall");
+            warn!(note, "firewall rules hindered");
         }
         self.status.send_modify(|status| {
             if done.changes > 0 && was_in_place {
@@ -125,6 +174,17 @@ impl Firewall {
             status.in_place = true;
             status.notes = done.notes;
         });
+    }
+
+    /// Shows that rules are kept in another way than before.
+    fn note_choice(&mut self) {
+        let Some(choice) = self.managers.active.as_ref().and_then(|active| active.choice()) else { return };
+        let known = &mut self.choice;
+        if known.as_deref().is_some_and(|known| known != choice) {
+            info!(manager = choice, "firewall rules moved to the other variant");
+            self.status.send_modify(|status| choice.clone_into(&mut status.manager));
+        }
+        *known = Some(choice.to_owned());
     }
 
     /// Removes what managers without rules to keep have left. What they can't do harms nobody, so it is noted,
@@ -151,7 +211,7 @@ impl Firewall {
             return;
         }
         if let Some(note) = &now {
-            warn!(note, "firewall");
+            warn!(note, "leftover firewall rules can't be read");
         }
         self.status.send_modify(|status| {
             status.notes.retain(|note| Some(note) != before);
@@ -187,24 +247,42 @@ impl Firewall {
             return;
         }
         if let Some(problem) = &problem {
-            warn!(problem, "firewall");
+            warn!(problem, "firewall rules not as they should be");
         } else {
             info!("firewall rules are as they should be again");
         }
         self.status.send_modify(|status| status.problem = problem);
     }
 
-    async fn wait(&mut self, next: Instant) {
+    async fn wait(&mut self, until: Instant) -> Due {
         // While somebody works against us, or after a failure, news are no reason to hurry.
         let in_hurry = self.status.borrow().problem.is_none();
-        match &mut self.managers.active {
-            Some(active) if in_hurry => tokio::select! {
-                () = active.changed() => {}
-                () = sleep_until(next) => {}
-            },
-            _ => sleep_until(next).await,
+        let Managers { active, surroundings, .. } = &mut self.managers;
+        let changed = async {
+            match active {
+                Some(active) if in_hurry => active.changed().await,
+                _ => pending().await,
+            }
+        };
+        let around = async {
+            match surroundings {
+                Some(surroundings) => surroundings.changed().await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            () = changed => Due::Rules,
+            () = sleep_until(until) => Due::Rules,
+            () = around => Due::Surroundings,
         }
     }
+}
+
+/// What is to be looked at.
+#[derive(Debug, PartialEq, Eq)]
+enum Due {
+    Rules,
+    Surroundings,
 }
 
 /// Removes what one that has no rules to keep has left, if it is installed.

@@ -30,6 +30,11 @@ pub trait RuleManager: Send {
 
     /// Waits until a look is worth its while: something changed, or might have. Dropping the future is no loss.
     async fn changed(&mut self);
+
+    /// Which of its ways it takes and why, if it may take another one later.
+    fn choice(&self) -> Option<&str> {
+        None
+    }
 }
 
 /// What is to be done, and what an operator should know.

@@ -15,3 +15,4 @@ pub mod rules;
 pub use choose::{Choice, Managers};
 pub use hold::{Firewall, FirewallStatus};
 pub use manager::{FirewallError, Plan, RuleManager, Step};
+pub use obstacles::{Cuts, Obstacle, Realm};

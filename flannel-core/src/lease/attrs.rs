@@ -94,7 +94,7 @@ impl LeaseAttrs {
     pub const MAX_BYTES: usize = 64 << 10;
 
     /// What an operator does about a record that can't be used.
-    pub const MEND: &str = "restart the agent of its node, which writes the record anew, or delete it";
+    pub const MEND: &str = "restart the agent of its node, which writes it anew, or put it right by hand";
 
     /// The member of the value that holds the underlay address of a family.
     pub fn address_field(family: Family) -> &'static str {

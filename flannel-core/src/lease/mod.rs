@@ -1,7 +1,9 @@
 //! Leases in the exact wire forms of Go flannel: the key `10.5.52.0-24&fd00:5:52::-64` and the JSON value.
 //! Upstream: `pkg/subnet/subnet.go`, `pkg/lease/lease.go`.
 
+mod ages;
 mod attrs;
+mod field;
 mod key;
 mod table;
 #[cfg(test)]
@@ -9,7 +11,9 @@ mod tests;
 
 use std::fmt;
 
+pub use ages::{AgedLease, Ages};
 pub use attrs::{AttrsError, BackendData, LeaseAttrs};
+pub use field::Field;
 pub use key::{LeaseKey, LeaseKeyError};
 pub use table::{LeaseChange, LeaseTable};
 
@@ -23,8 +27,8 @@ pub struct Lease {
     pub key: LeaseKey,
     /// Where the node is, and what its backend says about it.
     pub attrs: LeaseAttrs,
-    /// When the record was created, in the store's own count (etcd: create revision). Of two leases that
-    /// contradict each other the older one holds.
+    /// When the record was created, in the store's own count (etcd: create revision). It decides between leases
+    /// that contradict each other and were first seen together; see [`Ages`].
     pub created: u64,
 }
 
@@ -52,7 +56,7 @@ impl fmt::Display for Lease {
 }
 
 /// A record of the store that can't be read. It is unknown, not gone.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BadRecord {
     /// The key below `subnets/`, as the store has it.
     pub key: String,
@@ -60,9 +64,18 @@ pub struct BadRecord {
     pub reason: String,
 }
 
+impl BadRecord {
+    /// What the key begins with where the store makes records of node objects and the whole object is meant. Its
+    /// reason says what to do.
+    pub const NODE: &str = "node ";
+}
+
 impl fmt::Display for BadRecord {
     /// Short enough for a log line, whatever somebody wrote.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.key.starts_with(Self::NODE) {
+            return write!(f, "{}: {}", brief(&self.key), self.reason);
+        }
         write!(f, "record {:?}: {}; {}", brief(&self.key), brief(&self.reason), LeaseAttrs::MEND)
     }
 }

@@ -3,16 +3,21 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{BadRecord, Lease, LeaseKey, LeaseUpdate};
+use super::ages::{Remembered, shared};
+use super::{AgedLease, Ages, BadRecord, Lease, LeaseKey, LeaseUpdate};
 use crate::repack::repack;
 
-/// All leases of the network as far as the store has told, our own among them.
+/// All leases of the network as far as the store has told, our own among them, with their ages.
 #[derive(Debug, Clone, Default)]
 pub struct LeaseTable {
-    leases: BTreeMap<LeaseKey, Arc<Lease>>,
+    leases: BTreeMap<LeaseKey, Arc<AgedLease>>,
     bad: BTreeMap<String, String>,
     synced: bool,
     recalled: Option<u64>,
+    /// The age of the last news.
+    last_age: u32,
+    /// What an earlier run knew, until the store lists what there is.
+    remembered: Remembered,
 }
 
 /// A lease that appeared, changed or went.
@@ -21,26 +26,49 @@ pub struct LeaseChange {
     /// Which one.
     pub key: LeaseKey,
     /// What it was; `None` if it is new.
-    pub before: Option<Arc<Lease>>,
+    pub before: Option<Arc<AgedLease>>,
     /// What it is; `None` if it is gone.
-    pub after: Option<Arc<Lease>>,
+    pub after: Option<Arc<AgedLease>>,
 }
 
 impl LeaseTable {
+    /// An empty table that knows the ages of what an earlier run stored: a value that is still the same keeps
+    /// its age, everything else is younger than all of that.
+    pub fn remembering<'a>(stored: impl Iterator<Item = (&'a Lease, Ages)> + Clone) -> Self {
+        let (remembered, last_age) = Remembered::new(stored);
+        Self { remembered, last_age, ..Self::default() }
+    }
+
+    /// The age of what comes next.
+    pub fn next_age(&self) -> u32 {
+        self.last_age.saturating_add(1)
+    }
+
     /// Applies one message of the watch and returns the leases that really changed.
     ///
     /// A record that can't be read changes nothing: the last good state of its key stays until the store
     /// says that the key is gone.
     pub fn apply(&mut self, update: LeaseUpdate) -> Vec<LeaseChange> {
+        let now = self.next_age();
+        let changes = self.fold(update, now);
+        let is_news =
+            |change: &LeaseChange| change.after.as_ref().is_some_and(|it| it.ages.to_array().contains(&now));
+        if changes.iter().any(is_news) {
+            self.last_age = now;
+        }
+        changes
+    }
+
+    fn fold(&mut self, update: LeaseUpdate, now: u32) -> Vec<LeaseChange> {
         match update {
-            LeaseUpdate::Snapshot { leases, undecodable } => self.reset(leases, undecodable),
+            LeaseUpdate::Snapshot { leases, undecodable } => self.reset(leases, undecodable, now),
             // The store itself knows better.
             LeaseUpdate::Recalled { .. } if self.synced => Vec::new(),
             LeaseUpdate::Recalled { leases, saved } => {
                 self.recalled = Some(saved);
-                leases.into_iter().filter_map(|lease| self.put(lease)).collect()
+                leases.into_iter().filter_map(|lease| self.put(lease, now)).collect()
             }
-            LeaseUpdate::Put(lease) => self.put(lease).into_iter().collect(),
+            LeaseUpdate::Put(lease) => self.put(lease, now).into_iter().collect(),
             LeaseUpdate::Removed(text) => {
                 self.bad.remove(&text);
                 text.parse().ok().and_then(|key| self.remove(&key)).into_iter().collect()
@@ -52,7 +80,7 @@ impl LeaseTable {
         }
     }
 
-    fn reset(&mut self, leases: Vec<Lease>, undecodable: Vec<BadRecord>) -> Vec<LeaseChange> {
+    fn reset(&mut self, leases: Vec<Lease>, undecodable: Vec<BadRecord>, now: u32) -> Vec<LeaseChange> {
         (self.synced, self.recalled) = (true, None);
         self.bad = undecodable.into_iter().map(|record| (record.key, record.reason)).collect();
         let listed: BTreeMap<LeaseKey, Lease> = leases.into_iter().map(|lease| (lease.key, lease)).collect();
@@ -62,22 +90,30 @@ impl LeaseTable {
             .collect();
         let mut changes: Vec<_> = gone.iter().filter_map(|key| self.remove(key)).collect();
         // A key can't be both listed and unreadable; a store that says so is believed where it is readable.
-        changes.extend(listed.into_values().filter_map(|lease| self.put(lease)));
+        changes.extend(listed.into_values().filter_map(|lease| self.put(lease, now)));
         repack(&mut self.leases);
+        // What is not there any more will be a new claim if it comes back.
+        self.remembered.retain(|key| self.bad.contains_key(&key.to_string()));
         changes
     }
 
-    fn put(&mut self, lease: Lease) -> Option<LeaseChange> {
+    fn put(&mut self, lease: Lease, now: u32) -> Option<LeaseChange> {
         self.bad.remove(&lease.key.to_string());
-        if self.leases.get(&lease.key).is_some_and(|known| **known == lease) {
+        let known = self.leases.get(&lease.key);
+        if known.is_some_and(|known| known.lease == lease) {
             return None;
         }
-        let (key, lease) = (lease.key, Arc::new(lease));
+        let ages = match known {
+            Some(known) => known.ages.follow(known, &lease, now),
+            None => self.remembered.take(&lease, now).unwrap_or_else(|| Ages::all(now)),
+        };
+        let (key, lease) = (lease.key, shared(lease, ages));
         let before = self.leases.insert(key, Arc::clone(&lease));
         Some(LeaseChange { key, before, after: Some(lease) })
     }
 
     fn remove(&mut self, key: &LeaseKey) -> Option<LeaseChange> {
+        self.remembered.forget(key);
         let before = Some(self.leases.remove(key)?);
         Some(LeaseChange { key: *key, before, after: None })
     }
@@ -94,12 +130,12 @@ impl LeaseTable {
     }
 
     /// The lease of a key.
-    pub fn get(&self, key: &LeaseKey) -> Option<&Arc<Lease>> {
+    pub fn get(&self, key: &LeaseKey) -> Option<&Arc<AgedLease>> {
         self.leases.get(key)
     }
 
     /// All leases by key.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Lease>> {
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<AgedLease>> {
         self.leases.values()
     }
 

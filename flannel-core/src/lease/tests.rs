@@ -93,7 +93,7 @@ proptest! {
             let changes = table.apply(update.clone());
             model.apply(update);
             let after: BTreeMap<_, _> = table.iter().map(|lease| (lease.key, lease.clone())).collect();
-            let good: Vec<_> = after.values().map(|lease| (lease.key.to_string(), (**lease).clone())).collect();
+            let good: Vec<_> = after.values().map(|aged| (aged.key.to_string(), aged.lease.clone())).collect();
             prop_assert_eq!(good.into_iter().collect::<BTreeMap<_, _>>(), model.good.clone());
             let bad: BTreeSet<_> = table.undecodable().map(|record| record.key).collect();
             prop_assert_eq!(&bad, &model.bad);
@@ -109,6 +109,139 @@ proptest! {
                 }
             }
             prop_assert_eq!(replayed, after);
+        }
+    }
+}
+
+const MAC: &str = r#"{"VNI":1,"VtepMAC":"0a:00:00:00:00:01"}"#;
+
+/// A lease with this underlay address, at a node with this last byte, and this backend data.
+fn at(ip: u8, data: &str) -> Lease {
+    let value = format!(
+        r#"{{"PublicIP":"192.0.2.{ip}","PublicIPv6":"2001:db8::{ip}","BackendType":"vxlan","BackendData":{data},"BackendV6Data":{data}}}"#
+    );
+    Lease::decode("10.5.1.0-24", value.as_bytes(), 1).unwrap()
+}
+
+fn other(subnet: &str) -> Lease {
+    Lease { key: subnet.parse().unwrap(), ..at(9, MAC) }
+}
+
+fn ages(table: &LeaseTable, key: &str) -> [u32; 5] {
+    table.get(&key.parse().unwrap()).unwrap().ages.to_array()
+}
+
+fn snapshot(leases: &[Lease]) -> LeaseUpdate {
+    LeaseUpdate::Snapshot { leases: leases.to_vec(), undecodable: Vec::new() }
+}
+
+#[test]
+fn each_part_has_the_age_of_the_message_that_brought_its_value() {
+    let (spaced, data) =
+        (r#"{ "VtepMAC":"0a:00:00:00:00:01", "VNI":1 }"#, r#"{"VNI":1,"VtepMAC":"0a:00:00:00:00:02"}"#);
+    let mut table = LeaseTable::default();
+    table.apply(snapshot(&[at(1, MAC), other("10.5.2.0-24")]));
+    assert_eq!((ages(&table, "10.5.1.0-24"), ages(&table, "10.5.2.0-24")), ([1; 5], [1; 5]), "seen together");
+    for (update, want) in [
+        (LeaseUpdate::Put(at(1, MAC)), [1, 1, 1, 1, 1]),
+        (LeaseUpdate::Put(at(2, MAC)), [1, 2, 2, 1, 1]),
+        (LeaseUpdate::Put(at(2, spaced)), [1, 2, 2, 1, 1]),
+        (LeaseUpdate::Put(other("10.5.3.0-24")), [1, 2, 2, 1, 1]),
+        (LeaseUpdate::Put(at(2, data)), [1, 2, 2, 4, 4]),
+        (LeaseUpdate::Put(at(1, MAC)), [1, 5, 5, 5, 5]),
+        (
+            LeaseUpdate::Undecodable(BadRecord { key: "10.5.1.0-24".into(), reason: "garbled".into() }),
+            [1, 5, 5, 5, 5],
+        ),
+        (LeaseUpdate::Put(at(1, MAC)), [1, 5, 5, 5, 5]),
+        (snapshot(&[at(1, MAC), other("10.5.4.0-24")]), [1, 5, 5, 5, 5]),
+    ] {
+        table.apply(update);
+        assert_eq!(ages(&table, "10.5.1.0-24"), want);
+    }
+    assert_eq!(ages(&table, "10.5.4.0-24"), [6; 5]);
+    table.apply(LeaseUpdate::Removed("10.5.1.0-24".into()));
+    table.apply(LeaseUpdate::Put(at(1, MAC)));
+    assert_eq!(ages(&table, "10.5.1.0-24"), [7; 5], "what went and came back is a new claim");
+}
+
+fn stored(table: &LeaseTable) -> Vec<(Lease, Ages)> {
+    table.iter().map(|aged| (aged.lease.clone(), aged.ages)).collect()
+}
+
+fn remembering(stored: &[(Lease, Ages)]) -> LeaseTable {
+    LeaseTable::remembering(stored.iter().map(|(lease, ages)| (lease, *ages)))
+}
+
+#[test]
+fn what_is_still_the_same_keeps_its_age_over_a_restart_and_all_else_is_younger() {
+    let before =
+        [(at(1, MAC), Ages::from_array([7, 900, 7, 7, u32::MAX])), (other("10.5.2.0-24"), Ages::all(8))];
+    let garbled = BadRecord { key: "10.5.1.0-24".into(), reason: "garbled".into() };
+    let recalled = LeaseUpdate::Recalled { leases: vec![at(1, MAC)], saved: 7 };
+    for (name, updates, want) in [
+        ("the same", vec![snapshot(&[at(1, MAC)])], Some([1, 3, 1, 1, 4])),
+        ("another address", vec![snapshot(&[at(2, MAC)])], Some([1, 5, 5, 1, 4])),
+        ("other data", vec![snapshot(&[at(1, "7")])], Some([1, 3, 1, 5, 5])),
+        (
+            "recalled, and then the same",
+            vec![recalled.clone(), snapshot(&[at(1, MAC)])],
+            Some([1, 3, 1, 1, 4]),
+        ),
+        ("recalled, and then another", vec![recalled, snapshot(&[at(2, MAC)])], Some([1, 5, 5, 1, 4])),
+        (
+            "unreadable for a while",
+            vec![
+                LeaseUpdate::Snapshot { leases: vec![], undecodable: vec![garbled] },
+                snapshot(&[at(1, MAC)]),
+            ],
+            Some([1, 3, 1, 1, 4]),
+        ),
+        ("gone, and back", vec![snapshot(&[]), LeaseUpdate::Put(at(1, MAC))], Some([5; 5])),
+        ("gone", vec![snapshot(&[])], None),
+        ("new", vec![snapshot(&[at(1, MAC), other("10.5.3.0-24")])], Some([1, 3, 1, 1, 4])),
+    ] {
+        let mut table = remembering(&before);
+        for update in updates {
+            table.apply(update);
+        }
+        let found = table.get(&"10.5.1.0-24".parse().unwrap()).map(|aged| aged.ages.to_array());
+        assert_eq!(found, want, "{name}");
+        if name == "new" {
+            assert_eq!(ages(&table, "10.5.3.0-24"), [5; 5]);
+        }
+    }
+}
+
+proptest! {
+    /// Restarts in between change no order of ages.
+    #[test]
+    fn restarts_keep_the_order_of_ages(
+        updates in prop::collection::vec((update(), any::<bool>()), 0..30),
+    ) {
+        let (mut steady, mut restarted) = (LeaseTable::default(), LeaseTable::default());
+        for (update, restarts) in updates {
+            // Nothing is stored before the first snapshot, and what is not readable then is not.
+            if restarts && restarted.is_synced() && restarted.unknown().next().is_none() {
+                let bad: Vec<_> = steady.undecodable().collect();
+                let leases: Vec<_> = steady.iter().map(|aged| aged.lease.clone()).collect();
+                restarted = remembering(&stored(&restarted));
+                let readable = leases.iter().filter(|lease| bad.iter().all(|bad| bad.key != lease.key.to_string()));
+                let again = LeaseUpdate::Snapshot { leases: readable.cloned().collect(), undecodable: bad };
+                restarted.apply(again.clone());
+                steady.apply(again);
+            }
+            steady.apply(update.clone());
+            restarted.apply(update);
+            let all = |table: &LeaseTable| table.iter().flat_map(|aged| aged.ages.to_array()).collect::<Vec<_>>();
+            let (a, b) = (all(&steady), all(&restarted));
+            if restarted.len() != steady.len() {
+                // One that was unreadable at the restart is not known to the one that started.
+                return Ok(());
+            }
+            for (x, y) in (0..a.len()).flat_map(|x| (0..x).map(move |y| (x, y))) {
+                prop_assert_eq!(a[x].cmp(&a[y]), b[x].cmp(&b[y]));
+            }
         }
     }
 }

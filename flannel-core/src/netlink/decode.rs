@@ -3,16 +3,17 @@
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
+use neli::FromBytesWithInput;
 use neli::consts::rtnl::{IfaF, Ntf, Nud, RtScope, RtTable, Rta, RtaType, RtmF, Rtn};
 use neli::rtnl::{Ifaddrmsg, Ndmsg, Rtmsg};
 use neli::types::{Buffer, RtBuffer};
 
 use super::encode::{AF_BRIDGE, RTA_NH_ID, RTA_VIA, RTNH_F_ONLINK};
-use super::message::{Message, Undecodable, attribute, attributes, number, u32_at};
+use super::message::{Message, Undecodable, attribute, attributes, number, u16_at, u32_at};
 use super::next_hops::NextHops;
 use crate::addr::{Family, LinkIndex, MacAddr, Subnet, Vni};
 use crate::dataplane::{Address, FdbEntry, Neighbour, Object, ObjectKey, Route, Through};
-use crate::kernel::{LinkAddress, RouteLookup};
+use crate::kernel::{Exit, LinkAddress, RouteLookup};
 
 /// `RTA_PREF`: the router preference of an IPv6 route.
 const RTA_PREF: u16 = 20;
@@ -253,12 +254,35 @@ pub(super) fn lookup(message: &Message<'_>) -> Result<Option<RouteLookup>, Undec
         return Ok(None);
     }
     let attrs = body.rtattrs();
+    let link = read(attrs, libc::RTA_OIF, number)?.map(LinkIndex);
+    let several =
+        read(attrs, libc::RTA_MULTIPATH, |payload| next_hops_of(payload, family))?.unwrap_or_default();
+    let links = link.into_iter().chain(several.iter().map(|(link, _)| *link));
     Ok(Some(RouteLookup {
-        link: read(attrs, libc::RTA_OIF, number)?.map(LinkIndex),
-        via: gateway(attrs, family)?,
+        exit: Exit::of(links),
+        via: gateway(attrs, family)?.or_else(|| several.iter().find_map(|(_, via)| *via)),
         source: read(attrs, libc::RTA_PREFSRC, ip_of(family))?,
         metric: read(attrs, libc::RTA_PRIORITY, number)?.unwrap_or(0),
     }))
+}
+
+/// The next hops of a multipath route (`struct rtnexthop`, each with attributes behind it): link and gateway.
+fn next_hops_of(mut payload: &[u8], family: Family) -> Result<Vec<(LinkIndex, Option<IpAddr>)>, Undecodable> {
+    const HEADER: usize = 8;
+    let mut found = Vec::new();
+    while !payload.is_empty() {
+        let len = usize::from(u16_at(payload, 0).ok_or("next hop cut short")?);
+        let one = payload.get(..len).filter(|one| one.len() >= HEADER).ok_or("next hop of a wrong length")?;
+        let link = u32_at(one, 4).map(LinkIndex).ok_or("next hop without a link")?;
+        let attrs = RtBuffer::<Rta, Buffer>::from_bytes_with_input(
+            &mut std::io::Cursor::new(&one[HEADER..]),
+            len - HEADER,
+        );
+        let attrs = attrs.map_err(|error| Undecodable(error.to_string().into()))?;
+        found.push((link, gateway(&attrs, family)?));
+        payload = payload.get(len.next_multiple_of(4)..).unwrap_or(&[]);
+    }
+    Ok(found)
 }
 
 /// A default route of the main table; `None` if it is another route.

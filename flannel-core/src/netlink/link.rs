@@ -88,11 +88,25 @@ fn with(link: LinkIndex, attrs: impl IntoIterator<Item = Rtattr<Ifla, Buffer>>) 
     of(link).rtattrs(attrs.into_iter().collect())
 }
 
-/// What to read links by: all of them, or the one of a name. Statistics are left out, being most of it.
-pub(super) fn links_of(name: Option<&str>) -> Ifinfomsg {
+/// What to read all links by. Statistics are left out, being most of it.
+pub(super) fn all_links() -> Ifinfomsg {
+    link_of(LinkIndex(0), None)
+}
+
+/// What to read the link of a name by.
+pub(super) fn link_named(name: &str) -> Ifinfomsg {
+    link_of(LinkIndex(0), Some(name))
+}
+
+/// What to read the link of a number by.
+pub(super) fn link_at(index: LinkIndex) -> Ifinfomsg {
+    link_of(index, None)
+}
+
+fn link_of(index: LinkIndex, name: Option<&str>) -> Ifinfomsg {
     let skip_stats = attr(Ifla::ExtMask, libc::RTEXT_FILTER_SKIP_STATS.cast_unsigned());
     let name = name.map(|name| attr(Ifla::Ifname, name));
-    with(LinkIndex(0), [skip_stats].into_iter().chain(name)).build().expect("all fields are set")
+    with(index, [skip_stats].into_iter().chain(name)).build().expect("all fields are set")
 }
 
 /// The attributes of Go flannel's devices (pkg/backend/vxlan/device.go, newVXLANDevice).
@@ -154,10 +168,14 @@ pub(super) fn link(message: &Message<'_>) -> Result<Option<Link>, Undecodable> {
         (Some(VXLAN), Some(data)) => Some(vxlan_link(&nested(data)?)?),
         _ => None,
     };
+    let properties = attribute(attrs, libc::IFLA_PROP_LIST).map(nested).transpose()?;
+    let altnames = properties.iter().flat_map(attributes).filter(|(kind, _)| *kind == libc::IFLA_ALT_IFNAME);
     Ok(Some(Link {
         index: index_of(&body)?,
         name: attribute(attrs, libc::IFLA_IFNAME).map(string).ok_or("link without a name")?,
+        altnames: altnames.map(|(_, name)| string(name)).collect(),
         kind,
+        master: attribute(attrs, libc::IFLA_MASTER).map(number).transpose()?.map(LinkIndex),
         mac: attribute(attrs, libc::IFLA_ADDRESS).and_then(mac),
         mtu: Mtu(attribute(attrs, libc::IFLA_MTU).map_or(Ok(0), number)?),
         up: body.ifi_flags().contains(Iff::UP),

@@ -22,11 +22,13 @@ mod sys;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use async_trait::async_trait;
 use neli::consts::nl::NlmF;
 use neli::consts::rtnl::Rtm;
+use neli::rtnl::Ifinfomsg;
 
 use self::batch::{Answer, Requests};
 use self::decode::Sight;
@@ -37,7 +39,7 @@ use self::next_hops::NextHops;
 pub use self::ruleset::{RulesetChange, RulesetEvents};
 use self::socket::RECEIVE_BUFFER;
 use crate::addr::{Family, LinkIndex};
-use crate::dataplane::{Object, Op};
+use crate::dataplane::{Object, ObjectKey, Op, Route};
 use crate::kernel::{
     Forwarding, Kernel, KernelError, KernelEvent, Link, LinkAddress, LinkOp, Refusal, RouteLookup, Scope,
 };
@@ -87,6 +89,19 @@ impl Netlink {
         let all = || encode::neighbours_of(scope.family, None);
         let decode = wanted(scope, decode::neighbour_sight);
         self.dumps.dump("read neighbours", Rtm::Getneigh, filter, all, decode).await
+    }
+
+    async fn read_link(
+        &mut self,
+        what: impl Fn() -> String + Send + Copy,
+        body: Ifinfomsg,
+    ) -> Result<Option<Link>, KernelError> {
+        let encode = |datagram: &mut Datagram, seq| datagram.push(Rtm::Getlink, NlmF::empty(), seq, body);
+        match self.requests.ask(what, encode, link::link).await? {
+            Answer::Message(link) => Ok(link),
+            Answer::Verdict(Verdict { errno: libc::ENODEV, .. }) => Ok(None),
+            Answer::Verdict(verdict) => Err(verdict.refused(what())),
+        }
     }
 
     async fn read_fdb(&mut self, scope: Scope) -> Result<Vec<Object>, KernelError> {
@@ -141,8 +156,7 @@ fn wanted(
 #[async_trait]
 impl Kernel for Netlink {
     async fn links(&mut self) -> Result<Vec<Link>, KernelError> {
-        let all = || link::links_of(None);
-        self.dumps.dump("read links", Rtm::Getlink, all, all, link::link).await
+        self.dumps.dump("read links", Rtm::Getlink, link::all_links, link::all_links, link::link).await
     }
 
     async fn link(&mut self, name: &str) -> Result<Option<Link>, KernelError> {
@@ -150,14 +164,15 @@ impl Kernel for Netlink {
         if name.is_empty() || name.len() >= libc::IFNAMSIZ || name.contains('\0') {
             return Ok(None);
         }
-        let what = || format!("read link {name}");
-        let body = link::links_of(Some(name));
-        let encode = |datagram: &mut Datagram, seq| datagram.push(Rtm::Getlink, NlmF::empty(), seq, body);
-        match self.requests.ask(what, encode, link::link).await? {
-            Answer::Message(link) => Ok(link),
-            Answer::Verdict(Verdict { errno: libc::ENODEV, .. }) => Ok(None),
-            Answer::Verdict(verdict) => Err(verdict.refused(what())),
+        self.read_link(|| format!("read link {name}"), link::link_named(name)).await
+    }
+
+    async fn link_at(&mut self, index: LinkIndex) -> Result<Option<Link>, KernelError> {
+        // The number of none, by which the kernel would take the question for one without a link.
+        if index == LinkIndex(0) {
+            return Ok(None);
         }
+        self.read_link(|| format!("read link number {index}"), link::link_at(index)).await
     }
 
     async fn addresses(&mut self) -> Result<Vec<LinkAddress>, KernelError> {
@@ -233,6 +248,23 @@ impl Kernel for Netlink {
             }
             list => Ok(list?.into_iter().filter(|it| it.family == family).collect()),
         }
+    }
+
+    async fn routes_at(
+        &mut self,
+        family: Family,
+        keys: &BTreeSet<ObjectKey>,
+    ) -> Result<Vec<Route>, KernelError> {
+        let all = || encode::routes_of(family, None);
+        let next_hops = &self.next_hops;
+        let decode = |message: &Message<'_>| {
+            let present = decode::route_sight(message, next_hops)?.present();
+            Ok(present.and_then(|object| match object {
+                Object::Route(route) if keys.contains(&object.key()) => Some(route),
+                _ => None,
+            }))
+        };
+        self.dumps.dump("read routes by destination", Rtm::Getroute, all, all, decode).await
     }
 
     async fn change_link(&mut self, op: &LinkOp) -> Result<(), KernelError> {

@@ -74,6 +74,15 @@ impl RulesetEvents {
                 change.unknown = true;
             }
         }
+        self.take(change)
+    }
+
+    /// Takes the changes that are announced already, if any.
+    pub fn pending(&mut self) -> RulesetChange {
+        self.take(RulesetChange::default())
+    }
+
+    fn take(&mut self, mut change: RulesetChange) -> RulesetChange {
         loop {
             match self.socket.try_receive() {
                 Ok(Some(datagram)) => note_all(datagram, &mut change),

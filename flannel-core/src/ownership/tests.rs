@@ -2,7 +2,7 @@ use super::*;
 use crate::addr::{Mtu, PerFamily, Vni};
 use crate::dataplane::Through;
 use crate::kernel::VxlanLink;
-use crate::lease::LeaseAttrs;
+use crate::lease::{Lease, LeaseAttrs};
 
 const ETH0: LinkIndex = LinkIndex(2);
 const OLD: LinkIndex = LinkIndex(7);
@@ -13,7 +13,7 @@ fn state(backend: &str, network: &str, devices: &[(&str, u32)], nodes: &[(&str, 
         let public_ips = PerFamily { v4: ip.parse().ok(), v6: None };
         let attrs = LeaseAttrs { public_ips, ..LeaseAttrs::default() };
         let lease = Lease { key: key.parse().unwrap(), attrs, created: 1 };
-        (lease.key, Arc::new(lease))
+        (lease.key, Arc::new(lease.into()))
     };
     State {
         backend: backend.into(),
@@ -37,6 +37,8 @@ fn vxlan(index: LinkIndex, name: &str, vni: u32) -> Link {
     Link {
         index,
         name: name.into(),
+        altnames: Vec::new(),
+        master: None,
         kind: Some("vxlan".into()),
         mac: None,
         mtu: Mtu(1450),

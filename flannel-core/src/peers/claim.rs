@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use crate::addr::{Family, LinkIndex, MacAddr, Subnet};
-use crate::lease::{LeaseAttrs, LeaseKey};
+use crate::lease::{Field, LeaseAttrs};
 
 /// Something that only one node can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -19,49 +19,60 @@ pub enum Claim {
     Underlay(IpAddr),
 }
 
-/// Whose the other claim is.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Holder {
-    /// This node's.
-    Us,
-    /// That of a lease which holds.
-    Lease(LeaseKey),
-}
-
-impl fmt::Display for Holder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Claim {
+    /// The part of a lease that says so.
+    pub fn field(self) -> Field {
         match self {
-            Self::Us => f.write_str("this node"),
-            Self::Lease(key) => write!(f, "lease {key}, which is older"),
+            Self::Subnet(subnet) => Field::Subnet(subnet.family()),
+            Self::Vtep(_, _, at) => Field::BackendData(Family::of(at)),
+            Self::Underlay(addr) => Field::PublicIp(Family::of(addr)),
         }
     }
-}
 
-impl Claim {
-    /// What makes both impossible at once, with the field of the record that says so; `None` if nothing does.
-    pub(super) fn against(self, other: Self, holder: Holder) -> Option<String> {
-        let ours = matches!(holder, Holder::Us);
+    /// Whether two nodes can't have both.
+    pub(super) fn excludes(self, other: Self) -> bool {
         match (self, other) {
-            (Self::Subnet(subnet), Self::Subnet(theirs)) if subnet.overlaps(theirs) => {
-                Some(format!("subnet {subnet} overlaps {theirs} of {holder}"))
+            (Self::Subnet(subnet), Self::Subnet(theirs)) => subnet.overlaps(theirs),
+            (Self::Subnet(subnet), Self::Underlay(addr)) | (Self::Underlay(addr), Self::Subnet(subnet)) => {
+                subnet.contains(addr)
             }
-            (Self::Subnet(subnet), Self::Underlay(addr)) if subnet.contains(addr) => {
-                Some(format!("subnet {subnet} covers the underlay address {addr} of {holder}"))
+            (Self::Vtep(link, mac, at), Self::Vtep(other_link, other_mac, to)) => {
+                (link, mac) == (other_link, other_mac) && at != to
             }
-            (Self::Underlay(addr), Self::Subnet(theirs)) if theirs.contains(addr) => {
+            _ => false,
+        }
+    }
+
+    /// Whether nobody else can have this beside a claim of this node's own.
+    pub(super) fn excludes_ours(self, own: Self) -> bool {
+        match (self, own) {
+            (Self::Underlay(addr), Self::Underlay(own)) => addr == own,
+            (Self::Vtep(link, mac, _), Self::Vtep(own_link, own_mac, _)) => {
+                (link, mac) == (own_link, own_mac)
+            }
+            _ => self.excludes(own),
+        }
+    }
+
+    /// What makes both impossible at once, with the field of the record that says so.
+    pub(super) fn against(self, other: Self, holder: &dyn fmt::Display) -> String {
+        match (self, other) {
+            (Self::Subnet(subnet), Self::Underlay(addr)) => {
+                format!("subnet {subnet} covers the underlay address {addr} of {holder}")
+            }
+            (Self::Subnet(subnet), _) => {
+                let theirs = if let Self::Subnet(theirs) = other { theirs } else { subnet };
+                format!("subnet {subnet} overlaps {theirs} of {holder}")
+            }
+            (Self::Underlay(addr), Self::Subnet(theirs)) => {
                 let field = LeaseAttrs::address_field(Family::of(addr));
-                Some(format!("{field} {addr} lies in the subnet {theirs} of {holder}"))
+                format!("{field} {addr} lies in the subnet {theirs} of {holder}")
             }
-            (Self::Underlay(addr), Self::Underlay(own)) if ours && addr == own => {
+            (Self::Underlay(addr), _) => {
                 let field = LeaseAttrs::address_field(Family::of(addr));
-                Some(format!("{field} {addr} is the underlay address of {holder}"))
+                format!("{field} {addr} is the underlay address of {holder}")
             }
-            (Self::Vtep(link, mac, at), Self::Vtep(other_link, other_mac, to))
-                if (link, mac) == (other_link, other_mac) && (ours || at != to) =>
-            {
-                Some(format!("VtepMAC {mac} is that of {holder}"))
-            }
-            _ => None,
+            (Self::Vtep(_, mac, _), _) => format!("VtepMAC {mac} is that of {holder}"),
         }
     }
 }

@@ -118,6 +118,12 @@ impl ClaimIndex {
         users.filter(move |(_, theirs)| *theirs == at).map(|(key, _)| *key)
     }
 
+    /// The leases at an underlay address.
+    pub(super) fn at(&self, addr: IpAddr) -> impl Iterator<Item = LeaseKey> + '_ {
+        self.underlays.get(&addr).into_iter().flat_map(Few::iter).copied()
+    }
+
+    /// The leases of subnets that overlap this one.
     pub(super) fn overlapping(&self, subnet: Subnet) -> impl Iterator<Item = LeaseKey> + '_ {
         let family = subnet.family();
         let shorter = self.lengths.range((family, 0)..(family, subnet.prefix()));

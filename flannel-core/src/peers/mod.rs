@@ -3,8 +3,12 @@
 //! those it contradicts, never for all.
 
 mod claim;
+mod conflict;
 mod few;
 mod index;
+mod precedence;
+mod rivals;
+mod solve;
 #[cfg(test)]
 mod tests;
 
@@ -15,13 +19,16 @@ use crate::dataplane::{Dataplane, Object, ObjectKey};
 use crate::lease::{LeaseKey, brief};
 use crate::repack::repack;
 use crate::status::Reach;
+use crate::subnet::Remedy;
 
 pub use claim::Claim;
-use claim::{Holder, against_itself};
+use claim::against_itself;
+use conflict::{Conflict, Holder};
 use index::ClaimIndex;
-
-/// What an operator does about two leases of which one must be wrong.
-const DELETE: &str = "delete the record that is wrong";
+pub use precedence::{Grounds, Standing};
+use precedence::{Side, precedence};
+pub use rivals::Rival;
+use solve::{Edge, solve};
 
 /// What one lease asks for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -78,7 +85,7 @@ impl Peer {
 
 #[derive(Debug, Clone)]
 struct Entry {
-    created: u64,
+    standing: Standing,
     /// The last good version, or empty if there was none.
     peer: Peer,
     /// Whether `peer` is programmed.
@@ -91,16 +98,8 @@ struct Entry {
 struct Trouble {
     /// What is wrong with the newest version.
     fault: Option<PeerError>,
-    /// Why the last good one is not programmed: an older lease, or we, have what it claims.
-    contradiction: Option<Contradiction>,
-}
-
-/// Why a lease can't be programmed.
-#[derive(Debug, Clone)]
-struct Contradiction {
-    why: String,
-    /// Whether it is another lease that has what this one claims, and not this node.
-    with_lease: bool,
+    /// Why the last good one is not programmed: another lease, or we, have what it claims.
+    conflict: Option<Conflict>,
 }
 
 impl Entry {
@@ -108,30 +107,29 @@ impl Entry {
         self.trouble.as_ref()?.fault.as_ref()
     }
 
-    fn problem(&self) -> Option<String> {
-        let trouble = self.trouble.as_ref()?;
-        let why = trouble.contradiction.as_ref().map(|contradiction| &contradiction.why);
-        match (&trouble.fault, why) {
-            (Some(fault), Some(why)) => Some(format!("{fault}; and its last good version: {why}")),
-            (Some(fault), None) => Some(fault.to_string()),
-            (None, why) => why.cloned(),
-        }
+    fn conflict(&self) -> Option<&Conflict> {
+        self.trouble.as_ref()?.conflict.as_ref()
+    }
+
+    fn side(&self, key: LeaseKey) -> Side<'_> {
+        Side { key, standing: self.standing, claims: &self.peer.claims }
     }
 
     /// Whether it should be reachable, and another lease keeps it from being programmed.
     fn is_lost(&self) -> bool {
-        let contradiction = self.trouble.as_ref().and_then(|trouble| trouble.contradiction.as_ref());
-        contradiction.is_some_and(|contradiction| contradiction.with_lease)
+        self.conflict().is_some_and(Conflict::cuts)
     }
 }
 
 /// All peers, and the kernel state they ask for together with our own objects.
 ///
-/// Of leases that contradict each other ours holds first, then the one created first, then the one with
-/// the smaller key.
+/// Of leases that contradict each other ours holds first. Of two others the one whose claim was there first has
+/// precedence ([`Standing`]), and a lease is programmed if none that has precedence over it is.
 #[derive(Debug, Clone, Default)]
 pub struct PeerTable {
     own: Vec<Claim>,
+    /// What an operator does about a record that is wrong.
+    remedy: Remedy,
     /// The overlay networks: what lies outside of them is no peer's.
     networks: PerFamily<Subnet>,
     entries: BTreeMap<LeaseKey, Entry>,
@@ -146,6 +144,8 @@ pub struct PeerTable {
     /// How many programmed peers besides the first ask for an object: two leases of one node share its FDB
     /// entry.
     shared: BTreeMap<ObjectKey, usize>,
+    /// The leases that changed, and those that their former versions contradicted, until they are settled.
+    unsettled: BTreeSet<LeaseKey>,
 }
 
 impl PeerTable {
@@ -161,6 +161,11 @@ impl PeerTable {
     /// Says which links others use, too.
     pub fn share(&mut self, links: impl IntoIterator<Item = LinkIndex>) {
         self.want.share(links);
+    }
+
+    /// Says what an operator does about a record that is wrong.
+    pub fn advise(&mut self, remedy: Remedy) {
+        self.remedy = remedy;
     }
 
     /// Says which networks all peers lie in. A family without one is not checked.
@@ -185,7 +190,17 @@ impl PeerTable {
 
     /// The leases that are not programmed as they are, with the reason.
     pub fn problems(&self) -> impl Iterator<Item = (LeaseKey, String)> + '_ {
-        self.troubled.iter().filter_map(|key| Some((*key, self.entries.get(key)?.problem()?)))
+        self.troubled.iter().filter_map(|key| Some((*key, self.problem(*key)?)))
+    }
+
+    fn problem(&self, key: LeaseKey) -> Option<String> {
+        let entry = self.entries.get(&key)?;
+        let conflict = entry.conflict().map(|conflict| conflict.tell(key, &self.remedy));
+        match (entry.fault(), conflict) {
+            (Some(fault), Some(why)) => Some(format!("{fault}; and its last good version: {why}")),
+            (Some(fault), None) => Some(fault.to_string()),
+            (None, why) => why,
+        }
     }
 
     /// How many leases [`Self::problems`] has.
@@ -241,26 +256,42 @@ impl PeerTable {
     }
 
     /// Adds or changes a lease. Returns the keys of all objects whose wanted state may have changed.
-    pub fn put(&mut self, key: LeaseKey, created: u64, peer: Result<Peer, PeerError>) -> Vec<ObjectKey> {
-        let mut affected = self.contradicting(key);
+    pub fn put(
+        &mut self,
+        key: LeaseKey,
+        standing: Standing,
+        peer: Result<Peer, PeerError>,
+    ) -> Vec<ObjectKey> {
+        let mut touched = self.stage(key, standing, peer);
+        touched.extend(self.settle());
+        touched
+    }
+
+    /// Adds or changes a lease without deciding what it means for others, which [`Self::settle`] does for many at
+    /// once. Returns the keys of its former objects.
+    pub fn stage(
+        &mut self,
+        key: LeaseKey,
+        standing: Standing,
+        peer: Result<Peer, PeerError>,
+    ) -> Vec<ObjectKey> {
         let old = self.unlink(&key);
+        let touched = old.iter().flat_map(|old| &old.peer.objects).map(Object::key).collect();
         let (mut peer, fault) = match self.judge(key, peer) {
             Ok(peer) => (peer, None),
             Err(PeerError::NotOurs(why)) => (Peer::default(), Some(PeerError::NotOurs(brief(&why)))),
             Err(PeerError::Malformed(why)) => {
-                let last_good = old.as_ref().map(|old| old.peer.clone()).unwrap_or_default();
-                (last_good, Some(PeerError::Malformed(brief(&why))))
+                (old.map(|old| old.peer).unwrap_or_default(), Some(PeerError::Malformed(brief(&why))))
             }
         };
         // They stay as they are, ten thousand of them.
         peer.objects.shrink_to_fit();
         peer.claims.shrink_to_fit();
         self.index.add(key, &peer.claims);
-        let trouble = fault.map(|fault| Box::new(Trouble { fault: Some(fault), contradiction: None }));
-        self.entries.insert(key, Entry { created, peer, holds: false, trouble });
-        affected.extend(self.contradicting(key));
-        affected.insert(key);
-        self.settle(affected, old.as_ref())
+        let trouble = fault.map(|fault| Box::new(Trouble { fault: Some(fault), conflict: None }));
+        self.entries.insert(key, Entry { standing, peer, holds: false, trouble });
+        self.unsettled.insert(key);
+        touched
     }
 
     /// Refuses what can be nobody's, whatever the backend.
@@ -289,9 +320,16 @@ impl PeerTable {
 
     /// Removes a lease. Returns the keys of all objects whose wanted state may have changed.
     pub fn remove(&mut self, key: &LeaseKey) -> Vec<ObjectKey> {
-        let affected = self.contradicting(*key);
+        let mut touched = self.stage_removal(key);
+        touched.extend(self.settle());
+        touched
+    }
+
+    /// Removes a lease; see [`Self::stage`].
+    pub fn stage_removal(&mut self, key: &LeaseKey) -> Vec<ObjectKey> {
         let old = self.unlink(key);
-        self.settle(affected, old.as_ref())
+        self.unsettled.remove(key);
+        old.iter().flat_map(|old| &old.peer.objects).map(Object::key).collect()
     }
 
     /// Takes a lease out of all books.
@@ -299,51 +337,86 @@ impl PeerTable {
         self.retract(key);
         self.troubled.remove(key);
         let entry = self.entries.remove(key)?;
+        if entry.is_lost() {
+            self.lost.remove(&entry.peer);
+        }
         self.index.remove(key, &entry.peer.claims);
+        self.unsettled.extend(self.index.contradicting(key, &entry.peer.claims));
         Some(entry)
     }
 
-    /// The leases that contradict this one, directly or through others; without itself.
-    fn contradicting(&self, key: LeaseKey) -> BTreeSet<LeaseKey> {
-        let mut found = BTreeSet::new();
-        let mut todo = vec![key];
-        while let Some(next) = todo.pop() {
-            let Some(entry) = self.entries.get(&next) else { continue };
-            for other in self.index.contradicting(&next, &entry.peer.claims) {
-                if other != key && found.insert(other) {
-                    todo.push(other);
-                }
+    /// Decides which leases hold, of those that changed and those that contradict them, directly or through others.
+    /// Returns the keys of the objects of those of which it is another answer than before.
+    pub fn settle(&mut self) -> Vec<ObjectKey> {
+        let changed = std::mem::take(&mut self.unsettled);
+        let (keys, edges) = self.conflicts(changed);
+        let sides = || keys.iter().filter_map(|key| Some(self.entries.get(key)?.side(*key)));
+        let ranks: Vec<_> = sides().map(|side| (side.oldest(), side.standing.created, side.key)).collect();
+        let with_us: Vec<_> = sides().map(|side| self.conflict_with_us(&side)).collect();
+        let excluded: Vec<bool> = with_us.iter().map(Option::is_some).collect();
+        let programmed = solve(&ranks, &excluded, &edges);
+        let mut conflicts = with_us;
+        for (node, conflict) in conflicts.iter_mut().enumerate() {
+            if !programmed[node] && conflict.is_none() {
+                let winner = edges[node].iter().find(|edge| programmed[edge.other]);
+                *conflict = winner.and_then(|edge| self.conflict_between(keys[node], keys[edge.other]));
             }
         }
-        found
-    }
-
-    /// Decides anew which of the affected leases hold.
-    fn settle(&mut self, affected: BTreeSet<LeaseKey>, old: Option<&Entry>) -> Vec<ObjectKey> {
-        let mut touched: Vec<ObjectKey> = Vec::new();
-        touched.extend(old.iter().flat_map(|old| &old.peer.objects).map(Object::key));
-        let mut oldest_first: Vec<(u64, LeaseKey)> = Vec::new();
-        for key in affected {
-            self.retract(&key);
-            let Some(entry) = self.entries.get(&key) else { continue };
-            touched.extend(entry.peer.objects.iter().map(Object::key));
-            oldest_first.push((entry.created, key));
+        let mut touched = Vec::new();
+        // What two of them ask for goes before it comes.
+        for (key, holds) in keys.iter().zip(&programmed) {
+            let Some(entry) = self.entries.get(key) else { continue };
+            if entry.holds != *holds {
+                touched.extend(entry.peer.objects.iter().map(Object::key));
+            }
+            if !holds {
+                self.retract(key);
+            }
         }
-        oldest_first.sort_unstable();
-        for (_, key) in oldest_first {
-            self.admit(key);
+        for (key, conflict) in keys.into_iter().zip(conflicts) {
+            self.admit(key, conflict);
         }
         touched
     }
 
-    /// Programs a lease unless we or a programmed one contradict it.
-    fn admit(&mut self, key: LeaseKey) {
-        let contradiction = self.contradiction(key);
+    /// These leases and all that contradict them, directly or through others, with what is between them.
+    fn conflicts(&self, start: BTreeSet<LeaseKey>) -> (Vec<LeaseKey>, Vec<Vec<Edge>>) {
+        let mut nodes: BTreeMap<LeaseKey, usize> = BTreeMap::new();
+        let mut keys: Vec<LeaseKey> =
+            start.into_iter().filter(|key| self.entries.contains_key(key)).collect();
+        nodes.extend(keys.iter().enumerate().map(|(node, key)| (*key, node)));
+        let mut edges: Vec<Vec<Edge>> = Vec::new();
+        while let Some(key) = keys.get(edges.len()).copied() {
+            let others = self
+                .entries
+                .get(&key)
+                .map(|entry| (entry.side(key), self.index.contradicting(&key, &entry.peer.claims)));
+            let mut found = Vec::new();
+            for (side, other) in
+                others.iter().flat_map(|(side, others)| others.iter().map(move |other| (side, other)))
+            {
+                let Some(entry) = self.entries.get(other) else { continue };
+                let node = *nodes.entry(*other).or_insert_with(|| {
+                    keys.push(*other);
+                    keys.len() - 1
+                });
+                found.push(edge(node, side, &entry.side(*other)));
+            }
+            edges.push(found);
+        }
+        (keys, edges)
+    }
+
+    /// Programs a lease unless something has precedence over it.
+    fn admit(&mut self, key: LeaseKey, conflict: Option<Conflict>) {
         let Some(entry) = self.entries.get_mut(&key) else { return };
-        let holds = contradiction.is_none();
+        let fits = conflict.is_none();
+        if entry.is_lost() {
+            self.lost.remove(&entry.peer);
+        }
         let fault = entry.trouble.take().and_then(|trouble| trouble.fault);
-        if fault.is_some() || !holds {
-            entry.trouble = Some(Box::new(Trouble { fault, contradiction }));
+        if fault.is_some() || conflict.is_some() {
+            entry.trouble = Some(Box::new(Trouble { fault, conflict }));
             self.troubled.insert(key);
             if entry.is_lost() {
                 self.lost.add(&entry.peer);
@@ -352,7 +425,7 @@ impl PeerTable {
             self.troubled.remove(&key);
         }
         // One without claims asks for nothing: another backend's, or one that never could be read.
-        if !holds || entry.peer.claims.is_empty() {
+        if !fits || entry.holds || entry.peer.claims.is_empty() {
             return;
         }
         entry.holds = true;
@@ -363,20 +436,23 @@ impl PeerTable {
         }
     }
 
-    /// Why a lease can't hold beside us and those that are programmed.
-    fn contradiction(&self, key: LeaseKey) -> Option<Contradiction> {
-        let claims = &self.entries.get(&key)?.peer.claims;
-        let against = |theirs: &[Claim], holder: Holder| {
-            let pairs = claims.iter().flat_map(|claim| theirs.iter().map(move |other| (claim, other)));
-            let why = pairs.into_iter().find_map(|(claim, other)| claim.against(*other, holder))?;
-            let with_lease = matches!(holder, Holder::Lease(_));
-            Some(Contradiction { why: format!("{why}; {DELETE}"), with_lease })
+    fn conflict_with_us(&self, side: &Side<'_>) -> Option<Conflict> {
+        let pairs = side.claims.iter().flat_map(|claim| self.own.iter().map(move |own| (*claim, *own)));
+        let (claim, other) = pairs.into_iter().find(|(claim, own)| claim.excludes_ours(*own))?;
+        Some(Conflict { claim, other, holder: Holder::Us })
+    }
+
+    /// Why a lease is not programmed beside this other one.
+    fn conflict_between(&self, key: LeaseKey, winner: LeaseKey) -> Option<Conflict> {
+        let (a, b) = (self.entries.get(&key)?.side(key), self.entries.get(&winner)?.side(winner));
+        let pairs = || pairs(&a, &b).map(|(mine, theirs)| (mine, theirs, precedence(&a, mine, &b, theirs)));
+        let beaten = pairs().find(|(_, _, (wins, _))| !wins);
+        // It may be the circle that decided.
+        let (claim, other, grounds) = match beaten {
+            Some((mine, theirs, (_, grounds))) => (mine, theirs, Some(grounds)),
+            None => pairs().next().map(|(mine, theirs, _)| (mine, theirs, None))?,
         };
-        against(&self.own, Holder::Us).or_else(|| {
-            let mut rivals = self.index.contradicting(&key, claims).into_iter();
-            let winner = rivals.find(|rival| self.entries.get(rival).is_some_and(|entry| entry.holds))?;
-            against(&self.entries.get(&winner)?.peer.claims, Holder::Lease(winner))
-        })
+        Some(Conflict { claim, other, holder: Holder::Lease(winner, grounds) })
     }
 
     fn want_object(&mut self, object: Object) {
@@ -387,14 +463,8 @@ impl PeerTable {
 
     /// Withdraws what a lease asks for.
     fn retract(&mut self, key: &LeaseKey) {
-        let Some(entry) = self.entries.get_mut(key) else { return };
-        let contradiction = entry.trouble.as_mut().and_then(|trouble| trouble.contradiction.take());
-        if contradiction.is_some_and(|contradiction| contradiction.with_lease) {
-            self.lost.remove(&entry.peer);
-        }
-        if !std::mem::take(&mut entry.holds) {
-            return;
-        }
+        let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.holds) else { return };
+        entry.holds = false;
         self.programmed -= 1;
         self.held.remove(&entry.peer);
         for object in &entry.peer.objects {
@@ -406,4 +476,22 @@ impl PeerTable {
             }
         }
     }
+}
+
+/// The pairs of claims of two leases that exclude each other.
+fn pairs<'a>(a: &Side<'a>, b: &Side<'a>) -> impl Iterator<Item = (Claim, Claim)> + use<'a> {
+    let theirs = b.claims;
+    let pairs = a.claims.iter().flat_map(move |mine| theirs.iter().map(move |theirs| (*mine, *theirs)));
+    pairs.filter(|(mine, theirs)| mine.excludes(*theirs))
+}
+
+/// What is between two leases of which something excludes each other.
+fn edge(other: usize, a: &Side<'_>, b: &Side<'_>) -> Edge {
+    let mut edge = Edge { other, is_beaten: false, beats: false };
+    for (mine, theirs) in pairs(a, b) {
+        let (wins, _) = precedence(a, mine, b, theirs);
+        edge.beats |= wins;
+        edge.is_beaten |= !wins;
+    }
+    edge
 }

@@ -58,8 +58,14 @@ impl<D: Driver> Reconciler<D> {
                 self.todo.keys.extend(self.blocked.due(Instant::now()));
             }
             // Somebody else's object under a key of ours, which took our own one's place.
-            if self.peers.want().get(&key).is_some() && self.have.remove(&key).is_some() {
-                self.todo.keys.insert(key);
+            if self.peers.want().get(&key).is_some() {
+                if self.have.remove(&key).is_some() {
+                    self.replaced.lose(key);
+                    self.todo.keys.insert(key);
+                } else if self.replaced.has_changed(&object) {
+                    self.blocked.hurry(&key, Instant::now());
+                    self.todo.keys.insert(key);
+                }
             }
             return;
         }
@@ -92,6 +98,9 @@ impl<D: Driver> Reconciler<D> {
         if self.peers.want().get(&key).is_some() {
             // A foreign holder of the key may have left, so don't wait for the next try.
             let waited = self.blocked.hurry(&key, Instant::now());
+            if was_there {
+                self.replaced.lose(key);
+            }
             if was_there || waited {
                 self.todo.keys.insert(key);
             }

@@ -13,11 +13,13 @@ mod leftovers;
 mod network;
 mod pass;
 mod repair;
+mod replaced;
 #[cfg(test)]
 mod tests;
 mod underlay;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -32,7 +34,7 @@ use crate::backend::{BackendError, NetworkStatus, Underlay};
 use crate::config::{BackendConfig, ConfigError};
 use crate::dataplane::{Dataplane, Object, ObjectKey, Route};
 use crate::kernel::{Kernel, KernelError, KernelEvent, Refusal, Scope};
-use crate::lease::{Lease, LeaseAttrs, LeaseChange, LeaseKey, LeaseTable, LeaseUpdate};
+use crate::lease::{AgedLease, Lease, LeaseAttrs, LeaseChange, LeaseKey, LeaseTable, LeaseUpdate};
 use crate::ownership::Ownership;
 use crate::peers::{Claim, Peer, PeerError, PeerTable};
 use crate::state_file::State;
@@ -46,6 +48,7 @@ pub use config::Taken;
 use host::Host;
 pub use network::register;
 use repair::Repair;
+use replaced::Replaced;
 
 /// How often everything is read again although nothing was announced.
 const AUDIT: Duration = Duration::from_secs(60);
@@ -87,10 +90,10 @@ pub trait Driver: Send {
     /// What this node claims for itself before any lease.
     fn own_claims(&self) -> Vec<Claim>;
 
-    /// What a lease of another node asks for on the devices as they are now.
+    /// What a lease of another node asks for on the devices as they are now or, while one is away, as they were.
     fn peer(&self, lease: &Lease) -> Result<Peer, PeerError>;
 
-    /// Where objects of ours can be. Routes that [`Ownership`] proves to be ours are found without it.
+    /// Where objects of ours can be: on links that are there. Routes that [`Ownership`] proves to be ours are found without it.
     fn scopes(&self) -> Vec<Scope>;
 
     /// Whether an object on a device of this backend is ours to replace and delete. What is ours on links
@@ -122,8 +125,13 @@ pub trait Driver: Send {
 /// The devices of a backend after [`Driver::ensure_devices`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Devices {
-    /// The links that hold our objects. When it differs from the last, all peers are worked out again.
+    /// The links that hold our objects, as last known: one that is away stays among them, since what is desired
+    /// on it shrinks only by what store and config say. When it differs from the last, all peers are worked out
+    /// again.
     pub links: Vec<LinkIndex>,
+    /// Links on which nothing can be put now: they are gone or down. Nothing is tried there, and nothing is given
+    /// up.
+    pub away: Vec<LinkIndex>,
     /// Whether something was changed, so that what hangs on the devices must be read again.
     pub changed: bool,
     /// Whether leases mean something else than before, so that all peers are worked out again.
@@ -165,6 +173,8 @@ pub struct Reconciler<D> {
     kernel: Box<dyn Kernel>,
     own: LeaseKey,
     leases: LeaseTable,
+    /// The last version that could be used of each lease whose present one can't.
+    last_good: BTreeMap<LeaseKey, Arc<AgedLease>>,
     peers: PeerTable,
     devices: Devices,
     have: Dataplane,
@@ -192,6 +202,8 @@ pub struct Reconciler<D> {
     config: Option<FollowedConfig>,
     repair: Repair,
     host: Host,
+    /// Routes of ours that somebody else replaced.
+    replaced: Replaced,
     attrs: watch::Sender<LeaseAttrs>,
 }
 
@@ -211,6 +223,7 @@ impl<D: Driver> Reconciler<D> {
             kernel,
             own,
             leases: LeaseTable::default(),
+            last_good: BTreeMap::new(),
             peers: PeerTable::default(),
             devices: Devices::default(),
             have: Dataplane::default(),
@@ -230,6 +243,7 @@ impl<D: Driver> Reconciler<D> {
             config: None,
             repair: Repair::default(),
             host: Host::default(),
+            replaced: Replaced::default(),
             attrs,
         }
     }
@@ -307,18 +321,27 @@ impl<D: Driver> Reconciler<D> {
         let becomes_synced = self.leases.is_synced() && !was_synced;
         let are_many = changes.len() > self.leases.len() / 2;
         let now = Instant::now();
-        for LeaseChange { key, after, .. } in changes {
-            let touched = match after {
-                Some(lease) => self.peers.put(key, lease.created, self.driver.peer(&lease)),
-                None => self.peers.remove(&key),
-            };
-            for key in &touched {
-                self.blocked.hurry(key, now);
-            }
-            if !becomes_synced {
-                self.todo.keys.extend(touched);
-            }
-            self.todo.leases = true;
+        self.todo.leases |= !changes.is_empty();
+        let mut touched = Vec::new();
+        for LeaseChange { key, before, after } in changes {
+            touched.extend(match after {
+                Some(lease) => {
+                    let peer = self.driver.peer(&lease);
+                    self.remember_good(key, before, &peer);
+                    self.peers.stage(key, (&*lease).into(), peer)
+                }
+                None => {
+                    self.last_good.remove(&key);
+                    self.peers.stage_removal(&key)
+                }
+            });
+        }
+        touched.extend(self.peers.settle());
+        for key in &touched {
+            self.blocked.hurry(key, now);
+        }
+        if !becomes_synced {
+            self.todo.keys.extend(touched);
         }
         if are_many {
             self.peers.repack();
@@ -330,6 +353,7 @@ impl<D: Driver> Reconciler<D> {
         }
         if self.todo.leases {
             self.todo.host |= self.host.has_strangers();
+            self.replaced.prune(self.peers.want());
             self.driver.take_peers(&mut self.peers.iter());
         }
         if !unknown.is_subset(&self.unknown().collect()) {
@@ -345,6 +369,20 @@ impl<D: Driver> Reconciler<D> {
         Ok(())
     }
 
+    /// Remembers what a lease was before it became one that can't be used, for a table that is made anew.
+    fn remember_good(
+        &mut self,
+        key: LeaseKey,
+        before: Option<Arc<AgedLease>>,
+        now: &Result<Peer, PeerError>,
+    ) {
+        if !matches!(now, Err(PeerError::Malformed(_))) {
+            self.last_good.remove(&key);
+        } else if let Some(before) = before.filter(|before| self.driver.peer(before).is_ok()) {
+            self.last_good.insert(key, before);
+        }
+    }
+
     /// Works out all peers anew, on devices that were not there before.
     fn rebuild_peers(&mut self) {
         let mut own = self.driver.own_objects();
@@ -354,8 +392,12 @@ impl<D: Driver> Reconciler<D> {
         self.peers.share(shared.map(|scope| scope.link));
         self.peers.confine(self.state.borrow().networks);
         for lease in self.leases.iter().filter(|lease| lease.key != self.own) {
-            self.peers.put(lease.key, lease.created, self.driver.peer(lease));
+            if let Some(good) = self.last_good.get(&lease.key) {
+                self.peers.stage(good.key, (&**good).into(), self.driver.peer(good));
+            }
+            self.peers.stage(lease.key, (&**lease).into(), self.driver.peer(lease));
         }
+        self.peers.settle();
         self.peers.repack();
         self.driver.take_peers(&mut self.peers.iter());
         self.blocked.restart(Instant::now());

@@ -6,11 +6,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::{Driver, Reconciler};
-use crate::addr::Mtu;
+use crate::addr::{Mtu, Subnet};
 use crate::backend::{BackendError, Network, NetworkStatus, Registration};
 use crate::kernel::Kernel;
 use crate::lease::{Lease, LeaseAttrs};
-use crate::state_file::State;
+use crate::state_file::{Host, State};
 use crate::subnet::LeaseStream;
 use crate::underlay::Follower;
 
@@ -39,20 +39,30 @@ pub async fn register(
         return Err(BackendError::Host(problem));
     }
     let overlay_mtu = devices.overlay_mtu.unwrap_or(registration.underlay.mtu);
+    let host = read_host(&mut *kernel, &state).await?;
+    registration.subnets.avoid(&registration.underlay.local);
     let lease = registration.subnets.acquire_lease(&driver.attrs()).await?;
     debug!(subnet = %lease.key, underlay = registration.underlay.name, %overlay_mtu, "lease acquired");
     driver.set_lease(&lease);
-    let overlay = state.networks;
-    let state = State {
+    let mut state = State {
         store: registration.subnets.place(),
         config: Some(registration.config.clone()),
         own: Some(lease.clone()),
         wanted_ips: registration.subnets.wanted_ips().await?,
+        host_macs: host.macs,
         ..state
     };
+    if let Some(previous) = registration.previous {
+        let published = previous.own.iter().flat_map(|own| own.attrs.public_ips.iter().map(|(_, ip)| *ip));
+        state.remember_ips(previous.former_ips.iter().copied().chain(published));
+    }
+    let networks: Vec<Subnet> = state.networks.iter().map(|(_, network)| *network).collect();
+    let devices: Vec<String> = state.devices.iter().map(|device| device.name.clone()).collect();
     let mut reconciler = Reconciler::new(driver, kernel, lease.key, state, registration.previous);
     if let Some(options) = registration.chosen_by {
-        reconciler.follow(Follower::new(options.clone(), registration.underlay.clone(), overlay));
+        let mut options = options.clone();
+        options.overlay.learn(networks, lease.key.subnets().iter().map(|(_, subnet)| *subnet), devices);
+        reconciler.follow(Follower::new(options, registration.underlay.clone()));
     }
     if let Some(changes) = registration.subnets.config_changes() {
         reconciler.follow_config(registration.config.clone(), changes);
@@ -62,6 +72,15 @@ pub async fn register(
     }
     reconciler.prepare().await?;
     Ok(Box::new(HeldNetwork { lease, overlay_mtu, reconciler }))
+}
+
+/// What tells this host from one to which its disk is copied.
+async fn read_host(kernel: &mut dyn Kernel, state: &State) -> Result<Host, BackendError> {
+    let unread =
+        |source| BackendError::Kernel { what: "read the host's links and addresses".to_owned(), source };
+    let links = kernel.links().await.map_err(unread)?;
+    let addresses = kernel.addresses().await.map_err(unread)?;
+    Ok(Host::of(&links, &addresses, &state.networks))
 }
 
 #[async_trait]

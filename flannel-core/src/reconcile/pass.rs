@@ -63,7 +63,9 @@ impl<D: Driver> Reconciler<D> {
         }
         let looked = std::mem::take(&mut self.todo.objects);
         let keys: BTreeSet<ObjectKey> = if looked {
-            self.have = self.observe().await.inspect_err(|_| self.todo.objects = true)?;
+            let observed = self.observe().await.inspect_err(|_| self.todo.objects = true)?;
+            self.replaced.compare(&self.have, &observed, self.peers.want());
+            self.have = observed;
             self.todo.keys.clear();
             BTreeSet::new()
         } else {
@@ -75,16 +77,23 @@ impl<D: Driver> Reconciler<D> {
             looked,
         };
         let now = Instant::now();
-        let planned = if looked {
+        let mut planned = if looked {
             plan(self.peers.want(), &self.have)
         } else {
             plan_keys(self.peers.want(), &self.have, keys.iter().copied())
         };
+        // What is desired on a link that is away waits for it, and one reason, that of the device, is enough.
+        let is_away = |link| self.devices.away.contains(&link);
+        planned.retain(|op| matches!(op, Op::Delete(_)) || !op.object().link().is_some_and(is_away));
         let due =
             if self.blocked.is_empty() { BTreeSet::new() } else { planned.iter().map(Op::key).collect() };
         let ops = self.permitted(planned, now);
         self.blocked.settle(|key| looked || keys.contains(key), &due, now);
         drop((keys, due));
+        if !ops.is_empty() {
+            self.execute(ops, &cause).await?;
+        }
+        let ops = self.look_at_contested().await?;
         if !ops.is_empty() {
             self.execute(ops, &cause).await?;
         }
@@ -219,12 +228,15 @@ impl<D: Driver> Reconciler<D> {
                 continue;
             }
             if self.blocked.remove(&key) {
-                info!(object = ?op.object(), "the kernel takes it now");
+                info!(object = %op.object(), "object accepted after earlier refusals");
             } else {
                 done.add(op);
             }
             let before = match op {
-                Op::Create(object) | Op::Replace(object) => self.have.insert(*object),
+                Op::Create(object) | Op::Replace(object) => {
+                    self.replaced.regain(&key);
+                    self.have.insert(*object)
+                }
                 Op::Delete(_) => self.have.remove(&key),
             };
             self.look_at_next_hop_of(before);
@@ -241,6 +253,15 @@ impl<D: Driver> Reconciler<D> {
     }
 
     fn note_refusal(&mut self, key: ObjectKey, refusal: &Refusal, looked: bool, now: Instant) {
+        let is_taken = match (refusal.errno, refusal.op.object()) {
+            (libc::EEXIST, Object::Route(_)) => true,
+            // A foreign route that covers the gateway of the one it replaced.
+            (libc::EINVAL, Object::Route(route)) => route.next_hop().is_none(),
+            _ => false,
+        };
+        if is_taken && matches!(refusal.op, Op::Create(_)) && self.replaced.contest(key) {
+            return;
+        }
         match refusal.errno {
             // It is there although we did not know: look, unless we just did. Then it is not ours.
             libc::EEXIST if !looked => {
@@ -266,11 +287,16 @@ impl<D: Driver> Reconciler<D> {
             _ => {}
         }
         let reason = self.driver.explain(refusal).unwrap_or_else(|| explain(refusal));
-        let needed = self.needed(&refusal.op);
+        self.block(&refusal.op, reason, "refused; tried again until it works", now);
+    }
+
+    /// Puts an operation off; `message` is what the log says of it.
+    pub(super) fn block(&mut self, op: &Op, reason: Reason, message: &'static str, now: Instant) {
+        let needed = self.needed(op);
         // Before it was green there is nothing to be patient about.
         let at_once = !self.status.borrow().synced;
-        if self.blocked.add(key, reason.clone(), needed, at_once, now) {
-            warn!(error = %reason, "refused; tried again until it works");
+        if self.blocked.add(op.key(), reason.clone(), needed, at_once, now) {
+            warn!(error = %reason, "{message}");
         }
     }
 

@@ -6,9 +6,10 @@ use tracing::{info, warn};
 
 use super::{Driver, Reconciler};
 use crate::addr::PerFamily;
+use crate::backend::Underlay;
 use crate::kernel::KernelError;
 use crate::lease::LeaseAttrs;
-use crate::underlay::{Follower, gather};
+use crate::underlay::{Change, Follower, gather};
 
 impl<D: Driver> Reconciler<D> {
     /// From now on the underlay is chosen again when what was chosen is gone.
@@ -32,29 +33,33 @@ impl<D: Driver> Reconciler<D> {
         let Some(follower) = &mut self.underlay else { return Ok(()) };
         let host = gather(&mut *self.kernel, &follower.options).await?;
         let before = follower.problem().map(str::to_owned);
-        if let Some(next) = follower.look(&host, Instant::now()) {
-            match self.driver.set_underlay(&next) {
+        if let Some(change) = follower.look(&host, Instant::now()) {
+            let (Change::Renamed(next) | Change::Moved(next)) = &change;
+            match self.driver.set_underlay(next) {
                 Ok(()) => {
-                    warn!(
-                        link = next.name,
-                        before = list(&follower.current.local),
-                        local = list(&next.local),
-                        published = list(&next.published),
-                        reason = next.reason,
-                        "underlay changed"
-                    );
-                    follower.take(next);
+                    tell(&follower.current, &change);
                     self.todo.devices = true;
-                    self.todo.objects = true;
-                    self.todo.peers = true;
-                    // No drift: the host's administrator did that.
-                    self.todo.leases = true;
+                    match change {
+                        // With its new name it may not stand all the same.
+                        Change::Renamed(_) => self.todo.underlay = true,
+                        Change::Moved(_) => {
+                            self.todo.objects = true;
+                            self.todo.peers = true;
+                            // No drift: the host's administrator did that.
+                            self.todo.leases = true;
+                        }
+                    }
+                    follower.take(change);
                 }
                 Err(why) => follower.refuse(why),
             }
         }
+        // A device may have waited for the very address that came.
+        self.todo.devices |= self.devices.problem.is_some();
         match follower.problem() {
-            Some(why) if before.as_deref() != Some(why) => warn!(error = why, "underlay not as it should be"),
+            Some(why) if before.as_deref() != Some(why) => {
+                warn!(error = %why, "underlay not as it should be")
+            }
             None if before.is_some() => info!("underlay is there again"),
             _ => {}
         }
@@ -72,12 +77,27 @@ impl<D: Driver> Reconciler<D> {
         }
         self.state.send_if_modified(|state| {
             if let Some(own) = &mut state.own {
-                own.attrs = attrs.clone();
+                let before = std::mem::replace(&mut own.attrs, attrs.clone());
+                state.remember_ips(before.public_ips.iter().map(|(_, ip)| *ip));
             }
             false
         });
         self.unstored = true;
         self.attrs.send_replace(attrs);
+    }
+}
+
+fn tell(before: &Underlay, change: &Change) {
+    match change {
+        Change::Renamed(next) => info!(before = before.name, link = next.name, "underlay link renamed"),
+        Change::Moved(next) => warn!(
+            link = next.name,
+            before = list(&before.local),
+            local = list(&next.local),
+            published = list(&next.published),
+            reason = %next.reason,
+            "underlay changed"
+        ),
     }
 }
 

@@ -6,6 +6,7 @@
 //! ([`crate::subnet::Remembering`]). Without it, or with a damaged one, an agent works all the same, leaves
 //! alone what it can't prove, and waits for the store.
 
+mod host;
 mod keeper;
 #[cfg(test)]
 mod tests;
@@ -21,12 +22,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+pub use host::{Host, StoredOn};
 pub use keeper::Keeper;
 
-use crate::addr::{PerFamily, Subnet, Vni};
+use crate::addr::{MacAddr, PerFamily, Subnet, Vni};
 use crate::atomic_file;
 use crate::config::NetworkConfig;
-use crate::lease::{Lease, LeaseKey};
+use crate::lease::{AgedLease, Ages, Lease, LeaseKey};
 
 /// A VXLAN device of a backend.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,20 +49,36 @@ pub struct State {
     /// The devices that the backend made.
     pub devices: Vec<Device>,
     /// The leases of other nodes. Those of an older agent's file have nothing but underlay addresses.
-    pub leases: BTreeMap<LeaseKey, Arc<Lease>>,
+    pub leases: BTreeMap<LeaseKey, Arc<AgedLease>>,
     /// The store all that came from ([`crate::subnet::SubnetManager::place`]); empty if that is unknown.
     pub store: String,
     /// The network config; `None` in an older agent's file.
     pub config: Option<NetworkConfig>,
     /// The lease of this node; `None` in an older agent's file.
     pub own: Option<Lease>,
+    /// When what the own lease says was first seen in the store.
+    pub own_ages: Ages,
     /// The underlay addresses that the store wanted this node to publish ([`crate::subnet::SubnetManager::wanted_ips`]).
     pub wanted_ips: PerFamily<IpAddr>,
+    /// Underlay addresses that this node has published, the newest last: a record with one of them may be a former
+    /// one of this node.
+    pub former_ips: Vec<IpAddr>,
+    /// The MACs of the host's own links ([`Host`]); empty in an older agent's file.
+    pub host_macs: Vec<MacAddr>,
     /// When it was written, in seconds since 1970; 0 if that is unknown.
     pub saved: u64,
 }
 
 impl State {
+    /// The leases of all nodes with their ages, if they are of this store
+    /// ([`crate::subnet::SubnetManager::place`]).
+    pub fn ages_at(&self, place: &str) -> impl Iterator<Item = (&Lease, Ages)> + Clone {
+        let is_there = self.store.is_empty() || self.store == place;
+        let own = self.own.iter().map(|own| (own, self.own_ages));
+        let others = self.leases.values().map(|lease| (&lease.lease, lease.ages));
+        own.chain(others).filter(move |_| is_there)
+    }
+
     /// The bytes of the file.
     pub fn encode(&self) -> String {
         wire::encode(self, self.saved)

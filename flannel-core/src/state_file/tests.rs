@@ -15,11 +15,15 @@ fn state() -> State {
         backend: "vxlan".into(),
         networks: PerFamily { v4: "10.5.0.0/16".parse().ok(), v6: "fd00:5::/48".parse().ok() },
         devices: vec![Device { name: "flannel.1".into(), vni: Vni::new(1).unwrap() }],
-        leases: [(peer.key, Arc::new(peer))].into(),
+        leases: [(peer.key, Arc::new(AgedLease { lease: peer, ages: Ages::from_array([1, 2, 3, 4, 5]) }))]
+            .into(),
         store: "local:/var/lib/flannel".into(),
         config: Some(NetworkConfig::parse(config, LeaseSource::Store).unwrap()),
         own: Some(lease("10.5.1.0-24&fd00:5:0:1::-64", 3)),
+        own_ages: Ages::all(6),
         wanted_ips: PerFamily { v4: "203.0.113.1".parse().ok(), v6: "2001:db8::1".parse().ok() },
+        former_ips: vec!["192.0.2.1".parse().unwrap(), "2001:db8::2".parse().unwrap()],
+        host_macs: vec![MacAddr([2, 0, 0, 0, 0, 1])],
         saved: 1_750_000_000,
     }
 }
@@ -28,7 +32,7 @@ fn state() -> State {
 fn is_read_as_it_was_written() {
     let text = state().encode();
     assert_eq!(State::decode(text.as_bytes()), Ok(state()));
-    let lease = r#""leases":{"10.5.9.0-24&fd00:5:0:9::-64":{"created":7,"attrs":{"PublicIP":"192.0.2.9","PublicIPv6":"2001:db8::9","BackendType":"vxlan"}}}"#;
+    let lease = r#""leases":{"10.5.9.0-24&fd00:5:0:9::-64":{"created":7,"attrs":{"PublicIP":"192.0.2.9","PublicIPv6":"2001:db8::9","BackendType":"vxlan"},"ages":[1,2,3,4,5]}}"#;
     assert!(text.contains(lease), "{text}");
 }
 

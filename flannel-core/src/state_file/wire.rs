@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{Device, State};
-use crate::addr::{Family, PerFamily, Subnet};
+use crate::addr::{Family, MacAddr, PerFamily, Subnet};
 use crate::config::{LeaseSource, NetworkConfig};
 use crate::gojson::GoObject;
-use crate::lease::{Lease, LeaseAttrs, LeaseKey};
+use crate::lease::{AgedLease, Ages, Lease, LeaseAttrs, LeaseKey};
 
 /// The form that is written. Another form gets another number. Version 1 had no config and, instead of leases,
 /// the addresses of nodes.
@@ -46,14 +46,20 @@ struct Wire<Leases> {
     /// At most one of each family.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     wanted_ips: Vec<IpAddr>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    former_ips: Vec<IpAddr>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    host_macs: Vec<MacAddr>,
     leases: Leases,
 }
 
-struct OneByOne<'a>(&'a BTreeMap<LeaseKey, Arc<Lease>>);
+struct OneByOne<'a>(&'a BTreeMap<LeaseKey, Arc<AgedLease>>);
 
 impl Serialize for OneByOne<'_> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().map(|(key, lease)| (key.to_string(), WireLease::of(lease))))
+        serializer.collect_map(
+            self.0.iter().map(|(key, lease)| (key.to_string(), WireLease::of(lease, lease.ages))),
+        )
     }
 }
 
@@ -62,11 +68,28 @@ struct WireLease {
     created: u64,
     /// The value as the store has it.
     attrs: Box<RawValue>,
+    /// The ages: one if all are the same, else all five. None in the file of an older agent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    ages: Vec<u32>,
 }
 
 impl WireLease {
-    fn of(lease: &Lease) -> Self {
-        Self { created: lease.created, attrs: raw(lease.attrs.to_json()) }
+    fn of(lease: &Lease, ages: Ages) -> Self {
+        let all @ [first, ..] = ages.to_array();
+        let ages = match all {
+            _ if ages == Ages::default() => Vec::new(),
+            _ if ages == Ages::all(first) => vec![first],
+            _ => all.to_vec(),
+        };
+        Self { created: lease.created, attrs: raw(lease.attrs.to_json()), ages }
+    }
+
+    fn ages(&self) -> Ages {
+        match self.ages[..] {
+            [subnet, ip4, ip6, data4, data6] => Ages::from_array([subnet, ip4, ip6, data4, data6]),
+            [all] => Ages::all(all),
+            _ => Ages::default(),
+        }
     }
 
     fn read(&self, key: &str) -> Result<Lease, String> {
@@ -86,8 +109,10 @@ pub(super) fn encode(state: &State, saved: u64) -> String {
         networks: state.networks.iter().map(|(_, network)| *network).collect(),
         devices: state.devices.clone(),
         config: state.config.as_ref().map(|config| raw(config.to_json())),
-        own: state.own.as_ref().map(|own| (own.key.to_string(), WireLease::of(own))),
+        own: state.own.as_ref().map(|own| (own.key.to_string(), WireLease::of(own, state.own_ages))),
         wanted_ips: state.wanted_ips.iter().map(|(_, ip)| *ip).collect(),
+        former_ips: state.former_ips.clone(),
+        host_macs: state.host_macs.clone(),
         leases: OneByOne(&state.leases),
     };
     let mut text = serde_json::to_string(&wire).expect("strings and numbers always encode");
@@ -120,7 +145,7 @@ fn decode_v1(text: &str) -> Result<State, String> {
     let lease = |(key, ips): (String, Vec<IpAddr>)| {
         let key: LeaseKey = key.parse().map_err(|error| format!("has the node {key:?}: {error}"))?;
         let attrs = LeaseAttrs { public_ips: per_family(&ips, Family::of), ..LeaseAttrs::default() };
-        Ok((key, Arc::new(Lease { key, attrs, created: 0 })))
+        Ok((key, Arc::new(Lease { key, attrs, created: 0 }.into())))
     };
     Ok(State {
         backend: wire.backend,
@@ -143,9 +168,10 @@ fn decode_v2(text: &str) -> Result<State, String> {
     };
     // A peer that can't be read is not known; that is all.
     let lease = |(key, lease): (&String, &WireLease)| {
-        let lease = lease.read(key).ok()?;
-        Some((lease.key, Arc::new(lease)))
+        let aged = AgedLease { ages: lease.ages(), lease: lease.read(key).ok()? };
+        Some((aged.key, Arc::new(aged)))
     };
+    let own_ages = wire.own.as_ref().map(|(_, own)| own.ages()).unwrap_or_default();
     let own = |(key, lease): (String, WireLease)| {
         lease.read(&key).map_err(|why| format!("has an own lease that can't be used: {why}"))
     };
@@ -157,7 +183,10 @@ fn decode_v2(text: &str) -> Result<State, String> {
         store: wire.store,
         config: wire.config.as_deref().map(config).transpose()?,
         own: wire.own.map(own).transpose()?,
+        own_ages,
         wanted_ips: per_family(&wire.wanted_ips, Family::of),
+        former_ips: wire.former_ips,
+        host_macs: wire.host_macs,
         saved: wire.saved,
     })
 }

@@ -1,16 +1,23 @@
 //! Which subnet a node takes: a pure decision over what the store lists.
 //!
-//! A node keeps what it has wherever that still fits: first its own record, found by its underlay address,
-//! then the subnets it had before a restart, then a free one at random. Each family is decided for itself, so
+//! A node keeps what it has wherever that still fits: first the record that is proven to be its own
+//! ([`Identity`]), then one with its underlay address, then the subnets it had before a restart, then a free one at
+//! random. No subnet is taken that holds an underlay address. Each family is decided for itself, so
 //! a network that gains IPv6 keeps its IPv4 subnets. What is free to choose in dual stack is chosen as a
 //! [pair](is_pair), number n of one range with number n of the other: nodes that get different IPv4 subnets
 //! then have different IPv6 subnets, too, without a word between them.
 //! Upstream: `pkg/subnet/etcd/local_manager.go`.
 
+mod ranges;
+#[cfg(test)]
+mod tests;
+
 use std::borrow::Cow;
 use std::net::IpAddr;
 
+use self::ranges::{TakenRanges, choose, twin};
 use super::SubnetError;
+use super::identity::{Identity, has_data, shared_data};
 use crate::addr::{Family, PerFamily, Subnet};
 use crate::config::{NetworkConfig, SubnetRange};
 use crate::lease::{Lease, LeaseAttrs, LeaseKey, LeaseKeyError};
@@ -96,103 +103,233 @@ pub fn holder(attrs: &LeaseAttrs) -> String {
     }
 }
 
-/// What the node with these underlay addresses published last: found by IPv4, else by IPv6.
+/// What the node with these underlay addresses published last: its own record, else one with its address.
 pub fn published<'a>(
     leases: impl Iterator<Item = &'a Lease>,
     public_ips: &PerFamily<IpAddr>,
+    identity: &Identity,
 ) -> Option<LeaseAttrs> {
     let leases: Vec<&Lease> = leases.collect();
+    let asked = LeaseAttrs { public_ips: *public_ips, ..LeaseAttrs::default() };
+    let find = |key| leases.iter().find(|lease| lease.key == key);
+    let mut named = identity.wishes().filter_map(find);
+    if let Some(own) = named.find(|lease| identity.proves(lease, &asked)) {
+        return Some(own.attrs.clone());
+    }
     let by = |(family, addr): (Family, &IpAddr)| {
         let mine = leases.iter().filter(|lease| lease.attrs.public_ips.get(family) == Some(addr));
         mine.max_by_key(|lease| (lease.created, lease.key))
     };
-    public_ips.iter().find_map(by).map(|lease| lease.attrs.clone())
+    let found = public_ips.iter().find_map(by).filter(|lease| !identity.disproves(lease))?;
+    // While nodes swap addresses the record with ours is another's, whose VTEP MAC we must not take. What we had is
+    // there, and only our device can tell whether it still is ours.
+    let had_other = identity.subnets.is_some_and(|had| had != found.key && find(had).is_some());
+    (!had_other).then(|| found.attrs.clone())
 }
 
-/// Decides which lease the node that publishes `attrs` should have. `previous` is what it had before a
-/// restart.
+/// The node that asks for a lease.
+#[derive(Debug, Clone, Copy)]
+pub struct Applicant<'a> {
+    /// What it is about to publish.
+    pub attrs: &'a LeaseAttrs,
+    /// What it knows of itself.
+    pub identity: &'a Identity,
+    /// Its addresses on the underlay, which differ from what it publishes behind NAT.
+    pub local: &'a PerFamily<IpAddr>,
+}
+
+/// Decides which lease a node should have.
+///
+/// [`SubnetError::Claimed`] if what it is about to publish for its backend is another node's alone already.
 pub fn decide(
     config: &NetworkConfig,
     listing: &Listing,
-    attrs: &LeaseAttrs,
-    previous: Option<LeaseKey>,
+    applicant: Applicant<'_>,
     rng: &mut fastrand::Rng,
 ) -> Result<Decision, SubnetError> {
     let family = identity(config);
-    let Some(me) = attrs.public_ips.get(family) else {
+    if applicant.attrs.public_ips.get(family).is_none() {
         return Err(SubnetError::Conflict(format!(
             "{family} is enabled in the network config, but this node has no {family} underlay address to publish"
         )));
+    }
+    let mine = Mine::new(listing, applicant, family);
+    let decision = mine.decide(config, listing, rng)?;
+    let own = match &decision {
+        Decision::Adopt(own) | Decision::Replace { old: own, .. } => Some(own),
+        Decision::Take(_) | Decision::Reclaim(_) => None,
     };
-    let is_mine = |record: &&Record| record.lease.attrs.public_ips.get(family) == Some(me);
-    let listing = &without_absurd(config, listing, |record| is_mine(&record));
-    let stays =
-        |record: &&Record| fits(config, record.lease.key) && !loses(listing, record, |other| is_mine(&other));
-    let age = |record: &&Record| (record.lease.created, record.lease.key);
-    let mine = || listing.records.iter().filter(is_mine);
-    if let Some(own) = mine().filter(stays).min_by_key(age) {
-        return Ok(Decision::Adopt(own.clone()));
+    match claimed(listing, own, applicant) {
+        Some((key, family)) => Err(SubnetError::Claimed { key, family }),
+        None => Ok(decision),
     }
-    let old = mine().min_by_key(age);
-    if let Some(garbled) = previous.filter(|key| old.is_none() && is_garbled(config, listing, *key)) {
-        return Ok(Decision::Reclaim(garbled));
+}
+
+/// The records besides the one under `own` that are proven to be former ones of this node. They may go once `own` is
+/// published, but for those that an operator put there.
+pub fn former<'a>(
+    listing: &'a Listing,
+    own: LeaseKey,
+    applicant: Applicant<'a>,
+) -> impl Iterator<Item = &'a Record> {
+    let is_former = move |lease: &Lease| applicant.identity.is_former(lease, Some(own), applicant.attrs);
+    listing.records.iter().filter(move |record| is_former(&record.lease))
+}
+
+/// Whose record publishes what this node is about to publish for its backend. What its own record says already is no
+/// news, unless that is the younger of the two, or says something else than this node left there.
+fn claimed(listing: &Listing, own: Option<&Record>, applicant: Applicant<'_>) -> Option<(LeaseKey, Family)> {
+    let Applicant { attrs, identity, .. } = applicant;
+    if !has_data(attrs) {
+        return None;
     }
-    let taken = TakenRanges::new(listing, old.map(|old| old.lease.key));
-    let wishes = [old.map(|old| old.lease.key), previous];
-    let ranges = PerFamily::try_from_fn(|family| match config.networks.get(family) {
+    let own_key = own.map(|own| own.lease.key);
+    let says = |lease: &Lease, family| shared_data(&lease.attrs, attrs) == Some(family);
+    let left = |own: &Record, family| {
+        let stored = identity.published.as_ref().filter(|stored| stored.key == own.lease.key);
+        stored.is_none_or(|stored| says(stored, family))
+    };
+    let is_held = |other: &Record, family| {
+        own.is_some_and(|own| age(own) < age(other) && says(&own.lease, family) && left(own, family))
+    };
+    let others = listing.records.iter().filter(|record| Some(record.lease.key) != own_key);
+    others.into_iter().find_map(|other| {
+        let family = shared_data(&other.lease.attrs, attrs)?;
+        let is_ours = identity.is_former(&other.lease, own_key, attrs);
+        (!is_ours && !is_held(other, family)).then_some((other.lease.key, family))
+    })
+}
+
+fn age(record: &Record) -> (u64, LeaseKey) {
+    (record.lease.created, record.lease.key)
+}
+
+/// The records of this node in a listing.
+struct Mine<'a> {
+    applicant: Applicant<'a>,
+    /// The family by whose address it is known.
+    family: Family,
+    /// The one that is proven.
+    proven: Option<&'a Record>,
+}
+
+impl<'a> Mine<'a> {
+    fn new(listing: &'a Listing, applicant: Applicant<'a>, family: Family) -> Self {
+        let Applicant { attrs, identity, .. } = applicant;
+        let find = |key| listing.records.iter().find(|record| record.lease.key == key);
+        let mut named = identity.wishes().filter_map(find);
+        let proven = named.find(|record| identity.proves(&record.lease, attrs));
+        let former =
+            || listing.records.iter().filter(|record| identity.is_former(&record.lease, None, attrs));
+        Self { applicant, family, proven: proven.or_else(|| former().min_by_key(|record| age(record))) }
+    }
+
+    fn is_proven(&self, record: &Record) -> bool {
+        self.proven.is_some_and(|proven| proven.lease.key == record.lease.key)
+    }
+
+    fn has_our_address(&self, record: &Record) -> bool {
+        let me = self.applicant.attrs.public_ips.get(self.family);
+        record.lease.attrs.public_ips.get(self.family) == me
+    }
+
+    /// Whether a record is this node's. Where one with another address is proven, one with its address may be that
+    /// of the node which had the address before.
+    fn has(&self, record: &Record) -> bool {
+        let Applicant { attrs, identity, .. } = self.applicant;
+        let by_address = || {
+            self.proven.is_none_or(|proven| self.has_our_address(proven))
+                && self.has_our_address(record)
+                && !identity.disproves(&record.lease)
+        };
+        self.is_proven(record) || by_address() || identity.is_former(&record.lease, None, attrs)
+    }
+
+    /// The proven one first, then the oldest.
+    fn rank(&self, record: &Record) -> (bool, (u64, LeaseKey)) {
+        (!self.is_proven(record), age(record))
+    }
+
+    fn decide(
+        &self,
+        config: &NetworkConfig,
+        listing: &Listing,
+        rng: &mut fastrand::Rng,
+    ) -> Result<Decision, SubnetError> {
+        let listing = &without_absurd(config, listing, |record| self.has(record));
+        let stays = |record: &&Record| {
+            fits(config, record.lease.key) && !loses(listing, record, |other| self.has(other))
+        };
+        let mine = || listing.records.iter().filter(|record| self.has(record));
+        if let Some(own) = mine().filter(stays).min_by_key(|record| self.rank(record)) {
+            return Ok(Decision::Adopt(own.clone()));
+        }
+        let old = mine().min_by_key(|record| self.rank(record));
+        let is_ours_again = |key: &LeaseKey| old.is_none() && is_garbled(config, listing, *key);
+        if let Some(garbled) = self.applicant.identity.wishes().find(is_ours_again) {
+            return Ok(Decision::Reclaim(garbled));
+        }
+        let new = self.new_key(config, listing, old.map(|old| old.lease.key), rng)?;
+        Ok(match old {
+            Some(old) => Decision::Replace { old: old.clone(), new },
+            None => Decision::Take(new),
+        })
+    }
+
+    /// Subnets for a record that takes the place of `old`: of that and of those before a restart what can be kept,
+    /// else free ones.
+    fn new_key(
+        &self,
+        config: &NetworkConfig,
+        listing: &Listing,
+        old: Option<LeaseKey>,
+        rng: &mut fastrand::Rng,
+    ) -> Result<LeaseKey, SubnetError> {
+        let Applicant { attrs, identity, local } = self.applicant;
+        let ranges = ranges_of(config)?;
+        let taken = TakenRanges::new(listing, old, []);
+        let own_ips: Vec<IpAddr> = addresses(&attrs.public_ips).chain(addresses(local)).collect();
+        let mut subnets = PerFamily::from_fn(|family| {
+            let range = ranges.get(family)?;
+            let is_free = |subnet: &Subnet| range.contains(*subnet) && taken.get(family).is_free(*subnet);
+            let holds_us = |subnet: &Subnet| own_ips.iter().any(|ip| subnet.contains(*ip));
+            let kept = old.and_then(|key| key.subnet(family)).filter(is_free);
+            let mut wished = identity.wishes().filter_map(|key| key.subnet(family));
+            kept.or_else(|| wished.find(|subnet| is_free(subnet) && !holds_us(subnet)))
+        });
+        if ranges.iter().all(|(family, _)| subnets.get(family).is_some()) {
+            return Ok(LeaseKey::new(subnets).expect(HAS_HOST_BITS));
+        }
+        let published = listing.records.iter().flat_map(|record| addresses(&record.lease.attrs.public_ips));
+        let in_network =
+            |ip: &IpAddr| config.networks.iter().any(|(_, network)| network.network.contains(*ip));
+        let underlay = own_ips.iter().copied().chain(published).filter(in_network);
+        let taken = TakenRanges::new(listing, old, underlay);
+        for (family, range) in ranges.iter() {
+            if subnets.get(family).is_none() {
+                let found = choose(&ranges, &taken, &subnets, family, rng);
+                let none = SubnetError::OutOfSubnets { family, min: range.min.base(), max: range.max.base() };
+                *subnets.get_mut(family) = Some(found.ok_or(none)?);
+            }
+        }
+        Ok(LeaseKey::new(subnets).expect(HAS_HOST_BITS))
+    }
+}
+
+const HAS_HOST_BITS: &str = "a config has a family, and its subnets have host bits";
+
+fn addresses(ips: &PerFamily<IpAddr>) -> impl Iterator<Item = IpAddr> {
+    ips.v4.into_iter().chain(ips.v6)
+}
+
+fn ranges_of(config: &NetworkConfig) -> Result<PerFamily<SubnetRange>, SubnetError> {
+    PerFamily::try_from_fn(|family| match config.networks.get(family) {
         None => Ok(None),
         Some(network) if network.range.is_some() => Ok(network.range),
         Some(_) => {
             Err(SubnetError::Conflict(format!("the network config has no {family} range to take from")))
         }
-    })?;
-    let mut subnets = PerFamily::from_fn(|family| {
-        let range = ranges.get(family)?;
-        let mut kept = wishes.iter().flatten().filter_map(|key| key.subnet(family));
-        kept.find(|subnet| range.contains(*subnet) && taken.get(family).is_free(*subnet))
-    });
-    for (family, range) in ranges.iter() {
-        if subnets.get(family).is_none() {
-            let found = choose(&ranges, &taken, &subnets, family, rng);
-            let none = SubnetError::OutOfSubnets { family, min: range.min.base(), max: range.max.base() };
-            *subnets.get_mut(family) = Some(found.ok_or(none)?);
-        }
-    }
-    let new = LeaseKey::new(subnets).expect("a config has a family, and its subnets have host bits");
-    Ok(match old {
-        Some(old) => Decision::Replace { old: old.clone(), new },
-        None => Decision::Take(new),
     })
-}
-
-/// A free subnet of a family at random, such that both families together are a pair wherever that can be.
-fn choose(
-    ranges: &PerFamily<SubnetRange>,
-    taken: &TakenRanges,
-    chosen: &PerFamily<Subnet>,
-    family: Family,
-    rng: &mut fastrand::Rng,
-) -> Option<Subnet> {
-    let range = ranges.get(family)?;
-    let other = if family == Family::V4 { Family::V6 } else { Family::V4 };
-    if let Some(partner) = chosen.get(other)
-        && let Some(twin) = twin(ranges, *partner)
-        && taken.get(family).is_free(twin)
-    {
-        return Some(twin);
-    }
-    let free = taken.get(family).free(range, rng.u128(0..range.count().max(1)), CANDIDATES);
-    let has_free_twin =
-        |subnet: &&Subnet| twin(ranges, **subnet).is_some_and(|twin| taken.get(other).is_free(twin));
-    let paired: Vec<&Subnet> = free.iter().filter(has_free_twin).collect();
-    rng.choice(paired).or_else(|| rng.choice(&free)).copied()
-}
-
-/// The subnet of the other family that has the same number in its range.
-fn twin(ranges: &PerFamily<SubnetRange>, subnet: Subnet) -> Option<Subnet> {
-    let other = if subnet.family() == Family::V4 { Family::V6 } else { Family::V4 };
-    let number = ranges.get(subnet.family())?.min.steps_to(subnet)?;
-    ranges.get(other)?.nth(number)
 }
 
 /// Whether the two subnets of a key have the same number in their ranges.
@@ -252,94 +389,3 @@ fn loses(listing: &Listing, own: &Record, is_mine: impl Fn(&Record) -> bool) -> 
     listing.records.iter().any(|other| !is_mine(other) && beats(other.lease.key, other.lease.created))
         || listing.taken.iter().any(|other| other.key != key && beats(other.key, other.created))
 }
-
-/// The occupied addresses of each family as sorted ranges that neither overlap nor contain each other.
-struct TakenRanges {
-    v4: Ranges,
-    v6: Ranges,
-}
-
-impl TakenRanges {
-    /// All that is listed, but for the key that is to be replaced.
-    fn new(listing: &Listing, replaced: Option<LeaseKey>) -> Self {
-        let keys = listing.records.iter().map(|record| record.lease.key);
-        let keys: Vec<LeaseKey> = keys
-            .filter(|key| Some(*key) != replaced)
-            .chain(listing.taken.iter().map(|taken| taken.key))
-            .collect();
-        let of = |family| Ranges::new(keys.iter().filter_map(|key| key.subnet(family)).collect());
-        Self { v4: of(Family::V4), v6: of(Family::V6) }
-    }
-
-    fn get(&self, family: Family) -> &Ranges {
-        match family {
-            Family::V4 => &self.v4,
-            Family::V6 => &self.v6,
-        }
-    }
-}
-
-/// First and last addresses, ascending.
-struct Ranges(Vec<(IpAddr, IpAddr)>);
-
-impl Ranges {
-    fn new(mut subnets: Vec<Subnet>) -> Self {
-        subnets.sort_unstable();
-        let mut ranges: Vec<(IpAddr, IpAddr)> = Vec::with_capacity(subnets.len());
-        for subnet in subnets {
-            // Prefixes either nest or are apart, and the wider sorts first.
-            if ranges.last().is_none_or(|(_, last)| *last < subnet.base()) {
-                ranges.push((subnet.base(), subnet.last()));
-            }
-        }
-        Self(ranges)
-    }
-
-    fn is_free(&self, subnet: Subnet) -> bool {
-        let next = self.0.partition_point(|(_, last)| *last < subnet.base());
-        self.0.get(next).is_none_or(|(first, _)| *first > subnet.last())
-    }
-
-    /// The first `limit` free subnets from number `start` on, past the end of the range from its beginning.
-    fn free(&self, range: &SubnetRange, start: u128, limit: usize) -> Vec<Subnet> {
-        let mut free = Vec::new();
-        self.walk(range, start..range.count(), limit, &mut free);
-        self.walk(range, 0..start.min(range.count()), limit, &mut free);
-        free
-    }
-
-    /// Adds the free subnets of a part of the range until there are `limit`: one walk over both together.
-    fn walk(
-        &self,
-        range: &SubnetRange,
-        numbers: std::ops::Range<u128>,
-        limit: usize,
-        free: &mut Vec<Subnet>,
-    ) {
-        let Some(first) = range.nth(numbers.start) else { return };
-        let mut next = self.0.partition_point(|(_, last)| *last < first.base());
-        let mut index = numbers.start;
-        while free.len() < limit
-            && index < numbers.end
-            && let Some(candidate) = range.nth(index)
-        {
-            while self.0.get(next).is_some_and(|(_, last)| *last < candidate.base()) {
-                next += 1;
-            }
-            match self.0.get(next) {
-                Some((first, last)) if *first <= candidate.last() => {
-                    let past = Subnet::containing(*last, range.prefix());
-                    let past = past.and_then(|past| range.min.steps_to(past));
-                    index = past.unwrap_or(index).saturating_add(1);
-                }
-                _ => {
-                    free.push(candidate);
-                    index += 1;
-                }
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests;

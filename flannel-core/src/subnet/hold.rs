@@ -1,4 +1,4 @@
-//! Holding a lease whose attributes change.
+//! Holding a lease whose attributes change, or somebody else changes.
 
 use std::convert::Infallible;
 
@@ -32,6 +32,36 @@ pub async fn hold_and_publish(
     }
 }
 
+/// How often in a row another address may be put into our record before somebody at that address has to be there.
+const MOST_CHANGES: u32 = 8;
+
+/// Tells a record that somebody tampered with once from one that a second agent with our backend data, such as that of
+/// a copied machine, keeps writing: the two would overwrite each other for ever.
+#[derive(Debug, Default)]
+pub(super) struct Rivalry {
+    by: String,
+    times: u32,
+}
+
+impl Rivalry {
+    /// Our record had this other address, once more. Whether that happened too often.
+    pub(super) fn is_lasting(&mut self, by: &str) -> bool {
+        if self.by != by {
+            *self = Self { by: by.to_owned(), times: 0 };
+        }
+        self.times += 1;
+        self.times > MOST_CHANGES
+    }
+
+    /// The other one, for the log.
+    pub(super) fn holder(&self) -> String {
+        format!(
+            "an agent at {} that publishes the same backend data, as a copy of this machine does",
+            self.by
+        )
+    }
+}
+
 /// Tries until it is published, or the lease is lost.
 async fn publish(store: &dyn SubnetManager, lease: &Lease, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
     let mut backoff = Backoff::new();
@@ -43,7 +73,11 @@ async fn publish(store: &dyn SubnetManager, lease: &Lease, attrs: &LeaseAttrs) -
                 info!(subnet = %lease.key, underlay = ips.join(","), "lease published again");
                 return Ok(lease);
             }
-            Err(last @ (SubnetError::LeaseLost { .. } | SubnetError::ConfigChanged)) => return Err(last),
+            Err(
+                last @ (SubnetError::LeaseLost { .. }
+                | SubnetError::ConfigChanged
+                | SubnetError::Claimed { .. }),
+            ) => return Err(last),
             Err(error) => {
                 let why = chain(&error);
                 if told.as_ref() != Some(&why) {

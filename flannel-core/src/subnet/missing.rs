@@ -7,35 +7,42 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tokio::time::Instant;
-
+use crate::clock::{BootInstant, Clock};
 use crate::lease::LeaseKey;
 use crate::subnet::allocate::{occupied, overlaps};
 
 /// The missing leases by name.
-#[derive(Debug, Default)]
-pub(in crate::subnet) struct Missing(BTreeMap<String, Kept>);
+#[derive(Debug)]
+pub(in crate::subnet) struct Missing {
+    kept: BTreeMap<String, Kept>,
+    clock: Clock,
+}
 
 #[derive(Debug)]
 struct Kept {
     key: Option<LeaseKey>,
-    until: Instant,
+    until: BootInstant,
 }
 
 impl Missing {
+    /// None are missing yet; `clock` counts how long some are kept.
+    pub(in crate::subnet) fn new(clock: Clock) -> Self {
+        Self { kept: BTreeMap::new(), clock }
+    }
+
     /// Notes what was known and is not listed any more.
     pub(in crate::subnet) fn keep(&mut self, names: impl Iterator<Item = String>, time: Duration) {
-        let until = Instant::now() + time;
+        let until = self.clock.now() + time;
         for name in names {
             let key = occupied(&name);
-            self.0.entry(name).or_insert(Kept { key, until });
+            self.kept.entry(name).or_insert(Kept { key, until });
         }
     }
 
     /// A record is there: what has its name is back, and what it overlaps has to go. Returns the latter.
     pub(in crate::subnet) fn found(&mut self, name: &str) -> Vec<String> {
-        self.0.remove(name);
-        if self.0.is_empty() {
+        self.kept.remove(name);
+        if self.kept.is_empty() {
             return Vec::new();
         }
         let Some(found) = occupied(name) else { return Vec::new() };
@@ -44,21 +51,22 @@ impl Missing {
 
     /// Those whose time is over.
     pub(in crate::subnet) fn expire(&mut self) -> Vec<String> {
-        let now = Instant::now();
+        let now = self.clock.now();
         self.take(|kept| kept.until <= now)
     }
 
-    /// When the first one's time is over.
-    pub(in crate::subnet) fn next_end(&self) -> Option<Instant> {
-        self.0.values().map(|kept| kept.until).min()
+    /// The time until the first one's is over.
+    pub(in crate::subnet) fn time_left(&self) -> Option<Duration> {
+        let first = self.kept.values().map(|kept| kept.until).min();
+        first.map(|until| until.since(self.clock.now()))
     }
 
     pub(in crate::subnet) fn names(&self) -> impl Iterator<Item = &String> {
-        self.0.keys()
+        self.kept.keys()
     }
 
     fn take(&mut self, which: impl Fn(&Kept) -> bool) -> Vec<String> {
-        self.0.extract_if(.., |_, kept| which(kept)).map(|(name, _)| name).collect()
+        self.kept.extract_if(.., |_, kept| which(kept)).map(|(name, _)| name).collect()
     }
 }
 
@@ -68,7 +76,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn kept_until_it_is_back_or_taken_or_its_time_is_over() {
-        let (minute, mut missing) = (Duration::from_mins(1), Missing::default());
+        let (clock, hand) = Clock::with_hand();
+        let (minute, mut missing) = (Duration::from_mins(1), Missing::new(clock));
         let names = ["10.5.1.0-24", "10.5.2.0-24&fd00:5:0:2::-64", "10.5.3.0-24", "junk"];
         missing.keep(names.map(str::to_owned).into_iter(), minute);
         assert_eq!(missing.found("10.5.9.0-24"), Vec::<String>::new());
@@ -79,8 +88,10 @@ mod tests {
         tokio::time::advance(minute / 2).await;
         missing.keep(["10.5.3.0-24".to_owned()].into_iter(), minute);
         assert_eq!(missing.expire(), Vec::<String>::new());
-        tokio::time::advance(minute / 2).await;
+        assert_eq!(missing.time_left(), Some(minute / 2));
+        // The second half passes in suspend.
+        hand.suspend(minute / 2);
         assert_eq!(missing.expire(), ["10.5.3.0-24", "junk"]);
-        assert!(missing.next_end().is_none());
+        assert!(missing.time_left().is_none());
     }
 }

@@ -5,12 +5,14 @@ pub mod allocate;
 pub mod etcd;
 mod health;
 mod hold;
+mod identity;
 mod inotify;
 #[cfg(feature = "kube")]
 pub mod kube;
 pub mod local;
 #[cfg(any(feature = "etcd", feature = "kube"))]
 mod missing;
+mod remedy;
 mod remembering;
 mod timing;
 
@@ -28,6 +30,8 @@ use crate::config::{ConfigError, NetworkConfig};
 use crate::lease::{BadRecord, Lease, LeaseAttrs, LeaseKey, LeaseUpdate};
 
 pub use hold::hold_and_publish;
+pub use identity::Identity;
+pub use remedy::Remedy;
 pub use remembering::{Memory, Remembering};
 
 /// A lease watch. The store reconnects by itself and the stream never ends by itself. An `Err` is final.
@@ -49,20 +53,34 @@ pub trait SubnetManager: Send + Sync {
         Ok(PerFamily::default())
     }
 
+    /// What says the addresses of [`Self::wanted_ips`], for who has to mend them.
+    fn wanted_by(&self) -> Option<String> {
+        None
+    }
+
+    /// Says which addresses this node has on the underlay, before it takes a lease: no subnet is chosen that holds
+    /// one of them. Nothing to a store that does not choose.
+    fn avoid(&self, _local: &PerFamily<IpAddr>) {}
+
     /// Follows the network configuration from what [`Self::network_config`] said last; `None` if this store
     /// does not tell.
     fn config_changes(&self) -> Option<ConfigStream> {
         None
     }
 
-    /// What the node with one of these underlay addresses published before, so that it keeps its VTEP MAC.
+    /// What this node published before, so that it keeps its VTEP MAC: what its own record says ([`Identity`]), else
+    /// the record with one of these underlay addresses.
     async fn published_attrs(
         &self,
         public_ips: &PerFamily<IpAddr>,
     ) -> Result<Option<LeaseAttrs>, SubnetError>;
 
-    /// Adopts the lease of this node (found by its underlay address), else the subnet it had before a
-    /// restart, else takes a free one, and publishes `attrs` with it.
+    /// Adopts the lease that is proven to be this node's ([`Identity`]), wherever it is now, else the one with its
+    /// underlay address, else the subnet it had before a restart, else takes a free one, and publishes `attrs` with
+    /// it. Former records of this node go with that.
+    ///
+    /// [`SubnetError::Claimed`] if the record of another node says the same for the backend: take another value first.
+    /// A store that does not list all leases for this leaves that to its watch.
     async fn acquire_lease(&self, attrs: &LeaseAttrs) -> Result<Lease, SubnetError>;
 
     /// Publishes `attrs` with a lease of this node that published what `lease` says, and returns it as it is
@@ -86,6 +104,11 @@ pub trait SubnetManager: Send + Sync {
 
     /// Connected or not, and how old the last confirmed knowledge is.
     fn status(&self) -> watch::Receiver<StoreStatus>;
+
+    /// What an operator of this store does about a record that contradicts others.
+    fn remedy(&self) -> Remedy {
+        Remedy::default()
+    }
 
     /// What tells this store from others as far as that can be said without asking it, such as etcd's prefix.
     /// What was stored under another place is not used.
@@ -229,6 +252,17 @@ pub enum SubnetError {
          start again to use it"
     )]
     ConfigChanged,
+    /// A lease of another node publishes backend data that only one node can have, and this node was about to
+    /// publish the same. It has to take another value first.
+    #[error(
+        "lease {key} of another node publishes the same {family} backend data; this node has to take its own"
+    )]
+    Claimed {
+        /// The lease of the other node.
+        key: LeaseKey,
+        /// The family whose backend data is the same.
+        family: Family,
+    },
     /// The configuration and the leases in the store contradict each other.
     #[error("{0}")]
     Conflict(String),

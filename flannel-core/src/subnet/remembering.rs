@@ -24,11 +24,11 @@ use tracing::{info, warn};
 
 use super::allocate::{holder, is_same_node};
 use super::timing::Backoff;
-use super::{ConfigStream, LeaseStream, StoreStatus, SubnetError, SubnetManager, chain};
+use super::{ConfigStream, LeaseStream, Remedy, StoreStatus, SubnetError, SubnetManager, chain};
 use crate::addr::{Family, PerFamily};
 use crate::config::NetworkConfig;
-use crate::lease::{Lease, LeaseAttrs, LeaseKey, LeaseUpdate};
-use crate::state_file::{State, age};
+use crate::lease::{AgedLease, Lease, LeaseAttrs, LeaseKey, LeaseUpdate};
+use crate::state_file::{State, StoredOn, age};
 
 /// How long the store may take to answer the first question before what was stored is used.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -38,14 +38,16 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub struct Memory {
     config: NetworkConfig,
     own: Lease,
-    peers: Vec<Arc<Lease>>,
+    peers: Vec<Arc<AgedLease>>,
     wanted_ips: PerFamily<IpAddr>,
     saved: u64,
+    /// Whether it was stored on this very host, so that its lease is ours at whatever address.
+    is_of_this_host: bool,
 }
 
 impl Memory {
     /// Takes what was stored, if it is of this store (`place`, see [`SubnetManager::place`]) and fits together.
-    /// The error says why not.
+    /// The error says why not. Without [`Self::stored_on`] it is used at the address that it names alone.
     pub fn of(state: &State, place: &str) -> Result<Self, String> {
         let (Some(config), Some(own)) = (&state.config, &state.own) else {
             return Err("it has no config and no lease, since an older agent wrote it".to_owned());
@@ -64,7 +66,18 @@ impl Memory {
         }
         let peers = state.leases.values().cloned().collect();
         let (config, own, saved) = (config.clone(), own.clone(), state.saved);
-        Ok(Self { config, own, peers, wanted_ips: state.wanted_ips, saved })
+        Ok(Self { config, own, peers, wanted_ips: state.wanted_ips, saved, is_of_this_host: false })
+    }
+
+    /// Says on which host it was stored.
+    #[must_use]
+    pub fn stored_on(self, host: StoredOn) -> Self {
+        Self { is_of_this_host: host == StoredOn::ThisHost, ..self }
+    }
+
+    /// Whether it is the memory of a node that publishes these attributes.
+    fn is_of(&self, attrs: &LeaseAttrs) -> bool {
+        self.is_of_this_host || is_same_node(&self.own.attrs, attrs)
     }
 }
 
@@ -195,6 +208,14 @@ impl SubnetManager for Remembering {
         }
     }
 
+    fn wanted_by(&self) -> Option<String> {
+        self.store.wanted_by()
+    }
+
+    fn avoid(&self, local: &PerFamily<IpAddr>) {
+        self.store.avoid(local);
+    }
+
     fn config_changes(&self) -> Option<ConfigStream> {
         self.store.config_changes()
     }
@@ -205,9 +226,8 @@ impl SubnetManager for Remembering {
     ) -> Result<Option<LeaseAttrs>, SubnetError> {
         match self.standing_in() {
             Some(memory) => {
-                let own = &memory.own.attrs;
                 let asked = LeaseAttrs { public_ips: *public_ips, ..LeaseAttrs::default() };
-                Ok(is_same_node(own, &asked).then(|| own.clone()))
+                Ok(memory.is_of(&asked).then(|| memory.own.attrs.clone()))
             }
             None => self.store.published_attrs(public_ips).await,
         }
@@ -215,7 +235,7 @@ impl SubnetManager for Remembering {
 
     async fn acquire_lease(&self, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
         if let Some(memory) = self.standing_in() {
-            if is_same_node(&memory.own.attrs, attrs) {
+            if memory.is_of(attrs) {
                 return Ok(Lease { attrs: attrs.clone(), ..memory.own.clone() });
             }
             let (stored, here) = (holder(&memory.own.attrs), holder(attrs));
@@ -259,7 +279,7 @@ impl SubnetManager for Remembering {
 
     fn watch_leases(&self) -> LeaseStream {
         let Some(memory) = self.standing_in() else { return self.store.watch_leases() };
-        let leases = memory.peers.iter().map(|lease| Lease::clone(lease)).collect();
+        let leases = memory.peers.iter().map(|lease| lease.lease.clone()).collect();
         let recalled = LeaseUpdate::Recalled { leases, saved: memory.saved };
         let (store, mut mode) = (Arc::clone(&self.store), self.mode.subscribe());
         let confirmed = async move {
@@ -274,6 +294,10 @@ impl SubnetManager for Remembering {
 
     fn status(&self) -> watch::Receiver<StoreStatus> {
         self.store.status()
+    }
+
+    fn remedy(&self) -> Remedy {
+        self.store.remedy()
     }
 
     fn place(&self) -> String {

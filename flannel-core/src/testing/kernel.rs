@@ -2,7 +2,7 @@
 
 mod effects;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -11,10 +11,10 @@ use async_trait::async_trait;
 use tokio::sync::Notify;
 
 use crate::addr::{Family, LinkIndex, MacAddr, Mtu};
-use crate::dataplane::{Address, Dataplane, Object, ObjectKey, Op};
+use crate::dataplane::{Address, Dataplane, Object, ObjectKey, Op, Route};
 use crate::kernel::{
-    ConfOf, Forwarding, Kernel, KernelError, KernelEvent, Link, LinkAddress, LinkOp, Refusal, RouteLookup,
-    Scope,
+    ConfOf, Exit, Forwarding, Kernel, KernelError, KernelEvent, Link, LinkAddress, LinkOp, Refusal,
+    RouteLookup, Scope,
 };
 
 /// A kernel in memory. Clones are handles of the same one, so that a test can look and break things while
@@ -61,7 +61,9 @@ impl FakeKernel {
         let link = Link {
             index,
             name: name.to_owned(),
+            altnames: Vec::new(),
             kind: None,
+            master: None,
             mac: Some(MacAddr([2, 0, 0, 0, 1, index.0 as u8])),
             mtu: Mtu(mtu),
             up: true,
@@ -211,6 +213,11 @@ impl FakeKernel {
         self.lock().links.values().find(|link| link.name == name).cloned()
     }
 
+    /// A link by number.
+    pub fn link_numbered(&self, link: LinkIndex) -> Option<Link> {
+        self.lock().links.get(&link).cloned()
+    }
+
     /// The operations tried since the last call.
     pub fn take_ops(&self) -> Vec<Op> {
         std::mem::take(&mut self.lock().ops)
@@ -307,7 +314,9 @@ impl State {
                 let link = Link {
                     index,
                     name: name.clone(),
+                    altnames: Vec::new(),
                     kind: Some("vxlan".to_owned()),
+                    master: None,
                     mac: Some(*mac),
                     mtu: *mtu,
                     up: false,
@@ -366,6 +375,10 @@ fn in_scope(object: &Object, scope: Scope) -> bool {
         }
 }
 
+fn lookup_of(route: &Route) -> RouteLookup {
+    RouteLookup { exit: Exit::of(route.link), via: route.via, source: None, metric: route.metric }
+}
+
 fn refused(what: String, errno: i32) -> KernelError {
     KernelError::Refused { what, reason: String::new(), errno: io::Error::from_raw_os_error(errno) }
 }
@@ -383,6 +396,12 @@ impl Kernel for FakeKernel {
         Ok(self.link_named(name))
     }
 
+    async fn link_at(&mut self, index: LinkIndex) -> Result<Option<Link>, KernelError> {
+        let mut state = self.lock();
+        state.wait_for_changes();
+        Ok(state.links.get(&index).cloned())
+    }
+
     async fn addresses(&mut self) -> Result<Vec<LinkAddress>, KernelError> {
         Ok(self.lock().addresses.clone())
     }
@@ -391,7 +410,7 @@ impl Kernel for FakeKernel {
         let state = self.lock();
         let default = |object: Object| match object {
             Object::Route(route) if route.dst.prefix() == 0 && route.dst.family() == family => {
-                Some(RouteLookup { link: route.link, via: route.via, source: None, metric: route.metric })
+                Some(lookup_of(&route))
             }
             _ => None,
         };
@@ -405,12 +424,7 @@ impl Kernel for FakeKernel {
             _ => None,
         });
         let best = routes.max_by_key(|route| route.dst.prefix());
-        Ok(best.map(|route| RouteLookup {
-            link: route.link,
-            via: route.via,
-            source: None,
-            metric: route.metric,
-        }))
+        Ok(best.map(|route| lookup_of(&route)))
     }
 
     async fn objects(&mut self, scope: Scope) -> Result<Vec<Object>, KernelError> {
@@ -439,6 +453,23 @@ impl Kernel for FakeKernel {
         let all = state.forwarding.get(&(family, ConfOf::All)).copied().unwrap_or(true);
         let on = |of| state.forwarding.get(&(family, of)).copied().unwrap_or(all);
         Ok(each.map(|of| Forwarding { family, of, on: on(of), forced: false }).collect())
+    }
+
+    async fn routes_at(
+        &mut self,
+        family: Family,
+        keys: &BTreeSet<ObjectKey>,
+    ) -> Result<Vec<Route>, KernelError> {
+        let mut state = self.lock();
+        state.dumps += 1;
+        if let Some(errno) = state.dump_error {
+            return Err(refused("read routes by destination".to_owned(), errno));
+        }
+        let at = |key: &ObjectKey| match state.objects.get(key) {
+            Some(Object::Route(route)) if route.dst.family() == family => Some(route),
+            _ => None,
+        };
+        Ok(keys.iter().filter_map(at).collect())
     }
 
     async fn change_link(&mut self, op: &LinkOp) -> Result<(), KernelError> {

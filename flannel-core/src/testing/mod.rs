@@ -4,6 +4,7 @@
 pub mod fuzz;
 pub mod hostile;
 mod kernel;
+pub mod nic;
 mod store;
 mod strategies;
 

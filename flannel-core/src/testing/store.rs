@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use crate::addr::{Family, PerFamily};
 use crate::config::{ConfigError, NetworkConfig};
 use crate::lease::{Lease, LeaseAttrs, LeaseKey, LeaseUpdate};
-use crate::subnet::{ConfigStream, LeaseStream, StoreStatus, SubnetError, SubnetManager};
+use crate::subnet::{ConfigStream, Identity, LeaseStream, StoreStatus, SubnetError, SubnetManager};
 
 /// A store in memory. Clones are handles of the same one; every node gives out the lowest free subnet.
 #[derive(Clone)]
@@ -26,6 +26,7 @@ pub struct FakeStore {
 struct State {
     config: NetworkConfig,
     wanted_ips: PerFamily<IpAddr>,
+    identity: Identity,
     leases: BTreeMap<LeaseKey, Lease>,
     created: u64,
     watchers: Vec<mpsc::UnboundedSender<LeaseUpdate>>,
@@ -49,6 +50,7 @@ impl FakeStore {
         let state = State {
             config,
             wanted_ips: PerFamily::default(),
+            identity: Identity::default(),
             leases: BTreeMap::new(),
             created: 0,
             watchers: Vec::new(),
@@ -83,6 +85,11 @@ impl FakeStore {
     /// Says which addresses the node is to publish.
     pub fn set_wanted_ips(&self, wanted_ips: PerFamily<IpAddr>) {
         self.lock().wanted_ips = wanted_ips;
+    }
+
+    /// Says what the node that asks next knows of itself.
+    pub fn set_identity(&self, identity: Identity) {
+        self.lock().identity = identity;
     }
 
     /// Lets those who follow the configuration know that what is there now can't be used.
@@ -178,13 +185,18 @@ impl SubnetManager for FakeStore {
         public_ips: &PerFamily<IpAddr>,
     ) -> Result<Option<LeaseAttrs>, SubnetError> {
         let state = self.answer()?;
-        let own = state.leases.values().find(|lease| lease.attrs.public_ips == *public_ips);
+        let asked = LeaseAttrs { public_ips: *public_ips, ..LeaseAttrs::default() };
+        let proven = state.leases.values().find(|lease| state.identity.proves(lease, &asked));
+        let by_address = || state.leases.values().find(|lease| lease.attrs.public_ips == *public_ips);
+        let own = proven.or_else(by_address);
         Ok(own.map(|lease| lease.attrs.clone()))
     }
 
     async fn acquire_lease(&self, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
         let mut state = self.answer()?;
-        let own = state.leases.values().find(|lease| lease.attrs.public_ips == attrs.public_ips);
+        let proven = state.leases.values().find(|lease| state.identity.proves(lease, attrs));
+        let by_address = || state.leases.values().find(|lease| lease.attrs.public_ips == attrs.public_ips);
+        let own = proven.or_else(by_address);
         let found = own.map(|lease| (lease.key, lease.created));
         state.created += 1;
         let created = state.created;

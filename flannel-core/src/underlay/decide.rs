@@ -1,22 +1,42 @@
 //! The decision itself, over plain values.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use regex::bytes::{Regex, RegexBuilder};
 
-use super::{Choice, Host, Lost, UnderlayError, UnderlayOptions};
-use crate::addr::{Family, PerFamily};
+use super::overlay::is_host_address;
+use super::{Choice, Host, Lost, UnderlayError, UnderlayOptions, is_link_local};
+use crate::addr::{Family, LinkIndex, PerFamily};
 use crate::backend::Underlay;
-use crate::kernel::{Link, LinkAddress, RouteLookup};
+use crate::kernel::{Exit, Link, LinkAddress, RouteLookup};
 
 /// Chooses the underlay of a host.
 ///
 /// Upstream fills what was not named from the default route only if nothing was named at all; a candidate
 /// that can't be used is passed over for the next.
 pub fn decide(host: &Host, options: &UnderlayOptions) -> Result<Choice, UnderlayError> {
+    decide_again(host, options, None)
+}
+
+/// A link that is followed while it is renamed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Followed {
+    pub(super) link: LinkIndex,
+    /// The name by which it was chosen. What the operator says of that name still means it.
+    pub(super) name: String,
+}
+
+/// The same for a host whose underlay was chosen before.
+pub(super) fn decide_again(
+    host: &Host,
+    options: &UnderlayOptions,
+    followed: Option<&Followed>,
+) -> Result<Choice, UnderlayError> {
     let mut links: Vec<&Link> = host.links.iter().collect();
     links.sort_by_key(|link| link.index);
-    let mut search = Search { host, options, links, lost: Vec::new() };
+    let made = options.overlay.made(host);
+    let mut search = Search { host, options, followed, links, made, lost: Vec::new() };
     match search.run() {
         Some(underlay) => Ok(Choice { underlay, lost: search.lost }),
         None => Err(UnderlayError::NoneFits { host: search.describe_host(), lost: search.lost }),
@@ -26,8 +46,11 @@ pub fn decide(host: &Host, options: &UnderlayOptions) -> Result<Choice, Underlay
 struct Search<'a> {
     host: &'a Host,
     options: &'a UnderlayOptions,
+    followed: Option<&'a Followed>,
     /// In the order of their numbers.
     links: Vec<&'a Link>,
+    /// Those that the overlay made, with the reason.
+    made: BTreeMap<LinkIndex, String>,
     lost: Vec<Lost>,
 }
 
@@ -61,9 +84,40 @@ impl<'a> Search<'a> {
     }
 
     fn by_name(&mut self, name: &str) -> Option<Underlay> {
-        match self.links.iter().find(|link| link.name == name).copied() {
-            Some(link) => self.finish(link, PerFamily::default(), &format!("it is named {name}")),
-            None => self.lose(format!("interface {name:?}"), "there is none of this name"),
+        let was = |link: &&Link| self.old_name(link).is_some_and(|old| old == name);
+        let is = |link: &&Link| {
+            !was(link) && (link.name == name || link.altnames.iter().any(|other| other == name))
+        };
+        let found: Vec<&Link> =
+            self.links.iter().copied().filter(was).chain(self.links.iter().copied().filter(is)).collect();
+        if found.is_empty() {
+            return self.lose(format!("interface {name}"), self.no_such_name());
+        }
+        found.into_iter().find_map(|link| {
+            let reason = match name {
+                _ if link.name == name => format!("it is named {name}"),
+                _ if link.altnames.iter().any(|other| other == name) => format!("it is also named {name}"),
+                _ => format!("it was named {name}"),
+            };
+            self.finish(link, PerFamily::default(), &reason)
+        })
+    }
+
+    fn old_name(&self, link: &Link) -> Option<&'a String> {
+        let followed = self.followed.filter(|followed| followed.link == link.index)?;
+        Some(&followed.name)
+    }
+
+    /// A link that was renamed while no agent ran has the address that this node published last.
+    fn no_such_name(&self) -> String {
+        let kept = self.options.kept.iter().find_map(|(_, addr)| Some((*addr, self.owner(*addr)?)));
+        match kept {
+            Some((addr, link)) => format!(
+                "there is none of this name; {addr}, which this node published before, is on {}: if that is it, name \
+                 it so, or give it the old name as an altname (ip link property add)",
+                link.name
+            ),
+            None => "there is none of this name".to_owned(),
         }
     }
 
@@ -98,7 +152,7 @@ impl<'a> Search<'a> {
 
     /// First every link by its addresses, then every link by its name.
     fn by_regex(&mut self, pattern: &str) -> Option<Underlay> {
-        let candidate = format!("regular expression {pattern:?}");
+        let candidate = format!("regular expression \"{pattern}\"");
         let regex = match compile(pattern) {
             Ok(regex) => regex,
             Err(error) => return self.lose(candidate, format!("it can't be used: {error}")),
@@ -108,7 +162,10 @@ impl<'a> Search<'a> {
         for link in &links {
             let pinned = PerFamily::from_fn(|family| {
                 let usable = if self.enabled(family) { self.usable(link, family) } else { Vec::new() };
-                usable.into_iter().find(|addr| regex.is_match(addr.to_string().as_bytes()))
+                self.best(
+                    usable.into_iter().filter(|addr| regex.is_match(addr.to_string().as_bytes())),
+                    family,
+                )
             });
             if self.options.families.iter().all(|family| pinned.get(*family).is_some()) {
                 let reason = format!("its address matches {candidate}");
@@ -118,7 +175,8 @@ impl<'a> Search<'a> {
             }
         }
         for link in &links {
-            if regex.is_match(link.name.as_bytes()) {
+            let mut names = std::iter::once(&link.name).chain(self.old_name(link));
+            if names.any(|name| regex.is_match(name.as_bytes())) {
                 let reason = format!("its name matches {candidate}");
                 if let Some(underlay) = self.finish(link, PerFamily::default(), &reason) {
                     return Some(underlay);
@@ -137,17 +195,29 @@ impl<'a> Search<'a> {
         let link = self.link_of(&route, &candidate)?;
         // Upstream takes the route's source for IPv4 only: for IPv6 it may be a temporary address.
         let source = route.source.filter(|source| source.is_ipv4() && self.enabled(Family::V4));
+        let source = source.map(|source| self.kept_on(link, Family::V4).unwrap_or(source));
         self.finish(link, PerFamily { v4: source, v6: None }, &format!("the route to {dst} leaves by it"))
     }
 
-    /// Every enabled family must leave by the same link.
+    /// Every enabled family must leave by the same link. A default route by what the overlay made, which DHCP
+    /// clients put there, counts for nothing.
     fn by_default_route(&mut self) -> Option<Underlay> {
         let mut chosen: Option<(Family, &Link)> = None;
         for family in self.options.families.clone() {
             let candidate = format!("{family} default route");
-            let routes = self.host.defaults.get(family).map_or(&[][..], Vec::as_slice);
-            let Some(route) = routes.iter().min_by_key(|route| route.metric) else {
-                return self.lose(candidate, "there is none; name the interface");
+            let mut routes = self.host.defaults.get(family).cloned().unwrap_or_default();
+            routes.sort_by_key(|route| route.metric);
+            for route in &routes {
+                if let Exit::By(link) = route.exit
+                    && let Some(why) = self.made.get(&link).cloned()
+                {
+                    self.lose::<()>(format!("{candidate} by {}", self.name_of(link)), why);
+                }
+            }
+            let by_overlay = |exit| matches!(exit, Exit::By(link) if self.made.contains_key(&link));
+            let Some(route) = routes.iter().find(|route| !by_overlay(route.exit)) else {
+                let none = if routes.is_empty() { "there is none" } else { "there is no other" };
+                return self.lose(candidate, format!("{none}; name the interface"));
             };
             let link = self.link_of(route, &candidate)?;
             match chosen {
@@ -165,8 +235,14 @@ impl<'a> Search<'a> {
     }
 
     fn link_of(&mut self, route: &RouteLookup, candidate: &str) -> Option<&'a Link> {
-        let Some(index) = route.link else {
-            return self.lose(candidate, "it has no single interface (multipath); name the interface");
+        let index = match route.exit {
+            Exit::By(index) => index,
+            Exit::Nowhere => return self.lose(candidate, "it leaves by no interface; name the interface"),
+            Exit::Several(one, other) => {
+                let (one, other) = (self.name_of(one), self.name_of(other));
+                let reason = format!("its next hops leave by {one} and {other}; name the interface");
+                return self.lose(candidate, reason);
+            }
         };
         let link = self.links.iter().find(|link| link.index == index).copied();
         if link.is_none() {
@@ -177,14 +253,24 @@ impl<'a> Search<'a> {
 
     /// Completes the addresses of a link, or says why it can't be used.
     fn finish(&mut self, link: &Link, pinned: PerFamily<IpAddr>, reason: &str) -> Option<Underlay> {
+        if let Some(why) = self.made.get(&link.index).cloned() {
+            return self.lose(&link.name, why);
+        }
         if link.mtu.0 == 0 {
             return self.lose(&link.name, "its MTU is 0");
+        }
+        let public = self.options.public_ips.iter().filter(|(family, _)| self.enabled(*family));
+        let of_overlay = public.filter_map(|(_, addr)| Some((*addr, self.owner(*addr)?)));
+        let of_overlay = of_overlay.filter(|(_, owner)| self.made.contains_key(&owner.index));
+        if let Some((addr, owner)) = of_overlay.last() {
+            let why = self.made[&owner.index].clone();
+            return self.lose(format!("public address {addr} on {}", owner.name), why);
         }
         let addresses = PerFamily::try_from_fn(|family| {
             if !self.enabled(family) {
                 return Ok(None);
             }
-            let first = || self.usable(link, family).first().copied();
+            let first = || self.best(self.usable(link, family).into_iter(), family);
             pinned.get(family).copied().or_else(first).map(Some).ok_or(family)
         });
         let addresses = match addresses {
@@ -218,10 +304,32 @@ impl<'a> Search<'a> {
         self.options.families.contains(&family)
     }
 
-    /// The link that has an address.
+    /// The link that has an address; of several one that the overlay did not make.
     fn owner(&self, addr: IpAddr) -> Option<&'a Link> {
-        let has = |link: &Link| self.addresses(link).any(|own| own.addr.ip() == addr);
-        self.links.iter().copied().find(|link| has(link))
+        let has = |link: &&Link| self.addresses(link).any(|own| own.addr.ip() == addr);
+        self.links.iter().copied().filter(has).min_by_key(|link| self.made.contains_key(&link.index))
+    }
+
+    fn name_of(&self, link: LinkIndex) -> String {
+        let found = self.links.iter().find(|known| known.index == link);
+        found.map_or_else(|| format!("interface number {link}, which is gone"), |link| link.name.clone())
+    }
+
+    /// Of usable addresses the one that was published before, else the first.
+    fn best(&self, mut usable: impl Iterator<Item = IpAddr>, family: Family) -> Option<IpAddr> {
+        let kept = self.options.kept.get(family);
+        let first = usable.next()?;
+        Some(if Some(&first) == kept {
+            first
+        } else {
+            usable.find(|addr| Some(addr) == kept).unwrap_or(first)
+        })
+    }
+
+    /// What was published before, if a link still has it.
+    fn kept_on(&self, link: &Link, family: Family) -> Option<IpAddr> {
+        let kept = *self.options.kept.get(family)?;
+        self.usable(link, family).contains(&kept).then_some(kept)
     }
 
     fn addresses(&self, link: &Link) -> impl Iterator<Item = &'a LinkAddress> {
@@ -235,10 +343,13 @@ impl<'a> Search<'a> {
             Family::of(addr.addr.ip()) == family && !addr.deprecated && is_unicast(addr.addr.ip())
         };
         let mut usable: Vec<_> = self.addresses(link).filter(fits).collect();
-        // A tentative address is a second away from use, so it is still better than a link-local one.
+        // What is alone in its subnet is a virtual address that moves between hosts, unless there is no other. A
+        // tentative address is a second away from use, so it is still better than those.
         // The sort is stable: the kernel's order decides the rest.
         usable.sort_by_key(|addr| {
-            (is_link_local(addr.addr.ip()), addr.tentative, !addr.permanent, addr.temporary)
+            let ip = addr.addr.ip();
+            let worse = (is_link_local(ip), self.options.overlay.contains(ip), is_host_address(addr));
+            (worse, addr.tentative, !addr.permanent, addr.temporary)
         });
         usable.into_iter().map(|addr| addr.addr.ip()).collect()
     }
@@ -269,11 +380,4 @@ fn is_unicast(addr: IpAddr) -> bool {
         && !addr.is_loopback()
         && !addr.is_multicast()
         && addr != IpAddr::from([255, 255, 255, 255])
-}
-
-fn is_link_local(addr: IpAddr) -> bool {
-    match addr {
-        IpAddr::V4(addr) => addr.is_link_local(),
-        IpAddr::V6(addr) => addr.is_unicast_link_local(),
-    }
 }

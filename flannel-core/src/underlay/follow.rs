@@ -4,15 +4,18 @@
 //! What still stands is kept, even where the rule would choose another today: every move costs the peers a
 //! change. Without a successor everything stays as it is.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Host, UnderlayError, UnderlayOptions, decide, list};
-use crate::addr::{Family, PerFamily, Subnet};
+use super::decide::{Followed, decide_again};
+use super::overlay::is_host_address;
+use super::{Host, UnderlayError, UnderlayOptions, is_link_local, list};
+use crate::addr::{Family, PerFamily};
 use crate::backend::Underlay;
 use crate::dataplane::{Object, ObjectKey};
-use crate::kernel::{KernelEvent, LinkAddress};
+use crate::kernel::{KernelEvent, Link, LinkAddress};
 
 /// How long a successor must have been there before it is taken, so that an address that only flaps is
 /// published to nobody.
@@ -25,38 +28,62 @@ pub const SETTLED_ELSEWHERE: Duration = Duration::from_secs(10);
 pub enum Standing {
     /// All its addresses are there.
     Stands,
+    /// Its link has another name.
+    Renamed(String),
     /// Something of it is gone, and this would be chosen instead.
     Succeeded(Underlay),
     /// Something of it is gone, and nothing can take its place: why.
     Lost(String),
 }
 
-/// Looks whether a chosen underlay still stands. `overlay` is the pods' network: an address in it is never one
-/// of the underlay.
-pub fn review(
-    host: &Host,
-    options: &UnderlayOptions,
-    current: &Underlay,
-    overlay: &PerFamily<Subnet>,
-) -> Standing {
-    let has = |addr| host.addresses.iter().find(|own| own.addr.ip() == addr);
+/// Looks whether a chosen underlay still stands.
+pub fn review(host: &Host, options: &UnderlayOptions, current: &Underlay) -> Standing {
+    review_with(host, options, current, &Memory::of(current))
+}
+
+/// What a follower knows of the present underlay besides.
+#[derive(Debug)]
+struct Memory {
+    /// The name of its link when it was chosen.
+    name: String,
+    /// Whether its addresses were alone in their subnets when they were last seen.
+    alone: PerFamily<bool>,
+}
+
+impl Memory {
+    fn of(underlay: &Underlay) -> Self {
+        Self { name: underlay.name.clone(), alone: PerFamily::default() }
+    }
+}
+
+fn review_with(host: &Host, options: &UnderlayOptions, current: &Underlay, memory: &Memory) -> Standing {
+    let link = link_of(host, current);
+    if let Some(link) = link.filter(|link| link.name != current.name) {
+        return Standing::Renamed(link.name.clone());
+    }
+    let is_there = link.is_some();
+    let has = |addr| owned(host, current, addr);
     let gone = current.local.iter().map(|(_, addr)| *addr).find(|addr| has(*addr).is_none());
-    let is_there = host.links.iter().any(|link| link.name == current.name);
-    let ends = |own: &LinkAddress| own.deprecated;
-    if is_there && gone.is_none() && !current.local.iter().any(|(_, addr)| has(*addr).is_some_and(ends)) {
+    let is_in_place = |own: &LinkAddress| own.link == current.link && !own.deprecated;
+    if is_there && current.local.iter().all(|(_, addr)| has(*addr).is_some_and(is_in_place)) {
         return Standing::Stands;
     }
     let fits = |own: &&LinkAddress| {
         let addr = own.addr.ip();
-        let link_local =
-            |addr: std::net::IpAddr| matches!(addr, std::net::IpAddr::V6(v6) if v6.is_unicast_link_local());
-        // While a link comes up, its link-local address is there before the others.
-        let worse = link_local(addr)
-            && current.local.get(Family::of(addr)).is_some_and(|current| !link_local(*current));
-        !own.tentative && !worse && !overlay.iter().any(|(_, network)| network.contains(addr))
+        let family = Family::of(addr);
+        // While a link comes up, its link-local address and virtual ones may be there before the others.
+        let only_link_local = addr.is_ipv6()
+            && is_link_local(addr)
+            && current.local.get(family).is_some_and(|current| !is_link_local(*current));
+        let only_virtual = is_host_address(own) && memory.alone.get(family) == Some(&false);
+        !own.tentative && !only_link_local && !only_virtual
     };
     let addresses = host.addresses.iter().filter(fits).cloned().collect();
-    match decide(&Host { addresses, ..host.clone() }, options) {
+    let options = UnderlayOptions { kept: current.local, ..options.clone() };
+    let anew = || host.links.iter().find(|link| link.name == current.name);
+    let followed = link.or_else(anew).map_or(current.link, |link| link.index);
+    let followed = Followed { link: followed, name: memory.name.clone() };
+    match decide_again(&Host { addresses, ..host.clone() }, &options, Some(&followed)) {
         Ok(choice) if is_same(&choice.underlay, current) => Standing::Stands,
         Ok(choice) => Standing::Succeeded(choice.underlay),
         // Deprecated addresses work until they are gone.
@@ -75,8 +102,32 @@ pub fn review(
     }
 }
 
+/// The link of an underlay, whatever its name is now.
+fn link_of<'a>(host: &'a Host, underlay: &Underlay) -> Option<&'a Link> {
+    host.links.iter().find(|link| link.index == underlay.link)
+}
+
+/// An address on the link of an underlay, else on another link.
+fn owned<'a>(host: &'a Host, underlay: &Underlay, addr: IpAddr) -> Option<&'a LinkAddress> {
+    let found = host.addresses.iter().filter(|own| own.addr.ip() == addr);
+    found.min_by_key(|own| own.link != underlay.link)
+}
+
+fn has_same_addresses(a: &Underlay, b: &Underlay) -> bool {
+    (a.local, a.published) == (b.local, b.published)
+}
+
 fn is_same(a: &Underlay, b: &Underlay) -> bool {
-    (&a.name, a.local, a.published) == (&b.name, b.local, b.published)
+    a.link == b.link && has_same_addresses(a, b)
+}
+
+/// What has to be done about the underlay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// Its link has another name; all else is as it was.
+    Renamed(Underlay),
+    /// It is another one.
+    Moved(Underlay),
 }
 
 /// A chosen underlay, and what waits to take its place.
@@ -84,7 +135,7 @@ fn is_same(a: &Underlay, b: &Underlay) -> bool {
 pub(crate) struct Follower {
     pub(crate) options: UnderlayOptions,
     pub(crate) current: Underlay,
-    overlay: PerFamily<Subnet>,
+    memory: Memory,
     /// What would be chosen now, and when it is taken.
     successor: Option<(Underlay, Instant)>,
     /// Why the current one does not stand.
@@ -92,8 +143,9 @@ pub(crate) struct Follower {
 }
 
 impl Follower {
-    pub(crate) fn new(options: UnderlayOptions, current: Underlay, overlay: PerFamily<Subnet>) -> Self {
-        Self { options, current, overlay, successor: None, problem: None }
+    pub(crate) fn new(options: UnderlayOptions, current: Underlay) -> Self {
+        let memory = Memory::of(&current);
+        Self { options, current, memory, successor: None, problem: None }
     }
 
     /// Whether an announcement makes it necessary to look again.
@@ -104,8 +156,10 @@ impl Follower {
             KernelEvent::Put(Object::Address(address)) => is_adrift || is_ours(address.addr.ip()),
             KernelEvent::Gone(ObjectKey::Address(_, addr)) => is_adrift || is_ours(addr.ip()),
             KernelEvent::Put(Object::Route(route)) => is_adrift && route.dst.prefix() == 0,
-            KernelEvent::Link(_) => is_adrift,
-            KernelEvent::LinkGone(_, name) => is_adrift || *name == self.current.name,
+            KernelEvent::Link(link) => {
+                is_adrift || (link.index == self.current.link && link.name != self.current.name)
+            }
+            KernelEvent::LinkGone(link, _) => is_adrift || *link == self.current.link,
             _ => false,
         }
     }
@@ -115,9 +169,17 @@ impl Follower {
         self.successor.as_ref().map(|(_, at)| *at)
     }
 
-    /// Looks at the host, and returns the underlay that is to be taken now.
-    pub(crate) fn look(&mut self, host: &Host, now: Instant) -> Option<Underlay> {
-        let next = match review(host, &self.options, &self.current, &self.overlay) {
+    /// Looks at the host, and returns what is to be taken now.
+    pub(crate) fn look(&mut self, host: &Host, now: Instant) -> Option<Change> {
+        for (family, addr) in self.current.local.iter() {
+            if let Some(own) = owned(host, &self.current, *addr) {
+                *self.memory.alone.get_mut(family) = Some(is_host_address(own));
+            }
+        }
+        let next = match review_with(host, &self.options, &self.current, &self.memory) {
+            Standing::Renamed(name) => {
+                return Some(Change::Renamed(Underlay { name, ..self.current.clone() }));
+            }
             Standing::Stands => {
                 (self.successor, self.problem) = (None, None);
                 return None;
@@ -128,26 +190,41 @@ impl Follower {
             }
             Standing::Succeeded(next) => next,
         };
-        match &self.successor {
-            Some((waits, at)) if is_same(waits, &next) => {
-                if now < *at {
-                    return None;
-                }
-                self.successor = None;
-                Some(next)
-            }
-            _ => {
-                let settled = if next.name == self.current.name { SETTLED } else { SETTLED_ELSEWHERE };
-                self.successor = Some((next, now + settled));
-                None
-            }
+        let at = match &self.successor {
+            Some((waits, at)) if is_same(waits, &next) => *at,
+            _ => now + self.time_to_settle(host, &next),
+        };
+        if now < at {
+            self.successor = Some((next, at));
+            return None;
+        }
+        self.successor = None;
+        Some(Change::Moved(next))
+    }
+
+    /// A NIC that was made anew is no other to peers, so nothing has to settle.
+    fn time_to_settle(&self, host: &Host, next: &Underlay) -> Duration {
+        let is_there = link_of(host, &self.current).is_some();
+        match next.link == self.current.link || next.name == self.current.name {
+            true if !is_there && has_same_addresses(next, &self.current) => Duration::ZERO,
+            true => SETTLED,
+            false => SETTLED_ELSEWHERE,
         }
     }
 
     /// The backend took it.
-    pub(crate) fn take(&mut self, next: Underlay) {
-        self.current = next;
-        self.problem = None;
+    pub(crate) fn take(&mut self, change: Change) {
+        match change {
+            Change::Renamed(next) => self.current = next,
+            Change::Moved(next) => {
+                if next.name != self.current.name {
+                    self.memory = Memory::of(&next);
+                }
+                self.memory.alone = PerFamily::default();
+                self.current = next;
+                self.problem = None;
+            }
+        }
     }
 
     /// The backend can't use it.

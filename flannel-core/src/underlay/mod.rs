@@ -1,12 +1,14 @@
 //! The choice of the link and addresses that carry encapsulated packets.
 //!
 //! [`choose`] asks the kernel once, [`decide`] is pure. The order is upstream's: what the operator named, in
-//! the order named; only if nothing was named, the published address or else the default route. [`review`] says
-//! whether a choice still stands while an agent runs.
+//! the order named; only if nothing was named, the published address or else the default route. What the overlay
+//! itself made is never chosen ([`Overlay`]), and an address that was published before is kept where it still
+//! stands. [`review`] says by the same decision whether a choice still stands while an agent runs.
 //! Upstream: `pkg/ipmatch/match.go`, `pkg/ip/iface.go`.
 
 mod decide;
 mod follow;
+mod overlay;
 #[cfg(test)]
 mod tests;
 
@@ -16,11 +18,13 @@ use std::net::IpAddr;
 use tracing::info;
 
 pub use decide::decide;
-pub(crate) use follow::Follower;
+pub(crate) use follow::{Change, Follower};
 pub use follow::{SETTLED, SETTLED_ELSEWHERE, Standing, review};
+pub use overlay::Overlay;
 
 use crate::addr::{Family, PerFamily};
 use crate::backend::Underlay;
+use crate::config::NetworkConfig;
 use crate::kernel::{Kernel, KernelError, Link, LinkAddress, RouteLookup};
 
 /// What the operator said about the underlay.
@@ -37,6 +41,19 @@ pub struct UnderlayOptions {
     pub can_reach: Option<IpAddr>,
     /// The addresses to publish instead of the interface's.
     pub public_ips: PerFamily<IpAddr>,
+    /// What is known of the overlay, which is never its own underlay.
+    pub overlay: Overlay,
+    /// The addresses that this node published last. One that the chosen link still has is kept, whatever other
+    /// addresses came beside it.
+    pub kept: PerFamily<IpAddr>,
+}
+
+impl UnderlayOptions {
+    /// What a network config asks for, where the operator said nothing.
+    pub fn of_config(config: &NetworkConfig) -> Self {
+        let overlay = Overlay::new(config.networks.map(|_, network| network.network));
+        Self { families: config.families().collect(), overlay, ..Self::default() }
+    }
 }
 
 /// What the choice depends on, read from one network namespace.
@@ -94,6 +111,34 @@ pub enum UnderlayError {
 
 fn list(lost: &[Lost]) -> String {
     lost.iter().map(Lost::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// The link at a number, or else the one that has its name now: a NIC that was made anew has another number.
+/// Whether it is the underlay is said by its addresses, once they are there.
+pub async fn find(kernel: &mut dyn Kernel, underlay: &Underlay) -> Result<Option<Link>, KernelError> {
+    match kernel.link_at(underlay.link).await? {
+        Some(link) => Ok(Some(link)),
+        None => kernel.link(&underlay.name).await,
+    }
+}
+
+/// The addresses that could be published for a chosen underlay just as well: all others of its link. Where there
+/// are any, it matters what this node published before ([`UnderlayOptions::kept`]).
+pub async fn rivals(kernel: &mut dyn Kernel, underlay: &Underlay) -> Result<Vec<IpAddr>, KernelError> {
+    let addresses = kernel.addresses().await?.into_iter();
+    let is_rival = |addr: &IpAddr| {
+        let chosen = underlay.local.get(Family::of(*addr));
+        chosen.is_some_and(|chosen| chosen != addr) && !is_link_local(*addr)
+    };
+    let of_link = addresses.filter(|own| own.link == underlay.link).map(|own| own.addr.ip());
+    Ok(of_link.filter(is_rival).collect())
+}
+
+fn is_link_local(addr: IpAddr) -> bool {
+    match addr {
+        IpAddr::V4(addr) => addr.is_link_local(),
+        IpAddr::V6(addr) => addr.is_unicast_link_local(),
+    }
 }
 
 /// Chooses the underlay of this network namespace, and logs what else was tried.

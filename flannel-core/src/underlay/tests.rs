@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::addr::{LinkIndex, Mtu};
+use crate::kernel::Exit;
 
 const V4: &[Family] = &[Family::V4];
 const V6: &[Family] = &[Family::V6];
@@ -13,6 +14,8 @@ pub(super) fn link(index: u32, name: &str) -> Link {
     Link {
         index: LinkIndex(index),
         name: name.into(),
+        altnames: Vec::new(),
+        master: None,
         kind: None,
         mac: None,
         mtu: Mtu(1500),
@@ -36,7 +39,7 @@ pub(super) fn addr(link: u32, text: &str) -> LinkAddress {
 }
 
 pub(super) fn route(link: Option<u32>, metric: u32) -> RouteLookup {
-    RouteLookup { link: link.map(LinkIndex), via: None, source: None, metric }
+    RouteLookup { exit: Exit::of(link.map(LinkIndex)), via: None, source: None, metric }
 }
 
 /// eth0 has five IPv4 addresses and one IPv6 address, as in upstream's tests; eth1 has IPv4 only and eth2
@@ -104,7 +107,7 @@ fn ifaces_are_tried_in_order() {
     for (families, names, want) in [
         (V4, &["eth0"][..], "eth0 172.16.30.10 -"),
         (V4, &["eth9", "eth1", "eth0"], "eth1 192.168.1.5 -"),
-        (V4, &["eth9"], "interface \"eth9\": there is none of this name"),
+        (V4, &["eth9"], "interface eth9: there is none of this name"),
         (V4, &["lo"], "lo: no IPv4 address"),
         (V4, &["172.16.30.12"], "eth0 172.16.30.12 -"),
         (V4, &["::ffff:172.16.30.12"], "eth0 172.16.30.12 -"),
@@ -145,7 +148,7 @@ fn regexes_match_addresses_before_names() {
         (V6, &["^fd00:40"], "eth2 - fd00:40::5"),
         // Both addresses of a link must match, by the same expression.
         (DUAL, &[r"172\.16\.30\.12|fd00"], "eth0 172.16.30.12 fd00:30::10"),
-        (DUAL, &[r"172\.16\.30\.12"], "regular expression \"172\\\\.16\\\\.30\\\\.12\": nothing matches it"),
+        (DUAL, &[r"172\.16\.30\.12"], "regular expression \"172\\.16\\.30\\.12\": nothing matches it"),
         (DUAL, &["eth"], "eth0 172.16.30.10 fd00:30::10"),
         (V4, &["(", "eth1"], "eth1 192.168.1.5 -"),
         (V4, &["("], "regular expression \"(\": it can't be used: unclosed group"),
@@ -184,7 +187,7 @@ fn can_reach_takes_the_source_for_ipv4_only() {
     host.reach = Ok(RouteLookup { source: Some(ip("fe80::1")), ..route(Some(2), 0) });
     assert_eq!(chosen(&host, &reach(DUAL, "fd00::9")), "eth0 172.16.30.10 fd00:30::10");
     host.reach = Ok(route(None, 0));
-    assert!(chosen(&host, &reach(V4, "10.0.0.9")).contains("multipath"));
+    assert!(chosen(&host, &reach(V4, "10.0.0.9")).contains("it leaves by no interface"));
     host.reach = Ok(route(Some(99), 0));
     assert!(chosen(&host, &reach(V4, "10.0.0.9")).contains("number 99, which is gone"));
 }
@@ -200,7 +203,11 @@ fn default_route_counts_only_if_nothing_was_named() {
     let conflict = "IPv6 default route: it leaves by eth0, but that of IPv4 by eth1";
     assert_eq!(chosen(&host, &options(DUAL)), conflict);
     host.defaults.v4 = Some(vec![route(None, 0)]);
-    assert!(chosen(&host, &options(V4)).starts_with("IPv4 default route: it has no single interface"));
+    assert!(chosen(&host, &options(V4)).starts_with("IPv4 default route: it leaves by no interface"));
+    let several = Exit::Several(LinkIndex(2), LinkIndex(3));
+    host.defaults.v4 = Some(vec![RouteLookup { exit: several, ..route(None, 0) }]);
+    let refused = "IPv4 default route: its next hops leave by eth0 and eth1; name the interface";
+    assert_eq!(chosen(&host, &options(V4)), refused);
     host.defaults.v4 = Some(Vec::new());
     assert_eq!(chosen(&host, &options(DUAL)), "IPv4 default route: there is none; name the interface");
     assert_eq!(chosen(&host, &options(&[])), "default route: no address family is enabled");
@@ -330,6 +337,7 @@ proptest! {
             iface_regexes,
             can_reach: reach.map(|_| ip("10.0.0.1")),
             public_ips: PerFamily { v4: public.0.map(nth), v6: public.1.map(|n| nth(n + 6)) },
+            ..UnderlayOptions::default()
         };
         if let Ok(choice) = decide(&host, &options) {
             let underlay = choice.underlay;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use flannel_core::clock::Clock;
 use flannel_core::lease::LeaseUpdate;
 use flannel_core::subnet::etcd::{EtcdOptions, EtcdSubnetManager, EtcdTimeouts};
 use flannel_core::subnet::{SubnetError, SubnetManager};
@@ -145,4 +146,78 @@ async fn a_new_address_is_published_over_a_new_connection() {
     let key = "10.5.9.0-24".parse().unwrap();
     while !matches!(next(&mut watch).await, LeaseUpdate::Put(lease) if lease.key == key) {}
     assert!(manager.status().borrow().connected);
+}
+
+/// While a machine is suspended its timers stand still, but not the store's, and whoever keeps track of connections on the
+/// way forgets them.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_suspend_the_own_lease_and_all_others_are_looked_at_at_once() {
+    let etcd = start(V4);
+    let proxy = Proxy::to(etcd.endpoint()).await;
+    // None of these may be what helps.
+    let long = Duration::from_mins(10);
+    let timeouts = EtcdTimeouts { request: long, probe: long, probe_answer: long, ..EtcdTimeouts::default() };
+    let (clock, hand) = Clock::with_hand();
+    let options = EtcdOptions { timeouts, clock, ..EtcdOptions::new([&proxy.url]) };
+    let manager = EtcdSubnetManager::new(options).unwrap();
+    let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
+    let held = hold(&manager, &lease);
+    let mut watch = manager.watch_leases();
+    assert!(matches!(next(&mut watch).await, LeaseUpdate::Snapshot { .. }));
+    // So that the streams are open: the own record comes back, and another is seen.
+    etcd.del(&path(lease.key)).unwrap();
+    until(|| etcd.get(&path(lease.key)).unwrap() == Some(attrs(1).to_json())).await;
+    let key = "10.5.8.0-24".parse().unwrap();
+    etcd.put(&path(key), &attrs(8).to_json()).unwrap();
+    while !matches!(next(&mut watch).await, LeaseUpdate::Put(lease) if lease.key == key) {}
+    tokio::time::sleep(Duration::from_millis(500)).await;
+
+    proxy.forget();
+    etcd.revoke_lease(records(&etcd).iter().find(|found| found.key == path(lease.key)).unwrap().lease)
+        .unwrap();
+    etcd.del(&path(key)).unwrap();
+    assert!(is_quiet(&mut watch, Duration::from_millis(500)).await, "nobody can know");
+    // A moment, or a clock that is set, is no reason to give up connections.
+    hand.set_wall_clock();
+    hand.suspend(Duration::from_millis(100));
+    assert!(is_quiet(&mut watch, Duration::from_millis(500)).await);
+    hand.suspend(Duration::from_hours(25));
+    until(|| etcd.get(&path(lease.key)).unwrap() == Some(attrs(1).to_json())).await;
+    // The one that went meanwhile went for the watch, too, whichever way it learns of it.
+    loop {
+        match next(&mut watch).await {
+            LeaseUpdate::Removed(name) if name == "10.5.8.0-24" => break,
+            LeaseUpdate::Snapshot { leases, .. } if leases.iter().all(|lease| lease.key != key) => break,
+            _ => {}
+        }
+    }
+    assert!(!held.is_finished() && manager.status().borrow().connected);
+    held.abort();
+}
+
+/// What is left of an etcd lease is asked of the store after a suspend, not counted by a timer that stood still.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_suspend_a_lease_is_renewed_that_is_about_to_end() {
+    let etcd = start(V4);
+    let proxy = Proxy::to(etcd.endpoint()).await;
+    let long = Duration::from_mins(10);
+    let timeouts = EtcdTimeouts { request: long, probe: long, probe_answer: long, ..EtcdTimeouts::default() };
+    let (clock, hand) = Clock::with_hand();
+    let options = EtcdOptions { timeouts, clock, ..EtcdOptions::new([&proxy.url]) };
+    let manager = EtcdSubnetManager::new(options).unwrap();
+    let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
+    let held = hold(&manager, &lease);
+    etcd.del(&path(lease.key)).unwrap();
+    until(|| etcd.get(&path(lease.key)).unwrap() == Some(attrs(1).to_json())).await;
+    // Not much is left of 20 seconds, of which the agent, asleep, saw nothing pass. Nine tenths are the margin.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    proxy.forget();
+    let id = etcd.grant_lease(Duration::from_secs(20)).unwrap();
+    etcd.put_on_lease(&path(lease.key), &attrs(1).to_json(), id).unwrap();
+    let left = || etcd.lease_info(id).unwrap().left.unwrap();
+    let few = Duration::from_secs(16);
+    until(|| left() <= few).await;
+    hand.suspend(Duration::from_hours(23));
+    until(|| left() > few).await;
+    held.abort();
 }

@@ -117,7 +117,7 @@ async fn takes_the_previous_subnet_and_nothing_that_a_bad_record_occupies() {
     etcd.put(&path("10.5.2.9-24"), "{}").unwrap();
     etcd.put(&path("x10.5.1.0-24"), "{}").unwrap();
     let mut options = options(&etcd);
-    options.previous = "10.5.4.0-24".parse().ok();
+    options.identity.subnets = "10.5.4.0-24".parse().ok();
     let manager = EtcdSubnetManager::new(options).unwrap();
     assert_eq!(manager.acquire_lease(&attrs(1)).await.unwrap().key.to_string(), "10.5.4.0-24");
     assert_eq!(manager.acquire_lease(&attrs(2)).await.unwrap().key.to_string(), "10.5.3.0-24");
@@ -181,7 +181,8 @@ async fn fifty_nodes_with_subnets_that_are_no_pairs_share_none() {
     let tasks: Vec<_> = (1..=50)
         .map(|node: u16| {
             let mut options = options(&etcd);
-            options.previous = format!("10.5.{node}.0-24&fd00:5:0:{:x}::-64", node / 2 + 99).parse().ok();
+            options.identity.subnets =
+                format!("10.5.{node}.0-24&fd00:5:0:{:x}::-64", node / 2 + 99).parse().ok();
             let manager = EtcdSubnetManager::new(options).unwrap();
             tokio::spawn(async move { manager.acquire_lease(&dual_attrs(node)).await.unwrap() })
         })

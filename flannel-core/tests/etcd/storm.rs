@@ -75,7 +75,7 @@ pub(crate) async fn storm(etcd: &Etcd, nodes: u16, attrs: fn(u16) -> LeaseAttrs)
     let crowd: Vec<_> = (1..=nodes)
         .map(|node| {
             let mut options = EtcdOptions::new([etcd.endpoint()]);
-            options.previous = (node % EVERY == 3).then(|| strangers[usize::from(node / EVERY)].key);
+            options.identity.subnets = (node % EVERY == 3).then(|| strangers[usize::from(node / EVERY)].key);
             let dies = (node % EVERY == 7).then(|| DEATHS.mul_f64(f64::from(nodes) * fastrand::f64()));
             tokio::spawn(async move {
                 let life = join(options, attrs(node));

@@ -214,7 +214,7 @@ impl Followed {
     }
 
     pub(crate) fn leases(&self) -> Vec<String> {
-        texts(self.table.lock().unwrap().iter().map(AsRef::as_ref))
+        texts(self.table.lock().unwrap().iter().map(|lease| &lease.lease))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use flannel_core::clock::Clock;
 use flannel_core::lease::LeaseUpdate;
 use flannel_core::subnet::SubnetManager;
 use flannel_core::subnet::kube::{KubeOptions, KubeSubnetManager, KubeTimeouts};
@@ -147,6 +148,44 @@ async fn a_list_that_breaks_off_is_no_snapshot() {
     cluster.api.set_faults(Faults { fail_next: 5, ..Faults::default() });
     let mut watch = manager.watch_leases();
     assert_eq!(snapshot(&mut watch).await.0.len(), 20);
+}
+
+/// While a machine is suspended its timers stand still, and whoever keeps track of connections on the way forgets them.
+#[tokio::test]
+async fn after_a_suspend_the_own_node_and_all_others_are_looked_at_at_once() {
+    let cluster = Cluster::start(V4);
+    cluster.join(1);
+    // None of these may be what helps.
+    let long = Duration::from_mins(10);
+    let timeouts = KubeTimeouts { request: long, silence: long, first_word: long, ..KubeTimeouts::default() };
+    let (clock, hand) = Clock::with_hand();
+    let manager = KubeSubnetManager::new(KubeOptions { timeouts, clock, ..cluster.options(1) }).unwrap();
+    let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
+    let held = tokio::spawn({
+        let (manager, lease) = (manager.clone(), lease.clone());
+        async move { manager.hold_lease(&lease).await }
+    });
+    let followed = Followed::new(&manager);
+    cluster.join_published(3);
+    until(|| followed.leases().len() == 2).await;
+
+    cluster.api.forget_connections();
+    let mac = r#"{"VNI":1,"VtepMAC":"0a:00:00:00:00:aa"}"#.to_owned();
+    cluster.annotate(1, &[("backend-data", Some(mac.clone()))]);
+    cluster.join_published(4);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(followed.leases().len(), 2, "nobody can know");
+    // A moment, or a clock that is set, is no reason to give up connections.
+    hand.set_wall_clock();
+    hand.suspend(Duration::from_millis(100));
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(followed.leases().len(), 2);
+    hand.suspend(Duration::from_hours(8));
+    until(|| followed.leases().len() == 3).await;
+    until(|| !cluster.annotations(1).contains(&("backend-data".to_owned(), mac.clone()))).await;
+    assert_eq!(*followed.removed.lock().unwrap(), Vec::<String>::new());
+    assert!(!held.is_finished() && manager.status().borrow().connected);
+    held.abort();
 }
 
 /// Nobody tells that a connection comes from an address which the host has no more.

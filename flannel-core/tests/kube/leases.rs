@@ -278,3 +278,89 @@ async fn a_node_can_leave_and_only_our_annotations_go() {
     cluster.api.delete_node("n1");
     manager.release_lease(&lease).await.unwrap();
 }
+
+/// Two nodes with one podCIDR, by a restored backup or two controllers: the younger is not up, and knows why.
+#[tokio::test]
+async fn the_younger_of_two_nodes_with_one_subnet_does_not_say_that_its_network_is_up() {
+    let cluster = Cluster::start(V4);
+    cluster.join_published(1);
+    cluster.api.put_node(kubelet_node("n2", &[&cidr(1)], 3000));
+    cluster.api.edit_node("n1", |node| node["metadata"]["creationTimestamp"] = json!("2026-01-01T00:00:00Z"));
+    let (elder, younger) = (cluster.manager(1), cluster.manager(2));
+    let holds = [(elder.clone(), 1), (younger.clone(), 2)].map(|(manager, number)| {
+        tokio::spawn(async move {
+            let lease = manager.acquire_lease(&attrs(number)).await.unwrap();
+            manager.network_is_up();
+            let followed = Followed::new(&manager);
+            let held = manager.hold_lease(&lease).await.map(drop);
+            drop(followed);
+            held
+        })
+    });
+    until(|| younger.status().borrow().lease_unkept.is_some()).await;
+    let why = younger.status().borrow().lease_unkept.clone().unwrap();
+    let says = "spec.podCIDRs of node n2 has 10.244.1.0/24, which is that of node n1, too";
+    assert!(why.contains(says) && !why.contains("delete"), "{why}");
+    assert!(younger.status().borrow().undecodable.is_empty(), "it does not blame the elder");
+    until(|| cluster.condition(1).is_some() && !elder.status().borrow().undecodable.is_empty()).await;
+    let named = elder.status().borrow().undecodable[0].to_string();
+    assert!(named.starts_with("node n2: ") && named.contains(says), "{named}");
+    assert_eq!(elder.status().borrow().lease_unkept, None);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(cluster.condition(2), None);
+    // The elder goes, and the subnet is its own.
+    cluster.api.delete_node("n1");
+    until(|| cluster.condition(2).is_some()).await;
+    assert_eq!(younger.status().borrow().lease_unkept, None);
+    holds.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test]
+async fn advice_names_node_and_field_and_deletes_no_node() {
+    use flannel_core::lease::Field;
+    let cluster = Cluster::start(V4);
+    cluster.join_published(1);
+    let manager = cluster.manager(1);
+    let followed = Followed::new(&manager);
+    until(|| followed.leases().len() == 1).await;
+    let remedy = manager.remedy();
+    for (field, words) in [
+        (Field::Subnet(Family::V4), "spec.podCIDRs of node n1"),
+        (Field::PublicIp(Family::V4), "annotation flannel.alpha.coreos.com/public-ip of node n1"),
+        (Field::BackendData(Family::V6), "annotation flannel.alpha.coreos.com/backend-v6-data of node n1"),
+    ] {
+        let text = remedy.advise(key(1).parse().unwrap(), field);
+        assert!(text.contains(words) && !text.contains("delete"), "{text}");
+    }
+    let text = remedy.advise(key(9).parse().unwrap(), Field::Subnet(Family::V4));
+    assert!(text.contains("the node with spec.podCIDRs 10.244.9.0-24"), "{text}");
+}
+
+#[tokio::test]
+async fn a_node_keeps_its_subnet_and_mac_wherever_it_is_by_its_object() {
+    let cluster = Cluster::start(V4);
+    cluster.join(1);
+    let lease = cluster.manager(1).acquire_lease(&attrs(1)).await.unwrap();
+    let again = cluster.manager(1);
+    let moved = flannel_core::lease::LeaseAttrs { public_ips: attrs(9).public_ips, ..attrs(1) };
+    assert_eq!(again.published_attrs(&moved.public_ips).await.unwrap(), Some(attrs(1)));
+    assert_eq!(again.acquire_lease(&moved).await.unwrap().key, lease.key);
+    assert!(cluster.annotations(1).contains(&("public-ip".to_owned(), "198.18.0.9".to_owned())));
+}
+
+#[tokio::test]
+async fn a_bad_address_in_an_annotation_is_named_with_its_node() {
+    let cluster = Cluster::start(V4);
+    cluster.join(1);
+    cluster.annotate(1, &[("node-public-ip", Some("10.0.0.300".into()))]);
+    let error = cluster.manager(1).wanted_ips().await.unwrap_err().to_string();
+    let says =
+        r#"node n1: annotation flannel.alpha.coreos.com/node-public-ip = "10.0.0.300" is no IPv4 address"#;
+    assert!(error.contains(says), "{error}");
+    // One that no interface has is only found out by who chooses the underlay, and is named then.
+    cluster.annotate(1, &[("node-public-ip", Some("203.0.113.9".into()))]);
+    let manager = cluster.manager(1);
+    manager.wanted_ips().await.unwrap();
+    let by = manager.wanted_by().unwrap();
+    assert!(by.contains("flannel.alpha.coreos.com/node-public-ip") && by.ends_with("of node n1"), "{by}");
+}

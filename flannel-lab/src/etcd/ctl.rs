@@ -66,6 +66,11 @@ impl Etcd {
         self.ctl(&["put", "--lease", &format!("{lease:x}"), "--", key, value]).map(drop)
     }
 
+    /// Puts a key that is there; it stays on the lease it is on.
+    pub fn put_in_place(&self, key: &str, value: &str) -> Result<(), LabError> {
+        self.ctl(&["put", "--ignore-lease", "--", key, value]).map(drop)
+    }
+
     /// Gets a key's value.
     pub fn get(&self, key: &str) -> Result<Option<String>, LabError> {
         let found = self.query(&["get", "-w", "json", "--", key])?;

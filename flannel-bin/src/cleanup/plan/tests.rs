@@ -12,6 +12,8 @@ fn link(index: u32, name: &str, kind: &str) -> Link {
     Link {
         index: LinkIndex(index),
         name: name.to_owned(),
+        altnames: Vec::new(),
+        master: None,
         kind: Some(kind.to_owned()),
         mac: Some(MacAddr([2, 0, 0, 0, 0, 1])),
         mtu: Mtu(1450),
@@ -68,7 +70,7 @@ fn by_both() -> Known {
         networks: by_subnet_file().subnets.networks,
         devices: vec![Device { name: "flannel.1".to_owned(), vni: Vni::new(1).unwrap() }],
         own: Some(lease("10.5.1.0-24", [192, 0, 2, 1])),
-        leases: [(peer.key, peer.into())].into(),
+        leases: [(peer.key, std::sync::Arc::new(peer.into()))].into(),
         ..State::default()
     };
     Known { state: Some(state), ..by_subnet_file() }

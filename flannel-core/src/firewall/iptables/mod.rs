@@ -4,6 +4,7 @@
 //! One `iptables-save` tells what a family has, one `iptables-restore --noflush` changes it. Each table
 //! is changed in full or not at all; the tables one after the other.
 
+mod evidence;
 mod rule_text;
 mod save;
 mod script;
@@ -15,13 +16,15 @@ mod watch;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::time::{Instant, sleep_until};
 
+use self::evidence::Evidence;
+pub(super) use self::rule_text::words;
 use self::save::Dump;
 pub(super) use self::variant::legacy_tables;
-use self::variant::{Kind, Programs, Version};
-use self::watch::Watch;
+use self::variant::{Found, Kind, Programs, Usage, Version};
+use self::watch::{SHORTEST_RESYNC, Watch};
 use super::manager::{FirewallError, Plan, RuleManager, Step, run};
-use super::obstacles::{self, Dropping};
 use super::rules::{Chain, Ours, Wanted};
 use crate::addr::Family;
 
@@ -31,11 +34,17 @@ const LOCK_WAIT_SECONDS: &str = "5";
 /// Holds rules by running iptables programs.
 #[derive(Debug)]
 pub struct Iptables {
-    choice: String,
-    version: Option<Version>,
+    found: Found,
+    /// What rules are to be kept for. Without any there is nothing to choose.
+    families: Vec<Family>,
+    evidence: Evidence,
+    /// How much others use the variant that was not chosen, as far as it was looked at.
+    other: Option<Usage>,
+    /// Why the other variant is to have the rules from now on.
+    switch: Option<String>,
+    next_check: Instant,
+    resync: Duration,
     watch: Watch,
-    /// Chains of others that drop what is forwarded; `None` if they must be looked up.
-    dropping: Option<Vec<Dropping>>,
     /// Where rules of ours can be; those of the chosen variant first.
     places: Vec<Place>,
 }
@@ -64,13 +73,15 @@ impl Iptables {
     pub async fn open(families: &[Family], resync: Duration) -> Result<Self, FirewallError> {
         let found = variant::find(families).await?;
         let mut places = Vec::new();
-        for (kind, is_chosen) in [(found.kind, true), (found.kind.other(), false)] {
+        for kind in [found.kind, found.kind.other()] {
             for (family, programs) in found.programs(kind) {
-                places.push(Place { kind, family, programs, is_chosen, clean: None });
+                places.push(Place { kind, family, programs, is_chosen: kind == found.kind, clean: None });
             }
         }
-        let watch = Watch::new(found.kind, resync);
-        Ok(Self { choice: found.why, version: found.version, watch, dropping: None, places })
+        let (evidence, watch) = (Evidence::new(found.kind), Watch::new(found.kind, resync));
+        let (families, resync) = (families.to_vec(), resync.max(SHORTEST_RESYNC));
+        let next_check = Instant::now() + resync;
+        Ok(Self { found, families, evidence, other: None, switch: None, next_check, resync, watch, places })
     }
 
     /// Says which program is missing, if one is that rules of these families need.
@@ -80,27 +91,50 @@ impl Iptables {
 
     /// Which variant was chosen and why, for the log.
     pub fn choice(&self) -> &str {
-        &self.choice
+        &self.found.why
     }
 
-    /// Chains of nftables that drop what ours accept. Where our rules are is none of them.
-    async fn in_the_way(&mut self, want: &Wanted) -> Vec<String> {
-        if !want.forward {
-            return Vec::new();
+    /// Looks whether others use the other variant now, if they may. Returns whether the rules are to move there.
+    async fn check(&mut self) -> bool {
+        self.next_check = Instant::now() + self.resync;
+        if self.families.is_empty() || self.switch.is_some() {
+            return self.switch.is_some();
         }
-        if self.watch.chains_changed() || self.dropping.is_none() {
-            let is_nft = self.places.iter().any(|place| place.is_chosen && place.kind == Kind::Nft);
-            let ours = [("ip", "filter"), ("ip6", "filter")];
-            // A host with nft, but a kernel without nf_tables, has none.
-            let found = obstacles::in_nftables(if is_nft { &ours } else { &[] }).await;
-            self.dropping = Some(found.unwrap_or_default());
+        let (this, other) = (self.found.kind, self.found.kind.other());
+        let heard = self.watch.heard_of_iptables();
+        let may_be_used = match other {
+            Kind::Nft => heard,
+            Kind::Legacy => {
+                Family::ALL.iter().any(|it| legacy_tables(*it).is_ok_and(|tables| !tables.is_empty()))
+            }
+        };
+        if !may_be_used && !self.evidence.is_pending() {
+            return false;
         }
-        let concerns = self.dropping.iter().flatten().filter(|chain| chain.concerns(want));
-        concerns.map(ToString::to_string).collect()
+        let ask = async |kind| self.found.usage(kind, &self.families).await.ok().flatten();
+        let other = ask(other).await;
+        if other == self.other && !heard && !self.evidence.is_pending() {
+            return false;
+        }
+        self.other = other;
+        let this = ask(this).await;
+        self.switch = self.evidence.reconsider(Instant::now(), this, other);
+        self.switch.is_some()
+    }
+
+    /// From here on the other variant has the rules. Those of this one go once they are there.
+    fn move_to_other(&mut self, why: &str) {
+        self.found.take(self.evidence.kind, why);
+        for place in &mut self.places {
+            (place.is_chosen, place.clean) = (place.kind == self.found.kind, None);
+        }
+        self.places.sort_by_key(|place| !place.is_chosen);
+        self.other = None;
+        self.watch.follow(self.found.kind);
     }
 
     fn is_at_least(&self, version: Version) -> bool {
-        self.version.is_some_and(|ours| ours >= version)
+        self.found.version.is_some_and(|ours| ours >= version)
     }
 }
 
@@ -111,6 +145,9 @@ impl RuleManager for Iptables {
     }
 
     async fn plan(&mut self, want: &Wanted, ours: &Ours) -> Result<Plan, FirewallError> {
+        if let Some(why) = self.switch.take() {
+            self.move_to_other(&why);
+        }
         self.watch.looks();
         // Both came with the same release.
         let (can_be_random, can_wait) =
@@ -134,7 +171,6 @@ impl RuleManager for Iptables {
                 Ok(()) => {}
             }
         }
-        plan.notes.extend(self.in_the_way(want).await);
         match failed {
             // One family does not wait for the other: the next look fails again, with nothing else to do.
             Some(error) if !plan.steps.is_empty() => plan.notes.push(error.to_string()),
@@ -145,7 +181,19 @@ impl RuleManager for Iptables {
     }
 
     async fn changed(&mut self) {
-        self.watch.wait().await;
+        loop {
+            tokio::select! {
+                () = self.watch.wait() => return,
+                () = sleep_until(self.next_check) => {}
+            }
+            if self.check().await {
+                return;
+            }
+        }
+    }
+
+    fn choice(&self) -> Option<&str> {
+        Some(&self.found.why)
     }
 }
 

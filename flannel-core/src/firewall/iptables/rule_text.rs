@@ -146,7 +146,7 @@ fn mark(text: &str) -> Option<Mark> {
 
 /// The words of a line as iptables-restore splits it: at blanks, but for those in double quotes, where a
 /// backslash escapes. `None` if a quote is not closed.
-pub(super) fn words(line: &str) -> Option<Vec<String>> {
+pub(in crate::firewall) fn words(line: &str) -> Option<Vec<String>> {
     let (mut words, mut word) = (Vec::new(), None::<String>);
     let (mut is_quoted, mut is_escaped) = (false, false);
     for letter in line.chars() {

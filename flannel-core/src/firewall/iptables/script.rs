@@ -62,9 +62,6 @@ pub(super) fn plan(dump: &Dump<'_>, want: &Want, owns: impl Fn(Chain, &Rule) -> 
             Some(want) => seen.put(want),
             None => seen.remove(&mut changes.notes),
         };
-        if want.is_some() && *chain == Chain::Forward {
-            changes.notes.extend(seen.in_the_way());
-        }
         if !lines.is_empty() {
             changes.tables.push((home.table, lines));
         }
@@ -199,25 +196,5 @@ impl<'a> Seen<'a> {
             if left.len() == 1 { "1 rule".to_owned() } else { format!("{} rules", left.len()) },
             first.text
         ));
-    }
-
-    /// What keeps all packets from our chain, and not by letting them go on their way.
-    fn in_the_way(&self) -> Option<String> {
-        let Home { table, chain, from, .. } = self.home;
-        let before = self.table.rules_of(from).into_iter().take_while(|rule| !self.jumps.contains(rule));
-        let ends_all = |text: &&str| {
-            Read::parse(text).is_some_and(|read| {
-                read.is_unconditional() && matches!(read.target.as_str(), "ACCEPT" | "DROP" | "REJECT")
-            })
-        };
-        let text = { before }.find(ends_all)?;
-        let lets_pass = Read::parse(text).is_some_and(|read| read.target == "ACCEPT");
-        (!lets_pass).then(|| {
-            format!(
-                "table {table}, chain {from}: `{text}` ends the way of every packet before {chain} is reached, so \
-                 pods get no forwarded packets; move it to the end (`-t {table} -D {from} {text}`, then \
-                 `-t {table} -A {from} {text}`)"
-            )
-        })
     }
 }

@@ -204,22 +204,35 @@ impl Found {
     pub(super) fn programs(&self, kind: Kind) -> impl Iterator<Item = (Family, Programs)> {
         self.installed.programs(kind).iter().map(|(family, programs)| (family, *programs))
     }
+
+    /// How much others use a variant; `None` if it can't do all of `families` here.
+    pub(super) async fn usage(
+        &self,
+        kind: Kind,
+        families: &[Family],
+    ) -> Result<Option<Usage>, FirewallError> {
+        if !self.installed.does(kind, families) {
+            return Ok(None);
+        }
+        usage(kind, self.installed.programs(kind)).await
+    }
+
+    /// Takes another choice.
+    pub(super) fn take(&mut self, kind: Kind, why: &str) {
+        let of = self.version.map_or(String::new(), |Version(a, b, c)| format!(" {a}.{b}.{c}"));
+        (self.kind, self.why) = (kind, format!("iptables{of} ({kind}): {why}"));
+    }
 }
 
 /// Finds the programs and chooses.
 pub(super) async fn find(families: &[Family]) -> Result<Found, FirewallError> {
     let installed = installed(families).await?;
-    let used = async |kind| {
-        if !installed.does(kind, families) {
-            return Ok(None);
-        }
-        usage(kind, installed.programs(kind)).await
-    };
-    let (nft, legacy) = (used(Kind::Nft).await?, used(Kind::Legacy).await?);
-    let (kind, why) = choose(nft, legacy, installed.plain);
-    let version = installed.version;
-    let of = version.map_or(String::new(), |Version(a, b, c)| format!(" {a}.{b}.{c}"));
-    Ok(Found { kind, why: format!("iptables{of} ({kind}): {why}"), version, installed })
+    let (version, plain) = (installed.version, installed.plain);
+    let mut found = Found { kind: Kind::Nft, why: String::new(), version, installed };
+    let (nft, legacy) = (found.usage(Kind::Nft, families).await?, found.usage(Kind::Legacy, families).await?);
+    let (kind, why) = choose(nft, legacy, plain);
+    found.take(kind, &why);
+    Ok(found)
 }
 
 /// How much a variant is used by others.

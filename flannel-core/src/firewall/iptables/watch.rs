@@ -3,14 +3,14 @@
 use std::future::pending;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
 use super::variant::Kind;
 use crate::netlink::RulesetEvents;
 
 /// What is asked for more often would keep the host busy with nothing else.
-const SHORTEST_RESYNC: Duration = Duration::from_secs(1);
+pub(super) const SHORTEST_RESYNC: Duration = Duration::from_secs(1);
 
 /// A firewall that starts anew runs several commands; one look is for all of them.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -27,7 +27,10 @@ pub(super) struct Watch {
     /// `None` where the kernel does not tell.
     events: Option<RulesetEvents>,
     is_changed: bool,
-    chains_changed: bool,
+    /// When the legacy variant is read next.
+    next: Option<Instant>,
+    /// Whether anything of iptables' nft variant changed.
+    heard: bool,
 }
 
 impl Watch {
@@ -36,7 +39,7 @@ impl Watch {
             |error| debug!(%error, "changes of rules are not announced; they are read at every resync");
         let events = RulesetEvents::open().map_err(told).ok();
         let (resync, looked) = (resync.max(SHORTEST_RESYNC), Instant::now());
-        Self { kind, resync, looked, events, is_changed: false, chains_changed: false }
+        Self { kind, resync, looked, events, is_changed: false, next: None, heard: true }
     }
 
     /// Notes a look, before it begins.
@@ -45,9 +48,14 @@ impl Watch {
         self.is_changed = false;
     }
 
-    /// Whether base chains of anybody changed since this was asked last.
-    pub(super) fn chains_changed(&mut self) -> bool {
-        std::mem::take(&mut self.chains_changed)
+    /// Watches another variant from now on.
+    pub(super) fn follow(&mut self, kind: Kind) {
+        (self.kind, self.next) = (kind, None);
+    }
+
+    /// Whether tables that iptables' nft variant may have changed since this was asked last, or nobody tells.
+    pub(super) fn heard_of_iptables(&mut self) -> bool {
+        std::mem::take(&mut self.heard) || self.events.is_none()
     }
 
     /// Waits for the time of the next look. Dropping the future is no loss.
@@ -59,11 +67,14 @@ impl Watch {
             return sleep_until((self.looked + self.resync).max(Instant::now() + SETTLE)).await;
         }
         // Legacy rules change in silence. Several agents of a host should not all look in the same instant.
-        let period = sleep(self.resync.mul_f64(0.95 + 0.1 * fastrand::f64()));
-        tokio::pin!(period);
+        let period = self.resync.mul_f64(0.95 + 0.1 * fastrand::f64());
+        let next = *self.next.get_or_insert_with(|| Instant::now() + period);
         loop {
             tokio::select! {
-                () = &mut period => return,
+                () = sleep_until(next) => {
+                    self.next = None;
+                    return;
+                }
                 () = self.hear() => {}
             }
         }
@@ -74,7 +85,7 @@ impl Watch {
         let Some(events) = &mut self.events else { return pending().await };
         let change = events.next().await;
         let ours = |(family, name): (u8, &str)| change.tables.contains(&(family, name.to_owned()));
-        self.is_changed |= change.unknown || change.base_chains || TABLES.into_iter().any(ours);
-        self.chains_changed |= change.unknown || change.base_chains;
+        self.heard |= change.unknown || change.tables.iter().any(|(family, _)| [2, 10].contains(family));
+        self.is_changed |= change.unknown || TABLES.into_iter().any(ours);
     }
 }

@@ -11,7 +11,6 @@ use async_trait::async_trait;
 use self::listing::SeenTable;
 use self::script::{family_name, script, table_name};
 use super::manager::{FirewallError, Plan, RuleManager, Step, run};
-use super::obstacles::{self, Dropping};
 use super::rules::{Ours, Wanted};
 use crate::addr::Family;
 use crate::netlink::{RulesetChange, RulesetEvents};
@@ -32,8 +31,6 @@ pub struct Nftables {
     events: RulesetEvents,
     /// Whether the kernel can choose source ports at random; `None` if that was not tried yet.
     can_be_random: Option<bool>,
-    /// The chains of others that drop what is forwarded; `None` if that must be looked up.
-    dropping: Option<Vec<Dropping>>,
 }
 
 impl Nftables {
@@ -45,7 +42,7 @@ impl Nftables {
     pub async fn open() -> Result<Self, FirewallError> {
         let events = RulesetEvents::open()?;
         run(NFT, &["--version"], "").await?;
-        Ok(Self { events, can_be_random: None, dropping: None })
+        Ok(Self { events, can_be_random: None })
     }
 
     /// Whether source ports can be chosen at random, found out by trying.
@@ -67,30 +64,14 @@ impl Nftables {
         self.can_be_random = Some(can);
         Ok(can)
     }
+}
 
-    async fn notes(&mut self, want: &Wanted) -> Result<Vec<String>, FirewallError> {
-        if !want.forward {
-            return Ok(Vec::new());
-        }
-        if self.dropping.is_none() {
-            let ours = Family::ALL.map(|family| (family_name(family), table_name(family)));
-            self.dropping = Some(obstacles::in_nftables(&ours).await?);
-        }
-        let legacy = obstacles::in_legacy_iptables().await;
-        let all = self.dropping.iter().flatten().chain(&legacy).filter(|chain| chain.concerns(want));
-        Ok(all.map(ToString::to_string).collect())
-    }
-
-    /// Whether a change is about our tables. Base chains of others are looked up again at the next plan.
-    fn concerns(&mut self, change: &RulesetChange) -> bool {
-        if change.base_chains || change.unknown {
-            self.dropping = None;
-        }
-        let ours = |(family, name): &(u8, String)| {
-            Family::ALL.iter().any(|it| *family == protocol(*it) && name == table_name(*it))
-        };
-        change.unknown || change.base_chains || change.tables.iter().any(ours)
-    }
+/// Whether a change is about our tables.
+fn concerns(change: &RulesetChange) -> bool {
+    let ours = |(family, name): &(u8, String)| {
+        Family::ALL.iter().any(|it| *family == protocol(*it) && name == table_name(*it))
+    };
+    change.unknown || change.tables.iter().any(ours)
 }
 
 #[async_trait]
@@ -102,7 +83,7 @@ impl RuleManager for Nftables {
     async fn plan(&mut self, want: &Wanted, ours: &Ours) -> Result<Plan, FirewallError> {
         let can_be_random = want.masquerade && want.fully_random && self.can_be_random().await?;
         let (v4, v6) = tokio::join!(seen(Family::V4), seen(Family::V6));
-        let mut plan = Plan { steps: Vec::new(), notes: self.notes(want).await? };
+        let mut plan = Plan::default();
         let mut lines = Vec::new();
         for (family, seen) in [(Family::V4, v4?), (Family::V6, v6?)] {
             let script = script(family, want, can_be_random, seen.as_ref(), ours);
@@ -116,7 +97,7 @@ impl RuleManager for Nftables {
     async fn changed(&mut self) {
         loop {
             let change = self.events.next().await;
-            if self.concerns(&change) {
+            if concerns(&change) {
                 return;
             }
         }

@@ -10,7 +10,7 @@ use super::super::Netlink;
 use super::sandbox::{ip, runtime, with_underlay};
 use crate::addr::{Family, LinkIndex, MacAddr, Mtu, Vni};
 use crate::dataplane::{Address, Object, Op};
-use crate::kernel::{Kernel, KernelEvent, Link, LinkOp, RouteLookup, VxlanLink};
+use crate::kernel::{Exit, Kernel, KernelEvent, Link, LinkOp, RouteLookup, VxlanLink};
 
 pub(super) const MAC: MacAddr = MacAddr([2, 0x5b, 0x10, 0x33, 0x7e, 1]);
 
@@ -207,9 +207,9 @@ fn routes_are_looked_up() {
         assert_eq!(kernel.lookup(at("198.51.100.1")).await.unwrap(), None);
         assert_eq!(kernel.lookup(at("2001:db8:1::1")).await.unwrap(), None);
         let direct = kernel.lookup(at("192.0.2.9")).await.unwrap().unwrap();
-        assert_eq!((direct.link, direct.via, direct.source), (Some(eth0), None, Some(at("192.0.2.1"))));
+        assert_eq!((direct.exit, direct.via, direct.source), (Exit::By(eth0), None, Some(at("192.0.2.1"))));
         let direct = kernel.lookup(at("2001:db8::9")).await.unwrap().unwrap();
-        assert_eq!((direct.link, direct.via), (Some(eth0), None));
+        assert_eq!((direct.exit, direct.via), (Exit::By(eth0), None));
 
         ip("route add default via 192.0.2.254");
         ip("route add default via 192.0.2.253 metric 100 src 192.0.2.1");
@@ -229,12 +229,13 @@ fn routes_are_looked_up() {
             assert_eq!(kernel.lookup(at(dst)).await.unwrap(), None, "{kind}");
         }
         let via = |via, source: Option<&str>, metric| RouteLookup {
-            link: Some(eth0),
+            exit: Exit::By(eth0),
             via: Some(at(via)),
             source: source.map(at),
             metric,
         };
-        let several = RouteLookup { link: None, via: None, source: None, metric: 200 };
+        // Two routers, but one way out.
+        let several = via("192.0.2.251", None, 200);
         assert_eq!(
             kernel.default_routes(Family::V4).await.unwrap(),
             [via("192.0.2.254", None, 0), via("192.0.2.253", Some("192.0.2.1"), 100), several]
@@ -243,7 +244,64 @@ fn routes_are_looked_up() {
         let there = kernel.lookup(at("198.51.100.1")).await.unwrap().unwrap();
         assert_eq!(there, via("192.0.2.254", Some("192.0.2.1"), 0));
         let there = kernel.lookup(at("2001:db8:1::1")).await.unwrap().unwrap();
-        assert_eq!((there.link, there.via), (Some(eth0), Some(at("2001:db8::fe"))));
+        assert_eq!((there.exit, there.via), (Exit::By(eth0), Some(at("2001:db8::fe"))));
+    });
+}
+
+#[test]
+fn default_routes_of_several_next_hops_name_their_links() {
+    with_underlay(test_name!(), || async {
+        let mut kernel = Netlink::open().unwrap();
+        ip("link add eth1 type veth peer name peer1");
+        ip("link set eth1 up");
+        ip("link set peer1 up");
+        ip("address add 198.51.100.1/24 dev eth1");
+        ip("address add 2001:db8:1::1/64 dev eth1 nodad");
+        let index = async |kernel: &mut Netlink, name| kernel.link(name).await.unwrap().unwrap().index;
+        let (eth0, eth1) = (index(&mut kernel, "eth0").await, index(&mut kernel, "eth1").await);
+        let exits = async |kernel: &mut Netlink, family| {
+            let routes = kernel.default_routes(family).await.unwrap();
+            routes.iter().map(|route| (route.exit, route.via.map(|via| via.to_string()))).collect::<Vec<_>>()
+        };
+        let one = |via: &str| (Exit::By(eth0), Some(via.to_owned()));
+        let two = |via: &str| (Exit::Several(eth0, eth1), Some(via.to_owned()));
+        ip("route add default nexthop via 192.0.2.251 nexthop via 192.0.2.250");
+        // Two routers of one link, as one route and as two that the kernel joins.
+        ip("-6 route add default nexthop via 2001:db8::fe nexthop via 2001:db8::fd");
+        assert_eq!(exits(&mut kernel, Family::V4).await, [one("192.0.2.251")]);
+        assert_eq!(exits(&mut kernel, Family::V6).await, [one("2001:db8::fe")]);
+        ip("-6 route flush default");
+        ip("-6 route add default via 2001:db8::fe dev eth0");
+        ip("-6 route append default via 2001:db8::fd dev eth0");
+        assert_eq!(exits(&mut kernel, Family::V6).await, [one("2001:db8::fe")]);
+        ip("-6 route append default via 2001:db8:1::fe dev eth1");
+        ip("route replace default nexthop via 192.0.2.251 nexthop via 198.51.100.9 dev eth1");
+        assert_eq!(exits(&mut kernel, Family::V4).await, [two("192.0.2.251")]);
+        assert_eq!(exits(&mut kernel, Family::V6).await, [two("2001:db8::fe")]);
+    });
+}
+
+#[test]
+fn a_link_has_further_names_a_master_and_keeps_its_number() {
+    with_underlay(test_name!(), || async {
+        let mut kernel = Netlink::open().unwrap();
+        ip("link property add dev eth0 altname enp0s3 altname a-name-longer-than-fifteen-bytes");
+        ip("link add br0 type bridge");
+        ip("link set peer0 master br0");
+        let eth0 = kernel.link("eth0").await.unwrap().unwrap();
+        assert_eq!(eth0.altnames, ["enp0s3", "a-name-longer-than-fifteen-bytes"]);
+        let links = kernel.links().await.unwrap();
+        let named = |name: &str| links.iter().find(|link| link.name == name).unwrap();
+        assert_eq!(named("eth0"), &eth0);
+        assert_eq!(named("peer0").master, Some(named("br0").index));
+        assert_eq!((eth0.master, eth0.kind.as_deref()), (None, Some("veth")));
+        assert_eq!(kernel.link_at(eth0.index).await.unwrap(), Some(eth0.clone()));
+        ip("link set eth0 name ens3");
+        let renamed = kernel.link_at(eth0.index).await.unwrap().unwrap();
+        assert_eq!((renamed.name.as_str(), renamed.index), ("ens3", eth0.index));
+        assert_eq!(kernel.link("eth0").await.unwrap(), None);
+        assert_eq!(kernel.link_at(LinkIndex(4711)).await.unwrap(), None);
+        assert_eq!(kernel.link_at(LinkIndex(0)).await.unwrap(), None);
     });
 }
 

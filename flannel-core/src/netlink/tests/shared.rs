@@ -6,7 +6,7 @@ use super::super::Netlink;
 use super::sandbox::{ip, with_underlay};
 use crate::addr::{Family, LinkIndex};
 use crate::dataplane::{Object, Op, ROUTE_PROTOCOL, Route, Through};
-use crate::kernel::{Kernel, KernelEvent};
+use crate::kernel::{Exit, Kernel, KernelEvent};
 
 /// The route of a host-gw peer.
 fn route(family: Family, subnet: &str, via: &str, link: LinkIndex) -> Route {
@@ -71,13 +71,13 @@ fn blackholes_come_back_as_they_were_put_and_yield_to_every_other_route() {
             // A bridge that comes later has its traffic.
             ip(&format!("address add {address} dev cni0"));
             let cni0 = kernel.link("cni0").await.unwrap().unwrap().index;
-            assert_eq!(kernel.lookup(dst).await.unwrap().and_then(|found| found.link), Some(cni0));
+            assert_eq!(kernel.lookup(dst).await.unwrap().map(|found| found.exit), Some(Exit::By(cni0)));
             // And one that was there before is no hindrance.
             let flag = if family == Family::V4 { "-4" } else { "-6" };
             ip(&format!("{flag} route del blackhole {subnet} proto 102"));
             while !kernel.events().await.contains(&KernelEvent::Gone(ours.key())) {}
             assert_eq!(kernel.execute(&[Op::Create(ours)]).await.unwrap(), []);
-            assert_eq!(kernel.lookup(dst).await.unwrap().and_then(|found| found.link), Some(cni0));
+            assert_eq!(kernel.lookup(dst).await.unwrap().map(|found| found.exit), Some(Exit::By(cni0)));
             assert_eq!(kernel.execute(&[Op::Delete(ours)]).await.unwrap(), []);
             assert_eq!(kernel.routes_by(family, ROUTE_PROTOCOL).await.unwrap(), []);
             let show = ip(&format!("{flag} route show"));
@@ -151,6 +151,75 @@ fn a_gateway_off_link_is_refused_with_a_known_errno() {
             let known = [libc::ENETUNREACH, libc::EHOSTUNREACH, libc::EINVAL];
             assert!(refused.len() == 1 && known.contains(&refused[0].errno), "{family}: {refused:?}");
             println!("{family}: {}", refused[0]);
+        }
+    });
+}
+
+/// What somebody does to a route of ours in the verbs of `ip route`, and whether ours is there no more.
+const TAKEOVERS: [(&str, &str, bool); 5] = [
+    ("replaced", "replace SUBNET via NEXT dev eth0", true),
+    ("replaced by one on another link", "replace SUBNET dev other", true),
+    (
+        "replaced by several next hops",
+        "replace SUBNET nexthop via NEXT dev eth0 nexthop via LAST dev eth0",
+        true,
+    ),
+    // In IPv6 it becomes a second next hop of ours, in IPv4 a route behind ours.
+    ("appended", "append SUBNET via NEXT dev eth0", false),
+    // In IPv4 a route in front of ours, in IPv6 the same as appended.
+    ("prepended", "prepend SUBNET via NEXT dev eth0", false),
+];
+
+#[test]
+fn who_holds_the_key_of_a_route_is_read_in_the_kernels_order_and_a_replace_takes_it_back() {
+    with_underlay(test_name!(), || async {
+        let mut kernel = Netlink::open().unwrap();
+        let eth0 = kernel.link("eth0").await.unwrap().unwrap().index;
+        ip("link add other type veth peer name peer1");
+        ip("link set other up");
+        for (family, subnet, via, next, last, flag) in [
+            (Family::V4, "10.1.0.0/24", "192.0.2.9", "192.0.2.99", "192.0.2.98", "-4"),
+            (Family::V6, "fd00:1::/64", "2001:db8::9", "2001:db8::99", "2001:db8::98", "-6"),
+        ] {
+            let ours = route(family, subnet, via, eth0);
+            let object = Object::Route(ours);
+            let keys = [object.key()].into();
+            for (what, command, is_gone) in TAKEOVERS {
+                // It hears nothing of what was before.
+                let mut kernel = Netlink::open().unwrap();
+                assert_eq!(kernel.execute(&[Op::Create(object)]).await.unwrap(), [], "{family} {what}");
+                let command = command.replace("SUBNET", subnet).replace("NEXT", next).replace("LAST", last);
+                ip(&format!("{flag} route {command}"));
+                // No announcement says that ours is gone, only what came.
+                let mut events = kernel.events().await;
+                while !events.iter().any(|event| matches!(event, KernelEvent::Put(Object::Route(it)) if it.protocol != ROUTE_PROTOCOL && it.dst == ours.dst)) {
+                    events = kernel.events().await;
+                }
+                assert!(!events.contains(&KernelEvent::Gone(object.key())), "{family} {what}");
+                let holders = kernel.routes_at(family, &keys).await.unwrap();
+                assert_eq!(
+                    holders.contains(&ours),
+                    !is_gone && family == Family::V4,
+                    "{family} {what}: {holders:?}"
+                );
+                let in_use = kernel.lookup(ours.dst.base()).await.unwrap().unwrap();
+                let first = holders[0];
+                assert!(
+                    first.link.is_none() || (first.link, first.via) == (in_use.link, in_use.via),
+                    "{family} {what}"
+                );
+                assert_eq!(first == ours, family == Family::V4 && what == "appended", "{holders:?}");
+                // As the loop does.
+                let behind = holders[1..].iter().filter(|route| **route == ours);
+                let mut ops: Vec<Op> = behind.map(|route| Op::Delete(Object::Route(*route))).collect();
+                if first != ours {
+                    ops.push(Op::Replace(object));
+                }
+                assert_eq!(kernel.execute(&ops).await.unwrap(), [], "{family} {what}");
+                assert_eq!(kernel.routes_at(family, &keys).await.unwrap()[0], ours, "{family} {what}");
+                ip(&format!("{flag} route flush {subnet}"));
+                assert_eq!(kernel.routes_at(family, &keys).await.unwrap(), []);
+            }
         }
     });
 }

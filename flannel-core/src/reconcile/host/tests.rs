@@ -1,6 +1,6 @@
 use super::*;
 use crate::addr::Mtu;
-use crate::peers::{Claim, Peer};
+use crate::peers::{Claim, Peer, Standing};
 
 const OVERLAY: [(Family, u32); 2] = [(Family::V4, 3), (Family::V6, 4)];
 
@@ -14,6 +14,8 @@ fn link(index: u32, name: &str) -> Link {
         up: name != "down0",
         carrier: true,
         loopback: name == "lo",
+        altnames: Vec::new(),
+        master: None,
         vxlan: None,
     }
 }
@@ -129,7 +131,7 @@ fn addresses_in_the_way_of_peers_are_named() {
     for n in [2, 3] {
         let key: LeaseKey = format!("10.5.{n}.0-24&fd00:5:0:{n}::-64").parse().unwrap();
         let claims = key.subnets().iter().map(|(_, subnet)| Claim::Subnet(*subnet)).collect();
-        peers.put(key, n, Ok(Peer { objects: Vec::new(), claims }));
+        peers.put(key, Standing { created: n, ..Standing::default() }, Ok(Peer { objects: Vec::new(), claims }));
     }
     let links = links();
     for (what, addr, lines, cut) in [

@@ -1,3 +1,5 @@
+mod identity;
+
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use proptest::prelude::*;
@@ -30,7 +32,19 @@ fn listing(records: &[Record]) -> Listing {
 
 fn run(text: &str, listing: &Listing, previous: Option<&str>) -> Result<Decision, SubnetError> {
     let previous = previous.map(|key| key.parse().unwrap());
-    decide(&config(text), listing, &attrs(1), previous, &mut fastrand::Rng::with_seed(7))
+    ask(&config(text), listing, &attrs(1), previous, &mut fastrand::Rng::with_seed(7))
+}
+
+/// The decision for a node of which no more than its subnets is known.
+fn ask(
+    config: &NetworkConfig,
+    listing: &Listing,
+    attrs: &LeaseAttrs,
+    previous: Option<LeaseKey>,
+    rng: &mut fastrand::Rng,
+) -> Result<Decision, SubnetError> {
+    let identity = previous.map(Identity::from).unwrap_or_default();
+    decide(config, listing, Applicant { attrs, identity: &identity, local: &attrs.public_ips }, rng)
 }
 
 #[track_caller]
@@ -73,8 +87,7 @@ fn ipv6_only_nodes_are_known_by_their_ipv6_address() {
 fn needs_the_address_that_identifies_it() {
     let mut mine = attrs(1);
     mine.public_ips.v4 = None;
-    let error =
-        decide(&config(DUAL), &Listing::default(), &mine, None, &mut fastrand::Rng::new()).unwrap_err();
+    let error = ask(&config(DUAL), &Listing::default(), &mine, None, &mut fastrand::Rng::new()).unwrap_err();
     assert!(error.to_string().contains("IPv4"), "{error}");
 }
 
@@ -163,7 +176,7 @@ fn what_is_free_to_choose_in_dual_stack_is_a_pair() {
         for seed in 0..20 {
             let previous = previous.map(|key| key.parse().unwrap());
             let rng = &mut fastrand::Rng::with_seed(seed);
-            let decision = decide(&config, &listed, &attrs(1), previous, rng).unwrap();
+            let decision = ask(&config, &listed, &attrs(1), previous, rng).unwrap();
             let Decision::Take(key) = decision else { panic!("{decision:?}") };
             match want {
                 Some(want) => assert_eq!(key.to_string(), want),
@@ -185,7 +198,7 @@ fn a_huge_network_is_quick() {
         Record { lease: Lease { key, attrs: attrs(2), created: 1 }, reserved: false }
     });
     let listed = Listing { records: leases.collect(), taken: Vec::new() };
-    let decision = decide(&config, &listed, &attrs(1), None, &mut fastrand::Rng::with_seed(1)).unwrap();
+    let decision = ask(&config, &listed, &attrs(1), None, &mut fastrand::Rng::with_seed(1)).unwrap();
     let Decision::Take(key) = decision else { panic!("{decision:?}") };
     assert_eq!(key.subnet(Family::V4), range.nth(4094));
 }
@@ -240,7 +253,7 @@ proptest! {
         let keys: Vec<LeaseKey> = (listed.records.iter().map(|record| record.lease.key))
             .chain(listed.taken.iter().map(|taken| taken.key))
             .collect();
-        let ranges = TakenRanges::new(&listed, None);
+        let ranges = TakenRanges::new(&listed, None, []);
         for (family, network) in config.networks.iter() {
             let range = network.range.unwrap();
             let mut want = naive(&range, &keys);
@@ -260,7 +273,7 @@ proptest! {
     ) {
         let config = config([V4, DUAL, V6][text]);
         let listed = without_absurd(&config, &listed, |record| record.lease.attrs == attrs(1)).into_owned();
-        let decision = decide(&config, &listed, &attrs(1), previous, &mut fastrand::Rng::with_seed(seed));
+        let decision = ask(&config, &listed, &attrs(1), previous, &mut fastrand::Rng::with_seed(seed));
         let keys = |replaced: Option<LeaseKey>| -> Vec<LeaseKey> {
             (listed.records.iter().map(|record| record.lease.key))
                 .filter(|key| Some(*key) != replaced)
@@ -302,7 +315,7 @@ proptest! {
         let mut rng = fastrand::Rng::with_seed(seed);
         let mut listed = Listing::default();
         for node in 1..20 {
-            match decide(&config, &listed, &attrs(node), None, &mut rng) {
+            match ask(&config, &listed, &attrs(node), None, &mut rng) {
                 Ok(Decision::Take(key)) => {
                     prop_assert!(!listed.records.iter().any(|other| overlaps(other.lease.key, key)));
                     let lease = Lease { key, attrs: attrs(node), created: node.into() };

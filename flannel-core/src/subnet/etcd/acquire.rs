@@ -1,9 +1,10 @@
 //! Taking a lease: adopt, create or replace, each in one transaction that fails if the store moved on.
 
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use etcd_client::{Compare, CompareOp, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::Store;
 use super::create::{Created, Guard, Wanted};
@@ -12,11 +13,13 @@ use super::records::{Listed, MAX_MESSAGE, Stored, digest};
 use crate::addr::Family;
 use crate::config::NetworkConfig;
 use crate::lease::{Lease, LeaseAttrs, LeaseKey};
-use crate::subnet::SubnetError;
-use crate::subnet::allocate::{Decision, decide};
+use crate::subnet::allocate::{Applicant, Decision, decide, former, holder, is_same_node};
+use crate::subnet::{Identity, SubnetError};
 
 /// How often a subnet is chosen anew because others took the chosen one.
 const ATTEMPTS: u32 = 20;
+/// How many former records go in one transaction, of which etcd's has 128 operations at most. A node has one or two.
+const MOST_FORMER: usize = 16;
 
 /// What came of one attempt.
 enum Attempt {
@@ -32,7 +35,7 @@ struct Attempts {
     listed: Listed,
     /// Whether it has no lease that is gone meanwhile.
     is_fresh: bool,
-    previous: Option<LeaseKey>,
+    identity: Identity,
     /// An etcd lease that no key hangs on yet.
     grant: Option<i64>,
 }
@@ -40,8 +43,8 @@ struct Attempts {
 impl Store {
     pub(super) async fn acquire(&self, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
         let (config, listed) = self.config_and_leases().await?;
-        let previous = self.options.previous;
-        let mut state = Attempts { listed, is_fresh: true, previous, grant: None };
+        let identity = self.options.identity.clone();
+        let mut state = Attempts { listed, is_fresh: true, identity, grant: None };
         for attempt in 0..ATTEMPTS {
             // The first collision was bad luck, more of them are a crowd.
             let pause = fastrand::u64(0..=20 * u64::from(attempt.saturating_sub(1)));
@@ -77,18 +80,28 @@ impl Store {
         state: &mut Attempts,
     ) -> Result<Attempt, SubnetError> {
         refuse_ipv6_only(config, &state.listed)?;
+        let local = *self.local.lock().unwrap_or_else(PoisonError::into_inner);
         let (listed, rng) = (&state.listed, &mut fastrand::Rng::new());
+        let listing = listed.listing();
+        let applicant = Applicant { attrs, identity: &state.identity, local: &local };
         let stored = |key| listed.stored.iter().find(|stored| stored.lease.key == key);
         let swapped = |lease: Option<Lease>| lease.map_or(Attempt::ListAgain, Attempt::Done);
-        let (key, replaced) = match decide(config, &listed.listing(), attrs, state.previous, rng)? {
+        let decision = decide(config, &listing, applicant, rng)?;
+        let own = match &decision {
+            Decision::Adopt(own) => own.lease.key,
+            Decision::Take(key) | Decision::Reclaim(key) | Decision::Replace { new: key, .. } => *key,
+        };
+        let former = former(&listing, own, applicant).filter_map(|record| stored(record.lease.key));
+        let former: Vec<&Stored> = former.filter(|old| may_go(old)).take(MOST_FORMER).collect();
+        let (key, replaced) = match decision {
             Decision::Adopt(own) => {
                 let own = stored(own.lease.key).expect("what was decided on was listed");
-                return Ok(swapped(self.adopt(own, attrs).await?));
+                return Ok(swapped(self.adopt(own, attrs, &former).await?));
             }
             Decision::Reclaim(key) => {
                 let name = key.to_string();
                 if let Some(bad) = listed.bad.iter().find(|bad| bad.record.key == name) {
-                    let is_ours = self.swap(key, bad.modified, bad.etcd_lease, attrs).await?;
+                    let is_ours = self.swap(key, bad.modified, bad.etcd_lease, attrs, &former).await?;
                     let lease = || Lease { key, attrs: attrs.clone(), created: bad.created };
                     return Ok(swapped(is_ours.then(lease)));
                 }
@@ -99,16 +112,24 @@ impl Store {
             Decision::Replace { old, new } => (new, stored(old.lease.key)),
         };
         let (guard, revision) = (Guard::of(Some(config), key), listed.at.revision);
-        let wanted = Wanted { key, attrs, guard, revision, replaced };
+        let former =
+            former.into_iter().filter(|old| Some(old.lease.key) != replaced.map(|old| old.lease.key));
+        let wanted = Wanted { key, attrs, guard, revision, replaced, former: former.collect() };
         match self.create(&wanted, &mut state.grant).await? {
-            Created::Ours(lease) => return Ok(Attempt::Done(lease)),
+            Created::Ours(lease) => {
+                note_gone(&wanted.former);
+                return Ok(Attempt::Done(lease));
+            }
             Created::Taken(Some((at, newer))) => {
                 state.listed.catch_up(self, at, &newer);
                 return Ok(Attempt::Again);
             }
             Created::Taken(None) => {}
             // The record that it replaced is gone, but what can be kept of it still is.
-            Created::Withdrawn => state.previous = replaced.map(|old| old.lease.key).or(state.previous),
+            Created::Withdrawn => {
+                let kept = replaced.map(|old| old.lease.key);
+                state.identity.subnets = kept.or(state.identity.subnets);
+            }
         }
         Ok(Attempt::ListAgain)
     }
@@ -116,34 +137,50 @@ impl Store {
     /// Publishes under a record of ours. `None` if it changed meanwhile.
     ///
     /// What is there already with a living etcd lease is only kept alive: a restart is no event for peers.
-    async fn adopt(&self, own: &Stored, attrs: &LeaseAttrs) -> Result<Option<Lease>, SubnetError> {
-        let unchanged = own.value == digest(attrs.to_json().as_bytes());
+    async fn adopt(
+        &self,
+        own: &Stored,
+        attrs: &LeaseAttrs,
+        former: &[&Stored],
+    ) -> Result<Option<Lease>, SubnetError> {
+        let unchanged = own.value == digest(attrs.to_json().as_bytes()) && former.is_empty();
         if own.etcd_lease == 0 && unchanged {
             return Ok(Some(own.lease.clone()));
         }
         if own.etcd_lease != 0 && self.is_kept(own.etcd_lease).await? && unchanged {
             return Ok(Some(own.lease.clone()));
         }
-        let swapped = self.swap(own.lease.key, own.modified, own.etcd_lease, attrs).await?;
+        let swapped = self.swap(own.lease.key, own.modified, own.etcd_lease, attrs, former).await?;
+        if swapped {
+            note_moved(&own.lease, attrs);
+        }
         Ok(swapped.then(|| Lease { attrs: attrs.clone(), ..own.lease.clone() }))
     }
 
     /// Puts our value under a key that was last changed at `modified`: on its etcd lease if that lives, else
-    /// on a new one; a reservation (0) stays one. `false` if the key changed meanwhile.
+    /// on a new one; a reservation (0) stays one. The `former` records go in the same transaction. `false` if the
+    /// key, or one of these, changed meanwhile.
     pub(super) async fn swap(
         &self,
         key: LeaseKey,
         modified: i64,
         etcd_lease: i64,
         attrs: &LeaseAttrs,
+        former: &[&Stored],
     ) -> Result<bool, CallError> {
         let is_kept = etcd_lease == 0 || self.is_kept(etcd_lease).await?;
         let id = if is_kept { etcd_lease } else { self.grant().await? };
         let (name, value) = (self.keys.lease(key), attrs.to_json());
-        let txn = Txn::new()
-            .when([Compare::mod_revision(name.as_str(), CompareOp::Equal, modified)])
-            .and_then([put(&name, &value, id)])
-            .or_else([TxnOp::get(name.as_str(), None)]);
+        let is_as_listed =
+            |name: &str, modified| Compare::mod_revision(name.to_owned(), CompareOp::Equal, modified);
+        let mut when = vec![is_as_listed(&name, modified)];
+        let mut then = vec![put(&name, &value, id)];
+        for old in former {
+            let name = self.keys.lease(old.lease.key);
+            when.push(is_as_listed(&name, old.modified));
+            then.push(TxnOp::delete(name, None));
+        }
+        let txn = Txn::new().when(when).and_then(then).or_else([TxnOp::get(name.as_str(), None)]);
         let done = self.txn("publish the lease", txn).await?;
         // A request that was sent twice finds its own work.
         let mut there = records(&done).into_iter();
@@ -151,6 +188,9 @@ impl Store {
             || there.any(|found| found.value() == value.as_bytes() && found.lease() == id && id != 0);
         if !swapped && !is_kept {
             self.revoke(id).await;
+        }
+        if done.succeeded() {
+            note_gone(former);
         }
         Ok(swapped)
     }
@@ -162,6 +202,29 @@ impl Store {
             async move { client.txn(txn).await }
         };
         Ok(self.call(what, run).await?.1)
+    }
+}
+
+/// Whether a former record of this node may go. What an operator put there is his to delete.
+fn may_go(old: &Stored) -> bool {
+    let is_reserved = old.etcd_lease == 0;
+    if is_reserved {
+        warn!(subnet = %old.lease.key, "a reservation names this node beside its lease; delete one of them");
+    }
+    !is_reserved
+}
+
+fn note_gone(former: &[&Stored]) {
+    for old in former {
+        info!(subnet = %old.lease.key, underlay = holder(&old.lease.attrs), "former lease of this node deleted");
+    }
+}
+
+/// Says that a lease was kept over a change of the address.
+fn note_moved(own: &Lease, attrs: &LeaseAttrs) {
+    if !is_same_node(&own.attrs, attrs) {
+        let (before, underlay) = (holder(&own.attrs), holder(attrs));
+        info!(subnet = %own.key, before, underlay, "lease kept; the address of this node changed");
     }
 }
 

@@ -52,6 +52,8 @@ pub(super) struct Wanted<'a> {
     pub(super) revision: i64,
     /// The record in whose place it comes.
     pub(super) replaced: Option<&'a Stored>,
+    /// Former records of this node, which go with it.
+    pub(super) former: Vec<&'a Stored>,
 }
 
 /// What came of it.
@@ -164,7 +166,7 @@ impl Store {
         let newer = self.since(revision);
         let seen = TxnOp::get(first, Some(newer.clone().with_keys_only()));
         let mut then = vec![put(name, &wanted.attrs.to_json(), id), seen];
-        if let Some(old) = wanted.replaced {
+        for old in wanted.replaced.iter().chain(&wanted.former) {
             let old_name = self.keys.lease(old.lease.key);
             when.push(Compare::mod_revision(old_name.as_str(), CompareOp::Equal, old.modified));
             then.insert(0, TxnOp::delete(old_name, None));

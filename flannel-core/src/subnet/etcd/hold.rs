@@ -2,7 +2,7 @@
 //! when it was deleted or changed, and gives up only when another node has its subnet. Outages are waited out.
 
 use std::convert::Infallible;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use etcd_client::{Compare, CompareOp, Txn, TxnOp};
 use tracing::{debug, error, warn};
@@ -14,6 +14,8 @@ use super::records::Position;
 use super::watch::Feed;
 use crate::lease::{Lease, LeaseAttrs, LeaseKey};
 use crate::subnet::allocate::{holder, is_same_node, overlaps};
+use crate::subnet::hold::Rivalry;
+use crate::subnet::identity::is_ours;
 use crate::subnet::timing::{Backoff, renew_after};
 use crate::subnet::{SubnetError, chain};
 
@@ -26,16 +28,23 @@ enum Held {
     Until(Position, Option<Duration>),
     /// Its etcd lease was renewed.
     Renewed,
-    /// It was gone or changed, and we tried to put it back.
-    Restored,
+    /// It was gone or changed, and we tried to put it back. With the address of another node, if it had one.
+    Restored(Option<String>),
 }
 
 impl Store {
     pub(super) async fn hold(&self, lease: &Lease) -> Result<Infallible, SubnetError> {
         let (mut outage, mut repairs) = (Backoff::new(), Backoff::new());
-        let mut spread = fastrand::f64();
+        let (mut spread, mut rivalry) = (fastrand::f64(), Rivalry::default());
+        let mut jumps = self.options.clock.jumps();
         loop {
             let looked = self.look(lease, spread).await;
+            let looked = match looked {
+                Ok(Held::Restored(Some(by))) if rivalry.is_lasting(&by) => {
+                    Err(lost(lease.key, rivalry.holder()))
+                }
+                looked => looked,
+            };
             match &looked {
                 Ok(_) | Err(SubnetError::LeaseLost { .. }) => self.health.set_unkept(None),
                 // That is said already.
@@ -44,21 +53,31 @@ impl Store {
             }
             match looked {
                 Ok(Held::Until(at, wait)) => {
-                    let start = Instant::now();
-                    if self.wait_for_change(lease.key, at, wait).await {
+                    let start = self.options.clock.now();
+                    let is_seen = tokio::select! {
+                        is_seen = self.wait_for_change(lease.key, at, wait) => is_seen,
+                        slept = jumps.suspended() => {
+                            debug!(?slept, "looking at the own lease after a suspend");
+                            // Nobody on the way remembers a connection for so long.
+                            self.clients.renew().await;
+                            true
+                        }
+                    };
+                    if is_seen {
                         outage.reset();
                     } else {
                         tokio::time::sleep(outage.pause()).await;
                     }
-                    if start.elapsed() > CALM {
+                    if self.options.clock.now().since(start) > CALM {
                         repairs.reset();
+                        rivalry = Rivalry::default();
                     }
                 }
                 Ok(Held::Renewed) => {
                     debug!(subnet = %lease.key, "lease renewed");
                     spread = fastrand::f64();
                 }
-                Ok(Held::Restored) => {
+                Ok(Held::Restored(_)) => {
                     warn!(subnet = %lease.key, "lease was deleted or changed; put back");
                     // Two agents of one node would otherwise overwrite each other without rest.
                     tokio::time::sleep(repairs.pause()).await;
@@ -83,7 +102,7 @@ impl Store {
         let (_, found) = self.read(own.key).await?;
         let (created, modified, etcd_lease) = match found {
             Some(Ok(there)) if there.lease.attrs == *attrs => return Ok(there.lease),
-            Some(Ok(there)) if !is_same_node(&there.lease.attrs, &own.attrs) => {
+            Some(Ok(there)) if !is_ours(&there.lease.attrs, &own.attrs) => {
                 return Err(self.note_lost(own.key, holder(&there.lease.attrs)));
             }
             Some(Ok(there)) => (there.lease.created, there.modified, there.etcd_lease),
@@ -93,7 +112,7 @@ impl Store {
                 return created.ok_or(SubnetError::Contended { attempts: 1 });
             }
         };
-        if self.swap(own.key, modified, etcd_lease, attrs).await? {
+        if self.swap(own.key, modified, etcd_lease, attrs, &[]).await? {
             Ok(Lease { created, ..next })
         } else {
             Err(SubnetError::Contended { attempts: 1 })
@@ -105,7 +124,7 @@ impl Store {
         let (_, found) = self.read(own.key).await?;
         let modified = match found {
             None => return Ok(()),
-            Some(Ok(there)) if !is_same_node(&there.lease.attrs, &own.attrs) => {
+            Some(Ok(there)) if !is_ours(&there.lease.attrs, &own.attrs) => {
                 return Err(lost(own.key, holder(&there.lease.attrs)));
             }
             Some(Ok(there)) => there.modified,
@@ -136,6 +155,7 @@ impl Store {
     /// Looks at the own key, and does what is due.
     async fn look(&self, own: &Lease, spread: f64) -> Result<Held, SubnetError> {
         let (at, found) = self.read(own.key).await?;
+        let mut by = None;
         let (modified, etcd_lease) = match found {
             Some(Ok(there)) if there.lease.attrs == own.attrs => {
                 if there.etcd_lease == 0 {
@@ -154,19 +174,23 @@ impl Store {
                 // The etcd lease is gone, and the key will be at any moment.
                 (there.modified, there.etcd_lease)
             }
-            Some(Ok(there)) if !is_same_node(&there.lease.attrs, &own.attrs) => {
+            Some(Ok(there)) if !is_ours(&there.lease.attrs, &own.attrs) => {
                 return Err(lost(own.key, holder(&there.lease.attrs)));
             }
-            Some(Ok(there)) => (there.modified, there.etcd_lease),
+            Some(Ok(there)) => {
+                let is_elsewhere = !is_same_node(&there.lease.attrs, &own.attrs);
+                by = is_elsewhere.then(|| holder(&there.lease.attrs));
+                (there.modified, there.etcd_lease)
+            }
             // Nobody can be seen to hold an unreadable record under our key.
             Some(Err(bad)) => (bad.modified, bad.etcd_lease),
             None => {
                 self.create_again(own).await?;
-                return Ok(Held::Restored);
+                return Ok(Held::Restored(None));
             }
         };
-        self.swap(own.key, modified, etcd_lease, &own.attrs).await?;
-        Ok(Held::Restored)
+        self.swap(own.key, modified, etcd_lease, &own.attrs, &[]).await?;
+        Ok(Held::Restored(by))
     }
 
     async fn create_again(&self, own: &Lease) -> Result<Option<Lease>, SubnetError> {
@@ -182,7 +206,8 @@ impl Store {
         // All nodes do this at once after a loss of the store, so it is worth a look at the config.
         let guard = Guard::of(self.config().await.ok().as_ref(), own.key);
         let revision = listed.at.revision;
-        let wanted = Wanted { key: own.key, attrs: &own.attrs, guard, revision, replaced: None };
+        let wanted =
+            Wanted { key: own.key, attrs: &own.attrs, guard, revision, replaced: None, former: Vec::new() };
         let mut grant = None;
         let created = self.create(&wanted, &mut grant).await?;
         self.revoke(grant.unwrap_or(0)).await;

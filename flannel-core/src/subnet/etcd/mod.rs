@@ -18,7 +18,7 @@ mod watch;
 
 use std::convert::Infallible;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use etcd_client::Client;
@@ -43,6 +43,8 @@ struct Store {
     keys: Keys,
     clients: Clients,
     health: Health,
+    /// This node's addresses on the underlay.
+    local: Mutex<PerFamily<IpAddr>>,
 }
 
 impl EtcdSubnetManager {
@@ -50,7 +52,8 @@ impl EtcdSubnetManager {
     pub fn new(options: EtcdOptions) -> Result<Self, SubnetError> {
         let clients = Clients::new(&options)?;
         let keys = Keys::new(&options.prefix);
-        Ok(Self(Arc::new(Store { options, keys, clients, health: Health::new("etcd") })))
+        let (health, local) = (Health::new("etcd"), Mutex::default());
+        Ok(Self(Arc::new(Store { options, keys, clients, health, local })))
     }
 }
 
@@ -58,6 +61,10 @@ impl EtcdSubnetManager {
 impl SubnetManager for EtcdSubnetManager {
     async fn network_config(&self) -> Result<NetworkConfig, SubnetError> {
         self.0.config().await
+    }
+
+    fn avoid(&self, local: &PerFamily<IpAddr>) {
+        *self.0.local.lock().unwrap_or_else(PoisonError::into_inner) = *local;
     }
 
     async fn published_attrs(

@@ -5,7 +5,8 @@ use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::lease::LeaseKey;
+use crate::clock::Clock;
+use crate::subnet::Identity;
 
 /// How to reach and use an etcd store.
 #[derive(Debug, Clone)]
@@ -21,14 +22,16 @@ pub struct EtcdOptions {
     pub username: Option<String>,
     /// The user's password.
     pub password: Option<Password>,
-    /// The subnets this node had before a restart, which it gets again if they are free.
-    pub previous: Option<LeaseKey>,
+    /// What this node knows of itself, by which it finds its own lease again.
+    pub identity: Identity,
     /// How long before its end a lease is renewed.
     pub renew_margin: Duration,
     /// What a lease is granted for. Go nodes grant 24 hours.
     pub ttl: Duration,
     /// How long to wait for an answer.
     pub timeouts: EtcdTimeouts,
+    /// The clocks that leases are counted by.
+    pub clock: Clock,
 }
 
 impl EtcdOptions {
@@ -40,10 +43,11 @@ impl EtcdOptions {
             tls: EtcdTls::default(),
             username: None,
             password: None,
-            previous: None,
+            identity: Identity::default(),
             renew_margin: Duration::from_hours(1),
             ttl: Duration::from_hours(24),
             timeouts: EtcdTimeouts::default(),
+            clock: Clock::default(),
         }
     }
 }

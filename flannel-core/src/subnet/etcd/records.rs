@@ -198,7 +198,8 @@ impl Store {
         public_ips: &PerFamily<IpAddr>,
     ) -> Result<Option<LeaseAttrs>, SubnetError> {
         let listed = self.list().await?;
-        Ok(published(listed.stored.iter().map(|stored| &stored.lease), public_ips))
+        let leases = listed.stored.iter().map(|stored| &stored.lease);
+        Ok(published(leases, public_ips, &self.options.identity))
     }
 
     /// Lists all leases, without a call for each.

@@ -12,11 +12,13 @@ use futures::{StreamExt, stream};
 use super::Store;
 use super::error::{CallError, describe};
 use super::records::{Known, Listed, MAX_MESSAGE, Position};
+use crate::clock::Jumps;
 use crate::lease::{BadRecord, LeaseUpdate};
 use crate::subnet::LeaseStream;
 use crate::subnet::missing::Missing;
 use crate::subnet::timing::Backoff;
 use tokio::sync::watch;
+use tracing::debug;
 
 /// How often a quiet watch is asked how far it is, so that the age of our knowledge is known.
 const CONFIRM: Duration = Duration::from_secs(30);
@@ -109,7 +111,6 @@ impl Feed {
 /// The lease watch. All events of one response come together, in their order.
 pub(super) fn stream(store: Arc<Store>) -> LeaseStream {
     let watcher = Watcher {
-        store,
         last: None,
         resume: 0,
         feed: None,
@@ -117,7 +118,9 @@ pub(super) fn stream(store: Arc<Store>) -> LeaseStream {
         is_sure: false,
         is_other: false,
         known: BTreeMap::new(),
-        missing: Missing::default(),
+        missing: Missing::new(store.options.clock.clone()),
+        jumps: store.options.clock.jumps(),
+        store,
         bad: BTreeMap::new(),
         backoff: Backoff::new(),
     };
@@ -145,6 +148,7 @@ struct Watcher {
     /// The records before `resume`.
     known: BTreeMap<Box<str>, Known>,
     missing: Missing,
+    jumps: Jumps,
     bad: BTreeMap<String, String>,
     backoff: Backoff,
 }
@@ -176,7 +180,7 @@ impl Watcher {
                 }
                 continue;
             }
-            let end = self.missing.next_end();
+            let end = self.missing.time_left();
             let Some(feed) = &mut self.feed else {
                 let keys = &store.keys;
                 match Feed::open(&store, &keys.first, Some(&keys.end), self.resume).await {
@@ -185,9 +189,20 @@ impl Watcher {
                 }
                 continue;
             };
-            let response = match end {
-                Some(end) => tokio::time::timeout_at(end, feed.next(&store)).await.ok(),
-                None => Some(feed.next(&store).await),
+            let next = async {
+                match end {
+                    Some(end) => tokio::time::timeout(end, feed.next(&store)).await.ok(),
+                    None => Some(feed.next(&store).await),
+                }
+            };
+            let response = tokio::select! {
+                response = next => response,
+                slept = self.jumps.suspended() => {
+                    debug!(?slept, "comparing all leases after a suspend");
+                    store.clients.renew().await;
+                    (self.feed, self.is_sure) = (None, false);
+                    continue;
+                }
             };
             let Some(response) = response else {
                 let ended = self.missing.expire();

@@ -122,6 +122,14 @@ pub(super) struct BadAnnotation {
     pub(super) problem: &'static str,
 }
 
+impl BadAnnotation {
+    /// The same with the whole name of the annotation, as `kubectl` wants it.
+    pub(super) fn named(&self, prefix: &AnnotationPrefix) -> String {
+        let name = prefix.name(self.annotation.suffix());
+        format!("annotation {name} = {:?} {}", self.value, self.problem)
+    }
+}
+
 /// The address in an annotation; `None` if it is not there, empty, or the unspecified one that stands for none.
 pub(super) fn address(
     found: &Annotations,

@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::Store;
 use super::own::{OwnNode, OwnObject, check_held};
@@ -24,14 +24,20 @@ impl Store {
     pub(super) async fn hold(&self, lease: &Lease) -> Result<Infallible, SubnetError> {
         let mut seen = self.own_seen.subscribe();
         let mut is_up = self.is_up.subscribe();
+        let mut rival = self.rival.subscribe();
         let (mut outage, mut repairs) = (Backoff::new(), Backoff::new());
-        let mut calm_since = tokio::time::Instant::now();
+        let mut calm_since = self.options.clock.now();
+        let (mut jumps, mut must_ask) = (self.options.clock.jumps(), false);
         loop {
-            let own = seen.borrow_and_update().clone();
-            let up = *is_up.borrow_and_update();
+            // What the watch saw before a suspend says nothing any more.
+            let own = seen.borrow_and_update().clone().filter(|_| !must_ask);
+            let elder = rival.borrow_and_update().clone();
+            // Only a watch can tell whether an older node has our subnet.
+            let up = *is_up.borrow_and_update() && elder.is_none() && seen.borrow().is_some();
             let looked = self.look(lease, own, up).await;
+            must_ask &= looked.is_err();
             match &looked {
-                Ok(_) => self.health.set_unkept(None),
+                Ok(_) => self.health.set_unkept(elder),
                 Err(SubnetError::LeaseLost { .. }) => {
                     self.health.set_unkept(None);
                     self.health.set_lost(Some(lease.key.to_string()));
@@ -43,7 +49,7 @@ impl Store {
             let wait = match looked {
                 Ok(Held::Well) => {
                     outage.reset();
-                    if calm_since.elapsed() > CALM {
+                    if self.options.clock.now().since(calm_since) > CALM {
                         repairs.reset();
                     }
                     // Without a watch nobody tells.
@@ -54,7 +60,7 @@ impl Store {
                     }
                 }
                 Ok(Held::Restored) => {
-                    calm_since = tokio::time::Instant::now();
+                    calm_since = self.options.clock.now();
                     Some(repairs.pause())
                 }
                 Err(lost @ SubnetError::LeaseLost { .. }) => return Err(lost),
@@ -62,12 +68,20 @@ impl Store {
             };
             let changed = async {
                 // Senders live as long as the store.
-                let _ = tokio::select! { it = seen.changed() => it, it = is_up.changed() => it };
+                tokio::select! {
+                    _ = seen.changed() => false,
+                    _ = is_up.changed() => false,
+                    _ = rival.changed() => false,
+                    slept = jumps.suspended() => {
+                        debug!(?slept, "looking at the own node after a suspend");
+                        true
+                    }
+                }
             };
-            match wait {
-                Some(pause) => drop(tokio::time::timeout(pause, changed).await),
+            must_ask |= match wait {
+                Some(pause) => tokio::time::timeout(pause, changed).await.unwrap_or(false),
                 None => changed.await,
-            }
+            };
         }
     }
 

@@ -1,20 +1,22 @@
 //! Folds node objects into leases: bounded by the number of nodes, one state a node, whatever order and number of
 //! events brought it there.
 //!
-//! Two nodes can be given the same subnet by mistake. Then ours holds it, else the one created first; the other is
-//! named until one of them goes.
+//! Two nodes can be given the same subnet by mistake. Then ours holds it here, else the one created first. All agree who is
+//! the younger (created later, else the greater name): that one is named to all others, and knows it of itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::annotations::AnnotationPrefix;
 use super::node::{BadObject, Judgement, NodeObject};
 use crate::addr::Family;
-use crate::lease::{BadRecord, Lease, LeaseKey, LeaseUpdate};
+use crate::lease::{BadRecord, Lease, LeaseAttrs, LeaseKey, LeaseUpdate};
 
 /// What is known of the nodes that take part.
 #[derive(Debug, Clone)]
 pub(super) struct Known {
     own: Box<str>,
     families: Vec<Family>,
+    prefix: AnnotationPrefix,
     nodes: BTreeMap<Box<str>, Claim>,
     /// Who claims a key: rarely more than one.
     claims: BTreeMap<LeaseKey, BTreeSet<Box<str>>>,
@@ -54,10 +56,10 @@ impl Claim {
 }
 
 impl Known {
-    pub(super) fn new(own: &str, families: Vec<Family>) -> Self {
+    pub(super) fn new(own: &str, families: Vec<Family>, prefix: AnnotationPrefix) -> Self {
         let (nodes, claims) = (BTreeMap::new(), BTreeMap::new());
         let (bad, contested) = (BTreeSet::new(), BTreeSet::new());
-        Self { own: own.into(), families, nodes, claims, bad, contested, news: 0 }
+        Self { own: own.into(), families, prefix, nodes, claims, bad, contested, news: 0 }
     }
 
     /// Another number once anything is known that was not: heartbeats are no news.
@@ -97,6 +99,7 @@ impl Known {
                 _ => {}
             }
         }
+        undecodable.extend(self.contested.iter().flat_map(|key| self.younger(*key)));
         LeaseUpdate::Snapshot { leases, undecodable }
     }
 
@@ -122,22 +125,41 @@ impl Known {
 
     /// Nodes that can't be read or contradict others, by name.
     pub(super) fn problems(&self) -> Vec<BadRecord> {
-        let record = |name: &str, reason| BadRecord { key: format!("node {name}"), reason };
         let mut problems = Vec::new();
         for name in &self.bad {
             if let Some(Claim::Bad { reason, .. }) = self.nodes.get(name) {
-                problems.push(record(name, reason.clone()));
+                problems.push(of_node(name, format!("{reason}; {}", LeaseAttrs::MEND)));
             }
         }
-        for key in &self.contested {
-            let Some(holder) = self.holder(*key) else { continue };
-            let losers = self.claims.get(key).into_iter().flatten().filter(|name| ***name != *holder);
-            let losers = losers.filter(|name| !self.bad.contains(*name));
-            problems.extend(
-                losers.map(|name| record(name, format!("its subnet {key} is that of node {holder}, too"))),
-            );
-        }
+        problems.extend(self.contested.iter().flat_map(|key| self.younger(*key)));
         problems
+    }
+
+    /// Why our node is not to have pods: an older one has its subnet.
+    pub(super) fn rival(&self) -> Option<String> {
+        let key = self.nodes.get(&self.own)?.key().filter(|key| self.contested.contains(key))?;
+        let eldest = self.eldest(key)?;
+        (*eldest != *self.own).then(|| why_younger(&self.own, key, eldest))
+    }
+
+    /// The node that a key is known by to others.
+    pub(super) fn node_of(&self, key: LeaseKey) -> Option<&str> {
+        self.holder(key)
+    }
+
+    /// The nodes that have a subnet of an older one, but ours, which is told by [`Self::rival`].
+    fn younger(&self, key: LeaseKey) -> impl Iterator<Item = BadRecord> {
+        let eldest = self.eldest(key);
+        let names = self.claims.get(&key).into_iter().flatten().map(|name| &**name);
+        let names = names.filter(move |name| Some(*name) != eldest && **name != *self.own);
+        let names = names.filter(|name| !self.bad.contains(*name));
+        names.map(move |name| of_node(name, why_younger(name, key, eldest.unwrap_or_default())))
+    }
+
+    /// The node that had a key first of those that claim it.
+    fn eldest(&self, key: LeaseKey) -> Option<&str> {
+        let names = self.claims.get(&key)?.iter().map(|name| &**name);
+        names.min_by_key(|name| (self.nodes.get(*name).map_or(0, Claim::created), *name))
     }
 
     /// The keys that somebody holds.
@@ -146,7 +168,7 @@ impl Known {
     }
 
     fn claim(&self, node: &NodeObject, before: Option<&Claim>) -> Option<Claim> {
-        match node.judge(&self.families) {
+        match node.judge(&self.families, &self.prefix) {
             Judgement::Apart => None,
             Judgement::Lease(lease) => Some(Claim::Lease(lease)),
             Judgement::Bad { key, reason } => {
@@ -164,6 +186,13 @@ impl Known {
         let keys = [self.nodes.get(name).and_then(Claim::key), now.as_ref().and_then(Claim::key)];
         let keys: BTreeSet<LeaseKey> = keys.into_iter().flatten().collect();
         let before: Vec<_> = keys.iter().map(|key| (*key, self.outcome(*key))).collect();
+        let younger = |known: &Self| -> BTreeSet<BadRecord> {
+            keys.iter()
+                .filter(|key| known.contested.contains(key))
+                .flat_map(|key| known.younger(*key))
+                .collect()
+        };
+        let named = younger(self);
         self.bad.remove(name);
         if let Some(old) = self.nodes.remove(name).and_then(|claim| claim.key())
             && let Some(names) = self.claims.get_mut(&old)
@@ -184,7 +213,13 @@ impl Known {
             let gone = || LeaseUpdate::Removed(key.to_string());
             (after != before).then(|| after.unwrap_or_else(gone))
         });
-        changed.collect()
+        let mut changed: Vec<LeaseUpdate> = changed.collect();
+        let name_now = younger(self);
+        let is_named = |record: &BadRecord| name_now.iter().any(|now| now.key == record.key);
+        let gone = named.iter().filter(|record| !is_named(record));
+        changed.extend(gone.map(|record| LeaseUpdate::Removed(record.key.clone())));
+        changed.extend(name_now.difference(&named).cloned().map(LeaseUpdate::Undecodable));
+        changed
     }
 
     fn put(&mut self, name: Box<str>, claim: Claim) {
@@ -220,6 +255,22 @@ impl Known {
             }
         })
     }
+}
+
+fn of_node(name: &str, reason: String) -> BadRecord {
+    BadRecord { key: format!("{}{name}", BadRecord::NODE), reason }
+}
+
+/// Says that a node has the subnet of an older one, and what an operator does about it. The API server lets nobody
+/// change `spec.podCIDRs` once they are there.
+fn why_younger(name: &str, key: LeaseKey, eldest: &str) -> String {
+    let cidrs: Vec<String> = key.subnets().iter().map(|(_, subnet)| subnet.to_string()).collect();
+    format!(
+        "spec.podCIDRs of node {name} has {}, which is that of node {eldest}, too, and that is the older one; the field can't \
+         be changed in place: drain node {name} and let its kubelet register it anew, so that kube-controller-manager \
+         assigns another, and see that nothing else assigns podCIDRs",
+        cidrs.join(",")
+    )
 }
 
 /// A node of which nothing can be read: what it said last stays.

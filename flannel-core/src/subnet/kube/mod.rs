@@ -6,6 +6,10 @@
 //!   kubelet costs no more than reading it.
 //! - A node takes part once it carries the annotation `kube-subnet-manager: "true"` and has a subnet; one without is
 //!   no error. One that can't be read keeps what it said last, and is named.
+//! - Two nodes with one subnet: the younger (created later) is named to all, and stays without `NetworkUnavailable:
+//!   False` itself.
+//! - What a node is about to publish is compared with no other node before: a list of all nodes at each start is too dear
+//!   for the API server. The first snapshot of the watch tells.
 //! - Annotations are written to `nodes/<own>/status`, only what differs. Whoever changes them later has them set back.
 //! - Rights: pods get (only without a node name), nodes get, list and watch, nodes/status patch.
 //!
@@ -21,6 +25,7 @@ mod node;
 mod options;
 mod own;
 mod page;
+mod remedy;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -28,22 +33,24 @@ mod watch;
 use std::convert::Infallible;
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use http::Request;
 use tokio::sync::{OnceCell, watch as channel};
-use tokio::time::Instant;
 
+use self::annotations::Annotation;
 pub use self::annotations::{AnnotationPrefix, AnnotationPrefixError};
 use self::client::{CallError, Clients};
+use self::known::Known;
 use self::node::Names;
 pub use self::options::{KubeAccess, KubeOptions, KubeTimeouts, NodeIdentity};
 use self::own::{OwnNode, OwnObject, is_object_name};
 use super::health::Health;
-use super::{ConfigStream, LeaseStream, StoreStatus, SubnetError, SubnetManager};
-use crate::addr::PerFamily;
+use super::{ConfigStream, LeaseStream, Remedy, StoreStatus, SubnetError, SubnetManager};
+use crate::addr::{Family, PerFamily};
+use crate::clock::BootInstant;
 use crate::config::NetworkConfig;
 use crate::lease::{Lease, LeaseAttrs};
 
@@ -60,11 +67,15 @@ struct Store {
     /// The name of our node, once it is known.
     name: OnceCell<Arc<str>>,
     /// The own node as it was read last, and when.
-    recent: Mutex<Option<(Instant, OwnObject)>>,
+    recent: Mutex<Option<(BootInstant, OwnObject)>>,
     /// The own node as the watch sees it; `None` while there is no watch.
     own_seen: channel::Sender<Option<OwnNode>>,
     /// Whether pods of this node have a network.
     is_up: channel::Sender<bool>,
+    /// Why our node is not to have pods: an older one has its subnet. As the watch sees it.
+    rival: channel::Sender<Option<String>>,
+    /// What the newest watch knows of the nodes.
+    nodes: Mutex<Weak<Mutex<Known>>>,
     /// Tells the watch that our address is another.
     moved: channel::Sender<()>,
     /// The config that was given out last.
@@ -94,6 +105,8 @@ impl KubeSubnetManager {
             recent: Mutex::default(),
             own_seen: channel::Sender::new(None),
             is_up: channel::Sender::new(false),
+            rival: channel::Sender::new(None),
+            nodes: Mutex::default(),
             moved: channel::Sender::new(()),
             used_config: Mutex::default(),
         })))
@@ -119,6 +132,11 @@ impl SubnetManager for KubeSubnetManager {
 
     async fn wanted_ips(&self) -> Result<PerFamily<IpAddr>, SubnetError> {
         self.0.wanted_ips().await
+    }
+
+    fn wanted_by(&self) -> Option<String> {
+        let [v4, v6] = Family::ALL.map(|family| self.0.names.full(Annotation::NodePublicIp(family)));
+        Some(format!("annotations {v4} and {v6} of node {}", self.0.name.get()?))
     }
 
     async fn published_attrs(&self, _: &PerFamily<IpAddr>) -> Result<Option<LeaseAttrs>, SubnetError> {
@@ -150,6 +168,10 @@ impl SubnetManager for KubeSubnetManager {
 
     fn network_is_up(&self) {
         self.0.is_up.send_replace(true);
+    }
+
+    fn remedy(&self) -> Remedy {
+        remedy::of(&self.0)
     }
 
     fn status(&self) -> channel::Receiver<StoreStatus> {

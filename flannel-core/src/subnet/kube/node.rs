@@ -122,7 +122,7 @@ impl NodeObject {
     }
 
     /// What the node says as a lease.
-    pub(super) fn judge(&self, families: &[Family]) -> Judgement {
+    pub(super) fn judge(&self, families: &[Family], prefix: &AnnotationPrefix) -> Judgement {
         if !is_managed(&self.annotations) {
             return Judgement::Apart;
         }
@@ -133,7 +133,7 @@ impl NodeObject {
         };
         match read(&self.annotations) {
             Ok(attrs) => Judgement::Lease(Lease { key, attrs, created: self.created }),
-            Err(error) => Judgement::Bad { key: Some(key), reason: error.to_string() },
+            Err(error) => Judgement::Bad { key: Some(key), reason: error.named(prefix) },
         }
     }
 
@@ -294,6 +294,10 @@ mod tests {
         NodeObject::decode(&value.to_string(), &Names::new(&AnnotationPrefix::default())).unwrap()
     }
 
+    fn judge(node: &NodeObject, families: &[Family]) -> Judgement {
+        node.judge(families, &AnnotationPrefix::default())
+    }
+
     fn golden() -> serde_json::Value {
         json!({
             "metadata": {
@@ -318,13 +322,13 @@ mod tests {
         let value = golden();
         let node = node(&value);
         assert_eq!((&*node.name, &*node.uid, node.created), ("n1", "u-1", 20_261_123_062_351));
-        let Judgement::Lease(lease) = node.judge(&[Family::V4]) else { panic!("{node:?}") };
+        let Judgement::Lease(lease) = judge(&node, &[Family::V4]) else { panic!("{node:?}") };
         assert_eq!(lease.key.to_string(), "10.244.1.0-24");
         assert_eq!(
             lease.attrs.to_json(),
             r#"{"PublicIP":"192.168.77.11","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"06:a1:56:1b:e8:26"}}"#
         );
-        let Judgement::Lease(dual) = node.judge(&Family::ALL) else { panic!("{node:?}") };
+        let Judgement::Lease(dual) = judge(&node, &Family::ALL) else { panic!("{node:?}") };
         assert_eq!(dual.key.to_string(), "10.244.1.0-24&fd00:1::-64");
         assert_eq!(node.published().unwrap(), lease.attrs);
         assert_eq!(NodeObject::condition(&value.to_string()).unavailable.as_deref(), Some("False"));
@@ -335,7 +339,7 @@ mod tests {
         let edited = |edit: &dyn Fn(&mut serde_json::Value)| {
             let mut value = golden();
             edit(&mut value);
-            node(&value).judge(&[Family::V4])
+            judge(&node(&value), &[Family::V4])
         };
         let annotation = |name: &str| format!("/metadata/annotations/flannel.alpha.coreos.com~1{name}");
         assert_eq!(edited(&|it| it["metadata"]["annotations"] = json!(null)), Judgement::Apart);
@@ -369,7 +373,10 @@ mod tests {
         else {
             panic!()
         };
-        assert_eq!((key.to_string().as_str(), reason.contains("public-ip")), ("10.244.1.0-24", true));
+        assert_eq!(
+            (key.to_string().as_str(), reason.as_str()),
+            ("10.244.1.0-24", r#"annotation flannel.alpha.coreos.com/public-ip = "x" is no IPv4 address"#)
+        );
     }
 
     #[test]

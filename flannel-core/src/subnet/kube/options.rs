@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::annotations::AnnotationPrefix;
+use crate::clock::Clock;
 
 /// How to reach and use the Kubernetes API as a store.
 #[derive(Debug, Clone)]
@@ -20,6 +21,8 @@ pub struct KubeOptions {
     pub set_condition: bool,
     /// How long to wait for answers.
     pub timeouts: KubeTimeouts,
+    /// The clocks that leases are counted by.
+    pub clock: Clock,
 }
 
 impl KubeOptions {
@@ -32,6 +35,7 @@ impl KubeOptions {
             net_config: "/etc/kube-flannel/net-conf.json".into(),
             set_condition: true,
             timeouts: KubeTimeouts::default(),
+            clock: Clock::default(),
         }
     }
 }

@@ -6,7 +6,6 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::time::Instant;
 use tracing::{debug, info};
 
 use super::Store;
@@ -79,7 +78,8 @@ impl Store {
             Err(error) => return Err(error.into()),
         };
         let own = self.decode_own(&text).map_err(|reason| self.bad_answer("read our node", &reason))?;
-        *self.recent.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), own.clone()));
+        *self.recent.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some((self.options.clock.now(), own.clone()));
         Ok(own)
     }
 
@@ -94,7 +94,7 @@ impl Store {
     /// The own node as it was asked for or written within this time.
     pub(super) fn recent(&self, age: Duration) -> Option<OwnObject> {
         let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        recent.filter(|(read, _)| read.elapsed() < age).map(|(_, own)| own)
+        recent.filter(|(read, _)| self.options.clock.now().since(*read) < age).map(|(_, own)| own)
     }
 
     fn decode_own(&self, json: &str) -> Result<OwnObject, String> {
@@ -251,7 +251,8 @@ impl Store {
         let text = answer.inspect_err(|_| self.forget_recent())?;
         match self.decode_own(&text) {
             Ok(own) => {
-                *self.recent.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), own));
+                *self.recent.lock().unwrap_or_else(PoisonError::into_inner) =
+                    Some((self.options.clock.now(), own));
             }
             Err(_) => self.forget_recent(),
         }

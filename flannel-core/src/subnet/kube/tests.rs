@@ -173,7 +173,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
     #[test]
     fn whatever_came_in_between_the_table_is_what_the_nodes_say(ops in ops()) {
-        let mut known = Known::new(OWN, vec![Family::V4]);
+        let mut known = Known::new(OWN, vec![Family::V4], AnnotationPrefix::default());
         let mut table = LeaseTable::default();
         let mut model = Model::default();
         let mut is_connected = false;
@@ -233,7 +233,7 @@ proptest! {
     #[test]
     fn no_object_makes_it_panic(text in "\\PC*|[\\{\\}\":,a-zA-Z0-9\\[\\]]*") {
         let names = Names::new(&AnnotationPrefix::default());
-        let mut known = Known::new(OWN, Family::ALL.to_vec());
+        let mut known = Known::new(OWN, Family::ALL.to_vec(), AnnotationPrefix::default());
         known.take(NodeObject::decode(&text, &names));
         let _ = NodeObject::condition(&text);
     }
@@ -241,7 +241,7 @@ proptest! {
 
 #[test]
 fn an_object_that_cannot_be_read_keeps_what_its_node_said() {
-    let mut known = Known::new(OWN, vec![Family::V4]);
+    let mut known = Known::new(OWN, vec![Family::V4], AnnotationPrefix::default());
     let node =
         Node { number: 5, subnet: 0, created: 0, managed: true, assigned: true, ip: Ip::Good(1), beat: 0 };
     let update = known.replace(vec![node.object()]);
@@ -253,4 +253,48 @@ fn an_object_that_cannot_be_read_keeps_what_its_node_said() {
     let LeaseUpdate::Snapshot { leases, undecodable } = known.replace(vec![broken]) else { panic!() };
     assert_eq!((leases.len(), undecodable[0].key.as_str()), (0, "10.244.105.0-24"));
     assert_eq!(known.problems()[0].key, "node n5");
+}
+
+fn twin(number: u8, created: u8) -> Node {
+    Node { number, subnet: 0, created, managed: true, assigned: true, ip: Ip::Good(number), beat: 0 }
+}
+
+/// Three nodes with one subnet, as each of them and a fourth sees it: all agree who is the eldest.
+#[test]
+fn of_nodes_with_one_subnet_the_younger_are_named_to_all_and_know_it_themselves() {
+    let nodes = [twin(0, 2), twin(1, 1), twin(2, 2)];
+    for (own, holder, named, is_younger) in [
+        ("n0", "192.0.2.0", &["node n2"][..], true),
+        ("n1", "192.0.2.1", &["node n0", "node n2"], false),
+        ("n2", "192.0.2.2", &["node n0"], true),
+        ("n9", "192.0.2.1", &["node n0", "node n2"], false),
+    ] {
+        let mut listed = Known::new(own, vec![Family::V4], AnnotationPrefix::default());
+        let update = listed.replace(nodes.iter().map(Node::object).collect());
+        let LeaseUpdate::Snapshot { leases, undecodable } = update else { panic!() };
+        assert_eq!(leases.len(), 1);
+        assert_eq!(leases[0].attrs.public_ips.v4.unwrap().to_string(), holder, "{own}");
+        let keys: Vec<&str> = undecodable.iter().map(|record| record.key.as_str()).collect();
+        assert_eq!(keys, named, "{own}");
+        for record in &undecodable {
+            let text = record.to_string();
+            assert!(text.contains("10.244.0.0/24, which is that of node n1, too"), "{text}");
+            assert!(text.contains("spec.podCIDRs of node") && !text.contains("delete"), "{text}");
+        }
+        assert_eq!(listed.problems(), undecodable);
+        assert_eq!(listed.rival().is_some(), is_younger, "{own}");
+        // Event by event it ends the same, and each that goes takes its line along.
+        let mut followed = Known::new(own, vec![Family::V4], AnnotationPrefix::default());
+        let mut table = LeaseTable::default();
+        table.apply(followed.replace(Vec::new()));
+        for node in &nodes {
+            followed.take(node.object()).into_iter().for_each(|it| drop(table.apply(it)));
+        }
+        assert_eq!(table.undecodable().collect::<Vec<_>>(), undecodable, "{own}");
+        assert_eq!(followed.rival(), listed.rival());
+        followed.remove("n1").into_iter().for_each(|it| drop(table.apply(it)));
+        assert_eq!(followed.rival().is_some(), own == "n2", "of one age the greater name is the younger");
+        followed.remove("n2").into_iter().for_each(|it| drop(table.apply(it)));
+        assert_eq!((table.undecodable().count(), followed.rival()), (0, None));
+    }
 }

@@ -2,7 +2,7 @@
 //! where the server's memory has run out, or where its revisions went backwards.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
@@ -13,6 +13,7 @@ use tracing::{debug, info, warn};
 use super::Store;
 use super::feed::{Event, Feed};
 use super::known::Known;
+use crate::clock::Jumps;
 use crate::lease::{BadRecord, LeaseKey, LeaseUpdate};
 use crate::subnet::LeaseStream;
 use crate::subnet::missing::Missing;
@@ -37,11 +38,12 @@ pub(super) fn stream(store: Arc<Store>) -> LeaseStream {
         is_sure: false,
         feed: None,
         moved: store.moved.subscribe(),
-        store,
         opened: Instant::now(),
         can_list_by_watch: true,
         garbage: 0,
-        missing: Missing::default(),
+        missing: Missing::new(store.options.clock.clone()),
+        jumps: store.options.clock.jumps(),
+        store,
         backoff: Backoff::new(),
     };
     stream::unfold(watcher, |mut watcher| async move {
@@ -55,7 +57,7 @@ pub(super) fn stream(store: Arc<Store>) -> LeaseStream {
 struct Watcher {
     store: Arc<Store>,
     /// What the nodes say; `None` until config and own name are known.
-    known: Option<Known>,
+    known: Option<Arc<Mutex<Known>>>,
     /// Up to where the history is known; without it all nodes are listed first.
     resume: Option<String>,
     /// The same as a number, which stays when all is listed again.
@@ -72,6 +74,7 @@ struct Watcher {
     /// Lines without sense since the last one with.
     garbage: u32,
     missing: Missing,
+    jumps: Jumps,
     backoff: Backoff,
 }
 
@@ -106,11 +109,11 @@ impl Watcher {
                 self.open(&resume).await;
                 continue;
             };
-            let missing = self.missing.next_end();
+            let missing = self.missing.time_left();
             let next = async {
                 let next = feed.next(&store, &own, store.options.timeouts.silence);
                 match missing {
-                    Some(end) => tokio::time::timeout_at(end, next).await,
+                    Some(end) => tokio::time::timeout(end, next).await,
                     None => Ok(next.await),
                 }
             };
@@ -120,6 +123,12 @@ impl Watcher {
                 _ = self.moved.changed() => {
                     debug!("watching from another address");
                     self.feed = None;
+                    continue;
+                }
+                slept = self.jumps.suspended() => {
+                    debug!(?slept, "watching anew after a suspend");
+                    store.clients.renew();
+                    (self.feed, self.is_sure) = (None, false);
                     continue;
                 }
             };
@@ -197,7 +206,10 @@ impl Watcher {
             // Once: what a file says later, or that it is gone, changes no family of a running agent.
             let config = store.config();
             let config = config.inspect_err(|error| store.health.fail(crate::subnet::chain(error))).ok()?;
-            self.known = Some(Known::new(own, config.families().collect()));
+            let prefix = store.options.annotations.clone();
+            let known = Arc::new(Mutex::new(Known::new(own, config.families().collect(), prefix)));
+            *store.nodes.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&known);
+            self.known = Some(known);
         }
         self.feed = None;
         let mut listed = None;
@@ -218,9 +230,9 @@ impl Watcher {
             Some(listed) => listed,
             None => store.list(own).await.ok()?,
         };
-        let known = self.known.as_mut().expect("it was made above");
+        let known = Arc::clone(self.known.as_ref().expect("it was made above"));
+        let mut known = lock(&known);
         let before: Vec<LeaseKey> = known.keys().collect();
-        store.saw_own(listed.own.as_deref());
         let count = listed.nodes.len();
         let mut update = known.replace(listed.nodes);
         let number = revision_number(&listed.revision);
@@ -234,7 +246,7 @@ impl Watcher {
             );
             self.missing.keep(gone.into_iter(), KEEP);
         }
-        if self.missing.next_end().is_some() {
+        if self.missing.time_left().is_some() {
             known.keys().for_each(|key| drop(self.missing.found(&key.to_string())));
         }
         if let LeaseUpdate::Snapshot { undecodable, leases } = &mut update {
@@ -244,29 +256,32 @@ impl Watcher {
                 self.missing.names().map(|name| BadRecord { key: name.clone(), reason: MISSING.to_owned() }),
             );
         }
+        drop(known);
         (self.resume, self.newest, self.is_sure) = (Some(listed.revision), number, true);
         self.backoff.reset();
         self.tell();
+        // Last: who has heard of the own node knows of an older one with its subnet, too.
+        store.saw_own(listed.own.as_deref());
         Some(update)
     }
 
     /// Takes one word of the watch. Returns what it changed for others.
     async fn take(&mut self, event: Event, revision: Option<String>, own: &str) -> Vec<LeaseUpdate> {
         let store = Arc::clone(&self.store);
-        let known = self.known.as_mut().expect("the watch goes on from a list");
-        let before = known.news();
+        let known = Arc::clone(self.known.as_ref().expect("the watch goes on from a list"));
+        let before = lock(&known).news();
         let mut updates = match event {
             Event::Put(object, json) => {
                 if json.is_some() {
                     store.saw_own(json.as_deref());
                 }
-                known.take(object)
+                lock(&known).take(object)
             }
             Event::Deleted(name) => {
                 if name == own {
                     store.saw_own(None);
                 }
-                known.remove(&name)
+                lock(&known).remove(&name)
             }
             Event::Bookmark { .. } => Vec::new(),
             Event::Expired => {
@@ -292,7 +307,7 @@ impl Watcher {
                 return Vec::new();
             }
         };
-        let is_news = known.news() != before;
+        let is_news = lock(&known).news() != before;
         self.garbage = 0;
         store.health.succeed();
         if let Some(revision) = revision {
@@ -314,10 +329,22 @@ impl Watcher {
 
     /// Shows in the status what can't be read, and what is missing.
     fn tell(&self) {
-        let problems = self.known.as_ref().map(Known::problems).unwrap_or_default();
+        let known = self.known.as_ref().map(|known| lock(known));
+        let problems = known.as_ref().map(|known| known.problems()).unwrap_or_default();
+        let rival = known.as_ref().and_then(|known| known.rival());
+        drop(known);
+        self.store.rival.send_if_modified(|told| {
+            let is_news = *told != rival;
+            *told = rival;
+            is_news
+        });
         self.store.health.set_undecodable(problems);
         self.store.health.set_missing(self.missing.names().cloned().collect());
     }
+}
+
+fn lock(known: &Mutex<Known>) -> MutexGuard<'_, Known> {
+    known.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A revision as the number that it is in every server, though clients should not know. Without one nothing is

@@ -2,7 +2,7 @@
 //! damaged, and gives up only when another node has its subnet.
 
 use std::convert::Infallible;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tracing::{debug, error, warn};
 
@@ -12,7 +12,12 @@ use super::{LocalSubnetManager, Store, failed};
 use crate::lease::{Lease, LeaseAttrs, LeaseKey};
 use crate::subnet::SubnetError;
 use crate::subnet::allocate::{holder, is_same_node, overlaps};
+use crate::subnet::hold::Rivalry;
+use crate::subnet::identity::is_ours;
 use crate::subnet::timing::{Backoff, renew_after};
+
+/// How long a lease must stay as it is before putting it back is as quick again as the first time.
+const CALM: Duration = Duration::from_secs(10);
 
 /// What became of the lease at one look.
 enum Held {
@@ -20,20 +25,30 @@ enum Held {
     For(Duration),
     /// It was renewed.
     Renewed,
-    /// It was gone or changed, and is back.
-    Restored,
+    /// It was gone or changed, and is back. With the address of another node, if it had one.
+    Restored(Option<String>),
 }
 
 pub(super) async fn hold(manager: &LocalSubnetManager, lease: &Lease) -> Result<Infallible, SubnetError> {
     let mut changes = Changes::new(manager.0.folder.clone());
     let mut backoff = Backoff::new();
-    let mut spread = fastrand::f64();
+    let mut jumps = manager.0.options.clock.jumps();
+    let (mut spread, mut rivalry) = (fastrand::f64(), Rivalry::default());
+    let mut restored = manager.0.options.clock.now();
     loop {
         changes.arm();
         let own = lease.clone();
-        let pause = match manager.blocking(move |store| store.confirm(&own, spread)).await {
+        let held = manager.blocking(move |store| store.confirm(&own, spread)).await;
+        let held = match held {
+            Ok(Held::Restored(Some(by))) if rivalry.is_lasting(&by) => Err(lost(lease.key, rivalry.holder())),
+            held => held,
+        };
+        let pause = match held {
             Ok(Held::For(wait)) => {
-                backoff.reset();
+                if manager.0.options.clock.now().since(restored) > CALM {
+                    backoff.reset();
+                    rivalry = Rivalry::default();
+                }
                 wait.min(RESCAN)
             }
             Ok(Held::Renewed) => {
@@ -41,7 +56,8 @@ pub(super) async fn hold(manager: &LocalSubnetManager, lease: &Lease) -> Result<
                 spread = fastrand::f64();
                 continue;
             }
-            Ok(Held::Restored) => {
+            Ok(Held::Restored(_)) => {
+                restored = manager.0.options.clock.now();
                 warn!(subnet = %lease.key, "lease was deleted or changed; put back");
                 // Two agents of one node would otherwise overwrite each other without rest.
                 tokio::time::sleep(backoff.pause()).await;
@@ -55,7 +71,11 @@ pub(super) async fn hold(manager: &LocalSubnetManager, lease: &Lease) -> Result<
             // The status says why.
             Err(_) => backoff.pause(),
         };
-        changes.wait(pause).await;
+        tokio::select! {
+            () = changes.wait(pause) => {}
+            // The file may have run out while nobody could renew it.
+            jump = jumps.next() => debug!(?jump, "looking at the own lease after a jump of the clock"),
+        }
     }
 }
 
@@ -68,7 +88,7 @@ impl Store {
         let scan = self.scan()?;
         let reserved = match scan.live.get(&own.key.to_string()) {
             Some(Entry::Record(there)) if there.lease.attrs == *attrs => return Ok(there.lease.clone()),
-            Some(Entry::Record(there)) if !is_same_node(&there.lease.attrs, &own.attrs) => {
+            Some(Entry::Record(there)) if !is_ours(&there.lease.attrs, &own.attrs) => {
                 return Err(lost(own.key, holder(&there.lease.attrs)));
             }
             Some(Entry::Record(there)) => there.reserved,
@@ -86,10 +106,10 @@ impl Store {
     pub(super) fn release(&self, own: &Lease) -> Result<(), SubnetError> {
         let subnets = self.folder.subnets();
         let _lock = self.folder.lock().map_err(failed("lock", &self.folder.root.join(".lock")))?;
-        let read = self.folder.read(own.key, SystemTime::now()).map_err(failed("read", &subnets))?;
+        let read = self.folder.read(own.key, self.options.clock.wall()).map_err(failed("read", &subnets))?;
         match read {
             None => return Ok(()),
-            Some((Entry::Record(there), _)) if !is_same_node(&there.lease.attrs, &own.attrs) => {
+            Some((Entry::Record(there), _)) if !is_ours(&there.lease.attrs, &own.attrs) => {
                 return Err(lost(own.key, holder(&there.lease.attrs)));
             }
             Some((Entry::Record(_), _)) => {}
@@ -102,7 +122,7 @@ impl Store {
     fn confirm(&self, own: &Lease, spread: f64) -> Result<Held, SubnetError> {
         let subnets = self.folder.subnets();
         let (ttl, margin) = (self.options.ttl, self.options.renew_margin);
-        let read = self.folder.read(own.key, SystemTime::now()).map_err(failed("read", &subnets))?;
+        let read = self.folder.read(own.key, self.options.clock.wall()).map_err(failed("read", &subnets))?;
         if let Some((Entry::Record(record), left)) = read
             && record.lease.attrs == own.attrs
         {
@@ -115,16 +135,21 @@ impl Store {
         self.folder.create_subnets().map_err(failed("create", &subnets))?;
         let scan = self.scan()?;
         let name = own.key.to_string();
+        let mut by = None;
         let reserved = match scan.live.get(&name) {
             Some(Entry::Record(there)) if there.lease.attrs == own.attrs => {
-                let touched = self.folder.touch(own.key, SystemTime::now());
+                let touched = self.folder.touch(own.key, self.options.clock.wall());
                 touched.map_err(failed("renew in", &subnets))?;
                 return Ok(Held::Renewed);
             }
-            Some(Entry::Record(there)) if !is_same_node(&there.lease.attrs, &own.attrs) => {
+            Some(Entry::Record(there)) if !is_ours(&there.lease.attrs, &own.attrs) => {
                 return Err(lost(own.key, holder(&there.lease.attrs)));
             }
-            Some(Entry::Record(there)) => there.reserved,
+            Some(Entry::Record(there)) => {
+                let is_elsewhere = !is_same_node(&there.lease.attrs, &own.attrs);
+                by = is_elsewhere.then(|| holder(&there.lease.attrs));
+                there.reserved
+            }
             // Nobody can be seen to hold an unreadable record under our key.
             Some(Entry::Bad { reserved, .. }) => *reserved,
             None => {
@@ -135,7 +160,7 @@ impl Store {
             }
         };
         self.folder.write(own.key, &own.attrs, reserved).map_err(failed("write to", &subnets))?;
-        Ok(Held::Restored)
+        Ok(Held::Restored(by))
     }
 }
 

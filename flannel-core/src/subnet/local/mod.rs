@@ -22,37 +22,41 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_trait::async_trait;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use self::files::{Cache, Entry, Folder, Scan};
-use super::allocate::{Decision, decide, is_same_node, published};
+use super::allocate::{Applicant, Decision, decide, former, holder, is_same_node, published};
 use super::health::Health;
-use super::{LeaseStream, StoreStatus, SubnetError, SubnetManager};
+use super::{Identity, LeaseStream, StoreStatus, SubnetError, SubnetManager};
 use crate::addr::PerFamily;
+use crate::clock::Clock;
 use crate::config::{LeaseSource, NetworkConfig};
-use crate::lease::{Lease, LeaseAttrs, LeaseKey};
+use crate::lease::{Lease, LeaseAttrs};
 
 /// How a local store is used.
 #[derive(Debug, Clone)]
 pub struct LocalOptions {
     /// The folder that holds `config`. The folder `subnets` is made in it with mode 0700.
     pub dir: PathBuf,
-    /// The subnets this node had before a restart, which it gets again if they are free.
-    pub previous: Option<LeaseKey>,
+    /// What this node knows of itself, by which it finds its own lease again.
+    pub identity: Identity,
     /// How long a lease lives after its last renewal.
     pub ttl: Duration,
     /// How long before its end a lease is renewed.
     pub renew_margin: Duration,
+    /// The clocks that leases are counted by.
+    pub clock: Clock,
 }
 
 impl LocalOptions {
     /// The usual times, those of the etcd store: 24 hours, renewed one hour before the end.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         let (ttl, renew_margin) = (Duration::from_hours(24), Duration::from_hours(1));
-        Self { dir: dir.into(), previous: None, ttl, renew_margin }
+        let (identity, clock) = (Identity::default(), Clock::default());
+        Self { dir: dir.into(), identity, ttl, renew_margin, clock }
     }
 }
 
@@ -65,6 +69,8 @@ struct Store {
     folder: Folder,
     options: LocalOptions,
     health: Health,
+    /// This node's addresses on the underlay.
+    local: Mutex<PerFamily<IpAddr>>,
     /// Shared by all looks at the folder, since most files never change.
     cache: Mutex<Cache>,
 }
@@ -73,7 +79,8 @@ impl LocalSubnetManager {
     /// Touches nothing yet.
     pub fn new(options: LocalOptions) -> Self {
         let folder = Folder { root: options.dir.clone(), ttl: options.ttl };
-        Self(Arc::new(Store { folder, options, health: Health::new("local"), cache: Mutex::default() }))
+        let (health, local, cache) = (Health::new("local"), Mutex::default(), Mutex::default());
+        Self(Arc::new(Store { folder, options, health, local, cache }))
     }
 
     /// Runs what blocks on files. Dropping the future does not interrupt it.
@@ -95,6 +102,10 @@ impl LocalSubnetManager {
 impl SubnetManager for LocalSubnetManager {
     async fn network_config(&self) -> Result<NetworkConfig, SubnetError> {
         self.blocking(Store::config).await
+    }
+
+    fn avoid(&self, local: &PerFamily<IpAddr>) {
+        *self.0.local.lock().unwrap_or_else(PoisonError::into_inner) = *local;
     }
 
     async fn published_attrs(
@@ -169,7 +180,7 @@ impl Store {
 
     fn scan(&self) -> Result<Scan, SubnetError> {
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        let scan = self.folder.scan(&mut cache, SystemTime::now());
+        let scan = self.folder.scan(&mut cache, self.options.clock.wall());
         let scan = scan.map_err(failed("read", &self.folder.subnets()))?;
         self.health.set_undecodable(scan.undecodable());
         Ok(scan)
@@ -182,7 +193,7 @@ impl Store {
         let scan = self.scan()?;
         // An expired record still says what this node used: its peers may not have noticed yet.
         let entries = scan.live.values().chain(scan.expired.values());
-        Ok(published(entries.filter_map(Entry::lease), public_ips))
+        Ok(published(entries.filter_map(Entry::lease), public_ips, &self.options.identity))
     }
 
     fn acquire(&self, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
@@ -191,14 +202,34 @@ impl Store {
         self.folder.create_subnets().map_err(failed("create", &subnets))?;
         let _lock = self.folder.lock().map_err(failed("lock", &self.folder.root.join(".lock")))?;
         let scan = self.scan()?;
-        let expired = scan.expired.values().filter_map(Entry::lease);
-        let expired =
-            expired.filter(|lease| is_same_node(&lease.attrs, attrs)).max_by_key(|lease| lease.created);
-        let previous = self.options.previous.or(expired.map(|lease| lease.key));
-        let decision = decide(&config, &scan.listing(), attrs, previous, &mut fastrand::Rng::new())?;
+        let mut identity = self.options.identity.clone();
+        if identity.subnets.is_none() {
+            let expired = scan.expired.values().filter_map(Entry::lease);
+            let expired = expired.filter(|lease| is_same_node(&lease.attrs, attrs));
+            identity.subnets = expired.max_by_key(|lease| lease.created).map(|lease| lease.key);
+        }
+        let local = *self.local.lock().unwrap_or_else(PoisonError::into_inner);
+        let applicant = Applicant { attrs, identity: &identity, local: &local };
+        let listing = scan.listing();
+        let decision = decide(&config, &listing, applicant, &mut fastrand::Rng::new())?;
         let gone = scan.expired.keys().chain(&scan.leftovers);
         self.folder.remove(gone).map_err(failed("clean", &subnets))?;
+        let lease = self.carry_out(decision, attrs)?;
+        for old in former(&listing, lease.key, applicant) {
+            let (subnet, underlay) = (old.lease.key, holder(&old.lease.attrs));
+            if old.reserved {
+                warn!(%subnet, "a reservation names this node beside its lease; delete one of them");
+                continue;
+            }
+            self.folder.remove([&subnet.to_string()]).map_err(failed("delete from", &subnets))?;
+            info!(%subnet, underlay, "former lease of this node deleted");
+        }
+        Ok(lease)
+    }
 
+    /// Does what was decided under the lock.
+    fn carry_out(&self, decision: Decision, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
+        let subnets = self.folder.subnets();
         let write = |key, reserved| {
             let created = self.folder.write(key, attrs, reserved).map_err(failed("write to", &subnets))?;
             info!(subnet = %key, "lease written");
@@ -208,12 +239,18 @@ impl Store {
             Decision::Adopt(own) if own.lease.attrs == *attrs => {
                 debug!(subnet = %own.lease.key, "lease adopted unchanged");
                 if !own.reserved {
-                    let touched = self.folder.touch(own.lease.key, SystemTime::now());
+                    let touched = self.folder.touch(own.lease.key, self.options.clock.wall());
                     touched.map_err(failed("renew in", &subnets))?;
                 }
                 Ok(own.lease)
             }
-            Decision::Adopt(own) => write(own.lease.key, own.reserved),
+            Decision::Adopt(own) => {
+                if !is_same_node(&own.lease.attrs, attrs) {
+                    let (before, underlay) = (holder(&own.lease.attrs), holder(attrs));
+                    info!(subnet = %own.lease.key, before, underlay, "lease kept; the address of this node changed");
+                }
+                write(own.lease.key, own.reserved)
+            }
             Decision::Take(key) | Decision::Reclaim(key) => write(key, false),
             Decision::Replace { old, new } => {
                 // New before old: a crash in between leaves a record that the next start adopts.

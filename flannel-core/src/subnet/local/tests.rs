@@ -1,6 +1,9 @@
+mod identity;
+
 use std::collections::BTreeSet;
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::time::SystemTime;
 
 use futures::StreamExt;
 use tempfile::TempDir;
@@ -111,7 +114,7 @@ async fn writes_the_bytes_of_the_etcd_layout_and_adopts_them_after_a_restart() {
 
     let before = fs::metadata(&file).unwrap();
     let mut restarted = LocalOptions::new(dir.path());
-    restarted.previous = "10.5.77.0-24".parse().ok();
+    restarted.identity.subnets = "10.5.77.0-24".parse().ok();
     let restarted = LocalSubnetManager::new(restarted);
     assert_eq!(restarted.published_attrs(&attrs(1).public_ips).await.unwrap(), Some(attrs(1)));
     assert_eq!(restarted.acquire_lease(&attrs(1)).await.unwrap(), lease);
@@ -128,7 +131,7 @@ async fn writes_the_bytes_of_the_etcd_layout_and_adopts_them_after_a_restart() {
 async fn takes_the_previous_subnet_if_it_is_free() {
     let dir = store(V4);
     let mut options = LocalOptions::new(dir.path());
-    options.previous = "10.5.77.0-24".parse().ok();
+    options.identity.subnets = "10.5.77.0-24".parse().ok();
     let lease = LocalSubnetManager::new(options.clone()).acquire_lease(&attrs(1)).await.unwrap();
     assert_eq!(lease.key.to_string(), "10.5.77.0-24");
     let lease = LocalSubnetManager::new(options).acquire_lease(&attrs(2)).await.unwrap();
@@ -471,4 +474,51 @@ async fn releases_the_own_lease_and_no_other() {
         manager.release_lease(&lease).await.unwrap();
         assert!(names(&dir).is_empty(), "and what is gone is no failure");
     }
+}
+
+/// Two agents of one host that slept: the time of both files is almost over when they wake.
+#[tokio::test]
+async fn after_a_suspend_each_agent_renews_at_once_and_takes_no_other_for_gone() {
+    let dir = store(V4);
+    let (clock, hand) = Clock::with_hand();
+    let managers = [1, 2].map(|_| {
+        LocalSubnetManager::new(LocalOptions { clock: clock.clone(), ..LocalOptions::new(dir.path()) })
+    });
+    let mut held = Vec::new();
+    for (node, manager) in (1..).zip(&managers) {
+        let lease = manager.acquire_lease(&attrs(node)).await.unwrap();
+        held.push((hold(manager, &lease), path(&dir, &lease.key.to_string())));
+    }
+    let mut watch = managers[0].watch_leases();
+    let first = soon(watch.next()).await.unwrap().unwrap();
+    assert!(matches!(first, LeaseUpdate::Snapshot { leases, .. } if leases.len() == 2));
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    hand.suspend(Duration::from_mins(60 * 23 + 30));
+    until(|| {
+        let is_new = |file: &PathBuf| fs::metadata(file).unwrap().modified().unwrap() > SystemTime::now();
+        held.iter().all(|(_, file)| is_new(file))
+    })
+    .await;
+    assert!(tokio::time::timeout(Duration::from_secs(1), watch.next()).await.is_err(), "nothing changed");
+    for (task, _) in held {
+        task.abort();
+    }
+}
+
+/// A clock that is set far ahead ends leases for whoever looks, before their nodes can renew them.
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_ran_out_in_a_jump_is_gone_only_if_its_node_stays_silent() {
+    let dir = store(V4);
+    let (clock, hand) = Clock::with_hand();
+    let manager = LocalSubnetManager::new(LocalOptions { clock, ..LocalOptions::new(dir.path()) });
+    put(&dir, "10.5.7.0-24", &attrs(7).to_json());
+    let mut watch = manager.watch_leases();
+    let first = watch.next().await.unwrap().unwrap();
+    assert!(matches!(first, LeaseUpdate::Snapshot { leases, .. } if leases.len() == 1));
+    hand.suspend(Duration::from_hours(25));
+    let begin = tokio::time::Instant::now();
+    let next = watch.next().await.unwrap().unwrap();
+    assert!(matches!(next, LeaseUpdate::Removed(name) if name == "10.5.7.0-24"));
+    let kept = begin.elapsed();
+    assert!((Duration::from_secs(30)..Duration::from_secs(60)).contains(&kept), "{kept:?}");
 }

@@ -13,8 +13,9 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDe
 use tokio::io::unix::AsyncFd;
 use tracing::debug;
 
-use super::files::{Entry, Folder};
+use super::files::{Entry, Folder, Scan};
 use super::{LocalSubnetManager, Store};
+use crate::clock::{BootInstant, Jumps};
 use crate::lease::LeaseUpdate;
 use crate::subnet::LeaseStream;
 use crate::subnet::inotify::{Fd, listen};
@@ -23,10 +24,15 @@ use crate::subnet::timing::Backoff;
 /// How often the folder is looked at without being asked to.
 pub(super) const RESCAN: Duration = Duration::from_secs(10);
 
+/// How long a lease that ran out in a jump of the clock is kept: its node looks at once, or at its next rescan.
+const GRACE: Duration = Duration::from_secs(30);
+
 /// The lease watch. All changes that one look finds come together.
 pub(super) fn stream(store: LocalSubnetManager) -> LeaseStream {
     let watcher = Watcher {
         changes: Changes::new(store.0.folder.clone()),
+        jumps: store.0.options.clock.jumps(),
+        grace: None,
         store,
         known: None,
         gap: true,
@@ -49,6 +55,9 @@ struct Watcher {
     gap: bool,
     backoff: Backoff,
     pause: Option<Duration>,
+    jumps: Jumps,
+    /// Until when a lease that ran out in a jump of the clock is kept.
+    grace: Option<BootInstant>,
 }
 
 impl Watcher {
@@ -56,10 +65,13 @@ impl Watcher {
     async fn next(&mut self) -> Vec<LeaseUpdate> {
         loop {
             if let Some(pause) = self.pause {
-                self.changes.wait(pause).await;
+                tokio::select! {
+                    () = self.changes.wait(pause) => {}
+                    _ = self.jumps.next() => self.begin_grace(),
+                }
             }
             self.changes.arm();
-            let Ok(scan) = self.store.blocking(Store::scan).await else {
+            let Ok(mut scan) = self.store.blocking(Store::scan).await else {
                 // The status says why. What is known stays.
                 self.gap = true;
                 self.pause = Some(self.backoff.pause());
@@ -67,6 +79,7 @@ impl Watcher {
             };
             self.backoff.reset();
             self.pause = Some(RESCAN);
+            self.keep_known(&mut scan);
             let updates = match &self.known {
                 Some(known) if !self.gap => difference(known, &scan.live),
                 _ => vec![snapshot(&scan.live)],
@@ -75,6 +88,23 @@ impl Watcher {
             if !updates.is_empty() {
                 return updates;
             }
+        }
+    }
+
+    fn begin_grace(&mut self) {
+        self.grace = Some(self.store.0.options.clock.now() + GRACE);
+    }
+
+    /// After a jump of the clock, the time of a lease may be over only because its node had no time to renew it: one
+    /// host that slept for a day has agents that all wake at once. Such a lease is kept for a while.
+    fn keep_known(&mut self, scan: &mut Scan) {
+        if self.jumps.take().is_some() {
+            self.begin_grace();
+        }
+        self.grace = self.grace.filter(|until| self.store.0.options.clock.now() < *until);
+        if let (Some(_), Some(known)) = (self.grace, &self.known) {
+            let expired = std::mem::take(&mut scan.expired).into_iter();
+            scan.live.extend(expired.filter(|(name, _)| known.contains_key(name)));
         }
     }
 }

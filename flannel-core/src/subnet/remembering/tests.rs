@@ -1,5 +1,6 @@
 use super::*;
 use crate::config::LeaseSource;
+use crate::subnet::Identity;
 use crate::testing::FakeStore;
 
 const CONFIG: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
@@ -20,7 +21,7 @@ fn state() -> State {
     let peer = lease("10.5.9.0-24", "192.0.2.9");
     State {
         backend: "vxlan".into(),
-        leases: [(peer.key, Arc::new(peer))].into(),
+        leases: [(peer.key, Arc::new(peer.into()))].into(),
         config: Some(config(CONFIG)),
         own: Some(lease("10.5.1.0-24", "192.0.2.1")),
         saved: 1_750_000_000,
@@ -162,6 +163,31 @@ async fn what_another_node_stored_is_not_used() {
     assert!(remembering.acquire_lease(&other).await.unwrap_err().is_transient());
     store.set_away(false);
     assert!(matches!(remembering.acquire_lease(&other).await, Err(SubnetError::ConfigChanged)));
+}
+
+/// The address changed between two runs, and the store is away at the second.
+#[tokio::test(start_paused = true)]
+async fn what_this_host_stored_is_used_at_another_address_and_confirmed_later() {
+    let (store, _) = away().await;
+    let memory = Memory::of(&state(), "").unwrap().stored_on(StoredOn::ThisHost);
+    let remembering = Remembering::new(Arc::new(store.clone()), Some(memory));
+    remembering.network_config().await.unwrap();
+    let moved = attrs("192.0.2.51");
+    let said = remembering.published_attrs(&moved.public_ips).await.unwrap();
+    assert_eq!(said, Some(attrs("192.0.2.1")), "the MAC is that of the own record");
+    let own = remembering.acquire_lease(&moved).await.unwrap();
+    assert_eq!((own.key, &own.attrs), (state().own.unwrap().key, &moved));
+    let mut watch = remembering.watch_leases();
+    assert!(matches!(watch.next().await, Some(Ok(LeaseUpdate::Recalled { .. }))));
+    let identity = Identity { published: state().own, ..Identity::default() };
+    store.set_identity(identity);
+    store.set_away(false);
+    tokio::select! {
+        held = remembering.hold_lease(&own) => panic!("{held:?}"),
+        update = watch.next() => assert!(matches!(update, Some(Ok(LeaseUpdate::Snapshot { .. })))),
+    }
+    let leases = store.leases();
+    assert_eq!((leases.len(), leases[0].key, &leases[0].attrs), (1, own.key, &moved));
 }
 
 #[test]

@@ -1,13 +1,11 @@
 use std::net::IpAddr;
 
 use super::*;
+use crate::addr::LinkIndex;
+use crate::underlay::decide;
 use crate::underlay::tests::{addr, host, ip, link, options, route, with};
 
 const DUAL: &[Family] = &Family::ALL;
-
-fn overlay() -> PerFamily<Subnet> {
-    PerFamily { v4: "10.5.0.0/16".parse().ok(), v6: "fd00:5::/48".parse().ok() }
-}
 
 fn without(gone: &[&str]) -> Host {
     let mut host = host();
@@ -20,8 +18,9 @@ fn after(change: impl FnOnce(&mut Host), options: &UnderlayOptions) -> String {
     let current = decide(&host(), options).unwrap().underlay;
     let mut host = host();
     change(&mut host);
-    match review(&host, options, &current, &overlay()) {
+    match review(&host, options, &current) {
         Standing::Stands => "stands".to_owned(),
+        Standing::Renamed(name) => format!("renamed {name}"),
         Standing::Succeeded(Underlay { name, local, published, .. }) => {
             let list = |addrs: PerFamily<IpAddr>| {
                 addrs.iter().map(|(_, addr)| addr.to_string()).collect::<Vec<_>>().join(" ")
@@ -58,12 +57,12 @@ fn what_stands_is_kept_and_what_is_gone_is_chosen_again_by_the_same_rule() {
         let newer = |host: &mut Host| host.addresses.insert(0, addr(2, "172.16.30.1/24"));
         assert_eq!(after(newer, options), "stands");
     }
-    // A new index is no other link.
+    // Made anew it has another number, and else is what it was.
     let anew = |host: &mut Host| {
         host.links.iter_mut().filter(|link| link.name == "eth0").for_each(|link| link.index.0 = 7);
         host.addresses.iter_mut().filter(|own| own.link.0 == 2).for_each(|own| own.link.0 = 7);
     };
-    assert_eq!(after(anew, &named), "stands");
+    assert_eq!(after(anew, &named), "eth0 172.16.30.10 fd00:30::10");
     // The public address was said by the operator, the other one was not.
     assert_eq!(after(remove("172.16.30.10"), &public), "eth0 172.16.30.11");
     let lost = after(remove("172.16.30.12"), &by_addr);
@@ -86,14 +85,20 @@ fn a_worse_address_is_no_successor() {
     };
     assert_eq!(after(tentative, &named), lost);
     // The pods' bridge is no underlay, though a pattern may match its address.
-    let pattern = with(&[Family::V4], |options| options.iface_regexes = vec!["^1".into()]);
+    let pattern = with(&[Family::V4], |options| {
+        options.iface_regexes = vec!["^1".into()];
+        options.overlay.networks = vec!["10.5.0.0/16".parse().unwrap()];
+    });
     let bridge = |host: &mut Host| {
         host.addresses.retain(|own| own.link.0 == 1);
-        host.links.push(link(9, "cni0"));
+        host.links.push(Link { kind: Some("bridge".into()), ..link(9, "cni0") });
         host.addresses.push(addr(9, "10.5.3.1/24"));
     };
     assert!(after(bridge, &pattern).starts_with("underlay address 172.16.30.10 is gone from eth0"));
-    let gone = |host: &mut Host| host.links.retain(|link| link.name != "eth0");
+    let gone = |host: &mut Host| {
+        host.links.retain(|link| link.name != "eth0");
+        host.addresses.retain(|own| own.link.0 != 2);
+    };
     assert!(after(gone, &named).starts_with("underlay link eth0 is gone, and there is no other"));
 }
 
@@ -116,7 +121,7 @@ fn a_deprecated_address_is_left_for_a_better_one_only() {
 async fn a_successor_is_taken_once_it_has_settled() {
     let options = options(&[Family::V4]);
     let current = decide(&host(), &options).unwrap().underlay;
-    let mut follower = Follower::new(options, current, overlay());
+    let mut follower = Follower::new(options, current);
     let changed = without(&["172.16.30.10"]);
     let now = Instant::now();
     assert_eq!(follower.look(&changed, now), None);
@@ -128,9 +133,10 @@ async fn a_successor_is_taken_once_it_has_settled() {
     // Another successor waits anew.
     let again = without(&["172.16.30.10", "172.16.30.11"]);
     assert_eq!(follower.look(&again, now + SETTLED * 2), None);
-    let next = follower.look(&again, now + SETTLED * 3).unwrap();
+    let change = follower.look(&again, now + SETTLED * 3).unwrap();
+    let Change::Moved(next) = &change else { panic!("{change:?}") };
     assert_eq!(next.local.v4, Some(ip("172.16.30.12")));
-    follower.take(next);
+    follower.take(change);
     assert_eq!((follower.look(&again, now + SETTLED * 3), follower.due()), (None, None));
 
     // Another link is a longer way.
@@ -142,4 +148,111 @@ async fn a_successor_is_taken_once_it_has_settled() {
     elsewhere.defaults.v4 = Some(vec![]);
     assert_eq!((follower.look(&elsewhere, now), follower.due()), (None, None));
     assert!(follower.problem().unwrap().contains("172.16.30.12 is gone from eth0"));
+}
+
+fn follower_of(options: &UnderlayOptions) -> Follower {
+    Follower::new(options.clone(), decide(&host(), options).unwrap().underlay)
+}
+
+fn rename(host: &mut Host, from: &str, to: &str) {
+    host.links.iter_mut().filter(|link| link.name == from).for_each(|link| link.name = to.into());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rename_is_a_rename_and_the_operators_word_still_means_the_link() {
+    let named = with(DUAL, |options| options.ifaces = vec!["eth0".into()]);
+    let by_regex = with(DUAL, |options| options.iface_regexes = vec!["^eth0$".into()]);
+    for options in [&options(DUAL), &named, &by_regex] {
+        let mut follower = follower_of(options);
+        let (mut host, now) = (host(), Instant::now());
+        let before = follower.current.clone();
+        rename(&mut host, "eth0", "ens3");
+        let renamed = KernelEvent::Link(host.links.iter().find(|link| link.name == "ens3").unwrap().clone());
+        assert!(follower.concerns(&renamed));
+        let change = follower.look(&host, now).unwrap();
+        assert_eq!(change, Change::Renamed(Underlay { name: "ens3".into(), ..before }));
+        follower.take(change);
+        assert_eq!((follower.look(&host, now), follower.problem()), (None, None));
+        assert!(!follower.concerns(&renamed));
+        // Another link takes the old name, and the followed one is renumbered.
+        host.links.push(link(9, "eth0"));
+        host.addresses.extend([addr(9, "203.0.113.9/24"), addr(9, "2001:db8::9/64")]);
+        assert_eq!((follower.look(&host, now), follower.problem()), (None, None));
+        host.addresses.retain(|own| own.link.0 != 2);
+        host.addresses.extend([addr(2, "172.16.30.99/24"), addr(2, "fd00:30::99/64")]);
+        assert_eq!(follower.look(&host, now), None);
+        let Some(Change::Moved(next)) = follower.look(&host, now + SETTLED) else { panic!() };
+        assert_eq!((next.name.as_str(), next.local.v4), ("ens3", Some(ip("172.16.30.99"))));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_nic_that_was_made_anew_is_taken_at_once_and_another_one_later() {
+    let named = with(&[Family::V4], |options| options.ifaces = vec!["eth0".into(), "eth1".into()]);
+    let mut follower = follower_of(&named);
+    let (mut host, now) = (host(), Instant::now());
+    host.links.retain(|link| link.name != "eth0");
+    host.addresses.retain(|own| own.link.0 != 2);
+    assert!(follower.concerns(&KernelEvent::LinkGone(LinkIndex(2), "eth0".into())));
+    assert_eq!(follower.look(&host, now), None);
+    assert_eq!(follower.due(), Some(now + SETTLED_ELSEWHERE), "eth1 would do");
+    // It is back, first without its address.
+    host.links.push(link(7, "eth0"));
+    assert_eq!(follower.look(&host, now), None);
+    host.addresses.push(addr(7, "172.16.30.10/24"));
+    let Some(Change::Moved(next)) = follower.look(&host, now) else { panic!() };
+    assert_eq!((next.link, next.local.v4), (LinkIndex(7), Some(ip("172.16.30.10"))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_stands_of_the_other_family_is_kept_and_a_virtual_address_is_no_successor() {
+    let named = with(DUAL, |options| options.ifaces = vec!["eth0".into()]);
+    let mut follower = follower_of(&named);
+    let (mut changed, now) = (host(), Instant::now());
+    follower.look(&changed, now);
+    // Another IPv4 address is listed first now, and IPv6 is renumbered.
+    changed.addresses.insert(0, addr(2, "172.16.30.1/24"));
+    changed.addresses.retain(|own| own.addr.ip() != ip("fd00:30::10"));
+    changed.addresses.push(addr(2, "fd00:30::100/128"));
+    assert_eq!(follower.look(&changed, now), None);
+    assert!(
+        follower.problem().unwrap().contains("fd00:30::10 is gone from eth0"),
+        "{:?}",
+        follower.problem()
+    );
+    changed.addresses.push(addr(2, "fd00:30::11/64"));
+    follower.look(&changed, now);
+    let Some(Change::Moved(next)) = follower.look(&changed, now + SETTLED) else { panic!() };
+    assert_eq!(next.local, PerFamily { v4: Some(ip("172.16.30.10")), v6: Some(ip("fd00:30::11")) });
+
+    // A cloud's node that never had more than a host address is followed to the next one.
+    let cloud = |last: u8| {
+        let mut host = host();
+        host.addresses = vec![addr(2, &format!("10.0.0.{last}/32"))];
+        host
+    };
+    let v4 = options(&[Family::V4]);
+    let mut follower = Follower::new(v4.clone(), decide(&cloud(1), &v4).unwrap().underlay);
+    follower.look(&cloud(1), now);
+    follower.look(&cloud(2), now);
+    let Some(Change::Moved(next)) = follower.look(&cloud(2), now + SETTLED) else { panic!() };
+    assert_eq!(next.local.v4, Some(ip("10.0.0.2")));
+}
+
+/// The address moves to a bridge that its NIC becomes a port of: the link is there, the address is elsewhere.
+#[tokio::test(start_paused = true)]
+async fn an_address_that_moves_to_a_bridge_is_followed_there() {
+    let v4 = options(&[Family::V4]);
+    let mut follower = follower_of(&v4);
+    let (mut host, now) = (host(), Instant::now());
+    host.links.push(Link { kind: Some("bridge".into()), ..link(9, "br0") });
+    host.links
+        .iter_mut()
+        .filter(|link| link.name == "eth0")
+        .for_each(|link| link.master = Some(LinkIndex(9)));
+    host.addresses.iter_mut().filter(|own| own.link.0 == 2).for_each(|own| own.link.0 = 9);
+    host.defaults.v4 = Some(vec![route(Some(9), 0)]);
+    assert_eq!(follower.look(&host, now), None);
+    let Some(Change::Moved(next)) = follower.look(&host, now + SETTLED_ELSEWHERE) else { panic!() };
+    assert_eq!((next.name.as_str(), next.local.v4), ("br0", Some(ip("172.16.30.10"))));
 }

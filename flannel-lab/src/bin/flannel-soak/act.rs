@@ -4,14 +4,13 @@ use std::thread::sleep;
 
 use crate::Fallible;
 use crate::action::{Action, Drift, Kind, Piece};
-use crate::lab::Lab;
+use crate::identity;
+use crate::lab::{Lab, NIC};
 use crate::model::{Backend, NETWORKS, Side};
 use crate::phantom::{host, subnet};
 use crate::rules;
 use crate::trouble;
 
-/// The underlay's link on every node.
-const NIC: &str = "eth0";
 /// A MAC that nobody has.
 const NOBODY: &str = "02:de:ad:00:be:ef";
 /// The number of a subnet that nobody has a lease of.
@@ -22,9 +21,9 @@ const STRAY: u8 = 190;
 /// To the nodes `calm` nothing happens meanwhile but what this action brings.
 pub(crate) fn perform(lab: &Lab, action: &Action, calm: &[u8]) -> Fallible<()> {
     use Kind::{
-        AgentAway, AgentKilled, AgentPaused, CarrierLoss, Compaction, CutOff, DeviceDeleted, DeviceDown,
-        DeviceMac, Garbage, Meddled, NicFlap, NicPulled, Partition, Refusing, Remade, Renumber, Restored,
-        RulesLost, Slow, StoreKilled, StorePaused, WatchesCut,
+        AddressReuse, AgentAway, AgentKilled, AgentPaused, CarrierLoss, Compaction, CutOff, DeviceDeleted,
+        DeviceDown, DeviceMac, Garbage, Meddled, NicFlap, NicPulled, NicRename, Partition, Refusing, Remade,
+        Renumber, RenumberAway, Restored, RulesLost, Slow, StoreKilled, StorePaused, Tampered, WatchesCut,
     };
     let hold = || sleep(action.hold);
     let Some(number) = action.node else {
@@ -44,6 +43,7 @@ pub(crate) fn perform(lab: &Lab, action: &Action, calm: &[u8]) -> Fallible<()> {
             Restored => return trouble::restore(lab, action, calm),
             WatchesCut => trouble::cut_watches(lab, action)?,
             Garbage | Slow | Refusing => return trouble::misbehave(lab, action),
+            Tampered => return identity::tamper(lab, action),
             _ => {}
         }
         return lab.write(&action.put, &action.del);
@@ -77,12 +77,11 @@ pub(crate) fn perform(lab: &Lab, action: &Action, calm: &[u8]) -> Fallible<()> {
             hold();
             node.heal()?;
         }
-        Renumber => {
-            for v6 in lab.families() {
-                node.change_address(NIC, host(action.host, v6))?;
-            }
-            lab.renumber(number);
-        }
+        NicRename => identity::rename_nic(lab, number, action)?,
+        Renumber => identity::renumber(lab, number, action)?,
+        RenumberAway => identity::renumber_away(lab, number, action)?,
+        AddressReuse => identity::use_again(lab, number, action)?,
+        Tampered => identity::tamper(lab, action)?,
         AgentKilled => {
             lab.agent_of(number).kill()?;
             lab.start_agent(number)?;

@@ -3,12 +3,15 @@
 use std::fmt;
 use std::time::Duration;
 
+use clap::ValueEnum;
+
 use crate::meddling::Meddling;
 use crate::model::Backend;
 use crate::phantom::Phantom;
+use crate::tampering::Tampering;
 
-/// What an action is; the rows of the histogram.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// What an action is; the rows of the histogram, and the values of `--only` and `--without`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Kind {
     Join,
     Leave,
@@ -25,6 +28,9 @@ pub(crate) enum Kind {
     CarrierLoss,
     Partition,
     Renumber,
+    RenumberAway,
+    AddressReuse,
+    NicRename,
     AgentKilled,
     AgentPaused,
     AgentAway,
@@ -39,6 +45,7 @@ pub(crate) enum Kind {
     Refusing,
     Meddled,
     Remade,
+    Tampered,
 }
 
 impl Kind {
@@ -60,6 +67,9 @@ impl Kind {
             Self::CarrierLoss => "carrier loss",
             Self::Partition => "partition",
             Self::Renumber => "node renumbered",
+            Self::RenumberAway => "renumbered while away",
+            Self::AddressReuse => "address used again",
+            Self::NicRename => "NIC renamed",
             Self::AgentKilled => "agent killed",
             Self::AgentPaused => "agent paused",
             Self::AgentAway => "agent away",
@@ -74,13 +84,21 @@ impl Kind {
             Self::Refusing => "store refuses",
             Self::Meddled => "annotation changed",
             Self::Remade => "node made anew",
+            Self::Tampered => "record tampered with",
         }
     }
 
     /// Whether it happens to one node.
     pub(crate) fn is_on_a_node(self) -> bool {
-        use Kind::{Burst, Compaction, Join, Leave, NewAddress, NewMac};
-        !self.stops_store() && !matches!(self, Join | Leave | Burst | NewMac | NewAddress | Compaction)
+        use Kind::{Burst, Compaction, Join, Leave, NewAddress, NewMac, Tampered};
+        !self.stops_store()
+            && !matches!(self, Join | Leave | Burst | NewMac | NewAddress | Compaction | Tampered)
+    }
+
+    /// Whether all nodes have to do with it, and all their pings: nothing else happens meanwhile.
+    pub(crate) fn is_alone(self) -> bool {
+        use Kind::{AddressReuse, Renumber, RenumberAway, Tampered};
+        matches!(self, Renumber | RenumberAway | AddressReuse | Tampered)
     }
 
     /// Whether the store is of little use meanwhile, or of none.
@@ -91,17 +109,18 @@ impl Kind {
 
     /// Whether the fault has an end of its own.
     pub(crate) fn lasts(self) -> bool {
-        use Kind::{AgentAway, AgentPaused, CarrierLoss, NicFlap, NicPulled, Partition, Remade};
+        use Kind::{
+            AgentAway, AgentPaused, CarrierLoss, NicFlap, NicPulled, NicRename, Partition, Remade,
+            RenumberAway, Tampered,
+        };
         self.stops_store()
-            || matches!(
-                self,
-                NicFlap | NicPulled | CarrierLoss | Partition | AgentPaused | AgentAway | Remade
-            )
+            || matches!(self, NicFlap | NicPulled | NicRename | CarrierLoss | Partition)
+            || matches!(self, AgentPaused | AgentAway | Remade | RenumberAway | Tampered)
     }
 
     /// Whether the record of a node changes by somebody else's hand.
     pub(crate) fn meddles(self) -> bool {
-        matches!(self, Self::Meddled | Self::Remade)
+        matches!(self, Self::Meddled | Self::Remade | Self::Tampered)
     }
 }
 
@@ -154,14 +173,18 @@ pub(crate) struct Action {
     pub(crate) del: Vec<u8>,
     /// An entry that is damaged, during the fault if it is one of the agent.
     pub(crate) drift: Option<Drift>,
-    /// The host that a renumbered node becomes.
+    /// The host that a renumbered or new node becomes.
     pub(crate) host: u8,
+    /// The families in which it does: true for IPv6.
+    pub(crate) families: Vec<bool>,
     /// The status that a server answers with which refuses everything.
     pub(crate) code: u16,
     /// Whether the backup that the store is restored from is from before all agents, else from just now.
     pub(crate) is_first_backup: bool,
     /// What is done to the annotations of the node.
     pub(crate) meddling: Option<Meddling>,
+    /// Which record says what it must not.
+    pub(crate) tampering: Option<Tampering>,
 }
 
 /// Pairs that may lose pings by an action.
@@ -186,18 +209,41 @@ impl Touch {
 }
 
 impl Action {
+    /// One of this kind without any particulars.
+    pub(crate) fn new(kind: Kind, after: Duration, hold: Duration, v6: bool) -> Self {
+        Self {
+            kind,
+            after,
+            hold,
+            node: None,
+            v6,
+            put: Vec::new(),
+            del: Vec::new(),
+            drift: None,
+            host: 0,
+            families: Vec::new(),
+            code: 0,
+            is_first_backup: false,
+            meddling: None,
+            tampering: None,
+        }
+    }
+
     /// Who may notice. Everybody else must not.
     pub(crate) fn touches(&self, backend: Backend) -> Option<Touch> {
         use Kind::{
-            AgentAway, AgentKilled, AgentPaused, CarrierLoss, DeviceDeleted, DeviceDown, DeviceMac, Meddled,
-            NicFlap, NicPulled, Partition, Remade, Renumber,
+            AddressReuse, AgentAway, AgentKilled, AgentPaused, CarrierLoss, DeviceDeleted, DeviceDown,
+            DeviceMac, Meddled, NicFlap, NicPulled, Partition, Remade, Renumber, RenumberAway, Tampered,
         };
         let node = self.node?;
         let all = Touch { node, peer: None, v6: None };
         // A TUN has both families, and its packets go through the agent.
         let family = (backend != Backend::Udp).then_some(self.v6);
         match self.kind {
-            NicFlap | NicPulled | CarrierLoss | Partition | Renumber | Remade => Some(all),
+            NicFlap | NicPulled | CarrierLoss | Partition | Remade => Some(all),
+            Renumber | RenumberAway | AddressReuse => Some(all),
+            // Its own record is wrong, by whoever's hand. What others have keeps holding against it.
+            Tampered => Some(all),
             // What can't be read is unknown, not gone.
             Meddled => (!self.meddling.is_some_and(Meddling::is_unreadable)).then_some(all),
             DeviceDown | DeviceDeleted | DeviceMac => Some(Touch { v6: family, ..all }),
@@ -219,14 +265,17 @@ impl Action {
 
     /// Whether what others put on the node's devices goes with them.
     pub(crate) fn takes_foreign(&self) -> bool {
-        use Kind::{DeviceDeleted, DeviceDown, DeviceMac, NicPulled, Renumber};
-        matches!(self.kind, DeviceDown | DeviceDeleted | DeviceMac | NicPulled | Renumber)
+        use Kind::{AddressReuse, DeviceDeleted, DeviceDown, DeviceMac, NicPulled, Renumber, RenumberAway};
+        matches!(self.kind, DeviceDown | DeviceDeleted | DeviceMac | NicPulled)
+            || matches!(self.kind, Renumber | RenumberAway | AddressReuse)
+            // A node that started with another's MAC in its record takes a new one, and neighbours go with the old.
+            || self.tampering.is_some_and(Tampering::heals_by_itself)
             || self.drift.is_some_and(|drift| drift.piece == Piece::Address)
     }
 
     /// Whether leases change by it, so that every node has something to do.
     pub(crate) fn writes(&self) -> bool {
-        !self.put.is_empty() || !self.del.is_empty() || self.kind == Kind::Renumber || self.kind.meddles()
+        !self.put.is_empty() || !self.del.is_empty() || self.kind.is_alone() || self.kind.meddles()
     }
 }
 
@@ -239,8 +288,12 @@ impl fmt::Display for Action {
         if matches!(self.kind, Kind::DeviceDown | Kind::DeviceDeleted | Kind::DeviceMac | Kind::RulesLost) {
             write!(f, " ({})", if self.v6 { "IPv6" } else { "IPv4" })?;
         }
-        if self.kind == Kind::Renumber {
-            write!(f, " to host {}", self.host)?;
+        if !self.families.is_empty() {
+            let families = self.families.iter().map(|v6| if *v6 { "IPv6" } else { "IPv4" });
+            write!(f, " to host {} ({})", self.host, families.collect::<Vec<_>>().join(", "))?;
+        }
+        if let Some(tampering) = self.tampering {
+            write!(f, ", {tampering}")?;
         }
         if self.kind == Kind::Refusing {
             write!(f, " with {}", self.code)?;
@@ -276,19 +329,9 @@ mod tests {
 
     #[test]
     fn only_those_who_are_touched_may_lose() {
-        let action = |kind, node, drift| Action {
-            kind,
-            after: Duration::ZERO,
-            hold: Duration::ZERO,
-            node,
-            v6: true,
-            put: Vec::new(),
-            del: Vec::new(),
-            drift,
-            host: 0,
-            code: 0,
-            is_first_backup: false,
-            meddling: None,
+        let action = |kind, node, drift| {
+            let action = Action::new(kind, Duration::ZERO, Duration::ZERO, true);
+            Action { node, drift, ..action }
         };
         let suffers = |action: &Action, backend, a, b, v6| {
             action.touches(backend).is_some_and(|touch| touch.covers(a, b, v6))
@@ -318,5 +361,17 @@ mod tests {
         };
         assert!(suffers(&meddled("public-ip", None), Backend::Vxlan, 2, 1, true));
         assert_eq!(meddled("public-ip", Some("nowhere")).touches(Backend::Vxlan), None);
+        for backend in [Backend::Vxlan, Backend::HostGw, Backend::Udp] {
+            assert_eq!(
+                action(Kind::NicRename, Some(1), None).touches(backend),
+                None,
+                "a name carries nothing"
+            );
+        }
+        for kind in [Kind::RenumberAway, Kind::AddressReuse, Kind::Tampered] {
+            let action = action(kind, Some(2), None);
+            assert!(suffers(&action, Backend::HostGw, 1, 2, false), "{kind:?}");
+            assert!(!suffers(&action, Backend::HostGw, 1, 3, false), "{kind:?}");
+        }
     }
 }

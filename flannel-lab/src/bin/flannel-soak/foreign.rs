@@ -53,7 +53,9 @@ pub(crate) fn put(lab: &Lab, node: u8) -> Fallible<()> {
     let commands = entries(lab).into_iter().map(|entry| entry.command).collect::<Vec<_>>();
     let netns = lab.node(node).netns();
     commands.iter().try_for_each(|command| netns.ip(command).map(drop))?;
-    netns.bridge(&format!("fdb replace {FDB} dev pod1 master permanent"))?;
+    let ports = netns.ip(&format!("-brief link show master {POD_BRIDGE}"))?;
+    let port = ports.split(['@', ' ']).next().unwrap_or_default();
+    netns.bridge(&format!("fdb replace {FDB} dev {port} master permanent"))?;
     Ok(())
 }
 

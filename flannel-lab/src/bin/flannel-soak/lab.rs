@@ -19,7 +19,7 @@ use serde_json::json;
 use crate::Fallible;
 use crate::action::Victim;
 use crate::foreign;
-use crate::model::{Backend, Lease, NETWORKS, difference, next_hop_deviation, observed, wanted};
+use crate::model::{Backend, Lease, NETWORKS, Side, difference, next_hop_deviation, observed, wanted};
 use crate::options::Options;
 use crate::phantom::{Phantom, subnet};
 use crate::rules;
@@ -28,6 +28,9 @@ use crate::store::{FOLDER, Store};
 /// How long anything may take until all is well again, counted from the end of its cause. Far more than it
 /// takes, since the machine may be busy: the histogram says how long it took.
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+/// The underlay's link on every node, and the name that it gets now and then.
+pub(crate) const NIC: &str = "eth0";
+const OTHER_NAME: &str = "ens3";
 /// The port of every agent's health server, on its node's loopback.
 const HEALTH_PORT: u16 = 8471;
 /// The subnets of leases that show who has heard what; no planned one has them.
@@ -39,14 +42,16 @@ const POLL: Duration = Duration::from_millis(15);
 #[derive(Debug)]
 pub(crate) struct Lab {
     // In the order of their end: an agent needs its node, a pod its bridge.
-    pub(crate) pods: BTreeMap<u8, Pod>,
+    pods: Mutex<BTreeMap<u8, Pod>>,
     agents: BTreeMap<u8, Mutex<Agent>>,
     pub(crate) store: Store,
     pub(crate) cluster: Cluster,
     pub(crate) backend: Backend,
     flanneld: PathBuf,
     /// The firewall rules of each node, as they were at first.
-    rules: BTreeMap<u8, String>,
+    rules: Mutex<BTreeMap<u8, String>>,
+    /// Nodes whose NIC has its other name.
+    renamed: Mutex<BTreeSet<u8>>,
     model: Mutex<Model>,
 }
 
@@ -58,9 +63,10 @@ struct Model {
 }
 
 impl Model {
-    fn wanted(&self, backend: Backend, node: u8) -> BTreeSet<String> {
+    /// What should be on a node; `None` while it has no lease.
+    fn wanted(&self, backend: Backend, node: u8) -> Option<BTreeSet<String>> {
         let others = self.nodes.iter().filter(|(number, _)| **number != node).map(|(_, lease)| lease);
-        wanted(backend, &self.nodes[&node], others.chain(self.phantoms.values()))
+        Some(wanted(backend, self.nodes.get(&node)?, others.chain(self.phantoms.values())))
     }
 }
 
@@ -71,13 +77,14 @@ impl Lab {
         let cluster = Cluster::builder().nodes(options.nodes).families(families).build()?;
         let store = Store::start(options.store, &cluster, &config(backend, families))?;
         let mut lab = Self {
-            pods: BTreeMap::new(),
+            pods: Mutex::default(),
             agents: BTreeMap::new(),
             store,
             cluster,
             backend,
             flanneld: flanneld.to_owned(),
-            rules: BTreeMap::new(),
+            rules: Mutex::default(),
+            renamed: Mutex::default(),
             model: Mutex::default(),
         };
         for number in 1..=options.nodes {
@@ -86,11 +93,9 @@ impl Lab {
         }
         for number in lab.numbers() {
             lab.wait_until_ready(number, LIMIT)?;
-            let env = SubnetEnv::read(&subnet_file(number))?;
-            let pod = Pod::attach_plain(lab.node(number), &env)?;
-            lab.pods.insert(number, pod);
-            foreign::put(&lab, number)?;
-            lab.rules.insert(number, rules::read(lab.node(number).netns())?);
+            lab.furnish(number)?;
+            let rules = rules::read(lab.node(number).netns())?;
+            lock(&lab.rules).insert(number, rules);
         }
         lab.read_nodes()?;
         Ok(lab)
@@ -98,19 +103,100 @@ impl Lab {
 
     /// Takes the nodes' records into the model. From here on they must stay as they are.
     fn read_nodes(&self) -> Fallible<()> {
-        for (key, value) in self.store.records()? {
-            let lease = Lease::parse(&key, &value).ok_or_else(|| format!("{key} is no lease: {value}"))?;
-            let side = &lease.0[0];
-            let is_of = |node: &&Node| [node.ipv4(), node.ipv6()].contains(&Some(side.underlay));
-            let node = self.cluster.nodes().find(is_of).ok_or_else(|| format!("whose is {key}: {value}?"))?;
-            if self.model().nodes.insert(node.number(), lease).is_some() {
-                return Err(format!("{} has two leases", node.name()).into());
+        let count = self.store.records()?.len();
+        for number in self.numbers() {
+            let lease = self.published(number, None)?;
+            self.model().nodes.insert(number, lease);
+        }
+        let nodes = self.numbers().count();
+        if count == nodes { Ok(()) } else { Err(format!("{nodes} nodes have {count} records").into()) }
+    }
+
+    /// The one lease that a node publishes at its addresses, of this key if it must keep that.
+    fn published(&self, number: u8, key: Option<&str>) -> Fallible<Lease> {
+        let node = self.node(number);
+        let is_at_node = |side: &Side| [node.ipv4(), node.ipv6()].contains(&Some(side.underlay));
+        let mut found = Vec::new();
+        for (at, value) in self.store.records()? {
+            let lease = Lease::parse(&at, &value).ok_or_else(|| format!("{at} is no lease: {value}"))?;
+            // With one family of another node it is a record that contradicts itself.
+            if lease.0.iter().all(is_at_node) {
+                found.push(lease);
             }
         }
-        match self.numbers().find(|number| !self.model().nodes.contains_key(number)) {
-            Some(number) => Err(format!("node{number} is ready and has no record").into()),
-            None => Ok(()),
+        match (found.len(), key) {
+            (1, Some(key)) if found[0].key() != key => {
+                Err(format!("node{number} had {key} and now has {}", found[0].key()).into())
+            }
+            (1, _) => Ok(found.remove(0)),
+            (count, _) => Err(format!("node{number} has {count} leases at its addresses: {found:?}").into()),
         }
+    }
+
+    /// Waits until a node has one lease with values that are its alone, and takes that into the model. With `key`,
+    /// it must have kept its subnet.
+    pub(crate) fn adopt(&self, number: u8, key: Option<&str>) -> Fallible<()> {
+        let what = format!("node{number} to have one lease with nothing in it that is another's");
+        let alone = || {
+            let lease = self.published(number, key)?;
+            let model = self.model().clone();
+            let others = model.nodes.iter().filter(|(other, _)| **other != number).map(|(_, lease)| lease);
+            match others.chain(model.phantoms.values()).find_map(|other| lease.shared_with(other)) {
+                None => Fallible::Ok(lease),
+                Some(shared) => Err(shared.into()),
+            }
+        };
+        let lease = wait_for(LIMIT, &what, || alone().map_err(|error| error.to_string()))?;
+        self.model().nodes.insert(number, lease);
+        Ok(())
+    }
+
+    /// A node leaves for good: its record goes, and all that it had.
+    pub(crate) fn forget(&self, number: u8) -> Fallible<Lease> {
+        let lease = self.model().nodes.remove(&number);
+        let lease = lease.ok_or_else(|| format!("node{number} has no lease"))?;
+        self.store.forget(self.node(number), &lease)?;
+        lock(&self.pods).remove(&number);
+        let file = subnet_file(number);
+        fs::remove_dir_all(file.parent().expect("it is in a folder"))?;
+        Ok(lease)
+    }
+
+    /// Attaches a pod to a node that has its subnet, and puts what others have there.
+    pub(crate) fn furnish(&self, number: u8) -> Fallible<()> {
+        let env = SubnetEnv::read(&subnet_file(number))?;
+        let pod = Pod::attach_plain(self.node(number), &env)?;
+        foreign::put(self, number)?;
+        lock(&self.pods).insert(number, pod);
+        Ok(())
+    }
+
+    /// The rules of a node that has another lease now are those of before, but for the subnets.
+    pub(crate) fn expect_rules_of(&self, number: u8, before: &Lease) {
+        let Some(after) = self.lease(Victim::Node(number)) else { return };
+        let mut rules = lock(&self.rules);
+        let Some(rules) = rules.get_mut(&number) else { return };
+        for (old, new) in before.0.iter().zip(&after.0) {
+            *rules = rules.replace(&old.subnet.to_string(), &new.subnet.to_string());
+        }
+    }
+
+    /// Gives a node's NIC its other name, or takes that away.
+    pub(crate) fn rename_nic(&self, number: u8, is_other: bool) -> Fallible<()> {
+        let node = self.node(number);
+        if is_other {
+            node.rename_nic(NIC, OTHER_NAME)?;
+            lock(&self.renamed).insert(number);
+        } else {
+            node.rename_nic(OTHER_NAME, NIC)?;
+            lock(&self.renamed).remove(&number);
+        }
+        Ok(())
+    }
+
+    /// The pods by their node's number.
+    pub(crate) fn pods(&self) -> MutexGuard<'_, BTreeMap<u8, Pod>> {
+        lock(&self.pods)
     }
 
     fn agent(&self, number: u8) -> Fallible<Agent> {
@@ -119,7 +205,10 @@ impl Lab {
         let agent = self.node(number).agent("flanneld", &self.flanneld);
         let env = self.store.env(self.node(number));
         let agent = env.into_iter().fold(agent, |agent, (key, value)| agent.env(key, value));
-        let agent = agent.args(self.store.flags()).args(["--iface", "eth0", "--ip-masq", "-v=1"]);
+        // By name, by pattern, and by the default route.
+        let underlay: &[&str] =
+            [&["--iface=eth0"][..], &["--iface-regex=^eth[0-9]$"], &[]][usize::from(number % 3)];
+        let agent = agent.args(self.store.flags()).args(underlay).args(["--ip-masq", "-v=1"]);
         let agent = agent.arg("--subnet-file").arg(&file);
         let agent = agent.args(["--healthz-ip", "127.0.0.1", "--healthz-port", &HEALTH_PORT.to_string()]);
         Ok(agent.start()?)
@@ -134,7 +223,7 @@ impl Lab {
 
     /// A node's agent.
     pub(crate) fn agent_of(&self, number: u8) -> MutexGuard<'_, Agent> {
-        self.agents[&number].lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.agents[&number])
     }
 
     /// Waits until a node's agent says that it is ready.
@@ -225,12 +314,20 @@ impl Lab {
             )));
         }
         // The model first: what changes it comes before what the kernel makes of it.
-        let want = self.model().wanted(self.backend, number);
+        let Some(want) = self.model().wanted(self.backend, number) else {
+            return Ok(Some(format!("node{number} has no lease")));
+        };
+        let is_renamed = lock(&self.renamed).contains(&number);
         let state = KernelState::of(self.node(number).netns())?;
-        let differences =
-            [difference(&want, &observed(self.backend, &state)), next_hop_deviation(self.backend, &state)];
+        let mut have = observed(self.backend, &state);
+        if is_renamed {
+            let [other, usual] = [OTHER_NAME, NIC].map(|name| format!("dev {name}"));
+            have = have.into_iter().map(|fact| fact.replace(&other, &usual)).collect();
+        }
+        let differences = [difference(&want, &have), next_hop_deviation(self.backend, &state)];
         let rules = rules::read(self.node(number).netns())?;
-        let rules = (rules != self.rules[&number]).then(|| format!("its firewall rules are\n{rules}"));
+        let rules = (Some(&rules) != lock(&self.rules).get(&number))
+            .then(|| format!("its firewall rules are\n{rules}"));
         let text = differences.into_iter().flatten().chain(rules).collect::<Vec<_>>().join("\n");
         Ok((!text.is_empty()).then(|| format!("node{number} is not as it should be:\n{text}")))
     }
@@ -288,8 +385,12 @@ impl Lab {
     }
 
     fn model(&self) -> MutexGuard<'_, Model> {
-        self.model.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.model)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The file that a node's agent writes for the CNI plugin.

@@ -9,6 +9,8 @@
 //! - every node's firewall rules are those that its agent wrote at first;
 //! - nodes that nothing happened to never deviated, and what others put on a node is still there (`foreign.rs`);
 //! - the store holds the leases it should, also where others changed or removed them, and every agent is ready;
+//! - a node is who it was when its address or its NIC's name changes, no two have a value that is one's alone, and a
+//!   record that claims what is another's costs nobody a ping but the node it is of;
 //! - a store restored from a backup takes no lease away.
 //!
 //! A violation ends it with status 1 and shows seed, actions, difference and logs. The same seed and options
@@ -17,6 +19,7 @@
 mod act;
 mod action;
 mod foreign;
+mod identity;
 mod lab;
 mod meddling;
 mod model;
@@ -30,6 +33,7 @@ mod report;
 mod rounds;
 mod rules;
 mod store;
+mod tampering;
 mod trouble;
 
 use std::error::Error;
@@ -97,8 +101,13 @@ fn soak(options: &Options, flanneld: &Path) -> Fallible<ExitCode> {
             families: lab.families(),
             nodes: options.nodes,
             phantoms: options.phantoms,
+            only: options.only.clone(),
+            without: options.without.clone(),
         },
     );
+    if !planner.has_choice() {
+        return Err("nothing of what was asked for can happen with this backend and store".into());
+    }
     let mut report = Report::default();
     let churned = churn(&lab, &mut planner, options, &journal, &mut report);
     println!("\nseed {seed}: {}\n{}", report.headline(), report.show());

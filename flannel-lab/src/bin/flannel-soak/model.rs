@@ -77,6 +77,18 @@ impl Lease {
         self.0.iter().find(|side| side.subnet.is_ipv6() == v6)
     }
 
+    /// A value that two leases have and only one node can have.
+    pub(crate) fn shared_with(&self, other: &Self) -> Option<String> {
+        self.0.iter().flat_map(|one| other.0.iter().map(move |two| (one, two))).find_map(|(one, two)| {
+            let Side { subnet, underlay, mac } = one;
+            if mac.is_some() && *mac == two.mac {
+                return Some(format!("{subnet} and {} have one VTEP MAC, {mac:?}", two.subnet));
+            }
+            let is_one = *underlay == two.underlay || subnet == &two.subnet;
+            is_one.then(|| format!("{one:?} and {two:?} contradict each other"))
+        })
+    }
+
     /// Reads a record as upstream writes it; `None` if it is none.
     pub(crate) fn parse(key: &str, value: &str) -> Option<Self> {
         let value: Value = serde_json::from_str(value).ok()?;

@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use clap::{Parser, ValueEnum};
 use flannel_lab::cluster::Families;
 
+use crate::action::Kind;
 use crate::model::Backend;
 
 /// Churns a cluster of network namespaces on this machine, with the real agent on every node, for minutes:
-/// joins, leaves, drift, flaps, store faults, killed agents, several at once; on Kubernetes annotations that
-/// others change, nodes made anew and restored backups, too. Checks that the kernel comes to equal a model of its
+/// joins, leaves, drift, flaps, store faults, killed agents, several at once; nodes that get other addresses, new
+/// nodes with addresses that others had, NICs with other names, and records that claim what is others'; on Kubernetes
+/// annotations that others change, nodes made anew and restored backups, too. Checks that the kernel comes to equal a model of its
 /// own, and that no pair of pods loses a ping without a cause.
 ///
 /// Needs root or user namespaces, and leaves nothing behind. The same seed and options give the same actions.
@@ -37,6 +39,12 @@ pub(crate) struct Options {
     /// Where leases are
     #[arg(long, value_enum, default_value_t = StoreChoice::Etcd)]
     pub(crate) store: StoreChoice,
+    /// Do nothing else than these, by their kinds, with commas between
+    #[arg(long, value_enum, value_name = "KIND", value_delimiter = ',', conflicts_with = "without")]
+    pub(crate) only: Vec<Kind>,
+    /// Do all but these
+    #[arg(long, value_enum, value_name = "KIND", value_delimiter = ',')]
+    pub(crate) without: Vec<Kind>,
     /// Run this flanneld instead of building one
     #[arg(long, value_name = "PATH")]
     pub(crate) flanneld: Option<PathBuf>,
@@ -73,7 +81,15 @@ mod tests {
         let options = Options::parse_from(["flannel-soak", "--minutes", "0.5", "--backend", "host-gw"]);
         assert_eq!((options.minutes, options.backend, options.nodes), (0.5, Backend::HostGw, 4));
         assert_eq!(Options::parse_from(["flannel-soak", "--store", "kube"]).store, StoreChoice::Kube);
-        for bad in [["--minutes", "0"], ["--minutes", "NaN"], ["--nodes", "1"], ["--phantoms", "111"]] {
+        let options = Options::parse_from(["flannel-soak", "--only", "nic-rename,tampered"]);
+        assert_eq!(options.only, [Kind::NicRename, Kind::Tampered]);
+        for bad in [
+            ["--minutes", "0"],
+            ["--minutes", "NaN"],
+            ["--nodes", "1"],
+            ["--phantoms", "111"],
+            ["--only", "nothing"],
+        ] {
             assert!(Options::try_parse_from(["flannel-soak"].iter().chain(&bad)).is_err(), "{bad:?}");
         }
     }

@@ -38,10 +38,16 @@ pub(crate) struct Pings(Vec<Pair>);
 impl Pings {
     /// Starts.
     pub(crate) fn start(lab: &Lab) -> Fallible<Self> {
+        Self::between(lab, |_| true)
+    }
+
+    /// Starts those of some pairs.
+    fn between(lab: &Lab, is_wanted: impl Fn([u8; 2]) -> bool) -> Fallible<Self> {
         let mut pairs = Vec::new();
+        let pods = lab.pods();
         for v6 in lab.families() {
-            for (a, pod) in &lab.pods {
-                for (b, other) in lab.pods.range(a + 1..) {
+            for (a, pod) in &*pods {
+                for (b, other) in pods.range(a + 1..).filter(|(b, _)| is_wanted([*a, **b])) {
                     let dst = if v6 { other.ipv6() } else { other.ipv4() };
                     let dst = dst.ok_or_else(|| format!("the pod of node{b} lacks a family"))?;
                     let options =
@@ -52,6 +58,13 @@ impl Pings {
             }
         }
         Ok(Self(pairs))
+    }
+
+    /// Starts those of a node anew that has another pod. What they lost says nothing.
+    pub(crate) fn renew(&mut self, lab: &Lab, node: u8) -> Fallible<()> {
+        self.0.retain(|pair| ![pair.a, pair.b].contains(&node));
+        self.0.extend(Self::between(lab, |pair| pair.contains(&node))?.0);
+        Ok(())
     }
 
     /// Waits until every pair has had more replies.

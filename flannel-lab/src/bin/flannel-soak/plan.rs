@@ -26,7 +26,14 @@ pub(crate) struct Setting {
     pub(crate) families: Vec<bool>,
     pub(crate) nodes: u8,
     pub(crate) phantoms: u8,
+    /// The kinds that may be chosen; all if there are none.
+    pub(crate) only: Vec<Kind>,
+    /// The kinds that may not.
+    pub(crate) without: Vec<Kind>,
 }
+
+/// The hosts that nodes are at first: so much more than their number.
+const FIRST_HOST: u8 = 10;
 
 /// Chooses.
 #[derive(Debug)]
@@ -34,8 +41,10 @@ pub(crate) struct Planner {
     rng: Rng,
     setting: Setting,
     phantoms: BTreeMap<u8, Phantom>,
-    /// The hosts that nodes became.
-    hosts: BTreeMap<u8, u8>,
+    /// The host that each node is in each family.
+    hosts: BTreeMap<(u8, bool), u8>,
+    /// The hosts that nodes were once, and the last node that was it.
+    former: BTreeMap<u8, u8>,
     next_mac: u16,
 }
 
@@ -58,7 +67,16 @@ impl Planner {
     /// Begins at a seed.
     pub(crate) fn new(seed: u64, setting: Setting) -> Self {
         let rng = Rng::with_seed(seed);
-        Self { rng, setting, phantoms: BTreeMap::new(), hosts: BTreeMap::new(), next_mac: 1 }
+        let nodes = (1..=setting.nodes).flat_map(|node| [(node, false), (node, true)]);
+        let hosts = nodes.map(|(node, v6)| ((node, v6), FIRST_HOST + node)).collect();
+        let former = BTreeMap::new();
+        Self { rng, setting, phantoms: BTreeMap::new(), hosts, former, next_mac: 1 }
+    }
+
+    /// Whether there is anything that can be chosen at all.
+    pub(crate) fn has_choice(&self) -> bool {
+        let taken = Taken::default();
+        self.weights(&taken).into_iter().any(|(_, weight)| weight > 0)
     }
 
     /// The leases to begin with.
@@ -82,11 +100,23 @@ impl Planner {
 
     /// One that is still possible, by weight.
     fn kind(&mut self, taken: &Taken) -> Option<Kind> {
+        let weights = self.weights(taken);
+        let total: u32 = weights.iter().map(|(_, weight)| weight).sum();
+        let mut at = self.rng.u32(0..total.max(1));
+        weights.into_iter().find_map(|(kind, weight)| {
+            let here = at < weight;
+            at = at.saturating_sub(weight);
+            here.then_some(kind)
+        })
+    }
+
+    /// How often each comes; never what is impossible now.
+    fn weights(&self, taken: &Taken) -> Vec<(Kind, u32)> {
         use Kind::{
-            AgentAway, AgentKilled, AgentPaused, Burst, CarrierLoss, Compaction, CutOff, DeviceDeleted,
-            DeviceDown, DeviceMac, Drift, Garbage, Join, Leave, Meddled, NewAddress, NewMac, NicFlap,
-            NicPulled, Partition, Refusing, Remade, Renumber, Restored, RulesLost, Slow, StoreKilled,
-            StorePaused, WatchesCut,
+            AddressReuse, AgentAway, AgentKilled, AgentPaused, Burst, CarrierLoss, Compaction, CutOff,
+            DeviceDeleted, DeviceDown, DeviceMac, Drift, Garbage, Join, Leave, Meddled, NewAddress, NewMac,
+            NicFlap, NicPulled, NicRename, Partition, Refusing, Remade, Renumber, RenumberAway, Restored,
+            RulesLost, Slow, StoreKilled, StorePaused, Tampered, WatchesCut,
         };
         let Setting { backend, store, nodes, .. } = self.setting;
         let (vxlan, host_gw) = (backend == Backend::Vxlan, backend == Backend::HostGw);
@@ -107,6 +137,9 @@ impl Planner {
             (CarrierLoss, 5),
             (Partition, 4),
             (Renumber, 5),
+            (RenumberAway, 5),
+            (AddressReuse, 6),
+            (NicRename, 6),
             (AgentKilled, 8),
             (AgentPaused, 6),
             (AgentAway, 6),
@@ -121,48 +154,39 @@ impl Planner {
             (Refusing, if kube { 4 } else { 0 }),
             (Meddled, if kube { 10 } else { 0 }),
             (Remade, if kube { 5 } else { 0 }),
+            (Tampered, 10),
         ];
+        let Setting { only, without, .. } = &self.setting;
+        let is_wanted = |kind: &Kind| (only.is_empty() || only.contains(kind)) && !without.contains(kind);
         let is_free = |kind: Kind| match kind {
-            // All nodes have to do with it, and all their pings; one at a time is enough.
-            Renumber => taken.nodes.is_empty() && !taken.records,
+            kind if !is_wanted(&kind) => false,
+            kind if kind.is_alone() => taken.nodes.is_empty() && !taken.records,
             Remade if taken.objects => false,
             Restored if taken.objects => false,
             AgentKilled | AgentAway if taken.first_backup => false,
             kind if kind.is_on_a_node() => taken.nodes.len() < usize::from(nodes),
             _ => !taken.records,
         };
-        let weights = weights.map(|(kind, weight)| (kind, if is_free(kind) { weight } else { 0 }));
-        let total: u32 = weights.iter().map(|(_, weight)| weight).sum();
-        let mut at = self.rng.u32(0..total.max(1));
-        weights.into_iter().find_map(|(kind, weight)| {
-            let here = at < weight;
-            at = at.saturating_sub(weight);
-            here.then_some(kind)
-        })
+        weights.into_iter().map(|(kind, weight)| (kind, if is_free(kind) { weight } else { 0 })).collect()
     }
 
     fn action(&mut self, kind: Kind, taken: &mut Taken) -> Action {
         use Kind::{
-            AgentAway, AgentKilled, AgentPaused, Burst, CutOff, Drift, Leave, Meddled, NewAddress, NewMac,
-            Refusing, Remade, Renumber, Restored,
+            AddressReuse, AgentAway, AgentKilled, AgentPaused, Burst, CutOff, Drift, Leave, Meddled,
+            NewAddress, NewMac, Refusing, Remade, Renumber, Restored,
         };
+        // An address is free to be used again only once somebody has left it.
+        let kind = if kind == AddressReuse && self.free_former().is_empty() { Renumber } else { kind };
         let after = Duration::from_millis(self.rng.u64(0..800));
         let hold = if kind.lasts() { self.rng.u64(200..4000) } else { 0 };
         let v6 = self.family();
-        let mut action = Action {
-            kind,
-            after,
-            hold: Duration::from_millis(hold),
-            node: None,
-            v6,
-            put: Vec::new(),
-            del: Vec::new(),
-            drift: None,
-            host: 0,
-            code: 0,
-            is_first_backup: false,
-            meddling: None,
-        };
+        let mut action = Action::new(kind, after, Duration::from_millis(hold), v6);
+        if kind.is_alone() {
+            taken.records = true;
+            taken.nodes.extend(1..=self.setting.nodes);
+            self.alone(&mut action);
+            return action;
+        }
         taken.starts |= matches!(kind, AgentKilled | AgentAway);
         taken.objects |= matches!(kind, Remade | Restored);
         if kind.is_on_a_node() {
@@ -176,11 +200,6 @@ impl Planner {
                 // Nobody sees it happen. In udp the device goes with the agent, and nothing is left to damage.
                 AgentAway | AgentPaused if self.setting.backend != Backend::Udp && self.rng.bool() => {
                     action.drift = Some(self.drift(node, taken));
-                }
-                Renumber => {
-                    taken.records = true;
-                    taken.nodes.extend(1..=self.setting.nodes);
-                    action.host = self.other_host(node);
                 }
                 Meddled => {
                     let all = Meddling::all(self.setting.backend, &self.setting.families);
@@ -302,14 +321,6 @@ impl Planner {
         (!free.is_empty()).then(|| free[self.rng.usize(0..free.len())])
     }
 
-    /// A host for a node to become that it and no other node is.
-    fn other_host(&mut self, node: u8) -> u8 {
-        let free = (50..90).filter(|host| self.hosts.values().all(|used| used != host)).collect::<Vec<_>>();
-        let host = free[self.rng.usize(0..free.len())];
-        self.hosts.insert(node, host);
-        host
-    }
-
     fn mac(&mut self) -> u16 {
         self.next_mac = self.next_mac.wrapping_add(1);
         self.next_mac
@@ -320,5 +331,6 @@ impl Planner {
     }
 }
 
+mod alone;
 #[cfg(test)]
 mod tests;

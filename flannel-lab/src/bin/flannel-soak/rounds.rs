@@ -56,6 +56,9 @@ pub(crate) fn run(
     if !failures.is_empty() {
         return Err(failures.join("\n").into());
     }
+    for action in actions.iter().filter(|action| action.kind == Kind::AddressReuse) {
+        action.node.map_or(Ok(()), |node| pings.renew(lab, node))?;
+    }
     settle(lab, actions, pings, journal)?;
     // The next ones first: there is no moment without.
     let next = Pings::start(lab)?;
@@ -100,7 +103,7 @@ fn one(
     };
     // A fault of the store that begins later may still delay it.
     let longest = all.iter().map(|other| other.after + other.hold).max().unwrap_or_default();
-    if action.kind.meddles() {
+    if action.kind.meddles() || action.kind.is_alone() {
         lab.wait_for_store(LIMIT + longest)?;
     }
     let back = lab.wait_for_model(&concerned, end + LIMIT + longest)?;

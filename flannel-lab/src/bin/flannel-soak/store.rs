@@ -13,6 +13,7 @@ use flannel_lab::kube_store::KubeStore;
 use flannel_lab::node::Node;
 
 use crate::Fallible;
+use crate::model::Lease;
 use crate::options::StoreChoice;
 use crate::phantom::subnet;
 
@@ -99,6 +100,27 @@ impl Store {
             Self::Etcd(etcd) => Ok(lock(etcd).put(&format!("{PREFIX}/subnets/{key}"), value)?),
             Self::Kube(kube) => {
                 kube.store.put(key, value);
+                Ok(())
+            }
+        }
+    }
+
+    /// Writes another value into a record that is there. In etcd it stays on its lease.
+    pub(crate) fn rewrite(&self, key: &str, value: &str) -> Fallible<()> {
+        match self {
+            Self::Local(_) | Self::Kube(_) => self.put(key, value),
+            Self::Etcd(etcd) => Ok(lock(etcd).put_in_place(&format!("{PREFIX}/subnets/{key}"), value)?),
+        }
+    }
+
+    /// Deletes the record of a node that is gone, and lets a new one of its name come.
+    pub(crate) fn forget(&self, node: &Node, lease: &Lease) -> Fallible<()> {
+        match self {
+            Self::Local(_) | Self::Etcd(_) => self.delete(&lease.key()),
+            Self::Kube(kube) => {
+                kube.store.api().delete_node(node.name());
+                let subnets = lease.0.iter().map(|side| side.subnet.to_string());
+                kube.store.register(node.name(), &subnets.collect::<Vec<_>>());
                 Ok(())
             }
         }

@@ -1,5 +1,6 @@
 //! Rules through iptables: the texts, and the real programs in namespaces.
 
+mod evidence;
 mod host;
 mod model;
 mod programs;

@@ -174,31 +174,6 @@ fn rules_that_cannot_be_told_apart_are_all_put_anew() {
 }
 
 #[test]
-fn a_rule_that_ends_everything_before_our_jump_is_named() {
-    let wanted = Wanted { masquerade: false, ..all_of(golden_ranges()) };
-    let jump = r#"-A FORWARD -m comment --comment "flanneld forward" -j FLANNEL-FWD"#;
-    let notes = |rules: &[&str]| plan_for(&[], rules, &wanted, &ours()).notes;
-    for (rules, is_in_the_way) in [
-        (&["-A FORWARD -j DROP", jump][..], true),
-        (&["-A FORWARD -j REJECT --reject-with icmp-port-unreachable", jump], true),
-        (&[r#"-A FORWARD -m comment --comment "the end" -j DROP"#, jump], true),
-        (&["-A FORWARD -j DROP"], true),
-        (&[jump, "-A FORWARD -j DROP"], false),
-        (&["-A FORWARD -j ACCEPT", "-A FORWARD -j DROP", jump], false),
-        (&["-A FORWARD -i eth0 -j DROP", jump], false),
-        (&["-A FORWARD ! -s 10.0.0.0/8 -j DROP", jump], false),
-    ] {
-        let notes = notes(rules);
-        assert_eq!(notes.len(), usize::from(is_in_the_way), "{rules:?}: {notes:?}");
-        let rule = rules[0].strip_prefix("-A FORWARD ").unwrap_or_default();
-        assert!(
-            !is_in_the_way || notes[0].contains(&format!("table filter, chain FORWARD: `{rule}`")),
-            "{notes:?}"
-        );
-    }
-}
-
-#[test]
 fn what_others_have_in_our_chain_stays_in_force_when_ours_goes() {
     let golden = include_str!("fresh.v4.txt");
     let own: Vec<_> = golden.lines().filter(|line| line.starts_with("-A FLANNEL-FWD")).collect();

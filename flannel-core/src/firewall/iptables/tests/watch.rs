@@ -7,7 +7,7 @@ use flannel_lab::test_name;
 use super::super::Iptables;
 use super::super::variant::Kind;
 use super::super::watch::Watch;
-use super::host::{hold, open, ours, sh, sh_both, with};
+use super::host::{hold, open, ours, sh, with};
 use super::{all_of, golden_ranges};
 use crate::addr::Family;
 use crate::firewall::RuleManager;
@@ -44,39 +44,4 @@ fn the_nft_variant_is_looked_at_when_its_tables_change_and_not_more_often() {
         assert!(within(&mut manager, Duration::from_secs(10)).await);
         assert!(begin.elapsed() > Duration::from_millis(700), "once a period at most: {:?}", begin.elapsed());
     });
-}
-
-/// A chain of nftables that drops is named, but never our own table.
-async fn drops_are_named(kind: Kind) {
-    let mut manager = open(kind).await;
-    let want = all_of(golden_ranges());
-    hold(&mut manager, &want, &ours()).await;
-    sh_both(Kind::Nft, "$I -P FORWARD DROP; nft add table inet fw");
-    sh(
-        Kind::Nft,
-        Family::V4,
-        "nft 'add chain inet fw forward { type filter hook forward priority 0; policy drop; }'",
-    );
-    let announced = async |manager: &mut Iptables| {
-        tokio::time::timeout(Duration::from_secs(10), manager.changed()).await.unwrap();
-    };
-    announced(&mut manager).await;
-    let notes = manager.plan(&want, &ours()).await.unwrap().notes;
-    let named = |what: &str| notes.iter().any(|note| note.starts_with(what));
-    assert!(named("chain forward of table inet fw drops"), "{notes:?}");
-    // Where our rules are, the policy does not reach pods.
-    assert_eq!(named("chain FORWARD of table ip filter drops"), kind == Kind::Legacy, "{notes:?}");
-    sh_both(Kind::Nft, "$I -P FORWARD ACCEPT; nft delete table inet fw || true");
-    announced(&mut manager).await;
-    assert_eq!(manager.plan(&want, &ours()).await.unwrap().notes, [""; 0]);
-}
-
-#[test]
-fn drops_of_others_are_named_in_nft() {
-    with(test_name!(), async || drops_are_named(Kind::Nft).await);
-}
-
-#[test]
-fn drops_of_others_are_named_in_legacy() {
-    with(test_name!(), async || drops_are_named(Kind::Legacy).await);
 }

@@ -200,48 +200,6 @@ fn rules_of_others_in_our_chains_stay_where_they_are() {
 }
 
 #[test]
-fn a_chain_that_drops_is_named_while_it_does() {
-    with_nft(test_name!(), || async {
-        let mut nftables = Nftables::open().await.unwrap();
-        let want = all(golden_ranges());
-        assert_eq!(apply(&mut nftables, &want, &ours()).await.notes, [""; 0]);
-        for (policy, count) in [("drop", 1), ("accept", 0)] {
-            nft(&format!("add chain inet firewall forward {{ policy {policy}; }}\n"));
-            tokio::time::timeout(Duration::from_secs(10), nftables.changed()).await.expect("announced");
-            let notes = nftables.plan(&want, &ours()).await.unwrap().notes;
-            assert_eq!(
-                notes.iter().filter(|note| note.contains("chain forward of table inet firewall")).count(),
-                count,
-                "{notes:?}"
-            );
-        }
-        let masquerade_only = Wanted { forward: false, ..want };
-        nft("add chain inet firewall forward { policy drop; }\n");
-        assert_eq!(nftables.plan(&masquerade_only, &ours()).await.unwrap().notes, [""; 0]);
-    });
-}
-
-#[test]
-fn a_policy_of_legacy_iptables_is_named_too() {
-    with_nft(test_name!(), || async {
-        let mut nftables = Nftables::open().await.unwrap();
-        let want = all(golden_ranges());
-        apply(&mut nftables, &want, &ours()).await;
-        let policy = |program: &str, policy: &str| {
-            let done = Command::new(program).args(["-w", "5", "-P", "FORWARD", policy]).status().unwrap();
-            assert!(done.success());
-        };
-        policy("iptables-legacy", "ACCEPT");
-        policy("ip6tables-legacy", "DROP");
-        let notes = nftables.plan(&want, &ours()).await.unwrap().notes;
-        assert_eq!(notes.len(), 1, "{notes:?}");
-        assert!(notes[0].starts_with("chain FORWARD of table legacy ip6 filter drops"), "{notes:?}");
-        let v4_only = Wanted { ranges: PerFamily { v6: None, ..want.ranges }, ..want };
-        assert_eq!(nftables.plan(&v4_only, &ours()).await.unwrap().notes, [""; 0]);
-    });
-}
-
-#[test]
 fn changes_of_others_do_not_wake_us() {
     with_nft(test_name!(), || async {
         let mut nftables = Nftables::open().await.unwrap();

@@ -6,7 +6,6 @@ use serde_json::json;
 use super::super::listing::table;
 use super::super::script::{script, text};
 use crate::addr::{Family, PerFamily};
-use crate::firewall::obstacles::{Dropping, listed};
 use crate::firewall::rules::{Chain, Ours, Range, Rule, Verdict, Wanted};
 
 fn ranges() -> PerFamily<Range> {
@@ -82,24 +81,6 @@ fn what_is_not_as_ours_is_not_ours() {
 }
 
 #[test]
-fn names_the_chains_that_drop() {
-    let chain = |family: &str, table: &str, hook: &str, policy: &str| {
-        json!({"chain": {"family": family, "table": table, "name": "c", "handle": 1, "type": "filter",
-                         "hook": hook, "prio": 0, "policy": policy}})
-    };
-    let listing = json!({"nftables": [
-        chain("ip", "filter", "forward", "drop"),
-        chain("ip", "filter", "input", "drop"),
-        chain("inet", "fw", "forward", "accept"),
-        chain("bridge", "b", "forward", "drop"),
-        chain("ip", "flannel-ipv4", "forward", "drop"),
-        {"chain": {"family": "ip", "table": "filter", "name": "plain"}},
-    ]});
-    let found = listed(&listing.to_string(), |_, table| table == "flannel-ipv4").unwrap();
-    assert_eq!(found, [Dropping { family: "ip".into(), table: "filter".into(), chain: "c".into() }]);
-}
-
-#[test]
 fn rubbish_is_an_error_and_nothing_is_nothing() {
     assert!(table(Family::V4, "nft: what?").is_err());
     assert!(table(Family::V4, "{}").is_err());
@@ -107,7 +88,6 @@ fn rubbish_is_an_error_and_nothing_is_nothing() {
         table(Family::V4, &json!({"nftables": [{"rule": {"chain": "x", "handle": 1}}]}).to_string()).is_err()
     );
     assert!(table(Family::V4, "").unwrap().chains.is_empty());
-    assert!(listed("[", |_, _| false).is_err());
 }
 
 #[test]
@@ -154,6 +134,5 @@ proptest! {
         let _ = table(Family::V4, &text);
         let listing = json!({"nftables": [{kind: {"name": "forward", "chain": "forward", "handle": 1, key: value}}]});
         let _ = table(Family::V6, &listing.to_string());
-        let _ = listed(&listing.to_string(), |_, _| false);
     }
 }

@@ -140,3 +140,25 @@ fn differences_name_both_directions() {
     let many = (0..40).map(|number| number.to_string()).collect();
     assert!(difference(&many, &set(&[])).unwrap().ends_with("... and 10 more"));
 }
+
+#[test]
+fn what_two_nodes_cannot_both_have_is_found() {
+    let (own, other) = (lease(OWN_KEY, OWN), lease(KEY, VALUE));
+    assert_eq!(own.shared_with(&other), None);
+    let changes: [fn(&mut Lease, &Lease); 4] = [
+        |own, other| own.0[0].mac.clone_from(&other.0[0].mac),
+        |own, other| own.0[1].mac.clone_from(&other.0[1].mac),
+        |own, other| own.0[1].underlay = other.0[1].underlay,
+        |own, other| own.0[0].subnet = other.0[0].subnet,
+    ];
+    for (number, change) in changes.into_iter().enumerate() {
+        let mut own = own.clone();
+        change(&mut own, &other);
+        assert!(own.shared_with(&other).is_some(), "change {number}");
+    }
+    let without = |lease: &Lease| {
+        let side = |side: &Side| Side { mac: None, ..side.clone() };
+        Lease(lease.0.iter().map(side).collect())
+    };
+    assert_eq!(without(&own).shared_with(&without(&other)), None, "no MAC is no one's");
+}

@@ -1,7 +1,16 @@
 use super::*;
+use crate::tampering::{Meanwhile, Tampering};
 
 fn setting(backend: Backend) -> Setting {
-    Setting { backend, store: StoreChoice::Etcd, families: vec![false, true], nodes: 4, phantoms: 100 }
+    Setting {
+        backend,
+        store: StoreChoice::Etcd,
+        families: vec![false, true],
+        nodes: 4,
+        phantoms: 100,
+        only: Vec::new(),
+        without: Vec::new(),
+    }
 }
 
 fn rounds(seed: u64, count: usize) -> Vec<Vec<Action>> {
@@ -22,7 +31,7 @@ fn the_same_seed_gives_the_same_actions() {
 
 #[test]
 fn every_kind_comes_and_nothing_collides() {
-    for (store, count) in [(StoreChoice::Etcd, 21), (StoreChoice::Kube, 29)] {
+    for (store, count) in [(StoreChoice::Etcd, 25), (StoreChoice::Kube, 33)] {
         every_kind_of(store, count);
     }
 }
@@ -105,4 +114,74 @@ fn a_restored_store_undoes_nothing_that_somebody_needs() {
         *(if restored.is_first_backup { &mut first } else { &mut recent }) += 1;
     }
     assert!(first > 10 && recent > 10, "{first} {recent}");
+}
+
+#[test]
+fn what_concerns_all_comes_alone() {
+    for round in rounds(4, 2000) {
+        assert!(round.len() == 1 || !round.iter().any(|action| action.kind.is_alone()), "{round:?}");
+    }
+}
+
+#[test]
+fn an_address_is_used_again_by_another_node_once_it_is_free() {
+    let mut hosts: BTreeMap<(u8, bool), u8> = BTreeMap::new();
+    let mut left: BTreeMap<u8, u8> = BTreeMap::new();
+    for node in 1..=4 {
+        hosts.extend([((node, false), 10 + node), ((node, true), 10 + node)]);
+    }
+    let (mut again, mut one_family) = (0, 0);
+    let only = |only: &[Kind]| Planner::new(6, Setting { only: only.to_vec(), ..setting(Backend::Vxlan) });
+    assert_eq!(only(&[Kind::AddressReuse]).round()[0].kind, Kind::Renumber, "somebody has to leave first");
+    let mut planner = only(&[Kind::AddressReuse, Kind::RenumberAway]);
+    for action in (0..500).flat_map(|_| planner.round()) {
+        let node = action.node.unwrap();
+        assert!(!hosts.values().any(|host| *host == action.host), "{action}");
+        if action.kind == Kind::AddressReuse {
+            assert_eq!(action.families, [false, true]);
+            assert!(left.get(&action.host).is_some_and(|owner| *owner != node), "{action}");
+            again += 1;
+        }
+        one_family += usize::from(action.families.len() == 1);
+        for v6 in &action.families {
+            let old = hosts.insert((node, *v6), action.host).unwrap();
+            left.insert(old, node);
+        }
+    }
+    assert!(again > 100 && one_family > 10, "{again} {one_family}");
+}
+
+#[test]
+fn records_of_all_claim_what_is_others() {
+    let mut seen = BTreeSet::new();
+    for action in rounds(8, 6000).into_iter().flatten().filter(|action| action.kind == Kind::Tampered) {
+        let tampering = action.tampering.unwrap();
+        let Tampering { record, claim, owner, meanwhile, starts, .. } = tampering;
+        assert_ne!(record, Victim::Node(owner), "{action}");
+        assert!(starts.is_none_or(|node| record != Victim::Node(node)), "{action}");
+        match record {
+            Victim::Node(node) => assert_eq!(action.node, Some(node)),
+            Victim::Phantom(_) => assert_eq!((action.node, meanwhile), (None, Meanwhile::Runs)),
+        }
+        let is_older = matches!(record, Victim::Node(node) if node < owner);
+        seen.insert(format!("{claim:?} {meanwhile:?} {is_older} {}", starts.is_some()));
+    }
+    assert_eq!(seen.len(), 3 * 3 * 2 * 2, "{seen:?}");
+}
+
+#[test]
+fn kinds_are_chosen_and_left_out() {
+    let kinds = |only: &[Kind], without: &[Kind]| {
+        let setting = Setting { only: only.to_vec(), without: without.to_vec(), ..setting(Backend::Vxlan) };
+        let mut planner = Planner::new(9, setting);
+        planner.first();
+        let has_choice = planner.has_choice();
+        let kinds = (0..1000).flat_map(|_| planner.round()).map(|action| action.kind);
+        (has_choice, kinds.collect::<BTreeSet<_>>())
+    };
+    let two = [Kind::NicRename, Kind::Tampered];
+    assert_eq!(kinds(&two, &[]), (true, two.into()));
+    assert_eq!(kinds(&[Kind::Meddled], &[]), (false, BTreeSet::new()), "nobody annotates a key in etcd");
+    let (_, all) = kinds(&[], &two);
+    assert!(all.len() == 23 && !all.contains(&Kind::NicRename), "{all:?}");
 }

@@ -1,0 +1,323 @@
+//! Reads the chains that forwarded packets meet, and knows when to read them again.
+
+use std::collections::BTreeSet;
+use std::future::pending;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+use tracing::debug;
+
+use super::super::hold::AUDIT;
+use super::super::iptables::legacy_tables;
+use super::super::manager::{FirewallError, run};
+use super::super::rules::Wanted;
+use super::chain::{Chain, Policy, Realm, RuleName, Table, TableName};
+use super::nft::{self, Base};
+use super::packet::Links;
+use super::{Found, Obstacle, advice, find, iptables, text_of};
+use crate::addr::Family;
+use crate::kernel::Kernel;
+use crate::netlink::{Netlink, RulesetChange, RulesetEvents};
+
+/// A firewall that starts anew makes many changes; one look is for all of them.
+const SETTLE: Duration = Duration::from_millis(200);
+/// Of a rule set that changes all the time, the looks take one part in so many of the time.
+const SHARE: u32 = 20;
+/// The most chains of a table that are read. What is behind others is unknown.
+const CHAINS: usize = 250;
+
+/// What other firewalls of this host do with forwarded packets.
+pub(in crate::firewall) struct Surroundings {
+    /// `None` where the kernel does not tell.
+    events: Option<RulesetEvents>,
+    /// How often legacy tables, of which nobody tells, are compared.
+    resync: Duration,
+    next_resync: Instant,
+    legacy: u64,
+    /// The base chains on the way of forwarded packets; `None` if they must be looked up.
+    bases: Option<Vec<Base>>,
+    is_due: bool,
+    not_before: Instant,
+    audit: Instant,
+}
+
+impl std::fmt::Debug for Surroundings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Surroundings").field("bases", &self.bases).finish_non_exhaustive()
+    }
+}
+
+impl Surroundings {
+    /// Listens in the network namespace of the calling thread.
+    pub(in crate::firewall) fn open(resync: Duration) -> Self {
+        let told = |error| debug!(%error, "changes of nf_tables are not announced");
+        let (events, now) = (RulesetEvents::open().map_err(told).ok(), Instant::now());
+        let resync = resync.max(Duration::from_secs(1));
+        Self {
+            events,
+            resync,
+            next_resync: now,
+            legacy: 0,
+            bases: None,
+            is_due: true,
+            not_before: now,
+            audit: now + AUDIT,
+        }
+    }
+
+    /// What is in the way of packets that `want` is about; `None` if nothing changed since the last look.
+    pub(in crate::firewall) async fn look(&mut self, want: &Wanted) -> Option<Vec<Obstacle>> {
+        if !self.is_due || Instant::now() < self.not_before {
+            return None;
+        }
+        // What changes from here on makes the next look due.
+        if let Some(events) = &mut self.events {
+            let change = events.pending();
+            self.note(&change);
+        }
+        self.is_due = false;
+        let begin = Instant::now();
+        if begin >= self.audit {
+            self.bases = None;
+            self.audit = begin + AUDIT;
+        }
+        let mut tables = self.nf_tables().await;
+        let legacy = legacy_dumps().await;
+        self.legacy = fingerprint(&legacy);
+        for (family, dump) in &legacy {
+            tables.extend(iptables::tables(dump, |name| table_name(Realm::Legacy, *family, name), *family));
+        }
+        let links = links(want).await;
+        let mut obstacles = Vec::new();
+        for found in find(&tables, &want.ranges, &links) {
+            let table = tables.iter().find(|table| table.name == found.table);
+            let advice = table.map_or_else(String::new, |table| advice(table, &found, &want.ranges));
+            obstacles.push(obstacle(found, advice).await);
+        }
+        let now = Instant::now();
+        self.next_resync = now + self.resync;
+        self.not_before = now + (now - begin).saturating_mul(SHARE).max(SETTLE);
+        Some(obstacles)
+    }
+
+    /// Waits until a look is worth its while. Dropping the future is no loss.
+    pub(in crate::firewall) async fn changed(&mut self) {
+        loop {
+            tokio::select! {
+                () = sleep_until(self.not_before), if self.is_due => return,
+                () = sleep_until(self.audit), if !self.is_due => self.set_due(),
+                change = next(&mut self.events) => self.note(&change),
+                () = sleep_until(self.next_resync), if !self.is_due => {
+                    let dumps = legacy_dumps().await;
+                    if fingerprint(&dumps) != self.legacy {
+                        self.set_due();
+                    }
+                    self.next_resync = Instant::now() + self.resync;
+                }
+            }
+        }
+    }
+
+    fn note(&mut self, change: &RulesetChange) {
+        if change.unknown || change.base_chains {
+            self.bases = None;
+            self.set_due();
+        }
+        let is_changed = |base: &Base| change.tables.contains(&(protocol(&base.family), base.table.clone()));
+        if self.bases.iter().flatten().any(is_changed) {
+            self.set_due();
+        }
+    }
+
+    /// Makes a look due, since something may have changed of which nobody tells.
+    pub(in crate::firewall) fn set_due(&mut self) {
+        if !std::mem::replace(&mut self.is_due, true) {
+            self.not_before = self.not_before.max(Instant::now() + SETTLE);
+        }
+    }
+
+    /// The tables of `nf_tables`, as far as forwarded packets can get in them. What can't be read hinders nobody
+    /// for all that is known.
+    async fn nf_tables(&mut self) -> Vec<Table> {
+        let tables = match self.by_nft().await {
+            Err(FirewallError::Missing { .. }) => {
+                let mut tables = Vec::new();
+                for family in Family::ALL {
+                    tables.extend(by_iptables_nft(family, None).await);
+                }
+                Ok(tables)
+            }
+            told => told,
+        };
+        tables.unwrap_or_else(|error| {
+            debug!(%error, "chains of nf_tables can't be read");
+            self.bases = None;
+            Vec::new()
+        })
+    }
+
+    async fn by_nft(&mut self) -> Result<Vec<Table>, FirewallError> {
+        let bases = match &self.bases {
+            Some(bases) => bases.clone(),
+            None => {
+                let json = run("nft", &["-j", "list", "chains"], "").await?;
+                nft::bases(&json).map_err(|why| unreadable("nft -j list chains", why))?
+            }
+        };
+        self.bases = Some(bases.clone());
+        let names: BTreeSet<_> = bases.iter().map(|base| (&base.family, &base.table)).collect();
+        let mut tables = Vec::new();
+        for (family, table) in names {
+            let name = TableName { realm: Realm::NfTables, family: family.clone(), name: table.clone() };
+            let bases: Vec<_> =
+                bases.iter().filter(|base| (&base.family, &base.table) == (family, table)).collect();
+            match read_table(name, &bases).await {
+                Ok(table) => tables.push(table),
+                // It went meanwhile, which is announced.
+                Err(error) => debug!(%error, "a table of nf_tables can't be read"),
+            }
+        }
+        Ok(tables)
+    }
+}
+
+/// What the kernel announces next.
+async fn next(events: &mut Option<RulesetEvents>) -> RulesetChange {
+    match events {
+        Some(events) => events.next().await,
+        None => pending().await,
+    }
+}
+
+/// `NFPROTO_*` of `linux/netfilter.h`.
+fn protocol(family: &str) -> u8 {
+    match family {
+        "ip" => 2,
+        "ip6" => 10,
+        _ => 1,
+    }
+}
+
+/// Reads base chains, and all that they lead to.
+async fn read_table(name: TableName, bases: &[&Base]) -> Result<Table, FirewallError> {
+    let mut chains: Vec<Chain> = Vec::new();
+    let policy = |drops| if drops { Policy::Drop } else { Policy::Accept };
+    let mut open: Vec<_> = bases.iter().map(|base| (base.chain.clone(), Some(policy(base.drops)))).collect();
+    let mut is_of_iptables = false;
+    while let Some((chain, policy)) = open.pop().filter(|_| chains.len() < CHAINS) {
+        if chains.iter().any(|seen| seen.name == chain) {
+            continue;
+        }
+        let json = run("nft", &["-j", "list", "chain", &name.family, &name.name, &chain], "").await?;
+        let (rules, of_iptables) = nft::rules(&json).map_err(|why| unreadable("nft -j list chain", why))?;
+        is_of_iptables |= of_iptables;
+        open.extend(nft::targets(&rules).map(|target| (target.to_owned(), None)));
+        chains.push(Chain { name: chain, policy, rules });
+    }
+    let family = if name.family == "ip6" { Family::V6 } else { Family::V4 };
+    if is_of_iptables && let Some(table) = by_iptables_nft(family, Some(&name.name)).await.pop() {
+        return Ok(table);
+    }
+    Ok(Table { name, chains })
+}
+
+/// What the programs of iptables' nft variant show: one table, or all.
+async fn by_iptables_nft(family: Family, table: Option<&str>) -> Vec<Table> {
+    let programs = match family {
+        Family::V4 => ["iptables-nft-save", "iptables-save"],
+        Family::V6 => ["ip6tables-nft-save", "ip6tables-save"],
+    };
+    let args: Vec<_> = table.into_iter().flat_map(|table| ["-t", table]).collect();
+    let dump = save(programs, &args, true).await;
+    iptables::tables(&dump, |name| table_name(Realm::NfTables, family, name), family)
+}
+
+fn table_name(realm: Realm, family: Family, name: &str) -> TableName {
+    let family = if family == Family::V4 { "ip" } else { "ip6" };
+    TableName { realm, family: family.to_owned(), name: name.to_owned() }
+}
+
+/// The legacy tables that are in use. Looking makes none.
+async fn legacy_dumps() -> Vec<(Family, String)> {
+    let mut dumps = Vec::new();
+    for family in Family::ALL {
+        let programs = match family {
+            Family::V4 => ["iptables-legacy-save", "iptables-save"],
+            Family::V6 => ["ip6tables-legacy-save", "ip6tables-save"],
+        };
+        for table in legacy_tables(family).unwrap_or_default().iter().filter(|table| *table != "nat") {
+            dumps.push((family, save(programs, &["-t", table], false).await));
+        }
+    }
+    dumps
+}
+
+/// What the first of these programs that is there prints, if it is of the variant. What can't be read can't be
+/// named.
+async fn save(programs: [&str; 2], args: &[&str], is_nft: bool) -> String {
+    for program in programs {
+        match run(program, args, "").await {
+            Ok(dump) => {
+                let of_nft = dump
+                    .lines()
+                    .next()
+                    .is_some_and(|line| line.contains("nft") || line.contains("nf_tables"));
+                return if of_nft == is_nft { dump } else { String::new() };
+            }
+            Err(FirewallError::Missing { .. }) => {}
+            Err(error) => {
+                debug!(%error, "rules of others can't be read");
+                return String::new();
+            }
+        }
+    }
+    String::new()
+}
+
+/// Tells dumps apart that differ in more than time and counters.
+fn fingerprint(dumps: &[(Family, String)]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for (family, dump) in dumps {
+        family.hash(&mut hasher);
+        for line in dump.lines().filter(|line| !line.starts_with('#')) {
+            let line = if line.starts_with(':') { line.split(" [").next().unwrap_or(line) } else { line };
+            line.hash(&mut hasher);
+        }
+    }
+    hasher.finish()
+}
+
+/// The links and what they are for. Without an answer all may be anything.
+async fn links(want: &Wanted) -> Links {
+    let read = async {
+        let mut kernel = Netlink::open()?;
+        Ok::<_, crate::kernel::KernelError>((kernel.links().await?, kernel.addresses().await?))
+    };
+    let (links, addresses) = read.await.unwrap_or_else(|error| {
+        debug!(%error, "links can't be read");
+        Default::default()
+    });
+    let with_addresses = links.iter().map(|link| {
+        let own = addresses.iter().filter(|address| address.link == link.index && address.global);
+        (link.name.as_str(), link.loopback, own.map(|address| address.addr.ip()).collect())
+    });
+    Links::new(with_addresses, &want.ranges)
+}
+
+async fn obstacle(found: Found, advice: String) -> Obstacle {
+    let Found { table: TableName { realm, family, name }, base, cut, cuts } = found;
+    let listing = match &cut.rule {
+        Some(RuleName::Handle(_)) => {
+            let args = ["-a", "list", "chain", &family, &name, &cut.chain];
+            run("nft", &args, "").await.unwrap_or_default()
+        }
+        _ => String::new(),
+    };
+    let rule = cut.rule.map(|rule| text_of(&rule, &listing));
+    Obstacle { realm, family, table: name, chain: base, ends_in: cut.chain, rule, cuts, advice }
+}
+
+fn unreadable(command: &str, why: String) -> FirewallError {
+    FirewallError::Unreadable { command: command.to_owned(), why }
+}

@@ -1,0 +1,232 @@
+//! Routes of ours that somebody else replaced (`ip route replace`): put back a few times, then left as a conflict.
+//!
+//! The kernel keeps no trace of the route that was replaced, so the proof that ours was there first is this run's own
+//! knowledge: a route that the kernel had, that is ours and desired, and that we did not delete. Whoever holds its
+//! key now came later. A holder that was there before ours is never touched, and after a restart nothing is known.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::{Driver, Reconciler};
+use crate::addr::{Family, Subnet};
+use crate::dataplane::{Dataplane, KERNEL_PROTOCOL, Object, ObjectKey, Op, Route, Through};
+use crate::kernel::{KernelError, Link};
+use crate::ownership::BOOT_PROTOCOL;
+use crate::status::Reason;
+
+/// How often one route is put back within [`WINDOW`].
+const TIMES: usize = 3;
+const WINDOW: Duration = Duration::from_secs(60);
+
+/// What is known of routes that were replaced.
+#[derive(Debug, Default)]
+pub(super) struct Replaced {
+    /// Desired routes that were ours in this run and are not there now.
+    lost: BTreeSet<ObjectKey>,
+    /// Those of them that the kernel refused to create, since somebody holds their key.
+    contested: BTreeSet<ObjectKey>,
+    /// Those that were put back not long ago, or were given up.
+    fights: BTreeMap<ObjectKey, Fight>,
+}
+
+#[derive(Debug, Default)]
+struct Fight {
+    put_back: VecDeque<Instant>,
+    /// The route that stays where ours should be.
+    conceded: Option<Route>,
+}
+
+/// What to do about a foreign route in the place of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    PutBack,
+    /// It was put back too often.
+    Concede,
+    /// The kernel made it for an address; replacing it would cut that address off.
+    Connected,
+}
+
+impl Replaced {
+    /// A desired object of ours is gone, or somebody else's is under its key.
+    pub(super) fn lose(&mut self, key: ObjectKey) {
+        if let ObjectKey::Route(..) = key {
+            self.lost.insert(key);
+        }
+    }
+
+    /// Everything was read again: what `before` had and `now` lacks is lost without an announcement.
+    pub(super) fn compare(&mut self, before: &Dataplane, now: &Dataplane, desired: &Dataplane) {
+        let is_lost = |key: &ObjectKey| desired.get(key).is_some() && now.get(key).is_none();
+        let routes = before.keys().filter(|key| matches!(key, ObjectKey::Route(..)));
+        self.lost.extend(routes.filter(is_lost));
+        self.lost.retain(|key| now.get(key).is_none());
+    }
+
+    /// Ours is there again.
+    pub(super) fn regain(&mut self, key: &ObjectKey) {
+        self.lost.remove(key);
+    }
+
+    /// Somebody holds the key of a route that can't be created. Returns whether ours was there first; then it is
+    /// looked at who that is.
+    pub(super) fn contest(&mut self, key: ObjectKey) -> bool {
+        let is_lost = self.lost.contains(&key);
+        if is_lost {
+            self.contested.insert(key);
+        }
+        is_lost
+    }
+
+    /// Whether the route that was left in the place of ours became another one by this.
+    pub(super) fn has_changed(&self, object: &Object) -> bool {
+        let fight = self.fights.get(&object.key());
+        fight.and_then(|fight| fight.conceded).is_some_and(|conceded| Object::Route(conceded) != *object)
+    }
+
+    /// Forgets what is not desired any more: whoever holds its key when it is desired again was there before.
+    pub(super) fn prune(&mut self, desired: &Dataplane) {
+        self.lost.retain(|key| desired.get(key).is_some());
+        self.fights.retain(|key, _| desired.get(key).is_some());
+    }
+
+    fn decide(&mut self, key: ObjectKey, holder: Route, now: Instant) -> Verdict {
+        if holder.protocol == KERNEL_PROTOCOL {
+            return Verdict::Connected;
+        }
+        self.fights.retain(|_, fight| fight.conceded.is_some() || fight.is_recent(now));
+        let fight = self.fights.entry(key).or_default();
+        while fight.put_back.front().is_some_and(|at| now.saturating_duration_since(*at) >= WINDOW) {
+            fight.put_back.pop_front();
+        }
+        if fight.conceded == Some(holder) || fight.put_back.len() >= TIMES {
+            fight.conceded = Some(holder);
+            return Verdict::Concede;
+        }
+        fight.conceded = None;
+        fight.put_back.push_back(now);
+        Verdict::PutBack
+    }
+}
+
+impl Fight {
+    fn is_recent(&self, now: Instant) -> bool {
+        self.put_back.back().is_some_and(|at| now.saturating_duration_since(*at) < WINDOW)
+    }
+}
+
+impl<D: Driver> Reconciler<D> {
+    /// Looks who holds the contested keys, in one read a family. Returns what puts ours back.
+    pub(super) async fn look_at_contested(&mut self) -> Result<Vec<Op>, KernelError> {
+        let keys = std::mem::take(&mut self.replaced.contested);
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        // After an error they are tried again, and contested again.
+        let read = self.read_holders(&keys).await.inspect_err(|_| self.todo.keys.extend(&keys))?;
+        let (holders, links) = read;
+        let now = Instant::now();
+        let mut ops = Vec::new();
+        for key in keys {
+            let Some(desired @ Object::Route(ours)) = self.peers.want().get(&key) else { continue };
+            // The kernel uses the first of several with one key.
+            let there = holders.get(&key).map(Vec::as_slice).unwrap_or_default();
+            let Some((holder, behind)) = there.split_first() else {
+                // It went meanwhile, or the kernel has another reason, which it is asked for once more.
+                self.replaced.regain(&key);
+                self.todo.keys.insert(key);
+                continue;
+            };
+            let holder = *holder;
+            if self.is_ours(&Object::Route(holder)) {
+                // A foreign route is behind it, which does no harm.
+                self.replaced.regain(&key);
+                self.have.insert(Object::Route(holder));
+                self.todo.keys.insert(key);
+                continue;
+            }
+            let foreign = shown(&holder, &links);
+            let reason: Reason = match self.replaced.decide(key, holder, now) {
+                Verdict::PutBack => {
+                    warn!(route = %ours.dst, foreign, "route of ours was replaced; put back");
+                    // Two routes can't be the same.
+                    let behind =
+                        behind.iter().copied().map(Object::Route).filter(|route| self.is_ours(route));
+                    ops.extend(behind.map(Op::Delete));
+                    let helper = gateway_route(&ours).map(Object::Route);
+                    let helper = helper.filter(|helper| self.peers.want().get(&helper.key()).is_none());
+                    ops.extend(helper.map(Op::Create));
+                    ops.push(Op::Replace(desired));
+                    ops.extend(helper.map(Op::Delete));
+                    continue;
+                }
+                Verdict::Concede => Reason::new(
+                    format!(
+                        "route {} of ours was replaced by somebody else's, {foreign}, again after it was put back \
+                         {TIMES} times within a minute, so that stays",
+                        ours.dst
+                    ),
+                    "find who writes it (ip monitor route) and stop or delete it, and ours is put in its place",
+                ),
+                Verdict::Connected => Reason::new(
+                    format!(
+                        "route {} is in the way: the kernel made it for an address ({foreign}), so it stays",
+                        ours.dst
+                    ),
+                    "remove that address and ours is put in its place",
+                ),
+            };
+            self.block(&Op::Create(desired), reason, "route conflict", now);
+        }
+        Ok(ops)
+    }
+
+    async fn read_holders(
+        &mut self,
+        keys: &BTreeSet<ObjectKey>,
+    ) -> Result<(BTreeMap<ObjectKey, Vec<Route>>, Vec<Link>), KernelError> {
+        let mut holders: BTreeMap<ObjectKey, Vec<Route>> = BTreeMap::new();
+        for family in Family::ALL {
+            let of_family =
+                |key: &ObjectKey| matches!(key, ObjectKey::Route(dst, _) if dst.family() == family);
+            if keys.iter().any(of_family) {
+                for route in self.kernel.routes_at(family, keys).await? {
+                    holders.entry(Object::Route(route).key()).or_default().push(route);
+                }
+            }
+        }
+        Ok((holders, self.kernel.links().await?))
+    }
+}
+
+/// The kernel refuses an IPv6 route whose onlink gateway lies in the foreign route of another link, and so one to our
+/// own device in the place of that. While there is a route to the gateway, it takes it.
+fn gateway_route(ours: &Route) -> Option<Route> {
+    let needs = ours.onlink && ours.through == Through::Itself && ours.dst.family() == Family::V6;
+    let dst = Subnet::containing(ours.via.filter(|_| needs)?, Family::V6.bits())?;
+    Some(Route { dst, via: None, onlink: false, ..*ours })
+}
+
+/// A route in the words of `ip route`.
+fn shown(route: &Route, links: &[Link]) -> String {
+    let via = route.via.map(|via| format!("via {via} "));
+    let link = route.link.map(|index| {
+        let name = links.iter().find(|link| link.index == index).map(|link| link.name.clone());
+        format!("dev {} ", name.unwrap_or_else(|| format!("with index {index}")))
+    });
+    let nowhere =
+        (route.via.is_none() && route.link.is_none()).then_some("without one gateway or link of its own ");
+    let protocol = match route.protocol {
+        BOOT_PROTOCOL => "boot".to_owned(),
+        KERNEL_PROTOCOL => "kernel".to_owned(),
+        other => other.to_string(),
+    };
+    format!(
+        "{}{}{}proto {protocol}",
+        via.unwrap_or_default(),
+        link.unwrap_or_default(),
+        nowhere.unwrap_or_default()
+    )
+}

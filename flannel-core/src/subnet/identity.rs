@@ -1,0 +1,171 @@
+//! Which records are this node's, though its address is another one now. Pure.
+//!
+//! A record says where its node is and, with most backends, something that is this node's alone, such as the VTEP MAC.
+//! An address proves little: it is handed on, and while two nodes swap theirs each finds the other's record by it. So
+//! what the node stored itself comes first: its state file, and the subnet file together with the backend data.
+
+use std::net::IpAddr;
+
+use serde::Deserialize;
+
+use super::allocate::is_same_node;
+use crate::addr::{Family, MacAddr, PerFamily};
+use crate::lease::{Lease, LeaseAttrs, LeaseKey};
+use crate::state_file::{State, StoredOn};
+
+/// What a node knows of itself before it asks the store.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// The subnets that it had before a restart, as its subnet file says. It gets them again if they are free.
+    pub subnets: Option<LeaseKey>,
+    /// The lease that it published, as its state file says.
+    pub published: Option<Lease>,
+    /// Other underlay addresses that it has published.
+    pub former_ips: Vec<IpAddr>,
+    /// The addresses that its host has now, without those of the overlay.
+    pub host_ips: Vec<IpAddr>,
+}
+
+impl From<LeaseKey> for Identity {
+    /// A node of which no more than its subnets is known.
+    fn from(subnets: LeaseKey) -> Self {
+        Self { subnets: Some(subnets), ..Self::default() }
+    }
+}
+
+/// How two records compare in what only one node can publish for its backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Data {
+    /// The same in each family that both have: one node's.
+    Same,
+    /// Neither has any: it proves nothing.
+    Without,
+    Other,
+}
+
+impl Identity {
+    /// What a state file proves in the store of this [place](super::SubnetManager::place). Nothing if it is of
+    /// another store, or was stored on another machine.
+    pub fn of_state(state: &State, place: &str, stored_on: StoredOn) -> Self {
+        if state.store != place || stored_on == StoredOn::AnotherHost {
+            return Self::default();
+        }
+        let (published, former_ips) = (state.own.clone(), state.former_ips.clone());
+        Self { published, former_ips, ..Self::default() }
+    }
+
+    /// The subnets that it had, the surest first.
+    pub fn wishes(&self) -> impl Iterator<Item = LeaseKey> {
+        let published = self.published.as_ref().map(|lease| lease.key);
+        self.subnets.into_iter().chain(published.filter(|key| Some(*key) != self.subnets))
+    }
+
+    fn names(&self, key: LeaseKey) -> bool {
+        self.wishes().any(|wish| wish == key)
+    }
+
+    /// Whether a record is proven to be that of this node, which is about to publish `attrs`.
+    pub fn proves(&self, record: &Lease, attrs: &LeaseAttrs) -> bool {
+        if !self.names(record.key) {
+            return false;
+        }
+        if is_same_node(&record.attrs, attrs) || compare(&record.attrs, attrs) == Data::Same {
+            return true;
+        }
+        let stored = self.published.as_ref().filter(|own| own.key == record.key);
+        let by_state = stored.is_some_and(|own| match compare(&record.attrs, &own.attrs) {
+            Data::Same => true,
+            Data::Without => {
+                is_same_node(&record.attrs, &own.attrs) || has_one_of(&record.attrs, &self.former_ips)
+            }
+            Data::Other => false,
+        });
+        // Without data: the subnet file names it, and its address is here, on another interface.
+        by_state || !has_data(&record.attrs) && has_one_of(&record.attrs, &self.host_ips)
+    }
+
+    /// Whether a record with this node's address is proven to be another's all the same: what this node publishes
+    /// is known, and it is not that.
+    pub fn disproves(&self, record: &Lease) -> bool {
+        let is_another = |own: &Lease| {
+            has_data(&own.attrs)
+                && own.attrs.backend_type == record.attrs.backend_type
+                && compare(&own.attrs, &record.attrs) == Data::Other
+        };
+        !self.names(record.key) && has_data(&record.attrs) && self.published.as_ref().is_some_and(is_another)
+    }
+
+    /// Whether a record besides the one under `own` is proven to be a former one of this node: it says what its
+    /// state file says, or it has its backend data and an address that it has or had.
+    pub fn is_former(&self, record: &Lease, own: Option<LeaseKey>, attrs: &LeaseAttrs) -> bool {
+        if Some(record.key) == own {
+            return false;
+        }
+        let published = self.published.as_ref();
+        let by_state = published.is_some_and(|stored| {
+            stored.key == record.key
+                && is_same_node(&stored.attrs, &record.attrs)
+                && compare(&stored.attrs, &record.attrs) != Data::Other
+        });
+        let has_ours = |known: &LeaseAttrs| compare(&record.attrs, known) == Data::Same;
+        let was_here = || {
+            let stored = published.is_some_and(|stored| is_same_node(&record.attrs, &stored.attrs));
+            let known = self.former_ips.iter().chain(&self.host_ips);
+            stored || is_same_node(&record.attrs, attrs) || has_one_of(&record.attrs, known)
+        };
+        let is_ours = || has_ours(attrs) || published.is_some_and(|stored| has_ours(&stored.attrs));
+        // Addresses first: there may be ten thousand records.
+        by_state || was_here() && is_ours()
+    }
+}
+
+/// Whether the record under our key still is ours: it has our address, or it has our backend data and somebody changed
+/// its address. Another node that took the key has other data.
+pub(super) fn is_ours(there: &LeaseAttrs, own: &LeaseAttrs) -> bool {
+    is_same_node(there, own) || compare(there, own) == Data::Same
+}
+
+/// The family in which two records publish the same of what only one node can have, if there is one.
+pub(super) fn shared_data(a: &LeaseAttrs, b: &LeaseAttrs) -> Option<Family> {
+    let both = |family: Family| token(a, family).zip(token(b, family));
+    let equal = |family: &Family| both(*family).is_some_and(|(a, b)| a == b);
+    Family::ALL.into_iter().find(|family| a.backend_type == b.backend_type && equal(family))
+}
+
+fn compare(a: &LeaseAttrs, b: &LeaseAttrs) -> Data {
+    if !has_data(a) && !has_data(b) {
+        return Data::Without;
+    }
+    if a.backend_type != b.backend_type {
+        return Data::Other;
+    }
+    let both = Family::ALL.into_iter().filter_map(|family| token(a, family).zip(token(b, family)));
+    let equal: Vec<bool> = both.map(|(a, b)| a == b).collect();
+    if !equal.is_empty() && equal.iter().all(|equal| *equal) { Data::Same } else { Data::Other }
+}
+
+/// Whether attributes have anything that is one node's alone.
+pub(super) fn has_data(attrs: &LeaseAttrs) -> bool {
+    Family::ALL.into_iter().any(|family| token(attrs, family).is_some())
+}
+
+/// What of a family's backend data is one node's alone: the VTEP MAC of vxlan, the public key of wireguard. Other data,
+/// such as the port of udp, may be the same everywhere.
+fn token(attrs: &LeaseAttrs, family: Family) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Wire {
+        #[serde(rename = "VtepMAC")]
+        vtep_mac: Option<String>,
+        #[serde(rename = "PublicKey")]
+        public_key: Option<String>,
+    }
+    let wire: Wire = attrs.backend_data.get(family)?.decode().ok()?;
+    let mac = wire.vtep_mac.map(|text| text.parse().map_or(text, |mac: MacAddr| mac.to_string()));
+    mac.or(wire.public_key)
+}
+
+/// Whether the address that a node is known by is one of these.
+fn has_one_of<'a>(attrs: &LeaseAttrs, ips: impl IntoIterator<Item = &'a IpAddr>) -> bool {
+    let PerFamily { v4, v6 } = attrs.public_ips;
+    v4.or(v6).is_some_and(|ip| ips.into_iter().any(|known| *known == ip))
+}
