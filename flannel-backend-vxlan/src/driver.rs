@@ -383,10 +383,10 @@ impl Driver for VxlanDriver {
             None => vec![format!("underlay link {} is gone", self.underlay.name)],
         };
         self.lower = lower.clone().or(self.lower.take());
-        if !problems.is_empty() || !devices.unserved.is_empty() {
-            self.look_for_missing(kernel).await?;
-        } else {
+        if problems.is_empty() && devices.unserved.is_empty() {
             self.missing.clear();
+        } else {
+            self.look_for_missing(kernel).await?;
         }
         devices.problem = (!problems.is_empty()).then(|| problems.join("; "));
         if devices.problem.is_none() && !self.links.is_empty() {

@@ -324,16 +324,13 @@ impl<D: Driver> Reconciler<D> {
         self.todo.leases |= !changes.is_empty();
         let mut touched = Vec::new();
         for LeaseChange { key, before, after } in changes {
-            touched.extend(match after {
-                Some(lease) => {
-                    let peer = self.driver.peer(&lease);
-                    self.remember_good(key, before, &peer);
-                    self.peers.stage(key, (&*lease).into(), peer)
-                }
-                None => {
-                    self.last_good.remove(&key);
-                    self.peers.stage_removal(&key)
-                }
+            touched.extend(if let Some(lease) = after {
+                let peer = self.driver.peer(&lease);
+                self.remember_good(key, before, &peer);
+                self.peers.stage(key, (&*lease).into(), peer)
+            } else {
+                self.last_good.remove(&key);
+                self.peers.stage_removal(&key)
             });
         }
         touched.extend(self.peers.settle());

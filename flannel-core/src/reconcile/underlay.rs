@@ -58,7 +58,7 @@ impl<D: Driver> Reconciler<D> {
         self.todo.devices |= self.devices.problem.is_some();
         match follower.problem() {
             Some(why) if before.as_deref() != Some(why) => {
-                warn!(error = %why, "underlay not as it should be")
+                warn!(error = %why, "underlay not as it should be");
             }
             None if before.is_some() => info!("underlay is there again"),
             _ => {}

@@ -118,6 +118,8 @@ mod tests {
             carrier: true,
             loopback: name == "lo",
             vxlan: None,
+            altnames: Vec::new(),
+            master: None,
         }
     }
 

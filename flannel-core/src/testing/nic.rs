@@ -131,7 +131,9 @@ impl Nic {
         if self.link.is_none() && self.is_free(name) {
             self.link = Some(self.kernel.add_link(name, 1500));
             self.kernel.edit_link(name, true, |_| {});
-            Family::ALL.into_iter().for_each(|family| self.address_back(family));
+            for family in Family::ALL {
+                self.address_back(family);
+            }
         }
     }
 
@@ -149,7 +151,7 @@ impl Nic {
             NicStep::Carrier(carrier) => self.edit(self.link, |link| link.carrier = link.up && carrier),
             NicStep::Rename(name) => {
                 if self.is_free(NAMES[name]) {
-                    self.edit(self.link, |link| link.name = NAMES[name].to_owned());
+                    self.edit(self.link, |link| NAMES[name].clone_into(&mut link.name));
                 }
             }
             NicStep::AddressGone(family) => self.address_gone(family),
@@ -178,9 +180,9 @@ impl Nic {
     /// had the name.
     pub fn taken_away(&self) -> Vec<String> {
         let deleted = |op: Op| matches!(op, Op::Delete(_)).then(|| format!("{op:?}"));
-        let deletes = |op: LinkOp| matches!(op, LinkOp::Delete(_)).then(|| format!("{op:?}"));
+        let of_link = |op: LinkOp| matches!(op, LinkOp::Delete(_)).then(|| format!("{op:?}"));
         let links = self.kernel.take_link_ops();
-        let links = links.into_iter().filter_map(deletes).filter(|_| self.impostor.is_none());
+        let links = links.into_iter().filter_map(of_link).filter(|_| self.impostor.is_none());
         self.kernel.take_ops().into_iter().filter_map(deleted).chain(links).collect()
     }
 
@@ -190,22 +192,24 @@ impl Nic {
         self.recreate(NAMES[0]);
         self.edit(self.link, |link| {
             // One that was made anew is the operator's by its name.
-            link.name = NAMES[0].to_owned();
+            NAMES[0].clone_into(&mut link.name);
             (link.up, link.carrier, link.mtu) = (true, true, Mtu(1500));
         });
-        Family::ALL.into_iter().for_each(|family| self.address_back(family));
+        for family in Family::ALL {
+            self.address_back(family);
+        }
         tokio::time::sleep(std::time::Duration::from_secs(140)).await;
     }
 
     /// All objects, with names for links, since numbers change.
     pub fn objects(&self) -> Vec<String> {
         let links: Vec<LinkIndex> = self.kernel.objects().iter().filter_map(|object| object.link()).collect();
-        let name = |link: LinkIndex| match Some(link) == self.link {
-            true => "the NIC".to_owned(),
-            false => self
-                .kernel
-                .link_numbered(link)
-                .map_or_else(|| "a link that is gone".to_owned(), |link| link.name),
+        let name = |link: LinkIndex| {
+            if Some(link) == self.link {
+                return "the NIC".to_owned();
+            }
+            let found = self.kernel.link_numbered(link);
+            found.map_or_else(|| "a link that is gone".to_owned(), |link| link.name)
         };
         let mut objects: Vec<String> = (self.kernel.objects().iter())
             .map(|object| {

@@ -205,7 +205,7 @@ fn who_holds_the_key_of_a_route_is_read_in_the_kernels_order_and_a_replace_takes
                 let in_use = kernel.lookup(ours.dst.base()).await.unwrap().unwrap();
                 let first = holders[0];
                 assert!(
-                    first.link.is_none() || (first.link, first.via) == (in_use.link, in_use.via),
+                    first.link.is_none_or(|link| (Exit::By(link), first.via) == (in_use.exit, in_use.via)),
                     "{family} {what}"
                 );
                 assert_eq!(first == ours, family == Family::V4 && what == "appended", "{holders:?}");

@@ -131,7 +131,11 @@ fn addresses_in_the_way_of_peers_are_named() {
     for n in [2, 3] {
         let key: LeaseKey = format!("10.5.{n}.0-24&fd00:5:0:{n}::-64").parse().unwrap();
         let claims = key.subnets().iter().map(|(_, subnet)| Claim::Subnet(*subnet)).collect();
-        peers.put(key, Standing { created: n, ..Standing::default() }, Ok(Peer { objects: Vec::new(), claims }));
+        peers.put(
+            key,
+            Standing { created: n, ..Standing::default() },
+            Ok(Peer { objects: Vec::new(), claims }),
+        );
     }
     let links = links();
     for (what, addr, lines, cut) in [

@@ -151,7 +151,7 @@ fn the_follower_refuses_what_the_start_refuses() {
 fn a_nic_inside_of_the_network_is_a_nic() {
     let v4 = |iface: &str| {
         with(Family::V4, |o| {
-            o.ifaces = Some(iface.to_owned()).filter(|it| !it.is_empty()).into_iter().collect()
+            o.ifaces = Some(iface.to_owned()).filter(|it| !it.is_empty()).into_iter().collect();
         })
     };
     let own = |options: UnderlayOptions| UnderlayOptions {
