@@ -64,7 +64,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let running = tokio::spawn(network.run(store.watch_leases(), cancel.clone()));
     status.wait_for(|status| status.synced).await?;
     println!("{} peers are in the kernel", status.borrow().peers);
-    for refused in &status.borrow().refused {
+    for refused in status.borrow().refused() {
         println!("refused for now: {refused}");
     }
 

@@ -11,6 +11,7 @@ use flannel_core::kernel::{Kernel, KernelError, KernelEvent, Kinds, Link, Refusa
 use flannel_core::lease::{Lease, LeaseAttrs};
 use flannel_core::peers::{Claim, Peer, PeerError};
 use flannel_core::reconcile::{Devices, Driver, Taken};
+use flannel_core::status::{IPV6_MIN_MTU, Problem, Reason};
 use flannel_core::underlay;
 
 use crate::peer::peer;
@@ -48,6 +49,13 @@ impl HostGwDriver {
             _ => Some(format!("underlay link {name} is gone")),
         }
     }
+
+    /// The kernel takes IPv6 off a link whose MTU is too small.
+    fn without_ipv6(&self) -> Option<Problem> {
+        self.addresses.v6?;
+        let Link { name, mtu, .. } = self.usable_link()?;
+        (mtu.0 < IPV6_MIN_MTU).then(|| Problem::mtu_without_ipv6(name, mtu.0, None))
+    }
 }
 
 #[async_trait]
@@ -66,6 +74,7 @@ impl Driver for HostGwDriver {
             away: known.filter(|_| usable.is_none()).into_iter().collect(),
             changed: usable.map(|link| link.index) != before,
             problem: self.problem(),
+            unserved: self.without_ipv6().into_iter().collect(),
             overlay_mtu: usable.map(|link| link.mtu),
             ..Devices::default()
         })
@@ -138,16 +147,17 @@ impl Driver for HostGwDriver {
         }
     }
 
-    fn explain(&self, refusal: &Refusal) -> Option<String> {
+    fn explain(&self, refusal: &Refusal) -> Option<Reason> {
         let Object::Route(route) = refusal.op.object() else { return None };
         let (dst, via, name) = (route.dst, route.via?, &self.underlay.name);
         let unreachable = [libc::ENETUNREACH, libc::EHOSTUNREACH, libc::EINVAL];
         unreachable.contains(&refusal.errno).then(|| {
             let family = Family::of(via);
-            format!(
+            let cause = format!(
                 "subnet {dst}: its node {via} is not on-link on {name} ({family}): host-gw needs all nodes on one \
                  layer 2 segment"
-            )
+            );
+            cause.into()
         })
     }
 }

@@ -185,7 +185,7 @@ async fn a_node_off_link_is_named_and_tried_when_addresses_change() {
     host.store.put(PEER_KEY, PEER);
     host.store.put("10.5.50.0-24", r#"{"PublicIP":"192.0.2.5","BackendType":"host-gw"}"#);
     let running = host.start().await;
-    let refused = running.status.borrow().refused.clone();
+    let refused = running.status.borrow().refused();
     let want = "subnet 10.5.99.0/24: its node 192.0.2.9 is not on-link on eth0 (IPv4): host-gw needs all nodes on \
                 one layer 2 segment";
     assert_eq!(refused, [want]);
@@ -201,7 +201,7 @@ async fn a_node_off_link_is_named_and_tried_when_addresses_change() {
     let route = Object::Route(route("10.5.99.0/24", "192.0.2.9", link));
     assert_eq!(host.kernel.take_ops(), [Op::Create(route)]);
     let status = running.status.borrow().clone();
-    assert_eq!((status.refused.len(), status.repairs), (0, 0));
+    assert_eq!((status.refused().len(), status.repairs), (0, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -217,7 +217,7 @@ async fn an_off_link_node_that_moves_is_tried_at_once() {
     host.store.put(PEER_KEY, &PEER.replace("192.0.2.9", "192.0.2.10"));
     settle().await;
     assert_eq!(host.kernel.objects().len(), 2);
-    assert!(running.status.borrow().refused.is_empty());
+    assert!(running.status.borrow().refused().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -255,14 +255,14 @@ async fn a_link_that_goes_down_or_away_brings_its_routes_back() {
         host.kernel.delete(&object.key(), false);
     }
     settle().await;
-    assert_eq!(running.status.borrow().device_problem.as_deref(), Some("underlay link eth0 is down"));
-    assert!(running.status.borrow().refused.is_empty(), "one reason is enough");
+    assert_eq!(running.status.borrow().device_problem().as_deref(), Some("underlay link eth0 is down"));
+    assert!(running.status.borrow().refused().is_empty(), "one reason is enough");
     host.kernel.edit_link("eth0", true, |link| link.up = true);
     settle().await;
     assert_eq!(host.kernel.objects(), want);
     host.kernel.delete_link("eth0");
     settle().await;
-    assert_eq!(running.status.borrow().device_problem.as_deref(), Some("underlay link eth0 is gone"));
+    assert_eq!(running.status.borrow().device_problem().as_deref(), Some("underlay link eth0 is gone"));
     let link = host.kernel.add_link("eth0", 1400);
     host.kernel.edit_link("eth0", true, |_| {});
     settle().await;
@@ -321,7 +321,7 @@ async fn without_a_stored_state_an_old_device_stays() {
     host.store.put(PEER_KEY, PEER);
     let running = host.start().await;
     assert!(host.kernel.link_named("flannel.1").is_some());
-    assert!(running.status.borrow().refused[0].contains("10.5.99.0/24 is in the way"));
+    assert!(running.status.borrow().refused()[0].contains("10.5.99.0/24 is in the way"));
     let objects = host.kernel.objects();
     assert_eq!(objects.get(&Object::Route(marked).key()), None, "marked routes go from any link");
     assert_eq!(objects.len(), 2, "{objects:?}");
@@ -340,7 +340,7 @@ async fn a_new_underlay_address_is_published_and_one_that_is_no_gateway_is_not()
     tokio::time::sleep(Duration::from_millis(1100)).await;
     let published = attrs.borrow().public_ips;
     assert_eq!(published, PerFamily { v4: "192.0.2.2".parse().ok(), v6: "2001:db8::1".parse().ok() });
-    assert_eq!(status.borrow().underlay_problem, None);
+    assert_eq!(status.borrow().underlay_problem(), None);
     cancel.cancel();
     task.await.unwrap().unwrap();
 }
@@ -357,7 +357,7 @@ async fn a_config_that_changes_is_named_but_for_keys_without_a_meaning() {
     ] {
         host.store.set_config(NetworkConfig::parse(&text, LeaseSource::Store).unwrap());
         settle().await;
-        let restart = running.status.borrow().restart_needed.clone();
+        let restart = running.status.borrow().restart_needed();
         let want = named.map(|key| format!("network config: {key} changed"));
         assert_eq!(
             restart.as_deref().map(|why| &why[..want.as_ref().map_or(0, String::len)]),

@@ -10,10 +10,12 @@ use flannel_core::addr::{Family, Mtu, PerFamily, Subnet};
 use flannel_core::backend::Underlay;
 use flannel_core::config::{BackendConfig, ConfigError};
 use flannel_core::dataplane::{Address, KERNEL_PROTOCOL, Object, ROUTE_PROTOCOL, Route, Through};
-use flannel_core::kernel::{Kernel, KernelError, KernelEvent, Kinds, Link, LinkOp, Scope};
+use flannel_core::kernel::{Kernel, KernelError, KernelEvent, Kinds, Link, LinkOp, Refusal, Scope};
 use flannel_core::lease::{Lease, LeaseAttrs, LeaseKey};
 use flannel_core::peers::{Claim, Peer, PeerError};
+use flannel_core::port_holder::udp_port_holder;
 use flannel_core::reconcile::{Devices, Driver, Taken};
+use flannel_core::status::{IPV6_MIN_MTU, Problem, Reason, ipv6_refused};
 use flannel_core::underlay;
 use tokio::sync::Notify;
 use tracing::{debug, error, info, warn};
@@ -24,7 +26,7 @@ use crate::counters::DropReason;
 use crate::engine::{Engine, EngineEvent, EngineOptions};
 use crate::forward::{self, ForwardingTable, TableSpec};
 use crate::peer::{attrs, peer, table_peers};
-use crate::socket::{ErrorSocket, SocketOptions, UnderlaySocket};
+use crate::socket::{ErrorSocket, SocketError, SocketOptions, UnderlaySocket};
 use crate::tun::{Tun, TunOptions};
 
 /// The pattern of the TUN's name; the first free number is taken, as upstream does.
@@ -95,10 +97,26 @@ impl UdpDriver {
         }
     }
 
-    /// The largest packet that fits both families' tunnels.
+    /// The largest packet that fits the tunnels of all families in service.
     fn overlay_mtu(&self, lower: &Link) -> Option<Mtu> {
-        let each = self.sides.families().map(|family| lower.mtu.less(encap_overhead(family)));
-        each.min().flatten()
+        let in_service = |family: &Family| *family == Family::V4 || self.without_ipv6(lower).is_none();
+        let families = self.sides.families().filter(in_service);
+        let each = families.map(|family| lower.mtu.less(encap_overhead(family)));
+        each.min().unwrap_or(Some(Mtu(IPV6_MIN_MTU)))
+    }
+
+    /// Why IPv6 is out of service.
+    fn without_ipv6(&self, lower: &Link) -> Option<Problem> {
+        self.sides.v6.as_ref()?;
+        let overhead = encap_overhead(Family::V6);
+        (lower.mtu.0 < IPV6_MIN_MTU + overhead)
+            .then(|| Problem::mtu_without_ipv6(&lower.name, lower.mtu.0, Some(("UDP", overhead))))
+    }
+
+    /// The MTU of the TUN, and of pods. With a smaller one the kernel would take IPv6 off it, and so what still
+    /// passes.
+    fn tun_mtu(&self, mtu: Mtu) -> Mtu {
+        if self.sides.v6.is_some() { mtu.max(Mtu(IPV6_MIN_MTU)) } else { mtu }
     }
 
     fn table(&self) -> ForwardingTable {
@@ -150,8 +168,18 @@ impl UdpDriver {
             }
             UnderlaySocket::bind(local, SocketOptions::default())
                 .map(|socket| Some(Arc::new(socket)))
-                .map_err(|error| format!("{}; does another program use the port?", chain(&error)))
+                .map_err(|error| self.why_unbound(&error))
         })
+    }
+
+    fn why_unbound(&self, error: &SocketError) -> String {
+        let is_taken = error.source.kind() == std::io::ErrorKind::AddrInUse;
+        let holder = is_taken.then(|| udp_port_holder(self.port)).flatten();
+        let holder = holder.map(|holder| {
+            let port = self.port;
+            format!("; {holder} has UDP port {port}: stop it, or set another Backend.Port on all nodes")
+        });
+        chain(error) + &holder.unwrap_or_default()
     }
 
     fn run_engine(&mut self, tun: Arc<Tun>, sockets: PerFamily<Arc<UnderlaySocket>>) -> Result<(), String> {
@@ -278,7 +306,7 @@ impl Driver for UdpDriver {
         if let Some(mtu) = mtu {
             let is_new = self.mtu.replace(mtu) != Some(mtu);
             let before = self.tun.as_ref().map(|tun| tun.index);
-            match self.ensure_tun(kernel, mtu).await? {
+            match self.ensure_tun(kernel, self.tun_mtu(mtu)).await? {
                 Ok(changed) => devices.changed = changed,
                 Err(problem) => problems.push(problem),
             }
@@ -295,7 +323,8 @@ impl Driver for UdpDriver {
         let is_away = |tun: &&Link| !self.tun_is_there || !tun.up;
         devices.away.extend(self.tun.as_ref().filter(is_away).map(|tun| tun.index));
         devices.problem = (!problems.is_empty()).then(|| problems.join("; "));
-        devices.overlay_mtu = self.mtu;
+        devices.unserved.extend(self.lower.as_ref().and_then(|lower| self.without_ipv6(lower)));
+        devices.overlay_mtu = self.mtu.map(|mtu| self.tun_mtu(mtu));
         devices.datapath = self.engine.as_ref().map(|engine| engine.path().to_string());
         Ok(devices)
     }
@@ -404,6 +433,12 @@ impl Driver for UdpDriver {
             // A TUN has neither.
             Object::Neighbour(_) | Object::Fdb(_) | Object::NextHop(_) => false,
         }
+    }
+
+    fn explain(&self, refusal: &Refusal) -> Option<Reason> {
+        let Object::Address(address) = refusal.op.object() else { return None };
+        let tun = self.tun.as_ref().filter(|tun| tun.index == address.link && address.addr.is_ipv6())?;
+        ipv6_refused(&tun.name, address.addr, refusal.errno)
     }
 
     fn concerns(&self, event: &KernelEvent) -> bool {

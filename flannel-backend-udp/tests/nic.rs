@@ -130,13 +130,13 @@ async fn the_tun_keeps_what_it_has(seed: u64) {
     }
     heal();
     let well = status.wait_for(|status| {
-        status.device_problem.is_none()
-            && status.underlay_problem.is_none()
+        status.device_problem().is_none()
+            && status.underlay_problem().is_none()
             && status.overlay_mtu == Some(Mtu(1472))
     });
     let waited = tokio::time::timeout(Duration::from_secs(60), well).await.map(|well| well.unwrap().clone());
     let status = waited.unwrap_or_else(|_| panic!("seed {seed}: not well again"));
-    assert_eq!((status.peers, status.refused), (1, vec![]), "seed {seed}");
+    assert_eq!((status.peers, status.refused()), (1, vec![]), "seed {seed}");
     assert_eq!(gone_from(&mut kernel, tun).await, [], "seed {seed}: at the end");
     cancel.cancel();
     task.await.unwrap().unwrap();

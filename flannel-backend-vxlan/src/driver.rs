@@ -10,17 +10,19 @@ use flannel_core::addr::{Family, LinkIndex, MacAddr, Mtu, PerFamily, Subnet};
 use flannel_core::backend::Underlay;
 use flannel_core::config::{BackendConfig, ConfigError};
 use flannel_core::dataplane::{Address, KERNEL_PROTOCOL, Object, ObjectKey, Route, Through};
-use flannel_core::kernel::{Kernel, KernelError, KernelEvent, Kinds, Link, LinkOp, Scope};
+use flannel_core::kernel::{Kernel, KernelError, KernelEvent, Kinds, Link, LinkOp, Refusal, Scope};
 use flannel_core::lease::{Lease, LeaseAttrs};
 use flannel_core::on_link::OnLink;
 use flannel_core::peers::{Claim, Peer, PeerError};
+use flannel_core::port_holder::udp_port_holder;
 use flannel_core::reconcile::{Devices, Driver, Taken};
+use flannel_core::status::{IPV6_MIN_MTU, Problem, Reason, ipv6_refused};
 use flannel_core::underlay;
 use tracing::{info, warn};
 
 use crate::DrawMac;
 use crate::config::VxlanConfig;
-use crate::device::{DeviceSpec, LinkPlan, device_name, overlay_mtu, plan_link};
+use crate::device::{DeviceSpec, LinkPlan, device_name, encap_overhead, overlay_mtu, plan_link};
 use crate::next_hops::{self, Form, NextHopObjects};
 use crate::peer::{Paths, peer, published_mac};
 
@@ -160,19 +162,30 @@ impl VxlanDriver {
         self.links.iter().find(|(_, ours)| ours.index == link).map(|(family, _)| family)
     }
 
-    /// Makes one family's device exist and be right.
+    /// Why IPv6 is out of service.
+    fn without_ipv6(&self, family: Family, lower: &Link) -> Option<Problem> {
+        let left = overlay_mtu(&self.config, family, lower.mtu).unwrap_or(Mtu(0));
+        let tunnel = ("VXLAN", encap_overhead(family));
+        (family == Family::V6 && left.0 < IPV6_MIN_MTU)
+            .then(|| Problem::mtu_without_ipv6(&lower.name, lower.mtu.0, Some(tunnel)))
+    }
+
+    /// Makes one family's device exist and be right. Without a problem it is out of service.
     async fn ensure(
         &self,
         kernel: &mut dyn Kernel,
         family: Family,
         lower: &Link,
-    ) -> Result<Result<Ensured, String>, KernelError> {
+    ) -> Result<Result<Ensured, Option<String>>, KernelError> {
         let side = self.sides.get(family).expect("only enabled families are asked for");
         let Some(mtu) = overlay_mtu(&self.config, family, lower.mtu) else {
-            return Ok(Err(format!("MTU {} of {} leaves no room for VXLAN", lower.mtu, lower.name)));
+            return Ok(Err(Some(format!("MTU {} of {} leaves no room for VXLAN", lower.mtu, lower.name))));
         };
+        let have = self.find_device(kernel, family, &device_name(&self.config, family)).await?;
+        let served = self.without_ipv6(family, lower).is_none();
+        // A smaller MTU would take IPv6 off the device, and so what still passes.
+        let mtu = have.as_ref().filter(|_| !served).map_or(mtu, |have| have.mtu);
         let want = DeviceSpec::new(&self.config, family, side.mac, mtu, side.local, lower.index);
-        let have = self.find_device(kernel, family, &want.name).await?;
         // Under another name it is held all the same.
         let renamed = have.as_ref().filter(|link| link.name != want.name).map(|link| {
             let (is, was) = (&link.name, &want.name);
@@ -180,20 +193,23 @@ impl VxlanDriver {
         });
         let name = have.as_ref().map_or_else(|| want.name.clone(), |link| link.name.clone());
         let plan = plan_link(&want, have.as_ref());
+        if !served && !matches!(plan, LinkPlan::Keep | LinkPlan::Change(_)) {
+            return Ok(Err(None));
+        }
         let ops = match &plan {
             LinkPlan::Keep => Vec::new(),
-            LinkPlan::Foreign { why } => return Ok(Err(why.clone())),
+            LinkPlan::Foreign { why } => return Ok(Err(Some(why.clone()))),
             LinkPlan::Change(ops) => ops.clone(),
             LinkPlan::Recreate { index, .. } => vec![LinkOp::Delete(*index), create(&want)],
             LinkPlan::Create => vec![create(&want)],
         };
         for op in &ops {
             if let Err(error) = kernel.change_link(op).await {
-                let problem = explain(&want.name, &error);
+                let problem = explain(kernel, &want, &error).await?;
                 let there = kernel.link(&name).await?;
                 let there = there.filter(|link| link.up && matches!(plan, LinkPlan::Change(_)));
                 // Not as it should be, but what hangs on it carries packets.
-                return Ok(there.ok_or(problem.clone()).map(|link| Ensured {
+                return Ok(there.ok_or(Some(problem.clone())).map(|link| Ensured {
                     changed: have.as_ref() != Some(&link),
                     mtu: link.mtu,
                     link,
@@ -211,7 +227,7 @@ impl VxlanDriver {
         }
         let name = if matches!(plan, LinkPlan::Recreate { .. }) { want.name.clone() } else { name };
         let Some(mut link) = kernel.link(&name).await? else {
-            return Ok(Err(format!("device {name} went away again")));
+            return Ok(Err(Some(format!("device {name} went away again"))));
         };
         if matches!(plan, LinkPlan::Create | LinkPlan::Recreate { .. }) {
             quiet_router_advertisements(&want.name);
@@ -224,7 +240,7 @@ impl VxlanDriver {
         if let LinkPlan::Change(rest) = plan_link(&want, Some(&link)) {
             for op in &rest {
                 if let Err(error) = kernel.change_link(op).await {
-                    return Ok(Err(explain(&want.name, &error)));
+                    return Ok(Err(Some(explain(kernel, &want, &error).await?)));
                 }
             }
             link = kernel.link(&name).await?.unwrap_or(link);
@@ -259,11 +275,20 @@ impl VxlanDriver {
                     problems.extend(problem);
                     let moved = self.links.get(family).is_none_or(|old| old.index != link.index);
                     devices.changed |= changed || moved;
-                    devices.overlay_mtu = Some(devices.overlay_mtu.map_or(mtu, |smallest| smallest.min(mtu)));
+                    if self.without_ipv6(family, lower).is_none() {
+                        devices.overlay_mtu =
+                            Some(devices.overlay_mtu.map_or(mtu, |smallest| smallest.min(mtu)));
+                    }
                     *self.links.get_mut(family) = Some(link);
                 }
-                Err(problem) => problems.push(problem),
+                Err(problem) => problems.extend(problem),
             }
+            devices.unserved.extend(self.without_ipv6(family, lower));
+        }
+        if !devices.unserved.is_empty() {
+            // Pods can't have IPv6 addresses on links with a smaller one, and without those they don't start.
+            let least = Mtu(IPV6_MIN_MTU);
+            devices.overlay_mtu = Some(devices.overlay_mtu.map_or(least, |mtu| mtu.max(least)));
         }
         if !lower.up {
             problems.push(format!("underlay link {} is down", lower.name));
@@ -307,17 +332,44 @@ fn create(want: &DeviceSpec) -> LinkOp {
 }
 
 /// The kernel's answer with what an operator can do about it.
-fn explain(name: &str, error: &KernelError) -> String {
+async fn explain(
+    kernel: &mut dyn Kernel,
+    want: &DeviceSpec,
+    error: &KernelError,
+) -> Result<String, KernelError> {
+    let name = &want.name;
     let source = std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
     let hint = match error.errno() {
-        Some(17) => {
-            "; another device has this VNI and port (see `ip -d link show type vxlan`): remove it or choose another VNI"
+        Some(libc::EEXIST | libc::EADDRINUSE) => {
+            format!("; {}", who_is_in_the_way(want, &kernel.links().await?))
         }
-        Some(95 | 19) => "; is the kernel built with VXLAN (modprobe vxlan)?",
-        Some(1) => "; the agent needs CAP_NET_ADMIN",
-        _ => "",
+        Some(libc::EOPNOTSUPP | libc::ENODEV) => {
+            "; is the kernel built with VXLAN (modprobe vxlan)?".to_owned()
+        }
+        Some(libc::EPERM) => "; the agent needs CAP_NET_ADMIN".to_owned(),
+        _ => String::new(),
     };
-    format!("device {name}: {error}{source}{hint}")
+    Ok(format!("device {name}: {error}{source}{hint}"))
+}
+
+/// Whose device or process has the port, or the VNI on it.
+fn who_is_in_the_way(want: &DeviceSpec, links: &[Link]) -> String {
+    let (vni, port) = (want.vxlan.vni, want.vxlan.port);
+    let others = || {
+        let others = links.iter().filter(|link| link.name != want.name);
+        others.filter_map(|link| Some((&link.name, link.vxlan.as_ref()?))).filter(|(_, it)| it.port == port)
+    };
+    let remedy = "remove it, or choose another VNI or Backend.Port on all nodes";
+    if let Some((other, _)) = others().find(|(_, it)| it.vni == vni) {
+        format!("device {other} has VNI {vni} on UDP port {port}: {remedy}")
+    } else if let Some((other, _)) = others().find(|_| true).filter(|_| udp_port_holder(port).is_some()) {
+        format!("device {other} has UDP port {port}: {remedy}")
+    } else {
+        let holder = udp_port_holder(port).unwrap_or_else(|| "somebody".to_owned());
+        format!(
+            "{holder} has UDP port {port}, or its VNI: stop it, or choose another Backend.Port on all nodes"
+        )
+    }
 }
 
 /// The pods' router is no concern of router advertisements. Fails where /proc/sys is read-only, which is as
@@ -339,13 +391,13 @@ impl Driver for VxlanDriver {
             None => vec![format!("underlay link {} is gone", self.underlay.name)],
         };
         self.lower = lower.clone().or(self.lower.take());
-        if problems.is_empty() {
+        if problems.is_empty() && devices.unserved.is_empty() {
             self.missing.clear();
         } else {
             self.look_for_missing(kernel).await?;
         }
         devices.problem = (!problems.is_empty()).then(|| problems.join("; "));
-        if devices.problem.is_none() {
+        if devices.problem.is_none() && !self.links.is_empty() {
             self.settle_form(kernel).await?;
             devices.datapath = self.form.as_ref().map(|form| self.datapath(form));
         }
@@ -470,6 +522,12 @@ impl Driver for VxlanDriver {
             Object::Route(route) => side.network.covers(route.dst),
             _ => side.network.contains(addr),
         })
+    }
+
+    fn explain(&self, refusal: &Refusal) -> Option<Reason> {
+        let Object::Address(address) = refusal.op.object() else { return None };
+        let link = self.links.v6.as_ref().filter(|link| link.index == address.link)?;
+        ipv6_refused(&link.name, address.addr, refusal.errno)
     }
 
     fn concerns(&self, event: &KernelEvent) -> bool {

@@ -360,12 +360,12 @@ async fn an_underlay_link_that_goes_and_returns_brings_the_devices_back(objects:
         host.kernel.delete_link(name);
     }
     settle().await;
-    assert_eq!(running.status.borrow().device_problem.as_deref(), Some("underlay link eth0 is gone"));
+    assert_eq!(running.status.borrow().device_problem().as_deref(), Some("underlay link eth0 is gone"));
     host.kernel.add_link("eth0", 1400);
     host.kernel.edit_link("eth0", true, |_| {});
     settle().await;
     let status = running.status.borrow().clone();
-    assert_eq!((status.device_problem, status.overlay_mtu), (None, Some(Mtu(1330))));
+    assert_eq!((status.device_problem(), status.overlay_mtu), (None, Some(Mtu(1330))));
     assert_eq!(host.kernel.link_named("flannel.1").unwrap().mtu, Mtu(1350));
     assert_eq!(host.kernel.objects().len(), all(objects));
 }
@@ -462,11 +462,11 @@ async fn a_new_underlay_address_changes_the_device_in_place_and_is_published_onc
     for (gone, new) in [("192.0.2.1", "192.0.2.2/24"), ("2001:db8::1", "2001:db8::2/64")] {
         host.kernel.remove_address(gone.parse().unwrap());
         tokio::time::sleep(Duration::from_secs(5)).await;
-        assert!(running.status.borrow().underlay_problem.as_ref().unwrap().contains(gone));
+        assert!(running.status.borrow().underlay_problem().as_ref().unwrap().contains(gone));
         assert_eq!(host.kernel.take_link_ops(), [], "without a successor all stays");
         give(&host.kernel, eth0, new);
         tokio::time::sleep(Duration::from_millis(1100)).await;
-        assert_eq!(running.status.borrow().underlay_problem, None);
+        assert_eq!(running.status.borrow().underlay_problem(), None);
         let ops = host.kernel.take_link_ops();
         assert!(matches!(ops[..], [LinkOp::ChangeVxlan(..)]), "{ops:?}");
     }

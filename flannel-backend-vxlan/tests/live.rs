@@ -140,7 +140,7 @@ fn change_all(objects: NextHopObjects) {
             eventually(SOON, &format!("{} with {keys:?}", node.name()), || {
                 is_as(node.netns(), agent, mtu, learning, direct)
             });
-            let restart = agent.status.borrow().restart_needed.clone().unwrap_or_default();
+            let restart = agent.status.borrow().restart_needed().unwrap_or_default();
             assert_eq!(restart.contains("Backend.VNI"), keys.contains("VNI"), "{restart}");
         }
         for pinger in &pingers {
@@ -173,7 +173,7 @@ fn ping_all(pods: &[Pod; 2]) -> Vec<Pinger> {
 /// Whether a node has what a config says; `overlay_mtu` is that of both families.
 fn is_as(netns: &Netns, agent: &Agent, overlay_mtu: u32, learning: bool, direct: bool) -> Result<(), String> {
     let status = agent.status.borrow().clone();
-    if status.overlay_mtu != Some(Mtu(overlay_mtu)) || status.device_problem.is_some() {
+    if status.overlay_mtu != Some(Mtu(overlay_mtu)) || status.device_problem().is_some() {
         return Err(format!("{status:?}"));
     }
     for (device, more) in DEVICES.into_iter().zip([20, 0]) {

@@ -150,6 +150,10 @@ impl Agent<'_> {
         result
     }
 
+    fn asked(&self) -> Asked {
+        Asked { rules: self.rules.are_asked_for(), masquerade: self.rules.masquerade }
+    }
+
     fn stopping(&self) {
         self.board.set(Step::Stopping);
         (self.notify)(Notice::Stopping);
@@ -324,7 +328,7 @@ impl Agent<'_> {
         let mut task = tokio::spawn(network.run(self.store.watch_leases(), cancel.clone()));
         let firewall = self.firewall(managers, &file, before).await?;
         let rules = firewall.status();
-        self.board.watch_firewall(rules.clone(), Asked(self.rules.are_asked_for()));
+        self.board.watch_firewall(rules.clone(), self.asked());
         let mut firewall = tokio::spawn(firewall.run(cancel.clone()));
 
         let announce = async {

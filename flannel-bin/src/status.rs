@@ -6,6 +6,7 @@ use std::time::Duration;
 use flannel_core::backend::NetworkStatus;
 use flannel_core::firewall::FirewallStatus;
 use flannel_core::state_file::age;
+use flannel_core::status::Verdict;
 use flannel_core::subnet::StoreStatus;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -36,9 +37,14 @@ pub(crate) enum Readiness {
     NotReady(Vec<String>),
 }
 
-/// Whether the operator asked for firewall rules, rather than the default.
+/// What the operator asked for of firewall rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Asked(pub(crate) bool);
+pub(crate) struct Asked {
+    /// Whether there are to be rules by more than the default.
+    pub(crate) rules: bool,
+    /// Whether pods are to reach the world.
+    pub(crate) masquerade: bool,
+}
 
 /// Decides from all that is known at a time.
 pub(crate) fn readiness(
@@ -69,6 +75,8 @@ pub(crate) fn readiness(
             reasons.push(format!("store away for {} s: {}", away.as_secs(), store.problem));
         }
     }
+    let masquerade = firewall.is_some_and(|(_, asked)| asked.masquerade);
+    let mut notes = Vec::new();
     match network {
         Some(network) => {
             if let Some(saved) = network.recalled {
@@ -82,15 +90,16 @@ pub(crate) fn readiness(
             } else if !network.synced {
                 reasons.push("the other nodes are not in the kernel yet".to_owned());
             }
-            reasons.extend(network.device_problem.clone());
-            reasons.extend(network.underlay_problem.clone());
+            let Verdict { reasons: cut, notes: besides } = network.problems.verdict(masquerade);
+            reasons.extend(cut);
+            notes = besides;
         }
         None => reasons.push("the network does not run yet".to_owned()),
     }
     // Rules that nobody asked for are no reason to keep pods from a node.
     let (problem, mut about_rules) = match firewall {
-        Some((firewall, Asked(true))) => (firewall.problem.clone(), Vec::new()),
-        Some((firewall, Asked(false))) => (None, firewall.problem.iter().cloned().collect()),
+        Some((firewall, Asked { rules: true, .. })) => (firewall.problem.clone(), Vec::new()),
+        Some((firewall, Asked { rules: false, .. })) => (None, firewall.problem.iter().cloned().collect()),
         None => (None, Vec::new()),
     };
     reasons.extend(problem);
@@ -98,12 +107,6 @@ pub(crate) fn readiness(
     about_rules.extend(firewall.into_iter().flat_map(|(firewall, _)| firewall.hindered()));
     about_rules.extend(firewall.into_iter().flat_map(|(firewall, _)| firewall.notes.iter().cloned()));
     if reasons.is_empty() {
-        let config = |network: &NetworkStatus| {
-            let notes = network.config_problem.clone().into_iter().chain(network.restart_needed.clone());
-            notes.chain(network.rejected.iter().cloned()).collect()
-        };
-        // A config that is not in force costs no packet.
-        let mut notes: Vec<String> = network.map(config).unwrap_or_default();
         notes.append(&mut about_rules);
         Readiness::Ready(notes)
     } else {
@@ -187,6 +190,7 @@ impl Board {
 mod tests {
     use flannel_core::addr::PerFamily;
     use flannel_core::firewall::{Cuts, Obstacle, Realm};
+    use flannel_core::status::{Harm, Listed, Problem, Subject};
 
     use super::*;
 
@@ -196,6 +200,11 @@ mod tests {
 
     fn network() -> NetworkStatus {
         NetworkStatus { synced: true, ..NetworkStatus::default() }
+    }
+
+    fn with(mut network: NetworkStatus, subject: Subject, harm: Harm, text: &str) -> NetworkStatus {
+        network.problems.node.push(Problem::new(subject, harm, text.to_owned()));
+        network
     }
 
     fn reasons(step: &Step, store: &StoreStatus, network: Option<&NetworkStatus>, later: u64) -> String {
@@ -211,11 +220,13 @@ mod tests {
         let (up, away) = (store(true, ""), store(false, "refused"));
         let lost = StoreStatus { lease_lost: Some("10.0.0.2 has it".into()), ..store(true, "") };
         let unkept = StoreStatus { lease_unkept: Some("etcd is full".into()), ..store(true, "") };
-        let broken = NetworkStatus { device_problem: Some("flannel.1 is gone".into()), ..network() };
-        let moved = NetworkStatus { underlay_problem: Some("192.0.2.1 is gone".into()), ..network() };
-        let strange = NetworkStatus { rejected: vec!["lease x: garbled".into()], ..network() };
-        let old = NetworkStatus { restart_needed: Some("VNI changed".into()), ..strange.clone() };
-        let bad = NetworkStatus { config_problem: Some("VNI is bad".into()), ..network() };
+        let broken = with(network(), Subject::Device, Harm::All, "flannel.1 is gone");
+        let moved = with(network(), Subject::Underlay, Harm::All, "192.0.2.1 is gone");
+        let mut strange = network();
+        let garbled = Problem::new(Subject::Lease("x".into()), Harm::None, "lease x: garbled".to_owned());
+        strange.problems.leases = Listed::new(1, [garbled].into_iter());
+        let old = with(strange.clone(), Subject::Restart, Harm::None, "VNI changed");
+        let bad = with(network(), Subject::Config, Harm::None, "VNI is bad");
         let unsynced = NetworkStatus::default();
         let starting = Step::Starting("waiting for the network config".into());
         let recalled = NetworkStatus { recalled: Some(0), ..NetworkStatus::default() };
@@ -258,7 +269,7 @@ mod tests {
     async fn rules_that_fail_are_a_reason_and_what_is_around_them_a_note() {
         let of_asked = |firewall: &FirewallStatus, asked| {
             let (store, network) = (store(true, ""), network());
-            let firewall = Some((firewall, Asked(asked)));
+            let firewall = Some((firewall, Asked { rules: asked, masquerade: asked }));
             readiness(Instant::now(), &Step::Running, Some(&store), Some(&network), firewall)
         };
         let of = |firewall: &FirewallStatus| of_asked(firewall, true);
@@ -299,7 +310,7 @@ mod tests {
                 FirewallStatus { obstacles: vec![obstacle], masquerades, ..FirewallStatus::default() };
             let (store, network) = (store(true, ""), network());
             for asked in [true, false] {
-                let firewall = Some((&firewall, Asked(asked)));
+                let firewall = Some((&firewall, Asked { rules: asked, masquerade: asked }));
                 let now = Instant::now();
                 let said = readiness(now, &Step::Running, Some(&store), Some(&network), firewall);
                 let lines = vec![text.clone()];

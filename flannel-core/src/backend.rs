@@ -13,6 +13,7 @@ use crate::config::{ConfigError, NetworkConfig};
 use crate::kernel::KernelError;
 use crate::lease::{Lease, LeaseAttrs};
 use crate::state_file::State;
+use crate::status::{Problem, Problems, Subject};
 use crate::subnet::{LeaseStream, SubnetError, SubnetManager};
 use crate::underlay::UnderlayOptions;
 
@@ -96,23 +97,10 @@ pub struct NetworkStatus {
     /// When the leases that are programmed were known, in seconds since 1970, while they are those that an
     /// earlier run stored; `None` once the store itself has listed them.
     pub recalled: Option<u64>,
-    /// Why a device of ours is not as it should be; `None` if all are.
-    pub device_problem: Option<String>,
-    /// Why the underlay's addresses are not as they should be; `None` if they are.
-    pub underlay_problem: Option<String>,
-    /// Which keys of a config that changed since take a restart, and that what runs stays in force until then;
-    /// `None` if none does. No harm to traffic.
-    pub restart_needed: Option<String>,
-    /// Why the config that is in the store now can't be used; `None` if it can. What runs stays in force.
-    pub config_problem: Option<String>,
+    /// What keeps pods from others, and whatever else is wrong.
+    pub problems: Problems,
     /// Peers in the kernel.
     pub peers: usize,
-    /// Objects that the kernel refuses for now, with the reason. They are tried again.
-    pub refused: Vec<String>,
-    /// Leases that can't be used, with the reason.
-    pub rejected: Vec<String>,
-    /// What contradicts this node's own record and has precedence over it, so that peers do not program this node.
-    pub conflicts: Vec<String>,
     /// The largest pod packet in bytes as the underlay is now; `None` while a device is missing.
     pub overlay_mtu: Option<Mtu>,
     /// How packets travel, where the backend has a choice.
@@ -123,6 +111,42 @@ pub struct NetworkStatus {
     pub last_repair: Option<Duration>,
     /// Operations sent to the kernel since the start.
     pub operations: u64,
+}
+
+impl NetworkStatus {
+    /// Why a device of ours is not as it should be; `None` if all are.
+    pub fn device_problem(&self) -> Option<String> {
+        self.problems.text(&Subject::Device)
+    }
+
+    /// Why the underlay's addresses are not as they should be; `None` if they are.
+    pub fn underlay_problem(&self) -> Option<String> {
+        self.problems.text(&Subject::Underlay)
+    }
+
+    /// Which keys of a config that changed since take a restart, and that what runs stays in force until then;
+    /// `None` if none does. No harm to traffic.
+    pub fn restart_needed(&self) -> Option<String> {
+        self.problems.text(&Subject::Restart)
+    }
+
+    /// Why the config that is in the store now can't be used; `None` if it can. What runs stays in force.
+    pub fn config_problem(&self) -> Option<String> {
+        self.problems.text(&Subject::Config)
+    }
+
+    /// Objects that the kernel refuses for now, with the reason; a sample where there are many. They are tried
+    /// again.
+    pub fn refused(&self) -> Vec<String> {
+        let is_object = |problem: &&Problem| matches!(problem.subject, Subject::Object(_));
+        let ours = self.problems.node.iter().filter(is_object);
+        ours.chain(self.problems.objects.sample.iter().filter(is_object)).map(Problem::to_string).collect()
+    }
+
+    /// Leases that can't be used, with the reason; a sample where there are many.
+    pub fn rejected(&self) -> Vec<String> {
+        self.problems.leases.texts()
+    }
 }
 
 /// The backend can't start or go on.

@@ -189,6 +189,30 @@ pub struct Scope {
     pub kinds: Kinds,
 }
 
+/// Whose settings a kernel parameter of a family is about (`net.ipv4.conf.*`, `net.ipv6.conf.*`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ConfOf {
+    /// `all`.
+    All,
+    /// `default`: what links get that are yet to be made.
+    Default,
+    /// One link's.
+    Link(LinkIndex),
+}
+
+/// Whether the kernel forwards packets (`NETCONFA_*` in `linux/netconf.h`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Forwarding {
+    /// Of which family.
+    pub family: Family,
+    /// Whose setting it is.
+    pub of: ConfOf,
+    /// `forwarding`. In IPv4 that of the link decides by which a packet came, in IPv6 that of `all`.
+    pub on: bool,
+    /// `force_forwarding` (IPv6, Linux 6.17): the link forwards although `all` does not.
+    pub forced: bool,
+}
+
 /// Something that the kernel announced. Announcements get lost and some changes are silent: they bring
 /// repairs forward, correctness rests on reading the state again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -201,6 +225,8 @@ pub enum KernelEvent {
     Put(Object),
     /// An object is gone, or is no more what we count as one (a neighbour that is not permanent).
     Gone(ObjectKey),
+    /// Forwarding was switched on or off, or a link is new.
+    Forwarding(Forwarding),
     /// Announcements were lost (`ENOBUFS`): everything is unknown.
     Overrun,
 }
@@ -312,6 +338,9 @@ pub trait Kernel: Send {
 
     /// Reads the routes of the main table that have a protocol, on whatever link; complete or not at all.
     async fn routes_by(&mut self, family: Family, protocol: u8) -> Result<Vec<Object>, KernelError>;
+
+    /// Reads where a family is forwarded. Empty where the kernel does not tell.
+    async fn forwarding(&mut self, family: Family) -> Result<Vec<Forwarding>, KernelError>;
 
     /// Reads the routes of the main table under these keys, whoever wrote them, in the kernel's order: of several
     /// with one key the first is in use. One read for all.

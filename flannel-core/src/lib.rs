@@ -14,6 +14,7 @@
 //! - [`dataplane`]: kernel state as a value, and the plan from one to another.
 //! - [`on_link`]: which addresses a link reaches without a gateway.
 //! - [`ownership`]: whose a route on a shared link is, and what a previous backend left behind.
+//! - [`status`]: what keeps pods from others, with cause, remedy and harm.
 //! - [`gojson`]: JSON objects as Go reads them.
 //!
 //! Traits, and what touches the world:
@@ -22,6 +23,7 @@
 //! - [`kernel`]: the trait of the kernel; [`netlink`]: the real one.
 //! - [`underlay`]: which link and addresses carry the traffic between nodes; the decision is pure.
 //! - [`clock`]: time that goes on while the machine is suspended.
+//! - [`port_holder`]: who has a UDP port that is taken.
 //! - [`atomic_file`]: files that are whole at any moment.
 //! - [`subnet_file`]: `subnet.env`, by which container runtimes learn this node's subnets.
 //! - [`state_file`]: what an agent remembers over restarts.
@@ -45,9 +47,11 @@ pub mod netlink;
 pub mod on_link;
 pub mod ownership;
 pub mod peers;
+pub mod port_holder;
 pub mod reconcile;
 mod repack;
 pub mod state_file;
+pub mod status;
 pub mod subnet;
 pub mod subnet_file;
 #[cfg(any(test, feature = "testing"))]

@@ -40,7 +40,7 @@ async fn nothing_is_taken_away(steps: &[NicStep]) {
     assert_eq!(nic.taken_away(), [""; 0]);
     assert_eq!(nic.objects(), want);
     let status = running.status.borrow().clone();
-    assert_eq!((status.device_problem, status.underlay_problem, status.refused), (None, None, vec![]));
+    assert_eq!((status.device_problem(), status.underlay_problem(), status.refused()), (None, None, vec![]));
     running.stop().await;
 }
 
@@ -64,10 +64,10 @@ fn a_rename_writes_nothing_and_the_names_follow() {
         tokio::time::sleep(Duration::from_secs(67)).await;
         assert_eq!(host.kernel.take_ops(), []);
         let status = running.status.borrow().clone();
-        assert_eq!((status.device_problem, status.underlay_problem), (None, None));
+        assert_eq!((status.device_problem(), status.underlay_problem()), (None, None));
         host.kernel.edit_link("ens3", true, |link| link.up = false);
         settle().await;
-        assert_eq!(running.status.borrow().device_problem.as_deref(), Some("underlay link ens3 is down"));
+        assert_eq!(running.status.borrow().device_problem().as_deref(), Some("underlay link ens3 is down"));
         running.stop().await;
     });
 }

@@ -75,7 +75,7 @@ async fn a_peer_moves_by_one_replaced_route_a_family() {
     host.kernel.delete(&gone.key(), false);
     audit().await;
     assert_eq!(links(&host), ["flannel.1", "eth0"]);
-    assert!(running.status.borrow().refused.is_empty());
+    assert!(running.status.borrow().refused().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -117,6 +117,6 @@ async fn what_a_go_node_left_is_adopted_in_both_modes() {
         assert_eq!(links(&host)[0], link);
         let ops = host.kernel.take_ops();
         assert_eq!(ops.iter().filter(|op| matches!(op, Op::Replace(_))).count(), replaced, "{ops:?}");
-        assert!(running.status.borrow().refused.is_empty());
+        assert!(running.status.borrow().refused().is_empty());
     }
 }

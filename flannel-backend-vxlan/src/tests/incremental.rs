@@ -353,7 +353,7 @@ async fn incremental_equals_full(objects: bool, steps: &[Step]) {
     }
     assert_eq!(host.rest(&seen).await, vec![], "{:?}", *running.status.borrow());
     let status = running.status.borrow().clone();
-    assert_eq!((status.refused, status.device_problem, status.underlay_problem), (vec![], None, None));
+    assert_eq!((status.refused(), status.device_problem(), status.underlay_problem()), (vec![], None, None));
     running.stop().await;
 }
 

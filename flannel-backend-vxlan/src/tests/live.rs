@@ -55,8 +55,8 @@ async fn mtu_and_learning_change_the_devices_in_place_and_nothing_else() {
         assert!(now.vxlan.unwrap().learning);
     }
     let status = running.status.borrow().clone();
-    assert_eq!((status.overlay_mtu, status.restart_needed, status.repairs), (Some(Mtu(1330)), None, 0));
-    assert_eq!((status.device_problem, status.config_problem), (None, None));
+    assert_eq!((status.overlay_mtu, status.restart_needed(), status.repairs), (Some(Mtu(1330)), None, 0));
+    assert_eq!((status.device_problem(), status.config_problem()), (None, None));
     let stored = state.borrow().config.clone();
     assert_eq!(stored.as_ref(), Some(&config(&dual(r#","MTU":1400,"Learning":true"#))));
     host.change("").await;
@@ -105,7 +105,7 @@ async fn direct_routing_moves_each_peer_by_one_replaced_route_a_family() {
 #[tokio::test(start_paused = true)]
 async fn what_takes_a_restart_is_named_until_it_is_changed_back() {
     let (host, running, state) = bench().await;
-    let restart = || running.status.borrow().restart_needed.clone().unwrap_or_default();
+    let restart = || running.status.borrow().restart_needed().unwrap_or_default();
     host.change(r#","vni":7,"MTU":1400"#).await;
     assert!(
         restart().starts_with("network config: Backend.VNI changed, which takes a restart;"),
@@ -128,7 +128,7 @@ async fn what_takes_a_restart_is_named_until_it_is_changed_back() {
 async fn a_config_that_cant_be_used_changes_nothing() {
     let (host, running, state) = bench().await;
     let before = host.devices();
-    let problem = || running.status.borrow().config_problem.clone().unwrap_or_default();
+    let problem = || running.status.borrow().config_problem().unwrap_or_default();
     for (keys, why) in [
         (r#","MTU":100,"Learning":true"#, "Backend.MTU = 100: must be 0"),
         (r#","MTU":1300,"Learning":true"#, "Backend.MTU = 1300: must be at least 1350"),
@@ -146,7 +146,7 @@ async fn a_config_that_cant_be_used_changes_nothing() {
     settle().await;
     assert!(problem().starts_with("config at the store in memory can't be used: network config: JSON"));
     assert_eq!(
-        (running.status.borrow().restart_needed.clone(), state.borrow().config.clone()),
+        (running.status.borrow().restart_needed(), state.borrow().config.clone()),
         (None, Some(config(DUAL)))
     );
     host.change("").await;
@@ -161,12 +161,12 @@ async fn a_device_that_the_kernel_does_not_change_keeps_all_that_hangs_on_it() {
     host.kernel.refuse_link(|_| Some(libc::EOPNOTSUPP));
     host.change(r#","Learning":true"#).await;
     audit().await;
-    let problem = running.status.borrow().device_problem.clone().unwrap_or_default();
+    let problem = running.status.borrow().device_problem().unwrap_or_default();
     assert!(problem.contains("flannel.1") && problem.contains("flannel-v6.1"), "{problem}");
     assert_eq!((host.devices(), host.kernel.objects()), (before, objects));
     host.kernel.refuse_nothing();
     audit().await;
-    assert_eq!(running.status.borrow().device_problem, None);
+    assert_eq!(running.status.borrow().device_problem(), None);
     assert!(host.devices().into_iter().all(|link| link.vxlan.unwrap().learning));
     running.stop().await;
 }

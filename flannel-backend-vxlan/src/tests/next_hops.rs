@@ -44,7 +44,7 @@ async fn the_form_is_what_the_kernel_has_and_the_operator_wants() {
             if through == Through::Object { 2 } else { 0 },
             "nothing of the trial"
         );
-        assert!(running.status.borrow().refused.is_empty());
+        assert!(running.status.borrow().refused().is_empty());
     }
 }
 
@@ -83,7 +83,7 @@ async fn an_object_stays_while_a_route_goes_through_it() {
         _ => None,
     });
     let running = host.start().await;
-    assert_eq!(running.status.borrow().refused.len(), 1);
+    assert_eq!(running.status.borrow().refused().len(), 1);
     let left = routes(&host);
     assert_eq!((left[0].through, left[1].through), (Through::Object, Through::Itself), "not lost");
     assert_eq!(next_hops(&host).len(), 1);

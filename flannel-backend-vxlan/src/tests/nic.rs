@@ -45,7 +45,7 @@ async fn nothing_is_taken_away(objects: bool, config: &str, steps: &[NicStep]) {
     assert_eq!(nic.taken_away(), [""; 0]);
     assert_eq!(nic.objects(), want);
     let status = running.status.borrow().clone();
-    assert_eq!((status.device_problem, status.underlay_problem, status.refused), (None, None, vec![]));
+    assert_eq!((status.device_problem(), status.underlay_problem(), status.refused()), (None, None, vec![]));
     running.stop().await;
 }
 
@@ -86,10 +86,10 @@ fn a_rename_writes_nothing_and_the_names_follow() {
         audit().await;
         assert_eq!((host.kernel.take_ops(), host.kernel.take_link_ops()), (vec![], vec![]));
         let status = running.status.borrow().clone();
-        assert_eq!((status.device_problem, status.underlay_problem), (None, None));
+        assert_eq!((status.device_problem(), status.underlay_problem()), (None, None));
         host.kernel.edit_link("ens3", true, |link| link.up = false);
         settle().await;
-        assert_eq!(running.status.borrow().device_problem.as_deref(), Some("underlay link ens3 is down"));
+        assert_eq!(running.status.borrow().device_problem().as_deref(), Some("underlay link ens3 is down"));
         running.stop().await;
     });
 }
@@ -109,10 +109,10 @@ fn a_device_of_ours_that_was_renamed_is_held_and_named() {
         assert_eq!(host.kernel.take_ops(), []);
         let problem = "device flannel.1 is called vx1 now; name it back (ip link set vx1 name flannel.1) before the next \
                        start";
-        assert_eq!(running.status.borrow().device_problem.as_deref(), Some(problem));
+        assert_eq!(running.status.borrow().device_problem().as_deref(), Some(problem));
         host.kernel.edit_link("vx1", true, |link| link.name = "flannel.1".to_owned());
         settle().await;
-        assert_eq!(running.status.borrow().device_problem, None);
+        assert_eq!(running.status.borrow().device_problem(), None);
         running.stop().await;
     });
 }

@@ -14,6 +14,7 @@ use flannel_core::firewall::rules::{Ours, Wanted};
 use flannel_core::firewall::{Managers, Plan, RuleManager};
 use flannel_core::kernel::LinkAddress;
 use flannel_core::lease::{Lease, LeaseAttrs};
+use flannel_core::status::{Harm, Problem, Subject};
 use flannel_core::subnet::{LeaseStream, StoreStatus};
 use flannel_core::testing::FakeKernel;
 use futures::StreamExt;
@@ -483,7 +484,8 @@ fn readiness_follows_store_and_device() {
             status.succeed();
         });
         assert_eq!(test.state(), "ready");
-        test.fake.network.send_modify(|status| status.device_problem = Some("flannel.1 is gone".into()));
+        let gone = Problem::new(Subject::Device, Harm::All, "flannel.1 is gone".to_owned());
+        test.fake.network.send_modify(|status| status.problems.node.push(gone));
         assert_eq!(test.state(), "flannel.1 is gone");
     });
 }

@@ -150,7 +150,7 @@ impl LeaseTable {
     }
 
     /// The records that are there but can't be read.
-    pub fn undecodable(&self) -> impl Iterator<Item = BadRecord> + '_ {
+    pub fn undecodable(&self) -> impl ExactSizeIterator<Item = BadRecord> + '_ {
         self.bad.iter().map(|(key, reason)| BadRecord { key: key.clone(), reason: reason.clone() })
     }
 

@@ -7,18 +7,21 @@ use tracing::{debug, warn};
 use super::decode::{self, Sight};
 use super::link;
 use super::message::{Message, Undecodable, split};
+use super::netconf;
 use super::next_hops::{self, NextHops};
 use super::socket::{Socket, is_lost};
 use crate::kernel::{KernelError, KernelEvent};
 
 /// The groups to join.
-const GROUPS: [u32; 7] = [
+const GROUPS: [u32; 9] = [
     libc::RTNLGRP_LINK,
     libc::RTNLGRP_NEIGH,
     libc::RTNLGRP_IPV4_IFADDR,
     libc::RTNLGRP_IPV6_IFADDR,
     libc::RTNLGRP_IPV4_ROUTE,
     libc::RTNLGRP_IPV6_ROUTE,
+    libc::RTNLGRP_IPV4_NETCONF,
+    libc::RTNLGRP_IPV6_NETCONF,
     // Joining it is no error where the kernel has no next-hop objects: every kernel has 32 groups.
     libc::RTNLGRP_NEXTHOP,
 ];
@@ -82,6 +85,7 @@ pub(super) fn decode_all(datagram: &[u8], own: u32, next_hops: &mut NextHops, ev
     for message in split(datagram) {
         let event = message.and_then(|message| match u16::from(message.kind) {
             next_hops::NEW | next_hops::DEL if message.port == own => Ok(None),
+            netconf::NEW => Ok(netconf::forwarding(&message)?.map(KernelEvent::Forwarding)),
             next_hops::NEW | next_hops::DEL => next_hops.announced(&message, events).map(|()| None),
             _ => event(&message, next_hops),
         });

@@ -13,6 +13,7 @@ mod events;
 pub(crate) mod fuzz;
 mod link;
 mod message;
+mod netconf;
 mod next_hops;
 mod ruleset;
 mod socket;
@@ -40,7 +41,7 @@ use self::socket::RECEIVE_BUFFER;
 use crate::addr::{Family, LinkIndex};
 use crate::dataplane::{Object, ObjectKey, Op, Route};
 use crate::kernel::{
-    Kernel, KernelError, KernelEvent, Link, LinkAddress, LinkOp, Refusal, RouteLookup, Scope,
+    Forwarding, Kernel, KernelError, KernelEvent, Link, LinkAddress, LinkOp, Refusal, RouteLookup, Scope,
 };
 
 /// Speaks to the kernel about the network namespace in which it was opened.
@@ -232,6 +233,21 @@ impl Kernel for Netlink {
             Ok(decode::route_sight(message, next_hops)?.present().filter(by))
         };
         self.dumps.dump("read marked routes", Rtm::Getroute, filter, all, decode).await
+    }
+
+    async fn forwarding(&mut self, family: Family) -> Result<Vec<Forwarding>, KernelError> {
+        let all = || netconf::of(family);
+        let list = self
+            .dumps
+            .dump("read where packets are forwarded", netconf::get(), all, all, netconf::forwarding)
+            .await;
+        match list {
+            // Without the family, or before Linux 3.8, it does not tell.
+            Err(error) if matches!(error.errno(), Some(libc::EOPNOTSUPP | libc::EAFNOSUPPORT)) => {
+                Ok(Vec::new())
+            }
+            list => Ok(list?.into_iter().filter(|it| it.family == family).collect()),
+        }
     }
 
     async fn routes_at(

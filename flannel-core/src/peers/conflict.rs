@@ -45,6 +45,12 @@ pub(super) struct Conflict {
 }
 
 impl Conflict {
+    /// Whether pods of a node are cut for it that should be reached: not for a lease that contradicts this node, nor
+    /// for a former one of a node that is reached by another.
+    pub(super) fn cuts(&self) -> bool {
+        matches!(self.holder, Holder::Lease(_, grounds) if grounds != Some(Grounds::Renewed))
+    }
+
     /// What is wrong with the lease `key`, and what an operator does.
     pub(super) fn tell(&self, key: LeaseKey, remedy: &Remedy) -> String {
         let why = self.claim.against(self.other, &self.holder);

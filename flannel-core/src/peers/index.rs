@@ -93,12 +93,38 @@ impl ClaimIndex {
         found
     }
 
+    /// The leases of exactly this subnet.
+    pub(super) fn with_subnet(&self, subnet: Subnet) -> impl Iterator<Item = LeaseKey> + '_ {
+        self.subnets.get(&subnet).into_iter().flat_map(Few::iter).copied()
+    }
+
+    /// The leases of subnets that begin with this address.
+    pub(super) fn with_base(&self, base: IpAddr) -> impl Iterator<Item = LeaseKey> + '_ {
+        let lengths = self.lengths.range((Family::of(base), 0)..=(Family::of(base), Family::of(base).bits()));
+        let subnets = lengths.filter_map(move |((_, prefix), _)| {
+            Subnet::containing(base, *prefix).filter(|subnet| subnet.base() == base)
+        });
+        subnets.flat_map(|subnet| self.with_subnet(subnet))
+    }
+
+    /// The leases with this VTEP at this underlay address.
+    pub(super) fn with_vtep(
+        &self,
+        link: LinkIndex,
+        mac: MacAddr,
+        at: IpAddr,
+    ) -> impl Iterator<Item = LeaseKey> + '_ {
+        let users = self.vteps.get(&(link, mac)).into_iter().flat_map(Few::iter);
+        users.filter(move |(_, theirs)| *theirs == at).map(|(key, _)| *key)
+    }
+
     /// The leases at an underlay address.
     pub(super) fn at(&self, addr: IpAddr) -> impl Iterator<Item = LeaseKey> + '_ {
         self.underlays.get(&addr).into_iter().flat_map(Few::iter).copied()
     }
 
-    fn overlapping(&self, subnet: Subnet) -> impl Iterator<Item = LeaseKey> + '_ {
+    /// The leases of subnets that overlap this one.
+    pub(super) fn overlapping(&self, subnet: Subnet) -> impl Iterator<Item = LeaseKey> + '_ {
         let family = subnet.family();
         let shorter = self.lengths.range((family, 0)..(family, subnet.prefix()));
         let covering = shorter.filter_map(move |((_, prefix), _)| {

@@ -14,10 +14,11 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::addr::{LinkIndex, PerFamily, Subnet};
+use crate::addr::{Family, LinkIndex, PerFamily, Subnet};
 use crate::dataplane::{Dataplane, Object, ObjectKey};
 use crate::lease::{LeaseKey, brief};
 use crate::repack::repack;
+use crate::status::Reach;
 use crate::subnet::Remedy;
 
 pub use claim::Claim;
@@ -47,6 +48,39 @@ pub enum PeerError {
     /// What its backend published can't be read. That is unknown, not gone: its last good state stays.
     #[error("{0}")]
     Malformed(String),
+}
+
+/// A number of leases for each family.
+#[derive(Debug, Clone, Copy, Default)]
+struct Counts(PerFamily<usize>);
+
+impl Counts {
+    fn of(&self, family: Family) -> usize {
+        self.0.get(family).copied().unwrap_or_default()
+    }
+
+    fn add(&mut self, peer: &Peer) {
+        for family in peer.families() {
+            *self.0.get_mut(family).get_or_insert(0) += 1;
+        }
+    }
+
+    fn remove(&mut self, peer: &Peer) {
+        for family in peer.families() {
+            *self.0.get_mut(family).get_or_insert(1) -= 1;
+        }
+    }
+}
+
+impl Peer {
+    /// The families by which it is reached: those of which it has an underlay address.
+    fn families(&self) -> impl Iterator<Item = Family> + use<'_> {
+        let is_at = |claim: &Claim, family| match claim {
+            Claim::Underlay(addr) | Claim::Vtep(.., addr) => Family::of(*addr) == family,
+            Claim::Subnet(_) => false,
+        };
+        Family::ALL.into_iter().filter(move |family| self.claims.iter().any(|claim| is_at(claim, *family)))
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -80,6 +114,11 @@ impl Entry {
     fn side(&self, key: LeaseKey) -> Side<'_> {
         Side { key, standing: self.standing, claims: &self.peer.claims }
     }
+
+    /// Whether it should be reachable, and another lease keeps it from being programmed.
+    fn is_lost(&self) -> bool {
+        self.conflict().is_some_and(Conflict::cuts)
+    }
 }
 
 /// All peers, and the kernel state they ask for together with our own objects.
@@ -97,6 +136,9 @@ pub struct PeerTable {
     programmed: usize,
     /// The entries with a problem, so that nobody searches all for them.
     troubled: BTreeSet<LeaseKey>,
+    /// How many programmed leases have each family, and how many another lease keeps from being programmed.
+    held: Counts,
+    lost: Counts,
     index: ClaimIndex,
     want: Dataplane,
     /// How many programmed peers besides the first ask for an object: two leases of one node share its FDB
@@ -159,6 +201,50 @@ impl PeerTable {
             (Some(fault), None) => Some(fault.to_string()),
             (None, why) => why,
         }
+    }
+
+    /// How many leases [`Self::problems`] has.
+    pub fn troubled(&self) -> usize {
+        self.troubled.len()
+    }
+
+    /// Whether a lease should be reachable, and another one keeps it from being programmed.
+    pub fn is_lost(&self, key: &LeaseKey) -> bool {
+        self.entries.get(key).is_some_and(Entry::is_lost)
+    }
+
+    /// How many peers of a family should be reachable, and how many of them another lease keeps from being
+    /// programmed. One whose lease contradicts this node, or can't be read, is none of them.
+    pub fn reach(&self, family: Family) -> Reach {
+        let cut = self.lost.of(family);
+        Reach { expected: self.held.of(family) + cut, cut }
+    }
+
+    /// The programmed peers that need an object under this key.
+    pub fn users(&self, object: &ObjectKey) -> Vec<LeaseKey> {
+        let holds = |key: &LeaseKey| self.entries.get(key).is_some_and(|entry| entry.holds);
+        let mut users: Vec<LeaseKey> = match *object {
+            ObjectKey::Address(..) => Vec::new(),
+            ObjectKey::Route(dst, _) => self.index.with_subnet(dst).collect(),
+            ObjectKey::Neighbour(_, gateway) | ObjectKey::NextHop(_, gateway, _) => {
+                self.index.with_base(gateway).collect()
+            }
+            ObjectKey::Fdb(entry) => self.index.with_vtep(entry.link, entry.mac, entry.dst).collect(),
+        };
+        users.retain(holds);
+        users
+    }
+
+    /// The programmed peers whose subnets overlap one.
+    pub fn overlapping(&self, subnet: Subnet) -> impl Iterator<Item = (LeaseKey, Subnet)> + '_ {
+        self.index.overlapping(subnet).filter_map(move |key| {
+            let entry = self.entries.get(&key).filter(|entry| entry.holds)?;
+            let subnets = entry.peer.claims.iter().filter_map(|claim| match claim {
+                Claim::Subnet(theirs) => Some(*theirs),
+                _ => None,
+            });
+            Some((key, subnets.into_iter().find(|theirs| theirs.overlaps(subnet))?))
+        })
     }
 
     /// The malformed leases of which no good version was seen. What the kernel holds for them must stay.
@@ -254,6 +340,9 @@ impl PeerTable {
         self.retract(key);
         self.troubled.remove(key);
         let entry = self.entries.remove(key)?;
+        if entry.is_lost() {
+            self.lost.remove(&entry.peer);
+        }
         self.index.remove(key, &entry.peer.claims);
         self.unsettled.extend(self.index.contradicting(key, &entry.peer.claims));
         Some(entry)
@@ -325,10 +414,16 @@ impl PeerTable {
     fn admit(&mut self, key: LeaseKey, conflict: Option<Conflict>) {
         let Some(entry) = self.entries.get_mut(&key) else { return };
         let fits = conflict.is_none();
+        if entry.is_lost() {
+            self.lost.remove(&entry.peer);
+        }
         let fault = entry.trouble.take().and_then(|trouble| trouble.fault);
         if fault.is_some() || conflict.is_some() {
             entry.trouble = Some(Box::new(Trouble { fault, conflict }));
             self.troubled.insert(key);
+            if entry.is_lost() {
+                self.lost.add(&entry.peer);
+            }
         } else {
             self.troubled.remove(&key);
         }
@@ -338,6 +433,7 @@ impl PeerTable {
         }
         entry.holds = true;
         self.programmed += 1;
+        self.held.add(&entry.peer);
         for object in entry.peer.objects.clone() {
             self.want_object(object);
         }
@@ -373,6 +469,7 @@ impl PeerTable {
         let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.holds) else { return };
         entry.holds = false;
         self.programmed -= 1;
+        self.held.remove(&entry.peer);
         for object in &entry.peer.objects {
             let object = object.key();
             match self.shared.get_mut(&object) {

@@ -6,51 +6,155 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::addr::{Family, PerFamily};
 use crate::dataplane::ObjectKey;
+use crate::lease::LeaseKey;
+use crate::status::{Harm, Listed, Problem, Reason, Subject};
+
+/// How long an object must have been refused before pods count as cut by that: what goes through within a
+/// second or two is not worth a change of readiness.
+const SETTLED: Duration = Duration::from_secs(1);
 
 /// The objects that wait for their next try.
 #[derive(Debug, Default)]
-pub(super) struct Blocked(BTreeMap<ObjectKey, Block>);
+pub(super) struct Blocked {
+    blocks: BTreeMap<ObjectKey, Block>,
+    /// How many objects each peer lacks, for each family.
+    cut: PerFamily<BTreeMap<LeaseKey, usize>>,
+    /// Those that this node itself needs.
+    ours: BTreeSet<ObjectKey>,
+}
+
+/// Who needs an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Needed {
+    /// This node, in a family that works no more without it.
+    ByUs,
+    /// These peers.
+    By(Vec<LeaseKey>),
+    /// Nobody's packets.
+    ByNobody,
+}
 
 #[derive(Debug)]
 struct Block {
-    reason: String,
+    reason: Reason,
+    needed: Needed,
     attempts: u32,
+    since: Instant,
     until: Instant,
+    /// Whether it counts as cut.
+    settled: bool,
+}
+
+/// The family of the pods that need an object.
+fn family(key: &ObjectKey) -> Family {
+    Family::of(match key {
+        ObjectKey::Address(_, addr) => addr.ip(),
+        ObjectKey::Neighbour(_, addr) | ObjectKey::NextHop(_, addr, _) => *addr,
+        ObjectKey::Fdb(entry) => entry.dst,
+        ObjectKey::Route(dst, _) => dst.base(),
+    })
+}
+
+impl Block {
+    fn problem(&self, key: &ObjectKey) -> Problem {
+        let harm = match self.needed {
+            Needed::ByNobody => Harm::None,
+            Needed::ByUs | Needed::By(_) => Harm::Some,
+        };
+        let peer = match &self.needed {
+            Needed::By(peers) => peers.first().copied(),
+            _ => None,
+        };
+        let problem = Problem::new(Subject::Object(*key), harm, self.reason.clone());
+        Problem { peer, ..problem.of(family(key)) }
+    }
 }
 
 impl Blocked {
-    /// Notes a refusal. Returns whether it is news: the first, or for another reason than before.
-    pub(super) fn add(&mut self, key: ObjectKey, reason: String, now: Instant) -> bool {
-        let block =
-            self.0.entry(key).or_insert_with(|| Block { reason: String::new(), attempts: 0, until: now });
-        let news = block.reason != reason;
-        block.reason = reason;
-        block.until = now + backoff(block.attempts);
-        block.attempts += 1;
+    /// Notes a refusal. Returns whether it is news: the first, or for another reason than before. `at_once` says
+    /// whether it counts from now on, and not only if it lasts.
+    pub(super) fn add(
+        &mut self,
+        key: ObjectKey,
+        reason: Reason,
+        needed: Needed,
+        at_once: bool,
+        now: Instant,
+    ) -> bool {
+        let before = self.take(&key);
+        let news = before.as_ref().is_none_or(|before| before.reason != reason);
+        let since = before.as_ref().map_or(now, |before| before.since);
+        let attempts = before.as_ref().map_or(0, |before| before.attempts);
+        let settled = at_once
+            || before.is_some_and(|before| before.settled)
+            || now.saturating_duration_since(since) >= SETTLED;
+        let until = now + backoff(attempts);
+        let block = Block { reason, needed, attempts: attempts + 1, since, until, settled };
+        if let Needed::By(peers) = &block.needed
+            && settled
+        {
+            let cut = self.cut.get_mut(family(&key)).get_or_insert_default();
+            for peer in peers {
+                *cut.entry(*peer).or_default() += 1;
+            }
+        }
+        if block.needed == Needed::ByUs {
+            self.ours.insert(key);
+        }
+        self.blocks.insert(key, block);
         news
+    }
+
+    /// Takes an object out of all books.
+    fn take(&mut self, key: &ObjectKey) -> Option<Block> {
+        let block = self.blocks.remove(key)?;
+        self.ours.remove(key);
+        if let (Needed::By(peers), true, Some(cut)) =
+            (&block.needed, block.settled, self.cut.get_mut(family(key)))
+        {
+            for peer in peers {
+                if let Some(1) = cut.get(peer) {
+                    cut.remove(peer);
+                } else if let Some(count) = cut.get_mut(peer) {
+                    *count -= 1;
+                }
+            }
+        }
+        Some(block)
+    }
+
+    /// How many peers of a family lack something that they need.
+    pub(super) fn cut(&self, family: Family) -> usize {
+        self.cut.get(family).map_or(0, BTreeMap::len)
+    }
+
+    /// Whether such a peer is among them.
+    pub(super) fn is_cut(&self, family: Family, peer: &LeaseKey) -> bool {
+        self.cut.get(family).is_some_and(|cut| cut.contains_key(peer))
     }
 
     /// Whether an object must not be tried yet.
     pub(super) fn is_waiting(&self, key: &ObjectKey, now: Instant) -> bool {
-        self.0.get(key).is_some_and(|block| block.until > now)
+        self.blocks.get(key).is_some_and(|block| block.until > now)
     }
 
     /// Makes an object's next try due now, since something about it changed. Returns whether it waited.
     pub(super) fn hurry(&mut self, key: &ObjectKey, now: Instant) -> bool {
-        self.0.get_mut(key).map(|block| block.until = now).is_some()
+        self.blocks.get_mut(key).map(|block| block.until = now).is_some()
     }
 
     /// Makes the next try of all objects due now.
     pub(super) fn hurry_all(&mut self, now: Instant) {
-        for block in self.0.values_mut() {
+        for block in self.blocks.values_mut() {
             block.until = block.until.min(now);
         }
     }
 
     /// Forgets an object that went through or is no longer asked for. Returns whether it was blocked.
     pub(super) fn remove(&mut self, key: &ObjectKey) -> bool {
-        self.0.remove(key).is_some()
+        self.take(key).is_some()
     }
 
     /// Settles the objects that were looked at now: one that needs no operation any more is forgotten, and one
@@ -61,43 +165,56 @@ impl Blocked {
         due: &BTreeSet<ObjectKey>,
         now: Instant,
     ) {
-        if self.0.is_empty() {
-            return;
+        let over = self.blocks.keys().filter(|key| looked_at(key) && !due.contains(key)).copied();
+        for key in over.collect::<Vec<_>>() {
+            self.take(&key);
         }
-        self.0.retain(|key, _| !looked_at(key) || due.contains(key));
-        for block in self.0.values_mut().filter(|block| block.until <= now) {
+        for block in self.blocks.values_mut().filter(|block| block.until <= now) {
             block.until = now + backoff(block.attempts);
         }
     }
 
     /// Whether there are none.
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.blocks.is_empty()
     }
 
-    /// Forgets all.
-    pub(super) fn clear(&mut self) {
-        self.0.clear();
+    /// Begins anew with all objects, since what they hang on is new. How long they have been refused stays, and
+    /// those that are wanted no more go with the next look at everything.
+    pub(super) fn restart(&mut self, now: Instant) {
+        for block in self.blocks.values_mut() {
+            (block.attempts, block.until) = (0, now);
+        }
     }
 
     /// The objects whose time has come.
     pub(super) fn due(&self, now: Instant) -> impl Iterator<Item = ObjectKey> + '_ {
-        self.0.iter().filter(move |(_, block)| block.until <= now).map(|(key, _)| *key)
+        self.blocks.iter().filter(move |(_, block)| block.until <= now).map(|(key, _)| *key)
     }
 
     /// When the next one is due.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        self.0.values().map(|block| block.until).min()
+        self.blocks.values().map(|block| block.until).min()
     }
 
-    /// The reason of one whose key is such.
-    pub(super) fn reason_where(&self, is_such: impl Fn(&ObjectKey) -> bool) -> Option<&str> {
-        self.0.iter().find(|(key, _)| is_such(key)).map(|(_, block)| block.reason.as_str())
+    /// What this node itself needs and can't have; of IPv6, what the kernel has its reasons for.
+    pub(super) fn ours(&self) -> impl Iterator<Item = Problem> {
+        let ours = self.ours.iter().filter_map(|key| Some((key, self.blocks.get(key)?)));
+        ours.map(|(key, block)| {
+            let harm = match key {
+                ObjectKey::Address(_, addr) if addr.is_ipv6() => Harm::Family,
+                _ if block.settled => Harm::All,
+                _ => Harm::Some,
+            };
+            Problem { harm, ..block.problem(key) }
+        })
     }
 
-    /// The reasons, for the status.
-    pub(super) fn reasons(&self) -> impl Iterator<Item = &str> {
-        self.0.values().map(|block| block.reason.as_str())
+    /// The others, for the status.
+    pub(super) fn listed(&self) -> Listed {
+        let others = self.blocks.iter().filter(|(_, block)| block.needed != Needed::ByUs);
+        let problems = others.map(|(key, block)| block.problem(key));
+        Listed::new(self.blocks.len() - self.ours.len(), problems)
     }
 }
 

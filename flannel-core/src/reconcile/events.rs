@@ -12,8 +12,10 @@ impl<D: Driver> Reconciler<D> {
         self.repair.begin(Instant::now());
         for event in events {
             self.todo.underlay |= self.underlay.as_ref().is_some_and(|underlay| underlay.concerns(&event));
+            self.todo.host |= self.concerns_host(&event);
             match event {
                 KernelEvent::Overrun => self.look_at_all(),
+                KernelEvent::Forwarding(_) => {}
                 // A link that went down, changed its MAC or went away took things with it in silence.
                 KernelEvent::Link(_) | KernelEvent::LinkGone(..) => {
                     if self.driver.concerns(&event) {
@@ -39,6 +41,7 @@ impl<D: Driver> Reconciler<D> {
     pub(super) fn look_at_all(&mut self) {
         self.todo.underlay = true;
         self.todo.devices = true;
+        self.todo.host = true;
         self.todo.objects = true;
         self.retry_at = None;
         self.blocked.hurry_all(Instant::now());
@@ -47,6 +50,13 @@ impl<D: Driver> Reconciler<D> {
     fn object_put(&mut self, object: Object) {
         let key = object.key();
         if !self.is_ours(&object) {
+            if let Object::Address(address) = object
+                && self.devices.links.contains(&address.link)
+            {
+                // The kernel gave a device an address by itself: IPv6 was switched on there.
+                self.blocked.hurry_all(Instant::now());
+                self.todo.keys.extend(self.blocked.due(Instant::now()));
+            }
             // Somebody else's object under a key of ours, which took our own one's place.
             if self.peers.want().get(&key).is_some() {
                 if self.have.remove(&key).is_some() {

@@ -9,6 +9,7 @@ mod blocked;
 mod claims;
 mod config;
 mod events;
+mod host;
 mod leftovers;
 mod network;
 mod pass;
@@ -38,6 +39,7 @@ use crate::lease::{AgedLease, Lease, LeaseAttrs, LeaseChange, LeaseKey, LeaseTab
 use crate::ownership::Ownership;
 use crate::peers::{Claim, Peer, PeerError, PeerTable};
 use crate::state_file::State;
+use crate::status::{Harm, Problem, Reason};
 use crate::subnet::{LeaseStream, SubnetError};
 use crate::underlay::Follower;
 
@@ -45,6 +47,7 @@ use blocked::Blocked;
 use claims::OwnClaims;
 use config::FollowedConfig;
 pub use config::Taken;
+use host::Host;
 pub use network::register;
 use repair::Repair;
 use replaced::Replaced;
@@ -123,7 +126,7 @@ pub trait Driver: Send {
     }
 
     /// Why the kernel refused an operation, where the backend knows better than the kernel says.
-    fn explain(&self, refusal: &Refusal) -> Option<String> {
+    fn explain(&self, refusal: &Refusal) -> Option<Reason> {
         let _ = refusal;
         None
     }
@@ -145,6 +148,8 @@ pub struct Devices {
     pub peers_changed: bool,
     /// Why a device is not there or not right.
     pub problem: Option<String>,
+    /// Families that the devices can't carry for now. What carries packets all the same is left as it is.
+    pub unserved: Vec<Problem>,
     /// The largest pod packet in bytes.
     pub overlay_mtu: Option<Mtu>,
     /// How packets travel, where there is a choice.
@@ -162,6 +167,8 @@ struct Todo {
     peers: bool,
     /// The devices.
     devices: bool,
+    /// What the host does with packets of pods.
+    host: bool,
     /// All objects, by reading them.
     objects: bool,
     /// Single objects, by what we know.
@@ -206,6 +213,7 @@ pub struct Reconciler<D> {
     /// Follows the network config; `None` where the store does not tell.
     config: Option<FollowedConfig>,
     repair: Repair,
+    host: Host,
     /// Routes of ours that somebody else replaced.
     replaced: Replaced,
     /// The conflicts of this node's own record.
@@ -249,6 +257,7 @@ impl<D: Driver> Reconciler<D> {
             underlay: None,
             config: None,
             repair: Repair::default(),
+            host: Host::default(),
             replaced: Replaced::default(),
             claims,
             attrs,
@@ -279,10 +288,10 @@ impl<D: Driver> Reconciler<D> {
     /// Makes devices and own addresses right before the first lease is known. Deletes nothing.
     pub async fn prepare(&mut self) -> Result<(), BackendError> {
         self.converge().await;
-        // Pods have their traffic without a blackhole; the status tells that it is refused.
-        let is_vital = |key: &ObjectKey| self.blackholes.iter().all(|blackhole| blackhole.key() != *key);
-        let problem = self.devices.problem.as_deref().or_else(|| self.blocked.reason_where(is_vital));
-        problem.map_or(Ok(()), |problem| Err(BackendError::Host(problem.to_owned())))
+        // The status tells of a family that is out of service, and of what pods have their traffic without.
+        let vital = self.blocked.ours().find(|problem| problem.harm != Harm::Family);
+        let problem = self.devices.problem.clone().or_else(|| Some(vital?.to_string()));
+        problem.map_or(Ok(()), |problem| Err(BackendError::Host(problem)))
     }
 
     /// Holds the kernel in the wanted state until `cancel` fires. A pass that has begun is finished first.
@@ -358,6 +367,7 @@ impl<D: Driver> Reconciler<D> {
             self.todo.leases = true;
         }
         if self.todo.leases {
+            self.todo.host |= self.host.has_strangers();
             self.replaced.prune(self.peers.want());
             self.driver.take_peers(&mut self.peers.iter());
         }
@@ -407,7 +417,7 @@ impl<D: Driver> Reconciler<D> {
         self.peers.settle();
         self.peers.repack();
         self.driver.take_peers(&mut self.peers.iter());
-        self.blocked.clear();
+        self.blocked.restart(Instant::now());
     }
 
     fn next_wake(&self) -> Instant {
@@ -425,6 +435,7 @@ impl<D: Driver> Reconciler<D> {
             self.todo.audit = !self.todo.objects;
             self.todo.underlay = true;
             self.todo.devices = true;
+            self.todo.host = true;
             self.todo.objects = true;
         }
         if self.retry_at.is_some_and(|at| now >= at) {

@@ -1,17 +1,19 @@
 //! One pass of the loop: look, compare, repair.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::{Driver, Reconciler, blocked};
-use crate::addr::{MacAddr, Subnet};
+use super::blocked::{self, Needed};
+use super::{Driver, Reconciler, Todo};
+use crate::addr::{Family, MacAddr, PerFamily, Subnet};
 use crate::backend::NetworkStatus;
 use crate::dataplane::{Dataplane, Object, ObjectKey, Op, plan, plan_keys};
 use crate::kernel::{KernelError, Refusal};
 use crate::lease::LeaseKey;
+use crate::status::{Harm, Listed, Problem, Problems, Reach, Reason, Subject};
 
 /// How often a pass may follow the one before at once. More means that somebody works against us: then the
 /// retry timer sets the pace.
@@ -46,7 +48,8 @@ impl<D: Driver> Reconciler<D> {
     }
 
     pub(super) fn is_busy(&self) -> bool {
-        self.todo.underlay || self.todo.devices || self.todo.objects || !self.todo.keys.is_empty()
+        let Todo { underlay, devices, host, objects, keys, .. } = &self.todo;
+        *underlay || *devices || *host || *objects || !keys.is_empty()
     }
 
     async fn pass(&mut self) -> Result<(), KernelError> {
@@ -55,6 +58,9 @@ impl<D: Driver> Reconciler<D> {
         }
         if std::mem::take(&mut self.todo.devices) {
             self.look_at_devices().await.inspect_err(|_| self.todo.devices = true)?;
+        }
+        if std::mem::take(&mut self.todo.host) {
+            self.look_at_host().await.inspect_err(|_| self.todo.host = true)?;
         }
         let looked = std::mem::take(&mut self.todo.objects);
         let keys: BTreeSet<ObjectKey> = if looked {
@@ -140,6 +146,7 @@ impl<D: Driver> Reconciler<D> {
             self.rebuild_peers_on(&devices);
         }
         if devices.changed {
+            self.todo.host = true;
             self.todo.objects = true;
             if self.status.borrow().synced && !moved {
                 self.repair.add_devices();
@@ -157,6 +164,12 @@ impl<D: Driver> Reconciler<D> {
             self.retry_at = Some(Instant::now() + blocked::backoff(self.failures));
             self.failures = self.failures.saturating_add(1);
         }
+        for news in devices.unserved.iter().filter(|it| !self.devices.unserved.contains(it)) {
+            warn!(error = %news, "a family is out of service");
+        }
+        if devices.unserved.is_empty() && !self.devices.unserved.is_empty() {
+            info!("all families are in service");
+        }
         self.devices = devices;
         self.look_for_leftovers().await
     }
@@ -164,6 +177,7 @@ impl<D: Driver> Reconciler<D> {
     fn rebuild_peers_on(&mut self, devices: &super::Devices) {
         debug!(links = ?devices.links, "all peers are worked out again");
         self.rebuild_peers();
+        self.todo.host = true;
         self.todo.objects = true;
     }
 
@@ -273,19 +287,33 @@ impl<D: Driver> Reconciler<D> {
             }
             _ => {}
         }
-        let reason = self.driver.explain(refusal).unwrap_or_else(|| match (refusal.errno, refusal.op.object()) {
-            (libc::EEXIST, Object::Route(route)) => format!(
-                "route {} is in the way: it is not ours, so it stays; remove it and ours is put in its place",
-                route.dst
-            ),
-            (libc::EINVAL, Object::Route(route)) => format!(
-                "route {} is refused as invalid; a route of another link that covers its gateway does that",
-                route.dst
-            ),
-            _ => refusal.to_string(),
-        });
-        if self.blocked.add(key, reason.clone(), now) {
-            warn!(error = %reason, "refused; tried again until it works");
+        let reason = self.driver.explain(refusal).unwrap_or_else(|| explain(refusal));
+        self.block(&refusal.op, reason, "refused; tried again until it works", now);
+    }
+
+    /// Puts an operation off; `message` is what the log says of it.
+    pub(super) fn block(&mut self, op: &Op, reason: Reason, message: &'static str, now: Instant) {
+        let needed = self.needed(op);
+        // Before it was green there is nothing to be patient about.
+        let at_once = !self.status.borrow().synced;
+        if self.blocked.add(op.key(), reason.clone(), needed, at_once, now) {
+            warn!(error = %reason, "{message}");
+        }
+    }
+
+    /// Who misses what an operation is about.
+    fn needed(&self, op: &Op) -> Needed {
+        let key = op.key();
+        if let Op::Delete(_) = op {
+            return Needed::ByNobody;
+        }
+        let is_own = |object: &Object| object.key() == key;
+        if self.driver.own_objects().iter().any(is_own) {
+            return Needed::ByUs;
+        }
+        match self.peers.users(&key) {
+            users if users.is_empty() => Needed::ByNobody,
+            users => Needed::By(users),
         }
     }
 
@@ -327,34 +355,80 @@ impl<D: Driver> Reconciler<D> {
             && !self.todo.objects
             && !self.todo.devices
             && self.devices.problem.is_none();
-        let bad = self.leases.undecodable().map(|record| record.to_string());
-        let rejected: Vec<_> =
-            bad.chain(self.peers.problems().map(|(key, why)| format!("lease {key}: {why}"))).collect();
-        let (restart_needed, config_problem) = self.config_problems();
         let next = NetworkStatus {
             synced: synced || self.status.borrow().synced,
             recalled: self.leases.recalled(),
-            device_problem: self.devices.problem.clone(),
-            underlay_problem: self.underlay_problem(),
-            restart_needed,
-            config_problem,
+            problems: self.problems(),
             peers: self.peers.programmed(),
-            refused: self.blocked.reasons().map(str::to_owned).collect(),
-            rejected,
-            conflicts: self.claims.lost().to_vec(),
             overlay_mtu: self.devices.overlay_mtu,
             datapath: self.devices.datapath.clone(),
             ..self.status.borrow().clone()
         };
         self.status.send_if_modified(|status| {
-            let told: HashSet<&String> = status.rejected.iter().collect();
-            for news in next.rejected.iter().filter(|reason| !told.contains(reason)) {
+            let told = &status.problems.leases.sample;
+            for news in next.problems.leases.sample.iter().filter(|problem| !told.contains(problem)) {
                 warn!(error = %news, "lease not used");
             }
             let changed = *status != next;
             *status = next;
             changed
         });
+    }
+
+    /// All that is wrong, whatever it costs.
+    fn problems(&self) -> Problems {
+        let mut node = Vec::new();
+        let all = |subject, text: String| Problem::new(subject, Harm::All, text);
+        node.extend(self.devices.problem.clone().map(|text| all(Subject::Device, text)));
+        node.extend(self.underlay_problem().map(|text| all(Subject::Underlay, text)));
+        node.extend(self.claims.lost().iter().map(|text| all(Subject::OwnLease, text.clone())));
+        node.extend_from_slice(&self.devices.unserved);
+        node.extend(self.blocked.ours());
+        node.extend_from_slice(self.host.problems());
+        let (restart_needed, config_problem) = self.config_problems();
+        let none = |subject, text: String| Problem::new(subject, Harm::None, text);
+        node.extend(config_problem.map(|text| none(Subject::Config, text)));
+        node.extend(restart_needed.map(|text| none(Subject::Restart, text)));
+        let bad = self.leases.undecodable();
+        let count = bad.len() + self.peers.troubled();
+        let bad = bad.map(|record| none(Subject::Lease(record.key.clone()), record.to_string()));
+        let refused = self.peers.problems().map(|(key, why)| {
+            let harm = if self.peers.is_lost(&key) { Harm::Some } else { Harm::None };
+            let problem = Problem::new(Subject::Lease(key.to_string()), harm, format!("lease {key}: {why}"));
+            Problem { peer: Some(key), ..problem }
+        });
+        let mut objects = self.blocked.listed();
+        objects.extend(self.host.shadows());
+        let networks = self.state.borrow().networks;
+        let reach = PerFamily::from_fn(|family| networks.get(family).map(|_| self.reach(family, &node)));
+        Problems { node, objects, leases: Listed::new(count, bad.chain(refused)), reach }
+    }
+
+    /// How many peers of a family there are, and how many pods can't reach.
+    fn reach(&self, family: Family, node: &[Problem]) -> Reach {
+        let Reach { expected, cut } = self.peers.reach(family);
+        let is_down = node.iter().any(|it| it.harm == Harm::All && it.family.is_none_or(|of| of == family));
+        if is_down {
+            return Reach { expected, cut: expected };
+        }
+        let shadowed = self.host.shadowed(family).filter(|peer| !self.blocked.is_cut(family, peer)).count();
+        Reach { expected, cut: (cut + self.blocked.cut(family) + shadowed).min(expected) }
+    }
+}
+
+/// Why an operation was refused, as far as the errno tells.
+fn explain(refusal: &Refusal) -> Reason {
+    match (refusal.errno, refusal.op.object()) {
+        (libc::EEXIST, Object::Route(route)) => Reason::new(
+            format!("route {} is in the way: it is not ours, so it stays", route.dst),
+            "remove it and ours is put in its place",
+        ),
+        (libc::EINVAL, Object::Route(route)) => format!(
+            "route {} is refused as invalid; a route of another link that covers its gateway does that",
+            route.dst
+        )
+        .into(),
+        _ => refusal.to_string().into(),
     }
 }
 

@@ -15,6 +15,7 @@ use crate::addr::{Family, Subnet};
 use crate::dataplane::{Dataplane, KERNEL_PROTOCOL, Object, ObjectKey, Op, Route, Through};
 use crate::kernel::{KernelError, Link};
 use crate::ownership::BOOT_PROTOCOL;
+use crate::status::Reason;
 
 /// How often one route is put back within [`WINDOW`].
 const TIMES: usize = 3;
@@ -147,7 +148,7 @@ impl<D: Driver> Reconciler<D> {
                 continue;
             }
             let foreign = shown(&holder, &links);
-            let reason = match self.replaced.decide(key, holder, now) {
+            let reason: Reason = match self.replaced.decide(key, holder, now) {
                 Verdict::PutBack => {
                     warn!(route = %ours.dst, foreign, "route of ours was replaced; put back");
                     // Two routes can't be the same.
@@ -161,21 +162,23 @@ impl<D: Driver> Reconciler<D> {
                     ops.extend(helper.map(Op::Delete));
                     continue;
                 }
-                Verdict::Concede => format!(
-                    "route {} of ours was replaced by somebody else's, {foreign}, again after it was put back {TIMES} \
-                     times within a minute, so that stays; find who writes it (ip monitor route) and stop or delete \
-                     it, and ours is put in its place",
-                    ours.dst
+                Verdict::Concede => Reason::new(
+                    format!(
+                        "route {} of ours was replaced by somebody else's, {foreign}, again after it was put back \
+                         {TIMES} times within a minute, so that stays",
+                        ours.dst
+                    ),
+                    "find who writes it (ip monitor route) and stop or delete it, and ours is put in its place",
                 ),
-                Verdict::Connected => format!(
-                    "route {} is in the way: the kernel made it for an address ({foreign}), so it stays; remove \
-                     that address and ours is put in its place",
-                    ours.dst
+                Verdict::Connected => Reason::new(
+                    format!(
+                        "route {} is in the way: the kernel made it for an address ({foreign}), so it stays",
+                        ours.dst
+                    ),
+                    "remove that address and ours is put in its place",
                 ),
             };
-            if self.blocked.add(key, reason.clone(), now) {
-                warn!(error = %reason, "route conflict");
-            }
+            self.block(&Op::Create(desired), reason, "route conflict", now);
         }
         Ok(ops)
     }

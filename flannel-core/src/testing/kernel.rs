@@ -13,7 +13,8 @@ use tokio::sync::Notify;
 use crate::addr::{Family, LinkIndex, MacAddr, Mtu};
 use crate::dataplane::{Address, Dataplane, Object, ObjectKey, Op, Route};
 use crate::kernel::{
-    Exit, Kernel, KernelError, KernelEvent, Link, LinkAddress, LinkOp, Refusal, RouteLookup, Scope,
+    ConfOf, Exit, Forwarding, Kernel, KernelError, KernelEvent, Link, LinkAddress, LinkOp, Refusal,
+    RouteLookup, Scope,
 };
 
 /// A kernel in memory. Clones are handles of the same one, so that a test can look and break things while
@@ -40,6 +41,8 @@ struct State {
     refuse: Option<RefuseHook>,
     refuse_link: Option<RefuseLinkHook>,
     dump_error: Option<i32>,
+    /// Where forwarding was switched on or off; elsewhere it is on.
+    forwarding: BTreeMap<(Family, ConfOf), bool>,
     /// Whether it is a kernel before 5.3.
     lacks_next_hops: bool,
     /// Links that lost their last IPv4 address a moment ago; see [`State::wait_for_changes`].
@@ -126,6 +129,18 @@ impl FakeKernel {
     /// From now on it is a kernel without next-hop objects, as before Linux 5.3.
     pub fn lack_next_hops(&self) {
         self.lock().lacks_next_hops = true;
+    }
+
+    /// Switches forwarding on or off. As in the real kernel `all` does so for all links.
+    pub fn set_forwarding(&self, family: Family, of: ConfOf, on: bool) {
+        let mut state = self.lock();
+        if of == ConfOf::All {
+            state.forwarding.retain(|(other, _), _| *other != family);
+        }
+        state.forwarding.insert((family, of), on);
+        state.events.push_back(KernelEvent::Forwarding(Forwarding { family, of, on, forced: false }));
+        drop(state);
+        self.news.notify_one();
     }
 
     /// Adds an object behind the agent's back.
@@ -429,6 +444,15 @@ impl Kernel for FakeKernel {
         }
         let by = |object: &Object| matches!(object, Object::Route(route) if route.protocol == protocol && route.dst.family() == family);
         Ok(state.objects.iter().filter(by).collect())
+    }
+
+    async fn forwarding(&mut self, family: Family) -> Result<Vec<Forwarding>, KernelError> {
+        let state = self.lock();
+        let of_links = state.links.keys().map(|link| ConfOf::Link(*link));
+        let each = [ConfOf::All, ConfOf::Default].into_iter().chain(of_links);
+        let all = state.forwarding.get(&(family, ConfOf::All)).copied().unwrap_or(true);
+        let on = |of| state.forwarding.get(&(family, of)).copied().unwrap_or(all);
+        Ok(each.map(|of| Forwarding { family, of, on: on(of), forced: false }).collect())
     }
 
     async fn routes_at(

@@ -35,8 +35,8 @@ fn following_these(changes: crate::subnet::ConfigStream) -> (Bench, watch::Recei
 impl Bench {
     fn config_status(&self) -> (String, String) {
         let status = self.status.borrow();
-        let text = |text: &Option<String>| text.clone().unwrap_or_default();
-        (text(&status.restart_needed), text(&status.config_problem))
+        let text = Option::unwrap_or_default;
+        (text(status.restart_needed()), text(status.config_problem()))
     }
 }
 

@@ -40,7 +40,7 @@ impl Replaced {
     }
 
     fn refused(&self) -> Vec<String> {
-        self.bench.status.borrow().refused.clone()
+        self.bench.status.borrow().refused().clone()
     }
 }
 
@@ -143,5 +143,5 @@ async fn whoever_came_while_the_peer_was_away_or_the_agent_down_was_there_before
     next.snapshot(&[lease(PEER, 2)]);
     tokio::time::sleep(Duration::from_secs(200)).await;
     assert_eq!(next.kernel.objects().get(&theirs.key()), Some(theirs));
-    assert!(next.status.borrow().refused[0].contains("10.5.2.0/24 is in the way"));
+    assert!(next.status.borrow().refused()[0].contains("10.5.2.0/24 is in the way"));
 }

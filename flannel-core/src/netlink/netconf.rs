@@ -1,0 +1,61 @@
+//! The settings of links that the kernel announces (`linux/netconf.h`): whether they forward.
+
+use std::io::Cursor;
+
+use neli::FromBytesWithInput;
+use neli::consts::rtnl::Rtm;
+use neli::types::{Buffer, RtBuffer};
+
+use super::message::{Message, Undecodable, attribute, number};
+use crate::addr::{Family, LinkIndex};
+use crate::kernel::{ConfOf, Forwarding};
+
+/// The number of an announcement.
+pub(super) const NEW: u16 = libc::RTM_NEWNETCONF;
+/// `NETCONFA_IFINDEX`.
+const IFINDEX: u16 = 1;
+/// `NETCONFA_FORWARDING`.
+const FORWARDING: u16 = 2;
+/// `NETCONFA_FORCE_FORWARDING`, since Linux 6.17.
+const FORCE_FORWARDING: u16 = 9;
+/// `NETCONFA_IFINDEX_ALL`.
+const ALL: i32 = -1;
+/// `NETCONFA_IFINDEX_DEFAULT`.
+const DEFAULT: i32 = -2;
+/// `struct netconfmsg`, a byte, with its padding.
+const BODY: usize = 4;
+
+/// The number of a question.
+pub(super) fn get() -> Rtm {
+    Rtm::from(libc::RTM_GETNETCONF)
+}
+
+/// Asks for the settings of all links of a family: `struct netconfmsg`, a byte, with its padding.
+pub(super) fn of(family: Family) -> u32 {
+    let number = match family {
+        Family::V4 => libc::AF_INET,
+        Family::V6 => libc::AF_INET6,
+    };
+    u32::from_ne_bytes([number as u8, 0, 0, 0])
+}
+
+/// What a message says about forwarding; `None` if it is about something else.
+pub(super) fn forwarding(message: &Message<'_>) -> Result<Option<Forwarding>, Undecodable> {
+    let family = match message.body.first().map(|number| i32::from(*number)) {
+        Some(libc::AF_INET) => Family::V4,
+        Some(libc::AF_INET6) => Family::V6,
+        _ => return Ok(None),
+    };
+    let attrs = message.body.get(BODY..).ok_or("netconf message is too short")?;
+    let attrs = RtBuffer::<u16, Buffer>::from_bytes_with_input(&mut Cursor::new(attrs), attrs.len())
+        .map_err(|_| "attributes of a netconf message can't be read")?;
+    let value = |of| attribute(&attrs, of).map(number).transpose();
+    let (Some(index), Some(on)) = (value(IFINDEX)?, value(FORWARDING)?) else { return Ok(None) };
+    let of = match index.cast_signed() {
+        ALL => ConfOf::All,
+        DEFAULT => ConfOf::Default,
+        _ => ConfOf::Link(LinkIndex(index)),
+    };
+    let forced = value(FORCE_FORWARDING)?.is_some_and(|forced| forced != 0);
+    Ok(Some(Forwarding { family, of, on: on != 0, forced }))
+}

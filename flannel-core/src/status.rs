@@ -1,0 +1,288 @@
+//! What keeps this node's pods from others, as one value: health, log and screens are made from it. Pure.
+//!
+//! A [`Problem`] names its object, the peer that it concerns, the cause, what to do, and the harm. Their number
+//! is bounded: what others can make many is [`Listed`], a count with a sample.
+
+use std::fmt;
+
+use crate::addr::{Family, PerFamily};
+use crate::dataplane::ObjectKey;
+use crate::lease::LeaseKey;
+
+/// How many problems of a kind are kept to be shown.
+pub const SAMPLE: usize = 20;
+
+/// What a problem is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Subject {
+    /// A device of ours, or the underlay link in its place.
+    Device,
+    /// The underlay's addresses.
+    Underlay,
+    /// A kernel parameter, as `sysctl` names it.
+    Sysctl(String),
+    /// A kernel object of ours that can't be had.
+    Object(ObjectKey),
+    /// What somebody else put in the way of a peer, by its text.
+    Foreign(String),
+    /// This node's own record: what has precedence over it, so that peers do not program this node.
+    OwnLease,
+    /// A lease or record, by its key.
+    Lease(String),
+    /// The network config can't be used.
+    Config,
+    /// The network config changed in what takes a restart.
+    Restart,
+}
+
+/// How bad a problem is for the pods of this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Harm {
+    /// It costs no packet.
+    None,
+    /// It cuts some peers, or some packets.
+    Some,
+    /// It cuts the way to the world, not that to peers.
+    World,
+    /// A family is out of service on this node; the other one works on.
+    Family,
+    /// It cuts all peers of its family, or of all families, and the world.
+    All,
+}
+
+/// Why something is not as it should be, and what an operator does about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reason {
+    /// What is wrong.
+    pub cause: String,
+    /// What to do; `None` where the cause says it.
+    pub advice: Option<String>,
+}
+
+impl Reason {
+    /// A cause with advice.
+    pub fn new(cause: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { cause: cause.into(), advice: Some(advice.into()) }
+    }
+}
+
+impl From<String> for Reason {
+    fn from(cause: String) -> Self {
+        Self { cause, advice: None }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.cause)?;
+        self.advice.as_ref().map_or(Ok(()), |advice| write!(f, "; {advice}"))
+    }
+}
+
+/// One thing that is not as it should be. Its text is one line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// What it is about.
+    pub subject: Subject,
+    /// The family that it concerns; `None` for all.
+    pub family: Option<Family>,
+    /// The peer that it concerns.
+    pub peer: Option<LeaseKey>,
+    /// Why, and what to do.
+    pub reason: Reason,
+    /// How bad it is.
+    pub harm: Harm,
+}
+
+impl Problem {
+    /// A problem of the whole node.
+    pub fn new(subject: Subject, harm: Harm, reason: impl Into<Reason>) -> Self {
+        Self { subject, family: None, peer: None, reason: reason.into(), harm }
+    }
+
+    /// The same, of one family.
+    #[must_use]
+    pub fn of(self, family: Family) -> Self {
+        Self { family: Some(family), ..self }
+    }
+
+    /// IPv6 needs links of at least [`IPV6_MIN_MTU`] bytes, and `link` has less once `tunnel`, a name with a
+    /// number of bytes, is taken off.
+    pub fn mtu_without_ipv6(link: &str, mtu: u32, tunnel: Option<(&str, u32)>) -> Self {
+        let (left, need) = match tunnel {
+            None => (String::new(), IPV6_MIN_MTU),
+            Some((name, bytes)) => (
+                format!(", and {} are left within {bytes} bytes of {name}", mtu.saturating_sub(bytes)),
+                IPV6_MIN_MTU + bytes,
+            ),
+        };
+        let cause = format!(
+            "IPv6 is out of service on this node: the MTU of {link} is {mtu}{left}, where IPv6 needs {IPV6_MIN_MTU} \
+             (RFC 8200)"
+        );
+        let advice = format!("set the MTU of {link} to {need} or more");
+        Self::new(Subject::Device, Harm::Family, Reason::new(cause, advice)).of(Family::V6)
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.reason.fmt(f)
+    }
+}
+
+/// The smallest MTU of a link with IPv6 (RFC 8200 section 5). The kernel takes IPv6 off a link with less.
+pub const IPV6_MIN_MTU: u32 = 1280;
+
+/// Why the kernel refuses an IPv6 address of ours on a device; `None` where its errno says something else.
+pub fn ipv6_refused(device: &str, addr: impl fmt::Display, errno: i32) -> Option<Reason> {
+    // Device names can have dots in them.
+    let sysctl = format!("net/ipv6/conf/{device}/disable_ipv6");
+    match errno {
+        libc::EACCES | libc::EPERM => Some(Reason::new(
+            format!("device {device} can't have {addr}: IPv6 is switched off there, {sysctl} is 1"),
+            format!(
+                "run sysctl -w {sysctl}=0; a new device gets its value from net/ipv6/conf/default/disable_ipv6"
+            ),
+        )),
+        libc::EINVAL => Some(Reason::new(
+            format!("device {device} can't have {addr}: its MTU is below {IPV6_MIN_MTU}, which IPv6 needs"),
+            "raise the MTU of the underlay",
+        )),
+        libc::EOPNOTSUPP | libc::EAFNOSUPPORT => Some(Reason::new(
+            format!("device {device} can't have {addr}: this kernel runs without IPv6"),
+            "boot it without ipv6.disable=1, or take IPv6 out of the network config",
+        )),
+        _ => None,
+    }
+}
+
+/// Problems that others can make many: how many, and a sample.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listed {
+    /// How many there are.
+    pub count: usize,
+    /// The first [`SAMPLE`] of them.
+    pub sample: Vec<Problem>,
+}
+
+impl Listed {
+    /// Takes the first of `count` problems; the rest is not even made.
+    pub fn new(count: usize, problems: impl Iterator<Item = Problem>) -> Self {
+        Self { count, sample: problems.take(SAMPLE).collect() }
+    }
+
+    /// Adds further ones.
+    pub fn extend(&mut self, problems: &[Problem]) {
+        self.count += problems.len();
+        let room = SAMPLE.saturating_sub(self.sample.len());
+        self.sample.extend(problems.iter().take(room).cloned());
+    }
+
+    /// The lines of those that are shown.
+    pub fn texts(&self) -> Vec<String> {
+        self.sample.iter().map(Problem::to_string).collect()
+    }
+
+    /// One line each, and one for those that are not shown.
+    fn lines(&self, what: &str) -> impl Iterator<Item = String> {
+        let more = self.count.saturating_sub(self.sample.len());
+        let more = (more > 0).then(|| format!("and {more} more {what}"));
+        self.texts().into_iter().chain(more)
+    }
+}
+
+/// How many peers of a family there are to be reached.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// Those that should be reachable: their leases are ours to use and contradict nothing of this node.
+    pub expected: usize,
+    /// Those of them that pods can't reach: another lease contradicts theirs, or an object that they need
+    /// can't be had.
+    pub cut: usize,
+}
+
+impl Reach {
+    /// Whether there is somebody to reach, and nobody is reached.
+    pub fn is_none(self) -> bool {
+        self.expected > 0 && self.cut >= self.expected
+    }
+}
+
+/// All that is wrong, bounded in number.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Problems {
+    /// Those of the node itself, few by nature.
+    pub node: Vec<Problem>,
+    /// Kernel objects that can't be had for now. They are tried again.
+    pub objects: Listed,
+    /// Leases that can't be used.
+    pub leases: Listed,
+    /// The peers of each family that is enabled.
+    pub reach: PerFamily<Reach>,
+}
+
+/// What [`Problems`] come to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// Why pods of this node are cut from all others, or from the world. Empty if they are not.
+    pub reasons: Vec<String>,
+    /// What is wrong besides.
+    pub notes: Vec<String>,
+}
+
+impl Problems {
+    /// What is wrong with the node in one respect, in one line.
+    pub fn text(&self, subject: &Subject) -> Option<String> {
+        let of_it = self.node.iter().filter(|problem| problem.subject == *subject);
+        let lines: Vec<String> = of_it.map(Problem::to_string).collect();
+        (!lines.is_empty()).then(|| lines.join("; "))
+    }
+
+    /// Whether pods are cut. `masquerade` says whether they are to reach the world.
+    ///
+    /// A family counts by itself: one of which nobody can be reached is a reason although the other works. One
+    /// that is out of service by name is none while the other one is in service.
+    pub fn verdict(&self, masquerade: bool) -> Verdict {
+        let out = |family| self.node.iter().any(|it| it.harm == Harm::Family && it.family == Some(family));
+        let nothing_left = !self.reach.is_empty() && self.reach.families().all(out);
+        let cut: Vec<Family> = self
+            .reach
+            .iter()
+            .filter(|(family, reach)| reach.is_none() && !out(*family))
+            .map(|(f, _)| f)
+            .collect();
+        let is_reason = |problem: &Problem| match (problem.harm, problem.family) {
+            (Harm::All, None) => true,
+            (Harm::All, Some(family)) => {
+                masquerade || self.reach.get(family).is_some_and(|reach| reach.expected > 0)
+            }
+            (Harm::World, _) => masquerade,
+            (Harm::Family, _) => nothing_left,
+            (Harm::Some | Harm::None, _) => false,
+        };
+        let (reasons, notes): (Vec<&Problem>, Vec<&Problem>) = self.node.iter().partition(|it| is_reason(it));
+        let mut verdict = Verdict {
+            reasons: reasons.into_iter().map(Problem::to_string).collect(),
+            notes: notes.into_iter().map(Problem::to_string).collect(),
+        };
+        for family in &cut {
+            // All that a reason of the whole node cuts is said by that already.
+            if !self.node.iter().any(|it| it.harm == Harm::All && it.family == Some(*family)) {
+                let Reach { expected, .. } = self.reach.get(*family).copied().unwrap_or_default();
+                verdict.reasons.push(format!("{family}: pods reach none of the other nodes ({expected})"));
+            }
+        }
+        let lists =
+            self.objects.lines("objects that the kernel does not take").chain(self.leases.lines("leases"));
+        // Where the peers are a reason, what each is cut by belongs to it.
+        let place = if cut.is_empty() { &mut verdict.notes } else { &mut verdict.reasons };
+        place.extend(lists);
+        verdict
+    }
+}
+
+#[cfg(test)]
+mod tests;
