@@ -84,6 +84,7 @@ pub(crate) fn readiness(
             }
             reasons.extend(network.device_problem.clone());
             reasons.extend(network.underlay_problem.clone());
+            reasons.extend(network.conflicts.iter().cloned());
         }
         None => reasons.push("the network does not run yet".to_owned()),
     }
@@ -213,6 +214,7 @@ mod tests {
         let unkept = StoreStatus { lease_unkept: Some("etcd is full".into()), ..store(true, "") };
         let broken = NetworkStatus { device_problem: Some("flannel.1 is gone".into()), ..network() };
         let moved = NetworkStatus { underlay_problem: Some("192.0.2.1 is gone".into()), ..network() };
+        let beaten = NetworkStatus { conflicts: vec!["this node's VtepMAC is taken".into()], ..network() };
         let strange = NetworkStatus { rejected: vec!["lease x: garbled".into()], ..network() };
         let old = NetworkStatus { restart_needed: Some("VNI changed".into()), ..strange.clone() };
         let bad = NetworkStatus { config_problem: Some("VNI is bad".into()), ..network() };
@@ -241,6 +243,7 @@ mod tests {
             (&lease_lost, &lost, Some(&network()), 0, "lease lost"),
             (&Step::Running, &up, Some(&broken), 0, "flannel.1 is gone"),
             (&Step::Running, &up, Some(&moved), 0, "192.0.2.1 is gone"),
+            (&Step::Running, &up, Some(&beaten), 0, "this node's VtepMAC is taken"),
             (&Step::Running, &up, Some(&unsynced), 0, "the other nodes are not in the kernel yet"),
             (&Step::Running, &up, None, 0, "the network does not run yet"),
             (&Step::Running, &away, Some(&recalled), 9, "ready"),
