@@ -19,6 +19,7 @@ use flannel_core::firewall::rules::Range;
 use flannel_core::kernel::Kernel;
 use flannel_core::lease::LeaseAttrs;
 use flannel_core::state_file::{Keeper, State};
+use flannel_core::status::Subject;
 use flannel_core::subnet::{SubnetError, SubnetManager, hold_and_publish};
 use flannel_core::subnet_file::SubnetFile;
 use flannel_core::underlay::{self, Overlay, UnderlayError, UnderlayOptions};
@@ -336,9 +337,8 @@ impl Agent<'_> {
             self.wait_for_rules(rules).await;
             self.write_subnet_file(&file).await;
             self.board.set(Step::Running);
-            self.store.network_is_up();
             (self.notify)(Notice::Ready);
-            self.follow_mtu(status, &file).await
+            tokio::join!(self.follow_mtu(status.clone(), &file), self.tell_store(status)).0
         };
         let hold = async {
             match hold_and_publish(self.store, lease, attrs).await {
@@ -370,6 +370,18 @@ impl Agent<'_> {
         stop_rules(firewall).await;
         keeper.finish().await;
         result
+    }
+
+    /// Tells the store that pods have a network: once peers know this node for what it says. Supervisor and subnet file
+    /// don't wait for that, since without the store pods have the traffic that they had.
+    async fn tell_store(&self, mut status: watch::Receiver<NetworkStatus>) {
+        let is_up = |status: &NetworkStatus| {
+            status.synced && status.recalled.is_none() && status.problems.texts(&Subject::OwnLease).is_empty()
+        };
+        // It ends with the network, which others notice.
+        if status.wait_for(is_up).await.is_ok() {
+            self.store.network_is_up();
+        }
     }
 
     /// Keeps the MTU in the subnet file true when that of the underlay changes.

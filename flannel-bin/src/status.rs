@@ -222,6 +222,7 @@ mod tests {
         let unkept = StoreStatus { lease_unkept: Some("etcd is full".into()), ..store(true, "") };
         let broken = with(network(), Subject::Device, Harm::All, "flannel.1 is gone");
         let moved = with(network(), Subject::Underlay, Harm::All, "192.0.2.1 is gone");
+        let beaten = with(network(), Subject::OwnLease, Harm::All, "this node's VtepMAC is taken");
         let mut strange = network();
         let garbled = Problem::new(Subject::Lease("x".into()), Harm::None, "lease x: garbled".to_owned());
         strange.problems.leases = Listed::new(1, [garbled].into_iter());
@@ -252,6 +253,7 @@ mod tests {
             (&lease_lost, &lost, Some(&network()), 0, "lease lost"),
             (&Step::Running, &up, Some(&broken), 0, "flannel.1 is gone"),
             (&Step::Running, &up, Some(&moved), 0, "192.0.2.1 is gone"),
+            (&Step::Running, &up, Some(&beaten), 0, "this node's VtepMAC is taken"),
             (&Step::Running, &up, Some(&unsynced), 0, "the other nodes are not in the kernel yet"),
             (&Step::Running, &up, None, 0, "the network does not run yet"),
             (&Step::Running, &away, Some(&recalled), 9, "ready"),

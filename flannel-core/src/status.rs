@@ -234,10 +234,14 @@ pub struct Verdict {
 }
 
 impl Problems {
+    /// What is wrong with the node in one respect, a line each.
+    pub fn texts(&self, subject: &Subject) -> Vec<String> {
+        self.node.iter().filter(|problem| problem.subject == *subject).map(Problem::to_string).collect()
+    }
+
     /// What is wrong with the node in one respect, in one line.
     pub fn text(&self, subject: &Subject) -> Option<String> {
-        let of_it = self.node.iter().filter(|problem| problem.subject == *subject);
-        let lines: Vec<String> = of_it.map(Problem::to_string).collect();
+        let lines = self.texts(subject);
         (!lines.is_empty()).then(|| lines.join("; "))
     }
 

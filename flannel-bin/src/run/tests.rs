@@ -90,6 +90,8 @@ struct Fake {
     stopped: CancellationToken,
     store: watch::Sender<StoreStatus>,
     network: watch::Sender<NetworkStatus>,
+    /// Whether the store was told that pods have a network.
+    up: CancellationToken,
 }
 
 impl Fake {
@@ -104,6 +106,7 @@ impl Fake {
             stopped: CancellationToken::new(),
             store: watch::Sender::new(connected),
             network: watch::Sender::new(synced),
+            up: CancellationToken::new(),
         }
     }
 
@@ -143,6 +146,10 @@ impl SubnetManager for Fake {
     async fn hold_lease(&self, _: &Lease) -> Result<Infallible, SubnetError> {
         self.loses.cancelled().await;
         Err(lost())
+    }
+
+    fn network_is_up(&self) {
+        self.up.cancel();
     }
 
     fn watch_leases(&self) -> LeaseStream {
@@ -327,6 +334,28 @@ fn comes_up_and_stops() {
         assert!(stopped.is_cancelled(), "the network finished its last step");
         assert_eq!(*notices.lock().unwrap(), [Notice::Ready, Notice::Stopping]);
         assert_eq!(board.readiness(), Readiness::NotReady(vec!["stopping".into()]));
+    });
+}
+
+#[test]
+fn the_store_hears_of_the_network_once_peers_know_this_node() {
+    with_paused_time(async {
+        let unsynced = NetworkStatus::default();
+        let recalled = NetworkStatus { recalled: Some(7), ..unsynced.clone() };
+        let mut beaten = NetworkStatus { synced: true, ..unsynced.clone() };
+        let lost = Problem::new(Subject::OwnLease, Harm::All, "this node's VtepMAC is taken".to_owned());
+        beaten.problems.node.push(lost);
+        for status in [unsynced, recalled, beaten] {
+            let test = start(Fake::new());
+            test.fake.network.send_replace(status.clone());
+            test.wait(60).await;
+            assert!(!test.file().is_empty() && *test.notices.lock().unwrap() == [Notice::Ready]);
+            assert!(!test.fake.up.is_cancelled() && test.state() != "ready", "{status:?}");
+            test.fake.network.send_replace(NetworkStatus { synced: true, ..NetworkStatus::default() });
+            test.wait(1).await;
+            assert!(test.fake.up.is_cancelled() && test.state() == "ready", "{status:?}");
+            assert_eq!(test.stop().await, Ok(()));
+        }
     });
 }
 

@@ -112,7 +112,7 @@ fn a_record_is_used_once_its_rival_is_gone(case: &'static BackendCase) {
     let (rival, rival_value) = (key.replacen("-24", "-25", 1), case.record(231).1);
     bed.store.put(&rival, &rival_value);
     eventually(SOON, "a word about the younger", || {
-        readyz(&bed).contains(&format!("of lease {key}, which is older"))
+        readyz(&bed).contains(&format!("of lease {key}, which claimed it first"))
     });
     assert_eq!(bed.state(1), state);
     bed.store.delete(&key);

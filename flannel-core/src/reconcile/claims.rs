@@ -172,7 +172,7 @@ impl<D: Driver> Reconciler<D> {
         if !rival.wins {
             return None;
         }
-        let what = rival.tell();
+        let what = format!("this node's {}", rival.tell());
         Some(match rival.field() {
             _ if is_former => format!(
                 "{what}: a former record of this node, because of which peers may not reach its pods until it is gone"

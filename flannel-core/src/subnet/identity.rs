@@ -126,7 +126,7 @@ pub(super) fn is_ours(there: &LeaseAttrs, own: &LeaseAttrs) -> bool {
 }
 
 /// The family in which two records publish the same of what only one node can have, if there is one.
-pub(super) fn shared_data(a: &LeaseAttrs, b: &LeaseAttrs) -> Option<Family> {
+pub(crate) fn shared_data(a: &LeaseAttrs, b: &LeaseAttrs) -> Option<Family> {
     let both = |family: Family| token(a, family).zip(token(b, family));
     let equal = |family: &Family| both(*family).is_some_and(|(a, b)| a == b);
     Family::ALL.into_iter().find(|family| a.backend_type == b.backend_type && equal(family))

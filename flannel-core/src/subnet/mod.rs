@@ -5,7 +5,7 @@ pub mod allocate;
 pub mod etcd;
 mod health;
 mod hold;
-mod identity;
+pub(crate) mod identity;
 mod inotify;
 #[cfg(feature = "kube")]
 pub mod kube;

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use crate::addr::{Family, PerFamily};
 use crate::config::{ConfigError, NetworkConfig};
 use crate::lease::{Lease, LeaseAttrs, LeaseKey, LeaseUpdate};
+use crate::subnet::identity::shared_data;
 use crate::subnet::{ConfigStream, Identity, LeaseStream, StoreStatus, SubnetError, SubnetManager};
 
 /// A store in memory. Clones are handles of the same one; every node gives out the lowest free subnet.
@@ -27,6 +28,7 @@ struct State {
     config: NetworkConfig,
     wanted_ips: PerFamily<IpAddr>,
     identity: Identity,
+    refuses_claimed: bool,
     leases: BTreeMap<LeaseKey, Lease>,
     created: u64,
     watchers: Vec<mpsc::UnboundedSender<LeaseUpdate>>,
@@ -51,6 +53,7 @@ impl FakeStore {
             config,
             wanted_ips: PerFamily::default(),
             identity: Identity::default(),
+            refuses_claimed: false,
             leases: BTreeMap::new(),
             created: 0,
             watchers: Vec::new(),
@@ -85,6 +88,12 @@ impl FakeStore {
     /// Says which addresses the node is to publish.
     pub fn set_wanted_ips(&self, wanted_ips: PerFamily<IpAddr>) {
         self.lock().wanted_ips = wanted_ips;
+    }
+
+    /// From now on no lease is given out with backend data that another one has, as by stores that list all leases
+    /// for that.
+    pub fn refuse_claimed(&self) {
+        self.lock().refuses_claimed = true;
     }
 
     /// Says what the node that asks next knows of itself.
@@ -198,6 +207,11 @@ impl SubnetManager for FakeStore {
         let by_address = || state.leases.values().find(|lease| lease.attrs.public_ips == attrs.public_ips);
         let own = proven.or_else(by_address);
         let found = own.map(|lease| (lease.key, lease.created));
+        let others = state.leases.values().filter(|lease| found.is_none_or(|(own, _)| own != lease.key));
+        let mut claimed = others.filter_map(|lease| Some((lease.key, shared_data(&lease.attrs, attrs)?)));
+        if let Some((key, family)) = claimed.next().filter(|_| state.refuses_claimed) {
+            return Err(SubnetError::Claimed { key, family });
+        }
         state.created += 1;
         let created = state.created;
         let (key, created) = match found {
