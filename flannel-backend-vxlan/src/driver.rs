@@ -1,6 +1,7 @@
 //! What VXLAN adds to the reconcile loop: its devices, and what is ours on them.
 
 use std::collections::BTreeSet;
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,10 +18,14 @@ use flannel_core::reconcile::{Devices, Driver, Taken};
 use flannel_core::underlay;
 use tracing::{info, warn};
 
+use crate::DrawMac;
 use crate::config::VxlanConfig;
 use crate::device::{DeviceSpec, LinkPlan, device_name, overlay_mtu, plan_link};
 use crate::next_hops::{self, Form, NextHopObjects};
-use crate::peer::{Paths, peer};
+use crate::peer::{Paths, peer, published_mac};
+
+/// How many MACs are drawn to find one that nobody has.
+const MOST_DRAWN: usize = 64;
 
 /// One family's side of the backend.
 #[derive(Debug, Clone)]
@@ -53,6 +58,8 @@ pub(crate) struct VxlanDriver {
     form: Option<Form>,
     /// What the log says about them; kept by the backend, so that a start that is tried again does not say it again.
     pub(crate) told_form: Arc<Mutex<Option<Form>>>,
+    /// Draws MACs in place of ones that other nodes have by right.
+    pub(crate) draw_mac: Arc<DrawMac>,
     /// Who is on-link on the underlay; `None` without `DirectRouting`.
     on_link: Option<OnLink>,
 }
@@ -76,6 +83,7 @@ impl VxlanDriver {
             next_hop_objects,
             form,
             told_form: Arc::default(),
+            draw_mac: Arc::new(MacAddr::random),
             on_link,
         }
     }
@@ -381,6 +389,23 @@ impl Driver for VxlanDriver {
         }
         self.config = now;
         Ok(taken)
+    }
+
+    /// The devices change in place, and everything on them stays or is put again.
+    fn resign(&mut self, families: &[Family], others: &mut dyn Iterator<Item = &LeaseAttrs>) -> bool {
+        let macs = |attrs: &LeaseAttrs| Family::ALL.map(|family| published_mac(&attrs.backend_data, family));
+        let mut taken: HashSet<MacAddr> = others.flat_map(macs).flatten().collect();
+        taken.extend(self.sides.iter().map(|(_, side)| side.mac));
+        let mut changed = false;
+        for family in families {
+            let Some(side) = self.sides.get_mut(*family) else { continue };
+            let mut drawn = (0..MOST_DRAWN).map(|_| (self.draw_mac)());
+            if let Some(mac) = drawn.find(|mac| mac.is_unicast() && taken.insert(*mac)) {
+                side.mac = mac;
+                changed = true;
+            }
+        }
+        changed
     }
 
     fn attrs(&self) -> LeaseAttrs {

@@ -48,11 +48,15 @@ pub use peer::VxlanData;
 use driver::{Side, VxlanDriver};
 use next_hops::Form;
 
+/// Draws a VTEP MAC for a node that has none, or whose MAC another node has by right.
+pub type DrawMac = dyn Fn() -> MacAddr + Send + Sync;
+
 /// The VXLAN backend.
 pub struct VxlanBackend {
     open: Box<OpenKernel>,
     next_hop_objects: NextHopObjects,
     told_form: Arc<Mutex<Option<Form>>>,
+    draw_mac: Arc<DrawMac>,
 }
 
 impl Default for VxlanBackend {
@@ -71,7 +75,18 @@ impl VxlanBackend {
     pub fn with_kernel(
         open: impl Fn() -> Result<Box<dyn Kernel>, KernelError> + Send + Sync + 'static,
     ) -> Self {
-        Self { open: Box::new(open), next_hop_objects: NextHopObjects::default(), told_form: Arc::default() }
+        Self {
+            open: Box::new(open),
+            next_hop_objects: NextHopObjects::default(),
+            told_form: Arc::default(),
+            draw_mac: Arc::new(MacAddr::random),
+        }
+    }
+
+    /// Says where new VTEP MACs come from. By default they are random.
+    #[must_use]
+    pub fn draw_macs(self, draw_mac: impl Fn() -> MacAddr + Send + Sync + 'static) -> Self {
+        Self { draw_mac: Arc::new(draw_mac), ..self }
     }
 
     /// Says whether routes may go through next-hop objects. By default they do where the kernel has them.
@@ -96,19 +111,24 @@ impl Backend for VxlanBackend {
         }
         let mut kernel = (self.open)().map_err(BackendError::no_kernel)?;
         let published = subnets.published_attrs(&underlay.published).await?;
-        let sides = sides(config, &vxlan, underlay, published.as_ref(), &mut *kernel).await?;
+        let stored = registration.previous.and_then(|previous| previous.own.as_ref()).map(|own| &own.attrs);
+        let known: Vec<&LeaseAttrs> = published.iter().chain(stored).collect();
+        let sides = sides(config, &vxlan, underlay, &known, &*self.draw_mac, &mut *kernel).await?;
         let mut driver = VxlanDriver::new(vxlan, underlay.clone(), sides, self.next_hop_objects);
         driver.told_form = Arc::clone(&self.told_form);
+        driver.draw_mac = Arc::clone(&self.draw_mac);
         reconcile::register(driver, kernel, registration, state(config, &vxlan)).await
     }
 }
 
-/// Settles the addresses and the MAC of each enabled family.
+/// Settles the addresses and the MAC of each enabled family. The MAC is the one that this node published, as the first
+/// of `known` says that has one, else that of a device which is there, else a new one.
 async fn sides(
     config: &NetworkConfig,
     vxlan: &VxlanConfig,
     underlay: &Underlay,
-    published: Option<&LeaseAttrs>,
+    known: &[&LeaseAttrs],
+    draw_mac: &DrawMac,
     kernel: &mut dyn Kernel,
 ) -> Result<PerFamily<Side>, BackendError> {
     let mut sides = PerFamily::default();
@@ -119,9 +139,8 @@ async fn sides(
         let found =
             found.map_err(|source| BackendError::Kernel { what: format!("read link {name}"), source })?;
         let adopted = found.filter(|link| link.vxlan.is_some()).and_then(|link| link.mac);
-        let recorded = published.and_then(|attrs| peer::published_mac(&attrs.backend_data, family));
-        let derived = MacAddr::derived(published_ip, vxlan.vni, family);
-        let mac = recorded.or(adopted).filter(|mac| mac.is_unicast()).unwrap_or(derived);
+        let recorded = known.iter().find_map(|attrs| peer::published_mac(&attrs.backend_data, family));
+        let mac = recorded.or(adopted).filter(|mac| mac.is_unicast()).unwrap_or_else(draw_mac);
         let side = Side { network: network.network, local, published: published_ip, mac, subnet: None };
         *sides.get_mut(family) = Some(side);
     }

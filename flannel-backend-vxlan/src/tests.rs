@@ -17,6 +17,7 @@ use flannel_core::kernel::{LinkAddress, LinkOp};
 use flannel_core::lease::Lease;
 use flannel_core::subnet::SubnetManager;
 use flannel_core::testing::{FakeKernel, FakeStore};
+use futures::StreamExt;
 use tokio::task::JoinHandle;
 
 use flannel_core::addr::Mtu;
@@ -155,7 +156,7 @@ macro_rules! in_both_forms {
 
 in_both_forms!(
     makes_a_device_a_family_and_publishes_its_mac,
-    the_mac_is_the_records_else_the_devices_else_derived,
+    the_mac_is_the_records_else_the_stored_one_else_the_devices_else_random,
     a_restart_writes_nothing,
     every_change_by_hand_is_repaired,
     leftovers_in_our_network_go_and_strangers_stay,
@@ -191,28 +192,42 @@ async fn makes_a_device_a_family_and_publishes_its_mac(objects: bool) {
     );
 }
 
-async fn the_mac_is_the_records_else_the_devices_else_derived(objects: bool) {
+async fn the_mac_is_the_records_else_the_stored_one_else_the_devices_else_random(objects: bool) {
     let v4 = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
-    let derived = MacAddr::derived([192, 0, 2, 1].into(), Vni::new(1).unwrap(), Family::V4);
-    let host = Host::new(objects, v4);
-    host.register().await.unwrap();
-    assert_eq!(host.kernel.link_named("flannel.1").unwrap().mac, Some(derived));
+    let mac = |host: &Host| host.kernel.link_named("flannel.1").unwrap().mac.unwrap();
+    let drawn: Vec<MacAddr> = std::iter::repeat_with(|| Host::new(objects, v4))
+        .take(2)
+        .map(|host| async move {
+            host.register().await.unwrap();
+            mac(&host)
+        })
+        .collect::<futures::stream::FuturesOrdered<_>>()
+        .collect()
+        .await;
+    assert!(drawn[0] != drawn[1] && drawn.iter().all(|mac| mac.0[0] & 3 == 2), "{drawn:?}");
 
     let on_device = MacAddr([2, 0, 0, 0, 0, 0x77]);
     let other = Host::new(objects, v4);
     other.register().await.unwrap();
     other.kernel.edit_link("flannel.1", false, |link| link.mac = Some(on_device));
-    let fresh = Host { store: FakeStore::new(config(v4)), ..other };
+    let mut fresh = Host { store: FakeStore::new(config(v4)), ..other };
     fresh.register().await.unwrap();
-    assert_eq!(fresh.kernel.link_named("flannel.1").unwrap().mac, Some(on_device), "adopted");
+    assert_eq!(mac(&fresh), on_device, "adopted");
 
-    fresh.store.put(
-        &fresh.store.leases()[0].to_string(),
-        r#"{"PublicIP":"192.0.2.1","BackendType":"vxlan","BackendData":{"VtepMAC":"0a:00:00:00:00:01"}}"#,
-    );
+    let record = |mac: u8| {
+        format!(
+            r#"{{"PublicIP":"192.0.2.1","BackendType":"vxlan","BackendData":{{"VtepMAC":"0a:00:00:00:00:{mac:02x}"}}}}"#
+        )
+    };
+    fresh.store = FakeStore::new(config(v4));
+    let own = Lease::decode("10.5.7.0-24", record(2).as_bytes(), 1).unwrap();
+    fresh.previous = Some(State { own: Some(own), ..State::default() });
     fresh.register().await.unwrap();
-    let link = fresh.kernel.link_named("flannel.1").unwrap();
-    assert_eq!(link.mac.unwrap().to_string(), "0a:00:00:00:00:01", "peers know the recorded one");
+    assert_eq!(mac(&fresh).to_string(), "0a:00:00:00:00:02", "stored");
+
+    fresh.store.put(&fresh.store.leases()[0].to_string(), &record(1));
+    fresh.register().await.unwrap();
+    assert_eq!(mac(&fresh).to_string(), "0a:00:00:00:00:01", "peers know the recorded one");
 }
 
 async fn a_restart_writes_nothing(objects: bool) {

@@ -111,6 +111,8 @@ pub struct NetworkStatus {
     pub refused: Vec<String>,
     /// Leases that can't be used, with the reason.
     pub rejected: Vec<String>,
+    /// What contradicts this node's own record and has precedence over it, so that peers do not program this node.
+    pub conflicts: Vec<String>,
     /// The largest pod packet in bytes as the underlay is now; `None` while a device is missing.
     pub overlay_mtu: Option<Mtu>,
     /// How packets travel, where the backend has a choice.

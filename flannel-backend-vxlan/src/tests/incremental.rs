@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 
 use flannel_core::dataplane::{FdbEntry, ObjectKey, plan};
 use flannel_core::kernel::{Kernel, Link};
-use flannel_core::lease::Ages;
-use flannel_core::lease::{BadRecord, LeaseUpdate};
-use flannel_core::peers::{PeerTable, Standing};
+use flannel_core::lease::{BadRecord, LeaseTable, LeaseUpdate};
+use flannel_core::peers::PeerTable;
 use flannel_core::reconcile::Driver;
+use futures::{FutureExt, StreamExt};
 use proptest::prelude::*;
 
 use super::*;
@@ -236,23 +236,24 @@ impl Host {
     }
 
     /// What a look at everything says is still to be done.
-    async fn rest(&self) -> Vec<Op> {
+    async fn rest(&self, seen: &LeaseTable) -> Vec<Op> {
         let vxlan = VxlanConfig::parse(&self.config.backend).unwrap();
         let mut kernel: Box<dyn Kernel> = Box::new(self.kernel.clone());
         let own =
             self.store.leases().into_iter().find(|lease| lease.attrs.public_ips == self.underlay.published);
         let own = own.expect("nobody else has our addresses");
         let sides =
-            sides(&self.config, &vxlan, &self.underlay, Some(&own.attrs), &mut *kernel).await.unwrap();
+            sides(&self.config, &vxlan, &self.underlay, &[&own.attrs], &MacAddr::random, &mut *kernel)
+                .await
+                .unwrap();
         let mut driver = VxlanDriver::new(vxlan, self.underlay.clone(), sides, self.next_hop_objects);
         driver.set_lease(&own);
         self.kernel.take_link_ops();
         let devices = driver.ensure_devices(&mut *kernel).await.unwrap();
         assert_eq!((devices.problem, self.kernel.take_link_ops()), (None, vec![]), "the devices");
         let mut peers = PeerTable::new(driver.own_objects(), driver.own_claims());
-        for lease in self.store.leases().into_iter().filter(|lease| lease.key != own.key) {
-            let standing = Standing { ages: Ages::all(1), created: lease.created };
-            peers.put(lease.key, standing, driver.peer(&lease));
+        for lease in seen.iter().filter(|lease| lease.key != own.key) {
+            peers.put(lease.key, (&**lease).into(), driver.peer(lease));
         }
         let have: Dataplane = self.kernel.objects().iter().filter(|object| driver.owns(object)).collect();
         plan(peers.want(), &have)
@@ -318,6 +319,9 @@ fn leftover(link: LinkIndex, device: usize, n: u8) -> Object {
 async fn incremental_equals_full(objects: bool, steps: &[Step]) {
     let host = Host::new(objects, DUAL);
     host.kernel.add_link("cni0", 1450);
+    // It begins with its first message.
+    let (mut watch, mut seen) = (host.store.watch_leases(), LeaseTable::default());
+    seen.apply(watch.next().await.unwrap().unwrap());
     let running = host.start().await;
     let mut done = Done::default();
     for step in steps {
@@ -344,7 +348,10 @@ async fn incremental_equals_full(objects: bool, steps: &[Step]) {
     if done.silent {
         audit().await;
     }
-    assert_eq!(host.rest().await, vec![], "{:?}", *running.status.borrow());
+    while let Some(Some(update)) = watch.next().now_or_never() {
+        seen.apply(update.unwrap());
+    }
+    assert_eq!(host.rest(&seen).await, vec![], "{:?}", *running.status.borrow());
     let status = running.status.borrow().clone();
     assert_eq!((status.refused, status.device_problem, status.underlay_problem), (vec![], None, None));
     running.stop().await;

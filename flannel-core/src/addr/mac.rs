@@ -1,30 +1,18 @@
 //! Ethernet hardware addresses in the text forms of Go's `net.ParseMAC`.
 
 use std::fmt;
-use std::net::IpAddr;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-use super::{Family, Vni};
 
 /// A 48-bit Ethernet address. Prints as lower-case hex with colons, as Go flannel writes it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MacAddr(pub [u8; 6]);
 
 impl MacAddr {
-    /// A VTEP MAC that depends on nothing but its arguments, so a node keeps it over a reboot.
-    ///
-    /// `published` is the address that the lease publishes, since private addresses repeat behind NAT.
-    /// The result is unicast and locally administered (IEEE 802, bits 0 and 1 of the first byte).
-    pub fn derived(published: IpAddr, vni: Vni, family: Family) -> Self {
-        let addr: Vec<u8> = match published {
-            IpAddr::V4(addr) => addr.octets().to_vec(),
-            IpAddr::V6(addr) => addr.octets().to_vec(),
-        };
-        let vni = vni.get().to_be_bytes();
-        let hash = fnv1a(b"flannel vtep".iter().chain(&addr).chain(&vni).chain(&[family.bits()]));
-        let [_, _, mac @ ..] = hash.to_be_bytes();
+    /// A MAC drawn at random: unicast and locally administered (IEEE 802, bits 0 and 1 of the first byte).
+    pub fn random() -> Self {
+        let [_, _, mac @ ..] = fastrand::u64(..).to_be_bytes();
         Self(mac).into_local_unicast()
     }
 
@@ -38,16 +26,6 @@ impl MacAddr {
     pub fn is_unicast(self) -> bool {
         self.0[0] & 1 == 0 && self.0 != [0; 6]
     }
-}
-
-/// FNV-1a (64 bit) with a final avalanche (splitmix64), since the std hasher may change between releases.
-fn fnv1a<'a>(bytes: impl Iterator<Item = &'a u8>) -> u64 {
-    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    let hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    hash ^ (hash >> 31)
 }
 
 impl fmt::Display for MacAddr {
@@ -148,17 +126,10 @@ mod tests {
     }
 
     #[test]
-    fn derived_mac_is_stable_and_differs_by_each_argument() {
-        let base = || MacAddr::derived([192, 0, 2, 1].into(), Vni::new(1).unwrap(), Family::V4);
-        assert_eq!(base(), base());
-        // Pinned: a changed algorithm would give every node a new MAC at an upgrade.
-        assert_eq!(base().to_string(), "3a:3e:8d:50:9a:37");
-        let others = [
-            MacAddr::derived([192, 0, 2, 2].into(), Vni::new(1).unwrap(), Family::V4),
-            MacAddr::derived([192, 0, 2, 1].into(), Vni::new(2).unwrap(), Family::V4),
-            MacAddr::derived([192, 0, 2, 1].into(), Vni::new(1).unwrap(), Family::V6),
-        ];
-        assert!(others.iter().all(|other| *other != base() && other.is_unicast()));
+    fn random_macs_are_a_stations_own_and_differ() {
+        let drawn: std::collections::BTreeSet<MacAddr> = (0..1000).map(|_| MacAddr::random()).collect();
+        assert_eq!(drawn.len(), 1000);
+        assert!(drawn.iter().all(|mac| mac.is_unicast() && mac.0[0] & 2 == 2));
     }
 
     proptest! {

@@ -42,7 +42,7 @@ impl Ages {
     pub(crate) fn follow(self, before: &Lease, after: &Lease, now: u32) -> Self {
         let (was, is) = (&before.attrs, &after.attrs);
         let public_ip = |family| was.public_ips.get(family) == is.public_ips.get(family);
-        let data = |family| is_same(was.backend_data.get(family), is.backend_data.get(family));
+        let data = |family| is_same_data(was.backend_data.get(family), is.backend_data.get(family));
         self.keep(now, &PerFamily::from_fn(|family| Some((public_ip(family), data(family)))))
     }
 
@@ -83,7 +83,7 @@ fn at(family: Family) -> usize {
 }
 
 /// Whether two nodes that read them would understand the same.
-fn is_same(a: Option<&BackendData>, b: Option<&BackendData>) -> bool {
+pub fn is_same_data(a: Option<&BackendData>, b: Option<&BackendData>) -> bool {
     a == b || matches!((a, b), (Some(a), Some(b)) if canonical(a) == canonical(b))
 }
 

@@ -11,7 +11,7 @@ mod tests;
 
 use std::fmt;
 
-pub use ages::{AgedLease, Ages};
+pub use ages::{AgedLease, Ages, is_same_data};
 pub use attrs::{AttrsError, BackendData, LeaseAttrs};
 pub use field::Field;
 pub use key::{LeaseKey, LeaseKeyError};

@@ -191,11 +191,14 @@ impl PeerTable {
     ) -> Vec<ObjectKey> {
         let old = self.unlink(&key);
         let touched = old.iter().flat_map(|old| &old.peer.objects).map(Object::key).collect();
-        let (mut peer, fault) = match self.judge(key, peer) {
-            Ok(peer) => (peer, None),
-            Err(PeerError::NotOurs(why)) => (Peer::default(), Some(PeerError::NotOurs(brief(&why)))),
+        let (mut peer, standing, fault) = match self.judge(key, peer) {
+            Ok(peer) => (peer, standing, None),
+            Err(PeerError::NotOurs(why)) => {
+                (Peer::default(), standing, Some(PeerError::NotOurs(brief(&why))))
+            }
             Err(PeerError::Malformed(why)) => {
-                (old.map(|old| old.peer).unwrap_or_default(), Some(PeerError::Malformed(brief(&why))))
+                let last_good = old.map_or((Peer::default(), standing), |old| (old.peer, old.standing));
+                (last_good.0, last_good.1, Some(PeerError::Malformed(brief(&why))))
             }
         };
         // They stay as they are, ten thousand of them.

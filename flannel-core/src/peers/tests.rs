@@ -428,8 +428,9 @@ proptest! {
                 let at = if at >= 3 { [10, 5, at, 9].into() } else { [192, 0, 2, at].into() };
                 let peer = peer_at(key, mac, at);
                 let is_usable = !key_subnet(key).contains(at);
-                let last = leases.get(&key).map(|told| told.peer.clone()).unwrap_or_default();
-                leases.insert(key, Told { standing, peer: if is_usable { peer.clone() } else { last } });
+                let told = Told { standing, peer: if is_usable { peer.clone() } else { Peer::default() } };
+                let last = leases.get(&key).filter(|_| !is_usable).cloned();
+                leases.insert(key, last.unwrap_or(told));
                 touched.extend(table.stage(key, standing, Ok(peer)));
             } else {
                 leases.remove(&key);

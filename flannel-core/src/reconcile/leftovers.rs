@@ -85,6 +85,20 @@ impl<D: Driver> Reconciler<D> {
         }
     }
 
+    /// Notes the ages of this node's own record, for the next start.
+    pub(super) fn note_own(&mut self, changes: &[LeaseChange]) {
+        let own = changes.iter().rfind(|change| change.key == self.own);
+        let Some(own) = own.and_then(|change| change.after.as_ref()) else { return };
+        self.unstored = true;
+        self.state.send_if_modified(|state| {
+            if let Some(stored) = &state.own {
+                // It may not be there yet, or anymore, what this node publishes.
+                state.own_ages = own.ages.follow(own, stored, self.leases.next_age());
+            }
+            false
+        });
+    }
+
     /// Notes the leases, for the next start. They are announced when the kernel follows.
     pub(super) fn note_leases(&mut self, changes: &[LeaseChange]) {
         self.unstored |= !changes.is_empty();

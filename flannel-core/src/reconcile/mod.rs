@@ -6,6 +6,7 @@
 //! touches only the keys that it names.
 
 mod blocked;
+mod claims;
 mod config;
 mod events;
 mod leftovers;
@@ -28,7 +29,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::addr::{LinkIndex, Mtu, Subnet};
+use crate::addr::{Family, LinkIndex, Mtu, Subnet};
 use crate::backend::{BackendError, NetworkStatus, Underlay};
 use crate::config::{BackendConfig, ConfigError};
 use crate::dataplane::{Dataplane, Object, ObjectKey, Route};
@@ -41,6 +42,7 @@ use crate::subnet::{LeaseStream, SubnetError};
 use crate::underlay::Follower;
 
 use blocked::Blocked;
+use claims::OwnClaims;
 use config::FollowedConfig;
 pub use config::Taken;
 pub use network::register;
@@ -80,6 +82,14 @@ pub trait Driver: Send {
 
     /// What this node publishes with its lease.
     fn attrs(&self) -> LeaseAttrs;
+
+    /// Takes other backend data for these families, which another node's lease has by right. `others` is what all
+    /// other nodes publish. Devices, what this node claims and what it publishes are asked for again then. Returns
+    /// whether it did: a backend whose data only one node can have should.
+    fn resign(&mut self, families: &[Family], others: &mut dyn Iterator<Item = &LeaseAttrs>) -> bool {
+        let _ = (families, others);
+        false
+    }
 
     /// The objects this node needs for itself, such as the address of its device.
     fn own_objects(&self) -> Vec<Object>;
@@ -146,6 +156,8 @@ pub struct Devices {
 struct Todo {
     /// The addresses of the underlay.
     underlay: bool,
+    /// How this node's record fares among those of others.
+    claims: bool,
     /// What each peer asks for.
     peers: bool,
     /// The devices.
@@ -196,6 +208,8 @@ pub struct Reconciler<D> {
     repair: Repair,
     /// Routes of ours that somebody else replaced.
     replaced: Replaced,
+    /// The conflicts of this node's own record.
+    claims: OwnClaims,
     attrs: watch::Sender<LeaseAttrs>,
 }
 
@@ -210,11 +224,12 @@ impl<D: Driver> Reconciler<D> {
         previous: Option<&State>,
     ) -> Self {
         let attrs = watch::Sender::new(driver.attrs());
+        let claims = OwnClaims::new(previous, &state.store);
         Self {
             driver,
             kernel,
             own,
-            leases: LeaseTable::default(),
+            leases: previous.map(|it| LeaseTable::remembering(it.ages_at(&state.store))).unwrap_or_default(),
             last_good: BTreeMap::new(),
             peers: PeerTable::default(),
             devices: Devices::default(),
@@ -235,6 +250,7 @@ impl<D: Driver> Reconciler<D> {
             config: None,
             repair: Repair::default(),
             replaced: Replaced::default(),
+            claims,
             attrs,
         }
     }
@@ -306,6 +322,8 @@ impl<D: Driver> Reconciler<D> {
         for update in batch {
             changes.extend(self.leases.apply(update?));
         }
+        self.todo.claims = true;
+        self.note_own(&changes);
         changes.retain(|change| change.key != self.own);
         announce(&changes);
         self.note_leases(&changes);
@@ -375,6 +393,8 @@ impl<D: Driver> Reconciler<D> {
         let mut own = self.driver.own_objects();
         own.extend(&self.blackholes);
         self.peers = PeerTable::new(own, self.driver.own_claims());
+        self.peers.advise(self.claims.remedy.clone());
+        self.todo.claims = true;
         let shared = self.driver.scopes().into_iter().filter(Scope::is_shared);
         self.peers.share(shared.map(|scope| scope.link));
         self.peers.confine(self.state.borrow().networks);
@@ -392,7 +412,7 @@ impl<D: Driver> Reconciler<D> {
 
     fn next_wake(&self) -> Instant {
         let settled = self.underlay.as_ref().and_then(Follower::due);
-        [Some(self.audit_at), self.retry_at, self.blocked.next_due(), settled]
+        [Some(self.audit_at), self.retry_at, self.blocked.next_due(), settled, self.claims.due()]
             .into_iter()
             .flatten()
             .min()

@@ -3,16 +3,20 @@
 use async_trait::async_trait;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, warn};
 
-use super::{Driver, Reconciler};
+use super::{Devices, Driver, Reconciler};
 use crate::addr::{Mtu, Subnet};
 use crate::backend::{BackendError, Network, NetworkStatus, Registration};
 use crate::kernel::Kernel;
 use crate::lease::{Lease, LeaseAttrs};
 use crate::state_file::{Host, State};
-use crate::subnet::LeaseStream;
+use crate::subnet::{LeaseStream, SubnetError, SubnetManager};
 use crate::underlay::Follower;
+
+/// How often other backend data is taken at the start. It is drawn from more values than there are nodes, so a
+/// second time is bad luck already.
+const MOST_CLAIMED: usize = 8;
 
 /// A registered backend with the loop that holds its state.
 struct HeldNetwork<D> {
@@ -31,17 +35,11 @@ pub async fn register(
     registration: Registration<'_>,
     state: State,
 ) -> Result<Box<dyn Network>, BackendError> {
-    let devices = driver.ensure_devices(&mut *kernel).await.map_err(|source| BackendError::Kernel {
-        what: "read the links of the backend".to_owned(),
-        source,
-    })?;
-    if let Some(problem) = devices.problem {
-        return Err(BackendError::Host(problem));
-    }
+    let devices = ensure_devices(&mut driver, &mut *kernel).await?;
     let overlay_mtu = devices.overlay_mtu.unwrap_or(registration.underlay.mtu);
     let host = read_host(&mut *kernel, &state).await?;
     registration.subnets.avoid(&registration.underlay.local);
-    let lease = registration.subnets.acquire_lease(&driver.attrs()).await?;
+    let lease = acquire(&mut driver, &mut *kernel, registration.subnets).await?;
     debug!(subnet = %lease.key, underlay = registration.underlay.name, %overlay_mtu, "lease acquired");
     driver.set_lease(&lease);
     let mut state = State {
@@ -59,6 +57,7 @@ pub async fn register(
     let networks: Vec<Subnet> = state.networks.iter().map(|(_, network)| *network).collect();
     let devices: Vec<String> = state.devices.iter().map(|device| device.name.clone()).collect();
     let mut reconciler = Reconciler::new(driver, kernel, lease.key, state, registration.previous);
+    reconciler.advise(registration.subnets.remedy());
     if let Some(options) = registration.chosen_by {
         let mut options = options.clone();
         options.overlay.learn(networks, lease.key.subnets().iter().map(|(_, subnet)| *subnet), devices);
@@ -72,6 +71,38 @@ pub async fn register(
     }
     reconciler.prepare().await?;
     Ok(Box::new(HeldNetwork { lease, overlay_mtu, reconciler }))
+}
+
+async fn ensure_devices(driver: &mut impl Driver, kernel: &mut dyn Kernel) -> Result<Devices, BackendError> {
+    let devices = driver.ensure_devices(kernel).await.map_err(|source| BackendError::Kernel {
+        what: "read the links of the backend".to_owned(),
+        source,
+    })?;
+    match devices.problem {
+        Some(problem) => Err(BackendError::Host(problem)),
+        None => Ok(devices),
+    }
+}
+
+/// Takes the lease, with other backend data while a lease of another node has the same.
+async fn acquire(
+    driver: &mut impl Driver,
+    kernel: &mut dyn Kernel,
+    subnets: &dyn SubnetManager,
+) -> Result<Lease, BackendError> {
+    for _ in 0..MOST_CLAIMED {
+        match subnets.acquire_lease(&driver.attrs()).await {
+            Err(SubnetError::Claimed { key, family })
+                if driver.resign(&[family], &mut std::iter::empty()) =>
+            {
+                let data = driver.attrs().backend_data;
+                warn!(%family, lease = %key, after = ?data.get(family), "another node's lease has this node's backend data; it takes another");
+                ensure_devices(driver, kernel).await?;
+            }
+            acquired => return Ok(acquired?),
+        }
+    }
+    Ok(subnets.acquire_lease(&driver.attrs()).await?)
 }
 
 /// What tells this host from one to which its disk is copied.

@@ -25,6 +25,7 @@ impl<D: Driver> Reconciler<D> {
     /// Makes passes until nothing is left to do now.
     pub(super) async fn converge(&mut self) {
         for _ in 0..PASSES {
+            self.look_at_claims();
             if !self.is_busy() {
                 break;
             }
@@ -340,6 +341,7 @@ impl<D: Driver> Reconciler<D> {
             peers: self.peers.programmed(),
             refused: self.blocked.reasons().map(str::to_owned).collect(),
             rejected,
+            conflicts: self.claims.lost().to_vec(),
             overlay_mtu: self.devices.overlay_mtu,
             datapath: self.devices.datapath.clone(),
             ..self.status.borrow().clone()

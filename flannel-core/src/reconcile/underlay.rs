@@ -8,7 +8,7 @@ use super::{Driver, Reconciler};
 use crate::addr::PerFamily;
 use crate::backend::Underlay;
 use crate::kernel::KernelError;
-use crate::lease::LeaseAttrs;
+use crate::lease::{Lease, LeaseAttrs};
 use crate::underlay::{Change, Follower, gather};
 
 impl<D: Driver> Reconciler<D> {
@@ -77,7 +77,9 @@ impl<D: Driver> Reconciler<D> {
         }
         self.state.send_if_modified(|state| {
             if let Some(own) = &mut state.own {
-                let before = std::mem::replace(&mut own.attrs, attrs.clone());
+                let after = Lease { attrs: attrs.clone(), ..own.clone() };
+                state.own_ages = state.own_ages.follow(own, &after, self.leases.next_age());
+                let before = std::mem::replace(&mut own.attrs, after.attrs);
                 state.remember_ips(before.public_ips.iter().map(|(_, ip)| *ip));
             }
             false

@@ -164,6 +164,13 @@ impl Remembering {
                     self.mode.send_replace(Mode::Store);
                     return Ok(lease);
                 }
+                // The record keeps saying what it does. The watch shows both, and the network, which runs, takes
+                // another value and publishes it.
+                Err(SubnetError::Claimed { key, family }) => {
+                    warn!(subnet = %own.key, lease = %key, %family, "the store is back, and another node's lease has this node's backend data");
+                    self.mode.send_replace(Mode::Store);
+                    return Ok(own.clone());
+                }
                 Ok(other) => {
                     let holder = format!("another node, and this one would get {}", other.key);
                     return Err(SubnetError::LeaseLost { key: own.key, holder });

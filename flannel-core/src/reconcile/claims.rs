@@ -1,0 +1,275 @@
+//! What this node does about leases of others that contradict its own record: it looks at the record as others see
+//! it, takes another value where it lost and the backend has one, and says where it lost for good.
+//!
+//! Among honest nodes the one whose claim came later takes another value at once. Nodes that saw the claims in
+//! another order may both believe to have been first, and some agents never take another value: so the one with the
+//! younger record does it after half a minute all the same, and whoever is left after some minutes. A record that
+//! follows whatever this node takes costs it a few changes an hour.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::{Driver, Reconciler};
+use crate::addr::Family;
+use crate::lease::{AgedLease, Field, Lease, is_same_data};
+use crate::peers::{Claim, Rival};
+use crate::state_file::State;
+use crate::subnet::{Identity, Remedy};
+
+/// How long the other node has to take another value, if it has precedence by nothing but its record's age.
+const GRACE: Duration = Duration::from_secs(30);
+/// How long it has if this node's record is the older one, or the record is a former one of this node.
+const LONG_GRACE: Duration = Duration::from_mins(5);
+/// The pause after the first change of a value, doubled by each that follows, and the longest.
+const PAUSE: (Duration, Duration) = (Duration::from_mins(1), Duration::from_hours(1));
+/// After so long without a change the next one is the first again.
+const CALM: Duration = Duration::from_hours(2);
+/// How many conflicts are named.
+const MOST_NAMED: usize = 8;
+
+/// What is known of the conflicts of this node's own record.
+#[derive(Debug, Default)]
+pub(super) struct OwnClaims {
+    /// What an operator does about a record that is wrong.
+    pub(super) remedy: Remedy,
+    /// What this node published before.
+    identity: Identity,
+    /// Since when somebody else has backend data of ours, with a number from 0 to 1 that spreads nodes.
+    contested: Option<(Instant, f64)>,
+    changes: u32,
+    last_change: Option<Instant>,
+    due: Option<Instant>,
+    /// The conflicts that this node has lost.
+    lost: Vec<String>,
+}
+
+impl OwnClaims {
+    pub(super) fn new(previous: Option<&State>, place: &str) -> Self {
+        let known = previous.filter(|previous| previous.store == place);
+        let identity = known.map(|previous| Identity {
+            published: previous.own.clone(),
+            former_ips: previous.former_ips.clone(),
+            ..Identity::default()
+        });
+        Self { identity: identity.unwrap_or_default(), ..Self::default() }
+    }
+
+    /// When to look again although nothing changed.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// What to say of the conflicts that this node has lost.
+    pub(super) fn lost(&self) -> &[String] {
+        &self.lost
+    }
+
+    /// When another value may be taken because of these rivals; `None` if none of them makes that necessary.
+    fn change_at(&mut self, rivals: &[(Rival, bool)], now: Instant) -> Option<Instant> {
+        let of_data = |(rival, _): &&(Rival, bool)| matches!(rival.field(), Field::BackendData(_));
+        let Some(least) =
+            rivals.iter().filter(of_data).map(|(rival, is_former)| grace(rival, *is_former)).min()
+        else {
+            self.contested = None;
+            return None;
+        };
+        let (since, spread) = *self.contested.get_or_insert_with(|| (now, fastrand::f64()));
+        if self.last_change.is_some_and(|last| now.saturating_duration_since(last) >= CALM) {
+            self.changes = 0;
+        }
+        let pause = match self.changes {
+            0 => Duration::ZERO,
+            changes => PAUSE.0.saturating_mul(1 << (changes - 1).min(16)).min(PAUSE.1),
+        };
+        let rested = self.last_change.map_or(now, |last| last + pause);
+        Some(rested.max(since + least.mul_f64(1.0 + spread / 2.0)))
+    }
+}
+
+/// How long the node of a rival has to take another value before this one does.
+fn grace(rival: &Rival, is_former: bool) -> Duration {
+    match rival {
+        _ if is_former => LONG_GRACE,
+        Rival { wins: true, .. } => Duration::ZERO,
+        Rival { is_younger: true, .. } => LONG_GRACE,
+        _ => GRACE,
+    }
+}
+
+impl<D: Driver> Reconciler<D> {
+    /// Says what an operator does about a record that is wrong.
+    pub(crate) fn advise(&mut self, remedy: Remedy) {
+        self.claims.remedy = remedy;
+    }
+
+    /// Looks how this node's record fares among those of others, if that may have changed.
+    pub(super) fn look_at_claims(&mut self) {
+        let now = Instant::now();
+        if !std::mem::take(&mut self.todo.claims) && self.claims.due.is_none_or(|due| now < due) {
+            return;
+        }
+        self.claims.due = None;
+        let rivals = self.rivals();
+        let mut words = Vec::new();
+        for (rival, is_former) in &rivals {
+            words.extend(self.tell(rival, *is_former));
+        }
+        if let Some(at) = self.claims.change_at(&rivals, now) {
+            if now >= at && self.resign(&rivals) {
+                self.claims.changes = self.claims.changes.saturating_add(1);
+                self.claims.last_change = Some(now);
+            } else if now < at {
+                self.claims.due = Some(at);
+            }
+        }
+        let more = words.len().saturating_sub(MOST_NAMED);
+        words.truncate(MOST_NAMED);
+        words.extend(
+            (more > 0).then(|| format!("{more} more leases have precedence over this node's record")),
+        );
+        if words != self.claims.lost {
+            for news in words.iter().filter(|word| !self.claims.lost.contains(word)) {
+                warn!(error = %news, "this node's record lost a conflict");
+            }
+            if words.is_empty() {
+                info!(subnet = %self.own, "this node's record contradicts no other any more");
+            }
+            self.claims.lost = words;
+        }
+    }
+
+    /// The leases that contradict this node's record as it is in the store, and which are former ones of this node.
+    fn rivals(&self) -> Vec<(Rival, bool)> {
+        let Some(own) = self.leases.get(&self.own).filter(|_| self.leases.is_synced()) else {
+            return Vec::new();
+        };
+        let rivals = self.peers.rivals(self.own, (&**own).into(), &self.claims_of(own));
+        let is_former =
+            |rival: &Rival| self.leases.get(&rival.key).is_some_and(|lease| self.is_former(lease));
+        rivals.into_iter().map(|rival| (rival, is_former(&rival))).collect()
+    }
+
+    /// What a record of this node claims, as others read it.
+    fn claims_of(&self, own: &Lease) -> Vec<Claim> {
+        let mut claims = Vec::new();
+        for (family, subnet) in own.key.subnets().iter() {
+            claims.push(Claim::Subnet(*subnet));
+            claims.extend(own.attrs.underlay(family).ok().map(Claim::Underlay));
+        }
+        let of_backend = self.driver.peer(own).map(|peer| peer.claims).unwrap_or_default();
+        claims.extend(of_backend.into_iter().filter(|claim| matches!(claim, Claim::Vtep(..))));
+        claims
+    }
+
+    fn is_former(&self, lease: &AgedLease) -> bool {
+        self.claims.identity.is_former(lease, Some(self.own), &self.driver.attrs())
+    }
+
+    /// What to say of a rival; `None` if this node has precedence.
+    fn tell(&self, rival: &Rival, is_former: bool) -> Option<String> {
+        if !rival.wins {
+            return None;
+        }
+        let what = rival.tell();
+        Some(match rival.field() {
+            _ if is_former => format!(
+                "{what}: a former record of this node, because of which peers may not reach its pods until it is gone"
+            ),
+            Field::BackendData(family) if self.is_published(family) => {
+                format!("{what}; peers do not program this node until it has taken another")
+            }
+            Field::BackendData(_) => {
+                format!("{what}; this node has taken another, which is not in the store yet")
+            }
+            Field::Subnet(_) | Field::PublicIp(_) => format!(
+                "{what}; peers do not program this node; {}",
+                self.claims.remedy.advise(rival.key, rival.theirs.field())
+            ),
+        })
+    }
+
+    /// Whether the store has the backend data that this node uses.
+    fn is_published(&self, family: Family) -> bool {
+        let published = self.leases.get(&self.own).and_then(|own| own.attrs.backend_data.get(family));
+        is_same_data(published, self.driver.attrs().backend_data.get(family))
+    }
+
+    /// Takes other backend data in place of what rivals have, where that is what the store has. Returns whether the
+    /// backend could.
+    fn resign(&mut self, rivals: &[(Rival, bool)]) -> bool {
+        let contested =
+            |family: &Family| rivals.iter().any(|(rival, _)| rival.field() == Field::BackendData(*family));
+        let families: Vec<Family> =
+            Family::ALL.into_iter().filter(contested).filter(|family| self.is_published(*family)).collect();
+        let others = self.leases.iter().filter(|lease| lease.key != self.own);
+        let before = self.driver.attrs().backend_data;
+        if families.is_empty() || !self.driver.resign(&families, &mut others.map(|lease| &lease.attrs)) {
+            return false;
+        }
+        let after = self.driver.attrs().backend_data;
+        for family in families {
+            let rival = rivals.iter().find(|(rival, _)| rival.field() == Field::BackendData(family));
+            let rival = rival.map(|(rival, _)| rival.key.to_string()).unwrap_or_default();
+            let (before, after) = (before.get(family), after.get(family));
+            warn!(%family, lease = rival, ?before, ?after, "another node's lease has this node's backend data; it takes another");
+        }
+        self.todo.devices = true;
+        self.todo.objects = true;
+        self.todo.peers = true;
+        // No drift: this node did that.
+        self.todo.leases = true;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::{LinkIndex, MacAddr};
+    use crate::peers::Grounds;
+
+    fn rival(wins: bool, is_younger: bool) -> Rival {
+        let claim = |at: u8| Claim::Vtep(LinkIndex(1), MacAddr([2; 6]), [192, 0, 2, at].into());
+        let key = "10.5.2.0-24".parse().unwrap();
+        Rival { key, ours: claim(1), theirs: claim(2), wins, grounds: Grounds::First, is_younger }
+    }
+
+    /// The least and the most seconds until a change, after so many of them in a row.
+    #[tokio::test(start_paused = true)]
+    async fn who_came_later_yields_at_once_and_all_others_with_patience() {
+        for (name, rival, is_former, changes, least, most) in [
+            ("there first", rival(true, true), false, 0, 0, 0),
+            ("there first, again", rival(true, true), false, 1, 60, 60),
+            ("there first, for the fourth time", rival(true, true), false, 3, 240, 240),
+            ("there first, for the umpteenth time", rival(true, true), false, u32::MAX, 3600, 3600),
+            ("later, with an older record", rival(false, false), false, 0, 30, 45),
+            ("later, with a younger record", rival(false, true), false, 0, 300, 450),
+            ("a former record of this node", rival(true, false), true, 0, 300, 450),
+        ] {
+            let now = Instant::now();
+            let last_change = (changes > 0).then_some(now);
+            let mut claims = OwnClaims { changes, last_change, ..OwnClaims::default() };
+            let at = claims.change_at(&[(rival, is_former)], now).unwrap() - now;
+            assert!((least..=most).contains(&at.as_secs()), "{name}: {at:?}");
+            assert_eq!(claims.change_at(&[], now), None);
+            assert_eq!(claims.contested, None, "the next one is another conflict");
+        }
+    }
+
+    /// A record that is always rewritten to what this node has, from the first moment on.
+    #[tokio::test(start_paused = true)]
+    async fn a_record_that_follows_costs_a_few_changes_an_hour() {
+        let (mut claims, mut changes) = (OwnClaims::default(), Vec::new());
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_hours(24) {
+            let at = claims.change_at(&[(rival(true, true), false)], Instant::now()).unwrap();
+            tokio::time::sleep_until(at).await;
+            changes.push(start.elapsed());
+            (claims.changes, claims.last_change) = (claims.changes + 1, Some(Instant::now()));
+        }
+        let in_hour = |hour: u64| changes.iter().filter(|at| at.as_secs() / 3600 == hour).count();
+        assert!(in_hour(0) <= 7 && (2..24).all(|hour| in_hour(hour) <= 1), "{changes:?}");
+    }
+}
