@@ -431,7 +431,7 @@ fn says_which_backend_or_interface_is_missing() {
         let error = start(Fake::new().configs([Does::Works(missing)])).end().await;
         assert!(error.starts_with("config key Backend.Type can't be used: backend \"ipip\""), "{error}");
         let error = start_at(Fake::new(), "eth9", "subnet.env").end().await;
-        assert!(error.contains("interface \"eth9\": there is none of this name"), "{error}");
+        assert!(error.contains("interface eth9: there is none of this name"), "{error}");
         assert!(error.ends_with("this host has eth0 (10.0.0.1/24)"), "{error}");
     });
 }
