@@ -7,6 +7,7 @@ mod live;
 mod next_hops;
 mod nic;
 mod told;
+mod unserved;
 
 use std::sync::Arc;
 use std::time::Duration;

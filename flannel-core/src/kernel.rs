@@ -209,8 +209,6 @@ pub struct Forwarding {
     pub of: ConfOf,
     /// `forwarding`. In IPv4 that of the link decides by which a packet came, in IPv6 that of `all`.
     pub on: bool,
-    /// `force_forwarding` (IPv6, Linux 6.17): the link forwards although `all` does not.
-    pub forced: bool,
 }
 
 /// Something that the kernel announced. Announcements get lost and some changes are silent: they bring

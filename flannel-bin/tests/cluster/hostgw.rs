@@ -88,7 +88,20 @@ fn a_node_that_is_not_on_link_is_refused_until_it_is() {
     in_sandbox(test_name!(), || {
         let mut bed = bed(2);
         bed.cluster.add_node_on(&[1]).unwrap();
-        bed.start_all();
+        bed.start(1);
+        bed.start(2);
+        // It reaches nobody, and the others all but it.
+        bed.spawn(3, &[]);
+        let says = |number: u8, status: &str, word: &str| {
+            eventually(SOON, &format!("{status} with {word} on node {number}"), || {
+                let answer = http_get(bed.netns(number), 8471, "/readyz");
+                if answer.starts_with(status) && answer.contains(word) { Ok(()) } else { Err(answer) }
+            });
+        };
+        says(3, "HTTP/1.1 503", "IPv4: pods reach none of the other nodes (2)\nIPv6: pods reach none");
+        for number in [1, 2] {
+            says(number, "HTTP/1.1 200", "its node 192.168.78.13 is not on-link on eth0");
+        }
         // Nodes 1 and 2 are not held up by the third.
         for number in [1, 2] {
             bed.wait_for_peers(number, 1);

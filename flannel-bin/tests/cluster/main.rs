@@ -25,6 +25,7 @@ mod memory;
 #[cfg(any(feature = "etcd", feature = "kube"))]
 mod outages;
 mod quiet;
+mod ready;
 mod repair;
 mod restart;
 #[cfg(all(feature = "etcd", feature = "kube"))]

@@ -16,8 +16,6 @@ pub(super) const NEW: u16 = libc::RTM_NEWNETCONF;
 const IFINDEX: u16 = 1;
 /// `NETCONFA_FORWARDING`.
 const FORWARDING: u16 = 2;
-/// `NETCONFA_FORCE_FORWARDING`, since Linux 6.17.
-const FORCE_FORWARDING: u16 = 9;
 /// `NETCONFA_IFINDEX_ALL`.
 const ALL: i32 = -1;
 /// `NETCONFA_IFINDEX_DEFAULT`.
@@ -56,6 +54,5 @@ pub(super) fn forwarding(message: &Message<'_>) -> Result<Option<Forwarding>, Un
         DEFAULT => ConfOf::Default,
         _ => ConfOf::Link(LinkIndex(index)),
     };
-    let forced = value(FORCE_FORWARDING)?.is_some_and(|forced| forced != 0);
-    Ok(Some(Forwarding { family, of, on: on != 0, forced }))
+    Ok(Some(Forwarding { family, of, on: on != 0 }))
 }

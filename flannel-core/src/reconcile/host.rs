@@ -80,9 +80,8 @@ impl View<'_> {
         let of = |of| self.forwarding.get(&(family, of));
         match family {
             Family::V4 => of(ConfOf::Link(link)).is_none_or(|it| it.on),
-            Family::V6 => {
-                of(ConfOf::All).is_none_or(|it| it.on) || of(ConfOf::Link(link)).is_some_and(|it| it.forced)
-            }
+            // `force_forwarding` of a link (Linux 6.17) would do, too, but the kernel tells of it in no message.
+            Family::V6 => of(ConfOf::All).is_none_or(|it| it.on),
         }
     }
 

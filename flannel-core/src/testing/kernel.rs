@@ -138,7 +138,7 @@ impl FakeKernel {
             state.forwarding.retain(|(other, _), _| *other != family);
         }
         state.forwarding.insert((family, of), on);
-        state.events.push_back(KernelEvent::Forwarding(Forwarding { family, of, on, forced: false }));
+        state.events.push_back(KernelEvent::Forwarding(Forwarding { family, of, on }));
         drop(state);
         self.news.notify_one();
     }
@@ -452,7 +452,7 @@ impl Kernel for FakeKernel {
         let each = [ConfOf::All, ConfOf::Default].into_iter().chain(of_links);
         let all = state.forwarding.get(&(family, ConfOf::All)).copied().unwrap_or(true);
         let on = |of| state.forwarding.get(&(family, of)).copied().unwrap_or(all);
-        Ok(each.map(|of| Forwarding { family, of, on: on(of), forced: false }).collect())
+        Ok(each.map(|of| Forwarding { family, of, on: on(of) }).collect())
     }
 
     async fn routes_at(

@@ -2,6 +2,7 @@
 
 mod bytes;
 mod changes;
+mod forwarding;
 mod kernel;
 mod next_hops;
 mod sandbox;

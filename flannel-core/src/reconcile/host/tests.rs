@@ -55,9 +55,7 @@ fn judge(
         addresses,
         forwarding: off
             .iter()
-            .map(|(family, of)| {
-                ((*family, *of), Forwarding { family: *family, of: *of, on: false, forced: false })
-            })
+            .map(|(family, of)| ((*family, *of), Forwarding { family: *family, of: *of, on: false }))
             .collect(),
         was_on: &was_on,
     };
