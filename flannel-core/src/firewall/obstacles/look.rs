@@ -158,12 +158,11 @@ impl Surroundings {
     }
 
     async fn by_nft(&mut self) -> Result<Vec<Table>, FirewallError> {
-        let bases = match &self.bases {
-            Some(bases) => bases.clone(),
-            None => {
-                let json = run("nft", &["-j", "list", "chains"], "").await?;
-                nft::bases(&json).map_err(|why| unreadable("nft -j list chains", why))?
-            }
+        let bases = if let Some(bases) = &self.bases {
+            bases.clone()
+        } else {
+            let json = run("nft", &["-j", "list", "chains"], "").await?;
+            nft::bases(&json).map_err(|why| unreadable("nft -j list chains", why))?
         };
         self.bases = Some(bases.clone());
         let names: BTreeSet<_> = bases.iter().map(|base| (&base.family, &base.table)).collect();

@@ -120,15 +120,12 @@ fn find(tables: &[Table], ranges: &PerFamily<Range>, links: &Links) -> Vec<Found
                 let Some(cut) = peers.0.or(peers.1).or(world) else { continue };
                 let is_same =
                     |it: &&mut Found| it.table == table.name && it.base == base.name && it.cut == cut;
-                match found.iter_mut().find(is_same) {
-                    Some(same) => *same.cuts.get_mut(family) = Some(cuts),
-                    None => {
-                        let mut by_family = PerFamily::default();
-                        *by_family.get_mut(family) = Some(cuts);
-                        let (table, base) = (table.name.clone(), base.name.clone());
-                        found.push(Found { table, base, cut, cuts: by_family });
-                    }
+                if let Some(same) = found.iter_mut().find(is_same) {
+                    *same.cuts.get_mut(family) = Some(cuts);
+                    continue;
                 }
+                let cuts = PerFamily::from_fn(|of| (of == family).then_some(cuts));
+                found.push(Found { table: table.name.clone(), base: base.name.clone(), cut, cuts });
             }
         }
     }
