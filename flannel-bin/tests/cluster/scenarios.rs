@@ -1,7 +1,7 @@
 //! Upstream's functional and end-to-end scenarios, by its own words for them; `docs/upstream-scenarios.md` is the list.
 //!
-//! What a kubelet, kube-proxy, CoreDNS or Docker do there is done here by what they tell the kernel: pods by the CNI
-//! plugins, services by the rules that kube-proxy writes, names by a server that answers them.
+//! What a kubelet, kube-proxy, `CoreDNS` or Docker do there is done here by what they tell the kernel: pods by the
+//! CNI plugins, services by the rules that kube-proxy writes, names by a server that answers them.
 
 mod end_to_end;
 mod functional;
@@ -55,7 +55,9 @@ impl Row {
     /// Nodes in both families with an API server, and kube-proxy's chains on each; no agent runs yet.
     fn cluster(self, nodes: u8) -> Bed<KubeStore> {
         let cluster = Cluster::builder().nodes(nodes).families(Families::Dual).build().unwrap();
-        cluster.nodes().for_each(|node| kube_proxy::start(node.netns(), self.nftables));
+        for node in cluster.nodes() {
+            kube_proxy::start(node.netns(), self.nftables);
+        }
         let store = kube(&cluster);
         let config = self.case.config(Families::Dual);
         let config = config.replacen('{', &format!("{{\"EnableNFTables\":{},", self.nftables), 1);

@@ -145,7 +145,9 @@ fn agents_come_again(bed: &mut Bed<KubeStore>, pods: &[Pod; 2]) {
         bed.spawn(number, &["--ip-masq"]);
         bed.wait_ready(number);
         bed.wait_for_peers(number, 1);
-        traffic.iter().for_each(|traffic| traffic.go_on(100));
+        for traffic in &traffic {
+            traffic.go_on(100);
+        }
         assert_eq!([env_of(1), env_of(2)], env, "FLANNEL_SUBNET stays");
         assert_eq!(bed.store.records(), annotations);
     }

@@ -95,7 +95,7 @@ fn iptables(v6: bool, services: &[&Service]) -> String {
     // Those of built-in chains are there after the first time.
     let jumps = |of: &str| {
         let jumps = JUMPS.iter().filter(|(table, ..)| *table == of && services.is_empty());
-        jumps.map(|(_, chain, rule)| format!("-A {chain} {rule}\n")).collect::<String>()
+        jumps.fold(String::new(), |text, (_, chain, rule)| format!("{text}-A {chain} {rule}\n"))
     };
     format!(
         "*filter\n:KUBE-PROXY-FIREWALL - [0:0]\n:KUBE-FORWARD - [0:0]\n:KUBE-SERVICES - [0:0]\n\

@@ -79,11 +79,18 @@ fn nft(family: FamilySubnet<IpNetwork>) -> [(&'static str, String); 2] {
     let ((s, m), n) = (words(family), family.network);
     let ip = if n.is_ipv6() { "ip6" } else { "ip" };
     let chain = |name, lines: &[String]| {
+        let lines = lines.iter().fold(String::new(), |text, line| {
+            format!(
+                "{text}		{line}
+"
+            )
+        });
         (
             name,
             format!(
-                "\tchain {name} {{\n{}\t}}\n",
-                lines.iter().map(|line| format!("\t\t{line}\n")).collect::<String>()
+                "	chain {name} {{
+{lines}	}}
+"
             ),
         )
     };

@@ -34,7 +34,9 @@ fn services_are_reached_across_nodes_by_address_and_by_name(row: Row) {
     let names = [("kubernetes", API), ("web", WEB)].map(|(name, ips)| {
         (format!("{name}.default.svc.cluster.local."), [false, true].map(|v6| ip(ips, v6)).to_vec())
     });
-    resolvers.iter().for_each(|pod| names::serve(pod, &names));
+    for pod in &resolvers {
+        names::serve(pod, &names);
+    }
     for node in bed.cluster.nodes() {
         kube_proxy::serve(node.netns(), row.nftables, &services(&replicas, &resolvers));
     }
