@@ -43,11 +43,11 @@ impl Ages {
         let (was, is) = (&before.attrs, &after.attrs);
         let public_ip = |family| was.public_ips.get(family) == is.public_ips.get(family);
         let data = |family| is_same_data(was.backend_data.get(family), is.backend_data.get(family));
-        self.keep(now, &PerFamily::from_fn(|family| Some((public_ip(family), data(family)))))
+        self.keep(now, PerFamily::from_fn(|family| Some((public_ip(family), data(family)))))
     }
 
     /// Which parts of each family are the same: underlay address, backend data.
-    fn keep(self, now: u32, same: &PerFamily<(bool, bool)>) -> Self {
+    fn keep(self, now: u32, same: PerFamily<(bool, bool)>) -> Self {
         let mut next = self;
         for (family, (public_ip, data)) in same.iter() {
             if !public_ip {
@@ -158,7 +158,7 @@ impl Remembered {
             let (were, are) = were.get(family).zip(are.get(family))?;
             Some((were.0 == are.0, were.1 == are.1))
         };
-        Some(ages.keep(now, &PerFamily::from_fn(same)))
+        Some(ages.keep(now, PerFamily::from_fn(same)))
     }
 
     /// Forgets all but such leases.

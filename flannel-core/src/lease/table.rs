@@ -36,7 +36,7 @@ impl LeaseTable {
     /// its age, everything else is younger than all of that.
     pub fn remembering<'a>(stored: impl Iterator<Item = (&'a Lease, Ages)> + Clone) -> Self {
         let (remembered, last_age) = Remembered::new(stored);
-        Self { remembered, last_age, ..Self::default() }
+        Self { last_age, remembered, ..Self::default() }
     }
 
     /// The age of what comes next.

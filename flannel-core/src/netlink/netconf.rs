@@ -34,7 +34,7 @@ pub(super) fn of(family: Family) -> u32 {
         Family::V4 => libc::AF_INET,
         Family::V6 => libc::AF_INET6,
     };
-    u32::from_ne_bytes([number as u8, 0, 0, 0])
+    u32::from_ne_bytes([u8::try_from(number).expect("a family number is small"), 0, 0, 0])
 }
 
 /// What a message says about forwarding; `None` if it is about something else.

@@ -67,10 +67,10 @@ pub enum Grounds {
 
 /// Whether the claim of `a` has precedence over that of `b` which it excludes, and why the one that has it does.
 pub(super) fn precedence(a: &Side<'_>, mine: Claim, b: &Side<'_>, theirs: Claim) -> (bool, Grounds) {
-    if let (Claim::Vtep(_, _, at), Claim::Vtep(..)) = (mine, theirs) {
-        if let Some(wins) = is_successor(a, b, Family::of(at)) {
-            return (wins, Grounds::Renewed);
-        }
+    if let (Claim::Vtep(_, _, at), Claim::Vtep(..)) = (mine, theirs)
+        && let Some(wins) = is_successor(a, b, Family::of(at))
+    {
+        return (wins, Grounds::Renewed);
     }
     let (ours, other) = (a.age(mine), b.age(theirs));
     if ours != other {

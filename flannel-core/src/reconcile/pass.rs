@@ -296,8 +296,9 @@ impl<D: Driver> Reconciler<D> {
         let needed = self.needed(op);
         // Before it was green there is nothing to be patient about.
         let at_once = !self.status.borrow().synced;
-        if self.blocked.add(op.key(), reason.clone(), needed, at_once, now) {
-            warn!(error = %reason, "{message}");
+        let error = reason.to_string();
+        if self.blocked.add(op.key(), reason, needed, at_once, now) {
+            warn!(error, "{message}");
         }
     }
 
@@ -386,12 +387,12 @@ impl<D: Driver> Reconciler<D> {
         node.extend(self.blocked.ours());
         node.extend_from_slice(self.host.problems());
         let (restart_needed, config_problem) = self.config_problems();
-        let none = |subject, text: String| Problem::new(subject, Harm::None, text);
-        node.extend(config_problem.map(|text| none(Subject::Config, text)));
-        node.extend(restart_needed.map(|text| none(Subject::Restart, text)));
+        let harmless = |subject, text: String| Problem::new(subject, Harm::None, text);
+        node.extend(config_problem.map(|text| harmless(Subject::Config, text)));
+        node.extend(restart_needed.map(|text| harmless(Subject::Restart, text)));
         let bad = self.leases.undecodable();
         let count = bad.len() + self.peers.troubled();
-        let bad = bad.map(|record| none(Subject::Lease(record.key.clone()), record.to_string()));
+        let bad = bad.map(|record| harmless(Subject::Lease(record.key.clone()), record.to_string()));
         let refused = self.peers.problems().map(|(key, why)| {
             let harm = if self.peers.is_lost(&key) { Harm::Some } else { Harm::None };
             let problem = Problem::new(Subject::Lease(key.to_string()), harm, format!("lease {key}: {why}"));
