@@ -355,8 +355,13 @@ async fn explain(
 /// Whose device or process has the port, or the VNI on it.
 fn who_is_in_the_way(want: &DeviceSpec, links: &[Link]) -> String {
     let (vni, port) = (want.vxlan.vni, want.vxlan.port);
+    // Each family has a socket of its own, and so our own device of the other family is not in the way.
+    let shares_family = |link: &Link| {
+        let local = link.vxlan.as_ref().and_then(|vxlan| vxlan.local);
+        local.zip(want.vxlan.local).is_none_or(|(a, b)| Family::of(a) == Family::of(b))
+    };
     let others = || {
-        let others = links.iter().filter(|link| link.name != want.name);
+        let others = links.iter().filter(|link| link.name != want.name && shares_family(link));
         others.filter_map(|link| Some((&link.name, link.vxlan.as_ref()?))).filter(|(_, it)| it.port == port)
     };
     let remedy = "remove it, or choose another VNI or Backend.Port on all nodes";

@@ -103,7 +103,7 @@ fn a_stale_bridge_cuts_a_peer_and_more_of_them_all_on_vxlan() {
 #[test]
 fn a_stale_bridge_cuts_a_peer_and_more_of_them_all_on_host_gw() {
     in_sandbox(test_name!(), || {
-        bridges_in_the_way(&HOST_GW, &["route flush proto 102", "-6 route flush proto 102"])
+        bridges_in_the_way(&HOST_GW, &["route flush proto 102", "-6 route flush proto 102"]);
     });
 }
 

@@ -27,7 +27,11 @@ pub(crate) fn netconf(data: &[u8]) {
 pub(crate) fn record(data: &[u8]) {
     if let Some(error) = CniError::from_json(data) {
         let json = error.to_json(version::CURRENT).to_string();
-        assert_eq!(CniError::from_json(json.as_bytes()), Some(error));
+        let again = CniError::from_json(json.as_bytes()).unwrap();
+        assert_eq!((again.code, &again.msg), (error.code, &error.msg));
+        // One without details gets the usual advice.
+        assert!(again.details == error.details || error.details.is_empty(), "{again:?}");
+        assert!(!again.details.is_empty());
     }
     match records::parse(data) {
         Ok(config) => {

@@ -199,8 +199,14 @@ impl Blocked {
 
     /// What this node itself needs and can't have; of IPv6, what the kernel has its reasons for.
     pub(super) fn ours(&self) -> impl Iterator<Item = Problem> {
-        let ours = self.ours.iter().filter_map(|key| Some((key, self.blocks.get(key)?)));
-        ours.map(|(key, block)| {
+        let has_no_ipv6 =
+            self.ours.iter().any(|key| matches!(key, ObjectKey::Address(_, addr) if addr.is_ipv6()));
+        // Without its IPv6 address a device can't have IPv6 routes, which the address's reason says for both.
+        let is_told = move |key: &&ObjectKey| {
+            has_no_ipv6 && matches!(key, ObjectKey::Route(dst, _) if dst.family() == Family::V6)
+        };
+        let ours = self.ours.iter().filter(move |key| !is_told(key));
+        ours.filter_map(|key| Some((key, self.blocks.get(key)?))).map(|(key, block)| {
             let harm = match key {
                 ObjectKey::Address(_, addr) if addr.is_ipv6() => Harm::Family,
                 _ if block.settled => Harm::All,

@@ -128,10 +128,14 @@ fn moving_to_the_other_variant_is_invisible_to_traffic() {
         let world = World::new(&VXLAN, Manager::IptablesNft, &["--ip-masq", "--iptables-resync=1"]);
         let (pod, fabric) = (world.pods[0].netns(), world.bed.cluster.fabric());
         let streams = [false, true].map(|v6| Stream::start(pod, fabric, world.outside(v6)));
-        streams.iter().for_each(|stream| stream.wait_for(20));
+        for stream in &streams {
+            stream.wait_for(20);
+        }
         sh(world.node(1), "iptables-legacy -w 5 -t mangle -N KUBE-KUBELET-CANARY");
         eventually(SOON, "the rules to move", || world.bed.agent(1).log().contains("firewall rules moved"));
-        streams.iter().for_each(|stream| stream.wait_for(50));
+        for stream in &streams {
+            stream.wait_for(50);
+        }
         for (stream, v6) in streams.into_iter().zip([false, true]) {
             let sent = stream.sent();
             let heard = stream.stop();
