@@ -229,7 +229,9 @@ fn a_circle_is_broken_at_its_oldest() {
     };
     for order in [[one, two, three], [three, two, one], [two, three, one], [one, three, two]] {
         let mut table = PeerTable::default();
-        order.into_iter().for_each(|key| put(&mut table, key));
+        for key in order {
+            put(&mut table, key);
+        }
         assert!(table.iter().map(|(key, _)| *key).eq([one]), "{order:?}");
         let told: Vec<_> = table.problems().map(|(_, why)| why).collect();
         assert!(

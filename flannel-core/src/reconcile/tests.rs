@@ -580,7 +580,7 @@ async fn forwarding_that_is_switched_off_cuts_all_until_it_is_on_again() {
     bench.kernel.set_forwarding(Family::V4, ConfOf::All, true);
     bench.settle().await;
     assert_eq!(reach(&bench), (1, 0, false));
-    assert_eq!(bench.status.borrow().problems.verdict(true), Default::default());
+    assert_eq!(bench.status.borrow().problems.verdict(true), crate::status::Verdict::default());
     bench.kernel.set_forwarding(Family::V4, ConfOf::Link(bench.link), false);
     bench.settle().await;
     let reasons = bench.status.borrow().problems.verdict(false).reasons;

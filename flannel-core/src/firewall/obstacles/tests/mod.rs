@@ -73,7 +73,7 @@ fn saved(dump: &str) -> Vec<Table> {
 fn forward(policy: &str, rules: &[&str]) -> Vec<Table> {
     let chains = rules.iter().filter_map(|rule| rule.strip_prefix("-A ")?.split(' ').next());
     let chains: std::collections::BTreeSet<_> = chains.filter(|chain| *chain != "FORWARD").collect();
-    let chains: String = chains.into_iter().map(|chain| format!(":{chain} - [0:0]\n")).collect();
+    let chains: String = chains.into_iter().flat_map(|chain| [":", chain, " - [0:0]\n"]).collect();
     saved(&format!("*filter\n:FORWARD {policy} [0:0]\n{chains}{}\nCOMMIT\n", rules.join("\n")))
 }
 
