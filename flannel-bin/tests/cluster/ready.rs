@@ -280,31 +280,34 @@ fn ipv6_that_is_switched_off_is_named_by_device_and_sysctl() {
 
 /// A port that is taken: by a device of somebody else, and by a process.
 #[test]
-fn whose_the_port_is_is_said() {
+fn whose_the_port_of_vxlan_is_is_said() {
     in_sandbox(test_name!(), || {
-        let mut bed_vxlan = bed(&VXLAN, 1);
-        let refused = |bed: &mut Bed<LocalFolder>, words: &[&str]| {
-            bed.spawn(1, &[]);
-            let status = bed.agent(1).wait(SOON).unwrap();
-            let log = bed.agent(1).log();
-            assert_eq!(status.code(), Some(1), "{log}");
-            assert!(words.iter().all(|word| log.contains(word)), "{words:?}: {log}");
-        };
-        let netns = bed_vxlan.netns(1).clone();
+        let mut bed = bed(&VXLAN, 1);
+        let netns = bed.netns(1).clone();
         netns.ip("link add other0 type vxlan id 1 dstport 8472 local 192.168.77.11 dev eth0").unwrap();
         netns.ip("link set other0 up").unwrap();
-        refused(&mut bed_vxlan, &["device other0 has VNI 1 on UDP port 8472"]);
+        assert_refused(&mut bed, "device other0 has VNI 1 on UDP port 8472");
         netns.ip("link del other0").unwrap();
-        let bind = |addr: &str| netns.enter(|| UdpSocket::bind(addr).unwrap()).unwrap();
-        let me = format!("(pid {}) has UDP port", std::process::id());
-        let socket = bind("0.0.0.0:8472");
-        refused(&mut bed_vxlan, &[&format!("{me} 8472")]);
-        drop(socket);
-        drop(bed_vxlan);
-        let mut bed_udp = bed(&UDP, 1);
-        let netns = bed_udp.netns(1).clone();
-        let socket = netns.enter(|| UdpSocket::bind("0.0.0.0:8285").unwrap()).unwrap();
-        refused(&mut bed_udp, &[&format!("{me} 8285")]);
-        drop(socket);
+        refused_for_our_socket(&mut bed, 8472);
     });
+}
+
+#[test]
+fn whose_the_port_of_udp_is_is_said() {
+    in_sandbox(test_name!(), || refused_for_our_socket(&mut bed(&UDP, 1), 8285));
+}
+
+/// The agent must name this process, which has the port.
+fn refused_for_our_socket(bed: &mut Bed<LocalFolder>, port: u16) {
+    let netns = bed.netns(1).clone();
+    let _socket = netns.enter(|| UdpSocket::bind(("0.0.0.0", port)).unwrap()).unwrap();
+    assert_refused(bed, &format!("(pid {}) has UDP port {port}", std::process::id()));
+}
+
+fn assert_refused(bed: &mut Bed<LocalFolder>, why: &str) {
+    bed.spawn(1, &[]);
+    let status = bed.agent(1).wait(SOON).unwrap();
+    let log = bed.agent(1).log();
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains(why), "{why}: {log}");
 }
