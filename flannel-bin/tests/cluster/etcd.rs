@@ -21,6 +21,7 @@ on_every_backend!(
     a_node_whose_address_changes_is_followed,
     addresses_that_changed_between_two_runs_cost_no_subnet,
     an_interface_that_is_corrected_costs_no_subnet,
+    an_address_that_is_handed_on_cuts_nobody,
     readiness_turns_red_and_green_with_the_store,
     compaction_while_an_agent_is_cut_off,
     a_bad_record_touches_nothing_else,
@@ -64,6 +65,20 @@ impl Store for EtcdStore {
 
 fn pods_reach_each_other(case: &'static BackendCase) {
     every_pod_pings_every_other(case, EtcdStore::new);
+}
+
+fn an_address_that_is_handed_on_cuts_nobody(case: &'static BackendCase) {
+    crate::claims::handed_on(case, EtcdStore::new);
+}
+
+#[test]
+fn a_record_that_changes_later_cuts_nobody_else() {
+    in_sandbox(test_name!(), || crate::claims::changes_later(&VXLAN, EtcdStore::new));
+}
+
+#[test]
+fn a_running_node_puts_its_record_right() {
+    in_sandbox(test_name!(), || crate::claims::puts_right(EtcdStore::new));
 }
 
 fn a_virtual_address_is_not_published(case: &'static BackendCase) {

@@ -6,10 +6,12 @@ use flannel_lab::cluster::Cluster;
 use flannel_lab::golden::Golden;
 use flannel_lab::kube_store::KubeStore;
 use flannel_lab::node::Node;
+use flannel_lab::sandbox::in_sandbox;
+use flannel_lab::test_name;
 
-use crate::backends::{BackendCase, on_every_backend};
+use crate::backends::{BackendCase, VXLAN, on_every_backend};
 use crate::harness::{Bed, Server, Store};
-use crate::{connectivity, identity, memory, outages, repair, restart, underlay};
+use crate::{claims, connectivity, identity, memory, outages, repair, restart, underlay};
 
 on_every_backend!(
     pods_reach_each_other,
@@ -19,6 +21,7 @@ on_every_backend!(
     a_node_whose_address_changes_is_followed,
     addresses_that_changed_between_two_runs_cost_no_subnet,
     an_interface_that_is_corrected_costs_no_subnet,
+    an_address_that_is_handed_on_cuts_nobody,
     readiness_turns_red_and_green_with_the_store,
     compaction_while_an_agent_is_cut_off,
     an_api_server_away_at_the_start_is_waited_for,
@@ -104,6 +107,20 @@ fn kill_and_start_again_under_traffic(case: &'static BackendCase) {
 
 fn no_outage_of_the_store_changes_the_datapath(case: &'static BackendCase) {
     outages::change_nothing(case, kube);
+}
+
+fn an_address_that_is_handed_on_cuts_nobody(case: &'static BackendCase) {
+    claims::handed_on(case, kube);
+}
+
+#[test]
+fn a_record_that_changes_later_cuts_nobody_else() {
+    in_sandbox(test_name!(), || claims::changes_later(&VXLAN, kube));
+}
+
+#[test]
+fn a_running_node_puts_its_record_right() {
+    in_sandbox(test_name!(), || claims::puts_right(kube));
 }
 
 fn a_virtual_address_is_not_published(case: &'static BackendCase) {

@@ -4,6 +4,7 @@
 mod backends;
 mod blackhole;
 mod choice;
+mod claims;
 mod cleanup;
 mod connectivity;
 mod crowd;
