@@ -177,7 +177,8 @@ pub fn former<'a>(
 }
 
 /// Whose record publishes what this node is about to publish for its backend. What its own record says already is no
-/// news, unless that is the younger of the two, or says something else than this node left there.
+/// news: if this node left that there, as its state file says, then the ages of both claims decide, once the agent
+/// runs; else the age of the records.
 fn claimed(listing: &Listing, own: Option<&Record>, applicant: Applicant<'_>) -> Option<(LeaseKey, Family)> {
     let Applicant { attrs, identity, .. } = applicant;
     if !has_data(attrs) {
@@ -185,12 +186,12 @@ fn claimed(listing: &Listing, own: Option<&Record>, applicant: Applicant<'_>) ->
     }
     let own_key = own.map(|own| own.lease.key);
     let says = |lease: &Lease, family| shared_data(&lease.attrs, attrs) == Some(family);
-    let left = |own: &Record, family| {
-        let stored = identity.published.as_ref().filter(|stored| stored.key == own.lease.key);
-        stored.is_none_or(|stored| says(stored, family))
-    };
     let is_held = |other: &Record, family| {
-        own.is_some_and(|own| age(own) < age(other) && says(&own.lease, family) && left(own, family))
+        let Some(own) = own.filter(|own| says(&own.lease, family)) else { return false };
+        match identity.published.as_ref().filter(|stored| stored.key == own.lease.key) {
+            Some(stored) => says(stored, family),
+            None => age(own) < age(other),
+        }
     };
     let others = listing.records.iter().filter(|record| Some(record.lease.key) != own_key);
     others.into_iter().find_map(|other| {

@@ -157,10 +157,17 @@ fn what_another_node_publishes_for_its_backend_is_taken_by_nobody_else() {
         ("our former record", stored(&vxlan(one, 3, 7, 1)), vec![vxlan(one, 3, 7, 1)], with_mac(1, 7), false),
         (
             "two leases of the version before, the other is older",
-            stored(&mine(2)),
+            free(),
             vec![vxlan(one, 2, 7, 1), mine(2)],
             with_mac(1, 7),
             true,
+        ),
+        (
+            "somebody older has what we published: who came first is known when the agent runs",
+            stored(&mine(2)),
+            vec![vxlan(one, 2, 7, 1), mine(2)],
+            with_mac(1, 7),
+            false,
         ),
         (
             "somebody younger took ours",
