@@ -80,8 +80,9 @@ impl Identity {
             }
             Data::Other => false,
         });
-        // Without data: the subnet file names it, and its address is here, on another interface.
-        by_state || !has_data(&record.attrs) && has_one_of(&record.attrs, &self.host_ips)
+        // Without data: a file of ours names it, and one of its addresses is here, maybe on another interface.
+        let is_here = || has_one_of(&record.attrs, &self.host_ips) || shares_address(&record.attrs, attrs);
+        by_state || !has_data(&record.attrs) && is_here()
     }
 
     /// Whether a record with this node's address is proven to be another's all the same: what this node publishes
@@ -119,10 +120,15 @@ impl Identity {
     }
 }
 
-/// Whether the record under our key still is ours: it has our address, or it has our backend data and somebody changed
-/// its address. Another node that took the key has other data.
+/// Whether the record under our key still is ours: it has our address, or somebody changed the address and it has our
+/// backend data, or without any the address of the other family. Another node that took the key has neither.
 pub(super) fn is_ours(there: &LeaseAttrs, own: &LeaseAttrs) -> bool {
-    is_same_node(there, own) || compare(there, own) == Data::Same
+    is_same_node(there, own)
+        || match compare(there, own) {
+            Data::Same => true,
+            Data::Without => shares_address(there, own),
+            Data::Other => false,
+        }
 }
 
 /// The family in which two records publish the same of what only one node can have, if there is one.
@@ -130,6 +136,12 @@ pub(crate) fn shared_data(a: &LeaseAttrs, b: &LeaseAttrs) -> Option<Family> {
     let both = |family: Family| token(a, family).zip(token(b, family));
     let equal = |family: &Family| both(*family).is_some_and(|(a, b)| a == b);
     Family::ALL.into_iter().find(|family| a.backend_type == b.backend_type && equal(family))
+}
+
+/// Whether two records have the same underlay address in some family.
+fn shares_address(a: &LeaseAttrs, b: &LeaseAttrs) -> bool {
+    let same = |(family, ip): (Family, &IpAddr)| b.public_ips.get(family) == Some(ip);
+    a.public_ips.iter().any(same)
 }
 
 fn compare(a: &LeaseAttrs, b: &LeaseAttrs) -> Data {

@@ -16,6 +16,12 @@ fn with_mac(node: u8, mac: u8) -> LeaseAttrs {
     LeaseAttrs { backend_type: "vxlan".into(), backend_data, ..attrs(node) }
 }
 
+/// The IPv4 address of one node, and the IPv6 address of another.
+fn half(v4: u8, v6: u8) -> LeaseAttrs {
+    let public_ips = PerFamily { v4: attrs(v4).public_ips.v4, v6: attrs(v6).public_ips.v6 };
+    LeaseAttrs { public_ips, ..attrs(v4) }
+}
+
 fn stored(record: &Record) -> Identity {
     Identity { subnets: Some(record.lease.key), published: Some(record.lease.clone()), ..Identity::default() }
 }
@@ -43,6 +49,13 @@ fn a_node_whose_address_changed_between_two_runs_keeps_what_it_proves() {
         ("the subnet file alone", file(one), vec![mine.clone()], with_mac(9, 7), None),
         ("without data, state file", stored(&plain), vec![plain.clone()], attrs(9), Some(one)),
         ("without data, subnet file", file(one), vec![plain.clone()], attrs(9), None),
+        (
+            "without data, somebody changed the address of one family",
+            stored(&plain),
+            vec![Record { lease: Lease { attrs: half(7, 1), ..plain.lease.clone() }, ..plain.clone() }],
+            attrs(1),
+            Some(one),
+        ),
         (
             "without data, subnet file, and the address is on another interface",
             Identity { host_ips: vec![attrs(1).public_ips.v4.unwrap()], ..file(one) },
