@@ -23,17 +23,9 @@ const SHORTEST: Duration = Duration::from_secs(1);
 /// How often boot time is looked at where the kernel can't tell of a jump.
 const LOOK: Duration = Duration::from_secs(60);
 
-/// The clocks of this machine, or those of a test.
+/// The clocks of this machine, or those of a test, with how long its machine was suspended.
 #[derive(Debug, Clone, Default)]
-pub struct Clock(Option<watch::Receiver<Shift>>);
-
-/// How far the clocks of a test are ahead.
-#[derive(Debug, Clone, Copy, Default)]
-struct Shift {
-    suspended: Duration,
-    /// How often the wall clock was set.
-    sets: u64,
-}
+pub struct Clock(Option<watch::Receiver<Duration>>);
 
 /// Why a wait that was begun before must not be trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +63,7 @@ impl Clock {
 
     /// Now by the wall clock, which the times of files are of.
     pub(crate) fn wall(&self) -> SystemTime {
-        SystemTime::now() + self.0.as_ref().map_or(Duration::ZERO, |shift| shift.borrow().suspended)
+        SystemTime::now() + self.0.as_ref().map_or(Duration::ZERO, |suspended| *suspended.borrow())
     }
 
     /// Tells of jumps from now on.
@@ -87,8 +79,8 @@ impl Clock {
 
     /// How long this machine was suspended since it started, plus a constant.
     fn suspended(&self) -> Duration {
-        if let Some(shift) = &self.0 {
-            return shift.borrow().suspended;
+        if let Some(suspended) = &self.0 {
+            return *suspended.borrow();
         }
         let read = |clock| clock_gettime(clock).map(Duration::from).unwrap_or_default();
         let awake = read(Posix::CLOCK_MONOTONIC);
@@ -110,7 +102,7 @@ impl Jumps {
         loop {
             match (&mut self.clock.0, &self.timer) {
                 // A test that dropped its hand makes no more jumps.
-                (Some(shift), _) => match shift.changed().await {
+                (Some(suspended), _) => match suspended.changed().await {
                     Ok(()) => return self.compare().unwrap_or(Jump::WallClockSet),
                     Err(_) => std::future::pending().await,
                 },
@@ -143,9 +135,9 @@ impl Jumps {
     /// The jump that happened since the last one was told, if any; does not wait.
     pub(crate) fn take(&mut self) -> Option<Jump> {
         let was_set = match (&mut self.clock.0, &self.timer) {
-            (Some(shift), _) => {
-                let changed = shift.has_changed().unwrap_or(false);
-                shift.mark_unchanged();
+            (Some(suspended), _) => {
+                let changed = suspended.has_changed().unwrap_or(false);
+                suspended.mark_unchanged();
                 changed
             }
             (None, Some(timer)) => timer.get_ref().was_cancelled(),
@@ -199,14 +191,14 @@ impl Timer {
 /// Moves the clocks of a test.
 #[cfg(any(test, feature = "testing"))]
 #[derive(Debug)]
-pub struct ClockHand(watch::Sender<Shift>);
+pub struct ClockHand(watch::Sender<Duration>);
 
 #[cfg(any(test, feature = "testing"))]
 impl Clock {
     /// Clocks that jump when a test says so.
     pub fn with_hand() -> (Self, ClockHand) {
-        let (hand, shift) = watch::channel(Shift::default());
-        (Self(Some(shift)), ClockHand(hand))
+        let (hand, suspended) = watch::channel(Duration::ZERO);
+        (Self(Some(suspended)), ClockHand(hand))
     }
 }
 
@@ -214,12 +206,12 @@ impl Clock {
 impl ClockHand {
     /// The machine was suspended for this long: boot time and wall clock are ahead, timers are not.
     pub fn suspend(&self, time: Duration) {
-        self.0.send_modify(|shift| shift.suspended += time);
+        self.0.send_modify(|suspended| *suspended += time);
     }
 
     /// The wall clock was set, to the time that it was.
     pub fn set_wall_clock(&self) {
-        self.0.send_modify(|shift| shift.sets += 1);
+        self.0.send_modify(|_| ());
     }
 }
 

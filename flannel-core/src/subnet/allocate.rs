@@ -17,7 +17,7 @@ use std::net::IpAddr;
 
 use self::ranges::{TakenRanges, choose, twin};
 use super::SubnetError;
-use super::identity::{Identity, has_data, shared_data};
+use super::identity::{Identity, has_data, shared_data, shares_data};
 use crate::addr::{Family, PerFamily, Subnet};
 use crate::config::{NetworkConfig, SubnetRange};
 use crate::lease::{Lease, LeaseAttrs, LeaseKey, LeaseKeyError};
@@ -185,7 +185,7 @@ fn claimed(listing: &Listing, own: Option<&Record>, applicant: Applicant<'_>) ->
         return None;
     }
     let own_key = own.map(|own| own.lease.key);
-    let says = |lease: &Lease, family| shared_data(&lease.attrs, attrs) == Some(family);
+    let says = |lease: &Lease, family| shares_data(&lease.attrs, attrs, family);
     let is_held = |other: &Record, family| {
         let Some(own) = own.filter(|own| says(&own.lease, family)) else { return false };
         match identity.published.as_ref().filter(|stored| stored.key == own.lease.key) {
@@ -195,9 +195,10 @@ fn claimed(listing: &Listing, own: Option<&Record>, applicant: Applicant<'_>) ->
     };
     let others = listing.records.iter().filter(|record| Some(record.lease.key) != own_key);
     others.into_iter().find_map(|other| {
-        let family = shared_data(&other.lease.attrs, attrs)?;
-        let is_ours = identity.is_former(&other.lease, own_key, attrs);
-        (!is_ours && !is_held(other, family)).then_some((other.lease.key, family))
+        let is_ours = || identity.is_former(&other.lease, own_key, attrs);
+        let mut shared = shared_data(&other.lease.attrs, attrs);
+        let family = shared.find(|family| !is_held(other, *family)).filter(|_| !is_ours())?;
+        Some((other.lease.key, family))
     })
 }
 

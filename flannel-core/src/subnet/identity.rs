@@ -131,11 +131,15 @@ pub(super) fn is_ours(there: &LeaseAttrs, own: &LeaseAttrs) -> bool {
         }
 }
 
-/// The family in which two records publish the same of what only one node can have, if there is one.
-pub(crate) fn shared_data(a: &LeaseAttrs, b: &LeaseAttrs) -> Option<Family> {
-    let both = |family: Family| token(a, family).zip(token(b, family));
-    let equal = |family: &Family| both(*family).is_some_and(|(a, b)| a == b);
-    Family::ALL.into_iter().find(|family| a.backend_type == b.backend_type && equal(family))
+/// The families in which two records publish the same of what only one node can have.
+pub(crate) fn shared_data(a: &LeaseAttrs, b: &LeaseAttrs) -> impl Iterator<Item = Family> {
+    Family::ALL.into_iter().filter(|family| shares_data(a, b, *family))
+}
+
+/// Whether two records publish the same of what only one node can have in a family.
+pub(crate) fn shares_data(a: &LeaseAttrs, b: &LeaseAttrs, family: Family) -> bool {
+    let both = || token(a, family).zip(token(b, family));
+    a.backend_type == b.backend_type && both().is_some_and(|(a, b)| a == b)
 }
 
 /// Whether two records have the same underlay address in some family.

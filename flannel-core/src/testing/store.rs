@@ -208,7 +208,8 @@ impl SubnetManager for FakeStore {
         let own = proven.or_else(by_address);
         let found = own.map(|lease| (lease.key, lease.created));
         let others = state.leases.values().filter(|lease| found.is_none_or(|(own, _)| own != lease.key));
-        let mut claimed = others.filter_map(|lease| Some((lease.key, shared_data(&lease.attrs, attrs)?)));
+        let mut claimed =
+            others.filter_map(|lease| Some((lease.key, shared_data(&lease.attrs, attrs).next()?)));
         if let Some((key, family)) = claimed.next().filter(|_| state.refuses_claimed) {
             return Err(SubnetError::Claimed { key, family });
         }

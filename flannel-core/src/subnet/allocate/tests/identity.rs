@@ -203,6 +203,32 @@ fn what_another_node_publishes_for_its_backend_is_taken_by_nobody_else() {
     }
 }
 
+/// Each family for itself: what is ours in one says nothing of the other.
+#[test]
+fn what_one_family_publishes_is_claimed_in_that_family() {
+    let dual = |key, node, macs: [u8; 2], created| {
+        let mut record = vxlan(key, node, macs[0], created);
+        record.lease.attrs.backend_data.v6 = with_mac(node, macs[1]).backend_data.v4;
+        record
+    };
+    let (one, two) = ("10.5.1.0-24", "10.5.2.0-24");
+    let mine = dual(two, 1, [7, 8], 2);
+    for (what, identity, macs, want) in [
+        ("older, with our IPv6 MAC since we published it", stored(&mine), [1, 8], None),
+        ("older, with both", stored(&mine), [7, 8], None),
+        ("older, and nothing says what we published", Identity::default(), [1, 8], Some(Family::V6)),
+        ("our record had another IPv6 MAC", stored(&dual(two, 1, [7, 9], 2)), [7, 8], Some(Family::V6)),
+    ] {
+        let listed = listing(&[dual(one, 2, macs, 1), mine.clone()]);
+        let claimed = match of(&identity, &listed, &mine.lease.attrs) {
+            Err(SubnetError::Claimed { key, family }) if key.to_string() == one => Some(family),
+            Ok(_) => None,
+            Err(other) => panic!("{what}: {other}"),
+        };
+        assert_eq!(claimed, want, "{what}");
+    }
+}
+
 /// The same address and data of a backend whose data is the same on all nodes.
 #[test]
 fn data_that_all_nodes_publish_proves_nothing_and_is_no_claim() {
