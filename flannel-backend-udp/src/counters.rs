@@ -62,6 +62,10 @@ reasons! {
     SourceIsAnothers = "source_is_anothers",
     /// The source is no host's address.
     BadSource = "bad_source",
+    /// The destination lies outside of our own subnet: this node routes for no other.
+    NotForUs = "not_for_us",
+    /// Segments so small or so many that cutting them costs more than any traffic is worth.
+    TinySegments = "tiny_segments",
     /// The kernel didn't take the packet from us.
     TunRefused = "tun_refused",
 }

@@ -16,6 +16,18 @@ use crate::vnet::VnetHeader;
 /// Room for the headers of any super-packet that is cut: IP with options or extension headers, and TCP.
 pub const MAX_HEADERS: usize = 192;
 
+/// Payload bytes that a segment has at least: the kernel's smallest MSS of 48 bytes less 40 of TCP options.
+pub const MIN_SEGMENT: usize = 8;
+/// Segments of one super-packet, or datagrams of one train, at most. The kernel's own have up to 128; TCP with an
+/// MSS below 128 can have more, and after a loss has fewer.
+pub const MAX_SEGMENTS: usize = 512;
+
+/// Whether cutting `len` bytes into segments of `size` is worth the work. Each costs as much as a packet, so that
+/// one super-packet of 64 KiB in segments of one byte would hold up everybody for milliseconds.
+pub fn is_worth_cutting(len: usize, size: usize) -> bool {
+    len <= size || size >= MIN_SEGMENT && len.div_ceil(size) <= MAX_SEGMENTS
+}
+
 /// What is wrong with a packet's offload header, or with the packet it describes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SegmentError {
@@ -25,6 +37,8 @@ pub enum SegmentError {
     WrongProtocol,
     /// The segment size is zero.
     NoSegmentSize,
+    /// Segments below [`MIN_SEGMENT`] bytes, or more than [`MAX_SEGMENTS`] of them.
+    TinySegments,
     /// A super-packet that is a fragment.
     Fragment,
     /// The transport header isn't all there, or its length is wrong.
@@ -120,6 +134,9 @@ impl Segments {
             return Err(SegmentError::HeadersTooLong);
         }
         let payload = packet.len() - header_len;
+        if !is_worth_cutting(payload, gso_size) {
+            return Err(SegmentError::TinySegments);
+        }
         let partial =
             vnet.flags & VnetHeader::NEEDS_CHECKSUM != 0 && usize::from(vnet.csum_start) == ip.header_len;
         let pseudo = (partial && !ip.is_plain).then(|| {

@@ -110,6 +110,12 @@ fn bad_datagrams_are_dropped_and_counted() {
             ("loopback source", &peer, inner(b"x").from([127, 0, 0, 1]).packet(), DropReason::BadSource),
             ("group source", &peer, inner(b"x").from([224, 0, 0, 1]).packet(), DropReason::BadSource),
             ("broadcast source", &peer, inner(b"x").from([255; 4]).packet(), DropReason::BadSource),
+            // We are no router of another node: not to a peer, not to the world, not to our own underlay.
+            ("for a peer's pod", &peer, inner(b"x").to([10, 1, 3, 2]).packet(), DropReason::NotForUs),
+            ("for the world", &peer, inner(b"x").to([203, 0, 113, 1]).packet(), DropReason::NotForUs),
+            ("for metadata", &peer, inner(b"x").to([169, 254, 169, 254]).packet(), DropReason::NotForUs),
+            ("for our underlay", &peer, inner(b"x").to([192, 0, 2, 1]).packet(), DropReason::NotForUs),
+            ("allowed, for another", &allowed, inner(b"x").to([10, 1, 3, 2]).packet(), DropReason::NotForUs),
             ("a stranger", &stranger, inner(b"x").packet(), DropReason::UnknownSender),
             ("a stranger's noise", &stranger, vec![0xff; 60_000], DropReason::UnknownSender),
             (

@@ -31,7 +31,7 @@ pub struct Peer {
 /// What a table is made from.
 #[derive(Debug, Clone, Default)]
 pub struct TableSpec {
-    /// This node's subnets.
+    /// This node's subnets. Nothing else is delivered; this node's address in the overlay lies in them.
     pub own_subnets: Vec<Subnet>,
     /// This node's address in the overlay, from which errors are sent. A family without one isn't forwarded.
     pub own_addresses: PerFamily<IpAddr>,
@@ -59,6 +59,7 @@ pub struct ForwardingTable {
     v6: Ranges<u128>,
     allowed_v4: Ranges<u32>,
     allowed_v6: Ranges<u128>,
+    own_subnets: Vec<Subnet>,
     own_addresses: PerFamily<IpAddr>,
     overlay_mtu: Option<Mtu>,
     refused: Vec<(Subnet, SocketAddr)>,
@@ -80,8 +81,8 @@ impl ForwardingTable {
             .map(|peer| (peer.endpoint, Arc::clone(&peer.counters)))
             .collect();
         let mut prefixes = Prefixes::default();
-        for subnet in spec.own_subnets {
-            prefixes.claim(subnet, OWN);
+        for subnet in &spec.own_subnets {
+            prefixes.claim(*subnet, OWN);
         }
         let mut table = Self {
             peers: Vec::with_capacity(spec.peers.len()),
@@ -90,6 +91,7 @@ impl ForwardingTable {
             v6: Ranges::flatten(Vec::new()),
             allowed_v4: Ranges::flatten(Vec::new()),
             allowed_v6: Ranges::flatten(Vec::new()),
+            own_subnets: spec.own_subnets,
             own_addresses: spec.own_addresses,
             overlay_mtu: spec.overlay_mtu,
             refused: Vec::new(),
@@ -153,6 +155,12 @@ impl ForwardingTable {
     /// The counters of all peers, in the order they were given.
     pub fn snapshots(&self) -> Vec<PeerSnapshot> {
         self.peers.iter().map(|peer| peer.counters.snapshot(peer.endpoint)).collect()
+    }
+
+    /// Whether a packet for this address may be delivered: to a pod of this node, its bridge, or its own address in
+    /// the overlay. Compared with one prefix a family, so that the look-ups keep their last answer for sources.
+    pub(crate) fn is_ours(&self, destination: IpAddr) -> bool {
+        self.own_subnets.iter().any(|subnet| subnet.contains(destination))
     }
 
     /// Whether a peer sends from an underlay address.

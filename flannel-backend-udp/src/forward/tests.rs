@@ -33,6 +33,11 @@ fn header(inner: &Inner) -> IpHeader {
     IpHeader::parse(&inner.packet()).unwrap()
 }
 
+/// To a pod of ours.
+fn to_us() -> Inner {
+    Inner::udp(b"x").to([10, 1, 1, 2])
+}
+
 #[test]
 fn packets_go_to_the_longest_prefix() {
     let table = ForwardingTable::new(spec(), None);
@@ -84,7 +89,7 @@ fn sources_belong_to_their_sender() {
     let mut lookup = Lookup::new(&table);
     let mut taken = |outer: [u8; 4], inner: [u8; 4]| {
         let sender = lookup.sender(outer.into());
-        lookup.inbound(sender, outer.into(), &header(&Inner::udp(b"x").from(inner)))
+        lookup.inbound(sender, outer.into(), &header(&to_us().from(inner)))
     };
     let refused = |reason| Inbound::Drop(reason, None);
     let (first, allowed) = ([192, 0, 2, 1], [198, 51, 100, 1]);
@@ -101,9 +106,67 @@ fn sources_belong_to_their_sender() {
     assert_eq!(taken([192, 0, 2, 99], [10, 1, 2, 5]), refused(DropReason::UnknownSender));
     let v6 = lookup.inbound(Sender::Peer(PeerIndex(0)), first.into(), &header(&Inner::udp(b"x").v6()));
     assert_eq!(v6, refused(DropReason::FamilyDisabled));
-    let old = header(&Inner::udp(b"x").from([10, 1, 2, 5]).ttl(1));
+    let old = header(&to_us().from([10, 1, 2, 5]).ttl(1));
     let wanted = Inbound::Drop(DropReason::Expired, Some(IcmpError::TimeExceeded));
     assert_eq!(lookup.inbound(Sender::Peer(PeerIndex(0)), first.into(), &old), wanted);
+}
+
+/// What a node may send us, and what would make us its router: the way to another peer, to our underlay, to a cloud's
+/// metadata, and to the world, masqueraded as ourselves.
+#[test]
+fn only_the_own_subnet_is_delivered_to() {
+    let v6 = |text: &str| -> IpAddr { text.parse().unwrap() };
+    let mut spec = spec();
+    spec.own_subnets.push("fd00:1::/64".parse().unwrap());
+    spec.own_addresses.v6 = Some(v6("fd00:1::"));
+    spec.peers[0].subnets.push("fd00:2::/64".parse().unwrap());
+    let table = ForwardingTable::new(spec, None);
+    let mut lookup = Lookup::new(&table);
+    let (peer, allowed) = ([192, 0, 2, 1], [198, 51, 100, 1]);
+    for (to, what, taken) in [
+        ("10.1.1.2", "a pod", true),
+        ("10.1.1.0", "our own address in the overlay", true),
+        ("10.1.1.1", "the bridge", true),
+        ("10.1.1.255", "the last address of the subnet", true),
+        ("10.1.0.255", "one before it, of a peer", false),
+        ("10.1.2.0", "one behind it, of a peer", false),
+        ("10.1.2.5", "a pod of the sender", false),
+        ("10.1.2.200", "a pod of another peer", false),
+        ("10.9.0.1", "nobody's part of the network", false),
+        ("192.0.2.7", "the underlay", false),
+        ("169.254.169.254", "a cloud's metadata", false),
+        ("203.0.113.1", "the world", false),
+        ("127.0.0.1", "loopback", false),
+        ("0.0.0.0", "the unspecified address", false),
+        ("224.0.0.1", "a group", false),
+        ("255.255.255.255", "the broadcast address", false),
+        ("fd00:1::2", "a pod", true),
+        ("fd00:1::", "our own address in the overlay", true),
+        ("fd00:1::1", "the bridge", true),
+        ("fd00:1:0:1::", "one behind the subnet", false),
+        ("fd00:2::5", "a pod of the sender", false),
+        ("fd00:ec2::254", "a cloud's metadata", false),
+        ("2001:db8::1", "the world", false),
+        ("::1", "loopback", false),
+        ("ff02::1", "a group", false),
+        ("fe80::1", "a link's own address", false),
+    ] {
+        let from = if v6(to).is_ipv4() { "10.1.2.5" } else { "fd00:2::5" };
+        let inner = header(&Inner::udp(b"x").from(v6(from)).to(v6(to)));
+        for outer in [peer, allowed] {
+            let sender = lookup.sender(outer.into());
+            let wanted = if taken {
+                Inbound::Accept(Some(PeerIndex(0)))
+            } else {
+                Inbound::Drop(DropReason::NotForUs, None)
+            };
+            assert_eq!(lookup.inbound(sender, outer.into(), &inner), wanted, "{to}, {what}, by {outer:?}");
+        }
+    }
+    // A packet that is not for us makes no error, however old it is.
+    let old = header(&Inner::udp(b"x").from([10, 1, 2, 5]).to([203, 0, 113, 1]).ttl(1));
+    let verdict = lookup.inbound(Sender::Peer(PeerIndex(0)), peer.into(), &old);
+    assert_eq!(verdict, Inbound::Drop(DropReason::NotForUs, None));
 }
 
 #[test]
@@ -113,7 +176,7 @@ fn peers_behind_one_address_may_send_what_either_may() {
     let table = ForwardingTable::new(spec, None);
     let mut lookup = Lookup::new(&table);
     let outer = [192, 0, 2, 1].into();
-    let inner = header(&Inner::udp(b"x").from([10, 1, 3, 1]));
+    let inner = header(&to_us().from([10, 1, 3, 1]));
     let sender = lookup.sender(outer);
     assert_eq!(lookup.inbound(sender, outer, &inner), Inbound::Accept(Some(PeerIndex(1))));
 }

@@ -87,7 +87,8 @@ impl Lookup<'_> {
     /// Decides about a packet that came from `source`, which is `sender`.
     ///
     /// A source outside the overlay passes: hosts and load balancers that keep the client's address send
-    /// such packets.
+    /// such packets. A destination outside of our own subnet does not: no peer's packet leaves this node again,
+    /// by the tunnel or as the node's own. Nobody is told, since no honest node sends one.
     pub fn inbound(&mut self, sender: Sender, source: IpAddr, ip: &IpHeader) -> Inbound {
         let drop = |reason| Inbound::Drop(reason, None);
         if self.table.own_address(ip.family()).is_none() {
@@ -110,6 +111,9 @@ impl Lookup<'_> {
             }
             (Sender::Allowed, owner) => owner.map(PeerIndex),
         };
+        if !self.table.is_ours(ip.destination) {
+            return drop(DropReason::NotForUs);
+        }
         if ip.hop_limit <= 1 {
             return Inbound::Drop(DropReason::Expired, Some(IcmpError::TimeExceeded));
         }

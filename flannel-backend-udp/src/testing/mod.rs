@@ -10,7 +10,7 @@ use flannel_core::addr::Family;
 
 pub use self::path::packet_path;
 #[cfg(test)]
-pub(crate) use self::sys::allocations;
+pub(crate) use self::sys::{allocations, send_raw};
 use crate::packet::checksum::Sum;
 use crate::packet::transport::{ICMP, ICMPV6, TCP, UDP};
 use crate::packet::{Fragment, IpHeader, be16, put16, put32};

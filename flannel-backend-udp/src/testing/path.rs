@@ -9,7 +9,7 @@ use crate::coalesce::{Coalesce, Coalescer};
 use crate::forward::{ForwardingTable, Inbound, Lookup, Outbound, Peer, TableSpec};
 use crate::packet::icmp::{IcmpError, MAX_ERROR, build};
 use crate::packet::{Fragment, IpHeader, decrement_hop_limit};
-use crate::segment::{Cut, MAX_HEADERS, cut};
+use crate::segment::{Cut, MAX_HEADERS, MAX_SEGMENTS, cut, is_worth_cutting};
 use crate::vnet::VnetHeader;
 
 const CAPACITY: usize = 512;
@@ -82,6 +82,7 @@ fn from_tun(vnet: VnetHeader, mut packet: Vec<u8>, lookup: &mut Lookup<'_>) {
     }
     decrement_hop_limit(&mut packet);
     let Cut::Segments(mut segments) = cut else { return };
+    assert!(segments.count() <= MAX_SEGMENTS, "no packet costs more");
     let mut header = [0; MAX_HEADERS];
     let header = &mut header[..segments.header_len()];
     let (mut count, mut payload) = (0, Vec::<u8>::new());
@@ -102,12 +103,16 @@ fn from_tun(vnet: VnetHeader, mut packet: Vec<u8>, lookup: &mut Lookup<'_>) {
 fn to_tun(source: IpAddr, segment: usize, mut buffer: Vec<u8>, lookup: &mut Lookup<'_>) {
     let mut coalescer = Coalescer::new(Coalesce { tcp: true, udp: true }, CAPACITY);
     let sender = lookup.sender(source);
+    if !is_worth_cutting(buffer.len(), segment) {
+        return;
+    }
     let (mut start, mut expected) = (0, Vec::new());
     while start < buffer.len() && !coalescer.is_full() {
         let end = (start + segment).min(buffer.len());
         if let Ok(ip) = IpHeader::parse(&buffer[start..end])
             && let Inbound::Accept(_) = lookup.inbound(sender, source, &ip)
         {
+            assert!(lookup.table().is_ours(ip.destination), "no packet leaves this node again");
             let packet = &mut buffer[start..start + ip.total_len];
             if ip.is_intact(packet) {
                 decrement_hop_limit(packet);

@@ -9,6 +9,7 @@ use crate::coalesce::{Coalesce, Coalescer, MAX_PACKETS};
 use crate::counters::DropReason;
 use crate::forward::{ForwardingTable, Inbound, Lookup, PeerIndex, Sender};
 use crate::packet::{IpHeader, decrement_hop_limit};
+use crate::segment::is_worth_cutting;
 use crate::socket::UnderlaySocket;
 use crate::socket::sys::{Datagram, Incoming};
 
@@ -92,6 +93,9 @@ impl RxPath {
         };
         if datagram.range.is_empty() {
             return context.tally.dropped(DropReason::Truncated, 1);
+        }
+        if !is_worth_cutting(datagram.range.len(), datagram.segment) {
+            return context.tally.dropped(DropReason::TinySegments, count);
         }
         let mut accepted = Accepted::default();
         let mut start = datagram.range.start;

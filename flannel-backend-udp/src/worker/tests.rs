@@ -1,15 +1,20 @@
+use std::io::IoSlice;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
 
 use flannel_lab::netns::Netns;
 use flannel_lab::sandbox::in_sandbox;
 use flannel_lab::test_name;
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 use super::*;
+use crate::counters::DropReason;
 use crate::forward::{ForwardingTable, Peer, TableCell, TableSpec};
 use crate::socket::SocketOptions;
-use crate::testing::{Inner, allocations};
+use crate::testing::{Inner, allocations, send_raw};
 use crate::tun::TunOptions;
+use crate::vnet::VnetHeader;
 
 const PEER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 const US: Ipv4Addr = Ipv4Addr::LOCALHOST;
@@ -91,6 +96,61 @@ fn the_packet_path_allocates_nothing() {
             assert!(after.errors_sent > before.errors_sent);
             assert_eq!(after.received.packets - before.received.packets, 100);
             assert!(after.drops.len() >= 3, "{after:?}");
+        };
+        here.enter(test).unwrap();
+    });
+}
+
+/// A pod's super-packet and a peer's train, each of one byte a segment: one drop, and the next packet passes.
+#[test]
+fn tiny_segments_are_refused_at_both_doors() {
+    in_sandbox(test_name!(), || {
+        let here = Netns::add("here").unwrap();
+        let test = || {
+            let io = io();
+            here.ip_batch(&["addr add 10.1.2.1/24 dev flannel0", "link set flannel0 up"].map(str::to_owned))
+                .unwrap();
+            let cell = TableCell::new(ForwardingTable::new(spec(), None));
+            let mut worker = Worker::new(&io, cell.reader(), Ways::Both);
+            let mut turns = |counted: &dyn Fn() -> bool| {
+                let deadline = Instant::now() + std::time::Duration::from_secs(5);
+                while !counted() {
+                    assert!(Instant::now() < deadline, "{:?}", io.counters.snapshot());
+                    assert!(worker.turn(PollTimeout::from(10_u16)).unwrap());
+                }
+            };
+            let link = here.link_index("flannel0").unwrap().unwrap();
+            let from_pod = |len: usize, gso_size: u16| {
+                let packet = Inner::tcp(&vec![7; len]).from([10, 1, 2, 1]).to([10, 1, 1, 9]).packet();
+                let vnet = VnetHeader {
+                    flags: VnetHeader::NEEDS_CHECKSUM,
+                    gso_type: VnetHeader::GSO_TCPV4,
+                    header_len: 40,
+                    gso_size,
+                    csum_start: 20,
+                    csum_offset: 16,
+                };
+                send_raw(link, 0x0800, &[&vnet.to_bytes()[..], &packet].concat()).unwrap();
+            };
+            let peer = UdpSocket::bind((PEER, PORT)).unwrap();
+            peer.connect((US, PORT)).unwrap();
+            let good = Inner::udp(&[1; 22]).from([10, 1, 1, 9]).to([10, 1, 2, 1]).packet();
+            let from_peer = |datagrams: &[u8], size: u16| {
+                let control = [ControlMessage::UdpGsoSegments(&size)];
+                let parts = [IoSlice::new(datagrams)];
+                sendmsg::<()>(peer.as_raw_fd(), &parts, &control, MsgFlags::empty(), None).unwrap();
+            };
+            from_pod(60_000, 1);
+            turns(&|| io.counters.drops(DropReason::TinySegments) == 1);
+            from_pod(60_000, 7);
+            turns(&|| io.counters.drops(DropReason::TinySegments) == 2);
+            from_pod(600, 8);
+            turns(&|| io.counters.snapshot().sent.packets == 75);
+            from_peer(&good, 1);
+            turns(&|| io.counters.drops(DropReason::TinySegments) == 2 + 50);
+            from_peer(&[good.clone(), good.clone()].concat(), 50);
+            turns(&|| io.counters.snapshot().received.packets == 2);
+            assert_eq!(io.counters.drops(DropReason::Truncated), 0, "no byte of it was looked at");
         };
         here.enter(test).unwrap();
     });

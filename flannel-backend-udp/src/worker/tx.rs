@@ -317,7 +317,10 @@ fn count_sent(done: &[Message], context: &mut Context<'_>) {
 }
 
 impl From<SegmentError> for DropReason {
-    fn from(_: SegmentError) -> Self {
-        Self::BadOffload
+    fn from(error: SegmentError) -> Self {
+        match error {
+            SegmentError::TinySegments => Self::TinySegments,
+            _ => Self::BadOffload,
+        }
     }
 }
