@@ -8,6 +8,7 @@ mod few;
 mod index;
 mod precedence;
 mod rivals;
+mod segments;
 mod solve;
 #[cfg(test)]
 mod tests;
@@ -16,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::addr::{Family, LinkIndex, PerFamily, Subnet};
 use crate::dataplane::{Dataplane, Object, ObjectKey};
-use crate::lease::{LeaseKey, brief};
+use crate::lease::{LeaseAttrs, LeaseKey, brief};
 use crate::repack::repack;
 use crate::status::Reach;
 use crate::subnet::Remedy;
@@ -28,6 +29,7 @@ use index::ClaimIndex;
 pub use precedence::{Grounds, Standing};
 use precedence::{Side, precedence};
 pub use rivals::Rival;
+pub use segments::Segments;
 use solve::{Edge, solve};
 
 /// What one lease asks for.
@@ -132,6 +134,8 @@ pub struct PeerTable {
     remedy: Remedy,
     /// The overlay networks: what lies outside of them is no peer's.
     networks: PerFamily<Subnet>,
+    /// The underlay's subnets, of which some addresses are no peer's.
+    segments: Segments,
     entries: BTreeMap<LeaseKey, Entry>,
     programmed: usize,
     /// The entries with a problem, so that nobody searches all for them.
@@ -171,6 +175,11 @@ impl PeerTable {
     /// Says which networks all peers lie in. A family without one is not checked.
     pub fn confine(&mut self, networks: PerFamily<Subnet>) {
         self.networks = networks;
+    }
+
+    /// Says which subnets the underlay's link is in.
+    pub fn place(&mut self, segments: Segments) {
+        self.segments = segments;
     }
 
     /// What the kernel should hold.
@@ -308,10 +317,20 @@ impl PeerTable {
                 )));
             }
         }
-        match against_itself(&peer.claims) {
+        match against_itself(&peer.claims).or_else(|| self.at_nobody(&peer.claims)) {
             Some(why) => Err(PeerError::Malformed(why)),
             None => Ok(peer),
         }
+    }
+
+    /// What is wrong with an underlay address that no node of this segment can have.
+    fn at_nobody(&self, claims: &[Claim]) -> Option<String> {
+        claims.iter().find_map(|claim| {
+            let Claim::Underlay(addr) = *claim else { return None };
+            let what = self.segments.nobodys(addr)?;
+            let field = LeaseAttrs::address_field(Family::of(addr));
+            Some(format!("{field} {addr} is {what}, which no node has; {}", LeaseAttrs::MEND))
+        })
     }
 
     /// Gives back memory that many [`Self::put`] in the order of their keys left unused.

@@ -37,7 +37,7 @@ use crate::dataplane::{Dataplane, Object, ObjectKey, Route};
 use crate::kernel::{Kernel, KernelError, KernelEvent, Refusal, Scope};
 use crate::lease::{AgedLease, Lease, LeaseAttrs, LeaseChange, LeaseKey, LeaseTable, LeaseUpdate};
 use crate::ownership::Ownership;
-use crate::peers::{Claim, Peer, PeerError, PeerTable};
+use crate::peers::{Claim, Peer, PeerError, PeerTable, Segments};
 use crate::state_file::State;
 use crate::status::{Harm, Problem, Reason};
 use crate::subnet::{LeaseStream, SubnetError};
@@ -188,6 +188,8 @@ pub struct Reconciler<D> {
     /// The last version that could be used of each lease whose present one can't.
     last_good: BTreeMap<LeaseKey, Arc<AgedLease>>,
     peers: PeerTable,
+    /// The subnets of the underlay's link, as last seen.
+    segments: Segments,
     devices: Devices,
     have: Dataplane,
     todo: Todo,
@@ -240,6 +242,7 @@ impl<D: Driver> Reconciler<D> {
             leases: previous.map(|it| LeaseTable::remembering(it.ages_at(&state.store))).unwrap_or_default(),
             last_good: BTreeMap::new(),
             peers: PeerTable::default(),
+            segments: Segments::default(),
             devices: Devices::default(),
             have: Dataplane::default(),
             todo: Todo { devices: true, objects: true, ..Todo::default() },
@@ -408,6 +411,7 @@ impl<D: Driver> Reconciler<D> {
         let shared = self.driver.scopes().into_iter().filter(Scope::is_shared);
         self.peers.share(shared.map(|scope| scope.link));
         self.peers.confine(self.state.borrow().networks);
+        self.peers.place(self.segments.clone());
         for lease in self.leases.iter().filter(|lease| lease.key != self.own) {
             if let Some(good) = self.last_good.get(&lease.key) {
                 self.peers.stage(good.key, (&**good).into(), self.driver.peer(good));

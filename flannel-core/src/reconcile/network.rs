@@ -8,7 +8,7 @@ use tracing::{debug, warn};
 use super::{Devices, Driver, Reconciler};
 use crate::addr::{Mtu, Subnet};
 use crate::backend::{BackendError, Network, NetworkStatus, Registration};
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, LinkAddress};
 use crate::lease::{Lease, LeaseAttrs};
 use crate::state_file::{Host, State};
 use crate::subnet::{LeaseStream, SubnetError, SubnetManager};
@@ -37,7 +37,7 @@ pub async fn register(
 ) -> Result<Box<dyn Network>, BackendError> {
     let devices = ensure_devices(&mut driver, &mut *kernel).await?;
     let overlay_mtu = devices.overlay_mtu.unwrap_or(registration.underlay.mtu);
-    let host = read_host(&mut *kernel, &state).await?;
+    let (host, addresses) = read_host(&mut *kernel, &state).await?;
     registration.subnets.avoid(&registration.underlay.local);
     let lease = acquire(&mut driver, &mut *kernel, registration.subnets).await?;
     debug!(subnet = %lease.key, underlay = registration.underlay.name, %overlay_mtu, "lease acquired");
@@ -58,6 +58,7 @@ pub async fn register(
     let devices: Vec<String> = state.devices.iter().map(|device| device.name.clone()).collect();
     let mut reconciler = Reconciler::new(driver, kernel, lease.key, state, registration.previous);
     reconciler.advise(registration.subnets.remedy());
+    reconciler.place(registration.underlay.link, &addresses);
     if let Some(options) = registration.chosen_by {
         let mut options = options.clone();
         options.overlay.learn(networks, lease.key.subnets().iter().map(|(_, subnet)| *subnet), devices);
@@ -105,13 +106,16 @@ async fn acquire(
     Ok(subnets.acquire_lease(&driver.attrs()).await?)
 }
 
-/// What tells this host from one to which its disk is copied.
-async fn read_host(kernel: &mut dyn Kernel, state: &State) -> Result<Host, BackendError> {
+/// What tells this host from one to which its disk is copied, and its addresses.
+async fn read_host(
+    kernel: &mut dyn Kernel,
+    state: &State,
+) -> Result<(Host, Vec<LinkAddress>), BackendError> {
     let unread =
         |source| BackendError::Kernel { what: "read the host's links and addresses".to_owned(), source };
     let links = kernel.links().await.map_err(unread)?;
     let addresses = kernel.addresses().await.map_err(unread)?;
-    Ok(Host::of(&links, &addresses, &state.networks))
+    Ok((Host::of(&links, &addresses, &state.networks), addresses))
 }
 
 #[async_trait]

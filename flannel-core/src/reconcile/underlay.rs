@@ -5,10 +5,11 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{Driver, Reconciler};
-use crate::addr::PerFamily;
+use crate::addr::{LinkIndex, PerFamily};
 use crate::backend::Underlay;
-use crate::kernel::KernelError;
+use crate::kernel::{KernelError, LinkAddress};
 use crate::lease::{Lease, LeaseAttrs};
+use crate::peers::Segments;
 use crate::underlay::{Change, Follower, gather};
 
 impl<D: Driver> Reconciler<D> {
@@ -22,6 +23,19 @@ impl<D: Driver> Reconciler<D> {
     /// What this node has to publish; see [`crate::backend::Network::attrs`].
     pub fn attrs(&self) -> watch::Receiver<LeaseAttrs> {
         self.attrs.subscribe()
+    }
+
+    /// Notes the subnets of the underlay's link. While it has no address, they are what they were.
+    pub(crate) fn place(&mut self, link: LinkIndex, addresses: &[LinkAddress]) {
+        let of_link = addresses.iter().filter(|own| own.link == link).map(|own| own.addr);
+        let segments = Segments::new(of_link);
+        if !segments.is_empty() && segments != self.segments {
+            self.segments = segments;
+            self.todo.devices = true;
+            self.todo.peers = true;
+            // No drift: the host's administrator did that.
+            self.todo.leases = true;
+        }
     }
 
     pub(super) fn underlay_problem(&self) -> Option<String> {
@@ -54,10 +68,13 @@ impl<D: Driver> Reconciler<D> {
                 Err(why) => follower.refuse(why),
             }
         }
+        let link = follower.current.link;
+        let problem = follower.problem().map(str::to_owned);
+        self.place(link, &host.addresses);
         // A device may have waited for the very address that came.
         self.todo.devices |= self.devices.problem.is_some();
-        match follower.problem() {
-            Some(why) if before.as_deref() != Some(why) => {
+        match problem {
+            Some(why) if before.as_ref() != Some(&why) => {
                 warn!(error = %why, "underlay not as it should be");
             }
             None if before.is_some() => info!("underlay is there again"),

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::addr::{Family, PerFamily, Subnet};
 use crate::lease::{Lease, LeaseKey, LeaseTable, LeaseUpdate};
-use crate::peers::{Claim, Peer, PeerError, PeerTable};
+use crate::peers::{Claim, Peer, PeerError, PeerTable, Segments};
 
 /// The good records of a cluster, of which the bad ones are made: key below `subnets/`, and value.
 #[derive(Debug, Clone)]
@@ -41,6 +41,15 @@ impl Scene {
     fn subnet_of(record: &(String, String)) -> Subnet {
         let key: LeaseKey = record.0.parse().expect("a good record has a good key");
         key.subnet(Family::V4).expect("a scene has IPv4")
+    }
+
+    /// The underlay's subnets: the /24 and the /64 around the node that judges.
+    fn segments(&self) -> Segments {
+        let own = Self::value(&self.own);
+        let addr = |member: &str| own[member].as_str().and_then(|addr| addr.parse::<IpAddr>().ok());
+        let prefix = |addr: IpAddr| if addr.is_ipv4() { 24 } else { 64 };
+        let addresses = ["PublicIP", "PublicIPv6"].into_iter().filter_map(addr);
+        Segments::new(addresses.filter_map(|addr| ipnetwork::IpNetwork::new(addr, prefix(addr)).ok()))
     }
 
     fn value(record: &(String, String)) -> Value {
@@ -131,6 +140,8 @@ impl Scene {
             v4("broadcast", "255.255.255.255", "is the broadcast address"),
             v4("this network", "0.1.2.3", "is a reserved address"),
             v4("class E", "245.1.2.3", "is a reserved address"),
+            v4("underlay's broadcast", "192.168.77.255", "is the broadcast address of the underlay 192.168.77.0/24"),
+            v4("underlay's network", "192.168.77.0", "is the network address of the underlay 192.168.77.0/24"),
             case("unspecified", "PublicIP", "0.0.0.0", "PublicIP is missing".to_owned()),
             v4("our own address", &own_ip, "is the underlay address of this node"),
             v4("in its own subnet", &inside(&self.stranger), "lies in its own subnet"),
@@ -139,11 +150,13 @@ impl Scene {
             case("an address of the other family", "PublicIP", "fd00::1", "PublicIP of the value".to_owned()),
             case("no address", "PublicIP", "here", "PublicIP of the value can't be used".to_owned()),
         ];
-        cases[9].rival = true;
+        let rival = cases.iter_mut().find(|case| case.name == "in a peer's subnet");
+        rival.expect("it is above").rival = true;
         if self.stranger.0.contains('&') {
             for (name, addr, says) in [
                 ("IPv6 multicast", "ff02::1", "is a multicast address"),
                 ("IPv6 loopback", "::1", "is a loopback address"),
+                ("underlay's IPv6 network", "fd00:77::", "is the network address of the underlay fd00:77::/64"),
                 ("IPv4 in IPv6", "::ffff:192.0.2.1", "is an IPv4-mapped address"),
             ] {
                 cases.push(case(name, "PublicIPv6", addr, format!("PublicIPv6 {addr} {says}")));
@@ -244,6 +257,7 @@ pub fn judge(
 ) {
     let mut bench = Bench { leases: LeaseTable::default(), peers: PeerTable::new(Vec::new(), own), peer };
     bench.peers.confine(networks);
+    bench.peers.place(scene.segments());
     let good = Lease::decode(&scene.peer.0, scene.peer.1.as_bytes(), 1).expect("a good record");
     let stranger = Lease::decode(&scene.stranger.0, scene.stranger.1.as_bytes(), 2).expect("a good record");
     bench.apply(LeaseUpdate::Snapshot { leases: vec![good.clone()], undecodable: Vec::new() });
