@@ -146,6 +146,11 @@ impl NetworkConfig {
         format!("{text},\"Backend\":{}}}", self.backend.json)
     }
 
+    /// The key that names the network of a family.
+    pub fn network_key(family: Family) -> &'static str {
+        range::network_key(family)
+    }
+
     /// Whether an address of this network's pods can be in `subnet`.
     pub fn covers(&self, subnet: Subnet) -> bool {
         self.networks.get(subnet.family()).is_some_and(|network| network.network.covers(subnet))

@@ -65,6 +65,10 @@ fn names(family: Family) -> Names {
     }
 }
 
+pub(super) fn network_key(family: Family) -> &'static str {
+    names(family).network
+}
+
 /// Reads a family's keys. The caller drops the result, good or bad, of a family that is not enabled.
 pub(super) fn parse_network(
     object: &GoObject,
@@ -82,17 +86,45 @@ pub(super) fn parse_network(
     if network.family() != family {
         return Err(bad(format!("must be an {family} network such as {:?}", names.example)));
     }
-    if network.prefix() == 0 {
-        return Err(bad(format!(
-            "must not be the whole address space; choose one such as {:?}",
-            names.example
-        )));
+    if let Some(why) = impossible(network) {
+        return Err(bad(format!("{why}; choose one such as {:?}", names.example)));
     }
     let range = match source {
         LeaseSource::Store => Some(parse_range(object, &names, network)?),
         LeaseSource::Assigned => None,
     };
     Ok(Network { network, range })
+}
+
+/// The shortest prefix of a network. One of three bits is an eighth of the address space, and in IPv6 the whole world
+/// (2000::/3): packets that should leave would go to pods.
+const LARGEST: u8 = 4;
+
+/// Why no pod can have an address of a network, or why nothing else could be reached beside it: each of these ranges
+/// means the host itself, one link, or a group (RFC 6890).
+fn impossible(network: Subnet) -> Option<String> {
+    const RANGES: [(&str, &str); 8] = [
+        ("0.0.0.0/8", "the unspecified address"),
+        ("127.0.0.0/8", "loopback"),
+        ("169.254.0.0/16", "link-local addresses"),
+        ("224.0.0.0/4", "multicast"),
+        ("::/127", "loopback and the unspecified address"),
+        ("::ffff:0:0/96", "IPv4-mapped addresses"),
+        ("fe80::/10", "link-local addresses"),
+        ("ff00::/8", "multicast"),
+    ];
+    if network.prefix() == 0 {
+        return Some("must not be the whole address space".to_owned());
+    }
+    if network.prefix() < LARGEST {
+        let parts = 1 << network.prefix();
+        return Some(format!(
+            "is 1/{parts} of the address space, and cuts nodes off from the world; use /{LARGEST} or smaller"
+        ));
+    }
+    let overlaps = |range: &str| range.parse::<Subnet>().is_ok_and(|range| range.overlaps(network));
+    let (range, what) = RANGES.into_iter().find(|(range, _)| overlaps(range))?;
+    Some(format!("covers addresses of {range}, which is for {what}"))
 }
 
 /// Writes a family's keys, as [`parse_network`] reads them.

@@ -65,6 +65,7 @@ fn errors_name_key_and_value() {
         (r#"{"Network":"10.3.0.0"}"#, "Network", Some("10.3.0.0")),
         (r#"{"Network":"fc00::/48"}"#, "Network", Some("fc00::/48")),
         (r#"{"Network":"0.0.0.0/0"}"#, "Network", Some("0.0.0.0/0")),
+        (r#"{"Network":"0.0.0.0/1"}"#, "Network", Some("0.0.0.0/1")),
         (r#"{"Network":null}"#, "Network", Some("null")),
         (r#"{"Network":7}"#, "Network", Some("7")),
         (r#"{"Network":"10.3.0.0/29"}"#, "Network", Some("10.3.0.0/29")),
@@ -100,6 +101,73 @@ fn errors_name_key_and_value() {
     ] {
         let error = parse(text).expect_err(text);
         assert_eq!((error.key.as_str(), error.value.as_deref()), (key, value), "{text}: {error}");
+    }
+}
+
+/// Networks in which no pod can be reached, or beside which nothing else can be.
+#[test]
+fn impossible_networks_are_refused_with_the_reason() {
+    let refused = [
+        ("127.0.0.0/8", "127.0.0.0/8, which is for loopback"),
+        ("127.5.0.0/16", "127.0.0.0/8, which is for loopback"),
+        ("126.0.0.0/7", "127.0.0.0/8, which is for loopback"),
+        ("169.254.0.0/16", "169.254.0.0/16, which is for link-local"),
+        ("169.254.7.0/24", "169.254.0.0/16, which is for link-local"),
+        ("168.0.0.0/6", "169.254.0.0/16, which is for link-local"),
+        ("224.0.0.0/8", "224.0.0.0/4, which is for multicast"),
+        ("239.1.0.0/16", "224.0.0.0/4, which is for multicast"),
+        ("0.0.0.0/8", "0.0.0.0/8, which is for the unspecified"),
+        ("0.7.0.0/16", "0.0.0.0/8, which is for the unspecified"),
+        ("0.0.0.0/0", "the whole address space"),
+        ("0.0.0.0/1", "1/2 of the address space"),
+        ("128.0.0.0/1", "1/2 of the address space"),
+        ("64.0.0.0/2", "1/4 of the address space"),
+        ("32.0.0.0/3", "1/8 of the address space"),
+        ("::/0", "the whole address space"),
+        ("::/1", "1/2 of the address space"),
+        ("8000::/1", "1/2 of the address space"),
+        ("2000::/3", "1/8 of the address space"),
+        ("::/64", "which is for loopback"),
+        ("::ffff:10.0.0.0/104", "::ffff:0:0/96, which is for IPv4-mapped"),
+        ("fe80::/64", "fe80::/10, which is for link-local"),
+        ("fe00::/8", "fe80::/10, which is for link-local"),
+        ("ff05::/32", "ff00::/8, which is for multicast"),
+    ];
+    let taken = [
+        "10.0.0.0/8",
+        "172.16.0.0/12",
+        "192.168.0.0/16",
+        "100.64.0.0/10",
+        "198.18.0.0/15",
+        "240.0.0.0/8",
+        "16.0.0.0/4",
+        "126.0.0.0/8",
+        "128.0.0.0/8",
+        "169.253.0.0/16",
+        "169.255.0.0/16",
+        "223.0.0.0/8",
+        "1.0.0.0/8",
+        "fd00::/8",
+        "fc00::/7",
+        "2001:db8::/32",
+        "fec0::/16",
+        "64:ff9b::/64",
+        "1000::/4",
+    ];
+    let text = |network: &str| match network.contains(':') {
+        true => format!(r#"{{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"{network}"}}"#),
+        false => format!(r#"{{"Network":"{network}"}}"#),
+    };
+    for source in [LeaseSource::Store, LeaseSource::Assigned] {
+        for (network, why) in refused {
+            let error = NetworkConfig::parse(&text(network), source).expect_err(network);
+            let key = if network.contains(':') { "IPv6Network" } else { "Network" };
+            assert_eq!((error.key.as_str(), error.value.as_deref()), (key, Some(network)));
+            assert!(error.problem.contains(why) && error.problem.contains("choose one such as"), "{error}");
+        }
+        for network in taken {
+            assert!(NetworkConfig::parse(&text(network), source).is_ok(), "{network}");
+        }
     }
 }
 

@@ -69,18 +69,34 @@ mod tests {
             // In a larger subnet they are hosts as others.
             (&["192.168.77.11/22"], "192.168.77.255", None),
             (&["192.168.77.11/22"], "192.168.78.0", None),
-            (&["192.168.77.11/22"], "192.168.79.255", Some("the broadcast address of the underlay 192.168.76.0/22")),
+            (
+                &["192.168.77.11/22"],
+                "192.168.79.255",
+                Some("the broadcast address of the underlay 192.168.76.0/22"),
+            ),
             // Point to point, and a cloud's /32: all of them are hosts.
             (&["192.168.77.10/31"], "192.168.77.11", None),
             (&["192.168.77.11/32"], "192.168.77.11", None),
             (&["fd00:77::/127"], "fd00:77::1", None),
-            (&["192.168.77.10/30"], "192.168.77.8", Some("the network address of the underlay 192.168.77.8/30")),
+            (
+                &["192.168.77.10/30"],
+                "192.168.77.8",
+                Some("the network address of the underlay 192.168.77.8/30"),
+            ),
             // The link's second subnet counts, and what the host itself has does work.
-            (&["192.168.77.11/24", "198.51.100.1/26"], "198.51.100.63", Some("the broadcast address of the underlay 198.51.100.0/26")),
+            (
+                &["192.168.77.11/24", "198.51.100.1/26"],
+                "198.51.100.63",
+                Some("the broadcast address of the underlay 198.51.100.0/26"),
+            ),
             (&["192.168.77.0/24"], "192.168.77.0", None),
             (&[], "192.168.77.255", None),
         ] {
-            assert_eq!(segments(own).nobodys(addr.parse().unwrap()).as_deref(), wanted, "{addr} beside {own:?}");
+            assert_eq!(
+                segments(own).nobodys(addr.parse().unwrap()).as_deref(),
+                wanted,
+                "{addr} beside {own:?}"
+            );
         }
     }
 }

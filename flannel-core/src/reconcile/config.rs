@@ -56,7 +56,11 @@ impl<D: Driver> Reconciler<D> {
     pub(super) fn take_config(&mut self, told: Result<NetworkConfig, SubnetError>) {
         let Some(followed) = &mut self.config else { return };
         let taken = match told {
-            Ok(next) => take(&mut self.driver, &followed.in_force, &next)
+            Ok(next) => self
+                .underlay
+                .as_ref()
+                .map_or(Ok(()), |underlay| underlay.take_networks(&followed.in_force, &next))
+                .and_then(|()| take(&mut self.driver, &followed.in_force, &next))
                 .map(|taken| (next, taken))
                 .map_err(|error| error.to_string()),
             Err(error) => Err(chain(&error)),

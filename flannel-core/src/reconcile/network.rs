@@ -107,10 +107,7 @@ async fn acquire(
 }
 
 /// What tells this host from one to which its disk is copied, and its addresses.
-async fn read_host(
-    kernel: &mut dyn Kernel,
-    state: &State,
-) -> Result<(Host, Vec<LinkAddress>), BackendError> {
+async fn read_host(kernel: &mut dyn Kernel, state: &State) -> Result<(Host, Vec<LinkAddress>), BackendError> {
     let unread =
         |source| BackendError::Kernel { what: "read the host's links and addresses".to_owned(), source };
     let links = kernel.links().await.map_err(unread)?;

@@ -140,8 +140,16 @@ impl Scene {
             v4("broadcast", "255.255.255.255", "is the broadcast address"),
             v4("this network", "0.1.2.3", "is a reserved address"),
             v4("class E", "245.1.2.3", "is a reserved address"),
-            v4("underlay's broadcast", "192.168.77.255", "is the broadcast address of the underlay 192.168.77.0/24"),
-            v4("underlay's network", "192.168.77.0", "is the network address of the underlay 192.168.77.0/24"),
+            v4(
+                "underlay's broadcast",
+                "192.168.77.255",
+                "is the broadcast address of the underlay 192.168.77.0/24",
+            ),
+            v4(
+                "underlay's network",
+                "192.168.77.0",
+                "is the network address of the underlay 192.168.77.0/24",
+            ),
             case("unspecified", "PublicIP", "0.0.0.0", "PublicIP is missing".to_owned()),
             v4("our own address", &own_ip, "is the underlay address of this node"),
             v4("in its own subnet", &inside(&self.stranger), "lies in its own subnet"),
@@ -156,7 +164,11 @@ impl Scene {
             for (name, addr, says) in [
                 ("IPv6 multicast", "ff02::1", "is a multicast address"),
                 ("IPv6 loopback", "::1", "is a loopback address"),
-                ("underlay's IPv6 network", "fd00:77::", "is the network address of the underlay fd00:77::/64"),
+                (
+                    "underlay's IPv6 network",
+                    "fd00:77::",
+                    "is the network address of the underlay fd00:77::/64",
+                ),
                 ("IPv4 in IPv6", "::ffff:192.0.2.1", "is an IPv4-mapped address"),
             ] {
                 cases.push(case(name, "PublicIPv6", addr, format!("PublicIPv6 {addr} {says}")));

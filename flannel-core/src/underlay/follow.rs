@@ -10,10 +10,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::decide::{Followed, decide_again};
+use super::needed::{Needed, Use, hides};
 use super::overlay::is_host_address;
 use super::{Host, UnderlayError, UnderlayOptions, is_link_local, list};
 use crate::addr::{Family, PerFamily};
 use crate::backend::Underlay;
+use crate::config::{ConfigError, NetworkConfig};
 use crate::dataplane::{Object, ObjectKey};
 use crate::kernel::{KernelEvent, Link, LinkAddress};
 
@@ -146,6 +148,19 @@ impl Follower {
     pub(crate) fn new(options: UnderlayOptions, current: Underlay) -> Self {
         let memory = Memory::of(&current);
         Self { options, current, memory, successor: None, problem: None }
+    }
+
+    /// Refuses another config of which a network that is new would hide what this node needs. Of the networks in
+    /// force it was decided at the start.
+    pub(crate) fn take_networks(
+        &self,
+        in_force: &NetworkConfig,
+        next: &NetworkConfig,
+    ) -> Result<(), ConfigError> {
+        let is_new = |needed: &&Needed| needed.covered_by(next) != needed.covered_by(in_force);
+        let own = Needed::of_underlay(&self.current);
+        let all = own.iter().chain(&self.options.needed).filter(is_new);
+        hides(next, all, Use { has_leases: false, is_routed_whole: false }).map_or(Ok(()), Err)
     }
 
     /// Whether an announcement makes it necessary to look again.

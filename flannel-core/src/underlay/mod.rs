@@ -8,6 +8,7 @@
 
 mod decide;
 mod follow;
+mod needed;
 mod overlay;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ use tracing::info;
 pub use decide::decide;
 pub(crate) use follow::{Change, Follower};
 pub use follow::{SETTLED, SETTLED_ELSEWHERE, Standing, review};
+pub use needed::{Needed, Use, hides};
 pub use overlay::Overlay;
 
 use crate::addr::{Family, PerFamily};
@@ -46,6 +48,8 @@ pub struct UnderlayOptions {
     /// The addresses that this node published last. One that the chosen link still has is kept, whatever other
     /// addresses came beside it.
     pub kept: PerFamily<IpAddr>,
+    /// What else this node reaches without the overlay: gateways, the store. No network of pods may hide it.
+    pub needed: Vec<Needed>,
 }
 
 impl UnderlayOptions {
