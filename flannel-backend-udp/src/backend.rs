@@ -41,6 +41,11 @@ impl UdpBackend {
 
 #[async_trait]
 impl Backend for UdpBackend {
+    /// The kernel knows nothing of peers: all packets for pods go to the TUN.
+    fn routes_whole_network(&self) -> bool {
+        true
+    }
+
     fn kind(&self) -> &'static str {
         peer::KIND
     }

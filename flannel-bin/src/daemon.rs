@@ -21,7 +21,7 @@ use crate::report::chain;
 use crate::run::{Agent, Notice, RunError};
 use crate::status::Board;
 use crate::store::StoreError;
-use crate::{lock, logs, memory, registry, rules, store};
+use crate::{endpoints, lock, logs, memory, registry, rules, store};
 
 /// The agent can't start, or ended with an error.
 #[derive(Debug, thiserror::Error)]
@@ -138,6 +138,7 @@ async fn run_agent(
         ),
         managers: &|choice, families, options| Box::pin(rules::open(choice, families, options)),
         store: &store,
+        store_hosts: endpoints::hosts(options),
         backends: &|kind| registry::backend(kind, &options.backends),
         board,
         notify: &notify,

@@ -7,6 +7,7 @@ mod cleanup;
 mod cli;
 mod daemon;
 mod docker_opts;
+mod endpoints;
 mod health;
 mod init;
 mod install_cni;

@@ -17,12 +17,13 @@ use flannel_core::config::NetworkConfig;
 use flannel_core::firewall::FirewallError;
 use flannel_core::firewall::rules::Range;
 use flannel_core::kernel::Kernel;
-use flannel_core::lease::LeaseAttrs;
+use flannel_core::lease::{Lease, LeaseAttrs, LeaseUpdate};
 use flannel_core::state_file::{Keeper, State};
 use flannel_core::status::Subject;
 use flannel_core::subnet::{SubnetError, SubnetManager, hold_and_publish};
 use flannel_core::subnet_file::SubnetFile;
 use flannel_core::underlay::{self, Overlay, UnderlayError, UnderlayOptions};
+use futures::StreamExt;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -42,6 +43,9 @@ const FILE_RETRY: Duration = Duration::from_secs(10);
 const LOST_LEASE_GRACE: Duration = Duration::from_secs(60);
 /// How long the network may take to stop.
 const FAREWELL: Duration = Duration::from_secs(5);
+
+/// How long the store may take to list the leases, where it matters before the start.
+const LIST_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a supervisor is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +79,8 @@ pub(crate) struct Agent<'a> {
     pub(crate) managers: &'a OpenManagers<'a>,
     /// The store of leases.
     pub(crate) store: &'a dyn SubnetManager,
+    /// The hosts of the store's endpoints.
+    pub(crate) store_hosts: Vec<String>,
     /// Makes backends by kind.
     pub(crate) backends: &'a Backends<'a>,
     /// Where the agent's status is shown.
@@ -161,29 +167,16 @@ impl Agent<'_> {
     }
 
     async fn start(&self, kernel: &mut dyn Kernel) -> Result<Started, RunError> {
-        let config = self.wait_for_config().await?;
+        let mut retry = Retry::default();
+        let Prepared { config, backend, managers, underlay, options } = loop {
+            let prepared = self.prepare(kernel).await?;
+            let Some(error) = self.hidden_by(&prepared).await else { break prepared };
+            let why = retry.failed(&error, "waiting for a network config that can be used");
+            self.board.starting(format!("waiting for a network config that can be used: {why}"));
+            retry.pause().await;
+        };
         let kind = config.backend.kind.clone();
-        let networks: Vec<_> = config.networks.iter().map(|(_, it)| it.network.to_string()).collect();
-        info!(networks = networks.join(","), backend = kind, "network config read");
-        // A wrong kind is said before anything is touched.
-        let backend = (self.backends)(&kind)?;
-        let managers = self.open_managers(&config).await?;
-
-        self.board.starting("choosing the underlay interface");
-        let families = config.families().collect();
-        let wanted = self.wait_for_wanted_ips().await?;
-        let public_ips =
-            PerFamily::from_fn(|family| wanted.get(family).or(self.underlay.public_ips.get(family)).copied());
-        let overlay = self.overlay(&config);
-        let options = UnderlayOptions { families, public_ips, overlay, ..self.underlay.clone() };
-        let chosen = self.choose_underlay(kernel, options).await;
-        let (underlay, options) =
-            chosen.map_err(|error| match (error, self.store.wanted_by().filter(|_| !wanted.is_empty())) {
-                (RunError::Underlay(source), Some(by)) => RunError::WantedUnderlay { by, source },
-                (error, _) => error,
-            })?;
-        log_underlay(&underlay);
-        let mut remarks = addresses::in_network(&config, &underlay);
+        let mut remarks = addresses::in_network(&config, &options.needed);
 
         self.board.starting(format!("setting up backend {kind} and taking a lease"));
         let network = self.register(&*backend, &config, &underlay, &options).await?;
@@ -200,6 +193,75 @@ impl Agent<'_> {
         };
         let before = self.written_before();
         Ok(Started { kind, network, file, managers, before })
+    }
+
+    /// Reads the config and looks what this node has for it. Touches nothing.
+    async fn prepare(&self, kernel: &mut dyn Kernel) -> Result<Prepared, RunError> {
+        let config = self.wait_for_config().await?;
+        let kind = config.backend.kind.clone();
+        let networks: Vec<_> = config.networks.iter().map(|(_, it)| it.network.to_string()).collect();
+        info!(networks = networks.join(","), backend = kind, "network config read");
+        // A wrong kind is said before anything is touched.
+        let backend = (self.backends)(&kind)?;
+        let managers = self.open_managers(&config).await?;
+
+        self.board.starting("choosing the underlay interface");
+        let families = config.families().collect();
+        let wanted = self.wait_for_wanted_ips().await?;
+        let public_ips =
+            PerFamily::from_fn(|family| wanted.get(family).or(self.underlay.public_ips.get(family)).copied());
+        let overlay = self.overlay(&config);
+        let options = UnderlayOptions { families, public_ips, overlay, ..self.underlay.clone() };
+        let chosen = self.choose_underlay(kernel, options).await;
+        let (underlay, mut options) =
+            chosen.map_err(|error| match (error, self.store.wanted_by().filter(|_| !wanted.is_empty())) {
+                (RunError::Underlay(source), Some(by)) => RunError::WantedUnderlay { by, source },
+                (error, _) => error,
+            })?;
+        log_underlay(&underlay);
+        options.needed = addresses::needed(kernel, &config, &underlay, &self.store_hosts)
+            .await
+            .map_err(UnderlayError::from)?;
+        Ok(Prepared { config, backend, managers, underlay, options })
+    }
+
+    /// Why the config must not be used: what its networks would hide from this node.
+    async fn hidden_by(&self, prepared: &Prepared) -> Option<SubnetError> {
+        let Prepared { config, backend, options, .. } = prepared;
+        let covered: Vec<_> = options.needed.iter().filter(|it| it.covered_by(config).is_some()).collect();
+        if covered.is_empty() {
+            return None;
+        }
+        let has_leases = self.has_leases(config).await;
+        let how = underlay::Use { has_leases, is_routed_whole: backend.routes_whole_network() };
+        let place = self.store.place();
+        underlay::hides(config, covered, how).map(|source| SubnetError::Config { place, source })
+    }
+
+    /// Whether some node has a lease in the networks of a config: this one, by its files, or any by the store. Where
+    /// that can't be known, one has.
+    async fn has_leases(&self, config: &NetworkConfig) -> bool {
+        let own = self.previous.iter().filter_map(|state| state.own.as_ref());
+        let own = own.flat_map(|own| own.key.subnets().iter().map(|(_, subnet)| *subnet).collect::<Vec<_>>());
+        let written = self.written_before();
+        let written = written.iter().flat_map(|ranges| ranges.iter().map(|(_, range)| range.subnet));
+        if own.chain(written).any(|subnet| config.covers(subnet)) {
+            return true;
+        }
+        let is_inside = |lease: &Lease| lease.key.subnets().iter().any(|(_, subnet)| config.covers(*subnet));
+        let mut updates = self.store.watch_leases();
+        let listed = async {
+            loop {
+                match updates.next().await {
+                    Some(Ok(LeaseUpdate::Snapshot { leases, .. } | LeaseUpdate::Recalled { leases, .. })) => {
+                        return leases.iter().any(is_inside);
+                    }
+                    Some(Ok(_)) => {}
+                    Some(Err(_)) | None => return true,
+                }
+            }
+        };
+        tokio::time::timeout(LIST_PATIENCE, listed).await.unwrap_or(true)
     }
 
     /// Waits as long as it takes: the store may be away, and an operator may still write or mend the config.
@@ -441,6 +503,15 @@ struct Started {
     managers: rules::Opening,
     /// What rules may be left for.
     before: Vec<PerFamily<Range>>,
+}
+
+/// What a start needs before it touches anything.
+struct Prepared {
+    config: NetworkConfig,
+    backend: Box<dyn Backend>,
+    managers: rules::Opening,
+    underlay: Underlay,
+    options: UnderlayOptions,
 }
 
 fn log_underlay(underlay: &Underlay) {

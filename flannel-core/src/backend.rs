@@ -59,6 +59,11 @@ pub trait Backend: Send + Sync {
     /// The name that the network config gives in `Backend.Type`.
     fn kind(&self) -> &'static str;
 
+    /// Whether one route leads to all pods of all nodes, so that it takes packets for whatever else the network covers.
+    fn routes_whole_network(&self) -> bool {
+        false
+    }
+
     /// Creates or adopts the devices, then takes a lease that advertises them.
     async fn register(&self, registration: Registration<'_>) -> Result<Box<dyn Network>, BackendError>;
 }

@@ -1,37 +1,89 @@
-//! Underlay addresses where pods' addresses are: named, since nothing else tells why such packets go astray.
+//! Addresses of the underlay, gateways and the store where pods' addresses are: refused or named, since nothing else
+//! tells why such packets go astray.
 
 use std::net::IpAddr;
 
 use flannel_core::addr::Family;
 use flannel_core::backend::Underlay;
 use flannel_core::config::NetworkConfig;
+use flannel_core::dataplane::{Object, ROUTE_PROTOCOL};
+use flannel_core::kernel::{Exit, Kernel, KernelError, Kinds, Scope};
 use flannel_core::lease::{Field, LeaseKey};
 use flannel_core::subnet::Remedy;
+use flannel_core::underlay::Needed;
 
-/// The underlay addresses of this node, each once.
-fn addresses(underlay: &Underlay) -> impl Iterator<Item = (Family, IpAddr)> {
-    let published = underlay.published.iter().filter(|(family, ip)| underlay.local.get(*family) != Some(ip));
-    underlay.local.iter().chain(published).map(|(family, ip)| (family, *ip))
+use crate::endpoints;
+
+/// What this node reaches without the overlay: underlay addresses, default gateways, and the store. How it is reached
+/// is looked up for what the pods' networks cover.
+pub(super) async fn needed(
+    kernel: &mut dyn Kernel,
+    config: &NetworkConfig,
+    underlay: &Underlay,
+    store_hosts: &[String],
+) -> Result<Vec<Needed>, KernelError> {
+    let mut all = Needed::of_underlay(underlay);
+    for family in config.families() {
+        let gateways = kernel.default_routes(family).await?.into_iter().filter_map(|route| route.via);
+        all.extend(gateways.map(|addr| Needed { addr, what: "the default gateway".to_owned(), way: None }));
+    }
+    for host in store_hosts {
+        let what = match host.parse::<IpAddr>() {
+            Ok(_) => "the store's endpoint".to_owned(),
+            Err(_) => format!("the store's endpoint {host},"),
+        };
+        let found = endpoints::resolve(host).await.into_iter();
+        all.extend(found.map(|addr| Needed { addr, what: what.clone(), way: None }));
+    }
+    for needed in &mut all {
+        if needed.covered_by(config).is_some() {
+            needed.way = way(kernel, underlay, needed.addr).await?;
+        }
+    }
+    Ok(all)
 }
 
-/// Underlay addresses inside the network of the pods.
-pub(super) fn in_network(config: &NetworkConfig, underlay: &Underlay) -> Vec<String> {
-    let named = addresses(underlay).filter_map(|(family, ip)| {
-        let network = config.networks.get(family)?.network;
-        network.contains(ip).then(|| {
-            format!(
-                "the underlay address {ip} of {} lies inside the network {network} of the pods, so a pod's subnet can hide \
-                 nodes; choose a network apart from the nodes' addresses",
-                underlay.name
-            )
+/// The length of the most specific route to an address, other than ours. How our own address is reached is what the
+/// peers on our link have: the link's routes.
+async fn way(kernel: &mut dyn Kernel, underlay: &Underlay, addr: IpAddr) -> Result<Option<u8>, KernelError> {
+    let is_own = underlay.local.iter().any(|(_, own)| *own == addr);
+    let link = if is_own {
+        Some(underlay.link)
+    } else {
+        // A refusal, as of an unreachable route, is no way either.
+        let found = kernel.lookup(addr).await.ok().flatten();
+        found.and_then(|route| match route.exit {
+            Exit::By(link) | Exit::Several(link, _) => Some(link),
+            Exit::Nowhere => None,
         })
+    };
+    let Some(link) = link else { return Ok(None) };
+    let scope = Scope { link, family: Family::of(addr), kinds: Kinds::ROUTES };
+    let lengths = kernel.objects(scope).await?.into_iter().filter_map(|object| match object {
+        Object::Route(route) if route.dst.contains(addr) && route.protocol != ROUTE_PROTOCOL => {
+            Some(route.dst.prefix())
+        }
+        _ => None,
+    });
+    Ok(lengths.max())
+}
+
+/// What the network of the pods covers and this cluster works with all the same.
+pub(super) fn in_network(config: &NetworkConfig, needed: &[Needed]) -> Vec<String> {
+    let named = needed.iter().filter_map(|needed| {
+        let network = needed.covered_by(config)?;
+        Some(format!(
+            "{needed} lies inside the network {network} of the pods, so a pod's subnet can hide it; choose a network apart \
+             from the nodes' addresses, their gateways and the store"
+        ))
     });
     named.collect()
 }
 
 /// Underlay addresses inside the node's own subnet, which it keeps: pods may run in it.
 pub(super) fn in_subnet(key: LeaseKey, underlay: &Underlay, remedy: &Remedy) -> Vec<String> {
-    let named = addresses(underlay).filter_map(|(family, ip)| {
+    let named = Needed::of_underlay(underlay).into_iter().filter_map(|Needed { addr: ip, .. }| {
+        let family = Family::of(ip);
         let subnet = key.subnet(family)?;
         subnet.contains(ip).then(|| {
             format!(
@@ -47,6 +99,9 @@ pub(super) fn in_subnet(key: LeaseKey, underlay: &Underlay, remedy: &Remedy) -> 
 mod tests {
     use flannel_core::addr::{LinkIndex, Mtu, PerFamily};
     use flannel_core::config::LeaseSource;
+    use flannel_core::dataplane::{Route, Through};
+    use flannel_core::testing::FakeKernel;
+    use flannel_core::underlay;
 
     use super::*;
 
@@ -71,11 +126,55 @@ mod tests {
                 published: one(published),
                 reason: String::new(),
             };
-            let found = [in_network(&config, &underlay), in_subnet(key, &underlay, &Remedy::default())];
+            let found = [
+                in_network(&config, &Needed::of_underlay(&underlay)),
+                in_subnet(key, &underlay, &Remedy::default()),
+            ];
             for (found, want) in found.iter().zip([network, subnet]) {
                 assert_eq!(found.len(), usize::from(want.is_some()), "{local} {published}: {found:?}");
                 assert!(want.is_none_or(|want| found[0].contains(want)), "{found:?}");
             }
+        }
+    }
+
+    /// The backend's route for the whole network, 10.5.0.0/16: it takes packets for what only a wider route reaches.
+    #[tokio::test]
+    async fn what_one_route_for_all_pods_would_cut_is_told_by_the_routes() {
+        let config = NetworkConfig::parse(r#"{"Network":"10.5.0.0/16"}"#, LeaseSource::Store).unwrap();
+        let how = underlay::Use { has_leases: true, is_routed_whole: true };
+        for (local, routes, store, cut) in [
+            ("10.5.9.7", &["10.5.9.0/24"][..], "192.0.2.9", None),
+            ("10.5.9.7", &["10.5.0.0/16"], "192.0.2.9", Some("the underlay address of eth0 10.5.9.7")),
+            ("10.5.9.7", &["10.0.0.0/8"], "192.0.2.9", Some("the underlay address of eth0 10.5.9.7")),
+            ("192.0.2.1", &["192.0.2.0/24", "0.0.0.0/0"], "10.5.1.1", Some("the store's endpoint 10.5.1.1")),
+            ("192.0.2.1", &["192.0.2.0/24", "0.0.0.0/0", "10.5.1.0/28"], "10.5.1.1", None),
+            // Nothing led there before, and to what the network does not cover nothing matters.
+            ("192.0.2.1", &["192.0.2.0/24"], "10.5.1.1", None),
+            ("192.0.2.1", &["192.0.2.0/24", "0.0.0.0/0"], "203.0.113.1", None),
+        ] {
+            let mut kernel = FakeKernel::default();
+            let link = kernel.add_link("eth0", 1500);
+            for dst in routes {
+                let route = Route::blackhole(dst.parse().unwrap());
+                let route =
+                    Route { link: Some(link), metric: 0, protocol: 2, through: Through::Itself, ..route };
+                kernel.put(Object::Route(route), false);
+            }
+            let local = PerFamily { v4: local.parse().ok(), v6: None };
+            let underlay = Underlay {
+                name: "eth0".into(),
+                link,
+                mtu: Mtu(1500),
+                local,
+                published: local,
+                reason: String::new(),
+            };
+            let needed = needed(&mut kernel, &config, &underlay, &[store.to_owned()]).await.unwrap();
+            let told = underlay::hides(&config, &needed, how).map(|error| error.to_string());
+            assert_eq!(told.is_some(), cut.is_some(), "{routes:?}: {told:?}");
+            let wanted = cut
+                .map(|what| format!("Network = 10.5.0.0/16: covers {what}: the backend's route would cut"));
+            assert!(wanted.is_none_or(|wanted| told.as_ref().unwrap().contains(&wanted)), "{told:?}");
         }
     }
 }

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use flannel_core::addr::{Mtu, PerFamily};
 use flannel_core::backend::NetworkStatus;
 use flannel_core::config::LeaseSource;
+use flannel_core::dataplane::{Object, Route};
 use flannel_core::firewall::rules::{Ours, Wanted};
 use flannel_core::firewall::{Managers, Plan, RuleManager};
 use flannel_core::kernel::LinkAddress;
@@ -92,6 +93,10 @@ struct Fake {
     network: watch::Sender<NetworkStatus>,
     /// Whether the store was told that pods have a network.
     up: CancellationToken,
+    /// What the store lists; nothing if it does not come to that.
+    listed: Arc<Mutex<Option<Vec<Lease>>>>,
+    /// Where the store is.
+    hosts: Vec<String>,
 }
 
 impl Fake {
@@ -107,6 +112,8 @@ impl Fake {
             store: watch::Sender::new(connected),
             network: watch::Sender::new(synced),
             up: CancellationToken::new(),
+            listed: Arc::default(),
+            hosts: Vec::new(),
         }
     }
 
@@ -153,7 +160,9 @@ impl SubnetManager for Fake {
     }
 
     fn watch_leases(&self) -> LeaseStream {
-        futures::stream::pending().boxed()
+        let listed = self.listed.lock().unwrap().clone();
+        let snapshot = listed.map(|leases| Ok(LeaseUpdate::Snapshot { leases, undecodable: Vec::new() }));
+        futures::stream::iter(snapshot).chain(futures::stream::pending()).boxed()
     }
 
     fn status(&self) -> watch::Receiver<StoreStatus> {
@@ -233,6 +242,18 @@ fn kernel() -> FakeKernel {
         temporary: false,
         tentative: false,
     });
+    for (dst, via) in [("10.0.0.0/24", None), ("0.0.0.0/0", Some("10.0.0.254"))] {
+        let via = via.map(|via| via.parse().unwrap());
+        let dst = dst.parse().unwrap();
+        let route = Route {
+            dst,
+            via,
+            link: Some(link),
+            protocol: 2,
+            ..Route::blackhole("192.0.2.0/24".parse().unwrap())
+        };
+        kernel.put(Object::Route(Route { metric: 0, ..route }), false);
+    }
     kernel
 }
 
@@ -267,6 +288,7 @@ fn start_with(fake: Fake, iface: &'static str, file: &str, rules: RuleOptions, k
             written_for: PerFamily::default(),
             managers: &|_, _, _| Box::pin(std::future::ready(Ok(keepers()))),
             store: &store,
+            store_hosts: store.hosts.clone(),
             backends: &|kind| match kind {
                 "vxlan" => Ok(Box::new(store.clone())),
                 kind => registry::backend(kind, &registry::BackendOptions::default()),
@@ -371,6 +393,65 @@ fn stays_alive_while_the_store_is_away() {
         *test.fake.configs.lock().unwrap() = [Does::Works(vxlan())].into();
         test.wait(7).await;
         assert_eq!(test.state(), "ready");
+        assert_eq!(test.stop().await, Ok(()));
+    });
+}
+
+/// A network of pods that covers what the node reaches without it: refused by name, unless nodes work so.
+#[test]
+fn a_network_that_would_hide_the_underlay_is_refused_until_it_is_mended() {
+    let inside = |key: &str| Lease { key: key.parse().unwrap(), attrs: LeaseAttrs::default(), created: 1 };
+    let network =
+        |network: &str| config(&format!(r#"{{"Network":"{network}","Backend":{{"Type":"vxlan"}}}}"#));
+    with_paused_time(async {
+        for (covering, hosts, hidden) in [
+            ("10.0.0.0/8", vec![], "the underlay address of eth0 10.0.0.1"),
+            ("10.0.0.192/26", vec![], "the default gateway 10.0.0.254"),
+            ("10.7.0.0/16", vec!["192.0.2.9", "10.7.1.1"], "the store's endpoint 10.7.1.1"),
+        ] {
+            let hosts: Vec<String> = hosts.into_iter().map(str::to_owned).collect();
+            let covering = NetworkConfig::parse(
+                &format!(r#"{{"Network":"{covering}","Backend":{{"Type":"vxlan"}}}}"#),
+                LeaseSource::Assigned,
+            )
+            .unwrap();
+            let value = covering.networks.v4.unwrap().network;
+            let fake = |listed: Option<Vec<Lease>>| Fake {
+                listed: Arc::new(Mutex::new(listed)),
+                hosts: hosts.clone(),
+                ..Fake::new().configs([Does::Works(covering.clone())])
+            };
+            // A new cluster, and one whose leases are all in the network of before.
+            for listed in [vec![], vec![inside("172.16.3.0-24")]] {
+                let test = start(fake(Some(listed)));
+                test.wait(60).await;
+                let state = test.state();
+                assert!(state.contains(&format!("Network = {value}: covers {hidden}: ")), "{state}");
+                assert!(state.contains("choose a network apart from"), "{state}");
+                assert!(!test.task.is_finished() && test.file().is_empty());
+                *test.fake.configs.lock().unwrap() = [Does::Works(vxlan())].into();
+                test.wait(7).await;
+                assert_eq!(test.state(), "ready");
+                assert_eq!(test.stop().await, Ok(()));
+            }
+            // One that works so, and one of which the store does not tell in time.
+            let of_network = format!("{}-{}", value.base(), value.prefix() + 2);
+            for listed in [Some(vec![inside(&of_network)]), None] {
+                let test = start(fake(listed));
+                test.wait(60).await;
+                assert_eq!(test.state(), "ready");
+                let Readiness::Ready(remarks) = test.board.readiness() else { unreachable!("it is ready") };
+                let named = format!("{hidden} lies inside the network {value}");
+                assert!(remarks.iter().any(|remark| remark.contains(&named)), "{remarks:?}");
+                assert_eq!(test.stop().await, Ok(()));
+            }
+        }
+        let test = start(Fake {
+            listed: Arc::new(Mutex::new(Some(vec![]))),
+            ..Fake::new().configs([Does::Works(network("10.1.0.0/16"))])
+        });
+        test.wait(1).await;
+        assert_eq!(test.state(), "ready", "a network apart from all is not even compared with leases");
         assert_eq!(test.stop().await, Ok(()));
     });
 }
