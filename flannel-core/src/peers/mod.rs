@@ -326,7 +326,7 @@ impl PeerTable {
     /// What is wrong with an underlay address that no node of this segment can have.
     fn at_nobody(&self, claims: &[Claim]) -> Option<String> {
         claims.iter().find_map(|claim| {
-            let Claim::Underlay(addr) = *claim else { return None };
+            let (Claim::Underlay(addr) | Claim::Vtep(.., addr)) = *claim else { return None };
             let what = self.segments.nobodys(addr)?;
             let field = LeaseAttrs::address_field(Family::of(addr));
             Some(format!("{field} {addr} is {what}, which no node has; {}", LeaseAttrs::MEND))

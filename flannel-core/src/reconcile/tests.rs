@@ -1,5 +1,6 @@
 mod config;
 mod replaced;
+mod segments;
 
 use std::net::IpAddr;
 

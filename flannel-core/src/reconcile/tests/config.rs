@@ -1,8 +1,12 @@
 //! A config that changes, for a backend that takes nothing of it without a restart.
 
+use crate::addr::{Family, Mtu, PerFamily};
+use crate::backend::Underlay;
 use crate::config::{ConfigError, LeaseSource, NetworkConfig};
+use crate::kernel::LinkAddress;
 use crate::subnet::SubnetManager;
 use crate::testing::FakeStore;
+use crate::underlay::{Follower, Needed, UnderlayOptions};
 
 use super::*;
 
@@ -108,4 +112,66 @@ async fn a_stream_that_ends_ends_nothing_else() {
     assert!(bench.has_route("10.5.3.0-24"));
     bench.cancel.cancel();
     bench.task.await.unwrap().unwrap();
+}
+
+/// A network that is new and covers what the node reaches without it: nothing is taken, and the reason is told. The
+/// network that runs is none of these, whatever it covers.
+#[tokio::test(start_paused = true)]
+async fn a_new_network_that_would_hide_the_underlay_is_refused_by_name() {
+    let store = FakeStore::new(config(PLAIN));
+    let kernel = FakeKernel::default();
+    let (link, eth0) = (kernel.add_link("tun0", 1450), kernel.add_link("eth0", 1500));
+    kernel.add_address(LinkAddress {
+        link: eth0,
+        addr: "10.5.200.1/24".parse().unwrap(),
+        global: true,
+        deprecated: false,
+        permanent: true,
+        temporary: false,
+        tentative: false,
+    });
+    let local = PerFamily { v4: "10.5.200.1".parse().ok(), v6: None };
+    let underlay = Underlay {
+        name: "eth0".into(),
+        link: eth0,
+        mtu: Mtu(1500),
+        local,
+        published: local,
+        reason: String::new(),
+    };
+    let what = "the store's endpoint".to_owned();
+    let options = UnderlayOptions {
+        families: vec![Family::V4],
+        ifaces: vec!["eth0".into()],
+        needed: vec![Needed { addr: "10.9.0.1".parse().unwrap(), what, way: None }],
+        ..UnderlayOptions::default()
+    };
+    let bench = bench_with(kernel, link, |reconciler| {
+        reconciler.follow_config(config(PLAIN), store.config_changes().unwrap());
+        reconciler.follow(Follower::new(options, underlay));
+    });
+    bench.snapshot(&[lease("10.5.2.0-24", 2), lease(OWN, 1)]);
+    bench.settle().await;
+    assert_eq!(bench.config_status(), (String::new(), String::new()), "the one that runs");
+    for (network, covered) in [
+        ("10.4.0.0/15", "the underlay address of eth0 10.5.200.1"),
+        ("10.9.0.0/16", "the store's endpoint 10.9.0.1"),
+    ] {
+        store.set_config(config(&format!(r#"{{"Network":"{network}","Backend":{{"Type":"x"}}}}"#)));
+        bench.settle().await;
+        let (restart, problem) = bench.config_status();
+        assert_eq!(restart, "", "it is no matter of a restart");
+        assert!(
+            problem.starts_with(&format!("network config: Network = {network}: covers {covered}: ")),
+            "{problem}"
+        );
+        assert!(problem.contains("the running config stays in force"), "{problem}");
+    }
+    store.set_config(config(r#"{"Network":"10.8.0.0/16","Backend":{"Type":"x"}}"#));
+    bench.settle().await;
+    assert!(bench.config_status().0.contains("Network changed"), "{:?}", bench.config_status());
+    store.set_config(config(PLAIN));
+    bench.settle().await;
+    assert_eq!(bench.config_status(), (String::new(), String::new()));
+    assert!(bench.has_route("10.5.2.0-24"));
 }
