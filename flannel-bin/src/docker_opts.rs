@@ -271,4 +271,23 @@ mod tests {
         let error = render("FLANNEL_MTU=\"1;x$(y)\"", &BTreeMap::new(), &options());
         assert!(error.is_err(), "{error:?}");
     }
+
+    /// Whatever the subnet file says, what a shell or systemd reads are plain words. A binary has no target for libFuzzer;
+    /// the corpus is that of the subnet files.
+    #[test]
+    fn any_subnet_file_makes_plain_words_or_an_error() {
+        let seeds =
+            std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../flannel-core/fuzz/seeds/subnet_env");
+        flannel_core::testing::fuzz::replay(&seeds, 20_000, |data| {
+            let file = String::from_utf8_lossy(data);
+            let Ok(text) = render(&file, &BTreeMap::new(), &options()) else { return };
+            let is_plain = |c: char| c.is_ascii_alphanumeric() || " =./:-_".contains(c);
+            for line in text.lines() {
+                let value = line.split_once("=\"").and_then(|(name, rest)| {
+                    name.starts_with("DOCKER_OPT").then_some(rest.strip_suffix('"')?)
+                });
+                assert!(value.is_some_and(|value| value.chars().all(is_plain)), "{line:?} of {file:?}");
+            }
+        });
+    }
 }

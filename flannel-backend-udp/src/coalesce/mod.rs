@@ -18,6 +18,7 @@ pub use self::output::{Head, MAX_HEAD};
 use self::flow::{FlowKey, FlowTable};
 use crate::packet::transport::{TCP, TcpHeader, UDP, UDP_HEADER, UdpHeader, flags};
 use crate::packet::{Fragment, IpHeader, be16};
+use crate::segment::MIN_SEGMENT;
 
 /// Packets in one aggregate at most: the kernel's limit for UDP.
 pub const MAX_PACKETS: usize = 64;
@@ -217,7 +218,9 @@ impl Coalescer {
             payload_len: payload as u32,
             next_sequence: found.map_or(0, |found| found.sequence.wrapping_add(payload as u32)),
             flags: found.map_or(0, |found| found.flags),
-            closed: found.is_none_or(|found| !found.mergeable || found.flags & flags::PSH != 0),
+            // Nor do we make super-packets that would be refused on their way out of a node.
+            closed: payload < MIN_SEGMENT
+                || found.is_none_or(|found| !found.mergeable || found.flags & flags::PSH != 0),
             pieces: piece,
             last_piece: piece,
         });

@@ -250,3 +250,14 @@ proptest! {
         prop_assert_eq!(&writes[0][VnetHeader::LEN + header_len..], &payload[..]);
     }
 }
+
+/// What our own cutting refuses is not made: a node's pod may be another overlay's node.
+#[test]
+fn packets_of_a_few_bytes_stay_alone() {
+    for inner in [Inner::udp(&[7; 7]), Inner::udp(&[7; 7]).v6()] {
+        assert_eq!(counts(&bytes(&[inner.clone(), inner.clone(), inner])), [1, 1, 1]);
+    }
+    assert_eq!(counts(&bytes(&train(&[7, 7, 7]))), [1, 1, 1]);
+    assert_eq!(counts(&bytes(&train(&[8, 8, 8]))), [3]);
+    assert_eq!(counts(&bytes(&train(&[100, 100, 1]))), [3], "the last one may be shorter");
+}

@@ -189,6 +189,13 @@ mod tests {
         })
     }
 
+    /// The stored corpus of the fuzz target, and mutations of it.
+    #[test]
+    fn what_was_stored_and_its_neighbours_do_too() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/packet_path");
+        flannel_core::testing::fuzz::replay(&folder, 20_000, packet_path);
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(3000))]
 

@@ -1,6 +1,10 @@
 //! What must hold of any input, as functions of bytes. They panic if it doesn't. Shared by the tests here and
 //! the targets in `fuzz`.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+
+use flannel_cni::args::{Args, Verb};
 use flannel_cni::cidr::Cidr;
 use flannel_cni::error::CniError;
 use flannel_cni::netconf::{NetConf, Object};
@@ -20,6 +24,31 @@ pub(crate) fn netconf(data: &[u8]) {
         (Ok(conf), Ok(env)) => assert_valid(&conf, &env, &delegate::config(&conf, &env)),
         (Err(error), _) => assert!(error.code > 0 && !error.msg.is_empty()),
         (_, Err(problem)) => assert!(!problem.is_empty()),
+    }
+}
+
+/// The environment of a call: `NAME=VALUE` lines.
+pub(crate) fn args(data: &[u8]) {
+    let lookup = |name: &str| {
+        let lines = data.split(|byte| *byte == b'\n');
+        let value =
+            lines.filter_map(|line| line.strip_prefix(name.as_bytes())?.strip_prefix(b"=")).next_back();
+        value.map(|value| OsString::from_vec(value.to_vec()))
+    };
+    match Args::read(lookup) {
+        Ok(args) => {
+            assert_eq!(args.attachment.is_some(), matches!(args.verb, Verb::Add | Verb::Del | Verb::Check));
+            if let Some(attachment) = args.attachment {
+                // Both are parts of the name of a file.
+                for part in [attachment.container_id(), attachment.ifname()] {
+                    assert!(
+                        !part.is_empty() && !part.contains(['/', '\0', '\n']) && part != "." && part != ".."
+                    );
+                }
+            }
+            assert!(args.path.iter().all(|folder| !folder.as_os_str().is_empty()));
+        }
+        Err(error) => assert!(error.code > 0 && !error.msg.is_empty()),
     }
 }
 

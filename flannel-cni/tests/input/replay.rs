@@ -51,3 +51,8 @@ fn netconfs() {
 fn records() {
     run("record", properties::record);
 }
+
+#[test]
+fn environments() {
+    run("args", properties::args);
+}

@@ -9,7 +9,7 @@ mod hold;
 pub mod iptables;
 mod manager;
 pub mod nft;
-mod obstacles;
+pub(crate) mod obstacles;
 pub mod rules;
 
 pub use choose::{Choice, Managers};

@@ -1,7 +1,9 @@
 //! What others write, as functions of bytes: targets for fuzzing, which panic if a property does not hold.
 //!
-//! `flannel-core/fuzz` drives them with libFuzzer. The tests here replay `fuzz/seeds`, and mutate the seeds in
-//! a fixed random order.
+//! `flannel-core/fuzz` drives them with libFuzzer, for as long as one likes. The tests here [`replay`] `fuzz/seeds`, and
+//! mutate the seeds in a fixed random order, for seconds and with any compiler.
+
+use std::path::{Path, PathBuf};
 
 use crate::config::{LeaseSource, NetworkConfig};
 use crate::lease::{Lease, LeaseAttrs};
@@ -99,94 +101,147 @@ pub fn netlink(data: &[u8]) {
     crate::netlink::fuzz::datagram(data);
 }
 
-#[cfg(test)]
-mod tests {
-    use std::path::Path;
+/// What a watch of the Kubernetes API says of nodes, or a page of a list.
+#[cfg(feature = "kube")]
+pub fn node(data: &[u8]) {
+    crate::subnet::kube::fuzz::nodes(data);
+}
 
-    use super::*;
+/// A kubeconfig.
+#[cfg(feature = "kube")]
+pub fn kubeconfig(data: &[u8]) {
+    crate::subnet::kube::fuzz::kubeconfig(data);
+}
 
-    /// Mutations of each seed folder; a few seconds without optimization.
-    const ROUNDS: usize = 20_000;
+/// What `nft -j list` prints of a table of ours.
+pub fn nft(data: &[u8]) {
+    crate::firewall::nft::fuzz::listing(data);
+}
 
-    fn seeds(target: &str) -> Vec<Vec<u8>> {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target);
-        let mut files: Vec<_> =
-            std::fs::read_dir(&folder).unwrap().map(|file| file.unwrap().path()).collect();
-        files.sort();
-        assert!(!files.is_empty(), "{}", folder.display());
-        files.iter().map(|file| std::fs::read(file).unwrap()).collect()
+/// What `iptables-save` prints.
+pub fn iptables(data: &[u8]) {
+    crate::firewall::iptables::fuzz::save(data);
+}
+
+/// Chains of other firewalls, as either program prints them.
+pub fn chains(data: &[u8]) {
+    crate::firewall::obstacles::fuzz::chains(data);
+}
+
+/// Runs `check` on each file of a folder as it is, and on `rounds` mutations of them in a fixed random order.
+///
+/// # Panics
+/// If `check` does, or if there is no file.
+pub fn replay(folder: &Path, rounds: usize, check: impl Fn(&[u8])) {
+    let entries = std::fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let mut files: Vec<_> = entries.flatten().map(|file| file.path()).collect();
+    files.sort();
+    assert!(!files.is_empty(), "{}", folder.display());
+    let read =
+        |file: &PathBuf| std::fs::read(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    let seeds: Vec<Vec<u8>> = files.iter().map(read).collect();
+    for seed in &seeds {
+        check(seed);
     }
+    let mut rng = fastrand::Rng::with_seed(7);
+    for _ in 0..rounds {
+        check(&mutate(&mut rng, &seeds));
+    }
+}
 
-    /// One to four changes: a byte, a cut, a piece doubled, a piece of another seed, a number at its limit.
-    fn mutate(rng: &mut fastrand::Rng, seeds: &[Vec<u8>]) -> Vec<u8> {
-        let mut data = rng.choice(seeds).unwrap().clone();
-        for _ in 0..rng.usize(1..=4) {
-            let at = rng.usize(0..=data.len());
-            let end = rng.usize(at..=data.len().min(at + 40));
-            match rng.u8(0..7) {
-                0 => data.truncate(at),
-                1 => drop(data.drain(at..end)),
-                2 => {
-                    let piece = data[at..end].to_vec();
-                    data.splice(at..at, piece);
-                }
-                3 => {
-                    let other = rng.choice(seeds).unwrap();
-                    let from = rng.usize(0..=other.len());
-                    let to = rng.usize(from..=other.len().min(from + 60));
-                    data.splice(at..end, other[from..to].iter().copied());
-                }
-                4 => {
-                    let token: &[u8] = rng
-                        .choice([&b"0"[..], b"-1", b"4294967296", b"null", b"\"", b"{}", b"::", b"/0"])
-                        .unwrap();
-                    data.splice(at..end.min(at + 3), token.iter().copied());
-                }
-                _ => {
-                    if let Some(byte) = data.get_mut(at) {
-                        *byte = *rng
-                            .choice(&[0, 1, 0x7f, 0x80, 0xff, rng.clone().u8(..), *byte ^ (1 << (at % 8))])
-                            .unwrap();
-                    }
+/// One to four changes: a byte, a cut, a piece doubled, a piece of another seed, a number at its limit.
+fn mutate(rng: &mut fastrand::Rng, seeds: &[Vec<u8>]) -> Vec<u8> {
+    let mut data = rng.choice(seeds).expect("there are some").clone();
+    for _ in 0..rng.usize(1..=4) {
+        let at = rng.usize(0..=data.len());
+        let end = rng.usize(at..=data.len().min(at + 40));
+        match rng.u8(0..7) {
+            0 => data.truncate(at),
+            1 => drop(data.drain(at..end)),
+            2 => {
+                let piece = data[at..end].to_vec();
+                data.splice(at..at, piece);
+            }
+            3 => {
+                let other = rng.choice(seeds).expect("there are some");
+                let from = rng.usize(0..=other.len());
+                let to = rng.usize(from..=other.len().min(from + 60));
+                data.splice(at..end, other[from..to].iter().copied());
+            }
+            4 => {
+                let token: &[u8] = rng
+                    .choice([&b"0"[..], b"-1", b"4294967296", b"null", b"\"", b"{}", b"::", b"/0"])
+                    .expect("there are some");
+                data.splice(at..end.min(at + 3), token.iter().copied());
+            }
+            _ => {
+                if let Some(byte) = data.get_mut(at) {
+                    *byte = *rng
+                        .choice(&[0, 1, 0x7f, 0x80, 0xff, rng.clone().u8(..), *byte ^ (1 << (at % 8))])
+                        .expect("there are some");
                 }
             }
         }
-        data
     }
+    data
+}
 
-    fn run(target: &str, check: fn(&[u8])) {
-        let seeds = seeds(target);
-        for seed in &seeds {
-            check(seed);
-        }
-        let mut rng = fastrand::Rng::with_seed(7);
-        for _ in 0..ROUNDS {
-            check(&mutate(&mut rng, &seeds));
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Mutations of each seed folder; a second or two without optimization.
+    const ROUNDS: usize = 20_000;
+
+    fn run(target: &str, rounds: usize, check: fn(&[u8])) {
+        replay(&Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target), rounds, check);
     }
 
     #[test]
     fn configs() {
-        run("config", config);
+        run("config", ROUNDS, config);
     }
 
     #[test]
     fn leases() {
-        run("lease", lease);
+        run("lease", ROUNDS, lease);
     }
 
     #[test]
     fn states() {
-        run("state", state);
+        run("state", ROUNDS, state);
     }
 
     #[test]
     fn subnet_files() {
-        run("subnet_env", subnet_env);
+        run("subnet_env", ROUNDS, subnet_env);
     }
 
     #[test]
     fn datagrams() {
-        run("netlink", netlink);
+        run("netlink", ROUNDS, netlink);
+    }
+
+    #[cfg(feature = "kube")]
+    #[test]
+    fn nodes() {
+        run("node", ROUNDS, node);
+    }
+
+    #[cfg(feature = "kube")]
+    #[test]
+    fn kubeconfigs() {
+        run("kubeconfig", ROUNDS / 4, kubeconfig);
+    }
+
+    #[test]
+    fn tables_of_ours() {
+        run("nft", ROUNDS / 4, nft);
+        run("iptables", ROUNDS / 4, iptables);
+    }
+
+    #[test]
+    fn chains_of_others() {
+        run("chains", ROUNDS / 4, chains);
     }
 }

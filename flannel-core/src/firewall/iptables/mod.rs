@@ -5,6 +5,8 @@
 //! is changed in full or not at all; the tables one after the other.
 
 mod evidence;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) mod fuzz;
 mod rule_text;
 mod save;
 mod script;

@@ -1,6 +1,8 @@
 //! Rules through nftables: tables of our own, changed in one transaction, and looked at when the kernel
 //! announces a change.
 
+#[cfg(any(test, feature = "testing"))]
+pub(crate) mod fuzz;
 pub(super) mod listing;
 mod script;
 #[cfg(test)]

@@ -7,6 +7,8 @@
 //! cuts them: by its policy, or by a rule. `look` runs the programs and says when to look again.
 
 mod chain;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) mod fuzz;
 mod iptables;
 mod look;
 mod nft;

@@ -260,7 +260,7 @@ fn in_cluster_url((host, port): &(String, u16)) -> Result<Uri, String> {
     parse_url(&format!("https://{host}:{port}"))
 }
 
-fn parse_url(url: &str) -> Result<Uri, String> {
+pub(super) fn parse_url(url: &str) -> Result<Uri, String> {
     let bad = |why: String| format!("{why}; give an URL such as https://10.0.0.1:6443");
     let uri: Uri =
         url.trim_end_matches('/').parse().map_err(|error: http::uri::InvalidUri| bad(error.to_string()))?;

@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 
 use super::Store;
 use super::client::{CallError, get};
-use super::node::{BadObject, NodeObject, WireMeta, WireNode};
+use super::node::{BadObject, Names, NodeObject, WireMeta, WireNode};
 use super::page::Splitter;
 use crate::subnet::chain;
 
@@ -252,7 +252,7 @@ impl Feed {
             if line.iter().all(u8::is_ascii_whitespace) {
                 continue;
             }
-            let event = decode(&line, store, own);
+            let event = decode(&line, &store.names, own);
             // The same room for the next line.
             self.line = line;
             self.line.clear();
@@ -286,7 +286,7 @@ impl Feed {
 }
 
 /// Reads one line of a watch: the event, and the revision it leads to.
-fn decode(line: &[u8], store: &Store, own: &str) -> (Event, Option<String>) {
+pub(super) fn decode(line: &[u8], names: &Names, own: &str) -> (Event, Option<String>) {
     let garbage = |error: &dyn std::fmt::Display| (Event::Garbage(format!("no watch event: {error}")), None);
     let text = match std::str::from_utf8(line) {
         Ok(text) => text,
@@ -298,7 +298,7 @@ fn decode(line: &[u8], store: &Store, own: &str) -> (Event, Option<String>) {
         && object.metadata.name != own
     {
         let revision = object.metadata.resource_version.as_deref().map(str::to_owned);
-        return (Event::Put(Ok(NodeObject::of(object, &store.names)), None), revision);
+        return (Event::Put(Ok(NodeObject::of(object, names)), None), revision);
     }
     let event: WireEvent<'_> = match serde_json::from_str(text) {
         Ok(event) => event,
@@ -319,7 +319,7 @@ fn decode(line: &[u8], store: &Store, own: &str) -> (Event, Option<String>) {
     let revision = meta.resource_version.as_deref().map(str::to_owned);
     let event = match &*event.kind {
         "ADDED" | "MODIFIED" => {
-            let object = NodeObject::decode(json, &store.names);
+            let object = NodeObject::decode(json, names);
             let own = is_named(&object, own).then(|| json.to_owned());
             Event::Put(object, own)
         }

@@ -18,6 +18,8 @@
 mod annotations;
 mod client;
 mod feed;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) mod fuzz;
 mod hold;
 mod known;
 mod net_conf;
