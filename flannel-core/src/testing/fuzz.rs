@@ -197,6 +197,25 @@ mod tests {
         replay(&Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target), rounds, check);
     }
 
+    /// A target without a corpus, or a corpus that no target has, is one that nobody runs.
+    #[test]
+    fn every_target_has_its_corpus_and_its_test() {
+        let names = |folder: &str| {
+            let entries = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap();
+            let stem = |file: std::fs::DirEntry| file.path().file_stem().unwrap().to_str().unwrap().to_owned();
+            let mut names: Vec<String> = entries.map(|file| stem(file.unwrap())).collect();
+            names.sort();
+            names
+        };
+        let targets = names("fuzz/fuzz_targets");
+        assert_eq!(targets, names("fuzz/seeds"));
+        let (manifest, tests) = (include_str!("../../fuzz/Cargo.toml"), include_str!("fuzz.rs"));
+        for target in targets {
+            assert!(manifest.contains(&format!("name = \"{target}\"")), "{target} in fuzz/Cargo.toml");
+            assert!(tests.contains(&format!("run(\"{target}\", ROUNDS")), "{target} in the tests");
+        }
+    }
+
     #[test]
     fn configs() {
         run("config", ROUNDS, config);
