@@ -23,6 +23,7 @@ mod incremental;
 mod kube;
 #[cfg(feature = "etcd")]
 mod memory;
+mod networks;
 #[cfg(any(feature = "etcd", feature = "kube"))]
 mod outages;
 mod quiet;

@@ -202,7 +202,8 @@ mod tests {
     fn every_target_has_its_corpus_and_its_test() {
         let names = |folder: &str| {
             let entries = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap();
-            let stem = |file: std::fs::DirEntry| file.path().file_stem().unwrap().to_str().unwrap().to_owned();
+            let stem =
+                |file: std::fs::DirEntry| file.path().file_stem().unwrap().to_str().unwrap().to_owned();
             let mut names: Vec<String> = entries.map(|file| stem(file.unwrap())).collect();
             names.sort();
             names
