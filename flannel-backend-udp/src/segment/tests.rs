@@ -153,7 +153,7 @@ fn nonsense_is_refused() {
     assert_eq!(refused(&into_header), Err(SegmentError::ChecksumPlace));
 }
 
-/// A pod with NET_RAW chooses the segment size: 60,000 segments of one byte held up the worker for 14 ms.
+/// A pod with `NET_RAW` chooses the segment size: 60,000 segments of one byte held up the worker for 14 ms.
 #[test]
 fn a_super_packet_costs_no_more_than_its_bytes() {
     for (len, size, wanted) in [

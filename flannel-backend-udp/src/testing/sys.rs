@@ -68,11 +68,11 @@ pub(crate) fn send_raw(link: u32, ethertype: u16, packet: &[u8]) -> io::Result<(
     let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
     to.sll_family = libc::AF_PACKET as u16;
     to.sll_protocol = ethertype.to_be();
-    to.sll_ifindex = link as i32;
+    to.sll_ifindex = link.cast_signed();
     // SAFETY: both pointers are to live values of the lengths given.
-    let sent = unsafe {
+    let written = unsafe {
         let len = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
         libc::sendto(fd, packet.as_ptr().cast(), packet.len(), 0, (&raw const to).cast(), len)
     };
-    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if written < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -97,7 +97,7 @@ pub(super) fn parse_network(
 }
 
 /// The shortest prefix of a network. One of three bits is an eighth of the address space, and in IPv6 the whole world
-/// (2000::/3): packets that should leave would go to pods.
+/// (`2000::/3`): packets that should leave would go to pods.
 const LARGEST: u8 = 4;
 
 /// Why no pod can have an address of a network, or why nothing else could be reached beside it: each of these ranges

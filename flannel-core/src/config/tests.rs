@@ -154,9 +154,9 @@ fn impossible_networks_are_refused_with_the_reason() {
         "64:ff9b::/64",
         "1000::/4",
     ];
-    let text = |network: &str| match network.contains(':') {
-        true => format!(r#"{{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"{network}"}}"#),
-        false => format!(r#"{{"Network":"{network}"}}"#),
+    let text = |network: &str| {
+        let v6 = format!(r#"{{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"{network}"}}"#);
+        if network.contains(':') { v6 } else { format!(r#"{{"Network":"{network}"}}"#) }
     };
     for source in [LeaseSource::Store, LeaseSource::Assigned] {
         for (network, why) in refused {
