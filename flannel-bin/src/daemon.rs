@@ -21,7 +21,7 @@ use crate::report::chain;
 use crate::run::{Agent, Notice, RunError};
 use crate::status::Board;
 use crate::store::StoreError;
-use crate::{lock, logs, memory, registry, rules, store};
+use crate::{lock, logs, memory, privileges, registry, rules, store};
 
 /// The agent can't start, or ended with an error.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +46,13 @@ enum DaemonError {
 /// Runs the agent to its end.
 pub(crate) fn run(options: &Options) -> ExitCode {
     logs::set_up(options);
+    // Before there are other threads: each has capabilities of its own.
+    if let Err(error) = privileges::take_granted() {
+        warn!(%error, "capabilities of the program's file not taken");
+    }
+    if let Err(error) = privileges::raise_descriptor_limit() {
+        warn!(%error, "limit of open files not raised");
+    }
     let result = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -13,6 +13,7 @@ mod install_cni;
 mod lock;
 mod logs;
 mod memory;
+mod privileges;
 mod registry;
 mod report;
 mod rules;

@@ -15,6 +15,7 @@ mod firewall;
 mod go;
 mod golden;
 mod harness;
+mod health;
 mod hostgw;
 mod hostile;
 mod identity;
@@ -34,6 +35,7 @@ mod scenarios;
 mod switch;
 mod takeover;
 mod underlay;
+mod unprivileged;
 #[cfg(feature = "kube")]
 mod upgrade;
 mod walk;
