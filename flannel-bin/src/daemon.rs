@@ -125,6 +125,10 @@ async fn run_agent(
         // What it published is another machine's, which may live.
         (state.own, state.former_ips) = (None, Vec::new());
     }
+    let unseen_rules = privileges::unseen_rules();
+    if let Some(remark) = &unseen_rules {
+        warn!(remark, "rules of the host are not seen");
+    }
     let agent = Agent {
         underlay: UnderlayOptions {
             families: Vec::new(),
@@ -138,6 +142,7 @@ async fn run_agent(
         state_file: options.state_file.clone(),
         previous: state,
         blackholes: options.blackholes,
+        unseen_rules,
         rules: options.rules,
         written_for: rules::ranges(
             previous.networks,

@@ -15,11 +15,15 @@ use flannel_lab::wait::eventually;
 use crate::backends::{BackendCase, HOST_GW, UDP, VXLAN};
 use crate::harness::{Bed, FLANNELD, LocalFolder, SOON, Traffic, assert_all_reach_all, env_of, subnet_file};
 
-/// `nobody`, the user of the pods.
+/// `nobody`, the user of the pods. Their group is root's, which may read what tables the legacy variant of iptables has.
 const USER: u32 = 65534;
 
-/// Bit 12 of the sets in `/proc/<pid>/status`.
+/// Bits of the sets in `/proc/<pid>/status`.
 const NET_ADMIN: u64 = 1 << 12;
+const NET_RAW: u64 = 1 << 13;
+
+/// The lock of iptables' legacy variant.
+const LOCK: &str = "/run/xtables.lock";
 
 /// The agent where every user may execute it, as in `/usr/bin`.
 const PROGRAM: &str = "/run/bin/flanneld";
@@ -34,6 +38,39 @@ enum By {
     Supervisor,
     /// As a pod has it: in the bounding set, and taken by what the program's file grants.
     File,
+}
+
+/// What keeps the rules: as the config says, and as others on the host do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rules {
+    Nftables,
+    IptablesNft,
+    /// It needs a second capability, and leave to open the lock.
+    IptablesLegacy,
+}
+
+impl Rules {
+    /// The capabilities that it takes, as bits and as setpriv(1) writes them.
+    fn capabilities(self) -> (u64, &'static str) {
+        match self {
+            Self::Nftables | Self::IptablesNft => (NET_ADMIN, "-all,+net_admin"),
+            Self::IptablesLegacy => (NET_ADMIN | NET_RAW, "-all,+net_admin,+net_raw"),
+        }
+    }
+
+    /// Commands that take the rules away and list them, and a word of them.
+    fn commands(self) -> (String, String, &'static str) {
+        let program = match self {
+            Self::Nftables => {
+                let [wipe, list] = ["delete", "list"].map(|verb| format!("nft {verb} table ip flannel-ipv4"));
+                return (wipe, list, "masquerade");
+            }
+            Self::IptablesNft => "iptables-nft",
+            Self::IptablesLegacy => "iptables-legacy",
+        };
+        let [wipe, list] = ["F", "S"].map(|verb| format!("{program} -w 5 -t nat -{verb} FLANNEL-POSTRTG"));
+        (wipe, list, "MASQUERADE")
+    }
 }
 
 /// Whether this sandbox has the user. One that an ordinary user made has root alone; then the agent is that, with the
@@ -52,7 +89,7 @@ fn run(program: &str, args: &[&str]) {
 }
 
 /// What starts the agent.
-fn launcher(by: By, case: &BackendCase) -> Vec<String> {
+fn launcher(by: By, case: &BackendCase, rules: Rules) -> Vec<String> {
     fs::create_dir_all(Path::new(PROGRAM).parent().unwrap()).unwrap();
     fs::copy(FLANNELD, PROGRAM).unwrap();
     fs::set_permissions(PROGRAM, fs::Permissions::from_mode(0o755)).unwrap();
@@ -62,7 +99,7 @@ fn launcher(by: By, case: &BackendCase) -> Vec<String> {
         // What a container and ProtectSystem=strict make of it: only /run is not.
         script += "mount -o remount,bind,ro /\n";
         script += "mount --bind /proc/sys /proc/sys\nmount -o remount,bind,ro /proc/sys\n";
-        user = format!("--reuid={USER} --regid={USER} --clear-groups");
+        user = format!("--reuid={USER} --regid=0 --clear-groups");
     }
     if case.kind == "udp" && has_user() {
         if !Path::new(TUN).exists() {
@@ -70,19 +107,20 @@ fn launcher(by: By, case: &BackendCase) -> Vec<String> {
         }
         script += &format!("mount --bind {TUN} /dev/net/tun\n");
     }
+    let (_, may) = rules.capabilities();
     let capabilities = match by {
-        By::Supervisor => "--inh-caps=-all,+net_admin --ambient-caps=-all,+net_admin --no-new-privs",
-        By::File => "--inh-caps=-all --ambient-caps=-all",
+        By::Supervisor => format!("--inh-caps={may} --ambient-caps={may} --no-new-privs"),
+        By::File => "--inh-caps=-all --ambient-caps=-all".to_owned(),
     };
     if by == By::File {
         // As the Dockerfile does.
         run("setcap", &["cap_net_admin,cap_net_raw=p", PROGRAM]);
     }
-    script += &format!("exec setpriv {user} --bounding-set=-all,+net_admin {capabilities} \"$@\"");
+    script += &format!("exec setpriv {user} --bounding-set={may} {capabilities} \"$@\"");
     ["unshare", "--mount", "sh", "-ec", &script, "sh", PROGRAM].map(str::to_owned).to_vec()
 }
 
-/// Gives the agent's files to its user, as the unit's RuntimeDirectory= and the manifest's init container do.
+/// Gives the agent's files to its user, as the unit's RuntimeDirectory= does.
 fn give_files(numbers: impl IntoIterator<Item = u8>) {
     if !has_user() {
         return;
@@ -90,13 +128,13 @@ fn give_files(numbers: impl IntoIterator<Item = u8>) {
     let folders = numbers.into_iter().map(|number| subnet_file(number).parent().unwrap().to_owned());
     for folder in folders.chain(["/run/flannel-store".into()]) {
         fs::create_dir_all(&folder).unwrap();
-        run("chown", &["--recursive", &format!("{USER}:{USER}"), folder.to_str().unwrap()]);
+        run("chown", &["--recursive", &USER.to_string(), folder.to_str().unwrap()]);
     }
 }
 
 /// The sets of capabilities of an agent and the programs that it starts.
 #[track_caller]
-fn assert_unprivileged(bed: &Bed<LocalFolder>, number: u8, by: By) {
+fn assert_unprivileged(bed: &Bed<LocalFolder>, number: u8, by: By, rules: Rules) {
     let status = fs::read_to_string(format!("/proc/{}/status", bed.agent(number).pid())).unwrap();
     let field = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
@@ -108,41 +146,50 @@ fn assert_unprivileged(bed: &Bed<LocalFolder>, number: u8, by: By) {
         let has = u64::from_str_radix(&field(set), 16).unwrap();
         // Root needs no ambient set: it has all of its bounding set.
         if has_user() || !matches!(set, "CapAmb" | "CapInh") {
-            assert_eq!(has, NET_ADMIN, "{set}: {status}");
+            assert_eq!(has, rules.capabilities().0, "{set}: {status}");
         }
     }
     assert_eq!(field("NoNewPrivs") == "1", by == By::Supervisor);
 }
 
 /// Two nodes with such agents, and a pod each: traffic, rules, repairs, a restart.
-fn works(case: &'static BackendCase, nftables: bool, by: By) {
+fn works(case: &'static BackendCase, rules: Rules, by: By) {
     let families = case.widest();
     let cluster = Cluster::builder().nodes(2).families(families).build().unwrap();
+    let nftables = rules == Rules::Nftables;
     let config = case.config(families).replacen('{', &format!("{{\"EnableNFTables\":{nftables},"), 1);
     let mut bed = Bed::with_config(cluster, LocalFolder::new(), case, &config);
-    bed.launcher = launcher(by, case);
+    bed.launcher = launcher(by, case, rules);
     give_files([1, 2]);
+    for number in [1, 2] {
+        if rules == Rules::IptablesLegacy {
+            // Others use it, so the agent should; and the lock is as they made it.
+            let theirs = "iptables-legacy -w 5 -A FORWARD -s 192.0.2.0/24 -j ACCEPT";
+            bed.netns(number).run("sh", &["-c", theirs]).unwrap();
+            assert_eq!(fs::metadata(LOCK).unwrap().permissions().mode() & 0o777, 0o600);
+        }
+    }
+    if rules == Rules::IptablesLegacy {
+        // As the unit's drop-in and the manifest's init container do.
+        run("chmod", &["g+r", LOCK]);
+    }
     for number in [1, 2] {
         bed.spawn(number, &["--ip-masq"]);
     }
     for number in [1, 2] {
         bed.wait_ready(number);
         bed.wait_for_peers(number, 1);
-        assert_unprivileged(&bed, number, by);
+        assert_unprivileged(&bed, number, by, rules);
     }
     let pods = [1, 2].map(|number| Pod::attach_plain(bed.cluster.node(number), &env_of(number)).unwrap());
     assert_all_reach_all(&pods, case.mtu(families, 1500));
 
     // Rules are there, and come back.
-    let (wipe, list, sign) = if nftables {
-        ("nft delete table ip flannel-ipv4", "nft list table ip flannel-ipv4", "masquerade")
-    } else {
-        ("iptables-nft -t nat -F FLANNEL-POSTRTG", "iptables-nft -t nat -S FLANNEL-POSTRTG", "MASQUERADE")
-    };
+    let (wipe, list, sign) = rules.commands();
     let node = bed.netns(1);
-    node.run("sh", &["-c", wipe]).unwrap();
+    node.run("sh", &["-c", &wipe]).unwrap();
     eventually(SOON, "the rules to be back", || {
-        node.run("sh", &["-c", list]).is_ok_and(|rules| rules.contains(sign))
+        node.run("sh", &["-c", &list]).is_ok_and(|rules| rules.contains(sign))
     });
 
     // The next start finds what this one left.
@@ -169,25 +216,27 @@ fn works(case: &'static BackendCase, nftables: bool, by: By) {
 }
 
 macro_rules! rows {
-    ($($name:ident: $case:ident, $nftables:literal, $by:ident;)+) => {
+    ($($name:ident: $case:ident, $rules:ident, $by:ident;)+) => {
         $(
             #[test]
             fn $name() {
-                in_sandbox_within(Duration::from_mins(2), test_name!(), || works(&$case, $nftables, By::$by));
+                in_sandbox_within(Duration::from_mins(2), test_name!(), || works(&$case, Rules::$rules, By::$by));
             }
         )+
     };
 }
 
 rows! {
-    vxlan_works_with_one_capability_and_nftables: VXLAN, true, Supervisor;
-    vxlan_works_with_one_capability_and_iptables: VXLAN, false, Supervisor;
-    host_gw_works_with_one_capability_and_nftables: HOST_GW, true, Supervisor;
-    host_gw_works_with_one_capability_and_iptables: HOST_GW, false, Supervisor;
-    udp_works_with_one_capability_and_nftables: UDP, true, Supervisor;
-    udp_works_with_one_capability_and_iptables: UDP, false, Supervisor;
-    vxlan_works_in_a_pod_with_nftables: VXLAN, true, File;
-    vxlan_works_in_a_pod_with_iptables: VXLAN, false, File;
+    vxlan_works_with_one_capability_and_nftables: VXLAN, Nftables, Supervisor;
+    vxlan_works_with_one_capability_and_iptables: VXLAN, IptablesNft, Supervisor;
+    vxlan_works_with_two_capabilities_and_legacy_iptables: VXLAN, IptablesLegacy, Supervisor;
+    host_gw_works_with_one_capability_and_nftables: HOST_GW, Nftables, Supervisor;
+    host_gw_works_with_one_capability_and_iptables: HOST_GW, IptablesNft, Supervisor;
+    udp_works_with_one_capability_and_nftables: UDP, Nftables, Supervisor;
+    udp_works_with_one_capability_and_iptables: UDP, IptablesNft, Supervisor;
+    vxlan_works_in_a_pod_with_nftables: VXLAN, Nftables, File;
+    vxlan_works_in_a_pod_with_iptables: VXLAN, IptablesNft, File;
+    vxlan_works_in_a_pod_with_legacy_iptables: VXLAN, IptablesLegacy, File;
 }
 
 /// What a root's agent left is taken over, as by an upgrade of package or manifest.
@@ -201,12 +250,12 @@ fn a_node_of_root_is_taken_over_without_loss() {
         let record = bed.record_of(1);
         let traffic = Traffic::between(&pods[0], &pods[1]);
         bed.stop(1);
-        bed.launcher = launcher(By::Supervisor, &VXLAN);
+        bed.launcher = launcher(By::Supervisor, &VXLAN, Rules::IptablesNft);
         give_files([1]);
         // The other agent is root still, which owns nothing here that it could not write.
         bed.spawn(1, &[]);
         bed.wait_ready(1);
-        assert_unprivileged(&bed, 1, By::Supervisor);
+        assert_unprivileged(&bed, 1, By::Supervisor, Rules::IptablesNft);
         traffic.go_on(50);
         traffic.assert_no_loss();
         assert_eq!(bed.record_of(1), record);
