@@ -36,7 +36,8 @@ fn to_take(is_root: bool, now: CapabilitySets) -> Option<CapabilitySets> {
 pub(crate) fn unseen_rules() -> Option<String> {
     let is_raw = capabilities(None).is_ok_and(|has| has.effective.contains(CapabilitySet::NET_RAW));
     // In this thread's network namespace.
-    let names = ["ip", "ip6"].map(|family| std::fs::read_to_string(format!("{TABLES}/{family}_tables_names")));
+    let names =
+        ["ip", "ip6"].map(|family| std::fs::read_to_string(format!("{TABLES}/{family}_tables_names")));
     unseen(is_raw, &names)
 }
 
