@@ -120,16 +120,22 @@ fn launcher(by: By, case: &BackendCase, rules: Rules) -> Vec<String> {
     ["unshare", "--mount", "sh", "-ec", &script, "sh", PROGRAM].map(str::to_owned).to_vec()
 }
 
-/// Gives the agent's files to its user, as the unit's RuntimeDirectory= does.
-fn give_files(numbers: impl IntoIterator<Item = u8>) {
+/// Gives the agent's files to its user, as the unit's RuntimeDirectory= does, or opens them to its group, as the manifest's
+/// init container does.
+fn give_files(by: By, numbers: impl IntoIterator<Item = u8>) {
     if !has_user() {
         return;
     }
-    let folders = numbers.into_iter().map(|number| subnet_file(number).parent().unwrap().to_owned());
-    for folder in folders.chain(["/run/flannel-store".into()]) {
+    for number in numbers {
+        let folder = subnet_file(number).parent().unwrap().to_owned();
         fs::create_dir_all(&folder).unwrap();
-        run("chown", &["--recursive", &USER.to_string(), folder.to_str().unwrap()]);
+        let folder = folder.to_str().unwrap();
+        match by {
+            By::Supervisor => run("chown", &["--recursive", &USER.to_string(), folder]),
+            By::File => run("find", &[folder, "-user", "root", "-exec", "chmod", "g+rwX", "{}", "+"]),
+        }
     }
+    run("chown", &["--recursive", &USER.to_string(), "/run/flannel-store"]);
 }
 
 /// The sets of capabilities of an agent and the programs that it starts.
@@ -160,7 +166,7 @@ fn works(case: &'static BackendCase, rules: Rules, by: By) {
     let config = case.config(families).replacen('{', &format!("{{\"EnableNFTables\":{nftables},"), 1);
     let mut bed = Bed::with_config(cluster, LocalFolder::new(), case, &config);
     bed.launcher = launcher(by, case, rules);
-    give_files([1, 2]);
+    give_files(by, [1, 2]);
     for number in [1, 2] {
         if rules == Rules::IptablesLegacy {
             // Others use it, so the agent should; and the lock is as they made it.
@@ -239,27 +245,35 @@ rows! {
     vxlan_works_in_a_pod_with_legacy_iptables: VXLAN, IptablesLegacy, File;
 }
 
-/// What a root's agent left is taken over, as by an upgrade of package or manifest.
+/// What root's agent left is taken over, as by an upgrade of package or manifest.
+fn takes_over_from_root(by: By) {
+    let cluster = Cluster::builder().nodes(2).families(Families::Dual).build().unwrap();
+    let mut bed = Bed::new(cluster, LocalFolder::new(), &VXLAN, Families::Dual);
+    bed.start_all();
+    let pods = [1, 2].map(|number| Pod::attach_plain(bed.cluster.node(number), &env_of(number)).unwrap());
+    let record = bed.record_of(1);
+    let traffic = Traffic::between(&pods[0], &pods[1]);
+    bed.stop(1);
+    bed.launcher = launcher(by, &VXLAN, Rules::IptablesNft);
+    give_files(by, [1]);
+    bed.spawn(1, &[]);
+    bed.wait_ready(1);
+    assert_unprivileged(&bed, 1, by, Rules::IptablesNft);
+    traffic.go_on(50);
+    traffic.assert_no_loss();
+    assert_eq!(bed.record_of(1), record);
+    let log = bed.agent(1).log();
+    for word in ["state file can't be used", "won't see that this agent runs", "ermission denied"] {
+        assert!(!log.contains(word), "{log}");
+    }
+}
+
 #[test]
-fn a_node_of_root_is_taken_over_without_loss() {
-    in_sandbox_within(Duration::from_mins(2), test_name!(), || {
-        let cluster = Cluster::builder().nodes(2).families(Families::Dual).build().unwrap();
-        let mut bed = Bed::new(cluster, LocalFolder::new(), &VXLAN, Families::Dual);
-        bed.start_all();
-        let pods = [1, 2].map(|number| Pod::attach_plain(bed.cluster.node(number), &env_of(number)).unwrap());
-        let record = bed.record_of(1);
-        let traffic = Traffic::between(&pods[0], &pods[1]);
-        bed.stop(1);
-        bed.launcher = launcher(By::Supervisor, &VXLAN, Rules::IptablesNft);
-        give_files([1]);
-        // The other agent is root still, which owns nothing here that it could not write.
-        bed.spawn(1, &[]);
-        bed.wait_ready(1);
-        assert_unprivileged(&bed, 1, By::Supervisor, Rules::IptablesNft);
-        traffic.go_on(50);
-        traffic.assert_no_loss();
-        assert_eq!(bed.record_of(1), record);
-        let log = bed.agent(1).log();
-        assert!(!log.contains("state file can't be used"), "{log}");
-    });
+fn a_unit_takes_over_from_root_without_loss() {
+    in_sandbox_within(Duration::from_mins(2), test_name!(), || takes_over_from_root(By::Supervisor));
+}
+
+#[test]
+fn a_pod_takes_over_from_root_without_loss() {
+    in_sandbox_within(Duration::from_mins(2), test_name!(), || takes_over_from_root(By::File));
 }
