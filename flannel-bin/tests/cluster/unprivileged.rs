@@ -93,19 +93,19 @@ fn launcher(by: By, case: &BackendCase, rules: Rules) -> Vec<String> {
     fs::create_dir_all(Path::new(PROGRAM).parent().unwrap()).unwrap();
     fs::copy(FLANNELD, PROGRAM).unwrap();
     fs::set_permissions(PROGRAM, fs::Permissions::from_mode(0o755)).unwrap();
-    let mut script = String::from("mount --make-rprivate /\n");
+    let mut script = vec!["mount --make-rprivate /".to_owned()];
     let mut user = String::new();
     if has_user() {
         // What a container and ProtectSystem=strict make of it: only /run is not.
-        script += "mount -o remount,bind,ro /\n";
-        script += "mount --bind /proc/sys /proc/sys\nmount -o remount,bind,ro /proc/sys\n";
+        let read_only = ["mount -o remount,bind,ro /", "mount --bind /proc/sys /proc/sys"];
+        script.extend(read_only.into_iter().chain(["mount -o remount,bind,ro /proc/sys"]).map(str::to_owned));
         user = format!("--reuid={USER} --regid=0 --clear-groups");
     }
     if case.kind == "udp" && has_user() {
         if !Path::new(TUN).exists() {
             run("mknod", &["--mode=666", TUN, "c", "10", "200"]);
         }
-        script += &format!("mount --bind {TUN} /dev/net/tun\n");
+        script.push(format!("mount --bind {TUN} /dev/net/tun"));
     }
     let (_, may) = rules.capabilities();
     let capabilities = match by {
@@ -116,11 +116,12 @@ fn launcher(by: By, case: &BackendCase, rules: Rules) -> Vec<String> {
         // As the Dockerfile does.
         run("setcap", &["cap_net_admin,cap_net_raw=p", PROGRAM]);
     }
-    script += &format!("exec setpriv {user} --bounding-set={may} {capabilities} \"$@\"");
+    script.push(format!("exec setpriv {user} --bounding-set={may} {capabilities} \"$@\""));
+    let script = script.join("\n");
     ["unshare", "--mount", "sh", "-ec", &script, "sh", PROGRAM].map(str::to_owned).to_vec()
 }
 
-/// Gives the agent's files to its user, as the unit's RuntimeDirectory= does, or opens them to its group, as the manifest's
+/// Gives the agent's files to its user, as the unit's `RuntimeDirectory=` does, or opens them to its group, as the manifest's
 /// init container does.
 fn give_files(by: By, numbers: impl IntoIterator<Item = u8>) {
     if !has_user() {
