@@ -7,13 +7,14 @@ use std::process::Command;
 use std::time::Duration;
 
 use flannel_lab::cluster::{Cluster, Families};
+use flannel_lab::ping::system_ping;
 use flannel_lab::pod::Pod;
 use flannel_lab::sandbox::in_sandbox_within;
 use flannel_lab::test_name;
 use flannel_lab::wait::eventually;
 
 use crate::backends::{BackendCase, HOST_GW, UDP, VXLAN};
-use crate::harness::{Bed, FLANNELD, LocalFolder, SOON, Traffic, assert_all_reach_all, env_of, subnet_file};
+use crate::harness::{Bed, FLANNELD, LocalFolder, SOON, Traffic, env_of, full_payload, subnet_file};
 
 /// `nobody`, the user of the pods. Their group is root's, which may read what tables the legacy variant of iptables has.
 const USER: u32 = 65534;
@@ -159,6 +160,20 @@ fn assert_unprivileged(bed: &Bed<LocalFolder>, number: u8, by: By, rules: Rules)
     assert_eq!(field("NoNewPrivs") == "1", by == By::Supervisor);
 }
 
+/// Both pods ping each other with packets that fill the MTU. The first ones may get lost, where a datapath or a neighbour
+/// begins on a busy machine.
+#[track_caller]
+fn wait_until_both_reach(pods: &[Pod; 2], mtu: u32) {
+    for (from, to) in [(0, 1), (1, 0)] {
+        for dst in pods[to].addresses().iter().map(ipnetwork::IpNetwork::ip) {
+            eventually(SOON, "full-size pings", || {
+                let report = system_ping(pods[from].netns(), dst, full_payload(mtu, dst), 2).unwrap();
+                if report.sent == report.received { Ok(()) } else { Err(report.output) }
+            });
+        }
+    }
+}
+
 /// Two nodes with such agents, and a pod each: traffic, rules, repairs, a restart.
 fn works(case: &'static BackendCase, rules: Rules, by: By) {
     let families = case.widest();
@@ -189,7 +204,7 @@ fn works(case: &'static BackendCase, rules: Rules, by: By) {
         assert_unprivileged(&bed, number, by, rules);
     }
     let pods = [1, 2].map(|number| Pod::attach_plain(bed.cluster.node(number), &env_of(number)).unwrap());
-    assert_all_reach_all(&pods, case.mtu(families, 1500));
+    wait_until_both_reach(&pods, case.mtu(families, 1500));
 
     // Rules are there, and come back.
     let (wipe, list, sign) = rules.commands();
@@ -208,7 +223,7 @@ fn works(case: &'static BackendCase, rules: Rules, by: By) {
         traffic.go_on(50);
         traffic.assert_no_loss();
     }
-    assert_all_reach_all(&pods, case.mtu(families, 1500));
+    wait_until_both_reach(&pods, case.mtu(families, 1500));
     let log = bed.agent(1).log();
     for word in ["ermission denied", "not permitted", "Read-only", "CAP_NET_ADMIN"] {
         // The two that are of no use and nobody asked for have the level DEBUG, or no other way.
