@@ -15,11 +15,15 @@ RUN target="$(uname -m)-unknown-linux-musl" \
  && install -D --strip "target/$target/small/flannel" /out/flannel
 
 FROM debian:trixie-slim
-# Rules by either manager, as the node has them: nft, and iptables in both variants. ip(8) is for whoever looks around.
+# Rules by either manager, as the node has them: nft, and iptables in both variants. ip(8) is for whoever looks around,
+# setcap(8) for the line below.
 RUN apt-get update \
- && apt-get install --yes --no-install-recommends ca-certificates iproute2 iptables nftables \
+ && apt-get install --yes --no-install-recommends ca-certificates iproute2 iptables libcap2-bin nftables \
  && rm -rf /var/lib/apt/lists/*
 COPY --from=build /out/ /
+# The agent runs as a user, who has by its file what the pod's securityContext allows. Nobody becomes root by a program.
+RUN setcap cap_net_admin,cap_net_raw=p /opt/bin/flanneld \
+ && find / -xdev -type f -perm /6000 -exec chmod ug-s {} +
 # What manifests for the Go flannel's image expect.
 COPY dist/docker/install-conf dist/docker/mk-docker-opts.sh /opt/bin/
 COPY dist/rt_protos.d-flannel.conf /etc/iproute2/rt_protos.d/flannel.conf

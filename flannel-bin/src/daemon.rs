@@ -21,7 +21,7 @@ use crate::report::chain;
 use crate::run::{Agent, Notice, RunError};
 use crate::status::Board;
 use crate::store::StoreError;
-use crate::{endpoints, lock, logs, memory, registry, rules, store};
+use crate::{endpoints, lock, logs, memory, privileges, registry, rules, store};
 
 /// The agent can't start, or ended with an error.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +46,13 @@ enum DaemonError {
 /// Runs the agent to its end.
 pub(crate) fn run(options: &Options) -> ExitCode {
     logs::set_up(options);
+    // Before there are other threads: each has capabilities of its own.
+    if let Err(error) = privileges::take_granted() {
+        warn!(%error, "capabilities of the program's file not taken");
+    }
+    if let Err(error) = privileges::raise_descriptor_limit() {
+        warn!(%error, "limit of open files not raised");
+    }
     let result = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -118,6 +125,10 @@ async fn run_agent(
         // What it published is another machine's, which may live.
         (state.own, state.former_ips) = (None, Vec::new());
     }
+    let unseen_rules = privileges::unseen_rules();
+    if let Some(remark) = &unseen_rules {
+        warn!(remark, "rules of the host are not seen");
+    }
     let agent = Agent {
         underlay: UnderlayOptions {
             families: Vec::new(),
@@ -131,6 +142,7 @@ async fn run_agent(
         state_file: options.state_file.clone(),
         previous: state,
         blackholes: options.blackholes,
+        unseen_rules,
         rules: options.rules,
         written_for: rules::ranges(
             previous.networks,

@@ -1,19 +1,39 @@
 //! The health server: `/healthz` for liveness, `/readyz` for readiness.
+//!
+//! Whoever reaches the port may ask, pods among them. So what it may cost is bounded: connections, each with a time
+//! and a size (`budget`). Reasons name endpoints and leases, which are told to this host alone.
 
+mod budget;
+
+use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::http::StatusCode;
-use axum::routing::any;
-use tokio::net::TcpListener;
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
+use tracing::debug;
 
+use self::budget::{Budget, Origin};
 use crate::status::{Board, Readiness};
 
 /// How long open requests may take when the agent stops.
 const FAREWELL: Duration = Duration::from_secs(3);
+
+/// How long a connection may take, from its first byte to the last one of the answer.
+const REQUEST: Duration = Duration::from_secs(5);
+
+/// How much a request may have before its body, which nobody reads.
+const HEADER: usize = 8 << 10;
+
+/// The pause after the system had no descriptor or memory for a connection.
+const SHORTAGE: Duration = Duration::from_millis(100);
 
 /// The health server can't start.
 #[derive(Debug, thiserror::Error)]
@@ -34,29 +54,75 @@ pub(crate) async fn bind(address: &str, port: u16) -> Result<TcpListener, Health
 
 /// Serves until `stop` fires.
 pub(crate) async fn serve(listener: TcpListener, board: Arc<Board>, stop: CancellationToken) {
-    let ready = move || {
-        let board = Arc::clone(&board);
-        async move { readyz(&board.readiness()) }
-    };
-    let router =
-        Router::new().route("/healthz", any(|| async { "flanneld is running" })).route("/readyz", any(ready));
-    let server = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
-    let deadline = async {
-        stop.cancelled().await;
-        tokio::time::sleep(FAREWELL).await;
-    };
-    tokio::select! {
-        // It handles errors of connections itself and never returns one.
-        _ = server.into_future() => {}
-        () = deadline => {}
+    let mut budget = Budget::default();
+    while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+        match accepted {
+            Ok((stream, peer)) => {
+                let origin = Origin::of(peer);
+                budget.spawn(origin, answer(stream, origin, Arc::clone(&board)));
+                // A request that is there already is answered before the next connection can take its place.
+                tokio::task::yield_now().await;
+            }
+            Err(error) if is_shortage(&error) => {
+                debug!(%error, "health connections closed");
+                // Their descriptors are for the agent's own work.
+                budget.close_all();
+                tokio::time::sleep(SHORTAGE).await;
+            }
+            // What happened to the connection before it was accepted.
+            Err(error) => debug!(%error, "health connection not accepted"),
+        }
     }
+    drop(listener);
+    // Slow ones are cut off with the runtime.
+    let _ = tokio::time::timeout(FAREWELL, budget.all_ended()).await;
+}
+
+/// Whether the process or the system had nothing left for a connection, which then goes on waiting.
+fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}
+
+/// Answers the one request of a connection.
+async fn answer(stream: TcpStream, origin: Origin, board: Arc<Board>) {
+    let service = service_fn(|request: Request<Incoming>| {
+        let response = respond(request.uri().path(), origin, &board);
+        async { Ok::<_, Infallible>(response) }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(REQUEST)
+        .max_header_size(HEADER)
+        .max_buf_size(2 * HEADER)
+        // A client that has said all may close its side before it reads.
+        .half_close(true)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service);
+    match tokio::time::timeout(REQUEST, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!(%error, "health request not served"),
+        Err(_) => debug!("health request took too long"),
+    }
+}
+
+fn respond(path: &str, origin: Origin, board: &Board) -> Response<Full<Bytes>> {
+    let (status, body) = match path {
+        "/healthz" => (StatusCode::OK, "flanneld is running".to_owned()),
+        "/readyz" => readyz(&board.readiness(), origin),
+        _ => (StatusCode::NOT_FOUND, String::new()),
+    };
+    let mut response = Response::new(Full::from(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
 }
 
 /// The most lines behind the first one of an answer: there is no limit to what others write to a store.
 const LINES: usize = 50;
 
-/// The answer for a state. Its first line is what upstream says, which probes may look for.
-fn readyz(readiness: &Readiness) -> (StatusCode, String) {
+/// The answer for a state. Its first line is what upstream says, which probes may look for; the others are for this
+/// host.
+fn readyz(readiness: &Readiness, origin: Origin) -> (StatusCode, String) {
     let (status, first, rest) = match readiness {
         Readiness::Ready(notes) => (StatusCode::OK, "flanneld is ready", notes),
         Readiness::NotReady(reasons) => {
@@ -64,37 +130,18 @@ fn readyz(readiness: &Readiness) -> (StatusCode, String) {
         }
     };
     let mut body = first.to_owned();
+    if origin == Origin::Elsewhere || rest.is_empty() {
+        return (status, body);
+    }
     for line in rest.iter().take(LINES) {
         body = format!("{body}\n{line}");
     }
     if rest.len() > LINES {
         body = format!("{body}\nand {} more", rest.len() - LINES);
     }
-    if !rest.is_empty() {
-        body.push('\n');
-    }
+    body.push('\n');
     (status, body)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bodies_begin_as_upstream() {
-        assert_eq!(readyz(&Readiness::Ready(Vec::new())), (StatusCode::OK, "flanneld is ready".into()));
-        let (_, body) = readyz(&Readiness::Ready(vec!["lease x: garbled".into(); 51]));
-        assert!(body.starts_with("flanneld is ready\nlease x: garbled\n") && body.ends_with("and 1 more\n"));
-        let (status, body) = readyz(&Readiness::NotReady(vec!["store away".into()]));
-        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(body, "flanneld is not ready yet\nstore away\n");
-    }
-
-    #[tokio::test]
-    async fn a_taken_port_is_named() {
-        let taken = bind("127.0.0.1", 0).await.unwrap();
-        let port = taken.local_addr().unwrap().port();
-        let error = bind("127.0.0.1", port).await.unwrap_err().to_string();
-        assert!(error.contains(&format!("127.0.0.1 port {port}")), "{error}");
-    }
-}
+mod tests;

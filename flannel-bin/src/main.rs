@@ -14,6 +14,7 @@ mod install_cni;
 mod lock;
 mod logs;
 mod memory;
+mod privileges;
 mod registry;
 mod report;
 mod rules;

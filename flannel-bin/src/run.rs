@@ -71,6 +71,8 @@ pub(crate) struct Agent<'a> {
     pub(crate) previous: Option<State>,
     /// Whether to keep blackhole routes for this node's own subnets.
     pub(crate) blackholes: bool,
+    /// Which rules of others on this host the process can't see, and what to do.
+    pub(crate) unseen_rules: Option<String>,
     /// What firewall rules there are to be.
     pub(crate) rules: RuleOptions,
     /// What an earlier run, of this agent or of Go's, wrote rules for, as far as the subnet file tells.
@@ -184,6 +186,7 @@ impl Agent<'_> {
         for remark in &remarks {
             warn!(remark, "underlay address among the pods' addresses");
         }
+        remarks.extend(self.unseen_rules.clone());
         self.board.remark(remarks);
         let file = SubnetFile {
             networks: config.networks.map(|_, network| network.network),

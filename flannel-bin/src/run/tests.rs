@@ -280,6 +280,7 @@ fn start_with(fake: Fake, iface: &'static str, file: &str, rules: RuleOptions, k
     let task = tokio::task::spawn_local(async move {
         let agent = Agent {
             blackholes: false,
+            unseen_rules: None,
             underlay: UnderlayOptions { ifaces: vec![iface.into()], ..UnderlayOptions::default() },
             state_file: crate::memory::path(&file),
             subnet_file: file,

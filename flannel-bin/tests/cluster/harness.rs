@@ -127,6 +127,8 @@ pub(crate) struct Bed<S> {
     pub(crate) case: &'static BackendCase,
     pub(crate) cluster: Cluster,
     pub(crate) store: S,
+    /// What runs the agents, if it is not the binary itself: a program and its arguments, before the agent's.
+    pub(crate) launcher: Vec<String>,
     agents: BTreeMap<u8, Agent>,
 }
 
@@ -139,7 +141,7 @@ impl<S: Store> Bed<S> {
     /// A cluster with a config of its own.
     pub(crate) fn with_config(cluster: Cluster, store: S, case: &'static BackendCase, config: &str) -> Self {
         store.put_config(config);
-        Self { case, cluster, store, agents: BTreeMap::new() }
+        Self { case, cluster, store, launcher: vec![FLANNELD.to_owned()], agents: BTreeMap::new() }
     }
 
     /// Three nodes whose agents know each other.
@@ -182,11 +184,12 @@ impl<S: Store> Bed<S> {
     /// Starts one agent that finds its underlay by these flags, without waiting.
     pub(crate) fn spawn_by(&mut self, number: u8, iface: &[&str], more: &[&str]) {
         let node = self.cluster.node(number);
-        let mut agent = node.agent(&format!("flanneld{number}"), FLANNELD);
+        let mut agent = node.agent(&format!("flanneld{number}"), &self.launcher[0]);
         for (name, value) in self.store.env(node) {
             agent = agent.env(name, value);
         }
         let agent = agent
+            .args(&self.launcher[1..])
             .args(iface)
             .arg(format!("--subnet-file={}", subnet_file(number).display()))
             .arg("--healthz-port=8471")

@@ -15,6 +15,7 @@ mod firewall;
 mod go;
 mod golden;
 mod harness;
+mod health;
 mod hostgw;
 mod hostile;
 mod identity;
@@ -35,6 +36,7 @@ mod scenarios;
 mod switch;
 mod takeover;
 mod underlay;
+mod unprivileged;
 #[cfg(feature = "kube")]
 mod upgrade;
 mod walk;

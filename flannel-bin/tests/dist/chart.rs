@@ -119,7 +119,7 @@ fn values_get_to_their_places() {
            image: {repository: example.org/flannel, tag: v9}, cniBinDir: /usr/lib/cni, cniConfDir: /etc/cni,\
            args: [--kube-subnet-mgr, '--iface=eth1'], nodeSelector: {disk: ssd}, tolerations: null, resources: null,\
            cniConf: '{\"name\": \"mine\", \"plugins\": []}',\
-           healthz: {port: 9000, livenessProbe: {periodSeconds: 7, timeoutSeconds: 3}}}}",
+           healthz: {ip: 192.0.2.1, port: 9000, livenessProbe: {periodSeconds: 7, timeoutSeconds: 3}}}}",
     );
     let (pod, agent) = (pod(&objects), agent(&objects));
     assert_eq!(pod["imagePullSecrets"], json!([{ "name": "registry" }]));
@@ -133,10 +133,11 @@ fn values_get_to_their_places() {
     let volume = |name: &str| volumes.iter().find(|volume| volume["name"] == name).unwrap();
     assert_eq!(volume("cni-plugin")["hostPath"]["path"], "/usr/lib/cni");
     assert_eq!(volume("cni")["hostPath"]["path"], "/etc/cni");
-    let words = ["/opt/bin/flanneld", "--kube-subnet-mgr", "--iface=eth1", "--healthz-port=9000"];
+    let words = ["/opt/bin/flanneld", "--kube-subnet-mgr", "--iface=eth1", "--healthz-ip=192.0.2.1"];
+    let words = [&words[..], &["--healthz-port=9000"]].concat();
     assert_eq!(command_line(agent), words);
     assert_eq!(agent["ports"][0]["containerPort"], 9000);
-    let live = json!({ "httpGet": { "path": "/healthz", "port": "healthz" }, "initialDelaySeconds": 10,
+    let live = json!({ "httpGet": { "host": "192.0.2.1", "path": "/healthz", "port": "healthz" }, "initialDelaySeconds": 10,
         "periodSeconds": 7, "timeoutSeconds": 3 });
     assert_eq!(agent["livenessProbe"], live);
     assert_eq!(config(&objects, "cni-conf.json"), json!({ "name": "mine", "plugins": [] }));
@@ -158,9 +159,13 @@ fn parts_can_be_left_out_added_and_replaced() {
     assert_eq!(plugin["image"], "example.org/plugin:v1");
     assert_eq!(command_line(plugin), ["cp", "-f", "/flannel", "/opt/cni/bin/flannel"]);
 
-    let security = |values| agent(&objects(values))["securityContext"].clone();
-    assert_eq!(security("flannel: {backend: udp}")["privileged"], true);
-    assert_eq!(security("flannel: {backend: host-gw}")["privileged"], false);
+    // All addresses of the node: the kubelet asks at the pod's.
+    for ip in ["0.0.0.0", "'::'", "''"] {
+        let open = objects(&format!("flannel: {{healthz: {{ip: {ip}}}}}"));
+        assert_eq!(agent(&open)["livenessProbe"]["httpGet"].get("host"), None, "{ip}");
+    }
+    let without = objects("flannel: {ownNodePolicy: false}");
+    assert!(!without.iter().any(|object| object["kind"] == "ValidatingAdmissionPolicy"));
 
     let policies = objects("netpol: {enabled: true, image: {tag: v2}}");
     let container = container(of_kind(&policies, "DaemonSet"), "kube-network-policies").unwrap();
@@ -168,6 +173,37 @@ fn parts_can_be_left_out_added_and_replaced() {
     let role = allowed(of_kind(&policies, "ClusterRole"));
     assert!(role.is_superset(&called()) && role.len() > called().len());
     assert_eq!(allowed(of_kind(&objects(""), "ClusterRole")), called());
+}
+
+/// By backend: nobody is privileged.
+#[test]
+fn containers_have_what_their_backend_needs() {
+    for (values, user, raw) in [
+        ("", 65534, true),
+        ("flannel: {backend: host-gw}", 65534, true),
+        ("flannel: {enableNFTables: true}", 65534, false),
+        // Hosts without udev have the TUN for root alone; NET_RAW is for its ICMP errors.
+        ("flannel: {backend: udp, enableNFTables: true}", 0, true),
+    ] {
+        let objects = objects(values);
+        let context = &agent(&objects)["securityContext"];
+        assert_eq!(
+            (&context["privileged"], &context["runAsUser"]),
+            (&json!(false), &json!(user)),
+            "{values}"
+        );
+        assert_eq!(context.get("runAsNonRoot").is_some(), user != 0);
+        assert_eq!(context["allowPrivilegeEscalation"], json!(user != 0));
+        let add = if raw { json!(["NET_ADMIN", "NET_RAW"]) } else { json!(["NET_ADMIN"]) };
+        assert_eq!(context["capabilities"], json!({ "add": add, "drop": ["ALL"] }), "{values}");
+        // The device alone comes from the host, and only where it is used.
+        let is_udp = user == 0;
+        let tun = json!({ "name": "tun", "hostPath": { "path": "/dev/net/tun", "type": "CharDevice" } });
+        assert_eq!(pod(&objects)["volumes"].as_array().unwrap().contains(&tun), is_udp);
+        let mount = json!({ "name": "tun", "mountPath": "/dev/net/tun" });
+        assert_eq!(agent(&objects)["volumeMounts"].as_array().unwrap().contains(&mount), is_udp);
+        assert_eq!(container(of_kind(&objects, "DaemonSet"), "open-run").is_some(), !is_udp);
+    }
 }
 
 #[test]
@@ -188,6 +224,7 @@ fn what_would_have_no_effect_is_refused_by_name() {
         ("podCidr: ''", "both empty"),
         ("podCidr: 10.1.0.0/16,10.2.0.0/16", "one network each"),
         ("flannel: {args: [--healthz-port=9]}", "flannel.healthz.port"),
+        ("flannel: {args: [-healthz-ip=::1]}", "flannel.healthz.ip"),
         ("flannel: {flannel_cni: {image: {tag: v1}}}", "a tag and no repository"),
         ("flannel: {flannel_cni: {image: {repository: x}}}", "a repository and no tag"),
         // The schema. The first is what older charts of Go flannel had.

@@ -68,8 +68,50 @@ fn the_unit_runs_what_the_package_installs() {
     // What pods' traffic rests on: subnet.env stays, and nothing that the kernel holds is in the way of a restart.
     assert_eq!(values(&unit, "RuntimeDirectoryPreserve"), ["yes"]);
     assert_eq!(values(&unit, "Type"), ["notify"]);
-    let capabilities = values(&unit, "CapabilityBoundingSet");
-    assert_eq!(capabilities, ["CAP_NET_ADMIN CAP_NET_RAW"]);
+    // Two that every start reads.
+    assert_eq!(values(&unit, "Environment"), ["FLANNELD_HEALTHZ_IP=127.0.0.1"]);
+    assert!(
+        unit.find("\nEnvironment=").unwrap() < unit.find("\nEnvironmentFile=").unwrap(),
+        "an operator's wins"
+    );
+}
+
+/// The unit and its drop-ins, by systemd's own eyes.
+#[test]
+fn the_unit_has_few_rights() {
+    let unit = file("dist/flanneld.service");
+    for key in ["AmbientCapabilities", "CapabilityBoundingSet"] {
+        assert_eq!(values(&unit, key), ["CAP_NET_ADMIN"], "{key}");
+    }
+    let postinst = file("dist/debian/postinst");
+    let user = values(&unit, "User")[0];
+    assert!(
+        user != "root"
+            && postinst.contains(&format!(
+                "--user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin {user}"
+            ))
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let exposure = |drop_in: Option<&str>| -> f64 {
+        let path = folder.path().join("flanneld.service");
+        std::fs::write(&path, format!("{unit}\n{}", drop_in.map(file).unwrap_or_default())).unwrap();
+        let output = Command::new("systemd-analyze")
+            .args(["security", "--offline=true", "--no-pager"])
+            .arg(&path)
+            .output();
+        let output = output.expect("systemd-analyze is there; .ci/install installs it");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        // It names each key that it does not know.
+        assert!(output.status.success() && stderr.is_empty(), "{stderr}");
+        let line = said.lines().find(|line| line.contains("Overall exposure level")).unwrap();
+        line.split_once(": ").unwrap().1.split(' ').next().unwrap().parse().unwrap()
+    };
+    assert!(exposure(None) <= 1.5);
+    assert!(exposure(Some("dist/flanneld-net-raw.conf")) <= 1.6);
+    // As it was before there was a user.
+    let as_root = exposure(Some("dist/flanneld-as-root.conf"));
+    assert!((1.6..=2.9).contains(&as_root), "{as_root}");
 }
 
 #[test]

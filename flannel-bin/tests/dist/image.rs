@@ -50,8 +50,8 @@ fn every_file_that_it_copies_is_there() {
 fn it_has_what_the_agent_runs() {
     let dockerfile = file("Dockerfile");
     let stage = &dockerfile[dockerfile.rfind("\nFROM ").unwrap()..];
-    for package in ["nftables", "iptables", "iproute2", "ca-certificates"] {
-        assert!(stage.contains(&format!(" {package} ")), "{package}");
+    for package in ["nftables", "iptables", "iproute2", "ca-certificates", "libcap2-bin"] {
+        assert!(stage.replace('\n', " ").contains(&format!(" {package} ")), "{package}");
     }
 }
 
@@ -59,7 +59,7 @@ fn it_has_what_the_agent_runs() {
 fn all_name_one_image_of_this_version() {
     let version = concat!("v", env!("CARGO_PKG_VERSION"));
     let objects = objects();
-    for name in ["install-cni-plugin", "install-cni", "kube-flannel"] {
+    for name in ["install-cni-plugin", "install-cni", "open-run", "kube-flannel"] {
         let image = text(container(of_kind(&objects, "DaemonSet"), name).unwrap(), "/image");
         assert_eq!(image, format!("ghcr.io/flannel-rs/flannel:{version}"));
     }

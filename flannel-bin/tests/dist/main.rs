@@ -6,6 +6,8 @@ mod host;
 mod image;
 mod manifest;
 mod objects;
+mod package;
+mod policy;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -59,6 +60,7 @@ fn names_labels_and_paths_are_those_of_go_flannel() {
         ("DaemonSet", &format!("{pod}/serviceAccountName"), json!("flannel")),
         ("DaemonSet", &format!("{pod}/initContainers/0/name"), json!("install-cni-plugin")),
         ("DaemonSet", &format!("{pod}/initContainers/1/name"), json!("install-cni")),
+        ("DaemonSet", &format!("{pod}/initContainers/2/name"), json!("open-run")),
         ("DaemonSet", &format!("{pod}/containers/0/name"), json!("kube-flannel")),
         (
             "DaemonSet",
@@ -196,11 +198,11 @@ fn the_probes_are_served() {
     in_sandbox(test_name!(), || {
         let objects = objects();
         let agent = container(of_kind(&objects, "DaemonSet"), "kube-flannel").unwrap();
-        let flag = command_line(agent).into_iter().find(|word| word.starts_with("--healthz-port=")).unwrap();
+        let flags = command_line(agent).into_iter().filter(|word| word.starts_with("--healthz-"));
         let folder = tempfile::tempdir().unwrap();
         let mut daemon = Command::new(FLANNELD)
             .env_clear()
-            .arg(flag)
+            .args(flags)
             .arg(format!("--store=local:{}", folder.path().display()))
             .arg(format!("--subnet-file={}", folder.path().join("subnet.env").display()))
             .stderr(Stdio::null())
@@ -209,10 +211,11 @@ fn the_probes_are_served() {
         // A folder without a config: alive, and not ready.
         for (probe, want) in [("livenessProbe", "200"), ("readinessProbe", "503")] {
             let get = &agent[probe]["httpGet"];
+            let host = text(get, "/host");
             let port = &agent["ports"].as_array().unwrap().iter().find(|port| port["name"] == get["port"]);
             let port = u16::try_from(port.unwrap()["containerPort"].as_u64().unwrap()).unwrap();
             let mut stream = eventually(Duration::from_secs(10), "the health server", || {
-                TcpStream::connect(("127.0.0.1", port)).ok()
+                TcpStream::connect((host, port)).ok()
             });
             let path = text(get, "/path");
             write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
@@ -225,18 +228,74 @@ fn the_probes_are_served() {
     });
 }
 
+/// What each container may do.
 #[test]
 fn it_has_no_more_rights_than_it_needs() {
     let objects = objects();
-    let agent = container(of_kind(&objects, "DaemonSet"), "kube-flannel").unwrap();
-    let want = json!({
-        "privileged": false,
+    let pod = &of_kind(&objects, "DaemonSet")["spec"]["template"]["spec"];
+    assert_eq!(pod["securityContext"], json!({ "seccompProfile": { "type": "RuntimeDefault" } }));
+    let context = |name| container(of_kind(&objects, "DaemonSet"), name).unwrap()["securityContext"].clone();
+    // root, whose the host's folders are, without a capability.
+    let init = json!({
         "allowPrivilegeEscalation": false,
         "readOnlyRootFilesystem": true,
-        // What dist/docker/check runs the agent with.
+        "capabilities": { "drop": ["ALL"] },
+    });
+    for name in ["install-cni-plugin", "install-cni", "open-run"] {
+        assert_eq!(context(name), init, "{name}");
+    }
+    let agent = json!({
+        "privileged": false,
+        "runAsNonRoot": true,
+        "runAsUser": 65534,
+        "runAsGroup": 0,
+        // By its file alone, in an image that has nothing else to escalate by.
+        "allowPrivilegeEscalation": true,
+        "readOnlyRootFilesystem": true,
         "capabilities": { "add": ["NET_ADMIN", "NET_RAW"], "drop": ["ALL"] },
     });
-    assert_eq!(agent["securityContext"], want);
+    assert_eq!(context("kube-flannel"), agent);
+    let limits =
+        container(of_kind(&objects, "DaemonSet"), "kube-flannel").unwrap()["resources"]["limits"].clone();
+    assert_eq!(limits, json!({ "memory": "1Gi" }));
+    let dockerfile = file("Dockerfile");
+    assert!(dockerfile.contains("setcap cap_net_admin,cap_net_raw=p /opt/bin/flanneld"));
+    assert!(dockerfile.contains("-perm /6000 -exec chmod ug-s"));
+    // What dist/docker/check runs the agent with.
     let check = file("dist/docker/check");
-    assert!(check.contains("--bounding-set=-all,+net_admin,+net_raw"));
+    assert!(check.contains("--reuid=65534 --regid=0 --clear-groups --bounding-set=-all,+net_admin,+net_raw"));
+}
+
+/// The init container's own words: what root's agent left is opened for the group, and links are not followed.
+#[test]
+fn the_init_container_opens_what_the_agent_of_root_left() {
+    in_sandbox(test_name!(), || {
+        let words = {
+            let objects = objects();
+            command_line(container(of_kind(&objects, "DaemonSet"), "open-run").unwrap())
+        };
+        fs::create_dir("/run/flannel").unwrap();
+        for (name, mode) in [("subnet.env", 0o644), ("subnet.env.state", 0o600), ("subnet.env.lock", 0o600)] {
+            let path = format!("/run/flannel/{name}");
+            fs::write(&path, "").unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        }
+        fs::write("/run/xtables.lock", "").unwrap();
+        fs::set_permissions("/run/xtables.lock", fs::Permissions::from_mode(0o600)).unwrap();
+        // It has no capabilities, as the container says.
+        for _ in 0..2 {
+            let mut setpriv = Command::new("setpriv");
+            setpriv.args(["--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]);
+            success(&setpriv.args(&words).output().unwrap());
+        }
+        for (path, want) in [
+            ("/run/flannel", 0o775),
+            ("/run/flannel/subnet.env", 0o664),
+            ("/run/flannel/subnet.env.state", 0o660),
+            ("/run/flannel/subnet.env.lock", 0o660),
+            ("/run/xtables.lock", 0o660),
+        ] {
+            assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o7777, want, "{path}");
+        }
+    });
 }

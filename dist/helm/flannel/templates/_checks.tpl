@@ -30,9 +30,19 @@ tell is in values.schema.json.
 {{- fail "podCidr and podCidrv6 take one network each" -}}
 {{- end -}}
 {{- range $arg := $flannel.args -}}
-{{- if hasPrefix "healthz-port" (trimAll "-" $arg) -}}
-{{- fail "flannel.args: the port of the health server is flannel.healthz.port, which the probes need to know, too" -}}
+{{- range $name := list "ip" "port" -}}
+{{- if hasPrefix (printf "healthz-%s" $name) (trimAll "-" $arg) -}}
+{{- fail (printf "flannel.args: the %s of the health server is flannel.healthz.%s, which the probes need to know, too" $name $name) -}}
 {{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Where the kubelet asks: the address that is served, or the node's if all are. */}}
+{{- define "flannel.probeHost" -}}
+{{- $ip := .Values.flannel.healthz.ip -}}
+{{- if not (has $ip (list "" "0.0.0.0" "::")) -}}
+host: {{ $ip | quote }}
 {{- end -}}
 {{- end -}}
 

@@ -8,6 +8,7 @@ use std::fs;
 use std::iter;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use flannel_lab::agent::{Agent, AgentBuilder};
 use flannel_lab::kube_apiserver::ApiServer;
@@ -74,11 +75,12 @@ impl Kubelet {
             make_read_only(&path)?;
         }
 
+        open_run(&root, &template)?;
         let mut agent = node.agent("flanneld", "chroot").arg(&root);
         let capabilities = words(&container["securityContext"]["capabilities"]["add"]);
         let capabilities = capabilities.map(|name| format!("+{}", name.to_lowercase()));
         let capabilities = iter::once("-all".to_owned()).chain(capabilities).collect::<Vec<_>>().join(",");
-        agent = agent.args(["setpriv", "--no-new-privs", "--inh-caps=-all"]);
+        agent = agent.args(["setpriv", "--inh-caps=-all"]).args(identity(&container["securityContext"]));
         agent = agent.arg(format!("--bounding-set={capabilities}")).arg("--");
         // Nothing of our environment, such as where we have certificates.
         agent = agent.args(["env", "-i", IMAGE_PATH]);
@@ -164,7 +166,11 @@ impl Kubelet {
             fs::create_dir_all(root.join(folder))?;
         }
         symlink("/run", root.join("var/run"))?;
-        bind(flanneld, &inside(root, FLANNELD))
+        let at = inside(root, FLANNELD);
+        fs::create_dir_all(at.parent().ok_or("the agent has a folder")?)?;
+        fs::copy(flanneld, &at)?;
+        // As the Dockerfile does.
+        success(Command::new("setcap").arg("cap_net_admin,cap_net_raw=p").arg(at))
     }
 
     fn mount_volumes(
@@ -242,6 +248,38 @@ fn secrets_path() -> String {
     format!("/api/v1/namespaces/{NAMESPACE}/secrets")
 }
 
+/// Runs the init container that opens what is in `/run` to the agent's group; it has the agent's volumes.
+fn open_run(root: &Path, template: &Value) -> Fallible<()> {
+    let containers = template["spec"]["initContainers"].as_array().into_iter().flatten();
+    for container in containers.filter(|container| container["name"] == "open-run") {
+        let mut init = Command::new("chroot");
+        init.arg(root).args(["setpriv", "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all", "--"]);
+        success(init.args(words(&container["command"])).args(words(&container["args"])))?;
+    }
+    Ok(())
+}
+
+/// Flags of setpriv(1) for who a container is, and whether it may become more.
+fn identity(context: &Value) -> Vec<String> {
+    let mut flags = Vec::new();
+    if let Some(user) = context["runAsUser"].as_u64() {
+        let group = context["runAsGroup"].as_u64().unwrap_or(0);
+        flags.extend([format!("--reuid={user}"), format!("--regid={group}"), "--clear-groups".to_owned()]);
+    }
+    if context["allowPrivilegeEscalation"] == false {
+        flags.push("--no-new-privs".to_owned());
+    }
+    flags
+}
+
+fn success(command: &mut Command) -> Fallible<()> {
+    let output = command.output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr)).into())
+}
+
 /// The agent's container: the first.
 fn container(template: &Value) -> Fallible<&Value> {
     let container = &template["spec"]["containers"][0];
@@ -294,6 +332,13 @@ fn make_read_only(path: &Path) -> Fallible<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_container_is_who_its_context_says() {
+        let user = json!({ "runAsUser": 65534, "runAsGroup": 0, "allowPrivilegeEscalation": true });
+        assert_eq!(identity(&user), ["--reuid=65534", "--regid=0", "--clear-groups"]);
+        assert_eq!(identity(&json!({ "allowPrivilegeEscalation": false })), ["--no-new-privs"]);
+    }
 
     #[test]
     fn paths_of_the_container_stay_below_its_root() {

@@ -1,0 +1,122 @@
+//! What the process may do, and how much of it.
+
+use std::io;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, capabilities, configure_capability_in_ambient_set, set_capabilities,
+};
+
+/// All that the agent has a use for, the second one for iptables' legacy variant and udp's ICMP errors.
+const USED: [CapabilitySet; 2] = [CapabilitySet::NET_ADMIN, CapabilitySet::NET_RAW];
+
+/// Makes use of the capabilities that the program's file grants to a user other than root (setcap(8)), and hands them on
+/// to the programs that keep firewall rules (ambient capabilities). A container runtime gives such a user no others.
+///
+/// Changes nothing for root, and where a supervisor has set them (systemd's `AmbientCapabilities=`).
+pub(crate) fn take_granted() -> io::Result<()> {
+    let now = capabilities(None)?;
+    let Some(wanted) = to_take(rustix::process::geteuid().is_root(), now) else { return Ok(()) };
+    set_capabilities(None, wanted)?;
+    for one in USED.into_iter().filter(|one| wanted.permitted.contains(*one)) {
+        configure_capability_in_ambient_set(one, true)?;
+    }
+    Ok(())
+}
+
+/// The sets of a process that takes what it may have, if it has not.
+fn to_take(is_root: bool, now: CapabilitySets) -> Option<CapabilitySets> {
+    let used = now.permitted & USED.into_iter().collect::<CapabilitySet>();
+    let has = now.effective.contains(used) && now.inheritable.contains(used);
+    (!is_root && !has).then_some(CapabilitySets { effective: used, permitted: used, inheritable: used })
+}
+
+/// Rules of the host that this process can't see, and what to do: those of iptables' legacy variant, which may drop what
+/// pods send, and decide which variant the agent's own rules belong in.
+pub(crate) fn unseen_rules() -> Option<String> {
+    let is_raw = capabilities(None).is_ok_and(|has| has.effective.contains(CapabilitySet::NET_RAW));
+    // In this thread's network namespace.
+    let names =
+        ["ip", "ip6"].map(|family| std::fs::read_to_string(format!("{TABLES}/{family}_tables_names")));
+    unseen(is_raw, &names)
+}
+
+/// Where the kernel lists the tables of the legacy variant.
+const TABLES: &str = "/proc/thread-self/net";
+
+fn unseen(is_raw: bool, names: &[io::Result<String>]) -> Option<String> {
+    let closed = |it: &io::Result<String>| {
+        it.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+    };
+    let in_use = |it: &io::Result<String>| it.as_ref().is_ok_and(|names| !names.is_empty());
+    if names.iter().any(closed) {
+        return Some(format!(
+            "rules of iptables' legacy variant, if there are any, are not seen: {TABLES}/ip_tables_names is for root's \
+             group; run the agent with that group"
+        ));
+    }
+    (!is_raw && names.iter().any(in_use)).then(|| {
+        "this host has rules of iptables' legacy variant, and the agent does not see them without CAP_NET_RAW; add that \
+         (flanneld-net-raw.conf for systemd, capabilities.add of the pod)"
+            .to_owned()
+    })
+}
+
+/// Raises the limit of open files as far as the process may. The usual one, 1024, is for programs that use select(2).
+pub(crate) fn raise_descriptor_limit() -> io::Result<()> {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current == maximum {
+        return Ok(());
+    }
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_what_is_permitted_and_of_use() {
+        let none = CapabilitySet::empty();
+        let (admin, raw) = (CapabilitySet::NET_ADMIN, CapabilitySet::NET_RAW);
+        let sets = |permitted, effective, inheritable| CapabilitySets { effective, permitted, inheritable };
+        for (is_root, now, want) in [
+            // A pod whose image grants both, with both and with one in its bounding set.
+            (false, sets(admin | raw, none, none), Some(sets(admin | raw, admin | raw, admin | raw))),
+            (false, sets(admin, none, none), Some(sets(admin, admin, admin))),
+            // What nobody needs is given up.
+            (false, sets(admin | CapabilitySet::CHOWN, none, none), Some(sets(admin, admin, admin))),
+            // As systemd starts it.
+            (false, sets(admin, admin, admin), None),
+            // An ordinary user, and root.
+            (false, sets(none, none, none), None),
+            (true, sets(admin | raw, admin | raw, none), None),
+        ] {
+            assert_eq!(to_take(is_root, now), want, "{is_root} {now:?}");
+        }
+    }
+
+    #[test]
+    fn rules_that_are_not_seen_are_told() {
+        let none = || Err(io::Error::from(io::ErrorKind::NotFound));
+        let closed = || Err(io::Error::from(io::ErrorKind::PermissionDenied));
+        for (is_raw, names, want) in [
+            (false, [none(), none()], None),
+            (false, [Ok(String::new()), none()], None),
+            (true, [Ok("nat\n".to_owned()), none()], None),
+            (false, [none(), Ok("filter\n".to_owned())], Some("add that (flanneld-net-raw.conf")),
+            (true, [closed(), none()], Some("run the agent with that group")),
+        ] {
+            let said = unseen(is_raw, &names);
+            assert_eq!(said.is_some(), want.is_some(), "{said:?}");
+            assert!(said.unwrap_or_default().contains(want.unwrap_or_default()), "{names:?}");
+        }
+    }
+
+    #[test]
+    fn the_limit_of_open_files_is_the_hard_one() {
+        raise_descriptor_limit().unwrap();
+        let limit = getrlimit(Resource::Nofile);
+        assert_eq!(limit.current, limit.maximum);
+    }
+}
