@@ -15,6 +15,7 @@ mod link;
 mod message;
 mod netconf;
 mod next_hops;
+pub(crate) mod nftables;
 mod ruleset;
 mod socket;
 mod sys;
