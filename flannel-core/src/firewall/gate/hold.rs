@@ -124,7 +124,7 @@ impl Gate {
     async fn try_kernel() -> Result<(NfTables, TableEvents), KernelError> {
         let events = TableEvents::open()?;
         let mut tables = NfTables::open()?;
-        tables.read("flannel-underlay").await?;
+        tables.names().await?;
         Ok((tables, events))
     }
 

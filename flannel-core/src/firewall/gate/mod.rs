@@ -70,25 +70,43 @@ pub struct Tunnels {
     pub subnets: PerFamily<Subnet>,
 }
 
+/// What the names of our tables begin with.
+const PREFIX: &str = "flannel-underlay-";
+
 /// The name of the table for the devices of a VNI, of which a host has one pair.
 pub fn table_name(vni: Vni) -> String {
-    format!("flannel-underlay-{vni}")
+    format!("{PREFIX}{vni}")
 }
 
-/// Whether the table for a VNI is there, in the network namespace of the calling thread. A kernel without `nf_tables`
-/// has none.
-pub async fn is_present(vni: Vni) -> Result<bool, KernelError> {
-    match NfTables::open()?.read(&table_name(vni)).await {
-        Err(error) if hold::is_lacking(&error) => Ok(false),
-        seen => Ok(seen?.is_some()),
+/// The VNIs of which a table is there, in the network namespace of the calling thread. A kernel without `nf_tables` has
+/// none.
+pub async fn present() -> Result<Vec<Vni>, KernelError> {
+    let names = match NfTables::open() {
+        Ok(mut tables) => tables.names().await,
+        Err(error) => Err(error),
+    };
+    match names {
+        Err(error) if hold::is_lacking(&error) => Ok(Vec::new()),
+        names => Ok(names?.iter().filter_map(|name| vni_of(name)).collect()),
     }
+}
+
+/// The VNI in the name of a table of ours.
+fn vni_of(name: &str) -> Option<Vni> {
+    let vni = Vni::new(name.strip_prefix(PREFIX)?.parse().ok()?).ok()?;
+    (table_name(vni) == name).then_some(vni)
 }
 
 /// Removes the table for a VNI.
 pub async fn remove(vni: Vni) -> Result<(), KernelError> {
-    let (mut tables, name) = (NfTables::open()?, table_name(vni));
+    remove_by(&mut NfTables::open()?, vni).await
+}
+
+/// Removes the table for a VNI, by a socket of the namespace that is meant.
+pub(crate) async fn remove_by(tables: &mut NfTables, vni: Vni) -> Result<(), KernelError> {
+    let name = table_name(vni);
     match tables.transact("remove the table of the underlay gate", &[Change::Delete(&name)]).await {
-        Err(error) if error.errno() == Some(libc::ENOENT) => Ok(()),
+        Err(error) if error.errno() == Some(libc::ENOENT) || hold::is_lacking(&error) => Ok(()),
         done => done,
     }
 }

@@ -103,6 +103,12 @@ impl NfTables {
         Ok(())
     }
 
+    /// The names of all tables.
+    pub(crate) async fn names(&mut self) -> Result<Vec<String>, KernelError> {
+        let tables = self.dump("read tables", encode::GET_TABLE, None, decode::table).await?;
+        Ok(tables.into_iter().map(|(name, _)| name).collect())
+    }
+
     /// What there is of a table, but for the elements of its sets; `None` if there is no such table.
     pub(crate) async fn read(&mut self, table: &str) -> Result<Option<Seen>, KernelError> {
         let tables = self.dump("read tables", encode::GET_TABLE, None, decode::table).await?;
