@@ -10,6 +10,7 @@ use tokio::sync::{Notify, watch};
 use super::{GateStatus, Tunnels};
 use crate::addr::{Family, PerFamily};
 use crate::lease::{Lease, LeaseChange};
+use crate::netlink::nftables::Counted;
 
 /// How long the loop waits for addresses to be let in before their routes are put. Routes matter more.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -89,6 +90,11 @@ impl Known {
             moves.delete = changed.iter().filter(|it| there.contains(*it)).filter(goes).copied().collect();
         }
         moves
+    }
+
+    /// Leaves those whose address no lease publishes.
+    pub(super) fn retain_unpublished(&self, counted: &mut Vec<Counted>) {
+        counted.retain(|it| !self.published.contains_key(&it.addr));
     }
 
     fn publish(&mut self, lease: &Lease) {

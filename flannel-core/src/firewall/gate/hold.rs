@@ -16,7 +16,7 @@ use super::table::{nodes, strangers, strays, table};
 use super::{GateOptions, Mode, Tunnels, table_name};
 use crate::addr::Family;
 use crate::kernel::KernelError;
-use crate::netlink::nftables::{Change, NfTables, Seen, Table, TableChange, TableEvents};
+use crate::netlink::nftables::{Change, NfTables, Table, TableChange, TableEvents};
 use crate::subnet::chain;
 
 /// How often everything is looked at, whatever was announced; jittered.
@@ -39,6 +39,9 @@ pub struct GateStatus {
     pub repairs: u64,
 }
 
+/// What speaks to the kernel, and what hears it.
+type Kernel = (NfTables, TableEvents);
+
 /// Keeps the table of one node.
 pub struct Gate {
     options: GateOptions,
@@ -46,7 +49,7 @@ pub struct Gate {
     done: watch::Sender<u64>,
     status: watch::Sender<GateStatus>,
     /// `None` where the kernel has nothing of the kind.
-    kernel: Option<(NfTables, TableEvents)>,
+    kernel: Option<Kernel>,
     /// What the sets for nodes have; `None` if they have to be read.
     elements: Option<BTreeSet<IpAddr>>,
     /// Chains, sets and rules as they were put; `None` if they have to be read.
@@ -67,6 +70,15 @@ impl std::fmt::Debug for Gate {
     }
 }
 
+/// Why nothing can be observed, and what to do.
+fn blind(error: &KernelError) -> String {
+    let what = if is_lacking(error) { "the kernel has no nf_tables (modprobe nf_tables, and start again): " } else { "" };
+    format!(
+        "packets from strangers can't be observed: {what}{}; --strict-underlay=off silences this",
+        chain(error)
+    )
+}
+
 /// Whether an error says that the kernel has no `nf_tables`.
 pub(super) fn is_lacking(error: &KernelError) -> bool {
     let errno = match error {
@@ -81,25 +93,31 @@ pub(super) fn is_lacking(error: &KernelError) -> bool {
 
 impl Gate {
     /// Opens the sockets in the network namespace of the calling thread, and tries whether the kernel has what it
-    /// takes. Without that [`Mode::Enforce`] is refused, and any other mode has a gate that says so.
+    /// takes. Without that [`Mode::Enforce`] is refused. Any other mode costs nobody an agent: its gate does nothing,
+    /// and says so.
     ///
     /// # Panics
     ///
     /// Outside of a tokio runtime with I/O and time.
     pub async fn open(options: GateOptions) -> Result<(Self, Desk), KernelError> {
-        let kernel = match Self::try_kernel().await {
-            Err(error) if options.mode != Mode::Enforce && is_lacking(&error) => {
-                debug!(%error, "no nf_tables");
-                None
-            }
-            kernel => Some(kernel?),
+        Self::with(options, Self::try_kernel().await)
+    }
+
+    /// The gate on a kernel as it was found.
+    pub(super) fn with(
+        options: GateOptions,
+        kernel: Result<Kernel, KernelError>,
+    ) -> Result<(Self, Desk), KernelError> {
+        let (kernel, problem) = match (kernel, options.mode) {
+            (Ok(kernel), _) => (Some(kernel), None),
+            (Err(error), Mode::Enforce) => return Err(error),
+            (Err(error), Mode::Observe) => (None, Some(blind(&error))),
+            (Err(_), Mode::Off) => (None, None),
         };
+        if let Some(problem) = &problem {
+            warn!(problem, "packets from strangers are not observed");
+        }
         let (shared, done) = (Arc::<Shared>::default(), watch::Sender::new(0));
-        let problem = (kernel.is_none() && options.mode == Mode::Observe).then(|| {
-            "packets from strangers can't be observed (--strict-underlay=observe): the kernel has no nf_tables \
-             (modprobe nf_tables); --strict-underlay=off silences this"
-                .to_owned()
-        });
         let status = watch::Sender::new(GateStatus { problem, ..GateStatus::default() });
         let desk = Desk { shared: Arc::clone(&shared), done: done.subscribe(), status: status.subscribe() };
         let now = Instant::now();
@@ -121,7 +139,7 @@ impl Gate {
         Ok((gate, desk))
     }
 
-    async fn try_kernel() -> Result<(NfTables, TableEvents), KernelError> {
+    async fn try_kernel() -> Result<Kernel, KernelError> {
         let events = TableEvents::open()?;
         let mut tables = NfTables::open()?;
         tables.names().await?;
@@ -234,29 +252,30 @@ impl Gate {
             return Ok(());
         };
         let lax = table(tunnels, &self.options, Mode::Observe).unwrap_or_else(|| wanted.clone());
-        // Until all nodes are let in nobody is kept out, but by what an earlier run put.
+        // Until the store has listed all nodes nobody is kept out, but by what an earlier run put, and nobody is
+        // called a stranger.
         let mut repairs = false;
-        let mut built = match self.built.take() {
+        let built = match self.built.take() {
             Some(built) if built == wanted || built == lax => built,
-            _ => {
-                let seen = tables.read(&name).await?;
-                let (built, changed) = build(tables, seen.as_ref(), &wanted, &lax).await?;
-                if changed {
+            _ => match build(tables, &wanted, &lax, is_synced).await? {
+                Found::Nothing => return Ok(()),
+                Found::Table(built) => built,
+                Found::Made(bare) => {
                     self.elements = None;
-                    repairs = self.last.as_ref().is_some_and(|last| *last == wanted || *last == lax);
+                    repairs = self.last.is_some();
+                    bare
                 }
-                built
-            }
+            },
         };
         repairs |= self.follow(&name, tunnels).await? && self.last.is_some();
         let Some((tables, _)) = &mut self.kernel else { return Ok(()) };
-        if is_synced && built != wanted {
-            tables.transact("put the rules of the underlay gate", &[Change::Rules(&wanted)]).await?;
-            built = wanted;
+        let target = if is_synced || built == wanted { wanted } else { lax.clone() };
+        if built != target {
+            tables.transact("put the rules of the underlay gate", &[Change::Rules(&target)]).await?;
         }
-        self.set_in_force(if built == lax { Mode::Observe } else { Mode::Enforce });
-        self.last = Some(built.clone());
-        self.built = Some(built);
+        self.set_in_force(if target == lax { Mode::Observe } else { Mode::Enforce });
+        self.last = Some(target.clone());
+        self.built = Some(target);
         if repairs {
             warn!(took_us = since.elapsed().as_micros(), "underlay gate repaired");
             self.status.send_modify(|status| status.repairs += 1);
@@ -311,6 +330,8 @@ impl Gate {
                 }
             }
         }
+        // Who has a lease by now came before it was known.
+        self.shared.known().retain_unpublished(&mut outside);
         let report = self.sightings.read(&outside, &inside, tunnels, mode, now);
         if let Some(news) = report.news {
             warn!(news, "packets from strangers");
@@ -345,21 +366,33 @@ impl Gate {
     }
 }
 
-/// Makes the table have its sets and chains, and rules that drop only if such rules are there. Returns which table it
-/// is then, and whether something was changed.
+/// What there is of the table before its elements and rules are made right.
+enum Found {
+    /// None, and it is too early for one.
+    Nothing,
+    /// A table that is right but for elements, as it was put or would be.
+    Table(Table),
+    /// One with sets and chains and without rules, or with others.
+    Made(Table),
+}
+
+/// Makes the table have its sets and chains. Its rules come after the elements, so that they know who is a node.
 async fn build(
     tables: &mut NfTables,
-    seen: Option<&Seen>,
     wanted: &Table,
     lax: &Table,
-) -> Result<(Table, bool), KernelError> {
+    is_synced: bool,
+) -> Result<Found, KernelError> {
     let what = "put the table of the underlay gate";
-    match seen {
-        Some(seen) if seen.is(wanted) => return Ok((wanted.clone(), false)),
-        Some(seen) if seen.is(lax) => return Ok((lax.clone(), false)),
-        Some(seen) if seen.is_built_as(lax) => tables.transact(what, &[Change::Rules(lax)]).await?,
-        Some(_) => tables.transact(what, &[Change::Delete(&lax.name), Change::Create(lax)]).await?,
-        None => tables.transact(what, &[Change::Create(lax)]).await?,
+    let mut bare = lax.clone();
+    bare.chains.iter_mut().for_each(|chain| chain.rules.clear());
+    match tables.read(&lax.name).await? {
+        Some(seen) if seen.is(wanted) => return Ok(Found::Table(wanted.clone())),
+        Some(seen) if seen.is(lax) => return Ok(Found::Table(lax.clone())),
+        Some(seen) if seen.is_built_as(lax) => {}
+        Some(_) => tables.transact(what, &[Change::Delete(&lax.name), Change::Create(&bare)]).await?,
+        None if !is_synced => return Ok(Found::Nothing),
+        None => tables.transact(what, &[Change::Create(&bare)]).await?,
     }
-    Ok((lax.clone(), true))
+    Ok(Found::Made(bare))
 }

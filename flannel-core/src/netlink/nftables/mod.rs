@@ -184,6 +184,17 @@ impl NfTables {
     }
 }
 
+/// All decoders, whatever the kind, for fuzzing.
+#[cfg(any(test, feature = "testing"))]
+pub(super) fn every_way(message: &Message<'_>) {
+    _ = decode::table(message);
+    _ = decode::chain(message);
+    _ = decode::rule(message);
+    _ = decode::set(message);
+    _ = decode::elements(message);
+    _ = super::ruleset::named(message);
+}
+
 fn malformed(error: Undecodable) -> KernelError {
     KernelError::Malformed { what: "an answer of nf_tables", detail: error.to_string() }
 }

@@ -3,13 +3,15 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use proptest::prelude::*;
 use tokio::sync::watch;
 
 use super::super::desk::{Desk, Moves, Shared};
-use super::super::GateStatus;
+use super::super::{Gate, GateOptions, GateStatus, Mode};
 use crate::addr::PerFamily;
+use crate::kernel::KernelError;
 use crate::lease::{Lease, LeaseTable, LeaseUpdate};
 
 fn desk() -> Desk {
@@ -22,6 +24,40 @@ pub(super) fn lease(node: u8, public_ip: &str) -> Lease {
         r#"{{"PublicIP":"{public_ip}","BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"0a:00:00:00:00:{node:02x}"}}}}"#
     );
     Lease::decode(&format!("10.1.{node}.0-24"), value.as_bytes(), 1).unwrap()
+}
+
+/// A kernel without nf_tables ends no agent that was not told to enforce anything.
+#[test]
+fn without_nf_tables_only_enforce_is_refused() {
+    let lacking = || KernelError::Refused {
+        what: "read tables".to_owned(),
+        errno: std::io::Error::from_raw_os_error(libc::EINVAL),
+        reason: String::new(),
+    };
+    let with = |mode| Gate::with(GateOptions { mode, ..GateOptions::default() }, Err(lacking()));
+    assert!(with(Mode::Enforce).is_err());
+    let status = |mode| with(mode).unwrap().1.status().borrow().clone();
+    assert_eq!(status(Mode::Off).problem, None);
+    let problem = status(Mode::Observe).problem.unwrap();
+    assert!(problem.contains("has no nf_tables") && problem.contains("modprobe nf_tables"), "{problem}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_loop_waits_for_the_gate_a_moment_at_most() {
+    let (done, status) = (watch::Sender::new(0), watch::Sender::new(GateStatus::default()));
+    let (shared, mut table) = (Arc::<Shared>::default(), LeaseTable::default());
+    let mut desk = Desk { shared, done: done.subscribe(), status: status.subscribe() };
+    desk.leases(&table.apply(LeaseUpdate::Put(lease(1, "192.0.2.1"))), true, false);
+    let begin = tokio::time::Instant::now();
+    desk.admitted().await;
+    assert_eq!(begin.elapsed(), Duration::from_millis(50));
+    done.send_replace(desk.shared.known().number);
+    desk.admitted().await;
+    assert_eq!(begin.elapsed(), Duration::from_millis(50), "what is done is not waited for");
+    desk.leases(&table.apply(LeaseUpdate::Put(lease(2, "192.0.2.2"))), true, false);
+    status.send_modify(|status| status.problem = Some("no right".to_owned()));
+    desk.admitted().await;
+    assert_eq!(begin.elapsed(), Duration::from_millis(50), "routes matter more than a gate that fails");
 }
 
 fn v4() -> PerFamily<String> {

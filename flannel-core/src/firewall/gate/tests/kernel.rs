@@ -178,8 +178,8 @@ fn nobody_is_kept_out_before_the_snapshot() {
         give_addresses(&["192.0.2.1", "192.0.2.2", "192.0.2.9"]);
         let mut bed = Bed::new(Mode::Enforce, &[]).await;
         bed.tell(LeaseUpdate::Recalled { leases: vec![lease(2, "192.0.2.2")], saved: 1 }).await;
-        bed.until(|it| it.in_force == Some(Mode::Observe)).await;
         assert!(arrives("192.0.2.9", 7) && arrives("192.0.2.2", 7), "known and unknown alike");
+        assert_eq!(bed.status.borrow().in_force, None);
         bed.snapshot(vec![lease(2, "192.0.2.2")]).await;
         bed.until(|it| it.in_force == Some(Mode::Enforce)).await;
         assert!(arrives("192.0.2.2", 7), "a node");
@@ -197,6 +197,17 @@ fn nobody_is_kept_out_before_the_snapshot() {
         assert_eq!(nodes().await, ["192.0.2.3"]);
         bed.end().await;
 
+        // Rules of another version, or for another subnet, keep nobody out until the store has listed all.
+        let text = "add rule inet flannel-underlay-7 overlay drop comment \"of another version\"";
+        run("nft", text);
+        let mut bed = Bed::new(Mode::Enforce, &[]).await;
+        bed.until(|it| it.in_force == Some(Mode::Observe)).await;
+        assert!(arrives("192.0.2.9", 7));
+        bed.snapshot(vec![lease(3, "192.0.2.3")]).await;
+        bed.until(|it| it.in_force == Some(Mode::Enforce)).await;
+        assert!(!arrives("192.0.2.9", 7));
+        bed.end().await;
+
         // Less is done at once, without waiting for a store.
         let mut bed = Bed::new(Mode::Observe, &[]).await;
         bed.until(|it| it.in_force == Some(Mode::Observe)).await;
@@ -212,11 +223,13 @@ fn nobody_is_kept_out_before_the_snapshot() {
 #[test]
 fn strangers_are_counted_and_named_in_both_modes() {
     in_kernel(test_name!(), || async {
-        give_addresses(&["192.0.2.1", "192.0.2.2", "192.0.2.9", "198.51.100.7"]);
+        give_addresses(&["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.9", "198.51.100.7"]);
         for (mode, gets_in, fate) in [(Mode::Observe, true, "let in"), (Mode::Enforce, false, "dropped")] {
             let mut bed = Bed::new(mode, &["198.51.100.0/24"]).await;
             bed.snapshot(vec![lease(2, "192.0.2.2")]).await;
             bed.until(|it| it.in_force == Some(mode)).await;
+            assert_eq!(arrives("192.0.2.3", 7), gets_in, "it gets its lease in a moment");
+            bed.tell(LeaseUpdate::Put(lease(3, "192.0.2.3"))).await;
             assert_eq!(arrives("192.0.2.9", 7), gets_in);
             assert_eq!(arrives("192.0.2.9", 7), gets_in);
             assert!(arrives("192.0.2.2", 7) && arrives("198.51.100.7", 7), "a node, and one that is allowed");
