@@ -10,6 +10,7 @@ use flannel_core::addr::{Family, LinkIndex, MacAddr, Mtu, PerFamily, Subnet};
 use flannel_core::backend::Underlay;
 use flannel_core::config::{BackendConfig, ConfigError};
 use flannel_core::dataplane::{Address, KERNEL_PROTOCOL, Object, ObjectKey, Route, Through};
+use flannel_core::firewall::gate::{Desk, Gate, Tunnels};
 use flannel_core::kernel::{Kernel, KernelError, KernelEvent, Kinds, Link, LinkOp, Refusal, Scope};
 use flannel_core::lease::{Lease, LeaseAttrs};
 use flannel_core::on_link::OnLink;
@@ -64,6 +65,8 @@ pub(crate) struct VxlanDriver {
     pub(crate) draw_mac: Arc<DrawMac>,
     /// Who is on-link on the underlay; `None` without `DirectRouting`.
     on_link: Option<OnLink>,
+    /// Keeps strangers out, until the loop takes it.
+    pub(crate) gate: Option<(Gate, Desk)>,
 }
 
 impl VxlanDriver {
@@ -87,6 +90,7 @@ impl VxlanDriver {
             told_form: Arc::default(),
             draw_mac: Arc::new(MacAddr::random),
             on_link,
+            gate: None,
         }
     }
 
@@ -495,6 +499,18 @@ impl Driver for VxlanDriver {
         let lower = self.lower.as_ref().map(|lower| lower.index);
         let direct = lower.zip(self.on_link.as_ref());
         peer(lease, &Paths { links: &self.indexes(), through, direct })
+    }
+
+    fn gate(&mut self) -> Option<(Gate, Desk)> {
+        self.gate.take()
+    }
+
+    fn tunnels(&self) -> Option<Tunnels> {
+        let subnets = PerFamily::from_fn(|family| self.sides.get(family)?.subnet);
+        let devices = PerFamily::from_fn(|family| self.links.get(family).map(|link| link.name.clone()));
+        let is_known = !devices.is_empty() && self.sides.families().all(|it| subnets.get(it).is_some());
+        let (vni, port) = (self.config.vni, self.config.port);
+        is_known.then_some(Tunnels { vni, port, devices, subnets })
     }
 
     fn scopes(&self) -> Vec<Scope> {

@@ -34,6 +34,7 @@ use async_trait::async_trait;
 use flannel_core::addr::{Family, MacAddr, PerFamily};
 use flannel_core::backend::{Backend, BackendError, Network, Registration, Underlay};
 use flannel_core::config::NetworkConfig;
+use flannel_core::firewall::gate::{Desk, Gate, GateOptions};
 use flannel_core::kernel::{Kernel, KernelError, OpenKernel};
 use flannel_core::lease::LeaseAttrs;
 use flannel_core::netlink::Netlink;
@@ -57,6 +58,7 @@ pub struct VxlanBackend {
     next_hop_objects: NextHopObjects,
     told_form: Arc<Mutex<Option<Form>>>,
     draw_mac: Arc<DrawMac>,
+    gate: Option<GateOptions>,
 }
 
 impl Default for VxlanBackend {
@@ -80,7 +82,15 @@ impl VxlanBackend {
             next_hop_objects: NextHopObjects::default(),
             told_form: Arc::default(),
             draw_mac: Arc::new(MacAddr::random),
+            gate: None,
         }
+    }
+
+    /// Says what is done about packets from hosts that are no nodes. Without it nothing is, and a table of an earlier
+    /// run stays as it is.
+    #[must_use]
+    pub fn strict_underlay(self, gate: GateOptions) -> Self {
+        Self { gate: Some(gate), ..self }
     }
 
     /// Says where new VTEP MACs come from. By default they are random.
@@ -110,6 +120,10 @@ impl Backend for VxlanBackend {
             warn!(key, "Backend key has no effect on Linux");
         }
         let mut kernel = (self.open)().map_err(BackendError::no_kernel)?;
+        let gate = match &self.gate {
+            Some(options) => Some(open_gate(options).await?),
+            None => None,
+        };
         let published = subnets.published_attrs(&underlay.published).await?;
         let stored = registration.previous.and_then(|previous| previous.own.as_ref()).map(|own| &own.attrs);
         let known: Vec<&LeaseAttrs> = published.iter().chain(stored).collect();
@@ -117,8 +131,20 @@ impl Backend for VxlanBackend {
         let mut driver = VxlanDriver::new(vxlan, underlay.clone(), sides, self.next_hop_objects);
         driver.told_form = Arc::clone(&self.told_form);
         driver.draw_mac = Arc::clone(&self.draw_mac);
+        driver.gate = gate;
         reconcile::register(driver, kernel, registration, state(config, &vxlan)).await
     }
+}
+
+async fn open_gate(options: &GateOptions) -> Result<(Gate, Desk), BackendError> {
+    Gate::open(options.clone()).await.map_err(|source| BackendError::Kernel {
+        what: format!(
+            "keep strangers out of the tunnels (--strict-underlay={}), which takes a kernel with nf_tables (modprobe \
+             nf_tables) and CAP_NET_ADMIN",
+            options.mode
+        ),
+        source,
+    })
 }
 
 /// Settles the addresses and the MAC of each enabled family. The MAC is the one that this node published, as the first

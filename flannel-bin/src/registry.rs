@@ -4,6 +4,8 @@ use flannel_backend_hostgw::HostGwBackend;
 use flannel_backend_udp::{UdpBackend, UdpOptions};
 use flannel_backend_vxlan::{NextHopObjects, VxlanBackend};
 use flannel_core::backend::Backend;
+use flannel_core::firewall::gate::{GateOptions, Mode};
+use tracing::info;
 
 /// The kinds of this build.
 const KNOWN: &[&str] = &["vxlan", "host-gw", "udp"];
@@ -28,6 +30,8 @@ pub(crate) struct BackendOptions {
     pub(crate) udp: UdpOptions,
     /// For the vxlan backend.
     pub(crate) next_hop_objects: NextHopObjects,
+    /// What vxlan does about packets from strangers.
+    pub(crate) gate: GateOptions,
 }
 
 /// A backend that this build does not have.
@@ -46,8 +50,19 @@ fn why(kind: &str) -> &'static str {
 
 /// Makes the backend of a kind.
 pub(crate) fn backend(kind: &str, options: &BackendOptions) -> Result<Box<dyn Backend>, UnknownBackend> {
+    let why = match kind {
+        "host-gw" => "it has no tunnel",
+        _ => "it checks senders always; see --udp-allow-from",
+    };
+    if ["host-gw", "udp"].contains(&kind) && options.gate.mode == Mode::Enforce {
+        info!(backend = kind, why, "--strict-underlay has no effect");
+    }
     match kind {
-        "vxlan" => Ok(Box::new(VxlanBackend::new().next_hop_objects(options.next_hop_objects))),
+        "vxlan" => Ok(Box::new(
+            VxlanBackend::new()
+                .next_hop_objects(options.next_hop_objects)
+                .strict_underlay(options.gate.clone()),
+        )),
         "host-gw" => Ok(Box::new(HostGwBackend::new())),
         "udp" => Ok(Box::new(UdpBackend::new(options.udp.clone()))),
         _ => Err(UnknownBackend { kind: kind.to_owned() }),

@@ -348,6 +348,12 @@ pub trait Kernel: Send {
         keys: &BTreeSet<ObjectKey>,
     ) -> Result<Vec<Route>, KernelError>;
 
+    /// Removes the table of the [gate](crate::firewall::gate) of a VNI whose devices go. Without one nothing happens.
+    async fn remove_gate(&mut self, vni: Vni) -> Result<(), KernelError> {
+        let _ = vni;
+        Ok(())
+    }
+
     /// Changes one link.
     async fn change_link(&mut self, op: &LinkOp) -> Result<(), KernelError>;
 

@@ -26,6 +26,8 @@ pub enum Subject {
     Object(ObjectKey),
     /// What somebody else put in the way of a peer, by its text.
     Foreign(String),
+    /// Packets from who has no business in the tunnels, or the gate that counts them.
+    Strangers,
     /// This node's own record: what has precedence over it, so that peers do not program this node.
     OwnLease,
     /// A lease or record, by its key.

@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 
 use flannel_core::dataplane::{Object, Op};
+use flannel_core::firewall::gate;
 use flannel_core::kernel::{Kernel, LinkOp};
 use flannel_core::subnet::SubnetManager;
 
@@ -33,6 +34,7 @@ pub(super) async fn carry_out(
             Action::Link(link) => {
                 kernel.change_link(&LinkOp::Delete(*link)).await.map_err(|error| chain(&error))
             }
+            Action::Gate(vni) => gate::remove(*vni).await.map_err(|error| chain(&error)),
             Action::Rules(step) => step.run().await.map_err(|error| chain(&error)),
             Action::Lease(lease) => store.release_lease(lease).await.map_err(|error| chain(&error)),
             Action::File(_) if !failures.is_empty() => {

@@ -85,6 +85,8 @@ async fn clean_up(options: &CleanupOptions) -> Result<Vec<String>, CleanupError>
     let store = store::open(agent, known.key().map(Identity::from).unwrap_or_default())?;
 
     let mut plan = plan::plan(&known, &seen);
+    let gates = rules::gates(&known, &seen, &plan).await;
+    plan.add(gates);
     plan.add(rules::removals(&known).await);
     if options.lease {
         plan.add(lease::removals(agent, &*store, &known, &seen).await);

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use flannel_core::addr::{LinkIndex, Subnet};
+use flannel_core::addr::{LinkIndex, Subnet, Vni};
 use flannel_core::dataplane::command::{deletion, word};
 use flannel_core::dataplane::{Object, ROUTE_PROTOCOL, Route};
 use flannel_core::firewall::Step;
@@ -32,6 +32,8 @@ pub(super) enum Action {
     Route(Route),
     /// By netlink, with all that hangs on it.
     Link(LinkIndex),
+    /// By netlink: the table of the underlay gate.
+    Gate(Vni),
     /// By a program.
     Rules(Step),
     /// From the store.

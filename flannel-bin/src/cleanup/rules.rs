@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use flannel_core::addr::Vni;
+use flannel_core::firewall::gate;
 use flannel_core::firewall::iptables::Iptables;
 use flannel_core::firewall::nft::Nftables;
 use flannel_core::firewall::rules::{Ours, Wanted};
@@ -9,6 +11,7 @@ use flannel_core::firewall::{FirewallError, RuleManager, Step};
 
 use super::known::Known;
 use super::plan::{Action, Plan, Removal};
+use super::seen::Seen;
 use crate::report::chain;
 
 /// How often rules would be looked at, which nobody does a second time.
@@ -38,6 +41,35 @@ pub(super) async fn removals(known: &Known) -> Plan {
             // What is not installed wrote nothing.
             Err(FirewallError::Missing { .. }) => {}
             Err(error) => plan.problems.push(format!("firewall rules can't be read: {}", chain(&error))),
+        }
+    }
+    plan
+}
+
+/// The tables of underlay gates that go: those for the VNIs of this agent, by its state file or by its devices.
+pub(super) async fn gates(known: &Known, seen: &Seen, so_far: &Plan) -> Plan {
+    let mut plan = Plan::default();
+    let present = match gate::present().await {
+        Ok(present) => present,
+        Err(error) => {
+            plan.problems.push(format!("underlay gates can't be read: {}", chain(&error)));
+            return plan;
+        }
+    };
+    let stored = known.state.iter().flat_map(|state| &state.devices).map(|device| device.vni);
+    let goes = |index| so_far.removals.iter().any(|it| matches!(it.action, Action::Link(link) if link == index));
+    let links = seen.links.iter().filter(|link| goes(link.index));
+    let ours: Vec<Vni> = stored.chain(links.filter_map(|link| Some(link.vxlan.as_ref()?.vni))).collect();
+    for vni in present {
+        let table = gate::table_name(vni);
+        let command = format!("nft delete table inet {table}");
+        if ours.contains(&vni) {
+            let what = "the gate of the tunnels".to_owned();
+            plan.removals.push(Removal { what, commands: vec![command], action: Action::Gate(vni) });
+        } else {
+            plan.notes.push(format!(
+                "table {table} stays: nothing proves that VNI {vni} was this agent's; remove it by: {command}"
+            ));
         }
     }
     plan

@@ -151,6 +151,20 @@ pub(crate) const FLAGS: &[Flag] = &[
         "whether vxlan's routes go through next-hop objects where the kernel has them; off for plain routes, as Go writes them",
     ),
     Flag::new(
+        "strict-underlay",
+        Kind::Text,
+        "observe",
+        "off|observe|enforce",
+        "what vxlan does with packets from underlay addresses that no lease publishes, and with packets out of the overlay for other than this node: off, observe (count and name), enforce (drop, too)",
+    ),
+    Flag::new(
+        "vxlan-allow-from",
+        Kind::List,
+        "",
+        "CIDR",
+        "with the vxlan backend, underlay addresses besides the published ones that --strict-underlay lets in; can be repeated",
+    ),
+    Flag::new(
         "udp-threads",
         Kind::Text,
         "auto",

@@ -8,6 +8,7 @@ use std::time::Duration;
 use flannel_backend_udp::{Layout, UdpOptions};
 use flannel_backend_vxlan::NextHopObjects;
 use flannel_core::addr::{PerFamily, Subnet};
+use flannel_core::firewall::gate::{GateOptions, Mode};
 
 use super::args::{Given, parse_bool, parse_int};
 use super::flags::{Flag, Kind, find};
@@ -158,6 +159,15 @@ impl Options {
             subnet_file,
             backends: BackendOptions {
                 udp: UdpOptions { layout: udp_layout, allow_from: values.subnets("udp-allow-from")? },
+                gate: GateOptions {
+                    mode: match values.text("strict-underlay") {
+                        "off" => Mode::Off,
+                        "observe" => Mode::Observe,
+                        "enforce" => Mode::Enforce,
+                        _ => return Err(values.bad("strict-underlay", "off, observe or enforce")),
+                    },
+                    allow_from: values.subnets("vxlan-allow-from")?,
+                },
                 next_hop_objects: match values.text("nexthop-objects") {
                     "auto" => NextHopObjects::Auto,
                     "off" => NextHopObjects::Off,

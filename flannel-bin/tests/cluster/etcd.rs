@@ -81,6 +81,11 @@ fn a_running_node_puts_its_record_right() {
     in_sandbox(test_name!(), || crate::claims::puts_right(EtcdStore::new));
 }
 
+#[test]
+fn who_has_a_lease_is_let_in() {
+    in_sandbox(test_name!(), || crate::strict::lets_in_who_has_a_lease(&VXLAN, EtcdStore::new));
+}
+
 fn a_virtual_address_is_not_published(case: &'static BackendCase) {
     crate::choice::keeps_its_address(case, EtcdStore::new);
 }

@@ -17,7 +17,7 @@ use flannel_lab::wait::eventually;
 
 use self::packets::{Ear, Mouth};
 use crate::backends::{BackendCase, HOST_GW, VXLAN};
-use crate::harness::{Bed, LocalFolder, SOON, env_of, http_get};
+use crate::harness::{Bed, LocalFolder, SOON, WITHOUT_GATE, env_of, http_get};
 
 /// What keeps the rules, as an operator chooses it and as the host has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +65,7 @@ impl Manager {
     fn rules(self, node: &Netns) -> String {
         // Without the counters, which count.
         if self == Self::Nftables {
-            return sh(node, "nft --stateless list ruleset");
+            return sh(node, &format!("nft --stateless list ruleset | {WITHOUT_GATE}"));
         }
         let save = |program| sh(node, &format!("{program}-save | sed 's/\\[[0-9:]*\\]//; /^#/d'"));
         self.iptables().map(save).concat()

@@ -33,6 +33,7 @@ mod repair;
 mod restart;
 #[cfg(all(feature = "etcd", feature = "kube"))]
 mod scenarios;
+mod strict;
 mod switch;
 mod takeover;
 mod underlay;

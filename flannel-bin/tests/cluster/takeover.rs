@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::backends::{BackendCase, on_every_backend};
 use crate::go::{GoNodes, sh};
-use crate::harness::{Bed, LocalFolder, Monitor, Store, Traffic};
+use crate::harness::{Bed, LocalFolder, Monitor, Store, Traffic, WITHOUT_GATE};
 
 on_every_backend!(there_and_back_without_a_lost_ping);
 
@@ -153,7 +153,7 @@ fn numbers_of_devices<S: Store>(bed: &Bed<S>, number: u8) -> Vec<Option<u32>> {
 
 /// All rules with their numbers, without the counters, which count.
 fn rules<S: Store>(bed: &Bed<S>, number: u8) -> String {
-    sh(bed.netns(number), "nft --stateless --handle list ruleset")
+    sh(bed.netns(number), &format!("nft --stateless --handle list ruleset | {WITHOUT_GATE}"))
 }
 
 fn unnumbered_rules<S: Store>(bed: &Bed<S>, number: u8) -> String {

@@ -2,7 +2,7 @@
 
 use super::message::{Datagram, Message, split};
 use super::next_hops::{self, NextHops};
-use super::{decode, encode, events, link};
+use super::{decode, encode, events, link, nftables};
 use crate::dataplane::{NextHop, Object, Op, Route, Through};
 use crate::kernel::KernelEvent;
 
@@ -54,6 +54,7 @@ pub(super) fn every_way(message: &Message<'_>) {
     _ = next_hops::decode(message);
     _ = decode::default_route(message);
     _ = decode::lookup(message);
+    nftables::every_way(message);
 }
 
 fn again(object: &Object) {

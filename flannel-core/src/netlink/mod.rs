@@ -15,6 +15,7 @@ mod link;
 mod message;
 mod netconf;
 mod next_hops;
+pub(crate) mod nftables;
 mod ruleset;
 mod socket;
 mod sys;
@@ -36,10 +37,12 @@ use self::dump::Dumps;
 use self::events::Events;
 use self::message::{Datagram, Message, Undecodable, Verdict};
 use self::next_hops::NextHops;
+use self::nftables::NfTables;
 pub use self::ruleset::{RulesetChange, RulesetEvents};
 use self::socket::RECEIVE_BUFFER;
-use crate::addr::{Family, LinkIndex};
+use crate::addr::{Family, LinkIndex, Vni};
 use crate::dataplane::{Object, ObjectKey, Op, Route};
+use crate::firewall::gate;
 use crate::kernel::{
     Forwarding, Kernel, KernelError, KernelEvent, Link, LinkAddress, LinkOp, Refusal, RouteLookup, Scope,
 };
@@ -50,6 +53,8 @@ pub struct Netlink {
     dumps: Dumps,
     events: Events,
     next_hops: NextHops,
+    /// `None` where the kernel has nothing of the kind.
+    tables: Option<NfTables>,
 }
 
 impl std::fmt::Debug for Netlink {
@@ -73,7 +78,7 @@ impl Netlink {
     pub(crate) fn with_event_buffer(bytes: usize) -> Result<Self, KernelError> {
         let events = Events::open(bytes)?;
         let (requests, dumps) = (Requests::open(RECEIVE_BUFFER)?, Dumps::open(RECEIVE_BUFFER)?);
-        Ok(Self { requests, dumps, events, next_hops: NextHops::default() })
+        Ok(Self { requests, dumps, events, next_hops: NextHops::default(), tables: NfTables::open().ok() })
     }
 
     async fn read_addresses(&mut self, scope: Scope) -> Result<Vec<Object>, KernelError> {
@@ -265,6 +270,13 @@ impl Kernel for Netlink {
             }))
         };
         self.dumps.dump("read routes by destination", Rtm::Getroute, all, all, decode).await
+    }
+
+    async fn remove_gate(&mut self, vni: Vni) -> Result<(), KernelError> {
+        match &mut self.tables {
+            Some(tables) => gate::remove_by(tables, vni).await,
+            None => Ok(()),
+        }
     }
 
     async fn change_link(&mut self, op: &LinkOp) -> Result<(), KernelError> {

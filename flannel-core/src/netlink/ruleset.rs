@@ -13,9 +13,9 @@ use super::socket::{RECEIVE_BUFFER, Socket, is_lost};
 use crate::kernel::KernelError;
 
 /// `NFNLGRP_NFTABLES` of `linux/netfilter/nfnetlink.h`.
-const GROUP: u32 = 7;
+pub(super) const GROUP: u32 = 7;
 /// `NFNL_SUBSYS_NFTABLES`, the upper byte of a message's type.
-const SUBSYSTEM: u16 = 10;
+pub(super) const SUBSYSTEM: u16 = 10;
 /// `NFT_MSG_*`, the lower byte.
 const NEW_CHAIN: u16 = 3;
 const DEL_CHAIN: u16 = 5;
@@ -27,7 +27,7 @@ const TABLE: u16 = 1;
 /// `NFTA_CHAIN_HOOK`, which base chains have.
 const CHAIN_HOOK: u16 = 4;
 /// Pause after an error of the socket itself, which would come again at once.
-const PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
+pub(super) const PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// What changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -110,19 +110,38 @@ fn note_all(datagram: &[u8], change: &mut RulesetChange) {
 
 fn note(message: &Message<'_>, change: &mut RulesetChange) -> Result<(), Undecodable> {
     let kind = u16::from(message.kind);
-    if kind >> 8 != SUBSYSTEM || kind & 0xff >= NEW_GENERATION && kind & 0xff <= NEW_GENERATION + 1 {
+    if kind >> 8 != SUBSYSTEM {
         return Ok(());
     }
-    let (header, attributes) =
-        message.body.split_at_checked(HEADER).ok_or("announcement shorter than its header")?;
-    let attributes =
-        RtBuffer::<u16, Buffer>::from_bytes_with_input(&mut Cursor::new(attributes), attributes.len())
-            .map_err(|_| "announcement with broken attributes")?;
+    let Some(attributes) = attributes_of(message)? else { return Ok(()) };
     if let Some(name) = attribute(&attributes, TABLE) {
-        change.tables.insert((header[0], string(name)));
+        change.tables.insert((message.body[0], string(name)));
     }
     if [NEW_CHAIN, DEL_CHAIN].contains(&(kind & 0xff)) && attribute(&attributes, CHAIN_HOOK).is_some() {
         change.base_chains = true;
     }
     Ok(())
+}
+
+/// The attributes of an announcement, of which the first byte of its body is the family; `None` for those of a new
+/// generation.
+fn attributes_of(message: &Message<'_>) -> Result<Option<RtBuffer<u16, Buffer>>, Undecodable> {
+    let kind = u16::from(message.kind) & 0xff;
+    if (NEW_GENERATION..=NEW_GENERATION + 1).contains(&kind) {
+        return Ok(None);
+    }
+    let (_, attributes) =
+        message.body.split_at_checked(HEADER).ok_or("announcement shorter than its header")?;
+    RtBuffer::from_bytes_with_input(&mut Cursor::new(attributes), attributes.len())
+        .map(Some)
+        .map_err(|_| "announcement with broken attributes".into())
+}
+
+/// Family and table of an announcement, and what follows the name of the table: that of the set in announcements of
+/// elements.
+pub(super) fn named(message: &Message<'_>) -> Result<Option<(u8, String, Option<Vec<u8>>)>, Undecodable> {
+    let Some(attributes) = attributes_of(message)? else { return Ok(None) };
+    let Some(table) = attribute(&attributes, TABLE) else { return Ok(None) };
+    let second = attribute(&attributes, TABLE + 1).map(<[u8]>::to_vec);
+    Ok(Some((message.body[0], string(table), second)))
 }

@@ -79,6 +79,12 @@ impl<D: Driver> Reconciler<D> {
                 Err(error) => warn!(link = %name, %error, "device of an earlier backend stays for now"),
             }
             self.ownership.forget(link.index, result.is_ok());
+            let kept = self.driver.tunnels().map(|tunnels| tunnels.vni);
+            if let Some(vni) = link.vxlan.as_ref().map(|vxlan| vxlan.vni).filter(|vni| Some(*vni) != kept)
+                && let Err(error) = self.kernel.remove_gate(vni).await
+            {
+                warn!(%vni, %error, "the underlay gate of an earlier backend stays");
+            }
         }
         if !self.ownership.has_stale_devices() && std::mem::take(&mut self.unstored) {
             self.state.send_modify(|_| {});

@@ -9,6 +9,7 @@ mod blocked;
 mod claims;
 mod config;
 mod events;
+mod guard;
 mod host;
 mod leftovers;
 mod network;
@@ -34,6 +35,7 @@ use crate::addr::{Family, LinkIndex, Mtu, Subnet};
 use crate::backend::{BackendError, NetworkStatus, Underlay};
 use crate::config::{BackendConfig, ConfigError};
 use crate::dataplane::{Dataplane, Object, ObjectKey, Route};
+use crate::firewall::gate::{Desk, Gate, Tunnels};
 use crate::kernel::{Kernel, KernelError, KernelEvent, Refusal, Scope};
 use crate::lease::{AgedLease, Lease, LeaseAttrs, LeaseChange, LeaseKey, LeaseTable, LeaseUpdate};
 use crate::ownership::Ownership;
@@ -47,6 +49,7 @@ use blocked::Blocked;
 use claims::OwnClaims;
 use config::FollowedConfig;
 pub use config::Taken;
+use guard::Guard;
 use host::Host;
 pub use network::register;
 use repair::Repair;
@@ -117,6 +120,16 @@ pub trait Driver: Send {
     /// Takes the peers that hold, whenever they may have changed: for a backend that carries packets itself.
     fn take_peers(&mut self, peers: &mut dyn Iterator<Item = (&LeaseKey, &Peer)>) {
         let _ = peers;
+    }
+
+    /// Hands over, once, the gate that is to be kept for the tunnels of this backend, if there is one.
+    fn gate(&mut self) -> Option<(Gate, Desk)> {
+        None
+    }
+
+    /// The tunnels that the gate is for; `None` while a device or the own subnet is missing.
+    fn tunnels(&self) -> Option<Tunnels> {
+        None
     }
 
     /// Returns when the devices must be looked at although no link announced anything. Dropping the future
@@ -221,13 +234,15 @@ pub struct Reconciler<D> {
     /// The conflicts of this node's own record.
     claims: OwnClaims,
     attrs: watch::Sender<LeaseAttrs>,
+    /// Lets only nodes into the tunnels; `None` without tunnels that the kernel carries.
+    guard: Option<Guard>,
 }
 
 impl<D: Driver> Reconciler<D> {
     /// A loop for the node that holds the lease `own`. `state` is what is to be stored as far as it is known
     /// without leases, `previous` what was stored last.
     pub fn new(
-        driver: D,
+        mut driver: D,
         kernel: Box<dyn Kernel>,
         own: LeaseKey,
         state: State,
@@ -235,6 +250,7 @@ impl<D: Driver> Reconciler<D> {
     ) -> Self {
         let attrs = watch::Sender::new(driver.attrs());
         let claims = OwnClaims::new(previous, &state.store);
+        let guard = driver.gate().map(Guard::new);
         Self {
             driver,
             kernel,
@@ -264,6 +280,7 @@ impl<D: Driver> Reconciler<D> {
             replaced: Replaced::default(),
             claims,
             attrs,
+            guard,
         }
     }
 
@@ -300,6 +317,7 @@ impl<D: Driver> Reconciler<D> {
     /// Holds the kernel in the wanted state until `cancel` fires. A pass that has begun is finished first.
     pub async fn run(mut self, leases: LeaseStream, cancel: CancellationToken) -> Result<(), BackendError> {
         let mut leases = leases.ready_chunks(LEASE_BATCH);
+        let _gate = self.guard.as_mut().and_then(|guard| guard.start(&cancel));
         loop {
             let wake = self.next_wake();
             // In a fixed order, so that a test of the loop can be run again. Whoever comes first, all get their
@@ -311,6 +329,7 @@ impl<D: Driver> Reconciler<D> {
                 events = self.kernel.events() => self.take_events(events),
                 batch = leases.next() => self.take_leases(batch.ok_or(BackendError::WatchEnded)?)?,
                 told = config::next(&mut self.config) => self.take_config(told),
+                () = guard::news(&mut self.guard) => {}
                 () = sleep_until(wake) => {}
             }
             self.repair.begin(Instant::now());
@@ -337,6 +356,7 @@ impl<D: Driver> Reconciler<D> {
         self.todo.claims = true;
         self.note_own(&changes);
         changes.retain(|change| change.key != self.own);
+        self.tell_guard(&changes);
         announce(&changes);
         self.note_leases(&changes);
         let becomes_synced = self.leases.is_synced() && !was_synced;

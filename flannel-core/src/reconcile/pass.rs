@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::blocked::{self, Needed};
+use super::guard::Guard;
 use super::{Driver, Reconciler, Todo};
 use crate::addr::{Family, MacAddr, PerFamily, Subnet};
 use crate::backend::NetworkStatus;
@@ -26,6 +27,7 @@ const AT_ONCE: usize = 2048;
 impl<D: Driver> Reconciler<D> {
     /// Makes passes until nothing is left to do now.
     pub(super) async fn converge(&mut self) {
+        self.open_gate().await;
         for _ in 0..PASSES {
             self.look_at_claims();
             if !self.is_busy() {
@@ -386,6 +388,7 @@ impl<D: Driver> Reconciler<D> {
         node.extend_from_slice(&self.devices.unserved);
         node.extend(self.blocked.ours());
         node.extend_from_slice(self.host.problems());
+        node.extend(self.guard.iter().flat_map(Guard::problems));
         let (restart_needed, config_problem) = self.config_problems();
         let harmless = |subject, text: String| Problem::new(subject, Harm::None, text);
         node.extend(config_problem.map(|text| harmless(Subject::Config, text)));

@@ -24,8 +24,12 @@ pub(crate) enum Method {
     Underlay,
     /// The host-gw backend: plain routes.
     HostGw,
-    /// The vxlan backend.
+    /// The vxlan backend as it is by default: strangers are counted.
     Vxlan,
+    /// The vxlan backend with `--strict-underlay=off`.
+    VxlanOff,
+    /// The vxlan backend with `--strict-underlay=enforce`.
+    VxlanEnforce,
     /// The udp backend as it is by default: a second thread under load.
     Udp,
     /// The udp backend, one thread.
@@ -144,7 +148,14 @@ pub(crate) struct Bed {
 
 impl Bed {
     /// Builds everything and waits until it works.
-    pub(crate) fn build(methods: &[Method], flanneld: &Path, naive: &Path) -> Fallible<Self> {
+    ///
+    /// The stores of vxlan have `leases` more nodes, which do not exist.
+    pub(crate) fn build(
+        methods: &[Method],
+        flanneld: &Path,
+        naive: &Path,
+        leases: u32,
+    ) -> Fallible<Self> {
         let nodes = u8::try_from(methods.len() * 2)?;
         let cluster = Cluster::builder().nodes(nodes).build()?;
         for first in (1..=nodes).step_by(2) {
@@ -153,6 +164,9 @@ impl Bed {
         let mut ends = BTreeMap::new();
         for (at, method) in methods.iter().enumerate() {
             let first = u8::try_from(at * 2 + 1)?;
+            if matches!(method, Method::Vxlan | Method::VxlanOff | Method::VxlanEnforce) {
+                crowd(&store_of(first), leases)?;
+            }
             ends.insert(*method, build(&cluster, first, *method, flanneld, naive)?);
         }
         Ok(Self { cluster, ends })
@@ -207,7 +221,13 @@ fn build(cluster: &Cluster, first: u8, method: Method, flanneld: &Path, naive: &
                 mixed(cluster, first + 1, first, flanneld, naive, &mut carriers, &mut pods)?;
             (theirs, ours, pods[0].ipv4().ok_or("the pod has no IPv4 address")?)
         }
-        Method::HostGw | Method::Vxlan | Method::Udp | Method::Udp1 | Method::Udp2 => {
+        Method::HostGw
+        | Method::Vxlan
+        | Method::VxlanOff
+        | Method::VxlanEnforce
+        | Method::Udp
+        | Method::Udp1
+        | Method::Udp2 => {
             let agents = numbers.map(|number| start_flanneld(cluster, number, first, method, flanneld));
             for agent in agents {
                 carriers.push(agent?);
@@ -240,7 +260,7 @@ fn mixed(
     let value = format!(r#"{{"PublicIP":"{}","PublicIPv6":null}}"#, cluster.node(theirs).address());
     fs::write(format!("{store}/subnets/10.99.{theirs}.0-24"), value)?;
     let config = r#"{"Network":"10.99.0.0/16","Backend":{"Type":"udp"}}"#;
-    carriers.push(run_flanneld(cluster, ours, &store, config, flanneld, Some(1))?);
+    carriers.push(run_flanneld(cluster, ours, &store, config, flanneld, Some("--udp-threads=1"))?);
     wait_ready(cluster.node(ours).netns(), carriers)?;
     pods.push(Pod::attach_plain(cluster.node(ours), &SubnetEnv::read(&env_file(ours))?)?);
     carriers.push(start_naive(cluster, theirs, ours, naive)?);
@@ -264,16 +284,39 @@ fn start_flanneld(
     method: Method,
     flanneld: &Path,
 ) -> Fallible<Agent> {
-    let (kind, threads) = match method {
+    let (kind, flag) = match method {
         Method::HostGw => ("host-gw", None),
         Method::Udp => ("udp", None),
-        Method::Udp1 => ("udp", Some(1)),
-        Method::Udp2 => ("udp", Some(2)),
+        Method::Udp1 => ("udp", Some("--udp-threads=1")),
+        Method::Udp2 => ("udp", Some("--udp-threads=2")),
+        Method::VxlanOff => ("vxlan", Some("--strict-underlay=off")),
+        Method::VxlanEnforce => ("vxlan", Some("--strict-underlay=enforce")),
         _ => ("vxlan", None),
     };
-    let store = format!("/run/bench-store-{first}");
-    let config = format!(r#"{{"Network":"10.{}.0.0/16","Backend":{{"Type":"{kind}"}}}}"#, 100 + first);
-    run_flanneld(cluster, number, &store, &config, flanneld, threads)
+    let config = if kind == "vxlan" {
+        r#"{"Network":"10.0.0.0/8","SubnetMin":"10.200.0.0","Backend":{"Type":"vxlan"}}"#.to_owned()
+    } else {
+        format!(r#"{{"Network":"10.{}.0.0/16","Backend":{{"Type":"{kind}"}}}}"#, 100 + first)
+    };
+    run_flanneld(cluster, number, &store_of(first), &config, flanneld, flag)
+}
+
+/// The store of a pair of nodes.
+fn store_of(first: u8) -> String {
+    format!("/run/bench-store-{first}")
+}
+
+/// Records of nodes that do not exist.
+fn crowd(store: &str, leases: u32) -> Fallible<()> {
+    fs::create_dir_all(format!("{store}/subnets"))?;
+    for n in 0..leases {
+        let [_, _, high, low] = n.to_be_bytes();
+        let value = format!(
+            r#"{{"PublicIP":"198.18.{high}.{low}","BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"0a:01:00:00:{high:02x}:{low:02x}"}}}}"#
+        );
+        fs::write(format!("{store}/subnets/10.{high}.{low}.0-24"), value)?;
+    }
+    Ok(())
 }
 
 fn run_flanneld(
@@ -282,7 +325,7 @@ fn run_flanneld(
     store: &str,
     config: &str,
     flanneld: &Path,
-    threads: Option<u8>,
+    flag: Option<&str>,
 ) -> Fallible<Agent> {
     fs::create_dir_all(format!("{store}/subnets"))?;
     fs::write(format!("{store}/config"), config)?;
@@ -292,11 +335,7 @@ fn run_flanneld(
         format!("--subnet-file={}", env_file(number).display()),
         format!("--healthz-port={HEALTH_PORT}"),
     ]);
-    let agent = match threads {
-        Some(threads) => agent.arg(format!("--udp-threads={threads}")),
-        None => agent,
-    };
-    Ok(agent.start()?)
+    Ok(agent.args(flag).start()?)
 }
 
 fn wait_ready(netns: &Netns, agents: &[Agent]) -> Fallible<()> {

@@ -41,13 +41,17 @@ struct Options {
     /// second and round-trip times. Fix it before the run.
     #[arg(long, default_value_t = 0.2)]
     quiet: f64,
+    /// How many more nodes, which do not exist, the stores of vxlan have.
+    #[arg(long, default_value_t = 0)]
+    leases: u32,
 }
 
 fn main() -> Fallible<ExitCode> {
     let options = Options::parse();
     in_lab(Stores::Local, || {
         let exe = std::env::current_exe()?;
-        let bed = Bed::build(&options.methods, &flanneld::path(None)?, &exe.with_file_name("naive_udp"))?;
+        let (flanneld, naive) = (flanneld::path(None)?, exe.with_file_name("naive_udp"));
+        let bed = Bed::build(&options.methods, &flanneld, &naive, options.leases)?;
         for lab in &options.labs {
             bed.shape(*lab)?;
             let mut report = Report::new(options.quiet);

@@ -1,0 +1,152 @@
+//! Messages of `nf_tables` -> values. Pure. What others made is read as far as it matters, and never trusted.
+
+use std::io::Cursor;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use neli::FromBytesWithInput;
+use neli::types::{Buffer, RtBuffer};
+
+use super::super::message::{Message, Undecodable, attribute, attributes, string};
+use super::encode::{INET, NEW_CHAIN, NEW_ELEMENTS, NEW_RULE, NEW_SET, NEW_TABLE, SET_DYNAMIC, key_type};
+use super::value::{Counted, Hook, Key, Place, Set};
+use crate::addr::Family;
+
+/// Bytes of `struct nfgenmsg`, of which the first is the family.
+const HEADER: usize = 4;
+
+type Attributes = RtBuffer<u16, Buffer>;
+
+fn parse(bytes: &[u8]) -> Result<Attributes, Undecodable> {
+    Attributes::from_bytes_with_input(&mut Cursor::new(bytes), bytes.len())
+        .map_err(|_| "broken attributes".into())
+}
+
+/// The attributes of a message of this kind and family `inet`.
+fn of_kind(message: &Message<'_>, kind: u16) -> Result<Option<Attributes>, Undecodable> {
+    let (header, rest) = message.body.split_at_checked(HEADER).ok_or("message shorter than its header")?;
+    if u16::from(message.kind) & 0xff != kind || header[0] != INET {
+        return Ok(None);
+    }
+    parse(rest).map(Some)
+}
+
+fn number(payload: &[u8]) -> Result<u32, Undecodable> {
+    payload.try_into().map(u32::from_be_bytes).map_err(|_| "attribute is no 32-bit number".into())
+}
+
+fn long(payload: &[u8]) -> Result<u64, Undecodable> {
+    payload.try_into().map(u64::from_be_bytes).map_err(|_| "attribute is no 64-bit number".into())
+}
+
+fn text(within: &Attributes, kind: u16) -> Result<String, Undecodable> {
+    attribute(within, kind).map(string).ok_or_else(|| "a name is missing".into())
+}
+
+/// The name of a table, and its flags.
+pub(super) fn table(message: &Message<'_>) -> Result<Option<(String, u32)>, Undecodable> {
+    let Some(attrs) = of_kind(message, NEW_TABLE)? else { return Ok(None) };
+    let flags = attribute(&attrs, 2).map(number).transpose()?.unwrap_or_default();
+    Ok(Some((text(&attrs, 1)?, flags)))
+}
+
+/// The table of a chain, its name, and how it is hooked in if it is.
+pub(super) fn chain(message: &Message<'_>) -> Result<Option<(String, (String, Place))>, Undecodable> {
+    let Some(attrs) = of_kind(message, NEW_CHAIN)? else { return Ok(None) };
+    let place = attribute(&attrs, 4).map(|hook| place(hook, &attrs)).transpose()?;
+    Ok(Some((text(&attrs, 1)?, (text(&attrs, 3)?, place.unwrap_or(Place::Jumped)))))
+}
+
+fn place(hook: &[u8], chain: &Attributes) -> Result<Place, Undecodable> {
+    let nested = parse(hook)?;
+    let [hook, priority] = [1, 2].map(|kind| attribute(&nested, kind).map(number));
+    let (Some(hook), Some(priority)) = (hook, priority) else { return Ok(Place::Otherwise) };
+    let accepts = attribute(chain, 5).map(number).transpose()? == Some(1);
+    let filters = attribute(chain, 7).map(string).as_deref() == Some("filter");
+    let hook = Hook { number: hook?, priority: priority?.cast_signed() };
+    Ok(if accepts && filters { Place::Hooked(hook) } else { Place::Otherwise })
+}
+
+/// The table of a rule, its chain, and its comment; an empty one if it has none.
+pub(super) fn rule(message: &Message<'_>) -> Result<Option<(String, String, String)>, Undecodable> {
+    let Some(attrs) = of_kind(message, NEW_RULE)? else { return Ok(None) };
+    let comment = attribute(&attrs, 7).and_then(comment).unwrap_or_default();
+    Ok(Some((text(&attrs, 1)?, text(&attrs, 2)?, comment)))
+}
+
+/// The comment in what a program keeps with a rule: entries of type, length, bytes.
+fn comment(mut data: &[u8]) -> Option<String> {
+    while let [kind, len, rest @ ..] = data {
+        let (value, rest) = rest.split_at_checked(usize::from(*len))?;
+        if *kind == 0 {
+            return Some(string(value));
+        }
+        data = rest;
+    }
+    None
+}
+
+/// The table of a set, and the set if it can be one of ours.
+pub(super) fn set(message: &Message<'_>) -> Result<Option<(String, Option<Set>)>, Undecodable> {
+    let Some(attrs) = of_kind(message, NEW_SET)? else { return Ok(None) };
+    let field = |kind| attribute(&attrs, kind).map(number).transpose().map(Option::unwrap_or_default);
+    let (flags, kind) = (field(3)?, (field(4)?, field(5)?));
+    let keys = Family::ALL.into_iter().flat_map(|family| [Key::Addr(family), Key::Pair(family)]);
+    let key = keys.into_iter().find(|key| key_type(*key) == kind);
+    let dynamic = match flags {
+        0 => Some(None),
+        SET_DYNAMIC => {
+            let description = attribute(&attrs, 9).map(parse).transpose()?;
+            let size = description.as_ref().and_then(|it| attribute(it, 1)).map(number).transpose()?;
+            Some(size.zip(attribute(&attrs, 11).map(long).transpose()?))
+        }
+        _ => None,
+    };
+    let name = text(&attrs, 2)?;
+    let set = key.zip(dynamic).map(|(key, dynamic)| Set { name, key, dynamic });
+    Ok(Some((text(&attrs, 1)?, set)))
+}
+
+/// Elements of a set.
+pub(super) fn elements(message: &Message<'_>) -> Result<Option<Vec<Counted>>, Undecodable> {
+    let Some(attrs) = of_kind(message, NEW_ELEMENTS)? else { return Ok(None) };
+    let Some(list) = attribute(&attrs, 3) else { return Ok(None) };
+    let mut elements = Vec::new();
+    for (_, payload) in attributes(&parse(list)?) {
+        elements.extend(element(&parse(payload)?)?);
+    }
+    Ok(Some(elements))
+}
+
+fn element(attrs: &Attributes) -> Result<Option<Counted>, Undecodable> {
+    let Some(key) = attribute(attrs, 1).map(parse).transpose()? else { return Ok(None) };
+    let key = attribute(&key, 1).ok_or("an element without a value")?;
+    let (addr, other) = match key.len() {
+        4 | 16 => (addr(key)?, None),
+        8 | 32 => {
+            let (first, second) = key.split_at(key.len() / 2);
+            (addr(first)?, Some(addr(second)?))
+        }
+        _ => return Ok(None),
+    };
+    // NFTA_SET_ELEM_EXPR, or in its place a list of them.
+    let counter = match (attribute(attrs, 7), attribute(attrs, 11)) {
+        (Some(one), _) => Some(parse(one)?),
+        (None, Some(list)) => {
+            let list = parse(list)?;
+            let first = attributes(&list).next().map(|(_, payload)| parse(payload)).transpose()?;
+            first
+        }
+        (None, None) => None,
+    };
+    let data = counter.as_ref().and_then(|it| attribute(it, 2)).map(parse).transpose()?;
+    let packets = data.as_ref().and_then(|it| attribute(it, 2)).map(long).transpose()?;
+    Ok(Some(Counted { addr, other, packets: packets.unwrap_or_default() }))
+}
+
+fn addr(bytes: &[u8]) -> Result<IpAddr, Undecodable> {
+    if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
+        return Ok(Ipv4Addr::from(v4).into());
+    }
+    let v6 = <[u8; 16]>::try_from(bytes).map_err(|_| Undecodable::from("an element that is no address"))?;
+    Ok(Ipv6Addr::from(v6).into())
+}

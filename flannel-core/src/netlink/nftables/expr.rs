@@ -1,0 +1,216 @@
+//! Terms of rules -> the kernel's expressions. Pure.
+
+use super::encode::Attrs;
+use super::value::{Key, Term, Verdict};
+use crate::addr::{Family, Subnet};
+
+/// `NFTA_EXPR_NAME`, `NFTA_EXPR_DATA`, `NFTA_LIST_ELEM`.
+const NAME: u16 = 1;
+const DATA: u16 = 2;
+const ELEM: u16 = 1;
+/// The registers: of verdicts, and of four words each, of which every word has a number, too.
+const VERDICT: u32 = 0;
+const REG: u32 = 1;
+const REG_WORDS: u32 = 8;
+/// `NFT_META_*`.
+const META_IIFNAME: u32 = 6;
+const META_NFPROTO: u32 = 15;
+const META_L4PROTO: u32 = 16;
+/// `NFT_PAYLOAD_*_HEADER`.
+const NETWORK: u32 = 1;
+const TRANSPORT: u32 = 2;
+/// `NFT_CMP_EQ`, `NFT_CMP_NEQ`.
+const EQ: u32 = 0;
+const NEQ: u32 = 1;
+/// `NFT_FIB_RESULT_ADDRTYPE`, `NFTA_FIB_F_DADDR`, `RTN_UNICAST`.
+const FIB_TYPE: u32 = 3;
+const FIB_DADDR: u32 = 2;
+const UNICAST: u32 = 1;
+/// `NFT_DYNSET_OP_UPDATE`.
+const UPDATE: u32 = 1;
+
+/// `NFPROTO_IPV4` and `NFPROTO_IPV6`.
+fn nfproto(family: Family) -> u8 {
+    match family {
+        Family::V4 => 2,
+        Family::V6 => 10,
+    }
+}
+
+/// Where source and destination are in a header, and how long they are.
+fn place(family: Family) -> (u32, u32, u32) {
+    match family {
+        Family::V4 => (12, 16, 4),
+        Family::V6 => (8, 24, 16),
+    }
+}
+
+/// Appends the expressions of a rule.
+pub(super) fn rule(list: &mut Attrs, terms: &[Term]) {
+    for term in terms {
+        expressions(list, term);
+    }
+}
+
+fn expressions(list: &mut Attrs, term: &Term) {
+    match term {
+        Term::Family(family) => {
+            meta(list, META_NFPROTO);
+            cmp(list, EQ, &[nfproto(*family)]);
+        }
+        Term::UdpPort(port) => {
+            meta(list, META_L4PROTO);
+            cmp(list, EQ, &[libc::IPPROTO_UDP as u8]);
+            payload(list, TRANSPORT, (2, 2), REG);
+            cmp(list, EQ, &port.to_be_bytes());
+        }
+        // Behind the UDP header of 8 bytes: flags and reserved bytes, then the VNI (RFC 7348 section 5).
+        Term::Vni(vni) => {
+            payload(list, TRANSPORT, (12, 3), REG);
+            cmp(list, EQ, &vni.get().to_be_bytes()[1..]);
+        }
+        Term::From(link) => {
+            let mut name = [0; libc::IFNAMSIZ];
+            let len = link.len().min(name.len() - 1);
+            name[..len].copy_from_slice(&link.as_bytes()[..len]);
+            meta(list, META_IIFNAME);
+            cmp(list, EQ, &name);
+        }
+        Term::Src(subnet) => prefix(list, *subnet, place(subnet.family()).0),
+        Term::Dst(subnet) => prefix(list, *subnet, place(subnet.family()).1),
+        Term::SrcInSet(family, set) => {
+            let (src, _, len) = place(*family);
+            payload(list, NETWORK, (src, len), REG);
+            expr(list, "lookup", |data| {
+                data.u32(2, REG);
+                data.string(1, set);
+            });
+        }
+        Term::StaysHere => {
+            expr(list, "fib", |data| {
+                data.u32(3, FIB_DADDR);
+                data.u32(2, FIB_TYPE);
+                data.u32(1, REG);
+            });
+            cmp(list, NEQ, &UNICAST.to_ne_bytes());
+        }
+        Term::Count => expr(list, "counter", |_| {}),
+        Term::Note(key, set) => note(list, *key, set),
+        Term::Then(verdict) => then(list, verdict),
+    }
+}
+
+fn expr(list: &mut Attrs, name: &str, data: impl FnOnce(&mut Attrs)) {
+    list.nest(ELEM, |expr| {
+        expr.string(NAME, name);
+        expr.nest(DATA, data);
+    });
+}
+
+fn meta(list: &mut Attrs, key: u32) {
+    expr(list, "meta", |data| {
+        data.u32(2, key);
+        data.u32(1, REG);
+    });
+}
+
+fn cmp(list: &mut Attrs, op: u32, value: &[u8]) {
+    expr(list, "cmp", |data| {
+        data.u32(1, REG);
+        data.u32(2, op);
+        data.nest(3, |it| it.put(1, value));
+    });
+}
+
+fn payload(list: &mut Attrs, base: u32, (offset, len): (u32, u32), register: u32) {
+    expr(list, "payload", |data| {
+        data.u32(1, register);
+        data.u32(2, base);
+        data.u32(3, offset);
+        data.u32(4, len);
+    });
+}
+
+/// The packet's family has to be known before.
+fn prefix(list: &mut Attrs, subnet: Subnet, offset: u32) {
+    let (_, _, len) = place(subnet.family());
+    let octets = |addr| match addr {
+        std::net::IpAddr::V4(addr) => addr.octets().to_vec(),
+        std::net::IpAddr::V6(addr) => addr.octets().to_vec(),
+    };
+    let mask: Vec<u8> = (0..len as u8)
+        .map(|byte| (0xff00_u16 >> subnet.prefix().saturating_sub(byte * 8).min(8)) as u8)
+        .collect();
+    payload(list, NETWORK, (offset, len), REG);
+    expr(list, "bitwise", |data| {
+        data.u32(1, REG);
+        data.u32(2, REG);
+        data.u32(3, len);
+        data.nest(4, |it| it.put(1, &mask));
+        data.nest(5, |it| it.put(1, &vec![0; len as usize]));
+    });
+    cmp(list, EQ, &octets(subnet.base()));
+}
+
+fn note(list: &mut Attrs, key: Key, set: &str) {
+    let (Key::Addr(family) | Key::Pair(family)) = key;
+    let (src, dst, len) = place(family);
+    payload(list, NETWORK, (src, len), REG_WORDS);
+    if matches!(key, Key::Pair(_)) {
+        payload(list, NETWORK, (dst, len), REG_WORDS + len / 4);
+    }
+    expr(list, "dynset", |data| {
+        data.u32(4, REG_WORDS);
+        data.u32(3, UPDATE);
+        data.string(1, set);
+        data.nest(7, |it| {
+            it.string(NAME, "counter");
+            it.nest(DATA, |_| {});
+        });
+    });
+}
+
+fn then(list: &mut Attrs, verdict: &Verdict) {
+    let code: i32 = match verdict {
+        Verdict::Drop => 0,
+        Verdict::Jump(_) => -3,
+        Verdict::Return => -5,
+    };
+    expr(list, "immediate", |data| {
+        data.u32(1, VERDICT);
+        data.nest(2, |it| {
+            it.nest(2, |it| {
+                it.u32(1, code.cast_unsigned());
+                if let Verdict::Jump(chain) = verdict {
+                    it.string(2, chain);
+                }
+            });
+        });
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn masks_are_those_of_the_prefix() {
+        for (subnet, mask) in [
+            ("10.244.7.0/24", vec![255, 255, 255, 0]),
+            ("10.244.16.0/20", vec![255, 255, 240, 0]),
+            ("192.0.2.1/32", vec![255, 255, 255, 255]),
+            ("0.0.0.0/0", vec![0, 0, 0, 0]),
+            ("fd00::/61", vec![255, 255, 255, 255, 255, 255, 255, 248, 0, 0, 0, 0, 0, 0, 0, 0]),
+        ] {
+            let subnet: Subnet = subnet.parse().unwrap();
+            let mut list = Attrs::default();
+            prefix(&mut list, subnet, 12);
+            let bytes = list.into_bytes();
+            // An attribute of type 4 with one of type 1 in it.
+            let mut wanted = Attrs::default();
+            wanted.nest(4, |it| it.put(1, &mask));
+            let wanted = wanted.into_bytes();
+            assert!(bytes.windows(wanted.len()).any(|it| it == wanted), "{subnet}: {bytes:?}");
+        }
+    }
+}

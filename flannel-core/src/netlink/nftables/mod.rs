@@ -1,0 +1,200 @@
+//! Tables of our own in `nf_tables`: rules, sets and their elements, changed in transactions and read back.
+//!
+//! A transaction is one datagram: `NFNL_MSG_BATCH_BEGIN`, the messages, `NFNL_MSG_BATCH_END`. The kernel does all of
+//! it or nothing, answers every message that fails, and success where it is asked to, which is for the last message
+//! before the end. What fails as a whole (no right, no nf_tables, no memory) is answered to the first message.
+//!
+//! Only what this crate needs is here: [`value`] has the values, [`expr`] and [`encode`] turn them into messages,
+//! [`decode`] reads lists, and [`events`] hears what others change.
+
+mod decode;
+mod encode;
+mod events;
+mod expr;
+mod value;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use neli::consts::nl::NlmF;
+use neli::consts::socket::NlFamily;
+use tokio::time::Instant;
+
+use super::message::{Message, Undecodable, Verdict, split};
+use super::socket::{DEADLINE, RECEIVE_BUFFER, Socket, failed};
+use crate::kernel::KernelError;
+
+pub(crate) use events::{TableChange, TableEvents};
+pub(crate) use value::{Chain, Change, Counted, Hook, Key, Seen, Set, Table, Term, Verdict as Ruling};
+
+/// How often a list that changes disturb is read.
+const TRIES: usize = 10;
+/// Elements of one transaction, which has to fit the socket's send buffer and 64 KiB of one attribute.
+const ELEMENTS: usize = 1000;
+
+/// Reads and changes tables of family `inet` in one network namespace.
+pub(crate) struct NfTables {
+    socket: Socket,
+    next: u32,
+}
+
+impl NfTables {
+    /// Opens the socket in the network namespace of the calling thread.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime with I/O and time.
+    pub(crate) fn open() -> Result<Self, KernelError> {
+        let socket = Socket::open_family(NlFamily::Netfilter, &[], RECEIVE_BUFFER)?;
+        socket.ask_for_texts();
+        Ok(Self { socket, next: 1 })
+    }
+
+    /// The socket's number, which announcements of what we changed carry.
+    pub(crate) fn port(&self) -> u32 {
+        self.socket.port()
+    }
+
+    /// Does all of it or nothing. `what` is a verb phrase.
+    pub(crate) async fn transact(&mut self, what: &str, changes: &[Change<'_>]) -> Result<(), KernelError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let first = self.numbers(encode::messages(changes) + 2);
+        let (datagram, last) = encode::transaction(changes, first);
+        self.socket.send(datagram.bytes()).await.map_err(|error| failed(error, "send", what))?;
+        let (deadline, port) = (Instant::now() + DEADLINE, self.socket.port());
+        let mut failure: Option<Verdict> = None;
+        loop {
+            let replies = self.socket.receive_until(deadline).await;
+            for reply in split(replies.map_err(|error| failed(error, "receive", what))?) {
+                let reply = reply.map_err(malformed)?;
+                if reply.port != port || !(first..=last).contains(&reply.seq) {
+                    continue;
+                }
+                let Some(verdict) = reply.verdict().map_err(malformed)? else { continue };
+                let ends = reply.seq == last || reply.seq == first && verdict.errno != 0;
+                if verdict.errno != 0 && failure.is_none() {
+                    failure = Some(verdict);
+                }
+                if ends {
+                    return failure.map_or(Ok(()), |failure| Err(failure.refused(what.to_owned())));
+                }
+            }
+        }
+    }
+
+    /// Adds and removes elements of the sets for addresses, in as many transactions as they need.
+    pub(crate) async fn change_elements(
+        &mut self,
+        table: &str,
+        set: &str,
+        add: &[IpAddr],
+        delete: &[IpAddr],
+    ) -> Result<(), KernelError> {
+        for part in add.chunks(ELEMENTS) {
+            let change = Change::AddElements { table, set, addrs: part };
+            self.transact("add elements to a set of nf_tables", &[change]).await?;
+        }
+        for part in delete.chunks(ELEMENTS) {
+            let change = Change::DeleteElements { table, set, addrs: part };
+            self.transact("remove elements from a set of nf_tables", &[change]).await?;
+        }
+        Ok(())
+    }
+
+    /// The names of all tables.
+    pub(crate) async fn names(&mut self) -> Result<Vec<String>, KernelError> {
+        let tables = self.dump("read tables", encode::GET_TABLE, None, decode::table).await?;
+        Ok(tables.into_iter().map(|(name, _)| name).collect())
+    }
+
+    /// What there is of a table, but for the elements of its sets; `None` if there is no such table.
+    pub(crate) async fn read(&mut self, table: &str) -> Result<Option<Seen>, KernelError> {
+        let tables = self.dump("read tables", encode::GET_TABLE, None, decode::table).await?;
+        let Some(flags) = tables.into_iter().find(|(name, _)| name == table).map(|(_, flags)| flags) else {
+            return Ok(None);
+        };
+        let mut seen = Seen { is_dormant: flags & encode::TABLE_DORMANT != 0, ..Seen::default() };
+        let chains = self.dump("read chains", encode::GET_CHAIN, None, decode::chain).await?;
+        seen.chains.extend(chains.into_iter().filter(|(of, _)| of == table).map(|(_, chain)| chain));
+        let sets = self.dump("read sets", encode::GET_SET, Some((table, None)), decode::set).await?;
+        seen.sets.extend(sets.into_iter().filter(|(of, _)| of == table).map(|(_, set)| set));
+        let rules = self.dump("read rules", encode::GET_RULE, Some((table, None)), decode::rule).await?;
+        let mut by_chain: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (_, chain, comment) in rules.into_iter().filter(|(of, ..)| of == table) {
+            by_chain.entry(chain).or_default().push(comment);
+        }
+        seen.rules = by_chain;
+        Ok(Some(seen))
+    }
+
+    /// The elements of a set with their counters; empty if there is no such set.
+    pub(crate) async fn elements(&mut self, table: &str, set: &str) -> Result<Vec<Counted>, KernelError> {
+        let of = Some((table, Some(set)));
+        let lists = self.dump("read a set", encode::GET_ELEMENTS, of, decode::elements).await;
+        match lists {
+            Err(error) if error.errno() == Some(libc::ENOENT) => Ok(Vec::new()),
+            lists => Ok(lists?.into_iter().flatten().collect()),
+        }
+    }
+
+    async fn dump<T>(
+        &mut self,
+        what: &'static str,
+        kind: u16,
+        of: Option<(&str, Option<&str>)>,
+        decode: impl Fn(&Message<'_>) -> Result<Option<T>, Undecodable>,
+    ) -> Result<Vec<T>, KernelError> {
+        for _ in 0..TRIES {
+            let seq = self.numbers(1);
+            let datagram = encode::dump(kind, of, seq);
+            self.socket.send(datagram.bytes()).await.map_err(|error| failed(error, "send", what))?;
+            let (deadline, port) = (Instant::now() + DEADLINE, self.socket.port());
+            let (mut list, mut interrupted, mut end) = (Vec::new(), false, None);
+            while end.is_none() {
+                let messages = self.socket.receive_until(deadline).await;
+                for message in split(messages.map_err(|error| failed(error, "receive", what))?) {
+                    let message = message.map_err(malformed)?;
+                    if message.seq != seq || message.port != port {
+                        continue;
+                    }
+                    interrupted |= message.flags.contains(NlmF::DUMP_INTR);
+                    match message.verdict().map_err(malformed)? {
+                        Some(verdict) => end = Some(verdict),
+                        None => list.extend(decode(&message).map_err(malformed)?),
+                    }
+                }
+            }
+            match end {
+                Some(Verdict { errno: 0, .. }) | None if !interrupted => return Ok(list),
+                // Somebody committed a transaction meanwhile.
+                Some(Verdict { errno: 0 | libc::EINTR, .. }) | None => {}
+                Some(verdict) => return Err(verdict.refused(what.to_owned())),
+            }
+        }
+        Err(KernelError::Lost { what: what.to_owned() })
+    }
+
+    /// Takes `count` consecutive numbers, none of them 0, and returns the first.
+    fn numbers(&mut self, count: u32) -> u32 {
+        let first = if self.next.checked_add(count).is_some() { self.next } else { 1 };
+        self.next = first + count;
+        first
+    }
+}
+
+/// All decoders, whatever the kind, for fuzzing.
+#[cfg(any(test, feature = "testing"))]
+pub(super) fn every_way(message: &Message<'_>) {
+    _ = decode::table(message);
+    _ = decode::chain(message);
+    _ = decode::rule(message);
+    _ = decode::set(message);
+    _ = decode::elements(message);
+    _ = super::ruleset::named(message);
+}
+
+fn malformed(error: Undecodable) -> KernelError {
+    KernelError::Malformed { what: "an answer of nf_tables", detail: error.to_string() }
+}

@@ -1,0 +1,213 @@
+//! What a table of ours consists of. Pure.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+
+use crate::addr::{Family, Subnet, Vni};
+
+/// A table of family `inet` as it should be, without the elements of its sets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Table {
+    /// Its name.
+    pub(crate) name: String,
+    /// Its sets.
+    pub(crate) sets: Vec<Set>,
+    /// Its chains, those that are jumped to before those that jump.
+    pub(crate) chains: Vec<Chain>,
+}
+
+/// A set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Set {
+    /// Its name.
+    pub(crate) name: String,
+    /// What its elements are.
+    pub(crate) key: Key,
+    /// For a set that packets fill: the most elements, and after how many milliseconds without a packet one goes.
+    pub(crate) dynamic: Option<(u32, u64)>,
+}
+
+/// What elements of a set are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Key {
+    /// An address.
+    Addr(Family),
+    /// Two addresses: source and destination.
+    Pair(Family),
+}
+
+/// A chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Chain {
+    /// Its name.
+    pub(crate) name: String,
+    /// Where packets come from; `None` for a chain that others jump to.
+    pub(crate) hook: Option<Hook>,
+    /// Its rules: terms that must all hold, in this order.
+    pub(crate) rules: Vec<Vec<Term>>,
+}
+
+/// How a chain of type `filter` with policy `accept` is hooked in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Hook {
+    /// `NF_INET_*`: 0 before routing, 1 for what is delivered here.
+    pub(crate) number: u32,
+    /// Its place among the chains of the hook; the smallest comes first.
+    pub(crate) priority: i32,
+}
+
+/// One term of a rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Term {
+    /// The packet is of this family.
+    Family(Family),
+    /// It is UDP to this port.
+    UdpPort(u16),
+    /// It has this VNI where VXLAN has it.
+    Vni(Vni),
+    /// It came in by this link.
+    From(String),
+    /// Its source is in this subnet.
+    Src(Subnet),
+    /// Its destination is in this subnet.
+    Dst(Subnet),
+    /// Its source is in this set.
+    SrcInSet(Family, String),
+    /// Routing would not send it on as a unicast packet: it is for this host, for many, or for nobody.
+    StaysHere,
+    /// Counts all packets that come this far.
+    Count,
+    /// Notes the packet's key in a set, which counts packets per element.
+    Note(Key, String),
+    /// The end.
+    Then(Verdict),
+}
+
+/// What happens to a packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It goes back to the chain that jumped here, or on its way.
+    Return,
+    /// It is dropped.
+    Drop,
+    /// It meets the rules of another chain.
+    Jump(String),
+}
+
+/// As `nft` would write it: the comment of a rule, by which it is known again.
+impl fmt::Display for Term {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Family(family) => write!(f, "{family}"),
+            Self::UdpPort(port) => write!(f, "udp dport {port}"),
+            Self::Vni(vni) => write!(f, "vni {vni}"),
+            Self::From(link) => write!(f, "iifname {link}"),
+            Self::Src(subnet) => write!(f, "saddr {subnet}"),
+            Self::Dst(subnet) => write!(f, "daddr {subnet}"),
+            Self::SrcInSet(_, set) => write!(f, "saddr @{set}"),
+            Self::StaysHere => f.write_str("not forwarded"),
+            Self::Count => f.write_str("count"),
+            Self::Note(_, set) => write!(f, "note in @{set}"),
+            Self::Then(Verdict::Return) => f.write_str("return"),
+            Self::Then(Verdict::Drop) => f.write_str("drop"),
+            Self::Then(Verdict::Jump(chain)) => write!(f, "jump {chain}"),
+        }
+    }
+}
+
+/// The comment of a rule.
+pub(crate) fn comment(rule: &[Term]) -> String {
+    let terms: Vec<String> = rule.iter().map(Term::to_string).collect();
+    format!("flannel: {}", terms.join(" "))
+}
+
+/// Where packets come from to a chain that was seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// From other chains.
+    Jumped,
+    /// From a hook, as our chains do.
+    Hooked(Hook),
+    /// From a hook, in a way in which ours do not.
+    Otherwise,
+}
+
+/// A table as it was seen, but for the elements of its sets.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Seen {
+    /// Whether its chains are switched off.
+    pub(crate) is_dormant: bool,
+    /// Its chains by name.
+    pub(crate) chains: Vec<(String, Place)>,
+    /// Its sets; `None` for one that can't be ours.
+    pub(crate) sets: Vec<Option<Set>>,
+    /// The comments of the rules of each chain.
+    pub(crate) rules: BTreeMap<String, Vec<String>>,
+}
+
+impl Seen {
+    /// Whether it has the chains and sets of `table` and no others.
+    pub(crate) fn is_built_as(&self, table: &Table) -> bool {
+        let chains = |(name, place): &(String, Place)| {
+            let is = |chain: &Chain| chain.name == *name && chain.hook.map_or(Place::Jumped, Place::Hooked) == *place;
+            table.chains.iter().any(is)
+        };
+        let sets = |set: &Option<Set>| set.as_ref().is_some_and(|set| table.sets.contains(set));
+        !self.is_dormant
+            && self.chains.len() == table.chains.len()
+            && self.sets.len() == table.sets.len()
+            && self.chains.iter().all(chains)
+            && self.sets.iter().all(sets)
+    }
+
+    /// Whether its rules are those of `table`, too.
+    pub(crate) fn is(&self, table: &Table) -> bool {
+        let none = Vec::new();
+        let same = |chain: &Chain| {
+            let seen = self.rules.get(&chain.name).unwrap_or(&none);
+            seen.iter().eq(chain.rules.iter().map(|rule| comment(rule)).collect::<Vec<_>>().iter())
+        };
+        self.is_built_as(table) && table.chains.iter().all(same)
+    }
+}
+
+/// One thing of a transaction.
+#[derive(Debug, Clone)]
+pub(crate) enum Change<'a> {
+    /// Makes a table with its sets, chains and rules.
+    Create(&'a Table),
+    /// Removes a table with all that is in it.
+    Delete(&'a str),
+    /// Replaces the rules of all chains of a table.
+    Rules(&'a Table),
+    /// Adds elements to a set. Those that are there already stay.
+    AddElements {
+        /// The table.
+        table: &'a str,
+        /// The set.
+        set: &'a str,
+        /// The elements.
+        addrs: &'a [IpAddr],
+    },
+    /// Removes elements that are in a set.
+    DeleteElements {
+        /// The table.
+        table: &'a str,
+        /// The set.
+        set: &'a str,
+        /// The elements.
+        addrs: &'a [IpAddr],
+    },
+}
+
+/// An element of a set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Counted {
+    /// Its address, or the first one.
+    pub(crate) addr: IpAddr,
+    /// The second one of a pair.
+    pub(crate) other: Option<IpAddr>,
+    /// How many packets it counted, if it counts.
+    pub(crate) packets: u64,
+}
