@@ -33,6 +33,10 @@ struct Shift {
     suspended: Duration,
     /// How often the wall clock was set.
     sets: u64,
+    /// How far the wall clock is ahead of other hosts'.
+    wall_ahead: Duration,
+    /// How far the clock of the file system is ahead of this host's.
+    files_ahead: Duration,
 }
 
 /// Why a wait that was begun before must not be trusted.
@@ -71,7 +75,14 @@ impl Clock {
 
     /// Now by the wall clock, which the times of files are of.
     pub(crate) fn wall(&self) -> SystemTime {
-        SystemTime::now() + self.0.as_ref().map_or(Duration::ZERO, |shift| shift.borrow().suspended)
+        let shift = self.0.as_ref().map(|shift| *shift.borrow()).unwrap_or_default();
+        SystemTime::now() + shift.suspended + shift.wall_ahead
+    }
+
+    /// The time to date a file with; `None` for now by the clock of its file system.
+    pub(crate) fn file_time(&self) -> Option<SystemTime> {
+        let shift = *self.0.as_ref()?.borrow();
+        Some(SystemTime::now() + shift.suspended + shift.files_ahead)
     }
 
     /// Tells of jumps from now on.
@@ -215,6 +226,19 @@ impl ClockHand {
     /// The machine was suspended for this long: boot time and wall clock are ahead, timers are not.
     pub fn suspend(&self, time: Duration) {
         self.0.send_modify(|shift| shift.suspended += time);
+    }
+
+    /// The wall clock of this host is ahead of that of others and of file systems.
+    pub fn set_wall_ahead(&self, time: Duration) {
+        self.0.send_modify(|shift| (shift.wall_ahead, shift.sets) = (time, shift.sets + 1));
+    }
+
+    /// The clock of a file server is ahead, which no host is told.
+    pub fn set_file_clock_ahead(&self, time: Duration) {
+        self.0.send_if_modified(|shift| {
+            shift.files_ahead = time;
+            false
+        });
     }
 
     /// The wall clock was set, to the time that it was.

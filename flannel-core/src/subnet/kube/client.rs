@@ -16,6 +16,8 @@ use kube::{Client, Config};
 use super::options::{KubeAccess, KubeTimeouts};
 use crate::subnet::{SubnetError, chain};
 
+/// The largest file of a service account that is used, in bytes.
+const MAX_FILE: u64 = 4 << 20;
 /// How we call ourselves.
 const AGENT: &str = concat!("flannel-rs/", env!("CARGO_PKG_VERSION"));
 
@@ -200,7 +202,8 @@ impl Clients {
                 let token = service_account.join("token");
                 let authority = service_account.join("ca.crt");
                 for file in [&token, &authority] {
-                    std::fs::read(file).map_err(|error| format!("can't read {}: {error}", file.display()))?;
+                    crate::guarded::read_linked(file, MAX_FILE)
+                        .map_err(|error| format!("can't read {}: {error}", file.display()))?;
                 }
                 config.auth_info.token_file = Some(token.display().to_string());
                 config.root_cert_file = Some(authority);
