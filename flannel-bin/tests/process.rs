@@ -129,6 +129,49 @@ fn fifos_and_links_hold_up_no_start_and_make_no_file() {
     }
 }
 
+/// Files that an operator names may be links, as Kubernetes makes them, and still are no FIFOs.
+#[test]
+fn a_fifo_among_certificates_and_configs_is_named_and_not_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let (fifo, link) = (folder.path().join("fifo"), folder.path().join("link"));
+    mkfifo(&fifo, Mode::S_IRWXU).unwrap();
+    symlink(&fifo, &link).unwrap();
+    let config = folder.path().join("net-conf.json");
+    fs::write(&config, r#"{"Network": "10.42.0.0/16", "Backend": {"Type": "vxlan"}}"#).unwrap();
+    let flag = |name: &str, path: &Path| format!("--{name}={}", path.display());
+    let reason = |args: &[String]| {
+        let health = free_port();
+        let child = Command::new(FLANNELD)
+            .env_clear()
+            .env("NODE_NAME", "node1")
+            .arg(flag("subnet-file", &folder.path().join("subnet.env")))
+            .arg("--healthz-ip=127.0.0.1")
+            .arg(format!("--healthz-port={}", health.port()))
+            .args(args)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut daemon = Daemon { child, folder: tempfile::tempdir().unwrap(), health };
+        let mut told = String::new();
+        eventually(SOON, "the reason, or the end", || {
+            told = get(health, "/readyz").map(|(_, body)| body).unwrap_or_default();
+            daemon.child.try_wait().unwrap().is_some() || told.contains("not a regular file")
+        });
+        let _ = daemon.child.kill();
+        let log = told + &daemon.end().1;
+        assert!(log.contains("it is not a regular file"), "{log}");
+        log
+    };
+    let kube = ["--kube-subnet-mgr".to_owned(), "--kube-api-url=http://127.0.0.1:1".to_owned()];
+    let log = reason(&[&kube[..], &[flag("net-config-path", &link)]].concat());
+    assert!(log.contains("/link"), "{log}");
+    let kube = [kube[0].clone(), flag("kubeconfig-file", &link), flag("net-config-path", &config)];
+    let log = reason(&kube);
+    assert!(log.contains("can't read") && log.contains("/link"), "{log}");
+    let log = reason(&["--etcd-endpoints=https://127.0.0.1:1".to_owned(), flag("etcd-cafile", &link)]);
+    assert!(log.contains("TLS file") && log.contains("/link"), "{log}");
+}
+
 #[test]
 fn a_store_that_others_can_write_to_is_refused_unless_a_flag_says_otherwise() {
     let shared = || {

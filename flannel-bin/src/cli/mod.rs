@@ -13,7 +13,7 @@ use std::fmt;
 use crate::docker_opts::DockerOptions;
 use crate::install_cni::InstallOptions;
 use flags::FLAGS;
-pub(crate) use options::{CleanupOptions, KubeFlags, LocalFlags, LogFormat, Options, StoreChoice, VModule};
+pub(crate) use options::{CleanupOptions, KubeFlags, LogFormat, Options, StoreChoice, VModule};
 use subcommands::{SUBCOMMANDS, Task};
 pub(crate) use usage::version;
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::flags::{FLAGS, find};
+use super::options::LocalFlags;
 use super::*;
 use crate::rules::RuleOptions;
 

@@ -19,8 +19,8 @@ use crate::guarded;
 use crate::subnet::SubnetError;
 use crate::subnet::inotify::{Fd, listen};
 
-/// The largest file that is read, in bytes: as much as a `ConfigMap` can hold.
-const MAX_BYTES: u64 = 1 << 20;
+/// The largest file that is read, in bytes. Real ones have a few hundred.
+const MAX_BYTES: u64 = 64 << 10;
 /// How often the file is looked at without being asked to, for what inotify is blind to.
 const RESCAN: Duration = Duration::from_secs(60);
 /// The kubelet swaps a folder by several steps; one look after them will do.

@@ -20,8 +20,8 @@ use crate::subnet::allocate::{Listing, Record, Taken, occupied};
 const LOCK_WAIT: Duration = Duration::from_secs(10);
 /// The largest value that is read, in bytes.
 const MAX_VALUE: u64 = LeaseAttrs::MAX_BYTES as u64;
-/// The largest config that is read, in bytes: as much as Kubernetes puts into a `ConfigMap`.
-const MAX_CONFIG: u64 = 1 << 20;
+/// The largest config that is read, in bytes. Real ones have a few hundred.
+const MAX_CONFIG: u64 = 64 << 10;
 const CONFIG: &str = "config";
 const SUBNETS: &str = "subnets";
 const LOCK: &str = ".lock";

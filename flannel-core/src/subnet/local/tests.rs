@@ -53,6 +53,11 @@ fn path(dir: &TempDir, key: &str) -> PathBuf {
     dir.path().join("subnets").join(key)
 }
 
+/// Makes the folder of records, in which no group can write, whatever the umask.
+fn make_subnets(dir: &TempDir) {
+    DirBuilder::new().mode(0o755).create(dir.path().join("subnets")).unwrap();
+}
+
 /// Writes a record as an operator would.
 fn put(dir: &TempDir, key: &str, value: &str) {
     let _ = DirBuilder::new().mode(0o755).create(dir.path().join("subnets"));
@@ -277,7 +282,7 @@ async fn the_watch_tells_what_happens() {
     let update = tokio::time::timeout(Duration::from_millis(300), watch.next()).await;
     assert!(update.is_err(), "{update:?}");
     assert!(!watching.status().borrow().connected);
-    fs::create_dir(dir.path().join("subnets")).unwrap();
+    make_subnets(&dir);
     let update = soon(watch.next()).await.unwrap().unwrap();
     assert_eq!(update, LeaseUpdate::Snapshot { leases: vec![], undecodable: vec![] });
     assert!(watching.status().borrow().connected);
@@ -301,7 +306,7 @@ async fn a_folder_without_config_is_no_empty_store() {
     let held = hold(&manager, &lease);
     let hidden = dir.path().with_extension("hidden");
     fs::rename(dir.path(), &hidden).unwrap();
-    fs::create_dir_all(dir.path().join("subnets")).unwrap();
+    DirBuilder::new().recursive(true).mode(0o755).create(dir.path().join("subnets")).unwrap();
     let update = tokio::time::timeout(Duration::from_millis(500), watch.next()).await;
     assert!(update.is_err(), "{update:?}");
     assert!(!manager.status().borrow().connected && !held.is_finished());
@@ -414,7 +419,7 @@ async fn a_folder_that_appears_during_a_look_is_watched_from_then_on() {
     let folder = folder(&dir);
     let mut changes = watch::Changes::new(folder);
     changes.arm();
-    fs::create_dir(dir.path().join("subnets")).unwrap();
+    make_subnets(&dir);
     soon(changes.wait(Duration::from_mins(1))).await;
     let quiet = tokio::time::timeout(Duration::from_millis(200), changes.wait(Duration::from_mins(1))).await;
     assert!(quiet.is_err());

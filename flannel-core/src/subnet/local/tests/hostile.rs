@@ -66,7 +66,7 @@ async fn a_config_that_is_no_file_or_huge_is_not_read() {
         (&fifo as &dyn Fn(&Path), "not a regular file"),
         (&|path: &Path| symlink(secret.path(), path).unwrap(), "symbolic link"),
         (&|path: &Path| symlink("/dev/zero", path).unwrap(), "symbolic link"),
-        (&huge, "larger than 1048576 bytes"),
+        (&huge, "larger than 65536 bytes"),
         (&|path: &Path| fs::write(path, b"{\xff}").unwrap(), "no UTF-8"),
     ] {
         fs::remove_file(&config).unwrap();
@@ -154,7 +154,7 @@ async fn a_folder_of_records_that_is_a_link_is_none() {
 #[tokio::test]
 async fn a_folder_that_others_can_write_to_is_refused_unless_that_is_asked_for() {
     let dir = store(V4);
-    fs::create_dir(dir.path().join("subnets")).unwrap();
+    make_subnets(&dir);
     let shared = || LocalOptions { allow_shared: true, ..LocalOptions::new(dir.path()) };
     for (folder, mode, who) in [
         ("", 0o777, "everybody"),
