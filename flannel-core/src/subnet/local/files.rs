@@ -236,15 +236,22 @@ impl Folder {
         }
     }
 
-    /// Writes a record beside, syncs it, renames it to its key and syncs the folder. Returns when it was
-    /// created.
-    pub(super) fn write(&self, key: LeaseKey, attrs: &LeaseAttrs, reserved: bool) -> io::Result<u64> {
+    /// Writes a record beside, syncs it, renames it to its key and syncs the folder. It is dated now by the folder's
+    /// clock, or at this time. Returns when it was created.
+    pub(super) fn write(
+        &self,
+        key: LeaseKey,
+        attrs: &LeaseAttrs,
+        reserved: bool,
+        at: Option<SystemTime>,
+    ) -> io::Result<u64> {
         let subnets = self.open_subnets(&self.open()?)?;
         let name = key.to_string();
         let mode = if reserved { RESERVED_MODE } else { MODE };
         // The leading dot keeps it from being taken for a key.
         let mut draft = atomic_file::beside(&subnets, &name, mode)?;
         draft.file.write_all(attrs.to_json().as_bytes())?;
+        guarded::touch(&draft.file, at)?;
         created(&draft.place(OsStr::new(&name))?)
     }
 

@@ -99,7 +99,8 @@ impl Store {
                 None => false,
             },
         };
-        let created = self.folder.write(own.key, attrs, reserved).map_err(failed("write to", &subnets))?;
+        let created = self.folder.write(own.key, attrs, reserved, self.options.clock.file_time());
+        let created = created.map_err(failed("write to", &subnets))?;
         Ok(Lease { attrs: attrs.clone(), created, ..own.clone() })
     }
 
@@ -175,7 +176,8 @@ impl Store {
                 false
             }
         };
-        self.folder.write(own.key, &own.attrs, reserved).map_err(failed("write to", &subnets))?;
+        let written = self.folder.write(own.key, &own.attrs, reserved, self.options.clock.file_time());
+        written.map_err(failed("write to", &subnets))?;
         Ok(Held::Restored(by))
     }
 }

@@ -246,7 +246,8 @@ impl Store {
     fn carry_out(&self, decision: Decision, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
         let subnets = self.folder.subnets();
         let write = |key, reserved| {
-            let created = self.folder.write(key, attrs, reserved).map_err(failed("write to", &subnets))?;
+            let created = self.folder.write(key, attrs, reserved, self.options.clock.file_time());
+            let created = created.map_err(failed("write to", &subnets))?;
             info!(subnet = %key, "lease written");
             Ok(Lease { key, attrs: attrs.clone(), created })
         };

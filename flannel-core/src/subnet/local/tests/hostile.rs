@@ -134,7 +134,7 @@ async fn renewal_dates_nothing_elsewhere_and_a_write_goes_through_no_link() {
     assert!(error.to_string().contains("symbolic link"), "{error}");
     symlink(elsewhere.path(), dir.path().join(".lock")).unwrap();
     assert!(folder.time(None).is_err());
-    folder.write(key.parse().unwrap(), &attrs(8), false).unwrap();
+    folder.write(key.parse().unwrap(), &attrs(8), false, None).unwrap();
     assert!(fs::symlink_metadata(path(&dir, key)).unwrap().is_file());
     let there = fs::metadata(elsewhere.path()).unwrap();
     assert_eq!(there.modified().unwrap(), SystemTime::UNIX_EPOCH);

@@ -50,6 +50,8 @@ async fn a_host_whose_clock_jumps_ahead_while_it_watches_expires_nobody() {
     let mut status = ahead.status();
     for (is_ahead, time) in [(true, Duration::from_hours(25)), (false, Duration::ZERO)] {
         hand.set_wall_ahead(time);
+        // A reason to look.
+        fs::write(dir.path().join("config"), V4).unwrap();
         soon(async {
             tokio::select! {
                 update = watch.next() => panic!("{update:?}"),
