@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs;
 use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -12,7 +11,7 @@ use std::process::ExitCode;
 use flannel_core::addr::{Family, Subnet};
 use flannel_core::kernel::{Kernel, KernelError};
 use flannel_core::netlink::Netlink;
-use flannel_core::{atomic_file, subnet_file};
+use flannel_core::{atomic_file, guarded, subnet_file};
 
 use crate::report::chain;
 
@@ -192,7 +191,8 @@ async fn gateway_of(kernel: &mut dyn Kernel, subnet: Subnet) -> Option<IpAddr> {
 }
 
 fn read(path: &Path) -> Result<String, DockerOptsError> {
-    match fs::read(path) {
+    // Through links, as the script did it: it is named by the operator.
+    match guarded::read_linked(path, subnet_file::MAX_BYTES) {
         Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
         Err(source) => Err(DockerOptsError::Read { path: path.to_owned(), source }),

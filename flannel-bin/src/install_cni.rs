@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use flannel_core::atomic_file;
+use flannel_core::guarded::{self, Dir};
 
 use crate::report::chain;
 
@@ -99,6 +100,9 @@ const CONFLIST: &str = r#"{
 }
 "#;
 
+/// The largest file that is copied, in bytes. Go's plugin has some millions.
+const MAX_BYTES: u64 = 256 << 20;
+
 /// Behind the name of what was there before. Runtimes read `.conf`, `.conflist` and `.json` only.
 const BEFORE: &str = ".before-flanneld";
 
@@ -146,6 +150,7 @@ pub(crate) fn run(options: &InstallOptions, beside: Option<&Path>) -> Result<Rep
     Ok(report)
 }
 
+/// Reads what is to be copied, through links: Kubernetes projects the conflist of a `ConfigMap` as one.
 fn read(path: &Path) -> Result<(Vec<u8>, u32), InstallError> {
     read_both(path).map_err(|source| InstallError::Read { path: path.to_owned(), source })
 }
@@ -184,7 +189,7 @@ fn put(path: &Path, bytes: &[u8], mode: u32) -> Result<String, InstallError> {
     if old.as_ref().is_some_and(|old| (old.0.as_slice(), old.1) == (bytes, mode)) {
         return Ok(format!("{} is there already", path.display()));
     }
-    if !before(path).exists() {
+    if fs::symlink_metadata(before(path)).is_err() {
         // An upgrade keeps what was there before the first time.
         let (kept, mode) = old.unwrap_or((Vec::new(), 0o600));
         atomic_file::replace(&before(path), &kept, mode).map_err(error("keep what was at"))?;
@@ -195,7 +200,7 @@ fn put(path: &Path, bytes: &[u8], mode: u32) -> Result<String, InstallError> {
 
 fn remove(path: &Path) -> Result<String, InstallError> {
     let error = |what| move |source| InstallError::Write { what, path: path.to_owned(), source };
-    let (kept, mode) = match read_both(&before(path)) {
+    let (kept, mode) = match read_kept(&before(path)) {
         Ok(kept) => kept,
         Err(missing) if missing.kind() == io::ErrorKind::NotFound => {
             return Ok(format!("{} was not installed by this program, and stays as it is", path.display()));
@@ -216,11 +221,21 @@ fn remove(path: &Path) -> Result<String, InstallError> {
 }
 
 fn read_both(path: &Path) -> io::Result<(Vec<u8>, u32)> {
-    Ok((fs::read(path)?, fs::metadata(path)?.permissions().mode() & 0o777))
+    let (bytes, meta) = guarded::read_linked_with(path, MAX_BYTES)?;
+    Ok((bytes, meta.permissions().mode() & 0o777))
+}
+
+/// Reads what this program kept, which it never does as a link.
+fn read_kept(path: &Path) -> io::Result<(Vec<u8>, u32)> {
+    let (dir, name) = Dir::of(path)?;
+    let mut file = dir.file(name)?;
+    Ok((guarded::read_open(&mut file, MAX_BYTES)?, file.metadata()?.permissions().mode() & 0o777))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
     use super::*;
 
     struct Host {
@@ -309,6 +324,27 @@ mod tests {
         host.run(&host.options(false)).unwrap();
         host.run(&host.options(true)).unwrap();
         assert_eq!(host.files(), before);
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_waited_for_and_a_link_is_replaced() {
+        let host = Host::new();
+        host.write("elsewhere", "Go's plugin", 0o755);
+        fs::create_dir_all(host.path("opt/cni/bin")).unwrap();
+        symlink(host.path("elsewhere"), host.path("opt/cni/bin/flannel")).unwrap();
+        host.run(&host.options(false)).unwrap();
+        assert!(fs::symlink_metadata(host.path("opt/cni/bin/flannel")).unwrap().is_file());
+        assert_eq!(fs::read_to_string(host.path("elsewhere")).unwrap(), "Go's plugin");
+        // Made up by somebody else, for root to copy where all can read it.
+        let kept = host.path("opt/cni/bin/flannel.before-flanneld");
+        fs::remove_file(&kept).unwrap();
+        symlink(host.path("elsewhere"), &kept).unwrap();
+        let error = chain(&host.run(&host.options(true)).unwrap_err());
+        assert!(error.contains("symbolic link"), "{error}");
+        fs::remove_file(host.path("build/flannel")).unwrap();
+        nix::unistd::mkfifo(&host.path("build/flannel"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let error = chain(&host.run(&host.options(false)).unwrap_err());
+        assert!(error.contains("build/flannel") && error.contains("not a regular file"), "{error}");
     }
 
     #[test]

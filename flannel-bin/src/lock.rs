@@ -3,12 +3,13 @@
 //! The kernel drops the lock with the process, so a file that was left behind means nothing. Agents share the
 //! lock, so that none is kept from starting by another; who cleans up wants it alone.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{DirBuilder, File, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use flannel_core::guarded::Dir;
 use tracing::{info, warn};
 
 /// The pause between looks at a lock that somebody else has.
@@ -50,7 +51,7 @@ pub(crate) async fn hold(subnet_file: &Path) -> Option<File> {
 /// started a program leaves a process that has all of its files, ports and devices open, the lock among them,
 /// until it becomes that program.
 pub(crate) async fn wait_for_remains(subnet_file: &Path) {
-    let Ok(file) = File::open(path(subnet_file)) else { return };
+    let Ok(file) = open(&path(subnet_file)) else { return };
     let begin = tokio::time::Instant::now();
     // The lock is given back at once, with the file.
     while matches!(file.try_lock(), Err(TryLockError::WouldBlock)) && begin.elapsed() < REMAINS {
@@ -58,14 +59,20 @@ pub(crate) async fn wait_for_remains(subnet_file: &Path) {
     }
 }
 
+fn open(path: &Path) -> io::Result<File> {
+    let (dir, name) = Dir::of(path)?;
+    dir.file(name)
+}
+
 fn shared(path: &Path) -> io::Result<Option<File>> {
     if let Some(folder) = path.parent().filter(|folder| *folder != Path::new("")) {
         DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
     }
-    let file = OpenOptions::new().create(true).write(true).truncate(false).mode(0o600).open(path)?;
+    let (dir, name) = Dir::of(path)?;
+    let file = dir.file_or_new(name, 0o600)?;
     match file.try_lock_shared() {
         // Who cleaned up may have removed the file meanwhile.
-        Ok(()) if is_at(&file, path) => Ok(Some(file)),
+        Ok(()) if dir.is_at(&file, name) => Ok(Some(file)),
         Ok(()) | Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(error)) => Err(error),
     }
@@ -96,7 +103,7 @@ pub(crate) enum LockError {
 /// Makes sure that no agent runs. Makes no file, so an agent that starts only now is not held up where none was.
 pub(crate) fn alone(subnet_file: &Path) -> Result<Alone, LockError> {
     let path = path(subnet_file);
-    let file = match File::open(&path) {
+    let file = match open(&path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Ok(Alone { _locked: None });
@@ -110,13 +117,11 @@ pub(crate) fn alone(subnet_file: &Path) -> Result<Alone, LockError> {
     }
 }
 
-fn is_at(file: &File, path: &Path) -> bool {
-    let (Ok(open), Ok(there)) = (file.metadata(), fs::metadata(path)) else { return false };
-    (open.dev(), open.ino()) == (there.dev(), there.ino())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
     use super::*;
 
     #[tokio::test]
@@ -148,6 +153,22 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("file"), "").unwrap();
         assert!(hold(&folder.path().join("file/subnet.env")).await.is_none());
+    }
+
+    /// Whoever can write to the folder makes root create no file elsewhere, and holds up neither start nor cleanup.
+    #[tokio::test]
+    async fn a_lock_that_is_a_link_or_a_fifo_is_not_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let (subnet_file, missing) = (folder.path().join("subnet.env"), folder.path().join("missing"));
+        let fifo = |path: &Path| nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        for make in [&(|path: &Path| symlink(&missing, path).unwrap()) as &dyn Fn(&Path), &fifo] {
+            make(&path(&subnet_file));
+            assert!(hold(&subnet_file).await.is_none());
+            wait_for_remains(&subnet_file).await;
+            assert!(matches!(alone(&subnet_file), Err(LockError::File { .. })));
+            assert!(!missing.exists());
+            fs::remove_file(path(&subnet_file)).unwrap();
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -77,6 +77,7 @@ pub(crate) fn readiness(
     }
     let masquerade = firewall.is_some_and(|(_, asked)| asked.masquerade);
     let mut notes = Vec::new();
+    let clock = store.and_then(|store| store.clock.clone());
     match network {
         Some(network) => {
             if let Some(saved) = network.recalled {
@@ -93,6 +94,7 @@ pub(crate) fn readiness(
             let Verdict { reasons: cut, notes: besides } = network.problems.verdict(masquerade);
             reasons.extend(cut);
             notes = besides;
+            notes.extend(clock);
         }
         None => reasons.push("the network does not run yet".to_owned()),
     }
@@ -218,6 +220,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn readiness_turns_red_for_store_lease_and_device() {
         let (up, away) = (store(true, ""), store(false, "refused"));
+        let skewed = StoreStatus { clock: Some("clocks differ".into()), ..store(true, "") };
         let lost = StoreStatus { lease_lost: Some("10.0.0.2 has it".into()), ..store(true, "") };
         let unkept = StoreStatus { lease_unkept: Some("etcd is full".into()), ..store(true, "") };
         let broken = with(network(), Subject::Device, Harm::All, "flannel.1 is gone");
@@ -242,6 +245,7 @@ mod tests {
             (&Step::Running, &up, Some(&strange), 0, "ready; lease x: garbled"),
             (&Step::Running, &up, Some(&old), 0, "ready; VNI changed; lease x: garbled"),
             (&Step::Running, &up, Some(&bad), 0, "ready; VNI is bad"),
+            (&Step::Running, &skewed, Some(&network()), 0, "ready; clocks differ"),
             (&Step::Running, &lost, Some(&network()), 0, "the lease of this node is lost: 10.0.0.2 has it"),
             (
                 &Step::Running,

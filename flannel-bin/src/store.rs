@@ -50,9 +50,10 @@ pub(crate) fn place(options: &Options) -> Result<String, StoreError> {
 pub(crate) fn open(options: &Options, identity: Identity) -> Result<Arc<dyn SubnetManager>, StoreError> {
     match &options.store {
         StoreChoice::Etcd => etcd(options, identity),
-        StoreChoice::Local(dir) => {
-            let renew_margin = options.renew_margin;
-            let local = LocalOptions { identity, renew_margin, ..LocalOptions::new(dir) };
+        StoreChoice::Local(flags) => {
+            let (renew_margin, allow_shared) = (options.renew_margin, flags.allow_shared);
+            let local =
+                LocalOptions { identity, renew_margin, allow_shared, ..LocalOptions::new(&flags.dir) };
             Ok(Arc::new(LocalSubnetManager::new(local)))
         }
         StoreChoice::Kube(flags) => kube(flags, |name| std::env::var(name).ok()),

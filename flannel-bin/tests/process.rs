@@ -2,9 +2,10 @@
 
 mod common;
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -16,7 +17,8 @@ use flannel_lab::sandbox::in_sandbox;
 use flannel_lab::test_name;
 use flannel_lab::wait::eventually;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, mkfifo};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -29,7 +31,10 @@ struct Daemon {
 
 impl Daemon {
     fn start(args: &[&str]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::start_in(tempfile::tempdir().unwrap(), args)
+    }
+
+    fn start_in(folder: tempfile::TempDir, args: &[&str]) -> Self {
         let health = free_port();
         let child = Command::new(FLANNELD)
             .env_clear()
@@ -98,6 +103,97 @@ fn waits_for_a_config_that_is_wrong() {
     let (status, log) = daemon.end();
     assert_eq!(status.code(), Some(0), "{log}");
     assert!(log.lines().all(|line| line.starts_with('{') && line.ends_with('}')), "{log}");
+}
+
+/// Whoever can write to the folders has put a FIFO, on which `open` waits, or a link to a new file everywhere.
+#[test]
+fn fifos_and_links_hold_up_no_start_and_make_no_file() {
+    let names = ["config", "subnets", ".lock", "subnet.env", "subnet.env.lock", "subnet.env.state"];
+    let elsewhere = tempfile::tempdir().unwrap();
+    let fifo = |path: &Path| mkfifo(path, Mode::S_IRWXU).unwrap();
+    let link = |path: &Path| symlink(elsewhere.path().join("made"), path).unwrap();
+    for (make, why) in [(&fifo as &dyn Fn(&Path), "not a regular file"), (&link, "symbolic link")] {
+        let folder = tempfile::tempdir().unwrap();
+        names.iter().for_each(|name| make(&folder.path().join(name)));
+        let daemon = Daemon::start_in(folder, &[]);
+        eventually(SOON, "the reason", || {
+            let (_, body) = get(daemon.health, "/readyz").unwrap();
+            body.contains("waiting for the network config: ") && body.contains(why)
+        });
+        daemon.signal(Signal::SIGTERM);
+        let (status, log) = daemon.end();
+        assert_eq!(status.code(), Some(0), "{log}");
+        assert!(log.contains("won't see that this agent runs") && log.contains("subnet.env.lock"), "{log}");
+        assert!(log.contains("state file can't be used"), "{log}");
+        assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0);
+    }
+}
+
+/// Files that an operator names may be links, as Kubernetes makes them, and still are no FIFOs.
+#[test]
+fn a_fifo_among_certificates_and_configs_is_named_and_not_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let (fifo, link) = (folder.path().join("fifo"), folder.path().join("link"));
+    mkfifo(&fifo, Mode::S_IRWXU).unwrap();
+    symlink(&fifo, &link).unwrap();
+    let config = folder.path().join("net-conf.json");
+    fs::write(&config, r#"{"Network": "10.42.0.0/16", "Backend": {"Type": "vxlan"}}"#).unwrap();
+    let flag = |name: &str, path: &Path| format!("--{name}={}", path.display());
+    let reason = |args: &[String]| {
+        let health = free_port();
+        let child = Command::new(FLANNELD)
+            .env_clear()
+            .env("NODE_NAME", "node1")
+            .arg(flag("subnet-file", &folder.path().join("subnet.env")))
+            .arg("--healthz-ip=127.0.0.1")
+            .arg(format!("--healthz-port={}", health.port()))
+            .args(args)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut daemon = Daemon { child, folder: tempfile::tempdir().unwrap(), health };
+        let mut told = String::new();
+        eventually(SOON, "the reason, or the end", || {
+            told = get(health, "/readyz").map(|(_, body)| body).unwrap_or_default();
+            daemon.child.try_wait().unwrap().is_some() || told.contains("not a regular file")
+        });
+        let _ = daemon.child.kill();
+        let log = told + &daemon.end().1;
+        assert!(log.contains("it is not a regular file"), "{log}");
+        log
+    };
+    let kube = ["--kube-subnet-mgr".to_owned(), "--kube-api-url=http://127.0.0.1:1".to_owned()];
+    let log = reason(&[&kube[..], &[flag("net-config-path", &link)]].concat());
+    assert!(log.contains("/link"), "{log}");
+    let kube = [kube[0].clone(), flag("kubeconfig-file", &link), flag("net-config-path", &config)];
+    let log = reason(&kube);
+    assert!(log.contains("can't read") && log.contains("/link"), "{log}");
+    let log = reason(&["--etcd-endpoints=https://127.0.0.1:1".to_owned(), flag("etcd-cafile", &link)]);
+    assert!(log.contains("TLS file") && log.contains("/link"), "{log}");
+}
+
+#[test]
+fn a_store_that_others_can_write_to_is_refused_unless_a_flag_says_otherwise() {
+    let shared = || {
+        let folder = tempfile::tempdir().unwrap();
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o777)).unwrap();
+        folder
+    };
+    let folder = shared();
+    let output = Command::new(FLANNELD)
+        .env_clear()
+        .arg(format!("--store=local:{}", folder.path().display()))
+        .arg(format!("--subnet-file={}", folder.path().join("subnet.env").display()))
+        .output()
+        .unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{log}");
+    assert!(log.contains("everybody can write there (mode 0777)"), "{log}");
+    assert!(log.contains("chmod go-w") && log.contains("--local-store-allow-shared"), "{log}");
+    let daemon = Daemon::start_in(shared(), &["--local-store-allow-shared"]);
+    eventually(SOON, "the wait", || {
+        get(daemon.health, "/readyz").unwrap().1.contains("no network config at")
+    });
 }
 
 #[test]

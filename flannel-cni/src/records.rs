@@ -7,19 +7,24 @@
 //! leaves the delegate at work; DEL then waits for its end, as it could else free addresses that the delegate
 //! is about to take.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Read as _, Seek as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::ffi::{OsStr, OsString};
+use std::fs::{DirBuilder, File, TryLockError};
+use std::io::{self, Seek as _, Write as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::args::Attachment;
 use crate::error::{CniError, code};
+use crate::guarded::{self, Dir};
 use crate::netconf::Object;
 
 /// The interface that upstream's file names stand for.
 const FIRST: &str = "eth0";
+
+/// The largest record that is read, in bytes. One is as large as a network config.
+const MAX_BYTES: u64 = 1 << 20;
 
 /// The folder of records.
 #[derive(Debug)]
@@ -31,6 +36,7 @@ pub struct Records {
 #[derive(Debug)]
 pub struct Record {
     path: PathBuf,
+    dir: Dir,
     file: File,
 }
 
@@ -47,54 +53,54 @@ impl Records {
 
     /// Where it is written before it is put in place. Always the same name, so that DEL finds what a killed ADD
     /// left; no container's name begins with a dot.
-    fn draft(&self, attachment: &Attachment) -> PathBuf {
-        self.folder.join(format!(".{}.tmp", file_name(attachment)))
+    fn draft(attachment: &Attachment) -> OsString {
+        format!(".{}.tmp", file_name(attachment)).into()
+    }
+
+    /// Opens the folder; `None` if there is none yet.
+    fn open_dir(&self) -> Result<Option<Dir>, CniError> {
+        found(Dir::open(&self.folder), &self.folder)
     }
 
     /// Writes a record in one step: a crash leaves the old one or the new one, never a part.
     pub fn save(&self, attachment: &Attachment, config: &Object) -> Result<Record, CniError> {
-        let (path, draft) = (self.path(attachment), self.draft(attachment));
+        let (path, name) = (self.path(attachment), file_name(attachment));
         let bytes = serde_json::to_vec(config).expect("a JSON object can be written");
-        let write = || -> io::Result<File> {
+        let write = || -> io::Result<(Dir, File)> {
             DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
-            let mut options = OpenOptions::new();
-            options.read(true).write(true).create(true).truncate(true).mode(0o600);
-            let mut file = options.open(&draft)?;
+            let dir = Dir::open(&self.folder)?;
+            // What has the name, be it a link, goes: nothing is written through it.
+            dir.remove(&Self::draft(attachment))?;
+            let mut draft = dir.draft(Self::draft(attachment), 0o600)?;
             // A file system without locks has none of these guarantees, and still works.
-            let _ = file.try_lock();
-            file.write_all(&bytes)?;
-            file.sync_all()?;
-            fs::rename(&draft, &path)?;
-            File::open(&self.folder)?.sync_all()?;
-            Ok(file)
+            let _ = draft.file.try_lock();
+            draft.file.write_all(&bytes)?;
+            let file = draft.place(OsStr::new(&name))?;
+            Ok((dir, file))
         };
         match write() {
-            Ok(file) => Ok(Record { path, file }),
-            Err(error) => {
-                let _ = fs::remove_file(&draft);
-                Err(CniError::io(
-                    format!("failed to save the delegate's config as {}", path.display()),
-                    &error,
-                )
-                .with_details(
-                    "nothing was attached; the disk may be full or read-only: see `df` and `mount`",
-                ))
-            }
+            Ok((dir, file)) => Ok(Record { path, dir, file }),
+            Err(error) => Err(CniError::io(
+                format!("failed to save the delegate's config as {}", path.display()),
+                &error,
+            )
+            .with_details("nothing was attached; the disk may be full or read-only: see `df` and `mount`")),
         }
     }
 
     /// Opens an attachment's own record, `None` if it has none. Waits so long for a delegate that still runs.
     pub fn open(&self, attachment: &Attachment, patience: Duration) -> Result<Option<Record>, CniError> {
-        let path = self.path(attachment);
+        let (path, name) = (self.path(attachment), OsString::from(file_name(attachment)));
         let deadline = Instant::now() + patience;
+        let Some(dir) = self.open_dir()? else { return Ok(None) };
         loop {
-            let Some(file) = found(File::open(&path), &path)? else { return Ok(None) };
+            let Some(file) = open(&dir, &name, &path)? else { return Ok(None) };
             match file.try_lock() {
                 Err(TryLockError::WouldBlock) if Instant::now() >= deadline => return Err(busy(&path)),
                 Err(TryLockError::WouldBlock) => sleep(Duration::from_millis(5)),
                 // What was waited for may have removed or replaced the file.
-                Ok(()) if !is_at(&file, &path) => {}
-                Ok(()) | Err(TryLockError::Error(_)) => return Ok(Some(Record { path, file })),
+                Ok(()) if !dir.is_at(&file, &name) => {}
+                Ok(()) | Err(TryLockError::Error(_)) => return Ok(Some(Record { path, dir, file })),
             }
         }
     }
@@ -109,24 +115,27 @@ impl Records {
     /// Reads an attachment's record without waiting for anybody.
     pub fn peek(&self, attachment: &Attachment) -> Result<Option<Record>, CniError> {
         let path = self.path(attachment);
-        Ok(found(File::open(&path), &path)?.map(|file| Record { path, file }))
+        let Some(dir) = self.open_dir()? else { return Ok(None) };
+        let file = open(&dir, OsStr::new(&file_name(attachment)), &path)?;
+        Ok(file.map(|file| Record { path, dir, file }))
     }
 
     /// Removes what an ADD left that was killed while it wrote; never that of one at work.
     pub fn remove_draft(&self, attachment: &Attachment) {
-        let draft = self.draft(attachment);
-        if let Ok(file) = File::open(&draft)
-            && !matches!(file.try_lock(), Err(TryLockError::WouldBlock))
-        {
-            // The next ADD writes over what can't be removed.
-            let _ = fs::remove_file(&draft);
+        let (draft, Ok(dir)) = (Self::draft(attachment), Dir::open(&self.folder)) else { return };
+        // What is no file is nobody's at work.
+        let is_locked = |file: File| matches!(file.try_lock(), Err(TryLockError::WouldBlock));
+        if !dir.file(&draft).is_ok_and(is_locked) {
+            // The next ADD replaces what can't be removed.
+            let _ = dir.remove(&draft);
         }
     }
 
     /// All attachments that have a record, or the draft of one, in order.
     pub fn list(&self) -> Result<Vec<Attachment>, CniError> {
-        let Some(entries) = found(fs::read_dir(&self.folder), &self.folder)? else { return Ok(Vec::new()) };
-        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let Some(dir) = self.open_dir()? else { return Ok(Vec::new()) };
+        let names = dir.names().map_err(|error| CniError::io(self.folder.display(), &error))?;
+        let names = names.into_iter().filter_map(|name| name.into_string().ok());
         let mut attachments: Vec<_> = names.filter_map(|name| attachment_of(&name)).collect();
         attachments.sort();
         attachments.dedup();
@@ -137,20 +146,12 @@ impl Records {
 impl Record {
     /// The delegate's config.
     pub fn config(&mut self) -> Result<Object, CniError> {
-        let mut bytes = Vec::new();
-        let read = self.file.rewind().and_then(|()| self.file.read_to_end(&mut bytes));
-        read.map_err(|error| CniError::io(format!("failed to read {}", self.path.display()), &error))?;
-        parse(&bytes).map_err(|problem| {
-            let path = self.path.display();
-            CniError::new(
-                code::BAD_RECORD,
-                format!("the record {path} of this attachment is damaged: {problem}"),
-            )
-            .with_details(format!(
-                "it can't be told what to detach. Run `rm {path}`; addresses that leak are files below \
-                     /var/lib/cni/networks/<network> with the container's name in them"
-            ))
-        })
+        let read = self.file.rewind().and_then(|()| guarded::read_open(&mut self.file, MAX_BYTES));
+        let bytes = read.map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidData => damaged(&self.path, &error.to_string()),
+            _ => CniError::io(format!("failed to read {}", self.path.display()), &error),
+        })?;
+        parse(&bytes).map_err(|problem| damaged(&self.path, &problem))
     }
 
     /// Itself as a delegate's stdin. The delegate then holds the lock, too.
@@ -161,11 +162,11 @@ impl Record {
 
     /// Removes it, once the delegate has detached what it is about.
     pub fn remove(self) -> Result<(), CniError> {
-        if !is_at(&self.file, &self.path) {
+        let name = self.path.file_name().unwrap_or_default();
+        if !self.dir.is_at(&self.file, name) {
             return Ok(()); // it is gone, or another took its place
         }
-        let removed = found(fs::remove_file(&self.path), &self.path);
-        removed.map(drop)
+        found(self.dir.remove(name), &self.path).map(drop)
     }
 }
 
@@ -195,20 +196,29 @@ fn attachment_of(name: &str) -> Option<Attachment> {
     Attachment::new(container, ifname).ok()
 }
 
+/// Opens a record. What is no regular file was not saved by this plugin.
+fn open(dir: &Dir, name: &OsStr, path: &Path) -> Result<Option<File>, CniError> {
+    match dir.file(name) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(damaged(path, &error.to_string())),
+        opened => found(opened, path),
+    }
+}
+
+fn damaged(path: &Path, problem: &str) -> CniError {
+    let path = path.display();
+    CniError::new(code::BAD_RECORD, format!("the record {path} of this attachment is damaged: {problem}"))
+        .with_details(format!(
+            "it can't be told what to detach. Run `rm {path}`; addresses that leak are files below \
+             /var/lib/cni/networks/<network> with the container's name in them"
+        ))
+}
+
 /// "Not found" as `None`.
 fn found<T>(result: io::Result<T>, path: &Path) -> Result<Option<T>, CniError> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(CniError::io(path.display(), &error)),
-    }
-}
-
-fn is_at(file: &File, path: &Path) -> bool {
-    let place = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
-    match (file.metadata(), fs::metadata(path)) {
-        (Ok(open), Ok(there)) => place(open) == place(there),
-        _ => false,
     }
 }
 

@@ -1,11 +1,14 @@
 //! Reading `subnet.env`, by which the agent tells this node's subnets.
 //! Upstream: flannel-io/cni-plugin, `flannel.go`, `loadFlannelSubnetEnv`.
 
-use std::fs;
 use std::path::Path;
 
 use crate::cidr::Cidr;
 use crate::error::{CniError, code};
+use crate::guarded;
+
+/// The largest file that is read, in bytes. An agent writes some hundred.
+const MAX_BYTES: u64 = 64 << 10;
 
 /// What the file says. Read as upstream's plugin reads it, which is less strict than what agents write.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -24,7 +27,8 @@ impl SubnetEnv {
     /// Reads a file. That it isn't there is the commonest error: the agent has no subnet yet.
     pub fn read(path: &Path) -> Result<Self, CniError> {
         let shown = path.display();
-        let text = fs::read(path).map_err(|error| {
+        // Through links: it is named by the operator's config, and another agent may keep it elsewhere.
+        let text = guarded::read_linked(path, MAX_BYTES).map_err(|error| {
             let code = if error.kind() == std::io::ErrorKind::NotFound { code::TRY_AGAIN } else { code::IO };
             // These words are what operators look for.
             let msg = format!(

@@ -1,24 +1,34 @@
 //! Files that are whole at any moment.
 
-use std::fs::{DirBuilder, File, Permissions};
+use std::fs::DirBuilder;
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::iter::repeat_with;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
+use crate::guarded::{Dir, Draft};
+
 /// Puts a file in place: written beside it, synced, renamed, and the folder synced. A crash at any point
-/// leaves the old file or the new one, never a part. Folders that are missing are made.
+/// leaves the old file or the new one, never a part. Folders that are missing are made. What has the name, be it a
+/// link, is replaced and never written through.
 pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let folder = match path.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    };
-    DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let mut file = tempfile::Builder::new().prefix(&format!(".{name}.")).tempfile_in(folder)?;
-    file.write_all(bytes)?;
-    // Set on the open file, where the umask has no say.
-    file.as_file().set_permissions(Permissions::from_mode(mode))?;
-    file.as_file().sync_all()?;
-    file.persist(path).map_err(|error| error.error)?;
-    File::open(folder)?.sync_all()
+    if let Some(folder) = path.parent().filter(|folder| *folder != Path::new("")) {
+        DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
+    }
+    let (dir, name) = Dir::of(path)?;
+    let mut draft = beside(&dir, &name.to_string_lossy(), mode)?;
+    draft.file.write_all(bytes)?;
+    draft.place(name)?;
+    Ok(())
+}
+
+/// A file with a name of its own beside one that is to be: `.<name>.<six letters and digits>`.
+pub(crate) fn beside<'a>(dir: &'a Dir, name: &str, mode: u32) -> io::Result<Draft<'a>> {
+    loop {
+        let letters: String = repeat_with(fastrand::alphanumeric).take(6).collect();
+        match dir.draft(format!(".{name}.{letters}").into(), mode) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => return made,
+        }
+    }
 }

@@ -23,9 +23,19 @@ const SHORTEST: Duration = Duration::from_secs(1);
 /// How often boot time is looked at where the kernel can't tell of a jump.
 const LOOK: Duration = Duration::from_secs(60);
 
-/// The clocks of this machine, or those of a test, with how long its machine was suspended.
+/// The clocks of this machine, or those of a test.
 #[derive(Debug, Clone, Default)]
-pub struct Clock(Option<watch::Receiver<Duration>>);
+pub struct Clock(Option<watch::Receiver<Shift>>);
+
+/// How far the clocks of a test are ahead.
+#[derive(Debug, Clone, Copy, Default)]
+struct Shift {
+    suspended: Duration,
+    /// How far the wall clock is ahead of other hosts'.
+    wall_ahead: Duration,
+    /// How far the clock of the file system is ahead of this host's.
+    files_ahead: Duration,
+}
 
 /// Why a wait that was begun before must not be trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +73,14 @@ impl Clock {
 
     /// Now by the wall clock, which the times of files are of.
     pub(crate) fn wall(&self) -> SystemTime {
-        SystemTime::now() + self.0.as_ref().map_or(Duration::ZERO, |suspended| *suspended.borrow())
+        let shift = self.0.as_ref().map(|shift| *shift.borrow()).unwrap_or_default();
+        SystemTime::now() + shift.suspended + shift.wall_ahead
+    }
+
+    /// The time to date a file with; `None` for now by the clock of its file system.
+    pub(crate) fn file_time(&self) -> Option<SystemTime> {
+        let shift = *self.0.as_ref()?.borrow();
+        Some(SystemTime::now() + shift.suspended + shift.files_ahead)
     }
 
     /// Tells of jumps from now on.
@@ -79,8 +96,8 @@ impl Clock {
 
     /// How long this machine was suspended since it started, plus a constant.
     fn suspended(&self) -> Duration {
-        if let Some(suspended) = &self.0 {
-            return *suspended.borrow();
+        if let Some(shift) = &self.0 {
+            return shift.borrow().suspended;
         }
         let read = |clock| clock_gettime(clock).map(Duration::from).unwrap_or_default();
         let awake = read(Posix::CLOCK_MONOTONIC);
@@ -102,7 +119,7 @@ impl Jumps {
         loop {
             match (&mut self.clock.0, &self.timer) {
                 // A test that dropped its hand makes no more jumps.
-                (Some(suspended), _) => match suspended.changed().await {
+                (Some(shift), _) => match shift.changed().await {
                     Ok(()) => return self.compare().unwrap_or(Jump::WallClockSet),
                     Err(_) => std::future::pending().await,
                 },
@@ -135,9 +152,9 @@ impl Jumps {
     /// The jump that happened since the last one was told, if any; does not wait.
     pub(crate) fn take(&mut self) -> Option<Jump> {
         let was_set = match (&mut self.clock.0, &self.timer) {
-            (Some(suspended), _) => {
-                let changed = suspended.has_changed().unwrap_or(false);
-                suspended.mark_unchanged();
+            (Some(shift), _) => {
+                let changed = shift.has_changed().unwrap_or(false);
+                shift.mark_unchanged();
                 changed
             }
             (None, Some(timer)) => timer.get_ref().was_cancelled(),
@@ -191,14 +208,14 @@ impl Timer {
 /// Moves the clocks of a test.
 #[cfg(any(test, feature = "testing"))]
 #[derive(Debug)]
-pub struct ClockHand(watch::Sender<Duration>);
+pub struct ClockHand(watch::Sender<Shift>);
 
 #[cfg(any(test, feature = "testing"))]
 impl Clock {
     /// Clocks that jump when a test says so.
     pub fn with_hand() -> (Self, ClockHand) {
-        let (hand, suspended) = watch::channel(Duration::ZERO);
-        (Self(Some(suspended)), ClockHand(hand))
+        let (hand, shift) = watch::channel(Shift::default());
+        (Self(Some(shift)), ClockHand(hand))
     }
 }
 
@@ -206,7 +223,20 @@ impl Clock {
 impl ClockHand {
     /// The machine was suspended for this long: boot time and wall clock are ahead, timers are not.
     pub fn suspend(&self, time: Duration) {
-        self.0.send_modify(|suspended| *suspended += time);
+        self.0.send_modify(|shift| shift.suspended += time);
+    }
+
+    /// The wall clock of this host is ahead of that of others and of file systems.
+    pub fn set_wall_ahead(&self, time: Duration) {
+        self.0.send_modify(|shift| shift.wall_ahead = time);
+    }
+
+    /// The clock of a file server is ahead, which no host is told.
+    pub fn set_file_clock_ahead(&self, time: Duration) {
+        self.0.send_if_modified(|shift| {
+            shift.files_ahead = time;
+            false
+        });
     }
 
     /// The wall clock was set, to the time that it was.

@@ -25,6 +25,7 @@
 //! - [`clock`]: time that goes on while the machine is suspended.
 //! - [`port_holder`]: who has a UDP port that is taken.
 //! - [`atomic_file`]: files that are whole at any moment.
+//! - [`guarded`]: opening files that others may have touched.
 //! - [`subnet_file`]: `subnet.env`, by which container runtimes learn this node's subnets.
 //! - [`state_file`]: what an agent remembers over restarts.
 //! - [`firewall`]: masquerading and forwarding of pod traffic, by nftables or iptables.
@@ -41,6 +42,7 @@ pub mod config;
 pub mod dataplane;
 pub mod firewall;
 pub mod gojson;
+pub mod guarded;
 pub mod kernel;
 pub mod lease;
 pub mod netlink;

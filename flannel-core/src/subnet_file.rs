@@ -2,14 +2,17 @@
 //! Upstream: `pkg/subnet/subnet.go`, `WriteSubnetFile`.
 
 use std::fmt::Write as _;
-use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::addr::{Family, Mtu, PerFamily, Subnet};
 use crate::atomic_file;
+use crate::guarded::{self, Dir};
 use crate::lease::LeaseKey;
+
+/// The largest file that is read. An agent writes some hundred bytes.
+pub const MAX_BYTES: u64 = 64 << 10;
 
 /// What the subnet file says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,8 +81,12 @@ impl SubnetFile {
 }
 
 fn is_current(path: &Path, text: &str) -> bool {
-    let mode = fs::metadata(path).map(|meta| meta.permissions().mode() & 0o7777);
-    mode.is_ok_and(|mode| mode == 0o644) && fs::read(path).is_ok_and(|old| old == text.as_bytes())
+    let read = || {
+        let (dir, name) = Dir::of(path)?;
+        let mut file = dir.file(name)?;
+        Ok::<_, io::Error>((guarded::read_open(&mut file, MAX_BYTES)?, file.metadata()?.permissions().mode()))
+    };
+    read().is_ok_and(|(old, mode)| mode & 0o7777 == 0o644 && old == text.as_bytes())
 }
 
 /// What an earlier run left in the subnet file.
@@ -95,7 +102,7 @@ pub struct Previous {
 
 /// Reads the subnets that an earlier run left. It never fails: without them the node merely may get others.
 pub fn read_previous(path: &Path) -> Previous {
-    match fs::read(path) {
+    match guarded::read(path, MAX_BYTES) {
         Ok(bytes) => parse_previous(&String::from_utf8_lossy(&bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Previous::default(),
         Err(error) => {
@@ -163,7 +170,7 @@ fn unquote(value: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::Permissions;
+    use std::fs::{self, Permissions};
 
     use proptest::prelude::*;
 

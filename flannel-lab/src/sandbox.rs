@@ -20,6 +20,7 @@ use std::process::{self, Command};
 use std::sync::Mutex;
 
 use nix::mount::{MsFlags, mount};
+use nix::sys::stat::{Mode, umask};
 use tempfile::TempDir;
 
 pub use self::program::{Entered, enter_sandbox};
@@ -79,6 +80,8 @@ fn prepare() -> Result<(), LabError> {
         let mut ip = exec::command("ip")?;
         ip.args(["link", "set", "lo", "up"]);
         exec::output(ip)?;
+        // Folders are as root makes them, whoever runs the tests: an agent refuses one that a group can write to.
+        umask(Mode::S_IWGRP | Mode::S_IWOTH);
         *prepared = true;
     }
     Ok(())

@@ -100,8 +100,8 @@ fn kube_command(flags: &KubeFlags, place: &str) -> String {
 
 /// The command that deletes a lease. Passwords are left to the environment of `etcdctl`.
 fn command(options: &Options, place: &str, key: LeaseKey) -> String {
-    if let StoreChoice::Local(dir) = &options.store {
-        let file = dir.join("subnets").join(key.to_string());
+    if let StoreChoice::Local(flags) = &options.store {
+        let file = flags.dir.join("subnets").join(key.to_string());
         return format!("rm -f {}", word(&file.to_string_lossy()));
     }
     if let StoreChoice::Kube(flags) = &options.store {

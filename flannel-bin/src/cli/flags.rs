@@ -81,6 +81,13 @@ pub(crate) const FLAGS: &[Flag] = &[
         "where leases are kept: \"etcd\", or \"local:DIR\" for a folder that all agents of the cluster share (several on one host, say)",
     ),
     Flag::new(
+        "local-store-allow-shared",
+        Kind::Bool,
+        "false",
+        "",
+        "use the folder of --store=local:DIR though others than root and this user can write there, who can redirect the traffic of all pods",
+    ),
+    Flag::new(
         "etcd-endpoints",
         Kind::Text,
         "http://127.0.0.1:4001,http://127.0.0.1:2379",

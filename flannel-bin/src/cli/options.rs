@@ -25,9 +25,18 @@ pub(crate) enum StoreChoice {
     /// In etcd.
     Etcd,
     /// In a folder.
-    Local(PathBuf),
+    Local(LocalFlags),
     /// With the Kubernetes API.
     Kube(KubeFlags),
+}
+
+/// The flags about the store in a folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LocalFlags {
+    /// The folder.
+    pub(crate) dir: PathBuf,
+    /// Whether it may be one that others can write to.
+    pub(crate) allow_shared: bool,
 }
 
 /// The flags about Kubernetes.
@@ -367,7 +376,10 @@ impl Values<'_> {
         }
         match self.text("store").split_once(':') {
             None if self.text("store") == "etcd" => Ok(StoreChoice::Etcd),
-            Some(("local", dir)) if !dir.is_empty() => Ok(StoreChoice::Local(dir.into())),
+            Some(("local", dir)) if !dir.is_empty() => Ok(StoreChoice::Local(LocalFlags {
+                dir: dir.into(),
+                allow_shared: self.boolean("local-store-allow-shared"),
+            })),
             _ => Err(self.bad("store", "etcd or local:DIR")),
         }
     }

@@ -59,6 +59,7 @@ const CLEANUP: Subcommand = Subcommand {
     ],
     shared: &[
         "store",
+        "local-store-allow-shared",
         "etcd-endpoints",
         "etcd-prefix",
         "etcd-keyfile",

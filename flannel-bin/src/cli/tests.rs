@@ -5,6 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::flags::{FLAGS, find};
+use super::options::LocalFlags;
 use super::*;
 use crate::rules::RuleOptions;
 
@@ -259,7 +260,11 @@ fn environment_fills_in_what_was_not_given() {
     assert_eq!(from_env.ifaces, ["a,b"], "one element, never split");
     assert_eq!(from_env.verbosity, 4);
     assert_eq!(from_env.subnet_file.to_str(), Some("/run/flannel/subnet.env"), "empty is unset");
-    assert_eq!(from_env.store, StoreChoice::Local("/x".into()));
+    let local = |allow_shared| StoreChoice::Local(LocalFlags { dir: "/x".into(), allow_shared });
+    assert_eq!(from_env.store, local(false));
+    let shared = options_with(&[], &[&env[..], &[("FLANNELD_LOCAL_STORE_ALLOW_SHARED", "true")]].concat());
+    assert_eq!(shared.store, local(true));
+    assert_eq!(options(&["--store=local:/x", "--local-store-allow-shared"]).store, local(true));
     let both = options_with(&["--etcd-prefix=/arg", "--iface=c"], &env);
     assert_eq!((both.etcd.prefix.as_str(), both.ifaces), ("/arg", vec!["c".to_owned()]));
     let error = error_with(&[], &[("FLANNELD_HEALTHZ_PORT", "http")]);
@@ -280,7 +285,8 @@ fn cleanup_takes_the_flags_of_the_agent_that_it_needs() {
     assert_eq!(defaults.agent, options(&[]));
     let given = cleanup(&["cleanup", "-dry-run", "--store=local:/x"], &[("FLANNELD_SUBNET_FILE", "/a/b")]);
     assert!(given.dry_run && !given.lease);
-    assert_eq!(given.agent.store, StoreChoice::Local("/x".into()));
+    let local = LocalFlags { dir: "/x".into(), allow_shared: false };
+    assert_eq!(given.agent.store, StoreChoice::Local(local));
     assert_eq!(given.agent.state_file.to_str(), Some("/a/b.state"));
     // What is only the agent's is not read, and what is not the agent's has no variable.
     let env = [("FLANNELD_HEALTHZ_PORT", "x"), ("FLANNELD_IP_MASQ", "true"), ("FLANNELD_LEASE", "true")];

@@ -1,3 +1,4 @@
+use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
 use proptest::prelude::*;
@@ -95,12 +96,12 @@ fn drafts_of_the_dead_are_removed_and_found() {
     let (_folder, records) = records();
     let (c, net1) = (attachment("c", "eth0"), attachment("c", "net1"));
     records.save(&c, &config()).unwrap().remove().unwrap();
-    for draft in [records.draft(&c), records.draft(&net1)] {
-        fs::write(draft, "{").unwrap();
+    for draft in [&c, &net1].map(Records::draft) {
+        fs::write(records.folder.join(draft), "{").unwrap();
     }
     fs::write(records.folder.join("no container"), "").unwrap();
     assert_eq!(records.list().unwrap(), [c.clone(), net1.clone()]);
-    let at_work = File::open(records.draft(&net1)).unwrap();
+    let at_work = File::open(records.folder.join(Records::draft(&net1))).unwrap();
     at_work.lock().unwrap();
     records.remove_draft(&c);
     records.remove_draft(&net1);
@@ -126,6 +127,52 @@ fn garbage_is_an_error_that_names_the_file() {
         let path = records.path(&c).display().to_string();
         assert!(error.code == code::BAD_RECORD && error.details.contains(&format!("`rm {path}`")), "{error}");
     }
+}
+
+/// What somebody who can write to the folder may have put there: ADD writes through no link and waits for nobody.
+#[test]
+fn a_draft_that_is_a_link_or_a_fifo_is_replaced() {
+    let (folder, records) = records();
+    let c = attachment("c", "eth0");
+    records.save(&c, &config()).unwrap().remove().unwrap();
+    let (victim, missing) = (folder.path().join("victim"), folder.path().join("missing"));
+    fs::write(&victim, "precious").unwrap();
+    let draft = records.folder.join(Records::draft(&c));
+    for target in [&victim, &missing] {
+        std::os::unix::fs::symlink(target, &draft).unwrap();
+        let mut saved = records.save(&c, &config()).unwrap();
+        assert!(fs::symlink_metadata(records.path(&c)).unwrap().is_file());
+        assert_eq!(saved.config().unwrap(), config());
+    }
+    nix::unistd::mkfifo(&draft, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    records.remove_draft(&c);
+    assert_eq!(names(&records), ["c"]);
+    nix::unistd::mkfifo(&draft, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    records.save(&c, &config()).unwrap();
+    assert_eq!(names(&records), ["c"]);
+    assert_eq!(fs::read_to_string(victim).unwrap(), "precious");
+    assert!(!missing.exists());
+}
+
+#[test]
+fn a_record_that_is_no_file_or_huge_is_damaged() {
+    let (folder, records) = records();
+    let c = attachment("c", "eth0");
+    records.save(&c, &config()).unwrap().remove().unwrap();
+    let (path, victim) = (records.path(&c), folder.path().join("victim"));
+    fs::write(&victim, r#"{"name":"n","type":"bridge"}"#).unwrap();
+    let damaged = |why: &str| {
+        let opened = records.open(&c, NOW).and_then(|record| record.unwrap().config());
+        let error = opened.unwrap_err();
+        assert!(error.code == code::BAD_RECORD && error.msg.contains(why), "{error}");
+        fs::remove_file(&path).unwrap();
+    };
+    std::os::unix::fs::symlink(&victim, &path).unwrap();
+    damaged("symbolic link");
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    damaged("not a regular file");
+    File::create(&path).unwrap().set_len(3 << 30).unwrap();
+    damaged("larger than 1048576 bytes");
 }
 
 #[test]

@@ -13,7 +13,6 @@ mod tests;
 pub(crate) mod wire;
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -28,7 +27,11 @@ pub use keeper::Keeper;
 use crate::addr::{MacAddr, PerFamily, Subnet, Vni};
 use crate::atomic_file;
 use crate::config::NetworkConfig;
+use crate::guarded;
 use crate::lease::{AgedLease, Ages, Lease, LeaseKey};
+
+/// The largest file that is read: hundreds of bytes for each of more leases than a network has.
+const MAX_BYTES: u64 = 64 << 20;
 
 /// A VXLAN device of a backend.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -133,7 +136,7 @@ pub struct Recalled {
 
 /// Reads what an earlier run stored. It never fails: without it the agent merely can prove less.
 pub fn read(path: &Path) -> Recalled {
-    let bytes = match fs::read(path) {
+    let bytes = match guarded::read(path, MAX_BYTES) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Recalled::default(),
         Err(error) => return Recalled { state: None, problem: Some(format!("can't be read: {error}")) },

@@ -76,6 +76,19 @@ impl Health {
         });
     }
 
+    /// What is wrong with the clocks that leases are counted by.
+    pub(super) fn set_clock(&self, problem: Option<String>) {
+        self.status.send_if_modified(|status| {
+            let is_new = status.clock.is_none();
+            if let Some(problem) = problem.as_ref().filter(|_| is_new) {
+                warn!(store = self.store, problem, "clocks are not in step");
+            }
+            let news = status.clock != problem;
+            status.clock = problem;
+            news
+        });
+    }
+
     /// The own lease is in the hands of another, or (`None`) ours.
     pub(super) fn set_lost(&self, holder: Option<String>) {
         self.status.send_if_modified(|status| {

@@ -137,6 +137,8 @@ pub struct StoreStatus {
     pub lease_unkept: Option<String>,
     /// The own lease is in the hands of another.
     pub lease_lost: Option<String>,
+    /// What is wrong with the clocks that leases are counted by, where the store sees it.
+    pub clock: Option<String>,
 }
 
 impl StoreStatus {
@@ -151,6 +153,7 @@ impl StoreStatus {
             missing: Vec::new(),
             lease_unkept: None,
             lease_lost: None,
+            clock: None,
         }
     }
 

@@ -10,7 +10,11 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::options::EtcdTls;
+use crate::guarded;
 use crate::subnet::SubnetError;
+
+/// The largest file that is read, in bytes: ten times the certificates of all public CAs.
+const MAX_BYTES: u64 = 4 << 20;
 
 /// The TLS options for https endpoints.
 pub(super) fn load(files: &EtcdTls) -> Result<TlsOptions, SubnetError> {
@@ -60,7 +64,8 @@ fn private_key(path: &Path) -> Result<Vec<u8>, SubnetError> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, SubnetError> {
-    fs::read(path).map_err(|error| unusable(path, error))
+    // Through links, by which Kubernetes and certificate managers replace files.
+    guarded::read_linked(path, MAX_BYTES).map_err(|error| unusable(path, error))
 }
 
 fn unusable(path: &Path, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> SubnetError {

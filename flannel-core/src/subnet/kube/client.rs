@@ -16,6 +16,8 @@ use kube::{Client, Config};
 use super::options::{KubeAccess, KubeTimeouts};
 use crate::subnet::{SubnetError, chain};
 
+/// The largest kubeconfig, token or certificate that is used, in bytes.
+const MAX_FILE: u64 = 4 << 20;
 /// How we call ourselves.
 const AGENT: &str = concat!("flannel-rs/", env!("CARGO_PKG_VERSION"));
 
@@ -200,7 +202,7 @@ impl Clients {
                 let token = service_account.join("token");
                 let authority = service_account.join("ca.crt");
                 for file in [&token, &authority] {
-                    std::fs::read(file).map_err(|error| format!("can't read {}: {error}", file.display()))?;
+                    check_file(file)?;
                 }
                 config.auth_info.token_file = Some(token.display().to_string());
                 config.root_cert_file = Some(authority);
@@ -251,7 +253,15 @@ fn request(method: Method, path: &str, body: Vec<u8>) -> Request<Vec<u8>> {
     request
 }
 
+/// Refuses what is no file of a sane size, before the client's library opens it and waits for a FIFO, say. Links are
+/// followed: Kubernetes projects secrets and tokens as such.
+fn check_file(file: &Path) -> Result<(), String> {
+    let read = crate::guarded::read_linked(file, MAX_FILE);
+    read.map(drop).map_err(|error| format!("can't read {}: {error}", file.display()))
+}
+
 fn read_kubeconfig(file: &Path) -> Result<Kubeconfig, String> {
+    check_file(file)?;
     Kubeconfig::read_from(file).map_err(|error| chain(&error))
 }
 

@@ -15,9 +15,12 @@ use tracing::debug;
 
 use super::Store;
 use crate::config::{LeaseSource, NetworkConfig};
+use crate::guarded;
 use crate::subnet::SubnetError;
 use crate::subnet::inotify::{Fd, listen};
 
+/// The largest file that is read, in bytes. Real ones have a few hundred.
+const MAX_BYTES: u64 = 64 << 10;
 /// How often the file is looked at without being asked to, for what inotify is blind to.
 const RESCAN: Duration = Duration::from_secs(60);
 /// The kubelet swaps a folder by several steps; one look after them will do.
@@ -28,7 +31,8 @@ impl Store {
     pub(super) fn config(&self) -> Result<NetworkConfig, SubnetError> {
         let path = &self.options.net_config;
         let place = || path.display().to_string();
-        let text = match std::fs::read_to_string(path) {
+        // Through links, as a `ConfigMap` is mounted.
+        let text = match guarded::read_linked(path, MAX_BYTES).and_then(guarded::text) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(SubnetError::NoConfig { place: place() });
             }

@@ -1,13 +1,18 @@
-//! The files of the store: reading them all, writing one in one step, and the lock.
+//! The files of the store: reading them all, writing one in one step, and the lock. Whoever can write to the folder may
+//! have made any of them what it is, so all are opened by [`crate::guarded`].
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::ffi::OsStr;
+use std::fs::{File, TryLockError};
+use std::io::{self, Write};
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use super::clock::TOLERANCE;
+use crate::atomic_file;
+use crate::clock::BootInstant;
+use crate::guarded::{self, Dir, Stat};
 use crate::lease::{BadRecord, Lease, LeaseAttrs, LeaseKey};
 use crate::subnet::allocate::{Listing, Record, Taken, occupied};
 
@@ -15,6 +20,11 @@ use crate::subnet::allocate::{Listing, Record, Taken, occupied};
 const LOCK_WAIT: Duration = Duration::from_secs(10);
 /// The largest value that is read, in bytes.
 const MAX_VALUE: u64 = LeaseAttrs::MAX_BYTES as u64;
+/// The largest config that is read, in bytes. Real ones have a few hundred.
+const MAX_CONFIG: u64 = 64 << 10;
+const CONFIG: &str = "config";
+const SUBNETS: &str = "subnets";
+const LOCK: &str = ".lock";
 /// The mode of a lease's file, and that of a reservation, which nobody may write.
 const MODE: u32 = 0o600;
 const RESERVED_MODE: u32 = 0o400;
@@ -22,32 +32,6 @@ const RESERVED_MODE: u32 = 0o400;
 /// A file that changed so short a time ago may change again without another time stamp: the kernel's clock for
 /// files moves in steps of some milliseconds.
 const SETTLED: Duration = Duration::from_secs(1);
-
-/// What tells that a file may have changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    inode: u64,
-    size: u64,
-    changed: (i64, i64),
-    modified: (i64, i64),
-}
-
-impl Stamp {
-    fn of(meta: &fs::Metadata) -> Self {
-        Self {
-            inode: meta.ino(),
-            size: meta.size(),
-            changed: (meta.ctime(), meta.ctime_nsec()),
-            modified: (meta.mtime(), meta.mtime_nsec()),
-        }
-    }
-
-    fn is_settled(&self, now: SystemTime) -> bool {
-        let (seconds, nanos) = self.changed;
-        let since = Duration::new(u64::try_from(seconds).unwrap_or(0), u32::try_from(nanos).unwrap_or(0));
-        now.duration_since(UNIX_EPOCH + since).is_ok_and(|age| age > SETTLED)
-    }
-}
 
 /// What a file below `subnets` says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,7 +44,7 @@ pub(super) enum Entry {
 
 /// The values read before, so that an unchanged file is not read again.
 #[derive(Debug, Default)]
-pub(super) struct Cache(HashMap<String, (Stamp, Entry)>);
+pub(super) struct Cache(HashMap<String, (Stat, Entry)>);
 
 /// All that is below `subnets`, by file name.
 #[derive(Debug, Default)]
@@ -71,6 +55,28 @@ pub(super) struct Scan {
     pub(super) expired: BTreeMap<String, Entry>,
     /// Temporary files that a crash left behind.
     pub(super) leftovers: Vec<String>,
+    /// Leases in force that are dated ahead of the folder's clock.
+    pub(super) ahead: Ahead,
+    /// When the folder's clock was last found to have been set.
+    pub(super) clock_set: Option<BootInstant>,
+}
+
+/// Leases whose nodes date them ahead of the folder's clock, by more than [`TOLERANCE`].
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Ahead {
+    /// How many.
+    pub(super) count: usize,
+    /// The one that is farthest ahead, and how far.
+    pub(super) farthest: Option<(Lease, Duration)>,
+}
+
+impl Ahead {
+    fn add(&mut self, lease: &Lease, by: Duration) {
+        self.count += 1;
+        if self.farthest.as_ref().is_none_or(|(_, farthest)| by > *farthest) {
+            self.farthest = Some((lease.clone(), by));
+        }
+    }
 }
 
 impl Scan {
@@ -104,52 +110,109 @@ impl Scan {
 pub(super) struct Folder {
     pub(super) root: PathBuf,
     pub(super) ttl: Duration,
+    /// Whether it may be one that others can write to.
+    pub(super) allow_shared: bool,
 }
 
 impl Folder {
     pub(super) fn config_file(&self) -> PathBuf {
-        self.root.join("config")
+        self.root.join(CONFIG)
     }
 
     pub(super) fn subnets(&self) -> PathBuf {
-        self.root.join("subnets")
+        self.root.join(SUBNETS)
     }
 
-    fn file(&self, key: LeaseKey) -> PathBuf {
-        self.subnets().join(key.to_string())
+    pub(super) fn lock_file(&self) -> PathBuf {
+        self.root.join(LOCK)
     }
 
-    /// Reads all records. A folder without `config` is no store but, say, the place where one will be
-    /// mounted: an error, never an empty listing.
+    fn open(&self) -> io::Result<Dir> {
+        let root = Dir::open(&self.root)?;
+        self.check(&root)?;
+        Ok(root)
+    }
+
+    /// Opens the folder of a store. One without `config` is none but, say, the place where one will be mounted: an
+    /// error, never an empty listing.
+    fn open_store(&self) -> io::Result<Dir> {
+        let root = self.open()?;
+        match root.stat(OsStr::new(CONFIG))? {
+            Some(_) => Ok(root),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    /// Opens the folder of the records.
+    fn open_subnets(&self, root: &Dir) -> io::Result<Dir> {
+        let subnets = root.dir(OsStr::new(SUBNETS))?;
+        self.check(&subnets)?;
+        Ok(subnets)
+    }
+
+    /// Refuses a folder that others can write to: they choose where the packets of this host's pods go.
+    fn check(&self, dir: &Dir) -> io::Result<()> {
+        if self.allow_shared {
+            return Ok(());
+        }
+        let Some(who) = dir.others_who_write()? else { return Ok(()) };
+        let root = self.root.display();
+        Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            format!(
+                "others can write to the store's folder, and so redirect the traffic of all pods: {who}; run `chown root \
+                 {root} {root}/subnets; chmod go-w {root} {root}/subnets`, or start flanneld with \
+                 --local-store-allow-shared if all who can write there may do that (a share that maps root to \
+                 another user, say)"
+            ),
+        ))
+    }
+
+    /// Reads the config.
+    pub(super) fn config(&self) -> io::Result<String> {
+        guarded::text(self.open()?.read(OsStr::new(CONFIG), MAX_CONFIG)?)
+    }
+
+    /// Whether there is a folder of records.
+    pub(super) fn has_subnets(&self) -> io::Result<bool> {
+        Ok(self.open()?.stat(OsStr::new(SUBNETS))?.is_some())
+    }
+
+    /// Reads all records, as they are at a time of the folder's clock.
     pub(super) fn scan(&self, cache: &mut Cache, now: SystemTime) -> io::Result<Scan> {
-        fs::metadata(self.config_file())?;
+        let subnets = self.open_subnets(&self.open_store()?)?;
         let mut scan = Scan::default();
         let mut known = HashMap::new();
-        for file in fs::read_dir(self.subnets())? {
-            let file = file?;
-            let name = file.file_name().to_string_lossy().into_owned();
-            let Some(meta) = gone_is_none(fs::symlink_metadata(file.path()))? else { continue };
-            let stale = self.left(&meta, now).is_zero();
+        for file in subnets.names()? {
+            let Some(stat) = subnets.stat(&file)? else { continue };
+            let name = file.to_string_lossy().into_owned();
+            // What is no file was not put there by an agent: it is named for as long as it is there.
+            let stale = stat.is_file && self.left(&stat, now).is_zero();
             if name.starts_with('.') {
                 if stale && is_temporary(&name) {
                     scan.leftovers.push(name);
                 }
                 continue;
             }
-            let stamp = Stamp::of(&meta);
             let entry = match cache.0.remove(&name) {
-                Some((seen, entry)) if seen == stamp => entry,
-                _ => match gone_is_none(read_entry(&file.path(), &name, &meta))? {
+                Some((seen, entry)) if seen == stat => entry,
+                _ => match gone_is_none(read_entry(&subnets, &file, &name, &stat))? {
                     Some(entry) => entry,
                     None => continue,
                 },
             };
-            if stamp.is_settled(now) {
-                known.insert(name.clone(), (stamp, entry.clone()));
+            if is_settled(&stat, now) {
+                known.insert(name.clone(), (stat, entry.clone()));
+            }
+            if let (Entry::Record(record), Ok(by)) = (&entry, stat.modified.duration_since(now))
+                && by > TOLERANCE
+                && !record.reserved
+            {
+                scan.ahead.add(&record.lease, by);
             }
             // What has not the name of a lease is the operator's: it is reported for as long as it is there.
             let expires = !matches!(&entry, Entry::Bad { occupied: None, .. });
-            if stale && expires && !is_reserved(&meta) { &mut scan.expired } else { &mut scan.live }
+            if stale && expires && !is_reserved(&stat) { &mut scan.expired } else { &mut scan.live }
                 .insert(name, entry);
         }
         cache.0 = known;
@@ -158,76 +221,80 @@ impl Folder {
 
     /// Reads one record with the time it has left; `None` if there is no such file.
     pub(super) fn read(&self, key: LeaseKey, now: SystemTime) -> io::Result<Option<(Entry, Duration)>> {
-        fs::metadata(self.config_file())?;
-        let path = self.file(key);
-        let Some(meta) = gone_is_none(fs::symlink_metadata(&path))? else { return Ok(None) };
-        let entry = gone_is_none(read_entry(&path, &key.to_string(), &meta))?;
-        Ok(entry.map(|entry| (entry, self.left(&meta, now))))
+        let (root, name) = (self.open_store()?, key.to_string());
+        let Some(subnets) = gone_is_none(self.open_subnets(&root))? else { return Ok(None) };
+        let Some(stat) = subnets.stat(OsStr::new(&name))? else { return Ok(None) };
+        let entry = gone_is_none(read_entry(&subnets, OsStr::new(&name), &name, &stat))?;
+        Ok(entry.map(|entry| (entry, self.left(&stat, now))))
     }
 
     /// How long a file is in force. One dated in the future is so until that time and a `ttl` more.
-    fn left(&self, meta: &fs::Metadata, now: SystemTime) -> Duration {
-        let modified = meta.modified().unwrap_or(UNIX_EPOCH);
-        match now.duration_since(modified) {
+    fn left(&self, stat: &Stat, now: SystemTime) -> Duration {
+        match now.duration_since(stat.modified) {
             Ok(age) => self.ttl.saturating_sub(age),
             Err(ahead) => self.ttl + ahead.duration(),
         }
     }
 
-    /// Writes a record beside, syncs it, renames it to its key and syncs the folder. Returns when it was
-    /// created.
-    pub(super) fn write(&self, key: LeaseKey, attrs: &LeaseAttrs, reserved: bool) -> io::Result<u64> {
-        let subnets = self.subnets();
-        // The leading dot keeps it from being taken for a key.
-        let prefix = format!(".{key}.");
-        let mut file = tempfile::Builder::new().prefix(&prefix).tempfile_in(&subnets)?;
-        file.write_all(attrs.to_json().as_bytes())?;
+    /// Writes a record beside, syncs it, renames it to its key and syncs the folder. It is dated now by the folder's
+    /// clock, or at this time. Returns when it was created.
+    pub(super) fn write(
+        &self,
+        key: LeaseKey,
+        attrs: &LeaseAttrs,
+        reserved: bool,
+        at: Option<SystemTime>,
+    ) -> io::Result<u64> {
+        let subnets = self.open_subnets(&self.open()?)?;
+        let name = key.to_string();
         let mode = if reserved { RESERVED_MODE } else { MODE };
-        file.as_file().set_permissions(Permissions::from_mode(mode))?;
-        file.as_file().sync_all()?;
-        let created = created(&file.as_file().metadata()?);
-        file.persist(self.file(key)).map_err(|error| error.error)?;
-        sync(&subnets)?;
-        Ok(created)
+        // The leading dot keeps it from being taken for a key.
+        let mut draft = atomic_file::beside(&subnets, &name, mode)?;
+        draft.file.write_all(attrs.to_json().as_bytes())?;
+        guarded::touch(&draft.file, at)?;
+        created(&draft.place(OsStr::new(&name))?)
     }
 
-    /// Renews a record by its file time.
-    pub(super) fn touch(&self, key: LeaseKey, now: SystemTime) -> io::Result<()> {
-        File::open(self.file(key))?.set_modified(now)
+    /// Renews a record by its file time: now by the folder's clock, or at this time.
+    pub(super) fn touch(&self, key: LeaseKey, at: Option<SystemTime>) -> io::Result<()> {
+        let subnets = self.open_subnets(&self.open()?)?;
+        guarded::touch(&subnets.file(OsStr::new(&key.to_string()))?, at)
+    }
+
+    /// What the clock of the folder says, by a file that is dated for that. Makes none.
+    pub(super) fn time(&self, at: Option<SystemTime>) -> io::Result<SystemTime> {
+        let file = self.open()?.file_to_write(OsStr::new(LOCK))?;
+        guarded::touch(&file, at)?;
+        file.metadata()?.modified()
     }
 
     /// Deletes records. One that is gone already is no failure.
     pub(super) fn remove<'a>(&self, names: impl IntoIterator<Item = &'a String>) -> io::Result<()> {
-        let subnets = self.subnets();
+        let subnets = self.open_subnets(&self.open()?)?;
         let mut any = false;
         for name in names {
-            any |= gone_is_none(fs::remove_file(subnets.join(name)))?.is_some();
+            any |= subnets.remove(OsStr::new(name))?;
         }
-        if any { sync(&subnets) } else { Ok(()) }
+        if any { subnets.sync() } else { Ok(()) }
     }
 
     /// Makes the folder of the records if it is not there.
     pub(super) fn create_subnets(&self) -> io::Result<()> {
-        match DirBuilder::new().mode(0o700).create(self.subnets()) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-            Err(_) => Ok(()),
-            Ok(()) => sync(&self.root),
-        }
+        let root = self.open()?;
+        if root.make_dir(OsStr::new(SUBNETS), 0o700)? { root.sync() } else { Ok(()) }
     }
 
     /// Takes the lock that all writers take, and holds it until the file is dropped.
     pub(super) fn lock(&self) -> io::Result<File> {
-        let path = self.root.join(".lock");
         let until = Instant::now() + LOCK_WAIT;
-        let mut options = OpenOptions::new();
-        options.create(true).write(true).truncate(false).mode(MODE);
         loop {
-            let file = options.open(&path)?;
+            let root = self.open()?;
+            let file = root.file_or_new(OsStr::new(LOCK), MODE)?;
             match file.try_lock() {
                 // Somebody may have deleted the file meanwhile, and others hold the lock on a new one.
-                Ok(()) if is_at(&file, &path) => return Ok(file),
-                Ok(()) | Err(fs::TryLockError::WouldBlock) => {}
-                Err(fs::TryLockError::Error(error)) => return Err(error),
+                Ok(()) if root.is_at(&file, OsStr::new(LOCK)) => return Ok(file),
+                Ok(()) | Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Error(error)) => return Err(error),
             }
             if Instant::now() >= until {
                 let text = format!("another process holds it for more than {} s", LOCK_WAIT.as_secs());
@@ -245,43 +312,52 @@ fn is_temporary(name: &str) -> bool {
 }
 
 /// A file without owner-write permission is a reservation.
-fn is_reserved(meta: &fs::Metadata) -> bool {
-    meta.mode() & 0o200 == 0
+fn is_reserved(stat: &Stat) -> bool {
+    stat.mode & 0o200 == 0
+}
+
+fn is_settled(stat: &Stat, now: SystemTime) -> bool {
+    now.duration_since(stat.changed).is_ok_and(|age| age > SETTLED)
 }
 
 /// The order of creation: the birth time of the file in nanoseconds since 1970, else its change time.
-fn created(meta: &fs::Metadata) -> u64 {
-    let time = meta.created().or_else(|_| meta.modified()).unwrap_or(UNIX_EPOCH);
+fn created(file: &File) -> io::Result<u64> {
+    let meta = file.metadata()?;
+    Ok(nanos(meta.created().or_else(|_| meta.modified()).unwrap_or(UNIX_EPOCH)))
+}
+
+fn nanos(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
 }
 
-fn read_entry(path: &Path, name: &str, meta: &fs::Metadata) -> io::Result<Entry> {
-    let created = created(meta);
-    let bad = |reason: String| Entry::Bad {
+fn read_entry(subnets: &Dir, file: &OsStr, name: &str, stat: &Stat) -> io::Result<Entry> {
+    let bad = |reason: String, created| Entry::Bad {
         record: BadRecord { key: name.to_owned(), reason },
         occupied: occupied(name),
         created,
-        reserved: is_reserved(meta),
+        reserved: is_reserved(stat),
+    };
+    let not_opened = nanos(stat.modified);
+    if !stat.is_file {
+        let named = name.parse::<LeaseKey>().map(|_| "it is not a regular file".to_owned());
+        return Ok(bad(named.unwrap_or_else(|error| error.to_string()), not_opened));
+    }
+    let opened = subnets.file(file).and_then(|file| Ok((created(&file)?, file)));
+    let (created, mut opened) = match opened {
+        Ok(opened) => opened,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(error),
+        Err(error) => return Ok(bad(format!("it can't be read: {error}"), not_opened)),
     };
     if let Err(error) = name.parse::<LeaseKey>() {
-        return Ok(bad(error.to_string()));
+        return Ok(bad(error.to_string(), created));
     }
-    if !meta.is_file() {
-        return Ok(bad("it is not a regular file".to_owned()));
-    }
-    let mut text = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(MAX_VALUE + 1).read_to_end(&mut text));
-    match read {
-        Ok(size) if size as u64 > MAX_VALUE => {
-            return Ok(bad(format!("it is larger than {MAX_VALUE} bytes")));
-        }
-        Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(error),
-        Err(error) => return Ok(bad(format!("it can't be read: {error}"))),
-    }
+    let text = match guarded::read_open(&mut opened, MAX_VALUE) {
+        Ok(text) => text,
+        Err(error) => return Ok(bad(format!("it can't be read: {error}"), created)),
+    };
     Ok(match Lease::decode(name, &text, created) {
-        Ok(lease) => Entry::Record(Record { lease, reserved: is_reserved(meta) }),
-        Err(record) => bad(record.reason),
+        Ok(lease) => Entry::Record(Record { lease, reserved: is_reserved(stat) }),
+        Err(record) => bad(record.reason, created),
     })
 }
 
@@ -290,13 +366,4 @@ fn gone_is_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         other => other.map(Some),
     }
-}
-
-fn is_at(file: &File, path: &Path) -> bool {
-    let (Ok(open), Ok(there)) = (file.metadata(), fs::metadata(path)) else { return false };
-    (open.dev(), open.ino()) == (there.dev(), there.ino())
-}
-
-fn sync(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
 }

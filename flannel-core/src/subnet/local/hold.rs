@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tracing::{debug, error, warn};
 
+use super::clock::TOLERANCE;
 use super::files::{Entry, Scan};
 use super::watch::{Changes, RESCAN};
 use super::{LocalSubnetManager, Store, failed};
@@ -83,7 +84,7 @@ impl Store {
     /// Puts other attributes into the own file, if it is as we left it or has them already.
     pub(super) fn publish(&self, own: &Lease, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
         let subnets = self.folder.subnets();
-        let _lock = self.folder.lock().map_err(failed("lock", &self.folder.root.join(".lock")))?;
+        let _lock = self.folder.lock().map_err(failed("lock", &self.folder.lock_file()))?;
         self.folder.create_subnets().map_err(failed("create", &subnets))?;
         let scan = self.scan()?;
         let reserved = match scan.live.get(&own.key.to_string()) {
@@ -98,15 +99,17 @@ impl Store {
                 None => false,
             },
         };
-        let created = self.folder.write(own.key, attrs, reserved).map_err(failed("write to", &subnets))?;
+        let created = self.folder.write(own.key, attrs, reserved, self.options.clock.file_time());
+        let created = created.map_err(failed("write to", &subnets))?;
         Ok(Lease { attrs: attrs.clone(), created, ..own.clone() })
     }
 
     /// Removes the own file.
     pub(super) fn release(&self, own: &Lease) -> Result<(), SubnetError> {
         let subnets = self.folder.subnets();
-        let _lock = self.folder.lock().map_err(failed("lock", &self.folder.root.join(".lock")))?;
-        let read = self.folder.read(own.key, self.options.clock.wall()).map_err(failed("read", &subnets))?;
+        let _lock = self.folder.lock().map_err(failed("lock", &self.folder.lock_file()))?;
+        let now = self.clock.now(&self.folder).time;
+        let read = self.folder.read(own.key, now).map_err(failed("read", &subnets))?;
         match read {
             None => return Ok(()),
             Some((Entry::Record(there), _)) if !is_ours(&there.lease.attrs, &own.attrs) => {
@@ -118,27 +121,41 @@ impl Store {
         self.folder.remove([&own.key.to_string()]).map_err(failed("delete from", &subnets))
     }
 
+    /// Whether the own record is dated ahead of the folder's clock as it is this moment, so that dating it anew helps.
+    fn is_ahead(&self, key: LeaseKey) -> bool {
+        let now = self.clock.look(&self.folder);
+        let read = self.folder.read(key, now.time);
+        now.is_fresh && matches!(read, Ok(Some((_, left))) if left > self.options.ttl + TOLERANCE)
+    }
+
     /// Looks at the own file; takes the lock only if there is something to do.
     fn confirm(&self, own: &Lease, spread: f64) -> Result<Held, SubnetError> {
         let subnets = self.folder.subnets();
         let (ttl, margin) = (self.options.ttl, self.options.renew_margin);
-        let read = self.folder.read(own.key, self.options.clock.wall()).map_err(failed("read", &subnets))?;
+        let now = self.clock.now(&self.folder).time;
+        let read = self.folder.read(own.key, now).map_err(failed("read", &subnets))?;
         if let Some((Entry::Record(record), left)) = read
             && record.lease.attrs == own.attrs
         {
-            let wait = if record.reserved { RESCAN } else { renew_after(left, ttl, margin, spread) };
+            let wait = if record.reserved {
+                RESCAN
+            } else if left > ttl + TOLERANCE && self.is_ahead(own.key) {
+                Duration::ZERO
+            } else {
+                renew_after(left, ttl, margin, spread)
+            };
             if !wait.is_zero() {
                 return Ok(Held::For(wait));
             }
         }
-        let _lock = self.folder.lock().map_err(failed("lock", &self.folder.root.join(".lock")))?;
+        let _lock = self.folder.lock().map_err(failed("lock", &self.folder.lock_file()))?;
         self.folder.create_subnets().map_err(failed("create", &subnets))?;
         let scan = self.scan()?;
         let name = own.key.to_string();
         let mut by = None;
         let reserved = match scan.live.get(&name) {
             Some(Entry::Record(there)) if there.lease.attrs == own.attrs => {
-                let touched = self.folder.touch(own.key, self.options.clock.wall());
+                let touched = self.folder.touch(own.key, self.options.clock.file_time());
                 touched.map_err(failed("renew in", &subnets))?;
                 return Ok(Held::Renewed);
             }
@@ -159,7 +176,8 @@ impl Store {
                 false
             }
         };
-        self.folder.write(own.key, &own.attrs, reserved).map_err(failed("write to", &subnets))?;
+        let written = self.folder.write(own.key, &own.attrs, reserved, self.options.clock.file_time());
+        written.map_err(failed("write to", &subnets))?;
         Ok(Held::Restored(by))
     }
 }

@@ -2,7 +2,10 @@
 //! same JSON. Agents on one machine (or on one shared file system with locks) form a cluster by it.
 //!
 //! - A lease lives `ttl` from the time of its file (mtime), which renewal moves. A file dated in the future
-//!   lives that much longer. Who holds the lock removes what is expired.
+//!   lives that much longer. Who holds the lock removes what is expired. Times are those of the folder's clock, as a
+//!   file that was just dated shows it, not those of one host.
+//! - A folder that others can write to is refused unless [`LocalOptions::allow_shared`] says otherwise, and no link,
+//!   FIFO or device in it is opened. What is no regular file is named as an unreadable record.
 //! - A file **without owner-write permission** (`chmod 400`) is a reservation: it never expires, is never
 //!   renewed, and stays one when its node publishes under it.
 //! - The order of creation is the birth time of the file, where the file system has none its mtime. A write
@@ -10,6 +13,7 @@
 //!   from overlapping, so this order only matters for records that were put there by hand.
 //! - A folder without `config` is taken for a file system that is not mounted: unavailable, never empty.
 
+mod clock;
 mod files;
 mod hold;
 #[cfg(test)]
@@ -27,6 +31,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tracing::{debug, info, warn};
 
+use self::clock::FolderClock;
 use self::files::{Cache, Entry, Folder, Scan};
 use super::allocate::{Applicant, Decision, decide, former, holder, is_same_node, published};
 use super::health::Health;
@@ -41,6 +46,9 @@ use crate::lease::{Lease, LeaseAttrs};
 pub struct LocalOptions {
     /// The folder that holds `config`. The folder `subnets` is made in it with mode 0700.
     pub dir: PathBuf,
+    /// Whether the folder may be one that others than root and the user of this process can write to: they can redirect
+    /// the traffic of all pods.
+    pub allow_shared: bool,
     /// What this node knows of itself, by which it finds its own lease again.
     pub identity: Identity,
     /// How long a lease lives after its last renewal.
@@ -56,7 +64,7 @@ impl LocalOptions {
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         let (ttl, renew_margin) = (Duration::from_hours(24), Duration::from_hours(1));
         let (identity, clock) = (Identity::default(), Clock::default());
-        Self { dir: dir.into(), identity, ttl, renew_margin, clock }
+        Self { dir: dir.into(), allow_shared: false, identity, ttl, renew_margin, clock }
     }
 }
 
@@ -67,6 +75,7 @@ pub struct LocalSubnetManager(Arc<Store>);
 #[derive(Debug)]
 struct Store {
     folder: Folder,
+    clock: FolderClock,
     options: LocalOptions,
     health: Health,
     /// This node's addresses on the underlay.
@@ -78,9 +87,11 @@ struct Store {
 impl LocalSubnetManager {
     /// Touches nothing yet.
     pub fn new(options: LocalOptions) -> Self {
-        let folder = Folder { root: options.dir.clone(), ttl: options.ttl };
+        let (root, ttl, allow_shared) = (options.dir.clone(), options.ttl, options.allow_shared);
+        let folder = Folder { root, ttl, allow_shared };
+        let clock = FolderClock::new(options.clock.clone());
         let (health, local, cache) = (Health::new("local"), Mutex::default(), Mutex::default());
-        Self(Arc::new(Store { folder, options, health, local, cache }))
+        Self(Arc::new(Store { folder, clock, options, health, local, cache }))
     }
 
     /// Runs what blocks on files. Dropping the future does not interrupt it.
@@ -168,7 +179,7 @@ impl Store {
     fn config(&self) -> Result<NetworkConfig, SubnetError> {
         let path = self.folder.config_file();
         let place = || path.display().to_string();
-        let text = match std::fs::read_to_string(&path) {
+        let text = match self.folder.config() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(SubnetError::NoConfig { place: place() });
             }
@@ -180,14 +191,18 @@ impl Store {
 
     fn scan(&self) -> Result<Scan, SubnetError> {
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        let scan = self.folder.scan(&mut cache, self.options.clock.wall());
-        let scan = scan.map_err(failed("read", &self.folder.subnets()))?;
+        let now = self.clock.now(&self.folder);
+        let scan = self.folder.scan(&mut cache, now.time);
+        let mut scan = scan.map_err(failed("read", &self.folder.subnets()))?;
+        scan.clock_set = self.clock.last_set();
+        self.health.set_clock(self.clock.problem(&scan.ahead));
         self.health.set_undecodable(scan.undecodable());
         Ok(scan)
     }
 
     fn published(&self, public_ips: &PerFamily<IpAddr>) -> Result<Option<LeaseAttrs>, SubnetError> {
-        if !self.folder.subnets().exists() {
+        let subnets = self.folder.subnets();
+        if !self.folder.has_subnets().map_err(failed("look for", &subnets))? {
             return Ok(None);
         }
         let scan = self.scan()?;
@@ -200,7 +215,7 @@ impl Store {
         let config = self.config()?;
         let subnets = self.folder.subnets();
         self.folder.create_subnets().map_err(failed("create", &subnets))?;
-        let _lock = self.folder.lock().map_err(failed("lock", &self.folder.root.join(".lock")))?;
+        let _lock = self.folder.lock().map_err(failed("lock", &self.folder.lock_file()))?;
         let scan = self.scan()?;
         let mut identity = self.options.identity.clone();
         if identity.subnets.is_none() {
@@ -231,7 +246,8 @@ impl Store {
     fn carry_out(&self, decision: Decision, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
         let subnets = self.folder.subnets();
         let write = |key, reserved| {
-            let created = self.folder.write(key, attrs, reserved).map_err(failed("write to", &subnets))?;
+            let created = self.folder.write(key, attrs, reserved, self.options.clock.file_time());
+            let created = created.map_err(failed("write to", &subnets))?;
             info!(subnet = %key, "lease written");
             Ok(Lease { key, attrs: attrs.clone(), created })
         };
@@ -239,7 +255,7 @@ impl Store {
             Decision::Adopt(own) if own.lease.attrs == *attrs => {
                 debug!(subnet = %own.lease.key, "lease adopted unchanged");
                 if !own.reserved {
-                    let touched = self.folder.touch(own.lease.key, self.options.clock.wall());
+                    let touched = self.folder.touch(own.lease.key, self.options.clock.file_time());
                     touched.map_err(failed("renew in", &subnets))?;
                 }
                 Ok(own.lease)

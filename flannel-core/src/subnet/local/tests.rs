@@ -1,8 +1,10 @@
+mod hostile;
 mod identity;
+mod time;
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, Permissions};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::time::SystemTime;
 
 use futures::StreamExt;
@@ -30,6 +32,10 @@ fn manager(dir: &TempDir) -> LocalSubnetManager {
     LocalSubnetManager::new(LocalOptions::new(dir.path()))
 }
 
+fn folder(dir: &TempDir) -> Folder {
+    Folder { root: dir.path().to_owned(), ttl: Duration::from_mins(1), allow_shared: false }
+}
+
 fn attrs(node: u8) -> LeaseAttrs {
     let data =
         BackendData::encode(&serde_json::json!({"VNI": 1, "VtepMAC": format!("0a:00:00:00:00:{node:02x}")}));
@@ -47,9 +53,14 @@ fn path(dir: &TempDir, key: &str) -> PathBuf {
     dir.path().join("subnets").join(key)
 }
 
+/// Makes the folder of records, in which no group can write, whatever the umask.
+fn make_subnets(dir: &TempDir) {
+    DirBuilder::new().mode(0o755).create(dir.path().join("subnets")).unwrap();
+}
+
 /// Writes a record as an operator would.
 fn put(dir: &TempDir, key: &str, value: &str) {
-    fs::create_dir_all(dir.path().join("subnets")).unwrap();
+    let _ = DirBuilder::new().mode(0o755).create(dir.path().join("subnets"));
     fs::write(path(dir, key), value).unwrap();
 }
 
@@ -271,7 +282,7 @@ async fn the_watch_tells_what_happens() {
     let update = tokio::time::timeout(Duration::from_millis(300), watch.next()).await;
     assert!(update.is_err(), "{update:?}");
     assert!(!watching.status().borrow().connected);
-    fs::create_dir(dir.path().join("subnets")).unwrap();
+    make_subnets(&dir);
     let update = soon(watch.next()).await.unwrap().unwrap();
     assert_eq!(update, LeaseUpdate::Snapshot { leases: vec![], undecodable: vec![] });
     assert!(watching.status().borrow().connected);
@@ -295,7 +306,7 @@ async fn a_folder_without_config_is_no_empty_store() {
     let held = hold(&manager, &lease);
     let hidden = dir.path().with_extension("hidden");
     fs::rename(dir.path(), &hidden).unwrap();
-    fs::create_dir_all(dir.path().join("subnets")).unwrap();
+    DirBuilder::new().recursive(true).mode(0o755).create(dir.path().join("subnets")).unwrap();
     let update = tokio::time::timeout(Duration::from_millis(500), watch.next()).await;
     assert!(update.is_err(), "{update:?}");
     assert!(!manager.status().borrow().connected && !held.is_finished());
@@ -387,7 +398,7 @@ async fn a_lease_that_another_node_has_is_lost() {
 #[tokio::test]
 async fn a_deleted_lock_does_not_let_two_in() {
     let dir = store(V4);
-    let folder = Folder { root: dir.path().to_owned(), ttl: Duration::from_mins(1) };
+    let folder = folder(&dir);
     let first = folder.lock().unwrap();
     let waiting = {
         let folder = folder.clone();
@@ -405,10 +416,10 @@ async fn a_deleted_lock_does_not_let_two_in() {
 #[tokio::test]
 async fn a_folder_that_appears_during_a_look_is_watched_from_then_on() {
     let dir = store(V4);
-    let folder = Folder { root: dir.path().to_owned(), ttl: Duration::from_mins(1) };
+    let folder = folder(&dir);
     let mut changes = watch::Changes::new(folder);
     changes.arm();
-    fs::create_dir(dir.path().join("subnets")).unwrap();
+    make_subnets(&dir);
     soon(changes.wait(Duration::from_mins(1))).await;
     let quiet = tokio::time::timeout(Duration::from_millis(200), changes.wait(Duration::from_mins(1))).await;
     assert!(quiet.is_err());
@@ -419,7 +430,7 @@ async fn a_folder_that_appears_during_a_look_is_watched_from_then_on() {
 #[tokio::test]
 async fn a_value_that_changes_twice_in_one_tick_of_the_clock_is_read_again() {
     let dir = store(V4);
-    let folder = Folder { root: dir.path().to_owned(), ttl: Duration::from_mins(1) };
+    let folder = folder(&dir);
     put(&dir, "10.5.8.0-24", &attrs(8).to_json());
     let mut cache = Cache::default();
     for node in (1..9).cycle().take(100) {

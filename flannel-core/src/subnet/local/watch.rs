@@ -13,6 +13,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDe
 use tokio::io::unix::AsyncFd;
 use tracing::debug;
 
+use super::clock::RECHECK;
 use super::files::{Entry, Folder, Scan};
 use super::{LocalSubnetManager, Store};
 use crate::clock::{BootInstant, Jumps};
@@ -101,6 +102,8 @@ impl Watcher {
         if self.jumps.take().is_some() {
             self.begin_grace();
         }
+        // Other nodes may look at the folder's clock later than this one.
+        self.grace = self.grace.max(scan.clock_set.map(|at| at + RECHECK + GRACE));
         self.grace = self.grace.filter(|until| self.store.0.options.clock.now() < *until);
         if let (Some(_), Some(known)) = (self.grace, &self.known) {
             let expired = std::mem::take(&mut scan.expired).into_iter();
@@ -185,7 +188,7 @@ impl Watched {
         let itself = AddWatchFlags::IN_DELETE_SELF | AddWatchFlags::IN_MOVE_SELF | AddWatchFlags::IN_ONLYDIR;
         let written = AddWatchFlags::IN_CLOSE_WRITE;
         let root = inotify.add_watch(&folder.root, entries | itself | written | AddWatchFlags::IN_CREATE)?;
-        inotify.add_watch(&folder.subnets(), entries | itself | written)?;
+        inotify.add_watch(&folder.subnets(), entries | itself | written | AddWatchFlags::IN_DONT_FOLLOW)?;
         let fd = listen(inotify)?;
         Ok(Self { fd, root })
     }
