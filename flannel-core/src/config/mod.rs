@@ -104,8 +104,23 @@ impl ConfigError {
 }
 
 impl NetworkConfig {
+    /// The most bytes that a configuration may have. Real ones have a few hundred.
+    pub const MAX_BYTES: usize = 64 << 10;
+
+    /// The error for one that has more.
+    pub fn too_long() -> ConfigError {
+        ConfigError::new(
+            "JSON",
+            None,
+            format!("more than {} bytes; real ones have a few hundred", Self::MAX_BYTES),
+        )
+    }
+
     /// Reads and checks a configuration.
     pub fn parse(text: &str, source: LeaseSource) -> Result<Self, ConfigError> {
+        if text.len() > Self::MAX_BYTES {
+            return Err(Self::too_long());
+        }
         let json =
             |error: serde_json::Error| ConfigError::new("JSON", None, format!("no JSON object: {error}"));
         let object = GoObject::parse(text).map_err(json)?;

@@ -47,7 +47,8 @@ fn certificates(path: &Path) -> Result<Vec<u8>, SubnetError> {
     match parsed {
         Ok(found) if found.is_empty() => Err(unusable(path, "there is no PEM certificate in it")),
         Ok(_) => Ok(pem),
-        Err(error) => Err(unusable(path, format!("it is no valid PEM: {error}"))),
+        // What the parser says may quote the file.
+        Err(_) => Err(unusable(path, "it is no valid PEM")),
     }
 }
 
@@ -55,7 +56,7 @@ fn private_key(path: &Path) -> Result<Vec<u8>, SubnetError> {
     let pem = read(path)?;
     match PrivateKeyDer::from_pem_slice(&pem) {
         Ok(_) => Ok(pem),
-        Err(error) => Err(unusable(path, format!("there is no PEM private key in it: {error}"))),
+        Err(_) => Err(unusable(path, "there is no PEM private key in it")),
     }
 }
 

@@ -17,12 +17,14 @@
 
 mod annotations;
 mod client;
+mod explain;
 mod feed;
 mod hold;
 mod known;
 mod net_conf;
 mod node;
 mod options;
+mod outline;
 mod own;
 mod page;
 mod remedy;

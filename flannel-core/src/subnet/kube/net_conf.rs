@@ -1,6 +1,6 @@
 //! The network config in a file, as a `ConfigMap` is mounted: read at the start, and followed.
 
-use std::io;
+use std::io::{self, Read};
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -28,7 +28,14 @@ impl Store {
     pub(super) fn config(&self) -> Result<NetworkConfig, SubnetError> {
         let path = &self.options.net_config;
         let place = || path.display().to_string();
-        let text = match std::fs::read_to_string(path) {
+        // One byte more than fits tells that there is more.
+        let limit = NetworkConfig::MAX_BYTES as u64 + 1;
+        let read = || {
+            let mut text = Vec::new();
+            std::fs::File::open(path)?.take(limit).read_to_end(&mut text)?;
+            io::Result::Ok(text)
+        };
+        let text = match read() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(SubnetError::NoConfig { place: place() });
             }
@@ -37,7 +44,7 @@ impl Store {
                 source: error.into(),
             })?,
         };
-        NetworkConfig::parse(&text, LeaseSource::Assigned)
+        NetworkConfig::parse(&String::from_utf8_lossy(&text), LeaseSource::Assigned)
             .map_err(|source| SubnetError::Config { place: place(), source })
     }
 }
