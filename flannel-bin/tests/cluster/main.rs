@@ -22,6 +22,8 @@ mod incremental;
 #[cfg(feature = "kube")]
 mod kube;
 #[cfg(feature = "etcd")]
+mod large;
+#[cfg(feature = "etcd")]
 mod memory;
 #[cfg(any(feature = "etcd", feature = "kube"))]
 mod outages;
@@ -31,6 +33,8 @@ mod repair;
 mod restart;
 #[cfg(all(feature = "etcd", feature = "kube"))]
 mod scenarios;
+#[cfg(all(feature = "etcd", feature = "kube"))]
+mod secrets;
 mod switch;
 mod takeover;
 mod underlay;

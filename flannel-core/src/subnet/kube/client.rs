@@ -286,6 +286,12 @@ fn parse_url(url: &ServerUrl) -> Result<Uri, String> {
         .trim_end_matches('/')
         .parse()
         .map_err(|error: http::uri::InvalidUri| bad(error.to_string()))?;
+    let authority = uri.authority().map_or("", Authority::as_str);
+    let place = authority.rsplit_once('@').map_or(authority, |(_, place)| place);
+    // What follows the host is a port, or a part of something that lacks an `@`.
+    if uri.port_u16().is_none() && uri.host() != Some(place) {
+        return Err(bad("no valid port".to_owned()));
+    }
     match uri.scheme_str() {
         Some("http" | "https") if uri.host().is_some_and(|host| !host.is_empty()) => Ok(uri),
         _ => Err(bad("no scheme and host".to_owned())),
