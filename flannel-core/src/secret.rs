@@ -92,16 +92,17 @@ fn is_scheme(text: &str) -> bool {
 
 /// Whether a text is a host with or without a port, and nothing else.
 fn is_host(text: &str) -> bool {
-    let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((host, rest)) => (host, rest.strip_prefix(':').or(rest.is_empty().then_some(""))),
-        None => {
-            let (host, port) = text.split_once(':').unwrap_or((text, ""));
-            (host, Some(port))
-        }
+    let bracketed = text.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+    let (host, port) = if let Some((host, rest)) = bracketed {
+        (host, rest.strip_prefix(':').or(rest.is_empty().then_some("")))
+    } else {
+        let (host, port) = text.split_once(':').unwrap_or((text, ""));
+        (host, Some(port))
     };
-    let is_bracketed = text.starts_with('[');
     let is_name = |byte: u8| {
-        byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_') || (is_bracketed && byte == b':')
+        byte.is_ascii_alphanumeric()
+            || matches!(byte, b'.' | b'-' | b'_')
+            || (bracketed.is_some() && byte == b':')
     };
     let is_port = |port: &str| port.len() <= 5 && port.bytes().all(|byte| byte.is_ascii_digit());
     !host.is_empty() && host.bytes().all(is_name) && port.is_some_and(is_port)
@@ -118,6 +119,18 @@ pub fn without_user_info(text: &str) -> String {
         rest = next;
     }
     shown + rest
+}
+
+/// An error of a JSON text that may hold credentials: a value of another kind than it should be would be quoted.
+pub fn json_error(error: &serde_json::Error) -> String {
+    if error.is_data() {
+        return format!(
+            "a value of another kind than expected at line {} column {}",
+            error.line(),
+            error.column()
+        );
+    }
+    error.to_string()
 }
 
 #[cfg(test)]
@@ -162,7 +175,7 @@ mod tests {
         for cut in 0..=url.len() {
             let shown = ServerUrl::from(&url[..cut]).to_string();
             assert!(!is_told(&shown), "{:?} is shown as {shown:?}", &url[..cut]);
-            if cut >= at + password.len() + 1 {
+            if cut > at + password.len() {
                 assert!(!is_told(&without_user_info(&url[..cut])));
             }
         }
@@ -186,6 +199,13 @@ mod tests {
         ] {
             assert_eq!(without_user_info(text), shown);
         }
+    }
+
+    #[test]
+    fn errors_of_json_quote_nothing() {
+        let error = |text: &str| json_error(&serde_json::from_str::<Vec<u8>>(text).unwrap_err());
+        assert_eq!(error("[\n\"hush\"]"), "a value of another kind than expected at line 2 column 6");
+        assert_eq!(error("[\"hush"), "EOF while parsing a string at line 1 column 6");
     }
 
     #[test]

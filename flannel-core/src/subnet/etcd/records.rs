@@ -186,7 +186,9 @@ impl Store {
             async move { client.txn(txn).await }
         };
         let (endpoint, done) = match self.call("read the network config and list leases", read).await {
-            Err(error) if error.is_too_large() => return Ok((self.config().await?, self.list().await?)),
+            Err(error) if error.is_too_large() => {
+                return Ok((Box::pin(self.config()).await?, Box::pin(self.list()).await?));
+            }
             done => done?,
         };
         let mut answers = done.op_responses().into_iter().filter_map(|answer| match answer {
@@ -202,7 +204,7 @@ impl Store {
                 self.note_undecodable(&listed);
                 listed
             }
-            _ => self.list().await?,
+            _ => Box::pin(self.list()).await?,
         };
         Ok((config, listed))
     }

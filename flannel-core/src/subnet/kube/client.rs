@@ -19,6 +19,7 @@ use serde::Deserialize;
 
 use super::explain::{explain, explain_kubeconfig};
 use super::options::{KubeAccess, KubeTimeouts};
+use crate::lease::brief;
 use crate::secret::{ServerUrl, without_user_info};
 use crate::subnet::{SubnetError, chain};
 
@@ -67,8 +68,8 @@ impl CallError {
 
     /// Whether the server can't be used at present, for us at least.
     pub(super) fn is_outage(&self) -> bool {
-        !matches!(self.status, Some(400 | 404 | 409 | 410 | 422))
-            && !(self.is_too_large || self.is_expired() || self.is_refused())
+        let is_answer = matches!(self.status, Some(400 | 404 | 409 | 410 | 422)) || self.is_too_large;
+        !(is_answer || self.is_expired() || self.is_refused())
     }
 
     /// Whether what is asked for is not there.
@@ -166,8 +167,9 @@ impl Clients {
         let read = async {
             let mut body = pin!(self.send(what, request).await?.into_body());
             while let Some(some) = next_of(what, &mut body).await? {
-                take(some.as_ref())
-                    .map_err(|why| CallError::new(what, format!("the answer can't be read: {why}")))?;
+                take(some.as_ref()).map_err(|why| {
+                    CallError::new(what, format!("the answer can't be read: {}", brief(&why)))
+                })?;
             }
             Ok(())
         };
@@ -390,7 +392,7 @@ fn failed(what: &str, status: u16, text: &str) -> CallError {
         _ => "",
     };
     let message = if said.message.is_empty() { &said.reason } else { &said.message };
-    let why = format!("{status} {}{hint}", crate::lease::brief(&without_user_info(message)));
+    let why = format!("{status} {}{hint}", brief(&without_user_info(message)));
     CallError { status: Some(status), ..CallError::new(what, why) }
 }
 

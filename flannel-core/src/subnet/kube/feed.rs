@@ -17,6 +17,7 @@ use super::client::{CallError, ENDLESS, MAX_OBJECT, get};
 use super::node::{BadObject, NodeObject, WireMeta, WireNode};
 use super::outline::Outline;
 use super::page::{Item, Splitter};
+use crate::lease::brief;
 use crate::subnet::chain;
 
 /// Nodes in a page of a list. A node has 3 to 20 KB.
@@ -344,7 +345,9 @@ fn of_outline(outline: &Outline) -> (Event, Option<String>) {
 
 /// Reads one line of a watch: the event, and the revision it leads to.
 fn decode(line: &[u8], store: &Store, own: &str) -> (Event, Option<String>) {
-    let garbage = |error: &dyn std::fmt::Display| (Event::Garbage(format!("no watch event: {error}")), None);
+    let garbage = |error: &dyn std::fmt::Display| {
+        (Event::Garbage(format!("no watch event: {}", brief(&error.to_string()))), None)
+    };
     let text = match std::str::from_utf8(line) {
         Ok(text) => text,
         Err(error) => return garbage(&error),
@@ -363,11 +366,13 @@ fn decode(line: &[u8], store: &Store, own: &str) -> (Event, Option<String>) {
     };
     let json = event.object.get();
     if event.kind == "ERROR" {
-        let status =
-            serde_json::from_str(json).unwrap_or(WireStatus { code: 0, message: crate::lease::brief(json) });
+        let status = serde_json::from_str(json).unwrap_or(WireStatus { code: 0, message: brief(json) });
         let WireStatus { code, message } = status;
         let expired = code == 410 || (code == 504 && message.contains("resource version"));
-        return (if expired { Event::Expired } else { Event::Failed(format!("{code} {message}")) }, None);
+        return (
+            if expired { Event::Expired } else { Event::Failed(format!("{code} {}", brief(&message))) },
+            None,
+        );
     }
     let meta = match serde_json::from_str::<WireObject<'_>>(json) {
         Ok(object) => object.metadata,

@@ -54,7 +54,7 @@ use super::{ConfigStream, LeaseStream, Remedy, StoreStatus, SubnetError, SubnetM
 use crate::addr::{Family, PerFamily};
 use crate::clock::BootInstant;
 use crate::config::NetworkConfig;
-use crate::lease::{Lease, LeaseAttrs};
+use crate::lease::{Lease, LeaseAttrs, brief};
 
 /// The Kubernetes API as a store. A clone shares connections and status.
 #[derive(Debug, Clone)]
@@ -212,7 +212,7 @@ impl Store {
     fn bad_answer(&self, what: &str, error: &dyn fmt::Display) -> CallError {
         let error = CallError::new(
             &format!("{what} at {}", self.clients.server()),
-            format!("no such answer: {error}"),
+            format!("no such answer: {}", brief(&error.to_string())),
         );
         self.health.fail(error.to_string());
         error

@@ -122,7 +122,9 @@ mod tests {
 
     fn outline(parts: &[&[u8]]) -> Vec<Option<String>> {
         let mut outline = Outline::of(WANTED);
-        parts.iter().for_each(|part| outline.take(part));
+        for part in parts {
+            outline.take(part);
+        }
         outline.found().map(|found| found.map(str::to_owned)).collect()
     }
 

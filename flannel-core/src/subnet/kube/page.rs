@@ -202,7 +202,7 @@ mod tests {
         for (start, most) in [("", MAX_OBJECT), (r#"{"items":[{"a":""#, ENDLESS)] {
             let (endless, mut splitter) = (vec![b' '; 1 << 20], Splitter::default());
             splitter.take(start.as_bytes(), |_| Ok(())).unwrap();
-            let taken = (0..).find(|_| splitter.take(&endless, |_| Ok(())).is_err()).unwrap();
+            let taken = (0..100_usize).find(|_| splitter.take(&endless, |_| Ok(())).is_err()).unwrap();
             assert!((most >> 20).abs_diff(taken) <= 1, "{taken} megabytes of what has no end");
         }
     }

@@ -154,7 +154,10 @@ async fn a_damaged_kubeconfig_is_not_quoted() {
             check(&text[..cut]).await;
         }
         for at in 0..text.len() {
-            for byte in ["x", ":", "\"", "\n", "{"] {
+            // Near the password with more of what means something.
+            let is_near = text.find(PASSWORD).is_some_and(|start| start.abs_diff(at) < 40);
+            let bytes: &[&str] = if is_near { &["x", ":", "\"", "\n", "{"] } else { &["x"] };
+            for byte in bytes {
                 check(&format!("{}{byte}{}", &text[..at], &text[at + 1..])).await;
             }
         }
