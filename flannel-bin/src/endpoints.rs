@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use flannel_core::secret::ServerUrl;
+
 use crate::cli::{Options, StoreChoice};
 
 /// How long a name may take to resolve. One that does not is not looked at.
@@ -12,8 +14,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// which the host translates before it looks for a route.
 pub(crate) fn hosts(options: &Options) -> Vec<String> {
     let urls: Vec<&str> = match &options.store {
-        StoreChoice::Etcd => options.etcd.endpoints.iter().map(String::as_str).collect(),
-        StoreChoice::Kube(flags) => flags.api_url.iter().map(String::as_str).collect(),
+        StoreChoice::Etcd => options.etcd.endpoints.iter().map(ServerUrl::reveal).collect(),
+        StoreChoice::Kube(flags) => flags.api_url.iter().map(ServerUrl::reveal).collect(),
         StoreChoice::Local(_) => Vec::new(),
     };
     urls.into_iter().filter_map(host).map(str::to_owned).collect()

@@ -54,8 +54,9 @@ fn main() -> ExitCode {
 
 fn arguments() -> Result<Vec<String>, CliError> {
     let args = std::env::args_os()
+        .enumerate()
         .skip(1)
-        .map(|arg| arg.into_string().map_err(|arg| CliError::NotUtf8(arg.to_string_lossy().into_owned())));
+        .map(|(number, arg)| arg.into_string().map_err(|_| CliError::NotUtf8(number)));
     args.collect()
 }
 

@@ -71,7 +71,7 @@ fn etcd(options: &Options, identity: Identity) -> Result<Arc<dyn SubnetManager>,
         prefix: flags.prefix.clone(),
         tls: EtcdTls { ca_file: flags.ca_file.clone(), cert_file, key_file },
         username,
-        password: password.map(Into::into),
+        password,
         identity,
         renew_margin: options.renew_margin,
         ..EtcdOptions::new(flags.endpoints.iter().cloned())
@@ -126,7 +126,7 @@ mod tests {
 
     fn opened(api_url: Option<&str>, prefix: &str, vars: &[(&str, &str)]) -> Result<String, String> {
         let flags = KubeFlags {
-            api_url: api_url.map(str::to_owned),
+            api_url: api_url.map(Into::into),
             kubeconfig: None,
             annotation_prefix: prefix.to_owned(),
             net_config: "/nowhere".into(),

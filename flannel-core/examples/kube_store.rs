@@ -29,7 +29,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             std::fs::write(&net_config, r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}"#)?;
             let api = lab()?;
             let options =
-                KubeOptions::new(KubeAccess::Url(api.url()), NodeIdentity::Name("node1".to_owned()));
+                KubeOptions::new(KubeAccess::Url(api.url().into()), NodeIdentity::Name("node1".to_owned()));
             (KubeOptions { net_config, ..options }, Some(api))
         }
         _ => return Err("give a kubeconfig, a node's name and a network config, or nothing".into()),

@@ -16,6 +16,7 @@
 //! - [`ownership`]: whose a route on a shared link is, and what a previous backend left behind.
 //! - [`status`]: what keeps pods from others, with cause, remedy and harm.
 //! - [`gojson`]: JSON objects as Go reads them.
+//! - [`secret`]: credentials, which no output shows.
 //!
 //! Traits, and what touches the world:
 //! - [`subnet`]: the trait of the stores, and the stores.
@@ -52,6 +53,7 @@ pub mod peers;
 pub mod port_holder;
 pub mod reconcile;
 mod repack;
+pub mod secret;
 pub mod state_file;
 pub mod status;
 pub mod subnet;

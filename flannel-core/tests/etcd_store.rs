@@ -9,6 +9,8 @@ mod faults;
 mod hold;
 #[path = "etcd/identity.rs"]
 mod identity;
+#[path = "etcd/large.rs"]
+mod large;
 #[path = "etcd/leases.rs"]
 mod leases;
 #[path = "etcd/proxy.rs"]

@@ -7,6 +7,8 @@ mod common;
 mod config;
 #[path = "kube/faults.rs"]
 mod faults;
+#[path = "kube/large.rs"]
+mod large;
 #[path = "kube/leases.rs"]
 mod leases;
 #[path = "kube/reach.rs"]

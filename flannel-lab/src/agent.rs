@@ -232,7 +232,13 @@ impl Agent {
     /// Memory it has resident, in bytes.
     pub fn rss(&self) -> Result<u64, LabError> {
         let status = self.proc_file("status")?;
-        rss(&status).ok_or_else(|| LabError::unexpected("VmRSS in /proc/<pid>/status", status))
+        memory(&status, "VmRSS:").ok_or_else(|| LabError::unexpected("VmRSS in /proc/<pid>/status", status))
+    }
+
+    /// The most memory that it had resident so far, in bytes.
+    pub fn peak_rss(&self) -> Result<u64, LabError> {
+        let status = self.proc_file("status")?;
+        memory(&status, "VmHWM:").ok_or_else(|| LabError::unexpected("VmHWM in /proc/<pid>/status", status))
     }
 
     fn proc_file(&self, file: &str) -> Result<String, LabError> {
@@ -264,8 +270,8 @@ fn cpu_time(stat: &str) -> Option<Duration> {
     Some(Duration::from_millis((ticks()? + ticks()?) * 10))
 }
 
-fn rss(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+fn memory(status: &str, field: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
@@ -277,8 +283,8 @@ mod tests {
     fn proc_files_are_read() {
         let stat = "7 (a) b) S 1 7 7 0 -1 4194560 100 0 0 0 12 30 0 0 20 0 1 0 100 1 1";
         assert_eq!(cpu_time(stat), Some(Duration::from_millis(420)));
-        assert_eq!(rss("VmHWM:\t  20 kB\nVmRSS:\t  16 kB\n"), Some(16384));
-        assert_eq!(rss("VmHWM:\t  20 kB\n"), None);
+        assert_eq!(memory("VmHWM:\t  20 kB\nVmRSS:\t  16 kB\n", "VmRSS:"), Some(16384));
+        assert_eq!(memory("VmHWM:\t  20 kB\n", "VmRSS:"), None);
     }
 
     #[test]

@@ -312,6 +312,11 @@ impl KubeApi {
         self.server.open_watches.load(Ordering::SeqCst)
     }
 
+    /// How many bytes of endless answers ([`Faults::endless`]) clients have taken, or the kernel for them.
+    pub fn endless_bytes(&self) -> u64 {
+        self.server.endless.load(Ordering::SeqCst)
+    }
+
     /// How many connections are open.
     pub fn open_connections(&self) -> usize {
         self.connections.count()

@@ -6,6 +6,7 @@ use std::time::Duration;
 use flannel_core::addr::PerFamily;
 use flannel_core::dataplane::command::word;
 use flannel_core::lease::{Lease, LeaseKey, LeaseUpdate};
+use flannel_core::secret::ServerUrl;
 use flannel_core::state_file::{Host, StoredOn};
 use flannel_core::subnet::allocate::holder;
 use flannel_core::subnet::{Identity, SubnetManager};
@@ -109,9 +110,9 @@ fn command(options: &Options, place: &str, key: LeaseKey) -> String {
     }
     let etcd = &options.etcd;
     let mut words = vec!["etcdctl".to_owned()];
-    let endpoints = etcd.endpoints.join(",");
-    if !endpoints.contains('@') {
-        words.push(format!("--endpoints={endpoints}"));
+    if !etcd.endpoints.iter().any(ServerUrl::hides) {
+        let endpoints: Vec<String> = etcd.endpoints.iter().map(ToString::to_string).collect();
+        words.push(format!("--endpoints={}", endpoints.join(",")));
     }
     words.extend(etcd.ca_file.iter().map(|file| format!("--cacert={}", file.display())));
     if let Some((cert, key)) = &etcd.identity {

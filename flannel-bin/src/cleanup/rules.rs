@@ -57,7 +57,8 @@ pub(super) async fn gates(known: &Known, seen: &Seen, so_far: &Plan) -> Plan {
         }
     };
     let stored = known.state.iter().flat_map(|state| &state.devices).map(|device| device.vni);
-    let goes = |index| so_far.removals.iter().any(|it| matches!(it.action, Action::Link(link) if link == index));
+    let goes =
+        |index| so_far.removals.iter().any(|it| matches!(it.action, Action::Link(link) if link == index));
     let links = seen.links.iter().filter(|link| goes(link.index));
     let ours: Vec<Vni> = stored.chain(links.filter_map(|link| Some(link.vxlan.as_ref()?.vni))).collect();
     for vni in present {

@@ -1,7 +1,7 @@
 //! Command lines with the syntax of Go's `flag` package, and the environment behind them.
 
 use super::flags::{Flag, Kind};
-use super::{CliError, Origin, subcommands};
+use super::{CliError, Origin, shown, subcommands};
 
 /// A flag that was given, with its value as it was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,14 +35,15 @@ pub(crate) fn parse(args: &[String], flags: &[&'static Flag]) -> Result<Line, Cl
         let text = match arg.strip_prefix('-') {
             None | Some("") => return leftover(arg, given.last()),
             Some("-") => match rest.next() {
-                Some(arg) => return leftover(arg, None),
+                // Nothing says what it is, so it may be a password.
+                Some(_) => return leftover(shown::HIDDEN, None),
                 None => break,
             },
             Some(text) => text.strip_prefix('-').unwrap_or(text),
         };
         if text.starts_with(['-', '=']) {
             // Not its value, which may be a password.
-            return Err(CliError::Syntax(arg.split_inclusive('=').next().unwrap_or_default().to_owned()));
+            return Err(CliError::Syntax(shown::argument(arg)));
         }
         let (name, value) = match text.split_once('=') {
             Some((name, value)) => (name, Some(value.to_owned())),
@@ -53,7 +54,7 @@ pub(crate) fn parse(args: &[String], flags: &[&'static Flag]) -> Result<Line, Cl
                 return Ok(Line::Help);
             }
             return Err(CliError::Unknown {
-                name: name.to_owned(),
+                name: shown::argument(name),
                 nearest: nearest(name, flags.iter().map(|flag| flag.name)),
             });
         };
@@ -128,19 +129,19 @@ fn check(flag: &Flag, value: &str, origin: &Origin) -> Result<(), CliError> {
         Kind::Bool if parse_bool(value).is_none() => "true or false",
         _ => return Ok(()),
     };
-    Err(CliError::BadValue { origin: origin.clone(), value: value.to_owned(), expected: expected.to_owned() })
+    let value = shown::value(flag, value);
+    Err(CliError::BadValue { origin: origin.clone(), value, expected: expected.to_owned() })
 }
 
 fn leftover<T>(arg: &str, before: Option<&Given>) -> Result<T, CliError> {
     let meant = before.filter(|before| before.flag.kind == Kind::Bool && parse_bool(arg).is_some());
-    if before.is_none_or(|before| !before.flag.secret)
-        && let Some(subcommand) = subcommands::find(arg)
-    {
+    let is_delicate = before.is_some_and(|before| before.flag.is_delicate());
+    if !is_delicate && let Some(subcommand) = subcommands::find(arg) {
         return Err(CliError::Misplaced(subcommand.name));
     }
     // What follows a secret may be a part of it.
-    let arg = if before.is_some_and(|before| before.flag.secret) { "***" } else { arg };
-    Err(CliError::Leftover { arg: arg.to_owned(), boolean: meant.map(|before| before.flag.name) })
+    let arg = if is_delicate { shown::HIDDEN.to_owned() } else { shown::argument(arg) };
+    Err(CliError::Leftover { arg, boolean: meant.map(|before| before.flag.name) })
 }
 
 /// Go's `strconv.ParseBool`.

@@ -13,6 +13,17 @@ pub(crate) enum Kind {
     Bool,
 }
 
+/// What of a flag's value may be shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shown {
+    /// The value, though never the user info of an URL that may be in it.
+    Value,
+    /// URLs, separated by commas, without user info.
+    Urls,
+    /// Nothing.
+    Nothing,
+}
+
 /// A flag.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Flag {
@@ -26,8 +37,8 @@ pub(crate) struct Flag {
     pub(crate) value: &'static str,
     /// What it does.
     pub(crate) help: &'static str,
-    /// Whether its value must not be shown.
-    pub(crate) secret: bool,
+    /// What of its value may be shown.
+    pub(crate) shown: Shown,
     /// What this version can't do: the flag is refused if it asks for that.
     pub(crate) missing: Option<&'static str>,
     /// Whether an environment variable sets it, too.
@@ -42,12 +53,22 @@ impl Flag {
         value: &'static str,
         help: &'static str,
     ) -> Self {
-        Self { name, kind, default, value, help, secret: false, missing: None, has_variable: true }
+        Self { name, kind, default, value, help, shown: Shown::Value, missing: None, has_variable: true }
     }
 
     const fn secret(mut self) -> Self {
-        self.secret = true;
+        self.shown = Shown::Nothing;
         self
+    }
+
+    const fn urls(mut self) -> Self {
+        self.shown = Shown::Urls;
+        self
+    }
+
+    /// Whether the value may hold a password.
+    pub(crate) fn is_delicate(&self) -> bool {
+        self.shown != Shown::Value
     }
 
     pub(super) const fn without_variable(mut self) -> Self {
@@ -93,7 +114,8 @@ pub(crate) const FLAGS: &[Flag] = &[
         "http://127.0.0.1:4001,http://127.0.0.1:2379",
         "URLS",
         "comma-separated etcd endpoints",
-    ),
+    )
+    .urls(),
     Flag::new("etcd-prefix", Kind::Text, "/coreos.com/network", "PREFIX", "prefix of all keys in etcd"),
     Flag::new("etcd-keyfile", Kind::Text, "", "FILE", "private key of the TLS client certificate for etcd"),
     Flag::new("etcd-certfile", Kind::Text, "", "FILE", "TLS client certificate for etcd"),
@@ -213,7 +235,8 @@ pub(crate) const FLAGS: &[Flag] = &[
         "",
         "URL",
         "URL of the Kubernetes API server, in place of the kubeconfig's; alone for a server that asks for no credentials",
-    ),
+    )
+    .urls(),
     Flag::new(
         "kube-annotation-prefix",
         Kind::Text,

@@ -3,6 +3,7 @@
 mod args;
 mod flags;
 mod options;
+mod shown;
 mod subcommands;
 #[cfg(test)]
 mod tests;
@@ -58,9 +59,9 @@ pub(crate) enum CliError {
     /// An argument that looks like a flag but has no name.
     #[error("bad flag syntax: {0}")]
     Syntax(String),
-    /// An argument that is not UTF-8.
-    #[error("argument {0} is not valid UTF-8")]
-    NotUtf8(String),
+    /// An argument that is not UTF-8, by its number: it may hold a password.
+    #[error("argument number {0} is not valid UTF-8")]
+    NotUtf8(usize),
     /// A flag that does not exist.
     #[error("unknown flag --{name}{}", nearest.map(|near| format!("; did you mean --{near}?")).unwrap_or_default())]
     Unknown {
@@ -151,7 +152,7 @@ fn subcommand(
 ) -> Result<Command, CliError> {
     let Some(subcommand) = subcommands::find(name) else {
         let nearest = args::nearest(name, SUBCOMMANDS.iter().map(|subcommand| subcommand.name));
-        return Err(CliError::UnknownCommand { name: name.to_owned(), nearest });
+        return Err(CliError::UnknownCommand { name: shown::argument(name), nearest });
     };
     let flags = subcommand.flags();
     let args = match subcommand.task {

@@ -1,6 +1,5 @@
 //! Flags as typed and checked options.
 
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,10 +8,11 @@ use flannel_backend_udp::{Layout, UdpOptions};
 use flannel_backend_vxlan::NextHopObjects;
 use flannel_core::addr::{PerFamily, Subnet};
 use flannel_core::firewall::gate::{GateOptions, Mode};
+use flannel_core::secret::{Secret, ServerUrl};
 
 use super::args::{Given, parse_bool, parse_int};
 use super::flags::{Flag, Kind, find};
-use super::{CliError, Origin};
+use super::{CliError, Origin, shown};
 use crate::docker_opts::DockerOptions;
 use crate::install_cni::{InstallOptions, Part};
 use crate::memory;
@@ -43,7 +43,7 @@ pub(crate) struct LocalFlags {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct KubeFlags {
     /// URL of the API server, not yet checked.
-    pub(crate) api_url: Option<String>,
+    pub(crate) api_url: Option<ServerUrl>,
     /// Credentials and, without a URL, the server.
     pub(crate) kubeconfig: Option<PathBuf>,
     /// What the names of annotations begin with, not yet checked.
@@ -55,10 +55,10 @@ pub(crate) struct KubeFlags {
 }
 
 /// The `--etcd-*` flags.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct EtcdFlags {
     /// URLs, not yet checked.
-    pub(crate) endpoints: Vec<String>,
+    pub(crate) endpoints: Vec<ServerUrl>,
     /// The prefix of all keys.
     pub(crate) prefix: String,
     /// The client's certificate and its key.
@@ -66,14 +66,7 @@ pub(crate) struct EtcdFlags {
     /// The CA certificates.
     pub(crate) ca_file: Option<PathBuf>,
     /// User name and password.
-    pub(crate) user: Option<(String, String)>,
-}
-
-impl fmt::Debug for EtcdFlags {
-    /// Without the password, and without endpoints, which can hold one.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EtcdFlags").field("prefix", &self.prefix).finish_non_exhaustive()
-    }
+    pub(crate) user: Option<(String, Secret)>,
 }
 
 /// The form of the log.
@@ -367,7 +360,7 @@ impl Values<'_> {
             let net_config =
                 self.path("net-config-path").ok_or_else(|| self.bad("net-config-path", "a path"))?;
             return Ok(StoreChoice::Kube(KubeFlags {
-                api_url: Some(self.text("kube-api-url").to_owned()).filter(|url| !url.is_empty()),
+                api_url: Some(self.text("kube-api-url")).filter(|url| !url.is_empty()).map(Into::into),
                 kubeconfig: self.path("kubeconfig-file"),
                 annotation_prefix: self.text("kube-annotation-prefix").to_owned(),
                 net_config,
@@ -395,11 +388,11 @@ impl Values<'_> {
         };
         let user = self.text("etcd-username");
         Ok(EtcdFlags {
-            endpoints: self.text("etcd-endpoints").split(',').map(str::to_owned).collect(),
+            endpoints: self.text("etcd-endpoints").split(',').map(Into::into).collect(),
             prefix: self.text("etcd-prefix").to_owned(),
             identity: pair("etcd-certfile", "etcd-keyfile")?,
             ca_file: self.path("etcd-cafile"),
-            user: (!user.is_empty()).then(|| (user.to_owned(), self.text("etcd-password").to_owned())),
+            user: (!user.is_empty()).then(|| (user.to_owned(), self.text("etcd-password").into())),
         })
     }
 
@@ -416,18 +409,13 @@ impl Values<'_> {
 
     fn shown(&self) -> Vec<(&'static str, String)> {
         let differs = |given: &&Given| given.flag.kind == Kind::List || given.value != given.flag.default;
-        let shown = |given: &Given| (given.flag.name, show(given.flag, &given.value));
+        let shown = |given: &Given| (given.flag.name, shown::value(given.flag, &given.value));
         self.0.iter().filter(differs).map(shown).collect()
     }
 
     fn bad(&self, name: &'static str, expected: &str) -> CliError {
         let origin = self.last(name).map_or(Origin::Flag(name), |given| given.origin.clone());
-        CliError::BadValue { origin, value: self.text(name).to_owned(), expected: expected.to_owned() }
+        let value = find(name).map_or_else(String::new, |flag| shown::value(flag, self.text(name)));
+        CliError::BadValue { origin, value, expected: expected.to_owned() }
     }
-}
-
-/// A value as it may be shown. An URL can hold a password before an `@`, and that can hold anything.
-fn show(flag: &Flag, value: &str) -> String {
-    let secret = flag.secret || (flag.name == "etcd-endpoints" && value.contains('@'));
-    if secret { "***".to_owned() } else { value.to_owned() }
 }

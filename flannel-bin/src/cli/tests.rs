@@ -36,7 +36,7 @@ fn error(args: &[&str]) -> String {
 #[test]
 fn defaults_are_those_of_upstream() {
     let defaults = options(&[]);
-    assert_eq!(defaults.etcd.endpoints, ["http://127.0.0.1:4001", "http://127.0.0.1:2379"]);
+    assert_eq!(defaults.etcd.endpoints, ["http://127.0.0.1:4001", "http://127.0.0.1:2379"].map(Into::into));
     assert_eq!(defaults.etcd.prefix, "/coreos.com/network");
     assert_eq!(defaults.subnet_file.to_str(), Some("/run/flannel/subnet.env"));
     assert_eq!(defaults.state_file.to_str(), Some("/run/flannel/subnet.env.state"));
@@ -129,7 +129,7 @@ fn errors_name_flag_value_and_what_was_meant() {
         (&["cleanup", "--healthz-port=1"], "unknown flag --healthz-port"),
         (&["cleanup", "--store=redis"], "--store: \"redis\" is not etcd or local:DIR"),
         (&["cleanup", "--lease", "false"], "unexpected argument \"false\"; did you mean --lease=false?"),
-        (&["--", "x"], "unexpected argument \"x\"; flanneld takes flags only, and reads none after it"),
+        (&["--", "x"], "unexpected argument \"***\"; flanneld takes flags only, and reads none after it"),
         (&["-"], "unexpected argument \"-\"; flanneld takes flags only, and reads none after it"),
         (
             &["--subnet-lease-renew-margin=0"],
@@ -298,7 +298,7 @@ fn etcd_flags_work_alone() {
     let options = options(&["--etcd-cafile=/ca", "--etcd-endpoints=https://a:1,https://b:2"]);
     assert_eq!(options.etcd.ca_file.as_deref().and_then(|path| path.to_str()), Some("/ca"));
     assert_eq!(options.etcd.identity, None);
-    assert_eq!(options.etcd.endpoints, ["https://a:1", "https://b:2"]);
+    assert_eq!(options.etcd.endpoints, ["https://a:1", "https://b:2"].map(Into::into));
 }
 
 #[test]
@@ -347,6 +347,52 @@ fn secrets_are_never_shown() {
     let want = ["etcd-username=root", "etcd-password=***", "etcd-endpoints=***", "iface=eth0"];
     assert_eq!(shown, want, "only what differs from the defaults");
     assert!(!format!("{options:?}").contains("hunter2"), "{options:?}");
+}
+
+/// Flags that can hold a password, and the same as variables: cut anywhere, and with any byte replaced.
+#[test]
+fn no_mistyped_flag_or_variable_shows_a_password() {
+    const PASSWORD: &str = "Marker-Of-Secret";
+    let told = |text: &str| (0..=PASSWORD.len() - 8).any(|at| text.contains(&PASSWORD[at..at + 8]));
+    let check = |args: &[&str], env: &[(&str, &str)]| {
+        let shown = match run_with(args, env) {
+            Ok(Command::Run(options)) => {
+                let opened = crate::store::place(&options);
+                let opened = opened.map_err(|error| format!("{error:?} {}", crate::report::chain(&error)));
+                format!("{options:?} {opened:?}")
+            }
+            other => {
+                format!("{other:?} {}", other.as_ref().map_or_else(ToString::to_string, |_| String::new()))
+            }
+        };
+        assert!(!told(&shown), "{args:?} {env:?} shows {shown}");
+    };
+    let url = format!("https://me:{PASSWORD}@10.0.0.1:2379");
+    for (name, value) in
+        [("etcd-password", PASSWORD), ("etcd-endpoints", &url), ("kube-api-url", &format!("{url}/base"))]
+    {
+        let login: &[&str] = if name == "etcd-password" { &["--etcd-username=me"] } else { &[] };
+        let login = if name == "kube-api-url" { &["--kube-subnet-mgr"] } else { login };
+        let variable = format!("FLANNELD_{}", name.to_uppercase().replace('-', "_"));
+        let of = |flag: &str, value: &str| {
+            let joined = format!("{flag}={value}");
+            check(&[login, &[&joined]].concat(), &[]);
+            check(&[login, &[flag, value]].concat(), &[]);
+            check(&[&[&*joined], login].concat(), &[]);
+            check(&[&[flag, value], login].concat(), &[]);
+            check(login, &[(&variable, value)]);
+        };
+        let flag = format!("--{name}");
+        of(&flag, value);
+        (0..flag.len()).for_each(|cut| of(&flag[..cut], value));
+        (0..value.len()).for_each(|cut| of(&flag, &value[..cut]));
+        for byte in ["=", "-", "/", ":", "@", ",", "?", "#", " ", "x", "0", "\n", "é", "["] {
+            let replaced = |text: &str, at: usize| format!("{}{byte}{}", &text[..at], &text[at + 1..]);
+            (0..flag.len()).for_each(|at| of(&replaced(&flag, at), value));
+            (0..value.len()).for_each(|at| of(&flag, &replaced(value, at)));
+            check(&[login, &[&format!("{flag}{byte}{value}")]].concat(), &[]);
+        }
+    }
 }
 
 #[test]

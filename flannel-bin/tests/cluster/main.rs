@@ -23,6 +23,8 @@ mod incremental;
 #[cfg(feature = "kube")]
 mod kube;
 #[cfg(feature = "etcd")]
+mod large;
+#[cfg(feature = "etcd")]
 mod memory;
 mod networks;
 #[cfg(any(feature = "etcd", feature = "kube"))]
@@ -33,6 +35,8 @@ mod repair;
 mod restart;
 #[cfg(all(feature = "etcd", feature = "kube"))]
 mod scenarios;
+#[cfg(all(feature = "etcd", feature = "kube"))]
+mod secrets;
 mod strict;
 mod switch;
 mod takeover;

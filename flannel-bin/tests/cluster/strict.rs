@@ -88,13 +88,17 @@ impl<S: Store> World<S> {
             };
             let local = local.unwrap();
             stranger
-                .ip(&format!("link add {device} type vxlan id 1 dev eth0 local {local} dstport 8472 nolearning"))
+                .ip(&format!(
+                    "link add {device} type vxlan id 1 dev eth0 local {local} dstport 8472 nolearning"
+                ))
                 .unwrap();
             stranger.ip(&format!("link set {device} up")).unwrap();
             let nodad = if at == 0 { "" } else { " nodad" };
             stranger.ip(&format!("{v6}address add {source}/{bits} dev {device}{nodad}")).unwrap();
             stranger.ip(&format!("neigh replace {base} dev {device} lladdr {mac} nud permanent")).unwrap();
-            stranger.bridge(&format!("fdb replace {mac} dev {device} dst {underlay} self permanent")).unwrap();
+            stranger
+                .bridge(&format!("fdb replace {mac} dev {device} dst {underlay} self permanent"))
+                .unwrap();
             for dst in [remote.subnet.as_str(), METADATA[at]] {
                 stranger
                     .ip(&format!("{v6}route add {dst} via {base} dev {device} src {source} onlink"))
@@ -140,7 +144,9 @@ impl<S: Store> World<S> {
         self.bed.spawn(1, &["--ip-masq", &format!("--strict-underlay={mode}")]);
         self.bed.wait_ready(1);
         let log = format!("underlay gate is in force mode={mode}");
-        eventually(SOON, "the mode to be in force", || mode == "off" || self.bed.agent(1).log().contains(&log));
+        eventually(SOON, "the mode to be in force", || {
+            mode == "off" || self.bed.agent(1).log().contains(&log)
+        });
     }
 
     fn has_table(&self) -> bool {
@@ -167,7 +173,10 @@ fn strangers_reach_nothing(case: &'static BackendCase) {
     }
     let named = [false, true].map(|v6| {
         let (stranger, there) = (world.underlay(3, v6), metadata(v6));
-        [format!("{stranger} has no lease and sent 3 VXLAN packets"), format!(" for {there} came out of the overlay")]
+        [
+            format!("{stranger} has no lease and sent 3 VXLAN packets"),
+            format!(" for {there} came out of the overlay"),
+        ]
     });
     world.wait_until_named(&named.concat());
     assert_eq!(world.bed.agent(1).log().matches("packets from strangers").count(), 1, "one line of the log");
@@ -190,7 +199,9 @@ fn strangers_reach_nothing(case: &'static BackendCase) {
     traffic.go_on(100);
     // Somebody flushes all rules there are.
     world.bed.netns(1).run("nft", &["flush", "ruleset"]).unwrap();
-    eventually(SOON, "the gate to be put back", || world.bed.agent(1).log().contains("underlay gate repaired"));
+    eventually(SOON, "the gate to be put back", || {
+        world.bed.agent(1).log().contains("underlay gate repaired")
+    });
     for v6 in [false, true] {
         assert_eq!(world.reached(v6), [false; 3], "v6 {v6}: after the repair");
     }
@@ -222,7 +233,10 @@ fn nodes_and_pods_reach_each_other<S: Store>(world: &World<S>) {
 }
 
 /// A node that joins is let in before its routes are there, and one that goes is kept out.
-pub(crate) fn lets_in_who_has_a_lease<S: Store>(case: &'static BackendCase, store: impl FnOnce(&Cluster) -> S) {
+pub(crate) fn lets_in_who_has_a_lease<S: Store>(
+    case: &'static BackendCase,
+    store: impl FnOnce(&Cluster) -> S,
+) {
     let world = World::new(case, store, &["--strict-underlay=enforce"]);
     eventually(SOON, "the gate to be in force", || {
         world.bed.agent(1).log().contains("underlay gate is in force mode=enforce")
@@ -294,7 +308,8 @@ fn another_backend_removes_the_gate() {
         let tables = |bed: &Bed<LocalFolder>| bed.netns(1).run("nft", &["list", "tables"]).unwrap();
         eventually(SOON, "the table", || tables(&bed).contains("flannel-underlay-1"));
         eventually(SOON, "the state file", || {
-            std::fs::read_to_string("/run/flannel-1/subnet.env.state").is_ok_and(|it| it.contains("flannel.1"))
+            std::fs::read_to_string("/run/flannel-1/subnet.env.state")
+                .is_ok_and(|it| it.contains("flannel.1"))
         });
         bed.stop(1);
         bed.store.put_config(&HOST_GW.config(Families::V4));

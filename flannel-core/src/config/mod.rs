@@ -15,6 +15,7 @@ pub use range::SubnetRange;
 
 use crate::addr::{Family, PerFamily, Subnet};
 use crate::gojson::GoObject;
+use crate::secret::json_error;
 
 /// Where subnets come from, which decides what the configuration must say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,10 +105,26 @@ impl ConfigError {
 }
 
 impl NetworkConfig {
+    /// The most bytes that a configuration may have. Real ones have a few hundred.
+    pub const MAX_BYTES: usize = 64 << 10;
+
+    /// The error for one that has more.
+    pub fn too_long() -> ConfigError {
+        ConfigError::new(
+            "JSON",
+            None,
+            format!("more than {} bytes; real ones have a few hundred", Self::MAX_BYTES),
+        )
+    }
+
     /// Reads and checks a configuration.
     pub fn parse(text: &str, source: LeaseSource) -> Result<Self, ConfigError> {
-        let json =
-            |error: serde_json::Error| ConfigError::new("JSON", None, format!("no JSON object: {error}"));
+        if text.len() > Self::MAX_BYTES {
+            return Err(Self::too_long());
+        }
+        let json = |error: serde_json::Error| {
+            ConfigError::new("JSON", None, format!("no JSON object: {}", json_error(&error)))
+        };
         let object = GoObject::parse(text).map_err(json)?;
         let enabled = PerFamily {
             v4: Some(member(&object, "", "EnableIPv4")?.unwrap_or(true)),
@@ -167,7 +184,14 @@ fn parse_backend(object: &GoObject) -> Result<BackendConfig, ConfigError> {
         return Ok(BackendConfig::of_kind("udp"));
     };
     let backend = GoObject::parse(raw).map_err(|_| {
-        ConfigError::new("Backend", Some(short(raw)), "must be an object such as {\"Type\": \"vxlan\"}")
+        // A name was meant as the type; anything longer may hold the secrets that it would hold as an object.
+        let is_name =
+            raw.len() < 20 && raw.bytes().all(|it| it.is_ascii_alphanumeric() || matches!(it, b'"' | b'-'));
+        ConfigError::new(
+            "Backend",
+            is_name.then(|| short(raw)),
+            "must be an object such as {\"Type\": \"vxlan\"}",
+        )
     })?;
     let kind: Option<String> = member(&backend, "Backend.", "Type")?;
     let kind = kind.filter(|kind| !kind.is_empty()).ok_or_else(|| {
@@ -186,6 +210,7 @@ fn member<T: DeserializeOwned>(object: &GoObject, path: &str, name: &str) -> Res
         // serde's "at line 1 column 5" counts from the start of the value, which only misleads.
         let problem = error.to_string();
         let problem = problem.split(" at line ").next().unwrap_or_default().to_owned();
+        let problem = if secret { "must be another kind of value".to_owned() } else { problem };
         ConfigError::new(format!("{path}{name}"), value.filter(|_| !secret), problem)
     })
 }

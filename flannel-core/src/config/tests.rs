@@ -190,7 +190,17 @@ fn secrets_stay_out_of_debug_output() {
     let text = r#"{"Network":"10.3.0.0/16","Backend":{"Type":"wireguard","PSK":"hush"}}"#;
     let config = parse(text).unwrap();
     assert!(!format!("{config:?}").contains("hush"));
-    assert!(config.backend.get::<u32>("PSK").unwrap_err().value.is_none());
+    let error = config.backend.get::<u32>("PSK").unwrap_err();
+    assert!(error.value.is_none() && !format!("{error:?} {error}").contains("hush"), "{error:?}");
+    for text in [
+        r#"{"Network":"10.3.0.0/16","Backend":"{\"Type\":\"wireguard\",\"PSK\":\"hush\"}"}"#,
+        r#"{"Network":"10.3.0.0/16","Backend":[{"PSK":"hush"}]}"#,
+        r#""hush""#,
+        r#"{"PSK":"hush"#,
+    ] {
+        let error = parse(text).unwrap_err();
+        assert!(!format!("{error:?} {error}").contains("hush"), "{error:?}");
+    }
 }
 
 proptest! {

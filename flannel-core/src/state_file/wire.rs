@@ -12,6 +12,7 @@ use crate::addr::{Family, MacAddr, PerFamily, Subnet};
 use crate::config::{LeaseSource, NetworkConfig};
 use crate::gojson::GoObject;
 use crate::lease::{AgedLease, Ages, Lease, LeaseAttrs, LeaseKey};
+use crate::secret::json_error;
 
 /// The form that is written. Another form gets another number. Version 1 had no config and, instead of leases,
 /// the addresses of nodes.
@@ -193,7 +194,8 @@ fn decode_v2(text: &str) -> Result<State, String> {
 
 #[expect(clippy::needless_pass_by_value, reason = "what `map_err` wants")]
 fn bad(error: serde_json::Error) -> String {
-    format!("is no state of an agent: {error}")
+    // The config in it may hold secrets.
+    format!("is no state of an agent: {}", json_error(&error))
 }
 
 /// The last value of each family.

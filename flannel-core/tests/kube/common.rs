@@ -74,7 +74,7 @@ impl Cluster {
             first_word: Duration::from_secs(1),
         };
         let net_config = self.folder.path().join("net-conf.json");
-        KubeOptions { net_config, timeouts, ..KubeOptions::new(KubeAccess::Url(self.api.url()), node) }
+        KubeOptions { net_config, timeouts, ..KubeOptions::new(KubeAccess::Url(self.api.url().into()), node) }
     }
 
     pub(crate) fn manager(&self, number: u8) -> KubeSubnetManager {

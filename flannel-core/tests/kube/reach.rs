@@ -80,7 +80,7 @@ async fn kubeconfigs_of_all_kinds_work() {
         manager.acquire_lease(&attrs(1)).await.unwrap_or_else(|error| panic!("{login:?}: {error}"));
     }
     // Another server than the file says.
-    let server = Some("https://127.0.0.1:1".to_owned());
+    let server = Some("https://127.0.0.1:1".into());
     let elsewhere = with(&cluster, KubeAccess::Kubeconfig { file: file.clone(), server });
     assert!(elsewhere.acquire_lease(&attrs(1)).await.unwrap_err().is_transient());
     assert!(elsewhere.status().borrow().problem.contains("https://127.0.0.1:1"));

@@ -40,6 +40,10 @@ pub struct LeaseInfo {
 impl Etcd {
     /// Runs `etcdctl` with whatever is needed to reach the server; returns its stdout.
     pub fn ctl(&self, args: &[&str]) -> Result<String, LabError> {
+        exec::output(self.ctl_command(args)?)
+    }
+
+    fn ctl_command(&self, args: &[&str]) -> Result<Command, LabError> {
         exec::find("etcdctl")?;
         let mut command = match &self.netns {
             Some(netns) => Netns::command(netns, "etcdctl"),
@@ -53,11 +57,15 @@ impl Etcd {
             command.args(["--user", login]);
         }
         command.args(args);
-        exec::output(command)
+        Ok(command)
     }
 
     /// Puts a key.
     pub fn put(&self, key: &str, value: &str) -> Result<(), LabError> {
+        // A longer one is no argument that the kernel takes.
+        if value.len() >= 100_000 {
+            return exec::output_with_input(self.ctl_command(&["put", "--", key])?, value).map(drop);
+        }
         self.ctl(&["put", "--", key, value]).map(drop)
     }
 

@@ -21,6 +21,8 @@ pub struct Faults {
     pub http_410: bool,
     /// Watches get no bookmarks but the one that ends initial events.
     pub no_bookmarks: bool,
+    /// Every answer begins like an object and never ends; with the status of [`fail`](Self::fail), if that is set.
+    pub endless: bool,
     /// Before each change, a watch says a line that is no JSON.
     pub garbage: bool,
 }

@@ -1,14 +1,16 @@
 //! Requests: who asks, for what, and what a fault makes of it.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::{ConnectInfo, State};
 use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
-use axum::http::{HeaderMap, HeaderValue, Method, request};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, request};
 use axum::response::{IntoResponse, Response};
+use futures::{StreamExt, stream};
 use serde_json::json;
 use tokio::sync::watch;
 
@@ -24,6 +26,9 @@ use super::write::{Part, apply};
 /// A patch can't be larger than etcd's largest value, more or less.
 const LARGEST_BODY: usize = 3 << 20;
 
+/// What an endless answer consists of.
+static PIECE: [u8; 64 << 10] = [b'x'; 64 << 10];
+
 /// What the server's threads share with those of the tests.
 #[derive(Debug)]
 pub(super) struct Server {
@@ -36,6 +41,8 @@ pub(super) struct Server {
     /// Watches of an earlier life end.
     pub(super) life: AtomicU64,
     pub(super) open_watches: AtomicUsize,
+    /// How many bytes of endless answers were taken from us.
+    pub(super) endless: AtomicU64,
     pub(super) watch_list: bool,
     pub(super) bookmark_interval: Duration,
 }
@@ -55,6 +62,7 @@ impl Server {
             changes: watch::Sender::new(0),
             life: AtomicU64::new(0),
             open_watches: AtomicUsize::new(0),
+            endless: AtomicU64::new(0),
             watch_list,
             bookmark_interval: bookmark_interval.max(Duration::from_millis(1)),
         }
@@ -173,6 +181,9 @@ pub(super) async fn answer(
                 lock(&server.faults).take()
             };
             tokio::time::sleep(faults.0.delay).await;
+            if faults.0.endless {
+                return endless(&server, faults.1);
+            }
             let answer = match faults.1 {
                 Some(code) => Err(Failure::of_code(code)),
                 None => server.respond(client, &request, &parts.headers, &faults.0),
@@ -184,6 +195,19 @@ pub(super) async fn answer(
         }
         Err(failure) => failure.into_response(),
     }
+}
+
+/// An answer that begins like an object and never ends.
+fn endless(server: &Arc<Server>, status: Option<u16>) -> Response {
+    let server = server.clone();
+    let piece = move || {
+        server.endless.fetch_add(PIECE.len() as u64, Ordering::SeqCst);
+        Ok::<_, Infallible>(Bytes::from_static(&PIECE))
+    };
+    let start = stream::iter([Ok(Bytes::from_static(br#"{"metadata":{"name":""#))]);
+    let mut response = json_body(Body::from_stream(start.chain(stream::repeat_with(piece))));
+    *response.status_mut() = status.and_then(|code| StatusCode::from_u16(code).ok()).unwrap_or_default();
+    response
 }
 
 async fn read(parts: &request::Parts, body: Body) -> Result<Request, Failure> {

@@ -150,12 +150,7 @@ impl Bed {
     /// Builds everything and waits until it works.
     ///
     /// The stores of vxlan have `leases` more nodes, which do not exist.
-    pub(crate) fn build(
-        methods: &[Method],
-        flanneld: &Path,
-        naive: &Path,
-        leases: u32,
-    ) -> Fallible<Self> {
+    pub(crate) fn build(methods: &[Method], flanneld: &Path, naive: &Path, leases: u32) -> Fallible<Self> {
         let nodes = u8::try_from(methods.len() * 2)?;
         let cluster = Cluster::builder().nodes(nodes).build()?;
         for first in (1..=nodes).step_by(2) {

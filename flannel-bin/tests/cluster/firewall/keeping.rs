@@ -10,7 +10,7 @@ use flannel_lab::wait::eventually;
 use super::packets::{Stream, Talk};
 use super::{MANAGERS, Manager, World, sh};
 use crate::backends::VXLAN;
-use crate::harness::{FLANNELD, LocalFolder, SOON, WITHOUT_GATE, Store, http_get, subnet_file};
+use crate::harness::{FLANNELD, LocalFolder, SOON, Store, WITHOUT_GATE, http_get, subnet_file};
 
 /// The rules of others are, byte for byte, what they were, whatever we do to ours.
 #[test]

@@ -72,7 +72,11 @@ impl std::fmt::Debug for Gate {
 
 /// Why nothing can be observed, and what to do.
 fn blind(error: &KernelError) -> String {
-    let what = if is_lacking(error) { "the kernel has no nf_tables (modprobe nf_tables, and start again): " } else { "" };
+    let what = if is_lacking(error) {
+        "the kernel has no nf_tables (modprobe nf_tables, and start again): "
+    } else {
+        ""
+    };
     format!(
         "packets from strangers can't be observed: {what}{}; --strict-underlay=off silences this",
         chain(error)
@@ -85,10 +89,7 @@ pub(super) fn is_lacking(error: &KernelError) -> bool {
         KernelError::Socket { source, .. } => source.raw_os_error(),
         other => other.errno(),
     };
-    matches!(
-        errno,
-        Some(libc::EPROTONOSUPPORT | libc::EAFNOSUPPORT | libc::EOPNOTSUPP | libc::EINVAL)
-    )
+    matches!(errno, Some(libc::EPROTONOSUPPORT | libc::EAFNOSUPPORT | libc::EOPNOTSUPP | libc::EINVAL))
 }
 
 impl Gate {

@@ -60,10 +60,8 @@ impl Sightings {
         let line = |origin: Origin, packets: u64| text(origin, packets, tunnels, fate);
         report.lines.extend(origins.iter().take(NAMED).map(|(origin, packets)| line(*origin, *packets)));
         report.lines.extend(more(origins.len(), "sources without a lease"));
-        let mut leaving: Vec<(Origin, u64)> = strays
-            .iter()
-            .filter_map(|it| Some((Origin::Stray(it.addr, it.other?), it.packets)))
-            .collect();
+        let mut leaving: Vec<(Origin, u64)> =
+            strays.iter().filter_map(|it| Some((Origin::Stray(it.addr, it.other?), it.packets))).collect();
         leaving.sort_by_key(|(_, packets)| std::cmp::Reverse(*packets));
         report.lines.extend(leaving.iter().take(NAMED).map(|(origin, packets)| line(*origin, *packets)));
         report.lines.extend(more(leaving.len(), "pairs of addresses"));
@@ -138,8 +136,7 @@ mod tests {
     #[test]
     fn strangers_are_named_with_number_and_remedy() {
         let (mut sightings, now) = (Sightings::default(), Instant::now());
-        let report =
-            sightings.read(&[from("192.0.2.99", 12)], &[], &tunnels(), Mode::Observe, now);
+        let report = sightings.read(&[from("192.0.2.99", 12)], &[], &tunnels(), Mode::Observe, now);
         let line = "192.0.2.99 has no lease and sent 12 VXLAN packets (UDP port 8472, VNI 1) in the last minutes, let \
                     in, since the mode is observe; if it is a node, let it publish the address that its packets leave \
                     by (--public-ip there), or accept them here (--vxlan-allow-from=192.0.2.99/32)";
@@ -158,7 +155,11 @@ mod tests {
         };
         let report = read(&many, 0);
         assert_eq!(report.lines.len(), NAMED + 1);
-        assert!(report.lines[0].starts_with("198.18.3.255 has no lease and sent 1023 "), "{:?}", report.lines);
+        assert!(
+            report.lines[0].starts_with("198.18.3.255 has no lease and sent 1023 "),
+            "{:?}",
+            report.lines
+        );
         assert_eq!(report.lines[NAMED], "and 1019 sources without a lease or more, in the same way");
         assert!(report.news.unwrap().ends_with("; 1023 more are new, which the status names"));
         // A new one within the minute waits; those that were told are not told again within the hour.
@@ -175,7 +176,8 @@ mod tests {
         let stray = Counted { other: Some("169.254.169.254".parse().unwrap()), ..from("10.1.9.2", 3) };
         let report = sightings.read(&[], &[stray], &tunnels(), Mode::Enforce, now);
         assert!(
-            report.lines[0].starts_with("3 packets from 10.1.9.2 for 169.254.169.254 came out of the overlay"),
+            report.lines[0]
+                .starts_with("3 packets from 10.1.9.2 for 169.254.169.254 came out of the overlay"),
             "{report:?}"
         );
         assert!(report.lines[0].contains(", dropped; "), "{report:?}");

@@ -58,8 +58,7 @@ pub(super) fn table(tunnels: &Tunnels, options: &GateOptions, mode: Mode) -> Opt
         return None;
     }
     let families: Vec<Family> = tunnels.devices.families().collect();
-    let mut sets: Vec<Set> =
-        families.iter().map(|it| set(nodes(*it), Key::Addr(*it), None)).collect();
+    let mut sets: Vec<Set> = families.iter().map(|it| set(nodes(*it), Key::Addr(*it), None)).collect();
     let memory = Some((MOST_STRANGERS, MEMORY));
     sets.extend(families.iter().map(|it| set(strangers(*it), Key::Addr(*it), memory)));
     // A packet of either family can be in either tunnel.
@@ -89,12 +88,7 @@ fn jump(chain: &str) -> Term {
 }
 
 fn to_tunnel(family: Family, tunnels: &Tunnels) -> Vec<Term> {
-    vec![
-        Term::Family(family),
-        Term::UdpPort(tunnels.port),
-        Term::Vni(tunnels.vni),
-        jump(tunnel(family)),
-    ]
+    vec![Term::Family(family), Term::UdpPort(tunnels.port), Term::Vni(tunnels.vni), jump(tunnel(family))]
 }
 
 fn out_of_tunnel(device: &str) -> Vec<Term> {

@@ -150,7 +150,9 @@ impl Seen {
     /// Whether it has the chains and sets of `table` and no others.
     pub(crate) fn is_built_as(&self, table: &Table) -> bool {
         let chains = |(name, place): &(String, Place)| {
-            let is = |chain: &Chain| chain.name == *name && chain.hook.map_or(Place::Jumped, Place::Hooked) == *place;
+            let is = |chain: &Chain| {
+                chain.name == *name && chain.hook.map_or(Place::Jumped, Place::Hooked) == *place
+            };
             table.chains.iter().any(is)
         };
         let sets = |set: &Option<Set>| set.as_ref().is_some_and(|set| table.sets.contains(set));

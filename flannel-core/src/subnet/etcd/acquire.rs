@@ -181,15 +181,20 @@ impl Store {
             then.push(TxnOp::delete(name, None));
         }
         let txn = Txn::new().when(when).and_then(then).or_else([TxnOp::get(name.as_str(), None)]);
-        let done = self.txn("publish the lease", txn).await?;
+        let done = match self.txn("publish the lease", txn).await {
+            // Another value was there, and is no lease.
+            Err(error) if error.is_too_large() => None,
+            done => Some(done?),
+        };
+        let succeeded = done.as_ref().is_some_and(TxnResponse::succeeded);
         // A request that was sent twice finds its own work.
-        let mut there = records(&done).into_iter();
-        let swapped = done.succeeded()
+        let mut there = done.iter().flat_map(records);
+        let swapped = succeeded
             || there.any(|found| found.value() == value.as_bytes() && found.lease() == id && id != 0);
         if !swapped && !is_kept {
             self.revoke(id).await;
         }
-        if done.succeeded() {
+        if succeeded {
             note_gone(former);
         }
         Ok(swapped)

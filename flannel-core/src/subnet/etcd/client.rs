@@ -10,8 +10,9 @@ use tonic::Status;
 use tracing::{info, warn};
 
 use super::error::{CallError, Called, describe, is_timeout, is_transient, is_without_auth};
-use super::options::{EtcdOptions, EtcdTimeouts, EtcdTls, Password, endpoint_url};
+use super::options::{EtcdOptions, EtcdTimeouts, EtcdTls, endpoint_url};
 use super::tls::{self, Stamp};
+use crate::secret::{Secret, ServerUrl};
 use crate::subnet::{SubnetError, chain};
 
 /// The endpoints, and which of them answered last.
@@ -19,7 +20,7 @@ pub(super) struct Clients {
     endpoints: Vec<Endpoint>,
     current: AtomicUsize,
     timeouts: EtcdTimeouts,
-    login: Option<(String, Password)>,
+    login: Option<(String, Secret)>,
     /// Counts how often all connections were given up.
     renewals: watch::Sender<u64>,
 }
@@ -80,21 +81,25 @@ impl Clients {
         } else {
             " (does the server accept our client certificate?)"
         };
-        let endpoint = |text: &String| {
-            let url = endpoint_url(text.trim(), has_files).map_err(|error| refused(error.into()))?;
+        let endpoint = |(index, given): (usize, &ServerUrl)| {
+            let url = endpoint_url(given.reveal().trim(), has_files)
+                .map_err(|error| refused(format!("number {}: {error}", index + 1).into()))?;
             let is_https = url.starts_with("https:");
             let tls = is_https.then(|| options.tls.clone());
             let hint = if is_https { hint } else { "" };
             Ok(Endpoint { url, tls, hint, client: Mutex::new(None) })
         };
         Ok(Self {
-            endpoints: options.endpoints.iter().map(endpoint).collect::<Result<_, SubnetError>>()?,
+            endpoints: options
+                .endpoints
+                .iter()
+                .enumerate()
+                .map(endpoint)
+                .collect::<Result<_, SubnetError>>()?,
             current: AtomicUsize::new(0),
             timeouts: options.timeouts.clone(),
             renewals: watch::Sender::new(0),
-            login: options.username.clone().map(|name| {
-                (name, options.password.clone().unwrap_or_else(|| Password::from(String::new())))
-            }),
+            login: options.username.clone().map(|name| (name, options.password.clone().unwrap_or_default())),
         })
     }
 

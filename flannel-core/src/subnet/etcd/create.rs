@@ -87,7 +87,11 @@ impl Store {
         let (mut revision, mut seen) = (wanted.revision, Vec::new());
         for attempt in 0..TRIES {
             let txn = self.creation(wanted, guard, &name, id, revision);
-            let done = self.txn("create the lease", txn).await?;
+            let done = match self.txn("create the lease", txn).await {
+                // More is new than can be looked through here. A list knows what came of it.
+                Err(error) if error.is_too_large() => return Ok(Created::Taken(None)),
+                done => done?,
+            };
             let mut at = Position::of(done.header());
             let mut newer = records(&done);
             // A request that was sent twice finds its own work.
@@ -119,7 +123,10 @@ impl Store {
                 let most = (10 << attempt.min(8)).min(LONGEST);
                 tokio::time::sleep(Duration::from_millis(fastrand::u64(0..most))).await;
                 seen.append(&mut newer);
-                (at, newer) = self.newer(at.revision).await?;
+                (at, newer) = match self.newer(at.revision).await {
+                    Err(error) if error.is_too_large() => return Ok(Created::Taken(None)),
+                    found => found?,
+                };
             }
             let is_taken = newer.iter().any(|found| self.takes(found, wanted.key));
             seen.append(&mut newer);

@@ -59,7 +59,12 @@ impl CallError {
 
     /// Whether the asked revision was compacted, or is not there yet.
     pub(super) fn is_other_revision(&self) -> bool {
-        self.code() == Some(Code::OutOfRange)
+        self.code() == Some(Code::OutOfRange) && !self.is_too_large()
+    }
+
+    /// Whether the answer is longer than what we read of one.
+    pub(super) fn is_too_large(&self) -> bool {
+        matches!(self, Self::Answer { error: Error::GRpcStatus(status), .. } if is_too_large(status))
     }
 }
 
@@ -98,6 +103,17 @@ fn is_full(status: &Status) -> bool {
     status.code() == Code::ResourceExhausted && status.message().contains("space exceeded")
 }
 
+/// Whether a message is longer than one of its ends takes. Our end says so by the length alone, before it reads the
+/// message.
+pub(super) fn is_too_large(status: &Status) -> bool {
+    match status.code() {
+        Code::OutOfRange => status.message().contains("message length too large"),
+        // A proxy on the way.
+        Code::ResourceExhausted => status.message().contains("message larger than max"),
+        _ => false,
+    }
+}
+
 /// What an operator does about a full store.
 const FULL: &str = "etcd is full (NOSPACE): leases that are held stay, new ones have to wait; compact and defragment it or raise \
     --quota-backend-bytes, then run etcdctl alarm disarm";
@@ -105,7 +121,7 @@ const FULL: &str = "etcd is full (NOSPACE): leases that are held stay, new ones 
 /// Whether another endpoint, or a later try, may do better.
 pub(super) fn is_transient(error: &Error) -> bool {
     match error {
-        Error::GRpcStatus(status) if is_full(status) => false,
+        Error::GRpcStatus(status) if is_full(status) || is_too_large(status) => false,
         Error::GRpcStatus(status) => matches!(
             status.code(),
             Code::Unavailable

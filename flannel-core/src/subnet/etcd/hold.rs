@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use etcd_client::{Compare, CompareOp, Txn, TxnOp};
+use etcd_client::{Compare, CompareOp, GetOptions, Txn, TxnOp};
 use tracing::{debug, error, warn};
 
 use super::Store;
@@ -134,7 +134,7 @@ impl Store {
         let txn = Txn::new()
             .when([Compare::mod_revision(name.as_str(), CompareOp::Equal, modified)])
             .and_then([TxnOp::delete(name.as_str(), None)])
-            .or_else([TxnOp::get(name.as_str(), None)]);
+            .or_else([TxnOp::get(name.as_str(), Some(GetOptions::new().with_keys_only()))]);
         let done = self.txn("delete the own lease", txn).await?;
         // A request that was sent twice finds its own work.
         if done.succeeded() || records(&done).is_empty() {

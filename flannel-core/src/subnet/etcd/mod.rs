@@ -26,7 +26,7 @@ use etcd_client::Client;
 use self::client::Clients;
 use self::error::{CallError, Called};
 use self::keys::Keys;
-pub use self::options::{EndpointError, EtcdOptions, EtcdTimeouts, EtcdTls, Password};
+pub use self::options::{EndpointError, EtcdOptions, EtcdTimeouts, EtcdTls};
 use super::health::Health;
 use super::{LeaseStream, StoreStatus, SubnetError, SubnetManager};
 use crate::addr::PerFamily;

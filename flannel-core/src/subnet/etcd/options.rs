@@ -1,11 +1,11 @@
 //! How the etcd store is reached, and the checks that need no server.
 
-use std::fmt;
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::clock::Clock;
+use crate::secret::{Secret, ServerUrl};
 use crate::subnet::Identity;
 
 /// How to reach and use an etcd store.
@@ -13,7 +13,7 @@ use crate::subnet::Identity;
 pub struct EtcdOptions {
     /// The members, such as `https://10.0.0.1:2379`. Without a scheme it is https where TLS files are given,
     /// else http.
-    pub endpoints: Vec<String>,
+    pub endpoints: Vec<ServerUrl>,
     /// Below it are `config` and `subnets/`. Upstream's default: `/coreos.com/network`.
     pub prefix: String,
     /// The files for TLS.
@@ -21,7 +21,7 @@ pub struct EtcdOptions {
     /// The user's name, where the store wants one.
     pub username: Option<String>,
     /// The user's password.
-    pub password: Option<Password>,
+    pub password: Option<Secret>,
     /// What this node knows of itself, by which it finds its own lease again.
     pub identity: Identity,
     /// How long before its end a lease is renewed.
@@ -36,7 +36,7 @@ pub struct EtcdOptions {
 
 impl EtcdOptions {
     /// The usual prefix and times, without TLS and login.
-    pub fn new(endpoints: impl IntoIterator<Item = impl Into<String>>) -> Self {
+    pub fn new(endpoints: impl IntoIterator<Item = impl Into<ServerUrl>>) -> Self {
         Self {
             endpoints: endpoints.into_iter().map(Into::into).collect(),
             prefix: "/coreos.com/network".to_owned(),
@@ -95,51 +95,19 @@ impl Default for EtcdTimeouts {
     }
 }
 
-/// A password, which never shows in debug output.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Password(String);
-
-impl Password {
-    /// The text, for the login only.
-    pub(super) fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl From<String> for Password {
-    fn from(text: String) -> Self {
-        Self(text)
-    }
-}
-
-impl From<&str> for Password {
-    fn from(text: &str) -> Self {
-        Self(text.to_owned())
-    }
-}
-
-impl fmt::Debug for Password {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(hidden)")
-    }
-}
-
 /// An endpoint that can't be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("endpoint {shown:?} {problem}; write it like http://10.0.0.1:2379")]
+#[error("endpoint {endpoint:?} {problem}; write it like http://10.0.0.1:2379")]
 pub struct EndpointError {
-    /// The endpoint, without what may be a password.
-    pub shown: String,
+    /// The endpoint, which is shown without what may be a password.
+    pub endpoint: ServerUrl,
     /// What is wrong with it.
     pub problem: &'static str,
 }
 
 /// Checks an endpoint and gives it a scheme.
 pub(super) fn endpoint_url(text: &str, tls: bool) -> Result<String, EndpointError> {
-    let bad = |problem| {
-        let shown = text.rsplit_once('@').map_or(text, |(_, after)| after);
-        Err(EndpointError { shown: shown.to_owned(), problem })
-    };
+    let bad = |problem| Err(EndpointError { endpoint: text.into(), problem });
     let (scheme, rest) = match text.split_once("://") {
         Some((scheme, rest)) => (scheme.to_ascii_lowercase(), rest),
         None => (if tls { "https" } else { "http" }.to_owned(), text),
@@ -205,9 +173,10 @@ mod tests {
     }
 
     #[test]
-    fn the_password_stays_out_of_debug_output() {
-        let mut options = EtcdOptions::new(["http://a:1"]);
+    fn credentials_stay_out_of_debug_output() {
+        let mut options = EtcdOptions::new(["http://me:hush@a:1", "hush@b"]);
         options.password = Some("hush".into());
-        assert!(!format!("{options:?}").contains("hush"));
+        let shown = format!("{options:?}");
+        assert!(!shown.contains("hush") && shown.contains("http://a:1"), "{shown}");
     }
 }

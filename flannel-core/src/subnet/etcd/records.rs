@@ -16,11 +16,19 @@ use crate::lease::{BadRecord, Lease, LeaseAttrs, LeaseKey};
 use crate::subnet::SubnetError;
 use crate::subnet::allocate::{Listing, Record, Taken, occupied, published};
 
-/// Keys in one answer. Values have a few hundred bytes, so this stays far below a message's limit.
+/// Keys in one answer at most. Values have a few hundred bytes, so this is about half of [`MAX_PAGE`].
 const PAGE: i64 = 1000;
-/// The largest message that is read, in bytes: a page of values as large as etcd takes them (1.5 MB) is not
-/// likely, but a few of them are no reason to fail.
-pub(super) const MAX_MESSAGE: usize = 256 << 20;
+/// The largest page that is read, in bytes. The client learns a message's length before the message, so one that is
+/// longer costs nothing but the question. It is asked again for fewer keys, and a record that is too large alone is known
+/// by its key.
+const MAX_PAGE: usize = 1 << 20;
+/// How many times fewer keys are asked for where a page was too large.
+const SHRINK: i64 = 8;
+/// The largest message that is read of anything else, in bytes: etcd takes values of 1.5 MB unless it is told to take
+/// larger ones, and cuts what a watch has to say into pieces of 2 MB.
+pub(super) const MAX_MESSAGE: usize = 4 << 20;
+/// What is wrong with a record that doesn't fit into a message.
+const TOO_LARGE: &str = "the value is larger than any that is read; that of a lease has a few hundred bytes";
 /// How often a listing starts over because its revision went away under it.
 const RESTARTS: usize = 5;
 
@@ -117,6 +125,11 @@ impl Listed {
         Self { at, stored: Vec::new(), bad: Vec::new() }
     }
 
+    /// Adds a record of which no more is known than its key, since it is too large to be read.
+    fn add_large(&mut self, store: &Store, found: &[KeyValue]) {
+        self.bad.extend(found.iter().map(|found| store.unreadable(found, TOO_LARGE.to_owned())));
+    }
+
     fn add(&mut self, store: &Store, found: &[KeyValue]) {
         for value in found {
             match store.decode(value) {
@@ -154,19 +167,30 @@ impl Store {
             let key = self.keys.config.clone();
             async move { client.get(key, None).await }
         };
-        let (endpoint, found) = self.call("read the network config", get).await?;
-        self.parse_config(endpoint, found.kvs())
+        match self.call("read the network config", get).await {
+            Ok((endpoint, found)) => self.parse_config(endpoint, found.kvs()),
+            Err(error) if error.is_too_large() => {
+                let place = format!("{} in etcd", self.keys.config);
+                Err(SubnetError::Config { place, source: NetworkConfig::too_long() })
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The config and all leases, by one request where they fit into one answer.
     pub(super) async fn config_and_leases(&self) -> Result<(NetworkConfig, Listed), SubnetError> {
         let read = |client: etcd_client::Client| {
-            let mut client = client.kv_client().max_decoding_message_size(MAX_MESSAGE);
-            let leases = TxnOp::get(self.keys.first.as_str(), Some(self.page_options(0)));
+            let mut client = client.kv_client().max_decoding_message_size(MAX_PAGE);
+            let leases = TxnOp::get(self.keys.first.as_str(), Some(self.page_options(0, PAGE)));
             let txn = Txn::new().and_then([TxnOp::get(self.keys.config.as_str(), None), leases]);
             async move { client.txn(txn).await }
         };
-        let (endpoint, done) = self.call("read the network config and list leases", read).await?;
+        let (endpoint, done) = match self.call("read the network config and list leases", read).await {
+            Err(error) if error.is_too_large() => {
+                return Ok((Box::pin(self.config()).await?, Box::pin(self.list()).await?));
+            }
+            done => done?,
+        };
         let mut answers = done.op_responses().into_iter().filter_map(|answer| match answer {
             TxnOpResponse::Get(found) => Some(found),
             _ => None,
@@ -180,7 +204,7 @@ impl Store {
                 self.note_undecodable(&listed);
                 listed
             }
-            _ => self.list().await?,
+            _ => Box::pin(self.list()).await?,
         };
         Ok((config, listed))
     }
@@ -226,12 +250,29 @@ impl Store {
     async fn list_once(&self) -> Result<Listed, CallError> {
         let mut from = self.keys.first.clone().into_bytes();
         let mut listed: Option<Listed> = None;
+        let mut limit = PAGE;
         loop {
             let revision = listed.as_ref().map_or(0, |listed| listed.at.revision);
-            let (_, mut page) = self.page(&from, revision).await?;
+            let page = self.page(&from, self.page_options(revision, limit)).await;
+            let is_large = page.as_ref().is_err_and(CallError::is_too_large);
+            if is_large && limit > 1 {
+                limit = (limit / SHRINK).max(1);
+                continue;
+            }
+            let mut page = if is_large {
+                self.page(&from, self.page_options(revision, 1).with_keys_only()).await?
+            } else {
+                limit = (limit * 2).min(PAGE);
+                page?
+            };
             let at = Position::of(page.header());
             let found = page.take_kvs();
-            listed.get_or_insert_with(|| Listed::at(at)).add(self, &found);
+            let listed = listed.get_or_insert_with(|| Listed::at(at));
+            if is_large {
+                listed.add_large(self, &found);
+            } else {
+                listed.add(self, &found);
+            }
             match found.last() {
                 Some(last) if page.more() => {
                     from = last.key().to_vec();
@@ -243,13 +284,13 @@ impl Store {
         Ok(listed.expect("at least one page was read"))
     }
 
-    async fn page(&self, from: &[u8], revision: i64) -> Result<(usize, GetResponse), CallError> {
-        self.call("list leases", |client| {
-            let (from, options) = (from.to_vec(), self.page_options(revision));
-            let mut client = client.kv_client().max_decoding_message_size(MAX_MESSAGE);
+    async fn page(&self, from: &[u8], options: GetOptions) -> Result<GetResponse, CallError> {
+        let get = |client: etcd_client::Client| {
+            let (from, options) = (from.to_vec(), options.clone());
+            let mut client = client.kv_client().max_decoding_message_size(MAX_PAGE);
             async move { client.get(from, Some(options)).await }
-        })
-        .await
+        };
+        Ok(self.call("list leases", get).await?.1)
     }
 
     /// Whether all leases at `revision` are `known`: as many, and the same one changed last, on the same etcd
@@ -283,8 +324,8 @@ impl Store {
         }
     }
 
-    fn page_options(&self, revision: i64) -> GetOptions {
-        GetOptions::new().with_range(self.keys.end.as_str()).with_limit(PAGE).with_revision(revision)
+    fn page_options(&self, revision: i64, limit: i64) -> GetOptions {
+        GetOptions::new().with_range(self.keys.end.as_str()).with_limit(limit).with_revision(revision)
     }
 
     /// The record of one key, and the position at which it was read.
@@ -292,30 +333,50 @@ impl Store {
         &self,
         key: LeaseKey,
     ) -> Result<(Position, Option<Result<Stored, Unreadable>>), CallError> {
-        let get = |mut client: etcd_client::Client| {
-            let key = self.keys.lease(key);
-            async move { client.get(key, None).await }
+        let get = |options: GetOptions| {
+            move |client: etcd_client::Client| {
+                let (key, options) = (self.keys.lease(key), options.clone());
+                let mut client = client.kv_client().max_decoding_message_size(MAX_MESSAGE);
+                async move { client.get(key, Some(options)).await }
+            }
         };
-        let (_, found) = self.call("read the own lease", get).await?;
-        Ok((Position::of(found.header()), found.kvs().first().map(|value| self.decode(value))))
+        match self.call("read the own lease", get(GetOptions::new())).await {
+            Ok((_, found)) => {
+                Ok((Position::of(found.header()), found.kvs().first().map(|value| self.decode(value))))
+            }
+            Err(error) if error.is_too_large() => {
+                let keys = get(GetOptions::new().with_keys_only());
+                let (_, found) = self.call("read the own lease", keys).await?;
+                let large =
+                    found.kvs().first().map(|value| Err(self.unreadable(value, TOO_LARGE.to_owned())));
+                Ok((Position::of(found.header()), large))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     pub(super) fn decode(&self, found: &KeyValue) -> Result<Stored, Unreadable> {
         let name = self.keys.name(found.key());
         let created = u64::try_from(found.create_revision()).unwrap_or(0);
-        let bad = |reason: String| Unreadable {
-            record: BadRecord { key: name.clone(), reason },
-            occupied: occupied(&name),
-            created,
-            modified: found.mod_revision(),
-            etcd_lease: found.lease(),
-        };
-        let lease = Lease::decode(&name, found.value(), created).map_err(|record| bad(record.reason))?;
+        let bad = |record: BadRecord| self.unreadable(found, record.reason);
+        let lease = Lease::decode(&name, found.value(), created).map_err(bad)?;
         Ok(Stored {
             lease,
             value: digest(found.value()),
             modified: found.mod_revision(),
             etcd_lease: found.lease(),
         })
+    }
+
+    /// A record that is there and can't be used.
+    fn unreadable(&self, found: &KeyValue, reason: String) -> Unreadable {
+        let name = self.keys.name(found.key());
+        Unreadable {
+            occupied: occupied(&name),
+            record: BadRecord { key: name, reason },
+            created: u64::try_from(found.create_revision()).unwrap_or(0),
+            modified: found.mod_revision(),
+            etcd_lease: found.lease(),
+        }
     }
 }

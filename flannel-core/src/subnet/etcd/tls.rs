@@ -51,7 +51,8 @@ fn certificates(path: &Path) -> Result<Vec<u8>, SubnetError> {
     match parsed {
         Ok(found) if found.is_empty() => Err(unusable(path, "there is no PEM certificate in it")),
         Ok(_) => Ok(pem),
-        Err(error) => Err(unusable(path, format!("it is no valid PEM: {error}"))),
+        // What the parser says may quote the file.
+        Err(_) => Err(unusable(path, "it is no valid PEM")),
     }
 }
 
@@ -59,7 +60,7 @@ fn private_key(path: &Path) -> Result<Vec<u8>, SubnetError> {
     let pem = read(path)?;
     match PrivateKeyDer::from_pem_slice(&pem) {
         Ok(_) => Ok(pem),
-        Err(error) => Err(unusable(path, format!("there is no PEM private key in it: {error}"))),
+        Err(_) => Err(unusable(path, "there is no PEM private key in it")),
     }
 }
 
@@ -70,4 +71,43 @@ fn read(path: &Path) -> Result<Vec<u8>, SubnetError> {
 
 fn unusable(path: &Path, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> SubnetError {
     SubnetError::Refused { what: format!("TLS file {} can't be used", path.display()), source: source.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::subnet::chain;
+
+    const KEY: &str = "Marker-Of-Secret";
+
+    /// Whether a text has a part of the key that is left when one byte of it is another, as text or as numbers.
+    fn tells(text: &str) -> bool {
+        let parts = (0..=KEY.len() - 8).map(|at| &KEY[at..at + 8]);
+        let numbers = |part: &str| format!("{:?}", part.as_bytes()).trim_matches(['[', ']']).to_owned();
+        parts.clone().any(|part| text.contains(part)) || parts.map(numbers).any(|part| text.contains(&part))
+    }
+
+    /// Cut anywhere, and with any byte replaced by one that means something in PEM.
+    #[test]
+    fn a_damaged_key_is_not_quoted() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("key.pem");
+        let files = EtcdTls { ca_file: None, cert_file: Some(file.clone()), key_file: Some(file.clone()) };
+        let text = format!("-----BEGIN PRIVATE KEY-----\n{KEY}\n{KEY}\n-----END PRIVATE KEY-----\n");
+        let check = |text: &str| {
+            fs::write(&file, text).unwrap();
+            for error in [private_key(&file).map(drop), certificates(&file).map(drop), load(&files).map(drop)]
+            {
+                let Err(error) = error else { continue };
+                let said = format!("{error:?} {}", chain(&error));
+                assert!(said.contains("key.pem") && !tells(&said), "{text}\nis told: {said}");
+            }
+        };
+        (0..=text.len()).for_each(|cut| check(&text[..cut]));
+        for at in 0..text.len() {
+            for byte in ["x", "-", "\n", " ", ":", "="] {
+                check(&format!("{}{byte}{}", &text[..at], &text[at + 1..]));
+            }
+        }
+    }
 }

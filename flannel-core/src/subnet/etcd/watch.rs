@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::{Event, WatchOptions, WatchResponse, WatchStream};
+use etcd_client::{Error, Event, WatchOptions, WatchResponse, WatchStream};
 use futures::{StreamExt, stream};
 
 use super::Store;
-use super::error::{CallError, describe};
+use super::error::{CallError, describe, is_too_large};
 use super::records::{Known, Listed, MAX_MESSAGE, Position};
 use crate::clock::Jumps;
 use crate::lease::{BadRecord, LeaseUpdate};
@@ -35,6 +35,8 @@ pub(super) enum Broken {
     Ended,
     /// What it should begin with is gone.
     Compacted,
+    /// It has an event that is longer than what we read of one.
+    TooLarge,
 }
 
 /// One watch of one endpoint.
@@ -94,6 +96,10 @@ impl Feed {
                     break format!("the server cancelled it: {}", response.cancel_reason());
                 }
                 Ok(Ok(None)) => break "the server ended it".to_owned(),
+                Ok(Err(Error::GRpcStatus(status))) if is_too_large(&status) => {
+                    debug!(error = status.message(), "the watch has a record that is too large");
+                    return Err(Broken::TooLarge);
+                }
                 Ok(Err(error)) => break describe(&error),
                 Err(_) => {
                     // The answer counts, not whether the question could be put.
@@ -218,9 +224,11 @@ impl Watcher {
                 }
                 Err(broken) => {
                     (self.feed, self.is_sure) = (None, false);
-                    if matches!(broken, Broken::Compacted) {
+                    // A list names what a watch can't carry, and leads past it.
+                    if matches!(broken, Broken::Compacted | Broken::TooLarge) {
                         self.last = None;
-                    } else {
+                    }
+                    if !matches!(broken, Broken::Compacted) {
                         tokio::time::sleep(self.backoff.pause()).await;
                     }
                 }

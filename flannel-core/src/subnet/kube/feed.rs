@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt::Write;
+use std::io;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -12,15 +13,22 @@ use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use super::Store;
-use super::client::{CallError, get};
+use super::client::{CallError, ENDLESS, MAX_OBJECT, get};
 use super::node::{BadObject, Names, NodeObject, WireMeta, WireNode};
-use super::page::Splitter;
+use super::outline::Outline;
+use super::page::{Item, Splitter};
+use crate::lease::brief;
 use crate::subnet::chain;
 
 /// Nodes in a page of a list. A node has 3 to 20 KB.
 const PAGE: usize = 500;
-/// A line that is longer is no node: etcd takes 1.5 MB at most.
-const LONGEST: usize = 8 << 20;
+/// A line that is longer has a node that is too large to be held; the word before it has a few bytes.
+const MAX_LINE: usize = MAX_OBJECT + 256;
+/// The most nodes that are listed. Kubernetes is made for 5,000.
+const MOST: usize = 200_000;
+/// What is looked for in a line with a node that is too large.
+const LINE: &[&[&str]] =
+    &[&["type"], &["object", "metadata", "name"], &["object", "metadata", "resourceVersion"]];
 /// How long a watch is asked for, in seconds, and as much again at random, so that nodes that lost one server
 /// don't return as one. As client-go.
 const WATCH: u64 = 300;
@@ -116,6 +124,10 @@ impl Store {
             let mut page = Splitter::default();
             let take = |bytes: &[u8]| {
                 page.take(bytes, |item| {
+                    let item = match item {
+                        Item::Whole(item) => item,
+                        Item::TooLarge(name) => return listed.add(Err(too_large(name))),
+                    };
                     let json = std::str::from_utf8(item).map_err(|error| error.to_string())?;
                     let object = NodeObject::decode(json, &self.names);
                     if is_named(&object, own) {
@@ -125,8 +137,7 @@ impl Store {
                     if object.as_ref().is_err_and(|bad| bad.name.is_none()) {
                         serde_json::from_str::<IgnoredAny>(json).map_err(|error| error.to_string())?;
                     }
-                    listed.nodes.push(object);
-                    Ok(())
+                    listed.add(object)
                 })
             };
             let request = get(&format!("/api/v1/nodes?{query}"));
@@ -143,10 +154,11 @@ impl Store {
 
     /// Where the server is now.
     pub(super) async fn revision(&self) -> Result<String, CallError> {
-        let text =
-            self.call("list nodes", get("/api/v1/nodes?limit=1"), self.options.timeouts.request).await?;
+        let (request, mut page) = (get("/api/v1/nodes?limit=1"), Splitter::default());
+        let take = |bytes: &[u8]| page.take(bytes, |_| Ok(()));
+        self.note(self.clients.read("list nodes", request, self.options.timeouts.request, take).await)?;
         let page: WireList<'_> =
-            serde_json::from_str(&text).map_err(|error| self.bad_answer("list nodes", &error))?;
+            serde_json::from_slice(page.rest()).map_err(|error| self.bad_answer("list nodes", &error))?;
         Ok(page.metadata.revision.into_owned())
     }
 
@@ -171,7 +183,7 @@ impl Store {
             match event {
                 (Event::Put(object, json), _) => {
                     listed.own = json.or(listed.own);
-                    listed.nodes.push(object);
+                    listed.add(object).map_err(Some)?;
                 }
                 (Event::Bookmark { ends_initial: true }, Some(revision)) => {
                     return Ok((Listed { revision, ..listed }, feed));
@@ -197,8 +209,27 @@ impl Store {
         let request = get(&format!("/api/v1/nodes?{}", form_urlencoded(&query)));
         let patience = self.options.timeouts.request;
         let reader = self.note(self.clients.stream("watch nodes", request, patience).await)?;
-        Ok(Feed { reader: Box::pin(reader), line: Vec::new(), limit })
+        Ok(Feed { reader: Box::pin(reader), line: Vec::new(), skipped: None, limit })
     }
+}
+
+impl Listed {
+    /// Adds a node. Who has no name is nobody.
+    fn add(&mut self, object: Object) -> Result<(), String> {
+        if object.as_ref().is_err_and(|bad| bad.name.is_none()) {
+            return Ok(());
+        }
+        self.nodes.push(object);
+        if self.nodes.len() > MOST { Err(format!("more than {MOST} nodes")) } else { Ok(()) }
+    }
+}
+
+/// A node of which no more is known than its name.
+fn too_large(name: Option<String>) -> BadObject {
+    let reason = format!(
+        "the node object has more than {MAX_OBJECT} bytes, which nobody reads; it has a few thousand"
+    );
+    BadObject { name: name.map(Into::into), reason }
 }
 
 fn is_named(object: &Object, own: &str) -> bool {
@@ -229,6 +260,8 @@ pub(super) struct Feed {
     reader: Pin<Box<dyn AsyncBufRead + Send>>,
     /// What of a line has come.
     line: Vec<u8>,
+    /// What is kept of a line that is too long, and how long it is.
+    skipped: Option<(Outline, usize)>,
     /// When the server is to end it.
     pub(super) limit: Duration,
 }
@@ -248,6 +281,9 @@ impl Feed {
             if !line.map_err(|error| chain(&error))? {
                 return Ok(None);
             }
+            if let Some((outline, _)) = self.skipped.take() {
+                return Ok(Some(of_outline(&outline)));
+            }
             let line = std::mem::take(&mut self.line);
             if line.iter().all(u8::is_ascii_whitespace) {
                 continue;
@@ -261,33 +297,57 @@ impl Feed {
     }
 
     /// Reads to the end of a line; false at the end of the stream.
-    async fn read_line(&mut self) -> std::io::Result<bool> {
+    async fn read_line(&mut self) -> io::Result<bool> {
         loop {
             let some = self.reader.fill_buf().await?;
             if some.is_empty() {
-                return if self.line.is_empty() {
-                    Ok(false)
-                } else {
-                    Err(std::io::ErrorKind::UnexpectedEof.into())
-                };
+                let is_between = self.line.is_empty() && self.skipped.is_none();
+                return if is_between { Ok(false) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
             }
             let end = some.iter().position(|byte| *byte == b'\n');
             let len = end.map_or(some.len(), |end| end + 1);
-            self.line.extend_from_slice(&some[..len]);
+            if self.skipped.is_none() && self.line.len() + len > MAX_LINE {
+                let mut outline = Outline::of(LINE);
+                outline.take(&std::mem::take(&mut self.line));
+                self.skipped = Some((outline, MAX_LINE));
+            }
+            match &mut self.skipped {
+                Some((outline, seen)) => {
+                    outline.take(&some[..len]);
+                    *seen += len;
+                }
+                None => self.line.extend_from_slice(&some[..len]),
+            }
             self.reader.consume_unpin(len);
             if end.is_some() {
                 return Ok(true);
             }
-            if self.line.len() > LONGEST {
-                return Err(std::io::Error::other(format!("a line of more than {LONGEST} bytes")));
+            if self.skipped.as_ref().is_some_and(|(_, seen)| *seen > ENDLESS) {
+                return Err(io::Error::other(format!("a line of more than {ENDLESS} bytes")));
             }
         }
     }
 }
 
+/// What a line says of which no more is known than its outline, and the revision it leads to.
+fn of_outline(outline: &Outline) -> (Event, Option<String>) {
+    let found: Vec<Option<String>> = outline.found().map(|found| found.map(str::to_owned)).collect();
+    let [kind, name, revision] = <[_; 3]>::try_from(found).unwrap_or_default();
+    let event = match (kind.as_deref(), name) {
+        (Some("ADDED" | "MODIFIED"), Some(name)) => Event::Put(Err(too_large(Some(name))), None),
+        (Some("DELETED"), Some(name)) => Event::Deleted(name),
+        _ => Event::Garbage(format!(
+            "no watch event: a line of more than {MAX_LINE} bytes, without type and name"
+        )),
+    };
+    (event, revision)
+}
+
 /// Reads one line of a watch: the event, and the revision it leads to.
 pub(super) fn decode(line: &[u8], names: &Names, own: &str) -> (Event, Option<String>) {
-    let garbage = |error: &dyn std::fmt::Display| (Event::Garbage(format!("no watch event: {error}")), None);
+    let garbage = |error: &dyn std::fmt::Display| {
+        (Event::Garbage(format!("no watch event: {}", brief(&error.to_string()))), None)
+    };
     let text = match std::str::from_utf8(line) {
         Ok(text) => text,
         Err(error) => return garbage(&error),
@@ -306,11 +366,13 @@ pub(super) fn decode(line: &[u8], names: &Names, own: &str) -> (Event, Option<St
     };
     let json = event.object.get();
     if event.kind == "ERROR" {
-        let status =
-            serde_json::from_str(json).unwrap_or(WireStatus { code: 0, message: crate::lease::brief(json) });
+        let status = serde_json::from_str(json).unwrap_or(WireStatus { code: 0, message: brief(json) });
         let WireStatus { code, message } = status;
         let expired = code == 410 || (code == 504 && message.contains("resource version"));
-        return (if expired { Event::Expired } else { Event::Failed(format!("{code} {message}")) }, None);
+        return (
+            if expired { Event::Expired } else { Event::Failed(format!("{code} {}", brief(&message))) },
+            None,
+        );
     }
     let meta = match serde_json::from_str::<WireObject<'_>>(json) {
         Ok(object) => object.metadata,

@@ -10,6 +10,7 @@ use super::node::{BadObject, Judgement, Names, NodeObject};
 use super::page::Splitter;
 use crate::addr::Family;
 use crate::lease::{BadRecord, LeaseUpdate};
+use crate::secret::ServerUrl;
 
 /// The node that reads.
 const OWN: &str = "node1";
@@ -90,7 +91,7 @@ fn page(data: &[u8]) {
         let (before, after) = data.split_at(at);
         for part in [before, after] {
             splitter.take(part, |item| {
-                items.push(item.to_vec());
+                items.push(format!("{item:?}"));
                 Ok(())
             })?;
         }
@@ -113,7 +114,7 @@ pub(crate) fn kubeconfig(data: &[u8]) {
         }
     };
     for url in servers.iter().map(String::as_str).chain(text.lines()) {
-        match parse_url(url) {
+        match parse_url(&ServerUrl::from(url.to_owned())) {
             Ok(uri) => assert!(uri.host().is_some_and(|host| !host.is_empty())),
             Err(why) => assert!(why.contains("give an URL such as")),
         }

@@ -17,6 +17,7 @@
 
 mod annotations;
 mod client;
+mod explain;
 mod feed;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) mod fuzz;
@@ -25,6 +26,7 @@ mod known;
 mod net_conf;
 mod node;
 mod options;
+mod outline;
 mod own;
 mod page;
 mod remedy;
@@ -54,7 +56,7 @@ use super::{ConfigStream, LeaseStream, Remedy, StoreStatus, SubnetError, SubnetM
 use crate::addr::{Family, PerFamily};
 use crate::clock::BootInstant;
 use crate::config::NetworkConfig;
-use crate::lease::{Lease, LeaseAttrs};
+use crate::lease::{Lease, LeaseAttrs, brief};
 
 /// The Kubernetes API as a store. A clone shares connections and status.
 #[derive(Debug, Clone)]
@@ -212,7 +214,7 @@ impl Store {
     fn bad_answer(&self, what: &str, error: &dyn fmt::Display) -> CallError {
         let error = CallError::new(
             &format!("{what} at {}", self.clients.server()),
-            format!("no such answer: {error}"),
+            format!("no such answer: {}", brief(&error.to_string())),
         );
         self.health.fail(error.to_string());
         error

@@ -19,8 +19,6 @@ use crate::guarded;
 use crate::subnet::SubnetError;
 use crate::subnet::inotify::{Fd, listen};
 
-/// The largest file that is read, in bytes. Real ones have a few hundred.
-const MAX_BYTES: u64 = 64 << 10;
 /// How often the file is looked at without being asked to, for what inotify is blind to.
 const RESCAN: Duration = Duration::from_secs(60);
 /// The kubelet swaps a folder by several steps; one look after them will do.
@@ -32,7 +30,7 @@ impl Store {
         let path = &self.options.net_config;
         let place = || path.display().to_string();
         // Through links, as a `ConfigMap` is mounted.
-        let text = match guarded::read_linked(path, MAX_BYTES).and_then(guarded::text) {
+        let text = match guarded::read_linked(path, NetworkConfig::MAX_BYTES as u64).and_then(guarded::text) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(SubnetError::NoConfig { place: place() });
             }

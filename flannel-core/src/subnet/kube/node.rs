@@ -182,7 +182,10 @@ fn bad_object(json: &str, error: &serde_json::Error) -> BadObject {
         name: Box<str>,
     }
     let named: Option<Named> = serde_json::from_str(json).ok();
-    BadObject { name: named.map(|it| it.metadata.name), reason: format!("no node object: {error}") }
+    BadObject {
+        name: named.map(|it| it.metadata.name),
+        reason: format!("no node object: {}", brief(&error.to_string())),
+    }
 }
 
 /// `2026-11-23T06:23:51Z` as 20261123062351.

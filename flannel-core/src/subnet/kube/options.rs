@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::annotations::AnnotationPrefix;
 use crate::clock::Clock;
+use crate::secret::ServerUrl;
 
 /// How to reach and use the Kubernetes API as a store.
 #[derive(Debug, Clone)]
@@ -57,10 +58,10 @@ pub enum KubeAccess {
         /// The file.
         file: PathBuf,
         /// Another API server than the file says.
-        server: Option<String>,
+        server: Option<ServerUrl>,
     },
-    /// An API server that asks for no credentials, as `http://127.0.0.1:8080`.
-    Url(String),
+    /// An API server that asks for no credentials, as `http://127.0.0.1:8080`, or for those in the URL.
+    Url(ServerUrl),
 }
 
 impl KubeAccess {

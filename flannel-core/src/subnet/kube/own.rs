@@ -248,7 +248,14 @@ impl Store {
         let request = patch(&format!("/api/v1/nodes/{}/status", node.name), body);
         let answer = self.call(what, request, self.options.timeouts.request).await;
         // What is known is older than what was written, or a failure may have another cause.
-        let text = answer.inspect_err(|_| self.forget_recent())?;
+        let text = match answer {
+            // It was written, and the watch tells how the node is now.
+            Err(error) if error.is_too_large => {
+                self.forget_recent();
+                return Ok(());
+            }
+            answer => answer.inspect_err(|_| self.forget_recent())?,
+        };
         match self.decode_own(&text) {
             Ok(own) => {
                 *self.recent.lock().unwrap_or_else(PoisonError::into_inner) =

@@ -1,7 +1,16 @@
 //! A page of a list, taken apart as it comes: 500 nodes have 1.5 to 10 MB, of which only one node at a time is held.
 
-/// What is longer is no node, and no list without its items: etcd takes 1.5 MB at most.
-const LONGEST: usize = 8 << 20;
+use super::client::{ENDLESS, MAX_OBJECT};
+use super::outline::Outline;
+
+/// What is found in a list.
+#[derive(Debug)]
+pub(super) enum Item<'a> {
+    /// An item.
+    Whole(&'a [u8]),
+    /// The name of one that is larger than any that is held, if that could be found.
+    TooLarge(Option<String>),
+}
 
 /// Splits the JSON of a list into its items and the rest. That both are JSON is for their readers to see.
 #[derive(Debug, Default)]
@@ -10,6 +19,8 @@ pub(super) struct Splitter {
     rest: Vec<u8>,
     /// What of an item has come.
     item: Vec<u8>,
+    /// What is kept of an item that is too large, and how much of it has come.
+    outline: Option<(Outline, usize)>,
     /// How many brackets are open.
     depth: usize,
     place: Place,
@@ -31,7 +42,7 @@ impl Splitter {
     pub(super) fn take(
         &mut self,
         bytes: &[u8],
-        mut found: impl FnMut(&[u8]) -> Result<(), String>,
+        mut found: impl FnMut(Item<'_>) -> Result<(), String>,
     ) -> Result<(), String> {
         // From where on bytes belong to the item, or to the rest.
         let mut start = 0;
@@ -68,13 +79,34 @@ impl Splitter {
                 self.place.in_string = byte == b'"';
             }
         }
-        let into = match (self.place.in_items, self.depth) {
-            (true, ITEMS) => return Ok(()),
-            (true, _) => &mut self.item,
-            (false, _) => &mut self.rest,
-        };
-        into.extend_from_slice(&bytes[start..]);
-        if into.len() > LONGEST { Err(format!("an object of more than {LONGEST} bytes")) } else { Ok(()) }
+        match (self.place.in_items, self.depth) {
+            (true, ITEMS) => {}
+            (true, _) => self.keep(&bytes[start..]),
+            (false, _) => self.rest.extend_from_slice(&bytes[start..]),
+        }
+        if self.rest.len() > MAX_OBJECT {
+            return Err(format!("more than {MAX_OBJECT} bytes beside the items"));
+        }
+        if self.outline.as_ref().is_some_and(|(_, seen)| *seen > ENDLESS) {
+            return Err(format!("an item of more than {ENDLESS} bytes"));
+        }
+        Ok(())
+    }
+
+    /// Adds to the item, as long as it is one that can be held.
+    fn keep(&mut self, bytes: &[u8]) {
+        if self.outline.is_none() && self.item.len() + bytes.len() > MAX_OBJECT {
+            let mut outline = Outline::of(&[&["metadata", "name"]]);
+            outline.take(&std::mem::take(&mut self.item));
+            self.outline = Some((outline, MAX_OBJECT));
+        }
+        match &mut self.outline {
+            Some((outline, seen)) => {
+                outline.take(bytes);
+                *seen += bytes.len();
+            }
+            None => self.item.extend_from_slice(bytes),
+        }
     }
 
     /// The list without its items.
@@ -85,13 +117,16 @@ impl Splitter {
     fn end_item(
         &mut self,
         end: &[u8],
-        found: &mut impl FnMut(&[u8]) -> Result<(), String>,
+        found: &mut impl FnMut(Item<'_>) -> Result<(), String>,
     ) -> Result<(), String> {
-        if self.item.is_empty() {
-            return found(end);
+        if self.item.is_empty() && self.outline.is_none() && end.len() <= MAX_OBJECT {
+            return found(Item::Whole(end));
         }
-        self.item.extend_from_slice(end);
-        let done = found(&self.item);
+        self.keep(end);
+        let done = match self.outline.take() {
+            Some((outline, _)) => found(Item::TooLarge(outline.found().next().flatten().map(str::to_owned))),
+            None => found(Item::Whole(&self.item)),
+        };
         self.item.clear();
         done
     }
@@ -113,9 +148,13 @@ mod tests {
         let (mut splitter, mut items) = (Splitter::default(), Vec::new());
         for part in parts {
             splitter.take(part, |item| {
-                items.push(String::from_utf8_lossy(item).into_owned());
+                items.push(match item {
+                    Item::Whole(item) => String::from_utf8_lossy(item).into_owned(),
+                    Item::TooLarge(name) => format!("too large: {name:?}"),
+                });
                 Ok(())
             })?;
+            assert!(splitter.item.capacity() <= 2 * MAX_OBJECT);
         }
         Ok((items, String::from_utf8_lossy(splitter.rest()).into_owned()))
     }
@@ -138,6 +177,34 @@ mod tests {
         }
         let bytes: Vec<&[u8]> = LIST.as_bytes().chunks(1).collect();
         assert_eq!(split(&bytes).unwrap(), want());
+    }
+
+    #[test]
+    fn an_item_of_any_size_is_known_by_its_name() {
+        let large = |len: usize| {
+            let filler = MAX_OBJECT + len - r#"{"a":"","metadata":{"name":"n2"}}"#.len();
+            format!(r#"{{"a":"{}","metadata":{{"name":"n2"}}}}"#, "x".repeat(filler))
+        };
+        let list = |item: &str| format!(r#"{{"items":[{{"n":1}},{item},{{"n":3}}],"more":1}}"#);
+        let (fits, too_large) = (large(0), large(1));
+        let rest = r#"{"items":[],"more":1}"#;
+        for (item, what) in [(&fits, &fits), (&too_large, &"too large: Some(\"n2\")".to_owned())] {
+            let text = list(item);
+            let want =
+                (vec![r#"{"n":1}"#.to_owned(), what.clone(), r#"{"n":3}"#.to_owned()], rest.to_owned());
+            assert!(split(&[text.as_bytes()]).unwrap() == want);
+            let pieces: Vec<&[u8]> = text.as_bytes().chunks(100_000).collect();
+            assert!(split(&pieces).unwrap() == want);
+        }
+        let nameless =
+            split(&[list(&format!("{{\"a\":[\"{}\"]}}", "x".repeat(MAX_OBJECT))).as_bytes()]).unwrap();
+        assert_eq!(nameless.0[1], "too large: None");
+        for (start, most) in [("", MAX_OBJECT), (r#"{"items":[{"a":""#, ENDLESS)] {
+            let (endless, mut splitter) = (vec![b' '; 1 << 20], Splitter::default());
+            splitter.take(start.as_bytes(), |_| Ok(())).unwrap();
+            let taken = (0..100_usize).find(|_| splitter.take(&endless, |_| Ok(())).is_err()).unwrap();
+            assert!((most >> 20).abs_diff(taken) <= 1, "{taken} megabytes of what has no end");
+        }
     }
 
     #[test]

@@ -298,3 +298,22 @@ fn of_nodes_with_one_subnet_the_younger_are_named_to_all_and_know_it_themselves(
         assert_eq!((table.undecodable().count(), followed.rival()), (0, None));
     }
 }
+
+/// What somebody else wrote is told in a few words, however long it is.
+#[test]
+fn a_reason_is_short_whatever_was_written() {
+    let names = Names::new(&AnnotationPrefix::default());
+    let long = "x".repeat(1 << 20);
+    for json in [
+        format!(r#"{{"metadata":{{"name":"n1"}},"spec":{{"podCIDRs":"{long}"}}}}"#),
+        format!(r#"{{"metadata":{{"name":"n1"}},"spec":"{long}"}}"#),
+        format!(r#""{long}""#),
+    ] {
+        let bad = NodeObject::decode(&json, &names).unwrap_err();
+        assert!(
+            bad.reason.starts_with("no node object: ") && bad.reason.len() < 400,
+            "{} bytes",
+            bad.reason.len()
+        );
+    }
+}

@@ -166,7 +166,10 @@ fn one_lease_costs_one_element() {
         let second = events.next(&name, &["nodes4", "nodes6"], 0).await;
         assert!(second.elements && !second.structure);
         let more = events.next(&name, &["nodes4", "nodes6"], 0);
-        assert!(tokio::time::timeout(Duration::from_millis(50), more).await.is_err(), "two changes, two events");
+        assert!(
+            tokio::time::timeout(Duration::from_millis(50), more).await.is_err(),
+            "two changes, two events"
+        );
         assert_eq!(nodes().await.len(), 200);
         bed.end().await;
     });

@@ -1,0 +1,216 @@
+//! Credentials, and texts that may hold some: what is shown of them never does.
+//!
+//! The text of a parser of a file or value that holds credentials is shown nowhere, since it may quote them: path, line and
+//! column have to do. User info is left out of every URL that is shown.
+
+use std::fmt;
+
+/// What stands where something is not shown.
+const HIDDEN: &str = "***";
+
+/// A password or token. No output shows it.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text, for who logs in with it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl From<&str> for Secret {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(hidden)")
+    }
+}
+
+/// The URL of a server, as it was given, which may be no URL at all. It is shown without the user info that it may have,
+/// and not at all where nobody can say which part of it that is.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct ServerUrl(String);
+
+impl ServerUrl {
+    /// The text, for who connects.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether something of it is not shown.
+    pub fn hides(&self) -> bool {
+        self.0.contains('@') || self.to_string().contains(HIDDEN)
+    }
+}
+
+impl<T: Into<String>> From<T> for ServerUrl {
+    fn from(text: T) -> Self {
+        Self(text.into())
+    }
+}
+
+impl fmt::Display for ServerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = self.0.trim();
+        let (scheme, rest) = match text.split_once("://") {
+            Some((scheme, rest)) => (Some(scheme), rest),
+            None => (None, text),
+        };
+        let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+        // A path alone is that of a socket.
+        let is_known = is_host(host) || (host.is_empty() && scheme.is_some());
+        if !is_known || !scheme.is_none_or(is_scheme) {
+            return f.write_str(HIDDEN);
+        }
+        let path = if path.contains(['@', '?', '#']) { "/***" } else { path.trim_end_matches('/') };
+        let (scheme, mark) = scheme.map_or(("", ""), |scheme| (scheme, "://"));
+        write!(f, "{scheme}{mark}{host}{path}")
+    }
+}
+
+impl fmt::Debug for ServerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{self}\"")
+    }
+}
+
+fn is_scheme(text: &str) -> bool {
+    (1..=8).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
+}
+
+/// Whether a text is a host with or without a port, and nothing else.
+fn is_host(text: &str) -> bool {
+    let bracketed = text.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+    let (host, port) = if let Some((host, rest)) = bracketed {
+        (host, rest.strip_prefix(':').or(rest.is_empty().then_some("")))
+    } else {
+        let (host, port) = text.split_once(':').unwrap_or((text, ""));
+        (host, Some(port))
+    };
+    let is_name = |byte: u8| {
+        byte.is_ascii_alphanumeric()
+            || matches!(byte, b'.' | b'-' | b'_')
+            || (bracketed.is_some() && byte == b':')
+    };
+    let is_port = |port: &str| port.len() <= 5 && port.bytes().all(|byte| byte.is_ascii_digit());
+    !host.is_empty() && host.bytes().all(is_name) && port.is_some_and(is_port)
+}
+
+/// A text of somebody else, such as an error of a client, without the user info of URLs in it.
+pub fn without_user_info(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("://") {
+        let end = after.find(|it: char| it.is_whitespace() || matches!(it, '"' | '\'' | '`' | '<' | '>'));
+        let (url, next) = after.split_at(end.unwrap_or(after.len()));
+        shown.extend([before, "://", url.rsplit_once('@').map_or(url, |(_, host)| host)]);
+        rest = next;
+    }
+    shown + rest
+}
+
+/// An error of a JSON text that may hold credentials: a value of another kind than it should be would be quoted.
+pub fn json_error(error: &serde_json::Error) -> String {
+    if error.is_data() {
+        return format!(
+            "a value of another kind than expected at line {} column {}",
+            error.line(),
+            error.column()
+        );
+    }
+    error.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_shown_without_user_info() {
+        for (url, shown) in [
+            ("https://10.0.0.1:6443", "https://10.0.0.1:6443"),
+            ("http://[fd00::1]:8080/", "http://[fd00::1]:8080"),
+            ("http://[fd00::1]", "http://[fd00::1]"),
+            ("https://user:secret@host/path/", "https://host/path"),
+            ("https://secret@host", "https://host"),
+            ("localhost:2379", "localhost:2379"),
+            ("me:secret@localhost:2379", "localhost:2379"),
+            ("unix:///run/etcd.sock", "unix:///run/etcd.sock"),
+            ("http://me:secret", "***"),
+            ("http://me:se/cret@host", "***"),
+            ("http://me/secret@host", "http://me/***"),
+            ("http://host/?token=secret", "http://host/***"),
+            ("http://me:secret@", "http://"),
+            ("http://me:secret host", "***"),
+            ("", "***"),
+        ] {
+            let given = ServerUrl::from(url);
+            assert_eq!(given.to_string(), shown);
+            assert_eq!(format!("{given:?}"), format!("\"{shown}\""));
+            assert_eq!(given.reveal(), url);
+        }
+        assert!(ServerUrl::from("http://a@b").hides() && !ServerUrl::from("http://b:1").hides());
+    }
+
+    /// Cut anywhere, and with any byte replaced by one that means something in an URL, a password is not shown.
+    #[test]
+    fn a_mistyped_url_shows_no_password() {
+        let (url, password) = ("https://me:Marker-Of-Secret@api.example:6443/base", "Marker-Of-Secret");
+        let at = url.find(password).unwrap();
+        // The longest part of it that stays when a byte is replaced.
+        let is_told = |text: &str| (0..=password.len() - 8).any(|at| text.contains(&password[at..at + 8]));
+        assert!(is_told(url));
+        for cut in 0..=url.len() {
+            let shown = ServerUrl::from(&url[..cut]).to_string();
+            assert!(!is_told(&shown), "{:?} is shown as {shown:?}", &url[..cut]);
+            if cut > at + password.len() {
+                assert!(!is_told(&without_user_info(&url[..cut])));
+            }
+        }
+        for at in 0..url.len() {
+            for byte in ["/", ":", "@", "?", "#", " ", "x", "0", "[", "]", "%", "\\", "\n", "é", "\""] {
+                let mut text = url.to_owned();
+                text.replace_range(at..=at, byte);
+                let shown = ServerUrl::from(&*text).to_string();
+                assert!(!is_told(&shown), "{text:?} is shown as {shown:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn errors_of_others_are_shown_without_user_info() {
+        for (text, shown) in [
+            ("no URL", "no URL"),
+            ("GET http://a:b@c/d: refused", "GET http://c/d: refused"),
+            ("\"http://a:b@c\" and https://x@y z@w", "\"http://c\" and https://y z@w"),
+            ("://@", "://"),
+        ] {
+            assert_eq!(without_user_info(text), shown);
+        }
+    }
+
+    #[test]
+    fn errors_of_json_quote_nothing() {
+        let error = |text: &str| json_error(&serde_json::from_str::<Vec<u8>>(text).unwrap_err());
+        assert_eq!(error("[\n\"hush\"]"), "a value of another kind than expected at line 2 column 6");
+        assert_eq!(error("[\"hush"), "EOF while parsing a string at line 1 column 6");
+    }
+
+    #[test]
+    fn a_secret_stays_out_of_debug_output() {
+        let secret = Secret::from("hush");
+        assert_eq!((format!("{secret:?}").as_str(), secret.reveal()), ("(hidden)", "hush"));
+    }
+}
