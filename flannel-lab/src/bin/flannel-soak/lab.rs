@@ -32,7 +32,11 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 pub(crate) const NIC: &str = "eth0";
 const OTHER_NAME: &str = "ens3";
 /// The port of every agent's health server, on its node's loopback.
-const HEALTH_PORT: u16 = 8471;
+pub(crate) const HEALTH_PORT: u16 = 8471;
+/// Flags of agents whose pods are honest.
+const AT_PEACE: [&str; 2] = ["--healthz-ip=127.0.0.1", "-v=1"];
+/// .. and of those under attack: the health port is open to pods, and the log has what operators see.
+const UNDER_ATTACK: [&str; 2] = ["--healthz-ip=::", "-v=0"];
 /// The subnets of leases that show who has heard what; no planned one has them.
 const BEATS: [u8; 2] = [181, 182];
 /// Between two looks at a kernel.
@@ -48,6 +52,8 @@ pub(crate) struct Lab {
     pub(crate) cluster: Cluster,
     pub(crate) backend: Backend,
     flanneld: PathBuf,
+    /// Flags of all agents that hang on what the run is for.
+    flags: Vec<&'static str>,
     /// The firewall rules of each node, as they were at first.
     rules: Mutex<BTreeMap<u8, String>>,
     /// Nodes whose NIC has its other name.
@@ -83,6 +89,7 @@ impl Lab {
             cluster,
             backend,
             flanneld: flanneld.to_owned(),
+            flags: if options.hostile.is_some() { UNDER_ATTACK.into() } else { AT_PEACE.into() },
             rules: Mutex::default(),
             renamed: Mutex::default(),
             model: Mutex::default(),
@@ -115,9 +122,9 @@ impl Lab {
         // By name, by pattern, and by the default route.
         let underlay: &[&str] =
             [&["--iface=eth0"][..], &["--iface-regex=^eth[0-9]$"], &[]][usize::from(number % 3)];
-        let agent = agent.args(self.store.flags()).args(underlay).args(["--ip-masq", "-v=1"]);
+        let agent = agent.args(self.store.flags()).args(underlay).arg("--ip-masq").args(&self.flags);
         let agent = agent.arg("--subnet-file").arg(&file);
-        let agent = agent.args(["--healthz-ip", "127.0.0.1", "--healthz-port", &HEALTH_PORT.to_string()]);
+        let agent = agent.args(["--healthz-port", &HEALTH_PORT.to_string()]);
         Ok(agent.start()?)
     }
 
@@ -152,7 +159,7 @@ impl Lab {
 
     /// The nodes' numbers.
     pub(crate) fn numbers(&self) -> impl Iterator<Item = u8> + use<> {
-        1..=u8::try_from(self.cluster.nodes().count()).expect("a number is a byte")
+        1..=u8::try_from(self.agents.len()).expect("a number is a byte")
     }
 
     /// The families in use: false for IPv4, true for IPv6.
