@@ -106,6 +106,11 @@ impl Scene<'_> {
         }
     }
 
+    /// A failure ends it for all.
+    fn until_failure<T>(&self, run: impl FnOnce() -> Fallible<T>) -> Fallible<T> {
+        run().inspect_err(|_| self.over.store(true, Ordering::Relaxed))
+    }
+
     fn busy(&self) -> RwLockReadGuard<'_, ()> {
         self.calm.read().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
@@ -161,12 +166,12 @@ pub(crate) fn run(
     let result: Fallible<()> = scope(|scope| {
         let threads = attacks.iter().map(|attack| {
             let scene = &scene;
-            (**attack, scope.spawn(move || attack.run(scene)))
+            (**attack, scope.spawn(move || scene.until_failure(|| attack.run(scene))))
         });
         let threads = threads.collect::<Vec<_>>();
         let guards = lab.numbers().map(|number| {
             let (watch, scene) = (&watch, &scene);
-            scope.spawn(move || watch.node(scene, number))
+            scope.spawn(move || scene.until_failure(|| watch.node(scene, number)))
         });
         let guards = guards.collect::<Vec<_>>();
         let lived = live(&scene, time, &mut measured, journal);
@@ -227,10 +232,10 @@ fn beats(scene: &Scene<'_>, until: Instant, measured: &mut Measured) -> Fallible
         scene.lab.wait_for_model(&numbers, begin + LIMIT)?;
         measured.beats += 1;
         measured.slowest_beat = measured.slowest_beat.max(begin.elapsed());
-        if Instant::now() > until {
+        if scene.is_over() || Instant::now() > until {
             return Ok(());
         }
-        sleep(BEAT);
+        scene.sleep(BEAT);
     }
 }
 

@@ -115,14 +115,13 @@ fn soak(options: &Options, flanneld: &Path) -> Fallible<ExitCode> {
     if !planner.has_choice() {
         return Err("nothing of what was asked for can happen with this backend and store".into());
     }
-    let ended = match &options.hostile {
-        Some(attacks) => besiege(&mut lab, &mut planner, attacks, options, (seed, &journal)),
-        None => {
-            let mut report = Report::default();
-            let churned = churn(&lab, &mut planner, options, &journal, &mut report);
-            println!("\nseed {seed}: {}\n{}", report.headline(), report.show());
-            churned
-        }
+    let ended = if let Some(attacks) = &options.hostile {
+        besiege(&mut lab, &mut planner, attacks, options, (seed, &journal))
+    } else {
+        let mut report = Report::default();
+        let churned = churn(&lab, &mut planner, options, &journal, &mut report);
+        println!("\nseed {seed}: {}\n{}", report.headline(), report.show());
+        churned
     };
     let Err(error) = ended else { return Ok(ExitCode::SUCCESS) };
     println!("VIOLATION with seed {seed} after {:.1} s\n{error}", journal.elapsed().as_secs_f64());

@@ -144,7 +144,9 @@ impl Store {
                 Ok(lock(etcd).put_many(&pairs)?)
             }
             Self::Kube(kube) => {
-                keys.iter().for_each(|key| kube.store.put_foreign(key, value));
+                for key in keys {
+                    kube.store.put_foreign(key, value);
+                }
                 Ok(())
             }
         }

@@ -38,9 +38,12 @@ pub(super) fn run(scene: &Scene<'_>) -> Fallible<String> {
 
 /// Garbage, or subnets outside of the network. All of them begin alike, so that they can be deleted as a range.
 fn keys(is_lease: bool, count: usize) -> Vec<String> {
-    let key = |number: usize| match is_lease {
-        true => format!("10.43.{}.{}-30", number / 64 % 256, number % 64 * 4),
-        false => format!("flood-{number:06}"),
+    let key = |number: usize| {
+        if is_lease {
+            format!("10.43.{}.{}-30", number / 64 % 256, number % 64 * 4)
+        } else {
+            format!("flood-{number:06}")
+        }
     };
     // There are no more such subnets.
     (0..if is_lease { count.min(64 * 256) } else { count }).map(key).collect()

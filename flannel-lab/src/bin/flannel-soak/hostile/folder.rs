@@ -17,8 +17,10 @@ use crate::store::{FOLDER, Store};
 const STAND: Duration = Duration::from_millis(200);
 /// What a sparse file seems to hold, in bytes: more than an agent may take.
 const SPARSE: u64 = 256 << 20;
-/// A record that nobody else has, and its drafts.
+/// A record that nobody else has.
 const RECORD: &str = "10.42.189.0-24";
+/// The subnets of records that are traps from the beginning to the end, also while an agent starts.
+const STANDING: [u8; 5] = [184, 185, 186, 187, 188];
 /// What stands in a file that no agent has to do with.
 const SECRET: &str = "hostile-folder-secret";
 
@@ -40,7 +42,11 @@ pub(super) fn run(scene: &Scene<'_>) -> Fallible<String> {
     fs::write(&secret, SECRET)?;
     let before = fs::metadata(&secret)?.modified()?;
     let nowhere = Path::new(FOLDER).join("made-by-a-link");
-    let mut traps = 0;
+    let standing = STANDING.map(|subnet| store.join(format!("subnets/10.42.{subnet}.0-24")));
+    for (trap, at) in TRAPS.into_iter().zip(&standing) {
+        set(trap, at, &secret, &nowhere)?;
+    }
+    let mut traps = TRAPS.len();
     for number in 0_usize.. {
         if scene.is_over() {
             break;
@@ -75,6 +81,7 @@ pub(super) fn run(scene: &Scene<'_>) -> Fallible<String> {
         }
         scene.sleep(STAND);
     }
+    standing.iter().try_for_each(|at| remove(at))?;
     for entry in fs::read_dir(store.join("subnets"))?.flatten() {
         if entry.file_name().to_string_lossy().starts_with(".hostile") {
             remove(&entry.path())?;

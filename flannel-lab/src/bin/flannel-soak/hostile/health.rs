@@ -95,7 +95,7 @@ fn begin(kind: Kind, stream: &mut TcpStream) -> std::io::Result<()> {
         Kind::HalfOpen => stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: h\r\n"),
         Kind::Oversized => {
             stream.write_all(b"GET /readyz HTTP/1.1\r\nX: ")?;
-            stream.write_all(&[b'x'; 380 << 10])
+            stream.write_all(&vec![b'x'; 380 << 10])
         }
         Kind::Slow => stream.write_all(b"GET /readyz HTTP/1.1\r\nX: "),
         Kind::Http2 => stream.write_all(HTTP2),

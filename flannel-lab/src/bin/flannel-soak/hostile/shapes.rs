@@ -6,7 +6,7 @@ use flannel_lab::cluster::Families;
 use ipnetwork::IpNetwork;
 use serde_json::{Value, json};
 
-use crate::model::{Backend, Lease};
+use crate::model::{Backend, Lease, Side};
 use crate::phantom::Phantom;
 
 /// A record: any bytes, where the store takes them.
@@ -101,7 +101,7 @@ impl Shapes<'_> {
     /// Underlay addresses that are another's, or nobody's.
     fn contradicting(self) -> Vec<Record> {
         let nodes = self.nodes.iter().flat_map(|lease| &lease.0).map(|side| side.underlay);
-        let pods = self.nodes.iter().flat_map(|lease| &lease.0).map(|side| side.base());
+        let pods = self.nodes.iter().flat_map(|lease| &lease.0).map(Side::base);
         let nobodys = ["224.0.0.1", "127.0.0.1", "255.255.255.255", "0.1.2.3", "ff02::1", "::1"];
         let broadcast = ["192.168.77.255", "192.168.77.0"];
         let nobodys =
