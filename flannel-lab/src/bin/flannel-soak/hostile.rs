@@ -89,7 +89,7 @@ struct Scene<'a> {
     /// The host beyond the nodes' network that tells secrets.
     metadata: Netns,
     over: AtomicBool,
-    /// Held by whoever does what no agent can start in the middle of.
+    /// Held by whoever looks at agents, and alone by whoever starts one again.
     calm: RwLock<()>,
 }
 
@@ -121,9 +121,15 @@ impl Scene<'_> {
 
     /// Ends a node's agent as a supervisor would, and starts it again. Returns how long the end took.
     fn restart(&self, number: u8) -> Fallible<Duration> {
+        self.restart_amid(number, || Ok(()))
+    }
+
+    /// The same, and does something else until it is ready again.
+    fn restart_amid(&self, number: u8, meanwhile: impl FnOnce() -> Fallible<()>) -> Fallible<Duration> {
         let quiet = self.quiet();
         let time = terminate(self.lab, number)?;
         self.lab.start_agent(number)?;
+        meanwhile()?;
         self.lab.wait_until_ready(number, LIMIT)?;
         drop(quiet);
         Ok(time)
@@ -206,20 +212,22 @@ pub(crate) fn run(
 /// Honest life under attack: pings, nodes that come and go, and an agent that is restarted at half time.
 fn live(scene: &Scene<'_>, time: Duration, measured: &mut Measured, journal: &Journal) -> Fallible<()> {
     let begin = Instant::now();
+    // With udp no packet passes while there is no agent, and traps in the folder are set for one that starts.
+    let is_udp = scene.lab.backend == Backend::Udp;
+    let touch = |number| is_udp.then_some(Touch { node: number, peer: None, v6: None });
+    let trapped = touch(folder::NODE).filter(|_| matches!(scene.lab.store, Store::Local(_)));
     let mut pings = Pings::start(scene.lab)?;
     beats(scene, begin + time / 2, measured)?;
-    pings = next(scene, pings, &[], measured)?;
+    pings = next(scene, pings, trapped.as_slice(), measured)?;
     journal.note("half of the time is over; restarting node1's agent");
     let took = scene.restart(1)?;
     measured.slowest_end = measured.slowest_end.max(took);
     journal.note(format!("node1's agent ended within {} ms and is ready again", took.as_millis()));
     pings.wait_for_replies()?;
-    // With udp no packet passes while there is no agent.
-    let is_udp = scene.lab.backend == Backend::Udp;
-    let touch = is_udp.then_some(Touch { node: 1, peer: None, v6: None });
-    pings = next(scene, pings, touch.as_slice(), measured)?;
+    let touches = touch(1).into_iter().chain(trapped).collect::<Vec<_>>();
+    pings = next(scene, pings, &touches, measured)?;
     beats(scene, begin + time, measured)?;
-    next(scene, pings, &[], measured)?;
+    next(scene, pings, trapped.as_slice(), measured)?;
     Ok(())
 }
 

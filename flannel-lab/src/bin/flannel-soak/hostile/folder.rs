@@ -4,17 +4,23 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
 use super::Scene;
 use crate::Fallible;
+use crate::lab::LIMIT;
 use crate::store::{FOLDER, Store};
 
-/// How long a trap stands.
-const STAND: Duration = Duration::from_millis(200);
+/// The node whose agent is started amid each of the traps.
+pub(super) const NODE: u8 = 2;
+/// How long a trap stands for an agent that starts, and for those that run, and how long there is none: an agent
+/// that needs config or lock tries again and again.
+const STAND: Duration = Duration::from_millis(1200);
+const MOMENT: Duration = Duration::from_millis(200);
+const PEACE: Duration = Duration::from_millis(800);
 /// What a sparse file seems to hold, in bytes: more than an agent may take.
 const SPARSE: u64 = 256 << 20;
 /// A record that nobody else has.
@@ -52,8 +58,6 @@ pub(super) fn run(scene: &Scene<'_>) -> Fallible<String> {
             break;
         }
         let trap = TRAPS[number % TRAPS.len()];
-        // No agent starts without its config, nor without the lock, so none of them is started meanwhile.
-        let busy = scene.busy();
         let [config, hidden] = ["config", ".config-of-the-soak"].map(|name| store.join(name));
         set(trap, &store.join("subnets").join(RECORD), &secret, &nowhere)?;
         draft(store, number)?;
@@ -63,15 +67,24 @@ pub(super) fn run(scene: &Scene<'_>) -> Fallible<String> {
         set(trap, &lock, &secret, &nowhere)?;
         fs::rename(&config, &hidden)?;
         set(trap, &config, &secret, &nowhere)?;
-        scene.sleep(STAND);
-        remove(&config)?;
-        fs::rename(&hidden, &config)?;
-        remove(&lock)?;
-        if had_lock {
-            fs::rename(&kept, &lock)?;
+        let clear = |after: Duration| -> Fallible<()> {
+            scene.sleep(after);
+            remove(&config)?;
+            fs::rename(&hidden, &config)?;
+            remove(&lock)?;
+            if had_lock {
+                fs::rename(&kept, &lock)?;
+            }
+            Ok(())
+        };
+        if number < TRAPS.len() {
+            scene.restart_amid(NODE, || clear(STAND))?;
+            // It is ready by what it stored before. Now it has to come to terms with the store.
+            scene.lab.wait_for_model(&[NODE], Instant::now() + LIMIT)?;
+        } else {
+            clear(MOMENT)?;
         }
         remove(&store.join("subnets").join(RECORD))?;
-        drop(busy);
         traps += 3;
         if nowhere.exists() {
             return Err(format!("an agent made {} through a link", nowhere.display()).into());
@@ -79,7 +92,7 @@ pub(super) fn run(scene: &Scene<'_>) -> Fallible<String> {
         if fs::metadata(&secret)?.modified()? != before || fs::read_to_string(&secret)? != SECRET {
             return Err(format!("an agent changed {} through a link", secret.display()).into());
         }
-        scene.sleep(STAND);
+        scene.sleep(PEACE);
     }
     standing.iter().try_for_each(|at| remove(at))?;
     for entry in fs::read_dir(store.join("subnets"))?.flatten() {
