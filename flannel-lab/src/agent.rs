@@ -241,6 +241,13 @@ impl Agent {
         memory(&status, "VmHWM:").ok_or_else(|| LabError::unexpected("VmHWM in /proc/<pid>/status", status))
     }
 
+    /// How many descriptors it has open.
+    pub fn descriptors(&self) -> Result<usize, LabError> {
+        let path = format!("/proc/{}/fd", self.pid);
+        let list = fs::read_dir(&path).map_err(LabError::io(format!("{path} of {}", self.name)))?;
+        Ok(list.count())
+    }
+
     fn proc_file(&self, file: &str) -> Result<String, LabError> {
         let path = format!("/proc/{}/{file}", self.pid);
         fs::read_to_string(&path).map_err(LabError::io(format!("{path} of {}", self.name)))
@@ -292,7 +299,7 @@ mod tests {
         let script = "echo up; trap 'echo bye; exit 4' TERM; while :; do sleep 0.01; done";
         let agent = AgentBuilder::new("sh", "sh").args(["-c", script]).start().unwrap();
         agent.wait_for_log("up", Duration::from_secs(5)).unwrap();
-        assert!(agent.is_running() && agent.rss().unwrap() > 0);
+        assert!(agent.is_running() && agent.rss().unwrap() > 0 && agent.descriptors().unwrap() >= 3);
         agent.cpu_time().unwrap();
         assert_eq!(agent.terminate().unwrap().code(), Some(4));
         assert!(!agent.is_running() && agent.log().contains("bye"));

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod ctl;
+mod gateway;
 mod tls;
 
 use std::collections::BTreeMap;

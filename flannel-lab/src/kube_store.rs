@@ -112,6 +112,11 @@ impl KubeStore {
             self.api.edit_node(&name, |node| lease::annotate(node, value));
             return;
         }
+        self.put_foreign(key, value);
+    }
+
+    /// Writes a record to a node of its own, whether or not another has its subnets; for many of them.
+    pub fn put_foreign(&self, key: &str, value: &str) {
         let subnets = lease::subnets(key).unwrap_or_default();
         let subnets: Vec<&str> = subnets.iter().map(String::as_str).collect();
         let mut node = kubelet_node(&lease::foreign_name(key), &subnets, NODE_SIZE);
@@ -121,10 +126,10 @@ impl KubeStore {
 
     /// Deletes a record. With it goes its node, unless that is one of the cluster's.
     pub fn delete(&self, key: &str) {
-        let Some(name) = self.owner_of(key) else { return };
-        if name == lease::foreign_name(key) {
-            self.api.delete_node(&name);
-        } else {
+        if self.api.delete_node(&lease::foreign_name(key)) {
+            return;
+        }
+        if let Some(name) = self.owner_of(key) {
             self.api.edit_node(&name, lease::strip);
         }
     }

@@ -49,6 +49,7 @@ pub mod node;
 pub mod ping;
 pub mod pod;
 pub mod sandbox;
+pub mod stranger;
 pub mod subnet_env;
 mod sys;
 pub mod wait;

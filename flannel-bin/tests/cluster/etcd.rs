@@ -77,6 +77,21 @@ fn a_record_that_changes_later_cuts_nobody_else() {
 }
 
 #[test]
+fn all_hostile_records_at_once_change_nothing() {
+    in_sandbox(test_name!(), || {
+        crate::hostile::all_at_once(&VXLAN, EtcdStore::new, |store, record| {
+            let key = format!("{PREFIX}/subnets/{}", record.key);
+            store.0.put_bytes(key.as_bytes(), &record.value).unwrap();
+        });
+    });
+}
+
+#[test]
+fn forty_kills_amid_leases_leave_all_as_it_was() {
+    in_sandbox(test_name!(), || crate::hostile::kills::forty_kills(&VXLAN, EtcdStore::new));
+}
+
+#[test]
 fn a_running_node_puts_its_record_right() {
     in_sandbox(test_name!(), || crate::claims::puts_right(EtcdStore::new));
 }

@@ -1,4 +1,9 @@
-//! Records that can't be used: each is refused by name, and nobody else notices.
+//! Records that can't be used: each is refused by name, and nobody else notices. And the other abuses that an agent
+//! must outlive: noise in the tunnel, kills, a full disk. All of them at once: `cargo soak --hostile`.
+
+mod disk;
+pub(crate) mod kills;
+mod packets;
 
 use flannel_core::testing::hostile::{Hostile, Scene};
 use flannel_lab::cluster::Cluster;
@@ -18,13 +23,65 @@ fn bed(case: &'static BackendCase) -> Bed<LocalFolder> {
     bed
 }
 
-fn readyz(bed: &Bed<LocalFolder>) -> String {
+fn readyz<S: Store>(bed: &Bed<S>) -> String {
     http_get(bed.netns(1), 8471, "/readyz")
+}
+
+/// All records that are to be refused, in a cluster of whatever store.
+#[cfg(feature = "etcd")]
+pub(crate) fn all_at_once<S: Store>(
+    case: &'static BackendCase,
+    store: impl FnOnce(&Cluster) -> S,
+    put: impl Fn(&S, &Hostile),
+) {
+    let mut bed = Bed::of_three(case, store);
+    let pods = [bed.pod(1), bed.pod(2)];
+    let traffic = Traffic::between(&pods[0], &pods[1]).and(Traffic::between(&pods[1], &pods[0]));
+    let state = bed.state(1);
+    let cases = scene(&bed).cases();
+    assert!(cases.len() >= 50, "{}", cases.len());
+    // Those of one key replace each other.
+    for record in &cases {
+        put(&bed.store, record);
+    }
+    // What comes after them is used, so they have been seen by then.
+    let (honest, value) = case.record(231);
+    bed.store.put(&honest, &value);
+    bed.wait_for_peers(1, 3);
+    bed.store.delete(&honest);
+    bed.wait_for_state(1, "what it was before the records", &state);
+    bed.kill(1);
+    bed.start(1);
+    bed.wait_for_state(1, "what it was before the restart", &state);
+    wait_until_named(&bed, &[cases.last().unwrap()]);
+    let mut keys = cases.iter().map(|record| record.key.as_str()).collect::<Vec<_>>();
+    keys.sort_unstable();
+    keys.dedup();
+    for key in keys {
+        bed.store.delete(key);
+    }
+    wait_until_green(&bed, "all");
+    assert_eq!(bed.state(1), state);
+    traffic.go_on(50);
+    if case.in_kernel {
+        traffic.assert_no_loss();
+    }
+}
+
+/// The good records that the bad ones are made of.
+fn scene<S: Store>(bed: &Bed<S>) -> Scene {
+    let text = |(key, value): (String, serde_json::Value)| (key, value.to_string());
+    Scene {
+        kind: bed.case.kind,
+        own: text(bed.record_of(1)),
+        peer: text(bed.record_of(2)),
+        stranger: bed.case.record(240),
+    }
 }
 
 /// Waits until node 1 is ready and says so of every record.
 #[track_caller]
-fn wait_until_named(bed: &Bed<LocalFolder>, records: &[&Hostile]) {
+fn wait_until_named<S: Store>(bed: &Bed<S>, records: &[&Hostile]) {
     for record in records {
         eventually(SOON, &format!("{}: {:?}", record.name, record.says), || {
             let answer = readyz(bed);
@@ -35,7 +92,7 @@ fn wait_until_named(bed: &Bed<LocalFolder>, records: &[&Hostile]) {
 }
 
 #[track_caller]
-fn wait_until_green(bed: &Bed<LocalFolder>, name: &str) {
+fn wait_until_green<S: Store>(bed: &Bed<S>, name: &str) {
     eventually(SOON, &format!("{name}: nothing to say"), || {
         let answer = readyz(bed);
         if answer.ends_with("flanneld is ready") { Ok(()) } else { Err(answer) }
@@ -46,13 +103,7 @@ fn hostile_records_are_refused_by_name(case: &'static BackendCase) {
     let mut bed = bed(case);
     let pods = [bed.pod(1), bed.pod(2)];
     let traffic = [Traffic::between(&pods[0], &pods[1]), Traffic::between(&pods[1], &pods[0])];
-    let text = |(key, value): (String, serde_json::Value)| (key, value.to_string());
-    let scene = Scene {
-        kind: case.kind,
-        own: text(bed.record_of(1)),
-        peer: text(bed.record_of(2)),
-        stranger: case.record(240),
-    };
+    let scene = scene(&bed);
     let state = bed.state(1);
     let whole = KernelState::of(bed.netns(1)).unwrap();
     let monitor = Monitor::start(bed.netns(1));

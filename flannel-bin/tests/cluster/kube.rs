@@ -114,6 +114,11 @@ fn an_address_that_is_handed_on_cuts_nobody(case: &'static BackendCase) {
 }
 
 #[test]
+fn forty_kills_amid_leases_leave_all_as_it_was() {
+    in_sandbox(test_name!(), || crate::hostile::kills::forty_kills(&VXLAN, kube));
+}
+
+#[test]
 fn a_record_that_changes_later_cuts_nobody_else() {
     in_sandbox(test_name!(), || claims::changes_later(&VXLAN, kube));
 }

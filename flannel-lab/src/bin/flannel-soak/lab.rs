@@ -5,6 +5,7 @@ mod nodes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -32,7 +33,13 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 pub(crate) const NIC: &str = "eth0";
 const OTHER_NAME: &str = "ens3";
 /// The port of every agent's health server, on its node's loopback.
-const HEALTH_PORT: u16 = 8471;
+pub(crate) const HEALTH_PORT: u16 = 8471;
+/// Flags of agents whose pods are honest.
+const AT_PEACE: [&str; 2] = ["--healthz-ip=127.0.0.1", "-v=1"];
+/// .. and of those under attack: the health port is open to pods, and the log has what operators see.
+const UNDER_ATTACK: [&str; 2] = ["--healthz-ip=::", "-v=0"];
+/// The flag by which vxlan keeps strangers out.
+const CLOSED_DOOR: &str = "--strict-underlay";
 /// The subnets of leases that show who has heard what; no planned one has them.
 const BEATS: [u8; 2] = [181, 182];
 /// Between two looks at a kernel.
@@ -48,6 +55,8 @@ pub(crate) struct Lab {
     pub(crate) cluster: Cluster,
     pub(crate) backend: Backend,
     flanneld: PathBuf,
+    /// Flags of all agents that hang on what the run is for.
+    flags: Vec<String>,
     /// The firewall rules of each node, as they were at first.
     rules: Mutex<BTreeMap<u8, String>>,
     /// Nodes whose NIC has its other name.
@@ -83,6 +92,7 @@ impl Lab {
             cluster,
             backend,
             flanneld: flanneld.to_owned(),
+            flags: flags(options, flanneld)?,
             rules: Mutex::default(),
             renamed: Mutex::default(),
             model: Mutex::default(),
@@ -115,9 +125,9 @@ impl Lab {
         // By name, by pattern, and by the default route.
         let underlay: &[&str] =
             [&["--iface=eth0"][..], &["--iface-regex=^eth[0-9]$"], &[]][usize::from(number % 3)];
-        let agent = agent.args(self.store.flags()).args(underlay).args(["--ip-masq", "-v=1"]);
+        let agent = agent.args(self.store.flags()).args(underlay).arg("--ip-masq").args(&self.flags);
         let agent = agent.arg("--subnet-file").arg(&file);
-        let agent = agent.args(["--healthz-ip", "127.0.0.1", "--healthz-port", &HEALTH_PORT.to_string()]);
+        let agent = agent.args(["--healthz-port", &HEALTH_PORT.to_string()]);
         Ok(agent.start()?)
     }
 
@@ -152,7 +162,7 @@ impl Lab {
 
     /// The nodes' numbers.
     pub(crate) fn numbers(&self) -> impl Iterator<Item = u8> + use<> {
-        1..=u8::try_from(self.cluster.nodes().count()).expect("a number is a byte")
+        1..=u8::try_from(self.agents.len()).expect("a number is a byte")
     }
 
     /// The families in use: false for IPv4, true for IPv6.
@@ -298,6 +308,20 @@ impl Lab {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What agents are started with besides.
+fn flags(options: &Options, flanneld: &Path) -> Fallible<Vec<String>> {
+    if options.hostile.is_none() {
+        return Ok(AT_PEACE.map(str::to_owned).into());
+    }
+    let mut flags = UNDER_ATTACK.map(str::to_owned).to_vec();
+    // An older agent has no such door. It is attacked all the same, and then the packets are a violation.
+    let help = Command::new(flanneld).arg("--help").output()?;
+    if [help.stdout, help.stderr].iter().any(|text| String::from_utf8_lossy(text).contains(CLOSED_DOOR)) {
+        flags.push(format!("{CLOSED_DOOR}=enforce"));
+    }
+    Ok(flags)
 }
 
 /// The file that a node's agent writes for the CNI plugin.

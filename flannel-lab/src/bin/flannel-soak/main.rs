@@ -13,12 +13,15 @@
 //!   record that claims what is another's costs nobody a ping but the node it is of;
 //! - a store restored from a backup takes no lease away.
 //!
+//! With `--hostile` it does something else: `hostile.rs`.
+//!
 //! A violation ends it with status 1 and shows seed, actions, difference and logs. The same seed and options
 //! give the same actions, though not at the same microsecond.
 
 mod act;
 mod action;
 mod foreign;
+mod hostile;
 mod identity;
 mod lab;
 mod meddling;
@@ -45,6 +48,7 @@ use clap::Parser;
 use flannel_lab::flanneld::{self, Stores};
 use flannel_lab::sandbox::{Entered, enter_sandbox, is_inside};
 
+use self::hostile::Attack;
 use self::lab::Lab;
 use self::options::Options;
 use self::pings::Pings;
@@ -92,7 +96,10 @@ fn soak(options: &Options, flanneld: &Path) -> Fallible<ExitCode> {
         options.nodes, options.phantoms, options.backend, options.families, options.store, options.minutes
     );
     let journal = Journal::new(options.verbose);
-    let lab = Lab::start(options, flanneld)?;
+    if options.hostile.is_some() {
+        hostile::lower_descriptor_limit()?;
+    }
+    let mut lab = Lab::start(options, flanneld)?;
     let mut planner = Planner::new(
         seed,
         Setting {
@@ -108,10 +115,15 @@ fn soak(options: &Options, flanneld: &Path) -> Fallible<ExitCode> {
     if !planner.has_choice() {
         return Err("nothing of what was asked for can happen with this backend and store".into());
     }
-    let mut report = Report::default();
-    let churned = churn(&lab, &mut planner, options, &journal, &mut report);
-    println!("\nseed {seed}: {}\n{}", report.headline(), report.show());
-    let Err(error) = churned else { return Ok(ExitCode::SUCCESS) };
+    let ended = if let Some(attacks) = &options.hostile {
+        besiege(&mut lab, &mut planner, attacks, options, (seed, &journal))
+    } else {
+        let mut report = Report::default();
+        let churned = churn(&lab, &mut planner, options, &journal, &mut report);
+        println!("\nseed {seed}: {}\n{}", report.headline(), report.show());
+        churned
+    };
+    let Err(error) = ended else { return Ok(ExitCode::SUCCESS) };
     println!("VIOLATION with seed {seed} after {:.1} s\n{error}", journal.elapsed().as_secs_f64());
     println!("\nthe last actions:\n{}", journal.last());
     for number in lab.numbers() {
@@ -121,6 +133,33 @@ fn soak(options: &Options, flanneld: &Path) -> Fallible<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
+/// The hostile run, instead of churn.
+fn besiege(
+    lab: &mut Lab,
+    planner: &mut Planner,
+    attacks: &[Attack],
+    options: &Options,
+    (seed, journal): (u64, &Journal),
+) -> Fallible<()> {
+    populate(lab, planner)?;
+    println!("built in {:.1} s; under attack", journal.elapsed().as_secs_f64());
+    let time = Duration::from_secs_f64(options.minutes * 60.0);
+    let report = hostile::run(lab, attacks, time, seed, journal)?;
+    println!("\nseed {seed}:\n{report}");
+    Ok(())
+}
+
+/// Lets the first leases of none join.
+fn populate(lab: &Lab, planner: &mut Planner) -> Fallible<()> {
+    lab.write(&planner.first(), &[])?;
+    let numbers = lab.numbers().collect::<Vec<_>>();
+    lab.wait_for_model(&numbers, Instant::now() + lab::LIMIT)?;
+    let pings = Pings::start(lab)?;
+    pings.wait_for_replies()?;
+    pings.stop();
+    Ok(())
+}
+
 fn churn(
     lab: &Lab,
     planner: &mut Planner,
@@ -128,14 +167,9 @@ fn churn(
     journal: &Journal,
     report: &mut Report,
 ) -> Fallible<()> {
-    lab.write(&planner.first(), &[])?;
-    let numbers = lab.numbers().collect::<Vec<_>>();
-    lab.wait_for_model(&numbers, Instant::now() + lab::LIMIT)?;
+    // The first echoes meet neighbours that nobody has resolved yet, so they don't count.
+    populate(lab, planner)?;
     let mut pings = Pings::start(lab)?;
-    pings.wait_for_replies()?;
-    // The first echoes meet neighbours that nobody has resolved yet.
-    let warm = Pings::start(lab)?;
-    std::mem::replace(&mut pings, warm).stop();
     println!("built in {:.1} s; churning", journal.elapsed().as_secs_f64());
     let end = Instant::now() + Duration::from_secs_f64(options.minutes * 60.0);
     let mut sign = Instant::now() + SIGN;

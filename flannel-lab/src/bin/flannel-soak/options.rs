@@ -6,6 +6,7 @@ use clap::{Parser, ValueEnum};
 use flannel_lab::cluster::Families;
 
 use crate::action::Kind;
+use crate::hostile::Attack;
 use crate::model::Backend;
 
 /// Churns a cluster of network namespaces on this machine, with the real agent on every node, for minutes:
@@ -45,6 +46,18 @@ pub(crate) struct Options {
     /// Do all but these
     #[arg(long, value_enum, value_name = "KIND", value_delimiter = ',')]
     pub(crate) without: Vec<Kind>,
+    /// No churn, but attacks on the cluster, all at once, or these alone: hostile records, tunnel packets from strangers,
+    /// requests without end, traps in the store's folder, floods of keys
+    #[arg(
+        long,
+        value_enum,
+        value_name = "ATTACK",
+        value_delimiter = ',',
+        num_args = 0..,
+        require_equals = true,
+        conflicts_with_all = ["only", "without"]
+    )]
+    pub(crate) hostile: Option<Vec<Attack>>,
     /// Run this flanneld instead of building one
     #[arg(long, value_name = "PATH")]
     pub(crate) flanneld: Option<PathBuf>,
@@ -83,7 +96,13 @@ mod tests {
         assert_eq!(Options::parse_from(["flannel-soak", "--store", "kube"]).store, StoreChoice::Kube);
         let options = Options::parse_from(["flannel-soak", "--only", "nic-rename,tampered"]);
         assert_eq!(options.only, [Kind::NicRename, Kind::Tampered]);
+        let hostile = |args: &[&str]| Options::parse_from(["flannel-soak"].iter().chain(args)).hostile;
+        assert_eq!((hostile(&[]), hostile(&["--hostile", "--minutes=1"])), (None, Some(Vec::new())));
+        let two = hostile(&["--hostile=records,flood"]);
+        assert_eq!(two, Some(vec![Attack::Records, Attack::Flood]));
         for bad in [
+            ["--hostile=nobody", "--minutes=1"],
+            ["--hostile", "--only=drift"],
             ["--minutes", "0"],
             ["--minutes", "NaN"],
             ["--nodes", "1"],

@@ -171,7 +171,7 @@ fn settle(lab: &Lab, actions: &[Action], pings: &Pings, journal: &Journal) -> Fa
 }
 
 /// Pings that were lost by somebody to whom nothing happened: how many, and a line for each pair.
-fn unexplained(touches: &[Touch], losses: &[Loss]) -> (u64, Vec<String>) {
+pub(crate) fn unexplained(touches: &[Touch], losses: &[Loss]) -> (u64, Vec<String>) {
     let unexplained =
         losses.iter().filter(|loss| !touches.iter().any(|one| one.covers(loss.a, loss.b, loss.v6)));
     let mut count = 0;

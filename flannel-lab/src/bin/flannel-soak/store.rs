@@ -51,7 +51,10 @@ impl Store {
                 Ok(Self::Local(folder))
             }
             StoreChoice::Etcd => {
-                let etcd = Etcd::start(EtcdOptions::at(cluster.fabric(), cluster.fabric_address()))?;
+                let mut options = EtcdOptions::at(cluster.fabric(), cluster.fabric_address());
+                // Giant records, written all the time, would fill the 2 GiB of the default.
+                options.args.push(format!("--quota-backend-bytes={}", 8_u64 << 30));
+                let etcd = Etcd::start(options)?;
                 etcd.put(&format!("{PREFIX}/config"), config)?;
                 Ok(Self::Etcd(Box::new(Mutex::new(etcd))))
             }
@@ -88,7 +91,7 @@ impl Store {
         }
     }
 
-    /// Writes a record.
+    /// Writes a record that is no node's of this cluster.
     pub(crate) fn put(&self, key: &str, value: &str) -> Fallible<()> {
         match self {
             Self::Local(folder) => {
@@ -97,19 +100,77 @@ impl Store {
                 fs::write(&beside, value)?;
                 Ok(fs::rename(beside, folder.join("subnets").join(key))?)
             }
-            Self::Etcd(etcd) => Ok(lock(etcd).put(&format!("{PREFIX}/subnets/{key}"), value)?),
+            Self::Etcd(etcd) => Ok(lock(etcd).put(&of_subnets(key), value)?),
             Self::Kube(kube) => {
-                kube.store.put(key, value);
+                kube.store.put_foreign(key, value);
                 Ok(())
             }
+        }
+    }
+
+    /// Writes a record of any bytes that is nobody's. What the store itself refuses (a name that is none for a file)
+    /// is nothing that an agent could see.
+    pub(crate) fn put_bytes(&self, key: &str, value: &[u8]) -> Fallible<()> {
+        match self {
+            Self::Local(folder) => {
+                let beside = folder.join("subnets").join(".written-by-an-attacker");
+                fs::write(&beside, value)?;
+                Ok(fs::rename(beside, folder.join("subnets").join(key))?)
+            }
+            Self::Etcd(etcd) => Ok(lock(etcd).put_bytes(of_subnets(key).as_bytes(), value)?),
+            Self::Kube(kube) => {
+                kube.store.put_foreign(key, &String::from_utf8_lossy(value));
+                Ok(())
+            }
+        }
+    }
+
+    /// Deletes a record that is nobody's.
+    pub(crate) fn delete_bytes(&self, key: &str) -> Fallible<()> {
+        match self {
+            Self::Etcd(etcd) => Ok(lock(etcd).del_bytes(of_subnets(key).as_bytes())?),
+            Self::Local(_) | Self::Kube(_) => self.delete(key),
+        }
+    }
+
+    /// Writes many records with one value.
+    pub(crate) fn put_many(&self, keys: &[String], value: &str) -> Fallible<()> {
+        match self {
+            Self::Local(folder) => {
+                keys.iter().try_for_each(|key| Ok(fs::write(folder.join("subnets").join(key), value)?))
+            }
+            Self::Etcd(etcd) => {
+                let pairs = keys.iter().map(|key| (of_subnets(key), value)).collect::<Vec<_>>();
+                Ok(lock(etcd).put_many(&pairs)?)
+            }
+            Self::Kube(kube) => {
+                for key in keys {
+                    kube.store.put_foreign(key, value);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Deletes many records, of which the first six characters are the same and nobody else's: in one revision,
+    /// where there is such a thing.
+    pub(crate) fn delete_many(&self, keys: &[String]) -> Fallible<()> {
+        match (self, keys.first()) {
+            (_, None) => Ok(()),
+            (Self::Etcd(etcd), Some(first)) => Ok(lock(etcd).del_many(of_subnets(&first[..6]).as_bytes())?),
+            (Self::Local(_) | Self::Kube(_), _) => keys.iter().try_for_each(|key| self.delete(key)),
         }
     }
 
     /// Writes another value into a record that is there. In etcd it stays on its lease.
     pub(crate) fn rewrite(&self, key: &str, value: &str) -> Fallible<()> {
         match self {
-            Self::Local(_) | Self::Kube(_) => self.put(key, value),
-            Self::Etcd(etcd) => Ok(lock(etcd).put_in_place(&format!("{PREFIX}/subnets/{key}"), value)?),
+            Self::Local(_) => self.put(key, value),
+            Self::Kube(kube) => {
+                kube.store.put(key, value);
+                Ok(())
+            }
+            Self::Etcd(etcd) => Ok(lock(etcd).put_in_place(&of_subnets(key), value)?),
         }
     }
 
@@ -130,7 +191,7 @@ impl Store {
     pub(crate) fn delete(&self, key: &str) -> Fallible<()> {
         match self {
             Self::Local(folder) => Ok(fs::remove_file(folder.join("subnets").join(key))?),
-            Self::Etcd(etcd) => Ok(lock(etcd).del(&format!("{PREFIX}/subnets/{key}"))?),
+            Self::Etcd(etcd) => Ok(lock(etcd).del(&of_subnets(key))?),
             Self::Kube(kube) => {
                 kube.store.delete(key);
                 Ok(())
@@ -153,7 +214,7 @@ impl Store {
                 Ok(records)
             }
             Self::Etcd(etcd) => {
-                let prefix = format!("{PREFIX}/subnets/");
+                let prefix = of_subnets("");
                 let list = lock(etcd).list(&prefix)?.into_iter();
                 Ok(list.map(|one| (one.key.trim_start_matches(&prefix).to_owned(), one.value)).collect())
             }
@@ -225,6 +286,11 @@ impl Store {
             Self::Local(_) | Self::Etcd(_) => Err("only Kubernetes can do that".into()),
         }
     }
+}
+
+/// The whole key of a record in etcd.
+fn of_subnets(key: &str) -> String {
+    format!("{PREFIX}/subnets/{key}")
 }
 
 fn no_server() -> Box<dyn Error + Send + Sync> {
