@@ -11,6 +11,7 @@ use flannel_lab::test_name;
 use flannel_lab::wait::eventually;
 
 use crate::backends::VXLAN;
+use crate::etcd::EtcdStore;
 use crate::harness::{Bed, FLANNELD, SOON, http_get, subnet_file};
 use crate::kube::kube;
 
@@ -39,7 +40,12 @@ fn a_damaged_kubeconfig_shows_no_token() {
         store.api().write_kubeconfig(&kubeconfig, &Login::Token(SECRET.to_owned())).unwrap();
         let whole = fs::read_to_string(&kubeconfig).unwrap();
         let url = store.api().url().replace("http://", &format!("http://me:{SECRET}@"));
-        let flags = [format!("--kubeconfig-file={}", kubeconfig.display()), format!("--kube-api-url={url}")];
+        // With all that the libraries below have to say.
+        let flags = [
+            format!("--kubeconfig-file={}", kubeconfig.display()),
+            format!("--kube-api-url={url}"),
+            "--vmodule=*=9".to_owned(),
+        ];
         let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
         let mut bed = Bed::new(cluster, store, &VXLAN, VXLAN.widest());
         bed.spawn(1, &flags);
@@ -61,6 +67,7 @@ fn a_damaged_kubeconfig_shows_no_token() {
         let log = bed.agent(1).log();
         assert!(log.contains("it is no kubeconfig: line "), "{log}");
         assert_hidden("the log", &log);
+        assert!(log.contains(" kube_client::"), "the libraries say something");
 
         // It goes on by the whole one, whose token is refused first.
         fs::write(&kubeconfig, &whole).unwrap();
@@ -86,6 +93,33 @@ fn a_damaged_kubeconfig_shows_no_token() {
             assert!(said.contains("line ") == (content != whole), "{said}");
             assert_hidden("cleanup", &said);
         }
+    });
+}
+
+/// The password of etcd goes to etcd, and nowhere else, whatever the libraries below have to say.
+#[test]
+fn a_password_of_etcd_is_shown_nowhere() {
+    in_sandbox(test_name!(), || {
+        let cluster = Cluster::builder().nodes(1).families(VXLAN.widest()).build().unwrap();
+        let mut store = EtcdStore::new(&cluster);
+        store.0.enable_auth("flannel", SECRET).unwrap();
+        let mut bed = Bed::new(cluster, store, &VXLAN, VXLAN.widest());
+        let password = format!("--etcd-password={SECRET}");
+        bed.spawn(1, &["--etcd-username=flannel", &password, "--vmodule=*=9"]);
+        bed.wait_ready(1);
+        let log = bed.agent(1).log();
+        assert!(
+            log.contains("--etcd-username=flannel --etcd-password=***") && log.contains(" h2::"),
+            "{log}"
+        );
+        bed.store.0.ctl(&["user", "delete", "flannel"]).unwrap();
+        bed.store.0.kill().unwrap();
+        eventually(SOON, "the status to say that nobody answers", || {
+            let answer = http_get(bed.netns(1), 8471, "/readyz");
+            assert_hidden("/readyz", &answer);
+            if answer.starts_with("HTTP/1.1 503") { Ok(()) } else { Err(answer) }
+        });
+        assert_hidden("the log", &bed.agent(1).log());
     });
 }
 
