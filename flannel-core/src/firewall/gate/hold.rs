@@ -10,13 +10,14 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::build::{Found, Kernel, NEEDS, blind, build, open};
 use super::desk::{Desk, Moves, Shared};
 use super::strangers::Sightings;
 use super::table::{nodes, strangers, strays, table};
 use super::{GateOptions, Mode, Tunnels, table_name};
 use crate::addr::Family;
 use crate::kernel::KernelError;
-use crate::netlink::nftables::{Change, NfTables, Table, TableChange, TableEvents};
+use crate::netlink::nftables::{Change, Table, TableChange};
 use crate::subnet::chain;
 
 /// How often everything is looked at, whatever was announced; jittered.
@@ -38,9 +39,6 @@ pub struct GateStatus {
     /// How often somebody else's change was undone.
     pub repairs: u64,
 }
-
-/// What speaks to the kernel, and what hears it.
-type Kernel = (NfTables, TableEvents);
 
 /// Keeps the table of one node.
 pub struct Gate {
@@ -70,28 +68,6 @@ impl std::fmt::Debug for Gate {
     }
 }
 
-/// Why nothing can be observed, and what to do.
-fn blind(error: &KernelError) -> String {
-    let what = if is_lacking(error) {
-        "the kernel has no nf_tables (modprobe nf_tables, and start again): "
-    } else {
-        ""
-    };
-    format!(
-        "packets from strangers can't be observed: {what}{}; --strict-underlay=off silences this",
-        chain(error)
-    )
-}
-
-/// Whether an error says that the kernel has no `nf_tables`.
-pub(super) fn is_lacking(error: &KernelError) -> bool {
-    let errno = match error {
-        KernelError::Socket { source, .. } => source.raw_os_error(),
-        other => other.errno(),
-    };
-    matches!(errno, Some(libc::EPROTONOSUPPORT | libc::EAFNOSUPPORT | libc::EOPNOTSUPP | libc::EINVAL))
-}
-
 impl Gate {
     /// Opens the sockets in the network namespace of the calling thread, and tries whether the kernel has what it
     /// takes. Without that [`Mode::Enforce`] is refused. Any other mode costs nobody an agent: its gate does nothing,
@@ -101,7 +77,8 @@ impl Gate {
     ///
     /// Outside of a tokio runtime with I/O and time.
     pub async fn open(options: GateOptions) -> Result<(Self, Desk), KernelError> {
-        Self::with(options, Self::try_kernel().await)
+        let kernel = open(&options).await;
+        Self::with(options, kernel)
     }
 
     /// The gate on a kernel as it was found.
@@ -138,13 +115,6 @@ impl Gate {
             next_reading: now + READING,
         };
         Ok((gate, desk))
-    }
-
-    async fn try_kernel() -> Result<Kernel, KernelError> {
-        let events = TableEvents::open()?;
-        let mut tables = NfTables::open()?;
-        tables.names().await?;
-        Ok((tables, events))
     }
 
     /// Runs until `cancel` fires. The table stays, so that a restart opens no door.
@@ -227,8 +197,7 @@ impl Gate {
     fn explain(&self, error: &KernelError) -> String {
         let mode = self.options.mode;
         format!(
-            "the underlay gate is not as it should be (--strict-underlay={mode}): {}; it takes a kernel with nf_tables, \
-             sets and fib (modules nf_tables, nft_fib_inet) and CAP_NET_ADMIN",
+            "the underlay gate is not as it should be (--strict-underlay={mode}): {}; {NEEDS}",
             chain(error)
         )
     }
@@ -263,7 +232,7 @@ impl Gate {
                 Found::Table(built) => built,
                 Found::Made(bare) => {
                     self.elements = None;
-                    repairs = self.last.is_some();
+                    repairs = self.last.as_ref().is_some_and(|last| *last == wanted || *last == lax);
                     bare
                 }
             },
@@ -365,35 +334,4 @@ impl Gate {
         }
         self.status.send_modify(|status| status.problem = problem);
     }
-}
-
-/// What there is of the table before its elements and rules are made right.
-enum Found {
-    /// None, and it is too early for one.
-    Nothing,
-    /// A table that is right but for elements, as it was put or would be.
-    Table(Table),
-    /// One with sets and chains and without rules, or with others.
-    Made(Table),
-}
-
-/// Makes the table have its sets and chains. Its rules come after the elements, so that they know who is a node.
-async fn build(
-    tables: &mut NfTables,
-    wanted: &Table,
-    lax: &Table,
-    is_synced: bool,
-) -> Result<Found, KernelError> {
-    let what = "put the table of the underlay gate";
-    let mut bare = lax.clone();
-    bare.chains.iter_mut().for_each(|chain| chain.rules.clear());
-    match tables.read(&lax.name).await? {
-        Some(seen) if seen.is(wanted) => return Ok(Found::Table(wanted.clone())),
-        Some(seen) if seen.is(lax) => return Ok(Found::Table(lax.clone())),
-        Some(seen) if seen.is_built_as(lax) => {}
-        Some(_) => tables.transact(what, &[Change::Delete(&lax.name), Change::Create(&bare)]).await?,
-        None if !is_synced => return Ok(Found::Nothing),
-        None => tables.transact(what, &[Change::Create(&bare)]).await?,
-    }
-    Ok(Found::Made(bare))
 }

@@ -12,6 +12,7 @@
 //! Before the store's first snapshot addresses are only added, and rules that drop are not put; those of an earlier
 //! run stay. What an unreadable record may have published is unknown, so leftover addresses wait for it.
 
+mod build;
 mod desk;
 mod hold;
 mod strangers;
@@ -86,7 +87,7 @@ pub async fn present() -> Result<Vec<Vni>, KernelError> {
         Err(error) => Err(error),
     };
     match names {
-        Err(error) if hold::is_lacking(&error) => Ok(Vec::new()),
+        Err(error) if build::is_lacking(&error) => Ok(Vec::new()),
         names => Ok(names?.iter().filter_map(|name| vni_of(name)).collect()),
     }
 }
@@ -106,7 +107,7 @@ pub async fn remove(vni: Vni) -> Result<(), KernelError> {
 pub(crate) async fn remove_by(tables: &mut NfTables, vni: Vni) -> Result<(), KernelError> {
     let name = table_name(vni);
     match tables.transact("remove the table of the underlay gate", &[Change::Delete(&name)]).await {
-        Err(error) if error.errno() == Some(libc::ENOENT) || hold::is_lacking(&error) => Ok(()),
+        Err(error) if error.errno() == Some(libc::ENOENT) || build::is_lacking(&error) => Ok(()),
         done => done,
     }
 }
