@@ -10,7 +10,8 @@ use super::*;
 use crate::addr::{Family, MacAddr, PerFamily};
 use crate::dataplane::{Address, FdbEntry, Neighbour, Op, ROUTE_PROTOCOL, Route, Through};
 use crate::kernel::{ConfOf, Kinds};
-use crate::lease::{BadRecord, LeaseAttrs};
+use crate::lease::{BadRecord, BadRecords, LeaseAttrs, LeaseUpdate};
+use crate::subnet::SubnetError;
 use crate::testing::FakeKernel;
 
 /// A backend with one device, which it only looks for.
@@ -154,7 +155,7 @@ impl Bench {
     }
 
     fn snapshot(&self, leases: &[Lease]) {
-        self.send(LeaseUpdate::Snapshot { leases: leases.to_vec(), undecodable: Vec::new() });
+        self.send(LeaseUpdate::Snapshot { leases: leases.to_vec(), undecodable: BadRecords::default() });
     }
 
     /// Lets the loop work; under paused time this ends only when it has nothing more to do now.
@@ -395,7 +396,7 @@ async fn an_unreadable_record_keeps_what_the_kernel_has_for_it() {
     let bench = bench_on(kernel, link);
     bench.send(LeaseUpdate::Snapshot {
         leases: vec![lease("10.5.2.0-24", 2)],
-        undecodable: vec![BadRecord { key: "10.5.7.0-24".into(), reason: "garbled".into() }],
+        undecodable: vec![BadRecord { key: "10.5.7.0-24".into(), reason: "garbled".into() }].into(),
     });
     bench.settle().await;
     let objects = bench.kernel.objects();

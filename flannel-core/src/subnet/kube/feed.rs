@@ -28,9 +28,11 @@ const WATCH: u64 = 300;
 /// The object of one node as it came, with its JSON where that is needed once more.
 pub(super) type Object = Result<NodeObject, BadObject>;
 
-/// All nodes at one moment.
+/// What takes the nodes of a list one by one, since all of them together are large.
+pub(super) type Sink<'a> = dyn FnMut(Object) + Send + 'a;
+
+/// All nodes at one moment, but for the nodes.
 pub(super) struct Listed {
-    pub(super) nodes: Vec<Object>,
     /// The own object's JSON, if it is among them.
     pub(super) own: Option<String>,
     /// From where a watch goes on.
@@ -105,8 +107,8 @@ struct WireStatus {
 impl Store {
     /// Lists all nodes in pages. With a limit and no revision, since servers ignore a limit where the revision is
     /// 0 and send all at once.
-    pub(super) async fn list(&self, own: &str) -> Result<Listed, CallError> {
-        let mut listed = Listed { nodes: Vec::new(), own: None, revision: String::new() };
+    pub(super) async fn list(&self, own: &str, add: &mut Sink<'_>) -> Result<Listed, CallError> {
+        let mut listed = Listed { own: None, revision: String::new() };
         let mut next = String::new();
         loop {
             let mut query = form_urlencoded(&[("limit", &PAGE.to_string())]);
@@ -125,7 +127,7 @@ impl Store {
                     if object.as_ref().is_err_and(|bad| bad.name.is_none()) {
                         serde_json::from_str::<IgnoredAny>(json).map_err(|error| error.to_string())?;
                     }
-                    listed.nodes.push(object);
+                    add(object);
                     Ok(())
                 })
             };
@@ -152,16 +154,21 @@ impl Store {
 
     /// All nodes by a watch that begins with them, and the watch, which goes on. An error says that this server
     /// can't do that, or (`None`) that it failed, which the status tells.
-    pub(super) async fn list_by_watch(&self, own: &str) -> Result<(Listed, Feed), Option<String>> {
+    pub(super) async fn list_by_watch(
+        &self,
+        own: &str,
+        add: &mut Sink<'_>,
+    ) -> Result<(Listed, Feed), Option<String>> {
         let mut feed =
             self.open(None).await.map_err(|error| error.is_refused().then(|| error.to_string()))?;
-        let mut listed = Listed { nodes: Vec::new(), own: None, revision: String::new() };
+        let mut listed = Listed { own: None, revision: String::new() };
+        let mut is_empty = true;
         loop {
             let event = match feed.next(self, own, self.options.timeouts.first_word).await {
                 Ok(Some(event)) => event,
                 Ok(None) => return Err(None),
                 // A server that does not know such watches never says that it is through.
-                Err(why) if !listed.nodes.is_empty() => return Err(Some(why)),
+                Err(why) if !is_empty => return Err(Some(why)),
                 Err(why) => {
                     self.clients.renew();
                     self.health.fail(format!("watch nodes at {}: {why}", self.clients.server()));
@@ -171,7 +178,8 @@ impl Store {
             match event {
                 (Event::Put(object, json), _) => {
                     listed.own = json.or(listed.own);
-                    listed.nodes.push(object);
+                    is_empty = false;
+                    add(object);
                 }
                 (Event::Bookmark { ends_initial: true }, Some(revision)) => {
                     return Ok((Listed { revision, ..listed }, feed));

@@ -1,14 +1,16 @@
 //! The files of the store: reading them all, writing one in one step, and the lock.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::lease::{BadRecord, Lease, LeaseAttrs, LeaseKey};
+use crate::lease::{BadRecord, BadRecords, Lease, LeaseAttrs, LeaseKey, LeaseKeyError};
 use crate::subnet::allocate::{Listing, Record, Taken, occupied};
 
 /// How long to wait for the lock. A holder works for milliseconds; who takes longer hangs.
@@ -53,8 +55,8 @@ impl Stamp {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Entry {
     /// A lease.
-    Record(Record),
-    /// Something that can't be read; `occupied` is what its name takes.
+    Record(Arc<Record>),
+    /// A lease's file that can't be read; `occupied` is what its name takes.
     Bad { record: BadRecord, occupied: Option<LeaseKey>, created: u64, reserved: bool },
 }
 
@@ -62,11 +64,27 @@ pub(super) enum Entry {
 #[derive(Debug, Default)]
 pub(super) struct Cache(HashMap<String, (Stamp, Entry)>);
 
+/// What one name below `subnets` is.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// Nothing that matters.
+    Nothing,
+    /// A temporary file that a crash left behind.
+    Leftover,
+    /// It has not the name of a lease. That is the operator's: it is reported for as long as it is there, and never
+    /// opened.
+    Junk(BadRecord),
+    /// The record of a lease, and whether it is in force.
+    Lease(Entry, bool),
+}
+
 /// All that is below `subnets`, by file name.
 #[derive(Debug, Default)]
 pub(super) struct Scan {
-    /// Records in force, and what can't be read.
+    /// Leases in force, whether they can be read or not.
     pub(super) live: BTreeMap<String, Entry>,
+    /// All that can't be read, whatever its name.
+    pub(super) bad: BadRecords,
     /// Leases that nobody renewed in time.
     pub(super) expired: BTreeMap<String, Entry>,
     /// Temporary files that a crash left behind.
@@ -79,7 +97,7 @@ impl Scan {
         let mut listing = Listing::default();
         for entry in self.live.values() {
             match entry {
-                Entry::Record(record) => listing.records.push(record.clone()),
+                Entry::Record(record) => listing.records.push(Record::clone(record)),
                 Entry::Bad { occupied: Some(key), created, .. } => {
                     listing.taken.push(Taken { key: *key, created: *created });
                 }
@@ -87,15 +105,6 @@ impl Scan {
             }
         }
         listing
-    }
-
-    /// What can't be read.
-    pub(super) fn undecodable(&self) -> Vec<BadRecord> {
-        let bad = |entry: &Entry| match entry {
-            Entry::Record(_) => None,
-            Entry::Bad { record, .. } => Some(record.clone()),
-        };
-        self.live.values().filter_map(bad).collect()
     }
 }
 
@@ -124,36 +133,66 @@ impl Folder {
     pub(super) fn scan(&self, cache: &mut Cache, now: SystemTime) -> io::Result<Scan> {
         fs::metadata(self.config_file())?;
         let mut scan = Scan::default();
-        let mut known = HashMap::new();
+        let mut known = Cache::default();
         for file in fs::read_dir(self.subnets())? {
-            let file = file?;
-            let name = file.file_name().to_string_lossy().into_owned();
-            let Some(meta) = gone_is_none(fs::symlink_metadata(file.path()))? else { continue };
-            let stale = self.left(&meta, now).is_zero();
-            if name.starts_with('.') {
-                if stale && is_temporary(&name) {
-                    scan.leftovers.push(name);
+            let file = file?.file_name();
+            let name = file.to_string_lossy().into_owned();
+            let seen = cache.0.remove(&name);
+            match self.look_at(&file, &name, seen, &mut known, now)? {
+                Found::Nothing => {}
+                Found::Leftover => scan.leftovers.push(name),
+                Found::Junk(record) => _ = scan.bad.insert(record),
+                Found::Lease(entry, false) => _ = scan.expired.insert(name, entry),
+                Found::Lease(entry, true) => {
+                    if let Entry::Bad { record, .. } = &entry {
+                        scan.bad.insert(record.clone());
+                    }
+                    scan.live.insert(name, entry);
                 }
-                continue;
             }
-            let stamp = Stamp::of(&meta);
-            let entry = match cache.0.remove(&name) {
-                Some((seen, entry)) if seen == stamp => entry,
-                _ => match gone_is_none(read_entry(&file.path(), &name, &meta))? {
-                    Some(entry) => entry,
-                    None => continue,
-                },
-            };
-            if stamp.is_settled(now) {
-                known.insert(name.clone(), (stamp, entry.clone()));
-            }
-            // What has not the name of a lease is the operator's: it is reported for as long as it is there.
-            let expires = !matches!(&entry, Entry::Bad { occupied: None, .. });
-            if stale && expires && !is_reserved(&meta) { &mut scan.expired } else { &mut scan.live }
-                .insert(name, entry);
         }
-        cache.0 = known;
+        *cache = known;
         Ok(scan)
+    }
+
+    /// Looks at one name alone.
+    pub(super) fn look(&self, cache: &mut Cache, file: &OsStr, now: SystemTime) -> io::Result<Found> {
+        fs::metadata(self.config_file())?;
+        let name = file.to_string_lossy();
+        let seen = cache.0.remove(&*name);
+        self.look_at(file, &name, seen, cache, now)
+    }
+
+    /// Looks at a name; `seen` is what it was before. What is sure to be seen if it changes is kept in the cache.
+    fn look_at(
+        &self,
+        file: &OsStr,
+        name: &str,
+        seen: Option<(Stamp, Entry)>,
+        cache: &mut Cache,
+        now: SystemTime,
+    ) -> io::Result<Found> {
+        let path = self.subnets().join(file);
+        let Some(meta) = gone_is_none(fs::symlink_metadata(&path))? else { return Ok(Found::Nothing) };
+        let stale = self.left(&meta, now).is_zero();
+        if name.starts_with('.') {
+            return Ok(if stale && is_temporary(name) { Found::Leftover } else { Found::Nothing });
+        }
+        if let Err(error @ LeaseKeyError::Form(_)) = name.parse::<LeaseKey>() {
+            return Ok(Found::Junk(BadRecord { key: name.to_owned(), reason: error.to_string() }));
+        }
+        let stamp = Stamp::of(&meta);
+        let entry = match seen {
+            Some((seen, entry)) if seen == stamp => entry,
+            _ => match gone_is_none(read_entry(&path, name, &meta))? {
+                Some(entry) => entry,
+                None => return Ok(Found::Nothing),
+            },
+        };
+        if stamp.is_settled(now) {
+            cache.0.insert(name.to_owned(), (stamp, entry.clone()));
+        }
+        Ok(Found::Lease(entry, !stale || is_reserved(&meta)))
     }
 
     /// Reads one record with the time it has left; `None` if there is no such file.
@@ -280,7 +319,7 @@ fn read_entry(path: &Path, name: &str, meta: &fs::Metadata) -> io::Result<Entry>
         Err(error) => return Ok(bad(format!("it can't be read: {error}"))),
     }
     Ok(match Lease::decode(name, &text, created) {
-        Ok(lease) => Entry::Record(Record { lease, reserved: is_reserved(meta) }),
+        Ok(lease) => Entry::Record(Arc::new(Record { lease, reserved: is_reserved(meta) })),
         Err(record) => bad(record.reason),
     })
 }

@@ -16,8 +16,10 @@ mod hold;
 mod tests;
 mod watch;
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::error::Error;
+use std::ffi::OsString;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -27,7 +29,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tracing::{debug, info, warn};
 
-use self::files::{Cache, Entry, Folder, Scan};
+use self::files::{Cache, Entry, Folder, Found, Scan};
 use super::allocate::{Applicant, Decision, decide, former, holder, is_same_node, published};
 use super::health::Health;
 use super::{Identity, LeaseStream, StoreStatus, SubnetError, SubnetManager};
@@ -182,8 +184,19 @@ impl Store {
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         let scan = self.folder.scan(&mut cache, self.options.clock.wall());
         let scan = scan.map_err(failed("read", &self.folder.subnets()))?;
-        self.health.set_undecodable(scan.undecodable());
+        self.health.set_undecodable(&scan.bad);
         Ok(scan)
+    }
+
+    /// Looks at these names alone.
+    fn look(&self, names: &BTreeSet<OsString>) -> Result<Vec<(String, Found)>, SubnetError> {
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.options.clock.wall();
+        let found = names.iter().map(|name| {
+            let found = self.folder.look(&mut cache, name, now)?;
+            Ok((name.to_string_lossy().into_owned(), found))
+        });
+        found.collect::<io::Result<_>>().map_err(failed("read", &self.folder.subnets()))
     }
 
     fn published(&self, public_ips: &PerFamily<IpAddr>) -> Result<Option<LeaseAttrs>, SubnetError> {
