@@ -163,6 +163,11 @@ impl Bench {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 
+    /// Waits until the status says all that there is to say, however much it said just before.
+    async fn told(&self) {
+        tokio::time::sleep(Duration::from_millis(251)).await;
+    }
+
     fn has_route(&self, key: &str) -> bool {
         self.kernel.objects().get(&route_of(self.link, &key.parse().unwrap()).key()).is_some()
     }
@@ -240,6 +245,7 @@ async fn announced_drift_is_repaired_at_once_and_touches_nothing_else() {
         assert_eq!(bench.kernel.take_dumps() > 0, read_again, "{object:?}");
     }
     assert_eq!(bench.kernel.objects(), want);
+    bench.told().await;
     assert_eq!(bench.status.borrow().repairs, want.len() as u64);
 }
 
@@ -355,9 +361,10 @@ async fn a_blackhole_is_held_like_any_route_and_goes_when_it_is_not_wanted_any_m
     bench.kernel.put(unmarked, true);
     bench.settle().await;
     assert!(has(unmarked));
+    bench.told().await;
     assert!(bench.status.borrow().refused()[0].contains("10.5.1.0/24 of ours was replaced"));
     bench.kernel.delete(&ours.key(), true);
-    bench.settle().await;
+    bench.told().await;
     assert!(has(ours) && bench.status.borrow().refused().is_empty());
     bench.cancel.cancel();
     bench.task.await.unwrap().unwrap();

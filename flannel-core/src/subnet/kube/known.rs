@@ -26,7 +26,7 @@ pub(super) struct Known {
     prefix: AnnotationPrefix,
     nodes: BTreeMap<Box<str>, Claim>,
     /// Who claims a key, the eldest first: rarely more than one.
-    claims: BTreeMap<LeaseKey, BTreeSet<(u64, Box<str>)>>,
+    claims: BTreeSet<(LeaseKey, u64, Box<str>)>,
     /// Nodes that can't be read, and those that have the subnet of an older one.
     problems: BadRecords,
     /// Why some of the former can't be read.
@@ -81,7 +81,7 @@ impl Known {
             families,
             prefix,
             nodes: BTreeMap::new(),
-            claims: BTreeMap::new(),
+            claims: BTreeSet::new(),
             problems: BadRecords::default(),
             reasons: BTreeMap::new(),
             younger: BTreeMap::new(),
@@ -116,12 +116,12 @@ impl Known {
         next.news = self.news + 1;
         *self = next;
         repack(&mut self.nodes);
-        let contested = self.claims.iter().filter(|(_, names)| names.len() > 1);
-        let contested: Vec<Box<str>> =
-            contested.flat_map(|(_, names)| names.iter().map(|(_, name)| name.clone())).collect();
+        repack(&mut self.claims);
+        let contested = self.keys().filter(|key| self.claimants(*key).nth(1).is_some());
+        let contested = contested.flat_map(|key| self.claimants(key).map(Box::from)).collect::<Vec<Box<str>>>();
         let (mut leases, mut undecodable) = (Vec::new(), BadRecords::default());
         let younger: Vec<_> = contested.iter().filter_map(|name| self.tell_younger(name)).collect();
-        for update in self.claims.keys().filter_map(|key| self.outcome(*key)).chain(younger) {
+        for update in self.keys().filter_map(|key| self.outcome(key)).chain(younger) {
             match update {
                 LeaseUpdate::Put(lease) => leases.push(lease),
                 LeaseUpdate::Undecodable(record) => _ = undecodable.insert(record),
@@ -190,12 +190,20 @@ impl Known {
 
     /// The node that had a key first of those that claim it.
     fn eldest(&self, key: LeaseKey) -> Option<&str> {
-        self.claims.get(&key)?.first().map(|(_, name)| &**name)
+        self.claimants(key).next()
+    }
+
+    /// The nodes that claim a key, the eldest first.
+    fn claimants(&self, key: LeaseKey) -> impl Iterator<Item = &str> {
+        let from = self.claims.range((key, 0, Box::default())..);
+        from.take_while(move |(of, ..)| *of == key).map(|(.., name)| &**name)
     }
 
     /// The keys that somebody holds.
     pub(super) fn keys(&self) -> impl Iterator<Item = LeaseKey> + '_ {
-        self.claims.keys().copied()
+        let mut last = None;
+        let keys = self.claims.iter().map(|(key, ..)| *key);
+        keys.filter(move |key| last.replace(*key) != Some(*key))
     }
 
     /// What an object says, and if it can't be read, why; `None` if nobody knows whose it is.
@@ -240,7 +248,7 @@ impl Known {
             changed.extend((after != outcome).then(|| after.unwrap_or_else(gone)));
             if eldest(self, key) != first {
                 // All of them are told the eldest's name.
-                named.extend(self.claims.get(&key).into_iter().flatten().map(|(_, name)| name.clone()));
+                named.extend(self.claimants(key).map(Box::from));
             }
         }
         let told: Vec<LeaseUpdate> = named.iter().filter_map(|name| self.tell_younger(name)).collect();
@@ -257,19 +265,14 @@ impl Known {
             self.problems.remove(&of_node(name, String::new()).key);
             self.reasons.remove(name);
         }
-        if let Some(key) = claim.key()
-            && let Some(names) = self.claims.get_mut(&key)
-        {
-            names.remove(&(claim.created(), name.into()));
-            if names.is_empty() {
-                self.claims.remove(&key);
-            }
+        if let Some(key) = claim.key() {
+            self.claims.remove(&(key, claim.created(), name.into()));
         }
     }
 
     fn put(&mut self, name: Box<str>, claim: Claim, reason: Option<&str>) {
         if let Some(key) = claim.key() {
-            self.claims.entry(key).or_default().insert((claim.created(), name.clone()));
+            self.claims.insert((key, claim.created(), name.clone()));
         }
         if let Some(reason) = reason {
             self.problems.insert(of_node(&name, format!("{reason}; {}", LeaseAttrs::MEND)));

@@ -317,7 +317,8 @@ async fn the_watch_sees_a_lease_expire() {
     let mut watch = manager.watch_leases();
     soon(watch.next()).await.unwrap().unwrap();
     tokio::time::sleep(Duration::from_millis(1100)).await;
-    put(&dir, "README", "a reason to look");
+    // A reason to look at all files.
+    fs::write(dir.path().join("config"), V4).unwrap();
     let update = soon(watch.next()).await.unwrap().unwrap();
     assert_eq!(update, LeaseUpdate::Removed(lease.key.to_string()));
 }
