@@ -1,20 +1,24 @@
 //! The log on stderr.
 
-use std::io::IsTerminal;
+mod limits;
 
-use tracing::{Level, Metadata};
-use tracing_subscriber::filter::{LevelFilter, filter_fn};
-use tracing_subscriber::layer::SubscriberExt;
+use std::io::IsTerminal;
+use std::sync::Arc;
+
+use tracing::subscriber::Interest;
+use tracing::{Event, Level, Metadata};
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::{Context, Filter, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt};
 
+use self::limits::Limits;
 use crate::cli::{LogFormat, Options, VModule};
 
 /// Sets up the log of this process. Records of the `log` crate go there, too.
 pub(crate) fn set_up(options: &Options) {
     let levels = Levels { verbosity: options.verbosity, modules: options.vmodule.clone() };
-    let hint = levels.highest();
-    let filter = filter_fn(move |meta| levels.enabled(meta)).with_max_level_hint(hint);
+    let filter = Wanted { levels, limits: Arc::default() };
     let layer: Box<dyn Layer<Registry> + Send + Sync> = match options.log_format {
         LogFormat::Text => {
             let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
@@ -32,6 +36,31 @@ where
 {
     let stderr: fn() -> std::io::Stderr = std::io::stderr;
     layer.with_writer(stderr).log_internal_errors(false)
+}
+
+/// Lets through what is wanted, and not too much of it.
+struct Wanted {
+    levels: Levels,
+    limits: Arc<Limits>,
+}
+
+impl<S> Filter<S> for Wanted {
+    fn enabled(&self, meta: &Metadata<'_>, _: &Context<'_, S>) -> bool {
+        self.levels.enabled(meta)
+    }
+
+    fn callsite_enabled(&self, meta: &'static Metadata<'static>) -> Interest {
+        if self.levels.enabled(meta) { Interest::always() } else { Interest::never() }
+    }
+
+    fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
+        // Who asks for details gets them all.
+        *event.metadata().level() > Level::INFO || self.limits.admit(event)
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(self.levels.highest())
+    }
 }
 
 /// Which records are wanted.

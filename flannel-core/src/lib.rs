@@ -60,4 +60,5 @@ pub mod subnet;
 pub mod subnet_file;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod told;
 pub mod underlay;

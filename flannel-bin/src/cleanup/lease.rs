@@ -63,7 +63,7 @@ fn problem(key: LeaseKey, why: &str) -> Plan {
 async fn find(store: &dyn SubnetManager, key: LeaseKey) -> Result<Option<Lease>, String> {
     match store.watch_leases().next().await {
         Some(Ok(LeaseUpdate::Snapshot { leases, undecodable })) => {
-            if let Some(bad) = undecodable.iter().find(|bad| bad.key == key.to_string()) {
+            if let Some(bad) = undecodable.named().find(|bad| bad.key == key.to_string()) {
                 return Err(bad.to_string());
             }
             Ok(leases.into_iter().find(|lease| lease.key == key))

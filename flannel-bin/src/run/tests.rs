@@ -14,7 +14,7 @@ use flannel_core::dataplane::{Object, Route};
 use flannel_core::firewall::rules::{Ours, Wanted};
 use flannel_core::firewall::{Managers, Plan, RuleManager};
 use flannel_core::kernel::LinkAddress;
-use flannel_core::lease::{Lease, LeaseAttrs};
+use flannel_core::lease::{BadRecords, Lease, LeaseAttrs};
 use flannel_core::status::{Harm, Problem, Subject};
 use flannel_core::subnet::{LeaseStream, StoreStatus};
 use flannel_core::testing::FakeKernel;
@@ -161,7 +161,8 @@ impl SubnetManager for Fake {
 
     fn watch_leases(&self) -> LeaseStream {
         let listed = self.listed.lock().unwrap().clone();
-        let snapshot = listed.map(|leases| Ok(LeaseUpdate::Snapshot { leases, undecodable: Vec::new() }));
+        let snapshot =
+            listed.map(|leases| Ok(LeaseUpdate::Snapshot { leases, undecodable: BadRecords::default() }));
         futures::stream::iter(snapshot).chain(futures::stream::pending()).boxed()
     }
 

@@ -3,19 +3,23 @@
 
 mod ages;
 mod attrs;
+mod bad;
 mod field;
 mod key;
 mod table;
 #[cfg(test)]
 mod tests;
+mod unknown;
 
 use std::fmt;
 
 pub use ages::{AgedLease, Ages, is_same_data};
 pub use attrs::{AttrsError, BackendData, LeaseAttrs};
+pub use bad::{BadRecord, BadRecords, BadSample, brief};
 pub use field::Field;
 pub use key::{LeaseKey, LeaseKeyError};
 pub use table::{LeaseChange, LeaseTable};
+pub use unknown::Unknown;
 
 use crate::addr::{Family, Subnet};
 use crate::subnet::chain;
@@ -55,40 +59,6 @@ impl fmt::Display for Lease {
     }
 }
 
-/// A record of the store that can't be read. It is unknown, not gone.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct BadRecord {
-    /// The key below `subnets/`, as the store has it.
-    pub key: String,
-    /// What is wrong with the key or the value.
-    pub reason: String,
-}
-
-impl BadRecord {
-    /// What the key begins with where the store makes records of node objects and the whole object is meant. Its
-    /// reason says what to do.
-    pub const NODE: &str = "node ";
-}
-
-impl fmt::Display for BadRecord {
-    /// Short enough for a log line, whatever somebody wrote.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.key.starts_with(Self::NODE) {
-            return write!(f, "{}: {}", brief(&self.key), self.reason);
-        }
-        write!(f, "record {:?}: {}; {}", brief(&self.key), brief(&self.reason), LeaseAttrs::MEND)
-    }
-}
-
-/// A text that somebody else chose, cut to what fits a log line.
-pub fn brief(text: &str) -> String {
-    const MOST: usize = 240;
-    match text.char_indices().nth(MOST) {
-        None => text.to_owned(),
-        Some((at, _)) => format!("{}.. ({} bytes)", &text[..at], text.len()),
-    }
-}
-
 /// One message of a lease watch. The first of a store is a `Snapshot`, and so is the first after a gap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LeaseUpdate {
@@ -97,7 +67,7 @@ pub enum LeaseUpdate {
         /// The leases.
         leases: Vec<Lease>,
         /// Records that are there but can't be read: their last good state stays.
-        undecodable: Vec<BadRecord>,
+        undecodable: BadRecords,
     },
     /// What an earlier run knew, while the store does not answer. No snapshot: nothing is gone because it is
     /// not among these.

@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::ages::{Remembered, shared};
-use super::{AgedLease, Ages, BadRecord, Lease, LeaseKey, LeaseUpdate};
+use super::{AgedLease, Ages, BadRecords, Lease, LeaseKey, LeaseUpdate, Unknown};
 use crate::repack::repack;
 
 /// All leases of the network as far as the store has told, our own among them, with their ages.
 #[derive(Debug, Clone, Default)]
 pub struct LeaseTable {
     leases: BTreeMap<LeaseKey, Arc<AgedLease>>,
-    bad: BTreeMap<String, String>,
+    bad: BadRecords,
+    /// Those of them of which no good state is known.
+    unknown: Unknown,
     synced: bool,
     recalled: Option<u64>,
     /// The age of the last news.
@@ -71,34 +73,43 @@ impl LeaseTable {
             LeaseUpdate::Put(lease) => self.put(lease, now).into_iter().collect(),
             LeaseUpdate::Removed(text) => {
                 self.bad.remove(&text);
-                text.parse().ok().and_then(|key| self.remove(&key)).into_iter().collect()
+                let Ok(key) = text.parse() else { return Vec::new() };
+                self.unknown.remove(&key);
+                self.remove(&key).into_iter().collect()
             }
             LeaseUpdate::Undecodable(record) => {
-                self.bad.insert(record.key, record.reason);
+                let key = record.key.parse().ok().filter(|key| !self.leases.contains_key(key));
+                key.into_iter().for_each(|key| self.unknown.insert(key));
+                self.bad.insert(record);
                 Vec::new()
             }
         }
     }
 
-    fn reset(&mut self, leases: Vec<Lease>, undecodable: Vec<BadRecord>, now: u32) -> Vec<LeaseChange> {
+    fn reset(&mut self, leases: Vec<Lease>, undecodable: BadRecords, now: u32) -> Vec<LeaseChange> {
         (self.synced, self.recalled) = (true, None);
-        self.bad = undecodable.into_iter().map(|record| (record.key, record.reason)).collect();
+        self.bad = undecodable;
         let listed: BTreeMap<LeaseKey, Lease> = leases.into_iter().map(|lease| (lease.key, lease)).collect();
         let gone: Vec<LeaseKey> = (self.leases.keys())
-            .filter(|key| !listed.contains_key(key) && !self.bad.contains_key(&key.to_string()))
+            .filter(|key| !listed.contains_key(key) && !self.bad.contains(key))
             .copied()
             .collect();
         let mut changes: Vec<_> = gone.iter().filter_map(|key| self.remove(key)).collect();
         // A key can't be both listed and unreadable; a store that says so is believed where it is readable.
         changes.extend(listed.into_values().filter_map(|lease| self.put(lease, now)));
         repack(&mut self.leases);
+        self.bad.repack();
+        self.unknown.replace(self.bad.keys().filter(|key| !self.leases.contains_key(key)));
         // What is not there any more will be a new claim if it comes back.
-        self.remembered.retain(|key| self.bad.contains_key(&key.to_string()));
+        self.remembered.retain(|key| self.bad.contains(key));
         changes
     }
 
     fn put(&mut self, lease: Lease, now: u32) -> Option<LeaseChange> {
-        self.bad.remove(&lease.key.to_string());
+        if self.bad.contains(&lease.key) {
+            self.bad.remove(&lease.key.to_string());
+            self.unknown.remove(&lease.key);
+        }
         let known = self.leases.get(&lease.key);
         if known.is_some_and(|known| known.lease == lease) {
             return None;
@@ -150,13 +161,13 @@ impl LeaseTable {
     }
 
     /// The records that are there but can't be read.
-    pub fn undecodable(&self) -> impl ExactSizeIterator<Item = BadRecord> + '_ {
-        self.bad.iter().map(|(key, reason)| BadRecord { key: key.clone(), reason: reason.clone() })
+    pub fn undecodable(&self) -> &BadRecords {
+        &self.bad
     }
 
-    /// The keys of unreadable records of which no good state is known. What the kernel holds for them from
+    /// The leases with an unreadable record of which no good state is known. What the kernel holds for them from
     /// before a restart must stay.
-    pub fn unknown(&self) -> impl Iterator<Item = LeaseKey> + '_ {
-        self.bad.keys().filter_map(|text| text.parse().ok()).filter(|key| !self.leases.contains_key(key))
+    pub fn unknown(&self) -> &Unknown {
+        &self.unknown
     }
 }

@@ -36,7 +36,7 @@ fn update() -> impl Strategy<Value = LeaseUpdate> {
         2 => key().prop_map(LeaseUpdate::Removed),
         2 => bad().prop_map(LeaseUpdate::Undecodable),
         2 => (prop::collection::vec(lease(), 0..4), prop::collection::vec(bad(), 0..3))
-            .prop_map(|(leases, undecodable)| LeaseUpdate::Snapshot { leases, undecodable }),
+            .prop_map(|(leases, bad)| LeaseUpdate::Snapshot { leases, undecodable: bad.into() }),
         1 => prop::collection::vec(lease(), 0..4).prop_map(|leases| LeaseUpdate::Recalled { leases, saved: 7 }),
     ]
 }
@@ -72,10 +72,10 @@ impl Model {
                 let listed: BTreeSet<String> = leases
                     .iter()
                     .map(|lease| lease.key.to_string())
-                    .chain(undecodable.iter().map(|bad| bad.key.clone()))
+                    .chain(undecodable.named().map(|bad| bad.key))
                     .collect();
                 self.good.retain(|key, _| listed.contains(key));
-                self.bad = undecodable.into_iter().map(|bad| bad.key).collect();
+                self.bad = undecodable.named().map(|bad| bad.key).collect();
                 for lease in leases {
                     self.apply(LeaseUpdate::Put(lease));
                 }
@@ -95,7 +95,7 @@ proptest! {
             let after: BTreeMap<_, _> = table.iter().map(|lease| (lease.key, lease.clone())).collect();
             let good: Vec<_> = after.values().map(|aged| (aged.key.to_string(), aged.lease.clone())).collect();
             prop_assert_eq!(good.into_iter().collect::<BTreeMap<_, _>>(), model.good.clone());
-            let bad: BTreeSet<_> = table.undecodable().map(|record| record.key).collect();
+            let bad: BTreeSet<_> = table.undecodable().named().map(|record| record.key).collect();
             prop_assert_eq!(&bad, &model.bad);
             prop_assert!(table.is_synced() == model.listed && !(model.listed && table.recalled().is_some()));
             // Replaying the changes on what was there gives what is there, so nothing is told wrong or kept quiet.
@@ -132,7 +132,7 @@ fn ages(table: &LeaseTable, key: &str) -> [u32; 5] {
 }
 
 fn snapshot(leases: &[Lease]) -> LeaseUpdate {
-    LeaseUpdate::Snapshot { leases: leases.to_vec(), undecodable: Vec::new() }
+    LeaseUpdate::Snapshot { leases: leases.to_vec(), undecodable: BadRecords::default() }
 }
 
 #[test]
@@ -192,7 +192,7 @@ fn what_is_still_the_same_keeps_its_age_over_a_restart_and_all_else_is_younger()
         (
             "unreadable for a while",
             vec![
-                LeaseUpdate::Snapshot { leases: vec![], undecodable: vec![garbled] },
+                LeaseUpdate::Snapshot { leases: vec![], undecodable: vec![garbled].into() },
                 snapshot(&[at(1, MAC)]),
             ],
             Some([1, 3, 1, 1, 4]),
@@ -222,12 +222,12 @@ proptest! {
         let (mut steady, mut restarted) = (LeaseTable::default(), LeaseTable::default());
         for (update, restarts) in updates {
             // Nothing is stored before the first snapshot, and what is not readable then is not.
-            if restarts && restarted.is_synced() && restarted.unknown().next().is_none() {
-                let bad: Vec<_> = steady.undecodable().collect();
+            if restarts && restarted.is_synced() && restarted.unknown().is_empty() {
+                let bad: Vec<_> = steady.undecodable().named().collect();
                 let leases: Vec<_> = steady.iter().map(|aged| aged.lease.clone()).collect();
                 restarted = remembering(&stored(&restarted));
                 let readable = leases.iter().filter(|lease| bad.iter().all(|bad| bad.key != lease.key.to_string()));
-                let again = LeaseUpdate::Snapshot { leases: readable.cloned().collect(), undecodable: bad };
+                let again = LeaseUpdate::Snapshot { leases: readable.cloned().collect(), undecodable: bad.into() };
                 restarted.apply(again.clone());
                 steady.apply(again);
             }

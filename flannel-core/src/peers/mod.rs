@@ -9,6 +9,7 @@ mod index;
 mod precedence;
 mod rivals;
 mod segments;
+mod settle;
 mod solve;
 #[cfg(test)]
 mod tests;
@@ -17,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::addr::{Family, LinkIndex, PerFamily, Subnet};
 use crate::dataplane::{Dataplane, Object, ObjectKey};
-use crate::lease::{LeaseAttrs, LeaseKey, brief};
+use crate::lease::{LeaseAttrs, LeaseKey, Unknown, brief};
 use crate::repack::repack;
 use crate::status::Reach;
 use crate::subnet::Remedy;
@@ -26,11 +27,10 @@ pub use claim::Claim;
 use claim::against_itself;
 use conflict::{Conflict, Holder};
 use index::ClaimIndex;
+use precedence::Side;
 pub use precedence::{Grounds, Standing};
-use precedence::{Side, precedence};
-pub use rivals::Rival;
+pub use rivals::{Rival, may_be_rivals};
 pub use segments::Segments;
-use solve::{Edge, solve};
 
 /// What one lease asks for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -102,6 +102,8 @@ struct Trouble {
     fault: Option<PeerError>,
     /// Why the last good one is not programmed: another lease, or we, have what it claims.
     conflict: Option<Conflict>,
+    /// Whether that is certain for as long as the holder is what it is: then it takes no part in conflicts.
+    is_refused: bool,
 }
 
 impl Entry {
@@ -111,6 +113,12 @@ impl Entry {
 
     fn conflict(&self) -> Option<&Conflict> {
         self.trouble.as_ref()?.conflict.as_ref()
+    }
+
+    /// Who refuses it for certain.
+    fn refused_by(&self) -> Option<Holder> {
+        let trouble = self.trouble.as_ref().filter(|trouble| trouble.is_refused)?;
+        trouble.conflict.as_ref().map(|conflict| conflict.holder)
     }
 
     fn side(&self, key: LeaseKey) -> Side<'_> {
@@ -127,6 +135,10 @@ impl Entry {
 ///
 /// Of leases that contradict each other ours holds first. Of two others the one whose claim was there first has
 /// precedence ([`Standing`]), and a lease is programmed if none that has precedence over it is.
+///
+/// Anybody may write thousands of leases that contradict each other. One that is refused for certain, by us or by a
+/// lease over which none has precedence, is set aside: it excludes nobody, so it costs nothing any more until that
+/// lease goes or loses.
 #[derive(Debug, Clone, Default)]
 pub struct PeerTable {
     own: Vec<Claim>,
@@ -143,7 +155,14 @@ pub struct PeerTable {
     /// How many programmed leases have each family, and how many another lease keeps from being programmed.
     held: Counts,
     lost: Counts,
+    /// What those claim that may be programmed.
     index: ClaimIndex,
+    /// What those claim that are refused for certain.
+    refused: ClaimIndex,
+    /// Whom each lease refuses for certain.
+    behind: BTreeMap<LeaseKey, BTreeSet<LeaseKey>>,
+    /// The malformed leases of which no good version was seen.
+    unknown: Unknown,
     want: Dataplane,
     /// How many programmed peers besides the first ask for an object: two leases of one node share its FDB
     /// entry.
@@ -257,11 +276,13 @@ impl PeerTable {
     }
 
     /// The malformed leases of which no good version was seen. What the kernel holds for them must stay.
-    pub fn unknown(&self) -> impl Iterator<Item = LeaseKey> + '_ {
-        let unknown = |entry: &Entry| {
-            matches!(entry.fault(), Some(PeerError::Malformed(_))) && entry.peer.claims.is_empty()
-        };
-        self.troubled.iter().filter(move |key| self.entries.get(key).is_some_and(unknown)).copied()
+    pub fn unknown(&self) -> &Unknown {
+        &self.unknown
+    }
+
+    /// What a lease claims, or claimed when it could be used last.
+    pub fn claims(&self, key: &LeaseKey) -> &[Claim] {
+        self.entries.get(key).map_or(&[], |entry| &entry.peer.claims)
     }
 
     /// Adds or changes a lease. Returns the keys of all objects whose wanted state may have changed.
@@ -299,10 +320,23 @@ impl PeerTable {
         // They stay as they are, ten thousand of them.
         peer.objects.shrink_to_fit();
         peer.claims.shrink_to_fit();
-        self.index.add(key, &peer.claims);
-        let trouble = fault.map(|fault| Box::new(Trouble { fault: Some(fault), conflict: None }));
+        if matches!(fault, Some(PeerError::Malformed(_))) && peer.claims.is_empty() {
+            self.unknown.insert(key);
+        } else {
+            self.unknown.remove(&key);
+        }
+        // Ours first, whatever others say.
+        let with_us = self.conflict_with_us(&peer.claims);
+        let is_refused = with_us.is_some();
+        if is_refused {
+            self.refused.add(key, &peer.claims);
+            self.troubled.insert(key);
+        } else {
+            self.unsettled.insert(key);
+        }
+        let trouble = (fault.is_some() || is_refused)
+            .then(|| Box::new(Trouble { fault, conflict: with_us, is_refused }));
         self.entries.insert(key, Entry { standing, peer, holds: false, trouble });
-        self.unsettled.insert(key);
         touched
     }
 
@@ -337,6 +371,7 @@ impl PeerTable {
     pub fn repack(&mut self) {
         repack(&mut self.entries);
         self.index.repack();
+        self.refused.repack();
         self.want.repack();
     }
 
@@ -351,6 +386,7 @@ impl PeerTable {
     pub fn stage_removal(&mut self, key: &LeaseKey) -> Vec<ObjectKey> {
         let old = self.unlink(key);
         self.unsettled.remove(key);
+        self.unknown.remove(key);
         old.iter().flat_map(|old| &old.peer.objects).map(Object::key).collect()
     }
 
@@ -362,119 +398,33 @@ impl PeerTable {
         if entry.is_lost() {
             self.lost.remove(&entry.peer);
         }
-        self.index.remove(key, &entry.peer.claims);
-        self.unsettled.extend(self.index.contradicting(key, &entry.peer.claims));
+        match entry.refused_by() {
+            Some(holder) => {
+                self.refused.remove(key, &entry.peer.claims);
+                if let Holder::Lease(holder, _) = holder
+                    && let Some(others) = self.behind.get_mut(&holder)
+                {
+                    others.remove(key);
+                    if others.is_empty() {
+                        self.behind.remove(&holder);
+                    }
+                }
+            }
+            None => {
+                self.index.remove(key, &entry.peer.claims);
+                self.unsettled.extend(self.index.contradicting(key, &entry.peer.claims));
+                // Whom it refused for certain is open again.
+                let others = self.behind.remove(key).into_iter().flatten();
+                others.for_each(|other| self.reopen(other));
+            }
+        }
         Some(entry)
     }
 
-    /// Decides which leases hold, of those that changed and those that contradict them, directly or through others.
-    /// Returns the keys of the objects of those of which it is another answer than before.
-    pub fn settle(&mut self) -> Vec<ObjectKey> {
-        let changed = std::mem::take(&mut self.unsettled);
-        let (keys, edges) = self.conflicts(changed);
-        let sides = || keys.iter().filter_map(|key| Some(self.entries.get(key)?.side(*key)));
-        let ranks: Vec<_> = sides().map(|side| (side.oldest(), side.standing.created, side.key)).collect();
-        let with_us: Vec<_> = sides().map(|side| self.conflict_with_us(&side)).collect();
-        let excluded: Vec<bool> = with_us.iter().map(Option::is_some).collect();
-        let programmed = solve(&ranks, &excluded, &edges);
-        let mut conflicts = with_us;
-        for (node, conflict) in conflicts.iter_mut().enumerate() {
-            if !programmed[node] && conflict.is_none() {
-                let winner = edges[node].iter().find(|edge| programmed[edge.other]);
-                *conflict = winner.and_then(|edge| self.conflict_between(keys[node], keys[edge.other]));
-            }
-        }
-        let mut touched = Vec::new();
-        // What two of them ask for goes before it comes.
-        for (key, holds) in keys.iter().zip(&programmed) {
-            let Some(entry) = self.entries.get(key) else { continue };
-            if entry.holds != *holds {
-                touched.extend(entry.peer.objects.iter().map(Object::key));
-            }
-            if !holds {
-                self.retract(key);
-            }
-        }
-        for (key, conflict) in keys.into_iter().zip(conflicts) {
-            self.admit(key, conflict);
-        }
-        touched
-    }
-
-    /// These leases and all that contradict them, directly or through others, with what is between them.
-    fn conflicts(&self, start: BTreeSet<LeaseKey>) -> (Vec<LeaseKey>, Vec<Vec<Edge>>) {
-        let mut nodes: BTreeMap<LeaseKey, usize> = BTreeMap::new();
-        let mut keys: Vec<LeaseKey> =
-            start.into_iter().filter(|key| self.entries.contains_key(key)).collect();
-        nodes.extend(keys.iter().enumerate().map(|(node, key)| (*key, node)));
-        let mut edges: Vec<Vec<Edge>> = Vec::new();
-        while let Some(key) = keys.get(edges.len()).copied() {
-            let others = self
-                .entries
-                .get(&key)
-                .map(|entry| (entry.side(key), self.index.contradicting(&key, &entry.peer.claims)));
-            let mut found = Vec::new();
-            for (side, other) in
-                others.iter().flat_map(|(side, others)| others.iter().map(move |other| (side, other)))
-            {
-                let Some(entry) = self.entries.get(other) else { continue };
-                let node = *nodes.entry(*other).or_insert_with(|| {
-                    keys.push(*other);
-                    keys.len() - 1
-                });
-                found.push(edge(node, side, &entry.side(*other)));
-            }
-            edges.push(found);
-        }
-        (keys, edges)
-    }
-
-    /// Programs a lease unless something has precedence over it.
-    fn admit(&mut self, key: LeaseKey, conflict: Option<Conflict>) {
-        let Some(entry) = self.entries.get_mut(&key) else { return };
-        let fits = conflict.is_none();
-        if entry.is_lost() {
-            self.lost.remove(&entry.peer);
-        }
-        let fault = entry.trouble.take().and_then(|trouble| trouble.fault);
-        if fault.is_some() || conflict.is_some() {
-            entry.trouble = Some(Box::new(Trouble { fault, conflict }));
-            self.troubled.insert(key);
-            if entry.is_lost() {
-                self.lost.add(&entry.peer);
-            }
-        } else {
-            self.troubled.remove(&key);
-        }
-        // One without claims asks for nothing: another backend's, or one that never could be read.
-        if !fits || entry.holds || entry.peer.claims.is_empty() {
-            return;
-        }
-        entry.holds = true;
-        self.programmed += 1;
-        self.held.add(&entry.peer);
-        for object in entry.peer.objects.clone() {
-            self.want_object(object);
-        }
-    }
-
-    fn conflict_with_us(&self, side: &Side<'_>) -> Option<Conflict> {
-        let pairs = side.claims.iter().flat_map(|claim| self.own.iter().map(move |own| (*claim, *own)));
+    fn conflict_with_us(&self, claims: &[Claim]) -> Option<Conflict> {
+        let pairs = claims.iter().flat_map(|claim| self.own.iter().map(move |own| (*claim, *own)));
         let (claim, other) = pairs.into_iter().find(|(claim, own)| claim.excludes_ours(*own))?;
         Some(Conflict { claim, other, holder: Holder::Us })
-    }
-
-    /// Why a lease is not programmed beside this other one.
-    fn conflict_between(&self, key: LeaseKey, winner: LeaseKey) -> Option<Conflict> {
-        let (a, b) = (self.entries.get(&key)?.side(key), self.entries.get(&winner)?.side(winner));
-        let pairs = || pairs(&a, &b).map(|(mine, theirs)| (mine, theirs, precedence(&a, mine, &b, theirs)));
-        let beaten = pairs().find(|(_, _, (wins, _))| !wins);
-        // It may be the circle that decided.
-        let (claim, other, grounds) = match beaten {
-            Some((mine, theirs, (_, grounds))) => (mine, theirs, Some(grounds)),
-            None => pairs().next().map(|(mine, theirs, _)| (mine, theirs, None))?,
-        };
-        Some(Conflict { claim, other, holder: Holder::Lease(winner, grounds) })
     }
 
     fn want_object(&mut self, object: Object) {
@@ -498,22 +448,4 @@ impl PeerTable {
             }
         }
     }
-}
-
-/// The pairs of claims of two leases that exclude each other.
-fn pairs<'a>(a: &Side<'a>, b: &Side<'a>) -> impl Iterator<Item = (Claim, Claim)> + use<'a> {
-    let theirs = b.claims;
-    let pairs = a.claims.iter().flat_map(move |mine| theirs.iter().map(move |theirs| (*mine, *theirs)));
-    pairs.filter(|(mine, theirs)| mine.excludes(*theirs))
-}
-
-/// What is between two leases of which something excludes each other.
-fn edge(other: usize, a: &Side<'_>, b: &Side<'_>) -> Edge {
-    let mut edge = Edge { other, is_beaten: false, beats: false };
-    for (mine, theirs) in pairs(a, b) {
-        let (wins, _) = precedence(a, mine, b, theirs);
-        edge.beats |= wins;
-        edge.is_beaten |= !wins;
-    }
-    edge
 }

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::{Claim, Grounds, PeerTable, Side, Standing, precedence};
+use super::precedence::precedence;
+use super::{Claim, Grounds, PeerTable, Side, Standing};
 use crate::lease::{Field, LeaseKey};
 
 /// A lease that contradicts this node's own record.
@@ -39,10 +40,13 @@ impl PeerTable {
     /// are what the record says as it is in the store. Nobody else can publish its underlay addresses, either.
     pub fn rivals(&self, key: LeaseKey, standing: Standing, claims: &[Claim]) -> Vec<Rival> {
         let us = Side { key, standing, claims };
-        let mut others: BTreeSet<LeaseKey> = self.index.contradicting(&key, claims);
-        for claim in claims {
-            if let Claim::Underlay(addr) = claim {
-                others.extend(self.index.at(*addr));
+        let mut others = BTreeSet::new();
+        for index in [&self.index, &self.refused] {
+            others.append(&mut index.contradicting(&key, claims));
+            for claim in claims {
+                if let Claim::Underlay(addr) = claim {
+                    others.extend(index.at(*addr));
+                }
             }
         }
         let others = others.into_iter().filter_map(|key| Some(self.entries.get(&key)?.side(key)));
@@ -50,13 +54,22 @@ impl PeerTable {
     }
 }
 
+/// Whether two nodes can't have both, where one of them is this node as its record says.
+fn is_contested(ours: Claim, theirs: Claim) -> bool {
+    matches!((ours, theirs), (Claim::Underlay(a), Claim::Underlay(b)) if a == b) || ours.excludes(theirs)
+}
+
+/// Whether a lease with such claims can be a rival of a record with these.
+pub fn may_be_rivals(ours: &[Claim], theirs: &[Claim]) -> bool {
+    ours.iter().any(|ours| theirs.iter().any(|theirs| is_contested(*ours, *theirs)))
+}
+
 fn rivals(us: &Side<'_>, them: &Side<'_>) -> Vec<Rival> {
     let mut found: Vec<Rival> = Vec::new();
     for (ours, theirs) in
         us.claims.iter().flat_map(|ours| them.claims.iter().map(move |theirs| (*ours, *theirs)))
     {
-        let is_one_address = matches!((ours, theirs), (Claim::Underlay(a), Claim::Underlay(b)) if a == b);
-        if !is_one_address && !ours.excludes(theirs) {
+        if !is_contested(ours, theirs) {
             continue;
         }
         let (we_win, grounds) = precedence(us, ours, them, theirs);

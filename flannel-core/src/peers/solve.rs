@@ -23,18 +23,15 @@ enum State {
     Rejected,
 }
 
-/// Decides for each lease whether it is programmed. `edges` has those of each lease, `ranks` breaks circles, and
-/// those `excluded` are not programmed and exclude nobody. Linear in the edges, but for sorting the ranks.
-pub(super) fn solve<R: Ord>(ranks: &[R], excluded: &[bool], edges: &[Vec<Edge>]) -> Vec<bool> {
+/// Decides for each lease whether it is programmed. `edges` has those of each lease, and `ranks` breaks circles. Linear in the edges, but for
+/// sorting the ranks.
+pub(super) fn solve<R: Ord>(ranks: &[R], edges: &[Vec<Edge>]) -> Vec<bool> {
     let mut solver = Solver {
         edges,
         states: vec![State::Open; edges.len()],
         beaten_by: edges.iter().map(|edges| edges.iter().filter(|edge| edge.is_beaten).count()).collect(),
         ready: VecDeque::new(),
     };
-    for (node, _) in excluded.iter().enumerate().filter(|(_, is_excluded)| **is_excluded) {
-        solver.reject(node);
-    }
     solver.ready.extend((0..edges.len()).filter(|node| solver.beaten_by[*node] == 0));
     solver.run();
     if solver.states.contains(&State::Open) {

@@ -183,11 +183,11 @@ fn a_malformed_version_keeps_the_last_good_one() {
     let mut table = PeerTable::default();
     let a = key("10.5.1.0-24");
     table.put(a, together(1), Err(PeerError::Malformed("no MAC".into())));
-    assert_eq!(table.unknown().collect::<Vec<_>>(), [a]);
+    assert_eq!(table.unknown().iter().collect::<Vec<_>>(), [a]);
     table.put(a, together(1), Ok(peer(a, 1, 1)));
     table.put(a, together(1), Err(PeerError::Malformed("no MAC".into())));
     assert_eq!(table.want().len(), 3);
-    assert_eq!((table.unknown().count(), table.problems().count()), (0, 1));
+    assert_eq!((table.unknown().iter().count(), table.problems().count()), (0, 1));
     table.put(a, together(1), Err(PeerError::NotOurs("host-gw".into())));
     assert!(table.want().is_empty());
 }

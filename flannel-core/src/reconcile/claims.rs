@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use super::{Driver, Reconciler};
 use crate::addr::Family;
-use crate::lease::{AgedLease, Field, Lease, is_same_data};
+use crate::lease::{Field, Lease, is_same_data};
 use crate::peers::{Claim, Rival};
 use crate::state_file::State;
 use crate::subnet::{Identity, Remedy};
@@ -112,10 +112,10 @@ impl<D: Driver> Reconciler<D> {
         }
         self.claims.due = None;
         let rivals = self.rivals();
-        let mut words = Vec::new();
-        for (rival, is_former) in &rivals {
-            words.extend(self.tell(rival, *is_former));
-        }
+        let winning = rivals.iter().filter(|(rival, _)| rival.wins);
+        let more = winning.clone().count().saturating_sub(MOST_NAMED);
+        let words = winning.take(MOST_NAMED).filter_map(|(rival, is_former)| self.tell(rival, *is_former));
+        let mut words: Vec<String> = words.collect();
         if let Some(at) = self.claims.change_at(&rivals, now) {
             if now >= at && self.resign(&rivals) {
                 self.claims.changes = self.claims.changes.saturating_add(1);
@@ -124,8 +124,6 @@ impl<D: Driver> Reconciler<D> {
                 self.claims.due = Some(at);
             }
         }
-        let more = words.len().saturating_sub(MOST_NAMED);
-        words.truncate(MOST_NAMED);
         words.extend(
             (more > 0).then(|| format!("{more} more leases have precedence over this node's record")),
         );
@@ -146,13 +144,16 @@ impl<D: Driver> Reconciler<D> {
             return Vec::new();
         };
         let rivals = self.peers.rivals(self.own, (&**own).into(), &self.claims_of(own));
-        let is_former =
-            |rival: &Rival| self.leases.get(&rival.key).is_some_and(|lease| self.is_former(lease));
+        let published = self.driver.attrs();
+        let is_former = |rival: &Rival| {
+            let lease = self.leases.get(&rival.key);
+            lease.is_some_and(|lease| self.claims.identity.is_former(lease, Some(self.own), &published))
+        };
         rivals.into_iter().map(|rival| (rival, is_former(&rival))).collect()
     }
 
     /// What a record of this node claims, as others read it.
-    fn claims_of(&self, own: &Lease) -> Vec<Claim> {
+    pub(super) fn claims_of(&self, own: &Lease) -> Vec<Claim> {
         let mut claims = Vec::new();
         for (family, subnet) in own.key.subnets().iter() {
             claims.push(Claim::Subnet(*subnet));
@@ -161,10 +162,6 @@ impl<D: Driver> Reconciler<D> {
         let of_backend = self.driver.peer(own).map(|peer| peer.claims).unwrap_or_default();
         claims.extend(of_backend.into_iter().filter(|claim| matches!(claim, Claim::Vtep(..))));
         claims
-    }
-
-    fn is_former(&self, lease: &AgedLease) -> bool {
-        self.claims.identity.is_former(lease, Some(self.own), &self.driver.attrs())
     }
 
     /// What to say of a rival; `None` if this node has precedence.

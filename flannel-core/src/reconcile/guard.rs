@@ -64,7 +64,7 @@ impl<D: Driver> Reconciler<D> {
     /// Tells which leases changed. That of this node is not among them.
     pub(super) fn tell_guard(&self, changes: &[LeaseChange]) {
         let Some(guard) = &self.guard else { return };
-        let has_unknown = self.unknown().next().is_some();
+        let has_unknown = !self.leases.unknown().is_empty() || !self.peers.unknown().is_empty();
         guard.desk.leases(changes, self.leases.is_synced(), has_unknown);
     }
 

@@ -11,9 +11,11 @@ mod config;
 mod events;
 mod guard;
 mod host;
+mod leases;
 mod leftovers;
 mod network;
 mod pass;
+mod publish;
 mod repair;
 mod replaced;
 #[cfg(test)]
@@ -29,7 +31,6 @@ use futures::{FutureExt, StreamExt};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
 
 use crate::addr::{Family, LinkIndex, Mtu, Subnet};
 use crate::backend::{BackendError, NetworkStatus, Underlay};
@@ -37,12 +38,12 @@ use crate::config::{BackendConfig, ConfigError};
 use crate::dataplane::{Dataplane, Object, ObjectKey, Route};
 use crate::firewall::gate::{Desk, Gate, Tunnels};
 use crate::kernel::{Kernel, KernelError, KernelEvent, Refusal, Scope};
-use crate::lease::{AgedLease, Lease, LeaseAttrs, LeaseChange, LeaseKey, LeaseTable, LeaseUpdate};
+use crate::lease::{AgedLease, Lease, LeaseAttrs, LeaseKey, LeaseTable};
 use crate::ownership::Ownership;
 use crate::peers::{Claim, Peer, PeerError, PeerTable, Segments};
 use crate::state_file::State;
 use crate::status::{Harm, Problem, Reason};
-use crate::subnet::{LeaseStream, SubnetError};
+use crate::subnet::LeaseStream;
 use crate::underlay::Follower;
 
 use blocked::Blocked;
@@ -51,15 +52,18 @@ use config::FollowedConfig;
 pub use config::Taken;
 use guard::Guard;
 use host::Host;
+use leases::Incoming;
 pub use network::register;
+use publish::Shown;
 use repair::Repair;
 use replaced::Replaced;
 
 /// How often everything is read again although nothing was announced.
 const AUDIT: Duration = Duration::from_secs(60);
 
-/// How many leases are taken at once: a burst costs one pass.
-const LEASE_BATCH: usize = 4096;
+/// How many messages of the watch, and how many leases that changed, are taken before all others get their turn. It
+/// takes some milliseconds.
+const AT_ONCE: usize = 512;
 
 /// What a backend adds to the loop: its devices, and what a lease means on them.
 #[async_trait]
@@ -198,6 +202,8 @@ pub struct Reconciler<D> {
     kernel: Box<dyn Kernel>,
     own: LeaseKey,
     leases: LeaseTable,
+    /// What of it is not worked out yet.
+    incoming: Incoming,
     /// The last version that could be used of each lease whose present one can't.
     last_good: BTreeMap<LeaseKey, Arc<AgedLease>>,
     peers: PeerTable,
@@ -214,7 +220,7 @@ pub struct Reconciler<D> {
     failures: u32,
     retry_at: Option<Instant>,
     audit_at: Instant,
-    status: watch::Sender<NetworkStatus>,
+    shown: Shown,
     ownership: Ownership,
     /// Blackhole routes for the own subnets, if they are kept.
     blackholes: Vec<Object>,
@@ -256,6 +262,7 @@ impl<D: Driver> Reconciler<D> {
             kernel,
             own,
             leases: previous.map(|it| LeaseTable::remembering(it.ages_at(&state.store))).unwrap_or_default(),
+            incoming: Incoming::default(),
             last_good: BTreeMap::new(),
             peers: PeerTable::default(),
             segments: Segments::default(),
@@ -267,7 +274,7 @@ impl<D: Driver> Reconciler<D> {
             failures: 0,
             retry_at: None,
             audit_at: next_audit(),
-            status: watch::Sender::new(NetworkStatus::default()),
+            shown: Shown::default(),
             ownership: Ownership::new(&state, previous),
             blackholes: Vec::new(),
             named_suspects: false,
@@ -302,7 +309,7 @@ impl<D: Driver> Reconciler<D> {
 
     /// What the loop is doing.
     pub fn status(&self) -> watch::Receiver<NetworkStatus> {
-        self.status.subscribe()
+        self.shown.subscribe()
     }
 
     /// Makes devices and own addresses right before the first lease is known. Deletes nothing.
@@ -316,10 +323,11 @@ impl<D: Driver> Reconciler<D> {
 
     /// Holds the kernel in the wanted state until `cancel` fires. A pass that has begun is finished first.
     pub async fn run(mut self, leases: LeaseStream, cancel: CancellationToken) -> Result<(), BackendError> {
-        let mut leases = leases.ready_chunks(LEASE_BATCH);
+        let mut leases = leases.ready_chunks(AT_ONCE);
         let _gate = self.guard.as_mut().and_then(|guard| guard.start(&cancel));
         loop {
             let wake = self.next_wake();
+            let is_taking = self.incoming.is_pending();
             // In a fixed order, so that a test of the loop can be run again. Whoever comes first, all get their
             // turn: a storm of one kind holds up no other.
             tokio::select! {
@@ -327,13 +335,17 @@ impl<D: Driver> Reconciler<D> {
                 () = cancel.cancelled() => return Ok(()),
                 () = self.driver.attention() => self.look_at_all(),
                 events = self.kernel.events() => self.take_events(events),
-                batch = leases.next() => self.take_leases(batch.ok_or(BackendError::WatchEnded)?)?,
+                batch = leases.next(), if !is_taking => self.take_leases(batch.ok_or(BackendError::WatchEnded)?)?,
+                // The rest of what came before.
+                () = tokio::task::yield_now(), if is_taking => {}
                 told = config::next(&mut self.config) => self.take_config(told),
                 () = guard::news(&mut self.guard) => {}
                 () = sleep_until(wake) => {}
             }
             self.repair.begin(Instant::now());
-            if let Some(batch) = leases.next().now_or_never() {
+            if !self.incoming.is_pending()
+                && let Some(batch) = leases.next().now_or_never()
+            {
                 self.take_leases(batch.ok_or(BackendError::WatchEnded)?)?;
             }
             if let Some(told) = config::next(&mut self.config).now_or_never() {
@@ -342,82 +354,12 @@ impl<D: Driver> Reconciler<D> {
             if Instant::now() >= wake {
                 self.take_time(Instant::now());
             }
-            self.converge().await;
-        }
-    }
-
-    fn take_leases(&mut self, batch: Vec<Result<LeaseUpdate, SubnetError>>) -> Result<(), BackendError> {
-        let was_synced = self.leases.is_synced();
-        let unknown: BTreeSet<LeaseKey> = self.unknown().collect();
-        let mut changes = Vec::new();
-        for update in batch {
-            changes.extend(self.leases.apply(update?));
-        }
-        self.todo.claims = true;
-        self.note_own(&changes);
-        changes.retain(|change| change.key != self.own);
-        self.tell_guard(&changes);
-        announce(&changes);
-        self.note_leases(&changes);
-        let becomes_synced = self.leases.is_synced() && !was_synced;
-        let are_many = changes.len() > self.leases.len() / 2;
-        let now = Instant::now();
-        self.todo.leases |= !changes.is_empty();
-        let mut touched = Vec::new();
-        for LeaseChange { key, before, after } in changes {
-            touched.extend(if let Some(lease) = after {
-                let peer = self.driver.peer(&lease);
-                self.remember_good(key, before, &peer);
-                self.peers.stage(key, (&*lease).into(), peer)
-            } else {
-                self.last_good.remove(&key);
-                self.peers.stage_removal(&key)
-            });
-        }
-        touched.extend(self.peers.settle());
-        for key in &touched {
-            self.blocked.hurry(key, now);
-        }
-        if !becomes_synced {
-            self.todo.keys.extend(touched);
-        }
-        if are_many {
-            self.peers.repack();
-        }
-        if !self.withheld.is_empty() {
-            // The record may be gone, or readable.
-            self.todo.keys.append(&mut self.withheld);
-            self.todo.leases = true;
-        }
-        if self.todo.leases {
-            self.todo.host |= self.host.has_strangers();
-            self.replaced.prune(self.peers.want());
-            self.driver.take_peers(&mut self.peers.iter());
-        }
-        if !unknown.is_subset(&self.unknown().collect()) {
-            // What was kept for a record that could not be read is now wanted or nobody's.
-            self.todo.objects = true;
-            self.todo.leases = true;
-        }
-        if becomes_synced {
-            // Only now may what nobody wants be deleted, so look at everything once more.
-            self.todo.objects = true;
-            self.todo.leases = true;
-        }
-        Ok(())
-    }
-
-    /// Remembers what a lease was before it became one that can't be used, for a table that is made anew.
-    fn remember_good(
-        &mut self,
-        key: LeaseKey,
-        before: Option<Arc<AgedLease>>,
-        now: &Result<Peer, PeerError>,
-    ) {
-        if !matches!(now, Err(PeerError::Malformed(_))) {
-            self.last_good.remove(&key);
-        } else if let Some(before) = before.filter(|before| self.driver.peer(before).is_ok()) {
-            self.last_good.insert(key, before);
+            self.work_out_some();
+            // Half a snapshot is no wish: until all of it is worked out, the kernel stays as it is.
+            if !self.incoming.is_pending() {
+                self.converge().await;
+            }
+            tokio::task::yield_now().await;
         }
     }
 
@@ -426,6 +368,7 @@ impl<D: Driver> Reconciler<D> {
         let mut own = self.driver.own_objects();
         own.extend(&self.blackholes);
         self.peers = PeerTable::new(own, self.driver.own_claims());
+        self.incoming.forget_resolved();
         self.peers.advise(self.claims.remedy.clone());
         self.todo.claims = true;
         let shared = self.driver.scopes().into_iter().filter(Scope::is_shared);
@@ -446,11 +389,18 @@ impl<D: Driver> Reconciler<D> {
 
     fn next_wake(&self) -> Instant {
         let settled = self.underlay.as_ref().and_then(Follower::due);
-        [Some(self.audit_at), self.retry_at, self.blocked.next_due(), settled, self.claims.due()]
-            .into_iter()
-            .flatten()
-            .min()
-            .unwrap_or(self.audit_at)
+        [
+            Some(self.audit_at),
+            self.retry_at,
+            self.blocked.next_due(),
+            settled,
+            self.claims.due(),
+            self.shown.due(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+        .unwrap_or(self.audit_at)
     }
 
     fn take_time(&mut self, now: Instant) {
@@ -470,27 +420,6 @@ impl<D: Driver> Reconciler<D> {
         }
         self.todo.underlay |= self.underlay.as_ref().and_then(Follower::due).is_some_and(|at| now >= at);
         self.todo.keys.extend(self.blocked.due(now));
-    }
-}
-
-/// One line for each of a few changes, one for all of many.
-fn announce(changes: &[LeaseChange]) {
-    if changes.len() > 16 {
-        let gone = changes.iter().filter(|change| change.after.is_none()).count();
-        let new = changes.iter().filter(|change| change.before.is_none()).count();
-        info!(added = new, removed = gone, changed = changes.len() - new - gone, "peers");
-        return;
-    }
-    for change in changes {
-        let what = match (&change.before, &change.after) {
-            (None, _) => "peer added",
-            (_, None) => "peer removed",
-            _ => "peer changed",
-        };
-        let lease = change.after.as_ref().or(change.before.as_ref());
-        let ips = lease.map(|lease| lease.attrs.public_ips).unwrap_or_default();
-        let underlay = ips.iter().map(|(_, ip)| ip.to_string()).collect::<Vec<_>>().join(",");
-        info!(subnet = %change.key, underlay, "{what}");
     }
 }
 

@@ -1,20 +1,18 @@
 //! One pass of the loop: look, compare, repair.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::IpAddr;
 
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::blocked::{self, Needed};
-use super::guard::Guard;
 use super::{Driver, Reconciler, Todo};
-use crate::addr::{Family, MacAddr, PerFamily, Subnet};
-use crate::backend::NetworkStatus;
+use crate::addr::MacAddr;
 use crate::dataplane::{Dataplane, Object, ObjectKey, Op, plan, plan_keys};
 use crate::kernel::{KernelError, Refusal};
-use crate::lease::LeaseKey;
-use crate::status::{Harm, Listed, Problem, Problems, Reach, Reason, Subject};
+use crate::lease::Unknown;
+use crate::status::Reason;
 
 /// How often a pass may follow the one before at once. More means that somebody works against us: then the
 /// retry timer sets the pace.
@@ -150,9 +148,9 @@ impl<D: Driver> Reconciler<D> {
         if devices.changed {
             self.todo.host = true;
             self.todo.objects = true;
-            if self.status.borrow().synced && !moved {
+            if self.shown.synced && !moved {
                 self.repair.add_devices();
-                self.status.send_modify(|status| status.repairs += 1);
+                self.shown.repairs += 1;
             }
         }
         if devices.problem != self.devices.problem {
@@ -200,21 +198,15 @@ impl<D: Driver> Reconciler<D> {
             ops.retain(|op| !matches!(op, Op::Delete(_)));
             return ops;
         }
-        let subnets = |key: LeaseKey| key.subnets().iter().map(|(_, subnet)| *subnet).collect::<Vec<_>>();
-        let subnets: BTreeSet<Subnet> = self.unknown().flat_map(subnets).collect();
-        if !subnets.is_empty() {
-            let kept = Kept::new(&self.have, subnets);
+        let unknown = [self.leases.unknown(), self.peers.unknown()];
+        if unknown.iter().any(|unknown| !unknown.is_empty()) {
+            let kept = Kept { unknown, have: &self.have, macs: OnceCell::new() };
             let (withheld, permitted) =
                 ops.into_iter().partition(|op| matches!(op, Op::Delete(object) if kept.covers(object)));
             self.withheld.extend(Vec::<Op>::into_iter(withheld).map(|op| op.key()));
             ops = permitted;
         }
         ops
-    }
-
-    /// The leases of which the store says something that can't be read, and of which no good version was seen.
-    pub(super) fn unknown(&self) -> impl Iterator<Item = LeaseKey> + '_ {
-        self.leases.unknown().chain(self.peers.unknown())
     }
 
     /// Notes what came of operations, and sums up those that repaired something: all that went through but
@@ -244,7 +236,7 @@ impl<D: Driver> Reconciler<D> {
             };
             self.look_at_next_hop_of(before);
         }
-        self.status.send_modify(|status| status.operations += ops.len() as u64);
+        self.shown.operations += ops.len() as u64;
         done
     }
 
@@ -297,7 +289,7 @@ impl<D: Driver> Reconciler<D> {
     pub(super) fn block(&mut self, op: &Op, reason: Reason, message: &'static str, now: Instant) {
         let needed = self.needed(op);
         // Before it was green there is nothing to be patient about.
-        let at_once = !self.status.borrow().synced;
+        let at_once = !self.shown.synced;
         let error = reason.to_string();
         if self.blocked.add(op.key(), reason, needed, at_once, now) {
             warn!(error, "{message}");
@@ -323,21 +315,21 @@ impl<D: Driver> Reconciler<D> {
     fn note_repair(&mut self, done: Done, cause: &Cause) {
         let Done { ops, more_than_entries } = done;
         if ops == 0 {
-        } else if cause.leases || !self.leases.is_synced() || !self.status.borrow().synced {
+        } else if cause.leases || !self.leases.is_synced() || !self.shown.synced {
             debug!(ops, "kernel state follows the leases");
         } else if cause.audit && !more_than_entries {
             // Their dumps skip some entries now and then while others change, and their loss is announced.
             debug!(ops, "entries put again that the audit did not see");
         } else {
             self.repair.add(ops);
-            self.status.send_modify(|status| status.repairs += 1);
+            self.shown.repairs += 1;
         }
     }
 
     fn tell_repair(&mut self) {
         if let Some((ops, took)) = self.repair.end(Instant::now()) {
             warn!(ops, took_us = took.as_micros(), "drift repaired");
-            self.status.send_modify(|status| status.last_repair = Some(took));
+            self.shown.last_repair = Some(took);
         }
     }
 
@@ -351,72 +343,6 @@ impl<D: Driver> Reconciler<D> {
         if let KernelError::Refused { .. } = error {
             self.todo.devices = true;
         }
-    }
-
-    fn publish(&self) {
-        let synced = self.leases.is_synced()
-            && !self.todo.objects
-            && !self.todo.devices
-            && self.devices.problem.is_none();
-        let next = NetworkStatus {
-            synced: synced || self.status.borrow().synced,
-            recalled: self.leases.recalled(),
-            problems: self.problems(),
-            peers: self.peers.programmed(),
-            overlay_mtu: self.devices.overlay_mtu,
-            datapath: self.devices.datapath.clone(),
-            ..self.status.borrow().clone()
-        };
-        self.status.send_if_modified(|status| {
-            let told = &status.problems.leases.sample;
-            for news in next.problems.leases.sample.iter().filter(|problem| !told.contains(problem)) {
-                warn!(error = %news, "lease not used");
-            }
-            let changed = *status != next;
-            *status = next;
-            changed
-        });
-    }
-
-    /// All that is wrong, whatever it costs.
-    fn problems(&self) -> Problems {
-        let mut node = Vec::new();
-        let all = |subject, text: String| Problem::new(subject, Harm::All, text);
-        node.extend(self.devices.problem.clone().map(|text| all(Subject::Device, text)));
-        node.extend(self.underlay_problem().map(|text| all(Subject::Underlay, text)));
-        node.extend(self.claims.lost().iter().map(|text| all(Subject::OwnLease, text.clone())));
-        node.extend_from_slice(&self.devices.unserved);
-        node.extend(self.blocked.ours());
-        node.extend_from_slice(self.host.problems());
-        node.extend(self.guard.iter().flat_map(Guard::problems));
-        let (restart_needed, config_problem) = self.config_problems();
-        let harmless = |subject, text: String| Problem::new(subject, Harm::None, text);
-        node.extend(config_problem.map(|text| harmless(Subject::Config, text)));
-        node.extend(restart_needed.map(|text| harmless(Subject::Restart, text)));
-        let bad = self.leases.undecodable();
-        let count = bad.len() + self.peers.troubled();
-        let bad = bad.map(|record| harmless(Subject::Lease(record.key.clone()), record.to_string()));
-        let refused = self.peers.problems().map(|(key, why)| {
-            let harm = if self.peers.is_lost(&key) { Harm::Some } else { Harm::None };
-            let problem = Problem::new(Subject::Lease(key.to_string()), harm, format!("lease {key}: {why}"));
-            Problem { peer: Some(key), ..problem }
-        });
-        let mut objects = self.blocked.listed();
-        objects.extend(self.host.shadows());
-        let networks = self.state.borrow().networks;
-        let reach = PerFamily::from_fn(|family| networks.get(family).map(|_| self.reach(family, &node)));
-        Problems { node, objects, leases: Listed::new(count, bad.chain(refused)), reach }
-    }
-
-    /// How many peers of a family there are, and how many pods can't reach.
-    fn reach(&self, family: Family, node: &[Problem]) -> Reach {
-        let Reach { expected, cut } = self.peers.reach(family);
-        let is_down = node.iter().any(|it| it.harm == Harm::All && it.family.is_none_or(|of| of == family));
-        if is_down {
-            return Reach { expected, cut: expected };
-        }
-        let shadowed = self.host.shadowed(family).filter(|peer| !self.blocked.is_cut(family, peer)).count();
-        Reach { expected, cut: (cut + self.blocked.cut(family) + shadowed).min(expected) }
     }
 }
 
@@ -470,29 +396,28 @@ struct Cause {
 
 /// What hangs together with subnets of which the store says something that can't be read. Only these very
 /// subnets: a record of the whole network must not keep what others left.
-struct Kept {
-    subnets: BTreeSet<Subnet>,
-    bases: BTreeSet<IpAddr>,
-    macs: BTreeSet<MacAddr>,
+struct Kept<'a> {
+    unknown: [&'a Unknown; 2],
+    have: &'a Dataplane,
+    /// The MACs of their neighbours, once they are asked for.
+    macs: OnceCell<BTreeSet<MacAddr>>,
 }
 
-impl Kept {
-    fn new(have: &Dataplane, subnets: BTreeSet<Subnet>) -> Self {
-        let bases: BTreeSet<IpAddr> = subnets.iter().map(|subnet| subnet.base()).collect();
-        let macs = have.iter().filter_map(|object| match object {
-            Object::Neighbour(neighbour) if bases.contains(&neighbour.addr) => Some(neighbour.mac),
-            _ => None,
-        });
-        Self { macs: macs.collect(), bases, subnets }
-    }
-
+impl Kept<'_> {
     fn covers(&self, object: &Object) -> bool {
+        let has_base = |base| self.unknown.iter().any(|unknown| unknown.has_base(base));
         match object {
             Object::Address(_) => false,
-            Object::Neighbour(neighbour) => self.bases.contains(&neighbour.addr),
-            Object::Fdb(entry) => self.macs.contains(&entry.mac),
-            Object::NextHop(next_hop) => self.bases.contains(&next_hop.gateway),
-            Object::Route(route) => self.subnets.contains(&route.dst),
+            Object::Neighbour(neighbour) => has_base(neighbour.addr),
+            Object::Fdb(entry) => {
+                let macs = self.have.iter().filter_map(|object| match object {
+                    Object::Neighbour(neighbour) if has_base(neighbour.addr) => Some(neighbour.mac),
+                    _ => None,
+                });
+                self.macs.get_or_init(|| macs.collect()).contains(&entry.mac)
+            }
+            Object::NextHop(next_hop) => has_base(next_hop.gateway),
+            Object::Route(route) => self.unknown.iter().any(|unknown| unknown.has_subnet(route.dst)),
         }
     }
 }

@@ -11,7 +11,8 @@ use super::*;
 use crate::addr::{Family, MacAddr, PerFamily};
 use crate::dataplane::{Address, FdbEntry, Neighbour, Op, ROUTE_PROTOCOL, Route, Through};
 use crate::kernel::{ConfOf, Kinds};
-use crate::lease::{BadRecord, LeaseAttrs};
+use crate::lease::{BadRecord, BadRecords, LeaseAttrs, LeaseUpdate};
+use crate::subnet::SubnetError;
 use crate::testing::FakeKernel;
 
 /// A backend with one device, which it only looks for.
@@ -155,12 +156,17 @@ impl Bench {
     }
 
     fn snapshot(&self, leases: &[Lease]) {
-        self.send(LeaseUpdate::Snapshot { leases: leases.to_vec(), undecodable: Vec::new() });
+        self.send(LeaseUpdate::Snapshot { leases: leases.to_vec(), undecodable: BadRecords::default() });
     }
 
     /// Lets the loop work; under paused time this ends only when it has nothing more to do now.
     async fn settle(&self) {
         tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+
+    /// Waits until the status says all that there is to say, however much it said just before.
+    async fn told(&self) {
+        tokio::time::sleep(Duration::from_millis(251)).await;
     }
 
     fn has_route(&self, key: &str) -> bool {
@@ -240,6 +246,7 @@ async fn announced_drift_is_repaired_at_once_and_touches_nothing_else() {
         assert_eq!(bench.kernel.take_dumps() > 0, read_again, "{object:?}");
     }
     assert_eq!(bench.kernel.objects(), want);
+    bench.told().await;
     assert_eq!(bench.status.borrow().repairs, want.len() as u64);
 }
 
@@ -355,9 +362,10 @@ async fn a_blackhole_is_held_like_any_route_and_goes_when_it_is_not_wanted_any_m
     bench.kernel.put(unmarked, true);
     bench.settle().await;
     assert!(has(unmarked));
+    bench.told().await;
     assert!(bench.status.borrow().refused()[0].contains("10.5.1.0/24 of ours was replaced"));
     bench.kernel.delete(&ours.key(), true);
-    bench.settle().await;
+    bench.told().await;
     assert!(has(ours) && bench.status.borrow().refused().is_empty());
     bench.cancel.cancel();
     bench.task.await.unwrap().unwrap();
@@ -396,7 +404,7 @@ async fn an_unreadable_record_keeps_what_the_kernel_has_for_it() {
     let bench = bench_on(kernel, link);
     bench.send(LeaseUpdate::Snapshot {
         leases: vec![lease("10.5.2.0-24", 2)],
-        undecodable: vec![BadRecord { key: "10.5.7.0-24".into(), reason: "garbled".into() }],
+        undecodable: vec![BadRecord { key: "10.5.7.0-24".into(), reason: "garbled".into() }].into(),
     });
     bench.settle().await;
     let objects = bench.kernel.objects();

@@ -1,6 +1,5 @@
 //! The status of a store, shared by all its tasks.
 
-use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,10 +8,14 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::StoreStatus;
-use crate::lease::BadRecord;
+use crate::lease::{BadRecord, BadRecords};
+use crate::told::Told;
 
 /// A store that breaks more often than this is in the log once in this time.
 const QUIET: Duration = Duration::from_secs(30);
+/// How many missing leases are shown by name.
+#[cfg(any(feature = "etcd", feature = "kube"))]
+const SHOWN: usize = 20;
 
 /// Publishes the status, and logs one line when the store breaks and one when it is back.
 #[derive(Debug)]
@@ -20,6 +23,8 @@ pub(super) struct Health {
     store: &'static str,
     status: watch::Sender<StoreStatus>,
     log: Mutex<Log>,
+    /// The records that were named in the log.
+    skipped: Mutex<Told>,
 }
 
 /// What the log says.
@@ -32,7 +37,8 @@ struct Log {
 
 impl Health {
     pub(super) fn new(store: &'static str) -> Self {
-        Self { store, status: watch::Sender::new(StoreStatus::unknown()), log: Mutex::default() }
+        let status = watch::Sender::new(StoreStatus::unknown());
+        Self { store, status, log: Mutex::default(), skipped: Mutex::default() }
     }
 
     pub(super) fn subscribe(&self) -> watch::Receiver<StoreStatus> {
@@ -61,18 +67,21 @@ impl Health {
         self.status.send_if_modified(|status| status.fail(problem));
     }
 
-    /// What can't be read, as the store lists it now.
-    pub(super) fn set_undecodable(&self, records: Vec<BadRecord>) {
+    /// What can't be read, as it is now: a count and a sample of it are shown.
+    pub(super) fn set_undecodable(&self, records: &BadRecords) {
+        let sample = records.sample();
         self.status.send_if_modified(|status| {
-            let news = status.undecodable != records;
-            if news {
-                let told: HashSet<&BadRecord> = status.undecodable.iter().collect();
-                for record in records.iter().filter(|record| !told.contains(record)) {
-                    warn!(store = self.store, error = %record, "record skipped");
-                }
-                status.undecodable = records;
+            if status.undecodable == sample {
+                return false;
             }
-            news
+            let told = &status.undecodable.records;
+            sample
+                .records
+                .iter()
+                .filter(|record| !told.contains(record))
+                .for_each(|it| self.name_skipped(it));
+            status.undecodable = sample;
+            true
         });
     }
 
@@ -87,6 +96,15 @@ impl Health {
             status.clock = problem;
             news
         });
+    }
+
+    /// Names a record in the log that can't be read. One that comes and goes is named now and then.
+    pub(super) fn name_skipped(&self, record: &BadRecord) {
+        let mut skipped = self.skipped.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(left_out) = skipped.news(&record.key, Instant::now()) {
+            let left_out = (left_out > 0).then_some(left_out);
+            warn!(store = self.store, error = %record, left_out, "record skipped");
+        }
     }
 
     /// The own lease is in the hands of another, or (`None`) ours.
@@ -106,22 +124,23 @@ impl Health {
         self.status.borrow().connected
     }
 
-    /// What is missing since the store was set up anew or restored, and is kept.
-    pub(super) fn set_missing(&self, names: Vec<String>) {
+    /// What is missing since the store was set up anew or restored, and is kept: how many, and their names.
+    pub(super) fn set_missing<'a>(&self, count: usize, names: impl Iterator<Item = &'a String>) {
+        let names: Vec<String> = names.take(SHOWN).cloned().collect();
         self.status.send_if_modified(|status| {
-            let news = status.missing != names;
-            if names.len() > status.missing.len() {
+            let news = (status.missing_count, &status.missing) != (count, &names);
+            if count > status.missing_count {
                 let examples = names.iter().take(3).map(String::as_str).collect::<Vec<_>>().join(", ");
                 warn!(
                     store = self.store,
-                    leases = names.len(),
+                    leases = count,
                     examples,
                     "the store was set up anew or restored; leases are missing and kept"
                 );
-            } else if news && names.is_empty() {
+            } else if news && count == 0 {
                 info!(store = self.store, "no lease is missing any more");
             }
-            status.missing = names;
+            (status.missing_count, status.missing) = (count, names);
             news
         });
     }

@@ -61,6 +61,11 @@ impl Missing {
         first.map(|until| until.since(self.clock.now()))
     }
 
+    /// How many are missing.
+    pub(in crate::subnet) fn len(&self) -> usize {
+        self.kept.len()
+    }
+
     pub(in crate::subnet) fn names(&self) -> impl Iterator<Item = &String> {
         self.kept.keys()
     }

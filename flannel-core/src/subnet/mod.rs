@@ -27,7 +27,7 @@ use tokio::time::Instant;
 
 use crate::addr::{Family, PerFamily};
 use crate::config::{ConfigError, NetworkConfig};
-use crate::lease::{BadRecord, Lease, LeaseAttrs, LeaseKey, LeaseUpdate};
+use crate::lease::{BadSample, Lease, LeaseAttrs, LeaseKey, LeaseUpdate};
 
 pub use hold::hold_and_publish;
 pub use identity::Identity;
@@ -129,10 +129,12 @@ pub struct StoreStatus {
     /// Why it is not connected; empty if it is.
     pub problem: String,
     /// Records that are there but can't be read.
-    pub undecodable: Vec<BadRecord>,
-    /// Keys of leases that are missing since the store was set up anew or restored from a backup. They are
-    /// kept until their etcd leases would have run out.
+    pub undecodable: BadSample,
+    /// Keys of leases that are missing since the store was set up anew or restored from a backup, 20 at most. They
+    /// are kept until their etcd leases would have run out.
     pub missing: Vec<String>,
+    /// How many are missing.
+    pub missing_count: usize,
     /// Why the own lease can't be renewed or put back at present, though the store answers.
     pub lease_unkept: Option<String>,
     /// The own lease is in the hands of another.
@@ -149,8 +151,9 @@ impl StoreStatus {
             since: Instant::now(),
             confirmed: None,
             problem: "no contact yet".to_owned(),
-            undecodable: Vec::new(),
+            undecodable: BadSample::default(),
             missing: Vec::new(),
+            missing_count: 0,
             lease_unkept: None,
             lease_lost: None,
             clock: None,

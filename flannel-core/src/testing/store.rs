@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::addr::{Family, PerFamily};
 use crate::config::{ConfigError, NetworkConfig};
-use crate::lease::{Lease, LeaseAttrs, LeaseKey, LeaseUpdate};
+use crate::lease::{BadRecords, Lease, LeaseAttrs, LeaseKey, LeaseUpdate};
 use crate::subnet::identity::shared_data;
 use crate::subnet::{ConfigStream, Identity, LeaseStream, StoreStatus, SubnetError, SubnetManager};
 
@@ -117,7 +117,7 @@ impl FakeStore {
         let (sender, updates) = mpsc::unbounded();
         let mut state = self.lock();
         let leases = state.leases.values().cloned().collect();
-        let _ = sender.unbounded_send(LeaseUpdate::Snapshot { leases, undecodable: Vec::new() });
+        let _ = sender.unbounded_send(LeaseUpdate::Snapshot { leases, undecodable: BadRecords::default() });
         state.watchers.push(sender);
         updates.map(Ok).boxed()
     }

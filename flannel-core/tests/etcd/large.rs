@@ -29,7 +29,7 @@ fn server_of_large_values() -> Etcd {
 /// A snapshot's leases, and the names of what can't be read.
 fn snapshot(update: LeaseUpdate) -> (Vec<Lease>, BTreeSet<String>) {
     let LeaseUpdate::Snapshot { leases, undecodable } = update else { panic!("{update:?}") };
-    (leases, undecodable.into_iter().map(|bad| bad.key).collect())
+    (leases, undecodable.named().map(|bad| bad.key).collect())
 }
 
 /// 195 values of 1.4 MB are more than fits into any message that an agent reads. They are named, and cost no lease.
@@ -108,7 +108,7 @@ async fn a_value_that_no_watch_can_carry_is_named() {
     let name = BTreeSet::from(["10.5.200.0-24".to_owned()]);
     assert_eq!(snapshot(next(&mut watch).await), (vec![own.clone()], name.clone()));
     let told = manager.status().borrow().undecodable.clone();
-    assert!(told.len() == 1 && told[0].reason.contains("larger than any that is read"), "{told:?}");
+    assert!(told.count == 1 && told.records[0].reason.contains("larger than any that is read"), "{told:?}");
     // Whoever starts now sees the same, and takes no subnet of it.
     let other = self::manager(&etcd);
     assert_eq!(snapshot(next(&mut other.watch_leases()).await), (vec![own], name));
@@ -117,7 +117,7 @@ async fn a_value_that_no_watch_can_carry_is_named() {
     assert_eq!(next(&mut watch).await, LeaseUpdate::Put(second));
     client.delete(path("10.5.200.0-24"), None).await.unwrap();
     assert_eq!(next(&mut watch).await, LeaseUpdate::Removed("10.5.200.0-24".to_owned()));
-    assert!(manager.status().borrow().undecodable.is_empty());
+    assert!(manager.status().borrow().undecodable.records.is_empty());
 }
 
 /// The own record is put right, whatever somebody put in its place, and a former one of such a size keeps nobody from

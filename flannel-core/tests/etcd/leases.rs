@@ -124,7 +124,7 @@ async fn takes_the_previous_subnet_and_nothing_that_a_bad_record_occupies() {
     let error = manager.acquire_lease(&attrs(3)).await.unwrap_err();
     assert!(matches!(error, SubnetError::OutOfSubnets { .. }), "{error}");
     let status = manager.status();
-    let bad: Vec<_> = status.borrow().undecodable.iter().map(|bad| bad.key.clone()).collect();
+    let bad: Vec<_> = status.borrow().undecodable.records.iter().map(|bad| bad.key.clone()).collect();
     assert_eq!(bad, ["10.5.1.0-24", "10.5.2.9-24", "x10.5.1.0-24"]);
 }
 

@@ -146,7 +146,7 @@ async fn tls_with_a_client_certificate() {
     let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
     let mut watch = manager.watch_leases();
     let update = next(&mut watch).await;
-    assert_eq!(update, LeaseUpdate::Snapshot { leases: vec![lease], undecodable: vec![] });
+    assert_eq!(update, LeaseUpdate::Snapshot { leases: vec![lease], undecodable: vec![].into() });
 
     (options.tls.cert_file, options.tls.key_file) = (None, None);
     let text = refusal(options).await;

@@ -16,7 +16,7 @@ async fn tells_what_happens_and_skips_what_it_cannot_read() {
     let watching = manager(&etcd);
     let mut watch = watching.watch_leases();
     let update = next(&mut watch).await;
-    assert_eq!(update, LeaseUpdate::Snapshot { leases: vec![first.clone()], undecodable: vec![] });
+    assert_eq!(update, LeaseUpdate::Snapshot { leases: vec![first.clone()], undecodable: vec![].into() });
     let second = manager(&etcd).acquire_lease(&attrs(2)).await.unwrap();
     assert_eq!(next(&mut watch).await, LeaseUpdate::Put(second.clone()));
 
@@ -27,12 +27,12 @@ async fn tells_what_happens_and_skips_what_it_cannot_read() {
     assert!(
         matches!(next(&mut watch).await, LeaseUpdate::Undecodable(bad) if bad.key == second.key.to_string())
     );
-    assert_eq!(watching.status().borrow().undecodable.len(), 2);
+    assert_eq!(watching.status().borrow().undecodable.count, 2);
     etcd.del(&path("x10.5.1.0-24")).unwrap();
     assert_eq!(next(&mut watch).await, LeaseUpdate::Removed("x10.5.1.0-24".to_owned()));
     etcd.put(&path(second.key), &attrs(2).to_json()).unwrap();
     assert_eq!(next(&mut watch).await, LeaseUpdate::Put(second.clone()));
-    assert!(watching.status().borrow().undecodable.is_empty());
+    assert!(watching.status().borrow().undecodable.count == 0);
     etcd.del(&path(second.key)).unwrap();
     assert_eq!(next(&mut watch).await, LeaseUpdate::Removed(second.key.to_string()));
 

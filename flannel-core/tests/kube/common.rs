@@ -181,7 +181,7 @@ pub(crate) fn texts<'a>(leases: impl IntoIterator<Item = &'a Lease>) -> Vec<Stri
 pub(crate) async fn snapshot(watch: &mut LeaseStream) -> (Vec<String>, Vec<String>) {
     match next(watch).await {
         LeaseUpdate::Snapshot { leases, undecodable } => {
-            (texts(&leases), undecodable.into_iter().map(|bad| bad.key).collect())
+            (texts(&leases), undecodable.named().map(|bad| bad.key).collect())
         }
         other => panic!("no snapshot: {other:?}"),
     }

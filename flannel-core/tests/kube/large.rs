@@ -23,7 +23,7 @@ fn blow_up(cluster: &Cluster, number: u8, bytes: usize) {
 }
 
 fn told(manager: &impl SubnetManager) -> Vec<BadRecord> {
-    manager.status().borrow().undecodable.clone()
+    manager.status().borrow().undecodable.records.clone()
 }
 
 /// In lists and watches of both kinds.

@@ -47,14 +47,14 @@ impl Bench {
 #[tokio::test(start_paused = true)]
 async fn a_changed_config_is_named_until_it_is_changed_back_and_touches_nothing() {
     let (bench, store, state) = following();
-    bench.settle().await;
+    bench.told().await;
     let (objects, operations) = (bench.kernel.objects(), bench.status.borrow().operations);
     for (text, keys) in [
         (r#"{"Network":"10.4.0.0/15","Backend":{"Type":"x","PSK":"hush"}}"#, "Network, Backend.PSK"),
         (r#"{"Network":"10.5.0.0/16","EnableNFTables":true}"#, "EnableNFTables, Backend.Type"),
     ] {
         store.set_config(config(text));
-        bench.settle().await;
+        bench.told().await;
         let want = format!(
             "network config: {keys} changed, which takes a restart; the running config stays in force until \
              flanneld is restarted"
@@ -63,7 +63,7 @@ async fn a_changed_config_is_named_until_it_is_changed_back_and_touches_nothing(
         assert_eq!(state.borrow().config, None, "what is stored is what runs");
     }
     store.spoil_config(ConfigError::new("Network", Some("x".into()), "must be a CIDR"));
-    bench.settle().await;
+    bench.told().await;
     let (restart, problem) = bench.config_status();
     assert_eq!(restart, "");
     assert_eq!(
@@ -73,7 +73,7 @@ async fn a_changed_config_is_named_until_it_is_changed_back_and_touches_nothing(
     );
     let same = r#"{"network":"10.5.0.0/16","Colour":1,"Backend":{"TYPE":"X"}}"#;
     store.set_config(config(same));
-    bench.settle().await;
+    bench.told().await;
     assert_eq!(bench.config_status(), (String::new(), String::new()));
     assert_eq!(state.borrow().config, Some(config(same)));
     let status = bench.status.borrow().clone();
@@ -83,7 +83,7 @@ async fn a_changed_config_is_named_until_it_is_changed_back_and_touches_nothing(
 #[tokio::test(start_paused = true)]
 async fn nothing_gets_lost_among_configs_leases_and_announcements() {
     let (bench, store, state) = following();
-    bench.settle().await;
+    bench.told().await;
     for round in 3..103_u8 {
         let text =
             format!(r#"{{"Network":"10.5.0.0/16","SubnetLen":{},"Backend":{{"Type":"x"}}}}"#, 18 + round % 7);
@@ -92,11 +92,11 @@ async fn nothing_gets_lost_among_configs_leases_and_announcements() {
         bench.kernel.delete(&route_of(bench.link, &"10.5.2.0-24".parse().unwrap()).key(), true);
         tokio::task::yield_now().await;
     }
-    bench.settle().await;
+    bench.told().await;
     assert!((2..103_u8).all(|n| bench.has_route(&format!("10.5.{n}.0-24"))));
     assert!(bench.config_status().0.contains("SubnetLen"), "{:?}", bench.config_status());
     store.set_config(config(PLAIN));
-    bench.settle().await;
+    bench.told().await;
     assert_eq!(bench.config_status().0, "");
     assert_eq!(state.borrow().leases.len(), 101);
 }
@@ -105,10 +105,10 @@ async fn nothing_gets_lost_among_configs_leases_and_announcements() {
 async fn a_stream_that_ends_ends_nothing_else() {
     let told = vec![Ok(config(r#"{"Network":"10.6.0.0/16","Backend":{"Type":"x"}}"#))];
     let (bench, _) = following_these(futures::stream::iter(told).boxed());
-    bench.settle().await;
+    bench.told().await;
     assert!(bench.config_status().0.contains("Network"));
     bench.send(LeaseUpdate::Put(lease("10.5.3.0-24", 3)));
-    bench.settle().await;
+    bench.told().await;
     assert!(bench.has_route("10.5.3.0-24"));
     bench.cancel.cancel();
     bench.task.await.unwrap().unwrap();

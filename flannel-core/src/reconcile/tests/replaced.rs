@@ -21,7 +21,7 @@ impl Replaced {
         let bench = bench();
         let other = bench.kernel.add_link("eth0", 1500);
         bench.snapshot(&[lease(PEER, 2), lease("10.5.3.0-24", 3)]);
-        bench.settle().await;
+        bench.told().await;
         let ours = route_of(bench.link, &PEER.parse().unwrap());
         let it = Self { bench, other, ours };
         assert_eq!(it.holder(), it.ours);
@@ -35,7 +35,7 @@ impl Replaced {
     /// Somebody replaces ours; returns who holds the key a moment later.
     async fn replace(&self, gateway: u8) -> Object {
         self.bench.kernel.put(foreign(self.other, gateway), true);
-        self.bench.settle().await;
+        self.bench.told().await;
         self.holder()
     }
 
@@ -82,7 +82,7 @@ async fn ours_comes_back_at_once_when_the_foreign_one_goes() {
     }
     assert_eq!(it.refused().len(), 1);
     it.bench.kernel.delete(&it.ours.key(), true);
-    it.bench.settle().await;
+    it.bench.told().await;
     assert_eq!((it.holder(), it.refused().len()), (it.ours, 0));
 }
 
@@ -126,7 +126,7 @@ async fn whoever_came_while_the_peer_was_away_or_the_agent_down_was_there_before
     let it = Replaced::new().await;
     let theirs = foreign(it.other, 99);
     it.bench.send(LeaseUpdate::Removed("10.5.2.0-24".into()));
-    it.bench.settle().await;
+    it.bench.told().await;
     it.bench.kernel.put(theirs, true);
     it.bench.send(LeaseUpdate::Put(lease(PEER, 2)));
     tokio::time::sleep(Duration::from_secs(200)).await;
@@ -134,7 +134,7 @@ async fn whoever_came_while_the_peer_was_away_or_the_agent_down_was_there_before
     assert!(it.refused()[0].contains("10.5.2.0/24 is in the way"), "{:?}", it.refused());
     // A new run knows nothing of what the one before had programmed.
     it.bench.kernel.delete(&it.ours.key(), true);
-    it.bench.settle().await;
+    it.bench.told().await;
     assert_eq!(it.holder(), it.ours);
     it.bench.cancel.cancel();
     it.bench.task.await.unwrap().unwrap();

@@ -12,7 +12,7 @@ use super::Store;
 use super::error::CallError;
 use crate::addr::PerFamily;
 use crate::config::{LeaseSource, NetworkConfig};
-use crate::lease::{BadRecord, Lease, LeaseAttrs, LeaseKey};
+use crate::lease::{BadRecord, BadRecords, Lease, LeaseAttrs, LeaseKey};
 use crate::subnet::SubnetError;
 use crate::subnet::allocate::{Listing, Record, Taken, occupied, published};
 
@@ -47,6 +47,7 @@ pub(super) struct Stored {
 /// A record that can't be read.
 #[derive(Debug, Clone)]
 pub(super) struct Unreadable {
+    /// Without its reason once it is in a list.
     pub(super) record: BadRecord,
     pub(super) occupied: Option<LeaseKey>,
     pub(super) created: u64,
@@ -102,27 +103,18 @@ impl Position {
 pub(super) struct Listed {
     pub(super) at: Position,
     pub(super) stored: Vec<Stored>,
+    /// Those that can't be read and take addresses by their keys.
     pub(super) bad: Vec<Unreadable>,
-}
-
-impl Listed {
+    /// All that can't be read.
+    pub(super) unreadable: BadRecords,
     /// All records by name.
-    pub(super) fn known(&self) -> BTreeMap<Box<str>, Known> {
-        let stored = self.stored.iter().map(|stored| {
-            let known = Known { modified: stored.modified, etcd_lease: stored.etcd_lease };
-            (stored.lease.key.to_string().into(), known)
-        });
-        let bad = self.bad.iter().map(|bad| {
-            let known = Known { modified: bad.modified, etcd_lease: bad.etcd_lease };
-            (bad.record.key.as_str().into(), known)
-        });
-        stored.chain(bad).collect()
-    }
+    pub(super) known: BTreeMap<Box<str>, Known>,
 }
 
 impl Listed {
     fn at(at: Position) -> Self {
-        Self { at, stored: Vec::new(), bad: Vec::new() }
+        let (stored, bad) = (Vec::new(), Vec::new());
+        Self { at, stored, bad, unreadable: BadRecords::default(), known: BTreeMap::new() }
     }
 
     /// Adds a record of which no more is known than its key, since it is too large to be read.
@@ -132,9 +124,15 @@ impl Listed {
 
     fn add(&mut self, store: &Store, found: &[KeyValue]) {
         for value in found {
+            self.known.insert(store.keys.name(value.key()).into(), Known::of(value));
             match store.decode(value) {
                 Ok(stored) => self.stored.push(stored),
-                Err(bad) => self.bad.push(bad),
+                Err(mut bad) => {
+                    let key = bad.record.key.clone();
+                    let record = std::mem::replace(&mut bad.record, BadRecord { key, reason: String::new() });
+                    self.unreadable.insert(record);
+                    self.bad.extend(Some(bad).filter(|bad| bad.occupied.is_some()));
+                }
             }
         }
     }
@@ -145,6 +143,7 @@ impl Listed {
         let names: HashSet<String> = newer.iter().map(|found| store.keys.name(found.key())).collect();
         self.stored.retain(|stored| !names.contains(&stored.lease.key.to_string()));
         self.bad.retain(|bad| !names.contains(&bad.record.key));
+        names.iter().for_each(|name| _ = self.unreadable.remove(name));
         self.add(store, newer);
         self.at = at;
     }
@@ -244,7 +243,7 @@ impl Store {
     }
 
     fn note_undecodable(&self, listed: &Listed) {
-        self.health.set_undecodable(listed.bad.iter().map(|bad| bad.record.clone()).collect());
+        self.health.set_undecodable(&listed.unreadable);
     }
 
     async fn list_once(&self) -> Result<Listed, CallError> {

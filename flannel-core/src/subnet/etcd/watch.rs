@@ -13,8 +13,10 @@ use super::Store;
 use super::error::{CallError, describe, is_too_large};
 use super::records::{Known, Listed, MAX_MESSAGE, Position};
 use crate::clock::Jumps;
-use crate::lease::{BadRecord, LeaseUpdate};
+use crate::lease::{BadRecord, BadRecords, LeaseUpdate};
+use crate::repack::repack;
 use crate::subnet::LeaseStream;
+use crate::subnet::allocate::occupied;
 use crate::subnet::missing::Missing;
 use crate::subnet::timing::Backoff;
 use tokio::sync::watch;
@@ -24,6 +26,8 @@ use tracing::debug;
 const CONFIRM: Duration = Duration::from_secs(30);
 /// A response of at least so many bytes may be a fragment, and end in the middle of a revision.
 const FRAGMENT: usize = 512 << 10;
+/// How many events of a response are taken before others have their turn: one revision can delete all keys.
+const AT_ONCE: usize = 512;
 
 /// Why a missing lease is in a snapshot.
 const MISSING: &str =
@@ -127,7 +131,8 @@ pub(super) fn stream(store: Arc<Store>) -> LeaseStream {
         missing: Missing::new(store.options.clock.clone()),
         jumps: store.options.clock.jumps(),
         store,
-        bad: BTreeMap::new(),
+        bad: BadRecords::default(),
+        waiting: None,
         backoff: Backoff::new(),
     };
     stream::unfold(watcher, |mut watcher| async move {
@@ -155,8 +160,17 @@ struct Watcher {
     known: BTreeMap<Box<str>, Known>,
     missing: Missing,
     jumps: Jumps,
-    bad: BTreeMap<String, String>,
+    /// The records that can't be read.
+    bad: BadRecords,
+    /// The rest of a response that has more events than are taken at once.
+    waiting: Option<Waiting>,
     backoff: Backoff,
+}
+
+/// A response, from the first event on that was not taken yet.
+struct Waiting {
+    response: WatchResponse,
+    from: usize,
 }
 
 impl Watcher {
@@ -164,6 +178,12 @@ impl Watcher {
     async fn next(&mut self) -> Vec<LeaseUpdate> {
         let store = Arc::clone(&self.store);
         loop {
+            if self.waiting.is_some() {
+                tokio::task::yield_now().await;
+            }
+            if let Some(Waiting { response, from }) = self.waiting.take() {
+                return self.take_some(response, from);
+            }
             let Some(last) = self.last else {
                 match store.list().await {
                     Ok(listed) => return vec![self.snapshot(listed)],
@@ -217,7 +237,8 @@ impl Watcher {
             };
             match response {
                 Ok(response) => {
-                    let updates = self.take(last, &response);
+                    self.follow(last, &response);
+                    let updates = self.take_some(response, 0);
                     if !updates.is_empty() {
                         return updates;
                     }
@@ -238,33 +259,37 @@ impl Watcher {
 
     fn snapshot(&mut self, listed: Listed) -> LeaseUpdate {
         (self.last, self.resume, self.feed) = (Some(listed.at), listed.at.revision + 1, None);
-        let before = std::mem::replace(&mut self.known, listed.known());
+        let Listed { stored, unreadable: mut undecodable, known, .. } = listed;
+        let before = std::mem::replace(&mut self.known, known);
         if std::mem::take(&mut self.is_other) {
             let gone = before.into_keys().filter(|name| !self.known.contains_key(name));
+            // What is no lease's is nobody's.
+            let gone = gone.filter(|name| occupied(name).is_some());
             self.missing.keep(gone.map(String::from), self.store.options.ttl);
         }
+        repack(&mut self.known);
         (self.is_sure, self.is_partial) = (true, false);
-        for name in self.known.keys() {
-            self.missing.found(name);
+        if self.missing.len() > 0 {
+            for name in self.known.keys() {
+                self.missing.found(name);
+            }
         }
         self.tell_missing();
-        let mut undecodable: Vec<BadRecord> = listed.bad.into_iter().map(|bad| bad.record).collect();
-        self.bad = undecodable.iter().map(|bad| (bad.key.clone(), bad.reason.clone())).collect();
+        self.bad = undecodable.clone();
         // Unknown, not gone.
-        undecodable.extend(
-            self.missing.names().map(|name| BadRecord { key: name.clone(), reason: MISSING.to_owned() }),
-        );
-        LeaseUpdate::Snapshot {
-            leases: listed.stored.into_iter().map(|stored| stored.lease).collect(),
-            undecodable,
+        for name in self.missing.names() {
+            undecodable.insert(BadRecord { key: name.clone(), reason: MISSING.to_owned() });
         }
+        let leases = stored.into_iter().map(|stored| stored.lease).collect();
+        LeaseUpdate::Snapshot { leases, undecodable }
     }
 
     fn tell_missing(&self) {
-        self.store.health.set_missing(self.missing.names().cloned().collect());
+        self.store.health.set_missing(self.missing.len(), self.missing.names());
     }
 
-    fn take(&mut self, last: Position, response: &WatchResponse) -> Vec<LeaseUpdate> {
+    /// Notes how far the watch is with this response.
+    fn follow(&mut self, last: Position, response: &WatchResponse) {
         let at = Position::of(response.header());
         if response.created() {
             if last.leads_to(at) {
@@ -273,7 +298,7 @@ impl Watcher {
                 // Another history, or a member that lags.
                 (self.feed, self.is_sure) = (None, false);
             }
-            return Vec::new();
+            return;
         }
         // An answer to our question (watch id -1) can overtake events; what the server says by itself can't.
         if response.events().is_empty() && response.watch_id() >= 0 {
@@ -282,7 +307,6 @@ impl Watcher {
         if last.leads_to(at) {
             self.last = Some(at);
         }
-        let updates = response.events().iter().flat_map(|event| self.update(event)).collect();
         let modified = |event: &Event| event.kv().map(etcd_client::KeyValue::mod_revision);
         if let Some(newest) = response.events().iter().filter_map(modified).max() {
             let sizes = response.events().iter().filter_map(Event::kv);
@@ -290,36 +314,52 @@ impl Watcher {
             self.is_partial = size >= FRAGMENT;
             self.resume = self.resume.max(if self.is_partial { newest } else { newest + 1 });
         }
+    }
+
+    /// Takes some events of a response, from one on, and keeps the rest for later.
+    fn take_some(&mut self, response: WatchResponse, from: usize) -> Vec<LeaseUpdate> {
+        if response.created() {
+            return Vec::new();
+        }
+        let events = response.events();
+        let end = events.len().min(from + AT_ONCE);
+        let updates = events[from..end].iter().flat_map(|event| self.update(event)).collect();
+        if end > from {
+            self.store.health.set_undecodable(&self.bad);
+        }
+        if end < events.len() {
+            self.waiting = Some(Waiting { response, from: end });
+        }
         updates
     }
 
     fn update(&mut self, event: &Event) -> Vec<LeaseUpdate> {
         let Some(found) = event.kv() else { return Vec::new() };
         let name = self.store.keys.name(found.key());
-        let mut updates = Vec::new();
         // A deletion has nothing but a key; asking for the type would panic at one that is not known.
         if found.version() == 0 {
             self.known.remove(name.as_str());
             self.bad.remove(&name);
-            updates.push(LeaseUpdate::Removed(name));
-        } else {
-            self.known.insert(name.as_str().into(), Known::of(found));
-            let taken = self.missing.found(&name);
-            updates.extend(taken.into_iter().map(LeaseUpdate::Removed));
-            self.tell_missing();
-            updates.push(match self.store.decode(found) {
-                Ok(stored) => {
-                    self.bad.remove(&name);
-                    LeaseUpdate::Put(stored.lease)
-                }
-                Err(bad) => {
-                    self.bad.insert(name, bad.record.reason.clone());
-                    LeaseUpdate::Undecodable(bad.record)
-                }
-            });
+            return vec![LeaseUpdate::Removed(name)];
         }
-        let bad = |(key, reason): (&String, &String)| BadRecord { key: key.clone(), reason: reason.clone() };
-        self.store.health.set_undecodable(self.bad.iter().map(bad).collect());
+        self.known.insert(name.as_str().into(), Known::of(found));
+        let mut updates = Vec::new();
+        if self.missing.len() > 0 {
+            updates.extend(self.missing.found(&name).into_iter().map(LeaseUpdate::Removed));
+            self.tell_missing();
+        }
+        updates.push(match self.store.decode(found) {
+            Ok(stored) => {
+                self.bad.remove(&name);
+                LeaseUpdate::Put(stored.lease)
+            }
+            Err(bad) => {
+                if self.bad.insert(bad.record.clone()) {
+                    self.store.health.name_skipped(&bad.record);
+                }
+                LeaseUpdate::Undecodable(bad.record)
+            }
+        });
         updates
     }
 }

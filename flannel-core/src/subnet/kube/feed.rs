@@ -36,13 +36,17 @@ const WATCH: u64 = 300;
 /// The object of one node as it came, with its JSON where that is needed once more.
 pub(super) type Object = Result<NodeObject, BadObject>;
 
-/// All nodes at one moment.
+/// What takes the nodes of a list one by one, since all of them together are large.
+pub(super) type Sink<'a> = dyn FnMut(Object) + Send + 'a;
+
+/// All nodes at one moment, but for the nodes.
 pub(super) struct Listed {
-    pub(super) nodes: Vec<Object>,
     /// The own object's JSON, if it is among them.
     pub(super) own: Option<String>,
     /// From where a watch goes on.
     pub(super) revision: String,
+    /// How many nodes there are.
+    count: usize,
 }
 
 /// One word of a watch.
@@ -113,8 +117,8 @@ struct WireStatus {
 impl Store {
     /// Lists all nodes in pages. With a limit and no revision, since servers ignore a limit where the revision is
     /// 0 and send all at once.
-    pub(super) async fn list(&self, own: &str) -> Result<Listed, CallError> {
-        let mut listed = Listed { nodes: Vec::new(), own: None, revision: String::new() };
+    pub(super) async fn list(&self, own: &str, add: &mut Sink<'_>) -> Result<Listed, CallError> {
+        let mut listed = Listed { own: None, revision: String::new(), count: 0 };
         let mut next = String::new();
         loop {
             let mut query = form_urlencoded(&[("limit", &PAGE.to_string())]);
@@ -124,9 +128,13 @@ impl Store {
             let mut page = Splitter::default();
             let take = |bytes: &[u8]| {
                 page.take(bytes, |item| {
+                    listed.count_one()?;
                     let item = match item {
                         Item::Whole(item) => item,
-                        Item::TooLarge(name) => return listed.add(Err(too_large(name))),
+                        Item::TooLarge(name) => {
+                            add(Err(too_large(name)));
+                            return Ok(());
+                        }
                     };
                     let json = std::str::from_utf8(item).map_err(|error| error.to_string())?;
                     let object = NodeObject::decode(json, &self.names);
@@ -137,7 +145,8 @@ impl Store {
                     if object.as_ref().is_err_and(|bad| bad.name.is_none()) {
                         serde_json::from_str::<IgnoredAny>(json).map_err(|error| error.to_string())?;
                     }
-                    listed.add(object)
+                    add(object);
+                    Ok(())
                 })
             };
             let request = get(&format!("/api/v1/nodes?{query}"));
@@ -164,16 +173,21 @@ impl Store {
 
     /// All nodes by a watch that begins with them, and the watch, which goes on. An error says that this server
     /// can't do that, or (`None`) that it failed, which the status tells.
-    pub(super) async fn list_by_watch(&self, own: &str) -> Result<(Listed, Feed), Option<String>> {
+    pub(super) async fn list_by_watch(
+        &self,
+        own: &str,
+        add: &mut Sink<'_>,
+    ) -> Result<(Listed, Feed), Option<String>> {
         let mut feed =
             self.open(None).await.map_err(|error| error.is_refused().then(|| error.to_string()))?;
-        let mut listed = Listed { nodes: Vec::new(), own: None, revision: String::new() };
+        let mut listed = Listed { own: None, revision: String::new(), count: 0 };
+        let mut is_empty = true;
         loop {
             let event = match feed.next(self, own, self.options.timeouts.first_word).await {
                 Ok(Some(event)) => event,
                 Ok(None) => return Err(None),
                 // A server that does not know such watches never says that it is through.
-                Err(why) if !listed.nodes.is_empty() => return Err(Some(why)),
+                Err(why) if !is_empty => return Err(Some(why)),
                 Err(why) => {
                     self.clients.renew();
                     self.health.fail(format!("watch nodes at {}: {why}", self.clients.server()));
@@ -183,7 +197,9 @@ impl Store {
             match event {
                 (Event::Put(object, json), _) => {
                     listed.own = json.or(listed.own);
-                    listed.add(object).map_err(Some)?;
+                    is_empty = false;
+                    listed.count_one().map_err(Some)?;
+                    add(object);
                 }
                 (Event::Bookmark { ends_initial: true }, Some(revision)) => {
                     return Ok((Listed { revision, ..listed }, feed));
@@ -214,13 +230,10 @@ impl Store {
 }
 
 impl Listed {
-    /// Adds a node. Who has no name is nobody.
-    fn add(&mut self, object: Object) -> Result<(), String> {
-        if object.as_ref().is_err_and(|bad| bad.name.is_none()) {
-            return Ok(());
-        }
-        self.nodes.push(object);
-        if self.nodes.len() > MOST { Err(format!("more than {MOST} nodes")) } else { Ok(()) }
+    /// Counts a node.
+    fn count_one(&mut self) -> Result<(), String> {
+        self.count += 1;
+        if self.count > MOST { Err(format!("more than {MOST} nodes")) } else { Ok(()) }
     }
 }
 

@@ -156,6 +156,8 @@ impl Watcher {
             if !updates.is_empty() {
                 return updates;
             }
+            // A flood of what is no news for others must not keep them from their turns.
+            tokio::task::yield_now().await;
         }
     }
 
@@ -212,9 +214,12 @@ impl Watcher {
             self.known = Some(known);
         }
         self.feed = None;
+        let known = Arc::clone(self.known.as_ref().expect("it was made above"));
         let mut listed = None;
+        let mut listing = lock(&known).list();
         if self.can_list_by_watch {
-            match store.list_by_watch(own).await {
+            let mut add = |object| lock(&known).add(&mut listing, object);
+            match store.list_by_watch(own, &mut add).await {
                 Ok((all, feed)) => {
                     (self.feed, self.opened) = (Some(feed), Instant::now());
                     listed = Some(all);
@@ -228,13 +233,15 @@ impl Watcher {
         }
         let listed = match listed {
             Some(listed) => listed,
-            None => store.list(own).await.ok()?,
+            None => {
+                listing = lock(&known).list();
+                store.list(own, &mut |object| lock(&known).add(&mut listing, object)).await.ok()?
+            }
         };
-        let known = Arc::clone(self.known.as_ref().expect("it was made above"));
         let mut known = lock(&known);
         let before: Vec<LeaseKey> = known.keys().collect();
-        let count = listed.nodes.len();
-        let mut update = known.replace(listed.nodes);
+        let count = listing.count;
+        let mut update = known.replace(listing);
         let number = revision_number(&listed.revision);
         if number < self.newest {
             let now: BTreeSet<LeaseKey> = known.keys().collect();
@@ -252,9 +259,9 @@ impl Watcher {
         if let LeaseUpdate::Snapshot { undecodable, leases } = &mut update {
             debug!(nodes = count, leases = leases.len(), "nodes listed");
             // Unknown, not gone.
-            undecodable.extend(
-                self.missing.names().map(|name| BadRecord { key: name.clone(), reason: MISSING.to_owned() }),
-            );
+            for name in self.missing.names() {
+                undecodable.insert(BadRecord { key: name.clone(), reason: MISSING.to_owned() });
+            }
         }
         drop(known);
         (self.resume, self.newest, self.is_sure) = (Some(listed.revision), number, true);
@@ -330,16 +337,17 @@ impl Watcher {
     /// Shows in the status what can't be read, and what is missing.
     fn tell(&self) {
         let known = self.known.as_ref().map(|known| lock(known));
-        let problems = known.as_ref().map(|known| known.problems()).unwrap_or_default();
         let rival = known.as_ref().and_then(|known| known.rival());
+        if let Some(known) = &known {
+            self.store.health.set_undecodable(known.problems());
+        }
         drop(known);
         self.store.rival.send_if_modified(|told| {
             let is_news = *told != rival;
             *told = rival;
             is_news
         });
-        self.store.health.set_undecodable(problems);
-        self.store.health.set_missing(self.missing.names().cloned().collect());
+        self.store.health.set_missing(self.missing.len(), self.missing.names());
     }
 }
 

@@ -1,11 +1,12 @@
 //! The files of the store: reading them all, writing one in one step, and the lock. Whoever can write to the folder may
 //! have made any of them what it is, so all are opened by [`crate::guarded`].
 
-use std::collections::{BTreeMap, HashMap};
-use std::ffi::OsStr;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ffi::{OsStr, OsString};
 use std::fs::{File, TryLockError};
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -13,7 +14,7 @@ use super::clock::TOLERANCE;
 use crate::atomic_file;
 use crate::clock::BootInstant;
 use crate::guarded::{self, Dir, Stat};
-use crate::lease::{BadRecord, Lease, LeaseAttrs, LeaseKey};
+use crate::lease::{BadRecord, BadRecords, Lease, LeaseAttrs, LeaseKey, LeaseKeyError};
 use crate::subnet::allocate::{Listing, Record, Taken, occupied};
 
 /// How long to wait for the lock. A holder works for milliseconds; who takes longer hangs.
@@ -37,8 +38,8 @@ const SETTLED: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Entry {
     /// A lease.
-    Record(Record),
-    /// Something that can't be read; `occupied` is what its name takes.
+    Record(Arc<Record>),
+    /// A lease's file that can't be read; `occupied` is what its name takes.
     Bad { record: BadRecord, occupied: Option<LeaseKey>, created: u64, reserved: bool },
 }
 
@@ -46,11 +47,27 @@ pub(super) enum Entry {
 #[derive(Debug, Default)]
 pub(super) struct Cache(HashMap<String, (Stat, Entry)>);
 
+/// What one name below `subnets` is.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// Nothing that matters.
+    Nothing,
+    /// A temporary file that a crash left behind.
+    Leftover,
+    /// It has not the name of a lease. That is the operator's: it is reported for as long as it is there, and never
+    /// opened.
+    Junk(BadRecord),
+    /// The record of a lease, and whether it is in force.
+    Lease(Entry, bool),
+}
+
 /// All that is below `subnets`, by file name.
 #[derive(Debug, Default)]
 pub(super) struct Scan {
-    /// Records in force, and what can't be read.
+    /// Leases in force, whether they can be read or not.
     pub(super) live: BTreeMap<String, Entry>,
+    /// All that can't be read, whatever its name.
+    pub(super) bad: BadRecords,
     /// Leases that nobody renewed in time.
     pub(super) expired: BTreeMap<String, Entry>,
     /// Temporary files that a crash left behind.
@@ -80,12 +97,25 @@ impl Ahead {
 }
 
 impl Scan {
+    /// Keeps in mind what is wrong with an entry in force.
+    fn note(&mut self, entry: &Entry, modified: SystemTime, now: SystemTime) {
+        match entry {
+            Entry::Bad { record, .. } => _ = self.bad.insert(record.clone()),
+            Entry::Record(record) => {
+                let by = modified.duration_since(now).unwrap_or_default();
+                if by > TOLERANCE && !record.reserved {
+                    self.ahead.add(&record.lease, by);
+                }
+            }
+        }
+    }
+
     /// The records in force, as the allocation wants them.
     pub(super) fn listing(&self) -> Listing {
         let mut listing = Listing::default();
         for entry in self.live.values() {
             match entry {
-                Entry::Record(record) => listing.records.push(record.clone()),
+                Entry::Record(record) => listing.records.push(Record::clone(record)),
                 Entry::Bad { occupied: Some(key), created, .. } => {
                     listing.taken.push(Taken { key: *key, created: *created });
                 }
@@ -93,15 +123,6 @@ impl Scan {
             }
         }
         listing
-    }
-
-    /// What can't be read.
-    pub(super) fn undecodable(&self) -> Vec<BadRecord> {
-        let bad = |entry: &Entry| match entry {
-            Entry::Record(_) => None,
-            Entry::Bad { record, .. } => Some(record.clone()),
-        };
-        self.live.values().filter_map(bad).collect()
     }
 }
 
@@ -182,41 +203,76 @@ impl Folder {
     pub(super) fn scan(&self, cache: &mut Cache, now: SystemTime) -> io::Result<Scan> {
         let subnets = self.open_subnets(&self.open_store()?)?;
         let mut scan = Scan::default();
-        let mut known = HashMap::new();
+        let mut known = Cache::default();
         for file in subnets.names()? {
             let Some(stat) = subnets.stat(&file)? else { continue };
             let name = file.to_string_lossy().into_owned();
-            // What is no file was not put there by an agent: it is named for as long as it is there.
-            let stale = stat.is_file && self.left(&stat, now).is_zero();
-            if name.starts_with('.') {
-                if stale && is_temporary(&name) {
-                    scan.leftovers.push(name);
+            let seen = cache.0.remove(&name);
+            match self.look_at(&subnets, &file, &stat, seen, &mut known, now)? {
+                Found::Nothing => {}
+                Found::Leftover => scan.leftovers.push(name),
+                Found::Junk(record) => _ = scan.bad.insert(record),
+                Found::Lease(entry, false) => _ = scan.expired.insert(name, entry),
+                Found::Lease(entry, true) => {
+                    scan.note(&entry, stat.modified, now);
+                    scan.live.insert(name, entry);
                 }
-                continue;
             }
-            let entry = match cache.0.remove(&name) {
-                Some((seen, entry)) if seen == stat => entry,
-                _ => match gone_is_none(read_entry(&subnets, &file, &name, &stat))? {
-                    Some(entry) => entry,
-                    None => continue,
-                },
-            };
-            if is_settled(&stat, now) {
-                known.insert(name.clone(), (stat, entry.clone()));
-            }
-            if let (Entry::Record(record), Ok(by)) = (&entry, stat.modified.duration_since(now))
-                && by > TOLERANCE
-                && !record.reserved
-            {
-                scan.ahead.add(&record.lease, by);
-            }
-            // What has not the name of a lease is the operator's: it is reported for as long as it is there.
-            let expires = !matches!(&entry, Entry::Bad { occupied: None, .. });
-            if stale && expires && !is_reserved(&stat) { &mut scan.expired } else { &mut scan.live }
-                .insert(name, entry);
         }
-        cache.0 = known;
+        *cache = known;
         Ok(scan)
+    }
+
+    /// Looks at these names alone.
+    pub(super) fn look(
+        &self,
+        cache: &mut Cache,
+        names: &BTreeSet<OsString>,
+        now: SystemTime,
+    ) -> io::Result<Vec<(String, Found)>> {
+        let subnets = self.open_subnets(&self.open_store()?)?;
+        let found = names.iter().map(|file| {
+            let name = file.to_string_lossy().into_owned();
+            let seen = cache.0.remove(&name);
+            let found = match subnets.stat(file)? {
+                Some(stat) => self.look_at(&subnets, file, &stat, seen, cache, now)?,
+                None => Found::Nothing,
+            };
+            Ok((name, found))
+        });
+        found.collect()
+    }
+
+    /// Looks at a name; `seen` is what it was before. What is sure to be seen if it changes is kept in the cache.
+    fn look_at(
+        &self,
+        subnets: &Dir,
+        file: &OsStr,
+        stat: &Stat,
+        seen: Option<(Stat, Entry)>,
+        cache: &mut Cache,
+        now: SystemTime,
+    ) -> io::Result<Found> {
+        let name = &*file.to_string_lossy();
+        // What is no file was not put there by an agent: it is named for as long as it is there.
+        let stale = stat.is_file && self.left(stat, now).is_zero();
+        if name.starts_with('.') {
+            return Ok(if stale && is_temporary(name) { Found::Leftover } else { Found::Nothing });
+        }
+        if let Err(error @ LeaseKeyError::Form(_)) = name.parse::<LeaseKey>() {
+            return Ok(Found::Junk(BadRecord { key: name.to_owned(), reason: error.to_string() }));
+        }
+        let entry = match seen {
+            Some((seen, entry)) if seen == *stat => entry,
+            _ => match gone_is_none(read_entry(subnets, file, name, stat))? {
+                Some(entry) => entry,
+                None => return Ok(Found::Nothing),
+            },
+        };
+        if is_settled(stat, now) {
+            cache.0.insert(name.to_owned(), (stat.clone(), entry.clone()));
+        }
+        Ok(Found::Lease(entry, !stale || is_reserved(stat)))
     }
 
     /// Reads one record with the time it has left; `None` if there is no such file.
@@ -356,7 +412,7 @@ fn read_entry(subnets: &Dir, file: &OsStr, name: &str, stat: &Stat) -> io::Resul
         Err(error) => return Ok(bad(format!("it can't be read: {error}"), created)),
     };
     Ok(match Lease::decode(name, &text, created) {
-        Ok(lease) => Entry::Record(Record { lease, reserved: is_reserved(stat) }),
+        Ok(lease) => Entry::Record(Arc::new(Record { lease, reserved: is_reserved(stat) })),
         Err(record) => bad(record.reason, created),
     })
 }

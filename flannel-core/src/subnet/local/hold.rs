@@ -73,7 +73,7 @@ pub(super) async fn hold(manager: &LocalSubnetManager, lease: &Lease) -> Result<
             Err(_) => backoff.pause(),
         };
         tokio::select! {
-            () = changes.wait(pause) => {}
+            _ = changes.wait(pause) => {}
             // The file may have run out while nobody could renew it.
             jump = jumps.next() => debug!(?jump, "looking at the own lease after a jump of the clock"),
         }

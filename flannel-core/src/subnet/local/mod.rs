@@ -20,8 +20,10 @@ mod hold;
 mod tests;
 mod watch;
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::error::Error;
+use std::ffi::OsString;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -32,7 +34,7 @@ use async_trait::async_trait;
 use tracing::{debug, info, warn};
 
 use self::clock::FolderClock;
-use self::files::{Cache, Entry, Folder, Scan};
+use self::files::{Cache, Entry, Folder, Found, Scan};
 use super::allocate::{Applicant, Decision, decide, former, holder, is_same_node, published};
 use super::health::Health;
 use super::{Identity, LeaseStream, StoreStatus, SubnetError, SubnetManager};
@@ -196,8 +198,15 @@ impl Store {
         let mut scan = scan.map_err(failed("read", &self.folder.subnets()))?;
         scan.clock_set = self.clock.last_set();
         self.health.set_clock(self.clock.problem(&scan.ahead));
-        self.health.set_undecodable(scan.undecodable());
+        self.health.set_undecodable(&scan.bad);
         Ok(scan)
+    }
+
+    /// Looks at these names alone.
+    fn look(&self, names: &BTreeSet<OsString>) -> Result<Vec<(String, Found)>, SubnetError> {
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.clock.now(&self.folder);
+        self.folder.look(&mut cache, names, now.time).map_err(failed("read", &self.folder.subnets()))
     }
 
     fn published(&self, public_ips: &PerFamily<IpAddr>) -> Result<Option<LeaseAttrs>, SubnetError> {

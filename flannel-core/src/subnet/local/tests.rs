@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::addr::Family;
-use crate::lease::{BackendData, LeaseUpdate};
+use crate::lease::{BackendData, BadRecords, LeaseUpdate};
 use crate::subnet::allocate::overlaps;
 
 const V4: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
@@ -245,7 +245,7 @@ async fn records_that_cannot_be_read_are_reported_and_keep_their_subnets() {
     let manager = manager(&dir);
     assert_eq!(manager.acquire_lease(&attrs(1)).await.unwrap().key.to_string(), "10.5.4.0-24");
     let bad: Vec<String> =
-        manager.status().borrow().undecodable.iter().map(|record| record.key.clone()).collect();
+        manager.status().borrow().undecodable.records.iter().map(|record| record.key.clone()).collect();
     assert_eq!(bad, ["10.5.1.0-24", "10.5.2.7-24", "10.5.3.0-24", "README"]);
     let Some(Ok(LeaseUpdate::Snapshot { leases, undecodable })) = soon(manager.watch_leases().next()).await
     else {
@@ -261,7 +261,10 @@ async fn the_watch_tells_what_happens() {
     let watching = manager(&dir);
     let mut watch = watching.watch_leases();
     let update = soon(watch.next()).await.unwrap().unwrap();
-    assert_eq!(update, LeaseUpdate::Snapshot { leases: vec![first.clone()], undecodable: vec![] });
+    assert_eq!(
+        update,
+        LeaseUpdate::Snapshot { leases: vec![first.clone()], undecodable: BadRecords::default() }
+    );
 
     let second = manager(&dir).acquire_lease(&attrs(2)).await.unwrap();
     assert_eq!(soon(watch.next()).await.unwrap().unwrap(), LeaseUpdate::Put(second.clone()));
@@ -275,7 +278,7 @@ async fn the_watch_tells_what_happens() {
     );
     fs::remove_file(path(&dir, &second.key.to_string())).unwrap();
     assert_eq!(soon(watch.next()).await.unwrap().unwrap(), LeaseUpdate::Removed(second.key.to_string()));
-    assert!(watching.status().borrow().undecodable.is_empty());
+    assert!(watching.status().borrow().undecodable.count == 0);
 
     // The folder goes: nothing is removed. It comes back: a snapshot.
     fs::rename(dir.path().join("subnets"), dir.path().join("elsewhere")).unwrap();
@@ -284,7 +287,7 @@ async fn the_watch_tells_what_happens() {
     assert!(!watching.status().borrow().connected);
     make_subnets(&dir);
     let update = soon(watch.next()).await.unwrap().unwrap();
-    assert_eq!(update, LeaseUpdate::Snapshot { leases: vec![], undecodable: vec![] });
+    assert_eq!(update, LeaseUpdate::Snapshot { leases: vec![], undecodable: BadRecords::default() });
     assert!(watching.status().borrow().connected);
     put(&dir, "10.5.8.0-24", &attrs(8).to_json());
     // The file may be seen before and after its content.
@@ -314,7 +317,7 @@ async fn a_folder_without_config_is_no_empty_store() {
     fs::remove_dir_all(dir.path()).unwrap();
     fs::rename(&hidden, dir.path()).unwrap();
     let update = soon(watch.next()).await.unwrap().unwrap();
-    assert_eq!(update, LeaseUpdate::Snapshot { leases: vec![lease], undecodable: vec![] });
+    assert_eq!(update, LeaseUpdate::Snapshot { leases: vec![lease], undecodable: BadRecords::default() });
     held.abort();
 }
 
@@ -328,7 +331,8 @@ async fn the_watch_sees_a_lease_expire() {
     let mut watch = manager.watch_leases();
     soon(watch.next()).await.unwrap().unwrap();
     tokio::time::sleep(Duration::from_millis(1100)).await;
-    put(&dir, "README", "a reason to look");
+    // A reason to look at all files.
+    fs::write(dir.path().join("config"), V4).unwrap();
     let update = soon(watch.next()).await.unwrap().unwrap();
     assert_eq!(update, LeaseUpdate::Removed(lease.key.to_string()));
 }

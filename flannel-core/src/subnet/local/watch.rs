@@ -1,8 +1,8 @@
-//! Follows the folder: inotify says when to look, and a slow rescan finds what it is blind to (NFS, a lost
+//! Follows the folder: inotify says at which files to look, and a slow rescan finds what it is blind to (NFS, a lost
 //! event, a lease that expired).
 
-use std::collections::BTreeMap;
-use std::ffi::OsStr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
@@ -14,19 +14,22 @@ use tokio::io::unix::AsyncFd;
 use tracing::debug;
 
 use super::clock::RECHECK;
-use super::files::{Entry, Folder, Scan};
+use super::files::{Entry, Folder, Found, Scan};
 use super::{LocalSubnetManager, Store};
 use crate::clock::{BootInstant, Jumps};
-use crate::lease::LeaseUpdate;
-use crate::subnet::LeaseStream;
+use crate::lease::{BadRecord, BadRecords, Lease, LeaseUpdate};
 use crate::subnet::inotify::{Fd, listen};
 use crate::subnet::timing::Backoff;
+use crate::subnet::{LeaseStream, SubnetError};
 
 /// How often the folder is looked at without being asked to.
 pub(super) const RESCAN: Duration = Duration::from_secs(10);
 
 /// How long a lease that ran out in a jump of the clock is kept: its node looks at once, or at its next rescan.
 const GRACE: Duration = Duration::from_secs(30);
+
+/// At how many single files it is looked before all of them are.
+const MOST_NAMES: usize = 1024;
 
 /// The lease watch. All changes that one look finds come together.
 pub(super) fn stream(store: LocalSubnetManager) -> LeaseStream {
@@ -36,6 +39,7 @@ pub(super) fn stream(store: LocalSubnetManager) -> LeaseStream {
         grace: None,
         store,
         known: None,
+        bad: BadRecords::default(),
         gap: true,
         backoff: Backoff::new(),
         pause: None,
@@ -51,7 +55,10 @@ pub(super) fn stream(store: LocalSubnetManager) -> LeaseStream {
 struct Watcher {
     store: LocalSubnetManager,
     changes: Changes,
+    /// The leases in force.
     known: Option<BTreeMap<String, Entry>>,
+    /// All that can't be read, whatever its name.
+    bad: BadRecords,
     /// Whether the store could not be read since the last update.
     gap: bool,
     backoff: Backoff,
@@ -65,14 +72,19 @@ impl Watcher {
     /// Waits for news.
     async fn next(&mut self) -> Vec<LeaseUpdate> {
         loop {
+            let mut news = News::All;
             if let Some(pause) = self.pause {
                 tokio::select! {
-                    () = self.changes.wait(pause) => {}
+                    told = self.changes.wait(pause) => news = told,
                     _ = self.jumps.next() => self.begin_grace(),
                 }
             }
             self.changes.arm();
-            let Ok(mut scan) = self.store.blocking(Store::scan).await else {
+            let looked = match news {
+                News::Names(names) if !self.gap && self.known.is_some() => self.look_at(names).await,
+                _ => self.look_at_all().await,
+            };
+            let Ok(updates) = looked else {
                 // The status says why. What is known stays.
                 self.gap = true;
                 self.pause = Some(self.backoff.pause());
@@ -80,16 +92,67 @@ impl Watcher {
             };
             self.backoff.reset();
             self.pause = Some(RESCAN);
-            self.keep_known(&mut scan);
-            let updates = match &self.known {
-                Some(known) if !self.gap => difference(known, &scan.live),
-                _ => vec![snapshot(&scan.live)],
-            };
-            (self.known, self.gap) = (Some(scan.live), false);
             if !updates.is_empty() {
                 return updates;
             }
         }
+    }
+
+    async fn look_at_all(&mut self) -> Result<Vec<LeaseUpdate>, SubnetError> {
+        let mut scan = self.store.blocking(Store::scan).await?;
+        self.keep_known(&mut scan);
+        let Scan { live, bad, .. } = scan;
+        let updates = match &self.known {
+            Some(known) if !self.gap => {
+                let updates = difference(known, &live);
+                for update in &updates {
+                    note_bad(&mut self.bad, update);
+                }
+                // What has not the name of a lease is not compared one by one.
+                if self.bad == bad { updates } else { vec![snapshot(&live, &bad)] }
+            }
+            _ => vec![snapshot(&live, &bad)],
+        };
+        (self.known, self.bad, self.gap) = (Some(live), bad, false);
+        Ok(updates)
+    }
+
+    /// Looks at these names alone. A lease whose time is over is left to the rescan.
+    async fn look_at(&mut self, names: BTreeSet<OsString>) -> Result<Vec<LeaseUpdate>, SubnetError> {
+        let found = self.store.blocking(move |store| store.look(&names)).await?;
+        let mut updates = Vec::new();
+        for (name, found) in found {
+            let Some(known) = &mut self.known else { break };
+            let update = match found {
+                Found::Lease(entry, true) if known.get(&name) == Some(&entry) => continue,
+                Found::Lease(entry, true) => {
+                    let update = said(&entry);
+                    known.insert(name, entry);
+                    update
+                }
+                Found::Lease(_, false) => continue,
+                Found::Junk(record) => LeaseUpdate::Undecodable(record),
+                Found::Nothing | Found::Leftover => {
+                    let was_bad = self.bad.remove(&name);
+                    if known.remove(&name).is_none() && !was_bad {
+                        continue;
+                    }
+                    LeaseUpdate::Removed(name)
+                }
+            };
+            let is_news = note_bad(&mut self.bad, &update);
+            if let LeaseUpdate::Undecodable(record) = &update {
+                if !is_news {
+                    continue;
+                }
+                self.store.0.health.name_skipped(record);
+            }
+            updates.push(update);
+        }
+        if !updates.is_empty() {
+            self.store.0.health.set_undecodable(&self.bad);
+        }
+        Ok(updates)
     }
 
     fn begin_grace(&mut self) {
@@ -112,26 +175,43 @@ impl Watcher {
     }
 }
 
-fn snapshot(entries: &BTreeMap<String, Entry>) -> LeaseUpdate {
-    let (mut leases, mut undecodable) = (Vec::new(), Vec::new());
-    for entry in entries.values() {
-        match entry {
-            Entry::Record(record) => leases.push(record.lease.clone()),
-            Entry::Bad { record, .. } => undecodable.push(record.clone()),
-        }
-    }
-    LeaseUpdate::Snapshot { leases, undecodable }
+fn snapshot(live: &BTreeMap<String, Entry>, bad: &BadRecords) -> LeaseUpdate {
+    let leases: Vec<Lease> = live.values().filter_map(Entry::lease).cloned().collect();
+    LeaseUpdate::Snapshot { leases, undecodable: bad.clone() }
 }
 
 fn difference(before: &BTreeMap<String, Entry>, after: &BTreeMap<String, Entry>) -> Vec<LeaseUpdate> {
     let gone = before.keys().filter(|name| !after.contains_key(*name));
     let gone = gone.map(|name| LeaseUpdate::Removed(name.clone()));
     let put = after.iter().filter(|(name, entry)| before.get(*name) != Some(entry));
-    let put = put.map(|(_, entry)| match entry {
+    gone.chain(put.map(|(_, entry)| said(entry))).collect()
+}
+
+/// What others are told of a lease's file.
+fn said(entry: &Entry) -> LeaseUpdate {
+    match entry {
         Entry::Record(record) => LeaseUpdate::Put(record.lease.clone()),
         Entry::Bad { record, .. } => LeaseUpdate::Undecodable(record.clone()),
-    });
-    gone.chain(put).collect()
+    }
+}
+
+/// Keeps the list of what can't be read in step with an update. Returns whether that changed it.
+fn note_bad(bad: &mut BadRecords, update: &LeaseUpdate) -> bool {
+    match update {
+        LeaseUpdate::Undecodable(record) => bad.insert(BadRecord::clone(record)),
+        LeaseUpdate::Put(lease) => bad.contains(&lease.key) && bad.remove(&lease.key.to_string()),
+        LeaseUpdate::Removed(name) => bad.remove(name),
+        LeaseUpdate::Snapshot { .. } | LeaseUpdate::Recalled { .. } => false,
+    }
+}
+
+/// What it is worth looking at.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum News {
+    /// Everything.
+    All,
+    /// These files below `subnets`.
+    Names(BTreeSet<OsString>),
 }
 
 /// Waits until it is worth looking at the folder again.
@@ -157,18 +237,26 @@ impl Changes {
     }
 
     /// Waits for a change, but no longer than `limit`.
-    pub(super) async fn wait(&mut self, limit: Duration) {
+    pub(super) async fn wait(&mut self, limit: Duration) -> News {
         if self.inotify.is_none() {
             self.arm();
             if self.inotify.is_some() {
                 // The folder appeared after the look began; what happened until now was not watched.
-                return;
+                return News::All;
             }
         }
-        let Some(watched) = &self.inotify else { return tokio::time::sleep(limit).await };
-        if let Ok(Err(_)) = tokio::time::timeout(limit, watched.changed()).await {
-            // What is watched is no longer what the path names.
-            self.inotify = None;
+        let Some(watched) = &self.inotify else {
+            tokio::time::sleep(limit).await;
+            return News::All;
+        };
+        match tokio::time::timeout(limit, watched.changed()).await {
+            Ok(Ok(news)) => news,
+            Ok(Err(_)) => {
+                // What is watched is no longer what the path names.
+                self.inotify = None;
+                News::All
+            }
+            Err(_) => News::All,
         }
     }
 }
@@ -193,41 +281,59 @@ impl Watched {
         Ok(Self { fd, root })
     }
 
-    /// Waits for a change that matters. Several at once count as one.
-    async fn changed(&self) -> Result<(), Replaced> {
+    /// Waits for a change that matters, and takes all that are there. Dropping the future loses none.
+    async fn changed(&self) -> Result<News, Replaced> {
         loop {
             let Ok(mut ready) = self.fd.readable().await else { return Err(Replaced) };
-            let mut matters = false;
+            let mut names = BTreeSet::new();
+            let mut all = false;
             loop {
                 match self.fd.get_ref().0.read_events() {
                     Ok(events) => {
                         for event in events {
-                            matters |= self.matters(&event)?;
+                            match self.told(event)? {
+                                Some(News::Names(more)) => names.extend(more),
+                                Some(News::All) => all = true,
+                                None => {}
+                            }
                         }
                     }
                     Err(Errno::EINTR) => {}
                     Err(Errno::EAGAIN) => break,
                     Err(_) => return Err(Replaced),
                 }
+                if names.len() > MOST_NAMES {
+                    // More may be waiting. What is read by then is not told twice.
+                    (all, names) = (true, BTreeSet::new());
+                }
             }
             ready.clear_ready();
-            if matters {
-                return Ok(());
+            if all {
+                return Ok(News::All);
+            }
+            if !names.is_empty() {
+                return Ok(News::Names(names));
             }
         }
     }
 
-    fn matters(&self, event: &InotifyEvent) -> Result<bool, Replaced> {
+    /// What an event is about, if it matters.
+    fn told(&self, event: InotifyEvent) -> Result<Option<News>, Replaced> {
         let ended = AddWatchFlags::IN_DELETE_SELF
             | AddWatchFlags::IN_MOVE_SELF
             | AddWatchFlags::IN_IGNORED
             | AddWatchFlags::IN_UNMOUNT;
-        let name = event.name.as_deref().unwrap_or(OsStr::new("")).as_bytes();
-        if event.mask.intersects(ended) || event.wd == self.root && name == b"subnets" {
+        let name = event.name.unwrap_or_default();
+        let bytes = name.as_bytes();
+        if event.mask.intersects(ended) || event.wd == self.root && bytes == b"subnets" {
             return Err(Replaced);
         }
-        let overflow = event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW);
-        let named = if event.wd == self.root { name == b"config" } else { !name.starts_with(b".") };
-        Ok(overflow || named)
+        if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
+            return Ok(Some(News::All));
+        }
+        if event.wd == self.root {
+            return Ok((bytes == b"config").then_some(News::All));
+        }
+        Ok((!bytes.starts_with(b".")).then(|| News::Names(BTreeSet::from([name]))))
     }
 }

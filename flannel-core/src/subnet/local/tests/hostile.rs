@@ -29,7 +29,7 @@ fn told(error: &SubnetError, words: &[&str]) {
 fn unreadable(manager: &LocalSubnetManager) -> Vec<(String, String)> {
     let status = manager.status();
     let status = status.borrow();
-    status.undecodable.iter().map(|record| (record.key.clone(), record.reason.clone())).collect()
+    status.undecodable.records.iter().map(|record| (record.key.clone(), record.reason.clone())).collect()
 }
 
 #[tokio::test]

@@ -1,0 +1,173 @@
+//! No kind of line fills the log: after a burst each has a few lines a second, and what is left out is counted and
+//! told. A kind is a place in the source, whatever the line says.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::callsite::Identifier;
+use tracing::field::{Field, Visit};
+use tracing::{Event, warn};
+
+/// How many lines of a kind may come at once.
+const BURST: u32 = 50;
+/// One more line of a kind every so often.
+const EVERY: Duration = Duration::from_millis(200);
+/// How often it is told what was left out.
+const TELL: Duration = Duration::from_secs(10);
+
+/// What came of each kind.
+#[derive(Debug, Default)]
+pub(super) struct Limits(Mutex<Kinds>);
+
+#[derive(Debug, Default)]
+struct Kinds {
+    by: HashMap<Identifier, Kind>,
+    /// Whether something was left out, and whether somebody is going to tell.
+    has_left_out: bool,
+    is_telling: bool,
+}
+
+#[derive(Debug)]
+struct Kind {
+    /// Up to when its lines would be spread if there was one at a time.
+    spent: Instant,
+    left_out: u64,
+    /// What such a line says first.
+    message: String,
+}
+
+impl Limits {
+    /// Whether a line may be written.
+    pub(super) fn admit(self: &Arc<Self>, event: &Event<'_>) -> bool {
+        let now = Instant::now();
+        let mut kinds = self.lock();
+        let new = || Kind { spent: now, left_out: 0, message: String::new() };
+        let kind = kinds.by.entry(event.metadata().callsite()).or_insert_with(new);
+        let is_admitted = kind.spent.saturating_duration_since(now) < EVERY * BURST;
+        if is_admitted {
+            kind.spent = kind.spent.max(now) + EVERY;
+        } else {
+            if kind.left_out == 0 && kind.message.is_empty() {
+                event.record(&mut Message(&mut kind.message));
+            }
+            kind.left_out += 1;
+            kinds.has_left_out = true;
+        }
+        if kinds.has_left_out
+            && !kinds.is_telling
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            kinds.is_telling = true;
+            runtime.spawn(Arc::clone(self).tell());
+        }
+        is_admitted
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kinds> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells what is left out, until nothing is.
+    async fn tell(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(TELL).await;
+            for (kind, lines) in self.left_out() {
+                warn!(kind, lines, "log lines left out");
+            }
+            let mut kinds = self.lock();
+            // The lines above are a kind, too.
+            kinds.has_left_out = kinds.by.values().any(|kind| kind.left_out > 0);
+            if !kinds.has_left_out {
+                kinds.is_telling = false;
+                return;
+            }
+        }
+    }
+
+    /// What was left out since it was told last.
+    fn left_out(&self) -> Vec<(String, u64)> {
+        let mut kinds = self.lock();
+        let kinds = kinds.by.values_mut().filter(|kind| kind.left_out > 0);
+        kinds.map(|kind| (kind.message.clone(), std::mem::take(&mut kind.left_out))).collect()
+    }
+}
+
+/// Takes the message of an event.
+struct Message<'a>(&'a mut String);
+
+impl Visit for Message<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if field.name() == "message" {
+            *self.0 = format!("{value:?}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, Write};
+
+    use tracing::{Level, debug, info};
+    use tracing_subscriber::filter::LevelFilter;
+    use tracing_subscriber::layer::{Layer, SubscriberExt};
+    use tracing_subscriber::{fmt, registry};
+
+    use super::super::{Levels, Wanted};
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Captured(Arc<Mutex<Vec<u8>>>);
+
+    impl Captured {
+        fn count(&self, text: &str) -> usize {
+            let log = self.0.lock().unwrap();
+            String::from_utf8_lossy(&log).lines().filter(|line| line.contains(text)).count()
+        }
+    }
+
+    impl Write for Captured {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_kind_of_line_has_a_burst_and_a_few_a_second_and_the_rest_is_counted() {
+        let log = Captured::default();
+        let writer = log.clone();
+        let levels = Levels { verbosity: 1, modules: Vec::new() };
+        assert_eq!(levels.of("flanneld::logs"), LevelFilter::from_level(Level::DEBUG));
+        let layer = fmt::layer().with_ansi(false).with_writer(move || writer.clone());
+        let layer = layer.with_filter(Wanted { levels, limits: Arc::default() });
+        let _guard = tracing::subscriber::set_default(registry().with(layer));
+        // Ten seconds of a flood, and beside it what others say.
+        for second in 0..10 {
+            for n in 0..1000 {
+                warn!(key = n, "record skipped");
+                debug!(n, "detail");
+            }
+            info!(second, "another kind");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        tokio::time::sleep(TELL).await;
+        assert_eq!(log.count("another kind"), 10, "kinds do not share");
+        assert_eq!(log.count("detail"), 10_000, "details are what was asked for");
+        let written = log.count("record skipped key=");
+        assert_eq!(written, 50 + 9 * 5);
+        let left_out = |log: &Captured| -> u64 {
+            let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+            let lines = text.lines().filter(|line| line.contains("log lines left out"));
+            let lines = lines.inspect(|line| assert!(line.contains("kind=\"record skipped\""), "{line}"));
+            lines.map(|line| line.split_once(" lines=").unwrap().1.trim().parse::<u64>().unwrap()).sum()
+        };
+        assert_eq!(left_out(&log) + written as u64, 10_000, "all are accounted for");
+        assert!(log.count("log lines left out") <= 3);
+    }
+}

@@ -1,0 +1,232 @@
+//! Records of a store that can't be read. Whoever may write there can make a hundred thousand of them, so what is
+//! kept of each is small, one more costs work for that one alone, and a bounded number of them is named.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+
+use super::{LeaseAttrs, LeaseKey};
+use crate::repack::repack;
+
+/// Of how many records it is kept what is wrong with them.
+const MOST_NAMED: usize = 256;
+/// How many a status shows.
+const SHOWN: usize = 20;
+
+/// A record of the store that can't be read. It is unknown, not gone.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BadRecord {
+    /// The key below `subnets/`, as the store has it.
+    pub key: String,
+    /// What is wrong with the key or the value.
+    pub reason: String,
+}
+
+impl BadRecord {
+    /// What the key begins with where the store makes records of node objects and the whole object is meant. Its
+    /// reason says what to do.
+    pub const NODE: &str = "node ";
+}
+
+impl fmt::Display for BadRecord {
+    /// Short enough for a log line, whatever somebody wrote.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.key.starts_with(Self::NODE) {
+            return write!(f, "{}: {}", brief(&self.key), self.reason);
+        }
+        write!(f, "record {:?}: {}; {}", brief(&self.key), brief(&self.reason), LeaseAttrs::MEND)
+    }
+}
+
+/// A text that somebody else chose, cut to what fits a log line.
+pub fn brief(text: &str) -> String {
+    const MOST: usize = 240;
+    match text.char_indices().nth(MOST) {
+        None => text.to_owned(),
+        Some((at, _)) => format!("{}.. ({} bytes)", &text[..at], text.len()),
+    }
+}
+
+/// All records of a store that can't be read: which leases they are, how many others there are, and what is wrong
+/// with the first few.
+#[derive(Debug, Clone, Default)]
+pub struct BadRecords {
+    /// Those whose keys are keys of leases.
+    keys: BTreeSet<LeaseKey>,
+    /// Hashes of the keys of all others. The hash is seeded, so that nobody can write two keys with one hash.
+    others: HashSet<u64>,
+    hasher: RandomState,
+    /// What is wrong, by key.
+    named: BTreeMap<String, String>,
+}
+
+impl BadRecords {
+    /// Adds a record, or takes what is wrong with it now. Returns whether that is news.
+    pub fn insert(&mut self, record: BadRecord) -> bool {
+        let is_new = match record.key.parse() {
+            Ok(key) => self.keys.insert(key),
+            Err(_) => self.others.insert(self.hasher.hash_one(&record.key)),
+        };
+        let key = brief(&record.key);
+        match self.named.get_mut(&key) {
+            Some(reason) if *reason == record.reason => is_new,
+            Some(reason) => {
+                *reason = record.reason;
+                true
+            }
+            None => {
+                if self.named.len() < MOST_NAMED {
+                    self.named.insert(key, record.reason);
+                }
+                is_new
+            }
+        }
+    }
+
+    /// Takes a record out, since it is gone or can be read. Returns whether it was there.
+    pub fn remove(&mut self, key: &str) -> bool {
+        // Nearly always there is none, and then it needs no parsing.
+        if self.is_empty() {
+            return false;
+        }
+        let was_there = match key.parse() {
+            Ok(key) => self.keys.remove(&key),
+            Err(_) => self.others.remove(&self.hasher.hash_one(key)),
+        };
+        if was_there {
+            self.named.remove(&brief(key));
+        }
+        was_there
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.keys.len() + self.others.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.others.is_empty()
+    }
+
+    /// Whether the record of a lease is among them.
+    pub fn contains(&self, key: &LeaseKey) -> bool {
+        self.keys.contains(key)
+    }
+
+    /// Those whose keys are keys of leases.
+    pub fn keys(&self) -> impl Iterator<Item = LeaseKey> + '_ {
+        self.keys.iter().copied()
+    }
+
+    /// Those of which it is known what is wrong, by key, and then leases of which it is not, since they were found
+    /// when there were many.
+    pub fn named(&self) -> impl Iterator<Item = BadRecord> + '_ {
+        const MANY: &str =
+            "its value can't be read; why is not known any more, since there were many such records";
+        let named =
+            self.named.iter().map(|(key, reason)| BadRecord { key: key.clone(), reason: reason.clone() });
+        let rest = (self.len() > self.named.len()).then_some(&self.keys);
+        let rest = rest.into_iter().flatten().map(ToString::to_string);
+        let rest = rest.filter(|key| !self.named.contains_key(key));
+        named.chain(rest.map(|key| BadRecord { key, reason: MANY.to_owned() }))
+    }
+
+    /// How many there are, and the first of those that are named.
+    pub fn sample(&self) -> BadSample {
+        BadSample { count: self.len(), records: self.named().take(SHOWN).collect() }
+    }
+
+    /// See [`repack`].
+    pub(crate) fn repack(&mut self) {
+        repack(&mut self.keys);
+        self.others.shrink_to_fit();
+    }
+}
+
+impl PartialEq for BadRecords {
+    /// Whether the same records are in both, so far as can be told: of others than leases it is their number.
+    fn eq(&self, other: &Self) -> bool {
+        let counted = |it: &Self| it.others.len();
+        (&self.keys, counted(self), &self.named) == (&other.keys, counted(other), &other.named)
+    }
+}
+
+impl Eq for BadRecords {}
+
+/// How many records can't be read, and the first of them: what a status shows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BadSample {
+    /// How many there are.
+    pub count: usize,
+    /// Some of them, by key.
+    pub records: Vec<BadRecord>,
+}
+
+impl FromIterator<BadRecord> for BadRecords {
+    fn from_iter<T: IntoIterator<Item = BadRecord>>(records: T) -> Self {
+        let mut all = Self::default();
+        records.into_iter().for_each(|record| _ = all.insert(record));
+        all
+    }
+}
+
+impl From<Vec<BadRecord>> for BadRecords {
+    fn from(records: Vec<BadRecord>) -> Self {
+        records.into_iter().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn bad(key: &str, reason: &str) -> BadRecord {
+        BadRecord { key: key.to_owned(), reason: reason.to_owned() }
+    }
+
+    /// The key of the nth record: of a lease, or not.
+    fn key(n: usize) -> String {
+        if n.is_multiple_of(2) { format!("10.{}.{}.0-24", n / 512, n / 2 % 256) } else { format!("junk{n}") }
+    }
+
+    #[test]
+    fn what_is_kept_of_many_is_a_count_and_the_names_of_some() {
+        let mut all: BadRecords = (0..10_000).map(|n| bad(&key(n), "garbled")).collect();
+        assert_eq!((all.len(), all.named.len(), all.keys().count()), (10_000, MOST_NAMED, 5000));
+        assert!(!all.insert(bad(&key(9_999), "garbled")), "no news");
+        assert!(all.insert(bad(&key(0), "garbled otherwise")));
+        for n in 0..9_996 {
+            assert!(all.remove(&key(n)), "{n}");
+            assert!(!all.remove(&key(n)), "{n}");
+        }
+        let named: Vec<String> = all.named().map(|record| record.to_string()).collect();
+        assert_eq!(
+            (all.len(), named.len()),
+            (4, 2),
+            "leases are named by their keys when the first are gone"
+        );
+        assert!(named[0].contains("10.19.134.0-24") && named[0].contains("can't be read"), "{named:?}");
+        assert!(all.insert(bad(&key(0), "garbled")) && all.named().next().unwrap().reason == "garbled");
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_a_map(steps in prop::collection::vec((any::<bool>(), 0..8_usize, 0..2_u8), 0..60)) {
+            let (mut all, mut model) = (BadRecords::default(), BTreeMap::new());
+            for (insert, n, reason) in steps {
+                let (key, reason) = (key(n), reason.to_string());
+                if insert {
+                    let before = model.insert(key.clone(), reason.clone());
+                    prop_assert_eq!(all.insert(bad(&key, &reason)), before.as_ref() != Some(&reason));
+                } else {
+                    prop_assert_eq!(all.remove(&key), model.remove(&key).is_some());
+                }
+                let named: BTreeMap<_, _> = all.named().map(|it| (it.key, it.reason)).collect();
+                prop_assert_eq!((all.len(), all.is_empty(), &named), (model.len(), model.is_empty(), &model));
+            }
+        }
+    }
+}

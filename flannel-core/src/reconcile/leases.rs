@@ -1,0 +1,174 @@
+//! Takes what the lease watch says: folds it into the table at once, and works out what it means for peers a few
+//! leases at a time, so that a snapshot of thousands keeps nobody from his turn.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+use tracing::info;
+
+use super::{AT_ONCE, Driver, Reconciler};
+use crate::backend::BackendError;
+use crate::dataplane::ObjectKey;
+use crate::lease::{AgedLease, LeaseChange, LeaseKey, LeaseUpdate};
+use crate::peers::{Claim, Peer, PeerError, may_be_rivals};
+use crate::subnet::SubnetError;
+
+/// What came and is not worked out yet.
+#[derive(Debug, Default)]
+pub(super) struct Incoming {
+    /// Whether there is anything.
+    is_pending: bool,
+    changes: VecDeque<LeaseChange>,
+    /// How many there were.
+    count: usize,
+    /// The objects of those that are worked out.
+    touched: Vec<ObjectKey>,
+    /// Whether the first snapshot is among them.
+    becomes_synced: bool,
+    /// How many unreadable records had become known or gone when it was looked last, in the lease table and among
+    /// peers; `None` if those are others.
+    resolved: Option<(u64, u64)>,
+}
+
+impl Incoming {
+    pub(super) fn is_pending(&self) -> bool {
+        self.is_pending
+    }
+
+    /// The tables that count are others from now on.
+    pub(super) fn forget_resolved(&mut self) {
+        self.resolved = None;
+    }
+}
+
+impl<D: Driver> Reconciler<D> {
+    /// Folds messages of the watch into the table.
+    pub(super) fn take_leases(
+        &mut self,
+        batch: Vec<Result<LeaseUpdate, SubnetError>>,
+    ) -> Result<(), BackendError> {
+        let was_synced = self.leases.is_synced();
+        let mut changes = Vec::new();
+        for update in batch {
+            changes.extend(self.leases.apply(update?));
+        }
+        self.note_own(&changes);
+        let becomes_synced = self.leases.is_synced() && !was_synced;
+        self.todo.claims |= becomes_synced || changes.iter().any(|change| change.key == self.own);
+        changes.retain(|change| change.key != self.own);
+        self.tell_guard(&changes);
+        announce(&changes);
+        self.note_leases(&changes);
+        self.todo.leases |= !changes.is_empty();
+        self.incoming.is_pending = true;
+        self.incoming.becomes_synced |= becomes_synced;
+        self.incoming.count += changes.len();
+        self.incoming.changes.extend(changes);
+        Ok(())
+    }
+
+    /// Works out what some of the leases that changed ask for; with the last of them, what all of them together mean.
+    pub(super) fn work_out_some(&mut self) {
+        if !self.incoming.is_pending {
+            return;
+        }
+        let some = self.incoming.changes.len().min(AT_ONCE);
+        let some: Vec<LeaseChange> = self.incoming.changes.drain(..some).collect();
+        self.work_out(some);
+        if self.incoming.changes.is_empty() {
+            self.finish_incoming();
+        }
+    }
+
+    fn work_out(&mut self, changes: Vec<LeaseChange>) {
+        let now = Instant::now();
+        let record = if self.todo.claims { Vec::new() } else { self.record_claims() };
+        let mut touched = Vec::new();
+        for LeaseChange { key, before, after } in changes {
+            let mut is_rival = may_be_rivals(&record, self.peers.claims(&key));
+            touched.extend(if let Some(lease) = after {
+                let peer = self.driver.peer(&lease);
+                self.remember_good(key, before, &peer);
+                self.peers.stage(key, (&*lease).into(), peer)
+            } else {
+                self.last_good.remove(&key);
+                self.peers.stage_removal(&key)
+            });
+            is_rival |= may_be_rivals(&record, self.peers.claims(&key));
+            self.todo.claims |= is_rival;
+        }
+        touched.extend(self.peers.settle());
+        for key in &touched {
+            self.blocked.hurry(key, now);
+        }
+        if !self.incoming.becomes_synced {
+            self.incoming.touched.extend(touched);
+        }
+    }
+
+    /// What this node's own record claims, as others read it.
+    fn record_claims(&self) -> Vec<Claim> {
+        self.leases.get(&self.own).map(|own| self.claims_of(own)).unwrap_or_default()
+    }
+
+    fn finish_incoming(&mut self) {
+        let resolved = Some((self.leases.unknown().resolved(), self.peers.unknown().resolved()));
+        let next = Incoming { resolved, ..Incoming::default() };
+        let done = std::mem::replace(&mut self.incoming, next);
+        self.todo.keys.extend(done.touched);
+        if done.count > self.leases.len() / 2 {
+            self.peers.repack();
+        }
+        if resolved != done.resolved && !self.withheld.is_empty() {
+            // What was kept for a record that could not be read is now wanted or nobody's.
+            self.todo.keys.append(&mut self.withheld);
+            self.todo.leases = true;
+        }
+        if self.todo.leases {
+            self.todo.host |= self.host.has_strangers();
+            self.replaced.prune(self.peers.want());
+            self.driver.take_peers(&mut self.peers.iter());
+        }
+        if done.becomes_synced {
+            // Only now may what nobody wants be deleted, so look at everything once more.
+            self.todo.objects = true;
+            self.todo.leases = true;
+        }
+    }
+
+    /// Remembers what a lease was before it became one that can't be used, for a table that is made anew.
+    fn remember_good(
+        &mut self,
+        key: LeaseKey,
+        before: Option<Arc<AgedLease>>,
+        now: &Result<Peer, PeerError>,
+    ) {
+        if !matches!(now, Err(PeerError::Malformed(_))) {
+            self.last_good.remove(&key);
+        } else if let Some(before) = before.filter(|before| self.driver.peer(before).is_ok()) {
+            self.last_good.insert(key, before);
+        }
+    }
+}
+
+/// One line for each of a few changes, one for all of many.
+fn announce(changes: &[LeaseChange]) {
+    if changes.len() > 16 {
+        let gone = changes.iter().filter(|change| change.after.is_none()).count();
+        let new = changes.iter().filter(|change| change.before.is_none()).count();
+        info!(added = new, removed = gone, changed = changes.len() - new - gone, "peers");
+        return;
+    }
+    for change in changes {
+        let what = match (&change.before, &change.after) {
+            (None, _) => "peer added",
+            (_, None) => "peer removed",
+            _ => "peer changed",
+        };
+        let lease = change.after.as_ref().or(change.before.as_ref());
+        let ips = lease.map(|lease| lease.attrs.public_ips).unwrap_or_default();
+        let underlay = ips.iter().map(|(_, ip)| ip.to_string()).collect::<Vec<_>>().join(",");
+        info!(subnet = %change.key, underlay, "{what}");
+    }
+}

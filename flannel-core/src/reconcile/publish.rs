@@ -1,0 +1,165 @@
+//! What the loop says about itself: worked out and announced a few times a second at most, whatever happens meanwhile.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::guard::Guard;
+use super::{Driver, Reconciler};
+use crate::addr::{Family, PerFamily};
+use crate::backend::NetworkStatus;
+use crate::status::{Harm, Listed, Problem, Problems, Reach, Subject};
+use crate::told::Told;
+
+/// How often the status is announced while it changes all the time.
+const EVERY: Duration = Duration::from_millis(250);
+/// How many changes in a row are announced at once.
+const BURST: u32 = 4;
+
+/// The status, and what it is made of that nobody else keeps.
+#[derive(Debug)]
+pub(super) struct Shown {
+    status: watch::Sender<NetworkStatus>,
+    /// Whether the first snapshot of leases was programmed.
+    pub(super) synced: bool,
+    /// How often drift was repaired.
+    pub(super) repairs: u64,
+    /// How long the last repair took.
+    pub(super) last_repair: Option<Duration>,
+    /// Operations sent to the kernel.
+    pub(super) operations: u64,
+    /// The refused leases that were named in the log.
+    told: Told,
+    /// Up to when the announcements so far would be spread if there was one at a time.
+    spent: Instant,
+    /// Whether there may be news that is not announced.
+    is_late: bool,
+}
+
+impl Default for Shown {
+    fn default() -> Self {
+        Self {
+            status: watch::Sender::new(NetworkStatus::default()),
+            synced: false,
+            repairs: 0,
+            last_repair: None,
+            operations: 0,
+            told: Told::default(),
+            spent: Instant::now(),
+            is_late: false,
+        }
+    }
+}
+
+impl Shown {
+    pub(super) fn subscribe(&self) -> watch::Receiver<NetworkStatus> {
+        self.status.subscribe()
+    }
+
+    /// When to announce what could not be announced yet.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.is_late.then(|| self.allowed_at())
+    }
+
+    fn allowed_at(&self) -> Instant {
+        let ahead = EVERY * (BURST - 1);
+        self.spent.checked_sub(ahead).unwrap_or(self.spent)
+    }
+
+    /// Whether an announcement may be made now; else it is due later.
+    fn may_announce(&mut self, now: Instant) -> bool {
+        self.is_late = now < self.allowed_at();
+        !self.is_late
+    }
+
+    fn announce(&mut self, next: NetworkStatus, now: Instant) {
+        let mut named = Vec::new();
+        let changed = self.status.send_if_modified(|status| {
+            let told = &status.problems.leases.sample;
+            let news = next.problems.leases.sample.iter().filter(|problem| !told.contains(problem));
+            named.extend(news.cloned());
+            let changed = *status != next;
+            *status = next;
+            changed
+        });
+        if changed {
+            self.spent = self.spent.max(now) + EVERY;
+        }
+        for problem in named {
+            let Subject::Lease(key) = &problem.subject else { continue };
+            if let Some(left_out) = self.told.news(key, now) {
+                let left_out = (left_out > 0).then_some(left_out);
+                warn!(error = %problem, left_out, "lease not used");
+            }
+        }
+    }
+}
+
+impl<D: Driver> Reconciler<D> {
+    /// Announces what is different from what was announced last, now or when it is time.
+    pub(super) fn publish(&mut self) {
+        self.shown.synced |= self.leases.is_synced()
+            && !self.todo.objects
+            && !self.todo.devices
+            && self.devices.problem.is_none();
+        let now = Instant::now();
+        if !self.shown.may_announce(now) {
+            return;
+        }
+        let next = NetworkStatus {
+            synced: self.shown.synced,
+            recalled: self.leases.recalled(),
+            problems: self.problems(),
+            peers: self.peers.programmed(),
+            overlay_mtu: self.devices.overlay_mtu,
+            datapath: self.devices.datapath.clone(),
+            repairs: self.shown.repairs,
+            last_repair: self.shown.last_repair,
+            operations: self.shown.operations,
+        };
+        self.shown.announce(next, now);
+    }
+
+    /// All that is wrong, whatever it costs.
+    fn problems(&self) -> Problems {
+        let mut node = Vec::new();
+        let all = |subject, text: String| Problem::new(subject, Harm::All, text);
+        node.extend(self.devices.problem.clone().map(|text| all(Subject::Device, text)));
+        node.extend(self.underlay_problem().map(|text| all(Subject::Underlay, text)));
+        node.extend(self.claims.lost().iter().map(|text| all(Subject::OwnLease, text.clone())));
+        node.extend_from_slice(&self.devices.unserved);
+        node.extend(self.blocked.ours());
+        node.extend_from_slice(self.host.problems());
+        node.extend(self.guard.iter().flat_map(Guard::problems));
+        let (restart_needed, config_problem) = self.config_problems();
+        let harmless = |subject, text: String| Problem::new(subject, Harm::None, text);
+        node.extend(config_problem.map(|text| harmless(Subject::Config, text)));
+        node.extend(restart_needed.map(|text| harmless(Subject::Restart, text)));
+        let bad = self.leases.undecodable();
+        let count = bad.len() + self.peers.troubled();
+        let bad = bad.named().map(|record| harmless(Subject::Lease(record.key.clone()), record.to_string()));
+        let refused = self.peers.problems().map(|(key, why)| {
+            let harm = if self.peers.is_lost(&key) { Harm::Some } else { Harm::None };
+            let problem = Problem::new(Subject::Lease(key.to_string()), harm, format!("lease {key}: {why}"));
+            Problem { peer: Some(key), ..problem }
+        });
+        let mut objects = self.blocked.listed();
+        objects.extend(self.host.shadows());
+        let networks = self.state.borrow().networks;
+        let reach = PerFamily::from_fn(|family| networks.get(family).map(|_| self.reach(family, &node)));
+        Problems { node, objects, leases: Listed::new(count, bad.chain(refused)), reach }
+    }
+
+    /// How many peers of a family there are, and how many pods can't reach.
+    fn reach(&self, family: Family, node: &[Problem]) -> Reach {
+        let Reach { expected, cut } = self.peers.reach(family);
+        let is_down = node.iter().any(|it| it.harm == Harm::All && it.family.is_none_or(|of| of == family));
+        if is_down {
+            return Reach { expected, cut: expected };
+        }
+        let shadowed = self.host.shadowed(family).filter(|peer| !self.blocked.is_cut(family, peer)).count();
+        Reach { expected, cut: (cut + self.blocked.cut(family) + shadowed).min(expected) }
+    }
+}
