@@ -5,6 +5,8 @@
 mod common;
 #[path = "etcd/faults.rs"]
 mod faults;
+#[path = "etcd/flood.rs"]
+mod flood;
 #[path = "etcd/hold.rs"]
 mod hold;
 #[path = "etcd/identity.rs"]

@@ -12,6 +12,7 @@ mod direct;
 #[cfg(feature = "etcd")]
 mod etcd;
 mod firewall;
+mod flood;
 mod go;
 mod golden;
 mod harness;

@@ -171,7 +171,7 @@ impl PeerTable {
     }
 
     /// These leases and all that contradict them, directly or through others, with what is between them.
-    fn conflicts(&self, mut keys: Vec<LeaseKey>) -> (Vec<LeaseKey>, Vec<Vec<Edge>>) {
+    pub(super) fn conflicts(&self, mut keys: Vec<LeaseKey>) -> (Vec<LeaseKey>, Vec<Vec<Edge>>) {
         let mut nodes: BTreeMap<LeaseKey, usize> = BTreeMap::new();
         nodes.extend(keys.iter().enumerate().map(|(node, key)| (*key, node)));
         let mut edges: Vec<Vec<Edge>> = Vec::new();

@@ -1,4 +1,5 @@
 mod config;
+mod flood;
 mod replaced;
 mod segments;
 

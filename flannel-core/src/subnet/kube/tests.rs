@@ -326,3 +326,38 @@ fn a_reason_is_short_whatever_was_written() {
         );
     }
 }
+
+/// Thousands of nodes that can't be read, and thousands with one subnet: one event costs a word about one node.
+#[test]
+fn one_event_among_thousands_of_bad_nodes_says_one_thing() {
+    let mut known = Known::new(OWN, vec![Family::V4], AnnotationPrefix::default());
+    let bad = |n: u32, why: &str| {
+        let reason = why.to_owned();
+        Err(BadObject { name: Some(format!("bad{n}").into()), reason })
+    };
+    let name = |n: u32| decode(&json!({
+        "metadata": {"name": format!("twin{n:04}"), "creationTimestamp": "2026-01-01T00:00:00Z", "annotations": {
+            "flannel.alpha.coreos.com/kube-subnet-manager": "true",
+            "flannel.alpha.coreos.com/public-ip": "192.0.2.1",
+        }},
+        "spec": {"podCIDRs": ["10.244.9.0/24"]},
+    }));
+    replace(&mut known, (0..5000).map(|n| bad(n, "garbled")));
+    assert_eq!((known.problems().len(), known.problems().sample().records.len()), (5000, 20));
+    for n in 0..2000 {
+        let told = known.take(name(n));
+        assert_eq!(told.len(), 1, "{n}: {told:?}");
+        assert_eq!(matches!(told[0], LeaseUpdate::Put(_)), n == 0, "{told:?}");
+    }
+    assert_eq!(known.problems().len(), 6999);
+    assert_eq!(known.take(name(1500)), [], "a heartbeat");
+    let news = known.news();
+    assert_eq!((known.take(bad(7, "garbled")), known.news()), (vec![], news));
+    assert_eq!((known.take(bad(7, "garbled otherwise")), known.news()), (vec![], news + 1));
+    assert_eq!(known.remove("twin1500"), [LeaseUpdate::Removed("node twin1500".to_owned())]);
+    // The eldest goes: the next one is the eldest, and all others are told its name.
+    let told = known.remove("twin0000");
+    assert_eq!((told.len(), known.problems().len()), (1 + 1997, 5000 + 1997));
+    (0..5000).for_each(|n| assert_eq!(known.remove(&format!("bad{n}")), []));
+    assert_eq!(known.problems().len(), 1997);
+}

@@ -428,7 +428,42 @@ async fn a_folder_that_appears_during_a_look_is_watched_from_then_on() {
     let quiet = tokio::time::timeout(Duration::from_millis(200), changes.wait(Duration::from_mins(1))).await;
     assert!(quiet.is_err());
     put(&dir, "10.5.8.0-24", "{}");
-    soon(changes.wait(Duration::from_mins(1))).await;
+    let named = |names: &[&str]| watch::News::Names(names.iter().map(Into::into).collect());
+    assert_eq!(soon(changes.wait(Duration::from_mins(1))).await, named(&["10.5.8.0-24"]));
+    fs::write(dir.path().join("config"), V4).unwrap();
+    assert_eq!(soon(changes.wait(Duration::from_mins(1))).await, watch::News::All);
+}
+
+#[tokio::test]
+async fn one_file_among_thousands_of_others_is_looked_at_alone() {
+    let dir = store(V4);
+    fs::create_dir(dir.path().join("subnets")).unwrap();
+    let junk = |n: usize| format!("junk{n}");
+    (0..3000).for_each(|n| put(&dir, &junk(n), "{"));
+    let watching = manager(&dir);
+    let mut watch = watching.watch_leases();
+    let first = soon(watch.next()).await.unwrap().unwrap();
+    let LeaseUpdate::Snapshot { undecodable, .. } = first else { panic!("{first:?}") };
+    assert_eq!((undecodable.len(), watching.status().borrow().undecodable.count), (3000, 3000));
+    assert_eq!(watching.status().borrow().undecodable.records.len(), 20);
+    let lease = manager(&dir).acquire_lease(&attrs(1)).await.unwrap();
+    assert_eq!(soon(watch.next()).await.unwrap().unwrap(), LeaseUpdate::Put(lease));
+    for n in 0..3000 {
+        fs::remove_file(path(&dir, &junk(n))).unwrap();
+    }
+    let mut left: BTreeSet<String> = (0..3000).map(junk).collect();
+    while !left.is_empty() {
+        match soon(watch.next()).await.unwrap().unwrap() {
+            LeaseUpdate::Removed(name) => assert!(left.remove(&name), "{name}"),
+            // There were too many at once to look at each.
+            LeaseUpdate::Snapshot { leases, undecodable } => {
+                assert_eq!(leases.len(), 1);
+                left.retain(|name| undecodable.named().any(|record| record.key == *name) || undecodable.len() > 256);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(watching.status().borrow().undecodable.count, 0);
 }
 
 #[tokio::test]

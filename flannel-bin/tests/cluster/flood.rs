@@ -1,0 +1,62 @@
+//! Somebody fills the store with garbage, or writes one bad record again and again: an agent goes on, says so in a few
+//! lines, and answers.
+
+use flannel_lab::cluster::{Cluster, Families};
+use flannel_lab::sandbox::in_sandbox;
+use flannel_lab::test_name;
+use flannel_lab::wait::eventually;
+
+use crate::backends::VXLAN;
+#[cfg(feature = "etcd")]
+use crate::etcd::EtcdStore;
+use crate::harness::{Bed, LocalFolder, SOON, Store, http_get};
+
+const MANY: usize = 3000;
+/// How often one key goes from bad to good and back.
+const TOGGLES: usize = 150;
+
+#[test]
+fn garbage_and_toggles_in_a_folder() {
+    in_sandbox(test_name!(), || flood(|_| LocalFolder::new()));
+}
+
+#[cfg(feature = "etcd")]
+#[test]
+fn garbage_and_toggles_in_etcd() {
+    in_sandbox(test_name!(), || flood(EtcdStore::new));
+}
+
+fn flood<S: Store>(store: impl FnOnce(&Cluster) -> S) {
+    let cluster = Cluster::builder().nodes(1).build().unwrap();
+    let store = store(&cluster);
+    let mut bed = Bed::new(cluster, store, &VXLAN, Families::V4);
+    bed.start_all();
+    let said = |bed: &Bed<S>| http_get(bed.netns(1), 8471, "/readyz");
+    let (key, value) = VXLAN.record(240);
+    for n in 0..TOGGLES {
+        // One that can't be read, and one that can, but is refused.
+        bed.store.put("10.244.77.0-24", if n % 2 == 0 { "{" } else { "{}" });
+        bed.store.put("10.1.0.0-16", if n % 2 == 0 { &value } else { "{" });
+    }
+    (0..MANY).for_each(|n| bed.store.put(&format!("junk{n:04}"), "{"));
+    bed.store.put(&key, &value);
+    bed.wait_for_peers(1, 1);
+    eventually(SOON, "all garbage is counted, and some of it named", || {
+        let answer = said(&bed);
+        let is_counted = answer.starts_with("HTTP/1.1 200") && answer.contains(" more leases");
+        if is_counted && answer.len() < 16 << 10 { Ok(()) } else { Err(answer) }
+    });
+    assert!(http_get(bed.netns(1), 8471, "/healthz").starts_with("HTTP/1.1 200"));
+    let log = bed.agent(1).log();
+    let count = |what: &str| log.lines().filter(|line| line.contains(what)).count();
+    for what in ["record skipped", "lease not used"] {
+        assert!((1..=25).contains(&count(what)), "{what}: {}", count(what));
+    }
+    (0..MANY).for_each(|n| bed.store.delete(&format!("junk{n:04}")));
+    ["10.244.77.0-24", "10.1.0.0-16"].iter().for_each(|key| bed.store.delete(key));
+    eventually(SOON, "nothing to say", || {
+        let answer = said(&bed);
+        if answer.ends_with("flanneld is ready") { Ok(()) } else { Err(answer) }
+    });
+    bed.stop(1);
+}
