@@ -114,7 +114,9 @@ fn fifos_and_links_hold_up_no_start_and_make_no_file() {
     let link = |path: &Path| symlink(elsewhere.path().join("made"), path).unwrap();
     for (make, why) in [(&fifo as &dyn Fn(&Path), "not a regular file"), (&link, "symbolic link")] {
         let folder = tempfile::tempdir().unwrap();
-        names.iter().for_each(|name| make(&folder.path().join(name)));
+        for name in names {
+            make(&folder.path().join(name));
+        }
         let daemon = Daemon::start_in(folder, &[]);
         eventually(SOON, "the reason", || {
             let (_, body) = get(daemon.health, "/readyz").unwrap();

@@ -28,7 +28,7 @@ pub(crate) fn beside<'a>(dir: &'a Dir, name: &str, mode: u32) -> io::Result<Draf
         let letters: String = repeat_with(fastrand::alphanumeric).take(6).collect();
         match dir.draft(format!(".{name}.{letters}").into(), mode) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            made => return made,
+            created => return created,
         }
     }
 }

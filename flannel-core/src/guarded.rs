@@ -59,7 +59,7 @@ impl Dir {
     pub fn make_dir(&self, name: &OsStr, mode: u32) -> io::Result<bool> {
         match mkdirat(&self.0, name, Mode::from_bits_truncate(mode)) {
             Err(Errno::EEXIST) => Ok(false),
-            made => made.map(|()| true).map_err(io::Error::from),
+            done => done.map(|()| true).map_err(io::Error::from),
         }
     }
 
@@ -77,7 +77,7 @@ impl Dir {
             }
             match self.create(name, mode) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                made => return made,
+                created => return created,
             }
         }
         Err(io::Error::new(io::ErrorKind::TimedOut, "it is made and deleted again and again"))

@@ -1,7 +1,7 @@
 //! Time as the folder counts it. Leases are dated by its clock (on NFS that of the server, else the host's own) and
 //! compared with it, so the wall clock of one host neither ends the leases of others nor its own.
 //!
-//! Where a file system lets each host date files by its own clock (CIFS, CephFS, GFS2), the hosts must be in step; what
+//! Where a file system lets each host date files by its own clock (CIFS, GFS2, OCFS2), the hosts must be in step; what
 //! is dated ahead is told.
 
 use std::sync::{Mutex, PoisonError};
@@ -94,10 +94,7 @@ impl FolderClock {
             let apart = apart(last.wall, last.folder).as_secs();
             format!("the clock of this host is {apart} s {side} that of the store's folder, which leases are dated by")
         });
-        let (lease, by) = match &ahead.farthest {
-            Some(farthest) => farthest,
-            None => return host.map(|host| host + IN_STEP),
-        };
+        let Some((lease, by)) = &ahead.farthest else { return host.map(|host| host + IN_STEP) };
         let more = if ahead.count > 1 { format!(" and {} more", ahead.count - 1) } else { String::new() };
         let theirs = format!(
             "lease {} of {}{more} is dated {} s ahead of the folder's clock",
