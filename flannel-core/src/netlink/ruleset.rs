@@ -137,11 +137,20 @@ fn attributes_of(message: &Message<'_>) -> Result<Option<RtBuffer<u16, Buffer>>,
         .map_err(|_| "announcement with broken attributes".into())
 }
 
-/// Family and table of an announcement, and what follows the name of the table: that of the set in announcements of
-/// elements.
-pub(super) fn named(message: &Message<'_>) -> Result<Option<(u8, String, Option<Vec<u8>>)>, Undecodable> {
+/// What an announcement is about.
+pub(super) struct Named {
+    /// `NFPROTO_*`.
+    pub(super) family: u8,
+    /// The table.
+    pub(super) table: String,
+    /// What follows its name: that of the set in announcements of elements.
+    pub(super) second: Option<String>,
+}
+
+/// What an announcement is about; `None` for one of a new generation.
+pub(super) fn named(message: &Message<'_>) -> Result<Option<Named>, Undecodable> {
     let Some(attributes) = attributes_of(message)? else { return Ok(None) };
-    let Some(table) = attribute(&attributes, TABLE) else { return Ok(None) };
-    let second = attribute(&attributes, TABLE + 1).map(<[u8]>::to_vec);
-    Ok(Some((message.body[0], string(table), second)))
+    let Some(table) = attribute(&attributes, TABLE).map(string) else { return Ok(None) };
+    let second = attribute(&attributes, TABLE + 1).map(string);
+    Ok(Some(Named { family: message.body[0], table, second }))
 }

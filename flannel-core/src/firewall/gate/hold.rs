@@ -328,9 +328,10 @@ impl Gate {
         if self.kernel.is_none() || self.status.borrow().problem == problem {
             return;
         }
-        match &problem {
-            Some(problem) => warn!(problem, "underlay gate not as it should be"),
-            None => info!("underlay gate is as it should be again"),
+        if let Some(problem) = &problem {
+            warn!(problem, "underlay gate not as it should be");
+        } else {
+            info!("underlay gate is as it should be again");
         }
         self.status.send_modify(|status| status.problem = problem);
     }

@@ -2,6 +2,7 @@
 //! given.
 
 use std::collections::HashMap;
+use std::fmt::Write;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -85,7 +86,7 @@ impl Sightings {
         let others = new.len() - 1;
         let mut news = line(*origin, *packets);
         if others > 0 {
-            news.push_str(&format!("; {others} more are new, which the status names"));
+            _ = write!(news, "; {others} more are new, which the status names");
         }
         self.told.extend(new.iter().map(|(origin, _)| (*origin, now)));
         self.quiet_until = Some(now + QUIET);

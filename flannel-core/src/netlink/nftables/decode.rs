@@ -15,6 +15,8 @@ use crate::addr::Family;
 const HEADER: usize = 4;
 
 type Attributes = RtBuffer<u16, Buffer>;
+/// Something with the name of its table; `None` for another kind of message.
+type InTable<T> = Result<Option<(String, T)>, Undecodable>;
 
 fn parse(bytes: &[u8]) -> Result<Attributes, Undecodable> {
     Attributes::from_bytes_with_input(&mut Cursor::new(bytes), bytes.len())
@@ -43,14 +45,14 @@ fn text(within: &Attributes, kind: u16) -> Result<String, Undecodable> {
 }
 
 /// The name of a table, and its flags.
-pub(super) fn table(message: &Message<'_>) -> Result<Option<(String, u32)>, Undecodable> {
+pub(super) fn table(message: &Message<'_>) -> InTable<u32> {
     let Some(attrs) = of_kind(message, NEW_TABLE)? else { return Ok(None) };
     let flags = attribute(&attrs, 2).map(number).transpose()?.unwrap_or_default();
     Ok(Some((text(&attrs, 1)?, flags)))
 }
 
 /// The table of a chain, its name, and how it is hooked in if it is.
-pub(super) fn chain(message: &Message<'_>) -> Result<Option<(String, (String, Place))>, Undecodable> {
+pub(super) fn chain(message: &Message<'_>) -> InTable<(String, Place)> {
     let Some(attrs) = of_kind(message, NEW_CHAIN)? else { return Ok(None) };
     let place = attribute(&attrs, 4).map(|hook| place(hook, &attrs)).transpose()?;
     Ok(Some((text(&attrs, 1)?, (text(&attrs, 3)?, place.unwrap_or(Place::Jumped)))))
@@ -86,7 +88,7 @@ fn comment(mut data: &[u8]) -> Option<String> {
 }
 
 /// The table of a set, and the set if it can be one of ours.
-pub(super) fn set(message: &Message<'_>) -> Result<Option<(String, Option<Set>)>, Undecodable> {
+pub(super) fn set(message: &Message<'_>) -> InTable<Option<Set>> {
     let Some(attrs) = of_kind(message, NEW_SET)? else { return Ok(None) };
     let field = |kind| attribute(&attrs, kind).map(number).transpose().map(Option::unwrap_or_default);
     let (flags, kind) = (field(3)?, (field(4)?, field(5)?));
@@ -133,8 +135,7 @@ fn element(attrs: &Attributes) -> Result<Option<Counted>, Undecodable> {
         (Some(one), _) => Some(parse(one)?),
         (None, Some(list)) => {
             let list = parse(list)?;
-            let first = attributes(&list).next().map(|(_, payload)| parse(payload)).transpose()?;
-            first
+            attributes(&list).next().map(|(_, payload)| parse(payload)).transpose()?
         }
         (None, None) => None,
     };

@@ -3,7 +3,7 @@
 use neli::consts::socket::NlFamily;
 use tracing::{debug, warn};
 
-use super::super::message::{Message, Undecodable, split, string};
+use super::super::message::{Message, Undecodable, split};
 use super::super::ruleset::{GROUP, PAUSE, SUBSYSTEM, named};
 use super::super::socket::{RECEIVE_BUFFER, Socket, is_lost};
 use super::encode::{DEL_ELEMENTS, INET, NEW_ELEMENTS};
@@ -73,12 +73,11 @@ fn note(
     if message.port == port || u16::from(message.kind) >> 8 != SUBSYSTEM {
         return Ok(());
     }
-    let Some((INET, name, second)) = named(message)? else { return Ok(()) };
-    if name != table {
+    let Some(about) = named(message)?.filter(|it| it.family == INET && it.table == table) else {
         return Ok(());
-    }
+    };
     if [NEW_ELEMENTS, DEL_ELEMENTS].contains(&(u16::from(message.kind) & 0xff)) {
-        change.elements |= second.is_some_and(|set| sets.contains(&string(&set).as_str()));
+        change.elements |= about.second.is_some_and(|set| sets.contains(&set.as_str()));
     } else {
         change.structure = true;
     }

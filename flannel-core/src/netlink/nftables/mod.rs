@@ -2,7 +2,7 @@
 //!
 //! A transaction is one datagram: `NFNL_MSG_BATCH_BEGIN`, the messages, `NFNL_MSG_BATCH_END`. The kernel does all of
 //! it or nothing, answers every message that fails, and success where it is asked to, which is for the last message
-//! before the end. What fails as a whole (no right, no nf_tables, no memory) is answered to the first message.
+//! before the end. What fails as a whole (no right, no `nf_tables`, no memory) is answered to the first message.
 //!
 //! Only what this crate needs is here: [`value`] has the values, [`expr`] and [`encode`] turn them into messages,
 //! [`decode`] reads lists, and [`events`] hears what others change.
@@ -195,6 +195,6 @@ pub(super) fn every_way(message: &Message<'_>) {
     _ = super::ruleset::named(message);
 }
 
-fn malformed(error: Undecodable) -> KernelError {
-    KernelError::Malformed { what: "an answer of nf_tables", detail: error.to_string() }
+fn malformed(Undecodable(detail): Undecodable) -> KernelError {
+    KernelError::Malformed { what: "an answer of nf_tables", detail: detail.into_owned() }
 }

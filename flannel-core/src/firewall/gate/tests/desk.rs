@@ -26,7 +26,7 @@ pub(super) fn lease(node: u8, public_ip: &str) -> Lease {
     Lease::decode(&format!("10.1.{node}.0-24"), value.as_bytes(), 1).unwrap()
 }
 
-/// A kernel without nf_tables ends no agent that was not told to enforce anything.
+/// A kernel without `nf_tables` ends no agent that was not told to enforce anything.
 #[test]
 fn without_nf_tables_only_enforce_is_refused() {
     let lacking = || KernelError::Refused {
