@@ -57,9 +57,8 @@ pub struct ForwardingTable {
     by_source: HashMap<IpAddr, u32>,
     v4: Ranges<u32>,
     v6: Ranges<u128>,
-    allowed_v4: Ranges<u32>,
-    allowed_v6: Ranges<u128>,
-    own_subnets: Vec<Subnet>,
+    allowed: Area,
+    own: Area,
     own_addresses: PerFamily<IpAddr>,
     overlay_mtu: Option<Mtu>,
     refused: Vec<(Subnet, SocketAddr)>,
@@ -89,9 +88,8 @@ impl ForwardingTable {
             by_source: HashMap::with_capacity(spec.peers.len()),
             v4: Ranges::flatten(Vec::new()),
             v6: Ranges::flatten(Vec::new()),
-            allowed_v4: Ranges::flatten(Vec::new()),
-            allowed_v6: Ranges::flatten(Vec::new()),
-            own_subnets: spec.own_subnets,
+            allowed: Area::new(&spec.allowed_sources),
+            own: Area::new(&spec.own_subnets),
             own_addresses: spec.own_addresses,
             overlay_mtu: spec.overlay_mtu,
             refused: Vec::new(),
@@ -114,11 +112,6 @@ impl ForwardingTable {
             });
         }
         (table.v4, table.v6) = prefixes.flatten();
-        let mut allowed = Prefixes::default();
-        for subnet in spec.allowed_sources {
-            allowed.claim(subnet, 0);
-        }
-        (table.allowed_v4, table.allowed_v6) = allowed.flatten();
         table
     }
 
@@ -158,9 +151,9 @@ impl ForwardingTable {
     }
 
     /// Whether a packet for this address may be delivered: to a pod of this node, its bridge, or its own address in
-    /// the overlay. Compared with one prefix a family, so that the look-ups keep their last answer for sources.
+    /// the overlay. Compared with one range a family, so that the look-ups keep their last answer for sources.
     pub(crate) fn is_ours(&self, destination: IpAddr) -> bool {
-        self.own_subnets.iter().any(|subnet| subnet.contains(destination))
+        self.own.contains(destination)
     }
 
     /// Whether a peer sends from an underlay address.
@@ -170,9 +163,32 @@ impl ForwardingTable {
     }
 
     fn is_allowed(&self, source: IpAddr) -> bool {
-        match source {
-            IpAddr::V4(addr) => self.allowed_v4.find(addr.to_bits()).is_some(),
-            IpAddr::V6(addr) => self.allowed_v6.find(addr.to_bits()).is_some(),
+        self.allowed.contains(source)
+    }
+}
+
+/// Addresses of both families.
+#[derive(Debug)]
+struct Area {
+    v4: Ranges<u32>,
+    v6: Ranges<u128>,
+}
+
+impl Area {
+    /// What lies in any of these.
+    fn new(subnets: &[Subnet]) -> Self {
+        let mut prefixes = Prefixes::default();
+        for subnet in subnets {
+            prefixes.claim(*subnet, 0);
+        }
+        let (v4, v6) = prefixes.flatten();
+        Self { v4, v6 }
+    }
+
+    fn contains(&self, addr: IpAddr) -> bool {
+        match addr {
+            IpAddr::V4(addr) => self.v4.find(addr.to_bits()).is_some(),
+            IpAddr::V6(addr) => self.v6.find(addr.to_bits()).is_some(),
         }
     }
 }
