@@ -1,6 +1,7 @@
 //! The life of the agent, from the network config to the end, over the traits of the core.
 
 mod addresses;
+mod hidden;
 mod rules;
 #[cfg(test)]
 mod tests;
@@ -17,13 +18,12 @@ use flannel_core::config::NetworkConfig;
 use flannel_core::firewall::FirewallError;
 use flannel_core::firewall::rules::Range;
 use flannel_core::kernel::Kernel;
-use flannel_core::lease::{Lease, LeaseAttrs, LeaseUpdate};
+use flannel_core::lease::LeaseAttrs;
 use flannel_core::state_file::{Keeper, State};
 use flannel_core::status::Subject;
 use flannel_core::subnet::{SubnetError, SubnetManager, hold_and_publish};
 use flannel_core::subnet_file::SubnetFile;
 use flannel_core::underlay::{self, Overlay, UnderlayError, UnderlayOptions};
-use futures::StreamExt;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -43,9 +43,6 @@ const FILE_RETRY: Duration = Duration::from_secs(10);
 const LOST_LEASE_GRACE: Duration = Duration::from_secs(60);
 /// How long the network may take to stop.
 const FAREWELL: Duration = Duration::from_secs(5);
-
-/// How long the store may take to list the leases, where it matters before the start.
-const LIST_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a supervisor is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -226,45 +223,6 @@ impl Agent<'_> {
             .await
             .map_err(UnderlayError::from)?;
         Ok(Prepared { config, backend, managers, underlay, options })
-    }
-
-    /// Why the config must not be used: what its networks would hide from this node.
-    async fn hidden_by(&self, prepared: &Prepared) -> Option<SubnetError> {
-        let Prepared { config, backend, options, .. } = prepared;
-        let covered: Vec<_> = options.needed.iter().filter(|it| it.covered_by(config).is_some()).collect();
-        if covered.is_empty() {
-            return None;
-        }
-        let has_leases = self.has_leases(config).await;
-        let how = underlay::Use { has_leases, is_routed_whole: backend.routes_whole_network() };
-        let place = self.store.place();
-        underlay::hides(config, covered, how).map(|source| SubnetError::Config { place, source })
-    }
-
-    /// Whether some node has a lease in the networks of a config: this one, by its files, or any by the store. Where
-    /// that can't be known, one has.
-    async fn has_leases(&self, config: &NetworkConfig) -> bool {
-        let own = self.previous.iter().filter_map(|state| state.own.as_ref());
-        let own = own.flat_map(|own| own.key.subnets().iter().map(|(_, subnet)| *subnet).collect::<Vec<_>>());
-        let written = self.written_before();
-        let written = written.iter().flat_map(|ranges| ranges.iter().map(|(_, range)| range.subnet));
-        if own.chain(written).any(|subnet| config.covers(subnet)) {
-            return true;
-        }
-        let is_inside = |lease: &Lease| lease.key.subnets().iter().any(|(_, subnet)| config.covers(*subnet));
-        let mut updates = self.store.watch_leases();
-        let listed = async {
-            loop {
-                match updates.next().await {
-                    Some(Ok(LeaseUpdate::Snapshot { leases, .. } | LeaseUpdate::Recalled { leases, .. })) => {
-                        return leases.iter().any(is_inside);
-                    }
-                    Some(Ok(_)) => {}
-                    Some(Err(_)) | None => return true,
-                }
-            }
-        };
-        tokio::time::timeout(LIST_PATIENCE, listed).await.unwrap_or(true)
     }
 
     /// Waits as long as it takes: the store may be away, and an operator may still write or mend the config.

@@ -14,7 +14,7 @@ use flannel_core::dataplane::{Object, Route};
 use flannel_core::firewall::rules::{Ours, Wanted};
 use flannel_core::firewall::{Managers, Plan, RuleManager};
 use flannel_core::kernel::LinkAddress;
-use flannel_core::lease::{BadRecords, Lease, LeaseAttrs};
+use flannel_core::lease::{BadRecords, Lease, LeaseAttrs, LeaseUpdate};
 use flannel_core::status::{Harm, Problem, Subject};
 use flannel_core::subnet::{LeaseStream, StoreStatus};
 use flannel_core::testing::FakeKernel;
