@@ -79,18 +79,25 @@ fn exchange(mut stream: &TcpStream, path: &str, body: &str) -> io::Result<String
 /// Base64 (RFC 4648 section 4).
 fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let bits = [16, 8, 0]
-            .into_iter()
-            .zip(chunk)
-            .fold(0_u32, |bits, (shift, byte)| bits | u32::from(*byte) << shift);
-        for (at, shift) in [18, 12, 6, 0].into_iter().enumerate() {
-            let digit = DIGITS[(bits >> shift & 63) as usize];
-            text.push(if at <= chunk.len() { digit.into() } else { '=' });
-        }
+    let digit = |bits: u32, shift: u32| DIGITS[(bits >> shift & 63) as usize];
+    let mut text = Vec::with_capacity(bytes.len().div_ceil(3) * 4);
+    let mut chunks = bytes.chunks_exact(3);
+    for chunk in &mut chunks {
+        let bits = u32::from_be_bytes([0, chunk[0], chunk[1], chunk[2]]);
+        text.extend_from_slice(&[digit(bits, 18), digit(bits, 12), digit(bits, 6), digit(bits, 0)]);
     }
-    text
+    match *chunks.remainder() {
+        [a] => {
+            let bits = u32::from_be_bytes([0, a, 0, 0]);
+            text.extend_from_slice(&[digit(bits, 18), digit(bits, 12), b'=', b'=']);
+        }
+        [a, b] => {
+            let bits = u32::from_be_bytes([0, a, b, 0]);
+            text.extend_from_slice(&[digit(bits, 18), digit(bits, 12), digit(bits, 6), b'=']);
+        }
+        _ => {}
+    }
+    String::from_utf8(text).expect("digits are ASCII")
 }
 
 #[cfg(test)]

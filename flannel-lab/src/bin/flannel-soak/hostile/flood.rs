@@ -14,7 +14,7 @@ const HOLD: Duration = Duration::from_secs(3);
 
 pub(super) fn run(scene: &Scene<'_>) -> Fallible<String> {
     // Every object of the API server costs this machine more than a key does.
-    let count = if matches!(scene.lab.store, Store::Kube(_)) { 5_000 } else { 20_000 };
+    let count = if matches!(scene.lab.store, Store::Kube(_)) { 2_000 } else { 20_000 };
     let (mut written, mut floods) = (0, 0);
     while !scene.is_over() {
         let keys = keys(floods % 2 == 1, count);

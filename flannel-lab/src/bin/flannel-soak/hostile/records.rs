@@ -9,10 +9,13 @@ use crate::Fallible;
 use crate::action::Victim;
 use crate::store::Store;
 
-/// From one write to the next.
+/// From one write to the next. The API server, which this machine plays too, has to tell all nodes of each.
 const PACE: Duration = Duration::from_millis(5);
-/// How many giants stay for as long as it lasts: 84 MB in all.
-const GIANTS: usize = 60;
+const PACE_OF_KUBE: Duration = Duration::from_millis(25);
+/// How many giants stay for as long as it lasts: 56 MB in all. They come one by one, between other records.
+const GIANTS: usize = 40;
+const GIANTS_OF_KUBE: usize = 8;
+const BETWEEN_GIANTS: u32 = 10;
 
 pub(super) fn run(scene: &Scene<'_>) -> Fallible<String> {
     let lab = scene.lab;
@@ -20,7 +23,9 @@ pub(super) fn run(scene: &Scene<'_>) -> Fallible<String> {
     let shapes = Shapes { backend: lab.backend, families: lab.cluster.families(), nodes: &nodes };
     let is_kube = matches!(lab.store, Store::Kube(_));
     let all = shapes.all().into_iter().filter(|record| record.in_kube || !is_kube).collect::<Vec<_>>();
-    let giants = (0..GIANTS).map(|number| shapes.giant(number)).collect::<Vec<_>>();
+    let (count, pace) = if is_kube { (GIANTS_OF_KUBE, PACE_OF_KUBE) } else { (GIANTS, PACE) };
+    let mut giants = (0..count).map(|number| shapes.giant(number)).collect::<Vec<_>>();
+    let mut turns = 0_u32;
     let mut rng = fastrand::Rng::with_seed(scene.seed);
     let (mut puts, mut deletions) = (0_u32, 0_u32);
     let mut there = BTreeSet::new();
@@ -29,21 +34,24 @@ pub(super) fn run(scene: &Scene<'_>) -> Fallible<String> {
         there.insert(record.key.clone());
         lab.store.put_bytes(&record.key, &record.value)
     };
-    for giant in &giants {
-        put(giant, &mut there)?;
-    }
     while !scene.is_over() {
-        if rng.u8(..3) > 0 {
+        turns += 1;
+        if turns % BETWEEN_GIANTS == 0
+            && let Some(giant) = giants.pop()
+        {
+            put(&giant, &mut there)?;
+        } else if rng.u8(..3) > 0 {
             put(&all[rng.usize(..all.len())], &mut there)?;
         } else if let Some(key) = there.iter().find(|key| !key.starts_with("giant")).cloned() {
             lab.store.delete_bytes(&key)?;
             there.remove(&key);
             deletions += 1;
         }
-        scene.sleep(PACE);
+        scene.sleep(pace);
     }
     for key in &there {
         lab.store.delete_bytes(key)?;
     }
-    Ok(format!("{} shapes and {GIANTS} giants written {puts} times and deleted {deletions} times", all.len()))
+    let giants = count - giants.len();
+    Ok(format!("{} shapes and {giants} giants written {puts} times and deleted {deletions} times", all.len()))
 }
