@@ -36,7 +36,7 @@ pub(super) fn run(scene: &Scene<'_>) -> Fallible<String> {
     };
     while !scene.is_over() {
         turns += 1;
-        if turns % BETWEEN_GIANTS == 0
+        if turns.is_multiple_of(BETWEEN_GIANTS)
             && let Some(giant) = giants.pop()
         {
             put(&giant, &mut there)?;
