@@ -303,7 +303,8 @@ fn thousands_under_one_lease_that_is_refused_cost_each_what_it_changes() {
     let wide = key("10.5.128.0-17");
     let small: Vec<LeaseKey> =
         (0..2000_u32).map(|n| key(&format!("10.5.{}.{}-29", 129 + n / 32, n % 32 * 8))).collect();
-    let at = |n: usize| IpAddr::from([198, 18, u8::try_from(n / 250).unwrap(), u8::try_from(n % 250).unwrap()]);
+    let at =
+        |n: usize| IpAddr::from([198, 18, u8::try_from(n / 250).unwrap(), u8::try_from(n % 250).unwrap()]);
     let small_peer = |n: usize| {
         let mac = MacAddr([2, 0, 1, 0, u8::try_from(n / 256).unwrap(), u8::try_from(n % 256).unwrap()]);
         let mut peer = peer_at(small[n], 1, at(n));
@@ -347,7 +348,8 @@ fn thousands_under_one_lease_that_is_refused_cost_each_what_it_changes() {
 #[test]
 fn thousands_that_exclude_each_other_stand_behind_one() {
     let mut table = PeerTable::default();
-    let keys: Vec<LeaseKey> = (0..1500_u32).map(|n| key(&format!("10.{}.{}.0-24", 64 + n / 256, n % 256))).collect();
+    let keys: Vec<LeaseKey> =
+        (0..1500_u32).map(|n| key(&format!("10.{}.{}.0-24", 64 + n / 256, n % 256))).collect();
     for (n, key) in keys.iter().enumerate() {
         let at = [198, 18, u8::try_from(n / 250).unwrap(), u8::try_from(n % 250).unwrap()];
         table.stage(*key, together(n as u64), Ok(peer_at(*key, 1, at.into())));

@@ -92,7 +92,8 @@ async fn others_have_their_turn_while_thousands_of_messages_are_taken() {
 #[tokio::test(start_paused = true)]
 async fn a_snapshot_of_thousands_is_worked_out_in_slices_and_programmed_as_one() {
     let bench = bench();
-    let all: Vec<Lease> = (0..4000_u32).map(|n| lease(&format!("10.5.{}.{}-28", 2 + n / 16, n % 16 * 16), 7)).collect();
+    let all: Vec<Lease> =
+        (0..4000_u32).map(|n| lease(&format!("10.5.{}.{}-28", 2 + n / 16, n % 16 * 16), 7)).collect();
     bench.snapshot(&all[..2000]);
     bench.told().await;
     assert!(bench.has_route("10.5.2.0-28"));

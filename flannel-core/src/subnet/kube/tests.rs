@@ -335,13 +335,15 @@ fn one_event_among_thousands_of_bad_nodes_says_one_thing() {
         let reason = why.to_owned();
         Err(BadObject { name: Some(format!("bad{n}").into()), reason })
     };
-    let name = |n: u32| decode(&json!({
-        "metadata": {"name": format!("twin{n:04}"), "creationTimestamp": "2026-01-01T00:00:00Z", "annotations": {
-            "flannel.alpha.coreos.com/kube-subnet-manager": "true",
-            "flannel.alpha.coreos.com/public-ip": "192.0.2.1",
-        }},
-        "spec": {"podCIDRs": ["10.244.9.0/24"]},
-    }));
+    let name = |n: u32| {
+        decode(&json!({
+            "metadata": {"name": format!("twin{n:04}"), "creationTimestamp": "2026-01-01T00:00:00Z", "annotations": {
+                "flannel.alpha.coreos.com/kube-subnet-manager": "true",
+                "flannel.alpha.coreos.com/public-ip": "192.0.2.1",
+            }},
+            "spec": {"podCIDRs": ["10.244.9.0/24"]},
+        }))
+    };
     replace(&mut known, (0..5000).map(|n| bad(n, "garbled")));
     assert_eq!((known.problems().len(), known.problems().sample().records.len()), (5000, 20));
     for n in 0..2000 {

@@ -458,7 +458,9 @@ async fn one_file_among_thousands_of_others_is_looked_at_alone() {
             // There were too many at once to look at each.
             LeaseUpdate::Snapshot { leases, undecodable } => {
                 assert_eq!(leases.len(), 1);
-                left.retain(|name| undecodable.named().any(|record| record.key == *name) || undecodable.len() > 256);
+                left.retain(|name| {
+                    undecodable.named().any(|record| record.key == *name) || undecodable.len() > 256
+                });
             }
             other => panic!("{other:?}"),
         }
