@@ -18,7 +18,7 @@ use crate::cli::{LogFormat, Options, VModule};
 /// Sets up the log of this process. Records of the `log` crate go there, too.
 pub(crate) fn set_up(options: &Options) {
     let levels = Levels { verbosity: options.verbosity, modules: options.vmodule.clone() };
-    let filter = Wanted { levels, limits: Arc::default() };
+    let filter = Wanted { levels };
     let layer: Box<dyn Layer<Registry> + Send + Sync> = match options.log_format {
         LogFormat::Text => {
             let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
@@ -26,7 +26,7 @@ pub(crate) fn set_up(options: &Options) {
         }
         LogFormat::Json => quiet(fmt::layer()).json().flatten_event(true).boxed(),
     };
-    tracing_subscriber::registry().with(layer.with_filter(filter)).init();
+    tracing_subscriber::registry().with(Limited { layer, limits: Arc::default() }.with_filter(filter)).init();
 }
 
 /// A layer on stderr that does not panic when nobody reads it any more.
@@ -41,7 +41,22 @@ where
 /// Lets through what is wanted, and not too much of it.
 struct Wanted {
     levels: Levels,
+}
+
+/// Tells of many records of one kind some. Not a filter: one that is asked for each event must not refuse any, since
+/// `tracing-subscriber` then takes the next event for refused as well.
+struct Limited {
+    layer: Box<dyn Layer<Registry> + Send + Sync>,
     limits: Arc<Limits>,
+}
+
+impl Layer<Registry> for Limited {
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, Registry>) {
+        // Who asks for details gets them all.
+        if *event.metadata().level() > Level::INFO || self.limits.admit(event) {
+            self.layer.on_event(event, context);
+        }
+    }
 }
 
 impl<S> Filter<S> for Wanted {
@@ -51,11 +66,6 @@ impl<S> Filter<S> for Wanted {
 
     fn callsite_enabled(&self, meta: &'static Metadata<'static>) -> Interest {
         if self.levels.enabled(meta) { Interest::always() } else { Interest::never() }
-    }
-
-    fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
-        // Who asks for details gets them all.
-        *event.metadata().level() > Level::INFO || self.limits.admit(event)
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {

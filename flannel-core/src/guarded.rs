@@ -5,7 +5,7 @@
 //! through a link, without waiting, is looked at by its descriptor, and is read up to a limit. A file is made under a
 //! name that nothing has (`O_EXCL`), and renamed.
 //!
-//! `flannel-core` and `flannel-cni` both compile this file: the plugin depends on no crate of the agent.
+//! The library and the CNI plugin both compile this file, by a link: the plugin depends on no crate of the agent.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata, Permissions};

@@ -79,7 +79,9 @@ impl LeaseTable {
             }
             LeaseUpdate::Undecodable(record) => {
                 let key = record.key.parse().ok().filter(|key| !self.leases.contains_key(key));
-                key.into_iter().for_each(|key| self.unknown.insert(key));
+                if let Some(key) = key {
+                    self.unknown.insert(key);
+                }
                 self.bad.insert(record);
                 Vec::new()
             }

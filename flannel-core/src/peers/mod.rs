@@ -398,26 +398,23 @@ impl PeerTable {
         if entry.is_lost() {
             self.lost.remove(&entry.peer);
         }
-        match entry.refused_by() {
-            Some(holder) => {
-                self.refused.remove(key, &entry.peer.claims);
-                if let Holder::Lease(holder, _) = holder
-                    && let Some(others) = self.behind.get_mut(&holder)
-                {
-                    others.remove(key);
-                    if others.is_empty() {
-                        self.behind.remove(&holder);
-                    }
+        if let Some(holder) = entry.refused_by() {
+            self.refused.remove(key, &entry.peer.claims);
+            if let Holder::Lease(holder, _) = holder
+                && let Some(others) = self.behind.get_mut(&holder)
+            {
+                others.remove(key);
+                if others.is_empty() {
+                    self.behind.remove(&holder);
                 }
             }
-            None => {
-                self.index.remove(key, &entry.peer.claims);
-                self.unsettled.extend(self.index.contradicting(key, &entry.peer.claims));
-                // Whom it refused for certain is open again.
-                let others = self.behind.remove(key).into_iter().flatten();
-                others.for_each(|other| self.reopen(other));
-            }
+            return Some(entry);
         }
+        self.index.remove(key, &entry.peer.claims);
+        self.unsettled.extend(self.index.contradicting(key, &entry.peer.claims));
+        // Whom it refused for certain is open again.
+        let others = self.behind.remove(key).into_iter().flatten();
+        others.for_each(|other| self.reopen(other));
         Some(entry)
     }
 

@@ -143,7 +143,9 @@ impl Listed {
         let names: HashSet<String> = newer.iter().map(|found| store.keys.name(found.key())).collect();
         self.stored.retain(|stored| !names.contains(&stored.lease.key.to_string()));
         self.bad.retain(|bad| !names.contains(&bad.record.key));
-        names.iter().for_each(|name| _ = self.unreadable.remove(name));
+        for name in &names {
+            self.unreadable.remove(name);
+        }
         self.add(store, newer);
         self.at = at;
     }

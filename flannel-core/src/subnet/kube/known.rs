@@ -106,8 +106,8 @@ impl Known {
     pub(super) fn add(&self, listing: &mut Listing, object: Result<NodeObject, BadObject>) {
         listing.count += 1;
         // Without a name it is nobody's; what it may have been is gone by this list.
-        if let Some((name, claim, reason)) = self.judge(object) {
-            claim.into_iter().for_each(|claim| listing.next.put(name.clone(), claim, reason.as_deref()));
+        if let Some((name, Some(claim), reason)) = self.judge(object) {
+            listing.next.put(name, claim, reason.as_deref());
         }
     }
 

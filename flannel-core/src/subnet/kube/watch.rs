@@ -231,12 +231,11 @@ impl Watcher {
                 }
             }
         }
-        let listed = match listed {
-            Some(listed) => listed,
-            None => {
-                listing = lock(&known).list();
-                store.list(own, &mut |object| lock(&known).add(&mut listing, object)).await.ok()?
-            }
+        let listed = if let Some(listed) = listed {
+            listed
+        } else {
+            listing = lock(&known).list();
+            store.list(own, &mut |object| lock(&known).add(&mut listing, object)).await.ok()?
         };
         let mut known = lock(&known);
         let before: Vec<LeaseKey> = known.keys().collect();
