@@ -58,7 +58,9 @@ fn flood<S: Store>(store: impl FnOnce(&Cluster) -> S) {
         assert!((1..=most).contains(&count(what)), "{what}: {}", count(what));
     }
     (0..MANY).for_each(|n| bed.store.delete(&format!("junk{n:04}")));
-    ["10.244.77.0-24", "10.1.0.0-16"].iter().for_each(|key| bed.store.delete(key));
+    for key in ["10.244.77.0-24", "10.1.0.0-16"] {
+        bed.store.delete(key);
+    }
     eventually(SOON, "nothing to say", || {
         let answer = said(&bed);
         if answer.ends_with("flanneld is ready") { Ok(()) } else { Err(answer) }
