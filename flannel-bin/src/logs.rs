@@ -5,6 +5,7 @@ mod limits;
 use std::io::IsTerminal;
 use std::sync::Arc;
 
+use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::Interest;
 use tracing::{Event, Level, Metadata};
 use tracing_subscriber::filter::LevelFilter;
@@ -51,6 +52,26 @@ struct Limited {
 }
 
 impl Layer<Registry> for Limited {
+    fn on_new_span(&self, attrs: &Attributes<'_>, id: &Id, context: Context<'_, Registry>) {
+        self.layer.on_new_span(attrs, id, context);
+    }
+
+    fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, Registry>) {
+        self.layer.on_record(id, values, context);
+    }
+
+    fn on_enter(&self, id: &Id, context: Context<'_, Registry>) {
+        self.layer.on_enter(id, context);
+    }
+
+    fn on_exit(&self, id: &Id, context: Context<'_, Registry>) {
+        self.layer.on_exit(id, context);
+    }
+
+    fn on_close(&self, id: Id, context: Context<'_, Registry>) {
+        self.layer.on_close(id, context);
+    }
+
     fn on_event(&self, event: &Event<'_>, context: Context<'_, Registry>) {
         // Who asks for details gets them all.
         if *event.metadata().level() > Level::INFO || self.limits.admit(event) {

@@ -115,7 +115,7 @@ mod tests {
     use tracing_subscriber::layer::{Layer, SubscriberExt};
     use tracing_subscriber::{fmt, registry};
 
-    use super::super::{Levels, Wanted};
+    use super::super::{Levels, Limited, Wanted};
     use super::*;
 
     #[derive(Clone, Default)]
@@ -145,7 +145,7 @@ mod tests {
         let levels = Levels { verbosity: 1, modules: Vec::new() };
         assert_eq!(levels.of("flanneld::logs"), LevelFilter::from_level(Level::DEBUG));
         let layer = fmt::layer().with_ansi(false).with_writer(move || writer.clone());
-        let layer = layer.with_filter(Wanted { levels, limits: Arc::default() });
+        let layer = Limited { layer: layer.boxed(), limits: Arc::default() }.with_filter(Wanted { levels });
         let _guard = tracing::subscriber::set_default(registry().with(layer));
         // Ten seconds of a flood, and beside it what others say.
         for second in 0..10 {

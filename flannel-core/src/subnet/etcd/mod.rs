@@ -85,7 +85,7 @@ impl SubnetManager for EtcdSubnetManager {
     }
 
     async fn hold_lease(&self, lease: &Lease) -> Result<Infallible, SubnetError> {
-        self.0.hold(lease).await
+        Box::pin(self.0.hold(lease)).await
     }
 
     async fn release_lease(&self, lease: &Lease) -> Result<(), SubnetError> {

@@ -60,7 +60,9 @@ pub(crate) fn nodes(data: &[u8]) {
     followed.problems().named().for_each(|record| check(&record));
     if followed.problems().is_empty() {
         let mut listed = followed.list();
-        objects.into_iter().for_each(|(_, node)| followed.add(&mut listed, Ok(node)));
+        for (_, node) in objects {
+            followed.add(&mut listed, Ok(node));
+        }
         let mut listed_anew = known();
         listed_anew.replace(listed);
         assert!(listed_anew.keys().eq(followed.keys()), "a list says what the events said");

@@ -270,7 +270,7 @@ impl Folder {
             },
         };
         if is_settled(stat, now) {
-            cache.0.insert(name.to_owned(), (stat.clone(), entry.clone()));
+            cache.0.insert(name.to_owned(), (*stat, entry.clone()));
         }
         Ok(Found::Lease(entry, !stale || is_reserved(stat)))
     }
