@@ -103,6 +103,11 @@ fn give(kernel: &FakeKernel, link: LinkIndex, addr: &str) {
     kernel.add_address(LinkAddress { link, addr, global, deprecated, permanent, temporary, tentative });
 }
 
+/// Waits until the status says all that there is to say, however much it said just before.
+async fn told() {
+    tokio::time::sleep(Duration::from_millis(251)).await;
+}
+
 async fn settle() {
     tokio::time::sleep(Duration::from_millis(1)).await;
 }
@@ -254,18 +259,18 @@ async fn a_link_that_goes_down_or_away_brings_its_routes_back() {
     for object in want.iter() {
         host.kernel.delete(&object.key(), false);
     }
-    settle().await;
+    told().await;
     assert_eq!(running.status.borrow().device_problem().as_deref(), Some("underlay link eth0 is down"));
     assert!(running.status.borrow().refused().is_empty(), "one reason is enough");
     host.kernel.edit_link("eth0", true, |link| link.up = true);
-    settle().await;
+    told().await;
     assert_eq!(host.kernel.objects(), want);
     host.kernel.delete_link("eth0");
-    settle().await;
+    told().await;
     assert_eq!(running.status.borrow().device_problem().as_deref(), Some("underlay link eth0 is gone"));
     let link = host.kernel.add_link("eth0", 1400);
     host.kernel.edit_link("eth0", true, |_| {});
-    settle().await;
+    told().await;
     assert_eq!(host.kernel.objects(), routes_of_peer(link));
     assert_eq!(running.status.borrow().overlay_mtu, Some(Mtu(1400)));
 }
@@ -356,7 +361,7 @@ async fn a_config_that_changes_is_named_but_for_keys_without_a_meaning() {
         (DUAL.to_owned(), None),
     ] {
         host.store.set_config(NetworkConfig::parse(&text, LeaseSource::Store).unwrap());
-        settle().await;
+        told().await;
         let restart = running.status.borrow().restart_needed();
         let want = named.map(|key| format!("network config: {key} changed"));
         assert_eq!(

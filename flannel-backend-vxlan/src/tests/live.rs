@@ -22,7 +22,7 @@ async fn bench() -> (Host, Running, watch::Receiver<State>) {
     let (status, state) = (network.status(), network.state());
     let cancel = CancellationToken::new();
     let task = tokio::spawn(network.run(host.store.watch_leases(), cancel.clone()));
-    settle().await;
+    told().await;
     host.kernel.take_ops();
     host.kernel.take_link_ops();
     (host, Running { status, cancel, task }, state)
@@ -31,12 +31,17 @@ async fn bench() -> (Host, Running, watch::Receiver<State>) {
 impl Host {
     async fn change(&self, keys: &str) {
         self.store.set_config(config(&dual(keys)));
-        settle().await;
+        told().await;
     }
 
     fn devices(&self) -> Vec<Link> {
         ["flannel.1", "flannel-v6.1"].map(|name| self.kernel.link_named(name).unwrap()).to_vec()
     }
+}
+
+/// Waits until the status says all that there is to say, however much it said just before.
+async fn told() {
+    tokio::time::sleep(std::time::Duration::from_millis(251)).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -89,7 +94,7 @@ async fn direct_routing_moves_each_peer_by_one_replaced_route_a_family() {
     // It is followed from now on.
     let on_link = Object::Route(Route::by_node("192.0.2.0/24".parse().unwrap(), [0, 0, 0, 0].into(), eth0));
     host.kernel.delete(&on_link.key(), true);
-    settle().await;
+    told().await;
     assert_eq!(links(), [encapsulated[0], eth0]);
     host.kernel.take_ops();
     let repairs = running.status.borrow().repairs;
@@ -116,7 +121,7 @@ async fn what_takes_a_restart_is_named_until_it_is_changed_back() {
     assert_eq!(state.borrow().config, Some(config(DUAL)), "a start without the store knows this one");
     let widened = DUAL.replace("10.5.0.0/16", "10.4.0.0/15").replace("vxlan", "host-gw");
     host.store.set_config(config(&widened));
-    settle().await;
+    told().await;
     assert!(restart().contains(": Network, Backend.Type changed"), "{}", restart());
     host.change("").await;
     assert_eq!((restart(), running.status.borrow().overlay_mtu), (String::new(), Some(Mtu(1430))));
@@ -143,7 +148,7 @@ async fn a_config_that_cant_be_used_changes_nothing() {
         assert_eq!((host.devices(), host.kernel.take_link_ops()), (before.clone(), vec![]));
     }
     host.store.spoil_config(ConfigError::new("JSON", None, "no JSON object"));
-    settle().await;
+    told().await;
     assert!(problem().starts_with("config at the store in memory can't be used: network config: JSON"));
     assert_eq!(
         (running.status.borrow().restart_needed(), state.borrow().config.clone()),
