@@ -151,14 +151,14 @@ async fn a_new_network_that_would_hide_the_underlay_is_refused_by_name() {
         reconciler.follow(Follower::new(options, underlay));
     });
     bench.snapshot(&[lease("10.5.2.0-24", 2), lease(OWN, 1)]);
-    bench.settle().await;
+    bench.told().await;
     assert_eq!(bench.config_status(), (String::new(), String::new()), "the one that runs");
     for (network, covered) in [
         ("10.4.0.0/15", "the underlay address of eth0 10.5.200.1"),
         ("10.9.0.0/16", "the store's endpoint 10.9.0.1"),
     ] {
         store.set_config(config(&format!(r#"{{"Network":"{network}","Backend":{{"Type":"x"}}}}"#)));
-        bench.settle().await;
+        bench.told().await;
         let (restart, problem) = bench.config_status();
         assert_eq!(restart, "", "it is no matter of a restart");
         assert!(
@@ -168,10 +168,10 @@ async fn a_new_network_that_would_hide_the_underlay_is_refused_by_name() {
         assert!(problem.contains("the running config stays in force"), "{problem}");
     }
     store.set_config(config(r#"{"Network":"10.8.0.0/16","Backend":{"Type":"x"}}"#));
-    bench.settle().await;
+    bench.told().await;
     assert!(bench.config_status().0.contains("Network changed"), "{:?}", bench.config_status());
     store.set_config(config(PLAIN));
-    bench.settle().await;
+    bench.told().await;
     assert_eq!(bench.config_status(), (String::new(), String::new()));
     assert!(bench.has_route("10.5.2.0-24"));
 }
