@@ -73,8 +73,8 @@ struct Figures {
 }
 
 enum Store {
-    Etcd(Etcd),
-    Kube(KubeApi),
+    Etcd(Box<Etcd>),
+    Kube(Box<KubeApi>),
     Local,
 }
 
@@ -173,14 +173,15 @@ impl Bed {
         }
         let store = match kind {
             Kind::Etcd => {
-                Store::Etcd(Etcd::start(EtcdOptions::at(cluster.fabric(), cluster.fabric_address()))?)
+                let options = EtcdOptions::at(cluster.fabric(), cluster.fabric_address());
+                Store::Etcd(Etcd::start(options)?.into())
             }
             Kind::Kube => {
                 fs::write(NET_CONF, config("vxlan"))?;
                 let api = KubeApi::start(KubeApiOptions::at(cluster.fabric(), cluster.fabric_address()))?;
                 // The first subnet of the network, which is no lease's.
                 api.put_node(kubelet_node("n0", &["10.64.0.0/24"], 2000));
-                Store::Kube(api)
+                Store::Kube(api.into())
             }
             Kind::Local => {
                 let _ = fs::remove_dir_all(FOLDER);
@@ -190,7 +191,7 @@ impl Bed {
             }
         };
         let bed = Self { cluster, store, flanneld: flanneld.to_owned() };
-        bed.etcd(vec![TxnOp::put(format!("{PREFIX}/config"), config("vxlan"), None)])?;
+        bed.etcd(&[TxnOp::put(format!("{PREFIX}/config"), config("vxlan"), None)])?;
         Ok(bed)
     }
 
@@ -214,7 +215,8 @@ impl Bed {
         match &self.store {
             Store::Etcd(_) => {
                 let name = |n| format!("{PREFIX}/subnets/garbage-{n:06}");
-                self.etcd((0..count).map(|n| TxnOp::put(name(n), "garbage", None)).collect())
+                let ops: Vec<TxnOp> = (0..count).map(|n| TxnOp::put(name(n), "garbage", None)).collect();
+                self.etcd(&ops)
             }
             Store::Kube(api) => {
                 for n in 0..count {
@@ -239,7 +241,8 @@ impl Bed {
         match &self.store {
             Store::Etcd(_) => {
                 let name = |n| format!("{PREFIX}/subnets/{}", key(n));
-                self.etcd((from..to).map(|n| TxnOp::put(name(n), value("vxlan", n), None)).collect())
+                let put = |n| TxnOp::put(name(n), value("vxlan", n), None);
+                self.etcd(&(from..to).map(put).collect::<Vec<TxnOp>>())
             }
             Store::Kube(api) => {
                 for n in from..to {
@@ -268,7 +271,7 @@ impl Bed {
 
     fn delete(&self, n: u32) -> Fallible<()> {
         match &self.store {
-            Store::Etcd(_) => self.etcd(vec![TxnOp::delete(format!("{PREFIX}/subnets/{}", key(n)), None)]),
+            Store::Etcd(_) => self.etcd(&[TxnOp::delete(format!("{PREFIX}/subnets/{}", key(n)), None)]),
             Store::Kube(api) => {
                 api.delete_node(&format!("p{n:05}"));
                 Ok(())
@@ -278,7 +281,7 @@ impl Bed {
     }
 
     /// Does these in etcd, if that is the store, in as few transactions as possible.
-    fn etcd(&self, ops: Vec<TxnOp>) -> Fallible<()> {
+    fn etcd(&self, ops: &[TxnOp]) -> Fallible<()> {
         let Store::Etcd(etcd) = &self.store else { return Ok(()) };
         let endpoint = etcd.endpoint();
         let talk = || -> Result<(), String> {
