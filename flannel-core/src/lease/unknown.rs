@@ -86,7 +86,9 @@ mod tests {
         let keys = ["10.5.0.0-16", "10.5.0.0-24", "10.5.7.0-24&fd00::-64", "10.5.7.0-24"];
         let keys = keys.map(|text| text.parse::<LeaseKey>().unwrap());
         let mut unknown = Unknown::default();
-        keys.into_iter().for_each(|key| unknown.insert(key));
+        for key in keys {
+            unknown.insert(key);
+        }
         unknown.insert(keys[0]);
         let has = |unknown: &Unknown| {
             let subnets =

@@ -326,9 +326,9 @@ fn thousands_under_one_lease_that_is_refused_cost_each_what_it_changes() {
         if wide_is_first {
             table.put(wide, seen(2, 2, 2), Ok(peer(wide, 8, 8)));
         }
-        for n in 0..small.len() {
-            table.put(small[n], seen(3, 3, 3), Ok(small_peer(n)));
-            assert!(looked_at(&table, small[n]) <= 2, "{name}: {n}");
+        for (n, key) in small.iter().enumerate() {
+            table.put(*key, seen(3, 3, 3), Ok(small_peer(n)));
+            assert!(looked_at(&table, *key) <= 2, "{name}: {n}");
         }
         if !wide_is_first {
             table.put(wide, seen(4, 4, 4), Ok(peer(wide, 8, 8)));
@@ -355,10 +355,10 @@ fn thousands_that_exclude_each_other_stand_behind_one() {
         table.stage(*key, together(n as u64), Ok(peer_at(*key, 1, at.into())));
     }
     table.settle();
-    for n in 0..5 {
-        assert!(table.iter().map(|(key, _)| *key).eq([keys[n]]), "{n}");
-        assert_eq!((table.troubled(), looked_at(&table, keys[n])), (1499 - n, 1));
-        table.remove(&keys[n]);
+    for (n, key) in keys.iter().enumerate().take(5) {
+        assert!(table.iter().map(|(key, _)| *key).eq([*key]), "{n}");
+        assert_eq!((table.troubled(), looked_at(&table, *key)), (1499 - n, 1));
+        table.remove(key);
     }
 }
 
