@@ -3,23 +3,21 @@
 mod limits;
 
 use std::io::IsTerminal;
-use std::sync::Arc;
 
-use tracing::span::{Attributes, Id, Record};
-use tracing::subscriber::Interest;
-use tracing::{Event, Level, Metadata};
-use tracing_subscriber::filter::LevelFilter;
-use tracing_subscriber::layer::{Context, Filter, SubscriberExt};
+use tracing::{Level, Metadata};
+use tracing_subscriber::filter::{LevelFilter, filter_fn};
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt};
 
-use self::limits::Limits;
+use self::limits::Limited;
 use crate::cli::{LogFormat, Options, VModule};
 
 /// Sets up the log of this process. Records of the `log` crate go there, too.
 pub(crate) fn set_up(options: &Options) {
     let levels = Levels { verbosity: options.verbosity, modules: options.vmodule.clone() };
-    let filter = Wanted { levels };
+    let hint = levels.highest();
+    let filter = filter_fn(move |meta| levels.enabled(meta)).with_max_level_hint(hint);
     let layer: Box<dyn Layer<Registry> + Send + Sync> = match options.log_format {
         LogFormat::Text => {
             let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
@@ -27,7 +25,7 @@ pub(crate) fn set_up(options: &Options) {
         }
         LogFormat::Json => quiet(fmt::layer()).json().flatten_event(true).boxed(),
     };
-    tracing_subscriber::registry().with(Limited { layer, limits: Arc::default() }.with_filter(filter)).init();
+    tracing_subscriber::registry().with(Limited::new(layer).with_filter(filter)).init();
 }
 
 /// A layer on stderr that does not panic when nobody reads it any more.
@@ -37,61 +35,6 @@ where
 {
     let stderr: fn() -> std::io::Stderr = std::io::stderr;
     layer.with_writer(stderr).log_internal_errors(false)
-}
-
-/// Lets through what is wanted, and not too much of it.
-struct Wanted {
-    levels: Levels,
-}
-
-/// Tells of many records of one kind some. Not a filter: one that is asked for each event must not refuse any, since
-/// `tracing-subscriber` then takes the next event for refused as well.
-struct Limited {
-    layer: Box<dyn Layer<Registry> + Send + Sync>,
-    limits: Arc<Limits>,
-}
-
-impl Layer<Registry> for Limited {
-    fn on_new_span(&self, attrs: &Attributes<'_>, id: &Id, context: Context<'_, Registry>) {
-        self.layer.on_new_span(attrs, id, context);
-    }
-
-    fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, Registry>) {
-        self.layer.on_record(id, values, context);
-    }
-
-    fn on_enter(&self, id: &Id, context: Context<'_, Registry>) {
-        self.layer.on_enter(id, context);
-    }
-
-    fn on_exit(&self, id: &Id, context: Context<'_, Registry>) {
-        self.layer.on_exit(id, context);
-    }
-
-    fn on_close(&self, id: Id, context: Context<'_, Registry>) {
-        self.layer.on_close(id, context);
-    }
-
-    fn on_event(&self, event: &Event<'_>, context: Context<'_, Registry>) {
-        // Who asks for details gets them all.
-        if *event.metadata().level() > Level::INFO || self.limits.admit(event) {
-            self.layer.on_event(event, context);
-        }
-    }
-}
-
-impl<S> Filter<S> for Wanted {
-    fn enabled(&self, meta: &Metadata<'_>, _: &Context<'_, S>) -> bool {
-        self.levels.enabled(meta)
-    }
-
-    fn callsite_enabled(&self, meta: &'static Metadata<'static>) -> Interest {
-        if self.levels.enabled(meta) { Interest::always() } else { Interest::never() }
-    }
-
-    fn max_level_hint(&self) -> Option<LevelFilter> {
-        Some(self.levels.highest())
-    }
 }
 
 /// Which records are wanted.

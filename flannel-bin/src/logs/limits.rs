@@ -9,7 +9,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::callsite::Identifier;
 use tracing::field::{Field, Visit};
-use tracing::{Event, warn};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Subscriber, warn};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::Context;
 
 /// How many lines of a kind may come at once.
 const BURST: u32 = 50;
@@ -18,9 +21,50 @@ const EVERY: Duration = Duration::from_millis(200);
 /// How often it is told what was left out.
 const TELL: Duration = Duration::from_secs(10);
 
+/// A layer that is given no more of a kind than it should write.
+pub(super) struct Limited<L> {
+    layer: L,
+    limits: Arc<Limits>,
+}
+
+impl<L> Limited<L> {
+    pub(super) fn new(layer: L) -> Self {
+        Self { layer, limits: Arc::default() }
+    }
+}
+
+impl<S: Subscriber, L: Layer<S>> Layer<S> for Limited<L> {
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        // Who asks for details gets them all.
+        if *event.metadata().level() > Level::INFO || self.limits.admit(event) {
+            self.layer.on_event(event, context);
+        }
+    }
+
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        self.layer.on_new_span(attributes, id, context);
+    }
+
+    fn on_record(&self, span: &Id, values: &Record<'_>, context: Context<'_, S>) {
+        self.layer.on_record(span, values, context);
+    }
+
+    fn on_enter(&self, id: &Id, context: Context<'_, S>) {
+        self.layer.on_enter(id, context);
+    }
+
+    fn on_exit(&self, id: &Id, context: Context<'_, S>) {
+        self.layer.on_exit(id, context);
+    }
+
+    fn on_close(&self, id: Id, context: Context<'_, S>) {
+        self.layer.on_close(id, context);
+    }
+}
+
 /// What came of each kind.
 #[derive(Debug, Default)]
-pub(super) struct Limits(Mutex<Kinds>);
+struct Limits(Mutex<Kinds>);
 
 #[derive(Debug, Default)]
 struct Kinds {
@@ -41,7 +85,7 @@ struct Kind {
 
 impl Limits {
     /// Whether a line may be written.
-    pub(super) fn admit(self: &Arc<Self>, event: &Event<'_>) -> bool {
+    fn admit(self: &Arc<Self>, event: &Event<'_>) -> bool {
         let now = Instant::now();
         let mut kinds = self.lock();
         let new = || Kind { spent: now, left_out: 0, message: String::new() };
@@ -110,12 +154,11 @@ impl Visit for Message<'_> {
 mod tests {
     use std::io::{self, Write};
 
-    use tracing::{Level, debug, info};
+    use tracing::{debug, info};
     use tracing_subscriber::filter::LevelFilter;
-    use tracing_subscriber::layer::{Layer, SubscriberExt};
+    use tracing_subscriber::layer::SubscriberExt;
     use tracing_subscriber::{fmt, registry};
 
-    use super::super::{Levels, Limited, Wanted};
     use super::*;
 
     #[derive(Clone, Default)]
@@ -142,10 +185,8 @@ mod tests {
     async fn a_kind_of_line_has_a_burst_and_a_few_a_second_and_the_rest_is_counted() {
         let log = Captured::default();
         let writer = log.clone();
-        let levels = Levels { verbosity: 1, modules: Vec::new() };
-        assert_eq!(levels.of("flanneld::logs"), LevelFilter::from_level(Level::DEBUG));
         let layer = fmt::layer().with_ansi(false).with_writer(move || writer.clone());
-        let layer = Limited { layer: layer.boxed(), limits: Arc::default() }.with_filter(Wanted { levels });
+        let layer = Limited::new(layer).with_filter(LevelFilter::DEBUG);
         let _guard = tracing::subscriber::set_default(registry().with(layer));
         // Ten seconds of a flood, and beside it what others say.
         for second in 0..10 {
