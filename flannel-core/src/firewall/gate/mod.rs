@@ -4,9 +4,9 @@
 //! in `nf_tables` lets in only what comes from underlay addresses that leases publish, and forwards what comes out of
 //! the overlay device to this node's own subnets only. It works whatever keeps the other rules, and takes no program.
 //!
-//! [`table`] says what the table should be, and [`strangers`] what its counters tell (both pure). [`Desk`] has what
+//! `table.rs` says what the table should be, and `strangers.rs` what its counters tell (both pure). [`Desk`] has what
 //! the reconcile loop knows: the devices, and the addresses of leases, kept incrementally, so that one lease costs
-//! one element. [`hold`] is the task that makes the kernel follow. It runs beside the loop, since `nf_tables` has one
+//! one element. `hold.rs` is the task that makes the kernel follow. It runs beside the loop, since `nf_tables` has one
 //! lock, which somebody else's large transaction can hold for long.
 //!
 //! Before the store's first snapshot addresses are only added, and rules that drop are not put; those of an earlier
