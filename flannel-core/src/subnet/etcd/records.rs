@@ -117,24 +117,28 @@ impl Listed {
         Self { at, stored, bad, unreadable: BadRecords::default(), known: BTreeMap::new() }
     }
 
-    /// Adds a record of which no more is known than its key, since it is too large to be read.
-    fn add_large(&mut self, store: &Store, found: &[KeyValue]) {
-        self.bad.extend(found.iter().map(|found| store.unreadable(found, TOO_LARGE.to_owned())));
-    }
-
     fn add(&mut self, store: &Store, found: &[KeyValue]) {
         for value in found {
             self.known.insert(store.keys.name(value.key()).into(), Known::of(value));
             match store.decode(value) {
                 Ok(stored) => self.stored.push(stored),
-                Err(mut bad) => {
-                    let key = bad.record.key.clone();
-                    let record = std::mem::replace(&mut bad.record, BadRecord { key, reason: String::new() });
-                    self.unreadable.insert(record);
-                    self.bad.extend(Some(bad).filter(|bad| bad.occupied.is_some()));
-                }
+                Err(bad) => self.add_unreadable(bad),
             }
         }
+    }
+
+    /// Adds records of which no more is known than their keys, since they are too large to be read.
+    fn add_large(&mut self, store: &Store, found: &[KeyValue]) {
+        for value in found {
+            self.known.insert(store.keys.name(value.key()).into(), Known::of(value));
+            self.add_unreadable(store.unreadable(value, TOO_LARGE.to_owned()));
+        }
+    }
+
+    fn add_unreadable(&mut self, mut bad: Unreadable) {
+        let key = bad.record.key.clone();
+        self.unreadable.insert(std::mem::replace(&mut bad.record, BadRecord { key, reason: String::new() }));
+        self.bad.extend(Some(bad).filter(|bad| bad.occupied.is_some()));
     }
 
     /// Adds what was created since, up to a later position. What was deleted since stays: it is taken for
