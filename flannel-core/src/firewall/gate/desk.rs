@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
-use super::{GateStatus, Tunnels};
+use super::{GateStatus, Mode, Tunnels};
 use crate::addr::{Family, PerFamily};
 use crate::lease::{Lease, LeaseChange};
 use crate::netlink::nftables::Counted;
@@ -18,6 +18,8 @@ const PATIENCE: Duration = Duration::from_millis(50);
 /// The loop's side of a gate.
 #[derive(Debug)]
 pub struct Desk {
+    /// What is to be done about strangers.
+    pub(super) mode: Mode,
     pub(super) shared: Arc<Shared>,
     /// The number of the last state that the kernel has.
     pub(super) done: watch::Receiver<u64>,
@@ -153,10 +155,15 @@ impl Desk {
         self.shared.changed.notify_one();
     }
 
-    /// Waits a moment for the kernel to have what is known, so that a peer is let in before its routes matter.
+    /// Waits a moment for the kernel to have what is known, so that a peer is let in before its routes matter. Where
+    /// nobody is kept out, also by what an earlier run put, there is nothing to wait for.
     pub async fn admitted(&mut self) {
         let number = self.shared.known().number;
-        if *self.done.borrow() >= number || self.status.borrow().problem.is_some() {
+        let is_open = {
+            let status = self.status.borrow();
+            status.problem.is_some() || self.mode != Mode::Enforce && status.in_force.is_some()
+        };
+        if is_open || *self.done.borrow() >= number {
             return;
         }
         let done = self.done.wait_for(|done| *done >= number);

@@ -97,7 +97,12 @@ impl Gate {
         }
         let (shared, done) = (Arc::<Shared>::default(), watch::Sender::new(0));
         let status = watch::Sender::new(GateStatus { problem, ..GateStatus::default() });
-        let desk = Desk { shared: Arc::clone(&shared), done: done.subscribe(), status: status.subscribe() };
+        let desk = Desk {
+            mode: options.mode,
+            shared: Arc::clone(&shared),
+            done: done.subscribe(),
+            status: status.subscribe(),
+        };
         let now = Instant::now();
         let gate = Self {
             options,

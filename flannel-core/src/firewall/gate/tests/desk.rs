@@ -16,7 +16,8 @@ use crate::lease::{BadRecords, Lease, LeaseTable, LeaseUpdate};
 
 fn desk() -> Desk {
     let (done, status) = (watch::Sender::new(0), watch::Sender::new(GateStatus::default()));
-    Desk { shared: Arc::<Shared>::default(), done: done.subscribe(), status: status.subscribe() }
+    let (done, status) = (done.subscribe(), status.subscribe());
+    Desk { mode: Mode::Enforce, shared: Arc::default(), done, status }
 }
 
 pub(super) fn lease(node: u8, public_ip: &str) -> Lease {
@@ -46,7 +47,7 @@ fn without_nf_tables_only_enforce_is_refused() {
 async fn the_loop_waits_for_the_gate_a_moment_at_most() {
     let (done, status) = (watch::Sender::new(0), watch::Sender::new(GateStatus::default()));
     let (shared, mut table) = (Arc::<Shared>::default(), LeaseTable::default());
-    let mut desk = Desk { shared, done: done.subscribe(), status: status.subscribe() };
+    let mut desk = Desk { mode: Mode::Enforce, shared, done: done.subscribe(), status: status.subscribe() };
     desk.leases(&table.apply(LeaseUpdate::Put(lease(1, "192.0.2.1"))), true, false);
     let begin = tokio::time::Instant::now();
     desk.admitted().await;
@@ -58,6 +59,15 @@ async fn the_loop_waits_for_the_gate_a_moment_at_most() {
     status.send_modify(|status| status.problem = Some("no right".to_owned()));
     desk.admitted().await;
     assert_eq!(begin.elapsed(), Duration::from_millis(50), "routes matter more than a gate that fails");
+    status.send_modify(|status| (status.problem, status.in_force) = (None, Some(Mode::Observe)));
+    desk.admitted().await;
+    assert_eq!(begin.elapsed(), Duration::from_millis(100), "it is about to keep strangers out");
+    desk.mode = Mode::Observe;
+    desk.admitted().await;
+    assert_eq!(begin.elapsed(), Duration::from_millis(100), "nobody is kept out");
+    status.send_modify(|status| status.in_force = None);
+    desk.admitted().await;
+    assert_eq!(begin.elapsed(), Duration::from_millis(150), "an earlier run may keep some out");
 }
 
 fn v4() -> PerFamily<String> {
