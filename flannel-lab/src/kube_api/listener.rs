@@ -1,14 +1,14 @@
 //! The port: opened in a namespace, closed and opened again, with TLS or without.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use axum::extract::connect_info::Connected;
 use axum::serve::{IncomingStream, Listener};
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
@@ -117,6 +117,8 @@ async fn accept(
         tokio::select! {
             biased;
             done = &mut stopped => {
+                // Closing it is not enough: a child that another thread forks has a copy until it executes its program.
+                let _ = SockRef::from(&listener).shutdown(Shutdown::Both);
                 drop(listener);
                 if let Ok(done) = done {
                     let _ = done.send(());
