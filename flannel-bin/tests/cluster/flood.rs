@@ -38,7 +38,7 @@ fn flood<S: Store>(store: impl FnOnce(&Cluster) -> S) {
     let (key, value) = VXLAN.record(240);
     for n in 0..TOGGLES {
         // One that can't be read, and one that can, but is refused.
-        bed.store.put("10.244.77.0-24", if n % 2 == 0 { "{" } else { "{}" });
+        bed.store.put("10.244.177.0-24", if n % 2 == 0 { "{" } else { "{}" });
         bed.store.put("10.1.0.0-16", if n % 2 == 0 { &value } else { "{" });
     }
     (0..MANY).for_each(|n| bed.store.put(&format!("junk{n:04}"), "{"));
@@ -58,7 +58,7 @@ fn flood<S: Store>(store: impl FnOnce(&Cluster) -> S) {
         assert!((1..=most).contains(&count(what)), "{what}: {}", count(what));
     }
     (0..MANY).for_each(|n| bed.store.delete(&format!("junk{n:04}")));
-    for key in ["10.244.77.0-24", "10.1.0.0-16"] {
+    for key in ["10.244.177.0-24", "10.1.0.0-16"] {
         bed.store.delete(key);
     }
     eventually(SOON, "nothing to say", || {

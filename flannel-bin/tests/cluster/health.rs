@@ -69,9 +69,9 @@ fn a_pod_that_floods_it_starves_nothing_and_learns_nothing() {
         let pod = Pod::attach_plain(bed.cluster.node(1), &env_of(1)).unwrap();
         let server = SocketAddr::new(bed.cluster.node(1).ipv4().unwrap(), 8471);
         // The notes of the agent are for its own host.
-        bed.store.put("10.244.77.0-24", "{\"PublicIP\": \"secret\"}");
+        bed.store.put("10.244.177.0-24", "{\"PublicIP\": \"secret\"}");
         eventually(SOON, "the bad record to be named", || {
-            http_get(bed.netns(1), 8471, "/readyz").contains("10.244.77.0")
+            http_get(bed.netns(1), 8471, "/readyz").contains("10.244.177.0")
         });
         let request = "GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n";
         let answer = ask(&pod, server, request);

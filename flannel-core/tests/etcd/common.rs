@@ -9,7 +9,8 @@ use flannel_core::subnet::{LeaseStream, SubnetError, SubnetManager};
 use flannel_lab::etcd::{Etcd, EtcdOptions as LabOptions, KeyValue};
 use futures::StreamExt;
 
-pub(crate) const V4: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
+/// Nodes get one of 10.5.100.0 to 10.5.199.0 at random, so the keys that tests write by hand lie outside of that.
+pub(crate) const V4: &str = r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.100.0","SubnetMax":"10.5.199.0","Backend":{"Type":"vxlan"}}"#;
 pub(crate) const DUAL: &str = r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:5::/48"}"#;
 pub(crate) const V6: &str = r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00:5::/48"}"#;
 pub(crate) const PREFIX: &str = "/coreos.com/network";

@@ -82,7 +82,7 @@ async fn a_former_lease_goes_in_the_transaction_that_publishes_the_new_one() {
 /// Writes a record of node 1 as an earlier run left it.
 fn own_record(etcd: &Etcd, attrs: &LeaseAttrs) -> Lease {
     let id = etcd.grant_lease(Duration::from_hours(24)).unwrap();
-    let key = "10.5.7.0-24";
+    let key = "10.5.107.0-24";
     etcd.put_on_lease(&path(key), &attrs.to_json(), id).unwrap();
     Lease { key: key.parse().unwrap(), attrs: attrs.clone(), created: 1 }
 }

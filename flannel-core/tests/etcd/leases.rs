@@ -67,10 +67,10 @@ async fn takes_over_what_go_nodes_wrote() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reservation_stays_one() {
     let etcd = start(V4);
-    etcd.put(&path("10.5.9.0-24"), r#"{"PublicIP":"198.18.0.1"}"#).unwrap();
+    etcd.put(&path("10.5.109.0-24"), r#"{"PublicIP":"198.18.0.1"}"#).unwrap();
     let manager = manager(&etcd);
     let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
-    assert_eq!(lease.key.to_string(), "10.5.9.0-24");
+    assert_eq!(lease.key.to_string(), "10.5.109.0-24");
     let adopted = records(&etcd);
     assert_eq!((adopted[0].value.as_str(), adopted[0].lease), (attrs(1).to_json().as_str(), 0));
     let held = hold(&manager, &lease);
@@ -78,7 +78,7 @@ async fn a_reservation_stays_one() {
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(records(&etcd), adopted);
     // Put back after a change, it is one still.
-    etcd.put(&path("10.5.9.0-24"), r#"{"PublicIP":"198.18.0.1"}"#).unwrap();
+    etcd.put(&path("10.5.109.0-24"), r#"{"PublicIP":"198.18.0.1"}"#).unwrap();
     until(|| records(&etcd)[0].value == attrs(1).to_json()).await;
     assert_eq!(records(&etcd)[0].lease, 0);
     assert!(!held.is_finished());
