@@ -510,7 +510,7 @@ impl Driver for VxlanDriver {
         let devices = PerFamily::from_fn(|family| self.links.get(family).map(|link| link.name.clone()));
         let is_known = !devices.is_empty() && self.sides.families().all(|it| subnets.get(it).is_some());
         let (vni, port) = (self.config.vni, self.config.port);
-        is_known.then_some(Tunnels { vni, port, devices, subnets })
+        is_known.then_some(Tunnels { vni, port, devices, links: self.indexes(), subnets })
     }
 
     fn scopes(&self) -> Vec<Scope> {

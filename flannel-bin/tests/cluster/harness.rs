@@ -26,7 +26,7 @@ pub(crate) const SOON: Duration = Duration::from_secs(20);
 pub(crate) const FLANNELD: &str = env!("CARGO_BIN_EXE_flanneld");
 
 /// Takes the table of vxlan's gate out of a listing by `nft`: it keeps no pod's rules.
-pub(crate) const WITHOUT_GATE: &str = "sed '/^table inet flannel-underlay/,/^}/d'";
+pub(crate) const WITHOUT_GATE: &str = "sed '/^table [a-z]* flannel-underlay/,/^}/d'";
 
 /// Where leases are kept.
 pub(crate) trait Store {

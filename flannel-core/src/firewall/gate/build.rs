@@ -1,10 +1,10 @@
-//! What the kernel must be able to do, and how a table comes to be.
+//! What the kernel must be able to do, and how tables come to be.
 
-use super::table::table;
+use super::table::tables;
 use super::{GateOptions, Mode, Tunnels};
 use crate::addr::{PerFamily, Vni};
 use crate::kernel::KernelError;
-use crate::netlink::nftables::{Change, NfTables, Table, TableEvents};
+use crate::netlink::nftables::{Change, NfTables, Table, TableEvents, TableFamily};
 use crate::subnet::chain;
 
 /// What speaks to the kernel, and what hears it.
@@ -12,30 +12,35 @@ pub(super) type Kernel = (NfTables, TableEvents);
 
 /// What it takes.
 pub(super) const NEEDS: &str =
-    "it takes a kernel with nf_tables (`modprobe -a nf_tables nft_fib_inet`) and CAP_NET_ADMIN";
-/// Of a table that is made and removed in one transaction, so that nobody ever sees it.
+    "it takes a kernel with nf_tables (`modprobe -a nf_tables nft_fib_netdev`) and CAP_NET_ADMIN";
+/// Of tables that are made and removed in one transaction, so that nobody ever sees them.
 const TRIAL: &str = "flannel-underlay-trial";
 
-/// Opens the sockets in the network namespace of the calling thread, and tries out a table.
+/// Opens the sockets in the network namespace of the calling thread, and tries out the tables.
 pub(super) async fn open(options: &GateOptions) -> Result<Kernel, KernelError> {
     let (events, mut tables) = (TableEvents::open()?, NfTables::open()?);
     if options.mode == Mode::Off {
-        tables.names().await?;
+        tables.names(TableFamily::Inet).await?;
         return Ok((tables, events));
     }
     if let Some(trial) = trial(options) {
-        let changes = [Change::Create(&trial), Change::Delete(TRIAL)];
-        tables.transact("try out a table of nf_tables", &changes).await?;
+        let changes: Vec<_> = trial
+            .iter()
+            .flat_map(|table| [Change::Create(table), Change::Delete(table.family, TRIAL)])
+            .collect();
+        tables.transact("try out tables of nf_tables", &changes).await?;
     }
     Ok((tables, events))
 }
 
-fn trial(options: &GateOptions) -> Option<Table> {
+fn trial(options: &GateOptions) -> Option<[Table; 2]> {
     let vni = Vni::new(1).ok()?;
-    let devices = PerFamily::from_fn(|family| Some(format!("trial-{family}")));
+    // Every namespace has this one, and nothing that it carries is looked at in a transaction that ends as it began.
+    let devices = PerFamily::from_fn(|_| Some("lo".to_owned()));
     let subnets = PerFamily::from_fn(|family| crate::addr::Subnet::containing(family.unspecified(), 16));
-    let trial = table(&Tunnels { vni, port: 8472, devices, subnets }, options, options.mode)?;
-    Some(Table { name: TRIAL.to_owned(), ..trial })
+    let tunnels = Tunnels { vni, port: 8472, devices, links: PerFamily::default(), subnets };
+    let trial = tables(&tunnels, options, Mode::Observe)?;
+    Some(trial.map(|table| Table { name: TRIAL.to_owned(), ..table }))
 }
 
 /// Why nothing can be observed, and what to do.
@@ -55,7 +60,7 @@ pub(super) fn is_lacking(error: &KernelError) -> bool {
     matches!(errno, Some(libc::EPROTONOSUPPORT | libc::EAFNOSUPPORT | libc::EOPNOTSUPP | libc::EINVAL))
 }
 
-/// What there is of the table before its elements and rules are made right.
+/// What there is of a table before its elements and rules are made right.
 pub(super) enum Found {
     /// None, and it is too early for one.
     Nothing,
@@ -65,21 +70,22 @@ pub(super) enum Found {
     Made(Table),
 }
 
-/// Makes the table have its sets and chains. Its rules come after the elements, so that they know who is a node.
+/// Makes a table have its sets and chains. Its rules come after the elements, so that they know who is a node.
 pub(super) async fn build(
     tables: &mut NfTables,
     wanted: &Table,
     lax: &Table,
     is_synced: bool,
 ) -> Result<Found, KernelError> {
-    let what = "put the table of the underlay gate";
+    let what = "put a table of the underlay gate";
     let mut bare = lax.clone();
     bare.chains.iter_mut().for_each(|chain| chain.rules.clear());
-    match tables.read(&lax.name).await? {
+    let family = lax.family;
+    match tables.read(family, &lax.name).await? {
         Some(seen) if seen.is(wanted) => return Ok(Found::Table(wanted.clone())),
         Some(seen) if seen.is(lax) => return Ok(Found::Table(lax.clone())),
         Some(seen) if seen.is_built_as(lax) => {}
-        Some(_) => tables.transact(what, &[Change::Delete(&lax.name), Change::Create(&bare)]).await?,
+        Some(_) => tables.transact(what, &[Change::Delete(family, &lax.name), Change::Create(&bare)]).await?,
         None if !is_synced => return Ok(Found::Nothing),
         None => tables.transact(what, &[Change::Create(&bare)]).await?,
     }

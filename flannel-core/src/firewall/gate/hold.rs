@@ -13,11 +13,11 @@ use tracing::{debug, info, warn};
 use super::build::{Found, Kernel, NEEDS, blind, build, open};
 use super::desk::{Desk, Moves, Shared};
 use super::strangers::Sightings;
-use super::table::{nodes, strangers, strays, table};
-use super::{GateOptions, Mode, Tunnels, table_name};
-use crate::addr::Family;
+use super::table::{nodes, strangers, strays, tables};
+use super::{GateOptions, Mode, Tunnels, remove_by, table_name};
+use crate::addr::{Family, LinkIndex, PerFamily};
 use crate::kernel::KernelError;
-use crate::netlink::nftables::{Change, Table, TableChange};
+use crate::netlink::nftables::{Change, Table, TableChange, TableFamily};
 use crate::subnet::chain;
 
 /// How often everything is looked at, whatever was announced; jittered.
@@ -40,7 +40,16 @@ pub struct GateStatus {
     pub repairs: u64,
 }
 
-/// Keeps the table of one node.
+/// One of the two tables, as far as it is known.
+#[derive(Default)]
+struct Half {
+    /// Chains, sets and rules as they were put; `None` if they have to be read.
+    built: Option<Table>,
+    /// What was put last, however it is now.
+    last: Option<Table>,
+}
+
+/// Keeps the tables of one node.
 pub struct Gate {
     options: GateOptions,
     shared: Arc<Shared>,
@@ -50,10 +59,12 @@ pub struct Gate {
     kernel: Option<Kernel>,
     /// What the sets for nodes have; `None` if they have to be read.
     elements: Option<BTreeSet<IpAddr>>,
-    /// Chains, sets and rules as they were put; `None` if they have to be read.
-    built: Option<Table>,
-    /// What was put last, however it is now.
-    last: Option<Table>,
+    /// The table that underlay packets meet, and the one that overlay packets meet.
+    halves: [Half; 2],
+    /// Whether it is known that there are no tables.
+    is_off: bool,
+    /// The links whose frames the second table sees.
+    links: PerFamily<LinkIndex>,
     /// Whether what nobody publishes may go.
     prunes: bool,
     sightings: Sightings,
@@ -111,8 +122,9 @@ impl Gate {
             status,
             kernel,
             elements: None,
-            built: None,
-            last: None,
+            halves: Default::default(),
+            is_off: false,
+            links: PerFamily::default(),
             prunes: false,
             sightings: Sightings::default(),
             failures: 0,
@@ -152,11 +164,17 @@ impl Gate {
 
     fn take(&mut self, change: TableChange) {
         if change.structure {
-            self.built = None;
+            self.forget();
         }
         if change.structure || change.elements {
             self.elements = None;
         }
+    }
+
+    /// Makes the next look read chains and rules.
+    fn forget(&mut self) {
+        self.is_off = false;
+        self.halves.iter_mut().for_each(|half| half.built = None);
     }
 
     /// Makes the kernel have what it should. Returns when to look again at the latest.
@@ -164,7 +182,8 @@ impl Gate {
         let now = Instant::now();
         if now >= self.next_audit {
             self.next_audit = now + AUDIT.mul_f64(0.9 + 0.2 * fastrand::f64());
-            (self.built, self.elements) = (None, None);
+            self.forget();
+            self.elements = None;
         }
         let (number, is_synced, prunes, tunnels) = {
             let known = self.shared.known();
@@ -178,6 +197,9 @@ impl Gate {
         if std::mem::replace(&mut self.prunes, prunes) != prunes {
             self.elements = None;
         }
+        if std::mem::replace(&mut self.links, tunnels.links) != tunnels.links {
+            self.halves[1].built = None;
+        }
         match self.converge(&tunnels, is_synced, now).await {
             Ok(()) => {
                 self.failures = 0;
@@ -190,7 +212,8 @@ impl Gate {
                 self.next_audit.min(self.next_reading)
             }
             Err(error) => {
-                (self.built, self.elements) = (None, None);
+                self.forget();
+                self.elements = None;
                 self.set_problem(Some(self.explain(&error)));
                 let pause = RETRY.0.saturating_mul(1 << self.failures.min(8)).min(RETRY.1);
                 self.failures += 1;
@@ -214,48 +237,80 @@ impl Gate {
         is_synced: bool,
         since: Instant,
     ) -> Result<(), KernelError> {
-        let Some((tables, _)) = &mut self.kernel else { return Ok(()) };
-        let name = table_name(tunnels.vni);
-        let Some(wanted) = table(tunnels, &self.options, self.options.mode) else {
-            if self.built.is_none() && tables.read(&name).await?.is_some() {
-                tables.transact("remove the table of the underlay gate", &[Change::Delete(&name)]).await?;
-                info!(table = name, "underlay gate removed");
+        let Some(wanted) = tables(tunnels, &self.options, self.options.mode) else {
+            return self.end(tunnels).await;
+        };
+        let lax = tables(tunnels, &self.options, Mode::Observe).unwrap_or_else(|| wanted.clone());
+        let (mut repairs, mut in_force) = (false, Mode::Enforce);
+        // What nodes are let in by comes first: it needs no device.
+        for (half, (wanted, lax)) in wanted.into_iter().zip(lax).enumerate() {
+            let Some((is_repair, mode)) = self.converge_half(half, tunnels, wanted, lax, is_synced).await?
+            else {
+                return Ok(());
+            };
+            repairs |= is_repair;
+            if mode == Mode::Observe {
+                in_force = mode;
             }
-            // Nothing, and that is right.
-            self.built = Some(Table { name, sets: Vec::new(), chains: Vec::new() });
-            self.set_in_force(Mode::Off);
-            return Ok(());
-        };
-        let lax = table(tunnels, &self.options, Mode::Observe).unwrap_or_else(|| wanted.clone());
-        // Until the store has listed all nodes nobody is kept out, but by what an earlier run put, and nobody is
-        // called a stranger.
-        let mut repairs = false;
-        let built = match self.built.take() {
-            Some(built) if built == wanted || built == lax => built,
-            _ => match build(tables, &wanted, &lax, is_synced).await? {
-                Found::Nothing => return Ok(()),
-                Found::Table(built) => built,
-                Found::Made(bare) => {
-                    self.elements = None;
-                    repairs = self.last.as_ref().is_some_and(|last| *last == wanted || *last == lax);
-                    bare
-                }
-            },
-        };
-        repairs |= self.follow(&name, tunnels).await? && self.last.is_some();
-        let Some((tables, _)) = &mut self.kernel else { return Ok(()) };
-        let target = if is_synced || built == wanted { wanted } else { lax.clone() };
-        if built != target {
-            tables.transact("put the rules of the underlay gate", &[Change::Rules(&target)]).await?;
         }
-        self.set_in_force(if target == lax { Mode::Observe } else { Mode::Enforce });
-        self.last = Some(target.clone());
-        self.built = Some(target);
+        self.set_in_force(in_force);
         if repairs {
             warn!(took_us = since.elapsed().as_micros(), "underlay gate repaired");
             self.status.send_modify(|status| status.repairs += 1);
         }
         Ok(())
+    }
+
+    async fn end(&mut self, tunnels: &Tunnels) -> Result<(), KernelError> {
+        let Some((tables, _)) = &mut self.kernel else { return Ok(()) };
+        if !self.is_off {
+            remove_by(tables, tunnels.vni).await?;
+            self.is_off = true;
+        }
+        self.set_in_force(Mode::Off);
+        Ok(())
+    }
+
+    /// Changes what differs in one of the two tables. Returns whether that was a repair, and what is in force; `None`
+    /// if there is nothing, and it is too early for a table.
+    async fn converge_half(
+        &mut self,
+        half: usize,
+        tunnels: &Tunnels,
+        wanted: Table,
+        lax: Table,
+        is_synced: bool,
+    ) -> Result<Option<(bool, Mode)>, KernelError> {
+        let Some((tables, _)) = &mut self.kernel else { return Ok(None) };
+        let last = self.halves[half].last.as_ref();
+        // Until the store has listed all nodes nobody is kept out, but by what an earlier run put, and nobody is
+        // called a stranger.
+        let mut repairs = false;
+        let built = match self.halves[half].built.take() {
+            Some(built) if built == wanted || built == lax => built,
+            _ => match build(tables, &wanted, &lax, is_synced).await? {
+                Found::Nothing => return Ok(None),
+                Found::Table(built) => built,
+                Found::Made(bare) => {
+                    repairs = last.is_some_and(|last| *last == wanted || *last == lax);
+                    bare
+                }
+            },
+        };
+        let was_put = last.is_some();
+        if wanted.family == TableFamily::Inet {
+            // Sets that were just made have no elements.
+            self.elements.take_if(|_| built.chains.iter().all(|chain| chain.rules.is_empty()));
+            repairs |= self.follow(&wanted.name, tunnels).await? && was_put;
+        }
+        let Some((tables, _)) = &mut self.kernel else { return Ok(None) };
+        let target = if is_synced || built == wanted { wanted } else { lax.clone() };
+        if built != target {
+            tables.transact("put the rules of the underlay gate", &[Change::Rules(&target)]).await?;
+        }
+        let mode = if target == lax { Mode::Observe } else { Mode::Enforce };
+        self.halves[half] = Half { built: Some(target.clone()), last: Some(target) };
+        Ok(Some((repairs, mode)))
     }
 
     /// Makes the sets for nodes have the addresses that are published. Returns whether one was missing that nobody
@@ -267,7 +322,7 @@ impl Gate {
         let mut there = known_there.unwrap_or_default();
         if all {
             for family in tunnels.devices.families() {
-                let elements = tables.elements(name, nodes(family)).await?;
+                let elements = tables.elements(TableFamily::Inet, name, nodes(family)).await?;
                 there.extend(elements.into_iter().map(|element| element.addr));
             }
         }
@@ -298,8 +353,11 @@ impl Gate {
         let name = table_name(tunnels.vni);
         let (mut outside, mut inside) = (Vec::new(), Vec::new());
         for family in Family::ALL {
-            for (set, into) in [(strangers(family), &mut outside), (strays(family), &mut inside)] {
-                match tables.elements(&name, set).await {
+            for (table, set, into) in [
+                (TableFamily::Inet, strangers(family), &mut outside),
+                (TableFamily::Netdev, strays(family), &mut inside),
+            ] {
+                match tables.elements(table, &name, set).await {
                     Ok(elements) => into.extend(elements),
                     Err(error) => return debug!(%error, set, "counters can't be read"),
                 }

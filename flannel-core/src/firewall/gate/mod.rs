@@ -1,10 +1,11 @@
 //! The gate of tunnels that the kernel carries: packets from strangers are counted and named, or dropped.
 //!
-//! VXLAN has no idea of who may send: whoever knows a VTEP's MAC gets frames into the overlay. So a table of our own
-//! in `nf_tables` lets in only what comes from underlay addresses that leases publish, and forwards what comes out of
-//! the overlay device to this node's own subnets only. It works whatever keeps the other rules, and takes no program.
+//! VXLAN has no idea of who may send: whoever knows a VTEP's MAC gets frames into the overlay. So two tables of our own
+//! in `nf_tables` let in only what comes from underlay addresses that leases publish (family `inet`), and forward what
+//! comes out of the overlay device to this node's own subnets only (family `netdev`, so that nothing else is slowed
+//! down). They work whatever keeps the other rules, and take no program.
 //!
-//! `table.rs` says what the table should be, and `strangers.rs` what its counters tell (both pure). [`Desk`] has what
+//! `table.rs` says what the tables should be, and `strangers.rs` what its counters tell (both pure). [`Desk`] has what
 //! the reconcile loop knows: the devices, and the addresses of leases, kept incrementally, so that one lease costs
 //! one element. `hold.rs` is the task that makes the kernel follow. It runs beside the loop, since `nf_tables` has one
 //! lock, which somebody else's large transaction can hold for long.
@@ -20,9 +21,11 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use crate::addr::{PerFamily, Subnet, Vni};
+use std::collections::BTreeSet;
+
+use crate::addr::{LinkIndex, PerFamily, Subnet, Vni};
 use crate::kernel::KernelError;
-use crate::netlink::nftables::{Change, NfTables};
+use crate::netlink::nftables::{Change, NfTables, TableFamily};
 
 pub use desk::Desk;
 pub use hold::{Gate, GateStatus};
@@ -67,6 +70,8 @@ pub struct Tunnels {
     pub port: u16,
     /// The names of the devices, by the family of the underlay and of the pods.
     pub devices: PerFamily<String>,
+    /// Their numbers. Kernels before 6.16 drop what was hooked to a device together with that, without a word.
+    pub links: PerFamily<LinkIndex>,
     /// This node's own subnets.
     pub subnets: PerFamily<Subnet>,
 }
@@ -74,22 +79,31 @@ pub struct Tunnels {
 /// What the names of our tables begin with.
 const PREFIX: &str = "flannel-underlay-";
 
-/// The name of the table for the devices of a VNI, of which a host has one pair.
+const FAMILIES: [TableFamily; 2] = [TableFamily::Inet, TableFamily::Netdev];
+
+/// The name of the tables for the devices of a VNI, of which a host has one pair.
 pub fn table_name(vni: Vni) -> String {
     format!("{PREFIX}{vni}")
 }
 
-/// The VNIs of which a table is there, in the network namespace of the calling thread. A kernel without `nf_tables` has
+/// The VNIs of which tables are there, in the network namespace of the calling thread. A kernel without `nf_tables` has
 /// none.
 pub async fn present() -> Result<Vec<Vni>, KernelError> {
-    let names = match NfTables::open() {
-        Ok(mut tables) => tables.names().await,
-        Err(error) => Err(error),
-    };
-    match names {
+    match all_names().await {
         Err(error) if build::is_lacking(&error) => Ok(Vec::new()),
-        names => Ok(names?.iter().filter_map(|name| vni_of(name)).collect()),
+        names => {
+            Ok(names?.iter().filter_map(|name| vni_of(name)).collect::<BTreeSet<_>>().into_iter().collect())
+        }
     }
+}
+
+async fn all_names() -> Result<Vec<String>, KernelError> {
+    let mut tables = NfTables::open()?;
+    let mut names = Vec::new();
+    for family in FAMILIES {
+        names.extend(tables.names(family).await?);
+    }
+    Ok(names)
 }
 
 /// The VNI in the name of a table of ours.
@@ -98,16 +112,19 @@ fn vni_of(name: &str) -> Option<Vni> {
     (table_name(vni) == name).then_some(vni)
 }
 
-/// Removes the table for a VNI.
+/// Removes the tables for a VNI.
 pub async fn remove(vni: Vni) -> Result<(), KernelError> {
     remove_by(&mut NfTables::open()?, vni).await
 }
 
-/// Removes the table for a VNI, by a socket of the namespace that is meant.
+/// Removes the tables for a VNI, by a socket of the namespace that is meant.
 pub(crate) async fn remove_by(tables: &mut NfTables, vni: Vni) -> Result<(), KernelError> {
     let name = table_name(vni);
-    match tables.transact("remove the table of the underlay gate", &[Change::Delete(&name)]).await {
-        Err(error) if error.errno() == Some(libc::ENOENT) || build::is_lacking(&error) => Ok(()),
-        done => done,
+    for family in FAMILIES {
+        match tables.transact("remove a table of the underlay gate", &[Change::Delete(family, &name)]).await {
+            Err(error) if error.errno() == Some(libc::ENOENT) || build::is_lacking(&error) => {}
+            done => done?,
+        }
     }
+    Ok(())
 }

@@ -126,6 +126,7 @@ mod tests {
             vni: Vni::new(1).unwrap(),
             port: 8472,
             devices: PerFamily { v4: Some("flannel.1".to_owned()), v6: None },
+            links: PerFamily::default(),
             subnets: PerFamily { v4: Some("10.1.7.0/24".parse().unwrap()), v6: None },
         }
     }

@@ -1,18 +1,21 @@
-//! The table that there should be. Pure.
+//! The tables that there should be. Pure.
 
 use super::{GateOptions, Mode, Tunnels, table_name};
 use crate::addr::{Family, Subnet};
-use crate::netlink::nftables::{Chain, Hook, Key, Ruling, Set, Table, Term};
+use crate::netlink::nftables::{Chain, Hook, Key, Ruling, Set, Table, TableFamily, Term};
 
 /// How many strangers are counted one by one.
 pub(super) const MOST_STRANGERS: u32 = 1024;
 /// How long one is remembered after its last packet, in milliseconds.
 const MEMORY: u64 = 600_000;
-/// `NF_INET_PRE_ROUTING`, before connection tracking puts back addresses of replies: what honest nodes send is for
-/// this node's own subnet until then.
-const BEFORE_ROUTING: Hook = Hook { number: 0, priority: -300 };
 /// `NF_INET_LOCAL_IN`, before the rules of others.
-const INPUT: Hook = Hook { number: 1, priority: -200 };
+const INPUT: Hook = Hook { number: 1, priority: -200, link: None };
+
+/// `NF_NETDEV_INGRESS` of a device: only what comes out of the overlay pays for the look. It is before connection
+/// tracking, which puts back the addresses of replies: until then, what honest nodes send is for this node's own subnet.
+fn ingress(device: &str) -> Hook {
+    Hook { number: 0, priority: 0, link: Some(device.to_owned()) }
+}
 
 /// The set of underlay addresses of a family from which packets are let in.
 pub(super) fn nodes(family: Family) -> &'static str {
@@ -45,38 +48,52 @@ fn tunnel(family: Family) -> &'static str {
     }
 }
 
-/// The table for these tunnels. `mode` may be less than what was asked for; with [`Mode::Off`] there is none.
+fn ingress_of(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ingress4",
+        Family::V6 => "ingress6",
+    }
+}
+
+/// The tables for these tunnels: first the one that underlay packets meet, then the one that overlay packets meet.
+/// `mode` may be less than what was asked for; with [`Mode::Off`] there are none.
 ///
 /// ```text
-/// input ─ UDP, port, VNI ─► tunnel4: source in @nodes4 or allowed? ─ return
-///                                    else note in @strangers4, drop
-/// prerouting ─ from our device ─► overlay: to an own subnet, or not forwarded? ─ return
-///                                    else note in @strays4, drop
+/// inet:   input ─ UDP, port ─ source in @nodes4? ─ return
+///                 UDP, port, VNI ─► tunnel4: allowed? ─ return, else note in @strangers4, drop
+/// netdev: ingress of our device ─► overlay: to an own subnet, or not forwarded? ─ return
+///                                           else note in @strays4, drop
 /// ```
-pub(super) fn table(tunnels: &Tunnels, options: &GateOptions, mode: Mode) -> Option<Table> {
+///
+/// Nearly all packets come from nodes, so the first rule asks no more than it must: a packet from a node with another
+/// VNI is none of our business either way.
+pub(super) fn tables(tunnels: &Tunnels, options: &GateOptions, mode: Mode) -> Option<[Table; 2]> {
     if mode == Mode::Off {
         return None;
     }
+    let name = table_name(tunnels.vni);
     let families: Vec<Family> = tunnels.devices.families().collect();
-    let mut sets: Vec<Set> = families.iter().map(|it| set(nodes(*it), Key::Addr(*it), None)).collect();
     let memory = Some((MOST_STRANGERS, MEMORY));
+
+    let mut sets: Vec<Set> = families.iter().map(|it| set(nodes(*it), Key::Addr(*it), None)).collect();
     sets.extend(families.iter().map(|it| set(strangers(*it), Key::Addr(*it), memory)));
-    // A packet of either family can be in either tunnel.
-    sets.extend(Family::ALL.map(|it| set(strays(it), Key::Pair(it), memory)));
     let mut chains: Vec<Chain> =
         families.iter().map(|it| tunnel_chain(*it, &options.allow_from, mode)).collect();
-    chains.push(overlay_chain(tunnels, mode));
-    chains.push(Chain {
-        name: "input".to_owned(),
-        hook: Some(INPUT),
-        rules: families.iter().map(|it| to_tunnel(*it, tunnels)).collect(),
-    });
-    chains.push(Chain {
-        name: "prerouting".to_owned(),
-        hook: Some(BEFORE_ROUTING),
-        rules: tunnels.devices.iter().map(|(_, device)| out_of_tunnel(device)).collect(),
-    });
-    Some(Table { name: table_name(tunnels.vni), sets, chains })
+    let from_nodes = families.iter().map(|it| from_node(*it, tunnels));
+    let rules = from_nodes.chain(families.iter().map(|it| to_tunnel(*it, tunnels))).collect();
+    chains.push(Chain { name: "input".to_owned(), hook: Some(INPUT), rules });
+    let underlay = Table { family: TableFamily::Inet, name: name.clone(), sets, chains };
+
+    // A packet of either family can be in either tunnel.
+    let sets = Family::ALL.map(|it| set(strays(it), Key::Pair(it), memory)).into();
+    let mut chains = vec![overlay_chain(tunnels, mode)];
+    chains.extend(tunnels.devices.iter().map(|(family, device)| Chain {
+        name: ingress_of(family).to_owned(),
+        hook: Some(ingress(device)),
+        rules: vec![vec![jump("overlay")]],
+    }));
+    let overlay = Table { family: TableFamily::Netdev, name, sets, chains };
+    Some([underlay, overlay])
 }
 
 fn set(name: &str, key: Key, dynamic: Option<(u32, u64)>) -> Set {
@@ -87,37 +104,41 @@ fn jump(chain: &str) -> Term {
     Term::Then(Ruling::Jump(chain.to_owned()))
 }
 
+fn pass() -> Term {
+    Term::Then(Ruling::Return)
+}
+
+fn from_node(family: Family, tunnels: &Tunnels) -> Vec<Term> {
+    let is_node = Term::SrcInSet(family, nodes(family).to_owned());
+    vec![Term::Family(family), Term::UdpPort(tunnels.port), is_node, pass()]
+}
+
 fn to_tunnel(family: Family, tunnels: &Tunnels) -> Vec<Term> {
     vec![Term::Family(family), Term::UdpPort(tunnels.port), Term::Vni(tunnels.vni), jump(tunnel(family))]
 }
 
-fn out_of_tunnel(device: &str) -> Vec<Term> {
-    vec![Term::From(device.to_owned()), jump("overlay")]
-}
-
 fn tunnel_chain(family: Family, allow_from: &[Subnet], mode: Mode) -> Chain {
-    let pass = || Term::Then(Ruling::Return);
     // The family is known here; `nft` shows addresses as such only where a rule says it again.
     let is = || Term::Family(family);
-    let mut rules = vec![vec![is(), Term::SrcInSet(family, nodes(family).to_owned()), pass()]];
     let allowed = allow_from.iter().filter(|subnet| subnet.family() == family);
-    rules.extend(allowed.map(|subnet| vec![is(), Term::Src(*subnet), pass()]));
+    let mut rules: Vec<Vec<Term>> = allowed.map(|subnet| vec![is(), Term::Src(*subnet), pass()]).collect();
     // The counter before the set counts on when that is full.
     rules.push(vec![is(), Term::Count, Term::Note(Key::Addr(family), strangers(family).to_owned())]);
     rules.extend((mode == Mode::Enforce).then(|| vec![Term::Then(Ruling::Drop)]));
     Chain { name: tunnel(family).to_owned(), hook: None, rules }
 }
 
+/// Frames that carry neither family, such as ARP's, are none of our business.
 fn overlay_chain(tunnels: &Tunnels, mode: Mode) -> Chain {
-    let pass = || Term::Then(Ruling::Return);
     let own = tunnels.subnets.iter();
     let mut rules: Vec<Vec<Term>> =
-        own.map(|(family, subnet)| vec![Term::Family(family), Term::Dst(*subnet), pass()]).collect();
+        own.map(|(family, subnet)| vec![Term::Carries(family), Term::Dst(*subnet), pass()]).collect();
     rules.push(vec![Term::StaysHere, pass()]);
     let note = |family| {
-        vec![Term::Family(family), Term::Count, Term::Note(Key::Pair(family), strays(family).to_owned())]
+        vec![Term::Carries(family), Term::Count, Term::Note(Key::Pair(family), strays(family).to_owned())]
     };
     rules.extend(Family::ALL.map(note));
-    rules.extend((mode == Mode::Enforce).then(|| vec![Term::Then(Ruling::Drop)]));
+    let drop = |family| vec![Term::Carries(family), Term::Then(Ruling::Drop)];
+    rules.extend(Family::ALL.map(drop).into_iter().filter(|_| mode == Mode::Enforce));
     Chain { name: "overlay".to_owned(), hook: None, rules }
 }

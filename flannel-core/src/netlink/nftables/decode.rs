@@ -7,8 +7,8 @@ use neli::FromBytesWithInput;
 use neli::types::{Buffer, RtBuffer};
 
 use super::super::message::{Message, Undecodable, attribute, attributes, string};
-use super::encode::{INET, NEW_CHAIN, NEW_ELEMENTS, NEW_RULE, NEW_SET, NEW_TABLE, SET_DYNAMIC, key_type};
-use super::value::{Counted, Hook, Key, Place, Set};
+use super::encode::{NEW_CHAIN, NEW_ELEMENTS, NEW_RULE, NEW_SET, NEW_TABLE, SET_DYNAMIC, key_type};
+use super::value::{Counted, Hook, Key, Place, Set, TableFamily};
 use crate::addr::Family;
 
 /// Bytes of `struct nfgenmsg`, of which the first is the family.
@@ -23,13 +23,17 @@ fn parse(bytes: &[u8]) -> Result<Attributes, Undecodable> {
         .map_err(|_| "broken attributes".into())
 }
 
-/// The attributes of a message of this kind and family `inet`.
+/// The attributes of a message of this kind, about something in a table of a family that we have tables of.
 fn of_kind(message: &Message<'_>, kind: u16) -> Result<Option<Attributes>, Undecodable> {
     let (header, rest) = message.body.split_at_checked(HEADER).ok_or("message shorter than its header")?;
-    if u16::from(message.kind) & 0xff != kind || header[0] != INET {
+    if u16::from(message.kind) & 0xff != kind || family(header[0]).is_none() {
         return Ok(None);
     }
     parse(rest).map(Some)
+}
+
+pub(super) fn family(number: u8) -> Option<TableFamily> {
+    [TableFamily::Inet, TableFamily::Netdev].into_iter().find(|family| family.number() == number)
 }
 
 fn number(payload: &[u8]) -> Result<u32, Undecodable> {
@@ -64,7 +68,8 @@ fn place(hook: &[u8], chain: &Attributes) -> Result<Place, Undecodable> {
     let (Some(hook), Some(priority)) = (hook, priority) else { return Ok(Place::Otherwise) };
     let accepts = attribute(chain, 5).map(number).transpose()? == Some(1);
     let filters = attribute(chain, 7).map(string).as_deref() == Some("filter");
-    let hook = Hook { number: hook?, priority: priority?.cast_signed() };
+    let link = attribute(&nested, 3).map(string);
+    let hook = Hook { number: hook?, priority: priority?.cast_signed(), link };
     Ok(if accepts && filters { Place::Hooked(hook) } else { Place::Otherwise })
 }
 

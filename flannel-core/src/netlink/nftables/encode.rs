@@ -8,7 +8,7 @@ use neli::types::Buffer;
 
 use super::super::message::Datagram;
 use super::expr;
-use super::value::{Change, Key, Set, Table, comment};
+use super::value::{Change, Key, Set, Table, TableFamily, comment};
 use crate::addr::Family;
 
 /// `NFNL_SUBSYS_NFTABLES`, the upper byte of a message's type.
@@ -30,8 +30,6 @@ pub(super) const GET_SET: u16 = 10;
 pub(super) const NEW_ELEMENTS: u16 = 12;
 pub(super) const GET_ELEMENTS: u16 = 13;
 pub(super) const DEL_ELEMENTS: u16 = 14;
-/// `NFPROTO_INET`.
-pub(super) const INET: u8 = 1;
 /// `NFT_TABLE_F_DORMANT`.
 pub(super) const TABLE_DORMANT: u32 = 1;
 /// `NFT_SET_TIMEOUT` and `NFT_SET_EVAL`: elements that go by themselves, and that packets add.
@@ -43,6 +41,16 @@ const TYPE_IPV6: u32 = 8;
 const TYPE_BITS: u32 = 6;
 /// `NLM_F_APPEND`.
 const APPEND: NlmF = NlmF::from_bits_retain(0x800);
+
+impl TableFamily {
+    /// `NFPROTO_INET` or `NFPROTO_NETDEV`.
+    pub(super) fn number(self) -> u8 {
+        match self {
+            Self::Inet => 1,
+            Self::Netdev => 5,
+        }
+    }
+}
 
 /// Attributes that are being written. Numbers are in network order, as everywhere in `nf_tables`.
 #[derive(Debug, Default)]
@@ -87,7 +95,7 @@ pub(super) fn messages(changes: &[Change<'_>]) -> u32 {
     let of = |change: &Change<'_>| match change {
         Change::Create(table) => 1 + table.sets.len() + table.chains.len() + rules(table),
         Change::Rules(table) => table.chains.len() + rules(table),
-        Change::Delete(_) | Change::AddElements { .. } | Change::DeleteElements { .. } => 1,
+        Change::Delete(..) | Change::AddElements { .. } | Change::DeleteElements { .. } => 1,
     };
     changes.iter().map(of).sum::<usize>() as u32
 }
@@ -100,7 +108,7 @@ fn rules(table: &Table) -> usize {
 /// end, which is answered.
 pub(super) fn transaction(changes: &[Change<'_>], first: u32) -> (Datagram, u32) {
     let last = first + messages(changes);
-    let mut writer = Writer { datagram: Datagram::default(), seq: first, last };
+    let mut writer = Writer { datagram: Datagram::default(), family: TableFamily::Inet, seq: first, last };
     writer.frame(BATCH_BEGIN);
     for change in changes {
         writer.change(change);
@@ -111,6 +119,8 @@ pub(super) fn transaction(changes: &[Change<'_>], first: u32) -> (Datagram, u32)
 
 struct Writer {
     datagram: Datagram,
+    /// Of the table that is written about.
+    family: TableFamily,
     seq: u32,
     last: u32,
 }
@@ -124,14 +134,19 @@ impl Writer {
 
     fn message(&mut self, kind: u16, flags: NlmF, fill: impl FnOnce(&mut Attrs)) {
         let flags = if self.seq == self.last { flags | NlmF::ACK } else { flags };
-        self.datagram.push(message_type(kind), flags, self.seq, body(fill));
+        self.datagram.push(message_type(kind), flags, self.seq, body(self.family, fill));
         self.seq += 1;
     }
 
     fn change(&mut self, change: &Change<'_>) {
+        self.family = match change {
+            Change::Create(table) | Change::Rules(table) => table.family,
+            Change::Delete(family, _) => *family,
+            Change::AddElements { .. } | Change::DeleteElements { .. } => TableFamily::Inet,
+        };
         match change {
             Change::Create(table) => self.create(table),
-            Change::Delete(name) => self.message(DEL_TABLE, NlmF::empty(), |it| it.string(1, name)),
+            Change::Delete(_, name) => self.message(DEL_TABLE, NlmF::empty(), |it| it.string(1, name)),
             Change::Rules(table) => {
                 for chain in &table.chains {
                     self.message(DEL_RULE, NlmF::empty(), |it| {
@@ -162,10 +177,13 @@ impl Writer {
             self.message(NEW_CHAIN, NlmF::CREATE, |it| {
                 it.string(1, &table.name);
                 it.string(3, &chain.name);
-                if let Some(hook) = chain.hook {
+                if let Some(hook) = &chain.hook {
                     it.nest(4, |it| {
                         it.u32(1, hook.number);
                         it.u32(2, hook.priority.cast_unsigned());
+                        if let Some(link) = &hook.link {
+                            it.string(3, link);
+                        }
                     });
                     // NF_ACCEPT
                     it.u32(5, 1);
@@ -246,9 +264,9 @@ fn elements(it: &mut Attrs, table: &str, set: &str, addrs: &[IpAddr]) {
 }
 
 /// The question for a list, of one table and one set where they are given.
-pub(super) fn dump(kind: u16, of: Option<(&str, Option<&str>)>, seq: u32) -> Datagram {
+pub(super) fn dump(family: TableFamily, kind: u16, of: Option<(&str, Option<&str>)>, seq: u32) -> Datagram {
     let mut datagram = Datagram::default();
-    let body = body(|it| {
+    let body = body(family, |it| {
         if let Some((table, set)) = of {
             it.string(1, table);
             if let Some(set) = set {
@@ -264,8 +282,8 @@ fn message_type(kind: u16) -> Rtm {
     Rtm::from(SUBSYSTEM << 8 | kind)
 }
 
-fn body(fill: impl FnOnce(&mut Attrs)) -> Buffer {
-    let mut attrs = Attrs(header(INET, 0));
+fn body(family: TableFamily, fill: impl FnOnce(&mut Attrs)) -> Buffer {
+    let mut attrs = Attrs(header(family.number(), 0));
     fill(&mut attrs);
     Buffer::from(attrs.0)
 }

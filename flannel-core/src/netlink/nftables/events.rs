@@ -1,4 +1,4 @@
-//! Announcements about one table: what others changed in it.
+//! Announcements about tables of one name: what others changed in them.
 
 use neli::consts::socket::NlFamily;
 use tracing::{debug, warn};
@@ -6,7 +6,8 @@ use tracing::{debug, warn};
 use super::super::message::{Message, Undecodable, split};
 use super::super::ruleset::{GROUP, PAUSE, SUBSYSTEM, named};
 use super::super::socket::{RECEIVE_BUFFER, Socket, is_lost};
-use super::encode::{DEL_ELEMENTS, INET, NEW_ELEMENTS};
+use super::decode::family;
+use super::encode::{DEL_ELEMENTS, NEW_ELEMENTS};
 use crate::kernel::KernelError;
 
 /// What others changed.
@@ -18,7 +19,7 @@ pub(crate) struct TableChange {
     pub(crate) elements: bool,
 }
 
-/// Hears of changes of one table.
+/// Hears of changes of the tables of one name.
 pub(crate) struct TableEvents {
     socket: Socket,
 }
@@ -33,7 +34,7 @@ impl TableEvents {
         Ok(Self { socket: Socket::open_family(NlFamily::Netfilter, &[GROUP], RECEIVE_BUFFER)? })
     }
 
-    /// Waits until somebody other than `port` changes `table`, or elements of one of `sets` in it. Dropping the
+    /// Waits until somebody other than `port` changes a `table` of one of our families, or elements of one of `sets` in it. Dropping the
     /// future loses no more than one datagram.
     pub(crate) async fn next(&mut self, table: &str, sets: &[&str], port: u32) -> TableChange {
         loop {
@@ -73,7 +74,7 @@ fn note(
     if message.port == port || u16::from(message.kind) >> 8 != SUBSYSTEM {
         return Ok(());
     }
-    let Some(about) = named(message)?.filter(|it| it.family == INET && it.table == table) else {
+    let Some(about) = named(message)?.filter(|it| family(it.family).is_some() && it.table == table) else {
         return Ok(());
     };
     if [NEW_ELEMENTS, DEL_ELEMENTS].contains(&(u16::from(message.kind) & 0xff)) {

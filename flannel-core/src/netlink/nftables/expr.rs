@@ -13,7 +13,7 @@ const VERDICT: u32 = 0;
 const REG: u32 = 1;
 const REG_WORDS: u32 = 8;
 /// `NFT_META_*`.
-const META_IIFNAME: u32 = 6;
+const META_PROTOCOL: u32 = 1;
 const META_NFPROTO: u32 = 15;
 const META_L4PROTO: u32 = 16;
 /// `NFT_PAYLOAD_*_HEADER`.
@@ -34,6 +34,14 @@ fn nfproto(family: Family) -> u8 {
     match family {
         Family::V4 => 2,
         Family::V6 => 10,
+    }
+}
+
+/// `ETH_P_IP` and `ETH_P_IPV6`.
+fn ethertype(family: Family) -> u16 {
+    match family {
+        Family::V4 => 0x0800,
+        Family::V6 => 0x86dd,
     }
 }
 
@@ -58,6 +66,10 @@ fn expressions(list: &mut Attrs, term: &Term) {
             meta(list, META_NFPROTO);
             cmp(list, EQ, &[nfproto(*family)]);
         }
+        Term::Carries(family) => {
+            meta(list, META_PROTOCOL);
+            cmp(list, EQ, &ethertype(*family).to_be_bytes());
+        }
         Term::UdpPort(port) => {
             meta(list, META_L4PROTO);
             cmp(list, EQ, &[libc::IPPROTO_UDP as u8]);
@@ -68,13 +80,6 @@ fn expressions(list: &mut Attrs, term: &Term) {
         Term::Vni(vni) => {
             payload(list, TRANSPORT, (12, 3), REG);
             cmp(list, EQ, &vni.get().to_be_bytes()[1..]);
-        }
-        Term::From(link) => {
-            let mut name = [0; libc::IFNAMSIZ];
-            let len = link.len().min(name.len() - 1);
-            name[..len].copy_from_slice(&link.as_bytes()[..len]);
-            meta(list, META_IIFNAME);
-            cmp(list, EQ, &name);
         }
         Term::Src(subnet) => prefix(list, *subnet, place(subnet.family()).0),
         Term::Dst(subnet) => prefix(list, *subnet, place(subnet.family()).1),

@@ -25,14 +25,16 @@ use super::socket::{DEADLINE, RECEIVE_BUFFER, Socket, failed};
 use crate::kernel::KernelError;
 
 pub(crate) use events::{TableChange, TableEvents};
-pub(crate) use value::{Chain, Change, Counted, Hook, Key, Seen, Set, Table, Term, Verdict as Ruling};
+pub(crate) use value::{
+    Chain, Change, Counted, Hook, Key, Seen, Set, Table, TableFamily, Term, Verdict as Ruling,
+};
 
 /// How often a list that changes disturb is read.
 const TRIES: usize = 10;
 /// Elements of one transaction, which has to fit the socket's send buffer and 64 KiB of one attribute.
 const ELEMENTS: usize = 1000;
 
-/// Reads and changes tables of family `inet` in one network namespace.
+/// Reads and changes tables of families `inet` and `netdev` in one network namespace.
 pub(crate) struct NfTables {
     socket: Socket,
     next: u32,
@@ -103,24 +105,29 @@ impl NfTables {
         Ok(())
     }
 
-    /// The names of all tables.
-    pub(crate) async fn names(&mut self) -> Result<Vec<String>, KernelError> {
-        let tables = self.dump("read tables", encode::GET_TABLE, None, decode::table).await?;
+    /// The names of all tables of a family.
+    pub(crate) async fn names(&mut self, family: TableFamily) -> Result<Vec<String>, KernelError> {
+        let tables = self.dump("read tables", family, encode::GET_TABLE, None, decode::table).await?;
         Ok(tables.into_iter().map(|(name, _)| name).collect())
     }
 
     /// What there is of a table, but for the elements of its sets; `None` if there is no such table.
-    pub(crate) async fn read(&mut self, table: &str) -> Result<Option<Seen>, KernelError> {
-        let tables = self.dump("read tables", encode::GET_TABLE, None, decode::table).await?;
+    pub(crate) async fn read(
+        &mut self,
+        family: TableFamily,
+        table: &str,
+    ) -> Result<Option<Seen>, KernelError> {
+        let tables = self.dump("read tables", family, encode::GET_TABLE, None, decode::table).await?;
         let Some(flags) = tables.into_iter().find(|(name, _)| name == table).map(|(_, flags)| flags) else {
             return Ok(None);
         };
         let mut seen = Seen { is_dormant: flags & encode::TABLE_DORMANT != 0, ..Seen::default() };
-        let chains = self.dump("read chains", encode::GET_CHAIN, None, decode::chain).await?;
+        let chains = self.dump("read chains", family, encode::GET_CHAIN, None, decode::chain).await?;
         seen.chains.extend(chains.into_iter().filter(|(of, _)| of == table).map(|(_, chain)| chain));
-        let sets = self.dump("read sets", encode::GET_SET, Some((table, None)), decode::set).await?;
+        let sets = self.dump("read sets", family, encode::GET_SET, Some((table, None)), decode::set).await?;
         seen.sets.extend(sets.into_iter().filter(|(of, _)| of == table).map(|(_, set)| set));
-        let rules = self.dump("read rules", encode::GET_RULE, Some((table, None)), decode::rule).await?;
+        let rules =
+            self.dump("read rules", family, encode::GET_RULE, Some((table, None)), decode::rule).await?;
         let mut by_chain: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for (_, chain, comment) in rules.into_iter().filter(|(of, ..)| of == table) {
             by_chain.entry(chain).or_default().push(comment);
@@ -130,9 +137,14 @@ impl NfTables {
     }
 
     /// The elements of a set with their counters; empty if there is no such set.
-    pub(crate) async fn elements(&mut self, table: &str, set: &str) -> Result<Vec<Counted>, KernelError> {
+    pub(crate) async fn elements(
+        &mut self,
+        family: TableFamily,
+        table: &str,
+        set: &str,
+    ) -> Result<Vec<Counted>, KernelError> {
         let of = Some((table, Some(set)));
-        let lists = self.dump("read a set", encode::GET_ELEMENTS, of, decode::elements).await;
+        let lists = self.dump("read a set", family, encode::GET_ELEMENTS, of, decode::elements).await;
         match lists {
             Err(error) if error.errno() == Some(libc::ENOENT) => Ok(Vec::new()),
             lists => Ok(lists?.into_iter().flatten().collect()),
@@ -142,13 +154,14 @@ impl NfTables {
     async fn dump<T>(
         &mut self,
         what: &'static str,
+        family: TableFamily,
         kind: u16,
         of: Option<(&str, Option<&str>)>,
         decode: impl Fn(&Message<'_>) -> Result<Option<T>, Undecodable>,
     ) -> Result<Vec<T>, KernelError> {
         for _ in 0..TRIES {
             let seq = self.numbers(1);
-            let datagram = encode::dump(kind, of, seq);
+            let datagram = encode::dump(family, kind, of, seq);
             self.socket.send(datagram.bytes()).await.map_err(|error| failed(error, "send", what))?;
             let (deadline, port) = (Instant::now() + DEADLINE, self.socket.port());
             let (mut list, mut interrupted, mut end) = (Vec::new(), false, None);

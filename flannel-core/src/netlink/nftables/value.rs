@@ -6,9 +6,20 @@ use std::net::IpAddr;
 
 use crate::addr::{Family, Subnet, Vni};
 
-/// A table of family `inet` as it should be, without the elements of its sets.
+/// The family of a table: which packets its chains can see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TableFamily {
+    /// IPv4 and IPv6 packets on their way through the stack.
+    Inet,
+    /// Frames of any kind, as they come in by one link.
+    Netdev,
+}
+
+/// A table as it should be, without the elements of its sets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Table {
+    /// Its family. Tables of two families can have the same name.
+    pub(crate) family: TableFamily,
     /// Its name.
     pub(crate) name: String,
     /// Its sets.
@@ -49,25 +60,27 @@ pub(crate) struct Chain {
 }
 
 /// How a chain of type `filter` with policy `accept` is hooked in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Hook {
-    /// `NF_INET_*`: 0 before routing, 1 for what is delivered here.
+    /// `NF_INET_*`, of which 1 is for what is delivered here, or in [`TableFamily::Netdev`] `NF_NETDEV_INGRESS`, 0.
     pub(crate) number: u32,
     /// Its place among the chains of the hook; the smallest comes first.
     pub(crate) priority: i32,
+    /// The link whose frames it sees, in [`TableFamily::Netdev`].
+    pub(crate) link: Option<String>,
 }
 
 /// One term of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Term {
-    /// The packet is of this family.
+    /// The packet is of this family, in [`TableFamily::Inet`].
     Family(Family),
+    /// The frame carries a packet of this family, in [`TableFamily::Netdev`].
+    Carries(Family),
     /// It is UDP to this port.
     UdpPort(u16),
     /// It has this VNI where VXLAN has it.
     Vni(Vni),
-    /// It came in by this link.
-    From(String),
     /// Its source is in this subnet.
     Src(Subnet),
     /// Its destination is in this subnet.
@@ -99,10 +112,9 @@ pub(crate) enum Verdict {
 impl fmt::Display for Term {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Family(family) => write!(f, "{family}"),
+            Self::Family(family) | Self::Carries(family) => write!(f, "{family}"),
             Self::UdpPort(port) => write!(f, "udp dport {port}"),
             Self::Vni(vni) => write!(f, "vni {vni}"),
-            Self::From(link) => write!(f, "iifname {link}"),
             Self::Src(subnet) => write!(f, "saddr {subnet}"),
             Self::Dst(subnet) => write!(f, "daddr {subnet}"),
             Self::SrcInSet(_, set) => write!(f, "saddr @{set}"),
@@ -123,7 +135,7 @@ pub(crate) fn comment(rule: &[Term]) -> String {
 }
 
 /// Where packets come from to a chain that was seen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Place {
     /// From other chains.
     Jumped,
@@ -151,7 +163,7 @@ impl Seen {
     pub(crate) fn is_built_as(&self, table: &Table) -> bool {
         let chains = |(name, place): &(String, Place)| {
             let is = |chain: &Chain| {
-                chain.name == *name && chain.hook.map_or(Place::Jumped, Place::Hooked) == *place
+                chain.name == *name && chain.hook.clone().map_or(Place::Jumped, Place::Hooked) == *place
             };
             table.chains.iter().any(is)
         };
@@ -180,10 +192,10 @@ pub(crate) enum Change<'a> {
     /// Makes a table with its sets, chains and rules.
     Create(&'a Table),
     /// Removes a table with all that is in it.
-    Delete(&'a str),
+    Delete(TableFamily, &'a str),
     /// Replaces the rules of all chains of a table.
     Rules(&'a Table),
-    /// Adds elements to a set. Those that are there already stay.
+    /// Adds elements to a set of a table of family `inet`. Those that are there already stay.
     AddElements {
         /// The table.
         table: &'a str,
@@ -192,7 +204,7 @@ pub(crate) enum Change<'a> {
         /// The elements.
         addrs: &'a [IpAddr],
     },
-    /// Removes elements that are in a set.
+    /// Removes elements that are in a set of a table of family `inet`.
     DeleteElements {
         /// The table.
         table: &'a str,

@@ -11,9 +11,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::{Desk, Gate, GateOptions, GateStatus, Mode, Tunnels, present, remove, table_name};
 use super::desk::lease;
-use crate::addr::{PerFamily, Vni};
+use crate::addr::{LinkIndex, PerFamily, Vni};
 use crate::lease::{BadRecords, Lease, LeaseTable, LeaseUpdate};
-use crate::netlink::nftables::{NfTables, TableEvents};
+use crate::netlink::nftables::{NfTables, TableEvents, TableFamily};
 
 const VNI: u32 = 7;
 
@@ -25,7 +25,17 @@ fn run(program: &str, args: &str) -> String {
 }
 
 fn listing() -> String {
-    run("nft", "list table inet flannel-underlay-7")
+    ["inet", "netdev"].map(|family| run("nft", &format!("list table {family} flannel-underlay-7"))).concat()
+}
+
+/// The devices of the tunnels, as far as a gate needs them.
+const DEVICES: [&str; 2] = ["flannel.7", "flannel-v6.7"];
+
+fn plug(device: &str) -> LinkIndex {
+    run("ip", &format!("link add {device} type bridge"));
+    run("ip", &format!("link set {device} up"));
+    let shown = run("ip", &format!("-o link show {device}"));
+    LinkIndex(shown.split(':').next().unwrap().parse().unwrap())
 }
 
 fn vni() -> Vni {
@@ -36,7 +46,8 @@ fn tunnels() -> Tunnels {
     Tunnels {
         vni: vni(),
         port: 8472,
-        devices: PerFamily { v4: Some("flannel.7".to_owned()), v6: Some("flannel-v6.7".to_owned()) },
+        devices: PerFamily { v4: Some(DEVICES[0].to_owned()), v6: Some(DEVICES[1].to_owned()) },
+        links: PerFamily::default(),
         subnets: PerFamily {
             v4: Some("10.1.16.0/20".parse().unwrap()),
             v6: Some("fd00:1:16::/61".parse().unwrap()),
@@ -63,9 +74,13 @@ impl Bed {
         Self { desk, table: LeaseTable::default(), status, cancel, task }
     }
 
-    async fn tell(&mut self, update: LeaseUpdate) {
+    fn say(&mut self, update: LeaseUpdate) {
         let changes = self.table.apply(update);
         self.desk.leases(&changes, self.table.is_synced(), false);
+    }
+
+    async fn tell(&mut self, update: LeaseUpdate) {
+        self.say(update);
         let number = self.desk.shared.known().number;
         self.desk.done.wait_for(|done| *done >= number).await.unwrap();
     }
@@ -87,7 +102,7 @@ impl Bed {
 
 async fn nodes() -> Vec<String> {
     let mut tables = NfTables::open().unwrap();
-    let elements = tables.elements(&table_name(vni()), "nodes4").await.unwrap();
+    let elements = tables.elements(TableFamily::Inet, &table_name(vni()), "nodes4").await.unwrap();
     let mut list: Vec<String> = elements.iter().map(|it| it.addr.to_string()).collect();
     list.sort();
     list
@@ -95,6 +110,7 @@ async fn nodes() -> Vec<String> {
 
 fn in_kernel<F: Future<Output = ()>>(test: &str, body: impl FnOnce() -> F) {
     in_sandbox(test, || {
+        DEVICES.map(plug);
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(body());
     });
 }
@@ -122,24 +138,24 @@ fn nft_shows_the_table_as_it_is_meant() {
         let listing = listing();
         for line in [
             "type filter hook input priority -200; policy accept;",
-            "type filter hook prerouting priority raw; policy accept;",
+            "type filter hook ingress device \"flannel.7\" priority filter; policy accept;",
+            "type filter hook ingress device \"flannel-v6.7\" priority filter; policy accept;",
             "meta nfproto ipv4 udp dport 8472 @th,96,24 0x7 jump tunnel4",
             "meta nfproto ipv6 udp dport 8472 @th,96,24 0x7 jump tunnel6",
             "elements = { 192.0.2.1 }",
-            "ip saddr @nodes4 return",
-            "ip6 saddr @nodes6 return",
+            "udp dport 8472 ip saddr @nodes4 return",
+            "udp dport 8472 ip6 saddr @nodes6 return",
             "ip saddr 198.51.100.0/25 return",
             "ip6 saddr 2001:db8::/32 return",
             "meta nfproto ipv4 counter packets 0 bytes 0 update @strangers4 { ip saddr counter }",
-            "iifname \"flannel.7\" jump overlay",
-            "iifname \"flannel-v6.7\" jump overlay",
+            "jump overlay",
             "ip daddr 10.1.16.0/20 return",
             "fib daddr type != unicast return",
             "update @strays4 { ip saddr . ip daddr counter }",
         ] {
             assert!(listing.contains(line), "{line} in {listing}");
         }
-        assert_eq!(listing.matches("drop comment").count(), 3, "{listing}");
+        assert_eq!(listing.matches("drop comment").count(), 4, "{listing}");
         bed.end().await;
         assert_eq!(self::listing(), listing, "it stays");
         run("nft", "add table inet flannel-underlay-x");
@@ -201,7 +217,7 @@ fn nobody_is_kept_out_before_the_snapshot() {
         bed.end().await;
 
         // Rules of another version, or for another subnet, keep nobody out until the store has listed all.
-        let text = "add rule inet flannel-underlay-7 overlay drop comment \"of another version\"";
+        let text = "add rule inet flannel-underlay-7 tunnel4 drop comment \"of another version\"";
         run("nft", text);
         let mut bed = Bed::new(Mode::Enforce, &[]).await;
         bed.until(|it| it.in_force == Some(Mode::Observe)).await;
@@ -262,6 +278,9 @@ fn what_others_take_away_comes_back() {
             "delete element inet flannel-underlay-7 nodes4 { 192.0.2.2 }",
             "flush chain inet flannel-underlay-7 tunnel4",
             "flush table inet flannel-underlay-7",
+            "delete table netdev flannel-underlay-7",
+            "flush chain netdev flannel-underlay-7 overlay",
+            "flush chain netdev flannel-underlay-7 ingress6",
             "insert rule inet flannel-underlay-7 input accept",
             "add chain inet flannel-underlay-7 another",
             "add table inet flannel-underlay-7 { flags dormant ; }",
@@ -282,5 +301,31 @@ fn what_others_take_away_comes_back() {
         run("nft", "add table inet flannel-underlay-71");
         bed.end().await;
         assert!(run("nft", "list tables").contains("flannel-underlay-71"));
+    });
+}
+
+#[test]
+fn a_device_that_comes_back_is_looked_after_again() {
+    in_kernel(test_name!(), || async {
+        let mut bed = Bed::new(Mode::Enforce, &[]).await;
+        bed.snapshot(vec![lease(1, "192.0.2.1")]).await;
+        bed.until(|it| it.in_force == Some(Mode::Enforce)).await;
+        let whole = listing();
+        for device in DEVICES {
+            run("ip", &format!("link del {device}"));
+            // Nodes are let in while it is away.
+            bed.say(LeaseUpdate::Put(lease(2, "192.0.2.2")));
+            while nodes().await.len() != 2 {
+                tokio::task::yield_now().await;
+            }
+            bed.say(LeaseUpdate::Removed("10.1.2.0-24".to_owned()));
+            let index = plug(device);
+            let links = PerFamily { v4: Some(index), v6: Some(index) };
+            bed.desk.tunnels(Some(Tunnels { links, ..tunnels() }));
+            let number = bed.desk.shared.known().number;
+            bed.desk.done.wait_for(|done| *done >= number).await.unwrap();
+            assert_eq!(listing(), whole, "{device}");
+        }
+        bed.end().await;
     });
 }
