@@ -48,7 +48,7 @@ pub enum Jump {
 
 /// A moment in boot time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct BootInstant(Instant);
+pub struct BootInstant(Instant);
 
 impl std::ops::Add<Duration> for BootInstant {
     type Output = Self;
@@ -60,14 +60,14 @@ impl std::ops::Add<Duration> for BootInstant {
 
 impl BootInstant {
     /// The time from an earlier moment to this one; zero if that is later.
-    pub(crate) fn since(self, earlier: Self) -> Duration {
+    pub fn since(self, earlier: Self) -> Duration {
         self.0.saturating_duration_since(earlier.0)
     }
 }
 
 impl Clock {
     /// Now in boot time. On a runtime whose time is paused it is the runtime's.
-    pub(crate) fn now(&self) -> BootInstant {
+    pub fn now(&self) -> BootInstant {
         BootInstant(Instant::now() + self.suspended())
     }
 
@@ -88,7 +88,7 @@ impl Clock {
     /// # Panics
     ///
     /// Outside of a tokio runtime with I/O and time.
-    pub(crate) fn jumps(&self) -> Jumps {
+    pub fn jumps(&self) -> Jumps {
         let timer = if self.0.is_none() { Timer::new() } else { Err(Errno::ENOTSUP.into()) };
         let timer = timer.inspect_err(|error| debug!(%error, "no timer tells of clock jumps")).ok();
         Jumps { suspended: self.suspended(), clock: self.clone(), timer }
@@ -107,7 +107,7 @@ impl Clock {
 
 /// Tells of jumps. Each that waits for long has its own.
 #[derive(Debug)]
-pub(crate) struct Jumps {
+pub struct Jumps {
     clock: Clock,
     suspended: Duration,
     timer: Option<AsyncFd<Timer>>,
@@ -115,7 +115,7 @@ pub(crate) struct Jumps {
 
 impl Jumps {
     /// Waits for the next jump. Dropping the future loses none.
-    pub(crate) async fn next(&mut self) -> Jump {
+    pub async fn next(&mut self) -> Jump {
         loop {
             match (&mut self.clock.0, &self.timer) {
                 // A test that dropped its hand makes no more jumps.
@@ -140,8 +140,7 @@ impl Jumps {
     }
 
     /// Waits until the machine was suspended; whether the wall clock is set does not matter.
-    #[cfg(any(test, feature = "etcd", feature = "kube"))]
-    pub(crate) async fn suspended(&mut self) -> Duration {
+    pub async fn suspended(&mut self) -> Duration {
         loop {
             if let Jump::Suspended(time) = self.next().await {
                 return time;
@@ -150,7 +149,7 @@ impl Jumps {
     }
 
     /// The jump that happened since the last one was told, if any; does not wait.
-    pub(crate) fn take(&mut self) -> Option<Jump> {
+    pub fn take(&mut self) -> Option<Jump> {
         let was_set = match (&mut self.clock.0, &self.timer) {
             (Some(shift), _) => {
                 let changed = shift.has_changed().unwrap_or(false);

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use super::timing::Backoff;
+use super::kit::Backoff;
 use super::{SubnetError, SubnetManager, chain};
 use crate::lease::{Lease, LeaseAttrs};
 
@@ -29,36 +29,6 @@ pub async fn hold_and_publish(
                 return store.hold_lease(&lease).await;
             },
         }
-    }
-}
-
-/// How often in a row another address may be put into our record before somebody at that address has to be there.
-const MOST_CHANGES: u32 = 8;
-
-/// Tells a record that somebody tampered with once from one that a second agent with our backend data, such as that of
-/// a copied machine, keeps writing: the two would overwrite each other for ever.
-#[derive(Debug, Default)]
-pub(super) struct Rivalry {
-    by: String,
-    times: u32,
-}
-
-impl Rivalry {
-    /// Our record had this other address, once more. Whether that happened too often.
-    pub(super) fn is_lasting(&mut self, by: &str) -> bool {
-        if self.by != by {
-            *self = Self { by: by.to_owned(), times: 0 };
-        }
-        self.times += 1;
-        self.times > MOST_CHANGES
-    }
-
-    /// The other one, for the log.
-    pub(super) fn holder(&self) -> String {
-        format!(
-            "an agent at {} that publishes the same backend data, as a copy of this machine does",
-            self.by
-        )
     }
 }
 

@@ -122,7 +122,7 @@ impl Identity {
 
 /// Whether the record under our key still is ours: it has our address, or somebody changed the address and it has our
 /// backend data, or without any the address of the other family. Another node that took the key has neither.
-pub(super) fn is_ours(there: &LeaseAttrs, own: &LeaseAttrs) -> bool {
+pub fn is_ours(there: &LeaseAttrs, own: &LeaseAttrs) -> bool {
     is_same_node(there, own)
         || match compare(there, own) {
             Data::Same => true,

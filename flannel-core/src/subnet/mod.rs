@@ -3,18 +3,14 @@
 pub mod allocate;
 #[cfg(feature = "etcd")]
 pub mod etcd;
-mod health;
 mod hold;
 pub(crate) mod identity;
-mod inotify;
+pub mod kit;
 #[cfg(feature = "kube")]
 pub mod kube;
 pub mod local;
-#[cfg(any(feature = "etcd", feature = "kube"))]
-mod missing;
 mod remedy;
 mod remembering;
-mod timing;
 
 use std::convert::Infallible;
 use std::error::Error;

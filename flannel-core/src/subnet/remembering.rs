@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::allocate::{holder, is_same_node};
-use super::timing::Backoff;
+use super::kit::Backoff;
 use super::{ConfigStream, LeaseStream, Remedy, StoreStatus, SubnetError, SubnetManager, chain};
 use crate::addr::{Family, PerFamily};
 use crate::config::NetworkConfig;

@@ -14,9 +14,9 @@ use super::records::Position;
 use super::watch::Feed;
 use crate::lease::{Lease, LeaseAttrs, LeaseKey};
 use crate::subnet::allocate::{holder, is_same_node, overlaps};
-use crate::subnet::hold::Rivalry;
-use crate::subnet::identity::is_ours;
-use crate::subnet::timing::{Backoff, renew_after};
+use crate::subnet::kit::Rivalry;
+use crate::subnet::kit::is_ours;
+use crate::subnet::kit::{Backoff, renew_after};
 use crate::subnet::{SubnetError, chain};
 
 /// How long a lease must stay as it is before putting it back is as quick again as the first time.
@@ -40,7 +40,7 @@ impl Store {
         loop {
             let looked = self.look(lease, spread).await;
             let looked = match looked {
-                Ok(Held::Restored(Some(by))) if rivalry.is_lasting(&by) => {
+                Ok(Held::Restored(Some(by))) if rivalry.changed_by(&by) => {
                     Err(lost(lease.key, rivalry.holder()))
                 }
                 looked => looked,

@@ -27,7 +27,7 @@ use self::client::Clients;
 use self::error::{CallError, Called};
 use self::keys::Keys;
 pub use self::options::{EndpointError, EtcdOptions, EtcdTimeouts, EtcdTls};
-use super::health::Health;
+use super::kit::Health;
 use super::{LeaseStream, StoreStatus, SubnetError, SubnetManager};
 use crate::addr::PerFamily;
 use crate::config::NetworkConfig;

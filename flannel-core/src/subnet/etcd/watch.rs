@@ -14,11 +14,11 @@ use super::error::{CallError, describe, is_too_large};
 use super::records::{Known, Listed, MAX_MESSAGE, Position};
 use crate::clock::Jumps;
 use crate::lease::{BadRecord, BadRecords, LeaseUpdate};
-use crate::repack::repack;
 use crate::subnet::LeaseStream;
 use crate::subnet::allocate::occupied;
-use crate::subnet::missing::Missing;
-use crate::subnet::timing::Backoff;
+use crate::subnet::kit::Backoff;
+use crate::subnet::kit::Missing;
+use crate::subnet::kit::repack;
 use tokio::sync::watch;
 use tracing::debug;
 
@@ -269,7 +269,7 @@ impl Watcher {
         }
         repack(&mut self.known);
         (self.is_sure, self.is_partial) = (true, false);
-        if self.missing.len() > 0 {
+        if !self.missing.is_empty() {
             for name in self.known.keys() {
                 self.missing.found(name);
             }
@@ -344,7 +344,7 @@ impl Watcher {
         }
         self.known.insert(name.as_str().into(), Known::of(found));
         let mut updates = Vec::new();
-        if self.missing.len() > 0 {
+        if !self.missing.is_empty() {
             updates.extend(self.missing.found(&name).into_iter().map(LeaseUpdate::Removed));
             self.tell_missing();
         }

@@ -11,7 +11,7 @@ use super::own::{OwnNode, OwnObject, check_held};
 use crate::lease::Lease;
 use crate::subnet::SubnetError;
 use crate::subnet::chain;
-use crate::subnet::timing::Backoff;
+use crate::subnet::kit::Backoff;
 
 /// How often the own node is asked for while no watch tells of it.
 const LOOK: Duration = Duration::from_mins(1);

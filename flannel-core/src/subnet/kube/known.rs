@@ -11,7 +11,7 @@ use super::annotations::AnnotationPrefix;
 use super::node::{BadObject, Judgement, NodeObject};
 use crate::addr::Family;
 use crate::lease::{BadRecord, BadRecords, Lease, LeaseAttrs, LeaseKey, LeaseUpdate, brief};
-use crate::repack::repack;
+use crate::subnet::kit::repack;
 
 /// Of how many nodes it is kept why they can't be read.
 const MOST_REASONS: usize = 256;

@@ -51,7 +51,7 @@ use self::known::Known;
 use self::node::Names;
 pub use self::options::{KubeAccess, KubeOptions, KubeTimeouts, NodeIdentity};
 use self::own::{OwnNode, OwnObject, is_object_name};
-use super::health::Health;
+use super::kit::Health;
 use super::{ConfigStream, LeaseStream, Remedy, StoreStatus, SubnetError, SubnetManager};
 use crate::addr::{Family, PerFamily};
 use crate::clock::BootInstant;

@@ -1,15 +1,11 @@
 //! The network config in a file, as a `ConfigMap` is mounted: read at the start, and followed.
 
 use std::io;
-use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
-use nix::errno::Errno;
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-use tokio::io::unix::AsyncFd;
 use tokio::time::sleep;
 use tracing::debug;
 
@@ -17,11 +13,11 @@ use super::Store;
 use crate::config::{LeaseSource, NetworkConfig};
 use crate::guarded;
 use crate::subnet::SubnetError;
-use crate::subnet::inotify::{Fd, listen};
+use crate::subnet::kit::FileWatch;
 
 /// How often the file is looked at without being asked to, for what inotify is blind to.
 const RESCAN: Duration = Duration::from_secs(60);
-/// The kubelet swaps a folder by several steps; one look after them will do.
+/// How long after the folder went before it is watched anew.
 const SETTLE: Duration = Duration::from_millis(100);
 
 impl Store {
@@ -76,7 +72,7 @@ impl Seen {
 struct Follower {
     store: Arc<Store>,
     last: Seen,
-    watch: Option<AsyncFd<Fd>>,
+    watch: Option<FileWatch>,
 }
 
 impl Follower {
@@ -84,7 +80,7 @@ impl Follower {
         loop {
             if self.watch.is_none() {
                 let path = &self.store.options.net_config;
-                match open(path) {
+                match FileWatch::open(path) {
                     Ok(watch) => self.watch = Some(watch),
                     Err(error) => {
                         debug!(path = %path.display(), %error, "no inotify watch; the rescan has to do");
@@ -104,40 +100,11 @@ impl Follower {
     /// Until the file may be another.
     async fn wait(&mut self) {
         let Some(watch) = &self.watch else { return sleep(RESCAN).await };
-        let Ok(ready) = tokio::time::timeout(RESCAN, watch.readable()).await else { return };
-        sleep(SETTLE).await;
-        // All that has come is one reason to look.
-        let ended = AddWatchFlags::IN_IGNORED | AddWatchFlags::IN_MOVE_SELF | AddWatchFlags::IN_UNMOUNT;
-        let mut is_whole = ready.is_ok();
-        while is_whole {
-            match watch.get_ref().0.read_events() {
-                // The folder may no longer be the one that the path names.
-                Ok(events) => is_whole = !events.iter().any(|event| event.mask.intersects(ended)),
-                Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => break,
-                Err(_) => is_whole = false,
-            }
+        let Ok(is_whole) = tokio::time::timeout(RESCAN, watch.changed()).await else { return };
+        if !is_whole {
+            self.watch = None;
+            // Not at once, if there is nothing to watch.
+            sleep(SETTLE).await;
         }
-        if let (true, Ok(mut ready)) = (is_whole, ready) {
-            ready.clear_ready();
-            return;
-        }
-        self.watch = None;
-        // Not at once, if there is nothing to watch.
-        sleep(SETTLE).await;
     }
-}
-
-/// Watches the folder: a `ConfigMap`'s file is a link that leads through another, which is swapped.
-fn open(path: &Path) -> io::Result<AsyncFd<Fd>> {
-    let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let flags = AddWatchFlags::IN_CLOSE_WRITE
-        | AddWatchFlags::IN_MOVED_TO
-        | AddWatchFlags::IN_CREATE
-        | AddWatchFlags::IN_DELETE
-        | AddWatchFlags::IN_DELETE_SELF
-        | AddWatchFlags::IN_MOVE_SELF;
-    inotify.add_watch(folder, flags)?;
-    listen(inotify)
 }

@@ -16,8 +16,8 @@ use super::known::Known;
 use crate::clock::Jumps;
 use crate::lease::{BadRecord, LeaseKey, LeaseUpdate};
 use crate::subnet::LeaseStream;
-use crate::subnet::missing::Missing;
-use crate::subnet::timing::Backoff;
+use crate::subnet::kit::Backoff;
+use crate::subnet::kit::Missing;
 
 /// How long a lease is kept whose node is missing since the cluster was restored from a backup. As long as one in
 /// etcd lives.

@@ -13,9 +13,9 @@ use super::{LocalSubnetManager, Store, failed};
 use crate::lease::{Lease, LeaseAttrs, LeaseKey};
 use crate::subnet::SubnetError;
 use crate::subnet::allocate::{holder, is_same_node, overlaps};
-use crate::subnet::hold::Rivalry;
-use crate::subnet::identity::is_ours;
-use crate::subnet::timing::{Backoff, renew_after};
+use crate::subnet::kit::Rivalry;
+use crate::subnet::kit::is_ours;
+use crate::subnet::kit::{Backoff, renew_after};
 
 /// How long a lease must stay as it is before putting it back is as quick again as the first time.
 const CALM: Duration = Duration::from_secs(10);
@@ -41,7 +41,7 @@ pub(super) async fn hold(manager: &LocalSubnetManager, lease: &Lease) -> Result<
         let own = lease.clone();
         let held = manager.blocking(move |store| store.confirm(&own, spread)).await;
         let held = match held {
-            Ok(Held::Restored(Some(by))) if rivalry.is_lasting(&by) => Err(lost(lease.key, rivalry.holder())),
+            Ok(Held::Restored(Some(by))) if rivalry.changed_by(&by) => Err(lost(lease.key, rivalry.holder())),
             held => held,
         };
         let pause = match held {

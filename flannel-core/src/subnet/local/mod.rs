@@ -36,7 +36,7 @@ use tracing::{debug, info, warn};
 use self::clock::FolderClock;
 use self::files::{Cache, Entry, Folder, Found, Scan};
 use super::allocate::{Applicant, Decision, decide, former, holder, is_same_node, published};
-use super::health::Health;
+use super::kit::Health;
 use super::{Identity, LeaseStream, StoreStatus, SubnetError, SubnetManager};
 use crate::addr::PerFamily;
 use crate::clock::Clock;

@@ -18,8 +18,8 @@ use super::files::{Entry, Folder, Found, Scan};
 use super::{LocalSubnetManager, Store};
 use crate::clock::{BootInstant, Jumps};
 use crate::lease::{BadRecord, BadRecords, Lease, LeaseUpdate};
-use crate::subnet::inotify::{Fd, listen};
-use crate::subnet::timing::Backoff;
+use crate::subnet::kit::Backoff;
+use crate::subnet::kit::inotify::{Fd, listen};
 use crate::subnet::{LeaseStream, SubnetError};
 
 /// How often the folder is looked at without being asked to.

@@ -7,27 +7,34 @@ use std::time::Duration;
 const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// Pauses that double with each failure, with jitter, so that nodes that lost one server don't return as one.
+/// Waits that double with each failure, with jitter, so that nodes that lost one server don't return as one.
 #[derive(Debug)]
-pub(super) struct Backoff {
+pub struct Backoff {
     next: Duration,
     rng: fastrand::Rng,
 }
 
+impl Default for Backoff {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Backoff {
-    pub(super) fn new() -> Self {
+    /// Begins with the shortest wait.
+    pub fn new() -> Self {
         Self { next: FIRST, rng: fastrand::Rng::new() }
     }
 
     /// The pause after one more failure: 100 ms at first, 5 s at most, less up to half of it.
-    pub(super) fn pause(&mut self) -> Duration {
+    pub fn pause(&mut self) -> Duration {
         let pause = self.next.mul_f64(0.5 + self.rng.f64() / 2.0);
         self.next = (self.next * 2).min(LONGEST);
         pause
     }
 
     /// Starts over after a success.
-    pub(super) fn reset(&mut self) {
+    pub fn reset(&mut self) {
         self.next = FIRST;
     }
 }
@@ -35,7 +42,7 @@ impl Backoff {
 /// How long to wait before a lease is renewed that has `left` of its `ttl`: until `margin` is left, or up to
 /// a tenth of that earlier by `spread` (0 to 1), so that nodes that started together drift apart. A margin of
 /// the whole `ttl` would renew without end, so it counts for nine tenths at most.
-pub(super) fn renew_after(left: Duration, ttl: Duration, margin: Duration, spread: f64) -> Duration {
+pub fn renew_after(left: Duration, ttl: Duration, margin: Duration, spread: f64) -> Duration {
     let margin = margin.min(ttl.mul_f64(0.9));
     let early = margin.min(ttl.saturating_sub(margin)).mul_f64(0.1 * spread.clamp(0.0, 1.0));
     left.saturating_sub(margin).saturating_sub(early)

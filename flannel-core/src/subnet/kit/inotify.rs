@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 use nix::sys::inotify::Inotify;
 use tokio::io::unix::AsyncFd;
 
-pub(super) struct Fd(pub(super) Inotify);
+#[derive(Debug)]
+pub(in crate::subnet) struct Fd(pub(in crate::subnet) Inotify);
 
 impl AsRawFd for Fd {
     fn as_raw_fd(&self) -> RawFd {
@@ -15,7 +16,7 @@ impl AsRawFd for Fd {
 }
 
 /// An inotify instance that says when it has something to read.
-pub(super) fn listen(inotify: Inotify) -> io::Result<AsyncFd<Fd>> {
+pub(in crate::subnet) fn listen(inotify: Inotify) -> io::Result<AsyncFd<Fd>> {
     #[expect(deprecated, reason = "its successor is unsafe; `Fd` owns its descriptor and never changes it")]
     AsyncFd::new(Fd(inotify))
 }

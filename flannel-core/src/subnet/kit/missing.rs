@@ -11,9 +11,12 @@ use crate::clock::{BootInstant, Clock};
 use crate::lease::LeaseKey;
 use crate::subnet::allocate::{occupied, overlaps};
 
-/// The missing leases by name.
+/// The leases that are missing since the store was set up anew or restored from a backup, by the names of their records.
+/// They are unknown, not gone: a node that joined after the backup is alive and puts its lease back, at its next
+/// renewal at the latest. So a store names them as unreadable records in its snapshots, and says that they were removed
+/// once their time is over.
 #[derive(Debug)]
-pub(in crate::subnet) struct Missing {
+pub struct Missing {
     kept: BTreeMap<String, Kept>,
     clock: Clock,
 }
@@ -26,12 +29,12 @@ struct Kept {
 
 impl Missing {
     /// None are missing yet; `clock` counts how long some are kept.
-    pub(in crate::subnet) fn new(clock: Clock) -> Self {
+    pub fn new(clock: Clock) -> Self {
         Self { kept: BTreeMap::new(), clock }
     }
 
-    /// Notes what was known and is not listed any more.
-    pub(in crate::subnet) fn keep(&mut self, names: impl Iterator<Item = String>, time: Duration) {
+    /// Keeps for this time what was known and is not listed any more. One that is kept already keeps its time.
+    pub fn keep(&mut self, names: impl Iterator<Item = String>, time: Duration) {
         let until = self.clock.now() + time;
         for name in names {
             let key = occupied(&name);
@@ -40,7 +43,7 @@ impl Missing {
     }
 
     /// A record is there: what has its name is back, and what it overlaps has to go. Returns the latter.
-    pub(in crate::subnet) fn found(&mut self, name: &str) -> Vec<String> {
+    pub fn found(&mut self, name: &str) -> Vec<String> {
         self.kept.remove(name);
         if self.kept.is_empty() {
             return Vec::new();
@@ -50,23 +53,29 @@ impl Missing {
     }
 
     /// Those whose time is over.
-    pub(in crate::subnet) fn expire(&mut self) -> Vec<String> {
+    pub fn expire(&mut self) -> Vec<String> {
         let now = self.clock.now();
         self.take(|kept| kept.until <= now)
     }
 
     /// The time until the first one's is over.
-    pub(in crate::subnet) fn time_left(&self) -> Option<Duration> {
+    pub fn time_left(&self) -> Option<Duration> {
         let first = self.kept.values().map(|kept| kept.until).min();
         first.map(|until| until.since(self.clock.now()))
     }
 
+    /// Whether none is missing.
+    pub fn is_empty(&self) -> bool {
+        self.kept.is_empty()
+    }
+
     /// How many are missing.
-    pub(in crate::subnet) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.kept.len()
     }
 
-    pub(in crate::subnet) fn names(&self) -> impl Iterator<Item = &String> {
+    /// The names of those that are missing, in order: the keys of their records.
+    pub fn names(&self) -> impl Iterator<Item = &String> {
         self.kept.keys()
     }
 

@@ -7,19 +7,19 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::StoreStatus;
 use crate::lease::{BadRecord, BadRecords};
+use crate::subnet::StoreStatus;
 use crate::told::Told;
 
 /// A store that breaks more often than this is in the log once in this time.
 const QUIET: Duration = Duration::from_secs(30);
 /// How many missing leases are shown by name.
-#[cfg(any(feature = "etcd", feature = "kube"))]
 const SHOWN: usize = 20;
 
-/// Publishes the status, and logs one line when the store breaks and one when it is back.
+/// The status of a store, shared by all its calls, watches and renewals. It publishes [`StoreStatus`], and logs one line
+/// when the store breaks and one when it is back.
 #[derive(Debug)]
-pub(super) struct Health {
+pub struct Health {
     store: &'static str,
     status: watch::Sender<StoreStatus>,
     log: Mutex<Log>,
@@ -36,17 +36,19 @@ struct Log {
 }
 
 impl Health {
-    pub(super) fn new(store: &'static str) -> Self {
+    /// The status before the first contact. `store` names the store in the log.
+    pub fn new(store: &'static str) -> Self {
         let status = watch::Sender::new(StoreStatus::unknown());
         Self { store, status, log: Mutex::default(), skipped: Mutex::default() }
     }
 
-    pub(super) fn subscribe(&self) -> watch::Receiver<StoreStatus> {
+    /// What [`SubnetManager::status`](crate::subnet::SubnetManager::status) returns.
+    pub fn subscribe(&self) -> watch::Receiver<StoreStatus> {
         self.status.subscribe()
     }
 
-    /// The store answered. Only a change is announced; the time of confirmation always moves.
-    pub(super) fn succeed(&self) {
+    /// Says that the store answered. Only a change is announced; the time of confirmation always moves.
+    pub fn succeed(&self) {
         self.status.send_if_modified(StoreStatus::succeed);
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         if std::mem::take(&mut log.is_down) {
@@ -54,8 +56,8 @@ impl Health {
         }
     }
 
-    /// The store did not answer, or with an error.
-    pub(super) fn fail(&self, problem: String) {
+    /// Says that the store did not answer, or with an error that is an outage: what was tried, where, and why it failed.
+    pub fn fail(&self, problem: String) {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         if !log.is_down && log.broke.is_none_or(|broke| broke.elapsed() > QUIET) {
             warn!(store = self.store, error = problem, "store unavailable");
@@ -67,8 +69,8 @@ impl Health {
         self.status.send_if_modified(|status| status.fail(problem));
     }
 
-    /// What can't be read, as it is now: a count and a sample of it are shown.
-    pub(super) fn set_undecodable(&self, records: &BadRecords) {
+    /// Says which records can't be read now. The status shows a count and a sample of them, the log the sample's news.
+    pub fn set_undecodable(&self, records: &BadRecords) {
         let sample = records.sample();
         self.status.send_if_modified(|status| {
             if status.undecodable == sample {
@@ -85,8 +87,8 @@ impl Health {
         });
     }
 
-    /// What is wrong with the clocks that leases are counted by.
-    pub(super) fn set_clock(&self, problem: Option<String>) {
+    /// Says what is wrong with the clocks that leases are counted by, or that nothing is.
+    pub fn set_clock(&self, problem: Option<String>) {
         self.status.send_if_modified(|status| {
             let is_new = status.clock.is_none();
             if let Some(problem) = problem.as_ref().filter(|_| is_new) {
@@ -99,7 +101,7 @@ impl Health {
     }
 
     /// Names a record in the log that can't be read. One that comes and goes is named now and then.
-    pub(super) fn name_skipped(&self, record: &BadRecord) {
+    pub fn name_skipped(&self, record: &BadRecord) {
         let mut skipped = self.skipped.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(left_out) = skipped.news(&record.key, Instant::now()) {
             let left_out = (left_out > 0).then_some(left_out);
@@ -107,25 +109,24 @@ impl Health {
         }
     }
 
-    /// The own lease is in the hands of another, or (`None`) ours.
-    pub(super) fn set_lost(&self, holder: Option<String>) {
+    /// Says who has the own lease, or (`None`) that it is ours. A store says the former when it returns
+    /// [`SubnetError::LeaseLost`](crate::subnet::SubnetError::LeaseLost), and the latter when a lease was acquired.
+    pub fn set_lost(&self, holder: Option<String>) {
         self.status.send_if_modified(|status| {
             let news = status.lease_lost != holder;
             status.lease_lost = holder;
             news
         });
     }
-}
 
-/// What only a store on the network needs.
-#[cfg(any(feature = "etcd", feature = "kube"))]
-impl Health {
-    pub(super) fn is_connected(&self) -> bool {
+    /// Whether the last contact was a success.
+    pub fn is_connected(&self) -> bool {
         self.status.borrow().connected
     }
 
-    /// What is missing since the store was set up anew or restored, and is kept: how many, and their names.
-    pub(super) fn set_missing<'a>(&self, count: usize, names: impl Iterator<Item = &'a String>) {
+    /// Says what is missing since the store was set up anew or restored, and is kept: how many leases, and their names, of
+    /// which the status shows 20.
+    pub fn set_missing<'a>(&self, count: usize, names: impl Iterator<Item = &'a String>) {
         let names: Vec<String> = names.take(SHOWN).cloned().collect();
         self.status.send_if_modified(|status| {
             let news = (status.missing_count, &status.missing) != (count, &names);
@@ -145,8 +146,8 @@ impl Health {
         });
     }
 
-    /// Why the own lease can't be kept though the store answers; `None` if it can.
-    pub(super) fn set_unkept(&self, problem: Option<String>) {
+    /// Says why the own lease can't be renewed or put back though the store answers; `None` if it can.
+    pub fn set_unkept(&self, problem: Option<String>) {
         self.status.send_if_modified(|status| {
             let news = status.lease_unkept != problem;
             if let Some(problem) = problem.as_ref().filter(|_| news) {
