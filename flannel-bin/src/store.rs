@@ -37,7 +37,7 @@ pub(crate) enum StoreError {
     /// The annotations can't have such names.
     #[cfg(feature = "kube")]
     #[error("--kube-annotation-prefix can't be used")]
-    Prefix(#[from] flannel_core::subnet::kube::AnnotationPrefixError),
+    Prefix(#[from] flannel_store_kube::AnnotationPrefixError),
 }
 
 /// The place of the store, which is not used yet.
@@ -62,7 +62,7 @@ pub(crate) fn open(options: &Options, identity: Identity) -> Result<Arc<dyn Subn
 
 #[cfg(feature = "etcd")]
 fn etcd(options: &Options, identity: Identity) -> Result<Arc<dyn SubnetManager>, StoreError> {
-    use flannel_core::subnet::etcd::{EtcdOptions, EtcdSubnetManager, EtcdTls};
+    use flannel_store_etcd::{EtcdOptions, EtcdSubnetManager, EtcdTls};
 
     let flags = &options.etcd;
     let (cert_file, key_file) = flags.identity.clone().unzip();
@@ -90,9 +90,7 @@ fn kube(
     flags: &KubeFlags,
     env: impl Fn(&str) -> Option<String>,
 ) -> Result<Arc<dyn SubnetManager>, StoreError> {
-    use flannel_core::subnet::kube::{
-        AnnotationPrefix, KubeAccess, KubeOptions, KubeSubnetManager, NodeIdentity,
-    };
+    use flannel_store_kube::{AnnotationPrefix, KubeAccess, KubeOptions, KubeSubnetManager, NodeIdentity};
 
     let env = |name| env(name).filter(|value| !value.is_empty());
     let access = match (&flags.kubeconfig, &flags.api_url) {

@@ -14,12 +14,13 @@
 //! - [`dataplane`]: kernel state as a value, and the plan from one to another.
 //! - [`on_link`]: which addresses a link reaches without a gateway.
 //! - [`ownership`]: whose a route on a shared link is, and what a previous backend left behind.
+//! - [`error`]: an error and its causes as one line.
 //! - [`status`]: what keeps pods from others, with cause, remedy and harm.
 //! - [`gojson`]: JSON objects as Go reads them.
 //! - [`secret`]: credentials, which no output shows.
 //!
 //! Traits, and what touches the world:
-//! - [`subnet`]: the trait of the stores, and the stores.
+//! - [`subnet`]: the trait of the stores, what stores share, and the store in a local folder.
 //! - [`backend`]: the traits of the backends.
 //! - [`kernel`]: the trait of the kernel; [`netlink`]: the real one.
 //! - [`underlay`]: which link and addresses carry the traffic between nodes; the decision is pure.
@@ -41,6 +42,7 @@ pub mod backend;
 pub mod clock;
 pub mod config;
 pub mod dataplane;
+pub mod error;
 pub mod firewall;
 pub mod gojson;
 pub mod guarded;

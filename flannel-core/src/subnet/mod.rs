@@ -1,13 +1,10 @@
-//! The stores that hand out subnets, behind one trait.
+//! The stores that hand out subnets, behind one trait: the one in a local folder is here, those with a client of their own
+//! are crates (`flannel-store-etcd`, `flannel-store-kube`).
 
 pub mod allocate;
-#[cfg(feature = "etcd")]
-pub mod etcd;
 mod hold;
 pub(crate) mod identity;
 pub mod kit;
-#[cfg(feature = "kube")]
-pub mod kube;
 pub mod local;
 mod remedy;
 mod remembering;

@@ -101,18 +101,6 @@ pub fn netlink(data: &[u8]) {
     crate::netlink::fuzz::datagram(data);
 }
 
-/// What a watch of the Kubernetes API says of nodes, or a page of a list.
-#[cfg(feature = "kube")]
-pub fn node(data: &[u8]) {
-    crate::subnet::kube::fuzz::nodes(data);
-}
-
-/// A kubeconfig.
-#[cfg(feature = "kube")]
-pub fn kubeconfig(data: &[u8]) {
-    crate::subnet::kube::fuzz::kubeconfig(data);
-}
-
 /// What `nft -j list` prints of a table of ours.
 pub fn nft(data: &[u8]) {
     crate::firewall::nft::fuzz::listing(data);
@@ -240,18 +228,6 @@ mod tests {
     #[test]
     fn datagrams() {
         run("netlink", ROUNDS, netlink);
-    }
-
-    #[cfg(feature = "kube")]
-    #[test]
-    fn nodes() {
-        run("node", ROUNDS, node);
-    }
-
-    #[cfg(feature = "kube")]
-    #[test]
-    fn kubeconfigs() {
-        run("kubeconfig", ROUNDS / 4, kubeconfig);
     }
 
     #[test]

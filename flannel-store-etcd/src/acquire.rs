@@ -1,0 +1,265 @@
+//! Taking a lease: adopt, create or replace, each in one transaction that fails if the store moved on.
+
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use etcd_client::{Compare, CompareOp, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse};
+use flannel_core::addr::Family;
+use flannel_core::config::NetworkConfig;
+use flannel_core::lease::{Lease, LeaseAttrs, LeaseKey};
+use flannel_core::subnet::allocate::{Applicant, Decision, decide, former, holder, is_same_node};
+use flannel_core::subnet::{Identity, SubnetError};
+use tracing::{debug, info, warn};
+
+use super::Store;
+use super::create::{Created, Guard, Wanted};
+use super::error::CallError;
+use super::records::{Listed, MAX_MESSAGE, Stored, digest};
+
+/// How often a subnet is chosen anew because others took the chosen one.
+const ATTEMPTS: u32 = 20;
+/// How many former records go in one transaction, of which etcd's has 128 operations at most. A node has one or two.
+const MOST_FORMER: usize = 16;
+
+/// What came of one attempt.
+enum Attempt {
+    Done(Lease),
+    /// Others created leases meanwhile, with which the list is complete again.
+    Again,
+    /// The list is of no more use.
+    ListAgain,
+}
+
+/// What is kept from one attempt to the next.
+struct Attempts {
+    listed: Listed,
+    /// Whether it has no lease that is gone meanwhile.
+    is_fresh: bool,
+    identity: Identity,
+    /// An etcd lease that no key hangs on yet.
+    grant: Option<i64>,
+}
+
+impl Store {
+    pub(super) async fn acquire(&self, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
+        let (config, listed) = self.config_and_leases().await?;
+        let identity = self.options.identity.clone();
+        let mut state = Attempts { listed, is_fresh: true, identity, grant: None };
+        for attempt in 0..ATTEMPTS {
+            // The first collision was bad luck, more of them are a crowd.
+            let pause = fastrand::u64(0..=20 * u64::from(attempt.saturating_sub(1)));
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            match self.attempt(&config, attrs, &mut state).await {
+                Ok(Attempt::Done(lease)) => {
+                    info!(subnet = %lease.key, "lease taken");
+                    return Ok(lease);
+                }
+                Ok(Attempt::Again) => state.is_fresh = false,
+                Ok(Attempt::ListAgain) => (state.listed, state.is_fresh) = (self.list().await?, true),
+                // Somebody may have left since.
+                Err(SubnetError::OutOfSubnets { .. }) if !state.is_fresh => {
+                    (state.listed, state.is_fresh) = (self.list().await?, true);
+                }
+                // It runs out by itself, as the store can't be asked to end it.
+                Err(error @ SubnetError::Unavailable { .. }) => return Err(error),
+                Err(error) => {
+                    self.revoke(state.grant.unwrap_or(0)).await;
+                    return Err(error);
+                }
+            }
+            debug!(attempt, "lost the race for a subnet");
+        }
+        self.revoke(state.grant.unwrap_or(0)).await;
+        Err(SubnetError::Contended { attempts: ATTEMPTS })
+    }
+
+    async fn attempt(
+        &self,
+        config: &NetworkConfig,
+        attrs: &LeaseAttrs,
+        state: &mut Attempts,
+    ) -> Result<Attempt, SubnetError> {
+        refuse_ipv6_only(config, &state.listed)?;
+        let local = *self.local.lock().unwrap_or_else(PoisonError::into_inner);
+        let (listed, rng) = (&state.listed, &mut fastrand::Rng::new());
+        let listing = listed.listing();
+        let applicant = Applicant { attrs, identity: &state.identity, local: &local };
+        let stored = |key| listed.stored.iter().find(|stored| stored.lease.key == key);
+        let swapped = |lease: Option<Lease>| lease.map_or(Attempt::ListAgain, Attempt::Done);
+        let decision = decide(config, &listing, applicant, rng)?;
+        let own = match &decision {
+            Decision::Adopt(own) => own.lease.key,
+            Decision::Take(key) | Decision::Reclaim(key) | Decision::Replace { new: key, .. } => *key,
+        };
+        let former = former(&listing, own, applicant).filter_map(|record| stored(record.lease.key));
+        let former: Vec<&Stored> = former.filter(|old| may_go(old)).take(MOST_FORMER).collect();
+        let (key, replaced) = match decision {
+            Decision::Adopt(own) => {
+                let own = stored(own.lease.key).expect("what was decided on was listed");
+                return Ok(swapped(self.adopt(own, attrs, &former).await?));
+            }
+            Decision::Reclaim(key) => {
+                let name = key.to_string();
+                if let Some(bad) = listed.bad.iter().find(|bad| bad.record.key == name) {
+                    let is_ours = self.swap(key, bad.modified, bad.etcd_lease, attrs, &former).await?;
+                    let lease = || Lease { key, attrs: attrs.clone(), created: bad.created };
+                    return Ok(swapped(is_ours.then(lease)));
+                }
+                // Another spelling of the same subnets, which is not ours to write.
+                (key, None)
+            }
+            Decision::Take(key) => (key, None),
+            Decision::Replace { old, new } => (new, stored(old.lease.key)),
+        };
+        let (guard, revision) = (Guard::of(Some(config), key), listed.at.revision);
+        let former =
+            former.into_iter().filter(|old| Some(old.lease.key) != replaced.map(|old| old.lease.key));
+        let wanted = Wanted { key, attrs, guard, revision, replaced, former: former.collect() };
+        match self.create(&wanted, &mut state.grant).await? {
+            Created::Ours(lease) => {
+                note_gone(&wanted.former);
+                return Ok(Attempt::Done(lease));
+            }
+            Created::Taken(Some((at, newer))) => {
+                state.listed.catch_up(self, at, &newer);
+                return Ok(Attempt::Again);
+            }
+            Created::Taken(None) => {}
+            // The record that it replaced is gone, but what can be kept of it still is.
+            Created::Withdrawn => {
+                let kept = replaced.map(|old| old.lease.key);
+                state.identity.subnets = kept.or(state.identity.subnets);
+            }
+        }
+        Ok(Attempt::ListAgain)
+    }
+
+    /// Publishes under a record of ours. `None` if it changed meanwhile.
+    ///
+    /// What is there already with a living etcd lease is only kept alive: a restart is no event for peers.
+    async fn adopt(
+        &self,
+        own: &Stored,
+        attrs: &LeaseAttrs,
+        former: &[&Stored],
+    ) -> Result<Option<Lease>, SubnetError> {
+        let unchanged = own.value == digest(attrs.to_json().as_bytes()) && former.is_empty();
+        if own.etcd_lease == 0 && unchanged {
+            return Ok(Some(own.lease.clone()));
+        }
+        if own.etcd_lease != 0 && self.is_kept(own.etcd_lease).await? && unchanged {
+            return Ok(Some(own.lease.clone()));
+        }
+        let swapped = self.swap(own.lease.key, own.modified, own.etcd_lease, attrs, former).await?;
+        if swapped {
+            note_moved(&own.lease, attrs);
+        }
+        Ok(swapped.then(|| Lease { attrs: attrs.clone(), ..own.lease.clone() }))
+    }
+
+    /// Puts our value under a key that was last changed at `modified`: on its etcd lease if that lives, else
+    /// on a new one; a reservation (0) stays one. The `former` records go in the same transaction. `false` if the
+    /// key, or one of these, changed meanwhile.
+    pub(super) async fn swap(
+        &self,
+        key: LeaseKey,
+        modified: i64,
+        etcd_lease: i64,
+        attrs: &LeaseAttrs,
+        former: &[&Stored],
+    ) -> Result<bool, CallError> {
+        let is_kept = etcd_lease == 0 || self.is_kept(etcd_lease).await?;
+        let id = if is_kept { etcd_lease } else { self.grant().await? };
+        let (name, value) = (self.keys.lease(key), attrs.to_json());
+        let is_as_listed =
+            |name: &str, modified| Compare::mod_revision(name.to_owned(), CompareOp::Equal, modified);
+        let mut when = vec![is_as_listed(&name, modified)];
+        let mut then = vec![put(&name, &value, id)];
+        for old in former {
+            let name = self.keys.lease(old.lease.key);
+            when.push(is_as_listed(&name, old.modified));
+            then.push(TxnOp::delete(name, None));
+        }
+        let txn = Txn::new().when(when).and_then(then).or_else([TxnOp::get(name.as_str(), None)]);
+        let done = match self.txn("publish the lease", txn).await {
+            // Another value was there, and is no lease.
+            Err(error) if error.is_too_large() => None,
+            done => Some(done?),
+        };
+        let succeeded = done.as_ref().is_some_and(TxnResponse::succeeded);
+        // A request that was sent twice finds its own work.
+        let mut there = done.iter().flat_map(records);
+        let swapped = succeeded
+            || there.any(|found| found.value() == value.as_bytes() && found.lease() == id && id != 0);
+        if !swapped && !is_kept {
+            self.revoke(id).await;
+        }
+        if succeeded {
+            note_gone(former);
+        }
+        Ok(swapped)
+    }
+
+    pub(super) async fn txn(&self, what: &'static str, txn: Txn) -> Result<TxnResponse, CallError> {
+        let run = |client: etcd_client::Client| {
+            let mut client = client.kv_client().max_decoding_message_size(MAX_MESSAGE);
+            let txn = txn.clone();
+            async move { client.txn(txn).await }
+        };
+        Ok(self.call(what, run).await?.1)
+    }
+}
+
+/// Whether a former record of this node may go. What an operator put there is his to delete.
+fn may_go(old: &Stored) -> bool {
+    let is_reserved = old.etcd_lease == 0;
+    if is_reserved {
+        warn!(subnet = %old.lease.key, "a reservation names this node beside its lease; delete one of them");
+    }
+    !is_reserved
+}
+
+fn note_gone(former: &[&Stored]) {
+    for old in former {
+        info!(subnet = %old.lease.key, underlay = holder(&old.lease.attrs), "former lease of this node deleted");
+    }
+}
+
+/// Says that a lease was kept over a change of the address.
+fn note_moved(own: &Lease, attrs: &LeaseAttrs) {
+    if !is_same_node(&own.attrs, attrs) {
+        let (before, underlay) = (holder(&own.attrs), holder(attrs));
+        info!(subnet = %own.key, before, underlay, "lease kept; the address of this node changed");
+    }
+}
+
+pub(super) fn put(name: &str, value: &str, id: i64) -> TxnOp {
+    let options = (id != 0).then(|| PutOptions::new().with_lease(id));
+    TxnOp::put(name, value, options)
+}
+
+/// What the reads of a transaction found.
+pub(super) fn records(done: &TxnResponse) -> Vec<KeyValue> {
+    let found = done.op_responses().into_iter().map(|response| match response {
+        TxnOpResponse::Get(mut found) => found.take_kvs(),
+        _ => Vec::new(),
+    });
+    found.flatten().collect()
+}
+
+/// Leases of IPv6 alone have keys that Go nodes misread as `0.0.0.0/0`: none is written where such a node may
+/// be, which is where a lease has IPv4.
+fn refuse_ipv6_only(config: &NetworkConfig, listed: &Listed) -> Result<(), SubnetError> {
+    if config.networks.v4.is_some() {
+        return Ok(());
+    }
+    let keys = listed.stored.iter().map(|stored| stored.lease.key);
+    let mut keys = keys.chain(listed.bad.iter().filter_map(|bad| bad.occupied));
+    match keys.find(|key| key.subnet(Family::V4).is_some()) {
+        None => Ok(()),
+        Some(key) => Err(SubnetError::Conflict(format!(
+            "the network config says EnableIPv4: false, but lease {key} has an IPv4 subnet, and its node may not \
+             understand leases without one; delete such leases first"
+        ))),
+    }
+}

@@ -1,0 +1,183 @@
+//! Creating a record, such that no two of our nodes ever hold the same addresses.
+//!
+//! A list of leases holds at its revision only. The transaction that creates a record therefore compares what
+//! was created since, as narrowly as it can: a thousand nodes that each compare all leases would let one pass
+//! at a time and send the others around again.
+
+use std::time::Duration;
+
+use etcd_client::{Compare, CompareOp, GetOptions, KeyValue, Txn, TxnOp};
+use flannel_core::addr::Family;
+use flannel_core::config::NetworkConfig;
+use flannel_core::lease::{Lease, LeaseAttrs, LeaseKey};
+use flannel_core::subnet::allocate::{is_pair, occupied, overlaps};
+use tracing::{debug, warn};
+
+use super::Store;
+use super::acquire::{put, records};
+use super::error::CallError;
+use super::records::{MAX_MESSAGE, Position, Stored};
+
+/// How often the same subnet is tried while others take others.
+const TRIES: u32 = 100;
+/// The longest pause between these tries in milliseconds: over it a thousand nodes spread well.
+const LONGEST: u64 = 2560;
+
+/// What must not have been created since the leases were listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Guard {
+    /// Nothing near the IPv4 subnet: enough where that subnet stands for the whole record. What it can't see,
+    /// such as a Go node's record with the same IPv6 subnet, the transaction reports, and the younger record
+    /// is withdrawn.
+    Near,
+    /// No lease at all, since no range of keys spans what overlaps an IPv6 subnet.
+    All,
+}
+
+impl Guard {
+    /// The guard for a key of this config. In dual stack a [pair](is_pair) is as good as its IPv4 subnet.
+    pub(super) fn of(config: Option<&NetworkConfig>, key: LeaseKey) -> Self {
+        let has = |family| key.subnet(family).is_some();
+        let is_v4 = has(Family::V4) && !has(Family::V6);
+        if is_v4 || config.is_some_and(|config| is_pair(config, key)) { Self::Near } else { Self::All }
+    }
+}
+
+/// A record to create.
+pub(super) struct Wanted<'a> {
+    pub(super) key: LeaseKey,
+    pub(super) attrs: &'a LeaseAttrs,
+    pub(super) guard: Guard,
+    /// The revision of the list from which the key was chosen.
+    pub(super) revision: i64,
+    /// The record in whose place it comes.
+    pub(super) replaced: Option<&'a Stored>,
+    /// Former records of this node, which go with it.
+    pub(super) former: Vec<&'a Stored>,
+}
+
+/// What came of it.
+pub(super) enum Created {
+    Ours(Lease),
+    /// Another node has addresses of it. With what was created since the list, if that is all that is new.
+    Taken(Option<(Position, Vec<KeyValue>)>),
+    /// It was there, and the replaced one gone, but a rival was a moment earlier.
+    Withdrawn,
+}
+
+impl Store {
+    /// Creates a record if the list from which its key was chosen still holds, in place of `replaced` if that
+    /// is given, on the etcd lease `grant`, which is made if there is none, and left if it was not needed.
+    ///
+    /// (A Go node can still overlap a lease that is there, in one family of two; the older one holds then.)
+    pub(super) async fn create(
+        &self,
+        wanted: &Wanted<'_>,
+        grant: &mut Option<i64>,
+    ) -> Result<Created, CallError> {
+        let is_reserved = wanted.replaced.is_some_and(|old| old.etcd_lease == 0);
+        let id = match *grant {
+            _ if is_reserved => 0,
+            Some(id) => id,
+            None => *grant.insert(self.grant().await?),
+        };
+        // A reservation could not be withdrawn by the end of its etcd lease.
+        let guard = if is_reserved { Guard::All } else { wanted.guard };
+        let name = self.keys.lease(wanted.key);
+        let (mut revision, mut seen) = (wanted.revision, Vec::new());
+        for attempt in 0..TRIES {
+            let txn = self.creation(wanted, guard, &name, id, revision);
+            let done = match self.txn("create the lease", txn).await {
+                // More is new than can be looked through here. A list knows what came of it.
+                Err(error) if error.is_too_large() => return Ok(Created::Taken(None)),
+                done => done?,
+            };
+            let mut at = Position::of(done.header());
+            let mut newer = records(&done);
+            // A request that was sent twice finds its own work.
+            let own =
+                newer.iter().find(|found| found.key() == name.as_bytes() && found.lease() == id && id != 0);
+            let created =
+                if done.succeeded() { Some(at.revision) } else { own.map(KeyValue::create_revision) };
+            if let Some(created) = created {
+                let is_rival = |found: &&KeyValue| found.create_revision() < created;
+                if let Some(rival) = newer.iter().filter(is_rival).find(|found| self.takes(found, wanted.key))
+                {
+                    warn!(subnet = %wanted.key, rival = self.keys.name(rival.key()), "lease withdrawn");
+                    self.revoke(id).await;
+                    *grant = None;
+                    return Ok(Created::Withdrawn);
+                }
+                if !is_reserved {
+                    *grant = None;
+                }
+                let created = u64::try_from(created).unwrap_or(0);
+                return Ok(Created::Ours(Lease { key: wanted.key, attrs: wanted.attrs.clone(), created }));
+            }
+            if newer.is_empty() {
+                return Ok(Created::Taken(None));
+            }
+            if guard == Guard::All && !newer.iter().any(|found| self.takes(found, wanted.key)) {
+                // Others took other subnets: ours is still free. The pause spreads the crowd, and a fresh
+                // revision after it leaves them little time to make it stale.
+                let most = (10 << attempt.min(8)).min(LONGEST);
+                tokio::time::sleep(Duration::from_millis(fastrand::u64(0..most))).await;
+                seen.append(&mut newer);
+                (at, newer) = match self.newer(at.revision).await {
+                    Err(error) if error.is_too_large() => return Ok(Created::Taken(None)),
+                    found => found?,
+                };
+            }
+            let is_taken = newer.iter().any(|found| self.takes(found, wanted.key));
+            seen.append(&mut newer);
+            if is_taken {
+                return Ok(Created::Taken(Some((at, seen))));
+            }
+            debug!(attempt, "lost the race for a revision");
+            revision = at.revision;
+        }
+        Ok(Created::Taken(None))
+    }
+
+    /// Whether a record occupies addresses of a key.
+    fn takes(&self, found: &KeyValue, key: LeaseKey) -> bool {
+        occupied(&self.keys.name(found.key())).is_some_and(|other| overlaps(other, key))
+    }
+
+    /// The records created after a revision, and the position at which they were read.
+    async fn newer(&self, revision: i64) -> Result<(Position, Vec<KeyValue>), CallError> {
+        let get = |client: etcd_client::Client| {
+            let mut client = client.kv_client().max_decoding_message_size(MAX_MESSAGE);
+            let (first, options) = (self.keys.first.clone(), self.since(revision));
+            async move { client.get(first, Some(options)).await }
+        };
+        let (_, mut found) = self.call("list new leases", get).await?;
+        Ok((Position::of(found.header()), found.take_kvs()))
+    }
+
+    /// All records created after a revision.
+    fn since(&self, revision: i64) -> GetOptions {
+        GetOptions::new().with_range(self.keys.end.as_str()).with_min_create_revision(revision + 1)
+    }
+
+    fn creation(&self, wanted: &Wanted<'_>, guard: Guard, name: &str, id: i64, revision: i64) -> Txn {
+        let (first, end) = (self.keys.first.as_str(), self.keys.end.as_str());
+        let ranges = match (guard, wanted.key.subnet(Family::V4)) {
+            (Guard::Near, Some(subnet)) => self.keys.near(subnet),
+            _ => vec![(first.to_owned(), end.to_owned())],
+        };
+        let unchanged =
+            |(first, end)| Compare::create_revision(first, CompareOp::Less, revision + 1).with_range(end);
+        let mut when: Vec<Compare> = ranges.into_iter().map(unchanged).collect();
+        when.push(Compare::version(name, CompareOp::Equal, 0));
+        let newer = self.since(revision);
+        let seen = TxnOp::get(first, Some(newer.clone().with_keys_only()));
+        let mut then = vec![put(name, &wanted.attrs.to_json(), id), seen];
+        for old in wanted.replaced.iter().chain(&wanted.former) {
+            let old_name = self.keys.lease(old.lease.key);
+            when.push(Compare::mod_revision(old_name.as_str(), CompareOp::Equal, old.modified));
+            then.insert(0, TxnOp::delete(old_name, None));
+        }
+        Txn::new().when(when).and_then(then).or_else([TxnOp::get(first, Some(newer))])
+    }
+}

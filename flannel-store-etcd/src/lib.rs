@@ -1,0 +1,126 @@
+//! The store in etcd v3, with the keys, values and 24 h leases of Go flannel, next to which it works.
+//!
+//! A lease is a key on an etcd lease of its own. A key without one is a reservation: an operator put it there,
+//! its node publishes under it, and it never expires. Renewal keeps the etcd lease alive, which no peer sees.
+//! Upstream: `pkg/subnet/etcd`; what it does otherwise and why is said where it is done.
+
+mod acquire;
+mod client;
+mod create;
+mod error;
+mod grants;
+mod hold;
+mod keys;
+mod options;
+mod records;
+mod tls;
+mod watch;
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use etcd_client::Client;
+use flannel_core::addr::PerFamily;
+use flannel_core::config::NetworkConfig;
+use flannel_core::lease::{Lease, LeaseAttrs};
+use flannel_core::subnet::kit::Health;
+use flannel_core::subnet::{LeaseStream, StoreStatus, SubnetError, SubnetManager};
+
+use self::client::Clients;
+use self::error::{CallError, Called};
+use self::keys::Keys;
+pub use self::options::{EndpointError, EtcdOptions, EtcdTimeouts, EtcdTls};
+
+/// The store in etcd. A clone shares connections and status.
+#[derive(Debug, Clone)]
+pub struct EtcdSubnetManager(Arc<Store>);
+
+#[derive(Debug)]
+struct Store {
+    options: EtcdOptions,
+    keys: Keys,
+    clients: Clients,
+    health: Health,
+    /// This node's addresses on the underlay.
+    local: Mutex<PerFamily<IpAddr>>,
+}
+
+impl EtcdSubnetManager {
+    /// Checks the endpoints and reads the certificates; connects to nothing yet.
+    pub fn new(options: EtcdOptions) -> Result<Self, SubnetError> {
+        let clients = Clients::new(&options)?;
+        let keys = Keys::new(&options.prefix);
+        let (health, local) = (Health::new("etcd"), Mutex::default());
+        Ok(Self(Arc::new(Store { options, keys, clients, health, local })))
+    }
+}
+
+/// Compiles the code in the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
+#[async_trait]
+impl SubnetManager for EtcdSubnetManager {
+    async fn network_config(&self) -> Result<NetworkConfig, SubnetError> {
+        self.0.config().await
+    }
+
+    fn avoid(&self, local: &PerFamily<IpAddr>) {
+        *self.0.local.lock().unwrap_or_else(PoisonError::into_inner) = *local;
+    }
+
+    async fn published_attrs(
+        &self,
+        public_ips: &PerFamily<IpAddr>,
+    ) -> Result<Option<LeaseAttrs>, SubnetError> {
+        self.0.published(public_ips).await
+    }
+
+    async fn acquire_lease(&self, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
+        let lease = self.0.acquire(attrs).await?;
+        self.0.health.set_lost(None);
+        Ok(lease)
+    }
+
+    async fn publish(&self, lease: &Lease, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
+        self.0.publish(lease, attrs).await
+    }
+
+    async fn hold_lease(&self, lease: &Lease) -> Result<Infallible, SubnetError> {
+        Box::pin(self.0.hold(lease)).await
+    }
+
+    async fn release_lease(&self, lease: &Lease) -> Result<(), SubnetError> {
+        self.0.release(lease).await
+    }
+
+    fn watch_leases(&self) -> LeaseStream {
+        watch::stream(Arc::clone(&self.0))
+    }
+
+    fn status(&self) -> tokio::sync::watch::Receiver<StoreStatus> {
+        self.0.health.subscribe()
+    }
+
+    fn place(&self) -> String {
+        format!("etcd:{}", self.0.keys.config)
+    }
+}
+
+impl Store {
+    /// Runs a call at one endpoint or another, and shows in the status whether there was an answer.
+    async fn call<T, F>(&self, what: &'static str, call: impl Fn(Client) -> F) -> Called<T>
+    where
+        F: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        let called = self.clients.call(what, call).await;
+        match called.as_ref().err().and_then(CallError::problem) {
+            None => self.health.succeed(),
+            Some(problem) => self.health.fail(problem),
+        }
+        called
+    }
+}

@@ -1,0 +1,182 @@
+//! How the etcd store is reached, and the checks that need no server.
+
+use std::net::Ipv6Addr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use flannel_core::clock::Clock;
+use flannel_core::secret::{Secret, ServerUrl};
+use flannel_core::subnet::Identity;
+
+/// How to reach and use an etcd store.
+#[derive(Debug, Clone)]
+pub struct EtcdOptions {
+    /// The members, such as `https://10.0.0.1:2379`. Without a scheme it is https where TLS files are given,
+    /// else http.
+    pub endpoints: Vec<ServerUrl>,
+    /// Below it are `config` and `subnets/`. Upstream's default: `/coreos.com/network`.
+    pub prefix: String,
+    /// The files for TLS.
+    pub tls: EtcdTls,
+    /// The user's name, where the store wants one.
+    pub username: Option<String>,
+    /// The user's password.
+    pub password: Option<Secret>,
+    /// What this node knows of itself, by which it finds its own lease again.
+    pub identity: Identity,
+    /// How long before its end a lease is renewed.
+    pub renew_margin: Duration,
+    /// What a lease is granted for. Go nodes grant 24 hours.
+    pub ttl: Duration,
+    /// How long to wait for an answer.
+    pub timeouts: EtcdTimeouts,
+    /// The clocks that leases are counted by.
+    pub clock: Clock,
+}
+
+impl EtcdOptions {
+    /// The usual prefix and times, without TLS and login.
+    pub fn new(endpoints: impl IntoIterator<Item = impl Into<ServerUrl>>) -> Self {
+        Self {
+            endpoints: endpoints.into_iter().map(Into::into).collect(),
+            prefix: "/coreos.com/network".to_owned(),
+            tls: EtcdTls::default(),
+            username: None,
+            password: None,
+            identity: Identity::default(),
+            renew_margin: Duration::from_hours(1),
+            ttl: Duration::from_hours(24),
+            timeouts: EtcdTimeouts::default(),
+            clock: Clock::default(),
+        }
+    }
+}
+
+/// PEM files for TLS. The certificate of the server is checked against `ca_file`, else against the roots of
+/// the system.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EtcdTls {
+    /// The authorities that may have signed the server's certificate.
+    pub ca_file: Option<PathBuf>,
+    /// Our own certificate, for servers that ask for one; only together with `key_file`.
+    pub cert_file: Option<PathBuf>,
+    /// The key of our own certificate.
+    pub key_file: Option<PathBuf>,
+}
+
+impl EtcdTls {
+    pub(super) fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// How long to wait for an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EtcdTimeouts {
+    /// For a connection.
+    pub connect: Duration,
+    /// For the answer to a request, at one endpoint.
+    pub request: Duration,
+    /// How often a quiet connection is probed. Servers close connections that are probed more often than
+    /// their `--grpc-keepalive-min-time`, 5 s if not set.
+    pub probe: Duration,
+    /// For the answer to a probe.
+    pub probe_answer: Duration,
+}
+
+impl Default for EtcdTimeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(3),
+            request: Duration::from_secs(5),
+            probe: Duration::from_secs(6),
+            probe_answer: Duration::from_secs(3),
+        }
+    }
+}
+
+/// An endpoint that can't be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("endpoint {endpoint:?} {problem}; write it like http://10.0.0.1:2379")]
+pub struct EndpointError {
+    /// The endpoint, which is shown without what may be a password.
+    pub endpoint: ServerUrl,
+    /// What is wrong with it.
+    pub problem: &'static str,
+}
+
+/// Checks an endpoint and gives it a scheme.
+pub(super) fn endpoint_url(text: &str, tls: bool) -> Result<String, EndpointError> {
+    let bad = |problem| Err(EndpointError { endpoint: text.into(), problem });
+    let (scheme, rest) = match text.split_once("://") {
+        Some((scheme, rest)) => (scheme.to_ascii_lowercase(), rest),
+        None => (if tls { "https" } else { "http" }.to_owned(), text),
+    };
+    if scheme != "http" && scheme != "https" {
+        return bad("has a scheme other than http and https");
+    }
+    if rest.contains('@') {
+        return bad("has a user in it: give user and password by their own options");
+    }
+    let authority = rest.strip_suffix('/').unwrap_or(rest);
+    let Some((host, port)) = authority.rsplit_once(':') else { return bad("has no port") };
+    if !port.bytes().all(|byte| byte.is_ascii_digit()) || port.parse::<u16>().map_or(true, |port| port == 0) {
+        return bad("has no valid port");
+    }
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    let valid = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(v6) => v6.parse::<Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && host.bytes().all(is_name),
+    };
+    if !valid {
+        return bad("has no valid host");
+    }
+    Ok(format!("{scheme}://{authority}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_are_checked() {
+        for (text, url) in [
+            ("http://10.0.0.1:2379", "http://10.0.0.1:2379"),
+            ("HTTPS://etcd-1.example:2379/", "https://etcd-1.example:2379"),
+            ("http://[fd00::1]:2379", "http://[fd00::1]:2379"),
+            ("localhost:2379", "http://localhost:2379"),
+        ] {
+            assert_eq!(endpoint_url(text, false).as_deref(), Ok(url));
+        }
+        assert_eq!(endpoint_url("a:1", true).as_deref(), Ok("https://a:1"));
+        for text in [
+            "",
+            "unix://etcd.sock",
+            "unix:///run/etcd.sock",
+            "http://",
+            "http://a",
+            "http://:2379",
+            "http://a:0",
+            "http://a:66000",
+            "http://a:+1",
+            "http://a:",
+            "http://a b:1",
+            "http://a:1/path",
+            "http://fd00::1:2379",
+            "http://[fd00::zz]:1",
+            "ftp://a:1",
+        ] {
+            assert!(endpoint_url(text, false).is_err(), "{text:?}");
+        }
+        let error = endpoint_url("http://root:hush@a:2379", false).unwrap_err().to_string();
+        assert!(!error.contains("hush") && error.contains("a:2379"), "{error}");
+    }
+
+    #[test]
+    fn credentials_stay_out_of_debug_output() {
+        let mut options = EtcdOptions::new(["http://me:hush@a:1", "hush@b"]);
+        options.password = Some("hush".into());
+        let shown = format!("{options:?}");
+        assert!(!shown.contains("hush") && shown.contains("http://a:1"), "{shown}");
+    }
+}

@@ -1,0 +1,387 @@
+//! Reading the store: all leases at one revision, in pages.
+
+use std::collections::{BTreeMap, HashSet};
+use std::hash::{DefaultHasher, Hasher};
+use std::net::IpAddr;
+
+use etcd_client::{
+    GetOptions, GetResponse, KeyValue, ResponseHeader, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse,
+};
+use flannel_core::addr::PerFamily;
+use flannel_core::config::{LeaseSource, NetworkConfig};
+use flannel_core::lease::{BadRecord, BadRecords, Lease, LeaseAttrs, LeaseKey};
+use flannel_core::subnet::SubnetError;
+use flannel_core::subnet::allocate::{Listing, Record, Taken, occupied, published};
+
+use super::Store;
+use super::error::CallError;
+
+/// Keys in one answer at most. Values have a few hundred bytes, so this is about half of [`MAX_PAGE`].
+const PAGE: i64 = 1000;
+/// The largest page that is read, in bytes. The client learns a message's length before the message, so one that is
+/// longer costs nothing but the question. It is asked again for fewer keys, and a record that is too large alone is known
+/// by its key.
+const MAX_PAGE: usize = 1 << 20;
+/// How many times fewer keys are asked for where a page was too large.
+const SHRINK: i64 = 8;
+/// The largest message that is read of anything else, in bytes: etcd takes values of 1.5 MB unless it is told to take
+/// larger ones, and cuts what a watch has to say into pieces of 2 MB.
+pub(super) const MAX_MESSAGE: usize = 4 << 20;
+/// What is wrong with a record that doesn't fit into a message.
+const TOO_LARGE: &str = "the value is larger than any that is read; that of a lease has a few hundred bytes";
+/// How often a listing starts over because its revision went away under it.
+const RESTARTS: usize = 5;
+
+/// A lease as the store has it.
+#[derive(Debug, Clone)]
+pub(super) struct Stored {
+    pub(super) lease: Lease,
+    /// Tells the value's bytes from others; see [`digest`].
+    pub(super) value: u64,
+    /// The revision of its last change.
+    pub(super) modified: i64,
+    /// The etcd lease that ends it; 0 for a reservation.
+    pub(super) etcd_lease: i64,
+}
+
+/// A record that can't be read.
+#[derive(Debug, Clone)]
+pub(super) struct Unreadable {
+    /// Without its reason once it is in a list.
+    pub(super) record: BadRecord,
+    pub(super) occupied: Option<LeaseKey>,
+    pub(super) created: u64,
+    pub(super) modified: i64,
+    pub(super) etcd_lease: i64,
+}
+
+/// A hash of a value, of which there are too many to keep them.
+pub(super) fn digest(value: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(value);
+    hasher.finish()
+}
+
+/// What tells one state of a record from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Known {
+    modified: i64,
+    etcd_lease: i64,
+}
+
+impl Known {
+    pub(super) fn of(found: &KeyValue) -> Self {
+        Self { modified: found.mod_revision(), etcd_lease: found.lease() }
+    }
+}
+
+/// The history that a revision belongs to. It changes when a store is set up anew or from a backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Position {
+    pub(super) revision: i64,
+    cluster: u64,
+    term: u64,
+}
+
+impl Position {
+    pub(super) fn of(header: Option<&ResponseHeader>) -> Self {
+        header.map_or(Self { revision: 0, cluster: 0, term: 0 }, |header| Self {
+            revision: header.revision(),
+            cluster: header.cluster_id(),
+            term: header.raft_term(),
+        })
+    }
+
+    /// Whether `later` can follow this one: same cluster, and neither revision nor raft term lower.
+    pub(super) fn leads_to(self, later: Self) -> bool {
+        self.cluster == later.cluster && self.revision <= later.revision && self.term <= later.term
+    }
+}
+
+/// All leases at one revision.
+#[derive(Debug, Clone)]
+pub(super) struct Listed {
+    pub(super) at: Position,
+    pub(super) stored: Vec<Stored>,
+    /// Those that can't be read and take addresses by their keys.
+    pub(super) bad: Vec<Unreadable>,
+    /// All that can't be read.
+    pub(super) unreadable: BadRecords,
+    /// All records by name.
+    pub(super) known: BTreeMap<Box<str>, Known>,
+}
+
+impl Listed {
+    fn at(at: Position) -> Self {
+        let (stored, bad) = (Vec::new(), Vec::new());
+        Self { at, stored, bad, unreadable: BadRecords::default(), known: BTreeMap::new() }
+    }
+
+    fn add(&mut self, store: &Store, found: &[KeyValue]) {
+        for value in found {
+            self.known.insert(store.keys.name(value.key()).into(), Known::of(value));
+            match store.decode(value) {
+                Ok(stored) => self.stored.push(stored),
+                Err(bad) => self.add_unreadable(bad),
+            }
+        }
+    }
+
+    /// Adds records of which no more is known than their keys, since they are too large to be read.
+    fn add_large(&mut self, store: &Store, found: &[KeyValue]) {
+        for value in found {
+            self.known.insert(store.keys.name(value.key()).into(), Known::of(value));
+            self.add_unreadable(store.unreadable(value, TOO_LARGE.to_owned()));
+        }
+    }
+
+    fn add_unreadable(&mut self, mut bad: Unreadable) {
+        let key = bad.record.key.clone();
+        self.unreadable.insert(std::mem::replace(&mut bad.record, BadRecord { key, reason: String::new() }));
+        self.bad.extend(Some(bad).filter(|bad| bad.occupied.is_some()));
+    }
+
+    /// Adds what was created since, up to a later position. What was deleted since stays: it is taken for
+    /// occupied, which does no harm.
+    pub(super) fn catch_up(&mut self, store: &Store, at: Position, newer: &[KeyValue]) {
+        let names: HashSet<String> = newer.iter().map(|found| store.keys.name(found.key())).collect();
+        self.stored.retain(|stored| !names.contains(&stored.lease.key.to_string()));
+        self.bad.retain(|bad| !names.contains(&bad.record.key));
+        for name in &names {
+            self.unreadable.remove(name);
+        }
+        self.add(store, newer);
+        self.at = at;
+    }
+
+    /// As the allocation wants it.
+    pub(super) fn listing(&self) -> Listing {
+        let record =
+            |stored: &Stored| Record { lease: stored.lease.clone(), reserved: stored.etcd_lease == 0 };
+        let taken = |bad: &Unreadable| Some(Taken { key: bad.occupied?, created: bad.created });
+        Listing {
+            records: self.stored.iter().map(record).collect(),
+            taken: self.bad.iter().filter_map(taken).collect(),
+        }
+    }
+}
+
+impl Store {
+    pub(super) async fn config(&self) -> Result<NetworkConfig, SubnetError> {
+        let get = |mut client: etcd_client::Client| {
+            let key = self.keys.config.clone();
+            async move { client.get(key, None).await }
+        };
+        match self.call("read the network config", get).await {
+            Ok((endpoint, found)) => self.parse_config(endpoint, found.kvs()),
+            Err(error) if error.is_too_large() => {
+                let place = format!("{} in etcd", self.keys.config);
+                Err(SubnetError::Config { place, source: NetworkConfig::too_long() })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The config and all leases, by one request where they fit into one answer.
+    pub(super) async fn config_and_leases(&self) -> Result<(NetworkConfig, Listed), SubnetError> {
+        let read = |client: etcd_client::Client| {
+            let mut client = client.kv_client().max_decoding_message_size(MAX_PAGE);
+            let leases = TxnOp::get(self.keys.first.as_str(), Some(self.page_options(0, PAGE)));
+            let txn = Txn::new().and_then([TxnOp::get(self.keys.config.as_str(), None), leases]);
+            async move { client.txn(txn).await }
+        };
+        let (endpoint, done) = match self.call("read the network config and list leases", read).await {
+            Err(error) if error.is_too_large() => {
+                return Ok((Box::pin(self.config()).await?, Box::pin(self.list()).await?));
+            }
+            done => done?,
+        };
+        let mut answers = done.op_responses().into_iter().filter_map(|answer| match answer {
+            TxnOpResponse::Get(found) => Some(found),
+            _ => None,
+        });
+        let config = answers.next();
+        let config = self.parse_config(endpoint, config.as_ref().map_or(&[], GetResponse::kvs))?;
+        let listed = match answers.next() {
+            Some(page) if !page.more() => {
+                let mut listed = Listed::at(Position::of(done.header()));
+                listed.add(self, page.kvs());
+                self.note_undecodable(&listed);
+                listed
+            }
+            _ => Box::pin(self.list()).await?,
+        };
+        Ok((config, listed))
+    }
+
+    fn parse_config(&self, endpoint: usize, found: &[KeyValue]) -> Result<NetworkConfig, SubnetError> {
+        let place = || format!("{} in etcd {}", self.keys.config, self.clients.url(endpoint));
+        let Some(value) = found.first() else { return Err(SubnetError::NoConfig { place: place() }) };
+        let text = String::from_utf8_lossy(value.value());
+        NetworkConfig::parse(&text, LeaseSource::Store)
+            .map_err(|source| SubnetError::Config { place: place(), source })
+    }
+
+    pub(super) async fn published(
+        &self,
+        public_ips: &PerFamily<IpAddr>,
+    ) -> Result<Option<LeaseAttrs>, SubnetError> {
+        let listed = self.list().await?;
+        let leases = listed.stored.iter().map(|stored| &stored.lease);
+        Ok(published(leases, public_ips, &self.options.identity))
+    }
+
+    /// Lists all leases, without a call for each.
+    pub(super) async fn list(&self) -> Result<Listed, SubnetError> {
+        let mut last = None;
+        for _ in 0..RESTARTS {
+            match self.list_once().await {
+                Ok(listed) => {
+                    self.note_undecodable(&listed);
+                    return Ok(listed);
+                }
+                // Compacted between two pages.
+                Err(error) if error.is_other_revision() => last = Some(error),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(last.expect("at least one try").into())
+    }
+
+    fn note_undecodable(&self, listed: &Listed) {
+        self.health.set_undecodable(&listed.unreadable);
+    }
+
+    async fn list_once(&self) -> Result<Listed, CallError> {
+        let mut from = self.keys.first.clone().into_bytes();
+        let mut listed: Option<Listed> = None;
+        let mut limit = PAGE;
+        loop {
+            let revision = listed.as_ref().map_or(0, |listed| listed.at.revision);
+            let page = self.page(&from, self.page_options(revision, limit)).await;
+            let is_large = page.as_ref().is_err_and(CallError::is_too_large);
+            if is_large && limit > 1 {
+                limit = (limit / SHRINK).max(1);
+                continue;
+            }
+            let mut page = if is_large {
+                self.page(&from, self.page_options(revision, 1).with_keys_only()).await?
+            } else {
+                limit = (limit * 2).min(PAGE);
+                page?
+            };
+            let at = Position::of(page.header());
+            let found = page.take_kvs();
+            let listed = listed.get_or_insert_with(|| Listed::at(at));
+            if is_large {
+                listed.add_large(self, &found);
+            } else {
+                listed.add(self, &found);
+            }
+            match found.last() {
+                Some(last) if page.more() => {
+                    from = last.key().to_vec();
+                    from.push(0);
+                }
+                _ => break,
+            }
+        }
+        Ok(listed.expect("at least one page was read"))
+    }
+
+    async fn page(&self, from: &[u8], options: GetOptions) -> Result<GetResponse, CallError> {
+        let get = |client: etcd_client::Client| {
+            let (from, options) = (from.to_vec(), options.clone());
+            let mut client = client.kv_client().max_decoding_message_size(MAX_PAGE);
+            async move { client.get(from, Some(options)).await }
+        };
+        Ok(self.call("list leases", get).await?.1)
+    }
+
+    /// Whether all leases at `revision` are `known`: as many, and the same one changed last, on the same etcd
+    /// lease, of which no two histories have the same. With the position of the answer. `None` if nobody can
+    /// say any more, because the revision was compacted.
+    pub(super) async fn is_as_known(
+        &self,
+        revision: i64,
+        known: &BTreeMap<Box<str>, Known>,
+    ) -> Result<Option<(bool, Position)>, CallError> {
+        let newest = |client: etcd_client::Client| {
+            let mut client = client.kv_client().max_decoding_message_size(MAX_MESSAGE);
+            let options = GetOptions::new().with_range(self.keys.end.as_str()).with_revision(revision);
+            let options =
+                options.with_sort(SortTarget::Mod, SortOrder::Descend).with_limit(1).with_keys_only();
+            let first = self.keys.first.clone();
+            async move { client.get(first, Some(options)).await }
+        };
+        match self.call("compare leases after a break", newest).await {
+            Ok((_, found)) => {
+                let is_same = usize::try_from(found.count()) == Ok(known.len())
+                    && found.kvs().first().is_none_or(|newest| {
+                        known.get(self.keys.name(newest.key()).as_str()) == Some(&Known::of(newest))
+                    });
+                Ok(Some((is_same, Position::of(found.header()))))
+            }
+            Err(error) if error.is_compacted() => Ok(None),
+            // A revision that is not there yet, though we know it.
+            Err(error) if error.is_other_revision() => Ok(Some((false, Position::of(None)))),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn page_options(&self, revision: i64, limit: i64) -> GetOptions {
+        GetOptions::new().with_range(self.keys.end.as_str()).with_limit(limit).with_revision(revision)
+    }
+
+    /// The record of one key, and the position at which it was read.
+    pub(super) async fn read(
+        &self,
+        key: LeaseKey,
+    ) -> Result<(Position, Option<Result<Stored, Unreadable>>), CallError> {
+        let get = |options: GetOptions| {
+            move |client: etcd_client::Client| {
+                let (key, options) = (self.keys.lease(key), options.clone());
+                let mut client = client.kv_client().max_decoding_message_size(MAX_MESSAGE);
+                async move { client.get(key, Some(options)).await }
+            }
+        };
+        match self.call("read the own lease", get(GetOptions::new())).await {
+            Ok((_, found)) => {
+                Ok((Position::of(found.header()), found.kvs().first().map(|value| self.decode(value))))
+            }
+            Err(error) if error.is_too_large() => {
+                let keys = get(GetOptions::new().with_keys_only());
+                let (_, found) = self.call("read the own lease", keys).await?;
+                let large =
+                    found.kvs().first().map(|value| Err(self.unreadable(value, TOO_LARGE.to_owned())));
+                Ok((Position::of(found.header()), large))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) fn decode(&self, found: &KeyValue) -> Result<Stored, Unreadable> {
+        let name = self.keys.name(found.key());
+        let created = u64::try_from(found.create_revision()).unwrap_or(0);
+        let bad = |record: BadRecord| self.unreadable(found, record.reason);
+        let lease = Lease::decode(&name, found.value(), created).map_err(bad)?;
+        Ok(Stored {
+            lease,
+            value: digest(found.value()),
+            modified: found.mod_revision(),
+            etcd_lease: found.lease(),
+        })
+    }
+
+    /// A record that is there and can't be used.
+    fn unreadable(&self, found: &KeyValue, reason: String) -> Unreadable {
+        let name = self.keys.name(found.key());
+        Unreadable {
+            occupied: occupied(&name),
+            record: BadRecord { key: name, reason },
+            created: u64::try_from(found.create_revision()).unwrap_or(0),
+            modified: found.mod_revision(),
+            etcd_lease: found.lease(),
+        }
+    }
+}

@@ -1,0 +1,365 @@
+//! The watch: a snapshot, then what changes after it. A broken stream is resumed where it ended, at the next
+//! endpoint, if the store still has the history that we know; where that can't be, there is a new snapshot. It
+//! never ends.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use etcd_client::{Error, Event, WatchOptions, WatchResponse, WatchStream};
+use flannel_core::clock::Jumps;
+use flannel_core::lease::{BadRecord, BadRecords, LeaseUpdate};
+use flannel_core::subnet::LeaseStream;
+use flannel_core::subnet::allocate::occupied;
+use flannel_core::subnet::kit::Backoff;
+use flannel_core::subnet::kit::Missing;
+use flannel_core::subnet::kit::repack;
+use futures::{StreamExt, stream};
+
+use super::Store;
+use super::error::{CallError, describe, is_too_large};
+use super::records::{Known, Listed, MAX_MESSAGE, Position};
+use tokio::sync::watch;
+use tracing::debug;
+
+/// How often a quiet watch is asked how far it is, so that the age of our knowledge is known.
+const CONFIRM: Duration = Duration::from_secs(30);
+/// A response of at least so many bytes may be a fragment, and end in the middle of a revision.
+const FRAGMENT: usize = 512 << 10;
+/// How many events of a response are taken before others have their turn: one revision can delete all keys.
+const AT_ONCE: usize = 512;
+
+/// Why a missing lease is in a snapshot.
+const MISSING: &str =
+    "missing since the store was set up anew or restored; kept until its lease would have run out";
+
+/// Why a stream is of no more use.
+pub(super) enum Broken {
+    /// It ended; it can be resumed.
+    Ended,
+    /// What it should begin with is gone.
+    Compacted,
+    /// It has an event that is longer than what we read of one.
+    TooLarge,
+}
+
+/// One watch of one endpoint.
+pub(super) struct Feed {
+    stream: WatchStream,
+    endpoint: usize,
+    renewals: watch::Receiver<u64>,
+}
+
+impl Feed {
+    /// Watches a key, or a range up to `end`, from a revision on.
+    pub(super) async fn open(
+        store: &Store,
+        key: &str,
+        end: Option<&str>,
+        revision: i64,
+    ) -> Result<Self, CallError> {
+        let mut options =
+            WatchOptions::new().with_start_revision(revision).with_progress_notify().with_fragment();
+        if let Some(end) = end {
+            options = options.with_range(end);
+        }
+        let watch = |client: etcd_client::Client| {
+            let mut client = client.watch_client().max_decoding_message_size(MAX_MESSAGE);
+            let (key, options) = (key.to_owned(), options.clone());
+            async move { client.watch(key, Some(options)).await }
+        };
+        let renewals = store.clients.renewals();
+        // An open stream is no answer yet: the server may still refuse the watch on it.
+        match store.clients.call("watch leases", watch).await {
+            Ok((endpoint, stream)) => Ok(Self { stream, endpoint, renewals }),
+            Err(error) => {
+                error.problem().into_iter().for_each(|problem| store.health.fail(problem));
+                Err(error)
+            }
+        }
+    }
+
+    /// The next response. While there is none, asks now and then whether the server is there. A server that
+    /// hangs is noticed by the probes of the connection.
+    pub(super) async fn next(&mut self, store: &Store) -> Result<WatchResponse, Broken> {
+        let problem = loop {
+            let message = tokio::select! {
+                message = tokio::time::timeout(CONFIRM, self.stream.message()) => message,
+                // No fault of the server's.
+                Ok(()) = self.renewals.changed() => return Err(Broken::Ended),
+            };
+            match message {
+                Ok(Ok(Some(response))) => {
+                    if response.compact_revision() > 0 {
+                        return Err(Broken::Compacted);
+                    }
+                    if !response.canceled() {
+                        store.health.succeed();
+                        return Ok(response);
+                    }
+                    break format!("the server cancelled it: {}", response.cancel_reason());
+                }
+                Ok(Ok(None)) => break "the server ended it".to_owned(),
+                Ok(Err(Error::GRpcStatus(status))) if is_too_large(&status) => {
+                    debug!(error = status.message(), "the watch has a record that is too large");
+                    return Err(Broken::TooLarge);
+                }
+                Ok(Err(error)) => break describe(&error),
+                Err(_) => {
+                    // The answer counts, not whether the question could be put.
+                    let ask = self.stream.request_progress();
+                    let _ = tokio::time::timeout(Duration::from_secs(1), ask).await;
+                }
+            }
+        };
+        store.clients.leave(self.endpoint);
+        store.health.fail(format!("watch leases at {}: {problem}", store.clients.url(self.endpoint)));
+        Err(Broken::Ended)
+    }
+}
+
+/// The lease watch. All events of one response come together, in their order.
+pub(super) fn stream(store: Arc<Store>) -> LeaseStream {
+    let watcher = Watcher {
+        last: None,
+        resume: 0,
+        feed: None,
+        is_partial: false,
+        is_sure: false,
+        is_other: false,
+        known: BTreeMap::new(),
+        missing: Missing::new(store.options.clock.clone()),
+        jumps: store.options.clock.jumps(),
+        store,
+        bad: BadRecords::default(),
+        waiting: None,
+        backoff: Backoff::new(),
+    };
+    stream::unfold(watcher, |mut watcher| async move {
+        let updates = watcher.next().await;
+        Some((stream::iter(updates.into_iter().map(Ok)), watcher))
+    })
+    .flatten()
+    .boxed()
+}
+
+struct Watcher {
+    store: Arc<Store>,
+    /// The last position that is known; without one there must be a snapshot first.
+    last: Option<Position>,
+    /// The first revision that was not delivered as a whole.
+    resume: i64,
+    feed: Option<Feed>,
+    /// Whether `known` has a part of the revision at `resume`, too.
+    is_partial: bool,
+    /// Whether the store is known to have the history that we know.
+    is_sure: bool,
+    /// Whether it has another: it was set up anew, or from a backup.
+    is_other: bool,
+    /// The records before `resume`.
+    known: BTreeMap<Box<str>, Known>,
+    missing: Missing,
+    jumps: Jumps,
+    /// The records that can't be read.
+    bad: BadRecords,
+    /// The rest of a response that has more events than are taken at once.
+    waiting: Option<Waiting>,
+    backoff: Backoff,
+}
+
+/// A response, from the first event on that was not taken yet.
+struct Waiting {
+    response: WatchResponse,
+    from: usize,
+}
+
+impl Watcher {
+    /// Waits for news.
+    async fn next(&mut self) -> Vec<LeaseUpdate> {
+        let store = Arc::clone(&self.store);
+        loop {
+            if self.waiting.is_some() {
+                tokio::task::yield_now().await;
+            }
+            if let Some(Waiting { response, from }) = self.waiting.take() {
+                return self.take_some(response, from);
+            }
+            let Some(last) = self.last else {
+                match store.list().await {
+                    Ok(listed) => return vec![self.snapshot(listed)],
+                    // The status says why.
+                    Err(_) => tokio::time::sleep(self.backoff.pause()).await,
+                }
+                continue;
+            };
+            if !self.is_sure && self.is_partial {
+                // Nothing to compare with.
+                self.last = None;
+                continue;
+            }
+            if !self.is_sure {
+                match store.is_as_known(self.resume - 1, &self.known).await {
+                    Ok(Some((true, at))) => (self.last, self.is_sure) = (Some(at), true),
+                    Ok(Some((false, _))) => (self.last, self.feed, self.is_other) = (None, None, true),
+                    Ok(None) => (self.last, self.feed) = (None, None),
+                    Err(_) => tokio::time::sleep(self.backoff.pause()).await,
+                }
+                continue;
+            }
+            let end = self.missing.time_left();
+            let Some(feed) = &mut self.feed else {
+                let keys = &store.keys;
+                match Feed::open(&store, &keys.first, Some(&keys.end), self.resume).await {
+                    Ok(feed) => self.feed = Some(feed),
+                    Err(_) => tokio::time::sleep(self.backoff.pause()).await,
+                }
+                continue;
+            };
+            let next = async {
+                match end {
+                    Some(end) => tokio::time::timeout(end, feed.next(&store)).await.ok(),
+                    None => Some(feed.next(&store).await),
+                }
+            };
+            let response = tokio::select! {
+                response = next => response,
+                slept = self.jumps.suspended() => {
+                    debug!(?slept, "comparing all leases after a suspend");
+                    store.clients.renew().await;
+                    (self.feed, self.is_sure) = (None, false);
+                    continue;
+                }
+            };
+            let Some(response) = response else {
+                let ended = self.missing.expire();
+                self.tell_missing();
+                return ended.into_iter().map(LeaseUpdate::Removed).collect();
+            };
+            match response {
+                Ok(response) => {
+                    self.follow(last, &response);
+                    let updates = self.take_some(response, 0);
+                    if !updates.is_empty() {
+                        return updates;
+                    }
+                }
+                Err(broken) => {
+                    (self.feed, self.is_sure) = (None, false);
+                    // A list names what a watch can't carry, and leads past it.
+                    if matches!(broken, Broken::Compacted | Broken::TooLarge) {
+                        self.last = None;
+                    }
+                    if !matches!(broken, Broken::Compacted) {
+                        tokio::time::sleep(self.backoff.pause()).await;
+                    }
+                }
+            }
+        }
+    }
+
+    fn snapshot(&mut self, listed: Listed) -> LeaseUpdate {
+        (self.last, self.resume, self.feed) = (Some(listed.at), listed.at.revision + 1, None);
+        let Listed { stored, unreadable: mut undecodable, known, .. } = listed;
+        let before = std::mem::replace(&mut self.known, known);
+        if std::mem::take(&mut self.is_other) {
+            let gone = before.into_keys().filter(|name| !self.known.contains_key(name));
+            // What is no lease's is nobody's.
+            let gone = gone.filter(|name| occupied(name).is_some());
+            self.missing.keep(gone.map(String::from), self.store.options.ttl);
+        }
+        repack(&mut self.known);
+        (self.is_sure, self.is_partial) = (true, false);
+        if !self.missing.is_empty() {
+            for name in self.known.keys() {
+                self.missing.found(name);
+            }
+        }
+        self.tell_missing();
+        self.bad = undecodable.clone();
+        // Unknown, not gone.
+        for name in self.missing.names() {
+            undecodable.insert(BadRecord { key: name.clone(), reason: MISSING.to_owned() });
+        }
+        let leases = stored.into_iter().map(|stored| stored.lease).collect();
+        LeaseUpdate::Snapshot { leases, undecodable }
+    }
+
+    fn tell_missing(&self) {
+        self.store.health.set_missing(self.missing.len(), self.missing.names());
+    }
+
+    /// Notes how far the watch is with this response.
+    fn follow(&mut self, last: Position, response: &WatchResponse) {
+        let at = Position::of(response.header());
+        if response.created() {
+            if last.leads_to(at) {
+                self.backoff.reset();
+            } else {
+                // Another history, or a member that lags.
+                (self.feed, self.is_sure) = (None, false);
+            }
+            return;
+        }
+        // An answer to our question (watch id -1) can overtake events; what the server says by itself can't.
+        if response.events().is_empty() && response.watch_id() >= 0 {
+            self.resume = self.resume.max(at.revision + 1);
+        }
+        if last.leads_to(at) {
+            self.last = Some(at);
+        }
+        let modified = |event: &Event| event.kv().map(etcd_client::KeyValue::mod_revision);
+        if let Some(newest) = response.events().iter().filter_map(modified).max() {
+            let sizes = response.events().iter().filter_map(Event::kv);
+            let size: usize = sizes.map(|found| found.key().len() + found.value().len()).sum();
+            self.is_partial = size >= FRAGMENT;
+            self.resume = self.resume.max(if self.is_partial { newest } else { newest + 1 });
+        }
+    }
+
+    /// Takes some events of a response, from one on, and keeps the rest for later.
+    fn take_some(&mut self, response: WatchResponse, from: usize) -> Vec<LeaseUpdate> {
+        if response.created() {
+            return Vec::new();
+        }
+        let events = response.events();
+        let end = events.len().min(from + AT_ONCE);
+        let updates = events[from..end].iter().flat_map(|event| self.update(event)).collect();
+        if end > from {
+            self.store.health.set_undecodable(&self.bad);
+        }
+        if end < events.len() {
+            self.waiting = Some(Waiting { response, from: end });
+        }
+        updates
+    }
+
+    fn update(&mut self, event: &Event) -> Vec<LeaseUpdate> {
+        let Some(found) = event.kv() else { return Vec::new() };
+        let name = self.store.keys.name(found.key());
+        // A deletion has nothing but a key; asking for the type would panic at one that is not known.
+        if found.version() == 0 {
+            self.known.remove(name.as_str());
+            self.bad.remove(&name);
+            return vec![LeaseUpdate::Removed(name)];
+        }
+        self.known.insert(name.as_str().into(), Known::of(found));
+        let mut updates = Vec::new();
+        if !self.missing.is_empty() {
+            updates.extend(self.missing.found(&name).into_iter().map(LeaseUpdate::Removed));
+            self.tell_missing();
+        }
+        updates.push(match self.store.decode(found) {
+            Ok(stored) => {
+                self.bad.remove(&name);
+                LeaseUpdate::Put(stored.lease)
+            }
+            Err(bad) => {
+                if self.bad.insert(bad.record.clone()) {
+                    self.store.health.name_skipped(&bad.record);
+                }
+                LeaseUpdate::Undecodable(bad.record)
+            }
+        });
+        updates
+    }
+}

@@ -1,0 +1,406 @@
+//! What comes from the API server: a list of all nodes, and a watch, line by line.
+
+use std::borrow::Cow;
+use std::fmt::Write;
+use std::io;
+use std::pin::Pin;
+use std::time::Duration;
+
+use flannel_core::error::chain;
+use flannel_core::lease::brief;
+use futures::AsyncBufRead;
+use futures::AsyncBufReadExt;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
+
+use super::Store;
+use super::client::{CallError, ENDLESS, MAX_OBJECT, get};
+use super::node::{BadObject, Names, NodeObject, WireMeta, WireNode};
+use super::outline::Outline;
+use super::page::{Item, Splitter};
+
+/// Nodes in a page of a list. A node has 3 to 20 KB.
+const PAGE: usize = 500;
+/// A line that is longer has a node that is too large to be held; the word before it has a few bytes.
+const MAX_LINE: usize = MAX_OBJECT + 256;
+/// The most nodes that are listed. Kubernetes is made for 5,000.
+const MOST: usize = 200_000;
+/// What is looked for in a line with a node that is too large.
+const LINE: &[&[&str]] =
+    &[&["type"], &["object", "metadata", "name"], &["object", "metadata", "resourceVersion"]];
+/// How long a watch is asked for, in seconds, and as much again at random, so that nodes that lost one server
+/// don't return as one. As client-go.
+const WATCH: u64 = 300;
+
+/// The object of one node as it came, with its JSON where that is needed once more.
+pub(super) type Object = Result<NodeObject, BadObject>;
+
+/// What takes the nodes of a list one by one, since all of them together are large.
+pub(super) type Sink<'a> = dyn FnMut(Object) + Send + 'a;
+
+/// All nodes at one moment, but for the nodes.
+pub(super) struct Listed {
+    /// The own object's JSON, if it is among them.
+    pub(super) own: Option<String>,
+    /// From where a watch goes on.
+    pub(super) revision: String,
+    /// How many nodes there are.
+    count: usize,
+}
+
+/// One word of a watch.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Event {
+    /// An object was created or changed; with its JSON if it is our own node.
+    Put(Object, Option<String>),
+    /// A node was deleted.
+    Deleted(String),
+    /// Nothing but how far the watch is.
+    Bookmark {
+        /// Whether all objects have come by now that were there at the beginning.
+        ends_initial: bool,
+    },
+    /// The position is gone from the server's memory.
+    Expired,
+    /// The server says that it can't go on.
+    Failed(String),
+    /// No event at all.
+    Garbage(String),
+}
+
+#[derive(Deserialize)]
+struct WireList<'a> {
+    #[serde(borrow)]
+    metadata: WireListMeta<'a>,
+}
+
+#[derive(Deserialize)]
+struct WireListMeta<'a> {
+    #[serde(rename = "resourceVersion", borrow)]
+    revision: Cow<'a, str>,
+    #[serde(rename = "continue", default)]
+    next: String,
+}
+
+#[derive(Deserialize)]
+struct WireEvent<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Cow<'a, str>,
+    #[serde(borrow)]
+    object: &'a RawValue,
+}
+
+/// The same of a node.
+#[derive(Deserialize)]
+struct WireNodeEvent<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Cow<'a, str>,
+    #[serde(borrow)]
+    object: WireNode<'a>,
+}
+
+#[derive(Deserialize)]
+struct WireObject<'a> {
+    #[serde(borrow)]
+    metadata: WireMeta<'a>,
+}
+
+#[derive(Deserialize)]
+struct WireStatus {
+    #[serde(default)]
+    code: u16,
+    #[serde(default)]
+    message: String,
+}
+
+impl Store {
+    /// Lists all nodes in pages. With a limit and no revision, since servers ignore a limit where the revision is
+    /// 0 and send all at once.
+    pub(super) async fn list(&self, own: &str, add: &mut Sink<'_>) -> Result<Listed, CallError> {
+        let mut listed = Listed { own: None, revision: String::new(), count: 0 };
+        let mut next = String::new();
+        loop {
+            let mut query = form_urlencoded(&[("limit", &PAGE.to_string())]);
+            if !next.is_empty() {
+                query = format!("{query}&{}", form_urlencoded(&[("continue", &next)]));
+            }
+            let mut page = Splitter::default();
+            let take = |bytes: &[u8]| {
+                page.take(bytes, |item| {
+                    listed.count_one()?;
+                    let item = match item {
+                        Item::Whole(item) => item,
+                        Item::TooLarge(name) => {
+                            add(Err(too_large(name)));
+                            return Ok(());
+                        }
+                    };
+                    let json = std::str::from_utf8(item).map_err(|error| error.to_string())?;
+                    let object = NodeObject::decode(json, &self.names);
+                    if is_named(&object, own) {
+                        listed.own = Some(json.to_owned());
+                    }
+                    // Half a text says nothing about anybody.
+                    if object.as_ref().is_err_and(|bad| bad.name.is_none()) {
+                        serde_json::from_str::<IgnoredAny>(json).map_err(|error| error.to_string())?;
+                    }
+                    add(object);
+                    Ok(())
+                })
+            };
+            let request = get(&format!("/api/v1/nodes?{query}"));
+            self.note(self.clients.read("list nodes", request, self.options.timeouts.page, take).await)?;
+            let page: WireList<'_> =
+                serde_json::from_slice(page.rest()).map_err(|error| self.bad_answer("list nodes", &error))?;
+            listed.revision = page.metadata.revision.into_owned();
+            next = page.metadata.next;
+            if next.is_empty() {
+                return Ok(listed);
+            }
+        }
+    }
+
+    /// Where the server is now.
+    pub(super) async fn revision(&self) -> Result<String, CallError> {
+        let (request, mut page) = (get("/api/v1/nodes?limit=1"), Splitter::default());
+        let take = |bytes: &[u8]| page.take(bytes, |_| Ok(()));
+        self.note(self.clients.read("list nodes", request, self.options.timeouts.request, take).await)?;
+        let page: WireList<'_> =
+            serde_json::from_slice(page.rest()).map_err(|error| self.bad_answer("list nodes", &error))?;
+        Ok(page.metadata.revision.into_owned())
+    }
+
+    /// All nodes by a watch that begins with them, and the watch, which goes on. An error says that this server
+    /// can't do that, or (`None`) that it failed, which the status tells.
+    pub(super) async fn list_by_watch(
+        &self,
+        own: &str,
+        add: &mut Sink<'_>,
+    ) -> Result<(Listed, Feed), Option<String>> {
+        let mut feed =
+            self.open(None).await.map_err(|error| error.is_refused().then(|| error.to_string()))?;
+        let mut listed = Listed { own: None, revision: String::new(), count: 0 };
+        let mut is_empty = true;
+        loop {
+            let event = match feed.next(self, own, self.options.timeouts.first_word).await {
+                Ok(Some(event)) => event,
+                Ok(None) => return Err(None),
+                // A server that does not know such watches never says that it is through.
+                Err(why) if !is_empty => return Err(Some(why)),
+                Err(why) => {
+                    self.clients.renew();
+                    self.health.fail(format!("watch nodes at {}: {why}", self.clients.server()));
+                    return Err(None);
+                }
+            };
+            match event {
+                (Event::Put(object, json), _) => {
+                    listed.own = json.or(listed.own);
+                    is_empty = false;
+                    listed.count_one().map_err(Some)?;
+                    add(object);
+                }
+                (Event::Bookmark { ends_initial: true }, Some(revision)) => {
+                    return Ok((Listed { revision, ..listed }, feed));
+                }
+                (Event::Failed(why) | Event::Garbage(why), _) => return Err(Some(why)),
+                (Event::Bookmark { .. } | Event::Expired | Event::Deleted(_), _) => {
+                    return Err(Some("changes came before the end of the list".to_owned()));
+                }
+            }
+        }
+    }
+
+    /// Watches from a revision on; without one the watch begins with all objects, where the server can do that.
+    pub(super) async fn open(&self, revision: Option<&str>) -> Result<Feed, CallError> {
+        let seconds = WATCH + fastrand::u64(..WATCH);
+        let (limit, seconds) = (Duration::from_secs(seconds), seconds.to_string());
+        let mut query =
+            vec![("watch", "true"), ("allowWatchBookmarks", "true"), ("timeoutSeconds", &*seconds)];
+        match revision {
+            Some(revision) => query.push(("resourceVersion", revision)),
+            None => query.extend([("sendInitialEvents", "true"), ("resourceVersionMatch", "NotOlderThan")]),
+        }
+        let request = get(&format!("/api/v1/nodes?{}", form_urlencoded(&query)));
+        let patience = self.options.timeouts.request;
+        let reader = self.note(self.clients.stream("watch nodes", request, patience).await)?;
+        Ok(Feed { reader: Box::pin(reader), line: Vec::new(), skipped: None, limit })
+    }
+}
+
+impl Listed {
+    /// Counts a node.
+    fn count_one(&mut self) -> Result<(), String> {
+        self.count += 1;
+        if self.count > MOST { Err(format!("more than {MOST} nodes")) } else { Ok(()) }
+    }
+}
+
+/// A node of which no more is known than its name.
+fn too_large(name: Option<String>) -> BadObject {
+    let reason = format!(
+        "the node object has more than {MAX_OBJECT} bytes, which nobody reads; it has a few thousand"
+    );
+    BadObject { name: name.map(Into::into), reason }
+}
+
+fn is_named(object: &Object, own: &str) -> bool {
+    match object {
+        Ok(node) => &*node.name == own,
+        Err(bad) => bad.name.as_deref() == Some(own),
+    }
+}
+
+/// A query string. Only what stands in ours needs no more than this.
+fn form_urlencoded(pairs: &[(&str, &str)]) -> String {
+    let encode = |text: &str| {
+        let mut out = String::new();
+        for byte in text.bytes() {
+            match byte {
+                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(byte.into()),
+                _ => write!(out, "%{byte:02X}").expect("a string takes all"),
+            }
+        }
+        out
+    };
+    let pairs = pairs.iter().map(|(name, value)| format!("{}={}", encode(name), encode(value)));
+    pairs.collect::<Vec<_>>().join("&")
+}
+
+/// An open watch.
+pub(super) struct Feed {
+    reader: Pin<Box<dyn AsyncBufRead + Send>>,
+    /// What of a line has come.
+    line: Vec<u8>,
+    /// What is kept of a line that is too long, and how long it is.
+    skipped: Option<(Outline, usize)>,
+    /// When the server is to end it.
+    pub(super) limit: Duration,
+}
+
+impl Feed {
+    /// The next event and its revision; `Err` says why there is none any more, `None` that the server ended the
+    /// watch as agreed. Dropping the future loses nothing.
+    pub(super) async fn next(
+        &mut self,
+        store: &Store,
+        own: &str,
+        silence: Duration,
+    ) -> Result<Option<(Event, Option<String>)>, String> {
+        loop {
+            let line = tokio::time::timeout(silence, self.read_line()).await;
+            let line = line.map_err(|_| format!("nothing came for {silence:?}"))?;
+            if !line.map_err(|error| chain(&error))? {
+                return Ok(None);
+            }
+            if let Some((outline, _)) = self.skipped.take() {
+                return Ok(Some(of_outline(&outline)));
+            }
+            let line = std::mem::take(&mut self.line);
+            if line.iter().all(u8::is_ascii_whitespace) {
+                continue;
+            }
+            let event = decode(&line, &store.names, own);
+            // The same room for the next line.
+            self.line = line;
+            self.line.clear();
+            return Ok(Some(event));
+        }
+    }
+
+    /// Reads to the end of a line; false at the end of the stream.
+    async fn read_line(&mut self) -> io::Result<bool> {
+        loop {
+            let some = self.reader.fill_buf().await?;
+            if some.is_empty() {
+                let is_between = self.line.is_empty() && self.skipped.is_none();
+                return if is_between { Ok(false) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
+            }
+            let end = some.iter().position(|byte| *byte == b'\n');
+            let len = end.map_or(some.len(), |end| end + 1);
+            if self.skipped.is_none() && self.line.len() + len > MAX_LINE {
+                let mut outline = Outline::of(LINE);
+                outline.take(&std::mem::take(&mut self.line));
+                self.skipped = Some((outline, MAX_LINE));
+            }
+            match &mut self.skipped {
+                Some((outline, seen)) => {
+                    outline.take(&some[..len]);
+                    *seen += len;
+                }
+                None => self.line.extend_from_slice(&some[..len]),
+            }
+            self.reader.consume_unpin(len);
+            if end.is_some() {
+                return Ok(true);
+            }
+            if self.skipped.as_ref().is_some_and(|(_, seen)| *seen > ENDLESS) {
+                return Err(io::Error::other(format!("a line of more than {ENDLESS} bytes")));
+            }
+        }
+    }
+}
+
+/// What a line says of which no more is known than its outline, and the revision it leads to.
+fn of_outline(outline: &Outline) -> (Event, Option<String>) {
+    let found: Vec<Option<String>> = outline.found().map(|found| found.map(str::to_owned)).collect();
+    let [kind, name, revision] = <[_; 3]>::try_from(found).unwrap_or_default();
+    let event = match (kind.as_deref(), name) {
+        (Some("ADDED" | "MODIFIED"), Some(name)) => Event::Put(Err(too_large(Some(name))), None),
+        (Some("DELETED"), Some(name)) => Event::Deleted(name),
+        _ => Event::Garbage(format!(
+            "no watch event: a line of more than {MAX_LINE} bytes, without type and name"
+        )),
+    };
+    (event, revision)
+}
+
+/// Reads one line of a watch: the event, and the revision it leads to.
+pub(super) fn decode(line: &[u8], names: &Names, own: &str) -> (Event, Option<String>) {
+    let garbage = |error: &dyn std::fmt::Display| {
+        (Event::Garbage(format!("no watch event: {}", brief(&error.to_string()))), None)
+    };
+    let text = match std::str::from_utf8(line) {
+        Ok(text) => text,
+        Err(error) => return garbage(&error),
+    };
+    // Nearly all of them are heartbeats of other nodes, so one look at those has to do.
+    if let Ok(WireNodeEvent { kind, object }) = serde_json::from_str(text)
+        && matches!(&*kind, "ADDED" | "MODIFIED")
+        && object.metadata.name != own
+    {
+        let revision = object.metadata.resource_version.as_deref().map(str::to_owned);
+        return (Event::Put(Ok(NodeObject::of(object, names)), None), revision);
+    }
+    let event: WireEvent<'_> = match serde_json::from_str(text) {
+        Ok(event) => event,
+        Err(error) => return garbage(&error),
+    };
+    let json = event.object.get();
+    if event.kind == "ERROR" {
+        let status = serde_json::from_str(json).unwrap_or(WireStatus { code: 0, message: brief(json) });
+        let WireStatus { code, message } = status;
+        let expired = code == 410 || (code == 504 && message.contains("resource version"));
+        return (
+            if expired { Event::Expired } else { Event::Failed(format!("{code} {}", brief(&message))) },
+            None,
+        );
+    }
+    let meta = match serde_json::from_str::<WireObject<'_>>(json) {
+        Ok(object) => object.metadata,
+        Err(error) => return garbage(&error),
+    };
+    let revision = meta.resource_version.as_deref().map(str::to_owned);
+    let event = match &*event.kind {
+        "ADDED" | "MODIFIED" => {
+            let object = NodeObject::decode(json, names);
+            let own = is_named(&object, own).then(|| json.to_owned());
+            Event::Put(object, own)
+        }
+        "DELETED" => Event::Deleted(meta.name.into_owned()),
+        "BOOKMARK" => Event::Bookmark { ends_initial: meta.has("k8s.io/initial-events-end") },
+        other => return garbage(&format!("type {other:?}")),
+    };
+    (event, revision)
+}

@@ -1,0 +1,144 @@
+//! Keeps what the node says of itself as it should be: annotations that somebody removed or changed, and the
+//! condition that scheduling of pods waits for.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use flannel_core::error::chain;
+use flannel_core::lease::Lease;
+use flannel_core::subnet::SubnetError;
+use flannel_core::subnet::kit::Backoff;
+use tracing::{debug, info, warn};
+
+use super::Store;
+use super::own::{OwnNode, OwnObject, check_held};
+
+/// How often the own node is asked for while no watch tells of it.
+const LOOK: Duration = Duration::from_mins(1);
+/// How long the own node stays known as it was read or written.
+const KNOWN: Duration = Duration::from_secs(10);
+/// How long all must have been well before putting something back is as quick again as the first time.
+const CALM: Duration = Duration::from_secs(10);
+
+impl Store {
+    pub(super) async fn hold(&self, lease: &Lease) -> Result<Infallible, SubnetError> {
+        let mut seen = self.own_seen.subscribe();
+        let mut is_up = self.is_up.subscribe();
+        let mut rival = self.rival.subscribe();
+        let (mut outage, mut repairs) = (Backoff::new(), Backoff::new());
+        let mut calm_since = self.options.clock.now();
+        let (mut jumps, mut must_ask) = (self.options.clock.jumps(), false);
+        loop {
+            // What the watch saw before a suspend says nothing any more.
+            let own = seen.borrow_and_update().clone().filter(|_| !must_ask);
+            let elder = rival.borrow_and_update().clone();
+            // Only a watch can tell whether an older node has our subnet.
+            let up = *is_up.borrow_and_update() && elder.is_none() && seen.borrow().is_some();
+            let looked = self.look(lease, own, up).await;
+            must_ask &= looked.is_err();
+            match &looked {
+                Ok(_) => self.health.set_unkept(elder),
+                Err(SubnetError::LeaseLost { .. }) => {
+                    self.health.set_unkept(None);
+                    self.health.set_lost(Some(lease.key.to_string()));
+                }
+                // That is said already.
+                Err(SubnetError::Unavailable { .. }) if !self.health.is_connected() => {}
+                Err(error) => self.health.set_unkept(Some(chain(error))),
+            }
+            let wait = match looked {
+                Ok(Held::Well) => {
+                    outage.reset();
+                    if self.options.clock.now().since(calm_since) > CALM {
+                        repairs.reset();
+                    }
+                    // Without a watch nobody tells.
+                    if seen.borrow().is_none() {
+                        Some(LOOK.mul_f64(0.75 + fastrand::f64() / 2.0))
+                    } else {
+                        None
+                    }
+                }
+                Ok(Held::Restored) => {
+                    calm_since = self.options.clock.now();
+                    Some(repairs.pause())
+                }
+                Err(lost @ SubnetError::LeaseLost { .. }) => return Err(lost),
+                Err(_) => Some(outage.pause()),
+            };
+            let changed = async {
+                // Senders live as long as the store.
+                tokio::select! {
+                    _ = seen.changed() => false,
+                    _ = is_up.changed() => false,
+                    _ = rival.changed() => false,
+                    slept = jumps.suspended() => {
+                        debug!(?slept, "looking at the own node after a suspend");
+                        true
+                    }
+                }
+            };
+            must_ask |= match wait {
+                Some(pause) => tokio::time::timeout(pause, changed).await.unwrap_or(false),
+                None => changed.await,
+            };
+        }
+    }
+
+    /// Looks at the node once, and puts back what is missing.
+    async fn look(&self, lease: &Lease, seen: Option<OwnNode>, up: bool) -> Result<Held, SubnetError> {
+        // What the watch saw can be older than what we wrote, so only a fresh look is acted on.
+        if let Some(OwnNode::There(own)) = &seen
+            && check_held(&own.node, lease.key).is_ok()
+            && self.lacks(own, lease, up)?.is_none()
+        {
+            return Ok(Held::Well);
+        }
+        // At a start it was just read and written. If the watch sees that something is missing, so must that.
+        let recent = match (&seen, self.recent(KNOWN)) {
+            (None, recent) => recent,
+            (Some(OwnNode::There(_)), Some(own)) if self.lacks(&own, lease, up)?.is_some() => Some(own),
+            _ => None,
+        };
+        let own = match recent {
+            Some(own) => own,
+            None => self.read_own().await?,
+        };
+        check_held(&own.node, lease.key)?;
+        match self.lacks(&own, lease, up)? {
+            None => Ok(Held::Well),
+            Some(Lack::Annotations) => {
+                warn!(node = %own.node.name, "annotations of the own node were changed; writing them again");
+                self.publish(lease, &lease.attrs).await?;
+                Ok(Held::Restored)
+            }
+            Some(Lack::Condition) => {
+                self.patch_condition(&own.node).await?;
+                info!(node = %own.node.name, "condition NetworkUnavailable set to False");
+                Ok(Held::Restored)
+            }
+        }
+    }
+
+    fn lacks(&self, own: &OwnObject, lease: &Lease, up: bool) -> Result<Option<Lack>, SubnetError> {
+        if !self.missing_annotations(&own.node, &lease.attrs)?.is_empty() {
+            return Ok(Some(Lack::Annotations));
+        }
+        let is_said = own.condition.unavailable.as_deref() == Some("False");
+        Ok((up && self.options.set_condition && !is_said).then_some(Lack::Condition))
+    }
+}
+
+/// What became of the node at one look.
+enum Held {
+    /// All is as it should be.
+    Well,
+    /// Something was put back.
+    Restored,
+}
+
+/// What the node does not say as it should.
+enum Lack {
+    Annotations,
+    Condition,
+}

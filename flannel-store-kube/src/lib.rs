@@ -1,0 +1,228 @@
+//! The store that is the Kubernetes API: the cluster assigns subnets to nodes (`spec.podCIDRs`), and nodes tell each
+//! other by annotations where they are. Wire forms are those of Go flannel, next to which it works.
+//!
+//! - One watch follows all nodes. It begins with a list, in pages or by the watch itself where the server can do
+//!   that, and goes on over disconnects from where it was. What is kept of a node is its lease, so a heartbeat of a
+//!   kubelet costs no more than reading it.
+//! - A node takes part once it carries the annotation `kube-subnet-manager: "true"` and has a subnet; one without is
+//!   no error. One that can't be read keeps what it said last, and is named.
+//! - Two nodes with one subnet: the younger (created later) is named to all, and stays without `NetworkUnavailable:
+//!   False` itself.
+//! - What a node is about to publish is compared with no other node before: a list of all nodes at each start is too dear
+//!   for the API server. The first snapshot of the watch tells.
+//! - Annotations are written to `nodes/<own>/status`, only what differs. Whoever changes them later has them set back.
+//! - Rights: pods get (only without a node name), nodes get, list and watch, nodes/status patch.
+//!
+//! Upstream: `pkg/subnet/kube`; what it does otherwise and why is said where it is done.
+
+mod annotations;
+mod client;
+mod explain;
+mod feed;
+#[cfg(any(test, feature = "testing"))]
+#[doc(hidden)]
+pub mod fuzz;
+mod hold;
+mod known;
+mod net_conf;
+mod node;
+mod options;
+mod outline;
+mod own;
+mod page;
+mod remedy;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+use std::convert::Infallible;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use flannel_core::addr::{Family, PerFamily};
+use flannel_core::clock::BootInstant;
+use flannel_core::config::NetworkConfig;
+use flannel_core::lease::{Lease, LeaseAttrs, brief};
+use flannel_core::subnet::kit::Health;
+use flannel_core::subnet::{ConfigStream, LeaseStream, Remedy, StoreStatus, SubnetError, SubnetManager};
+use http::Request;
+use tokio::sync::{OnceCell, watch as channel};
+
+use self::annotations::Annotation;
+pub use self::annotations::{AnnotationPrefix, AnnotationPrefixError};
+use self::client::{CallError, Clients};
+use self::known::Known;
+use self::node::Names;
+pub use self::options::{KubeAccess, KubeOptions, KubeTimeouts, NodeIdentity};
+use self::own::{OwnNode, OwnObject, is_object_name};
+
+/// The Kubernetes API as a store. A clone shares connections and status.
+#[derive(Debug, Clone)]
+pub struct KubeSubnetManager(Arc<Store>);
+
+#[derive(Debug)]
+struct Store {
+    options: KubeOptions,
+    names: Names,
+    clients: Clients,
+    health: Health,
+    /// The name of our node, once it is known.
+    name: OnceCell<Arc<str>>,
+    /// The own node as it was read last, and when.
+    recent: Mutex<Option<(BootInstant, OwnObject)>>,
+    /// The own node as the watch sees it; `None` while there is no watch.
+    own_seen: channel::Sender<Option<OwnNode>>,
+    /// Whether pods of this node have a network.
+    is_up: channel::Sender<bool>,
+    /// Why our node is not to have pods: an older one has its subnet. As the watch sees it.
+    rival: channel::Sender<Option<String>>,
+    /// What the newest watch knows of the nodes.
+    nodes: Mutex<Weak<Mutex<Known>>>,
+    /// Tells the watch that our address is another.
+    moved: channel::Sender<()>,
+    /// The config that was given out last.
+    used_config: Mutex<Option<NetworkConfig>>,
+}
+
+impl KubeSubnetManager {
+    /// Checks names, the URL and the kubeconfig; connects to nothing yet.
+    pub fn new(options: KubeOptions) -> Result<Self, SubnetError> {
+        let names: Vec<&String> = match &options.node {
+            NodeIdentity::Name(name) => vec![name],
+            NodeIdentity::Pod { namespace, name } => vec![namespace, name],
+        };
+        if let Some(bad) = names.into_iter().find(|name| !is_object_name(name)) {
+            return Err(SubnetError::Refused {
+                what: format!("use {bad:?} as the name of our node or pod"),
+                source: "it is no name of a Kubernetes object; is NODE_NAME, or POD_NAME and POD_NAMESPACE, right?".into(),
+            });
+        }
+        let clients = Clients::new(options.access.clone(), options.timeouts.clone())?;
+        Ok(Self(Arc::new(Store {
+            names: Names::new(&options.annotations),
+            options,
+            clients,
+            health: Health::new("kube"),
+            name: OnceCell::new(),
+            recent: Mutex::default(),
+            own_seen: channel::Sender::new(None),
+            is_up: channel::Sender::new(false),
+            rival: channel::Sender::new(None),
+            nodes: Mutex::default(),
+            moved: channel::Sender::new(()),
+            used_config: Mutex::default(),
+        })))
+    }
+}
+
+/// Compiles the code in the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
+#[async_trait]
+impl SubnetManager for KubeSubnetManager {
+    async fn network_config(&self) -> Result<NetworkConfig, SubnetError> {
+        let config = self.0.config()?;
+        // A file alone does not say that the store is there, which is asked by this question first.
+        match self.0.recent_own().await {
+            Ok(_) | Err(SubnetError::NotAssigned { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        *self.0.used_config.lock().unwrap_or_else(PoisonError::into_inner) = Some(config.clone());
+        Ok(config)
+    }
+
+    fn config_changes(&self) -> Option<ConfigStream> {
+        Some(net_conf::changes(Arc::clone(&self.0)))
+    }
+
+    async fn wanted_ips(&self) -> Result<PerFamily<IpAddr>, SubnetError> {
+        self.0.wanted_ips().await
+    }
+
+    fn wanted_by(&self) -> Option<String> {
+        let [v4, v6] = Family::ALL.map(|family| self.0.names.full(Annotation::NodePublicIp(family)));
+        Some(format!("annotations {v4} and {v6} of node {}", self.0.name.get()?))
+    }
+
+    async fn published_attrs(&self, _: &PerFamily<IpAddr>) -> Result<Option<LeaseAttrs>, SubnetError> {
+        // The node is known by its name, wherever it is now.
+        self.0.published().await
+    }
+
+    async fn acquire_lease(&self, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
+        let lease = self.0.acquire(attrs).await?;
+        self.0.health.set_lost(None);
+        Ok(lease)
+    }
+
+    async fn publish(&self, lease: &Lease, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
+        self.0.publish(lease, attrs).await
+    }
+
+    async fn hold_lease(&self, lease: &Lease) -> Result<Infallible, SubnetError> {
+        self.0.hold(lease).await
+    }
+
+    async fn release_lease(&self, lease: &Lease) -> Result<(), SubnetError> {
+        self.0.release(lease).await
+    }
+
+    fn watch_leases(&self) -> LeaseStream {
+        watch::stream(Arc::clone(&self.0))
+    }
+
+    fn network_is_up(&self) {
+        self.0.is_up.send_replace(true);
+    }
+
+    fn remedy(&self) -> Remedy {
+        remedy::of(&self.0)
+    }
+
+    fn status(&self) -> channel::Receiver<StoreStatus> {
+        self.0.health.subscribe()
+    }
+
+    fn place(&self) -> String {
+        match &self.0.options.node {
+            NodeIdentity::Name(name) => format!("kube:{name}"),
+            // Another pod at each start.
+            NodeIdentity::Pod { .. } => "kube".to_owned(),
+        }
+    }
+}
+
+impl Store {
+    /// A call whose answer comes whole. The status shows whether there was one.
+    async fn call(
+        &self,
+        what: &str,
+        request: Request<Vec<u8>>,
+        limit: Duration,
+    ) -> Result<String, CallError> {
+        self.note(self.clients.call(what, request, limit).await)
+    }
+
+    /// Shows in the status whether the server does what it is there for.
+    fn note<T>(&self, answer: Result<T, CallError>) -> Result<T, CallError> {
+        match &answer {
+            Err(error) if error.is_outage() => self.health.fail(error.to_string()),
+            _ => self.health.succeed(),
+        }
+        answer
+    }
+
+    fn bad_answer(&self, what: &str, error: &dyn fmt::Display) -> CallError {
+        let error = CallError::new(
+            &format!("{what} at {}", self.clients.server()),
+            format!("no such answer: {}", brief(&error.to_string())),
+        );
+        self.health.fail(error.to_string());
+        error
+    }
+}

@@ -1,0 +1,114 @@
+//! How the Kubernetes API is reached, which node this is, and the checks that need no server.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use flannel_core::clock::Clock;
+use flannel_core::secret::ServerUrl;
+
+use super::annotations::AnnotationPrefix;
+
+/// How to reach and use the Kubernetes API as a store.
+#[derive(Debug, Clone)]
+pub struct KubeOptions {
+    /// The API server and the credentials.
+    pub access: KubeAccess,
+    /// The node this agent runs on.
+    pub node: NodeIdentity,
+    /// What the names of our annotations begin with.
+    pub annotations: AnnotationPrefix,
+    /// The file with the network config, which a `ConfigMap` is mounted as.
+    pub net_config: PathBuf,
+    /// Whether to set the node's condition `NetworkUnavailable` to false once the network is up.
+    pub set_condition: bool,
+    /// How long to wait for answers.
+    pub timeouts: KubeTimeouts,
+    /// The clocks that leases are counted by.
+    pub clock: Clock,
+}
+
+impl KubeOptions {
+    /// The usual annotations, paths and times.
+    pub fn new(access: KubeAccess, node: NodeIdentity) -> Self {
+        Self {
+            access,
+            node,
+            annotations: AnnotationPrefix::default(),
+            net_config: "/etc/kube-flannel/net-conf.json".into(),
+            set_condition: true,
+            timeouts: KubeTimeouts::default(),
+            clock: Clock::default(),
+        }
+    }
+}
+
+/// Where the API server is, and who we are to it. Files are read again when a connection fails, and tokens once
+/// a minute, so that both can be rotated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KubeAccess {
+    /// A pod's: the address of the service `kubernetes`, and the folder of its service account with `ca.crt` and
+    /// `token` ([`KubeAccess::SERVICE_ACCOUNT`]).
+    InCluster {
+        /// Host and port, as `KUBERNETES_SERVICE_HOST` and `KUBERNETES_SERVICE_PORT` have them.
+        server: (String, u16),
+        /// The folder.
+        service_account: PathBuf,
+    },
+    /// A kubeconfig file's current context.
+    Kubeconfig {
+        /// The file.
+        file: PathBuf,
+        /// Another API server than the file says.
+        server: Option<ServerUrl>,
+    },
+    /// An API server that asks for no credentials, as `http://127.0.0.1:8080`, or for those in the URL.
+    Url(ServerUrl),
+}
+
+impl KubeAccess {
+    /// Where pods find their service account.
+    pub const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+}
+
+/// How an agent knows its node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NodeIdentity {
+    /// By the node's name.
+    Name(String),
+    /// By the pod that it runs in: the API is asked which node that is on.
+    Pod {
+        /// The pod's namespace.
+        namespace: String,
+        /// The pod's name.
+        name: String,
+    },
+}
+
+/// How long to wait for an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KubeTimeouts {
+    /// For a connection.
+    pub connect: Duration,
+    /// For the answer to a request about one object.
+    pub request: Duration,
+    /// For one page of a list.
+    pub page: Duration,
+    /// How long a watch may be silent. Servers send a bookmark every minute where nothing happens, so a longer
+    /// silence is a dead connection, or a server without bookmarks, where watching anew costs little.
+    pub silence: Duration,
+    /// How long the first word of a watch may take that begins with all objects. Servers that know nothing of such
+    /// watches are asked for a list then.
+    pub first_word: Duration,
+}
+
+impl Default for KubeTimeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(5),
+            request: Duration::from_secs(10),
+            page: Duration::from_secs(30),
+            silence: Duration::from_secs(80),
+            first_word: Duration::from_secs(10),
+        }
+    }
+}

@@ -1,0 +1,362 @@
+//! The lease watch: all nodes once, then their changes. It reconnects, goes on from where it was, and lists again
+//! where the server's memory has run out, or where its revisions went backwards.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use flannel_core::clock::Jumps;
+use flannel_core::lease::{BadRecord, LeaseKey, LeaseUpdate};
+use flannel_core::subnet::LeaseStream;
+use flannel_core::subnet::kit::Backoff;
+use flannel_core::subnet::kit::Missing;
+use futures::{StreamExt, stream};
+use tokio::sync::watch as channel;
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use super::Store;
+use super::feed::{Event, Feed};
+use super::known::Known;
+
+/// How long a lease is kept whose node is missing since the cluster was restored from a backup. As long as one in
+/// etcd lives.
+const KEEP: Duration = Duration::from_hours(24);
+/// A watch that lived longer was a good one.
+const GOOD: Duration = Duration::from_secs(10);
+/// How often in a row a watch may give garbage before all is listed again.
+const GARBAGE: u32 = 3;
+
+/// Why a missing lease is in a snapshot.
+const MISSING: &str = "its node is missing since the cluster was restored from a backup; kept for a day";
+
+pub(super) fn stream(store: Arc<Store>) -> LeaseStream {
+    let watcher = Watcher {
+        known: None,
+        resume: None,
+        newest: None,
+        is_sure: false,
+        feed: None,
+        moved: store.moved.subscribe(),
+        opened: Instant::now(),
+        can_list_by_watch: true,
+        garbage: 0,
+        missing: Missing::new(store.options.clock.clone()),
+        jumps: store.options.clock.jumps(),
+        store,
+        backoff: Backoff::new(),
+    };
+    stream::unfold(watcher, |mut watcher| async move {
+        let updates = watcher.next().await;
+        Some((stream::iter(updates.into_iter().map(Ok)), watcher))
+    })
+    .flatten()
+    .boxed()
+}
+
+struct Watcher {
+    store: Arc<Store>,
+    /// What the nodes say; `None` until config and own name are known.
+    known: Option<Arc<Mutex<Known>>>,
+    /// Up to where the history is known; without it all nodes are listed first.
+    resume: Option<String>,
+    /// The same as a number, which stays when all is listed again.
+    newest: Option<u64>,
+    /// Whether the server is known to have the history that we know.
+    is_sure: bool,
+    feed: Option<Feed>,
+    /// Tells when our address is another.
+    moved: channel::Receiver<()>,
+    /// When the feed was opened.
+    opened: Instant,
+    /// Whether the server is not known to refuse watches that begin with all objects.
+    can_list_by_watch: bool,
+    /// Lines without sense since the last one with.
+    garbage: u32,
+    missing: Missing,
+    jumps: Jumps,
+    backoff: Backoff,
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        // Nobody tells any more how the own node is.
+        self.store.forget_own();
+    }
+}
+
+impl Watcher {
+    /// Waits for news.
+    async fn next(&mut self) -> Vec<LeaseUpdate> {
+        let store = Arc::clone(&self.store);
+        loop {
+            let Ok(own) = store.node_name().await else {
+                self.pause().await;
+                continue;
+            };
+            let Some(resume) = self.resume.clone() else {
+                match self.list(&own).await {
+                    Some(update) => return vec![update],
+                    None => self.pause().await,
+                }
+                continue;
+            };
+            if !self.is_sure {
+                self.make_sure().await;
+                continue;
+            }
+            let Some(feed) = &mut self.feed else {
+                self.open(&resume).await;
+                continue;
+            };
+            let missing = self.missing.time_left();
+            let next = async {
+                let next = feed.next(&store, &own, store.options.timeouts.silence);
+                match missing {
+                    Some(end) => tokio::time::timeout(end, next).await,
+                    None => Ok(next.await),
+                }
+            };
+            let next = tokio::select! {
+                next = next => next,
+                // The sender lives as long as the store.
+                _ = self.moved.changed() => {
+                    debug!("watching from another address");
+                    self.feed = None;
+                    continue;
+                }
+                slept = self.jumps.suspended() => {
+                    debug!(?slept, "watching anew after a suspend");
+                    store.clients.renew();
+                    (self.feed, self.is_sure) = (None, false);
+                    continue;
+                }
+            };
+            let updates = match next {
+                Ok(Ok(Some((event, revision)))) => self.take(event, revision, &own).await,
+                Ok(Ok(None)) => {
+                    // As agreed, if it took as long as agreed.
+                    self.is_sure = self.opened.elapsed() >= feed.limit;
+                    self.close("the server ended it").await;
+                    Vec::new()
+                }
+                Ok(Err(why)) => {
+                    store.clients.renew();
+                    store.health.fail(format!("watch nodes at {}: {why}", store.clients.server()));
+                    self.is_sure = false;
+                    self.close(&why).await;
+                    Vec::new()
+                }
+                Err(_) => {
+                    let ended = self.missing.expire();
+                    self.tell();
+                    ended.into_iter().map(LeaseUpdate::Removed).collect()
+                }
+            };
+            if !updates.is_empty() {
+                return updates;
+            }
+            // A flood of what is no news for others must not keep them from their turns.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn pause(&mut self) {
+        let pause = self.backoff.pause();
+        tokio::time::sleep(pause).await;
+    }
+
+    /// Puts a watch away. The next one follows at once if this one was good.
+    async fn close(&mut self, why: &str) {
+        debug!(why, "watch of nodes ended");
+        self.feed = None;
+        if self.opened.elapsed() >= GOOD {
+            self.backoff.reset();
+        }
+        self.pause().await;
+    }
+
+    async fn open(&mut self, resume: &str) {
+        match self.store.open(Some(resume)).await {
+            Ok(feed) => (self.feed, self.opened) = (Some(feed), Instant::now()),
+            Err(error) if error.is_expired() => {
+                debug!(%error, "listing all nodes again");
+                self.resume = None;
+            }
+            Err(_) => self.pause().await,
+        }
+    }
+
+    /// Asks whether the server still has what we know. One that was restored from a backup would be silent until its
+    /// revisions are where ours are.
+    async fn make_sure(&mut self) {
+        match self.store.revision().await {
+            Ok(now) => {
+                self.is_sure = true;
+                if revision_number(&now) < self.newest {
+                    self.resume = None;
+                }
+            }
+            Err(_) => self.pause().await,
+        }
+    }
+
+    /// All nodes, by a watch where the server can do that, else in pages. `None` if it failed; the status says why.
+    async fn list(&mut self, own: &str) -> Option<LeaseUpdate> {
+        let store = Arc::clone(&self.store);
+        if self.known.is_none() {
+            // Once: what a file says later, or that it is gone, changes no family of a running agent.
+            let config = store.config();
+            let config =
+                config.inspect_err(|error| store.health.fail(flannel_core::error::chain(error))).ok()?;
+            let prefix = store.options.annotations.clone();
+            let known = Arc::new(Mutex::new(Known::new(own, config.families().collect(), prefix)));
+            *store.nodes.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&known);
+            self.known = Some(known);
+        }
+        self.feed = None;
+        let known = Arc::clone(self.known.as_ref().expect("it was made above"));
+        let mut listed = None;
+        let mut listing = lock(&known).list();
+        if self.can_list_by_watch {
+            let mut add = |object| lock(&known).add(&mut listing, object);
+            match store.list_by_watch(own, &mut add).await {
+                Ok((all, feed)) => {
+                    (self.feed, self.opened) = (Some(feed), Instant::now());
+                    listed = Some(all);
+                }
+                Err(None) => return None,
+                Err(Some(why)) => {
+                    debug!(why, "this API server lists in pages");
+                    self.can_list_by_watch = false;
+                }
+            }
+        }
+        let listed = if let Some(listed) = listed {
+            listed
+        } else {
+            listing = lock(&known).list();
+            store.list(own, &mut |object| lock(&known).add(&mut listing, object)).await.ok()?
+        };
+        let mut known = lock(&known);
+        let before: Vec<LeaseKey> = known.keys().collect();
+        let count = listing.count;
+        let mut update = known.replace(listing);
+        let number = revision_number(&listed.revision);
+        if number < self.newest {
+            let now: BTreeSet<LeaseKey> = known.keys().collect();
+            let gone = before.iter().filter(|key| !now.contains(key));
+            let gone: Vec<String> = gone.map(ToString::to_string).collect();
+            warn!(
+                missing = gone.len(),
+                "the API server's revisions went backwards, as after a restored backup"
+            );
+            self.missing.keep(gone.into_iter(), KEEP);
+        }
+        if self.missing.time_left().is_some() {
+            known.keys().for_each(|key| drop(self.missing.found(&key.to_string())));
+        }
+        if let LeaseUpdate::Snapshot { undecodable, leases } = &mut update {
+            debug!(nodes = count, leases = leases.len(), "nodes listed");
+            // Unknown, not gone.
+            for name in self.missing.names() {
+                undecodable.insert(BadRecord { key: name.clone(), reason: MISSING.to_owned() });
+            }
+        }
+        drop(known);
+        (self.resume, self.newest, self.is_sure) = (Some(listed.revision), number, true);
+        self.backoff.reset();
+        self.tell();
+        // Last: who has heard of the own node knows of an older one with its subnet, too.
+        store.saw_own(listed.own.as_deref());
+        Some(update)
+    }
+
+    /// Takes one word of the watch. Returns what it changed for others.
+    async fn take(&mut self, event: Event, revision: Option<String>, own: &str) -> Vec<LeaseUpdate> {
+        let store = Arc::clone(&self.store);
+        let known = Arc::clone(self.known.as_ref().expect("the watch goes on from a list"));
+        let before = lock(&known).news();
+        let mut updates = match event {
+            Event::Put(object, json) => {
+                if json.is_some() {
+                    store.saw_own(json.as_deref());
+                }
+                lock(&known).take(object)
+            }
+            Event::Deleted(name) => {
+                if name == own {
+                    store.saw_own(None);
+                }
+                lock(&known).remove(&name)
+            }
+            Event::Bookmark { .. } => Vec::new(),
+            Event::Expired => {
+                store.health.succeed();
+                info!("the API server has forgotten where the watch was; listing all nodes again");
+                (self.resume, self.feed) = (None, None);
+                return Vec::new();
+            }
+            Event::Failed(why) => {
+                store.health.fail(format!("watch nodes at {}: {why}", store.clients.server()));
+                self.is_sure = false;
+                self.close(&why).await;
+                return Vec::new();
+            }
+            Event::Garbage(why) => {
+                store.health.fail(format!("watch nodes at {}: {why}", store.clients.server()));
+                self.garbage += 1;
+                if self.garbage > GARBAGE {
+                    (self.resume, self.garbage) = (None, 0);
+                }
+                self.is_sure = false;
+                self.close(&why).await;
+                return Vec::new();
+            }
+        };
+        let is_news = lock(&known).news() != before;
+        self.garbage = 0;
+        store.health.succeed();
+        if let Some(revision) = revision {
+            self.newest = revision_number(&revision).or(self.newest);
+            self.resume = Some(revision);
+        }
+        if !is_news {
+            return Vec::new();
+        }
+        let taken = updates.iter().filter_map(|update| match update {
+            LeaseUpdate::Put(lease) => Some(lease.key.to_string()),
+            _ => None,
+        });
+        let taken: Vec<String> = taken.flat_map(|name| self.missing.found(&name)).collect();
+        updates.extend(taken.into_iter().map(LeaseUpdate::Removed));
+        self.tell();
+        updates
+    }
+
+    /// Shows in the status what can't be read, and what is missing.
+    fn tell(&self) {
+        let known = self.known.as_ref().map(|known| lock(known));
+        let rival = known.as_ref().and_then(|known| known.rival());
+        if let Some(known) = &known {
+            self.store.health.set_undecodable(known.problems());
+        }
+        drop(known);
+        self.store.rival.send_if_modified(|told| {
+            let is_news = *told != rival;
+            *told = rival;
+            is_news
+        });
+        self.store.health.set_missing(self.missing.len(), self.missing.names());
+    }
+}
+
+fn lock(known: &Mutex<Known>) -> MutexGuard<'_, Known> {
+    known.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A revision as the number that it is in every server, though clients should not know. Without one nothing is
+/// known to have gone backwards.
+fn revision_number(text: &str) -> Option<u64> {
+    text.parse().ok()
+}

@@ -1,0 +1,18 @@
+//! The Kubernetes store against the lab's API server on loopback, a fresh one for each test.
+
+#[path = "kube/common.rs"]
+mod common;
+#[path = "kube/config.rs"]
+mod config;
+#[path = "kube/faults.rs"]
+mod faults;
+#[path = "kube/large.rs"]
+mod large;
+#[path = "kube/leases.rs"]
+mod leases;
+#[path = "kube/reach.rs"]
+mod reach;
+#[path = "kube/scale.rs"]
+mod scale;
+#[path = "kube/watch.rs"]
+mod watch;
