@@ -38,9 +38,9 @@ impl Store {
             must_ask &= looked.is_err();
             match &looked {
                 Ok(_) => self.health.set_unkept(elder),
-                Err(SubnetError::LeaseLost { .. }) => {
+                Err(lost @ SubnetError::LeaseLost { .. }) => {
                     self.health.set_unkept(None);
-                    self.health.set_lost(Some(lease.key.to_string()));
+                    self.health.set_lost(Some(lost.to_string()));
                 }
                 // That is said already.
                 Err(SubnetError::Unavailable { .. }) if !self.health.is_connected() => {}

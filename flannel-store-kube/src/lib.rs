@@ -161,7 +161,11 @@ impl SubnetManager for KubeSubnetManager {
     }
 
     async fn publish(&self, lease: &Lease, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
-        self.0.publish(lease, attrs).await
+        let published = self.0.publish(lease, attrs).await;
+        if let Err(lost @ SubnetError::LeaseLost { .. }) = &published {
+            self.0.health.set_lost(Some(lost.to_string()));
+        }
+        published
     }
 
     async fn hold_lease(&self, lease: &Lease) -> Result<Infallible, SubnetError> {

@@ -4,6 +4,8 @@
 mod common;
 #[path = "kube/config.rs"]
 mod config;
+#[path = "kube/contract.rs"]
+mod contract;
 #[path = "kube/faults.rs"]
 mod faults;
 #[path = "kube/large.rs"]

@@ -169,6 +169,10 @@ impl SubnetManager for Fake {
     fn status(&self) -> watch::Receiver<StoreStatus> {
         self.store.subscribe()
     }
+
+    fn place(&self) -> String {
+        String::new()
+    }
 }
 
 #[async_trait]

@@ -34,7 +34,30 @@ pub type LeaseStream = BoxStream<'static, Result<LeaseUpdate, SubnetError>>;
 /// why what is there now can't be used, so that the one before stays in force, and is not final.
 pub type ConfigStream = BoxStream<'static, Result<NetworkConfig, SubnetError>>;
 
-/// The store that hands out subnets. Drop a future or stream to cancel it.
+/// The store that hands out subnets.
+///
+/// # Contract
+/// What every store does, and `flannel_core::testing::store_contract` (feature `testing`) checks:
+/// - **A record** is a key, which names the subnets, with a value, which says where its node is and what its backend
+///   publishes. A record that can't be read is unknown, not gone: it keeps its subnets, its last good state stays, and
+///   [`StoreStatus::undecodable`] counts it.
+/// - **The same node** is what [`Identity`] proves, else the one with the same underlay address (that of IPv4 where there is
+///   one, [`allocate::is_same_node`]). A store whose subnets somebody else assigns may know its nodes by other means,
+///   such as their names. A node keeps its subnets over restarts and over changes of its address; two nodes never share
+///   an address.
+/// - **`created`** of a lease is kept while its record is there: by renewal, by a restart, and by publishing. A store that
+///   can't keep it says so; its node becomes the youngest of those that contradict each other. What a call returns is
+///   what all watches tell.
+/// - **The own record is put back** by [`Self::hold_lease`] whenever somebody deleted, changed or spoilt it, with a backoff.
+///   Renewing is no event for others.
+/// - **A lost lease** is one whose subnets another node's record has. Then `hold_lease` and [`Self::publish`] return
+///   [`SubnetError::LeaseLost`], and it is the store that sets [`StoreStatus::lease_lost`] as it does so; a lease that
+///   [`Self::acquire_lease`] returns ends that. A record of another node is neither written nor deleted.
+/// - **A snapshot** is all that the store itself listed, at one moment, the own record among it: what is not in it is gone. A
+///   watch begins with one, and has another after each gap. Between them the changes of each record are told in their
+///   order, though several may be told as one.
+/// - **Dropping a future or stream cancels it.** Nothing more is begun then, not even on other threads. A request that is on
+///   its way may still arrive, so what came of it is unknown, and the next call finds out.
 #[async_trait]
 pub trait SubnetManager: Send + Sync {
     /// Reads and checks the network configuration. One try: the caller decides how long to wait.
@@ -103,11 +126,9 @@ pub trait SubnetManager: Send + Sync {
         Remedy::default()
     }
 
-    /// What tells this store from others as far as that can be said without asking it, such as etcd's prefix.
-    /// What was stored under another place is not used.
-    fn place(&self) -> String {
-        String::new()
-    }
+    /// What tells this store from others as far as that can be said without asking it, such as etcd's prefix. The same
+    /// for each instance of one store, over restarts, too: what an agent remembers of another place is not used.
+    fn place(&self) -> String;
 }
 
 /// How well the store is known.

@@ -6,8 +6,10 @@ pub mod hostile;
 mod kernel;
 pub mod nic;
 mod store;
+mod store_contract;
 mod strategies;
 
 pub use kernel::FakeKernel;
 pub use store::FakeStore;
+pub use store_contract::{FakeStoreBed, StoreBed, node_attrs, store_contract};
 pub use strategies::{dataplane, object};

@@ -12,8 +12,9 @@ use tokio::sync::watch;
 
 use crate::addr::{Family, PerFamily};
 use crate::config::{ConfigError, NetworkConfig};
-use crate::lease::{BadRecords, Lease, LeaseAttrs, LeaseKey, LeaseUpdate};
-use crate::subnet::identity::shared_data;
+use crate::lease::{BadRecord, BadRecords, Lease, LeaseAttrs, LeaseKey, LeaseUpdate};
+use crate::subnet::allocate::{holder, overlaps};
+use crate::subnet::identity::{is_ours, shared_data};
 use crate::subnet::{ConfigStream, Identity, LeaseStream, StoreStatus, SubnetError, SubnetManager};
 
 /// A store in memory. Clones are handles of the same one; every node gives out the lowest free subnet.
@@ -22,6 +23,15 @@ pub struct FakeStore {
     state: Arc<Mutex<State>>,
     away: watch::Sender<bool>,
     status: watch::Sender<StoreStatus>,
+    /// Counts what happened to leases.
+    changes: watch::Sender<u64>,
+    node: Option<Arc<Node>>,
+}
+
+/// What a handle of one node knows.
+struct Node {
+    identity: Identity,
+    local: Mutex<PerFamily<IpAddr>>,
 }
 
 struct State {
@@ -30,6 +40,9 @@ struct State {
     identity: Identity,
     refuses_claimed: bool,
     leases: BTreeMap<LeaseKey, Lease>,
+    unreadable: BTreeMap<LeaseKey, BadRecord>,
+    /// The statuses of all nodes.
+    statuses: Vec<watch::Sender<StoreStatus>>,
     created: u64,
     watchers: Vec<mpsc::UnboundedSender<LeaseUpdate>>,
     config_watchers: Vec<mpsc::UnboundedSender<Result<NetworkConfig, ConfigError>>>,
@@ -38,6 +51,28 @@ struct State {
 impl State {
     fn tell(&mut self, update: &LeaseUpdate) {
         self.watchers.retain(|watcher| watcher.unbounded_send(update.clone()).is_ok());
+    }
+
+    fn tell_unreadable(&self) {
+        let sample = self.undecodable().sample();
+        for status in &self.statuses {
+            status.send_if_modified(|status| {
+                let is_news = status.undecodable != sample;
+                status.undecodable = sample.clone();
+                is_news
+            });
+        }
+    }
+
+    fn undecodable(&self) -> BadRecords {
+        self.unreadable.values().cloned().collect()
+    }
+
+    /// Another record that has addresses of a key, and its node.
+    fn rival(&self, own: LeaseKey) -> Option<String> {
+        let has = |key: &LeaseKey| *key != own && overlaps(*key, own);
+        let lease = self.leases.values().find(|lease| has(&lease.key));
+        lease.map(|lease| holder(&lease.attrs))
     }
 
     fn tell_config(&mut self, config: &Result<NetworkConfig, ConfigError>) {
@@ -55,27 +90,45 @@ impl FakeStore {
             identity: Identity::default(),
             refuses_claimed: false,
             leases: BTreeMap::new(),
+            unreadable: BTreeMap::new(),
+            statuses: Vec::new(),
             created: 0,
             watchers: Vec::new(),
             config_watchers: Vec::new(),
         };
-        Self {
-            state: Arc::new(Mutex::new(state)),
+        let (state, status) = (Arc::new(Mutex::new(state)), watch::Sender::new(status));
+        let store = Self {
+            state,
             away: watch::Sender::new(false),
-            status: watch::Sender::new(status),
-        }
+            status,
+            changes: watch::Sender::new(0),
+            node: None,
+        };
+        store.lock().statuses.push(store.status.clone());
+        store
+    }
+
+    /// A handle of the same store as one node has it, which knows of itself what `identity` says, and has a status of its
+    /// own.
+    pub fn of_node(&self, identity: Identity) -> Self {
+        let node = Some(Arc::new(Node { identity, local: Mutex::default() }));
+        let status = watch::Sender::new(self.status.borrow().clone());
+        self.lock().statuses.push(status.clone());
+        Self { node, status, ..self.clone() }
     }
 
     /// Lets it answer nothing but errors from now on, or again as before. Watches that began stay.
     pub fn set_away(&self, away: bool) {
         self.away.send_replace(away);
-        self.status.send_modify(|status| {
-            if away {
-                status.fail("away".to_owned());
-            } else {
-                status.succeed();
-            }
-        });
+        for status in &self.lock().statuses {
+            status.send_modify(|status| {
+                if away {
+                    status.fail("away".to_owned());
+                } else {
+                    status.succeed();
+                }
+            });
+        }
     }
 
     /// Writes another network configuration.
@@ -110,14 +163,20 @@ impl FakeStore {
         if *self.away.borrow() {
             return Err(SubnetError::Unavailable { what: "ask the store".to_owned(), source: "away".into() });
         }
+        self.status.send_if_modified(StoreStatus::succeed);
         Ok(self.lock())
+    }
+
+    /// What the node that asks knows of itself.
+    fn identity(&self, state: &State) -> Identity {
+        self.node.as_ref().map_or_else(|| state.identity.clone(), |node| node.identity.clone())
     }
 
     fn watch_now(&self) -> LeaseStream {
         let (sender, updates) = mpsc::unbounded();
         let mut state = self.lock();
         let leases = state.leases.values().cloned().collect();
-        let _ = sender.unbounded_send(LeaseUpdate::Snapshot { leases, undecodable: BadRecords::default() });
+        let _ = sender.unbounded_send(LeaseUpdate::Snapshot { leases, undecodable: state.undecodable() });
         state.watchers.push(sender);
         updates.map(Ok).boxed()
     }
@@ -134,16 +193,66 @@ impl FakeStore {
         let created = state.leases.get(&key).map(|lease| lease.created);
         state.created += 1;
         let lease = Lease { key, attrs, created: created.unwrap_or(state.created) };
-        state.leases.insert(key, lease.clone());
-        state.tell(&LeaseUpdate::Put(lease.clone()));
+        self.insert(&mut state, &lease);
         lease
+    }
+
+    fn insert(&self, state: &mut State, lease: &Lease) {
+        let was_unreadable = state.unreadable.remove(&lease.key).is_some();
+        if was_unreadable {
+            state.tell_unreadable();
+        }
+        state.leases.insert(lease.key, lease.clone());
+        state.tell(&LeaseUpdate::Put(lease.clone()));
+        self.changes.send_modify(|count| *count += 1);
     }
 
     /// Deletes a lease.
     pub fn remove(&self, key: &str) {
         let mut state = self.lock();
-        state.leases.remove(&key.parse().expect("a test names a valid key"));
+        let lease = key.parse().expect("a test names a valid key");
+        state.leases.remove(&lease);
+        if state.unreadable.remove(&lease).is_some() {
+            state.tell_unreadable();
+        }
         state.tell(&LeaseUpdate::Removed(key.to_owned()));
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// Puts what nobody can read in place of a lease.
+    pub fn spoil(&self, key: LeaseKey) {
+        let mut state = self.lock();
+        state.leases.remove(&key);
+        let record = BadRecord { key: key.to_string(), reason: "spoilt by a test".to_owned() };
+        state.unreadable.insert(key, record.clone());
+        state.tell_unreadable();
+        state.tell(&LeaseUpdate::Undecodable(record));
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// Puts the own record back if it is not as it should be.
+    fn put_back(&self, own: &Lease) -> Result<(), SubnetError> {
+        let mut state = self.answer()?;
+        let lost = match state.leases.get(&own.key) {
+            Some(there) if there.attrs == own.attrs => return Ok(()),
+            Some(there) if is_ours(&there.attrs, &own.attrs) => None,
+            Some(there) => Some(holder(&there.attrs)),
+            None => state.rival(own.key),
+        };
+        if let Some(holder) = lost {
+            return Err(self.lose(own.key, holder));
+        }
+        state.created += 1;
+        let created = state.leases.get(&own.key).map_or(state.created, |there| there.created);
+        self.insert(&mut state, &Lease { created, ..own.clone() });
+        Ok(())
+    }
+
+    /// Shows in the status that another has a lease.
+    fn lose(&self, key: LeaseKey, holder: String) -> SubnetError {
+        let lost = SubnetError::LeaseLost { key, holder };
+        self.status.send_modify(|status| status.lease_lost = Some(lost.to_string()));
+        lost
     }
 
     /// Sends any message to all watches.
@@ -156,13 +265,14 @@ impl FakeStore {
         self.lock().leases.values().cloned().collect()
     }
 
-    fn free_subnets(state: &State) -> Option<LeaseKey> {
+    fn free_subnets(&self, state: &State) -> Option<LeaseKey> {
+        let local = self.node.as_ref().map(|node| *node.local.lock().expect("no holder panics"));
         let taken = |candidate: &crate::addr::Subnet| {
             let family = candidate.family();
-            state
-                .leases
-                .keys()
-                .any(|key| key.subnet(family).is_some_and(|subnet| subnet.overlaps(*candidate)))
+            let mut keys = state.leases.keys().chain(state.unreadable.keys());
+            let mut avoided = local.iter().filter_map(|ips| ips.get(family));
+            keys.any(|key| key.subnet(family).is_some_and(|subnet| subnet.overlaps(*candidate)))
+                || avoided.any(|ip| candidate.contains(*ip))
         };
         let free = |family: Family| {
             let range = state.config.networks.get(family)?.range?;
@@ -182,6 +292,12 @@ impl SubnetManager for FakeStore {
         Ok(self.answer()?.wanted_ips)
     }
 
+    fn avoid(&self, local: &PerFamily<IpAddr>) {
+        if let Some(node) = &self.node {
+            *node.local.lock().expect("no holder panics") = *local;
+        }
+    }
+
     fn config_changes(&self) -> Option<ConfigStream> {
         let (sender, changes) = mpsc::unbounded();
         self.lock().config_watchers.push(sender);
@@ -194,8 +310,9 @@ impl SubnetManager for FakeStore {
         public_ips: &PerFamily<IpAddr>,
     ) -> Result<Option<LeaseAttrs>, SubnetError> {
         let state = self.answer()?;
+        let identity = self.identity(&state);
         let asked = LeaseAttrs { public_ips: *public_ips, ..LeaseAttrs::default() };
-        let proven = state.leases.values().find(|lease| state.identity.proves(lease, &asked));
+        let proven = state.leases.values().find(|lease| identity.proves(lease, &asked));
         let by_address = || state.leases.values().find(|lease| lease.attrs.public_ips == *public_ips);
         let own = proven.or_else(by_address);
         Ok(own.map(|lease| lease.attrs.clone()))
@@ -203,7 +320,8 @@ impl SubnetManager for FakeStore {
 
     async fn acquire_lease(&self, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
         let mut state = self.answer()?;
-        let proven = state.leases.values().find(|lease| state.identity.proves(lease, attrs));
+        let identity = self.identity(&state);
+        let proven = state.leases.values().find(|lease| identity.proves(lease, attrs));
         let by_address = || state.leases.values().find(|lease| lease.attrs.public_ips == attrs.public_ips);
         let own = proven.or_else(by_address);
         let found = own.map(|lease| (lease.key, lease.created));
@@ -218,35 +336,60 @@ impl SubnetManager for FakeStore {
         let (key, created) = match found {
             Some(found) => found,
             None => (
-                Self::free_subnets(&state)
+                self.free_subnets(&state)
                     .ok_or_else(|| SubnetError::Conflict("no free subnet".to_owned()))?,
                 created,
             ),
         };
         let lease = Lease { key, attrs: attrs.clone(), created };
-        if state.leases.insert(key, lease.clone()).as_ref() != Some(&lease) {
-            state.tell(&LeaseUpdate::Put(lease.clone()));
+        if state.leases.get(&key) != Some(&lease) {
+            self.insert(&mut state, &lease);
         }
+        self.status.send_modify(|status| status.lease_lost = None);
         Ok(lease)
     }
 
     async fn publish(&self, lease: &Lease, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
-        let next = Lease { attrs: attrs.clone(), ..lease.clone() };
-        let mut state = self.lock();
-        state.leases.insert(next.key, next.clone());
-        state.tell(&LeaseUpdate::Put(next.clone()));
+        let mut state = self.answer()?;
+        let lost = match state.leases.get(&lease.key) {
+            Some(there) if there.attrs == *attrs => return Ok(there.clone()),
+            Some(there) if is_ours(&there.attrs, &lease.attrs) => None,
+            Some(there) => Some(holder(&there.attrs)),
+            None => state.rival(lease.key),
+        };
+        if let Some(holder) = lost {
+            return Err(self.lose(lease.key, holder));
+        }
+        state.created += 1;
+        let created = state.leases.get(&lease.key).map_or(state.created, |there| there.created);
+        let next = Lease { attrs: attrs.clone(), created, ..lease.clone() };
+        self.insert(&mut state, &next);
         Ok(next)
     }
 
-    async fn hold_lease(&self, _: &Lease) -> Result<Infallible, SubnetError> {
-        std::future::pending().await
+    async fn hold_lease(&self, lease: &Lease) -> Result<Infallible, SubnetError> {
+        let (mut changes, mut away) = (self.changes.subscribe(), self.away.subscribe());
+        loop {
+            changes.mark_unchanged();
+            match self.put_back(lease) {
+                // Both fail only if the store is gone, and this is one.
+                Ok(()) => _ = changes.changed().await,
+                Err(lost @ SubnetError::LeaseLost { .. }) => return Err(lost),
+                Err(_) => _ = away.wait_for(|away| !away).await,
+            }
+        }
     }
 
     async fn release_lease(&self, lease: &Lease) -> Result<(), SubnetError> {
         let mut state = self.answer()?;
-        if state.leases.remove(&lease.key).is_some() {
-            state.tell(&LeaseUpdate::Removed(lease.key.to_string()));
+        match state.leases.get(&lease.key) {
+            None => return Ok(()),
+            Some(there) if !is_ours(&there.attrs, &lease.attrs) => {
+                return Err(SubnetError::LeaseLost { key: lease.key, holder: holder(&there.attrs) });
+            }
+            Some(_) => _ = state.leases.remove(&lease.key),
         }
+        state.tell(&LeaseUpdate::Removed(lease.key.to_string()));
         Ok(())
     }
 
@@ -262,5 +405,10 @@ impl SubnetManager for FakeStore {
 
     fn status(&self) -> watch::Receiver<StoreStatus> {
         self.status.subscribe()
+    }
+
+    fn place(&self) -> String {
+        // Tests that know nothing of places compare it with that of an empty state.
+        String::new()
     }
 }

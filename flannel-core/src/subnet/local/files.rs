@@ -341,16 +341,19 @@ impl Folder {
     }
 
     /// Takes the lock that all writers take, and holds it until the file is dropped.
-    pub(super) fn lock(&self) -> io::Result<File> {
+    pub(super) fn lock(&self, gives_up: impl Fn() -> bool) -> io::Result<File> {
         let until = Instant::now() + LOCK_WAIT;
         loop {
             let root = self.open()?;
             let file = root.file_or_new(OsStr::new(LOCK), MODE)?;
             match file.try_lock() {
                 // Somebody may have deleted the file meanwhile, and others hold the lock on a new one.
-                Ok(()) if root.is_at(&file, OsStr::new(LOCK)) => return Ok(file),
+                Ok(()) if root.is_at(&file, OsStr::new(LOCK)) && !gives_up() => return Ok(file),
                 Ok(()) | Err(TryLockError::WouldBlock) => {}
                 Err(TryLockError::Error(error)) => return Err(error),
+            }
+            if gives_up() {
+                return Err(io::Error::new(io::ErrorKind::Interrupted, "nobody waits for it any more"));
             }
             if Instant::now() >= until {
                 let text = format!("another process holds it for more than {} s", LOCK_WAIT.as_secs());

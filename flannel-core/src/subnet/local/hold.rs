@@ -9,7 +9,7 @@ use tracing::{debug, error, warn};
 use super::clock::TOLERANCE;
 use super::files::{Entry, Scan};
 use super::watch::{Changes, RESCAN};
-use super::{LocalSubnetManager, Store, failed};
+use super::{Caller, LocalSubnetManager, Store, failed};
 use crate::lease::{Lease, LeaseAttrs, LeaseKey};
 use crate::subnet::SubnetError;
 use crate::subnet::allocate::{holder, is_same_node, overlaps};
@@ -39,7 +39,7 @@ pub(super) async fn hold(manager: &LocalSubnetManager, lease: &Lease) -> Result<
     loop {
         changes.arm();
         let own = lease.clone();
-        let held = manager.blocking(move |store| store.confirm(&own, spread)).await;
+        let held = manager.changing(move |store, caller| store.confirm(&own, spread, caller)).await;
         let held = match held {
             Ok(Held::Restored(Some(by))) if rivalry.changed_by(&by) => Err(lost(lease.key, rivalry.holder())),
             held => held,
@@ -82,9 +82,14 @@ pub(super) async fn hold(manager: &LocalSubnetManager, lease: &Lease) -> Result<
 
 impl Store {
     /// Puts other attributes into the own file, if it is as we left it or has them already.
-    pub(super) fn publish(&self, own: &Lease, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
+    pub(super) fn publish(
+        &self,
+        own: &Lease,
+        attrs: &LeaseAttrs,
+        caller: &Caller,
+    ) -> Result<Lease, SubnetError> {
         let subnets = self.folder.subnets();
-        let _lock = self.folder.lock().map_err(failed("lock", &self.folder.lock_file()))?;
+        let _lock = self.lock(caller)?;
         self.folder.create_subnets().map_err(failed("create", &subnets))?;
         let scan = self.scan()?;
         let reserved = match scan.live.get(&own.key.to_string()) {
@@ -105,9 +110,9 @@ impl Store {
     }
 
     /// Removes the own file.
-    pub(super) fn release(&self, own: &Lease) -> Result<(), SubnetError> {
+    pub(super) fn release(&self, own: &Lease, caller: &Caller) -> Result<(), SubnetError> {
         let subnets = self.folder.subnets();
-        let _lock = self.folder.lock().map_err(failed("lock", &self.folder.lock_file()))?;
+        let _lock = self.lock(caller)?;
         let now = self.clock.now(&self.folder).time;
         let read = self.folder.read(own.key, now).map_err(failed("read", &subnets))?;
         match read {
@@ -129,7 +134,7 @@ impl Store {
     }
 
     /// Looks at the own file; takes the lock only if there is something to do.
-    fn confirm(&self, own: &Lease, spread: f64) -> Result<Held, SubnetError> {
+    fn confirm(&self, own: &Lease, spread: f64, caller: &Caller) -> Result<Held, SubnetError> {
         let subnets = self.folder.subnets();
         let (ttl, margin) = (self.options.ttl, self.options.renew_margin);
         let now = self.clock.now(&self.folder).time;
@@ -148,7 +153,7 @@ impl Store {
                 return Ok(Held::For(wait));
             }
         }
-        let _lock = self.folder.lock().map_err(failed("lock", &self.folder.lock_file()))?;
+        let _lock = self.lock(caller)?;
         self.folder.create_subnets().map_err(failed("create", &subnets))?;
         let scan = self.scan()?;
         let name = own.key.to_string();

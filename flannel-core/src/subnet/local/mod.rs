@@ -24,10 +24,11 @@ use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::error::Error;
 use std::ffi::OsString;
+use std::fs::File;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -96,18 +97,37 @@ impl LocalSubnetManager {
         Self(Arc::new(Store { folder, clock, options, health, local, cache }))
     }
 
-    /// Runs what blocks on files. Dropping the future does not interrupt it.
+    /// Runs what blocks on files and changes nothing. Dropping the future does not interrupt it.
     async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Store) -> Result<T, SubnetError> + Send + 'static,
     ) -> Result<T, SubnetError> {
-        let store = Arc::clone(&self.0);
-        let done = tokio::task::spawn_blocking(move || work(&store)).await;
+        self.changing(move |store, _| work(store)).await
+    }
+
+    /// Runs what blocks on files and changes some. Once the future was dropped it begins no change any more.
+    async fn changing<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Store, &Caller) -> Result<T, SubnetError> + Send + 'static,
+    ) -> Result<T, SubnetError> {
+        let (store, waiting) = (Arc::clone(&self.0), Arc::new(()));
+        let caller = Caller(Arc::downgrade(&waiting));
+        let done = tokio::task::spawn_blocking(move || work(&store, &caller)).await;
         let result = done.unwrap_or_else(|error| {
             Err(SubnetError::Unavailable { what: "the runtime shuts down".to_owned(), source: error.into() })
         });
         self.0.note(&result);
         result
+    }
+}
+
+/// Who waits for work that runs on a thread of its own.
+struct Caller(Weak<()>);
+
+impl Caller {
+    /// Whether the future that waited was dropped.
+    fn is_gone(&self) -> bool {
+        self.0.strong_count() == 0
     }
 }
 
@@ -131,14 +151,14 @@ impl SubnetManager for LocalSubnetManager {
 
     async fn acquire_lease(&self, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
         let attrs = attrs.clone();
-        let lease = self.blocking(move |store| store.acquire(&attrs)).await?;
+        let lease = self.changing(move |store, caller| store.acquire(&attrs, caller)).await?;
         self.0.health.set_lost(None);
         Ok(lease)
     }
 
     async fn publish(&self, lease: &Lease, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
         let (own, attrs) = (lease.clone(), attrs.clone());
-        let published = self.blocking(move |store| store.publish(&own, &attrs)).await;
+        let published = self.changing(move |store, caller| store.publish(&own, &attrs, caller)).await;
         if let Err(lost @ SubnetError::LeaseLost { .. }) = &published {
             self.0.health.set_lost(Some(lost.to_string()));
         }
@@ -151,7 +171,7 @@ impl SubnetManager for LocalSubnetManager {
 
     async fn release_lease(&self, lease: &Lease) -> Result<(), SubnetError> {
         let own = lease.clone();
-        self.blocking(move |store| store.release(&own)).await
+        self.changing(move |store, caller| store.release(&own, caller)).await
     }
 
     fn watch_leases(&self) -> LeaseStream {
@@ -176,6 +196,13 @@ impl Store {
             }
             _ => self.health.succeed(),
         }
+    }
+
+    /// Takes the lock for a change, unless nobody waits for that any more: who drops a call and makes another one, which
+    /// has the lock later, must not be overtaken by it.
+    fn lock(&self, caller: &Caller) -> Result<File, SubnetError> {
+        let lock = self.folder.lock(|| caller.is_gone());
+        lock.map_err(failed("lock", &self.folder.lock_file()))
     }
 
     fn config(&self) -> Result<NetworkConfig, SubnetError> {
@@ -220,11 +247,11 @@ impl Store {
         Ok(published(entries.filter_map(Entry::lease), public_ips, &self.options.identity))
     }
 
-    fn acquire(&self, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
+    fn acquire(&self, attrs: &LeaseAttrs, caller: &Caller) -> Result<Lease, SubnetError> {
         let config = self.config()?;
         let subnets = self.folder.subnets();
         self.folder.create_subnets().map_err(failed("create", &subnets))?;
-        let _lock = self.folder.lock().map_err(failed("lock", &self.folder.lock_file()))?;
+        let _lock = self.lock(caller)?;
         let scan = self.scan()?;
         let mut identity = self.options.identity.clone();
         if identity.subnets.is_none() {

@@ -403,10 +403,10 @@ async fn a_lease_that_another_node_has_is_lost() {
 async fn a_deleted_lock_does_not_let_two_in() {
     let dir = store(V4);
     let folder = folder(&dir);
-    let first = folder.lock().unwrap();
+    let first = folder.lock(|| false).unwrap();
     let waiting = {
         let folder = folder.clone();
-        std::thread::spawn(move || folder.lock().unwrap())
+        std::thread::spawn(move || folder.lock(|| false).unwrap())
     };
     std::thread::sleep(Duration::from_millis(50));
     assert!(!waiting.is_finished());
@@ -414,7 +414,7 @@ async fn a_deleted_lock_does_not_let_two_in() {
     let second = waiting.join().unwrap();
     fs::remove_file(dir.path().join(".lock")).unwrap();
     // The new file is another lock: who takes it must find it still there.
-    drop((second, folder.lock().unwrap()));
+    drop((second, folder.lock(|| false).unwrap()));
 }
 
 #[tokio::test]

@@ -1,0 +1,100 @@
+//! The contract of [`SubnetManager`] as a test that any store can run.
+//!
+//! A store gives a [`StoreBed`]: how its instances are opened, and how somebody else changes its records. Then
+//! [`store_contract`] acts as nodes of a cluster on it and panics with the rule that does not hold:
+//!
+//! ```
+//! # use flannel_core::testing::{FakeStoreBed, store_contract};
+//! # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+//! # runtime.block_on(async {
+//! store_contract(&FakeStoreBed::new()).await;
+//! # });
+//! ```
+
+mod fake;
+mod observer;
+mod rules;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::addr::PerFamily;
+use crate::lease::{BackendData, Lease, LeaseAttrs, LeaseKey};
+use crate::subnet::{Identity, SubnetManager};
+
+pub use self::fake::FakeStoreBed;
+
+/// A store under test, as its nodes and its operator have it.
+///
+/// Its network config has IPv4, the backend `vxlan`, and room for a hundred subnets. Everything that the methods do is
+/// done once they return, but the stores need not have noticed it.
+#[async_trait]
+pub trait StoreBed: Send + Sync {
+    /// Opens the store as node number `node` (1 to 99) does at its start: a new instance, which knows of its node no
+    /// more than `identity`. A store whose subnets somebody else assigns has one for this node by then.
+    async fn open(&self, node: u8, identity: Identity) -> Arc<dyn SubnetManager>;
+
+    /// Changes the value of a record that is there, behind the back of its node.
+    async fn write(&self, key: LeaseKey, attrs: &LeaseAttrs);
+
+    /// Puts what nobody can read in place of the value of a record that is there.
+    async fn spoil(&self, key: LeaseKey);
+
+    /// Deletes a record.
+    async fn delete(&self, key: LeaseKey);
+
+    /// Lets another node have the subnet of `lease`, and publish `attrs` with it.
+    async fn give_away(&self, lease: &Lease, attrs: &LeaseAttrs) {
+        self.write(lease.key, attrs).await;
+    }
+
+    /// Whether the store chooses subnets, and so asks what [`SubnetManager::avoid`] said.
+    fn chooses_subnets(&self) -> bool {
+        true
+    }
+
+    /// Whether a record keeps the time of its creation when its value changes. One that doesn't makes a node that
+    /// publishes anew the youngest of those that contradict each other.
+    fn keeps_created(&self) -> bool {
+        true
+    }
+}
+
+/// What node number `node` publishes: an address of 198.18.0.0/15 and a VTEP MAC.
+pub fn node_attrs(node: u8) -> LeaseAttrs {
+    attrs_with(node, node)
+}
+
+/// What a node publishes with the address of one number and the VTEP MAC of another.
+fn attrs_with(address: u8, mac: u8) -> LeaseAttrs {
+    let data = serde_json::json!({"VNI": 1, "VtepMAC": format!("0a:00:00:00:00:{mac:02x}")});
+    LeaseAttrs {
+        public_ips: PerFamily { v4: Some([198, 18, 0, address].into()), v6: None },
+        backend_type: "vxlan".to_owned(),
+        backend_data: PerFamily { v4: BackendData::encode(&data).ok(), v6: None },
+    }
+}
+
+/// Checks all rules that are written at [`SubnetManager`], one after another in one store. It takes seconds, and runs on
+/// paused time where the store does.
+///
+/// # Panics
+///
+/// With the rule, if one does not hold.
+pub async fn store_contract(bed: &dyn StoreBed) {
+    rules::config_and_status(bed).await;
+    rules::a_lease_lies_in_the_network_and_is_seen(bed).await;
+    rules::a_restart_changes_nothing(bed).await;
+    rules::a_node_keeps_its_subnet_over_another_address(bed).await;
+    rules::nodes_share_no_address(bed).await;
+    rules::a_subnet_holds_no_underlay_address(bed).await;
+    rules::a_watch_tells_every_change(bed).await;
+    rules::publishing_changes_the_record_and_nothing_else(bed).await;
+    rules::the_own_record_is_put_back(bed).await;
+    rules::a_lease_of_another_node_is_lost(bed).await;
+    rules::a_released_lease_is_gone(bed).await;
+    rules::a_dropped_future_does_nothing_more(bed).await;
+}
