@@ -8,15 +8,15 @@ use neli::consts::rtnl::{IfaF, Ntf, Nud, RtScope, RtTable, Rta, RtaType, RtmF, R
 use neli::rtnl::{Ifaddrmsg, Ndmsg, Rtmsg};
 use neli::types::{Buffer, RtBuffer};
 
-use super::encode::{AF_BRIDGE, RTA_NH_ID, RTA_VIA, RTNH_F_ONLINK};
 use super::message::{Message, Undecodable, attribute, attributes, number, u16_at, u32_at};
 use super::next_hops::NextHops;
-use crate::addr::{Family, LinkIndex, MacAddr, Subnet, Vni};
+use super::wire::{
+    AF_BRIDGE, RTA_NH_ID, RTA_PREF, RTA_VIA, RTNH_F_ONLINK, family_of, read_ip, read_ip_of, read_mac,
+};
+use crate::addr::{Family, LinkIndex, Subnet, Vni};
 use crate::dataplane::{Address, FdbEntry, Neighbour, Object, ObjectKey, Route, Through};
 use crate::kernel::{Exit, LinkAddress, RouteLookup};
 
-/// `RTA_PREF`: the router preference of an IPv6 route.
-const RTA_PREF: u16 = 20;
 /// The preference "medium" (RFC 4191 section 2.1), which every route has by default.
 const PREF_MEDIUM: &[u8] = &[0];
 
@@ -47,21 +47,6 @@ impl Sight {
     }
 }
 
-/// The address family of a kernel number, of those that we handle.
-fn family(number: u8) -> Option<Family> {
-    match i32::from(number) {
-        libc::AF_INET => Some(Family::V4),
-        libc::AF_INET6 => Some(Family::V6),
-        _ => None,
-    }
-}
-
-fn ip(payload: &[u8]) -> Result<IpAddr, Undecodable> {
-    let v4 = || <[u8; 4]>::try_from(payload).map(IpAddr::from);
-    let v6 = || <[u8; 16]>::try_from(payload).map(IpAddr::from);
-    v4().or_else(|_| v6()).map_err(|_| "attribute is no IP address".into())
-}
-
 /// Reads an attribute, if it is there.
 fn read<T: RtaType, V>(
     within: &RtBuffer<T, Buffer>,
@@ -69,19 +54,6 @@ fn read<T: RtaType, V>(
     read: impl Fn(&[u8]) -> Result<V, Undecodable>,
 ) -> Result<Option<V>, Undecodable> {
     attribute(within, number).map(read).transpose()
-}
-
-/// Reads an IP address of a family.
-pub(super) fn ip_of(family: Family) -> impl Fn(&[u8]) -> Result<IpAddr, Undecodable> {
-    move |payload| {
-        let addr = ip(payload)?;
-        if Family::of(addr) == family { Ok(addr) } else { Err("address of another family".into()) }
-    }
-}
-
-/// A MAC, if the hardware address has 48 bits.
-pub(super) fn mac(payload: &[u8]) -> Option<MacAddr> {
-    payload.try_into().ok().map(MacAddr)
 }
 
 /// A link by a signed field; 0 and below mean none.
@@ -92,12 +64,12 @@ fn link(index: i32) -> Result<LinkIndex, Undecodable> {
 /// An address of a link; `None` if it is of a family that we don't handle, or has no address.
 pub(super) fn address(message: &Message<'_>) -> Result<Option<LinkAddress>, Undecodable> {
     let body: Ifaddrmsg = message.body_as()?;
-    let Some(family) = family((*body.ifa_family()).into()) else { return Ok(None) };
+    let Some(family) = family_of((*body.ifa_family()).into()) else { return Ok(None) };
     let attrs = body.rtattrs();
     // On a point-to-point link IFA_ADDRESS is the other end's.
-    let local = read(attrs, libc::IFA_LOCAL, ip_of(family))?;
+    let local = read(attrs, libc::IFA_LOCAL, read_ip_of(family))?;
     let Some(addr) =
-        local.map_or_else(|| read(attrs, libc::IFA_ADDRESS, ip_of(family)), |addr| Ok(Some(addr)))?
+        local.map_or_else(|| read(attrs, libc::IFA_ADDRESS, read_ip_of(family)), |addr| Ok(Some(addr)))?
     else {
         return Ok(None);
     };
@@ -127,7 +99,7 @@ pub(super) fn neighbour_sight(message: &Message<'_>) -> Result<Sight, Undecodabl
     let body: Ndmsg = message.body_as()?;
     match u8::from(*body.ndm_family()) {
         AF_BRIDGE => fdb(&body),
-        other => family(other).map_or(Ok(Sight::Irrelevant), |family| neighbour(&body, family)),
+        other => family_of(other).map_or(Ok(Sight::Irrelevant), |family| neighbour(&body, family)),
     }
 }
 
@@ -136,9 +108,9 @@ fn neighbour(body: &Ndmsg, family: Family) -> Result<Sight, Undecodable> {
     if body.ndm_flags().contains(Ntf::PROXY) {
         return Ok(Sight::Irrelevant);
     }
-    let Some(addr) = read(attrs, libc::NDA_DST, ip_of(family))? else { return Ok(Sight::Irrelevant) };
+    let Some(addr) = read(attrs, libc::NDA_DST, read_ip_of(family))? else { return Ok(Sight::Irrelevant) };
     let link = link(*body.ndm_index())?;
-    let mac = attribute(attrs, libc::NDA_LLADDR).and_then(mac);
+    let mac = attribute(attrs, libc::NDA_LLADDR).and_then(read_mac);
     Ok(match mac.filter(|_| body.ndm_state().contains(Nud::PERMANENT)) {
         Some(mac) => Sight::Present(Object::Neighbour(Neighbour { link, addr, mac })),
         None => Sight::Absent(ObjectKey::Neighbour(link, addr)),
@@ -147,7 +119,8 @@ fn neighbour(body: &Ndmsg, family: Family) -> Result<Sight, Undecodable> {
 
 fn fdb(body: &Ndmsg) -> Result<Sight, Undecodable> {
     let attrs = body.rtattrs();
-    let (dst, mac) = (read(attrs, libc::NDA_DST, ip)?, attribute(attrs, libc::NDA_LLADDR).and_then(mac));
+    let (dst, mac) =
+        (read(attrs, libc::NDA_DST, read_ip)?, attribute(attrs, libc::NDA_LLADDR).and_then(read_mac));
     // Entries of a bridge have no remote, those with a next-hop group neither.
     let (Some(dst), Some(mac), true) = (dst, mac, body.ndm_flags().contains(Ntf::SELF)) else {
         return Ok(Sight::Irrelevant);
@@ -176,13 +149,13 @@ fn fdb(body: &Ndmsg) -> Result<Sight, Undecodable> {
 /// `net.ipv4.nexthop_compat_mode` lets it. A route through an unknown object is none that we wrote.
 pub(super) fn route_sight(message: &Message<'_>, next_hops: &NextHops) -> Result<Sight, Undecodable> {
     let body: Rtmsg = message.body_as()?;
-    let Some(family) = family((*body.rtm_family()).into()) else { return Ok(Sight::Irrelevant) };
+    let Some(family) = family_of((*body.rtm_family()).into()) else { return Ok(Sight::Irrelevant) };
     let attrs = body.rtattrs();
     let in_main = table(&body)? == u32::from(u8::from(RtTable::Main));
     if !in_main || *body.rtm_tos() != 0 || body.rtm_flags().contains(RtmF::CLONED) {
         return Ok(Sight::Irrelevant);
     }
-    let base = read(attrs, libc::RTA_DST, ip_of(family))?.unwrap_or(family.unspecified());
+    let base = read(attrs, libc::RTA_DST, read_ip_of(family))?.unwrap_or(family.unspecified());
     let dst = Subnet::exact(base, *body.rtm_dst_len()).ok_or("destination is no subnet")?;
     let mut route = Route {
         dst,
@@ -217,8 +190,8 @@ fn table(body: &Rtmsg) -> Result<u32, Undecodable> {
 }
 
 fn gateway(attrs: &RtBuffer<Rta, Buffer>, family: Family) -> Result<Option<IpAddr>, Undecodable> {
-    let via = |payload: &[u8]| ip(payload.get(2..).unwrap_or(&[]));
-    Ok(read(attrs, libc::RTA_GATEWAY, ip_of(family))?.or(read(attrs, RTA_VIA, via)?))
+    let via = |payload: &[u8]| read_ip(payload.get(2..).unwrap_or(&[]));
+    Ok(read(attrs, libc::RTA_GATEWAY, read_ip_of(family))?.or(read(attrs, RTA_VIA, via)?))
 }
 
 /// Whether a route has nothing but what we write.
@@ -248,7 +221,7 @@ fn is_plain(body: &Rtmsg, family: Family) -> bool {
 /// The answer to a look-up, or a route as one; `None` if it leads nowhere.
 pub(super) fn lookup(message: &Message<'_>) -> Result<Option<RouteLookup>, Undecodable> {
     let body: Rtmsg = message.body_as()?;
-    let family = family((*body.rtm_family()).into()).ok_or("route of an unknown family")?;
+    let family = family_of((*body.rtm_family()).into()).ok_or("route of an unknown family")?;
     if !matches!(body.rtm_type(), Rtn::Unicast | Rtn::Local | Rtn::Broadcast | Rtn::Multicast | Rtn::Anycast)
     {
         return Ok(None);
@@ -261,7 +234,7 @@ pub(super) fn lookup(message: &Message<'_>) -> Result<Option<RouteLookup>, Undec
     Ok(Some(RouteLookup {
         exit: Exit::of(links),
         via: gateway(attrs, family)?.or_else(|| several.iter().find_map(|(_, via)| *via)),
-        source: read(attrs, libc::RTA_PREFSRC, ip_of(family))?,
+        source: read(attrs, libc::RTA_PREFSRC, read_ip_of(family))?,
         metric: read(attrs, libc::RTA_PRIORITY, number)?.unwrap_or(0),
     }))
 }

@@ -5,35 +5,24 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use neli::consts::nl::NlmF;
 use neli::consts::rtnl::{
-    Ifa, IfaF, Nda, Ntf, Nud, RtAddrFamily, RtScope, RtTable, Rta, RtaType, Rtm, RtmF, Rtn, Rtprot,
+    Ifa, IfaF, Nda, Ntf, Nud, RtAddrFamily, RtScope, RtTable, Rta, Rtm, RtmF, Rtn, Rtprot,
 };
-use neli::rtnl::{
-    Ifaddrmsg, IfaddrmsgBuilder, Ndmsg, NdmsgBuilder, Rtattr, RtattrBuilder, Rtmsg, RtmsgBuilder,
-};
+use neli::rtnl::{Ifaddrmsg, IfaddrmsgBuilder, Ndmsg, NdmsgBuilder, Rtattr, Rtmsg, RtmsgBuilder};
 use neli::types::{Buffer, RtBuffer};
-use neli::{Size, ToBytes};
 
 use super::message::Datagram;
 use super::next_hops;
+use super::wire::{AF_BRIDGE, RTA_NH_ID, RTA_VIA, RTNH_F_ONLINK, attr, family, index, ip};
 use crate::addr::{Family, LinkIndex};
 use crate::dataplane::{Address, FdbEntry, Neighbour, Object, Op, Route, Through};
-
-/// `AF_BRIDGE`: the family of FDB entries.
-pub(super) const AF_BRIDGE: u8 = 7;
-/// `RTNH_F_ONLINK` in `rtm_flags`. Not in neli, whose `From` would drop it.
-pub(super) const RTNH_F_ONLINK: u32 = 4;
-/// `RTA_VIA`: a gateway of another family than the route's.
-pub(super) const RTA_VIA: u16 = 18;
-/// `RTA_NH_ID`: the number of a next-hop object.
-pub(super) const RTA_NH_ID: u16 = 30;
 
 /// Appends the message for one operation.
 ///
 /// Only routes are created exclusively: the others live on devices of our own, where an entry under the
 /// same key is a leftover of ours. A next-hop object is always a new one, under a number that must be free.
 ///
-/// `next_hop` is the number of the next-hop object that it is about. Without one a route that goes through
-/// one can't be put, but deleted.
+/// `next_hop` is the kernel's number of the next-hop object that the operation is about. Creating a route through a
+/// next-hop object needs it; deleting one does not.
 pub(super) fn op(datagram: &mut Datagram, op: &Op, next_hop: Option<u32>, seq: u32, ack: bool) {
     let put = match op {
         Op::Create(Object::Route(_) | Object::NextHop(_)) | Op::Replace(Object::NextHop(_)) => {
@@ -59,36 +48,6 @@ pub(super) fn op(datagram: &mut Datagram, op: &Op, next_hop: Option<u32>, seq: u
         }
         Object::Route(it) => datagram.push(Rtm::Newroute, flags, seq, route(it, next_hop)),
     }
-}
-
-/// The kernel's number of a family.
-pub(super) fn family(family: Family) -> RtAddrFamily {
-    match family {
-        Family::V4 => RtAddrFamily::Inet,
-        Family::V6 => RtAddrFamily::Inet6,
-    }
-}
-
-/// An attribute.
-pub(super) fn attr<T: RtaType, P: Size + ToBytes>(kind: T, payload: P) -> Rtattr<T, Buffer> {
-    RtattrBuilder::default()
-        .rta_type(kind)
-        .rta_payload(payload)
-        .build()
-        .expect("both fields are set and memory can be written")
-}
-
-/// The bytes of an address, as attributes carry it.
-pub(super) fn ip(addr: IpAddr) -> Buffer {
-    match addr {
-        IpAddr::V4(addr) => Buffer::from(addr.octets().as_slice()),
-        IpAddr::V6(addr) => Buffer::from(addr.octets().as_slice()),
-    }
-}
-
-/// A link index where the kernel has a signed field. Real ones are small and positive.
-pub(super) fn index(link: LinkIndex) -> i32 {
-    link.0.cast_signed()
 }
 
 fn address(address: &Address) -> Ifaddrmsg {

@@ -8,9 +8,8 @@ use neli::consts::rtnl::{Iff, Ifla, IflaInfo, RtAddrFamily, Rtm};
 use neli::rtnl::{Ifinfomsg, IfinfomsgBuilder, Rtattr};
 use neli::types::{Buffer, RtBuffer};
 
-use super::decode::mac;
-use super::encode::{attr, index, ip};
 use super::message::{Datagram, Message, Undecodable, attribute, attributes, number, string};
+use super::wire::{attr, index, ip, read_mac};
 use crate::addr::{LinkIndex, MacAddr, Mtu, Vni};
 use crate::kernel::{Link, LinkOp, VxlanLink};
 
@@ -176,7 +175,7 @@ pub(super) fn link(message: &Message<'_>) -> Result<Option<Link>, Undecodable> {
         altnames: altnames.map(|(_, name)| string(name)).collect(),
         kind,
         master: attribute(attrs, libc::IFLA_MASTER).map(number).transpose()?.map(LinkIndex),
-        mac: attribute(attrs, libc::IFLA_ADDRESS).and_then(mac),
+        mac: attribute(attrs, libc::IFLA_ADDRESS).and_then(read_mac),
         mtu: Mtu(attribute(attrs, libc::IFLA_MTU).map_or(Ok(0), number)?),
         up: body.ifi_flags().contains(Iff::UP),
         carrier: body.ifi_flags().contains(Iff::LOWERUP),

@@ -2,7 +2,7 @@
 //!
 //! Three sockets: one for requests that are answered once (`batch`), one for lists (`dump`), one that
 //! hears announcements (`events`). `encode`, `decode` and `link` turn values into messages and back and
-//! touch nothing else. No type of the netlink library leaves this module.
+//! touch nothing else; `wire` has what they share. No type of the netlink library leaves this module.
 
 mod batch;
 mod decode;
@@ -19,6 +19,7 @@ pub(crate) mod nftables;
 mod ruleset;
 mod socket;
 mod sys;
+mod wire;
 
 #[cfg(test)]
 mod tests;

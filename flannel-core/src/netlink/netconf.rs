@@ -7,6 +7,7 @@ use neli::consts::rtnl::Rtm;
 use neli::types::{Buffer, RtBuffer};
 
 use super::message::{Message, Undecodable, attribute, number};
+use super::wire::family_of;
 use crate::addr::{Family, LinkIndex};
 use crate::kernel::{ConfOf, Forwarding};
 
@@ -39,11 +40,7 @@ pub(super) fn of(family: Family) -> u32 {
 
 /// What a message says about forwarding; `None` if it is about something else.
 pub(super) fn forwarding(message: &Message<'_>) -> Result<Option<Forwarding>, Undecodable> {
-    let family = match message.body.first().map(|number| i32::from(*number)) {
-        Some(libc::AF_INET) => Family::V4,
-        Some(libc::AF_INET6) => Family::V6,
-        _ => return Ok(None),
-    };
+    let Some(family) = message.body.first().copied().and_then(family_of) else { return Ok(None) };
     let attrs = message.body.get(BODY..).ok_or("netconf message is too short")?;
     let attrs = RtBuffer::<u16, Buffer>::from_bytes_with_input(&mut Cursor::new(attrs), attrs.len())
         .map_err(|_| "attributes of a netconf message can't be read")?;

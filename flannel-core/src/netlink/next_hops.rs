@@ -11,9 +11,8 @@ use std::net::IpAddr;
 use neli::types::{Buffer, RtBuffer};
 use neli::{FromBytesWithInput, ToBytes};
 
-use super::decode::ip_of;
-use super::encode::{RTNH_F_ONLINK, attr, family, ip};
 use super::message::{Message, Undecodable, attribute, attributes, number, u32_at};
+use super::wire::{RTNH_F_ONLINK, attr, family, family_of, ip, read_ip_of};
 use crate::addr::{Family, LinkIndex};
 use crate::dataplane::{NextHop, Object, ObjectKey, ROUTE_PROTOCOL, Through};
 use crate::kernel::KernelEvent;
@@ -241,12 +240,8 @@ fn number_in(message: &Message<'_>) -> Result<Option<u32>, Undecodable> {
 pub(super) fn decode(message: &Message<'_>) -> Result<Option<(u32, Entry)>, Undecodable> {
     let attrs = attributes_of(message)?;
     let (Some(id), Some(oif)) = (attribute(&attrs, ID), attribute(&attrs, OIF)) else { return Ok(None) };
-    let of = match i32::from(message.body[0]) {
-        libc::AF_INET => Family::V4,
-        libc::AF_INET6 => Family::V6,
-        _ => return Ok(None),
-    };
-    let gateway = attribute(&attrs, GATEWAY).map(ip_of(of)).transpose()?;
+    let Some(of) = family_of(message.body[0]) else { return Ok(None) };
+    let gateway = attribute(&attrs, GATEWAY).map(read_ip_of(of)).transpose()?;
     let flags = u32_at(message.body, 4).unwrap_or_default();
     let as_we_write =
         flags & RTNH_F_ONLINK != 0 && attributes(&attrs).all(|(kind, _)| matches!(kind, ID | OIF | GATEWAY));
