@@ -13,9 +13,11 @@
 //! - [`peers`]: which leases hold where they contradict each other, and what they ask of the kernel.
 //! - [`dataplane`]: kernel state as a value, and the plan from one to another.
 //! - [`on_link`]: which addresses a link reaches without a gateway.
+//! - [`backoff`]: how long to wait before the next try, and jitter.
 //! - [`ownership`]: whose a route on a shared link is, and what a previous backend left behind.
 //! - [`error`]: an error and its causes as one line.
 //! - [`status`]: what keeps pods from others, with cause, remedy and harm.
+//! - [`error`]: an error and its causes as one line.
 //! - [`gojson`]: JSON objects as Go reads them.
 //! - [`secret`]: credentials, which no output shows.
 //!
@@ -39,6 +41,7 @@
 pub mod addr;
 pub mod atomic_file;
 pub mod backend;
+pub mod backoff;
 pub mod clock;
 pub mod config;
 pub mod dataplane;
@@ -55,6 +58,7 @@ pub mod peers;
 pub mod port_holder;
 pub mod reconcile;
 mod repack;
+mod resync;
 pub mod secret;
 pub mod state_file;
 pub mod status;

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::hold::AUDIT;
 use super::iptables::Iptables;
 use super::manager::{FirewallError, RuleManager};
 use super::nft::Nftables;
 use super::obstacles::Surroundings;
 use crate::addr::Family;
+use crate::resync;
 
 /// What the operator wants rules to be kept by.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -49,7 +49,7 @@ impl Unused {
     pub(super) async fn open(&mut self) -> Result<Option<&mut (dyn RuleManager + 'static)>, FirewallError> {
         let opened = match self {
             Self::Nftables => boxed(Nftables::open().await),
-            Self::Iptables => boxed(Iptables::open(&[], AUDIT).await),
+            Self::Iptables => boxed(Iptables::open(&[], resync::PERIOD).await),
             Self::Open(manager) => return Ok(Some(manager.as_mut())),
         };
         match opened {

@@ -16,12 +16,12 @@ use super::choose::{Managers, Unused};
 use super::manager::{FirewallError, RuleManager};
 use super::obstacles::Obstacle;
 use super::rules::{Ours, Wanted};
-use crate::subnet::chain;
+use crate::backoff::{Backoff, Delays};
+use crate::error::chain;
+use crate::resync;
 
-/// How often everything is looked at, whatever was announced; jittered.
-pub(super) const AUDIT: Duration = Duration::from_secs(60);
-/// The first and the longest pause after a failure.
-const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// Delays after failures.
+const RETRY: Delays = Delays::new(Duration::from_millis(500), Duration::from_secs(30));
 /// So many repairs in so much time are no accident: somebody works against us.
 const FIGHT: (usize, Duration) = (10, Duration::from_secs(10));
 
@@ -69,7 +69,7 @@ pub struct Firewall {
     /// Which way the manager took at the last look.
     choice: Option<String>,
     repairs: VecDeque<Instant>,
-    failures: u32,
+    backoff: Backoff,
     /// Why it is unknown what an earlier run left, and until when not to look again.
     unclear: Option<(String, Instant)>,
 }
@@ -87,7 +87,8 @@ impl Firewall {
         let status = FirewallStatus { manager, masquerades, ..FirewallStatus::default() };
         let status = watch::Sender::new(status);
         let choice = managers.active.as_ref().and_then(|active| active.choice()).map(str::to_owned);
-        Self { managers, wanted, ours, status, choice, repairs: VecDeque::new(), failures: 0, unclear: None }
+        let (repairs, backoff) = (VecDeque::new(), Backoff::new(RETRY));
+        Self { managers, wanted, ours, status, choice, repairs, backoff, unclear: None }
     }
 
     /// How the rules are. Valid after `run` took the firewall, too.
@@ -142,10 +143,10 @@ impl Firewall {
                 // What the other manager has may go only when ours are there, so that nothing leaves unmasqueraded.
                 self.clear_unused().await;
                 self.note_unclear(unclear.as_ref());
-                self.failures = 0;
+                self.backoff.reset();
                 let (next, problem) = self.rest().unzip();
                 self.set_problem(problem);
-                next.unwrap_or_else(next_audit)
+                next.unwrap_or_else(|| resync::next(Instant::now()))
             }
             Err(error) => self.failed(&error),
         }
@@ -188,7 +189,7 @@ impl Firewall {
     }
 
     /// Removes what managers without rules to keep have left. What they can't do harms nobody, so it is noted,
-    /// and tried again at an audit.
+    /// and tried again at a resync.
     async fn clear_unused(&mut self) {
         if self.unclear.as_ref().is_some_and(|(_, until)| Instant::now() < *until) {
             return;
@@ -197,7 +198,7 @@ impl Firewall {
         while let Some(unused) = self.managers.unused.last_mut() {
             if let Err(error) = clear(unused, &self.ours).await {
                 let note = format!("rules of an earlier run may be left: {}", chain(&error));
-                self.unclear = Some((note, Instant::now() + AUDIT / 2));
+                self.unclear = Some((note, Instant::now() + resync::PERIOD / 2));
                 return;
             }
             self.managers.unused.pop();
@@ -221,9 +222,7 @@ impl Firewall {
 
     fn failed(&mut self, error: &FirewallError) -> Instant {
         self.set_problem(Some(format!("firewall rules: {}", chain(error))));
-        let pause = RETRY.0.saturating_mul(1 << self.failures.min(8)).min(RETRY.1);
-        self.failures += 1;
-        Instant::now() + pause.mul_f64(0.75 + fastrand::f64() / 2.0)
+        Instant::now() + self.backoff.fail()
     }
 
     /// Until when to leave the rules alone, and why, if there were too many repairs of late.
@@ -319,9 +318,4 @@ async fn converge(
     }
     let changes = plan.steps.iter().map(|step| step.commands.len()).sum();
     Ok(Done { changes, notes: plan.notes })
-}
-
-/// A minute from now, give or take six seconds.
-fn next_audit() -> Instant {
-    Instant::now() + AUDIT.mul_f64(0.9 + 0.2 * fastrand::f64())
 }

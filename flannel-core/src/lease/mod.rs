@@ -22,7 +22,7 @@ pub use table::{LeaseChange, LeaseTable};
 pub use unknown::Unknown;
 
 use crate::addr::{Family, Subnet};
-use crate::subnet::chain;
+use crate::error::chain;
 
 /// A node's claim on its pod subnets, with what it publishes about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]

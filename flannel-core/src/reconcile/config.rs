@@ -5,7 +5,8 @@ use tracing::{info, warn};
 
 use super::{Driver, Reconciler};
 use crate::config::{ConfigError, NetworkConfig};
-use crate::subnet::{ConfigStream, SubnetError, chain};
+use crate::error::chain;
+use crate::subnet::{ConfigStream, SubnetError};
 
 /// What a backend made of another config, by the names of keys, such as `Backend.MTU`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -9,7 +9,8 @@ use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use super::{State, StateFileError};
-use crate::subnet::{StoreStatus, chain};
+use crate::error::chain;
+use crate::subnet::StoreStatus;
 
 /// The pause after a write: a burst of leases costs one more.
 const PAUSE: Duration = Duration::from_secs(1);

@@ -6,7 +6,8 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::kit::Backoff;
-use super::{SubnetError, SubnetManager, chain};
+use super::{SubnetError, SubnetManager};
+use crate::error::chain;
 use crate::lease::{Lease, LeaseAttrs};
 
 /// Holds a lease as [`SubnetManager::hold_lease`] does, and publishes what `attrs` says whenever it changes, such

@@ -294,17 +294,3 @@ impl SubnetError {
         matches!(self, Self::Unavailable { .. } | Self::Contended { .. } | Self::NotAssigned { .. })
     }
 }
-
-/// An error with all its causes in one line. A cause that the text names already is not said again.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let cause = error.to_string();
-        if !text.ends_with(&cause) {
-            text = format!("{text}: {cause}");
-        }
-        source = error.source();
-    }
-    text
-}

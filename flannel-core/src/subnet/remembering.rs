@@ -24,9 +24,10 @@ use tracing::{info, warn};
 
 use super::allocate::{holder, is_same_node};
 use super::kit::Backoff;
-use super::{ConfigStream, LeaseStream, Remedy, StoreStatus, SubnetError, SubnetManager, chain};
+use super::{ConfigStream, LeaseStream, Remedy, StoreStatus, SubnetError, SubnetManager};
 use crate::addr::{Family, PerFamily};
 use crate::config::NetworkConfig;
+use crate::error::chain;
 use crate::lease::{AgedLease, Lease, LeaseAttrs, LeaseKey, LeaseUpdate};
 use crate::state_file::{State, StoredOn, age};
 

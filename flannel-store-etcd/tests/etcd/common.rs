@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use flannel_core::addr::PerFamily;
+pub(crate) use flannel_core::error::chain;
 use flannel_core::lease::{BackendData, Lease, LeaseAttrs, LeaseUpdate};
 use flannel_core::subnet::{LeaseStream, SubnetError, SubnetManager};
 use flannel_lab::etcd::{Etcd, EtcdOptions as LabOptions, KeyValue};
@@ -93,9 +94,4 @@ pub(crate) fn hold(manager: &EtcdSubnetManager, lease: &Lease) -> tokio::task::J
             Ok(never) => match never {},
         }
     })
-}
-
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let cause = error.source().map(|cause| format!(": {}", chain(cause)));
-    format!("{error}{}", cause.unwrap_or_default())
 }

@@ -3,9 +3,9 @@
 use super::table::tables;
 use super::{GateOptions, Mode, Tunnels};
 use crate::addr::{PerFamily, Vni};
+use crate::error::chain;
 use crate::kernel::KernelError;
 use crate::netlink::nftables::{Change, NfTables, Table, TableEvents, TableFamily};
-use crate::subnet::chain;
 
 /// What speaks to the kernel, and what hears it.
 pub(super) type Kernel = (NfTables, TableEvents);

@@ -16,16 +16,16 @@ use super::strangers::Sightings;
 use super::table::{nodes, strangers, strays, tables};
 use super::{GateOptions, Mode, Tunnels, remove_by, table_name};
 use crate::addr::{Family, LinkIndex, PerFamily};
+use crate::backoff::{Backoff, Delays};
+use crate::error::chain;
 use crate::kernel::KernelError;
 use crate::netlink::nftables::{Change, Table, TableChange, TableFamily};
-use crate::subnet::chain;
+use crate::resync;
 
-/// How often everything is looked at, whatever was announced; jittered.
-const AUDIT: Duration = Duration::from_secs(60);
 /// How often the counters are read.
 const READING: Duration = Duration::from_secs(10);
-/// The first and the longest pause after a failure.
-const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+/// Delays after failures.
+const RETRY: Delays = Delays::new(Duration::from_millis(200), Duration::from_secs(30));
 
 /// How a gate is, for the status.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -68,8 +68,8 @@ pub struct Gate {
     /// Whether what nobody publishes may go.
     prunes: bool,
     sightings: Sightings,
-    failures: u32,
-    next_audit: Instant,
+    backoff: Backoff,
+    next_resync: Instant,
     next_reading: Instant,
 }
 
@@ -127,8 +127,8 @@ impl Gate {
             links: PerFamily::default(),
             prunes: false,
             sightings: Sightings::default(),
-            failures: 0,
-            next_audit: now + AUDIT,
+            backoff: Backoff::new(RETRY),
+            next_resync: now + resync::PERIOD,
             next_reading: now + READING,
         };
         Ok((gate, desk))
@@ -180,8 +180,8 @@ impl Gate {
     /// Makes the kernel have what it should. Returns when to look again at the latest.
     async fn look(&mut self) -> Instant {
         let now = Instant::now();
-        if now >= self.next_audit {
-            self.next_audit = now + AUDIT.mul_f64(0.9 + 0.2 * fastrand::f64());
+        if now >= self.next_resync {
+            self.next_resync = resync::next(now);
             self.forget();
             self.elements = None;
         }
@@ -192,7 +192,7 @@ impl Gate {
         };
         let Some(tunnels) = tunnels else {
             self.done.send_replace(number);
-            return self.next_audit;
+            return self.next_resync;
         };
         if std::mem::replace(&mut self.prunes, prunes) != prunes {
             self.elements = None;
@@ -202,22 +202,20 @@ impl Gate {
         }
         match self.converge(&tunnels, is_synced, now).await {
             Ok(()) => {
-                self.failures = 0;
+                self.backoff.reset();
                 self.done.send_replace(number);
                 self.set_problem(None);
                 if now >= self.next_reading {
                     self.next_reading = now + READING;
                     self.read_counters(&tunnels, now).await;
                 }
-                self.next_audit.min(self.next_reading)
+                self.next_resync.min(self.next_reading)
             }
             Err(error) => {
                 self.forget();
                 self.elements = None;
                 self.set_problem(Some(self.explain(&error)));
-                let pause = RETRY.0.saturating_mul(1 << self.failures.min(8)).min(RETRY.1);
-                self.failures += 1;
-                now + pause.mul_f64(0.75 + fastrand::f64() / 2.0)
+                now + self.backoff.fail()
             }
         }
     }

@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
 use super::variant::Kind;
+use crate::backoff::jitter;
 use crate::netlink::RulesetEvents;
 
 /// What is asked for more often would keep the host busy with nothing else.
@@ -67,7 +68,7 @@ impl Watch {
             return sleep_until((self.looked + self.resync).max(Instant::now() + SETTLE)).await;
         }
         // Legacy rules change in silence. Several agents of a host should not all look in the same instant.
-        let period = self.resync.mul_f64(0.95 + 0.1 * fastrand::f64());
+        let period = jitter(self.resync, 0.05);
         let next = *self.next.get_or_insert_with(|| Instant::now() + period);
         loop {
             tokio::select! {

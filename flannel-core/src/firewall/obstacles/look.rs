@@ -8,7 +8,6 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
-use super::super::hold::AUDIT;
 use super::super::iptables::legacy_tables;
 use super::super::manager::{FirewallError, run};
 use super::super::rules::Wanted;
@@ -19,6 +18,7 @@ use super::{Found, Obstacle, advice, find, iptables, text_of};
 use crate::addr::Family;
 use crate::kernel::Kernel;
 use crate::netlink::{Netlink, RulesetChange, RulesetEvents};
+use crate::resync;
 
 /// A firewall that starts anew makes many changes; one look is for all of them.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -62,7 +62,7 @@ impl Surroundings {
             bases: None,
             is_due: true,
             not_before: now,
-            audit: now + AUDIT,
+            audit: now + resync::PERIOD,
         }
     }
 
@@ -80,7 +80,7 @@ impl Surroundings {
         let begin = Instant::now();
         if begin >= self.audit {
             self.bases = None;
-            self.audit = begin + AUDIT;
+            self.audit = begin + resync::PERIOD;
         }
         let mut tables = self.nf_tables().await;
         let legacy = legacy_dumps().await;

@@ -192,7 +192,7 @@ impl Store {
     fn note<T>(&self, result: &Result<T, SubnetError>) {
         match result {
             Err(error @ (SubnetError::Unavailable { .. } | SubnetError::Refused { .. })) => {
-                self.health.fail(super::chain(error));
+                self.health.fail(crate::error::chain(error));
             }
             _ => self.health.succeed(),
         }

@@ -21,7 +21,7 @@ fn chmod(path: &Path, mode: u32) {
 }
 
 fn told(error: &SubnetError, words: &[&str]) {
-    let text = crate::subnet::chain(error);
+    let text = crate::error::chain(error);
     assert!(words.iter().all(|word| text.contains(word)), "{text}");
 }
 

@@ -1,0 +1,126 @@
+//! How long to wait before the next try, and how periods of many nodes are kept apart.
+//!
+//! The rules are pure: chance is a number from 0 (inclusive) to 1 (exclusive) that the caller may give. Waiting is the
+//! caller's, too.
+
+use std::time::Duration;
+
+/// By how much a delay between tries is longer or shorter at most, as a part of it.
+const SPREAD: f64 = 0.25;
+
+/// How the delay between tries grows: it doubles with each failure in a row, from the first one to the longest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Delays {
+    first: Duration,
+    longest: Duration,
+}
+
+impl Delays {
+    /// Delays from `first` to `longest`, which the jitter makes longer or shorter by a quarter at most.
+    pub const fn new(first: Duration, longest: Duration) -> Self {
+        Self { first, longest }
+    }
+
+    /// The delay after a failure that follows `earlier` others in a row, without jitter.
+    pub fn after(self, earlier: u32) -> Duration {
+        let factor = 1_u32.checked_shl(earlier).unwrap_or(u32::MAX);
+        self.first.saturating_mul(factor).min(self.longest)
+    }
+
+    /// The same with jitter, so that nodes that fail together don't try again together.
+    pub fn jittered(self, earlier: u32) -> Duration {
+        jitter(self.after(earlier), SPREAD)
+    }
+}
+
+/// Delays between tries of one thing: they grow with each failure in a row, and a success starts them over.
+#[derive(Debug, Clone)]
+pub struct Backoff {
+    delays: Delays,
+    failures: u32,
+}
+
+impl Backoff {
+    /// Before the first failure.
+    pub const fn new(delays: Delays) -> Self {
+        Self { delays, failures: 0 }
+    }
+
+    /// Counts one more failure, and says how long to wait before the next try.
+    pub fn fail(&mut self) -> Duration {
+        let delay = self.delays.jittered(self.failures);
+        self.failures = self.failures.saturating_add(1);
+        delay
+    }
+
+    /// Starts over, after a success.
+    pub fn reset(&mut self) {
+        self.failures = 0;
+    }
+
+    /// How many failures in a row there were.
+    pub const fn failures(&self) -> u32 {
+        self.failures
+    }
+}
+
+/// `period`, longer or shorter by at most the part `spread` of it (0.1: a tenth), so that nodes that start together
+/// drift apart.
+pub fn jitter(period: Duration, spread: f64) -> Duration {
+    jitter_by(period, spread, fastrand::f64())
+}
+
+/// [`jitter`] with the chance as an argument: 0 gives the shortest period, almost 1 the longest.
+pub fn jitter_by(period: Duration, spread: f64, chance: f64) -> Duration {
+    period.mul_f64(1.0 + spread.clamp(0.0, 1.0) * (2.0 * chance.clamp(0.0, 1.0) - 1.0))
+}
+
+/// A delay from nothing to `most`, to spread a crowd that would do the same in one instant.
+pub fn up_to(most: Duration) -> Duration {
+    most.mul_f64(fastrand::f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DELAYS: Delays = Delays::new(Duration::from_millis(100), Duration::from_secs(5));
+
+    #[test]
+    fn delays_double_up_to_the_longest_however_many_failures_there_were() {
+        for (earlier, millis) in
+            [(0, 100), (1, 200), (5, 3200), (6, 5000), (31, 5000), (32, 5000), (u32::MAX, 5000)]
+        {
+            assert_eq!(DELAYS.after(earlier), Duration::from_millis(millis), "{earlier}");
+        }
+    }
+
+    #[test]
+    fn a_success_starts_over() {
+        let mut backoff = Backoff::new(DELAYS);
+        let delays: Vec<Duration> = (0..10).map(|_| backoff.fail()).collect();
+        assert!(
+            delays[0] <= Duration::from_millis(125) && delays[9] >= Duration::from_millis(3750),
+            "{delays:?}"
+        );
+        assert_eq!(backoff.failures(), 10);
+        backoff.reset();
+        assert!(backoff.fail() <= Duration::from_millis(125));
+    }
+
+    #[test]
+    fn jitter_stays_in_its_bounds_and_reaches_both() {
+        let minute = Duration::from_secs(60);
+        for (spread, chance, seconds) in
+            [(0.1, 0.0, 54), (0.1, 0.5, 60), (0.1, 1.0, 66), (0.0, 0.9, 60), (1.0, 0.0, 0), (7.0, 9.0, 120)]
+        {
+            let got = jitter_by(minute, spread, chance).as_secs_f64();
+            assert!((got - f64::from(seconds)).abs() < 1e-6, "{spread} {chance}: {got}");
+        }
+        for _ in 0..1000 {
+            let got = jitter(minute, 0.1);
+            assert!(got >= Duration::from_secs(54) && got <= Duration::from_secs(66), "{got:?}");
+            assert!(up_to(minute) < minute);
+        }
+    }
+}
