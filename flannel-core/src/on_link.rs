@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crate::addr::{Family, Subnet};
+use crate::addr::{Family, PrefixLengths, Subnet};
 use crate::dataplane::Route;
 
 /// The routes through one link, as far as they tell who is on-link.
@@ -16,8 +16,7 @@ pub struct OnLink {
     /// By destination and metric: whether it goes without a gateway. Routes with one are kept only where they
     /// lie inside of one without, so that a host with many routes costs little.
     routes: BTreeMap<(Subnet, u32), bool>,
-    /// The prefix lengths among them, with how many routes have each.
-    lengths: BTreeMap<(Family, u8), usize>,
+    lengths: PrefixLengths,
 }
 
 impl OnLink {
@@ -37,13 +36,13 @@ impl OnLink {
 
     fn insert(&mut self, route: &Route) {
         if self.routes.insert((route.dst, route.metric), route.via.is_none()).is_none() {
-            *self.lengths.entry((route.dst.family(), route.dst.prefix())).or_default() += 1;
+            self.lengths.add(route.dst);
         }
     }
 
     /// Whether an address is on-link.
     pub fn reaches(&self, addr: IpAddr) -> bool {
-        self.around(Family::of(addr), addr, Family::of(addr).bits()).next().unwrap_or(false)
+        self.around(addr, Family::of(addr).bits()).next().unwrap_or(false)
     }
 
     /// Whether a route that was put changes the answer for some address, or may do so.
@@ -60,17 +59,15 @@ impl OnLink {
     }
 
     fn has_around(&self, dst: Subnet) -> bool {
-        self.around(dst.family(), dst.base(), dst.prefix()).any(|direct| direct)
+        self.around(dst.base(), dst.prefix()).any(|direct| direct)
     }
 
     /// The routes for an address of at most some length, the most specific first, of equals the one with the
     /// lowest metric: whether each goes without a gateway.
-    fn around(&self, family: Family, addr: IpAddr, longest: u8) -> impl Iterator<Item = bool> + '_ {
-        let lengths = self.lengths.range((family, 0)..=(family, longest)).rev();
-        lengths.filter_map(move |((_, length), _)| {
-            let dst = Subnet::containing(addr, *length)?;
-            self.routes.range((dst, 0)..=(dst, u32::MAX)).next().map(|(_, direct)| *direct)
-        })
+    fn around(&self, addr: IpAddr, longest: u8) -> impl Iterator<Item = bool> + '_ {
+        let subnets = self.lengths.around(addr, longest);
+        subnets
+            .filter_map(|dst| self.routes.range((dst, 0)..=(dst, u32::MAX)).next().map(|(_, direct)| *direct))
     }
 }
 

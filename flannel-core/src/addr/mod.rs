@@ -2,6 +2,7 @@
 //!
 //! They parse and print the text forms that Go flannel uses, and do no I/O.
 
+mod lengths;
 mod mac;
 mod subnet;
 
@@ -10,6 +11,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use lengths::PrefixLengths;
 pub use mac::{MacAddr, MacError};
 pub(crate) use subnet::parse_prefix;
 pub use subnet::{Subnet, SubnetParseError};

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use super::Claim;
 use super::few::{Few, Removed};
-use crate::addr::{Family, LinkIndex, MacAddr, Subnet};
+use crate::addr::{Family, LinkIndex, MacAddr, PrefixLengths, Subnet};
 use crate::lease::LeaseKey;
 use crate::repack::repack;
 
@@ -14,9 +14,7 @@ use crate::repack::repack;
 #[derive(Debug, Clone, Default)]
 pub(super) struct ClaimIndex {
     subnets: BTreeMap<Subnet, Few<LeaseKey>>,
-    /// How many subnets of each length there are. A network has one or two lengths, which makes the search
-    /// for covering subnets cheap.
-    lengths: BTreeMap<(Family, u8), usize>,
+    lengths: PrefixLengths,
     vteps: BTreeMap<(LinkIndex, MacAddr), Few<(LeaseKey, IpAddr)>>,
     underlays: BTreeMap<IpAddr, Few<LeaseKey>>,
 }
@@ -27,7 +25,7 @@ impl ClaimIndex {
             match *claim {
                 Claim::Subnet(subnet) => {
                     if add(&mut self.subnets, subnet, key) {
-                        *self.lengths.entry((subnet.family(), subnet.prefix())).or_default() += 1;
+                        self.lengths.add(subnet);
                     }
                 }
                 Claim::Vtep(link, mac, at) => _ = add(&mut self.vteps, (link, mac), (key, at)),
@@ -49,22 +47,11 @@ impl ClaimIndex {
             match *claim {
                 Claim::Subnet(subnet) => {
                     if remove(&mut self.subnets, &subnet, key) {
-                        self.shrink(subnet);
+                        self.lengths.remove(subnet);
                     }
                 }
                 Claim::Vtep(link, mac, at) => _ = remove(&mut self.vteps, &(link, mac), &(*key, at)),
                 Claim::Underlay(addr) => _ = remove(&mut self.underlays, &addr, key),
-            }
-        }
-    }
-
-    /// There is one subnet less of this length.
-    fn shrink(&mut self, subnet: Subnet) {
-        let length = (subnet.family(), subnet.prefix());
-        if let Some(count) = self.lengths.get_mut(&length) {
-            *count -= 1;
-            if *count == 0 {
-                self.lengths.remove(&length);
             }
         }
     }
@@ -100,10 +87,8 @@ impl ClaimIndex {
 
     /// The leases of subnets that begin with this address.
     pub(super) fn with_base(&self, base: IpAddr) -> impl Iterator<Item = LeaseKey> + '_ {
-        let lengths = self.lengths.range((Family::of(base), 0)..=(Family::of(base), Family::of(base).bits()));
-        let subnets = lengths.filter_map(move |((_, prefix), _)| {
-            Subnet::containing(base, *prefix).filter(|subnet| subnet.base() == base)
-        });
+        let around = self.lengths.around(base, Family::of(base).bits());
+        let subnets = around.filter(move |subnet| subnet.base() == base);
         subnets.flat_map(|subnet| self.with_subnet(subnet))
     }
 
@@ -126,10 +111,10 @@ impl ClaimIndex {
     /// The leases of subnets that overlap this one.
     pub(super) fn overlapping(&self, subnet: Subnet) -> impl Iterator<Item = LeaseKey> + '_ {
         let family = subnet.family();
-        let shorter = self.lengths.range((family, 0)..(family, subnet.prefix()));
-        let covering = shorter.filter_map(move |((_, prefix), _)| {
-            self.subnets.get(&Subnet::containing(subnet.base(), *prefix)?)
-        });
+        let shorter = subnet.prefix().checked_sub(1);
+        let covering =
+            shorter.into_iter().flat_map(move |longest| self.lengths.around(subnet.base(), longest));
+        let covering = covering.filter_map(|subnet| self.subnets.get(&subnet));
         let last = Subnet::containing(subnet.last(), family.bits()).expect("a full-length prefix fits");
         let inside = self.subnets.range(subnet..=last).map(|(_, users)| users);
         covering.chain(inside).flat_map(Few::iter).copied()
