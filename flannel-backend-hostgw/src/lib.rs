@@ -18,7 +18,6 @@
 //! Leases are those of Go flannel, so that both can share a cluster. Routes that a Go node left are adopted:
 //! marked in place, without a lost packet.
 
-mod config;
 mod driver;
 mod peer;
 #[cfg(test)]
@@ -71,19 +70,14 @@ impl Backend for HostGwBackend {
 
     async fn register(&self, registration: Registration<'_>) -> Result<Box<dyn Network>, BackendError> {
         let Registration { config, underlay, .. } = registration;
-        for key in config::idle_keys(&config.backend) {
+        for key in config.backend.names_besides(&[]) {
             warn!(key, "Backend key has no effect on host-gw");
         }
         let families: Vec<Family> = config.families().collect();
         let addresses = gateways(&families, underlay).map_err(BackendError::Host)?;
         let kernel = (self.open)().map_err(BackendError::no_kernel)?;
         let driver = HostGwDriver::new(underlay.clone(), addresses);
-        let state = State {
-            backend: peer::KIND.to_owned(),
-            networks: config.networks.map(|_, network| network.network),
-            ..State::default()
-        };
-        reconcile::register(driver, kernel, registration, state).await
+        reconcile::register(driver, kernel, registration, State::of_backend(peer::KIND, config)).await
     }
 }
 
@@ -96,20 +90,16 @@ fn gateways(families: &[Family], underlay: &Underlay) -> Result<PerFamily<IpAddr
         if !families.contains(&family) {
             return Ok(None);
         }
-        let (local, published) = (underlay.local.get(family), underlay.published.get(family));
-        match (local, published) {
-            (Some(local), Some(published)) if local == published => Ok(Some(*local)),
-            (Some(local), Some(published)) => Err(format!(
-                "the published {family} address {published} is not {local}, the address of {}: with host-gw the \
-                 other nodes use it as a gateway, which can't work behind NAT; leave out --public-ip and \
-                 --public-ipv6, or use another backend such as vxlan",
-                underlay.name
-            )),
-            _ => Err(format!(
-                "{family} is enabled, but underlay link {} has no {family} address",
-                underlay.name
-            )),
+        let (local, published) = underlay.addresses(family).map_err(|error| error.to_string())?;
+        if local == published {
+            return Ok(Some(local));
         }
+        Err(format!(
+            "the published {family} address {published} is not {local}, the address of {}: with host-gw the \
+             other nodes use it as a gateway, which can't work behind NAT; leave out --public-ip and \
+             --public-ipv6, or use another backend such as vxlan",
+            underlay.name
+        ))
     })
 }
 

@@ -18,9 +18,7 @@ pub(crate) fn peer(
     ours: &PerFamily<IpAddr>,
 ) -> Result<Peer, PeerError> {
     let attrs = &lease.attrs;
-    if attrs.backend_type != KIND {
-        return Err(PeerError::NotOurs(format!("its backend is {:?}, ours is {KIND:?}", attrs.backend_type)));
-    }
+    PeerError::check_backend(attrs, KIND)?;
     let mut peer = Peer::default();
     for (family, subnet) in lease.key.subnets().iter() {
         peer.claims.push(Claim::Subnet(*subnet));
@@ -32,7 +30,7 @@ pub(crate) fn peer(
     }
     let common = |family: &Family| ours.get(*family).is_some();
     if !lease.key.subnets().families().any(|family| common(&family)) {
-        return Err(PeerError::NotOurs("it has none of the address families of this node".to_owned()));
+        return Err(PeerError::no_common_family());
     }
     Ok(peer)
 }

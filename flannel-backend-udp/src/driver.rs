@@ -21,11 +21,11 @@ use flannel_core::underlay;
 use tokio::sync::Notify;
 use tracing::{debug, error, info, warn};
 
-use crate::backend::{UdpOptions, addresses};
 use crate::config::UdpConfig;
 use crate::counters::DropReason;
 use crate::engine::{Engine, EngineEvent, EngineOptions};
 use crate::forward::{self, ForwardingTable, TableSpec};
+use crate::options::UdpOptions;
 use crate::peer::{attrs, peer, table_peers};
 use crate::socket::{ErrorSocket, SocketError, SocketOptions, UnderlaySocket};
 use crate::tun::{Tun, TunOptions};
@@ -331,7 +331,7 @@ impl Driver for UdpDriver {
     fn set_underlay(&mut self, underlay: &Underlay) -> Result<(), String> {
         let mut sides = self.sides.clone();
         for family in self.sides.families() {
-            let (local, published) = addresses(underlay, family)?;
+            let (local, published) = underlay.addresses(family).map_err(|error| error.to_string())?;
             if let Some(side) = sides.get_mut(family) {
                 self.moved |= side.local != local;
                 (side.local, side.published) = (local, published);

@@ -39,8 +39,8 @@ pub(crate) fn attrs(public_ips: PerFamily<IpAddr>, has_ipv6: bool, port: u16) ->
 /// that it speaks it.
 pub(crate) fn peer(lease: &Lease, enabled: &PerFamily<IpAddr>) -> Result<Peer, PeerError> {
     let attrs = &lease.attrs;
-    if !attrs.backend_type.is_empty() && attrs.backend_type != KIND {
-        return Err(PeerError::NotOurs(format!("its backend is {:?}, ours is {KIND:?}", attrs.backend_type)));
+    if !attrs.backend_type.is_empty() {
+        PeerError::check_backend(attrs, KIND)?;
     }
     let mut peer = Peer::default();
     let mut reachable = false;
@@ -56,7 +56,7 @@ pub(crate) fn peer(lease: &Lease, enabled: &PerFamily<IpAddr>) -> Result<Peer, P
         reachable = true;
     }
     if !reachable {
-        return Err(PeerError::NotOurs("it has none of the address families of this node".to_owned()));
+        return Err(PeerError::no_common_family());
     }
     Ok(peer)
 }

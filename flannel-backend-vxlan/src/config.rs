@@ -3,8 +3,9 @@
 use flannel_core::addr::{Family, Mtu, Vni};
 use flannel_core::config::{BackendConfig, ConfigError};
 use flannel_core::reconcile::Taken;
+use flannel_core::status::IPV6_MIN_MTU;
 
-use crate::device::encap_overhead;
+use crate::overhead::encap_overhead;
 
 /// The keys of `"Backend": {"Type": "vxlan", ..}`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,15 +27,9 @@ pub struct VxlanConfig {
 /// The port that the Linux kernel takes if none is given (`vxlan_port` in `drivers/net/vxlan`).
 const DEFAULT_PORT: u16 = 8472;
 
-/// The least MTU of a link that has IPv6 (RFC 8200 section 5): below it the kernel takes IPv6 away.
-const MIN_IPV6_MTU: u32 = 1280;
-
-/// Keys that upstream reads on Windows only. They are checked, so that a mixed cluster's config is sound.
-const WINDOWS_KEYS: [&str; 2] = ["Name", "MacPrefix"];
-
-/// The keys that this backend reads, in lower case.
-const KNOWN_KEYS: [&str; 9] =
-    ["type", "vni", "port", "mtu", "learning", "gbp", "directrouting", "name", "macprefix"];
+/// The keys that have an effect. `Name` and `MacPrefix`, which upstream reads on Windows only, are checked, so that a mixed
+/// cluster's config is sound, but have none.
+pub(crate) const KEYS: [&str; 6] = ["VNI", "Port", "MTU", "Learning", "GBP", "DirectRouting"];
 
 impl VxlanConfig {
     /// Reads and checks the keys.
@@ -64,7 +59,7 @@ impl VxlanConfig {
 
     /// Refuses an MTU that leaves pods of a family none that works.
     pub(crate) fn check_mtu(&self, mut families: impl Iterator<Item = Family>) -> Result<(), ConfigError> {
-        let least = MIN_IPV6_MTU + encap_overhead(Family::V6);
+        let least = IPV6_MIN_MTU + encap_overhead(Family::V6);
         match self.underlay_mtu {
             Some(mtu) if mtu.0 < least && families.any(|family| family == Family::V6) => {
                 let problem = format!("must be at least {least} where pods have IPv6");
@@ -94,15 +89,6 @@ impl VxlanConfig {
         let Self { vni, port, gbp, .. } = self;
         (Self { vni, port, gbp, ..next }, Taken { live, restart })
     }
-}
-
-/// Keys that are there but change nothing on Linux, for the log: those of Windows, and unknown ones.
-pub(crate) fn idle_keys(backend: &BackendConfig) -> Vec<String> {
-    let idle = |name: &String| {
-        let windows = WINDOWS_KEYS.iter().any(|key| key.eq_ignore_ascii_case(name));
-        windows || !KNOWN_KEYS.contains(&name.as_str())
-    };
-    backend.names().into_iter().filter(idle).collect()
 }
 
 fn bad(backend: &BackendConfig, name: &str, problem: &str) -> ConfigError {
@@ -198,7 +184,7 @@ mod tests {
     fn names_the_keys_without_effect() {
         let backend = backend(r#","MacPrefix":"0E-2A","name":"x","Colour":1,"VNI":2"#);
         assert!(VxlanConfig::parse(&backend).is_ok());
-        assert_eq!(idle_keys(&backend), ["colour", "macprefix", "name"]);
+        assert_eq!(backend.names_besides(&KEYS), ["colour", "macprefix", "name"]);
     }
 
     proptest! {

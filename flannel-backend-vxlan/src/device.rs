@@ -7,14 +7,7 @@ use flannel_core::addr::{Family, LinkIndex, MacAddr, Mtu};
 use flannel_core::kernel::{Link, LinkOp, VxlanLink};
 
 use crate::config::VxlanConfig;
-
-/// Bytes that VXLAN adds: outer IP header, UDP 8, VXLAN 8, inner Ethernet 14 (RFC 7348 section 5).
-pub(crate) fn encap_overhead(family: Family) -> u32 {
-    match family {
-        Family::V4 => 20 + 8 + 8 + 14,
-        Family::V6 => 40 + 8 + 8 + 14,
-    }
-}
+use crate::overhead::encap_overhead;
 
 /// The name of a family's device.
 pub(crate) fn device_name(config: &VxlanConfig, family: Family) -> String {

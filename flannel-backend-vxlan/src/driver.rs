@@ -23,8 +23,9 @@ use tracing::{info, warn};
 
 use crate::DrawMac;
 use crate::config::VxlanConfig;
-use crate::device::{DeviceSpec, LinkPlan, device_name, encap_overhead, overlay_mtu, plan_link};
+use crate::device::{DeviceSpec, LinkPlan, device_name, overlay_mtu, plan_link};
 use crate::next_hops::{self, Form, NextHopObjects};
+use crate::overhead::encap_overhead;
 use crate::peer::{Paths, peer, published_mac};
 
 /// How many MACs are drawn to find one that nobody has.
@@ -431,7 +432,7 @@ impl Driver for VxlanDriver {
     fn set_underlay(&mut self, underlay: &Underlay) -> Result<(), String> {
         let mut sides = self.sides.clone();
         for family in self.sides.families() {
-            let (local, published) = crate::addresses(underlay, family)?;
+            let (local, published) = underlay.addresses(family).map_err(|error| error.to_string())?;
             if let Some(side) = sides.get_mut(family) {
                 (side.local, side.published) = (local, published);
             }

@@ -23,11 +23,11 @@ mod config;
 mod device;
 mod driver;
 mod next_hops;
+mod overhead;
 mod peer;
 #[cfg(test)]
 mod tests;
 
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -116,7 +116,7 @@ impl Backend for VxlanBackend {
         let Registration { config, underlay, subnets, .. } = registration;
         let vxlan = VxlanConfig::parse(&config.backend)?;
         vxlan.check_mtu(config.families())?;
-        for key in config::idle_keys(&config.backend) {
+        for key in config.backend.names_besides(&config::KEYS) {
             warn!(key, "Backend key has no effect on Linux");
         }
         let mut kernel = (self.open)().map_err(BackendError::no_kernel)?;
@@ -159,7 +159,8 @@ async fn sides(
 ) -> Result<PerFamily<Side>, BackendError> {
     let mut sides = PerFamily::default();
     for (family, network) in config.networks.iter() {
-        let (local, published_ip) = addresses(underlay, family).map_err(BackendError::Host)?;
+        let (local, published_ip) =
+            underlay.addresses(family).map_err(|error| BackendError::Host(error.to_string()))?;
         let name = device::device_name(vxlan, family);
         let found = kernel.link(&name).await;
         let found =
@@ -173,23 +174,10 @@ async fn sides(
     Ok(sides)
 }
 
-/// The local and the published address of an enabled family.
-fn addresses(underlay: &Underlay, family: Family) -> Result<(IpAddr, IpAddr), String> {
-    let both = underlay.local.get(family).zip(underlay.published.get(family));
-    both.map(|(local, published)| (*local, *published)).ok_or_else(|| {
-        format!("{family} is enabled, but underlay link {} has no {family} address", underlay.name)
-    })
-}
-
 /// What to store for the next start, but for the nodes.
 fn state(config: &NetworkConfig, vxlan: &VxlanConfig) -> State {
     let device = |family| Device { name: device::device_name(vxlan, family), vni: vxlan.vni };
-    State {
-        backend: peer::KIND.to_owned(),
-        networks: config.networks.map(|_, network| network.network),
-        devices: config.families().map(device).collect(),
-        ..State::default()
-    }
+    State { devices: config.families().map(device).collect(), ..State::of_backend(peer::KIND, config) }
 }
 
 /// What this node publishes.

@@ -59,9 +59,7 @@ pub(crate) struct Paths<'a> {
 pub(crate) fn peer(lease: &Lease, paths: &Paths<'_>) -> Result<Peer, PeerError> {
     let Paths { links, through, direct } = *paths;
     let attrs = &lease.attrs;
-    if attrs.backend_type != KIND {
-        return Err(PeerError::NotOurs(format!("its backend is {:?}, ours is {KIND:?}", attrs.backend_type)));
-    }
+    PeerError::check_backend(attrs, KIND)?;
     let mut peer = Peer::default();
     for (family, subnet) in lease.key.subnets().iter() {
         peer.claims.push(Claim::Subnet(*subnet));
@@ -92,7 +90,7 @@ pub(crate) fn peer(lease: &Lease, paths: &Paths<'_>) -> Result<Peer, PeerError> 
         }));
     }
     if peer.objects.is_empty() && !links.is_empty() {
-        return Err(PeerError::NotOurs("it has none of the address families of this node".to_owned()));
+        return Err(PeerError::no_common_family());
     }
     Ok(peer)
 }

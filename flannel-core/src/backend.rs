@@ -1,14 +1,13 @@
 //! The traits that a backend implements, and the status it reports.
 
 use std::error::Error;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::addr::{LinkIndex, Mtu, PerFamily};
+use crate::addr::Mtu;
 use crate::config::{ConfigError, NetworkConfig};
 use crate::kernel::KernelError;
 use crate::lease::{Lease, LeaseAttrs};
@@ -17,22 +16,7 @@ use crate::status::{Problem, Problems, Subject};
 use crate::subnet::{LeaseStream, SubnetError, SubnetManager};
 use crate::underlay::UnderlayOptions;
 
-/// The link and addresses that carry encapsulated packets between nodes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Underlay {
-    /// The link's name.
-    pub name: String,
-    /// The link's number.
-    pub link: LinkIndex,
-    /// The link's MTU.
-    pub mtu: Mtu,
-    /// The addresses of this host from which encapsulated packets leave.
-    pub local: PerFamily<IpAddr>,
-    /// The addresses published to peers; they differ from `local` behind NAT.
-    pub published: PerFamily<IpAddr>,
-    /// Why this one was chosen, for the log.
-    pub reason: String,
-}
+pub use crate::underlay::Underlay;
 
 /// All that a backend needs to know to register.
 #[derive(Clone, Copy)]

@@ -2,7 +2,7 @@
 //! kernels and one store in memory.
 
 use std::collections::VecDeque;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Mutex;
 
 use flannel_core::addr::Subnet;

@@ -68,6 +68,13 @@ impl BackendConfig {
         object.names().map(str::to_owned).collect()
     }
 
+    /// The keys that are there besides `Type` and those of `known`, in lower case: they have no effect, which a
+    /// backend says in the log.
+    pub fn names_besides(&self, known: &[&str]) -> Vec<String> {
+        let is_known = |name: &str| known.iter().any(|known| known.eq_ignore_ascii_case(name));
+        self.names().into_iter().filter(|name| name != "type" && !is_known(name)).collect()
+    }
+
     /// The value of a key of the backend; `None` if it is absent or null.
     pub fn get<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, ConfigError> {
         let object = GoObject::parse(&self.json).unwrap_or_default();

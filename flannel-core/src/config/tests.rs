@@ -310,3 +310,13 @@ fn a_range_that_is_not_read_is_no_change() {
     let (a, b) = (r#"{"Network":"10.5.0.0/16"}"#, r#"{"Network":"10.5.0.0/16","SubnetLen":28}"#);
     assert_eq!(parse(a).changed_keys(&parse(b)), Vec::<String>::new());
 }
+
+#[test]
+fn keys_without_effect_are_named_in_any_case() {
+    let text = r#"{"Network":"10.3.0.0/16","Backend":{"TYPE":"host-gw","VNI":1,"Colour":"red"}}"#;
+    let backend = NetworkConfig::parse(text, LeaseSource::Store).unwrap().backend;
+    let mut all = backend.names_besides(&[]);
+    all.sort();
+    assert_eq!(all, ["colour", "vni"]);
+    assert_eq!(backend.names_besides(&["VNI", "Port"]), ["colour"]);
+}

@@ -52,6 +52,21 @@ pub enum PeerError {
     Malformed(String),
 }
 
+impl PeerError {
+    /// Refuses a lease of another backend than `kind`, the one of this node.
+    pub fn check_backend(attrs: &LeaseAttrs, kind: &str) -> Result<(), Self> {
+        if attrs.backend_type == kind {
+            return Ok(());
+        }
+        Err(Self::NotOurs(format!("its backend is {:?}, ours is {kind:?}", attrs.backend_type)))
+    }
+
+    /// A lease none of whose address families this node has.
+    pub fn no_common_family() -> Self {
+        Self::NotOurs("it has none of the address families of this node".to_owned())
+    }
+}
+
 /// A number of leases for each family.
 #[derive(Debug, Clone, Copy, Default)]
 struct Counts(PerFamily<usize>);

@@ -73,6 +73,12 @@ pub struct State {
 }
 
 impl State {
+    /// What a backend of a kind knows when it registers: its kind, and the networks of its config.
+    pub fn of_backend(kind: &str, config: &NetworkConfig) -> Self {
+        let networks = config.networks.map(|_, network| network.network);
+        Self { backend: kind.to_owned(), networks, ..Self::default() }
+    }
+
     /// The leases of all nodes with their ages, if they are of this store
     /// ([`crate::subnet::SubnetManager::place`]).
     pub fn ages_at(&self, place: &str) -> impl Iterator<Item = (&Lease, Ages)> + Clone {

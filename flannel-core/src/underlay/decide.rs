@@ -5,10 +5,10 @@ use std::net::IpAddr;
 
 use regex::bytes::{Regex, RegexBuilder};
 
+use super::chosen::Underlay;
 use super::overlay::is_host_address;
 use super::{Choice, Host, Lost, UnderlayError, UnderlayOptions, is_link_local};
 use crate::addr::{Family, LinkIndex, PerFamily};
-use crate::backend::Underlay;
 use crate::kernel::{Exit, Link, LinkAddress, RouteLookup};
 
 /// Chooses the underlay of a host.

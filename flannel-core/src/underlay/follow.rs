@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::chosen::Underlay;
 use super::decide::{Followed, decide_again};
 use super::needed::{Needed, Use, hides};
 use super::overlay::is_host_address;
 use super::{Host, UnderlayError, UnderlayOptions, is_link_local, list};
 use crate::addr::{Family, PerFamily};
-use crate::backend::Underlay;
 use crate::config::{ConfigError, NetworkConfig};
 use crate::dataplane::{Object, ObjectKey};
 use crate::kernel::{KernelEvent, Link, LinkAddress};

@@ -6,6 +6,7 @@
 //! stands. [`review`] says by the same decision whether a choice still stands while an agent runs.
 //! Upstream: `pkg/ipmatch/match.go`, `pkg/ip/iface.go`.
 
+mod chosen;
 mod decide;
 mod follow;
 mod needed;
@@ -18,6 +19,7 @@ use std::net::IpAddr;
 
 use tracing::info;
 
+pub use chosen::{NoAddress, Underlay};
 pub use decide::decide;
 pub(crate) use follow::{Change, Follower};
 pub use follow::{SETTLED, SETTLED_ELSEWHERE, Standing, review};
@@ -25,7 +27,6 @@ pub use needed::{Needed, Use, hides};
 pub use overlay::Overlay;
 
 use crate::addr::{Family, PerFamily};
-use crate::backend::Underlay;
 use crate::config::NetworkConfig;
 use crate::kernel::{Kernel, KernelError, Link, LinkAddress, RouteLookup};
 

@@ -7,8 +7,8 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use super::chosen::Underlay;
 use crate::addr::{Family, Subnet};
-use crate::backend::Underlay;
 use crate::config::{ConfigError, NetworkConfig};
 
 /// An address that this node reaches without the overlay.
