@@ -61,7 +61,7 @@ fn all_name_one_image_of_this_version() {
     let objects = objects();
     for name in ["install-cni-plugin", "install-cni", "open-run", "kube-flannel"] {
         let image = text(container(of_kind(&objects, "DaemonSet"), name).unwrap(), "/image");
-        assert_eq!(image, format!("ghcr.io/flannel-rs/flannel:{version}"));
+        assert_eq!(image, format!("registry.example.org/flannel:{version}"));
     }
     let values: Value = serde_saphyr::from_str(&file("dist/helm/flannel/values.yaml")).unwrap();
     assert_eq!(values["flannel"]["image"]["tag"], version);

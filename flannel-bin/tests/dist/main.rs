@@ -8,6 +8,7 @@ mod manifest;
 mod objects;
 mod package;
 mod policy;
+mod publishing;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
