@@ -18,14 +18,14 @@ impl GoObject {
         serde_json::from_str(text)
     }
 
-    /// The value of a name; `None` if it is absent.
-    pub fn raw(&self, name: &str) -> Option<&RawValue> {
-        self.0.get(&name.to_ascii_lowercase()).map(AsRef::as_ref)
+    /// The JSON text of a name's value, as it was written; `None` if the name is absent.
+    pub fn raw(&self, name: &str) -> Option<&str> {
+        self.0.get(&name.to_ascii_lowercase()).map(|value| value.get())
     }
 
     /// The decoded value of a name; `None` if it is absent or `null`, which in Go leaves the default.
     pub fn get<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, serde_json::Error> {
-        self.raw(name).map_or(Ok(None), |raw| serde_json::from_str::<Option<T>>(raw.get()))
+        self.raw(name).map_or(Ok(None), |raw| serde_json::from_str::<Option<T>>(raw))
     }
 
     /// The lower-case names that are there.
@@ -62,7 +62,7 @@ mod tests {
     fn reads_names_in_any_case_and_keeps_the_last() {
         let object = GoObject::parse(r#"{"Network":"a","network":"b","X":{"y":[1]},"n":null}"#).unwrap();
         assert_eq!(object.get::<String>("NETWORK").unwrap().as_deref(), Some("b"));
-        assert_eq!(object.raw("x").unwrap().get(), r#"{"y":[1]}"#);
+        assert_eq!(object.raw("x").unwrap(), r#"{"y":[1]}"#);
         assert_eq!(object.get::<bool>("n").unwrap(), None);
         assert_eq!(object.get::<bool>("absent").unwrap(), None);
         assert!(object.get::<bool>("network").is_err());

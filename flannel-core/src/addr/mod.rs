@@ -11,6 +11,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+/// An address with the prefix length of its network, as an interface has it.
+pub use ipnetwork::IpNetwork;
 pub(crate) use lengths::PrefixLengths;
 pub use mac::{MacAddr, MacError};
 pub(crate) use subnet::parse_prefix;

@@ -69,9 +69,8 @@ impl PartialEq for BackendConfig {
 }
 
 /// `null` leaves the default, as an absent key does.
-fn mean_the_same(a: Option<&RawValue>, b: Option<&RawValue>) -> bool {
-    let text = |raw: Option<&RawValue>| raw.map(|raw| raw.get().to_owned()).filter(|text| text != "null");
+fn mean_the_same(a: Option<&str>, b: Option<&str>) -> bool {
     let value = |text: &str| serde_json::from_str::<Value>(text).ok();
-    let (a, b) = (text(a), text(b));
-    a == b || a.zip(b).is_some_and(|(a, b)| value(&a).is_some_and(|a| Some(a) == value(&b)))
+    let [a, b] = [a, b].map(|raw| raw.filter(|text| *text != "null"));
+    a == b || a.zip(b).is_some_and(|(a, b)| value(a).is_some_and(|a| Some(a) == value(b)))
 }

@@ -9,7 +9,6 @@ mod tests;
 use std::fmt;
 
 use serde::de::DeserializeOwned;
-use serde_json::value::RawValue;
 
 pub use range::SubnetRange;
 
@@ -187,7 +186,7 @@ impl NetworkConfig {
 }
 
 fn parse_backend(object: &GoObject) -> Result<BackendConfig, ConfigError> {
-    let Some(raw) = object.raw("Backend").map(RawValue::get) else {
+    let Some(raw) = object.raw("Backend") else {
         return Ok(BackendConfig::of_kind("udp"));
     };
     let backend = GoObject::parse(raw).map_err(|_| {
@@ -211,7 +210,7 @@ fn parse_backend(object: &GoObject) -> Result<BackendConfig, ConfigError> {
 /// Decodes one member; the error names it with its path and value.
 fn member<T: DeserializeOwned>(object: &GoObject, path: &str, name: &str) -> Result<Option<T>, ConfigError> {
     object.get(name).map_err(|error| {
-        let value = object.raw(name).map(|raw| short(raw.get()));
+        let value = object.raw(name).map(short);
         // Secrets are strings under these names; all else helps the operator.
         let secret = ["psk", "accesskeysecret", "accesskeyid"].contains(&name.to_ascii_lowercase().as_str());
         // serde's "at line 1 column 5" counts from the start of the value, which only misleads.

@@ -254,7 +254,7 @@ fn bound(object: &GoObject, name: &str, network: Subnet, len: u8) -> Result<Opti
 /// A member that upstream reads through its IP types: `null` and numbers are errors.
 fn string_member(object: &GoObject, name: &str) -> Result<Option<String>, ConfigError> {
     let Some(raw) = object.raw(name) else { return Ok(None) };
-    if raw.get() == "null" {
+    if raw == "null" {
         return Err(ConfigError::new(
             name,
             Some("null".into()),

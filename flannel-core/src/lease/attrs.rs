@@ -141,7 +141,7 @@ impl LeaseAttrs {
         let v4: Option<Ipv4Addr> = member(&object, "PublicIP")?;
         let v6: Option<Ipv6Addr> = member(&object, "PublicIPv6")?;
         let data = |name| {
-            let raw = object.raw(name).map(RawValue::get).filter(|raw| *raw != "null");
+            let raw = object.raw(name).filter(|raw| *raw != "null");
             raw.map(|raw| BackendData(raw.into()))
         };
         Ok(Self {
