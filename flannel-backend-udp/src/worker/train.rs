@@ -144,4 +144,36 @@ mod tests {
         assert_eq!(balanced(65, 100), 33);
         assert_eq!(balanced(3, 65000), 1);
     }
+
+    const PEER: PeerIndex = PeerIndex(3);
+
+    /// The trains after these datagrams for one peer, each as long as its number says, in a train of segments of `segment`.
+    fn train(segment: usize, datagrams: &[usize]) -> Trains {
+        let mut trains = Trains::new();
+        trains.begin(PEER, ([192, 0, 2, 1], 8285).into(), segment);
+        for len in datagrams {
+            trains.add(PEER, &[Piece { is_header: false, start: 0, len: u32::try_from(*len).unwrap() }]);
+        }
+        trains
+    }
+
+    #[test]
+    fn what_the_kernel_can_send_by_one_call_joins_a_train_and_no_more() {
+        let nearly_full = vec![100; DATAGRAMS - 1];
+        for (what, segment, there, (count, len, last), joins) in [
+            ("one of the same length", 100, &[100][..], (1, 100, 100), true),
+            ("a shorter one", 100, &[100], (1, 99, 99), true),
+            ("a longer one", 100, &[100], (1, 101, 101), false),
+            ("one behind a shorter one", 100, &[100, 99], (1, 99, 99), false),
+            ("several, the last one shorter", 100, &[100], (3, 100, 50), true),
+            ("several of another length", 100, &[100], (2, 99, 99), false),
+            ("the last one that there is room for", 100, &nearly_full, (1, 100, 100), true),
+            ("one more than that", 100, &nearly_full, (2, 100, 100), false),
+            ("the last byte that there is room for", 40_000, &[40_000], (1, 25_507, 25_507), true),
+            ("a byte more than that", 40_000, &[40_000], (1, 25_508, 25_508), false),
+        ] {
+            assert_eq!(train(segment, there).has_room(PEER, count, len, last), joins, "{what}");
+        }
+        assert!(!train(100, &[100]).has_room(PeerIndex(4), 1, 100, 100), "another peer's");
+    }
 }

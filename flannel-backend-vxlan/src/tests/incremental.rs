@@ -227,7 +227,7 @@ impl Host {
                 let mut count = 0;
                 kernel.refuse(move |_| {
                     count += 1;
-                    (count % nth == 0).then_some(12)
+                    (count % nth == 0).then_some(libc::ENOMEM)
                 });
             }
             Step::RefuseNothing => kernel.refuse_nothing(),

@@ -92,6 +92,12 @@ fn what_is_ours_on_shared_links() {
     ] {
         assert_eq!(ownership.owns(&route(dst, via, link, protocol, metric)), ours, "{what}");
     }
+    let by_the_node_of_before = route("10.4.9.0/24", "192.0.2.9", ETH0, 3, 0);
+    let with_attributes = Route { plain: false, ..by_the_node_of_before };
+    assert!(
+        !ownership.owns(&with_attributes),
+        "an operator's, since Go writes no attributes (mtu, src, several ways)"
+    );
     let forgetful = Ownership::new(&present, None);
     assert!(!forgetful.owns(&route("10.4.1.0/24", "192.0.2.1", ETH0, 102, 0)));
     assert!(forgetful.owns(&route("10.5.1.0/24", "192.0.2.1", ETH0, 102, 0)));
@@ -150,6 +156,7 @@ fn a_blackhole_of_go_is_ours_where_we_keep_one() {
     assert_eq!(ownership.protocols().collect::<Vec<_>>(), [102, 3]);
     for other in [
         Route { metric: 7, ..of_go },
+        Route { plain: false, ..of_go },
         Route { protocol: 4, ..of_go },
         Route { dst: "10.5.2.0/24".parse().unwrap(), ..of_go },
         Route { link: Some(ETH0), through: Through::Itself, ..of_go },
