@@ -53,7 +53,8 @@ fn a_publisher_is_named_where_the_document_says_and_nowhere_else() {
     }
     files(&path(""), &mut all);
     assert!(all.len() > 500, "{}", all.len());
-    let owner = Regex::new(r"(?:github|gitlab|codeberg)\.(?:com|org)/([A-Za-z0-9_-]+)|ghcr\.io/|quay\.io/").unwrap();
+    let owner =
+        Regex::new(r"(?:github|gitlab|codeberg)\.(?:com|org)/([A-Za-z0-9_-]+)|ghcr\.io/|quay\.io/").unwrap();
     for name in all.iter().filter(|name| !DOCUMENTS.contains(&name.as_str())) {
         let Ok(text) = std::fs::read_to_string(path(name)) else { continue };
         if !places.iter().any(|(place, _)| place == name) && name != "flannel-bin/tests/dist/image.rs" {

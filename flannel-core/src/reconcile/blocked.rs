@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::addr::{Family, PerFamily};
+use crate::backoff::Delays;
 use crate::dataplane::ObjectKey;
 use crate::lease::LeaseKey;
 use crate::status::{Harm, Listed, Problem, Reason, Subject};
@@ -14,6 +15,9 @@ use crate::status::{Harm, Listed, Problem, Reason, Subject};
 /// How long an object must have been refused before pods count as cut by that: what goes through within a
 /// second or two is not worth a change of readiness.
 const SETTLED: Duration = Duration::from_secs(1);
+
+/// Delays between tries.
+const RETRY: Delays = Delays::new(Duration::from_millis(100), Duration::from_secs(30));
 
 /// The objects that wait for their next try.
 #[derive(Debug, Default)]
@@ -224,8 +228,7 @@ impl Blocked {
     }
 }
 
-/// 100 ms, doubling to 30 s, with up to a quarter on top.
+/// How long to wait after a failure that follows `attempts` others.
 pub(super) fn backoff(attempts: u32) -> Duration {
-    let base = Duration::from_millis(100).saturating_mul(1 << attempts.min(16)).min(Duration::from_secs(30));
-    base.mul_f64(1.0 + 0.25 * fastrand::f64())
+    RETRY.jittered(attempts)
 }

@@ -24,7 +24,6 @@ mod underlay;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::{FutureExt, StreamExt};
@@ -41,6 +40,7 @@ use crate::kernel::{Kernel, KernelError, KernelEvent, Refusal, Scope};
 use crate::lease::{AgedLease, Lease, LeaseAttrs, LeaseKey, LeaseTable};
 use crate::ownership::Ownership;
 use crate::peers::{Claim, Peer, PeerError, PeerTable, Segments};
+use crate::resync;
 use crate::state_file::State;
 use crate::status::{Harm, Problem, Reason};
 use crate::subnet::LeaseStream;
@@ -57,9 +57,6 @@ pub use network::register;
 use publish::Shown;
 use repair::Repair;
 use replaced::Replaced;
-
-/// How often everything is read again although nothing was announced.
-const AUDIT: Duration = Duration::from_secs(60);
 
 /// How many messages of the watch, and how many leases that changed, are taken before all others get their turn. It
 /// takes some milliseconds.
@@ -423,7 +420,6 @@ impl<D: Driver> Reconciler<D> {
     }
 }
 
-/// A minute from now, give or take six seconds, so that nodes that start together don't audit together.
 fn next_audit() -> Instant {
-    Instant::now() + AUDIT.mul_f64(0.9 + 0.2 * fastrand::f64())
+    resync::next(Instant::now())
 }

@@ -4,6 +4,7 @@ mod replaced;
 mod segments;
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use futures::channel::mpsc;
 use tokio::task::JoinHandle;
