@@ -25,7 +25,7 @@ impl GoObject {
 
     /// The decoded value of a name; `None` if it is absent or `null`, which in Go leaves the default.
     pub fn get<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, serde_json::Error> {
-        self.raw(name).map_or(Ok(None), |raw| serde_json::from_str::<Option<T>>(raw))
+        self.raw(name).map_or(Ok(None), serde_json::from_str::<Option<T>>)
     }
 
     /// The lower-case names that are there.

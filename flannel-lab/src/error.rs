@@ -1,5 +1,6 @@
 //! What can go wrong in the lab.
 
+use std::error::Error;
 use std::io;
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -87,4 +88,17 @@ impl LabError {
     pub(crate) fn unexpected(what: impl Into<String>, output: impl Into<String>) -> Self {
         Self::Unexpected { what: what.into(), output: output.into() }
     }
+}
+
+/// The text of an error and of all its causes. One that the text ends with already is not said again.
+pub fn chain(error: &dyn Error) -> String {
+    let (mut text, mut cause) = (error.to_string(), error.source());
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.ends_with(&said) {
+            text = format!("{text}: {said}");
+        }
+        cause = error.source();
+    }
+    text
 }

@@ -6,6 +6,8 @@ use std::io::{IsTerminal, Stdout, Write, stderr, stdout};
 use std::process;
 use std::time::Instant;
 
+use flannel_lab::error::chain;
+
 /// What a piece of text means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Style {
@@ -60,13 +62,7 @@ impl Screen {
 
     /// An error with its causes, on stderr.
     pub(crate) fn error(&self, error: &dyn Error) {
-        let mut text = error.to_string();
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            text = format!("{text}: {error}");
-            cause = error.source();
-        }
-        let _ = writeln!(stderr(), "{} {text}", self.paint(Style::Bad, "error:"));
+        let _ = writeln!(stderr(), "{} {}", self.paint(Style::Bad, "error:"), chain(error));
     }
 
     /// The text in the colour of its meaning.

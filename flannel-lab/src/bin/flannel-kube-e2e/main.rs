@@ -21,6 +21,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use flannel_lab::cluster::Families;
+use flannel_lab::error::chain;
 use flannel_lab::flanneld::{self, Stores};
 use flannel_lab::sandbox::{Entered, enter_sandbox, is_inside};
 
@@ -54,13 +55,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     };
     run(&Options::parse(), Path::new(&kube_apiserver)).unwrap_or_else(|error| {
-        let mut text = error.to_string();
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            text = format!("{text}: {error}");
-            cause = error.source();
-        }
-        eprintln!("FAILED: {text}");
+        eprintln!("FAILED: {}", chain(&*error));
         ExitCode::FAILURE
     })
 }

@@ -45,6 +45,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use flannel_lab::error::chain;
 use flannel_lab::flanneld::{self, Stores};
 use flannel_lab::sandbox::{Entered, enter_sandbox, is_inside};
 
@@ -64,13 +65,7 @@ const SIGN: Duration = Duration::from_secs(60);
 fn main() -> ExitCode {
     let options = Options::parse();
     run(&options).unwrap_or_else(|error| {
-        let mut text = error.to_string();
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            text = format!("{text}: {error}");
-            cause = error.source();
-        }
-        eprintln!("error: {text}");
+        eprintln!("error: {}", chain(&*error));
         ExitCode::FAILURE
     })
 }
