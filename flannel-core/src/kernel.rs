@@ -1,5 +1,5 @@
 //! What the reconcile loop needs from a kernel: [`Kernel`] is spoken by [`crate::netlink::Netlink`] for the
-//! real one, and by the fake in [`crate::testing`] for tests.
+//! real one, and by the fake in `flannel_core::testing` for tests.
 
 use std::collections::BTreeSet;
 use std::io;
