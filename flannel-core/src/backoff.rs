@@ -40,14 +40,26 @@ pub struct Backoff {
     failures: u32,
 }
 
+impl Default for Backoff {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Backoff {
-    /// Before the first failure.
-    pub const fn new(delays: Delays) -> Self {
+    /// Delays from 100 ms to 5 s, for who asks a server that others ask, too.
+    /// Upstream: `pkg/subnet/etcd/registry.go`, the watch's back-off.
+    pub const fn new() -> Self {
+        Self::with(Delays::new(Duration::from_millis(100), Duration::from_secs(5)))
+    }
+
+    /// These delays.
+    pub const fn with(delays: Delays) -> Self {
         Self { delays, failures: 0 }
     }
 
     /// Counts one more failure, and says how long to wait before the next try.
-    pub fn fail(&mut self) -> Duration {
+    pub fn pause(&mut self) -> Duration {
         let delay = self.delays.jittered(self.failures);
         self.failures = self.failures.saturating_add(1);
         delay
@@ -97,15 +109,15 @@ mod tests {
 
     #[test]
     fn a_success_starts_over() {
-        let mut backoff = Backoff::new(DELAYS);
-        let delays: Vec<Duration> = (0..10).map(|_| backoff.fail()).collect();
+        let mut backoff = Backoff::with(DELAYS);
+        let delays: Vec<Duration> = (0..10).map(|_| backoff.pause()).collect();
         assert!(
             delays[0] <= Duration::from_millis(125) && delays[9] >= Duration::from_millis(3750),
             "{delays:?}"
         );
         assert_eq!(backoff.failures(), 10);
         backoff.reset();
-        assert!(backoff.fail() <= Duration::from_millis(125));
+        assert!(backoff.pause() <= Duration::from_millis(125));
     }
 
     #[test]

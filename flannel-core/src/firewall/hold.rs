@@ -87,7 +87,7 @@ impl Firewall {
         let status = FirewallStatus { manager, masquerades, ..FirewallStatus::default() };
         let status = watch::Sender::new(status);
         let choice = managers.active.as_ref().and_then(|active| active.choice()).map(str::to_owned);
-        let (repairs, backoff) = (VecDeque::new(), Backoff::new(RETRY));
+        let (repairs, backoff) = (VecDeque::new(), Backoff::with(RETRY));
         Self { managers, wanted, ours, status, choice, repairs, backoff, unclear: None }
     }
 
@@ -222,7 +222,7 @@ impl Firewall {
 
     fn failed(&mut self, error: &FirewallError) -> Instant {
         self.set_problem(Some(format!("firewall rules: {}", chain(error))));
-        Instant::now() + self.backoff.fail()
+        Instant::now() + self.backoff.pause()
     }
 
     /// Until when to leave the rules alone, and why, if there were too many repairs of late.

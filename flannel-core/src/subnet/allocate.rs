@@ -17,6 +17,7 @@ use std::net::IpAddr;
 
 use self::ranges::{TakenRanges, choose, twin};
 use super::SubnetError;
+pub use super::identity::is_same_node;
 use super::identity::{Identity, has_data, shared_data, shares_data};
 use crate::addr::{Family, PerFamily, Subnet};
 use crate::config::{NetworkConfig, SubnetRange};
@@ -84,14 +85,6 @@ pub fn occupied(text: &str) -> Option<LeaseKey> {
         Ok(key) => Some(key),
         Err(LeaseKeyError::NotCanonical { canonical, .. }) => canonical.parse().ok(),
         Err(LeaseKeyError::Form(_)) => None,
-    }
-}
-
-/// Whether two records are one node's: its IPv4 underlay address counts where it has one.
-pub fn is_same_node(a: &LeaseAttrs, b: &LeaseAttrs) -> bool {
-    match (a.public_ips.v4, b.public_ips.v4) {
-        (None, None) => a.public_ips.v6.is_some() && a.public_ips.v6 == b.public_ips.v6,
-        (a, b) => a == b,
     }
 }
 

@@ -8,7 +8,6 @@ use std::net::IpAddr;
 
 use serde::Deserialize;
 
-use super::allocate::is_same_node;
 use crate::addr::{Family, MacAddr, PerFamily};
 use crate::lease::{Lease, LeaseAttrs, LeaseKey};
 use crate::state_file::{State, StoredOn};
@@ -117,6 +116,14 @@ impl Identity {
         let is_ours = || has_ours(attrs) || published.is_some_and(|stored| has_ours(&stored.attrs));
         // Addresses first: there may be ten thousand records.
         by_state || was_here() && is_ours()
+    }
+}
+
+/// Whether two records are one node's: its IPv4 underlay address counts where it has one.
+pub fn is_same_node(a: &LeaseAttrs, b: &LeaseAttrs) -> bool {
+    match (a.public_ips.v4, b.public_ips.v4) {
+        (None, None) => a.public_ips.v6.is_some() && a.public_ips.v6 == b.public_ips.v6,
+        (a, b) => a == b,
     }
 }
 

@@ -127,7 +127,7 @@ impl Gate {
             links: PerFamily::default(),
             prunes: false,
             sightings: Sightings::default(),
-            backoff: Backoff::new(RETRY),
+            backoff: Backoff::with(RETRY),
             next_resync: now + resync::PERIOD,
             next_reading: now + READING,
         };
@@ -215,7 +215,7 @@ impl Gate {
                 self.forget();
                 self.elements = None;
                 self.set_problem(Some(self.explain(&error)));
-                now + self.backoff.fail()
+                now + self.backoff.pause()
             }
         }
     }

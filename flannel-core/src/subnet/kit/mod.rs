@@ -23,6 +23,7 @@ pub use self::file_watch::FileWatch;
 pub use self::health::Health;
 pub use self::missing::Missing;
 pub use self::rivalry::Rivalry;
-pub use self::timing::{Backoff, renew_after};
+pub use self::timing::renew_after;
 pub use super::identity::is_ours;
+pub use crate::backoff::Backoff;
 pub use crate::repack::repack;

@@ -9,14 +9,12 @@ use std::time::{Duration, SystemTime};
 
 use tracing::debug;
 
-use super::files::{Ahead, Folder};
+use super::files::{Ahead, Folder, TOLERANCE};
 use crate::clock::{BootInstant, Clock};
 use crate::subnet::allocate::holder;
 
 /// How long the folder's clock is counted on without another look. A look dates a file.
 pub(super) const RECHECK: Duration = Duration::from_secs(60);
-/// How far clocks may be apart before anybody is told, or a step of one counts.
-pub(super) const TOLERANCE: Duration = Duration::from_secs(60);
 /// By how much the wall clock may drift from boot time before the folder's clock is looked at.
 const SET: Duration = Duration::from_secs(1);
 

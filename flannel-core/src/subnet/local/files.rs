@@ -10,13 +10,14 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::clock::TOLERANCE;
 use crate::atomic_file;
 use crate::clock::BootInstant;
 use crate::guarded::{self, Dir, Stat};
 use crate::lease::{BadRecord, BadRecords, Lease, LeaseAttrs, LeaseKey, LeaseKeyError};
 use crate::subnet::allocate::{Listing, Record, Taken, occupied};
 
+/// How far clocks may be apart before anybody is told, or a step of one counts.
+pub(super) const TOLERANCE: Duration = Duration::from_secs(60);
 /// How long to wait for the lock. A holder works for milliseconds; who takes longer hangs.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
 /// The largest value that is read, in bytes.

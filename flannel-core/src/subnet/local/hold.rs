@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use tracing::{debug, error, warn};
 
-use super::clock::TOLERANCE;
-use super::files::{Entry, Scan};
+use super::files::{Entry, Scan, TOLERANCE};
 use super::watch::{Changes, RESCAN};
 use super::{Caller, LocalSubnetManager, Store, failed};
 use crate::lease::{Lease, LeaseAttrs, LeaseKey};
