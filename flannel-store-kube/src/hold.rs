@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
+use flannel_core::backoff::jitter;
 use flannel_core::error::chain;
 use flannel_core::lease::Lease;
 use flannel_core::subnet::SubnetError;
@@ -53,11 +54,7 @@ impl Store {
                         repairs.reset();
                     }
                     // Without a watch nobody tells.
-                    if seen.borrow().is_none() {
-                        Some(LOOK.mul_f64(0.75 + fastrand::f64() / 2.0))
-                    } else {
-                        None
-                    }
+                    if seen.borrow().is_none() { Some(jitter(LOOK, 0.25)) } else { None }
                 }
                 Ok(Held::Restored) => {
                     calm_since = self.options.clock.now();

@@ -15,6 +15,9 @@ mod tests;
 use std::borrow::Cow;
 use std::net::IpAddr;
 
+/// The source of chance from which [`decide`] draws; seeded in tests.
+pub use fastrand::Rng;
+
 use self::ranges::{TakenRanges, choose, twin};
 use super::SubnetError;
 pub use super::identity::is_same_node;
@@ -138,7 +141,7 @@ pub fn decide(
     config: &NetworkConfig,
     listing: &Listing,
     applicant: Applicant<'_>,
-    rng: &mut fastrand::Rng,
+    rng: &mut Rng,
 ) -> Result<Decision, SubnetError> {
     let family = identity(config);
     if applicant.attrs.public_ips.get(family).is_none() {
@@ -249,7 +252,7 @@ impl<'a> Mine<'a> {
         &self,
         config: &NetworkConfig,
         listing: &Listing,
-        rng: &mut fastrand::Rng,
+        rng: &mut Rng,
     ) -> Result<Decision, SubnetError> {
         let listing = &without_absurd(config, listing, |record| self.has(record));
         let stays = |record: &&Record| {
@@ -278,7 +281,7 @@ impl<'a> Mine<'a> {
         config: &NetworkConfig,
         listing: &Listing,
         old: Option<LeaseKey>,
-        rng: &mut fastrand::Rng,
+        rng: &mut Rng,
     ) -> Result<LeaseKey, SubnetError> {
         let Applicant { attrs, identity, local } = self.applicant;
         let ranges = ranges_of(config)?;
