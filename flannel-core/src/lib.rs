@@ -17,7 +17,6 @@
 //! - [`ownership`]: whose a route on a shared link is, and what a previous backend left behind.
 //! - [`error`]: an error and its causes as one line.
 //! - [`status`]: what keeps pods from others, with cause, remedy and harm.
-//! - [`error`]: an error and its causes as one line.
 //! - [`gojson`]: JSON objects as Go reads them.
 //! - [`secret`]: credentials, which no output shows.
 //!
