@@ -62,7 +62,8 @@ impl StoreBed for Bed {
     /// The cluster lost the node, and gave its subnet to another one before it registered again.
     async fn give_away(&self, lease: &Lease, attrs: &LeaseAttrs) {
         let (node, other) = (self.node_of(lease.key), 150);
-        let cidrs = |number: u8| json!({"podCIDR": cidr(number), "podCIDRs": [cidr(number), cidr_v6(number)]});
+        let cidrs =
+            |number: u8| json!({"podCIDR": cidr(number), "podCIDRs": [cidr(number), cidr_v6(number)]});
         let there = self.0.api.node(&name(node)).unwrap();
         assert!(self.0.api.delete_node(&name(node)));
         let mut next = there.clone();

@@ -574,3 +574,29 @@ async fn a_lease_that_ran_out_in_a_jump_is_gone_only_if_its_node_stays_silent() 
     let kept = begin.elapsed();
     assert!((Duration::from_secs(30)..Duration::from_secs(60)).contains(&kept), "{kept:?}");
 }
+
+/// A thread goes on when the future that waits for it is dropped. What it was about to write is no longer wanted, and the
+/// next call must not be overtaken by it.
+#[tokio::test]
+async fn a_dropped_call_changes_nothing_any_more() {
+    let dir = store(V4);
+    let manager = manager(&dir);
+    let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
+    fs::remove_file(path(&dir, &lease.key.to_string())).unwrap();
+    let (before, after) = (attrs(1), attrs(2));
+    let calls: [futures::future::BoxFuture<'_, ()>; 3] = [
+        Box::pin(async { _ = manager.hold_lease(&lease).await }),
+        Box::pin(async { _ = manager.acquire_lease(&before).await }),
+        Box::pin(async { _ = manager.publish(&lease, &after).await }),
+    ];
+    for mut call in calls {
+        let lock = folder(&dir).lock(|| false).unwrap();
+        assert!(futures::poll!(&mut call).is_pending());
+        drop(call);
+        drop(lock);
+        while Arc::strong_count(&manager.0) > 1 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(fs::read_dir(dir.path().join("subnets")).unwrap().count(), 0);
+    }
+}
