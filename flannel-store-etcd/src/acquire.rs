@@ -3,7 +3,7 @@
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use etcd_client::{Compare, CompareOp, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse};
+use etcd_client::{Compare, CompareOp, Txn, TxnOp, TxnResponse};
 use flannel_core::addr::Family;
 use flannel_core::config::NetworkConfig;
 use flannel_core::lease::{Lease, LeaseAttrs, LeaseKey};
@@ -14,7 +14,8 @@ use tracing::{debug, info, warn};
 use super::Store;
 use super::create::{Created, Guard, Wanted};
 use super::error::CallError;
-use super::records::{Listed, MAX_MESSAGE, Stored, digest};
+use super::records::{Listed, Stored, digest};
+use super::txn::{put, records};
 
 /// How often a subnet is chosen anew because others took the chosen one.
 const ATTEMPTS: u32 = 20;
@@ -120,8 +121,8 @@ impl Store {
                 note_gone(&wanted.former);
                 return Ok(Attempt::Done(lease));
             }
-            Created::Taken(Some((at, newer))) => {
-                state.listed.catch_up(self, at, &newer);
+            Created::Taken(Some(newer)) => {
+                state.listed.catch_up(self, &newer);
                 return Ok(Attempt::Again);
             }
             Created::Taken(None) => {}
@@ -147,7 +148,7 @@ impl Store {
         if own.etcd_lease == 0 && unchanged {
             return Ok(Some(own.lease.clone()));
         }
-        if own.etcd_lease != 0 && self.is_kept(own.etcd_lease).await? && unchanged {
+        if own.etcd_lease != 0 && self.renew(own.etcd_lease).await? && unchanged {
             return Ok(Some(own.lease.clone()));
         }
         let swapped = self.swap(own.lease.key, own.modified, own.etcd_lease, attrs, former).await?;
@@ -168,7 +169,7 @@ impl Store {
         attrs: &LeaseAttrs,
         former: &[&Stored],
     ) -> Result<bool, CallError> {
-        let is_kept = etcd_lease == 0 || self.is_kept(etcd_lease).await?;
+        let is_kept = etcd_lease == 0 || self.renew(etcd_lease).await?;
         let id = if is_kept { etcd_lease } else { self.grant().await? };
         let (name, value) = (self.keys.lease(key), attrs.to_json());
         let is_as_listed =
@@ -199,15 +200,6 @@ impl Store {
         }
         Ok(swapped)
     }
-
-    pub(super) async fn txn(&self, what: &'static str, txn: Txn) -> Result<TxnResponse, CallError> {
-        let run = |client: etcd_client::Client| {
-            let mut client = client.kv_client().max_decoding_message_size(MAX_MESSAGE);
-            let txn = txn.clone();
-            async move { client.txn(txn).await }
-        };
-        Ok(self.call(what, run).await?.1)
-    }
 }
 
 /// Whether a former record of this node may go. What an operator put there is his to delete.
@@ -231,20 +223,6 @@ fn note_moved(own: &Lease, attrs: &LeaseAttrs) {
         let (before, underlay) = (holder(&own.attrs), holder(attrs));
         info!(subnet = %own.key, before, underlay, "lease kept; the address of this node changed");
     }
-}
-
-pub(super) fn put(name: &str, value: &str, id: i64) -> TxnOp {
-    let options = (id != 0).then(|| PutOptions::new().with_lease(id));
-    TxnOp::put(name, value, options)
-}
-
-/// What the reads of a transaction found.
-pub(super) fn records(done: &TxnResponse) -> Vec<KeyValue> {
-    let found = done.op_responses().into_iter().map(|response| match response {
-        TxnOpResponse::Get(mut found) => found.take_kvs(),
-        _ => Vec::new(),
-    });
-    found.flatten().collect()
 }
 
 /// Leases of IPv6 alone have keys that Go nodes misread as `0.0.0.0/0`: none is written where such a node may

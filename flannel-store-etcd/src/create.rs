@@ -14,9 +14,9 @@ use flannel_core::subnet::allocate::{is_pair, occupied, overlaps};
 use tracing::{debug, warn};
 
 use super::Store;
-use super::acquire::{put, records};
 use super::error::CallError;
-use super::records::{MAX_MESSAGE, Position, Stored};
+use super::records::{MAX_MESSAGE, Newer, Position, Stored};
+use super::txn::{put, records};
 
 /// How often the same subnet is tried while others take others.
 const TRIES: u32 = 100;
@@ -60,7 +60,7 @@ pub(super) struct Wanted<'a> {
 pub(super) enum Created {
     Ours(Lease),
     /// Another node has addresses of it. With what was created since the list, if that is all that is new.
-    Taken(Option<(Position, Vec<KeyValue>)>),
+    Taken(Option<Newer>),
     /// It was there, and the replaced one gone, but a rival was a moment earlier.
     Withdrawn,
 }
@@ -123,7 +123,7 @@ impl Store {
                 let most = (10 << attempt.min(8)).min(LONGEST);
                 tokio::time::sleep(Duration::from_millis(fastrand::u64(0..most))).await;
                 seen.append(&mut newer);
-                (at, newer) = match self.newer(at.revision).await {
+                Newer { at, records: newer } = match self.newer(at.revision).await {
                     Err(error) if error.is_too_large() => return Ok(Created::Taken(None)),
                     found => found?,
                 };
@@ -131,7 +131,7 @@ impl Store {
             let is_taken = newer.iter().any(|found| self.takes(found, wanted.key));
             seen.append(&mut newer);
             if is_taken {
-                return Ok(Created::Taken(Some((at, seen))));
+                return Ok(Created::Taken(Some(Newer { at, records: seen })));
             }
             debug!(attempt, "lost the race for a revision");
             revision = at.revision;
@@ -145,14 +145,14 @@ impl Store {
     }
 
     /// The records created after a revision, and the position at which they were read.
-    async fn newer(&self, revision: i64) -> Result<(Position, Vec<KeyValue>), CallError> {
+    async fn newer(&self, revision: i64) -> Result<Newer, CallError> {
         let get = |client: etcd_client::Client| {
             let mut client = client.kv_client().max_decoding_message_size(MAX_MESSAGE);
             let (first, options) = (self.keys.first.clone(), self.since(revision));
             async move { client.get(first, Some(options)).await }
         };
         let (_, mut found) = self.call("list new leases", get).await?;
-        Ok((Position::of(found.header()), found.take_kvs()))
+        Ok(Newer { at: Position::of(found.header()), records: found.take_kvs() })
     }
 
     /// All records created after a revision.

@@ -57,8 +57,8 @@ impl Store {
         }
     }
 
-    /// Keeps an etcd lease alive; `false` if it is gone, or was granted for less than we want.
-    pub(super) async fn is_kept(&self, id: i64) -> Result<bool, CallError> {
+    /// Renews an etcd lease if it is one that we want; `false` if it is gone, or was granted for less time.
+    pub(super) async fn renew(&self, id: i64) -> Result<bool, CallError> {
         match self.remaining(id).await? {
             Some(remaining) if remaining.granted >= self.options.ttl => self.keep_alive(id).await,
             _ => Ok(false),

@@ -15,9 +15,9 @@ use flannel_core::subnet::kit::{Backoff, renew_after};
 use tracing::{debug, error, warn};
 
 use super::Store;
-use super::acquire::records;
 use super::create::{Created, Guard, Wanted};
-use super::records::Position;
+use super::records::{Found, Position};
+use super::txn::records;
 use super::watch::Feed;
 
 /// How long a lease must stay as it is before putting it back is as quick again as the first time.
@@ -102,13 +102,13 @@ impl Store {
         let next = Lease { attrs: attrs.clone(), ..own.clone() };
         let (_, found) = self.read(own.key).await?;
         let (created, modified, etcd_lease) = match found {
-            Some(Ok(there)) if there.lease.attrs == *attrs => return Ok(there.lease),
-            Some(Ok(there)) if !is_ours(&there.lease.attrs, &own.attrs) => {
+            Found::Lease(there) if there.lease.attrs == *attrs => return Ok(there.lease),
+            Found::Lease(there) if !is_ours(&there.lease.attrs, &own.attrs) => {
                 return Err(self.note_lost(own.key, holder(&there.lease.attrs)));
             }
-            Some(Ok(there)) => (there.lease.created, there.modified, there.etcd_lease),
-            Some(Err(bad)) => (bad.created, bad.modified, bad.etcd_lease),
-            None => {
+            Found::Lease(there) => (there.lease.created, there.modified, there.etcd_lease),
+            Found::Unreadable(bad) => (bad.created, bad.modified, bad.etcd_lease),
+            Found::Nothing => {
                 let created = self.create_again(&next).await?;
                 return created.ok_or(SubnetError::Contended { attempts: 1 });
             }
@@ -124,12 +124,12 @@ impl Store {
     pub(super) async fn release(&self, own: &Lease) -> Result<(), SubnetError> {
         let (_, found) = self.read(own.key).await?;
         let modified = match found {
-            None => return Ok(()),
-            Some(Ok(there)) if !is_ours(&there.lease.attrs, &own.attrs) => {
+            Found::Nothing => return Ok(()),
+            Found::Lease(there) if !is_ours(&there.lease.attrs, &own.attrs) => {
                 return Err(lost(own.key, holder(&there.lease.attrs)));
             }
-            Some(Ok(there)) => there.modified,
-            Some(Err(bad)) => return Err(SubnetError::Conflict(bad.record.to_string())),
+            Found::Lease(there) => there.modified,
+            Found::Unreadable(bad) => return Err(SubnetError::Conflict(bad.record.to_string())),
         };
         let name = self.keys.lease(own.key);
         let txn = Txn::new()
@@ -158,7 +158,7 @@ impl Store {
         let (at, found) = self.read(own.key).await?;
         let mut by = None;
         let (modified, etcd_lease) = match found {
-            Some(Ok(there)) if there.lease.attrs == own.attrs => {
+            Found::Lease(there) if there.lease.attrs == own.attrs => {
                 if there.etcd_lease == 0 {
                     return Ok(Held::Until(at, None));
                 }
@@ -175,17 +175,17 @@ impl Store {
                 // The etcd lease is gone, and the key will be at any moment.
                 (there.modified, there.etcd_lease)
             }
-            Some(Ok(there)) if !is_ours(&there.lease.attrs, &own.attrs) => {
+            Found::Lease(there) if !is_ours(&there.lease.attrs, &own.attrs) => {
                 return Err(lost(own.key, holder(&there.lease.attrs)));
             }
-            Some(Ok(there)) => {
+            Found::Lease(there) => {
                 let is_elsewhere = !is_same_node(&there.lease.attrs, &own.attrs);
                 by = is_elsewhere.then(|| holder(&there.lease.attrs));
                 (there.modified, there.etcd_lease)
             }
             // Nobody can be seen to hold an unreadable record under our key.
-            Some(Err(bad)) => (bad.modified, bad.etcd_lease),
-            None => {
+            Found::Unreadable(bad) => (bad.modified, bad.etcd_lease),
+            Found::Nothing => {
                 self.create_again(own).await?;
                 return Ok(Held::Restored(None));
             }

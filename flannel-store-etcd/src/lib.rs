@@ -14,6 +14,7 @@ mod keys;
 mod options;
 mod records;
 mod tls;
+mod txn;
 mod watch;
 
 use std::convert::Infallible;

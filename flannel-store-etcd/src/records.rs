@@ -98,6 +98,30 @@ impl Position {
     }
 }
 
+/// What was created after a list.
+pub(super) struct Newer {
+    /// Up to where.
+    pub(super) at: Position,
+    pub(super) records: Vec<KeyValue>,
+}
+
+/// What the store says of the history that is known.
+pub(super) enum History {
+    /// It has the same, and is at this position now.
+    Same(Position),
+    /// It has another: it was set up anew, or from a backup.
+    Other,
+    /// It can't say any more, since it compacted what is known.
+    Compacted,
+}
+
+/// What is under a key.
+pub(super) enum Found {
+    Nothing,
+    Lease(Stored),
+    Unreadable(Unreadable),
+}
+
 /// All leases at one revision.
 #[derive(Debug, Clone)]
 pub(super) struct Listed {
@@ -143,15 +167,15 @@ impl Listed {
 
     /// Adds what was created since, up to a later position. What was deleted since stays: it is taken for
     /// occupied, which does no harm.
-    pub(super) fn catch_up(&mut self, store: &Store, at: Position, newer: &[KeyValue]) {
-        let names: HashSet<String> = newer.iter().map(|found| store.keys.name(found.key())).collect();
+    pub(super) fn catch_up(&mut self, store: &Store, newer: &Newer) {
+        let names: HashSet<String> = newer.records.iter().map(|found| store.keys.name(found.key())).collect();
         self.stored.retain(|stored| !names.contains(&stored.lease.key.to_string()));
         self.bad.retain(|bad| !names.contains(&bad.record.key));
         for name in &names {
             self.unreadable.remove(name);
         }
-        self.add(store, newer);
-        self.at = at;
+        self.add(store, &newer.records);
+        self.at = newer.at;
     }
 
     /// As the allocation wants it.
@@ -299,13 +323,12 @@ impl Store {
     }
 
     /// Whether all leases at `revision` are `known`: as many, and the same one changed last, on the same etcd
-    /// lease, of which no two histories have the same. With the position of the answer. `None` if nobody can
-    /// say any more, because the revision was compacted.
-    pub(super) async fn is_as_known(
+    /// lease, of which no two histories have the same.
+    pub(super) async fn compare(
         &self,
         revision: i64,
         known: &BTreeMap<Box<str>, Known>,
-    ) -> Result<Option<(bool, Position)>, CallError> {
+    ) -> Result<History, CallError> {
         let newest = |client: etcd_client::Client| {
             let mut client = client.kv_client().max_decoding_message_size(MAX_MESSAGE);
             let options = GetOptions::new().with_range(self.keys.end.as_str()).with_revision(revision);
@@ -320,11 +343,11 @@ impl Store {
                     && found.kvs().first().is_none_or(|newest| {
                         known.get(self.keys.name(newest.key()).as_str()) == Some(&Known::of(newest))
                     });
-                Ok(Some((is_same, Position::of(found.header()))))
+                Ok(if is_same { History::Same(Position::of(found.header())) } else { History::Other })
             }
-            Err(error) if error.is_compacted() => Ok(None),
+            Err(error) if error.is_compacted() => Ok(History::Compacted),
             // A revision that is not there yet, though we know it.
-            Err(error) if error.is_other_revision() => Ok(Some((false, Position::of(None)))),
+            Err(error) if error.is_other_revision() => Ok(History::Other),
             Err(error) => Err(error),
         }
     }
@@ -334,10 +357,7 @@ impl Store {
     }
 
     /// The record of one key, and the position at which it was read.
-    pub(super) async fn read(
-        &self,
-        key: LeaseKey,
-    ) -> Result<(Position, Option<Result<Stored, Unreadable>>), CallError> {
+    pub(super) async fn read(&self, key: LeaseKey) -> Result<(Position, Found), CallError> {
         let get = |options: GetOptions| {
             move |client: etcd_client::Client| {
                 let (key, options) = (self.keys.lease(key), options.clone());
@@ -347,14 +367,18 @@ impl Store {
         };
         match self.call("read the own lease", get(GetOptions::new())).await {
             Ok((_, found)) => {
-                Ok((Position::of(found.header()), found.kvs().first().map(|value| self.decode(value))))
+                let record = found.kvs().first().map(|value| self.decode(value));
+                let at = Position::of(found.header());
+                Ok((
+                    at,
+                    record.map_or(Found::Nothing, |read| read.map_or_else(Found::Unreadable, Found::Lease)),
+                ))
             }
             Err(error) if error.is_too_large() => {
                 let keys = get(GetOptions::new().with_keys_only());
                 let (_, found) = self.call("read the own lease", keys).await?;
-                let large =
-                    found.kvs().first().map(|value| Err(self.unreadable(value, TOO_LARGE.to_owned())));
-                Ok((Position::of(found.header()), large))
+                let large = found.kvs().first().map(|value| self.unreadable(value, TOO_LARGE.to_owned()));
+                Ok((Position::of(found.header()), large.map_or(Found::Nothing, Found::Unreadable)))
             }
             Err(error) => Err(error),
         }

@@ -18,7 +18,7 @@ use futures::{StreamExt, stream};
 
 use super::Store;
 use super::error::{CallError, describe, is_too_large};
-use super::records::{Known, Listed, MAX_MESSAGE, Position};
+use super::records::{History, Known, Listed, MAX_MESSAGE, Position};
 use tokio::sync::watch;
 use tracing::debug;
 
@@ -121,12 +121,9 @@ impl Feed {
 /// The lease watch. All events of one response come together, in their order.
 pub(super) fn stream(store: Arc<Store>) -> LeaseStream {
     let watcher = Watcher {
-        last: None,
+        phase: Phase::List { is_other: false },
         resume: 0,
-        feed: None,
         is_partial: false,
-        is_sure: false,
-        is_other: false,
         known: BTreeMap::new(),
         missing: Missing::new(store.options.clock.clone()),
         jumps: store.options.clock.jumps(),
@@ -143,19 +140,28 @@ pub(super) fn stream(store: Arc<Store>) -> LeaseStream {
     .boxed()
 }
 
+/// What comes next.
+enum Phase {
+    /// All leases are to be listed, for a snapshot.
+    List {
+        /// Whether the store has another history than the one that is known: it was set up anew, or from a backup.
+        is_other: bool,
+    },
+    /// After a break: the store is to be asked whether it still has the history that is known.
+    Compare,
+    /// The watch is to be opened; the last position that is known.
+    Open(Position),
+    /// The watch goes on.
+    Follow(Position, Feed),
+}
+
 struct Watcher {
     store: Arc<Store>,
-    /// The last position that is known; without one there must be a snapshot first.
-    last: Option<Position>,
+    phase: Phase,
     /// The first revision that was not delivered as a whole.
     resume: i64,
-    feed: Option<Feed>,
     /// Whether `known` has a part of the revision at `resume`, too.
     is_partial: bool,
-    /// Whether the store is known to have the history that we know.
-    is_sure: bool,
-    /// Whether it has another: it was set up anew, or from a backup.
-    is_other: bool,
     /// The records before `resume`.
     known: BTreeMap<Box<str>, Known>,
     missing: Missing,
@@ -184,37 +190,31 @@ impl Watcher {
             if let Some(Waiting { response, from }) = self.waiting.take() {
                 return self.take_some(response, from);
             }
-            let Some(last) = self.last else {
-                match store.list().await {
-                    Ok(listed) => return vec![self.snapshot(listed)],
-                    // The status says why.
-                    Err(_) => tokio::time::sleep(self.backoff.pause()).await,
+            let (last, feed) = match &mut self.phase {
+                Phase::List { is_other } => {
+                    let is_other = *is_other;
+                    match store.list().await {
+                        Ok(listed) => return vec![self.snapshot(listed, is_other)],
+                        // The status says why.
+                        Err(_) => tokio::time::sleep(self.backoff.pause()).await,
+                    }
+                    continue;
                 }
-                continue;
+                Phase::Compare => {
+                    self.compare().await;
+                    continue;
+                }
+                Phase::Open(last) => {
+                    let (last, keys) = (*last, &store.keys);
+                    match Feed::open(&store, &keys.first, Some(&keys.end), self.resume).await {
+                        Ok(feed) => self.phase = Phase::Follow(last, feed),
+                        Err(_) => tokio::time::sleep(self.backoff.pause()).await,
+                    }
+                    continue;
+                }
+                Phase::Follow(last, feed) => (*last, feed),
             };
-            if !self.is_sure && self.is_partial {
-                // Nothing to compare with.
-                self.last = None;
-                continue;
-            }
-            if !self.is_sure {
-                match store.is_as_known(self.resume - 1, &self.known).await {
-                    Ok(Some((true, at))) => (self.last, self.is_sure) = (Some(at), true),
-                    Ok(Some((false, _))) => (self.last, self.feed, self.is_other) = (None, None, true),
-                    Ok(None) => (self.last, self.feed) = (None, None),
-                    Err(_) => tokio::time::sleep(self.backoff.pause()).await,
-                }
-                continue;
-            }
             let end = self.missing.time_left();
-            let Some(feed) = &mut self.feed else {
-                let keys = &store.keys;
-                match Feed::open(&store, &keys.first, Some(&keys.end), self.resume).await {
-                    Ok(feed) => self.feed = Some(feed),
-                    Err(_) => tokio::time::sleep(self.backoff.pause()).await,
-                }
-                continue;
-            };
             let next = async {
                 match end {
                     Some(end) => tokio::time::timeout(end, feed.next(&store)).await.ok(),
@@ -226,7 +226,7 @@ impl Watcher {
                 slept = self.jumps.suspended() => {
                     debug!(?slept, "comparing all leases after a suspend");
                     store.clients.renew().await;
-                    (self.feed, self.is_sure) = (None, false);
+                    self.phase = Phase::Compare;
                     continue;
                 }
             };
@@ -244,11 +244,11 @@ impl Watcher {
                     }
                 }
                 Err(broken) => {
-                    (self.feed, self.is_sure) = (None, false);
-                    // A list names what a watch can't carry, and leads past it.
-                    if matches!(broken, Broken::Compacted | Broken::TooLarge) {
-                        self.last = None;
-                    }
+                    self.phase = match broken {
+                        Broken::Ended => Phase::Compare,
+                        // A list names what a watch can't carry, and leads past it.
+                        Broken::Compacted | Broken::TooLarge => Phase::List { is_other: false },
+                    };
                     if !matches!(broken, Broken::Compacted) {
                         tokio::time::sleep(self.backoff.pause()).await;
                     }
@@ -257,18 +257,33 @@ impl Watcher {
         }
     }
 
-    fn snapshot(&mut self, listed: Listed) -> LeaseUpdate {
-        (self.last, self.resume, self.feed) = (Some(listed.at), listed.at.revision + 1, None);
+    /// Asks the store whether it still has the history that is known.
+    async fn compare(&mut self) {
+        if self.is_partial {
+            // Nothing to compare with.
+            self.phase = Phase::List { is_other: false };
+            return;
+        }
+        match self.store.compare(self.resume - 1, &self.known).await {
+            Ok(History::Same(at)) => self.phase = Phase::Open(at),
+            Ok(History::Other) => self.phase = Phase::List { is_other: true },
+            Ok(History::Compacted) => self.phase = Phase::List { is_other: false },
+            Err(_) => tokio::time::sleep(self.backoff.pause()).await,
+        }
+    }
+
+    fn snapshot(&mut self, listed: Listed, is_other: bool) -> LeaseUpdate {
+        (self.phase, self.resume) = (Phase::Open(listed.at), listed.at.revision + 1);
         let Listed { stored, unreadable: mut undecodable, known, .. } = listed;
         let before = std::mem::replace(&mut self.known, known);
-        if std::mem::take(&mut self.is_other) {
+        if is_other {
             let gone = before.into_keys().filter(|name| !self.known.contains_key(name));
             // What is no lease's is nobody's.
             let gone = gone.filter(|name| occupied(name).is_some());
             self.missing.keep(gone.map(String::from), self.store.options.ttl);
         }
         repack(&mut self.known);
-        (self.is_sure, self.is_partial) = (true, false);
+        self.is_partial = false;
         if !self.missing.is_empty() {
             for name in self.known.keys() {
                 self.missing.found(name);
@@ -296,7 +311,7 @@ impl Watcher {
                 self.backoff.reset();
             } else {
                 // Another history, or a member that lags.
-                (self.feed, self.is_sure) = (None, false);
+                self.phase = Phase::Compare;
             }
             return;
         }
@@ -304,8 +319,10 @@ impl Watcher {
         if response.events().is_empty() && response.watch_id() >= 0 {
             self.resume = self.resume.max(at.revision + 1);
         }
-        if last.leads_to(at) {
-            self.last = Some(at);
+        if let Phase::Follow(last, _) = &mut self.phase
+            && last.leads_to(at)
+        {
+            *last = at;
         }
         let modified = |event: &Event| event.kv().map(etcd_client::KeyValue::mod_revision);
         if let Some(newest) = response.events().iter().filter_map(modified).max() {

@@ -13,6 +13,7 @@ use futures::AsyncBufReadExt;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
+use tokio::time::Instant;
 
 use super::Store;
 use super::client::{CallError, ENDLESS, MAX_OBJECT, get};
@@ -47,6 +48,24 @@ pub(super) struct Listed {
     pub(super) revision: String,
     /// How many nodes there are.
     count: usize,
+}
+
+/// What comes of a watch.
+pub(super) enum Heard {
+    /// An event, and the revision it leads to.
+    Event(Event, Option<String>),
+    /// The server ended the watch as agreed.
+    Ended,
+    /// Nothing comes any more, and why.
+    Broken(String),
+}
+
+/// Why there is no list by a watch.
+pub(super) enum NoList {
+    /// This server can't do that, and why.
+    Unsupported(String),
+    /// It failed, which the status tells.
+    Failed,
 }
 
 /// One word of a watch.
@@ -171,42 +190,43 @@ impl Store {
         Ok(page.metadata.revision.into_owned())
     }
 
-    /// All nodes by a watch that begins with them, and the watch, which goes on. An error says that this server
-    /// can't do that, or (`None`) that it failed, which the status tells.
+    /// All nodes by a watch that begins with them, and the watch, which goes on.
     pub(super) async fn list_by_watch(
         &self,
         own: &str,
         add: &mut Sink<'_>,
-    ) -> Result<(Listed, Feed), Option<String>> {
-        let mut feed =
-            self.open(None).await.map_err(|error| error.is_refused().then(|| error.to_string()))?;
+    ) -> Result<(Listed, Feed), NoList> {
+        let mut feed = self.open(None).await.map_err(|error| {
+            if error.is_refused() { NoList::Unsupported(error.to_string()) } else { NoList::Failed }
+        })?;
         let mut listed = Listed { own: None, revision: String::new(), count: 0 };
         let mut is_empty = true;
         loop {
-            let event = match feed.next(self, own, self.options.timeouts.first_word).await {
-                Ok(Some(event)) => event,
-                Ok(None) => return Err(None),
+            let (event, revision) = match feed.next(self, own, self.options.timeouts.first_word).await {
+                Heard::Event(event, revision) => (event, revision),
+                Heard::Ended => return Err(NoList::Failed),
                 // A server that does not know such watches never says that it is through.
-                Err(why) if !is_empty => return Err(Some(why)),
-                Err(why) => {
+                Heard::Broken(why) if !is_empty => return Err(NoList::Unsupported(why)),
+                Heard::Broken(why) => {
                     self.clients.renew();
                     self.health.fail(format!("watch nodes at {}: {why}", self.clients.server()));
-                    return Err(None);
+                    return Err(NoList::Failed);
                 }
             };
-            match event {
+            match (event, revision) {
                 (Event::Put(object, json), _) => {
                     listed.own = json.or(listed.own);
                     is_empty = false;
-                    listed.count_one().map_err(Some)?;
+                    listed.count_one().map_err(NoList::Unsupported)?;
                     add(object);
                 }
                 (Event::Bookmark { ends_initial: true }, Some(revision)) => {
                     return Ok((Listed { revision, ..listed }, feed));
                 }
-                (Event::Failed(why) | Event::Garbage(why), _) => return Err(Some(why)),
+                (Event::Failed(why) | Event::Garbage(why), _) => return Err(NoList::Unsupported(why)),
                 (Event::Bookmark { .. } | Event::Expired | Event::Deleted(_), _) => {
-                    return Err(Some("changes came before the end of the list".to_owned()));
+                    let why = "changes came before the end of the list";
+                    return Err(NoList::Unsupported(why.to_owned()));
                 }
             }
         }
@@ -225,7 +245,8 @@ impl Store {
         let request = get(&format!("/api/v1/nodes?{}", form_urlencoded(&query)));
         let patience = self.options.timeouts.request;
         let reader = self.note(self.clients.stream("watch nodes", request, patience).await)?;
-        Ok(Feed { reader: Box::pin(reader), line: Vec::new(), skipped: None, limit })
+        let opened = Instant::now();
+        Ok(Feed { reader: Box::pin(reader), line: Vec::new(), skipped: None, opened, limit })
     }
 }
 
@@ -275,37 +296,45 @@ pub(super) struct Feed {
     line: Vec<u8>,
     /// What is kept of a line that is too long, and how long it is.
     skipped: Option<(Outline, usize)>,
-    /// When the server is to end it.
-    pub(super) limit: Duration,
+    /// When it was opened.
+    opened: Instant,
+    /// After what time the server is to end it.
+    limit: Duration,
 }
 
 impl Feed {
-    /// The next event and its revision; `Err` says why there is none any more, `None` that the server ended the
-    /// watch as agreed. Dropping the future loses nothing.
-    pub(super) async fn next(
-        &mut self,
-        store: &Store,
-        own: &str,
-        silence: Duration,
-    ) -> Result<Option<(Event, Option<String>)>, String> {
+    /// How long it has been open.
+    pub(super) fn age(&self) -> Duration {
+        self.opened.elapsed()
+    }
+
+    /// Whether it has been open for as long as was asked for.
+    pub(super) fn is_over(&self) -> bool {
+        self.age() >= self.limit
+    }
+
+    /// Waits for the next event, no longer than `silence`. Dropping the future loses nothing.
+    pub(super) async fn next(&mut self, store: &Store, own: &str, silence: Duration) -> Heard {
         loop {
-            let line = tokio::time::timeout(silence, self.read_line()).await;
-            let line = line.map_err(|_| format!("nothing came for {silence:?}"))?;
-            if !line.map_err(|error| chain(&error))? {
-                return Ok(None);
+            match tokio::time::timeout(silence, self.read_line()).await {
+                Ok(Ok(true)) => {}
+                Ok(Ok(false)) => return Heard::Ended,
+                Ok(Err(error)) => return Heard::Broken(chain(&error)),
+                Err(_) => return Heard::Broken(format!("nothing came for {silence:?}")),
             }
             if let Some((outline, _)) = self.skipped.take() {
-                return Ok(Some(of_outline(&outline)));
+                let (event, revision) = of_outline(&outline);
+                return Heard::Event(event, revision);
             }
             let line = std::mem::take(&mut self.line);
             if line.iter().all(u8::is_ascii_whitespace) {
                 continue;
             }
-            let event = decode(&line, &store.names, own);
+            let (event, revision) = decode(&line, &store.names, own);
             // The same room for the next line.
             self.line = line;
             self.line.clear();
-            return Ok(Some(event));
+            return Heard::Event(event, revision);
         }
     }
 

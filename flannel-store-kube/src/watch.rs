@@ -12,11 +12,10 @@ use flannel_core::subnet::kit::Backoff;
 use flannel_core::subnet::kit::Missing;
 use futures::{StreamExt, stream};
 use tokio::sync::watch as channel;
-use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::Store;
-use super::feed::{Event, Feed};
+use super::feed::{Event, Feed, Heard, NoList};
 use super::known::Known;
 
 /// How long a lease is kept whose node is missing since the cluster was restored from a backup. As long as one in
@@ -33,12 +32,9 @@ const MISSING: &str = "its node is missing since the cluster was restored from a
 pub(super) fn stream(store: Arc<Store>) -> LeaseStream {
     let watcher = Watcher {
         known: None,
-        resume: None,
+        phase: Phase::List,
         newest: None,
-        is_sure: false,
-        feed: None,
         moved: store.moved.subscribe(),
-        opened: Instant::now(),
         can_list_by_watch: true,
         garbage: 0,
         missing: Missing::new(store.options.clock.clone()),
@@ -54,21 +50,27 @@ pub(super) fn stream(store: Arc<Store>) -> LeaseStream {
     .boxed()
 }
 
+/// What comes next. The history is known up to a revision, but while all is to be listed.
+enum Phase {
+    /// All nodes are to be listed, for a snapshot.
+    List,
+    /// After a break: the server is to be asked whether it still has the history that is known.
+    Compare(String),
+    /// The watch is to be opened.
+    Open(String),
+    /// The watch goes on.
+    Follow(String, Feed),
+}
+
 struct Watcher {
     store: Arc<Store>,
     /// What the nodes say; `None` until config and own name are known.
     known: Option<Arc<Mutex<Known>>>,
-    /// Up to where the history is known; without it all nodes are listed first.
-    resume: Option<String>,
-    /// The same as a number, which stays when all is listed again.
+    phase: Phase,
+    /// Up to where the history is known as a number, which stays when all is listed again.
     newest: Option<u64>,
-    /// Whether the server is known to have the history that we know.
-    is_sure: bool,
-    feed: Option<Feed>,
     /// Tells when our address is another.
     moved: channel::Receiver<()>,
-    /// When the feed was opened.
-    opened: Instant,
     /// Whether the server is not known to refuse watches that begin with all objects.
     can_list_by_watch: bool,
     /// Lines without sense since the last one with.
@@ -94,60 +96,65 @@ impl Watcher {
                 self.pause().await;
                 continue;
             };
-            let Some(resume) = self.resume.clone() else {
-                match self.list(&own).await {
-                    Some(update) => return vec![update],
-                    None => self.pause().await,
+            let feed = match &mut self.phase {
+                Phase::List => {
+                    match self.list(&own).await {
+                        Some(update) => return vec![update],
+                        None => self.pause().await,
+                    }
+                    continue;
                 }
-                continue;
-            };
-            if !self.is_sure {
-                self.make_sure().await;
-                continue;
-            }
-            let Some(feed) = &mut self.feed else {
-                self.open(&resume).await;
-                continue;
+                Phase::Compare(resume) => {
+                    let resume = std::mem::take(resume);
+                    self.compare(resume).await;
+                    continue;
+                }
+                Phase::Open(resume) => {
+                    let resume = std::mem::take(resume);
+                    self.open(resume).await;
+                    continue;
+                }
+                Phase::Follow(_, feed) => feed,
             };
             let missing = self.missing.time_left();
             let next = async {
                 let next = feed.next(&store, &own, store.options.timeouts.silence);
                 match missing {
-                    Some(end) => tokio::time::timeout(end, next).await,
-                    None => Ok(next.await),
+                    Some(end) => tokio::time::timeout(end, next).await.ok(),
+                    None => Some(next.await),
                 }
             };
-            let next = tokio::select! {
-                next = next => next,
+            let heard = tokio::select! {
+                heard = next => heard,
                 // The sender lives as long as the store.
                 _ = self.moved.changed() => {
                     debug!("watching from another address");
-                    self.feed = None;
+                    self.leave(Phase::Open);
                     continue;
                 }
                 slept = self.jumps.suspended() => {
                     debug!(?slept, "watching anew after a suspend");
                     store.clients.renew();
-                    (self.feed, self.is_sure) = (None, false);
+                    self.leave(Phase::Compare);
                     continue;
                 }
             };
-            let updates = match next {
-                Ok(Ok(Some((event, revision)))) => self.take(event, revision, &own).await,
-                Ok(Ok(None)) => {
+            let updates = match heard {
+                Some(Heard::Event(event, revision)) => self.on_event(event, revision, &own).await,
+                Some(Heard::Ended) => {
                     // As agreed, if it took as long as agreed.
-                    self.is_sure = self.opened.elapsed() >= feed.limit;
-                    self.close("the server ended it").await;
+                    let is_over = matches!(&self.phase, Phase::Follow(_, feed) if feed.is_over());
+                    let next = if is_over { Phase::Open } else { Phase::Compare };
+                    self.close("the server ended it", next).await;
                     Vec::new()
                 }
-                Ok(Err(why)) => {
+                Some(Heard::Broken(why)) => {
                     store.clients.renew();
                     store.health.fail(format!("watch nodes at {}: {why}", store.clients.server()));
-                    self.is_sure = false;
-                    self.close(&why).await;
+                    self.close(&why, Phase::Compare).await;
                     Vec::new()
                 }
-                Err(_) => {
+                None => {
                     let ended = self.missing.expire();
                     self.tell();
                     ended.into_iter().map(LeaseUpdate::Removed).collect()
@@ -166,38 +173,53 @@ impl Watcher {
         tokio::time::sleep(pause).await;
     }
 
-    /// Puts a watch away. The next one follows at once if this one was good.
-    async fn close(&mut self, why: &str) {
+    /// Puts the watch away and goes on from where it was. Returns how long it was open.
+    fn leave(&mut self, next: fn(String) -> Phase) -> Duration {
+        match std::mem::replace(&mut self.phase, Phase::List) {
+            Phase::Follow(resume, feed) => {
+                self.phase = next(resume);
+                feed.age()
+            }
+            other => {
+                self.phase = other;
+                Duration::ZERO
+            }
+        }
+    }
+
+    /// Puts the watch away after its end. The next one follows at once if this one was good.
+    async fn close(&mut self, why: &str, next: fn(String) -> Phase) {
         debug!(why, "watch of nodes ended");
-        self.feed = None;
-        if self.opened.elapsed() >= GOOD {
+        if self.leave(next) >= GOOD {
             self.backoff.reset();
         }
         self.pause().await;
     }
 
-    async fn open(&mut self, resume: &str) {
-        match self.store.open(Some(resume)).await {
-            Ok(feed) => (self.feed, self.opened) = (Some(feed), Instant::now()),
+    async fn open(&mut self, resume: String) {
+        match self.store.open(Some(&resume)).await {
+            Ok(feed) => self.phase = Phase::Follow(resume, feed),
             Err(error) if error.is_expired() => {
                 debug!(%error, "listing all nodes again");
-                self.resume = None;
+                self.phase = Phase::List;
             }
-            Err(_) => self.pause().await,
+            Err(_) => {
+                self.phase = Phase::Open(resume);
+                self.pause().await;
+            }
         }
     }
 
     /// Asks whether the server still has what we know. One that was restored from a backup would be silent until its
     /// revisions are where ours are.
-    async fn make_sure(&mut self) {
+    async fn compare(&mut self, resume: String) {
         match self.store.revision().await {
-            Ok(now) => {
-                self.is_sure = true;
-                if revision_number(&now) < self.newest {
-                    self.resume = None;
-                }
+            Ok(now) if revision_number(&now) < self.newest => self.phase = Phase::List,
+            Ok(_) => self.phase = Phase::Open(resume),
+            Err(_) => {
+                self.phase = Phase::Compare(resume);
+                self.pause().await;
             }
-            Err(_) => self.pause().await,
         }
     }
 
@@ -214,19 +236,15 @@ impl Watcher {
             *store.nodes.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&known);
             self.known = Some(known);
         }
-        self.feed = None;
         let known = Arc::clone(self.known.as_ref().expect("it was made above"));
-        let mut listed = None;
+        let (mut listed, mut feed) = (None, None);
         let mut listing = lock(&known).list();
         if self.can_list_by_watch {
             let mut add = |object| lock(&known).add(&mut listing, object);
             match store.list_by_watch(own, &mut add).await {
-                Ok((all, feed)) => {
-                    (self.feed, self.opened) = (Some(feed), Instant::now());
-                    listed = Some(all);
-                }
-                Err(None) => return None,
-                Err(Some(why)) => {
+                Ok((all, goes_on)) => (listed, feed) = (Some(all), Some(goes_on)),
+                Err(NoList::Failed) => return None,
+                Err(NoList::Unsupported(why)) => {
                     debug!(why, "this API server lists in pages");
                     self.can_list_by_watch = false;
                 }
@@ -264,7 +282,11 @@ impl Watcher {
             }
         }
         drop(known);
-        (self.resume, self.newest, self.is_sure) = (Some(listed.revision), number, true);
+        self.newest = number;
+        self.phase = match feed {
+            Some(feed) => Phase::Follow(listed.revision, feed),
+            None => Phase::Open(listed.revision),
+        };
         self.backoff.reset();
         self.tell();
         // Last: who has heard of the own node knows of an older one with its subnet, too.
@@ -272,8 +294,8 @@ impl Watcher {
         Some(update)
     }
 
-    /// Takes one word of the watch. Returns what it changed for others.
-    async fn take(&mut self, event: Event, revision: Option<String>, own: &str) -> Vec<LeaseUpdate> {
+    /// Takes one event of the watch. Returns what it changed for others.
+    async fn on_event(&mut self, event: Event, revision: Option<String>, own: &str) -> Vec<LeaseUpdate> {
         let store = Arc::clone(&self.store);
         let known = Arc::clone(self.known.as_ref().expect("the watch goes on from a list"));
         let before = lock(&known).news();
@@ -294,23 +316,22 @@ impl Watcher {
             Event::Expired => {
                 store.health.succeed();
                 info!("the API server has forgotten where the watch was; listing all nodes again");
-                (self.resume, self.feed) = (None, None);
+                self.phase = Phase::List;
                 return Vec::new();
             }
             Event::Failed(why) => {
                 store.health.fail(format!("watch nodes at {}: {why}", store.clients.server()));
-                self.is_sure = false;
-                self.close(&why).await;
+                self.close(&why, Phase::Compare).await;
                 return Vec::new();
             }
             Event::Garbage(why) => {
                 store.health.fail(format!("watch nodes at {}: {why}", store.clients.server()));
                 self.garbage += 1;
-                if self.garbage > GARBAGE {
-                    (self.resume, self.garbage) = (None, 0);
+                let is_hopeless = self.garbage > GARBAGE;
+                self.close(&why, if is_hopeless { |_| Phase::List } else { Phase::Compare }).await;
+                if is_hopeless {
+                    self.garbage = 0;
                 }
-                self.is_sure = false;
-                self.close(&why).await;
                 return Vec::new();
             }
         };
@@ -319,7 +340,9 @@ impl Watcher {
         store.health.succeed();
         if let Some(revision) = revision {
             self.newest = revision_number(&revision).or(self.newest);
-            self.resume = Some(revision);
+            if let Phase::Follow(resume, _) = &mut self.phase {
+                *resume = revision;
+            }
         }
         if !is_news {
             return Vec::new();
