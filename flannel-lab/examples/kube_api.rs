@@ -1,7 +1,7 @@
 //! An API server with so many nodes, whose kubelets report all the time, for agents and for `curl`:
 //!
 //! ```text
-//! cargo run --release -p flannel-lab --example kube_api -- --nodes 5000 --updates 100 --watchers 50 --seconds 10
+//! cargo run --release -p flannel-lab --features kube-api --example kube_api -- --nodes 5000 --updates 100 --watchers 50 --seconds 10
 //! curl http://127.0.0.1:6443/api/v1/nodes/node7
 //! curl -N 'http://127.0.0.1:6443/api/v1/nodes?watch=1&resourceVersion=0&allowWatchBookmarks=true'
 //! ```
@@ -18,7 +18,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use flannel_lab::kube_api::{KubeApi, KubeApiOptions, kubelet_node, touch_status};
+use flannel_lab::kube::fake::{KubeApi, KubeApiOptions, kubelet_node, touch_status};
 
 #[derive(Parser)]
 struct Options {

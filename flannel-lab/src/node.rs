@@ -9,8 +9,8 @@ use ipnetwork::IpNetwork;
 
 use crate::LabError;
 use crate::agent::AgentBuilder;
-use crate::cluster::{Attachment, address_line, bridge_name};
 use crate::netns::Netns;
+use crate::plan::{Attachment, address_line, bridge_name};
 
 /// The smallest MTU with which the kernel keeps IPv6 on a link (RFC 8200 section 5).
 const MIN_IPV6_MTU: u32 = 1280;

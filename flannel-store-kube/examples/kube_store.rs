@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use flannel_core::lease::{LeaseTable, LeaseUpdate};
 use flannel_core::subnet::SubnetManager;
-use flannel_lab::kube_api::{KubeApi, KubeApiOptions, kubelet_node};
+use flannel_lab::kube::fake::{KubeApi, KubeApiOptions, kubelet_node};
 use flannel_store_kube::{KubeAccess, KubeOptions, KubeSubnetManager, NodeIdentity};
 use futures::StreamExt;
 use serde_json::json;

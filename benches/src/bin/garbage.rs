@@ -23,7 +23,7 @@ use flannel_lab::agent::Agent;
 use flannel_lab::cluster::Cluster;
 use flannel_lab::etcd::{Etcd, EtcdOptions};
 use flannel_lab::flanneld::{self, Stores};
-use flannel_lab::kube_api::{KubeApi, KubeApiOptions, kubelet_node};
+use flannel_lab::kube::fake::{KubeApi, KubeApiOptions, kubelet_node};
 use serde_json::json;
 
 const PREFIX: &str = "/coreos.com/network";

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use flannel_lab::cluster::Cluster;
 use flannel_lab::golden::Golden;
-use flannel_lab::kube_store::KubeStore;
+use flannel_lab::kube::store::KubeStore;
 use flannel_lab::node::Node;
 use flannel_lab::sandbox::in_sandbox;
 use flannel_lab::test_name;

@@ -11,7 +11,7 @@ mod rules;
 mod services;
 
 use flannel_lab::cluster::{Cluster, Families};
-use flannel_lab::kube_store::KubeStore;
+use flannel_lab::kube::store::KubeStore;
 use flannel_lab::netns::Netns;
 use flannel_lab::pod::{CniOptions, Pod};
 use serde_json::json;

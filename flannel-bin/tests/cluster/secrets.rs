@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Output;
 
 use flannel_lab::cluster::Cluster;
-use flannel_lab::kube_api::Login;
+use flannel_lab::kube::fake::Login;
 use flannel_lab::netns::Netns;
 use flannel_lab::sandbox::in_sandbox;
 use flannel_lab::test_name;

@@ -3,7 +3,7 @@
 //! here.
 
 use cel::{Context, Program, Value as Cel};
-use flannel_lab::kube_api::kubelet_node;
+use flannel_lab::kube::fake::kubelet_node;
 use serde_json::{Value, json};
 
 use crate::manifest;
@@ -121,7 +121,7 @@ fn the_agent_does_nothing_that_the_policy_denies() {
     use std::time::Duration;
 
     use flannel_lab::cluster::{Cluster, Families};
-    use flannel_lab::kube_store::KubeStore;
+    use flannel_lab::kube::store::KubeStore;
     use flannel_lab::sandbox::in_sandbox;
     use flannel_lab::test_name;
     use flannel_lab::wait::eventually;

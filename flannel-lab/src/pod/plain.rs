@@ -6,8 +6,8 @@ use ipnetwork::IpNetwork;
 
 use super::BRIDGE;
 use crate::LabError;
-use crate::cluster::address_line;
 use crate::netns::Netns;
+use crate::plan::address_line;
 use crate::subnet_env::SubnetEnv;
 
 /// Attaches the pod and returns its addresses.

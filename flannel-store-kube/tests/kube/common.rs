@@ -5,7 +5,7 @@ use std::time::Duration;
 use flannel_core::addr::{Family, PerFamily};
 use flannel_core::lease::{BackendData, Lease, LeaseAttrs, LeaseTable, LeaseUpdate};
 use flannel_core::subnet::{LeaseStream, SubnetManager};
-use flannel_lab::kube_api::{KubeApi, KubeApiOptions, kubelet_node};
+use flannel_lab::kube::fake::{KubeApi, KubeApiOptions, kubelet_node};
 use flannel_store_kube::{KubeAccess, KubeOptions, KubeSubnetManager, KubeTimeouts, NodeIdentity};
 use futures::StreamExt;
 use serde_json::{Value, json};

@@ -5,7 +5,7 @@ use std::time::Duration;
 use flannel_core::clock::Clock;
 use flannel_core::lease::LeaseUpdate;
 use flannel_core::subnet::SubnetManager;
-use flannel_lab::kube_api::{Faults, KubeApiOptions};
+use flannel_lab::kube::fake::{Faults, KubeApiOptions};
 use flannel_store_kube::{KubeOptions, KubeSubnetManager, KubeTimeouts};
 
 use crate::common::*;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use flannel_core::lease::{BadRecord, LeaseUpdate};
 use flannel_core::subnet::{SubnetError, SubnetManager};
-use flannel_lab::kube_api::{Faults, KubeApiOptions};
+use flannel_lab::kube::fake::{Faults, KubeApiOptions};
 use futures::StreamExt;
 use serde_json::json;
 

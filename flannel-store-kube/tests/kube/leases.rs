@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use flannel_core::addr::{Family, PerFamily};
 use flannel_core::subnet::{SubnetError, SubnetManager};
-use flannel_lab::kube_api::{Faults, kubelet_node};
+use flannel_lab::kube::fake::{Faults, kubelet_node};
 use flannel_store_kube::{KubeOptions, KubeSubnetManager, NodeIdentity};
 use serde_json::json;
 
@@ -203,7 +203,7 @@ async fn what_others_change_is_set_back_and_only_that_is_written() {
     // What is not ours concerns nobody.
     cluster.api.clear_requests();
     for beat in 0..20 {
-        cluster.api.edit_node("n1", |node| flannel_lab::kube_api::touch_status(node, beat));
+        cluster.api.edit_node("n1", |node| flannel_lab::kube::fake::touch_status(node, beat));
     }
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!((cluster.api.counts().gets, cluster.api.counts().patches), (0, 0));

@@ -2,7 +2,7 @@
 
 use flannel_core::subnet::{SubnetError, SubnetManager};
 use flannel_lab::etcd::TlsFiles;
-use flannel_lab::kube_api::{KubeApiOptions, Login};
+use flannel_lab::kube::fake::{KubeApiOptions, Login};
 use flannel_store_kube::{KubeAccess, KubeOptions, KubeSubnetManager};
 
 use crate::common::*;

@@ -2,7 +2,7 @@
 
 use flannel_core::lease::LeaseUpdate;
 use flannel_core::subnet::SubnetManager;
-use flannel_lab::kube_api::{Counts, KubeApiOptions, kubelet_node, touch_status};
+use flannel_lab::kube::fake::{Counts, KubeApiOptions, kubelet_node, touch_status};
 use serde_json::json;
 
 use crate::common::*;

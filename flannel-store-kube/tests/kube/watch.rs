@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use flannel_core::lease::LeaseUpdate;
 use flannel_core::subnet::SubnetManager;
-use flannel_lab::kube_api::{Faults, KubeApiOptions, kubelet_node, touch_status};
+use flannel_lab::kube::fake::{Faults, KubeApiOptions, kubelet_node, touch_status};
 use serde_json::json;
 
 use crate::common::*;

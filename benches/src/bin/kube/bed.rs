@@ -9,7 +9,7 @@ use flannel_benches::leases::{base, config, mac, underlay};
 use flannel_benches::{Fallible, HEALTH_PORT, wait_ready};
 use flannel_lab::agent::Agent;
 use flannel_lab::cluster::Cluster;
-use flannel_lab::kube_api::{KubeApi, KubeApiOptions, kubelet_node};
+use flannel_lab::kube::fake::{KubeApi, KubeApiOptions, kubelet_node};
 use flannel_lab::netns::Netns;
 use serde_json::{Value, json};
 

@@ -11,7 +11,7 @@ use flannel_benches::stats::Sample;
 use flannel_benches::{Fallible, proc};
 use flannel_core::dataplane::ObjectKey;
 use flannel_core::kernel::KernelEvent;
-use flannel_lab::kube_api::touch_status;
+use flannel_lab::kube::fake::touch_status;
 
 use crate::bed::{Bed, name, peer};
 use crate::spread::{DEADLINE, Sign};

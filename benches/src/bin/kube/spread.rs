@@ -12,7 +12,7 @@ use flannel_benches::{Fallible, proc};
 use flannel_core::addr::MacAddr;
 use flannel_core::dataplane::{Object, ObjectKey};
 use flannel_core::kernel::KernelEvent;
-use flannel_lab::kube_api::touch_status;
+use flannel_lab::kube::fake::touch_status;
 
 use crate::bed::{Bed, backend_data, name, pace, peer, writes};
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use flannel_benches::announce::Listener;
 use flannel_benches::{Fallible, proc};
-use flannel_lab::kube_api::{Counts, touch_status};
+use flannel_lab::kube::fake::{Counts, touch_status};
 
 use crate::bed::{Bed, mebibytes, name, pace, writes};
 use crate::spread::is_ours;

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 
-use flannel_lab::kube_store::KubeStore;
+use flannel_lab::kube::store::KubeStore;
 use flannel_lab::ping::reaches;
 use flannel_lab::pod::Pod;
 use flannel_lab::wait::eventually;

@@ -1,6 +1,6 @@
 //! The exact rules on a node, as upstream's end-to-end tests list them.
 
-use flannel_lab::kube_store::KubeStore;
+use flannel_lab::kube::store::KubeStore;
 use flannel_lab::subnet_env::FamilySubnet;
 use ipnetwork::IpNetwork;
 

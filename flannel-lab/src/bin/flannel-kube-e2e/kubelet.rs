@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use flannel_lab::agent::{Agent, AgentBuilder};
-use flannel_lab::kube_apiserver::ApiServer;
+use flannel_lab::kube::real::ApiServer;
 use flannel_lab::node::Node;
 use nix::mount::{MsFlags, mount};
 use serde_json::{Value, json};

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use flannel_lab::kube_apiserver::{ApiServer, Body};
+use flannel_lab::kube::real::{ApiServer, Body};
 
 use crate::Fallible;
 

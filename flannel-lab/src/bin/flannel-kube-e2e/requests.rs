@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use flannel_lab::kube_apiserver::Audited;
+use flannel_lab::kube::real::Audited;
 
 /// What the Go agent asks at its start where `NODE_NAME` is set: its own node twice (what it published before,
 /// and the operator's annotations), all nodes and a watch of them, and two patches (annotations, condition).

@@ -10,7 +10,7 @@ use flannel_lab::agent::Agent;
 use flannel_lab::cluster::{Cluster, Families};
 use flannel_lab::etcd::{Etcd, EtcdOptions};
 use flannel_lab::flanneld::ready;
-use flannel_lab::kube_apiserver::{ApiServer, ApiServerOptions, Audited};
+use flannel_lab::kube::real::{ApiServer, ApiServerOptions, Audited};
 use flannel_lab::node::Node;
 use flannel_lab::pod::Pod;
 use flannel_lab::subnet_env::SubnetEnv;

@@ -157,11 +157,13 @@ fn settle(lab: &Lab, actions: &[Action], pings: &Pings, journal: &Journal) -> Fa
         }
         let is_taken = |action: &Action| action.node == Some(*number) && action.takes_foreign();
         let was_taken = actions.iter().any(is_taken);
-        if let Some(missing) = foreign::missing(lab, *number, !was_taken)? {
+        if let Some(missing) =
+            foreign::missing(lab.node(*number).netns(), lab.backend, &lab.families(), !was_taken)?
+        {
             return Err(missing.into());
         }
         if was_taken {
-            foreign::put(lab, *number)?;
+            foreign::put(lab.node(*number).netns(), lab.backend, &lab.families())?;
         }
     }
     match lab.store_deviation()? {

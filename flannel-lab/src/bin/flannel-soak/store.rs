@@ -8,8 +8,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use flannel_lab::cluster::Cluster;
 use flannel_lab::etcd::{Etcd, EtcdOptions};
-use flannel_lab::kube_api::Snapshot;
-use flannel_lab::kube_store::KubeStore;
+use flannel_lab::kube::fake::Snapshot;
+use flannel_lab::kube::store::KubeStore;
 use flannel_lab::node::Node;
 
 use crate::Fallible;

@@ -3,7 +3,7 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use flannel_lab::kube_api::{Faults, touch_status};
+use flannel_lab::kube::fake::{Faults, touch_status};
 use flannel_lab::node::Node;
 
 use crate::Fallible;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use flannel_lab::kube_apiserver::Body;
+use flannel_lab::kube::real::Body;
 use flannel_lab::wait::wait_for;
 use serde_json::json;
 
@@ -72,7 +72,7 @@ pub(crate) fn token_replaced(world: &mut World) -> Fallible<String> {
     let start = Instant::now();
     wait_for(REREAD, "node1 to watch with its new token", || -> Fallible<()> {
         let audited = world.audited(1)?;
-        let is_let_in = |request: &&flannel_lab::kube_apiserver::Audited| {
+        let is_let_in = |request: &&flannel_lab::kube::real::Audited| {
             request.verb == "watch" && request.code.is_none_or(|code| code == 200) && !request.ended
         };
         audited[before..].iter().find(is_let_in).map(|_| ()).ok_or_else(|| "no watch".into())

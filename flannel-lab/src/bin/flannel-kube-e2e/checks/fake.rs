@@ -1,7 +1,7 @@
 //! The server that the other tests use, held against the real one: both are asked the same.
 
-use flannel_lab::kube_api::{KubeApi, KubeApiOptions};
-use flannel_lab::kube_apiserver::{Answer, Body, ask_plainly};
+use flannel_lab::kube::fake::{KubeApi, KubeApiOptions};
+use flannel_lab::kube::real::{Answer, Body, ask_plainly};
 use serde_json::{Value, json};
 
 use crate::Fallible;

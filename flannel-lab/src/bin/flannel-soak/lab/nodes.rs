@@ -78,7 +78,7 @@ impl Lab {
     pub(crate) fn furnish(&self, number: u8) -> Fallible<()> {
         let env = SubnetEnv::read(&subnet_file(number))?;
         let pod = Pod::attach_plain(self.node(number), &env)?;
-        foreign::put(self, number)?;
+        foreign::put(self.node(number).netns(), self.backend, &self.families())?;
         lock(&self.pods).insert(number, pod);
         Ok(())
     }

@@ -9,7 +9,7 @@ mod patches;
 mod plain;
 mod watches;
 
-use flannel_lab::kube_api::{KubeApi, KubeApiOptions};
+use flannel_lab::kube::fake::{KubeApi, KubeApiOptions};
 use serde_json::{Value, json};
 
 /// A server without TLS, for everyone.

@@ -3,7 +3,7 @@
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use flannel_lab::kube_api::{Faults, KubeApi, kubelet_node};
+use flannel_lab::kube::fake::{Faults, KubeApi, kubelet_node};
 use flannel_lab::wait::eventually;
 use serde_json::{Value, json};
 

@@ -18,7 +18,7 @@ use tokio::time::{Instant, interval_at, sleep_until};
 use super::encoded::Encoded;
 use super::list::Selection;
 use super::seen::Request;
-use super::serve::Server;
+use super::server::Server;
 use super::status::Failure;
 
 /// How many changes are taken from the store at once.

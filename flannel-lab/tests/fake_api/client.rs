@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use flannel_lab::kube_api::KubeApi;
+use flannel_lab::kube::fake::KubeApi;
 use serde_json::Value;
 
 /// Longer than anything here takes.

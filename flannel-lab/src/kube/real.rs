@@ -233,7 +233,7 @@ impl ApiServer {
     }
 }
 
-/// Asks a server that serves everyone, such as a [`KubeApi`](crate::kube_api::KubeApi), from inside a namespace; any
+/// Asks a server that serves everyone, such as a [`KubeApi`](crate::kube::fake::KubeApi), from inside a namespace; any
 /// status is an answer.
 pub fn ask_plainly(netns: &Netns, method: &str, url: &str, body: Option<Body>) -> Result<Answer, LabError> {
     curl::ask(netns, None, method, url, body)

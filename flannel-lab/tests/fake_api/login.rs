@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use flannel_lab::etcd::TlsFiles;
-use flannel_lab::kube_api::{KubeApi, KubeApiOptions, Login};
+use flannel_lab::kube::fake::{KubeApi, KubeApiOptions, Login};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tempfile::TempDir;

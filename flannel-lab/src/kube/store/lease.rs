@@ -111,7 +111,7 @@ pub(super) fn record(node: &Value) -> Option<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kube_api::kubelet_node;
+    use crate::kube::fake::kubelet_node;
 
     #[test]
     fn records_come_back_as_they_were_put() {

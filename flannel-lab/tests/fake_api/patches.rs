@@ -1,6 +1,6 @@
 //! Patches by both paths and in both formats, and what is refused.
 
-use flannel_lab::kube_api::kubelet_node;
+use flannel_lab::kube::fake::kubelet_node;
 use serde_json::{Value, json};
 
 use crate::client::{Answer, Client};

@@ -1,7 +1,7 @@
 //! Nodes and pods: read, listed, watched, changed.
 
 use flannel_lab::cluster::Cluster;
-use flannel_lab::kube_api::{Counts, KubeApi, KubeApiOptions, kubelet_node, touch_status};
+use flannel_lab::kube::fake::{Counts, KubeApi, KubeApiOptions, kubelet_node, touch_status};
 use flannel_lab::sandbox::in_sandbox;
 use flannel_lab::test_name;
 use flannel_lab::wait::eventually;

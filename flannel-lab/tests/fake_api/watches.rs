@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use flannel_lab::kube_api::{Faults, KubeApi, KubeApiOptions, kubelet_node, touch_status};
+use flannel_lab::kube::fake::{Faults, KubeApi, KubeApiOptions, kubelet_node, touch_status};
 use flannel_lab::wait::eventually;
 use serde_json::json;
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::thread;
 
-use flannel_lab::kube_api::{KubeApi, kubelet_node, touch_status};
+use flannel_lab::kube::fake::{KubeApi, kubelet_node, touch_status};
 use flannel_lab::wait::eventually;
 use serde_json::Value;
 

@@ -5,7 +5,7 @@
 //! hundreds of changes a second are cheap. Every version of a node is encoded once, whoever reads it.
 //!
 //! ```no_run
-//! use flannel_lab::kube_api::{Faults, KubeApi, KubeApiOptions, kubelet_node};
+//! use flannel_lab::kube::fake::{Faults, KubeApi, KubeApiOptions, kubelet_node};
 //!
 //! # fn main() -> Result<(), flannel_lab::LabError> {
 //! let api = KubeApi::start(KubeApiOptions::default())?;
@@ -27,6 +27,7 @@ mod login;
 mod patch;
 mod seen;
 mod serve;
+mod server;
 mod status;
 mod store;
 mod tls;
@@ -54,7 +55,7 @@ use crate::netns::Netns;
 
 use self::connection::Connections;
 use self::listener::{Client, Incoming, Port};
-use self::serve::Server;
+use self::server::Server;
 use self::store::Store;
 
 /// How to run a server.

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use crate::LabError;
 use crate::cluster::{Cluster, Families};
-use crate::kube_api::{Faults, KubeApi, KubeApiOptions, kubelet_node};
+use crate::kube::fake::{Faults, KubeApi, KubeApiOptions, kubelet_node};
 use crate::sandbox;
 
 /// The size of node objects in bytes, managed fields and all.
