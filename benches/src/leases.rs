@@ -1,7 +1,18 @@
 //! Lease records as many other nodes would have published them.
 
+use flannel_lab::LabError;
+use flannel_lab::cluster::Cluster;
+
 /// The most leases there are addresses for, in `10.64.0.0/10`.
 pub const MOST: u32 = (64 << 8) - 2;
+
+/// Gives the nodes' links room for every gateway of theirs.
+pub fn make_room(cluster: &Cluster) -> Result<(), LabError> {
+    cluster.nodes().try_for_each(|node| {
+        let address = format!("10.200.{}.254/16", 254 + node.number() % 2);
+        node.netns().ip(&format!("address add {address} dev eth0")).map(drop)
+    })
+}
 
 /// The network config they belong to.
 pub fn config(backend: &str) -> String {

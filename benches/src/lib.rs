@@ -5,6 +5,7 @@
 
 pub mod announce;
 pub mod batch;
+pub mod etcd;
 pub mod flood;
 pub mod leases;
 pub mod machine;
@@ -13,19 +14,21 @@ pub mod proc;
 pub mod stats;
 pub mod sys;
 
+use std::fs;
+use std::path::Path;
 use std::process::ExitCode;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use flannel_lab::bed::{Bed, FOLDER, HEALTH_PORT};
+use flannel_lab::cluster::Cluster;
 use flannel_lab::flanneld::{self, Stores};
 use flannel_lab::netns::Netns;
 use flannel_lab::sandbox::{Entered, enter_sandbox, is_inside};
+use flannel_lab::store::Store;
 
 /// Any failure ends a bench.
 pub type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
-
-/// The port at which agents of the benches tell their readiness.
-pub const HEALTH_PORT: u16 = 8471;
 
 /// Runs a bench in a sandbox of its own, with a `flanneld` built for it beside this program.
 pub fn in_lab(stores: Stores, bench: impl FnOnce() -> Fallible<ExitCode>) -> Fallible<ExitCode> {
@@ -39,6 +42,13 @@ pub fn in_lab(stores: Stores, bench: impl FnOnce() -> Fallible<ExitCode>) -> Fal
         Entered::Outside(code) => Ok(code),
         Entered::Inside => bench(),
     }
+}
+
+/// A bed whose agents take the node's NIC and these flags, and know nothing of an earlier bed.
+pub fn bed<S: Store>(cluster: Cluster, store: S, flanneld: &Path, flags: &[String]) -> Bed<S> {
+    // There is none after the first one's end.
+    let _ = fs::remove_dir_all(FOLDER);
+    Bed::new(cluster, store, flanneld).flags(["--iface=eth0"]).flags(flags)
 }
 
 /// Waits until the agent in a namespace says that all peers are in the kernel; seconds.

@@ -54,18 +54,23 @@ pub fn build(stores: Stores) -> Result<(), LabError> {
     if status.success() { Ok(()) } else { Err(LabError::Invalid(format!("cargo build ended with {status}"))) }
 }
 
-/// Asks an agent's health server whether its network is complete; an error is what it says instead.
-pub fn ready(netns: &Netns, port: u16) -> Result<(), String> {
+/// A GET of an agent's health server over loopback: the whole answer.
+pub fn get(netns: &Netns, port: u16, path: &str) -> Result<String, LabError> {
     let ask = || -> std::io::Result<String> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
-        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-        stream.write_all(b"GET /readyz HTTP/1.0\r\n\r\n")?;
+        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         Ok(answer)
     };
-    let answer = netns.enter(ask).map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+    netns.enter(ask)?.map_err(LabError::io(format!("asking {} for {path}", netns.name())))
+}
+
+/// Asks an agent's health server whether its network is complete; an error is what it says instead.
+pub fn ready(netns: &Netns, port: u16) -> Result<(), String> {
+    let answer = get(netns, port, "/readyz").map_err(|error| error.to_string())?;
     let is_ready = answer.lines().next().is_some_and(|line| line.contains(" 200 "));
     if is_ready { Ok(()) } else { Err(answer) }
 }

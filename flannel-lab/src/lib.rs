@@ -33,6 +33,7 @@
 //! from async tests (by `spawn_blocking`) as from plain ones.
 
 pub mod agent;
+pub mod bed;
 pub mod cluster;
 pub mod cni_plugin;
 pub mod error;
@@ -48,6 +49,7 @@ pub mod ping;
 mod plan;
 pub mod pod;
 pub mod sandbox;
+pub mod store;
 pub mod stranger;
 pub mod subnet_env;
 mod sys;

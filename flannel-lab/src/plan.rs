@@ -27,6 +27,11 @@ impl Families {
         self != Self::V4
     }
 
+    /// The families that are there, IPv4 first: false for IPv4, true for IPv6.
+    pub fn list(self) -> Vec<bool> {
+        [self.v4().then_some(false), self.v6().then_some(true)].into_iter().flatten().collect()
+    }
+
     /// The address of host number `host` on a segment, once a family.
     pub(crate) fn addresses(self, segment: u8, host: u8) -> Vec<IpNetwork> {
         let net = 77 + segment;

@@ -4,7 +4,6 @@
 //! The agent's time counts from its start until it says that all peers are in the kernel; it includes reading
 //! the leases from the folder, a lease of its own and its devices. Unit: seconds.
 
-use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 use std::thread::sleep;
@@ -14,10 +13,10 @@ use clap::Parser;
 use flannel_benches::batch::{batch, check_routes};
 use flannel_benches::machine::Watch;
 use flannel_benches::stats::Sample;
-use flannel_benches::{Fallible, HEALTH_PORT, in_lab, leases, wait_ready};
+use flannel_benches::{Fallible, bed, in_lab, leases, wait_ready};
 use flannel_lab::cluster::Cluster;
 use flannel_lab::flanneld::{self, Stores};
-use flannel_lab::node::Node;
+use flannel_lab::store::{Folder, Store as _};
 
 /// Cold start of an agent against `ip -batch` of the same entries.
 #[derive(Parser)]
@@ -79,44 +78,28 @@ fn run(flanneld: &Path, named: &str, count: u32, figures: &mut Figures) -> Falli
         other => (other, &[]),
     };
     let cluster = Cluster::builder().nodes(2).build()?;
-    for node in cluster.nodes() {
-        // Room for every node's own gateway on the link.
-        node.netns().ip(&format!("address add 10.200.{}.254/16 dev eth0", 254 + node.number() % 2))?;
-    }
-    let store = Path::new("/run/cold-start");
-    let _ = fs::remove_dir_all(store);
-    fs::create_dir_all(store.join("subnets"))?;
-    fs::write(store.join("config"), leases::config(backend))?;
-    for n in 0..count {
-        fs::write(store.join("subnets").join(leases::key(n)), leases::value(backend, n))?;
-    }
+    leases::make_room(&cluster)?;
+    let store = Folder::new("/run/cold-start")?;
+    store.put_config(&leases::config(backend))?;
+    (0..count).try_for_each(|n| store.put(&leases::key(n), &leases::value(backend, n)))?;
+    let bed = bed(cluster, store, flanneld, &flags.iter().map(ToString::to_string).collect::<Vec<_>>());
 
     // As a store that has stood for a while: files written a moment ago are read twice, to be sure.
     sleep(Duration::from_secs(3));
     let watch = Watch::start();
-    let agent = start(flanneld, cluster.node(1), store, flags)?;
-    figures.agent.push(wait_ready(cluster.node(1).netns())?);
+    let agent = bed.flanneld(1).start()?;
+    figures.agent.push(wait_ready(bed.netns(1))?);
     let cpu = agent.cpu_time()?;
     figures.foreign.push(watch.stop().foreign(cpu) * 100.0);
     figures.cpu.push(cpu.as_secs_f64());
     figures.rss.push(agent.rss()? as f64 / f64::from(1 << 20));
-    check_routes(cluster.node(1).netns(), count)?;
+    check_routes(bed.netns(1), count)?;
     agent.kill()?;
     drop(agent);
-    let agent = start(flanneld, cluster.node(1), store, flags)?;
-    figures.restart.push(wait_ready(cluster.node(1).netns())?);
+    let agent = bed.flanneld(1).start()?;
+    figures.restart.push(wait_ready(bed.netns(1))?);
     drop(agent);
 
-    figures.batch.push(batch(cluster.node(2), backend, count)?);
-    check_routes(cluster.node(2).netns(), count)
-}
-
-fn start(flanneld: &Path, node: &Node, store: &Path, flags: &[&str]) -> Fallible<flannel_lab::agent::Agent> {
-    let agent = node.agent("flanneld", flanneld).args([
-        "--iface=eth0".to_owned(),
-        format!("--store=local:{}", store.display()),
-        "--subnet-file=/run/cold-start.env".to_owned(),
-        format!("--healthz-port={HEALTH_PORT}"),
-    ]);
-    Ok(agent.args(flags.iter().copied()).start()?)
+    figures.batch.push(batch(bed.node(2), backend, count)?);
+    check_routes(bed.netns(2), count)
 }

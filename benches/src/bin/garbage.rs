@@ -6,32 +6,29 @@
 //! its start.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::ops::Range;
+use std::path::Path;
 use std::process::ExitCode;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
-use etcd_client::{Client, Txn, TxnOp};
+use etcd_client::TxnOp;
 use flannel_benches::announce::Listener;
+use flannel_benches::etcd::{delete, put, talk, transact};
 use flannel_benches::leases::{base, config, key, mac, underlay, value};
 use flannel_benches::stats::Sample;
-use flannel_benches::{Fallible, HEALTH_PORT, in_lab, proc, wait_ready};
+use flannel_benches::{Fallible, bed, in_lab, proc, wait_ready};
 use flannel_core::dataplane::{Object, ObjectKey};
 use flannel_core::kernel::KernelEvent;
-use flannel_lab::agent::Agent;
+use flannel_lab::bed::Bed;
 use flannel_lab::cluster::Cluster;
-use flannel_lab::etcd::{Etcd, EtcdOptions};
 use flannel_lab::flanneld::{self, Stores};
-use flannel_lab::kube::fake::{KubeApi, KubeApiOptions, kubelet_node};
+use flannel_lab::kube::fake::kubelet_node;
+use flannel_lab::kube::store::KubeStore;
+use flannel_lab::store::{EtcdStore, Folder, Store};
 use serde_json::json;
 
-const PREFIX: &str = "/coreos.com/network";
-const FOLDER: &str = "/run/garbage";
-const NET_CONF: &str = "/run/garbage-net-conf.json";
-const SUBNET_FILE: &str = "/run/garbage.env";
-/// What etcd takes in one transaction unless told otherwise.
-const TXN: usize = 128;
 const DEADLINE: Duration = Duration::from_secs(600);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -72,12 +69,6 @@ struct Figures {
     start_peak: Sample,
 }
 
-enum Store {
-    Etcd(Box<Etcd>),
-    Kube(Box<KubeApi>),
-    Local,
-}
-
 fn main() -> Fallible<ExitCode> {
     let options = Options::parse();
     in_lab(Stores::All, || {
@@ -87,7 +78,12 @@ fn main() -> Fallible<ExitCode> {
             for round in 1..=options.rounds {
                 for (garbage, figures) in [0, options.garbage].into_iter().zip(&mut figures) {
                     eprintln!("{kind:?}, round {round} of {}: {garbage} records of garbage", options.rounds);
-                    run(&flanneld, *kind, garbage, &options, figures)?;
+                    let run = match kind {
+                        Kind::Etcd => run::<EtcdStore>,
+                        Kind::Kube => run::<KubeStore>,
+                        Kind::Local => run::<Folder>,
+                    };
+                    run(&flanneld, garbage, &options, figures)?;
                 }
             }
             let [clean, full] = figures;
@@ -107,18 +103,28 @@ fn main() -> Fallible<ExitCode> {
     })
 }
 
-struct Bed {
-    cluster: Cluster,
-    store: Store,
-    flanneld: PathBuf,
+/// A store that takes much at once.
+trait Bulk: Store + Sized {
+    /// A store beside a cluster.
+    fn build(cluster: &Cluster) -> Fallible<Self>;
+    /// Writes garbage.
+    fn litter(bed: &Bed<Self>, count: u32) -> Fallible<()>;
+    /// Writes good leases.
+    fn add(bed: &Bed<Self>, leases: Range<u32>) -> Fallible<()>;
+    /// Deletes a good lease.
+    fn remove(bed: &Bed<Self>, n: u32) -> Fallible<()>;
 }
 
-fn run(flanneld: &Path, kind: Kind, garbage: u32, options: &Options, figures: &mut Figures) -> Fallible<()> {
-    let bed = Bed::build(flanneld, kind)?;
-    bed.put(0, options.leases)?;
-    let agent = bed.start()?;
-    wait_ready(bed.cluster.node(1).netns())?;
-    let listener = Listener::start(bed.cluster.node(1).netns())?;
+fn run<S: Bulk>(flanneld: &Path, garbage: u32, options: &Options, figures: &mut Figures) -> Fallible<()> {
+    let cluster = Cluster::builder().nodes(1).build()?;
+    let store = S::build(&cluster)?;
+    store.put_config(&config("vxlan"))?;
+    let bed = bed(cluster, store, flanneld, &[]);
+    S::add(&bed, 0..options.leases)?;
+    let start = || bed.flanneld(1).env("NODE_NAME", "n0").start();
+    let agent = start()?;
+    wait_ready(bed.netns(1))?;
+    let listener = Listener::start(bed.netns(1))?;
     let wait = |n: u32, is_put: bool| -> Fallible<Instant> {
         loop {
             let (at, event) = listener.news.recv_timeout(DEADLINE)?;
@@ -132,27 +138,27 @@ fn run(flanneld: &Path, kind: Kind, garbage: u32, options: &Options, figures: &m
             }
         }
     };
-    bed.litter(garbage)?;
+    S::litter(&bed, garbage)?;
     for n in options.leases..options.leases + options.singles {
-        let start = Instant::now();
-        bed.put(n, n + 1)?;
-        let took = millis(start, wait(n, true)?);
+        let begin = Instant::now();
+        S::add(&bed, n..n + 1)?;
+        let took = millis(begin, wait(n, true)?);
         if n == options.leases { &mut figures.first } else { &mut figures.single }.push(took);
         if n == options.leases {
             // As after a while: what was written a moment ago is looked at twice.
             sleep(Duration::from_secs(3));
         }
-        let start = Instant::now();
-        bed.delete(n)?;
-        figures.gone.push(millis(start, wait(n, false)?));
+        let begin = Instant::now();
+        S::remove(&bed, n)?;
+        figures.gone.push(millis(begin, wait(n, false)?));
         sleep(Duration::from_millis(20));
     }
     figures.rss.push(mebibytes(agent.rss()?));
     figures.peak.push(mebibytes(proc::peak_memory(agent.pid())?));
     agent.kill()?;
     drop(agent);
-    let agent = bed.start()?;
-    figures.start.push(wait_ready(bed.cluster.node(1).netns())?);
+    let agent = start()?;
+    figures.start.push(wait_ready(bed.netns(1))?);
     figures.start_peak.push(mebibytes(proc::peak_memory(agent.pid())?));
     Ok(())
 }
@@ -165,138 +171,80 @@ fn mebibytes(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
-impl Bed {
-    fn build(flanneld: &Path, kind: Kind) -> Fallible<Self> {
-        let cluster = Cluster::builder().nodes(1).build()?;
-        for left in [SUBNET_FILE.to_owned(), format!("{SUBNET_FILE}.state")] {
-            let _ = fs::remove_file(left);
+impl Bulk for EtcdStore {
+    fn build(cluster: &Cluster) -> Fallible<Self> {
+        Ok(Self::start(cluster, &[])?)
+    }
+
+    fn litter(bed: &Bed<Self>, count: u32) -> Fallible<()> {
+        let name = |n| Self::key(&format!("garbage-{n:06}"));
+        let ops: Vec<TxnOp> = (0..count).map(|n| TxnOp::put(name(n), "garbage", None)).collect();
+        talk(bed, async |client| transact(client, &ops).await)
+    }
+
+    fn add(bed: &Bed<Self>, leases: Range<u32>) -> Fallible<()> {
+        talk(bed, async |client| put(client, "vxlan", leases).await)
+    }
+
+    fn remove(bed: &Bed<Self>, n: u32) -> Fallible<()> {
+        talk(bed, async |client| delete(client, n..n + 1).await)
+    }
+}
+
+impl Bulk for KubeStore {
+    fn build(cluster: &Cluster) -> Fallible<Self> {
+        let store = Self::without_nodes(cluster)?;
+        // The first subnet of the network, which is no lease's.
+        store.api().put_node(kubelet_node("n0", &["10.64.0.0/24"], 2000));
+        Ok(store)
+    }
+
+    fn litter(bed: &Bed<Self>, count: u32) -> Fallible<()> {
+        for n in 0..count {
+            let mut node = kubelet_node(&format!("garbage-{n:06}"), &["garbage"], 2000);
+            node["metadata"]["annotations"][full("kube-subnet-manager")] = json!("true");
+            node["metadata"]["annotations"][full("public-ip")] = json!("garbage");
+            bed.store.api().put_node(node);
         }
-        let store = match kind {
-            Kind::Etcd => {
-                let options = EtcdOptions::at(cluster.fabric(), cluster.fabric_address());
-                Store::Etcd(Etcd::start(options)?.into())
-            }
-            Kind::Kube => {
-                fs::write(NET_CONF, config("vxlan"))?;
-                let api = KubeApi::start(KubeApiOptions::at(cluster.fabric(), cluster.fabric_address()))?;
-                // The first subnet of the network, which is no lease's.
-                api.put_node(kubelet_node("n0", &["10.64.0.0/24"], 2000));
-                Store::Kube(api.into())
-            }
-            Kind::Local => {
-                let _ = fs::remove_dir_all(FOLDER);
-                fs::create_dir_all(Path::new(FOLDER).join("subnets"))?;
-                fs::write(Path::new(FOLDER).join("config"), config("vxlan"))?;
-                Store::Local
-            }
-        };
-        let bed = Self { cluster, store, flanneld: flanneld.to_owned() };
-        bed.etcd(&[TxnOp::put(format!("{PREFIX}/config"), config("vxlan"), None)])?;
-        Ok(bed)
+        Ok(())
     }
 
-    fn start(&self) -> Fallible<Agent> {
-        let agent = self.cluster.node(1).agent("flanneld", &self.flanneld).env("NODE_NAME", "n0");
-        let agent = match &self.store {
-            Store::Etcd(etcd) => agent.arg(format!("--etcd-endpoints={}", etcd.endpoint())),
-            Store::Kube(api) => agent.args([
-                "--kube-subnet-mgr".to_owned(),
-                format!("--kube-api-url={}", api.url()),
-                format!("--net-config-path={NET_CONF}"),
-            ]),
-            Store::Local => agent.arg(format!("--store=local:{FOLDER}")),
-        };
-        let agent = agent.args(["--iface=eth0".to_owned(), format!("--subnet-file={SUBNET_FILE}")]);
-        Ok(agent.arg(format!("--healthz-port={HEALTH_PORT}")).start()?)
-    }
-
-    /// Writes garbage.
-    fn litter(&self, count: u32) -> Fallible<()> {
-        match &self.store {
-            Store::Etcd(_) => {
-                let name = |n| format!("{PREFIX}/subnets/garbage-{n:06}");
-                let ops: Vec<TxnOp> = (0..count).map(|n| TxnOp::put(name(n), "garbage", None)).collect();
-                self.etcd(&ops)
-            }
-            Store::Kube(api) => {
-                for n in 0..count {
-                    let mut node = kubelet_node(&format!("garbage-{n:06}"), &["garbage"], 2000);
-                    node["metadata"]["annotations"][full("kube-subnet-manager")] = json!("true");
-                    node["metadata"]["annotations"][full("public-ip")] = json!("garbage");
-                    api.put_node(node);
-                }
-                Ok(())
-            }
-            Store::Local => {
-                for n in 0..count {
-                    fs::write(Path::new(FOLDER).join("subnets").join(format!("garbage-{n:06}")), "garbage")?;
-                }
-                Ok(())
-            }
+    fn add(bed: &Bed<Self>, leases: Range<u32>) -> Fallible<()> {
+        for n in leases {
+            let mut node = kubelet_node(&format!("p{n:05}"), &[&format!("{}/24", base(n))], 2000);
+            let annotations = &mut node["metadata"]["annotations"];
+            annotations[full("kube-subnet-manager")] = json!("true");
+            annotations[full("backend-type")] = json!("vxlan");
+            let data = format!(r#"{{"VNI":1,"VtepMAC":"{}"}}"#, mac(n));
+            annotations[full("backend-data")] = json!(data);
+            annotations[full("public-ip")] = json!(underlay("vxlan", n));
+            bed.store.api().put_node(node);
         }
+        Ok(())
     }
 
-    /// Writes good leases.
-    fn put(&self, from: u32, to: u32) -> Fallible<()> {
-        match &self.store {
-            Store::Etcd(_) => {
-                let name = |n| format!("{PREFIX}/subnets/{}", key(n));
-                let put = |n| TxnOp::put(name(n), value("vxlan", n), None);
-                self.etcd(&(from..to).map(put).collect::<Vec<TxnOp>>())
-            }
-            Store::Kube(api) => {
-                for n in from..to {
-                    let mut node = kubelet_node(&format!("p{n:05}"), &[&format!("{}/24", base(n))], 2000);
-                    let annotations = &mut node["metadata"]["annotations"];
-                    annotations[full("kube-subnet-manager")] = json!("true");
-                    annotations[full("backend-type")] = json!("vxlan");
-                    let data = format!(r#"{{"VNI":1,"VtepMAC":"{}"}}"#, mac(n));
-                    annotations[full("backend-data")] = json!(data);
-                    annotations[full("public-ip")] = json!(underlay("vxlan", n));
-                    api.put_node(node);
-                }
-                Ok(())
-            }
-            Store::Local => {
-                for n in from..to {
-                    let (folder, draft) =
-                        (Path::new(FOLDER).join("subnets"), Path::new(FOLDER).join("draft"));
-                    fs::write(&draft, value("vxlan", n))?;
-                    fs::rename(draft, folder.join(key(n)))?;
-                }
-                Ok(())
-            }
-        }
+    fn remove(bed: &Bed<Self>, n: u32) -> Fallible<()> {
+        bed.store.api().delete_node(&format!("p{n:05}"));
+        Ok(())
+    }
+}
+
+impl Bulk for Folder {
+    fn build(_: &Cluster) -> Fallible<Self> {
+        Ok(Self::new("/run/garbage")?)
     }
 
-    fn delete(&self, n: u32) -> Fallible<()> {
-        match &self.store {
-            Store::Etcd(_) => self.etcd(&[TxnOp::delete(format!("{PREFIX}/subnets/{}", key(n)), None)]),
-            Store::Kube(api) => {
-                api.delete_node(&format!("p{n:05}"));
-                Ok(())
-            }
-            Store::Local => Ok(fs::remove_file(Path::new(FOLDER).join("subnets").join(key(n)))?),
-        }
+    fn litter(bed: &Bed<Self>, count: u32) -> Fallible<()> {
+        let folder = bed.store.path().join("subnets");
+        Ok((0..count).try_for_each(|n| fs::write(folder.join(format!("garbage-{n:06}")), "garbage"))?)
     }
 
-    /// Does these in etcd, if that is the store, in as few transactions as possible.
-    fn etcd(&self, ops: &[TxnOp]) -> Fallible<()> {
-        let Store::Etcd(etcd) = &self.store else { return Ok(()) };
-        let endpoint = etcd.endpoint();
-        let talk = || -> Result<(), String> {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let runtime = runtime.map_err(|error| error.to_string())?;
-            let talk = async {
-                let mut client = Client::connect([endpoint], None).await?;
-                for part in ops.chunks(TXN) {
-                    client.txn(Txn::new().and_then(part)).await?;
-                }
-                Ok(())
-            };
-            runtime.block_on(talk).map_err(|error: etcd_client::Error| error.to_string())
-        };
-        Ok(self.cluster.fabric().enter(talk)??)
+    fn add(bed: &Bed<Self>, mut leases: Range<u32>) -> Fallible<()> {
+        Ok(leases.try_for_each(|n| bed.store.put(&key(n), &value("vxlan", n)))?)
+    }
+
+    fn remove(bed: &Bed<Self>, n: u32) -> Fallible<()> {
+        Ok(bed.store.delete(&key(n))?)
     }
 }
 

@@ -1,8 +1,6 @@
 //! Repair: with many leases in the kernel, one thing is damaged, and the agent says how long it took from the
 //! kernel's announcement to its last acknowledgement. Unit: milliseconds.
 
-use std::fs;
-use std::path::Path;
 use std::process::ExitCode;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -10,11 +8,12 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use flannel_benches::machine::Watch;
 use flannel_benches::stats::Sample;
-use flannel_benches::{Fallible, HEALTH_PORT, in_lab, wait_ready};
+use flannel_benches::{Fallible, bed, in_lab, wait_ready};
 use flannel_lab::agent::Agent;
 use flannel_lab::cluster::{Cluster, Families};
 use flannel_lab::flanneld::{self, Stores};
 use flannel_lab::netns::Netns;
+use flannel_lab::store::{Folder, Store as _};
 
 /// How long an agent takes to repair damage.
 #[derive(Parser)]
@@ -99,17 +98,10 @@ fn main() -> Fallible<ExitCode> {
 
 fn run(options: &Options) -> Fallible<ExitCode> {
     let cluster = Cluster::builder().nodes(1).families(Families::Dual).build()?;
-    let netns = cluster.node(1).netns();
-    let store = Path::new("/run/repair");
-    fill(store, options.leases)?;
-    let agent = cluster.node(1).agent("flanneld", flanneld::path(None)?).args([
-        "--iface=eth0".to_owned(),
-        "--ip-masq".to_owned(),
-        format!("--store=local:{}", store.display()),
-        "--subnet-file=/run/repair.env".to_owned(),
-        format!("--healthz-port={HEALTH_PORT}"),
-    ]);
-    let agent = agent.start()?;
+    let store = Folder::new("/run/repair")?;
+    fill(&store, options.leases)?;
+    let bed = bed(cluster, store, &flanneld::path(None)?, &["--ip-masq".to_owned()]);
+    let (agent, netns) = (bed.flanneld(1).start()?, bed.netns(1));
     wait_ready(netns)?;
     sleep(Duration::from_secs(2));
     println!("{} leases in both families; ms, median (min..max, n)", options.leases);
@@ -162,17 +154,15 @@ fn times(agent: &Agent) -> Vec<f64> {
         .collect()
 }
 
-fn fill(store: &Path, leases: u32) -> Fallible<()> {
-    let _ = fs::remove_dir_all(store);
-    fs::create_dir_all(store.join("subnets"))?;
+fn fill(store: &Folder, leases: u32) -> Fallible<()> {
     let config = r#"{"Network":"10.64.0.0/12","SubnetLen":28,"EnableNFTables":true,"EnableIPv6":true,"IPv6Network":"fd00:64::/48","Backend":{"Type":"vxlan"}}"#;
-    fs::write(store.join("config"), config)?;
+    store.put_config(config)?;
     for n in 0..leases {
         let (ip, mac) = (underlay(n), mac(n));
         let value = format!(
             r#"{{"PublicIP":"{ip}","PublicIPv6":"fd00:77::{n:x}:1","BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{mac}"}},"BackendV6Data":{{"VNI":1,"VtepMAC":"{mac}"}}}}"#
         );
-        fs::write(store.join("subnets").join(format!("{}-28&{}-64", base(n), base6(n))), value)?;
+        store.put(&format!("{}-28&{}-64", base(n), base6(n)), &value)?;
     }
     Ok(())
 }

@@ -4,14 +4,14 @@ use flannel_lab::cluster::Cluster;
 use flannel_lab::wait::eventually;
 
 use crate::backends::{BackendCase, on_every_backend};
-use crate::harness::{Bed, LocalFolder, SOON, assert_all_reach_all, env_of};
+use crate::harness::{Bed, SOON, assert_all_reach_all, env_of, new_folder};
 
 on_every_backend!(blackholes_are_held_beside_a_bridge_and_go_with_the_option);
 
 fn blackholes_are_held_beside_a_bridge_and_go_with_the_option(case: &'static BackendCase) {
     let families = case.widest();
     let cluster = Cluster::builder().nodes(2).families(families).build().unwrap();
-    let mut bed = Bed::new(cluster, LocalFolder::new(), case, families);
+    let mut bed = Bed::new(cluster, new_folder(), case, families);
     bed.spawn(1, &["--ip-blackhole-route"]);
     bed.start(2);
     bed.wait_ready(1);

@@ -6,7 +6,7 @@ use flannel_lab::wait::eventually;
 use serde_json::Value;
 
 use crate::backends::{BackendCase, on_every_backend};
-use crate::harness::{Bed, LocalFolder, Monitor, SOON, Store, Traffic, http_get, subnet_file};
+use crate::harness::{Bed, Monitor, SOON, Store, Traffic, http_get, new_folder, subnet_file};
 
 on_every_backend!(
     a_renamed_nic_costs_nothing,
@@ -37,10 +37,10 @@ fn chosen<S: Store>(bed: &Bed<S>, number: u8) -> String {
 
 fn a_renamed_nic_costs_nothing(case: &'static BackendCase) {
     for iface in [&["--iface=eth0"][..], &[]] {
-        let mut bed = bed(case, |_| LocalFolder::new());
+        let mut bed = bed(case, |_| new_folder());
         start(&mut bed, iface);
         let pods = [bed.pod(1), bed.pod(2)];
-        let (netns, records) = (bed.netns(1).clone(), bed.store.records());
+        let (netns, records) = (bed.netns(1).clone(), bed.store.records().unwrap());
         let traffic = Traffic::between(&pods[0], &pods[1]).and(Traffic::between(&pods[1], &pods[0]));
         bed.wait_until_still(1);
         let (monitor, operations) = (Monitor::start(&netns), bed.operations(1));
@@ -57,14 +57,14 @@ fn a_renamed_nic_costs_nothing(case: &'static BackendCase) {
         let deleted: Vec<_> = monitor.seen().into_iter().filter(|line| line.contains("Deleted")).collect();
         assert_eq!(deleted, [""; 0], "{iface:?}");
         assert_eq!(bed.operations(1), operations, "{iface:?}: {}", bed.agent(1).log());
-        assert_eq!(bed.store.records(), records);
+        assert_eq!(bed.store.records().unwrap(), records);
         bed.wait_ready(1);
         traffic.assert_no_loss();
     }
 }
 
 fn a_virtual_address_is_not_published(case: &'static BackendCase) {
-    keeps_its_address(case, |_| LocalFolder::new());
+    keeps_its_address(case, |_| new_folder());
 }
 
 /// Virtual addresses come before the first start and between runs, listed before the node's own.
@@ -103,16 +103,16 @@ pub(crate) fn keeps_its_address<S: Store>(case: &'static BackendCase, store: imp
         let (now, record) = bed.record_of(1);
         let ips = |record: &Value| (record["PublicIP"].clone(), record["PublicIPv6"].clone());
         assert_eq!((&now, ips(&record)), (&key, ips(&before)), "{stored}: {}", chosen(&bed, 1));
-        assert_eq!(bed.store.records().len(), 3);
+        assert_eq!(bed.store.records().unwrap().len(), 3);
     }
     (1..=3).for_each(|number| bed.wait_for_peers(number, 2));
 }
 
 fn what_the_overlay_made_is_not_chosen(case: &'static BackendCase) {
-    let mut bed = bed(case, |_| LocalFolder::new());
+    let mut bed = bed(case, |_| new_folder());
     start(&mut bed, &[]);
     let pod = bed.pod(1);
-    let (netns, records) = (bed.netns(1).clone(), bed.store.records());
+    let (netns, records) = (bed.netns(1).clone(), bed.store.records().unwrap());
     let [(device, ..), (device6, ..)] = case.sides();
     let has_v6 = bed.cluster.node(1).ipv6().is_some();
     // As a DHCP client does on any link: cheaper than the default route that is.
@@ -135,7 +135,7 @@ fn what_the_overlay_made_is_not_chosen(case: &'static BackendCase) {
     bed.spawn_by(1, &[], &[]);
     bed.wait_ready(1);
     assert!(chosen(&bed, 1).contains("link=\"eth0\""), "{}", chosen(&bed, 1));
-    assert_eq!((bed.store.records(), vtep()), (records, before));
+    assert_eq!((bed.store.records().unwrap(), vtep()), (records, before));
 
     // A pattern that the pods' bridge matches, too, and matches first.
     netns.ip("link add nic9 type veth peer name far9").unwrap();
@@ -151,7 +151,7 @@ fn what_the_overlay_made_is_not_chosen(case: &'static BackendCase) {
         // By nic9 host-gw reaches none of the other nodes, which is red.
         eventually(SOON, "the subnet file", || bed.agent(1).log().contains("subnet file is in place"));
         assert!(chosen(&bed, 1).contains(&format!("link=\"{link}\"")), "{flags:?}: {}", chosen(&bed, 1));
-        let published: Vec<String> = bed.store.records().into_values().collect();
+        let published: Vec<String> = bed.store.records().unwrap().into_values().collect();
         assert!(!published.iter().any(|record| record.contains("10.244.")), "{published:?}");
     }
     assert!(bed.agent(1).log().contains("not the underlay interface candidate=cni0 reason=it has 10.244."));
@@ -171,7 +171,7 @@ fn what_the_overlay_made_is_not_chosen(case: &'static BackendCase) {
 }
 
 fn all_next_hops_by_one_nic_are_that_nic(case: &'static BackendCase) {
-    let mut bed = bed(case, |_| LocalFolder::new());
+    let mut bed = bed(case, |_| new_folder());
     let netns = bed.netns(1).clone();
     netns.ip("route replace default nexthop via 192.168.77.2 nexthop via 192.168.77.3").unwrap();
     if bed.cluster.node(1).ipv6().is_some() {

@@ -13,12 +13,12 @@ use flannel_lab::wait::eventually;
 use serde_json::{Value, json};
 
 use crate::backends::{BackendCase, HOST_GW, VXLAN, on_every_backend};
-use crate::harness::{Bed, LocalFolder, SOON, Store, Traffic, http_get, subnet_file};
+use crate::harness::{Bed, SOON, Store, Traffic, http_get, new_folder, subnet_file};
 
 on_every_backend!(an_address_that_is_handed_on_cuts_nobody);
 
 fn an_address_that_is_handed_on_cuts_nobody(case: &'static BackendCase) {
-    handed_on(case, |_| LocalFolder::new());
+    handed_on(case, |_| new_folder());
 }
 
 /// Node 1 is renumbered while its agent runs, and a new node gets its address.
@@ -29,15 +29,15 @@ pub(crate) fn handed_on<S: Store>(case: &'static BackendCase, store: impl FnOnce
     (1..=3).for_each(|number| bed.start(number));
     (1..=3).for_each(|number| bed.wait_for_peers(number, 2));
     let addresses = |number: u8| bed.cluster.node(number).addresses("eth0").unwrap();
-    let (old, keys) = (addresses(1), bed.store.records().into_keys().collect::<Vec<_>>());
+    let (old, keys) = (addresses(1), bed.store.records().unwrap().into_keys().collect::<Vec<_>>());
     for addr in &old {
         let new = if addr.is_ipv4() { "192.168.77.51" } else { "fd00:77::51" };
         bed.cluster.node(1).change_address("eth0", new.parse().unwrap()).unwrap();
         eventually(SOON, "the record to say so", || {
-            bed.store.records().values().any(|value| value.contains(&format!("\"{new}\"")))
+            bed.store.records().unwrap().values().any(|value| value.contains(&format!("\"{new}\"")))
         });
     }
-    assert_eq!(bed.store.records().into_keys().collect::<Vec<_>>(), keys, "no subnet changed");
+    assert_eq!(bed.store.records().unwrap().into_keys().collect::<Vec<_>>(), keys, "no subnet changed");
     for addr in old {
         bed.cluster.node(4).change_address("eth0", addr.ip()).unwrap();
     }
@@ -52,9 +52,9 @@ pub(crate) fn handed_on<S: Store>(case: &'static BackendCase, store: impl FnOnce
             });
         }
     }
-    let data: Vec<String> = bed.store.records().values().flat_map(|value| macs(value)).collect();
+    let data: Vec<String> = bed.store.records().unwrap().values().flat_map(|value| macs(value)).collect();
     let different: std::collections::BTreeSet<&String> = data.iter().collect();
-    assert_eq!((different.len(), bed.store.records().len()), (data.len(), 4), "{data:?}");
+    assert_eq!((different.len(), bed.store.records().unwrap().len()), (data.len(), 4), "{data:?}");
     (1..=4).for_each(|number| bed.wait_ready(number));
 }
 
@@ -105,17 +105,17 @@ fn inside(subnet: &str) -> IpAddr {
 
 #[test]
 fn vxlan_a_record_that_changes_later_cuts_nobody_else() {
-    in_sandbox(test_name!(), || changes_later(&VXLAN, |_| LocalFolder::new()));
+    in_sandbox(test_name!(), || changes_later(&VXLAN, |_| new_folder()));
 }
 
 #[test]
 fn host_gw_a_record_that_changes_later_cuts_nobody_else() {
-    in_sandbox(test_name!(), || changes_later(&HOST_GW, |_| LocalFolder::new()));
+    in_sandbox(test_name!(), || changes_later(&HOST_GW, |_| new_folder()));
 }
 
 #[test]
 fn a_running_node_puts_its_record_right() {
-    in_sandbox(test_name!(), || puts_right(|_| LocalFolder::new()));
+    in_sandbox(test_name!(), || puts_right(|_| new_folder()));
 }
 
 /// The oldest record, whose agent is away, gets what the youngest node has: that one keeps its traffic, also when a
@@ -132,7 +132,7 @@ pub(crate) fn changes_later<S: Store>(case: &'static BackendCase, store: impl Fn
         if how == Tampering::Mac && !has_macs {
             continue;
         }
-        bed.store.put(&key, &how.of(&record, &victim).to_string());
+        bed.store.put(&key, &how.of(&record, &victim).to_string()).unwrap();
         wait_until_named(&bed, &key, how);
         traffic.go_on(100);
         // What was first stays so over a restart; an address in a subnet of somebody else's never wins.
@@ -149,7 +149,7 @@ pub(crate) fn changes_later<S: Store>(case: &'static BackendCase, store: impl Fn
             wait_until_named(&bed, &key, how);
             traffic.go_on(100);
         }
-        bed.store.put(&key, &record.to_string());
+        bed.store.put(&key, &record.to_string()).unwrap();
         bed.wait_for_peers(2, 2);
     }
     traffic.assert_no_loss();
@@ -183,9 +183,9 @@ pub(crate) fn puts_right<S: Store>(store: impl FnOnce(&Cluster) -> S) {
     let victim = bed.record_of(3);
     let traffic = Traffic::between(&pods[1], &pods[2]).and(Traffic::between(&pods[2], &pods[1]));
     for how in [Tampering::Mac, Tampering::PublicIp] {
-        bed.store.put(&key, &how.of(&record, &victim).to_string());
+        bed.store.put(&key, &how.of(&record, &victim).to_string()).unwrap();
         eventually(SOON, &format!("the record to be put right after {how:?}"), || {
-            let now: Value = serde_json::from_str(&bed.store.records()[&key]).unwrap();
+            let now: Value = serde_json::from_str(&bed.store.records().unwrap()[&key]).unwrap();
             if now == record { Ok(()) } else { Err(now) }
         });
         traffic.go_on(100);

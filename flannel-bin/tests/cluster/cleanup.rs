@@ -11,7 +11,7 @@ use flannel_lab::wait::eventually;
 use serde_json::Value;
 
 use crate::backends::{BackendCase, HOST_GW, UDP, VXLAN, on_every_backend};
-use crate::harness::{Bed, FLANNELD, LocalFolder, SOON, Store, subnet_file};
+use crate::harness::{Bed, FLANNELD, Folder, SOON, Store, new_folder, subnet_file};
 
 on_every_backend!(all_goes_and_nothing_else, printed_commands_do_the_same);
 
@@ -42,10 +42,10 @@ fn whole(netns: &Netns) -> Vec<String> {
 
 /// Nodes 1 and 2 with traffic between them programmed; the agent of 1 has ended, and left all it leaves. With
 /// what was on node 1 before, and what the store had.
-fn left_behind(case: &'static BackendCase) -> (Bed<LocalFolder>, Vec<String>) {
+fn left_behind(case: &'static BackendCase) -> (Bed<Folder>, Vec<String>) {
     let families = case.widest();
     let cluster = Cluster::builder().nodes(2).families(families).build().unwrap();
-    let mut bed = Bed::new(cluster, LocalFolder::new(), case, families);
+    let mut bed = Bed::new(cluster, new_folder(), case, families);
     let node = bed.netns(1).clone();
     for command in FOREIGN {
         node.ip(command).unwrap();
@@ -119,11 +119,11 @@ fn assert_as_before(netns: &Netns, before: &[String]) {
 fn all_goes_and_nothing_else(case: &'static BackendCase) {
     let (bed, before) = left_behind(case);
     let node = bed.netns(1).clone();
-    let (left, records) = (whole(&node), bed.store.records());
+    let (left, records) = (whole(&node), bed.store.records().unwrap());
     let dry = cleanup(&bed, &["--dry-run", "--lease"]);
     let listed = printed(&dry);
     assert_as_before(&node, &left);
-    assert!(subnet_file(1).exists() && bed.store.records() == records, "a dry run changes nothing");
+    assert!(subnet_file(1).exists() && bed.store.records().unwrap() == records, "a dry run changes nothing");
     let log = String::from_utf8(dry.stderr).unwrap();
     for note in [
         "flannel.7 stays: it is a veth",
@@ -136,10 +136,12 @@ fn all_goes_and_nothing_else(case: &'static BackendCase) {
 
     assert_eq!(printed(&cleanup(&bed, &["--lease"])), listed);
     assert_as_before(&node, &before);
-    assert_eq!(fs::read_dir("/run/flannel-1").unwrap().count(), 0);
-    let own =
-        records.keys().find(|key| !bed.store.records().contains_key(*key)).expect("the own lease is gone");
-    assert_eq!(bed.store.records().len(), records.len() - 1);
+    assert_eq!(fs::read_dir("/run/flannel/node1").unwrap().count(), 0);
+    let own = records
+        .keys()
+        .find(|key| !bed.store.records().unwrap().contains_key(*key))
+        .expect("the own lease is gone");
+    assert_eq!(bed.store.records().unwrap().len(), records.len() - 1);
     assert!(listed.contains(&format!("/subnets/{own}")), "{listed}");
     for _ in 0..2 {
         assert_eq!(printed(&cleanup(&bed, &["--lease"])), "", "nothing is left");
@@ -153,13 +155,16 @@ fn printed_commands_do_the_same(case: &'static BackendCase) {
     let listed = printed(&cleanup(&bed, &["--dry-run", "--lease"]));
     node.run("sh", &["-e", "-c", &listed]).unwrap();
     assert_as_before(&node, &before);
-    assert_eq!((fs::read_dir("/run/flannel-1").unwrap().count(), bed.store.records().len()), (0, 1));
+    assert_eq!(
+        (fs::read_dir("/run/flannel/node1").unwrap().count(), bed.store.records().unwrap().len()),
+        (0, 1)
+    );
     assert_eq!(printed(&cleanup(&bed, &["--dry-run", "--lease"])), "");
 }
 
-fn bed(case: &'static BackendCase, families: Families) -> Bed<LocalFolder> {
+fn bed(case: &'static BackendCase, families: Families) -> Bed<Folder> {
     let cluster = Cluster::builder().nodes(1).families(families).build().unwrap();
-    let mut bed = Bed::new(cluster, LocalFolder::new(), case, families);
+    let mut bed = Bed::new(cluster, new_folder(), case, families);
     bed.start(1);
     bed
 }
@@ -175,7 +180,7 @@ fn it_refuses_while_an_agent_runs() {
             assert_eq!((refused.status.code(), refused.stdout), (Some(1), Vec::new()), "{log}");
             assert!(log.contains("an agent with this subnet file runs"), "{log}");
             let dry = cleanup(&bed, &["--dry-run"]);
-            assert!(printed(&dry).contains("rm -f /run/flannel-1/subnet.env"));
+            assert!(printed(&dry).contains("rm -f /run/flannel/node1/subnet.env"));
             assert!(String::from_utf8(dry.stderr).unwrap().contains("would be refused"));
             assert_as_before(bed.netns(1), &before);
             // A lock that a killed agent left behind is none.
@@ -202,7 +207,7 @@ fn what_fails_stops_nothing_else_and_is_done_by_the_next_run() {
         assert!(subnet_file(1).exists(), "it says which lease is meant");
         fs::rename("/run/elsewhere", store).unwrap();
         assert!(printed(&cleanup(&bed, &["--lease"])).contains("/subnets/"));
-        assert!(bed.store.records().is_empty() && !subnet_file(1).exists());
+        assert!(bed.store.records().unwrap().is_empty() && !subnet_file(1).exists());
     });
 }
 
@@ -213,12 +218,12 @@ fn a_lease_that_another_node_has_stays() {
         bed.stop(1);
         let (key, mut value) = bed.record_of(1);
         value["PublicIP"] = "192.168.77.99".into();
-        bed.store.put(&key, &value.to_string());
+        bed.store.put(&key, &value.to_string()).unwrap();
         let output = cleanup(&bed, &["--lease"]);
         assert!(!printed(&output).contains("/subnets/"));
         let log = String::from_utf8(output.stderr).unwrap();
         assert!(log.contains(&format!("lease {key} stays: it is that of 192.168.77.99")), "{log}");
-        assert!(bed.store.records().contains_key(&key));
+        assert!(bed.store.records().unwrap().contains_key(&key));
     });
 }
 
@@ -255,27 +260,25 @@ fn rules_of_nftables_go_as_those_of_iptables() {
 #[cfg(feature = "etcd")]
 #[test]
 fn a_lease_in_etcd_goes_by_its_command_or_by_itself() {
-    use crate::etcd::EtcdStore;
-
     in_sandbox(test_name!(), || {
         let cluster = Cluster::builder().nodes(2).families(Families::Dual).build().unwrap();
-        let store = EtcdStore::new(&cluster);
+        let store = crate::etcd::start(&cluster);
         let mut bed = Bed::new(cluster, store, &VXLAN, Families::Dual);
         bed.start(2);
-        let others = bed.store.records();
+        let others = bed.store.records().unwrap();
         for by_command in [false, true] {
             bed.start(1);
             bed.stop(1);
             let own = bed.record_of(1).0;
             let listed = printed(&cleanup(&bed, &["--lease", "--dry-run"]));
             assert!(listed.contains(&format!(" del '/coreos.com/network/subnets/{own}'")), "{listed}");
-            assert_eq!(bed.store.records().len(), 2);
+            assert_eq!(bed.store.records().unwrap().len(), 2);
             if by_command {
                 bed.netns(1).run("sh", &["-e", "-c", &listed]).unwrap();
             } else {
                 assert_eq!(printed(&cleanup(&bed, &["--lease"])), listed);
             }
-            assert_eq!(bed.store.records(), others);
+            assert_eq!(bed.store.records().unwrap(), others);
             assert_eq!(printed(&cleanup(&bed, &["--lease"])), "");
         }
     });

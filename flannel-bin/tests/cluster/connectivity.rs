@@ -3,7 +3,7 @@
 use flannel_lab::cluster::{Cluster, Families};
 
 use crate::backends::{BackendCase, on_every_backend};
-use crate::harness::{Bed, LocalFolder, Store, assert_all_reach_all, env_of};
+use crate::harness::{Bed, Store, assert_all_reach_all, env_of, new_folder};
 
 /// Every pod pings every other, in all families that the backend has.
 pub(crate) fn every_pod_pings_every_other<S: Store>(
@@ -20,7 +20,7 @@ fn ping_in<S: Store>(case: &'static BackendCase, families: Families, store: impl
     let store = store(&cluster);
     let mut bed = Bed::new(cluster, store, case, families);
     bed.start_all();
-    assert_eq!(bed.store.records().len(), 3);
+    assert_eq!(bed.store.records().unwrap().len(), 3);
     let mtu = case.mtu(families, 1500);
     for number in 1..=3 {
         assert_eq!(env_of(number).mtu, mtu);
@@ -31,7 +31,7 @@ fn ping_in<S: Store>(case: &'static BackendCase, families: Families, store: impl
 }
 
 fn on_the_local_store(case: &'static BackendCase) {
-    every_pod_pings_every_other(case, |_| LocalFolder::new());
+    every_pod_pings_every_other(case, |_| new_folder());
 }
 
 on_every_backend!(on_the_local_store);

@@ -9,13 +9,13 @@ use flannel_lab::wait::eventually;
 use serde_json::{Value, json};
 
 use crate::backends::BackendCase;
-use crate::harness::{Bed, LocalFolder, Store};
+use crate::harness::{Bed, Folder, Store, new_folder};
 
 /// How many leases.
 const CROWD: u16 = 1_000;
 
 /// Three nodes with agents, and the crowd. Subnets are small, so that all fit into the networks of the tests.
-pub(crate) fn crowded(case: &'static BackendCase) -> Bed<LocalFolder> {
+pub(crate) fn crowded(case: &'static BackendCase) -> Bed<Folder> {
     let cluster = Cluster::builder().nodes(3).families(case.widest()).build().unwrap();
     let config = format!(
         r#"{{"Network":"10.244.0.0/16","SubnetLen":28,"SubnetMin":"10.244.240.0","SubnetMax":"10.244.253.0",
@@ -23,10 +23,10 @@ pub(crate) fn crowded(case: &'static BackendCase) -> Bed<LocalFolder> {
             "IPv6SubnetMax":"fd00:10:244:fd::","Backend":{{"Type":"{}"{}}}}}"#,
         case.kind, case.keys
     );
-    let mut bed = Bed::with_config(cluster, LocalFolder::new(), case, &config);
+    let mut bed = Bed::with_config(cluster, new_folder(), case, &config);
     for n in 0..CROWD {
         let (key, value) = record(case, n);
-        bed.store.put(&key, &value);
+        bed.store.put(&key, &value).unwrap();
     }
     for node in bed.cluster.nodes() {
         // Gateways have to be on the link.
@@ -38,7 +38,7 @@ pub(crate) fn crowded(case: &'static BackendCase) -> Bed<LocalFolder> {
 }
 
 /// Puts the crowd on the link of a node's NIC, as it needs again when that was down or made anew.
-pub(crate) fn join_the_crowd(bed: &Bed<LocalFolder>, number: u8) {
+pub(crate) fn join_the_crowd(bed: &Bed<Folder>, number: u8) {
     for net in ["172.30.0.0/16", "fd00:30::/64"] {
         bed.netns(number).ip(&format!("route replace {net} dev eth0")).unwrap();
     }

@@ -7,20 +7,20 @@ use flannel_lab::test_name;
 use flannel_lab::wait::eventually;
 
 use crate::backends::{BackendCase, VXLAN, VXLAN_DIRECT, VXLAN_DIRECT_PLAIN};
-use crate::harness::{Bed, LocalFolder, Monitor, SOON, Traffic, assert_all_reach_all};
+use crate::harness::{Bed, Folder, Monitor, SOON, Traffic, assert_all_reach_all, new_folder};
 
 /// Nodes 1 and 2 on one segment, and node 3 behind a router.
-fn bed(case: &'static BackendCase) -> Bed<LocalFolder> {
+fn bed(case: &'static BackendCase) -> Bed<Folder> {
     let mut cluster = Cluster::builder().nodes(2).families(Families::Dual).build().unwrap();
     cluster.add_node_on(&[1]).unwrap();
-    let mut bed = Bed::new(cluster, LocalFolder::new(), case, Families::Dual);
+    let mut bed = Bed::new(cluster, new_folder(), case, Families::Dual);
     bed.start_all();
     bed
 }
 
 /// Waits until a node has routes to another, in both families, through this device.
 #[track_caller]
-fn wait_for_routes(bed: &Bed<LocalFolder>, from: u8, to: u8, devices: [&str; 2]) {
+fn wait_for_routes(bed: &Bed<Folder>, from: u8, to: u8, devices: [&str; 2]) {
     for (remote, device) in bed.remotes(to).iter().zip(devices) {
         let what = format!("the route from node {from} to {} through {device}", remote.subnet);
         eventually(SOON, &what, || {
@@ -169,7 +169,7 @@ fn the_key_is_switched_on_and_off_under_traffic() {
         for (config, devices) in
             [(VXLAN.config(Families::Dual), ENCAPSULATED), (VXLAN_DIRECT.config(Families::Dual), DIRECT)]
         {
-            crate::harness::Store::put_config(&bed.store, &config);
+            crate::harness::Store::put_config(&bed.store, &config).unwrap();
             bed.stop(1);
             bed.start(1);
             wait_for_routes(&bed, 1, 2, devices);

@@ -1,17 +1,16 @@
 //! The same clusters on a real etcd, and what its outages do to them: nothing.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use flannel_lab::cluster::{Cluster, Families};
-use flannel_lab::etcd::{Etcd, EtcdOptions};
 use flannel_lab::sandbox::in_sandbox;
+use flannel_lab::store::EtcdStore;
 use flannel_lab::test_name;
 use flannel_lab::wait::eventually;
 
 use crate::backends::{BackendCase, VXLAN, on_every_backend};
 use crate::connectivity::every_pod_pings_every_other;
-use crate::harness::{Bed, SOON, Server, Store, Traffic, http_get};
+use crate::harness::{Bed, SOON, Store, Traffic, http_get};
 use crate::outages;
 
 on_every_backend!(
@@ -28,135 +27,82 @@ on_every_backend!(
     etcd_away_at_the_start_is_waited_for,
 );
 
-const PREFIX: &str = "/coreos.com/network";
-
 /// A server in the underlay, where every node reaches it.
-pub(crate) struct EtcdStore(pub(crate) Etcd);
-
-impl EtcdStore {
-    pub(crate) fn new(cluster: &Cluster) -> Self {
-        Self(Etcd::start(EtcdOptions::at(cluster.fabric(), cluster.fabric_address())).unwrap())
-    }
-}
-
-impl Store for EtcdStore {
-    fn flags(&self) -> Vec<String> {
-        vec![format!("--etcd-endpoints={}", self.0.endpoint())]
-    }
-
-    fn put_config(&self, config: &str) {
-        self.0.put(&format!("{PREFIX}/config"), config).unwrap();
-    }
-
-    fn put(&self, key: &str, value: &str) {
-        self.0.put(&format!("{PREFIX}/subnets/{key}"), value).unwrap();
-    }
-
-    fn delete(&self, key: &str) {
-        self.0.del(&format!("{PREFIX}/subnets/{key}")).unwrap();
-    }
-
-    fn records(&self) -> BTreeMap<String, String> {
-        let prefix = format!("{PREFIX}/subnets/");
-        let list = self.0.list(&prefix).unwrap();
-        list.into_iter().map(|kv| (kv.key.strip_prefix(&prefix).unwrap().to_owned(), kv.value)).collect()
-    }
+pub(crate) fn start(cluster: &Cluster) -> EtcdStore {
+    EtcdStore::start(cluster, &[]).unwrap()
 }
 
 fn pods_reach_each_other(case: &'static BackendCase) {
-    every_pod_pings_every_other(case, EtcdStore::new);
+    every_pod_pings_every_other(case, start);
 }
 
 fn an_address_that_is_handed_on_cuts_nobody(case: &'static BackendCase) {
-    crate::claims::handed_on(case, EtcdStore::new);
+    crate::claims::handed_on(case, start);
 }
 
 #[test]
 fn a_record_that_changes_later_cuts_nobody_else() {
-    in_sandbox(test_name!(), || crate::claims::changes_later(&VXLAN, EtcdStore::new));
+    in_sandbox(test_name!(), || crate::claims::changes_later(&VXLAN, start));
 }
 
 #[test]
 fn all_hostile_records_at_once_change_nothing() {
     in_sandbox(test_name!(), || {
-        crate::hostile::all_at_once(&VXLAN, EtcdStore::new, |store, record| {
-            let key = format!("{PREFIX}/subnets/{}", record.key);
-            store.0.put_bytes(key.as_bytes(), &record.value).unwrap();
+        crate::hostile::all_at_once(&VXLAN, start, |store, record| {
+            store.put_bytes(&record.key, &record.value).unwrap();
         });
     });
 }
 
 #[test]
 fn forty_kills_amid_leases_leave_all_as_it_was() {
-    in_sandbox(test_name!(), || crate::hostile::kills::forty_kills(&VXLAN, EtcdStore::new));
+    in_sandbox(test_name!(), || crate::hostile::kills::forty_kills(&VXLAN, start));
 }
 
 #[test]
 fn a_running_node_puts_its_record_right() {
-    in_sandbox(test_name!(), || crate::claims::puts_right(EtcdStore::new));
+    in_sandbox(test_name!(), || crate::claims::puts_right(start));
 }
 
 #[test]
 fn who_has_a_lease_is_let_in() {
-    in_sandbox(test_name!(), || crate::strict::lets_in_who_has_a_lease(&VXLAN, EtcdStore::new));
+    in_sandbox(test_name!(), || crate::strict::lets_in_who_has_a_lease(&VXLAN, start));
 }
 
 fn a_virtual_address_is_not_published(case: &'static BackendCase) {
-    crate::choice::keeps_its_address(case, EtcdStore::new);
+    crate::choice::keeps_its_address(case, start);
 }
 
 fn a_node_whose_address_changes_is_followed(case: &'static BackendCase) {
-    crate::underlay::follows(case, EtcdStore::new);
+    crate::underlay::follows(case, start);
 }
 
 fn addresses_that_changed_between_two_runs_cost_no_subnet(case: &'static BackendCase) {
-    crate::identity::cost_no_subnet(case, EtcdStore::new);
+    crate::identity::cost_no_subnet(case, start);
 }
 
 fn an_interface_that_is_corrected_costs_no_subnet(case: &'static BackendCase) {
-    crate::identity::corrected_interface(case, EtcdStore::new);
-}
-
-impl Server for EtcdStore {
-    fn pause(&mut self) {
-        self.0.pause().unwrap();
-    }
-
-    fn resume(&mut self) {
-        self.0.resume().unwrap();
-    }
-
-    fn kill(&mut self) {
-        self.0.kill().unwrap();
-    }
-
-    fn restart(&mut self) {
-        self.0.restart().unwrap();
-    }
-
-    fn compact(&mut self) {
-        self.0.compact().unwrap();
-    }
+    crate::identity::corrected_interface(case, start);
 }
 
 fn bed(case: &'static BackendCase) -> Bed<EtcdStore> {
-    Bed::of_three(case, EtcdStore::new)
+    Bed::of_three(case, start)
 }
 
 fn no_outage_of_the_store_changes_the_datapath(case: &'static BackendCase) {
-    outages::change_nothing(case, EtcdStore::new);
+    outages::change_nothing(case, start);
 }
 
 fn readiness_turns_red_and_green_with_the_store(case: &'static BackendCase) {
-    outages::turn_readiness_red(case, EtcdStore::new);
+    outages::turn_readiness_red(case, start);
 }
 
 fn compaction_while_an_agent_is_cut_off(case: &'static BackendCase) {
-    outages::compaction_while_an_agent_is_cut_off(case, EtcdStore::new);
+    outages::compaction_while_an_agent_is_cut_off(case, start);
 }
 
 fn etcd_away_at_the_start_is_waited_for(case: &'static BackendCase) {
-    outages::at_the_start_are_waited_for(case, EtcdStore::new);
+    outages::at_the_start_are_waited_for(case, start);
 }
 
 fn a_bad_record_touches_nothing_else(case: &'static BackendCase) {
@@ -164,11 +110,11 @@ fn a_bad_record_touches_nothing_else(case: &'static BackendCase) {
     let pods = [bed.pod(1), bed.pod(2)];
     let traffic = Traffic::between(&pods[0], &pods[1]);
     let state = bed.state(1);
-    let records = bed.store.records();
+    let records = bed.store.records().unwrap();
     let peer_ip = bed.cluster.node(2).ipv4().unwrap().to_string();
     let (peer, good) = records.iter().find(|(_, value)| value.contains(&peer_ip)).unwrap();
     for (key, value) in [("junk", "x"), ("10.244.250.0-24", "no JSON"), (peer.as_str(), "{\"PublicIP\":7}")] {
-        bed.store.put(key, value);
+        bed.store.put(key, value).unwrap();
     }
     eventually(SOON, "a word about each", || {
         // The status may be too late: the node whose record it is puts it back.
@@ -181,13 +127,13 @@ fn a_bad_record_touches_nothing_else(case: &'static BackendCase) {
     bed.kill(1);
     bed.start(1);
     bed.kill(2);
-    bed.store.put(peer, "garbled while nobody looked");
+    bed.store.put(peer, "garbled while nobody looked").unwrap();
     bed.start(2);
     traffic.go_on(200);
     assert_eq!(bed.state(1), state);
-    assert_eq!(&bed.store.records()[peer], good);
-    bed.store.put(peer, good);
-    bed.store.delete("10.244.250.0-24");
+    assert_eq!(&bed.store.records().unwrap()[peer], good);
+    bed.store.put(peer, good).unwrap();
+    bed.store.delete("10.244.250.0-24").unwrap();
     traffic.go_on(100);
     assert_eq!(bed.state(1), state);
     if case.in_kernel {
@@ -201,11 +147,11 @@ fn a_restored_backup_costs_no_packet() {
         let dir = tempfile::tempdir().unwrap();
         let backup = dir.path().join("backup");
         let cluster = Cluster::builder().nodes(3).build().unwrap();
-        let store = EtcdStore::new(&cluster);
+        let store = start(&cluster);
         let mut bed = Bed::new(cluster, store, &VXLAN, Families::V4);
         bed.start(1);
         bed.start(2);
-        bed.store.0.save(&backup).unwrap();
+        bed.store.etcd().save(&backup).unwrap();
         bed.start(3);
         (1..=3).for_each(|number| bed.wait_for_peers(number, 2));
         let pods = [bed.pod(1), bed.pod(3)];
@@ -213,14 +159,14 @@ fn a_restored_backup_costs_no_packet() {
         let (state, record) = (bed.state(1), bed.record_of(3));
         // The backup knows nothing of node 3, which can't put its lease back for a while.
         bed.agent(3).pause().unwrap();
-        bed.store.0.restore(&backup).unwrap();
+        bed.store.etcd().restore(&backup).unwrap();
         eventually(SOON, "node 1 to say what is missing", || {
             bed.agent(1).log().contains("leases are missing")
         });
         traffic.go_on(500);
         assert_eq!(bed.state(1), state);
         bed.agent(3).resume().unwrap();
-        eventually(SOON, "the lease to be back", || bed.store.records().contains_key(&record.0));
+        eventually(SOON, "the lease to be back", || bed.store.records().unwrap().contains_key(&record.0));
         eventually(SOON, "node 1 to see it", || bed.agent(1).log().contains("no lease is missing any more"));
         assert_eq!((bed.record_of(3), bed.state(1)), (record, state));
         (1..=3).for_each(|number| bed.wait_ready(number));
@@ -237,8 +183,8 @@ fn an_agent_paused_beyond_its_lease_puts_it_back_or_says_who_has_it() {
         let (state, record) = (bed.state(1), bed.record_of(1));
         bed.agent(1).pause().unwrap();
         // As if its time were over.
-        let stored = bed.store.0.list(&format!("{PREFIX}/subnets/{}", record.0)).unwrap();
-        bed.store.0.revoke_lease(stored[0].lease).unwrap();
+        let stored = bed.store.etcd().list(&EtcdStore::key(&record.0)).unwrap();
+        bed.store.etcd().revoke_lease(stored[0].lease).unwrap();
         bed.wait_for_peers(2, 1);
         bed.agent(1).resume().unwrap();
         bed.wait_for_peers(2, 2);
@@ -247,8 +193,8 @@ fn an_agent_paused_beyond_its_lease_puts_it_back_or_says_who_has_it() {
 
         bed.agent(1).pause().unwrap();
         let (_, value) = VXLAN.record(250);
-        bed.store.delete(&record.0);
-        bed.store.put(&record.0, &value);
+        bed.store.delete(&record.0).unwrap();
+        bed.store.put(&record.0, &value).unwrap();
         bed.agent(1).resume().unwrap();
         let lost = Instant::now();
         let readyz = || http_get(bed.netns(1), 8471, "/readyz");

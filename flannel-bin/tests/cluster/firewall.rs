@@ -17,7 +17,7 @@ use flannel_lab::wait::eventually;
 
 use self::packets::{Ear, Mouth};
 use crate::backends::{BackendCase, HOST_GW, VXLAN};
-use crate::harness::{Bed, LocalFolder, SOON, WITHOUT_GATE, env_of, http_get};
+use crate::harness::{Bed, Folder, SOON, WITHOUT_GATE, env_of, http_get, new_folder};
 
 /// What keeps the rules, as an operator chooses it and as the host has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +79,7 @@ fn sh(netns: &Netns, line: &str) -> String {
 
 /// Two nodes with two pods each, and the rest of the world.
 struct World {
-    bed: Bed<LocalFolder>,
+    bed: Bed<Folder>,
     manager: Manager,
     pods: Vec<Pod>,
 }
@@ -87,7 +87,7 @@ struct World {
 impl World {
     fn new(case: &'static BackendCase, manager: Manager, flags: &[&str]) -> Self {
         let cluster = Cluster::builder().nodes(2).families(Families::Dual).build().unwrap();
-        let mut bed = Bed::with_config(cluster, LocalFolder::new(), case, &manager.config(case));
+        let mut bed = Bed::with_config(cluster, new_folder(), case, &manager.config(case));
         for number in 1..=2 {
             manager.lay_foreign_rules(bed.netns(number));
             bed.spawn(number, flags);

@@ -10,8 +10,7 @@ use flannel_lab::wait::eventually;
 
 use crate::backends::VXLAN;
 #[cfg(feature = "etcd")]
-use crate::etcd::EtcdStore;
-use crate::harness::{Bed, LocalFolder, SOON, Store, http_get};
+use crate::harness::{Bed, SOON, Store, http_get, new_folder};
 
 const MANY: usize = 300;
 /// How often one key goes from bad to good and back.
@@ -19,13 +18,13 @@ const TOGGLES: usize = 100;
 
 #[test]
 fn garbage_and_toggles_in_a_folder() {
-    in_sandbox(test_name!(), || flood(|_| LocalFolder::new()));
+    in_sandbox(test_name!(), || flood(|_| new_folder()));
 }
 
 #[cfg(feature = "etcd")]
 #[test]
 fn garbage_and_toggles_in_etcd() {
-    in_sandbox(test_name!(), || flood(EtcdStore::new));
+    in_sandbox(test_name!(), || flood(crate::etcd::start));
 }
 
 fn flood<S: Store>(store: impl FnOnce(&Cluster) -> S) {
@@ -38,11 +37,11 @@ fn flood<S: Store>(store: impl FnOnce(&Cluster) -> S) {
     let (key, value) = VXLAN.record(240);
     for n in 0..TOGGLES {
         // One that can't be read, and one that can, but is refused.
-        bed.store.put("10.244.177.0-24", if n % 2 == 0 { "{" } else { "{}" });
-        bed.store.put("10.1.0.0-16", if n % 2 == 0 { &value } else { "{" });
+        bed.store.put("10.244.177.0-24", if n % 2 == 0 { "{" } else { "{}" }).unwrap();
+        bed.store.put("10.1.0.0-16", if n % 2 == 0 { &value } else { "{" }).unwrap();
     }
-    (0..MANY).for_each(|n| bed.store.put(&format!("junk{n:04}"), "{"));
-    bed.store.put(&key, &value);
+    (0..MANY).for_each(|n| bed.store.put(&format!("junk{n:04}"), "{").unwrap());
+    bed.store.put(&key, &value).unwrap();
     bed.wait_for_peers(1, 1);
     eventually(SOON, "all garbage is counted, and some of it named", || {
         let answer = said(&bed);
@@ -57,9 +56,9 @@ fn flood<S: Store>(store: impl FnOnce(&Cluster) -> S) {
     for what in ["record skipped", "lease not used"] {
         assert!((1..=most).contains(&count(what)), "{what}: {}", count(what));
     }
-    (0..MANY).for_each(|n| bed.store.delete(&format!("junk{n:04}")));
+    (0..MANY).for_each(|n| bed.store.delete(&format!("junk{n:04}")).unwrap());
     for key in ["10.244.177.0-24", "10.1.0.0-16"] {
-        bed.store.delete(key);
+        bed.store.delete(key).unwrap();
     }
     eventually(SOON, "nothing to say", || {
         let answer = said(&bed);

@@ -56,7 +56,7 @@ impl<'a> GoNodes<'a> {
         let (key, _) = &self.records[usize::from(number) - 1];
         let records = self.golden.records();
         let (_, value) = records.iter().find(|(known, _)| known == key).unwrap();
-        bed.store.put_of(bed.cluster.node(number), key, value);
+        bed.store.put_of(bed.cluster.node(number), key, value).unwrap();
         self.lay_out_on_host(bed, number);
     }
 

@@ -8,16 +8,16 @@ use flannel_lab::wait::eventually;
 use serde_json::Value;
 
 use crate::backends::{BackendCase, on_every_backend};
-use crate::harness::{Bed, LocalFolder, SOON, Store, is_flannels, subnet_file};
+use crate::harness::{Bed, Folder, SOON, Store, is_flannels, new_folder, subnet_file};
 
 on_every_backend!(a_node_of_ours_has_the_state_of_theirs);
 
-fn bed_of(case: &'static BackendCase, golden: &Golden) -> Bed<LocalFolder> {
+fn bed_of(case: &'static BackendCase, golden: &Golden) -> Bed<Folder> {
     // Like theirs, our nodes have both families on the underlay whatever the overlay has.
     let cluster = Cluster::builder().nodes(2).families(Families::Dual).build().unwrap();
-    let bed = Bed::with_config(cluster, LocalFolder::new(), case, &golden.config().unwrap());
+    let bed = Bed::with_config(cluster, new_folder(), case, &golden.config().unwrap());
     for (key, value) in golden.records() {
-        bed.store.put(&key, &value);
+        bed.store.put(&key, &value).unwrap();
     }
     bed
 }
@@ -30,7 +30,7 @@ fn a_node_of_ours_has_the_state_of_theirs(case: &'static BackendCase) {
         let _ = std::fs::remove_dir_all(subnet_file(1).parent().unwrap());
         bed.spawn(1, &["--ip-masq"]);
         bed.wait_ready(1);
-        assert_eq!(bed.store.records(), golden.records().into_iter().collect(), "{name}: records");
+        assert_eq!(bed.store.records().unwrap(), golden.records().into_iter().collect(), "{name}: records");
         let netns = bed.netns(1).clone();
         for link in golden.json["node1"]["links"].as_array().unwrap() {
             compare_link(name, link, &netns);

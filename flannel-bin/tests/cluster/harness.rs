@@ -1,8 +1,8 @@
 //! A cluster with a store and an agent a node.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;
+use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -13,8 +13,12 @@ use flannel_lab::netns::Netns;
 use flannel_lab::node::Node;
 use flannel_lab::ping::{PingOptions, PingReport, Pinger, system_ping};
 use flannel_lab::pod::{CniOptions, Pod};
+#[cfg(any(feature = "etcd", feature = "kube"))]
+pub(crate) use flannel_lab::store::Server;
+pub(crate) use flannel_lab::store::{Folder, Store};
 use flannel_lab::subnet_env::SubnetEnv;
 use flannel_lab::wait::eventually;
+use flannel_lab::{bed, flanneld};
 use serde_json::Value;
 
 use crate::backends::{BackendCase, Own, Remote};
@@ -28,111 +32,29 @@ pub(crate) const FLANNELD: &str = env!("CARGO_BIN_EXE_flanneld");
 /// Takes the table of vxlan's gate out of a listing by `nft`: it keeps no pod's rules.
 pub(crate) const WITHOUT_GATE: &str = "sed '/^table [a-z]* flannel-underlay/,/^}/d'";
 
-/// Where leases are kept.
-pub(crate) trait Store {
-    /// The flags that make an agent use it.
-    fn flags(&self) -> Vec<String>;
-    /// What the agent of a node has in its environment besides.
-    fn env(&self, _node: &Node) -> Vec<(&'static str, String)> {
-        Vec::new()
-    }
-    /// Writes the network config.
-    fn put_config(&self, config: &str);
-    /// Writes a record as another node would.
-    fn put(&self, key: &str, value: &str);
-    /// Deletes a record.
-    fn delete(&self, key: &str);
-    /// All records: key below `subnets/`, and value.
-    fn records(&self) -> BTreeMap<String, String>;
-    /// Writes the record of a node of the cluster as a Go agent on it would.
-    fn put_of(&self, _node: &Node, key: &str, value: &str) {
-        self.put(key, value);
-    }
-    /// All that it holds, byte for byte, with what tells of a write that changed nothing.
-    fn everything(&self) -> Vec<String> {
-        self.records().into_iter().map(|(key, value)| format!("{key} {value}")).collect()
-    }
+/// An empty local store.
+pub(crate) fn new_folder() -> Folder {
+    Folder::new("/run/flannel-store").unwrap()
 }
 
-/// A store that is a process, and can fail as one.
-#[cfg(any(feature = "etcd", feature = "kube"))]
-pub(crate) trait Server: Store {
-    /// Stops it where it is: connections stay open and nothing answers.
-    fn pause(&mut self);
-    /// Lets it go on.
-    fn resume(&mut self);
-    /// Ends it at once.
-    fn kill(&mut self);
-    /// Starts it again on its data.
-    fn restart(&mut self);
-    /// Forgets all revisions before the present one.
-    fn compact(&mut self);
-}
-
-/// The local store: a folder.
-pub(crate) struct LocalFolder(PathBuf);
-
-impl LocalFolder {
-    pub(crate) fn new() -> Self {
-        Self::at("/run/flannel-store")
-    }
-
-    /// One of several.
-    pub(crate) fn at(dir: impl Into<PathBuf>) -> Self {
-        let dir = dir.into();
-        let _ = fs::remove_dir_all(&dir);
-        fs::create_dir_all(dir.join("subnets")).unwrap();
-        Self(dir)
-    }
-}
-
-impl LocalFolder {
-    /// Writes a record of any bytes.
-    pub(crate) fn put_bytes(&self, key: &str, value: &[u8]) {
-        write_whole(&self.0.join("subnets").join(key), value);
-    }
-}
-
-impl Store for LocalFolder {
-    fn flags(&self) -> Vec<String> {
-        vec![format!("--store=local:{}", self.0.display())]
-    }
-
-    fn put_config(&self, config: &str) {
-        write_whole(&self.0.join("config"), config.as_bytes());
-    }
-
-    fn put(&self, key: &str, value: &str) {
-        self.put_bytes(key, value.as_bytes());
-    }
-
-    fn delete(&self, key: &str) {
-        fs::remove_file(self.0.join("subnets").join(key)).unwrap();
-    }
-
-    fn records(&self) -> BTreeMap<String, String> {
-        let entries = fs::read_dir(self.0.join("subnets")).unwrap().map(Result::unwrap);
-        let named = entries.map(|entry| (entry.file_name().into_string().unwrap(), entry.path()));
-        let keys = named.filter(|(name, _)| !name.starts_with('.'));
-        keys.map(|(name, path)| (name, fs::read_to_string(path).unwrap())).collect()
-    }
-}
-
-/// Writes a file so that nobody reads half of it.
-fn write_whole(path: &Path, bytes: &[u8]) {
-    let beside = path.with_file_name(".written-by-the-test");
-    fs::write(&beside, bytes).unwrap();
-    fs::rename(beside, path).unwrap();
-}
-
-/// Nodes with a store and agents.
+/// A bed whose agents are the binary under test, with the flags of a backend's case.
 pub(crate) struct Bed<S> {
     pub(crate) case: &'static BackendCase,
-    pub(crate) cluster: Cluster,
-    pub(crate) store: S,
-    /// What runs the agents, if it is not the binary itself: a program and its arguments, before the agent's.
-    pub(crate) launcher: Vec<String>,
-    agents: BTreeMap<u8, Agent>,
+    lab: bed::Bed<S>,
+}
+
+impl<S> Deref for Bed<S> {
+    type Target = bed::Bed<S>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.lab
+    }
+}
+
+impl<S> DerefMut for Bed<S> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.lab
+    }
 }
 
 impl<S: Store> Bed<S> {
@@ -143,8 +65,9 @@ impl<S: Store> Bed<S> {
 
     /// A cluster with a config of its own.
     pub(crate) fn with_config(cluster: Cluster, store: S, case: &'static BackendCase, config: &str) -> Self {
-        store.put_config(config);
-        Self { case, cluster, store, launcher: vec![FLANNELD.to_owned()], agents: BTreeMap::new() }
+        store.put_config(config).unwrap();
+        let flags = ["-v=1"].iter().chain(case.flags).copied();
+        Self { case, lab: bed::Bed::new(cluster, store, Path::new(FLANNELD)).flags(flags) }
     }
 
     /// Three nodes whose agents know each other.
@@ -186,50 +109,25 @@ impl<S: Store> Bed<S> {
 
     /// Starts one agent that finds its underlay by these flags, without waiting.
     pub(crate) fn spawn_by(&mut self, number: u8, iface: &[&str], more: &[&str]) {
-        let node = self.cluster.node(number);
-        let mut agent = node.agent(&format!("flanneld{number}"), &self.launcher[0]);
-        for (name, value) in self.store.env(node) {
-            agent = agent.env(name, value);
-        }
-        let agent = agent
-            .args(&self.launcher[1..])
-            .args(iface)
-            .arg(format!("--subnet-file={}", subnet_file(number).display()))
-            .arg("--healthz-port=8471")
-            .arg("-v=1")
-            .args(self.store.flags())
-            .args(self.case.flags)
-            .args(more)
-            .start()
-            .unwrap();
-        self.agents.insert(number, agent);
+        self.keep(number, &self.flanneld(number).args(iface).args(more)).unwrap();
     }
 
     /// Waits until an agent says that it is ready.
+    #[track_caller]
     pub(crate) fn wait_ready(&self, number: u8) {
-        let netns = self.cluster.node(number).netns();
-        eventually(SOON, &format!("agent {number} to be ready"), || {
-            let answer = http_get(netns, 8471, "/readyz");
-            if answer.starts_with("HTTP/1.1 200") { Ok(()) } else { Err(answer) }
-        });
-    }
-
-    pub(crate) fn agent(&self, number: u8) -> &Agent {
-        &self.agents[&number]
-    }
-
-    pub(crate) fn netns(&self, number: u8) -> &Netns {
-        self.cluster.node(number).netns()
+        if let Err(error) = self.lab.wait_ready(number, SOON) {
+            panic!("{error}");
+        }
     }
 
     /// Ends an agent without a chance to clean up.
     pub(crate) fn kill(&mut self, number: u8) {
-        self.agents.remove(&number).unwrap().kill().unwrap();
+        self.agent(number).kill().unwrap();
     }
 
     /// Ends an agent as a supervisor would.
     pub(crate) fn stop(&mut self, number: u8) {
-        let status = self.agents.remove(&number).unwrap().terminate().unwrap();
+        let status = self.agent(number).terminate().unwrap();
         assert!(status.success(), "{status}");
     }
 
@@ -260,7 +158,7 @@ impl<S: Store> Bed<S> {
     /// The record of a node.
     pub(crate) fn record_of(&self, number: u8) -> (String, Value) {
         let ip = self.cluster.node(number).ipv4().unwrap().to_string();
-        let records = self.store.records().into_iter();
+        let records = self.store.records().unwrap().into_iter();
         let mut records = records.map(|(key, value)| (key, serde_json::from_str::<Value>(&value).unwrap()));
         records.find(|(_, value)| value["PublicIP"] == ip.as_str()).unwrap()
     }
@@ -343,7 +241,7 @@ pub(crate) fn sides(case: &BackendCase, key: &str, value: &Value) -> Vec<(Own, R
 
 /// The subnet file of a node.
 pub(crate) fn subnet_file(number: u8) -> PathBuf {
-    format!("/run/flannel-{number}/subnet.env").into()
+    Path::new(bed::FOLDER).join(format!("node{number}/subnet.env"))
 }
 
 /// What an agent wrote for the CNI plugin.
@@ -353,16 +251,7 @@ pub(crate) fn env_of(number: u8) -> SubnetEnv {
 
 /// A GET over loopback in a namespace; the whole answer, or why there is none.
 pub(crate) fn http_get(netns: &Netns, port: u16, path: &str) -> String {
-    use std::io::{Read, Write};
-    let get = || -> std::io::Result<String> {
-        let mut stream = std::net::TcpStream::connect(("127.0.0.1", port))?;
-        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
-    };
-    netns.enter(get).unwrap().unwrap_or_else(|error| error.to_string())
+    flanneld::get(netns, port, path).unwrap_or_else(|error| error.to_string())
 }
 
 /// The largest payload of an echo that fits the pods' MTU.

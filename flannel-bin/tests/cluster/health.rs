@@ -13,7 +13,7 @@ use flannel_lab::wait::eventually;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::backends::VXLAN;
-use crate::harness::{Bed, LocalFolder, SOON, Store, env_of, http_get};
+use crate::harness::{Bed, Folder, SOON, Store, env_of, http_get, new_folder};
 
 /// Descriptors of an agent that serves as many connections as it may, and then some.
 const DESCRIPTORS: usize = 150;
@@ -21,12 +21,12 @@ const DESCRIPTORS: usize = 150;
 /// What 950 requests of 380 KB may leave in memory.
 const MEMORY: u64 = 16 << 20;
 
-fn descriptors(bed: &Bed<LocalFolder>) -> usize {
+fn descriptors(bed: &Bed<Folder>) -> usize {
     fs::read_dir(format!("/proc/{}/fd", bed.agent(1).pid())).unwrap().count()
 }
 
 /// Whether the liveness probe and the readiness probe are answered.
-fn assert_probed(bed: &Bed<LocalFolder>) {
+fn assert_probed(bed: &Bed<Folder>) {
     let healthz = http_get(bed.netns(1), 8471, "/healthz");
     assert!(healthz.ends_with("flanneld is running"), "{healthz}");
     let readyz = http_get(bed.netns(1), 8471, "/readyz");
@@ -53,7 +53,7 @@ fn a_pod_that_floods_it_starves_nothing_and_learns_nothing() {
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
         let cluster = Cluster::builder().nodes(2).families(Families::V4).build().unwrap();
         let config = VXLAN.config(Families::V4).replacen('{', "{\"EnableNFTables\":true,", 1);
-        let mut bed = Bed::with_config(cluster, LocalFolder::new(), &VXLAN, &config);
+        let mut bed = Bed::with_config(cluster, new_folder(), &VXLAN, &config);
         // The limits of an interactive shell, and of the agent.
         bed.launcher = ["prlimit", "--nofile=1024:4096", &bed.launcher[0]].map(str::to_owned).to_vec();
         for number in [1, 2] {
@@ -69,7 +69,7 @@ fn a_pod_that_floods_it_starves_nothing_and_learns_nothing() {
         let pod = Pod::attach_plain(bed.cluster.node(1), &env_of(1)).unwrap();
         let server = SocketAddr::new(bed.cluster.node(1).ipv4().unwrap(), 8471);
         // The notes of the agent are for its own host.
-        bed.store.put("10.244.177.0-24", "{\"PublicIP\": \"secret\"}");
+        bed.store.put("10.244.177.0-24", "{\"PublicIP\": \"secret\"}").unwrap();
         eventually(SOON, "the bad record to be named", || {
             http_get(bed.netns(1), 8471, "/readyz").contains("10.244.177.0")
         });

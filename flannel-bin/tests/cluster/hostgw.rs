@@ -10,14 +10,16 @@ use flannel_lab::test_name;
 use flannel_lab::wait::eventually;
 
 use crate::backends::{BackendCase, HOST_GW, on_every_backend};
-use crate::harness::{Bed, LocalFolder, Monitor, SOON, Store, Traffic, assert_all_reach_all, http_get};
+use crate::harness::{
+    Bed, Folder, Monitor, SOON, Store, Traffic, assert_all_reach_all, http_get, new_folder,
+};
 
-fn bed(nodes: u8) -> Bed<LocalFolder> {
+fn bed(nodes: u8) -> Bed<Folder> {
     let cluster = Cluster::builder().nodes(nodes).families(Families::Dual).build().unwrap();
-    Bed::new(cluster, LocalFolder::new(), &HOST_GW, Families::Dual)
+    Bed::new(cluster, new_folder(), &HOST_GW, Families::Dual)
 }
 
-fn up(mut bed: Bed<LocalFolder>, peers: usize) -> Bed<LocalFolder> {
+fn up(mut bed: Bed<Folder>, peers: usize) -> Bed<Folder> {
     bed.start_all();
     bed.cluster.nodes().for_each(|node| bed.wait_for_peers(node.number(), peers));
     bed
@@ -26,7 +28,7 @@ fn up(mut bed: Bed<LocalFolder>, peers: usize) -> Bed<LocalFolder> {
 on_every_backend!(a_replaced_route_is_put_back_thrice_a_minute_and_then_reported);
 
 /// The routes that a backend has to a peer, and where somebody else leads them: to a node that is not there.
-fn replacements(bed: &Bed<LocalFolder>, case: &BackendCase) -> Vec<(String, String)> {
+fn replacements(bed: &Bed<Folder>, case: &BackendCase) -> Vec<(String, String)> {
     let subnets: Vec<String> = if case.in_kernel {
         bed.remotes(2).into_iter().map(|remote| remote.subnet).collect()
     } else {
@@ -43,7 +45,7 @@ fn replacements(bed: &Bed<LocalFolder>, case: &BackendCase) -> Vec<(String, Stri
 
 fn a_replaced_route_is_put_back_thrice_a_minute_and_then_reported(case: &'static BackendCase) {
     let cluster = Cluster::builder().nodes(2).families(Families::Dual).build().unwrap();
-    let bed = up(Bed::new(cluster, LocalFolder::new(), case, Families::Dual), 1);
+    let bed = up(Bed::new(cluster, new_folder(), case, Families::Dual), 1);
     let (want, netns) = (bed.state(1), bed.netns(1));
     let pods = [bed.pod(1), bed.pod(2)];
     let traffic = Traffic::between(&pods[0], &pods[1]);
@@ -170,13 +172,13 @@ fn leftovers_go_and_foreign_routes_stay() {
         let whole = KernelState::of(&netns).unwrap();
         // A peer arrives whose subnet somebody else's route holds.
         let (key, value) = HOST_GW.record(210);
-        bed.store.put(&key, &value);
+        bed.store.put(&key, &value).unwrap();
         eventually(SOON, "a word about the holder", || {
             let log = bed.agent(1).log();
             log.contains("10.244.210.0/24 is in the way") && log.contains("fd00:10:244:d2::/64 is in the way")
         });
         assert_eq!(KernelState::of(&netns).unwrap(), whole);
-        bed.store.delete(&key);
+        bed.store.delete(&key).unwrap();
         bed.kill(1);
         bed.start(1);
         std::thread::sleep(std::time::Duration::from_millis(500));
@@ -191,7 +193,7 @@ fn an_unmarked_leftover_goes_if_the_stored_state_knows_its_node() {
         let netns = bed.netns(1).clone();
         let want = bed.state(1);
         let (key, value) = HOST_GW.record(220);
-        bed.store.put(&key, &value);
+        bed.store.put(&key, &value).unwrap();
         bed.wait_for_peers(1, 2);
         // The state is stored at once, at the latest a second later.
         std::thread::sleep(std::time::Duration::from_millis(1500));
@@ -199,7 +201,7 @@ fn an_unmarked_leftover_goes_if_the_stored_state_knows_its_node() {
         // As if a Go agent had run meanwhile; then the node left.
         netns.ip("route replace 10.244.220.0/24 via 192.168.77.220 dev eth0 proto boot").unwrap();
         netns.ip("route add 10.244.221.0/24 via 192.168.77.220 dev eth0 proto boot").unwrap();
-        bed.store.delete(&key);
+        bed.store.delete(&key).unwrap();
         bed.start(1);
         eventually(SOON, "the leftover to go", || !netns.ip("route show").unwrap().contains("10.244.220.0"));
         assert!(netns.ip("route show").unwrap().contains("10.244.221.0"), "nothing proves that to be ours");
@@ -208,7 +210,7 @@ fn an_unmarked_leftover_goes_if_the_stored_state_knows_its_node() {
 
         // A damaged file is as good as none, and no reason not to start.
         bed.kill(1);
-        std::fs::write("/run/flannel-1/subnet.env.state", "garbage").unwrap();
+        std::fs::write("/run/flannel/node1/subnet.env.state", "garbage").unwrap();
         bed.start(1);
         assert!(bed.agent(1).log().contains("state file can't be used"));
         assert_eq!(bed.state(1), want);
@@ -226,7 +228,7 @@ fn behind_nat_it_refuses_to_start() {
             assert_eq!(status.code(), Some(1), "{log}");
             let address = flag.split_once('=').unwrap().1;
             assert!(log.contains(&format!("address {address} is not")) && log.contains("NAT"), "{log}");
-            assert!(bed.store.records().is_empty(), "nothing is published that can't work");
+            assert!(bed.store.records().unwrap().is_empty(), "nothing is published that can't work");
         }
     });
 }

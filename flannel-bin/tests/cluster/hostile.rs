@@ -11,13 +11,13 @@ use flannel_lab::kernel_state::KernelState;
 use flannel_lab::wait::eventually;
 
 use crate::backends::{BackendCase, on_every_backend};
-use crate::harness::{Bed, LocalFolder, Monitor, SOON, Store, Traffic, http_get};
+use crate::harness::{Bed, Folder, Monitor, SOON, Store, Traffic, http_get, new_folder};
 
 on_every_backend!(hostile_records_are_refused_by_name, a_record_is_used_once_its_rival_is_gone);
 
-fn bed(case: &'static BackendCase) -> Bed<LocalFolder> {
+fn bed(case: &'static BackendCase) -> Bed<Folder> {
     let cluster = Cluster::builder().nodes(3).families(case.widest()).build().unwrap();
-    let mut bed = Bed::new(cluster, LocalFolder::new(), case, case.widest());
+    let mut bed = Bed::new(cluster, new_folder(), case, case.widest());
     bed.start_all();
     (1..=3).for_each(|number| bed.wait_for_peers(number, 2));
     bed
@@ -46,9 +46,9 @@ pub(crate) fn all_at_once<S: Store>(
     }
     // What comes after them is used, so they have been seen by then.
     let (honest, value) = case.record(231);
-    bed.store.put(&honest, &value);
+    bed.store.put(&honest, &value).unwrap();
     bed.wait_for_peers(1, 3);
-    bed.store.delete(&honest);
+    bed.store.delete(&honest).unwrap();
     bed.wait_for_state(1, "what it was before the records", &state);
     bed.kill(1);
     bed.start(1);
@@ -58,7 +58,7 @@ pub(crate) fn all_at_once<S: Store>(
     keys.sort_unstable();
     keys.dedup();
     for key in keys {
-        bed.store.delete(key);
+        bed.store.delete(key).unwrap();
     }
     wait_until_green(&bed, "all");
     assert_eq!(bed.state(1), state);
@@ -109,9 +109,9 @@ fn hostile_records_are_refused_by_name(case: &'static BackendCase) {
     let monitor = Monitor::start(bed.netns(1));
     let cases = scene.cases();
     for record in &cases {
-        bed.store.put_bytes(&record.key, &record.value);
+        bed.store.put_bytes(&record.key, &record.value).unwrap();
         wait_until_named(&bed, &[record]);
-        bed.store.delete(&record.key);
+        bed.store.delete(&record.key).unwrap();
         wait_until_green(&bed, record.name);
     }
     assert_eq!(monitor.seen(), Vec::<String>::new(), "nothing is written");
@@ -121,7 +121,7 @@ fn hostile_records_are_refused_by_name(case: &'static BackendCase) {
     let mut together: Vec<&Hostile> = Vec::new();
     for record in &cases {
         if !together.iter().any(|other| other.key == record.key) {
-            bed.store.put_bytes(&record.key, &record.value);
+            bed.store.put_bytes(&record.key, &record.value).unwrap();
             together.push(record);
         }
     }
@@ -143,7 +143,7 @@ fn hostile_records_are_refused_by_name(case: &'static BackendCase) {
     wait_until_named(&bed, &together);
     assert_eq!(bed.state(1), state);
     for record in &together {
-        bed.store.delete(&record.key);
+        bed.store.delete(&record.key).unwrap();
     }
     wait_until_green(&bed, "all");
     assert_eq!(bed.state(1), state);
@@ -156,22 +156,22 @@ fn hostile_records_are_refused_by_name(case: &'static BackendCase) {
 fn a_record_is_used_once_its_rival_is_gone(case: &'static BackendCase) {
     let bed = bed(case);
     let (key, value) = case.record(230);
-    bed.store.put(&key, &value);
+    bed.store.put(&key, &value).unwrap();
     bed.wait_for_peers(1, 3);
     let state = bed.state(1);
     // Its lower half, by another node.
     let (rival, rival_value) = (key.replacen("-24", "-25", 1), case.record(231).1);
-    bed.store.put(&rival, &rival_value);
+    bed.store.put(&rival, &rival_value).unwrap();
     eventually(SOON, "a word about the younger", || {
         readyz(&bed).contains(&format!("of lease {key}, which claimed it first"))
     });
     assert_eq!(bed.state(1), state);
-    bed.store.delete(&key);
+    bed.store.delete(&key).unwrap();
     wait_until_green(&bed, "the rival alone");
     bed.wait_for_peers(1, 3);
     if case.in_kernel {
         assert!(bed.state(1).to_string().contains("10.244.230.0/25"), "{}", bed.state(1));
     }
-    bed.store.delete(&rival);
+    bed.store.delete(&rival).unwrap();
     bed.wait_for_peers(1, 2);
 }

@@ -11,7 +11,7 @@ use flannel_lab::pod::Pod;
 use flannel_lab::wait::eventually;
 
 use crate::backends::{BackendCase, on_every_backend};
-use crate::harness::{Bed, LocalFolder, SOON, Store, subnet_file};
+use crate::harness::{Bed, SOON, Store, new_folder, subnet_file};
 
 on_every_backend!(
     addresses_that_changed_between_two_runs_cost_no_subnet,
@@ -77,7 +77,7 @@ fn wait_for_state_file(number: u8) {
 }
 
 fn keys<S: Store>(bed: &Bed<S>) -> Vec<String> {
-    bed.store.records().into_keys().collect()
+    bed.store.records().unwrap().into_keys().collect()
 }
 
 /// Each of three nodes in turn ends, changes something and starts again: all have their subnets, and there is one record
@@ -100,13 +100,14 @@ fn each_in_turn<S: Store>(bed: &mut Bed<S>, pods: &[Pod], change: &dyn Fn(&mut B
     assert_eq!(keys(bed), before);
     for number in 1..=3 {
         let ip = bed.cluster.node(number).ipv4().unwrap().to_string();
-        let said = bed.store.records().into_values().filter(|value| value.contains(&format!("\"{ip}\"")));
+        let said =
+            bed.store.records().unwrap().into_values().filter(|value| value.contains(&format!("\"{ip}\"")));
         assert_eq!(said.count(), 1, "one record of node {number}");
     }
 }
 
 fn addresses_that_changed_between_two_runs_cost_no_subnet(case: &'static BackendCase) {
-    cost_no_subnet(case, |_| LocalFolder::new());
+    cost_no_subnet(case, |_| new_folder());
 }
 
 /// Every node comes up at other addresses than those it had.
@@ -114,7 +115,7 @@ pub(crate) fn cost_no_subnet<S: Store>(case: &'static BackendCase, store: impl F
     let mut bed = bed(case, store, "eth0", &|_| Vec::new());
     let pods = pods(&bed);
     // Without data in the record nothing but the state file proves whose it is; a node object needs no proof.
-    let is_by_name = !bed.store.env(bed.cluster.node(1)).is_empty();
+    let is_by_name = !bed.store.env("node1").is_empty();
     let has_proof = is_by_name || case.kind == "vxlan";
     let rounds = [Some((Files::Both, 101)), has_proof.then_some((Files::SubnetFile, 111))];
     for (files, first) in rounds.into_iter().flatten() {
@@ -136,7 +137,7 @@ pub(crate) fn cost_no_subnet<S: Store>(case: &'static BackendCase, store: impl F
 
 /// The operator corrects `--iface` on three nodes, one after the other.
 fn an_interface_that_is_corrected_costs_no_subnet(case: &'static BackendCase) {
-    corrected_interface(case, |_| LocalFolder::new());
+    corrected_interface(case, |_| new_folder());
 }
 
 pub(crate) fn corrected_interface<S: Store>(case: &'static BackendCase, store: impl FnOnce(&Cluster) -> S) {
@@ -159,27 +160,27 @@ pub(crate) fn corrected_interface<S: Store>(case: &'static BackendCase, store: i
 fn a_published_address_that_is_corrected_costs_no_subnet(case: &'static BackendCase) {
     if case.kind == "host-gw" || case.keys.contains("DirectRouting") {
         // host-gw refuses to publish what its link has not, and direct routes lead where such an address is.
-        return corrected_interface(case, |_| LocalFolder::new());
+        return corrected_interface(case, |_| new_folder());
     }
     let wrong = |number: u8| vec![format!("--public-ip=192.168.78.{}", 10 + number)];
-    let mut bed = bed(case, |_| LocalFolder::new(), "eth0", &wrong);
+    let mut bed = bed(case, |_| new_folder(), "eth0", &wrong);
     let pods = pods(&bed);
     each_in_turn(&mut bed, &pods, &|bed, number| bed.spawn(number, &[]));
 }
 
 /// What the version before left after such a correction: two leases of one node with one MAC, of which the older won.
 fn a_second_lease_of_an_older_version_goes(case: &'static BackendCase) {
-    let mut bed = bed(case, |_| LocalFolder::new(), "eth0", &|_| Vec::new());
+    let mut bed = bed(case, |_| new_folder(), "eth0", &|_| Vec::new());
     let pods = pods(&bed);
     let before = keys(&bed);
     let (own, _) = bed.record_of(1);
     wait_for_state_file(1);
     bed.stop(1);
-    let value = bed.store.records()[&own].clone();
+    let value = bed.store.records().unwrap()[&own].clone();
     let old = value.replace("192.168.77.11", "192.168.78.11").replace("fd00:77::11", "fd00:78::11");
     let left = case.record(230).0;
-    bed.store.put(&left, &old);
-    bed.store.put(&own, &value);
+    bed.store.put(&left, &old).unwrap();
+    bed.store.put(&own, &value).unwrap();
     bed.start(1);
     if case.kind == "vxlan" {
         assert_eq!(keys(&bed), before, "the former lease is gone");
@@ -196,7 +197,7 @@ fn a_second_lease_of_an_older_version_goes(case: &'static BackendCase) {
 /// node that knows what it published keeps that, since its peers know it by that; one that finds nothing but the subnet
 /// file, as after an older version, goes by the age of the records, and takes another MAC.
 fn a_second_lease_with_an_address_of_long_ago_disarms_nobody(case: &'static BackendCase) {
-    let mut bed = bed(case, |_| LocalFolder::new(), "eth0", &|_| Vec::new());
+    let mut bed = bed(case, |_| new_folder(), "eth0", &|_| Vec::new());
     let pods = pods(&bed);
     let (own, before) = bed.record_of(1);
     let left = case.record(230).0;
@@ -206,16 +207,16 @@ fn a_second_lease_with_an_address_of_long_ago_disarms_nobody(case: &'static Back
         if files == Files::SubnetFile {
             fs::remove_file(state_file(1)).unwrap();
         }
-        let value = bed.store.records()[&own].clone();
+        let value = bed.store.records().unwrap()[&own].clone();
         let old = value.replace("192.168.77.11", "192.168.77.99").replace("fd00:77::11", "fd00:77::99");
-        bed.store.put(&left, &old);
+        bed.store.put(&left, &old).unwrap();
         // The clock of files moves in steps.
         std::thread::sleep(Duration::from_millis(100));
-        bed.store.put(&own, &value);
+        bed.store.put(&own, &value).unwrap();
         bed.start(1);
         wait_until_all_reach_all(&pods);
         let (now, after) = bed.record_of(1);
-        assert_eq!((&now, bed.store.records().get(&left)), (&own, Some(&old)), "{files:?}");
+        assert_eq!((&now, bed.store.records().unwrap().get(&left)), (&own, Some(&old)), "{files:?}");
         if case.kind == "vxlan" && files == Files::SubnetFile {
             for data in ["BackendData", "BackendV6Data"] {
                 assert_ne!(after[data]["VtepMAC"], before[data]["VtepMAC"], "{data}");
@@ -227,8 +228,8 @@ fn a_second_lease_with_an_address_of_long_ago_disarms_nobody(case: &'static Back
 }
 
 fn a_copied_disk_takes_nothing_from_the_machine_it_was_copied_from(case: &'static BackendCase) {
-    let mut bed = bed(case, |_| LocalFolder::new(), "eth0", &|_| Vec::new());
-    let before = bed.store.records();
+    let mut bed = bed(case, |_| new_folder(), "eth0", &|_| Vec::new());
+    let before = bed.store.records().unwrap();
     wait_for_state_file(1);
     bed.cluster.add_node().unwrap();
     fs::create_dir_all(subnet_file(4).parent().unwrap()).unwrap();
@@ -236,7 +237,7 @@ fn a_copied_disk_takes_nothing_from_the_machine_it_was_copied_from(case: &'stati
     fs::copy(state_file(1), state_file(4)).unwrap();
     bed.start(4);
     assert!(bed.agent(4).log().contains("the state file was stored on a host with other NICs"));
-    let after = bed.store.records();
+    let after = bed.store.records().unwrap();
     assert_eq!(after.len(), 4);
     assert!(before.iter().all(|(key, value)| after.get(key) == Some(value)), "{before:?} {after:?}");
     (1..=4).for_each(|number| bed.wait_for_peers(number, 3));
@@ -245,5 +246,5 @@ fn a_copied_disk_takes_nothing_from_the_machine_it_was_copied_from(case: &'stati
     bed.stop(1);
     bed.start(1);
     std::thread::sleep(Duration::from_millis(500));
-    assert_eq!(bed.store.records(), after);
+    assert_eq!(bed.store.records().unwrap(), after);
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use flannel_lab::cluster::Cluster;
 
 use crate::backends::{BackendCase, on_every_backend};
-use crate::harness::{Bed, LocalFolder, Store, env_of};
+use crate::harness::{Bed, Store, env_of, new_folder};
 
 on_every_backend!(a_random_course_ends_where_a_restart_would);
 
@@ -28,7 +28,7 @@ impl Random {
 
 fn a_random_course_ends_where_a_restart_would(case: &'static BackendCase) {
     let cluster = Cluster::builder().nodes(3).families(case.widest()).build().unwrap();
-    let mut bed = Bed::new(cluster, LocalFolder::new(), case, case.widest());
+    let mut bed = Bed::new(cluster, new_folder(), case, case.widest());
     bed.start_all();
     (1..=3).for_each(|number| bed.wait_for_peers(number, 2));
     let own: Vec<String> =
@@ -51,13 +51,13 @@ fn a_random_course_ends_where_a_restart_would(case: &'static BackendCase) {
                     let (key, _) = case.record(200 + random.below(4) as u8);
                     // What another node of these few would publish: they contradict each other at times.
                     let (_, value) = case.record(200 + random.below(4) as u8);
-                    bed.store.put(&key, &value);
+                    bed.store.put(&key, &value).unwrap();
                     leases.insert(key, value);
                 }
                 1 => {
                     let key = leases.keys().nth(random.below(4)).cloned();
                     if let Some(key) = key.filter(|key| leases.remove(key).is_some()) {
-                        bed.store.delete(&key);
+                        bed.store.delete(&key).unwrap();
                     }
                 }
                 _ => {

@@ -1,16 +1,12 @@
 //! The same clusters on Kubernetes: an API server with an object for each node.
 
-use std::collections::BTreeMap;
-
 use flannel_lab::cluster::Cluster;
-use flannel_lab::golden::Golden;
 use flannel_lab::kube::store::KubeStore;
-use flannel_lab::node::Node;
 use flannel_lab::sandbox::in_sandbox;
 use flannel_lab::test_name;
 
 use crate::backends::{BackendCase, VXLAN, on_every_backend};
-use crate::harness::{Bed, Server, Store};
+use crate::harness::Bed;
 use crate::{claims, connectivity, identity, memory, outages, repair, restart, underlay};
 
 on_every_backend!(
@@ -33,68 +29,6 @@ on_every_backend!(
 /// A server in the underlay, where every node reaches it.
 pub(crate) fn kube(cluster: &Cluster) -> KubeStore {
     KubeStore::start(cluster).unwrap()
-}
-
-impl Store for KubeStore {
-    fn flags(&self) -> Vec<String> {
-        self.args()
-    }
-
-    fn env(&self, node: &Node) -> Vec<(&'static str, String)> {
-        self.env(node.name())
-    }
-
-    fn put_config(&self, config: &str) {
-        self.put_config(config).unwrap();
-    }
-
-    fn put(&self, key: &str, value: &str) {
-        self.put(key, value);
-    }
-
-    fn delete(&self, key: &str) {
-        self.delete(key);
-    }
-
-    fn records(&self) -> BTreeMap<String, String> {
-        self.records()
-    }
-
-    fn put_of(&self, node: &Node, key: &str, value: &str) {
-        self.assign(node.name(), key);
-        self.put(key, value);
-        let condition = &Golden::named("kube-vxlan").json["n1"]["status"]["conditions"][0];
-        self.api().edit_node(node.name(), |node| {
-            node["status"]["conditions"].as_array_mut().unwrap().push(condition.clone());
-        });
-    }
-
-    fn everything(&self) -> Vec<String> {
-        let nodes = self.api().node_names().into_iter();
-        nodes.map(|name| self.api().node(&name).unwrap().to_string()).collect()
-    }
-}
-
-impl Server for KubeStore {
-    fn pause(&mut self) {
-        KubeStore::pause(self);
-    }
-
-    fn resume(&mut self) {
-        KubeStore::resume(self);
-    }
-
-    fn kill(&mut self) {
-        KubeStore::kill(self);
-    }
-
-    fn restart(&mut self) {
-        KubeStore::restart(self).unwrap();
-    }
-
-    fn compact(&mut self) {
-        self.api().compact();
-    }
 }
 
 fn pods_reach_each_other(case: &'static BackendCase) {

@@ -6,7 +6,6 @@ use flannel_lab::test_name;
 use flannel_lab::wait::eventually;
 
 use crate::backends::VXLAN;
-use crate::etcd::EtcdStore;
 use crate::harness::{Bed, SOON, Store, http_get};
 
 /// More than these have together was the largest message that an agent read.
@@ -18,7 +17,7 @@ const MORE: u64 = 12 << 20;
 fn large_values_in_etcd_cost_no_start_and_no_memory() {
     in_sandbox(test_name!(), || {
         let cluster = Cluster::builder().nodes(3).families(VXLAN.widest()).build().unwrap();
-        let store = EtcdStore::new(&cluster);
+        let store = crate::etcd::start(&cluster);
         let mut bed = Bed::new(cluster, store, &VXLAN, VXLAN.widest());
         bed.start(1);
         bed.start(2);
@@ -26,7 +25,7 @@ fn large_values_in_etcd_cost_no_start_and_no_memory() {
         let usual = bed.agent(1).peak_rss().unwrap();
         let value = "x".repeat(1_400_000);
         for number in 0..VALUES {
-            bed.store.put(&format!("garbage-{number}"), &value);
+            bed.store.put(&format!("garbage-{number}"), &value).unwrap();
         }
         // Who runs on is told of them by its watch; who starts lists them; so does who comes back.
         bed.start(3);

@@ -10,8 +10,8 @@ use flannel_lab::wait::eventually;
 use serde_json::Value;
 
 use crate::backends::{BackendCase, on_every_backend};
-use crate::etcd::EtcdStore;
-use crate::harness::{Bed, LocalFolder, SOON, Server, Store, Traffic, env_of, http_get, subnet_file};
+use crate::harness::{Bed, SOON, Server, Store, Traffic, env_of, http_get, new_folder, subnet_file};
+use flannel_lab::store::EtcdStore;
 
 on_every_backend!(
     boots_without_etcd_and_follows_it_when_it_is_back,
@@ -73,7 +73,7 @@ fn boot_without_store<S: Store>(
 }
 
 fn boots_without_etcd_and_follows_it_when_it_is_back(case: &'static BackendCase) {
-    boots_without_its_server(case, EtcdStore::new);
+    boots_without_its_server(case, crate::etcd::start);
 }
 
 /// By what was stored, and follows the server when it is back.
@@ -81,21 +81,21 @@ pub(crate) fn boots_without_its_server<S: Server>(case: &'static BackendCase, st
     let mut bed = bed(case, store);
     let pods = [bed.pod(1), bed.pod(2)];
     let (left, value) = case.record(230);
-    bed.store.put(&left, &value);
+    bed.store.put(&left, &value).unwrap();
     bed.wait_for_peers(1, 3);
     let (want, own) = (bed.state(1), bed.record_of(1));
     let env = fs::read_to_string(subnet_file(1)).unwrap();
     power_off(&mut bed, 3);
     // What node 1 does not hear of.
-    bed.store.delete(&left);
+    bed.store.delete(&left).unwrap();
     let (joined, value) = case.record(231);
-    bed.store.put(&joined, &value);
-    bed.store.kill();
+    bed.store.put(&joined, &value).unwrap();
+    bed.store.kill().unwrap();
 
     let traffic = boot_without_store(&mut bed, &pods, &want, &env);
     std::thread::sleep(Duration::from_secs(3));
     assert_eq!(bed.state(1), want, "nothing is deleted without the store");
-    bed.store.restart();
+    bed.store.restart().unwrap();
     bed.wait_ready(1);
     bed.wait_for_peers(1, 3);
     if case.in_kernel {
@@ -117,7 +117,7 @@ pub(crate) fn boots_without_its_server<S: Server>(case: &'static BackendCase, st
 }
 
 fn boots_without_its_folder(case: &'static BackendCase) {
-    let mut bed = bed(case, |_| LocalFolder::new());
+    let mut bed = bed(case, |_| new_folder());
     let pods = [bed.pod(1), bed.pod(2)];
     let want = bed.state(1);
     let env = fs::read_to_string(subnet_file(1)).unwrap();
@@ -133,7 +133,7 @@ fn boots_without_its_folder(case: &'static BackendCase) {
 }
 
 fn a_config_that_changed_meanwhile_ends_the_agent_and_touches_nothing(case: &'static BackendCase) {
-    ends_by_another_config(case, EtcdStore::new);
+    ends_by_another_config(case, crate::etcd::start);
 }
 
 /// The server comes back with another config than what was stored.
@@ -143,11 +143,11 @@ pub(crate) fn ends_by_another_config<S: Server>(case: &'static BackendCase, stor
     let env = env_of(1);
     power_off(&mut bed, 2);
     let config = case.config(case.widest());
-    bed.store.put_config(&config.replace("10.244.", "10.245."));
-    bed.store.kill();
+    bed.store.put_config(&config.replace("10.244.", "10.245.")).unwrap();
+    bed.store.kill().unwrap();
     bed.spawn(1, &[]);
     bed.wait_for_state(1, "all that was stored", &want);
-    bed.store.restart();
+    bed.store.restart().unwrap();
     let status = bed.agent(1).wait(SOON).unwrap();
     let log = bed.agent(1).log();
     assert_eq!(status.code(), Some(1), "{log}");
@@ -155,17 +155,17 @@ pub(crate) fn ends_by_another_config<S: Server>(case: &'static BackendCase, stor
     if case.in_kernel {
         assert_eq!(bed.state(1), want, "pods keep their traffic until the next start");
     }
-    bed.store.put_config(&config);
+    bed.store.put_config(&config).unwrap();
     bed.start(1);
     bed.wait_for_state(1, "all as before", &want);
     assert_eq!(env_of(1), env);
 }
 
 fn a_damaged_file_means_to_wait_for_the_store(case: &'static BackendCase) {
-    let mut bed = bed(case, EtcdStore::new);
+    let mut bed = bed(case, crate::etcd::start);
     let want = bed.state(1);
     power_off(&mut bed, 2);
-    bed.store.0.kill().unwrap();
+    bed.store.etcd().kill().unwrap();
     let good = fs::read_to_string(state_file()).unwrap();
     for (file, says) in [
         (good[..good.len() / 2].to_owned(), "is no state of an agent"),
@@ -196,7 +196,7 @@ fn a_damaged_file_means_to_wait_for_the_store(case: &'static BackendCase) {
     });
     bed.kill(1);
     bed.netns(1).ip("link set eth0 address 02:77:00:00:00:01").unwrap();
-    bed.store.0.restart().unwrap();
+    bed.store.etcd().restart().unwrap();
     bed.start(1);
     bed.wait_for_state(1, "all as before", &want);
 }

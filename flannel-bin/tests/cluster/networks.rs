@@ -5,12 +5,12 @@ use flannel_lab::ping::reaches;
 use flannel_lab::wait::eventually;
 
 use crate::backends::{BackendCase, on_every_backend};
-use crate::harness::{Bed, LocalFolder, SOON, Store, http_get};
+use crate::harness::{Bed, SOON, Store, http_get, new_folder};
 
 on_every_backend!(a_network_around_the_nodes_is_refused_in_a_new_cluster_alone);
 
 fn a_network_around_the_nodes_is_refused_in_a_new_cluster_alone(case: &'static BackendCase) {
-    is_refused_in_a_new_cluster_alone(case, |_| LocalFolder::new());
+    is_refused_in_a_new_cluster_alone(case, |_| new_folder());
 }
 
 #[cfg(feature = "etcd")]
@@ -20,7 +20,7 @@ mod etcd {
     on_every_backend!(a_network_around_the_nodes_is_refused_in_a_new_cluster_alone);
 
     fn a_network_around_the_nodes_is_refused_in_a_new_cluster_alone(case: &'static BackendCase) {
-        super::is_refused_in_a_new_cluster_alone(case, crate::etcd::EtcdStore::new);
+        super::is_refused_in_a_new_cluster_alone(case, crate::etcd::start);
     }
 }
 
@@ -46,10 +46,10 @@ fn is_refused_in_a_new_cluster_alone<S: Store>(
         let answer = readyz(&bed, 1);
         if answer.starts_with("HTTP/1.1 503") && answer.contains(said) { Ok(()) } else { Err(answer) }
     });
-    assert!(bed.store.records().is_empty(), "no lease is taken");
+    assert!(bed.store.records().unwrap().is_empty(), "no lease is taken");
     // A node of an agent that took its lease before there was this rule.
     let (_, value) = case.record(240);
-    bed.store.put("192.168.119.0-24", &value);
+    bed.store.put("192.168.119.0-24", &value).unwrap();
     bed.spawn(2, &[]);
     for number in [1, 2] {
         bed.wait_ready(number);
@@ -64,7 +64,7 @@ fn is_refused_in_a_new_cluster_alone<S: Store>(
         if reaches(pods[0].netns(), addr).unwrap() { Ok(()) } else { Err(addr.to_string()) }
     });
     // Restarted, it goes by its own files.
-    bed.store.delete("192.168.119.0-24");
+    bed.store.delete("192.168.119.0-24").unwrap();
     bed.kill(1);
     bed.start(1);
     assert!(reaches(pods[0].netns(), pods[1].ipv4().unwrap()).unwrap());

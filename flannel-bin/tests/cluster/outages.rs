@@ -23,18 +23,18 @@ pub(crate) fn change_nothing<S: Server>(case: &'static BackendCase, store: impl 
     let mut peers = 2;
     let outages: [(&str, Outage<S>); 3] = [
         ("paused", |store| {
-            store.pause();
+            store.pause().unwrap();
             std::thread::sleep(Duration::from_secs(8));
-            store.resume();
+            store.resume().unwrap();
         }),
         ("killed for a while", |store| {
-            store.kill();
+            store.kill().unwrap();
             std::thread::sleep(Duration::from_secs(5));
-            store.restart();
+            store.restart().unwrap();
         }),
         ("restarted at once", |store| {
-            store.kill();
-            store.restart();
+            store.kill().unwrap();
+            store.restart().unwrap();
         }),
     ];
     for (what, outage) in outages {
@@ -44,7 +44,7 @@ pub(crate) fn change_nothing<S: Server>(case: &'static BackendCase, store: impl 
         outage(&mut bed.store);
         assert_eq!(monitor.seen(), Vec::<String>::new(), "{what}");
         let (key, value) = case.record(200 + peers as u8);
-        bed.store.put(&key, &value);
+        bed.store.put(&key, &value).unwrap();
         let start = Instant::now();
         peers += 1;
         bed.wait_for_peers(1, peers);
@@ -63,15 +63,15 @@ pub(crate) fn change_nothing<S: Server>(case: &'static BackendCase, store: impl 
 
 /// An agent says that it is not ready without the server, and lives.
 pub(crate) fn turn_readiness_red<S: Server>(case: &'static BackendCase, store: impl FnOnce(&Cluster) -> S) {
-    let mut bed = Bed::of_three(case, store);
+    let bed = Bed::of_three(case, store);
     assert!(ready(&bed, 1));
-    bed.store.kill();
+    bed.store.kill().unwrap();
     eventually(Duration::from_secs(40), "not ready without the store", || {
         let answer = http_get(bed.netns(1), 8471, "/readyz");
         answer.starts_with("HTTP/1.1 503") && answer.contains("flanneld is not ready yet")
     });
     assert!(http_get(bed.netns(1), 8471, "/healthz").ends_with("flanneld is running"), "alive all the same");
-    bed.store.restart();
+    bed.store.restart().unwrap();
     eventually(SOON, "ready again", || ready(&bed, 1));
 }
 
@@ -80,30 +80,30 @@ pub(crate) fn compaction_while_an_agent_is_cut_off<S: Server>(
     case: &'static BackendCase,
     store: impl FnOnce(&Cluster) -> S,
 ) {
-    let mut bed = Bed::of_three(case, store);
+    let bed = Bed::of_three(case, store);
     let pods = [bed.pod(2), bed.pod(3)];
     let traffic = Traffic::between(&pods[0], &pods[1]);
     let (left, value) = case.record(204);
-    bed.store.put(&left, &value);
+    bed.store.put(&left, &value).unwrap();
     bed.wait_for_peers(1, 3);
     let node = bed.cluster.node(1);
     node.partition().unwrap();
     // Its deletion is compacted away before node 1 can hear of it.
-    bed.store.delete(&left);
+    bed.store.delete(&left).unwrap();
     let (key, value) = case.record(205);
-    bed.store.put(&key, &value);
+    bed.store.put(&key, &value).unwrap();
     for round in 0..5 {
-        bed.store.put(&format!("junk{round}"), "x");
-        bed.store.delete(&format!("junk{round}"));
+        bed.store.put(&format!("junk{round}"), "x").unwrap();
+        bed.store.delete(&format!("junk{round}")).unwrap();
     }
     let (key, value) = case.record(206);
-    bed.store.put(&key, &value);
-    bed.store.compact();
+    bed.store.put(&key, &value).unwrap();
+    bed.store.compact().unwrap();
     std::thread::sleep(Duration::from_secs(7));
     node.heal().unwrap();
     eventually(SOON, "the peer that left to be gone", || !bed.state(1).to_string().contains("10.244.204."));
     bed.wait_for_peers(1, 4);
-    bed.store.delete(&key);
+    bed.store.delete(&key).unwrap();
     bed.wait_for_peers(1, 3);
     traffic.assert_no_loss();
 }
@@ -116,7 +116,7 @@ pub(crate) fn at_the_start_are_waited_for<S: Server>(
     let cluster = Cluster::builder().nodes(1).families(Families::Dual).build().unwrap();
     let store = store(&cluster);
     let mut bed = Bed::new(cluster, store, case, Families::V4);
-    bed.store.kill();
+    bed.store.kill().unwrap();
     bed.spawn(1, &[]);
     eventually(SOON, "alive and not ready", || {
         let alive = http_get(bed.netns(1), 8471, "/healthz").starts_with("HTTP/1.1 200");
@@ -126,7 +126,7 @@ pub(crate) fn at_the_start_are_waited_for<S: Server>(
     assert!(bed.agent(1).is_running());
     let lines = bed.agent(1).log().lines().filter(|line| !line.contains(" DEBUG ")).count();
     assert!(lines < 10, "{}", bed.agent(1).log());
-    bed.store.restart();
+    bed.store.restart().unwrap();
     bed.wait_ready(1);
-    assert_eq!(bed.store.records().len(), 1);
+    assert_eq!(bed.store.records().unwrap().len(), 1);
 }

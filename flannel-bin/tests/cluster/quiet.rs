@@ -4,13 +4,14 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use flannel_lab::agent::Agent;
+use flannel_lab::bed;
 use flannel_lab::cluster::Cluster;
 use flannel_lab::sandbox::in_sandbox;
 use flannel_lab::test_name;
 use flannel_lab::wait::eventually;
 
 use crate::backends::{BackendCase, HOST_GW, UDP, VXLAN};
-use crate::harness::{FLANNELD, LocalFolder, Monitor, SOON, Store, http_get, subnet_file};
+use crate::harness::{FLANNELD, Folder, Monitor, SOON, Store, http_get, subnet_file};
 
 /// Longer than the time between two audits, which is 66 s at most.
 const MINUTE: Duration = Duration::from_secs(68);
@@ -23,11 +24,11 @@ fn nothing_is_written_in_a_minute_without_change() {
         let cluster = Cluster::builder().nodes(6).families(VXLAN.widest()).build().unwrap();
         let mut agents = Vec::new();
         for (number, case) in (1..).step_by(2).zip(cases) {
-            let store = LocalFolder::at(format!("/run/flannel-store-{}", case.kind));
-            store.put_config(&case.config(case.widest()));
+            let store = Folder::new(format!("/run/flannel-store-{}", case.kind)).unwrap();
+            store.put_config(&case.config(case.widest())).unwrap();
             for n in 200..220 {
                 let (key, value) = case.record(n);
-                store.put(&key, &value);
+                store.put(&key, &value).unwrap();
             }
             for number in [number, number + 1] {
                 agents.push((case, number, start(&cluster, number, &store)));
@@ -60,11 +61,9 @@ fn nothing_is_written_in_a_minute_without_change() {
     });
 }
 
-fn start(cluster: &Cluster, number: u8, store: &LocalFolder) -> Agent {
-    let agent = cluster.node(number).agent(&format!("flanneld{number}"), FLANNELD);
-    let file = format!("--subnet-file={}", subnet_file(number).display());
-    let args = ["--iface=eth0", "--healthz-port=8471", "-v=1", &file];
-    agent.args(args).args(store.flags()).start().unwrap()
+fn start(cluster: &Cluster, number: u8, store: &Folder) -> Agent {
+    let agent = bed::flanneld(cluster.node(number), &[FLANNELD], store, &subnet_file(number));
+    agent.args(["--iface=eth0", "-v=1"]).start().unwrap()
 }
 
 /// The operations that an agent sent to the kernel, and its changes of links.

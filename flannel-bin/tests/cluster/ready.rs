@@ -11,19 +11,19 @@ use flannel_lab::test_name;
 use flannel_lab::wait::eventually;
 
 use crate::backends::{BackendCase, HOST_GW, UDP, VXLAN};
-use crate::harness::{Bed, LocalFolder, SOON, Traffic, env_of, http_get};
+use crate::harness::{Bed, Folder, SOON, Traffic, env_of, http_get, new_folder};
 
-fn bed_of(case: &'static BackendCase, cluster: Cluster, families: Families) -> Bed<LocalFolder> {
-    Bed::new(cluster, LocalFolder::new(), case, families)
+fn bed_of(case: &'static BackendCase, cluster: Cluster, families: Families) -> Bed<Folder> {
+    Bed::new(cluster, new_folder(), case, families)
 }
 
-fn bed(case: &'static BackendCase, nodes: u8) -> Bed<LocalFolder> {
+fn bed(case: &'static BackendCase, nodes: u8) -> Bed<Folder> {
     bed_of(case, Cluster::builder().nodes(nodes).families(Families::Dual).build().unwrap(), Families::Dual)
 }
 
 /// Waits until a node says all of this with this status.
 #[track_caller]
-fn wait_for(bed: &Bed<LocalFolder>, number: u8, status: u16, words: &[&str]) {
+fn wait_for(bed: &Bed<Folder>, number: u8, status: u16, words: &[&str]) {
     eventually(SOON, &format!("{status} with {words:?} on node {number}"), || {
         let answer = http_get(bed.netns(number), 8471, "/readyz");
         let fits = answer.starts_with(&format!("HTTP/1.1 {status}"));
@@ -33,7 +33,7 @@ fn wait_for(bed: &Bed<LocalFolder>, number: u8, status: u16, words: &[&str]) {
 
 /// Waits until a node is ready without a word.
 #[track_caller]
-fn wait_for_green(bed: &Bed<LocalFolder>, number: u8) {
+fn wait_for_green(bed: &Bed<Folder>, number: u8) {
     eventually(SOON, &format!("node {number} to be ready without a word"), || {
         let answer = http_get(bed.netns(number), 8471, "/readyz");
         if answer.ends_with("flanneld is ready") { Ok(()) } else { Err(answer) }
@@ -52,7 +52,7 @@ fn assert_reach(from: &Pod, to: &Pod) {
 }
 
 /// Gives a node a bridge with the subnets of another, as a node of before leaves one.
-fn leave_bridge(bed: &Bed<LocalFolder>, on: u8, name: &str, of: u8) {
+fn leave_bridge(bed: &Bed<Folder>, on: u8, name: &str, of: u8) {
     bed.netns(on).ip(&format!("link add {name} type bridge")).unwrap();
     bed.netns(on).ip(&format!("link set {name} up")).unwrap();
     for remote in bed.remotes(of) {
@@ -298,13 +298,13 @@ fn whose_the_port_of_udp_is_is_said() {
 }
 
 /// The agent must name this process, which has the port.
-fn refused_for_our_socket(bed: &mut Bed<LocalFolder>, port: u16) {
+fn refused_for_our_socket(bed: &mut Bed<Folder>, port: u16) {
     let netns = bed.netns(1).clone();
     let _socket = netns.enter(|| UdpSocket::bind(("0.0.0.0", port)).unwrap()).unwrap();
     assert_refused(bed, &format!("(pid {}) has UDP port {port}", std::process::id()));
 }
 
-fn assert_refused(bed: &mut Bed<LocalFolder>, why: &str) {
+fn assert_refused(bed: &mut Bed<Folder>, why: &str) {
     bed.spawn(1, &[]);
     let status = bed.agent(1).wait(SOON).unwrap();
     let log = bed.agent(1).log();

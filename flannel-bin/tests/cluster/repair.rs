@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::backends::{BackendCase, Remote, on_every_backend};
 use crate::crowd::{crowded, join_the_crowd, wait_for_state};
-use crate::harness::{Bed, LocalFolder, SOON, Store, Traffic, env_of, sides};
+use crate::harness::{Bed, Folder, SOON, Store, Traffic, env_of, new_folder, sides};
 
 on_every_backend!(
     every_damage_by_hand_is_repaired_in_a_crowd,
@@ -21,9 +21,9 @@ on_every_backend!(
     the_mtu_follows_the_underlay,
 );
 
-fn bed(case: &'static BackendCase) -> Bed<LocalFolder> {
+fn bed(case: &'static BackendCase) -> Bed<Folder> {
     let cluster = Cluster::builder().nodes(3).families(case.widest()).build().unwrap();
-    let mut bed = Bed::new(cluster, LocalFolder::new(), case, case.widest());
+    let mut bed = Bed::new(cluster, new_folder(), case, case.widest());
     bed.start_all();
     (1..=3).for_each(|number| bed.wait_for_peers(number, 2));
     bed
@@ -65,7 +65,7 @@ pub(crate) fn every_damage_by_hand_is_repaired<S: Store>(bed: &Bed<S>) {
 }
 
 /// A fault of the host and its end.
-type Fault = fn(&Bed<LocalFolder>);
+type Fault = fn(&Bed<Folder>);
 
 /// What happens to the underlay, and to the announcements about it.
 const FAULTS: [(&str, Fault); 6] = [
@@ -102,7 +102,7 @@ const FAULTS: [(&str, Fault); 6] = [
             node.change_address("eth0", addr).unwrap();
             join_the_crowd(bed, 1);
             eventually(SOON, &format!("{addr} to be published"), || {
-                bed.store.records().values().any(|value| value.contains(&format!("\"{addr}\"")))
+                bed.store.records().unwrap().values().any(|value| value.contains(&format!("\"{addr}\"")))
             });
         }
     }),
@@ -130,7 +130,7 @@ const FAULTS: [(&str, Fault); 6] = [
     }),
 ];
 
-fn wait_until_red(bed: &Bed<LocalFolder>) {
+fn wait_until_red(bed: &Bed<Folder>) {
     eventually(SOON, "not ready without the underlay", || {
         crate::harness::http_get(bed.netns(1), 8471, "/readyz").starts_with("HTTP/1.1 503")
     });
@@ -161,7 +161,7 @@ fn what_is_not_ours_stays(case: &'static BackendCase) {
     let whole = KernelState::of(&netns).unwrap();
     // A peer arrives whose subnet somebody else's route holds.
     let (key, value) = case.record(201);
-    bed.store.put(&key, &value);
+    bed.store.put(&key, &value).unwrap();
     if case.in_kernel {
         eventually(SOON, "the peer's IPv6 side", || {
             netns.ip("-6 route show").unwrap().contains("fd00:10:244:c9::/64")
@@ -179,11 +179,11 @@ fn what_is_not_ours_stays(case: &'static BackendCase) {
         let holder = || netns.ip("route show 10.244.201.0/24").unwrap();
         netns.ip("route del 10.244.201.0/24 dev eth0").unwrap();
         eventually(SOON, "ours in its place", || holder().contains(" via "));
-        bed.store.delete(&key);
+        bed.store.delete(&key).unwrap();
         eventually(SOON, "ours to go with the lease", || holder().is_empty());
         netns.ip("route add 10.244.201.0/24 dev eth0").unwrap();
     } else {
-        bed.store.delete(&key);
+        bed.store.delete(&key).unwrap();
     }
     bed.wait_for_state(1, "the peer to be gone", &state);
     if !case.in_kernel {
@@ -216,12 +216,12 @@ fn peers_that_left_joined_or_changed_while_the_agent_was_down(case: &'static Bac
         value[member] = other[member].clone();
     }
     let after = words_of(case, &key, &value);
-    bed.store.put(&key, &value.to_string());
+    bed.store.put(&key, &value.to_string()).unwrap();
     let (joined, joined_value) = case.record(240);
-    bed.store.put(&joined, &joined_value);
+    bed.store.put(&joined, &joined_value).unwrap();
     bed.start(1);
     bed.wait_for_peers(1, 3);
-    let lines = |bed: &Bed<LocalFolder>, word: &str| {
+    let lines = |bed: &Bed<Folder>, word: &str| {
         bed.state(1).to_string().lines().filter(|line| line.contains(word)).count()
     };
     for (before, after) in before.iter().zip(&after).filter(|_| case.in_kernel) {
@@ -230,8 +230,8 @@ fn peers_that_left_joined_or_changed_while_the_agent_was_down(case: &'static Bac
     }
 
     bed.kill(1);
-    bed.store.delete(&joined);
-    bed.store.delete(&key);
+    bed.store.delete(&joined).unwrap();
+    bed.store.delete(&key).unwrap();
     bed.start(1);
     bed.wait_for_peers(1, 1);
     let joined_value: Value = serde_json::from_str(&joined_value).unwrap();

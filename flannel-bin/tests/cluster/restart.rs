@@ -7,18 +7,18 @@ use flannel_lab::sandbox::in_sandbox;
 use flannel_lab::test_name;
 
 use crate::backends::{BackendCase, UDP, on_every_backend};
-use crate::harness::{Bed, LocalFolder, Monitor, Store, Traffic, env_of};
+use crate::harness::{Bed, Monitor, Store, Traffic, env_of, new_folder};
 
 on_every_backend!(kill_and_start_again_under_traffic, an_idle_agent_writes_nothing);
 
 fn kill_and_start_again_under_traffic(case: &'static BackendCase) {
-    kill_and_start_again(case, |_| LocalFolder::new());
+    kill_and_start_again(case, |_| new_folder());
 }
 
 /// Ends an agent in each way and starts it again, under traffic.
 pub(crate) fn kill_and_start_again<S: Store>(case: &'static BackendCase, store: impl FnOnce(&Cluster) -> S) {
     let mut bed = Bed::of_three(case, store);
-    let (env, records, state) = (env_of(1), bed.store.records(), bed.state(1));
+    let (env, records, state) = (env_of(1), bed.store.records().unwrap(), bed.state(1));
     let pods = [bed.pod(1), bed.pod(2)];
     let traffic = Traffic::between(&pods[0], &pods[1]);
     let back = Traffic::between(&pods[1], &pods[0]);
@@ -43,11 +43,11 @@ pub(crate) fn kill_and_start_again<S: Store>(case: &'static BackendCase, store: 
         assert_eq!(monitor.seen(), Vec::<String>::new(), "a restart writes nothing to the kernel");
     }
     bed.wait_for_state(1, "the state of the first time", &state);
-    assert_eq!((env_of(1), bed.store.records()), (env, records));
+    assert_eq!((env_of(1), bed.store.records().unwrap()), (env, records));
 }
 
 fn an_idle_agent_writes_nothing(case: &'static BackendCase) {
-    let bed = Bed::of_three(case, |_| LocalFolder::new());
+    let bed = Bed::of_three(case, |_| new_folder());
     let monitor = Monitor::start(bed.netns(1));
     // Longer than an audit, which comes after 54 to 66 s.
     std::thread::sleep(std::time::Duration::from_secs(70));
@@ -59,7 +59,7 @@ fn an_idle_agent_writes_nothing(case: &'static BackendCase) {
 fn killed_at_any_moment_of_its_start() {
     in_sandbox(test_name!(), || {
         let cluster = Cluster::builder().nodes(1).families(UDP.widest()).build().unwrap();
-        let mut bed = Bed::new(cluster, LocalFolder::new(), &UDP, UDP.widest());
+        let mut bed = Bed::new(cluster, new_folder(), &UDP, UDP.widest());
         bed.spawn(1, &["--ip-masq"]);
         for round in 0..150 {
             std::thread::sleep(Duration::from_millis(12 + round * 7 % 48));

@@ -11,8 +11,7 @@ use flannel_lab::test_name;
 use flannel_lab::wait::eventually;
 
 use crate::backends::VXLAN;
-use crate::etcd::EtcdStore;
-use crate::harness::{Bed, FLANNELD, SOON, http_get, subnet_file};
+use crate::harness::{Bed, FLANNELD, SOON, Store, http_get, subnet_file};
 use crate::kube::kube;
 
 /// What stands where a credential is.
@@ -88,7 +87,7 @@ fn a_damaged_kubeconfig_shows_no_token() {
             let mut command = bed.netns(1).command(FLANNELD);
             command.arg("cleanup").args(["--lease", "--dry-run"]);
             command.arg(format!("--subnet-file={}", subnet_file(1).display()));
-            command.args(bed.store.args()).args(&flags).env("NODE_NAME", bed.cluster.node(1).name());
+            command.args(bed.store.flags()).args(&flags).env("NODE_NAME", bed.cluster.node(1).name());
             let said = said(&command.output().unwrap());
             assert!(said.contains("line ") == (content != whole), "{said}");
             assert_hidden("cleanup", &said);
@@ -101,8 +100,8 @@ fn a_damaged_kubeconfig_shows_no_token() {
 fn a_password_of_etcd_is_shown_nowhere() {
     in_sandbox(test_name!(), || {
         let cluster = Cluster::builder().nodes(1).families(VXLAN.widest()).build().unwrap();
-        let mut store = EtcdStore::new(&cluster);
-        store.0.enable_auth("flannel", SECRET).unwrap();
+        let store = crate::etcd::start(&cluster);
+        store.etcd().enable_auth("flannel", SECRET).unwrap();
         let mut bed = Bed::new(cluster, store, &VXLAN, VXLAN.widest());
         let password = format!("--etcd-password={SECRET}");
         bed.spawn(1, &["--etcd-username=flannel", &password, "--vmodule=*=9"]);
@@ -112,8 +111,8 @@ fn a_password_of_etcd_is_shown_nowhere() {
             log.contains("--etcd-username=flannel --etcd-password=***") && log.contains(" h2::"),
             "{log}"
         );
-        bed.store.0.ctl(&["user", "delete", "flannel"]).unwrap();
-        bed.store.0.kill().unwrap();
+        bed.store.etcd().ctl(&["user", "delete", "flannel"]).unwrap();
+        bed.store.etcd().kill().unwrap();
         eventually(SOON, "the status to say that nobody answers", || {
             let answer = http_get(bed.netns(1), 8471, "/readyz");
             assert_hidden("/readyz", &answer);

@@ -11,7 +11,9 @@ use flannel_lab::test_name;
 use flannel_lab::wait::eventually;
 
 use crate::backends::{BackendCase, HOST_GW, UDP, VXLAN, VXLAN_DIRECT, VXLAN_PLAIN};
-use crate::harness::{Bed, LocalFolder, SOON, Store, Traffic, assert_all_reach_all, env_of, http_get, sides};
+use crate::harness::{
+    Bed, Folder, SOON, Store, Traffic, assert_all_reach_all, env_of, http_get, new_folder, sides,
+};
 
 /// Where listeners are.
 const PORT: u16 = 7171;
@@ -154,15 +156,15 @@ impl<S: Store> World<S> {
     }
 }
 
-fn folder(_: &Cluster) -> LocalFolder {
-    LocalFolder::new()
+fn folder(_: &Cluster) -> Folder {
+    new_folder()
 }
 
 /// In observe, which is the default, all is as ever, but counted and named. In enforce a stranger reaches nothing.
 /// Honest pods notice none of it, nor the changes from one to the other.
 fn strangers_reach_nothing(case: &'static BackendCase) {
     let mut world = World::new(case, folder, &[]);
-    let there_and_back = |world: &World<LocalFolder>| {
+    let there_and_back = |world: &World<Folder>| {
         let [a, b] = &world.pods;
         Traffic::between(a, b).and(Traffic::between(b, a))
     };
@@ -245,7 +247,7 @@ pub(crate) fn lets_in_who_has_a_lease<S: Store>(
     let to_pod = || is_heard(world.bed.netns(3), pod.netns(), pod.ipv4().unwrap());
     assert!(!to_pod(), "no lease, no entry");
     let (key, value) = case.record(13);
-    world.bed.store.put(&key, &value);
+    world.bed.store.put(&key, &value).unwrap();
     let route = format!("{}/24", key.split('-').next().unwrap());
     eventually(SOON, "the route to the new node", || {
         world.bed.netns(1).ip("route show").unwrap().contains(&route)
@@ -255,7 +257,7 @@ pub(crate) fn lets_in_who_has_a_lease<S: Store>(
     let log = &log[log.find(&format!("peer added subnet={key}")).unwrap()..];
     let at = |what: &str| log.find(what).unwrap_or_else(|| panic!("{what} in {log}"));
     assert!(at("underlay addresses of nodes added=2") < at("execute op=Create"), "let in first: {log}");
-    world.bed.store.delete(&key);
+    world.bed.store.delete(&key).unwrap();
     eventually(SOON, "the node to be kept out", || !to_pod());
     assert_all_reach_all(&world.pods, case.mtu(Families::Dual, 1500));
 }
@@ -263,7 +265,7 @@ pub(crate) fn lets_in_who_has_a_lease<S: Store>(
 /// Without an agent to answer for it, the mode has nothing to do, and says so.
 fn nothing_is_kept(case: &'static BackendCase, says: &str) {
     let cluster = Cluster::builder().nodes(1).families(case.widest()).build().unwrap();
-    let mut bed = Bed::new(cluster, LocalFolder::new(), case, case.widest());
+    let mut bed = Bed::new(cluster, new_folder(), case, case.widest());
     bed.spawn(1, &["--strict-underlay=enforce"]);
     bed.wait_ready(1);
     assert!(bed.agent(1).log().contains(says), "{}", bed.agent(1).log());
@@ -306,17 +308,17 @@ fn udp_checks_senders_by_itself() {
 fn another_backend_removes_the_gate() {
     in_sandbox(test_name!(), || {
         let cluster = Cluster::builder().nodes(1).families(Families::V4).build().unwrap();
-        let mut bed = Bed::new(cluster, LocalFolder::new(), &VXLAN, Families::V4);
+        let mut bed = Bed::new(cluster, new_folder(), &VXLAN, Families::V4);
         bed.spawn(1, &["--strict-underlay=enforce"]);
         bed.wait_ready(1);
-        let tables = |bed: &Bed<LocalFolder>| bed.netns(1).run("nft", &["list", "tables"]).unwrap();
+        let tables = |bed: &Bed<Folder>| bed.netns(1).run("nft", &["list", "tables"]).unwrap();
         eventually(SOON, "the table", || tables(&bed).contains("flannel-underlay-1"));
         eventually(SOON, "the state file", || {
-            std::fs::read_to_string("/run/flannel-1/subnet.env.state")
+            std::fs::read_to_string("/run/flannel/node1/subnet.env.state")
                 .is_ok_and(|it| it.contains("flannel.1"))
         });
         bed.stop(1);
-        bed.store.put_config(&HOST_GW.config(Families::V4));
+        bed.store.put_config(&HOST_GW.config(Families::V4)).unwrap();
         bed.case = &HOST_GW;
         bed.start(1);
         eventually(SOON, "the table to be gone", || !tables(&bed).contains("flannel-underlay-1"));

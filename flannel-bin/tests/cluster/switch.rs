@@ -9,17 +9,18 @@ use flannel_lab::test_name;
 use flannel_lab::wait::eventually;
 
 use crate::backends::{BackendCase, HOST_GW, UDP, VXLAN};
-use crate::harness::{Bed, LocalFolder, SOON, Store, Traffic, assert_all_reach_all};
+use crate::harness::{Bed, Folder, SOON, Store, Traffic, assert_all_reach_all, new_folder};
 
 #[test]
 fn vxlan_to_host_gw_and_back() {
     in_sandbox(test_name!(), || {
         let cluster = Cluster::builder().nodes(4).families(Families::Dual).build().unwrap();
-        let mut bed = Bed::new(cluster, LocalFolder::new(), &VXLAN, Families::Dual);
+        let mut bed = Bed::new(cluster, new_folder(), &VXLAN, Families::Dual);
         bed.start_all();
         (1..=4).for_each(|number| bed.wait_for_peers(number, 3));
         let pods: Vec<Pod> = (1..=4).map(|number| bed.pod(number)).collect();
-        let (vxlan, records) = ((1..=4).map(|n| bed.state(n)).collect::<Vec<_>>(), bed.store.records());
+        let (vxlan, records) =
+            ((1..=4).map(|n| bed.state(n)).collect::<Vec<_>>(), bed.store.records().unwrap());
 
         switch(&mut bed, &pods, &HOST_GW);
         for number in 1..=4 {
@@ -43,7 +44,7 @@ fn vxlan_to_host_gw_and_back() {
         let without_macs = |records: BTreeMap<String, String>| {
             records.into_iter().map(|(key, value)| (key, without_macs(&value))).collect::<Vec<_>>()
         };
-        assert_eq!(without_macs(bed.store.records()), without_macs(records));
+        assert_eq!(without_macs(bed.store.records().unwrap()), without_macs(records));
     });
 }
 
@@ -67,7 +68,7 @@ fn without_macs(text: &str) -> Vec<String> {
 fn the_form_of_routes_changes_under_traffic() {
     in_sandbox(test_name!(), || {
         let cluster = Cluster::builder().nodes(2).families(Families::Dual).build().unwrap();
-        let mut bed = Bed::new(cluster, LocalFolder::new(), &VXLAN, Families::Dual);
+        let mut bed = Bed::new(cluster, new_folder(), &VXLAN, Families::Dual);
         bed.start_all();
         (1..=2).for_each(|number| bed.wait_for_peers(number, 1));
         let pods = [bed.pod(1), bed.pod(2)];
@@ -119,8 +120,8 @@ fn the_form_of_routes_changes_under_traffic() {
 }
 
 /// Two nodes at a time, one after the other, while the other two have their traffic.
-fn switch(bed: &mut Bed<LocalFolder>, pods: &[Pod], to: &'static BackendCase) {
-    bed.store.put_config(&to.config(Families::Dual));
+fn switch(bed: &mut Bed<Folder>, pods: &[Pod], to: &'static BackendCase) {
+    bed.store.put_config(&to.config(Families::Dual)).unwrap();
     for [first, second, others @ ..] in [[1_u8, 2, 3, 4], [3, 4, 1, 2]] {
         let [from, to] = others.map(|number| &pods[usize::from(number) - 1]);
         let traffic = Traffic::between(from, to);
@@ -139,7 +140,7 @@ fn switch(bed: &mut Bed<LocalFolder>, pods: &[Pod], to: &'static BackendCase) {
 fn udp_to_vxlan_and_back() {
     in_sandbox(test_name!(), || {
         let cluster = Cluster::builder().nodes(4).families(Families::Dual).build().unwrap();
-        let mut bed = Bed::new(cluster, LocalFolder::new(), &UDP, Families::Dual);
+        let mut bed = Bed::new(cluster, new_folder(), &UDP, Families::Dual);
         bed.start_all();
         (1..=4).for_each(|number| bed.wait_for_peers(number, 3));
         let pods: Vec<Pod> = (1..=4).map(|number| bed.pod(number)).collect();
@@ -166,14 +167,14 @@ fn udp_to_vxlan_and_back() {
 fn without_a_stored_state_only_what_is_marked_goes() {
     in_sandbox(test_name!(), || {
         let cluster = Cluster::builder().nodes(2).families(Families::Dual).build().unwrap();
-        let mut bed = Bed::new(cluster, LocalFolder::new(), &VXLAN, Families::Dual);
+        let mut bed = Bed::new(cluster, new_folder(), &VXLAN, Families::Dual);
         bed.start_all();
         bed.wait_for_peers(1, 1);
         for number in [1, 2] {
             bed.stop(number);
-            std::fs::remove_file(format!("/run/flannel-{number}/subnet.env.state")).unwrap();
+            std::fs::remove_file(format!("/run/flannel/node{number}/subnet.env.state")).unwrap();
         }
-        bed.store.put_config(&HOST_GW.config(Families::Dual));
+        bed.store.put_config(&HOST_GW.config(Families::Dual)).unwrap();
         bed.case = &HOST_GW;
         bed.start_all();
         for number in [1, 2] {

@@ -11,13 +11,13 @@ use serde_json::{Map, Value};
 
 use crate::backends::{BackendCase, on_every_backend};
 use crate::go::{GoNodes, sh};
-use crate::harness::{Bed, LocalFolder, Monitor, Store, Traffic, WITHOUT_GATE};
+use crate::harness::{Bed, Monitor, Store, Traffic, WITHOUT_GATE, new_folder};
 
 on_every_backend!(there_and_back_without_a_lost_ping);
 
 fn there_and_back_without_a_lost_ping(case: &'static BackendCase) {
     for name in case.takeover {
-        there_and_back(case, &Golden::named(name), |_| LocalFolder::new());
+        there_and_back(case, &Golden::named(name), |_| new_folder());
     }
 }
 
@@ -36,14 +36,14 @@ pub(crate) fn there_and_back<S: Store>(
         go.lay_out(&bed, number);
         pod(&bed, &go, number)
     });
-    let stored = bed.store.everything();
+    let stored = bed.store.everything().unwrap();
     if !case.in_kernel {
         // Nothing is left but the records, and the pods with their addresses.
         for number in [1, 2] {
             bed.start(number);
         }
         Traffic::between(&pods[0], &pods[1]).assert_no_loss();
-        assert_eq!(bed.store.everything(), stored);
+        assert_eq!(bed.store.everything().unwrap(), stored);
         return bed;
     }
     let left = [1, 2].map(|number| bed.state(number));
@@ -104,7 +104,7 @@ pub(crate) fn there_and_back<S: Store>(
         let routes = state.routes.iter().chain(&state.routes6);
         assert_eq!(routes.filter(|line| line.contains(" via ")).count(), 0, "{state}");
     }
-    assert_eq!(bed.store.everything(), stored, "nothing was written to the store in all that time");
+    assert_eq!(bed.store.everything().unwrap(), stored, "nothing was written to the store in all that time");
     bed
 }
 

@@ -10,12 +10,12 @@ use flannel_lab::wait::eventually;
 use serde_json::Value;
 
 use crate::backends::{BackendCase, on_every_backend};
-use crate::harness::{Bed, LocalFolder, SOON, Store, Traffic, http_get};
+use crate::harness::{Bed, SOON, Store, Traffic, http_get, new_folder};
 
 on_every_backend!(a_node_whose_address_changes_is_followed, a_node_without_an_address_waits_for_it);
 
 fn a_node_whose_address_changes_is_followed(case: &'static BackendCase) {
-    follows(case, |_| LocalFolder::new());
+    follows(case, |_| new_folder());
 }
 
 /// Renumbers a node one family after the other, and then anew with its NIC.
@@ -62,7 +62,7 @@ fn addresses(families: usize, host: u8) -> Vec<IpAddr> {
 #[track_caller]
 fn wait_for_record<S: Store>(bed: &Bed<S>, key: &str, before: &Value, new: &[IpAddr], writes: usize) {
     eventually(SOON, "the lease to be published again", || {
-        let records = bed.store.records();
+        let records = bed.store.records().unwrap();
         let record: Value = serde_json::from_str(&records[key]).unwrap();
         let said = [&record["PublicIP"], &record["PublicIPv6"]].map(|ip| ip.as_str().unwrap_or_default());
         let all = new.iter().all(|addr| said.contains(&addr.to_string().as_str()));
@@ -87,10 +87,10 @@ fn wait_until_pods_reach_each_other(pods: &[Pod]) {
 }
 
 fn a_node_without_an_address_waits_for_it(case: &'static BackendCase) {
-    let bed = bed(case, |_| LocalFolder::new());
+    let bed = bed(case, |_| new_folder());
     let pods = [bed.pod(1), bed.pod(2), bed.pod(3)];
     let want = bed.state(1);
-    let records = bed.store.records();
+    let records = bed.store.records().unwrap();
     let netns = bed.netns(1);
     let old = bed.cluster.node(1).addresses("eth0").unwrap();
     let set = |verb: &str| {
@@ -114,7 +114,7 @@ fn a_node_without_an_address_waits_for_it(case: &'static BackendCase) {
     bed.cluster.node(1).link_up("eth0").unwrap();
     bed.wait_ready(1);
     bed.wait_for_state(1, "all as it was", &want);
-    assert_eq!(bed.store.records(), records);
+    assert_eq!(bed.store.records().unwrap(), records);
     assert!(!bed.agent(1).log().contains("lease published again"));
     wait_until_pods_reach_each_other(&pods);
 }

@@ -14,7 +14,7 @@ use flannel_lab::test_name;
 use flannel_lab::wait::eventually;
 
 use crate::backends::{BackendCase, HOST_GW, UDP, VXLAN};
-use crate::harness::{Bed, FLANNELD, LocalFolder, SOON, Traffic, env_of, full_payload, subnet_file};
+use crate::harness::{Bed, FLANNELD, Folder, SOON, Traffic, env_of, full_payload, new_folder, subnet_file};
 
 /// `nobody`, the user of the pods. Their group is root's, which may read what tables the legacy variant of iptables has.
 const USER: u32 = 65534;
@@ -142,7 +142,7 @@ fn give_files(by: By, numbers: impl IntoIterator<Item = u8>) {
 
 /// The sets of capabilities of an agent and the programs that it starts.
 #[track_caller]
-fn assert_unprivileged(bed: &Bed<LocalFolder>, number: u8, by: By, rules: Rules) {
+fn assert_unprivileged(bed: &Bed<Folder>, number: u8, by: By, rules: Rules) {
     let status = fs::read_to_string(format!("/proc/{}/status", bed.agent(number).pid())).unwrap();
     let field = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
@@ -180,7 +180,7 @@ fn works(case: &'static BackendCase, rules: Rules, by: By) {
     let cluster = Cluster::builder().nodes(2).families(families).build().unwrap();
     let nftables = rules == Rules::Nftables;
     let config = case.config(families).replacen('{', &format!("{{\"EnableNFTables\":{nftables},"), 1);
-    let mut bed = Bed::with_config(cluster, LocalFolder::new(), case, &config);
+    let mut bed = Bed::with_config(cluster, new_folder(), case, &config);
     bed.launcher = launcher(by, case, rules);
     give_files(by, [1, 2]);
     for number in [1, 2] {
@@ -264,7 +264,7 @@ rows! {
 /// What root's agent left is taken over, as by an upgrade of package or manifest.
 fn takes_over_from_root(by: By) {
     let cluster = Cluster::builder().nodes(2).families(Families::Dual).build().unwrap();
-    let mut bed = Bed::new(cluster, LocalFolder::new(), &VXLAN, Families::Dual);
+    let mut bed = Bed::new(cluster, new_folder(), &VXLAN, Families::Dual);
     bed.start_all();
     let pods = [1, 2].map(|number| Pod::attach_plain(bed.cluster.node(number), &env_of(number)).unwrap());
     let record = bed.record_of(1);

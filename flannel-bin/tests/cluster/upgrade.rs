@@ -68,7 +68,7 @@ fn a_prefix_with_a_slash_keeps_the_mac() {
                 *annotations = annotations.iter().map(rename).collect();
             });
         }
-        let stored = bed.store.everything();
+        let stored = bed.store.everything().unwrap();
         let state = bed.state(1);
         let flag = "--kube-annotation-prefix=example.com/pod-net";
         bed.spawn(1, &[flag, "--nexthop-objects=off"]);
@@ -78,14 +78,14 @@ fn a_prefix_with_a_slash_keeps_the_mac() {
         for device in ["flannel.1", "flannel-v6.1"] {
             bed.netns(1).ip(&format!("link del {device}")).unwrap();
         }
-        std::fs::remove_dir_all("/run/flannel-1").unwrap();
+        std::fs::remove_dir_all("/run/flannel/node1").unwrap();
         bed.spawn(1, &[flag, "--nexthop-objects=off"]);
         bed.wait_ready(1);
         eventually(SOON, "the same MACs after a boot", || {
             let now = bed.state(1);
             if now.links == state.links && now.fdb == state.fdb { Ok(()) } else { Err(now.to_string()) }
         });
-        assert_eq!((bed.store.everything(), bed.store.api().counts().patches), (stored, 0));
+        assert_eq!((bed.store.everything().unwrap(), bed.store.api().counts().patches), (stored, 0));
     });
 }
 
@@ -110,7 +110,7 @@ fn an_overwritten_address_stays_and_carries_traffic() {
             node["metadata"]["annotations"][format!("{PREFIX}public-ip-overwrite")] = json!(public);
         };
         bed.store.api().edit_node("node1", overwrite);
-        let stored = bed.store.everything();
+        let stored = bed.store.everything().unwrap();
         assert!(stored[0].contains(&format!("public-ip\":\"{public}\"")), "{}", stored[0]);
         let (links, fdb) = (bed.state(1).links, bed.state(2).fdb);
         let traffic = traffic(&bed, &pods);
@@ -128,7 +128,7 @@ fn an_overwritten_address_stays_and_carries_traffic() {
             go.start(&bed, number);
         }
         assert_eq!((bed.state(1).links, bed.state(2).fdb), (links, fdb));
-        assert_eq!((bed.store.everything(), bed.store.api().counts().patches), (stored, 0));
+        assert_eq!((bed.store.everything().unwrap(), bed.store.api().counts().patches), (stored, 0));
     });
 }
 
@@ -188,7 +188,7 @@ fn mixed(case: &'static BackendCase, golden: &Golden) {
         // Its agent has the object of the node changed, not made anew.
         let (key, value) = &theirs[1];
         GoNodes::of(&golden).lay_out_on_host(bed, 2);
-        bed.store.put(key, &value.to_string());
+        bed.store.put(key, &value.to_string()).unwrap();
     };
     boot(&bed, &theirs);
     let pods = [1, 2].map(|number| pod(&bed, &go, number));

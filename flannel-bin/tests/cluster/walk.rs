@@ -18,7 +18,7 @@ use regex::Regex;
 use serde_json::{Value, json};
 
 use crate::backends::{BackendCase, HOST_GW, UDP, VXLAN};
-use crate::harness::{Bed, FLANNELD, LocalFolder, SOON, Store, subnet_file};
+use crate::harness::{Bed, FLANNELD, Folder, SOON, Store, new_folder, subnet_file};
 
 const DOCUMENT: &str = include_str!("../../../docs/packet-walk.md");
 
@@ -52,7 +52,7 @@ struct Container {
 
 impl Container {
     /// What a container runtime does: a namespace, and the plugins of the conflist.
-    fn new(bed: &Bed<LocalFolder>, node: u8, plugin: &Path, conflist: &Value) -> Self {
+    fn new(bed: &Bed<Folder>, node: u8, plugin: &Path, conflist: &Value) -> Self {
         let netns = Netns::add(&format!("container{node}")).unwrap();
         let mut config = conflist["plugins"][0].clone();
         for key in ["cniVersion", "name"] {
@@ -140,10 +140,10 @@ const BY_UDP: &[Look] = &[
     look("node2", "ip route get 10.244.11.2 from 10.244.12.2 iif cni0"),
 ];
 
-fn bed(case: &'static BackendCase) -> Bed<LocalFolder> {
+fn bed(case: &'static BackendCase) -> Bed<Folder> {
     let cluster = Cluster::builder().nodes(2).families(Families::V4).build().unwrap();
     let config = format!(r#"{{"Network":"10.244.0.0/16","Backend":{{"Type":"{}"}}}}"#, case.kind);
-    let mut bed = Bed::with_config(cluster, LocalFolder::new(), case, &config);
+    let mut bed = Bed::with_config(cluster, new_folder(), case, &config);
     for number in 1..=2 {
         // What they had before, so that subnets and MACs are those of the document.
         let (_, value) = case.record(10 + number);
@@ -151,7 +151,7 @@ fn bed(case: &'static BackendCase) -> Bed<LocalFolder> {
         for ipv6 in ["PublicIPv6", "BackendV6Data"] {
             value.as_object_mut().unwrap().remove(ipv6);
         }
-        bed.store.put(&format!("10.244.{}.0-24", 10 + number), &value.to_string());
+        bed.store.put(&format!("10.244.{}.0-24", 10 + number), &value.to_string()).unwrap();
         bed.spawn(number, &["--ip-masq"]);
     }
     (1..=2).for_each(|number| bed.wait_ready(number));

@@ -118,11 +118,14 @@ fn the_policy_is_in_force_for_the_account() {
 #[cfg(feature = "kube")]
 #[test]
 fn the_agent_does_nothing_that_the_policy_denies() {
+    use std::path::Path;
     use std::time::Duration;
 
+    use flannel_lab::bed::Bed;
     use flannel_lab::cluster::{Cluster, Families};
     use flannel_lab::kube::store::KubeStore;
     use flannel_lab::sandbox::in_sandbox;
+    use flannel_lab::store::Store as _;
     use flannel_lab::test_name;
     use flannel_lab::wait::eventually;
 
@@ -132,13 +135,10 @@ fn the_agent_does_nothing_that_the_policy_denies() {
         store.put_config(r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}"#).unwrap();
         let name = store.api().node_names().remove(0);
         let before = store.api().node(&name).unwrap();
-        let mut agent = cluster.node(1).agent("flanneld", crate::FLANNELD).args(store.args());
-        for (key, value) in store.env(&name) {
-            agent = agent.env(key, value);
-        }
-        let _agent = agent.arg("--subnet-file=/run/flannel/subnet.env").start().unwrap();
+        let bed = Bed::new(cluster, store, Path::new(crate::FLANNELD));
+        bed.start(1).unwrap();
         let after = eventually(Duration::from_secs(20), "the annotations and the condition", || {
-            let node = store.api().node(&name).unwrap();
+            let node = bed.store.api().node(&name).unwrap();
             let has = node["metadata"]["annotations"].to_string().contains("VtepMAC");
             let is_up = node["status"]["conditions"].to_string().contains("NetworkUnavailable");
             (has && is_up).then_some(node)

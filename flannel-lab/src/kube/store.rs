@@ -15,8 +15,11 @@ use tempfile::TempDir;
 
 use crate::LabError;
 use crate::cluster::{Cluster, Families};
+use crate::golden::Golden;
 use crate::kube::fake::{Faults, KubeApi, KubeApiOptions, kubelet_node};
+use crate::node::Node;
 use crate::sandbox;
+use crate::store::{Server, Store};
 
 /// The size of node objects in bytes, managed fields and all.
 const NODE_SIZE: usize = 3000;
@@ -43,6 +46,11 @@ impl KubeStore {
     /// Starts a server in the underlay, for node objects that are yet to come.
     pub fn without_nodes(cluster: &Cluster) -> Result<Self, LabError> {
         let options = KubeApiOptions::at(cluster.fabric(), cluster.fabric_address());
+        Self::with_options(cluster, options)
+    }
+
+    /// Starts a server with these options, for node objects that are yet to come.
+    pub fn with_options(cluster: &Cluster, options: KubeApiOptions) -> Result<Self, LabError> {
         let (api, dir) = (KubeApi::start(options)?, sandbox::state_dir("kube")?);
         Ok(Self { api, families: cluster.families(), dir })
     }
@@ -78,41 +86,9 @@ impl KubeStore {
         self.api.put_node(kubelet_node(name, &subnets, NODE_SIZE));
     }
 
-    /// The arguments that make an agent use it.
-    pub fn args(&self) -> Vec<String> {
-        vec![
-            "--kube-subnet-mgr".to_owned(),
-            format!("--kube-api-url={}", self.api.url()),
-            format!("--net-config-path={}", self.config_path().display()),
-        ]
-    }
-
-    /// The environment of an agent on a node of this name.
-    pub fn env(&self, node: &str) -> Vec<(&'static str, String)> {
-        vec![("NODE_NAME", node.to_owned())]
-    }
-
     /// Where the network config is.
     pub fn config_path(&self) -> PathBuf {
         self.dir.path().join("net-conf.json")
-    }
-
-    /// Writes the network config.
-    pub fn put_config(&self, config: &str) -> Result<(), LabError> {
-        let beside = self.dir.path().join(".net-conf.json");
-        let what = || LabError::io(format!("writing {}", self.config_path().display()));
-        fs::write(&beside, config).map_err(what())?;
-        fs::rename(beside, self.config_path()).map_err(what())
-    }
-
-    /// Writes a record: to the node that has its subnets, or else to a new one. A key that names no subnets makes a
-    /// node without any, and a value that is no record is put into the annotations as it is.
-    pub fn put(&self, key: &str, value: &str) {
-        if let Some(name) = self.owner_of(key) {
-            self.api.edit_node(&name, |node| lease::annotate(node, value));
-            return;
-        }
-        self.put_foreign(key, value);
     }
 
     /// Writes a record to a node of its own, whether or not another has its subnets; for many of them.
@@ -122,43 +98,6 @@ impl KubeStore {
         let mut node = kubelet_node(&lease::foreign_name(key), &subnets, NODE_SIZE);
         lease::annotate(&mut node, value);
         self.api.put_node(node);
-    }
-
-    /// Deletes a record. With it goes its node, unless that is one of the cluster's.
-    pub fn delete(&self, key: &str) {
-        if self.api.delete_node(&lease::foreign_name(key)) {
-            return;
-        }
-        if let Some(name) = self.owner_of(key) {
-            self.api.edit_node(&name, lease::strip);
-        }
-    }
-
-    /// The records of all nodes that carry one.
-    pub fn records(&self) -> BTreeMap<String, String> {
-        let nodes = self.api.node_names().into_iter().filter_map(|name| self.api.node(&name));
-        nodes.filter_map(|node| lease::record(&node)).collect()
-    }
-
-    /// The server vanishes: what is open stays open and says nothing.
-    pub fn pause(&self) {
-        self.api.set_faults(Faults { stall: true, ..Faults::default() });
-    }
-
-    /// It goes on.
-    pub fn resume(&self) {
-        self.api.set_faults(Faults::default());
-    }
-
-    /// The server's process dies: connections are cut and new ones refused. Its objects are in etcd.
-    pub fn kill(&self) {
-        self.api.stop_listening();
-        self.api.disconnect();
-    }
-
-    /// It is started again.
-    pub fn restart(&self) -> Result<(), LabError> {
-        self.api.listen_again()
     }
 
     /// Does what somebody with `kubectl annotate` may: gives an annotation of ours, named without its prefix,
@@ -181,5 +120,102 @@ impl KubeStore {
             None => node["metadata"]["name"] == lease::foreign_name(key),
         };
         self.api.node_names().into_iter().find(|name| self.api.node(name).is_some_and(|node| is_it(&node)))
+    }
+}
+
+impl Store for KubeStore {
+    fn flags(&self) -> Vec<String> {
+        vec![
+            "--kube-subnet-mgr".to_owned(),
+            format!("--kube-api-url={}", self.api.url()),
+            format!("--net-config-path={}", self.config_path().display()),
+        ]
+    }
+
+    fn env(&self, node: &str) -> Vec<(&'static str, String)> {
+        vec![("NODE_NAME", node.to_owned())]
+    }
+
+    fn put_config(&self, config: &str) -> Result<(), LabError> {
+        let beside = self.dir.path().join(".net-conf.json");
+        let what = || LabError::io(format!("writing {}", self.config_path().display()));
+        fs::write(&beside, config).map_err(what())?;
+        fs::rename(beside, self.config_path()).map_err(what())
+    }
+
+    /// Writes a record: to the node that has its subnets, or else to a new one. A key that names no subnets makes a
+    /// node without any, and a value that is no record is put into the annotations as it is.
+    fn put(&self, key: &str, value: &str) -> Result<(), LabError> {
+        match self.owner_of(key) {
+            Some(name) => _ = self.api.edit_node(&name, |node| lease::annotate(node, value)),
+            None => self.put_foreign(key, value),
+        }
+        Ok(())
+    }
+
+    fn put_bytes(&self, key: &str, value: &[u8]) -> Result<(), LabError> {
+        self.put(key, &String::from_utf8_lossy(value))
+    }
+
+    /// The object of the node gets these subnets, and the condition that the network is available.
+    fn put_of(&self, node: &Node, key: &str, value: &str) -> Result<(), LabError> {
+        self.assign(node.name(), key);
+        self.put(key, value)?;
+        let condition = &Golden::named("kube-vxlan").json["n1"]["status"]["conditions"][0];
+        self.api.edit_node(node.name(), |node| {
+            if let Some(conditions) = node["status"]["conditions"].as_array_mut() {
+                conditions.push(condition.clone());
+            }
+        });
+        Ok(())
+    }
+
+    /// Deletes a record. With it goes its node, unless that is one of the cluster's.
+    fn delete(&self, key: &str) -> Result<(), LabError> {
+        if !self.api.delete_node(&lease::foreign_name(key))
+            && let Some(name) = self.owner_of(key)
+        {
+            self.api.edit_node(&name, lease::strip);
+        }
+        Ok(())
+    }
+
+    /// The records of all nodes that carry one.
+    fn records(&self) -> Result<BTreeMap<String, String>, LabError> {
+        let nodes = self.api.node_names().into_iter().filter_map(|name| self.api.node(&name));
+        Ok(nodes.filter_map(|node| lease::record(&node)).collect())
+    }
+
+    fn everything(&self) -> Result<Vec<String>, LabError> {
+        let nodes = self.api.node_names().into_iter().filter_map(|name| self.api.node(&name));
+        Ok(nodes.map(|node| node.to_string()).collect())
+    }
+}
+
+impl Server for KubeStore {
+    fn pause(&self) -> Result<(), LabError> {
+        self.api.set_faults(Faults { stall: true, ..Faults::default() });
+        Ok(())
+    }
+
+    fn resume(&self) -> Result<(), LabError> {
+        self.api.set_faults(Faults::default());
+        Ok(())
+    }
+
+    /// The server's process dies: connections are cut and new ones refused. Its objects are in etcd.
+    fn kill(&self) -> Result<(), LabError> {
+        self.api.stop_listening();
+        self.api.disconnect();
+        Ok(())
+    }
+
+    fn restart(&self) -> Result<(), LabError> {
+        self.api.listen_again()
+    }
+
+    fn compact(&self) -> Result<(), LabError> {
+        self.api.compact();
+        Ok(())
     }
 }

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use flannel_benches::Fallible;
 use flannel_benches::announce::Listener;
+use flannel_benches::etcd::{delete, put, talk};
 use flannel_benches::leases::base;
 use flannel_benches::stats::Sample;
 use flannel_core::dataplane::{Object, ObjectKey};
 use flannel_core::kernel::KernelEvent;
 
-use crate::bed::{Bed, delete, put};
+use crate::bed::Bed;
 
 /// Leases in a burst.
 pub(crate) const BURST: u32 = 1000;
@@ -28,7 +29,7 @@ pub(crate) fn run(bed: &Bed, singles: u32) -> Fallible<()> {
     let backend = bed.backend.as_str();
 
     let (mut single, mut gone) = (Sample::new(), Sample::new());
-    bed.store(async |client| {
+    talk(bed, async |client| {
         for n in bed.leases..bed.leases + singles {
             let start = Instant::now();
             put(client, backend, n..n + 1).await?;
@@ -44,7 +45,7 @@ pub(crate) fn run(bed: &Bed, singles: u32) -> Fallible<()> {
     let mut burst = Sample::new();
     let leases = bed.leases..bed.leases + BURST;
     for _ in 0..BURSTS {
-        bed.store(async |client| {
+        talk(bed, async |client| {
             let start = Instant::now();
             put(client, backend, leases.clone()).await?;
             burst.push(millis(start, until(news, leases.clone(), true)));

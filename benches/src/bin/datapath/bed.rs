@@ -2,19 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
-use flannel_benches::{Fallible, HEALTH_PORT};
+use flannel_benches::Fallible;
 use flannel_lab::agent::{Agent, AgentBuilder};
+use flannel_lab::bed::{self, HEALTH_PORT};
 use flannel_lab::cluster::Cluster;
 use flannel_lab::flanneld;
 use flannel_lab::netns::Netns;
 use flannel_lab::pod::Pod;
+use flannel_lab::store::{Folder, Store as _};
 use flannel_lab::subnet_env::SubnetEnv;
 
 /// A way for packets.
@@ -159,10 +160,7 @@ impl Bed {
         let mut ends = BTreeMap::new();
         for (at, method) in methods.iter().enumerate() {
             let first = u8::try_from(at * 2 + 1)?;
-            if matches!(method, Method::Vxlan | Method::VxlanOff | Method::VxlanEnforce) {
-                crowd(&store_of(first), leases)?;
-            }
-            ends.insert(*method, build(&cluster, first, *method, flanneld, naive)?);
+            ends.insert(*method, build(&cluster, first, *method, flanneld, naive, leases)?);
         }
         Ok(Self { cluster, ends })
     }
@@ -197,7 +195,14 @@ fn join(cluster: &Cluster, first: u8) -> Fallible<()> {
     Ok(())
 }
 
-fn build(cluster: &Cluster, first: u8, method: Method, flanneld: &Path, naive: &Path) -> Fallible<Ends> {
+fn build(
+    cluster: &Cluster,
+    first: u8,
+    method: Method,
+    flanneld: &Path,
+    naive: &Path,
+    leases: u32,
+) -> Fallible<Ends> {
     let numbers = [first, first + 1];
     let (mut carriers, mut pods) = (Vec::new(), Vec::new());
     let [from, to] = numbers.map(|number| cluster.node(number).netns().clone());
@@ -223,9 +228,9 @@ fn build(cluster: &Cluster, first: u8, method: Method, flanneld: &Path, naive: &
         | Method::Udp
         | Method::Udp1
         | Method::Udp2 => {
-            let agents = numbers.map(|number| start_flanneld(cluster, number, first, method, flanneld));
-            for agent in agents {
-                carriers.push(agent?);
+            let (store, flag) = store_for(first, method, leases)?;
+            for number in numbers {
+                carriers.push(run_flanneld(cluster, number, &store, flanneld, flag)?);
             }
             for number in numbers {
                 wait_ready(cluster.node(number).netns(), &carriers)?;
@@ -250,12 +255,11 @@ fn mixed(
     carriers: &mut Vec<Agent>,
     pods: &mut Vec<Pod>,
 ) -> Fallible<(Netns, Netns, IpAddr)> {
-    let store = format!("/run/bench-store-{ours}");
-    fs::create_dir_all(format!("{store}/subnets"))?;
+    let store = store_of(ours)?;
     let value = format!(r#"{{"PublicIP":"{}","PublicIPv6":null}}"#, cluster.node(theirs).address());
-    fs::write(format!("{store}/subnets/10.99.{theirs}.0-24"), value)?;
-    let config = r#"{"Network":"10.99.0.0/16","Backend":{"Type":"udp"}}"#;
-    carriers.push(run_flanneld(cluster, ours, &store, config, flanneld, Some("--udp-threads=1"))?);
+    store.put(&format!("10.99.{theirs}.0-24"), &value)?;
+    store.put_config(r#"{"Network":"10.99.0.0/16","Backend":{"Type":"udp"}}"#)?;
+    carriers.push(run_flanneld(cluster, ours, &store, flanneld, Some("--udp-threads=1"))?);
     wait_ready(cluster.node(ours).netns(), carriers)?;
     pods.push(Pod::attach_plain(cluster.node(ours), &SubnetEnv::read(&env_file(ours))?)?);
     carriers.push(start_naive(cluster, theirs, ours, naive)?);
@@ -272,13 +276,8 @@ fn env_file(number: u8) -> std::path::PathBuf {
     format!("/run/bench-{number}.env").into()
 }
 
-fn start_flanneld(
-    cluster: &Cluster,
-    number: u8,
-    first: u8,
-    method: Method,
-    flanneld: &Path,
-) -> Fallible<Agent> {
+/// The store of a pair of nodes with a method's config, and the flag of their agents.
+fn store_for(first: u8, method: Method, leases: u32) -> Fallible<(Folder, Option<&'static str>)> {
     let (kind, flag) = match method {
         Method::HostGw => ("host-gw", None),
         Method::Udp => ("udp", None),
@@ -288,28 +287,31 @@ fn start_flanneld(
         Method::VxlanEnforce => ("vxlan", Some("--strict-underlay=enforce")),
         _ => ("vxlan", None),
     };
-    let config = if kind == "vxlan" {
-        r#"{"Network":"10.0.0.0/8","SubnetMin":"10.200.0.0","Backend":{"Type":"vxlan"}}"#.to_owned()
+    let store = store_of(first)?;
+    if kind == "vxlan" {
+        store
+            .put_config(r#"{"Network":"10.0.0.0/8","SubnetMin":"10.200.0.0","Backend":{"Type":"vxlan"}}"#)?;
+        crowd(&store, leases)?;
     } else {
-        format!(r#"{{"Network":"10.{}.0.0/16","Backend":{{"Type":"{kind}"}}}}"#, 100 + first)
-    };
-    run_flanneld(cluster, number, &store_of(first), &config, flanneld, flag)
+        let network = 100 + first;
+        store.put_config(&format!(r#"{{"Network":"10.{network}.0.0/16","Backend":{{"Type":"{kind}"}}}}"#))?;
+    }
+    Ok((store, flag))
 }
 
-/// The store of a pair of nodes.
-fn store_of(first: u8) -> String {
-    format!("/run/bench-store-{first}")
+/// An empty store for a pair of nodes.
+fn store_of(first: u8) -> Fallible<Folder> {
+    Ok(Folder::new(format!("/run/bench-store-{first}"))?)
 }
 
 /// Records of nodes that do not exist.
-fn crowd(store: &str, leases: u32) -> Fallible<()> {
-    fs::create_dir_all(format!("{store}/subnets"))?;
+fn crowd(store: &Folder, leases: u32) -> Fallible<()> {
     for n in 0..leases {
         let [_, _, high, low] = n.to_be_bytes();
         let value = format!(
             r#"{{"PublicIP":"198.18.{high}.{low}","BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"0a:01:00:00:{high:02x}:{low:02x}"}}}}"#
         );
-        fs::write(format!("{store}/subnets/10.{high}.{low}.0-24"), value)?;
+        store.put(&format!("10.{high}.{low}.0-24"), &value)?;
     }
     Ok(())
 }
@@ -317,20 +319,13 @@ fn crowd(store: &str, leases: u32) -> Fallible<()> {
 fn run_flanneld(
     cluster: &Cluster,
     number: u8,
-    store: &str,
-    config: &str,
+    store: &Folder,
     flanneld: &Path,
     flag: Option<&str>,
 ) -> Fallible<Agent> {
-    fs::create_dir_all(format!("{store}/subnets"))?;
-    fs::write(format!("{store}/config"), config)?;
-    let agent = cluster.node(number).agent(&format!("flanneld{number}"), flanneld).args([
-        "--iface=eth0".to_owned(),
-        format!("--store=local:{store}"),
-        format!("--subnet-file={}", env_file(number).display()),
-        format!("--healthz-port={HEALTH_PORT}"),
-    ]);
-    Ok(agent.args(flag).start()?)
+    let program = flanneld.display().to_string();
+    let agent = bed::flanneld(cluster.node(number), &[&program], store, &env_file(number));
+    Ok(agent.arg("--iface=eth0").args(flag).start()?)
 }
 
 fn wait_ready(netns: &Netns, agents: &[Agent]) -> Fallible<()> {

@@ -1,34 +1,40 @@
 //! A node with an agent, one beside it, and an API server full of nodes.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::ops::Deref;
+use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use flannel_benches::leases::{base, config, mac, underlay};
-use flannel_benches::{Fallible, HEALTH_PORT, wait_ready};
+use flannel_benches::{Fallible, wait_ready};
 use flannel_lab::agent::Agent;
+use flannel_lab::bed;
 use flannel_lab::cluster::Cluster;
 use flannel_lab::kube::fake::{KubeApi, KubeApiOptions, kubelet_node};
+use flannel_lab::kube::store::KubeStore;
 use flannel_lab::netns::Netns;
+use flannel_lab::store::Store as _;
 use serde_json::{Value, json};
 
 /// What a node object has, with the annotations, in bytes.
 const NODE: usize = 3000;
 const ANNOTATIONS: usize = 300;
-const NET_CONF: &str = "/run/kube-net-conf.json";
-const SUBNET_FILE: &str = "/run/kube.env";
 /// Until a start has settled.
 const SETTLE: Duration = Duration::from_secs(5);
 /// Tells how many changes were sent to the kernel, in the log.
 pub(crate) const COUNT_WRITES: &str = "--vmodule=batch=1";
 
 pub(crate) struct Bed {
-    pub(crate) cluster: Cluster,
-    pub(crate) api: KubeApi,
-    flanneld: PathBuf,
-    flags: Vec<String>,
+    lab: bed::Bed<KubeStore>,
     pub(crate) nodes: u32,
+}
+
+impl Deref for Bed {
+    type Target = bed::Bed<KubeStore>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.lab
+    }
 }
 
 impl Bed {
@@ -36,29 +42,22 @@ impl Bed {
     pub(crate) fn build(flanneld: &Path, flags: &[String], nodes: u32, watch_list: bool) -> Fallible<Self> {
         let cluster = Cluster::builder().nodes(2).build()?;
         let options = KubeApiOptions::at(cluster.fabric(), cluster.fabric_address());
-        let api = KubeApi::start(KubeApiOptions { watch_list, ..options })?;
+        let store = KubeStore::with_options(&cluster, KubeApiOptions { watch_list, ..options })?;
         // The first subnet of the network, which is no lease's.
-        api.put_node(kubelet_node("n0", &["10.64.0.0/24"], NODE));
-        (0..nodes).for_each(|n| api.put_node(peer(n)));
-        fs::write(NET_CONF, config("vxlan"))?;
-        for left in [SUBNET_FILE.to_owned(), format!("{SUBNET_FILE}.state")] {
-            // Of an earlier bed, if there was one.
-            let _ = fs::remove_file(left);
-        }
-        Ok(Self { cluster, api, flanneld: flanneld.to_owned(), flags: flags.to_vec(), nodes })
+        store.api().put_node(kubelet_node("n0", &["10.64.0.0/24"], NODE));
+        (0..nodes).for_each(|n| store.api().put_node(peer(n)));
+        store.put_config(&config("vxlan"))?;
+        Ok(Self { lab: flannel_benches::bed(cluster, store, flanneld, flags), nodes })
+    }
+
+    /// The server.
+    pub(crate) fn api(&self) -> &KubeApi {
+        self.store.api()
     }
 
     /// Starts the agent on node 1.
     pub(crate) fn start(&self, flags: &[&str]) -> Fallible<Agent> {
-        let agent = self.cluster.node(1).agent("flanneld", &self.flanneld).env("NODE_NAME", "n0").args([
-            "--iface=eth0".to_owned(),
-            "--kube-subnet-mgr".to_owned(),
-            format!("--kube-api-url={}", self.api.url()),
-            format!("--net-config-path={NET_CONF}"),
-            format!("--subnet-file={SUBNET_FILE}"),
-            format!("--healthz-port={HEALTH_PORT}"),
-        ]);
-        Ok(agent.args(&self.flags).args(flags).start()?)
+        Ok(self.flanneld(1).env("NODE_NAME", "n0").args(flags).start()?)
     }
 
     /// Starts the agent and waits until it has nothing to do any more.
@@ -71,7 +70,7 @@ impl Bed {
 
     /// The agent's namespace.
     pub(crate) fn netns(&self) -> &Netns {
-        self.cluster.node(1).netns()
+        self.lab.netns(1)
     }
 
     /// Seconds until the agent says that all peers are in the kernel.
@@ -87,7 +86,7 @@ impl Bed {
 
     /// Changes an annotation of ours.
     pub(crate) fn annotate(&self, n: u32, suffix: &str, value: &str) {
-        self.api.edit_node(&name(n), |node| node["metadata"]["annotations"][full(suffix)] = json!(value));
+        self.api().edit_node(&name(n), |node| node["metadata"]["annotations"][full(suffix)] = json!(value));
     }
 }
 

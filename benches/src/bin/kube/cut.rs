@@ -23,13 +23,13 @@ pub(crate) fn run(what: &str, bed: &Bed, cuts: u32) -> Fallible<()> {
     eprintln!("{what}: the watch is cut {cuts} times");
     let agent = bed.start_settled()?;
     let listener = Listener::start(bed.netns())?;
-    bed.api.clear_requests();
+    bed.api().clear_requests();
     let (received, cpu) = (bed.received()?, proc::activity(agent.pid())?.cpu);
     let (mut signs, mut away) = (HashSet::new(), Sample::new());
     for round in 0..cuts {
         let beats = |bed: &Bed| {
             for beat in 0..BEATS {
-                bed.api.edit_node(&name(fastrand::u32(..bed.nodes)), |node| {
+                bed.api().edit_node(&name(fastrand::u32(..bed.nodes)), |node| {
                     touch_status(node, (round * BEATS + beat).into());
                 });
             }
@@ -38,13 +38,13 @@ pub(crate) fn run(what: &str, bed: &Bed, cuts: u32) -> Fallible<()> {
         let moved = underlay("vxlan", round | 0x8000);
         bed.annotate(round, "public-ip", &moved);
         signs.insert(Sign::Fdb(mac(round).parse()?, moved.parse()?));
-        bed.api.disconnect();
+        bed.api().disconnect();
         let start = Instant::now();
-        bed.api.put_node(peer(bed.nodes + round));
+        bed.api().put_node(peer(bed.nodes + round));
         signs.insert(Sign::Route(base(bed.nodes + round).parse()?));
         beats(bed);
         for watches in [0, 1] {
-            while bed.api.open_watches() != watches {
+            while bed.api().open_watches() != watches {
                 if start.elapsed() > DEADLINE {
                     return Err(format!("cut {round}: no watch again\n{}", agent.last_lines()).into());
                 }
@@ -63,7 +63,7 @@ pub(crate) fn run(what: &str, bed: &Bed, cuts: u32) -> Fallible<()> {
     if gone > 0 {
         return Err(format!("{gone} routes of live peers were removed").into());
     }
-    let requests = bed.api.counts();
+    let requests = bed.api().counts();
     let cpu = proc::activity(agent.pid())?.cpu.saturating_sub(cpu);
     println!("\n{what}; the watch is cut {cuts} times, with {} changes around each", 2 * BEATS + 2);
     println!("  away                        {away:.2} s");

@@ -76,9 +76,9 @@ pub(crate) fn singles(what: &str, bed: &Bed, singles: u32) -> Fallible<()> {
     for n in bed.nodes..bed.nodes + singles {
         let (dst, moved) = (base(n).parse()?, underlay("vxlan", n | MOVED));
         let act: [(&dyn Fn(), Sign); 3] = [
-            (&|| bed.api.put_node(peer(n)), Sign::Route(dst)),
+            (&|| bed.api().put_node(peer(n)), Sign::Route(dst)),
             (&|| bed.annotate(n, "public-ip", &moved), Sign::Fdb(mac(n).parse()?, moved.parse()?)),
-            (&|| _ = bed.api.delete_node(&name(n)), Sign::NoRoute(dst)),
+            (&|| _ = bed.api().delete_node(&name(n)), Sign::NoRoute(dst)),
         ];
         for ((act, sign), sample) in act.into_iter().zip(&mut samples) {
             // Not in step with anything.
@@ -102,7 +102,7 @@ pub(crate) fn restarts(what: &str, bed: &Bed, restarts: u32, rate: u32) -> Falli
     let listener = Listener::start(bed.netns())?;
     println!("\n{what}; {restarts} nodes restart, {rate} a second");
     for loses_mac in [false, true] {
-        let (revision, written) = (bed.api.revision(), writes(&agent));
+        let (revision, written) = (bed.api().revision(), writes(&agent));
         let before = proc::activity(agent.pid())?.cpu;
         let mut signs = HashMap::new();
         pace(restarts, rate, |n| {
@@ -114,7 +114,7 @@ pub(crate) fn restarts(what: &str, bed: &Bed, restarts: u32, rate: u32) -> Falli
                 let dst = underlay("vxlan", n).parse().expect("an address");
                 signs.extend([(Sign::Fdb(mac, dst), start), (Sign::Neighbour(mac), start)]);
             } else {
-                bed.api.edit_node(&name(n), |node| touch_status(node, 1_000_000 + u64::from(n)));
+                bed.api().edit_node(&name(n), |node| touch_status(node, 1_000_000 + u64::from(n)));
             }
         });
         // The last word, which shows that all before it were heard.
@@ -125,7 +125,7 @@ pub(crate) fn restarts(what: &str, bed: &Bed, restarts: u32, rate: u32) -> Falli
         let times = if loses_mac { wait_for(&listener, signs) } else { Sample::new() };
         wait_for(&listener, [(sign, Instant::now())].into());
         let cpu = proc::activity(agent.pid())?.cpu.saturating_sub(before).as_secs_f64();
-        let events = bed.api.revision() - revision;
+        let events = bed.api().revision() - revision;
         println!("  {}", if loses_mac { "with another MAC" } else { "unchanged" });
         println!(
             "    events, kernel writes     {events}, {} (one node moves at the end)",

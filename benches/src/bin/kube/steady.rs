@@ -15,7 +15,7 @@ pub(crate) fn run(what: &str, bed: &Bed, seconds: u32, rate: u32) -> Fallible<()
     eprintln!("{what}: {rate} status updates a second for {seconds} s");
     let agent = bed.start_settled()?;
     let listener = Listener::start(bed.netns())?;
-    bed.api.clear_requests();
+    bed.api().clear_requests();
     let (written, resident, received) = (writes(&agent), agent.rss()?, bed.received()?);
     let (before, start) = (proc::activity(agent.pid())?, Instant::now());
     if rate == 0 {
@@ -24,11 +24,11 @@ pub(crate) fn run(what: &str, bed: &Bed, seconds: u32, rate: u32) -> Fallible<()
         pace(seconds * rate, rate, |n| {
             // Not in the order of the names: 7919 is prime.
             let node = name((n * 7919) % bed.nodes);
-            bed.api.edit_node(&node, |node| touch_status(node, n.into()));
+            bed.api().edit_node(&node, |node| touch_status(node, n.into()));
         });
     }
     let (after, took) = (proc::activity(agent.pid())?, start.elapsed().as_secs_f64());
-    let (requests, written) = (bed.api.counts(), writes(&agent) - written);
+    let (requests, written) = (bed.api().counts(), writes(&agent) - written);
     let announced = listener.news.try_iter().filter(|(_, event)| is_ours(event)).count();
     if (written, announced) != (0, 0) || requests != Counts::default() {
         return Err(format!("{written} writes, {announced} announcements, {requests:?}").into());

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
+use flannel_lab::bed;
 use flannel_lab::cluster::{Cluster, Families};
 use flannel_lab::ping::reaches;
 use flannel_lab::sandbox::in_sandbox_within;
@@ -14,7 +15,7 @@ use flannel_lab::wait::eventually;
 use super::packets::Stream;
 use super::{Manager, World, sh};
 use crate::backends::{BackendCase, HOST_GW, VXLAN};
-use crate::harness::{FLANNELD, LocalFolder, SOON, Store, http_get, subnet_file};
+use crate::harness::{FLANNELD, SOON, Store, http_get, new_folder, subnet_file};
 
 /// As firewalld has it in nftables: the policy accepts, and the last rules reject.
 const FIREWALLD: &str = "nft -f - <<'END'
@@ -159,8 +160,8 @@ fn fake_nft(script: &str) -> String {
 fn a_kernel_that_lacks_what_nftables_needs() {
     in_sandbox_within(Duration::from_mins(2), test_name!(), || {
         let cluster = Cluster::builder().nodes(1).families(Families::Dual).build().unwrap();
-        let store = LocalFolder::new();
-        Store::put_config(&store, &Manager::Nftables.config(&VXLAN));
+        let store = new_folder();
+        store.put_config(&Manager::Nftables.config(&VXLAN)).unwrap();
         for (says, named) in [
             (
                 "netlink: Error: cache initialization failed: Invalid argument",
@@ -177,10 +178,8 @@ fn a_kernel_that_lacks_what_nftables_needs() {
                 "#!/bin/sh\n[ -e {0} ] || [ \"$1\" = --version ] || {{ echo '{says}' >&2; exit 1; }}\nPATH=${{PATH#*:}} exec nft \"$@\"\n",
                 there.display()
             ));
-            let agent = cluster.node(1).agent("flanneld", FLANNELD).env("PATH", path);
-            let agent =
-                agent.args(["--iface=eth0", "--healthz-port=8471", "--ip-masq"]).args(Store::flags(&store));
-            let agent = agent.arg(format!("--subnet-file={}", subnet_file(1).display())).start().unwrap();
+            let agent = bed::flanneld(cluster.node(1), &[FLANNELD], &store, &subnet_file(1));
+            let agent = agent.env("PATH", path).args(["--iface=eth0", "--ip-masq"]).start().unwrap();
             let readyz = || http_get(cluster.node(1).netns(), 8471, "/readyz");
             eventually(SOON, "what is missing to be named", || {
                 let said = readyz();

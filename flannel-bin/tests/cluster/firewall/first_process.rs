@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
+use flannel_lab::bed;
 use flannel_lab::cluster::{Cluster, Families};
 use flannel_lab::sandbox::in_sandbox_within;
 use flannel_lab::test_name;
@@ -14,7 +15,7 @@ use nix::unistd::Pid;
 
 use super::Manager;
 use crate::backends::VXLAN;
-use crate::harness::{FLANNELD, LocalFolder, SOON, Store, http_get};
+use crate::harness::{FLANNELD, SOON, Store, http_get, new_folder, subnet_file};
 
 /// Leaves a process behind at each call, which says that it ends.
 const LEAVES_ORPHANS: &str = "#!/bin/sh
@@ -43,17 +44,17 @@ fn child_of(pid: i32) -> i32 {
 fn the_first_process_reaps_orphans_and_ends_as_the_agent_does() {
     in_sandbox_within(Duration::from_mins(1), test_name!(), || {
         let cluster = Cluster::builder().nodes(1).families(Families::V4).build().unwrap();
-        let store = LocalFolder::new();
-        Store::put_config(&store, &Manager::Nftables.config(&VXLAN));
+        let store = new_folder();
+        store.put_config(&Manager::Nftables.config(&VXLAN)).unwrap();
         let folder = Path::new("/run/fake-programs");
         fs::create_dir_all(folder).unwrap();
         fs::write(folder.join("nft"), LEAVES_ORPHANS).unwrap();
         fs::set_permissions(folder.join("nft"), fs::Permissions::from_mode(0o755)).unwrap();
         let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
         let start = |iface: &str| {
-            let agent = cluster.node(1).agent("unshare", "unshare").env("PATH", &path);
-            let agent = agent.args(["--pid", "--fork", "--kill-child", "--mount-proc", FLANNELD]).arg(iface);
-            agent.args(["--healthz-port=8471", "--ip-masq"]).args(Store::flags(&store)).start().unwrap()
+            let program = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", FLANNELD];
+            let agent = bed::flanneld(cluster.node(1), &program, &store, &subnet_file(1));
+            agent.env("PATH", &path).args([iface, "--ip-masq"]).start().unwrap()
         };
         let agent = start("--iface=eth0");
         eventually(SOON, "the agent to be ready", || {

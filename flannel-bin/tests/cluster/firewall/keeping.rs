@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use flannel_lab::bed;
 use flannel_lab::cluster::{Cluster, Families};
 use flannel_lab::sandbox::in_sandbox_within;
 use flannel_lab::test_name;
@@ -10,7 +11,7 @@ use flannel_lab::wait::eventually;
 use super::packets::{Stream, Talk};
 use super::{MANAGERS, Manager, World, sh};
 use crate::backends::VXLAN;
-use crate::harness::{FLANNELD, LocalFolder, SOON, Store, WITHOUT_GATE, http_get, subnet_file};
+use crate::harness::{FLANNELD, Folder, SOON, Store, WITHOUT_GATE, http_get, new_folder, subnet_file};
 
 /// The rules of others are, byte for byte, what they were, whatever we do to ours.
 #[test]
@@ -170,7 +171,7 @@ fn switching_leaves_no_residue() {
         ] {
             stream.wait_for(20);
             world.bed.stop(1);
-            world.bed.store.put_config(&manager.config(world.bed.case));
+            world.bed.store.put_config(&manager.config(world.bed.case)).unwrap();
             world.bed.spawn(1, flags);
             world.bed.wait_ready(1);
             eventually(SOON, "the other's rules to be gone", || {
@@ -205,11 +206,11 @@ fn a_host_without_the_programs() {
             (Manager::Nftables.config(&VXLAN), "nftables"),
             (Manager::IptablesNft.config(&VXLAN), "iptables"),
         ] {
-            let store = LocalFolder::new();
-            Store::put_config(&store, &config);
+            let store = new_folder();
+            store.put_config(&config).unwrap();
             let flanneld = |more: &[&str]| {
-                let agent = cluster.node(1).agent("flanneld", FLANNELD).env("PATH", "/nowhere");
-                agent.arg("--iface=eth0").arg("--healthz-port=8471").args(more).args(Store::flags(&store))
+                let agent = bed::flanneld(cluster.node(1), &[FLANNELD], &store, &subnet_file(1));
+                agent.env("PATH", "/nowhere").arg("--iface=eth0").args(more)
             };
             for asked in ["--ip-masq", "--iptables-forward-rules"] {
                 let agent = flanneld(&[asked]).start().unwrap();
@@ -217,7 +218,7 @@ fn a_host_without_the_programs() {
                 assert_eq!(status.code(), Some(1), "{}", agent.log());
                 let log = agent.log();
                 assert!(log.contains(asked) && log.contains("installed") && log.contains(package), "{log}");
-                assert!(Store::records(&store).is_empty(), "nothing was touched before");
+                assert!(store.records().unwrap().is_empty(), "nothing was touched before");
             }
             let agent = flanneld(&[]).start().unwrap();
             eventually(SOON, "an agent that is ready and says what it misses", || {
@@ -237,11 +238,11 @@ fn two_agents_of_one_host() {
         for manager in MANAGERS {
             let mut world = World::new(&VXLAN, manager, &["--ip-masq", "--iptables-resync=1"]);
             let alone = manager.rules(world.node(1));
-            let store = LocalFolder::at("/run/other-store");
+            let store = Folder::new("/run/other-store").unwrap();
             let nftables = manager == Manager::Nftables;
             store.put_config(&format!(
                 r#"{{"EnableNFTables":{nftables},"Network":"10.99.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:99::/56","Backend":{{"Type":"vxlan","VNI":9,"Port":8479}}}}"#
-            ));
+            )).unwrap();
             let other = |more: &[&str]| {
                 let agent = world.bed.cluster.node(1).agent("other", FLANNELD).arg("--iface=eth0").args(more);
                 let agent = agent.args(["--subnet-file=/run/other.env", "--healthz-port=8472", "-v=1"]);
@@ -291,7 +292,7 @@ fn rules_of_the_network_before_go() {
                 let config = manager.config(world.bed.case);
                 let config =
                     config.replace("10.244.", &format!("10.{new}.")).replace("10:244", &format!("10:{new}"));
-                world.bed.store.put_config(&config);
+                world.bed.store.put_config(&config).unwrap();
                 world.bed.spawn(1, &["--ip-masq"]);
                 world.bed.wait_ready(1);
                 let rules = manager.rules(world.node(1));

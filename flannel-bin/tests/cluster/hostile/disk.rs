@@ -9,7 +9,7 @@ use flannel_lab::wait::eventually;
 use nix::mount::{MsFlags, mount};
 
 use crate::backends::{BackendCase, on_every_backend};
-use crate::harness::{Bed, LocalFolder, SOON, Store, Traffic, env_of, subnet_file};
+use crate::harness::{Bed, SOON, Store, Traffic, env_of, new_folder, subnet_file};
 
 on_every_backend!(a_full_disk_costs_no_packet_and_is_got_over);
 
@@ -38,7 +38,7 @@ fn a_full_disk_costs_no_packet_and_is_got_over(case: &'static BackendCase) {
     let disk = subnet_file(1).parent().unwrap().to_owned();
     small_disk(&disk);
     let cluster = Cluster::builder().nodes(3).families(case.widest()).build().unwrap();
-    let mut bed = Bed::new(cluster, LocalFolder::new(), case, case.widest());
+    let mut bed = Bed::new(cluster, new_folder(), case, case.widest());
     for number in [1, 2] {
         bed.start(number);
     }
@@ -67,7 +67,7 @@ fn a_full_disk_costs_no_packet_and_is_got_over(case: &'static BackendCase) {
     });
     free(&disk);
     let (third, _) = bed.record_of(3);
-    bed.store.put(&case.record(230).0, &case.record(230).1);
+    bed.store.put(&case.record(230).0, &case.record(230).1).unwrap();
     eventually(SOON, "the state file to name node 3", || {
         let text = fs::read_to_string(subnet_file(1).with_extension("env.state")).unwrap_or_default();
         if text.contains(&third) { Ok(()) } else { Err(text) }

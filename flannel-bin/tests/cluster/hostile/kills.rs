@@ -7,29 +7,29 @@ use std::time::Duration;
 use flannel_lab::cluster::Cluster;
 
 use crate::backends::{BackendCase, on_every_backend};
-use crate::harness::{Bed, LocalFolder, Store, Traffic, env_of, subnet_file};
+use crate::harness::{Bed, Store, Traffic, env_of, new_folder, subnet_file};
 
 on_every_backend!(forty_kills_amid_leases_leave_all_as_it_was);
 
 fn forty_kills_amid_leases_leave_all_as_it_was(case: &'static BackendCase) {
-    forty_kills(case, |_| LocalFolder::new());
+    forty_kills(case, |_| new_folder());
 }
 
 /// Every kill comes at another moment: of the start, of a lease, or of peace.
 pub(crate) fn forty_kills<S: Store>(case: &'static BackendCase, store: impl FnOnce(&Cluster) -> S) {
     let mut bed = Bed::of_three(case, store);
-    let (env, records, state, files) = (env_of(1), bed.store.records(), bed.state(1), files());
+    let (env, records, state, files) = (env_of(1), bed.store.records().unwrap(), bed.state(1), files());
     let pods = [bed.pod(1), bed.pod(2)];
     let traffic = Traffic::between(&pods[0], &pods[1]).and(Traffic::between(&pods[1], &pods[0]));
     let mut rng = numbers(case.kind);
     for round in 0..40_u8 {
         let (key, value) = case.record(200 + round);
-        bed.store.put(&key, &value);
+        bed.store.put(&key, &value).unwrap();
         // Seldom long enough for all of the start, which takes some 100 ms.
         sleep(Duration::from_millis(rng() % 160));
         bed.kill(1);
         if round % 2 == 0 {
-            bed.store.delete(&key);
+            bed.store.delete(&key).unwrap();
         }
         bed.spawn(1, &[]);
         if round % 8 == 7 {
@@ -37,12 +37,12 @@ pub(crate) fn forty_kills<S: Store>(case: &'static BackendCase, store: impl FnOn
         }
     }
     for round in (1..40).step_by(2) {
-        bed.store.delete(&case.record(200 + round).0);
+        bed.store.delete(&case.record(200 + round).0).unwrap();
     }
     bed.wait_ready(1);
     bed.wait_for_peers(1, 2);
     bed.wait_for_state(1, "what it was before", &state);
-    assert_eq!((env_of(1), bed.store.records()), (env, records));
+    assert_eq!((env_of(1), bed.store.records().unwrap()), (env, records));
     assert_eq!(self::files(), files, "no drafts are left");
     traffic.go_on(50);
     if case.in_kernel {

@@ -12,7 +12,7 @@ use flannel_lab::test_name;
 use flannel_lab::wait::eventually;
 
 use crate::backends::{BackendCase, UDP, VXLAN};
-use crate::harness::{Bed, LocalFolder, SOON, Traffic, env_of};
+use crate::harness::{Bed, Folder, SOON, Traffic, env_of, new_folder};
 
 /// How many, and how many between two honest echoes: queues before a tunnel are honest pods' as well.
 const MANY: usize = 90_000;
@@ -33,7 +33,7 @@ fn malformed_packets_for_udp_cost_no_ping() {
 fn cost_no_ping(case: &'static BackendCase, port: u16) {
     let mut cluster = Cluster::builder().nodes(3).families(case.widest()).build().unwrap();
     let host = cluster.add_node_on(&[0]).unwrap().number();
-    let mut bed = Bed::new(cluster, LocalFolder::new(), case, case.widest());
+    let mut bed = Bed::new(cluster, new_folder(), case, case.widest());
     for number in 1..=3 {
         bed.start(number);
     }
@@ -77,7 +77,7 @@ fn the_rule_of_the_docs_keeps_pods_from_udps_port() {
 
 fn keeps_pods_away(case: &'static BackendCase, port: u16) {
     let cluster = Cluster::builder().nodes(3).families(case.widest()).build().unwrap();
-    let mut bed = Bed::new(cluster, LocalFolder::new(), case, case.widest());
+    let mut bed = Bed::new(cluster, new_folder(), case, case.widest());
     for number in 1..=3 {
         bed.spawn(number, &["--ip-masq"]);
         bed.wait_ready(number);
@@ -113,7 +113,7 @@ fn keeps_pods_away(case: &'static BackendCase, port: u16) {
 }
 
 /// What node 3 would send for its pod to node 1's, and where to.
-fn whole(bed: &Bed<LocalFolder>, v6: bool) -> (IpAddr, Vec<u8>) {
+fn whole(bed: &Bed<Folder>, v6: bool) -> (IpAddr, Vec<u8>) {
     let at = |number: u8| bed.remotes(number).swap_remove(usize::from(v6));
     let (one, three) = (at(1), at(3));
     let pod = |base: &str| -> IpAddr {

@@ -139,7 +139,7 @@ fn assert_reach(pods: &[Pod; 2]) {
 fn agents_come_again(bed: &mut Bed<KubeStore>, pods: &[Pod; 2]) {
     let env = [env_of(1), env_of(2)];
     let traffic = [Traffic::between(&pods[0], &pods[1]), Traffic::between(&pods[1], &pods[0])];
-    let annotations = bed.store.records();
+    let annotations = bed.store.records().unwrap();
     for number in [1, 1, 2] {
         bed.stop(number);
         bed.spawn(number, &["--ip-masq"]);
@@ -149,7 +149,7 @@ fn agents_come_again(bed: &mut Bed<KubeStore>, pods: &[Pod; 2]) {
             traffic.go_on(100);
         }
         assert_eq!([env_of(1), env_of(2)], env, "FLANNEL_SUBNET stays");
-        assert_eq!(bed.store.records(), annotations);
+        assert_eq!(bed.store.records().unwrap(), annotations);
     }
     for traffic in traffic {
         if bed.case.in_kernel {

@@ -15,7 +15,7 @@ use flannel_lab::wait::eventually;
 use serde_json::Value;
 
 use crate::backends::{BackendCase, HOST_GW, UDP, VXLAN};
-use crate::harness::{Bed, FLANNELD, SOON};
+use crate::harness::{Bed, FLANNELD, SOON, Store};
 use crate::kube::kube;
 
 /// What shows which network somebody is in.
@@ -191,7 +191,7 @@ fn public_ip_overwrite_shows_up_in_public_ip() {
         bed.wait_for_peers(2, 1);
         let fdb = bed.netns(2).bridge("fdb show dev flannel.1").unwrap();
         assert!(fdb.contains("dst 172.18.0.2"), "{fdb}");
-        assert_eq!(bed.store.records().len(), 2);
+        assert_eq!(bed.store.records().unwrap().len(), 2);
     });
 }
 

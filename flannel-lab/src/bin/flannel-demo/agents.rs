@@ -19,10 +19,10 @@ pub(crate) fn kill(lab: &mut Lab) -> Fallible<Row> {
     let mut row = Row { fault: "agent killed and started again".into(), ..Row::default() };
     let before = KernelState::of(lab.node(1).netns())?;
     let pings = Pings::start(lab, &lab.families())?;
-    lab.agents[&1].kill()?;
+    lab.bed.agent(1).kill()?;
     sleep(PAUSE);
     let start = Instant::now();
-    lab.start_agent(1)?;
+    lab.bed.start(1)?;
     lab.wait_until_ready(1)?;
     row.repairs.push(start.elapsed());
     sleep(PAUSE);
@@ -38,9 +38,9 @@ pub(crate) fn kill(lab: &mut Lab) -> Fallible<Row> {
 pub(crate) fn miss_a_node(lab: &mut Lab) -> Fallible<Row> {
     let mut row = Row { fault: "node joined while the agent was away".into(), ..Row::default() };
     let pings = Pings::start(lab, &lab.families())?;
-    lab.agents[&1].terminate()?;
-    let number = lab.cluster.add_node()?.number();
-    lab.start_agent(number)?;
+    lab.bed.agent(1).terminate()?;
+    let number = lab.bed.cluster.add_node()?.number();
+    lab.bed.start(number)?;
     lab.wait_until_ready(number)?;
     lab.attach_pod(number)?;
     let missing = lab.missing_route(1)?;
@@ -48,7 +48,7 @@ pub(crate) fn miss_a_node(lab: &mut Lab) -> Fallible<Row> {
         row.problem = Some(format!("node1 had a route to node{number} with its agent away"));
     }
     let start = Instant::now();
-    lab.start_agent(1)?;
+    lab.bed.start(1)?;
     wait_for(LIMIT, &format!("node1 to learn of node{number}"), || match lab.missing_route(1) {
         Ok(None) => Ok(()),
         Ok(Some(subnet)) => Err(format!("no route to {subnet}")),

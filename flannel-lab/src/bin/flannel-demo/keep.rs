@@ -6,7 +6,7 @@ use flannel_lab::sandbox::holder_pid;
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::Fallible;
-use crate::lab::{Lab, store, subnet_file};
+use crate::lab::{Lab, store};
 use crate::screen::{Screen, Style};
 
 /// Whether the sandbox has a user namespace of its own, made for one ordinary user.
@@ -39,7 +39,7 @@ pub(crate) fn until_interrupted(lab: &Lab, screen: &Screen) -> Fallible<()> {
 fn commands(lab: &Lab, holder: u32, as_user: bool) -> String {
     let link = lab.node(1).netns().ip("-brief link show type vxlan").unwrap_or_default();
     let link = link.split_whitespace().next().unwrap_or("eth0").to_owned();
-    let (subnet_file, store) = (subnet_file(1), store());
+    let (subnet_file, store) = (lab.bed.subnet_file(1), store());
     let mut lines = vec![
         enter(holder, as_user),
         String::new(),
@@ -52,7 +52,7 @@ fn commands(lab: &Lab, holder: u32, as_user: bool) -> String {
         format!("lab sh -c 'tail -n +1 {}/subnets/*'", store.display()),
         noted(&format!("lab ip -n node1 link del {link}"), "and see it come back"),
     ];
-    if let Some(agent) = lab.agents.get(&1) {
+    if let Some(agent) = lab.bed.agents().first() {
         lines.push(noted(&format!("lab tail -n 20 {}", agent.log_path().display()), ""));
         lines.push(noted(&format!("lab kill -9 {}", agent.pid()), "node1's agent; pods don't notice"));
     }

@@ -1,17 +1,16 @@
 //! The cluster of the demo: nodes, the store in a folder, an agent and a pod on every node.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use flannel_lab::LabError;
-use flannel_lab::agent::Agent;
+use flannel_lab::bed::Bed;
 use flannel_lab::cluster::{Cluster, Families};
-use flannel_lab::flanneld::ready;
 use flannel_lab::node::Node;
 use flannel_lab::pod::Pod;
+use flannel_lab::store::{Folder, Store as _};
 use flannel_lab::subnet_env::SubnetEnv;
 use flannel_lab::wait::wait_for;
 use serde_json::Value;
@@ -20,8 +19,8 @@ use crate::Fallible;
 
 /// Everything the demo puts on disk. `/run` is the sandbox's own.
 const FOLDER: &str = "/run/flannel-demo";
-/// The port of every agent's health server, on its node's loopback.
-const HEALTH_PORT: u16 = 8471;
+/// Flags of all agents.
+const FLAGS: [&str; 3] = ["--iface=eth0", "--log-format=text", "--healthz-ip=127.0.0.1"];
 /// How long an agent may take to be ready. It is done in a fraction of a second.
 const DEADLINE: Duration = Duration::from_secs(20);
 /// Up to here nodes resolve each other on the underlay as they do anywhere.
@@ -30,53 +29,31 @@ const SMALL: usize = 20;
 /// A cluster with flannel on it.
 #[derive(Debug)]
 pub(crate) struct Lab {
-    // In the order of their end: an agent needs its node, a pod its bridge.
+    // In the order of their end: a pod needs its bridge.
     pub(crate) pods: BTreeMap<u8, Pod>,
-    pub(crate) agents: BTreeMap<u8, Agent>,
     pub(crate) envs: BTreeMap<u8, SubnetEnv>,
-    pub(crate) cluster: Cluster,
-    flanneld: PathBuf,
+    pub(crate) bed: Bed<Folder>,
 }
 
 impl Lab {
     /// Nodes on an underlay, without agents.
     pub(crate) fn new(nodes: u8, families: Families, flanneld: &Path) -> Fallible<Self> {
         let cluster = Cluster::builder().nodes(nodes).families(families).build()?;
-        let flanneld = flanneld.to_owned();
-        Ok(Self { pods: BTreeMap::new(), agents: BTreeMap::new(), envs: BTreeMap::new(), cluster, flanneld })
+        let bed = Bed::new(cluster, Folder::new(store())?, flanneld).folder(FOLDER).flags(FLAGS);
+        Ok(Self { pods: BTreeMap::new(), envs: BTreeMap::new(), bed })
     }
 
     /// Puts the network config into the store and returns it.
     pub(crate) fn write_config(&self, backend: &str) -> Fallible<String> {
-        let config = network_config(self.cluster.families(), backend);
-        let store = store();
-        fs::create_dir_all(&store)?;
-        fs::write(store.join("config"), &config)?;
+        let config = network_config(self.bed.cluster.families(), backend);
+        self.bed.store.put_config(&config)?;
         Ok(config)
-    }
-
-    /// Starts a node's agent, and does not wait for it.
-    pub(crate) fn start_agent(&mut self, number: u8) -> Fallible<()> {
-        let file = subnet_file(number);
-        fs::create_dir_all(file.parent().expect("it is in a folder"))?;
-        let agent = self.node(number).agent("flanneld", &self.flanneld);
-        let agent = agent.arg("--store").arg(format!("local:{}", store().display()));
-        let agent = agent.args(["--iface", "eth0", "--log-format", "text"]);
-        let agent = agent.arg("--subnet-file").arg(&file);
-        let agent = agent.args(["--healthz-ip", "127.0.0.1", "--healthz-port", &HEALTH_PORT.to_string()]);
-        self.agents.insert(number, agent.start()?);
-        Ok(())
     }
 
     /// Waits until a node's agent says that it is ready, and reads what it wrote for the CNI plugin.
     pub(crate) fn wait_until_ready(&mut self, number: u8) -> Fallible<()> {
-        let (agent, node) = (&self.agents[&number], self.node(number));
-        let file = subnet_file(number);
-        let what = format!("{} to be ready", agent.name());
-        agent.wait_while_running(DEADLINE, &what, || {
-            file.exists() && ready(node.netns(), HEALTH_PORT).is_ok()
-        })?;
-        self.envs.insert(number, SubnetEnv::read(&file)?);
+        self.bed.wait_ready(number, DEADLINE)?;
+        self.envs.insert(number, self.bed.env(number)?);
         Ok(())
     }
 
@@ -122,7 +99,7 @@ impl Lab {
             return Ok(());
         }
         let mut entries = Vec::new();
-        for node in self.cluster.nodes() {
+        for node in self.bed.cluster.nodes() {
             let link = node.netns().ip_json("link show dev eth0")?;
             let mac = link[0]["address"].as_str().ok_or("eth0 has no address")?.to_owned();
             let addresses = node.ipv4().into_iter().chain(node.ipv6());
@@ -130,7 +107,7 @@ impl Lab {
                 (node.number(), format!("neigh replace {address} lladdr {mac} dev eth0 nud permanent"))
             }));
         }
-        for node in self.cluster.nodes() {
+        for node in self.bed.cluster.nodes() {
             let others = entries.iter().filter(|(number, _)| *number != node.number());
             node.netns().ip_batch(&others.map(|(_, line)| line.clone()).collect::<Vec<_>>())?;
         }
@@ -139,7 +116,7 @@ impl Lab {
 
     /// A node.
     pub(crate) fn node(&self, number: u8) -> &Node {
-        self.cluster.node(number)
+        self.bed.cluster.node(number)
     }
 
     /// A pod's address.
@@ -150,8 +127,7 @@ impl Lab {
 
     /// The families in use, IPv4 first: false for IPv4, true for IPv6.
     pub(crate) fn families(&self) -> Vec<bool> {
-        let families = self.cluster.families();
-        [families.v4().then_some(false), families.v6().then_some(true)].into_iter().flatten().collect()
+        self.bed.cluster.families().list()
     }
 }
 
@@ -163,11 +139,6 @@ pub(crate) fn family_name(v6: bool) -> &'static str {
 /// The folder that all agents share as their store.
 pub(crate) fn store() -> PathBuf {
     Path::new(FOLDER).join("store")
-}
-
-/// The file that a node's agent writes for the CNI plugin.
-pub(crate) fn subnet_file(number: u8) -> PathBuf {
-    Path::new(FOLDER).join(format!("node{number}/subnet.env"))
 }
 
 fn network_config(families: Families, backend: &str) -> String {

@@ -75,7 +75,7 @@ impl Tour<'_> {
         self.screen.step("config", &format!("in {}", store().join("config").display()));
         self.screen.block(&config);
         for number in &numbers {
-            self.lab.start_agent(*number)?;
+            self.lab.bed.start(*number)?;
         }
         for number in &numbers {
             self.lab.wait_until_ready(*number)?;
@@ -90,7 +90,7 @@ impl Tour<'_> {
     fn show_state(&mut self) -> Fallible<()> {
         let leases = leases::read(&store())?;
         self.screen.step("leases", &format!("in {}", store().join("subnets").display()));
-        let nodes = self.lab.cluster.nodes();
+        let nodes = self.lab.bed.cluster.nodes();
         let names = nodes.flat_map(|node| {
             let addresses = node.ipv4().into_iter().chain(node.ipv6());
             addresses.map(|address| (address.to_string(), node.number()))
@@ -99,8 +99,7 @@ impl Tour<'_> {
         self.screen.block(&leases::show(&leases, |node| names.get(node).copied()));
 
         self.screen.step("subnets", "what node1's agent wrote for the CNI plugin");
-        let file = crate::lab::subnet_file(1);
-        self.screen.block(&std::fs::read_to_string(file)?);
+        self.screen.block(&std::fs::read_to_string(self.lab.bed.subnet_file(1))?);
 
         self.screen.step("routes", "of node1 to the other nodes' pods");
         let node = self.lab.node(1).netns();
@@ -178,12 +177,12 @@ impl Tour<'_> {
     }
 
     fn numbers(&self) -> Vec<u8> {
-        self.lab.cluster.nodes().map(flannel_lab::node::Node::number).collect()
+        self.lab.bed.cluster.nodes().map(flannel_lab::node::Node::number).collect()
     }
 
     /// With `--verbose`, what node1's agent wrote since the last time.
     fn show_new_lines(&mut self) {
-        let Some(agent) = self.lab.agents.get(&1).filter(|_| self.verbose) else { return };
+        let Some(agent) = self.lab.bed.agents().into_iter().next().filter(|_| self.verbose) else { return };
         let log = agent.log();
         if self.logged == 0 {
             let path = agent.log_path().display().to_string();
@@ -196,7 +195,7 @@ impl Tour<'_> {
     }
 
     fn show_logs(&self) {
-        for agent in self.lab.agents.values().take(LOGS) {
+        for agent in self.lab.bed.agents().into_iter().take(LOGS) {
             let log = agent.log();
             let lines = log.lines().collect::<Vec<_>>();
             self.screen.line(&format!("the end of {}'s log:", agent.name()));

@@ -2,6 +2,8 @@
 
 use std::thread::sleep;
 
+use flannel_lab::store::Server as _;
+
 use crate::Fallible;
 use crate::action::{Action, Drift, Kind, Piece};
 use crate::identity;
@@ -83,17 +85,17 @@ pub(crate) fn perform(lab: &Lab, action: &Action, calm: &[u8]) -> Fallible<()> {
         AddressReuse => identity::use_again(lab, number, action)?,
         Tampered => identity::tamper(lab, action)?,
         AgentKilled => {
-            lab.agent_of(number).kill()?;
+            lab.agent(number).kill()?;
             lab.start_agent(number)?;
         }
         AgentPaused => {
-            lab.agent_of(number).pause()?;
+            lab.agent(number).pause()?;
             damage()?;
             hold();
-            lab.agent_of(number).resume()?;
+            lab.agent(number).resume()?;
         }
         AgentAway => {
-            lab.agent_of(number).terminate()?;
+            lab.agent(number).terminate()?;
             damage()?;
             hold();
             lab.start_agent(number)?;

@@ -154,8 +154,8 @@ pub(crate) fn run(
     seed: u64,
     journal: &Journal,
 ) -> Fallible<String> {
-    let metadata = add_metadata_host(&mut lab.cluster)?;
-    let stranger = lab.cluster.add_node()?.netns().clone();
+    let metadata = add_metadata_host(&mut lab.bed.cluster)?;
+    let stranger = lab.bed.cluster.add_node()?.netns().clone();
     let metadata = lab.node(metadata).netns().clone();
     let lab = &*lab;
     let chosen = |attack: &Attack| attacks.is_empty() || attacks.contains(attack);
@@ -284,7 +284,7 @@ fn aftermath(scene: &Scene<'_>, watch: &Watch, measured: &mut Measured, journal:
 /// Ends a node's agent as a supervisor would.
 fn terminate(lab: &Lab, number: u8) -> Fallible<Duration> {
     let begin = Instant::now();
-    let status = lab.agent_of(number).terminate()?;
+    let status = lab.agent(number).terminate()?;
     let took = begin.elapsed();
     if !status.success() {
         return Err(format!("node{number}'s agent ended with {status} when it was asked to end").into());

@@ -2,6 +2,8 @@
 
 use std::thread::sleep;
 
+use flannel_lab::store::Store as _;
+
 use crate::Fallible;
 use crate::action::{Action, Victim};
 use crate::lab::{LIMIT, Lab, NIC};
@@ -17,7 +19,7 @@ pub(crate) fn renumber(lab: &Lab, number: u8, action: &Action) -> Fallible<()> {
 
 /// A node gets other addresses between two runs of its agent. It keeps its lease.
 pub(crate) fn renumber_away(lab: &Lab, number: u8, action: &Action) -> Fallible<()> {
-    lab.agent_of(number).terminate()?;
+    lab.agent(number).terminate()?;
     change_addresses(lab, number, action)?;
     sleep(action.hold);
     lab.renumber(number);
@@ -26,7 +28,7 @@ pub(crate) fn renumber_away(lab: &Lab, number: u8, action: &Action) -> Fallible<
 
 /// A node leaves for good, and one that knows nothing comes in its place, at addresses that another node had.
 pub(crate) fn use_again(lab: &Lab, number: u8, action: &Action) -> Fallible<()> {
-    lab.agent_of(number).kill()?;
+    lab.agent(number).kill()?;
     wipe(lab, number)?;
     let before = lab.forget(number)?;
     change_addresses(lab, number, action)?;
@@ -60,12 +62,12 @@ pub(crate) fn tamper(lab: &Lab, action: &Action) -> Fallible<()> {
     let wrong = tampering.record(&right, &owner)?;
     let away = action.node.filter(|_| tampering.meanwhile != Meanwhile::Runs);
     if let Some(number) = away {
-        lab.agent_of(number).terminate()?;
+        lab.agent(number).terminate()?;
     }
     lab.store.rewrite(&key, &wrong)?;
     sleep(action.hold / 2);
     if let Some(number) = tampering.starts {
-        lab.agent_of(number).kill()?;
+        lab.agent(number).kill()?;
         lab.start_agent(number)?;
         lab.wait_until_ready(number, LIMIT)?;
     }

@@ -3,18 +3,17 @@
 mod nodes;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::ops::Deref;
+use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use flannel_lab::agent::Agent;
+use flannel_lab::bed::Bed;
 use flannel_lab::cluster::{Cluster, Families};
-use flannel_lab::flanneld::ready;
 use flannel_lab::kernel_state::KernelState;
-use flannel_lab::node::Node;
 use flannel_lab::pod::Pod;
+use flannel_lab::store::Store as _;
 use flannel_lab::wait::wait_for;
 use serde_json::json;
 
@@ -32,8 +31,6 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 /// The underlay's link on every node, and the name that it gets now and then.
 pub(crate) const NIC: &str = "eth0";
 const OTHER_NAME: &str = "ens3";
-/// The port of every agent's health server, on its node's loopback.
-pub(crate) const HEALTH_PORT: u16 = 8471;
 /// Flags of agents whose pods are honest.
 const AT_PEACE: [&str; 2] = ["--healthz-ip=127.0.0.1", "-v=1"];
 /// .. and of those under attack: the health port is open to pods, and the log has what operators see.
@@ -48,15 +45,10 @@ const POLL: Duration = Duration::from_millis(15);
 /// All of it. Actions on different nodes run on threads of their own.
 #[derive(Debug)]
 pub(crate) struct Lab {
-    // In the order of their end: an agent needs its node, a pod its bridge.
+    // In the order of their end: a pod needs its bridge.
     pods: Mutex<BTreeMap<u8, Pod>>,
-    agents: BTreeMap<u8, Mutex<Agent>>,
-    pub(crate) store: Store,
-    pub(crate) cluster: Cluster,
+    pub(crate) bed: Bed<Store>,
     pub(crate) backend: Backend,
-    flanneld: PathBuf,
-    /// Flags of all agents that hang on what the run is for.
-    flags: Vec<String>,
     /// The firewall rules of each node, as they were at first.
     rules: Mutex<BTreeMap<u8, String>>,
     /// Nodes whose NIC has its other name.
@@ -79,28 +71,30 @@ impl Model {
     }
 }
 
+impl Deref for Lab {
+    type Target = Bed<Store>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.bed
+    }
+}
+
 impl Lab {
     /// Builds the nodes and the store, starts the agents and attaches the pods.
     pub(crate) fn start(options: &Options, flanneld: &Path) -> Fallible<Self> {
         let (families, backend) = (options.families, options.backend);
         let cluster = Cluster::builder().nodes(options.nodes).families(families).build()?;
         let store = Store::start(options.store, &cluster, &config(backend, families))?;
-        let mut lab = Self {
+        let bed = Bed::new(cluster, store, flanneld).folder(FOLDER).flags(["--ip-masq"]);
+        let lab = Self {
             pods: Mutex::default(),
-            agents: BTreeMap::new(),
-            store,
-            cluster,
+            bed: bed.flags(flags(options, flanneld)?),
             backend,
-            flanneld: flanneld.to_owned(),
-            flags: flags(options, flanneld)?,
             rules: Mutex::default(),
             renamed: Mutex::default(),
             model: Mutex::default(),
         };
-        for number in 1..=options.nodes {
-            let agent = lab.agent(number)?;
-            lab.agents.insert(number, Mutex::new(agent));
-        }
+        (1..=options.nodes).try_for_each(|number| lab.start_agent(number))?;
         for number in lab.numbers() {
             lab.wait_until_ready(number, LIMIT)?;
             lab.furnish(number)?;
@@ -116,59 +110,27 @@ impl Lab {
         lock(&self.pods)
     }
 
-    fn agent(&self, number: u8) -> Fallible<Agent> {
-        let file = subnet_file(number);
-        fs::create_dir_all(file.parent().expect("it is in a folder"))?;
-        let agent = self.node(number).agent("flanneld", &self.flanneld);
-        let env = self.store.env(self.node(number));
-        let agent = env.into_iter().fold(agent, |agent, (key, value)| agent.env(key, value));
-        // By name, by pattern, and by the default route.
+    /// Starts a node's agent, in place of the one that ended. It finds its underlay by name, by pattern, or by the
+    /// default route.
+    pub(crate) fn start_agent(&self, number: u8) -> Fallible<()> {
         let underlay: &[&str] =
             [&["--iface=eth0"][..], &["--iface-regex=^eth[0-9]$"], &[]][usize::from(number % 3)];
-        let agent = agent.args(self.store.flags()).args(underlay).arg("--ip-masq").args(&self.flags);
-        let agent = agent.arg("--subnet-file").arg(&file);
-        let agent = agent.args(["--healthz-port", &HEALTH_PORT.to_string()]);
-        Ok(agent.start()?)
-    }
-
-    /// Starts a node's agent in place of the one that ended.
-    pub(crate) fn start_agent(&self, number: u8) -> Fallible<()> {
-        let agent = self.agent(number)?;
-        *self.agent_of(number) = agent;
-        Ok(())
-    }
-
-    /// A node's agent.
-    pub(crate) fn agent_of(&self, number: u8) -> MutexGuard<'_, Agent> {
-        lock(&self.agents[&number])
+        Ok(self.bed.keep(number, &self.bed.flanneld(number).args(underlay))?)
     }
 
     /// Waits until a node's agent says that it is ready.
     pub(crate) fn wait_until_ready(&self, number: u8, limit: Duration) -> Fallible<()> {
-        let agent = self.agent_of(number);
-        let what = format!("{} to be ready", agent.name());
-        let file = subnet_file(number);
-        Ok(wait_for(limit, &what, || match agent.exit_status() {
-            Some(status) => Err(format!("it ended with {status}")),
-            None if file.exists() => ready(self.node(number).netns(), HEALTH_PORT),
-            None => Err("it has written no subnet file".to_owned()),
-        })?)
-    }
-
-    /// A node.
-    pub(crate) fn node(&self, number: u8) -> &Node {
-        self.cluster.node(number)
+        Ok(self.bed.wait_ready(number, limit)?)
     }
 
     /// The nodes' numbers.
     pub(crate) fn numbers(&self) -> impl Iterator<Item = u8> + use<> {
-        1..=u8::try_from(self.agents.len()).expect("a number is a byte")
+        self.bed.numbers().into_iter()
     }
 
     /// The families in use: false for IPv4, true for IPv6.
     pub(crate) fn families(&self) -> Vec<bool> {
-        let families = self.cluster.families();
-        [families.v4().then_some(false), families.v6().then_some(true)].into_iter().flatten().collect()
+        self.cluster.families().list()
     }
 
     /// A lease of the model.
@@ -199,7 +161,8 @@ impl Lab {
     /// Writes all phantoms' records once more, as their nodes do in a store that has lost them.
     pub(crate) fn write_again(&self) -> Fallible<()> {
         let phantoms = self.model().phantoms.values().cloned().collect::<Vec<_>>();
-        phantoms.iter().try_for_each(|lease| self.store.put(&lease.key(), &lease.value(self.backend)))
+        let put = |lease: &Lease| self.store.put(&lease.key(), &lease.value(self.backend));
+        Ok(phantoms.iter().try_for_each(put)?)
     }
 
     /// Lets a lease join that nobody planned, and the one before leave. A node whose kernel shows that has taken
@@ -225,7 +188,7 @@ impl Lab {
 
     /// What a node's kernel has and should not have, or lacks; or that its agent is gone.
     pub(crate) fn deviation(&self, number: u8) -> Fallible<Option<String>> {
-        if let Some(status) = self.agent_of(number).exit_status() {
+        if let Some(status) = self.agent(number).exit_status() {
             return Ok(Some(format!(
                 "node{number}'s agent ended with {status}, and nobody here asked it to"
             )));
@@ -298,7 +261,7 @@ impl Lab {
 
     /// The end of an agent's log.
     pub(crate) fn last_lines(&self, number: u8) -> String {
-        self.agent_of(number).last_lines()
+        self.agent(number).last_lines()
     }
 
     fn model(&self) -> MutexGuard<'_, Model> {
@@ -322,11 +285,6 @@ fn flags(options: &Options, flanneld: &Path) -> Fallible<Vec<String>> {
         flags.push(format!("{CLOSED_DOOR}=enforce"));
     }
     Ok(flags)
-}
-
-/// The file that a node's agent writes for the CNI plugin.
-fn subnet_file(number: u8) -> PathBuf {
-    Path::new(FOLDER).join(format!("node{number}/subnet.env"))
 }
 
 /// A config that gives nodes subnets from 200 on, so that those below are for phantoms.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use flannel_lab::kube::fake::{Faults, touch_status};
 use flannel_lab::node::Node;
+use flannel_lab::store::Server as _;
 
 use crate::Fallible;
 use crate::action::{Action, Kind};
@@ -22,7 +23,7 @@ pub(crate) fn cut_off(lab: &Lab, action: &Action) -> Fallible<()> {
     heartbeats(lab)?;
     lab.store.compact()?;
     sleep(action.hold);
-    lab.store.restart()
+    Ok(lab.store.restart()?)
 }
 
 /// Leases join that a backup lacks, and the server is restored from that. All nodes live, so no agent may take

@@ -44,6 +44,7 @@ const TRAPS: [Trap; 5] = [Trap::LinkToSecret, Trap::LinkToNowhere, Trap::Pipe, T
 
 pub(super) fn run(scene: &Scene<'_>) -> Fallible<String> {
     let Store::Local(store) = &scene.lab.store else { return Err("there is no folder".into()) };
+    let store = store.path();
     let secret = Path::new(FOLDER).join("secret");
     fs::write(&secret, SECRET)?;
     let before = fs::metadata(&secret)?.modified()?;
@@ -101,7 +102,7 @@ pub(super) fn run(scene: &Scene<'_>) -> Fallible<String> {
         }
     }
     for number in scene.lab.numbers() {
-        if scene.lab.agent_of(number).log().contains(SECRET) {
+        if scene.lab.agent(number).log().contains(SECRET) {
             return Err(format!("node{number}'s log shows what a link in the folder leads to").into());
         }
     }

@@ -7,8 +7,9 @@ use std::time::Duration;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::Scene;
+use flannel_lab::bed::HEALTH_PORT;
+
 use crate::Fallible;
-use crate::lab::HEALTH_PORT;
 
 /// How many connections a siege has.
 const MANY: usize = 1500;

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use super::Scene;
 use super::shapes::{Record, Shapes};
+use flannel_lab::store::Store as _;
+
 use crate::Fallible;
 use crate::action::Victim;
 use crate::store::Store;

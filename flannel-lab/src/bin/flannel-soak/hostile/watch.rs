@@ -7,12 +7,13 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use flannel_lab::agent::Agent;
+use flannel_lab::bed::HEALTH_PORT;
 use flannel_lab::netns::Netns;
 use flannel_lab::wait::wait_for;
 
 use super::Scene;
 use crate::Fallible;
-use crate::lab::{HEALTH_PORT, LIMIT, Lab};
+use crate::lab::{LIMIT, Lab};
 
 /// Between two looks.
 const GLANCE: Duration = Duration::from_millis(250);
@@ -44,7 +45,7 @@ impl Watch {
     pub(super) fn begin(lab: &Lab) -> Fallible<Self> {
         let mut watch = Self { memory: 0, descriptors: 0, begin: Instant::now() };
         for number in lab.numbers() {
-            let agent = lab.agent_of(number);
+            let agent = lab.agent(number);
             watch.memory = watch.memory.max(agent.rss()?);
             watch.descriptors = watch.descriptors.max(agent.descriptors()?);
         }
@@ -59,7 +60,7 @@ impl Watch {
         while !scene.is_over() {
             let busy = scene.busy();
             slowest = slowest.max(healthz(&netns).map_err(|error| format!("node{number}: {error}"))?);
-            let agent = scene.lab.agent_of(number);
+            let agent = scene.lab.agent(number);
             if let Some(status) = agent.exit_status() {
                 return Err(format!("node{number}'s agent ended with {status}").into());
             }
@@ -98,7 +99,7 @@ impl Watch {
     /// Waits until all nodes are about what they were before.
     pub(super) fn settled(&self, lab: &Lab) -> Fallible<()> {
         for number in lab.numbers() {
-            let agent = lab.agent_of(number);
+            let agent = lab.agent(number);
             wait_for(LIMIT, "memory and descriptors to be free again", || {
                 let (memory, descriptors) =
                     (agent.rss().unwrap_or_default(), agent.descriptors().unwrap_or_default());

@@ -3,10 +3,10 @@
 use std::fs;
 
 use flannel_lab::pod::Pod;
-use flannel_lab::subnet_env::SubnetEnv;
+use flannel_lab::store::Store as _;
 use flannel_lab::wait::wait_for;
 
-use super::{LIMIT, Lab, NIC, OTHER_NAME, lock, subnet_file};
+use super::{LIMIT, Lab, NIC, OTHER_NAME, lock};
 use crate::Fallible;
 use crate::action::Victim;
 use crate::foreign;
@@ -69,15 +69,14 @@ impl Lab {
         let lease = lease.ok_or_else(|| format!("node{number} has no lease"))?;
         self.store.forget(self.node(number), &lease)?;
         lock(&self.pods).remove(&number);
-        let file = subnet_file(number);
+        let file = self.subnet_file(number);
         fs::remove_dir_all(file.parent().expect("it is in a folder"))?;
         Ok(lease)
     }
 
     /// Attaches a pod to a node that has its subnet, and puts what others have there.
     pub(crate) fn furnish(&self, number: u8) -> Fallible<()> {
-        let env = SubnetEnv::read(&subnet_file(number))?;
-        let pod = Pod::attach_plain(self.node(number), &env)?;
+        let pod = Pod::attach_plain(self.node(number), &self.env(number)?)?;
         foreign::put(self.node(number).netns(), self.backend, &self.families())?;
         lock(&self.pods).insert(number, pod);
         Ok(())
