@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use flannel_core::addr::PerFamily;
-pub(crate) use flannel_core::error::chain;
 use flannel_core::lease::{BackendData, Lease, LeaseAttrs, LeaseUpdate};
 use flannel_core::subnet::{LeaseStream, SubnetError, SubnetManager};
 use flannel_lab::etcd::{Etcd, EtcdOptions as LabOptions, KeyValue};

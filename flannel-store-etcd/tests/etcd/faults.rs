@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use flannel_core::error::chain;
 use flannel_core::lease::{Lease, LeaseTable, LeaseUpdate};
 use flannel_core::subnet::{LeaseStream, StoreStatus, SubnetError, SubnetManager};
 use flannel_lab::etcd::{Etcd, EtcdCluster, EtcdOptions as LabOptions, TlsFiles};

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use etcd_client::{Client, PutOptions};
+use flannel_core::error::chain;
 use flannel_core::lease::{Lease, LeaseUpdate};
 use flannel_core::subnet::{SubnetError, SubnetManager};
 use flannel_lab::etcd::{Etcd, EtcdOptions as LabOptions};

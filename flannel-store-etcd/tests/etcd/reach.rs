@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use flannel_core::error::chain;
 use flannel_core::lease::LeaseUpdate;
 use flannel_core::subnet::{SubnetError, SubnetManager};
 use flannel_lab::etcd::{Etcd, EtcdOptions as LabOptions, TlsFiles, free_port};

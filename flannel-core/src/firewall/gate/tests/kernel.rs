@@ -110,7 +110,9 @@ async fn nodes() -> Vec<String> {
 
 fn in_kernel<F: Future<Output = ()>>(test: &str, body: impl FnOnce() -> F) {
     in_sandbox(test, || {
-        DEVICES.map(plug);
+        for device in DEVICES {
+            plug(device);
+        }
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(body());
     });
 }
