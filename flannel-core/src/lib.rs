@@ -22,6 +22,7 @@
 //!
 //! Traits, and what touches the world:
 //! - [`subnet`]: the trait of the stores, what stores share, and the store in a local folder.
+//! - [`remembering`]: a store in front of any store, which starts by what an earlier run stored while that one is away.
 //! - [`backend`]: the traits of the backends.
 //! - [`kernel`]: the trait of the kernel; [`netlink`]: the real one.
 //! - [`underlay`]: which link and addresses carry the traffic between nodes; the decision is pure.
@@ -56,6 +57,7 @@ pub mod ownership;
 pub mod peers;
 pub mod port_holder;
 pub mod reconcile;
+pub mod remembering;
 mod repack;
 mod resync;
 pub mod secret;

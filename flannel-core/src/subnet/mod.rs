@@ -7,7 +7,6 @@ pub(crate) mod identity;
 pub mod kit;
 pub mod local;
 mod remedy;
-mod remembering;
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -22,10 +21,10 @@ use crate::addr::{Family, PerFamily};
 use crate::config::{ConfigError, NetworkConfig};
 use crate::lease::{BadSample, Lease, LeaseAttrs, LeaseKey, LeaseUpdate};
 
+pub use crate::remembering::{Memory, Remembering};
 pub use hold::hold_and_publish;
 pub use identity::Identity;
 pub use remedy::Remedy;
-pub use remembering::{Memory, Remembering};
 
 /// A lease watch. The store reconnects by itself and the stream never ends by itself. An `Err` is final.
 pub type LeaseStream = BoxStream<'static, Result<LeaseUpdate, SubnetError>>;

@@ -22,14 +22,14 @@ use futures::{StreamExt, stream};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use super::allocate::{holder, is_same_node};
-use super::kit::Backoff;
-use super::{ConfigStream, LeaseStream, Remedy, StoreStatus, SubnetError, SubnetManager};
 use crate::addr::{Family, PerFamily};
 use crate::config::NetworkConfig;
 use crate::error::chain;
 use crate::lease::{AgedLease, Lease, LeaseAttrs, LeaseKey, LeaseUpdate};
 use crate::state_file::{State, StoredOn, age};
+use crate::subnet::allocate::{holder, is_same_node};
+use crate::subnet::kit::Backoff;
+use crate::subnet::{ConfigStream, LeaseStream, Remedy, StoreStatus, SubnetError, SubnetManager};
 
 /// How long the store may take to answer the first question before what was stored is used.
 const PATIENCE: Duration = Duration::from_secs(1);
