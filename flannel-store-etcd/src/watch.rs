@@ -152,7 +152,7 @@ enum Phase {
     /// The watch is to be opened; the last position that is known.
     Open(Position),
     /// The watch goes on.
-    Follow(Position, Feed),
+    Follow(Position, Box<Feed>),
 }
 
 struct Watcher {
@@ -207,7 +207,7 @@ impl Watcher {
                 Phase::Open(last) => {
                     let (last, keys) = (*last, &store.keys);
                     match Feed::open(&store, &keys.first, Some(&keys.end), self.resume).await {
-                        Ok(feed) => self.phase = Phase::Follow(last, feed),
+                        Ok(feed) => self.phase = Phase::Follow(last, Box::new(feed)),
                         Err(_) => tokio::time::sleep(self.backoff.pause()).await,
                     }
                     continue;

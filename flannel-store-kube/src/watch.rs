@@ -59,7 +59,7 @@ enum Phase {
     /// The watch is to be opened.
     Open(String),
     /// The watch goes on.
-    Follow(String, Feed),
+    Follow(String, Box<Feed>),
 }
 
 struct Watcher {
@@ -198,7 +198,7 @@ impl Watcher {
 
     async fn open(&mut self, resume: String) {
         match self.store.open(Some(&resume)).await {
-            Ok(feed) => self.phase = Phase::Follow(resume, feed),
+            Ok(feed) => self.phase = Phase::Follow(resume, Box::new(feed)),
             Err(error) if error.is_expired() => {
                 debug!(%error, "listing all nodes again");
                 self.phase = Phase::List;
@@ -284,7 +284,7 @@ impl Watcher {
         drop(known);
         self.newest = number;
         self.phase = match feed {
-            Some(feed) => Phase::Follow(listed.revision, feed),
+            Some(feed) => Phase::Follow(listed.revision, Box::new(feed)),
             None => Phase::Open(listed.revision),
         };
         self.backoff.reset();

@@ -45,7 +45,9 @@ mod tests {
     fn only_lengths_that_are_there_are_asked_for() {
         let mut lengths = PrefixLengths::default();
         let subnets = ["10.5.1.0/24", "10.5.2.0/24", "10.5.0.0/16", "0.0.0.0/0", "fd00::/48"];
-        subnets.iter().for_each(|subnet| lengths.add(subnet.parse().unwrap()));
+        for subnet in subnets {
+            lengths.add(subnet.parse().unwrap());
+        }
         let around = |lengths: &PrefixLengths, addr: &str, longest| {
             let found = lengths.around(addr.parse().unwrap(), longest);
             found.map(|subnet| subnet.to_string()).collect::<Vec<_>>()

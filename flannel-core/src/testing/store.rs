@@ -114,7 +114,7 @@ impl FakeStore {
         let node = Some(Arc::new(Node { identity, local: Mutex::default() }));
         let status = watch::Sender::new(self.status.borrow().clone());
         self.lock().statuses.push(status.clone());
-        Self { node, status, ..self.clone() }
+        Self { status, node, ..self.clone() }
     }
 
     /// Lets it answer nothing but errors from now on, or again as before. Watches that began stay.
