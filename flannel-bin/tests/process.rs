@@ -35,10 +35,18 @@ impl Daemon {
     }
 
     fn start_in(folder: tempfile::TempDir, args: &[&str]) -> Self {
+        let store = format!("--store=local:{}", folder.path().display());
+        let daemon = Self::spawn(folder, &[&[store.as_str()], args].concat());
+        eventually(SOON, "the health server to answer", || TcpStream::connect(daemon.health).is_ok());
+        daemon
+    }
+
+    /// Without waiting for anything. What it writes is below this folder.
+    fn spawn(folder: tempfile::TempDir, args: &[&str]) -> Self {
         let health = free_port();
         let child = Command::new(FLANNELD)
             .env_clear()
-            .arg(format!("--store=local:{}", folder.path().display()))
+            .env("NODE_NAME", "node1")
             .arg(format!("--subnet-file={}", folder.path().join("subnet.env").display()))
             .arg("--healthz-ip=127.0.0.1")
             .arg(format!("--healthz-port={}", health.port()))
@@ -46,9 +54,7 @@ impl Daemon {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let daemon = Self { child, folder, health };
-        eventually(SOON, "the health server to answer", || TcpStream::connect(health).is_ok());
-        daemon
+        Self { child, folder, health }
     }
 
     fn signal(&self, signal: Signal) {
@@ -142,18 +148,9 @@ fn a_fifo_among_certificates_and_configs_is_named_and_not_waited_for() {
     fs::write(&config, r#"{"Network": "10.42.0.0/16", "Backend": {"Type": "vxlan"}}"#).unwrap();
     let flag = |name: &str, path: &Path| format!("--{name}={}", path.display());
     let reason = |args: &[String]| {
-        let health = free_port();
-        let child = Command::new(FLANNELD)
-            .env_clear()
-            .env("NODE_NAME", "node1")
-            .arg(flag("subnet-file", &folder.path().join("subnet.env")))
-            .arg("--healthz-ip=127.0.0.1")
-            .arg(format!("--healthz-port={}", health.port()))
-            .args(args)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut daemon = Daemon { child, folder: tempfile::tempdir().unwrap(), health };
+        let args = args.iter().map(String::as_str).collect::<Vec<_>>();
+        let mut daemon = Daemon::spawn(tempfile::tempdir().unwrap(), &args);
+        let health = daemon.health;
         let mut told = String::new();
         eventually(SOON, "the reason, or the end", || {
             told = get(health, "/readyz").map(|(_, body)| body).unwrap_or_default();
