@@ -16,6 +16,7 @@ use flannel_backend_hostgw::HostGwBackend;
 use flannel_core::backend::{Backend, Registration};
 use flannel_core::kernel::Kernel;
 use flannel_core::netlink::Netlink;
+use flannel_core::netns::Netns;
 use flannel_core::state_file::{self, Host};
 use flannel_core::subnet::local::{LocalOptions, LocalSubnetManager};
 use flannel_core::subnet::{Identity, SubnetManager, hold_and_publish};
@@ -31,7 +32,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let previous = state_file::read(&state_file).state;
 
     // What it says of this node, unless it came here with the disk of another host.
-    let mut kernel = Netlink::open()?;
+    let netns = Netns::current()?;
+    let mut kernel = Netlink::open_in(&netns)?;
     let mut options = LocalOptions::new(dir);
     if let Some(state) = &previous {
         let host = Host::of(&kernel.links().await?, &kernel.addresses().await?, &state.networks);
@@ -42,18 +44,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let config = store.network_config().await?;
 
     // Which link and addresses carry the traffic between nodes.
-    let options = UnderlayOptions { ifaces: args.collect(), ..UnderlayOptions::of_config(&config) };
+    let options = UnderlayOptions::of_config(&config).ifaces(args);
     let underlay = underlay::choose(&mut kernel, &options).await?;
 
     // Takes this node's subnet ..
-    let registration = Registration {
-        config: &config,
-        underlay: &underlay,
-        subnets: &store,
-        previous: previous.as_ref(),
-        chosen_by: Some(&options),
-        blackholes: false,
-    };
+    let registration =
+        Registration::new(&netns, &config, &underlay, &store).previous(previous.as_ref()).chosen_by(&options);
     let network = HostGwBackend::new().register(registration).await?;
     let (lease, attrs) = (network.lease().clone(), network.attrs());
     println!("{lease} through {} with pod MTU {}", underlay.name, network.overlay_mtu());

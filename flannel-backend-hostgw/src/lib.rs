@@ -31,6 +31,7 @@ use flannel_core::backend::{Backend, BackendError, Network, Registration, Underl
 use flannel_core::kernel::{Kernel, KernelError, OpenKernel};
 use flannel_core::lease::LeaseAttrs;
 use flannel_core::netlink::Netlink;
+use flannel_core::netns::Netns;
 use flannel_core::reconcile;
 use flannel_core::state_file::State;
 use tracing::warn;
@@ -49,14 +50,14 @@ impl Default for HostGwBackend {
 }
 
 impl HostGwBackend {
-    /// A backend for the network namespace of the thread that calls [`Backend::register`].
+    /// A backend on the kernel of the network namespace that it is registered for.
     pub fn new() -> Self {
-        Self::with_kernel(|| Ok(Box::new(Netlink::open()?)))
+        Self::with_kernel(|netns| Ok(Box::new(Netlink::open_in(netns)?)))
     }
 
-    /// A backend on another kernel: one of another namespace, or a fake.
+    /// A backend on another kernel, such as a fake.
     pub fn with_kernel(
-        open: impl Fn() -> Result<Box<dyn Kernel>, KernelError> + Send + Sync + 'static,
+        open: impl Fn(&Netns) -> Result<Box<dyn Kernel>, KernelError> + Send + Sync + 'static,
     ) -> Self {
         Self { open: Box::new(open) }
     }
@@ -69,13 +70,13 @@ impl Backend for HostGwBackend {
     }
 
     async fn register(&self, registration: Registration<'_>) -> Result<Box<dyn Network>, BackendError> {
-        let Registration { config, underlay, .. } = registration;
+        let Registration { netns, config, underlay, .. } = registration;
         for key in config.backend.names_besides(&[]) {
             warn!(key, "Backend key has no effect on host-gw");
         }
         let families: Vec<Family> = config.families().collect();
         let addresses = gateways(&families, underlay).map_err(BackendError::Host)?;
-        let kernel = (self.open)().map_err(BackendError::no_kernel)?;
+        let kernel = (self.open)(netns).map_err(BackendError::no_kernel)?;
         let driver = HostGwDriver::new(underlay.clone(), addresses);
         reconcile::register(driver, kernel, registration, State::of_backend(peer::KIND, config)).await
     }

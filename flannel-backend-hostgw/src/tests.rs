@@ -18,6 +18,7 @@ use flannel_core::backend::NetworkStatus;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use flannel_core::netns::Netns;
 use flannel_core::underlay::UnderlayOptions;
 
 use super::*;
@@ -56,19 +57,12 @@ impl Host {
 
     async fn register(&self) -> Result<Box<dyn Network>, BackendError> {
         let kernel = self.kernel.clone();
-        let backend = HostGwBackend::with_kernel(move || Ok(Box::new(kernel.clone())));
-        let registration = Registration {
-            config: &self.config,
-            underlay: &self.underlay,
-            subnets: &self.store,
-            previous: self.previous.as_ref(),
-            chosen_by: Some(&UnderlayOptions {
-                families: vec![Family::V4, Family::V6],
-                ifaces: vec!["eth0".into()],
-                ..UnderlayOptions::default()
-            }),
-            blackholes: false,
-        };
+        let backend = HostGwBackend::with_kernel(move |_| Ok(Box::new(kernel.clone())));
+        let (netns, options) =
+            (Netns::current().unwrap(), UnderlayOptions::of_config(&self.config).iface("eth0"));
+        let registration = Registration::new(&netns, &self.config, &self.underlay, &self.store)
+            .previous(self.previous.as_ref())
+            .chosen_by(&options);
         backend.register(registration).await
     }
 

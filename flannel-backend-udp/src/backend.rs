@@ -14,8 +14,7 @@ use crate::driver::{Side, UdpDriver};
 use crate::options::UdpOptions;
 use crate::peer;
 
-/// The udp backend. TUN, sockets and threads are those of the network namespace in which the runtime's
-/// threads run.
+/// The udp backend. TUN and sockets are those of the network namespace that it is registered for.
 pub struct UdpBackend {
     options: UdpOptions,
     open: Box<OpenKernel>,
@@ -24,7 +23,7 @@ pub struct UdpBackend {
 impl UdpBackend {
     /// A backend with these options.
     pub fn new(options: UdpOptions) -> Self {
-        Self { options, open: Box::new(|| Ok(Box::new(Netlink::open()?))) }
+        Self { options, open: Box::new(|netns| Ok(Box::new(Netlink::open_in(netns)?))) }
     }
 }
 
@@ -40,19 +39,19 @@ impl Backend for UdpBackend {
     }
 
     async fn register(&self, registration: Registration<'_>) -> Result<Box<dyn Network>, BackendError> {
-        let Registration { config, underlay, .. } = registration;
+        let Registration { netns, config, underlay, .. } = registration;
         let udp = UdpConfig::parse(&config.backend)?;
         for key in config.backend.names_besides(&KEYS) {
             warn!(key, "Backend key has no effect on udp");
         }
-        let kernel = (self.open)().map_err(BackendError::no_kernel)?;
+        let kernel = (self.open)(netns).map_err(BackendError::no_kernel)?;
         let sides = PerFamily::try_from_fn(|family| {
             let Some(network) = config.networks.get(family) else { return Ok(None) };
             let (local, published) = underlay.addresses(family).map_err(|error| error.to_string())?;
             Ok(Some(Side { network: network.network, local, published, subnet: None }))
         })
         .map_err(BackendError::Host)?;
-        let driver = UdpDriver::new(udp.port, self.options.clone(), underlay.clone(), sides);
+        let driver = UdpDriver::new(netns.clone(), udp.port, self.options.clone(), underlay.clone(), sides);
         reconcile::register(driver, kernel, registration, State::of_backend(peer::KIND, config)).await
     }
 }

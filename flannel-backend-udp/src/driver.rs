@@ -13,6 +13,7 @@ use flannel_core::dataplane::{Address, KERNEL_PROTOCOL, Object, ROUTE_PROTOCOL, 
 use flannel_core::error::chain;
 use flannel_core::kernel::{Kernel, KernelError, KernelEvent, Kinds, Link, LinkOp, Refusal, Scope};
 use flannel_core::lease::{Lease, LeaseAttrs, LeaseKey};
+use flannel_core::netns::Netns;
 use flannel_core::peers::{Claim, Peer, PeerError};
 use flannel_core::port_holder::udp_port_holder;
 use flannel_core::reconcile::{Devices, Driver, Taken};
@@ -56,6 +57,8 @@ pub(crate) struct Side {
 
 /// The TUN, the threads behind it, and what belongs on it.
 pub(crate) struct UdpDriver {
+    /// Where the TUN and the sockets are.
+    netns: Netns,
     port: u16,
     options: UdpOptions,
     underlay: Underlay,
@@ -79,8 +82,15 @@ pub(crate) struct UdpDriver {
 }
 
 impl UdpDriver {
-    pub(crate) fn new(port: u16, options: UdpOptions, underlay: Underlay, sides: PerFamily<Side>) -> Self {
+    pub(crate) fn new(
+        netns: Netns,
+        port: u16,
+        options: UdpOptions,
+        underlay: Underlay,
+        sides: PerFamily<Side>,
+    ) -> Self {
         Self {
+            netns,
             port,
             options,
             underlay,
@@ -143,9 +153,11 @@ impl UdpDriver {
     fn start_engine(&mut self) -> Result<(), String> {
         let name = self.tun.as_ref().map(|tun| tun.name.clone());
         self.engine = None;
-        let tun = Tun::open(name.as_deref().unwrap_or(TUN_PATTERN), TunOptions::default());
-        let tun = tun
-            .map_err(|error| format!("{}; the agent needs /dev/net/tun and CAP_NET_ADMIN", chain(&error)))?;
+        let open = || Tun::open(name.as_deref().unwrap_or(TUN_PATTERN), TunOptions::default());
+        let tun =
+            self.netns.run(open).map_err(|error| chain(&error))?.map_err(|error| {
+                format!("{}; the agent needs /dev/net/tun and CAP_NET_ADMIN", chain(&error))
+            })?;
         let sockets = self.bind(&PerFamily::default())?;
         self.run_engine(Arc::new(tun), sockets)
     }
@@ -167,7 +179,9 @@ impl UdpDriver {
             if let Some(socket) = there.get(family).filter(|socket| socket.local() == local) {
                 return Ok(Some(Arc::clone(socket)));
             }
-            UnderlaySocket::bind(local, SocketOptions::default())
+            let bound = self.netns.run(|| UnderlaySocket::bind(local, SocketOptions::default()));
+            bound
+                .map_err(|error| chain(&error))?
                 .map(|socket| Some(Arc::new(socket)))
                 .map_err(|error| self.why_unbound(&error))
         })
@@ -175,7 +189,7 @@ impl UdpDriver {
 
     fn why_unbound(&self, error: &SocketError) -> String {
         let is_taken = error.source.kind() == std::io::ErrorKind::AddrInUse;
-        let holder = is_taken.then(|| udp_port_holder(self.port)).flatten();
+        let holder = is_taken.then(|| udp_port_holder(&self.netns, self.port)).flatten();
         let holder = holder.map(|holder| {
             let port = self.port;
             format!("; {holder} has UDP port {port}: stop it, or set another Backend.Port on all nodes")
@@ -186,7 +200,10 @@ impl UdpDriver {
     fn run_engine(&mut self, tun: Arc<Tun>, sockets: PerFamily<Arc<UnderlaySocket>>) -> Result<(), String> {
         let errors = PerFamily::from_fn(|family| {
             self.sides.get(family)?;
-            ErrorSocket::open(family)
+            let open = || ErrorSocket::open(family);
+            self.netns
+                .run(open)
+                .unwrap_or_else(|error| Err(error.into()))
                 .inspect_err(
                     |error| warn!(%error, %family, "no ICMP errors are sent; that takes CAP_NET_RAW"),
                 )
@@ -461,7 +478,13 @@ mod tests {
             published: PerFamily::default(),
             reason: String::new(),
         };
-        let mut driver = UdpDriver::new(8285, UdpOptions::default(), underlay, PerFamily::default());
+        let mut driver = UdpDriver::new(
+            Netns::current().unwrap(),
+            8285,
+            UdpOptions::default(),
+            underlay,
+            PerFamily::default(),
+        );
         let mut take = |keys: &str| {
             let text = format!(r#"{{"Network":"10.3.0.0/16","Backend":{{"Type":"udp"{keys}}}}}"#);
             let config = NetworkConfig::parse(&text, LeaseSource::Store).unwrap();

@@ -5,12 +5,13 @@ use std::process::Command;
 use std::time::Duration;
 
 use flannel_backend_udp::{UdpBackend, UdpOptions};
-use flannel_core::addr::{Family, LinkIndex, Mtu, PerFamily};
+use flannel_core::addr::{LinkIndex, Mtu, PerFamily};
 use flannel_core::backend::{Backend, Registration, Underlay};
 use flannel_core::config::{LeaseSource, NetworkConfig};
 use flannel_core::dataplane::ObjectKey;
 use flannel_core::kernel::{Kernel, KernelEvent};
 use flannel_core::netlink::Netlink;
+use flannel_core::netns::Netns;
 use flannel_core::subnet::SubnetManager;
 use flannel_core::testing::FakeStore;
 use flannel_core::underlay::UnderlayOptions;
@@ -103,19 +104,8 @@ async fn the_tun_keeps_what_it_has(seed: u64) {
         published: addr,
         reason: "test".into(),
     };
-    let options = UnderlayOptions {
-        families: vec![Family::V4],
-        ifaces: vec!["eth0".into()],
-        ..UnderlayOptions::default()
-    };
-    let registration = Registration {
-        config: &config,
-        underlay: &underlay,
-        subnets: &store,
-        previous: None,
-        chosen_by: Some(&options),
-        blackholes: false,
-    };
+    let (netns, options) = (Netns::current().unwrap(), UnderlayOptions::of_config(&config).iface("eth0"));
+    let registration = Registration::new(&netns, &config, &underlay, &store).chosen_by(&options);
     let network = UdpBackend::new(UdpOptions::default()).register(registration).await.unwrap();
     store.put("10.5.99.0-24", r#"{"PublicIP":"192.0.2.9"}"#);
     let (mut status, cancel) = (network.status(), CancellationToken::new());

@@ -10,6 +10,7 @@ use std::time::Duration;
 use flannel_backend_vxlan::VxlanBackend;
 use flannel_core::backend::{Backend, Registration};
 use flannel_core::netlink::Netlink;
+use flannel_core::netns::Netns;
 use flannel_core::subnet::local::{LocalOptions, LocalSubnetManager};
 use flannel_core::subnet::{SubnetManager, hold_and_publish};
 use flannel_core::underlay::{self, UnderlayOptions};
@@ -24,19 +25,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let config = store.network_config().await?;
 
     // Which link and addresses carry the traffic between nodes.
-    let mut kernel = Netlink::open()?;
-    let options = UnderlayOptions { ifaces: args.collect(), ..UnderlayOptions::of_config(&config) };
-    let underlay = underlay::choose(&mut kernel, &options).await?;
+    let netns = Netns::current()?;
+    let options = UnderlayOptions::of_config(&config).ifaces(args);
+    let underlay = underlay::choose(&mut Netlink::open_in(&netns)?, &options).await?;
 
     // Makes the devices and takes this node's subnet ..
-    let registration = Registration {
-        config: &config,
-        underlay: &underlay,
-        subnets: &store,
-        previous: None,
-        chosen_by: Some(&options),
-        blackholes: false,
-    };
+    let registration = Registration::new(&netns, &config, &underlay, &store).chosen_by(&options);
     let network = VxlanBackend::new().register(registration).await?;
     let (lease, attrs) = (network.lease().clone(), network.attrs());
     println!("{lease} through {} with pod MTU {}", underlay.name, network.overlay_mtu());

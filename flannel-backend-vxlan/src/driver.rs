@@ -15,7 +15,6 @@ use flannel_core::kernel::{Kernel, KernelError, KernelEvent, Kinds, Link, LinkOp
 use flannel_core::lease::{Lease, LeaseAttrs};
 use flannel_core::on_link::OnLink;
 use flannel_core::peers::{Claim, Peer, PeerError};
-use flannel_core::port_holder::udp_port_holder;
 use flannel_core::reconcile::{Devices, Driver, Taken};
 use flannel_core::status::{IPV6_MIN_MTU, Problem, Reason, ipv6_refused};
 use flannel_core::underlay;
@@ -235,7 +234,7 @@ impl VxlanDriver {
             return Ok(Err(Some(format!("device {name} went away again"))));
         };
         if matches!(plan, LinkPlan::Create | LinkPlan::Recreate { .. }) {
-            quiet_router_advertisements(&want.name);
+            quiet_router_advertisements(kernel, &want.name).await;
             if link.mac != Some(want.mac) {
                 // A MAC policy of the host (systemd's, say) got in between: ours is the published one.
                 warn!(link = %want.name, found = ?link.mac, vtep_mac = %want.mac, "MAC set back");
@@ -346,7 +345,8 @@ async fn explain(
     let source = std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
     let hint = match error.errno() {
         Some(libc::EEXIST | libc::EADDRINUSE) => {
-            format!("; {}", who_is_in_the_way(want, &kernel.links().await?))
+            let (links, holder) = (kernel.links().await?, kernel.udp_port_holder(want.vxlan.port).await);
+            format!("; {}", who_is_in_the_way(want, &links, holder))
         }
         Some(libc::EOPNOTSUPP | libc::ENODEV) => {
             "; is the kernel built with VXLAN (modprobe vxlan)?".to_owned()
@@ -357,8 +357,8 @@ async fn explain(
     Ok(format!("device {name}: {error}{source}{hint}"))
 }
 
-/// Whose device or process has the port, or the VNI on it.
-fn who_is_in_the_way(want: &DeviceSpec, links: &[Link]) -> String {
+/// Whose device or process has the port, or the VNI on it. `holder` is who has the port.
+fn who_is_in_the_way(want: &DeviceSpec, links: &[Link], holder: Option<String>) -> String {
     let (vni, port) = (want.vxlan.vni, want.vxlan.port);
     // Each family has a socket of its own, and so our own device of the other family is not in the way.
     let shares_family = |link: &Link| {
@@ -372,10 +372,10 @@ fn who_is_in_the_way(want: &DeviceSpec, links: &[Link]) -> String {
     let remedy = "remove it, or choose another VNI or Backend.Port on all nodes";
     if let Some((other, _)) = others().find(|(_, it)| it.vni == vni) {
         format!("device {other} has VNI {vni} on UDP port {port}: {remedy}")
-    } else if let Some((other, _)) = others().find(|_| true).filter(|_| udp_port_holder(port).is_some()) {
+    } else if let Some((other, _)) = others().find(|_| true).filter(|_| holder.is_some()) {
         format!("device {other} has UDP port {port}: {remedy}")
     } else {
-        let holder = udp_port_holder(port).unwrap_or_else(|| "somebody".to_owned());
+        let holder = holder.unwrap_or_else(|| "somebody".to_owned());
         format!(
             "{holder} has UDP port {port}, or its VNI: stop it, or choose another Backend.Port on all nodes"
         )
@@ -384,10 +384,10 @@ fn who_is_in_the_way(want: &DeviceSpec, links: &[Link]) -> String {
 
 /// The pods' router is no concern of router advertisements. Fails where /proc/sys is read-only, which is as
 /// it always was in unprivileged pods.
-fn quiet_router_advertisements(name: &str) {
-    let path = format!("/proc/sys/net/ipv6/conf/{name}/accept_ra");
-    if let Err(error) = std::fs::write(&path, "0") {
-        tracing::debug!(%path, %error, "not written");
+async fn quiet_router_advertisements(kernel: &mut dyn Kernel, name: &str) {
+    if let Err(error) = kernel.ignore_router_advertisements(name).await {
+        let cause = std::error::Error::source(&error).map(ToString::to_string);
+        tracing::debug!(%error, cause, "router advertisements are not ignored");
     }
 }
 

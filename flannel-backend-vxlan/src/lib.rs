@@ -38,6 +38,7 @@ use flannel_core::firewall::gate::{Desk, Gate, GateOptions};
 use flannel_core::kernel::{Kernel, KernelError, OpenKernel};
 use flannel_core::lease::LeaseAttrs;
 use flannel_core::netlink::Netlink;
+use flannel_core::netns::Netns;
 use flannel_core::reconcile;
 use flannel_core::state_file::{Device, State};
 use tracing::warn;
@@ -68,14 +69,14 @@ impl Default for VxlanBackend {
 }
 
 impl VxlanBackend {
-    /// A backend for the network namespace of the thread that calls [`Backend::register`].
+    /// A backend on the kernel of the network namespace that it is registered for.
     pub fn new() -> Self {
-        Self::with_kernel(|| Ok(Box::new(Netlink::open()?)))
+        Self::with_kernel(|netns| Ok(Box::new(Netlink::open_in(netns)?)))
     }
 
-    /// A backend on another kernel: one of another namespace, or a fake.
+    /// A backend on another kernel, such as a fake.
     pub fn with_kernel(
-        open: impl Fn() -> Result<Box<dyn Kernel>, KernelError> + Send + Sync + 'static,
+        open: impl Fn(&Netns) -> Result<Box<dyn Kernel>, KernelError> + Send + Sync + 'static,
     ) -> Self {
         Self {
             open: Box::new(open),
@@ -113,15 +114,15 @@ impl Backend for VxlanBackend {
     }
 
     async fn register(&self, registration: Registration<'_>) -> Result<Box<dyn Network>, BackendError> {
-        let Registration { config, underlay, subnets, .. } = registration;
+        let Registration { netns, config, underlay, subnets, .. } = registration;
         let vxlan = VxlanConfig::parse(&config.backend)?;
         vxlan.check_mtu(config.families())?;
         for key in config.backend.names_besides(&config::KEYS) {
             warn!(key, "Backend key has no effect on Linux");
         }
-        let mut kernel = (self.open)().map_err(BackendError::no_kernel)?;
+        let mut kernel = (self.open)(netns).map_err(BackendError::no_kernel)?;
         let gate = match &self.gate {
-            Some(options) => Some(open_gate(options).await?),
+            Some(options) => Some(open_gate(netns, options).await?),
             None => None,
         };
         let published = subnets.published_attrs(&underlay.published).await?;
@@ -136,8 +137,8 @@ impl Backend for VxlanBackend {
     }
 }
 
-async fn open_gate(options: &GateOptions) -> Result<(Gate, Desk), BackendError> {
-    Gate::open(options.clone()).await.map_err(|source| BackendError::Kernel {
+async fn open_gate(netns: &Netns, options: &GateOptions) -> Result<(Gate, Desk), BackendError> {
+    Gate::open(netns, options.clone()).await.map_err(|source| BackendError::Kernel {
         what: format!(
             "keep strangers out of the tunnels (--strict-underlay={}), which takes a kernel with nf_tables (modprobe \
              nf_tables) and CAP_NET_ADMIN",

@@ -27,6 +27,7 @@ use flannel_core::backend::NetworkStatus;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use flannel_core::netns::Netns;
 use flannel_core::underlay::UnderlayOptions;
 
 use super::*;
@@ -87,16 +88,16 @@ impl Host {
 
     async fn register(&self) -> Result<Box<dyn Network>, BackendError> {
         let kernel = self.kernel.clone();
-        let backend = VxlanBackend::with_kernel(move || Ok(Box::new(kernel.clone())))
+        let backend = VxlanBackend::with_kernel(move |_| Ok(Box::new(kernel.clone())))
             .next_hop_objects(self.next_hop_objects);
         let (config, underlay, previous) = (&self.config, &self.underlay, self.previous.as_ref());
-        let options = UnderlayOptions {
-            families: config.families().collect(),
-            ifaces: vec!["eth0".into()],
-            ..UnderlayOptions::default()
-        };
-        let (subnets, chosen_by, blackholes) = (&self.store, Some(&options), self.blackholes);
-        backend.register(Registration { config, underlay, subnets, previous, chosen_by, blackholes }).await
+        let options = UnderlayOptions::of_config(config).iface("eth0");
+        let netns = Netns::current().unwrap();
+        let registration = Registration::new(&netns, config, underlay, &self.store)
+            .previous(previous)
+            .chosen_by(&options)
+            .blackholes(self.blackholes);
+        backend.register(registration).await
     }
 
     /// Registers and runs.

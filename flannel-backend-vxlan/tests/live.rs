@@ -11,6 +11,7 @@ use flannel_core::addr::Mtu;
 use flannel_core::backend::{Backend, NetworkStatus, Registration};
 use flannel_core::config::{LeaseSource, NetworkConfig};
 use flannel_core::netlink::Netlink;
+use flannel_core::netns::Netns as CoreNetns;
 use flannel_core::subnet::{SubnetManager, hold_and_publish};
 use flannel_core::subnet_file::SubnetFile;
 use flannel_core::testing::FakeStore;
@@ -73,20 +74,9 @@ async fn run(
     cancel: CancellationToken,
 ) {
     let config = store.network_config().await.unwrap();
-    let options = UnderlayOptions {
-        families: config.families().collect(),
-        ifaces: vec!["eth0".to_owned()],
-        ..UnderlayOptions::default()
-    };
-    let underlay = underlay::choose(&mut Netlink::open().unwrap(), &options).await.unwrap();
-    let registration = Registration {
-        config: &config,
-        underlay: &underlay,
-        subnets: store,
-        previous: None,
-        chosen_by: Some(&options),
-        blackholes: false,
-    };
+    let (netns, options) = (CoreNetns::current().unwrap(), UnderlayOptions::of_config(&config).iface("eth0"));
+    let underlay = underlay::choose(&mut Netlink::open_in(&netns).unwrap(), &options).await.unwrap();
+    let registration = Registration::new(&netns, &config, &underlay, store).chosen_by(&options);
     let backend = VxlanBackend::new().next_hop_objects(objects);
     let network = backend.register(registration).await.unwrap();
     let file = SubnetFile {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use flannel_core::kernel::KernelError;
 use flannel_core::netlink::Netlink;
+use flannel_core::netns::Netns;
 use flannel_core::state_file::StoredOn;
 use flannel_core::subnet::Remembering;
 use flannel_core::subnet_file;
@@ -113,7 +114,8 @@ async fn run_agent(
     for problem in &previous.problems {
         warn!(problem, "old subnet file");
     }
-    let mut kernel = Netlink::open()?;
+    let netns = Netns::current().map_err(KernelError::from)?;
+    let mut kernel = Netlink::open_in(&netns)?;
     let mut state = memory::recall(&options.state_file);
     let host = memory::read_host(&mut kernel, state.as_ref(), &previous).await?;
     let stored_on = memory::check_host(state.as_ref(), &host);
@@ -130,14 +132,12 @@ async fn run_agent(
         warn!(remark, "rules of the host are not seen");
     }
     let agent = Agent {
-        underlay: UnderlayOptions {
-            families: Vec::new(),
-            ifaces: options.ifaces.clone(),
-            iface_regexes: options.iface_regexes.clone(),
-            can_reach: options.can_reach,
-            public_ips: options.public_ips,
-            ..UnderlayOptions::default()
-        },
+        netns,
+        underlay: UnderlayOptions::auto()
+            .ifaces(options.ifaces.iter().cloned())
+            .iface_regexes(options.iface_regexes.iter().cloned())
+            .can_reach(options.can_reach)
+            .public_ips(options.public_ips),
         subnet_file: options.subnet_file.clone(),
         state_file: options.state_file.clone(),
         previous: state,

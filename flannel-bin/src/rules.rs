@@ -5,6 +5,7 @@ use std::time::Duration;
 use flannel_core::addr::{Family, PerFamily, Subnet};
 use flannel_core::firewall::rules::{Range, Wanted};
 use flannel_core::firewall::{Choice, FirewallError, Managers};
+use flannel_core::netns::Netns;
 use futures::future::BoxFuture;
 
 /// The flags about rules.
@@ -47,7 +48,7 @@ pub(crate) async fn open(
     options: RuleOptions,
 ) -> Result<Managers, FirewallError> {
     let families = if options.masquerade || options.forward { families } else { Vec::new() };
-    Managers::open(choice, &families, options.resync).await
+    Managers::open(&Netns::current()?, choice, &families, options.resync).await
 }
 
 /// The families of which network and subnet are known.

@@ -19,6 +19,7 @@ use flannel_core::firewall::FirewallError;
 use flannel_core::firewall::rules::Range;
 use flannel_core::kernel::Kernel;
 use flannel_core::lease::LeaseAttrs;
+use flannel_core::netns::Netns;
 use flannel_core::state_file::{Keeper, State};
 use flannel_core::status::Subject;
 use flannel_core::subnet::{SubnetError, SubnetManager, hold_and_publish};
@@ -58,6 +59,8 @@ pub(crate) type Backends<'a> = dyn Fn(&str) -> Result<Box<dyn Backend>, UnknownB
 
 /// The agent and all that it works with.
 pub(crate) struct Agent<'a> {
+    /// Where the node's part of the network is.
+    pub(crate) netns: Netns,
     /// What the operator said about the underlay; the families come from the network config.
     pub(crate) underlay: UnderlayOptions,
     /// Where the subnet file goes.
@@ -206,12 +209,11 @@ impl Agent<'_> {
         let managers = self.open_managers(&config).await?;
 
         self.board.starting("choosing the underlay interface");
-        let families = config.families().collect();
         let wanted = self.wait_for_wanted_ips().await?;
         let public_ips =
             PerFamily::from_fn(|family| wanted.get(family).or(self.underlay.public_ips.get(family)).copied());
         let overlay = self.overlay(&config);
-        let options = UnderlayOptions { families, public_ips, overlay, ..self.underlay.clone() };
+        let options = self.underlay.clone().for_config(&config).public_ips(public_ips).overlay(overlay);
         let chosen = self.choose_underlay(kernel, options).await;
         let (underlay, mut options) =
             chosen.map_err(|error| match (error, self.store.wanted_by().filter(|_| !wanted.is_empty())) {
@@ -325,9 +327,10 @@ impl Agent<'_> {
     ) -> Result<Box<dyn Network>, RunError> {
         let mut retry = Retry::default();
         loop {
-            let (subnets, previous, chosen_by) = (self.store, self.previous.as_ref(), Some(options));
-            let blackholes = self.blackholes;
-            let registration = Registration { config, underlay, subnets, previous, chosen_by, blackholes };
+            let registration = Registration::new(&self.netns, config, underlay, self.store)
+                .previous(self.previous.as_ref())
+                .chosen_by(options)
+                .blackholes(self.blackholes);
             match backend.register(registration).await {
                 Ok(network) => return Ok(network),
                 Err(BackendError::Subnet(error)) if error.is_transient() => {

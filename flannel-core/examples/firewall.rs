@@ -10,6 +10,7 @@ use flannel_core::firewall::RuleManager;
 use flannel_core::firewall::iptables::Iptables;
 use flannel_core::firewall::nft::Nftables;
 use flannel_core::firewall::rules::{Ours, Range, Wanted};
+use flannel_core::netns::Netns;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -21,12 +22,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let ranges = PerFamily::from_fn(|other| range.filter(|_| other == family));
     let wanted = Wanted { ranges, masquerade: true, fully_random: true, forward: true };
 
+    let netns = Netns::current()?;
     let mut managers: Vec<Box<dyn RuleManager>> = Vec::new();
-    match Nftables::open().await {
+    match Nftables::open(&netns).await {
         Ok(nftables) => managers.push(Box::new(nftables)),
         Err(error) => println!("nftables: {error}"),
     }
-    match Iptables::open(&[family], Duration::from_secs(5)).await {
+    match Iptables::open(&netns, &[family], Duration::from_secs(5)).await {
         Ok(iptables) => managers.push(Box::new(iptables)),
         Err(error) => println!("iptables: {error}"),
     }

@@ -11,6 +11,7 @@ use crate::addr::Mtu;
 use crate::config::{ConfigError, NetworkConfig};
 use crate::kernel::KernelError;
 use crate::lease::{Lease, LeaseAttrs};
+use crate::netns::Netns;
 use crate::state_file::State;
 use crate::status::{Problem, Problems, Subject};
 use crate::subnet::{LeaseStream, SubnetError, SubnetManager};
@@ -18,9 +19,13 @@ use crate::underlay::UnderlayOptions;
 
 pub use crate::underlay::Underlay;
 
-/// All that a backend needs to know to register.
+/// All that a backend needs to know to register. [`Registration::new`] has what every one needs.
 #[derive(Clone, Copy)]
+#[non_exhaustive]
 pub struct Registration<'a> {
+    /// The network namespace that the node's part of the network is in. All that a backend opens, reads and changes
+    /// on the host is in it, wherever its own threads are.
+    pub netns: &'a Netns,
     /// The network config.
     pub config: &'a NetworkConfig,
     /// What carries the traffic between nodes.
@@ -35,6 +40,37 @@ pub struct Registration<'a> {
     /// Whether to keep a blackhole route for each of this node's own subnets, so that packets to addresses that
     /// no pod has end here and don't leave by a default route. For hosts without a bridge.
     pub blackholes: bool,
+}
+
+impl<'a> Registration<'a> {
+    /// A registration of a node that knows nothing of an earlier run, whose underlay stays what it is, and which keeps
+    /// no blackhole routes.
+    pub fn new(
+        netns: &'a Netns,
+        config: &'a NetworkConfig,
+        underlay: &'a Underlay,
+        subnets: &'a dyn SubnetManager,
+    ) -> Self {
+        Self { netns, config, underlay, subnets, previous: None, chosen_by: None, blackholes: false }
+    }
+
+    /// Sets what this node stored last; see [`Registration::previous`].
+    #[must_use]
+    pub fn previous(self, previous: Option<&'a State>) -> Self {
+        Self { previous, ..self }
+    }
+
+    /// Sets how the underlay was chosen; see [`Registration::chosen_by`].
+    #[must_use]
+    pub fn chosen_by(self, options: &'a UnderlayOptions) -> Self {
+        Self { chosen_by: Some(options), ..self }
+    }
+
+    /// Sets whether to keep blackhole routes; see [`Registration::blackholes`].
+    #[must_use]
+    pub fn blackholes(self, blackholes: bool) -> Self {
+        Self { blackholes, ..self }
+    }
 }
 
 /// One way to carry overlay packets between nodes.

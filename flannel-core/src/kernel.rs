@@ -9,6 +9,7 @@ use async_trait::async_trait;
 
 use crate::addr::{Family, LinkIndex, MacAddr, Mtu, Vni};
 use crate::dataplane::{Object, ObjectKey, Op, Route};
+use crate::netns::{Netns, NetnsError};
 
 /// A network interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -284,6 +285,18 @@ pub enum KernelError {
         /// What is wrong with it.
         detail: String,
     },
+    /// A sysctl could not be set.
+    #[error("can't set sysctl /proc/sys/net/{name}")]
+    Sysctl {
+        /// Its path below `/proc/sys/net`.
+        name: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The network namespace can't be worked in.
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
 }
 
 fn extended(reason: &str) -> String {
@@ -307,8 +320,8 @@ impl Scope {
     }
 }
 
-/// Opens a connection to a kernel: the real one of the calling thread's namespace, or another.
-pub type OpenKernel = dyn Fn() -> Result<Box<dyn Kernel>, KernelError> + Send + Sync;
+/// Opens a connection to the kernel of a network namespace: the real one, or a fake.
+pub type OpenKernel = dyn Fn(&Netns) -> Result<Box<dyn Kernel>, KernelError> + Send + Sync;
 
 /// Reads and changes the state of one network namespace.
 #[async_trait]
@@ -352,6 +365,18 @@ pub trait Kernel: Send {
     async fn remove_gate(&mut self, vni: Vni) -> Result<(), KernelError> {
         let _ = vni;
         Ok(())
+    }
+
+    /// Makes a link ignore IPv6 router advertisements (sysctl `accept_ra`). A kernel without sysctls does nothing.
+    async fn ignore_router_advertisements(&mut self, link: &str) -> Result<(), KernelError> {
+        let _ = link;
+        Ok(())
+    }
+
+    /// Who has a UDP port, for a message that says that it is taken; `None` if nobody is known to have it.
+    async fn udp_port_holder(&mut self, port: u16) -> Option<String> {
+        let _ = port;
+        None
     }
 
     /// Changes one link.

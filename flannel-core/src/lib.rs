@@ -25,6 +25,7 @@
 //! - [`remembering`]: a store in front of any store, which starts by what an earlier run stored while that one is away.
 //! - [`backend`]: the traits of the backends.
 //! - [`kernel`]: the trait of the kernel; [`netlink`]: the real one.
+//! - [`netns`]: network namespaces, in one of which an agent does all that it does to a host.
 //! - [`underlay`]: which link and addresses carry the traffic between nodes; the decision is pure.
 //! - [`clock`]: time that goes on while the machine is suspended.
 //! - [`port_holder`]: who has a UDP port that is taken.
@@ -52,6 +53,7 @@ pub mod guarded;
 pub mod kernel;
 pub mod lease;
 pub mod netlink;
+pub mod netns;
 pub mod on_link;
 pub mod ownership;
 pub mod peers;

@@ -1,11 +1,13 @@
-//! Who has a UDP port, for the message that says that it is taken. Reads `/proc` of the calling thread's namespace.
+//! Who has a UDP port, for the message that says that it is taken. Reads `/proc`.
 
 use std::fs;
 use std::path::Path;
 
-/// Who has a UDP port, as far as this process may see; `None` if nobody does.
-pub fn udp_port_holder(port: u16) -> Option<String> {
-    let tables = ["udp", "udp6"].map(|table| fs::read_to_string(format!("/proc/thread-self/net/{table}")));
+use crate::netns::Netns;
+
+/// Who has a UDP port in a network namespace, as far as this process may see; `None` if nobody does.
+pub fn udp_port_holder(netns: &Netns, port: u16) -> Option<String> {
+    let tables = ["udp", "udp6"].map(|table| netns.proc_net(table));
     let inode = tables.into_iter().flatten().find_map(|table| inode_of(&table, port))?;
     if inode == 0 {
         return Some("a tunnel device of the kernel (see ip -d link)".to_owned());
@@ -59,7 +61,8 @@ mod tests {
     #[test]
     fn a_process_is_named() {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let holder = udp_port_holder(socket.local_addr().unwrap().port()).unwrap();
+        let holder =
+            udp_port_holder(&Netns::current().unwrap(), socket.local_addr().unwrap().port()).unwrap();
         assert!(holder.contains(&format!("(pid {})", std::process::id())), "{holder}");
     }
 }

@@ -2,8 +2,9 @@
 
 use std::process::Command;
 
-use flannel_core::addr::{Family, PerFamily};
+use flannel_core::addr::PerFamily;
 use flannel_core::backend::Underlay;
+use flannel_core::config::{LeaseSource, NetworkConfig};
 use flannel_core::netlink::Netlink;
 use flannel_core::underlay::{UnderlayError, UnderlayOptions, choose};
 use flannel_lab::sandbox::in_sandbox;
@@ -27,10 +28,17 @@ fn build_host() {
 }
 
 fn chosen(change: impl FnOnce(&mut UnderlayOptions)) -> Result<Underlay, UnderlayError> {
-    let mut options = UnderlayOptions { families: vec![Family::V4], ..UnderlayOptions::default() };
+    let mut options = UnderlayOptions::auto();
     change(&mut options);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async { choose(&mut Netlink::open().unwrap(), &options).await })
+}
+
+/// For both families.
+fn dual() -> UnderlayOptions {
+    let config =
+        r#"{"Network":"10.3.0.0/16","EnableIPv6":true,"IPv6Network":"fd03::/48","Backend":{"Type":"vxlan"}}"#;
+    UnderlayOptions::of_config(&NetworkConfig::parse(config, LeaseSource::Assigned).unwrap())
 }
 
 /// The name and the addresses as text.
@@ -46,14 +54,14 @@ fn finds_what_upstream_finds() {
         build_host();
         let v4 = |text: &str| PerFamily { v4: Some(text.parse().unwrap()), v6: None };
         let regex = |regex: &str| vec![regex.to_owned()];
-        let (iface, dual) = (regex, Family::ALL.to_vec());
+        let iface = regex;
         assert_eq!(text(chosen(|o| o.iface_regexes = regex(r"172\.16\.30\.12"))), "eth0 172.16.30.12");
         assert_eq!(text(chosen(|o| o.iface_regexes = regex("^eth"))), "eth0 172.16.30.10");
         assert_eq!(text(chosen(|o| o.ifaces = iface("eth0"))), "eth0 172.16.30.10");
         assert_eq!(text(chosen(|o| o.ifaces = iface("172.16.30.13"))), "eth0 172.16.30.13");
-        let both = chosen(|o| (o.ifaces, o.families) = (iface("172.16.30.13"), dual.clone()));
+        let both = chosen(|o| *o = dual().iface("172.16.30.13"));
         assert_eq!(text(both), "eth0 172.16.30.13 fd00:30::10");
-        let both = chosen(|o| (o.ifaces, o.families) = (iface("fd00:30::10"), dual));
+        let both = chosen(|o| *o = dual().iface("fd00:30::10"));
         assert_eq!(text(both), "eth0 172.16.30.10 fd00:30::10");
         let nat = chosen(|o| (o.iface_regexes, o.public_ips) = (regex("eth0"), v4("8.8.8.8"))).unwrap();
         assert_eq!((nat.published, nat.local), (v4("8.8.8.8"), v4("172.16.30.10")));
@@ -83,7 +91,7 @@ fn follows_the_routes_of_the_host() {
         ip("route replace default metric 50 nexthop via 172.16.30.2 nexthop via 172.16.30.1");
         assert_eq!(text(chosen(|_| ())), "eth0 172.16.30.10");
         ip("-6 route add default nexthop via fd00:30::1 nexthop via fd00:30::2");
-        assert_eq!(text(chosen(|o| o.families = Family::ALL.to_vec())), "eth0 172.16.30.10 fd00:30::10");
+        assert_eq!(text(chosen(|o| *o = dual())), "eth0 172.16.30.10 fd00:30::10");
         ip("link property add dev eth1 altname enp0s3");
         assert_eq!(text(chosen(|o| o.ifaces = vec!["enp0s3".to_owned()])), "eth1 10.1.1.1");
     });

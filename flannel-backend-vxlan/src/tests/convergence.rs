@@ -55,12 +55,11 @@ impl Node {
 
     async fn start(&mut self) {
         let (kernel, draws) = (self.host.kernel.clone(), Arc::clone(&self.draws));
-        let backend = VxlanBackend::with_kernel(move || Ok(Box::new(kernel.clone())))
+        let backend = VxlanBackend::with_kernel(move |_| Ok(Box::new(kernel.clone())))
             .draw_macs(move || draws.lock().unwrap().pop_front().map_or_else(MacAddr::random, mac));
         let Host { config, underlay, store: subnets, previous, .. } = &self.host;
-        let previous = previous.as_ref();
-        let (chosen_by, blackholes) = (None, false);
-        let registration = Registration { config, underlay, subnets, previous, chosen_by, blackholes };
+        let netns = Netns::current().unwrap();
+        let registration = Registration::new(&netns, config, underlay, subnets).previous(previous.as_ref());
         let network = backend.register(registration).await.unwrap();
         let (status, state, lease, attrs) =
             (network.status(), network.state(), network.lease().clone(), network.attrs());

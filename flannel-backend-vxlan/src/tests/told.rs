@@ -56,16 +56,14 @@ async fn the_route_form_is_told_once_however_often_the_start_is_tried() {
     // One for all threads: with one for each, tests beside this one would switch lines off for it.
     tracing::subscriber::set_global_default(ThreadLog).unwrap();
     let host = Host::new(true, DUAL);
-    let kernel = host.kernel.clone();
-    let backend = VxlanBackend::with_kernel(move || Ok(Box::new(kernel.clone())));
+    let (kernel, netns) = (host.kernel.clone(), Netns::current().unwrap());
+    let backend = VxlanBackend::with_kernel(move |_| Ok(Box::new(kernel.clone())));
     let told = || {
         let log = LOG.take();
         log.iter().filter(|message| *message == "route form settled").count()
     };
     for expected in [1, 0, 0] {
-        let (config, underlay, subnets) = (&host.config, &host.underlay, &host.store);
-        let registration =
-            Registration { config, underlay, subnets, previous: None, chosen_by: None, blackholes: false };
+        let registration = Registration::new(&netns, &host.config, &host.underlay, &host.store);
         backend.register(registration).await.unwrap();
         assert_eq!(told(), expected);
     }
@@ -75,9 +73,7 @@ async fn the_route_form_is_told_once_however_often_the_start_is_tried() {
     for name in links {
         host.kernel.delete_link(name);
     }
-    let (config, underlay, subnets) = (&host.config, &host.underlay, &host.store);
-    let registration =
-        Registration { config, underlay, subnets, previous: None, chosen_by: None, blackholes: false };
+    let registration = Registration::new(&netns, &host.config, &host.underlay, &host.store);
     backend.register(registration).await.unwrap();
     assert_eq!(told(), 1);
 }

@@ -7,6 +7,7 @@ use std::io;
 use flannel_core::dataplane::{Object, Op};
 use flannel_core::firewall::gate;
 use flannel_core::kernel::{Kernel, LinkOp};
+use flannel_core::netns::Netns;
 use flannel_core::subnet::SubnetManager;
 
 use super::plan::{Action, Removal};
@@ -16,6 +17,7 @@ use crate::report::chain;
 /// they prove to the next run that the rest is ours.
 pub(super) async fn carry_out(
     removals: &[Removal],
+    netns: &Netns,
     kernel: &mut dyn Kernel,
     store: &dyn SubnetManager,
     failures: &mut Vec<String>,
@@ -34,8 +36,8 @@ pub(super) async fn carry_out(
             Action::Link(link) => {
                 kernel.change_link(&LinkOp::Delete(*link)).await.map_err(|error| chain(&error))
             }
-            Action::Gate(vni) => gate::remove(*vni).await.map_err(|error| chain(&error)),
-            Action::Rules(step) => step.run().await.map_err(|error| chain(&error)),
+            Action::Gate(vni) => gate::remove(netns, *vni).await.map_err(|error| chain(&error)),
+            Action::Rules(step) => step.run(netns).await.map_err(|error| chain(&error)),
             Action::Lease(lease) => store.release_lease(lease).await.map_err(|error| chain(&error)),
             Action::File(_) if !failures.is_empty() => {
                 Err("it stays, since it proves to the next run that the rest is ours".to_owned())

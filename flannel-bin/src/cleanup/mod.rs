@@ -16,6 +16,7 @@ use std::process::ExitCode;
 
 use flannel_core::kernel::KernelError;
 use flannel_core::netlink::Netlink;
+use flannel_core::netns::Netns;
 use flannel_core::subnet::Identity;
 use tracing::{error, info, warn};
 
@@ -80,14 +81,15 @@ async fn clean_up(options: &CleanupOptions) -> Result<Vec<String>, CleanupError>
         alone => Some(alone?),
     };
     let known = Known::read(agent);
-    let mut kernel = Netlink::open()?;
+    let netns = Netns::current().map_err(KernelError::from)?;
+    let mut kernel = Netlink::open_in(&netns)?;
     let seen = seen::look(&mut kernel).await?;
     let store = store::open(agent, known.key().map(Identity::from).unwrap_or_default())?;
 
     let mut plan = plan::plan(&known, &seen);
-    let gates = rules::gates(&known, &seen, &plan).await;
+    let gates = rules::gates(&netns, &known, &seen, &plan).await;
     plan.add(gates);
-    plan.add(rules::removals(&known).await);
+    plan.add(rules::removals(&netns, &known).await);
     if options.lease {
         plan.add(lease::removals(agent, &*store, &known, &seen).await);
     }
@@ -101,7 +103,7 @@ async fn clean_up(options: &CleanupOptions) -> Result<Vec<String>, CleanupError>
         return Ok(plan.problems);
     }
     let mut failures = plan.problems;
-    act::carry_out(&plan.removals, &mut kernel, &*store, &mut failures).await;
+    act::carry_out(&plan.removals, &netns, &mut kernel, &*store, &mut failures).await;
     Ok(failures)
 }
 

@@ -8,6 +8,7 @@ use flannel_core::firewall::iptables::Iptables;
 use flannel_core::firewall::nft::Nftables;
 use flannel_core::firewall::rules::{Ours, Wanted};
 use flannel_core::firewall::{FirewallError, RuleManager, Step};
+use flannel_core::netns::Netns;
 
 use super::known::Known;
 use super::plan::{Action, Plan, Removal};
@@ -19,12 +20,12 @@ const ONCE: Duration = Duration::from_secs(60);
 
 /// The rules that go: those for the networks that the files name, since another agent of this host may have some
 /// in the same chains. Where no file is, nothing says whose they are.
-pub(super) async fn removals(known: &Known) -> Plan {
+pub(super) async fn removals(netns: &Netns, known: &Known) -> Plan {
     let ranges = known.ranges();
     let is_known = !ranges.is_empty();
     let ours = if is_known { Ours::Of(ranges) } else { Ours::AnyRange };
     let mut plan = Plan::default();
-    for steps in rule_steps(&ours).await {
+    for steps in rule_steps(netns, &ours).await {
         match steps {
             Ok(steps) if is_known => plan.removals.extend(steps.into_iter().map(|step| Removal {
                 what: "firewall rules".to_owned(),
@@ -47,9 +48,9 @@ pub(super) async fn removals(known: &Known) -> Plan {
 }
 
 /// The tables of underlay gates that go: those for the VNIs of this agent, by its state file or by its devices.
-pub(super) async fn gates(known: &Known, seen: &Seen, so_far: &Plan) -> Plan {
+pub(super) async fn gates(netns: &Netns, known: &Known, seen: &Seen, so_far: &Plan) -> Plan {
     let mut plan = Plan::default();
-    let present = match gate::present().await {
+    let present = match gate::present(netns).await {
         Ok(present) => present,
         Err(error) => {
             plan.problems.push(format!("underlay gates can't be read: {}", chain(&error)));
@@ -77,8 +78,8 @@ pub(super) async fn gates(known: &Known, seen: &Seen, so_far: &Plan) -> Plan {
 }
 
 /// What each kind of rules takes to be removed.
-async fn rule_steps(ours: &Ours) -> Vec<Result<Vec<Step>, FirewallError>> {
-    let (nftables, iptables) = tokio::join!(Nftables::open(), Iptables::open(&[], ONCE));
+async fn rule_steps(netns: &Netns, ours: &Ours) -> Vec<Result<Vec<Step>, FirewallError>> {
+    let (nftables, iptables) = tokio::join!(Nftables::open(netns), Iptables::open(netns, &[], ONCE));
     vec![steps_of(nftables, ours).await, steps_of(iptables, ours).await]
 }
 

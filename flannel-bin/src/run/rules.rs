@@ -6,6 +6,7 @@ use flannel_core::addr::PerFamily;
 use flannel_core::config::NetworkConfig;
 use flannel_core::firewall::rules::{Ours, Range, Wanted};
 use flannel_core::firewall::{Choice, Firewall, FirewallError, FirewallStatus, Managers};
+use flannel_core::netns::Netns;
 use flannel_core::subnet_file::SubnetFile;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -24,14 +25,14 @@ pub(super) fn asked_by(masquerade: bool) -> &'static str {
 }
 
 /// What was not asked for is only missed.
-fn missed(error: &FirewallError, resync: Duration) -> Managers {
+fn missed(netns: &Netns, error: &FirewallError, resync: Duration) -> Managers {
     let missed = format!(
         "forwarded traffic of pods is not accepted by rules of ours, which matters where others drop it \
          (--iptables-forward-rules=false silences this): {}",
         chain(error)
     );
     // One program may be there, and tell what others do.
-    Managers::none(missed).watching(resync)
+    Managers::none(missed).watching(netns, resync)
 }
 
 impl Agent<'_> {
@@ -69,9 +70,9 @@ impl Agent<'_> {
         mut before: Vec<PerFamily<Range>>,
     ) -> Result<Firewall, RunError> {
         let managers = match self.shutdown.run_until_cancelled(opening).await {
-            Some(opened) => {
-                opened.map_err(RunError::Crashed)?.unwrap_or_else(|error| missed(&error, self.rules.resync))
-            }
+            Some(opened) => opened
+                .map_err(RunError::Crashed)?
+                .unwrap_or_else(|error| missed(&self.netns, &error, self.rules.resync)),
             None => Managers::none("stopping"),
         };
         let now = ranges(file.networks, file.subnets);

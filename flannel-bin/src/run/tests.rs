@@ -12,9 +12,10 @@ use flannel_core::backend::NetworkStatus;
 use flannel_core::config::LeaseSource;
 use flannel_core::dataplane::{Object, Route};
 use flannel_core::firewall::rules::{Ours, Wanted};
-use flannel_core::firewall::{Managers, Plan, RuleManager};
+use flannel_core::firewall::{Managers, Plan, RuleManager, Step};
 use flannel_core::kernel::LinkAddress;
 use flannel_core::lease::{BadRecords, Lease, LeaseAttrs, LeaseUpdate};
+use flannel_core::netns::Netns;
 use flannel_core::status::{Harm, Problem, Subject};
 use flannel_core::subnet::{LeaseStream, StoreStatus};
 use flannel_core::testing::FakeKernel;
@@ -284,9 +285,10 @@ fn start_with(fake: Fake, iface: &'static str, file: &str, rules: RuleOptions, k
     // The agent holds closures that stay in their thread, as it does in the process.
     let task = tokio::task::spawn_local(async move {
         let agent = Agent {
+            netns: Netns::current().unwrap(),
             blackholes: false,
             unseen_rules: None,
-            underlay: UnderlayOptions { ifaces: vec![iface.into()], ..UnderlayOptions::default() },
+            underlay: UnderlayOptions::auto().iface(iface),
             state_file: crate::memory::path(&file),
             subnet_file: file,
             previous: None,
@@ -636,6 +638,10 @@ impl RuleManager for Late {
         assert!(want.masquerade && want.ranges.v4.is_some());
         self.0 += 1;
         if self.0 > 1 { Ok(Plan::default()) } else { Err(FirewallError::TimedOut { command: "nft".into() }) }
+    }
+
+    async fn apply(&mut self, _: &Step) -> Result<(), FirewallError> {
+        unreachable!("no plan has a step")
     }
 
     async fn changed(&mut self) {

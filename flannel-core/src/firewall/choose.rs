@@ -7,6 +7,7 @@ use super::manager::{FirewallError, RuleManager};
 use super::nft::Nftables;
 use super::obstacles::Surroundings;
 use crate::addr::Family;
+use crate::netns::Netns;
 use crate::resync;
 
 /// What the operator wants rules to be kept by.
@@ -36,10 +37,10 @@ pub struct Managers {
 
 /// A manager that has no rules to keep. It costs nothing before its turn comes.
 pub(super) enum Unused {
-    /// nftables, if it is installed.
-    Nftables,
-    /// iptables, if it is installed.
-    Iptables,
+    /// nftables in a namespace, if it is installed.
+    Nftables(Netns),
+    /// iptables in a namespace, if it is installed.
+    Iptables(Netns),
     /// One that is there.
     Open(Box<dyn RuleManager>),
 }
@@ -48,8 +49,8 @@ impl Unused {
     /// The manager; `None` if it is not installed, and so can't have rules that could be removed.
     pub(super) async fn open(&mut self) -> Result<Option<&mut (dyn RuleManager + 'static)>, FirewallError> {
         let opened = match self {
-            Self::Nftables => boxed(Nftables::open().await),
-            Self::Iptables => boxed(Iptables::open(&[], resync::PERIOD).await),
+            Self::Nftables(netns) => boxed(Nftables::open(netns).await),
+            Self::Iptables(netns) => boxed(Iptables::open(netns, &[], resync::PERIOD).await),
             Self::Open(manager) => return Ok(Some(manager.as_mut())),
         };
         match opened {
@@ -71,52 +72,63 @@ impl std::fmt::Debug for Managers {
 }
 
 impl Managers {
-    /// Finds out what this host has, before anything is changed. The programs work on the network namespace of
-    /// the calling thread.
+    /// Finds out what this host has for the rules of a network namespace, before anything is changed.
     ///
     /// `families` are those that rules are to be kept for. Without any, nothing has to be installed.
     ///
     /// # Panics
     ///
     /// Outside of a tokio runtime with I/O and time.
-    pub async fn open(choice: Choice, families: &[Family], resync: Duration) -> Result<Self, FirewallError> {
+    pub async fn open(
+        netns: &Netns,
+        choice: Choice,
+        families: &[Family],
+        resync: Duration,
+    ) -> Result<Self, FirewallError> {
         let managers = if families.is_empty() {
-            let unused = vec![Unused::Nftables, Unused::Iptables];
+            let unused = vec![Unused::Nftables(netns.clone()), Unused::Iptables(netns.clone())];
             Self { unused, ..Self::new(None, Vec::new(), "") }
         } else {
-            Self::choose(choice, families, resync).await?
+            Self::choose(netns, choice, families, resync).await?
         };
-        Ok(managers.watching(resync))
+        Ok(managers.watching(netns, resync))
     }
 
-    /// Chains of others, too, in the network namespace of the calling thread: what they surely cut is told. Legacy
-    /// tables, of which the kernel does not tell, are read every `resync`.
+    /// Chains of others in a network namespace, too: what they surely cut is told. Legacy tables, of which the kernel
+    /// does not tell, are read every `resync`.
     ///
     /// # Panics
     ///
     /// Outside of a tokio runtime with I/O and time.
     #[must_use]
-    pub fn watching(self, resync: Duration) -> Self {
-        Self { surroundings: Some(Surroundings::open(resync)), ..self }
+    pub fn watching(self, netns: &Netns, resync: Duration) -> Self {
+        Self { surroundings: Some(Surroundings::open(netns, resync)), ..self }
     }
 
-    async fn choose(choice: Choice, families: &[Family], resync: Duration) -> Result<Self, FirewallError> {
+    async fn choose(
+        netns: &Netns,
+        choice: Choice,
+        families: &[Family],
+        resync: Duration,
+    ) -> Result<Self, FirewallError> {
         let by_iptables = |iptables: Iptables, why: &str| {
             let choice = format!("{}; {why}", iptables.choice());
-            Self { unused: vec![Unused::Nftables], ..Self::new(Some(Box::new(iptables)), Vec::new(), choice) }
+            let unused = vec![Unused::Nftables(netns.clone())];
+            Self { unused, ..Self::new(Some(Box::new(iptables)), Vec::new(), choice) }
         };
         let by_nftables = |nftables: Nftables, why: &str| {
             let choice = format!("nftables; {why}");
-            Self { unused: vec![Unused::Iptables], ..Self::new(Some(Box::new(nftables)), Vec::new(), choice) }
+            let unused = vec![Unused::Iptables(netns.clone())];
+            Self { unused, ..Self::new(Some(Box::new(nftables)), Vec::new(), choice) }
         };
         match choice {
-            Choice::Nftables => Ok(by_nftables(Nftables::open().await?, "EnableNFTables is true")),
+            Choice::Nftables => Ok(by_nftables(Nftables::open(netns).await?, "EnableNFTables is true")),
             Choice::Iptables => {
-                Ok(by_iptables(Iptables::open(families, resync).await?, "EnableNFTables is false"))
+                Ok(by_iptables(Iptables::open(netns, families, resync).await?, "EnableNFTables is false"))
             }
-            Choice::Either => match Iptables::open(families, resync).await {
+            Choice::Either => match Iptables::open(netns, families, resync).await {
                 Ok(iptables) => Ok(by_iptables(iptables, "EnableNFTables is not in the network config")),
-                Err(FirewallError::Missing { .. }) => match Nftables::open().await {
+                Err(FirewallError::Missing { .. }) => match Nftables::open(netns).await {
                     Ok(nftables) => Ok(by_nftables(nftables, "iptables is not installed")),
                     Err(FirewallError::Missing { .. }) => Err(FirewallError::Neither),
                     Err(error) => Err(error),

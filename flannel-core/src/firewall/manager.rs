@@ -10,6 +10,7 @@ use tokio::process::Command;
 
 use super::rules::{Ours, Wanted};
 use crate::kernel::KernelError;
+use crate::netns::{Netns, NetnsError};
 
 /// How long a program may run. It may wait for a lock of its own first.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -24,9 +25,7 @@ pub trait RuleManager: Send {
     async fn plan(&mut self, want: &Wanted, ours: &Ours) -> Result<Plan, FirewallError>;
 
     /// Does one step of a plan.
-    async fn apply(&mut self, step: &Step) -> Result<(), FirewallError> {
-        step.run().await
-    }
+    async fn apply(&mut self, step: &Step) -> Result<(), FirewallError>;
 
     /// Waits until a look is worth its while: something changed, or might have. Dropping the future is no loss.
     async fn changed(&mut self);
@@ -60,9 +59,9 @@ pub struct Step {
 }
 
 impl Step {
-    /// Does it.
-    pub async fn run(&self) -> Result<(), FirewallError> {
-        run(self.program, &self.args, &self.input).await.map(drop)
+    /// Does it in a network namespace.
+    pub async fn run(&self, netns: &Netns) -> Result<(), FirewallError> {
+        run(netns, self.program, &self.args, &self.input).await.map(drop)
     }
 }
 
@@ -131,10 +130,14 @@ pub enum FirewallError {
     /// The kernel does not tell of changes.
     #[error(transparent)]
     Kernel(#[from] KernelError),
+    /// Programs can't be run in the network namespace.
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
 }
 
-/// Runs a program to its end and returns what it printed.
+/// Runs a program in a network namespace to its end and returns what it printed.
 pub(super) async fn run(
+    netns: &Netns,
     program: &str,
     args: &[impl AsRef<str>],
     input: &str,
@@ -147,16 +150,16 @@ pub(super) async fn run(
         }
         _ => FirewallError::Run { command: command(), source },
     };
-    let mut child = Command::new(program)
+    let mut child = Command::new(program);
+    child
         .args(&args)
         // What it says is partly read, so it must not be translated.
         .env("LC_ALL", "C")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(spawn_error)?;
+        .kill_on_drop(true);
+    let mut child = netns.run(|| child.spawn())?.map_err(spawn_error)?;
     let mut stdin = child.stdin.take().expect("it was asked for");
     let feed = async {
         // A program that ends without reading says why in another way.

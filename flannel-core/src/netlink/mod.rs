@@ -47,9 +47,12 @@ use crate::firewall::gate;
 use crate::kernel::{
     Forwarding, Kernel, KernelError, KernelEvent, Link, LinkAddress, LinkOp, Refusal, RouteLookup, Scope,
 };
+use crate::netns::Netns;
+use crate::port_holder;
 
 /// Speaks to the kernel about the network namespace in which it was opened.
 pub struct Netlink {
+    netns: Netns,
     requests: Requests,
     dumps: Dumps,
     events: Events,
@@ -66,20 +69,33 @@ impl std::fmt::Debug for Netlink {
 
 impl Netlink {
     /// Opens the sockets in the network namespace of the calling thread, where they stay even if the
-    /// thread moves on. Announcements are collected from now on, so what is read later misses none.
+    /// thread moves on. The same as [`Self::open_in`] with [`Netns::current`].
     ///
     /// # Panics
     ///
     /// Outside of a tokio runtime with I/O and time.
     pub fn open() -> Result<Self, KernelError> {
-        Self::with_event_buffer(RECEIVE_BUFFER)
+        Self::open_in(&Netns::current()?)
     }
 
-    /// Like [`Self::open`], with another receive buffer for announcements, in bytes.
-    pub(crate) fn with_event_buffer(bytes: usize) -> Result<Self, KernelError> {
-        let events = Events::open(bytes)?;
-        let (requests, dumps) = (Requests::open(RECEIVE_BUFFER)?, Dumps::open(RECEIVE_BUFFER)?);
-        Ok(Self { requests, dumps, events, next_hops: NextHops::default(), tables: NfTables::open().ok() })
+    /// Opens the sockets in a network namespace. Announcements are collected from now on, so what is read later
+    /// misses none.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime with I/O and time.
+    pub fn open_in(netns: &Netns) -> Result<Self, KernelError> {
+        Self::with_event_buffer(netns, RECEIVE_BUFFER)
+    }
+
+    /// Like [`Self::open_in`], with another receive buffer for announcements, in bytes.
+    pub(crate) fn with_event_buffer(netns: &Netns, bytes: usize) -> Result<Self, KernelError> {
+        netns.run(|| {
+            let events = Events::open(bytes)?;
+            let (requests, dumps) = (Requests::open(RECEIVE_BUFFER)?, Dumps::open(RECEIVE_BUFFER)?);
+            let (next_hops, tables) = (NextHops::default(), NfTables::open().ok());
+            Ok(Self { netns: netns.clone(), requests, dumps, events, next_hops, tables })
+        })?
     }
 
     async fn read_addresses(&mut self, scope: Scope) -> Result<Vec<Object>, KernelError> {
@@ -278,6 +294,15 @@ impl Kernel for Netlink {
             Some(tables) => gate::remove_by(tables, vni).await,
             None => Ok(()),
         }
+    }
+
+    async fn ignore_router_advertisements(&mut self, link: &str) -> Result<(), KernelError> {
+        let name = format!("ipv6/conf/{link}/accept_ra");
+        self.netns.set_sysctl(&name, "0").map_err(|source| KernelError::Sysctl { name, source })
+    }
+
+    async fn udp_port_holder(&mut self, port: u16) -> Option<String> {
+        port_holder::udp_port_holder(&self.netns, port)
     }
 
     async fn change_link(&mut self, op: &LinkOp) -> Result<(), KernelError> {

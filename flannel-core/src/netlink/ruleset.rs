@@ -11,6 +11,7 @@ use tracing::{debug, warn};
 use super::message::{Message, Undecodable, attribute, split, string};
 use super::socket::{RECEIVE_BUFFER, Socket, is_lost};
 use crate::kernel::KernelError;
+use crate::netns::Netns;
 
 /// `NFNLGRP_NFTABLES` of `linux/netfilter/nfnetlink.h`.
 pub(super) const GROUP: u32 = 7;
@@ -52,13 +53,14 @@ impl std::fmt::Debug for RulesetEvents {
 }
 
 impl RulesetEvents {
-    /// Listens in the network namespace of the calling thread. What is read later misses nothing.
+    /// Listens in a network namespace. What is read later misses nothing.
     ///
     /// # Panics
     ///
     /// Outside of a tokio runtime with I/O and time.
-    pub fn open() -> Result<Self, KernelError> {
-        Ok(Self { socket: Socket::open_family(NlFamily::Netfilter, &[GROUP], RECEIVE_BUFFER)? })
+    pub fn open(netns: &Netns) -> Result<Self, KernelError> {
+        let socket = netns.run(|| Socket::open_family(NlFamily::Netfilter, &[GROUP], RECEIVE_BUFFER))??;
+        Ok(Self { socket })
     }
 
     /// Waits for changes and takes those that are there. Dropping the future loses none.

@@ -10,6 +10,7 @@ mod chosen;
 mod decide;
 mod follow;
 mod needed;
+mod options;
 mod overlay;
 #[cfg(test)]
 mod tests;
@@ -24,42 +25,11 @@ pub use decide::decide;
 pub(crate) use follow::{Change, Follower};
 pub use follow::{SETTLED, SETTLED_ELSEWHERE, Standing, review};
 pub use needed::{Needed, Use, hides};
+pub use options::UnderlayOptions;
 pub use overlay::Overlay;
 
 use crate::addr::{Family, PerFamily};
-use crate::config::NetworkConfig;
 use crate::kernel::{Kernel, KernelError, Link, LinkAddress, RouteLookup};
-
-/// What the operator said about the underlay.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct UnderlayOptions {
-    /// The enabled families. An address is needed for each.
-    pub families: Vec<Family>,
-    /// Interface names or addresses, tried in order. An empty one stands for the default route.
-    pub ifaces: Vec<String>,
-    /// Regular expressions for addresses, then names; tried after `ifaces`. An empty one stands for the
-    /// default route.
-    pub iface_regexes: Vec<String>,
-    /// The interface that leads to this address; tried last.
-    pub can_reach: Option<IpAddr>,
-    /// The addresses to publish instead of the interface's.
-    pub public_ips: PerFamily<IpAddr>,
-    /// What is known of the overlay, which is never its own underlay.
-    pub overlay: Overlay,
-    /// The addresses that this node published last. One that the chosen link still has is kept, whatever other
-    /// addresses came beside it.
-    pub kept: PerFamily<IpAddr>,
-    /// What else this node reaches without the overlay: gateways, the store. No network of pods may hide it.
-    pub needed: Vec<Needed>,
-}
-
-impl UnderlayOptions {
-    /// What a network config asks for, where the operator said nothing.
-    pub fn of_config(config: &NetworkConfig) -> Self {
-        let overlay = Overlay::new(config.networks.map(|_, network| network.network));
-        Self { families: config.families().collect(), overlay, ..Self::default() }
-    }
-}
 
 /// What the choice depends on, read from one network namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,6 +6,7 @@ use crate::addr::{PerFamily, Vni};
 use crate::error::chain;
 use crate::kernel::KernelError;
 use crate::netlink::nftables::{Change, NfTables, Table, TableEvents, TableFamily};
+use crate::netns::Netns;
 
 /// What speaks to the kernel, and what hears it.
 pub(super) type Kernel = (NfTables, TableEvents);
@@ -16,9 +17,10 @@ pub(super) const NEEDS: &str =
 /// Of tables that are made and removed in one transaction, so that nobody ever sees them.
 const TRIAL: &str = "flannel-underlay-trial";
 
-/// Opens the sockets in the network namespace of the calling thread, and tries out the tables.
-pub(super) async fn open(options: &GateOptions) -> Result<Kernel, KernelError> {
-    let (events, mut tables) = (TableEvents::open()?, NfTables::open()?);
+/// Opens the sockets in a network namespace, and tries out the tables.
+pub(super) async fn open(netns: &Netns, options: &GateOptions) -> Result<Kernel, KernelError> {
+    let (events, mut tables) =
+        netns.run(|| Ok::<_, KernelError>((TableEvents::open()?, NfTables::open()?)))??;
     if options.mode == Mode::Off {
         tables.names(TableFamily::Inet).await?;
         return Ok((tables, events));

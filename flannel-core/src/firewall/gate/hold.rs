@@ -20,6 +20,7 @@ use crate::backoff::{Backoff, Delays};
 use crate::error::chain;
 use crate::kernel::KernelError;
 use crate::netlink::nftables::{Change, Table, TableChange, TableFamily};
+use crate::netns::Netns;
 use crate::resync;
 
 /// How often the counters are read.
@@ -80,15 +81,14 @@ impl std::fmt::Debug for Gate {
 }
 
 impl Gate {
-    /// Opens the sockets in the network namespace of the calling thread, and tries whether the kernel has what it
-    /// takes. Without that [`Mode::Enforce`] is refused. Any other mode costs nobody an agent: its gate does nothing,
+    /// Opens the sockets in a network namespace, and tries whether the kernel has what it takes. Without that [`Mode::Enforce`] is refused. Any other mode costs nobody an agent: its gate does nothing,
     /// and says so.
     ///
     /// # Panics
     ///
     /// Outside of a tokio runtime with I/O and time.
-    pub async fn open(options: GateOptions) -> Result<(Self, Desk), KernelError> {
-        let kernel = open(&options).await;
+    pub async fn open(netns: &Netns, options: GateOptions) -> Result<(Self, Desk), KernelError> {
+        let kernel = open(netns, &options).await;
         Self::with(options, kernel)
     }
 

@@ -26,6 +26,7 @@ use std::collections::BTreeSet;
 use crate::addr::{LinkIndex, PerFamily, Subnet, Vni};
 use crate::kernel::KernelError;
 use crate::netlink::nftables::{Change, NfTables, TableFamily};
+use crate::netns::Netns;
 
 pub use desk::Desk;
 pub use hold::{Gate, GateStatus};
@@ -86,10 +87,9 @@ pub fn table_name(vni: Vni) -> String {
     format!("{PREFIX}{vni}")
 }
 
-/// The VNIs of which tables are there, in the network namespace of the calling thread. A kernel without `nf_tables` has
-/// none.
-pub async fn present() -> Result<Vec<Vni>, KernelError> {
-    match all_names().await {
+/// The VNIs of which a network namespace has tables. A kernel without `nf_tables` has none.
+pub async fn present(netns: &Netns) -> Result<Vec<Vni>, KernelError> {
+    match all_names(netns).await {
         Err(error) if build::is_lacking(&error) => Ok(Vec::new()),
         names => {
             Ok(names?.iter().filter_map(|name| vni_of(name)).collect::<BTreeSet<_>>().into_iter().collect())
@@ -97,8 +97,8 @@ pub async fn present() -> Result<Vec<Vni>, KernelError> {
     }
 }
 
-async fn all_names() -> Result<Vec<String>, KernelError> {
-    let mut tables = NfTables::open()?;
+async fn all_names(netns: &Netns) -> Result<Vec<String>, KernelError> {
+    let mut tables = netns.run(NfTables::open)??;
     let mut names = Vec::new();
     for family in FAMILIES {
         names.extend(tables.names(family).await?);
@@ -112,9 +112,9 @@ fn vni_of(name: &str) -> Option<Vni> {
     (table_name(vni) == name).then_some(vni)
 }
 
-/// Removes the tables for a VNI.
-pub async fn remove(vni: Vni) -> Result<(), KernelError> {
-    remove_by(&mut NfTables::open()?, vni).await
+/// Removes the tables for a VNI from a network namespace.
+pub async fn remove(netns: &Netns, vni: Vni) -> Result<(), KernelError> {
+    remove_by(&mut netns.run(NfTables::open)??, vni).await
 }
 
 /// Removes the tables for a VNI, by a socket of the namespace that is meant.

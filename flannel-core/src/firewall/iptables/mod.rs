@@ -29,6 +29,7 @@ use self::watch::{SHORTEST_RESYNC, Watch};
 use super::manager::{FirewallError, Plan, RuleManager, Step, run};
 use super::rules::{Chain, Ours, Wanted};
 use crate::addr::Family;
+use crate::netns::Netns;
 
 /// How long a change may wait for the lock that all iptables programs of the legacy variant share.
 const LOCK_WAIT_SECONDS: &str = "5";
@@ -36,6 +37,7 @@ const LOCK_WAIT_SECONDS: &str = "5";
 /// Holds rules by running iptables programs.
 #[derive(Debug)]
 pub struct Iptables {
+    netns: Netns,
     found: Found,
     /// What rules are to be kept for. Without any there is nothing to choose.
     families: Vec<Family>,
@@ -63,7 +65,8 @@ struct Place {
 }
 
 impl Iptables {
-    /// Finds the programs and chooses the variant that this host uses, as Kubernetes' iptables-wrapper does.
+    /// Finds the programs and chooses the variant that this host uses, as Kubernetes' iptables-wrapper does. Rules are
+    /// read and kept in a network namespace.
     ///
     /// The chosen variant can do all of `families`. Of the others only leftovers are removed. `resync` is how
     /// often the rules are looked at, at most once a second: always in the legacy variant, and where changes
@@ -72,23 +75,24 @@ impl Iptables {
     /// # Panics
     ///
     /// Outside of a tokio runtime with I/O and time.
-    pub async fn open(families: &[Family], resync: Duration) -> Result<Self, FirewallError> {
-        let found = variant::find(families).await?;
+    pub async fn open(netns: &Netns, families: &[Family], resync: Duration) -> Result<Self, FirewallError> {
+        let found = variant::find(netns, families).await?;
         let mut places = Vec::new();
         for kind in [found.kind, found.kind.other()] {
             for (family, programs) in found.programs(kind) {
                 places.push(Place { kind, family, programs, is_chosen: kind == found.kind, clean: None });
             }
         }
-        let (evidence, watch) = (Evidence::new(found.kind), Watch::new(found.kind, resync));
-        let (families, resync) = (families.to_vec(), resync.max(SHORTEST_RESYNC));
+        let (evidence, watch) = (Evidence::new(found.kind), Watch::new(netns, found.kind, resync));
+        let (netns, families, resync) = (netns.clone(), families.to_vec(), resync.max(SHORTEST_RESYNC));
         let next_check = Instant::now() + resync;
-        Ok(Self { found, families, evidence, other: None, switch: None, next_check, resync, watch, places })
+        let (other, switch) = (None, None);
+        Ok(Self { netns, found, families, evidence, other, switch, next_check, resync, watch, places })
     }
 
     /// Says which program is missing, if one is that rules of these families need.
-    pub async fn installed(families: &[Family]) -> Result<(), FirewallError> {
-        variant::installed(families).await.map(drop)
+    pub async fn installed(netns: &Netns, families: &[Family]) -> Result<(), FirewallError> {
+        variant::installed(netns, families).await.map(drop)
     }
 
     /// Which variant was chosen and why, for the log.
@@ -107,13 +111,16 @@ impl Iptables {
         let may_be_used = match other {
             Kind::Nft => heard,
             Kind::Legacy => {
-                Family::ALL.iter().any(|it| legacy_tables(*it).is_ok_and(|tables| !tables.is_empty()))
+                let in_use = |family: &Family| {
+                    legacy_tables(&self.netns, *family).is_ok_and(|tables| !tables.is_empty())
+                };
+                Family::ALL.iter().any(in_use)
             }
         };
         if !may_be_used && !self.evidence.is_pending() {
             return false;
         }
-        let ask = async |kind| self.found.usage(kind, &self.families).await.ok().flatten();
+        let ask = async |kind| self.found.usage(&self.netns, kind, &self.families).await.ok().flatten();
         let other = ask(other).await;
         if other == self.other && !heard && !self.evidence.is_pending() {
             return false;
@@ -165,7 +172,7 @@ impl RuleManager for Iptables {
                 let rules = want.rules(place.family, chain, can_be_random);
                 (chain, rules.filter(|_| place.is_chosen))
             });
-            match place.plan(&want, ours, can_wait, &mut plan).await {
+            match place.plan(&self.netns, &want, ours, can_wait, &mut plan).await {
                 Err(error) if want.iter().all(|(_, rules)| rules.is_none()) => {
                     plan.notes.push(format!("whether rules of ours are left can't be seen: {error}"));
                 }
@@ -180,6 +187,10 @@ impl RuleManager for Iptables {
             None => {}
         }
         Ok(plan)
+    }
+
+    async fn apply(&mut self, step: &Step) -> Result<(), FirewallError> {
+        step.run(&self.netns).await
     }
 
     async fn changed(&mut self) {
@@ -203,6 +214,7 @@ impl Place {
     /// Adds what is to be done here.
     async fn plan(
         &mut self,
+        netns: &Netns,
         want: &script::Want,
         ours: &Ours,
         can_wait: bool,
@@ -214,7 +226,7 @@ impl Place {
             return Ok(());
         }
         self.clean = None;
-        let text = self.look().await?;
+        let text = self.look(netns).await?;
         let dump = Dump::parse(&text).map_err(|why| self.unreadable(why))?;
         let changes = script::plan(&dump, want, |chain, rule| ours.owns(self.family, chain, rule));
         if let Some(table) = changes.hidden_table {
@@ -233,16 +245,16 @@ impl Place {
     }
 
     /// What is there. Tables are not made by looking at them, and no kernel module is loaded for it.
-    async fn look(&self) -> Result<String, FirewallError> {
+    async fn look(&self, netns: &Netns) -> Result<String, FirewallError> {
         let is_unused = self.kind == Kind::Legacy
-            && match variant::legacy_tables(self.family) {
+            && match variant::legacy_tables(netns, self.family) {
                 Ok(tables) => tables.is_empty(),
                 Err(_) => !self.is_chosen,
             };
         if is_unused {
             return Ok(String::new());
         }
-        match run(self.programs.save, &[""; 0], "").await {
+        match run(netns, self.programs.save, &[""; 0], "").await {
             // A kernel without this variant has no rules in it.
             Err(FirewallError::Failed { .. }) if !self.is_chosen => Ok(String::new()),
             told => told,

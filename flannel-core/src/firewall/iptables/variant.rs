@@ -11,6 +11,7 @@ use super::save::Dump;
 use crate::addr::{Family, PerFamily};
 use crate::firewall::manager::{FirewallError, run};
 use crate::firewall::rules::Chain;
+use crate::netns::Netns;
 
 /// Chains by which the kubelet says which variant it uses.
 const KUBELET_CHAINS: [&str; 2] = ["KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY"];
@@ -91,11 +92,10 @@ pub(super) fn version(said: &str) -> Option<(Version, Kind)> {
     Some((version, kind))
 }
 
-/// The tables of the legacy variant that are in use. Looking here makes none. It is this thread's network
-/// namespace that counts, in which the programs are run.
-pub(in crate::firewall) fn legacy_tables(family: Family) -> io::Result<Vec<String>> {
+/// The tables of the legacy variant that are in use in a network namespace. Looking here makes none.
+pub(in crate::firewall) fn legacy_tables(netns: &Netns, family: Family) -> io::Result<Vec<String>> {
     let name = if family == Family::V4 { "ip" } else { "ip6" };
-    match std::fs::read_to_string(format!("/proc/thread-self/net/{name}_tables_names")) {
+    match netns.proc_net(&format!("{name}_tables_names")) {
         Ok(names) => Ok(names.lines().map(str::to_owned).collect()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(error),
@@ -128,15 +128,15 @@ impl Installed {
 }
 
 /// Finds the programs. Fails if no variant has all that `families` need.
-pub(super) async fn installed(families: &[Family]) -> Result<Installed, FirewallError> {
-    let plain = ask_version(programs(None, Family::V4).command).await?;
+pub(super) async fn installed(netns: &Netns, families: &[Family]) -> Result<Installed, FirewallError> {
+    let plain = ask_version(netns, programs(None, Family::V4).command).await?;
     let of_kind = async |kind| {
         let mut of_kind = PerFamily::default();
         for family in Family::ALL {
             let is_plain = plain.is_some_and(|(_, plain)| plain == kind);
             for names in [Some(kind)].into_iter().chain(is_plain.then_some(None)) {
                 let programs = programs(names, family);
-                if of_kind.get(family).is_none() && first_missing(programs).await?.is_none() {
+                if of_kind.get(family).is_none() && first_missing(netns, programs).await?.is_none() {
                     *of_kind.get_mut(family) = Some(programs);
                 }
             }
@@ -149,25 +149,25 @@ pub(super) async fn installed(families: &[Family]) -> Result<Installed, Firewall
         // Of all the names, tell those that every host with iptables has.
         let mut program = "iptables-save";
         for family in families {
-            program = first_missing(programs(None, *family)).await?.unwrap_or(program);
+            program = first_missing(netns, programs(None, *family)).await?.unwrap_or(program);
         }
         return Err(FirewallError::Missing { program: program.to_owned(), package: "iptables" });
     }
     found.version = plain.map(|(version, _)| version);
     if let (None, Some((_, any))) = (plain, found.nft.iter().chain(found.legacy.iter()).next()) {
-        found.version = ask_version(any.command).await?.map(|(version, _)| version);
+        found.version = ask_version(netns, any.command).await?.map(|(version, _)| version);
     }
     Ok(found)
 }
 
-async fn ask_version(program: &str) -> Result<Option<(Version, Kind)>, FirewallError> {
-    Ok(run_if_there(program).await?.and_then(|said| version(&said)))
+async fn ask_version(netns: &Netns, program: &str) -> Result<Option<(Version, Kind)>, FirewallError> {
+    Ok(run_if_there(netns, program).await?.and_then(|said| version(&said)))
 }
 
 /// The first of the programs needed that is not there.
-async fn first_missing(programs: Programs) -> Result<Option<&'static str>, FirewallError> {
+async fn first_missing(netns: &Netns, programs: Programs) -> Result<Option<&'static str>, FirewallError> {
     for program in [programs.save, programs.restore] {
-        if run_if_there(program).await?.is_none() {
+        if run_if_there(netns, program).await?.is_none() {
             return Ok(Some(program));
         }
     }
@@ -175,8 +175,8 @@ async fn first_missing(programs: Programs) -> Result<Option<&'static str>, Firew
 }
 
 /// What a program says of its version, which touches no table; `None` if it is not there.
-async fn run_if_there(program: &str) -> Result<Option<String>, FirewallError> {
-    match run(program, &["--version"], "").await {
+async fn run_if_there(netns: &Netns, program: &str) -> Result<Option<String>, FirewallError> {
+    match run(netns, program, &["--version"], "").await {
         Ok(said) => Ok(Some(said)),
         // Old ones don't know the option, but they are there.
         Err(FirewallError::Failed { .. }) => Ok(Some(String::new())),
@@ -208,13 +208,14 @@ impl Found {
     /// How much others use a variant; `None` if it can't do all of `families` here.
     pub(super) async fn usage(
         &self,
+        netns: &Netns,
         kind: Kind,
         families: &[Family],
     ) -> Result<Option<Usage>, FirewallError> {
         if !self.installed.does(kind, families) {
             return Ok(None);
         }
-        usage(kind, self.installed.programs(kind)).await
+        usage(netns, kind, self.installed.programs(kind)).await
     }
 
     /// Takes another choice.
@@ -225,11 +226,12 @@ impl Found {
 }
 
 /// Finds the programs and chooses.
-pub(super) async fn find(families: &[Family]) -> Result<Found, FirewallError> {
-    let installed = installed(families).await?;
+pub(super) async fn find(netns: &Netns, families: &[Family]) -> Result<Found, FirewallError> {
+    let installed = installed(netns, families).await?;
     let (version, plain) = (installed.version, installed.plain);
     let mut found = Found { kind: Kind::Nft, why: String::new(), version, installed };
-    let (nft, legacy) = (found.usage(Kind::Nft, families).await?, found.usage(Kind::Legacy, families).await?);
+    let nft = found.usage(netns, Kind::Nft, families).await?;
+    let legacy = found.usage(netns, Kind::Legacy, families).await?;
     let (kind, why) = choose(nft, legacy, plain);
     found.take(kind, &why);
     Ok(found)
@@ -243,13 +245,17 @@ pub(super) struct Usage {
 }
 
 /// Looks, without making anything. `None` if this kernel does not have the variant.
-async fn usage(kind: Kind, programs: &PerFamily<Programs>) -> Result<Option<Usage>, FirewallError> {
+async fn usage(
+    netns: &Netns,
+    kind: Kind,
+    programs: &PerFamily<Programs>,
+) -> Result<Option<Usage>, FirewallError> {
     let mut usage = Usage::default();
     for (family, programs) in programs.iter() {
-        if kind == Kind::Legacy && legacy_tables(family).unwrap_or_default().is_empty() {
+        if kind == Kind::Legacy && legacy_tables(netns, family).unwrap_or_default().is_empty() {
             continue;
         }
-        let text = match run(programs.save, &[""; 0], "").await {
+        let text = match run(netns, programs.save, &[""; 0], "").await {
             Ok(text) => text,
             Err(FirewallError::Failed { .. }) => return Ok(None),
             Err(error) => return Err(error),

@@ -9,6 +9,7 @@ use tracing::debug;
 use super::variant::Kind;
 use crate::backoff::jitter;
 use crate::netlink::RulesetEvents;
+use crate::netns::Netns;
 
 /// What is asked for more often would keep the host busy with nothing else.
 pub(super) const SHORTEST_RESYNC: Duration = Duration::from_secs(1);
@@ -35,10 +36,10 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn new(kind: Kind, resync: Duration) -> Self {
+    pub(super) fn new(netns: &Netns, kind: Kind, resync: Duration) -> Self {
         let told =
             |error| debug!(%error, "changes of rules are not announced; they are read at every resync");
-        let events = RulesetEvents::open().map_err(told).ok();
+        let events = RulesetEvents::open(netns).map_err(told).ok();
         let (resync, looked) = (resync.max(SHORTEST_RESYNC), Instant::now());
         Self { kind, resync, looked, events, is_changed: false, next: None, heard: true }
     }

@@ -19,6 +19,7 @@ use super::manager::{FirewallError, Plan, RuleManager, Step, run};
 use super::rules::{Ours, Wanted};
 use crate::addr::Family;
 use crate::netlink::{RulesetChange, RulesetEvents};
+use crate::netns::Netns;
 
 const NFT: &str = "nft";
 
@@ -33,6 +34,7 @@ fn protocol(family: Family) -> u8 {
 /// Keeps rules in tables of our own, by the program `nft` (1.0.1 or later).
 #[derive(Debug)]
 pub struct Nftables {
+    netns: Netns,
     /// `None` while the kernel has nothing that could tell.
     events: Option<RulesetEvents>,
     /// Whether the kernel can choose source ports at random; `None` if that was not tried yet.
@@ -40,14 +42,14 @@ pub struct Nftables {
 }
 
 impl Nftables {
-    /// Listens in the network namespace of the calling thread.
+    /// Listens in a network namespace, and keeps rules there.
     ///
     /// # Panics
     ///
     /// Outside of a tokio runtime with I/O and time.
-    pub async fn open() -> Result<Self, FirewallError> {
-        run(NFT, &["--version"], "").await?;
-        Ok(Self { events: listen(), can_be_random: None })
+    pub async fn open(netns: &Netns) -> Result<Self, FirewallError> {
+        run(netns, NFT, &["--version"], "").await?;
+        Ok(Self { netns: netns.clone(), events: listen(netns), can_be_random: None })
     }
 
     /// Whether source ports can be chosen at random, found out by trying.
@@ -61,7 +63,7 @@ impl Nftables {
             "add table {table}\nadd chain {table} masqueradeTest {{ type nat hook postrouting priority srcnat ; }}\n\
              add rule {table} masqueradeTest masquerade fully-random\n"
         );
-        let can = match run(NFT, &["-c", "-f", "-"], &trial).await {
+        let can = match run(&self.netns, NFT, &["-c", "-f", "-"], &trial).await {
             Ok(_) => true,
             Err(FirewallError::Failed { .. }) => false,
             Err(error) => return Err(error),
@@ -87,9 +89,9 @@ impl RuleManager for Nftables {
 
     async fn plan(&mut self, want: &Wanted, ours: &Ours) -> Result<Plan, FirewallError> {
         if self.events.is_none() {
-            self.events = listen();
+            self.events = listen(&self.netns);
         }
-        let (v4, v6) = tokio::join!(seen(Family::V4), seen(Family::V6));
+        let (v4, v6) = tokio::join!(seen(&self.netns, Family::V4), seen(&self.netns, Family::V6));
         let (v4, v6) = (v4.map_err(lacking)?, v6.map_err(lacking)?);
         // A kernel that can't do anything at all says nothing about this.
         let can_be_random = want.masquerade && want.fully_random && self.can_be_random().await?;
@@ -105,7 +107,7 @@ impl RuleManager for Nftables {
     }
 
     async fn apply(&mut self, step: &Step) -> Result<(), FirewallError> {
-        step.run().await.map_err(lacking)
+        step.run(&self.netns).await.map_err(lacking)
     }
 
     async fn changed(&mut self) {
@@ -119,9 +121,9 @@ impl RuleManager for Nftables {
     }
 }
 
-fn listen() -> Option<RulesetEvents> {
+fn listen(netns: &Netns) -> Option<RulesetEvents> {
     let told = |error| debug!(%error, "changes of nf_tables are not announced");
-    RulesetEvents::open().map_err(told).ok()
+    RulesetEvents::open(netns).map_err(told).ok()
 }
 
 /// Says what is missing, where nft's own words do not.
@@ -152,9 +154,9 @@ fn step(lines: &[String]) -> Step {
 }
 
 /// A family's table; `None` if there is none.
-async fn seen(family: Family) -> Result<Option<SeenTable>, FirewallError> {
+async fn seen(netns: &Netns, family: Family) -> Result<Option<SeenTable>, FirewallError> {
     let args = ["-j", "list", "table", family_name(family), table_name(family)];
-    match list(&args).await {
+    match run(netns, NFT, &args, "").await {
         Ok(json) => {
             let table = listing::table(family, &json);
             table.map(Some).map_err(|why| unreadable(&format!("nft {}", args.join(" ")), why))
@@ -162,10 +164,6 @@ async fn seen(family: Family) -> Result<Option<SeenTable>, FirewallError> {
         Err(FirewallError::Failed { said, .. }) if said.contains("No such file or directory") => Ok(None),
         Err(error) => Err(error),
     }
-}
-
-async fn list(args: &[&str]) -> Result<String, FirewallError> {
-    run(NFT, args, "").await
 }
 
 fn unreadable(command: &str, why: String) -> FirewallError {

@@ -18,6 +18,7 @@ use super::{Found, Obstacle, advice, find, iptables, text_of};
 use crate::addr::Family;
 use crate::kernel::Kernel;
 use crate::netlink::{Netlink, RulesetChange, RulesetEvents};
+use crate::netns::Netns;
 use crate::resync;
 
 /// A firewall that starts anew makes many changes; one look is for all of them.
@@ -29,6 +30,7 @@ const CHAINS: usize = 250;
 
 /// What other firewalls of this host do with forwarded packets.
 pub(in crate::firewall) struct Surroundings {
+    netns: Netns,
     /// `None` where the kernel does not tell.
     events: Option<RulesetEvents>,
     /// How often legacy tables, of which nobody tells, are compared.
@@ -49,12 +51,13 @@ impl std::fmt::Debug for Surroundings {
 }
 
 impl Surroundings {
-    /// Listens in the network namespace of the calling thread.
-    pub(in crate::firewall) fn open(resync: Duration) -> Self {
+    /// Listens in a network namespace.
+    pub(in crate::firewall) fn open(netns: &Netns, resync: Duration) -> Self {
         let told = |error| debug!(%error, "changes of nf_tables are not announced");
-        let (events, now) = (RulesetEvents::open().map_err(told).ok(), Instant::now());
+        let (events, now) = (RulesetEvents::open(netns).map_err(told).ok(), Instant::now());
         let resync = resync.max(Duration::from_secs(1));
         Self {
+            netns: netns.clone(),
             events,
             resync,
             next_resync: now,
@@ -83,17 +86,17 @@ impl Surroundings {
             self.audit = begin + resync::PERIOD;
         }
         let mut tables = self.nf_tables().await;
-        let legacy = legacy_dumps().await;
+        let legacy = legacy_dumps(&self.netns).await;
         self.legacy = fingerprint(&legacy);
         for (family, dump) in &legacy {
             tables.extend(iptables::tables(dump, |name| table_name(Realm::Legacy, *family, name), *family));
         }
-        let links = links(want).await;
+        let links = links(&self.netns, want).await;
         let mut obstacles = Vec::new();
         for found in find(&tables, &want.ranges, &links) {
             let table = tables.iter().find(|table| table.name == found.table);
             let advice = table.map_or_else(String::new, |table| advice(table, &found, &want.ranges));
-            obstacles.push(obstacle(found, advice).await);
+            obstacles.push(obstacle(&self.netns, found, advice).await);
         }
         let now = Instant::now();
         self.next_resync = now + self.resync;
@@ -109,7 +112,7 @@ impl Surroundings {
                 () = sleep_until(self.audit), if !self.is_due => self.set_due(),
                 change = next(&mut self.events) => self.note(&change),
                 () = sleep_until(self.next_resync), if !self.is_due => {
-                    let dumps = legacy_dumps().await;
+                    let dumps = legacy_dumps(&self.netns).await;
                     if fingerprint(&dumps) != self.legacy {
                         self.set_due();
                     }
@@ -144,7 +147,7 @@ impl Surroundings {
             Err(FirewallError::Missing { .. }) => {
                 let mut tables = Vec::new();
                 for family in Family::ALL {
-                    tables.extend(by_iptables_nft(family, None).await);
+                    tables.extend(by_iptables_nft(&self.netns, family, None).await);
                 }
                 Ok(tables)
             }
@@ -161,7 +164,7 @@ impl Surroundings {
         let bases = if let Some(bases) = &self.bases {
             bases.clone()
         } else {
-            let json = run("nft", &["-j", "list", "chains"], "").await?;
+            let json = run(&self.netns, "nft", &["-j", "list", "chains"], "").await?;
             nft::bases(&json).map_err(|why| unreadable("nft -j list chains", why))?
         };
         self.bases = Some(bases.clone());
@@ -171,7 +174,7 @@ impl Surroundings {
             let name = TableName { realm: Realm::NfTables, family: family.clone(), name: table.clone() };
             let bases: Vec<_> =
                 bases.iter().filter(|base| (&base.family, &base.table) == (family, table)).collect();
-            match read_table(name, &bases).await {
+            match read_table(&self.netns, name, &bases).await {
                 Ok(table) => tables.push(table),
                 // It went meanwhile, which is announced.
                 Err(error) => debug!(%error, "a table of nf_tables can't be read"),
@@ -199,7 +202,7 @@ fn protocol(family: &str) -> u8 {
 }
 
 /// Reads base chains, and all that they lead to.
-async fn read_table(name: TableName, bases: &[&Base]) -> Result<Table, FirewallError> {
+async fn read_table(netns: &Netns, name: TableName, bases: &[&Base]) -> Result<Table, FirewallError> {
     let mut chains: Vec<Chain> = Vec::new();
     let policy = |drops| if drops { Policy::Drop } else { Policy::Accept };
     let mut open: Vec<_> = bases.iter().map(|base| (base.chain.clone(), Some(policy(base.drops)))).collect();
@@ -208,27 +211,27 @@ async fn read_table(name: TableName, bases: &[&Base]) -> Result<Table, FirewallE
         if chains.iter().any(|seen| seen.name == chain) {
             continue;
         }
-        let json = run("nft", &["-j", "list", "chain", &name.family, &name.name, &chain], "").await?;
+        let json = run(netns, "nft", &["-j", "list", "chain", &name.family, &name.name, &chain], "").await?;
         let (rules, of_iptables) = nft::rules(&json).map_err(|why| unreadable("nft -j list chain", why))?;
         is_of_iptables |= of_iptables;
         open.extend(nft::targets(&rules).map(|target| (target.to_owned(), None)));
         chains.push(Chain { name: chain, policy, rules });
     }
     let family = if name.family == "ip6" { Family::V6 } else { Family::V4 };
-    if is_of_iptables && let Some(table) = by_iptables_nft(family, Some(&name.name)).await.pop() {
+    if is_of_iptables && let Some(table) = by_iptables_nft(netns, family, Some(&name.name)).await.pop() {
         return Ok(table);
     }
     Ok(Table { name, chains })
 }
 
 /// What the programs of iptables' nft variant show: one table, or all.
-async fn by_iptables_nft(family: Family, table: Option<&str>) -> Vec<Table> {
+async fn by_iptables_nft(netns: &Netns, family: Family, table: Option<&str>) -> Vec<Table> {
     let programs = match family {
         Family::V4 => ["iptables-nft-save", "iptables-save"],
         Family::V6 => ["ip6tables-nft-save", "ip6tables-save"],
     };
     let args: Vec<_> = table.into_iter().flat_map(|table| ["-t", table]).collect();
-    let dump = save(programs, &args, true).await;
+    let dump = save(netns, programs, &args, true).await;
     iptables::tables(&dump, |name| table_name(Realm::NfTables, family, name), family)
 }
 
@@ -238,15 +241,15 @@ fn table_name(realm: Realm, family: Family, name: &str) -> TableName {
 }
 
 /// The legacy tables that are in use. Looking makes none.
-async fn legacy_dumps() -> Vec<(Family, String)> {
+async fn legacy_dumps(netns: &Netns) -> Vec<(Family, String)> {
     let mut dumps = Vec::new();
     for family in Family::ALL {
         let programs = match family {
             Family::V4 => ["iptables-legacy-save", "iptables-save"],
             Family::V6 => ["ip6tables-legacy-save", "ip6tables-save"],
         };
-        for table in legacy_tables(family).unwrap_or_default().iter().filter(|table| *table != "nat") {
-            dumps.push((family, save(programs, &["-t", table], false).await));
+        for table in legacy_tables(netns, family).unwrap_or_default().iter().filter(|table| *table != "nat") {
+            dumps.push((family, save(netns, programs, &["-t", table], false).await));
         }
     }
     dumps
@@ -254,9 +257,9 @@ async fn legacy_dumps() -> Vec<(Family, String)> {
 
 /// What the first of these programs that is there prints, if it is of the variant. What can't be read can't be
 /// named.
-async fn save(programs: [&str; 2], args: &[&str], is_nft: bool) -> String {
+async fn save(netns: &Netns, programs: [&str; 2], args: &[&str], is_nft: bool) -> String {
     for program in programs {
-        match run(program, args, "").await {
+        match run(netns, program, args, "").await {
             Ok(dump) => {
                 let of_nft = dump
                     .lines()
@@ -288,9 +291,9 @@ fn fingerprint(dumps: &[(Family, String)]) -> u64 {
 }
 
 /// The links and what they are for. Without an answer all may be anything.
-async fn links(want: &Wanted) -> Links {
+async fn links(netns: &Netns, want: &Wanted) -> Links {
     let read = async {
-        let mut kernel = Netlink::open()?;
+        let mut kernel = Netlink::open_in(netns)?;
         Ok::<_, crate::kernel::KernelError>((kernel.links().await?, kernel.addresses().await?))
     };
     let (links, addresses) = read.await.unwrap_or_else(|error| {
@@ -304,12 +307,12 @@ async fn links(want: &Wanted) -> Links {
     Links::new(with_addresses, &want.ranges)
 }
 
-async fn obstacle(found: Found, advice: String) -> Obstacle {
+async fn obstacle(netns: &Netns, found: Found, advice: String) -> Obstacle {
     let Found { table: TableName { realm, family, name }, base, cut, cuts } = found;
     let listing = match &cut.rule {
         Some(RuleName::Handle(_)) => {
             let args = ["-a", "list", "chain", &family, &name, &cut.chain];
-            run("nft", &args, "").await.unwrap_or_default()
+            run(netns, "nft", &args, "").await.unwrap_or_default()
         }
         _ => String::new(),
     };

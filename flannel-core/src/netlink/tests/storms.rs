@@ -15,6 +15,7 @@ use super::sandbox::{ip, with_underlay};
 use crate::addr::{Family, LinkIndex};
 use crate::dataplane::{Object, Op};
 use crate::kernel::{Kernel, KernelEvent, Kinds, LinkOp, Scope};
+use crate::netns::Netns;
 
 fn peers(link: LinkIndex, family: Family, count: u16) -> Vec<Object> {
     (1..=count).flat_map(|number| peer(link, family, number, 1)).collect()
@@ -74,7 +75,7 @@ fn hundreds_of_failures_are_all_reported() {
 #[test]
 fn lost_announcements_are_an_overrun() {
     with_underlay(test_name!(), || async {
-        let mut kernel = Netlink::with_event_buffer(8192).unwrap();
+        let mut kernel = Netlink::with_event_buffer(&Netns::current().unwrap(), 8192).unwrap();
         let link = device(&mut kernel, Family::V4).await.index;
         let objects = peers(link, Family::V4, 500);
         assert_eq!(kernel.execute(&ops(&objects, Op::Create)).await.unwrap(), []);

@@ -14,6 +14,7 @@ use super::desk::lease;
 use crate::addr::{LinkIndex, PerFamily, Vni};
 use crate::lease::{BadRecords, Lease, LeaseTable, LeaseUpdate};
 use crate::netlink::nftables::{NfTables, TableEvents, TableFamily};
+use crate::netns::Netns;
 
 const VNI: u32 = 7;
 
@@ -67,7 +68,8 @@ struct Bed {
 impl Bed {
     async fn new(mode: Mode, allow_from: &[&str]) -> Self {
         let allow_from = allow_from.iter().map(|it| it.parse().unwrap()).collect();
-        let (gate, desk) = Gate::open(GateOptions { mode, allow_from }).await.unwrap();
+        let (gate, desk) =
+            Gate::open(&Netns::current().unwrap(), GateOptions { mode, allow_from }).await.unwrap();
         let (cancel, status) = (CancellationToken::new(), desk.status());
         desk.tunnels(Some(tunnels()));
         let task = tokio::spawn(gate.run(cancel.clone()));
@@ -161,10 +163,10 @@ fn nft_shows_the_table_as_it_is_meant() {
         bed.end().await;
         assert_eq!(self::listing(), listing, "it stays");
         run("nft", "add table inet flannel-underlay-x");
-        assert_eq!(present().await.unwrap(), [vni()]);
-        remove(vni()).await.unwrap();
-        assert_eq!(present().await.unwrap(), []);
-        remove(vni()).await.unwrap();
+        assert_eq!(present(&Netns::current().unwrap()).await.unwrap(), [vni()]);
+        remove(&Netns::current().unwrap(), vni()).await.unwrap();
+        assert_eq!(present(&Netns::current().unwrap()).await.unwrap(), []);
+        remove(&Netns::current().unwrap(), vni()).await.unwrap();
     });
 }
 
@@ -236,7 +238,7 @@ fn nobody_is_kept_out_before_the_snapshot() {
         bed.end().await;
         let mut bed = Bed::new(Mode::Off, &[]).await;
         bed.until(|it| it.in_force == Some(Mode::Off)).await;
-        assert_eq!(present().await.unwrap(), []);
+        assert_eq!(present(&Netns::current().unwrap()).await.unwrap(), []);
         bed.end().await;
     });
 }
@@ -260,7 +262,7 @@ fn strangers_are_counted_and_named_in_both_modes() {
             assert!(line.starts_with("192.0.2.9 has no lease and sent 2 VXLAN packets"), "{line}");
             assert!(line.contains(fate) && line.contains("--vxlan-allow-from=192.0.2.9/32"), "{line}");
             bed.end().await;
-            remove(vni()).await.unwrap();
+            remove(&Netns::current().unwrap(), vni()).await.unwrap();
         }
     });
 }

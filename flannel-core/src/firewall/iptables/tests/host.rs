@@ -14,6 +14,7 @@ use super::*;
 use crate::addr::Family;
 use crate::firewall::rules::Ours;
 use crate::firewall::{FirewallError, Plan, RuleManager};
+use crate::netns::Netns;
 
 /// What happens to a node's rules, to be put right in one go.
 struct Case {
@@ -147,7 +148,8 @@ fn assert_golden(kind: Kind, case: &str) {
 /// A manager that has chosen `kind`, since somebody has a rule there.
 pub(super) async fn open(kind: Kind) -> Iptables {
     sh_both(kind, "$I -t mangle -A INPUT -i eth7 -j ACCEPT");
-    let manager = Iptables::open(&Family::ALL, Duration::from_secs(5)).await.unwrap();
+    let manager =
+        Iptables::open(&Netns::current().unwrap(), &Family::ALL, Duration::from_secs(5)).await.unwrap();
     assert!(manager.choice().contains(&format!("({kind})")), "{}", manager.choice());
     manager
 }
@@ -160,7 +162,7 @@ pub(super) fn ours() -> Ours {
 pub(super) async fn hold(manager: &mut Iptables, want: &Wanted, ours: &Ours) -> Plan {
     let plan = manager.plan(want, ours).await.unwrap();
     for step in &plan.steps {
-        step.run().await.unwrap_or_else(|error| panic!("{error}\n{}", step.input));
+        step.run(&Netns::current().unwrap()).await.unwrap_or_else(|error| panic!("{error}\n{}", step.input));
     }
     assert_eq!(manager.plan(want, ours).await.unwrap().steps, []);
     plan
@@ -283,7 +285,8 @@ fn a_changed_subnet_replaces_its_own_rules_only() {
         hold(&mut manager, &all_of(golden_ranges()), &ours()).await;
         let third = PerFamily { v4: Some(range("172.30.0.0/16", "172.30.3.0/24")), v6: None };
         // Another agent of this host.
-        let mut other = Iptables::open(&Family::ALL, Duration::from_secs(5)).await.unwrap();
+        let mut other =
+            Iptables::open(&Netns::current().unwrap(), &Family::ALL, Duration::from_secs(5)).await.unwrap();
         hold(&mut other, &all_of(third), &Ours::Of(vec![third])).await;
         let new = PerFamily {
             v4: Some(range("10.244.0.0/16", "10.244.5.0/24")),
@@ -314,7 +317,9 @@ fn what_was_left_in_the_other_variant_goes_after_the_new_rules_came() {
         for (kind, other) in [(Kind::Nft, Kind::Legacy), (Kind::Legacy, Kind::Nft)] {
             sh_both(other, OTHERS);
             let before = dumps(other);
-            let mut old = Iptables::open(&Family::ALL, Duration::from_secs(5)).await.unwrap();
+            let mut old = Iptables::open(&Netns::current().unwrap(), &Family::ALL, Duration::from_secs(5))
+                .await
+                .unwrap();
             assert!(old.choice().contains(&format!("({other})")), "{}", old.choice());
             hold(&mut old, &all_of(golden_ranges()), &ours()).await;
             // Now somebody has more rules in the other one.
@@ -340,12 +345,13 @@ fn what_was_left_in_the_other_variant_goes_after_the_new_rules_came() {
 #[test]
 fn looking_makes_no_tables() {
     with(test_name!(), async || {
-        let mut manager = Iptables::open(&Family::ALL, Duration::from_secs(5)).await.unwrap();
+        let mut manager =
+            Iptables::open(&Netns::current().unwrap(), &Family::ALL, Duration::from_secs(5)).await.unwrap();
         let plan = manager.plan(&all_of(golden_ranges()), &ours()).await.unwrap();
         assert_eq!(plan.steps.len(), 2);
         assert_eq!(manager.plan(&Wanted::default(), &Ours::AnyRange).await.unwrap(), Plan::default());
         for family in Family::ALL {
-            assert_eq!(legacy_tables(family).unwrap(), [""; 0]);
+            assert_eq!(legacy_tables(&Netns::current().unwrap(), family).unwrap(), [""; 0]);
             assert_eq!(dump(Kind::Nft, family), [""; 0]);
         }
     });
@@ -387,7 +393,7 @@ fn a_held_lock_is_named_and_does_no_harm() {
         lock.lock().unwrap();
         let plan = manager.plan(&want, &ours()).await.unwrap();
         let [step] = &plan.steps[..] else { panic!("{plan:?}") };
-        let error = step.run().await.unwrap_err();
+        let error = step.run(&Netns::current().unwrap()).await.unwrap_err();
         assert!(matches!(error, FirewallError::Failed { .. }));
         let said = error.to_string();
         assert!(

@@ -10,6 +10,7 @@ use super::super::Iptables;
 use super::host::{hold, ours, with};
 use super::*;
 use crate::addr::Family;
+use crate::netns::Netns;
 
 /// Makes a host whose iptables has only these names, all of one variant.
 fn have_only(names: &[&str], program: &str) {
@@ -32,8 +33,9 @@ const PLAIN: [&str; 6] =
 fn plain_names_will_do() {
     with(test_name!(), async || {
         have_only(&PLAIN, "xtables-legacy-multi");
-        Iptables::installed(&Family::ALL).await.unwrap();
-        let mut manager = Iptables::open(&Family::ALL, Duration::from_secs(5)).await.unwrap();
+        Iptables::installed(&Netns::current().unwrap(), &Family::ALL).await.unwrap();
+        let mut manager =
+            Iptables::open(&Netns::current().unwrap(), &Family::ALL, Duration::from_secs(5)).await.unwrap();
         assert!(manager.choice().contains("(legacy)"), "{}", manager.choice());
         let plan = hold(&mut manager, &all_of(golden_ranges()), &ours()).await;
         let programs: Vec<_> = plan.steps.iter().map(|step| step.program).collect();
@@ -45,16 +47,18 @@ fn plain_names_will_do() {
 fn a_missing_program_is_named_if_a_family_needs_it() {
     with(test_name!(), async || {
         have_only(&PLAIN[..3], "xtables-nft-multi");
-        Iptables::installed(&[Family::V4]).await.unwrap();
-        let error = Iptables::installed(&Family::ALL).await.unwrap_err();
+        Iptables::installed(&Netns::current().unwrap(), &[Family::V4]).await.unwrap();
+        let error = Iptables::installed(&Netns::current().unwrap(), &Family::ALL).await.unwrap_err();
         assert!(error.to_string().starts_with("ip6tables-save is not installed"), "{error}");
-        let mut manager = Iptables::open(&[Family::V4], Duration::from_secs(5)).await.unwrap();
+        let mut manager =
+            Iptables::open(&Netns::current().unwrap(), &[Family::V4], Duration::from_secs(5)).await.unwrap();
         let v4 = PerFamily { v6: None, ..golden_ranges() };
         hold(&mut manager, &all_of(v4), &ours()).await;
         for name in PLAIN {
             _ = std::fs::remove_file(Path::new("/run/sbin").join(name));
         }
-        let error = Iptables::open(&[], Duration::from_secs(5)).await.unwrap_err();
+        let error =
+            Iptables::open(&Netns::current().unwrap(), &[], Duration::from_secs(5)).await.unwrap_err();
         let told = "iptables-save is not installed (Debian and Red Hat package iptables)";
         assert_eq!(error.to_string(), told);
     });

@@ -11,11 +11,12 @@ use super::host::{hold, open, ours, sh, with};
 use super::{all_of, golden_ranges};
 use crate::addr::Family;
 use crate::firewall::RuleManager;
+use crate::netns::Netns;
 
 #[tokio::test(start_paused = true)]
 async fn the_legacy_variant_is_looked_at_about_once_a_period() {
     let period = Duration::from_secs(5);
-    let mut watch = Watch::new(Kind::Legacy, period);
+    let mut watch = Watch::new(&Netns::current().unwrap(), Kind::Legacy, period);
     for _ in 0..20 {
         let before = tokio::time::Instant::now();
         watch.wait().await;

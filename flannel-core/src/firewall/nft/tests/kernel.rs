@@ -12,6 +12,7 @@ use super::super::Nftables;
 use crate::addr::PerFamily;
 use crate::firewall::rules::{Ours, Range, Wanted};
 use crate::firewall::{Firewall, Managers, Plan, RuleManager};
+use crate::netns::Netns;
 
 /// Rules of others around and among the names of ours.
 const FOREIGN: &str = "
@@ -63,7 +64,7 @@ async fn apply(nftables: &mut Nftables, want: &Wanted, ours: &Ours) -> Plan {
     let plan = nftables.plan(want, ours).await.unwrap();
     assert!(plan.steps.len() <= 1, "one transaction: {plan:?}");
     for step in &plan.steps {
-        step.run().await.unwrap();
+        step.run(&Netns::current().unwrap()).await.unwrap();
     }
     let again = nftables.plan(want, ours).await.unwrap();
     assert_eq!(again.steps, [], "the rules read back as they were written");
@@ -117,7 +118,7 @@ fn chains(lines: &[String]) -> Vec<Vec<&str>> {
 fn the_rules_are_those_of_go_without_its_faults() {
     with_nft(test_name!(), || async {
         let before = ruleset();
-        let mut nftables = Nftables::open().await.unwrap();
+        let mut nftables = Nftables::open(&Netns::current().unwrap()).await.unwrap();
         apply(&mut nftables, &all(golden_ranges()), &ours()).await;
         let (got, want) = (our_tables(), golden_tables());
         assert_eq!(chains(&got), chains(&want));
@@ -131,7 +132,7 @@ fn the_rules_are_those_of_go_without_its_faults() {
 fn the_tables_of_a_go_node_are_taken_over_by_the_fewest_changes() {
     with_nft(test_name!(), || async {
         nft(&Golden::named("vxlan-dual-nftables").lines("nft").join("\n"));
-        let mut nftables = Nftables::open().await.unwrap();
+        let mut nftables = Nftables::open(&Netns::current().unwrap()).await.unwrap();
         let plan = apply(&mut nftables, &all(golden_ranges()), &ours()).await;
         assert_eq!(plan.steps[0].commands.len(), 8, "two of each family go, two come: {plan:?}");
         assert_eq!(chains(&our_tables()), chains(&golden_tables()));
@@ -142,7 +143,7 @@ fn the_tables_of_a_go_node_are_taken_over_by_the_fewest_changes() {
 fn every_damage_is_mended() {
     with_nft(test_name!(), || async {
         let want = all(golden_ranges());
-        let mut nftables = Nftables::open().await.unwrap();
+        let mut nftables = Nftables::open(&Netns::current().unwrap()).await.unwrap();
         apply(&mut nftables, &want, &ours()).await;
         let whole = chains(&our_tables()).concat().join("\n");
         for damage in [
@@ -170,7 +171,7 @@ fn every_damage_is_mended() {
 fn rules_of_others_in_our_chains_stay_where_they_are() {
     with_nft(test_name!(), || async {
         let want = all(golden_ranges());
-        let mut nftables = Nftables::open().await.unwrap();
+        let mut nftables = Nftables::open(&Netns::current().unwrap()).await.unwrap();
         apply(&mut nftables, &want, &ours()).await;
         nft("insert rule ip flannel-ipv4 forward ip saddr 192.0.2.1 counter drop\n\
              add rule ip flannel-ipv4 forward ip saddr 10.9.0.0/16 accept\n\
@@ -202,7 +203,7 @@ fn rules_of_others_in_our_chains_stay_where_they_are() {
 #[test]
 fn changes_of_others_do_not_wake_us() {
     with_nft(test_name!(), || async {
-        let mut nftables = Nftables::open().await.unwrap();
+        let mut nftables = Nftables::open(&Netns::current().unwrap()).await.unwrap();
         nft(
             "add rule ip nat POSTROUTING ip saddr 192.0.2.9 accept\nadd element inet firewall s { 192.0.2.8 }\n",
         );
@@ -215,7 +216,7 @@ fn changes_of_others_do_not_wake_us() {
 #[test]
 fn the_loop_puts_back_what_a_flush_took() {
     with_nft(test_name!(), || async {
-        let nftables = Box::new(Nftables::open().await.unwrap());
+        let nftables = Box::new(Nftables::open(&Netns::current().unwrap()).await.unwrap());
         let managers = Managers::new(Some(nftables), Vec::new(), "nftables");
         let firewall = Firewall::new(managers, all(golden_ranges()), ours());
         let mut status = firewall.status();

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use super::super::look::Surroundings;
 use super::*;
 use crate::firewall::rules::Wanted;
+use crate::netns::Netns;
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -48,7 +49,7 @@ fn with(test: &str, body: impl AsyncFnOnce(Host)) {
         );
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let surroundings = Surroundings::open(Duration::from_secs(1));
+            let surroundings = Surroundings::open(&Netns::current().unwrap(), Duration::from_secs(1));
             body(Host { surroundings, wanted: Wanted { ranges: ranges(), ..Wanted::default() } }).await;
         });
     });
