@@ -25,8 +25,9 @@ pub enum LeaseSource {
     Assigned,
 }
 
-/// A checked network configuration.
+/// A checked network configuration. [`NetworkConfig::parse`] makes one, which has a network at least.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct NetworkConfig {
     /// The overlay network of each enabled family.
     pub networks: PerFamily<Network>,
@@ -38,6 +39,7 @@ pub struct NetworkConfig {
 
 /// The overlay network of one family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Network {
     /// All pods' addresses (`Network`, `IPv6Network`).
     pub network: Subnet,
@@ -48,6 +50,7 @@ pub struct Network {
 /// The `Backend` object: its `Type`, and the keys that only the backend understands. Two are equal if their
 /// JSON means the same.
 #[derive(Clone, Eq)]
+#[non_exhaustive]
 pub struct BackendConfig {
     /// The backend's kind in lower case. An absent or empty `Backend` means `udp`, as upstream's code has it.
     pub kind: String,

@@ -9,13 +9,28 @@ use crate::gojson::GoObject;
 /// The subnets a store hands out: all of `len` bits from `min` to `max`, both included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SubnetRange {
-    /// The first subnet.
-    pub min: Subnet,
-    /// The last subnet, of the same length.
-    pub max: Subnet,
+    pub(crate) min: Subnet,
+    pub(crate) max: Subnet,
 }
 
 impl SubnetRange {
+    /// The subnets from `min` to `max`. `None` if they are of two families or lengths, if `max` comes before `min`, or
+    /// if a subnet has no room for pods: it takes two bits.
+    pub fn new(min: Subnet, max: Subnet) -> Option<Self> {
+        let has_room = min.prefix() > 0 && min.prefix() <= min.family().bits() - 2;
+        (has_room && min.steps_to(max).is_some()).then_some(Self { min, max })
+    }
+
+    /// The first subnet.
+    pub fn min(&self) -> Subnet {
+        self.min
+    }
+
+    /// The last subnet, of the same length.
+    pub fn max(&self) -> Subnet {
+        self.max
+    }
+
     /// The length of every subnet in bits.
     pub fn prefix(&self) -> u8 {
         self.min.prefix()
@@ -205,7 +220,7 @@ fn parse_range(object: &GoObject, names: &Names, network: Subnet) -> Result<Subn
         let problem = format!("lies after {} {}; no subnet is left", names.max, max.base());
         return Err(ConfigError::new(names.min, value, problem));
     }
-    Ok(SubnetRange { min, max })
+    Ok(SubnetRange::new(min, max).expect("length and order were checked"))
 }
 
 fn subnet_len(object: &GoObject, names: &Names, network: Subnet) -> Result<u8, ConfigError> {

@@ -224,6 +224,27 @@ proptest! {
 }
 
 #[test]
+fn a_range_has_one_family_and_length_an_order_and_room_for_pods() {
+    for (min, max, count) in [
+        ("10.5.1.0/24", "10.5.255.0/24", Some(255)),
+        ("10.5.1.0/24", "10.5.1.0/24", Some(1)),
+        ("10.5.0.0/30", "10.5.0.4/30", Some(2)),
+        ("fd00:5::/126", "fd00:5::4/126", Some(2)),
+        ("10.5.2.0/24", "10.5.1.0/24", None),
+        ("10.5.1.0/24", "10.5.2.0/25", None),
+        ("10.5.1.0/24", "fd00:5::/64", None),
+        ("10.5.0.1/32", "10.5.0.9/32", None),
+        ("10.5.0.0/31", "10.5.0.8/31", None),
+        ("fd00:5::1/128", "fd00:5::9/128", None),
+        ("0.0.0.0/0", "0.0.0.0/0", None),
+    ] {
+        let range = SubnetRange::new(min.parse().unwrap(), max.parse().unwrap());
+        assert_eq!(range.map(|range| range.count()), count, "{min} to {max}");
+        assert_eq!(range.map(|range| range.max().to_string()), count.map(|_| max.to_owned()));
+    }
+}
+
+#[test]
 fn what_it_writes_it_reads_as_the_same() {
     for text in [
         r#"{"Network":"10.5.0.0/16"}"#,

@@ -296,7 +296,7 @@ impl<'a> Mine<'a> {
             kept.or_else(|| wished.find(|subnet| is_free(subnet) && !holds_us(subnet)))
         });
         if ranges.iter().all(|(family, _)| subnets.get(family).is_some()) {
-            return Ok(LeaseKey::new(subnets).expect(HAS_HOST_BITS));
+            return key_of(subnets);
         }
         let published = listing.records.iter().flat_map(|record| addresses(&record.lease.attrs.public_ips));
         let in_network =
@@ -310,11 +310,15 @@ impl<'a> Mine<'a> {
                 *subnets.get_mut(family) = Some(found.ok_or(none)?);
             }
         }
-        Ok(LeaseKey::new(subnets).expect(HAS_HOST_BITS))
+        key_of(subnets)
     }
 }
 
-const HAS_HOST_BITS: &str = "a config has a family, and its subnets have host bits";
+/// The key of chosen subnets. Whoever changed a config in memory may have left no network in it.
+fn key_of(subnets: PerFamily<Subnet>) -> Result<LeaseKey, SubnetError> {
+    let none = || SubnetError::Conflict("the network config has no network to take a subnet from".to_owned());
+    LeaseKey::new(subnets).ok_or_else(none)
+}
 
 fn addresses(ips: &PerFamily<IpAddr>) -> impl Iterator<Item = IpAddr> {
     ips.v4.into_iter().chain(ips.v6)

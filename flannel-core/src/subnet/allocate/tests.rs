@@ -47,6 +47,22 @@ fn ask(
     decide(config, listing, Applicant { attrs, identity: &identity, local: &attrs.public_ips }, rng)
 }
 
+/// A program may change a config that it read.
+#[test]
+fn a_config_without_networks_is_an_error_and_no_panic() {
+    let mut none = config(V4);
+    none.networks = PerFamily::default();
+    let mut crossed = config(DUAL);
+    (crossed.networks.v4, crossed.networks.v6) = (crossed.networks.v6, crossed.networks.v4);
+    for config in [none, crossed] {
+        let decision = ask(&config, &Listing::default(), &attrs(1), None, &mut fastrand::Rng::with_seed(7));
+        assert!(
+            matches!(&decision, Err(SubnetError::Conflict(why)) if why.contains("no network")),
+            "{decision:?}"
+        );
+    }
+}
+
 #[track_caller]
 fn takes(decision: Result<Decision, SubnetError>, key: &str) {
     assert_eq!(decision.unwrap(), Decision::Take(key.parse().unwrap()));
