@@ -136,38 +136,6 @@ pub(super) fn balanced(count: usize, len: usize) -> usize {
 mod tests {
     use super::*;
 
-    const PEER: PeerIndex = PeerIndex(3);
-
-    /// A train of datagrams of `len` bytes, with one of `last` bytes at the end.
-    fn train(count: usize, len: u16, last: Option<u16>) -> Trains {
-        let mut trains = Trains::new();
-        trains.begin(PEER, ([192, 0, 2, 9], 8285).into(), len.into());
-        for len in std::iter::repeat_n(len, count).chain(last) {
-            trains.add(PEER, &[Piece { is_header: false, start: 0, len: len.into() }]);
-        }
-        trains
-    }
-
-    #[test]
-    fn a_train_takes_what_fits_to_the_last_datagram_and_byte() {
-        for (what, trains, datagrams, len, last, fits) in [
-            ("the 64th datagram", train(63, 100, None), 1, 100, 100, true),
-            ("a 65th", train(64, 100, None), 1, 100, 100, false),
-            ("four at once, to the 64th", train(60, 100, None), 4, 100, 100, true),
-            ("five at once", train(60, 100, None), 5, 100, 100, false),
-            // 44 times 1472 is 64768 bytes, and 739 more are 65507.
-            ("the last byte", train(44, 1472, None), 1, 739, 739, true),
-            ("one byte more", train(44, 1472, None), 1, 740, 740, false),
-            ("one as long as the others", train(1, 1472, None), 1, 1472, 1472, true),
-            ("a longer one", train(1, 1472, None), 1, 1473, 1473, false),
-            ("several shorter ones", train(1, 1472, None), 2, 1471, 1471, false),
-            ("anything after a shorter one", train(1, 1472, Some(1471)), 1, 1, 1, false),
-        ] {
-            assert_eq!(trains.has_room(PEER, datagrams, len, last), fits, "{what}");
-        }
-        assert!(!train(1, 100, None).has_room(PeerIndex(4), 1, 100, 100), "another peer's");
-    }
-
     #[test]
     fn trains_are_balanced() {
         assert_eq!(balanced(45, 1472), 23, "two trains of 23 and 22, not of 44 and 1");
