@@ -173,7 +173,7 @@ impl FlowCounters {
 
 /// The engine's counters, which its threads add to after each batch.
 #[derive(Debug)]
-pub struct Counters {
+pub(crate) struct Counters {
     sent: FlowCounters,
     received: FlowCounters,
     errors_sent: AtomicU64,
@@ -197,7 +197,7 @@ impl Default for Counters {
 
 impl Counters {
     /// What they stand at. Not one moment's picture: threads go on counting.
-    pub fn snapshot(&self) -> Snapshot {
+    pub(crate) fn snapshot(&self) -> Snapshot {
         let drops = DropReason::ALL.iter().map(|reason| (*reason, self.drops(*reason)));
         Snapshot {
             sent: self.sent.get(),
@@ -210,7 +210,7 @@ impl Counters {
     }
 
     /// How many packets were dropped for a reason.
-    pub fn drops(&self, reason: DropReason) -> u64 {
+    pub(crate) fn drops(&self, reason: DropReason) -> u64 {
         self.drops[reason as usize].load(Ordering::Relaxed)
     }
 }

@@ -14,17 +14,17 @@ use crate::packet::{Fragment, IPV6_HEADER, IpHeader, be16, put16, put32};
 use crate::vnet::VnetHeader;
 
 /// Room for the headers of any super-packet that is cut: IP with options or extension headers, and TCP.
-pub const MAX_HEADERS: usize = 192;
+pub(crate) const MAX_HEADERS: usize = 192;
 
 /// Payload bytes that a segment has at least: the kernel's smallest MSS of 48 bytes less 40 of TCP options.
-pub const MIN_SEGMENT: usize = 8;
+pub(crate) const MIN_SEGMENT: usize = 8;
 /// Segments of one super-packet, or datagrams of one train, at most. The kernel's own have up to 128; TCP with an
 /// MSS below 128 can have more, and after a loss has fewer.
-pub const MAX_SEGMENTS: usize = 512;
+pub(crate) const MAX_SEGMENTS: usize = 512;
 
 /// Whether cutting `len` bytes into segments of `size` is worth the work. Each costs as much as a packet, so that
 /// one super-packet of 64 KiB in segments of one byte would hold up everybody for milliseconds.
-pub fn is_worth_cutting(len: usize, size: usize) -> bool {
+pub(crate) fn is_worth_cutting(len: usize, size: usize) -> bool {
     len <= size || size >= MIN_SEGMENT && len.div_ceil(size) <= MAX_SEGMENTS
 }
 
@@ -51,7 +51,7 @@ pub enum SegmentError {
 
 /// What becomes of one packet from the TUN.
 #[derive(Debug)]
-pub enum Cut {
+pub(crate) enum Cut {
     /// It goes as it is; its checksum is complete now.
     Whole,
     /// It goes in parts.
@@ -59,7 +59,7 @@ pub enum Cut {
 }
 
 /// Completes or cuts the packet that `vnet` describes. `ip` was parsed from it, and it is `total_len` long.
-pub fn cut(vnet: VnetHeader, packet: &mut [u8], ip: &IpHeader) -> Result<Cut, SegmentError> {
+pub(crate) fn cut(vnet: VnetHeader, packet: &mut [u8], ip: &IpHeader) -> Result<Cut, SegmentError> {
     let kind = match vnet.gso_type & !VnetHeader::GSO_ECN {
         VnetHeader::GSO_NONE => {
             complete(vnet, packet, ip)?;
@@ -99,7 +99,7 @@ fn complete(vnet: VnetHeader, packet: &mut [u8], ip: &IpHeader) -> Result<(), Se
 
 /// The parts of a super-packet, in order.
 #[derive(Debug)]
-pub struct Segments {
+pub(crate) struct Segments {
     ip: IpHeader,
     header_len: usize,
     total_len: usize,
@@ -159,23 +159,23 @@ impl Segments {
     }
 
     /// How many there are in all: at least one.
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.count
     }
 
     /// Bytes of the headers that each begins with.
-    pub fn header_len(&self) -> usize {
+    pub(crate) fn header_len(&self) -> usize {
         self.header_len
     }
 
     /// Bytes of each segment but the last, which can be shorter.
-    pub fn full_len(&self) -> usize {
+    pub(crate) fn full_len(&self) -> usize {
         self.header_len + self.gso_size.min(self.total_len - self.header_len)
     }
 
     /// Writes the next segment's headers to `header`, which is [`header_len`](Self::header_len) long, and
     /// returns where in the packet its payload is. `packet` is the one that was cut.
-    pub fn next(&mut self, packet: &[u8], header: &mut [u8]) -> Option<Range<usize>> {
+    pub(crate) fn next(&mut self, packet: &[u8], header: &mut [u8]) -> Option<Range<usize>> {
         if self.next == self.count {
             return None;
         }

@@ -2,7 +2,7 @@
 
 /// `struct virtio_net_hdr` of `<linux/virtio_net.h>`, in the machine's byte order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct VnetHeader {
+pub(crate) struct VnetHeader {
     /// See [`NEEDS_CHECKSUM`](Self::NEEDS_CHECKSUM).
     pub flags: u8,
     /// What kind of super-packet this is, if any.
@@ -19,22 +19,22 @@ pub struct VnetHeader {
 
 impl VnetHeader {
     /// Its length in bytes.
-    pub const LEN: usize = 10;
+    pub(crate) const LEN: usize = 10;
     /// Flag: the checksum field holds the folded sum of the pseudo header; the rest is to be summed.
-    pub const NEEDS_CHECKSUM: u8 = 1;
+    pub(crate) const NEEDS_CHECKSUM: u8 = 1;
     /// Type: an ordinary packet.
-    pub const GSO_NONE: u8 = 0;
+    pub(crate) const GSO_NONE: u8 = 0;
     /// Type: TCP over IPv4.
-    pub const GSO_TCPV4: u8 = 1;
+    pub(crate) const GSO_TCPV4: u8 = 1;
     /// Type: TCP over IPv6.
-    pub const GSO_TCPV6: u8 = 4;
+    pub(crate) const GSO_TCPV6: u8 = 4;
     /// Type: UDP datagrams of one size, over either.
-    pub const GSO_UDP_L4: u8 = 5;
+    pub(crate) const GSO_UDP_L4: u8 = 5;
     /// Bit in the type of TCP: the first segment alone carries CWR.
-    pub const GSO_ECN: u8 = 0x80;
+    pub(crate) const GSO_ECN: u8 = 0x80;
 
     /// Reads the header.
-    pub fn from_bytes(bytes: [u8; Self::LEN]) -> Self {
+    pub(crate) fn from_bytes(bytes: [u8; Self::LEN]) -> Self {
         let word = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
         Self {
             flags: bytes[0],
@@ -47,7 +47,7 @@ impl VnetHeader {
     }
 
     /// Writes the header.
-    pub fn to_bytes(self) -> [u8; Self::LEN] {
+    pub(crate) fn to_bytes(self) -> [u8; Self::LEN] {
         let mut bytes = [self.flags, self.gso_type, 0, 0, 0, 0, 0, 0, 0, 0];
         let words = [self.header_len, self.gso_size, self.csum_start, self.csum_offset];
         for (to, word) in bytes[2..].as_chunks_mut::<2>().0.iter_mut().zip(words) {

@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use common::naive::Naive;
 use common::{Lab, MTU, PORT, Running, Setup, pod, spec, transfer, underlay};
-use flannel_backend_udp::counters::DropReason;
-use flannel_backend_udp::{EngineEvent, ForwardingTable, Layout, Peer, SocketOptions, TunOptions};
+use flannel_backend_udp::Layout;
+use flannel_backend_udp::datapath::{
+    DropReason, EngineEvent, ForwardingTable, Peer, SocketOptions, TunOptions,
+};
 use flannel_core::addr::Family;
 use flannel_lab::netns::Netns;
 use flannel_lab::ping::{PingOptions, Pinger, ping};

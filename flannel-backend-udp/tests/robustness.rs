@@ -9,8 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{Lab, PORT, Running, Setup, spec};
-use flannel_backend_udp::counters::DropReason;
-use flannel_backend_udp::forward::ForwardingTable;
+use flannel_backend_udp::datapath::{DropReason, ForwardingTable};
 use flannel_backend_udp::testing::{Inner, fix_header};
 use flannel_core::addr::{Family, PerFamily};
 use flannel_lab::sandbox::in_sandbox;

@@ -13,21 +13,19 @@ mod output;
 
 use std::ops::Range;
 
-pub use self::output::{Head, MAX_HEAD};
-
 use self::flow::{FlowKey, FlowTable};
 use crate::packet::transport::{TCP, TcpHeader, UDP, UDP_HEADER, UdpHeader, flags};
 use crate::packet::{Fragment, IpHeader, be16};
 use crate::segment::MIN_SEGMENT;
 
 /// Packets in one aggregate at most: the kernel's limit for UDP.
-pub const MAX_PACKETS: usize = 64;
+pub(crate) const MAX_PACKETS: usize = 64;
 /// Bytes of an aggregate at most: what IP can describe.
 const MAX_TOTAL: usize = 65535;
 
 /// Which protocols are put together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Coalesce {
+pub(crate) struct Coalesce {
     /// TCP.
     pub tcp: bool,
     /// UDP.
@@ -69,7 +67,7 @@ struct Item {
 
 /// Collects the packets of one batch. All memory is taken at the start.
 #[derive(Debug)]
-pub struct Coalescer {
+pub(crate) struct Coalescer {
     which: Coalesce,
     items: Vec<Item>,
     pieces: Vec<Piece>,
@@ -89,7 +87,7 @@ struct Candidate {
 
 impl Coalescer {
     /// Room for `capacity` packets in a batch.
-    pub fn new(which: Coalesce, capacity: usize) -> Self {
+    pub(crate) fn new(which: Coalesce, capacity: usize) -> Self {
         Self {
             which,
             items: Vec::with_capacity(capacity),
@@ -100,12 +98,12 @@ impl Coalescer {
     }
 
     /// Whether the batch has to be taken out before another packet goes in.
-    pub fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.pieces.len() == self.capacity
     }
 
     /// Takes the packet at `range` of the buffer; `ip` was parsed from it. It mustn't be full.
-    pub fn push(&mut self, buffer: &[u8], range: Range<usize>, ip: &IpHeader) {
+    pub(crate) fn push(&mut self, buffer: &[u8], range: Range<usize>, ip: &IpHeader) {
         let packet = &buffer[range.clone()];
         match self.candidate(packet, ip) {
             None => {
@@ -124,20 +122,15 @@ impl Coalescer {
     }
 
     /// Forgets the batch.
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.items.clear();
         self.pieces.clear();
         self.flows.forget_all();
     }
 
     /// How many writes the batch takes.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.items.len()
-    }
-
-    /// Whether there is nothing in it.
-    pub fn is_empty(&self) -> bool {
-        self.items.is_empty()
     }
 
     /// What can be said about a packet of a protocol that is put together; `None` for all others.

@@ -9,11 +9,11 @@ use crate::packet::{IPV6_HEADER, IpHeader, put16};
 use crate::vnet::VnetHeader;
 
 /// Room for the virtio-net header and the headers of an aggregate: IPv6 and the longest TCP.
-pub const MAX_HEAD: usize = VnetHeader::LEN + 40 + 60;
+pub(crate) const MAX_HEAD: usize = VnetHeader::LEN + 40 + 60;
 
 /// The beginning of a write, before the payload pieces: the virtio-net header, and an aggregate's headers.
 #[derive(Debug)]
-pub struct Head {
+pub(crate) struct Head {
     bytes: [u8; MAX_HEAD],
     len: usize,
     packets: usize,
@@ -21,19 +21,19 @@ pub struct Head {
 
 impl Head {
     /// The bytes.
-    pub fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes[..self.len]
     }
 
     /// How many packets follow, in one.
-    pub fn packets(&self) -> usize {
+    pub(crate) fn packets(&self) -> usize {
         self.packets
     }
 }
 
 impl Coalescer {
     /// What is written first for item `index`.
-    pub fn head(&self, buffer: &[u8], index: usize) -> Head {
+    pub(crate) fn head(&self, buffer: &[u8], index: usize) -> Head {
         let item = &self.items[index];
         let mut head = Head { bytes: [0; MAX_HEAD], len: VnetHeader::LEN, packets: item.count.into() };
         if item.count > 1 {
@@ -43,7 +43,7 @@ impl Coalescer {
     }
 
     /// What follows the head of item `index`: all of a single packet, or the payloads of an aggregate.
-    pub fn body(&self, index: usize) -> impl Iterator<Item = Range<usize>> + '_ {
+    pub(crate) fn body(&self, index: usize) -> impl Iterator<Item = Range<usize>> + '_ {
         let item = &self.items[index];
         let single = (item.count == 1).then(|| range(item.first));
         let from = if item.count == 1 { NONE } else { item.pieces };
@@ -51,7 +51,7 @@ impl Coalescer {
     }
 
     /// The packets of item `index` one by one, as they came.
-    pub fn packets(&self, index: usize) -> impl Iterator<Item = Range<usize>> + '_ {
+    pub(crate) fn packets(&self, index: usize) -> impl Iterator<Item = Range<usize>> + '_ {
         let item = &self.items[index];
         let header_len = usize::from(item.header_len);
         self.pieces_from(item.pieces).map(move |payload| payload.start - header_len..payload.end)

@@ -10,7 +10,7 @@ use super::ForwardingTable;
 /// A reader never waits: it reads a number, and only when that has changed it tries the lock, under which
 /// nothing but two pointers are moved. If the lock is taken just then, the next batch gets the new table.
 #[derive(Debug)]
-pub struct TableCell {
+pub(crate) struct TableCell {
     epoch: AtomicU64,
     current: Mutex<Arc<ForwardingTable>>,
     /// Tables that readers may still hold. Freed here, so that no reader has to: that takes its time.
@@ -19,7 +19,7 @@ pub struct TableCell {
 
 impl TableCell {
     /// A cell with its first table.
-    pub fn new(table: ForwardingTable) -> Arc<Self> {
+    pub(crate) fn new(table: ForwardingTable) -> Arc<Self> {
         Arc::new(Self {
             epoch: AtomicU64::new(0),
             current: Mutex::new(Arc::new(table)),
@@ -28,7 +28,7 @@ impl TableCell {
     }
 
     /// Puts a new table in.
-    pub fn set(&self, table: ForwardingTable) {
+    pub(crate) fn set(&self, table: ForwardingTable) {
         let table = Arc::new(table);
         let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
         retired.retain(|table| Arc::strong_count(table) > 1);
@@ -43,12 +43,12 @@ impl TableCell {
     }
 
     /// The current table.
-    pub fn get(&self) -> Arc<ForwardingTable> {
+    pub(crate) fn get(&self) -> Arc<ForwardingTable> {
         Arc::clone(&self.current.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// A reader that holds the current table.
-    pub fn reader(self: &Arc<Self>) -> TableReader {
+    pub(crate) fn reader(self: &Arc<Self>) -> TableReader {
         let epoch = self.epoch.load(Ordering::Acquire);
         TableReader { cell: Arc::clone(self), epoch, table: self.get() }
     }
@@ -56,7 +56,7 @@ impl TableCell {
 
 /// One thread's hold on the table.
 #[derive(Debug)]
-pub struct TableReader {
+pub(crate) struct TableReader {
     cell: Arc<TableCell>,
     epoch: u64,
     table: Arc<ForwardingTable>,
@@ -64,7 +64,7 @@ pub struct TableReader {
 
 impl TableReader {
     /// The table of this batch: the newest, unless it is being put in right now.
-    pub fn refresh(&mut self) -> &ForwardingTable {
+    pub(crate) fn refresh(&mut self) -> &ForwardingTable {
         let epoch = self.cell.epoch.load(Ordering::Acquire);
         if epoch != self.epoch
             && let Ok(current) = self.cell.current.try_lock()

@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use flannel_core::addr::{Family, Mtu, PerFamily, Subnet};
 
-pub use self::cell::{TableCell, TableReader};
-pub use self::verdict::{Inbound, Outbound, Sender};
+pub(crate) use self::cell::{TableCell, TableReader};
+pub(crate) use self::verdict::{Inbound, Outbound, Sender};
 
 use self::ranges::{Prefix, Ranges};
 use crate::counters::{PeerCounters, PeerSnapshot};
@@ -226,7 +226,7 @@ impl Prefixes {
 ///
 /// A batch mostly goes to one place, so the search is mostly saved. One look-up for one table.
 #[derive(Debug)]
-pub struct Lookup<'t> {
+pub(crate) struct Lookup<'t> {
     table: &'t ForwardingTable,
     v4: Option<(RangeInclusive<u32>, u32)>,
     v6: Option<(RangeInclusive<u128>, u32)>,
@@ -234,12 +234,12 @@ pub struct Lookup<'t> {
 
 impl<'t> Lookup<'t> {
     /// A look-up that remembers nothing yet.
-    pub fn new(table: &'t ForwardingTable) -> Self {
+    pub(crate) fn new(table: &'t ForwardingTable) -> Self {
         Self { table, v4: None, v6: None }
     }
 
     /// The table.
-    pub fn table(&self) -> &'t ForwardingTable {
+    pub(crate) fn table(&self) -> &'t ForwardingTable {
         self.table
     }
 

@@ -11,7 +11,7 @@ use crate::packet::{HeaderError, IpHeader, is_group, is_host_source};
 
 /// What becomes of a packet from the TUN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outbound {
+pub(crate) enum Outbound {
     /// It goes to a peer.
     Send(PeerIndex),
     /// It doesn't, and its sender may be told so.
@@ -20,7 +20,7 @@ pub enum Outbound {
 
 /// Who sent a datagram, as far as its underlay address tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sender {
+pub(crate) enum Sender {
     /// A peer.
     Peer(PeerIndex),
     /// Somebody on the allow list.
@@ -31,7 +31,7 @@ pub enum Sender {
 
 /// What becomes of a packet out of a datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Inbound {
+pub(crate) enum Inbound {
     /// It goes to the TUN. The peer is the sender, or the one in whose subnet the packet's source lies
     /// where the allow list let it in.
     Accept(Option<PeerIndex>),
@@ -51,7 +51,7 @@ impl From<HeaderError> for DropReason {
 
 impl Lookup<'_> {
     /// Decides about a packet from the TUN. `largest` is the length of its largest part on the wire.
-    pub fn outbound(&mut self, ip: &IpHeader, largest: usize) -> Outbound {
+    pub(crate) fn outbound(&mut self, ip: &IpHeader, largest: usize) -> Outbound {
         if self.table.own_address(ip.family()).is_none() {
             return Outbound::Drop(DropReason::FamilyDisabled, None);
         }
@@ -76,7 +76,7 @@ impl Lookup<'_> {
     }
 
     /// Tells who sent a datagram. The port doesn't matter: it may have been translated on the way.
-    pub fn sender(&self, source: IpAddr) -> Sender {
+    pub(crate) fn sender(&self, source: IpAddr) -> Sender {
         match self.table.by_source.get(&source) {
             Some(peer) => Sender::Peer(PeerIndex(*peer)),
             None if self.table.is_allowed(source) => Sender::Allowed,
@@ -89,7 +89,7 @@ impl Lookup<'_> {
     /// A source outside the overlay passes: hosts and load balancers that keep the client's address send
     /// such packets. A destination outside of our own subnet does not: no peer's packet leaves this node again,
     /// by the tunnel or as the node's own. Nobody is told, since no honest node sends one.
-    pub fn inbound(&mut self, sender: Sender, source: IpAddr, ip: &IpHeader) -> Inbound {
+    pub(crate) fn inbound(&mut self, sender: Sender, source: IpAddr, ip: &IpHeader) -> Inbound {
         let drop = |reason| Inbound::Drop(reason, None);
         if self.table.own_address(ip.family()).is_none() {
             return drop(DropReason::FamilyDisabled);
@@ -121,7 +121,7 @@ impl Lookup<'_> {
     }
 
     /// The address that an error about this packet comes from.
-    pub fn error_source(&self, family: Family) -> Option<IpAddr> {
+    pub(crate) fn error_source(&self, family: Family) -> Option<IpAddr> {
         self.table.own_address(family)
     }
 }

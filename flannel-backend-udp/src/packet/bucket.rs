@@ -5,7 +5,7 @@
 /// Time is an argument: milliseconds from any fixed start. It may stand still; should it go back,
 /// nothing is refilled.
 #[derive(Debug, Clone)]
-pub struct TokenBucket {
+pub(crate) struct TokenBucket {
     rate: u64,
     /// In thousandths of a token, so that no refill is too small to count.
     level: u64,
@@ -15,13 +15,13 @@ pub struct TokenBucket {
 
 impl TokenBucket {
     /// A full bucket.
-    pub fn new(rate: u32, burst: u32) -> Self {
+    pub(crate) fn new(rate: u32, burst: u32) -> Self {
         let capacity = u64::from(burst) * 1000;
         Self { rate: rate.into(), level: capacity, capacity, last: 0 }
     }
 
     /// Takes one token if there is one.
-    pub fn take(&mut self, now_ms: u64) -> bool {
+    pub(crate) fn take(&mut self, now_ms: u64) -> bool {
         let elapsed = now_ms.saturating_sub(self.last);
         self.last = self.last.max(now_ms);
         self.level = self.level.saturating_add(elapsed.saturating_mul(self.rate)).min(self.capacity);

@@ -5,12 +5,12 @@
 /// It is kept in the machine's own byte order, which the sum doesn't mind (RFC 1071 section 2, part B),
 /// so that the loop over the bytes has nothing to swap and can be vectorised.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Sum(u64);
+pub(crate) struct Sum(u64);
 
 impl Sum {
     /// Adds bytes, which must begin at an even offset of what is summed. An odd last byte is padded.
     #[inline]
-    pub fn bytes(self, data: &[u8]) -> Self {
+    pub(crate) fn bytes(self, data: &[u8]) -> Self {
         let (blocks, rest) = data.as_chunks::<32>();
         let mut lanes = [0_u64; 8];
         for block in blocks {
@@ -36,12 +36,12 @@ impl Sum {
     }
 
     /// Adds one word.
-    pub fn word(self, word: u16) -> Self {
+    pub(crate) fn word(self, word: u16) -> Self {
         Self(self.0 + u64::from(word.to_be()))
     }
 
     /// The folded sum, not complemented: what a packet that leaves its checksum to a device carries.
-    pub fn folded(self) -> u16 {
+    pub(crate) fn folded(self) -> u16 {
         let mut sum = self.0;
         while sum > 0xffff {
             sum = (sum & 0xffff) + (sum >> 16);
@@ -50,18 +50,18 @@ impl Sum {
     }
 
     /// The checksum: the complement of the folded sum.
-    pub fn checksum(self) -> u16 {
+    pub(crate) fn checksum(self) -> u16 {
         !self.folded()
     }
 
     /// Whether what was summed, its checksum included, is intact.
-    pub fn is_intact(self) -> bool {
+    pub(crate) fn is_intact(self) -> bool {
         self.folded() == 0xffff
     }
 }
 
 /// The checksum after a word that it covers has changed (RFC 1624 section 3, equation 3).
-pub fn updated(checksum: u16, old: u16, new: u16) -> u16 {
+pub(crate) fn updated(checksum: u16, old: u16, new: u16) -> u16 {
     Sum::default().word(!checksum).word(!old).word(new).checksum()
 }
 

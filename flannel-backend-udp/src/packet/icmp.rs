@@ -10,7 +10,7 @@ use super::{Fragment, IPV4_HEADER, IPV6_HEADER, IpHeader, is_group, is_host_sour
 
 /// What is reported to the sender of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum IcmpError {
+pub(crate) enum IcmpError {
     /// The TTL or hop limit ran out here.
     TimeExceeded,
     /// No peer has this destination.
@@ -22,7 +22,7 @@ pub enum IcmpError {
 }
 
 /// The largest error: what IPv6 lets through everywhere (RFC 4443 section 2.4 c).
-pub const MAX_ERROR: usize = 1280;
+pub(crate) const MAX_ERROR: usize = 1280;
 /// The largest IPv4 error (RFC 1812 section 4.3.2.3).
 const MAX_ERROR_V4: usize = 576;
 const ICMP_HEADER: usize = 8;
@@ -49,7 +49,7 @@ impl IcmpError {
 ///
 /// Never about errors, later fragments, groups, or packets whose source isn't one host. Unlike Go flannel,
 /// which leaves every ICMP packet unanswered, echoes are answered.
-pub fn may_answer(error: IcmpError, packet: &[u8], ip: &IpHeader) -> bool {
+pub(crate) fn may_answer(error: IcmpError, packet: &[u8], ip: &IpHeader) -> bool {
     let to_group =
         is_group(ip.destination) && !(ip.destination.is_ipv6() && matches!(error, IcmpError::TooBig(_)));
     if ip.fragment == Fragment::Later || !is_host_source(ip.source) || to_group {
@@ -67,7 +67,7 @@ pub fn may_answer(error: IcmpError, packet: &[u8], ip: &IpHeader) -> bool {
 /// or `from` is of the other family.
 ///
 /// `from` is our own address: this node's in the overlay.
-pub fn build(
+pub(crate) fn build(
     error: IcmpError,
     packet: &[u8],
     ip: &IpHeader,

@@ -1,9 +1,9 @@
 //! Checked views of packets: nothing here reads past what arrived, or believes a length unseen.
 
-pub mod bucket;
-pub mod checksum;
-pub mod icmp;
-pub mod transport;
+pub(crate) mod bucket;
+pub(crate) mod checksum;
+pub(crate) mod icmp;
+pub(crate) mod transport;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -12,9 +12,9 @@ use flannel_core::addr::Family;
 use self::checksum::Sum;
 
 /// Bytes of an IPv4 header without options.
-pub const IPV4_HEADER: usize = 20;
+pub(crate) const IPV4_HEADER: usize = 20;
 /// Bytes of an IPv6 header without extension headers.
-pub const IPV6_HEADER: usize = 40;
+pub(crate) const IPV6_HEADER: usize = 40;
 
 /// What is wrong with an IP header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub enum HeaderError {
 
 /// Whether a packet is a part of a larger one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fragment {
+pub(crate) enum Fragment {
     /// It is all there is.
     Whole,
     /// It is the first part, and has the transport header.
@@ -40,7 +40,7 @@ pub enum Fragment {
 
 /// What forwarding has to know of an IPv4 or IPv6 header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct IpHeader {
+pub(crate) struct IpHeader {
     /// Where it comes from.
     pub source: IpAddr,
     /// Where it goes.
@@ -63,7 +63,7 @@ pub struct IpHeader {
 
 impl IpHeader {
     /// Reads the header and checks it against the bytes at hand. Doesn't look at its checksum.
-    pub fn parse(packet: &[u8]) -> Result<Self, HeaderError> {
+    pub(crate) fn parse(packet: &[u8]) -> Result<Self, HeaderError> {
         match packet.first().ok_or(HeaderError::Truncated)? >> 4 {
             4 => Self::parse_v4(packet),
             6 => Self::parse_v6(packet),
@@ -72,7 +72,7 @@ impl IpHeader {
     }
 
     /// The address family.
-    pub fn family(&self) -> Family {
+    pub(crate) fn family(&self) -> Family {
         Family::of(self.source)
     }
 
@@ -130,7 +130,7 @@ impl IpHeader {
     }
 
     /// Whether the header's own checksum holds; IPv6 has none.
-    pub fn is_intact(&self, packet: &[u8]) -> bool {
+    pub(crate) fn is_intact(&self, packet: &[u8]) -> bool {
         self.family() == Family::V6 || Sum::default().bytes(&packet[..self.header_len]).is_intact()
     }
 
@@ -138,7 +138,7 @@ impl IpHeader {
     ///
     /// `packet` is the one this was read from. Not for one with a source route, whose last hop counts
     /// instead.
-    pub fn pseudo_sum(&self, packet: &[u8], len: usize) -> Sum {
+    pub(crate) fn pseudo_sum(&self, packet: &[u8], len: usize) -> Sum {
         let addresses = if self.source.is_ipv4() { &packet[12..20] } else { &packet[8..40] };
         Sum::default()
             .bytes(addresses)
@@ -197,7 +197,7 @@ impl ExtensionHeaders {
 /// Takes one from the TTL or hop limit of a packet that has been parsed, and mends the checksum.
 ///
 /// A value of zero stays.
-pub fn decrement_hop_limit(packet: &mut [u8]) {
+pub(crate) fn decrement_hop_limit(packet: &mut [u8]) {
     if packet[0] >> 4 == 6 {
         packet[7] = packet[7].saturating_sub(1);
         return;
@@ -210,7 +210,7 @@ pub fn decrement_hop_limit(packet: &mut [u8]) {
 
 /// Whether a router may accept a packet from this address, as far as the address alone tells: one that
 /// isn't a host's can't be answered.
-pub fn is_host_source(addr: IpAddr) -> bool {
+pub(crate) fn is_host_source(addr: IpAddr) -> bool {
     match addr {
         IpAddr::V4(addr) => addr.octets()[0] != 0 && !addr.is_loopback() && addr.octets()[0] < 224,
         IpAddr::V6(addr) => !addr.is_unspecified() && !addr.is_loopback() && !addr.is_multicast(),
@@ -218,7 +218,7 @@ pub fn is_host_source(addr: IpAddr) -> bool {
 }
 
 /// Whether this is an address of many hosts.
-pub fn is_group(addr: IpAddr) -> bool {
+pub(crate) fn is_group(addr: IpAddr) -> bool {
     match addr {
         IpAddr::V4(addr) => addr.is_multicast() || addr.is_broadcast(),
         IpAddr::V6(addr) => addr.is_multicast(),

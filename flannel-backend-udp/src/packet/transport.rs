@@ -3,34 +3,34 @@
 use super::{be16, be32};
 
 /// The protocol number of TCP.
-pub const TCP: u8 = 6;
+pub(crate) const TCP: u8 = 6;
 /// The protocol number of UDP.
-pub const UDP: u8 = 17;
+pub(crate) const UDP: u8 = 17;
 /// The protocol number of ICMP.
-pub const ICMP: u8 = 1;
+pub(crate) const ICMP: u8 = 1;
 /// The protocol number of `ICMPv6`.
-pub const ICMPV6: u8 = 58;
+pub(crate) const ICMPV6: u8 = 58;
 
 /// Bytes of a UDP header.
-pub const UDP_HEADER: usize = 8;
+pub(crate) const UDP_HEADER: usize = 8;
 /// Bytes of a TCP header without options.
-pub const TCP_HEADER: usize = 20;
+pub(crate) const TCP_HEADER: usize = 20;
 
 /// TCP flags.
-pub mod flags {
+pub(crate) mod flags {
     /// No more data from the sender.
-    pub const FIN: u8 = 0x01;
+    pub(crate) const FIN: u8 = 0x01;
     /// Hand the data on now.
-    pub const PSH: u8 = 0x08;
+    pub(crate) const PSH: u8 = 0x08;
     /// The acknowledgement number counts.
-    pub const ACK: u8 = 0x10;
+    pub(crate) const ACK: u8 = 0x10;
     /// Congestion window reduced (RFC 3168).
-    pub const CWR: u8 = 0x80;
+    pub(crate) const CWR: u8 = 0x80;
 }
 
 /// A TCP header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TcpHeader {
+pub(crate) struct TcpHeader {
     /// Bytes with options.
     pub header_len: usize,
     /// The sequence number of the first byte.
@@ -41,7 +41,7 @@ pub struct TcpHeader {
 
 impl TcpHeader {
     /// Reads the header at the start of `bytes`; `None` if it isn't all there, or its length is wrong.
-    pub fn parse(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         if bytes.len() < TCP_HEADER {
             return None;
         }
@@ -56,7 +56,7 @@ impl TcpHeader {
 
 /// A UDP header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UdpHeader {
+pub(crate) struct UdpHeader {
     /// Bytes with the header.
     pub len: usize,
     /// The checksum; zero for none.
@@ -65,7 +65,7 @@ pub struct UdpHeader {
 
 impl UdpHeader {
     /// Reads the header at the start of `bytes`; `None` if it isn't all there.
-    pub fn parse(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         (bytes.len() >= UDP_HEADER)
             .then(|| Self { len: usize::from(be16(bytes, 4)), checksum: be16(bytes, 6) })
     }

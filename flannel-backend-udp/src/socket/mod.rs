@@ -10,7 +10,7 @@ use flannel_core::addr::Family;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 /// Bytes of each socket buffer: 64 trains and more. With the usual 208 KiB, two fill it.
-pub const BUFFER: usize = 8 << 20;
+pub(crate) const BUFFER: usize = 8 << 20;
 
 /// What to use of the kernel. All, unless something is to be tested or worked around.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

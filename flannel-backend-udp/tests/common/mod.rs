@@ -11,11 +11,10 @@ pub mod transfer;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
-use flannel_backend_udp::engine::EngineOptions;
-use flannel_backend_udp::socket::ErrorSocket;
-use flannel_backend_udp::{
-    Engine, EngineEvent, ForwardingTable, Layout, Peer, SocketOptions, TableSpec, Tun, TunOptions,
-    UnderlaySocket,
+use flannel_backend_udp::Layout;
+use flannel_backend_udp::datapath::{
+    Engine, EngineEvent, EngineOptions, ErrorSocket, ForwardingTable, Peer, SocketOptions, TableSpec, Tun,
+    TunOptions, UnderlaySocket,
 };
 use flannel_core::addr::{Family, Mtu, PerFamily};
 use flannel_lab::netns::Netns;

@@ -8,10 +8,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use flannel_backend_udp::packet::decrement_hop_limit;
-use flannel_backend_udp::{Tun, TunOptions};
+use flannel_backend_udp::datapath::{Tun, TunOptions};
 use flannel_lab::netns::Netns;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+/// One hop more: the TTL, and the header checksum that goes with it (RFC 1141); or the hop limit.
+fn decrement_hop_limit(packet: &mut [u8]) {
+    if packet[0] >> 4 == 6 {
+        packet[7] -= 1;
+        return;
+    }
+    packet[8] -= 1;
+    let sum = u32::from(u16::from_be_bytes([packet[10], packet[11]])) + 0x0100;
+    let sum = (sum & 0xffff) + (sum >> 16);
+    packet[10..12].copy_from_slice(&(sum as u16).to_be_bytes());
+}
 
 pub struct Naive {
     stop: Arc<AtomicBool>,
