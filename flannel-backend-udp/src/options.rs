@@ -6,9 +6,25 @@ use crate::engine::Layout;
 
 /// What an operator can choose for one node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct UdpOptions {
     /// How many threads move packets.
     pub layout: Layout,
     /// Underlay addresses, besides those that peers publish, from which datagrams are accepted.
     pub allow_from: Vec<Subnet>,
+}
+
+impl UdpOptions {
+    /// Says how many threads move packets.
+    #[must_use]
+    pub fn layout(self, layout: Layout) -> Self {
+        Self { layout, ..self }
+    }
+
+    /// Accepts datagrams from these underlay addresses, too.
+    #[must_use]
+    pub fn allow_from(mut self, subnets: impl IntoIterator<Item = Subnet>) -> Self {
+        self.allow_from.extend(subnets);
+        self
+    }
 }

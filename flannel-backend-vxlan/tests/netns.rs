@@ -17,8 +17,7 @@ fn touches_only_its_own_namespace() {
     };
     in_sandbox(test_name!(), || {
         netns_contract(&footprint, || {
-            let gate = GateOptions { mode: Mode::Observe, ..GateOptions::default() };
-            Box::new(VxlanBackend::new().strict_underlay(gate))
+            Box::new(VxlanBackend::new().strict_underlay(GateOptions::new(Mode::Observe)))
         });
     });
 }

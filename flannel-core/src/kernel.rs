@@ -250,6 +250,7 @@ impl std::fmt::Display for Refusal {
 
 /// The kernel refused a request, or could not be asked.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum KernelError {
     /// A netlink socket could not be opened or used.
     #[error("netlink socket: {what}")]

@@ -41,6 +41,7 @@ pub struct Tun {
 
 /// The TUN can't be had.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum TunError {
     /// The name can't be an interface's.
     #[error("{0:?} can't be the name of a TUN")]

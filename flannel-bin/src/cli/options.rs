@@ -160,16 +160,14 @@ impl Options {
             state_file: values.path("state-file").unwrap_or_else(|| memory::path(&subnet_file)),
             subnet_file,
             backends: BackendOptions {
-                udp: UdpOptions { layout: udp_layout, allow_from: values.subnets("udp-allow-from")? },
-                gate: GateOptions {
-                    mode: match values.text("strict-underlay") {
-                        "off" => Mode::Off,
-                        "observe" => Mode::Observe,
-                        "enforce" => Mode::Enforce,
-                        _ => return Err(values.bad("strict-underlay", "off, observe or enforce")),
-                    },
-                    allow_from: values.subnets("vxlan-allow-from")?,
-                },
+                udp: UdpOptions::default().layout(udp_layout).allow_from(values.subnets("udp-allow-from")?),
+                gate: GateOptions::new(match values.text("strict-underlay") {
+                    "off" => Mode::Off,
+                    "observe" => Mode::Observe,
+                    "enforce" => Mode::Enforce,
+                    _ => return Err(values.bad("strict-underlay", "off, observe or enforce")),
+                })
+                .allow_from(values.subnets("vxlan-allow-from")?),
                 next_hop_objects: match values.text("nexthop-objects") {
                     "auto" => NextHopObjects::Auto,
                     "off" => NextHopObjects::Off,

@@ -321,13 +321,13 @@ fn next_hop_objects_are_used_unless_switched_off() {
 #[test]
 fn strangers_are_observed_unless_said_otherwise() {
     use flannel_core::firewall::gate::{GateOptions, Mode};
-    assert_eq!(options(&[]).backends.gate, GateOptions { mode: Mode::Observe, allow_from: Vec::new() });
+    assert_eq!(options(&[]).backends.gate, GateOptions::new(Mode::Observe));
     let off = options_with(&[], &[("FLANNELD_STRICT_UNDERLAY", "off")]);
     assert_eq!(off.backends.gate.mode, Mode::Off);
     let allow = ["--vxlan-allow-from=192.0.2.0/24", "--vxlan-allow-from=2001:db8::/64"];
     let enforce = options(&[&["--strict-underlay=enforce"], allow.as_slice()].concat()).backends.gate;
-    let allow_from = ["192.0.2.0/24", "2001:db8::/64"].map(|it| it.parse().unwrap()).into();
-    assert_eq!(enforce, GateOptions { mode: Mode::Enforce, allow_from });
+    let allow_from = ["192.0.2.0/24", "2001:db8::/64"].map(|it| it.parse().unwrap());
+    assert_eq!(enforce, GateOptions::new(Mode::Enforce).allow_from(allow_from));
     let wrong = error(&["--strict-underlay=drop"]);
     assert!(wrong.contains("--strict-underlay") && wrong.contains("off, observe or enforce"), "{wrong}");
     let wrong = error(&["--vxlan-allow-from=192.0.2.1"]);

@@ -67,6 +67,7 @@ impl Step {
 
 /// Rules can't be read or changed.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum FirewallError {
     /// A program is not on this host.
     #[error("{program} is not installed (Debian and Red Hat package {package})")]

@@ -70,6 +70,7 @@ impl fmt::Display for Lost {
 
 /// No underlay could be chosen.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum UnderlayError {
     /// The kernel could not be asked.
     #[error("can't read the host's interfaces")]

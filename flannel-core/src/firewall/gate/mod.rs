@@ -55,11 +55,26 @@ impl std::fmt::Display for Mode {
 
 /// What the operator wants of the gate.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct GateOptions {
     /// What is done about packets from strangers.
     pub mode: Mode,
     /// Underlay addresses besides the published ones that are no strangers.
     pub allow_from: Vec<Subnet>,
+}
+
+impl GateOptions {
+    /// This is done about packets from whoever publishes no underlay address.
+    pub fn new(mode: Mode) -> Self {
+        Self { mode, allow_from: Vec::new() }
+    }
+
+    /// Hosts with these underlay addresses are no strangers either.
+    #[must_use]
+    pub fn allow_from(mut self, subnets: impl IntoIterator<Item = Subnet>) -> Self {
+        self.allow_from.extend(subnets);
+        self
+    }
 }
 
 /// The tunnels of a node that a gate is for.
