@@ -10,6 +10,7 @@ use flannel_core::addr::{Family, LinkIndex, MacAddr, Mtu, PerFamily, Subnet};
 use flannel_core::backend::Underlay;
 use flannel_core::config::{BackendConfig, ConfigError};
 use flannel_core::dataplane::{Address, KERNEL_PROTOCOL, Object, ObjectKey, Route, Through};
+use flannel_core::events::NetworkEvent;
 use flannel_core::firewall::gate::{Desk, Gate, Tunnels};
 use flannel_core::kernel::{Kernel, KernelError, KernelEvent, Kinds, Link, LinkOp, Refusal, Scope};
 use flannel_core::lease::{Lease, LeaseAttrs};
@@ -18,7 +19,7 @@ use flannel_core::peers::{Claim, Peer, PeerError};
 use flannel_core::reconcile::{Devices, Driver, Taken};
 use flannel_core::status::{IPV6_MIN_MTU, Problem, Reason, ipv6_refused};
 use flannel_core::underlay;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::DrawMac;
 use crate::config::VxlanConfig;
@@ -174,16 +175,18 @@ impl VxlanDriver {
             .then(|| Problem::mtu_without_ipv6(&lower.name, lower.mtu.0, Some(tunnel)))
     }
 
-    /// Makes one family's device exist and be right. Without a problem it is out of service.
+    /// Makes one family's device exist and be right.
     async fn ensure(
         &self,
         kernel: &mut dyn Kernel,
         family: Family,
         lower: &Link,
-    ) -> Result<Result<Ensured, Option<String>>, KernelError> {
+        events: &mut Vec<NetworkEvent>,
+    ) -> Result<Outcome, KernelError> {
         let side = self.sides.get(family).expect("only enabled families are asked for");
         let Some(mtu) = overlay_mtu(&self.config, family, lower.mtu) else {
-            return Ok(Err(Some(format!("MTU {} of {} leaves no room for VXLAN", lower.mtu, lower.name))));
+            let why = format!("MTU {} of {} leaves no room for VXLAN", lower.mtu, lower.name);
+            return Ok(Outcome::Unusable(why));
         };
         let have = self.find_device(kernel, family, &device_name(&self.config, family)).await?;
         let served = self.without_ipv6(family, lower).is_none();
@@ -198,11 +201,11 @@ impl VxlanDriver {
         let name = have.as_ref().map_or_else(|| want.name.clone(), |link| link.name.clone());
         let plan = plan_link(&want, have.as_ref());
         if !served && !matches!(plan, LinkPlan::Keep | LinkPlan::Change(_)) {
-            return Ok(Err(None));
+            return Ok(Outcome::OutOfService);
         }
         let ops = match &plan {
             LinkPlan::Keep => Vec::new(),
-            LinkPlan::Foreign { why } => return Ok(Err(Some(why.clone()))),
+            LinkPlan::Foreign { why } => return Ok(Outcome::Unusable(why.clone())),
             LinkPlan::Change(ops) => ops.clone(),
             LinkPlan::Recreate { index, .. } => vec![LinkOp::Delete(*index), create(&want)],
             LinkPlan::Create => vec![create(&want)],
@@ -213,44 +216,42 @@ impl VxlanDriver {
                 let there = kernel.link(&name).await?;
                 let there = there.filter(|link| link.up && matches!(plan, LinkPlan::Change(_)));
                 // Not as it should be, but what hangs on it carries packets.
-                return Ok(there.ok_or(Some(problem.clone())).map(|link| Ensured {
-                    changed: have.as_ref() != Some(&link),
-                    mtu: link.mtu,
-                    link,
-                    problem: Some(problem),
-                }));
+                return Ok(match there {
+                    Some(link) => Outcome::Usable(Ensured {
+                        changed: have.as_ref() != Some(&link),
+                        mtu: link.mtu,
+                        link,
+                        problem: Some(problem),
+                    }),
+                    None => Outcome::Unusable(problem),
+                });
             }
         }
-        match &plan {
-            LinkPlan::Change(ops) => info!(link = %name, changes = ?ops, "device changed in place"),
-            LinkPlan::Recreate { why, .. } => warn!(link = %want.name, %why, "device created anew"),
-            LinkPlan::Create => {
-                info!(link = %want.name, vni = self.config.vni.get(), vtep_mac = %want.mac, %mtu, "device created");
-            }
-            LinkPlan::Keep | LinkPlan::Foreign { .. } => {}
-        }
+        events.extend(event(&plan, &name, &want));
         let name = if matches!(plan, LinkPlan::Recreate { .. }) { want.name.clone() } else { name };
         let Some(mut link) = kernel.link(&name).await? else {
-            return Ok(Err(Some(format!("device {name} went away again"))));
+            return Ok(Outcome::Unusable(format!("device {name} went away again")));
         };
         if matches!(plan, LinkPlan::Create | LinkPlan::Recreate { .. }) {
             quiet_router_advertisements(kernel, &want.name).await;
             if link.mac != Some(want.mac) {
                 // A MAC policy of the host (systemd's, say) got in between: ours is the published one.
-                warn!(link = %want.name, found = ?link.mac, vtep_mac = %want.mac, "MAC set back");
+                let found = link.mac.map(|mac| mac.to_string()).unwrap_or_default();
+                let detail = format!("MAC {found} set back to {}", want.mac);
+                events.push(NetworkEvent::DeviceChanged { link: want.name.clone(), detail });
             }
         }
         // What a fresh device still needs: up, and whatever the host changed since it was made.
         if let LinkPlan::Change(rest) = plan_link(&want, Some(&link)) {
             for op in &rest {
                 if let Err(error) = kernel.change_link(op).await {
-                    return Ok(Err(Some(explain(kernel, &want, &error).await?)));
+                    return Ok(Outcome::Unusable(explain(kernel, &want, &error).await?));
                 }
             }
             link = kernel.link(&name).await?.unwrap_or(link);
         }
         let problem = renamed.filter(|_| link.name != want.name);
-        Ok(Ok(Ensured { link, changed: plan != LinkPlan::Keep, mtu, problem }))
+        Ok(Outcome::Usable(Ensured { link, changed: plan != LinkPlan::Keep, mtu, problem }))
     }
 
     /// The device of a family by its name, else the one that had it.
@@ -274,8 +275,8 @@ impl VxlanDriver {
     ) -> Result<Vec<String>, KernelError> {
         let mut problems = Vec::new();
         for family in self.sides.families().collect::<Vec<_>>() {
-            match self.ensure(kernel, family, lower).await? {
-                Ok(Ensured { link, changed, mtu, problem }) => {
+            match self.ensure(kernel, family, lower, &mut devices.events).await? {
+                Outcome::Usable(Ensured { link, changed, mtu, problem }) => {
                     problems.extend(problem);
                     let moved = self.links.get(family).is_none_or(|old| old.index != link.index);
                     devices.changed |= changed || moved;
@@ -285,7 +286,8 @@ impl VxlanDriver {
                     }
                     *self.links.get_mut(family) = Some(link);
                 }
-                Err(problem) => problems.extend(problem),
+                Outcome::Unusable(problem) => problems.push(problem),
+                Outcome::OutOfService => {}
             }
             devices.unserved.extend(self.without_ipv6(family, lower));
         }
@@ -322,6 +324,16 @@ impl VxlanDriver {
     }
 }
 
+/// What came of making a family's device exist and be right.
+enum Outcome {
+    /// It can carry packets.
+    Usable(Ensured),
+    /// It can't be had or used for this reason.
+    Unusable(String),
+    /// The underlay leaves too little room for the family, so that nothing is done about its device.
+    OutOfService,
+}
+
 /// A device that can carry packets.
 struct Ensured {
     link: Link,
@@ -329,6 +341,23 @@ struct Ensured {
     mtu: Mtu,
     /// What the kernel refused to change.
     problem: Option<String>,
+}
+
+/// What was done to a device.
+fn event(plan: &LinkPlan, name: &str, want: &DeviceSpec) -> Option<NetworkEvent> {
+    match plan {
+        LinkPlan::Change(ops) => {
+            Some(NetworkEvent::DeviceChanged { link: name.to_owned(), detail: format!("{ops:?}") })
+        }
+        LinkPlan::Recreate { why, .. } => {
+            Some(NetworkEvent::DeviceRecreated { link: want.name.clone(), reason: why.clone() })
+        }
+        LinkPlan::Create => {
+            let detail = format!("VNI {}, VTEP MAC {}", want.vxlan.vni, want.mac);
+            Some(NetworkEvent::DeviceCreated { link: want.name.clone(), mtu: want.mtu, detail })
+        }
+        LinkPlan::Keep | LinkPlan::Foreign { .. } => None,
+    }
 }
 
 fn create(want: &DeviceSpec) -> LinkOp {
@@ -500,6 +529,13 @@ impl Driver for VxlanDriver {
         let lower = self.lower.as_ref().map(|lower| lower.index);
         let direct = lower.zip(self.on_link.as_ref());
         peer(lease, &Paths { links: &self.indexes(), through, direct })
+    }
+
+    /// On-link peers are reached without a tunnel.
+    fn path(&self, family: Family, peer: &Peer) -> Option<&'static str> {
+        let lower = self.lower.as_ref().filter(|_| self.on_link.is_some())?.index;
+        let is_direct = |object: &Object| matches!(object, Object::Route(route) if route.dst.family() == family && route.link == Some(lower));
+        peer.objects.iter().any(is_direct).then_some("direct")
     }
 
     fn gate(&mut self) -> Option<(Gate, Desk)> {

@@ -4,16 +4,18 @@ use std::error::Error;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use serde::{Serialize, Serializer};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::addr::Mtu;
 use crate::config::{ConfigError, NetworkConfig};
+use crate::events::NetworkEvents;
 use crate::kernel::KernelError;
 use crate::lease::{Lease, LeaseAttrs};
 use crate::netns::Netns;
 use crate::state_file::State;
-use crate::status::{Problem, Problems, Subject};
+use crate::status::{PeerList, Problem, Problems, Subject};
 use crate::subnet::{LeaseStream, SubnetError, SubnetManager};
 use crate::underlay::UnderlayOptions;
 
@@ -100,6 +102,12 @@ pub trait Network: Send {
     /// What the network is doing. Valid after `run` took the network, too.
     fn status(&self) -> watch::Receiver<NetworkStatus>;
 
+    /// What happens to the network, from now on; the first reader that is asked for has what happened before, too. A
+    /// backend that tells nothing has none. Valid after `run` took the network, too.
+    fn events(&self) -> NetworkEvents {
+        NetworkEvents::none()
+    }
+
     /// What to store for the next start. It is announced whenever it changed, but not before the kernel has
     /// what it says and nothing of an earlier backend is left: until then what was stored before still
     /// counts. Valid after `run` took the network, too.
@@ -115,7 +123,9 @@ pub trait Network: Send {
 }
 
 /// What a running network is doing, for health, status and metrics.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+///
+/// A copy costs nothing for the peers, however many there are.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct NetworkStatus {
     /// Whether the first snapshot of leases was programmed.
     pub synced: bool,
@@ -126,13 +136,17 @@ pub struct NetworkStatus {
     pub problems: Problems,
     /// Peers in the kernel.
     pub peers: usize,
+    /// Each peer, in the kernel or not.
+    pub peer_list: PeerList,
     /// The largest pod packet in bytes as the underlay is now; `None` while a device is missing.
     pub overlay_mtu: Option<Mtu>,
     /// How packets travel, where the backend has a choice.
     pub datapath: Option<String>,
     /// How often drift was repaired since the start.
     pub repairs: u64,
-    /// How long the last repair took: from the kernel's announcement to its last acknowledgement.
+    /// How long the last repair took: from the kernel's announcement to its last acknowledgement. In the text form
+    /// microseconds.
+    #[serde(rename = "last_repair_us", serialize_with = "microseconds")]
     pub last_repair: Option<Duration>,
     /// Operations sent to the kernel since the start.
     pub operations: u64,
@@ -172,6 +186,10 @@ impl NetworkStatus {
     pub fn rejected(&self) -> Vec<String> {
         self.problems.leases.texts()
     }
+}
+
+fn microseconds<S: Serializer>(time: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    time.map(|time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX)).serialize(serializer)
 }
 
 /// The backend can't start or go on.

@@ -16,7 +16,8 @@
 //! - [`backoff`]: how long to wait before the next try, and jitter.
 //! - [`ownership`]: whose a route on a shared link is, and what a previous backend left behind.
 //! - [`error`]: an error and its causes as one line.
-//! - [`status`]: what keeps pods from others, with cause, remedy and harm.
+//! - [`status`]: what keeps pods from others, with cause, remedy and harm, and how each peer is.
+//! - [`events`]: what happens to a network.
 //! - [`gojson`]: JSON objects as Go reads them.
 //! - [`secret`]: credentials, which no output shows.
 //!
@@ -47,6 +48,7 @@ pub mod clock;
 pub mod config;
 pub mod dataplane;
 pub mod error;
+pub mod events;
 pub mod firewall;
 pub mod gojson;
 pub mod guarded;

@@ -3,17 +3,24 @@
 //! A [`Problem`] names its object, the peer that it concerns, the cause, what to do, and the harm. Their number
 //! is bounded: what others can make many is [`Listed`], a count with a sample.
 
+mod peers;
+
 use std::fmt;
+
+use serde::Serialize;
 
 use crate::addr::{Family, PerFamily};
 use crate::dataplane::ObjectKey;
 use crate::lease::LeaseKey;
 
+pub use peers::{PeerList, PeerPath, PeerState, PeerStatus, RefusedObject, RejectedLease};
+
 /// How many problems of a kind are kept to be shown.
 pub const SAMPLE: usize = 20;
 
 /// What a problem is about.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "kind", content = "name")]
 #[non_exhaustive]
 pub enum Subject {
     /// A device of ours, or the underlay link in its place.
@@ -39,7 +46,8 @@ pub enum Subject {
 }
 
 /// How bad a problem is for the pods of this node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Harm {
     /// It costs no packet.
@@ -55,7 +63,7 @@ pub enum Harm {
 }
 
 /// Why something is not as it should be, and what an operator does about it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Reason {
     /// What is wrong.
     pub cause: String,
@@ -84,7 +92,7 @@ impl fmt::Display for Reason {
 }
 
 /// One thing that is not as it should be. Its text is one line.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
     /// What it is about.
     pub subject: Subject,
@@ -162,7 +170,7 @@ pub fn ipv6_refused(device: &str, addr: impl fmt::Display, errno: i32) -> Option
 }
 
 /// Problems that others can make many: how many, and a sample.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Listed {
     /// How many there are.
     pub count: usize,
@@ -197,7 +205,7 @@ impl Listed {
 }
 
 /// How many peers of a family there are to be reached.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Reach {
     /// Those that should be reachable: their leases are ours to use and contradict nothing of this node.
     pub expected: usize,
@@ -214,7 +222,7 @@ impl Reach {
 }
 
 /// All that is wrong, bounded in number.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Problems {
     /// Those of the node itself, few by nature.
     pub node: Vec<Problem>,
@@ -227,7 +235,7 @@ pub struct Problems {
 }
 
 /// What [`Problems`] come to.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Verdict {
     /// Why pods of this node are cut from all others, or from the world. Empty if they are not.
     pub reasons: Vec<String>,

@@ -64,11 +64,13 @@ impl fmt::Display for Family {
 }
 
 /// One optional value for each address family.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct PerFamily<T> {
     /// The IPv4 value.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub v4: Option<T>,
     /// The IPv6 value.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub v6: Option<T>,
 }
 

@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use super::{Address, FdbEntry, Neighbour, NextHop, Object, Op, Route, Through};
+use serde::{Serialize, Serializer};
+
+use super::{Address, FdbEntry, Neighbour, NextHop, Object, ObjectKey, Op, Route, Through};
 
 impl fmt::Display for Object {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -24,6 +26,26 @@ impl fmt::Display for Object {
                 link.map_or(Ok(()), |link| write!(f, " on link {link}"))
             }
         }
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(link, addr) => write!(f, "address {addr} on link {link}"),
+            Self::Neighbour(link, addr) => write!(f, "neighbour {addr} on link {link}"),
+            Self::Fdb(FdbEntry { link, mac, dst, .. }) => {
+                write!(f, "FDB entry {mac} to {dst} on link {link}")
+            }
+            Self::NextHop(link, gateway, _) => write!(f, "next-hop object {gateway} on link {link}"),
+            Self::Route(dst, _) => write!(f, "route {dst}"),
+        }
+    }
+}
+
+impl Serialize for ObjectKey {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 

@@ -12,6 +12,8 @@ use crate::repack::repack;
 const MOST_NAMED: usize = 256;
 /// How many a status shows.
 const SHOWN: usize = 20;
+/// What is said of a lease's record that is not named.
+const MANY: &str = "its value can't be read; why is not known any more, since there were many such records";
 
 /// A record of the store that can't be read. It is unknown, not gone.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -122,14 +124,23 @@ impl BadRecords {
     /// Those of which it is known what is wrong, by key, and then leases of which it is not, since they were found
     /// when there were many.
     pub fn named(&self) -> impl Iterator<Item = BadRecord> + '_ {
-        const MANY: &str =
-            "its value can't be read; why is not known any more, since there were many such records";
         let named =
             self.named.iter().map(|(key, reason)| BadRecord { key: key.clone(), reason: reason.clone() });
         let rest = (self.len() > self.named.len()).then_some(&self.keys);
         let rest = rest.into_iter().flatten().map(ToString::to_string);
         let rest = rest.filter(|key| !self.named.contains_key(key));
         named.chain(rest.map(|key| BadRecord { key, reason: MANY.to_owned() }))
+    }
+
+    /// What is wrong with the record of a lease; `None` if it is not among them.
+    pub(crate) fn reason(&self, key: &LeaseKey) -> Option<BadRecord> {
+        // Nearly always there is none, and then it needs no text.
+        if !self.contains(key) {
+            return None;
+        }
+        let key = key.to_string();
+        let reason = self.named.get(&key).map_or(MANY, String::as_str).to_owned();
+        Some(BadRecord { key, reason })
     }
 
     /// How many there are, and the first of those that are named.

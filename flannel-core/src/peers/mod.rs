@@ -91,7 +91,7 @@ impl Counts {
 
 impl Peer {
     /// The families by which it is reached: those of which it has an underlay address.
-    fn families(&self) -> impl Iterator<Item = Family> + use<'_> {
+    pub(crate) fn families(&self) -> impl Iterator<Item = Family> + use<'_> {
         let is_at = |claim: &Claim, family| match claim {
             Claim::Underlay(addr) | Claim::Vtep(.., addr) => Family::of(*addr) == family,
             Claim::Subnet(_) => false,
@@ -184,6 +184,8 @@ pub struct PeerTable {
     shared: BTreeMap<ObjectKey, usize>,
     /// The leases that changed, and those that their former versions contradicted, until they are settled.
     unsettled: BTreeSet<LeaseKey>,
+    /// The leases that were decided about since somebody asked last.
+    decided: Vec<LeaseKey>,
 }
 
 impl PeerTable {
@@ -236,7 +238,8 @@ impl PeerTable {
         self.troubled.iter().filter_map(|key| Some((*key, self.problem(*key)?)))
     }
 
-    fn problem(&self, key: LeaseKey) -> Option<String> {
+    /// Why a lease is not programmed as it is; `None` if it is, or is not decided about yet.
+    pub fn problem(&self, key: LeaseKey) -> Option<String> {
         let entry = self.entries.get(&key)?;
         let conflict = entry.conflict().map(|conflict| conflict.tell(key, &self.remedy));
         match (entry.fault(), conflict) {
@@ -276,6 +279,28 @@ impl PeerTable {
         };
         users.retain(holds);
         users
+    }
+
+    /// The programmed peers that ask for an object under this key. Unlike [`Self::users`] it has those that could do
+    /// without it, too: routes to gateways only keep a way open.
+    pub(crate) fn peers_with(&self, object: &ObjectKey) -> Vec<LeaseKey> {
+        match *object {
+            ObjectKey::Route(dst, _) if dst.prefix() == dst.family().bits() => {
+                let holds = |key: &LeaseKey| self.programmed_peer(key).is_some();
+                self.index.with_base(dst.base()).filter(holds).collect()
+            }
+            _ => self.users(object),
+        }
+    }
+
+    /// What a lease asks for, if it is programmed.
+    pub(crate) fn programmed_peer(&self, key: &LeaseKey) -> Option<&Peer> {
+        self.entries.get(key).filter(|entry| entry.holds).map(|entry| &entry.peer)
+    }
+
+    /// The leases that were decided about since the last call. One can be among them twice, or be gone.
+    pub(crate) fn drain_decided(&mut self) -> Vec<LeaseKey> {
+        std::mem::take(&mut self.decided)
     }
 
     /// The programmed peers whose subnets overlap one.
@@ -352,6 +377,7 @@ impl PeerTable {
         let trouble = (fault.is_some() || is_refused)
             .then(|| Box::new(Trouble { fault, conflict: with_us, is_refused }));
         self.entries.insert(key, Entry { standing, peer, holds: false, trouble });
+        self.decided.push(key);
         touched
     }
 

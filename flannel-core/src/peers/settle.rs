@@ -159,6 +159,7 @@ impl PeerTable {
             self.lost.add(&entry.peer);
         }
         self.behind.entry(heir).or_default().insert(key);
+        self.decided.push(key);
         true
     }
 
@@ -201,6 +202,7 @@ impl PeerTable {
         let is_refused = conflict.is_some_and(|(_, is_certain)| is_certain);
         let conflict = conflict.map(|(conflict, _)| conflict);
         let Some(entry) = self.entries.get_mut(&key) else { return };
+        self.decided.push(key);
         let fits = conflict.is_none();
         if entry.is_lost() {
             self.lost.remove(&entry.peer);

@@ -10,7 +10,7 @@ use crate::addr::{Family, PerFamily};
 use crate::backoff::Delays;
 use crate::dataplane::ObjectKey;
 use crate::lease::LeaseKey;
-use crate::status::{Harm, Listed, Problem, Reason, Subject};
+use crate::status::{Harm, Listed, Problem, Reason, RefusedObject, Subject};
 
 /// How long an object must have been refused before pods count as cut by that: what goes through within a
 /// second or two is not worth a change of readiness.
@@ -42,6 +42,8 @@ pub(super) enum Needed {
 
 #[derive(Debug)]
 struct Block {
+    /// The kernel's.
+    errno: i32,
     reason: Reason,
     needed: Needed,
     attempts: u32,
@@ -82,6 +84,7 @@ impl Blocked {
     pub(super) fn add(
         &mut self,
         key: ObjectKey,
+        errno: i32,
         reason: Reason,
         needed: Needed,
         at_once: bool,
@@ -95,7 +98,7 @@ impl Blocked {
             || before.is_some_and(|before| before.settled)
             || now.saturating_duration_since(since) >= SETTLED;
         let until = now + backoff(attempts);
-        let block = Block { reason, needed, attempts: attempts + 1, since, until, settled };
+        let block = Block { errno, reason, needed, attempts: attempts + 1, since, until, settled };
         if let Needed::By(peers) = &block.needed
             && settled
         {
@@ -161,21 +164,29 @@ impl Blocked {
         self.take(key).is_some()
     }
 
-    /// Settles the objects that were looked at now: one that needs no operation any more is forgotten, and one
-    /// whose operation is due but may not be done yet waits on.
+    /// Settles the objects that were looked at now: one that needs no operation any more is forgotten and returned, and
+    /// one whose operation is due but may not be done yet waits on.
     pub(super) fn settle(
         &mut self,
         looked_at: impl Fn(&ObjectKey) -> bool,
         due: &BTreeSet<ObjectKey>,
         now: Instant,
-    ) {
+    ) -> Vec<ObjectKey> {
         let over = self.blocks.keys().filter(|key| looked_at(key) && !due.contains(key)).copied();
-        for key in over.collect::<Vec<_>>() {
-            self.take(&key);
+        let over: Vec<ObjectKey> = over.collect();
+        for key in &over {
+            self.take(key);
         }
         for block in self.blocks.values_mut().filter(|block| block.until <= now) {
             block.until = now + backoff(block.attempts);
         }
+        over
+    }
+
+    /// What the kernel says of an object that it refuses.
+    pub(super) fn refused(&self, key: &ObjectKey) -> Option<RefusedObject> {
+        let block = self.blocks.get(key)?;
+        Some(RefusedObject { object: *key, errno: block.errno, reason: block.reason.to_string() })
     }
 
     /// Whether there are none.

@@ -9,11 +9,11 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::{info, warn};
 
 use super::{Driver, Reconciler};
-use crate::addr::Family;
-use crate::lease::{Field, Lease, is_same_data};
+use crate::addr::{Family, PerFamily};
+use crate::events::NetworkEvent;
+use crate::lease::{BackendData, Field, Lease, is_same_data};
 use crate::peers::{Claim, Rival};
 use crate::state_file::State;
 use crate::subnet::{Identity, Remedy};
@@ -114,7 +114,7 @@ impl<D: Driver> Reconciler<D> {
         let rivals = self.rivals();
         let winning = rivals.iter().filter(|(rival, _)| rival.wins);
         let more = winning.clone().count().saturating_sub(MOST_NAMED);
-        let words = winning.take(MOST_NAMED).filter_map(|(rival, is_former)| self.tell(rival, *is_former));
+        let words = winning.take(MOST_NAMED).filter_map(|(rival, is_former)| self.describe(rival, *is_former));
         let mut words: Vec<String> = words.collect();
         if let Some(at) = self.claims.change_at(&rivals, now) {
             if now >= at && self.resign(&rivals) {
@@ -129,10 +129,10 @@ impl<D: Driver> Reconciler<D> {
         );
         if words != self.claims.lost {
             for news in words.iter().filter(|word| !self.claims.lost.contains(word)) {
-                warn!(error = %news, "this node's record lost a conflict");
+                self.tell(NetworkEvent::OwnLeaseContested { reason: news.clone() });
             }
             if words.is_empty() {
-                info!(subnet = %self.own, "this node's record contradicts no other any more");
+                self.tell(NetworkEvent::OwnLeaseUncontested { lease: self.own });
             }
             self.claims.lost = words;
         }
@@ -165,7 +165,7 @@ impl<D: Driver> Reconciler<D> {
     }
 
     /// What to say of a rival; `None` if this node has precedence.
-    fn tell(&self, rival: &Rival, is_former: bool) -> Option<String> {
+    fn describe(&self, rival: &Rival, is_former: bool) -> Option<String> {
         if !rival.wins {
             return None;
         }
@@ -208,9 +208,10 @@ impl<D: Driver> Reconciler<D> {
         let after = self.driver.attrs().backend_data;
         for family in families {
             let rival = rivals.iter().find(|(rival, _)| rival.field() == Field::BackendData(family));
-            let rival = rival.map(|(rival, _)| rival.key.to_string()).unwrap_or_default();
-            let (before, after) = (before.get(family), after.get(family));
-            warn!(%family, lease = rival, ?before, ?after, "another node's lease has this node's backend data; it takes another");
+            let lease = rival.map(|(rival, _)| rival.key.to_string()).unwrap_or_default();
+            let text = |data: &PerFamily<BackendData>| data.get(family).map(|data| data.as_str().to_owned());
+            let (before, after) = (text(&before), text(&after));
+            self.tell(NetworkEvent::BackendDataChanged { family, lease, before, after });
         }
         self.todo.devices = true;
         self.todo.objects = true;

@@ -1,11 +1,11 @@
 //! Follows the network config: what the backend can take is in force at once, the rest is named.
 
 use futures::StreamExt;
-use tracing::{info, warn};
 
 use super::{Driver, Reconciler};
 use crate::config::{ConfigError, NetworkConfig};
 use crate::error::chain;
+use crate::events::NetworkEvent;
 use crate::subnet::{ConfigStream, SubnetError};
 
 /// What a backend made of another config, by the names of keys, such as `Backend.MTU`.
@@ -88,7 +88,8 @@ impl<D: Driver> Reconciler<D> {
                 Vec::new()
             }
         };
-        followed.tell(&live, &before);
+        let news = followed.news(&live, &before);
+        news.into_iter().for_each(|event| self.tell(event));
         if !live.is_empty() {
             self.todo.devices = true;
             self.todo.objects = true;
@@ -100,17 +101,15 @@ impl<D: Driver> Reconciler<D> {
 }
 
 impl FollowedConfig {
-    /// One line for each change; `before` is what was wrong before it.
-    fn tell(&self, live: &[String], before: &(Option<String>, Option<String>)) {
+    /// What to tell of a change; `before` is what was wrong before it.
+    fn news(&self, live: &[String], before: &(Option<String>, Option<String>)) -> Option<NetworkEvent> {
         let is_news = !live.is_empty() || (&self.restart_needed, &self.problem) != (&before.0, &before.1);
-        let live = live.join(", ");
-        match (&self.problem, &self.restart_needed) {
-            _ if !is_news => {}
-            (Some(problem), _) => warn!(error = problem, "network config changed to one that can't be used"),
-            (_, Some(restart)) => warn!(live, restart, "network config changed, in part without effect"),
-            _ if live.is_empty() => info!("network config is again what runs"),
-            _ => info!(live, "network config changed, and is in force"),
-        }
+        let live = live.to_vec();
+        is_news.then(|| match (&self.problem, &self.restart_needed) {
+            (Some(problem), _) => NetworkEvent::ConfigUnusable { reason: problem.clone() },
+            (_, Some(reason)) => NetworkEvent::RestartNeeded { live, reason: reason.clone() },
+            (None, None) => NetworkEvent::ConfigApplied { live },
+        })
     }
 }
 

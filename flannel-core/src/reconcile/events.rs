@@ -4,12 +4,15 @@ use tokio::time::Instant;
 
 use super::{Driver, Reconciler};
 use crate::dataplane::{Object, ObjectKey};
+use crate::events::RepairCause;
 use crate::kernel::KernelEvent;
 
 impl<D: Driver> Reconciler<D> {
     /// Takes announcements, our own echoes among them: what says only what is wanted causes nothing.
     pub(super) fn take_events(&mut self, events: Vec<KernelEvent>) {
-        self.repair.begin(Instant::now());
+        let is_overrun = events.contains(&KernelEvent::Overrun);
+        let cause = if is_overrun { RepairCause::Overrun } else { RepairCause::Announced };
+        self.repair.begin(Instant::now(), cause);
         for event in events {
             self.todo.underlay |= self.underlay.as_ref().is_some_and(|underlay| underlay.concerns(&event));
             self.todo.host |= self.concerns_host(&event);
@@ -60,6 +63,7 @@ impl<D: Driver> Reconciler<D> {
             // Somebody else's object under a key of ours, which took our own one's place.
             if self.peers.want().get(&key).is_some() {
                 if self.have.remove(&key).is_some() {
+                    self.mark_users([&key]);
                     self.replaced.lose(key);
                     self.todo.keys.insert(key);
                 } else if self.replaced.has_changed(&object) {
@@ -78,21 +82,28 @@ impl<D: Driver> Reconciler<D> {
                     self.have.remotes_of(entry.link, entry.mac).map(ObjectKey::Fdb).collect();
                 for other in others {
                     self.have.remove(&other);
+                    self.mark_users([&other]);
                     self.todo.keys.insert(other);
                 }
             }
         }
-        self.have.insert(object);
+        if self.have.insert(object) != Some(object) {
+            self.mark_users([&key]);
+        }
     }
 
     fn object_gone(&mut self, key: ObjectKey) {
         let was_there = self.have.remove(&key).is_some();
+        if was_there {
+            self.mark_users([&key]);
+        }
         if let ObjectKey::NextHop(..) = key {
             // Its routes went with it, those of IPv4 in silence.
             let routes: Vec<ObjectKey> = self.have.routes_through(&key).collect();
             for route in &routes {
                 self.have.remove(route);
             }
+            self.mark_users(&routes);
             self.todo.keys.extend(routes);
         }
         if self.peers.want().get(&key).is_some() {

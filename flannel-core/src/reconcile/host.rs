@@ -7,11 +7,10 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tracing::{info, warn};
-
 use super::{Driver, Reconciler};
 use crate::addr::{Family, LinkIndex, PerFamily, Subnet};
 use crate::dataplane::{Object, ObjectKey};
+use crate::events::NetworkEvent;
 use crate::kernel::{ConfOf, Forwarding, KernelError, KernelEvent, Link, LinkAddress};
 use crate::lease::LeaseKey;
 use crate::peers::PeerTable;
@@ -239,10 +238,10 @@ impl<D: Driver> Reconciler<D> {
         let before = [&self.host.problems[..], &self.host.shadows].concat();
         let after = [&problems[..], &shadows].concat();
         for news in after.iter().filter(|it| !before.contains(it)) {
-            warn!(error = %news, "a setting of the host cuts packets of pods");
+            self.tell(NetworkEvent::HostCutsPods { reason: news.to_string() });
         }
         for gone in before.iter().filter(|it| after.iter().all(|now| now.subject != it.subject)) {
-            info!(was = %gone.reason.cause, "a setting of the host cuts no more");
+            self.tell(NetworkEvent::HostCutsNoMore { reason: gone.reason.cause.clone() });
         }
         let was_on =
             networks.families().filter(|family| problems.iter().all(|it| it.family != Some(*family)));

@@ -5,11 +5,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use tokio::time::Instant;
-use tracing::info;
 
 use super::{AT_ONCE, Driver, Reconciler};
 use crate::backend::BackendError;
 use crate::dataplane::ObjectKey;
+use crate::events::{MOST_SINGLE, NetworkEvent};
 use crate::lease::{AgedLease, LeaseChange, LeaseKey, LeaseUpdate};
 use crate::peers::{Claim, Peer, PeerError, may_be_rivals};
 use crate::subnet::SubnetError;
@@ -51,14 +51,16 @@ impl<D: Driver> Reconciler<D> {
         let was_synced = self.leases.is_synced();
         let mut changes = Vec::new();
         for update in batch {
-            changes.extend(self.leases.apply(update?));
+            let update = update?;
+            self.mark_record(&update);
+            changes.extend(self.leases.apply(update));
         }
         self.note_own(&changes);
         let becomes_synced = self.leases.is_synced() && !was_synced;
         self.todo.claims |= becomes_synced || changes.iter().any(|change| change.key == self.own);
         changes.retain(|change| change.key != self.own);
         self.tell_guard(&changes);
-        announce(&changes);
+        self.tell_changes(&changes);
         self.note_leases(&changes);
         self.todo.leases |= !changes.is_empty();
         self.incoming.is_pending = true;
@@ -86,6 +88,7 @@ impl<D: Driver> Reconciler<D> {
         let record = if self.todo.claims { Vec::new() } else { self.record_claims() };
         let mut touched = Vec::new();
         for LeaseChange { key, before, after } in changes {
+            self.book.mark_changed(key);
             let mut is_rival = may_be_rivals(&record, self.peers.claims(&key));
             touched.extend(if let Some(lease) = after {
                 let peer = self.driver.peer(&lease);
@@ -99,11 +102,23 @@ impl<D: Driver> Reconciler<D> {
             self.todo.claims |= is_rival;
         }
         touched.extend(self.peers.settle());
+        let decided = self.peers.drain_decided();
+        self.book.mark(decided);
         for key in &touched {
             self.blocked.hurry(key, now);
         }
         if !self.incoming.becomes_synced {
             self.incoming.touched.extend(touched);
+        }
+    }
+
+    /// A record became unreadable, or may be readable again, which need not be a change of its lease.
+    fn mark_record(&mut self, update: &LeaseUpdate) {
+        match update {
+            LeaseUpdate::Snapshot { .. } | LeaseUpdate::Recalled { .. } => self.book.mark_all(),
+            LeaseUpdate::Put(lease) => self.book.mark([lease.key]),
+            LeaseUpdate::Removed(key) => self.book.mark(key.parse()),
+            LeaseUpdate::Undecodable(record) => self.book.mark(record.key.parse()),
         }
     }
 
@@ -150,25 +165,33 @@ impl<D: Driver> Reconciler<D> {
             self.last_good.insert(key, before);
         }
     }
-}
 
-/// One line for each of a few changes, one for all of many.
-fn announce(changes: &[LeaseChange]) {
-    if changes.len() > 16 {
-        let gone = changes.iter().filter(|change| change.after.is_none()).count();
-        let new = changes.iter().filter(|change| change.before.is_none()).count();
-        info!(added = new, removed = gone, changed = changes.len() - new - gone, "peers");
-        return;
-    }
-    for change in changes {
-        let what = match (&change.before, &change.after) {
-            (None, _) => "peer added",
-            (_, None) => "peer removed",
-            _ => "peer changed",
-        };
-        let lease = change.after.as_ref().or(change.before.as_ref());
-        let ips = lease.map(|lease| lease.attrs.public_ips).unwrap_or_default();
-        let underlay = ips.iter().map(|(_, ip)| ip.to_string()).collect::<Vec<_>>().join(",");
-        info!(subnet = %change.key, underlay, "{what}");
+    /// One event for each of a few changes, one for all of many.
+    fn tell_changes(&self, changes: &[LeaseChange]) {
+        if changes.len() > MOST_SINGLE {
+            let removed = changes.iter().filter(|change| change.after.is_none()).count();
+            let added = changes.iter().filter(|change| change.before.is_none()).count();
+            let changed = changes.len() - added - removed;
+            self.tell(NetworkEvent::PeersChanged { added, changed, removed });
+            return;
+        }
+        for LeaseChange { key, before, after } in changes {
+            let of = |lease: &AgedLease| (*key, lease.attrs.public_ips);
+            self.tell(match (before, after) {
+                (None, None) => continue,
+                (None, Some(after)) => {
+                    let (lease, underlay) = of(after);
+                    NetworkEvent::PeerAdded { lease, underlay }
+                }
+                (Some(before), None) => {
+                    let (lease, underlay) = of(before);
+                    NetworkEvent::PeerRemoved { lease, underlay }
+                }
+                (Some(_), Some(after)) => {
+                    let (lease, underlay) = of(after);
+                    NetworkEvent::PeerChanged { lease, underlay }
+                }
+            });
+        }
     }
 }

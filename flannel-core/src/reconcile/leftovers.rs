@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use tracing::{info, warn};
-
 use super::{Driver, Reconciler};
 use crate::dataplane::{Dataplane, Object};
+use crate::events::NetworkEvent;
 use crate::kernel::{KernelError, LinkOp, Scope};
 use crate::lease::LeaseChange;
 use crate::ownership::is_adoptable;
@@ -51,12 +50,7 @@ impl<D: Driver> Reconciler<D> {
         let links = self.kernel.links().await?;
         if !std::mem::replace(&mut self.named_suspects, true) {
             for link in self.ownership.suspects(&links) {
-                let name = &link.name;
-                warn!(
-                    link = %name,
-                    "looks like a device of another flannel backend; it stays, since no stored state proves \
-                     that it is ours"
-                );
+                self.tell(NetworkEvent::LeftoverSuspected { link: link.name.clone() });
             }
         }
         if self.ownership.locate(&links) {
@@ -73,17 +67,18 @@ impl<D: Driver> Reconciler<D> {
         }
         for link in self.ownership.stale_links() {
             let result = self.kernel.change_link(&LinkOp::Delete(link.index)).await;
-            let name = &link.name;
-            match &result {
-                Ok(()) => info!(link = %name, "device of an earlier backend removed"),
-                Err(error) => warn!(link = %name, %error, "device of an earlier backend stays for now"),
-            }
+            let name = link.name.clone();
+            self.tell(match &result {
+                Ok(()) => NetworkEvent::LeftoverRemoved { link: name },
+                Err(error) => NetworkEvent::LeftoverStays { link: name, reason: error.to_string() },
+            });
             self.ownership.forget(link.index, result.is_ok());
             let kept = self.driver.tunnels().map(|tunnels| tunnels.vni);
             if let Some(vni) = link.vxlan.as_ref().map(|vxlan| vxlan.vni).filter(|vni| Some(*vni) != kept)
                 && let Err(error) = self.kernel.remove_gate(vni).await
             {
-                warn!(%vni, %error, "the underlay gate of an earlier backend stays");
+                let (link, reason) = (link.name.clone(), format!("the gate of VNI {vni}: {error}"));
+                self.tell(NetworkEvent::LeftoverStays { link, reason });
             }
         }
         if !self.ownership.has_stale_devices() && std::mem::take(&mut self.unstored) {

@@ -6,6 +6,7 @@
 //! touches only the keys that it names.
 
 mod blocked;
+mod book;
 mod claims;
 mod config;
 mod events;
@@ -13,6 +14,7 @@ mod guard;
 mod host;
 mod leases;
 mod leftovers;
+mod log;
 mod network;
 mod pass;
 mod publish;
@@ -35,6 +37,7 @@ use crate::addr::{Family, LinkIndex, Mtu, Subnet};
 use crate::backend::{BackendError, NetworkStatus, Underlay};
 use crate::config::{BackendConfig, ConfigError};
 use crate::dataplane::{Dataplane, Object, ObjectKey, Route};
+use crate::events::{NetworkEvent, NetworkEventSender, NetworkEvents, RepairCause};
 use crate::firewall::gate::{Desk, Gate, Tunnels};
 use crate::kernel::{Kernel, KernelError, KernelEvent, Refusal, Scope};
 use crate::lease::{AgedLease, Lease, LeaseAttrs, LeaseKey, LeaseTable};
@@ -47,6 +50,7 @@ use crate::subnet::LeaseStream;
 use crate::underlay::Follower;
 
 use blocked::Blocked;
+use book::PeerBook;
 use claims::OwnClaims;
 use config::FollowedConfig;
 pub use config::Taken;
@@ -118,6 +122,13 @@ pub trait Driver: Send {
     /// refused.
     fn concerns(&self, event: &KernelEvent) -> bool;
 
+    /// The name of the way that packets to a programmed peer take in one family, where that is not the backend's own:
+    /// `direct`, say, for a peer that is reached without a tunnel. The status shows it.
+    fn path(&self, family: Family, peer: &Peer) -> Option<&'static str> {
+        let _ = (family, peer);
+        None
+    }
+
     /// Takes the peers that hold, whenever they may have changed: for a backend that carries packets itself.
     fn take_peers(&mut self, peers: &mut dyn Iterator<Item = (&LeaseKey, &Peer)>) {
         let _ = peers;
@@ -168,6 +179,8 @@ pub struct Devices {
     pub overlay_mtu: Option<Mtu>,
     /// How packets travel, where there is a choice.
     pub datapath: Option<String>,
+    /// What was done to the devices, and what else happened: the loop logs it and tells who listens.
+    pub events: Vec<NetworkEvent>,
 }
 
 /// What has to be looked at.
@@ -197,6 +210,9 @@ struct Todo {
 pub struct Reconciler<D> {
     driver: D,
     kernel: Box<dyn Kernel>,
+    /// The backend's name.
+    backend: String,
+    events: NetworkEventSender,
     own: LeaseKey,
     leases: LeaseTable,
     /// What of it is not worked out yet.
@@ -218,6 +234,8 @@ pub struct Reconciler<D> {
     retry_at: Option<Instant>,
     audit_at: Instant,
     shown: Shown,
+    /// The entry of each peer in the status.
+    book: PeerBook,
     ownership: Ownership,
     /// Blackhole routes for the own subnets, if they are kept.
     blackholes: Vec<Object>,
@@ -257,6 +275,8 @@ impl<D: Driver> Reconciler<D> {
         Self {
             driver,
             kernel,
+            backend: state.backend.clone(),
+            events: NetworkEventSender::default(),
             own,
             leases: previous.map(|it| LeaseTable::remembering(it.ages_at(&state.store))).unwrap_or_default(),
             incoming: Incoming::default(),
@@ -272,6 +292,7 @@ impl<D: Driver> Reconciler<D> {
             retry_at: None,
             audit_at: next_audit(),
             shown: Shown::default(),
+            book: PeerBook::default(),
             ownership: Ownership::new(&state, previous),
             blackholes: Vec::new(),
             named_suspects: false,
@@ -309,6 +330,11 @@ impl<D: Driver> Reconciler<D> {
         self.shown.subscribe()
     }
 
+    /// What happens to the network. The first reader has all events since the loop was made.
+    pub fn events(&self) -> NetworkEvents {
+        self.events.subscribe()
+    }
+
     /// Makes devices and own addresses right before the first lease is known. Deletes nothing.
     pub async fn prepare(&mut self) -> Result<(), BackendError> {
         self.converge().await;
@@ -330,7 +356,10 @@ impl<D: Driver> Reconciler<D> {
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => return Ok(()),
-                () = self.driver.attention() => self.look_at_all(),
+                () = self.driver.attention() => {
+                    self.repair.begin(Instant::now(), RepairCause::Datapath);
+                    self.look_at_all();
+                }
                 events = self.kernel.events() => self.take_events(events),
                 batch = leases.next(), if !is_taking => self.take_leases(batch.ok_or(BackendError::WatchEnded)?)?,
                 // The rest of what came before.
@@ -339,7 +368,8 @@ impl<D: Driver> Reconciler<D> {
                 () = guard::news(&mut self.guard) => {}
                 () = sleep_until(wake) => {}
             }
-            self.repair.begin(Instant::now());
+            // Whatever woke the loop, what it finds now counts from now.
+            self.repair.begin(Instant::now(), RepairCause::Retry);
             if !self.incoming.is_pending()
                 && let Some(batch) = leases.next().now_or_never()
             {
@@ -379,6 +409,8 @@ impl<D: Driver> Reconciler<D> {
             self.peers.stage(lease.key, (&**lease).into(), self.driver.peer(lease));
         }
         self.peers.settle();
+        self.peers.drain_decided();
+        self.book.mark_all();
         self.peers.repack();
         self.driver.take_peers(&mut self.peers.iter());
         self.blocked.restart(Instant::now());

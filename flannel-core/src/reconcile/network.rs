@@ -3,11 +3,12 @@
 use async_trait::async_trait;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::debug;
 
-use super::{Devices, Driver, Reconciler};
+use super::{Devices, Driver, Reconciler, log};
 use crate::addr::{Mtu, Subnet};
 use crate::backend::{BackendError, Network, NetworkStatus, Registration};
+use crate::events::{NetworkEvent, NetworkEventSender, NetworkEvents};
 use crate::kernel::{Kernel, LinkAddress};
 use crate::lease::{Lease, LeaseAttrs};
 use crate::state_file::{Host, State};
@@ -35,11 +36,12 @@ pub async fn register(
     registration: Registration<'_>,
     state: State,
 ) -> Result<Box<dyn Network>, BackendError> {
-    let devices = ensure_devices(&mut driver, &mut *kernel).await?;
+    let events = NetworkEventSender::default();
+    let devices = ensure_devices(&mut driver, &mut *kernel, &events).await?;
     let overlay_mtu = devices.overlay_mtu.unwrap_or(registration.underlay.mtu);
     let (host, addresses) = read_host(&mut *kernel, &state).await?;
     registration.subnets.avoid(&registration.underlay.local);
-    let lease = acquire(&mut driver, &mut *kernel, registration.subnets).await?;
+    let lease = acquire(&mut driver, &mut *kernel, registration.subnets, &events).await?;
     debug!(subnet = %lease.key, underlay = registration.underlay.name, %overlay_mtu, "lease acquired");
     driver.set_lease(&lease);
     let mut state = State {
@@ -57,6 +59,7 @@ pub async fn register(
     let networks: Vec<Subnet> = state.networks.iter().map(|(_, network)| *network).collect();
     let devices: Vec<String> = state.devices.iter().map(|device| device.name.clone()).collect();
     let mut reconciler = Reconciler::new(driver, kernel, lease.key, state, registration.previous);
+    reconciler.events = events;
     reconciler.advise(registration.subnets.remedy());
     reconciler.place(registration.underlay.link, &addresses);
     if let Some(options) = registration.chosen_by {
@@ -74,11 +77,16 @@ pub async fn register(
     Ok(Box::new(HeldNetwork { lease, overlay_mtu, reconciler }))
 }
 
-async fn ensure_devices(driver: &mut impl Driver, kernel: &mut dyn Kernel) -> Result<Devices, BackendError> {
-    let devices = driver.ensure_devices(kernel).await.map_err(|source| BackendError::Kernel {
+async fn ensure_devices(
+    driver: &mut impl Driver,
+    kernel: &mut dyn Kernel,
+    events: &NetworkEventSender,
+) -> Result<Devices, BackendError> {
+    let mut devices = driver.ensure_devices(kernel).await.map_err(|source| BackendError::Kernel {
         what: "read the links of the backend".to_owned(),
         source,
     })?;
+    devices.events.drain(..).for_each(|event| log::tell(events, event));
     match devices.problem {
         Some(problem) => Err(BackendError::Host(problem)),
         None => Ok(devices),
@@ -90,15 +98,20 @@ async fn acquire(
     driver: &mut impl Driver,
     kernel: &mut dyn Kernel,
     subnets: &dyn SubnetManager,
+    events: &NetworkEventSender,
 ) -> Result<Lease, BackendError> {
     for _ in 0..MOST_CLAIMED {
+        let before = driver.attrs().backend_data;
         match subnets.acquire_lease(&driver.attrs()).await {
             Err(SubnetError::Claimed { key, family })
                 if driver.resign(&[family], &mut std::iter::empty()) =>
             {
-                let data = driver.attrs().backend_data;
-                warn!(%family, lease = %key, after = ?data.get(family), "another node's lease has this node's backend data; it takes another");
-                ensure_devices(driver, kernel).await?;
+                let after = driver.attrs().backend_data;
+                let [before, after] =
+                    [before, after].map(|data| data.get(family).map(|data| data.as_str().to_owned()));
+                let lease = key.to_string();
+                log::tell(events, NetworkEvent::BackendDataChanged { family, lease, before, after });
+                ensure_devices(driver, kernel, events).await?;
             }
             acquired => return Ok(acquired?),
         }
@@ -127,6 +140,10 @@ impl<D: Driver> Network for HeldNetwork<D> {
 
     fn status(&self) -> watch::Receiver<NetworkStatus> {
         self.reconciler.status()
+    }
+
+    fn events(&self) -> NetworkEvents {
+        self.reconciler.events()
     }
 
     fn state(&self) -> watch::Receiver<State> {

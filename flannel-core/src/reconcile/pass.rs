@@ -4,12 +4,13 @@ use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use tokio::time::Instant;
-use tracing::{debug, info, warn};
+use tracing::debug;
 
 use super::blocked::{self, Needed};
 use super::{Driver, Reconciler, Todo};
 use crate::addr::MacAddr;
 use crate::dataplane::{Dataplane, Object, ObjectKey, Op, plan, plan_keys};
+use crate::events::NetworkEvent;
 use crate::kernel::{KernelError, Refusal};
 use crate::lease::Unknown;
 use crate::status::Reason;
@@ -83,13 +84,18 @@ impl<D: Driver> Reconciler<D> {
         } else {
             plan_keys(self.peers.want(), &self.have, keys.iter().copied())
         };
+        if looked {
+            self.book.mark_unprogrammed();
+            self.mark_users(planned.iter().map(Op::key).collect::<Vec<_>>().iter());
+        }
         // What is desired on a link that is away waits for it, and one reason, that of the device, is enough.
         let is_away = |link| self.devices.away.contains(&link);
         planned.retain(|op| matches!(op, Op::Delete(_)) || !op.object().link().is_some_and(is_away));
         let due =
             if self.blocked.is_empty() { BTreeSet::new() } else { planned.iter().map(Op::key).collect() };
         let ops = self.permitted(planned, now);
-        self.blocked.settle(|key| looked || keys.contains(key), &due, now);
+        let over = self.blocked.settle(|key| looked || keys.contains(key), &due, now);
+        self.mark_users(&over);
         drop((keys, due));
         if !ops.is_empty() {
             self.execute(ops, &cause).await?;
@@ -140,7 +146,7 @@ impl<D: Driver> Reconciler<D> {
     }
 
     async fn look_at_devices(&mut self) -> Result<(), KernelError> {
-        let devices = self.driver.ensure_devices(&mut *self.kernel).await?;
+        let mut devices = self.driver.ensure_devices(&mut *self.kernel).await?;
         let moved = std::mem::take(&mut self.todo.peers);
         if moved || devices.peers_changed || devices.links != self.devices.links {
             self.rebuild_peers_on(&devices);
@@ -149,26 +155,32 @@ impl<D: Driver> Reconciler<D> {
             self.todo.host = true;
             self.todo.objects = true;
             if self.shown.synced && !moved {
-                self.repair.add_devices();
+                self.repair.add_device();
                 self.shown.repairs += 1;
             }
         }
+        for event in std::mem::take(&mut devices.events) {
+            self.tell(event);
+        }
         if devices.problem != self.devices.problem {
-            if let Some(problem) = &devices.problem {
-                warn!(error = %problem, "device not ready");
-            } else {
-                info!("devices ready");
-            }
+            self.tell(match &devices.problem {
+                Some(reason) => NetworkEvent::DevicesNotReady { reason: reason.clone() },
+                None => NetworkEvent::DevicesReady,
+            });
+        }
+        if devices.problem.is_some() != self.devices.problem.is_some() || devices.away != self.devices.away {
+            self.book.mark_all();
         }
         if devices.problem.is_some() {
             self.retry_at = Some(Instant::now() + blocked::backoff(self.failures));
             self.failures = self.failures.saturating_add(1);
         }
         for news in devices.unserved.iter().filter(|it| !self.devices.unserved.contains(it)) {
-            warn!(error = %news, "a family is out of service");
+            let (family, reason) = (news.family, news.to_string());
+            self.tell(NetworkEvent::FamilyOutOfService { family, reason });
         }
         if devices.unserved.is_empty() && !self.devices.unserved.is_empty() {
-            info!("all families are in service");
+            self.tell(NetworkEvent::FamiliesInService);
         }
         self.devices = devices;
         self.look_for_leftovers().await
@@ -223,7 +235,7 @@ impl<D: Driver> Reconciler<D> {
                 continue;
             }
             if self.blocked.remove(&key) {
-                info!(object = %op.object(), "object accepted after earlier refusals");
+                self.tell(NetworkEvent::ObjectAccepted { object: key });
             } else {
                 done.add(op);
             }
@@ -236,6 +248,7 @@ impl<D: Driver> Reconciler<D> {
             };
             self.look_at_next_hop_of(before);
         }
+        self.mark_users(ops.iter().map(Op::key).collect::<Vec<_>>().iter());
         self.shown.operations += ops.len() as u64;
         done
     }
@@ -282,18 +295,24 @@ impl<D: Driver> Reconciler<D> {
             _ => {}
         }
         let reason = self.driver.explain(refusal).unwrap_or_else(|| explain(refusal));
-        self.block(&refusal.op, reason, "refused; tried again until it works", now);
+        self.block(&refusal.op, refusal.errno, reason, false, now);
     }
 
-    /// Puts an operation off; `message` is what the log says of it.
-    pub(super) fn block(&mut self, op: &Op, reason: Reason, message: &'static str, now: Instant) {
+    /// Puts an operation off, since the kernel refuses it; or, in a conflict, since what somebody else put in the place
+    /// stays.
+    pub(super) fn block(&mut self, op: &Op, errno: i32, reason: Reason, conflict: bool, now: Instant) {
         let needed = self.needed(op);
         // Before it was green there is nothing to be patient about.
         let at_once = !self.shown.synced;
-        let error = reason.to_string();
-        if self.blocked.add(op.key(), reason, needed, at_once, now) {
-            warn!(error, "{message}");
+        let peer = match &needed {
+            Needed::By(peers) => peers.first().copied(),
+            Needed::ByUs | Needed::ByNobody => None,
+        };
+        let (object, text) = (op.key(), reason.to_string());
+        if self.blocked.add(object, errno, reason, needed, at_once, now) {
+            self.tell(NetworkEvent::ObjectRefused { object, peer, errno, reason: text, conflict });
         }
+        self.mark_users([&object]);
     }
 
     /// Who misses what an operation is about.
@@ -313,7 +332,7 @@ impl<D: Driver> Reconciler<D> {
     }
 
     fn note_repair(&mut self, done: Done, cause: &Cause) {
-        let Done { ops, more_than_entries } = done;
+        let Done { ops, object, more_than_entries } = done;
         if ops == 0 {
         } else if cause.leases || !self.leases.is_synced() || !self.shown.synced {
             debug!(ops, "kernel state follows the leases");
@@ -321,14 +340,17 @@ impl<D: Driver> Reconciler<D> {
             // Their dumps skip some entries now and then while others change, and their loss is announced.
             debug!(ops, "entries put again that the audit did not see");
         } else {
-            self.repair.add(ops);
+            if cause.audit {
+                self.repair.is_resync();
+            }
+            self.repair.add(ops, object);
             self.shown.repairs += 1;
         }
     }
 
     fn tell_repair(&mut self) {
-        if let Some((ops, took)) = self.repair.end(Instant::now()) {
-            warn!(ops, took_us = took.as_micros(), "drift repaired");
+        if let Some((repaired, took)) = self.repair.end(Instant::now()) {
+            self.tell(repaired);
             self.shown.last_repair = Some(took);
         }
     }
@@ -338,7 +360,7 @@ impl<D: Driver> Reconciler<D> {
         self.retry_at = Some(Instant::now() + blocked::backoff(self.failures));
         self.failures = self.failures.saturating_add(1);
         if news {
-            warn!(%error, "kernel could not be asked; trying again");
+            self.tell(NetworkEvent::KernelAway { reason: error.to_string() });
         }
         if let KernelError::Refused { .. } = error {
             self.todo.devices = true;
@@ -366,6 +388,8 @@ fn explain(refusal: &Refusal) -> Reason {
 #[derive(Debug, Clone, Copy, Default)]
 struct Done {
     ops: usize,
+    /// One of them.
+    object: Option<ObjectKey>,
     /// Whether there was more than new neighbour and FDB entries.
     more_than_entries: bool,
 }
@@ -373,6 +397,7 @@ struct Done {
 impl Done {
     fn add(&mut self, op: &Op) {
         self.ops += 1;
+        self.object = self.object.or(Some(op.key()));
         self.more_than_entries |= !matches!(op, Op::Create(Object::Neighbour(_) | Object::Fdb(_)));
     }
 }
@@ -380,6 +405,7 @@ impl Done {
 impl std::ops::AddAssign for Done {
     fn add_assign(&mut self, other: Self) {
         self.ops += other.ops;
+        self.object = self.object.or(other.object);
         self.more_than_entries |= other.more_than_entries;
     }
 }

@@ -1,15 +1,15 @@
 //! What the loop says about itself: worked out and announced a few times a second at most, whatever happens meanwhile.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tracing::warn;
 
 use super::guard::Guard;
 use super::{Driver, Reconciler};
 use crate::addr::{Family, PerFamily};
 use crate::backend::NetworkStatus;
+use crate::events::NetworkEvent;
 use crate::status::{Harm, Listed, Problem, Problems, Reach, Subject};
 use crate::told::Told;
 
@@ -74,26 +74,30 @@ impl Shown {
         !self.is_late
     }
 
-    fn announce(&mut self, next: NetworkStatus, now: Instant) {
+    /// Announces a status if it is another one. Returns what to tell of the leases that it has and the last one had not.
+    fn announce(&mut self, next: NetworkStatus, now: Instant) -> Vec<NetworkEvent> {
         let mut named = Vec::new();
         let changed = self.status.send_if_modified(|status| {
             let told = &status.problems.leases.sample;
             let news = next.problems.leases.sample.iter().filter(|problem| !told.contains(problem));
             named.extend(news.cloned());
-            let changed = *status != next;
+            // Lists that are no copies of one another differ, since only what differs is put into them.
+            let changed = !status.peer_list.is_copy_of(&next.peer_list) || *status != next;
             *status = next;
             changed
         });
         if changed {
             self.spent = self.spent.max(now) + EVERY;
         }
+        let mut events = Vec::new();
         for problem in named {
             let Subject::Lease(key) = &problem.subject else { continue };
             if let Some(left_out) = self.told.news(key, now) {
-                let left_out = (left_out > 0).then_some(left_out);
-                warn!(error = %problem, left_out, "lease not used");
+                let (lease, reason) = (key.clone(), problem.to_string());
+                events.push(NetworkEvent::LeaseRejected { lease, reason, left_out });
             }
         }
+        events
     }
 }
 
@@ -108,18 +112,22 @@ impl<D: Driver> Reconciler<D> {
         if !self.shown.may_announce(now) {
             return;
         }
+        self.update_book(SystemTime::now());
         let next = NetworkStatus {
             synced: self.shown.synced,
             recalled: self.leases.recalled(),
             problems: self.problems(),
             peers: self.peers.programmed(),
+            peer_list: self.book.list().clone(),
             overlay_mtu: self.devices.overlay_mtu,
             datapath: self.devices.datapath.clone(),
             repairs: self.shown.repairs,
             last_repair: self.shown.last_repair,
             operations: self.shown.operations,
         };
-        self.shown.announce(next, now);
+        for event in self.shown.announce(next, now) {
+            self.tell(event);
+        }
     }
 
     /// All that is wrong, whatever it costs.

@@ -5,34 +5,47 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::dataplane::ObjectKey;
+use crate::events::{NetworkEvent, RepairCause};
+
 /// The repair that is going on, if any.
 #[derive(Debug, Default)]
 pub(super) struct Repair {
-    since: Option<Instant>,
-    ops: usize,
-    devices: bool,
+    since: Option<(Instant, RepairCause)>,
+    objects: usize,
+    object: Option<ObjectKey>,
+    device: bool,
 }
 
 impl Repair {
     /// The loop woke. Until it has nothing left to do, what it repairs counts from the first time.
-    pub(super) fn begin(&mut self, now: Instant) {
-        self.since.get_or_insert(now);
+    pub(super) fn begin(&mut self, now: Instant, cause: RepairCause) {
+        self.since.get_or_insert((now, cause));
     }
 
-    /// Objects were repaired.
-    pub(super) fn add(&mut self, ops: usize) {
-        self.ops += ops;
+    /// The resync is the reason for what is found now, unless something else was before.
+    pub(super) fn is_resync(&mut self) {
+        if let Some((_, cause @ RepairCause::Retry)) = &mut self.since {
+            *cause = RepairCause::Resync;
+        }
     }
 
-    /// Devices were repaired.
-    pub(super) fn add_devices(&mut self) {
-        self.devices = true;
+    /// Objects were repaired, this one among them.
+    pub(super) fn add(&mut self, objects: usize, object: Option<ObjectKey>) {
+        self.objects += objects;
+        self.object = self.object.or(object);
     }
 
-    /// Nothing is left to do: how many objects were repaired, and in what time. `None` if nothing was.
-    pub(super) fn end(&mut self, now: Instant) -> Option<(usize, Duration)> {
-        let Self { since, ops, devices } = std::mem::take(self);
-        let since = since.filter(|_| ops > 0 || devices)?;
-        Some((ops, now.saturating_duration_since(since)))
+    /// A device was repaired.
+    pub(super) fn add_device(&mut self) {
+        self.device = true;
+    }
+
+    /// Nothing is left to do: what was repaired, and in what time. `None` if nothing was.
+    pub(super) fn end(&mut self, now: Instant) -> Option<(NetworkEvent, Duration)> {
+        let Self { since, objects, object, device } = std::mem::take(self);
+        let (since, cause) = since.filter(|_| objects > 0 || device)?;
+        let took = now.saturating_duration_since(since);
+        Some((NetworkEvent::Repaired { objects, object, device, cause, took }, took))
     }
 }

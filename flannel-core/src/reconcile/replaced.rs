@@ -8,11 +8,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::warn;
 
 use super::{Driver, Reconciler};
 use crate::addr::{Family, Subnet};
 use crate::dataplane::{Dataplane, KERNEL_PROTOCOL, Object, ObjectKey, Op, Route, Through};
+use crate::events::NetworkEvent;
 use crate::kernel::{KernelError, Link};
 use crate::ownership::BOOT_PROTOCOL;
 use crate::status::Reason;
@@ -144,13 +144,14 @@ impl<D: Driver> Reconciler<D> {
                 // A foreign route is behind it, which does no harm.
                 self.replaced.regain(&key);
                 self.have.insert(Object::Route(holder));
+                self.mark_users([&key]);
                 self.todo.keys.insert(key);
                 continue;
             }
             let foreign = shown(&holder, &links);
             let reason: Reason = match self.replaced.decide(key, holder, now) {
                 Verdict::PutBack => {
-                    warn!(route = %ours.dst, foreign, "route of ours was replaced; put back");
+                    self.tell(NetworkEvent::RouteReplaced { route: key, foreign });
                     // Two routes can't be the same.
                     let behind =
                         behind.iter().copied().map(Object::Route).filter(|route| self.is_ours(route));
@@ -178,7 +179,7 @@ impl<D: Driver> Reconciler<D> {
                     "remove that address and ours is put in its place",
                 ),
             };
-            self.block(&Op::Create(desired), reason, "route conflict", now);
+            self.block(&Op::Create(desired), libc::EEXIST, reason, true, now);
         }
         Ok(ops)
     }

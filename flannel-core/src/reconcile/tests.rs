@@ -1,5 +1,6 @@
 mod config;
 mod flood;
+mod peers;
 mod replaced;
 mod segments;
 
@@ -121,6 +122,7 @@ struct Bench {
     link: LinkIndex,
     leases: mpsc::UnboundedSender<Result<LeaseUpdate, SubnetError>>,
     status: watch::Receiver<NetworkStatus>,
+    events: NetworkEvents,
     cancel: CancellationToken,
     task: JoinHandle<Result<(), BackendError>>,
 }
@@ -145,11 +147,12 @@ fn bench_with(
     let (driver, kernel_handle) = (OneDevice { link: None }, Box::new(kernel.clone()));
     let state =
         State { networks: PerFamily { v4: Some(subnet("10.5.0.0/16")), v6: None }, ..State::default() };
+    let state = State { backend: "one".into(), ..state };
     let mut reconciler = Reconciler::new(driver, kernel_handle, OWN.parse().unwrap(), state, None);
     prepare(&mut reconciler);
-    let status = reconciler.status();
+    let (status, events) = (reconciler.status(), reconciler.events());
     let task = tokio::spawn(reconciler.run(stream.boxed(), cancel.clone()));
-    Bench { kernel, link, leases, status, cancel, task }
+    Bench { kernel, link, leases, status, events, cancel, task }
 }
 
 impl Bench {

@@ -2,11 +2,11 @@
 
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tracing::{info, warn};
 
 use super::{Driver, Reconciler};
-use crate::addr::{LinkIndex, PerFamily};
+use crate::addr::LinkIndex;
 use crate::backend::Underlay;
+use crate::events::NetworkEvent;
 use crate::kernel::{KernelError, LinkAddress};
 use crate::lease::{Lease, LeaseAttrs};
 use crate::peers::Segments;
@@ -47,11 +47,12 @@ impl<D: Driver> Reconciler<D> {
         let Some(follower) = &mut self.underlay else { return Ok(()) };
         let host = gather(&mut *self.kernel, &follower.options).await?;
         let before = follower.problem().map(str::to_owned);
+        let mut news = None;
         if let Some(change) = follower.look(&host, Instant::now()) {
             let (Change::Renamed(next) | Change::Moved(next)) = &change;
             match self.driver.set_underlay(next) {
                 Ok(()) => {
-                    tell(&follower.current, &change);
+                    news = Some(event(&follower.current, &change));
                     self.todo.devices = true;
                     match change {
                         // With its new name it may not stand all the same.
@@ -73,11 +74,12 @@ impl<D: Driver> Reconciler<D> {
         self.place(link, &host.addresses);
         // A device may have waited for the very address that came.
         self.todo.devices |= self.devices.problem.is_some();
+        news.into_iter().for_each(|event| self.tell(event));
         match problem {
-            Some(why) if before.as_ref() != Some(&why) => {
-                warn!(error = %why, "underlay not as it should be");
+            Some(reason) if before.as_ref() != Some(&reason) => {
+                self.tell(NetworkEvent::UnderlayLost { reason });
             }
-            None if before.is_some() => info!("underlay is there again"),
+            None if before.is_some() => self.tell(NetworkEvent::UnderlayBack),
             _ => {}
         }
         Ok(())
@@ -106,20 +108,17 @@ impl<D: Driver> Reconciler<D> {
     }
 }
 
-fn tell(before: &Underlay, change: &Change) {
+fn event(current: &Underlay, change: &Change) -> NetworkEvent {
     match change {
-        Change::Renamed(next) => info!(before = before.name, link = next.name, "underlay link renamed"),
-        Change::Moved(next) => warn!(
-            link = next.name,
-            before = list(&before.local),
-            local = list(&next.local),
-            published = list(&next.published),
-            reason = %next.reason,
-            "underlay changed"
-        ),
+        Change::Renamed(next) => {
+            NetworkEvent::UnderlayRenamed { before: current.name.clone(), link: next.name.clone() }
+        }
+        Change::Moved(next) => NetworkEvent::UnderlayMoved {
+            link: next.name.clone(),
+            before: current.local,
+            local: next.local,
+            published: next.published,
+            reason: next.reason.clone(),
+        },
     }
-}
-
-fn list(addresses: &PerFamily<std::net::IpAddr>) -> String {
-    addresses.iter().map(|(_, addr)| addr.to_string()).collect::<Vec<_>>().join(",")
 }

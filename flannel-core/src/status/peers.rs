@@ -1,0 +1,247 @@
+//! How each peer is: one entry a lease of another node. Pure.
+//!
+//! The entries are in a persistent map: a copy costs nothing, and one that is changed shares all entries but the changed
+//! ones with it. So the status of ten thousand peers is handed to every reader whole, and one change costs one entry.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rpds::RedBlackTreeMapSync;
+use serde::{Serialize, Serializer};
+
+use crate::addr::PerFamily;
+use crate::dataplane::ObjectKey;
+use crate::lease::LeaseKey;
+
+/// One peer: the lease of another node, and what became of it on this one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct PeerStatus {
+    /// The lease.
+    pub lease: LeaseKey,
+    /// The addresses that its node publishes.
+    pub underlay: PerFamily<IpAddr>,
+    /// How it is.
+    #[serde(flatten)]
+    pub state: PeerState,
+    /// The way that packets to its pods take, of each family by which it is reached.
+    pub path: PerFamily<PeerPath>,
+    /// Since when it is in this state, by the wall clock. In the text form seconds since 1970.
+    #[serde(serialize_with = "unix_seconds")]
+    pub since: SystemTime,
+    /// When the lease was seen for the first time in this run, or said something else than before.
+    #[serde(serialize_with = "unix_seconds")]
+    pub changed: SystemTime,
+}
+
+impl PeerStatus {
+    /// A peer that is seen for the first time at `now`.
+    pub fn new(lease: LeaseKey, underlay: PerFamily<IpAddr>, state: PeerState, now: SystemTime) -> Self {
+        Self { lease, underlay, state, path: PerFamily::default(), since: now, changed: now }
+    }
+}
+
+/// What became of a lease in the kernel. The name is in `state` of the text form.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum PeerState {
+    /// Nothing can be put for it yet: a device is away, or it has not had its turn.
+    Waiting,
+    /// All its objects are in the kernel. So is a peer of a backend that carries packets itself and needs no objects.
+    Programmed,
+    /// As [`Self::Programmed`], but by what an earlier run stored: the store has not listed it yet.
+    Recalled,
+    /// An object of it is not in the kernel as it should be, and is about to be put.
+    Repairing,
+    /// The kernel refuses an object of it. It is tried again.
+    Refused(Box<RefusedObject>),
+    /// The lease can't be used as it is.
+    Rejected(Box<RejectedLease>),
+}
+
+impl PeerState {
+    /// Whether it is the same state, whatever object or reason it names.
+    pub fn is_like(&self, other: &Self) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other)
+    }
+}
+
+/// The first object of a peer that the kernel refuses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct RefusedObject {
+    /// The object.
+    pub object: ObjectKey,
+    /// The kernel's errno, positive.
+    pub errno: i32,
+    /// Why, and what to do.
+    pub reason: String,
+}
+
+/// Why a lease can't be used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct RejectedLease {
+    /// Why, and what to do.
+    pub reason: String,
+    /// Whether its last good version is programmed meanwhile.
+    pub programmed: bool,
+}
+
+/// The way that packets to a peer take: the name of the backend, such as `vxlan`, or of another way that the backend has,
+/// such as `direct`. Copies share the text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerPath(Arc<str>);
+
+impl PeerPath {
+    /// A way with this name.
+    pub fn new(name: &str) -> Self {
+        Self(name.into())
+    }
+
+    /// Its name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for PeerPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Serialize for PeerPath {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+/// All peers, by lease. A copy costs nothing and stays as it is.
+#[derive(Clone, Default)]
+pub struct PeerList {
+    entries: RedBlackTreeMapSync<LeaseKey, PeerStatus>,
+    /// Another one after each change, so that two lists are known to be equal without a look at their entries.
+    stamp: Arc<()>,
+}
+
+impl PeerList {
+    /// How many peers there are, in whatever state.
+    pub fn len(&self) -> usize {
+        self.entries.size()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The entry of a lease.
+    pub fn get(&self, lease: &LeaseKey) -> Option<&PeerStatus> {
+        self.entries.get(lease)
+    }
+
+    /// All entries, in the order of their leases.
+    pub fn iter(&self) -> impl Iterator<Item = &PeerStatus> {
+        self.entries.values()
+    }
+
+    /// Adds or replaces the entry of a lease. Costs that entry and the way to it, however many there are.
+    pub fn put(&mut self, entry: PeerStatus) {
+        self.stamp = Arc::default();
+        self.entries.insert_mut(entry.lease, entry);
+    }
+
+    /// Removes the entry of a lease. Returns whether there was one.
+    pub fn remove(&mut self, lease: &LeaseKey) -> bool {
+        let was_there = self.entries.remove_mut(lease);
+        if was_there {
+            self.stamp = Arc::default();
+        }
+        was_there
+    }
+
+    /// Whether this is a copy of the other one, and neither was changed since. Costs nothing.
+    pub fn is_copy_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.stamp, &other.stamp)
+    }
+}
+
+impl PartialEq for PeerList {
+    fn eq(&self, other: &Self) -> bool {
+        self.is_copy_of(other) || self.entries == other.entries
+    }
+}
+
+impl Eq for PeerList {}
+
+impl FromIterator<PeerStatus> for PeerList {
+    fn from_iter<T: IntoIterator<Item = PeerStatus>>(entries: T) -> Self {
+        let mut list = Self::default();
+        entries.into_iter().for_each(|entry| list.put(entry));
+        list
+    }
+}
+
+impl fmt::Debug for PeerList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+impl Serialize for PeerList {
+    /// A list of all entries.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.iter())
+    }
+}
+
+/// Whole milliseconds are enough.
+fn unix_seconds<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    serializer.serialize_f64(Duration::from_millis(since.as_millis() as u64).as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(n: u32) -> PeerStatus {
+        let lease = format!("10.{}.{}.0-24", n / 256, n % 256).parse().unwrap();
+        let underlay = PerFamily { v4: Some([192, 0, 2, 1].into()), v6: None };
+        PeerStatus::new(lease, underlay, PeerState::Programmed, SystemTime::UNIX_EPOCH)
+    }
+
+    /// What a reader holds while one peer of ten thousand changes.
+    #[test]
+    fn a_change_copies_no_other_entry() {
+        let mut list: PeerList = (0..10_000).map(peer).collect();
+        let held = list.clone();
+        assert!(held.is_copy_of(&list) && held == list);
+        list.put(PeerStatus { state: PeerState::Waiting, ..peer(4711) });
+        list.remove(&peer(4712).lease);
+        let is_shared = |entry: &&PeerStatus| {
+            list.get(&entry.lease).is_some_and(|now| std::ptr::eq::<PeerStatus>(now, *entry))
+        };
+        assert_eq!(held.iter().filter(is_shared).count(), 9_998);
+        assert_eq!((held.len(), list.len()), (10_000, 9_999));
+        assert_eq!(held.get(&peer(4711).lease).unwrap().state, PeerState::Programmed);
+        assert!(held != list && !held.is_copy_of(&list));
+    }
+
+    #[test]
+    fn the_text_form_is_flat() {
+        let object = ObjectKey::Route("10.5.2.0/24".parse().unwrap(), 0);
+        let refused = RefusedObject { object, errno: libc::EEXIST, reason: "in the way".into() };
+        let path = PerFamily { v4: Some(PeerPath::new("vxlan")), v6: None };
+        let since = SystemTime::UNIX_EPOCH + Duration::from_millis(1500);
+        let entry = PeerStatus { state: PeerState::Refused(Box::new(refused)), path, since, ..peer(2) };
+        assert_eq!(
+            serde_json::to_string(&[entry].into_iter().collect::<PeerList>()).unwrap(),
+            r#"[{"lease":"10.0.2.0-24","underlay":{"v4":"192.0.2.1"},"state":"refused","object":"route 10.5.2.0/24","errno":17,"reason":"in the way","path":{"v4":"vxlan"},"since":1.5,"changed":0.0}]"#
+        );
+    }
+}
