@@ -282,7 +282,7 @@ async fn vxlan_was_here(host: &Host) -> Route {
         foreign: false,
     };
     let mac = MacAddr([2, 0, 0, 0, 0, 7]);
-    let create = LinkOp::CreateVxlan { name: "flannel.1".into(), mac, mtu: Mtu(1450), vxlan };
+    let create = LinkOp::create_vxlan("flannel.1", mac, Mtu(1450), &vxlan);
     host.kernel.clone().change_link(&create).await.unwrap();
     let Link { index, .. } = host.kernel.link_named("flannel.1").unwrap();
     let route = Route { onlink: true, ..route("10.5.99.0/24", "10.5.99.0", index) };

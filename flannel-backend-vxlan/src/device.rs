@@ -83,7 +83,7 @@ pub(crate) fn plan_link(want: &DeviceSpec, have: Option<&Link>) -> LinkPlan {
     }
     let mut ops = Vec::new();
     if (vxlan.learning, vxlan.local) != (want.vxlan.learning, want.vxlan.local) {
-        ops.push(LinkOp::ChangeVxlan(link.index, want.vxlan.clone()));
+        ops.push(LinkOp::Change(link.index, want.vxlan.to_change()));
     }
     if link.mac != Some(want.mac) {
         ops.push(LinkOp::SetMac(link.index, want.mac));
@@ -181,7 +181,7 @@ mod tests {
             LinkPlan::Change(vec![LinkOp::SetMtu(index, want.mtu)])
         );
         assert_eq!(edited(|link| link.up = false), LinkPlan::Change(vec![LinkOp::SetUp(index)]));
-        let change = LinkPlan::Change(vec![LinkOp::ChangeVxlan(index, want.vxlan)]);
+        let change = LinkPlan::Change(vec![LinkOp::Change(index, want.vxlan.to_change())]);
         assert_eq!(edited(|link| link.vxlan.as_mut().unwrap().learning = true), change);
         assert_eq!(edited(|link| link.vxlan.as_mut().unwrap().local = Some([192, 0, 2, 9].into())), change);
         assert_eq!(

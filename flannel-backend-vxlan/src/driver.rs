@@ -347,7 +347,8 @@ struct Ensured {
 fn event(plan: &LinkPlan, name: &str, want: &DeviceSpec) -> Option<NetworkEvent> {
     match plan {
         LinkPlan::Change(ops) => {
-            Some(NetworkEvent::DeviceChanged { link: name.to_owned(), detail: format!("{ops:?}") })
+            let done: Vec<String> = ops.iter().map(ToString::to_string).collect();
+            Some(NetworkEvent::DeviceChanged { link: name.to_owned(), detail: done.join(", ") })
         }
         LinkPlan::Recreate { why, .. } => {
             Some(NetworkEvent::DeviceRecreated { link: want.name.clone(), reason: why.clone() })
@@ -361,7 +362,7 @@ fn event(plan: &LinkPlan, name: &str, want: &DeviceSpec) -> Option<NetworkEvent>
 }
 
 fn create(want: &DeviceSpec) -> LinkOp {
-    LinkOp::CreateVxlan { name: want.name.clone(), mac: want.mac, mtu: want.mtu, vxlan: want.vxlan.clone() }
+    LinkOp::create_vxlan(&want.name, want.mac, want.mtu, &want.vxlan)
 }
 
 /// The kernel's answer with what an operator can do about it.

@@ -346,7 +346,7 @@ async fn a_changed_config_recreates_the_device_and_a_foreign_link_is_refused(obj
         Host { config: config(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","GBP":true}}"#), ..host };
     gbp.register().await.unwrap();
     let ops = gbp.kernel.take_link_ops();
-    assert!(matches!(ops[..], [LinkOp::Delete(_), LinkOp::CreateVxlan { .. }, LinkOp::SetUp(_)]), "{ops:?}");
+    assert!(matches!(ops[..], [LinkOp::Delete(_), LinkOp::Create { .. }, LinkOp::SetUp(_)]), "{ops:?}");
 
     let host = Host::new(objects, r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#);
     host.kernel.add_link("flannel.1", 1500);
@@ -471,7 +471,7 @@ async fn a_new_underlay_address_changes_the_device_in_place_and_is_published_onc
         tokio::time::sleep(Duration::from_millis(1100)).await;
         assert_eq!(running.status.borrow().underlay_problem(), None);
         let ops = host.kernel.take_link_ops();
-        assert!(matches!(ops[..], [LinkOp::ChangeVxlan(..)]), "{ops:?}");
+        assert!(matches!(ops[..], [LinkOp::Change(..)]), "{ops:?}");
     }
     let after = host.store.leases().remove(0);
     assert_eq!((after.key, after.created), (before.key, before.created));

@@ -1,7 +1,11 @@
 //! What the reconcile loop needs from a kernel: [`Kernel`] is spoken by [`crate::netlink::Netlink`] for the
 //! real one, and by the fake in `flannel_core::testing` for tests.
 
+mod link_kind;
+mod vxlan;
+
 use std::collections::BTreeSet;
+use std::fmt;
 use std::io;
 use std::net::IpAddr;
 
@@ -10,6 +14,9 @@ use async_trait::async_trait;
 use crate::addr::{Family, LinkIndex, MacAddr, Mtu, Vni};
 use crate::dataplane::{Object, ObjectKey, Op, Route};
 use crate::netns::{Netns, NetnsError};
+
+pub use link_kind::{LinkAttr, LinkKind};
+pub use vxlan::VxlanLink;
 
 /// A network interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,26 +43,6 @@ pub struct Link {
     pub loopback: bool,
     /// What is special to a VXLAN device.
     pub vxlan: Option<VxlanLink>,
-}
-
-/// The attributes of a VXLAN device (`IFLA_VXLAN_*` in `linux/if_link.h`).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VxlanLink {
-    /// `IFLA_VXLAN_ID`.
-    pub vni: Vni,
-    /// UDP destination port. The kernel's default is 8472.
-    pub port: u16,
-    /// The source address of outer packets.
-    pub local: Option<IpAddr>,
-    /// The underlay link.
-    pub lower: Option<LinkIndex>,
-    /// Whether the device learns FDB entries from traffic.
-    pub learning: bool,
-    /// Whether group-based policy marks are carried.
-    pub gbp: bool,
-    /// Whether anything is set that we never set: a group or default remote, proxy, RSC, L2/L3 miss,
-    /// metadata collection, a fixed TTL or TOS, no UDP checksums, a source port range ..
-    pub foreign: bool,
 }
 
 /// A usable address of a link, for the choice of the underlay.
@@ -112,20 +99,23 @@ impl Exit {
 
 /// A change of a link.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum LinkOp {
-    /// Creates a VXLAN device (not yet up). Fails if the name, or VNI and port, are taken.
-    CreateVxlan {
+    /// Creates a virtual link, not yet up and without a queue. The kernel refuses it if the name is taken, or what else
+    /// only one link of the kind can have (VNI and port of a VXLAN device).
+    Create {
         /// Its name.
         name: String,
-        /// Its MAC.
-        mac: MacAddr,
-        /// Its MTU.
-        mtu: Mtu,
-        /// The rest; `foreign` is ignored.
-        vxlan: VxlanLink,
+        /// Its MAC; `None` for one that the kernel chooses, or for a kind without.
+        mac: Option<MacAddr>,
+        /// Its MTU; `None` for the kernel's default.
+        mtu: Option<Mtu>,
+        /// Its kind, and what is special to that.
+        kind: LinkKind,
     },
-    /// Changes `learning` and `local` of a VXLAN device in place. Its other attributes can't be changed.
-    ChangeVxlan(LinkIndex, VxlanLink),
+    /// Changes attributes of a link's kind in place. Those that are not named stay. Which ones the kernel can change
+    /// depends on the kind.
+    Change(LinkIndex, LinkKind),
     /// Sets the MTU.
     SetMtu(LinkIndex, Mtu),
     /// Sets the MAC. The kernel then drops the link's neighbour entries.
@@ -134,6 +124,27 @@ pub enum LinkOp {
     SetUp(LinkIndex),
     /// Deletes the link with all that hangs on it.
     Delete(LinkIndex),
+}
+
+impl LinkOp {
+    /// Creates a VXLAN device.
+    pub fn create_vxlan(name: impl Into<String>, mac: MacAddr, mtu: Mtu, vxlan: &VxlanLink) -> Self {
+        Self::Create { name: name.into(), mac: Some(mac), mtu: Some(mtu), kind: vxlan.to_kind() }
+    }
+}
+
+impl fmt::Display for LinkOp {
+    /// A verb phrase with its object.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Create { name, .. } => write!(f, "create link {name}"),
+            Self::Change(link, kind) => write!(f, "change the {} attributes of link {link}", kind.name),
+            Self::SetMtu(link, mtu) => write!(f, "set the MTU of link {link} to {mtu}"),
+            Self::SetMac(link, mac) => write!(f, "set the MAC of link {link} to {mac}"),
+            Self::SetUp(link) => write!(f, "set link {link} up"),
+            Self::Delete(link) => write!(f, "delete link {link}"),
+        }
+    }
 }
 
 /// Which kinds of objects to read.
@@ -241,8 +252,8 @@ pub struct Refusal {
     pub reason: String,
 }
 
-impl std::fmt::Display for Refusal {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "kernel refused to {}: {}", self.op, io::Error::from_raw_os_error(self.errno))?;
         if self.reason.is_empty() { Ok(()) } else { write!(f, " ({})", self.reason) }
     }
@@ -335,6 +346,11 @@ pub trait Kernel: Send {
 
     /// One link by its number, which it keeps when it is renamed.
     async fn link_at(&mut self, index: LinkIndex) -> Result<Option<Link>, KernelError>;
+
+    /// The kind of a link with its attributes as they are now, for a backend that compares those of its devices; `None`
+    /// for a link that is not there, or is hardware. [`Link`] has them for VXLAN devices only: those of other kinds have
+    /// counters and timers among them, which would make each look another one.
+    async fn link_kind(&mut self, index: LinkIndex) -> Result<Option<LinkKind>, KernelError>;
 
     /// All addresses of all links, both families.
     async fn addresses(&mut self) -> Result<Vec<LinkAddress>, KernelError>;

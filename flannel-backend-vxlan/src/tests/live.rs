@@ -51,7 +51,7 @@ async fn mtu_and_learning_change_the_devices_in_place_and_nothing_else() {
     host.change(r#","MTU":1400,"Learning":true"#).await;
     let ops = host.kernel.take_link_ops();
     for of_device in ops.chunks(2) {
-        assert!(matches!(of_device, [LinkOp::ChangeVxlan(..), LinkOp::SetMtu(..)]), "{ops:?}");
+        assert!(matches!(of_device, [LinkOp::Change(..), LinkOp::SetMtu(..)]), "{ops:?}");
     }
     assert_eq!(ops.len(), 4);
     for (before, now) in before.iter().zip(host.devices()) {

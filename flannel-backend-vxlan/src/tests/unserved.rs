@@ -134,7 +134,7 @@ async fn whose_device_has_the_vni_is_said() {
         foreign: false,
     };
     let (mac, mtu) = (MacAddr([2, 0, 0, 0, 0, 9]), Mtu(1450));
-    let other = LinkOp::CreateVxlan { name: "other0".into(), mac, mtu, vxlan };
+    let other = LinkOp::create_vxlan("other0", mac, mtu, &vxlan);
     host.kernel.clone().change_link(&other).await.unwrap();
     let error = host.register().await.err().unwrap().to_string();
     assert!(error.contains("device other0 has VNI 1 on UDP port 8472: remove it"), "{error}");

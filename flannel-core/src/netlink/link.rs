@@ -1,7 +1,5 @@
 //! Links, in both directions: changes -> request messages, messages -> [`Link`]. Pure.
 
-use std::net::IpAddr;
-
 use neli::FromBytesWithInput;
 use neli::consts::nl::NlmF;
 use neli::consts::rtnl::{Iff, Ifla, IflaInfo, RtAddrFamily, Rtm};
@@ -9,74 +7,23 @@ use neli::rtnl::{Ifinfomsg, IfinfomsgBuilder, Rtattr};
 use neli::types::{Buffer, RtBuffer};
 
 use super::message::{Datagram, Message, Undecodable, attribute, attributes, number, string};
-use super::wire::{attr, index, ip, read_mac};
-use crate::addr::{LinkIndex, MacAddr, Mtu, Vni};
-use crate::kernel::{Link, LinkOp, VxlanLink};
-
-/// The kind of our devices (`IFLA_INFO_KIND`).
-const VXLAN: &str = "vxlan";
-
-/// `IFLA_VXLAN_*` of `linux/if_link.h`, which neli lacks.
-mod vxlan {
-    pub(super) const ID: u16 = 1;
-    pub(super) const GROUP: u16 = 2;
-    pub(super) const LINK: u16 = 3;
-    pub(super) const LOCAL: u16 = 4;
-    pub(super) const TTL: u16 = 5;
-    pub(super) const TOS: u16 = 6;
-    pub(super) const LEARNING: u16 = 7;
-    pub(super) const LIMIT: u16 = 9;
-    pub(super) const PORT_RANGE: u16 = 10;
-    pub(super) const PROXY: u16 = 11;
-    pub(super) const RSC: u16 = 12;
-    pub(super) const L2MISS: u16 = 13;
-    pub(super) const L3MISS: u16 = 14;
-    pub(super) const PORT: u16 = 15;
-    pub(super) const GROUP6: u16 = 16;
-    pub(super) const LOCAL6: u16 = 17;
-    pub(super) const UDP_CSUM: u16 = 18;
-    pub(super) const UDP_ZERO_CSUM6_TX: u16 = 19;
-    pub(super) const UDP_ZERO_CSUM6_RX: u16 = 20;
-    pub(super) const REMCSUM_TX: u16 = 21;
-    pub(super) const REMCSUM_RX: u16 = 22;
-    pub(super) const GBP: u16 = 23;
-    pub(super) const REMCSUM_NOPARTIAL: u16 = 24;
-    pub(super) const COLLECT_METADATA: u16 = 25;
-    pub(super) const LABEL: u16 = 26;
-    pub(super) const GPE: u16 = 27;
-    pub(super) const TTL_INHERIT: u16 = 28;
-    pub(super) const DF: u16 = 29;
-    pub(super) const VNIFILTER: u16 = 30;
-    pub(super) const LOCALBYPASS: u16 = 31;
-    pub(super) const LABEL_POLICY: u16 = 32;
-    pub(super) const MC_ROUTE: u16 = 34;
-}
+use super::wire::{attr, index, read_mac};
+use crate::addr::{LinkIndex, MacAddr, Mtu};
+use crate::kernel::{Link, LinkAttr, LinkKind, LinkOp, VxlanLink};
 
 /// Appends the message for a change, with a request for an answer.
 pub(super) fn change(datagram: &mut Datagram, op: &LinkOp, seq: u32) {
     let (kind, flags, body) = match op {
-        LinkOp::CreateVxlan { name, mac, mtu, vxlan } => {
-            (Rtm::Newlink, NlmF::CREATE | NlmF::EXCL, create_vxlan(name, *mac, *mtu, vxlan))
+        LinkOp::Create { name, mac, mtu, kind } => {
+            (Rtm::Newlink, NlmF::CREATE | NlmF::EXCL, create(name, *mac, *mtu, kind))
         }
-        LinkOp::ChangeVxlan(link, vxlan) => (Rtm::Newlink, NlmF::empty(), change_vxlan(*link, vxlan)),
+        LinkOp::Change(link, kind) => (Rtm::Newlink, NlmF::empty(), with(*link, [link_info(kind)])),
         LinkOp::SetMtu(link, mtu) => (Rtm::Newlink, NlmF::empty(), with(*link, [attr(Ifla::Mtu, mtu.0)])),
         LinkOp::SetMac(link, mac) => (Rtm::Newlink, NlmF::empty(), with(*link, [attr(Ifla::Address, mac.0)])),
         LinkOp::SetUp(link) => (Rtm::Newlink, NlmF::empty(), of(*link).up()),
         LinkOp::Delete(link) => (Rtm::Dellink, NlmF::empty(), of(*link)),
     };
     datagram.push(kind, flags | NlmF::ACK, seq, body.build().expect("all fields are set"));
-}
-
-/// What a change does, for errors: a verb phrase.
-pub(super) fn describe(op: &LinkOp) -> String {
-    match op {
-        LinkOp::CreateVxlan { name, .. } => format!("create link {name}"),
-        LinkOp::ChangeVxlan(link, _) => format!("change the VXLAN attributes of link {link}"),
-        LinkOp::SetMtu(link, mtu) => format!("set the MTU of link {link} to {mtu}"),
-        LinkOp::SetMac(link, mac) => format!("set the MAC of link {link} to {mac}"),
-        LinkOp::SetUp(link) => format!("set link {link} up"),
-        LinkOp::Delete(link) => format!("delete link {link}"),
-    }
 }
 
 fn of(link: LinkIndex) -> IfinfomsgBuilder {
@@ -108,49 +55,37 @@ fn link_of(index: LinkIndex, name: Option<&str>) -> Ifinfomsg {
     with(index, [skip_stats].into_iter().chain(name)).build().expect("all fields are set")
 }
 
-/// The attributes of Go flannel's devices (pkg/backend/vxlan/device.go, newVXLANDevice).
-fn create_vxlan(name: &str, mac: MacAddr, mtu: Mtu, link: &VxlanLink) -> IfinfomsgBuilder {
-    let mut data = vec![attr(vxlan::ID, link.vni.get())];
-    data.extend(link.lower.map(|lower| attr(vxlan::LINK, lower.0)));
-    data.extend(link.local.map(local));
-    data.push(attr(vxlan::PORT, link.port.to_be_bytes()));
-    data.push(attr(vxlan::LEARNING, u8::from(link.learning)));
-    for off in [vxlan::TTL, vxlan::TOS, vxlan::PROXY, vxlan::RSC, vxlan::L2MISS, vxlan::L3MISS] {
-        data.push(attr(off, 0_u8));
-    }
-    for off in [vxlan::UDP_ZERO_CSUM6_TX, vxlan::UDP_ZERO_CSUM6_RX] {
-        data.push(attr(off, 0_u8));
-    }
-    if link.gbp {
-        data.push(attr(vxlan::GBP, ())); // its presence says it
-    }
-    let attrs = [
-        attr(Ifla::Ifname, name),
-        attr(Ifla::Mtu, mtu.0),
-        attr(Ifla::Address, mac.0),
-        attr(Ifla::Txqlen, 0_u32),
-        link_info(data),
-    ];
+/// Without a queue, as Go flannel's devices are.
+fn create(name: &str, mac: Option<MacAddr>, mtu: Option<Mtu>, kind: &LinkKind) -> IfinfomsgBuilder {
+    let mut attrs = vec![attr(Ifla::Ifname, name)];
+    attrs.extend(mtu.map(|mtu| attr(Ifla::Mtu, mtu.0)));
+    attrs.extend(mac.map(|mac| attr(Ifla::Address, mac.0)));
+    attrs.extend([attr(Ifla::Txqlen, 0_u32), link_info(kind)]);
     with(LinkIndex(0), attrs)
 }
 
-/// The kernel keeps what is not named, so only what may change is sent, and a local address that is absent
-/// here stays. The VNI is there as a safeguard: if the index now is another device's, the kernel refuses.
-fn change_vxlan(index: LinkIndex, link: &VxlanLink) -> IfinfomsgBuilder {
-    let mut data = vec![attr(vxlan::ID, link.vni.get()), attr(vxlan::LEARNING, u8::from(link.learning))];
-    data.extend(link.local.map(local));
-    with(index, [link_info(data)])
-}
-
-fn local(addr: IpAddr) -> Rtattr<u16, Buffer> {
-    attr(if addr.is_ipv4() { vxlan::LOCAL } else { vxlan::LOCAL6 }, ip(addr))
-}
-
-fn link_info(data: Vec<Rtattr<u16, Buffer>>) -> Rtattr<Ifla, Buffer> {
-    let data: RtBuffer<u16, Buffer> = data.into_iter().collect();
+fn link_info(kind: &LinkKind) -> Rtattr<Ifla, Buffer> {
+    let data = kind.attrs.iter().map(|own| attr(own.number, Buffer::from(own.value.as_slice())));
+    let data: RtBuffer<u16, Buffer> = data.collect();
     let info: RtBuffer<IflaInfo, Buffer> =
-        [attr(IflaInfo::Kind, VXLAN), attr(IflaInfo::Data, data)].into_iter().collect();
+        [attr(IflaInfo::Kind, kind.name.as_str()), attr(IflaInfo::Data, data)].into_iter().collect();
     attr(Ifla::Linkinfo, info)
+}
+
+/// The kind of a link with its attributes; `None` for hardware.
+pub(super) fn kind(message: &Message<'_>) -> Result<Option<LinkKind>, Undecodable> {
+    let body: Ifinfomsg = message.body_as()?;
+    let Some(info) = attribute(body.rtattrs(), libc::IFLA_LINKINFO).map(nested).transpose()? else {
+        return Ok(None);
+    };
+    kind_of(&info)
+}
+
+fn kind_of(info: &RtBuffer<u16, Buffer>) -> Result<Option<LinkKind>, Undecodable> {
+    let Some(name) = attribute(info, libc::IFLA_INFO_KIND).map(string) else { return Ok(None) };
+    let data = attribute(info, libc::IFLA_INFO_DATA).map(nested).transpose()?;
+    let attrs = data.iter().flat_map(attributes).map(|(number, value)| LinkAttr::new(number, value));
+    Ok(Some(LinkKind::new(name, attrs)))
 }
 
 /// A link; `None` for a message that is about a bridge port.
@@ -161,19 +96,22 @@ pub(super) fn link(message: &Message<'_>) -> Result<Option<Link>, Undecodable> {
     }
     let attrs = body.rtattrs();
     let info = attribute(attrs, libc::IFLA_LINKINFO).map(nested).transpose()?;
-    let info = |number| info.as_ref().and_then(|info| attribute(info, number));
-    let kind = info(libc::IFLA_INFO_KIND).map(string);
-    let vxlan = match (kind.as_deref(), info(libc::IFLA_INFO_DATA)) {
-        (Some(VXLAN), Some(data)) => Some(vxlan_link(&nested(data)?)?),
+    let name = info.as_ref().and_then(|info| attribute(info, libc::IFLA_INFO_KIND)).map(string);
+    // The attributes of other kinds are no part of it.
+    let vxlan = match &info {
+        Some(info) if name.as_deref() == Some(VxlanLink::KIND) => kind_of(info)?,
         _ => None,
     };
+    // A message about one that is going may lack them.
+    let vxlan =
+        vxlan.filter(|kind| !kind.attrs.is_empty()).map(|kind| VxlanLink::of_kind(&kind)).transpose()?;
     let properties = attribute(attrs, libc::IFLA_PROP_LIST).map(nested).transpose()?;
     let altnames = properties.iter().flat_map(attributes).filter(|(kind, _)| *kind == libc::IFLA_ALT_IFNAME);
     Ok(Some(Link {
         index: index_of(&body)?,
         name: attribute(attrs, libc::IFLA_IFNAME).map(string).ok_or("link without a name")?,
         altnames: altnames.map(|(_, name)| string(name)).collect(),
-        kind,
+        kind: name,
         master: attribute(attrs, libc::IFLA_MASTER).map(number).transpose()?.map(LinkIndex),
         mac: attribute(attrs, libc::IFLA_ADDRESS).and_then(read_mac),
         mtu: Mtu(attribute(attrs, libc::IFLA_MTU).map_or(Ok(0), number)?),
@@ -201,56 +139,4 @@ fn index_of(body: &Ifinfomsg) -> Result<LinkIndex, Undecodable> {
 fn nested(payload: &[u8]) -> Result<RtBuffer<u16, Buffer>, Undecodable> {
     RtBuffer::from_bytes_with_input(&mut std::io::Cursor::new(payload), payload.len())
         .map_err(|error| Undecodable(error.to_string().into()))
-}
-
-fn vxlan_link(data: &RtBuffer<u16, Buffer>) -> Result<VxlanLink, Undecodable> {
-    let flag = |number| attribute(data, number).is_some_and(is_set);
-    let vni = attribute(data, vxlan::ID).map_or(Ok(0), number)?;
-    let port = attribute(data, vxlan::PORT).and_then(|port| port.try_into().ok()).map(u16::from_be_bytes);
-    let v4 = attribute(data, vxlan::LOCAL).and_then(|addr| <[u8; 4]>::try_from(addr).ok()).map(IpAddr::from);
-    let v6 =
-        attribute(data, vxlan::LOCAL6).and_then(|addr| <[u8; 16]>::try_from(addr).ok()).map(IpAddr::from);
-    Ok(VxlanLink {
-        vni: Vni::new(vni).map_err(|_| "VNI out of range")?,
-        port: port.ok_or("VXLAN device without a port")?,
-        local: v4.or(v6),
-        lower: attribute(data, vxlan::LINK).map(number).transpose()?.filter(|link| *link != 0).map(LinkIndex),
-        learning: flag(vxlan::LEARNING),
-        gbp: attribute(data, vxlan::GBP).is_some(),
-        foreign: attributes(data).any(|(kind, value)| is_foreign(kind, value)),
-    })
-}
-
-fn is_set(payload: &[u8]) -> bool {
-    payload.iter().any(|byte| *byte != 0)
-}
-
-/// Whether an attribute has a value that we never give it. Those that change no packet of ours (ageing)
-/// and those that this code does not know count as ours.
-fn is_foreign(kind: u16, value: &[u8]) -> bool {
-    match kind {
-        vxlan::GROUP | vxlan::GROUP6 | vxlan::GPE | vxlan::REMCSUM_NOPARTIAL => true,
-        // On unless switched off.
-        vxlan::UDP_CSUM | vxlan::LOCALBYPASS => !is_set(value),
-        vxlan::TTL
-        | vxlan::TTL_INHERIT
-        | vxlan::TOS
-        | vxlan::DF
-        | vxlan::LABEL
-        | vxlan::LABEL_POLICY
-        | vxlan::LIMIT
-        | vxlan::PORT_RANGE
-        | vxlan::PROXY
-        | vxlan::RSC
-        | vxlan::L2MISS
-        | vxlan::L3MISS
-        | vxlan::UDP_ZERO_CSUM6_TX
-        | vxlan::UDP_ZERO_CSUM6_RX
-        | vxlan::REMCSUM_TX
-        | vxlan::REMCSUM_RX
-        | vxlan::COLLECT_METADATA
-        | vxlan::VNIFILTER
-        | vxlan::MC_ROUTE => is_set(value),
-        _ => false,
-    }
 }

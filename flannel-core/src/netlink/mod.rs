@@ -45,7 +45,8 @@ use crate::addr::{Family, LinkIndex, Vni};
 use crate::dataplane::{Object, ObjectKey, Op, Route};
 use crate::firewall::gate;
 use crate::kernel::{
-    Forwarding, Kernel, KernelError, KernelEvent, Link, LinkAddress, LinkOp, Refusal, RouteLookup, Scope,
+    Forwarding, Kernel, KernelError, KernelEvent, Link, LinkAddress, LinkKind, LinkOp, Refusal, RouteLookup,
+    Scope,
 };
 use crate::netns::Netns;
 use crate::port_holder;
@@ -118,9 +119,19 @@ impl Netlink {
         what: impl Fn() -> String + Send + Copy,
         body: Ifinfomsg,
     ) -> Result<Option<Link>, KernelError> {
+        self.read_link_as(what, body, link::link).await
+    }
+
+    /// Reads something of one link; `None` if there is no such link.
+    async fn read_link_as<T: Send>(
+        &mut self,
+        what: impl Fn() -> String + Send + Copy,
+        body: Ifinfomsg,
+        decode: impl Fn(&Message<'_>) -> Result<Option<T>, Undecodable> + Send,
+    ) -> Result<Option<T>, KernelError> {
         let encode = |datagram: &mut Datagram, seq| datagram.push(Rtm::Getlink, NlmF::empty(), seq, body);
-        match self.requests.ask(what, encode, link::link).await? {
-            Answer::Message(link) => Ok(link),
+        match self.requests.ask(what, encode, decode).await? {
+            Answer::Message(found) => Ok(found),
             Answer::Verdict(Verdict { errno: libc::ENODEV, .. }) => Ok(None),
             Answer::Verdict(verdict) => Err(verdict.refused(what())),
         }
@@ -195,6 +206,14 @@ impl Kernel for Netlink {
             return Ok(None);
         }
         self.read_link(|| format!("read link number {index}"), link::link_at(index)).await
+    }
+
+    async fn link_kind(&mut self, index: LinkIndex) -> Result<Option<LinkKind>, KernelError> {
+        if index == LinkIndex(0) {
+            return Ok(None);
+        }
+        let what = || format!("read the kind of link number {index}");
+        self.read_link_as(what, link::link_at(index), link::kind).await
     }
 
     async fn addresses(&mut self) -> Result<Vec<LinkAddress>, KernelError> {
@@ -306,7 +325,7 @@ impl Kernel for Netlink {
     }
 
     async fn change_link(&mut self, op: &LinkOp) -> Result<(), KernelError> {
-        let what = || link::describe(op);
+        let what = || op.to_string();
         let encode = |datagram: &mut Datagram, seq| link::change(datagram, op, seq);
         match self.requests.ask(what, encode, |_| Ok(())).await? {
             Answer::Message(()) | Answer::Verdict(Verdict { errno: 0, .. }) => Ok(()),

@@ -114,7 +114,8 @@ impl<D: Driver> Reconciler<D> {
         let rivals = self.rivals();
         let winning = rivals.iter().filter(|(rival, _)| rival.wins);
         let more = winning.clone().count().saturating_sub(MOST_NAMED);
-        let words = winning.take(MOST_NAMED).filter_map(|(rival, is_former)| self.describe(rival, *is_former));
+        let words =
+            winning.take(MOST_NAMED).filter_map(|(rival, is_former)| self.describe(rival, *is_former));
         let mut words: Vec<String> = words.collect();
         if let Some(at) = self.claims.change_at(&rivals, now) {
             if now >= at && self.resign(&rivals) {

@@ -13,8 +13,8 @@ use tokio::sync::Notify;
 use crate::addr::{Family, LinkIndex, MacAddr, Mtu};
 use crate::dataplane::{Address, Dataplane, Object, ObjectKey, Op, Route};
 use crate::kernel::{
-    ConfOf, Exit, Forwarding, Kernel, KernelError, KernelEvent, Link, LinkAddress, LinkOp, Refusal,
-    RouteLookup, Scope,
+    ConfOf, Exit, Forwarding, Kernel, KernelError, KernelEvent, Link, LinkAddress, LinkKind, LinkOp, Refusal,
+    RouteLookup, Scope, VxlanLink,
 };
 
 /// A kernel in memory. Clones are handles of the same one, so that a test can look and break things while
@@ -31,6 +31,8 @@ type RefuseLinkHook = Box<dyn FnMut(&LinkOp) -> Option<i32> + Send>;
 #[derive(Default)]
 struct State {
     links: BTreeMap<LinkIndex, Link>,
+    /// Those of them that were created, as what.
+    kinds: BTreeMap<LinkIndex, LinkKind>,
     last_index: u32,
     objects: Dataplane,
     addresses: Vec<LinkAddress>,
@@ -299,11 +301,14 @@ impl State {
 
     fn change_link(&mut self, op: &LinkOp) -> Result<(), i32> {
         let index = match op {
-            LinkOp::CreateVxlan { name, mac, mtu, vxlan } => {
+            LinkOp::Create { name, mac, mtu, kind } => {
+                let vxlan = vxlan_of(kind)?;
                 let taken = |link: &Link| {
-                    let same = |other: &crate::kernel::VxlanLink| {
-                        (other.vni, other.port) == (vxlan.vni, vxlan.port)
-                            && other.local.map(Family::of) == vxlan.local.map(Family::of)
+                    let same = |other: &VxlanLink| {
+                        vxlan.as_ref().is_some_and(|vxlan| {
+                            (other.vni, other.port) == (vxlan.vni, vxlan.port)
+                                && other.local.map(Family::of) == vxlan.local.map(Family::of)
+                        })
                     };
                     link.name == *name || link.vxlan.as_ref().is_some_and(same)
                 };
@@ -315,16 +320,17 @@ impl State {
                     index,
                     name: name.clone(),
                     altnames: Vec::new(),
-                    kind: Some("vxlan".to_owned()),
+                    kind: Some(kind.name.clone()),
                     master: None,
-                    mac: Some(*mac),
-                    mtu: *mtu,
+                    mac: *mac,
+                    mtu: mtu.unwrap_or(Mtu(1500)),
                     up: false,
                     carrier: false,
                     loopback: false,
-                    vxlan: Some(vxlan.clone()),
+                    vxlan,
                 };
                 self.links.insert(index, link);
+                self.kinds.insert(index, kind.clone());
                 index
             }
             LinkOp::Delete(index) => {
@@ -332,7 +338,7 @@ impl State {
                 self.delete_link(&link);
                 return Ok(());
             }
-            LinkOp::ChangeVxlan(index, _)
+            LinkOp::Change(index, _)
             | LinkOp::SetMtu(index, _)
             | LinkOp::SetMac(index, _)
             | LinkOp::SetUp(index) => *index,
@@ -340,17 +346,29 @@ impl State {
         let link = self.links.get_mut(&index).ok_or(libc::ENODEV)?;
         let before = link.clone();
         match op {
-            LinkOp::ChangeVxlan(_, vxlan) => link.vxlan = Some(vxlan.clone()),
+            LinkOp::Change(_, changes) => {
+                // A test may have edited it.
+                let edited = link.vxlan.as_ref().map(VxlanLink::to_kind);
+                let kind = self.kinds.entry(index).or_insert_with(|| changes.clone());
+                edited.into_iter().for_each(|edited| *kind = edited);
+                kind.merge(changes);
+                link.vxlan = vxlan_of(kind)?;
+            }
             LinkOp::SetMtu(_, mtu) => link.mtu = *mtu,
             LinkOp::SetMac(_, mac) => link.mac = Some(*mac),
             LinkOp::SetUp(_) => (link.up, link.carrier) = (true, true),
-            LinkOp::CreateVxlan { .. } | LinkOp::Delete(_) => {}
+            LinkOp::Create { .. } | LinkOp::Delete(_) => {}
         }
         let link = link.clone();
         self.changed(&before, &link);
         self.events.push_back(KernelEvent::Link(link));
         Ok(())
     }
+}
+
+fn vxlan_of(kind: &LinkKind) -> Result<Option<VxlanLink>, i32> {
+    let is_vxlan = kind.name == VxlanLink::KIND;
+    is_vxlan.then(|| VxlanLink::of_kind(kind)).transpose().map_err(|_| libc::EINVAL)
 }
 
 fn link_of(object: &Object) -> Option<LinkIndex> {
@@ -400,6 +418,11 @@ impl Kernel for FakeKernel {
         let mut state = self.lock();
         state.wait_for_changes();
         Ok(state.links.get(&index).cloned())
+    }
+
+    async fn link_kind(&mut self, index: LinkIndex) -> Result<Option<LinkKind>, KernelError> {
+        let state = self.lock();
+        Ok(state.links.contains_key(&index).then(|| state.kinds.get(&index).cloned()).flatten())
     }
 
     async fn addresses(&mut self) -> Result<Vec<LinkAddress>, KernelError> {

@@ -148,7 +148,7 @@ proptest! {
     fn damaged_links_do_not_panic(
         vxlan in vxlan(), damage in vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
     ) {
-        let mut bytes = vxlan_datagram(vxlan);
+        let mut bytes = vxlan_datagram(&vxlan);
         for (at, byte) in damage {
             let at = at.index(bytes.len());
             bytes[at] = byte;
@@ -158,7 +158,7 @@ proptest! {
 
     #[test]
     fn a_created_vxlan_is_decoded(vxlan in vxlan()) {
-        let events = decoded(&vxlan_datagram(vxlan.clone()));
+        let events = decoded(&vxlan_datagram(&vxlan));
         let [KernelEvent::Link(link)] = events.as_slice() else { panic!("{events:?}") };
         prop_assert_eq!(&link.name, "flannel.1");
         prop_assert_eq!(link.kind.as_deref(), Some("vxlan"));
@@ -183,10 +183,10 @@ fn vxlan() -> impl Strategy<Value = VxlanLink> {
     )
 }
 
-fn vxlan_datagram(vxlan: VxlanLink) -> Vec<u8> {
-    let (name, mac) = ("flannel.1".to_owned(), MacAddr([2, 0, 0, 0, 0, 1]));
+fn vxlan_datagram(vxlan: &VxlanLink) -> Vec<u8> {
+    let (name, mac) = ("flannel.1", MacAddr([2, 0, 0, 0, 0, 1]));
     let mut datagram = Datagram::default();
-    link::change(&mut datagram, &LinkOp::CreateVxlan { name, mac, mtu: Mtu(1450), vxlan }, 1);
+    link::change(&mut datagram, &LinkOp::create_vxlan(name, mac, Mtu(1450), vxlan), 1);
     datagram.bytes().to_vec()
 }
 

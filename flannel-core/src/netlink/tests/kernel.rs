@@ -35,7 +35,7 @@ pub(super) async fn device(kernel: &mut Netlink, family: Family) -> Link {
         Family::V6 => ("flannel-v6.1", "2001:db8::1"),
     };
     let vxlan = vxlan(1, lower, local);
-    let create = LinkOp::CreateVxlan { name: name.to_owned(), mac: MAC, mtu: Mtu(1430), vxlan };
+    let create = LinkOp::create_vxlan(name, MAC, Mtu(1430), &vxlan);
     kernel.change_link(&create).await.unwrap();
     let link = kernel.link(name).await.unwrap().unwrap();
     kernel.change_link(&LinkOp::SetUp(link.index)).await.unwrap();
@@ -69,19 +69,14 @@ fn vxlan_devices_read_back() {
         assert_eq!(shown[0]["qdisc"], "noqueue");
 
         let gbp = VxlanLink { gbp: true, learning: true, port: 4789, ..vxlan(7, lower, "192.0.2.1") };
-        let create = LinkOp::CreateVxlan { name: "gbp".into(), mac: MAC, mtu: Mtu(1400), vxlan: gbp.clone() };
+        let create = LinkOp::create_vxlan("gbp", MAC, Mtu(1400), &gbp);
         kernel.change_link(&create).await.unwrap();
         assert_eq!(kernel.link("gbp").await.unwrap().unwrap().vxlan, Some(gbp));
 
         let taken = kernel.change_link(&create).await.unwrap_err();
         assert_eq!(taken.errno(), Some(libc::EEXIST));
         assert!(taken.to_string().contains("create link gbp"), "{taken}");
-        let same_vni = LinkOp::CreateVxlan {
-            name: "other".into(),
-            mac: MAC,
-            mtu: Mtu(1400),
-            vxlan: vxlan(1, lower, "192.0.2.1"),
-        };
+        let same_vni = LinkOp::create_vxlan("other", MAC, Mtu(1400), &vxlan(1, lower, "192.0.2.1"));
         let taken = kernel.change_link(&same_vni).await.unwrap_err();
         assert!(taken.to_string().contains("VNI already exists"), "{taken}");
     });
@@ -137,7 +132,7 @@ fn links_change_in_place() {
             let changed = VxlanLink { learning: true, local: Some(local), ..made.vxlan.clone().unwrap() };
             let mac = MacAddr([2, 9, 9, 9, 9, 9]);
             for op in [
-                LinkOp::ChangeVxlan(index, changed.clone()),
+                LinkOp::Change(index, changed.to_change()),
                 LinkOp::SetMtu(index, Mtu(1300)),
                 LinkOp::SetMac(index, mac),
                 LinkOp::SetUp(index),
@@ -150,7 +145,7 @@ fn links_change_in_place() {
 
             // No local address here means: leave it.
             let back = VxlanLink { learning: false, local: None, ..changed.clone() };
-            kernel.change_link(&LinkOp::ChangeVxlan(index, back)).await.unwrap();
+            kernel.change_link(&LinkOp::Change(index, back.to_change())).await.unwrap();
             let now = kernel.link(&made.name).await.unwrap().unwrap();
             assert_eq!(now.vxlan, Some(VxlanLink { learning: false, ..changed }));
 

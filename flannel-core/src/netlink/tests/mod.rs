@@ -4,6 +4,7 @@ mod bytes;
 mod changes;
 mod forwarding;
 mod kernel;
+mod kinds;
 mod next_hops;
 mod sandbox;
 mod shared;

@@ -49,7 +49,10 @@ async fn each_peer_has_an_entry_that_says_how_it_is() {
     let of = |n: u8| lease(&key(n), u64::from(n) + 2);
     bench.send(LeaseUpdate::Recalled { leases: vec![of(0), of(1), lease(OWN, 1)], saved: 7 });
     bench.told().await;
-    assert_eq!([bench.state(&key(0)), bench.state(&key(1)), bench.state(OWN)], ["recalled", "recalled", "none"]);
+    assert_eq!(
+        [bench.state(&key(0)), bench.state(&key(1)), bench.state(OWN)],
+        ["recalled", "recalled", "none"]
+    );
     let hooked = route_of(link, &key(3).parse().unwrap()).key();
     bench.kernel.refuse(move |op| (op.key() == hooked).then_some(libc::EPERM));
     bench.snapshot(&[of(0), of(1), of(3), garbled(4), of(6)]);
@@ -114,8 +117,10 @@ async fn what_happens_is_told_as_it_happens() {
     bench.kernel.refuse_nothing();
     tokio::time::sleep(Duration::from_secs(10)).await;
     let events = bench.events().await;
-    let [NetworkEvent::ObjectRefused { object, peer, errno, .. }, NetworkEvent::ObjectAccepted { object: accepted }] =
-        &events[..]
+    let [
+        NetworkEvent::ObjectRefused { object, peer, errno, .. },
+        NetworkEvent::ObjectAccepted { object: accepted },
+    ] = &events[..]
     else {
         panic!("{events:?}")
     };
