@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use async_trait::async_trait;
 use flannel_core::addr::{Family, PerFamily, Subnet};
-use flannel_core::backend::Underlay;
+use flannel_core::backend::{HostProblem, Underlay};
 use flannel_core::config::{BackendConfig, ConfigError};
 use flannel_core::dataplane::{Object, ObjectKey};
 use flannel_core::kernel::{Kernel, KernelError, KernelEvent, Kinds, Link, Refusal, Scope};
@@ -84,7 +84,7 @@ impl Driver for HostGwDriver {
         self.subnets = lease.key.subnets();
     }
 
-    fn set_underlay(&mut self, underlay: &Underlay) -> Result<(), String> {
+    fn set_underlay(&mut self, underlay: &Underlay) -> Result<(), HostProblem> {
         let families: Vec<Family> = self.addresses.families().collect();
         self.addresses = crate::gateways(&families, underlay)?;
         self.underlay = underlay.clone();

@@ -27,7 +27,7 @@ use std::net::IpAddr;
 
 use async_trait::async_trait;
 use flannel_core::addr::{Family, PerFamily};
-use flannel_core::backend::{Backend, BackendError, Network, Registration, Underlay};
+use flannel_core::backend::{Backend, BackendError, HostProblem, Network, Registration, Underlay};
 use flannel_core::kernel::{Kernel, KernelError, OpenKernel};
 use flannel_core::lease::LeaseAttrs;
 use flannel_core::netlink::Netlink;
@@ -75,7 +75,7 @@ impl Backend for HostGwBackend {
             warn!(key, "Backend key has no effect on host-gw");
         }
         let families: Vec<Family> = config.families().collect();
-        let addresses = gateways(&families, underlay).map_err(BackendError::Host)?;
+        let addresses = gateways(&families, underlay)?;
         let kernel = (self.open)(netns).map_err(BackendError::no_kernel)?;
         let driver = HostGwDriver::new(underlay.clone(), addresses);
         reconcile::register(driver, kernel, registration, State::of_backend(peer::KIND, config)).await
@@ -86,21 +86,17 @@ impl Backend for HostGwBackend {
 ///
 /// What is published must be what the link has: others use it as a gateway, and no address translation can
 /// make that work. Upstream checks IPv4 alone.
-fn gateways(families: &[Family], underlay: &Underlay) -> Result<PerFamily<IpAddr>, String> {
+fn gateways(families: &[Family], underlay: &Underlay) -> Result<PerFamily<IpAddr>, HostProblem> {
     PerFamily::try_from_fn(|family| {
         if !families.contains(&family) {
             return Ok(None);
         }
-        let (local, published) = underlay.addresses(family).map_err(|error| error.to_string())?;
-        if local == published {
-            return Ok(Some(local));
+        let (local, published) = underlay.addresses(family)?;
+        if local != published {
+            let (backend, link) = (peer::KIND, underlay.name.clone());
+            return Err(HostProblem::BehindNat { backend, family, published, local, link });
         }
-        Err(format!(
-            "the published {family} address {published} is not {local}, the address of {}: with host-gw the \
-             other nodes use it as a gateway, which can't work behind NAT; leave out --public-ip and \
-             --public-ipv6, or use another backend such as vxlan",
-            underlay.name
-        ))
+        Ok(Some(local))
     })
 }
 

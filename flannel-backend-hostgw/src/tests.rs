@@ -10,7 +10,7 @@ use flannel_core::dataplane::{Address, Dataplane, Object, Op, Route, Through};
 use flannel_core::kernel::{Link, LinkAddress, LinkOp, VxlanLink};
 use flannel_core::state_file::Device;
 use flannel_core::subnet::SubnetManager;
-use flannel_core::testing::{FakeKernel, FakeStore};
+use flannel_core::testing::{BackendSubject, FakeKernel, FakeStore, backend_contract};
 use tokio::task::JoinHandle;
 
 use flannel_core::addr::Mtu;
@@ -88,6 +88,17 @@ impl Running {
         self.cancel.cancel();
         self.task.await.unwrap().unwrap();
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_keeps_what_every_backend_promises() {
+    let make = |kernel: FakeKernel| {
+        Box::new(HostGwBackend::with_kernel(move || Ok(Box::new(kernel.clone())))) as Box<dyn Backend>
+    };
+    let other = PEER.replace("192.0.2.9", "192.0.2.8").replace("db8::9", "db8::8");
+    let peers = [(PEER_KEY, PEER), ("10.5.98.0-24&fd00:5:0:98::-64", &other)];
+    let unusable = r#"{"BackendType":"host-gw"}"#;
+    backend_contract(BackendSubject { make: &make, config: DUAL, peers, unusable }).await;
 }
 
 /// Gives a link an address, as DHCP would.

@@ -47,7 +47,7 @@ impl Backend for UdpBackend {
         let kernel = (self.open)(netns).map_err(BackendError::no_kernel)?;
         let sides = PerFamily::try_from_fn(|family| {
             let Some(network) = config.networks.get(family) else { return Ok(None) };
-            let (local, published) = underlay.addresses(family).map_err(|error| error.to_string())?;
+            let (local, published) = underlay.addresses(family)?;
             Ok(Some(Side { network: network.network, local, published, subnet: None }))
         })
         .map_err(BackendError::Host)?;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use flannel_core::addr::{Family, Mtu, PerFamily, Subnet};
-use flannel_core::backend::Underlay;
+use flannel_core::backend::{HostProblem, Underlay};
 use flannel_core::config::{BackendConfig, ConfigError};
 use flannel_core::dataplane::{Address, KERNEL_PROTOCOL, Object, ROUTE_PROTOCOL, Route, Through};
 use flannel_core::error::chain;
@@ -345,10 +345,10 @@ impl Driver for UdpDriver {
         self.renew_table();
     }
 
-    fn set_underlay(&mut self, underlay: &Underlay) -> Result<(), String> {
+    fn set_underlay(&mut self, underlay: &Underlay) -> Result<(), HostProblem> {
         let mut sides = self.sides.clone();
         for family in self.sides.families() {
-            let (local, published) = underlay.addresses(family).map_err(|error| error.to_string())?;
+            let (local, published) = underlay.addresses(family)?;
             if let Some(side) = sides.get_mut(family) {
                 self.moved |= side.local != local;
                 (side.local, side.published) = (local, published);

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use flannel_core::addr::{Family, LinkIndex, MacAddr, Mtu, PerFamily, Subnet};
-use flannel_core::backend::Underlay;
+use flannel_core::backend::{HostProblem, Underlay};
 use flannel_core::config::{BackendConfig, ConfigError};
 use flannel_core::dataplane::{Address, KERNEL_PROTOCOL, Object, ObjectKey, Route, Through};
 use flannel_core::events::NetworkEvent;
@@ -459,10 +459,10 @@ impl Driver for VxlanDriver {
     }
 
     /// The MACs stay: peers know them, and only the way to them changes.
-    fn set_underlay(&mut self, underlay: &Underlay) -> Result<(), String> {
+    fn set_underlay(&mut self, underlay: &Underlay) -> Result<(), HostProblem> {
         let mut sides = self.sides.clone();
         for family in self.sides.families() {
-            let (local, published) = underlay.addresses(family).map_err(|error| error.to_string())?;
+            let (local, published) = underlay.addresses(family)?;
             if let Some(side) = sides.get_mut(family) {
                 (side.local, side.published) = (local, published);
             }

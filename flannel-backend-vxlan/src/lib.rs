@@ -32,7 +32,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use flannel_core::addr::{Family, MacAddr, PerFamily};
-use flannel_core::backend::{Backend, BackendError, Network, Registration, Underlay};
+use flannel_core::backend::{Backend, BackendError, HostProblem, Network, Registration, Underlay};
 use flannel_core::config::NetworkConfig;
 use flannel_core::firewall::gate::{Desk, Gate, GateOptions};
 use flannel_core::kernel::{Kernel, KernelError, OpenKernel};
@@ -160,8 +160,7 @@ async fn sides(
 ) -> Result<PerFamily<Side>, BackendError> {
     let mut sides = PerFamily::default();
     for (family, network) in config.networks.iter() {
-        let (local, published_ip) =
-            underlay.addresses(family).map_err(|error| BackendError::Host(error.to_string()))?;
+        let (local, published_ip) = underlay.addresses(family).map_err(HostProblem::from)?;
         let name = device::device_name(vxlan, family);
         let found = kernel.link(&name).await;
         let found =

@@ -59,7 +59,7 @@ pub(crate) async fn find_form(
     }
     for (link, network) in devices {
         if form == Form::Objects
-            && let Err(why) = attempt(kernel, link, network).await?
+            && let Attempt::Refused(why) = attempt(kernel, link, network).await?
         {
             form = Form::Plain(format!("the kernel has no next-hop objects: {why}"));
         }
@@ -67,16 +67,19 @@ pub(crate) async fn find_form(
     Ok(form)
 }
 
+/// Whether the kernel has next-hop objects.
+enum Attempt {
+    Accepted,
+    /// Why not.
+    Refused(String),
+}
+
 /// Tries: where objects of an earlier run are there, they can be had; else one is created, read and deleted.
 /// Its gateway is the last address of the network, which is no peer's, and no route goes through it.
-async fn attempt(
-    kernel: &mut dyn Kernel,
-    link: LinkIndex,
-    network: Subnet,
-) -> Result<Result<(), String>, KernelError> {
+async fn attempt(kernel: &mut dyn Kernel, link: LinkIndex, network: Subnet) -> Result<Attempt, KernelError> {
     let scope = Scope { link, family: network.family(), kinds: Kinds::NEXT_HOPS };
     if !kernel.objects(scope).await?.is_empty() {
-        return Ok(Ok(()));
+        return Ok(Attempt::Accepted);
     }
     let object = Object::NextHop(NextHop { link, gateway: network.last(), spare: None });
     if let Some(refusal) = kernel.execute(&[Op::Create(object)]).await?.first() {
@@ -84,12 +87,16 @@ async fn attempt(
             // That says nothing of the kernel: the device went, or was set down.
             return Err(KernelError::Lost { what: "try a next-hop object".to_owned() });
         }
-        return Ok(Err(refusal.to_string()));
+        return Ok(Attempt::Refused(refusal.to_string()));
     }
     let is_there = kernel.objects(scope).await?.contains(&object);
     for refusal in kernel.execute(&[Op::Delete(object)]).await? {
         debug!(error = %refusal, "the next-hop object of the trial stays until leftovers are removed");
     }
     let family = network.family();
-    Ok(if is_there { Ok(()) } else { Err(format!("one that was created for {family} can't be read back")) })
+    Ok(if is_there {
+        Attempt::Accepted
+    } else {
+        Attempt::Refused(format!("one that was created for {family} can't be read back"))
+    })
 }

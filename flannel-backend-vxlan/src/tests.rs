@@ -18,7 +18,7 @@ use flannel_core::dataplane::{Address, Dataplane, Neighbour, Object, Op, Route, 
 use flannel_core::kernel::{LinkAddress, LinkOp};
 use flannel_core::lease::Lease;
 use flannel_core::subnet::SubnetManager;
-use flannel_core::testing::{FakeKernel, FakeStore};
+use flannel_core::testing::{BackendSubject, FakeKernel, FakeStore, backend_contract};
 use futures::StreamExt;
 use tokio::task::JoinHandle;
 
@@ -168,6 +168,22 @@ in_both_forms!(
     routes_of_host_gw_are_moved_in_place_and_others_stay,
     the_device_of_another_vni_goes_once_the_new_one_has_all,
 );
+
+#[tokio::test(start_paused = true)]
+async fn it_keeps_what_every_backend_promises() {
+    for objects in [true, false] {
+        let make = |kernel: FakeKernel| {
+            if !objects {
+                kernel.lack_next_hops();
+            }
+            Box::new(VxlanBackend::with_kernel(move || Ok(Box::new(kernel.clone())))) as Box<dyn Backend>
+        };
+        let other = PEER.replace("192.0.2.9", "192.0.2.8").replace("db8::9", "db8::8").replace(":09", ":08");
+        let peers = [(PEER_KEY, PEER), ("10.5.98.0-24&fd00:5:0:98::-64", &other)];
+        let unusable = r#"{"PublicIP":"192.0.2.9","BackendType":"vxlan","BackendData":7}"#;
+        backend_contract(BackendSubject { make: &make, config: DUAL, peers, unusable }).await;
+    }
+}
 
 /// How many objects there are for this node and one peer, each in two families.
 fn all(objects: bool) -> usize {

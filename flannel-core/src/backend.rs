@@ -1,5 +1,7 @@
 //! The traits that a backend implements, and the status it reports.
 
+mod host_problem;
+
 use std::error::Error;
 use std::time::Duration;
 
@@ -20,6 +22,7 @@ use crate::subnet::{LeaseStream, SubnetError, SubnetManager};
 use crate::underlay::UnderlayOptions;
 
 pub use crate::underlay::Underlay;
+pub use host_problem::HostProblem;
 
 /// All that a backend needs to know to register. [`Registration::new`] has what every one needs.
 #[derive(Clone, Copy)]
@@ -91,6 +94,19 @@ pub trait Backend: Send + Sync {
 }
 
 /// A registered backend: this node's lease, and the task that follows all others.
+///
+/// # What every backend promises
+/// `testing::backend_contract` (feature `testing`) tries each of these on a kernel and a store in memory.
+/// - What is published is what the node has: the lease's attributes are those of [`Self::attrs`], and
+///   [`Self::overlay_mtu`] fits the underlay.
+/// - [`NetworkStatus::synced`] is set once the store's first snapshot is programmed, not before.
+/// - Each lease of another node has an entry in [`NetworkStatus::peer_list`]; this node's has none.
+/// - Whatever is taken away from what is desired is put back, and [`Self::events`] says so.
+/// - A peer that comes, goes or changes costs the objects of others no operation.
+/// - A record that can't be used is unknown, not gone: its last good state stays in the kernel, and its entry says
+///   [`Rejected`](crate::status::PeerState::Rejected).
+/// - The end of [`Self::run`] leaves the kernel as it is, and a restart with what [`Self::state`] said changes nothing.
+/// - A link that is away takes nothing off what is desired: all is there again once the link is.
 #[async_trait]
 pub trait Network: Send {
     /// This node's lease.
@@ -211,8 +227,8 @@ pub enum BackendError {
         source: KernelError,
     },
     /// The host is not in a state in which the backend can work.
-    #[error("{0}")]
-    Host(String),
+    #[error(transparent)]
+    Host(#[from] HostProblem),
     /// The lease watch ended, which it never should.
     #[error("the lease watch ended")]
     WatchEnded,

@@ -41,6 +41,14 @@ fn links(host: &Host) -> Vec<String> {
     objects.iter().filter_map(to_peer).collect()
 }
 
+/// The ways to the peer by the status, in both families.
+async fn paths(running: &Running) -> Vec<String> {
+    tokio::time::sleep(Duration::from_millis(251)).await;
+    let status = running.status.borrow();
+    let peer = status.peer_list.get(&PEER_KEY.parse().unwrap()).unwrap();
+    peer.path.iter().map(|(_, path)| path.to_string()).collect()
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_peer_moves_by_one_replaced_route_a_family() {
     let host = direct_host();
@@ -65,6 +73,8 @@ async fn a_peer_moves_by_one_replaced_route_a_family() {
             }
             settle().await;
             assert_eq!(links(&host), links_now);
+            let names = links_now.map(|link| if link == "eth0" { "direct" } else { "vxlan" });
+            assert_eq!(paths(&running).await, names);
             let ops = host.kernel.take_ops();
             assert!(matches!(ops[..], [Op::Replace(Object::Route(_))]), "{ops:?}");
         }

@@ -8,6 +8,7 @@ use flannel_core::kernel::{Kernel, Link};
 use flannel_core::lease::{BadRecord, LeaseTable, LeaseUpdate};
 use flannel_core::peers::PeerTable;
 use flannel_core::reconcile::Driver;
+use flannel_core::status::PeerState;
 use futures::{FutureExt, StreamExt};
 use proptest::prelude::*;
 
@@ -354,6 +355,13 @@ async fn incremental_equals_full(objects: bool, steps: &[Step]) {
     assert_eq!(host.rest(&seen).await, vec![], "{:?}", *running.status.borrow());
     let status = running.status.borrow().clone();
     assert_eq!((status.refused(), status.device_problem(), status.underlay_problem()), (vec![], None, None));
+    for peer in status.peer_list.iter() {
+        let is_settled = matches!(peer.state, PeerState::Programmed | PeerState::Rejected(_));
+        assert!(is_settled, "{peer:?}");
+    }
+    let peers = seen.iter().filter(|lease| lease.attrs.public_ips != host.underlay.published);
+    let entries = status.peer_list.iter().map(|peer| peer.lease);
+    assert!(entries.eq(peers.map(|lease| lease.key)), "{status:?}");
     running.stop().await;
 }
 

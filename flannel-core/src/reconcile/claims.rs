@@ -29,6 +29,14 @@ const CALM: Duration = Duration::from_hours(2);
 /// How many conflicts are named.
 const MOST_NAMED: usize = 8;
 
+/// A lease that contradicts this node's own record.
+#[derive(Debug, Clone, Copy)]
+struct Contender {
+    rival: Rival,
+    /// Whether it is a former record of this node.
+    is_former: bool,
+}
+
 /// What is known of the conflicts of this node's own record.
 #[derive(Debug, Default)]
 pub(super) struct OwnClaims {
@@ -67,11 +75,9 @@ impl OwnClaims {
     }
 
     /// When another value may be taken because of these rivals; `None` if none of them makes that necessary.
-    fn change_at(&mut self, rivals: &[(Rival, bool)], now: Instant) -> Option<Instant> {
-        let of_data = |(rival, _): &&(Rival, bool)| matches!(rival.field(), Field::BackendData(_));
-        let Some(least) =
-            rivals.iter().filter(of_data).map(|(rival, is_former)| grace(rival, *is_former)).min()
-        else {
+    fn change_at(&mut self, contenders: &[Contender], now: Instant) -> Option<Instant> {
+        let of_data = |it: &&Contender| matches!(it.rival.field(), Field::BackendData(_));
+        let Some(least) = contenders.iter().filter(of_data).map(Contender::grace).min() else {
             self.contested = None;
             return None;
         };
@@ -88,13 +94,15 @@ impl OwnClaims {
     }
 }
 
-/// How long the node of a rival has to take another value before this one does.
-fn grace(rival: &Rival, is_former: bool) -> Duration {
-    match rival {
-        _ if is_former => LONG_GRACE,
-        Rival { wins: true, .. } => Duration::ZERO,
-        Rival { is_younger: true, .. } => LONG_GRACE,
-        _ => GRACE,
+impl Contender {
+    /// How long its node has to take another value before this one does.
+    fn grace(&self) -> Duration {
+        match self {
+            Self { is_former: true, .. } => LONG_GRACE,
+            Self { rival: Rival { wins: true, .. }, .. } => Duration::ZERO,
+            Self { rival: Rival { is_younger: true, .. }, .. } => LONG_GRACE,
+            Self { .. } => GRACE,
+        }
     }
 }
 
@@ -107,18 +115,17 @@ impl<D: Driver> Reconciler<D> {
     /// Looks how this node's record fares among those of others, if that may have changed.
     pub(super) fn look_at_claims(&mut self) {
         let now = Instant::now();
-        if !std::mem::take(&mut self.todo.claims) && self.claims.due.is_none_or(|due| now < due) {
+        if !self.work.begin_claims() && self.claims.due.is_none_or(|due| now < due) {
             return;
         }
         self.claims.due = None;
-        let rivals = self.rivals();
-        let winning = rivals.iter().filter(|(rival, _)| rival.wins);
+        let contenders = self.contenders();
+        let winning = contenders.iter().filter(|it| it.rival.wins);
         let more = winning.clone().count().saturating_sub(MOST_NAMED);
-        let words =
-            winning.take(MOST_NAMED).filter_map(|(rival, is_former)| self.describe(rival, *is_former));
+        let words = winning.take(MOST_NAMED).filter_map(|it| self.describe(it));
         let mut words: Vec<String> = words.collect();
-        if let Some(at) = self.claims.change_at(&rivals, now) {
-            if now >= at && self.resign(&rivals) {
+        if let Some(at) = self.claims.change_at(&contenders, now) {
+            if now >= at && self.resign(&contenders) {
                 self.claims.changes = self.claims.changes.saturating_add(1);
                 self.claims.last_change = Some(now);
             } else if now < at {
@@ -140,7 +147,7 @@ impl<D: Driver> Reconciler<D> {
     }
 
     /// The leases that contradict this node's record as it is in the store, and which are former ones of this node.
-    fn rivals(&self) -> Vec<(Rival, bool)> {
+    fn contenders(&self) -> Vec<Contender> {
         let Some(own) = self.leases.get(&self.own).filter(|_| self.leases.is_synced()) else {
             return Vec::new();
         };
@@ -150,7 +157,7 @@ impl<D: Driver> Reconciler<D> {
             let lease = self.leases.get(&rival.key);
             lease.is_some_and(|lease| self.claims.identity.is_former(lease, Some(self.own), &published))
         };
-        rivals.into_iter().map(|rival| (rival, is_former(&rival))).collect()
+        rivals.into_iter().map(|rival| Contender { rival, is_former: is_former(&rival) }).collect()
     }
 
     /// What a record of this node claims, as others read it.
@@ -166,7 +173,8 @@ impl<D: Driver> Reconciler<D> {
     }
 
     /// What to say of a rival; `None` if this node has precedence.
-    fn describe(&self, rival: &Rival, is_former: bool) -> Option<String> {
+    fn describe(&self, contender: &Contender) -> Option<String> {
+        let Contender { rival, is_former } = *contender;
         if !rival.wins {
             return None;
         }
@@ -196,9 +204,9 @@ impl<D: Driver> Reconciler<D> {
 
     /// Takes other backend data in place of what rivals have, where that is what the store has. Returns whether the
     /// backend could.
-    fn resign(&mut self, rivals: &[(Rival, bool)]) -> bool {
+    fn resign(&mut self, contenders: &[Contender]) -> bool {
         let contested =
-            |family: &Family| rivals.iter().any(|(rival, _)| rival.field() == Field::BackendData(*family));
+            |family: &Family| contenders.iter().any(|it| it.rival.field() == Field::BackendData(*family));
         let families: Vec<Family> =
             Family::ALL.into_iter().filter(contested).filter(|family| self.is_published(*family)).collect();
         let others = self.leases.iter().filter(|lease| lease.key != self.own);
@@ -208,17 +216,14 @@ impl<D: Driver> Reconciler<D> {
         }
         let after = self.driver.attrs().backend_data;
         for family in families {
-            let rival = rivals.iter().find(|(rival, _)| rival.field() == Field::BackendData(family));
-            let lease = rival.map(|(rival, _)| rival.key.to_string()).unwrap_or_default();
+            let of_family = |it: &&Contender| it.rival.field() == Field::BackendData(family);
+            let lease = contenders.iter().find(of_family).map(|it| it.rival.key.to_string());
+            let lease = lease.unwrap_or_default();
             let text = |data: &PerFamily<BackendData>| data.get(family).map(|data| data.as_str().to_owned());
             let (before, after) = (text(&before), text(&after));
             self.tell(NetworkEvent::BackendDataChanged { family, lease, before, after });
         }
-        self.todo.devices = true;
-        self.todo.objects = true;
-        self.todo.peers = true;
-        // No drift: this node did that.
-        self.todo.leases = true;
+        self.desire_anew();
         true
     }
 }
@@ -250,7 +255,7 @@ mod tests {
             let now = Instant::now();
             let last_change = (changes > 0).then_some(now);
             let mut claims = OwnClaims { changes, last_change, ..OwnClaims::default() };
-            let at = claims.change_at(&[(rival, is_former)], now).unwrap() - now;
+            let at = claims.change_at(&[Contender { rival, is_former }], now).unwrap() - now;
             assert!((least..=most).contains(&at.as_secs()), "{name}: {at:?}");
             assert_eq!(claims.change_at(&[], now), None);
             assert_eq!(claims.contested, None, "the next one is another conflict");
@@ -263,7 +268,9 @@ mod tests {
         let (mut claims, mut changes) = (OwnClaims::default(), Vec::new());
         let start = Instant::now();
         while start.elapsed() < Duration::from_hours(24) {
-            let at = claims.change_at(&[(rival(true, true), false)], Instant::now()).unwrap();
+            let at = claims
+                .change_at(&[Contender { rival: rival(true, true), is_former: false }], Instant::now())
+                .unwrap();
             tokio::time::sleep_until(at).await;
             changes.push(start.elapsed());
             (claims.changes, claims.last_change) = (claims.changes + 1, Some(Instant::now()));

@@ -23,8 +23,16 @@ pub(super) struct FollowedConfig {
     in_force: NetworkConfig,
     /// `None` once it ended.
     changes: Option<ConfigStream>,
-    restart_needed: Option<String>,
-    problem: Option<String>,
+    problems: ConfigProblems,
+}
+
+/// What of the store's config is not in force.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct ConfigProblems {
+    /// Which keys take a restart.
+    pub(super) restart_needed: Option<String>,
+    /// Why it can't be used at all.
+    pub(super) unusable: Option<String>,
 }
 
 /// The next message. Dropping the future loses none.
@@ -45,13 +53,12 @@ impl<D: Driver> Reconciler<D> {
     /// From now on the config is followed.
     pub(crate) fn follow_config(&mut self, in_force: NetworkConfig, changes: ConfigStream) {
         let changes = Some(changes);
-        self.config = Some(FollowedConfig { in_force, changes, restart_needed: None, problem: None });
+        self.config = Some(FollowedConfig { in_force, changes, problems: ConfigProblems::default() });
     }
 
-    /// What of the store's config is not in force: what takes a restart, and what can't be used at all.
-    pub(super) fn config_problems(&self) -> (Option<String>, Option<String>) {
-        let followed = self.config.as_ref();
-        followed.map(|it| (it.restart_needed.clone(), it.problem.clone())).unwrap_or_default()
+    /// What of the store's config is not in force.
+    pub(super) fn config_problems(&self) -> ConfigProblems {
+        self.config.as_ref().map(|followed| followed.problems.clone()).unwrap_or_default()
     }
 
     pub(super) fn take_config(&mut self, told: Result<NetworkConfig, SubnetError>) {
@@ -66,23 +73,21 @@ impl<D: Driver> Reconciler<D> {
                 .map_err(|error| error.to_string()),
             Err(error) => Err(chain(&error)),
         };
-        let before = (followed.restart_needed.take(), followed.problem.take());
+        let before = std::mem::take(&mut followed.problems);
         let live = match taken {
             Ok((next, Taken { live, restart })) => {
-                followed.restart_needed = restart_needed(&restart);
+                followed.problems.restart_needed = restart_needed(&restart);
                 if restart.is_empty() {
                     // Without the store, the next start is by this one.
-                    self.unstored |= followed.in_force != next;
-                    self.state.send_if_modified(|state| {
-                        state.config = Some(next.clone());
-                        false
-                    });
+                    if self.record.config() != Some(&next) {
+                        self.record.edit(|state| state.config = Some(next.clone()));
+                    }
                     followed.in_force = next;
                 }
                 live
             }
             Err(why) => {
-                followed.problem = Some(format!(
+                followed.problems.unusable = Some(format!(
                     "{why}; the running config stays in force, but flanneld could not be started with this one"
                 ));
                 Vec::new()
@@ -91,22 +96,18 @@ impl<D: Driver> Reconciler<D> {
         let news = followed.news(&live, &before);
         news.into_iter().for_each(|event| self.tell(event));
         if !live.is_empty() {
-            self.todo.devices = true;
-            self.todo.objects = true;
-            self.todo.peers = true;
-            // No drift: the operator did that.
-            self.todo.leases = true;
+            self.desire_anew();
         }
     }
 }
 
 impl FollowedConfig {
     /// What to tell of a change; `before` is what was wrong before it.
-    fn news(&self, live: &[String], before: &(Option<String>, Option<String>)) -> Option<NetworkEvent> {
-        let is_news = !live.is_empty() || (&self.restart_needed, &self.problem) != (&before.0, &before.1);
+    fn news(&self, live: &[String], before: &ConfigProblems) -> Option<NetworkEvent> {
+        let is_news = !live.is_empty() || self.problems != *before;
         let live = live.to_vec();
-        is_news.then(|| match (&self.problem, &self.restart_needed) {
-            (Some(problem), _) => NetworkEvent::ConfigUnusable { reason: problem.clone() },
+        is_news.then(|| match (&self.problems.unusable, &self.problems.restart_needed) {
+            (Some(reason), _) => NetworkEvent::ConfigUnusable { reason: reason.clone() },
             (_, Some(reason)) => NetworkEvent::RestartNeeded { live, reason: reason.clone() },
             (None, None) => NetworkEvent::ConfigApplied { live },
         })

@@ -14,8 +14,12 @@ impl<D: Driver> Reconciler<D> {
         let cause = if is_overrun { RepairCause::Overrun } else { RepairCause::Announced };
         self.repair.begin(Instant::now(), cause);
         for event in events {
-            self.todo.underlay |= self.underlay.as_ref().is_some_and(|underlay| underlay.concerns(&event));
-            self.todo.host |= self.concerns_host(&event);
+            if self.underlay.as_ref().is_some_and(|underlay| underlay.concerns(&event)) {
+                self.work.check_underlay();
+            }
+            if self.concerns_host(&event) {
+                self.work.check_host();
+            }
             match event {
                 KernelEvent::Overrun => self.look_at_all(),
                 KernelEvent::Forwarding(_) => {}
@@ -42,10 +46,7 @@ impl<D: Driver> Reconciler<D> {
     }
 
     pub(super) fn look_at_all(&mut self) {
-        self.todo.underlay = true;
-        self.todo.devices = true;
-        self.todo.host = true;
-        self.todo.objects = true;
+        self.work.check_all();
         self.retry_at = None;
         self.blocked.hurry_all(Instant::now());
     }
@@ -58,23 +59,23 @@ impl<D: Driver> Reconciler<D> {
             {
                 // The kernel gave a device an address by itself: IPv6 was switched on there.
                 self.blocked.hurry_all(Instant::now());
-                self.todo.keys.extend(self.blocked.due(Instant::now()));
+                self.work.compare(self.blocked.due(Instant::now()));
             }
             // Somebody else's object under a key of ours, which took our own one's place.
             if self.peers.want().get(&key).is_some() {
                 if self.have.remove(&key).is_some() {
                     self.mark_users([&key]);
                     self.replaced.lose(key);
-                    self.todo.keys.insert(key);
+                    self.work.compare([key]);
                 } else if self.replaced.has_changed(&object) {
                     self.blocked.hurry(&key, Instant::now());
-                    self.todo.keys.insert(key);
+                    self.work.compare([key]);
                 }
             }
             return;
         }
         if !self.peers.want().is_satisfied_by(&object) {
-            self.todo.keys.insert(key);
+            self.work.compare([key]);
             if let Object::Fdb(entry) = object {
                 // It takes the place of another remote of its MAC, in silence. One that is still there is put
                 // once more, which changes nothing.
@@ -83,7 +84,7 @@ impl<D: Driver> Reconciler<D> {
                 for other in others {
                     self.have.remove(&other);
                     self.mark_users([&other]);
-                    self.todo.keys.insert(other);
+                    self.work.compare([other]);
                 }
             }
         }
@@ -104,7 +105,7 @@ impl<D: Driver> Reconciler<D> {
                 self.have.remove(route);
             }
             self.mark_users(&routes);
-            self.todo.keys.extend(routes);
+            self.work.compare(routes);
         }
         if self.peers.want().get(&key).is_some() {
             // A foreign holder of the key may have left, so don't wait for the next try.
@@ -113,14 +114,14 @@ impl<D: Driver> Reconciler<D> {
                 self.replaced.lose(key);
             }
             if was_there || waited {
-                self.todo.keys.insert(key);
+                self.work.compare([key]);
             }
             if let ObjectKey::Address(..) = key {
                 // With its last address a link loses its neighbours, IPv6 routes, and plain IPv4 routes. Those go
                 // in silence, after the announcement: reading links waits for the kernel's lock, and so for
                 // that; reading routes does not.
-                self.todo.devices = true;
-                self.todo.objects = true;
+                self.work.check_devices();
+                self.work.read_objects();
             }
         }
     }

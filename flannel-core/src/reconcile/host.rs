@@ -189,7 +189,7 @@ impl<D: Driver> Reconciler<D> {
     /// Whether an announcement makes it necessary to look at the host again.
     pub(super) fn concerns_host(&self, event: &KernelEvent) -> bool {
         let inside = |addr: ipnetwork::IpNetwork| {
-            let networks = self.state.borrow().networks;
+            let networks = self.record.networks();
             networks.get(Family::of(addr.ip())).is_some_and(|network| network.contains(addr.ip()))
         };
         match event {
@@ -213,7 +213,7 @@ impl<D: Driver> Reconciler<D> {
 
     /// Reads what the host does, and judges it.
     pub(super) async fn look_at_host(&mut self) -> Result<(), KernelError> {
-        let networks = self.state.borrow().networks;
+        let networks = self.record.networks();
         let mut forwarding = BTreeMap::new();
         for family in networks.families() {
             let all = self.kernel.forwarding(family).await?;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::work::Why;
 use super::{AT_ONCE, Driver, Reconciler};
 use crate::backend::BackendError;
 use crate::dataplane::ObjectKey;
@@ -55,14 +56,18 @@ impl<D: Driver> Reconciler<D> {
             self.mark_record(&update);
             changes.extend(self.leases.apply(update));
         }
-        self.note_own(&changes);
+        self.record_own(&changes);
         let becomes_synced = self.leases.is_synced() && !was_synced;
-        self.todo.claims |= becomes_synced || changes.iter().any(|change| change.key == self.own);
+        if becomes_synced || changes.iter().any(|change| change.key == self.own) {
+            self.work.check_claims();
+        }
         changes.retain(|change| change.key != self.own);
         self.tell_guard(&changes);
         self.tell_changes(&changes);
-        self.note_leases(&changes);
-        self.todo.leases |= !changes.is_empty();
+        self.record.add_leases(&changes);
+        if !changes.is_empty() {
+            self.why.add(Why::Desired);
+        }
         self.incoming.is_pending = true;
         self.incoming.becomes_synced |= becomes_synced;
         self.incoming.count += changes.len();
@@ -85,7 +90,7 @@ impl<D: Driver> Reconciler<D> {
 
     fn work_out(&mut self, changes: Vec<LeaseChange>) {
         let now = Instant::now();
-        let record = if self.todo.claims { Vec::new() } else { self.record_claims() };
+        let record = if self.work.has_claims() { Vec::new() } else { self.record_claims() };
         let mut touched = Vec::new();
         for LeaseChange { key, before, after } in changes {
             self.book.mark_changed(key);
@@ -99,7 +104,9 @@ impl<D: Driver> Reconciler<D> {
                 self.peers.stage_removal(&key)
             });
             is_rival |= may_be_rivals(&record, self.peers.claims(&key));
-            self.todo.claims |= is_rival;
+            if is_rival {
+                self.work.check_claims();
+            }
         }
         touched.extend(self.peers.settle());
         let decided = self.peers.drain_decided();
@@ -131,24 +138,26 @@ impl<D: Driver> Reconciler<D> {
         let resolved = Some((self.leases.unknown().resolved(), self.peers.unknown().resolved()));
         let next = Incoming { resolved, ..Incoming::default() };
         let done = std::mem::replace(&mut self.incoming, next);
-        self.todo.keys.extend(done.touched);
+        self.work.compare(done.touched);
         if done.count > self.leases.len() / 2 {
             self.peers.repack();
         }
         if resolved != done.resolved && !self.withheld.is_empty() {
             // What was kept for a record that could not be read is now wanted or nobody's.
-            self.todo.keys.append(&mut self.withheld);
-            self.todo.leases = true;
+            self.work.compare(std::mem::take(&mut self.withheld));
+            self.why.add(Why::Desired);
         }
-        if self.todo.leases {
-            self.todo.host |= self.host.has_strangers();
+        if self.why.is_desired() {
+            if self.host.has_strangers() {
+                self.work.check_host();
+            }
             self.replaced.prune(self.peers.want());
             self.driver.take_peers(&mut self.peers.iter());
         }
         if done.becomes_synced {
             // Only now may what nobody wants be deleted, so look at everything once more.
-            self.todo.objects = true;
-            self.todo.leases = true;
+            self.work.read_objects();
+            self.why.add(Why::Desired);
         }
     }
 

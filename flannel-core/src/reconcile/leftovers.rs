@@ -1,14 +1,11 @@
 //! What other runs and backends left behind, and what the next one should know.
 
-use std::sync::Arc;
-
 use super::{Driver, Reconciler};
 use crate::dataplane::{Dataplane, Object};
 use crate::events::NetworkEvent;
 use crate::kernel::{KernelError, LinkOp, Scope};
 use crate::lease::LeaseChange;
 use crate::ownership::is_adoptable;
-use crate::repack::repack;
 
 impl<D: Driver> Reconciler<D> {
     /// Whether an object is ours to replace and delete.
@@ -54,7 +51,7 @@ impl<D: Driver> Reconciler<D> {
             }
         }
         if self.ownership.locate(&links) {
-            self.todo.objects = true;
+            self.work.read_objects();
         }
         Ok(())
     }
@@ -81,39 +78,21 @@ impl<D: Driver> Reconciler<D> {
                 self.tell(NetworkEvent::LeftoverStays { link, reason });
             }
         }
-        if !self.ownership.has_stale_devices() && std::mem::take(&mut self.unstored) {
-            self.state.send_modify(|_| {});
+        if !self.ownership.has_stale_devices() {
+            self.record.tell();
         }
     }
 
-    /// Notes the ages of this node's own record, for the next start.
-    pub(super) fn note_own(&mut self, changes: &[LeaseChange]) {
+    /// Keeps the ages of this node's own record for the next start.
+    pub(super) fn record_own(&mut self, changes: &[LeaseChange]) {
         let own = changes.iter().rfind(|change| change.key == self.own);
         let Some(own) = own.and_then(|change| change.after.as_ref()) else { return };
-        self.unstored = true;
-        self.state.send_if_modified(|state| {
+        let next_age = self.leases.next_age();
+        self.record.edit(|state| {
             if let Some(stored) = &state.own {
                 // It may not be there yet, or anymore, what this node publishes.
-                state.own_ages = own.ages.follow(own, stored, self.leases.next_age());
+                state.own_ages = own.ages.follow(own, stored, next_age);
             }
-            false
-        });
-    }
-
-    /// Notes the leases, for the next start. They are announced when the kernel follows.
-    pub(super) fn note_leases(&mut self, changes: &[LeaseChange]) {
-        self.unstored |= !changes.is_empty();
-        self.state.send_if_modified(|state| {
-            for change in changes {
-                match &change.after {
-                    Some(lease) => _ = state.leases.insert(change.key, Arc::clone(lease)),
-                    None => _ = state.leases.remove(&change.key),
-                }
-            }
-            if changes.len() > state.leases.len() / 2 {
-                repack(&mut state.leases);
-            }
-            false
         });
     }
 }

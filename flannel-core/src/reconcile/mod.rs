@@ -18,11 +18,13 @@ mod log;
 mod network;
 mod pass;
 mod publish;
+mod record;
 mod repair;
 mod replaced;
 #[cfg(test)]
 mod tests;
 mod underlay;
+mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -34,7 +36,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::addr::{Family, LinkIndex, Mtu, Subnet};
-use crate::backend::{BackendError, NetworkStatus, Underlay};
+use crate::backend::{BackendError, HostProblem, NetworkStatus, Underlay};
 use crate::config::{BackendConfig, ConfigError};
 use crate::dataplane::{Dataplane, Object, ObjectKey, Route};
 use crate::events::{NetworkEvent, NetworkEventSender, NetworkEvents, RepairCause};
@@ -59,8 +61,10 @@ use host::Host;
 use leases::Incoming;
 pub use network::register;
 use publish::Shown;
+use record::Record;
 use repair::Repair;
 use replaced::Replaced;
+use work::{Why, Work};
 
 /// How many messages of the watch, and how many leases that changed, are taken before all others get their turn. It
 /// takes some milliseconds.
@@ -80,7 +84,7 @@ pub trait Driver: Send {
 
     /// Takes another underlay: its addresses changed, or the link. Devices, what this node claims and what
     /// peers ask for are asked for again. An error says why the backend can't use it; then all stays as it is.
-    fn set_underlay(&mut self, underlay: &Underlay) -> Result<(), String>;
+    fn set_underlay(&mut self, underlay: &Underlay) -> Result<(), HostProblem>;
 
     /// Takes what it can of another config of this backend without a restart; devices and what peers ask for
     /// are asked for again then. `changed` are the keys whose JSON differs from that of the config that is in
@@ -183,29 +187,6 @@ pub struct Devices {
     pub events: Vec<NetworkEvent>,
 }
 
-/// What has to be looked at.
-#[derive(Debug, Default)]
-struct Todo {
-    /// The addresses of the underlay.
-    underlay: bool,
-    /// How this node's record fares among those of others.
-    claims: bool,
-    /// What each peer asks for.
-    peers: bool,
-    /// The devices.
-    devices: bool,
-    /// What the host does with packets of pods.
-    host: bool,
-    /// All objects, by reading them.
-    objects: bool,
-    /// Single objects, by what we know.
-    keys: BTreeSet<ObjectKey>,
-    /// Whether leases are the cause: then a difference is no drift.
-    leases: bool,
-    /// Whether only the audit is the cause.
-    audit: bool,
-}
-
 /// The loop and its state.
 pub struct Reconciler<D> {
     driver: D,
@@ -224,7 +205,9 @@ pub struct Reconciler<D> {
     segments: Segments,
     devices: Devices,
     have: Dataplane,
-    todo: Todo,
+    /// What has to be looked at, and why.
+    work: Work,
+    why: Why,
     blocked: Blocked,
     /// What nobody wants any more but hangs together with an unreadable record: looked at again with the next
     /// lease.
@@ -241,9 +224,8 @@ pub struct Reconciler<D> {
     blackholes: Vec<Object>,
     /// Whether devices of others that look like ours were named in the log.
     named_suspects: bool,
-    state: watch::Sender<State>,
-    /// Whether the state changed since it was last announced.
-    unstored: bool,
+    /// What is to be stored for the next start.
+    record: Record,
     /// Follows the underlay; `None` where it stays what it is.
     underlay: Option<Follower>,
     /// Follows the network config; `None` where the store does not tell.
@@ -285,7 +267,8 @@ impl<D: Driver> Reconciler<D> {
             segments: Segments::default(),
             devices: Devices::default(),
             have: Dataplane::default(),
-            todo: Todo { devices: true, objects: true, ..Todo::default() },
+            work: Work::of_start(),
+            why: Why::default(),
             blocked: Blocked::default(),
             withheld: BTreeSet::new(),
             failures: 0,
@@ -296,8 +279,7 @@ impl<D: Driver> Reconciler<D> {
             ownership: Ownership::new(&state, previous),
             blackholes: Vec::new(),
             named_suspects: false,
-            state: watch::Sender::new(state),
-            unstored: true,
+            record: Record::new(state),
             underlay: None,
             config: None,
             repair: Repair::default(),
@@ -311,7 +293,7 @@ impl<D: Driver> Reconciler<D> {
 
     /// From now on this node's own subnets have blackhole routes; see [`crate::backend::Registration`].
     pub(crate) fn keep_blackholes(&mut self) {
-        let networks = self.state.borrow().networks;
+        let networks = self.record.networks();
         let is_enabled = |family| networks.get(family).is_some();
         let own = self.own.subnets();
         let own = own.iter().filter(|(family, _)| is_enabled(*family)).map(|(_, subnet)| *subnet);
@@ -322,7 +304,7 @@ impl<D: Driver> Reconciler<D> {
 
     /// What to store for the next start; see [`crate::backend::Network::state`].
     pub fn state(&self) -> watch::Receiver<State> {
-        self.state.subscribe()
+        self.record.subscribe()
     }
 
     /// What the loop is doing.
@@ -340,8 +322,9 @@ impl<D: Driver> Reconciler<D> {
         self.converge().await;
         // The status tells of a family that is out of service, and of what pods have their traffic without.
         let vital = self.blocked.ours().find(|problem| problem.harm != Harm::Family);
-        let problem = self.devices.problem.clone().or_else(|| Some(vital?.to_string()));
-        problem.map_or(Ok(()), |problem| Err(BackendError::Host(problem)))
+        let device = self.devices.problem.clone().map(HostProblem::Device);
+        let problem = device.or_else(|| Some(HostProblem::Object(Box::new(vital?))));
+        problem.map_or(Ok(()), |problem| Err(problem.into()))
     }
 
     /// Holds the kernel in the wanted state until `cancel` fires. A pass that has begun is finished first.
@@ -390,6 +373,14 @@ impl<D: Driver> Reconciler<D> {
         }
     }
 
+    /// Leases mean something else than before, by the doing of this node, its host's administrator or an operator: peers
+    /// are worked out again, and what differs then is no drift.
+    fn desire_anew(&mut self) {
+        self.work.rebuild_peers();
+        self.work.read_objects();
+        self.why.add(Why::Desired);
+    }
+
     /// Works out all peers anew, on devices that were not there before.
     fn rebuild_peers(&mut self) {
         let mut own = self.driver.own_objects();
@@ -397,10 +388,10 @@ impl<D: Driver> Reconciler<D> {
         self.peers = PeerTable::new(own, self.driver.own_claims());
         self.incoming.forget_resolved();
         self.peers.advise(self.claims.remedy.clone());
-        self.todo.claims = true;
+        self.work.check_claims();
         let shared = self.driver.scopes().into_iter().filter(Scope::is_shared);
         self.peers.share(shared.map(|scope| scope.link));
-        self.peers.confine(self.state.borrow().networks);
+        self.peers.confine(self.record.networks());
         self.peers.place(self.segments.clone());
         for lease in self.leases.iter().filter(|lease| lease.key != self.own) {
             if let Some(good) = self.last_good.get(&lease.key) {
@@ -435,20 +426,21 @@ impl<D: Driver> Reconciler<D> {
     fn take_time(&mut self, now: Instant) {
         if now >= self.audit_at {
             self.audit_at = next_audit();
-            self.todo.audit = !self.todo.objects;
-            self.todo.underlay = true;
-            self.todo.devices = true;
-            self.todo.host = true;
-            self.todo.objects = true;
+            if !self.work.has_objects() {
+                self.why.add(Why::Resync);
+            }
+            self.work.check_all();
         }
         if self.retry_at.is_some_and(|at| now >= at) {
             self.retry_at = None;
-            self.todo.underlay = true;
-            self.todo.devices = true;
-            self.todo.objects = true;
+            self.work.check_underlay();
+            self.work.check_devices();
+            self.work.read_objects();
         }
-        self.todo.underlay |= self.underlay.as_ref().and_then(Follower::due).is_some_and(|at| now >= at);
-        self.todo.keys.extend(self.blocked.due(now));
+        if self.underlay.as_ref().and_then(Follower::due).is_some_and(|at| now >= at) {
+            self.work.check_underlay();
+        }
+        self.work.compare(self.blocked.due(now));
     }
 }
 

@@ -7,7 +7,7 @@ use tracing::debug;
 
 use super::{Devices, Driver, Reconciler, log};
 use crate::addr::{Mtu, Subnet};
-use crate::backend::{BackendError, Network, NetworkStatus, Registration};
+use crate::backend::{BackendError, HostProblem, Network, NetworkStatus, Registration};
 use crate::events::{NetworkEvent, NetworkEventSender, NetworkEvents};
 use crate::kernel::{Kernel, LinkAddress};
 use crate::lease::{Lease, LeaseAttrs};
@@ -88,7 +88,7 @@ async fn ensure_devices(
     })?;
     devices.events.drain(..).for_each(|event| log::tell(events, event));
     match devices.problem {
-        Some(problem) => Err(BackendError::Host(problem)),
+        Some(problem) => Err(HostProblem::Device(problem).into()),
         None => Ok(devices),
     }
 }

@@ -7,7 +7,8 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::blocked::{self, Needed};
-use super::{Driver, Reconciler, Todo};
+use super::work::{Objects, Why};
+use super::{Driver, Reconciler};
 use crate::addr::MacAddr;
 use crate::dataplane::{Dataplane, Object, ObjectKey, Op, plan, plan_keys};
 use crate::events::NetworkEvent;
@@ -49,42 +50,32 @@ impl<D: Driver> Reconciler<D> {
     }
 
     pub(super) fn is_busy(&self) -> bool {
-        let Todo { underlay, devices, host, objects, keys, .. } = &self.todo;
-        *underlay || *devices || *host || *objects || !keys.is_empty()
+        self.work.is_pending()
     }
 
     async fn pass(&mut self) -> Result<(), KernelError> {
-        if std::mem::take(&mut self.todo.underlay) {
-            self.look_at_underlay().await.inspect_err(|_| self.todo.underlay = true)?;
+        if self.work.begin_underlay() {
+            self.look_at_underlay().await.inspect_err(|_| self.work.check_underlay())?;
         }
-        if std::mem::take(&mut self.todo.devices) {
-            self.look_at_devices().await.inspect_err(|_| self.todo.devices = true)?;
+        if self.work.begin_devices() {
+            self.look_at_devices().await.inspect_err(|_| self.work.check_devices())?;
         }
-        if std::mem::take(&mut self.todo.host) {
-            self.look_at_host().await.inspect_err(|_| self.todo.host = true)?;
+        if self.work.begin_host() {
+            self.look_at_host().await.inspect_err(|_| self.work.check_host())?;
         }
-        let looked = std::mem::take(&mut self.todo.objects);
-        let keys: BTreeSet<ObjectKey> = if looked {
-            let observed = self.observe().await.inspect_err(|_| self.todo.objects = true)?;
+        let objects = self.work.begin_objects();
+        if objects.are_all() {
+            let observed = self.observe().await.inspect_err(|_| self.work.read_objects())?;
             self.replaced.compare(&self.have, &observed, self.peers.want());
             self.have = observed;
-            self.todo.keys.clear();
-            BTreeSet::new()
-        } else {
-            std::mem::take(&mut self.todo.keys)
-        };
-        let cause = Cause {
-            leases: std::mem::take(&mut self.todo.leases),
-            audit: std::mem::take(&mut self.todo.audit),
-            looked,
-        };
+        }
+        let cause = Cause { why: std::mem::take(&mut self.why), looked: objects.are_all() };
         let now = Instant::now();
-        let mut planned = if looked {
-            plan(self.peers.want(), &self.have)
-        } else {
-            plan_keys(self.peers.want(), &self.have, keys.iter().copied())
+        let mut planned = match &objects {
+            Objects::All => plan(self.peers.want(), &self.have),
+            Objects::Keys(keys) => plan_keys(self.peers.want(), &self.have, keys.iter().copied()),
         };
-        if looked {
+        if objects.are_all() {
             self.book.mark_unprogrammed();
             self.mark_users(planned.iter().map(Op::key).collect::<Vec<_>>().iter());
         }
@@ -94,9 +85,9 @@ impl<D: Driver> Reconciler<D> {
         let due =
             if self.blocked.is_empty() { BTreeSet::new() } else { planned.iter().map(Op::key).collect() };
         let ops = self.permitted(planned, now);
-        let over = self.blocked.settle(|key| looked || keys.contains(key), &due, now);
+        let over = self.blocked.settle(|key| objects.contains(key), &due, now);
         self.mark_users(&over);
-        drop((keys, due));
+        drop((objects, due));
         if !ops.is_empty() {
             self.execute(ops, &cause).await?;
         }
@@ -141,19 +132,19 @@ impl<D: Driver> Reconciler<D> {
 
     async fn execute_some(&mut self, ops: &[Op], cause: &Cause) -> Result<Done, KernelError> {
         // After an error it is unknown what was done.
-        let refusals = self.kernel.execute(ops).await.inspect_err(|_| self.todo.objects = true)?;
+        let refusals = self.kernel.execute(ops).await.inspect_err(|_| self.work.read_objects())?;
         Ok(self.note_results(ops, refusals, cause.looked))
     }
 
     async fn look_at_devices(&mut self) -> Result<(), KernelError> {
         let mut devices = self.driver.ensure_devices(&mut *self.kernel).await?;
-        let moved = std::mem::take(&mut self.todo.peers);
+        let moved = self.work.begin_peers();
         if moved || devices.peers_changed || devices.links != self.devices.links {
             self.rebuild_peers_on(&devices);
         }
         if devices.changed {
-            self.todo.host = true;
-            self.todo.objects = true;
+            self.work.check_host();
+            self.work.read_objects();
             if self.shown.synced && !moved {
                 self.repair.add_device();
                 self.shown.repairs += 1;
@@ -189,14 +180,14 @@ impl<D: Driver> Reconciler<D> {
     fn rebuild_peers_on(&mut self, devices: &super::Devices) {
         debug!(links = ?devices.links, "all peers are worked out again");
         self.rebuild_peers();
-        self.todo.host = true;
-        self.todo.objects = true;
+        self.work.check_host();
+        self.work.read_objects();
     }
 
     /// Reads what is ours.
     async fn observe(&mut self) -> Result<Dataplane, KernelError> {
         // A device may go in this moment.
-        self.read_ours().await.inspect_err(|_| self.todo.devices = true)
+        self.read_ours().await.inspect_err(|_| self.work.check_devices())
     }
 
     /// The operations that may be done now.
@@ -257,7 +248,7 @@ impl<D: Driver> Reconciler<D> {
     fn look_at_next_hop_of(&mut self, before: Option<Object>) {
         let Some(Object::Route(before)) = before else { return };
         let left = before.next_hop().filter(|next_hop| self.peers.want().get(next_hop).is_none());
-        self.todo.keys.extend(left.filter(|next_hop| self.have.get(next_hop).is_some()));
+        self.work.compare(left.filter(|next_hop| self.have.get(next_hop).is_some()));
     }
 
     fn note_refusal(&mut self, key: ObjectKey, refusal: &Refusal, looked: bool, now: Instant) {
@@ -273,7 +264,7 @@ impl<D: Driver> Reconciler<D> {
         match refusal.errno {
             // It is there although we did not know: look, unless we just did. Then it is not ours.
             libc::EEXIST if !looked => {
-                self.todo.objects = true;
+                self.work.read_objects();
                 return;
             }
             // Its next-hop object may have gone in silence: look, unless we just did.
@@ -281,13 +272,13 @@ impl<D: Driver> Reconciler<D> {
                 if !looked
                     && matches!(refusal.op.object(), Object::Route(route) if route.next_hop().is_some()) =>
             {
-                self.todo.objects = true;
+                self.work.read_objects();
                 return;
             }
             // The device went or is down; its announcement is on the way. Look, unless we just did.
             libc::ENODEV | libc::ENETDOWN | libc::ENXIO => {
-                self.todo.devices = true;
-                self.todo.objects = true;
+                self.work.check_devices();
+                self.work.read_objects();
                 if !looked {
                     return;
                 }
@@ -334,14 +325,14 @@ impl<D: Driver> Reconciler<D> {
     fn note_repair(&mut self, done: Done, cause: &Cause) {
         let Done { ops, object, more_than_entries } = done;
         if ops == 0 {
-        } else if cause.leases || !self.leases.is_synced() || !self.shown.synced {
+        } else if cause.why.is_desired() || !self.leases.is_synced() || !self.shown.synced {
             debug!(ops, "kernel state follows the leases");
-        } else if cause.audit && !more_than_entries {
+        } else if cause.why == Why::Resync && !more_than_entries {
             // Their dumps skip some entries now and then while others change, and their loss is announced.
             debug!(ops, "entries put again that the audit did not see");
         } else {
-            if cause.audit {
-                self.repair.is_resync();
+            if cause.why == Why::Resync {
+                self.repair.found_by_resync();
             }
             self.repair.add(ops, object);
             self.shown.repairs += 1;
@@ -363,7 +354,7 @@ impl<D: Driver> Reconciler<D> {
             self.tell(NetworkEvent::KernelAway { reason: error.to_string() });
         }
         if let KernelError::Refused { .. } = error {
-            self.todo.devices = true;
+            self.work.check_devices();
         }
     }
 }
@@ -412,11 +403,8 @@ impl std::ops::AddAssign for Done {
 
 /// Why a pass is made.
 struct Cause {
-    /// Leases changed.
-    leases: bool,
-    /// Nothing but the audit.
-    audit: bool,
-    /// Everything was read.
+    why: Why,
+    /// Whether everything was read.
     looked: bool,
 }
 

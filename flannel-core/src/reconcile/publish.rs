@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::config::ConfigProblems;
 use super::guard::Guard;
 use super::{Driver, Reconciler};
 use crate::addr::{Family, PerFamily};
@@ -105,8 +106,8 @@ impl<D: Driver> Reconciler<D> {
     /// Announces what is different from what was announced last, now or when it is time.
     pub(super) fn publish(&mut self) {
         self.shown.synced |= self.leases.is_synced()
-            && !self.todo.objects
-            && !self.todo.devices
+            && !self.work.has_objects()
+            && !self.work.has_devices()
             && self.devices.problem.is_none();
         let now = Instant::now();
         if !self.shown.may_announce(now) {
@@ -141,9 +142,9 @@ impl<D: Driver> Reconciler<D> {
         node.extend(self.blocked.ours());
         node.extend_from_slice(self.host.problems());
         node.extend(self.guard.iter().flat_map(Guard::problems));
-        let (restart_needed, config_problem) = self.config_problems();
+        let ConfigProblems { restart_needed, unusable } = self.config_problems();
         let harmless = |subject, text: String| Problem::new(subject, Harm::None, text);
-        node.extend(config_problem.map(|text| harmless(Subject::Config, text)));
+        node.extend(unusable.map(|text| harmless(Subject::Config, text)));
         node.extend(restart_needed.map(|text| harmless(Subject::Restart, text)));
         let bad = self.leases.undecodable();
         let count = bad.len() + self.peers.troubled();
@@ -155,7 +156,7 @@ impl<D: Driver> Reconciler<D> {
         });
         let mut objects = self.blocked.listed();
         objects.extend(self.host.shadows());
-        let networks = self.state.borrow().networks;
+        let networks = self.record.networks();
         let reach = PerFamily::from_fn(|family| networks.get(family).map(|_| self.reach(family, &node)));
         Problems { node, objects, leases: Listed::new(count, bad.chain(refused)), reach }
     }

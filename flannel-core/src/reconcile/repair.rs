@@ -24,7 +24,7 @@ impl Repair {
     }
 
     /// The resync is the reason for what is found now, unless something else was before.
-    pub(super) fn is_resync(&mut self) {
+    pub(super) fn found_by_resync(&mut self) {
         if let Some((_, cause @ RepairCause::Retry)) = &mut self.since {
             *cause = RepairCause::Resync;
         }

@@ -125,7 +125,7 @@ impl<D: Driver> Reconciler<D> {
             return Ok(Vec::new());
         }
         // After an error they are tried again, and contested again.
-        let read = self.read_holders(&keys).await.inspect_err(|_| self.todo.keys.extend(&keys))?;
+        let read = self.read_holders(&keys).await.inspect_err(|_| self.work.compare(keys.iter().copied()))?;
         let (holders, links) = read;
         let now = Instant::now();
         let mut ops = Vec::new();
@@ -136,7 +136,7 @@ impl<D: Driver> Reconciler<D> {
             let Some((holder, behind)) = there.split_first() else {
                 // It went meanwhile, or the kernel has another reason, which it is asked for once more.
                 self.replaced.regain(&key);
-                self.todo.keys.insert(key);
+                self.work.compare([key]);
                 continue;
             };
             let holder = *holder;
@@ -145,7 +145,7 @@ impl<D: Driver> Reconciler<D> {
                 self.replaced.regain(&key);
                 self.have.insert(Object::Route(holder));
                 self.mark_users([&key]);
-                self.todo.keys.insert(key);
+                self.work.compare([key]);
                 continue;
             }
             let foreign = shown(&holder, &links);

@@ -56,7 +56,7 @@ impl Driver for OneDevice {
 
     fn set_lease(&mut self, _: &Lease) {}
 
-    fn set_underlay(&mut self, _: &Underlay) -> Result<(), String> {
+    fn set_underlay(&mut self, _: &Underlay) -> Result<(), HostProblem> {
         Ok(())
     }
 
@@ -499,9 +499,8 @@ fn bench_of_network() -> Bench {
     let kernel = FakeKernel::default();
     let link = kernel.add_link("tun0", 1450);
     bench_with(kernel, link, |reconciler| {
-        reconciler.state.send_modify(|state| state.networks.v4 = Some(subnet("10.5.0.0/16")));
-        reconciler.todo.devices = true;
-        reconciler.todo.peers = true;
+        reconciler.record.edit(|state| state.networks.v4 = Some(subnet("10.5.0.0/16")));
+        reconciler.work.rebuild_peers();
     })
 }
 

@@ -17,7 +17,7 @@ impl<D: Driver> Reconciler<D> {
     pub(crate) fn follow(&mut self, underlay: Follower) {
         self.underlay = Some(underlay);
         // It may have changed since it was chosen.
-        self.todo.underlay = true;
+        self.work.check_underlay();
     }
 
     /// What this node has to publish; see [`crate::backend::Network::attrs`].
@@ -31,10 +31,7 @@ impl<D: Driver> Reconciler<D> {
         let segments = Segments::new(of_link);
         if !segments.is_empty() && segments != self.segments {
             self.segments = segments;
-            self.todo.devices = true;
-            self.todo.peers = true;
-            // No drift: the host's administrator did that.
-            self.todo.leases = true;
+            self.desire_anew();
         }
     }
 
@@ -47,33 +44,33 @@ impl<D: Driver> Reconciler<D> {
         let Some(follower) = &mut self.underlay else { return Ok(()) };
         let host = gather(&mut *self.kernel, &follower.options).await?;
         let before = follower.problem().map(str::to_owned);
-        let mut news = None;
+        let (mut news, mut has_moved) = (None, false);
         if let Some(change) = follower.look(&host, Instant::now()) {
             let (Change::Renamed(next) | Change::Moved(next)) = &change;
             match self.driver.set_underlay(next) {
                 Ok(()) => {
                     news = Some(event(&follower.current, &change));
-                    self.todo.devices = true;
-                    match change {
+                    self.work.check_devices();
+                    match &change {
+                        Change::Moved(_) => has_moved = true,
                         // With its new name it may not stand all the same.
-                        Change::Renamed(_) => self.todo.underlay = true,
-                        Change::Moved(_) => {
-                            self.todo.objects = true;
-                            self.todo.peers = true;
-                            // No drift: the host's administrator did that.
-                            self.todo.leases = true;
-                        }
+                        Change::Renamed(_) => self.work.check_underlay(),
                     }
                     follower.take(change);
                 }
-                Err(why) => follower.refuse(why),
+                Err(problem) => follower.refuse(problem.to_string()),
             }
         }
         let link = follower.current.link;
         let problem = follower.problem().map(str::to_owned);
+        if has_moved {
+            self.desire_anew();
+        }
         self.place(link, &host.addresses);
         // A device may have waited for the very address that came.
-        self.todo.devices |= self.devices.problem.is_some();
+        if self.devices.problem.is_some() {
+            self.work.check_devices();
+        }
         news.into_iter().for_each(|event| self.tell(event));
         match problem {
             Some(reason) if before.as_ref() != Some(&reason) => {
@@ -87,23 +84,22 @@ impl<D: Driver> Reconciler<D> {
 
     /// Says what is to be published, once the devices are what it says.
     pub(super) fn announce_attrs(&mut self) {
-        if self.todo.devices || self.todo.peers || self.devices.problem.is_some() {
+        if self.work.has_devices() || self.work.has_peers() || self.devices.problem.is_some() {
             return;
         }
         let attrs = self.driver.attrs();
         if *self.attrs.borrow() == attrs {
             return;
         }
-        self.state.send_if_modified(|state| {
+        let next_age = self.leases.next_age();
+        self.record.edit(|state| {
             if let Some(own) = &mut state.own {
                 let after = Lease { attrs: attrs.clone(), ..own.clone() };
-                state.own_ages = state.own_ages.follow(own, &after, self.leases.next_age());
+                state.own_ages = state.own_ages.follow(own, &after, next_age);
                 let before = std::mem::replace(&mut own.attrs, after.attrs);
                 state.remember_ips(before.public_ips.iter().map(|(_, ip)| *ip));
             }
-            false
         });
-        self.unstored = true;
         self.attrs.send_replace(attrs);
     }
 }

@@ -1,5 +1,6 @@
 //! Fakes and generators for tests of backends and agents. Feature `testing`.
 
+mod backend;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod hostile;
@@ -10,6 +11,7 @@ mod store;
 mod store_contract;
 mod strategies;
 
+pub use backend::{BackendSubject, backend_contract};
 pub use kernel::FakeKernel;
 pub use netns::{Footprint, netns_contract};
 pub use store::FakeStore;

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::Netlink;
 use super::sandbox::{ip, with_underlay};
 use crate::addr::{Family, LinkIndex, Mtu, PerFamily};
-use crate::backend::Underlay;
+use crate::backend::{HostProblem, Underlay};
 use crate::dataplane::{Object, Route};
 use crate::events::{NetworkEvent, NetworkEvents};
 use crate::kernel::{Kernel, KernelError, KernelEvent, Kinds, Link, LinkAttr, LinkKind, LinkOp, Scope};
@@ -21,12 +21,12 @@ use crate::state_file::State;
 
 /// `IFLA_BR_AGEING_TIME` of `linux/if_link.h`: hundredths of a second in host order. It can be changed in place.
 const AGEING_TIME: u16 = 4;
-/// `IFLA_BR_VLAN_PROTOCOL`: in network order. This backend takes it for one that can't be changed.
-const VLAN_PROTOCOL: u16 = 8;
+/// `IFLA_BR_PRIORITY`: 16 bits in host order. This backend takes it for one that can't be changed.
+const PRIORITY: u16 = 6;
 
 fn wanted() -> LinkKind {
     let ageing = LinkAttr::new(AGEING_TIME, 7_000_u32.to_ne_bytes());
-    LinkKind::new("bridge", [LinkAttr::new(VLAN_PROTOCOL, 0x88a8_u16.to_be_bytes()), ageing])
+    LinkKind::new("bridge", [LinkAttr::new(PRIORITY, 4096_u16.to_ne_bytes()), ageing])
 }
 
 /// Routes all peers to a bridge of its own.
@@ -76,7 +76,7 @@ impl Driver for BridgeDriver {
 
     fn set_lease(&mut self, _: &Lease) {}
 
-    fn set_underlay(&mut self, _: &Underlay) -> Result<(), String> {
+    fn set_underlay(&mut self, _: &Underlay) -> Result<(), HostProblem> {
         Ok(())
     }
 
@@ -148,7 +148,7 @@ fn a_backend_brings_a_kind_of_device_that_core_does_not_know() {
         let is_right = || {
             let shown = ip("-d link show dev own0");
             let route = ip("route show 10.5.2.0/24");
-            let is = shown.contains("ageing_time 7000") && shown.contains("vlan_protocol 802.1ad");
+            let is = shown.contains("ageing_time 7000") && shown.contains("priority 4096");
             assert!(is && route.contains("dev own0"), "{shown}\n{route}");
         };
         is_right();
@@ -157,7 +157,7 @@ fn a_backend_brings_a_kind_of_device_that_core_does_not_know() {
         let seen = repaired(&mut events).await;
         assert!(!seen.iter().any(|event| matches!(event, NetworkEvent::DeviceRecreated { .. })), "{seen:?}");
         is_right();
-        ip("link set own0 type bridge vlan_protocol 802.1Q");
+        ip("link set own0 type bridge priority 8192");
         let seen = repaired(&mut events).await;
         assert!(seen.iter().any(|event| matches!(event, NetworkEvent::DeviceRecreated { .. })), "{seen:?}");
         is_right();
