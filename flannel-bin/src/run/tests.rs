@@ -147,10 +147,6 @@ impl SubnetManager for Fake {
         Ok(lease.clone())
     }
 
-    fn place(&self) -> String {
-        String::new()
-    }
-
     async fn release_lease(&self, _: &Lease) -> Result<(), SubnetError> {
         unreachable!("an agent keeps its lease")
     }

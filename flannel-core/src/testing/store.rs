@@ -380,11 +380,6 @@ impl SubnetManager for FakeStore {
         }
     }
 
-    /// None: what tests store names no place.
-    fn place(&self) -> String {
-        String::new()
-    }
-
     async fn release_lease(&self, lease: &Lease) -> Result<(), SubnetError> {
         let mut state = self.answer()?;
         match state.leases.get(&lease.key) {
