@@ -195,7 +195,9 @@ impl<D: Driver> Reconciler<D> {
         if used_again.len() > MOST_SINGLE {
             self.tell(NetworkEvent::LeasesAccepted { leases: used_again.len() });
         } else {
-            used_again.into_iter().for_each(|lease| self.tell(NetworkEvent::LeaseAccepted { lease }));
+            for lease in used_again {
+                self.tell(NetworkEvent::LeaseAccepted { lease });
+            }
         }
         #[cfg(test)]
         self.assert_book_is_right(now);

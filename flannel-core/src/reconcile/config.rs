@@ -93,8 +93,9 @@ impl<D: Driver> Reconciler<D> {
                 Vec::new()
             }
         };
-        let news = followed.news(&live, &before);
-        news.into_iter().for_each(|event| self.tell(event));
+        if let Some(event) = followed.news(&live, &before) {
+            self.tell(event);
+        }
         if !live.is_empty() {
             self.desire_anew();
         }

@@ -86,7 +86,9 @@ async fn ensure_devices(
         what: "read the links of the backend".to_owned(),
         source,
     })?;
-    devices.events.drain(..).for_each(|event| log::tell(events, event));
+    for event in devices.events.drain(..) {
+        log::tell(events, event);
+    }
     match devices.problem {
         Some(problem) => Err(HostProblem::Device(problem).into()),
         None => Ok(devices),

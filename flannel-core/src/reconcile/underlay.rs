@@ -71,7 +71,9 @@ impl<D: Driver> Reconciler<D> {
         if self.devices.problem.is_some() {
             self.work.check_devices();
         }
-        news.into_iter().for_each(|event| self.tell(event));
+        if let Some(event) = news {
+            self.tell(event);
+        }
         match problem {
             Some(reason) if before.as_ref() != Some(&reason) => {
                 self.tell(NetworkEvent::UnderlayLost { reason });

@@ -181,7 +181,9 @@ mod tests {
             (&[Why::Desired, Why::Resync, Why::Drift], Why::Desired),
         ] {
             let mut sum = Why::default();
-            reasons.iter().for_each(|reason| sum.add(*reason));
+            for reason in reasons {
+                sum.add(*reason);
+            }
             assert_eq!(sum, why);
         }
     }

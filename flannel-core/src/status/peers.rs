@@ -181,7 +181,9 @@ impl Eq for PeerList {}
 impl FromIterator<PeerStatus> for PeerList {
     fn from_iter<T: IntoIterator<Item = PeerStatus>>(entries: T) -> Self {
         let mut list = Self::default();
-        entries.into_iter().for_each(|entry| list.put(entry));
+        for entry in entries {
+            list.put(entry);
+        }
         list
     }
 }

@@ -350,7 +350,9 @@ impl State {
                 // A test may have edited it.
                 let edited = link.vxlan.as_ref().map(VxlanLink::to_kind);
                 let kind = self.kinds.entry(index).or_insert_with(|| changes.clone());
-                edited.into_iter().for_each(|edited| *kind = edited);
+                if let Some(edited) = edited {
+                    *kind = edited;
+                }
                 kind.merge(changes);
                 link.vxlan = vxlan_of(kind)?;
             }
