@@ -180,8 +180,8 @@ impl<D: Driver> Reconciler<D> {
         if changes.len() > MOST_SINGLE {
             let removed = changes.iter().filter(|change| change.after.is_none()).count();
             let added = changes.iter().filter(|change| change.before.is_none()).count();
-            let changed = changes.len() - added - removed;
-            self.tell(NetworkEvent::PeersChanged { added, changed, removed });
+            let others = changes.len() - added - removed;
+            self.tell(NetworkEvent::PeersChanged { added, changed: others, removed });
             return;
         }
         for LeaseChange { key, before, after } in changes {

@@ -52,7 +52,7 @@ impl Running {
         self.status.borrow().peer_list.get(&key).map(|peer| peer.state.clone())
     }
 
-    async fn events(&mut self) -> Vec<NetworkEvent> {
+    fn events(&mut self) -> Vec<NetworkEvent> {
         let mut events = Vec::new();
         while let Some(Some(event)) = self.events.recv().now_or_never() {
             events.push(event);
@@ -160,12 +160,12 @@ pub async fn backend_contract(subject: BackendSubject<'_>) {
     assert!(!with_first.is_empty(), "a peer needs objects");
 
     // Whatever is taken away is put back, and that is told.
-    running.events().await;
+    running.events();
     for object in with_first.iter().collect::<Vec<_>>() {
         host.kernel.delete(&object.key(), true);
         settle().await;
         assert_eq!(host.objects(), with_first, "{object} is put back");
-        let told = running.events().await;
+        let told = running.events();
         let is_repair = |event: &NetworkEvent| matches!(event, NetworkEvent::Repaired { .. });
         assert!(told.iter().any(is_repair), "{object}: {told:?}");
     }

@@ -32,7 +32,7 @@ impl Bench {
     }
 
     /// What happened since the last call.
-    async fn events(&mut self) -> Vec<NetworkEvent> {
+    fn events(&mut self) -> Vec<NetworkEvent> {
         let mut events = Vec::new();
         while let Some(Some(event)) = self.events.recv().now_or_never() {
             events.push(event);
@@ -90,7 +90,7 @@ async fn what_happens_is_told_as_it_happens() {
     bench.snapshot(&[lease("10.5.2.0-24", 2), lease(OWN, 1)]);
     bench.told().await;
     let (lease_2, underlay) = ("10.5.2.0-24".parse().unwrap(), PerFamily::default());
-    assert_eq!(bench.events().await, [NetworkEvent::PeerAdded { lease: lease_2, underlay }]);
+    assert_eq!(bench.events(), [NetworkEvent::PeerAdded { lease: lease_2, underlay }]);
 
     let route = route_of(bench.link, &lease_2).key();
     bench.kernel.delete(&route, true);
@@ -99,16 +99,16 @@ async fn what_happens_is_told_as_it_happens() {
         NetworkEvent::Repaired { objects, object, device: false, cause, .. } => (*objects, *object, *cause),
         other => panic!("{other:?}"),
     };
-    let events = bench.events().await;
+    let events = bench.events();
     assert_eq!(events.iter().map(repaired).collect::<Vec<_>>(), [(1, Some(route), RepairCause::Announced)]);
     bench.kernel.delete(&route, false);
     tokio::time::sleep(Duration::from_secs(67)).await;
-    let events = bench.events().await;
+    let events = bench.events();
     assert_eq!(events.iter().map(repaired).collect::<Vec<_>>(), [(1, Some(route), RepairCause::Resync)]);
     bench.kernel.delete(&route, false);
     bench.kernel.overrun();
     bench.told().await;
-    let events = bench.events().await;
+    let events = bench.events();
     assert_eq!(events.iter().map(repaired).collect::<Vec<_>>(), [(1, Some(route), RepairCause::Overrun)]);
 
     bench.kernel.refuse(move |op| (op.key() == route).then_some(libc::EPERM));
@@ -116,7 +116,7 @@ async fn what_happens_is_told_as_it_happens() {
     bench.told().await;
     bench.kernel.refuse_nothing();
     tokio::time::sleep(Duration::from_secs(10)).await;
-    let events = bench.events().await;
+    let events = bench.events();
     let [
         NetworkEvent::ObjectRefused { object, peer, errno, .. },
         NetworkEvent::ObjectAccepted { object: accepted },
@@ -132,7 +132,7 @@ async fn what_happens_is_told_as_it_happens() {
     bench.told().await;
     bench.snapshot(&(0..40).map(|n| lease(&format!("10.5.{}.0-24", n + 3), n)).collect::<Vec<_>>());
     bench.told().await;
-    let events = bench.events().await;
+    let events = bench.events();
     let [
         NetworkEvent::PeerChanged { .. },
         NetworkEvent::LeaseRejected { lease, left_out: 0, .. },
