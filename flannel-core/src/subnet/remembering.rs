@@ -24,7 +24,7 @@ use tracing::{info, warn};
 
 use super::allocate::{holder, is_same_node};
 use super::kit::Backoff;
-use super::{ConfigStream, LeaseStream, Remedy, StoreStatus, SubnetError, SubnetManager};
+use super::{ConfigStream, Identity, LeaseStream, Remedy, StoreStatus, SubnetError, SubnetManager};
 use crate::addr::{Family, PerFamily};
 use crate::config::NetworkConfig;
 use crate::error::chain;
@@ -218,6 +218,18 @@ impl SubnetManager for Remembering {
 
     fn wanted_by(&self) -> Option<String> {
         self.store.wanted_by()
+    }
+
+    fn identify(&self, identity: Identity) {
+        self.store.identify(identity);
+    }
+
+    fn knows_node_by_name(&self) -> bool {
+        self.store.knows_node_by_name()
+    }
+
+    fn hosts(&self) -> Vec<String> {
+        self.store.hosts()
     }
 
     fn avoid(&self, local: &PerFamily<IpAddr>) {

@@ -2,17 +2,16 @@
 
 use std::time::Duration;
 
-use flannel_core::addr::Vni;
-use flannel_core::firewall::gate;
-use flannel_core::firewall::iptables::Iptables;
-use flannel_core::firewall::nft::Nftables;
-use flannel_core::firewall::rules::{Ours, Wanted};
-use flannel_core::firewall::{FirewallError, RuleManager, Step};
-
 use super::known::Known;
 use super::plan::{Action, Plan, Removal};
 use super::seen::Seen;
-use crate::report::chain;
+use crate::addr::Vni;
+use crate::firewall::gate;
+use crate::firewall::iptables::Iptables;
+use crate::firewall::nft::Nftables;
+use crate::firewall::rules::{Ours, Wanted};
+use crate::firewall::{FirewallError, RuleManager, Step};
+use crate::subnet::chain;
 
 /// How often rules would be looked at, which nobody does a second time.
 const ONCE: Duration = Duration::from_secs(60);

@@ -1,0 +1,106 @@
+//! The examples of a store and of a backend of one's own, run by two agents of one process, in a namespace.
+
+#[allow(dead_code)]
+#[path = "../examples/own_backend.rs"]
+mod own_backend;
+#[allow(dead_code)]
+#[path = "../examples/own_store.rs"]
+mod own_store;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use flannel_core::agent::{Agent, AgentEvent, Failure};
+use flannel_core::config::{LeaseSource, NetworkConfig};
+use flannel_core::underlay::UnderlayOptions;
+use flannel_lab::netns::Netns;
+use flannel_lab::sandbox::in_sandbox;
+use flannel_lab::test_name;
+use own_backend::ListBackend;
+use own_store::MemoryStore;
+
+const SOON: Duration = Duration::from_secs(10);
+
+fn store(backend: &str) -> MemoryStore {
+    let config = format!(r#"{{"Network":"10.244.0.0/16","Backend":{{"Type":"{backend}"}}}}"#);
+    MemoryStore::new(NetworkConfig::parse(&config, LeaseSource::Store).unwrap())
+}
+
+/// Runs a test in a namespace with two links, each of which can be an underlay.
+fn on_a_host(name: &str, test: impl Future<Output = ()> + Send) {
+    in_sandbox(name, || {
+        let host = Netns::add("host").unwrap();
+        for (link, addr) in [("eth0", "192.0.2.1/24"), ("eth1", "198.51.100.1/24")] {
+            host.ip(&format!("link add {link} type veth peer name {link}-far")).unwrap();
+            host.ip(&format!("addr add {addr} dev {link}")).unwrap();
+            host.ip(&format!("link set {link} up")).unwrap();
+            host.ip(&format!("link set {link}-far up")).unwrap();
+        }
+        let runtime = || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(tokio::time::timeout(6 * SOON, test)).expect("it ends in time");
+        };
+        host.enter(runtime).unwrap();
+    });
+}
+
+fn agent(store: MemoryStore, link: &str) -> Agent {
+    let underlay = UnderlayOptions { ifaces: vec![link.to_owned()], ..UnderlayOptions::default() };
+    Agent::builder(Arc::new(store)).backend(ListBackend).underlay(underlay).start().unwrap()
+}
+
+#[test]
+fn agents_with_a_store_and_a_backend_of_ones_own_find_each_other() {
+    on_a_host(test_name!(), async {
+        let store = store("list");
+        let one = agent(store.join(), "eth0");
+        assert_eq!(one.ready().await.unwrap().lease.key.to_string(), "10.244.1.0-24");
+        let two = agent(store.join(), "eth1");
+        let node = two.ready().await.unwrap();
+        assert_eq!((&*node.backend, node.underlay.name.as_str()), ("list", "eth1"));
+        let mut status = one.status();
+        let sees = |peers| move |it: &Arc<_>| peers_of(it) == Some(peers);
+        status.wait_for(sees(1)).await.unwrap();
+        // A plan changes nothing; leaving takes the node out of the store.
+        let plan = two.plan_leave().await.unwrap();
+        let goes: Vec<_> = plan.removals.iter().map(|removal| removal.lease()).collect();
+        assert_eq!(goes, [Some(node.lease.key)], "{plan:?}");
+        assert!(peers_of(&two.status().borrow()).is_some() && peers_of(&status.borrow()) == Some(1));
+        two.leave().await.unwrap();
+        status.wait_for(sees(0)).await.unwrap();
+        one.stop().await.unwrap();
+        assert_eq!(
+            std::fs::read_dir("/run/flannel").map(Iterator::count).unwrap_or(0),
+            0,
+            "no file is written"
+        );
+    });
+}
+
+fn peers_of(status: &flannel_core::agent::AgentStatus) -> Option<usize> {
+    Some(status.network.as_ref()?.peers)
+}
+
+#[test]
+fn a_backend_that_was_not_handed_in_ends_the_agent_by_name() {
+    on_a_host(test_name!(), async {
+        let agent = agent(store("vxlan"), "eth0");
+        let mut events = agent.events();
+        let error = agent.ready().await.unwrap_err();
+        let Failure::UnknownBackend(unknown) = error.failure() else { panic!("{error:?}") };
+        assert_eq!((&*unknown.kind, &unknown.known[..]), ("vxlan", &["list".to_owned()][..]));
+        drop(agent);
+        let mut all = Vec::new();
+        while let Some(event) = events.recv().await {
+            all.push(event);
+        }
+        assert!(matches!(all.last(), Some(AgentEvent::Stopping)), "{all:?}");
+    });
+}
+
+#[test]
+fn an_agent_outside_of_a_runtime_says_so() {
+    let agent = Agent::builder(Arc::new(store("list"))).backend(ListBackend);
+    let error = agent.start().unwrap_err();
+    assert!(matches!(error.failure(), Failure::NoRuntime), "{error:?}");
+}
