@@ -1,6 +1,10 @@
 //! Two agents of one process, each in a namespace of its own, which start and stop again and again with a datapath and
 //! firewall rules: what one run had open is closed before the next.
 
+#[allow(dead_code, unreachable_pub)]
+#[path = "../../flannel-core/examples/own_store.rs"]
+mod own_store;
+
 use std::fs;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
@@ -8,12 +12,12 @@ use std::time::Duration;
 use flannel_backend_udp::{UdpBackend, UdpOptions};
 use flannel_core::agent::{Agent, FirewallOptions};
 use flannel_core::config::{LeaseSource, NetworkConfig};
-use flannel_core::testing::FakeStore;
 use flannel_core::underlay::UnderlayOptions;
 use flannel_lab::netns::Netns;
 use flannel_lab::sandbox::in_sandbox;
 use flannel_lab::test_name;
 use flannel_lab::wait::eventually;
+use own_store::MemoryStore;
 
 const SOON: Duration = Duration::from_secs(20);
 const ROUNDS: usize = 20;
@@ -30,13 +34,13 @@ fn hosts() -> [Netns; 2] {
 }
 
 /// Restarts an agent; each round waits for the other thread's in the same place.
-fn restart(store: &FakeStore, folder: &str, turns: &Turns) -> usize {
+fn restart(store: &MemoryStore, folder: &str, turns: &Turns) -> usize {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let mut own = None;
         for round in 0..ROUNDS {
             let underlay = UnderlayOptions { ifaces: vec!["eth0".to_owned()], ..UnderlayOptions::default() };
-            let agent = Agent::builder(std::sync::Arc::new(store.clone()))
+            let agent = Agent::builder(std::sync::Arc::new(store.join()))
                 .backend(UdpBackend::new(UdpOptions::default()))
                 .underlay(underlay)
                 .firewall(FirewallOptions::masquerade())
@@ -96,7 +100,7 @@ fn open() -> (Vec<String>, usize) {
 fn twenty_restarts_of_two_agents_leave_nothing_open() {
     in_sandbox(test_name!(), || {
         let config = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"udp"}}"#;
-        let store = FakeStore::new(NetworkConfig::parse(config, LeaseSource::Store).unwrap());
+        let store = MemoryStore::new(NetworkConfig::parse(config, LeaseSource::Store).unwrap());
         let hosts = hosts();
         std::thread::scope(|scope| {
             let mut ends = Vec::new();

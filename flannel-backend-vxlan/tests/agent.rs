@@ -1,6 +1,6 @@
 //! The example that README shows, run for real: an agent comes up in a namespace, holds its devices, and leaves.
 
-#[allow(dead_code)]
+#[allow(dead_code, unreachable_pub)]
 #[path = "../examples/agent.rs"]
 mod example;
 

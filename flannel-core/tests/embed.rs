@@ -1,17 +1,19 @@
 //! The examples of a store and of a backend of one's own, run by two agents of one process, in a namespace.
 
-#[allow(dead_code)]
+#[allow(dead_code, unreachable_pub)]
 #[path = "../examples/own_backend.rs"]
 mod own_backend;
-#[allow(dead_code)]
+#[allow(dead_code, unreachable_pub)]
 #[path = "../examples/own_store.rs"]
 mod own_store;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use flannel_core::addr::PerFamily;
 use flannel_core::agent::{Agent, AgentEvent, Failure};
 use flannel_core::config::{LeaseSource, NetworkConfig};
+use flannel_core::testing::FakeStore;
 use flannel_core::underlay::UnderlayOptions;
 use flannel_lab::netns::Netns;
 use flannel_lab::sandbox::in_sandbox;
@@ -38,7 +40,8 @@ fn on_a_host(name: &str, test: impl Future<Output = ()> + Send) {
         }
         let runtime = || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(tokio::time::timeout(6 * SOON, test)).expect("it ends in time");
+            let test = async { tokio::time::timeout(6 * SOON, test).await };
+            runtime.block_on(test).expect("it ends in time");
         };
         host.enter(runtime).unwrap();
     });
@@ -81,6 +84,31 @@ fn peers_of(status: &flannel_core::agent::AgentStatus) -> Option<usize> {
     Some(status.network.as_ref()?.peers)
 }
 
+/// What the store wants published is asked for by the agent, not by its caller, and wins over what that said.
+#[test]
+fn addresses_that_the_store_wants_are_published() {
+    on_a_host(test_name!(), async {
+        let config = NetworkConfig::parse(
+            r#"{"Network":"10.244.0.0/16","Backend":{"Type":"list"}}"#,
+            LeaseSource::Store,
+        );
+        let store = FakeStore::new(config.unwrap());
+        let ip = |text: &str| PerFamily { v4: text.parse().ok(), v6: None };
+        store.set_wanted_ips(ip("203.0.113.7"));
+        let underlay = UnderlayOptions {
+            ifaces: vec!["eth0".to_owned()],
+            public_ips: ip("203.0.113.9"),
+            ..UnderlayOptions::default()
+        };
+        let agent = Agent::builder(Arc::new(store.clone())).backend(ListBackend).underlay(underlay);
+        let agent = agent.start().unwrap();
+        let node = agent.ready().await.unwrap();
+        assert_eq!(node.lease.attrs.public_ips, ip("203.0.113.7"));
+        assert_eq!(store.leases()[0].attrs.public_ips, ip("203.0.113.7"));
+        agent.stop().await.unwrap();
+    });
+}
+
 #[test]
 fn a_backend_that_was_not_handed_in_ends_the_agent_by_name() {
     on_a_host(test_name!(), async {
@@ -89,7 +117,6 @@ fn a_backend_that_was_not_handed_in_ends_the_agent_by_name() {
         let error = agent.ready().await.unwrap_err();
         let Failure::UnknownBackend(unknown) = error.failure() else { panic!("{error:?}") };
         assert_eq!((&*unknown.kind, &unknown.known[..]), ("vxlan", &["list".to_owned()][..]));
-        drop(agent);
         let mut all = Vec::new();
         while let Some(event) = events.recv().await {
             all.push(event);

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::Stream;
-use futures::stream::{BoxStream, StreamExt, unfold};
+use futures::stream::{self, BoxStream, StreamExt};
 use serde::Serialize;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
@@ -178,7 +178,7 @@ impl AgentEvents {
                 Err(RecvError::Closed) => None,
             }
         };
-        Self(unfold(receiver, next).boxed())
+        Self(stream::unfold(receiver, next).boxed())
     }
 
     /// The next one; `None` once the agent has ended. Dropping the future loses none.
@@ -198,7 +198,8 @@ impl Stream for AgentEvents {
 /// Where the parts of the agent leave what happens: it is logged, and told to those who follow.
 #[derive(Debug)]
 pub(super) struct Journal {
-    sender: broadcast::Sender<AgentEvent>,
+    /// `None` once the agent has ended.
+    sender: Mutex<Option<broadcast::Sender<AgentEvent>>>,
     /// For who follows first: it began with the agent.
     first: Mutex<Option<broadcast::Receiver<AgentEvent>>>,
 }
@@ -206,19 +207,28 @@ pub(super) struct Journal {
 impl Journal {
     pub(super) fn new() -> Self {
         let (sender, first) = broadcast::channel(ROOM);
-        Self { sender, first: Mutex::new(Some(first)) }
+        Self { sender: Mutex::new(Some(sender)), first: Mutex::new(Some(first)) }
     }
 
     pub(super) fn emit(&self, event: AgentEvent) {
         log::write(&event);
-        // Nobody has to follow.
-        let _ = self.sender.send(event);
+        if let Some(sender) = &*self.sender.lock().unwrap_or_else(PoisonError::into_inner) {
+            // Nobody has to follow.
+            let _ = sender.send(event);
+        }
+    }
+
+    /// Ends the events of all who follow.
+    pub(super) fn close(&self) {
+        *self.sender.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// The events: for the first who asks since the agent began, for others from now on.
     pub(super) fn events(&self) -> AgentEvents {
         let first = self.first.lock().unwrap_or_else(PoisonError::into_inner).take();
-        AgentEvents::new(first.unwrap_or_else(|| self.sender.subscribe()))
+        let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
+        let receiver = first.or_else(|| Some(sender.as_ref()?.subscribe()));
+        receiver.map_or_else(|| AgentEvents(stream::empty().boxed()), AgentEvents::new)
     }
 }
 
@@ -236,7 +246,9 @@ mod tests {
         journal.emit(remark(1));
         let (mut first, mut second) = (journal.events(), journal.events());
         journal.emit(remark(2));
-        drop(journal);
+        journal.close();
+        journal.emit(remark(3));
+        assert_eq!(journal.events().recv().await, None, "it has ended");
         assert_eq!(first.recv().await, Some(remark(1)));
         assert_eq!((first.recv().await, second.recv().await), (Some(remark(2)), Some(remark(2))));
         assert_eq!((first.recv().await, second.recv().await), (None, None));

@@ -12,7 +12,7 @@ use super::error::{AgentError, Failure};
 use super::event::AgentEvents;
 use super::leave::{self, LeaveError, LeavePlan};
 use super::status::view::NodeView;
-use super::status::{AgentStatus, Board};
+use super::status::{AgentStatus, Board, Phase};
 use crate::addr::{Mtu, PerFamily, Subnet};
 use crate::backend::Underlay;
 use crate::kernel::{Kernel, KernelError};
@@ -70,13 +70,16 @@ impl Agent {
         let board = Arc::new(Board::new(setup.firewall, setup.remarks.clone()));
         let (shutdown, (ends, end)) = (CancellationToken::new(), watch::channel(None));
         let life = Arc::clone(&setup).live(kernel, Arc::clone(&board), shutdown.clone());
-        let task = tokio::spawn(life);
+        let (task, shown) = (tokio::spawn(life), Arc::clone(&board));
         tokio::spawn(async move {
             let result = match task.await {
                 Ok(result) => result,
                 Err(crash) if crash.is_panic() => Err(Failure::Crashed(crash)),
                 Err(_) => Err(Failure::Aborted),
             };
+            // Also where it did not come to that itself.
+            shown.enter(Phase::Stopping);
+            shown.journal.close();
             ends.send_replace(Some(result.map_err(AgentError::from)));
         });
         Self { setup, board, shutdown, end }

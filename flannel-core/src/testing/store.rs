@@ -288,10 +288,6 @@ impl SubnetManager for FakeStore {
         Ok(self.answer()?.config.clone())
     }
 
-    fn identify(&self, identity: Identity) {
-        self.set_identity(identity);
-    }
-
     async fn wanted_ips(&self) -> Result<PerFamily<IpAddr>, SubnetError> {
         Ok(self.answer()?.wanted_ips)
     }

@@ -298,6 +298,8 @@ impl Life {
                 .map(|path| Keeper::new(path.clone(), network.state(), self.store.status())),
         );
         let cancel = CancellationToken::new();
+        // Whatever ends this one ends its tasks.
+        let _guard = cancel.clone().drop_guard();
         let mut task = tokio::spawn(network.run(self.store.watch_leases(), cancel.clone()));
         let firewall = self.firewall(managers, &file, before).await?;
         let rules = firewall.status();

@@ -341,7 +341,7 @@ impl Test {
 
     /// What happened, of what this function picks.
     async fn events<T>(mut self, pick: impl Fn(&AgentEvent) -> Option<T>) -> Vec<T> {
-        drop(self.agent);
+        let _ = self.agent.stop().await;
         let mut picked = Vec::new();
         while let Some(event) = self.events.recv().await {
             picked.extend(pick(&event));
