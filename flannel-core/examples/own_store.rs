@@ -1,4 +1,5 @@
-//! A store of one's own: leases in memory, for nodes that live in one process.
+//! A store of one's own: leases in memory, for nodes that live in one process. It keeps records as text, as any store
+//! does, and fulfils the contract of `SubnetManager`, which `flannel-core/tests/embed.rs` checks.
 //!
 //! `cargo run -p flannel-core --example own_store` lets two nodes take their subnets, and shows what they see of each
 //! other.
@@ -9,24 +10,66 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use flannel_core::addr::{Family, PerFamily, Subnet};
+use flannel_core::addr::PerFamily;
 use flannel_core::config::{LeaseSource, NetworkConfig};
 use flannel_core::lease::{BadRecords, Lease, LeaseAttrs, LeaseKey, LeaseUpdate};
-use flannel_core::subnet::allocate::{holder, is_same_node, published};
+use flannel_core::subnet::allocate::{self, Applicant, Decision, Listing, Taken};
+use flannel_core::subnet::kit::{Backoff, Health, is_ours};
 use flannel_core::subnet::{Identity, LeaseStream, StoreStatus, SubnetError, SubnetManager};
 use futures::{StreamExt, stream};
 use tokio::sync::watch;
 
-type Leases = BTreeMap<LeaseKey, Lease>;
+/// What is stored.
+#[derive(Clone, Default)]
+struct Records {
+    /// Each value with the number of its creation, by key.
+    values: BTreeMap<String, (u64, String)>,
+    created: u64,
+}
 
-/// What one node sees of a store in memory.
+impl Records {
+    /// All that can be read, and what can't.
+    fn list(&self) -> (Vec<Lease>, BadRecords) {
+        let mut leases = Vec::new();
+        let decode = |(key, (created, value)): (&String, &(u64, String))| {
+            Lease::decode(key, value.as_bytes(), *created).map(|lease| leases.push(lease)).err()
+        };
+        let bad = self.values.iter().filter_map(decode).collect();
+        (leases, bad)
+    }
+
+    /// What became of each record since.
+    fn changes_since(&self, known: &Self) -> Vec<LeaseUpdate> {
+        let gone = known.values.keys().filter(|key| !self.values.contains_key(*key));
+        let gone = gone.map(|key| LeaseUpdate::Removed(key.clone()));
+        let changed = self.values.iter().filter(|(key, value)| known.values.get(*key) != Some(value));
+        let changed = changed.map(|(key, (created, value))| {
+            Lease::decode(key, value.as_bytes(), *created)
+                .map_or_else(LeaseUpdate::Undecodable, LeaseUpdate::Put)
+        });
+        gone.chain(changed).collect()
+    }
+
+    fn get(&self, key: LeaseKey) -> Option<Lease> {
+        let (created, value) = self.values.get(&key.to_string())?;
+        Lease::decode(&key.to_string(), value.as_bytes(), *created).ok()
+    }
+
+    fn put(&mut self, lease: &Lease) {
+        self.values.insert(lease.key.to_string(), (lease.created, lease.attrs.to_json()));
+    }
+}
+
+/// A store in memory as one node sees it.
 pub struct MemoryStore {
     config: NetworkConfig,
     /// Shared by all nodes.
-    leases: watch::Sender<Leases>,
+    records: watch::Sender<Records>,
+    health: Arc<Health>,
     /// What this node knows of itself.
     identity: Mutex<Identity>,
-    status: watch::Sender<StoreStatus>,
+    /// Its addresses on the underlay.
+    local: Mutex<PerFamily<IpAddr>>,
 }
 
 impl MemoryStore {
@@ -37,35 +80,90 @@ impl MemoryStore {
 
     /// The same store as another node sees it.
     pub fn join(&self) -> Self {
-        Self::of(self.config.clone(), self.leases.clone())
+        Self::of(self.config.clone(), self.records.clone())
     }
 
-    fn of(config: NetworkConfig, leases: watch::Sender<Leases>) -> Self {
-        let mut status = StoreStatus::unknown();
-        status.succeed();
-        Self { config, leases, identity: Mutex::default(), status: watch::Sender::new(status) }
+    fn of(config: NetworkConfig, records: watch::Sender<Records>) -> Self {
+        let health = Arc::new(Health::new("memory"));
+        health.succeed();
+        Self { config, records, health, identity: Mutex::default(), local: Mutex::default() }
+    }
+
+    /// Writes any value, or deletes one, as an operator does behind the backs of the nodes.
+    pub fn edit(&self, key: LeaseKey, value: Option<&str>) {
+        self.records.send_modify(|records| {
+            let key = key.to_string();
+            match (value, records.values.get_mut(&key)) {
+                (Some(value), Some((_, old))) => value.clone_into(old),
+                (Some(value), None) => {
+                    records.created += 1;
+                    records.values.insert(key, (records.created, value.to_owned()));
+                }
+                (None, _) => _ = records.values.remove(&key),
+            }
+        });
     }
 
     fn identity(&self) -> Identity {
         self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn free(&self, leases: &Leases) -> Option<LeaseKey> {
-        let is_taken = |subnet: &Subnet| {
-            leases.keys().any(|key| key.subnets().iter().any(|(_, it)| it.overlaps(*subnet)))
+    /// Which lease this node gets is decided by a pure function, as for all stores.
+    fn decide(&self, records: &mut Records, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
+        let (leases, bad) = records.list();
+        let occupied =
+            |key: &str| Some(Taken { key: allocate::occupied(key)?, created: records.values[key].0 });
+        let listing = Listing {
+            records: leases.into_iter().map(|lease| allocate::Record { lease, reserved: false }).collect(),
+            taken: bad.named().filter_map(|bad| occupied(&bad.key)).collect(),
         };
-        let first = |family: Family| {
-            let range = self.config.networks.get(family)?.range?;
-            (0..range.count()).filter_map(|number| range.nth(number)).find(|subnet| !is_taken(subnet))
+        let (identity, local) = (self.identity(), *self.local.lock().unwrap_or_else(PoisonError::into_inner));
+        let applicant = Applicant { attrs, identity: &identity, local: &local };
+        let decision = allocate::decide(&self.config, &listing, applicant, &mut fastrand::Rng::new())?;
+        let mut next = || {
+            records.created += 1;
+            records.created
         };
-        LeaseKey::new(PerFamily::from_fn(first))
+        let (key, created) = match decision {
+            Decision::Adopt(own) => (own.lease.key, own.lease.created),
+            Decision::Take(key) | Decision::Reclaim(key) => (key, next()),
+            Decision::Replace { old, new } => {
+                let created = next();
+                records.values.remove(&old.lease.key.to_string());
+                (new, created)
+            }
+        };
+        for former in allocate::former(&listing, key, applicant) {
+            records.values.remove(&former.lease.key.to_string());
+        }
+        let lease = Lease { key, attrs: attrs.clone(), created };
+        records.put(&lease);
+        Ok(lease)
     }
 
-    /// The own lease is another's.
-    fn lost(&self, key: LeaseKey, by: &Lease) -> SubnetError {
-        let lost = SubnetError::LeaseLost { key, holder: holder(&by.attrs) };
-        self.status.send_modify(|status| status.lease_lost = Some(lost.to_string()));
-        lost
+    /// Puts what this node publishes in place, if its subnets are not another's.
+    fn put(&self, lease: &Lease, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
+        let mut result = Ok(Lease { attrs: attrs.clone(), ..lease.clone() });
+        self.records.send_if_modified(|records| match records.get(lease.key) {
+            Some(there) if there.attrs == *attrs => {
+                result = Ok(there);
+                false
+            }
+            Some(there) if !is_ours(&there.attrs, &lease.attrs) => {
+                let holder = allocate::holder(&there.attrs);
+                result = Err(SubnetError::LeaseLost { key: lease.key, holder });
+                false
+            }
+            there => {
+                let created = there.map_or(lease.created, |there| there.created);
+                let now = Lease { key: lease.key, attrs: attrs.clone(), created };
+                records.put(&now);
+                result = Ok(now);
+                true
+            }
+        });
+        self.health.set_lost(result.as_ref().err().map(ToString::to_string));
+        result
     }
 }
 
@@ -79,83 +177,77 @@ impl SubnetManager for MemoryStore {
         *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = identity;
     }
 
-    async fn published_attrs(&self, ips: &PerFamily<IpAddr>) -> Result<Option<LeaseAttrs>, SubnetError> {
-        Ok(published(self.leases.borrow().values(), ips, &self.identity()))
+    fn avoid(&self, local: &PerFamily<IpAddr>) {
+        *self.local.lock().unwrap_or_else(PoisonError::into_inner) = *local;
     }
 
+    async fn published_attrs(&self, ips: &PerFamily<IpAddr>) -> Result<Option<LeaseAttrs>, SubnetError> {
+        let (leases, _) = self.records.borrow().list();
+        Ok(allocate::published(leases.iter(), ips, &self.identity()))
+    }
+
+    /// One step for all nodes: nobody takes what another is about to take.
     async fn acquire_lease(&self, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
-        let identity = self.identity();
-        let mut taken = Err(SubnetError::Conflict("no subnet is free".to_owned()));
-        // One step for all nodes: nobody takes what another is about to take.
-        self.leases.send_if_modified(|leases| {
-            let is_own = |lease: &&Lease| identity.proves(lease, attrs) || is_same_node(&lease.attrs, attrs);
-            let own = leases.values().find(is_own).map(|lease| (lease.key, lease.created));
-            let newest = leases.values().map(|lease| lease.created).max().unwrap_or_default();
-            let wished = identity.wishes().find(|key| !leases.contains_key(key));
-            let free = || Some((wished.or_else(|| self.free(leases))?, newest + 1));
-            let Some((key, created)) = own.or_else(free) else { return false };
-            let lease = Lease { key, attrs: attrs.clone(), created };
-            leases.insert(key, lease.clone());
-            taken = Ok(lease);
-            true
+        let mut taken = Err(SubnetError::Contended { attempts: 0 });
+        self.records.send_if_modified(|records| {
+            taken = self.decide(records, attrs);
+            taken.is_ok()
         });
-        self.status.send_modify(|status| status.lease_lost = None);
+        if taken.is_ok() {
+            self.health.set_lost(None);
+        }
         taken
     }
 
     async fn publish(&self, lease: &Lease, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
-        let now = Lease { attrs: attrs.clone(), ..lease.clone() };
-        let mut result = Ok(now.clone());
-        self.leases.send_if_modified(|leases| {
-            match leases.get(&lease.key).filter(|there| !is_same_node(&there.attrs, &lease.attrs)) {
-                Some(other) if !is_same_node(&other.attrs, attrs) => {
-                    result = Err(self.lost(lease.key, other))
-                }
-                _ => _ = leases.insert(lease.key, now),
-            }
-            result.is_ok()
-        });
-        result
+        self.put(lease, attrs)
     }
 
-    /// Nothing expires here. A record that somebody deleted is put back.
+    /// Nothing expires here. What somebody deleted, changed or spoilt is put back.
     async fn hold_lease(&self, lease: &Lease) -> Result<Infallible, SubnetError> {
-        let mut leases = self.leases.subscribe();
+        let (mut records, mut backoff) = (self.records.subscribe(), Backoff::new());
         loop {
-            let there = leases.borrow_and_update().get(&lease.key).cloned();
-            match there {
-                Some(there) if is_same_node(&there.attrs, &lease.attrs) => {}
-                Some(other) => return Err(self.lost(lease.key, &other)),
-                None => _ = self.publish(lease, &lease.attrs).await?,
+            let there = records.borrow_and_update().get(lease.key);
+            if there.is_none_or(|there| there.attrs != lease.attrs) {
+                self.put(lease, &lease.attrs)?;
+                tokio::time::sleep(backoff.pause()).await;
             }
             // The sender is in `self`, so it has not ended.
-            let _ = leases.changed().await;
+            let _ = records.changed().await;
         }
     }
 
     async fn release_lease(&self, lease: &Lease) -> Result<(), SubnetError> {
-        self.leases.send_if_modified(|leases| {
-            let is_own = leases.get(&lease.key).is_some_and(|it| is_same_node(&it.attrs, &lease.attrs));
-            is_own && leases.remove(&lease.key).is_some()
+        self.records.send_if_modified(|records| {
+            let is_own = records.get(lease.key).is_some_and(|there| is_ours(&there.attrs, &lease.attrs));
+            is_own && records.values.remove(&lease.key.to_string()).is_some()
         });
         Ok(())
     }
 
-    /// A snapshot for each change. A store with many leases tells single ones ([`LeaseUpdate::Put`], `Removed`).
+    /// A snapshot first, and then what changed.
     fn watch_leases(&self) -> LeaseStream {
-        let mut leases = self.leases.subscribe();
-        leases.mark_changed();
-        let next = |mut leases: watch::Receiver<Leases>| async {
-            leases.changed().await.ok()?;
-            let all = leases.borrow_and_update().values().cloned().collect();
-            Some((Ok(LeaseUpdate::Snapshot { leases: all, undecodable: BadRecords::default() }), leases))
-        };
+        let mut records = self.records.subscribe();
+        records.mark_changed();
+        let next =
+            |(mut records, health, known): (watch::Receiver<Records>, Arc<Health>, Option<Records>)| async {
+                records.changed().await.ok()?;
+                let now = records.borrow_and_update().clone();
+                let (leases, undecodable) = now.list();
+                health.set_undecodable(&undecodable);
+                let updates = match known {
+                    None => vec![LeaseUpdate::Snapshot { leases, undecodable }],
+                    Some(known) => now.changes_since(&known),
+                };
+                Some((stream::iter(updates.into_iter().map(Ok)), (records, health, Some(now))))
+            };
         // It never ends by itself, also where the last node has gone.
-        stream::unfold(leases, next).chain(stream::pending()).boxed()
+        let updates = stream::unfold((records, Arc::clone(&self.health), None), next);
+        updates.flatten().chain(stream::pending()).boxed()
     }
 
     fn status(&self) -> watch::Receiver<StoreStatus> {
-        self.status.subscribe()
+        self.health.subscribe()
     }
 
     fn place(&self) -> String {
@@ -167,7 +259,7 @@ impl SubnetManager for MemoryStore {
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let config = NetworkConfig::parse(r#"{"Network":"10.244.0.0/16"}"#, LeaseSource::Store)?;
     let store = MemoryStore::new(config);
-    for (number, node) in [Arc::new(store.join()), Arc::new(store.join())].into_iter().enumerate() {
+    for (number, node) in [store.join(), store.join()].into_iter().enumerate() {
         let public_ips = PerFamily { v4: Some(IpAddr::from([192, 0, 2, number as u8 + 1])), v6: None };
         let lease = node.acquire_lease(&LeaseAttrs { public_ips, ..LeaseAttrs::default() }).await?;
         println!("node {number} has {lease} and sees {:?}", node.watch_leases().next().await.transpose()?);

@@ -13,13 +13,44 @@ use std::time::Duration;
 use flannel_core::addr::PerFamily;
 use flannel_core::agent::{Agent, AgentEvent, Failure};
 use flannel_core::config::{LeaseSource, NetworkConfig};
-use flannel_core::testing::FakeStore;
+use flannel_core::lease::{LeaseAttrs, LeaseKey};
+use flannel_core::subnet::{Identity, SubnetManager};
+use flannel_core::testing::{FakeStore, StoreBed, store_contract};
 use flannel_core::underlay::UnderlayOptions;
 use flannel_lab::netns::Netns;
 use flannel_lab::sandbox::in_sandbox;
 use flannel_lab::test_name;
 use own_backend::ListBackend;
 use own_store::MemoryStore;
+
+/// The example's store under test.
+struct Bed(MemoryStore);
+
+#[async_trait::async_trait]
+impl StoreBed for Bed {
+    async fn open(&self, _: u8, identity: Identity) -> Arc<dyn SubnetManager> {
+        let store = self.0.join();
+        store.identify(identity);
+        Arc::new(store)
+    }
+
+    async fn write(&self, key: LeaseKey, attrs: &LeaseAttrs) {
+        self.0.edit(key, Some(&attrs.to_json()));
+    }
+
+    async fn spoil(&self, key: LeaseKey) {
+        self.0.edit(key, Some("garbage"));
+    }
+
+    async fn delete(&self, key: LeaseKey) {
+        self.0.edit(key, None);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_example_of_a_store_fulfils_the_contract() {
+    store_contract(&Bed(store("vxlan"))).await;
+}
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -57,10 +88,11 @@ fn agents_with_a_store_and_a_backend_of_ones_own_find_each_other() {
     on_a_host(test_name!(), async {
         let store = store("list");
         let one = agent(store.join(), "eth0");
-        assert_eq!(one.ready().await.unwrap().lease.key.to_string(), "10.244.1.0-24");
+        let first = one.ready().await.unwrap().lease.key;
         let two = agent(store.join(), "eth1");
         let node = two.ready().await.unwrap();
         assert_eq!((&*node.backend, node.underlay.name.as_str()), ("list", "eth1"));
+        assert_ne!(node.lease.key, first);
         let mut status = one.status();
         let sees = |peers| move |it: &Arc<_>| peers_of(it) == Some(peers);
         status.wait_for(sees(1)).await.unwrap();

@@ -344,7 +344,7 @@ fn no_mistyped_flag_or_variable_shows_a_password() {
     let check = |args: &[&str], env: &[(&str, &str)]| {
         let shown = match run_with(args, env) {
             Ok(Command::Run(options)) => {
-                let opened = crate::store::place(&options);
+                let opened = crate::store::open(&options).map(|store| store.place());
                 let opened = opened.map_err(|error| format!("{error:?} {}", crate::report::chain(&error)));
                 format!("{options:?} {opened:?}")
             }

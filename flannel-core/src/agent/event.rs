@@ -21,7 +21,7 @@ const ROOM: usize = 256;
 
 /// Something that happened to an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
+#[serde(tag = "event", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum AgentEvent {
     /// The subnet file of an earlier run has something that can't be used.
@@ -266,7 +266,7 @@ mod tests {
     #[test]
     fn events_are_told_by_name() {
         let json = serde_json::to_string(&AgentEvent::StoreLost { problem: "refused".into() }).unwrap();
-        assert_eq!(json, r#"{"event":"store_lost","problem":"refused"}"#);
+        assert_eq!(json, r#"{"event":"store-lost","problem":"refused"}"#);
         assert_eq!(serde_json::to_string(&AgentEvent::Ready).unwrap(), r#"{"event":"ready"}"#);
     }
 }

@@ -62,7 +62,7 @@ pub(super) async fn gates(known: &Known, seen: &Seen, so_far: &Plan) -> Plan {
     let ours: Vec<Vni> = stored.chain(links.filter_map(|link| Some(link.vxlan.as_ref()?.vni))).collect();
     for vni in present {
         let table = gate::table_name(vni);
-        let command = format!("nft delete table inet {table}");
+        let command = format!("nft delete table netdev {table}");
         if ours.contains(&vni) {
             let what = "the gate of the tunnels".to_owned();
             plan.removals.push(Removal { what, commands: vec![command], action: Action::Gate(vni) });

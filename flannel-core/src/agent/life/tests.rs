@@ -366,12 +366,12 @@ async fn comes_up_and_stops() {
     assert_eq!(test.agent.ready().await.unwrap_err().to_string(), Failure::Stopped.to_string());
     let names = test.events(|event| Some(serde_json::to_value(event).unwrap()["event"].as_str()?.to_owned()));
     let want = [
-        "config_applied",
-        "underlay_chosen",
-        "lease_acquired",
-        "subnet_file_written",
+        "config-applied",
+        "underlay-chosen",
+        "lease-acquired",
+        "subnet-file-written",
         "ready",
-        "not_ready",
+        "not-ready",
         "stopping",
     ];
     assert_eq!(names.await, want);

@@ -93,24 +93,27 @@ impl Board {
     }
 
     /// Shows the status of the store from now on.
-    pub(in crate::agent) fn watch_store(&self, status: watch::Receiver<StoreStatus>) {
+    pub(in crate::agent) fn watch_store(&self, mut status: watch::Receiver<StoreStatus>) {
+        status.mark_changed();
         self.watch(|sources| sources.store = Some(status));
     }
 
     /// Shows the status of the network from now on.
-    pub(in crate::agent) fn watch_network(&self, status: watch::Receiver<NetworkStatus>) {
+    pub(in crate::agent) fn watch_network(&self, mut status: watch::Receiver<NetworkStatus>) {
+        status.mark_changed();
         self.watch(|sources| sources.network = Some(status));
     }
 
     /// Shows the status of the firewall rules from now on.
-    pub(in crate::agent) fn watch_firewall(&self, status: watch::Receiver<FirewallStatus>) {
+    pub(in crate::agent) fn watch_firewall(&self, mut status: watch::Receiver<FirewallStatus>) {
+        status.mark_changed();
         self.watch(|sources| sources.firewall = Some(status));
     }
 
     /// Brings the status up to date for as long as it is polled.
     pub(in crate::agent) async fn follow(&self) -> Infallible {
+        let mut sources = self.sources().clone();
         loop {
-            let mut sources = self.sources().clone();
             self.refresh(&mut sources);
             let deadline = self.status.borrow().deadline(Instant::now());
             let due = async {
@@ -123,7 +126,7 @@ impl Board {
                 () = changed(sources.store.as_mut()) => {}
                 () = changed(sources.network.as_mut()) => {}
                 () = changed(sources.firewall.as_mut()) => {}
-                () = self.added.notified() => {}
+                () = self.added.notified() => sources = self.sources().clone(),
                 // Who watches reads the same status, which has become another answer.
                 () = due => self.change(|_| {}),
             }
@@ -146,14 +149,12 @@ impl Board {
 
     /// Takes what the parts say now.
     fn refresh(&self, sources: &mut Sources) {
-        let before = Arc::clone(&self.status.borrow());
-        let store = news(sources.store.as_mut(), before.store.as_ref());
-        let network = news(sources.network.as_mut(), before.network.as_ref());
-        let firewall = news(sources.firewall.as_mut(), before.firewall.as_ref());
+        let store = news(sources.store.as_mut());
+        let network = news(sources.network.as_mut());
+        let firewall = news(sources.firewall.as_mut());
         if let Some(store) = &store {
             self.tell_contact(store);
         }
-        drop(before);
         if store.is_some() || network.is_some() || firewall.is_some() {
             self.change(|status| {
                 status.store = store.or(status.store.take());
@@ -189,10 +190,12 @@ impl Board {
     }
 }
 
-/// What a part says, if that is not what is shown.
-fn news<T: Clone + PartialEq>(source: Option<&mut watch::Receiver<T>>, shown: Option<&T>) -> Option<T> {
-    let now = source?.borrow_and_update();
-    (shown != Some(&*now)).then(|| now.clone())
+/// What a part says, if that was not taken yet. It is not compared with what is shown: there may be many peers in it.
+fn news<T: Clone>(source: Option<&mut watch::Receiver<T>>) -> Option<T> {
+    let source = source?;
+    // A part that has ended has said its last word.
+    let is_new = source.has_changed().unwrap_or(true);
+    is_new.then(|| source.borrow_and_update().clone())
 }
 
 /// Waits for news of a part. One that ended, which others notice, has none.

@@ -26,7 +26,7 @@ const STORE_GRACE: Duration = Duration::from_secs(10);
 
 /// How far the agent is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(tag = "name", rename_all = "snake_case")]
+#[serde(tag = "name", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Phase {
     /// It is not up yet.
@@ -47,7 +47,7 @@ pub enum Phase {
 
 /// What a [`Condition`] is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum ConditionKind {
     /// The agent is not up yet.

@@ -174,7 +174,7 @@ async fn the_board_follows_its_parts_and_the_clock() {
         let status = seen.wait_for(|status| !ready(status)).await.unwrap().clone();
         let json = serde_json::to_value(&*status).unwrap();
         assert_eq!((&json["ready"], &json["phase"]["name"]), (&false.into(), &"running".into()));
-        assert_eq!(json["reasons"][0]["kind"], "not_synced");
+        assert_eq!(json["reasons"][0]["kind"], "not-synced");
         assert_eq!(json["notes"][0]["text"], "a remark");
         assert_eq!(json["store"]["connected"], true);
     };
