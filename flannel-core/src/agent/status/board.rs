@@ -198,13 +198,11 @@ fn news<T: Clone>(source: Option<&mut watch::Receiver<T>>) -> Option<T> {
     is_new.then(|| source.borrow_and_update().clone())
 }
 
-/// Waits for news of a part. One that ended, which others notice, has none.
+/// Waits for news of a part, which are still to be taken. One that ended, which others notice, has none.
 async fn changed<T>(source: Option<&mut watch::Receiver<T>>) {
-    let has_news = match source {
-        Some(source) => source.changed().await.is_ok(),
-        None => false,
-    };
-    if !has_news {
-        pending::<()>().await;
+    let Some(source) = source else { return pending().await };
+    match source.changed().await {
+        Ok(()) => source.mark_changed(),
+        Err(_) => pending().await,
     }
 }
