@@ -114,7 +114,9 @@ fn twenty_restarts_of_two_agents_leave_nothing_open() {
             }
             let mut first = None;
             for round in 0..ROUNDS {
-                ends.iter().for_each(|(is_over, _)| is_over.recv().unwrap());
+                for (is_over, _) in &ends {
+                    is_over.recv().unwrap();
+                }
                 // The first round made what stays, such as the threads that read files.
                 if round == 1 {
                     first = Some(open());
@@ -124,7 +126,9 @@ fn twenty_restarts_of_two_agents_leave_nothing_open() {
                         now.0.len() <= first.0.len() && now.1 <= first.1
                     });
                 }
-                ends.iter().for_each(|(_, go)| go.send(()).unwrap());
+                for (_, go) in &ends {
+                    go.send(()).unwrap();
+                }
             }
             for thread in threads {
                 assert_eq!(thread.join().unwrap(), 0, "no task is left");

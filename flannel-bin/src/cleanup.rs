@@ -6,13 +6,13 @@ use std::process::ExitCode;
 use flannel_core::agent::LockError;
 use flannel_core::agent::leave::Removal;
 use flannel_core::dataplane::command::word;
+use flannel_core::error::chain;
 use flannel_core::kernel::KernelError;
 use flannel_core::lease::LeaseKey;
 use flannel_core::secret::ServerUrl;
 use tracing::{error, info, warn};
 
 use crate::cli::{CleanupOptions, KubeFlags, Options, StoreChoice};
-use crate::report::chain;
 use crate::store::{self, StoreError};
 use crate::{logs, registry};
 

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use flannel_core::agent::{Agent, AgentError, AgentEvent, AgentEvents, Failure, Phase, wait_for_remains};
+use flannel_core::error::chain;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -13,7 +14,6 @@ use tracing::{error, info, warn};
 use crate::cli::{self, Options};
 use crate::health::{self, Answer, HealthError};
 use crate::registry::NoBackend;
-use crate::report::chain;
 use crate::store::StoreError;
 use crate::{logs, privileges, registry, store};
 

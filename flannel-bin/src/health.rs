@@ -143,9 +143,10 @@ const LINES: usize = 50;
 /// The answer for a state. Its first line is what upstream says, which probes may look for; the others are for this
 /// host.
 fn readyz(answer: &Answer, origin: Origin) -> (StatusCode, String) {
-    let (status, first) = match answer.is_ready {
-        true => (StatusCode::OK, "flanneld is ready"),
-        false => (StatusCode::SERVICE_UNAVAILABLE, "flanneld is not ready yet"),
+    let (status, first) = if answer.is_ready {
+        (StatusCode::OK, "flanneld is ready")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "flanneld is not ready yet")
     };
     let rest = &answer.lines;
     let mut body = first.to_owned();

@@ -13,7 +13,6 @@ mod install_cni;
 mod logs;
 mod privileges;
 mod registry;
-mod report;
 mod store;
 mod sys;
 

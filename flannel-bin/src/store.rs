@@ -124,7 +124,7 @@ mod tests {
         };
         let vars: std::collections::HashMap<_, _> = vars.iter().copied().collect();
         let store = kube(&flags, |name| vars.get(name).map(|value| (*value).to_owned()));
-        store.map(|store| store.place()).map_err(|error| crate::report::chain(&error))
+        store.map(|store| store.place()).map_err(|error| flannel_core::error::chain(&error))
     }
 
     #[test]

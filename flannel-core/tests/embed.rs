@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flannel_core::addr::PerFamily;
+use flannel_core::agent::leave::Removal;
 use flannel_core::agent::{Agent, AgentEvent, Failure};
 use flannel_core::config::{LeaseSource, NetworkConfig};
 use flannel_core::lease::{LeaseAttrs, LeaseKey};
@@ -98,17 +99,13 @@ fn agents_with_a_store_and_a_backend_of_ones_own_find_each_other() {
         status.wait_for(sees(1)).await.unwrap();
         // A plan changes nothing; leaving takes the node out of the store.
         let plan = two.plan_leave().await.unwrap();
-        let goes: Vec<_> = plan.removals.iter().map(|removal| removal.lease()).collect();
+        let goes: Vec<_> = plan.removals.iter().map(Removal::lease).collect();
         assert_eq!(goes, [Some(node.lease.key)], "{plan:?}");
         assert!(peers_of(&two.status().borrow()).is_some() && peers_of(&status.borrow()) == Some(1));
         two.leave().await.unwrap();
         status.wait_for(sees(0)).await.unwrap();
         one.stop().await.unwrap();
-        assert_eq!(
-            std::fs::read_dir("/run/flannel").map(Iterator::count).unwrap_or(0),
-            0,
-            "no file is written"
-        );
+        assert_eq!(std::fs::read_dir("/run/flannel").map_or(0, Iterator::count), 0, "no file is written");
     });
 }
 

@@ -345,7 +345,8 @@ fn no_mistyped_flag_or_variable_shows_a_password() {
         let shown = match run_with(args, env) {
             Ok(Command::Run(options)) => {
                 let opened = crate::store::open(&options).map(|store| store.place());
-                let opened = opened.map_err(|error| format!("{error:?} {}", crate::report::chain(&error)));
+                let opened =
+                    opened.map_err(|error| format!("{error:?} {}", flannel_core::error::chain(&error)));
                 format!("{options:?} {opened:?}")
             }
             other => {

@@ -33,7 +33,7 @@ pub(super) fn write(event: &AgentEvent) {
         ),
         AgentEvent::UnderlayMoved { published } => debug!(published = published.join(","), "underlay moved"),
         AgentEvent::AddressAmongPods { remark } => {
-            warn!(remark, "underlay address among the pods' addresses")
+            warn!(remark, "underlay address among the pods' addresses");
         }
         AgentEvent::LeaseAcquired { lease, overlay_mtu } => {
             debug!(subnet = lease, overlay_mtu = overlay_mtu.0, "lease acquired");

@@ -6,9 +6,10 @@ use std::io;
 
 use super::plan::{Action, Removal};
 use crate::dataplane::{Object, Op};
+use crate::error::chain;
 use crate::firewall::gate;
 use crate::kernel::{Kernel, LinkOp};
-use crate::subnet::{SubnetManager, chain};
+use crate::subnet::SubnetManager;
 
 /// Removes everything, and adds what could not be removed to `failures`. Files stay once something failed:
 /// they prove to the next run that the rest is ours.

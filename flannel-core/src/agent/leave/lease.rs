@@ -9,10 +9,11 @@ use super::known::Known;
 use super::plan::{Action, Plan, Removal};
 use super::seen::Seen;
 use crate::addr::PerFamily;
+use crate::error::chain;
 use crate::lease::{Lease, LeaseKey, LeaseUpdate};
 use crate::state_file::{Host, StoredOn};
 use crate::subnet::allocate::holder;
-use crate::subnet::{Identity, SubnetManager, chain};
+use crate::subnet::{Identity, SubnetManager};
 
 /// How long a store may take to list all leases.
 const PATIENCE: Duration = Duration::from_secs(10);

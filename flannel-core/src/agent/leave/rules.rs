@@ -6,12 +6,12 @@ use super::known::Known;
 use super::plan::{Action, Plan, Removal};
 use super::seen::Seen;
 use crate::addr::Vni;
+use crate::error::chain;
 use crate::firewall::gate;
 use crate::firewall::iptables::Iptables;
 use crate::firewall::nft::Nftables;
 use crate::firewall::rules::{Ours, Wanted};
 use crate::firewall::{FirewallError, RuleManager, Step};
-use crate::subnet::chain;
 
 /// How often rules would be looked at, which nobody does a second time.
 const ONCE: Duration = Duration::from_secs(60);

@@ -29,12 +29,13 @@ use super::status::{Board, Phase};
 use crate::addr::{Family, PerFamily};
 use crate::backend::{Backend, BackendError, Network, NetworkStatus, Registration, Underlay};
 use crate::config::NetworkConfig;
+use crate::error::chain;
 use crate::firewall::rules::Range;
 use crate::kernel::Kernel;
 use crate::lease::LeaseAttrs;
 use crate::state_file::{Keeper, State};
 use crate::status::Subject;
-use crate::subnet::{SubnetError, SubnetManager, chain, hold_and_publish};
+use crate::subnet::{SubnetError, SubnetManager, hold_and_publish};
 use crate::subnet_file::SubnetFile;
 use crate::underlay::{self, Overlay, UnderlayError, UnderlayOptions};
 

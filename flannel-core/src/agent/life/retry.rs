@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use super::{AgentEvent, Board};
-use crate::subnet::{SubnetError, chain};
+use crate::backoff::Delays;
+use crate::error::chain;
+use crate::subnet::SubnetError;
 
-/// The first pause between tries, and the longest.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
+/// The delays between tries.
+const DELAYS: Delays = Delays::new(Duration::from_millis(500), Duration::from_secs(5));
 
-/// Tries again and again, with growing pauses, and tells only what is new.
+/// Tries again and again, with growing delays, and tells only what is new.
 pub(super) struct Retry<'a> {
     board: &'a Board,
     tries: u32,
@@ -32,8 +34,8 @@ impl<'a> Retry<'a> {
 
     /// Waits before the next try; the jitter keeps nodes that fail together from trying together.
     pub(super) async fn pause(&mut self) {
-        let pause = PAUSES.0.saturating_mul(1 << self.tries.min(8)).min(PAUSES.1);
+        let delay = DELAYS.jittered(self.tries);
         self.tries += 1;
-        tokio::time::sleep(pause.mul_f64(0.75 + fastrand::f64() / 2.0)).await;
+        tokio::time::sleep(delay).await;
     }
 }

@@ -10,9 +10,9 @@ use crate::addr::PerFamily;
 use crate::agent::event::AgentEvent;
 use crate::agent::firewall::ranges;
 use crate::config::NetworkConfig;
+use crate::error::chain;
 use crate::firewall::rules::{Ours, Range, Wanted};
 use crate::firewall::{Choice, Firewall, FirewallError, FirewallStatus, Managers};
-use crate::subnet::chain;
 use crate::subnet_file::SubnetFile;
 
 /// What keeps firewall rules is being looked for.

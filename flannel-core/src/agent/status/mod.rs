@@ -260,9 +260,9 @@ fn of_firewall(
     let condition = |text: String| Condition::new(ConditionKind::Firewall, text);
     let problem = firewall.problem.iter().cloned().map(condition);
     if asked.are_required() {
-        reasons.extend(problem)
+        reasons.extend(problem);
     } else {
-        notes.extend(problem)
+        notes.extend(problem);
     }
     reasons.extend(firewall.cut_off().map(condition));
     notes.extend(firewall.hindered().map(condition));
