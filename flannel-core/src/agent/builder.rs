@@ -1,86 +1,32 @@
 //! What an agent is made of.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
-use tokio_util::sync::CancellationToken;
 
-use super::error::{AgentError, Failure, UnknownBackend};
-use super::event::AgentEvent;
-use super::firewall::{FirewallOptions, ranges};
+use super::error::{AgentError, Failure};
+use super::firewall::FirewallOptions;
 use super::handle::Agent;
 use super::leave::{self, LeavePlan};
-use super::life::Life;
 use super::place::Place;
-use super::status::{Board, Phase};
-use super::{lock, memory};
-use crate::backend::{Backend, DeviceKind};
-use crate::kernel::{Kernel, KernelError};
-use crate::state_file::StoredOn;
-use crate::subnet::{Remembering, SubnetManager};
-use crate::subnet_file;
+use super::setup::{Backends, Setup};
+use crate::backend::Backend;
+#[cfg(any(test, feature = "testing"))]
+use crate::kernel::Kernel;
+use crate::kernel::KernelError;
+use crate::subnet::SubnetManager;
 use crate::underlay::UnderlayOptions;
-
-/// The backends of an agent. The network config names one of them by its kind.
-#[derive(Clone, Default)]
-pub(super) struct Backends(Vec<Arc<dyn Backend>>);
-
-impl fmt::Debug for Backends {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.0.iter().map(|backend| backend.kind())).finish()
-    }
-}
-
-impl Backends {
-    /// The backend of a kind.
-    pub(super) fn find(&self, kind: &str) -> Result<Arc<dyn Backend>, UnknownBackend> {
-        let found = self.0.iter().find(|backend| backend.kind() == kind).cloned();
-        found.ok_or_else(|| {
-            let known = self.0.iter().map(|backend| backend.kind().to_owned()).collect();
-            UnknownBackend { kind: kind.to_owned(), known }
-        })
-    }
-
-    /// The devices that they make.
-    pub(super) fn devices(&self) -> Vec<DeviceKind> {
-        self.0.iter().flat_map(|backend| backend.devices().iter().copied()).collect()
-    }
-}
-
-/// What was said of an agent.
-#[derive(Clone)]
-pub(super) struct Setup {
-    pub(super) store: Arc<dyn SubnetManager>,
-    pub(super) backends: Backends,
-    pub(super) underlay: UnderlayOptions,
-    pub(super) subnet_file: Option<PathBuf>,
-    pub(super) state_file: Option<PathBuf>,
-    pub(super) blackholes: bool,
-    pub(super) firewall: FirewallOptions,
-    pub(super) remarks: Vec<String>,
-    pub(super) place: Place,
-}
-
-impl fmt::Debug for Setup {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Setup")
-            .field("store", &self.store.place())
-            .field("backends", &self.backends)
-            .field("subnet_file", &self.subnet_file)
-            .finish_non_exhaustive()
-    }
-}
 
 /// Makes an [`Agent`]. Everything but store and backend has a usual value.
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct AgentBuilder(Setup);
 
-impl AgentBuilder {
-    pub(super) fn new(store: Arc<dyn SubnetManager>) -> Self {
-        Self(Setup {
+impl Agent {
+    /// An agent of this store, with everything else yet to be said.
+    pub fn builder(store: Arc<dyn SubnetManager>) -> AgentBuilder {
+        AgentBuilder(Setup {
             store,
             backends: Backends::default(),
             underlay: UnderlayOptions::default(),
@@ -92,7 +38,9 @@ impl AgentBuilder {
             place: Place::current(),
         })
     }
+}
 
+impl AgentBuilder {
     /// Adds a way to carry packets. Which one is used is said by the network config, by [`Backend::kind`]; of two of a
     /// kind the first counts. Those that are not used tell [`Agent::leave`] by which devices leftovers are known.
     pub fn backend(self, backend: impl Backend + 'static) -> Self {
@@ -101,7 +49,7 @@ impl AgentBuilder {
 
     /// The same for a backend that is somebody else's, too.
     pub fn shared_backend(mut self, backend: Arc<dyn Backend>) -> Self {
-        self.0.backends.0.push(backend);
+        self.0.backends.add(backend);
         self
     }
 
@@ -182,70 +130,5 @@ impl AgentBuilder {
     /// The same, and the lease is released.
     pub async fn plan_leave(&self) -> Result<LeavePlan, KernelError> {
         leave::plan_for(&Arc::new(self.0.clone()), None, true).await
-    }
-}
-
-impl Setup {
-    /// Runs the agent to its end.
-    pub(super) async fn live(
-        self: Arc<Self>,
-        mut kernel: Box<dyn Kernel>,
-        board: Arc<Board>,
-        shutdown: CancellationToken,
-    ) -> Result<(), Failure> {
-        let begun = shutdown.run_until_cancelled(self.begin(&mut *kernel, &board, &shutdown)).await;
-        let Some(begun) = begun else {
-            board.enter(Phase::Stopping);
-            return Ok(());
-        };
-        let (life, _running) = begun?;
-        life.run(kernel).await
-    }
-
-    /// Reads what earlier runs left, and makes the store know this node by it.
-    async fn begin(
-        &self,
-        kernel: &mut dyn Kernel,
-        board: &Arc<Board>,
-        shutdown: &CancellationToken,
-    ) -> Result<(Life, Option<std::fs::File>), Failure> {
-        let running = match &self.subnet_file {
-            Some(path) => lock::hold(path).await,
-            None => None,
-        };
-        let journal = &board.journal;
-        let previous = self.subnet_file.as_deref().map(subnet_file::read_previous).unwrap_or_default();
-        for problem in &previous.problems {
-            journal.emit(AgentEvent::OldSubnetFile { problem: problem.clone() });
-        }
-        let mut state = self.state_file.as_deref().and_then(|path| memory::recall(path, journal));
-        let host = memory::read_host(kernel, state.as_ref(), &previous).await?;
-        let stored_on = memory::check_host(state.as_ref(), &host, journal);
-        let place = self.store.place();
-        // Without a file there is nothing to tell of it.
-        let stand_in =
-            self.state_file.is_some().then(|| memory::stand_in(state.as_ref(), &place, stored_on, journal));
-        self.store.identify(memory::identity(&previous, state.as_ref(), &place, stored_on, &host));
-        let store = Arc::new(Remembering::new(Arc::clone(&self.store), stand_in.flatten()));
-        if let Some(state) = state.as_mut().filter(|_| stored_on == StoredOn::AnotherHost) {
-            // What it published is another machine's, which may live.
-            (state.own, state.former_ips) = (None, Vec::new());
-        }
-        let subnets = previous.key.map(|key| key.subnets()).unwrap_or_default();
-        let life = Life {
-            underlay: self.underlay.clone(),
-            subnet_file: self.subnet_file.clone(),
-            state_file: self.state_file.clone(),
-            previous: state,
-            blackholes: self.blackholes,
-            firewall: self.firewall,
-            written_for: ranges(previous.networks, subnets),
-            place: self.place.clone(),
-            store,
-            backends: self.backends.clone(),
-            board: Arc::clone(board),
-            shutdown: shutdown.clone(),
-        };
-        Ok((life, running))
     }
 }

@@ -3,15 +3,19 @@
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::task::JoinError;
 
-use super::life::LOST_LEASE_GRACE;
 use crate::backend::BackendError;
 use crate::firewall::FirewallError;
 use crate::kernel::KernelError;
 use crate::subnet::SubnetError;
 use crate::underlay::UnderlayError;
+
+/// How long the datapath of a lost lease is kept, so that an operator can see what happened while pods
+/// still have their traffic.
+pub(super) const LOST_LEASE_GRACE: Duration = Duration::from_secs(60);
 
 /// The agent could not start, or ended by itself. Clones are the same error.
 #[derive(Debug, Clone)]

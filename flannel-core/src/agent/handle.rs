@@ -3,44 +3,17 @@
 use std::fmt;
 use std::sync::Arc;
 
-use serde::{Serialize, Serializer};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::builder::{AgentBuilder, Setup};
 use super::error::{AgentError, Failure};
 use super::event::AgentEvents;
 use super::leave::{self, LeaveError, LeavePlan};
-use super::status::view::NodeView;
+use super::life;
+use super::node::Node;
+use super::setup::Setup;
 use super::status::{AgentStatus, Board, Phase};
-use crate::addr::{Mtu, PerFamily, Subnet};
-use crate::backend::Underlay;
 use crate::kernel::{Kernel, KernelError};
-use crate::lease::Lease;
-use crate::subnet::SubnetManager;
-
-/// This node's place in the network, as it was when the agent came up.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Node {
-    /// This node's lease: its subnets, and what it publishes.
-    pub lease: Lease,
-    /// The networks of all pods, of which the lease has a part.
-    pub networks: PerFamily<Subnet>,
-    /// The kind of the backend.
-    pub backend: String,
-    /// The largest pod packet in bytes: underlay MTU less encapsulation, the smallest of the families. What it is now
-    /// is in [`NetworkStatus::overlay_mtu`](crate::backend::NetworkStatus::overlay_mtu).
-    pub overlay_mtu: Mtu,
-    /// The link and addresses that carry the traffic between nodes.
-    pub underlay: Underlay,
-}
-
-impl Serialize for Node {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        NodeView::of(self).serialize(serializer)
-    }
-}
 
 /// How an agent ended; `None` while it runs.
 type End = Option<Result<(), AgentError>>;
@@ -60,16 +33,11 @@ impl fmt::Debug for Agent {
 }
 
 impl Agent {
-    /// An agent of this store, with everything else yet to be said.
-    pub fn builder(store: Arc<dyn SubnetManager>) -> AgentBuilder {
-        AgentBuilder::new(store)
-    }
-
     /// Starts the task.
     pub(super) fn spawn(setup: Arc<Setup>, kernel: Box<dyn Kernel>) -> Self {
         let board = Arc::new(Board::new(setup.firewall, setup.remarks.clone()));
         let (shutdown, (ends, end)) = (CancellationToken::new(), watch::channel(None));
-        let life = Arc::clone(&setup).live(kernel, Arc::clone(&board), shutdown.clone());
+        let life = life::live(Arc::clone(&setup), kernel, Arc::clone(&board), shutdown.clone());
         let (task, shown) = (tokio::spawn(life), Arc::clone(&board));
         tokio::spawn(async move {
             let result = match task.await {

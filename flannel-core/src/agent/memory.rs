@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::event::{AgentEvent, Journal};
+use super::event::AgentEvent;
+use super::journal::Journal;
 use crate::addr::PerFamily;
 use crate::kernel::{Kernel, KernelError};
 use crate::state_file::{Host, Recalled, State, StoredOn, read};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 
-use super::plan::{Action, Removal};
+use super::removal::{Action, Removal};
 use crate::dataplane::{Object, Op};
 use crate::error::chain;
 use crate::firewall::gate;

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::plan::{Action, Plan, Removal};
+use super::removal::{Action, Plan, Removal};
 use crate::addr::{PerFamily, Subnet};
 use crate::agent::firewall::ranges;
-use crate::agent::handle::Node;
+use crate::agent::node::Node;
 use crate::agent::{lock, memory};
 use crate::dataplane::command::word;
 use crate::firewall::rules::Range;

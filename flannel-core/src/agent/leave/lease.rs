@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::StreamExt;
 
 use super::known::Known;
-use super::plan::{Action, Plan, Removal};
+use super::removal::{Action, Plan, Removal};
 use super::seen::Seen;
 use crate::addr::PerFamily;
 use crate::error::chain;

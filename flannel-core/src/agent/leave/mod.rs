@@ -8,19 +8,21 @@ mod act;
 mod known;
 mod lease;
 mod plan;
+mod removal;
 mod rules;
 mod seen;
 
 use std::fmt;
 use std::sync::Arc;
 
-use super::builder::Setup;
-use super::handle::Node;
 use super::lock::{self, Alone, LockError};
+use super::node::Node;
+use super::setup::Setup;
 use crate::kernel::{Kernel, KernelError};
 use crate::subnet::SubnetManager;
 use known::Known;
-pub use plan::Removal;
+use removal::Plan;
+pub use removal::Removal;
 
 /// This node could not be left.
 #[derive(Debug, thiserror::Error)]
@@ -96,6 +98,6 @@ pub(super) async fn plan_for(
         plan.add(lease::removals(&*setup.store, &setup.underlay.public_ips, &known, &seen).await);
     }
     plan.add(known.removals());
-    let (store, plan::Plan { removals, notes, problems }) = (Arc::clone(&setup.store), plan);
+    let (store, Plan { removals, notes, problems }) = (Arc::clone(&setup.store), plan);
     Ok(LeavePlan { removals, notes, problems, alone, kernel, store })
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::known::Known;
-use super::plan::{Action, Plan, Removal};
+use super::removal::{Action, Plan, Removal};
 use super::seen::Seen;
 use crate::addr::Vni;
 use crate::error::chain;

@@ -1,6 +1,7 @@
 //! The life of the agent, from the network config to the end, over the traits of the core.
 
 mod addresses;
+mod begin;
 mod hidden;
 mod retry;
 mod rules;
@@ -18,13 +19,14 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
+pub(super) use self::begin::live;
 use self::retry::Retry;
-use super::builder::Backends;
-use super::error::Failure;
+use super::error::{Failure, LOST_LEASE_GRACE};
 use super::event::AgentEvent;
 use super::firewall::FirewallOptions;
-use super::handle::Node;
+use super::node::Node;
 use super::place::Place;
+use super::setup::Backends;
 use super::status::{Board, Phase};
 use crate::addr::{Family, PerFamily};
 use crate::backend::{Backend, BackendError, Network, NetworkStatus, Registration, Underlay};
@@ -41,9 +43,6 @@ use crate::underlay::{self, Overlay, UnderlayError, UnderlayOptions};
 
 /// The pause between tries to write the subnet file.
 const FILE_RETRY: Duration = Duration::from_secs(10);
-/// How long the datapath of a lost lease is kept, so that an operator can see what happened while pods
-/// still have their traffic.
-pub(super) const LOST_LEASE_GRACE: Duration = Duration::from_secs(60);
 /// How long the network may take to stop.
 const FAREWELL: Duration = Duration::from_secs(5);
 

@@ -8,9 +8,10 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::{AgentStatus, Phase};
-use crate::agent::event::{AgentEvent, Journal};
+use crate::agent::event::AgentEvent;
 use crate::agent::firewall::FirewallOptions;
-use crate::agent::handle::Node;
+use crate::agent::journal::Journal;
+use crate::agent::node::Node;
 use crate::backend::NetworkStatus;
 use crate::firewall::FirewallStatus;
 use crate::subnet::StoreStatus;

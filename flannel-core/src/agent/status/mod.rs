@@ -3,17 +3,17 @@
 mod board;
 #[cfg(test)]
 mod tests;
-pub(super) mod view;
+mod view;
 
 use std::time::Duration;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use tokio::time::Instant;
 
 pub(super) use board::Board;
 
 use super::firewall::FirewallOptions;
-use super::handle::Node;
+use super::node::Node;
 use crate::backend::NetworkStatus;
 use crate::firewall::FirewallStatus;
 use crate::state_file::age;
@@ -164,12 +164,6 @@ impl AgentStatus {
         let is_recalled = self.network.as_ref().is_some_and(|network| network.recalled.is_some());
         let grace = store.since + STORE_GRACE;
         ((!store.connected || is_recalled) && now < grace).then_some(grace)
-    }
-}
-
-impl Serialize for AgentStatus {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        view::View::of(self, Instant::now()).serialize(serializer)
     }
 }
 

@@ -2,18 +2,30 @@
 
 use std::net::IpAddr;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use tokio::time::Instant;
 
 use super::{AgentStatus, Phase, Readiness};
 use crate::addr::{Mtu, PerFamily};
-use crate::agent::handle::Node;
+use crate::agent::node::Node;
 use crate::backend::NetworkStatus;
 use crate::firewall::FirewallStatus;
 use crate::subnet::StoreStatus;
 
+impl Serialize for AgentStatus {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        View::of(self, Instant::now()).serialize(serializer)
+    }
+}
+
+impl Serialize for Node {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        NodeView::of(self).serialize(serializer)
+    }
+}
+
 #[derive(Serialize)]
-pub(super) struct View<'a> {
+struct View<'a> {
     phase: &'a Phase,
     ready: bool,
     #[serde(flatten)]
@@ -25,7 +37,7 @@ pub(super) struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    pub(super) fn of(status: &'a AgentStatus, now: Instant) -> Self {
+    fn of(status: &'a AgentStatus, now: Instant) -> Self {
         let readiness = super::readiness(now, status);
         Self {
             phase: &status.phase,
@@ -40,7 +52,7 @@ impl<'a> View<'a> {
 }
 
 #[derive(Serialize)]
-pub(in crate::agent) struct NodeView<'a> {
+struct NodeView<'a> {
     lease: String,
     networks: Vec<String>,
     backend: &'a str,
@@ -52,7 +64,7 @@ pub(in crate::agent) struct NodeView<'a> {
 }
 
 impl<'a> NodeView<'a> {
-    pub(in crate::agent) fn of(node: &'a Node) -> Self {
+    fn of(node: &'a Node) -> Self {
         let list = |addresses: &PerFamily<IpAddr>| addresses.iter().map(|(_, addr)| *addr).collect();
         Self {
             lease: node.lease.key.to_string(),
