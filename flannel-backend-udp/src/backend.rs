@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use flannel_core::addr::PerFamily;
-use flannel_core::backend::{Backend, BackendError, Network, Registration};
+use flannel_core::backend::{Backend, BackendError, DeviceKind, Network, Registration};
 use flannel_core::kernel::OpenKernel;
 use flannel_core::netlink::Netlink;
 use flannel_core::reconcile;
@@ -36,6 +36,10 @@ impl Backend for UdpBackend {
 
     fn kind(&self) -> &'static str {
         peer::KIND
+    }
+
+    fn devices(&self) -> &'static [DeviceKind] {
+        const { &[DeviceKind::new("flannel", "tun")] }
     }
 
     async fn register(&self, registration: Registration<'_>) -> Result<Box<dyn Network>, BackendError> {

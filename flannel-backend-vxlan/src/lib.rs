@@ -32,7 +32,9 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use flannel_core::addr::{Family, MacAddr, PerFamily};
-use flannel_core::backend::{Backend, BackendError, HostProblem, Network, Registration, Underlay};
+use flannel_core::backend::{
+    Backend, BackendError, DeviceKind, HostProblem, Network, Registration, Underlay,
+};
 use flannel_core::config::NetworkConfig;
 use flannel_core::firewall::gate::{Desk, Gate, GateOptions};
 use flannel_core::kernel::{Kernel, KernelError, OpenKernel};
@@ -113,6 +115,10 @@ impl Backend for VxlanBackend {
         peer::KIND
     }
 
+    fn devices(&self) -> &'static [DeviceKind] {
+        const { &[DeviceKind::new("flannel.", "vxlan"), DeviceKind::new("flannel-v6.", "vxlan")] }
+    }
+
     async fn register(&self, registration: Registration<'_>) -> Result<Box<dyn Network>, BackendError> {
         let Registration { netns, config, underlay, subnets, .. } = registration;
         let vxlan = VxlanConfig::parse(&config.backend)?;
@@ -190,3 +196,8 @@ fn attrs(vxlan: &VxlanConfig, underlay: &Underlay, sides: &PerFamily<Side>) -> L
         backend_data: PerFamily::from_fn(data),
     }
 }
+
+/// Compiles the code of README.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

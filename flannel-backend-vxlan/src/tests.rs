@@ -176,7 +176,7 @@ async fn it_keeps_what_every_backend_promises() {
             if !objects {
                 kernel.lack_next_hops();
             }
-            Box::new(VxlanBackend::with_kernel(move || Ok(Box::new(kernel.clone())))) as Box<dyn Backend>
+            Box::new(VxlanBackend::with_kernel(move |_| Ok(Box::new(kernel.clone())))) as Box<dyn Backend>
         };
         let other = PEER.replace("192.0.2.9", "192.0.2.8").replace("db8::9", "db8::8").replace(":09", ":08");
         let peers = [(PEER_KEY, PEER), ("10.5.98.0-24&fd00:5:0:98::-64", &other)];

@@ -4,25 +4,18 @@ use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use flannel_core::kernel::KernelError;
-use flannel_core::netlink::Netlink;
-use flannel_core::netns::Netns;
-use flannel_core::state_file::StoredOn;
-use flannel_core::subnet::Remembering;
-use flannel_core::subnet_file;
-use flannel_core::underlay::UnderlayOptions;
+use flannel_core::agent::{Agent, AgentError, AgentEvent, AgentEvents, Failure, Phase, wait_for_remains};
+use flannel_core::error::chain;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::cli::{self, Options};
-use crate::health::{self, HealthError};
-use crate::report::chain;
-use crate::run::{Agent, Notice, RunError};
-use crate::status::Board;
+use crate::health::{self, Answer, HealthError};
+use crate::registry::NoBackend;
 use crate::store::StoreError;
-use crate::{endpoints, lock, logs, memory, privileges, registry, rules, store};
+use crate::{logs, privileges, registry, store};
 
 /// The agent can't start, or ended with an error.
 #[derive(Debug, thiserror::Error)]
@@ -33,15 +26,24 @@ enum DaemonError {
     /// The health server.
     #[error(transparent)]
     Health(#[from] HealthError),
-    /// The kernel can't be spoken to.
-    #[error("can't speak to the kernel")]
-    Kernel(#[from] KernelError),
     /// The store's options can't be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The network config names a backend that is not in this build.
+    #[error("config key Backend.Type can't be used")]
+    NoBackend(#[source] NoBackend),
     /// The agent itself.
     #[error(transparent)]
-    Run(#[from] RunError),
+    Agent(AgentError),
+}
+
+impl From<AgentError> for DaemonError {
+    fn from(error: AgentError) -> Self {
+        match error.failure() {
+            Failure::UnknownBackend(unknown) => Self::NoBackend(unknown.into()),
+            _ => Self::Agent(error),
+        }
+    }
 }
 
 /// Runs the agent to its end.
@@ -82,91 +84,64 @@ async fn serve(options: &Options) -> Result<(), DaemonError> {
     stop_on_signals(shutdown.clone())?;
     info!(version = cli::version(), options = shown(options), "starting");
 
-    lock::wait_for_remains(&options.subnet_file).await;
-    let board = Arc::new(Board::new());
-    let farewell = CancellationToken::new();
-    // First of all: a probe gets an answer from the first moment.
-    let health = match &options.health {
-        Some((address, port)) => {
-            let listener = health::bind(address, *port).await?;
-            Some(tokio::spawn(health::serve(listener, Arc::clone(&board), farewell.clone())))
-        }
+    wait_for_remains(&options.subnet_file).await;
+    // First of all: a probe that comes from now on gets an answer.
+    let listener = match &options.health {
+        Some((address, port)) => Some(health::bind(address, *port).await?),
         None => None,
     };
-    let result = run_agent(options, &board, &shutdown).await;
+    let mut builder = registry::agent(options, store::open(options)?);
+    if let Some(remark) = privileges::unseen_rules() {
+        warn!(remark, "rules of the host are not seen");
+        builder = builder.remark(remark);
+    }
+    let agent = builder.start()?;
+    let farewell = CancellationToken::new();
+    let health = listener.map(|listener| {
+        let status = agent.status();
+        let look = move || Answer::from(status.borrow().readiness());
+        tokio::spawn(health::serve(listener, Arc::new(look), farewell.clone()))
+    });
+    let run = async {
+        tokio::select! {
+            ended = agent.ended() => ended,
+            () = shutdown.cancelled() => agent.stop().await,
+        }
+    };
+    let (result, (), ()) = tokio::join!(run, notify(&agent), name_idle_options(agent.events(), options));
     farewell.cancel();
     if let Some(health) = health {
         // It ends by its own deadline; a crash of it is no news now.
         let _ = health.await;
     }
-    result
+    Ok(result?)
 }
 
-async fn run_agent(
-    options: &Options,
-    board: &Board,
-    shutdown: &CancellationToken,
-) -> Result<(), DaemonError> {
-    let Some(_running) = shutdown.run_until_cancelled(lock::hold(&options.subnet_file)).await else {
-        return Ok(());
+/// Tells systemd, if it asked for it (`NOTIFY_SOCKET`), when the agent is up and when it stops.
+async fn notify(agent: &Agent) {
+    let tell = |state| {
+        if let Err(error) = sd_notify::notify(&[state]) {
+            warn!(%error, "systemd could not be notified");
+        }
     };
-    let previous = subnet_file::read_previous(&options.subnet_file);
-    for problem in &previous.problems {
-        warn!(problem, "old subnet file");
+    if agent.ready().await.is_ok() {
+        tell(NotifyState::Ready);
     }
-    let netns = Netns::current().map_err(KernelError::from)?;
-    let mut kernel = Netlink::open_in(&netns)?;
-    let mut state = memory::recall(&options.state_file);
-    let host = memory::read_host(&mut kernel, state.as_ref(), &previous).await?;
-    let stored_on = memory::check_host(state.as_ref(), &host);
-    let place = store::place(options)?;
-    let stand_in = memory::stand_in(state.as_ref(), &place, stored_on);
-    let identity = memory::identity(&previous, state.as_ref(), &place, stored_on, &host);
-    let store = Remembering::new(store::open(options, identity)?, stand_in);
-    if let Some(state) = state.as_mut().filter(|_| stored_on == StoredOn::AnotherHost) {
-        // What it published is another machine's, which may live.
-        (state.own, state.former_ips) = (None, Vec::new());
+    if agent.status().wait_for(|status| status.phase == Phase::Stopping).await.is_ok() {
+        tell(NotifyState::Stopping);
     }
-    let unseen_rules = privileges::unseen_rules();
-    if let Some(remark) = &unseen_rules {
-        warn!(remark, "rules of the host are not seen");
-    }
-    let agent = Agent {
-        netns,
-        underlay: UnderlayOptions::auto()
-            .ifaces(options.ifaces.iter().cloned())
-            .iface_regexes(options.iface_regexes.iter().cloned())
-            .can_reach(options.can_reach)
-            .public_ips(options.public_ips),
-        subnet_file: options.subnet_file.clone(),
-        state_file: options.state_file.clone(),
-        previous: state,
-        blackholes: options.blackholes,
-        unseen_rules,
-        rules: options.rules,
-        written_for: rules::ranges(
-            previous.networks,
-            previous.key.map(|key| key.subnets()).unwrap_or_default(),
-        ),
-        managers: &|choice, families, options| Box::pin(rules::open(choice, families, options)),
-        store: &store,
-        store_hosts: endpoints::hosts(options),
-        backends: &|kind| registry::backend(kind, &options.backends),
-        board,
-        notify: &notify,
-        shutdown: shutdown.clone(),
-    };
-    Ok(agent.run(&mut kernel).await?)
 }
 
-/// Tells systemd, if it asked for it (`NOTIFY_SOCKET`).
-fn notify(notice: Notice) {
-    let state = match notice {
-        Notice::Ready => NotifyState::Ready,
-        Notice::Stopping => NotifyState::Stopping,
-    };
-    if let Err(error) = sd_notify::notify(&[state]) {
-        warn!(%error, "systemd could not be notified");
+/// Names options without effect once the backend is known.
+async fn name_idle_options(mut events: AgentEvents, options: &Options) {
+    while let Some(event) = events.recv().await {
+        match event {
+            AgentEvent::ConfigApplied { backend, .. } => {
+                return registry::name_idle_options(&backend, &options.backends);
+            }
+            AgentEvent::Stopping => return,
+            _ => {}
+        }
     }
 }
 

@@ -9,11 +9,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use flannel_core::addr::{Family, Subnet};
+use flannel_core::error::chain;
 use flannel_core::kernel::{Kernel, KernelError};
 use flannel_core::netlink::Netlink;
 use flannel_core::{atomic_file, guarded, subnet_file};
-
-use crate::report::chain;
 
 /// What the operator asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,6 +10,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use flannel_core::agent::Readiness;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
@@ -21,7 +22,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use self::budget::{Budget, Origin};
-use crate::status::{Board, Readiness};
 
 /// How long open requests may take when the agent stops.
 const FAREWELL: Duration = Duration::from_secs(3);
@@ -34,6 +34,26 @@ const HEADER: usize = 8 << 10;
 
 /// The pause after the system had no descriptor or memory for a connection.
 const SHORTAGE: Duration = Duration::from_millis(100);
+
+/// What there is to say.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Answer {
+    /// Whether pods can be started on this node.
+    pub(crate) is_ready: bool,
+    /// What is wrong all the same, or else why they can't.
+    pub(crate) lines: Vec<String>,
+}
+
+impl From<Readiness> for Answer {
+    fn from(readiness: Readiness) -> Self {
+        let is_ready = readiness.is_ready();
+        let told = if is_ready { readiness.notes } else { readiness.reasons };
+        Self { is_ready, lines: told.into_iter().map(|condition| condition.text).collect() }
+    }
+}
+
+/// Asks the agent.
+type Look = dyn Fn() -> Answer + Send + Sync;
 
 /// The health server can't start.
 #[derive(Debug, thiserror::Error)]
@@ -53,13 +73,13 @@ pub(crate) async fn bind(address: &str, port: u16) -> Result<TcpListener, Health
 }
 
 /// Serves until `stop` fires.
-pub(crate) async fn serve(listener: TcpListener, board: Arc<Board>, stop: CancellationToken) {
+pub(crate) async fn serve(listener: TcpListener, look: Arc<Look>, stop: CancellationToken) {
     let mut budget = Budget::default();
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         match accepted {
             Ok((stream, peer)) => {
                 let origin = Origin::of(peer);
-                budget.spawn(origin, answer(stream, origin, Arc::clone(&board)));
+                budget.spawn(origin, answer(stream, origin, Arc::clone(&look)));
                 // A request that is there already is answered before the next connection can take its place.
                 tokio::task::yield_now().await;
             }
@@ -84,9 +104,9 @@ fn is_shortage(error: &io::Error) -> bool {
 }
 
 /// Answers the one request of a connection.
-async fn answer(stream: TcpStream, origin: Origin, board: Arc<Board>) {
+async fn answer(stream: TcpStream, origin: Origin, look: Arc<Look>) {
     let service = service_fn(|request: Request<Incoming>| {
-        let response = respond(request.uri().path(), origin, &board);
+        let response = respond(request.uri().path(), origin, &*look);
         async { Ok::<_, Infallible>(response) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
@@ -105,10 +125,10 @@ async fn answer(stream: TcpStream, origin: Origin, board: Arc<Board>) {
     }
 }
 
-fn respond(path: &str, origin: Origin, board: &Board) -> Response<Full<Bytes>> {
+fn respond(path: &str, origin: Origin, look: &Look) -> Response<Full<Bytes>> {
     let (status, body) = match path {
         "/healthz" => (StatusCode::OK, "flanneld is running".to_owned()),
-        "/readyz" => readyz(&board.readiness(), origin),
+        "/readyz" => readyz(&look(), origin),
         _ => (StatusCode::NOT_FOUND, String::new()),
     };
     let mut response = Response::new(Full::from(body));
@@ -122,13 +142,13 @@ const LINES: usize = 50;
 
 /// The answer for a state. Its first line is what upstream says, which probes may look for; the others are for this
 /// host.
-fn readyz(readiness: &Readiness, origin: Origin) -> (StatusCode, String) {
-    let (status, first, rest) = match readiness {
-        Readiness::Ready(notes) => (StatusCode::OK, "flanneld is ready", notes),
-        Readiness::NotReady(reasons) => {
-            (StatusCode::SERVICE_UNAVAILABLE, "flanneld is not ready yet", reasons)
-        }
+fn readyz(answer: &Answer, origin: Origin) -> (StatusCode, String) {
+    let (status, first) = if answer.is_ready {
+        (StatusCode::OK, "flanneld is ready")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "flanneld is not ready yet")
     };
+    let rest = &answer.lines;
     let mut body = first.to_owned();
     if origin == Origin::Elsewhere || rest.is_empty() {
         return (status, body);

@@ -11,9 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use flannel_core::atomic_file;
+use flannel_core::error::chain;
 use flannel_core::guarded::{self, Dir};
-
-use crate::report::chain;
 
 /// What the operator asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,14 +1,18 @@
-//! The backends of this build, by the name that the network config gives.
+//! The agent of this build: its backends, and what the operator said of it.
+
+use std::sync::Arc;
 
 use flannel_backend_hostgw::HostGwBackend;
 use flannel_backend_udp::{UdpBackend, UdpOptions};
 use flannel_backend_vxlan::{NextHopObjects, VxlanBackend};
-use flannel_core::backend::Backend;
+use flannel_core::agent::{Agent, AgentBuilder, UnknownBackend};
 use flannel_core::firewall::gate::{GateOptions, Mode};
+use flannel_core::subnet::SubnetManager;
+use flannel_core::underlay::UnderlayOptions;
 use tracing::info;
 
-/// The kinds of this build.
-const KNOWN: &[&str] = &["vxlan", "host-gw", "udp"];
+use crate::cli::Options;
+
 /// Kinds that upstream has, or had, besides.
 const UPSTREAM: &[&str] = &[
     "wireguard",
@@ -34,11 +38,51 @@ pub(crate) struct BackendOptions {
     pub(crate) gate: GateOptions,
 }
 
+/// The agent that the operator asked for, with all backends of this build.
+pub(crate) fn agent(options: &Options, store: Arc<dyn SubnetManager>) -> AgentBuilder {
+    let BackendOptions { udp, next_hop_objects, gate } = &options.backends;
+    let vxlan = VxlanBackend::new().next_hop_objects(*next_hop_objects).strict_underlay(gate.clone());
+    Agent::builder(store)
+        .backend(vxlan)
+        .backend(HostGwBackend::new())
+        .backend(UdpBackend::new(udp.clone()))
+        .underlay(
+            UnderlayOptions::auto()
+                .ifaces(options.ifaces.iter().cloned())
+                .iface_regexes(options.iface_regexes.iter().cloned())
+                .can_reach(options.can_reach)
+                .public_ips(options.public_ips),
+        )
+        .subnet_file(&options.subnet_file)
+        .state_file(&options.state_file)
+        .blackholes(options.blackholes)
+        .firewall(options.rules)
+}
+
+/// Says which options have no effect on the backend that the network config names.
+pub(crate) fn name_idle_options(kind: &str, options: &BackendOptions) {
+    let why = match kind {
+        "host-gw" => "it has no tunnel",
+        "udp" => "it checks senders always; see --udp-allow-from",
+        _ => return,
+    };
+    if options.gate.mode == Mode::Enforce {
+        info!(backend = kind, why, "--strict-underlay has no effect");
+    }
+}
+
 /// A backend that this build does not have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("backend {kind:?} {}; this build has: {}", why(.kind), KNOWN.join(", "))]
-pub(crate) struct UnknownBackend {
+#[error("backend {kind:?} {}; this build has: {}", why(.kind), known.join(", "))]
+pub(crate) struct NoBackend {
     kind: String,
+    known: Vec<String>,
+}
+
+impl From<&UnknownBackend> for NoBackend {
+    fn from(UnknownBackend { kind, known, .. }: &UnknownBackend) -> Self {
+        Self { kind: kind.clone(), known: known.clone() }
+    }
 }
 
 fn why(kind: &str) -> &'static str {
@@ -48,42 +92,15 @@ fn why(kind: &str) -> &'static str {
     }
 }
 
-/// Makes the backend of a kind.
-pub(crate) fn backend(kind: &str, options: &BackendOptions) -> Result<Box<dyn Backend>, UnknownBackend> {
-    let why = match kind {
-        "host-gw" => "it has no tunnel",
-        _ => "it checks senders always; see --udp-allow-from",
-    };
-    if ["host-gw", "udp"].contains(&kind) && options.gate.mode == Mode::Enforce {
-        info!(backend = kind, why, "--strict-underlay has no effect");
-    }
-    match kind {
-        "vxlan" => Ok(Box::new(
-            VxlanBackend::new()
-                .next_hop_objects(options.next_hop_objects)
-                .strict_underlay(options.gate.clone()),
-        )),
-        "host-gw" => Ok(Box::new(HostGwBackend::new())),
-        "udp" => Ok(Box::new(UdpBackend::new(options.udp.clone()))),
-        _ => Err(UnknownBackend { kind: kind.to_owned() }),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn makes_what_it_knows() {
-        for kind in KNOWN {
-            assert_eq!(backend(kind, &BackendOptions::default()).unwrap().kind(), *kind);
-        }
-    }
-
-    #[test]
     fn says_what_is_unknown_and_what_is_missing() {
-        let error = |kind| backend(kind, &BackendOptions::default()).map(|_| ()).unwrap_err().to_string();
-        assert_eq!(error("vxlna"), "backend \"vxlna\" is unknown; this build has: vxlan, host-gw, udp");
+        let known = vec!["vxlan".to_owned(), "udp".to_owned()];
+        let error = |kind: &str| NoBackend { kind: kind.to_owned(), known: known.clone() }.to_string();
+        assert_eq!(error("vxlna"), "backend \"vxlna\" is unknown; this build has: vxlan, udp");
         for kind in UPSTREAM {
             assert!(error(kind).contains("is not in this build; this build has: vxlan"), "{kind}");
         }

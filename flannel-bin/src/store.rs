@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use flannel_core::subnet::local::{LocalOptions, LocalSubnetManager};
-use flannel_core::subnet::{Identity, SubnetError, SubnetManager};
+use flannel_core::subnet::{SubnetError, SubnetManager};
 
 use crate::cli::{KubeFlags, Options, StoreChoice};
 
@@ -40,20 +40,13 @@ pub(crate) enum StoreError {
     Prefix(#[from] flannel_store_kube::AnnotationPrefixError),
 }
 
-/// The place of the store, which is not used yet.
-pub(crate) fn place(options: &Options) -> Result<String, StoreError> {
-    Ok(open(options, Identity::default())?.place())
-}
-
-/// Makes the store, which connects when it is used. `identity` is what this node knows of itself, so that it finds
-/// its lease again. The Kubernetes API knows it by its name.
-pub(crate) fn open(options: &Options, identity: Identity) -> Result<Arc<dyn SubnetManager>, StoreError> {
+/// Makes the store, which connects when it is used.
+pub(crate) fn open(options: &Options) -> Result<Arc<dyn SubnetManager>, StoreError> {
     match &options.store {
-        StoreChoice::Etcd => etcd(options, identity),
+        StoreChoice::Etcd => etcd(options),
         StoreChoice::Local(flags) => {
             let (renew_margin, allow_shared) = (options.renew_margin, flags.allow_shared);
-            let local =
-                LocalOptions { identity, renew_margin, allow_shared, ..LocalOptions::new(&flags.dir) };
+            let local = LocalOptions { renew_margin, allow_shared, ..LocalOptions::new(&flags.dir) };
             Ok(Arc::new(LocalSubnetManager::new(local)))
         }
         StoreChoice::Kube(flags) => kube(flags, |name| std::env::var(name).ok()),
@@ -61,7 +54,7 @@ pub(crate) fn open(options: &Options, identity: Identity) -> Result<Arc<dyn Subn
 }
 
 #[cfg(feature = "etcd")]
-fn etcd(options: &Options, identity: Identity) -> Result<Arc<dyn SubnetManager>, StoreError> {
+fn etcd(options: &Options) -> Result<Arc<dyn SubnetManager>, StoreError> {
     use flannel_store_etcd::{EtcdOptions, EtcdSubnetManager, EtcdTls};
 
     let flags = &options.etcd;
@@ -72,7 +65,6 @@ fn etcd(options: &Options, identity: Identity) -> Result<Arc<dyn SubnetManager>,
         tls: EtcdTls { ca_file: flags.ca_file.clone(), cert_file, key_file },
         username,
         password,
-        identity,
         renew_margin: options.renew_margin,
         ..EtcdOptions::new(flags.endpoints.iter().cloned())
     };
@@ -80,7 +72,7 @@ fn etcd(options: &Options, identity: Identity) -> Result<Arc<dyn SubnetManager>,
 }
 
 #[cfg(not(feature = "etcd"))]
-fn etcd(_: &Options, _: Identity) -> Result<Arc<dyn SubnetManager>, StoreError> {
+fn etcd(_: &Options) -> Result<Arc<dyn SubnetManager>, StoreError> {
     Err(StoreError::NoEtcd)
 }
 
@@ -132,7 +124,7 @@ mod tests {
         };
         let vars: std::collections::HashMap<_, _> = vars.iter().copied().collect();
         let store = kube(&flags, |name| vars.get(name).map(|value| (*value).to_owned()));
-        store.map(|store| store.place()).map_err(|error| crate::report::chain(&error))
+        store.map(|store| store.place()).map_err(|error| flannel_core::error::chain(&error))
     }
 
     #[test]

@@ -78,11 +78,34 @@ impl<'a> Registration<'a> {
     }
 }
 
+/// A kind of device that a backend makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DeviceKind {
+    /// What its name begins with; a number follows, for VXLAN devices their VNI.
+    pub prefix: &'static str,
+    /// `IFLA_INFO_KIND`, such as `vxlan` or `tun`.
+    pub kind: &'static str,
+}
+
+impl DeviceKind {
+    /// Devices of this kind, with names that begin so.
+    pub const fn new(prefix: &'static str, kind: &'static str) -> Self {
+        Self { prefix, kind }
+    }
+}
+
 /// One way to carry overlay packets between nodes.
 #[async_trait]
 pub trait Backend: Send + Sync {
     /// The name that the network config gives in `Backend.Type`.
     fn kind(&self) -> &'static str;
+
+    /// The kinds of devices that it makes, by which they are known after the agent has ended
+    /// ([`Agent::leave`](crate::agent::Agent::leave)).
+    fn devices(&self) -> &'static [DeviceKind] {
+        &[]
+    }
 
     /// Whether one route leads to all pods of all nodes, so that it takes packets for whatever else the network covers.
     fn routes_whole_network(&self) -> bool {

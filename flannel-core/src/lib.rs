@@ -36,11 +36,13 @@
 //! - [`state_file`]: what an agent remembers over restarts.
 //! - [`firewall`]: masquerading and forwarding of pod traffic, by nftables or iptables.
 //! - [`reconcile`]: the one loop that every route-based backend runs.
+//! - [`agent`]: all of it together, for a program that embeds an agent.
 //!
 //! The library reads no environment, sets up no logger, ends no process and keeps no globals; several
 //! agents can run in one process.
 
 pub mod addr;
+pub mod agent;
 pub mod atomic_file;
 pub mod backend;
 pub mod backoff;

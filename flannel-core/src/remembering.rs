@@ -29,7 +29,7 @@ use crate::lease::{AgedLease, Lease, LeaseAttrs, LeaseKey, LeaseUpdate};
 use crate::state_file::{State, StoredOn, age};
 use crate::subnet::allocate::{holder, is_same_node};
 use crate::subnet::kit::Backoff;
-use crate::subnet::{ConfigStream, LeaseStream, Remedy, StoreStatus, SubnetError, SubnetManager};
+use crate::subnet::{ConfigStream, Identity, LeaseStream, Remedy, StoreStatus, SubnetError, SubnetManager};
 
 /// How long the store may take to answer the first question before what was stored is used.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -218,6 +218,18 @@ impl SubnetManager for Remembering {
 
     fn wanted_by(&self) -> Option<String> {
         self.store.wanted_by()
+    }
+
+    fn identify(&self, identity: Identity) {
+        self.store.identify(identity);
+    }
+
+    fn knows_node_by_name(&self) -> bool {
+        self.store.knows_node_by_name()
+    }
+
+    fn hosts(&self) -> Vec<String> {
+        self.store.hosts()
     }
 
     fn avoid(&self, local: &PerFamily<IpAddr>) {

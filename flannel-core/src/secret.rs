@@ -48,6 +48,19 @@ impl ServerUrl {
         &self.0
     }
 
+    /// The host that is connected to, without credentials, port and brackets.
+    pub fn host(&self) -> Option<&str> {
+        let text = self.0.trim();
+        let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        let host_and_port = authority.rsplit('@').next().unwrap_or_default();
+        let host = match host_and_port.strip_prefix('[') {
+            Some(rest) => rest.split(']').next().unwrap_or_default(),
+            None => host_and_port.rsplit_once(':').map_or(host_and_port, |(host, _)| host),
+        };
+        Some(host).filter(|host| !host.is_empty())
+    }
+
     /// Whether something of it is not shown.
     pub fn hides(&self) -> bool {
         self.0.contains('@') || self.to_string().contains(HIDDEN)
@@ -136,6 +149,23 @@ pub fn json_error(error: &serde_json::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_host_is_what_is_connected_to() {
+        for (url, wanted) in [
+            ("http://192.0.2.1:2379", Some("192.0.2.1")),
+            ("https://etcd.example.org:2379", Some("etcd.example.org")),
+            ("http://me:se@cret@192.0.2.1:2379/path@x", Some("192.0.2.1")),
+            ("http://[2001:db8::1]:2379", Some("2001:db8::1")),
+            ("https://me:secret@[2001:db8::1]/", Some("2001:db8::1")),
+            ("192.0.2.1:2379", Some("192.0.2.1")),
+            (" http://192.0.2.1 ", Some("192.0.2.1")),
+            ("http://", None),
+            ("", None),
+        ] {
+            assert_eq!(ServerUrl::from(url).host(), wanted, "{url}");
+        }
+    }
 
     #[test]
     fn urls_are_shown_without_user_info() {

@@ -44,7 +44,7 @@ struct Attempts {
 impl Store {
     pub(super) async fn acquire(&self, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
         let (config, listed) = self.config_and_leases().await?;
-        let identity = self.options.identity.clone();
+        let identity = self.identity();
         let mut state = Attempts { listed, is_fresh: true, identity, grant: None };
         for attempt in 0..ATTEMPTS {
             // The first collision was bad luck, more of them are a crowd.

@@ -27,7 +27,7 @@ use flannel_core::addr::PerFamily;
 use flannel_core::config::NetworkConfig;
 use flannel_core::lease::{Lease, LeaseAttrs};
 use flannel_core::subnet::kit::Health;
-use flannel_core::subnet::{LeaseStream, StoreStatus, SubnetError, SubnetManager};
+use flannel_core::subnet::{Identity, LeaseStream, StoreStatus, SubnetError, SubnetManager};
 
 use self::client::Clients;
 use self::error::{CallError, Called};
@@ -44,6 +44,8 @@ struct Store {
     keys: Keys,
     clients: Clients,
     health: Health,
+    /// What this node knows of itself.
+    identity: Mutex<Identity>,
     /// This node's addresses on the underlay.
     local: Mutex<PerFamily<IpAddr>>,
 }
@@ -54,7 +56,8 @@ impl EtcdSubnetManager {
         let clients = Clients::new(&options)?;
         let keys = Keys::new(&options.prefix);
         let (health, local) = (Health::new("etcd"), Mutex::default());
-        Ok(Self(Arc::new(Store { options, keys, clients, health, local })))
+        let identity = Mutex::new(options.identity.clone());
+        Ok(Self(Arc::new(Store { options, keys, clients, health, identity, local })))
     }
 }
 
@@ -67,6 +70,14 @@ struct Readme;
 impl SubnetManager for EtcdSubnetManager {
     async fn network_config(&self) -> Result<NetworkConfig, SubnetError> {
         self.0.config().await
+    }
+
+    fn identify(&self, identity: Identity) {
+        *self.0.identity.lock().unwrap_or_else(PoisonError::into_inner) = identity;
+    }
+
+    fn hosts(&self) -> Vec<String> {
+        self.0.options.endpoints.iter().filter_map(|url| url.host().map(str::to_owned)).collect()
     }
 
     fn avoid(&self, local: &PerFamily<IpAddr>) {
@@ -112,6 +123,11 @@ impl SubnetManager for EtcdSubnetManager {
 }
 
 impl Store {
+    /// What this node knows of itself now.
+    fn identity(&self) -> Identity {
+        self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Runs a call at one endpoint or another, and shows in the status whether there was an answer.
     async fn call<T, F>(&self, what: &'static str, call: impl Fn(Client) -> F) -> Called<T>
     where

@@ -252,7 +252,7 @@ impl Store {
     ) -> Result<Option<LeaseAttrs>, SubnetError> {
         let listed = self.list().await?;
         let leases = listed.stored.iter().map(|stored| &stored.lease);
-        Ok(published(leases, public_ips, &self.options.identity))
+        Ok(published(leases, public_ips, &self.identity()))
     }
 
     /// Lists all leases, without a call for each.

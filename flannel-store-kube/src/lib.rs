@@ -184,6 +184,14 @@ impl SubnetManager for KubeSubnetManager {
         self.0.is_up.send_replace(true);
     }
 
+    fn knows_node_by_name(&self) -> bool {
+        true
+    }
+
+    fn hosts(&self) -> Vec<String> {
+        self.0.options.access.host().into_iter().collect()
+    }
+
     fn remedy(&self) -> Remedy {
         remedy::of(&self.0)
     }

@@ -45,7 +45,7 @@ pub struct TableSpec {
 
 /// A peer's place in its table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PeerIndex(u32);
+pub struct PeerIndex(pub(crate) u32);
 
 /// Stands for ourselves where a peer's index could be.
 const OWN: u32 = u32::MAX;

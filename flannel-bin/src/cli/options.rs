@@ -7,6 +7,7 @@ use std::time::Duration;
 use flannel_backend_udp::{Layout, UdpOptions};
 use flannel_backend_vxlan::NextHopObjects;
 use flannel_core::addr::{PerFamily, Subnet};
+use flannel_core::agent::{FirewallOptions, Forward, state_file_of};
 use flannel_core::firewall::gate::{GateOptions, Mode};
 use flannel_core::secret::{Secret, ServerUrl};
 
@@ -15,9 +16,7 @@ use super::flags::{Flag, Kind, find};
 use super::{CliError, Origin, shown};
 use crate::docker_opts::DockerOptions;
 use crate::install_cni::{InstallOptions, Part};
-use crate::memory;
 use crate::registry::BackendOptions;
-use crate::rules::RuleOptions;
 
 /// Where leases are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,7 +110,7 @@ pub(crate) struct Options {
     /// Whether to keep blackhole routes for this node's own subnets.
     pub(crate) blackholes: bool,
     /// What firewall rules there are to be.
-    pub(crate) rules: RuleOptions,
+    pub(crate) rules: FirewallOptions,
     /// How long before its end the lease is renewed.
     pub(crate) renew_margin: Duration,
     /// Address and port of the health server; `None` for none.
@@ -157,7 +156,7 @@ impl Options {
                 v4: values.address::<Ipv4Addr>("public-ip", "an IPv4 address")?,
                 v6: values.address::<Ipv6Addr>("public-ipv6", "an IPv6 address")?,
             },
-            state_file: values.path("state-file").unwrap_or_else(|| memory::path(&subnet_file)),
+            state_file: values.path("state-file").unwrap_or_else(|| state_file_of(&subnet_file)),
             subnet_file,
             backends: BackendOptions {
                 udp: UdpOptions::default().layout(udp_layout).allow_from(values.subnets("udp-allow-from")?),
@@ -175,13 +174,15 @@ impl Options {
                 },
             },
             blackholes: values.boolean("ip-blackhole-route"),
-            rules: RuleOptions {
-                masquerade: values.boolean("ip-masq"),
-                fully_random: !values.boolean("ip-masq-fully-random-disable"),
-                forward: values.boolean("iptables-forward-rules"),
-                forward_asked: values.last("iptables-forward-rules").is_some(),
-                resync: Duration::from_secs(resync),
-            },
+            rules: FirewallOptions::default()
+                .with_masquerade(values.boolean("ip-masq"))
+                .with_random_ports(!values.boolean("ip-masq-fully-random-disable"))
+                .with_forward(match values.last("iptables-forward-rules") {
+                    _ if !values.boolean("iptables-forward-rules") => Forward::Off,
+                    Some(_) => Forward::Required,
+                    None => Forward::WherePossible,
+                })
+                .with_resync(Duration::from_secs(resync)),
             renew_margin: Duration::from_secs(margin.unsigned_abs() * 60),
             health: (port > 0).then(|| (values.text("healthz-ip").to_owned(), port)),
             log_format: match values.text("log-format") {

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
+use flannel_core::agent::{FirewallOptions, Forward};
 use proptest::prelude::*;
 
 use super::flags::{FLAGS, find};
 use super::options::LocalFlags;
 use super::*;
-use crate::rules::RuleOptions;
 
 fn run_with(args: &[&str], env: &[(&str, &str)]) -> Result<Command, CliError> {
     let args: Vec<_> = args.iter().map(|arg| (*arg).to_owned()).collect();
@@ -213,15 +213,9 @@ fn flags_about_kubernetes() {
 #[test]
 fn flags_about_rules() {
     let defaults = options(&[]).rules;
-    let want = RuleOptions {
-        masquerade: false,
-        fully_random: true,
-        forward: true,
-        forward_asked: false,
-        resync: Duration::from_secs(5),
-    };
-    assert_eq!(defaults, want);
-    assert!(!defaults.are_asked_for());
+    let none = FirewallOptions::default();
+    assert_eq!(defaults, none.with_forward(Forward::WherePossible).with_resync(Duration::from_secs(5)));
+    assert!(defaults.random_ports);
     let args = [
         "--ip-masq",
         "--ip-masq-fully-random-disable",
@@ -229,16 +223,9 @@ fn flags_about_rules() {
         "--iptables-resync=9",
     ];
     let given = options(&args).rules;
-    let want = RuleOptions {
-        masquerade: true,
-        fully_random: false,
-        forward: false,
-        forward_asked: true,
-        resync: Duration::from_secs(9),
-    };
+    let want = none.with_masquerade(true).with_random_ports(false).with_resync(Duration::from_secs(9));
     assert_eq!(given, want);
-    assert!(given.are_asked_for());
-    assert!(options(&["--iptables-forward-rules"]).rules.are_asked_for());
+    assert_eq!(options(&["--iptables-forward-rules"]).rules.forward, Forward::Required);
     for bad in ["0", "-1", "86401"] {
         let error = error(&[&format!("--iptables-resync={bad}")]);
         assert!(error.ends_with("is not from 1 to 86400 seconds"), "{error}");
@@ -357,8 +344,9 @@ fn no_mistyped_flag_or_variable_shows_a_password() {
     let check = |args: &[&str], env: &[(&str, &str)]| {
         let shown = match run_with(args, env) {
             Ok(Command::Run(options)) => {
-                let opened = crate::store::place(&options);
-                let opened = opened.map_err(|error| format!("{error:?} {}", crate::report::chain(&error)));
+                let opened = crate::store::open(&options).map(|store| store.place());
+                let opened =
+                    opened.map_err(|error| format!("{error:?} {}", flannel_core::error::chain(&error)));
                 format!("{options:?} {opened:?}")
             }
             other => {

@@ -4,15 +4,14 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::Instant;
 
 use super::*;
-use crate::status::Step;
 
 #[test]
 fn bodies_begin_as_upstream() {
-    let readyz = |readiness: &Readiness| readyz(readiness, Origin::ThisHost);
-    assert_eq!(readyz(&Readiness::Ready(Vec::new())), (StatusCode::OK, "flanneld is ready".into()));
-    let (_, body) = readyz(&Readiness::Ready(vec!["lease x: garbled".into(); 51]));
+    let readyz = |is_ready, lines| readyz(&Answer { is_ready, lines }, Origin::ThisHost);
+    assert_eq!(readyz(true, Vec::new()), (StatusCode::OK, "flanneld is ready".into()));
+    let (_, body) = readyz(true, vec!["lease x: garbled".into(); 51]);
     assert!(body.starts_with("flanneld is ready\nlease x: garbled\n") && body.ends_with("and 1 more\n"));
-    let (status, body) = readyz(&Readiness::NotReady(vec!["store away".into()]));
+    let (status, body) = readyz(false, vec!["store away".into()]);
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(body, "flanneld is not ready yet\nstore away\n");
 }
@@ -21,9 +20,10 @@ fn bodies_begin_as_upstream() {
 #[test]
 fn others_get_the_first_line() {
     let secret = vec!["store away: https://10.0.0.1:2379 refused".to_owned()];
-    let ready = readyz(&Readiness::Ready(secret.clone()), Origin::Elsewhere);
+    let readyz = |is_ready| readyz(&Answer { is_ready, lines: secret.clone() }, Origin::Elsewhere);
+    let ready = readyz(true);
     assert_eq!(ready, (StatusCode::OK, "flanneld is ready".to_owned()));
-    let not_ready = readyz(&Readiness::NotReady(secret), Origin::Elsewhere);
+    let not_ready = readyz(false);
     assert_eq!(not_ready, (StatusCode::SERVICE_UNAVAILABLE, "flanneld is not ready yet".to_owned()));
 }
 
@@ -39,10 +39,9 @@ async fn a_taken_port_is_named() {
 async fn server() -> (SocketAddr, CancellationToken) {
     let listener = bind(&Ipv4Addr::LOCALHOST.to_string(), 0).await.unwrap();
     let address = listener.local_addr().unwrap();
-    let board = Board::new();
-    board.set(Step::Starting("waiting for a test".to_owned()));
+    let look = || Answer { is_ready: false, lines: vec!["waiting for a test".to_owned()] };
     let stop = CancellationToken::new();
-    tokio::spawn(serve(listener, Arc::new(board), stop.clone()));
+    tokio::spawn(serve(listener, Arc::new(look), stop.clone()));
     (address, stop)
 }
 

@@ -73,6 +73,22 @@ pub trait SubnetManager: Send + Sync {
         None
     }
 
+    /// Tells the store what this node knows of itself, before anything else is asked: which lease was its own before a
+    /// restart, and which addresses its host has. It replaces what the store's options said. Nothing to a store that
+    /// knows its nodes by name.
+    fn identify(&self, _identity: Identity) {}
+
+    /// Whether the store knows this node by a name, so that every record it shows under this node's key is this node's.
+    fn knows_node_by_name(&self) -> bool {
+        false
+    }
+
+    /// The hosts by which the store is reached, as addresses or DNS names: a network of pods that covers one of them
+    /// would cut this node from its store. None for a store that is not reached by the network.
+    fn hosts(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Says which addresses this node has on the underlay, before it takes a lease: no subnet is chosen that holds
     /// one of them. Nothing to a store that does not choose.
     fn avoid(&self, _local: &PerFamily<IpAddr>) {}

@@ -14,6 +14,7 @@ use crate::config::{LeaseSource, NetworkConfig};
 use crate::dataplane::{Dataplane, Op};
 use crate::events::{NetworkEvent, NetworkEvents};
 use crate::kernel::LinkAddress;
+use crate::netns::Netns;
 use crate::state_file::State;
 use crate::status::PeerState;
 use crate::subnet::SubnetManager;
@@ -98,19 +99,11 @@ impl<'a> Host<'a> {
 
     async fn start(&self, previous: Option<&State>) -> Running {
         let backend = (self.subject.make)(self.kernel.clone());
-        let options = UnderlayOptions {
-            families: self.config.families().collect(),
-            ifaces: vec!["eth0".to_owned()],
-            ..UnderlayOptions::default()
-        };
-        let registration = Registration {
-            config: &self.config,
-            underlay: &self.underlay,
-            subnets: &self.store,
-            previous,
-            chosen_by: Some(&options),
-            blackholes: false,
-        };
+        let options = UnderlayOptions::of_config(&self.config).iface("eth0");
+        let netns = Netns::current().expect("a network namespace");
+        let registration = Registration::new(&netns, &self.config, &self.underlay, &self.store)
+            .previous(previous)
+            .chosen_by(&options);
         let network = backend.register(registration).await.expect("it can be registered");
         assert_eq!(network.lease().attrs, *network.attrs().borrow(), "it publishes what the lease has");
         assert!(network.overlay_mtu() <= self.underlay.mtu, "nothing fits that does not fit the underlay");

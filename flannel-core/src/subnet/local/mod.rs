@@ -81,6 +81,8 @@ struct Store {
     clock: FolderClock,
     options: LocalOptions,
     health: Health,
+    /// What this node knows of itself.
+    identity: Mutex<Identity>,
     /// This node's addresses on the underlay.
     local: Mutex<PerFamily<IpAddr>>,
     /// Shared by all looks at the folder, since most files never change.
@@ -94,7 +96,8 @@ impl LocalSubnetManager {
         let folder = Folder { root, ttl, allow_shared };
         let clock = FolderClock::new(options.clock.clone());
         let (health, local, cache) = (Health::new("local"), Mutex::default(), Mutex::default());
-        Self(Arc::new(Store { folder, clock, options, health, local, cache }))
+        let identity = Mutex::new(options.identity.clone());
+        Self(Arc::new(Store { folder, clock, options, health, identity, local, cache }))
     }
 
     /// Runs what blocks on files and changes nothing. Dropping the future does not interrupt it.
@@ -135,6 +138,10 @@ impl Caller {
 impl SubnetManager for LocalSubnetManager {
     async fn network_config(&self) -> Result<NetworkConfig, SubnetError> {
         self.blocking(Store::config).await
+    }
+
+    fn identify(&self, identity: Identity) {
+        *self.0.identity.lock().unwrap_or_else(PoisonError::into_inner) = identity;
     }
 
     fn avoid(&self, local: &PerFamily<IpAddr>) {
@@ -188,6 +195,11 @@ impl SubnetManager for LocalSubnetManager {
 }
 
 impl Store {
+    /// What this node knows of itself now.
+    fn identity(&self) -> Identity {
+        self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Shows in the status whether the store could be used.
     fn note<T>(&self, result: &Result<T, SubnetError>) {
         match result {
@@ -244,7 +256,7 @@ impl Store {
         let scan = self.scan()?;
         // An expired record still says what this node used: its peers may not have noticed yet.
         let entries = scan.live.values().chain(scan.expired.values());
-        Ok(published(entries.filter_map(Entry::lease), public_ips, &self.options.identity))
+        Ok(published(entries.filter_map(Entry::lease), public_ips, &self.identity()))
     }
 
     fn acquire(&self, attrs: &LeaseAttrs, caller: &Caller) -> Result<Lease, SubnetError> {
@@ -253,7 +265,7 @@ impl Store {
         self.folder.create_subnets().map_err(failed("create", &subnets))?;
         let _lock = self.lock(caller)?;
         let scan = self.scan()?;
-        let mut identity = self.options.identity.clone();
+        let mut identity = self.identity();
         if identity.subnets.is_none() {
             let expired = scan.expired.values().filter_map(Entry::lease);
             let expired = expired.filter(|lease| is_same_node(&lease.attrs, attrs));

@@ -2,17 +2,19 @@
 //! tells why such packets go astray.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
-use flannel_core::addr::Family;
-use flannel_core::backend::Underlay;
-use flannel_core::config::NetworkConfig;
-use flannel_core::dataplane::{Object, ROUTE_PROTOCOL};
-use flannel_core::kernel::{Exit, Kernel, KernelError, Kinds, Scope};
-use flannel_core::lease::{Field, LeaseKey};
-use flannel_core::subnet::Remedy;
-use flannel_core::underlay::Needed;
+use crate::addr::Family;
+use crate::backend::Underlay;
+use crate::config::NetworkConfig;
+use crate::dataplane::{Object, ROUTE_PROTOCOL};
+use crate::kernel::{Exit, Kernel, KernelError, Kinds, Scope};
+use crate::lease::{Field, LeaseKey};
+use crate::subnet::Remedy;
+use crate::underlay::Needed;
 
-use crate::endpoints;
+/// How long a name may take to resolve. One that does not is not looked at.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What this node reaches without the overlay: underlay addresses, default gateways, and the store. How it is reached
 /// is looked up for what the pods' networks cover.
@@ -32,7 +34,7 @@ pub(super) async fn needed(
             Ok(_) => "the store's endpoint".to_owned(),
             Err(_) => format!("the store's endpoint {host},"),
         };
-        let found = endpoints::resolve(host).await.into_iter();
+        let found = resolve(host).await.into_iter();
         all.extend(found.map(|addr| Needed { addr, what: what.clone(), way: None }));
     }
     for needed in &mut all {
@@ -41,6 +43,17 @@ pub(super) async fn needed(
         }
     }
     Ok(all)
+}
+
+/// The addresses of a host.
+async fn resolve(host: &str) -> Vec<IpAddr> {
+    if let Ok(addr) = host.parse() {
+        return vec![addr];
+    }
+    match tokio::time::timeout(PATIENCE, tokio::net::lookup_host((host, 0))).await {
+        Ok(Ok(found)) => found.map(|socket| socket.ip()).collect(),
+        _ => Vec::new(),
+    }
 }
 
 /// The length of the most specific route to an address, other than ours. How our own address is reached is what the
@@ -97,11 +110,11 @@ pub(super) fn in_subnet(key: LeaseKey, underlay: &Underlay, remedy: &Remedy) -> 
 
 #[cfg(test)]
 mod tests {
-    use flannel_core::addr::{LinkIndex, Mtu, PerFamily};
-    use flannel_core::config::LeaseSource;
-    use flannel_core::dataplane::{Route, Through};
-    use flannel_core::testing::FakeKernel;
-    use flannel_core::underlay;
+    use crate::addr::{LinkIndex, Mtu, PerFamily};
+    use crate::config::LeaseSource;
+    use crate::dataplane::{Route, Through};
+    use crate::testing::FakeKernel;
+    use crate::underlay;
 
     use super::*;
 
@@ -135,6 +148,11 @@ mod tests {
                 assert!(want.is_none_or(|want| found[0].contains(want)), "{found:?}");
             }
         }
+    }
+
+    #[tokio::test]
+    async fn addresses_need_no_resolver() {
+        assert_eq!(resolve("2001:db8::1").await, ["2001:db8::1".parse::<IpAddr>().unwrap()]);
     }
 
     /// The backend's route for the whole network, 10.5.0.0/16: it takes packets for what only a wider route reaches.

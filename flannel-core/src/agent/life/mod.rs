@@ -1,7 +1,9 @@
 //! The life of the agent, from the network config to the end, over the traits of the core.
 
 mod addresses;
+mod begin;
 mod hidden;
+mod retry;
 mod rules;
 #[cfg(test)]
 mod tests;
@@ -10,146 +12,90 @@ use std::convert::Infallible;
 use std::future::pending;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use flannel_core::addr::{Family, PerFamily};
-use flannel_core::backend::{Backend, BackendError, Network, NetworkStatus, Registration, Underlay};
-use flannel_core::config::NetworkConfig;
-use flannel_core::firewall::FirewallError;
-use flannel_core::firewall::rules::Range;
-use flannel_core::kernel::Kernel;
-use flannel_core::lease::LeaseAttrs;
-use flannel_core::netns::Netns;
-use flannel_core::state_file::{Keeper, State};
-use flannel_core::status::Subject;
-use flannel_core::subnet::{SubnetError, SubnetManager, hold_and_publish};
-use flannel_core::subnet_file::SubnetFile;
-use flannel_core::underlay::{self, Overlay, UnderlayError, UnderlayOptions};
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
 
-use crate::registry::UnknownBackend;
-use crate::report::chain;
-use crate::rules::{OpenManagers, RuleOptions};
-use crate::status::{Asked, Board, Step};
+pub(super) use self::begin::live;
+use self::retry::Retry;
+use super::error::{Failure, LOST_LEASE_GRACE};
+use super::event::AgentEvent;
+use super::firewall::FirewallOptions;
+use super::node::Node;
+use super::place::Place;
+use super::setup::Backends;
+use super::status::{Board, Phase};
+use crate::addr::{Family, PerFamily};
+use crate::backend::{Backend, BackendError, Network, NetworkStatus, Registration, Underlay};
+use crate::config::NetworkConfig;
+use crate::error::chain;
+use crate::firewall::rules::Range;
+use crate::kernel::Kernel;
+use crate::lease::LeaseAttrs;
+use crate::netns::Netns;
+use crate::state_file::{Keeper, State};
+use crate::status::Subject;
+use crate::subnet::{SubnetError, SubnetManager, hold_and_publish};
+use crate::subnet_file::SubnetFile;
+use crate::underlay::{self, Overlay, UnderlayError, UnderlayOptions};
 
-/// The first pause between tries, and the longest.
-const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 /// The pause between tries to write the subnet file.
 const FILE_RETRY: Duration = Duration::from_secs(10);
-/// How long the datapath of a lost lease is kept, so that an operator can see what happened while pods
-/// still have their traffic.
-const LOST_LEASE_GRACE: Duration = Duration::from_secs(60);
 /// How long the network may take to stop.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-/// What a supervisor is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Notice {
-    /// The subnet file is there.
-    Ready,
-    /// The agent ends.
-    Stopping,
-}
-
-/// Makes the backend of a kind.
-pub(crate) type Backends<'a> = dyn Fn(&str) -> Result<Box<dyn Backend>, UnknownBackend> + 'a;
-
 /// The agent and all that it works with.
-pub(crate) struct Agent<'a> {
-    /// Where the node's part of the network is.
-    pub(crate) netns: Netns,
+pub(super) struct Life {
+    /// The network namespace that all of it is in.
+    pub(super) netns: Netns,
     /// What the operator said about the underlay; the families come from the network config.
-    pub(crate) underlay: UnderlayOptions,
-    /// Where the subnet file goes.
-    pub(crate) subnet_file: PathBuf,
-    /// Where the state file goes.
-    pub(crate) state_file: PathBuf,
+    pub(super) underlay: UnderlayOptions,
+    /// Where the subnet file goes, if there is to be one.
+    pub(super) subnet_file: Option<PathBuf>,
+    /// Where the state file goes, if there is to be one.
+    pub(super) state_file: Option<PathBuf>,
     /// What the state file said at the start.
-    pub(crate) previous: Option<State>,
+    pub(super) previous: Option<State>,
     /// Whether to keep blackhole routes for this node's own subnets.
-    pub(crate) blackholes: bool,
-    /// Which rules of others on this host the process can't see, and what to do.
-    pub(crate) unseen_rules: Option<String>,
+    pub(super) blackholes: bool,
     /// What firewall rules there are to be.
-    pub(crate) rules: RuleOptions,
+    pub(super) firewall: FirewallOptions,
     /// What an earlier run, of this agent or of Go's, wrote rules for, as far as the subnet file tells.
-    pub(crate) written_for: PerFamily<Range>,
-    /// Opens what keeps the rules.
-    pub(crate) managers: &'a OpenManagers<'a>,
+    pub(super) written_for: PerFamily<Range>,
+    /// The network namespace.
+    pub(super) place: Place,
     /// The store of leases.
-    pub(crate) store: &'a dyn SubnetManager,
-    /// The hosts of the store's endpoints.
-    pub(crate) store_hosts: Vec<String>,
-    /// Makes backends by kind.
-    pub(crate) backends: &'a Backends<'a>,
+    pub(super) store: Arc<dyn SubnetManager>,
+    /// The backends by kind.
+    pub(super) backends: Backends,
     /// Where the agent's status is shown.
-    pub(crate) board: &'a Board,
-    /// Tells the supervisor.
-    pub(crate) notify: &'a dyn Fn(Notice),
+    pub(super) board: Arc<Board>,
     /// Fires when the agent is to stop.
-    pub(crate) shutdown: CancellationToken,
+    pub(super) shutdown: CancellationToken,
 }
 
-/// The agent can't go on.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum RunError {
-    /// The store refused something for good.
-    #[error(transparent)]
-    Store(#[from] SubnetError),
-    /// No underlay.
-    #[error(transparent)]
-    Underlay(#[from] UnderlayError),
-    /// No underlay with the addresses that the store wants published.
-    #[error("the addresses of {by} can't be used")]
-    WantedUnderlay {
-        /// What says them there.
-        by: String,
-        /// Why not.
-        source: UnderlayError,
-    },
-    /// The backend is not in this build.
-    #[error("config key Backend.Type can't be used")]
-    UnknownBackend(#[from] UnknownBackend),
-    /// There is no way to write firewall rules.
-    #[error("firewall rules can't be written ({})", rules::asked_by(*.masquerade))]
-    Firewall {
-        /// Whether masquerading was asked for.
-        masquerade: bool,
-        /// Why.
-        source: FirewallError,
-    },
-    /// The backend can't start or go on.
-    #[error("backend {kind} failed")]
-    Backend {
-        /// Which one.
-        kind: String,
-        /// Why.
-        source: BackendError,
-    },
-    /// The network ended by itself, which it never should.
-    #[error("the network ended by itself")]
-    NetworkEnded,
-    /// A bug.
-    #[error("the network task crashed; please report this")]
-    Crashed(#[source] JoinError),
-    /// Another node has our subnets.
-    #[error("the lease was lost {} s ago", LOST_LEASE_GRACE.as_secs())]
-    LeaseLost(#[source] SubnetError),
-}
-
-impl Agent<'_> {
+impl Life {
     /// Runs until told to stop, which is a success, or until it can't go on. What is in the kernel stays
     /// there, so that pods keep their traffic.
-    pub(crate) async fn run(mut self, kernel: &mut dyn Kernel) -> Result<(), RunError> {
+    pub(super) async fn run(self, kernel: Box<dyn Kernel>) -> Result<(), Failure> {
         self.board.watch_store(self.store.status());
+        let board = Arc::clone(&self.board);
+        tokio::select! {
+            never = board.follow() => match never {},
+            ended = self.live(kernel) => ended,
+        }
+    }
+
+    async fn live(mut self, mut kernel: Box<dyn Kernel>) -> Result<(), Failure> {
         // Every wait of the start-up can simply be dropped: what it did is adopted by the next start.
-        let result = match self.shutdown.run_until_cancelled(self.start(kernel)).await {
+        let result = match self.shutdown.run_until_cancelled(self.start(&mut *kernel)).await {
             Some(Ok(started)) => {
                 // As many leases as the store is about to list.
                 self.previous = None;
+                drop(kernel);
                 return self.serve(started).await;
             }
             Some(Err(error)) => Err(error),
@@ -159,17 +105,13 @@ impl Agent<'_> {
         result
     }
 
-    fn asked(&self) -> Asked {
-        Asked { rules: self.rules.are_asked_for(), masquerade: self.rules.masquerade }
-    }
-
     fn stopping(&self) {
-        self.board.set(Step::Stopping);
-        (self.notify)(Notice::Stopping);
+        self.board.enter(Phase::Stopping);
+        self.board.emit(AgentEvent::Stopping);
     }
 
-    async fn start(&self, kernel: &mut dyn Kernel) -> Result<Started, RunError> {
-        let mut retry = Retry::default();
+    async fn start(&self, kernel: &mut dyn Kernel) -> Result<Started, Failure> {
+        let mut retry = Retry::new(&self.board);
         let Prepared { config, backend, managers, underlay, options } = loop {
             let prepared = self.prepare(kernel).await?;
             let Some(error) = self.hidden_by(&prepared).await else { break prepared };
@@ -182,30 +124,34 @@ impl Agent<'_> {
 
         self.board.starting(format!("setting up backend {kind} and taking a lease"));
         let network = self.register(&*backend, &config, &underlay, &options).await?;
-        remarks.extend(addresses::in_subnet(network.lease().key, &underlay, &self.store.remedy()));
+        let lease = network.lease().clone();
+        remarks.extend(addresses::in_subnet(lease.key, &underlay, &self.store.remedy()));
         for remark in &remarks {
-            warn!(remark, "underlay address among the pods' addresses");
+            self.board.emit(AgentEvent::AddressAmongPods { remark: remark.clone() });
         }
-        remarks.extend(self.unseen_rules.clone());
         self.board.remark(remarks);
+        let overlay_mtu = network.overlay_mtu();
+        self.board.emit(AgentEvent::LeaseAcquired { lease: lease.key.to_string(), overlay_mtu });
+        let networks = config.networks.map(|_, network| network.network);
+        self.board.set_node(Node { lease, networks, backend: kind.clone(), overlay_mtu, underlay });
         let file = SubnetFile {
-            networks: config.networks.map(|_, network| network.network),
+            networks,
             subnets: network.lease().key.subnets(),
-            mtu: network.overlay_mtu(),
-            ip_masq: self.rules.masquerade,
+            mtu: overlay_mtu,
+            ip_masq: self.firewall.masquerade,
         };
         let before = self.written_before();
         Ok(Started { kind, network, file, managers, before })
     }
 
     /// Reads the config and looks what this node has for it. Touches nothing.
-    async fn prepare(&self, kernel: &mut dyn Kernel) -> Result<Prepared, RunError> {
+    async fn prepare(&self, kernel: &mut dyn Kernel) -> Result<Prepared, Failure> {
         let config = self.wait_for_config().await?;
         let kind = config.backend.kind.clone();
-        let networks: Vec<_> = config.networks.iter().map(|(_, it)| it.network.to_string()).collect();
-        info!(networks = networks.join(","), backend = kind, "network config read");
+        let networks = config.networks.iter().map(|(_, it)| it.network).collect();
+        self.board.emit(AgentEvent::ConfigApplied { networks, backend: kind.clone() });
         // A wrong kind is said before anything is touched.
-        let backend = (self.backends)(&kind)?;
+        let backend = self.backends.find(&kind)?;
         let managers = self.open_managers(&config).await?;
 
         self.board.starting("choosing the underlay interface");
@@ -217,20 +163,20 @@ impl Agent<'_> {
         let chosen = self.choose_underlay(kernel, options).await;
         let (underlay, mut options) =
             chosen.map_err(|error| match (error, self.store.wanted_by().filter(|_| !wanted.is_empty())) {
-                (RunError::Underlay(source), Some(by)) => RunError::WantedUnderlay { by, source },
+                (Failure::Underlay(source), Some(by)) => Failure::WantedUnderlay { by, source },
                 (error, _) => error,
             })?;
-        log_underlay(&underlay);
-        options.needed = addresses::needed(kernel, &config, &underlay, &self.store_hosts)
+        self.board.emit(chosen_event(&underlay));
+        options.needed = addresses::needed(kernel, &config, &underlay, &self.store.hosts())
             .await
             .map_err(UnderlayError::from)?;
         Ok(Prepared { config, backend, managers, underlay, options })
     }
 
     /// Waits as long as it takes: the store may be away, and an operator may still write or mend the config.
-    async fn wait_for_config(&self) -> Result<NetworkConfig, RunError> {
+    async fn wait_for_config(&self) -> Result<NetworkConfig, Failure> {
         self.board.starting("waiting for the network config");
-        let mut retry = Retry::default();
+        let mut retry = Retry::new(&self.board);
         loop {
             match self.store.network_config().await {
                 Ok(config) => return Ok(config),
@@ -245,8 +191,8 @@ impl Agent<'_> {
     }
 
     /// Asks the store which addresses this node is to publish; what it says wins over the flags, as upstream.
-    async fn wait_for_wanted_ips(&self) -> Result<PerFamily<IpAddr>, RunError> {
-        let mut retry = Retry::default();
+    async fn wait_for_wanted_ips(&self) -> Result<PerFamily<IpAddr>, Failure> {
+        let mut retry = Retry::new(&self.board);
         loop {
             match self.store.wanted_ips().await {
                 Ok(wanted) => return Ok(wanted),
@@ -280,7 +226,7 @@ impl Agent<'_> {
         &self,
         kernel: &mut dyn Kernel,
         mut options: UnderlayOptions,
-    ) -> Result<(Underlay, UnderlayOptions), RunError> {
+    ) -> Result<(Underlay, UnderlayOptions), Failure> {
         let stored = self.previous.as_ref().and_then(|state| state.own.as_ref());
         options.kept = stored.map(|own| own.attrs.public_ips).unwrap_or_default();
         let underlay = underlay::choose(kernel, &options).await?;
@@ -303,8 +249,8 @@ impl Agent<'_> {
         Ok((underlay, options))
     }
 
-    async fn wait_for_published(&self, ips: &PerFamily<IpAddr>) -> Result<Option<LeaseAttrs>, RunError> {
-        let mut retry = Retry::default();
+    async fn wait_for_published(&self, ips: &PerFamily<IpAddr>) -> Result<Option<LeaseAttrs>, Failure> {
+        let mut retry = Retry::new(&self.board);
         loop {
             match self.store.published_attrs(ips).await {
                 Ok(published) => return Ok(published),
@@ -324,10 +270,10 @@ impl Agent<'_> {
         config: &NetworkConfig,
         underlay: &Underlay,
         options: &UnderlayOptions,
-    ) -> Result<Box<dyn Network>, RunError> {
-        let mut retry = Retry::default();
+    ) -> Result<Box<dyn Network>, Failure> {
+        let mut retry = Retry::new(&self.board);
         loop {
-            let registration = Registration::new(&self.netns, config, underlay, self.store)
+            let registration = Registration::new(&self.netns, config, underlay, &*self.store)
                 .previous(self.previous.as_ref())
                 .chosen_by(options)
                 .blackholes(self.blackholes);
@@ -337,37 +283,46 @@ impl Agent<'_> {
                     let why = retry.failed(&error, "waiting for a lease");
                     self.board.starting(format!("waiting for a lease: {why}"));
                 }
-                Err(source) => return Err(RunError::Backend { kind: config.backend.kind.clone(), source }),
+                Err(source) => return Err(Failure::Backend { kind: config.backend.kind.clone(), source }),
             }
             retry.pause().await;
         }
     }
 
     /// Runs a registered network.
-    async fn serve(&self, started: Started) -> Result<(), RunError> {
+    async fn serve(&self, started: Started) -> Result<(), Failure> {
         let Started { kind, network, file, managers, before } = started;
-        let (lease, attrs) = (network.lease().clone(), network.attrs());
+        let (lease, attrs, published) = (network.lease().clone(), network.attrs(), network.attrs());
         let status = network.status();
         self.board.watch_network(status.clone());
-        let path = self.state_file.clone();
-        let mut keeper = Keeper::new(path, network.state(), self.store.status());
+        let mut keeper = Remembers(
+            self.state_file
+                .as_ref()
+                .map(|path| Keeper::new(path.clone(), network.state(), self.store.status())),
+        );
         let cancel = CancellationToken::new();
+        // Whatever ends this one ends its tasks.
+        let _guard = cancel.clone().drop_guard();
         let mut task = tokio::spawn(network.run(self.store.watch_leases(), cancel.clone()));
         let firewall = self.firewall(managers, &file, before).await?;
         let rules = firewall.status();
-        self.board.watch_firewall(rules.clone(), self.asked());
+        self.board.watch_firewall(rules.clone());
         let mut firewall = tokio::spawn(firewall.run(cancel.clone()));
 
         let announce = async {
             // A pod that starts may reach for the world at once.
             self.wait_for_rules(rules).await;
             self.write_subnet_file(&file).await;
-            self.board.set(Step::Running);
-            (self.notify)(Notice::Ready);
-            tokio::join!(self.follow_mtu(status.clone(), &file), self.tell_store(status)).0
+            self.board.enter(Phase::Running);
+            tokio::join!(
+                self.follow_mtu(status.clone(), &file),
+                self.follow_addresses(published),
+                self.tell_store(status)
+            )
+            .0
         };
         let hold = async {
-            match hold_and_publish(self.store, lease, attrs).await {
+            match hold_and_publish(&*self.store, lease, attrs).await {
                 Ok(never) => match never {},
                 // Nobody shares this node's addresses, and the next start does what the new config says, or takes
                 // backend data that no other node has.
@@ -384,7 +339,7 @@ impl Agent<'_> {
             }
             crashed = &mut firewall => {
                 let crashed = crashed.expect_err("it ends only when it is told to");
-                Err(RunError::Crashed(crashed))
+                Err(Failure::Crashed(crashed))
             }
             error = hold => Err(error),
             never = announce => match never {},
@@ -392,8 +347,8 @@ impl Agent<'_> {
         };
         self.stopping();
         cancel.cancel();
-        stop(task, &kind).await;
-        stop_rules(firewall).await;
+        self.stop(task, &kind).await;
+        self.stop_rules(firewall).await;
         keeper.finish().await;
         result
     }
@@ -420,41 +375,96 @@ impl Agent<'_> {
                 // The network ended, which others notice.
                 return pending().await;
             };
-            warn!(before = file.mtu.0, overlay_mtu = mtu.0, "pod MTU changed; pods that run keep theirs");
+            self.board.emit(AgentEvent::MtuChanged { before: file.mtu, overlay_mtu: mtu });
             file.mtu = mtu;
             self.write_subnet_file(&file).await;
-            self.board.set(Step::Running);
+            self.board.enter(Phase::Running);
+        }
+    }
+
+    /// Tells when this node publishes other addresses.
+    async fn follow_addresses(&self, mut attrs: watch::Receiver<LeaseAttrs>) -> Infallible {
+        let mut known = attrs.borrow_and_update().public_ips;
+        loop {
+            let Ok(moved) = attrs.wait_for(|attrs| attrs.public_ips != known).await else {
+                // The network ended, which others notice.
+                return pending().await;
+            };
+            known = moved.public_ips;
+            drop(moved);
+            self.board.emit(AgentEvent::UnderlayMoved { published: texts(&known) });
         }
     }
 
     /// Pods keep their traffic for a while, and the status says what is wrong. Never renumber while running.
-    async fn outlive_lease(&self, lost: SubnetError) -> RunError {
+    async fn outlive_lease(&self, lost: SubnetError) -> Failure {
         let why = chain(&lost);
-        error!(error = why, "lease lost; the datapath stays, and the agent ends in a minute");
-        self.board.set(Step::LeaseLost(why));
+        self.board.emit(AgentEvent::LeaseLost { why: why.clone() });
+        self.board.enter(Phase::LeaseLost { why });
         tokio::time::sleep(LOST_LEASE_GRACE).await;
-        RunError::LeaseLost(lost)
+        Failure::LeaseLost(lost)
     }
 
     /// Tries until it is there: without it no pod can start, but those that run need the network.
     async fn write_subnet_file(&self, file: &SubnetFile) {
+        let Some(path) = &self.subnet_file else { return };
         let mut told = false;
         loop {
-            match file.write(&self.subnet_file) {
+            match file.write(path) {
                 Ok(written) => {
-                    let path = self.subnet_file.display();
-                    info!(%path, overlay_mtu = file.mtu.0, written, "subnet file is in place");
+                    let (path, overlay_mtu) = (path.clone(), file.mtu);
+                    self.board.emit(AgentEvent::SubnetFileWritten { path, overlay_mtu, written });
                     return;
                 }
                 Err(error) => {
                     let why = chain(&error);
                     if !std::mem::replace(&mut told, true) {
-                        warn!(error = why, "not ready; trying again");
+                        self.board.emit(AgentEvent::SubnetFileRefused { why: why.clone() });
                     }
                     self.board.starting(why);
                 }
             }
             tokio::time::sleep(FILE_RETRY).await;
+        }
+    }
+
+    /// Lets a network that was told to stop finish its last step.
+    async fn stop(&self, mut task: JoinHandle<Result<(), BackendError>>, kind: &str) {
+        let why = match tokio::time::timeout(FAREWELL, &mut task).await {
+            Ok(Ok(Ok(()))) => return,
+            Ok(ended) => chain(&why_ended(ended, kind)),
+            Err(_) => {
+                task.abort();
+                "it did not stop in time".to_owned()
+            }
+        };
+        self.board.emit(AgentEvent::StopFailed { part: "network", why });
+    }
+
+    /// Lets a change of rules that has begun come to its end.
+    async fn stop_rules(&self, mut task: JoinHandle<()>) {
+        if tokio::time::timeout(FAREWELL, &mut task).await.is_err() {
+            task.abort();
+            let why = "they did not settle in time".to_owned();
+            self.board.emit(AgentEvent::StopFailed { part: "firewall rules", why });
+        }
+    }
+}
+
+/// Keeps the state file, if there is to be one.
+struct Remembers(Option<Keeper>);
+
+impl Remembers {
+    async fn run(&mut self) -> Infallible {
+        match &mut self.0 {
+            Some(keeper) => keeper.run().await,
+            None => pending().await,
+        }
+    }
+
+    async fn finish(self) {
+        if let Some(keeper) = self.0 {
+            keeper.finish().await;
         }
     }
 }
@@ -472,24 +482,24 @@ struct Started {
 /// What a start needs before it touches anything.
 struct Prepared {
     config: NetworkConfig,
-    backend: Box<dyn Backend>,
+    backend: Arc<dyn Backend>,
     managers: rules::Opening,
     underlay: Underlay,
     options: UnderlayOptions,
 }
 
-fn log_underlay(underlay: &Underlay) {
-    let list = |addresses: flannel_core::addr::PerFamily<std::net::IpAddr>| {
-        addresses.iter().map(|(_, addr)| addr.to_string()).collect::<Vec<_>>().join(",")
-    };
-    info!(
-        link = underlay.name,
-        mtu = underlay.mtu.0,
-        local = list(underlay.local),
-        published = list(underlay.published),
-        reason = %underlay.reason,
-        "underlay chosen"
-    );
+fn texts(addresses: &PerFamily<IpAddr>) -> Vec<String> {
+    addresses.iter().map(|(_, addr)| addr.to_string()).collect()
+}
+
+fn chosen_event(underlay: &Underlay) -> AgentEvent {
+    AgentEvent::UnderlayChosen {
+        link: underlay.name.clone(),
+        mtu: underlay.mtu,
+        local: texts(&underlay.local),
+        published: texts(&underlay.published),
+        reason: underlay.reason.clone(),
+    }
 }
 
 /// Whether waiting for the config can help.
@@ -499,56 +509,10 @@ fn can_be_mended(error: &SubnetError) -> bool {
 
 type Ended = Result<Result<(), BackendError>, JoinError>;
 
-fn why_ended(ended: Ended, kind: &str) -> RunError {
+fn why_ended(ended: Ended, kind: &str) -> Failure {
     match ended {
-        Ok(Ok(())) => RunError::NetworkEnded,
-        Ok(Err(source)) => RunError::Backend { kind: kind.to_owned(), source },
-        Err(crash) => RunError::Crashed(crash),
-    }
-}
-
-/// Lets a network that was told to stop finish its last step.
-async fn stop(mut task: JoinHandle<Result<(), BackendError>>, kind: &str) {
-    match tokio::time::timeout(FAREWELL, &mut task).await {
-        Ok(Ok(Ok(()))) => {}
-        Ok(ended) => warn!(error = chain(&why_ended(ended, kind)), "the network failed while it stopped"),
-        Err(_) => {
-            task.abort();
-            warn!("the network did not stop in time");
-        }
-    }
-}
-
-/// Lets a change of rules that has begun come to its end.
-async fn stop_rules(mut task: JoinHandle<()>) {
-    if tokio::time::timeout(FAREWELL, &mut task).await.is_err() {
-        task.abort();
-        warn!("the firewall rules did not settle in time");
-    }
-}
-
-/// Tries again and again, with growing pauses, and logs only what is new.
-#[derive(Default)]
-struct Retry {
-    tries: u32,
-    told: Option<String>,
-}
-
-impl Retry {
-    /// Notes a failure and returns its text. Stores log their outages themselves.
-    fn failed(&mut self, error: &SubnetError, doing: &'static str) -> String {
-        let why = chain(error);
-        if !matches!(error, SubnetError::Unavailable { .. }) && self.told.as_ref() != Some(&why) {
-            warn!(error = why, "{doing}");
-            self.told = Some(why.clone());
-        }
-        why
-    }
-
-    /// Waits before the next try; the jitter keeps nodes that fail together from trying together.
-    async fn pause(&mut self) {
-        let pause = RETRY.0.saturating_mul(1 << self.tries.min(8)).min(RETRY.1);
-        self.tries += 1;
-        tokio::time::sleep(pause.mul_f64(0.75 + fastrand::f64() / 2.0)).await;
+        Ok(Ok(())) => Failure::NetworkEnded,
+        Ok(Err(source)) => Failure::Backend { kind: kind.to_owned(), source },
+        Err(crash) => Failure::Crashed(crash),
     }
 }

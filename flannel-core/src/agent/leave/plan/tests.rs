@@ -1,10 +1,20 @@
-use flannel_core::addr::{MacAddr, Mtu, PerFamily, Vni};
-use flannel_core::kernel::{LinkAddress, VxlanLink};
-use flannel_core::lease::LeaseAttrs;
-use flannel_core::state_file::Device;
-use flannel_core::subnet_file::Previous;
-
 use super::*;
+use crate::addr::{MacAddr, Mtu, PerFamily, Vni};
+use crate::kernel::{LinkAddress, VxlanLink};
+use crate::lease::{Lease, LeaseAttrs};
+use crate::state_file::Device;
+use crate::subnet_file::Previous;
+
+/// What the backends of these tests make.
+const KINDS: [DeviceKind; 3] = [
+    DeviceKind::new("flannel.", "vxlan"),
+    DeviceKind::new("flannel-v6.", "vxlan"),
+    DeviceKind::new("flannel", "tun"),
+];
+
+fn plan(known: &Known, seen: &Seen) -> Plan {
+    super::plan(known, seen, &KINDS)
+}
 
 const ETH0: u32 = 2;
 
@@ -103,7 +113,7 @@ fn only_devices_that_something_proves_to_be_ours_go() {
         ("the CNI plugin's bridge", by_both(), link(9, "cni0", "bridge"), Some("10.5.1.1/24"), false),
     ] {
         let name = link.name.clone();
-        let is_named_so = is_named_like_ours(&name);
+        let is_named_so = kind_by_name(&name, &KINDS).is_some();
         let addresses = addr.map(|addr| address(9, addr)).into_iter().collect();
         let seen = Seen { links: vec![link], addresses, routes: Vec::new() };
         let want = if goes { vec![format!("ip link del {name}")] } else { Vec::new() };

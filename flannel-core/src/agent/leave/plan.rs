@@ -1,78 +1,28 @@
 //! What is ours and goes, and what looks like it and stays. Pure.
 
-use std::path::PathBuf;
-
-use flannel_core::addr::{LinkIndex, Subnet, Vni};
-use flannel_core::dataplane::command::{deletion, word};
-use flannel_core::dataplane::{Object, ROUTE_PROTOCOL, Route};
-use flannel_core::firewall::Step;
-use flannel_core::kernel::Link;
-use flannel_core::lease::Lease;
-use flannel_core::ownership::Ownership;
-use flannel_core::state_file::State;
-
 use super::known::Known;
+use super::removal::{Action, Plan, Removal};
 use super::seen::Seen;
-
-/// Something that goes.
-#[derive(Debug, Clone)]
-pub(super) struct Removal {
-    /// What it is. It is said once for those that follow each other.
-    pub(super) what: String,
-    /// Commands of a shell that do the same.
-    pub(super) commands: Vec<String>,
-    /// How it is done.
-    pub(super) action: Action,
-}
-
-/// How something is removed.
-#[derive(Debug, Clone)]
-pub(super) enum Action {
-    /// By netlink.
-    Route(Route),
-    /// By netlink, with all that hangs on it.
-    Link(LinkIndex),
-    /// By netlink: the table of the underlay gate.
-    Gate(Vni),
-    /// By a program.
-    Rules(Step),
-    /// From the store.
-    Lease(Lease),
-    /// From a disk.
-    File(PathBuf),
-}
-
-/// What is to be done.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Plan {
-    /// In this order.
-    pub(super) removals: Vec<Removal>,
-    /// What stays although it looks like ours, and why.
-    pub(super) notes: Vec<String>,
-    /// What could not be looked at, and may have to go.
-    pub(super) problems: Vec<String>,
-}
-
-impl Plan {
-    /// Adds what comes after all that.
-    pub(super) fn add(&mut self, mut other: Self) {
-        self.removals.append(&mut other.removals);
-        self.notes.append(&mut other.notes);
-        self.problems.append(&mut other.problems);
-    }
-}
+use crate::addr::{LinkIndex, Subnet};
+use crate::backend::DeviceKind;
+use crate::dataplane::command::{deletion, word};
+use crate::dataplane::{Object, ROUTE_PROTOCOL, Route};
+use crate::kernel::Link;
+use crate::ownership::Ownership;
+use crate::state_file::State;
 
 /// Says what of the kernel's state goes. What hangs on a device of ours (addresses, neighbours, FDB entries,
 /// next-hop objects, routes) goes with it.
-pub(super) fn plan(known: &Known, seen: &Seen) -> Plan {
+pub(super) fn plan(known: &Known, seen: &Seen, kinds: &[DeviceKind]) -> Plan {
     let mut plan = Plan::default();
     let present = State { networks: known.subnets.networks, ..State::default() };
     let mut ownership = Ownership::new(&present, known.state.as_ref());
     ownership.locate(&seen.links);
     let mut links: Vec<&Link> = Vec::new();
-    for link in seen.links.iter().filter(|link| is_named_like_ours(&link.name)) {
+    let named = seen.links.iter().filter_map(|link| Some((link, kind_by_name(&link.name, kinds)?)));
+    for (link, kind) in named {
         let stored = ownership.stale_links().iter().any(|stale| stale.index == link.index);
-        match judge(link, stored, known, seen) {
+        match judge(link, kind, stored, known, seen) {
             Ok(()) => links.push(link),
             Err(why) => plan.notes.push(format!("link {} stays: {why}", link.name)),
         }
@@ -107,23 +57,21 @@ pub(super) fn plan(known: &Known, seen: &Seen) -> Plan {
     plan
 }
 
-/// Whether a name is one that agents give: `flannel.<VNI>`, `flannel-v6.<VNI>`, and `flannel<N>` for a TUN.
-fn is_named_like_ours(name: &str) -> bool {
+/// The kind of device that has such names: what a backend's begin with, and a number.
+fn kind_by_name(name: &str, kinds: &[DeviceKind]) -> Option<DeviceKind> {
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    ["flannel.", "flannel-v6.", "flannel"]
-        .iter()
-        .any(|prefix| name.strip_prefix(prefix).is_some_and(is_number))
+    kinds.iter().copied().find(|kind| name.strip_prefix(kind.prefix).is_some_and(is_number))
 }
 
 /// Whether a link that is named like one of ours is one: the state file names it, or it is what an agent makes
 /// and has an address that only this agent gives it. An error says why not.
-fn judge(link: &Link, stored: bool, known: &Known, seen: &Seen) -> Result<(), String> {
+fn judge(link: &Link, ours: DeviceKind, stored: bool, known: &Known, seen: &Seen) -> Result<(), String> {
     let kind = link.kind.as_deref().unwrap_or("link of the hardware");
     let addresses = || seen.addresses.iter().filter(|address| address.link == link.index);
-    let Some(number) = link.name.rsplit_once('.').map(|(_, number)| number) else {
-        if kind != "tun" {
-            return Err(format!("it is a {kind}, and ours of this name is a TUN"));
-        }
+    if kind != ours.kind {
+        return Err(format!("it is a {kind}, and ours of this name is a {}", ours.kind));
+    }
+    let Some(vxlan) = &link.vxlan else {
         let own: Vec<Subnet> = known
             .key()
             .iter()
@@ -135,12 +83,10 @@ fn judge(link: &Link, stored: bool, known: &Known, seen: &Seen) -> Result<(), St
         }
         return Err("nothing proves that this agent made it".to_owned());
     };
-    let Some(vxlan) = &link.vxlan else {
-        return Err(format!("it is a {kind}, and ours of this name is a VXLAN device"));
-    };
     if stored {
         return Ok(());
     }
+    let number = link.name.strip_prefix(ours.prefix).unwrap_or_default();
     if vxlan.vni.to_string() != number || vxlan.foreign || vxlan.local.is_none() || vxlan.lower.is_none() {
         return Err("it is not as an agent makes it".to_owned());
     }

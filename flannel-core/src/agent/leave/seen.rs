@@ -1,9 +1,9 @@
 //! What is on this host, as far as it can be ours.
 
-use flannel_core::addr::Family;
-use flannel_core::dataplane::{Object, ROUTE_PROTOCOL, Route};
-use flannel_core::kernel::{Kernel, KernelError, Kinds, Link, LinkAddress, Scope};
-use flannel_core::ownership::BOOT_PROTOCOL;
+use crate::addr::Family;
+use crate::dataplane::{Object, ROUTE_PROTOCOL, Route};
+use crate::kernel::{Kernel, KernelError, Kinds, Link, LinkAddress, Scope};
+use crate::ownership::BOOT_PROTOCOL;
 
 /// The state of the kernel.
 #[derive(Debug, Clone, Default)]

@@ -2,16 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use flannel_core::addr::{PerFamily, Subnet};
-use flannel_core::dataplane::command::word;
-use flannel_core::firewall::rules::Range;
-use flannel_core::lease::LeaseKey;
-use flannel_core::state_file::{self, Recalled, State};
-use flannel_core::subnet_file::{self, Previous};
-
-use super::plan::{Action, Plan, Removal};
-use crate::cli::Options;
-use crate::{lock, memory, rules};
+use super::removal::{Action, Plan, Removal};
+use crate::addr::{PerFamily, Subnet};
+use crate::agent::firewall::ranges;
+use crate::agent::node::Node;
+use crate::agent::{lock, memory};
+use crate::dataplane::command::word;
+use crate::firewall::rules::Range;
+use crate::lease::LeaseKey;
+use crate::state_file::{self, Recalled, State};
+use crate::subnet_file::{self, Previous};
 
 /// What an agent wrote.
 #[derive(Debug, Clone, Default)]
@@ -28,12 +28,23 @@ pub(super) struct Known {
 
 impl Known {
     /// Reads the files. What can't be used is as good as not there.
-    pub(super) fn read(options: &Options) -> Self {
+    pub(super) fn read(subnet_file: Option<&Path>, state_file: Option<&Path>) -> Self {
         let mut known = Self::default();
-        known.read_subnets(&options.subnet_file);
-        known.read_state(&options.state_file, &memory::path(&options.subnet_file));
-        known.files.extend(Some(lock::path(&options.subnet_file)).filter(|path| path.exists()));
+        if let Some(path) = subnet_file {
+            known.read_subnets(path);
+        }
+        if let Some(path) = state_file {
+            known.read_state(path, subnet_file.map(memory::state_file_of).as_deref());
+        }
+        known.files.extend(subnet_file.map(lock::path).filter(|path| path.exists()));
         known
+    }
+
+    /// Adds what an agent of this process had, where no state file says it.
+    pub(super) fn add(&mut self, node: Option<&Node>) {
+        let Some(node) = node.filter(|_| self.state.is_none()) else { return };
+        let (networks, own) = (node.networks, Some(node.lease.clone()));
+        self.state = Some(State { networks, own, backend: node.backend.clone(), ..State::default() });
     }
 
     /// Any file can be named as the subnet file, so it goes only if it says what one says.
@@ -50,9 +61,9 @@ impl Known {
     }
 
     /// A damaged state file goes if it has the name that the agent gives to one.
-    fn read_state(&mut self, path: &Path, usual: &Path) {
+    fn read_state(&mut self, path: &Path, usual: Option<&Path>) {
         let Recalled { state, problem } = state_file::read(path);
-        if state.is_some() || problem.is_some() && path == usual {
+        if state.is_some() || problem.is_some() && Some(path) == usual {
             self.files.push(path.to_owned());
         } else if let Some(problem) = problem {
             self.notes.push(format!("{} stays: it {problem}", path.display()));
@@ -79,9 +90,9 @@ impl Known {
         let subnets = |key: LeaseKey| key.subnets();
         let stored = self.state.as_ref().map(|state| {
             let own = state.own.as_ref().map(|own| subnets(own.key));
-            rules::ranges(state.networks, own.unwrap_or_default())
+            ranges(state.networks, own.unwrap_or_default())
         });
-        let written = rules::ranges(self.subnets.networks, self.subnets.key.map(subnets).unwrap_or_default());
+        let written = ranges(self.subnets.networks, self.subnets.key.map(subnets).unwrap_or_default());
         stored.into_iter().chain([written]).filter(|ranges| !ranges.is_empty()).collect()
     }
 
@@ -105,21 +116,15 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::cli;
 
-    fn read(folder: &Path, more: &[&str]) -> Known {
-        let mut args = vec!["cleanup".to_owned(), format!("--subnet-file={}/subnet.env", folder.display())];
-        args.extend(more.iter().map(|arg| (*arg).to_owned()));
-        match cli::command(&args, |_| None) {
-            Ok(cli::Command::Cleanup(options)) => Known::read(&options.agent),
-            other => panic!("{other:?}"),
-        }
+    fn read(folder: &Path, state_file: &str) -> Known {
+        Known::read(Some(&folder.join("subnet.env")), Some(&folder.join(state_file)))
     }
 
     #[test]
     fn nothing_there_is_nothing_known() {
         let folder = tempfile::tempdir().unwrap();
-        let known = read(folder.path(), &[]);
+        let known = read(folder.path(), "subnet.env.state");
         assert!(known.files.is_empty() && known.notes.is_empty() && known.networks().is_empty());
         assert!(known.removals().removals.is_empty());
     }
@@ -131,7 +136,7 @@ mod tests {
         fs::write(at("subnet.env"), "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.1.1/24\n").unwrap();
         fs::write(at("subnet.env.state"), "damaged").unwrap();
         fs::write(at("subnet.env.lock"), "").unwrap();
-        let known = read(folder.path(), &[]);
+        let known = read(folder.path(), "subnet.env.state");
         assert_eq!(known.files, ["subnet.env", "subnet.env.state", "subnet.env.lock"].map(at));
         assert_eq!(known.networks(), ["10.5.0.0/16".parse().unwrap()]);
         assert_eq!(known.key(), Some("10.5.1.0-24".parse().unwrap()));
@@ -145,8 +150,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("subnet.env"), "root:x:0:0::/root:/bin/sh\n").unwrap();
         fs::write(folder.path().join("other"), "{}").unwrap();
-        let other = format!("--state-file={}/other", folder.path().display());
-        let known = read(folder.path(), &[&other]);
+        let known = read(folder.path(), "other");
         assert!(known.files.is_empty(), "{known:?}");
         assert_eq!(known.notes.len(), 2, "{known:?}");
     }

@@ -9,8 +9,9 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use flannel_core::guarded::Dir;
 use tracing::{info, warn};
+
+use crate::guarded::Dir;
 
 /// The pause between looks at a lock that somebody else has.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -19,7 +20,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 const REMAINS: Duration = Duration::from_secs(1);
 
 /// The file that is locked.
-pub(crate) fn path(subnet_file: &Path) -> PathBuf {
+pub(super) fn path(subnet_file: &Path) -> PathBuf {
     let mut name = subnet_file.as_os_str().to_owned();
     name.push(".lock");
     name.into()
@@ -27,7 +28,7 @@ pub(crate) fn path(subnet_file: &Path) -> PathBuf {
 
 /// Says that an agent runs, for as long as what is returned lives. Waits while somebody cleans up. Where no file
 /// can be made nothing is said: an agent without it is better than none.
-pub(crate) async fn hold(subnet_file: &Path) -> Option<File> {
+pub(super) async fn hold(subnet_file: &Path) -> Option<File> {
     let path = path(subnet_file);
     let mut told = false;
     loop {
@@ -50,7 +51,7 @@ pub(crate) async fn hold(subnet_file: &Path) -> Option<File> {
 /// Waits for what an agent with this subnet file left behind, for a moment at most. One that was killed while it
 /// started a program leaves a process that has all of its files, ports and devices open, the lock among them,
 /// until it becomes that program.
-pub(crate) async fn wait_for_remains(subnet_file: &Path) {
+pub async fn wait_for_remains(subnet_file: &Path) {
     let Ok(file) = open(&path(subnet_file)) else { return };
     let begin = tokio::time::Instant::now();
     // The lock is given back at once, with the file.
@@ -80,13 +81,13 @@ fn shared(path: &Path) -> io::Result<Option<File>> {
 
 /// Nobody else has the lock, and nobody gets it while this lives.
 #[derive(Debug)]
-pub(crate) struct Alone {
+pub(super) struct Alone {
     _locked: Option<File>,
 }
 
 /// The lock can't be had.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum LockError {
+pub enum LockError {
     /// An agent runs, or somebody else cleans up.
     #[error("an agent with this subnet file runs (it holds {}), and would put everything back; stop it first", .0.display())]
     Runs(PathBuf),
@@ -101,7 +102,7 @@ pub(crate) enum LockError {
 }
 
 /// Makes sure that no agent runs. Makes no file, so an agent that starts only now is not held up where none was.
-pub(crate) fn alone(subnet_file: &Path) -> Result<Alone, LockError> {
+pub(super) fn alone(subnet_file: &Path) -> Result<Alone, LockError> {
     let path = path(subnet_file);
     let file = match open(&path) {
         Ok(file) => file,

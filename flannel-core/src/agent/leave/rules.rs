@@ -2,18 +2,17 @@
 
 use std::time::Duration;
 
-use flannel_core::addr::Vni;
-use flannel_core::firewall::gate;
-use flannel_core::firewall::iptables::Iptables;
-use flannel_core::firewall::nft::Nftables;
-use flannel_core::firewall::rules::{Ours, Wanted};
-use flannel_core::firewall::{FirewallError, RuleManager, Step};
-use flannel_core::netns::Netns;
-
 use super::known::Known;
-use super::plan::{Action, Plan, Removal};
+use super::removal::{Action, Plan, Removal};
 use super::seen::Seen;
-use crate::report::chain;
+use crate::addr::Vni;
+use crate::error::chain;
+use crate::firewall::gate;
+use crate::firewall::iptables::Iptables;
+use crate::firewall::nft::Nftables;
+use crate::firewall::rules::{Ours, Wanted};
+use crate::firewall::{FirewallError, RuleManager, Step};
+use crate::netns::Netns;
 
 /// How often rules would be looked at, which nobody does a second time.
 const ONCE: Duration = Duration::from_secs(60);
@@ -64,13 +63,15 @@ pub(super) async fn gates(netns: &Netns, known: &Known, seen: &Seen, so_far: &Pl
     let ours: Vec<Vni> = stored.chain(links.filter_map(|link| Some(link.vxlan.as_ref()?.vni))).collect();
     for vni in present {
         let table = gate::table_name(vni);
-        let command = format!("nft delete table inet {table}");
+        let commands: Vec<String> =
+            ["inet", "netdev"].map(|family| format!("nft delete table {family} {table}")).into();
         if ours.contains(&vni) {
             let what = "the gate of the tunnels".to_owned();
-            plan.removals.push(Removal { what, commands: vec![command], action: Action::Gate(vni) });
+            plan.removals.push(Removal { what, commands, action: Action::Gate(vni) });
         } else {
             plan.notes.push(format!(
-                "table {table} stays: nothing proves that VNI {vni} was this agent's; remove it by: {command}"
+                "table {table} stays: nothing proves that VNI {vni} was this agent's; remove it by: {}",
+                commands.join("; ")
             ));
         }
     }

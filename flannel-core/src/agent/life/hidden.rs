@@ -2,18 +2,18 @@
 
 use std::time::Duration;
 
-use flannel_core::config::NetworkConfig;
-use flannel_core::lease::{Lease, LeaseUpdate};
-use flannel_core::subnet::SubnetError;
-use flannel_core::underlay;
 use futures::StreamExt;
 
-use super::{Agent, Prepared};
+use super::{Life, Prepared};
+use crate::config::NetworkConfig;
+use crate::lease::{Lease, LeaseUpdate};
+use crate::subnet::SubnetError;
+use crate::underlay;
 
 /// How long the store may take to list the leases, where it matters before the start.
 const LIST_PATIENCE: Duration = Duration::from_secs(10);
 
-impl Agent<'_> {
+impl Life {
     /// Why the config must not be used: what its networks would hide from this node.
     pub(super) async fn hidden_by(&self, prepared: &Prepared) -> Option<SubnetError> {
         let Prepared { config, backend, options, .. } = prepared;

@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 
-use flannel_core::dataplane::{Object, Op};
-use flannel_core::firewall::gate;
-use flannel_core::kernel::{Kernel, LinkOp};
-use flannel_core::netns::Netns;
-use flannel_core::subnet::SubnetManager;
-
-use super::plan::{Action, Removal};
-use crate::report::chain;
+use super::removal::{Action, Removal};
+use crate::dataplane::{Object, Op};
+use crate::error::chain;
+use crate::firewall::gate;
+use crate::kernel::{Kernel, LinkOp};
+use crate::netns::Netns;
+use crate::subnet::SubnetManager;
 
 /// Removes everything, and adds what could not be removed to `failures`. Files stay once something failed:
 /// they prove to the next run that the rest is ours.

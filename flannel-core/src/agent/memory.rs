@@ -2,37 +2,32 @@
 
 use std::path::{Path, PathBuf};
 
-use flannel_core::addr::PerFamily;
-use flannel_core::kernel::{Kernel, KernelError};
-use flannel_core::state_file::{Host, Recalled, State, StoredOn, read};
-use flannel_core::subnet::{Identity, Memory};
-use flannel_core::subnet_file;
-use tracing::{info, warn};
+use super::event::AgentEvent;
+use super::journal::Journal;
+use crate::addr::PerFamily;
+use crate::kernel::{Kernel, KernelError};
+use crate::state_file::{Host, Recalled, State, StoredOn, read};
+use crate::subnet::{Identity, Memory};
+use crate::subnet_file;
 
-/// The state file that belongs to a subnet file.
-pub(crate) fn path(subnet_file: &Path) -> PathBuf {
+/// The usual place of an agent's state file: beside its subnet file, with `.state` behind the name.
+pub fn state_file_of(subnet_file: &Path) -> PathBuf {
     let mut name = subnet_file.as_os_str().to_owned();
     name.push(".state");
     name.into()
 }
 
 /// What an earlier run stored. A file that can't be used is named in the log and counts as none.
-pub(crate) fn recall(path: &Path) -> Option<State> {
+pub(super) fn recall(path: &Path, journal: &Journal) -> Option<State> {
     let Recalled { state, problem } = read(path);
     if let Some(problem) = problem {
-        let path = path.display();
-        warn!(
-            %path,
-            problem,
-            "state file can't be used; the store is waited for, and leftovers that only the file could prove to be \
-             ours stay"
-        );
+        journal.emit(AgentEvent::StateFileUnusable { path: path.to_owned(), problem });
     }
     state
 }
 
 /// What this host has that tells it from others.
-pub(crate) async fn read_host(
+pub(super) async fn read_host(
     kernel: &mut dyn Kernel,
     state: Option<&State>,
     file: &subnet_file::Previous,
@@ -43,21 +38,17 @@ pub(crate) async fn read_host(
 }
 
 /// Takes what proves another machine's lease out of a state that came here with its disk. Returns where it was stored.
-pub(crate) fn check_host(state: Option<&State>, host: &Host) -> StoredOn {
+pub(super) fn check_host(state: Option<&State>, host: &Host, journal: &Journal) -> StoredOn {
     let stored_on = state.map_or(StoredOn::Unknown, |state| state.stored_on(&host.macs));
     if stored_on == StoredOn::AnotherHost {
         let lease = state.and_then(|state| state.own.as_ref()).map(ToString::to_string).unwrap_or_default();
-        warn!(
-            lease,
-            "the state file was stored on a host with other NICs, as after a copy of its disk; its lease is not taken for \
-             ours by it"
-        );
+        journal.emit(AgentEvent::StateFileOfAnotherHost { lease });
     }
     stored_on
 }
 
 /// What this node knows of itself, for a store at `place`.
-pub(crate) fn identity(
+pub(super) fn identity(
     file: &subnet_file::Previous,
     state: Option<&State>,
     place: &str,
@@ -71,11 +62,16 @@ pub(crate) fn identity(
 }
 
 /// What of it can stand in for a store that is away.
-pub(crate) fn stand_in(state: Option<&State>, place: &str, stored_on: StoredOn) -> Option<Memory> {
+pub(super) fn stand_in(
+    state: Option<&State>,
+    place: &str,
+    stored_on: StoredOn,
+    journal: &Journal,
+) -> Option<Memory> {
     match Memory::of(state?, place) {
         Ok(memory) => Some(memory.stored_on(stored_on)),
         Err(why) => {
-            info!(why, "what is stored can't stand in for the store");
+            journal.emit(AgentEvent::NoStandIn { why });
             None
         }
     }
@@ -87,18 +83,18 @@ mod tests {
 
     #[test]
     fn belongs_to_its_subnet_file() {
-        let path = path(Path::new("/run/flannel/subnet.env"));
+        let path = state_file_of(Path::new("/run/flannel/subnet.env"));
         assert_eq!(path, Path::new("/run/flannel/subnet.env.state"));
     }
 
     #[test]
     fn a_damaged_file_counts_as_none() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("subnet.env.state");
-        assert_eq!(recall(&path), None);
+        let (path, journal) = (folder.path().join("subnet.env.state"), Journal::new());
+        assert_eq!(recall(&path, &journal), None);
         std::fs::write(&path, "garbage").unwrap();
-        assert_eq!(recall(&path), None);
-        assert_eq!(stand_in(None, "", StoredOn::Unknown), None);
-        assert_eq!(stand_in(Some(&State::default()), "", StoredOn::ThisHost), None);
+        assert_eq!(recall(&path, &journal), None);
+        assert_eq!(stand_in(None, "", StoredOn::Unknown, &journal), None);
+        assert_eq!(stand_in(Some(&State::default()), "", StoredOn::ThisHost, &journal), None);
     }
 }

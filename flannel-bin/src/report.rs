@@ -1,3 +1,0 @@
-//! Errors as text.
-
-pub(crate) use flannel_core::error::chain;

@@ -1,0 +1,197 @@
+//! What happens to an agent, as values: for those who follow it, and for the log.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::Stream;
+use futures::stream::{self, BoxStream, StreamExt};
+use serde::Serialize;
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
+
+use crate::addr::{Mtu, Subnet};
+
+/// Something that happened to an agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum AgentEvent {
+    /// The subnet file of an earlier run has something that can't be used.
+    OldSubnetFile {
+        /// What.
+        problem: String,
+    },
+    /// The state file can't be used: the start waits for the store, and leftovers that only the file could prove to be
+    /// ours stay.
+    StateFileUnusable {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        problem: String,
+    },
+    /// The state file came here with the disk of another machine, so its lease is not taken for this node's by it.
+    StateFileOfAnotherHost {
+        /// That lease; empty if there is none.
+        lease: String,
+    },
+    /// What an earlier run stored can't stand in for a store that is away.
+    NoStandIn {
+        /// Why.
+        why: String,
+    },
+    /// A step of the start failed and is tried again. The same failure is told once; outages of the store are told by
+    /// [`AgentEvent::StoreLost`].
+    Waiting {
+        /// What is waited for.
+        step: &'static str,
+        /// Why it failed.
+        why: String,
+    },
+    /// The network config was read and can be used.
+    ConfigApplied {
+        /// The networks of the pods.
+        networks: Vec<Subnet>,
+        /// The backend that it names.
+        backend: String,
+    },
+    /// The underlay was chosen.
+    UnderlayChosen {
+        /// The link's name.
+        link: String,
+        /// The link's MTU.
+        mtu: Mtu,
+        /// The addresses that packets leave from.
+        local: Vec<String>,
+        /// The addresses that are published to peers.
+        published: Vec<String>,
+        /// Why this one.
+        reason: String,
+    },
+    /// The addresses that this node publishes became others.
+    UnderlayMoved {
+        /// The addresses that are published from now on.
+        published: Vec<String>,
+    },
+    /// An address that this node needs (underlay, gateway, store) lies among those of the pods.
+    AddressAmongPods {
+        /// Which, and what to do about it.
+        remark: String,
+    },
+    /// This node has its lease.
+    LeaseAcquired {
+        /// Its subnets.
+        lease: String,
+        /// The largest pod packet in bytes.
+        overlay_mtu: Mtu,
+    },
+    /// Another node has this node's subnets. The datapath stays for a minute, and then the agent ends.
+    LeaseLost {
+        /// Who has them.
+        why: String,
+    },
+    /// Firewall rules are kept from now on.
+    FirewallKept {
+        /// By what, and why by that.
+        manager: String,
+        /// Whether pods are masqueraded.
+        masquerade: bool,
+        /// Whether forwarded packets of pods are accepted.
+        forward: bool,
+    },
+    /// The subnet file is in place.
+    SubnetFileWritten {
+        /// Where.
+        path: PathBuf,
+        /// The pods' MTU in it.
+        overlay_mtu: Mtu,
+        /// Whether it had to be written; it may have said the same already.
+        written: bool,
+    },
+    /// The subnet file can't be written; it is tried again.
+    SubnetFileRefused {
+        /// Why.
+        why: String,
+    },
+    /// The MTU of pods that start is another one from now on; pods that run keep theirs.
+    MtuChanged {
+        /// What it was, in bytes.
+        before: Mtu,
+        /// What it is.
+        overlay_mtu: Mtu,
+    },
+    /// The store can't be reached.
+    StoreLost {
+        /// Why.
+        problem: String,
+    },
+    /// The store can be reached again.
+    StoreBack {
+        /// How long it was away.
+        away: Duration,
+    },
+    /// Pods can be started on this node.
+    Ready,
+    /// Pods can't be started on this node any more, or their traffic is cut.
+    NotReady {
+        /// Why.
+        reasons: Vec<String>,
+    },
+    /// The agent stops.
+    Stopping,
+    /// The network failed while it stopped, or did not stop in time.
+    StopFailed {
+        /// Which part of the agent.
+        part: &'static str,
+        /// How.
+        why: String,
+    },
+    /// So many events came faster than they were taken, and are left out here.
+    LeftOut {
+        /// How many.
+        events: u64,
+    },
+}
+
+/// The events of an agent, at most 256 of which wait to be taken. It ends with the agent.
+pub struct AgentEvents(BoxStream<'static, AgentEvent>);
+
+impl fmt::Debug for AgentEvents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AgentEvents")
+    }
+}
+
+impl AgentEvents {
+    /// Those that come by a channel.
+    pub(super) fn new(receiver: broadcast::Receiver<AgentEvent>) -> Self {
+        let next = |mut receiver: broadcast::Receiver<AgentEvent>| async move {
+            match receiver.recv().await {
+                Ok(event) => Some((event, receiver)),
+                Err(RecvError::Lagged(events)) => Some((AgentEvent::LeftOut { events }, receiver)),
+                Err(RecvError::Closed) => None,
+            }
+        };
+        Self(stream::unfold(receiver, next).boxed())
+    }
+
+    /// None, of an agent that has ended.
+    pub(super) fn none() -> Self {
+        Self(stream::empty().boxed())
+    }
+
+    /// The next one; `None` once the agent has ended. Dropping the future loses none.
+    pub async fn recv(&mut self) -> Option<AgentEvent> {
+        self.0.next().await
+    }
+}
+
+impl Stream for AgentEvents {
+    type Item = AgentEvent;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<AgentEvent>> {
+        self.0.poll_next_unpin(context)
+    }
+}

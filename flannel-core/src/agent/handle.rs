@@ -1,0 +1,119 @@
+//! A running agent, as its owner sees it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::error::{AgentError, Failure};
+use super::event::AgentEvents;
+use super::leave::{self, LeaveError, LeavePlan};
+use super::life;
+use super::node::Node;
+use super::setup::Setup;
+use super::status::{AgentStatus, Board, Phase};
+use crate::kernel::{Kernel, KernelError};
+use crate::netns::Netns;
+
+/// How an agent ended; `None` while it runs.
+type End = Option<Result<(), AgentError>>;
+
+/// A running agent. Dropping it tells the agent to stop, and does not wait for that.
+pub struct Agent {
+    setup: Arc<Setup>,
+    board: Arc<Board>,
+    shutdown: CancellationToken,
+    end: watch::Receiver<End>,
+}
+
+impl fmt::Debug for Agent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Agent").field("setup", &self.setup).finish_non_exhaustive()
+    }
+}
+
+impl Agent {
+    /// Starts the task.
+    pub(super) fn spawn(setup: Arc<Setup>, netns: Netns, kernel: Box<dyn Kernel>) -> Self {
+        let board = Arc::new(Board::new(setup.firewall, setup.remarks.clone()));
+        let (shutdown, (ends, end)) = (CancellationToken::new(), watch::channel(None));
+        let life = life::live(Arc::clone(&setup), netns, kernel, Arc::clone(&board), shutdown.clone());
+        let (task, shown) = (tokio::spawn(life), Arc::clone(&board));
+        tokio::spawn(async move {
+            let result = match task.await {
+                Ok(result) => result,
+                Err(crash) if crash.is_panic() => Err(Failure::Crashed(crash)),
+                Err(_) => Err(Failure::Aborted),
+            };
+            // Also where it did not come to that itself.
+            shown.enter(Phase::Stopping);
+            shown.journal.close();
+            ends.send_replace(Some(result.map_err(AgentError::from)));
+        });
+        Self { setup, board, shutdown, end }
+    }
+
+    /// Waits until pods can start: the network runs, masquerading that was asked for is in place, and the subnet file, if
+    /// there is to be one, is written. Whether the other nodes are in the kernel yet is said by [`Self::status`].
+    ///
+    /// The error is that of an agent that ended before; its tries to come up have no end.
+    pub async fn ready(&self) -> Result<Node, AgentError> {
+        let mut status = self.status();
+        let up = async {
+            // It has a lease when it is up, and the sender is held by `self`.
+            status.wait_for(|status| status.was_up && status.node.is_some()).await.ok()?.node.clone()
+        };
+        tokio::select! {
+            biased;
+            ended = self.ended() => Err(ended.err().unwrap_or_else(|| Failure::Stopped.into())),
+            Some(node) = up => Ok(node),
+        }
+    }
+
+    /// Waits until the agent has ended: by [`Self::stop`], or by itself, which is an error.
+    pub async fn ended(&self) -> Result<(), AgentError> {
+        let mut end = self.end.clone();
+        let ended = end.wait_for(Option::is_some).await.map(|end| end.clone());
+        ended.ok().flatten().unwrap_or_else(|| Err(Failure::Aborted.into()))
+    }
+
+    /// How the agent is now and from now on. The value is replaced as a whole; a look costs no copy.
+    pub fn status(&self) -> watch::Receiver<Arc<AgentStatus>> {
+        self.board.subscribe()
+    }
+
+    /// What happens to the agent: for who asks first since its start, for others from now on. Who takes them too slowly
+    /// is told how many are left out.
+    pub fn events(&self) -> AgentEvents {
+        self.board.journal.events()
+    }
+
+    /// Stops the agent, within some seconds, and says how it ended. Kernel state, rules, files and lease stay, so pods
+    /// keep their traffic, and the next start adopts all of it.
+    pub async fn stop(&self) -> Result<(), AgentError> {
+        self.shutdown.cancel();
+        self.ended().await
+    }
+
+    /// Stops the agent and takes this node out of the network: its lease is released, and devices, routes, rules and
+    /// files of the agent are removed. Pods lose their traffic. What can't be proven to be ours stays.
+    pub async fn leave(&self) -> Result<(), LeaveError> {
+        // However it ended, it runs no more.
+        let _ = self.stop().await;
+        let failures = self.plan_leave().await?.carry_out().await?;
+        if failures.is_empty() { Ok(()) } else { Err(LeaveError::Incomplete(failures)) }
+    }
+
+    /// What [`Self::leave`] would do now. The agent goes on.
+    pub async fn plan_leave(&self) -> Result<LeavePlan, KernelError> {
+        let node = self.board.subscribe().borrow().node.clone();
+        leave::plan_for(&self.setup, node.as_ref(), true).await
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}

@@ -1,0 +1,661 @@
+//! The agent on fakes, with paused time.
+
+use std::collections::VecDeque;
+use std::error::Error;
+use std::path::Path;
+use std::sync::Mutex;
+
+use async_trait::async_trait;
+use futures::StreamExt;
+use tokio::time::Instant;
+
+use super::*;
+use crate::addr::Mtu;
+use crate::agent::{Agent, AgentEvents, AgentStatus, Forward};
+use crate::config::LeaseSource;
+use crate::dataplane::{Object, Route};
+use crate::firewall::rules::{Ours, Wanted};
+use crate::firewall::{FirewallError, Managers, Plan, RuleManager, Step};
+use crate::kernel::LinkAddress;
+use crate::lease::{BadRecords, Lease, LeaseUpdate};
+use crate::status::{Harm, Problem};
+use crate::subnet::{LeaseStream, StoreStatus};
+use crate::testing::FakeKernel;
+
+fn config(text: &str) -> NetworkConfig {
+    NetworkConfig::parse(text, LeaseSource::Store).unwrap()
+}
+
+fn vxlan() -> NetworkConfig {
+    config(r#"{"Network": "10.42.0.0/16", "Backend": {"Type": "vxlan"}}"#)
+}
+
+fn lease() -> Lease {
+    Lease { key: "10.42.3.0-24".parse().unwrap(), attrs: LeaseAttrs::default(), created: 1 }
+}
+
+fn cause(text: &str) -> Box<dyn Error + Send + Sync> {
+    text.into()
+}
+
+fn away() -> SubnetError {
+    SubnetError::Unavailable { what: "get /config".into(), source: cause("connection refused") }
+}
+
+fn lost() -> SubnetError {
+    SubnetError::LeaseLost { key: lease().key, holder: "10.0.0.2".into() }
+}
+
+/// What a step of the start-up does.
+enum Does<T> {
+    Hangs,
+    Fails(SubnetError),
+    Works(T),
+}
+
+/// The next step of a script. The last one is for ever: a failure then becomes an outage.
+fn next<T: Clone>(script: &Mutex<VecDeque<Does<T>>>) -> Does<T> {
+    let mut script = script.lock().unwrap();
+    if script.len() > 1 {
+        return script.pop_front().unwrap();
+    }
+    match script.front() {
+        Some(Does::Works(value)) => Does::Works(value.clone()),
+        Some(Does::Fails(_)) => Does::Fails(away()),
+        Some(Does::Hangs) | None => Does::Hangs,
+    }
+}
+
+async fn play<T: Clone>(script: &Mutex<VecDeque<Does<T>>>) -> Result<T, SubnetError> {
+    match next(script) {
+        Does::Hangs => pending().await,
+        Does::Fails(error) => Err(error),
+        Does::Works(value) => Ok(value),
+    }
+}
+
+/// A store, a backend and a network in one, each with a script.
+#[derive(Clone)]
+struct Fake {
+    configs: Arc<Mutex<VecDeque<Does<NetworkConfig>>>>,
+    registers: Arc<Mutex<VecDeque<Does<()>>>>,
+    /// Fires when the lease is lost.
+    loses: CancellationToken,
+    /// Fires when the network ends by itself.
+    ends: CancellationToken,
+    /// Whether the network was told to stop, and did.
+    stopped: CancellationToken,
+    store: watch::Sender<StoreStatus>,
+    network: watch::Sender<NetworkStatus>,
+    /// Whether the store was told that pods have a network.
+    up: CancellationToken,
+    /// What the store lists; nothing if it does not come to that.
+    listed: Arc<Mutex<Option<Vec<Lease>>>>,
+    /// Where the store is.
+    hosts: Vec<String>,
+}
+
+impl Fake {
+    fn new() -> Self {
+        let connected = StoreStatus { connected: true, ..StoreStatus::unknown() };
+        let synced = NetworkStatus { synced: true, ..NetworkStatus::default() };
+        Self {
+            configs: Arc::new(Mutex::new([Does::Works(vxlan())].into())),
+            registers: Arc::new(Mutex::new([Does::Works(())].into())),
+            loses: CancellationToken::new(),
+            ends: CancellationToken::new(),
+            stopped: CancellationToken::new(),
+            store: watch::Sender::new(connected),
+            network: watch::Sender::new(synced),
+            up: CancellationToken::new(),
+            listed: Arc::default(),
+            hosts: Vec::new(),
+        }
+    }
+
+    fn configs(self, script: impl IntoIterator<Item = Does<NetworkConfig>>) -> Self {
+        *self.configs.lock().unwrap() = script.into_iter().collect();
+        self
+    }
+
+    fn registers(self, script: impl IntoIterator<Item = Does<()>>) -> Self {
+        *self.registers.lock().unwrap() = script.into_iter().collect();
+        self
+    }
+}
+
+#[async_trait]
+impl SubnetManager for Fake {
+    async fn network_config(&self) -> Result<NetworkConfig, SubnetError> {
+        play(&self.configs).await
+    }
+
+    async fn published_attrs(&self, _: &PerFamily<IpAddr>) -> Result<Option<LeaseAttrs>, SubnetError> {
+        Ok(None)
+    }
+
+    async fn acquire_lease(&self, _: &LeaseAttrs) -> Result<Lease, SubnetError> {
+        Ok(lease())
+    }
+
+    async fn publish(&self, lease: &Lease, _: &LeaseAttrs) -> Result<Lease, SubnetError> {
+        Ok(lease.clone())
+    }
+
+    async fn release_lease(&self, _: &Lease) -> Result<(), SubnetError> {
+        unreachable!("an agent keeps its lease")
+    }
+
+    async fn hold_lease(&self, _: &Lease) -> Result<Infallible, SubnetError> {
+        self.loses.cancelled().await;
+        Err(lost())
+    }
+
+    fn hosts(&self) -> Vec<String> {
+        self.hosts.clone()
+    }
+
+    fn network_is_up(&self) {
+        self.up.cancel();
+    }
+
+    fn place(&self) -> String {
+        "fake".to_owned()
+    }
+
+    fn watch_leases(&self) -> LeaseStream {
+        let listed = self.listed.lock().unwrap().clone();
+        let snapshot =
+            listed.map(|leases| Ok(LeaseUpdate::Snapshot { leases, undecodable: BadRecords::default() }));
+        futures::stream::iter(snapshot).chain(futures::stream::pending()).boxed()
+    }
+
+    fn status(&self) -> watch::Receiver<StoreStatus> {
+        self.store.subscribe()
+    }
+}
+
+#[async_trait]
+impl Backend for Fake {
+    fn kind(&self) -> &'static str {
+        "vxlan"
+    }
+
+    async fn register(&self, _: Registration<'_>) -> Result<Box<dyn Network>, BackendError> {
+        play(&self.registers).await?;
+        Ok(Box::new(FakeNetwork { fake: self.clone(), lease: lease() }))
+    }
+}
+
+struct FakeNetwork {
+    fake: Fake,
+    lease: Lease,
+}
+
+#[async_trait]
+impl Network for FakeNetwork {
+    fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    fn overlay_mtu(&self) -> Mtu {
+        Mtu(1450)
+    }
+
+    fn status(&self) -> watch::Receiver<NetworkStatus> {
+        self.fake.network.subscribe()
+    }
+
+    fn state(&self) -> watch::Receiver<State> {
+        watch::Sender::new(State::default()).subscribe()
+    }
+
+    fn attrs(&self) -> watch::Receiver<LeaseAttrs> {
+        watch::Sender::new(self.lease.attrs.clone()).subscribe()
+    }
+
+    async fn run(self: Box<Self>, _: LeaseStream, cancel: CancellationToken) -> Result<(), BackendError> {
+        tokio::select! {
+            () = cancel.cancelled() => {
+                self.fake.stopped.cancel();
+                Ok(())
+            }
+            () = self.fake.ends.cancelled() => Err(BackendError::WatchEnded),
+        }
+    }
+}
+
+/// An agent that runs in the background of a test.
+struct Test {
+    fake: Fake,
+    agent: Agent,
+    events: AgentEvents,
+    folder: tempfile::TempDir,
+}
+
+fn kernel() -> FakeKernel {
+    let kernel = FakeKernel::default();
+    let link = kernel.add_link("eth0", 1500);
+    kernel.add_address(LinkAddress {
+        link,
+        addr: "10.0.0.1/24".parse().unwrap(),
+        global: true,
+        deprecated: false,
+        permanent: true,
+        temporary: false,
+        tentative: false,
+    });
+    for (dst, via) in [("10.0.0.0/24", None), ("0.0.0.0/0", Some("10.0.0.254"))] {
+        let via = via.map(|via| via.parse().unwrap());
+        let dst = dst.parse().unwrap();
+        let route = Route {
+            dst,
+            via,
+            link: Some(link),
+            protocol: 2,
+            ..Route::blackhole("192.0.2.0/24".parse().unwrap())
+        };
+        kernel.put(Object::Route(Route { metric: 0, ..route }), false);
+    }
+    kernel
+}
+
+fn start(fake: Fake) -> Test {
+    start_at(fake, "eth0", "run/subnet.env")
+}
+
+fn start_at(fake: Fake, iface: &'static str, file: &str) -> Test {
+    start_with(fake, iface, file, FirewallOptions::default(), || Managers::new(None, Vec::new(), ""))
+}
+
+fn start_with(
+    fake: Fake,
+    iface: &'static str,
+    file: &str,
+    firewall: FirewallOptions,
+    managers: impl Fn() -> Managers + Send + Sync + 'static,
+) -> Test {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join(file);
+    let agent = Agent::builder(Arc::new(fake.clone()))
+        .backend(fake.clone())
+        .underlay(UnderlayOptions::auto().iface(iface))
+        .state_file(crate::agent::state_file_of(&file))
+        .subnet_file(file)
+        .firewall(firewall)
+        .fakes(|| Ok(Box::new(kernel())), managers);
+    let agent = agent.start().unwrap();
+    let events = agent.events();
+    Test { fake, agent, events, folder }
+}
+
+impl Test {
+    async fn wait(&self, seconds: u64) {
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+    }
+
+    fn status(&self) -> Arc<AgentStatus> {
+        Arc::clone(&self.agent.status().borrow())
+    }
+
+    /// Whether pods can be started, else why not.
+    fn state(&self) -> String {
+        let readiness = self.status().readiness();
+        if readiness.is_ready() {
+            return "ready".into();
+        }
+        let reasons: Vec<String> = readiness.reasons.into_iter().map(|reason| reason.text).collect();
+        reasons.join("; ")
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.status().readiness().notes.into_iter().map(|note| note.text).collect()
+    }
+
+    /// Whether it is up, at this moment.
+    fn is_up(&self) -> bool {
+        self.status().was_up
+    }
+
+    fn has_ended(&self) -> bool {
+        futures::FutureExt::now_or_never(self.agent.ended()).is_some()
+    }
+
+    fn file(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("run/subnet.env")).unwrap_or_default()
+    }
+
+    /// Stops it and returns how it ended; it must do so at once.
+    async fn stop(&self) -> Result<(), String> {
+        let begin = Instant::now();
+        let result = self.agent.stop().await;
+        assert!(begin.elapsed() < Duration::from_secs(1), "took {:?}", begin.elapsed());
+        assert_eq!(self.status().phase, Phase::Stopping);
+        result.map_err(|error| chain(&error))
+    }
+
+    /// Waits until it ends by itself, with an error.
+    async fn end(&self) -> String {
+        chain(&self.agent.ended().await.unwrap_err())
+    }
+
+    /// What happened, of what this function picks.
+    async fn events<T>(mut self, pick: impl Fn(&AgentEvent) -> Option<T>) -> Vec<T> {
+        let _ = self.agent.stop().await;
+        let mut picked = Vec::new();
+        while let Some(event) = self.events.recv().await {
+            picked.extend(pick(&event));
+        }
+        picked
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn comes_up_and_stops() {
+    let test = start(Fake::new());
+    test.wait(1).await;
+    assert_eq!(test.state(), "ready");
+    let want =
+        "FLANNEL_NETWORK=10.42.0.0/16\nFLANNEL_SUBNET=10.42.3.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n";
+    assert_eq!(test.file(), want);
+    let node = test.agent.ready().await.unwrap();
+    assert_eq!((node.lease, node.overlay_mtu, &*node.underlay.name), (lease(), Mtu(1450), "eth0"));
+    assert_eq!(test.stop().await, Ok(()));
+    assert!(test.fake.stopped.is_cancelled(), "the network finished its last step");
+    assert_eq!(test.state(), "stopping");
+    assert_eq!(test.agent.ready().await.unwrap_err().to_string(), Failure::Stopped.to_string());
+    let names = test.events(|event| Some(serde_json::to_value(event).unwrap()["event"].as_str()?.to_owned()));
+    let want = [
+        "config-applied",
+        "underlay-chosen",
+        "lease-acquired",
+        "subnet-file-written",
+        "ready",
+        "not-ready",
+        "stopping",
+    ];
+    assert_eq!(names.await, want);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_store_hears_of_the_network_once_peers_know_this_node() {
+    let unsynced = NetworkStatus::default();
+    let recalled = NetworkStatus { recalled: Some(7), ..unsynced.clone() };
+    let mut beaten = NetworkStatus { synced: true, ..unsynced.clone() };
+    let lost = Problem::new(Subject::OwnLease, Harm::All, "this node's VtepMAC is taken".to_owned());
+    beaten.problems.node.push(lost);
+    for status in [unsynced, recalled, beaten] {
+        let test = start(Fake::new());
+        test.fake.network.send_replace(status.clone());
+        test.wait(60).await;
+        assert!(!test.file().is_empty() && test.is_up());
+        assert!(!test.fake.up.is_cancelled() && test.state() != "ready", "{status:?}");
+        test.fake.network.send_replace(NetworkStatus { synced: true, ..NetworkStatus::default() });
+        test.wait(1).await;
+        assert!(test.fake.up.is_cancelled() && test.state() == "ready", "{status:?}");
+        assert_eq!(test.stop().await, Ok(()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn stays_alive_while_the_store_is_away() {
+    let fake = Fake::new().configs([Does::Fails(away())]);
+    let test = start(fake);
+    test.wait(3600).await;
+    let why = "waiting for the network config: store unavailable: get /config: connection refused";
+    assert_eq!(test.state(), why);
+    assert!(!test.has_ended() && test.file().is_empty());
+    *test.fake.configs.lock().unwrap() = [Does::Works(vxlan())].into();
+    test.wait(7).await;
+    assert_eq!(test.state(), "ready");
+    assert_eq!(test.stop().await, Ok(()));
+}
+
+/// A network of pods that covers what the node reaches without it: refused by name, unless nodes work so.
+#[tokio::test(start_paused = true)]
+async fn a_network_that_would_hide_the_underlay_is_refused_until_it_is_mended() {
+    let inside = |key: &str| Lease { key: key.parse().unwrap(), attrs: LeaseAttrs::default(), created: 1 };
+    let network =
+        |network: &str| config(&format!(r#"{{"Network":"{network}","Backend":{{"Type":"vxlan"}}}}"#));
+    for (covering, hosts, hidden) in [
+        ("10.0.0.0/8", vec![], "the underlay address of eth0 10.0.0.1"),
+        ("10.0.0.192/26", vec![], "the default gateway 10.0.0.254"),
+        ("10.7.0.0/16", vec!["192.0.2.9", "10.7.1.1"], "the store's endpoint 10.7.1.1"),
+    ] {
+        let hosts: Vec<String> = hosts.into_iter().map(str::to_owned).collect();
+        let covering = NetworkConfig::parse(
+            &format!(r#"{{"Network":"{covering}","Backend":{{"Type":"vxlan"}}}}"#),
+            LeaseSource::Assigned,
+        )
+        .unwrap();
+        let value = covering.networks.v4.unwrap().network;
+        let fake = |listed: Option<Vec<Lease>>| Fake {
+            listed: Arc::new(Mutex::new(listed)),
+            hosts: hosts.clone(),
+            ..Fake::new().configs([Does::Works(covering.clone())])
+        };
+        // A new cluster, and one whose leases are all in the network of before.
+        for listed in [vec![], vec![inside("172.16.3.0-24")]] {
+            let test = start(fake(Some(listed)));
+            test.wait(60).await;
+            let state = test.state();
+            assert!(state.contains(&format!("Network = {value}: covers {hidden}: ")), "{state}");
+            assert!(state.contains("choose a network apart from"), "{state}");
+            assert!(!test.has_ended() && test.file().is_empty());
+            *test.fake.configs.lock().unwrap() = [Does::Works(vxlan())].into();
+            test.wait(7).await;
+            assert_eq!(test.state(), "ready");
+            assert_eq!(test.stop().await, Ok(()));
+        }
+        // One that works so, and one of which the store does not tell in time.
+        let of_network = format!("{}-{}", value.base(), value.prefix() + 2);
+        for listed in [Some(vec![inside(&of_network)]), None] {
+            let test = start(fake(listed));
+            test.wait(60).await;
+            assert_eq!(test.state(), "ready");
+            let remarks = test.notes();
+            let named = format!("{hidden} lies inside the network {value}");
+            assert!(remarks.iter().any(|remark| remark.contains(&named)), "{remarks:?}");
+            assert_eq!(test.stop().await, Ok(()));
+        }
+    }
+    let test = start(Fake {
+        listed: Arc::new(Mutex::new(Some(vec![]))),
+        ..Fake::new().configs([Does::Works(network("10.1.0.0/16"))])
+    });
+    test.wait(1).await;
+    assert_eq!(test.state(), "ready", "a network apart from all is not even compared with leases");
+    assert_eq!(test.stop().await, Ok(()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn waits_for_an_operator_to_write_and_mend_the_config() {
+    let place = || "/coreos.com/network/config".to_owned();
+    let source = NetworkConfig::parse("{", LeaseSource::Store).unwrap_err();
+    let fake = Fake::new().configs([
+        Does::Fails(SubnetError::NoConfig { place: place() }),
+        Does::Fails(SubnetError::Config { place: place(), source }),
+        Does::Works(vxlan()),
+    ]);
+    let test = start(fake);
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let state = test.state();
+    assert!(state.starts_with("waiting for the network config: no network config at /coreos"), "{state}");
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    let state = test.state();
+    assert!(state.contains("can't be used: network config: JSON"), "{state}");
+    test.wait(5).await;
+    assert_eq!(test.state(), "ready");
+}
+
+#[tokio::test(start_paused = true)]
+async fn ends_if_the_store_refuses_for_good() {
+    let refused = || SubnetError::Refused { what: "log in as root".into(), source: cause("wrong password") };
+    let test = start(Fake::new().configs([Does::Fails(refused()), Does::Hangs]));
+    assert_eq!(test.end().await, "store refused: log in as root: wrong password");
+    let test = start(Fake::new().registers([Does::Fails(refused()), Does::Hangs]));
+    assert_eq!(test.end().await, "backend vxlan failed: store refused: log in as root: wrong password");
+    assert!(!test.is_up() && test.state() == "stopping");
+    let error = test.agent.ready().await.unwrap_err();
+    assert!(matches!(error.failure(), Failure::Backend { .. }), "{error:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn outages_while_taking_a_lease_are_waited_out() {
+    let contended = Does::Fails(SubnetError::Contended { attempts: 10 });
+    let fake = Fake::new().registers([contended, Does::Fails(away()), Does::Works(())]);
+    let test = start(fake);
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert!(test.state().starts_with("waiting for a lease: lost the race"), "{}", test.state());
+    test.wait(5).await;
+    assert_eq!(test.state(), "ready");
+}
+
+#[tokio::test(start_paused = true)]
+async fn says_which_backend_or_interface_is_missing() {
+    let missing = config(r#"{"Network": "10.42.0.0/16", "Backend": {"Type": "ipip"}}"#);
+    let error = start(Fake::new().configs([Does::Works(missing)])).end().await;
+    assert!(error.starts_with("config key Backend.Type can't be used: backend \"ipip\""), "{error}");
+    let error = start_at(Fake::new(), "eth9", "subnet.env").end().await;
+    assert!(error.contains("interface eth9: there is none of this name"), "{error}");
+    assert!(error.ends_with("this host has eth0 (10.0.0.1/24)"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn stops_at_once_at_every_step() {
+    let steps = [
+        ("no answer to the config", Fake::new().configs([Does::Hangs])),
+        ("a pause before the next try", Fake::new().configs([Does::Fails(away())])),
+        ("no answer to the lease", Fake::new().registers([Does::Hangs])),
+        ("a pause before the next lease", Fake::new().registers([Does::Fails(away())])),
+        ("running", Fake::new()),
+    ];
+    for (step, fake) in steps {
+        for delay in [0, 1, 700, 30_000] {
+            let test = start(fake.clone());
+            tokio::time::sleep(Duration::from_millis(delay)).await;
+            assert_eq!(test.stop().await, Ok(()), "{step} after {delay} ms");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_lease_keeps_the_datapath_for_a_minute() {
+    let test = start(Fake::new());
+    test.wait(100).await;
+    let begin = Instant::now();
+    test.fake.loses.cancel();
+    test.wait(59).await;
+    let why = "lease 10.42.3.0-24 is now held by 10.0.0.2; this node's pods would share its addresses";
+    assert_eq!(test.state(), why);
+    assert!(!test.fake.stopped.is_cancelled() && !test.has_ended(), "the datapath runs on");
+    assert_eq!(test.end().await, format!("the lease was lost 60 s ago: {why}"));
+    assert_eq!(begin.elapsed().as_secs(), 60);
+    assert!(test.fake.stopped.is_cancelled());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_while_the_lease_is_lost_is_clean() {
+    let test = start(Fake::new());
+    test.fake.loses.cancel();
+    test.wait(30).await;
+    assert_eq!(test.stop().await, Ok(()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn ends_if_the_network_ends() {
+    let test = start(Fake::new());
+    test.wait(1).await;
+    test.fake.ends.cancel();
+    assert!(test.is_up());
+    assert_eq!(test.end().await, "backend vxlan failed: the lease watch ended");
+    assert_eq!(test.state(), "stopping");
+}
+
+#[tokio::test(start_paused = true)]
+async fn readiness_follows_store_and_device() {
+    let test = start(Fake::new());
+    test.wait(1).await;
+    assert_eq!(test.state(), "ready");
+    test.fake.store.send_modify(|status| {
+        status.fail("connection refused".into());
+    });
+    test.wait(9).await;
+    assert_eq!(test.state(), "ready", "one reconnect is no news");
+    test.wait(1).await;
+    assert_eq!(test.state(), "store away for 10 s: connection refused");
+    test.fake.store.send_modify(|status| {
+        status.succeed();
+    });
+    tokio::task::yield_now().await;
+    assert_eq!(test.state(), "ready");
+    let gone = Problem::new(Subject::Device, Harm::All, "flannel.1 is gone".to_owned());
+    test.fake.network.send_modify(|status| status.problems.node.push(gone));
+    tokio::task::yield_now().await;
+    assert_eq!(test.state(), "flannel.1 is gone");
+    let flips = test.events(|event| match event {
+        AgentEvent::StoreLost { problem } => Some(problem.clone()),
+        AgentEvent::StoreBack { away } => Some(format!("back after {} s", away.as_secs())),
+        AgentEvent::Ready => Some("ready".to_owned()),
+        AgentEvent::NotReady { reasons } => Some(reasons.join("; ")),
+        _ => None,
+    });
+    let away = "store away for 10 s: connection refused";
+    let want = ["ready", "connection refused", away, "back after 10 s", "ready", "flannel.1 is gone"];
+    assert_eq!(flips.await, want);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_its_file_the_agent_runs_but_is_not_ready() {
+    // A file where the folder should be.
+    let test = start_at(Fake::new(), "eth0", "file/subnet.env");
+    let in_the_way: &Path = &test.folder.path().join("file");
+    std::fs::write(in_the_way, "").unwrap();
+    test.wait(60).await;
+    assert!(test.state().starts_with("can't write the subnet file"), "{}", test.state());
+    assert!(!test.has_ended() && !test.is_up());
+    std::fs::remove_file(in_the_way).unwrap();
+    test.wait(11).await;
+    assert_eq!(test.state(), "ready");
+    assert_eq!(test.stop().await, Ok(()));
+}
+
+/// Keeps rules, from the second try on.
+struct Late(u32);
+
+#[async_trait]
+impl RuleManager for Late {
+    fn name(&self) -> &'static str {
+        "late"
+    }
+
+    async fn plan(&mut self, want: &Wanted, _: &Ours) -> Result<Plan, FirewallError> {
+        assert!(want.masquerade && want.ranges.v4.is_some());
+        self.0 += 1;
+        if self.0 > 1 { Ok(Plan::default()) } else { Err(FirewallError::TimedOut { command: "nft".into() }) }
+    }
+
+    async fn apply(&mut self, _: &Step) -> Result<(), FirewallError> {
+        unreachable!("no plan has a step")
+    }
+
+    async fn changed(&mut self) {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// A pod that starts earlier would speak to the world with an address that has no way back.
+#[tokio::test(start_paused = true)]
+async fn the_subnet_file_waits_for_masquerading() {
+    let rules = FirewallOptions::masquerade().with_forward(Forward::Off);
+    let late = || Managers::new(Some(Box::new(Late(0))), Vec::new(), "late");
+    let test = start_with(Fake::new(), "eth0", "run/subnet.env", rules, late);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(test.file(), "");
+    let state = test.state();
+    assert!(state.contains("writing firewall rules") && state.contains("nft did not end"), "{state}");
+    test.wait(1).await;
+    assert!(test.file().ends_with("FLANNEL_IPMASQ=true\n"), "{}", test.file());
+    assert_eq!(test.state(), "ready");
+    test.stop().await.unwrap();
+}

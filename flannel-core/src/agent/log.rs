@@ -1,0 +1,64 @@
+//! The lines that the log has of events. What other parts log themselves, such as stores their outages, is not said twice.
+
+use tracing::{debug, error, info, warn};
+
+use super::event::AgentEvent;
+
+pub(super) fn write(event: &AgentEvent) {
+    match event {
+        AgentEvent::OldSubnetFile { problem } => warn!(problem, "old subnet file"),
+        AgentEvent::StateFileUnusable { path, problem } => warn!(
+            path = %path.display(),
+            problem,
+            "state file can't be used; the store is waited for, and leftovers that only the file could prove to be ours stay"
+        ),
+        AgentEvent::StateFileOfAnotherHost { lease } => warn!(
+            lease,
+            "the state file was stored on a host with other NICs, as after a copy of its disk; its lease is not taken for \
+             ours by it"
+        ),
+        AgentEvent::NoStandIn { why } => info!(why, "what is stored can't stand in for the store"),
+        AgentEvent::Waiting { step, why } => warn!(error = why, "{step}"),
+        AgentEvent::ConfigApplied { networks, backend } => {
+            let networks: Vec<_> = networks.iter().map(ToString::to_string).collect();
+            info!(networks = networks.join(","), backend, "network config read");
+        }
+        AgentEvent::UnderlayChosen { link, mtu, local, published, reason } => info!(
+            link,
+            mtu = mtu.0,
+            local = local.join(","),
+            published = published.join(","),
+            reason,
+            "underlay chosen"
+        ),
+        AgentEvent::UnderlayMoved { published } => debug!(published = published.join(","), "underlay moved"),
+        AgentEvent::AddressAmongPods { remark } => {
+            warn!(remark, "underlay address among the pods' addresses");
+        }
+        AgentEvent::LeaseAcquired { lease, overlay_mtu } => {
+            debug!(subnet = lease, overlay_mtu = overlay_mtu.0, "lease acquired");
+        }
+        AgentEvent::LeaseLost { why } => {
+            error!(error = why, "lease lost; the datapath stays, and the agent ends in a minute");
+        }
+        AgentEvent::FirewallKept { manager, masquerade, forward } => {
+            info!(manager, masquerade, forward, "firewall rules are kept");
+        }
+        AgentEvent::SubnetFileWritten { path, overlay_mtu, written } => {
+            info!(path = %path.display(), overlay_mtu = overlay_mtu.0, written, "subnet file is in place");
+        }
+        AgentEvent::SubnetFileRefused { why } => warn!(error = why, "not ready; trying again"),
+        AgentEvent::MtuChanged { before, overlay_mtu } => warn!(
+            before = before.0,
+            overlay_mtu = overlay_mtu.0,
+            "pod MTU changed; pods that run keep theirs"
+        ),
+        AgentEvent::StoreLost { problem } => debug!(error = problem, "store lost"),
+        AgentEvent::StoreBack { away } => debug!(away_s = away.as_secs(), "store is back"),
+        AgentEvent::Ready => debug!("ready"),
+        AgentEvent::NotReady { reasons } => debug!(reasons = reasons.join("; "), "not ready"),
+        AgentEvent::Stopping => debug!("stopping"),
+        AgentEvent::StopFailed { part, why } => warn!(part, error = why, "did not stop as it should"),
+        AgentEvent::LeftOut { .. } => {}
+    }
+}

@@ -1,0 +1,209 @@
+//! Where the parts of the agent leave their status, for those who read it.
+
+use std::convert::Infallible;
+use std::future::pending;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep_until};
+
+use super::{AgentStatus, Phase};
+use crate::agent::event::AgentEvent;
+use crate::agent::firewall::FirewallOptions;
+use crate::agent::journal::Journal;
+use crate::agent::node::Node;
+use crate::backend::NetworkStatus;
+use crate::firewall::FirewallStatus;
+use crate::subnet::StoreStatus;
+
+/// The status of one agent, put together from that of its parts.
+#[derive(Debug)]
+pub(in crate::agent) struct Board {
+    status: watch::Sender<Arc<AgentStatus>>,
+    sources: Mutex<Sources>,
+    /// Rings when there is another source.
+    added: Notify,
+    /// What events said last.
+    told: Mutex<Told>,
+    /// What happens.
+    pub(in crate::agent) journal: Journal,
+}
+
+/// What events said last.
+#[derive(Debug, Default)]
+struct Told {
+    /// Whether pods can be started.
+    ready: bool,
+    /// Since when the store can't be reached.
+    away: Option<Instant>,
+}
+
+/// The parts that have a status of their own.
+#[derive(Debug, Clone, Default)]
+struct Sources {
+    store: Option<watch::Receiver<StoreStatus>>,
+    network: Option<watch::Receiver<NetworkStatus>>,
+    firewall: Option<watch::Receiver<FirewallStatus>>,
+}
+
+impl Board {
+    /// The board of an agent that was just made.
+    pub(in crate::agent) fn new(asked: FirewallOptions, remarks: Vec<String>) -> Self {
+        let status = AgentStatus { remarks, ..AgentStatus::new(asked) };
+        Self {
+            status: watch::Sender::new(Arc::new(status)),
+            sources: Mutex::default(),
+            added: Notify::new(),
+            told: Mutex::default(),
+            journal: Journal::new(),
+        }
+    }
+
+    pub(in crate::agent) fn subscribe(&self) -> watch::Receiver<Arc<AgentStatus>> {
+        self.status.subscribe()
+    }
+
+    pub(in crate::agent) fn emit(&self, event: AgentEvent) {
+        self.journal.emit(event);
+    }
+
+    /// Enters a phase. A lost lease stays lost, whatever else goes on, until the agent stops.
+    pub(in crate::agent) fn enter(&self, phase: Phase) {
+        self.change(|status| {
+            let keeps = matches!(status.phase, Phase::LeaseLost { .. }) && phase != Phase::Stopping;
+            status.was_up |= phase == Phase::Running;
+            if !keeps && status.phase != phase {
+                status.phase = phase;
+            }
+        });
+    }
+
+    /// Shows what the agent waits for before it is up.
+    pub(in crate::agent) fn starting(&self, waiting_for: impl Into<String>) {
+        self.enter(Phase::Starting { waiting_for: waiting_for.into() });
+    }
+
+    /// Shows this node's place in the network.
+    pub(in crate::agent) fn set_node(&self, node: Node) {
+        self.change(|status| status.node = Some(node));
+    }
+
+    /// Shows, while the agent is ready, what was found at its start.
+    pub(in crate::agent) fn remark(&self, remarks: Vec<String>) {
+        self.change(|status| status.remarks.splice(0..0, remarks).for_each(drop));
+    }
+
+    /// Shows the status of the store from now on.
+    pub(in crate::agent) fn watch_store(&self, mut status: watch::Receiver<StoreStatus>) {
+        status.mark_changed();
+        self.watch(|sources| sources.store = Some(status));
+    }
+
+    /// Shows the status of the network from now on.
+    pub(in crate::agent) fn watch_network(&self, mut status: watch::Receiver<NetworkStatus>) {
+        status.mark_changed();
+        self.watch(|sources| sources.network = Some(status));
+    }
+
+    /// Shows the status of the firewall rules from now on.
+    pub(in crate::agent) fn watch_firewall(&self, mut status: watch::Receiver<FirewallStatus>) {
+        status.mark_changed();
+        self.watch(|sources| sources.firewall = Some(status));
+    }
+
+    /// Brings the status up to date for as long as it is polled.
+    pub(in crate::agent) async fn follow(&self) -> Infallible {
+        let mut sources = self.sources().clone();
+        loop {
+            self.refresh(&mut sources);
+            let deadline = self.status.borrow().deadline(Instant::now());
+            let due = async {
+                match deadline {
+                    Some(deadline) => sleep_until(deadline).await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                () = changed(sources.store.as_mut()) => {}
+                () = changed(sources.network.as_mut()) => {}
+                () = changed(sources.firewall.as_mut()) => {}
+                () = self.added.notified() => sources = self.sources().clone(),
+                // Who watches reads the same status, which has become another answer.
+                () = due => self.change(|_| {}),
+            }
+        }
+    }
+
+    fn sources(&self) -> MutexGuard<'_, Sources> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn watch(&self, add: impl FnOnce(&mut Sources)) {
+        let mut sources = {
+            let mut sources = self.sources();
+            add(&mut sources);
+            sources.clone()
+        };
+        self.refresh(&mut sources);
+        self.added.notify_one();
+    }
+
+    /// Takes what the parts say now.
+    fn refresh(&self, sources: &mut Sources) {
+        let store = news(sources.store.as_mut());
+        let network = news(sources.network.as_mut());
+        let firewall = news(sources.firewall.as_mut());
+        if let Some(store) = &store {
+            self.tell_contact(store);
+        }
+        if store.is_some() || network.is_some() || firewall.is_some() {
+            self.change(|status| {
+                status.store = store.or(status.store.take());
+                status.network = network.or(status.network.take());
+                status.firewall = firewall.or(status.firewall.take());
+            });
+        }
+    }
+
+    /// Changes the status, and says what that means for pods.
+    fn change(&self, change: impl FnOnce(&mut AgentStatus)) {
+        self.status.send_modify(|status| change(Arc::make_mut(status)));
+        let readiness = self.status.borrow().readiness();
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.ready != readiness.is_ready() {
+            told.ready = readiness.is_ready();
+            let reasons: Vec<_> = readiness.reasons.into_iter().map(|reason| reason.text).collect();
+            self.emit(if told.ready { AgentEvent::Ready } else { AgentEvent::NotReady { reasons } });
+        }
+    }
+
+    /// Says whether the store went away or came back. Before the first contact there is nothing to go.
+    fn tell_contact(&self, now: &StoreStatus) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.connected {
+            if let Some(since) = told.away.take() {
+                self.emit(AgentEvent::StoreBack { away: now.since.saturating_duration_since(since) });
+            }
+        } else if told.away.is_none() && self.status.borrow().store.as_ref().is_some_and(|it| it.connected) {
+            told.away = Some(now.since);
+            self.emit(AgentEvent::StoreLost { problem: now.problem.clone() });
+        }
+    }
+}
+
+/// What a part says, if that was not taken yet. It is not compared with what is shown: there may be many peers in it.
+fn news<T: Clone>(source: Option<&mut watch::Receiver<T>>) -> Option<T> {
+    let source = source?;
+    // A part that has ended has said its last word.
+    let is_new = source.has_changed().unwrap_or(true);
+    is_new.then(|| source.borrow_and_update().clone())
+}
+
+/// Waits for news of a part, which are still to be taken. One that ended, which others notice, has none.
+async fn changed<T>(source: Option<&mut watch::Receiver<T>>) {
+    let Some(source) = source else { return pending().await };
+    match source.changed().await {
+        Ok(()) => source.mark_changed(),
+        Err(_) => pending().await,
+    }
+}
