@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use etcd_client::{Compare, CompareOp, Txn, TxnOp, TxnResponse};
 use flannel_core::addr::Family;
+use flannel_core::backoff::up_to;
 use flannel_core::config::NetworkConfig;
 use flannel_core::lease::{Lease, LeaseAttrs, LeaseKey};
 use flannel_core::subnet::allocate::{Applicant, Decision, decide, former, holder, is_same_node};
@@ -48,8 +49,8 @@ impl Store {
         let mut state = Attempts { listed, is_fresh: true, identity, grant: None };
         for attempt in 0..ATTEMPTS {
             // The first collision was bad luck, more of them are a crowd.
-            let pause = fastrand::u64(0..=20 * u64::from(attempt.saturating_sub(1)));
-            tokio::time::sleep(Duration::from_millis(pause)).await;
+            let crowd = Duration::from_millis(20 * u64::from(attempt.saturating_sub(1)));
+            tokio::time::sleep(up_to(crowd)).await;
             match self.attempt(&config, attrs, &mut state).await {
                 Ok(Attempt::Done(lease)) => {
                     info!(subnet = %lease.key, "lease taken");

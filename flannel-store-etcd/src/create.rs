@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use etcd_client::{Compare, CompareOp, GetOptions, KeyValue, Txn, TxnOp};
 use flannel_core::addr::Family;
+use flannel_core::backoff::up_to;
 use flannel_core::config::NetworkConfig;
 use flannel_core::lease::{Lease, LeaseAttrs, LeaseKey};
 use flannel_core::subnet::allocate::{is_pair, occupied, overlaps};
@@ -121,7 +122,7 @@ impl Store {
                 // Others took other subnets: ours is still free. The pause spreads the crowd, and a fresh
                 // revision after it leaves them little time to make it stale.
                 let most = (10 << attempt.min(8)).min(LONGEST);
-                tokio::time::sleep(Duration::from_millis(fastrand::u64(0..most))).await;
+                tokio::time::sleep(up_to(Duration::from_millis(most))).await;
                 seen.append(&mut newer);
                 Newer { at, records: newer } = match self.newer(at.revision).await {
                     Err(error) if error.is_too_large() => return Ok(Created::Taken(None)),

@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::atomic_file;
+use crate::backoff::jitter;
 use crate::clock::BootInstant;
 use crate::guarded::{self, Dir, Stat};
 use crate::lease::{BadRecord, BadRecords, Lease, LeaseAttrs, LeaseKey, LeaseKeyError};
@@ -360,7 +361,7 @@ impl Folder {
                 let text = format!("another process holds it for more than {} s", LOCK_WAIT.as_secs());
                 return Err(io::Error::new(io::ErrorKind::TimedOut, text));
             }
-            thread::sleep(Duration::from_millis(fastrand::u64(1..10)));
+            thread::sleep(jitter(Duration::from_millis(5), 0.8));
         }
     }
 }
