@@ -409,11 +409,14 @@ impl<D: Driver> Reconciler<D> {
 
     fn next_wake(&self) -> Instant {
         let settled = self.underlay.as_ref().and_then(Follower::due);
+        // What could not be done has its own retry time. Until then whatever is due meets the same failure, without
+        // a pause.
+        let can_work = !self.work.is_pending();
         [
             Some(self.audit_at),
             self.retry_at,
-            self.blocked.next_due(),
-            settled,
+            self.blocked.next_due().filter(|_| can_work),
+            settled.filter(|_| can_work),
             self.claims.due(),
             self.shown.due(),
         ]

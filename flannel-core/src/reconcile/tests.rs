@@ -466,10 +466,29 @@ async fn failing_reads_and_lost_announcements_end_in_the_wanted_state() {
     bench.kernel.delete(&route_of(bench.link, &"10.5.2.0-24".parse().unwrap()).key(), false);
     bench.kernel.overrun();
     tokio::time::sleep(Duration::from_secs(3)).await;
-    assert!(bench.kernel.take_dumps() < 12, "retries back off");
+    // Some twenty a second without backoff; jitter makes each delay a quarter shorter at most.
+    assert!(bench.kernel.take_dumps() < 20, "retries back off");
     bench.kernel.fail_dumps(None);
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert_eq!(bench.kernel.objects(), want);
+}
+
+/// The object's next try is due again and again, but nothing can be tried before the kernel answers.
+#[tokio::test(start_paused = true)]
+async fn a_refused_object_does_not_hurry_a_kernel_that_can_not_be_asked() {
+    let bench = bench();
+    bench.kernel.refuse(|op| matches!(op, Op::Create(Object::Route(_))).then_some(libc::EPERM));
+    bench.snapshot(&[lease("10.5.2.0-24", 2)]);
+    bench.told().await;
+    bench.kernel.fail_dumps(Some(libc::EBUSY));
+    bench.kernel.overrun();
+    bench.kernel.take_dumps();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(bench.kernel.take_dumps() < 20, "retries back off");
+    bench.kernel.fail_dumps(None);
+    bench.kernel.refuse_nothing();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(bench.has_route("10.5.2.0-24"));
 }
 
 #[tokio::test(start_paused = true)]
