@@ -6,8 +6,9 @@ use super::event::AgentEvent;
 use super::journal::Journal;
 use crate::addr::PerFamily;
 use crate::kernel::{Kernel, KernelError};
+use crate::remembering::Memory;
 use crate::state_file::{Host, Recalled, State, StoredOn, read};
-use crate::subnet::{Identity, Memory};
+use crate::subnet::Identity;
 use crate::subnet_file;
 
 /// The usual place of an agent's state file: beside its subnet file, with `.state` behind the name.

@@ -3,7 +3,7 @@
 //! It proves later what is ours although nothing in the kernel says so: the devices of a backend that the
 //! node had before, routes of a network that it had before, routes that a Go agent wrote for a node that
 //! has left since. And with config and leases in it an agent can start while the store is away
-//! ([`crate::subnet::Remembering`]). Without it, or with a damaged one, an agent works all the same, leaves
+//! ([`crate::remembering::Remembering`]). Without it, or with a damaged one, an agent works all the same, leaves
 //! alone what it can't prove, and waits for the store.
 
 mod host;

@@ -21,7 +21,6 @@ use crate::addr::{Family, PerFamily};
 use crate::config::{ConfigError, NetworkConfig};
 use crate::lease::{BadSample, Lease, LeaseAttrs, LeaseKey, LeaseUpdate};
 
-pub use crate::remembering::{Memory, Remembering};
 pub use hold::hold_and_publish;
 pub use identity::Identity;
 pub use remedy::Remedy;

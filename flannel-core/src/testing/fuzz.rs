@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use crate::config::{LeaseSource, NetworkConfig};
 use crate::lease::{Lease, LeaseAttrs};
+use crate::remembering::Memory;
 use crate::state_file::{State, wire};
-use crate::subnet::Memory;
 use crate::subnet_file::{SubnetFile, parse_previous};
 
 /// A network config.

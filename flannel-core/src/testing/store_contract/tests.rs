@@ -7,9 +7,9 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::config::{LeaseSource, NetworkConfig};
+use crate::remembering::{Memory, Remembering};
 use crate::state_file::State;
 use crate::subnet::local::{LocalOptions, LocalSubnetManager};
-use crate::subnet::{Memory, Remembering};
 
 const CONFIG: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
 
