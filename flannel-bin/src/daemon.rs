@@ -32,6 +32,14 @@ enum DaemonError {
     /// The network config names a backend that is not in this build.
     #[error("config key Backend.Type can't be used")]
     NoBackend(#[source] NoBackend),
+    /// Rules that a flag asks for can't be written.
+    #[error("{flag} can't be done")]
+    Rules {
+        /// The flag.
+        flag: &'static str,
+        /// Why not.
+        source: AgentError,
+    },
     /// The agent itself.
     #[error(transparent)]
     Agent(AgentError),
@@ -41,6 +49,8 @@ impl From<AgentError> for DaemonError {
     fn from(error: AgentError) -> Self {
         match error.failure() {
             Failure::UnknownBackend(unknown) => Self::NoBackend(unknown.into()),
+            Failure::Firewall { masquerade: true, .. } => Self::Rules { flag: "--ip-masq", source: error },
+            Failure::Firewall { .. } => Self::Rules { flag: "--iptables-forward-rules", source: error },
             _ => Self::Agent(error),
         }
     }

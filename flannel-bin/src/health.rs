@@ -8,7 +8,7 @@ mod budget;
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flannel_core::agent::Readiness;
 use http_body_util::Full;
@@ -65,11 +65,27 @@ pub(crate) struct HealthError {
     source: io::Error,
 }
 
+/// How long an address may be taken by what a killed agent left behind.
+const REMAINS: Duration = Duration::from_secs(1);
+
 /// Takes the address. An empty one stands for all of this host, as in Go.
+///
+/// The kernel closes the files of a killed process in an order of its own, so the port can be taken for a moment after
+/// the lock that tells of an agent is free.
 pub(crate) async fn bind(address: &str, port: u16) -> Result<TcpListener, HealthError> {
     let host = if address.is_empty() { "::" } else { address };
-    let error = |source| HealthError { address: format!("{host} port {port}"), source };
-    TcpListener::bind((host, port)).await.map_err(error)
+    let begin = Instant::now();
+    loop {
+        match TcpListener::bind((host, port)).await {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && begin.elapsed() < REMAINS => {
+                tokio::time::sleep(REMAINS / 100).await;
+            }
+            bound => {
+                return bound
+                    .map_err(|source| HealthError { address: format!("{host} port {port}"), source });
+            }
+        }
+    }
 }
 
 /// Serves until `stop` fires.
