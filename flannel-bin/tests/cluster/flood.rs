@@ -9,7 +9,6 @@ use flannel_lab::test_name;
 use flannel_lab::wait::eventually;
 
 use crate::backends::VXLAN;
-#[cfg(feature = "etcd")]
 use crate::harness::{Bed, SOON, Store, http_get, new_folder};
 
 const MANY: usize = 300;
