@@ -118,6 +118,19 @@ impl Clients {
         Ok(Self { access, timeouts, current: Mutex::default() })
     }
 
+    /// The host of the API server. None for a pod: the address that it has is a service's, which the host translates
+    /// before it looks for a route.
+    pub(super) fn host(&self) -> Option<String> {
+        let of_url = |url: &ServerUrl| url.host().map(str::to_owned);
+        match &self.access {
+            KubeAccess::InCluster { .. } => None,
+            KubeAccess::Url(url) | KubeAccess::Kubeconfig { server: Some(url), .. } => of_url(url),
+            KubeAccess::Kubeconfig { file, server: None } => {
+                of_url(&ServerUrl::from(server_of(&read_kubeconfig(file).ok()?)?))
+            }
+        }
+    }
+
     /// Where the API server is, for messages.
     pub(super) fn server(&self) -> String {
         match &self.access {
@@ -285,6 +298,14 @@ fn check_file(file: &Path) -> Result<(), String> {
 fn read_kubeconfig(file: &Path) -> Result<Kubeconfig, String> {
     check_file(file)?;
     Kubeconfig::read_from(file).map_err(|error| explain_kubeconfig(&error))
+}
+
+/// The server of the current context.
+fn server_of(config: &Kubeconfig) -> Option<String> {
+    let current = config.current_context.as_ref()?;
+    let context = config.contexts.iter().find(|it| it.name == *current)?.context.as_ref()?;
+    let cluster = config.clusters.iter().find(|it| it.name == context.cluster)?;
+    cluster.cluster.as_ref()?.server.clone()
 }
 
 fn in_cluster_url((host, port): &(String, u16)) -> Result<Uri, String> {

@@ -74,6 +74,20 @@ pub(super) struct Listing {
     next: Known,
     /// How many came.
     pub(super) count: usize,
+    /// How many there were when the trees were repacked last.
+    packed: usize,
+}
+
+impl Listing {
+    /// Nodes come in the order of their names, which leaves trees half empty. Repacking them at the end alone would take
+    /// the memory first.
+    fn repack(&mut self) {
+        if self.count >= MOST_REASONS && self.count >= self.packed + self.packed / 8 {
+            self.packed = self.count;
+            repack(&mut self.next.nodes);
+            repack(&mut self.next.claims);
+        }
+    }
 }
 
 impl Known {
@@ -100,12 +114,13 @@ impl Known {
     /// Begins with a list of all nodes.
     pub(super) fn list(&self) -> Listing {
         let next = Self::new(&self.own, self.families.clone(), self.prefix.clone());
-        Listing { next: Self { hasher: self.hasher.clone(), ..next }, count: 0 }
+        Listing { next: Self { hasher: self.hasher.clone(), ..next }, count: 0, packed: 0 }
     }
 
     /// Takes one object of a list. One that can't be read is named.
     pub(super) fn add(&self, listing: &mut Listing, object: Result<NodeObject, BadObject>) {
         listing.count += 1;
+        listing.repack();
         // Without a name it is nobody's; what it may have been is gone by this list.
         if let Some((name, Some(claim), reason)) = self.judge(object) {
             listing.next.put(name, claim, reason.as_deref());

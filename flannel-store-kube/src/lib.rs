@@ -189,7 +189,7 @@ impl SubnetManager for KubeSubnetManager {
     }
 
     fn hosts(&self) -> Vec<String> {
-        self.0.options.access.host().into_iter().collect()
+        self.0.clients.host().into_iter().collect()
     }
 
     fn remedy(&self) -> Remedy {

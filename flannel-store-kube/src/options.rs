@@ -68,15 +68,6 @@ pub enum KubeAccess {
 impl KubeAccess {
     /// Where pods find their service account.
     pub const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
-
-    /// The host of the API server as far as these options name one. None of a pod's: that address is a service's, which
-    /// the host translates before it looks for a route.
-    pub(super) fn host(&self) -> Option<String> {
-        match self {
-            Self::Url(url) | Self::Kubeconfig { server: Some(url), .. } => url.host().map(str::to_owned),
-            Self::InCluster { .. } | Self::Kubeconfig { server: None, .. } => None,
-        }
-    }
 }
 
 /// How an agent knows its node.

@@ -27,6 +27,26 @@ fn reads_urls() {
 }
 
 #[test]
+fn the_server_is_that_of_the_current_context() {
+    let text = |current: &str| {
+        format!(
+            "current-context: {current}\ncontexts: [{{name: a, context: {{cluster: one}}}}, {{name: b, context: {{cluster: two}}}}, \
+             {{name: c, context: {{cluster: none}}}}]\nclusters: [{{name: one, cluster: {{server: 'https://10.0.0.1:6443'}}}}, \
+             {{name: two, cluster: {{server: 'https://api.example:443'}}}}]"
+        )
+    };
+    for (current, server) in [
+        ("a", Some("https://10.0.0.1:6443")),
+        ("b", Some("https://api.example:443")),
+        ("c", None),
+        ("d", None),
+    ] {
+        let config = Kubeconfig::from_yaml(&text(current)).unwrap();
+        assert_eq!(server_of(&config).as_deref(), server, "{current}");
+    }
+}
+
+#[test]
 fn a_login_in_the_url_is_none_of_the_address() {
     for (url, address, user) in [
         ("http://127.0.0.1:8080", "http://127.0.0.1:8080/", None),

@@ -78,6 +78,7 @@ async fn kubeconfigs_of_all_kinds_work() {
         cluster.api.write_kubeconfig(&file, &login).unwrap();
         let manager = with(&cluster, KubeAccess::Kubeconfig { file: file.clone(), server: None });
         manager.acquire_lease(&attrs(1)).await.unwrap_or_else(|error| panic!("{login:?}: {error}"));
+        assert_eq!(manager.hosts(), ["127.0.0.1"], "what no network of pods may cover");
     }
     // Another server than the file says.
     let server = Some("https://127.0.0.1:1".into());
