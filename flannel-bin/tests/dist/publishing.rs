@@ -14,8 +14,13 @@ const PLACEHOLDERS: [&str; 2] = ["publisher@example.invalid", "registry.example.
 const OTHERS: [&str; 5] = ["flannel-io", "containernetworking", "Masterminds", "xeipuuv", "rustsec"];
 
 /// Documents that show commands with a placeholder, and this list.
-const DOCUMENTS: [&str; 4] =
-    ["README.md", "docs/kubernetes.md", "docs/publishing.md", "flannel-bin/tests/dist/publishing.rs"];
+const DOCUMENTS: [&str; 5] = [
+    "CHANGELOG.md",
+    "README.md",
+    "docs/kubernetes.md",
+    "docs/publishing.md",
+    "flannel-bin/tests/dist/publishing.rs",
+];
 
 /// The files of a folder and below, but for what is built, generated or fed to a fuzzer.
 fn files(folder: &Path, found: &mut Vec<String>) {
