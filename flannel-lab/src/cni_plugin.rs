@@ -50,8 +50,8 @@ fn place() -> Result<(Built, String, PathBuf), LabError> {
     let libc = if is_installed(&musl)? { Libc::Musl } else { Libc::Gnu };
     let triple = if libc == Libc::Musl { musl } else { format!("{arch}-unknown-linux-gnu") };
     let exe = env::current_exe().map_err(LabError::io("the path of this program"))?;
-    // Cargo marks its target folder.
-    let target = exe.ancestors().find(|folder| folder.join("CACHEDIR.TAG").is_file());
+    // Cargo keeps what it knows of the compiler in its target folder.
+    let target = exe.ancestors().find(|folder| folder.join(".rustc_info.json").is_file());
     let target =
         target.ok_or_else(|| LabError::Invalid(format!("{} isn't in a target folder", exe.display())))?;
     let program = target.join(&triple).join("small/flannel");
