@@ -3,8 +3,8 @@
 use flannel_lab::LabError;
 use flannel_lab::cluster::Cluster;
 
-/// The most leases there are addresses for, in `10.64.0.0/10`.
-pub const MOST: u32 = (64 << 8) - 2;
+/// The most leases there are addresses for, in `10.64.0.0/10` without its last /16.
+pub const MOST: u32 = (63 << 8) - 2;
 
 /// Gives the nodes' links room for every gateway of theirs.
 pub fn make_room(cluster: &Cluster) -> Result<(), LabError> {
@@ -14,9 +14,11 @@ pub fn make_room(cluster: &Cluster) -> Result<(), LabError> {
     })
 }
 
-/// The network config they belong to.
+/// The network config they belong to. Agents lease from the last /16, where none of these lies.
 pub fn config(backend: &str) -> String {
-    format!(r#"{{"Network":"10.64.0.0/10","SubnetLen":24,"Backend":{{"Type":"{backend}"}}}}"#)
+    format!(
+        r#"{{"Network":"10.64.0.0/10","SubnetLen":24,"SubnetMin":"10.127.0.0","SubnetMax":"10.127.255.0","Backend":{{"Type":"{backend}"}}}}"#
+    )
 }
 
 /// The first address of a node's subnet, a /24.

@@ -308,6 +308,7 @@ fn what_others_take_away_comes_back() {
     });
 }
 
+/// From 6.16 on the kernel hooks the chain to the new device itself; before that only we do.
 #[test]
 fn a_device_that_comes_back_is_looked_after_again() {
     in_kernel(test_name!(), || async {

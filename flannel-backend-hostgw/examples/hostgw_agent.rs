@@ -5,7 +5,7 @@
 //! ```text
 //! unshare --user --map-root-user --net sh -c '
 //!   ip link add eth0 type veth peer name eth1 && ip link set eth1 up && ip link set eth0 up &&
-//!   ip address add 192.0.2.1/24 dev eth0 && cargo run -p flannel-backend-hostgw --example agent -- DIR eth0'
+//!   ip address add 192.0.2.1/24 dev eth0 && cargo run -p flannel-backend-hostgw --example hostgw_agent -- DIR eth0'
 //! ```
 //! where `DIR/config` is a network config such as `{"Network":"10.244.0.0/16","Backend":{"Type":"host-gw"}}`.
 
@@ -21,7 +21,7 @@ use flannel_core::underlay::UnderlayOptions;
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1);
-    let dir = args.next().ok_or("usage: agent DIR [INTERFACE]")?;
+    let dir = args.next().ok_or("usage: hostgw_agent DIR [INTERFACE]")?;
     let store = LocalSubnetManager::new(LocalOptions::new(&dir));
     let underlay = UnderlayOptions::auto().ifaces(args);
     let agent = Agent::builder(Arc::new(store))
