@@ -1,5 +1,6 @@
 //! Files that are whole at any moment.
 
+use std::ffi::OsStr;
 use std::fs::DirBuilder;
 use std::io::{self, Write as _};
 use std::iter::repeat_with;
@@ -8,6 +9,9 @@ use std::path::Path;
 
 use crate::guarded::{Dir, Draft};
 
+/// How many letters and digits end the name of a draft.
+const LETTERS: usize = 6;
+
 /// Puts a file in place: written beside it, synced, renamed, and the folder synced. A crash at any point
 /// leaves the old file or the new one, never a part. Folders that are missing are made. What has the name, be it a
 /// link, is replaced and never written through.
@@ -15,20 +19,109 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     if let Some(folder) = path.parent().filter(|folder| *folder != Path::new("")) {
         DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
     }
+    // What can't be removed is in nobody's way: a draft has a name of its own.
+    let _ = remove_abandoned_drafts(path);
     let (dir, name) = Dir::of(path)?;
-    let mut draft = beside(&dir, &name.to_string_lossy(), mode)?;
+    let mut draft = locked(&dir, &name.to_string_lossy(), mode)?;
     draft.file.write_all(bytes)?;
     draft.place(name)?;
+    Ok(())
+}
+
+/// Removes the drafts that processes left beside a file when they were killed in the middle of [`replace`]. The draft
+/// of a process that lives stays: the process has it locked, and the kernel ends a lock with its process (`flock(2)`).
+pub fn remove_abandoned_drafts(path: &Path) -> io::Result<()> {
+    let (dir, file) = match Dir::of(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        opened => opened?,
+    };
+    let file = file.to_string_lossy();
+    for name in dir.names()?.into_iter().filter(|name| is_draft(name, &file)) {
+        // Whoever has the lock may have renamed its draft since the folder was listed.
+        if let Ok(draft) = dir.file(&name)
+            && draft.try_lock().is_ok()
+            && dir.is_at(&draft, &name)
+        {
+            dir.remove(&name)?;
+        }
+    }
     Ok(())
 }
 
 /// A file with a name of its own beside one that is to be: `.<name>.<six letters and digits>`.
 pub(crate) fn beside<'a>(dir: &'a Dir, name: &str, mode: u32) -> io::Result<Draft<'a>> {
     loop {
-        let letters: String = repeat_with(fastrand::alphanumeric).take(6).collect();
+        let letters: String = repeat_with(fastrand::alphanumeric).take(LETTERS).collect();
         match dir.draft(format!(".{name}.{letters}").into(), mode) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             created => return created,
         }
+    }
+}
+
+/// A draft that [`remove_abandoned_drafts`] of another process leaves alone.
+fn locked<'a>(dir: &'a Dir, name: &str, mode: u32) -> io::Result<Draft<'a>> {
+    loop {
+        let draft = beside(dir, name, mode)?;
+        // Another process may have taken it for an abandoned one before it was locked.
+        if draft.file.try_lock().is_ok() && draft.is_there() {
+            return Ok(draft);
+        }
+    }
+}
+
+/// Whether a name is one that [`beside`] gives to drafts of a file.
+fn is_draft(name: &OsStr, file: &str) -> bool {
+    let name = name.to_string_lossy();
+    let letters =
+        name.strip_prefix('.').and_then(|name| name.strip_prefix(file)).and_then(|end| end.strip_prefix('.'));
+    letters.is_some_and(|letters| {
+        letters.len() == LETTERS && letters.bytes().all(|letter| letter.is_ascii_alphanumeric())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn abandoned_drafts_of_one_file_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("subnet.env");
+        // A process that is killed runs no destructors.
+        let abandon = |name: &str| {
+            let (dir, _) = Dir::of(&path).unwrap();
+            let mut draft = beside(&dir, name, 0o600).unwrap();
+            draft.file.write_all(b"half a fi").unwrap();
+            draft.abandon();
+        };
+        abandon("subnet.env");
+        abandon("subnet.env");
+        abandon("subnet.env.state");
+        for name in [".subnet.env.lock", ".subnet.env.a-link", ".subnet.env", "subnet.env.abcdef"] {
+            fs::write(folder.path().join(name), "somebody else's").unwrap();
+        }
+        std::os::unix::fs::symlink("nowhere", folder.path().join(".subnet.env.linked")).unwrap();
+
+        let (dir, _) = Dir::of(&path).unwrap();
+        let living = locked(&dir, "subnet.env", 0o600).unwrap();
+        remove_abandoned_drafts(&path).unwrap();
+        assert_eq!(
+            fs::read_dir(folder.path()).unwrap().count(),
+            4 + 1 + 1 + 1,
+            "four files, a link, two drafts"
+        );
+        living.place(OsStr::new("subnet.env")).unwrap();
+
+        remove_abandoned_drafts(&folder.path().join("subnet.env.state")).unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 4 + 1 + 1);
+        remove_abandoned_drafts(&folder.path().join("none/subnet.env")).unwrap();
+
+        abandon("subnet.env");
+        replace(&path, b"whole", 0o600).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"whole");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 4 + 1 + 1);
     }
 }

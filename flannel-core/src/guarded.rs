@@ -186,6 +186,17 @@ pub struct Draft<'a> {
 }
 
 impl Draft<'_> {
+    /// Whether it has its name still, which another process can remove.
+    pub(crate) fn is_there(&self) -> bool {
+        self.name.as_ref().is_some_and(|name| self.dir.is_at(&self.file, name))
+    }
+
+    /// Leaves it behind, as a process does that is killed.
+    #[cfg(test)]
+    pub(crate) fn abandon(mut self) {
+        self.name = None;
+    }
+
     /// Puts the file in place in one step. A crash at any point leaves the old file or the new one, never a part.
     pub fn place(mut self, name: &OsStr) -> io::Result<File> {
         self.file.sync_all()?;

@@ -134,6 +134,8 @@ fn all_goes_and_nothing_else(case: &'static BackendCase) {
         assert!(log.contains(note), "{note} in {log}");
     }
 
+    // An agent that was killed in the middle of a write left this.
+    fs::write(subnet_file(1).with_file_name(".subnet.env.k1LLed"), "half a fi").unwrap();
     assert_eq!(printed(&cleanup(&bed, &["--lease"])), listed);
     assert_as_before(&node, &before);
     assert_eq!(fs::read_dir("/run/flannel/node1").unwrap().count(), 0);

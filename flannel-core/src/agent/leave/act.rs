@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 
 use super::removal::{Action, Removal};
+use crate::atomic_file;
 use crate::dataplane::{Object, Op};
 use crate::error::chain;
 use crate::firewall::gate;
@@ -43,7 +44,7 @@ pub(super) async fn carry_out(
             }
             Action::File(path) => match fs::remove_file(path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.to_string()),
-                _ => Ok(()),
+                _ => atomic_file::remove_abandoned_drafts(path).map_err(|error| error.to_string()),
             },
         };
         failures.extend(result.err().map(|why| format!("not done: {}: {why}", told(removal))));

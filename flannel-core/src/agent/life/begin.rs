@@ -4,6 +4,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use super::Life;
 use crate::agent::error::Failure;
@@ -12,6 +13,7 @@ use crate::agent::firewall::ranges;
 use crate::agent::setup::Setup;
 use crate::agent::status::{Board, Phase};
 use crate::agent::{lock, memory};
+use crate::atomic_file;
 use crate::kernel::Kernel;
 use crate::netns::Netns;
 use crate::remembering::Remembering;
@@ -48,6 +50,11 @@ impl Setup {
             Some(path) => lock::hold(path).await,
             None => None,
         };
+        for path in [&self.subnet_file, &self.state_file].into_iter().flatten() {
+            if let Err(error) = atomic_file::remove_abandoned_drafts(path) {
+                warn!(path = %path.display(), %error, "drafts that earlier runs left beside this file stay");
+            }
+        }
         let journal = &board.journal;
         let previous = self.subnet_file.as_deref().map(subnet_file::read_previous).unwrap_or_default();
         for problem in &previous.problems {
