@@ -5,6 +5,7 @@
 
 pub mod command;
 mod display;
+mod kinds;
 mod set;
 
 use std::net::IpAddr;
@@ -13,6 +14,7 @@ use ipnetwork::IpNetwork;
 
 use crate::addr::{Family, LinkIndex, MacAddr, Subnet, Vni};
 
+pub use kinds::Kinds;
 pub use set::Dataplane;
 
 /// The route protocol of everything we create (`rtm_protocol`; 102 is unassigned in `rtnetlink.h`).

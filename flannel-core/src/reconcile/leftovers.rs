@@ -3,7 +3,7 @@
 use super::{Driver, Reconciler};
 use crate::dataplane::{Dataplane, Object};
 use crate::events::NetworkEvent;
-use crate::kernel::{KernelError, LinkOp, Scope};
+use crate::kernel::{KernelError, Kinds, LinkOp, Scope};
 use crate::lease::LeaseChange;
 use crate::ownership::is_adoptable;
 
@@ -18,24 +18,31 @@ impl<D: Driver> Reconciler<D> {
             || matches!(self.peers.want().get(&object.key()), Some(Object::Route(want)) if is_adoptable(have, &want))
     }
 
-    /// Reads all that is ours, wherever it is; one kind after the other, since a list of all would be as large as
-    /// what it is folded into.
-    pub(super) async fn read_ours(&mut self) -> Result<Dataplane, KernelError> {
-        let mut ours = Dataplane::default();
-        for family in self.ownership.families().collect::<Vec<_>>() {
-            for protocol in self.ownership.protocols() {
-                let found = self.kernel.routes_by(family, protocol).await?;
-                ours.extend(found.into_iter().filter(|object| self.is_ours(object)));
+    /// Reads all that is ours, wherever it is. One kind follows the other, so that never more than one kind is there
+    /// twice: as it was known, and as it is read.
+    pub(super) async fn read_ours(&mut self) -> Result<(), KernelError> {
+        for kinds in Kinds::ALL.each() {
+            let mut found = Vec::new();
+            for scope in self.driver.scopes().into_iter().chain(self.ownership.scopes()) {
+                let kinds = scope.kinds.and(kinds);
+                if !kinds.is_none() {
+                    found.extend(self.kernel.objects(Scope { kinds, ..scope }).await?);
+                }
             }
-        }
-        for scope in self.driver.scopes().into_iter().chain(self.ownership.scopes()) {
-            for kinds in scope.kinds.each() {
-                let found = self.kernel.objects(Scope { kinds, ..scope }).await?;
-                ours.extend(found.into_iter().filter(|object| self.is_ours(object)));
+            if kinds.routes {
+                for family in self.ownership.families().collect::<Vec<_>>() {
+                    for protocol in self.ownership.protocols() {
+                        found.extend(self.kernel.routes_by(family, protocol).await?);
+                    }
+                }
             }
+            let found: Dataplane = found.into_iter().filter(|object| self.is_ours(object)).collect();
+            if kinds.routes {
+                self.replaced.compare(&self.have, &found, self.peers.want());
+            }
+            self.have.replace(kinds, found);
         }
-        ours.repack();
-        Ok(ours)
+        Ok(())
     }
 
     /// Finds the devices of an earlier backend. Those that may be of one, but can't be proved to be, are named

@@ -65,9 +65,7 @@ impl<D: Driver> Reconciler<D> {
         }
         let objects = self.work.begin_objects();
         if objects.are_all() {
-            let observed = self.observe().await.inspect_err(|_| self.work.read_objects())?;
-            self.replaced.compare(&self.have, &observed, self.peers.want());
-            self.have = observed;
+            self.observe().await.inspect_err(|_| self.work.read_objects())?;
         }
         let cause = Cause { why: std::mem::take(&mut self.why), looked: objects.are_all() };
         let now = Instant::now();
@@ -185,7 +183,7 @@ impl<D: Driver> Reconciler<D> {
     }
 
     /// Reads what is ours.
-    async fn observe(&mut self) -> Result<Dataplane, KernelError> {
+    async fn observe(&mut self) -> Result<(), KernelError> {
         // A device may go in this moment.
         self.read_ours().await.inspect_err(|_| self.work.check_devices())
     }
