@@ -153,7 +153,7 @@ fn state_of(key: &LeaseKey, view: &View<'_>) -> PeerState {
 
 impl<D: Driver> Reconciler<D> {
     /// Objects under these keys changed in the kernel, or are refused: the entries of their peers may be others.
-    pub(super) fn mark_users<'a>(&mut self, keys: impl IntoIterator<Item = &'a ObjectKey>) {
+    pub(super) fn mark_users(&mut self, keys: impl IntoIterator<Item = ObjectKey>) {
         for key in keys {
             // Before it takes longer than to look at all.
             if self.book.marked.len() > FEW.max(self.leases.len() / 2) {
@@ -162,7 +162,7 @@ impl<D: Driver> Reconciler<D> {
             if self.book.all {
                 return;
             }
-            self.book.mark(self.peers.peers_with(key));
+            self.book.mark(self.peers.peers_with(&key));
         }
     }
 

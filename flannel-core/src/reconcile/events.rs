@@ -64,7 +64,7 @@ impl<D: Driver> Reconciler<D> {
             // Somebody else's object under a key of ours, which took our own one's place.
             if self.peers.want().get(&key).is_some() {
                 if self.have.remove(&key).is_some() {
-                    self.mark_users([&key]);
+                    self.mark_users([key]);
                     self.replaced.lose(key);
                     self.work.compare([key]);
                 } else if self.replaced.has_changed(&object) {
@@ -83,20 +83,20 @@ impl<D: Driver> Reconciler<D> {
                     self.have.remotes_of(entry.link, entry.mac).map(ObjectKey::Fdb).collect();
                 for other in others {
                     self.have.remove(&other);
-                    self.mark_users([&other]);
+                    self.mark_users([other]);
                     self.work.compare([other]);
                 }
             }
         }
         if self.have.insert(object) != Some(object) {
-            self.mark_users([&key]);
+            self.mark_users([key]);
         }
     }
 
     fn object_gone(&mut self, key: ObjectKey) {
         let was_there = self.have.remove(&key).is_some();
         if was_there {
-            self.mark_users([&key]);
+            self.mark_users([key]);
         }
         if let ObjectKey::NextHop(..) = key {
             // Its routes went with it, those of IPv4 in silence.
@@ -104,7 +104,7 @@ impl<D: Driver> Reconciler<D> {
             for route in &routes {
                 self.have.remove(route);
             }
-            self.mark_users(&routes);
+            self.mark_users(routes.iter().copied());
             self.work.compare(routes);
         }
         if self.peers.want().get(&key).is_some() {

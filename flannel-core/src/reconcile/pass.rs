@@ -75,7 +75,7 @@ impl<D: Driver> Reconciler<D> {
         };
         if objects.are_all() {
             self.book.mark_unprogrammed();
-            self.mark_users(planned.iter().map(Op::key).collect::<Vec<_>>().iter());
+            self.mark_users(planned.iter().map(Op::key));
         }
         // What is desired on a link that is away waits for it, and one reason, that of the device, is enough.
         let is_away = |link| self.devices.away.contains(&link);
@@ -84,7 +84,7 @@ impl<D: Driver> Reconciler<D> {
             if self.blocked.is_empty() { BTreeSet::new() } else { planned.iter().map(Op::key).collect() };
         let ops = self.permitted(planned, now);
         let over = self.blocked.settle(|key| objects.contains(key), &due, now);
-        self.mark_users(&over);
+        self.mark_users(over);
         drop((objects, due));
         if !ops.is_empty() {
             self.execute(ops, &cause).await?;
@@ -237,7 +237,7 @@ impl<D: Driver> Reconciler<D> {
             };
             self.look_at_next_hop_of(before);
         }
-        self.mark_users(ops.iter().map(Op::key).collect::<Vec<_>>().iter());
+        self.mark_users(ops.iter().map(Op::key));
         self.shown.operations += ops.len() as u64;
         done
     }
@@ -301,7 +301,7 @@ impl<D: Driver> Reconciler<D> {
         if self.blocked.add(object, errno, reason, needed, at_once, now) {
             self.tell(NetworkEvent::ObjectRefused { object, peer, errno, reason: text, conflict });
         }
-        self.mark_users([&object]);
+        self.mark_users([object]);
     }
 
     /// Who misses what an operation is about.

@@ -144,7 +144,7 @@ impl<D: Driver> Reconciler<D> {
                 // A foreign route is behind it, which does no harm.
                 self.replaced.regain(&key);
                 self.have.insert(Object::Route(holder));
-                self.mark_users([&key]);
+                self.mark_users([key]);
                 self.work.compare([key]);
                 continue;
             }
