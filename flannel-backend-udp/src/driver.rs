@@ -205,7 +205,7 @@ impl UdpDriver {
                 .run(open)
                 .unwrap_or_else(|error| Err(error.into()))
                 .inspect_err(
-                    |error| warn!(%error, %family, "no ICMP errors are sent; that takes CAP_NET_RAW"),
+                    |error| warn!(%error, %family, "no ICMP errors will be sent; they need CAP_NET_RAW"),
                 )
                 .ok()
         });
@@ -214,8 +214,8 @@ impl UdpDriver {
         let (alarm, failed, table) = (Arc::clone(&self.alarm), Arc::clone(&self.failed), self.table());
         let on_event = Arc::new(move |event: EngineEvent| {
             match event {
-                EngineEvent::TunGone => debug!("the TUN is gone"),
-                event => error!(?event, "the udp datapath stopped"),
+                EngineEvent::TunGone => debug!("TUN device is gone"),
+                event => error!(?event, "udp datapath stopped"),
             }
             failed.store(true, Ordering::Relaxed);
             alarm.notify_one();
@@ -283,7 +283,7 @@ impl UdpDriver {
         info!(drops = news.collect::<Vec<_>>().join(" "), "packets dropped since the start");
         for strange in engine.peers().iter().filter(|peer| peer.admitted_packets > 0) {
             let packets = strange.admitted_packets;
-            info!(underlay = %strange.endpoint.ip(), packets, "sends from an address that it does not publish");
+            info!(underlay = %strange.endpoint.ip(), packets, "a peer sends from an address that it does not publish");
         }
         self.told = drops;
     }

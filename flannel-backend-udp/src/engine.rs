@@ -95,7 +95,7 @@ impl Engine {
             let body = move || run(&io, reader, *ways, hook);
             engine.threads.push(thread::Builder::new().name((*name).to_owned()).spawn(body)?);
         }
-        tracing::info!(path = %engine.path(), "udp datapath runs");
+        tracing::info!(path = %engine.path(), "udp datapath started");
         Ok(engine)
     }
 

@@ -150,7 +150,7 @@ impl VxlanDriver {
             let form = next_hops::find_form(kernel, self.next_hop_objects, sides.collect()).await?;
             let mut told = self.told_form.lock().unwrap_or_else(PoisonError::into_inner);
             if told.as_ref() != Some(&form) {
-                info!(datapath = %form, "route form settled");
+                info!(datapath = %form, "route form chosen");
                 *told = Some(form.clone());
             }
             drop(told);
@@ -417,7 +417,7 @@ fn who_is_in_the_way(want: &DeviceSpec, links: &[Link], holder: Option<String>) 
 async fn quiet_router_advertisements(kernel: &mut dyn Kernel, name: &str) {
     if let Err(error) = kernel.ignore_router_advertisements(name).await {
         let cause = std::error::Error::source(&error).map(ToString::to_string);
-        tracing::debug!(%error, cause, "router advertisements are not ignored");
+        tracing::debug!(%error, cause, "accept_ra could not be switched off");
     }
 }
 

@@ -52,7 +52,7 @@ pub(crate) fn run(options: &CleanupOptions) -> ExitCode {
             ExitCode::FAILURE
         }
         Err(error) => {
-            error!(error = chain(&error), "nothing is cleaned up");
+            error!(error = chain(&error), "cleanup failed");
             ExitCode::FAILURE
         }
     }

@@ -61,7 +61,7 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     logs::set_up(options);
     // Before there are other threads: each has capabilities of its own.
     if let Err(error) = privileges::take_granted() {
-        warn!(%error, "capabilities of the program's file not taken");
+        warn!(%error, "capabilities of the program's file can't be raised");
     }
     if let Err(error) = privileges::raise_descriptor_limit() {
         warn!(%error, "limit of open files not raised");
@@ -83,7 +83,7 @@ pub(crate) fn run(options: &Options) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            error!(error = %chain(&error), "flanneld ends");
+            error!(error = %chain(&error), "flanneld ends with an error");
             ExitCode::FAILURE
         }
     }
@@ -102,7 +102,7 @@ async fn serve(options: &Options) -> Result<(), DaemonError> {
     };
     let mut builder = registry::agent(options, store::open(options)?);
     if let Some(remark) = privileges::unseen_rules() {
-        warn!(remark, "rules of the host are not seen");
+        warn!(remark, "some firewall rules of the host can't be seen");
         builder = builder.remark(remark);
     }
     let agent = builder.start()?;

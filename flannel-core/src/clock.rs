@@ -90,7 +90,11 @@ impl Clock {
     /// Outside of a tokio runtime with I/O and time.
     pub fn jumps(&self) -> Jumps {
         let timer = if self.0.is_none() { Timer::new() } else { Err(Errno::ENOTSUP.into()) };
-        let timer = timer.inspect_err(|error| debug!(%error, "no timer tells of clock jumps")).ok();
+        let timer = timer
+            .inspect_err(
+                |error| debug!(%error, "no timer for clock jumps; boot time is compared once a minute"),
+            )
+            .ok();
         Jumps { suspended: self.suspended(), clock: self.clone(), timer }
     }
 

@@ -138,7 +138,7 @@ impl Remembering {
             known = age(memory.saved),
             peers = memory.peers.len(),
             subnet = %memory.own.key,
-            "the store does not answer; starting by what an earlier run stored"
+            "the store does not answer; starting from what an earlier run stored"
         );
         self.mode.send_replace(Mode::Memory);
         memory.config.clone()
@@ -180,7 +180,7 @@ impl Remembering {
                     let why = chain(&error);
                     // Stores log their outages themselves.
                     if !matches!(error, SubnetError::Unavailable { .. }) && told != why {
-                        warn!(error = why, "waiting for the store to confirm what was stored");
+                        warn!(error = why, "waiting for the store to confirm the stored config and lease");
                         told = why;
                     }
                     tokio::time::sleep(backoff.pause()).await;
@@ -259,7 +259,7 @@ impl SubnetManager for Remembering {
                 return Ok(Lease { attrs: attrs.clone(), ..memory.own.clone() });
             }
             let (stored, here) = (holder(&memory.own.attrs), holder(attrs));
-            warn!(stored, here, "what was stored is another node's; waiting for the store");
+            warn!(stored, here, "the stored lease is another node's; waiting for the store");
             self.mode.send_replace(Mode::Doubt);
         }
         if let Some(memory) = self.memory_in(Mode::Doubt) {

@@ -53,7 +53,7 @@ impl Store {
             tokio::time::sleep(up_to(crowd)).await;
             match self.attempt(&config, attrs, &mut state).await {
                 Ok(Attempt::Done(lease)) => {
-                    info!(subnet = %lease.key, "lease taken");
+                    info!(subnet = %lease.key, "lease acquired");
                     return Ok(lease);
                 }
                 Ok(Attempt::Again) => state.is_fresh = false,

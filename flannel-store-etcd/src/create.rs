@@ -104,7 +104,11 @@ impl Store {
                 let is_rival = |found: &&KeyValue| found.create_revision() < created;
                 if let Some(rival) = newer.iter().filter(is_rival).find(|found| self.takes(found, wanted.key))
                 {
-                    warn!(subnet = %wanted.key, rival = self.keys.name(rival.key()), "lease withdrawn");
+                    warn!(
+                        subnet = %wanted.key,
+                        rival = self.keys.name(rival.key()),
+                        "lease withdrawn: an older record overlaps it"
+                    );
                     self.revoke(id).await;
                     *grant = None;
                     return Ok(Created::Withdrawn);

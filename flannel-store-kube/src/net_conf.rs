@@ -83,7 +83,7 @@ impl Follower {
                 match FileWatch::open(path) {
                     Ok(watch) => self.watch = Some(watch),
                     Err(error) => {
-                        debug!(path = %path.display(), %error, "no inotify watch; the rescan has to do");
+                        debug!(path = %path.display(), %error, "no inotify watch; changes are found by the rescan");
                     }
                 }
             }

@@ -59,7 +59,7 @@ impl Store {
                 "pod {namespace}/{name} is on no node by spec.nodeName; set NODE_NAME for the agent"
             ),
         })?;
-        info!(node, "node found by our pod");
+        info!(node, "name of this node read from its pod");
         Ok(node.into())
     }
 

@@ -60,7 +60,7 @@ async fn the_route_form_is_told_once_however_often_the_start_is_tried() {
     let backend = VxlanBackend::with_kernel(move |_| Ok(Box::new(kernel.clone())));
     let told = || {
         let log = LOG.take();
-        log.iter().filter(|message| *message == "route form settled").count()
+        log.iter().filter(|message| *message == "route form chosen").count()
     };
     for expected in [1, 0, 0] {
         let registration = Registration::new(&netns, &host.config, &host.underlay, &host.store);

@@ -63,7 +63,7 @@ fn boot_without_store<S: Store>(
     bed.wait_for_state(1, "all that was stored", want);
     let traffic = [Traffic::between(&pods[0], &pods[1]), Traffic::between(&pods[1], &pods[0])];
     eventually(SOON, "the subnet file", || fs::read_to_string(subnet_file(1)).is_ok_and(|text| text == env));
-    assert!(bed.agent(1).log().contains("starting by what an earlier run stored"));
+    assert!(bed.agent(1).log().contains("starting from what an earlier run stored"));
     eventually(SOON, "a status that says by what", || {
         let answer = readyz(bed);
         let says = answer.starts_with("HTTP/1.1 503") && answer.contains("traffic flows by what was stored");

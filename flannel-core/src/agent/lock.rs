@@ -36,7 +36,7 @@ pub(super) async fn hold(subnet_file: &Path) -> Option<File> {
             Ok(Some(file)) => return Some(file),
             Ok(None) => {
                 if !std::mem::replace(&mut told, true) {
-                    info!(path = %path.display(), "this host is being cleaned up; waiting for the end of it");
+                    info!(path = %path.display(), "flanneld cleanup runs on this host; waiting for its end");
                 }
             }
             Err(error) => {

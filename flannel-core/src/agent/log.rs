@@ -1,4 +1,4 @@
-//! The lines that the log has of events. What other parts log themselves, such as stores their outages, is not said twice.
+//! The log lines of the agent's events. What other parts log themselves, as stores do with outages, is `debug` here.
 
 use tracing::{debug, error, info, warn};
 
@@ -6,18 +6,20 @@ use super::event::AgentEvent;
 
 pub(super) fn write(event: &AgentEvent) {
     match event {
-        AgentEvent::OldSubnetFile { problem } => warn!(problem, "old subnet file"),
+        AgentEvent::OldSubnetFile { problem } => warn!(problem, "earlier subnet file can't be used"),
         AgentEvent::StateFileUnusable { path, problem } => warn!(
             path = %path.display(),
             problem,
-            "state file can't be used; the store is waited for, and leftovers that only the file could prove to be ours stay"
+            "state file can't be used; waiting for the store. Leftovers that only the file could prove to be ours stay"
         ),
         AgentEvent::StateFileOfAnotherHost { lease } => warn!(
             lease,
             "the state file was stored on a host with other NICs, as after a copy of its disk; its lease is not taken for \
              ours by it"
         ),
-        AgentEvent::NoStandIn { why } => info!(why, "what is stored can't stand in for the store"),
+        AgentEvent::NoStandIn { why } => {
+            info!(why, "no start without the store: the stored state can't be used");
+        }
         AgentEvent::Waiting { step, why } => warn!(error = why, "{step}"),
         AgentEvent::ConfigApplied { networks, backend } => {
             let networks: Vec<_> = networks.iter().map(ToString::to_string).collect();
@@ -47,18 +49,24 @@ pub(super) fn write(event: &AgentEvent) {
         AgentEvent::SubnetFileWritten { path, overlay_mtu, written } => {
             info!(path = %path.display(), overlay_mtu = overlay_mtu.0, written, "subnet file is in place");
         }
-        AgentEvent::SubnetFileRefused { why } => warn!(error = why, "not ready; trying again"),
-        AgentEvent::MtuChanged { before, overlay_mtu } => warn!(
-            before = before.0,
-            overlay_mtu = overlay_mtu.0,
-            "pod MTU changed; pods that run keep theirs"
-        ),
+        AgentEvent::SubnetFileRefused { why } => {
+            warn!(error = why, "subnet file can't be written; trying again");
+        }
+        AgentEvent::MtuChanged { before, overlay_mtu } => {
+            warn!(
+                before = before.0,
+                overlay_mtu = overlay_mtu.0,
+                "pod MTU changed; running pods keep theirs"
+            );
+        }
         AgentEvent::StoreLost { problem } => debug!(error = problem, "store lost"),
         AgentEvent::StoreBack { away } => debug!(away_s = away.as_secs(), "store is back"),
         AgentEvent::Ready => debug!("ready"),
         AgentEvent::NotReady { reasons } => debug!(reasons = reasons.join("; "), "not ready"),
         AgentEvent::Stopping => debug!("stopping"),
-        AgentEvent::StopFailed { part, why } => warn!(part, error = why, "did not stop as it should"),
+        AgentEvent::StopFailed { part, why } => {
+            warn!(part, error = why, "a part of the agent failed while it stopped");
+        }
         AgentEvent::LeftOut { .. } => {}
     }
 }

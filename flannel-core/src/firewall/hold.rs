@@ -165,7 +165,7 @@ impl Firewall {
             debug!(changes = done.changes, "firewall rules are in place");
         }
         for note in done.notes.iter().filter(|note| !self.status.borrow().notes.contains(note)) {
-            warn!(note, "firewall rules hindered");
+            warn!(note, "rules of others limit the firewall rules");
         }
         self.status.send_modify(|status| {
             if done.changes > 0 && was_in_place {
@@ -290,10 +290,10 @@ async fn clear(unused: &mut Unused, ours: &Ours) -> Result<(), FirewallError> {
     let name = unused.name();
     let done = converge(Some(unused), &Wanted::default(), ours).await?;
     if done.changes > 0 {
-        info!(manager = name, "rules of an earlier run removed");
+        info!(manager = name, "firewall rules of an earlier run removed");
     }
     for note in done.notes {
-        warn!(note, "rules of an earlier run");
+        warn!(note, "firewall rules of an earlier run may be left");
     }
     Ok(())
 }

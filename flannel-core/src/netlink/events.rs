@@ -55,7 +55,7 @@ impl Events {
                 Ok(messages) => decode_all(messages, own, next_hops, &mut events),
                 Err(error) if is_lost(&error) => overrun(&mut events),
                 Err(error) => {
-                    warn!(%error, "announcements of the kernel can't be read");
+                    warn!(%error, "notifications of the kernel can't be read");
                     tokio::time::sleep(PAUSE).await;
                     overrun(&mut events);
                 }
@@ -97,7 +97,7 @@ pub(super) fn decode_all(datagram: &[u8], own: u32, next_hops: &mut NextHops, ev
             Ok(Some(KernelEvent::Overrun)) => overrun(events),
             Ok(event) => events.extend(event),
             Err(error) => {
-                debug!(%error, "announcement of the kernel can't be decoded");
+                debug!(%error, "notification of the kernel can't be decoded");
                 overrun(events);
             }
         }

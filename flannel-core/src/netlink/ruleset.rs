@@ -70,7 +70,7 @@ impl RulesetEvents {
             Ok(datagram) => note_all(datagram, &mut change),
             Err(error) => {
                 if !is_lost(&error) {
-                    warn!(%error, "announcements of nf_tables can't be read");
+                    warn!(%error, "notifications of nf_tables can't be read");
                     tokio::time::sleep(PAUSE).await;
                 }
                 change.unknown = true;
@@ -104,7 +104,7 @@ impl RulesetEvents {
 fn note_all(datagram: &[u8], change: &mut RulesetChange) {
     for message in split(datagram) {
         if let Err(error) = message.and_then(|message| note(&message, change)) {
-            debug!(%error, "announcement of nf_tables can't be decoded");
+            debug!(%error, "notification of nf_tables can't be decoded");
             change.unknown = true;
         }
     }

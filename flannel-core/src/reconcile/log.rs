@@ -1,4 +1,4 @@
-//! The log lines of the loop: each is made from an event, here and nowhere else.
+//! The log lines of the loop. Each is made from an event, here and nowhere else.
 
 use std::net::IpAddr;
 
@@ -9,19 +9,19 @@ use crate::addr::PerFamily;
 use crate::events::{NetworkEvent, NetworkEventSender};
 
 impl<D: Driver> Reconciler<D> {
-    /// Something happened: logs it, and tells who listens.
+    /// Logs an event, and sends it to whoever reads the network's events.
     pub(super) fn tell(&self, event: NetworkEvent) {
         tell(&self.events, event);
     }
 }
 
-/// Logs an event, and tells who listens.
+/// Logs an event, and sends it to whoever reads the network's events.
 pub(super) fn tell(events: &NetworkEventSender, event: NetworkEvent) {
     log(&event);
     events.send(event);
 }
 
-/// One line. Operators and tests search for these messages.
+/// Writes one line. Operators and tests search for these messages.
 fn log(event: &NetworkEvent) {
     use NetworkEvent as E;
     match event {
@@ -32,7 +32,7 @@ fn log(event: &NetworkEvent) {
         E::PeerRemoved { lease, underlay } => {
             info!(subnet = %lease, underlay = list(underlay), "peer removed");
         }
-        E::PeersChanged { added, changed, removed } => info!(added, removed, changed, "peers"),
+        E::PeersChanged { added, changed, removed } => info!(added, removed, changed, "peers changed"),
         E::LeaseRejected { lease: _, reason, left_out } => {
             let left_out = (*left_out > 0).then_some(left_out);
             warn!(error = reason, left_out, "lease not used");
@@ -44,7 +44,9 @@ fn log(event: &NetworkEvent) {
             warn!(ops = objects, object, %cause, took_us = took.as_micros(), "drift repaired");
         }
         E::ObjectRefused { reason, conflict: true, .. } => warn!(error = reason, "route conflict"),
-        E::ObjectRefused { reason, .. } => warn!(error = reason, "refused; tried again until it works"),
+        E::ObjectRefused { reason, .. } => {
+            warn!(error = reason, "object refused by the kernel; trying again");
+        }
         E::ObjectAccepted { object } => info!(%object, "object accepted after earlier refusals"),
         E::RouteReplaced { route, foreign } => {
             warn!(%route, foreign, "route of ours was replaced; put back");
@@ -66,24 +68,30 @@ fn log(event: &NetworkEvent) {
         ),
         E::UnderlayRenamed { before, link } => info!(before, link, "underlay link renamed"),
         E::UnderlayLost { reason } => warn!(error = reason, "underlay not as it should be"),
-        E::UnderlayBack => info!("underlay is there again"),
-        E::ConfigApplied { live } if live.is_empty() => info!("network config is again what runs"),
+        E::UnderlayBack => info!("underlay is as it should be again"),
+        E::ConfigApplied { live } if live.is_empty() => info!("network config is again the one that runs"),
         E::ConfigApplied { live } => info!(live = live.join(", "), "network config changed, and is in force"),
         E::RestartNeeded { live, reason } => {
-            warn!(live = live.join(", "), restart = reason, "network config changed, in part without effect");
+            warn!(
+                live = live.join(", "),
+                restart = reason,
+                "network config changed; some keys need a restart"
+            );
         }
         E::ConfigUnusable { reason } => {
             warn!(error = reason, "network config changed to one that can't be used");
         }
         E::OwnLeaseContested { reason } => warn!(error = reason, "this node's record lost a conflict"),
         E::OwnLeaseUncontested { lease } => {
-            info!(subnet = %lease, "this node's record contradicts no other any more");
+            info!(subnet = %lease, "conflict of this node's record is over");
         }
         E::BackendDataChanged { family, lease, before, after } => {
-            warn!(%family, lease, before, after, "another node's lease has this node's backend data; it takes another");
+            warn!(%family, lease, before, after, "another node had this node's backend data first; new data chosen");
         }
         E::HostCutsPods { reason } => warn!(error = reason, "a setting of the host cuts packets of pods"),
-        E::HostCutsNoMore { reason } => info!(was = reason, "a setting of the host cuts no more"),
+        E::HostCutsNoMore { reason } => {
+            info!(was = reason, "a setting of the host cuts packets of pods no more");
+        }
         E::LeftoverSuspected { link } => warn!(
             link,
             "looks like a device of another flannel backend; it stays, since no stored state proves that it is ours"

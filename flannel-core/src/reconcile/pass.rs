@@ -101,7 +101,7 @@ impl<D: Driver> Reconciler<D> {
 
     async fn execute(&mut self, mut ops: Vec<Op>, cause: &Cause) -> Result<(), KernelError> {
         for op in &ops {
-            debug!(?op, "execute");
+            debug!(?op, "executing operation");
         }
         // A next-hop object takes its routes along, so it goes when those that were to leave it have left.
         let goes = |op: &Op| matches!(op, Op::Delete(Object::NextHop(_)));
@@ -176,7 +176,7 @@ impl<D: Driver> Reconciler<D> {
     }
 
     fn rebuild_peers_on(&mut self, devices: &super::Devices) {
-        debug!(links = ?devices.links, "all peers are worked out again");
+        debug!(links = ?devices.links, "all peers are computed again");
         self.rebuild_peers();
         self.work.check_host();
         self.work.read_objects();
@@ -327,7 +327,7 @@ impl<D: Driver> Reconciler<D> {
             debug!(ops, "kernel state follows the leases");
         } else if cause.why == Why::Resync && !more_than_entries {
             // Their dumps skip some entries now and then while others change, and their loss is announced.
-            debug!(ops, "entries put again that the audit did not see");
+            debug!(ops, "entries put again that the resync did not show");
         } else {
             if cause.why == Why::Resync {
                 self.repair.found_by_resync();

@@ -89,7 +89,10 @@ impl Keeper {
 
     fn tell(&mut self, error: &StateFileError) {
         if !std::mem::replace(&mut self.told, true) {
-            warn!(error = chain(error), "the next start will not know what is ours; trying again");
+            warn!(
+                error = chain(error),
+                "state file not written, so the next start would not know what is ours; trying again"
+            );
         }
     }
 }

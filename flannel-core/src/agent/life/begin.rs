@@ -52,7 +52,7 @@ impl Setup {
         };
         for path in [&self.subnet_file, &self.state_file].into_iter().flatten() {
             if let Err(error) = atomic_file::remove_abandoned_drafts(path) {
-                warn!(path = %path.display(), %error, "drafts that earlier runs left beside this file stay");
+                warn!(path = %path.display(), %error, "temporary files of earlier runs can't be removed");
             }
         }
         let journal = &board.journal;

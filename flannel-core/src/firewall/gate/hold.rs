@@ -332,7 +332,11 @@ impl Gate {
             tables.change_elements(name, nodes(family), &of(&add), &of(&delete)).await?;
         }
         if !add.is_empty() || !delete.is_empty() {
-            debug!(added = add.len(), removed = delete.len(), "underlay addresses of nodes");
+            debug!(
+                added = add.len(),
+                removed = delete.len(),
+                "underlay addresses of nodes changed in the gate"
+            );
         }
         there.extend(add);
         for addr in &delete {
@@ -365,7 +369,7 @@ impl Gate {
         self.shared.known().retain_unpublished(&mut outside);
         let report = self.sightings.read(&outside, &inside, tunnels, mode, now);
         if let Some(news) = report.news {
-            warn!(news, "packets from strangers");
+            warn!(news, "packets from strangers seen");
         }
         self.status.send_if_modified(|status| {
             let changed = status.strangers != report.lines;

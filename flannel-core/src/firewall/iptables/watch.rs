@@ -37,8 +37,7 @@ pub(super) struct Watch {
 
 impl Watch {
     pub(super) fn new(netns: &Netns, kind: Kind, resync: Duration) -> Self {
-        let told =
-            |error| debug!(%error, "changes of rules are not announced; they are read at every resync");
+        let told = |error| debug!(%error, "the kernel does not notify of rule changes; rules are read at every resync");
         let events = RulesetEvents::open(netns).map_err(told).ok();
         let (resync, looked) = (resync.max(SHORTEST_RESYNC), Instant::now());
         Self { kind, resync, looked, events, is_changed: false, next: None, heard: true }

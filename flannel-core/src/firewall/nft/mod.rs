@@ -122,7 +122,7 @@ impl RuleManager for Nftables {
 }
 
 fn listen(netns: &Netns) -> Option<RulesetEvents> {
-    let told = |error| debug!(%error, "changes of nf_tables are not announced");
+    let told = |error| debug!(%error, "no notifications of nf_tables");
     RulesetEvents::open(netns).map_err(told).ok()
 }
 

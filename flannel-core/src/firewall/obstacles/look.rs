@@ -53,7 +53,7 @@ impl std::fmt::Debug for Surroundings {
 impl Surroundings {
     /// Listens in a network namespace.
     pub(in crate::firewall) fn open(netns: &Netns, resync: Duration) -> Self {
-        let told = |error| debug!(%error, "changes of nf_tables are not announced");
+        let told = |error| debug!(%error, "no notifications of nf_tables");
         let (events, now) = (RulesetEvents::open(netns).map_err(told).ok(), Instant::now());
         let resync = resync.max(Duration::from_secs(1));
         Self {

@@ -44,14 +44,14 @@ impl TableEvents {
                     for message in split(datagram) {
                         let noted = message.and_then(|it| note(&it, table, sets, port, &mut change));
                         if let Err(error) = noted {
-                            debug!(%error, "announcement of nf_tables can't be decoded");
+                            debug!(%error, "notification of nf_tables can't be decoded");
                             change = TableChange { structure: true, elements: true };
                         }
                     }
                 }
                 Err(error) => {
                     if !is_lost(&error) {
-                        warn!(%error, "announcements of nf_tables can't be read");
+                        warn!(%error, "notifications of nf_tables can't be read");
                         tokio::time::sleep(PAUSE).await;
                     }
                     change = TableChange { structure: true, elements: true };

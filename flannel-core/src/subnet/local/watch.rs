@@ -231,7 +231,7 @@ impl Changes {
         if self.inotify.is_none() {
             match Watched::new(&self.folder) {
                 Ok(watched) => self.inotify = Some(watched),
-                Err(error) => debug!(%error, "no inotify watch; the rescan has to do"),
+                Err(error) => debug!(%error, "no inotify watch; changes are found by the rescan"),
             }
         }
     }
