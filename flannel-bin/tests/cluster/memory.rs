@@ -191,7 +191,7 @@ fn a_damaged_file_means_to_wait_for_the_store(case: &'static BackendCase) {
     let log = |bed: &Bed<EtcdStore>| bed.agent(1).log();
     // host-gw refuses such an address before it asks for a lease.
     eventually(SOON, "a word about the other node", || {
-        log(&bed).contains("what was stored is another node's")
+        log(&bed).contains("the stored lease is another node's")
             || log(&bed).contains("which can't work behind NAT")
     });
     bed.kill(1);

@@ -256,7 +256,10 @@ pub(crate) fn lets_in_who_has_a_lease<S: Store>(
     let log = world.bed.agent(1).log();
     let log = &log[log.find(&format!("peer added subnet={key}")).unwrap()..];
     let at = |what: &str| log.find(what).unwrap_or_else(|| panic!("{what} in {log}"));
-    assert!(at("underlay addresses of nodes added=2") < at("execute op=Create"), "let in first: {log}");
+    assert!(
+        at("underlay addresses of nodes changed added=2") < at("execute op=Create"),
+        "let in first: {log}"
+    );
     world.bed.store.delete(&key).unwrap();
     eventually(SOON, "the node to be kept out", || !to_pod());
     assert_all_reach_all(&world.pods, case.mtu(Families::Dual, 1500));

@@ -101,7 +101,7 @@ impl<D: Driver> Reconciler<D> {
 
     async fn execute(&mut self, mut ops: Vec<Op>, cause: &Cause) -> Result<(), KernelError> {
         for op in &ops {
-            debug!(?op, "executing operation");
+            debug!(?op, "execute");
         }
         // A next-hop object takes its routes along, so it goes when those that were to leave it have left.
         let goes = |op: &Op| matches!(op, Op::Delete(Object::NextHop(_)));

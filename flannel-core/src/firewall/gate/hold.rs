@@ -332,11 +332,7 @@ impl Gate {
             tables.change_elements(name, nodes(family), &of(&add), &of(&delete)).await?;
         }
         if !add.is_empty() || !delete.is_empty() {
-            debug!(
-                added = add.len(),
-                removed = delete.len(),
-                "underlay addresses of nodes changed in the gate"
-            );
+            debug!(added = add.len(), removed = delete.len(), "underlay addresses of nodes changed");
         }
         there.extend(add);
         for addr in &delete {
