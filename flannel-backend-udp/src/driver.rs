@@ -270,7 +270,7 @@ impl UdpDriver {
         kernel.link_at(tun.index()).await
     }
 
-    /// Tells new drops, at most once an audit.
+    /// Tells new drops, at most once a resync.
     fn tell_drops(&mut self) {
         let Some(engine) = &self.engine else { return };
         let mut drops = engine.counters().drops;

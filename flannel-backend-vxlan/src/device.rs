@@ -60,7 +60,7 @@ pub(crate) fn overlay_mtu(config: &VxlanConfig, family: Family, underlay: Mtu) -
 pub(crate) enum LinkPlan {
     /// It is right.
     Keep,
-    /// It can be made right where it is, and keeps all that hangs on it (but see [`LinkOp::SetMac`]).
+    /// It can be made right where it is, and keeps everything on it (but see [`LinkOp::SetMac`]).
     Change(Vec<LinkOp>),
     /// The kernel can't change what is wrong with it.
     Recreate { index: LinkIndex, why: String },

@@ -117,7 +117,7 @@ impl VxlanDriver {
         Ok(changed)
     }
 
-    /// Whether an announcement may change who is on-link. An address takes routes along, some in silence.
+    /// Whether a notification may change who is on-link. An address takes routes along, some without a notification.
     fn concerns_on_link(&self, event: &KernelEvent) -> bool {
         let (Some(on_link), Some(lower)) = (&self.on_link, &self.lower) else { return false };
         match event {
@@ -215,7 +215,7 @@ impl VxlanDriver {
                 let problem = explain(kernel, &want, &error).await?;
                 let there = kernel.link(&name).await?;
                 let there = there.filter(|link| link.up && matches!(plan, LinkPlan::Change(_)));
-                // Not as it should be, but what hangs on it carries packets.
+                // Not as it should be, but what is on it carries packets.
                 return Ok(match there {
                     Some(link) => Outcome::Usable(Ensured {
                         changed: have.as_ref() != Some(&link),

@@ -183,7 +183,7 @@ pub struct NetworkStatus {
     pub datapath: Option<String>,
     /// How often drift was repaired since the start.
     pub repairs: u64,
-    /// How long the last repair took: from the kernel's announcement to its last acknowledgement. In the text form
+    /// How long the last repair took: from the kernel's notification to its last acknowledgement. In the text form
     /// microseconds.
     #[serde(rename = "last_repair_us", serialize_with = "microseconds")]
     pub last_repair: Option<Duration>,

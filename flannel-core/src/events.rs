@@ -142,7 +142,7 @@ pub enum NetworkEvent {
         /// What was wrong with it.
         reason: String,
     },
-    /// A device was changed in place, with all that hangs on it.
+    /// A device was changed in place, with everything on it.
     DeviceChanged {
         /// Its name.
         link: String,
@@ -271,7 +271,7 @@ pub enum NetworkEvent {
 pub enum RepairCause {
     /// The kernel announced a change.
     Announced,
-    /// The kernel said that it had lost announcements, so that everything was read again.
+    /// The kernel said that it had lost notifications, so that everything was read again.
     Overrun,
     /// The regular reading of everything found it.
     Resync,

@@ -1,5 +1,5 @@
-//! What the reconcile loop needs from a kernel: [`Kernel`] is spoken by [`crate::netlink::Netlink`] for the
-//! real one, and by the fake in `flannel_core::testing` for tests.
+//! What the reconcile loop needs from a kernel. [`crate::netlink::Netlink`] implements [`Kernel`] for the real one, and
+//! `flannel_core::testing` has a fake for tests.
 
 mod link_kind;
 mod vxlan;
@@ -22,7 +22,7 @@ pub use vxlan::VxlanLink;
 /// A network interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
-    /// Its number.
+    /// Its index (`ifi_index`), which it keeps when it is renamed.
     pub index: LinkIndex,
     /// Its name.
     pub name: String,
@@ -34,7 +34,7 @@ pub struct Link {
     pub master: Option<LinkIndex>,
     /// Its hardware address, if that has 48 bits.
     pub mac: Option<MacAddr>,
-    /// Its MTU, of its own side.
+    /// Its MTU (`IFLA_MTU`).
     pub mtu: Mtu,
     /// Whether it is administratively up (`IFF_UP`).
     pub up: bool,
@@ -42,7 +42,7 @@ pub struct Link {
     pub carrier: bool,
     /// Whether it is the loopback link.
     pub loopback: bool,
-    /// What is special to a VXLAN device.
+    /// The attributes of a VXLAN device.
     pub vxlan: Option<VxlanLink>,
 }
 
@@ -57,20 +57,20 @@ pub struct LinkAddress {
     pub global: bool,
     /// `IFA_F_DEPRECATED`.
     pub deprecated: bool,
-    /// `IFA_F_PERMANENT`: set by hand and without end.
+    /// `IFA_F_PERMANENT`: it has no lifetime that ends.
     pub permanent: bool,
     /// `IFA_F_TEMPORARY`, the same bit as `IFA_F_SECONDARY`.
     pub temporary: bool,
-    /// `IFA_F_TENTATIVE`: duplicate address detection runs; can't be bound yet.
+    /// `IFA_F_TENTATIVE`: duplicate address detection is running; it can't be bound yet.
     pub tentative: bool,
 }
 
 /// The answer to a route look-up, or a default route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RouteLookup {
-    /// By what it leaves.
+    /// The links by which packets leave.
     pub exit: Exit,
-    /// The gateway, of several the first; `None` if the destination is on-link.
+    /// The gateway, the first if there are several; `None` if the destination is on-link.
     pub via: Option<IpAddr>,
     /// The preferred source address.
     pub source: Option<IpAddr>,
@@ -78,14 +78,14 @@ pub struct RouteLookup {
     pub metric: u32,
 }
 
-/// By which links a route leaves.
+/// The links by which packets of a route leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// By none.
+    /// No link.
     Nowhere,
-    /// By one, through one next hop or several.
+    /// One link, through one next hop or several.
     By(LinkIndex),
-    /// Its next hops leave by different links (ECMP): two of those.
+    /// Several links (ECMP); these are two of them.
     Several(LinkIndex, LinkIndex),
 }
 
@@ -102,8 +102,8 @@ impl Exit {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LinkOp {
-    /// Creates a virtual link, not yet up and without a queue. The kernel refuses it if the name is taken, or what else
-    /// only one link of the kind can have (VNI and port of a VXLAN device).
+    /// Creates a virtual link, not yet up and without a queue. The kernel refuses it if another link has the name, or
+    /// another value that must be unique for the kind (VNI and port of a VXLAN device).
     Create {
         /// Its name.
         name: String,
@@ -111,11 +111,11 @@ pub enum LinkOp {
         mac: Option<MacAddr>,
         /// Its MTU; `None` for the kernel's default.
         mtu: Option<Mtu>,
-        /// Its kind, and what is special to that.
+        /// Its kind, with attributes of that kind.
         kind: LinkKind,
     },
-    /// Changes attributes of a link's kind in place. Those that are not named stay. Which ones the kernel can change
-    /// depends on the kind.
+    /// Changes attributes of a link's kind in place; those that are not named stay. Which attributes the kernel can
+    /// change depends on the kind.
     Change(LinkIndex, LinkKind),
     /// Sets the MTU.
     SetMtu(LinkIndex, Mtu),
@@ -123,7 +123,7 @@ pub enum LinkOp {
     SetMac(LinkIndex, MacAddr),
     /// Sets the link up.
     SetUp(LinkIndex),
-    /// Deletes the link with all that hangs on it.
+    /// Deletes the link; the kernel deletes everything on it, too.
     Delete(LinkIndex),
 }
 
@@ -160,12 +160,12 @@ pub struct Scope {
     pub kinds: Kinds,
 }
 
-/// Whose settings a kernel parameter of a family is about (`net.ipv4.conf.*`, `net.ipv6.conf.*`).
+/// Which links a kernel parameter of a family applies to (`net.ipv4.conf.*`, `net.ipv6.conf.*`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ConfOf {
     /// `all`.
     All,
-    /// `default`: what links get that are yet to be made.
+    /// `default`: the value that new links get.
     Default,
     /// One link's.
     Link(LinkIndex),
@@ -176,14 +176,14 @@ pub enum ConfOf {
 pub struct Forwarding {
     /// Of which family.
     pub family: Family,
-    /// Whose setting it is.
+    /// Which links it applies to.
     pub of: ConfOf,
-    /// `forwarding`. In IPv4 that of the link decides by which a packet came, in IPv6 that of `all`.
+    /// `forwarding`. For IPv4 the value of the link counts by which a packet arrived, for IPv6 the value of `all`.
     pub on: bool,
 }
 
-/// Something that the kernel announced. Announcements get lost and some changes are silent: they bring
-/// repairs forward, correctness rests on reading the state again.
+/// A notification of the kernel. Notifications get lost, and some changes cause none: they only make repairs faster.
+/// Correctness rests on reading the state again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KernelEvent {
     /// A link was created or changed.
@@ -192,11 +192,11 @@ pub enum KernelEvent {
     LinkGone(LinkIndex, String),
     /// An object was added or replaced.
     Put(Object),
-    /// An object is gone, or is no more what we count as one (a neighbour that is not permanent).
+    /// An object is gone, or became something that is not an [`Object`] (a neighbour that is no longer permanent).
     Gone(ObjectKey),
-    /// Forwarding was switched on or off, or a link is new.
+    /// Forwarding was switched on or off, or a link appeared.
     Forwarding(Forwarding),
-    /// Announcements were lost (`ENOBUFS`): everything is unknown.
+    /// Notifications were lost (`ENOBUFS`), so the whole state is unknown.
     Overrun,
 }
 
@@ -242,7 +242,8 @@ pub enum KernelError {
         #[source]
         errno: io::Error,
     },
-    /// Answers were lost (`ENOBUFS`) or did not come in time: what was done is unknown, read it again.
+    /// Answers were lost (`ENOBUFS`) or did not come in time: whether the request was carried out is unknown until the
+    /// state is read again.
     #[error("answers of the kernel were lost while trying to {what}; the state is read again")]
     Lost {
         /// What was tried.
@@ -265,7 +266,7 @@ pub enum KernelError {
         #[source]
         source: io::Error,
     },
-    /// The network namespace can't be worked in.
+    /// The network namespace can't be entered.
     #[error(transparent)]
     Netns(#[from] NetnsError),
 }
@@ -285,13 +286,13 @@ impl KernelError {
 }
 
 impl Scope {
-    /// Whether it is a link that others use, too: only routes are read there.
+    /// Whether the link is one that others use, too, of which only routes are read.
     pub fn is_shared(&self) -> bool {
         self.kinds == Kinds::ROUTES
     }
 }
 
-/// Opens a connection to the kernel of a network namespace: the real one, or a fake.
+/// Opens a connection to the kernel of a network namespace, the real one or a fake.
 pub type OpenKernel = dyn Fn(&Netns) -> Result<Box<dyn Kernel>, KernelError> + Send + Sync;
 
 /// Reads and changes the state of one network namespace.
@@ -303,12 +304,12 @@ pub trait Kernel: Send {
     /// One link by name.
     async fn link(&mut self, name: &str) -> Result<Option<Link>, KernelError>;
 
-    /// One link by its number, which it keeps when it is renamed.
+    /// One link by its index, which it keeps when it is renamed.
     async fn link_at(&mut self, index: LinkIndex) -> Result<Option<Link>, KernelError>;
 
-    /// The kind of a link with its attributes as they are now, for a backend that compares those of its devices; `None`
-    /// for a link that is not there, or is hardware. [`Link`] has them for VXLAN devices only: those of other kinds have
-    /// counters and timers among them, which would make each look another one.
+    /// The kind of a link with its present attributes, for a backend that compares them with those it wants; `None` if
+    /// there is no such link, or if it is hardware. [`Link`] has the attributes of VXLAN devices only: those of other
+    /// kinds include counters and timers, so each notification would look like a change.
     async fn link_kind(&mut self, index: LinkIndex) -> Result<Option<LinkKind>, KernelError>;
 
     /// All addresses of all links, both families.
@@ -320,36 +321,37 @@ pub trait Kernel: Send {
     /// How the kernel would reach `dst`; `None` if it has no route.
     async fn lookup(&mut self, dst: IpAddr) -> Result<Option<RouteLookup>, KernelError>;
 
-    /// Reads the objects of a scope, complete or not at all.
+    /// Reads the objects of a scope. It returns all of them or an error.
     async fn objects(&mut self, scope: Scope) -> Result<Vec<Object>, KernelError>;
 
-    /// Reads the routes of the main table that have a protocol, on whatever link; complete or not at all.
+    /// Reads the routes of the main table with a protocol, on all links. It returns all of them or an error.
     async fn routes_by(&mut self, family: Family, protocol: u8) -> Result<Vec<Object>, KernelError>;
 
-    /// Reads where a family is forwarded. Empty where the kernel does not tell.
+    /// Reads the forwarding settings of a family. Empty where the kernel does not report them.
     async fn forwarding(&mut self, family: Family) -> Result<Vec<Forwarding>, KernelError>;
 
-    /// Reads the routes of the main table under these keys, whoever wrote them, in the kernel's order: of several
-    /// with one key the first is in use. One read for all.
+    /// Reads the routes of the main table with these keys, whoever wrote them, in the kernel's order: the kernel uses
+    /// the first of several routes with one key. It takes one dump for all keys.
     async fn routes_at(
         &mut self,
         family: Family,
         keys: &BTreeSet<ObjectKey>,
     ) -> Result<Vec<Route>, KernelError>;
 
-    /// Removes the table of the [gate](crate::firewall::gate) of a VNI whose devices go. Without one nothing happens.
+    /// Removes the table of the [gate](crate::firewall::gate) of a VNI whose devices are removed. A table that does not
+    /// exist is no error.
     async fn remove_gate(&mut self, vni: Vni) -> Result<(), KernelError> {
         let _ = vni;
         Ok(())
     }
 
-    /// Makes a link ignore IPv6 router advertisements (sysctl `accept_ra`). A kernel without sysctls does nothing.
+    /// Makes a link ignore IPv6 router advertisements (sysctl `accept_ra`). A fake kernel without sysctls does nothing.
     async fn ignore_router_advertisements(&mut self, link: &str) -> Result<(), KernelError> {
         let _ = link;
         Ok(())
     }
 
-    /// Who has a UDP port, for a message that says that it is taken; `None` if nobody is known to have it.
+    /// Names the process or device that has a UDP port, for an error message; `None` if none can be found.
     async fn udp_port_holder(&mut self, port: u16) -> Option<String> {
         let _ = port;
         None
@@ -358,10 +360,10 @@ pub trait Kernel: Send {
     /// Changes one link.
     async fn change_link(&mut self, op: &LinkOp) -> Result<(), KernelError>;
 
-    /// Tries every operation, in order and in few batches, and returns those that were refused. The
-    /// absence of what is deleted is no refusal.
+    /// Tries all operations in order, in few batches, and returns those that the kernel refused. Deleting an object
+    /// that does not exist is not a refusal.
     async fn execute(&mut self, ops: &[Op]) -> Result<Vec<Refusal>, KernelError>;
 
-    /// Waits for announcements and takes all that are there, at least one. Dropping the future loses none.
+    /// Waits for notifications and returns all that have arrived, at least one. Dropping the future loses none.
     async fn events(&mut self) -> Vec<KernelEvent>;
 }

@@ -1,42 +1,42 @@
-//! The core of flannel in Rust: what an agent needs to hold one node's part of a container overlay network.
+//! The core of flannel in Rust: what an agent needs to keep one node's part of a container overlay network working.
 //!
 //! # The way of a lease
-//! A node takes a subnet from a store ([`subnet`]) and publishes how it is reached ([`lease`]). A watch brings
-//! the leases of all nodes. [`peers`] turns them into wanted kernel state ([`dataplane`]), and [`reconcile`]
-//! holds the kernel in that state through [`kernel`], which [`netlink`] speaks.
+//! A node acquires a subnet from a store ([`subnet`]) and publishes how it is reached ([`lease`]). A watch brings the
+//! leases of all nodes. [`peers`] turns them into the desired state of the kernel ([`dataplane`]), and [`reconcile`]
+//! keeps the kernel in that state through the trait [`kernel`], which [`netlink`] implements.
 //!
 //! # Where everything is
 //! Values and decisions, pure:
-//! - [`addr`]: families, subnets, MACs, VNIs, MTUs, link numbers.
+//! - [`addr`]: families, subnets, MACs, VNIs, MTUs, link indices.
 //! - [`config`]: the network configuration, checked while it is read.
-//! - [`lease`]: leases in upstream's wire forms, and the table that a watch folds into.
-//! - [`peers`]: which leases hold where they contradict each other, and what they ask of the kernel.
-//! - [`dataplane`]: kernel state as a value, and the plan from one to another.
+//! - [`lease`]: leases in upstream's wire forms, and the table of current leases.
+//! - [`peers`]: which leases are programmed where they conflict, and which kernel objects they need.
+//! - [`dataplane`]: kernel state as a value, and the plan that leads from observed to desired state.
 //! - [`on_link`]: which addresses a link reaches without a gateway.
 //! - [`backoff`]: how long to wait before the next try, and jitter.
-//! - [`ownership`]: whose a route on a shared link is, and what a previous backend left behind.
+//! - [`ownership`]: whether a route on a shared link is ours, and what a previous backend left behind.
 //! - [`error`]: an error and its causes as one line.
-//! - [`status`]: what keeps pods from others, with cause, remedy and harm, and how each peer is.
-//! - [`events`]: what happens to a network.
+//! - [`status`]: problems that cut pods off, with cause, remedy and harm, and the state of each peer.
+//! - [`events`]: what happened to a network, as values.
 //! - [`gojson`]: JSON objects as Go reads them.
-//! - [`secret`]: credentials, which no output shows.
+//! - [`secret`]: types for credentials, which hide them in all output.
 //!
-//! Traits, and what touches the world:
+//! Traits, and modules that touch kernel, files and clock:
 //! - [`subnet`]: the trait of the stores, what stores share, and the store in a local folder.
-//! - [`remembering`]: a store in front of any store, which starts by what an earlier run stored while that one is away.
+//! - [`remembering`]: wraps a store, and starts from what an earlier run stored while that store is unavailable.
 //! - [`backend`]: the traits of the backends.
 //! - [`kernel`]: the trait of the kernel; [`netlink`]: the real one.
-//! - [`netns`]: network namespaces, in one of which an agent does all that it does to a host.
-//! - [`underlay`]: which link and addresses carry the traffic between nodes; the decision is pure.
-//! - [`clock`]: time that goes on while the machine is suspended.
-//! - [`port_holder`]: who has a UDP port that is taken.
-//! - [`atomic_file`]: files that are whole at any moment.
-//! - [`guarded`]: opening files that others may have touched.
-//! - [`subnet_file`]: `subnet.env`, by which container runtimes learn this node's subnets.
-//! - [`state_file`]: what an agent remembers over restarts.
+//! - [`netns`]: network namespaces. An agent makes all its changes to a host in one of them.
+//! - [`underlay`]: chooses the link and addresses that carry the traffic between nodes; the decision is pure.
+//! - [`clock`]: time that counts on while the machine is suspended.
+//! - [`port_holder`]: names the process that has a UDP port.
+//! - [`atomic_file`]: replaces files atomically.
+//! - [`guarded`]: opens files that others may have written to.
+//! - [`subnet_file`]: `subnet.env`, from which the CNI plugin learns this node's subnets.
+//! - [`state_file`]: the file in which an agent remembers its state over restarts.
 //! - [`firewall`]: masquerading and forwarding of pod traffic, by nftables or iptables.
 //! - [`reconcile`]: the one loop that every route-based backend runs.
-//! - [`agent`]: all of it together, for a program that embeds an agent.
+//! - [`agent`]: combines all of it, for a program that embeds an agent.
 //!
 //! The library reads no environment, sets up no logger, ends no process and keeps no globals; several
 //! agents can run in one process.

@@ -1,8 +1,8 @@
 //! Which addresses a link reaches without a gateway. Pure.
 //!
 //! A link's routes say it: an address is on-link if the most specific route for it through that link has no
-//! gateway. So the kernel needs to be asked for routes once, not for every peer, and its announcements say
-//! when to ask again.
+//! gateway. So the kernel needs to be asked for routes once, not for every peer, and its notifications say when to ask
+//! again.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

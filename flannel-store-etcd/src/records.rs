@@ -44,7 +44,7 @@ pub(super) struct Stored {
     pub(super) etcd_lease: i64,
 }
 
-/// A record that can't be read.
+/// An unreadable record.
 #[derive(Debug, Clone)]
 pub(super) struct Unreadable {
     /// Without its reason once it is in a list.

@@ -166,7 +166,7 @@ struct Watcher {
     known: BTreeMap<Box<str>, Known>,
     missing: Missing,
     jumps: Jumps,
-    /// The records that can't be read.
+    /// The unreadable records.
     bad: BadRecords,
     /// The rest of a response that has more events than are taken at once.
     waiting: Option<Waiting>,

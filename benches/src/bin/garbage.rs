@@ -41,7 +41,7 @@ enum Kind {
 /// A good lease among garbage.
 #[derive(Parser)]
 struct Options {
-    /// Records that can't be read.
+    /// Unreadable records.
     #[arg(long, default_value_t = 100_000)]
     garbage: u32,
     /// Good leases that are there before.

@@ -1,5 +1,5 @@
 //! Repair: with many leases in the kernel, one thing is damaged, and the agent says how long it took from the
-//! kernel's announcement to its last acknowledgement. Unit: milliseconds.
+//! kernel's notification to its last acknowledgement. Unit: milliseconds.
 
 use std::process::ExitCode;
 use std::thread::sleep;

@@ -80,7 +80,7 @@ async fn a_peer_moves_by_one_replaced_route_a_family() {
         }
     }
     assert_eq!(host.kernel.objects(), want);
-    // In silence: the audit finds it.
+    // In silence: the resync finds it.
     let gone = of_host(&host, "192.0.2.0/24", None);
     host.kernel.delete(&gone.key(), false);
     audit().await;

@@ -34,7 +34,7 @@ enum Step {
     Other(usize),
     /// One that can't be read.
     Malformed(usize),
-    /// A record that can't be read at all.
+    /// A record whose key or value is no lease's.
     Undecodable(usize),
     Remove(usize),
     /// The store lost its place and lists all.
@@ -55,10 +55,10 @@ enum Step {
     DeleteDevice(usize),
     UnderlayDown,
     UnderlayMtu(u32),
-    /// With all that hangs on it, and another number when it is back.
+    /// With everything on it, and another number when it is back.
     UnderlayGone,
     UnderlayBack,
-    /// Announcements get lost.
+    /// Notifications get lost.
     Overrun,
     /// Every n-th operation is refused from now on.
     Refuse(usize),
@@ -111,7 +111,7 @@ fn value(ip: u8, mac: u8) -> String {
 struct Done {
     malformed: BTreeSet<usize>,
     foreign: BTreeSet<ObjectKey>,
-    /// Whether something happened that nobody was told, and only the audit sees.
+    /// Whether something happened that nobody was told, and only the resync shows.
     silent: bool,
 }
 
@@ -276,7 +276,7 @@ fn changed(object: Object, to: u8) -> Option<Object> {
         Object::Neighbour(neighbour) => {
             Some(Object::Neighbour(Neighbour { mac: MacAddr([2, 8, 8, 8, 8, to]), ..neighbour }))
         }
-        // In place of the other remote, which goes in silence.
+        // In place of the other remote, which goes without a notification.
         Object::Fdb(entry) => Some(Object::Fdb(FdbEntry {
             dst: if entry.dst.is_ipv4() { [192, 0, 2, 100 + to].into() } else { entry.dst },
             port: entry.dst.is_ipv6().then_some(4000 + u16::from(to)),
@@ -344,7 +344,7 @@ async fn incremental_equals_full(objects: bool, steps: &[Step]) {
             host.kernel.delete(key, true);
         }
     }
-    // The longest pause before another try, but no audit.
+    // The longest pause before another try, but no resync.
     tokio::time::sleep(Duration::from_secs(40)).await;
     if done.silent {
         audit().await;

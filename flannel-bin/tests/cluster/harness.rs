@@ -345,7 +345,7 @@ impl Monitor {
         monitor
     }
 
-    /// All announcements that name a flannel device or a route to the pods of another node.
+    /// All notifications that name a flannel device or a route to the pods of another node.
     pub(crate) fn seen(&self) -> Vec<String> {
         let log = self.0.log();
         // The kernel drops neighbours of multicast groups when it likes.

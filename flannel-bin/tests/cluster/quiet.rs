@@ -1,4 +1,4 @@
-//! An agent with nothing to do does nothing: it never answers its own writes, nor those of its audit.
+//! An agent with nothing to do does nothing: it never answers its own writes, nor those of its resync.
 
 use std::thread::sleep;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use flannel_lab::wait::eventually;
 use crate::backends::{BackendCase, HOST_GW, UDP, VXLAN};
 use crate::harness::{FLANNELD, Folder, Monitor, SOON, Store, http_get, subnet_file};
 
-/// Longer than the time between two audits, which is 66 s at most.
+/// Longer than the time between two resyncs, which is 66 s at most.
 const MINUTE: Duration = Duration::from_secs(68);
 
 /// All backends at once, each with two nodes and a store of its own, so that it takes one minute.

@@ -67,7 +67,7 @@ pub(crate) fn every_damage_by_hand_is_repaired<S: Store>(bed: &Bed<S>) {
 /// A fault of the host and its end.
 type Fault = fn(&Bed<Folder>);
 
-/// What happens to the underlay, and to the announcements about it.
+/// What happens to the underlay, and to the notifications about it.
 const FAULTS: [(&str, Fault); 6] = [
     ("underlay NIC down and up", |bed| {
         let node = bed.cluster.node(1);

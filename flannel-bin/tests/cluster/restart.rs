@@ -49,7 +49,7 @@ pub(crate) fn kill_and_start_again<S: Store>(case: &'static BackendCase, store: 
 fn an_idle_agent_writes_nothing(case: &'static BackendCase) {
     let bed = Bed::of_three(case, |_| new_folder());
     let monitor = Monitor::start(bed.netns(1));
-    // Longer than an audit, which comes after 54 to 66 s.
+    // Longer than the time between two resyncs, which is 54 to 66 s.
     std::thread::sleep(std::time::Duration::from_secs(70));
     assert_eq!(monitor.seen(), Vec::<String>::new());
 }

@@ -1,11 +1,10 @@
-//! Kernel objects as the commands of iproute2, for operators who want to see or do by hand what would be done.
-//! Pure.
+//! Kernel objects as commands of iproute2, for operators who want to see, or do by hand, what the agent would do. Pure.
 
 use super::{Address, FdbEntry, Neighbour, NextHop, Object, Route, Through};
 use crate::addr::{Family, LinkIndex};
 
-/// The command that deletes an object, with links by the names that `name` gives; `None` for a next-hop object
-/// that is not a spare one, since its number is no part of it (see [`NextHop`]).
+/// The command that deletes an object; `name` returns the names of links. `None` for a next-hop object that is not a
+/// spare one, since its id is not part of the value (see [`NextHop`]).
 pub fn deletion(object: &Object, name: impl Fn(LinkIndex) -> String) -> Option<String> {
     let link = |index| word(&name(index));
     Some(match *object {
@@ -37,8 +36,8 @@ pub fn word(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// Names as much of a route as tells it from others. One that is not plain has next hops that one word can't
-/// say, and one that goes through an object would not be found by its gateway.
+/// Names as much of a route as distinguishes it from others. The next hops of a route that is not plain are left out,
+/// and so is the gateway of a route through a next-hop object: `ip route del` would not find the route by it.
 fn route(route: &Route, link: impl Fn(LinkIndex) -> String) -> String {
     let Route { dst, metric, via, link: on, onlink: _, through, protocol, plain } = *route;
     let family = if dst.family() == Family::V4 { "-4" } else { "-6" };

@@ -1,4 +1,4 @@
-//! Objects and operations in words, for messages. Links are told by their number.
+//! Objects and operations as text for messages. Links are named by their index.
 
 use std::fmt;
 

@@ -1,7 +1,7 @@
 //! The kernel state of an overlay as a value, and the pure function that compares two of them.
 //!
-//! What is wanted and what was observed have one type, so a restart, a missed event, a half-failed
-//! batch and somebody's `ip route del` are all the same case: compare, repair the difference.
+//! Desired and observed state have one type, so a restart, a missed event, a half-failed batch and somebody's `ip route
+//! del` are the same case: compare the two, repair the difference.
 
 pub mod command;
 mod display;
@@ -17,8 +17,8 @@ use crate::addr::{Family, LinkIndex, MacAddr, Subnet, Vni};
 pub use kinds::Kinds;
 pub use set::Dataplane;
 
-/// The route protocol of everything we create (`rtm_protocol`; 102 is unassigned in `rtnetlink.h`).
-/// It marks routes on shared links as ours; on our own devices it only tells an operator who wrote them.
+/// The protocol of all routes and next-hop objects that we create (`rtm_protocol`; 102 is unassigned in `rtnetlink.h`).
+/// It marks routes on shared links as ours; on our own devices it only shows an operator who wrote them.
 pub const ROUTE_PROTOCOL: u8 = 102;
 
 /// `RTPROT_KERNEL`: routes that the kernel made for an address. They are never ours.
@@ -33,7 +33,7 @@ pub struct Address {
     pub addr: IpNetwork,
 }
 
-/// A permanent neighbour entry: overlay address of a remote VTEP -> its inner MAC.
+/// A permanent neighbour entry: the overlay address of a remote VTEP, and its inner MAC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Neighbour {
     /// The link it belongs to.
@@ -44,10 +44,10 @@ pub struct Neighbour {
     pub mac: MacAddr,
 }
 
-/// A permanent FDB entry of a VXLAN device: inner MAC -> underlay address.
+/// A permanent FDB entry of a VXLAN device: an inner MAC, and the underlay address of its VTEP.
 ///
-/// All of it is identity, since one MAC may have several remotes in the kernel. We write entries with
-/// `port`, `vni` and `via` absent (the device's own); others are seen so that they can be removed.
+/// All fields belong to its key, since one MAC may have several remotes in the kernel. We write entries without `port`,
+/// `vni` and `via` (those of the device apply); others are read so that they can be removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FdbEntry {
     /// The VXLAN device.
@@ -64,32 +64,32 @@ pub struct FdbEntry {
     pub via: Option<LinkIndex>,
 }
 
-/// A next-hop object (`ip nexthop`, Linux 5.3): a gateway that is taken as reachable through a link
-/// (`RTNH_F_ONLINK`), under a number that routes name.
+/// A next-hop object (`ip nexthop`, Linux 5.3): a gateway on a link (`RTNH_F_ONLINK`: reachable without a route to it),
+/// with an id that routes refer to.
 ///
-/// Which number it has is no part of it: only the connection to the kernel knows.
+/// The id is not part of this value: only the connection to the kernel ([`crate::netlink`]) knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NextHop {
     /// The link.
     pub link: LinkIndex,
     /// The gateway.
     pub gateway: IpAddr,
-    /// The number of one that is not the object of its link and gateway, but a second one, or one that is not
-    /// as we write them. We never put such; they are seen so that they can be removed.
+    /// The id of a spare object: a second one for the same link and gateway, or one with attributes that we never
+    /// write. We never create spare objects; they are read so that they can be removed.
     pub spare: Option<u32>,
 }
 
-/// Where a route has its gateway and link.
+/// Where the kernel keeps the gateway and link of a route.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Through {
-    /// In itself.
+    /// In the route itself.
     #[default]
     Itself,
-    /// In the next-hop object of that link and gateway.
+    /// In the next-hop object of the route's link and gateway.
     Object,
-    /// In a spare one; see [`NextHop::spare`].
+    /// In a spare next-hop object with this id; see [`NextHop::spare`].
     Spare(u32),
-    /// Nowhere: packets are dropped without a word (`RTN_BLACKHOLE`).
+    /// Nowhere: the kernel drops the packets and sends no ICMP error (`RTN_BLACKHOLE`).
     Nowhere,
 }
 
@@ -102,27 +102,27 @@ pub struct Route {
     pub metric: u32,
     /// The gateway.
     pub via: Option<IpAddr>,
-    /// The outgoing link; `None` for a route without one of its own (multipath, by next-hop id), and for a
-    /// blackhole, although the kernel names `lo` in IPv6.
+    /// The outgoing link; `None` for a route with several next hops or through a foreign next-hop object, and for a
+    /// blackhole, although the kernel names `lo` for IPv6.
     pub link: Option<LinkIndex>,
-    /// Whether the gateway is taken as reachable through the link (`RTNH_F_ONLINK`).
+    /// Whether the kernel takes the gateway as reachable through the link, whatever other routes say (`RTNH_F_ONLINK`).
     pub onlink: bool,
-    /// Where gateway and link are kept.
+    /// Where the kernel keeps gateway and link.
     pub through: Through,
-    /// `rtm_protocol`: who wrote it. No part of what the route does.
+    /// `rtm_protocol`: who wrote it. It has no effect on packets.
     pub protocol: u8,
-    /// Whether it has nothing that we do not write (metrics, preferred source, several next hops, a type
-    /// other than unicast and blackhole ..).
+    /// Whether it has only attributes that we write, so no metrics, preferred source, several next hops, or another
+    /// type than unicast and blackhole.
     pub plain: bool,
 }
 
 impl Route {
-    /// The metric of our blackholes, behind every other route to the same subnet: a bridge (`cni0`) that gets
-    /// the subnet's address later has a route with metric 0, which the kernel puts *behind* what it finds with
-    /// that metric. A blackhole there would swallow all traffic of its pods.
+    /// The metric of our blackhole routes, which puts them behind every other route to the same subnet. A bridge
+    /// (`cni0`) that gets the subnet's address later has a route with metric 0, and the kernel puts that route *behind*
+    /// existing ones with the same metric. So a blackhole with metric 0 would drop all traffic of the bridge's pods.
     pub const BLACKHOLE_METRIC: u32 = u32::MAX - 1;
 
-    /// A route that drops packets to addresses which no more specific route leads to.
+    /// A route that drops packets to addresses for which there is no more specific route.
     pub fn blackhole(dst: Subnet) -> Self {
         Self {
             dst,
@@ -136,7 +136,7 @@ impl Route {
         }
     }
 
-    /// The metric that the kernel gives to a route put without one: 0 for IPv4, 1024 for IPv6.
+    /// The metric that the kernel gives to a route that is created without one: 0 for IPv4, 1024 for IPv6.
     pub fn default_metric(family: Family) -> u32 {
         match family {
             Family::V4 => 0,
@@ -158,7 +158,7 @@ impl Route {
         }
     }
 
-    /// The key of the next-hop object that it goes through.
+    /// The key of the next-hop object that the route goes through, if it does.
     pub fn next_hop(&self) -> Option<ObjectKey> {
         let spare = match self.through {
             Through::Itself | Through::Nowhere => return None,
@@ -169,7 +169,7 @@ impl Route {
     }
 }
 
-/// One entry of the kernel's state.
+/// One entry of the kernel's tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Object {
     /// An address of a link.
@@ -184,10 +184,10 @@ pub enum Object {
     Route(Route),
 }
 
-/// What the kernel indexes an [`Object`] by. Two objects with one key replace each other.
+/// What identifies an [`Object`] in the kernel. Of two objects with one key, the later replaces the earlier.
 ///
-/// The order of the variants is the order of building up; taking down runs backwards. So no packet meets
-/// a route whose neighbour or FDB entry is not there.
+/// The order of the variants is the build-up order; deletion runs backwards. So no packet takes a route whose neighbour
+/// or FDB entry is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ObjectKey {
     /// Link and address.
@@ -196,7 +196,7 @@ pub enum ObjectKey {
     Neighbour(LinkIndex, IpAddr),
     /// The whole entry.
     Fdb(FdbEntry),
-    /// Link, gateway, and the number of a spare one.
+    /// Link, gateway, and the id if it is a spare one.
     NextHop(LinkIndex, IpAddr, Option<u32>),
     /// Destination and metric.
     Route(Subnet, u32),
@@ -225,7 +225,7 @@ impl Object {
         }
     }
 
-    /// Whether the kernel with `self` behaves as it would with `want`: who wrote a route makes no difference.
+    /// Whether packets are treated the same with `self` as with `want`: the protocol of a route makes no difference.
     pub fn works_like(&self, want: &Self) -> bool {
         match (self, want) {
             (Self::Route(have), Self::Route(want)) => Route { protocol: want.protocol, ..*have } == *want,
@@ -237,12 +237,12 @@ impl Object {
 /// One change of the kernel's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Op {
-    /// Adds an object whose key was not seen. A route that turns out to be there already is refused by
-    /// the kernel (`NLM_F_EXCL`), since it is not ours to replace.
+    /// Creates an object whose key was not observed. If there is a route with that key after all, the kernel refuses
+    /// (`NLM_F_EXCL`), since that route is not ours to replace.
     Create(Object),
     /// Replaces an object of ours in place.
     Replace(Object),
-    /// Removes an object of ours. Its absence counts as done.
+    /// Deletes an object of ours. If it is gone already, that is a success.
     Delete(Object),
 }
 
@@ -260,16 +260,16 @@ impl Op {
     }
 }
 
-/// Lists the fewest operations that turn `have` into `want`.
+/// Lists the fewest operations that lead from the observed state `have` to the desired state `want`.
 ///
-/// Everything is put before anything is deleted, in build-up order and its reverse, so a peer whose
-/// attributes changed is replaced in place and no packet meets a half-built path. A list that failed
-/// halfway is simply planned again.
+/// It puts all objects in build-up order, then deletes in reverse order. So a peer whose attributes changed is replaced
+/// in place, and no packet meets a half-built path. After a list that failed halfway, plan again from the observed
+/// state.
 pub fn plan(want: &Dataplane, have: &Dataplane) -> Vec<Op> {
     plan_keys(want, have, want.keys().chain(have.keys()))
 }
 
-/// Like [`plan`], for some keys only: what one lease or one kernel event touched.
+/// Like [`plan`], but only for some keys: those that a lease or a kernel event changed.
 pub fn plan_keys(want: &Dataplane, have: &Dataplane, keys: impl IntoIterator<Item = ObjectKey>) -> Vec<Op> {
     let (mut puts, mut deletes) = (Vec::new(), Vec::new());
     for key in keys {
@@ -280,7 +280,7 @@ pub fn plan_keys(want: &Dataplane, have: &Dataplane, keys: impl IntoIterator<Ite
             _ => {}
         }
     }
-    // Mostly in order already, which makes this cheap. A key can be named twice.
+    // The list is mostly in order already, so this is cheap. The caller may name a key twice.
     puts.sort_unstable_by_key(Op::key);
     puts.dedup();
     deletes.sort_unstable_by_key(|op| std::cmp::Reverse(op.key()));

@@ -1,7 +1,7 @@
 //! A set of kernel objects.
 //!
-//! There are two of them with four objects a peer, so a kind's objects are kept without what their keys say
-//! already.
+//! An agent has two of these sets (desired and observed) with four objects for each peer. To save memory, the values do
+//! not repeat what their keys have.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -12,7 +12,7 @@ use super::{Address, FdbEntry, Kinds, Neighbour, NextHop, Object, ObjectKey, Rou
 use crate::addr::{Family, LinkIndex, MacAddr, Subnet};
 use crate::repack::repack;
 
-/// A set of kernel objects, wanted or observed.
+/// A set of kernel objects, desired or observed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Dataplane {
     addresses: BTreeSet<(LinkIndex, IpNetwork)>,
@@ -20,14 +20,14 @@ pub struct Dataplane {
     fdb: BTreeSet<FdbEntry>,
     next_hops: BTreeSet<(LinkIndex, IpAddr, Option<u32>)>,
     routes: BTreeMap<RouteKey, RouteBody>,
-    /// The routes that go through a next-hop object whose gateway is not their base. Ours never do.
+    /// The routes through a next-hop object whose gateway is not the route's base address. We never write such routes.
     odd_routes: BTreeSet<(NextHop, RouteKey)>,
     shared: BTreeSet<LinkIndex>,
 }
 
 type RouteKey = (Subnet, u32);
 
-/// A route without its key.
+/// The fields of a route that are not in its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct RouteBody {
     via: Option<IpAddr>,
@@ -51,14 +51,13 @@ impl RouteBody {
 }
 
 impl Dataplane {
-    /// Says which links others use, too. There the protocol alone tells whose a route is, so it is part of
-    /// what is wanted, as it is of a route without a link; on our own devices it is not.
+    /// Sets the links that others use, too. There only the protocol shows that a route is ours, so the protocol is part
+    /// of the desired route, as for a route without a link. On our own devices it is not.
     pub fn share(&mut self, links: impl IntoIterator<Item = LinkIndex>) {
         self.shared = links.into_iter().collect();
     }
 
-    /// Whether the kernel with `have` is as it should be, where the object under that key in `self` is
-    /// wanted.
+    /// Whether the observed object `have` satisfies the desired object with the same key in `self`.
     pub fn is_satisfied_by(&self, have: &Object) -> bool {
         self.get(&have.key()).is_some_and(|want| match want {
             Object::Route(Route { link: None, .. }) => *have == want,
@@ -87,7 +86,7 @@ impl Dataplane {
         }
     }
 
-    /// Adds an object; one with the same key is replaced and returned.
+    /// Adds an object. If there was one with the same key, it is replaced and returned.
     pub fn insert(&mut self, object: Object) -> Option<Object> {
         match object {
             Object::Address(Address { link, addr }) => {
@@ -137,7 +136,7 @@ impl Dataplane {
         }
     }
 
-    /// Gives back memory that many insertions in the order of the keys left unused.
+    /// Frees memory that many insertions in the order of the keys left unused.
     pub fn repack(&mut self) {
         let Self { addresses: _, neighbours, fdb, next_hops, routes, odd_routes: _, shared: _ } = self;
         repack(neighbours);
@@ -173,7 +172,8 @@ impl Dataplane {
         self.fdb.range(first..).take_while(move |entry| (entry.link, entry.mac) == (link, mac)).copied()
     }
 
-    /// The routes that go through a next-hop object. The kernel deletes them with it, those of IPv4 in silence.
+    /// The routes through a next-hop object. When the object is deleted, the kernel deletes these routes, for IPv4
+    /// without a notification.
     pub fn routes_through(&self, next_hop: &ObjectKey) -> impl Iterator<Item = ObjectKey> + use<'_> {
         let next_hop = match *next_hop {
             ObjectKey::NextHop(link, gateway, spare) => Some(NextHop { link, gateway, spare }),
@@ -239,12 +239,12 @@ fn through(route: &Route) -> Option<NextHop> {
     }
 }
 
-/// The next-hop object of a route, if it can't be told from the route's base.
+/// The next-hop object of a route, if its gateway is not the route's base address.
 fn odd(route: &Route) -> Option<NextHop> {
     through(route).filter(|next_hop| next_hop.gateway != route.dst.base())
 }
 
-/// Before all routes to subnets with this base, and behind those with a smaller one.
+/// A key that sorts before all routes to subnets with this base, and after those with a smaller base.
 fn first_at(base: IpAddr) -> RouteKey {
     let zeros = match base {
         IpAddr::V4(addr) => addr.to_bits().trailing_zeros(),
@@ -254,7 +254,7 @@ fn first_at(base: IpAddr) -> RouteKey {
     (Subnet::containing(base, prefix).expect("not longer than an address"), 0)
 }
 
-/// Behind all routes to subnets with this base.
+/// A key that sorts after all routes to subnets with this base.
 fn last_at(base: IpAddr) -> RouteKey {
     (Subnet::containing(base, Family::of(base).bits()).expect("as long as an address"), u32::MAX)
 }

@@ -1,14 +1,14 @@
 //! The kind of a virtual link with its attributes, in the kernel's own terms. Pure.
 //!
-//! # How a backend brings a device of its own
-//! Core knows no kind of device but what the kernel calls it. A backend
-//! 1. says what it wants: a [`LinkKind`] with the attributes that the kernel's header for that kind lists;
-//! 2. has it made by [`LinkOp::Create`](super::LinkOp), and changed in place, where the kernel lets it, by
+//! # How a backend brings its own kind of device
+//! Core needs to know nothing of the kind but its name. A backend
+//! 1. describes the device that it wants: a [`LinkKind`] with attributes from the kernel's header for that kind;
+//! 2. creates it by [`LinkOp::Create`](super::LinkOp), and changes it in place, where the kernel allows that, by
 //!    [`LinkOp::Change`](super::LinkOp);
-//! 3. reads what is there by [`Kernel::link_kind`](super::Kernel::link_kind) and compares it:
-//!    [`LinkKind::first_difference`] names the first attribute that is not as wanted.
+//! 3. reads the present device by [`Kernel::link_kind`](super::Kernel::link_kind) and compares it:
+//!    [`LinkKind::first_difference`] returns the first attribute that differs.
 //!
-//! All of that belongs into its `Driver::ensure_devices`, which the loop calls whenever a link may have changed.
+//! The backend does all of that in `Driver::ensure_devices`, which the loop calls whenever a link may have changed.
 //!
 //! ```
 //! use flannel_core::kernel::{LinkAttr, LinkKind};
@@ -34,8 +34,7 @@ pub struct LinkKind {
 pub struct LinkAttr {
     /// Its number in the kernel's header, without flag bits.
     pub number: u16,
-    /// Its payload as it is sent, without padding: numbers in the byte order that the header asks for, nothing at all for
-    /// a flag.
+    /// Its payload as it is sent, without padding: numbers in the byte order that the header demands; empty for a flag.
     pub value: Vec<u8>,
 }
 
@@ -57,14 +56,15 @@ impl LinkKind {
         self.attrs.iter().find(|attr| attr.number == number).map(|attr| attr.value.as_slice())
     }
 
-    /// The first attribute that `found` lacks or has with another value. What `found` has besides does not matter: the
-    /// kernel tells all attributes of a link, those that nobody set among them. Of a link of another kind all differ.
+    /// The first attribute that `found` lacks or has with another value. Further attributes of `found` do not matter,
+    /// since the kernel reports all attributes of a link, even those that nobody set. If `found` is of another kind,
+    /// all differ.
     pub fn first_difference<'a>(&'a self, found: &Self) -> Option<&'a LinkAttr> {
         let is_other = self.name != found.name;
         self.attrs.iter().find(|attr| is_other || found.get(attr.number) != Some(&attr.value))
     }
 
-    /// Takes these attributes in place of those with their numbers, as the kernel does where a link is changed.
+    /// Replaces the attributes that `changes` names, as the kernel does when a link is changed.
     pub fn merge(&mut self, changes: &Self) {
         for change in &changes.attrs {
             match self.attrs.iter_mut().find(|attr| attr.number == change.number) {

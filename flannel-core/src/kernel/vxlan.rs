@@ -1,7 +1,7 @@
 //! The attributes of a VXLAN device (`IFLA_VXLAN_*` of `linux/if_link.h`), in both directions. Pure.
 //!
-//! Backends bring kinds of their own ([`LinkKind`]); this one is known here, since what an earlier VXLAN backend left
-//! behind is told by its VNI, whatever backend runs now.
+//! Backends bring kinds of their own ([`LinkKind`]). Core knows this one because it recognises the device of an earlier
+//! VXLAN backend by its VNI, whichever backend runs now.
 
 use std::net::IpAddr;
 

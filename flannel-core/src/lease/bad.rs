@@ -1,5 +1,5 @@
-//! Records of a store that can't be read. Whoever may write there can make a hundred thousand of them, so what is
-//! kept of each is small, one more costs work for that one alone, and a bounded number of them is named.
+//! Unreadable records of a store. Whoever may write there can make a hundred thousand of them, so what is kept of each
+//! is small, one more costs work for that one alone, and a bounded number of them is named.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
@@ -15,7 +15,7 @@ const SHOWN: usize = 20;
 /// What is said of a lease's record that is not named.
 const MANY: &str = "its value can't be read; why is not known any more, since there were many such records";
 
-/// A record of the store that can't be read. It is unknown, not gone.
+/// An unreadable record of the store. It is unknown, not gone.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BadRecord {
     /// The key below `subnets/`, as the store has it.
@@ -49,8 +49,8 @@ pub fn brief(text: &str) -> String {
     }
 }
 
-/// All records of a store that can't be read: which leases they are, how many others there are, and what is wrong
-/// with the first few.
+/// All unreadable records of a store: which leases they are, how many others there are, and what is wrong with the
+/// first few.
 #[derive(Debug, Clone, Default)]
 pub struct BadRecords {
     /// Those whose keys are keys of leases.
@@ -165,7 +165,7 @@ impl PartialEq for BadRecords {
 
 impl Eq for BadRecords {}
 
-/// How many records can't be read, and the first of them: what a status shows.
+/// How many records are unreadable, and the first of them: what a status shows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BadSample {
     /// How many there are.

@@ -66,7 +66,7 @@ pub enum LeaseUpdate {
     Snapshot {
         /// The leases.
         leases: Vec<Lease>,
-        /// Records that are there but can't be read: their last good state stays.
+        /// Unreadable records: their last good state stays.
         undecodable: BadRecords,
     },
     /// What an earlier run knew, while the store does not answer. No snapshot: nothing is gone because it is

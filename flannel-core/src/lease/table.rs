@@ -48,8 +48,8 @@ impl LeaseTable {
 
     /// Applies one message of the watch and returns the leases that really changed.
     ///
-    /// A record that can't be read changes nothing: the last good state of its key stays until the store
-    /// says that the key is gone.
+    /// An unreadable record changes nothing: the last good state of its key stays until the store says that the key is
+    /// gone.
     pub fn apply(&mut self, update: LeaseUpdate) -> Vec<LeaseChange> {
         let now = self.next_age();
         let changes = self.fold(update, now);
@@ -162,7 +162,7 @@ impl LeaseTable {
         self.leases.is_empty()
     }
 
-    /// The records that are there but can't be read.
+    /// The unreadable records.
     pub fn undecodable(&self) -> &BadRecords {
         &self.bad
     }

@@ -46,7 +46,7 @@ impl Requests {
         first
     }
 
-    /// The socket's number, which announcements of what we changed carry.
+    /// The socket's number, which notifications of what we changed carry.
     pub(super) fn port(&self) -> u32 {
         self.socket.port()
     }

@@ -1,4 +1,4 @@
-//! Announcements of the kernel.
+//! Notifications of the kernel.
 
 use neli::consts::nl::Nlmsg;
 use neli::consts::rtnl::Rtm;
@@ -43,8 +43,8 @@ impl Events {
         Ok(Self { socket: Socket::open(&GROUPS, receive_buffer)? })
     }
 
-    /// Waits for announcements and takes those that are there. It waits only while it holds none, so
-    /// dropping the future loses none.
+    /// Waits for notifications and takes those that are there. It waits only while it holds none, so dropping the
+    /// future loses none.
     ///
     /// `own` is the port of the socket through which we make changes: the next-hop objects that we made or
     /// removed ourselves are in the book already.

@@ -68,7 +68,7 @@ pub(super) struct Message<'a> {
     pub(super) kind: Rtm,
     /// `nlmsg_flags`.
     pub(super) flags: NlmF,
-    /// `nlmsg_seq`: that of the request; 0 in most announcements.
+    /// `nlmsg_seq`: that of the request; 0 in most notifications.
     pub(super) seq: u32,
     /// `nlmsg_pid`: the port of the socket that is answered.
     pub(super) port: u32,

@@ -1,8 +1,8 @@
 //! The kernel of one network namespace, over rtnetlink.
 //!
 //! Three sockets: one for requests that are answered once (`batch`), one for lists (`dump`), one that
-//! hears announcements (`events`). `encode`, `decode` and `link` turn values into messages and back and
-//! touch nothing else; `wire` has what they share. No type of the netlink library leaves this module.
+//! hears notifications (`events`). `encode`, `decode` and `link` turn values into messages and back and touch nothing
+//! else; `wire` has what they share. No type of the netlink library leaves this module.
 
 mod batch;
 mod decode;
@@ -79,8 +79,8 @@ impl Netlink {
         Self::open_in(&Netns::current()?)
     }
 
-    /// Opens the sockets in a network namespace. Announcements are collected from now on, so what is read later
-    /// misses none.
+    /// Opens the sockets in a network namespace. Notifications are collected from now on, so what is read later misses
+    /// none.
     ///
     /// # Panics
     ///
@@ -89,7 +89,7 @@ impl Netlink {
         Self::with_event_buffer(netns, RECEIVE_BUFFER)
     }
 
-    /// Like [`Self::open_in`], with another receive buffer for announcements, in bytes.
+    /// Like [`Self::open_in`], with another receive buffer for notifications, in bytes.
     pub(crate) fn with_event_buffer(netns: &Netns, bytes: usize) -> Result<Self, KernelError> {
         netns.run(|| {
             let events = Events::open(bytes)?;

@@ -11,7 +11,7 @@ use super::wire::family_of;
 use crate::addr::{Family, LinkIndex};
 use crate::kernel::{ConfOf, Forwarding};
 
-/// The number of an announcement.
+/// The number of a notification.
 pub(super) const NEW: u16 = libc::RTM_NEWNETCONF;
 /// `NETCONFA_IFINDEX`.
 const IFINDEX: u16 = 1;

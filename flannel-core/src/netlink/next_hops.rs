@@ -2,7 +2,7 @@
 //!
 //! A link and a gateway have one object of ours, the chosen one, and routes name its number. The book is
 //! filled by lists, by what we create and by what others announce. What we did ourselves we know from the
-//! kernel's answers, so our own announcements are left out: those that come late would be taken for news.
+//! kernel's answers, so our own notifications are left out: those that come late would be taken for news.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Cursor;
@@ -170,7 +170,7 @@ impl NextHops {
         self.chosen.insert((link, gateway), number);
     }
 
-    /// Takes an announcement of somebody else.
+    /// Takes a notification of somebody else.
     pub(super) fn announced(
         &mut self,
         message: &Message<'_>,

@@ -1,4 +1,4 @@
-//! Announcements of `nf_tables`: whose rules changed. What iptables' nft variant does is announced, too.
+//! Notifications of `nf_tables`: whose rules changed. What iptables' nft variant does is announced, too.
 
 use std::collections::BTreeSet;
 use std::io::Cursor;
@@ -37,7 +37,7 @@ pub struct RulesetChange {
     pub tables: BTreeSet<(u8, String)>,
     /// Whether a base chain, or its policy, is among it.
     pub base_chains: bool,
-    /// Whether announcements were lost, so that anything may have changed.
+    /// Whether notifications were lost, so that anything may have changed.
     pub unknown: bool,
 }
 
@@ -125,7 +125,7 @@ fn note(message: &Message<'_>, change: &mut RulesetChange) -> Result<(), Undecod
     Ok(())
 }
 
-/// The attributes of an announcement, of which the first byte of its body is the family; `None` for those of a new
+/// The attributes of a notification, of which the first byte of its body is the family; `None` for those of a new
 /// generation.
 fn attributes_of(message: &Message<'_>) -> Result<Option<RtBuffer<u16, Buffer>>, Undecodable> {
     let kind = u16::from(message.kind) & 0xff;
@@ -139,17 +139,17 @@ fn attributes_of(message: &Message<'_>) -> Result<Option<RtBuffer<u16, Buffer>>,
         .map_err(|_| "announcement with broken attributes".into())
 }
 
-/// What an announcement is about.
+/// What a notification is about.
 pub(super) struct Named {
     /// `NFPROTO_*`.
     pub(super) family: u8,
     /// The table.
     pub(super) table: String,
-    /// What follows its name: that of the set in announcements of elements.
+    /// What follows its name: that of the set in notifications of elements.
     pub(super) second: Option<String>,
 }
 
-/// What an announcement is about; `None` for one of a new generation.
+/// What a notification is about; `None` for one of a new generation.
 pub(super) fn named(message: &Message<'_>) -> Result<Option<Named>, Undecodable> {
     let Some(attributes) = attributes_of(message)? else { return Ok(None) };
     let Some(table) = attribute(&attributes, TABLE).map(string) else { return Ok(None) };

@@ -15,7 +15,7 @@ use super::sys;
 use crate::kernel::KernelError;
 
 /// Receive buffer of a socket, in bytes. The default (about 200 KiB) holds the answers to 256 failed
-/// messages, or 256 announcements.
+/// messages, or 256 notifications.
 pub(super) const RECEIVE_BUFFER: usize = 8 << 20;
 
 /// The largest datagram that is read. The kernel builds none larger than 32 KiB.

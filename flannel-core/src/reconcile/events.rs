@@ -1,4 +1,4 @@
-//! Folds the kernel's announcements into what we know of it.
+//! Folds the kernel's notifications into what we know of it.
 
 use tokio::time::Instant;
 
@@ -8,7 +8,7 @@ use crate::events::RepairCause;
 use crate::kernel::KernelEvent;
 
 impl<D: Driver> Reconciler<D> {
-    /// Takes announcements, our own echoes among them: what says only what is wanted causes nothing.
+    /// Takes notifications, our own echoes among them: what says only what is wanted causes nothing.
     pub(super) fn take_events(&mut self, events: Vec<KernelEvent>) {
         let is_overrun = events.contains(&KernelEvent::Overrun);
         let cause = if is_overrun { RepairCause::Overrun } else { RepairCause::Announced };
@@ -23,7 +23,7 @@ impl<D: Driver> Reconciler<D> {
             match event {
                 KernelEvent::Overrun => self.look_at_all(),
                 KernelEvent::Forwarding(_) => {}
-                // A link that went down, changed its MAC or went away took things with it in silence.
+                // A link that went down, changed its MAC or went away took things with it without a notification.
                 KernelEvent::Link(_) | KernelEvent::LinkGone(..) => {
                     if self.driver.concerns(&event) {
                         self.look_at_all();
@@ -77,8 +77,8 @@ impl<D: Driver> Reconciler<D> {
         if !self.peers.want().is_satisfied_by(&object) {
             self.work.compare([key]);
             if let Object::Fdb(entry) = object {
-                // It takes the place of another remote of its MAC, in silence. One that is still there is put
-                // once more, which changes nothing.
+                // It takes the place of another remote of its MAC, without a notification. One that is still there is
+                // put once more, which changes nothing.
                 let others: Vec<ObjectKey> =
                     self.have.remotes_of(entry.link, entry.mac).map(ObjectKey::Fdb).collect();
                 for other in others {
@@ -99,7 +99,7 @@ impl<D: Driver> Reconciler<D> {
             self.mark_users([key]);
         }
         if let ObjectKey::NextHop(..) = key {
-            // Its routes went with it, those of IPv4 in silence.
+            // Its routes went with it, those of IPv4 without a notification.
             let routes: Vec<ObjectKey> = self.have.routes_through(&key).collect();
             for route in &routes {
                 self.have.remove(route);
@@ -118,7 +118,7 @@ impl<D: Driver> Reconciler<D> {
             }
             if let ObjectKey::Address(..) = key {
                 // With its last address a link loses its neighbours, IPv6 routes, and plain IPv4 routes. Those go
-                // in silence, after the announcement: reading links waits for the kernel's lock, and so for
+                // without a notification, after the notification: reading links waits for the kernel's lock, and so for
                 // that; reading routes does not.
                 self.work.check_devices();
                 self.work.read_objects();

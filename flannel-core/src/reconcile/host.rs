@@ -186,7 +186,7 @@ impl Host {
 }
 
 impl<D: Driver> Reconciler<D> {
-    /// Whether an announcement makes it necessary to look at the host again.
+    /// Whether a notification makes it necessary to look at the host again.
     pub(super) fn concerns_host(&self, event: &KernelEvent) -> bool {
         let inside = |addr: ipnetwork::IpNetwork| {
             let networks = self.record.networks();

@@ -1,9 +1,9 @@
 //! The one loop that every route-based backend runs: it holds the kernel in the wanted state.
 //!
 //! Three values: the lease table (from the store), what is wanted (a pure function of leases and devices),
-//! and what the kernel holds. The last is read in full at the start, after lost announcements, when a link
-//! changed, and in a slow audit; in between it follows the kernel's announcements. A lease or an announcement
-//! touches only the keys that it names.
+//! and what the kernel holds. The last is read in full at the start, after lost notifications, when a link changed, and
+//! in a slow resync; in between it follows the kernel's notifications. A lease or a notification touches only the keys
+//! that it names.
 
 mod blocked;
 mod book;
@@ -122,8 +122,7 @@ pub trait Driver: Send {
     /// that others use, too, [`Ownership`] says. Everything else is left alone.
     fn owns(&self, object: &Object) -> bool;
 
-    /// Whether an announcement makes it necessary to look at the devices again, and to try at once what was
-    /// refused.
+    /// Whether a notification makes it necessary to look at the devices again, and to try at once what was refused.
     fn concerns(&self, event: &KernelEvent) -> bool;
 
     /// The name of the way that packets to a programmed peer take in one family, where that is not the backend's own:
@@ -171,7 +170,7 @@ pub struct Devices {
     /// Links on which nothing can be put now: they are gone or down. Nothing is tried there, and nothing is given
     /// up.
     pub away: Vec<LinkIndex>,
-    /// Whether something was changed, so that what hangs on the devices must be read again.
+    /// Whether something was changed, so that what is on the devices must be read again.
     pub changed: bool,
     /// Whether leases mean something else than before, so that all peers are worked out again.
     pub peers_changed: bool,

@@ -265,7 +265,7 @@ impl<D: Driver> Reconciler<D> {
                 self.work.read_objects();
                 return;
             }
-            // Its next-hop object may have gone in silence: look, unless we just did.
+            // Its next-hop object may have gone without a notification: look, unless we just did.
             libc::EINVAL
                 if !looked
                     && matches!(refusal.op.object(), Object::Route(route) if route.next_hop().is_some()) =>
@@ -273,7 +273,7 @@ impl<D: Driver> Reconciler<D> {
                 self.work.read_objects();
                 return;
             }
-            // The device went or is down; its announcement is on the way. Look, unless we just did.
+            // The device went or is down; its notification is on the way. Look, unless we just did.
             libc::ENODEV | libc::ENETDOWN | libc::ENXIO => {
                 self.work.check_devices();
                 self.work.read_objects();

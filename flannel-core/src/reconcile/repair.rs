@@ -1,5 +1,5 @@
-//! What a repair was, and how long it took: from the kernel's announcement (or, where there was none, from the
-//! look that found the damage) to the last acknowledgement.
+//! What a repair was, and how long it took: from the kernel's notification (or, where there was none, from the look
+//! that found the damage) to the last acknowledgement.
 
 use std::time::Duration;
 

@@ -57,7 +57,7 @@ impl Replaced {
         }
     }
 
-    /// Everything was read again: what `before` had and `now` lacks is lost without an announcement.
+    /// Everything was read again: what `before` had and `now` lacks is lost without a notification.
     pub(super) fn compare(&mut self, before: &Dataplane, now: &Dataplane, desired: &Dataplane) {
         let is_lost = |key: &ObjectKey| desired.get(key).is_some() && now.get(key).is_none();
         let routes = before.keys().filter(|key| matches!(key, ObjectKey::Route(..)));

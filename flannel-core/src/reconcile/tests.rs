@@ -212,7 +212,7 @@ async fn what_is_recalled_is_programmed_and_deletes_nothing() {
     });
     bench.settle().await;
     assert!(bench.has_route("10.5.2.0-24") && bench.has_route("10.5.3.0-24") && !bench.has_route(OWN));
-    // Drift is repaired, audits come and go: nothing is deleted.
+    // Drift is repaired, resyncs come and go: nothing is deleted.
     bench.kernel.delete(&route_of(link, &"10.5.2.0-24".parse().unwrap()).key(), true);
     tokio::time::sleep(Duration::from_secs(3600)).await;
     assert!(bench.has_route("10.5.2.0-24") && bench.has_route("10.5.9.0-24"));
@@ -255,7 +255,7 @@ async fn announced_drift_is_repaired_at_once_and_touches_nothing_else() {
     assert_eq!(bench.status.borrow().repairs, want.len() as u64);
 }
 
-/// The kernel announces that an address is gone, and only then takes the link's routes, in silence.
+/// The kernel announces that an address is gone, and only then takes the link's routes, without a notification.
 #[tokio::test(start_paused = true)]
 async fn routes_that_go_behind_the_last_address_are_put_again_at_once() {
     let bench = bench();
@@ -548,7 +548,7 @@ async fn a_peer_is_cut_by_any_object_that_it_lacks_and_all_together_are_a_reason
         bench.send(LeaseUpdate::Removed("10.5.3.0-24".into()));
         bench.settle().await;
         assert_eq!(reach(&bench), (1, 1, true), "{kind}: nobody is left");
-        // New devices and a storm of announcements make it no better.
+        // New devices and a storm of notifications make it no better.
         bench.kernel.edit_link("tun0", true, |_| {});
         bench.settle().await;
         assert_eq!(reach(&bench), (1, 1, true), "{kind}");

@@ -1,5 +1,5 @@
-//! The stores that hand out subnets, behind one trait: the one in a local folder is here, those with a client of their own
-//! are crates (`flannel-store-etcd`, `flannel-store-kube`).
+//! The stores that assign subnets to nodes, behind one trait. The store in a local folder is here; stores that need a
+//! client library are crates (`flannel-store-etcd`, `flannel-store-kube`).
 
 pub mod allocate;
 mod hold;
@@ -25,56 +25,56 @@ pub use hold::hold_and_publish;
 pub use identity::Identity;
 pub use remedy::Remedy;
 
-/// A lease watch. The store reconnects by itself and the stream never ends by itself. An `Err` is final.
+/// A lease watch. The store reconnects by itself, and the stream never ends by itself. An `Err` is final.
 pub type LeaseStream = BoxStream<'static, Result<LeaseUpdate, SubnetError>>;
 
-/// The network config whenever it became another one; one that is known already may come again. An `Err` says
-/// why what is there now can't be used, so that the one before stays in force, and is not final.
+/// Yields the network config each time it has changed; it may repeat a config. An `Err` says why the present config
+/// can't be used; then the one before stays in force. It is not final.
 pub type ConfigStream = BoxStream<'static, Result<NetworkConfig, SubnetError>>;
 
-/// The store that hands out subnets.
+/// A store that assigns subnets to nodes and holds their leases.
 ///
 /// # Contract
-/// What every store does, and `flannel_core::testing::store_contract` (feature `testing`) checks:
-/// - **A record** is a key, which names the subnets, with a value, which says where its node is and what its backend
-///   publishes. A record that can't be read is unknown, not gone: it keeps its subnets, its last good state stays, and
-///   [`StoreStatus::undecodable`] counts it.
-/// - **The same node** is what [`Identity`] proves, else the one with the same underlay address (that of IPv4 where there is
-///   one, [`allocate::is_same_node`]). A store whose subnets somebody else assigns may know its nodes by other means,
-///   such as their names. A node keeps its subnets over restarts and over changes of its address; two nodes never share
-///   an address.
-/// - **`created`** of a lease is kept while its record is there: by renewal, by a restart, and by publishing. A store that
-///   can't keep it says so; its node becomes the youngest of those that contradict each other. What a call returns is
-///   what all watches tell.
-/// - **The own record is put back** by [`Self::hold_lease`] whenever somebody deleted, changed or spoilt it, with a backoff.
-///   Renewing is no event for others.
-/// - **A lost lease** is one whose subnets another node's record has. Then `hold_lease` and [`Self::publish`] return
-///   [`SubnetError::LeaseLost`], and it is the store that sets [`StoreStatus::lease_lost`] as it does so; a lease that
-///   [`Self::acquire_lease`] returns ends that. A record of another node is neither written nor deleted.
-/// - **A snapshot** is all that the store itself listed, at one moment, the own record among it: what is not in it is gone. A
-///   watch begins with one, and has another after each gap. Between them the changes of each record are told in their
-///   order, though several may be told as one.
-/// - **Dropping a future or stream cancels it.** Nothing more is begun then, not even on other threads. A request that is on
-///   its way may still arrive, so what came of it is unknown, and the next call finds out.
+/// Every store keeps these rules; `flannel_core::testing::store_contract` (feature `testing`) checks them:
+/// - **A record** is a key, which names the subnets, with a value, which has the node's underlay addresses and backend
+///   data. An unreadable record counts as unknown, not as deleted: its subnets stay taken, its last good state stays in
+///   force, and [`StoreStatus::undecodable`] counts it.
+/// - **The same node** is the one that [`Identity`] proves, else the one with the same underlay address (the IPv4
+///   address where there is one, [`allocate::is_same_node`]). A store whose subnets somebody else assigns may identify
+///   its nodes by other means, such as their names. A node keeps its subnets over restarts and over changes of its
+///   address; two nodes never share an address.
+/// - **`created`** of a lease stays the same while its record exists: over renewals, restarts and publishing. A store
+///   that can't keep it says so; its node then counts as the youngest in a conflict. A call returns the same lease that
+///   all watches show.
+/// - **The own record is put back** by [`Self::hold_lease`] whenever somebody deleted it, changed it or made it
+///   unreadable, with a backoff. Watches of others don't see renewals.
+/// - **A lost lease** is one whose subnets are in another node's record. Then `hold_lease` and [`Self::publish`] return
+///   [`SubnetError::LeaseLost`], and the store sets [`StoreStatus::lease_lost`]; the next successful
+///   [`Self::acquire_lease`] clears it. The store never writes or deletes the record of another node.
+/// - **A snapshot** has all leases that the store itself listed at one moment, including this node's; a lease that is
+///   not in it is deleted. A watch begins with a snapshot, and sends another after each gap. Between snapshots it sends
+///   the changes of each record in order; it may merge several into one.
+/// - **Dropping a future or stream cancels it.** The store begins nothing more after that, not even on other threads. A
+///   request that was already sent may still arrive, so its result is unknown until the next call finds out.
 #[async_trait]
 pub trait SubnetManager: Send + Sync {
-    /// Reads and checks the network configuration. One try: the caller decides how long to wait.
+    /// Reads and checks the network configuration. It tries once; the caller decides when to try again.
     async fn network_config(&self) -> Result<NetworkConfig, SubnetError>;
 
-    /// The underlay addresses that this node is to publish, as the store says; it wins over what the operator said
-    /// on the node itself. None from a store that has no word in it.
+    /// The underlay addresses that the store wants this node to publish; they override the options of the node itself.
+    /// Empty if the store has no opinion.
     async fn wanted_ips(&self) -> Result<PerFamily<IpAddr>, SubnetError> {
         Ok(PerFamily::default())
     }
 
-    /// What says the addresses of [`Self::wanted_ips`], for who has to mend them.
+    /// Where the addresses of [`Self::wanted_ips`] are written, for the operator who has to correct them.
     fn wanted_by(&self) -> Option<String> {
         None
     }
 
-    /// Tells the store what this node knows of itself, before anything else is asked: which lease was its own before a
-    /// restart, and which addresses its host has. It replaces what the store's options said. Nothing to a store that
-    /// knows its nodes by name.
+    /// Tells the store what this node knows of itself, before any other call: which lease it had before a restart, and
+    /// which addresses its host has. It replaces what the store's options said. A store that knows its nodes by name
+    /// ignores it.
     fn identify(&self, _identity: Identity) {}
 
     /// Whether the store knows this node by a name, so that every record it shows under this node's key is this node's.
@@ -82,92 +82,93 @@ pub trait SubnetManager: Send + Sync {
         false
     }
 
-    /// The hosts by which the store is reached, as addresses or DNS names: a network of pods that covers one of them
-    /// would cut this node from its store. None for a store that is not reached by the network.
+    /// The hosts of the store's servers, as addresses or DNS names: a pod network that covers one of them would cut
+    /// this node off from its store. Empty for a store that needs no network.
     fn hosts(&self) -> Vec<String> {
         Vec::new()
     }
 
-    /// Says which addresses this node has on the underlay, before it takes a lease: no subnet is chosen that holds
-    /// one of them. Nothing to a store that does not choose.
+    /// Tells the store which addresses this node has on the underlay, before it acquires a lease: the store chooses no
+    /// subnet that contains one of them. A store that does not choose subnets ignores it.
     fn avoid(&self, _local: &PerFamily<IpAddr>) {}
 
-    /// Follows the network configuration from what [`Self::network_config`] said last; `None` if this store
-    /// does not tell.
+    /// Follows changes of the network configuration since the last [`Self::network_config`]; `None` if this store does
+    /// not announce them.
     fn config_changes(&self) -> Option<ConfigStream> {
         None
     }
 
-    /// What this node published before, so that it keeps its VTEP MAC: what its own record says ([`Identity`]), else
-    /// the record with one of these underlay addresses.
+    /// What this node published before, so that it keeps its VTEP MAC: the attributes of its own record ([`Identity`]),
+    /// else of the record with one of these underlay addresses.
     async fn published_attrs(
         &self,
         public_ips: &PerFamily<IpAddr>,
     ) -> Result<Option<LeaseAttrs>, SubnetError>;
 
-    /// Adopts the lease that is proven to be this node's ([`Identity`]), wherever it is now, else the one with its
-    /// underlay address, else the subnet it had before a restart, else takes a free one, and publishes `attrs` with
-    /// it. Former records of this node go with that.
+    /// Acquires a lease and publishes `attrs` with it: the lease that is proven to be this node's ([`Identity`]), under
+    /// whatever key it is now, else the one with its underlay address, else the subnet that it had before a restart,
+    /// else a free one. Former records of this node are deleted in the same transaction.
     ///
-    /// [`SubnetError::Claimed`] if the record of another node says the same for the backend: take another value first.
-    /// A store that does not list all leases for this leaves that to its watch.
+    /// [`SubnetError::Claimed`] if the record of another node has the same backend data: then choose other data first.
+    /// A store that does not list all leases here leaves that check to its watch.
     async fn acquire_lease(&self, attrs: &LeaseAttrs) -> Result<Lease, SubnetError>;
 
-    /// Publishes `attrs` with a lease of this node that published what `lease` says, and returns it as it is
-    /// now: the subnet stays. One try and one write at most, by compare-and-swap; none if it is there already.
-    /// What came of a try that failed is unknown. Don't hold the lease meanwhile.
+    /// Changes the attributes of this node's lease from those of `lease` to `attrs`, and returns the new lease: the
+    /// subnet stays. It tries once, with one compare-and-swap at most, and writes nothing if `attrs` are there already.
+    /// After an error it is unknown whether they were written. Don't run [`Self::hold_lease`] meanwhile.
     async fn publish(&self, lease: &Lease, attrs: &LeaseAttrs) -> Result<Lease, SubnetError>;
 
-    /// Renews for as long as it is polled. Outages are waited out and shown in [`Self::status`]. Returns only
-    /// when the lease is lost for good: somebody else has its subnet.
+    /// Renews the lease for as long as it is polled. It waits during outages and shows them in [`Self::status`]. It
+    /// returns only when the lease is lost because somebody else has its subnet.
     async fn hold_lease(&self, lease: &Lease) -> Result<Infallible, SubnetError>;
 
-    /// Removes the record of a lease if it still is of the node that published `lease`. One that is gone is no
-    /// failure. One try. For a node that leaves for good: don't hold the lease meanwhile.
+    /// Removes the record of a lease if it still belongs to the node that published `lease`; a record that is gone
+    /// already is a success. It tries once. It is for a node that leaves the network: don't run [`Self::hold_lease`]
+    /// meanwhile.
     async fn release_lease(&self, lease: &Lease) -> Result<(), SubnetError>;
 
-    /// Says that pods of this node have a network from now on, for a store that tells others.
+    /// Tells the store that pods of this node have a network from now on, for a store that publishes that.
     fn network_is_up(&self) {}
 
-    /// Follows all leases, our own among them.
+    /// Follows all leases, including our own.
     fn watch_leases(&self) -> LeaseStream;
 
-    /// Connected or not, and how old the last confirmed knowledge is.
+    /// Whether the store is connected, and when it last confirmed what we know.
     fn status(&self) -> watch::Receiver<StoreStatus>;
 
-    /// What an operator of this store does about a record that contradicts others.
+    /// What an operator of this store does about a record that conflicts with others.
     fn remedy(&self) -> Remedy {
         Remedy::default()
     }
 
-    /// What tells this store from others as far as that can be said without asking it, such as etcd's prefix. The same
-    /// for each instance of one store, over restarts, too: what an agent remembers of another place is not used.
+    /// Identifies this store as far as possible without asking it, for example by etcd's prefix. It is the same for all
+    /// instances and over restarts: an agent does not use what it remembers of another place.
     fn place(&self) -> String;
 }
 
-/// How well the store is known.
+/// The state of the connection to the store, and of what it said.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreStatus {
-    /// Whether the last contact was a success.
+    /// Whether the last request succeeded.
     pub connected: bool,
-    /// Since when that is so.
+    /// Since when `connected` has this value.
     pub since: Instant,
-    /// When the store last confirmed what we know; `None` if it never did.
+    /// When the store last confirmed what we know; `None` if it has not yet.
     pub confirmed: Option<Instant>,
     /// Why it is not connected; empty if it is.
     pub problem: String,
-    /// Records that are there but can't be read.
+    /// Unreadable records.
     pub undecodable: BadSample,
-    /// Keys of leases that are missing since the store was set up anew or restored from a backup, 20 at most. They
-    /// are kept until their etcd leases would have run out.
+    /// Keys of leases that are missing since the store was restored from a backup or replaced by a new one, 20 at most.
+    /// They stay in force until their etcd leases would have expired.
     pub missing: Vec<String>,
-    /// How many are missing.
+    /// How many leases are missing.
     pub missing_count: usize,
-    /// Why the own lease can't be renewed or put back at present, though the store answers.
+    /// Why the own lease can't be renewed or put back at present, although the store answers.
     pub lease_unkept: Option<String>,
-    /// The own lease is in the hands of another.
+    /// Why this node's lease is lost, with who has it now; `None` if it is not lost.
     pub lease_lost: Option<String>,
-    /// What is wrong with the clocks that leases are counted by, where the store sees it.
+    /// What is wrong with the clocks that date leases, if the store notices it.
     pub clock: Option<String>,
 }
 
@@ -188,7 +189,7 @@ impl StoreStatus {
         }
     }
 
-    /// Notes a success. Returns whether the connection came back by it.
+    /// Records a success. Returns whether the connection was broken before.
     pub fn succeed(&mut self) -> bool {
         let now = Instant::now();
         self.confirmed = Some(now);
@@ -200,7 +201,7 @@ impl StoreStatus {
         true
     }
 
-    /// Notes a failure. Returns whether the connection broke by it, or for another reason than before.
+    /// Records a failure. Returns whether the connection was up before, or failed for another reason.
     pub fn fail(&mut self, problem: String) -> bool {
         let news = self.connected || self.problem != problem;
         if self.connected {
@@ -219,7 +220,7 @@ pub enum SubnetError {
         "no network config at {place}; put one there, such as {{\"Network\":\"10.244.0.0/16\",\"Backend\":{{\"Type\":\"vxlan\"}}}}"
     )]
     NoConfig {
-        /// Where it was looked for.
+        /// Where the store looked for it.
         place: String,
     },
     /// The configuration can't be used.
@@ -231,7 +232,7 @@ pub enum SubnetError {
         #[source]
         source: ConfigError,
     },
-    /// The store does not answer, or answered with a passing error. Trying again may help.
+    /// The store does not answer, or answered with a temporary error. Trying again may help.
     #[error("store unavailable: {what}")]
     Unavailable {
         /// What was tried, and on which endpoint or file.
@@ -240,8 +241,8 @@ pub enum SubnetError {
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
-    /// The store answered no, and would do so again: a wrong password, a missing right, an option that can't
-    /// be used.
+    /// The store refused the request, and would refuse it again: a wrong password, a missing right, an option that
+    /// can't be used.
     #[error("store refused: {what}")]
     Refused {
         /// What was tried, and what to do about it.
@@ -250,10 +251,10 @@ pub enum SubnetError {
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
-    /// Something about this node is not said yet, or not rightly, where the store only reads it: its subnet, say.
+    /// Something that somebody else assigns to this node is missing or wrong, such as its subnet.
     #[error("{what}")]
     NotAssigned {
-        /// What is missing, and who says it.
+        /// What is missing, and who assigns it.
         what: String,
     },
     /// All subnets of the range are taken.
@@ -266,13 +267,13 @@ pub enum SubnetError {
         /// The base of the last subnet of the range.
         max: IpAddr,
     },
-    /// Others took the chosen subnet again and again.
+    /// Other nodes took the chosen subnet again and again.
     #[error("lost the race for a subnet {attempts} times; many nodes start at once, try again")]
     Contended {
-        /// How often it was tried.
+        /// The number of attempts.
         attempts: u32,
     },
-    /// The node's own lease is in the hands of another.
+    /// Another node has this node's lease.
     #[error("lease {key} is now held by {holder}; this node's pods would share its addresses")]
     LeaseLost {
         /// The lease.
@@ -280,14 +281,14 @@ pub enum SubnetError {
         /// Who has it.
         holder: String,
     },
-    /// The store is back after a start without it, with another configuration than the one that was stored.
+    /// The store answers again after a start without it, and its configuration differs from the stored one.
     #[error(
         "the network config in the store is not the one this node was started with while the store was away; \
          start again to use it"
     )]
     ConfigChanged,
-    /// A lease of another node publishes backend data that only one node can have, and this node was about to
-    /// publish the same. It has to take another value first.
+    /// A lease of another node publishes backend data that only one node can have, and this node was about to publish
+    /// the same. It has to choose other data first.
     #[error(
         "lease {key} of another node publishes the same {family} backend data; this node has to take its own"
     )]
@@ -303,7 +304,7 @@ pub enum SubnetError {
 }
 
 impl SubnetError {
-    /// Whether trying again later can help without anybody changing anything.
+    /// Whether a later attempt can succeed without anybody changing anything.
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unavailable { .. } | Self::Contended { .. } | Self::NotAssigned { .. })
     }

@@ -117,8 +117,7 @@ impl FakeKernel {
         self.news.notify_one();
     }
 
-    /// Deletes a link with all that hangs on it: as in the real kernel the link is announced, but not its
-    /// IPv4 routes.
+    /// Deletes a link with everything on it: as in the real kernel the link is announced, but not its IPv4 routes.
     pub fn delete_link(&self, name: &str) {
         let mut state = self.lock();
         if let Some(link) = state.links.values().find(|link| link.name == name).cloned() {
@@ -175,7 +174,7 @@ impl FakeKernel {
         self.news.notify_one();
     }
 
-    /// Loses the announcements that nobody took yet, and says so.
+    /// Loses the notifications that nobody took yet, and says so.
     pub fn overrun(&self) {
         let mut state = self.lock();
         state.events.clear();

@@ -29,7 +29,7 @@ pub enum NicStep {
     AddressGone(Family),
     /// It has that again.
     AddressBack(Family),
-    /// It is pulled out, with all that hangs on it.
+    /// It is pulled out, with everything on it.
     Deleted,
     /// It is put back under some name that is free, with another number.
     Recreated(usize),
@@ -39,7 +39,7 @@ pub enum NicStep {
     ImpostorGone,
     /// Its MTU changes, in bytes.
     Mtu(u32),
-    /// Announcements get lost.
+    /// Notifications get lost.
     Overrun,
     /// The agent gets its turn, and some time, in milliseconds.
     Wait(u64),
@@ -107,7 +107,7 @@ impl Nic {
             self.kernel.remove_address(own.addr.ip());
         }
         self.without[index_of(family)].store(true, Ordering::Relaxed);
-        // With it go the routes whose gateways it made on-link; those of IPv4 in silence.
+        // With it go the routes whose gateways it made on-link; those of IPv4 without a notification.
         let objects = self.kernel.objects();
         let lost = objects.iter().filter(|object| {
             matches!(object, Object::Route(route)

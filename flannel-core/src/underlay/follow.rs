@@ -163,7 +163,7 @@ impl Follower {
         hides(next, all, Use { has_leases: false, is_routed_whole: false }).map_or(Ok(()), Err)
     }
 
-    /// Whether an announcement makes it necessary to look again.
+    /// Whether a notification makes it necessary to look again.
     pub(crate) fn concerns(&self, event: &KernelEvent) -> bool {
         let is_adrift = self.successor.is_some() || self.problem.is_some();
         let is_ours = |addr| self.current.local.iter().any(|(_, ours)| *ours == addr);

@@ -3,7 +3,7 @@
 //! Cold start counts from exec until the agent says that all peers are in the kernel, against `ip -batch` and
 //! `bridge -batch` of the same entries on a node beside it, in every round. Spread counts from the moment a
 //! lease is sent to etcd until the kernel of another node announces its route. Idle is what the agent's
-//! threads use in a stretch of time without any change, one audit included.
+//! threads use in a stretch of time without any change, one resync included.
 
 mod bed;
 mod idle;

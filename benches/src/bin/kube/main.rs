@@ -3,7 +3,7 @@
 //!
 //! Start counts from exec until the agent says that all peers are in the kernel, against `ip -batch` and
 //! `bridge -batch` of the same entries on a node beside it, in every round. Everything else counts from the moment
-//! before a node object is changed to the kernel's announcement. What must not happen ends the bench: a write to the
+//! before a node object is changed to the kernel's notification. What must not happen ends the bench: a write to the
 //! kernel or a request without a reason, a lease lost, a route of a live peer removed.
 
 mod bed;

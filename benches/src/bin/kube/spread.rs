@@ -20,7 +20,7 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 /// Where nodes move to.
 const MOVED: u32 = 0x8000;
 
-/// Whether an announcement is about something that agents write; the kernel's own neighbours come and go.
+/// Whether a notification is about something that agents write; the kernel's own neighbours come and go.
 pub(crate) fn is_ours(event: &KernelEvent) -> bool {
     matches!(
         event,

@@ -34,7 +34,7 @@ impl Removal {
 pub(super) enum Action {
     /// By netlink.
     Route(Route),
-    /// By netlink, with all that hangs on it.
+    /// By netlink, with everything on it.
     Link(LinkIndex),
     /// By netlink: the table of the underlay gate.
     Gate(Vni),

@@ -1,4 +1,4 @@
-//! Announcements about tables of one name: what others changed in them.
+//! Notifications about tables of one name: what others changed in them.
 
 use neli::consts::socket::NlFamily;
 use tracing::{debug, warn};

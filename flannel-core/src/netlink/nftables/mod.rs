@@ -52,7 +52,7 @@ impl NfTables {
         Ok(Self { socket, next: 1 })
     }
 
-    /// The socket's number, which announcements of what we changed carry.
+    /// The socket's number, which notifications of what we changed carry.
     pub(crate) fn port(&self) -> u32 {
         self.socket.port()
     }

@@ -15,7 +15,7 @@ fn set(key: &str, value: &str) {
     std::fs::write(format!("/proc/sys/net/{key}"), value).unwrap();
 }
 
-/// Waits for the announcement.
+/// Waits for the notification.
 async fn told(kernel: &mut Netlink, want: Forwarding) {
     let hear = async { while !kernel.events().await.contains(&KernelEvent::Forwarding(want)) {} };
     tokio::time::timeout(Duration::from_secs(10), hear)

@@ -152,7 +152,7 @@ fn a_backend_brings_a_kind_of_device_that_core_does_not_know() {
             assert!(is && route.contains("dev own0"), "{shown}\n{route}");
         };
         is_right();
-        // Changed in place, with all that hangs on it.
+        // Changed in place, with everything on it.
         ip("link set own0 type bridge ageing_time 100");
         let seen = repaired(&mut events).await;
         assert!(!seen.iter().any(|event| matches!(event, NetworkEvent::DeviceRecreated { .. })), "{seen:?}");

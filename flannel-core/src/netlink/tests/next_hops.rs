@@ -144,7 +144,7 @@ fn second_objects_converge_to_one_and_strangers_are_left_alone() {
             let at_second = reform(route, Through::Spare(5));
             assert_eq!(heard(&mut kernel, link).await, [KernelEvent::Put(at_second)]);
             let want = Dataplane::from_iter([object, route]);
-            // As it is known from announcements, and read anew.
+            // As it is known from notifications, and read anew.
             for kernel in [&mut kernel, &mut Netlink::open().unwrap()] {
                 let have: Dataplane = ours(kernel, link, family).await.into_iter().collect();
                 assert_eq!(have.len(), 3, "{have:?}");
@@ -207,7 +207,7 @@ fn what_others_do_to_ours_is_heard() {
             assert!(matches!(ours(&mut kernel, link, family).await.last(),
                 Some(Object::Route(it)) if it.via == other.parse().ok() && it.through == Through::Object));
 
-            // A device that is set down loses them in silence, and reading tells.
+            // A device that is set down loses them without a notification, and reading tells.
             ip(&format!("link set {name} down"));
             ip(&format!("link set {name} up"));
             assert_eq!(ours(&mut kernel, link, family).await, BTreeSet::new());

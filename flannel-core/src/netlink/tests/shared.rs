@@ -190,7 +190,7 @@ fn who_holds_the_key_of_a_route_is_read_in_the_kernels_order_and_a_replace_takes
                 assert_eq!(kernel.execute(&[Op::Create(object)]).await.unwrap(), [], "{family} {what}");
                 let command = command.replace("SUBNET", subnet).replace("NEXT", next).replace("LAST", last);
                 ip(&format!("{flag} route {command}"));
-                // No announcement says that ours is gone, only what came.
+                // No notification says that ours is gone, only what came.
                 let mut events = kernel.events().await;
                 while !events.iter().any(|event| matches!(event, KernelEvent::Put(Object::Route(it)) if it.protocol != ROUTE_PROTOCOL && it.dst == ours.dst)) {
                     events = kernel.events().await;

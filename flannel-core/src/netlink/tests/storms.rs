@@ -85,7 +85,7 @@ fn lost_announcements_are_an_overrun() {
             events.extend(more.expect("the overrun is said"));
         }
         assert!(events.len() < objects.len());
-        // The state is there to be read, and later announcements come through.
+        // The state is there to be read, and later notifications come through.
         assert_all_there(&mut kernel, link, Family::V4, &objects).await;
         while tokio::time::timeout(Duration::from_millis(50), kernel.events()).await.is_ok() {}
         assert_eq!(kernel.execute(&[Op::Delete(objects[2])]).await.unwrap(), []);

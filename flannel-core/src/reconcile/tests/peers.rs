@@ -66,7 +66,7 @@ async fn each_peer_has_an_entry_that_says_how_it_is() {
     let PeerState::Rejected(rejected) = bench.peer(&key(6)).unwrap().state else { panic!() };
     assert!(rejected.reason.contains("overlaps 10.5.2.0/24") && !rejected.programmed);
 
-    // A record that can't be read any more leaves its lease programmed.
+    // A record that becomes unreadable leaves its lease programmed.
     bench.send(LeaseUpdate::Undecodable(BadRecord { key: key(1), reason: "garbled".into() }));
     bench.kernel.refuse_nothing();
     bench.send(LeaseUpdate::Removed(key(6)));

@@ -60,7 +60,7 @@ impl State {
         }
     }
 
-    /// Deletes a link with all that hangs on it, VXLAN devices on top among that.
+    /// Deletes a link with everything on it, VXLAN devices on top among that.
     pub(super) fn delete_link(&mut self, link: &Link) {
         let is_on_top =
             |other: &&Link| other.vxlan.as_ref().is_some_and(|vxlan| vxlan.lower == Some(link.index));
@@ -76,7 +76,7 @@ impl State {
         self.events.push_back(KernelEvent::LinkGone(link.index, link.name.clone()));
     }
 
-    /// A next-hop object takes its routes along, those of IPv4 in silence.
+    /// A next-hop object takes its routes along, those of IPv4 without a notification.
     pub(super) fn drop_routes_through(&mut self, next_hop: &ObjectKey) {
         let gone: Vec<ObjectKey> = self.objects.routes_through(next_hop).collect();
         for key in gone {

@@ -254,7 +254,7 @@ impl Action {
                 match (drift.piece, drift.victim) {
                     (Piece::Stray, _) => None,
                     _ if backend == Backend::Udp => Some(all),
-                    // With the last address go all neighbours, in silence.
+                    // With the last address go all neighbours, without a notification.
                     (Piece::Address, _) => Some(Touch { v6, ..all }),
                     (_, Victim::Node(peer)) => Some(Touch { node, peer: Some(peer), v6 }),
                     (_, Victim::Phantom(_)) => None,

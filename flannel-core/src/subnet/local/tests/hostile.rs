@@ -25,7 +25,7 @@ fn told(error: &SubnetError, words: &[&str]) {
     assert!(words.iter().all(|word| text.contains(word)), "{text}");
 }
 
-/// The reasons of all records that can't be read, by name.
+/// The reasons of all unreadable records, by name.
 fn unreadable(manager: &LocalSubnetManager) -> Vec<(String, String)> {
     let status = manager.status();
     let status = status.borrow();
