@@ -24,32 +24,32 @@ use crate::underlay::UnderlayOptions;
 pub use crate::underlay::Underlay;
 pub use host_problem::HostProblem;
 
-/// All that a backend needs to know to register. [`Registration::new`] has what every one needs.
+/// What a backend needs to register. [`Registration::new`] takes what every registration needs.
 #[derive(Clone, Copy)]
 #[non_exhaustive]
 pub struct Registration<'a> {
-    /// The network namespace that the node's part of the network is in. All that a backend opens, reads and changes
-    /// on the host is in it, wherever its own threads are.
+    /// The network namespace of this node. The backend opens, reads and changes everything on the host in this
+    /// namespace, wherever its own threads are.
     pub netns: &'a Netns,
     /// The network config.
     pub config: &'a NetworkConfig,
-    /// What carries the traffic between nodes.
+    /// The link and addresses that carry the traffic between nodes.
     pub underlay: &'a Underlay,
     /// The store of leases.
     pub subnets: &'a dyn SubnetManager,
-    /// What this node stored last, so that leftovers of an earlier run or another backend are known as ours.
+    /// What this node stored last. It proves that leftovers of an earlier run or another backend are ours.
     pub previous: Option<&'a State>,
-    /// How the underlay was chosen, so that the choice can be made again when its address changes. Without it
-    /// the underlay stays what it is.
+    /// The options by which the underlay was chosen, so that it can be chosen again when its address changes. Without
+    /// them the underlay never changes.
     pub chosen_by: Option<&'a UnderlayOptions>,
-    /// Whether to keep a blackhole route for each of this node's own subnets, so that packets to addresses that
-    /// no pod has end here and don't leave by a default route. For hosts without a bridge.
+    /// Whether to keep a blackhole route for each of this node's own subnets, so that packets to addresses that no pod
+    /// has are dropped here and don't leave by a default route. For hosts without a bridge.
     pub blackholes: bool,
 }
 
 impl<'a> Registration<'a> {
-    /// A registration of a node that knows nothing of an earlier run, whose underlay stays what it is, and which keeps
-    /// no blackhole routes.
+    /// A registration without state of an earlier run, with an underlay that never changes, and without blackhole
+    /// routes.
     pub fn new(
         netns: &'a Netns,
         config: &'a NetworkConfig,
@@ -82,14 +82,14 @@ impl<'a> Registration<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeviceKind {
-    /// What its name begins with; a number follows, for VXLAN devices their VNI.
+    /// The beginning of its name; a number follows, for VXLAN devices their VNI.
     pub prefix: &'static str,
     /// `IFLA_INFO_KIND`, such as `vxlan` or `tun`.
     pub kind: &'static str,
 }
 
 impl DeviceKind {
-    /// Devices of this kind, with names that begin so.
+    /// Devices of this kind whose names begin with `prefix`.
     pub const fn new(prefix: &'static str, kind: &'static str) -> Self {
         Self { prefix, kind }
     }
@@ -107,29 +107,31 @@ pub trait Backend: Send + Sync {
         &[]
     }
 
-    /// Whether one route leads to all pods of all nodes, so that it takes packets for whatever else the network covers.
+    /// Whether the backend has one route for the whole network, which also takes packets for other addresses that the
+    /// network covers.
     fn routes_whole_network(&self) -> bool {
         false
     }
 
-    /// Creates or adopts the devices, then takes a lease that advertises them.
+    /// Creates or adopts the devices, then acquires a lease that publishes their data.
     async fn register(&self, registration: Registration<'_>) -> Result<Box<dyn Network>, BackendError>;
 }
 
-/// A registered backend: this node's lease, and the task that follows all others.
+/// A registered backend: this node's lease, and the task that follows all other leases.
 ///
 /// # What every backend promises
-/// `testing::backend_contract` (feature `testing`) tries each of these on a kernel and a store in memory.
-/// - What is published is what the node has: the lease's attributes are those of [`Self::attrs`], and
-///   [`Self::overlay_mtu`] fits the underlay.
+/// `testing::backend_contract` (feature `testing`) checks each of these with a kernel and a store in memory.
+/// - The node publishes what it has: the lease's attributes are those of [`Self::attrs`], and [`Self::overlay_mtu`]
+///   fits the underlay.
 /// - [`NetworkStatus::synced`] is set once the store's first snapshot is programmed, not before.
 /// - Each lease of another node has an entry in [`NetworkStatus::peer_list`]; this node's has none.
-/// - Whatever is taken away from what is desired is put back, and [`Self::events`] says so.
-/// - A peer that comes, goes or changes costs the objects of others no operation.
-/// - A record that can't be used is unknown, not gone: its last good state stays in the kernel, and its entry says
-///   [`Rejected`](crate::status::PeerState::Rejected).
-/// - The end of [`Self::run`] leaves the kernel as it is, and a restart with what [`Self::state`] said changes nothing.
-/// - A link that is away takes nothing off what is desired: all is there again once the link is.
+/// - A desired object that somebody deletes is put back, and [`Self::events`] reports it.
+/// - A peer that is added, removed or changed causes no operation on objects of others.
+/// - A record that can't be used counts as unknown, not as deleted: its last good state stays in the kernel, and its
+///   entry says [`Rejected`](crate::status::PeerState::Rejected).
+/// - When [`Self::run`] ends it leaves the kernel as it is, and a restart with the last [`Self::state`] changes
+///   nothing.
+/// - A link that is down or gone does not change the desired state: all objects are put back once the link is there.
 #[async_trait]
 pub trait Network: Send {
     /// This node's lease.
@@ -138,52 +140,52 @@ pub trait Network: Send {
     /// The largest pod packet in bytes: underlay MTU less encapsulation, the smallest of the families.
     fn overlay_mtu(&self) -> Mtu;
 
-    /// What the network is doing. Valid after `run` took the network, too.
+    /// The status of the network. The receiver stays valid after `run` has consumed the network.
     fn status(&self) -> watch::Receiver<NetworkStatus>;
 
-    /// What happens to the network, from now on; the first reader that is asked for has what happened before, too. A
-    /// backend that tells nothing has none. Valid after `run` took the network, too.
+    /// The events of the network from now on; the first reader also gets earlier events. A backend without events
+    /// returns an empty stream. It stays valid after `run` has consumed the network.
     fn events(&self) -> NetworkEvents {
         NetworkEvents::none()
     }
 
-    /// What to store for the next start. It is announced whenever it changed, but not before the kernel has
-    /// what it says and nothing of an earlier backend is left: until then what was stored before still
-    /// counts. Valid after `run` took the network, too.
+    /// What to store for the next start. It changes only once the kernel has been changed accordingly and nothing of an
+    /// earlier backend is left: until then what was stored before still counts. The receiver stays valid after `run`
+    /// has consumed the network.
     fn state(&self) -> watch::Receiver<State>;
 
-    /// What this node has to publish with its lease: it changes when the address of the underlay does. See
-    /// [`crate::subnet::hold_and_publish`]. Valid after `run` took the network, too.
+    /// What this node has to publish with its lease. It changes when the address of the underlay does. See
+    /// [`crate::subnet::hold_and_publish`]. The receiver stays valid after `run` has consumed the network.
     fn attrs(&self) -> watch::Receiver<LeaseAttrs>;
 
-    /// Runs until `cancel` fires. Kernel state stays, so pods keep their traffic meanwhile.
+    /// Runs until `cancel` fires. Kernel state stays, so that pods' traffic goes on afterwards.
     async fn run(self: Box<Self>, leases: LeaseStream, cancel: CancellationToken)
     -> Result<(), BackendError>;
 }
 
-/// What a running network is doing, for health, status and metrics.
+/// The state of a running network, for health, status and metrics.
 ///
-/// A copy costs nothing for the peers, however many there are.
+/// A copy is cheap, however many peers there are.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct NetworkStatus {
     /// Whether the first snapshot of leases was programmed.
     pub synced: bool,
-    /// When the leases that are programmed were known, in seconds since 1970, while they are those that an
-    /// earlier run stored; `None` once the store itself has listed them.
+    /// While the programmed leases are those that an earlier run stored: when they were stored, in seconds since 1970.
+    /// `None` once the store itself has listed its leases.
     pub recalled: Option<u64>,
-    /// What keeps pods from others, and whatever else is wrong.
+    /// What cuts pods off, and what else is wrong.
     pub problems: Problems,
-    /// Peers in the kernel.
+    /// How many peers are programmed.
     pub peers: usize,
-    /// Each peer, in the kernel or not.
+    /// Each peer, programmed or not.
     pub peer_list: PeerList,
-    /// The largest pod packet in bytes as the underlay is now; `None` while a device is missing.
+    /// The largest pod packet in bytes with the present underlay; `None` while a device is missing.
     pub overlay_mtu: Option<Mtu>,
     /// How packets travel, where the backend has a choice.
     pub datapath: Option<String>,
     /// How often drift was repaired since the start.
     pub repairs: u64,
-    /// How long the last repair took: from the kernel's notification to its last acknowledgement. In the text form
+    /// How long the last repair took: from the kernel's notification to its last acknowledgement. Serialized in
     /// microseconds.
     #[serde(rename = "last_repair_us", serialize_with = "microseconds")]
     pub last_repair: Option<Duration>,
@@ -202,26 +204,25 @@ impl NetworkStatus {
         self.problems.text(&Subject::Underlay)
     }
 
-    /// Which keys of a config that changed since take a restart, and that what runs stays in force until then;
-    /// `None` if none does. No harm to traffic.
+    /// Which changed keys of the config need a restart, and that the running config stays in force until then; `None`
+    /// if there are none. It does not affect traffic.
     pub fn restart_needed(&self) -> Option<String> {
         self.problems.text(&Subject::Restart)
     }
 
-    /// Why the config that is in the store now can't be used; `None` if it can. What runs stays in force.
+    /// Why the config that is in the store now can't be used; `None` if it can. The running config stays in force.
     pub fn config_problem(&self) -> Option<String> {
         self.problems.text(&Subject::Config)
     }
 
-    /// Objects that the kernel refuses for now, with the reason; a sample where there are many. They are tried
-    /// again.
+    /// Objects that the kernel refuses for now, with the reason; a sample if there are many. They are tried again.
     pub fn refused(&self) -> Vec<String> {
         let is_object = |problem: &&Problem| matches!(problem.subject, Subject::Object(_));
         let ours = self.problems.node.iter().filter(is_object);
         ours.chain(self.problems.objects.sample.iter().filter(is_object)).map(Problem::to_string).collect()
     }
 
-    /// Leases that can't be used, with the reason; a sample where there are many.
+    /// Leases that can't be used, with the reason; a sample if there are many.
     pub fn rejected(&self) -> Vec<String> {
         self.problems.leases.texts()
     }
@@ -241,22 +242,22 @@ pub enum BackendError {
     /// The store failed.
     #[error(transparent)]
     Subnet(#[from] SubnetError),
-    /// The kernel refused something that nothing works without.
+    /// The kernel refused something that the backend can't work without.
     #[error("{what}")]
     Kernel {
-        /// What was to be done, and what an operator can do about it.
+        /// What was tried, and what an operator can do about the failure.
         what: String,
         /// The kernel's answer.
         #[source]
         source: KernelError,
     },
-    /// The host is not in a state in which the backend can work.
+    /// Something on the host keeps the backend from working.
     #[error(transparent)]
     Host(#[from] HostProblem),
-    /// The lease watch ended, which it never should.
+    /// The lease watch ended, which breaks the contract of the store.
     #[error("the lease watch ended")]
     WatchEnded,
-    /// Something particular to one backend.
+    /// An error that only one backend has.
     #[error("{what}")]
     Other {
         /// What was tried.
@@ -268,7 +269,7 @@ pub enum BackendError {
 }
 
 impl BackendError {
-    /// The kernel can't be spoken to at all.
+    /// The error for a kernel to which no netlink socket can be opened.
     pub fn no_kernel(source: KernelError) -> Self {
         Self::Kernel { what: "open netlink sockets (the agent needs CAP_NET_ADMIN)".to_owned(), source }
     }

@@ -1,8 +1,7 @@
-//! What happens to a network, as values: an agent shows them, counts them and makes its log lines from them.
+//! What happened to a network, as values: an agent shows them, counts them and makes its log lines from them.
 //!
-//! A backend sends its events into a ring that holds the last [`KEPT`]. Nobody has to read it and no reader holds up the
-//! loop: whoever is slower than the ring learns how many events he missed ([`NetworkEvent::LeftOut`]) and can look at the
-//! status, which is always whole.
+//! A backend sends its events into a ring of the last [`KEPT`] events. A reader never blocks the loop: one that is too
+//! slow learns how many events it missed ([`NetworkEvent::LeftOut`]) and can read the status, which is always complete.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,15 +17,15 @@ use crate::addr::{Family, Mtu, PerFamily};
 use crate::dataplane::ObjectKey;
 use crate::lease::LeaseKey;
 
-/// How many events a reader may be behind before he misses some.
+/// How many events a reader may be behind before it misses some.
 pub const KEPT: usize = 256;
 
-/// How many peers that change at once have an event each. More than these are one [`NetworkEvent::PeersChanged`].
+/// Up to this many peers that change at once get an event each. More of them are one [`NetworkEvent::PeersChanged`].
 pub const MOST_SINGLE: usize = 16;
 
 /// Something that happened to a network.
 ///
-/// Its text form is JSON with the name in `event` (`{"event":"peer-added","lease":"10.5.2.0-24",..}`).
+/// It is serialized with its name in `event` (`{"event":"peer-added","lease":"10.5.2.0-24",..}`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -43,7 +42,7 @@ pub enum NetworkEvent {
         /// The addresses that its node published.
         underlay: PerFamily<IpAddr>,
     },
-    /// Another node's lease says something else than before.
+    /// The attributes of another node's lease changed.
     PeerChanged {
         /// The lease.
         lease: LeaseKey,
@@ -61,19 +60,19 @@ pub enum NetworkEvent {
     PeersChanged {
         /// How many appeared.
         added: usize,
-        /// How many say something else than before.
+        /// How many changed their attributes.
         changed: usize,
         /// How many are gone.
         removed: usize,
     },
-    /// A lease can't be used: its record is unreadable, it contradicts another one, or it lies outside of the network.
-    /// Each is told once a minute, and twenty in that time at most.
+    /// A lease can't be used: its record is unreadable, it conflicts with another one, or its subnet is outside of the
+    /// network. There is at most one such event a minute for each lease, and twenty a minute in all.
     LeaseRejected {
         /// The key of its record.
         lease: String,
         /// Why, and what to do.
         reason: String,
-        /// How many further ones were not told since the last one that was.
+        /// How many such events were left out since the last one.
         left_out: u64,
     },
     /// A lease that could not be used can be used now.
@@ -86,7 +85,7 @@ pub enum NetworkEvent {
         /// How many.
         leases: usize,
     },
-    /// The kernel's state had drifted from what is desired, and is right again.
+    /// The kernel's state had drifted from the desired state, and was repaired.
     Repaired {
         /// How many objects were put or deleted; 0 if only a device was repaired.
         objects: usize,
@@ -96,11 +95,11 @@ pub enum NetworkEvent {
         device: bool,
         /// How the drift was found.
         cause: RepairCause,
-        /// From the moment that the loop learned of it to the kernel's last acknowledgement.
+        /// The time from the moment when the loop learned of the drift to the kernel's last acknowledgement.
         #[serde(rename = "took_us", serialize_with = "microseconds")]
         took: Duration,
     },
-    /// The kernel refuses an object. It is tried again until it is accepted or not desired any more.
+    /// The kernel refuses an object. The loop tries again until the kernel accepts it, or it is no longer desired.
     ObjectRefused {
         /// The object.
         object: ObjectKey,
@@ -110,7 +109,7 @@ pub enum NetworkEvent {
         errno: i32,
         /// Why, and what to do.
         reason: String,
-        /// Whether somebody else's object is in its place, which stays.
+        /// Whether somebody else's object has its key. That object stays.
         conflict: bool,
     },
     /// The kernel accepted an object that it had refused.
@@ -131,30 +130,29 @@ pub enum NetworkEvent {
         link: String,
         /// Its MTU in bytes.
         mtu: Mtu,
-        /// Its attributes, in the backend's words.
+        /// Its attributes, as the backend describes them.
         detail: String,
     },
-    /// A device could not be changed to what it should be, so it was deleted and created again. Traffic stood still
-    /// meanwhile.
+    /// A device could not be changed in place, so it was deleted and created again. Traffic was interrupted meanwhile.
     DeviceRecreated {
         /// Its name.
         link: String,
         /// What was wrong with it.
         reason: String,
     },
-    /// A device was changed in place, with everything on it.
+    /// A device was changed in place; everything on it stayed.
     DeviceChanged {
         /// Its name.
         link: String,
         /// What was changed.
         detail: String,
     },
-    /// A device is not there or not as it should be.
+    /// A device is missing or wrong.
     DevicesNotReady {
         /// Why, and what to do.
         reason: String,
     },
-    /// All devices are there and as they should be.
+    /// All devices are there and right.
     DevicesReady,
     /// A family is out of service on this node, such as IPv6 on links with a small MTU.
     FamilyOutOfService {
@@ -169,13 +167,13 @@ pub enum NetworkEvent {
     UnderlayMoved {
         /// The link's name.
         link: String,
-        /// The addresses from which packets left before.
+        /// The source addresses of packets before.
         before: PerFamily<IpAddr>,
-        /// The addresses from which they leave now.
+        /// The source addresses of packets now.
         local: PerFamily<IpAddr>,
         /// The addresses that peers send to now.
         published: PerFamily<IpAddr>,
-        /// Why this one.
+        /// Why this underlay was chosen.
         reason: String,
     },
     /// The underlay link has another name.
@@ -185,26 +183,26 @@ pub enum NetworkEvent {
         /// Its name now.
         link: String,
     },
-    /// The underlay is not as it should be, and there is no other.
+    /// The underlay's link or an address of it is gone, and there is no replacement.
     UnderlayLost {
         /// Why.
         reason: String,
     },
-    /// The underlay is as it should be again.
+    /// The underlay's link and addresses are there again.
     UnderlayBack,
     /// The network config changed, and is in force.
     ConfigApplied {
-        /// The keys that are in force without a restart; none if it is again what runs.
+        /// The keys that are in force without a restart; empty if the config is again the one that runs.
         live: Vec<String>,
     },
-    /// The network config changed in a part that takes a restart. That part is not in force.
+    /// The network config changed in keys that need a restart. Those are not in force.
     RestartNeeded {
         /// The keys that are in force.
         live: Vec<String>,
-        /// What takes the restart.
+        /// The keys that need the restart, and what to do.
         reason: String,
     },
-    /// The network config changed to one that can't be used. What runs stays in force.
+    /// The network config changed to one that can't be used. The running config stays in force.
     ConfigUnusable {
         /// Why.
         reason: String,
@@ -219,9 +217,9 @@ pub enum NetworkEvent {
         /// This node's lease.
         lease: LeaseKey,
     },
-    /// This node publishes other backend data than before, since another node had the same by right.
+    /// This node publishes new backend data, since another node had the same data first.
     BackendDataChanged {
-        /// Of which family.
+        /// The family of the data.
         family: Family,
         /// The lease of the other node.
         lease: String,
@@ -230,17 +228,17 @@ pub enum NetworkEvent {
         /// What it publishes now, as JSON.
         after: Option<String>,
     },
-    /// A setting or an address of the host cuts packets of pods.
+    /// A setting or an address of the host keeps pods' packets from being forwarded.
     HostCutsPods {
         /// What, and what to do.
         reason: String,
     },
-    /// A setting or an address of the host cuts no packets any more.
+    /// A setting or an address of the host no longer keeps pods' packets from being forwarded.
     HostCutsNoMore {
         /// What it was.
         reason: String,
     },
-    /// A link looks like a device of another flannel backend but nothing proves that it is ours, so it stays.
+    /// A link looks like a device of another flannel backend, but nothing proves that it is ours, so it stays.
     LeftoverSuspected {
         /// Its name.
         link: String,
@@ -257,7 +255,7 @@ pub enum NetworkEvent {
         /// Why.
         reason: String,
     },
-    /// The kernel could not be asked. The loop tries again with backoff.
+    /// A request to the kernel failed. The loop tries again with backoff.
     KernelAway {
         /// Why.
         reason: String,
@@ -269,15 +267,15 @@ pub enum NetworkEvent {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum RepairCause {
-    /// The kernel announced a change.
+    /// The kernel notified us of a change.
     Announced,
-    /// The kernel said that it had lost notifications, so that everything was read again.
+    /// The kernel had lost notifications (`ENOBUFS`), so everything was read again.
     Overrun,
-    /// The regular reading of everything found it.
+    /// The regular resync found it.
     Resync,
-    /// Another try, after something had failed.
+    /// A further attempt after a failure found it.
     Retry,
-    /// The backend's own datapath asked for it.
+    /// The backend's own datapath asked for a check.
     Datapath,
 }
 
@@ -297,12 +295,12 @@ fn microseconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, 
     serializer.serialize_u64(u64::try_from(time.as_micros()).unwrap_or(u64::MAX))
 }
 
-/// Reads the events of a network. A backend without any gives one that ends at once ([`Self::none`]).
+/// Reads the events of a network. A backend without events returns [`Self::none`], which ends at once.
 #[derive(Debug)]
 pub struct NetworkEvents(Option<broadcast::Receiver<NetworkEvent>>);
 
 impl NetworkEvents {
-    /// Of a network that has no events.
+    /// The reader of a network that has no events.
     pub fn none() -> Self {
         Self(None)
     }
@@ -322,11 +320,11 @@ impl NetworkEvents {
     }
 }
 
-/// Sends the events of a network. The backends that the reconcile loop runs need none of their own.
+/// Sends the events of a network. The reconcile loop has one, so only a backend without the loop needs its own.
 #[derive(Debug)]
 pub struct NetworkEventSender {
     sender: broadcast::Sender<NetworkEvent>,
-    /// Of who asks first: it has what happened before he asked, too.
+    /// The first reader, which also has the events before it was asked for.
     first: Arc<Mutex<Option<NetworkEvents>>>,
 }
 
@@ -338,13 +336,13 @@ impl Default for NetworkEventSender {
 }
 
 impl NetworkEventSender {
-    /// Sends one event. Nobody has to be there to read it.
+    /// Sends one event. It does not fail without a reader.
     pub fn send(&self, event: NetworkEvent) {
-        // No reader is no failure.
+        // It fails only without a reader.
         let _ = self.sender.send(event);
     }
 
-    /// A reader. The first one that is asked for has all events so far, further ones those from now on.
+    /// Returns a reader. The first one has all events so far, further ones have those from now on.
     pub fn subscribe(&self) -> NetworkEvents {
         let first = self.first.lock().unwrap_or_else(PoisonError::into_inner).take();
         first.unwrap_or_else(|| NetworkEvents(Some(self.sender.subscribe())))

@@ -1,7 +1,7 @@
-//! What keeps this node's pods from others, as one value: health, log and screens are made from it. Pure.
+//! The problems that cut this node's pods off, as one value, from which health, log and status pages are made. Pure.
 //!
-//! A [`Problem`] names its object, the peer that it concerns, the cause, what to do, and the harm. Their number
-//! is bounded: what others can make many is [`Listed`], a count with a sample.
+//! A [`Problem`] names its object, the peer that it concerns, the cause, what to do, and the harm. Their number is
+//! bounded: problems that others can cause in any number are [`Listed`], a count with a sample.
 
 mod peers;
 
@@ -15,7 +15,7 @@ use crate::lease::LeaseKey;
 
 pub use peers::{PeerList, PeerPath, PeerState, PeerStatus, RefusedObject, RejectedLease};
 
-/// How many problems of a kind are kept to be shown.
+/// How many problems of a kind a status shows.
 pub const SAMPLE: usize = 20;
 
 /// What a problem is about.
@@ -29,19 +29,19 @@ pub enum Subject {
     Underlay,
     /// A kernel parameter, as `sysctl` names it.
     Sysctl(String),
-    /// A kernel object of ours that can't be had.
+    /// A kernel object of ours that the kernel refuses.
     Object(ObjectKey),
-    /// What somebody else put in the way of a peer, by its text.
+    /// Something of somebody else that blocks the way to a peer, as text.
     Foreign(String),
-    /// Packets from who has no business in the tunnels, or the gate that counts them.
+    /// Packets from strangers in the tunnels, or the gate that counts them.
     Strangers,
-    /// This node's own record: what has precedence over it, so that peers do not program this node.
+    /// This node's own record, over which another one has precedence, so that peers do not program this node.
     OwnLease,
     /// A lease or record, by its key.
     Lease(String),
     /// The network config can't be used.
     Config,
-    /// The network config changed in what takes a restart.
+    /// The network config changed in keys that need a restart.
     Restart,
 }
 
@@ -54,7 +54,7 @@ pub enum Harm {
     None,
     /// It cuts some peers, or some packets.
     Some,
-    /// It cuts the way to the world, not that to peers.
+    /// It cuts the way to the world, but not to peers.
     World,
     /// A family is out of service on this node; the other one works on.
     Family,
@@ -67,7 +67,7 @@ pub enum Harm {
 pub struct Reason {
     /// What is wrong.
     pub cause: String,
-    /// What to do; `None` where the cause says it.
+    /// What to do; `None` if the cause says it.
     pub advice: Option<String>,
 }
 
@@ -112,14 +112,14 @@ impl Problem {
         Self { subject, family: None, peer: None, reason: reason.into(), harm }
     }
 
-    /// The same, of one family.
+    /// The same problem, limited to one family.
     #[must_use]
     pub fn of(self, family: Family) -> Self {
         Self { family: Some(family), ..self }
     }
 
-    /// IPv6 needs links of at least [`IPV6_MIN_MTU`] bytes, and `link` has less once `tunnel`, a name with a
-    /// number of bytes, is taken off.
+    /// The problem that `link` is too small for IPv6, which needs [`IPV6_MIN_MTU`] bytes. `tunnel` has the name and the
+    /// overhead in bytes of the encapsulation that is subtracted.
     pub fn mtu_without_ipv6(link: &str, mtu: u32, tunnel: Option<(&str, u32)>) -> Self {
         let (left, need) = match tunnel {
             None => (String::new(), IPV6_MIN_MTU),
@@ -143,10 +143,10 @@ impl fmt::Display for Problem {
     }
 }
 
-/// The smallest MTU of a link with IPv6 (RFC 8200 section 5). The kernel takes IPv6 off a link with less.
+/// The smallest MTU of a link with IPv6 (RFC 8200 section 5). The kernel removes IPv6 from a link with less.
 pub const IPV6_MIN_MTU: u32 = 1280;
 
-/// Why the kernel refuses an IPv6 address of ours on a device; `None` where its errno says something else.
+/// Why the kernel refuses an IPv6 address of ours on a device; `None` if its errno means something else.
 pub fn ipv6_refused(device: &str, addr: impl fmt::Display, errno: i32) -> Option<Reason> {
     // Device names can have dots in them.
     let sysctl = format!("net/ipv6/conf/{device}/disable_ipv6");
@@ -169,7 +169,7 @@ pub fn ipv6_refused(device: &str, addr: impl fmt::Display, errno: i32) -> Option
     }
 }
 
-/// Problems that others can make many: how many, and a sample.
+/// Problems that others can cause in any number: a count and a sample.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Listed {
     /// How many there are.
@@ -179,24 +179,24 @@ pub struct Listed {
 }
 
 impl Listed {
-    /// Takes the first of `count` problems; the rest is not even made.
+    /// Keeps the first [`SAMPLE`] of `count` problems; it does not compute the others.
     pub fn new(count: usize, problems: impl Iterator<Item = Problem>) -> Self {
         Self { count, sample: problems.take(SAMPLE).collect() }
     }
 
-    /// Adds further ones.
+    /// Adds further problems.
     pub fn extend(&mut self, problems: &[Problem]) {
         self.count += problems.len();
         let room = SAMPLE.saturating_sub(self.sample.len());
         self.sample.extend(problems.iter().take(room).cloned());
     }
 
-    /// The lines of those that are shown.
+    /// The sample as lines of text.
     pub fn texts(&self) -> Vec<String> {
         self.sample.iter().map(Problem::to_string).collect()
     }
 
-    /// One line each, and one for those that are not shown.
+    /// One line for each problem in the sample, and one for the others.
     fn lines(&self, what: &str) -> impl Iterator<Item = String> {
         let more = self.count.saturating_sub(self.sample.len());
         let more = (more > 0).then(|| format!("and {more} more {what}"));
@@ -204,29 +204,29 @@ impl Listed {
     }
 }
 
-/// How many peers of a family there are to be reached.
+/// How many peers of a family there are, and how many of them pods can't reach.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Reach {
-    /// Those that should be reachable: their leases are ours to use and contradict nothing of this node.
+    /// The peers that should be reachable: their leases are valid and conflict with nothing of this node.
     pub expected: usize,
-    /// Those of them that pods can't reach: another lease contradicts theirs, or an object that they need
-    /// can't be had.
+    /// Those of them that pods can't reach: another lease conflicts with theirs, or the kernel refuses an object that
+    /// they need.
     pub cut: usize,
 }
 
 impl Reach {
-    /// Whether there is somebody to reach, and nobody is reached.
+    /// Whether there are peers to reach, and pods reach none of them.
     pub fn is_none(self) -> bool {
         self.expected > 0 && self.cut >= self.expected
     }
 }
 
-/// All that is wrong, bounded in number.
+/// All problems, bounded in number.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Problems {
-    /// Those of the node itself, few by nature.
+    /// Problems of the node itself; there are never many.
     pub node: Vec<Problem>,
-    /// Kernel objects that can't be had for now. They are tried again.
+    /// Objects that the kernel refuses for now. They are tried again.
     pub objects: Listed,
     /// Leases that can't be used.
     pub leases: Listed,
@@ -234,31 +234,31 @@ pub struct Problems {
     pub reach: PerFamily<Reach>,
 }
 
-/// What [`Problems`] come to.
+/// What [`Problems`] mean for readiness.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Verdict {
-    /// Why pods of this node are cut from all others, or from the world. Empty if they are not.
+    /// Why pods of this node are cut off from all others, or from the world. Empty if they are not.
     pub reasons: Vec<String>,
-    /// What is wrong besides.
+    /// Other problems.
     pub notes: Vec<String>,
 }
 
 impl Problems {
-    /// What is wrong with the node in one respect, a line each.
+    /// The problems of the node with this subject, one line each.
     pub fn texts(&self, subject: &Subject) -> Vec<String> {
         self.node.iter().filter(|problem| problem.subject == *subject).map(Problem::to_string).collect()
     }
 
-    /// What is wrong with the node in one respect, in one line.
+    /// The problems of the node with this subject, in one line.
     pub fn text(&self, subject: &Subject) -> Option<String> {
         let lines = self.texts(subject);
         (!lines.is_empty()).then(|| lines.join("; "))
     }
 
-    /// Whether pods are cut. `masquerade` says whether they are to reach the world.
+    /// Decides whether pods are cut off. `masquerade` says whether they should reach the world.
     ///
-    /// A family counts by itself: one of which nobody can be reached is a reason although the other works. One
-    /// that is out of service by name is none while the other one is in service.
+    /// Each family counts for itself: if no peer of one family can be reached, that is a reason even if the other
+    /// family works. A family that is out of service ([`Harm::Family`]) is no reason while the other one is in service.
     pub fn verdict(&self, masquerade: bool) -> Verdict {
         let out = |family| self.node.iter().any(|it| it.harm == Harm::Family && it.family == Some(family));
         let nothing_left = !self.reach.is_empty() && self.reach.families().all(out);
@@ -283,7 +283,7 @@ impl Problems {
             notes: notes.into_iter().map(Problem::to_string).collect(),
         };
         for family in &cut {
-            // All that a reason of the whole node cuts is said by that already.
+            // A problem of the whole family says that already.
             if !self.node.iter().any(|it| it.harm == Harm::All && it.family == Some(*family)) {
                 let Reach { expected, .. } = self.reach.get(*family).copied().unwrap_or_default();
                 verdict.reasons.push(format!("{family}: pods reach none of the other nodes ({expected})"));
@@ -291,7 +291,7 @@ impl Problems {
         }
         let lists =
             self.objects.lines("objects that the kernel does not take").chain(self.leases.lines("leases"));
-        // Where the peers are a reason, what each is cut by belongs to it.
+        // If all peers of a family are cut off, the reason of each belongs to the reasons.
         let place = if cut.is_empty() { &mut verdict.notes } else { &mut verdict.reasons };
         place.extend(lists);
         verdict

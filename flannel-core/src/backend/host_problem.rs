@@ -1,4 +1,4 @@
-//! What of the host keeps a backend from working.
+//! Problems of the host that keep a backend from working.
 
 use std::net::IpAddr;
 
@@ -6,14 +6,14 @@ use crate::addr::Family;
 use crate::status::Problem;
 use crate::underlay::NoAddress;
 
-/// Why the host is not in a state in which a backend can work. An agent tries again.
+/// Why a backend can't work on this host at present. An agent tries again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HostProblem {
     /// The underlay has no address of a family that the network config enables.
     #[error(transparent)]
     NoAddress(#[from] NoAddress),
-    /// The underlay is behind NAT, and the backend needs its nodes to have the addresses that they publish.
+    /// The underlay is behind NAT, but with this backend nodes must have the addresses that they publish.
     #[error(
         "the published {family} address {published} is not {local}, the address of {link}: with {backend} the \
          other nodes use it as a gateway, which can't work behind NAT; leave out --public-ip and \
@@ -31,10 +31,10 @@ pub enum HostProblem {
         /// The underlay link's name.
         link: String,
     },
-    /// A device is not there, or not as it should be: why, and what to do.
+    /// A device is missing or wrong; the text says why, and what to do.
     #[error("{0}")]
     Device(String),
-    /// An object that this node itself needs can't be had.
+    /// The kernel refuses an object that this node itself needs.
     #[error("{0}")]
     Object(Box<Problem>),
 }

@@ -56,16 +56,16 @@ pub struct VxlanLink {
     pub learning: bool,
     /// Whether group-based policy marks are carried.
     pub gbp: bool,
-    /// Whether anything is set that we never set: a group or default remote, proxy, RSC, L2/L3 miss,
-    /// metadata collection, a fixed TTL or TOS, no UDP checksums, a source port range ..
+    /// Whether an attribute is set that we never set: a group or default remote, proxy, RSC, L2/L3 miss, metadata
+    /// collection, a fixed TTL or TOS, no UDP checksums, a source port range ..
     pub foreign: bool,
 }
 
 impl VxlanLink {
-    /// What the kernel calls the kind.
+    /// The kernel's name of the kind.
     pub const KIND: &str = "vxlan";
 
-    /// What to create such a device by: the attributes of Go flannel's (`pkg/backend/vxlan/device.go`,
+    /// The attributes with which to create the device, those of Go flannel (`pkg/backend/vxlan/device.go`,
     /// `newVXLANDevice`). `foreign` is ignored.
     pub fn to_kind(&self) -> LinkKind {
         let mut attrs = vec![LinkAttr::new(ID, self.vni.get().to_ne_bytes())];
@@ -75,14 +75,14 @@ impl VxlanLink {
         attrs.push(LinkAttr::new(LEARNING, [u8::from(self.learning)]));
         let off = [TTL, TOS, PROXY, RSC, L2MISS, L3MISS, UDP_ZERO_CSUM6_TX, UDP_ZERO_CSUM6_RX];
         attrs.extend(off.map(|off| LinkAttr::new(off, [0])));
-        // Its presence says it.
+        // A flag: its presence is the value.
         attrs.extend(self.gbp.then(|| LinkAttr::new(GBP, [])));
         LinkKind::new(Self::KIND, attrs)
     }
 
-    /// What to change `learning` and `local` of such a device by: the kernel can't change the others. It keeps what is
-    /// not named, so a local address that is absent here stays. The VNI is there as a safeguard: if the index now is
-    /// another device's, the kernel refuses.
+    /// The attributes with which to change `learning` and `local`: the kernel can't change the others. It keeps
+    /// attributes that are not named, so a local address stays if there is none here. The VNI is a safeguard: if
+    /// another device has the index by now, the kernel refuses.
     pub fn to_change(&self) -> LinkKind {
         let mut attrs = vec![
             LinkAttr::new(ID, self.vni.get().to_ne_bytes()),
@@ -92,7 +92,7 @@ impl VxlanLink {
         LinkKind::new(Self::KIND, attrs)
     }
 
-    /// Reads what the kernel says of a device. An error names what is wrong with that.
+    /// Reads the attributes of a device from the kernel. An error says what is wrong with them.
     pub(crate) fn of_kind(kind: &LinkKind) -> Result<Self, &'static str> {
         let flag = |number| kind.get(number).is_some_and(is_set);
         let word = |number| match kind.get(number) {
@@ -127,8 +127,8 @@ fn is_set(payload: &[u8]) -> bool {
     payload.iter().any(|byte| *byte != 0)
 }
 
-/// Whether an attribute has a value that we never give it. Those that change no packet of ours (ageing)
-/// and those that this code does not know count as ours.
+/// Whether an attribute has a value that we never set. Attributes that do not affect our packets (ageing), and those
+/// that this code does not know, don't count.
 fn is_foreign(attr: &LinkAttr) -> bool {
     match attr.number {
         GROUP | GROUP6 | GPE | REMCSUM_NOPARTIAL => true,

@@ -1,7 +1,7 @@
-//! How each peer is: one entry a lease of another node. Pure.
+//! The state of each peer: one entry for each lease of another node. Pure.
 //!
-//! The entries are in a persistent map: a copy costs nothing, and one that is changed shares all entries but the changed
-//! ones with it. So the status of ten thousand peers is handed to every reader whole, and one change costs one entry.
+//! The entries are in a persistent map: a copy is free, and after a change it still shares all other entries. So every
+//! reader gets the whole status of ten thousand peers, and one change costs one entry.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -15,7 +15,7 @@ use crate::addr::PerFamily;
 use crate::dataplane::ObjectKey;
 use crate::lease::LeaseKey;
 
-/// One peer: the lease of another node, and what became of it on this one.
+/// One peer: the lease of another node, and its state on this node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct PeerStatus {
@@ -23,15 +23,15 @@ pub struct PeerStatus {
     pub lease: LeaseKey,
     /// The addresses that its node publishes.
     pub underlay: PerFamily<IpAddr>,
-    /// How it is.
+    /// What became of the lease in the kernel.
     #[serde(flatten)]
     pub state: PeerState,
-    /// The way that packets to its pods take, of each family by which it is reached.
+    /// The way that packets to its pods take, for each family by which it is reached.
     pub path: PerFamily<PeerPath>,
-    /// Since when it is in this state, by the wall clock. In the text form seconds since 1970.
+    /// Since when it is in this state, by the wall clock. Serialized in seconds since 1970.
     #[serde(serialize_with = "unix_seconds")]
     pub since: SystemTime,
-    /// When the lease was seen for the first time in this run, or said something else than before.
+    /// When the lease was seen first in this run, or when its attributes changed last.
     #[serde(serialize_with = "unix_seconds")]
     pub changed: SystemTime,
 }
@@ -43,18 +43,18 @@ impl PeerStatus {
     }
 }
 
-/// What became of a lease in the kernel. The name is in `state` of the text form.
+/// What became of a lease in the kernel. It is serialized with its name in `state`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "state", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum PeerState {
-    /// Nothing can be put for it yet: a device is away, or it has not had its turn.
+    /// None of its objects could be put yet: a device is missing or down, or the loop has not got to it.
     Waiting,
     /// All its objects are in the kernel. So is a peer of a backend that carries packets itself and needs no objects.
     Programmed,
-    /// As [`Self::Programmed`], but by what an earlier run stored: the store has not listed it yet.
+    /// As [`Self::Programmed`], but from what an earlier run stored: the store has not listed it yet.
     Recalled,
-    /// An object of it is not in the kernel as it should be, and is about to be put.
+    /// An object of it is missing or wrong in the kernel, and is about to be put.
     Repairing,
     /// The kernel refuses an object of it. It is tried again.
     Refused(Box<RefusedObject>),
@@ -63,7 +63,7 @@ pub enum PeerState {
 }
 
 impl PeerState {
-    /// Whether it is the same state, whatever object or reason it names.
+    /// Whether it is the same state, apart from the object or reason that it names.
     pub fn is_like(&self, other: &Self) -> bool {
         std::mem::discriminant(self) == std::mem::discriminant(other)
     }
@@ -97,7 +97,7 @@ pub struct RejectedLease {
 pub struct PeerPath(Arc<str>);
 
 impl PeerPath {
-    /// A way with this name.
+    /// The way with this name.
     pub fn new(name: &str) -> Self {
         Self(name.into())
     }
@@ -120,11 +120,12 @@ impl Serialize for PeerPath {
     }
 }
 
-/// All peers, by lease. A copy costs nothing and stays as it is.
+/// All peers, by lease. A copy is free and does not change with the original.
 #[derive(Clone, Default)]
 pub struct PeerList {
     entries: RedBlackTreeMapSync<LeaseKey, PeerStatus>,
-    /// Another one after each change, so that two lists are known to be equal without a look at their entries.
+    /// A new allocation after each change. Two lists with the same one are equal, without a comparison of their
+    /// entries.
     stamp: Arc<()>,
 }
 
@@ -149,7 +150,8 @@ impl PeerList {
         self.entries.values()
     }
 
-    /// Adds or replaces the entry of a lease. Costs that entry and the way to it, however many there are.
+    /// Adds or replaces the entry of a lease. It copies that entry and the path to it in the map, however many there
+    /// are.
     pub fn put(&mut self, entry: PeerStatus) {
         self.stamp = Arc::default();
         self.entries.insert_mut(entry.lease, entry);
@@ -164,7 +166,7 @@ impl PeerList {
         was_there
     }
 
-    /// Whether this is a copy of the other one, and neither was changed since. Costs nothing.
+    /// Whether this is a copy of the other list, and neither was changed since. It compares a pointer.
     pub fn is_copy_of(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.stamp, &other.stamp)
     }
