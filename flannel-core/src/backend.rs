@@ -101,7 +101,7 @@ pub trait Backend: Send + Sync {
     /// The name that the network config gives in `Backend.Type`.
     fn kind(&self) -> &'static str;
 
-    /// The kinds of devices that it makes, by which they are known after the agent has ended
+    /// The kinds of devices that it makes. They are recognised by that after the agent has ended
     /// ([`Agent::leave`](crate::agent::Agent::leave)).
     fn devices(&self) -> &'static [DeviceKind] {
         &[]

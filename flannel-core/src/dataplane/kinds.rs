@@ -9,17 +9,18 @@ pub struct Kinds {
     pub neighbours: bool,
     /// Its permanent FDB entries with a remote.
     pub fdb: bool,
-    /// Next-hop objects of protocol 102 with one gateway through it. A kernel that knows none has none.
+    /// Next-hop objects of protocol 102 with one gateway through the link. A kernel without next-hop objects returns
+    /// none.
     pub next_hops: bool,
     /// Routes of the main table through it.
     pub routes: bool,
 }
 
 impl Kinds {
-    /// All kinds: what hangs on a device of our own.
+    /// All kinds, for a device of our own.
     pub const ALL: Self =
         Self { addresses: true, neighbours: true, fdb: true, next_hops: true, routes: true };
-    /// Routes only: what we may own on a link that others use, too.
+    /// Routes only, for a link that others use, too.
     pub const ROUTES: Self =
         Self { addresses: false, neighbours: false, fdb: false, next_hops: false, routes: true };
     /// Next-hop objects only.
@@ -45,7 +46,7 @@ impl Kinds {
         self == Self::NONE
     }
 
-    /// Each of them alone, in build-up order: next-hop objects before the routes that name them.
+    /// Each kind on its own, in build-up order: next-hop objects before the routes that name them.
     pub fn each(self) -> impl Iterator<Item = Self> {
         let Self { addresses, neighbours, fdb, next_hops, routes } = self;
         let all = [

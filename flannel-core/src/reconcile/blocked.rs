@@ -12,44 +12,44 @@ use crate::dataplane::ObjectKey;
 use crate::lease::LeaseKey;
 use crate::status::{Harm, Listed, Problem, Reason, RefusedObject, Subject};
 
-/// How long an object must have been refused before pods count as cut by that: what goes through within a
-/// second or two is not worth a change of readiness.
+/// How long an object must have been refused before pods count as cut off by that, so that a refusal of a second or two
+/// does not change readiness.
 const SETTLED: Duration = Duration::from_secs(1);
 
-/// Delays between tries.
+/// Delays between attempts.
 const RETRY: Delays = Delays::new(Duration::from_millis(100), Duration::from_secs(30));
 
-/// The objects that wait for their next try.
+/// The objects that wait for their next attempt.
 #[derive(Debug, Default)]
 pub(super) struct Blocked {
     blocks: BTreeMap<ObjectKey, Block>,
-    /// How many objects each peer lacks, for each family.
+    /// How many objects each peer lacks, by family.
     cut: PerFamily<BTreeMap<LeaseKey, usize>>,
-    /// Those that this node itself needs.
+    /// The objects that this node itself needs.
     ours: BTreeSet<ObjectKey>,
 }
 
 /// Who needs an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Needed {
-    /// This node, in a family that works no more without it.
+    /// This node: a family does not work without the object.
     ByUs,
     /// These peers.
     By(Vec<LeaseKey>),
-    /// Nobody's packets.
+    /// Nobody: no packets depend on it.
     ByNobody,
 }
 
 #[derive(Debug)]
 struct Block {
-    /// The kernel's.
+    /// The kernel's errno, positive.
     errno: i32,
     reason: Reason,
     needed: Needed,
     attempts: u32,
     since: Instant,
     until: Instant,
-    /// Whether it counts as cut.
+    /// Whether it counts for readiness.
     settled: bool,
 }
 
@@ -79,8 +79,8 @@ impl Block {
 }
 
 impl Blocked {
-    /// Notes a refusal. Returns whether it is news: the first, or for another reason than before. `at_once` says
-    /// whether it counts from now on, and not only if it lasts.
+    /// Adds a refused object. Returns whether that is news: the first refusal, or another reason than before. With
+    /// `at_once` it counts for readiness from now on, otherwise only if it lasts.
     pub(super) fn add(
         &mut self,
         key: ObjectKey,
@@ -114,7 +114,7 @@ impl Blocked {
         news
     }
 
-    /// Takes an object out of all books.
+    /// Removes an object from all fields.
     fn take(&mut self, key: &ObjectKey) -> Option<Block> {
         let block = self.blocks.remove(key)?;
         self.ours.remove(key);
@@ -132,12 +132,12 @@ impl Blocked {
         Some(block)
     }
 
-    /// How many peers of a family lack something that they need.
+    /// How many peers of a family lack an object that they need.
     pub(super) fn cut(&self, family: Family) -> usize {
         self.cut.get(family).map_or(0, BTreeMap::len)
     }
 
-    /// Whether such a peer is among them.
+    /// Whether this peer lacks an object that it needs in this family.
     pub(super) fn is_cut(&self, family: Family, peer: &LeaseKey) -> bool {
         self.cut.get(family).is_some_and(|cut| cut.contains_key(peer))
     }
@@ -147,25 +147,26 @@ impl Blocked {
         self.blocks.get(key).is_some_and(|block| block.until > now)
     }
 
-    /// Makes an object's next try due now, since something about it changed. Returns whether it waited.
+    /// Makes the next attempt for an object due now, because something about it changed. Returns whether it was
+    /// waiting.
     pub(super) fn hurry(&mut self, key: &ObjectKey, now: Instant) -> bool {
         self.blocks.get_mut(key).map(|block| block.until = now).is_some()
     }
 
-    /// Makes the next try of all objects due now.
+    /// Makes the next attempts for all objects due now.
     pub(super) fn hurry_all(&mut self, now: Instant) {
         for block in self.blocks.values_mut() {
             block.until = block.until.min(now);
         }
     }
 
-    /// Forgets an object that went through or is no longer asked for. Returns whether it was blocked.
+    /// Removes an object that was accepted or is no longer desired. Returns whether it was blocked.
     pub(super) fn remove(&mut self, key: &ObjectKey) -> bool {
         self.take(key).is_some()
     }
 
-    /// Settles the objects that were looked at now: one that needs no operation any more is forgotten and returned, and
-    /// one whose operation is due but may not be done yet waits on.
+    /// Updates the objects that a pass compared: removes and returns those that need no operation any more; those whose
+    /// operation is due but not permitted yet keep waiting.
     pub(super) fn settle(
         &mut self,
         looked_at: impl Fn(&ObjectKey) -> bool,
@@ -183,7 +184,7 @@ impl Blocked {
         over
     }
 
-    /// What the kernel says of an object that it refuses.
+    /// Why the kernel refuses an object.
     pub(super) fn refused(&self, key: &ObjectKey) -> Option<RefusedObject> {
         let block = self.blocks.get(key)?;
         Some(RefusedObject { object: *key, errno: block.errno, reason: block.reason.to_string() })
@@ -194,15 +195,15 @@ impl Blocked {
         self.blocks.is_empty()
     }
 
-    /// Begins anew with all objects, since what they hang on is new. How long they have been refused stays, and
-    /// those that are wanted no more go with the next look at everything.
+    /// Restarts the backoff of all objects, since their devices are new. Since when they are refused stays; those that
+    /// are no longer desired are removed by the next full comparison.
     pub(super) fn restart(&mut self, now: Instant) {
         for block in self.blocks.values_mut() {
             (block.attempts, block.until) = (0, now);
         }
     }
 
-    /// The objects whose time has come.
+    /// The objects whose next attempt is due.
     pub(super) fn due(&self, now: Instant) -> impl Iterator<Item = ObjectKey> + '_ {
         self.blocks.iter().filter(move |(_, block)| block.until <= now).map(|(key, _)| *key)
     }
@@ -212,11 +213,12 @@ impl Blocked {
         self.blocks.values().map(|block| block.until).min()
     }
 
-    /// What this node itself needs and can't have; of IPv6, what the kernel has its reasons for.
+    /// The refused objects that this node itself needs, as problems. A refused IPv6 address takes only that family out
+    /// of service.
     pub(super) fn ours(&self) -> impl Iterator<Item = Problem> {
         let has_no_ipv6 =
             self.ours.iter().any(|key| matches!(key, ObjectKey::Address(_, addr) if addr.is_ipv6()));
-        // Without its IPv6 address a device can't have IPv6 routes, which the address's reason says for both.
+        // Without an IPv6 address a device can't have IPv6 routes, so the reason of the address covers both.
         let is_told = move |key: &&ObjectKey| {
             has_no_ipv6 && matches!(key, ObjectKey::Route(dst, _) if dst.family() == Family::V6)
         };
@@ -231,7 +233,7 @@ impl Blocked {
         })
     }
 
-    /// The others, for the status.
+    /// The other refused objects, for the status.
     pub(super) fn listed(&self) -> Listed {
         let others = self.blocks.iter().filter(|(_, block)| block.needed != Needed::ByUs);
         let problems = others.map(|(key, block)| block.problem(key));
@@ -239,7 +241,7 @@ impl Blocked {
     }
 }
 
-/// How long to wait after a failure that follows `attempts` others.
+/// The delay after a failure that follows `attempts` others.
 pub(super) fn backoff(attempts: u32) -> Duration {
     RETRY.jittered(attempts)
 }

@@ -1,8 +1,8 @@
-//! The entry of each peer in the status: kept incrementally, by the rule of [`state_of`].
+//! The status entry of each peer, kept incrementally by the rule of [`state_of`].
 //!
-//! Whatever may change an entry marks its peer. Before the status is announced, the entries of the peers that were
-//! marked are worked out again, and those that are different are replaced. What concerns all peers, such as a device
-//! that went away, marks all.
+//! Every change that may affect an entry marks its peer. Before the status is published, the entries of marked peers
+//! are computed again and replaced if they differ. A change that affects all peers, such as a device that is gone,
+//! marks all.
 
 use std::collections::BTreeSet;
 use std::time::SystemTime;
@@ -16,53 +16,53 @@ use crate::lease::{BadRecords, Lease, LeaseKey};
 use crate::peers::{Peer, PeerTable};
 use crate::status::{PeerList, PeerPath, PeerState, PeerStatus, RejectedLease};
 
-/// So many peers are marked one by one, however few there are.
+/// At least this many peers are marked one by one before all are.
 const FEW: usize = 1000;
 
-/// The entries of all peers, and which of them may not be right.
+/// The entries of all peers, and which of them may be out of date.
 #[derive(Debug, Default)]
 pub(super) struct PeerBook {
     list: PeerList,
-    /// The peers whose entries are to be worked out again.
+    /// The peers whose entries are to be computed again.
     marked: BTreeSet<LeaseKey>,
-    /// Those of them whose leases say something else than before.
+    /// Those of them whose leases changed.
     changed: BTreeSet<LeaseKey>,
-    /// Whether all entries are to be worked out again.
+    /// Whether all entries are to be computed again.
     all: bool,
-    /// The peers of which something is not in the kernel: a look at everything may find it there.
+    /// The peers with objects that are not in the kernel: a resync may find them there.
     unprogrammed: BTreeSet<LeaseKey>,
-    /// Whether the leases were those of an earlier run.
+    /// Whether the leases were recalled from an earlier run.
     recalled: bool,
-    /// The ways to peers by name, so that entries share them.
+    /// The names of ways to peers, so that entries share them.
     paths: Vec<PeerPath>,
 }
 
 impl PeerBook {
-    /// The entries as they were worked out last.
+    /// The entries as they were computed last.
     pub(super) fn list(&self) -> &PeerList {
         &self.list
     }
 
-    /// These peers may be in another state.
+    /// Marks peers whose state may have changed.
     pub(super) fn mark(&mut self, peers: impl IntoIterator<Item = LeaseKey>) {
         if !self.all {
             self.marked.extend(peers);
         }
     }
 
-    /// A lease of another node says something else than before, or is gone.
+    /// Marks a peer whose lease changed or is gone.
     pub(super) fn mark_changed(&mut self, peer: LeaseKey) {
         self.changed.insert(peer);
         self.mark([peer]);
     }
 
-    /// All peers may be in another state.
+    /// Marks all peers.
     pub(super) fn mark_all(&mut self) {
         self.all = true;
         self.marked.clear();
     }
 
-    /// Everything was read: what was not there may be there now.
+    /// Marks the peers with missing objects, after all objects were read.
     pub(super) fn mark_unprogrammed(&mut self) {
         if !self.all {
             self.marked.extend(&self.unprogrammed);
@@ -78,7 +78,7 @@ impl PeerBook {
         path
     }
 
-    /// Puts an entry, if it is another one than before. Returns whether its lease is used again.
+    /// Replaces an entry if it differs. Returns whether its lease was rejected before and is used again.
     fn update(&mut self, mut entry: PeerStatus, changed: bool, now: SystemTime) -> bool {
         let lease = entry.lease;
         let is_missing =
@@ -108,20 +108,20 @@ impl PeerBook {
     }
 }
 
-/// What the state of a peer rests on.
+/// What the state of a peer depends on.
 struct View<'a> {
     peers: &'a PeerTable,
     unreadable: &'a BadRecords,
     have: &'a Dataplane,
     blocked: &'a Blocked,
-    /// Whether an object can't be put since a device is missing or away.
+    /// Whether an object can't be put because its device is missing or down.
     is_away: &'a dyn Fn(&Object) -> bool,
-    /// Whether a device is missing or not as it should be.
+    /// Whether a device is missing or wrong.
     lacks_device: bool,
     recalled: bool,
 }
 
-/// The rule: the state of the peer that has this lease.
+/// The rule: the state of the peer with this lease.
 fn state_of(key: &LeaseKey, view: &View<'_>) -> PeerState {
     let peer = view.peers.programmed_peer(key);
     let unreadable = || view.unreadable.reason(key).map(|record| record.to_string());
@@ -152,10 +152,10 @@ fn state_of(key: &LeaseKey, view: &View<'_>) -> PeerState {
 }
 
 impl<D: Driver> Reconciler<D> {
-    /// Objects under these keys changed in the kernel, or are refused: the entries of their peers may be others.
+    /// Marks the peers that need the objects with these keys, which changed in the kernel or are refused.
     pub(super) fn mark_users(&mut self, keys: impl IntoIterator<Item = ObjectKey>) {
         for key in keys {
-            // Before it takes longer than to look at all.
+            // From here on it would take longer than marking all.
             if self.book.marked.len() > FEW.max(self.leases.len() / 2) {
                 self.book.mark_all();
             }
@@ -166,7 +166,7 @@ impl<D: Driver> Reconciler<D> {
         }
     }
 
-    /// Works out the entries that may not be right.
+    /// Computes the marked entries again.
     pub(super) fn update_book(&mut self, now: SystemTime) {
         let recalled = self.leases.recalled().is_some();
         if std::mem::replace(&mut self.book.recalled, recalled) != recalled {
@@ -203,7 +203,7 @@ impl<D: Driver> Reconciler<D> {
         self.assert_book_is_right(now);
     }
 
-    /// The entry of a lease as the rule has it; `None` if there is no such lease.
+    /// Computes the entry of a lease by the rule; `None` if there is no such lease.
     fn entry(&mut self, key: &LeaseKey, now: SystemTime) -> Option<PeerStatus> {
         let lease = self.leases.get(key)?;
         let underlay = lease.attrs.public_ips;
@@ -228,7 +228,7 @@ impl<D: Driver> Reconciler<D> {
         Some(PeerStatus { path, ..PeerStatus::new(*key, underlay, state, now) })
     }
 
-    /// The increments are what the rule over all peers says.
+    /// Checks that the incremental entries equal the rule over all peers.
     #[cfg(test)]
     fn assert_book_is_right(&mut self, now: SystemTime) {
         let all: Vec<LeaseKey> =

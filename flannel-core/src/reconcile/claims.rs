@@ -1,10 +1,11 @@
-//! What this node does about leases of others that contradict its own record: it looks at the record as others see
-//! it, takes another value where it lost and the backend has one, and says where it lost for good.
+//! What this node does about leases of others that conflict with its own record. It judges the record as other nodes
+//! do. If it lost, it chooses another value where the backend can; otherwise it reports the lost conflict.
 //!
-//! Among honest nodes the one whose claim came later takes another value at once. Nodes that saw the claims in
-//! another order may both believe to have been first, and some agents never take another value: so the one with the
-//! younger record does it after half a minute all the same, and whoever is left after some minutes. A record that
-//! follows whatever this node takes costs it a few changes an hour.
+//! Among honest nodes the one whose claim came later chooses another value at once. If two nodes saw the claims in
+//! different order, both may believe that they were first, and some agents never choose another value. So a node that
+//! believes it was first also yields: after half a minute if its record is the younger one, else after five minutes.
+//! Each further change waits longer, so a hostile record that copies each new value costs this node a few changes an
+//! hour.
 
 use std::time::Duration;
 
@@ -18,13 +19,14 @@ use crate::peers::{Claim, Rival};
 use crate::state_file::State;
 use crate::subnet::{Identity, Remedy};
 
-/// How long the other node has to take another value, if it has precedence by nothing but its record's age.
+/// How long this node waits for the other one to choose another value, if only the age of its record gives the other
+/// precedence.
 const GRACE: Duration = Duration::from_secs(30);
-/// How long it has if this node's record is the older one, or the record is a former one of this node.
+/// How long it waits if this node's record is the older one, or if the other record is a former one of this node.
 const LONG_GRACE: Duration = Duration::from_mins(5);
-/// The pause after the first change of a value, doubled by each that follows, and the longest.
+/// The pause after the first change of a value, which doubles with each further change, and the longest pause.
 const PAUSE: (Duration, Duration) = (Duration::from_mins(1), Duration::from_hours(1));
-/// After so long without a change the next one is the first again.
+/// After this time without a change, the next change counts as the first again.
 const CALM: Duration = Duration::from_hours(2);
 /// How many conflicts are named.
 const MOST_NAMED: usize = 8;
@@ -37,14 +39,14 @@ struct Contender {
     is_former: bool,
 }
 
-/// What is known of the conflicts of this node's own record.
+/// The conflicts of this node's own record.
 #[derive(Debug, Default)]
 pub(super) struct OwnClaims {
     /// What an operator does about a record that is wrong.
     pub(super) remedy: Remedy,
     /// What this node published before.
     identity: Identity,
-    /// Since when somebody else has backend data of ours, with a number from 0 to 1 that spreads nodes.
+    /// Since when another node has our backend data, with a random number from 0 to 1 (jitter).
     contested: Option<(Instant, f64)>,
     changes: u32,
     last_change: Option<Instant>,
@@ -69,12 +71,12 @@ impl OwnClaims {
         self.due
     }
 
-    /// What to say of the conflicts that this node has lost.
+    /// The conflicts that this node has lost, as texts.
     pub(super) fn lost(&self) -> &[String] {
         &self.lost
     }
 
-    /// When another value may be taken because of these rivals; `None` if none of them makes that necessary.
+    /// When this node may choose another value because of these rivals; `None` if none of them makes that necessary.
     fn change_at(&mut self, contenders: &[Contender], now: Instant) -> Option<Instant> {
         let of_data = |it: &&Contender| matches!(it.rival.field(), Field::BackendData(_));
         let Some(least) = contenders.iter().filter(of_data).map(Contender::grace).min() else {
@@ -95,7 +97,7 @@ impl OwnClaims {
 }
 
 impl Contender {
-    /// How long its node has to take another value before this one does.
+    /// How long this node waits for the other one to choose another value.
     fn grace(&self) -> Duration {
         match self {
             Self { is_former: true, .. } => LONG_GRACE,
@@ -107,12 +109,12 @@ impl Contender {
 }
 
 impl<D: Driver> Reconciler<D> {
-    /// Says what an operator does about a record that is wrong.
+    /// Sets the advice to operators about a wrong record.
     pub(crate) fn advise(&mut self, remedy: Remedy) {
         self.claims.remedy = remedy;
     }
 
-    /// Looks how this node's record fares among those of others, if that may have changed.
+    /// Checks the conflicts of this node's record, if they may have changed.
     pub(super) fn look_at_claims(&mut self) {
         let now = Instant::now();
         if !self.work.begin_claims() && self.claims.due.is_none_or(|due| now < due) {
@@ -146,7 +148,8 @@ impl<D: Driver> Reconciler<D> {
         }
     }
 
-    /// The leases that contradict this node's record as it is in the store, and which are former ones of this node.
+    /// The leases that conflict with this node's record as it is in the store, and which of them are former records of
+    /// this node.
     fn contenders(&self) -> Vec<Contender> {
         let Some(own) = self.leases.get(&self.own).filter(|_| self.leases.is_synced()) else {
             return Vec::new();
@@ -172,7 +175,7 @@ impl<D: Driver> Reconciler<D> {
         claims
     }
 
-    /// What to say of a rival; `None` if this node has precedence.
+    /// The text about a rival; `None` if this node has precedence.
     fn describe(&self, contender: &Contender) -> Option<String> {
         let Contender { rival, is_former } = *contender;
         if !rival.wins {
@@ -202,8 +205,8 @@ impl<D: Driver> Reconciler<D> {
         is_same_data(published, self.driver.attrs().backend_data.get(family))
     }
 
-    /// Takes other backend data in place of what rivals have, where that is what the store has. Returns whether the
-    /// backend could.
+    /// Chooses other backend data in place of the data that rivals have, if this node has published it. Returns whether
+    /// the backend could.
     fn resign(&mut self, contenders: &[Contender]) -> bool {
         let contested =
             |family: &Family| contenders.iter().any(|it| it.rival.field() == Field::BackendData(*family));

@@ -1,4 +1,4 @@
-//! Follows the network config: what the backend can take is in force at once, the rest is named.
+//! Follows the network config: keys that the backend can apply take effect at once, the others are reported.
 
 use futures::StreamExt;
 
@@ -8,34 +8,34 @@ use crate::error::chain;
 use crate::events::NetworkEvent;
 use crate::subnet::{ConfigStream, SubnetError};
 
-/// What a backend made of another config, by the names of keys, such as `Backend.MTU`.
+/// What a backend did with a changed config, by names of keys, such as `Backend.MTU`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Taken {
-    /// What it has now and had not before.
+    /// The keys that it applied.
     pub live: Vec<String>,
-    /// What it can't take without a restart, and so does not have.
+    /// The keys that need a restart, which it did not apply.
     pub restart: Vec<String>,
 }
 
-/// The config and what is known of it.
+/// The config in force, and the state of its changes.
 pub(super) struct FollowedConfig {
-    /// The one that is in force as a whole.
+    /// The config that is in force as a whole.
     in_force: NetworkConfig,
-    /// `None` once it ended.
+    /// `None` once the stream has ended.
     changes: Option<ConfigStream>,
     problems: ConfigProblems,
 }
 
-/// What of the store's config is not in force.
+/// The parts of the store's config that are not in force.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct ConfigProblems {
-    /// Which keys take a restart.
+    /// Which keys need a restart.
     pub(super) restart_needed: Option<String>,
-    /// Why it can't be used at all.
+    /// Why the config can't be used at all.
     pub(super) unusable: Option<String>,
 }
 
-/// The next message. Dropping the future loses none.
+/// Waits for the next message. Dropping the future loses none.
 pub(super) async fn next(config: &mut Option<FollowedConfig>) -> Result<NetworkConfig, SubnetError> {
     if let Some(FollowedConfig { changes, .. }) = config {
         if let Some(told) = match changes {
@@ -50,13 +50,13 @@ pub(super) async fn next(config: &mut Option<FollowedConfig>) -> Result<NetworkC
 }
 
 impl<D: Driver> Reconciler<D> {
-    /// From now on the config is followed.
+    /// Follows the config from now on.
     pub(crate) fn follow_config(&mut self, in_force: NetworkConfig, changes: ConfigStream) {
         let changes = Some(changes);
         self.config = Some(FollowedConfig { in_force, changes, problems: ConfigProblems::default() });
     }
 
-    /// What of the store's config is not in force.
+    /// The parts of the store's config that are not in force.
     pub(super) fn config_problems(&self) -> ConfigProblems {
         self.config.as_ref().map(|followed| followed.problems.clone()).unwrap_or_default()
     }
@@ -78,7 +78,7 @@ impl<D: Driver> Reconciler<D> {
             Ok((next, Taken { live, restart })) => {
                 followed.problems.restart_needed = restart_needed(&restart);
                 if restart.is_empty() {
-                    // Without the store, the next start is by this one.
+                    // A start without the store uses this config.
                     if self.record.config() != Some(&next) {
                         self.record.edit(|state| state.config = Some(next.clone()));
                     }
@@ -103,7 +103,7 @@ impl<D: Driver> Reconciler<D> {
 }
 
 impl FollowedConfig {
-    /// What to tell of a change; `before` is what was wrong before it.
+    /// The event of a change; `before` has the problems before it.
     fn news(&self, live: &[String], before: &ConfigProblems) -> Option<NetworkEvent> {
         let is_news = !live.is_empty() || self.problems != *before;
         let live = live.to_vec();
@@ -123,7 +123,7 @@ fn restart_needed(keys: &[String]) -> Option<String> {
     ))
 }
 
-/// Lets the driver take what it can. The keys around the backend's are none of its business.
+/// Lets the driver apply the keys that it can. Only the keys of the backend concern it.
 fn take(
     driver: &mut impl Driver,
     in_force: &NetworkConfig,

@@ -1,4 +1,4 @@
-//! Folds the kernel's notifications into what we know of it.
+//! Applies the kernel's notifications to the observed state.
 
 use tokio::time::Instant;
 
@@ -8,7 +8,8 @@ use crate::events::RepairCause;
 use crate::kernel::KernelEvent;
 
 impl<D: Driver> Reconciler<D> {
-    /// Takes notifications, our own echoes among them: what says only what is wanted causes nothing.
+    /// Applies notifications, including echoes of our own changes: a notification that matches the desired state causes
+    /// no work.
     pub(super) fn take_events(&mut self, events: Vec<KernelEvent>) {
         let is_overrun = events.contains(&KernelEvent::Overrun);
         let cause = if is_overrun { RepairCause::Overrun } else { RepairCause::Announced };
@@ -23,7 +24,8 @@ impl<D: Driver> Reconciler<D> {
             match event {
                 KernelEvent::Overrun => self.look_at_all(),
                 KernelEvent::Forwarding(_) => {}
-                // A link that went down, changed its MAC or went away took things with it without a notification.
+                // When a link goes down, changes its MAC or disappears, the kernel deletes objects on it without a
+                // notification.
                 KernelEvent::Link(_) | KernelEvent::LinkGone(..) => {
                     if self.driver.concerns(&event) {
                         self.look_at_all();
@@ -57,11 +59,11 @@ impl<D: Driver> Reconciler<D> {
             if let Object::Address(address) = object
                 && self.devices.links.contains(&address.link)
             {
-                // The kernel gave a device an address by itself: IPv6 was switched on there.
+                // The kernel added an address to a device by itself, so IPv6 was switched on there.
                 self.blocked.hurry_all(Instant::now());
                 self.work.compare(self.blocked.due(Instant::now()));
             }
-            // Somebody else's object under a key of ours, which took our own one's place.
+            // Somebody else's object replaced ours with this key.
             if self.peers.want().get(&key).is_some() {
                 if self.have.remove(&key).is_some() {
                     self.mark_users([key]);
@@ -77,8 +79,8 @@ impl<D: Driver> Reconciler<D> {
         if !self.peers.want().is_satisfied_by(&object) {
             self.work.compare([key]);
             if let Object::Fdb(entry) = object {
-                // It takes the place of another remote of its MAC, without a notification. One that is still there is
-                // put once more, which changes nothing.
+                // The entry replaced another remote of its MAC without a notification. If that one is still there,
+                // putting it again changes nothing.
                 let others: Vec<ObjectKey> =
                     self.have.remotes_of(entry.link, entry.mac).map(ObjectKey::Fdb).collect();
                 for other in others {
@@ -99,7 +101,7 @@ impl<D: Driver> Reconciler<D> {
             self.mark_users([key]);
         }
         if let ObjectKey::NextHop(..) = key {
-            // Its routes went with it, those of IPv4 without a notification.
+            // The kernel deleted the routes through it, for IPv4 without a notification.
             let routes: Vec<ObjectKey> = self.have.routes_through(&key).collect();
             for route in &routes {
                 self.have.remove(route);
@@ -108,7 +110,7 @@ impl<D: Driver> Reconciler<D> {
             self.work.compare(routes);
         }
         if self.peers.want().get(&key).is_some() {
-            // A foreign holder of the key may have left, so don't wait for the next try.
+            // A foreign object with the key may be gone, so don't wait for the next attempt.
             let waited = self.blocked.hurry(&key, Instant::now());
             if was_there {
                 self.replaced.lose(key);
@@ -117,9 +119,9 @@ impl<D: Driver> Reconciler<D> {
                 self.work.compare([key]);
             }
             if let ObjectKey::Address(..) = key {
-                // With its last address a link loses its neighbours, IPv6 routes, and plain IPv4 routes. Those go
-                // without a notification, after the notification: reading links waits for the kernel's lock, and so for
-                // that; reading routes does not.
+                // With its last address a link loses its neighbours, IPv6 routes and plain IPv4 routes. The latter are
+                // deleted without a notification, after that of the address: reading links waits for the kernel's lock,
+                // and so for this deletion; reading routes does not.
                 self.work.check_devices();
                 self.work.read_objects();
             }

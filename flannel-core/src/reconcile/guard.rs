@@ -1,5 +1,5 @@
-//! The gate of the tunnels: the loop tells it what it knows, lets peers in before it puts their routes, and shows how
-//! it is.
+//! The gate of the tunnels. The loop tells it which leases and devices there are, admits peers before it puts their
+//! routes, and shows the gate's state.
 
 use std::future::pending;
 
@@ -15,12 +15,12 @@ use crate::status::{Harm, Problem, Subject};
 /// The gate and the loop's side of it.
 pub(super) struct Guard {
     desk: Desk,
-    /// Until the loop runs.
+    /// `None` once its task has started.
     gate: Option<Gate>,
     status: watch::Receiver<GateStatus>,
 }
 
-/// Ends the gate's task with the loop, however that ends. What it put stays.
+/// Ends the gate's task with the loop, however that ends. The gate's tables stay.
 pub(super) struct Running(JoinHandle<()>);
 
 impl Drop for Running {
@@ -40,7 +40,7 @@ impl Guard {
         Some(Running(tokio::spawn(gate.run(cancel.clone()))))
     }
 
-    /// What an operator should know. It costs no packet of an honest node.
+    /// The gate's problems. None of them costs a packet of an honest node.
     pub(super) fn problems(&self) -> Vec<Problem> {
         let status = self.status.borrow();
         let texts = status.problem.iter().chain(&status.strangers);
@@ -55,20 +55,20 @@ pub(super) async fn news(guard: &mut Option<Guard>) {
         None => pending().await,
     };
     if changed.is_err() {
-        // It ended with the loop that is about to end, too.
+        // The gate's task has ended because the loop is about to end.
         pending::<()>().await;
     }
 }
 
 impl<D: Driver> Reconciler<D> {
-    /// Tells which leases changed. That of this node is not among them.
+    /// Tells the gate which leases of other nodes changed.
     pub(super) fn tell_guard(&self, changes: &[LeaseChange]) {
         let Some(guard) = &self.guard else { return };
         let has_unknown = !self.leases.unknown().is_empty() || !self.peers.unknown().is_empty();
         guard.desk.leases(changes, self.leases.is_synced(), has_unknown);
     }
 
-    /// Tells which devices there are, and lets in who is to be programmed.
+    /// Tells the gate which devices there are, and waits until it admits the peers that are to be programmed.
     pub(super) async fn open_gate(&mut self) {
         let tunnels = self.guard.as_ref().and_then(|_| self.driver.tunnels());
         let Some(guard) = &mut self.guard else { return };

@@ -1,6 +1,7 @@
-//! What the host itself does with pods' packets: whether it forwards them, and what stands in the way of peers.
+//! What the host itself does with pods' packets: whether it forwards them, and which addresses of others hide peers.
 //!
-//! Sysctls and addresses of others are never changed: this only says what they mean for this node's pods.
+//! The loop never changes sysctls and addresses of others: this module only reports what they mean for this node's
+//! pods.
 
 #[cfg(test)]
 mod tests;
@@ -16,31 +17,31 @@ use crate::lease::LeaseKey;
 use crate::peers::PeerTable;
 use crate::status::{Harm, Problem, Reason, Subject};
 
-/// What is known of the host.
+/// The findings about the host.
 #[derive(Debug, Default)]
 pub(super) struct Host {
-    /// The families that were seen to be forwarded: off is then no matter of a host without pods.
+    /// The families for which forwarding was on once in this run: if it is off now, it is a problem even without pods.
     was_on: BTreeSet<Family>,
-    /// The links whose settings matter.
+    /// The links whose forwarding settings matter.
     watched: BTreeSet<LinkIndex>,
     /// Links of others with an address in the network.
     strangers: BTreeSet<LinkIndex>,
-    /// What keeps packets of pods from being forwarded.
+    /// The problems that keep pods' packets from being forwarded.
     problems: Vec<Problem>,
-    /// What is in the way of peers.
+    /// The addresses of others that hide peers.
     shadows: Vec<Problem>,
-    /// The peers that can't be reached for it.
+    /// The peers that can't be reached because of those.
     shadowed: PerFamily<BTreeSet<LeaseKey>>,
 }
 
-/// All that the judgement rests on.
+/// The input of the checks.
 struct View<'a> {
     /// The overlay network of each family that is enabled, and this node's subnet of it.
     networks: PerFamily<Subnet>,
     own: PerFamily<Subnet>,
-    /// The links by which packets come from other nodes.
+    /// The links by which packets of other nodes arrive.
     ingress: BTreeSet<(Family, LinkIndex)>,
-    /// The link by which they come from the world.
+    /// The link by which packets from the world arrive.
     underlay: Option<LinkIndex>,
     links: &'a [Link],
     addresses: &'a [LinkAddress],
@@ -67,24 +68,24 @@ impl View<'_> {
         })
     }
 
-    /// The links by which packets of this node's pods come: those with an address in its own subnet.
+    /// The links by which packets of this node's pods arrive: those with an address in its own subnet.
     fn gateways(&self, family: Family) -> impl Iterator<Item = LinkIndex> {
         let own = self.own.get(family).copied();
         let inside = move |address: &LinkAddress| own.is_some_and(|own| own.contains(address.addr.ip()));
         self.strangers().filter(move |(address, of)| *of == family && inside(address)).map(|(it, _)| it.link)
     }
 
-    /// Whether packets that come by a link are forwarded. What is unknown is taken to be right.
+    /// Whether packets that arrive by a link are forwarded. An unknown setting counts as on.
     fn forwards(&self, family: Family, link: LinkIndex) -> bool {
         let of = |of| self.forwarding.get(&(family, of));
         match family {
             Family::V4 => of(ConfOf::Link(link)).is_none_or(|it| it.on),
-            // `force_forwarding` of a link (Linux 6.17) would do, too, but the kernel tells of it in no message.
+            // `force_forwarding` of a link (Linux 6.17) would also do, but no netlink message has it.
             Family::V6 => of(ConfOf::All).is_none_or(|it| it.on),
         }
     }
 
-    /// The parameter to set so that a link forwards.
+    /// The sysctl that turns forwarding on for a link.
     fn sysctl(&self, family: Family, link: LinkIndex) -> String {
         let all_is_off = self.forwarding.get(&(family, ConfOf::All)).is_some_and(|all| !all.on);
         match family {
@@ -95,14 +96,14 @@ impl View<'_> {
         }
     }
 
-    /// Where packets of pods end here.
+    /// Finds where this host does not forward pods' packets.
     fn judge_forwarding(&self) -> Vec<Problem> {
         let mut found: BTreeMap<(Family, String), Harm> = BTreeMap::new();
         for family in self.networks.families() {
             let gateways: BTreeSet<LinkIndex> = self.gateways(family).collect();
             let from_nodes: Vec<LinkIndex> =
                 self.ingress.iter().filter(|(of, _)| *of == family).map(|(_, link)| *link).collect();
-            // Without pods there is nobody to be cut, and CNI's bridge plugin switches it on with the first.
+            // Without pods nobody is cut off, and CNI's bridge plugin turns forwarding on with the first pod.
             let has_pods = !gateways.is_empty() || self.was_on.contains(&family);
             let harm = |harm| if has_pods { harm } else { Harm::None };
             let of_all =
@@ -119,7 +120,7 @@ impl View<'_> {
         found.into_iter().map(|((family, sysctl), harm)| forwarding_off(family, sysctl, harm)).collect()
     }
 
-    /// What of others takes packets that are for peers.
+    /// Finds addresses of others whose routes take packets for peers.
     fn judge_strangers(&self, peers: &PeerTable) -> (Vec<Problem>, PerFamily<BTreeSet<LeaseKey>>) {
         let mut problems = Vec::new();
         let mut cut: PerFamily<BTreeSet<LeaseKey>> = PerFamily::default();
@@ -127,8 +128,8 @@ impl View<'_> {
             let Some(covers) = Subnet::containing(address.addr.ip(), address.addr.prefix()) else { continue };
             for (peer, theirs) in peers.overlapping(covers) {
                 let longer = covers.prefix() > theirs.prefix();
-                // The kernel's route to an IPv6 prefix has a lower metric than ours. In IPv4 there is one route to a
-                // prefix: ours, or ours is refused, which is told then.
+                // The kernel's route to an IPv6 prefix has a lower metric than ours. In IPv4 there is only one route to
+                // a prefix with metric 0: ours, or ours is refused and reported.
                 if !longer && (family == Family::V4 || covers != theirs) {
                     continue;
                 }
@@ -164,29 +165,29 @@ fn forwarding_off(family: Family, sysctl: String, harm: Harm) -> Problem {
 }
 
 impl Host {
-    /// What keeps packets of pods from being forwarded.
+    /// The problems that keep pods' packets from being forwarded.
     pub(super) fn problems(&self) -> &[Problem] {
         &self.problems
     }
 
-    /// What is in the way of peers.
+    /// The addresses of others that hide peers.
     pub(super) fn shadows(&self) -> &[Problem] {
         &self.shadows
     }
 
-    /// The peers of a family that can't be reached for it.
+    /// The peers of a family that can't be reached because of those.
     pub(super) fn shadowed(&self, family: Family) -> impl Iterator<Item = &LeaseKey> {
         self.shadowed.get(family).into_iter().flatten()
     }
 
-    /// Whether another peer can make a difference.
+    /// Whether addresses of others are in the network, so that a new peer may be hidden.
     pub(super) fn has_strangers(&self) -> bool {
         !self.strangers.is_empty()
     }
 }
 
 impl<D: Driver> Reconciler<D> {
-    /// Whether a notification makes it necessary to look at the host again.
+    /// Whether after this notification the loop must look at the host again.
     pub(super) fn concerns_host(&self, event: &KernelEvent) -> bool {
         let inside = |addr: ipnetwork::IpNetwork| {
             let networks = self.record.networks();
@@ -211,7 +212,7 @@ impl<D: Driver> Reconciler<D> {
         }
     }
 
-    /// Reads what the host does, and judges it.
+    /// Reads forwarding settings and addresses, and updates the findings.
     pub(super) async fn look_at_host(&mut self) -> Result<(), KernelError> {
         let networks = self.record.networks();
         let mut forwarding = BTreeMap::new();

@@ -1,5 +1,5 @@
-//! Takes what the lease watch says: folds it into the table at once, and works out what it means for peers a few
-//! leases at a time, so that a snapshot of thousands keeps nobody from his turn.
+//! Processes the lease watch: applies each message to the table at once, and computes peers a few leases at a time, so
+//! that a snapshot of thousands does not starve other inputs.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,20 +15,20 @@ use crate::lease::{AgedLease, LeaseChange, LeaseKey, LeaseUpdate};
 use crate::peers::{Claim, Peer, PeerError, may_be_rivals};
 use crate::subnet::SubnetError;
 
-/// What came and is not worked out yet.
+/// Changed leases whose peers are not computed yet.
 #[derive(Debug, Default)]
 pub(super) struct Incoming {
     /// Whether there is anything.
     is_pending: bool,
     changes: VecDeque<LeaseChange>,
-    /// How many there were.
+    /// How many leases there were.
     count: usize,
-    /// The objects of those that are worked out.
+    /// The objects of the leases that are done.
     touched: Vec<ObjectKey>,
     /// Whether the first snapshot is among them.
     becomes_synced: bool,
-    /// How many unreadable records had become known or gone when it was looked last, in the lease table and among
-    /// peers; `None` if those are others.
+    /// How many unreadable records had been resolved at the last check, in the lease table and in the peer table;
+    /// `None` if these tables are new.
     resolved: Option<(u64, u64)>,
 }
 
@@ -37,14 +37,14 @@ impl Incoming {
         self.is_pending
     }
 
-    /// The tables that count are others from now on.
+    /// Forgets the counts of resolved records, since the tables are new.
     pub(super) fn forget_resolved(&mut self) {
         self.resolved = None;
     }
 }
 
 impl<D: Driver> Reconciler<D> {
-    /// Folds messages of the watch into the table.
+    /// Applies messages of the watch to the table.
     pub(super) fn take_leases(
         &mut self,
         batch: Vec<Result<LeaseUpdate, SubnetError>>,
@@ -75,7 +75,7 @@ impl<D: Driver> Reconciler<D> {
         Ok(())
     }
 
-    /// Works out what some of the leases that changed ask for; with the last of them, what all of them together mean.
+    /// Computes the peers of some changed leases; after the last of them, the consequences of all.
     pub(super) fn work_out_some(&mut self) {
         if !self.incoming.is_pending {
             return;
@@ -119,7 +119,7 @@ impl<D: Driver> Reconciler<D> {
         }
     }
 
-    /// A record became unreadable, or may be readable again, which need not be a change of its lease.
+    /// Marks the peer of a record that became unreadable, or readable again; its lease need not change by that.
     fn mark_record(&mut self, update: &LeaseUpdate) {
         match update {
             LeaseUpdate::Snapshot { .. } | LeaseUpdate::Recalled { .. } => self.book.mark_all(),
@@ -129,7 +129,7 @@ impl<D: Driver> Reconciler<D> {
         }
     }
 
-    /// What this node's own record claims, as others read it.
+    /// The claims of this node's own record, as other nodes read it.
     fn record_claims(&self) -> Vec<Claim> {
         self.leases.get(&self.own).map(|own| self.claims_of(own)).unwrap_or_default()
     }
@@ -143,7 +143,7 @@ impl<D: Driver> Reconciler<D> {
             self.peers.repack();
         }
         if resolved != done.resolved && !self.withheld.is_empty() {
-            // What was kept for a record that could not be read is now wanted or nobody's.
+            // Objects that were kept for an unreadable record are now either desired or to be deleted.
             self.work.compare(std::mem::take(&mut self.withheld));
             self.why.add(Why::Desired);
         }
@@ -155,13 +155,13 @@ impl<D: Driver> Reconciler<D> {
             self.driver.take_peers(&mut self.peers.iter());
         }
         if done.becomes_synced {
-            // Only now may what nobody wants be deleted, so look at everything once more.
+            // From the first snapshot on, objects that are not desired may be deleted, so read everything once more.
             self.work.read_objects();
             self.why.add(Why::Desired);
         }
     }
 
-    /// Remembers what a lease was before it became one that can't be used, for a table that is made anew.
+    /// Keeps the last usable version of a lease that became unusable, for when the peer table is rebuilt.
     fn remember_good(
         &mut self,
         key: LeaseKey,
@@ -175,7 +175,7 @@ impl<D: Driver> Reconciler<D> {
         }
     }
 
-    /// One event for each of a few changes, one for all of many.
+    /// Sends one event for each change if there are few, else one for all.
     fn tell_changes(&self, changes: &[LeaseChange]) {
         if changes.len() > MOST_SINGLE {
             let removed = changes.iter().filter(|change| change.after.is_none()).count();

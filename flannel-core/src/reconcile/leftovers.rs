@@ -1,4 +1,4 @@
-//! What other runs and backends left behind, and what the next one should know.
+//! Leftovers of other runs and backends, and what the next run should know.
 
 use super::{Driver, Reconciler};
 use crate::dataplane::{Dataplane, Object};
@@ -18,8 +18,8 @@ impl<D: Driver> Reconciler<D> {
             || matches!(self.peers.want().get(&object.key()), Some(Object::Route(want)) if is_adoptable(have, &want))
     }
 
-    /// Reads all that is ours, wherever it is. One kind follows the other, so that never more than one kind is there
-    /// twice: as it was known, and as it is read.
+    /// Reads all objects that are ours, on all links, into the observed state. It reads one kind after the other, so
+    /// that at any time only one kind is in memory twice: as observed before, and as read now.
     pub(super) async fn read_ours(&mut self) -> Result<(), KernelError> {
         for kinds in Kinds::ALL.each() {
             let mut found = Vec::new();
@@ -45,8 +45,7 @@ impl<D: Driver> Reconciler<D> {
         Ok(())
     }
 
-    /// Finds the devices of an earlier backend. Those that may be of one, but can't be proved to be, are named
-    /// in the log.
+    /// Finds the devices of an earlier backend. Devices that only look like such are named in the log.
     pub(super) async fn look_for_leftovers(&mut self) -> Result<(), KernelError> {
         if self.named_suspects && !self.ownership.has_stale_devices() {
             return Ok(());
@@ -63,8 +62,8 @@ impl<D: Driver> Reconciler<D> {
         Ok(())
     }
 
-    /// Once the kernel has all that is wanted: removes what an earlier backend left, and lets the state be
-    /// stored.
+    /// Once the kernel has all desired objects: removes the leftovers of an earlier backend, and publishes the state to
+    /// store.
     pub(super) async fn finish(&mut self) {
         if self.is_busy() || !self.leases.is_synced() || self.devices.problem.is_some() {
             return;
@@ -90,14 +89,14 @@ impl<D: Driver> Reconciler<D> {
         }
     }
 
-    /// Keeps the ages of this node's own record for the next start.
+    /// Records the ages of this node's own record for the next start.
     pub(super) fn record_own(&mut self, changes: &[LeaseChange]) {
         let own = changes.iter().rfind(|change| change.key == self.own);
         let Some(own) = own.and_then(|change| change.after.as_ref()) else { return };
         let next_age = self.leases.next_age();
         self.record.edit(|state| {
             if let Some(stored) = &state.own {
-                // It may not be there yet, or anymore, what this node publishes.
+                // The record may not have what this node publishes, not yet or no longer.
                 state.own_ages = own.ages.follow(own, stored, next_age);
             }
         });

@@ -1,9 +1,9 @@
-//! The one loop that every route-based backend runs: it holds the kernel in the wanted state.
+//! The one loop that every route-based backend runs: it keeps the kernel in the desired state.
 //!
-//! Three values: the lease table (from the store), what is wanted (a pure function of leases and devices),
-//! and what the kernel holds. The last is read in full at the start, after lost notifications, when a link changed, and
-//! in a slow resync; in between it follows the kernel's notifications. A lease or a notification touches only the keys
-//! that it names.
+//! The loop has three values: the lease table (from the store), the desired state (a pure function of leases and
+//! devices), and the observed state. It reads the observed state in full at the start, after lost notifications, when a
+//! link changed, and in the regular resync; in between, notifications of the kernel update it. A lease or a
+//! notification touches only the keys that it names.
 
 mod blocked;
 mod book;
@@ -66,30 +66,30 @@ use repair::Repair;
 use replaced::Replaced;
 use work::{Why, Work};
 
-/// How many messages of the watch, and how many leases that changed, are taken before all others get their turn. It
-/// takes some milliseconds.
+/// How many messages of the watch, and how many changed leases, the loop processes before it turns to its other inputs.
+/// That takes some milliseconds.
 const AT_ONCE: usize = 512;
 
-/// What a backend adds to the loop: its devices, and what a lease means on them.
+/// What a backend adds to the loop: its devices, and the objects that a lease needs on them.
 #[async_trait]
 pub trait Driver: Send {
-    /// Makes the backend's devices exist and be right. Called again whenever one may have changed.
+    /// Creates the backend's devices, or changes them to what they should be. The loop calls it whenever one may have
+    /// changed.
     ///
-    /// A device that can't be had now is told in [`Devices::problem`], so that it does not stop the others;
-    /// the loop tries again. An error means that the kernel could not be asked.
+    /// A device that can't be made now is reported in [`Devices::problem`], so that it does not stop the others; the
+    /// loop tries again. An error means that a request to the kernel failed.
     async fn ensure_devices(&mut self, kernel: &mut dyn Kernel) -> Result<Devices, KernelError>;
 
-    /// Takes the lease of this node, which the devices were made without.
+    /// Sets the lease of this node. The devices were made without it.
     fn set_lease(&mut self, lease: &Lease);
 
-    /// Takes another underlay: its addresses changed, or the link. Devices, what this node claims and what
-    /// peers ask for are asked for again. An error says why the backend can't use it; then all stays as it is.
+    /// Sets another underlay: its addresses changed, or its link. Afterwards the loop asks again for the devices, this
+    /// node's claims and the objects of peers. An error says why the backend can't use it; then nothing changes.
     fn set_underlay(&mut self, underlay: &Underlay) -> Result<(), HostProblem>;
 
-    /// Takes what it can of another config of this backend without a restart; devices and what peers ask for
-    /// are asked for again then. `changed` are the keys whose JSON differs from that of the config that is in
-    /// force as a whole, which not all have to mean a change. An error says what can't be used; then all stays
-    /// as it is.
+    /// Applies what it can of a changed config of this backend without a restart; afterwards the loop asks again for
+    /// the devices and the objects of peers. `changed` are the keys whose JSON differs from the config that is in
+    /// force; some of them may mean the same. An error says what can't be used; then nothing changes.
     fn take_config(&mut self, next: &BackendConfig, changed: Vec<String>) -> Result<Taken, ConfigError> {
         let _ = next;
         Ok(Taken { live: Vec::new(), restart: changed })
@@ -98,62 +98,64 @@ pub trait Driver: Send {
     /// What this node publishes with its lease.
     fn attrs(&self) -> LeaseAttrs;
 
-    /// Takes other backend data for these families, which another node's lease has by right. `others` is what all
-    /// other nodes publish. Devices, what this node claims and what it publishes are asked for again then. Returns
-    /// whether it did: a backend whose data only one node can have should.
+    /// Chooses other backend data for these families, since another node's lease had the same data first. `others` is
+    /// what all other nodes publish. Afterwards the loop asks again for the devices, this node's claims and its
+    /// attributes. Returns whether it did: a backend whose data only one node can have should.
     fn resign(&mut self, families: &[Family], others: &mut dyn Iterator<Item = &LeaseAttrs>) -> bool {
         let _ = (families, others);
         false
     }
 
-    /// The objects this node needs for itself, such as the address of its device.
+    /// The objects that this node itself needs, such as the address of its device.
     fn own_objects(&self) -> Vec<Object>;
 
-    /// What this node claims for itself before any lease.
+    /// What this node claims for itself, with precedence over every lease.
     fn own_claims(&self) -> Vec<Claim>;
 
-    /// What a lease of another node asks for on the devices as they are now or, while one is away, as they were.
+    /// The objects and claims of another node's lease, on the devices as they are now or, while one is missing, as they
+    /// were.
     fn peer(&self, lease: &Lease) -> Result<Peer, PeerError>;
 
-    /// Where objects of ours can be: on links that are there. Routes that [`Ownership`] proves to be ours are found without it.
+    /// Where objects of ours can be, on links that exist. The loop finds routes that [`Ownership`] proves to be ours
+    /// without it.
     fn scopes(&self) -> Vec<Scope>;
 
-    /// Whether an object on a device of this backend is ours to replace and delete. What is ours on links
-    /// that others use, too, [`Ownership`] says. Everything else is left alone.
+    /// Whether an object on a device of this backend is ours to replace and delete. For links that others use, too,
+    /// [`Ownership`] decides. The loop leaves everything else alone.
     fn owns(&self, object: &Object) -> bool;
 
-    /// Whether a notification makes it necessary to look at the devices again, and to try at once what was refused.
+    /// Whether after this notification the loop must look at the devices again, and retry refused objects at once.
     fn concerns(&self, event: &KernelEvent) -> bool;
 
-    /// The name of the way that packets to a programmed peer take in one family, where that is not the backend's own:
-    /// `direct`, say, for a peer that is reached without a tunnel. The status shows it.
+    /// The name of the way that packets to a programmed peer take in one family, if it is not that of the backend:
+    /// `direct`, for example, for a peer that is reached without a tunnel. The status shows it.
     fn path(&self, family: Family, peer: &Peer) -> Option<&'static str> {
         let _ = (family, peer);
         None
     }
 
-    /// Takes the peers that hold, whenever they may have changed: for a backend that carries packets itself.
+    /// Receives all programmed peers, whenever they may have changed, for a backend that carries packets itself.
     fn take_peers(&mut self, peers: &mut dyn Iterator<Item = (&LeaseKey, &Peer)>) {
         let _ = peers;
     }
 
-    /// Hands over, once, the gate that is to be kept for the tunnels of this backend, if there is one.
+    /// Returns the gate of this backend's tunnels, if it has one. The loop calls it once.
     fn gate(&mut self) -> Option<(Gate, Desk)> {
         None
     }
 
-    /// The tunnels that the gate is for; `None` while a device or the own subnet is missing.
+    /// The tunnels that the gate protects; `None` while a device or the own subnet is missing.
     fn tunnels(&self) -> Option<Tunnels> {
         None
     }
 
-    /// Returns when the devices must be looked at although no link announced anything. Dropping the future
-    /// loses nothing.
+    /// Returns when the loop must look at the devices although the kernel sent no notification about a link. Dropping
+    /// the future loses nothing.
     async fn attention(&mut self) {
         std::future::pending::<()>().await;
     }
 
-    /// Why the kernel refused an operation, where the backend knows better than the kernel says.
+    /// Why the kernel refused an operation, if the backend knows more than the kernel's answer says.
     fn explain(&self, refusal: &Refusal) -> Option<Reason> {
         let _ = refusal;
         None
@@ -163,26 +165,25 @@ pub trait Driver: Send {
 /// The devices of a backend after [`Driver::ensure_devices`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Devices {
-    /// The links that hold our objects, as last known: one that is away stays among them, since what is desired
-    /// on it shrinks only by what store and config say. When it differs from the last, all peers are worked out
-    /// again.
+    /// The links with our objects, as last known. A missing link stays in the list, since only store and config take
+    /// objects off the desired state. When the list changes, the loop computes all peers again.
     pub links: Vec<LinkIndex>,
-    /// Links on which nothing can be put now: they are gone or down. Nothing is tried there, and nothing is given
-    /// up.
+    /// Links that are gone or down. The loop puts nothing there, and drops nothing from the desired state.
     pub away: Vec<LinkIndex>,
-    /// Whether something was changed, so that what is on the devices must be read again.
+    /// Whether a device was changed, so that the objects on the devices must be read again.
     pub changed: bool,
-    /// Whether leases mean something else than before, so that all peers are worked out again.
+    /// Whether leases need other objects than before, so that the loop computes all peers again.
     pub peers_changed: bool,
-    /// Why a device is not there or not right.
+    /// Why a device is missing or wrong.
     pub problem: Option<String>,
-    /// Families that the devices can't carry for now. What carries packets all the same is left as it is.
+    /// Families that the devices can't carry for now. Their objects that still work are left alone.
     pub unserved: Vec<Problem>,
     /// The largest pod packet in bytes.
     pub overlay_mtu: Option<Mtu>,
-    /// How packets travel, where there is a choice.
+    /// How packets travel, if the backend has a choice.
     pub datapath: Option<String>,
-    /// What was done to the devices, and what else happened: the loop logs it and tells who listens.
+    /// What the driver did to the devices, and what else happened: the loop logs these events and sends them to the
+    /// readers of [`Reconciler::events`].
     pub events: Vec<NetworkEvent>,
 }
 
@@ -195,23 +196,23 @@ pub struct Reconciler<D> {
     events: NetworkEventSender,
     own: LeaseKey,
     leases: LeaseTable,
-    /// What of it is not worked out yet.
+    /// What came from the watch and is not processed yet.
     incoming: Incoming,
-    /// The last version that could be used of each lease whose present one can't.
+    /// The last usable version of each lease whose present version is not.
     last_good: BTreeMap<LeaseKey, Arc<AgedLease>>,
     peers: PeerTable,
     /// The subnets of the underlay's link, as last seen.
     segments: Segments,
     devices: Devices,
     have: Dataplane,
-    /// What has to be looked at, and why.
+    /// What the next pass has to look at, and why.
     work: Work,
     why: Why,
     blocked: Blocked,
-    /// What nobody wants any more but hangs together with an unreadable record: looked at again with the next
-    /// lease.
+    /// Objects that are not desired but belong to the subnet of an unreadable record. They are checked again with the
+    /// next lease.
     withheld: BTreeSet<ObjectKey>,
-    /// Consecutive failures to read the kernel or to have the devices.
+    /// How many times in a row reading the kernel or making the devices failed.
     failures: u32,
     retry_at: Option<Instant>,
     audit_at: Instant,
@@ -223,11 +224,11 @@ pub struct Reconciler<D> {
     blackholes: Vec<Object>,
     /// Whether devices of others that look like ours were named in the log.
     named_suspects: bool,
-    /// What is to be stored for the next start.
+    /// What the state file should store for the next start.
     record: Record,
-    /// Follows the underlay; `None` where it stays what it is.
+    /// Follows the underlay; `None` if it never changes.
     underlay: Option<Follower>,
-    /// Follows the network config; `None` where the store does not tell.
+    /// Follows the network config; `None` if the store does not announce changes.
     config: Option<FollowedConfig>,
     repair: Repair,
     host: Host,
@@ -236,13 +237,13 @@ pub struct Reconciler<D> {
     /// The conflicts of this node's own record.
     claims: OwnClaims,
     attrs: watch::Sender<LeaseAttrs>,
-    /// Lets only nodes into the tunnels; `None` without tunnels that the kernel carries.
+    /// The gate that lets only nodes into the tunnels; `None` without tunnels that the kernel carries.
     guard: Option<Guard>,
 }
 
 impl<D: Driver> Reconciler<D> {
-    /// A loop for the node that holds the lease `own`. `state` is what is to be stored as far as it is known
-    /// without leases, `previous` what was stored last.
+    /// A loop for the node that has the lease `own`. `state` is what should be stored, without leases yet; `previous`
+    /// is what was stored last.
     pub fn new(
         mut driver: D,
         kernel: Box<dyn Kernel>,
@@ -290,7 +291,7 @@ impl<D: Driver> Reconciler<D> {
         }
     }
 
-    /// From now on this node's own subnets have blackhole routes; see [`crate::backend::Registration`].
+    /// Keeps blackhole routes for this node's own subnets from now on; see [`crate::backend::Registration`].
     pub(crate) fn keep_blackholes(&mut self) {
         let networks = self.record.networks();
         let is_enabled = |family| networks.get(family).is_some();
@@ -306,35 +307,35 @@ impl<D: Driver> Reconciler<D> {
         self.record.subscribe()
     }
 
-    /// What the loop is doing.
+    /// The status of the loop.
     pub fn status(&self) -> watch::Receiver<NetworkStatus> {
         self.shown.subscribe()
     }
 
-    /// What happens to the network. The first reader has all events since the loop was made.
+    /// The events of the network. The first reader has all events since the loop was made.
     pub fn events(&self) -> NetworkEvents {
         self.events.subscribe()
     }
 
-    /// Makes devices and own addresses right before the first lease is known. Deletes nothing.
+    /// Puts devices and own objects in place before the first lease of others is known. Deletes nothing.
     pub async fn prepare(&mut self) -> Result<(), BackendError> {
         self.converge().await;
-        // The status tells of a family that is out of service, and of what pods have their traffic without.
+        // The status reports a family that is out of service, and other problems that pods can do without.
         let vital = self.blocked.ours().find(|problem| problem.harm != Harm::Family);
         let device = self.devices.problem.clone().map(HostProblem::Device);
         let problem = device.or_else(|| Some(HostProblem::Object(Box::new(vital?))));
         problem.map_or(Ok(()), |problem| Err(problem.into()))
     }
 
-    /// Holds the kernel in the wanted state until `cancel` fires. A pass that has begun is finished first.
+    /// Keeps the kernel in the desired state until `cancel` fires. It finishes a pass that has begun.
     pub async fn run(mut self, leases: LeaseStream, cancel: CancellationToken) -> Result<(), BackendError> {
         let mut leases = leases.ready_chunks(AT_ONCE);
         let _gate = self.guard.as_mut().and_then(|guard| guard.start(&cancel));
         loop {
             let wake = self.next_wake();
             let is_taking = self.incoming.is_pending();
-            // In a fixed order, so that a test of the loop can be run again. Whoever comes first, all get their
-            // turn: a storm of one kind holds up no other.
+            // A fixed order makes tests of the loop reproducible. All inputs still get their turn: a storm of one kind
+            // does not starve the others.
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => return Ok(()),
@@ -344,13 +345,13 @@ impl<D: Driver> Reconciler<D> {
                 }
                 events = self.kernel.events() => self.take_events(events),
                 batch = leases.next(), if !is_taking => self.take_leases(batch.ok_or(BackendError::WatchEnded)?)?,
-                // The rest of what came before.
+                // Leases that came earlier and are not processed yet.
                 () = tokio::task::yield_now(), if is_taking => {}
                 told = config::next(&mut self.config) => self.take_config(told),
                 () = guard::news(&mut self.guard) => {}
                 () = sleep_until(wake) => {}
             }
-            // Whatever woke the loop, what it finds now counts from now.
+            // The time of a repair counts from here, whatever woke the loop.
             self.repair.begin(Instant::now(), RepairCause::Retry);
             if !self.incoming.is_pending()
                 && let Some(batch) = leases.next().now_or_never()
@@ -364,7 +365,7 @@ impl<D: Driver> Reconciler<D> {
                 self.take_time(Instant::now());
             }
             self.work_out_some();
-            // Half a snapshot is no wish: until all of it is worked out, the kernel stays as it is.
+            // Half a snapshot is not a desired state: until all of it is processed, the kernel stays as it is.
             if !self.incoming.is_pending() {
                 self.converge().await;
             }
@@ -372,15 +373,15 @@ impl<D: Driver> Reconciler<D> {
         }
     }
 
-    /// Leases mean something else than before, by the doing of this node, its host's administrator or an operator: peers
-    /// are worked out again, and what differs then is no drift.
+    /// Computes all peers again, because this node, its administrator or an operator changed which objects leases need.
+    /// What differs then is not drift.
     fn desire_anew(&mut self) {
         self.work.rebuild_peers();
         self.work.read_objects();
         self.why.add(Why::Desired);
     }
 
-    /// Works out all peers anew, on devices that were not there before.
+    /// Computes all peers from scratch, on devices that did not exist before.
     fn rebuild_peers(&mut self) {
         let mut own = self.driver.own_objects();
         own.extend(&self.blackholes);
@@ -408,8 +409,8 @@ impl<D: Driver> Reconciler<D> {
 
     fn next_wake(&self) -> Instant {
         let settled = self.underlay.as_ref().and_then(Follower::due);
-        // What could not be done has its own retry time. Until then whatever is due meets the same failure, without
-        // a pause.
+        // Work that failed is left to its retry time. Without this check, everything else that is due would meet the
+        // same failure in a busy loop.
         let can_work = !self.work.is_pending();
         [
             Some(self.audit_at),

@@ -1,4 +1,4 @@
-//! The network of every backend whose state the loop holds: from a driver to a lease and a running loop.
+//! The network of every backend that uses the reconcile loop: from a driver to a lease and a running loop.
 
 use async_trait::async_trait;
 use tokio::sync::watch;
@@ -15,21 +15,21 @@ use crate::state_file::{Host, State};
 use crate::subnet::{LeaseStream, SubnetError, SubnetManager};
 use crate::underlay::Follower;
 
-/// How often other backend data is taken at the start. It is drawn from more values than there are nodes, so a
-/// second time is bad luck already.
+/// How many times other backend data is chosen at the start. It is drawn from far more values than there are nodes, so
+/// even a second attempt is rare.
 const MOST_CLAIMED: usize = 8;
 
-/// A registered backend with the loop that holds its state.
+/// A registered backend with its reconcile loop.
 struct HeldNetwork<D> {
     lease: Lease,
     overlay_mtu: Mtu,
     reconciler: Reconciler<D>,
 }
 
-/// Registers a backend that is a [`Driver`]: makes its devices, takes the lease that publishes what it says,
-/// and puts what this node needs for itself. `state` is what the backend stores of itself.
+/// Registers a backend that is a [`Driver`]: makes its devices, acquires the lease with its attributes, and puts the
+/// objects that this node itself needs. `state` is the backend's part of the state file.
 ///
-/// The devices come first, so that what is published is true from the first moment.
+/// The devices come first, so that the published data is true from the first moment.
 pub async fn register(
     mut driver: impl Driver + 'static,
     mut kernel: Box<dyn Kernel>,
@@ -95,7 +95,7 @@ async fn ensure_devices(
     }
 }
 
-/// Takes the lease, with other backend data while a lease of another node has the same.
+/// Acquires the lease. While a lease of another node has the same backend data, it chooses other data.
 async fn acquire(
     driver: &mut impl Driver,
     kernel: &mut dyn Kernel,
@@ -121,7 +121,7 @@ async fn acquire(
     Ok(subnets.acquire_lease(&driver.attrs()).await?)
 }
 
-/// What tells this host from one to which its disk is copied, and its addresses.
+/// Reads what distinguishes this host from one with a copy of its disk, and its addresses.
 async fn read_host(kernel: &mut dyn Kernel, state: &State) -> Result<(Host, Vec<LinkAddress>), BackendError> {
     let unread =
         |source| BackendError::Kernel { what: "read the host's links and addresses".to_owned(), source };

@@ -1,4 +1,4 @@
-//! One pass of the loop: look, compare, repair.
+//! One pass of the loop: look at the devices, compare, repair.
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -16,12 +16,12 @@ use crate::kernel::{KernelError, Refusal};
 use crate::lease::Unknown;
 use crate::status::Reason;
 
-/// How often a pass may follow the one before at once. More means that somebody works against us: then the
+/// How many passes may follow each other without a pause. If more are needed, somebody undoes our changes; then the
 /// retry timer sets the pace.
 const PASSES: usize = 4;
 
-/// How many operations are handed to the kernel before their results are noted, and they are forgotten: what is
-/// known of the kernel grows as the list of what to do shrinks.
+/// How many operations are executed before their results are recorded and they are freed, so that memory for operations
+/// shrinks as the observed state grows.
 const AT_ONCE: usize = 2048;
 
 impl<D: Driver> Reconciler<D> {
@@ -77,7 +77,7 @@ impl<D: Driver> Reconciler<D> {
             self.book.mark_unprogrammed();
             self.mark_users(planned.iter().map(Op::key));
         }
-        // What is desired on a link that is away waits for it, and one reason, that of the device, is enough.
+        // Objects on a missing link wait for it. The device's problem covers them.
         let is_away = |link| self.devices.away.contains(&link);
         planned.retain(|op| matches!(op, Op::Delete(_)) || !op.object().link().is_some_and(is_away));
         let due =
@@ -103,7 +103,8 @@ impl<D: Driver> Reconciler<D> {
         for op in &ops {
             debug!(?op, "execute");
         }
-        // A next-hop object takes its routes along, so it goes when those that were to leave it have left.
+        // Deleting a next-hop object deletes the routes through it, so it is deleted after its routes have moved to
+        // another one.
         let goes = |op: &Op| matches!(op, Op::Delete(Object::NextHop(_)));
         let are_many = ops.len() > self.have.len() / 2;
         let last = ops.split_off(ops.iter().position(goes).unwrap_or(ops.len()));
@@ -129,7 +130,7 @@ impl<D: Driver> Reconciler<D> {
     }
 
     async fn execute_some(&mut self, ops: &[Op], cause: &Cause) -> Result<Done, KernelError> {
-        // After an error it is unknown what was done.
+        // After an error it is unknown which operations were carried out.
         let refusals = self.kernel.execute(ops).await.inspect_err(|_| self.work.read_objects())?;
         Ok(self.note_results(ops, refusals, cause.looked))
     }
@@ -182,20 +183,20 @@ impl<D: Driver> Reconciler<D> {
         self.work.read_objects();
     }
 
-    /// Reads what is ours.
+    /// Reads all objects that are ours.
     async fn observe(&mut self) -> Result<(), KernelError> {
-        // A device may go in this moment.
+        // A device may have disappeared just now.
         self.read_ours().await.inspect_err(|_| self.work.check_devices())
     }
 
-    /// The operations that may be done now.
+    /// The operations that may be carried out now.
     fn permitted(&mut self, mut ops: Vec<Op>, now: Instant) -> Vec<Op> {
         ops.retain(|op| !self.blocked.is_waiting(&op.key(), now));
         if !ops.iter().any(|op| matches!(op, Op::Delete(_))) {
             return ops;
         }
         if !self.leases.is_synced() {
-            // No snapshot yet: an empty table is not a wish to delete.
+            // Before the first snapshot an empty table does not mean that objects should be deleted.
             ops.retain(|op| !matches!(op, Op::Delete(_)));
             return ops;
         }
@@ -210,8 +211,8 @@ impl<D: Driver> Reconciler<D> {
         ops
     }
 
-    /// Notes what came of operations, and sums up those that repaired something: all that went through but
-    /// those that only had to wait.
+    /// Records the results of operations, and sums up those that repaired something: all that succeeded, except retries
+    /// of blocked objects.
     fn note_results(&mut self, ops: &[Op], refusals: Vec<Refusal>, looked: bool) -> Done {
         let now = Instant::now();
         let mut refused: BTreeMap<ObjectKey, Refusal> =
@@ -242,7 +243,7 @@ impl<D: Driver> Reconciler<D> {
         done
     }
 
-    /// A next-hop object may have stayed only because a route went through it, which has left now.
+    /// Compares the next-hop object of a route that has moved: its deletion may have waited for that.
     fn look_at_next_hop_of(&mut self, before: Option<Object>) {
         let Some(Object::Route(before)) = before else { return };
         let left = before.next_hop().filter(|next_hop| self.peers.want().get(next_hop).is_none());
@@ -252,7 +253,7 @@ impl<D: Driver> Reconciler<D> {
     fn note_refusal(&mut self, key: ObjectKey, refusal: &Refusal, looked: bool, now: Instant) {
         let is_taken = match (refusal.errno, refusal.op.object()) {
             (libc::EEXIST, Object::Route(_)) => true,
-            // A foreign route that covers the gateway of the one it replaced.
+            // A foreign route that replaced ours covers our gateway.
             (libc::EINVAL, Object::Route(route)) => route.next_hop().is_none(),
             _ => false,
         };
@@ -260,12 +261,12 @@ impl<D: Driver> Reconciler<D> {
             return;
         }
         match refusal.errno {
-            // It is there although we did not know: look, unless we just did. Then it is not ours.
+            // There is an object that we had not observed: read again, unless we just did. If we did, it is not ours.
             libc::EEXIST if !looked => {
                 self.work.read_objects();
                 return;
             }
-            // Its next-hop object may have gone without a notification: look, unless we just did.
+            // Its next-hop object may be gone without a notification: read again, unless we just did.
             libc::EINVAL
                 if !looked
                     && matches!(refusal.op.object(), Object::Route(route) if route.next_hop().is_some()) =>
@@ -273,7 +274,7 @@ impl<D: Driver> Reconciler<D> {
                 self.work.read_objects();
                 return;
             }
-            // The device went or is down; its notification is on the way. Look, unless we just did.
+            // The device is gone or down, and its notification is on the way. Look again, unless we just did.
             libc::ENODEV | libc::ENETDOWN | libc::ENXIO => {
                 self.work.check_devices();
                 self.work.read_objects();
@@ -287,11 +288,10 @@ impl<D: Driver> Reconciler<D> {
         self.block(&refusal.op, refusal.errno, reason, false, now);
     }
 
-    /// Puts an operation off, since the kernel refuses it; or, in a conflict, since what somebody else put in the place
-    /// stays.
+    /// Delays an operation that the kernel refuses, or, in a conflict, one whose key somebody else's object has.
     pub(super) fn block(&mut self, op: &Op, errno: i32, reason: Reason, conflict: bool, now: Instant) {
         let needed = self.needed(op);
-        // Before it was green there is nothing to be patient about.
+        // Before the first sync the node was not ready anyway, so a refusal counts at once.
         let at_once = !self.shown.synced;
         let peer = match &needed {
             Needed::By(peers) => peers.first().copied(),
@@ -304,7 +304,7 @@ impl<D: Driver> Reconciler<D> {
         self.mark_users([object]);
     }
 
-    /// Who misses what an operation is about.
+    /// Who needs the object of an operation.
     fn needed(&self, op: &Op) -> Needed {
         let key = op.key();
         if let Op::Delete(_) = op {
@@ -326,7 +326,7 @@ impl<D: Driver> Reconciler<D> {
         } else if cause.why.is_desired() || !self.leases.is_synced() || !self.shown.synced {
             debug!(ops, "kernel state follows the leases");
         } else if cause.why == Why::Resync && !more_than_entries {
-            // Their dumps skip some entries now and then while others change, and their loss is announced.
+            // Dumps of these entries sometimes miss some while others change; a real loss causes a notification.
             debug!(ops, "entries put again that the resync did not show");
         } else {
             if cause.why == Why::Resync {
@@ -357,7 +357,7 @@ impl<D: Driver> Reconciler<D> {
     }
 }
 
-/// Why an operation was refused, as far as the errno tells.
+/// Why an operation was refused, as far as the errno shows.
 fn explain(refusal: &Refusal) -> Reason {
     match (refusal.errno, refusal.op.object()) {
         (libc::EEXIST, Object::Route(route)) => Reason::new(
@@ -373,13 +373,13 @@ fn explain(refusal: &Refusal) -> Reason {
     }
 }
 
-/// A sum of operations that went through.
+/// A sum of operations that succeeded.
 #[derive(Debug, Clone, Copy, Default)]
 struct Done {
     ops: usize,
     /// One of them.
     object: Option<ObjectKey>,
-    /// Whether there was more than new neighbour and FDB entries.
+    /// Whether there were operations other than new neighbour and FDB entries.
     more_than_entries: bool,
 }
 
@@ -399,19 +399,19 @@ impl std::ops::AddAssign for Done {
     }
 }
 
-/// Why a pass is made.
+/// Why a pass runs.
 struct Cause {
     why: Why,
-    /// Whether everything was read.
+    /// Whether all objects were read.
     looked: bool,
 }
 
-/// What hangs together with subnets of which the store says something that can't be read. Only these very
-/// subnets: a record of the whole network must not keep what others left.
+/// Objects of subnets whose lease record is unreadable. They must not be deleted until it can be read. Only exactly
+/// these subnets count: an unreadable record of the whole network must not keep the leftovers of other nodes.
 struct Kept<'a> {
     unknown: [&'a Unknown; 2],
     have: &'a Dataplane,
-    /// The MACs of their neighbours, once they are asked for.
+    /// The MACs of their neighbours, computed on demand.
     macs: OnceCell<BTreeSet<MacAddr>>,
 }
 

@@ -1,4 +1,4 @@
-//! What the loop says about itself: worked out and announced a few times a second at most, whatever happens meanwhile.
+//! Publishes the status of the loop, a few times a second at most, however often it changes.
 
 use std::time::{Duration, SystemTime};
 
@@ -14,12 +14,12 @@ use crate::events::NetworkEvent;
 use crate::status::{Harm, Listed, Problem, Problems, Reach, Subject};
 use crate::told::Told;
 
-/// How often the status is announced while it changes all the time.
+/// The interval between two statuses while it changes all the time.
 const EVERY: Duration = Duration::from_millis(250);
-/// How many changes in a row are announced at once.
+/// How many changes in a row are published without a delay.
 const BURST: u32 = 4;
 
-/// The status, and what it is made of that nobody else keeps.
+/// The published status, and those parts of it that are stored nowhere else.
 #[derive(Debug)]
 pub(super) struct Shown {
     status: watch::Sender<NetworkStatus>,
@@ -31,11 +31,11 @@ pub(super) struct Shown {
     pub(super) last_repair: Option<Duration>,
     /// Operations sent to the kernel.
     pub(super) operations: u64,
-    /// The refused leases that were named in the log.
+    /// The rejected leases that were named in the log.
     told: Told,
-    /// Up to when the announcements so far would be spread if there was one at a time.
+    /// When the next status would be due if all so far had kept the interval (a token bucket).
     spent: Instant,
-    /// Whether there may be news that is not announced.
+    /// Whether there may be changes that are not published.
     is_late: bool,
 }
 
@@ -59,7 +59,7 @@ impl Shown {
         self.status.subscribe()
     }
 
-    /// When to announce what could not be announced yet.
+    /// When to publish changes that were delayed.
     pub(super) fn due(&self) -> Option<Instant> {
         self.is_late.then(|| self.allowed_at())
     }
@@ -69,20 +69,20 @@ impl Shown {
         self.spent.checked_sub(ahead).unwrap_or(self.spent)
     }
 
-    /// Whether an announcement may be made now; else it is due later.
+    /// Whether the status may be published now. If not, it is due later.
     fn may_announce(&mut self, now: Instant) -> bool {
         self.is_late = now < self.allowed_at();
         !self.is_late
     }
 
-    /// Announces a status if it is another one. Returns what to tell of the leases that it has and the last one had not.
+    /// Publishes a status if it changed. Returns events about leases that are rejected now and were not before.
     fn announce(&mut self, next: NetworkStatus, now: Instant) -> Vec<NetworkEvent> {
         let mut named = Vec::new();
         let changed = self.status.send_if_modified(|status| {
             let told = &status.problems.leases.sample;
             let news = next.problems.leases.sample.iter().filter(|problem| !told.contains(problem));
             named.extend(news.cloned());
-            // Lists that are no copies of one another differ, since only what differs is put into them.
+            // Peer lists that are not copies of each other differ, since only changed entries are put into them.
             let changed = !status.peer_list.is_copy_of(&next.peer_list) || *status != next;
             *status = next;
             changed
@@ -103,7 +103,7 @@ impl Shown {
 }
 
 impl<D: Driver> Reconciler<D> {
-    /// Announces what is different from what was announced last, now or when it is time.
+    /// Publishes the status if it changed, now or when the interval is over.
     pub(super) fn publish(&mut self) {
         self.shown.synced |= self.leases.is_synced()
             && !self.work.has_objects()
@@ -131,7 +131,7 @@ impl<D: Driver> Reconciler<D> {
         }
     }
 
-    /// All that is wrong, whatever it costs.
+    /// All problems, whatever their harm.
     fn problems(&self) -> Problems {
         let mut node = Vec::new();
         let all = |subject, text: String| Problem::new(subject, Harm::All, text);
@@ -161,7 +161,7 @@ impl<D: Driver> Reconciler<D> {
         Problems { node, objects, leases: Listed::new(count, bad.chain(refused)), reach }
     }
 
-    /// How many peers of a family there are, and how many pods can't reach.
+    /// How many peers of a family there are, and how many of them pods can't reach.
     fn reach(&self, family: Family, node: &[Problem]) -> Reach {
         let Reach { expected, cut } = self.peers.reach(family);
         let is_down = node.iter().any(|it| it.harm == Harm::All && it.family.is_none_or(|of| of == family));

@@ -1,5 +1,5 @@
-//! What is to be stored for the next start: changes are gathered here, and told as one once the kernel has what they
-//! say. Until then what was told last stands.
+//! What the state file should store for the next start. Changes are collected here and published together, once the
+//! kernel has been changed accordingly. Until then the state that was published last counts.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,26 +12,26 @@ use crate::lease::{AgedLease, LeaseChange, LeaseKey};
 use crate::repack::repack;
 use crate::state_file::State;
 
-/// The state and what is not told of it yet.
+/// The published state, and changes that are not published yet.
 #[derive(Debug)]
 pub(super) struct Record {
     told: watch::Sender<State>,
-    /// All but the leases, as it is to be told.
+    /// Everything but the leases, as it should be published.
     head: State,
     /// The leases that changed since; `None` for one that is gone.
     leases: BTreeMap<LeaseKey, Option<Arc<AgedLease>>>,
-    /// Whether there is anything to tell.
+    /// Whether there are unpublished changes.
     is_changed: bool,
 }
 
 impl Record {
-    /// The state as far as it is known without leases, which nobody was told of yet.
+    /// A record of this state, which is not published yet.
     pub(super) fn new(state: State) -> Self {
         let head = State { leases: BTreeMap::new(), ..state.clone() };
         Self { told: watch::Sender::new(state), head, leases: BTreeMap::new(), is_changed: true }
     }
 
-    /// Learns of what is told from now on.
+    /// Returns a receiver of the published state.
     pub(super) fn subscribe(&self) -> watch::Receiver<State> {
         self.told.subscribe()
     }
@@ -46,19 +46,19 @@ impl Record {
         self.head.config.as_ref()
     }
 
-    /// Changes something besides the leases.
+    /// Changes something other than the leases.
     pub(super) fn edit(&mut self, edit: impl FnOnce(&mut State)) {
         edit(&mut self.head);
         self.is_changed = true;
     }
 
-    /// Gathers leases that changed.
+    /// Collects changed leases.
     pub(super) fn add_leases(&mut self, changes: &[LeaseChange]) {
         self.leases.extend(changes.iter().map(|change| (change.key, change.after.clone())));
         self.is_changed |= !changes.is_empty();
     }
 
-    /// Tells what changed. Costs those leases only.
+    /// Publishes the changes. It costs work for the changed leases only.
     pub(super) fn tell(&mut self) {
         if !std::mem::take(&mut self.is_changed) {
             return;

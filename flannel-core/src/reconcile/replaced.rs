@@ -1,8 +1,9 @@
-//! Routes of ours that somebody else replaced (`ip route replace`): put back a few times, then left as a conflict.
+//! Routes of ours that somebody else replaced (`ip route replace`). The loop puts them back a few times, then reports a
+//! conflict and leaves the foreign route.
 //!
-//! The kernel keeps no trace of the route that was replaced, so the proof that ours was there first is this run's own
-//! knowledge: a route that the kernel had, that is ours and desired, and that we did not delete. Whoever holds its
-//! key now came later. A holder that was there before ours is never touched, and after a restart nothing is known.
+//! The kernel keeps no trace of a replaced route. So only what this run observed proves that ours was there first: the
+//! kernel had a route of ours that is desired, and we did not delete it. Then a foreign route with its key came later.
+//! A foreign route that was there before ours is never touched. After a restart nothing is known.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -26,9 +27,9 @@ const WINDOW: Duration = Duration::from_secs(60);
 pub(super) struct Replaced {
     /// Desired routes that were ours in this run and are not there now.
     lost: BTreeSet<ObjectKey>,
-    /// Those of them that the kernel refused to create, since somebody holds their key.
+    /// Those of them that the kernel refused to create, since somebody else's route has their key.
     contested: BTreeSet<ObjectKey>,
-    /// Those that were put back not long ago, or were given up.
+    /// Routes that were put back recently, or given up.
     fights: BTreeMap<ObjectKey, Fight>,
 }
 
@@ -50,14 +51,14 @@ enum Verdict {
 }
 
 impl Replaced {
-    /// A desired object of ours is gone, or somebody else's is under its key.
+    /// Records that a desired object of ours is gone, or that somebody else's object has its key.
     pub(super) fn lose(&mut self, key: ObjectKey) {
         if let ObjectKey::Route(..) = key {
             self.lost.insert(key);
         }
     }
 
-    /// Everything was read again: what `before` had and `now` lacks is lost without a notification.
+    /// After a resync: records objects that `before` had and `now` lacks as lost.
     pub(super) fn compare(&mut self, before: &Dataplane, now: &Dataplane, desired: &Dataplane) {
         let is_lost = |key: &ObjectKey| desired.get(key).is_some() && now.get(key).is_none();
         let routes = before.keys().filter(|key| matches!(key, ObjectKey::Route(..)));
@@ -65,13 +66,13 @@ impl Replaced {
         self.lost.retain(|key| now.get(key).is_none());
     }
 
-    /// Ours is there again.
+    /// Records that our object is there again.
     pub(super) fn regain(&mut self, key: &ObjectKey) {
         self.lost.remove(key);
     }
 
-    /// Somebody holds the key of a route that can't be created. Returns whether ours was there first; then it is
-    /// looked at who that is.
+    /// Records that a route can't be created because somebody else's route has its key. Returns whether ours was there
+    /// first; then the loop looks up the other route.
     pub(super) fn contest(&mut self, key: ObjectKey) -> bool {
         let is_lost = self.lost.contains(&key);
         if is_lost {
@@ -80,13 +81,14 @@ impl Replaced {
         is_lost
     }
 
-    /// Whether the route that was left in the place of ours became another one by this.
+    /// Whether this object differs from the foreign route that was left in the place of ours.
     pub(super) fn has_changed(&self, object: &Object) -> bool {
         let fight = self.fights.get(&object.key());
         fight.and_then(|fight| fight.conceded).is_some_and(|conceded| Object::Route(conceded) != *object)
     }
 
-    /// Forgets what is not desired any more: whoever holds its key when it is desired again was there before.
+    /// Forgets routes that are no longer desired: if one is desired again later, a route that then has its key was
+    /// there first.
     pub(super) fn prune(&mut self, desired: &Dataplane) {
         self.lost.retain(|key| desired.get(key).is_some());
         self.fights.retain(|key, _| desired.get(key).is_some());
@@ -118,30 +120,32 @@ impl Fight {
 }
 
 impl<D: Driver> Reconciler<D> {
-    /// Looks who holds the contested keys, in one read a family. Returns what puts ours back.
+    /// Reads which routes have the contested keys, with one dump for each family. Returns the operations that put ours
+    /// back.
     pub(super) async fn look_at_contested(&mut self) -> Result<Vec<Op>, KernelError> {
         let keys = std::mem::take(&mut self.replaced.contested);
         if keys.is_empty() {
             return Ok(Vec::new());
         }
-        // After an error they are tried again, and contested again.
+        // After an error the loop tries to create them again, which contests them again.
         let read = self.read_holders(&keys).await.inspect_err(|_| self.work.compare(keys.iter().copied()))?;
         let (holders, links) = read;
         let now = Instant::now();
         let mut ops = Vec::new();
         for key in keys {
             let Some(desired @ Object::Route(ours)) = self.peers.want().get(&key) else { continue };
-            // The kernel uses the first of several with one key.
+            // Of several routes with one key the kernel uses the first.
             let there = holders.get(&key).map(Vec::as_slice).unwrap_or_default();
             let Some((holder, behind)) = there.split_first() else {
-                // It went meanwhile, or the kernel has another reason, which it is asked for once more.
+                // The other route is gone by now, or the kernel refused for another reason, which the next attempt
+                // shows.
                 self.replaced.regain(&key);
                 self.work.compare([key]);
                 continue;
             };
             let holder = *holder;
             if self.is_ours(&Object::Route(holder)) {
-                // A foreign route is behind it, which does no harm.
+                // The foreign route comes after ours and does no harm.
                 self.replaced.regain(&key);
                 self.have.insert(Object::Route(holder));
                 self.mark_users([key]);
@@ -152,7 +156,7 @@ impl<D: Driver> Reconciler<D> {
             let reason: Reason = match self.replaced.decide(key, holder, now) {
                 Verdict::PutBack => {
                     self.tell(NetworkEvent::RouteReplaced { route: key, foreign });
-                    // Two routes can't be the same.
+                    // The kernel does not accept two equal routes.
                     let behind =
                         behind.iter().copied().map(Object::Route).filter(|route| self.is_ours(route));
                     ops.extend(behind.map(Op::Delete));
@@ -202,15 +206,16 @@ impl<D: Driver> Reconciler<D> {
     }
 }
 
-/// The kernel refuses an IPv6 route whose onlink gateway lies in the foreign route of another link, and so one to our
-/// own device in the place of that. While there is a route to the gateway, it takes it.
+/// A route to the gateway of `ours`. The kernel refuses an IPv6 route with an onlink gateway that a route of another
+/// link covers, and the foreign route on the other link covers ours. With a route to the gateway on our device, the
+/// kernel accepts it.
 fn gateway_route(ours: &Route) -> Option<Route> {
     let needs = ours.onlink && ours.through == Through::Itself && ours.dst.family() == Family::V6;
     let dst = Subnet::containing(ours.via.filter(|_| needs)?, Family::V6.bits())?;
     Some(Route { dst, via: None, onlink: false, ..*ours })
 }
 
-/// A route in the words of `ip route`.
+/// A route as `ip route` prints it.
 fn shown(route: &Route, links: &[Link]) -> String {
     let via = route.via.map(|via| format!("via {via} "));
     let link = route.link.map(|index| {

@@ -1,4 +1,4 @@
-//! Follows the addresses of the underlay: devices first, then what is published.
+//! Follows the addresses of the underlay: first the devices change, then the published attributes.
 
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -13,19 +13,19 @@ use crate::peers::Segments;
 use crate::underlay::{Change, Follower, gather};
 
 impl<D: Driver> Reconciler<D> {
-    /// From now on the underlay is chosen again when what was chosen is gone.
+    /// Chooses the underlay again from now on, when the chosen one is gone.
     pub(crate) fn follow(&mut self, underlay: Follower) {
         self.underlay = Some(underlay);
-        // It may have changed since it was chosen.
+        // The underlay may have changed since it was chosen.
         self.work.check_underlay();
     }
 
-    /// What this node has to publish; see [`crate::backend::Network::attrs`].
+    /// The attributes that this node has to publish; see [`crate::backend::Network::attrs`].
     pub fn attrs(&self) -> watch::Receiver<LeaseAttrs> {
         self.attrs.subscribe()
     }
 
-    /// Notes the subnets of the underlay's link. While it has no address, they are what they were.
+    /// Records the subnets of the underlay's link. While the link has no address, the last ones stay.
     pub(crate) fn place(&mut self, link: LinkIndex, addresses: &[LinkAddress]) {
         let of_link = addresses.iter().filter(|own| own.link == link).map(|own| own.addr);
         let segments = Segments::new(of_link);
@@ -39,7 +39,8 @@ impl<D: Driver> Reconciler<D> {
         self.underlay.as_ref().and_then(Follower::problem).map(str::to_owned)
     }
 
-    /// Looks whether the underlay still stands, and moves to its successor once that has settled.
+    /// Checks that the underlay's link and addresses still exist; changes to the replacement after it has been stable
+    /// for a while.
     pub(super) async fn look_at_underlay(&mut self) -> Result<(), KernelError> {
         let Some(follower) = &mut self.underlay else { return Ok(()) };
         let host = gather(&mut *self.kernel, &follower.options).await?;
@@ -53,7 +54,7 @@ impl<D: Driver> Reconciler<D> {
                     self.work.check_devices();
                     match &change {
                         Change::Moved(_) => has_moved = true,
-                        // With its new name it may not stand all the same.
+                        // The renamed link may have lost its addresses, too.
                         Change::Renamed(_) => self.work.check_underlay(),
                     }
                     follower.take(change);
@@ -67,7 +68,7 @@ impl<D: Driver> Reconciler<D> {
             self.desire_anew();
         }
         self.place(link, &host.addresses);
-        // A device may have waited for the very address that came.
+        // A device may have waited for this address.
         if self.devices.problem.is_some() {
             self.work.check_devices();
         }
@@ -84,7 +85,7 @@ impl<D: Driver> Reconciler<D> {
         Ok(())
     }
 
-    /// Says what is to be published, once the devices are what it says.
+    /// Publishes the attributes once the devices match them.
     pub(super) fn announce_attrs(&mut self) {
         if self.work.has_devices() || self.work.has_peers() || self.devices.problem.is_some() {
             return;

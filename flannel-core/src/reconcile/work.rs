@@ -1,4 +1,5 @@
-//! What the loop has to look at, and why: two values, since the same look finds drift, or what is desired anew.
+//! What the loop has to look at, and why. These are two values, since the same difference can be drift or follow from a
+//! new desired state.
 
 use std::collections::BTreeSet;
 
@@ -19,10 +20,10 @@ pub(super) struct Work {
 /// Which objects a pass compares.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) enum Objects {
-    /// All, which are read first.
+    /// All objects, after reading them from the kernel.
     #[default]
     All,
-    /// Those under these keys, by what is known of the kernel.
+    /// The objects with these keys, without reading the kernel again.
     Keys(BTreeSet<ObjectKey>),
 }
 
@@ -41,60 +42,60 @@ impl Objects {
     }
 }
 
-/// Why the kernel may hold something else than is desired. The later of two takes precedence.
+/// Why observed and desired state may differ. Of two causes the later variant wins.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Why {
-    /// Something happened in the kernel, or may have: what differs is drift.
+    /// Something changed in the kernel, or may have: a difference is drift.
     #[default]
     Drift,
-    /// The regular resync, and nothing else. Its dumps skip some entries now and then while others change.
+    /// Only the regular resync. Its dumps sometimes miss entries while others change.
     Resync,
-    /// Something else is desired than before: what differs is no drift.
+    /// The desired state changed: a difference is not drift.
     Desired,
 }
 
 impl Work {
-    /// What a loop begins with.
+    /// The work with which a loop starts: devices and objects.
     pub(super) fn of_start() -> Self {
         Self { devices: true, objects: true, ..Self::default() }
     }
 
-    /// The underlay's link and addresses may have changed.
+    /// Adds a check of the underlay, whose link or addresses may have changed.
     pub(super) fn check_underlay(&mut self) {
         self.underlay = true;
     }
 
-    /// This node's record may fare otherwise among those of others.
+    /// Adds a check of this node's claims: their conflicts may have changed.
     pub(super) fn check_claims(&mut self) {
         self.claims = true;
     }
 
-    /// A device may have changed.
+    /// Adds a check of the devices, since one may have changed.
     pub(super) fn check_devices(&mut self) {
         self.devices = true;
     }
 
-    /// What the host does with packets of pods may have changed.
+    /// Adds a check of what the host does with pods' packets (forwarding, addresses in the way).
     pub(super) fn check_host(&mut self) {
         self.host = true;
     }
 
-    /// What the kernel holds is unknown.
+    /// Adds reading all objects, since the observed state is unknown.
     pub(super) fn read_objects(&mut self) {
         self.objects = true;
     }
 
-    /// The objects under these keys may not be as desired.
+    /// Adds a comparison of the objects with these keys.
     pub(super) fn compare(&mut self, keys: impl IntoIterator<Item = ObjectKey>) {
         self.keys.extend(keys);
     }
 
-    /// What leases mean may have changed: all peers are worked out again, on devices that are looked at before.
+    /// Adds computing all peers again, after a check of the devices: leases may need other objects.
     pub(super) fn rebuild_peers(&mut self) {
         (self.peers, self.devices) = (true, true);
     }
 
-    /// Anything may have changed.
+    /// Adds everything, since anything may have changed.
     pub(super) fn check_all(&mut self) {
         (self.underlay, self.devices, self.host, self.objects) = (true, true, true, true);
     }
@@ -105,27 +106,27 @@ impl Work {
         *underlay || *devices || *host || *objects || !keys.is_empty()
     }
 
-    /// Whether the devices, and what is on them, are known to be looked at.
+    /// Whether a check of the devices and their objects is pending.
     pub(super) fn has_devices(&self) -> bool {
         self.devices
     }
 
-    /// Whether what the kernel holds is yet to be read.
+    /// Whether reading all objects is pending.
     pub(super) fn has_objects(&self) -> bool {
         self.objects
     }
 
-    /// Whether peers are yet to be worked out again.
+    /// Whether computing all peers is pending.
     pub(super) fn has_peers(&self) -> bool {
         self.peers
     }
 
-    /// Whether this node's claims are yet to be looked at.
+    /// Whether a check of this node's claims is pending.
     pub(super) fn has_claims(&self) -> bool {
         self.claims
     }
 
-    /// Takes the check of the underlay off the list. Returns whether it was on it, as all of these do.
+    /// Takes the check of the underlay off the list. Returns whether it was on the list, as all of these do.
     pub(super) fn begin_underlay(&mut self) -> bool {
         std::mem::take(&mut self.underlay)
     }
@@ -150,7 +151,7 @@ impl Work {
         std::mem::take(&mut self.host)
     }
 
-    /// Takes the objects off the list. Whoever reads all need not compare single ones.
+    /// Takes the objects off the list. If all are to be read, the single keys are dropped.
     pub(super) fn begin_objects(&mut self) -> Objects {
         let keys = std::mem::take(&mut self.keys);
         if std::mem::take(&mut self.objects) { Objects::All } else { Objects::Keys(keys) }
@@ -158,7 +159,7 @@ impl Work {
 }
 
 impl Why {
-    /// Something else is desired than before.
+    /// Whether the desired state changed.
     pub(super) fn is_desired(self) -> bool {
         self == Self::Desired
     }
