@@ -1,8 +1,8 @@
-//! When this node first saw what a lease says: what decides between leases that contradict each other.
+//! When this node first saw the values of a lease, which decides between conflicting leases.
 //!
-//! An age is no time. It is the number of the message of the watch in which *this value* was first seen at
-//! *this lease*: all that one snapshot brings has one number, since nothing tells what of it came first. Ages
-//! survive restarts by the state file.
+//! An age is not a time. It is the number of the watch message in which this node first saw *this value* at *this
+//! lease*. All values of one snapshot have the same number, since the snapshot does not show which of them came first.
+//! The state file keeps ages over restarts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, Hash, RandomState};
@@ -38,7 +38,7 @@ impl Ages {
         }
     }
 
-    /// The ages of what follows on a version with these ages: what is the same keeps its age.
+    /// The ages of the next version of a lease: values that are the same keep their age.
     pub(crate) fn follow(self, before: &Lease, after: &Lease, now: u32) -> Self {
         let (was, is) = (&before.attrs, &after.attrs);
         let public_ip = |family| was.public_ips.get(family) == is.public_ips.get(family);
@@ -46,7 +46,8 @@ impl Ages {
         self.keep(now, PerFamily::from_fn(|family| Some((public_ip(family), data(family)))))
     }
 
-    /// Which parts of each family are the same: underlay address, backend data.
+    /// The ages for the next version. `same` says for each family whether underlay address and backend data are the
+    /// same.
     fn keep(self, now: u32, same: PerFamily<(bool, bool)>) -> Self {
         let mut next = self;
         for (family, (public_ip, data)) in same.iter() {
@@ -60,7 +61,7 @@ impl Ages {
         next
     }
 
-    /// All five: the form in which they are stored.
+    /// All five ages, in the order in which they are stored.
     pub(crate) fn to_array(self) -> [u32; 5] {
         let ([ip4, ip6], [data4, data6]) = (self.public_ips, self.backend_data);
         [self.subnet, ip4, ip6, data4, data6]
@@ -82,12 +83,12 @@ fn at(family: Family) -> usize {
     }
 }
 
-/// Whether two nodes that read them would understand the same.
+/// Whether both mean the same to a node that reads them.
 pub fn is_same_data(a: Option<&BackendData>, b: Option<&BackendData>) -> bool {
     a == b || matches!((a, b), (Some(a), Some(b)) if canonical(a) == canonical(b))
 }
 
-/// The text without what means nothing: white space and the order of members.
+/// The text without differences that mean nothing: white space and the order of members.
 fn canonical(data: &BackendData) -> String {
     data.decode::<Value>().map_or_else(|_| data.as_str().to_owned(), |value| value.to_string())
 }
@@ -97,7 +98,7 @@ fn canonical(data: &BackendData) -> String {
 pub struct AgedLease {
     /// The lease.
     pub lease: Lease,
-    /// When what it says was first seen.
+    /// When its values were first seen.
     pub ages: Ages,
 }
 
@@ -116,8 +117,8 @@ impl From<Lease> for AgedLease {
     }
 }
 
-/// What an earlier run knew of leases that this one has not seen yet. Of their values it needs no more than to
-/// know them again, and there may be thousands: so it keeps hashes.
+/// The ages of leases that an earlier run knew and this one has not seen yet. It keeps hashes of their values, which is
+/// enough to recognise them, since there may be thousands.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Remembered {
     hasher: RandomState,
@@ -125,8 +126,7 @@ pub(super) struct Remembered {
 }
 
 impl Remembered {
-    /// Takes what was stored, with ages that are numbered anew from 1, in their order. Returns it with the
-    /// youngest age.
+    /// Takes the stored leases and renumbers their ages from 1, in the same order. Returns them with the youngest age.
     pub(super) fn new<'a>(stored: impl Iterator<Item = (&'a Lease, Ages)> + Clone) -> (Self, u32) {
         let ages: BTreeSet<u32> = stored.clone().flat_map(|(_, ages)| ages.to_array()).collect();
         let ages: Vec<u32> = ages.into_iter().collect();
@@ -150,7 +150,7 @@ impl Remembered {
         self.hasher.hash_one(value)
     }
 
-    /// The ages of a lease that is seen for the first time in this run, and is not remembered from then on.
+    /// The ages of a lease that this run sees for the first time. They are forgotten here by that.
     pub(super) fn take(&mut self, lease: &Lease, now: u32) -> Option<Ages> {
         let (ages, were) = self.leases.remove(&lease.key)?;
         let are = self.values(lease);
@@ -161,7 +161,7 @@ impl Remembered {
         Some(ages.keep(now, PerFamily::from_fn(same)))
     }
 
-    /// Forgets all but such leases.
+    /// Forgets all leases but those for which `is_such` is true.
     pub(super) fn retain(&mut self, is_such: impl Fn(&LeaseKey) -> bool) {
         self.leases.retain(|key, _| is_such(key));
     }

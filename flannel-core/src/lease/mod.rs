@@ -29,10 +29,10 @@ use crate::error::chain;
 pub struct Lease {
     /// The subnets, which are also the identity of the lease.
     pub key: LeaseKey,
-    /// Where the node is, and what its backend says about it.
+    /// Where the node is, and its backend data.
     pub attrs: LeaseAttrs,
-    /// When the record was created, in the store's own count (etcd: create revision). It decides between leases
-    /// that contradict each other and were first seen together; see [`Ages`].
+    /// When the record was created, in the store's own count (etcd: create revision). It decides between conflicting
+    /// leases that were first seen together; see [`Ages`].
     pub created: u64,
 }
 
@@ -62,25 +62,25 @@ impl fmt::Display for Lease {
 /// One message of a lease watch. The first of a store is a `Snapshot`, and so is the first after a gap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LeaseUpdate {
-    /// All that the store holds, as the store itself listed it.
+    /// All leases of the store, as the store itself listed them.
     Snapshot {
         /// The leases.
         leases: Vec<Lease>,
         /// Unreadable records: their last good state stays.
         undecodable: BadRecords,
     },
-    /// What an earlier run knew, while the store does not answer. No snapshot: nothing is gone because it is
-    /// not among these.
+    /// The leases that an earlier run knew, while the store does not answer. It is not a snapshot: a lease that is
+    /// missing here is not deleted.
     Recalled {
         /// The leases.
         leases: Vec<Lease>,
-        /// When that was known, in seconds since 1970.
+        /// When they were stored, in seconds since 1970.
         saved: u64,
     },
     /// A lease was created or changed.
     Put(Lease),
     /// The record with this key (below `subnets/`, as the store had it) was deleted.
     Removed(String),
-    /// A record was written that can't be read: its last good state stays.
+    /// An unreadable record was written: the last good state of its lease stays.
     Undecodable(BadRecord),
 }

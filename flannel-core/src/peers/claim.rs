@@ -1,4 +1,4 @@
-//! What only one node can have, and when two claims exclude each other.
+//! Values that only one node can have, and when two claims conflict.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -6,21 +6,21 @@ use std::net::IpAddr;
 use crate::addr::{Family, LinkIndex, MacAddr, Subnet};
 use crate::lease::{Field, LeaseAttrs};
 
-/// Something that only one node can have.
+/// A value that only one node can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Claim {
-    /// Pod addresses. Contradicts every claim on a subnet that overlaps, and every underlay address in it: a
-    /// route to it would swallow the packets that carry all others.
+    /// A subnet of pods. It conflicts with every overlapping subnet, and with every underlay address in it: a route to
+    /// the subnet would take the encapsulated packets to that address.
     Subnet(Subnet),
-    /// A VTEP MAC on a device of ours. Contradicts the same MAC at another underlay address.
+    /// A VTEP MAC on a device of ours. It conflicts with the same MAC at another underlay address.
     Vtep(LinkIndex, MacAddr, IpAddr),
-    /// An underlay address. One node may have several leases, so of other underlay addresses this contradicts
-    /// our own alone.
+    /// An underlay address. One node may have several leases, so two leases may have the same address; it conflicts
+    /// only if it is this node's own.
     Underlay(IpAddr),
 }
 
 impl Claim {
-    /// The part of a lease that says so.
+    /// The part of a lease that makes this claim.
     pub fn field(self) -> Field {
         match self {
             Self::Subnet(subnet) => Field::Subnet(subnet.family()),
@@ -43,7 +43,7 @@ impl Claim {
         }
     }
 
-    /// Whether nobody else can have this beside a claim of this node's own.
+    /// Whether this claim of another node conflicts with a claim of this node.
     pub(super) fn excludes_ours(self, own: Self) -> bool {
         match (self, own) {
             (Self::Underlay(addr), Self::Underlay(own)) => addr == own,
@@ -54,7 +54,7 @@ impl Claim {
         }
     }
 
-    /// What makes both impossible at once, with the field of the record that says so.
+    /// Why both claims conflict, with the field of the record.
     pub(super) fn against(self, other: Self, holder: &dyn fmt::Display) -> String {
         match (self, other) {
             (Self::Subnet(subnet), Self::Underlay(addr)) => {
@@ -77,7 +77,7 @@ impl Claim {
     }
 }
 
-/// What makes the claims of one lease impossible together.
+/// Why the claims of one lease conflict with each other.
 pub(super) fn against_itself(claims: &[Claim]) -> Option<String> {
     let subnets = claims.iter().filter_map(|claim| match claim {
         Claim::Subnet(subnet) => Some(*subnet),

@@ -1,4 +1,4 @@
-//! Why a lease is not programmed beside others, and what is said about it.
+//! Why a lease is not programmed because of others, and the text about it.
 
 use std::fmt;
 
@@ -6,12 +6,12 @@ use super::{Claim, Grounds};
 use crate::lease::LeaseKey;
 use crate::subnet::Remedy;
 
-/// Whose the other claim is.
+/// Who has the other claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Holder {
-    /// This node's.
+    /// This node.
     Us,
-    /// That of a lease which is programmed, and why it has precedence; `None` if precedence goes in a circle.
+    /// A programmed lease, and why it has precedence; `None` if precedence goes in a circle.
     Lease(LeaseKey, Option<Grounds>),
 }
 
@@ -36,7 +36,7 @@ impl fmt::Display for Grounds {
     }
 }
 
-/// A claim of a lease that something else excludes.
+/// Why this lease must not be programmed: its conflict with this node or with a programmed lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Conflict {
     pub(super) claim: Claim,
@@ -45,13 +45,13 @@ pub(super) struct Conflict {
 }
 
 impl Conflict {
-    /// Whether pods of a node are cut for it that should be reached: not for a lease that contradicts this node, nor
-    /// for a former one of a node that is reached by another.
+    /// Whether the conflict cuts off pods that should be reached. It does not if the lease conflicts with this node, or
+    /// if it is a former lease of a node that is reached by another one.
     pub(super) fn cuts(&self) -> bool {
         matches!(self.holder, Holder::Lease(_, grounds) if grounds != Some(Grounds::Renewed))
     }
 
-    /// What is wrong with the lease `key`, and what an operator does.
+    /// What is wrong with the lease `key`, and what an operator should do.
     pub(super) fn tell(&self, key: LeaseKey, remedy: &Remedy) -> String {
         let why = self.claim.against(self.other, &self.holder);
         match self.holder {

@@ -1,9 +1,8 @@
-//! A set that nearly always has one member.
+//! A set that nearly always has exactly one member.
 
 use std::collections::BTreeSet;
 
-/// A set without the price of one while it has a single member: of thousands of addresses, hardly any is
-/// claimed twice.
+/// A set that allocates only from the second member on: of thousands of addresses, hardly any is claimed twice.
 #[derive(Debug, Clone)]
 pub(super) enum Few<T> {
     One(T),
@@ -23,7 +22,7 @@ impl<T: Ord + Copy> Few<T> {
         }
     }
 
-    /// Removes a member, unless it is the last: then the set has to go.
+    /// Removes a member, unless it is the last: then the caller removes the set.
     pub(super) fn remove(&mut self, member: &T) -> Removed {
         match self {
             Self::One(only) if only == member => Removed::Last,
@@ -50,7 +49,7 @@ impl<T: Ord + Copy> Few<T> {
     }
 }
 
-/// What came of a removal.
+/// The result of a removal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Removed {
     /// It was no member.

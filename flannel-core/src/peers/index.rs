@@ -1,4 +1,4 @@
-//! Finds the leases whose claims contradict given ones without looking at all leases.
+//! Finds the leases whose claims conflict with given ones, without looking at all leases.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,7 +10,7 @@ use crate::addr::{Family, LinkIndex, MacAddr, PrefixLengths, Subnet};
 use crate::lease::LeaseKey;
 use crate::repack::repack;
 
-/// Who claims what.
+/// The leases by claim.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ClaimIndex {
     subnets: BTreeMap<Subnet, Few<LeaseKey>>,
@@ -56,7 +56,7 @@ impl ClaimIndex {
         }
     }
 
-    /// The other leases with a claim that contradicts one of these.
+    /// The other leases with a claim that conflicts with one of these.
     pub(super) fn contradicting(&self, key: &LeaseKey, claims: &[Claim]) -> BTreeSet<LeaseKey> {
         let mut found = BTreeSet::new();
         for claim in claims {

@@ -1,6 +1,6 @@
-//! From leases to wanted kernel state: which leases hold where they contradict each other, and what all of
-//! them together ask of the kernel. Pure, and incremental: a changed lease costs work for itself and for
-//! those it contradicts, never for all.
+//! From leases to the desired state of the kernel: which leases are programmed where they conflict, and which objects
+//! all of them need. Pure, and incremental: a changed lease costs work for itself and for those that it conflicts with,
+//! never for all.
 
 mod claim;
 mod conflict;
@@ -32,22 +32,22 @@ pub use precedence::{Grounds, Standing};
 pub use rivals::{Rival, may_be_rivals};
 pub use segments::Segments;
 
-/// What one lease asks for.
+/// The objects and claims of one lease.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Peer {
-    /// The kernel objects that reach it.
+    /// The kernel objects that packets to its pods need.
     pub objects: Vec<Object>,
-    /// What it claims for itself alone.
+    /// The values that only its node can have.
     pub claims: Vec<Claim>,
 }
 
-/// Why a lease is no peer.
+/// Why a lease can't be programmed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PeerError {
-    /// It belongs to another backend or another network: nothing of it can be in the kernel.
+    /// It belongs to another backend or another network, so none of its objects can be in the kernel.
     #[error("{0}")]
     NotOurs(String),
-    /// What its backend published can't be read. That is unknown, not gone: its last good state stays.
+    /// Its backend data is unreadable. That counts as unknown, not as deleted: its last good state stays.
     #[error("{0}")]
     Malformed(String),
 }
@@ -61,7 +61,7 @@ impl PeerError {
         Err(Self::NotOurs(format!("its backend is {:?}, ours is {kind:?}", attrs.backend_type)))
     }
 
-    /// A lease none of whose address families this node has.
+    /// The error for a lease that shares no address family with this node.
     pub fn no_common_family() -> Self {
         Self::NotOurs("it has none of the address families of this node".to_owned())
     }
@@ -90,7 +90,7 @@ impl Counts {
 }
 
 impl Peer {
-    /// The families by which it is reached: those of which it has an underlay address.
+    /// The families by which the peer is reached, those with an underlay address.
     pub(crate) fn families(&self) -> impl Iterator<Item = Family> + use<'_> {
         let is_at = |claim: &Claim, family| match claim {
             Claim::Underlay(addr) | Claim::Vtep(.., addr) => Family::of(*addr) == family,
@@ -107,7 +107,7 @@ struct Entry {
     peer: Peer,
     /// Whether `peer` is programmed.
     holds: bool,
-    /// What is wrong with it. Hardly any has something.
+    /// What is wrong with it. Boxed, since nearly all entries have none.
     trouble: Option<Box<Trouble>>,
 }
 
@@ -115,9 +115,10 @@ struct Entry {
 struct Trouble {
     /// What is wrong with the newest version.
     fault: Option<PeerError>,
-    /// Why the last good one is not programmed: another lease, or we, have what it claims.
+    /// Why the last good version is not programmed: another lease, or this node, has a value that it claims.
     conflict: Option<Conflict>,
-    /// Whether that is certain for as long as the holder is what it is: then it takes no part in conflicts.
+    /// Whether the conflict is certain as long as the other lease does not change. Then this lease takes no part in
+    /// further conflicts.
     is_refused: bool,
 }
 
@@ -130,7 +131,7 @@ impl Entry {
         self.trouble.as_ref()?.conflict.as_ref()
     }
 
-    /// Who refuses it for certain.
+    /// Because of whom this lease is refused for certain.
     fn refused_by(&self) -> Option<Holder> {
         let trouble = self.trouble.as_ref().filter(|trouble| trouble.is_refused)?;
         trouble.conflict.as_ref().map(|conflict| conflict.holder)
@@ -140,51 +141,50 @@ impl Entry {
         Side { key, standing: self.standing, claims: &self.peer.claims }
     }
 
-    /// Whether it should be reachable, and another lease keeps it from being programmed.
+    /// Whether the peer should be reachable, but another lease keeps it from being programmed.
     fn is_lost(&self) -> bool {
         self.conflict().is_some_and(Conflict::cuts)
     }
 }
 
-/// All peers, and the kernel state they ask for together with our own objects.
+/// All peers, and the desired state: their objects and our own.
 ///
-/// Of leases that contradict each other ours holds first. Of two others the one whose claim was there first has
-/// precedence ([`Standing`]), and a lease is programmed if none that has precedence over it is.
+/// In a conflict this node's own claims win. Of two other leases the one whose claim was there first has precedence
+/// ([`Standing`]), and a lease is programmed if no lease with precedence over it is programmed.
 ///
-/// Anybody may write thousands of leases that contradict each other. One that is refused for certain, by us or by a
-/// lease over which none has precedence, is set aside: it excludes nobody, so it costs nothing any more until that
-/// lease goes or loses.
+/// Somebody may write thousands of conflicting leases. A lease is refused for certain if it conflicts with this node,
+/// or loses against a lease over which no other has precedence. Then it is set aside: it takes part in no further
+/// conflict, and costs nothing until the lease that refused it is removed or loses.
 #[derive(Debug, Clone, Default)]
 pub struct PeerTable {
     own: Vec<Claim>,
-    /// What an operator does about a record that is wrong.
+    /// The advice to operators about a wrong record.
     remedy: Remedy,
-    /// The overlay networks: what lies outside of them is no peer's.
+    /// The overlay networks. A lease with a subnet outside of them is refused.
     networks: PerFamily<Subnet>,
-    /// The underlay's subnets, of which some addresses are no peer's.
+    /// The underlay's subnets. Some of their addresses can't be a peer's.
     segments: Segments,
     entries: BTreeMap<LeaseKey, Entry>,
     programmed: usize,
-    /// The entries with a problem, so that nobody searches all for them.
+    /// The entries with a problem, so that they are found without a search of all.
     troubled: BTreeSet<LeaseKey>,
-    /// How many programmed leases have each family, and how many another lease keeps from being programmed.
+    /// How many leases of each family are programmed, and how many another lease keeps from being programmed.
     held: Counts,
     lost: Counts,
-    /// What those claim that may be programmed.
+    /// The claims of leases that may be programmed.
     index: ClaimIndex,
-    /// What those claim that are refused for certain.
+    /// The claims of leases that are refused for certain.
     refused: ClaimIndex,
-    /// Whom each lease refuses for certain.
+    /// For each lease, the leases that are refused for certain because of it.
     behind: BTreeMap<LeaseKey, BTreeSet<LeaseKey>>,
     /// The malformed leases of which no good version was seen.
     unknown: Unknown,
     want: Dataplane,
-    /// How many programmed peers besides the first ask for an object: two leases of one node share its FDB
-    /// entry.
+    /// How many programmed peers besides the first need an object: two leases of one node share its FDB entry.
     shared: BTreeMap<ObjectKey, usize>,
-    /// The leases that changed, and those that their former versions contradicted, until they are settled.
+    /// The leases that changed, and those that conflicted with their former versions, until they are settled.
     unsettled: BTreeSet<LeaseKey>,
-    /// The leases that were decided about since somebody asked last.
+    /// The leases that were decided since the last [`Self::drain_decided`].
     decided: Vec<LeaseKey>,
 }
 
@@ -198,27 +198,27 @@ impl PeerTable {
         table
     }
 
-    /// Says which links others use, too.
+    /// Sets the links that others use, too.
     pub fn share(&mut self, links: impl IntoIterator<Item = LinkIndex>) {
         self.want.share(links);
     }
 
-    /// Says what an operator does about a record that is wrong.
+    /// Sets the advice to operators about a wrong record.
     pub fn advise(&mut self, remedy: Remedy) {
         self.remedy = remedy;
     }
 
-    /// Says which networks all peers lie in. A family without one is not checked.
+    /// Sets the networks that contain all peers. A family without one is not checked.
     pub fn confine(&mut self, networks: PerFamily<Subnet>) {
         self.networks = networks;
     }
 
-    /// Says which subnets the underlay's link is in.
+    /// Sets the subnets of the underlay's link.
     pub fn place(&mut self, segments: Segments) {
         self.segments = segments;
     }
 
-    /// What the kernel should hold.
+    /// The desired state of the kernel.
     pub fn want(&self) -> &Dataplane {
         &self.want
     }
@@ -233,12 +233,12 @@ impl PeerTable {
         self.entries.iter().filter(|(_, entry)| entry.holds).map(|(key, entry)| (key, &entry.peer))
     }
 
-    /// The leases that are not programmed as they are, with the reason.
+    /// The leases whose newest version is not programmed, with the reason.
     pub fn problems(&self) -> impl Iterator<Item = (LeaseKey, String)> + '_ {
         self.troubled.iter().filter_map(|key| Some((*key, self.problem(*key)?)))
     }
 
-    /// Why a lease is not programmed as it is; `None` if it is, or is not decided about yet.
+    /// Why the newest version of a lease is not programmed; `None` if it is, or if it is not decided yet.
     pub fn problem(&self, key: LeaseKey) -> Option<String> {
         let entry = self.entries.get(&key)?;
         let conflict = entry.conflict().map(|conflict| conflict.tell(key, &self.remedy));
@@ -254,19 +254,19 @@ impl PeerTable {
         self.troubled.len()
     }
 
-    /// Whether a lease should be reachable, and another one keeps it from being programmed.
+    /// Whether the peer of a lease should be reachable, but another lease keeps it from being programmed.
     pub fn is_lost(&self, key: &LeaseKey) -> bool {
         self.entries.get(key).is_some_and(Entry::is_lost)
     }
 
-    /// How many peers of a family should be reachable, and how many of them another lease keeps from being
-    /// programmed. One whose lease contradicts this node, or can't be read, is none of them.
+    /// How many peers of a family should be reachable, and how many of them another lease keeps from being programmed.
+    /// Leases that conflict with this node or are unreadable don't count.
     pub fn reach(&self, family: Family) -> Reach {
         let cut = self.lost.of(family);
         Reach { expected: self.held.of(family) + cut, cut }
     }
 
-    /// The programmed peers that need an object under this key.
+    /// The programmed peers that need the object with this key.
     pub fn users(&self, object: &ObjectKey) -> Vec<LeaseKey> {
         let holds = |key: &LeaseKey| self.entries.get(key).is_some_and(|entry| entry.holds);
         let mut users: Vec<LeaseKey> = match *object {
@@ -281,8 +281,8 @@ impl PeerTable {
         users
     }
 
-    /// The programmed peers that ask for an object under this key. Unlike [`Self::users`] it has those that could do
-    /// without it, too: routes to gateways only keep a way open.
+    /// The programmed peers that have the object with this key. Unlike [`Self::users`] it includes peers that work
+    /// without it: a route to a gateway is only needed to change back from a direct route.
     pub(crate) fn peers_with(&self, object: &ObjectKey) -> Vec<LeaseKey> {
         match *object {
             ObjectKey::Route(dst, _) if dst.prefix() == dst.family().bits() => {
@@ -293,12 +293,12 @@ impl PeerTable {
         }
     }
 
-    /// What a lease asks for, if it is programmed.
+    /// The objects and claims of a lease, if it is programmed.
     pub(crate) fn programmed_peer(&self, key: &LeaseKey) -> Option<&Peer> {
         self.entries.get(key).filter(|entry| entry.holds).map(|entry| &entry.peer)
     }
 
-    /// The leases that were decided about since the last call. One can be among them twice, or be gone.
+    /// The leases that were decided since the last call. A lease can be among them twice, or be gone.
     pub(crate) fn drain_decided(&mut self) -> Vec<LeaseKey> {
         std::mem::take(&mut self.decided)
     }
@@ -320,7 +320,7 @@ impl PeerTable {
         &self.unknown
     }
 
-    /// What a lease claims, or claimed when it could be used last.
+    /// The claims of a lease, or of its last usable version.
     pub fn claims(&self, key: &LeaseKey) -> &[Claim] {
         self.entries.get(key).map_or(&[], |entry| &entry.peer.claims)
     }
@@ -337,8 +337,8 @@ impl PeerTable {
         touched
     }
 
-    /// Adds or changes a lease without deciding what it means for others, which [`Self::settle`] does for many at
-    /// once. Returns the keys of its former objects.
+    /// Adds or changes a lease without deciding conflicts, which [`Self::settle`] does for many at once. Returns the
+    /// keys of its former objects.
     pub fn stage(
         &mut self,
         key: LeaseKey,
@@ -357,7 +357,7 @@ impl PeerTable {
                 (last_good.0, last_good.1, Some(PeerError::Malformed(brief(&why))))
             }
         };
-        // They stay as they are, ten thousand of them.
+        // Objects rarely change, and there are ten thousand peers, so unused capacity is freed.
         peer.objects.shrink_to_fit();
         peer.claims.shrink_to_fit();
         if matches!(fault, Some(PeerError::Malformed(_))) && peer.claims.is_empty() {
@@ -365,7 +365,7 @@ impl PeerTable {
         } else {
             self.unknown.remove(&key);
         }
-        // Ours first, whatever others say.
+        // This node's claims win, whatever the leases' ages.
         let with_us = self.conflict_with_us(&peer.claims);
         let is_refused = with_us.is_some();
         if is_refused {
@@ -381,7 +381,7 @@ impl PeerTable {
         touched
     }
 
-    /// Refuses what can be nobody's, whatever the backend.
+    /// Refuses leases that no node can have, with any backend.
     fn judge(&self, key: LeaseKey, peer: Result<Peer, PeerError>) -> Result<Peer, PeerError> {
         let peer = peer?;
         for (family, subnet) in key.subnets().iter() {
@@ -398,7 +398,7 @@ impl PeerTable {
         }
     }
 
-    /// What is wrong with an underlay address that no node of this segment can have.
+    /// Why an underlay address can't be that of a node on this segment.
     fn at_nobody(&self, claims: &[Claim]) -> Option<String> {
         claims.iter().find_map(|claim| {
             let (Claim::Underlay(addr) | Claim::Vtep(.., addr)) = *claim else { return None };
@@ -408,7 +408,7 @@ impl PeerTable {
         })
     }
 
-    /// Gives back memory that many [`Self::put`] in the order of their keys left unused.
+    /// Frees memory that many [`Self::put`] in the order of their keys left unused.
     pub fn repack(&mut self) {
         repack(&mut self.entries);
         self.index.repack();
@@ -431,7 +431,7 @@ impl PeerTable {
         old.iter().flat_map(|old| &old.peer.objects).map(Object::key).collect()
     }
 
-    /// Takes a lease out of all books.
+    /// Removes a lease from all fields.
     fn unlink(&mut self, key: &LeaseKey) -> Option<Entry> {
         self.retract(key);
         self.troubled.remove(key);
@@ -453,7 +453,7 @@ impl PeerTable {
         }
         self.index.remove(key, &entry.peer.claims);
         self.unsettled.extend(self.index.contradicting(key, &entry.peer.claims));
-        // Whom it refused for certain is open again.
+        // The leases that it refused for certain are open again.
         let others = self.behind.remove(key).into_iter().flatten();
         others.for_each(|other| self.reopen(other));
         Some(entry)
@@ -471,7 +471,7 @@ impl PeerTable {
         }
     }
 
-    /// Withdraws what a lease asks for.
+    /// Removes the objects of a lease from the desired state.
     fn retract(&mut self, key: &LeaseKey) {
         let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.holds) else { return };
         entry.holds = false;

@@ -1,13 +1,13 @@
-//! Who has precedence where two leases exclude each other. Pure, and for one pair at a time.
+//! Which of two conflicting leases has precedence. Pure, and for one pair at a time.
 
 use super::Claim;
 use crate::addr::Family;
 use crate::lease::{AgedLease, Ages, Field, LeaseKey};
 
-/// What precedence is decided by.
+/// What decides precedence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Standing {
-    /// When what the lease says was first seen.
+    /// When this node first saw the values of the lease.
     pub ages: Ages,
     /// When the record was created, in the store's own count.
     pub created: u64,
@@ -37,12 +37,12 @@ impl Side<'_> {
         self.claims.iter().map(|claim| self.age(*claim)).min().unwrap_or(u32::MAX)
     }
 
-    /// Whether the record is the older one: what decides among what was seen together.
+    /// Whether the record is the older one, which decides between values that were seen together.
     pub(super) fn is_older_than(&self, other: &Self) -> bool {
         (self.standing.created, self.key) < (other.standing.created, other.key)
     }
 
-    /// Whether a lease has appeared with the backend data that it has.
+    /// Whether the lease had its present backend data when it appeared.
     fn is_of_one_piece(&self, family: Family) -> bool {
         self.age_of(Field::BackendData(family)) == self.age_of(Field::Subnet(family))
     }
@@ -55,17 +55,19 @@ impl Side<'_> {
 /// Why one of two claims has precedence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Grounds {
-    /// Its value was there first.
+    /// Its value was seen first.
     First,
-    /// Both were first seen together, and its record is the older one.
+    /// Both were seen together, and its record is the older one.
     Older,
-    /// Both were first seen together, and the store assigned the subnet in which the other's address lies.
+    /// Both were seen together, and it is the lease to which the store assigned the subnet that contains the other's
+    /// address.
     Assigned,
-    /// Both are of one node, and this is what that node published later.
+    /// Both belong to one node, which published this one later.
     Renewed,
 }
 
-/// Whether the claim of `a` has precedence over that of `b` which it excludes, and why the one that has it does.
+/// Whether the claim of `a` has precedence over the conflicting claim of `b`, and the grounds of the one that has
+/// precedence.
 pub(super) fn precedence(a: &Side<'_>, mine: Claim, b: &Side<'_>, theirs: Claim) -> (bool, Grounds) {
     if let (Claim::Vtep(_, _, at), Claim::Vtep(..)) = (mine, theirs)
         && let Some(wins) = is_successor(a, b, Family::of(at))
@@ -83,11 +85,11 @@ pub(super) fn precedence(a: &Side<'_>, mine: Claim, b: &Side<'_>, theirs: Claim)
     }
 }
 
-/// Whether two leases with one VTEP MAC at two addresses of `family` are of one node, and then whether `a` is the
-/// one that the node published later; `None` if they may be of two nodes.
+/// For two leases with one VTEP MAC at two addresses of `family`: whether `a` is the one that their node published
+/// later; `None` if they may belong to two nodes.
 ///
-/// That they are of one node is proved by the same MAC at the same address in the other family. A record that
-/// took another's MAC and address over later is no successor: it would be a way to take a node's traffic.
+/// The same MAC at the same address in the other family proves that they belong to one node. A record that copied
+/// another's MAC and address later is no successor: otherwise that would be a way to take a node's traffic.
 fn is_successor(a: &Side<'_>, b: &Side<'_>, family: Family) -> Option<bool> {
     let is_shared = |claim: &Claim| matches!(claim, Claim::Vtep(..)) && b.claims.contains(claim);
     if !a.claims.iter().any(is_shared) {

@@ -1,4 +1,4 @@
-//! How others see this node's own record: which leases contradict it, and who has precedence.
+//! This node's own record as other nodes see it: which leases conflict with it, and who has precedence.
 
 use std::collections::BTreeSet;
 
@@ -6,18 +6,18 @@ use super::precedence::precedence;
 use super::{Claim, Grounds, PeerTable, Side, Standing};
 use crate::lease::{Field, LeaseKey};
 
-/// A lease that contradicts this node's own record.
+/// A lease that conflicts with this node's own record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rival {
-    /// Which one.
+    /// The key of that lease.
     pub key: LeaseKey,
-    /// What both can't have.
+    /// The claim of this node that conflicts.
     pub ours: Claim,
-    /// What the lease says.
+    /// The claim of the lease that conflicts.
     pub theirs: Claim,
     /// Whether the lease has precedence over this node's record.
     pub wins: bool,
-    /// Why the one that has precedence does.
+    /// Why the winner has precedence.
     pub grounds: Grounds,
     /// Whether the lease's record is younger than this node's.
     pub is_younger: bool,
@@ -29,15 +29,15 @@ impl Rival {
         self.ours.field()
     }
 
-    /// What a rival that wins has of this node's.
+    /// The text about a rival that wins: which value of this node it has.
     pub fn tell(&self) -> String {
         self.ours.against(self.theirs, &format_args!("lease {}, {}", self.key, self.grounds))
     }
 }
 
 impl PeerTable {
-    /// The leases that contradict this node's own record, by their keys, with the first reason of each kind. `claims`
-    /// are what the record says as it is in the store. Nobody else can publish its underlay addresses, either.
+    /// The leases that conflict with this node's own record, by key, with the first conflict for each field. `claims`
+    /// are those of the record as it is in the store. Its underlay addresses count as claims, too.
     pub fn rivals(&self, key: LeaseKey, standing: Standing, claims: &[Claim]) -> Vec<Rival> {
         let us = Side { key, standing, claims };
         let mut others = BTreeSet::new();
@@ -54,12 +54,12 @@ impl PeerTable {
     }
 }
 
-/// Whether two nodes can't have both, where one of them is this node as its record says.
+/// Whether a claim of this node's record and a claim of another lease conflict.
 fn is_contested(ours: Claim, theirs: Claim) -> bool {
     matches!((ours, theirs), (Claim::Underlay(a), Claim::Underlay(b)) if a == b) || ours.excludes(theirs)
 }
 
-/// Whether a lease with such claims can be a rival of a record with these.
+/// Whether a lease with the claims `theirs` can be a rival of a record with the claims `ours`.
 pub fn may_be_rivals(ours: &[Claim], theirs: &[Claim]) -> bool {
     ours.iter().any(|ours| theirs.iter().any(|theirs| is_contested(*ours, *theirs)))
 }

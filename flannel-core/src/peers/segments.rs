@@ -1,4 +1,4 @@
-//! The subnets of the underlay's link, and which of their addresses are no node's.
+//! The subnets of the underlay's link, and which of their addresses no node can have.
 
 use std::net::IpAddr;
 
@@ -6,7 +6,7 @@ use ipnetwork::IpNetwork;
 
 use crate::addr::{Family, Subnet};
 
-/// The subnets that this node's underlay link is in.
+/// The subnets of this node's underlay link.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Segments {
     subnets: Vec<Subnet>,
@@ -14,7 +14,7 @@ pub struct Segments {
 }
 
 impl Segments {
-    /// Those of a link with these addresses.
+    /// The subnets of a link with these addresses.
     pub fn new(addresses: impl IntoIterator<Item = IpNetwork>) -> Self {
         let mut segments = Self::default();
         for addr in addresses {
@@ -27,14 +27,15 @@ impl Segments {
         segments
     }
 
-    /// Whether nothing is known.
+    /// Whether no subnet is known.
     pub fn is_empty(&self) -> bool {
         self.subnets.is_empty()
     }
 
-    /// What an address is that no node can be reached at: the kernel sends to a broadcast address as to all hosts of
-    /// the segment, and takes an IPv6 subnet's first one (RFC 4291 section 2.6.1) for its own. IPv4's first one is the
-    /// old broadcast address, and still is to kernels before 5.14. An address of this node is none of them.
+    /// What the address is, if no node can be reached at it. The kernel sends packets for a broadcast address to all
+    /// hosts of the segment, and takes the first address of an IPv6 subnet (RFC 4291 section 2.6.1) for its own. The
+    /// first address of an IPv4 subnet is the old broadcast address, and kernels before 5.14 still treat it as such. An
+    /// address that this node itself has is allowed.
     pub(super) fn nobodys(&self, addr: IpAddr) -> Option<String> {
         let around = self.subnets.iter().filter(|subnet| subnet.contains(addr));
         // A subnet of two addresses has neither (RFC 3021, RFC 6164).

@@ -1,8 +1,9 @@
-//! Decides which leases hold, where they contradict each other.
+//! Decides which leases are programmed, where they conflict.
 //!
-//! A lease that no other at all has precedence over is programmed, whatever is decided of others, and whoever contradicts
-//! it is refused for certain. Those are set aside, behind it, and are open again once it goes, or a lease with
-//! precedence over it comes. So thousands of them cost nothing, and what is decided is what the rule says of all leases.
+//! A lease over which no other lease has precedence is programmed, whatever is decided about others, and each lease
+//! that conflicts with it is refused for certain. Such leases are set aside behind it. They are open again once it is
+//! removed, or a lease with precedence over it appears. So thousands of them cost nothing, and the decisions are the
+//! same as those of the rule over all leases.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +17,7 @@ use crate::lease::LeaseKey;
 /// How many leases that changed are decided at once.
 const AT_ONCE: usize = 256;
 
-/// Leases that may be programmed, with all that contradict them, and which of them are.
+/// Open leases with all open leases that conflict with them, and which of them are programmed.
 struct Group {
     keys: Vec<LeaseKey>,
     edges: Vec<Vec<Edge>>,
@@ -24,17 +25,18 @@ struct Group {
 }
 
 impl Group {
-    /// Whether none of those that are open has precedence over it.
+    /// Whether no open lease has precedence over it.
     fn is_unbeaten(&self, node: usize) -> bool {
         !self.edges[node].iter().any(|edge| edge.is_beaten)
     }
 }
 
 impl PeerTable {
-    /// Decides which leases hold, of those that changed and those that contradict them, directly or through others.
-    /// Returns the keys of the objects of those of which it is another answer than before.
+    /// Decides about the leases that changed and those that conflict with them, directly or through others. Returns the
+    /// keys of the objects of all leases whose decision changed.
     ///
-    /// A few at a time, the first in rank first: of thousands that exclude each other, the first few refuse the rest.
+    /// It takes a few at a time, those of the first rank first: of thousands of conflicting leases, the first few
+    /// refuse the rest.
     pub fn settle(&mut self) -> Vec<ObjectKey> {
         let mut touched = Vec::new();
         while !self.unsettled.is_empty() {
@@ -60,7 +62,7 @@ impl PeerTable {
             Some((self.conflict_between(*key, winner)?, is_certain))
         });
         let conflicts: Vec<_> = conflicts.collect();
-        // What two of them ask for goes before it comes.
+        // Leases that lose are removed first, so that an object that two of them have is removed before it is added.
         for (key, holds) in group.keys.iter().zip(&group.programmed) {
             let Some(entry) = self.entries.get(key) else { continue };
             if entry.holds != *holds {
@@ -75,13 +77,13 @@ impl PeerTable {
         }
     }
 
-    /// Because of whom a lease is not programmed, and whether that is certain.
+    /// The lease because of which another is not programmed, and whether that is certain.
     fn winner(&self, group: &Group, node: usize) -> Option<(LeaseKey, bool)> {
         if group.programmed[node] {
             return None;
         }
         let edges = || group.edges[node].iter();
-        // Who refuses others for certain is known to be unbeaten.
+        // A lease that refuses others for certain is known to be unbeaten.
         let is_unbeaten = |key: &LeaseKey| self.behind.contains_key(key) || self.is_unbeaten(key);
         let refuses = |edge: &&Edge| group.is_unbeaten(edge.other) && is_unbeaten(&group.keys[edge.other]);
         let certain = edges().find(refuses).map(|edge| (edge, true));
@@ -90,7 +92,7 @@ impl PeerTable {
         Some((group.keys[edge.other], is_certain))
     }
 
-    /// Decides about these leases and all that contradict them, directly or through others.
+    /// Decides about these leases and all that conflict with them, directly or through others.
     fn decide(&mut self, mut changed: BTreeSet<LeaseKey>) -> Group {
         loop {
             changed.retain(|key| self.entries.get(key).is_some_and(|entry| entry.refused_by().is_none()));
@@ -113,8 +115,8 @@ impl PeerTable {
         }
     }
 
-    /// Those behind leases that are not unbeaten any more are open again, and returned, but for those that an heir
-    /// refuses for certain, too.
+    /// Opens the leases behind leases that are no longer unbeaten, and returns them, except those that another lease
+    /// (an heir) also refuses for certain.
     fn open_behind(&mut self, group: &Group) -> Vec<LeaseKey> {
         let mut open = Vec::new();
         for (node, key) in group.keys.iter().enumerate().filter(|(node, _)| !group.is_unbeaten(*node)) {
@@ -124,7 +126,7 @@ impl PeerTable {
             for other in others {
                 if heir.is_none_or(|heir| !self.move_behind(heir, other)) {
                     self.reopen(other);
-                    // Seen from now on, by who looks for heirs.
+                    // From here on the search for heirs sees it.
                     if let Some(entry) = self.entries.get(&other) {
                         self.index.add(other, &entry.peer.claims);
                     }
@@ -145,7 +147,7 @@ impl PeerTable {
         })
     }
 
-    /// Sets a lease behind another one that refuses it for certain; false if that one doesn't.
+    /// Sets a lease behind `heir` if that refuses it for certain; false if it does not.
     fn move_behind(&mut self, heir: LeaseKey, key: LeaseKey) -> bool {
         let Some(conflict) = self.conflict_between(key, heir) else { return false };
         let Some(entry) = self.entries.get_mut(&key) else { return false };
@@ -163,7 +165,7 @@ impl PeerTable {
         true
     }
 
-    /// A lease is not refused for certain any more.
+    /// Opens a lease that is no longer refused for certain.
     pub(super) fn reopen(&mut self, key: LeaseKey) {
         let Some(entry) = self.entries.get_mut(&key) else { return };
         self.refused.remove(&key, &entry.peer.claims);
@@ -171,7 +173,7 @@ impl PeerTable {
         self.unsettled.insert(key);
     }
 
-    /// These leases and all that contradict them, directly or through others, with what is between them.
+    /// These leases and all that conflict with them, directly or through others, with the edges between them.
     pub(super) fn conflicts(&self, mut keys: Vec<LeaseKey>) -> (Vec<LeaseKey>, Vec<Vec<Edge>>) {
         let mut nodes: BTreeMap<LeaseKey, usize> = BTreeMap::new();
         nodes.extend(keys.iter().enumerate().map(|(node, key)| (*key, node)));
@@ -197,7 +199,7 @@ impl PeerTable {
         (keys, edges)
     }
 
-    /// Programs a lease unless something has precedence over it; with whether that is certain.
+    /// Programs a lease, or records the conflict that prevents it and whether that is certain.
     fn admit(&mut self, key: LeaseKey, conflict: Option<(Conflict, bool)>) {
         let is_refused = conflict.is_some_and(|(_, is_certain)| is_certain);
         let conflict = conflict.map(|(conflict, _)| conflict);
@@ -222,7 +224,7 @@ impl PeerTable {
         } else {
             self.troubled.remove(&key);
         }
-        // One without claims asks for nothing: another backend's, or one that never could be read.
+        // A lease without claims has no objects: it is another backend's, or was never readable.
         if !fits || entry.holds || entry.peer.claims.is_empty() {
             return;
         }
@@ -234,12 +236,12 @@ impl PeerTable {
         }
     }
 
-    /// Why a lease is not programmed beside this other one.
+    /// Why a lease is not programmed because of this other one.
     fn conflict_between(&self, key: LeaseKey, winner: LeaseKey) -> Option<Conflict> {
         let (a, b) = (self.entries.get(&key)?.side(key), self.entries.get(&winner)?.side(winner));
         let pairs = || pairs(&a, &b).map(|(mine, theirs)| (mine, theirs, precedence(&a, mine, &b, theirs)));
         let beaten = pairs().find(|(_, _, (wins, _))| !wins);
-        // It may be the circle that decided.
+        // If precedence goes in a circle, the rank decided.
         let (claim, other, grounds) = match beaten {
             Some((mine, theirs, (_, grounds))) => (mine, theirs, Some(grounds)),
             None => pairs().next().map(|(mine, theirs, _)| (mine, theirs, None))?,
@@ -248,14 +250,14 @@ impl PeerTable {
     }
 }
 
-/// The pairs of claims of two leases that exclude each other.
+/// The conflicting pairs of claims of two leases.
 fn pairs<'a>(a: &Side<'a>, b: &Side<'a>) -> impl Iterator<Item = (Claim, Claim)> + use<'a> {
     let theirs = b.claims;
     let pairs = a.claims.iter().flat_map(move |mine| theirs.iter().map(move |theirs| (*mine, *theirs)));
     pairs.filter(|(mine, theirs)| mine.excludes(*theirs))
 }
 
-/// What is between two leases of which something excludes each other.
+/// The edge between two conflicting leases.
 fn edge(other: usize, a: &Side<'_>, b: &Side<'_>) -> Edge {
     let mut edge = Edge { other, is_beaten: false, beats: false };
     for (mine, theirs) in pairs(a, b) {

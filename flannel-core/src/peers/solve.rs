@@ -1,11 +1,12 @@
-//! Which of several leases are programmed, where precedence is known for each pair. Pure.
+//! Decides which of several leases are programmed, given the precedence of each pair. Pure.
 //!
-//! A lease is programmed if nobody who has precedence over it is. Precedence is per pair, so it can go in a circle
-//! (by MAC, by address, by subnet ..): then the one of the first rank is programmed, and nobody who excludes it.
+//! A lease is programmed if no lease with precedence over it is. Precedence is defined for pairs, so it can go in a
+//! circle (by MAC, by address, by subnet ..): then the lease of the first rank is programmed, and none that conflicts
+//! with it.
 
 use std::collections::VecDeque;
 
-/// Two leases that exclude each other, seen from one of them.
+/// Two conflicting leases, seen from one of them.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Edge {
     /// The other one.
@@ -15,7 +16,7 @@ pub(super) struct Edge {
     pub(super) beats: bool,
 }
 
-/// What is decided of one lease.
+/// The decision about one lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Open,
@@ -23,8 +24,8 @@ enum State {
     Rejected,
 }
 
-/// Decides for each lease whether it is programmed. `edges` has those of each lease, and `ranks` breaks circles. Linear in the edges, but for
-/// sorting the ranks.
+/// Decides for each lease whether it is programmed. `edges` has the conflicts of each lease, and `ranks` breaks
+/// circles. The time is linear in the edges, apart from sorting the ranks.
 pub(super) fn solve<R: Ord>(ranks: &[R], edges: &[Vec<Edge>]) -> Vec<bool> {
     let mut solver = Solver {
         edges,
@@ -49,9 +50,9 @@ pub(super) fn solve<R: Ord>(ranks: &[R], edges: &[Vec<Edge>]) -> Vec<bool> {
 struct Solver<'a> {
     edges: &'a [Vec<Edge>],
     states: Vec<State>,
-    /// By how many who are not rejected.
+    /// How many leases with precedence over it are not rejected.
     beaten_by: Vec<usize>,
-    /// Who can be programmed, if still open.
+    /// The leases that can be programmed, if they are still open.
     ready: VecDeque<usize>,
 }
 
