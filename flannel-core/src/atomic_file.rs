@@ -1,4 +1,4 @@
-//! Files that are whole at any moment.
+//! Replaces files atomically: a reader sees the old file or the new one, never a part.
 
 use std::ffi::OsStr;
 use std::fs::DirBuilder;
@@ -9,17 +9,17 @@ use std::path::Path;
 
 use crate::guarded::{Dir, Draft};
 
-/// How many letters and digits end the name of a draft.
+/// The number of letters and digits at the end of a draft's name.
 const LETTERS: usize = 6;
 
-/// Puts a file in place: written beside it, synced, renamed, and the folder synced. A crash at any point
-/// leaves the old file or the new one, never a part. Folders that are missing are made. What has the name, be it a
-/// link, is replaced and never written through.
+/// Replaces a file: writes a draft beside it, syncs it, renames it, and syncs the folder. A crash at any point leaves
+/// the old file or the new one, never a part. Missing folders are made. If the name is a link, the link is replaced,
+/// and its target is not written to.
 pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     if let Some(folder) = path.parent().filter(|folder| *folder != Path::new("")) {
         DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
     }
-    // What can't be removed is in nobody's way: a draft has a name of its own.
+    // A draft that can't be removed does no harm, since each draft has a name of its own.
     let _ = remove_abandoned_drafts(path);
     let (dir, name) = Dir::of(path)?;
     let mut draft = locked(&dir, &name.to_string_lossy(), mode)?;
@@ -28,8 +28,8 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes the drafts that processes left beside a file when they were killed in the middle of [`replace`]. The draft
-/// of a process that lives stays: the process has it locked, and the kernel ends a lock with its process (`flock(2)`).
+/// Removes the drafts that killed processes left beside a file in the middle of [`replace`]. The draft of a living
+/// process stays: the process has it locked, and the kernel releases a lock with its process (`flock(2)`).
 pub fn remove_abandoned_drafts(path: &Path) -> io::Result<()> {
     let (dir, file) = match Dir::of(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -37,7 +37,7 @@ pub fn remove_abandoned_drafts(path: &Path) -> io::Result<()> {
     };
     let file = file.to_string_lossy();
     for name in dir.names()?.into_iter().filter(|name| is_draft(name, &file)) {
-        // Whoever has the lock may have renamed its draft since the folder was listed.
+        // The draft may have been renamed since the folder was listed.
         if let Ok(draft) = dir.file(&name)
             && draft.try_lock().is_ok()
             && dir.is_at(&draft, &name)
@@ -48,7 +48,7 @@ pub fn remove_abandoned_drafts(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// A file with a name of its own beside one that is to be: `.<name>.<six letters and digits>`.
+/// Creates a draft beside a file, with the name `.<name>.<six letters and digits>`.
 pub(crate) fn beside<'a>(dir: &'a Dir, name: &str, mode: u32) -> io::Result<Draft<'a>> {
     loop {
         let letters: String = repeat_with(fastrand::alphanumeric).take(LETTERS).collect();
@@ -59,18 +59,18 @@ pub(crate) fn beside<'a>(dir: &'a Dir, name: &str, mode: u32) -> io::Result<Draf
     }
 }
 
-/// A draft that [`remove_abandoned_drafts`] of another process leaves alone.
+/// Creates a locked draft, which [`remove_abandoned_drafts`] of another process leaves alone.
 fn locked<'a>(dir: &'a Dir, name: &str, mode: u32) -> io::Result<Draft<'a>> {
     loop {
         let draft = beside(dir, name, mode)?;
-        // Another process may have taken it for an abandoned one before it was locked.
+        // Another process may have removed it as abandoned before it was locked.
         if draft.file.try_lock().is_ok() && draft.is_there() {
             return Ok(draft);
         }
     }
 }
 
-/// Whether a name is one that [`beside`] gives to drafts of a file.
+/// Whether a name has the form of the drafts that [`beside`] makes for a file.
 fn is_draft(name: &OsStr, file: &str) -> bool {
     let name = name.to_string_lossy();
     let letters =

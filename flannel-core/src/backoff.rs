@@ -1,14 +1,14 @@
-//! How long to wait before the next try, and how periods of many nodes are kept apart.
+//! How long to wait before the next attempt, and jitter that keeps many nodes apart.
 //!
-//! The rules are pure: chance is a number from 0 (inclusive) to 1 (exclusive) that the caller may give. Waiting is the
-//! caller's, too.
+//! The rules are pure: the caller can pass the random number, from 0 (inclusive) to 1 (exclusive). The caller also does
+//! the waiting.
 
 use std::time::Duration;
 
-/// By how much a delay between tries is longer or shorter at most, as a part of it.
+/// The largest part by which jitter makes a delay longer or shorter.
 const SPREAD: f64 = 0.25;
 
-/// How the delay between tries grows: it doubles with each failure in a row, from the first one to the longest.
+/// The delays between attempts: they double with each failure in a row, from the first one to the longest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Delays {
     first: Duration,
@@ -27,13 +27,13 @@ impl Delays {
         self.first.saturating_mul(factor).min(self.longest)
     }
 
-    /// The same with jitter, so that nodes that fail together don't try again together.
+    /// The same delay with jitter, so that nodes that fail together don't retry together.
     pub fn jittered(self, earlier: u32) -> Duration {
         jitter(self.after(earlier), SPREAD)
     }
 }
 
-/// Delays between tries of one thing: they grow with each failure in a row, and a success starts them over.
+/// Counts the failures of one thing in a row, and returns growing delays between attempts.
 #[derive(Debug, Clone)]
 pub struct Backoff {
     delays: Delays,
@@ -47,25 +47,25 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// Delays from 100 ms to 5 s, for who asks a server that others ask, too.
-    /// Upstream: `pkg/subnet/etcd/registry.go`, the watch's back-off.
+    /// Delays from 100 ms to 5 s, for requests to a server that many clients use. Upstream:
+    /// `pkg/subnet/etcd/registry.go`, the watch's back-off.
     pub const fn new() -> Self {
         Self::with(Delays::new(Duration::from_millis(100), Duration::from_secs(5)))
     }
 
-    /// These delays.
+    /// A backoff with these delays.
     pub const fn with(delays: Delays) -> Self {
         Self { delays, failures: 0 }
     }
 
-    /// Counts one more failure, and says how long to wait before the next try.
+    /// Counts one more failure, and returns how long to wait before the next attempt.
     pub fn pause(&mut self) -> Duration {
         let delay = self.delays.jittered(self.failures);
         self.failures = self.failures.saturating_add(1);
         delay
     }
 
-    /// Starts over, after a success.
+    /// Resets the count, after a success.
     pub fn reset(&mut self) {
         self.failures = 0;
     }
@@ -76,18 +76,18 @@ impl Backoff {
     }
 }
 
-/// `period`, longer or shorter by at most the part `spread` of it (0.1: a tenth), so that nodes that start together
-/// drift apart.
+/// `period`, randomly longer or shorter by at most the part `spread` of it (0.1: a tenth), so that nodes that start
+/// together drift apart.
 pub fn jitter(period: Duration, spread: f64) -> Duration {
     jitter_by(period, spread, fastrand::f64())
 }
 
-/// [`jitter`] with the chance as an argument: 0 gives the shortest period, almost 1 the longest.
+/// [`jitter`] with the random number as an argument: 0 gives the shortest period, almost 1 the longest.
 pub fn jitter_by(period: Duration, spread: f64, chance: f64) -> Duration {
     period.mul_f64(1.0 + spread.clamp(0.0, 1.0) * (2.0 * chance.clamp(0.0, 1.0) - 1.0))
 }
 
-/// A delay from nothing to `most`, to spread a crowd that would do the same in one instant.
+/// A random delay from zero to `most`, which spreads nodes that would act at the same instant.
 pub fn up_to(most: Duration) -> Duration {
     most.mul_f64(fastrand::f64())
 }

@@ -1,9 +1,9 @@
-//! Time as leases count it: it goes on while this machine is suspended.
+//! Time for leases: it counts on while this machine is suspended.
 //!
-//! Timers of the runtime run on `CLOCK_MONOTONIC`, which stands still in suspend, while the lease of a node runs out in
-//! the store. So ages and ends of leases are counted in boot time (`CLOCK_BOOTTIME`), and whoever waits for hours
-//! learns of a [`Jump`] and looks again. The kernel tells of a jump through a timer that it cancels when
-//! `CLOCK_REALTIME` is set, which it also does at each resume (`timerfd_create(2)`, `TFD_TIMER_CANCEL_ON_SET`).
+//! Tokio's timers run on `CLOCK_MONOTONIC`, which stands still during suspend, while the lease of a node expires in the
+//! store. So ages and expiry of leases are counted in boot time (`CLOCK_BOOTTIME`), and code that waits for hours is
+//! woken by a [`Jump`]. The kernel reports a jump by a timer that it cancels when `CLOCK_REALTIME` is set, and at each
+//! resume (`timerfd_create(2)`, `TFD_TIMER_CANCEL_ON_SET`).
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
@@ -18,9 +18,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::debug;
 
-/// A shorter suspend is no jump: every timer is late by that now and then.
+/// A shorter suspend is no jump: every timer may be late by that.
 const SHORTEST: Duration = Duration::from_secs(1);
-/// How often boot time is looked at where the kernel can't tell of a jump.
+/// How often boot time is compared where the kernel can't report a jump.
 const LOOK: Duration = Duration::from_secs(60);
 
 /// The clocks of this machine, or those of a test.
@@ -37,7 +37,7 @@ struct Shift {
     files_ahead: Duration,
 }
 
-/// Why a wait that was begun before must not be trusted.
+/// Why a timer that was set before can't be trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Jump {
     /// The machine was suspended for this long.
@@ -66,24 +66,24 @@ impl BootInstant {
 }
 
 impl Clock {
-    /// Now in boot time. On a runtime whose time is paused it is the runtime's.
+    /// The present boot time. On a runtime with paused time it is the runtime's time.
     pub fn now(&self) -> BootInstant {
         BootInstant(Instant::now() + self.suspended())
     }
 
-    /// Now by the wall clock, which the times of files are of.
+    /// The present wall-clock time, in which file times are given.
     pub(crate) fn wall(&self) -> SystemTime {
         let shift = self.0.as_ref().map(|shift| *shift.borrow()).unwrap_or_default();
         SystemTime::now() + shift.suspended + shift.wall_ahead
     }
 
-    /// The time to date a file with; `None` for now by the clock of its file system.
+    /// The time to set on a file; `None` for the present time of its file system's clock.
     pub(crate) fn file_time(&self) -> Option<SystemTime> {
         let shift = *self.0.as_ref()?.borrow();
         Some(SystemTime::now() + shift.suspended + shift.files_ahead)
     }
 
-    /// Tells of jumps from now on.
+    /// Watches for jumps from now on.
     ///
     /// # Panics
     ///
@@ -109,7 +109,7 @@ impl Clock {
     }
 }
 
-/// Tells of jumps. Each that waits for long has its own.
+/// Reports jumps of the clock. Each task that waits for long has its own.
 #[derive(Debug)]
 pub struct Jumps {
     clock: Clock,
@@ -122,7 +122,7 @@ impl Jumps {
     pub async fn next(&mut self) -> Jump {
         loop {
             match (&mut self.clock.0, &self.timer) {
-                // A test that dropped its hand makes no more jumps.
+                // The test has dropped its [`ClockHand`], so there will be no more jumps.
                 (Some(shift), _) => match shift.changed().await {
                     Ok(()) => return self.compare().unwrap_or(Jump::WallClockSet),
                     Err(_) => std::future::pending().await,
@@ -152,7 +152,7 @@ impl Jumps {
         }
     }
 
-    /// The jump that happened since the last one was told, if any; does not wait.
+    /// The jump that happened since the last one, if any; does not wait.
     pub fn take(&mut self) -> Option<Jump> {
         let was_set = match (&mut self.clock.0, &self.timer) {
             (Some(shift), _) => {
@@ -202,7 +202,7 @@ impl Timer {
         AsyncFd::new(Self(timer))
     }
 
-    /// Whether it was cancelled since this was last asked; the kernel arms it again by itself.
+    /// Whether it was cancelled since the last call; the kernel arms it again by itself.
     fn was_cancelled(&self) -> bool {
         self.0.wait() == Err(Errno::ECANCELED)
     }
@@ -224,17 +224,17 @@ impl Clock {
 
 #[cfg(any(test, feature = "testing"))]
 impl ClockHand {
-    /// The machine was suspended for this long: boot time and wall clock are ahead, timers are not.
+    /// Simulates a suspend: boot time and wall clock advance, timers do not.
     pub fn suspend(&self, time: Duration) {
         self.0.send_modify(|shift| shift.suspended += time);
     }
 
-    /// The wall clock of this host is ahead of that of others and of file systems.
+    /// Sets this host's wall clock ahead of those of other hosts and of file systems.
     pub fn set_wall_ahead(&self, time: Duration) {
         self.0.send_modify(|shift| shift.wall_ahead = time);
     }
 
-    /// The clock of a file server is ahead, which no host is told.
+    /// Sets the clock of a file server ahead, which no host notices.
     pub fn set_file_clock_ahead(&self, time: Duration) {
         self.0.send_if_modified(|shift| {
             shift.files_ahead = time;
@@ -242,7 +242,7 @@ impl ClockHand {
         });
     }
 
-    /// The wall clock was set, to the time that it was.
+    /// Simulates that the wall clock was set, to the same time.
     pub fn set_wall_clock(&self) {
         self.0.send_modify(|_| ());
     }
@@ -269,7 +269,7 @@ mod tests {
         hand.set_wall_clock();
         assert_eq!(jumps.next().await, Jump::WallClockSet);
         assert_eq!(jumps.suspended().now_or_never(), None);
-        // One that did not wait learns of all as one.
+        // A task that did not wait gets all jumps as one.
         assert_eq!((late.take(), late.take()), (Some(Jump::Suspended(day)), None));
         // Nobody hears of a moment.
         hand.suspend(Duration::from_millis(900));

@@ -4,7 +4,7 @@ use std::error::Error;
 
 /// The text of `error` and of all its causes, outermost first, separated by `": "`.
 ///
-/// Errors that wrap another one often end with its text. Such a cause is not said again.
+/// Errors that wrap another one often end with its text. Such a cause is not repeated.
 ///
 /// ```
 /// use flannel_core::error::chain;
@@ -18,8 +18,8 @@ pub fn chain(error: &dyn Error) -> String {
     with_causes(error.to_string(), error.source())
 }
 
-/// `text` followed by `cause` and that one's causes, as [`chain`] has them: for an error whose own text is replaced
-/// because it says nothing (`"transport error"`).
+/// `text` followed by `cause` and its causes, as in [`chain`]. It is for errors whose own text says nothing
+/// (`"transport error"`) and is replaced.
 pub fn with_causes(mut text: String, mut cause: Option<&(dyn Error + 'static)>) -> String {
     while let Some(error) = cause {
         let said = error.to_string();

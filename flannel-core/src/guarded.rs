@@ -1,11 +1,12 @@
-//! Opens files that others may have touched.
+//! Opens files in folders that others may write to.
 //!
-//! Whoever can write to a folder chooses what a name in it leads to: a link to any file of the host, a FIFO on which
-//! `open` waits for ever, a file without end. So a name is opened relative to the descriptor of its folder, never
-//! through a link, without waiting, is looked at by its descriptor, and is read up to a limit. A file is made under a
-//! name that nothing has (`O_EXCL`), and renamed.
+//! Somebody who can write to a folder can replace a file there by a link to any file of the host, by a FIFO on which
+//! `open` waits for ever, or by an endless file. So this module opens a name relative to the descriptor of its folder,
+//! never through a link, without waiting, checks the type by the descriptor, and reads up to a limit. It creates a file
+//! under an unused name (`O_EXCL`), and renames it.
 //!
-//! The library and the CNI plugin both compile this file, by a link: the plugin depends on no crate of the agent.
+//! The library and the CNI plugin both compile this file, through a symlink, since the plugin depends on no crate of
+//! the agent.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata, Permissions};
@@ -22,15 +23,15 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, futimens, mkdirat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 
-/// How often a file is opened or made that somebody else makes or deletes at the same time.
+/// How many times to try to open or create a file that somebody else creates or deletes at the same time.
 const TRIES: u32 = 100;
 
-/// A folder. What is below it is reached by its descriptor, wherever its path leads later.
+/// An open folder. Files in it are opened relative to its descriptor, even if its path leads elsewhere later.
 #[derive(Debug)]
 pub struct Dir(OwnedFd);
 
 impl Dir {
-    /// Opens a folder. Its path may have links in it: who names a folder means what they lead to.
+    /// Opens a folder. Links in its path are followed.
     pub fn open(path: &Path) -> io::Result<Self> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         Ok(Self(retry(|| openat(AT_FDCWD, path, flags, Mode::empty()))?))
@@ -43,7 +44,7 @@ impl Dir {
         Ok((Self::open(folder)?, name))
     }
 
-    /// Opens a folder in this one; a link is none.
+    /// Opens a folder in this one; a link is refused.
     pub fn dir(&self, name: &OsStr) -> io::Result<Self> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         match retry(|| openat(&self.0, name, flags, Mode::empty())) {
@@ -55,7 +56,7 @@ impl Dir {
         }
     }
 
-    /// Makes a folder in this one. Returns whether it was not there yet.
+    /// Makes a folder in this one. Returns whether it is new.
     pub fn make_dir(&self, name: &OsStr, mode: u32) -> io::Result<bool> {
         match mkdirat(&self.0, name, Mode::from_bits_truncate(mode)) {
             Err(Errno::EEXIST) => Ok(false),
@@ -68,7 +69,7 @@ impl Dir {
         open_regular(&self.0, name, OFlag::O_RDONLY | OFlag::O_NOFOLLOW)
     }
 
-    /// Opens a regular file for writing, without a change to it; makes it if there is none.
+    /// Opens a regular file for writing without truncating it; creates it if there is none.
     pub fn file_or_new(&self, name: &OsStr, mode: u32) -> io::Result<File> {
         for _ in 0..TRIES {
             match self.file_to_write(name) {
@@ -83,22 +84,22 @@ impl Dir {
         Err(io::Error::new(io::ErrorKind::TimedOut, "it is made and deleted again and again"))
     }
 
-    /// Opens a regular file that is there for writing, without a change to it.
+    /// Opens an existing regular file for writing, without truncating it.
     pub fn file_to_write(&self, name: &OsStr) -> io::Result<File> {
         open_regular(&self.0, name, OFlag::O_RDWR | OFlag::O_NOFOLLOW)
     }
 
-    /// Makes a file under a name that nothing has, with exactly this mode.
+    /// Creates a file under an unused name, with exactly this mode.
     pub fn create(&self, name: &OsStr, mode: u32) -> io::Result<File> {
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let file = File::from(retry(|| openat(&self.0, name, flags, Mode::S_IRUSR | Mode::S_IWUSR))?);
-        // Set on the open file, where the umask has no say.
+        // `fchmod` is not subject to the umask.
         file.set_permissions(Permissions::from_mode(mode))?;
         Ok(file)
     }
 
-    /// Makes a file that gets its name once it is whole. Until then it has the name `beside`, and it goes if that
-    /// never happens.
+    /// Creates a file that gets its final name once it is complete. Until then it has the name `beside`; it is removed
+    /// if it is dropped before.
     pub fn draft(&self, beside: OsString, mode: u32) -> io::Result<Draft<'_>> {
         let file = self.create(&beside, mode)?;
         Ok(Draft { dir: self, name: Some(beside), file })
@@ -109,7 +110,7 @@ impl Dir {
         read_open(&mut self.file(name)?, limit)
     }
 
-    /// What a name is; a link is a link. `None` if there is no such name.
+    /// The metadata of a name, without following a link; `None` if there is no such name.
     pub fn stat(&self, name: &OsStr) -> io::Result<Option<Stat>> {
         match retry(|| fstatat(&self.0, name, AtFlags::AT_SYMLINK_NOFOLLOW)) {
             Ok(stat) => Ok(Some(Stat::of(&stat))),
@@ -118,13 +119,13 @@ impl Dir {
         }
     }
 
-    /// Whether an open file is what a name leads to.
+    /// Whether the name still refers to this open file.
     pub fn is_at(&self, file: &File, name: &OsStr) -> bool {
         let (Ok(open), Ok(Some(there))) = (file.metadata(), self.stat(name)) else { return false };
         (open.dev(), open.ino()) == (there.device, there.inode)
     }
 
-    /// All names.
+    /// The names of all entries.
     pub fn names(&self) -> io::Result<Vec<OsString>> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let mut dir = nix::dir::Dir::openat(&self.0, ".", flags, Mode::empty())?;
@@ -139,12 +140,12 @@ impl Dir {
         Ok(names)
     }
 
-    /// Renames what is in this folder, over what has the new name.
+    /// Renames an entry of this folder, and replaces the one with the new name.
     pub fn rename(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
         Ok(renameat(&self.0, from, &self.0, to)?)
     }
 
-    /// Removes a name, never what a link leads to. Returns whether it was there.
+    /// Removes a name; of a link the link, not its target. Returns whether it was there.
     pub fn remove(&self, name: &OsStr) -> io::Result<bool> {
         match unlinkat(&self.0, name, UnlinkatFlags::NoRemoveDir) {
             Ok(()) => Ok(true),
@@ -153,13 +154,13 @@ impl Dir {
         }
     }
 
-    /// Makes new names last over a crash of the host.
+    /// Syncs the folder, so that new names survive a crash of the host.
     pub fn sync(&self) -> io::Result<()> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         File::from(openat(&self.0, ".", flags, Mode::empty())?).sync_all()
     }
 
-    /// Who but root and the user of this process can write here; `None` if nobody can.
+    /// Who can write to this folder besides root and the user of this process; `None` if nobody can.
     pub fn others_who_write(&self) -> io::Result<Option<String>> {
         let stat = fstat(&self.0)?;
         let mode = stat.st_mode & 0o7777;
@@ -175,7 +176,7 @@ impl Dir {
     }
 }
 
-/// A file that is not whole yet.
+/// A file that is not complete yet.
 #[derive(Debug)]
 pub struct Draft<'a> {
     dir: &'a Dir,
@@ -186,12 +187,12 @@ pub struct Draft<'a> {
 }
 
 impl Draft<'_> {
-    /// Whether it has its name still, which another process can remove.
+    /// Whether the draft still has its name, which another process could remove.
     pub(crate) fn is_there(&self) -> bool {
         self.name.as_ref().is_some_and(|name| self.dir.is_at(&self.file, name))
     }
 
-    /// Leaves it behind, as a process does that is killed.
+    /// Leaves it behind, as a killed process does.
     #[cfg(test)]
     pub(crate) fn abandon(mut self) {
         self.name = None;
@@ -213,18 +214,18 @@ impl Draft<'_> {
 impl Drop for Draft<'_> {
     fn drop(&mut self) {
         if let Some(name) = &self.name {
-            // Nobody reads what can't be removed, and the next one takes another name or removes it.
+            // A draft that can't be removed is never read, and the next one has another name.
             let _ = self.dir.remove(name);
         }
     }
 }
 
-/// What a name is, of which the file need not be open.
+/// The metadata of a name. The file need not be open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stat {
     /// The device of the file system.
     pub device: u64,
-    /// The number in the file system.
+    /// The inode number.
     pub inode: u64,
     /// The permissions.
     pub mode: u32,
@@ -252,7 +253,7 @@ impl Stat {
     }
 }
 
-/// Times before 1970 and after what this machine can count are as good as 1970.
+/// Times before 1970, and those that this machine can't represent, become 1970.
 fn time(seconds: i64, nanos: i64) -> SystemTime {
     let (Ok(seconds), Ok(nanos)) = (u64::try_from(seconds), u32::try_from(nanos)) else { return UNIX_EPOCH };
     UNIX_EPOCH.checked_add(Duration::new(seconds, nanos)).unwrap_or(UNIX_EPOCH)
@@ -269,15 +270,15 @@ pub fn read_linked(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     Ok(read_linked_with(path, limit)?.0)
 }
 
-/// As [`read_linked`], with what the file is.
+/// As [`read_linked`], with the file's metadata.
 pub fn read_linked_with(path: &Path, limit: u64) -> io::Result<(Vec<u8>, Metadata)> {
     let mut file = open_regular(AT_FDCWD, path, OFlag::O_RDONLY)?;
     Ok((read_open(&mut file, limit)?, file.metadata()?))
 }
 
-/// Reads an open file from where it is, up to `limit` bytes.
+/// Reads an open file from its present position, up to `limit` bytes.
 pub fn read_open(file: &mut File, limit: u64) -> io::Result<Vec<u8>> {
-    // One with holes in it costs nobody a disk.
+    // A sparse file is refused by its size, before it is read.
     if file.metadata()?.len() > limit {
         return Err(too_large(limit));
     }
@@ -286,12 +287,13 @@ pub fn read_open(file: &mut File, limit: u64) -> io::Result<Vec<u8>> {
     if bytes.len() as u64 > limit { Err(too_large(limit)) } else { Ok(bytes) }
 }
 
-/// Text of a file; the error is as short where it is none.
+/// The bytes of a file as text; an error if they are not UTF-8.
 pub fn text(bytes: Vec<u8>) -> io::Result<String> {
     String::from_utf8(bytes).map_err(|_| unfit("it is no UTF-8 text"))
 }
 
-/// Dates a file: now by the clock of its file system (on NFS the server's), else at this time.
+/// Sets the modification time of a file: to `at`, or to the present time of its file system's clock (on NFS the
+/// server's).
 pub fn touch(file: &File, at: Option<SystemTime>) -> io::Result<()> {
     match at {
         Some(at) => file.set_modified(at),

@@ -1,8 +1,7 @@
 //! Which addresses a link reaches without a gateway. Pure.
 //!
-//! A link's routes say it: an address is on-link if the most specific route for it through that link has no
-//! gateway. So the kernel needs to be asked for routes once, not for every peer, and its notifications say when to ask
-//! again.
+//! An address is on-link if the most specific route for it through the link has no gateway. So one dump of the routes
+//! answers for all peers, and notifications show when to read them again.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -10,17 +9,17 @@ use std::net::IpAddr;
 use crate::addr::{Family, PrefixLengths, Subnet};
 use crate::dataplane::Route;
 
-/// The routes through one link, as far as they tell who is on-link.
+/// The routes through one link, as far as they decide which addresses are on-link.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OnLink {
-    /// By destination and metric: whether it goes without a gateway. Routes with one are kept only where they
-    /// lie inside of one without, so that a host with many routes costs little.
+    /// By destination and metric, whether the route has no gateway. Routes with a gateway are kept only inside routes
+    /// without one, so that a host with many routes costs little memory.
     routes: BTreeMap<(Subnet, u32), bool>,
     lengths: PrefixLengths,
 }
 
 impl OnLink {
-    /// Takes all routes through a link.
+    /// Computes it from all routes through a link.
     pub fn new(routes: &[Route]) -> Self {
         let mut on_link = Self::default();
         for route in routes.iter().filter(|route| route.via.is_none()) {
@@ -45,7 +44,7 @@ impl OnLink {
         self.around(addr, Family::of(addr).bits()).next().unwrap_or(false)
     }
 
-    /// Whether a route that was put changes the answer for some address, or may do so.
+    /// Whether a new or changed route may change the answer for some address.
     pub fn is_changed_by(&self, route: &Route) -> bool {
         match self.routes.get(&(route.dst, route.metric)) {
             Some(direct) => *direct != route.via.is_none(),
@@ -53,7 +52,7 @@ impl OnLink {
         }
     }
 
-    /// Whether a route with this key is one that the answers rest on.
+    /// Whether the answers depend on the route with this key.
     pub fn rests_on(&self, dst: Subnet, metric: u32) -> bool {
         self.routes.contains_key(&(dst, metric))
     }
@@ -62,8 +61,8 @@ impl OnLink {
         self.around(dst.base(), dst.prefix()).any(|direct| direct)
     }
 
-    /// The routes for an address of at most some length, the most specific first, of equals the one with the
-    /// lowest metric: whether each goes without a gateway.
+    /// For the routes to an address with prefixes up to `longest`, the most specific first and then by metric: whether
+    /// the route has no gateway.
     fn around(&self, addr: IpAddr, longest: u8) -> impl Iterator<Item = bool> + '_ {
         let subnets = self.lengths.around(addr, longest);
         subnets

@@ -1,8 +1,8 @@
-//! Whose is a route on a link that others use, too? And what did this node's previous backend leave behind?
+//! Decides whether a route on a link that others use, too, is ours, and what this node's previous backend left behind.
 //! Pure.
 //!
-//! On devices of its own a backend says itself what is its. Everywhere else only two things prove that a
-//! route is ours: its protocol, and what this node stored last ([`crate::state_file`]).
+//! On its own devices the backend decides. Everywhere else only two things prove that a route is ours: its protocol,
+//! and what this node stored last ([`crate::state_file`]).
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -20,16 +20,16 @@ pub const BOOT_PROTOCOL: u8 = 3;
 /// `RTPROT_KERNEL`: routes that the kernel made for an address.
 const KERNEL_PROTOCOL: u8 = 2;
 
-/// What is ours on links that are not our backend's.
+/// What is ours on links that don't belong to our backend.
 #[derive(Debug, Clone, Default)]
 pub struct Ownership {
-    /// The overlay networks of now, and those stored last.
+    /// The present overlay networks, and those stored last.
     networks: Vec<Subnet>,
-    /// The nodes of subnets as they were stored last.
+    /// The nodes of subnets, as stored last.
     nodes: BTreeMap<Subnet, IpAddr>,
-    /// The devices that were stored last and are none of the present backend.
+    /// The devices that were stored last and don't belong to the present backend.
     stale: Vec<Device>,
-    /// Where they are now.
+    /// Their links, as far as they were found.
     stale_links: Vec<Link>,
     /// The devices of the present backend.
     present: Vec<Device>,
@@ -40,7 +40,7 @@ pub struct Ownership {
 }
 
 impl Ownership {
-    /// What is ours if this is the state now (its nodes don't matter) and `previous` was stored last.
+    /// The ownership for the state `present` (its nodes don't matter), if `previous` was stored last.
     pub fn new(present: &State, previous: Option<&State>) -> Self {
         let states = [Some(present), previous];
         let networks = states.iter().flatten().flat_map(|state| state.networks.iter());
@@ -64,7 +64,7 @@ impl Ownership {
         }
     }
 
-    /// This node keeps blackhole routes for its own subnets. Those that Go's agent wrote are ours then, too.
+    /// Adds the blackhole routes for this node's own subnets. Those that a Go agent wrote are ours then, too.
     pub fn keep_blackholes(&mut self, own: impl IntoIterator<Item = Subnet>) {
         self.blackholes.extend(own);
     }
@@ -75,14 +75,14 @@ impl Ownership {
         Family::ALL.into_iter().filter(has)
     }
 
-    /// The protocols that routes of ours can have on any link: the mark and, if nodes were stored or blackholes
-    /// are kept, Go's.
+    /// The protocols that routes of ours can have on any link: 102 and, if nodes were stored or blackholes are kept,
+    /// that of Go's routes.
     pub fn protocols(&self) -> impl Iterator<Item = u8> + use<> {
         let of_go = (!self.nodes.is_empty() || !self.blackholes.is_empty()).then_some(BOOT_PROTOCOL);
         [ROUTE_PROTOCOL].into_iter().chain(of_go)
     }
 
-    /// Where unmarked routes of ours can be besides the backend's own scopes: on stale devices.
+    /// The scopes, besides the backend's own, where unmarked routes of ours can be: stale devices.
     pub fn scopes(&self) -> Vec<Scope> {
         let scope = |link: &Link| {
             let link = link.index;
@@ -94,10 +94,10 @@ impl Ownership {
     }
 
     /// Whether a route is ours to replace and delete:
-    /// - it is marked as ours and for a subnet of a network of ours, wherever it leads;
-    /// - or it leads through a device that this node made before;
-    /// - or it looks as Go writes it, for a subnet and by the node that had it as we last knew;
-    /// - or it is a blackhole as Go writes it, where we keep one.
+    /// - it has our protocol and leads to a subnet of our networks, by whatever link;
+    /// - or it goes through a device that this node made before;
+    /// - or it has the form that Go writes, and leads to a subnet by the node that had it when we last stored it;
+    /// - or it is a blackhole route in the form that Go writes, for a subnet for which we keep one.
     pub fn owns(&self, route: &Route) -> bool {
         if !self.networks.iter().any(|network| network.covers(route.dst)) {
             return false;
@@ -117,13 +117,13 @@ impl Ownership {
         self.stale_links.iter().any(|stale| Some(stale.index) == link)
     }
 
-    /// Whether the links must be known: devices that this node made before may be among them.
+    /// Whether there may be devices that this node made before, so that all links must be read.
     pub fn has_stale_devices(&self) -> bool {
         !self.stale.is_empty()
     }
 
-    /// Finds the stale devices among all links: the name and the VNI must fit. What is not there is done.
-    /// Returns whether something is at another place than before.
+    /// Finds the stale devices among all links, by name and VNI. A device that is not there needs nothing more. Returns
+    /// whether the result differs from the last one.
     pub fn locate(&mut self, links: &[Link]) -> bool {
         let of = |device: &Device| links.iter().find(|link| is(link, device));
         self.stale.retain(|device| of(device).is_some());
@@ -134,12 +134,12 @@ impl Ownership {
         moved
     }
 
-    /// The stale devices that were found, for removal once nothing needs them.
+    /// The stale devices that were found. They are removed once nothing needs them.
     pub fn stale_links(&self) -> Vec<Link> {
         self.stale_links.clone()
     }
 
-    /// Forgets where a stale device is: it was removed, or can't be removed now. [`Self::locate`] tells.
+    /// Forgets the link of a stale device that was removed, or can't be removed now. [`Self::locate`] finds it again.
     pub fn forget(&mut self, link: LinkIndex, removed: bool) {
         if let Some(at) = self.stale_links.iter().position(|stale| stale.index == link) {
             let link = self.stale_links.remove(at);
@@ -176,8 +176,8 @@ fn is_default_of(protocol: u8, route: &Route) -> bool {
     route.protocol == protocol && route.plain && route.metric == metric
 }
 
-/// Whether a route is what we want but for the mark, as a Go node leaves it. Such a route is adopted: it is
-/// ours to replace by a marked one.
+/// Whether a route equals the desired one except for its protocol, as a Go node leaves it. Such a route is adopted: it
+/// is ours, and is replaced by one with our protocol.
 pub fn is_adoptable(have: &Route, want: &Route) -> bool {
     is_like_go(have) && Route { protocol: want.protocol, ..*have } == *want
 }

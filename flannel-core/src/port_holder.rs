@@ -1,11 +1,12 @@
-//! Who has a UDP port, for the message that says that it is taken. Reads `/proc`.
+//! Names the process that has a UDP port, for the error that the port is taken. Reads `/proc`.
 
 use std::fs;
 use std::path::Path;
 
 use crate::netns::Netns;
 
-/// Who has a UDP port in a network namespace, as far as this process may see; `None` if nobody does.
+/// Names the process that has a UDP port in a network namespace, as far as this process may see it; `None` if no
+/// process has it.
 pub fn udp_port_holder(netns: &Netns, port: u16) -> Option<String> {
     let tables = ["udp", "udp6"].map(|table| netns.proc_net(table));
     let inode = tables.into_iter().flatten().find_map(|table| inode_of(&table, port))?;
@@ -16,7 +17,7 @@ pub fn udp_port_holder(netns: &Netns, port: u16) -> Option<String> {
     Some(process_with(inode).unwrap_or_else(unseen))
 }
 
-/// The inode of the socket that has a port, by the kernel's table; 0 for a socket of the kernel itself.
+/// The inode of the socket with a port, from the kernel's table (`/proc/net/udp`); 0 for a socket of the kernel itself.
 fn inode_of(table: &str, port: u16) -> Option<u64> {
     table.lines().skip(1).find_map(|line| {
         let mut fields = line.split_whitespace();

@@ -1,15 +1,15 @@
-//! A store that can be away at the start: what an earlier run stored stands in until the store answers.
+//! A store that may be unavailable at the start: until it answers, the answers come from what an earlier run stored.
 //!
-//! 1. The config is asked of the store. If no answer comes within a second, the stored config is used, the
-//!    stored own lease counts as taken, and the watch begins with [`LeaseUpdate::Recalled`]: peers are
-//!    programmed, nothing is deleted.
-//! 2. Once the store answers, [`SubnetManager::hold_lease`] compares its config with the stored one, takes the
-//!    own lease again, and lets the real watch begin, whose first message is a snapshot. Only then what is
-//!    stale goes.
-//! 3. If the config is another, or somebody else has the subnet, `hold_lease` returns that as an error. The
-//!    kernel's state stays, and a new start goes the usual way.
+//! 1. The agent asks for the config. If the store does not answer within a second, the stored config is used, the
+//!    stored own lease counts as acquired, and the watch begins with [`LeaseUpdate::Recalled`]: peers are programmed,
+//!    nothing is deleted.
+//! 2. Once the store answers, [`SubnetManager::hold_lease`] compares its config with the stored one, acquires the own
+//!    lease again, and lets the real watch begin, whose first message is a snapshot. Only then stale objects are
+//!    deleted.
+//! 3. If the config is another one, or somebody else has the subnet, `hold_lease` returns an error. The kernel's state
+//!    stays, and the next start takes the usual course.
 //!
-//! So who uses it must poll `hold_lease` while it watches.
+//! So the caller must poll `hold_lease` while it watches.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -31,10 +31,10 @@ use crate::subnet::allocate::{holder, is_same_node};
 use crate::subnet::kit::Backoff;
 use crate::subnet::{ConfigStream, Identity, LeaseStream, Remedy, StoreStatus, SubnetError, SubnetManager};
 
-/// How long the store may take to answer the first question before what was stored is used.
+/// How long the store may take to answer the first question before the stored state is used.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// What an earlier run knew of the store, enough to start by it.
+/// What an earlier run knew of the store, which is enough to start from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Memory {
     config: NetworkConfig,
@@ -42,13 +42,13 @@ pub struct Memory {
     peers: Vec<Arc<AgedLease>>,
     wanted_ips: PerFamily<IpAddr>,
     saved: u64,
-    /// Whether it was stored on this very host, so that its lease is ours at whatever address.
+    /// Whether it was stored on this host, so that its lease is ours whatever our address is.
     is_of_this_host: bool,
 }
 
 impl Memory {
-    /// Takes what was stored, if it is of this store (`place`, see [`SubnetManager::place`]) and fits together.
-    /// The error says why not. Without [`Self::stored_on`] it is used at the address that it names alone.
+    /// The memory from a stored state, if that is of this store (`place`, see [`SubnetManager::place`]) and consistent.
+    /// The error says why not. Without [`Self::stored_on`] it is used only at the address that it names.
     pub fn of(state: &State, place: &str) -> Result<Self, String> {
         let (Some(config), Some(own)) = (&state.config, &state.own) else {
             return Err("it has no config and no lease, since an older agent wrote it".to_owned());
@@ -70,7 +70,7 @@ impl Memory {
         Ok(Self { config, own, peers, wanted_ips: state.wanted_ips, saved, is_of_this_host: false })
     }
 
-    /// Says on which host it was stored.
+    /// Sets on which host it was stored.
     #[must_use]
     pub fn stored_on(self, host: StoredOn) -> Self {
         Self { is_of_this_host: host == StoredOn::ThisHost, ..self }
@@ -98,20 +98,20 @@ enum Mode {
     Store,
     /// The memory, until the store confirmed it.
     Memory,
-    /// The store, but the config came from a memory that turned out to be another node's.
+    /// The store, but the config came from a memory that turned out to be of another node.
     Doubt,
 }
 
 /// A store with a memory. Without a memory it is the store itself.
 pub struct Remembering {
     store: Arc<dyn SubnetManager>,
-    /// Until the store answered the first question.
+    /// `None` once the store has answered.
     memory: Mutex<Option<Arc<Memory>>>,
     mode: watch::Sender<Mode>,
 }
 
 impl Remembering {
-    /// Puts a memory before a store.
+    /// Puts a memory in front of a store.
     pub fn new(store: Arc<dyn SubnetManager>, memory: Option<Memory>) -> Self {
         Self { store, memory: Mutex::new(memory.map(Arc::new)), mode: watch::Sender::new(Mode::Store) }
     }
@@ -127,7 +127,7 @@ impl Remembering {
         self.memory_in(Mode::Memory)
     }
 
-    /// The store is there: what it lists takes the place of the memory, and as much room.
+    /// Drops the memory once the store answers: the leases that the store lists take as much space.
     fn forget(&self) {
         *self.memory.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
@@ -151,7 +151,7 @@ impl Remembering {
         if is_same { Ok(()) } else { Err(SubnetError::ConfigChanged) }
     }
 
-    /// Waits for the store, and takes the own lease again.
+    /// Waits for the store, and acquires the own lease again.
     async fn confirm(&self, memory: &Memory, own: &Lease) -> Result<Lease, SubnetError> {
         let (mut backoff, mut told) = (Backoff::new(), String::new());
         loop {
@@ -165,7 +165,7 @@ impl Remembering {
                     self.mode.send_replace(Mode::Store);
                     return Ok(lease);
                 }
-                // The record keeps saying what it does. The watch shows both, and the network, which runs, takes
+                // The own record stays as it is. The watch shows both records, and the running network then chooses
                 // another value and publishes it.
                 Err(SubnetError::Claimed { key, family }) => {
                     warn!(subnet = %own.key, lease = %key, %family, "the store is back, and another node's lease has this node's backend data");
@@ -191,7 +191,7 @@ impl Remembering {
     }
 }
 
-/// Whether the store says no more than that it does not know now.
+/// Whether the error only means that the store can't answer now.
 fn can_be_waited_out(error: &SubnetError) -> bool {
     error.is_transient() || matches!(error, SubnetError::NoConfig { .. })
 }
@@ -304,7 +304,7 @@ impl SubnetManager for Remembering {
         let (store, mut mode) = (Arc::clone(&self.store), self.mode.subscribe());
         let confirmed = async move {
             if mode.wait_for(|mode| *mode == Mode::Store).await.is_err() {
-                // Nobody is left who could confirm.
+                // The sender is gone, so nobody will confirm.
                 pending::<()>().await;
             }
             store.watch_leases()

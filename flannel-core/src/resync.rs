@@ -1,4 +1,5 @@
-//! When everything is read again although nothing was announced: notifications get lost, and some changes have none.
+//! The resync: when to read everything again without a notification, since notifications get lost and some changes
+//! cause none.
 
 use std::time::Duration;
 
@@ -6,10 +7,10 @@ use tokio::time::Instant;
 
 use crate::backoff::jitter;
 
-/// How often at most everything is read again, give or take a tenth.
+/// The time between two resyncs, before a jitter of a tenth.
 pub(crate) const PERIOD: Duration = Duration::from_secs(60);
 
-/// When the resync after one at `now` is due. The jitter keeps nodes that start together from reading together.
+/// When the next resync after one at `now` is due. The jitter keeps nodes that start together from reading together.
 pub(crate) fn next(now: Instant) -> Instant {
     now + jitter(PERIOD, 0.1)
 }

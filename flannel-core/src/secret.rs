@@ -1,11 +1,11 @@
-//! Credentials, and texts that may hold some: what is shown of them never does.
+//! Types for credentials and for texts that may contain some. Their output never shows a credential.
 //!
-//! The text of a parser of a file or value that holds credentials is shown nowhere, since it may quote them: path, line and
-//! column have to do. User info is left out of every URL that is shown.
+//! An error text of a parser may quote its input. So for files and values with credentials only path, line and column
+//! are shown. URLs are shown without user info.
 
 use std::fmt;
 
-/// What stands where something is not shown.
+/// The text in place of a hidden part.
 const HIDDEN: &str = "***";
 
 /// A password or token. No output shows it.
@@ -13,7 +13,7 @@ const HIDDEN: &str = "***";
 pub struct Secret(String);
 
 impl Secret {
-    /// The text, for who logs in with it.
+    /// The credential itself, for logging in.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -37,18 +37,18 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The URL of a server, as it was given, which may be no URL at all. It is shown without the user info that it may have,
-/// and not at all where nobody can say which part of it that is.
+/// The URL of a server as the operator wrote it, which may be no valid URL. Its output leaves out the user info; where
+/// that part can't be told from the rest, it shows nothing.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct ServerUrl(String);
 
 impl ServerUrl {
-    /// The text, for who connects.
+    /// The URL itself, for connecting.
     pub fn reveal(&self) -> &str {
         &self.0
     }
 
-    /// The host that is connected to, without credentials, port and brackets.
+    /// The host, without credentials, port and brackets.
     pub fn host(&self) -> Option<&str> {
         let text = self.0.trim();
         let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
@@ -61,7 +61,7 @@ impl ServerUrl {
         Some(host).filter(|host| !host.is_empty())
     }
 
-    /// Whether something of it is not shown.
+    /// Whether its output leaves something out.
     pub fn hides(&self) -> bool {
         self.0.contains('@') || self.to_string().contains(HIDDEN)
     }
@@ -82,7 +82,7 @@ impl fmt::Display for ServerUrl {
         };
         let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
         let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-        // A path alone is that of a socket.
+        // A path without a host is that of a socket.
         let is_known = is_host(host) || (host.is_empty() && scheme.is_some());
         if !is_known || !scheme.is_none_or(is_scheme) {
             return f.write_str(HIDDEN);
@@ -103,7 +103,7 @@ fn is_scheme(text: &str) -> bool {
     (1..=8).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
-/// Whether a text is a host with or without a port, and nothing else.
+/// Whether a text is a host, with or without a port, and nothing else.
 fn is_host(text: &str) -> bool {
     let bracketed = text.strip_prefix('[').and_then(|rest| rest.split_once(']'));
     let (host, port) = if let Some((host, rest)) = bracketed {
@@ -121,7 +121,7 @@ fn is_host(text: &str) -> bool {
     !host.is_empty() && host.bytes().all(is_name) && port.is_some_and(is_port)
 }
 
-/// A text of somebody else, such as an error of a client, without the user info of URLs in it.
+/// A foreign text, such as an error of a client library, without the user info of URLs in it.
 pub fn without_user_info(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     let mut rest = text;
@@ -134,7 +134,8 @@ pub fn without_user_info(text: &str) -> String {
     shown + rest
 }
 
-/// An error of a JSON text that may hold credentials: a value of another kind than it should be would be quoted.
+/// An error about a JSON text that may contain credentials, by position only: serde's own text quotes values of a wrong
+/// type.
 pub fn json_error(error: &serde_json::Error) -> String {
     if error.is_data() {
         return format!(

@@ -1,5 +1,5 @@
-//! The subnet file (`/run/flannel/subnet.env`), by which container runtimes learn this node's subnets.
-//! Upstream: `pkg/subnet/subnet.go`, `WriteSubnetFile`.
+//! The subnet file (`/run/flannel/subnet.env`), from which the CNI plugin and container runtimes learn this node's
+//! subnets. Upstream: `pkg/subnet/subnet.go`, `WriteSubnetFile`.
 
 use std::fmt::Write as _;
 use std::io;
@@ -14,12 +14,12 @@ use crate::lease::LeaseKey;
 /// The largest file that is read. An agent writes some hundred bytes.
 pub const MAX_BYTES: u64 = 64 << 10;
 
-/// What the subnet file says.
+/// The content of the subnet file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SubnetFile {
     /// The overlay network of each enabled family.
     pub networks: PerFamily<Subnet>,
-    /// This node's subnet of each.
+    /// This node's subnet in each network.
     pub subnets: PerFamily<Subnet>,
     /// The largest pod packet in bytes.
     pub mtu: Mtu,
@@ -31,7 +31,7 @@ pub struct SubnetFile {
 #[derive(Debug, thiserror::Error)]
 #[error("can't write the subnet file {}", path.display())]
 pub struct SubnetFileError {
-    /// Where it was to be.
+    /// The path of the file.
     pub path: PathBuf,
     /// Why not.
     #[source]
@@ -47,7 +47,7 @@ fn keys(family: Family) -> (&'static str, &'static str) {
 }
 
 impl SubnetFile {
-    /// The text of the file. Shell scripts, systemd and CNI plugins read these very bytes.
+    /// The text of the file. Shell scripts, systemd and CNI plugins read exactly this format.
     pub fn render(&self) -> String {
         let mut text = String::new();
         let mut line = |key: &str, value: &dyn std::fmt::Display| {
@@ -67,8 +67,8 @@ impl SubnetFile {
         text
     }
 
-    /// Puts the file in place in one step, with mode 0644. Returns whether it was written: a file that says
-    /// the same already is left alone.
+    /// Replaces the file atomically, with mode 0644. Returns whether it was written: a file that has the same content
+    /// is left alone.
     pub fn write(&self, path: &Path) -> Result<bool, SubnetFileError> {
         let text = self.render();
         if is_current(path, &text) {
@@ -89,18 +89,18 @@ fn is_current(path: &Path, text: &str) -> bool {
     read().is_ok_and(|(old, mode)| mode & 0o7777 == 0o644 && old == text.as_bytes())
 }
 
-/// What an earlier run left in the subnet file.
+/// What the subnet file of an earlier run says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Previous {
-    /// The subnets that this node had; `None` if that can't be told.
+    /// The subnets that this node had; `None` if they are unknown.
     pub key: Option<LeaseKey>,
-    /// The networks that its subnets were part of, as far as they can be told.
+    /// The networks of those subnets, as far as they are known.
     pub networks: PerFamily<Subnet>,
-    /// What could not be used, for the log.
+    /// Parts of the file that could not be used, for the log.
     pub problems: Vec<String>,
 }
 
-/// Reads the subnets that an earlier run left. It never fails: without them the node merely may get others.
+/// Reads the subnets that an earlier run wrote. It never fails: without them the node may only get other subnets.
 pub fn read_previous(path: &Path) -> Previous {
     match guarded::read(path, MAX_BYTES) {
         Ok(bytes) => parse_previous(&String::from_utf8_lossy(&bytes)),
@@ -123,7 +123,7 @@ pub(crate) fn parse_previous(text: &str) -> Previous {
         }
         valid.first().copied().filter(|_| valid.len() == 1)
     });
-    // A Go agent may have written several; what it wrote for them is then not known as ours.
+    // A Go agent may have written several networks. Then its firewall rules for them are not recognised as ours.
     let networks = PerFamily::from_fn(|family| {
         let network: Subnet = value_of(text, keys(family).0)?.parse().ok()?;
         (network.family() == family).then_some(network)
@@ -131,7 +131,7 @@ pub(crate) fn parse_previous(text: &str) -> Previous {
     Previous { key: LeaseKey::new(subnets), networks, problems }
 }
 
-/// The valid ones of a comma-separated list.
+/// The valid subnets of a comma-separated list.
 fn subnets_in(value: &str, family: Family, name: &str, problems: &mut Vec<String>) -> Vec<Subnet> {
     let mut valid = Vec::new();
     for item in value.split(',').map(str::trim).filter(|item| !item.is_empty()) {

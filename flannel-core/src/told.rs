@@ -1,5 +1,5 @@
-//! What the log named lately. A record that is written, broken and mended again and again would fill it, and so
-//! would thousands of them.
+//! Remembers what the log named recently. A record that somebody breaks and corrects again and again would fill the
+//! log, and so would thousands of records.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A thing is named once in this time.
+/// A thing is named at most once in this time.
 const QUIET: Duration = Duration::from_mins(1);
-/// So many are named in that time.
+/// At most this many things are named in that time.
 const MOST: usize = 20;
 
 /// Remembers what was named.
@@ -21,8 +21,8 @@ pub(crate) struct Told {
 }
 
 impl Told {
-    /// Whether a thing is to be named now: `Some` with how many were left out since the last that was named, because
-    /// they had been named a moment ago or were too many.
+    /// `Some` if a thing should be named now, with the number that were left out since the last one that was named,
+    /// because they had been named recently or were too many.
     pub(crate) fn news(&mut self, thing: &str, now: Instant) -> Option<u64> {
         self.named.retain(|_, told| now.saturating_duration_since(*told) < QUIET);
         let thing = self.hasher.hash_one(thing);

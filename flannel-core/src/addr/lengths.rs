@@ -7,18 +7,18 @@ use super::{Family, Subnet};
 
 /// The prefix lengths of a set of subnets, and how many subnets have each.
 ///
-/// Whoever keeps such a set, sorted by subnet, finds those around an address with one look-up a length. A network has one
-/// or two lengths, a host's routes a few.
+/// With it, the subnets that contain an address are found in a sorted set by one look-up for each length. A network has
+/// one or two lengths, a host's routes have a few.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct PrefixLengths(BTreeMap<(Family, u8), usize>);
 
 impl PrefixLengths {
-    /// Counts a subnet that came into the set.
+    /// Counts a subnet that is added to the set.
     pub(crate) fn add(&mut self, subnet: Subnet) {
         *self.0.entry((subnet.family(), subnet.prefix())).or_default() += 1;
     }
 
-    /// Counts a subnet that left the set.
+    /// Counts a subnet that is removed from the set.
     pub(crate) fn remove(&mut self, subnet: Subnet) {
         let length = (subnet.family(), subnet.prefix());
         if let Some(count) = self.0.get_mut(&length) {
@@ -29,7 +29,7 @@ impl PrefixLengths {
         }
     }
 
-    /// The subnets with `addr` that can be in the set, of prefixes up to `longest`; the most specific first.
+    /// The subnets that contain `addr` and can be in the set, with prefixes up to `longest`, the most specific first.
     pub(crate) fn around(&self, addr: IpAddr, longest: u8) -> impl Iterator<Item = Subnet> + '_ {
         let family = Family::of(addr);
         let lengths = self.0.range((family, 0)..=(family, longest)).rev();

@@ -99,7 +99,7 @@ impl<T> PerFamily<T> {
         }
     }
 
-    /// The place of one family's value.
+    /// The value of one family, to change it.
     pub fn get_mut(&mut self, family: Family) -> &mut Option<T> {
         match family {
             Family::V4 => &mut self.v4,
@@ -172,7 +172,7 @@ impl fmt::Display for Vni {
 #[error("VNI {0} is larger than {max}", max = Vni::MAX)]
 pub struct VniError(pub u32);
 
-/// A maximum transmission unit in bytes. The method or field that holds it says of which side.
+/// A maximum transmission unit in bytes. The field or method says of which link or side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Mtu(pub u32);
@@ -190,7 +190,7 @@ impl fmt::Display for Mtu {
     }
 }
 
-/// The number of a link in one network namespace.
+/// The index of a link (`ifindex`) in one network namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct LinkIndex(pub u32);
