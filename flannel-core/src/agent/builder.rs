@@ -1,4 +1,4 @@
-//! What an agent is made of.
+//! The builder of an agent.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,13 +19,13 @@ use crate::netns::Netns;
 use crate::subnet::SubnetManager;
 use crate::underlay::UnderlayOptions;
 
-/// Makes an [`Agent`]. Everything but store and backend has a usual value.
+/// Makes an [`Agent`]. Everything but store and backend has a default.
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct AgentBuilder(Setup);
 
 impl Agent {
-    /// An agent of this store, with everything else yet to be said.
+    /// A builder for an agent with this store. Everything else has its default.
     pub fn builder(store: Arc<dyn SubnetManager>) -> AgentBuilder {
         AgentBuilder(Setup {
             store,
@@ -43,69 +43,69 @@ impl Agent {
 }
 
 impl AgentBuilder {
-    /// Adds a way to carry packets. Which one is used is said by the network config, by [`Backend::kind`]; of two of a
-    /// kind the first counts. Those that are not used tell [`Agent::leave`] by which devices leftovers are known.
+    /// Adds a backend. The network config chooses one of them, by [`Backend::kind`]; of two of the same kind the first
+    /// counts. The devices of all of them are recognised as leftovers by [`Agent::leave`].
     pub fn backend(self, backend: impl Backend + 'static) -> Self {
         self.shared_backend(Arc::new(backend))
     }
 
-    /// The same for a backend that is somebody else's, too.
+    /// The same for a shared backend.
     pub fn shared_backend(mut self, backend: Arc<dyn Backend>) -> Self {
         self.0.backends.add(backend);
         self
     }
 
-    /// Says how the underlay is chosen. Families and overlay are filled in from the network config, addresses that the
-    /// store wants published win over those said here. Without a word it is the link of the default route.
+    /// Sets how the underlay is chosen; by default it is the link of the default route. The agent fills in families and
+    /// overlay from the network config. Addresses that the store wants published override those given here.
     pub fn underlay(mut self, options: UnderlayOptions) -> Self {
         self.0.underlay = options;
         self
     }
 
-    /// The network namespace that the node's part of the network is in: all that the agent and its backend open, read and
-    /// change on the host. Without a word it is that of the thread that calls [`Self::start`]. The store is reached from
-    /// wherever it was made.
+    /// Sets the network namespace in which the agent and its backend open, read and change everything on the host. By
+    /// default it is that of the thread that calls [`Self::start`]. The store connects from the namespace in which it
+    /// was made.
     pub fn netns(mut self, netns: Netns) -> Self {
         self.0.netns = Some(netns);
         self
     }
 
-    /// Where the subnet file goes (`/run/flannel/subnet.env`), by which container runtimes and the CNI plugin learn this
-    /// node's subnets. Without one nothing is written, and nobody is kept from cleaning up beside the agent.
+    /// Sets the path of the subnet file (`/run/flannel/subnet.env`), from which container runtimes and the CNI plugin
+    /// learn this node's subnets. Without it no file is written, and `flanneld cleanup` does not see that the agent
+    /// runs.
     pub fn subnet_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.0.subnet_file = Some(path.into());
         self
     }
 
-    /// Where the agent remembers what is its own over restarts; [`state_file_of`](super::state_file_of) says the usual
-    /// place. Without one nothing is remembered: the agent waits for its store at each start, and leaves alone what only
-    /// the file could prove to be its own.
+    /// Sets the path of the state file, in which the agent remembers over restarts what is its own;
+    /// [`state_file_of`](super::state_file_of) returns the usual path. Without it nothing is remembered: the agent
+    /// waits for its store at each start, and leaves alone what only the file could prove to be its own.
     pub fn state_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.0.state_file = Some(path.into());
         self
     }
 
-    /// Which firewall rules the agent keeps.
+    /// Sets which firewall rules the agent keeps.
     pub fn firewall(mut self, options: FirewallOptions) -> Self {
         self.0.firewall = options;
         self
     }
 
-    /// Whether to keep a blackhole route for each of this node's own subnets, so that packets to addresses that no pod
-    /// has end here. For hosts without a bridge.
+    /// Sets whether to keep a blackhole route for each of this node's own subnets, so that packets to addresses that no
+    /// pod has are dropped here. For hosts without a bridge.
     pub fn blackholes(mut self, blackholes: bool) -> Self {
         self.0.blackholes = blackholes;
         self
     }
 
-    /// Adds something that an operator should know of the process around the agent. It is shown beside the agent's own
-    /// notes.
+    /// Adds a remark of the embedding program for operators. It is shown with the agent's own notes.
     pub fn remark(mut self, remark: impl Into<String>) -> Self {
         self.0.remarks.push(remark.into());
         self
     }
 
-    /// Works with a kernel and managers of rules that were made elsewhere: those of a test.
+    /// Uses a fake kernel and fake firewall managers, for tests.
     #[cfg(any(test, feature = "testing"))]
     pub fn fakes(
         mut self,
@@ -119,28 +119,28 @@ impl AgentBuilder {
         self
     }
 
-    /// Starts the agent as tasks of the tokio runtime around the call. Nothing blocks: it waits inside for store, config
-    /// and lease, and tries again.
+    /// Starts the agent as tasks of the current tokio runtime. It does not block: the tasks wait for store, config and
+    /// lease, and try again.
     ///
-    /// The error says that there is no runtime, or no netlink (the agent needs `CAP_NET_ADMIN`).
+    /// It fails without a runtime, or without netlink sockets (the agent needs `CAP_NET_ADMIN`).
     pub fn start(mut self) -> Result<Agent, AgentError> {
         if Handle::try_current().is_err() {
             return Err(Failure::NoRuntime.into());
         }
         let netns = self.0.netns().map_err(Failure::from)?;
         let kernel = self.0.place.open_kernel(&netns).map_err(Failure::from)?;
-        // Its tasks may run on threads that are elsewhere.
+        // The tasks may run on threads in other namespaces.
         self.0.netns = Some(netns.clone());
         Ok(Agent::spawn(Arc::new(self.0), netns, kernel))
     }
 
-    /// What it takes to remove all that agents with these files left on this host, after they have ended: devices,
+    /// Plans the removal of everything that agents with these files left on this host, after they have ended: devices,
     /// routes, rules and files. The lease stays.
     pub async fn plan_cleanup(&self) -> Result<LeavePlan, KernelError> {
         leave::plan_for(&Arc::new(self.0.clone()), None, false).await
     }
 
-    /// The same, and the lease is released.
+    /// The same, and releases the lease.
     pub async fn plan_leave(&self) -> Result<LeavePlan, KernelError> {
         leave::plan_for(&Arc::new(self.0.clone()), None, true).await
     }

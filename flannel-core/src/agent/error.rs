@@ -13,8 +13,8 @@ use crate::kernel::KernelError;
 use crate::subnet::SubnetError;
 use crate::underlay::UnderlayError;
 
-/// How long the datapath of a lost lease is kept, so that an operator can see what happened while pods
-/// still have their traffic.
+/// How long the agent keeps the datapath after it lost its lease, so that an operator can react while pods still have
+/// their traffic.
 pub(super) const LOST_LEASE_GRACE: Duration = Duration::from_secs(60);
 
 /// The agent could not start, or ended by itself. Clones are the same error.
@@ -22,7 +22,7 @@ pub(super) const LOST_LEASE_GRACE: Duration = Duration::from_secs(60);
 pub struct AgentError(Arc<Failure>);
 
 impl AgentError {
-    /// What went wrong.
+    /// Why the agent failed.
     pub fn failure(&self) -> &Failure {
         &self.0
     }
@@ -46,26 +46,26 @@ impl Error for AgentError {
     }
 }
 
-/// What ends an agent, or keeps it from starting.
+/// Why an agent ended, or could not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Failure {
     /// There is no tokio runtime with I/O and time around the call.
     #[error("an agent runs in a tokio runtime, and this is none; call `start` inside of one")]
     NoRuntime,
-    /// The kernel can't be spoken to.
+    /// The kernel could not be reached by netlink.
     #[error("can't speak to the kernel")]
     Kernel(#[from] KernelError),
-    /// The store refused something for good.
+    /// The store refused a request, and would refuse it again.
     #[error(transparent)]
     Store(#[from] SubnetError),
-    /// No underlay.
+    /// There is no usable underlay.
     #[error(transparent)]
     Underlay(#[from] UnderlayError),
-    /// No underlay with the addresses that the store wants published.
+    /// There is no underlay with the addresses that the store wants published.
     #[error("the addresses of {by} can't be used")]
     WantedUnderlay {
-        /// What says them there.
+        /// Where the store says so.
         by: String,
         /// Why not.
         source: UnderlayError,
@@ -73,7 +73,7 @@ pub enum Failure {
     /// The backend that the network config names is not one of the agent's.
     #[error("config key Backend.Type can't be used")]
     UnknownBackend(#[from] UnknownBackend),
-    /// There is no way to write firewall rules that were required.
+    /// Required firewall rules can't be written.
     #[error("firewall rules for {} can't be written", if *.masquerade { "masquerading" } else { "forwarding" })]
     Firewall {
         /// Whether masquerading was asked for.
@@ -84,15 +84,15 @@ pub enum Failure {
     /// The backend can't start or go on.
     #[error("backend {kind} failed")]
     Backend {
-        /// Which one.
+        /// The kind of the backend.
         kind: String,
         /// Why.
         source: BackendError,
     },
-    /// The network ended by itself, which it never should.
+    /// The network ended without an error, which breaks the contract of its backend.
     #[error("the network ended by itself")]
     NetworkEnded,
-    /// A bug.
+    /// A task panicked, which is a bug.
     #[error("a task of the agent crashed; please report this")]
     Crashed(#[source] JoinError),
     /// The runtime that the agent ran on was shut down.
@@ -101,17 +101,17 @@ pub enum Failure {
     /// The agent was told to stop before it was ready.
     #[error("the agent was stopped before it was ready")]
     Stopped,
-    /// Another node has our subnets. The datapath was kept for a minute since.
+    /// Another node has our subnets. The agent kept the datapath for a minute after it noticed.
     #[error("the lease was lost {} s ago", LOST_LEASE_GRACE.as_secs())]
     LeaseLost(#[source] SubnetError),
 }
 
-/// A backend that the agent was not given.
+/// The network config names a backend that the agent does not have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("backend {kind:?} is unknown; this agent has: {}", known.join(", "))]
 #[non_exhaustive]
 pub struct UnknownBackend {
-    /// What the network config says.
+    /// The kind that the network config names.
     pub kind: String,
     /// The kinds that the agent has.
     pub known: Vec<String>,

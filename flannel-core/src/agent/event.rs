@@ -1,4 +1,4 @@
-//! What happens to an agent, as values: for those who follow it, and for the log.
+//! What happens to an agent, as values, for embedders and for the log.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -32,20 +32,20 @@ pub enum AgentEvent {
         /// Why.
         problem: String,
     },
-    /// The state file came here with the disk of another machine, so its lease is not taken for this node's by it.
+    /// The state file came here with the disk of another machine, so it does not prove that its lease is this node's.
     StateFileOfAnotherHost {
-        /// That lease; empty if there is none.
+        /// The lease in the file; empty if there is none.
         lease: String,
     },
-    /// What an earlier run stored can't stand in for a store that is away.
+    /// If the store does not answer, this agent can't start without it: the stored state can't be used for that.
     NoStandIn {
         /// Why.
         why: String,
     },
-    /// A step of the start failed and is tried again. The same failure is told once; outages of the store are told by
+    /// A step of the start failed and is tried again. The same failure is reported once; outages of the store are
     /// [`AgentEvent::StoreLost`].
     Waiting {
-        /// What is waited for.
+        /// What the agent waits for.
         step: &'static str,
         /// Why it failed.
         why: String,
@@ -63,24 +63,24 @@ pub enum AgentEvent {
         link: String,
         /// The link's MTU.
         mtu: Mtu,
-        /// The addresses that packets leave from.
+        /// The source addresses of packets to other nodes.
         local: Vec<String>,
         /// The addresses that are published to peers.
         published: Vec<String>,
-        /// Why this one.
+        /// Why this underlay was chosen.
         reason: String,
     },
-    /// The addresses that this node publishes became others.
+    /// This node publishes other addresses than before.
     UnderlayMoved {
-        /// The addresses that are published from now on.
+        /// The addresses that it publishes from now on.
         published: Vec<String>,
     },
     /// An address that this node needs (underlay, gateway, store) lies among those of the pods.
     AddressAmongPods {
-        /// Which, and what to do about it.
+        /// Which address, and what to do about it.
         remark: String,
     },
-    /// This node has its lease.
+    /// This node has acquired its lease.
     LeaseAcquired {
         /// Its subnets.
         lease: String,
@@ -94,7 +94,7 @@ pub enum AgentEvent {
     },
     /// Firewall rules are kept from now on.
     FirewallKept {
-        /// By what, and why by that.
+        /// The manager that keeps them, and why it was chosen.
         manager: String,
         /// Whether pods are masqueraded.
         masquerade: bool,
@@ -107,7 +107,7 @@ pub enum AgentEvent {
         path: PathBuf,
         /// The pods' MTU in it.
         overlay_mtu: Mtu,
-        /// Whether it had to be written; it may have said the same already.
+        /// Whether it was written; false if it had the same content already.
         written: bool,
     },
     /// The subnet file can't be written; it is tried again.
@@ -115,11 +115,11 @@ pub enum AgentEvent {
         /// Why.
         why: String,
     },
-    /// The MTU of pods that start is another one from now on; pods that run keep theirs.
+    /// New pods get another MTU from now on; running pods keep theirs.
     MtuChanged {
-        /// What it was, in bytes.
+        /// The MTU before, in bytes.
         before: Mtu,
-        /// What it is.
+        /// The MTU now, in bytes.
         overlay_mtu: Mtu,
     },
     /// The store can't be reached.
@@ -129,7 +129,7 @@ pub enum AgentEvent {
     },
     /// The store can be reached again.
     StoreBack {
-        /// How long it was away.
+        /// How long it was unavailable.
         away: Duration,
     },
     /// Pods can be started on this node.
@@ -141,21 +141,21 @@ pub enum AgentEvent {
     },
     /// The agent stops.
     Stopping,
-    /// The network failed while it stopped, or did not stop in time.
+    /// A part of the agent failed while it stopped, or did not stop in time.
     StopFailed {
-        /// Which part of the agent.
+        /// The part.
         part: &'static str,
-        /// How.
+        /// The error.
         why: String,
     },
-    /// So many events came faster than they were taken, and are left out here.
+    /// The reader was too slow and missed this many events.
     LeftOut {
         /// How many.
         events: u64,
     },
 }
 
-/// The events of an agent, at most 256 of which wait to be taken. It ends with the agent.
+/// The events of an agent, as a stream that ends with the agent. At most 256 events wait for a reader.
 pub struct AgentEvents(BoxStream<'static, AgentEvent>);
 
 impl fmt::Debug for AgentEvents {
@@ -165,7 +165,7 @@ impl fmt::Debug for AgentEvents {
 }
 
 impl AgentEvents {
-    /// Those that come by a channel.
+    /// The events from a channel.
     pub(super) fn new(receiver: broadcast::Receiver<AgentEvent>) -> Self {
         let next = |mut receiver: broadcast::Receiver<AgentEvent>| async move {
             match receiver.recv().await {
@@ -177,12 +177,12 @@ impl AgentEvents {
         Self(stream::unfold(receiver, next).boxed())
     }
 
-    /// None, of an agent that has ended.
+    /// The empty stream of an agent that has ended.
     pub(super) fn none() -> Self {
         Self(stream::empty().boxed())
     }
 
-    /// The next one; `None` once the agent has ended. Dropping the future loses none.
+    /// Waits for the next event; `None` once the agent has ended. Dropping the future loses none.
     pub async fn recv(&mut self) -> Option<AgentEvent> {
         self.0.next().await
     }

@@ -1,4 +1,4 @@
-//! What is wanted of firewall rules.
+//! Which firewall rules the agent keeps.
 
 use std::time::Duration;
 
@@ -9,27 +9,27 @@ use crate::firewall::rules::{Range, Wanted};
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Forward {
-    /// It leaves that to others.
+    /// It does not.
     #[default]
     Off,
-    /// It does where the host has a program for it. Where none is, the status says what that may cost.
+    /// It does if the host has a program for it. If not, the status says what that may cost.
     WherePossible,
-    /// It does not run without.
+    /// It does, and the agent does not run without.
     Required,
 }
 
-/// Which firewall rules the agent keeps. The default is none; leftovers of an earlier run go all the same.
+/// Which firewall rules the agent keeps. The default is none; leftovers of an earlier run are removed in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FirewallOptions {
     /// Whether pods reach the world under this node's address. An agent that can't write such rules does not run: pods
-    /// would look healthy and reach nobody.
+    /// would look healthy and reach no address outside.
     pub masquerade: bool,
     /// Whether masquerading chooses source ports at random, where the host can.
     pub random_ports: bool,
     /// Whether forwarded packets of pods are accepted, which matters where others drop them.
     pub forward: Forward,
-    /// How often iptables' rules are read again, which the kernel does not announce.
+    /// How often the rules of legacy iptables are read again, since the kernel does not notify of their changes.
     pub resync: Duration,
 }
 
@@ -57,19 +57,19 @@ impl FirewallOptions {
         Self { random_ports, ..self }
     }
 
-    /// The same, with another word about forwarded packets.
+    /// The same, with or without accepting forwarded packets.
     #[must_use]
     pub fn with_forward(self, forward: Forward) -> Self {
         Self { forward, ..self }
     }
 
-    /// The same, with another time between two reads of iptables' rules.
+    /// The same, with another interval between two reads of iptables' rules.
     #[must_use]
     pub fn with_resync(self, resync: Duration) -> Self {
         Self { resync, ..self }
     }
 
-    /// Whether there is a rule to keep.
+    /// Whether there are rules to keep.
     pub(super) fn wants_any(self) -> bool {
         self.masquerade || self.forward != Forward::Off
     }
@@ -80,14 +80,14 @@ impl FirewallOptions {
         Wanted { ranges, masquerade, fully_random: random_ports, forward: forward != Forward::Off }
     }
 
-    /// Whether an agent that can't write them should not run: without masquerading pods look healthy and
-    /// reach nobody, while rules for forwarding matter on some hosts only.
+    /// Whether the agent must not run if it can't write the rules: without masquerading pods look healthy and reach no
+    /// address outside, while rules for forwarding matter on some hosts only.
     pub(super) fn are_required(self) -> bool {
         self.masquerade || self.forward == Forward::Required
     }
 }
 
-/// The families of which network and subnet are known.
+/// Network and subnet of each family for which both are known.
 pub(super) fn ranges(networks: PerFamily<Subnet>, subnets: PerFamily<Subnet>) -> PerFamily<Range> {
     PerFamily::from_fn(|family: Family| {
         let (network, subnet) = (*networks.get(family)?, *subnets.get(family)?);

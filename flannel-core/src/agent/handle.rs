@@ -46,7 +46,7 @@ impl Agent {
                 Err(crash) if crash.is_panic() => Err(Failure::Crashed(crash)),
                 Err(_) => Err(Failure::Aborted),
             };
-            // Also where it did not come to that itself.
+            // Sets the phase also if the agent ended early.
             shown.enter(Phase::Stopping);
             shown.journal.close();
             ends.send_replace(Some(result.map_err(AgentError::from)));
@@ -54,10 +54,10 @@ impl Agent {
         Self { setup, board, shutdown, end }
     }
 
-    /// Waits until pods can start: the network runs, masquerading that was asked for is in place, and the subnet file, if
-    /// there is to be one, is written. Whether the other nodes are in the kernel yet is said by [`Self::status`].
+    /// Waits until pods can start: the network runs, masquerading is in place if it was asked for, and the subnet file
+    /// is written if there is one. [`Self::status`] says whether the other nodes are programmed already.
     ///
-    /// The error is that of an agent that ended before; its tries to come up have no end.
+    /// It fails if the agent ends before. The agent retries temporary failures without a limit.
     pub async fn ready(&self) -> Result<Node, AgentError> {
         let mut status = self.status();
         let up = async {
@@ -78,19 +78,19 @@ impl Agent {
         ended.ok().flatten().unwrap_or_else(|| Err(Failure::Aborted.into()))
     }
 
-    /// How the agent is now and from now on. The value is replaced as a whole; a look costs no copy.
+    /// The status of the agent, now and from now on. Each change replaces the whole value; reading it copies nothing.
     pub fn status(&self) -> watch::Receiver<Arc<AgentStatus>> {
         self.board.subscribe()
     }
 
-    /// What happens to the agent: for who asks first since its start, for others from now on. Who takes them too slowly
-    /// is told how many are left out.
+    /// The events of the agent: for the first caller since its start, for others from now on. A reader that is too slow
+    /// learns how many it missed.
     pub fn events(&self) -> AgentEvents {
         self.board.journal.events()
     }
 
-    /// Stops the agent, within some seconds, and says how it ended. Kernel state, rules, files and lease stay, so pods
-    /// keep their traffic, and the next start adopts all of it.
+    /// Stops the agent, within some seconds, and returns how it ended. Kernel state, rules, files and lease stay, so
+    /// pods keep their traffic, and the next start adopts all of it.
     pub async fn stop(&self) -> Result<(), AgentError> {
         self.shutdown.cancel();
         self.ended().await
@@ -99,13 +99,13 @@ impl Agent {
     /// Stops the agent and takes this node out of the network: its lease is released, and devices, routes, rules and
     /// files of the agent are removed. Pods lose their traffic. What can't be proven to be ours stays.
     pub async fn leave(&self) -> Result<(), LeaveError> {
-        // However it ended, it runs no more.
+        // Its result does not matter: it runs no more.
         let _ = self.stop().await;
         let failures = self.plan_leave().await?.carry_out().await?;
         if failures.is_empty() { Ok(()) } else { Err(LeaveError::Incomplete(failures)) }
     }
 
-    /// What [`Self::leave`] would do now. The agent goes on.
+    /// What [`Self::leave`] would do now. The agent keeps running.
     pub async fn plan_leave(&self) -> Result<LeavePlan, KernelError> {
         let node = self.board.subscribe().borrow().node.clone();
         leave::plan_for(&self.setup, node.as_ref(), true).await

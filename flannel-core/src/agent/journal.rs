@@ -7,7 +7,7 @@ use tokio::sync::broadcast;
 use super::event::{AgentEvent, AgentEvents};
 use super::log;
 
-/// How many events wait at most for one who follows them.
+/// How many events wait at most for a reader.
 const ROOM: usize = 256;
 
 /// Where the parts of the agent leave what happens: it is logged, and told to those who follow.
@@ -15,7 +15,7 @@ const ROOM: usize = 256;
 pub(super) struct Journal {
     /// `None` once the agent has ended.
     sender: Mutex<Option<broadcast::Sender<AgentEvent>>>,
-    /// For who follows first: it began with the agent.
+    /// The receiver of the first reader, which has all events since the start.
     first: Mutex<Option<broadcast::Receiver<AgentEvent>>>,
 }
 
@@ -28,17 +28,17 @@ impl Journal {
     pub(super) fn emit(&self, event: AgentEvent) {
         log::write(&event);
         if let Some(sender) = &*self.sender.lock().unwrap_or_else(PoisonError::into_inner) {
-            // Nobody has to follow.
+            // It fails only without a reader.
             let _ = sender.send(event);
         }
     }
 
-    /// Ends the events of all who follow.
+    /// Ends the streams of all readers.
     pub(super) fn close(&self) {
         *self.sender.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// The events: for the first who asks since the agent began, for others from now on.
+    /// Returns a reader: the first has all events since the start, others those from now on.
     pub(super) fn events(&self) -> AgentEvents {
         let first = self.first.lock().unwrap_or_else(PoisonError::into_inner).take();
         let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);

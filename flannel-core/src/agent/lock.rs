@@ -1,7 +1,8 @@
-//! Whether an agent runs that has a subnet file: it holds a lock on a file beside it for as long as it lives.
+//! Shows whether an agent with a subnet file runs: it has a lock on a file beside the subnet file for as long as it
+//! lives.
 //!
-//! The kernel drops the lock with the process, so a file that was left behind means nothing. Agents share the
-//! lock, so that none is kept from starting by another; who cleans up wants it alone.
+//! The kernel releases the lock with the process, so a file without a lock means nothing. Agents take a shared lock, so
+//! that several can run; cleanup takes an exclusive one.
 
 use std::fs::{DirBuilder, File, TryLockError};
 use std::io;
@@ -13,21 +14,21 @@ use tracing::{info, warn};
 
 use crate::guarded::Dir;
 
-/// The pause between looks at a lock that somebody else has.
+/// The pause between attempts to get a lock that somebody else has.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// How long what an agent left behind may take to end.
+/// How long child processes of a killed agent may take to end.
 const REMAINS: Duration = Duration::from_secs(1);
 
-/// The file that is locked.
+/// The path of the lock file.
 pub(super) fn path(subnet_file: &Path) -> PathBuf {
     let mut name = subnet_file.as_os_str().to_owned();
     name.push(".lock");
     name.into()
 }
 
-/// Says that an agent runs, for as long as what is returned lives. Waits while somebody cleans up. Where no file
-/// can be made nothing is said: an agent without it is better than none.
+/// Takes the shared lock, which shows that an agent runs until the returned file is dropped. Waits while somebody
+/// cleans up. If the file can't be made it returns `None`: the agent then runs without the lock.
 pub(super) async fn hold(subnet_file: &Path) -> Option<File> {
     let path = path(subnet_file);
     let mut told = false;
@@ -48,13 +49,13 @@ pub(super) async fn hold(subnet_file: &Path) -> Option<File> {
     }
 }
 
-/// Waits for what an agent with this subnet file left behind, for a moment at most. One that was killed while it
-/// started a program leaves a process that has all of its files, ports and devices open, the lock among them,
-/// until it becomes that program.
+/// Waits, for a second at most, for child processes of an earlier agent with this subnet file. An agent that was killed
+/// while it started a program leaves a child that has all of its files, ports and devices open, including the lock,
+/// until the child executes that program.
 pub async fn wait_for_remains(subnet_file: &Path) {
     let Ok(file) = open(&path(subnet_file)) else { return };
     let begin = tokio::time::Instant::now();
-    // The lock is given back at once, with the file.
+    // The lock is released at once, when the file is dropped.
     while matches!(file.try_lock(), Err(TryLockError::WouldBlock)) && begin.elapsed() < REMAINS {
         tokio::time::sleep(REMAINS / 100).await;
     }
@@ -72,20 +73,20 @@ fn shared(path: &Path) -> io::Result<Option<File>> {
     let (dir, name) = Dir::of(path)?;
     let file = dir.file_or_new(name, 0o600)?;
     match file.try_lock_shared() {
-        // Who cleaned up may have removed the file meanwhile.
+        // A cleanup may have removed the file meanwhile.
         Ok(()) if dir.is_at(&file, name) => Ok(Some(file)),
         Ok(()) | Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(error)) => Err(error),
     }
 }
 
-/// Nobody else has the lock, and nobody gets it while this lives.
+/// The exclusive lock.
 #[derive(Debug)]
 pub(super) struct Alone {
     _locked: Option<File>,
 }
 
-/// The lock can't be had.
+/// The exclusive lock can't be taken.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// An agent runs, or somebody else cleans up.
@@ -101,7 +102,8 @@ pub enum LockError {
     },
 }
 
-/// Makes sure that no agent runs. Makes no file, so an agent that starts only now is not held up where none was.
+/// Takes the exclusive lock, which proves that no agent runs. It does not create the file; so if there is none, an
+/// agent that starts now does not wait.
 pub(super) fn alone(subnet_file: &Path) -> Result<Alone, LockError> {
     let path = path(subnet_file);
     let file = match open(&path) {

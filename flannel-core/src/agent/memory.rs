@@ -1,4 +1,4 @@
-//! Where the state file is, and what an earlier run left in it.
+//! The path of the state file, and what an earlier run stored in it.
 
 use std::path::{Path, PathBuf};
 
@@ -27,7 +27,7 @@ pub(super) fn recall(path: &Path, journal: &Journal) -> Option<State> {
     state
 }
 
-/// What this host has that tells it from others.
+/// Reads what distinguishes this host from others.
 pub(super) async fn read_host(
     kernel: &mut dyn Kernel,
     state: Option<&State>,
@@ -38,7 +38,7 @@ pub(super) async fn read_host(
     Ok(Host::of(&kernel.links().await?, &kernel.addresses().await?, &overlay))
 }
 
-/// Takes what proves another machine's lease out of a state that came here with its disk. Returns where it was stored.
+/// Checks whether the state was stored on this host, and reports it if it came with the disk of another machine.
 pub(super) fn check_host(state: Option<&State>, host: &Host, journal: &Journal) -> StoredOn {
     let stored_on = state.map_or(StoredOn::Unknown, |state| state.stored_on(&host.macs));
     if stored_on == StoredOn::AnotherHost {
@@ -57,12 +57,12 @@ pub(super) fn identity(
     host: &Host,
 ) -> Identity {
     let proof = state.map(|state| Identity::of_state(state, place, stored_on)).unwrap_or_default();
-    // As a wish the key counts wherever it was stored.
+    // As a preference the key counts on any host.
     let own = || state?.own.as_ref().map(|own| own.key);
     Identity { subnets: file.key.or_else(own), host_ips: host.ips.clone(), ..proof }
 }
 
-/// What of it can stand in for a store that is away.
+/// The memory for a start without the store, if the stored state can be used for that.
 pub(super) fn stand_in(
     state: Option<&State>,
     place: &str,

@@ -1,17 +1,16 @@
-//! The agent: all that one node of the network does, from the network config to its end.
+//! The agent: everything that one node of the network does, from reading the network config to stopping.
 //!
-//! [`Agent::builder`] takes a store; backends, underlay, firewall rules and files are told to the builder. The agent
-//! then runs as a task of the caller's tokio runtime. It waits for what is not there yet (store, config, lease), holds
-//! devices, peers, rules and lease, and says how it is as values: [`AgentStatus`], [`AgentEvent`].
+//! [`Agent::builder`] takes a store; the builder's methods take backends, underlay, firewall rules and files. The agent
+//! then runs as a task of the caller's tokio runtime. It waits for what is not there yet (store, config, lease), keeps
+//! devices, peers, rules and lease in order, and publishes its state as values: [`AgentStatus`], [`AgentEvent`].
 //!
-//! What makes it correct is not the caller's business: which addresses the store wants published, who holds the lease
-//! while the network runs, how a start without the store goes, when the subnet file may be there, and what happens when
-//! the lease is lost.
+//! The caller need not care which addresses the store wants published, how the lease is renewed while the network runs,
+//! how to start without the store, when to write the subnet file, or what to do when the lease is lost.
 //!
-//! - `builder`, `handle`: what the caller sees. `setup`, `node`: what was said of the agent, and what came of it.
-//! - `life`: the course of an agent, over the traits of the core.
+//! - `builder`, `handle`: the caller's view. `setup`, `node`: the agent's options, and the resulting node.
+//! - `life`: what the agent does from start to end, using only the traits of the core.
 //! - `memory`, `lock`: what earlier runs left in files, and who may use them now.
-//! - `status`, `event`, `log`: what it says about itself; log lines are made of events, in one place.
+//! - `status`, `event`, `log`: its status and events; log lines are made from events, in one place.
 //! - [`leave`]: removes what agents left on this host.
 
 mod builder;

@@ -12,12 +12,12 @@ use crate::kernel::{Kernel, KernelError, OpenKernel};
 use crate::netlink::Netlink;
 use crate::netns::Netns;
 
-/// Opens what keeps firewall rules for these families.
+/// Opens the managers of firewall rules for these families.
 pub(super) type OpenManagers = dyn Fn(Netns, Choice, Vec<Family>, FirewallOptions) -> BoxFuture<'static, Result<Managers, FirewallError>>
     + Send
     + Sync;
 
-/// Opens whatever of the agent's network namespace the agent itself works with. Backends open theirs.
+/// Opens kernel and firewall managers of the agent's network namespace for the agent itself. Backends open their own.
 #[derive(Clone)]
 pub(super) struct Place {
     kernel: Arc<OpenKernel>,
@@ -31,7 +31,7 @@ impl fmt::Debug for Place {
 }
 
 impl Place {
-    /// On the real kernel.
+    /// Opens the real ones.
     pub(super) fn real() -> Self {
         Self {
             kernel: Arc::new(|netns| Ok(Box::new(Netlink::open_in(netns)?) as Box<dyn Kernel>)),
@@ -41,7 +41,7 @@ impl Place {
         }
     }
 
-    /// One that is made of these.
+    /// Opens by these functions.
     #[cfg(any(test, feature = "testing"))]
     pub(super) fn new(kernel: Arc<OpenKernel>, managers: Arc<OpenManagers>) -> Self {
         Self { kernel, managers }
@@ -51,7 +51,7 @@ impl Place {
         (self.kernel)(netns)
     }
 
-    /// Opens what this host has. Where no rule is wanted, nothing has to be installed.
+    /// Opens the managers that this host has. If no rule is desired, none has to be installed.
     pub(super) fn open_managers(
         &self,
         netns: &Netns,

@@ -24,7 +24,7 @@ impl fmt::Debug for Backends {
 }
 
 impl Backends {
-    /// Adds one; of two of a kind the first counts.
+    /// Adds a backend; of two of the same kind the first counts.
     pub(super) fn add(&mut self, backend: Arc<dyn Backend>) {
         self.0.push(backend);
     }
@@ -55,7 +55,7 @@ pub(super) struct Setup {
     pub(super) blackholes: bool,
     pub(super) firewall: FirewallOptions,
     pub(super) remarks: Vec<String>,
-    /// The network namespace; without one that of the thread that starts the agent.
+    /// The network namespace; `None` for that of the thread that starts the agent.
     pub(super) netns: Option<Netns>,
     pub(super) place: Place,
 }

@@ -1,4 +1,4 @@
-//! Does what was planned, and goes on past what fails.
+//! Carries out a plan, and goes on after a failure.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -51,7 +51,7 @@ pub(super) async fn carry_out(
     }
 }
 
-/// All at once: there may be thousands.
+/// Removes all routes in one batch, since there may be thousands.
 async fn remove_routes(routes: &BTreeMap<Object, String>, kernel: &mut dyn Kernel) -> Vec<String> {
     let ops: Vec<Op> = routes.keys().map(|route| Op::Delete(*route)).collect();
     match kernel.execute(&ops).await {

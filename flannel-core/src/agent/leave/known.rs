@@ -1,4 +1,4 @@
-//! What files say about the agent that was here.
+//! What the agent's files say about it.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ use crate::lease::LeaseKey;
 use crate::state_file::{self, Recalled, State};
 use crate::subnet_file::{self, Previous};
 
-/// What an agent wrote.
+/// The content of an agent's files.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Known {
     /// Its state file.
@@ -27,7 +27,7 @@ pub(super) struct Known {
 }
 
 impl Known {
-    /// Reads the files. What can't be used is as good as not there.
+    /// Reads the files. One that can't be used counts as missing.
     pub(super) fn read(subnet_file: Option<&Path>, state_file: Option<&Path>) -> Self {
         let mut known = Self::default();
         if let Some(path) = subnet_file {
@@ -40,14 +40,14 @@ impl Known {
         known
     }
 
-    /// Adds what an agent of this process had, where no state file says it.
+    /// Adds what an agent of this process had, if there is no state file.
     pub(super) fn add(&mut self, node: Option<&Node>) {
         let Some(node) = node.filter(|_| self.state.is_none()) else { return };
         let (networks, own) = (node.networks, Some(node.lease.clone()));
         self.state = Some(State { networks, own, backend: node.backend.clone(), ..State::default() });
     }
 
-    /// Any file can be named as the subnet file, so it goes only if it says what one says.
+    /// An operator can name any file as the subnet file, so it is removed only if it has the content of one.
     fn read_subnets(&mut self, path: &Path) {
         if !path.exists() {
             return;
@@ -60,7 +60,7 @@ impl Known {
         }
     }
 
-    /// A damaged state file goes if it has the name that the agent gives to one.
+    /// A damaged state file is removed if it has the name that an agent gives it.
     fn read_state(&mut self, path: &Path, usual: Option<&Path>) {
         let Recalled { state, problem } = state_file::read(path);
         if state.is_some() || problem.is_some() && Some(path) == usual {
@@ -77,7 +77,7 @@ impl Known {
         stored.map(|own| own.key).or(self.subnets.key)
     }
 
-    /// The overlay networks of one file and the other.
+    /// The overlay networks of both files.
     pub(super) fn networks(&self) -> Vec<Subnet> {
         let stored = self.state.as_ref().map(|state| state.networks);
         let all: [Option<PerFamily<Subnet>>; 2] = [stored, Some(self.subnets.networks)];
@@ -85,7 +85,7 @@ impl Known {
         all.iter().flatten().flat_map(each).collect()
     }
 
-    /// What rules were written for: network and subnet, by one file and the other.
+    /// The networks and subnets for which rules were written, from both files.
     pub(super) fn ranges(&self) -> Vec<PerFamily<Range>> {
         let subnets = |key: LeaseKey| key.subnets();
         let stored = self.state.as_ref().map(|state| {
@@ -96,7 +96,7 @@ impl Known {
         stored.into_iter().chain([written]).filter(|ranges| !ranges.is_empty()).collect()
     }
 
-    /// The files, last of all: until then they prove what is ours.
+    /// The removal of the files. It comes last, since they prove what is ours.
     pub(super) fn removals(&self) -> Plan {
         let removal = |path: &PathBuf| Removal {
             what: "files of the agent".to_owned(),

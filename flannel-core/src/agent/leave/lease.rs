@@ -68,8 +68,8 @@ async fn find(store: &dyn SubnetManager, key: LeaseKey) -> Result<Option<Lease>,
     }
 }
 
-/// Whether this node published a lease: it is as it was stored here, or it has an address of this host. What came with
-/// the disk of another machine proves nothing.
+/// Whether this node published a lease: it equals the stored one, or it has an address of this host. A state file of
+/// another machine proves nothing.
 fn is_ours(lease: &Lease, public_ips: &PerFamily<IpAddr>, known: &Known, seen: &Seen) -> bool {
     let host = Host::of(&seen.links, &seen.addresses, &PerFamily::default());
     let stored = known.state.as_ref().filter(|state| state.stored_on(&host.macs) != StoredOn::AnotherHost);

@@ -1,8 +1,8 @@
 //! Leaving a node: removes what agents left on this host.
 //!
-//! Files say what an agent had (`known`), the kernel what is there (`seen`). From both follows what is ours and goes
-//! (`plan`), besides firewall rules (`rules`) and, if it was asked for, the own lease (`lease`). All is a plan first, each
-//! step with the shell commands that do the same, and then done (`act`).
+//! The files say what an agent had (`known`), the kernel what is there (`seen`). From both follows what is ours and is
+//! removed (`plan`), together with firewall rules (`rules`) and, if asked for, the own lease (`lease`). First all of it
+//! is a plan, each step with the equivalent shell commands; then it is carried out (`act`).
 
 mod act;
 mod known;
@@ -25,14 +25,14 @@ use known::Known;
 use removal::Plan;
 pub use removal::Removal;
 
-/// This node could not be left.
+/// Why this node could not leave the network.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LeaveError {
     /// An agent runs.
     #[error(transparent)]
     Lock(#[from] LockError),
-    /// The kernel can't be spoken to.
+    /// The kernel could not be reached by netlink.
     #[error("can't speak to the kernel; that takes root")]
     Kernel(#[from] KernelError),
     /// Not all could be removed; the rest is gone.
@@ -40,13 +40,13 @@ pub enum LeaveError {
     Incomplete(Vec<String>),
 }
 
-/// What leaving this node takes. It holds off agents with the same subnet file until it is dropped.
+/// The steps to take this node out of the network. Until it is dropped, agents with the same subnet file can't start.
 pub struct LeavePlan {
-    /// What goes, in this order.
+    /// What is removed, in this order.
     pub removals: Vec<Removal>,
     /// What stays although it looks like ours, and why.
     pub notes: Vec<String>,
-    /// What could not be looked at, and may have to go.
+    /// What could not be read, and may have to be removed.
     pub problems: Vec<String>,
     alone: Result<Option<Alone>, LockError>,
     netns: Netns,
@@ -70,8 +70,8 @@ impl LeavePlan {
         self.alone.as_ref().err()
     }
 
-    /// Removes everything, goes on past what fails, and returns what could not be removed, with the reasons and with
-    /// [`Self::problems`]. Files stay once something failed: they prove to the next run that the rest is ours.
+    /// Removes everything, goes on after failures, and returns what could not be removed with the reasons, and
+    /// [`Self::problems`]. After a failure the files stay, since they prove to the next run that the rest is ours.
     pub async fn carry_out(mut self) -> Result<Vec<String>, LockError> {
         let _alone = self.alone?;
         let mut failures = self.problems;
@@ -80,7 +80,7 @@ impl LeavePlan {
     }
 }
 
-/// Looks what there is, and says what goes. Touches nothing. `node` is what an agent of this process had.
+/// Reads what there is, and plans what to remove. It changes nothing. `node` is what an agent of this process had.
 pub(super) async fn plan_for(
     setup: &Arc<Setup>,
     node: Option<&Node>,

@@ -1,4 +1,4 @@
-//! What is ours and goes, and what looks like it and stays. Pure.
+//! Decides what is ours and is removed, and what only looks like it and stays. Pure.
 
 use super::known::Known;
 use super::removal::{Action, Plan, Removal};
@@ -11,8 +11,8 @@ use crate::kernel::Link;
 use crate::ownership::Ownership;
 use crate::state_file::State;
 
-/// Says what of the kernel's state goes. What hangs on a device of ours (addresses, neighbours, FDB entries,
-/// next-hop objects, routes) goes with it.
+/// Plans which kernel objects to remove. With a device of ours the kernel removes everything on it (addresses,
+/// neighbours, FDB entries, next-hop objects, routes).
 pub(super) fn plan(known: &Known, seen: &Seen, kinds: &[DeviceKind]) -> Plan {
     let mut plan = Plan::default();
     let present = State { networks: known.subnets.networks, ..State::default() };
@@ -57,14 +57,14 @@ pub(super) fn plan(known: &Known, seen: &Seen, kinds: &[DeviceKind]) -> Plan {
     plan
 }
 
-/// The kind of device that has such names: what a backend's begin with, and a number.
+/// The kind of device whose names have this form: the prefix of a backend, and a number.
 fn kind_by_name(name: &str, kinds: &[DeviceKind]) -> Option<DeviceKind> {
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     kinds.iter().copied().find(|kind| name.strip_prefix(kind.prefix).is_some_and(is_number))
 }
 
-/// Whether a link that is named like one of ours is one: the state file names it, or it is what an agent makes
-/// and has an address that only this agent gives it. An error says why not.
+/// Whether a link with a name like ours is ours: the state file names it, or it has the attributes that an agent sets
+/// and an address that only this agent gives it. An error says why not.
 fn judge(link: &Link, ours: DeviceKind, stored: bool, known: &Known, seen: &Seen) -> Result<(), String> {
     let kind = link.kind.as_deref().unwrap_or("link of the hardware");
     let addresses = || seen.addresses.iter().filter(|address| address.link == link.index);

@@ -1,4 +1,4 @@
-//! What goes, and how.
+//! What is removed, and how.
 
 use std::path::PathBuf;
 
@@ -7,20 +7,20 @@ use crate::dataplane::Route;
 use crate::firewall::Step;
 use crate::lease::{Lease, LeaseKey};
 
-/// Something that goes.
+/// Something that is removed.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Removal {
-    /// What it is; the same for several that follow each other.
+    /// What it is; several in a row can have the same text.
     pub what: String,
-    /// Commands of a shell that do the same. What fails is told by them.
+    /// Shell commands that do the same. Messages about failures name them.
     pub commands: Vec<String>,
-    /// How it is done.
+    /// How it is removed.
     pub(super) action: Action,
 }
 
 impl Removal {
-    /// The lease that is released by it. Which command does that is known to who knows the store.
+    /// The lease that it releases. Only the embedding program, which knows the store, can name a command for that.
     pub fn lease(&self) -> Option<LeaseKey> {
         match &self.action {
             Action::Lease(lease) => Some(lease.key),
@@ -46,19 +46,19 @@ pub(super) enum Action {
     File(PathBuf),
 }
 
-/// What is to be done.
+/// The steps of a plan.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Plan {
-    /// In this order.
+    /// What is removed, in this order.
     pub(super) removals: Vec<Removal>,
     /// What stays although it looks like ours, and why.
     pub(super) notes: Vec<String>,
-    /// What could not be looked at, and may have to go.
+    /// What could not be read, and may have to be removed.
     pub(super) problems: Vec<String>,
 }
 
 impl Plan {
-    /// Adds what comes after all that.
+    /// Appends another plan.
     pub(super) fn add(&mut self, mut other: Self) {
         self.removals.append(&mut other.removals);
         self.notes.append(&mut other.notes);

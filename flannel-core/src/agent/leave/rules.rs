@@ -1,4 +1,4 @@
-//! Firewall rules of the agent: what a plan for no rules at all takes away.
+//! The removal of the agent's firewall rules: the plan that leads to no rules at all.
 
 use std::time::Duration;
 
@@ -14,11 +14,11 @@ use crate::firewall::rules::{Ours, Wanted};
 use crate::firewall::{FirewallError, RuleManager, Step};
 use crate::netns::Netns;
 
-/// How often rules would be looked at, which nobody does a second time.
+/// The resync interval, which does not matter: the rules are read once.
 const ONCE: Duration = Duration::from_secs(60);
 
-/// The rules that go: those for the networks that the files name, since another agent of this host may have some
-/// in the same chains. Where no file is, nothing says whose they are.
+/// The removal of rules for the networks that the files name, since another agent of this host may have rules in the
+/// same chains. Without a file nothing shows whose rules they are.
 pub(super) async fn removals(netns: &Netns, known: &Known) -> Plan {
     let ranges = known.ranges();
     let is_known = !ranges.is_empty();
@@ -38,7 +38,7 @@ pub(super) async fn removals(netns: &Netns, known: &Known) -> Plan {
                      remove them by: {commands}"
                 )
             })),
-            // What is not installed wrote nothing.
+            // A program that is not installed has no rules here.
             Err(FirewallError::Missing { .. }) => {}
             Err(error) => plan.problems.push(format!("firewall rules can't be read: {}", chain(&error))),
         }
@@ -46,7 +46,7 @@ pub(super) async fn removals(netns: &Netns, known: &Known) -> Plan {
     plan
 }
 
-/// The tables of underlay gates that go: those for the VNIs of this agent, by its state file or by its devices.
+/// The removal of the gates' tables for the VNIs of this agent, which its state file or its devices name.
 pub(super) async fn gates(netns: &Netns, known: &Known, seen: &Seen, so_far: &Plan) -> Plan {
     let mut plan = Plan::default();
     let present = match gate::present(netns).await {
@@ -78,7 +78,7 @@ pub(super) async fn gates(netns: &Netns, known: &Known, seen: &Seen, so_far: &Pl
     plan
 }
 
-/// What each kind of rules takes to be removed.
+/// The steps that remove the rules of each manager.
 async fn rule_steps(netns: &Netns, ours: &Ours) -> Vec<Result<Vec<Step>, FirewallError>> {
     let (nftables, iptables) = tokio::join!(Nftables::open(netns), Iptables::open(netns, &[], ONCE));
     vec![steps_of(nftables, ours).await, steps_of(iptables, ours).await]

@@ -1,4 +1,4 @@
-//! What is on this host, as far as it can be ours.
+//! What the kernel has that may be ours.
 
 use crate::addr::Family;
 use crate::dataplane::{Object, ROUTE_PROTOCOL, Route};
@@ -12,7 +12,7 @@ pub(super) struct Seen {
     pub(super) links: Vec<Link>,
     /// All addresses.
     pub(super) addresses: Vec<LinkAddress>,
-    /// The routes of the main table with our protocol, and those with the one that Go's have.
+    /// The routes of the main table with our protocol, and those with the protocol of Go's routes.
     pub(super) routes: Vec<Route>,
 }
 

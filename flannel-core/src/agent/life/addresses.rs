@@ -1,5 +1,5 @@
-//! Addresses of the underlay, gateways and the store where pods' addresses are: refused or named, since nothing else
-//! tells why such packets go astray.
+//! Finds addresses of underlay, gateways and store that the pods' network covers. Such a config is refused, or the
+//! addresses are named: packets to them may go to pods, and nothing else would show why.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -13,11 +13,11 @@ use crate::lease::{Field, LeaseKey};
 use crate::subnet::Remedy;
 use crate::underlay::Needed;
 
-/// How long a name may take to resolve. One that does not is not looked at.
+/// How long a name may take to resolve. A name that takes longer is not checked.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What this node reaches without the overlay: underlay addresses, default gateways, and the store. How it is reached
-/// is looked up for what the pods' networks cover.
+/// The addresses that this node must reach without the overlay: underlay addresses, default gateways, and the store.
+/// For those that the pods' networks cover, the route to them is looked up, too.
 pub(super) async fn needed(
     kernel: &mut dyn Kernel,
     config: &NetworkConfig,
@@ -56,14 +56,14 @@ async fn resolve(host: &str) -> Vec<IpAddr> {
     }
 }
 
-/// The length of the most specific route to an address, other than ours. How our own address is reached is what the
-/// peers on our link have: the link's routes.
+/// The prefix length of the most specific route to an address, apart from ours. For this node's own address it is that
+/// of the link's routes, by which peers on the link reach it.
 async fn way(kernel: &mut dyn Kernel, underlay: &Underlay, addr: IpAddr) -> Result<Option<u8>, KernelError> {
     let is_own = underlay.local.iter().any(|(_, own)| *own == addr);
     let link = if is_own {
         Some(underlay.link)
     } else {
-        // A refusal, as of an unreachable route, is no way either.
+        // A refused look-up, as for an unreachable route, means that there is no route.
         let found = kernel.lookup(addr).await.ok().flatten();
         found.and_then(|route| match route.exit {
             Exit::By(link) | Exit::Several(link, _) => Some(link),
@@ -81,7 +81,7 @@ async fn way(kernel: &mut dyn Kernel, underlay: &Underlay, addr: IpAddr) -> Resu
     Ok(lengths.max())
 }
 
-/// What the network of the pods covers and this cluster works with all the same.
+/// Remarks about addresses that the pods' network covers, in a cluster that works nevertheless.
 pub(super) fn in_network(config: &NetworkConfig, needed: &[Needed]) -> Vec<String> {
     let named = needed.iter().filter_map(|needed| {
         let network = needed.covered_by(config)?;
@@ -93,7 +93,7 @@ pub(super) fn in_network(config: &NetworkConfig, needed: &[Needed]) -> Vec<Strin
     named.collect()
 }
 
-/// Underlay addresses inside the node's own subnet, which it keeps: pods may run in it.
+/// Remarks about underlay addresses inside the node's own subnet. The node keeps the subnet, since pods may run in it.
 pub(super) fn in_subnet(key: LeaseKey, underlay: &Underlay, remedy: &Remedy) -> Vec<String> {
     let named = Needed::of_underlay(underlay).into_iter().filter_map(|Needed { addr: ip, .. }| {
         let family = Family::of(ip);

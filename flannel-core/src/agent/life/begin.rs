@@ -1,4 +1,4 @@
-//! Before the first question to the store: what earlier runs left, and who this node is.
+//! What comes before the first request to the store: reading what earlier runs left, and who this node is.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -38,7 +38,7 @@ pub(in crate::agent) async fn live(
 }
 
 impl Setup {
-    /// Reads what earlier runs left, and makes the store know this node by it.
+    /// Reads what earlier runs left, and tells the store who this node is.
     async fn begin(
         &self,
         netns: Netns,
@@ -64,13 +64,13 @@ impl Setup {
         let host = memory::read_host(kernel, state.as_ref(), &previous).await?;
         let stored_on = memory::check_host(state.as_ref(), &host, journal);
         let place = self.store.place();
-        // Without a file there is nothing to tell of it.
+        // Without a file there is nothing to report about it.
         let stand_in =
             self.state_file.is_some().then(|| memory::stand_in(state.as_ref(), &place, stored_on, journal));
         self.store.identify(memory::identity(&previous, state.as_ref(), &place, stored_on, &host));
         let store = Arc::new(Remembering::new(Arc::clone(&self.store), stand_in.flatten()));
         if let Some(state) = state.as_mut().filter(|_| stored_on == StoredOn::AnotherHost) {
-            // What it published is another machine's, which may live.
+            // The lease belongs to another machine, which may be alive.
             (state.own, state.former_ips) = (None, Vec::new());
         }
         let subnets = previous.key.map(|key| key.subnets()).unwrap_or_default();

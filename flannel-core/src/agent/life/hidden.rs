@@ -1,4 +1,5 @@
-//! Whether a network of pods may cover what this node reaches without it: only where nodes work so.
+//! Decides whether the pods' network may cover addresses that this node must reach: only in a cluster that already
+//! works that way.
 
 use std::time::Duration;
 
@@ -10,11 +11,11 @@ use crate::lease::{Lease, LeaseUpdate};
 use crate::subnet::SubnetError;
 use crate::underlay;
 
-/// How long the store may take to list the leases, where it matters before the start.
+/// How long the store may take to list the leases for this decision.
 const LIST_PATIENCE: Duration = Duration::from_secs(10);
 
 impl Life {
-    /// Why the config must not be used: what its networks would hide from this node.
+    /// Why the config must not be used: the addresses that its networks would hide from this node.
     pub(super) async fn hidden_by(&self, prepared: &Prepared) -> Option<SubnetError> {
         let Prepared { config, backend, options, .. } = prepared;
         let covered: Vec<_> = options.needed.iter().filter(|it| it.covered_by(config).is_some()).collect();
@@ -27,8 +28,8 @@ impl Life {
         underlay::hides(config, covered, how).map(|source| SubnetError::Config { place, source })
     }
 
-    /// Whether some node has a lease in the networks of a config: this one, by its files, or any by the store. Where
-    /// that can't be known, one has.
+    /// Whether a node has a lease in the networks of a config: this one, by its files, or any other, by the store. If
+    /// that can't be found out, the answer is yes.
     async fn has_leases(&self, config: &NetworkConfig) -> bool {
         let own = self.previous.iter().filter_map(|state| state.own.as_ref());
         let own = own.flat_map(|own| own.key.subnets().iter().map(|(_, subnet)| *subnet).collect::<Vec<_>>());

@@ -1,4 +1,4 @@
-//! The life of the agent, from the network config to the end, over the traits of the core.
+//! What the agent does from the network config to its end, using only the traits of the core.
 
 mod addresses;
 mod begin;
@@ -42,44 +42,44 @@ use crate::subnet::{SubnetError, SubnetManager, hold_and_publish};
 use crate::subnet_file::SubnetFile;
 use crate::underlay::{self, Overlay, UnderlayError, UnderlayOptions};
 
-/// The pause between tries to write the subnet file.
+/// The pause between attempts to write the subnet file.
 const FILE_RETRY: Duration = Duration::from_secs(10);
 /// How long the network may take to stop.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-/// The agent and all that it works with.
+/// The agent's parts and options.
 pub(super) struct Life {
-    /// The network namespace that all of it is in.
+    /// The agent's network namespace.
     pub(super) netns: Netns,
-    /// What the operator said about the underlay; the families come from the network config.
+    /// The operator's options for the underlay; the families come from the network config.
     pub(super) underlay: UnderlayOptions,
-    /// Where the subnet file goes, if there is to be one.
+    /// The path of the subnet file, if there is one.
     pub(super) subnet_file: Option<PathBuf>,
-    /// Where the state file goes, if there is to be one.
+    /// The path of the state file, if there is one.
     pub(super) state_file: Option<PathBuf>,
     /// What the state file said at the start.
     pub(super) previous: Option<State>,
     /// Whether to keep blackhole routes for this node's own subnets.
     pub(super) blackholes: bool,
-    /// What firewall rules there are to be.
+    /// Which firewall rules to keep.
     pub(super) firewall: FirewallOptions,
-    /// What an earlier run, of this agent or of Go's, wrote rules for, as far as the subnet file tells.
+    /// The networks for which an earlier run, of this agent or of Go's, wrote rules, by the subnet file.
     pub(super) written_for: PerFamily<Range>,
-    /// The network namespace.
+    /// Opens kernel and firewall managers in the network namespace.
     pub(super) place: Place,
     /// The store of leases.
     pub(super) store: Arc<dyn SubnetManager>,
     /// The backends by kind.
     pub(super) backends: Backends,
-    /// Where the agent's status is shown.
+    /// Where the agent publishes its status.
     pub(super) board: Arc<Board>,
     /// Fires when the agent is to stop.
     pub(super) shutdown: CancellationToken,
 }
 
 impl Life {
-    /// Runs until told to stop, which is a success, or until it can't go on. What is in the kernel stays
-    /// there, so that pods keep their traffic.
+    /// Runs until it is told to stop, which is a success, or until it can't go on. Kernel state stays, so that pods
+    /// keep their traffic.
     pub(super) async fn run(self, kernel: Box<dyn Kernel>) -> Result<(), Failure> {
         self.board.watch_store(self.store.status());
         let board = Arc::clone(&self.board);
@@ -90,10 +90,10 @@ impl Life {
     }
 
     async fn live(mut self, mut kernel: Box<dyn Kernel>) -> Result<(), Failure> {
-        // Every wait of the start-up can simply be dropped: what it did is adopted by the next start.
+        // The start can be dropped at every await: the next start adopts what it did.
         let result = match self.shutdown.run_until_cancelled(self.start(&mut *kernel)).await {
             Some(Ok(started)) => {
-                // As many leases as the store is about to list.
+                // Frees as many leases as the store is about to list.
                 self.previous = None;
                 drop(kernel);
                 return self.serve(started).await;
@@ -144,13 +144,13 @@ impl Life {
         Ok(Started { kind, network, file, managers, before })
     }
 
-    /// Reads the config and looks what this node has for it. Touches nothing.
+    /// Reads the config and checks what this node has for it. Changes nothing.
     async fn prepare(&self, kernel: &mut dyn Kernel) -> Result<Prepared, Failure> {
         let config = self.wait_for_config().await?;
         let kind = config.backend.kind.clone();
         let networks = config.networks.iter().map(|(_, it)| it.network).collect();
         self.board.emit(AgentEvent::ConfigApplied { networks, backend: kind.clone() });
-        // A wrong kind is said before anything is touched.
+        // A wrong backend kind is an error before anything is changed.
         let backend = self.backends.find(&kind)?;
         let managers = self.open_managers(&config).await?;
 
@@ -173,7 +173,7 @@ impl Life {
         Ok(Prepared { config, backend, managers, underlay, options })
     }
 
-    /// Waits as long as it takes: the store may be away, and an operator may still write or mend the config.
+    /// Waits as long as necessary: the store may be unavailable, and an operator may still write or correct the config.
     async fn wait_for_config(&self) -> Result<NetworkConfig, Failure> {
         self.board.starting("waiting for the network config");
         let mut retry = Retry::new(&self.board);
@@ -190,7 +190,7 @@ impl Life {
         }
     }
 
-    /// Asks the store which addresses this node is to publish; what it says wins over the flags, as upstream.
+    /// Asks the store which addresses this node should publish; the answer overrides the flags, as upstream.
     async fn wait_for_wanted_ips(&self) -> Result<PerFamily<IpAddr>, Failure> {
         let mut retry = Retry::new(&self.board);
         loop {
@@ -206,7 +206,7 @@ impl Life {
         }
     }
 
-    /// What is known of the overlay before it is there: by the config, and by what earlier runs left in their files.
+    /// What is known of the overlay before it exists, from the config and from the files of earlier runs.
     fn overlay(&self, config: &NetworkConfig) -> Overlay {
         let mut overlay = Overlay::new(config.networks.map(|_, network| network.network));
         for ranges in self.written_before() {
@@ -220,8 +220,8 @@ impl Life {
         overlay
     }
 
-    /// Chooses the underlay. Where its link has several addresses, the one that this node published last is kept:
-    /// by the state file, else by what the store has of the node with one of these addresses.
+    /// Chooses the underlay. If its link has several addresses, it keeps the one that this node published last: by the
+    /// state file, else by the store's record with one of these addresses.
     async fn choose_underlay(
         &self,
         kernel: &mut dyn Kernel,
@@ -301,7 +301,7 @@ impl Life {
                 .map(|path| Keeper::new(path.clone(), network.state(), self.store.status())),
         );
         let cancel = CancellationToken::new();
-        // Whatever ends this one ends its tasks.
+        // The end of this function ends its tasks.
         let _guard = cancel.clone().drop_guard();
         let mut task = tokio::spawn(network.run(self.store.watch_leases(), cancel.clone()));
         let firewall = self.firewall(managers, &file, before).await?;
@@ -310,7 +310,7 @@ impl Life {
         let mut firewall = tokio::spawn(firewall.run(cancel.clone()));
 
         let announce = async {
-            // A pod that starts may reach for the world at once.
+            // A pod may send packets to the world as soon as it starts.
             self.wait_for_rules(rules).await;
             self.write_subnet_file(&file).await;
             self.board.enter(Phase::Running);
@@ -324,8 +324,8 @@ impl Life {
         let hold = async {
             match hold_and_publish(&*self.store, lease, attrs).await {
                 Ok(never) => match never {},
-                // Nobody shares this node's addresses, and the next start does what the new config says, or takes
-                // backend data that no other node has.
+                // No other node has this node's subnets, so there is no need for a grace period: the next start uses
+                // the new config, or chooses backend data that no other node has.
                 Err(error @ (SubnetError::ConfigChanged | SubnetError::Claimed { .. })) => error.into(),
                 Err(error) => self.outlive_lease(error).await,
             }
@@ -353,19 +353,20 @@ impl Life {
         result
     }
 
-    /// Tells the store that pods have a network: once peers know this node for what it says. Supervisor and subnet file
-    /// don't wait for that, since without the store pods have the traffic that they had.
+    /// Tells the store that pods have a network, once the first snapshot is programmed and no other record has
+    /// precedence over this node's. Supervisor and subnet file don't wait for that, since pods that already run have
+    /// their traffic without the store.
     async fn tell_store(&self, mut status: watch::Receiver<NetworkStatus>) {
         let is_up = |status: &NetworkStatus| {
             status.synced && status.recalled.is_none() && status.problems.texts(&Subject::OwnLease).is_empty()
         };
-        // It ends with the network, which others notice.
+        // The status ends with the network, whose end is handled elsewhere.
         if status.wait_for(is_up).await.is_ok() {
             self.store.network_is_up();
         }
     }
 
-    /// Keeps the MTU in the subnet file true when that of the underlay changes.
+    /// Updates the MTU in the subnet file when that of the underlay changes.
     async fn follow_mtu(&self, mut status: watch::Receiver<NetworkStatus>, file: &SubnetFile) -> Infallible {
         let mut file = *file;
         loop {
@@ -382,7 +383,7 @@ impl Life {
         }
     }
 
-    /// Tells when this node publishes other addresses.
+    /// Emits an event when this node publishes other addresses.
     async fn follow_addresses(&self, mut attrs: watch::Receiver<LeaseAttrs>) -> Infallible {
         let mut known = attrs.borrow_and_update().public_ips;
         loop {
@@ -396,7 +397,8 @@ impl Life {
         }
     }
 
-    /// Pods keep their traffic for a while, and the status says what is wrong. Never renumber while running.
+    /// Keeps the datapath for a grace period and shows the problem in the status. A running agent never changes its
+    /// subnet.
     async fn outlive_lease(&self, lost: SubnetError) -> Failure {
         let why = chain(&lost);
         self.board.emit(AgentEvent::LeaseLost { why: why.clone() });
@@ -405,7 +407,7 @@ impl Life {
         Failure::LeaseLost(lost)
     }
 
-    /// Tries until it is there: without it no pod can start, but those that run need the network.
+    /// Tries until the file is written: without it no pod can start, but running pods need the network.
     async fn write_subnet_file(&self, file: &SubnetFile) {
         let Some(path) = &self.subnet_file else { return };
         let mut told = false;
@@ -451,7 +453,7 @@ impl Life {
     }
 }
 
-/// Keeps the state file, if there is to be one.
+/// Keeps the state file, if there is one.
 struct Remembers(Option<Keeper>);
 
 impl Remembers {
@@ -469,17 +471,17 @@ impl Remembers {
     }
 }
 
-/// What the start leads to.
+/// The result of the start.
 struct Started {
     kind: String,
     network: Box<dyn Network>,
     file: SubnetFile,
     managers: rules::Opening,
-    /// What rules may be left for.
+    /// The networks for which rules of earlier runs may be left.
     before: Vec<PerFamily<Range>>,
 }
 
-/// What a start needs before it touches anything.
+/// What the start reads before it changes anything.
 struct Prepared {
     config: NetworkConfig,
     backend: Arc<dyn Backend>,
@@ -502,7 +504,7 @@ fn chosen_event(underlay: &Underlay) -> AgentEvent {
     }
 }
 
-/// Whether waiting for the config can help.
+/// Whether the config may be corrected, so that waiting helps.
 fn can_be_mended(error: &SubnetError) -> bool {
     error.is_transient() || matches!(error, SubnetError::NoConfig { .. } | SubnetError::Config { .. })
 }

@@ -1,4 +1,4 @@
-//! Steps of the start that are tried again and again.
+//! Retries steps of the start.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use crate::backoff::Delays;
 use crate::error::chain;
 use crate::subnet::SubnetError;
 
-/// The delays between tries.
+/// The delays between attempts.
 const DELAYS: Delays = Delays::new(Duration::from_millis(500), Duration::from_secs(5));
 
-/// Tries again and again, with growing delays, and tells only what is new.
+/// Counts the failures of a step, with growing delays, and reports only new errors.
 pub(super) struct Retry<'a> {
     board: &'a Board,
     tries: u32,
@@ -22,7 +22,7 @@ impl<'a> Retry<'a> {
         Self { board, tries: 0, told: None }
     }
 
-    /// Notes a failure and returns its text. Stores tell their outages themselves.
+    /// Records a failure and returns its text. Stores log their outages themselves.
     pub(super) fn failed(&mut self, error: &SubnetError, step: &'static str) -> String {
         let why = chain(error);
         if !matches!(error, SubnetError::Unavailable { .. }) && self.told.as_ref() != Some(&why) {
@@ -32,7 +32,7 @@ impl<'a> Retry<'a> {
         why
     }
 
-    /// Waits before the next try; the jitter keeps nodes that fail together from trying together.
+    /// Waits before the next attempt, with jitter, so that nodes that fail together don't retry together.
     pub(super) async fn pause(&mut self) {
         let delay = DELAYS.jittered(self.tries);
         self.tries += 1;

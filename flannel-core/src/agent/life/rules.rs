@@ -1,4 +1,4 @@
-//! The firewall rules in the life of the agent.
+//! The agent's firewall rules.
 
 use std::time::Duration;
 
@@ -16,23 +16,23 @@ use crate::firewall::{Choice, Firewall, FirewallError, FirewallStatus, Managers}
 use crate::netns::Netns;
 use crate::subnet_file::SubnetFile;
 
-/// What keeps firewall rules is being looked for.
+/// The task that finds a manager for the firewall rules.
 pub(super) type Opening = JoinHandle<Result<Managers, FirewallError>>;
 
-/// What was not asked for is only missed.
+/// The managers if there is none, for rules that are not required: the status only mentions that.
 fn missed(netns: &Netns, error: &FirewallError, resync: Duration) -> Managers {
     let missed = format!(
         "forwarded traffic of pods is not accepted by rules of ours, which matters where others drop it \
          (an agent that is not asked for such rules, as by --iptables-forward-rules=false, does not say so): {}",
         chain(error)
     );
-    // One program may be there, and tell what others do.
+    // One of the programs may be installed, and can show what other firewalls do.
     Managers::none(missed).watching(netns, resync)
 }
 
 impl Life {
-    /// Finds what is to keep the firewall rules: at once if they were asked for, since it can be the end, else
-    /// while the network starts.
+    /// Finds a manager for the firewall rules: before anything else if they are required, since a failure ends the
+    /// agent, otherwise while the network starts.
     pub(super) async fn open_managers(&self, config: &NetworkConfig) -> Result<Opening, Failure> {
         let choice = match config.nftables {
             Some(true) => Choice::Nftables,
@@ -49,7 +49,8 @@ impl Life {
         Ok(tokio::spawn(opening))
     }
 
-    /// What earlier runs wrote rules for: by the subnet file, which Go agents have, too, and by the state file.
+    /// The networks for which earlier runs wrote rules, by the subnet file, which Go agents also write, and by the
+    /// state file.
     pub(super) fn written_before(&self) -> Vec<PerFamily<Range>> {
         let stored = self.previous.as_ref().and_then(|state| {
             let own = state.own.as_ref()?;
@@ -58,7 +59,7 @@ impl Life {
         [self.written_for].into_iter().chain(stored).collect()
     }
 
-    /// What holds the rules of these subnets, once it is known what keeps them.
+    /// Starts to keep the rules for these subnets, once a manager is found.
     pub(super) async fn firewall(
         &self,
         opening: Opening,
@@ -83,7 +84,7 @@ impl Life {
         Ok(Firewall::new(managers, wanted, Ours::Of(before)))
     }
 
-    /// Waits until traffic of pods leaves as it should.
+    /// Waits until masquerading is in place, if it was asked for.
     pub(super) async fn wait_for_rules(&self, mut status: watch::Receiver<FirewallStatus>) {
         if self.firewall.masquerade {
             self.board.starting("writing firewall rules");

@@ -1,4 +1,4 @@
-//! Where the parts of the agent leave their status, for those who read it.
+//! Collects the status of the agent's parts for its readers.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -16,16 +16,16 @@ use crate::backend::NetworkStatus;
 use crate::firewall::FirewallStatus;
 use crate::subnet::StoreStatus;
 
-/// The status of one agent, put together from that of its parts.
+/// The status of one agent, combined from that of its parts.
 #[derive(Debug)]
 pub(in crate::agent) struct Board {
     status: watch::Sender<Arc<AgentStatus>>,
     sources: Mutex<Sources>,
-    /// Rings when there is another source.
+    /// Notified when a source is added.
     added: Notify,
     /// What events said last.
     told: Mutex<Told>,
-    /// What happens.
+    /// The events.
     pub(in crate::agent) journal: Journal,
 }
 
@@ -38,7 +38,7 @@ struct Told {
     away: Option<Instant>,
 }
 
-/// The parts that have a status of their own.
+/// The status receivers of the parts.
 #[derive(Debug, Clone, Default)]
 struct Sources {
     store: Option<watch::Receiver<StoreStatus>>,
@@ -47,7 +47,7 @@ struct Sources {
 }
 
 impl Board {
-    /// The board of an agent that was just made.
+    /// The board of a new agent.
     pub(in crate::agent) fn new(asked: FirewallOptions, remarks: Vec<String>) -> Self {
         let status = AgentStatus { remarks, ..AgentStatus::new(asked) };
         Self {
@@ -83,12 +83,12 @@ impl Board {
         self.enter(Phase::Starting { waiting_for: waiting_for.into() });
     }
 
-    /// Shows this node's place in the network.
+    /// Sets this node's place in the network.
     pub(in crate::agent) fn set_node(&self, node: Node) {
         self.change(|status| status.node = Some(node));
     }
 
-    /// Shows, while the agent is ready, what was found at its start.
+    /// Adds remarks from the start, which are shown while the agent is ready.
     pub(in crate::agent) fn remark(&self, remarks: Vec<String>) {
         self.change(|status| status.remarks.splice(0..0, remarks).for_each(drop));
     }
@@ -128,7 +128,7 @@ impl Board {
                 () = changed(sources.network.as_mut()) => {}
                 () = changed(sources.firewall.as_mut()) => {}
                 () = self.added.notified() => sources = self.sources().clone(),
-                // Who watches reads the same status, which has become another answer.
+                // The status is the same, but its readiness has changed with time, so readers are notified.
                 () = due => self.change(|_| {}),
             }
         }
@@ -148,7 +148,7 @@ impl Board {
         self.added.notify_one();
     }
 
-    /// Takes what the parts say now.
+    /// Copies the present status of the parts.
     fn refresh(&self, sources: &mut Sources) {
         let store = news(sources.store.as_mut());
         let network = news(sources.network.as_mut());
@@ -165,7 +165,7 @@ impl Board {
         }
     }
 
-    /// Changes the status, and says what that means for pods.
+    /// Changes the status, and emits events if readiness changed.
     fn change(&self, change: impl FnOnce(&mut AgentStatus)) {
         self.status.send_modify(|status| change(Arc::make_mut(status)));
         let readiness = self.status.borrow().readiness();
@@ -177,7 +177,7 @@ impl Board {
         }
     }
 
-    /// Says whether the store went away or came back. Before the first contact there is nothing to go.
+    /// Emits an event if the store became unavailable or available. Before the first contact there is none.
     fn tell_contact(&self, now: &StoreStatus) {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if now.connected {
@@ -191,15 +191,16 @@ impl Board {
     }
 }
 
-/// What a part says, if that was not taken yet. It is not compared with what is shown: there may be many peers in it.
+/// The status of a part, if it is new. It is not compared with the last one, since there may be many peers in it.
 fn news<T: Clone>(source: Option<&mut watch::Receiver<T>>) -> Option<T> {
     let source = source?;
-    // A part that has ended has said its last word.
+    // After the end of a part its last value still counts.
     let is_new = source.has_changed().unwrap_or(true);
     is_new.then(|| source.borrow_and_update().clone())
 }
 
-/// Waits for news of a part, which are still to be taken. One that ended, which others notice, has none.
+/// Waits for a new status of a part, without taking it. If the part has ended, it waits for ever; others handle that
+/// end.
 async fn changed<T>(source: Option<&mut watch::Receiver<T>>) {
     let Some(source) = source else { return pending().await };
     match source.changed().await {

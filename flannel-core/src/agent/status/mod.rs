@@ -1,4 +1,4 @@
-//! What the agent says about itself.
+//! The status of an agent.
 
 mod board;
 #[cfg(test)]
@@ -20,28 +20,28 @@ use crate::state_file::age;
 use crate::status::Verdict;
 use crate::subnet::StoreStatus;
 
-/// How long the store may be away before a running agent is no longer ready. Pods keep their traffic without
-/// it, and one reconnect, such as at a leader election, should not take a node out of service.
+/// How long the store may be unavailable before a running agent is no longer ready. Pods keep their traffic without it,
+/// and one reconnect, as at a leader election, should not take a node out of service.
 const STORE_GRACE: Duration = Duration::from_secs(10);
 
-/// How far the agent is.
+/// The phase of an agent's life.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "name", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Phase {
-    /// It is not up yet.
+    /// It is starting.
     Starting {
         /// What it waits for.
         waiting_for: String,
     },
-    /// The network runs, and the subnet file is there if there is to be one.
+    /// The network runs, and the subnet file is written if there is one.
     Running,
     /// Another node has this node's subnets. Pods keep their traffic for a minute, and then the agent ends.
     LeaseLost {
         /// Who has them.
         why: String,
     },
-    /// It was told to stop, or can't go on.
+    /// It was told to stop, or can't continue.
     Stopping,
 }
 
@@ -50,31 +50,31 @@ pub enum Phase {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum ConditionKind {
-    /// The agent is not up yet.
+    /// The agent is starting.
     Starting,
     /// The agent stops.
     Stopping,
     /// Another node has this node's lease.
     LeaseLost,
-    /// The lease can't be renewed or put back though the store answers.
+    /// The lease can't be renewed or put back, although the store answers.
     LeaseUnkept,
-    /// The store can't be reached, for [ten seconds](AgentStatus::readiness) at least.
+    /// The store has been unavailable for at least [ten seconds](AgentStatus::readiness).
     StoreAway,
-    /// Traffic flows by what an earlier run stored; the store has not confirmed it yet.
+    /// The programmed leases come from the state file; the store has not confirmed them yet.
     Unconfirmed,
-    /// The other nodes are not in the kernel yet.
+    /// The other nodes are not programmed yet.
     NotSynced,
-    /// A device, an object, a peer or the config is not as it should be.
+    /// There is a problem with a device, an object, a peer or the config.
     Network,
     /// Firewall rules, of the agent or of others.
     Firewall,
-    /// The clocks that leases are counted by.
+    /// There is a problem with the clocks that date leases.
     Clock,
-    /// Something that was found at the start and stays so.
+    /// A remark from the start that stays valid.
     Remark,
 }
 
-/// Something that an operator should know: a reason why pods can't be started on this node, or a note beside it.
+/// Something that an operator should know: a reason why pods can't be started on this node, or a note.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Condition {
@@ -94,20 +94,20 @@ impl Condition {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Readiness {
-    /// Why they can't; empty if they can.
+    /// Why pods can't be started; empty if they can.
     pub reasons: Vec<Condition>,
-    /// What is not as it should be all the same, such as leases that contradict others.
+    /// Other problems, such as conflicting leases.
     pub notes: Vec<Condition>,
 }
 
 impl Readiness {
-    /// Whether they can.
+    /// Whether pods can be started.
     pub fn is_ready(&self) -> bool {
         self.reasons.is_empty()
     }
 
     fn starting(why: &str, firewall: Option<&FirewallStatus>) -> Self {
-        // It may be the rules that are waited for.
+        // The agent may be waiting for the firewall rules.
         let rules = firewall.and_then(|firewall| firewall.problem.as_ref());
         let rules = rules.map(|problem| Condition::new(ConditionKind::Firewall, problem));
         let starting = Condition::new(ConditionKind::Starting, why);
@@ -115,26 +115,26 @@ impl Readiness {
     }
 }
 
-/// How an agent is: a value that is replaced as a whole whenever something of it changes.
+/// The status of an agent. Each change replaces the whole value.
 ///
-/// As JSON it has [`Self::readiness`] besides, and times as seconds since.
+/// As JSON it also has [`Self::readiness`], and times as seconds since then.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct AgentStatus {
-    /// How far it is.
+    /// The phase of the agent.
     pub phase: Phase,
     /// This node in the network: lease, underlay, backend; `None` until it has a lease.
     pub node: Option<Node>,
-    /// How well the store is known; `None` until it is asked.
+    /// The status of the store; `None` until the first request.
     pub store: Option<StoreStatus>,
     /// Devices, peers, and what is wrong with them; `None` until the network runs.
     pub network: Option<NetworkStatus>,
-    /// The firewall rules; `None` until it is known what keeps them.
+    /// The firewall rules; `None` until a manager is chosen.
     pub firewall: Option<FirewallStatus>,
-    /// What was found at the start and stays so.
+    /// Remarks from the start that stay valid.
     pub remarks: Vec<String>,
     asked: FirewallOptions,
-    /// Whether the agent was up once.
+    /// Whether the agent has been ready once.
     pub(super) was_up: bool,
 }
 
@@ -152,13 +152,13 @@ impl AgentStatus {
         }
     }
 
-    /// Whether pods can be started on this node now. A store that is away counts after ten seconds, so the answer may
-    /// change with time alone; who watches the status is told then.
+    /// Whether pods can be started on this node now. A store that is unavailable counts after ten seconds, so the
+    /// answer may change with time alone; readers of the status are notified then.
     pub fn readiness(&self) -> Readiness {
         readiness(Instant::now(), self)
     }
 
-    /// When readiness changes though nothing else does.
+    /// When readiness will change by time alone.
     fn deadline(&self, now: Instant) -> Option<Instant> {
         let store = self.store.as_ref()?;
         let is_recalled = self.network.as_ref().is_some_and(|network| network.recalled.is_some());
@@ -167,7 +167,7 @@ impl AgentStatus {
     }
 }
 
-/// Decides from all that is known at a time.
+/// Decides readiness from the status at a point in time.
 fn readiness(now: Instant, status: &AgentStatus) -> Readiness {
     let AgentStatus { phase, store, network, firewall, asked, .. } = status;
     let (store, network, firewall) = (store.as_ref(), network.as_ref(), firewall.as_ref());
@@ -225,7 +225,7 @@ fn of_network(
     notes: &mut Vec<Condition>,
 ) {
     if let Some(saved) = network.recalled {
-        // Pods have their traffic, so this is as patient as with a store that goes away later.
+        // Pods have their traffic, so the grace is the same as for a store that becomes unavailable later.
         if store.is_none_or(|store| now.saturating_duration_since(store.since) >= STORE_GRACE) {
             let text = format!(
                 "traffic flows by what was stored {}; the store has not confirmed it yet",
@@ -244,7 +244,7 @@ fn of_network(
     notes.extend(conditions(besides));
 }
 
-/// Rules that nobody asked for are no reason to keep pods from a node.
+/// Rules that nobody asked for are no reason against readiness.
 fn of_firewall(
     firewall: &FirewallStatus,
     asked: FirewallOptions,

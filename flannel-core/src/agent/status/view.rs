@@ -1,4 +1,4 @@
-//! The status as JSON has it: times as seconds since, addresses as text.
+//! The JSON form of the status: times as seconds since then, addresses as text.
 
 use std::net::IpAddr;
 
