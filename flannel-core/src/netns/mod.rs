@@ -1,12 +1,12 @@
-//! Network namespaces: which one an agent works in, and how to work in it.
+//! Network namespaces: how to open, create and change things in the namespace of an agent.
 //!
 //! A thread has one network namespace. What it opens there (sockets, TUN devices, files below `/proc/net` and
-//! `/proc/sys/net`) and the processes that it starts belong to that namespace for good, whatever the thread does
-//! later. So only opening matters: everything in this library that opens one of these does it in [`Netns::run`], in
-//! the namespace that it was given.
+//! `/proc/sys/net`) and the processes that it starts stay in that namespace, whatever the thread does later. So only
+//! opening matters: all code of this library that opens one of these does it in [`Netns::run`], in the namespace that
+//! it was given.
 //!
-//! Nothing here changes the namespace of a thread that somebody else uses. Work for another namespace is done on a
-//! thread of its own, which enters the namespace, does the work and ends.
+//! This module never changes the namespace of a thread that others use. For another namespace it starts a new thread,
+//! which enters the namespace, runs the closure and ends.
 //!
 //! `/sys` shows the namespace that mounted it, not that of the thread that reads it. The library does not use it.
 
@@ -26,7 +26,7 @@ use std::thread;
 use nix::sched::{CloneFlags, setns};
 use tokio::runtime::Handle;
 
-/// Where the kernel shows the namespace of the thread that looks. `/proc/self` would show that of the main thread.
+/// The file of the calling thread's namespace. `/proc/self` would show that of the main thread.
 const OF_THIS_THREAD: &str = "/proc/thread-self/ns/net";
 
 /// A network namespace. Clones share one descriptor, which keeps the namespace alive.
@@ -37,15 +37,15 @@ pub struct Netns(Arc<Opened>);
 struct Opened {
     file: File,
     id: Id,
-    /// What it was opened as.
+    /// The path with which it was opened.
     name: String,
 }
 
-/// What tells namespaces apart: device and inode number of their file.
+/// The identity of a namespace: device and inode number of its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Id(u64, u64);
 
-/// A namespace can't be opened or entered.
+/// Why a namespace can't be opened or entered.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NetnsError {
@@ -58,7 +58,7 @@ pub enum NetnsError {
         #[source]
         source: io::Error,
     },
-    /// The file is not that of a network namespace.
+    /// The file is not a network namespace.
     #[error(
         "{name} is not a network namespace: give a path such as /run/netns/NAME (`ip netns add`) or /proc/PID/ns/net"
     )]
@@ -66,7 +66,7 @@ pub enum NetnsError {
         /// Its path.
         name: String,
     },
-    /// A thread can't enter it.
+    /// A thread can't enter the namespace.
     #[error(
         "can't enter network namespace {name}; that takes CAP_SYS_ADMIN, here and in the user namespace that owns it"
     )]
@@ -77,7 +77,7 @@ pub enum NetnsError {
         #[source]
         source: io::Error,
     },
-    /// There is no thread for the work.
+    /// No thread can be started.
     #[error("can't start a thread in network namespace {name}")]
     Thread {
         /// The namespace's path.
@@ -89,17 +89,17 @@ pub enum NetnsError {
 }
 
 impl Netns {
-    /// Opens the namespace that a file stands for, such as `/run/netns/NAME` or `/proc/PID/ns/net`, and tries to enter
-    /// it, on a thread of its own: a file of another kind, or a missing right, is told here and not later.
+    /// Opens the namespace of a file such as `/run/netns/NAME` or `/proc/PID/ns/net`, and enters it once, on a thread
+    /// of its own: so a file of another kind or a missing right is an error here and not later.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, NetnsError> {
         let netns = Self::opened(path.as_ref())?;
         netns.run(|| ())?;
         Ok(netns)
     }
 
-    /// The namespace in which the calling thread is now. It stays that one, wherever the thread goes.
+    /// The present namespace of the calling thread. The value does not change if the thread enters another namespace.
     ///
-    /// Reads `/proc`, and takes no right.
+    /// It reads `/proc`, and needs no privileges.
     pub fn current() -> Result<Self, NetnsError> {
         Self::opened(Path::new(OF_THIS_THREAD))
     }
@@ -115,16 +115,16 @@ impl Netns {
 
     /// Whether the calling thread is in this namespace.
     pub fn is_current(&self) -> bool {
-        // Without /proc nobody knows, and entering it once more does no harm.
+        // Without /proc the answer is unknown, and entering the namespace again does no harm.
         fs::metadata(OF_THIS_THREAD).is_ok_and(|now| Id::of(&now) == self.0.id)
     }
 
-    /// Does some work in this namespace and returns what it returns. Blocks until it is done; it should open or spawn
-    /// something and no more.
+    /// Runs a closure in this namespace and returns its result. It blocks until the closure is done, so the closure
+    /// should only open or spawn something.
     ///
-    /// A thread that is in the namespace already does the work itself. Otherwise a thread is started for it, which
-    /// knows the calling thread's tokio runtime, so that sockets and processes register there. A panic goes on in the
-    /// calling thread.
+    /// If the calling thread is in the namespace already, it runs the closure itself. Otherwise a new thread does,
+    /// which enters the calling thread's tokio runtime, so that sockets and processes register there. A panic is
+    /// propagated to the calling thread.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
         if self.is_current() {
             return Ok(work());
@@ -157,7 +157,7 @@ impl Id {
     }
 }
 
-/// Two are equal that stand for one namespace, whatever they were opened as.
+/// Two values are equal if they are the same namespace, whatever paths they were opened with.
 impl PartialEq for Netns {
     fn eq(&self, other: &Self) -> bool {
         self.0.id == other.0.id

@@ -1,5 +1,5 @@
-//! Whose host a state file is of: a copied disk must not make a machine take the lease of the one it was copied from.
-//! Pure.
+//! Decides whether a state file was stored on this host: a machine with a copied disk must not take the lease of the
+//! original. Pure.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -10,7 +10,7 @@ use crate::kernel::{Link, LinkAddress};
 
 /// How many MACs are stored at most. Hosts have a few.
 const MOST: usize = 64;
-/// Kinds of links whose MACs were made here and say nothing about the machine.
+/// Kinds of links whose MACs are made by software and say nothing about the machine.
 const MADE_HERE: [&str; 12] = [
     "vxlan",
     "bridge",
@@ -26,7 +26,7 @@ const MADE_HERE: [&str; 12] = [
     "vrf",
 ];
 
-/// What tells this host from others, as its kernel has it now.
+/// What distinguishes this host from others, read from its kernel.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Host {
     /// The MACs of its own links, ascending.
@@ -38,17 +38,17 @@ pub struct Host {
 /// Whether a state was stored on this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoredOn {
-    /// By what the host's links say, yes.
+    /// Yes: a MAC in the state is that of a link here.
     ThisHost,
-    /// No link of the host that stored it is here: its disk was copied, or all its NICs were replaced.
+    /// No: none of the stored MACs is here. The disk was copied, or all NICs were replaced.
     AnotherHost,
-    /// An older agent wrote it, or a host without links of its own.
+    /// Unknown: an older agent wrote it, or the host had no NICs.
     Unknown,
 }
 
 impl Host {
-    /// Reads it from all links and addresses. Hardware counts; a virtual link does only if it has an address that
-    /// is not the overlay's, as a container's `eth0` has, and a pod's veth has not.
+    /// Computes it from all links and addresses. Hardware counts; a virtual link counts only if it has an address
+    /// outside of the overlay, as a container's `eth0` does and a pod's veth does not.
     pub fn of(links: &[Link], addresses: &[LinkAddress], overlay: &PerFamily<Subnet>) -> Self {
         let is_overlay = |addr: IpAddr| overlay.iter().any(|(_, network)| network.contains(addr));
         let global = |addr: &&LinkAddress| addr.global && !is_overlay(addr.addr.ip());
@@ -62,7 +62,7 @@ impl Host {
         let own: Vec<&Link> = links.iter().filter(is_own).collect();
         let macs: BTreeSet<MacAddr> =
             own.iter().filter_map(|link| link.mac).filter(|mac| mac.is_unicast()).collect();
-        // A bridge has the addresses of the NIC in it.
+        // A NIC in a bridge has its addresses on the bridge.
         let has_ips = |index: LinkIndex| {
             let link = links.iter().find(|link| link.index == index);
             link.is_some_and(|link| {
@@ -89,9 +89,9 @@ impl State {
         }
     }
 
-    /// Remembers addresses that this node has published, the newest last.
+    /// Adds addresses that this node has published, the newest last.
     pub fn remember_ips(&mut self, ips: impl IntoIterator<Item = IpAddr>) {
-        /// A node that changes its address more often than this has a record for none of the older ones.
+        /// Older addresses than these are forgotten: there will hardly be a record with one.
         const FORMER: usize = 16;
         for ip in ips {
             self.former_ips.retain(|known| *known != ip);

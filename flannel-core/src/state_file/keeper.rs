@@ -12,11 +12,11 @@ use super::{State, StateFileError};
 use crate::error::chain;
 use crate::subnet::StoreStatus;
 
-/// The pause after a write: a burst of leases costs one more.
+/// The pause after a write, so that a burst of leases costs one further write.
 const PAUSE: Duration = Duration::from_secs(1);
 /// The pause after a failed write.
 const RETRY: Duration = Duration::from_secs(10);
-/// How often a file is dated anew although nothing changed, as long as the store confirms what it says.
+/// How often the file gets a new date although nothing changed, as long as the store confirms its content.
 const REFRESH: Duration = Duration::from_mins(10);
 
 /// Writes the state whenever it changes, at most once a second.
@@ -24,11 +24,11 @@ pub struct Keeper {
     path: PathBuf,
     state: watch::Receiver<State>,
     store: watch::Receiver<StoreStatus>,
-    /// Whether something was announced that is not written.
+    /// Whether there is a newer state that is not written.
     unwritten: bool,
     /// Whether this run wrote the file.
     written: bool,
-    /// Whether the last failure was told.
+    /// Whether the present failure was logged.
     told: bool,
 }
 
@@ -43,7 +43,7 @@ impl Keeper {
         loop {
             match tokio::time::timeout(REFRESH, self.state.changed()).await {
                 Ok(Ok(())) => {}
-                // The network ended, which others notice.
+                // The network has ended, which is handled elsewhere.
                 Ok(Err(_)) => return pending().await,
                 Err(_) if self.is_confirmed() => {}
                 Err(_) => continue,
@@ -56,21 +56,21 @@ impl Keeper {
         }
     }
 
-    /// Writes what is not written yet, at the end, and when it was last known to be true.
+    /// Writes once more at the end, if the state or its date is not up to date.
     pub async fn finish(mut self) {
-        // The network is gone, but its last word may still be there.
+        // The network is gone, but its last state may not have been read.
         let news = tokio::time::timeout(Duration::ZERO, self.state.changed()).await;
         if self.unwritten || matches!(news, Ok(Ok(()))) || self.is_confirmed() {
             self.write().await;
         }
     }
 
-    /// Whether what was written is still true as far as the store knows.
+    /// Whether the store confirms what was written.
     fn is_confirmed(&self) -> bool {
         self.written && self.store.borrow().connected
     }
 
-    /// Writes once, away from the threads that serve the network. Returns whether it worked.
+    /// Writes once, on a blocking thread. Returns whether it succeeded.
     async fn write(&mut self) -> bool {
         let (path, state) = (self.path.clone(), self.state.borrow_and_update().clone());
         let written = tokio::task::spawn_blocking(move || state.write(&path)).await;

@@ -1,10 +1,10 @@
 //! What an agent remembers over restarts, in a file beside the subnet file.
 //!
-//! It proves later what is ours although nothing in the kernel says so: the devices of a backend that the
-//! node had before, routes of a network that it had before, routes that a Go agent wrote for a node that
-//! has left since. And with config and leases in it an agent can start while the store is away
-//! ([`crate::remembering::Remembering`]). Without it, or with a damaged one, an agent works all the same, leaves
-//! alone what it can't prove, and waits for the store.
+//! The file later proves that objects are ours although nothing in the kernel shows it: devices of an earlier backend,
+//! routes of an earlier network, and routes that a Go agent wrote for a node that has left. It also has config and
+//! leases, so that an agent can start while the store is unavailable ([`crate::remembering::Remembering`]). Without the
+//! file, or with a damaged one, an agent still works: it leaves alone what it can't prove to be its own, and waits for
+//! the store.
 
 mod host;
 mod keeper;
@@ -30,7 +30,7 @@ use crate::config::NetworkConfig;
 use crate::guarded;
 use crate::lease::{AgedLease, Ages, Lease, LeaseKey};
 
-/// The largest file that is read: hundreds of bytes for each of more leases than a network has.
+/// The largest file that is read, in bytes: enough for hundreds of bytes for each of more leases than any network has.
 const MAX_BYTES: u64 = 64 << 20;
 
 /// A VXLAN device of a backend.
@@ -42,7 +42,7 @@ pub struct Device {
     pub vni: Vni,
 }
 
-/// What an agent remembers.
+/// The state that an agent remembers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct State {
     /// The kind of the backend.
@@ -51,20 +51,20 @@ pub struct State {
     pub networks: PerFamily<Subnet>,
     /// The devices that the backend made.
     pub devices: Vec<Device>,
-    /// The leases of other nodes. Those of an older agent's file have nothing but underlay addresses.
+    /// The leases of other nodes. In an older agent's file they have only underlay addresses.
     pub leases: BTreeMap<LeaseKey, Arc<AgedLease>>,
-    /// The store all that came from ([`crate::subnet::SubnetManager::place`]); empty if that is unknown.
+    /// The store that the leases came from ([`crate::subnet::SubnetManager::place`]); empty if unknown.
     pub store: String,
     /// The network config; `None` in an older agent's file.
     pub config: Option<NetworkConfig>,
     /// The lease of this node; `None` in an older agent's file.
     pub own: Option<Lease>,
-    /// When what the own lease says was first seen in the store.
+    /// When this node first saw the values of its own lease in the store.
     pub own_ages: Ages,
     /// The underlay addresses that the store wanted this node to publish ([`crate::subnet::SubnetManager::wanted_ips`]).
     pub wanted_ips: PerFamily<IpAddr>,
-    /// Underlay addresses that this node has published, the newest last: a record with one of them may be a former
-    /// one of this node.
+    /// Underlay addresses that this node has published, the newest last. A record with one of them may be a former
+    /// record of this node.
     pub former_ips: Vec<IpAddr>,
     /// The MACs of the host's own links ([`Host`]); empty in an older agent's file.
     pub host_macs: Vec<MacAddr>,
@@ -73,14 +73,13 @@ pub struct State {
 }
 
 impl State {
-    /// What a backend of a kind knows when it registers: its kind, and the networks of its config.
+    /// The state of a backend when it registers: its kind, and the networks of its config.
     pub fn of_backend(kind: &str, config: &NetworkConfig) -> Self {
         let networks = config.networks.map(|_, network| network.network);
         Self { backend: kind.to_owned(), networks, ..Self::default() }
     }
 
-    /// The leases of all nodes with their ages, if they are of this store
-    /// ([`crate::subnet::SubnetManager::place`]).
+    /// The leases of all nodes with their ages, if they came from this store ([`crate::subnet::SubnetManager::place`]).
     pub fn ages_at(&self, place: &str) -> impl Iterator<Item = (&Lease, Ages)> + Clone {
         let is_there = self.store.is_empty() || self.store == place;
         let own = self.own.iter().map(|own| (own, self.own_ages));
@@ -98,7 +97,7 @@ impl State {
         wire::decode(bytes)
     }
 
-    /// Puts the file in place in one step, for its owner only, dated now.
+    /// Replaces the file atomically, with mode 0600 and the present date.
     pub fn write(&self, path: &Path) -> Result<(), StateFileError> {
         let saved = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let text = wire::encode(self, saved);
@@ -107,7 +106,7 @@ impl State {
     }
 }
 
-/// How long ago something was saved, in words for the log.
+/// How long ago something was saved, as text for the log.
 pub fn age(saved: u64) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     match now.checked_sub(saved) {
@@ -124,14 +123,14 @@ pub fn age(saved: u64) -> String {
 #[derive(Debug, thiserror::Error)]
 #[error("can't write the state file {}", path.display())]
 pub struct StateFileError {
-    /// Where it was to be.
+    /// The path of the file.
     pub path: PathBuf,
     /// Why not.
     #[source]
     pub source: io::Error,
 }
 
-/// What was found in a state file.
+/// The result of reading a state file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Recalled {
     /// The state; `None` if there is none that can be used.
@@ -140,7 +139,7 @@ pub struct Recalled {
     pub problem: Option<String>,
 }
 
-/// Reads what an earlier run stored. It never fails: without it the agent merely can prove less.
+/// Reads what an earlier run stored. It never fails: without it the agent can only prove less.
 pub fn read(path: &Path) -> Recalled {
     let bytes = match guarded::read(path, MAX_BYTES) {
         Ok(bytes) => bytes,

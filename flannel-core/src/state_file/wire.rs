@@ -1,4 +1,4 @@
-//! The form of the state file: JSON with a version and a checksum. Pure.
+//! The format of the state file: JSON with a version and a checksum. Pure.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -14,14 +14,14 @@ use crate::gojson::GoObject;
 use crate::lease::{AgedLease, Ages, Lease, LeaseAttrs, LeaseKey};
 use crate::secret::json_error;
 
-/// The form that is written. Another form gets another number. Version 1 had no config and, instead of leases,
-/// the addresses of nodes.
+/// The version that is written. Another format gets another number. Version 1 had no config, and addresses of nodes
+/// instead of leases.
 const VERSION: u32 = 2;
 
 #[derive(Deserialize)]
 struct Envelope {
     version: u32,
-    /// Of the bytes of `state`, as they are written.
+    /// The checksum of the bytes of `state`, as they are written.
     checksum: String,
     state: Box<RawValue>,
 }
@@ -34,7 +34,7 @@ struct WireV1 {
     nodes: BTreeMap<String, Vec<IpAddr>>,
 }
 
-/// Everything but the leases of others, of which there may be very many: those are written one by one.
+/// Everything but the leases of others, which are encoded one by one, since there may be very many.
 #[derive(Serialize, Deserialize)]
 struct Wire<Leases> {
     saved: u64,
@@ -67,7 +67,7 @@ impl Serialize for OneByOne<'_> {
 #[derive(Serialize, Deserialize)]
 struct WireLease {
     created: u64,
-    /// The value as the store has it.
+    /// The attributes in the store's form.
     attrs: Box<RawValue>,
     /// The ages: one if all are the same, else all five. None in the file of an older agent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -160,14 +160,14 @@ fn decode_v1(text: &str) -> Result<State, String> {
 fn decode_v2(text: &str) -> Result<State, String> {
     let wire: Wire<BTreeMap<String, WireLease>> = serde_json::from_str(text).map_err(bad)?;
     let config = |json: &RawValue| {
-        // All defaults are written out, so a store that hands out subnets shows.
+        // The stored config has all defaults written out, so it shows whether the store assigns subnets.
         let object = GoObject::parse(json.get()).unwrap_or_default();
         let has_range = ["SubnetLen", "IPv6SubnetLen"].iter().any(|name| object.raw(name).is_some());
         let source = if has_range { LeaseSource::Store } else { LeaseSource::Assigned };
         let config = NetworkConfig::parse(json.get(), source);
         config.map_err(|error| format!("has a config that can't be used: {error}"))
     };
-    // A peer that can't be read is not known; that is all.
+    // A peer that can't be decoded is left out.
     let lease = |(key, lease): (&String, &WireLease)| {
         let aged = AgedLease { ages: lease.ages(), lease: lease.read(key).ok()? };
         Some((aged.key, Arc::new(aged)))

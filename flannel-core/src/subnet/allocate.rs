@@ -1,12 +1,11 @@
-//! Which subnet a node takes: a pure decision over what the store lists.
+//! Decides which subnet a node gets, from the records that the store lists. Pure.
 //!
-//! A node keeps what it has wherever that still fits: first the record that is proven to be its own
-//! ([`Identity`]), then one with its underlay address, then the subnets it had before a restart, then a free one at
-//! random. No subnet is taken that holds an underlay address. Each family is decided for itself, so
-//! a network that gains IPv6 keeps its IPv4 subnets. What is free to choose in dual stack is chosen as a
-//! [pair](is_pair), number n of one range with number n of the other: nodes that get different IPv4 subnets
-//! then have different IPv6 subnets, too, without a word between them.
-//! Upstream: `pkg/subnet/etcd/local_manager.go`.
+//! A node keeps what it has if that still fits. In this order it gets: the record that is proven to be its own
+//! ([`Identity`]), a record with its underlay address, the subnets that it had before a restart, a random free subnet.
+//! It never gets a subnet that contains an underlay address. Each family is decided for itself, so a network that gains
+//! IPv6 keeps its IPv4 subnets. In dual stack, free subnets are chosen as a [pair](is_pair), number n of one range with
+//! number n of the other: so nodes that choose different IPv4 subnets also have different IPv6 subnets, without
+//! coordination. Upstream: `pkg/subnet/etcd/local_manager.go`.
 
 mod ranges;
 #[cfg(test)]
@@ -15,7 +14,7 @@ mod tests;
 use std::borrow::Cow;
 use std::net::IpAddr;
 
-/// The source of chance from which [`decide`] draws; seeded in tests.
+/// The random number generator of [`decide`]; seeded in tests.
 pub use fastrand::Rng;
 
 use self::ranges::{TakenRanges, choose, twin};
@@ -26,7 +25,7 @@ use crate::addr::{Family, PerFamily, Subnet};
 use crate::config::{NetworkConfig, SubnetRange};
 use crate::lease::{Lease, LeaseAttrs, LeaseKey, LeaseKeyError};
 
-/// Of how many free subnets, from a random place of the range on, one is chosen at random. Upstream chooses among
+/// One of this many free subnets, counted from a random place in the range, is chosen at random. Upstream chooses among
 /// the first 100 of the range, where a thousand nodes that start at once collide again and again
 /// (`pkg/subnet/etcd/local_manager.go`, `allocateSubnet`).
 pub const CANDIDATES: usize = 100;
@@ -36,39 +35,39 @@ pub const CANDIDATES: usize = 100;
 pub struct Record {
     /// The lease.
     pub lease: Lease,
-    /// Whether an operator put it there for its node: it never expires and stays that way.
+    /// Whether it is a reservation: an operator wrote it for its node, and it never expires.
     pub reserved: bool,
 }
 
-/// A record whose value can't be read, but whose key says what it occupies.
+/// A record with an unreadable value, whose key says which subnets it occupies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Taken {
-    /// What it occupies.
+    /// The subnets that it occupies.
     pub key: LeaseKey,
     /// When it was created, in the store's own count.
     pub created: u64,
 }
 
-/// All that a store lists under its subnets.
+/// All records that a store lists.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Listing {
     /// The leases.
     pub records: Vec<Record>,
-    /// What else is occupied.
+    /// Other occupied subnets.
     pub taken: Vec<Taken>,
 }
 
-/// What to do to get a lease.
+/// How to get a lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// The record is ours and fits: publish under it.
+    /// The record is ours and fits: publish in it.
     Adopt(Record),
     /// Create a record.
     Take(LeaseKey),
-    /// The record of the subnets that we had before a restart is there, but nobody can read it: publish under
-    /// it again. Renumbering would cost this node's pods their traffic because of one bad value.
+    /// The record of the subnets that we had before a restart is unreadable: publish in it again. Another subnet would
+    /// cost this node's pods their traffic because of one unreadable value.
     Reclaim(LeaseKey),
-    /// Our record no longer fits: put the new one in its place, in one step.
+    /// Our record no longer fits: replace it by a new one in one transaction.
     Replace {
         /// The record to delete.
         old: Record,
@@ -82,7 +81,7 @@ pub fn identity(config: &NetworkConfig) -> Family {
     if config.networks.v4.is_some() { Family::V4 } else { Family::V6 }
 }
 
-/// What the text of a key occupies, also where it is not written as a lease key should be.
+/// The subnets that the text of a key occupies, even if it is not a canonical lease key.
 pub fn occupied(text: &str) -> Option<LeaseKey> {
     match text.parse() {
         Ok(key) => Some(key),
@@ -99,7 +98,8 @@ pub fn holder(attrs: &LeaseAttrs) -> String {
     }
 }
 
-/// What the node with these underlay addresses published last: its own record, else one with its address.
+/// What the node with these underlay addresses published last: the attributes of its own record, else of one with its
+/// address.
 pub fn published<'a>(
     leases: impl Iterator<Item = &'a Lease>,
     public_ips: &PerFamily<IpAddr>,
@@ -117,8 +117,8 @@ pub fn published<'a>(
         mine.max_by_key(|lease| (lease.created, lease.key))
     };
     let found = public_ips.iter().find_map(by).filter(|lease| !identity.disproves(lease))?;
-    // While nodes swap addresses the record with ours is another's, whose VTEP MAC we must not take. What we had is
-    // there, and only our device can tell whether it still is ours.
+    // While nodes swap addresses, the record with our address belongs to another node, whose VTEP MAC we must not take.
+    // If a record for our earlier subnet exists, only our device can show which MAC is ours.
     let had_other = identity.subnets.is_some_and(|had| had != found.key && find(had).is_some());
     (!had_other).then(|| found.attrs.clone())
 }
@@ -126,17 +126,17 @@ pub fn published<'a>(
 /// The node that asks for a lease.
 #[derive(Debug, Clone, Copy)]
 pub struct Applicant<'a> {
-    /// What it is about to publish.
+    /// The attributes that it is about to publish.
     pub attrs: &'a LeaseAttrs,
     /// What it knows of itself.
     pub identity: &'a Identity,
-    /// Its addresses on the underlay, which differ from what it publishes behind NAT.
+    /// Its addresses on the underlay, which behind NAT differ from the published ones.
     pub local: &'a PerFamily<IpAddr>,
 }
 
 /// Decides which lease a node should have.
 ///
-/// [`SubnetError::Claimed`] if what it is about to publish for its backend is another node's alone already.
+/// It returns [`SubnetError::Claimed`] if another node already has the backend data that it is about to publish.
 pub fn decide(
     config: &NetworkConfig,
     listing: &Listing,
@@ -161,8 +161,8 @@ pub fn decide(
     }
 }
 
-/// The records besides the one under `own` that are proven to be former ones of this node. They may go once `own` is
-/// published, but for those that an operator put there.
+/// The records, other than the one under `own`, that are proven to be former records of this node. They may be deleted
+/// once `own` is published, except reservations.
 pub fn former<'a>(
     listing: &'a Listing,
     own: LeaseKey,
@@ -172,9 +172,10 @@ pub fn former<'a>(
     listing.records.iter().filter(move |record| is_former(&record.lease))
 }
 
-/// Whose record publishes what this node is about to publish for its backend. What its own record says already is no
-/// news: if this node left that there, as its state file says, then the ages of both claims decide, once the agent
-/// runs; else the age of the records.
+/// The record of another node with the backend data that this node is about to publish. If this node's own record
+/// already has that data, the other one does not count where the state file proves that this node published it, since
+/// the running agent then decides by the ages of both claims; without that proof it does not count if the own record is
+/// the older one.
 fn claimed(listing: &Listing, own: Option<&Record>, applicant: Applicant<'_>) -> Option<(LeaseKey, Family)> {
     let Applicant { attrs, identity, .. } = applicant;
     if !has_data(attrs) {
@@ -205,9 +206,9 @@ fn age(record: &Record) -> (u64, LeaseKey) {
 /// The records of this node in a listing.
 struct Mine<'a> {
     applicant: Applicant<'a>,
-    /// The family by whose address it is known.
+    /// The family whose address identifies the node.
     family: Family,
-    /// The one that is proven.
+    /// The record that is proven to be this node's.
     proven: Option<&'a Record>,
 }
 
@@ -231,8 +232,8 @@ impl<'a> Mine<'a> {
         record.lease.attrs.public_ips.get(self.family) == me
     }
 
-    /// Whether a record is this node's. Where one with another address is proven, one with its address may be that
-    /// of the node which had the address before.
+    /// Whether a record is this node's. If a record with another address is proven, a record with its present address
+    /// may belong to the node that had the address before.
     fn has(&self, record: &Record) -> bool {
         let Applicant { attrs, identity, .. } = self.applicant;
         let by_address = || {
@@ -243,7 +244,7 @@ impl<'a> Mine<'a> {
         self.is_proven(record) || by_address() || identity.is_former(&record.lease, None, attrs)
     }
 
-    /// The proven one first, then the oldest.
+    /// The rank of a record: the proven one first, then the oldest.
     fn rank(&self, record: &Record) -> (bool, (u64, LeaseKey)) {
         (!self.is_proven(record), age(record))
     }
@@ -274,8 +275,8 @@ impl<'a> Mine<'a> {
         })
     }
 
-    /// Subnets for a record that takes the place of `old`: of that and of those before a restart what can be kept,
-    /// else free ones.
+    /// The subnets for a record that replaces `old`: as far as possible those of `old` and those before a restart, else
+    /// free ones.
     fn new_key(
         &self,
         config: &NetworkConfig,
@@ -314,7 +315,7 @@ impl<'a> Mine<'a> {
     }
 }
 
-/// The key of chosen subnets. Whoever changed a config in memory may have left no network in it.
+/// The key of chosen subnets. A caller may have removed all networks from a config in memory.
 fn key_of(subnets: PerFamily<Subnet>) -> Result<LeaseKey, SubnetError> {
     let none = || SubnetError::Conflict("the network config has no network to take a subnet from".to_owned());
     LeaseKey::new(subnets).ok_or_else(none)
@@ -341,8 +342,8 @@ pub fn is_pair(config: &NetworkConfig, key: LeaseKey) -> bool {
     found.is_some() && found == key.subnet(Family::V6)
 }
 
-/// The listing without what covers a whole network: no node uses such a record, and it must keep none from a
-/// subnet of its own. Our own one stays, to be replaced.
+/// The listing without records that cover a whole network: no node uses such a record, and it must not keep nodes from
+/// getting a subnet. Our own one stays in the listing, to be replaced.
 fn without_absurd<'a>(
     config: &NetworkConfig,
     listing: &'a Listing,
@@ -362,7 +363,7 @@ fn without_absurd<'a>(
     })
 }
 
-/// Whether a key that fits is there with a value that can't be read, and no other record contradicts it.
+/// Whether there is an unreadable record with this key, the key fits, and no other record conflicts with it.
 fn is_garbled(config: &NetworkConfig, listing: &Listing, key: LeaseKey) -> bool {
     fits(config, key)
         && listing.taken.iter().any(|taken| taken.key == key)
@@ -370,7 +371,7 @@ fn is_garbled(config: &NetworkConfig, listing: &Listing, key: LeaseKey) -> bool 
         && !listing.records.iter().any(|record| overlaps(record.lease.key, key))
 }
 
-/// Whether a key has exactly the enabled families, each with a subnet of the range.
+/// Whether a key has exactly the enabled families, each with a subnet inside the range.
 pub fn fits(config: &NetworkConfig, key: LeaseKey) -> bool {
     Family::ALL.into_iter().all(|family| match (config.networks.get(family), key.subnet(family)) {
         (Some(network), Some(subnet)) => network.range.is_some_and(|range| range.contains(subnet)),

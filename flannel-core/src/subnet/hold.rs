@@ -1,4 +1,4 @@
-//! Holding a lease whose attributes change, or somebody else changes.
+//! Renews a lease, and publishes its attributes when they change.
 
 use std::convert::Infallible;
 
@@ -10,8 +10,8 @@ use super::{SubnetError, SubnetManager};
 use crate::error::chain;
 use crate::lease::{Lease, LeaseAttrs};
 
-/// Holds a lease as [`SubnetManager::hold_lease`] does, and publishes what `attrs` says whenever it changes, such
-/// as when the address of the underlay did.
+/// Renews a lease as [`SubnetManager::hold_lease`] does, and publishes `attrs` whenever they change, for example with
+/// the address of the underlay.
 pub async fn hold_and_publish(
     store: &dyn SubnetManager,
     mut lease: Lease,
@@ -20,7 +20,8 @@ pub async fn hold_and_publish(
     loop {
         let wanted = attrs.borrow_and_update().clone();
         if wanted != lease.attrs {
-            // Not by holding what was published before: after a failure either may be in the store.
+            // Publishes before it renews again: after a failed attempt the store may have the old or the new
+            // attributes.
             lease = publish(store, &lease, &wanted).await?;
             continue;
         }
@@ -33,7 +34,7 @@ pub async fn hold_and_publish(
     }
 }
 
-/// Tries until it is published, or the lease is lost.
+/// Tries until the attributes are published, or the lease is lost.
 async fn publish(store: &dyn SubnetManager, lease: &Lease, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
     let mut backoff = Backoff::new();
     let mut told = None;

@@ -1,8 +1,9 @@
-//! Which records are this node's, though its address is another one now. Pure.
+//! Decides which records are this node's, even if its address has changed. Pure.
 //!
-//! A record says where its node is and, with most backends, something that is this node's alone, such as the VTEP MAC.
-//! An address proves little: it is handed on, and while two nodes swap theirs each finds the other's record by it. So
-//! what the node stored itself comes first: its state file, and the subnet file together with the backend data.
+//! A record has its node's address and, with most backends, data that only this node has, such as the VTEP MAC. An
+//! address proves little: addresses are reassigned, and while two nodes swap theirs, each finds the other's record by
+//! address. So what the node stored itself counts first: its state file, and the subnet file together with the backend
+//! data.
 
 use std::net::IpAddr;
 
@@ -12,12 +13,12 @@ use crate::addr::{Family, MacAddr, PerFamily};
 use crate::lease::{Lease, LeaseAttrs, LeaseKey};
 use crate::state_file::{State, StoredOn};
 
-/// What a node knows of itself before it asks the store.
+/// What a node knows of itself before the first request to the store.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Identity {
-    /// The subnets that it had before a restart, as its subnet file says. It gets them again if they are free.
+    /// The subnets that it had before a restart, by its subnet file. It gets them again if they are free.
     pub subnets: Option<LeaseKey>,
-    /// The lease that it published, as its state file says.
+    /// The lease that it published, by its state file.
     pub published: Option<Lease>,
     /// Other underlay addresses that it has published.
     pub former_ips: Vec<IpAddr>,
@@ -26,25 +27,25 @@ pub struct Identity {
 }
 
 impl From<LeaseKey> for Identity {
-    /// A node of which no more than its subnets is known.
+    /// A node of which only the subnets are known.
     fn from(subnets: LeaseKey) -> Self {
         Self { subnets: Some(subnets), ..Self::default() }
     }
 }
 
-/// How two records compare in what only one node can publish for its backend.
+/// How two records compare in the backend data that only one node can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Data {
-    /// The same in each family that both have: one node's.
+    /// The same in each family that both have, so they belong to one node.
     Same,
-    /// Neither has any: it proves nothing.
+    /// Neither has any, which proves nothing.
     Without,
     Other,
 }
 
 impl Identity {
-    /// What a state file proves in the store of this [place](super::SubnetManager::place). Nothing if it is of
-    /// another store, or was stored on another machine.
+    /// What a state file proves in the store at this [place](super::SubnetManager::place): nothing if it is of another
+    /// store, or was stored on another machine.
     pub fn of_state(state: &State, place: &str, stored_on: StoredOn) -> Self {
         if state.store != place || stored_on == StoredOn::AnotherHost {
             return Self::default();
@@ -53,7 +54,7 @@ impl Identity {
         Self { published, former_ips, ..Self::default() }
     }
 
-    /// The subnets that it had, the surest first.
+    /// The subnets that it had before, the most certain first.
     pub fn wishes(&self) -> impl Iterator<Item = LeaseKey> {
         let published = self.published.as_ref().map(|lease| lease.key);
         self.subnets.into_iter().chain(published.filter(|key| Some(*key) != self.subnets))
@@ -79,13 +80,14 @@ impl Identity {
             }
             Data::Other => false,
         });
-        // Without data: a file of ours names it, and one of its addresses is here, maybe on another interface.
+        // Without backend data, it is ours if one of our files names it and one of its addresses is on this host, maybe
+        // on another interface.
         let is_here = || has_one_of(&record.attrs, &self.host_ips) || shares_address(&record.attrs, attrs);
         by_state || !has_data(&record.attrs) && is_here()
     }
 
-    /// Whether a record with this node's address is proven to be another's all the same: what this node publishes
-    /// is known, and it is not that.
+    /// Whether a record with this node's address is proven to be another node's: the state file says what this node
+    /// published, and the record differs.
     pub fn disproves(&self, record: &Lease) -> bool {
         let is_another = |own: &Lease| {
             has_data(&own.attrs)
@@ -95,8 +97,8 @@ impl Identity {
         !self.names(record.key) && has_data(&record.attrs) && self.published.as_ref().is_some_and(is_another)
     }
 
-    /// Whether a record besides the one under `own` is proven to be a former one of this node: it says what its
-    /// state file says, or it has its backend data and an address that it has or had.
+    /// Whether a record other than the one under `own` is proven to be a former record of this node: it equals the
+    /// lease in the state file, or it has this node's backend data and an address that this node has or had.
     pub fn is_former(&self, record: &Lease, own: Option<LeaseKey>, attrs: &LeaseAttrs) -> bool {
         if Some(record.key) == own {
             return false;
@@ -114,12 +116,12 @@ impl Identity {
             stored || is_same_node(&record.attrs, attrs) || has_one_of(&record.attrs, known)
         };
         let is_ours = || has_ours(attrs) || published.is_some_and(|stored| has_ours(&stored.attrs));
-        // Addresses first: there may be ten thousand records.
+        // The comparison of addresses is cheaper and comes first, since there may be ten thousand records.
         by_state || was_here() && is_ours()
     }
 }
 
-/// Whether two records are one node's: its IPv4 underlay address counts where it has one.
+/// Whether two records belong to one node, by the IPv4 underlay address if there is one.
 pub fn is_same_node(a: &LeaseAttrs, b: &LeaseAttrs) -> bool {
     match (a.public_ips.v4, b.public_ips.v4) {
         (None, None) => a.public_ips.v6.is_some() && a.public_ips.v6 == b.public_ips.v6,
@@ -127,8 +129,9 @@ pub fn is_same_node(a: &LeaseAttrs, b: &LeaseAttrs) -> bool {
     }
 }
 
-/// Whether the record under our key still is ours: it has our address, or somebody changed the address and it has our
-/// backend data, or without any the address of the other family. Another node that took the key has neither.
+/// Whether the record under our key is still ours: it has our address, or, if somebody changed the address, our backend
+/// data, or, without any, our address of the other family. A record of another node that took the key has none of
+/// these.
 pub fn is_ours(there: &LeaseAttrs, own: &LeaseAttrs) -> bool {
     is_same_node(there, own)
         || match compare(there, own) {
@@ -138,12 +141,12 @@ pub fn is_ours(there: &LeaseAttrs, own: &LeaseAttrs) -> bool {
         }
 }
 
-/// The families in which two records publish the same of what only one node can have.
+/// The families in which two records have the same backend data that only one node can have.
 pub(crate) fn shared_data(a: &LeaseAttrs, b: &LeaseAttrs) -> impl Iterator<Item = Family> {
     Family::ALL.into_iter().filter(|family| shares_data(a, b, *family))
 }
 
-/// Whether two records publish the same of what only one node can have in a family.
+/// Whether two records have the same backend data in a family, of a kind that only one node can have.
 pub(crate) fn shares_data(a: &LeaseAttrs, b: &LeaseAttrs, family: Family) -> bool {
     let both = || token(a, family).zip(token(b, family));
     a.backend_type == b.backend_type && both().is_some_and(|(a, b)| a == b)
@@ -167,13 +170,13 @@ fn compare(a: &LeaseAttrs, b: &LeaseAttrs) -> Data {
     if !equal.is_empty() && equal.iter().all(|equal| *equal) { Data::Same } else { Data::Other }
 }
 
-/// Whether attributes have anything that is one node's alone.
+/// Whether attributes have backend data that only one node can have.
 pub(super) fn has_data(attrs: &LeaseAttrs) -> bool {
     Family::ALL.into_iter().any(|family| token(attrs, family).is_some())
 }
 
-/// What of a family's backend data is one node's alone: the VTEP MAC of vxlan, the public key of wireguard. Other data,
-/// such as the port of udp, may be the same everywhere.
+/// The part of a family's backend data that only one node can have: the VTEP MAC of vxlan, the public key of wireguard.
+/// Other data, such as the port of udp, may be the same on all nodes.
 fn token(attrs: &LeaseAttrs, family: Family) -> Option<String> {
     #[derive(Deserialize)]
     struct Wire {
@@ -187,7 +190,7 @@ fn token(attrs: &LeaseAttrs, family: Family) -> Option<String> {
     mac.or(wire.public_key)
 }
 
-/// Whether the address that a node is known by is one of these.
+/// Whether the address that identifies the node of a record is one of these.
 fn has_one_of<'a>(attrs: &LeaseAttrs, ips: impl IntoIterator<Item = &'a IpAddr>) -> bool {
     let PerFamily { v4, v6 } = attrs.public_ips;
     v4.or(v6).is_some_and(|ip| ips.into_iter().any(|known| *known == ip))

@@ -1,4 +1,4 @@
-//! What every backend promises, as code: see [`crate::backend::Network`] for the words.
+//! The contract of backends as a test. It is written at [`crate::backend::Network`].
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::status::PeerState;
 use crate::subnet::SubnetManager;
 use crate::underlay::UnderlayOptions;
 
-/// A backend that is put to the test on a kernel and a store in memory.
+/// A backend under test, with a kernel and a store in memory.
 pub struct BackendSubject<'a> {
     /// Makes the backend on a kernel. The underlay is `eth0` with 192.0.2.1/24, `2001:db8::1/64` and 1500 bytes.
     pub make: &'a dyn Fn(FakeKernel) -> Box<dyn Backend>,
@@ -28,7 +28,7 @@ pub struct BackendSubject<'a> {
     pub config: &'a str,
     /// The records of two other nodes: key below `subnets/`, and value.
     pub peers: [(&'a str, &'a str); 2],
-    /// A value that the first of them could have and nobody can use, such as one without an address.
+    /// An unusable value for the first of them, such as one without an address.
     pub unusable: &'a str,
 }
 
@@ -62,7 +62,7 @@ impl Running {
     }
 }
 
-/// Longer than the loop waits before it announces its status, and than pauses before another try.
+/// Waits longer than the loop waits before it publishes its status, and than its pauses between attempts.
 async fn settle() {
     tokio::time::sleep(Duration::from_secs(2)).await;
 }
@@ -115,7 +115,7 @@ impl<'a> Host<'a> {
         Running { status, state, events, cancel, task }
     }
 
-    /// All objects besides those that the host has without the backend.
+    /// All objects except those that the host has without the backend.
     fn objects(&self) -> Dataplane {
         self.kernel.objects()
     }
@@ -127,7 +127,7 @@ fn address(link: LinkIndex, addr: &str) -> LinkAddress {
     LinkAddress { link, addr, global, deprecated, permanent, temporary, tentative }
 }
 
-/// Puts a backend to the test. Needs a runtime with paused time.
+/// Checks that a backend keeps the contract. Needs a runtime with paused time.
 ///
 /// # Panics
 ///
@@ -152,7 +152,7 @@ pub async fn backend_contract(subject: BackendSubject<'_>) {
     let with_first = host.objects();
     assert!(!with_first.is_empty(), "a peer needs objects");
 
-    // Whatever is taken away is put back, and that is told.
+    // A deleted object is put back, with an event.
     running.events();
     for object in with_first.iter().collect::<Vec<_>>() {
         host.kernel.delete(&object.key(), true);
@@ -163,7 +163,7 @@ pub async fn backend_contract(subject: BackendSubject<'_>) {
         assert!(told.iter().any(is_repair), "{object}: {told:?}");
     }
 
-    // A peer that comes or goes costs the others nothing.
+    // A peer that is added or removed causes no operation on objects of others.
     host.kernel.take_ops();
     host.store.put(second, other);
     settle().await;
@@ -175,7 +175,7 @@ pub async fn backend_contract(subject: BackendSubject<'_>) {
     settle().await;
     assert_eq!((host.objects(), running.state_of(second)), (with_first.clone(), None));
 
-    // A record that can't be used is unknown, not gone.
+    // A record that can't be used counts as unknown, not as deleted.
     host.store.put(first, subject.unusable);
     settle().await;
     assert_eq!(host.objects(), with_first, "the last good state stays");
@@ -184,19 +184,19 @@ pub async fn backend_contract(subject: BackendSubject<'_>) {
     host.store.put(first, value);
     settle().await;
 
-    // An agent that ends leaves everything, and one that starts finds everything.
+    // An agent that ends leaves everything, and the next one adopts everything.
     let stored = running.stop().await;
     assert_eq!(host.objects(), with_first, "an end takes nothing away");
     host.kernel.take_ops();
     host.kernel.take_link_ops();
     let running = host.start(Some(&stored)).await;
-    // What it tries of the kernel is none of what is there.
+    // Operations with which the backend tests the kernel concern no existing objects.
     let changed: Vec<Op> = host.kernel.take_ops().into_iter().filter(is_of_first).collect();
     assert_eq!((changed, host.kernel.take_link_ops()), (Vec::new(), Vec::new()), "a restart changes nothing");
     assert_eq!(host.objects(), with_first, "a restart changes nothing");
     assert_eq!(running.state_of(first), Some(PeerState::Programmed));
 
-    // A link that is away takes nothing off what is desired.
+    // A link that is down does not change the desired state.
     host.kernel.edit_link("eth0", true, |link| (link.up, link.carrier) = (false, false));
     settle().await;
     host.kernel.edit_link("eth0", true, |link| (link.up, link.carrier) = (true, true));

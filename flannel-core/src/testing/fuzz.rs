@@ -1,7 +1,7 @@
-//! What others write, as functions of bytes: targets for fuzzing, which panic if a property does not hold.
+//! Fuzzing targets: functions of bytes that parse what others write, and panic if a property is violated.
 //!
-//! `flannel-core/fuzz` drives them with libFuzzer, for as long as one likes. The tests here [`replay`] `fuzz/seeds`, and
-//! mutate the seeds in a fixed random order, for seconds and with any compiler.
+//! `flannel-core/fuzz` drives them with libFuzzer, for as long as you like. The tests here [`replay`] `fuzz/seeds`, and
+//! mutate the seeds in a fixed random order, for some seconds and with any compiler.
 
 use std::path::{Path, PathBuf};
 
@@ -61,7 +61,7 @@ pub fn lease(data: &[u8]) {
     }
 }
 
-/// A state file: as it is, and the rest of it behind the first byte in an envelope of either version.
+/// A state file: once as it is, and once without its first byte in an envelope of either version.
 ///
 /// # Panics
 /// If what is read is not read as the same after it was written.
@@ -185,7 +185,7 @@ mod tests {
         replay(&Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target), rounds, check);
     }
 
-    /// A target without a corpus, or a corpus that no target has, is one that nobody runs.
+    /// Each target has a corpus and each corpus a target; otherwise nobody would run it.
     #[test]
     fn every_target_has_its_corpus_and_its_test() {
         let names = |folder: &str| {

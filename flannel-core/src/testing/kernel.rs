@@ -1,4 +1,4 @@
-//! A kernel in memory: enough of one for the loop and the backends, with hooks to break it.
+//! A kernel in memory: enough of one for the loop and the backends, with hooks that make it fail.
 
 mod effects;
 
@@ -17,8 +17,8 @@ use crate::kernel::{
     RouteLookup, Scope, VxlanLink,
 };
 
-/// A kernel in memory. Clones are handles of the same one, so that a test can look and break things while
-/// a loop runs on it.
+/// A kernel in memory. Clones are handles of the same kernel, so that a test can inspect and damage it while a loop
+/// runs on it.
 #[derive(Clone, Default)]
 pub struct FakeKernel {
     state: Arc<Mutex<State>>,
@@ -31,7 +31,7 @@ type RefuseLinkHook = Box<dyn FnMut(&LinkOp) -> Option<i32> + Send>;
 #[derive(Default)]
 struct State {
     links: BTreeMap<LinkIndex, Link>,
-    /// Those of them that were created, as what.
+    /// The kinds of the links that were created.
     kinds: BTreeMap<LinkIndex, LinkKind>,
     last_index: u32,
     objects: Dataplane,
@@ -43,11 +43,11 @@ struct State {
     refuse: Option<RefuseHook>,
     refuse_link: Option<RefuseLinkHook>,
     dump_error: Option<i32>,
-    /// Where forwarding was switched on or off; elsewhere it is on.
+    /// The forwarding settings that were changed; all others are on.
     forwarding: BTreeMap<(Family, ConfOf), bool>,
-    /// Whether it is a kernel before 5.3.
+    /// Whether it lacks next-hop objects, as kernels before 5.3.
     lacks_next_hops: bool,
-    /// Links that lost their last IPv4 address a moment ago; see [`State::wait_for_changes`].
+    /// Links that have just lost their last IPv4 address; see [`State::wait_for_changes`].
     without_ipv4: Vec<LinkIndex>,
 }
 
@@ -56,7 +56,7 @@ impl FakeKernel {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Adds an ordinary link, up and with a carrier, and returns its number.
+    /// Adds an ordinary link, up and with a carrier, and returns its index.
     pub fn add_link(&self, name: &str, mtu: u32) -> LinkIndex {
         let mut state = self.lock();
         let index = state.next_index();
@@ -100,7 +100,7 @@ impl FakeKernel {
         self.news.notify_one();
     }
 
-    /// Changes a link behind the agent's back, announced or not. What it loses by that goes as in the real
+    /// Changes a link behind the agent's back, with or without a notification. Objects are lost by that as in the real
     /// kernel.
     pub fn edit_link(&self, name: &str, announce: bool, edit: impl FnOnce(&mut Link)) {
         let mut state = self.lock();
@@ -117,7 +117,8 @@ impl FakeKernel {
         self.news.notify_one();
     }
 
-    /// Deletes a link with everything on it: as in the real kernel the link is announced, but not its IPv4 routes.
+    /// Deletes a link and everything on it. As in the real kernel there is a notification for the link, but not for its
+    /// IPv4 routes.
     pub fn delete_link(&self, name: &str) {
         let mut state = self.lock();
         if let Some(link) = state.links.values().find(|link| link.name == name).cloned() {
@@ -127,7 +128,7 @@ impl FakeKernel {
         self.news.notify_one();
     }
 
-    /// From now on it is a kernel without next-hop objects, as before Linux 5.3.
+    /// Turns it into a kernel without next-hop objects, as before Linux 5.3.
     pub fn lack_next_hops(&self) {
         self.lock().lacks_next_hops = true;
     }
@@ -174,7 +175,7 @@ impl FakeKernel {
         self.news.notify_one();
     }
 
-    /// Loses the notifications that nobody took yet, and says so.
+    /// Drops the notifications that were not read yet, and reports that (`Overrun`).
     pub fn overrun(&self) {
         let mut state = self.lock();
         state.events.clear();
@@ -183,23 +184,23 @@ impl FakeKernel {
         self.news.notify_one();
     }
 
-    /// From now on operations are refused with the errno that `hook` gives.
+    /// Refuses operations from now on with the errno that `hook` returns.
     pub fn refuse(&self, hook: impl FnMut(&Op) -> Option<i32> + Send + 'static) {
         self.lock().refuse = Some(Box::new(hook));
     }
 
-    /// From now on changes of links are refused with the errno that `hook` gives.
+    /// Refuses changes of links from now on with the errno that `hook` returns.
     pub fn refuse_link(&self, hook: impl FnMut(&LinkOp) -> Option<i32> + Send + 'static) {
         self.lock().refuse_link = Some(Box::new(hook));
     }
 
-    /// Nothing is refused any more.
+    /// Stops refusing.
     pub fn refuse_nothing(&self) {
         let mut state = self.lock();
         (state.refuse, state.refuse_link) = (None, None);
     }
 
-    /// From now on reading objects fails with this errno; `None` ends it.
+    /// Makes reading objects fail with this errno from now on; `None` ends that.
     pub fn fail_dumps(&self, errno: Option<i32>) {
         self.lock().dump_error = errno;
     }
@@ -214,7 +215,7 @@ impl FakeKernel {
         self.lock().links.values().find(|link| link.name == name).cloned()
     }
 
-    /// A link by number.
+    /// A link by index.
     pub fn link_numbered(&self, link: LinkIndex) -> Option<Link> {
         self.lock().links.get(&link).cloned()
     }
@@ -266,7 +267,7 @@ impl State {
             {
                 return Some(libc::EINVAL);
             }
-            // As the real connection: our own next-hop objects are no news.
+            // As in the real connection, our own changes of next-hop objects cause no notification.
             Op::Create(Object::NextHop(_)) | Op::Replace(Object::NextHop(_)) => {
                 self.objects.insert(object);
             }
@@ -275,7 +276,7 @@ impl State {
                 self.drop_routes_through(&object.key());
             }
             Op::Create(_) | Op::Replace(_) => {
-                // As the kernel does: a put FDB entry takes the place of the MAC's other remote.
+                // As in the kernel, putting an FDB entry replaces the MAC's other remote.
                 if let Object::Fdb(entry) = object {
                     let others: Vec<ObjectKey> = (self.objects.iter())
                         .filter(|other| matches!(other, Object::Fdb(other) if (other.link, other.mac) == (entry.link, entry.mac)))

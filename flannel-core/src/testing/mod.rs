@@ -1,4 +1,4 @@
-//! Fakes and generators for tests of backends and agents. Feature `testing`.
+//! Fakes, contracts and generators for tests of stores, backends and agents. Feature `testing`.
 
 mod backend;
 #[doc(hidden)]

@@ -1,8 +1,8 @@
-//! What every backend must pass: it does all that it does in the network namespace that it is registered for.
+//! A contract of every backend: all its effects are in the network namespace for which it is registered.
 //!
-//! [`netns_contract`] runs agents for two namespaces in one process, from threads that are in a third, which has
-//! links, devices, sockets and rules that an effect that went astray would hit. The third must stay as it is, byte for
-//! byte, and nothing may be left of twenty restarts.
+//! [`netns_contract`] runs agents for two namespaces in one process, from threads in a third namespace. That one has
+//! links, devices, sockets and rules that a misdirected effect would change. It must stay as it is, byte for byte, and
+//! twenty restarts must leak nothing.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -26,10 +26,10 @@ use crate::subnet::SubnetManager;
 use crate::underlay::{self, UnderlayOptions};
 
 const RESTARTS: usize = 20;
-/// How long anything may take that is waited for, on a busy machine.
+/// How long to wait for anything, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What a backend leaves in its namespace when an agent runs, by which the contract sees that it was at work.
+/// What a running backend has in its namespace, from which the contract sees that it worked.
 #[derive(Debug, Clone, Copy)]
 pub struct Footprint {
     /// The network config. Its network must cover 10.5.99.0/24, the subnet of the one peer.
@@ -38,20 +38,21 @@ pub struct Footprint {
     pub peer: &'static str,
     /// A device of the backend's own, with the value of its sysctl `accept_ra`; `None` if it makes none.
     pub device: Option<(&'static str, &'static str)>,
-    /// A route of the backend's, as `ip route` begins to show it.
+    /// The beginning of a route of the backend, as `ip route` prints it.
     pub route: &'static str,
-    /// The UDP port that it has, if any.
+    /// The UDP port that it opens, if any.
     pub port: Option<u16>,
 }
 
-/// Panics with the difference if the backend that `make` makes has an effect outside of its namespace, or none in it.
+/// Checks the backend that `make` makes. Panics with the difference if it has an effect outside of its namespace, or
+/// none in it.
 ///
 /// Makes namespaces and devices: the caller must be root in a network and mount namespace of its own, in which nothing
 /// else happens. Needs `ip`, `bridge`, `nft` and `iptables`.
 pub fn netns_contract(footprint: &Footprint, make: impl Fn() -> Box<dyn Backend>) {
     let here = Netns::current().expect("/proc is mounted");
     set_up_host();
-    // What an effect by name or port would meet.
+    // Targets for misdirected effects by name or port.
     for link in ["flannel.1", "flannel0"] {
         ip(&format!("link add {link} type veth peer name {link}-peer"));
         ip(&format!("address add 198.51.100.1/32 dev {link}"));
@@ -84,9 +85,9 @@ pub fn netns_contract(footprint: &Footprint, make: impl Fn() -> Box<dyn Backend>
         });
         drop(runtime);
         assert_same(&before, &snapshot(), restart);
-        // The first one also leaves what the runtime keeps for the whole process: a pipe for signals.
+        // The first run also leaves what the runtime keeps for the whole process: a pipe for signals.
         let counts = first.get_or_insert_with(counts);
-        // A thread that was joined is listed a little longer.
+        // A joined thread is still listed for a moment.
         let begin = Instant::now();
         while self::counts() != *counts && begin.elapsed() < PATIENCE {
             std::thread::yield_now();
@@ -101,7 +102,7 @@ pub fn netns_contract(footprint: &Footprint, make: impl Fn() -> Box<dyn Backend>
     drop(socket);
 }
 
-/// A new namespace, of which nothing is left once the handle is dropped.
+/// A new namespace, which is gone once the handle is dropped.
 fn fresh() -> Netns {
     let made = std::thread::spawn(|| {
         unshare(CloneFlags::CLONE_NEWNET).expect("root may");
@@ -110,7 +111,7 @@ fn fresh() -> Netns {
     made.join().expect("it has no reason to panic")
 }
 
-/// Gives the calling thread's namespace a NIC `eth0`, 192.0.2.1/24, which stays as it is by itself.
+/// Gives the calling thread's namespace a NIC `eth0` with 192.0.2.1/24 that the kernel does not change by itself.
 fn set_up_host() {
     for sysctl in ["default/addr_gen_mode", "all/addr_gen_mode"] {
         fs::write(format!("/proc/sys/net/ipv6/conf/{sysctl}"), "1").expect("/proc/sys can be written");
@@ -125,7 +126,7 @@ fn set_up_host() {
 }
 
 struct Agent {
-    /// Its watches end with it.
+    /// Kept, since its watches end when it is dropped.
     _store: FakeStore,
     cancel: CancellationToken,
     network: tokio::task::JoinHandle<Result<(), crate::backend::BackendError>>,
@@ -191,7 +192,7 @@ fn assert_at_work(of: &Footprint, rules: &str, named: &str) {
     assert!(shown.contains(named), "{named} in {shown}");
 }
 
-/// All of a namespace that an agent may change.
+/// Everything in a namespace that an agent may change.
 type Snapshot = BTreeMap<String, String>;
 
 /// Reads the calling thread's namespace.

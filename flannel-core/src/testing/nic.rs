@@ -1,5 +1,5 @@
-//! What befalls a node's NIC, as steps for property tests: a device that is not ready never means that nothing is
-//! desired, so whatever the NIC goes through, the agent takes nothing away, and in the end all is there.
+//! Changes of a node's NIC, as steps for property tests. A device that is not ready never changes the desired state. So
+//! whatever happens to the NIC, the agent deletes nothing, and in the end all objects are there.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +14,7 @@ use crate::kernel::{LinkAddress, LinkOp};
 /// The names that the NIC and others can have.
 const NAMES: [&str; 3] = ["eth0", "ens3", "enp0s3"];
 
-/// One thing that befalls it.
+/// One change of the NIC.
 #[derive(Debug, Clone, Copy)]
 pub enum NicStep {
     /// It is set down.
@@ -27,13 +27,13 @@ pub enum NicStep {
     Rename(usize),
     /// It loses its address of a family.
     AddressGone(Family),
-    /// It has that again.
+    /// It gets that address back.
     AddressBack(Family),
     /// It is pulled out, with everything on it.
     Deleted,
-    /// It is put back under some name that is free, with another number.
+    /// It is created again under a free name, with another index.
     Recreated(usize),
-    /// Another link has a name, if that is free.
+    /// Another link gets a name, if that is free.
     Impostor(usize),
     /// The other link is gone.
     ImpostorGone,
@@ -41,11 +41,11 @@ pub enum NicStep {
     Mtu(u32),
     /// Notifications get lost.
     Overrun,
-    /// The agent gets its turn, and some time, in milliseconds.
+    /// The agent runs for some time, in milliseconds.
     Wait(u64),
 }
 
-/// Any step. MTUs below what IPv6 takes are left out but for those that leave room for nothing.
+/// Any step. MTUs that are too small for IPv6 are left out, except those that are too small for anything.
 pub fn nic_step() -> impl Strategy<Value = NicStep> {
     let name = || 0..NAMES.len();
     let family = || prop::sample::select(Family::ALL.to_vec());
@@ -72,12 +72,12 @@ pub struct Nic {
     addresses: Vec<LinkAddress>,
     link: Option<LinkIndex>,
     impostor: Option<LinkIndex>,
-    /// Whether it has no address of a family, so that no node is on-link.
+    /// Whether it has no address of each family, so that no node is on-link.
     without: [Arc<AtomicBool>; 2],
 }
 
 impl Nic {
-    /// The NIC at a number, which has these addresses.
+    /// The NIC with an index and these addresses.
     pub fn new(kernel: &FakeKernel, link: LinkIndex, addresses: Vec<LinkAddress>) -> Self {
         let without: [Arc<AtomicBool>; 2] = Default::default();
         let gone = without.clone();
@@ -86,7 +86,7 @@ impl Nic {
                 return None;
             };
             let is_gone = gone[index_of(route.dst.family())].load(Ordering::Relaxed);
-            // A gateway that no route leads to, but for those on devices that need none.
+            // A gateway without a route to it is refused, except onlink gateways.
             (!route.onlink && route.via.is_some() && is_gone).then_some(libc::ENETUNREACH)
         });
         Self { kernel: kernel.clone(), addresses, link: Some(link), impostor: None, without }
@@ -107,7 +107,7 @@ impl Nic {
             self.kernel.remove_address(own.addr.ip());
         }
         self.without[index_of(family)].store(true, Ordering::Relaxed);
-        // With it go the routes whose gateways it made on-link; those of IPv4 without a notification.
+        // The kernel deletes the routes whose gateways the address made on-link, for IPv4 without a notification.
         let objects = self.kernel.objects();
         let lost = objects.iter().filter(|object| {
             matches!(object, Object::Route(route)
@@ -143,7 +143,7 @@ impl Nic {
         }
     }
 
-    /// Lets something befall it.
+    /// Applies a step.
     pub async fn take(&mut self, step: NicStep) {
         match step {
             NicStep::Down => self.edit(self.link, |link| (link.up, link.carrier) = (false, false)),
@@ -176,8 +176,8 @@ impl Nic {
         }
     }
 
-    /// What the agent took away since the last call; but for a device that it had made on the other link, which
-    /// had the name.
+    /// What the agent deleted since the last call, except a device that it had made on the other link while that had
+    /// the name.
     pub fn taken_away(&self) -> Vec<String> {
         let deleted = |op: Op| matches!(op, Op::Delete(_)).then(|| format!("{op:?}"));
         let of_link = |op: LinkOp| matches!(op, LinkOp::Delete(_)).then(|| format!("{op:?}"));
@@ -186,12 +186,12 @@ impl Nic {
         self.kernel.take_ops().into_iter().filter_map(deleted).chain(links).collect()
     }
 
-    /// Makes it well again, and gives the agent time to see so.
+    /// Restores the NIC, and gives the agent time to notice.
     pub async fn heal(&mut self) {
         self.impostor_gone();
         self.recreate(NAMES[0]);
         self.edit(self.link, |link| {
-            // One that was made anew is the operator's by its name.
+            // A NIC that was created again is found by its name.
             NAMES[0].clone_into(&mut link.name);
             (link.up, link.carrier, link.mtu) = (true, true, Mtu(1500));
         });
@@ -201,7 +201,7 @@ impl Nic {
         tokio::time::sleep(std::time::Duration::from_secs(140)).await;
     }
 
-    /// All objects, with names for links, since numbers change.
+    /// All objects, with links by name, since indices change.
     pub fn objects(&self) -> Vec<String> {
         let links: Vec<LinkIndex> = self.kernel.objects().iter().filter_map(|object| object.link()).collect();
         let name = |link: LinkIndex| {

@@ -17,7 +17,7 @@ use crate::subnet::allocate::{holder, overlaps};
 use crate::subnet::identity::{is_ours, shared_data};
 use crate::subnet::{ConfigStream, Identity, LeaseStream, StoreStatus, SubnetError, SubnetManager};
 
-/// A store in memory. Clones are handles of the same one; every node gives out the lowest free subnet.
+/// A store in memory. Clones are handles of the same store. It assigns the lowest free subnet.
 #[derive(Clone)]
 pub struct FakeStore {
     state: Arc<Mutex<State>>,
@@ -28,7 +28,7 @@ pub struct FakeStore {
     node: Option<Arc<Node>>,
 }
 
-/// What a handle of one node knows.
+/// The state of one node's handle.
 struct Node {
     identity: Identity,
     local: Mutex<PerFamily<IpAddr>>,
@@ -68,7 +68,7 @@ impl State {
         self.unreadable.values().cloned().collect()
     }
 
-    /// Another record that has addresses of a key, and its node.
+    /// The node of another record with addresses of a key.
     fn rival(&self, own: LeaseKey) -> Option<String> {
         let has = |key: &LeaseKey| *key != own && overlaps(*key, own);
         let lease = self.leases.values().find(|lease| has(&lease.key));
@@ -108,8 +108,7 @@ impl FakeStore {
         store
     }
 
-    /// A handle of the same store as one node has it, which knows of itself what `identity` says, and has a status of its
-    /// own.
+    /// A handle of the same store for another node, with this identity and a status of its own.
     pub fn of_node(&self, identity: Identity) -> Self {
         let node = Some(Arc::new(Node { identity, local: Mutex::default() }));
         let status = watch::Sender::new(self.status.borrow().clone());
@@ -117,7 +116,7 @@ impl FakeStore {
         Self { status, node, ..self.clone() }
     }
 
-    /// Lets it answer nothing but errors from now on, or again as before. Watches that began stay.
+    /// Makes it answer only errors from now on, or work again. Watches that have begun stay.
     pub fn set_away(&self, away: bool) {
         self.away.send_replace(away);
         for status in &self.lock().statuses {
@@ -138,23 +137,22 @@ impl FakeStore {
         state.config = config;
     }
 
-    /// Says which addresses the node is to publish.
+    /// Sets which addresses the node should publish.
     pub fn set_wanted_ips(&self, wanted_ips: PerFamily<IpAddr>) {
         self.lock().wanted_ips = wanted_ips;
     }
 
-    /// From now on no lease is given out with backend data that another one has, as by stores that list all leases
-    /// for that.
+    /// Refuses leases from now on with backend data that another one has, as stores do that list all leases.
     pub fn refuse_claimed(&self) {
         self.lock().refuses_claimed = true;
     }
 
-    /// Says what the node that asks next knows of itself.
+    /// Sets the identity of the node that asks next.
     pub fn set_identity(&self, identity: Identity) {
         self.lock().identity = identity;
     }
 
-    /// Lets those who follow the configuration know that what is there now can't be used.
+    /// Tells followers of the configuration that the present one can't be used.
     pub fn spoil_config(&self, error: ConfigError) {
         self.lock().tell_config(&Err(error));
     }
@@ -167,7 +165,7 @@ impl FakeStore {
         Ok(self.lock())
     }
 
-    /// What the node that asks knows of itself.
+    /// The identity of the node that asks.
     fn identity(&self, state: &State) -> Identity {
         self.node.as_ref().map_or_else(|| state.identity.clone(), |node| node.identity.clone())
     }
@@ -219,7 +217,7 @@ impl FakeStore {
         self.changes.send_modify(|count| *count += 1);
     }
 
-    /// Puts what nobody can read in place of a lease.
+    /// Makes the record of a lease unreadable.
     pub fn spoil(&self, key: LeaseKey) {
         let mut state = self.lock();
         state.leases.remove(&key);
@@ -230,7 +228,7 @@ impl FakeStore {
         self.changes.send_modify(|count| *count += 1);
     }
 
-    /// Puts the own record back if it is not as it should be.
+    /// Puts the own record back if it was deleted, changed or made unreadable.
     fn put_back(&self, own: &Lease) -> Result<(), SubnetError> {
         let mut state = self.answer()?;
         let lost = match state.leases.get(&own.key) {
@@ -248,7 +246,7 @@ impl FakeStore {
         Ok(())
     }
 
-    /// Shows in the status that another has a lease.
+    /// Records in the status that another node has a lease.
     fn lose(&self, key: LeaseKey, holder: String) -> SubnetError {
         let lost = SubnetError::LeaseLost { key, holder };
         self.status.send_modify(|status| status.lease_lost = Some(lost.to_string()));
@@ -372,7 +370,7 @@ impl SubnetManager for FakeStore {
         loop {
             changes.mark_unchanged();
             match self.put_back(lease) {
-                // Both fail only if the store is gone, and this is one.
+                // Both fail only if all handles of the store are gone, and this is one.
                 Ok(()) => _ = changes.changed().await,
                 Err(lost @ SubnetError::LeaseLost { .. }) => return Err(lost),
                 Err(_) => _ = away.wait_for(|away| !away).await,
@@ -396,7 +394,7 @@ impl SubnetManager for FakeStore {
     fn watch_leases(&self) -> LeaseStream {
         let (store, mut away) = (self.clone(), self.away.subscribe());
         let back = async move {
-            // It fails only if the store is gone, and this holds one.
+            // It fails only if all handles of the store are gone, and this is one.
             let _ = away.wait_for(|away| !away).await;
             store.watch_now()
         };
@@ -408,7 +406,7 @@ impl SubnetManager for FakeStore {
     }
 
     fn place(&self) -> String {
-        // Tests that know nothing of places compare it with that of an empty state.
+        // The place of an empty state, with which tests compare it.
         String::new()
     }
 }

@@ -1,4 +1,4 @@
-//! What carries the traffic between nodes, once it is chosen.
+//! The chosen underlay, which carries the traffic between nodes.
 
 use std::net::IpAddr;
 
@@ -9,7 +9,7 @@ use crate::addr::{Family, LinkIndex, Mtu, PerFamily};
 pub struct Underlay {
     /// The link's name.
     pub name: String,
-    /// The link's number.
+    /// The link's index.
     pub link: LinkIndex,
     /// The link's MTU.
     pub mtu: Mtu,
@@ -17,7 +17,7 @@ pub struct Underlay {
     pub local: PerFamily<IpAddr>,
     /// The addresses published to peers; they differ from `local` behind NAT.
     pub published: PerFamily<IpAddr>,
-    /// Why this one was chosen, for the log.
+    /// Why it was chosen, for the log.
     pub reason: String,
 }
 

@@ -1,4 +1,4 @@
-//! The decision itself, over plain values.
+//! The choice of the underlay, as a pure function.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -13,21 +13,21 @@ use crate::kernel::{Exit, Link, LinkAddress, RouteLookup};
 
 /// Chooses the underlay of a host.
 ///
-/// Upstream fills what was not named from the default route only if nothing was named at all; a candidate
-/// that can't be used is passed over for the next.
+/// As upstream, the default route is used only if nothing was named at all. A candidate that can't be used is skipped
+/// for the next one.
 pub fn decide(host: &Host, options: &UnderlayOptions) -> Result<Choice, UnderlayError> {
     decide_again(host, options, None)
 }
 
-/// A link that is followed while it is renamed.
+/// A link that may have been renamed since it was chosen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Followed {
     pub(super) link: LinkIndex,
-    /// The name by which it was chosen. What the operator says of that name still means it.
+    /// The name by which it was chosen. The operator's options with that name still mean this link.
     pub(super) name: String,
 }
 
-/// The same for a host whose underlay was chosen before.
+/// The same as [`decide`], for a host whose underlay was chosen before.
 pub(super) fn decide_again(
     host: &Host,
     options: &UnderlayOptions,
@@ -47,9 +47,9 @@ struct Search<'a> {
     host: &'a Host,
     options: &'a UnderlayOptions,
     followed: Option<&'a Followed>,
-    /// In the order of their numbers.
+    /// The links in the order of their indices.
     links: Vec<&'a Link>,
-    /// Those that the overlay made, with the reason.
+    /// The links that belong to the overlay, with the reason.
     made: BTreeMap<LinkIndex, String>,
     lost: Vec<Lost>,
 }
@@ -108,7 +108,8 @@ impl<'a> Search<'a> {
         Some(&followed.name)
     }
 
-    /// A link that was renamed while no agent ran has the address that this node published last.
+    /// The error for a link that does not exist. If it was renamed while no agent ran, the error names the link that
+    /// has the address which this node published last.
     fn no_such_name(&self) -> String {
         let kept = self.options.kept.iter().find_map(|(_, addr)| Some((*addr, self.owner(*addr)?)));
         match kept {
@@ -121,7 +122,7 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// The link that has an address, whatever its flags: the operator named it.
+    /// The link that has an address, whatever its flags, since the operator named it.
     fn by_address(&mut self, addr: IpAddr, candidate: &str) -> Option<Underlay> {
         let family = Family::of(addr);
         if !self.enabled(family) {
@@ -150,7 +151,7 @@ impl<'a> Search<'a> {
         self.finish(link, pinned, &format!("it has {candidate}"))
     }
 
-    /// First every link by its addresses, then every link by its name.
+    /// Tries every link by its addresses first, then every link by its name.
     fn by_regex(&mut self, pattern: &str) -> Option<Underlay> {
         let candidate = format!("regular expression \"{pattern}\"");
         let regex = match compile(pattern) {
@@ -199,8 +200,8 @@ impl<'a> Search<'a> {
         self.finish(link, PerFamily { v4: source, v6: None }, &format!("the route to {dst} leaves by it"))
     }
 
-    /// Every enabled family must leave by the same link. A default route by what the overlay made, which DHCP
-    /// clients put there, counts for nothing.
+    /// The link of the default routes, which must be the same for all enabled families. A default route by a device of
+    /// the overlay, which DHCP clients may put there, is ignored.
     fn by_default_route(&mut self) -> Option<Underlay> {
         let mut chosen: Option<(Family, &Link)> = None;
         for family in self.options.families.clone() {
@@ -277,7 +278,7 @@ impl<'a> Search<'a> {
             Ok(addresses) => addresses,
             Err(family) => return self.lose(&link.name, format!("no {family} address")),
         };
-        // A public address of a family that is not enabled is published all the same, as upstream does.
+        // A public address of a family that is not enabled is published, too, as upstream does.
         let published = PerFamily::from_fn(|family| {
             self.options.public_ips.get(family).or(addresses.get(family)).copied()
         });
@@ -304,7 +305,7 @@ impl<'a> Search<'a> {
         self.options.families.contains(&family)
     }
 
-    /// The link that has an address; of several one that the overlay did not make.
+    /// The link that has an address; of several links one that does not belong to the overlay.
     fn owner(&self, addr: IpAddr) -> Option<&'a Link> {
         let has = |link: &&Link| self.addresses(link).any(|own| own.addr.ip() == addr);
         self.links.iter().copied().filter(has).min_by_key(|link| self.made.contains_key(&link.index))
@@ -315,7 +316,7 @@ impl<'a> Search<'a> {
         found.map_or_else(|| format!("interface number {link}, which is gone"), |link| link.name.clone())
     }
 
-    /// Of usable addresses the one that was published before, else the first.
+    /// The usable address that was published before, else the first.
     fn best(&self, mut usable: impl Iterator<Item = IpAddr>, family: Family) -> Option<IpAddr> {
         let kept = self.options.kept.get(family);
         let first = usable.next()?;
@@ -326,7 +327,7 @@ impl<'a> Search<'a> {
         })
     }
 
-    /// What was published before, if a link still has it.
+    /// The address that was published before, if the link still has it.
     fn kept_on(&self, link: &Link, family: Family) -> Option<IpAddr> {
         let kept = *self.options.kept.get(family)?;
         self.usable(link, family).contains(&kept).then_some(kept)
@@ -337,15 +338,15 @@ impl<'a> Search<'a> {
         addresses.iter().filter(move |addr| addr.link == index)
     }
 
-    /// The addresses of a link that nodes can be reached at, the best first.
+    /// The addresses of a link at which nodes can be reached, the best first.
     fn usable(&self, link: &Link, family: Family) -> Vec<IpAddr> {
         let fits = |addr: &&LinkAddress| {
             Family::of(addr.addr.ip()) == family && !addr.deprecated && is_unicast(addr.addr.ip())
         };
         let mut usable: Vec<_> = self.addresses(link).filter(fits).collect();
-        // What is alone in its subnet is a virtual address that moves between hosts, unless there is no other. A
-        // tentative address is a second away from use, so it is still better than those.
-        // The sort is stable: the kernel's order decides the rest.
+        // An address with `/32` or `/128` may be a virtual address that moves between hosts, so it comes last. A
+        // tentative address will be usable within a second, so it is better than those. The sort is stable: the
+        // kernel's order decides the rest.
         usable.sort_by_key(|addr| {
             let ip = addr.addr.ip();
             let worse = (is_link_local(ip), self.options.overlay.contains(ip), is_host_address(addr));
@@ -365,10 +366,10 @@ impl<'a> Search<'a> {
     }
 }
 
-/// Compiles a pattern with the classes of Go's RE2, which know ASCII only.
+/// Compiles a pattern with the character classes of Go's RE2, which are ASCII only.
 fn compile(pattern: &str) -> Result<Regex, String> {
     RegexBuilder::new(pattern).unicode(false).build().map_err(|error| {
-        // The library draws the place over several lines; the last one says what is wrong.
+        // The library marks the position over several lines; the last one has the error.
         let text = error.to_string();
         text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
     })

@@ -1,8 +1,8 @@
-//! Follows the chosen underlay while an agent runs: when what was chosen is gone from the host, the choice is
-//! made again by the same rule.
+//! Follows the chosen underlay while an agent runs: when its link or address is gone from the host, the choice is made
+//! again by the same rule.
 //!
-//! What still stands is kept, even where the rule would choose another today: every move costs the peers a
-//! change. Without a successor everything stays as it is.
+//! An underlay that is still there is kept, even if the rule would choose another one now, since every move costs the
+//! peers a change. Without a replacement everything stays as it is.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -19,36 +19,36 @@ use crate::config::{ConfigError, NetworkConfig};
 use crate::dataplane::{Object, ObjectKey};
 use crate::kernel::{KernelEvent, Link, LinkAddress};
 
-/// How long a successor must have been there before it is taken, so that an address that only flaps is
-/// published to nobody.
+/// How long a replacement must have been there before it is used, so that an address that only flaps is never
+/// published.
 pub const SETTLED: Duration = Duration::from_secs(1);
-/// The same for a successor on another link, to which a host should not move while its NIC is set up anew.
+/// The same for a replacement on another link: a host should not move there while its NIC is only being reconfigured.
 pub const SETTLED_ELSEWHERE: Duration = Duration::from_secs(10);
 
-/// What became of a chosen underlay.
+/// The state of a chosen underlay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
     /// All its addresses are there.
     Stands,
     /// Its link has another name.
     Renamed(String),
-    /// Something of it is gone, and this would be chosen instead.
+    /// Its link or an address is gone, and this would be chosen instead.
     Succeeded(Underlay),
-    /// Something of it is gone, and nothing can take its place: why.
+    /// Its link or an address is gone, and there is no replacement, with the reason.
     Lost(String),
 }
 
-/// Looks whether a chosen underlay still stands.
+/// Checks whether the link and addresses of a chosen underlay still exist.
 pub fn review(host: &Host, options: &UnderlayOptions, current: &Underlay) -> Standing {
     review_with(host, options, current, &Memory::of(current))
 }
 
-/// What a follower knows of the present underlay besides.
+/// What a follower remembers of the present underlay.
 #[derive(Debug)]
 struct Memory {
     /// The name of its link when it was chosen.
     name: String,
-    /// Whether its addresses were alone in their subnets when they were last seen.
+    /// Whether its addresses had `/32` or `/128` when they were last seen.
     alone: PerFamily<bool>,
 }
 
@@ -88,7 +88,7 @@ fn review_with(host: &Host, options: &UnderlayOptions, current: &Underlay, memor
     match decide_again(&Host { addresses, ..host.clone() }, &options, Some(&followed)) {
         Ok(choice) if is_same(&choice.underlay, current) => Standing::Stands,
         Ok(choice) => Standing::Succeeded(choice.underlay),
-        // Deprecated addresses work until they are gone.
+        // Deprecated addresses still work until they are gone.
         Err(_) if is_there && gone.is_none() => Standing::Stands,
         Err(error) => {
             let what = match gone {
@@ -123,24 +123,24 @@ fn is_same(a: &Underlay, b: &Underlay) -> bool {
     a.link == b.link && has_same_addresses(a, b)
 }
 
-/// What has to be done about the underlay.
+/// A change of the underlay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Change {
-    /// Its link has another name; all else is as it was.
+    /// Its link has another name; nothing else changed.
     Renamed(Underlay),
-    /// It is another one.
+    /// It is another underlay.
     Moved(Underlay),
 }
 
-/// A chosen underlay, and what waits to take its place.
+/// A chosen underlay, and a replacement that is not stable yet.
 #[derive(Debug)]
 pub(crate) struct Follower {
     pub(crate) options: UnderlayOptions,
     pub(crate) current: Underlay,
     memory: Memory,
-    /// What would be chosen now, and when it is taken.
+    /// The replacement, and when it will be used.
     successor: Option<(Underlay, Instant)>,
-    /// Why the current one does not stand.
+    /// Why the current underlay is not complete.
     problem: Option<String>,
 }
 
@@ -150,8 +150,8 @@ impl Follower {
         Self { options, current, memory, successor: None, problem: None }
     }
 
-    /// Refuses another config of which a network that is new would hide what this node needs. Of the networks in
-    /// force it was decided at the start.
+    /// Refuses a changed config if one of its new networks would hide addresses that this node needs. About networks
+    /// that are already in force the start has decided.
     pub(crate) fn take_networks(
         &self,
         in_force: &NetworkConfig,
@@ -163,7 +163,7 @@ impl Follower {
         hides(next, all, Use { has_leases: false, is_routed_whole: false }).map_or(Ok(()), Err)
     }
 
-    /// Whether a notification makes it necessary to look again.
+    /// Whether after this notification the underlay must be checked again.
     pub(crate) fn concerns(&self, event: &KernelEvent) -> bool {
         let is_adrift = self.successor.is_some() || self.problem.is_some();
         let is_ours = |addr| self.current.local.iter().any(|(_, ours)| *ours == addr);
@@ -179,12 +179,12 @@ impl Follower {
         }
     }
 
-    /// When to look again although nothing was announced.
+    /// When to check again without a notification.
     pub(crate) fn due(&self) -> Option<Instant> {
         self.successor.as_ref().map(|(_, at)| *at)
     }
 
-    /// Looks at the host, and returns what is to be taken now.
+    /// Checks the host, and returns the change to apply now.
     pub(crate) fn look(&mut self, host: &Host, now: Instant) -> Option<Change> {
         for (family, addr) in self.current.local.iter() {
             if let Some(own) = owned(host, &self.current, *addr) {
@@ -217,7 +217,8 @@ impl Follower {
         Some(Change::Moved(next))
     }
 
-    /// A NIC that was made anew is no other to peers, so nothing has to settle.
+    /// How long a replacement must be stable. A NIC that was created again with the same addresses makes no difference
+    /// to peers, so it is used at once.
     fn time_to_settle(&self, host: &Host, next: &Underlay) -> Duration {
         let is_there = link_of(host, &self.current).is_some();
         match next.link == self.current.link || next.name == self.current.name {
@@ -227,7 +228,7 @@ impl Follower {
         }
     }
 
-    /// The backend took it.
+    /// The backend has applied the change.
     pub(crate) fn take(&mut self, change: Change) {
         match change {
             Change::Renamed(next) => self.current = next,
@@ -242,7 +243,7 @@ impl Follower {
         }
     }
 
-    /// The backend can't use it.
+    /// The backend can't use the replacement.
     pub(crate) fn refuse(&mut self, why: String) {
         self.problem = Some(why);
     }

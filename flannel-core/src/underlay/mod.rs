@@ -1,10 +1,10 @@
 //! The choice of the link and addresses that carry encapsulated packets.
 //!
-//! [`choose`] asks the kernel once, [`decide`] is pure. The order is upstream's: what the operator named, in
-//! the order named; only if nothing was named, the published address or else the default route. What the overlay
-//! itself made is never chosen ([`Overlay`]), and an address that was published before is kept where it still
-//! stands. [`review`] says by the same decision whether a choice still stands while an agent runs.
-//! Upstream: `pkg/ipmatch/match.go`, `pkg/ip/iface.go`.
+//! [`choose`] reads the kernel once, [`decide`] is pure. The order is upstream's: the interfaces that the operator
+//! named, in that order; only if none was named, the published address or else the default route. A device of the
+//! overlay itself is never chosen ([`Overlay`]), and an address that was published before is kept if it still exists.
+//! While an agent runs, [`review`] checks by the same decision whether the chosen underlay still exists. Upstream:
+//! `pkg/ipmatch/match.go`, `pkg/ip/iface.go`.
 
 mod chosen;
 mod decide;
@@ -31,7 +31,7 @@ pub use overlay::Overlay;
 use crate::addr::{Family, PerFamily};
 use crate::kernel::{Kernel, KernelError, Link, LinkAddress, RouteLookup};
 
-/// What the choice depends on, read from one network namespace.
+/// The input of the choice, read from one network namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Host {
     /// All links.
@@ -44,10 +44,10 @@ pub struct Host {
     pub reach: Result<RouteLookup, String>,
 }
 
-/// The chosen underlay, and what was tried before it.
+/// The chosen underlay, and the candidates that were tried before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Choice {
-    /// The chosen one.
+    /// The chosen underlay.
     pub underlay: Underlay,
     /// The candidates that were tried first.
     pub lost: Vec<Lost>,
@@ -56,7 +56,7 @@ pub struct Choice {
 /// A candidate that can't be the underlay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lost {
-    /// Which one: a link, or how it was asked for.
+    /// The candidate: a link, or the option that asked for it.
     pub candidate: String,
     /// Why not.
     pub reason: String,
@@ -72,10 +72,10 @@ impl fmt::Display for Lost {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum UnderlayError {
-    /// The kernel could not be asked.
+    /// The kernel could not be read.
     #[error("can't read the host's interfaces")]
     Kernel(#[from] KernelError),
-    /// Every candidate lost.
+    /// No candidate can be used.
     #[error("no underlay interface: {}; this host has {host}", list(.lost))]
     NoneFits {
         /// The candidates in the order they were tried.
@@ -89,8 +89,8 @@ fn list(lost: &[Lost]) -> String {
     lost.iter().map(Lost::to_string).collect::<Vec<_>>().join("; ")
 }
 
-/// The link at a number, or else the one that has its name now: a NIC that was made anew has another number.
-/// Whether it is the underlay is said by its addresses, once they are there.
+/// The link of an underlay: by its index, or else by its name, since a NIC that was created again has another index.
+/// Its addresses decide later whether it is the underlay.
 pub async fn find(kernel: &mut dyn Kernel, underlay: &Underlay) -> Result<Option<Link>, KernelError> {
     match kernel.link_at(underlay.link).await? {
         Some(link) => Ok(Some(link)),
@@ -98,8 +98,8 @@ pub async fn find(kernel: &mut dyn Kernel, underlay: &Underlay) -> Result<Option
     }
 }
 
-/// The addresses that could be published for a chosen underlay just as well: all others of its link. Where there
-/// are any, it matters what this node published before ([`UnderlayOptions::kept`]).
+/// The other usable addresses of the link of a chosen underlay. If there are any, it matters which one this node
+/// published before ([`UnderlayOptions::kept`]).
 pub async fn rivals(kernel: &mut dyn Kernel, underlay: &Underlay) -> Result<Vec<IpAddr>, KernelError> {
     let addresses = kernel.addresses().await?.into_iter();
     let is_rival = |addr: &IpAddr| {
@@ -117,7 +117,7 @@ fn is_link_local(addr: IpAddr) -> bool {
     }
 }
 
-/// Chooses the underlay of this network namespace, and logs what else was tried.
+/// Chooses the underlay of this network namespace, and logs the candidates that were skipped.
 pub async fn choose(kernel: &mut dyn Kernel, options: &UnderlayOptions) -> Result<Underlay, UnderlayError> {
     let host = gather(kernel, options).await?;
     let Choice { underlay, lost } = decide(&host, options)?;
@@ -135,7 +135,7 @@ pub(crate) async fn gather(kernel: &mut dyn Kernel, options: &UnderlayOptions) -
     }
     let reach = match options.can_reach {
         None => Err("not asked for".to_owned()),
-        // A refusal says something about this one candidate only, so the others are still tried.
+        // A refused look-up concerns only this candidate, so the others are still tried.
         Some(dst) => match kernel.lookup(dst).await {
             Ok(route) => route.ok_or_else(|| "no route leads there".to_owned()),
             Err(error) => Err(error.to_string()),

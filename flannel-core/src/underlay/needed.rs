@@ -1,8 +1,9 @@
-//! What a node reaches without the overlay, and networks of pods that would hide it. Pure.
+//! Addresses that a node must reach without the overlay, and pod networks that would hide them. Pure.
 //!
-//! A network that covers such an address is a trap: sooner or later a route to pods takes the packets for it. Where no
-//! node has a lease in the network yet, it is refused by name. A cluster that works so is not ended by an upgrade: it
-//! is told, unless the backend's one route for the whole network takes the address away at once.
+//! If a network covers such an address, sooner or later a route to pods takes the packets for it. If no node has a
+//! lease in the network yet, the config is refused with the reason. A cluster that already works this way only gets a
+//! warning, so that an upgrade does not stop it, unless the backend's single route for the whole network would hide the
+//! address at once.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -11,14 +12,14 @@ use super::chosen::Underlay;
 use crate::addr::{Family, Subnet};
 use crate::config::{ConfigError, NetworkConfig};
 
-/// An address that this node reaches without the overlay.
+/// An address that this node must reach without the overlay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Needed {
     /// The address.
     pub addr: IpAddr,
     /// What it is, such as `the gateway of eth0`.
     pub what: String,
-    /// The prefix length of the route that leads there now; `None` where none does, or where it is this host itself.
+    /// The prefix length of the present route to it; `None` if there is none, or if it is this host itself.
     pub way: Option<u8>,
 }
 
@@ -29,7 +30,7 @@ impl fmt::Display for Needed {
 }
 
 impl Needed {
-    /// The underlay addresses of this node, each once. How they are reached counts for its peers on the same link.
+    /// The underlay addresses of this node, each once. Their routes matter for peers on the same link.
     pub fn of_underlay(underlay: &Underlay) -> Vec<Self> {
         let is_nat = |(family, ip): &(Family, &IpAddr)| underlay.local.get(*family) != Some(*ip);
         let all = underlay.local.iter().chain(underlay.published.iter().filter(is_nat));
@@ -37,28 +38,28 @@ impl Needed {
         all.map(|(_, addr)| Self { addr: *addr, what: what.clone(), way: None }).collect()
     }
 
-    /// The network of pods that covers it.
+    /// The pod network that covers it.
     pub fn covered_by(&self, config: &NetworkConfig) -> Option<Subnet> {
         let network = config.networks.get(Family::of(self.addr))?.network;
         network.contains(self.addr).then_some(network)
     }
 
-    /// Whether a route for the whole network takes the packets that go there now.
+    /// Whether a route for the whole network would take the packets to it.
     fn is_cut_by(&self, network: Subnet) -> bool {
         self.way.is_some_and(|way| way <= network.prefix())
     }
 }
 
-/// How a config is about to be used.
+/// The circumstances of a config.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Use {
-    /// Whether some node has a lease in it already, this one or another.
+    /// Whether a node already has a lease in it, this one or another.
     pub has_leases: bool,
     /// Whether the backend has one route for the whole network.
     pub is_routed_whole: bool,
 }
 
-/// Why a config must not be used on this node: what its networks would hide from it.
+/// Why a config must not be used on this node: the addresses that its networks would hide.
 pub fn hides<'a>(
     config: &NetworkConfig,
     needed: impl IntoIterator<Item = &'a Needed>,

@@ -1,4 +1,4 @@
-//! What the operator said about the underlay, and what else a choice has to know.
+//! The operator's options for the underlay, and other input of the choice.
 
 use std::net::IpAddr;
 
@@ -6,12 +6,12 @@ use super::{Needed, Overlay};
 use crate::addr::{Family, PerFamily};
 use crate::config::NetworkConfig;
 
-/// How an underlay is chosen. Built from [`auto`](Self::auto) or [`of_config`](Self::of_config) by methods that each
-/// add one wish; an agent adds what it knows of the network itself.
+/// How an underlay is chosen. Start with [`auto`](Self::auto) or [`of_config`](Self::of_config), and add options with
+/// the other methods; an agent adds what it knows of the network itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct UnderlayOptions {
-    /// The enabled families, at least one. An address is needed for each.
+    /// The enabled families, at least one. The underlay needs an address of each.
     pub(crate) families: Vec<Family>,
     /// Interface names or addresses, tried in order. An empty one stands for the default route.
     pub ifaces: Vec<String>,
@@ -22,12 +22,12 @@ pub struct UnderlayOptions {
     pub can_reach: Option<IpAddr>,
     /// The addresses to publish instead of the interface's.
     pub public_ips: PerFamily<IpAddr>,
-    /// What is known of the overlay, which is never its own underlay.
+    /// The overlay. Its devices are never chosen.
     pub overlay: Overlay,
-    /// The addresses that this node published last. One that the chosen link still has is kept, whatever other
-    /// addresses came beside it.
+    /// The addresses that this node published last. If the chosen link still has one of them, it is kept.
     pub kept: PerFamily<IpAddr>,
-    /// What else this node reaches without the overlay: gateways, the store. No network of pods may hide it.
+    /// Other addresses that this node must reach without the overlay: gateways, the store. No pod network may hide
+    /// them.
     pub needed: Vec<Needed>,
 }
 
@@ -38,8 +38,8 @@ impl Default for UnderlayOptions {
 }
 
 impl UnderlayOptions {
-    /// The interface of the default route, and its first address, for IPv4 alone until
-    /// [`for_config`](Self::for_config) says otherwise.
+    /// Chooses the interface of the default route, and its first address, for IPv4 only unless
+    /// [`for_config`](Self::for_config) changes that.
     pub fn auto() -> Self {
         Self {
             families: vec![Family::V4],
@@ -53,7 +53,7 @@ impl UnderlayOptions {
         }
     }
 
-    /// What a network config asks for, where the operator said nothing.
+    /// The default options for a network config.
     pub fn of_config(config: &NetworkConfig) -> Self {
         Self::auto().for_config(config)
     }
@@ -98,25 +98,26 @@ impl UnderlayOptions {
         Self { public_ips, ..self }
     }
 
-    /// Adds what earlier runs and other agents left of the overlay, in place of what the config alone tells.
+    /// Sets what is known of the overlay, including what earlier runs and other agents left, instead of what the config
+    /// alone says.
     #[must_use]
     pub fn overlay(self, overlay: Overlay) -> Self {
         Self { overlay, ..self }
     }
 
-    /// Keeps addresses that this node published last, where the chosen link still has them.
+    /// Keeps addresses that this node published last, if the chosen link still has them.
     #[must_use]
     pub fn kept(self, kept: PerFamily<IpAddr>) -> Self {
         Self { kept, ..self }
     }
 
-    /// Names what this node reaches without the overlay.
+    /// Sets the addresses that this node must reach without the overlay.
     #[must_use]
     pub fn needed(self, needed: Vec<Needed>) -> Self {
         Self { needed, ..self }
     }
 
-    /// The families of which an address is chosen.
+    /// The families for which an address is chosen.
     pub fn families(&self) -> &[Family] {
         &self.families
     }

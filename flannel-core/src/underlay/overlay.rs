@@ -1,10 +1,11 @@
-//! What the overlay itself made is never the underlay: it would carry the packets that carry it. Pure.
+//! Recognises devices of the overlay itself, which must never be the underlay: otherwise encapsulated packets would be
+//! encapsulated again. Pure.
 //!
-//! A device with a name of ours, or one that an earlier run made, is the overlay's. So is a tunnel, bridge or
-//! veth with an address of the overlay network, such as `cni0`. But the nodes' own network may lie inside of
-//! the overlay network by mistake, and then the NIC, which may be a bridge or (in a container) a veth, has
-//! such an address, too. It is told by what only an uplink has: a hardware port, an address with a subnet that is
-//! none of this node's pods', or the only default route with a gateway.
+//! A device with a name of ours, or one that an earlier run made, belongs to the overlay. So does a tunnel, bridge or
+//! veth with an address of the overlay network, such as `cni0`. But the nodes' own network may be inside the overlay
+//! network by mistake. Then the NIC, which may be a bridge or (in a container) a veth, has such an address, too. It is
+//! recognised by what only an uplink has: a hardware port, an address with a subnet that is not of this node's pods, or
+//! the only default route with a gateway.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -13,10 +14,10 @@ use super::{Host, is_link_local};
 use crate::addr::{LinkIndex, PerFamily, Subnet};
 use crate::kernel::{Exit, Link, LinkAddress};
 
-/// What is known of the overlay before it is there.
+/// What is known of the overlay before it exists.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Overlay {
-    /// Its networks, those of an earlier run among them.
+    /// Its networks, including those of an earlier run.
     pub networks: Vec<Subnet>,
     /// The subnets of this node's pods, as far as they are known.
     pub own: Vec<Subnet>,
@@ -24,7 +25,7 @@ pub struct Overlay {
     pub devices: Vec<String>,
 }
 
-/// Kinds of links that lead to other nodes through something else. None is a NIC.
+/// Kinds of tunnels. None of them is a NIC.
 const TUNNELS: [&str; 13] = [
     "vxlan",
     "geneve",
@@ -44,12 +45,12 @@ const BRIDGE: &str = "bridge";
 const VETH: &str = "veth";
 
 impl Overlay {
-    /// The overlay with these networks, of which nothing is there yet.
+    /// The overlay with these networks, without devices yet.
     pub fn new(networks: PerFamily<Subnet>) -> Self {
         Self { networks: networks.iter().map(|(_, network)| *network).collect(), ..Self::default() }
     }
 
-    /// Learns what became of it.
+    /// Adds what is known of the overlay by now.
     pub(crate) fn learn(
         &mut self,
         networks: impl IntoIterator<Item = Subnet>,
@@ -61,12 +62,12 @@ impl Overlay {
         self.devices.extend(devices);
     }
 
-    /// Whether an address lies in the overlay.
+    /// Whether an address is in the overlay network.
     pub(super) fn contains(&self, addr: IpAddr) -> bool {
         self.networks.iter().any(|network| network.contains(addr))
     }
 
-    /// The links that the overlay made, each with what proves it.
+    /// The links that belong to the overlay, each with the proof.
     pub(super) fn made(&self, host: &Host) -> BTreeMap<LinkIndex, String> {
         let mut made = BTreeMap::new();
         let mut suspects = BTreeMap::new();
@@ -95,7 +96,7 @@ impl Overlay {
         made
     }
 
-    /// Whether a link is a device of flannel by its name and kind.
+    /// Whether a link is a device of flannel, by its name and kind.
     fn is_device(&self, link: &Link) -> bool {
         let kind = link.kind.as_deref().unwrap_or_default();
         let is_numbered = |rest: &str| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit());
@@ -108,7 +109,7 @@ impl Overlay {
                 || (kind == "tun" && name.strip_prefix("flannel").is_some_and(is_numbered)))
     }
 
-    /// The address by which a link looks like the overlay's, with the network in which it lies.
+    /// The address because of which a link looks like the overlay's, with the overlay network that contains it.
     fn evidence(&self, host: &Host, link: &Link) -> Option<(IpAddr, Subnet)> {
         let of_pods = |addr: &LinkAddress| {
             is_host_address(addr) || self.own.iter().any(|subnet| subnet.contains(addr.addr.ip()))
@@ -132,20 +133,20 @@ fn is_tunnel(link: &Link) -> bool {
     link.kind.as_deref().is_some_and(|kind| TUNNELS.contains(&kind))
 }
 
-/// Whether a bridge has a port that leads out of the host: one that is neither a pod's nor a tunnel.
+/// Whether a bridge has a port that leads out of the host, so neither a pod's veth nor a tunnel.
 fn has_hardware(host: &Host, bridge: &Link) -> bool {
     let ports = host.links.iter().filter(|port| port.master == Some(bridge.index));
     ports.into_iter().any(|port| !is_tunnel(port) && port.kind.as_deref() != Some(VETH))
 }
 
-/// Whether an address is alone in its subnet (`/32` or `/128`).
+/// Whether an address has the prefix length `/32` or `/128`.
 pub(super) fn is_host_address(addr: &LinkAddress) -> bool {
     addr.addr.prefix() == if addr.addr.is_ipv4() { 32 } else { 128 }
 }
 
-/// The links by which alone the host can reach others, where all that could are suspected. With default routes
-/// those that have one; a route without a gateway, as DHCP clients put on any link, counts for nothing. Without
-/// any, the veths, if no other link has an address.
+/// The links that are the host's only way out, if all candidates are suspected to be the overlay's. These are the links
+/// with a default route; a route without a gateway, as DHCP clients put on any link, does not count. Without default
+/// routes they are the veths, if no other link has an address.
 fn only_way_out(host: &Host, is_suspect: impl Fn(LinkIndex) -> bool) -> Vec<LinkIndex> {
     let routes = host.defaults.iter().flat_map(|(_, routes)| routes).filter(|route| route.via.is_some());
     let exits: Vec<LinkIndex> = routes

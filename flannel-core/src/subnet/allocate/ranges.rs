@@ -1,4 +1,4 @@
-//! What is occupied, as sorted ranges of addresses, and what is free between them. Pure.
+//! Occupied addresses as sorted ranges, and the free subnets between them. Pure.
 
 use std::net::IpAddr;
 
@@ -7,7 +7,7 @@ use crate::addr::{Family, PerFamily, Subnet};
 use crate::config::SubnetRange;
 use crate::lease::LeaseKey;
 
-/// A free subnet of a family at random, such that both families together are a pair wherever that can be.
+/// Chooses a random free subnet of one family, which forms a pair with the subnet of the other family if possible.
 pub(super) fn choose(
     ranges: &PerFamily<SubnetRange>,
     taken: &TakenRanges,
@@ -44,7 +44,7 @@ pub(super) struct TakenRanges {
 }
 
 impl TakenRanges {
-    /// All that is listed, but for the key that is to be replaced, and these underlay addresses.
+    /// The ranges of all listed records, except the key that will be replaced, and of these underlay addresses.
     pub(super) fn new(
         listing: &Listing,
         replaced: Option<LeaseKey>,
@@ -82,7 +82,7 @@ impl Ranges {
         subnets.sort_unstable();
         let mut ranges: Vec<(IpAddr, IpAddr)> = Vec::with_capacity(subnets.len());
         for subnet in subnets {
-            // Prefixes either nest or are apart, and the wider sorts first.
+            // Two prefixes either nest or are disjoint, and the wider one sorts first.
             if ranges.last().is_none_or(|(_, last)| *last < subnet.base()) {
                 ranges.push((subnet.base(), subnet.last()));
             }
@@ -95,7 +95,7 @@ impl Ranges {
         self.0.get(next).is_none_or(|(first, _)| *first > subnet.last())
     }
 
-    /// The first `limit` free subnets from number `start` on, past the end of the range from its beginning.
+    /// The first `limit` free subnets from number `start` on, continuing at the beginning of the range after its end.
     pub(super) fn free(&self, range: &SubnetRange, start: u128, limit: usize) -> Vec<Subnet> {
         let mut free = Vec::new();
         self.walk(range, start..range.count(), limit, &mut free);

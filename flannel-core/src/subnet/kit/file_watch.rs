@@ -1,4 +1,4 @@
-//! Watching a file that others replace.
+//! Watches a file that others replace.
 
 use std::io;
 use std::path::Path;
@@ -11,17 +11,17 @@ use tokio::time::sleep;
 
 use super::inotify::{Fd, listen};
 
-/// A file is replaced by several steps, such as the kubelet's; one look after them will do.
+/// Some programs, such as the kubelet, replace a file in several steps. One read after all of them is enough.
 const SETTLE: Duration = Duration::from_millis(100);
 
-/// Watches the folder of a file by inotify. It is blind to some changes, such as those that another host makes on NFS or
-/// that replace the folder's folder, so its owner also looks without being told, now and then.
+/// Watches the folder of a file by inotify. inotify does not see some changes, such as those that another host makes on
+/// NFS, or a replaced parent folder. So the caller must also read the file periodically.
 #[derive(Debug)]
 pub struct FileWatch(AsyncFd<Fd>);
 
 impl FileWatch {
-    /// Watches the folder of `path`, not the file: a `ConfigMap`'s file is a link that leads through another, which is
-    /// swapped. The error is that of `inotify_add_watch(2)`; there need be no file.
+    /// Watches the folder of `path`, not the file, because the file of a `ConfigMap` is a link through another link,
+    /// which is replaced. The error is that of `inotify_add_watch(2)`. The file need not exist.
     ///
     /// # Panics
     ///
@@ -39,12 +39,12 @@ impl FileWatch {
         listen(inotify).map(Self)
     }
 
-    /// Waits until something changed in the folder, and 100 ms more for what follows. Returns whether the folder still
-    /// is the one that the path named; if not, open another watch. Dropping the future loses no change.
+    /// Waits until something changes in the folder, and another 100 ms for further steps. Returns whether the path
+    /// still names the same folder; if not, open a new watch. Dropping the future loses no change.
     pub async fn changed(&self) -> bool {
         let Ok(mut ready) = self.0.readable().await else { return false };
         sleep(SETTLE).await;
-        // All that has come is one reason to look.
+        // All events that have arrived count as one change.
         let ended = AddWatchFlags::IN_IGNORED | AddWatchFlags::IN_MOVE_SELF | AddWatchFlags::IN_UNMOUNT;
         loop {
             match self.0.get_ref().0.read_events() {

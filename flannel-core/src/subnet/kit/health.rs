@@ -11,7 +11,7 @@ use crate::lease::{BadRecord, BadRecords};
 use crate::subnet::StoreStatus;
 use crate::told::Told;
 
-/// A store that breaks more often than this is in the log once in this time.
+/// If a store becomes unavailable more often than this, the log names it once in this time.
 const QUIET: Duration = Duration::from_secs(30);
 /// How many missing leases are shown by name.
 const SHOWN: usize = 20;
@@ -23,15 +23,15 @@ pub struct Health {
     store: &'static str,
     status: watch::Sender<StoreStatus>,
     log: Mutex<Log>,
-    /// The records that were named in the log.
+    /// The records that the log named recently.
     skipped: Mutex<Told>,
 }
 
-/// What the log says.
+/// What the log said last.
 #[derive(Debug, Default)]
 struct Log {
     is_down: bool,
-    /// When it last said that the store broke.
+    /// When it last said that the store is unavailable.
     broke: Option<Instant>,
 }
 
@@ -47,7 +47,8 @@ impl Health {
         self.status.subscribe()
     }
 
-    /// Says that the store answered. Only a change is announced; the time of confirmation always moves.
+    /// Records that the store answered. Readers are notified only of a change; the time of confirmation is always
+    /// updated.
     pub fn succeed(&self) {
         self.status.send_if_modified(StoreStatus::succeed);
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
@@ -56,7 +57,8 @@ impl Health {
         }
     }
 
-    /// Says that the store did not answer, or with an error that is an outage: what was tried, where, and why it failed.
+    /// Records an outage: the store did not answer, or answered with a temporary error. `problem` says what was tried,
+    /// where, and why it failed.
     pub fn fail(&self, problem: String) {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         if !log.is_down && log.broke.is_none_or(|broke| broke.elapsed() > QUIET) {
@@ -69,7 +71,7 @@ impl Health {
         self.status.send_if_modified(|status| status.fail(problem));
     }
 
-    /// Says which records can't be read now. The status shows a count and a sample of them, the log the sample's news.
+    /// Sets the unreadable records. The status shows a count and a sample; the log names new ones in the sample.
     pub fn set_undecodable(&self, records: &BadRecords) {
         let sample = records.sample();
         self.status.send_if_modified(|status| {
@@ -87,7 +89,7 @@ impl Health {
         });
     }
 
-    /// Says what is wrong with the clocks that leases are counted by, or that nothing is.
+    /// Sets what is wrong with the clocks that date leases; `None` if nothing is.
     pub fn set_clock(&self, problem: Option<String>) {
         self.status.send_if_modified(|status| {
             let is_new = status.clock.is_none();
@@ -100,7 +102,7 @@ impl Health {
         });
     }
 
-    /// Names a record in the log that can't be read. One that comes and goes is named now and then.
+    /// Names an unreadable record in the log. One that keeps changing is named only now and then.
     pub fn name_skipped(&self, record: &BadRecord) {
         let mut skipped = self.skipped.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(left_out) = skipped.news(&record.key, Instant::now()) {
@@ -109,7 +111,7 @@ impl Health {
         }
     }
 
-    /// Says who has the own lease, or (`None`) that it is ours. A store says the former when it returns
+    /// Sets why the own lease is lost, or `None` if it is ours. A store sets the former when it returns
     /// [`SubnetError::LeaseLost`](crate::subnet::SubnetError::LeaseLost), and the latter when a lease was acquired.
     pub fn set_lost(&self, holder: Option<String>) {
         self.status.send_if_modified(|status| {
@@ -119,13 +121,13 @@ impl Health {
         });
     }
 
-    /// Whether the last contact was a success.
+    /// Whether the last request succeeded.
     pub fn is_connected(&self) -> bool {
         self.status.borrow().connected
     }
 
-    /// Says what is missing since the store was set up anew or restored, and is kept: how many leases, and their names, of
-    /// which the status shows 20.
+    /// Sets which leases are missing since the store was restored or replaced, and are kept: their number, and their
+    /// names, of which the status shows 20.
     pub fn set_missing<'a>(&self, count: usize, names: impl Iterator<Item = &'a String>) {
         let names: Vec<String> = names.take(SHOWN).cloned().collect();
         self.status.send_if_modified(|status| {
@@ -146,7 +148,7 @@ impl Health {
         });
     }
 
-    /// Says why the own lease can't be renewed or put back though the store answers; `None` if it can.
+    /// Sets why the own lease can't be renewed or put back although the store answers; `None` if it can.
     pub fn set_unkept(&self, problem: Option<String>) {
         self.status.send_if_modified(|status| {
             let news = status.lease_unkept != problem;

@@ -1,4 +1,4 @@
-//! inotify on a runtime.
+//! inotify for a tokio runtime.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
@@ -15,7 +15,7 @@ impl AsRawFd for Fd {
     }
 }
 
-/// An inotify instance that says when it has something to read.
+/// An inotify instance of which tokio reports when it is readable.
 pub(in crate::subnet) fn listen(inotify: Inotify) -> io::Result<AsyncFd<Fd>> {
     #[expect(deprecated, reason = "its successor is unsafe; `Fd` owns its descriptor and never changes it")]
     AsyncFd::new(Fd(inotify))

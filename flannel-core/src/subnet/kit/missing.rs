@@ -1,8 +1,9 @@
-//! Leases that are missing because the store was set up anew or restored from a backup: unknown, not gone.
+//! Leases that are missing because the store was restored from a backup or replaced. They count as unknown, not as
+//! deleted.
 //!
-//! What a backup lacks says nothing about the nodes that joined after it. They put their leases back by themselves,
-//! ours within seconds, Go nodes at their next renewal, which may be 23 hours away. So each is kept for as long
-//! as its etcd lease could have lived on, unless it comes back or another record takes its addresses.
+//! Nodes that joined after the backup are alive although their leases are missing. They put their leases back, ours
+//! within seconds, Go nodes at their next renewal, which may be 23 hours away. So each lease is kept for as long as its
+//! etcd lease could have lived on, unless it comes back or another record takes its addresses.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,10 +12,8 @@ use crate::clock::{BootInstant, Clock};
 use crate::lease::LeaseKey;
 use crate::subnet::allocate::{occupied, overlaps};
 
-/// The leases that are missing since the store was set up anew or restored from a backup, by the names of their records.
-/// They are unknown, not gone: a node that joined after the backup is alive and puts its lease back, at its next
-/// renewal at the latest. So a store names them as unreadable records in its snapshots, and says that they were removed
-/// once their time is over.
+/// The leases that are missing since the store was restored from a backup or replaced, by the names of their records. A
+/// store lists them as unreadable records in its snapshots, and reports them as removed once their time is over.
 #[derive(Debug)]
 pub struct Missing {
     kept: BTreeMap<String, Kept>,
@@ -28,12 +27,13 @@ struct Kept {
 }
 
 impl Missing {
-    /// None are missing yet; `clock` counts how long some are kept.
+    /// An empty set; `clock` measures how long leases are kept.
     pub fn new(clock: Clock) -> Self {
         Self { kept: BTreeMap::new(), clock }
     }
 
-    /// Keeps for this time what was known and is not listed any more. One that is kept already keeps its time.
+    /// Keeps leases that were known and are no longer listed, for this time. A lease that is kept already keeps its
+    /// deadline.
     pub fn keep(&mut self, names: impl Iterator<Item = String>, time: Duration) {
         let until = self.clock.now() + time;
         for name in names {
@@ -42,7 +42,8 @@ impl Missing {
         }
     }
 
-    /// A record is there: what has its name is back, and what it overlaps has to go. Returns the latter.
+    /// Handles a record that was found: the missing lease with its name is back, and missing leases that it overlaps
+    /// are dropped. Returns the names of the dropped ones.
     pub fn found(&mut self, name: &str) -> Vec<String> {
         self.kept.remove(name);
         if self.kept.is_empty() {
@@ -52,13 +53,13 @@ impl Missing {
         self.take(|kept| kept.key.is_some_and(|key| overlaps(key, found)))
     }
 
-    /// Those whose time is over.
+    /// Removes and returns the leases whose time is over.
     pub fn expire(&mut self) -> Vec<String> {
         let now = self.clock.now();
         self.take(|kept| kept.until <= now)
     }
 
-    /// The time until the first one's is over.
+    /// The time until the first deadline.
     pub fn time_left(&self) -> Option<Duration> {
         let first = self.kept.values().map(|kept| kept.until).min();
         first.map(|until| until.since(self.clock.now()))
@@ -74,7 +75,7 @@ impl Missing {
         self.kept.len()
     }
 
-    /// The names of those that are missing, in order: the keys of their records.
+    /// The names of the missing leases (the keys of their records), in order.
     pub fn names(&self) -> impl Iterator<Item = &String> {
         self.kept.keys()
     }

@@ -1,16 +1,16 @@
-//! What the stores of this workspace share, for whoever writes another one.
+//! Building blocks that the stores of this workspace share, for authors of other stores.
 //!
 //! - [`Health`] keeps and publishes the [`StoreStatus`](super::StoreStatus), and logs outages once.
-//! - [`Backoff`] says how long to wait after a failure, [`renew_after`] when a lease is to be renewed.
-//! - [`is_ours`] tells whether the record under the own key still is this node's; [`Rivalry`] tells a record that
-//!   somebody changed once from one that a second agent keeps writing.
+//! - [`Backoff`] says how long to wait after a failure, [`renew_after`] when to renew a lease.
+//! - [`is_ours`] says whether the record under the own key is still this node's; [`Rivalry`] distinguishes a record
+//!   that somebody changed once from one that a second agent keeps writing.
 //! - [`Missing`] keeps leases that a restored backup lacks.
-//! - [`FileWatch`] tells when a file may be another.
+//! - [`FileWatch`] notices that a file may have changed.
 //! - [`repack`] shrinks a map that was filled in order.
 //!
-//! Which subnet a node takes is decided in [`allocate`](super::allocate), times that go on in suspend come from
-//! [`clock`](crate::clock), and [`Lease::decode`](crate::lease::Lease::decode) reads records. What a store has to do is said at
-//! [`SubnetManager`](super::SubnetManager), and checked by `flannel_core::testing::store_contract`.
+//! [`allocate`](super::allocate) decides which subnet a node gets, [`clock`](crate::clock) has time that counts on in
+//! suspend, and [`Lease::decode`](crate::lease::Lease::decode) reads records. The contract of a store is written at
+//! [`SubnetManager`](super::SubnetManager), and `flannel_core::testing::store_contract` checks it.
 
 mod file_watch;
 mod health;

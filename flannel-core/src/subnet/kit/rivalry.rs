@@ -1,11 +1,11 @@
-//! Two agents that both write under one key.
+//! Detects two agents that both write to the same record.
 
-/// How often in a row another address may be put into our record before somebody at that address has to be there.
+/// How many times in a row the same other address may appear in our record before it counts as another agent.
 const MOST_CHANGES: u32 = 8;
 
-/// Tells a record that somebody tampered with once from one that a second agent with our backend data, such as that of
-/// a copied machine, keeps writing: the two would overwrite each other for ever. A store starts a new one once the
-/// record has stayed as it should be for a while.
+/// Distinguishes a record that somebody tampered with once from one that a second agent with our backend data keeps
+/// writing, for example on a copied machine: the two agents would overwrite each other for ever. A store starts a new
+/// one once the record has stayed unchanged for a while.
 #[derive(Debug, Default)]
 pub struct Rivalry {
     by: String,
@@ -13,7 +13,7 @@ pub struct Rivalry {
 }
 
 impl Rivalry {
-    /// Counts that our record had this other address once more. Returns whether that happened too often in a row, so
+    /// Counts that our record had this other address again. Returns whether that happened too many times in a row, so
     /// that the lease counts as lost.
     pub fn changed_by(&mut self, by: &str) -> bool {
         if self.by != by {
@@ -23,7 +23,7 @@ impl Rivalry {
         self.times > MOST_CHANGES
     }
 
-    /// The other agent in words, for the `holder` of [`SubnetError::LeaseLost`](crate::subnet::SubnetError::LeaseLost).
+    /// The other agent as text, for the `holder` of [`SubnetError::LeaseLost`](crate::subnet::SubnetError::LeaseLost).
     pub fn holder(&self) -> String {
         format!(
             "an agent at {} that publishes the same backend data, as a copy of this machine does",

@@ -1,8 +1,8 @@
-//! Time as the folder counts it. Leases are dated by its clock (on NFS that of the server, else the host's own) and
-//! compared with it, so the wall clock of one host neither ends the leases of others nor its own.
+//! The clock of the folder's file system (on NFS the server's, else the host's own). Leases are dated by it and
+//! compared with it, so a wrong wall clock on one host expires neither its own leases nor those of others.
 //!
-//! Where a file system lets each host date files by its own clock (CIFS, GFS2, OCFS2), the hosts must be in step; what
-//! is dated ahead is told.
+//! On file systems where each host dates files by its own clock (CIFS, GFS2, OCFS2), the clocks of all hosts must be in
+//! step; leases that are dated in the future are reported.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -13,9 +13,9 @@ use super::files::{Ahead, Folder, TOLERANCE};
 use crate::clock::{BootInstant, Clock};
 use crate::subnet::allocate::holder;
 
-/// How long the folder's clock is counted on without another look. A look dates a file.
+/// How long the folder's time is computed from boot time before it is read again. To read it, a file is dated.
 pub(super) const RECHECK: Duration = Duration::from_secs(60);
-/// By how much the wall clock may drift from boot time before the folder's clock is looked at.
+/// By how much the wall clock may drift from boot time before the folder's clock is read again.
 const SET: Duration = Duration::from_secs(1);
 
 /// The folder's clock.
@@ -27,7 +27,7 @@ pub(super) struct FolderClock {
     set: Mutex<Option<BootInstant>>,
 }
 
-/// What three clocks said at once.
+/// The times of three clocks at one moment.
 #[derive(Debug, Clone, Copy)]
 struct Reading {
     folder: SystemTime,
@@ -40,7 +40,7 @@ struct Reading {
 pub(super) struct Now {
     /// The time.
     pub(super) time: SystemTime,
-    /// Whether the folder said it just now.
+    /// Whether the folder's clock was read just now.
     pub(super) is_fresh: bool,
 }
 
@@ -49,7 +49,7 @@ impl FolderClock {
         Self { clock, last: Mutex::default(), set: Mutex::default() }
     }
 
-    /// The time, by a look at the folder if the last one is too long ago.
+    /// The present time. It reads the folder's clock if the last reading is too old.
     pub(super) fn now(&self, folder: &Folder) -> Now {
         let (boot, wall) = (self.clock.now(), self.clock.wall());
         let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
@@ -59,7 +59,7 @@ impl FolderClock {
         }
     }
 
-    /// The time by a look at the folder. Where none can be had, time goes on since the last one, else the host's counts.
+    /// Reads the folder's clock. If that fails, the time is computed from the last reading, or else is the host's.
     pub(super) fn look(&self, folder: &Folder) -> Now {
         let read = folder.time(self.clock.file_time());
         let (boot, wall) = (self.clock.now(), self.clock.wall());

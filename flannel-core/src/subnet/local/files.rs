@@ -1,5 +1,5 @@
-//! The files of the store: reading them all, writing one in one step, and the lock. Whoever can write to the folder may
-//! have made any of them what it is, so all are opened by [`crate::guarded`].
+//! The files of the store: reading all of them, writing one atomically, and the lock. Somebody who can write to the
+//! folder may have replaced any of them, so all are opened by [`crate::guarded`].
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
@@ -17,9 +17,9 @@ use crate::guarded::{self, Dir, Stat};
 use crate::lease::{BadRecord, BadRecords, Lease, LeaseAttrs, LeaseKey, LeaseKeyError};
 use crate::subnet::allocate::{Listing, Record, Taken, occupied};
 
-/// How far clocks may be apart before anybody is told, or a step of one counts.
+/// How far clocks may differ before it is reported, and the smallest step of a clock that counts.
 pub(super) const TOLERANCE: Duration = Duration::from_secs(60);
-/// How long to wait for the lock. A holder works for milliseconds; who takes longer hangs.
+/// How long to wait for the lock. A process has it for milliseconds; one that has it longer hangs.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
 /// The largest value that is read, in bytes.
 const MAX_VALUE: u64 = LeaseAttrs::MAX_BYTES as u64;
@@ -28,59 +28,59 @@ const MAX_CONFIG: u64 = 64 << 10;
 const CONFIG: &str = "config";
 const SUBNETS: &str = "subnets";
 const LOCK: &str = ".lock";
-/// The mode of a lease's file, and that of a reservation, which nobody may write.
+/// The modes of a lease's file and of a reservation, which nobody may write.
 const MODE: u32 = 0o600;
 const RESERVED_MODE: u32 = 0o400;
 
-/// A file that changed so short a time ago may change again without another time stamp: the kernel's clock for
-/// files moves in steps of some milliseconds.
+/// A file that changed less than this time ago may change again without a new time stamp: the kernel's clock for files
+/// moves in steps of some milliseconds.
 const SETTLED: Duration = Duration::from_secs(1);
 
-/// What a file below `subnets` says.
+/// The content of a file below `subnets`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Entry {
     /// A lease.
     Record(Arc<Record>),
-    /// A lease's file that can't be read; `occupied` is what its name takes.
+    /// An unreadable file of a lease; `occupied` has the subnets in its name.
     Bad { record: BadRecord, occupied: Option<LeaseKey>, created: u64, reserved: bool },
 }
 
-/// The values read before, so that an unchanged file is not read again.
+/// The values that were read before, so that an unchanged file is not read again.
 #[derive(Debug, Default)]
 pub(super) struct Cache(HashMap<String, (Stat, Entry)>);
 
-/// What one name below `subnets` is.
+/// The kind of one entry below `subnets`.
 #[derive(Debug)]
 pub(super) enum Found {
     /// Nothing that matters.
     Nothing,
     /// A temporary file that a crash left behind.
     Leftover,
-    /// It has not the name of a lease. That is the operator's: it is reported for as long as it is there, and never
-    /// opened.
+    /// Its name is not that of a lease, so it belongs to somebody else: it is reported as long as it is there, and
+    /// never opened.
     Junk(BadRecord),
     /// The record of a lease, and whether it is in force.
     Lease(Entry, bool),
 }
 
-/// All that is below `subnets`, by file name.
+/// Everything below `subnets`, by file name.
 #[derive(Debug, Default)]
 pub(super) struct Scan {
-    /// Leases in force, whether they can be read or not.
+    /// Leases in force, readable or not.
     pub(super) live: BTreeMap<String, Entry>,
-    /// All that can't be read, whatever its name.
+    /// All unreadable entries, whatever their names.
     pub(super) bad: BadRecords,
-    /// Leases that nobody renewed in time.
+    /// Expired leases.
     pub(super) expired: BTreeMap<String, Entry>,
     /// Temporary files that a crash left behind.
     pub(super) leftovers: Vec<String>,
-    /// Leases in force that are dated ahead of the folder's clock.
+    /// Leases in force that are dated in the future by the folder's clock.
     pub(super) ahead: Ahead,
     /// When the folder's clock was last found to have been set.
     pub(super) clock_set: Option<BootInstant>,
 }
 
-/// Leases whose nodes date them ahead of the folder's clock, by more than [`TOLERANCE`].
+/// Leases that are dated in the future by the folder's clock, by more than [`TOLERANCE`].
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Ahead {
     /// How many.
@@ -99,7 +99,7 @@ impl Ahead {
 }
 
 impl Scan {
-    /// Keeps in mind what is wrong with an entry in force.
+    /// Records what is wrong with an entry in force.
     fn note(&mut self, entry: &Entry, modified: SystemTime, now: SystemTime) {
         match entry {
             Entry::Bad { record, .. } => _ = self.bad.insert(record.clone()),
@@ -112,7 +112,7 @@ impl Scan {
         }
     }
 
-    /// The records in force, as the allocation wants them.
+    /// The records in force, for the allocation.
     pub(super) fn listing(&self) -> Listing {
         let mut listing = Listing::default();
         for entry in self.live.values() {
@@ -133,7 +133,7 @@ impl Scan {
 pub(super) struct Folder {
     pub(super) root: PathBuf,
     pub(super) ttl: Duration,
-    /// Whether it may be one that others can write to.
+    /// Whether others may have write permission.
     pub(super) allow_shared: bool,
 }
 
@@ -156,8 +156,8 @@ impl Folder {
         Ok(root)
     }
 
-    /// Opens the folder of a store. One without `config` is none but, say, the place where one will be mounted: an
-    /// error, never an empty listing.
+    /// Opens the folder of a store. A folder without `config` is an error, never an empty store: the file system may
+    /// not be mounted yet.
     fn open_store(&self) -> io::Result<Dir> {
         let root = self.open()?;
         match root.stat(OsStr::new(CONFIG))? {
@@ -173,7 +173,7 @@ impl Folder {
         Ok(subnets)
     }
 
-    /// Refuses a folder that others can write to: they choose where the packets of this host's pods go.
+    /// Refuses a folder that others can write to, since they could redirect the traffic of this host's pods.
     fn check(&self, dir: &Dir) -> io::Result<()> {
         if self.allow_shared {
             return Ok(());
@@ -201,7 +201,7 @@ impl Folder {
         Ok(self.open()?.stat(OsStr::new(SUBNETS))?.is_some())
     }
 
-    /// Reads all records, as they are at a time of the folder's clock.
+    /// Reads all records, with their state at a time of the folder's clock.
     pub(super) fn scan(&self, cache: &mut Cache, now: SystemTime) -> io::Result<Scan> {
         let subnets = self.open_subnets(&self.open_store()?)?;
         let mut scan = Scan::default();
@@ -225,7 +225,7 @@ impl Folder {
         Ok(scan)
     }
 
-    /// Looks at these names alone.
+    /// Reads only these names.
     pub(super) fn look(
         &self,
         cache: &mut Cache,
@@ -245,7 +245,8 @@ impl Folder {
         found.collect()
     }
 
-    /// Looks at a name; `seen` is what it was before. What is sure to be seen if it changes is kept in the cache.
+    /// Reads one name; `seen` is its earlier metadata and content. The result is cached if a later change is sure to
+    /// change the metadata.
     fn look_at(
         &self,
         subnets: &Dir,
@@ -256,7 +257,7 @@ impl Folder {
         now: SystemTime,
     ) -> io::Result<Found> {
         let name = &*file.to_string_lossy();
-        // What is no file was not put there by an agent: it is named for as long as it is there.
+        // An entry that is not a regular file was not written by an agent: it is reported as long as it is there.
         let stale = stat.is_file && self.left(stat, now).is_zero();
         if name.starts_with('.') {
             return Ok(if stale && is_temporary(name) { Found::Leftover } else { Found::Nothing });
@@ -277,7 +278,7 @@ impl Folder {
         Ok(Found::Lease(entry, !stale || is_reserved(stat)))
     }
 
-    /// Reads one record with the time it has left; `None` if there is no such file.
+    /// Reads one record with the time until it expires; `None` if there is no such file.
     pub(super) fn read(&self, key: LeaseKey, now: SystemTime) -> io::Result<Option<(Entry, Duration)>> {
         let (root, name) = (self.open_store()?, key.to_string());
         let Some(subnets) = gone_is_none(self.open_subnets(&root))? else { return Ok(None) };
@@ -286,7 +287,7 @@ impl Folder {
         Ok(entry.map(|entry| (entry, self.left(&stat, now))))
     }
 
-    /// How long a file is in force. One dated in the future is so until that time and a `ttl` more.
+    /// How long a file stays in force. One that is dated in the future stays until that time plus the `ttl`.
     fn left(&self, stat: &Stat, now: SystemTime) -> Duration {
         match now.duration_since(stat.modified) {
             Ok(age) => self.ttl.saturating_sub(age),
@@ -294,8 +295,8 @@ impl Folder {
         }
     }
 
-    /// Writes a record beside, syncs it, renames it to its key and syncs the folder. It is dated now by the folder's
-    /// clock, or at this time. Returns when it was created.
+    /// Writes a record to a draft, syncs it, renames it to its key and syncs the folder. The file is dated now by the
+    /// folder's clock, or at this time. Returns when it was created.
     pub(super) fn write(
         &self,
         key: LeaseKey,
@@ -306,27 +307,27 @@ impl Folder {
         let subnets = self.open_subnets(&self.open()?)?;
         let name = key.to_string();
         let mode = if reserved { RESERVED_MODE } else { MODE };
-        // The leading dot keeps it from being taken for a key.
+        // The leading dot distinguishes it from a key.
         let mut draft = atomic_file::beside(&subnets, &name, mode)?;
         draft.file.write_all(attrs.to_json().as_bytes())?;
         guarded::touch(&draft.file, at)?;
         created(&draft.place(OsStr::new(&name))?)
     }
 
-    /// Renews a record by its file time: now by the folder's clock, or at this time.
+    /// Renews a record by setting its file time: to now by the folder's clock, or to this time.
     pub(super) fn touch(&self, key: LeaseKey, at: Option<SystemTime>) -> io::Result<()> {
         let subnets = self.open_subnets(&self.open()?)?;
         guarded::touch(&subnets.file(OsStr::new(&key.to_string()))?, at)
     }
 
-    /// What the clock of the folder says, by a file that is dated for that. Makes none.
+    /// Reads the folder's clock, by dating an existing file. It creates none.
     pub(super) fn time(&self, at: Option<SystemTime>) -> io::Result<SystemTime> {
         let file = self.open()?.file_to_write(OsStr::new(LOCK))?;
         guarded::touch(&file, at)?;
         file.metadata()?.modified()
     }
 
-    /// Deletes records. One that is gone already is no failure.
+    /// Deletes records. One that is gone already is a success.
     pub(super) fn remove<'a>(&self, names: impl IntoIterator<Item = &'a String>) -> io::Result<()> {
         let subnets = self.open_subnets(&self.open()?)?;
         let mut any = false;
@@ -342,14 +343,14 @@ impl Folder {
         if root.make_dir(OsStr::new(SUBNETS), 0o700)? { root.sync() } else { Ok(()) }
     }
 
-    /// Takes the lock that all writers take, and holds it until the file is dropped.
+    /// Takes the lock of all writers, which is released when the file is dropped.
     pub(super) fn lock(&self, gives_up: impl Fn() -> bool) -> io::Result<File> {
         let until = Instant::now() + LOCK_WAIT;
         loop {
             let root = self.open()?;
             let file = root.file_or_new(OsStr::new(LOCK), MODE)?;
             match file.try_lock() {
-                // Somebody may have deleted the file meanwhile, and others hold the lock on a new one.
+                // Somebody may have deleted the file meanwhile, and others may have locked a new one.
                 Ok(()) if root.is_at(&file, OsStr::new(LOCK)) && !gives_up() => return Ok(file),
                 Ok(()) | Err(TryLockError::WouldBlock) => {}
                 Err(TryLockError::Error(error)) => return Err(error),
@@ -366,7 +367,7 @@ impl Folder {
     }
 }
 
-/// Whether a name is one that `write` makes. Others with a dot belong to somebody else (`.nfs...`, say).
+/// Whether a name is that of a draft of `write`. Other names with a dot belong to somebody else (such as `.nfs...`).
 fn is_temporary(name: &str) -> bool {
     let key = name.strip_prefix('.').and_then(|name| name.rsplit_once('.'));
     key.is_some_and(|(key, _)| occupied(key).is_some())

@@ -1,5 +1,5 @@
-//! Keeps the own lease, and publishes with it: renews it by its file time, puts it back when it was deleted or
-//! damaged, and gives up only when another node has its subnet.
+//! Renews the own lease by its file time, puts it back when it was deleted or damaged, publishes changed attributes,
+//! and gives up only when another node has its subnet.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -16,16 +16,16 @@ use crate::subnet::kit::Rivalry;
 use crate::subnet::kit::is_ours;
 use crate::subnet::kit::{Backoff, renew_after};
 
-/// How long a lease must stay as it is before putting it back is as quick again as the first time.
+/// How long a lease must stay unchanged before the backoff for putting it back is reset.
 const CALM: Duration = Duration::from_secs(10);
 
-/// What became of the lease at one look.
+/// The result of one check of the lease.
 enum Held {
-    /// It is as it should be; look again after this time.
+    /// It is right; check again after this time.
     For(Duration),
     /// It was renewed.
     Renewed,
-    /// It was gone or changed, and is back. With the address of another node, if it had one.
+    /// It was gone or changed, and was put back. With the address of another node, if it had one.
     Restored(Option<String>),
 }
 
@@ -59,7 +59,7 @@ pub(super) async fn hold(manager: &LocalSubnetManager, lease: &Lease) -> Result<
             Ok(Held::Restored(_)) => {
                 restored = manager.0.options.clock.now();
                 warn!(subnet = %lease.key, "lease was deleted or changed; put back");
-                // Two agents of one node would otherwise overwrite each other without rest.
+                // Two agents of one node would otherwise overwrite each other without a pause.
                 tokio::time::sleep(backoff.pause()).await;
                 continue;
             }
@@ -68,19 +68,19 @@ pub(super) async fn hold(manager: &LocalSubnetManager, lease: &Lease) -> Result<
                 manager.0.health.set_lost(Some(lost.to_string()));
                 return Err(lost);
             }
-            // The status says why.
+            // The status has the reason.
             Err(_) => backoff.pause(),
         };
         tokio::select! {
             _ = changes.wait(pause) => {}
-            // The file may have run out while nobody could renew it.
+            // The lease may have expired while nobody could renew it.
             jump = jumps.next() => debug!(?jump, "looking at the own lease after a jump of the clock"),
         }
     }
 }
 
 impl Store {
-    /// Puts other attributes into the own file, if it is as we left it or has them already.
+    /// Writes other attributes into the own file, if it is as we left it or has them already.
     pub(super) fn publish(
         &self,
         own: &Lease,
@@ -125,14 +125,14 @@ impl Store {
         self.folder.remove([&own.key.to_string()]).map_err(failed("delete from", &subnets))
     }
 
-    /// Whether the own record is dated ahead of the folder's clock as it is this moment, so that dating it anew helps.
+    /// Whether the own record is dated in the future by the folder's clock, so that a new date helps.
     fn is_ahead(&self, key: LeaseKey) -> bool {
         let now = self.clock.look(&self.folder);
         let read = self.folder.read(key, now.time);
         now.is_fresh && matches!(read, Ok(Some((_, left))) if left > self.options.ttl + TOLERANCE)
     }
 
-    /// Looks at the own file; takes the lock only if there is something to do.
+    /// Checks the own file; takes the lock only if there is something to do.
     fn confirm(&self, own: &Lease, spread: f64, caller: &Caller) -> Result<Held, SubnetError> {
         let subnets = self.folder.subnets();
         let (ttl, margin) = (self.options.ttl, self.options.renew_margin);
@@ -171,7 +171,7 @@ impl Store {
                 by = is_elsewhere.then(|| holder(&there.lease.attrs));
                 there.reserved
             }
-            // Nobody can be seen to hold an unreadable record under our key.
+            // An unreadable record under our key does not show that another node has it.
             Some(Entry::Bad { reserved, .. }) => *reserved,
             None => {
                 if let Some(rival) = rival(&scan, own.key) {
@@ -190,7 +190,7 @@ fn lost(key: LeaseKey, holder: String) -> SubnetError {
     SubnetError::LeaseLost { key, holder }
 }
 
-/// Who holds an address of a key that has no record in force.
+/// The node that has an address of a key without a record in force.
 fn rival(scan: &Scan, key: LeaseKey) -> Option<String> {
     scan.live.values().find_map(|entry| match entry {
         Entry::Record(record) if overlaps(record.lease.key, key) => Some(holder(&record.lease.attrs)),

@@ -1,17 +1,17 @@
 //! A store without a server: a folder laid out like the etcd prefix, `config` and `subnets/<key>`, with the
-//! same JSON. Agents on one machine (or on one shared file system with locks) form a cluster by it.
+//! same JSON. Agents on one machine (or on a shared file system with locks) form a cluster with it.
 //!
-//! - A lease lives `ttl` from the time of its file (mtime), which renewal moves. A file dated in the future
-//!   lives that much longer. Who holds the lock removes what is expired. Times are those of the folder's clock, as a
-//!   file that was just dated shows it, not those of one host.
-//! - A folder that others can write to is refused unless [`LocalOptions::allow_shared`] says otherwise, and no link,
-//!   FIFO or device in it is opened. What is no regular file is named as an unreadable record.
-//! - A file **without owner-write permission** (`chmod 400`) is a reservation: it never expires, is never
-//!   renewed, and stays one when its node publishes under it.
-//! - The order of creation is the birth time of the file, where the file system has none its mtime. A write
-//!   makes a new file, so a node that changes what it publishes becomes the youngest. The lock keeps leases
-//!   from overlapping, so this order only matters for records that were put there by hand.
-//! - A folder without `config` is taken for a file system that is not mounted: unavailable, never empty.
+//! - A lease expires `ttl` after the time of its file (mtime), which a renewal updates. A file that is dated in the
+//!   future lives that much longer. An agent that has the lock removes expired leases. Times are those of the folder's
+//!   clock, which is read by dating a file, not those of one host.
+//! - A folder that others can write to is refused unless [`LocalOptions::allow_shared`] is set, and no link, FIFO or
+//!   device in it is opened. An entry that is not a regular file is reported as an unreadable record.
+//! - A file **without owner-write permission** (`chmod 400`) is a reservation: it never expires, is never renewed, and
+//!   stays a reservation when its node publishes in it.
+//! - The order of creation is the birth time of the file, or its mtime where the file system has no birth times. A
+//!   write makes a new file, so a node that changes its attributes becomes the youngest. The lock keeps leases from
+//!   overlapping, so this order matters only for records that were written by hand.
+//! - A folder without `config` counts as unavailable, never as empty: the file system may not be mounted.
 
 mod clock;
 mod files;
@@ -44,26 +44,27 @@ use crate::clock::Clock;
 use crate::config::{LeaseSource, NetworkConfig};
 use crate::lease::{Lease, LeaseAttrs};
 
-/// How a local store is used.
+/// The options of a local store.
 #[derive(Debug, Clone)]
 pub struct LocalOptions {
     /// The folder that holds `config`. The folder `subnets` is made in it with mode 0700.
     pub dir: PathBuf,
-    /// Whether the folder may be one that others than root and the user of this process can write to: they can redirect
-    /// the traffic of all pods.
+    /// Whether users other than root and that of this process may have write permission for the folder. They can
+    /// redirect the traffic of all pods.
     pub allow_shared: bool,
-    /// What this node knows of itself, by which it finds its own lease again.
+    /// What this node knows of itself, to find its own lease again.
     pub identity: Identity,
     /// How long a lease lives after its last renewal.
     pub ttl: Duration,
-    /// How long before its end a lease is renewed.
+    /// How long before its expiry a lease is renewed.
     pub renew_margin: Duration,
-    /// The clocks that leases are counted by.
+    /// The clocks by which leases are dated.
     pub clock: Clock,
 }
 
 impl LocalOptions {
-    /// The usual times, those of the etcd store: 24 hours, renewed one hour before the end.
+    /// The options for a folder, with the times of the etcd store: leases expire after 24 hours and are renewed one
+    /// hour before.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         let (ttl, renew_margin) = (Duration::from_hours(24), Duration::from_hours(1));
         let (identity, clock) = (Identity::default(), Clock::default());
@@ -85,12 +86,12 @@ struct Store {
     identity: Mutex<Identity>,
     /// This node's addresses on the underlay.
     local: Mutex<PerFamily<IpAddr>>,
-    /// Shared by all looks at the folder, since most files never change.
+    /// The cache of all reads of the folder, since most files never change.
     cache: Mutex<Cache>,
 }
 
 impl LocalSubnetManager {
-    /// Touches nothing yet.
+    /// A store in this folder. It reads and writes nothing yet.
     pub fn new(options: LocalOptions) -> Self {
         let (root, ttl, allow_shared) = (options.dir.clone(), options.ttl, options.allow_shared);
         let folder = Folder { root, ttl, allow_shared };
@@ -100,7 +101,7 @@ impl LocalSubnetManager {
         Self(Arc::new(Store { folder, clock, options, health, identity, local, cache }))
     }
 
-    /// Runs what blocks on files and changes nothing. Dropping the future does not interrupt it.
+    /// Runs blocking work that only reads files, on a blocking thread. Dropping the future does not interrupt it.
     async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Store) -> Result<T, SubnetError> + Send + 'static,
@@ -108,7 +109,8 @@ impl LocalSubnetManager {
         self.changing(move |store, _| work(store)).await
     }
 
-    /// Runs what blocks on files and changes some. Once the future was dropped it begins no change any more.
+    /// Runs blocking work that changes files, on a blocking thread. After the future was dropped it begins no further
+    /// change.
     async fn changing<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Store, &Caller) -> Result<T, SubnetError> + Send + 'static,
@@ -124,11 +126,11 @@ impl LocalSubnetManager {
     }
 }
 
-/// Who waits for work that runs on a thread of its own.
+/// The caller that waits for work on a blocking thread.
 struct Caller(Weak<()>);
 
 impl Caller {
-    /// Whether the future that waited was dropped.
+    /// Whether the caller's future was dropped.
     fn is_gone(&self) -> bool {
         self.0.strong_count() == 0
     }
@@ -200,7 +202,7 @@ impl Store {
         self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Shows in the status whether the store could be used.
+    /// Records in the status whether the store could be used.
     fn note<T>(&self, result: &Result<T, SubnetError>) {
         match result {
             Err(error @ (SubnetError::Unavailable { .. } | SubnetError::Refused { .. })) => {
@@ -210,8 +212,8 @@ impl Store {
         }
     }
 
-    /// Takes the lock for a change, unless nobody waits for that any more: who drops a call and makes another one, which
-    /// has the lock later, must not be overtaken by it.
+    /// Takes the lock for a change, unless the caller's future was dropped: a dropped call must not change anything
+    /// after a later call of the same caller.
     fn lock(&self, caller: &Caller) -> Result<File, SubnetError> {
         let lock = self.folder.lock(|| caller.is_gone());
         lock.map_err(failed("lock", &self.folder.lock_file()))
@@ -254,7 +256,7 @@ impl Store {
             return Ok(None);
         }
         let scan = self.scan()?;
-        // An expired record still says what this node used: its peers may not have noticed yet.
+        // An expired record still shows what this node used, and peers may not have noticed that it expired.
         let entries = scan.live.values().chain(scan.expired.values());
         Ok(published(entries.filter_map(Entry::lease), public_ips, &self.identity()))
     }
@@ -290,7 +292,7 @@ impl Store {
         Ok(lease)
     }
 
-    /// Does what was decided under the lock.
+    /// Carries out a decision, under the lock.
     fn carry_out(&self, decision: Decision, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
         let subnets = self.folder.subnets();
         let write = |key, reserved| {
@@ -317,7 +319,8 @@ impl Store {
             }
             Decision::Take(key) | Decision::Reclaim(key) => write(key, false),
             Decision::Replace { old, new } => {
-                // New before old: a crash in between leaves a record that the next start adopts.
+                // The new record is written before the old one is deleted: after a crash in between the next start
+                // adopts one of them.
                 let lease = write(new, old.reserved)?;
                 let old = old.lease.key.to_string();
                 self.folder.remove([&old]).map_err(failed("delete from", &subnets))?;
@@ -337,7 +340,7 @@ impl Entry {
     }
 }
 
-/// Says what was tried; what won't pass by itself is a refusal.
+/// Makes the error of a failed operation: temporary errors are an outage, others a refusal.
 fn failed<'a>(tried: &'a str, path: &'a Path) -> impl FnOnce(io::Error) -> SubnetError + 'a {
     use io::ErrorKind::{IsADirectory, NotADirectory, PermissionDenied, ReadOnlyFilesystem};
     move |error| {

@@ -1,5 +1,5 @@
-//! Follows the folder: inotify says at which files to look, and a slow rescan finds what it is blind to (NFS, a lost
-//! event, a lease that expired).
+//! Follows the folder: inotify says which files to read, and a periodic rescan finds changes that inotify misses (NFS,
+//! lost events, expired leases).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -22,16 +22,16 @@ use crate::subnet::kit::Backoff;
 use crate::subnet::kit::inotify::{Fd, listen};
 use crate::subnet::{LeaseStream, SubnetError};
 
-/// How often the folder is looked at without being asked to.
+/// The interval of the rescan.
 pub(super) const RESCAN: Duration = Duration::from_secs(10);
 
-/// How long a lease that ran out in a jump of the clock is kept: its node looks at once, or at its next rescan.
+/// How long a lease that expired in a jump of the clock is kept: its node renews it at once, or at its next rescan.
 const GRACE: Duration = Duration::from_secs(30);
 
-/// At how many single files it is looked before all of them are.
+/// How many single files are read before all of them are.
 const MOST_NAMES: usize = 1024;
 
-/// The lease watch. All changes that one look finds come together.
+/// The lease watch. All changes that one read finds come together.
 pub(super) fn stream(store: LocalSubnetManager) -> LeaseStream {
     let watcher = Watcher {
         changes: Changes::new(store.0.folder.clone()),
@@ -64,12 +64,12 @@ struct Watcher {
     backoff: Backoff,
     pause: Option<Duration>,
     jumps: Jumps,
-    /// Until when a lease that ran out in a jump of the clock is kept.
+    /// Until when leases that expired in a jump of the clock are kept.
     grace: Option<BootInstant>,
 }
 
 impl Watcher {
-    /// Waits for news.
+    /// Waits for the next updates.
     async fn next(&mut self) -> Vec<LeaseUpdate> {
         loop {
             let mut news = News::All;
@@ -85,7 +85,7 @@ impl Watcher {
                 _ => self.look_at_all().await,
             };
             let Ok(updates) = looked else {
-                // The status says why. What is known stays.
+                // The status has the reason. Known leases stay.
                 self.gap = true;
                 self.pause = Some(self.backoff.pause());
                 continue;
@@ -108,7 +108,7 @@ impl Watcher {
                 for update in &updates {
                     note_bad(&mut self.bad, update);
                 }
-                // What has not the name of a lease is not compared one by one.
+                // Entries without the name of a lease are not compared one by one.
                 if self.bad == bad { updates } else { vec![snapshot(&live, &bad)] }
             }
             _ => vec![snapshot(&live, &bad)],
@@ -117,7 +117,7 @@ impl Watcher {
         Ok(updates)
     }
 
-    /// Looks at these names alone. A lease whose time is over is left to the rescan.
+    /// Reads only these names. Expired leases are left to the rescan.
     async fn look_at(&mut self, names: BTreeSet<OsString>) -> Result<Vec<LeaseUpdate>, SubnetError> {
         let found = self.store.blocking(move |store| store.look(&names)).await?;
         let mut updates = Vec::new();
@@ -159,13 +159,13 @@ impl Watcher {
         self.grace = Some(self.store.0.options.clock.now() + GRACE);
     }
 
-    /// After a jump of the clock, the time of a lease may be over only because its node had no time to renew it: one
-    /// host that slept for a day has agents that all wake at once. Such a lease is kept for a while.
+    /// Keeps leases for a while that expired in a jump of the clock: their nodes may have had no chance to renew them,
+    /// because all agents of a host wake at the same time.
     fn keep_known(&mut self, scan: &mut Scan) {
         if self.jumps.take().is_some() {
             self.begin_grace();
         }
-        // Other nodes may look at the folder's clock later than this one.
+        // Other nodes may read the folder's clock later than this one.
         self.grace = self.grace.max(scan.clock_set.map(|at| at + RECHECK + GRACE));
         self.grace = self.grace.filter(|until| self.store.0.options.clock.now() < *until);
         if let (Some(_), Some(known)) = (self.grace, &self.known) {
@@ -187,7 +187,7 @@ fn difference(before: &BTreeMap<String, Entry>, after: &BTreeMap<String, Entry>)
     gone.chain(put.map(|(_, entry)| said(entry))).collect()
 }
 
-/// What others are told of a lease's file.
+/// The update for a lease's file.
 fn said(entry: &Entry) -> LeaseUpdate {
     match entry {
         Entry::Record(record) => LeaseUpdate::Put(record.lease.clone()),
@@ -195,7 +195,7 @@ fn said(entry: &Entry) -> LeaseUpdate {
     }
 }
 
-/// Keeps the list of what can't be read in step with an update. Returns whether that changed it.
+/// Applies an update to the list of unreadable entries. Returns whether the list changed.
 fn note_bad(bad: &mut BadRecords, update: &LeaseUpdate) -> bool {
     match update {
         LeaseUpdate::Undecodable(record) => bad.insert(BadRecord::clone(record)),
@@ -205,7 +205,7 @@ fn note_bad(bad: &mut BadRecords, update: &LeaseUpdate) -> bool {
     }
 }
 
-/// What it is worth looking at.
+/// What to read.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum News {
     /// Everything.
@@ -214,7 +214,7 @@ pub(super) enum News {
     Names(BTreeSet<OsString>),
 }
 
-/// Waits until it is worth looking at the folder again.
+/// Waits until the folder should be read again.
 pub(super) struct Changes {
     folder: Folder,
     inotify: Option<Watched>,
@@ -225,8 +225,8 @@ impl Changes {
         Self { folder, inotify: None }
     }
 
-    /// Starts to watch, before a look, so that nothing falls between the two. Where that can't be, the
-    /// rescan has to do.
+    /// Starts to watch before a read, so that no change is missed between the two. If that fails, the rescan finds
+    /// changes.
     pub(super) fn arm(&mut self) {
         if self.inotify.is_none() {
             match Watched::new(&self.folder) {
@@ -241,7 +241,7 @@ impl Changes {
         if self.inotify.is_none() {
             self.arm();
             if self.inotify.is_some() {
-                // The folder appeared after the look began; what happened until now was not watched.
+                // The folder appeared after the read began, and earlier changes were not watched.
                 return News::All;
             }
         }
@@ -252,7 +252,7 @@ impl Changes {
         match tokio::time::timeout(limit, watched.changed()).await {
             Ok(Ok(news)) => news,
             Ok(Err(_)) => {
-                // What is watched is no longer what the path names.
+                // The path names another folder now.
                 self.inotify = None;
                 News::All
             }
@@ -266,7 +266,7 @@ struct Watched {
     root: WatchDescriptor,
 }
 
-/// The folder itself went, or was replaced.
+/// The folder itself was removed or replaced.
 struct Replaced;
 
 impl Watched {
@@ -281,7 +281,7 @@ impl Watched {
         Ok(Self { fd, root })
     }
 
-    /// Waits for a change that matters, and takes all that are there. Dropping the future loses none.
+    /// Waits for a change that matters, and takes all that have arrived. Dropping the future loses none.
     async fn changed(&self) -> Result<News, Replaced> {
         loop {
             let Ok(mut ready) = self.fd.readable().await else { return Err(Replaced) };
@@ -303,7 +303,7 @@ impl Watched {
                     Err(_) => return Err(Replaced),
                 }
                 if names.len() > MOST_NAMES {
-                    // More may be waiting. What is read by then is not told twice.
+                    // More events may be waiting, which are read together with this one.
                     (all, names) = (true, BTreeSet::new());
                 }
             }
@@ -317,7 +317,7 @@ impl Watched {
         }
     }
 
-    /// What an event is about, if it matters.
+    /// What to read because of an event, if anything.
     fn told(&self, event: InotifyEvent) -> Result<Option<News>, Replaced> {
         let ended = AddWatchFlags::IN_DELETE_SELF
             | AddWatchFlags::IN_MOVE_SELF

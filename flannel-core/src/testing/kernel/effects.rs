@@ -1,16 +1,16 @@
-//! What a change of a link takes with it, and what of that the kernel announces: as tried on the real one
-//! (Linux 6.18).
+//! Which objects the kernel deletes when a link changes, and for which of them it sends notifications, as measured on a
+//! real kernel (Linux 6.18).
 
 use super::{State, link_of};
 use crate::addr::{Family, LinkIndex};
 use crate::dataplane::{Object, ObjectKey, Through};
 use crate::kernel::{KernelEvent, Link};
 
-/// Below this MTU the kernel takes IPv6 off a link (RFC 8200 section 5).
+/// Below this MTU the kernel removes IPv6 from a link (RFC 8200 section 5).
 const MIN_IPV6_MTU: u32 = 1280;
 
 impl State {
-    /// Takes away what hung on a link and does not survive its change.
+    /// Deletes the objects on a link that do not survive its change.
     pub(super) fn changed(&mut self, before: &Link, after: &Link) {
         let link = after.index;
         if before.up && !after.up {
@@ -49,8 +49,8 @@ impl State {
         }
     }
 
-    /// The rest of what the kernel does after it announced that an address is gone. Until then its lock holds
-    /// up all changes and whoever reads links, but nobody who reads routes.
+    /// Does what the kernel does after its notification that an address is gone. Until that is done, its lock blocks
+    /// all changes and reading links, but not reading routes.
     pub(super) fn wait_for_changes(&mut self) {
         for link in std::mem::take(&mut self.without_ipv4) {
             self.drop_where(link, |object| {
@@ -60,7 +60,7 @@ impl State {
         }
     }
 
-    /// Deletes a link with everything on it, VXLAN devices on top among that.
+    /// Deletes a link and everything on it, including VXLAN devices on top.
     pub(super) fn delete_link(&mut self, link: &Link) {
         let is_on_top =
             |other: &&Link| other.vxlan.as_ref().is_some_and(|vxlan| vxlan.lower == Some(link.index));
@@ -76,7 +76,7 @@ impl State {
         self.events.push_back(KernelEvent::LinkGone(link.index, link.name.clone()));
     }
 
-    /// A next-hop object takes its routes along, those of IPv4 without a notification.
+    /// Deletes the routes through a next-hop object, for IPv4 without a notification.
     pub(super) fn drop_routes_through(&mut self, next_hop: &ObjectKey) {
         let gone: Vec<ObjectKey> = self.objects.routes_through(next_hop).collect();
         for key in gone {
@@ -87,8 +87,8 @@ impl State {
         }
     }
 
-    /// Deletes objects of a link and announces them, but for IPv4 routes and next-hop objects: the kernel says
-    /// nothing about those.
+    /// Deletes objects of a link with notifications, except for IPv4 routes and next-hop objects, for which the kernel
+    /// sends none.
     fn drop_where(&mut self, link: LinkIndex, is_lost: impl Fn(&Object) -> bool) {
         let gone: Vec<Object> =
             (self.objects.iter()).filter(|object| link_of(object) == Some(link) && is_lost(object)).collect();

@@ -1,7 +1,7 @@
 //! The contract of [`SubnetManager`] as a test that any store can run.
 //!
-//! A store gives a [`StoreBed`]: how its instances are opened, and how somebody else changes its records. Then
-//! [`store_contract`] acts as nodes of a cluster on it and panics with the rule that does not hold:
+//! A store implements [`StoreBed`]: how to open its instances, and how somebody else changes its records. Then
+//! [`store_contract`] acts as several nodes of a cluster, and panics with the rule that the store breaks:
 //!
 //! ```
 //! # use flannel_core::testing::{FakeStoreBed, store_contract};
@@ -27,37 +27,37 @@ use crate::subnet::{Identity, SubnetManager};
 
 pub use self::fake::FakeStoreBed;
 
-/// A store under test, as its nodes and its operator have it.
+/// A store under test, as its nodes and its operator see it.
 ///
-/// Its network config has IPv4, the backend `vxlan`, and room for a hundred subnets. Everything that the methods do is
-/// done once they return, but the stores need not have noticed it.
+/// Its network config has IPv4, the backend `vxlan`, and room for a hundred subnets. What the methods do is done once
+/// they return, but the stores need not have noticed it.
 #[async_trait]
 pub trait StoreBed: Send + Sync {
-    /// Opens the store as node number `node` (1 to 99) does at its start: a new instance, which knows of its node no
-    /// more than `identity`. A store whose subnets somebody else assigns has one for this node by then.
+    /// Opens the store as node number `node` (1 to 99) does at its start: a new instance, which knows only `identity`
+    /// of its node. A store whose subnets somebody else assigns has one for this node by then.
     async fn open(&self, node: u8, identity: Identity) -> Arc<dyn SubnetManager>;
 
-    /// Changes the value of a record that is there, behind the back of its node.
+    /// Changes the value of an existing record, behind the back of its node.
     async fn write(&self, key: LeaseKey, attrs: &LeaseAttrs);
 
-    /// Puts what nobody can read in place of the value of a record that is there.
+    /// Makes the value of an existing record unreadable.
     async fn spoil(&self, key: LeaseKey);
 
     /// Deletes a record.
     async fn delete(&self, key: LeaseKey);
 
-    /// Lets another node have the subnet of `lease`, and publish `attrs` with it.
+    /// Gives the subnet of `lease` to another node, which publishes `attrs` with it.
     async fn give_away(&self, lease: &Lease, attrs: &LeaseAttrs) {
         self.write(lease.key, attrs).await;
     }
 
-    /// Whether the store chooses subnets, and so asks what [`SubnetManager::avoid`] said.
+    /// Whether the store chooses subnets, and so respects [`SubnetManager::avoid`].
     fn chooses_subnets(&self) -> bool {
         true
     }
 
-    /// Whether a record keeps the time of its creation when its value changes. One that doesn't makes a node that
-    /// publishes anew the youngest of those that contradict each other.
+    /// Whether a record keeps the time of its creation when its value changes. If not, a node that publishes again
+    /// counts as the youngest in a conflict.
     fn keeps_created(&self) -> bool {
         true
     }
@@ -68,7 +68,7 @@ pub fn node_attrs(node: u8) -> LeaseAttrs {
     attrs_with(node, node)
 }
 
-/// What a node publishes with the address of one number and the VTEP MAC of another.
+/// Attributes with the address of one node number and the VTEP MAC of another.
 fn attrs_with(address: u8, mac: u8) -> LeaseAttrs {
     let data = serde_json::json!({"VNI": 1, "VtepMAC": format!("0a:00:00:00:00:{mac:02x}")});
     LeaseAttrs {
@@ -78,12 +78,12 @@ fn attrs_with(address: u8, mac: u8) -> LeaseAttrs {
     }
 }
 
-/// Checks all rules that are written at [`SubnetManager`], one after another in one store. It takes seconds, and runs on
-/// paused time where the store does.
+/// Checks all rules that are written at [`SubnetManager`], one after another in one store. It takes seconds, and runs
+/// on paused time if the store does.
 ///
 /// # Panics
 ///
-/// With the rule, if one does not hold.
+/// With the rule, if the store breaks one.
 pub async fn store_contract(bed: &dyn StoreBed) {
     rules::config_and_status(bed).await;
     rules::a_lease_lies_in_the_network_and_is_seen(bed).await;

@@ -1,4 +1,4 @@
-//! Another node's view of the store, folded from its watch.
+//! Another node's view of the store, from its watch.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,19 +10,19 @@ use super::{StoreBed, attrs_with};
 use crate::lease::{Lease, LeaseAttrs, LeaseKey, LeaseUpdate};
 use crate::subnet::{Identity, LeaseStream, SubnetManager};
 
-/// Longer than a store takes to notice anything. Nothing waits for it to pass.
+/// A deadline that is longer than a store takes to notice anything. No test waits for it to pass.
 const SOON: Duration = Duration::from_secs(20);
 /// The node that watches, whose own record marks the order of events.
 const NODE: u8 = 99;
 
-/// What the watch of a node of its own leads to.
+/// The state that the watch of one further node leads to.
 pub(super) struct Observer {
     pub(super) store: Arc<dyn SubnetManager>,
     own: Lease,
     stream: LeaseStream,
     pub(super) leases: BTreeMap<LeaseKey, Lease>,
     pub(super) unreadable: BTreeSet<String>,
-    /// Keys of records that went, in their order.
+    /// Keys of removed records, in order.
     pub(super) removed: Vec<String>,
     marks: u8,
 }
@@ -51,7 +51,7 @@ impl Observer {
         match update {
             LeaseUpdate::Snapshot { leases, undecodable } => {
                 self.unreadable = undecodable.named().map(|record| record.key).collect();
-                // What can't be read stays as it was.
+                // Leases with unreadable records stay as they were.
                 self.leases.retain(|key, _| undecodable.contains(key));
                 self.leases.extend(leases.into_iter().map(|lease| (lease.key, lease)));
             }
@@ -69,7 +69,7 @@ impl Observer {
         }
     }
 
-    /// Reads the watch until something holds.
+    /// Reads the watch until a condition is true.
     pub(super) async fn until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
         while !holds(self) {
             let update = self.next(what).await;
@@ -77,7 +77,7 @@ impl Observer {
         }
     }
 
-    /// Reads the watch until a lease says this.
+    /// Reads the watch until a lease has these attributes.
     pub(super) async fn until_says(&mut self, what: &str, key: LeaseKey, attrs: &LeaseAttrs) {
         self.until(what, |it| {
             it.leases.get(&key).is_some_and(|lease| lease.attrs == *attrs)
@@ -86,8 +86,8 @@ impl Observer {
         .await;
     }
 
-    /// Reads all that happened before: writes a record after it, and reads the watch until that comes. Twice, since a
-    /// store may tell what it finds at one look in any order.
+    /// Reads all earlier changes: writes a record, and reads the watch until it arrives. It does so twice, since a
+    /// store may report the changes that it finds at one read in any order.
     pub(super) async fn catch_up(&mut self, bed: &dyn StoreBed) {
         for _ in 0..2 {
             self.marks = self.marks % 90 + 1;

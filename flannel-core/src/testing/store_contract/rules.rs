@@ -23,7 +23,7 @@ async fn acquire(store: &Store, attrs: &LeaseAttrs) -> Lease {
     acquired.unwrap_or_else(|error| panic!("acquire_lease of a node that may have one: {error}"))
 }
 
-/// A renewal that goes on in the background, and ends with this.
+/// A renewal in the background, which ends when this is dropped.
 struct Held(JoinHandle<SubnetError>);
 
 impl Held {
@@ -117,7 +117,7 @@ pub(super) async fn a_subnet_holds_no_underlay_address(bed: &dyn StoreBed) {
         return;
     }
     let probe = acquire(&open(bed, 21).await, &node_attrs(21)).await;
-    // The subnets that a node had are the ones it gets, if nothing speaks against it.
+    // A node gets the subnets that it had, if they are free.
     let store = bed.open(20, probe.key.into()).await;
     let base = probe.key.subnets().iter().next().expect("a lease has a subnet").1.base();
     bed.delete(probe.key).await;
@@ -260,11 +260,11 @@ pub(super) async fn a_released_lease_is_gone(bed: &dyn StoreBed) {
 pub(super) async fn a_dropped_future_does_nothing_more(bed: &dyn StoreBed) {
     let mut observer = Observer::new(bed).await;
     let store = open(bed, 80).await;
-    // Wherever acquiring was cut off, the next call has the one lease.
+    // After a call was dropped at any point, the next call returns the same single lease.
     for micros in [0, 1, 10, 100, 300, 1000, 3000, 10_000] {
         let limit = Duration::from_micros(micros);
         _ = tokio::time::timeout(limit, store.acquire_lease(&node_attrs(80))).await;
-        // A request that is on its way still arrives.
+        // A request that was already sent still arrives.
         observer.catch_up(bed).await;
     }
     let lease = acquire(&store, &node_attrs(80)).await;
@@ -282,7 +282,7 @@ pub(super) async fn a_dropped_future_does_nothing_more(bed: &dyn StoreBed) {
         held.drop_now().await;
         soon("release_lease", store.release_lease(&lease)).await.expect("its own lease");
     }
-    // Whatever still runs in the store has had its turn when another node has got a lease.
+    // What still runs in the store is done by the time when another node has got a lease.
     let other = acquire(&open(bed, 81).await, &node_attrs(81)).await;
     observer.until_says("another node's lease", other.key, &other.attrs).await;
     observer.catch_up(bed).await;
