@@ -1,12 +1,12 @@
-//! The engine for requests: many messages in one datagram, one answer, failures matched by number.
+//! The engine for requests: many messages in one datagram, one acknowledgement, failures matched by sequence number.
 //!
-//! The kernel carries out a whole datagram before `send` returns, goes on after a message that fails, and
-//! answers every failure; success it answers only where asked, which is on the last message. So the
-//! answer to the last one, ACK or error, ends the batch.
+//! The kernel processes the whole datagram before `send` returns. It goes on after a message that fails, and answers
+//! every failure. It answers success only if asked to, and only the last message asks. So the answer to the last
+//! message, ACK or error, ends the batch.
 //!
-//! A caller that drops the future between `send` and the answers loses the answers, not the work: a
-//! datagram that was sent is done. The next request finds them in the socket and skips them, since their
-//! numbers are not its own. No task is needed for that.
+//! If a caller drops the future between `send` and the answers, the operations are done but the answers are not read.
+//! The next request finds them in the socket and skips them, since their sequence numbers are not its own. So no
+//! background task is needed.
 
 use tokio::time::Instant;
 use tracing::debug;
@@ -18,11 +18,11 @@ use super::socket::{DEADLINE, Socket, failed};
 use crate::dataplane::{NextHop, Object, Op, Route, Through};
 use crate::kernel::{KernelError, Refusal};
 
-/// Messages in one datagram: as fast as any larger number, 1 ms of work, and its failures fit in the
-/// default receive buffer.
+/// The number of messages in one datagram. Larger numbers are not faster; this one takes 1 ms, and its failures fit
+/// into the default receive buffer.
 const BATCH: usize = 192;
 
-/// How often new numbers are tried for next-hop objects.
+/// How many times new ids are tried for next-hop objects.
 const TRIES: usize = 16;
 
 /// The socket for requests that are answered once.
@@ -39,14 +39,14 @@ impl Requests {
         Ok(Self { socket, next: 1 })
     }
 
-    /// Takes `count` consecutive numbers, none of them 0, and returns the first.
+    /// Reserves `count` consecutive sequence numbers, none of them 0, and returns the first.
     fn numbers(&mut self, count: u32) -> u32 {
         let first = if self.next.checked_add(count).is_some() { self.next } else { 1 };
         self.next = first + count;
         first
     }
 
-    /// The socket's number, which notifications of what we changed carry.
+    /// The socket's port id (`nl_pid`), which notifications of our own changes carry.
     pub(super) fn port(&self) -> u32 {
         self.socket.port()
     }
@@ -81,7 +81,7 @@ impl Requests {
         Ok(refusals)
     }
 
-    /// Sends one batch. Returns the next-hop objects whose new numbers are taken.
+    /// Sends one batch. Returns the next-hop objects whose new ids are already in use.
     async fn attempt(
         &mut self,
         batch: &[Op],
@@ -136,7 +136,7 @@ impl Requests {
         Ok(again)
     }
 
-    /// Makes one request that is answered by a message or a verdict, and reads the answer.
+    /// Sends one request, and reads its answer, a message or a verdict.
     pub(super) async fn ask<T>(
         &mut self,
         what: impl Fn() -> String,
@@ -158,8 +158,8 @@ impl Requests {
         Ok(answer.expect("the exchange ends with the answer"))
     }
 
-    /// Sends a datagram of `count` messages numbered from `first`, and hands over each answer with the
-    /// place of its request, until that of the last.
+    /// Sends a datagram of `count` messages numbered from `first`, and passes on each answer with the position of its
+    /// request, until the last is answered.
     async fn exchange(
         &mut self,
         datagram: &Datagram,
@@ -194,14 +194,14 @@ impl Requests {
 
 /// What the kernel answered.
 pub(super) enum Answer<T> {
-    /// A message with what was asked for.
+    /// A message with the requested data.
     Message(T),
     /// Success without a message, or a failure.
     Verdict(Verdict),
 }
 
-/// How many operations go into the next datagram. Routes come in a later one than the objects they go
-/// through: if an object's number turned out to be taken, they would lead through somebody else's.
+/// How many operations go into the next datagram. Routes come in a later datagram than the next-hop objects that they
+/// go through: if an object's id turned out to be in use, they would go through somebody else's object.
 fn batch_len(ops: &[Op]) -> usize {
     let mut creates = false;
     for (at, op) in ops.iter().enumerate().take(BATCH) {
@@ -214,13 +214,13 @@ fn batch_len(ops: &[Op]) -> usize {
     ops.len().min(BATCH)
 }
 
-/// What to do about an operation, as far as next-hop objects matter.
+/// What to do with an operation, with regard to next-hop objects.
 enum Numbered {
-    /// Send it, with the number of its next-hop object.
+    /// Send it, with the id of its next-hop object.
     With(Option<u32>),
-    /// Nothing: what is to be deleted is not there.
+    /// Nothing: the object to delete does not exist.
     Done,
-    /// Nothing can be sent.
+    /// It can't be sent.
     Impossible(Refusal),
 }
 

@@ -1,4 +1,4 @@
-//! Message bodies -> objects, addresses and routes. Pure, and panics on no input.
+//! Decodes message bodies as objects, addresses and routes. Pure, and never panics.
 
 use std::net::IpAddr;
 
@@ -20,19 +20,19 @@ use crate::kernel::{Exit, LinkAddress, RouteLookup};
 /// The preference "medium" (RFC 4191 section 2.1), which every route has by default.
 const PREF_MEDIUM: &[u8] = &[0];
 
-/// What a message about an entry tells.
+/// What a message about an entry says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sight {
     /// There is an object.
     Present(Object),
-    /// Under the key is something that we don't count as an object, or nothing.
+    /// The entry with this key is not an [`Object`], or does not exist.
     Absent(ObjectKey),
     /// It is about something else.
     Irrelevant,
 }
 
 impl Sight {
-    /// The object that is there.
+    /// The object, if there is one.
     pub(super) fn present(self) -> Option<Object> {
         if let Self::Present(object) = self { Some(object) } else { None }
     }
@@ -56,17 +56,17 @@ fn read<T: RtaType, V>(
     attribute(within, number).map(read).transpose()
 }
 
-/// A link by a signed field; 0 and below mean none.
+/// A link index from a signed field; 0 and below mean none.
 fn link(index: i32) -> Result<LinkIndex, Undecodable> {
     u32::try_from(index).map(LinkIndex).map_err(|_| "negative link index".into())
 }
 
-/// An address of a link; `None` if it is of a family that we don't handle, or has no address.
+/// An address of a link; `None` if it is of another family than IPv4 and IPv6, or without an address.
 pub(super) fn address(message: &Message<'_>) -> Result<Option<LinkAddress>, Undecodable> {
     let body: Ifaddrmsg = message.body_as()?;
     let Some(family) = family_of((*body.ifa_family()).into()) else { return Ok(None) };
     let attrs = body.rtattrs();
-    // On a point-to-point link IFA_ADDRESS is the other end's.
+    // On a point-to-point link IFA_ADDRESS is the address of the other end.
     let local = read(attrs, libc::IFA_LOCAL, read_ip_of(family))?;
     let Some(addr) =
         local.map_or_else(|| read(attrs, libc::IFA_ADDRESS, read_ip_of(family)), |addr| Ok(Some(addr)))?
@@ -145,8 +145,8 @@ fn fdb(body: &Ndmsg) -> Result<Sight, Undecodable> {
 
 /// A route. [`Sight::Irrelevant`] if it is not in the main table, is cached, or is for one TOS only.
 ///
-/// Where a route goes through a next-hop object, the book says how: the kernel names gateway and link only if
-/// `net.ipv4.nexthop_compat_mode` lets it. A route through an unknown object is none that we wrote.
+/// For a route through a next-hop object, `next_hops` has gateway and link: the kernel reports them only if
+/// `net.ipv4.nexthop_compat_mode` is on. A route through an unknown object is not ours.
 pub(super) fn route_sight(message: &Message<'_>, next_hops: &NextHops) -> Result<Sight, Undecodable> {
     let body: Rtmsg = message.body_as()?;
     let Some(family) = family_of((*body.rtm_family()).into()) else { return Ok(Sight::Irrelevant) };
@@ -178,7 +178,7 @@ pub(super) fn route_sight(message: &Message<'_>, next_hops: &NextHops) -> Result
         }
     }
     if *body.rtm_type() == Rtn::Blackhole {
-        // In IPv6 the kernel names the loopback link, which nobody asked for.
+        // For IPv6 the kernel reports the loopback link, although the route was created without one.
         (route.link, route.via, route.onlink, route.through) = (None, None, false, Through::Nowhere);
     }
     Ok(Sight::Present(Object::Route(route)))
@@ -194,7 +194,7 @@ fn gateway(attrs: &RtBuffer<Rta, Buffer>, family: Family) -> Result<Option<IpAdd
     Ok(read(attrs, libc::RTA_GATEWAY, read_ip_of(family))?.or(read(attrs, RTA_VIA, via)?))
 }
 
-/// Whether a route has nothing but what we write.
+/// Whether a route has only attributes that we write.
 fn is_plain(body: &Rtmsg, family: Family) -> bool {
     let known = attributes(body.rtattrs()).all(|(kind, payload)| match kind {
         libc::RTA_TABLE
@@ -218,7 +218,7 @@ fn is_plain(body: &Rtmsg, family: Family) -> bool {
     known && scope && kind && *body.rtm_src_len() == 0
 }
 
-/// The answer to a look-up, or a route as one; `None` if it leads nowhere.
+/// The answer to a look-up, or a route in that form; `None` if it leads nowhere.
 pub(super) fn lookup(message: &Message<'_>) -> Result<Option<RouteLookup>, Undecodable> {
     let body: Rtmsg = message.body_as()?;
     let family = family_of((*body.rtm_family()).into()).ok_or("route of an unknown family")?;
@@ -239,7 +239,7 @@ pub(super) fn lookup(message: &Message<'_>) -> Result<Option<RouteLookup>, Undec
     }))
 }
 
-/// The next hops of a multipath route (`struct rtnexthop`, each with attributes behind it): link and gateway.
+/// The next hops of a multipath route (`struct rtnexthop`, each followed by attributes): link and gateway.
 fn next_hops_of(mut payload: &[u8], family: Family) -> Result<Vec<(LinkIndex, Option<IpAddr>)>, Undecodable> {
     const HEADER: usize = 8;
     let mut found = Vec::new();

@@ -1,10 +1,10 @@
 //! Dumps: lists that the kernel sends in many datagrams.
 //!
-//! A dump is collected whole before anything is returned, and made again if the kernel says that the
-//! list changed meanwhile (`NLM_F_DUMP_INTR`). Kernels do not always notice. On 6.18, while somebody removes
-//! FDB entries, one dump in twenty skips up to a third of the others; and neighbours that go in *any*
-//! namespace, since all share one table, now and then hide one of ours. So a list is a good picture, not
-//! a proof: what it lacks may be there, what it has may be gone.
+//! A dump is collected completely before anything is returned, and repeated if the kernel says that the list changed
+//! meanwhile (`NLM_F_DUMP_INTR`). Kernels do not always notice. On 6.18, while somebody removes FDB entries, one dump
+//! in twenty skips up to a third of the others. Neighbours that are removed in *any* namespace sometimes hide one of
+//! ours, since all namespaces share one table. So a list is no proof: an object that it lacks may exist, and one that
+//! it has may be gone.
 
 use neli::consts::nl::NlmF;
 use neli::consts::rtnl::Rtm;
@@ -16,14 +16,14 @@ use super::message::{Datagram, Message, Undecodable, Verdict, split};
 use super::socket::{DEADLINE, Socket, failed, is_lost};
 use crate::kernel::KernelError;
 
-/// How often a dump that changes disturb is made.
+/// How many times a dump that changes interrupt is tried.
 const TRIES: u32 = 10;
 
 /// The socket for dumps.
 pub(super) struct Dumps {
     socket: Socket,
     next: u32,
-    /// The dump whose end was not seen. The kernel starts no other before that.
+    /// The dump whose end was not read. The kernel starts no other one before.
     unfinished: Option<u32>,
 }
 
@@ -41,8 +41,8 @@ impl Dumps {
         Ok(Self { socket, next: 1, unfinished: None })
     }
 
-    /// Reads a list. `what` is a verb phrase, `filter` what to select by, and `all` the same without a
-    /// selection, for kernels that know none. So `decode` has to select again.
+    /// Reads a list. `what` is a verb phrase for errors, `filter` the request, and `all` the request without a filter,
+    /// for kernels that do not know the filter. So `decode` must filter again.
     pub(super) async fn dump<T, P: Size + ToBytes>(
         &mut self,
         what: &'static str,
@@ -81,7 +81,7 @@ impl Dumps {
         let mut datagram = Datagram::default();
         datagram.push(kind, NlmF::DUMP, seq, body);
         self.socket.send(datagram.bytes()).await.map_err(|error| failed(error, "send", what))?;
-        // Not before: a future that is dropped while it waits to send has started nothing.
+        // Set only now, since a future that is dropped while it waits to send has started nothing.
         self.unfinished = Some(seq);
 
         let malformed = |error: Undecodable| KernelError::Malformed { what, detail: error.to_string() };
@@ -109,7 +109,7 @@ impl Dumps {
         }
     }
 
-    /// Reads to the end of a dump that was left in the middle, by a dropped future or an error.
+    /// Reads to the end of a dump that a dropped future or an error left unfinished.
     async fn finish(&mut self) -> Result<(), KernelError> {
         while let Some(seq) = self.unfinished {
             match self.socket.receive_until(Instant::now() + DEADLINE).await {
@@ -119,7 +119,7 @@ impl Dumps {
                         self.unfinished = None;
                     }
                 }
-                // Nothing comes any more.
+                // Nothing more will come.
                 Err(error) if error.kind() == std::io::ErrorKind::TimedOut => self.unfinished = None,
                 Err(error) if is_lost(&error) => {}
                 Err(error) => return Err(failed(error, "receive", "finish a list")),

@@ -1,4 +1,4 @@
-//! Operations on objects -> request messages. Pure.
+//! Encodes operations on objects as request messages. Pure.
 
 use std::net::IpAddr;
 
@@ -18,8 +18,8 @@ use crate::dataplane::{Address, FdbEntry, Neighbour, Object, Op, Route, Through}
 
 /// Appends the message for one operation.
 ///
-/// Only routes are created exclusively: the others live on devices of our own, where an entry under the
-/// same key is a leftover of ours. A next-hop object is always a new one, under a number that must be free.
+/// Only routes and next-hop objects are created exclusively (`NLM_F_EXCL`). The others are on our own devices, where an
+/// entry with the same key is our own leftover. A next-hop object is always new, with an id that must be free.
 ///
 /// `next_hop` is the kernel's number of the next-hop object that the operation is about. Creating a route through a
 /// next-hop object needs it; deleting one does not.
@@ -60,7 +60,8 @@ fn address(address: &Address) -> Ifaddrmsg {
             attrs.push(attr(Ifa::Broadcast, ip(net.broadcast().into())));
         }
         IpNetwork::V4(_) => {}
-        // Detection would keep the address unusable for about a second, and nobody answers in a VXLAN.
+        // Duplicate address detection would keep the address unusable for about a second, and nobody on a VXLAN would
+        // answer it.
         IpNetwork::V6(_) => flags |= IfaF::NODAD,
     }
     attrs.push(attr(Ifa::Flags, u32::from(flags.bits())));
@@ -109,7 +110,7 @@ fn neighbour_message(
 }
 
 fn route(route: &Route, number: Option<u32>) -> Rtmsg {
-    // The field is wider than neli's flags; RTNH_F_ONLINK is unknown to them. A next-hop object has its own.
+    // RTNH_F_ONLINK is not among neli's flags. For a route through a next-hop object, that object has the flag.
     let onlink = route.onlink && route.through == Through::Itself;
     let flags = RtmF::from_bits_retain(if onlink { RTNH_F_ONLINK } else { 0 });
     route_message(route, next_hop(route, number))
@@ -121,11 +122,11 @@ fn route(route: &Route, number: Option<u32>) -> Rtmsg {
         .expect("all fields are set")
 }
 
-/// What names one route and no other. In a deletion `RT_SCOPE_NOWHERE` and 0 mean "any".
+/// The message that identifies exactly this route. In a deletion `RT_SCOPE_NOWHERE` and 0 mean "any".
 ///
-/// A route that is not plain may have its next hops elsewhere (several, a next-hop object, none) and
-/// would not match a gateway here: it goes by destination, metric and protocol. The protocol counts for all,
-/// so that a route which somebody else put in the place of ours meanwhile is not taken for it.
+/// A route that is not plain may have several next hops, a next-hop object or none, and would not match a gateway here.
+/// So it is identified by destination, metric and protocol. The protocol always counts, so that a route with which
+/// somebody has replaced ours meanwhile is not deleted.
 fn route_to_delete(route: &Route, number: Option<u32>) -> Rtmsg {
     let (next_hop, kind) =
         if route.plain { (next_hop(route, number), kind(route)) } else { (Vec::new(), Rtn::Unspec) };
@@ -169,7 +170,7 @@ fn route_message(route: &Route, next_hop: Vec<Rtattr<Rta, Buffer>>) -> RtmsgBuil
         .rtattrs([attr(Rta::Dst, ip(route.dst.base()))].into_iter().chain(next_hop).chain(metric).collect())
 }
 
-/// The question how the kernel would reach an address.
+/// The request for the route to an address.
 pub(super) fn lookup(dst: IpAddr) -> Rtmsg {
     RtmsgBuilder::default()
         .rtm_family(family(Family::of(dst)))
@@ -185,13 +186,12 @@ pub(super) fn lookup(dst: IpAddr) -> Rtmsg {
         .expect("all fields are set")
 }
 
-/// What to dump routes by: the main table and, if given, the outgoing link. Strict checking allows no
-/// more.
+/// The filter of a route dump: the main table and, if given, the outgoing link. Strict checking allows no more.
 pub(super) fn routes_of(of: Family, link: Option<LinkIndex>) -> Rtmsg {
     routes(of, Rtprot::Unspec, link)
 }
 
-/// What to dump routes by: the main table and the protocol.
+/// The filter of a route dump: the main table and the protocol.
 pub(super) fn routes_by(of: Family, protocol: u8) -> Rtmsg {
     routes(of, Rtprot::from(protocol), None)
 }
@@ -211,7 +211,7 @@ fn routes(of: Family, protocol: Rtprot, link: Option<LinkIndex>) -> Rtmsg {
         .expect("all fields are set")
 }
 
-/// What to dump addresses by; link 0 means all links.
+/// The filter of an address dump; link 0 means all links.
 pub(super) fn addresses_of(of: Family, link: LinkIndex) -> Ifaddrmsg {
     IfaddrmsgBuilder::default()
         .ifa_family(family(of))
@@ -222,12 +222,12 @@ pub(super) fn addresses_of(of: Family, link: LinkIndex) -> Ifaddrmsg {
         .expect("all fields are set")
 }
 
-/// What to dump neighbours by. The header's index must be 0 here: the link is an attribute.
+/// The filter of a neighbour dump. The header's index must be 0 here: the link is an attribute.
 pub(super) fn neighbours_of(of: Family, link: Option<LinkIndex>) -> Ndmsg {
     entries_of(family(of), LinkIndex(0), link.map(|link| attr(Nda::Ifindex, link.0)))
 }
 
-/// What to dump FDB entries by; link 0 means all links.
+/// The filter of an FDB dump; link 0 means all links.
 pub(super) fn fdb_of(link: LinkIndex) -> Ndmsg {
     entries_of(RtAddrFamily::from(AF_BRIDGE), link, None)
 }

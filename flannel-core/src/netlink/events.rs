@@ -22,14 +22,14 @@ const GROUPS: [u32; 9] = [
     libc::RTNLGRP_IPV6_ROUTE,
     libc::RTNLGRP_IPV4_NETCONF,
     libc::RTNLGRP_IPV6_NETCONF,
-    // Joining it is no error where the kernel has no next-hop objects: every kernel has 32 groups.
+    // A kernel without next-hop objects accepts this group, too: every kernel has 32 groups.
     libc::RTNLGRP_NEXTHOP,
 ];
 
-/// After so many events a call returns, so that a storm of them starves nobody.
+/// A call returns after this many events, so that a storm does not starve others.
 const AT_ONCE: usize = 4096;
 
-/// Pause after an error of the socket itself, which would come again at once.
+/// The pause after an error of the socket itself, which would occur again at once.
 const PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// The socket that is joined to all groups of interest.
@@ -43,11 +43,11 @@ impl Events {
         Ok(Self { socket: Socket::open(&GROUPS, receive_buffer)? })
     }
 
-    /// Waits for notifications and takes those that are there. It waits only while it holds none, so dropping the
+    /// Waits for notifications and returns all that have arrived. It waits only while it has none, so dropping the
     /// future loses none.
     ///
-    /// `own` is the port of the socket through which we make changes: the next-hop objects that we made or
-    /// removed ourselves are in the book already.
+    /// `own` is the port id of the socket by which we make changes: `next_hops` already has our own changes of next-hop
+    /// objects.
     pub(super) async fn next(&mut self, own: u32, next_hops: &mut NextHops) -> Vec<KernelEvent> {
         let mut events = Vec::new();
         while events.is_empty() {
@@ -65,7 +65,7 @@ impl Events {
             match self.socket.try_receive() {
                 Ok(Some(messages)) => decode_all(messages, own, next_hops, &mut events),
                 Err(error) if is_lost(&error) => overrun(&mut events),
-                // Another error comes again at the next call, which has nothing to return before it.
+                // Another error will occur again in the next call, which then has no events to return first.
                 Ok(None) | Err(_) => break,
             }
         }
@@ -73,14 +73,14 @@ impl Events {
     }
 }
 
-/// One loss is as bad as many.
+/// Adds an overrun, unless the last event is one.
 fn overrun(events: &mut Vec<KernelEvent>) {
     if events.last() != Some(&KernelEvent::Overrun) {
         events.push(KernelEvent::Overrun);
     }
 }
 
-/// Decodes a datagram. What can't be decoded announced something that is now unknown.
+/// Decodes a datagram. If it can't be decoded, anything may have changed.
 pub(super) fn decode_all(datagram: &[u8], own: u32, next_hops: &mut NextHops, events: &mut Vec<KernelEvent>) {
     for message in split(datagram) {
         let event = message.and_then(|message| match u16::from(message.kind) {
@@ -104,7 +104,7 @@ pub(super) fn decode_all(datagram: &[u8], own: u32, next_hops: &mut NextHops, ev
     }
 }
 
-/// The event that a message announces; `None` if it is about something else.
+/// The event of a message; `None` if it is about something else.
 fn event(message: &Message<'_>, next_hops: &NextHops) -> Result<Option<KernelEvent>, Undecodable> {
     Ok(match message.kind {
         Rtm::Newlink => link::link(message)?.map(KernelEvent::Link),

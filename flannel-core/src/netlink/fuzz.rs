@@ -1,4 +1,4 @@
-//! The decoding of netlink as one function of bytes, for fuzzing.
+//! Decoding of netlink messages as one function of bytes, for fuzzing.
 
 use super::message::{Datagram, Message, split};
 use super::next_hops::{self, NextHops};
@@ -8,14 +8,14 @@ use crate::kernel::KernelEvent;
 
 /// A port that nobody sends from.
 const OWN_PORT: u32 = u32::MAX;
-/// The number of a next-hop object that is written again.
+/// The id of a next-hop object that is encoded again.
 const NUMBER: u32 = 0x6600_0007;
 
-/// Decodes a datagram in every way there is.
+/// Decodes a datagram with all decoders.
 ///
 /// # Panics
-/// If a message reaches past its datagram, if bytes behind the datagram count, or if an object is not the same
-/// after it was encoded and decoded.
+/// If a message reaches past its datagram, if bytes after the datagram make a difference, or if an object is not the
+/// same after encoding and decoding.
 pub(crate) fn datagram(data: &[u8]) {
     let within = data.as_ptr_range();
     for message in split(data).flatten() {
@@ -30,7 +30,7 @@ pub(crate) fn datagram(data: &[u8]) {
     }) {
         again(object);
     }
-    // What lies behind the datagram in its buffer is another one's.
+    // Bytes after the datagram in its buffer belong to an earlier one.
     let mut longer = data.to_vec();
     longer.extend([0xff; 64]);
     assert_eq!(decoded(&longer[..data.len()]), seen);
@@ -42,7 +42,7 @@ fn decoded(datagram: &[u8]) -> Vec<KernelEvent> {
     events
 }
 
-/// All decoders, whatever the kind: a dump chooses by what was asked, not by what came.
+/// Runs all decoders on each message: a dump chooses its decoder by the request, not by the kind of the answer.
 pub(super) fn every_way(message: &Message<'_>) {
     _ = message.verdict();
     _ = link::link(message);
@@ -58,8 +58,8 @@ pub(super) fn every_way(message: &Message<'_>) {
 }
 
 fn again(object: &Object) {
-    // We write no others: routes that hold more than our type can say, or whose object only the bytes before
-    // told of, and links past 31 bits.
+    // Only objects that we write are encoded again. Others are routes with attributes that our type lacks, or through
+    // an object that only earlier bytes name, and links with indices over 31 bits.
     let number = match object {
         Object::Route(
             Route { plain: false, .. } | Route { through: Through::Object | Through::Spare(_), .. },

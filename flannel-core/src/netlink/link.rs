@@ -1,4 +1,4 @@
-//! Links, in both directions: changes -> request messages, messages -> [`Link`]. Pure.
+//! Links, in both directions: encodes changes as requests, and decodes messages as [`Link`]. Pure.
 
 use neli::FromBytesWithInput;
 use neli::consts::nl::NlmF;
@@ -34,17 +34,17 @@ fn with(link: LinkIndex, attrs: impl IntoIterator<Item = Rtattr<Ifla, Buffer>>) 
     of(link).rtattrs(attrs.into_iter().collect())
 }
 
-/// What to read all links by. Statistics are left out, being most of it.
+/// The request for all links, without statistics, which are most of the answer.
 pub(super) fn all_links() -> Ifinfomsg {
     link_of(LinkIndex(0), None)
 }
 
-/// What to read the link of a name by.
+/// The request for a link by name.
 pub(super) fn link_named(name: &str) -> Ifinfomsg {
     link_of(LinkIndex(0), Some(name))
 }
 
-/// What to read the link of a number by.
+/// The request for a link by index.
 pub(super) fn link_at(index: LinkIndex) -> Ifinfomsg {
     link_of(index, None)
 }
@@ -55,7 +55,7 @@ fn link_of(index: LinkIndex, name: Option<&str>) -> Ifinfomsg {
     with(index, [skip_stats].into_iter().chain(name)).build().expect("all fields are set")
 }
 
-/// Without a queue, as Go flannel's devices are.
+/// A link without a queue, as Go flannel's devices are.
 fn create(name: &str, mac: Option<MacAddr>, mtu: Option<Mtu>, kind: &LinkKind) -> IfinfomsgBuilder {
     let mut attrs = vec![attr(Ifla::Ifname, name)];
     attrs.extend(mtu.map(|mtu| attr(Ifla::Mtu, mtu.0)));
@@ -97,12 +97,12 @@ pub(super) fn link(message: &Message<'_>) -> Result<Option<Link>, Undecodable> {
     let attrs = body.rtattrs();
     let info = attribute(attrs, libc::IFLA_LINKINFO).map(nested).transpose()?;
     let name = info.as_ref().and_then(|info| attribute(info, libc::IFLA_INFO_KIND)).map(string);
-    // The attributes of other kinds are no part of it.
+    // [`Link`] has no attributes of other kinds.
     let vxlan = match &info {
         Some(info) if name.as_deref() == Some(VxlanLink::KIND) => kind_of(info)?,
         _ => None,
     };
-    // A message about one that is going may lack them.
+    // A message about a device that is being deleted may lack them.
     let vxlan =
         vxlan.filter(|kind| !kind.attrs.is_empty()).map(|kind| VxlanLink::of_kind(&kind)).transpose()?;
     let properties = attribute(attrs, libc::IFLA_PROP_LIST).map(nested).transpose()?;
@@ -122,7 +122,7 @@ pub(super) fn link(message: &Message<'_>) -> Result<Option<Link>, Undecodable> {
     }))
 }
 
-/// Which link is gone; `None` for a message that is about a bridge port.
+/// The link that is gone; `None` for a message that is about a bridge port.
 pub(super) fn gone(message: &Message<'_>) -> Result<Option<(LinkIndex, String)>, Undecodable> {
     let body: Ifinfomsg = message.body_as()?;
     if *body.ifi_family() != RtAddrFamily::Unspecified {

@@ -1,7 +1,7 @@
-//! The envelope of netlink messages: how they are packed into datagrams, and what a reply says.
+//! The headers of netlink messages: packing messages into datagrams, and reading replies.
 //!
-//! Bodies are neli's types. The envelope is read here, message by message from its own slice, because
-//! neli's reader trusts the lengths in it (it can panic) and drops the kernel's text in some replies.
+//! Bodies are neli's types. Headers are read here, each message from its own slice, because neli's reader trusts the
+//! lengths in them (it can panic) and drops the kernel's text in some replies.
 
 use std::borrow::Cow;
 use std::io::{self, Cursor};
@@ -19,7 +19,7 @@ const HEADER: usize = 16;
 /// `NLMSGERR_ATTR_MSG`: the kernel's text.
 const ATTR_MSG: u16 = 1;
 
-/// A message that does not have the form it should have.
+/// A message that can't be decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Undecodable(pub(super) Cow<'static, str>);
 
@@ -35,7 +35,7 @@ impl std::fmt::Display for Undecodable {
     }
 }
 
-/// Messages that go to the kernel in one datagram.
+/// Messages to the kernel in one datagram.
 #[derive(Debug, Default)]
 pub(super) struct Datagram {
     bytes: Cursor<Vec<u8>>,
@@ -70,9 +70,9 @@ pub(super) struct Message<'a> {
     pub(super) flags: NlmF,
     /// `nlmsg_seq`: that of the request; 0 in most notifications.
     pub(super) seq: u32,
-    /// `nlmsg_pid`: the port of the socket that is answered.
+    /// `nlmsg_pid`: the port id of the socket that is answered.
     pub(super) port: u32,
-    /// What follows the header.
+    /// The bytes after the header.
     pub(super) body: &'a [u8],
 }
 
@@ -86,7 +86,7 @@ pub(super) struct Verdict {
 }
 
 impl Verdict {
-    /// Why the request was refused, as far as the errno alone does not say it.
+    /// Why the request was refused, beyond its errno.
     pub(super) fn reason(self) -> String {
         match (self.errno, self.text.is_empty()) {
             (libc::EPERM, true) => "the process lacks CAP_NET_ADMIN".to_owned(),
@@ -101,7 +101,7 @@ impl Verdict {
     }
 }
 
-/// Splits a datagram into its messages. What can't be split ends it with an error.
+/// Splits a datagram into its messages. If the rest can't be split, the last item is an error.
 pub(super) fn split(mut datagram: &[u8]) -> impl Iterator<Item = Result<Message<'_>, Undecodable>> {
     std::iter::from_fn(move || {
         if datagram.is_empty() {
@@ -132,7 +132,7 @@ impl Message<'_> {
         if !is_error && !is_done {
             return Ok(None);
         }
-        // A DONE without a number is an old kernel's.
+        // Old kernels send a DONE without an errno.
         let errno = match u32_at(self.body, 0) {
             Some(number) => number.cast_signed().checked_neg().ok_or("errno out of range")?,
             None if is_done => 0,
@@ -153,7 +153,7 @@ impl Message<'_> {
     }
 }
 
-/// The attributes behind the request that an error message echoes: whole, or its header if `capped`.
+/// The attributes after the request that an error message echoes: the whole request, or only its header if `capped`.
 fn after_echo(body: &[u8], capped: bool) -> &[u8] {
     let echoed = if capped { Some(HEADER) } else { u32_at(body, 4).map(|len| len as usize) };
     echoed.and_then(|len| body.get(4..)?.get(len.checked_next_multiple_of(4)?..)).unwrap_or(&[])
@@ -166,7 +166,7 @@ fn text(attributes: &[u8]) -> String {
     attribute(&parsed, ATTR_MSG).map(string).unwrap_or_default()
 }
 
-/// The attributes of a message: number without flag bits, and payload.
+/// The attributes of a message: type without flag bits, and payload.
 pub(super) fn attributes<T: RtaType>(attributes: &RtBuffer<T, Buffer>) -> impl Iterator<Item = (u16, &[u8])> {
     // NLA_F_NESTED and NLA_F_NET_BYTEORDER are the two upper bits.
     attributes.iter().map(|attr| ((*attr.rta_type()).into() & 0x3fff, attr.rta_payload().as_ref()))
@@ -182,7 +182,7 @@ pub(super) fn string(payload: &[u8]) -> String {
     String::from_utf8_lossy(payload.split(|byte| *byte == 0).next().unwrap_or(&[])).into_owned()
 }
 
-/// A number in host order.
+/// A `u32` in host order.
 pub(super) fn number(payload: &[u8]) -> Result<u32, Undecodable> {
     payload.try_into().map(u32::from_ne_bytes).map_err(|_| "attribute is no 32-bit number".into())
 }

@@ -1,8 +1,8 @@
-//! The kernel of one network namespace, over rtnetlink.
+//! The kernel of one network namespace, by rtnetlink.
 //!
-//! Three sockets: one for requests that are answered once (`batch`), one for lists (`dump`), one that
-//! hears notifications (`events`). `encode`, `decode` and `link` turn values into messages and back and touch nothing
-//! else; `wire` has what they share. No type of the netlink library leaves this module.
+//! It has three sockets: one for requests that are answered once (`batch`), one for lists (`dump`), one for
+//! notifications (`events`). `encode`, `decode` and `link` turn values into messages and back, and are pure; `wire` has
+//! what they share. No type of the netlink library leaves this module.
 
 mod batch;
 mod decode;
@@ -51,14 +51,14 @@ use crate::kernel::{
 use crate::netns::Netns;
 use crate::port_holder;
 
-/// Speaks to the kernel about the network namespace in which it was opened.
+/// A connection to the kernel for the network namespace in which it was opened.
 pub struct Netlink {
     netns: Netns,
     requests: Requests,
     dumps: Dumps,
     events: Events,
     next_hops: NextHops,
-    /// `None` where the kernel has nothing of the kind.
+    /// `None` if the kernel has no nf_tables.
     tables: Option<NfTables>,
 }
 
@@ -79,8 +79,8 @@ impl Netlink {
         Self::open_in(&Netns::current()?)
     }
 
-    /// Opens the sockets in a network namespace. Notifications are collected from now on, so what is read later misses
-    /// none.
+    /// Opens the sockets in a network namespace. Notifications are collected from now on, so no change after this call
+    /// is missed.
     ///
     /// # Panics
     ///
@@ -150,7 +150,7 @@ impl Netlink {
             .dump("read next hops", Rtm::from(next_hops::GET), filter, filter, next_hops::decode)
             .await;
         let list = match list {
-            // It knows none, so it has none.
+            // A kernel that does not know next-hop objects has none.
             Err(error) if error.errno() == Some(libc::EOPNOTSUPP) => Vec::new(),
             list => list?,
         };
@@ -166,11 +166,11 @@ impl Netlink {
     }
 }
 
-/// What a look-up answers where no packet would go: no route, and the IPv4 route types `unreachable`,
-/// `prohibit` and `blackhole`.
+/// The errors of a look-up without a usable route: no route, and the IPv4 route types `unreachable`, `prohibit` and
+/// `blackhole`.
 const LEADS_NOWHERE: [i32; 4] = [libc::ENETUNREACH, libc::EHOSTUNREACH, libc::EACCES, libc::EINVAL];
 
-/// Keeps the objects of a scope's link, since a kernel may not filter as it was asked.
+/// Keeps the objects of a scope's link, since a kernel may not apply the filter.
 fn wanted(
     scope: Scope,
     decode: impl Fn(&Message<'_>) -> Result<Sight, Undecodable>,
@@ -193,7 +193,7 @@ impl Kernel for Netlink {
     }
 
     async fn link(&mut self, name: &str) -> Result<Option<Link>, KernelError> {
-        // No link has such a name, and the kernel calls the question wrong.
+        // No link can have such a name, and the kernel would refuse the request as invalid.
         if name.is_empty() || name.len() >= libc::IFNAMSIZ || name.contains('\0') {
             return Ok(None);
         }
@@ -201,7 +201,7 @@ impl Kernel for Netlink {
     }
 
     async fn link_at(&mut self, index: LinkIndex) -> Result<Option<Link>, KernelError> {
-        // The number of none, by which the kernel would take the question for one without a link.
+        // No link has index 0; the kernel would take the request for one without a link.
         if index == LinkIndex(0) {
             return Ok(None);
         }
@@ -255,7 +255,7 @@ impl Kernel for Netlink {
         if scope.kinds.fdb {
             objects.extend(self.read_fdb(scope).await?);
         }
-        // Before the routes that name them.
+        // Read before the routes that refer to them.
         if scope.kinds.next_hops {
             objects.extend(self.read_next_hops(scope).await?);
         }
@@ -283,7 +283,7 @@ impl Kernel for Netlink {
             .dump("read where packets are forwarded", netconf::get(), all, all, netconf::forwarding)
             .await;
         match list {
-            // Without the family, or before Linux 3.8, it does not tell.
+            // A kernel without the family, or before Linux 3.8, does not report it.
             Err(error) if matches!(error.errno(), Some(libc::EOPNOTSUPP | libc::EAFNOSUPPORT)) => {
                 Ok(Vec::new())
             }

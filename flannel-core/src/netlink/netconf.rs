@@ -1,4 +1,4 @@
-//! The settings of links that the kernel announces (`linux/netconf.h`): whether they forward.
+//! Forwarding settings of links, for which the kernel sends notifications (`linux/netconf.h`).
 
 use std::io::Cursor;
 
@@ -11,7 +11,7 @@ use super::wire::family_of;
 use crate::addr::{Family, LinkIndex};
 use crate::kernel::{ConfOf, Forwarding};
 
-/// The number of a notification.
+/// The message type of a notification.
 pub(super) const NEW: u16 = libc::RTM_NEWNETCONF;
 /// `NETCONFA_IFINDEX`.
 const IFINDEX: u16 = 1;
@@ -24,12 +24,12 @@ const DEFAULT: i32 = -2;
 /// `struct netconfmsg`, a byte, with its padding.
 const BODY: usize = 4;
 
-/// The number of a question.
+/// The message type of a request.
 pub(super) fn get() -> Rtm {
     Rtm::from(libc::RTM_GETNETCONF)
 }
 
-/// Asks for the settings of all links of a family: `struct netconfmsg`, a byte, with its padding.
+/// The body of a request for the settings of all links of a family: `struct netconfmsg`, a byte, with its padding.
 pub(super) fn of(family: Family) -> u32 {
     let number = match family {
         Family::V4 => libc::AF_INET,
@@ -38,7 +38,7 @@ pub(super) fn of(family: Family) -> u32 {
     u32::from_ne_bytes([u8::try_from(number).expect("a family number is small"), 0, 0, 0])
 }
 
-/// What a message says about forwarding; `None` if it is about something else.
+/// The forwarding setting in a message; `None` if it is about something else.
 pub(super) fn forwarding(message: &Message<'_>) -> Result<Option<Forwarding>, Undecodable> {
     let Some(family) = message.body.first().copied().and_then(family_of) else { return Ok(None) };
     let attrs = message.body.get(BODY..).ok_or("netconf message is too short")?;

@@ -1,8 +1,9 @@
-//! Next-hop objects: their numbers, and their messages. Nothing outside knows a number.
+//! Next-hop objects: their ids and messages. No code outside of netlink knows an id.
 //!
-//! A link and a gateway have one object of ours, the chosen one, and routes name its number. The book is
-//! filled by lists, by what we create and by what others announce. What we did ourselves we know from the
-//! kernel's answers, so our own notifications are left out: those that come late would be taken for news.
+//! For a link and a gateway there is one object of ours, the chosen one, and routes refer to its id. The map of ids is
+//! filled from dumps, from our own creations, and from notifications about others' changes. Notifications of our own
+//! changes are ignored: the kernel's answers already say what we did, and late notifications would look like further
+//! changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Cursor;
@@ -26,14 +27,14 @@ pub(super) const GET: u16 = 106;
 const ID: u16 = 1;
 const OIF: u16 = 5;
 const GATEWAY: u16 = 6;
-/// Bytes of `struct nhmsg`: family, scope, protocol, a reserved one, and flags.
+/// Bytes of `struct nhmsg`: family, scope, protocol, a reserved byte, and flags.
 const HEADER: usize = 8;
 
-/// Our numbers: the protocol is the highest byte, so that an operator knows them when they see one.
+/// The first of our ids. Their highest byte is the protocol, so that an operator recognises them.
 const FIRST: u32 = (ROUTE_PROTOCOL as u32) << 24;
 const LAST: u32 = FIRST | 0x00ff_ffff;
 
-/// What a number stands for, if that has one gateway or none.
+/// The object of an id, if it has one gateway or none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) link: LinkIndex,
@@ -43,21 +44,21 @@ pub(super) struct Entry {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// As we write them.
+    /// Ours, as we write it.
     Ours,
-    /// With our protocol, but not as we write them.
+    /// With our protocol, but other attributes than we write.
     Odd,
     /// Somebody else's.
     Foreign,
 }
 
-/// The next-hop objects on the links of which they were read.
+/// The next-hop objects of the links for which they were read.
 #[derive(Debug)]
 pub(super) struct NextHops {
     links: BTreeSet<LinkIndex>,
     entries: BTreeMap<u32, Entry>,
     chosen: BTreeMap<(LinkIndex, IpAddr), u32>,
-    /// The number to try next.
+    /// The id to try next.
     pub(super) next: u32,
 }
 
@@ -73,7 +74,7 @@ impl Default for NextHops {
 }
 
 impl NextHops {
-    /// Takes a complete list of what is on a link, and returns the objects in it.
+    /// Replaces what is known of a link by a complete list, and returns the objects in it.
     pub(super) fn read(
         &mut self,
         link: LinkIndex,
@@ -98,7 +99,7 @@ impl NextHops {
         entries.filter(move |(_, entry)| entry.link == link)
     }
 
-    /// Notes what a number stands for. The first of its link and gateway is chosen.
+    /// Records the object of an id. The first one of its link and gateway becomes the chosen one.
     pub(super) fn learn(&mut self, number: u32, entry: Entry) {
         self.entries.insert(number, entry);
         if let (Kind::Ours, Some(gateway)) = (entry.kind, entry.gateway) {
@@ -106,8 +107,8 @@ impl NextHops {
         }
     }
 
-    /// Notes that a number stands for nothing any more. No other is chosen: what is chosen must not change
-    /// under routes that are already there.
+    /// Records that an id is no longer in use. No other object becomes the chosen one, since that must not change for
+    /// existing routes.
     pub(super) fn forget(&mut self, number: u32) -> Option<NextHop> {
         let entry = self.entries.get(&number).copied()?;
         let object = self.object(number, entry);
@@ -120,7 +121,7 @@ impl NextHops {
         object
     }
 
-    /// Notes that a link is gone, and everything on it.
+    /// Forgets a link and everything on it.
     pub(super) fn forget_link(&mut self, link: LinkIndex) {
         if self.links.remove(&link) {
             self.entries.retain(|_, entry| entry.link != link);
@@ -128,27 +129,28 @@ impl NextHops {
         }
     }
 
-    /// The object of a number, if it is ours.
+    /// The object of an id, if it is ours.
     fn object(&self, number: u32, Entry { link, gateway, kind }: Entry) -> Option<NextHop> {
         let gateway = gateway.filter(|_| kind != Kind::Foreign)?;
         let spare = (self.chosen.get(&(link, gateway)) != Some(&number)).then_some(number);
         Some(NextHop { link, gateway, spare })
     }
 
-    /// The number of an object.
+    /// The id of an object.
     pub(super) fn number_of(&self, next_hop: &NextHop) -> Option<u32> {
         let NextHop { link, gateway, spare } = *next_hop;
         spare.or_else(|| self.chosen.get(&(link, gateway)).copied())
     }
 
-    /// What a route with this number goes through, and how it says so; `None` if the number is unknown.
+    /// The gateway and link of a route with this id, and its [`Through`] if the object is ours; `None` if the id is
+    /// unknown.
     pub(super) fn resolve(&self, number: u32) -> Option<(Entry, Option<Through>)> {
         let entry = *self.entries.get(&number)?;
         let through = |object: NextHop| object.spare.map_or(Through::Object, Through::Spare);
         Some((entry, self.object(number, entry).map(through)))
     }
 
-    /// A number for a new object. Whether it is free the kernel says.
+    /// An id for a new object. The kernel decides whether it is free.
     pub(super) fn new_number(&mut self) -> u32 {
         loop {
             let number = self.next;
@@ -159,25 +161,25 @@ impl NextHops {
         }
     }
 
-    /// Goes on elsewhere, since somebody else uses our numbers here.
+    /// Continues at another place of our range, since somebody else uses ids here.
     pub(super) fn jump(&mut self) {
         self.next = FIRST + fastrand::u32(..=LAST - FIRST);
     }
 
-    /// Notes that an object was created. It is the chosen one now.
+    /// Records that an object was created. It is the chosen one now.
     pub(super) fn created(&mut self, number: u32, NextHop { link, gateway, .. }: NextHop) {
         self.entries.insert(number, Entry { link, gateway: Some(gateway), kind: Kind::Ours });
         self.chosen.insert((link, gateway), number);
     }
 
-    /// Takes a notification of somebody else.
+    /// Applies a notification about somebody else's change.
     pub(super) fn announced(
         &mut self,
         message: &Message<'_>,
         events: &mut Vec<KernelEvent>,
     ) -> Result<(), Undecodable> {
         let Some((number, entry)) = decode(message)? else {
-            // A group, say, under a number that was one of ours.
+            // It may be a group, for example, with an id that was one of ours.
             if let Some(number) = number_in(message)? {
                 events.extend(self.gone(number));
             }
@@ -212,7 +214,7 @@ pub(super) fn delete(number: u32) -> Buffer {
     body(0, 0, 0, &[attr(ID, number)].into_iter().collect())
 }
 
-/// What to list objects by.
+/// The filter of a next-hop dump.
 pub(super) fn of_link(link: LinkIndex) -> Buffer {
     body(0, 0, 0, &[attr(OIF, link.0)].into_iter().collect())
 }
@@ -236,7 +238,7 @@ fn number_in(message: &Message<'_>) -> Result<Option<u32>, Undecodable> {
     attribute(&attributes_of(message)?, ID).map(number).transpose()
 }
 
-/// An object with its number; `None` for groups, blackholes and others without a link of their own.
+/// An object with its id; `None` for groups, blackholes and others without a link of their own.
 pub(super) fn decode(message: &Message<'_>) -> Result<Option<(u32, Entry)>, Undecodable> {
     let attrs = attributes_of(message)?;
     let (Some(id), Some(oif)) = (attribute(&attrs, ID), attribute(&attrs, OIF)) else { return Ok(None) };

@@ -1,4 +1,4 @@
-//! Notifications of `nf_tables`: whose rules changed. What iptables' nft variant does is announced, too.
+//! Notifications of `nf_tables` about changed rules, which include those of iptables' nft variant.
 
 use std::collections::BTreeSet;
 use std::io::Cursor;
@@ -23,11 +23,11 @@ const DEL_CHAIN: u16 = 5;
 const NEW_GENERATION: u16 = 15;
 /// Bytes of `struct nfgenmsg`, of which the first is the family.
 const HEADER: usize = 4;
-/// `NFTA_TABLE_NAME`, and the same number in chains, rules, sets and all else that belongs to a table.
+/// `NFTA_TABLE_NAME`. Chains, rules, sets and all other parts of a table use the same number.
 const TABLE: u16 = 1;
 /// `NFTA_CHAIN_HOOK`, which base chains have.
 const CHAIN_HOOK: u16 = 4;
-/// Pause after an error of the socket itself, which would come again at once.
+/// The pause after an error of the socket itself, which would occur again at once.
 pub(super) const PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// What changed.
@@ -35,13 +35,13 @@ pub(super) const PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
 pub struct RulesetChange {
     /// The tables: family (`NFPROTO_*` of `linux/netfilter.h`) and name.
     pub tables: BTreeSet<(u8, String)>,
-    /// Whether a base chain, or its policy, is among it.
+    /// Whether a base chain or its policy changed.
     pub base_chains: bool,
     /// Whether notifications were lost, so that anything may have changed.
     pub unknown: bool,
 }
 
-/// Hears of changes of `nf_tables` in one network namespace.
+/// Receives notifications of `nf_tables` in one network namespace.
 pub struct RulesetEvents {
     socket: Socket,
 }
@@ -53,7 +53,7 @@ impl std::fmt::Debug for RulesetEvents {
 }
 
 impl RulesetEvents {
-    /// Listens in a network namespace. What is read later misses nothing.
+    /// Subscribes in a network namespace. No change after this call is missed.
     ///
     /// # Panics
     ///
@@ -63,7 +63,7 @@ impl RulesetEvents {
         Ok(Self { socket })
     }
 
-    /// Waits for changes and takes those that are there. Dropping the future loses none.
+    /// Waits for changes and returns all that have arrived. Dropping the future loses none.
     pub async fn next(&mut self) -> RulesetChange {
         let mut change = RulesetChange::default();
         match self.socket.receive().await {
@@ -79,7 +79,7 @@ impl RulesetEvents {
         self.take(change)
     }
 
-    /// Takes the changes that are announced already, if any.
+    /// Returns the changes that have arrived already, if any.
     pub fn pending(&mut self) -> RulesetChange {
         self.take(RulesetChange::default())
     }
@@ -100,7 +100,7 @@ impl RulesetEvents {
     }
 }
 
-/// Notes what a datagram announces. What can't be decoded announced something that is now unknown.
+/// Adds the changes in a datagram. If it can't be decoded, anything may have changed.
 fn note_all(datagram: &[u8], change: &mut RulesetChange) {
     for message in split(datagram) {
         if let Err(error) = message.and_then(|message| note(&message, change)) {
@@ -125,18 +125,17 @@ fn note(message: &Message<'_>, change: &mut RulesetChange) -> Result<(), Undecod
     Ok(())
 }
 
-/// The attributes of a notification, of which the first byte of its body is the family; `None` for those of a new
-/// generation.
+/// The attributes of a notification; `None` for one about a new generation. The first byte of its body is the family.
 fn attributes_of(message: &Message<'_>) -> Result<Option<RtBuffer<u16, Buffer>>, Undecodable> {
     let kind = u16::from(message.kind) & 0xff;
     if (NEW_GENERATION..=NEW_GENERATION + 1).contains(&kind) {
         return Ok(None);
     }
     let (_, attributes) =
-        message.body.split_at_checked(HEADER).ok_or("announcement shorter than its header")?;
+        message.body.split_at_checked(HEADER).ok_or("notification shorter than its header")?;
     RtBuffer::from_bytes_with_input(&mut Cursor::new(attributes), attributes.len())
         .map(Some)
-        .map_err(|_| "announcement with broken attributes".into())
+        .map_err(|_| "notification with broken attributes".into())
 }
 
 /// What a notification is about.
@@ -145,7 +144,7 @@ pub(super) struct Named {
     pub(super) family: u8,
     /// The table.
     pub(super) table: String,
-    /// What follows its name: that of the set in notifications of elements.
+    /// The attribute after its name: in notifications of elements the name of the set.
     pub(super) second: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! A netlink socket on the reactor.
+//! A netlink socket for tokio.
 
 use std::io;
 use std::time::Duration;
@@ -14,18 +14,18 @@ use tokio::time::Instant;
 use super::sys;
 use crate::kernel::KernelError;
 
-/// Receive buffer of a socket, in bytes. The default (about 200 KiB) holds the answers to 256 failed
-/// messages, or 256 notifications.
+/// The receive buffer of a socket, in bytes. The default (about 200 KiB) has space for the answers to 256 failed
+/// messages, or for 256 notifications.
 pub(super) const RECEIVE_BUFFER: usize = 8 << 20;
 
 /// The largest datagram that is read. The kernel builds none larger than 32 KiB.
 const DATAGRAM: usize = 64 << 10;
 
-/// How long an answer may take. The kernel answers before the request's `send` returns, so what is not
-/// there soon was lost.
+/// How long an answer may take. The kernel answers before the request's `send` returns, so an answer that is not there
+/// soon was lost.
 pub(super) const DEADLINE: Duration = Duration::from_secs(5);
 
-/// A netlink socket of the namespace in which the opening thread was.
+/// A netlink socket in the namespace of the thread that opened it.
 pub(super) struct Socket {
     fd: AsyncFd<NlSocket>,
     port: u32,
@@ -38,7 +38,7 @@ impl Socket {
         Self::open_family(NlFamily::Route, groups, receive_buffer)
     }
 
-    /// Opens a socket of another netlink family; `groups` are the numbers that it gives them.
+    /// Opens a socket of another netlink family; `groups` are numbers of that family.
     pub(super) fn open_family(
         family: NlFamily,
         groups: &[u32],
@@ -50,29 +50,29 @@ impl Socket {
         socket.nonblock().map_err(set_up)?;
         let port = socket.pid().map_err(set_up)?;
         let fd = sys::register(socket).map_err(set_up)?;
-        // The first needs CAP_NET_ADMIN in the first user namespace, the second is capped by rmem_max.
+        // The first option needs CAP_NET_ADMIN in the initial user namespace, the second is limited by rmem_max.
         setsockopt(&fd, sockopt::RcvBufForce, &receive_buffer)
             .or_else(|_| setsockopt(&fd, sockopt::RcvBuf, &receive_buffer))
             .map_err(|errno| set_up(errno.into()))?;
         Ok(Self { fd, port, datagram: vec![0; DATAGRAM] })
     }
 
-    /// The socket's own number (`nl_pid`), which answers to it carry.
+    /// The socket's port id (`nl_pid`), which answers to it carry.
     pub(super) fn port(&self) -> u32 {
         self.port
     }
 
-    /// Asks for error texts. Kernels without them only number their errors.
+    /// Asks for extended-ACK texts. Kernels without them send only the errno.
     pub(super) fn ask_for_texts(&self) {
         _ = self.fd.get_ref().enable_ext_ack(true);
     }
 
-    /// Asks the kernel to check dump requests and to filter as they say. Returns whether it will.
+    /// Asks the kernel for strict checking, by which it applies the filters of dump requests. Returns whether it will.
     pub(super) fn be_strict(&self, strict: bool) -> bool {
         self.fd.get_ref().enable_strict_checking(strict).is_ok() && strict
     }
 
-    /// Sends a datagram. The kernel has carried out all of it on return.
+    /// Sends a datagram. On return the kernel has processed all of it.
     pub(super) async fn send(&self, datagram: &[u8]) -> io::Result<()> {
         self.fd.async_io(Interest::WRITABLE, |socket| socket.send(datagram, Msg::empty())).await.map(drop)
     }
@@ -94,7 +94,7 @@ impl Socket {
         tokio::time::timeout_at(deadline, self.receive()).await?
     }
 
-    /// Takes a datagram if one is there.
+    /// Returns a datagram if one has arrived.
     pub(super) fn try_receive(&mut self) -> io::Result<Option<&[u8]>> {
         match read(self.fd.get_ref(), &mut self.datagram) {
             Ok(len) => Ok(Some(&self.datagram[..len])),
@@ -104,7 +104,7 @@ impl Socket {
     }
 }
 
-/// Reads one datagram. A longer one than fits is an error ([`is_lost`]).
+/// Reads one datagram. One that is too long for the buffer is an error ([`is_lost`]).
 fn read(socket: &NlSocket, datagram: &mut [u8]) -> io::Result<usize> {
     loop {
         match socket.recv(&mut *datagram, Msg::TRUNC) {
@@ -123,7 +123,7 @@ pub(super) fn is_lost(error: &io::Error) -> bool {
         || matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::EMSGSIZE))
 }
 
-/// What a failure to send or receive means for the request that was being made.
+/// The error of a request that could not be sent or whose answer could not be received.
 pub(super) fn failed(error: io::Error, doing: &'static str, what: &str) -> KernelError {
     if is_lost(&error) {
         KernelError::Lost { what: what.to_owned() }

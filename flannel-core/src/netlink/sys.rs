@@ -1,4 +1,4 @@
-//! The one thing that the compiler can't check.
+//! The one unsafe call of this module.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -6,7 +6,7 @@ use std::io;
 use neli::socket::NlSocket;
 use tokio::io::unix::AsyncFd;
 
-/// Puts a socket on the reactor.
+/// Registers a socket with tokio's reactor.
 pub(super) fn register(socket: NlSocket) -> io::Result<AsyncFd<NlSocket>> {
     // SAFETY: an `NlSocket` owns its descriptor, always names the same one and closes it only when it is
     // dropped; `AsyncFd` owns the `NlSocket` and gives out no more than shared references here.

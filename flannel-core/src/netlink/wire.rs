@@ -1,5 +1,5 @@
-//! What messages about routes, neighbours and next hops are made of, in both directions: numbers that neli lacks,
-//! families, addresses, attributes. Pure, and panics on no input.
+//! Parts of messages about routes, neighbours and next hops, in both directions: constants that neli lacks, families,
+//! addresses, attributes. Pure, and never panics.
 
 use std::net::IpAddr;
 
@@ -19,7 +19,7 @@ pub(super) const RTNH_F_ONLINK: u32 = 4;
 pub(super) const RTA_VIA: u16 = 18;
 /// `RTA_PREF`: the router preference of an IPv6 route.
 pub(super) const RTA_PREF: u16 = 20;
-/// `RTA_NH_ID`: the number of a next-hop object.
+/// `RTA_NH_ID`: the id of a next-hop object.
 pub(super) const RTA_NH_ID: u16 = 30;
 
 /// The kernel's number of a family.
@@ -76,7 +76,7 @@ pub(super) fn read_mac(payload: &[u8]) -> Option<MacAddr> {
     payload.try_into().ok().map(MacAddr)
 }
 
-/// A link index where the kernel has a signed field. Real ones are small and positive.
+/// A link index for a signed field of the kernel. Real indices are small and positive.
 pub(super) fn index(link: LinkIndex) -> i32 {
     link.0.cast_signed()
 }

@@ -1,4 +1,5 @@
-//! Messages of `nf_tables` -> values. Pure. What others made is read as far as it matters, and never trusted.
+//! Decodes messages of `nf_tables`. Pure. Tables of others are read as far as it matters, and their content is never
+//! trusted.
 
 use std::io::Cursor;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -15,7 +16,7 @@ use crate::addr::Family;
 const HEADER: usize = 4;
 
 type Attributes = RtBuffer<u16, Buffer>;
-/// Something with the name of its table; `None` for another kind of message.
+/// A value with the name of its table; `None` for another kind of message.
 type InTable<T> = Result<Option<(String, T)>, Undecodable>;
 
 fn parse(bytes: &[u8]) -> Result<Attributes, Undecodable> {
@@ -23,7 +24,7 @@ fn parse(bytes: &[u8]) -> Result<Attributes, Undecodable> {
         .map_err(|_| "broken attributes".into())
 }
 
-/// The attributes of a message of this kind, about something in a table of a family that we have tables of.
+/// The attributes of a message of this kind, if it is about a table of one of our families.
 fn of_kind(message: &Message<'_>, kind: u16) -> Result<Option<Attributes>, Undecodable> {
     let (header, rest) = message.body.split_at_checked(HEADER).ok_or("message shorter than its header")?;
     if u16::from(message.kind) & 0xff != kind || family(header[0]).is_none() {
@@ -55,7 +56,7 @@ pub(super) fn table(message: &Message<'_>) -> InTable<u32> {
     Ok(Some((text(&attrs, 1)?, flags)))
 }
 
-/// The table of a chain, its name, and how it is hooked in if it is.
+/// The table of a chain, its name, and how it gets its packets.
 pub(super) fn chain(message: &Message<'_>) -> InTable<(String, Place)> {
     let Some(attrs) = of_kind(message, NEW_CHAIN)? else { return Ok(None) };
     let place = attribute(&attrs, 4).map(|hook| place(hook, &attrs)).transpose()?;
@@ -80,7 +81,7 @@ pub(super) fn rule(message: &Message<'_>) -> Result<Option<(String, String, Stri
     Ok(Some((text(&attrs, 1)?, text(&attrs, 2)?, comment)))
 }
 
-/// The comment in what a program keeps with a rule: entries of type, length, bytes.
+/// The comment in the user data of a rule: entries of type, length, bytes.
 fn comment(mut data: &[u8]) -> Option<String> {
     while let [kind, len, rest @ ..] = data {
         let (value, rest) = rest.split_at_checked(usize::from(*len))?;

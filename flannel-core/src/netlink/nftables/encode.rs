@@ -1,4 +1,4 @@
-//! Values -> messages of `nf_tables`. Pure.
+//! Encodes values as messages of `nf_tables`. Pure.
 
 use std::net::IpAddr;
 
@@ -32,7 +32,7 @@ pub(super) const GET_ELEMENTS: u16 = 13;
 pub(super) const DEL_ELEMENTS: u16 = 14;
 /// `NFT_TABLE_F_DORMANT`.
 pub(super) const TABLE_DORMANT: u32 = 1;
-/// `NFT_SET_TIMEOUT` and `NFT_SET_EVAL`: elements that go by themselves, and that packets add.
+/// `NFT_SET_TIMEOUT` and `NFT_SET_EVAL`: elements that expire, and that packets add.
 pub(super) const SET_DYNAMIC: u32 = 0x10 | 0x20;
 /// `nft`'s numbers of the types of elements.
 const TYPE_IPV4: u32 = 7;
@@ -52,7 +52,7 @@ impl TableFamily {
     }
 }
 
-/// Attributes that are being written. Numbers are in network order, as everywhere in `nf_tables`.
+/// A buffer of attributes. Numbers are in network order, as everywhere in `nf_tables`.
 #[derive(Debug, Default)]
 pub(super) struct Attrs(Vec<u8>);
 
@@ -104,8 +104,8 @@ fn rules(table: &Table) -> usize {
     table.chains.iter().map(|chain| chain.rules.len()).sum()
 }
 
-/// A transaction as a datagram whose messages are numbered from `first`, and the number of the last one before its
-/// end, which is answered.
+/// A transaction as a datagram with messages numbered from `first`, and the number of the last message before its end,
+/// which is acknowledged.
 pub(super) fn transaction(changes: &[Change<'_>], first: u32) -> (Datagram, u32) {
     let last = first + messages(changes);
     let mut writer = Writer { datagram: Datagram::default(), family: TableFamily::Inet, seq: first, last };
@@ -119,7 +119,7 @@ pub(super) fn transaction(changes: &[Change<'_>], first: u32) -> (Datagram, u32)
 
 struct Writer {
     datagram: Datagram,
-    /// Of the table that is written about.
+    /// The family of the table.
     family: TableFamily,
     seq: u32,
     last: u32,
@@ -229,7 +229,7 @@ fn new_set(it: &mut Attrs, table: &str, set: &Set, number: u32) {
         it.nest(9, |it| it.u32(1, size));
         it.put(11, &timeout.to_be_bytes());
     }
-    // What `nft` needs to show elements: that they are in network order.
+    // `nft` needs this to show elements: they are in network order.
     it.put(13, &[&[0, 4], 2_u32.to_ne_bytes().as_slice()].concat());
 }
 
@@ -263,7 +263,7 @@ fn elements(it: &mut Attrs, table: &str, set: &str, addrs: &[IpAddr]) {
     });
 }
 
-/// The question for a list, of one table and one set where they are given.
+/// The request for a dump, limited to one table and one set if given.
 pub(super) fn dump(family: TableFamily, kind: u16, of: Option<(&str, Option<&str>)>, seq: u32) -> Datagram {
     let mut datagram = Datagram::default();
     let body = body(family, |it| {

@@ -1,4 +1,4 @@
-//! Notifications about tables of one name: what others changed in them.
+//! Notifications about changes that others make in tables of one name.
 
 use neli::consts::socket::NlFamily;
 use tracing::{debug, warn};
@@ -19,13 +19,13 @@ pub(crate) struct TableChange {
     pub(crate) elements: bool,
 }
 
-/// Hears of changes of the tables of one name.
+/// Receives notifications about the tables of one name.
 pub(crate) struct TableEvents {
     socket: Socket,
 }
 
 impl TableEvents {
-    /// Listens in the network namespace of the calling thread. What is read later misses nothing.
+    /// Subscribes in the network namespace of the calling thread. No change after this call is missed.
     ///
     /// # Panics
     ///
@@ -34,8 +34,8 @@ impl TableEvents {
         Ok(Self { socket: Socket::open_family(NlFamily::Netfilter, &[GROUP], RECEIVE_BUFFER)? })
     }
 
-    /// Waits until somebody other than `port` changes a `table` of one of our families, or elements of one of `sets` in it. Dropping the
-    /// future loses no more than one datagram.
+    /// Waits until somebody other than the socket `port` changes a `table` of one of our families, or elements of one
+    /// of `sets` in it. Dropping the future loses one datagram at most.
     pub(crate) async fn next(&mut self, table: &str, sets: &[&str], port: u32) -> TableChange {
         loop {
             let mut change = TableChange::default();

@@ -1,4 +1,4 @@
-//! Terms of rules -> the kernel's expressions. Pure.
+//! Encodes terms of rules as the kernel's expressions. Pure.
 
 use super::encode::Attrs;
 use super::value::{Key, Term, Verdict};
@@ -8,7 +8,7 @@ use crate::addr::{Family, Subnet};
 const NAME: u16 = 1;
 const DATA: u16 = 2;
 const ELEM: u16 = 1;
-/// The registers: of verdicts, and of four words each, of which every word has a number, too.
+/// The registers: of verdicts, and of four words each. Each word has a number, too.
 const VERDICT: u32 = 0;
 const REG: u32 = 1;
 const REG_WORDS: u32 = 8;
@@ -76,7 +76,7 @@ fn expressions(list: &mut Attrs, term: &Term) {
             payload(list, TRANSPORT, (2, 2), REG);
             cmp(list, EQ, &port.to_be_bytes());
         }
-        // Behind the UDP header of 8 bytes: flags and reserved bytes, then the VNI (RFC 7348 section 5).
+        // After the UDP header of 8 bytes come flags and reserved bytes, then the VNI (RFC 7348 section 5).
         Term::Vni(vni) => {
             payload(list, TRANSPORT, (12, 3), REG);
             cmp(list, EQ, &vni.get().to_be_bytes()[1..]);
@@ -136,7 +136,7 @@ fn payload(list: &mut Attrs, base: u32, (offset, len): (u32, u32), register: u32
     });
 }
 
-/// The packet's family has to be known before.
+/// An earlier term must have checked the packet's family.
 fn prefix(list: &mut Attrs, subnet: Subnet, offset: u32) {
     let (_, _, len) = place(subnet.family());
     let octets = |addr| match addr {

@@ -1,11 +1,12 @@
 //! Tables of our own in `nf_tables`: rules, sets and their elements, changed in transactions and read back.
 //!
-//! A transaction is one datagram: `NFNL_MSG_BATCH_BEGIN`, the messages, `NFNL_MSG_BATCH_END`. The kernel does all of
-//! it or nothing, answers every message that fails, and success where it is asked to, which is for the last message
-//! before the end. What fails as a whole (no right, no `nf_tables`, no memory) is answered to the first message.
+//! A transaction is one datagram: `NFNL_MSG_BATCH_BEGIN`, the messages, `NFNL_MSG_BATCH_END`. The kernel carries out
+//! all of it or nothing. It answers every message that fails, and success only where it is asked to, on the last
+//! message before the end. A failure of the whole transaction (no permission, no `nf_tables`, no memory) is the answer
+//! to the first message.
 //!
 //! Only what this crate needs is here: [`value`] has the values, [`expr`] and [`encode`] turn them into messages,
-//! [`decode`] reads lists, and [`events`] hears what others change.
+//! [`decode`] reads dumps, and [`events`] receives notifications about changes of others.
 
 mod decode;
 mod encode;
@@ -29,9 +30,10 @@ pub(crate) use value::{
     Chain, Change, Counted, Hook, Key, Seen, Set, Table, TableFamily, Term, Verdict as Ruling,
 };
 
-/// How often a list that changes disturb is read.
+/// How many times a dump that changes interrupt is tried.
 const TRIES: usize = 10;
-/// Elements of one transaction, which has to fit the socket's send buffer and 64 KiB of one attribute.
+/// The number of elements in one transaction, which has to fit into the socket's send buffer, and into 64 KiB of one
+/// attribute.
 const ELEMENTS: usize = 1000;
 
 /// Reads and changes tables of families `inet` and `netdev` in one network namespace.
@@ -52,12 +54,12 @@ impl NfTables {
         Ok(Self { socket, next: 1 })
     }
 
-    /// The socket's number, which notifications of what we changed carry.
+    /// The socket's port id (`nl_pid`), which notifications of our own changes carry.
     pub(crate) fn port(&self) -> u32 {
         self.socket.port()
     }
 
-    /// Does all of it or nothing. `what` is a verb phrase.
+    /// Carries out all changes or none. `what` is a verb phrase for errors.
     pub(crate) async fn transact(&mut self, what: &str, changes: &[Change<'_>]) -> Result<(), KernelError> {
         if changes.is_empty() {
             return Ok(());
@@ -86,7 +88,7 @@ impl NfTables {
         }
     }
 
-    /// Adds and removes elements of the sets for addresses, in as many transactions as they need.
+    /// Adds and removes elements of the sets for addresses, in as many transactions as necessary.
     pub(crate) async fn change_elements(
         &mut self,
         table: &str,
@@ -111,7 +113,7 @@ impl NfTables {
         Ok(tables.into_iter().map(|(name, _)| name).collect())
     }
 
-    /// What there is of a table, but for the elements of its sets; `None` if there is no such table.
+    /// Reads a table without the elements of its sets; `None` if there is no such table.
     pub(crate) async fn read(
         &mut self,
         family: TableFamily,
@@ -181,7 +183,7 @@ impl NfTables {
             }
             match end {
                 Some(Verdict { errno: 0, .. }) | None if !interrupted => return Ok(list),
-                // Somebody committed a transaction meanwhile.
+                // Somebody committed a transaction meanwhile, so the dump is repeated.
                 Some(Verdict { errno: 0 | libc::EINTR, .. }) | None => {}
                 Some(verdict) => return Err(verdict.refused(what.to_owned())),
             }

@@ -1,4 +1,4 @@
-//! What a table of ours consists of. Pure.
+//! The parts of our nf_tables tables, as values. Pure.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,16 +6,16 @@ use std::net::IpAddr;
 
 use crate::addr::{Family, Subnet, Vni};
 
-/// The family of a table: which packets its chains can see.
+/// The family of a table, which decides which packets its chains see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TableFamily {
     /// IPv4 and IPv6 packets on their way through the stack.
     Inet,
-    /// Frames of any kind, as they come in by one link.
+    /// All frames that come in by one link.
     Netdev,
 }
 
-/// A table as it should be, without the elements of its sets.
+/// A desired table, without the elements of its sets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Table {
     /// Its family. Tables of two families can have the same name.
@@ -24,7 +24,7 @@ pub(crate) struct Table {
     pub(crate) name: String,
     /// Its sets.
     pub(crate) sets: Vec<Set>,
-    /// Its chains, those that are jumped to before those that jump.
+    /// Its chains; a chain comes before those that jump to it.
     pub(crate) chains: Vec<Chain>,
 }
 
@@ -33,13 +33,14 @@ pub(crate) struct Table {
 pub(crate) struct Set {
     /// Its name.
     pub(crate) name: String,
-    /// What its elements are.
+    /// The type of its elements.
     pub(crate) key: Key,
-    /// For a set that packets fill: the most elements, and after how many milliseconds without a packet one goes.
+    /// For a set that packets fill: the maximum number of elements, and after how many milliseconds without a packet
+    /// one is removed.
     pub(crate) dynamic: Option<(u32, u64)>,
 }
 
-/// What elements of a set are.
+/// The type of a set's elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Key {
     /// An address.
@@ -53,18 +54,18 @@ pub(crate) enum Key {
 pub(crate) struct Chain {
     /// Its name.
     pub(crate) name: String,
-    /// Where packets come from; `None` for a chain that others jump to.
+    /// Its hook; `None` for a chain that others jump to.
     pub(crate) hook: Option<Hook>,
-    /// Its rules: terms that must all hold, in this order.
+    /// Its rules: terms that must all match, in this order.
     pub(crate) rules: Vec<Vec<Term>>,
 }
 
-/// How a chain of type `filter` with policy `accept` is hooked in.
+/// The hook of a chain of type `filter` with policy `accept`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Hook {
-    /// `NF_INET_*`, of which 1 is for what is delivered here, or in [`TableFamily::Netdev`] `NF_NETDEV_INGRESS`, 0.
+    /// `NF_INET_*` (1 is `NF_INET_LOCAL_IN`), or `NF_NETDEV_INGRESS` (0) in [`TableFamily::Netdev`].
     pub(crate) number: u32,
-    /// Its place among the chains of the hook; the smallest comes first.
+    /// Its priority among the chains of the hook; the smallest comes first.
     pub(crate) priority: i32,
     /// The link whose frames it sees, in [`TableFamily::Netdev`].
     pub(crate) link: Option<String>,
@@ -79,7 +80,7 @@ pub(crate) enum Term {
     Carries(Family),
     /// It is UDP to this port.
     UdpPort(u16),
-    /// It has this VNI where VXLAN has it.
+    /// The VXLAN header has this VNI.
     Vni(Vni),
     /// Its source is in this subnet.
     Src(Subnet),
@@ -87,28 +88,28 @@ pub(crate) enum Term {
     Dst(Subnet),
     /// Its source is in this set.
     SrcInSet(Family, String),
-    /// Routing would not send it on as a unicast packet: it is for this host, for many, or for nobody.
+    /// The packet would not be forwarded as unicast: its destination is this host, a group, or unreachable.
     StaysHere,
-    /// Counts all packets that come this far.
+    /// Counts the packets that match so far.
     Count,
-    /// Notes the packet's key in a set, which counts packets per element.
+    /// Adds the packet's key to a set, which counts packets for each element.
     Note(Key, String),
-    /// The end.
+    /// The verdict.
     Then(Verdict),
 }
 
 /// What happens to a packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// It goes back to the chain that jumped here, or on its way.
+    /// It returns to the chain that jumped here, or is accepted.
     Return,
     /// It is dropped.
     Drop,
-    /// It meets the rules of another chain.
+    /// It continues in another chain.
     Jump(String),
 }
 
-/// As `nft` would write it: the comment of a rule, by which it is known again.
+/// The text as `nft` would write it. It is the comment of a rule, by which the rule is recognised.
 impl fmt::Display for Term {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -134,18 +135,18 @@ pub(crate) fn comment(rule: &[Term]) -> String {
     format!("flannel: {}", terms.join(" "))
 }
 
-/// Where packets come from to a chain that was seen.
+/// How an observed chain gets its packets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Place {
     /// From other chains.
     Jumped,
     /// From a hook, as our chains do.
     Hooked(Hook),
-    /// From a hook, in a way in which ours do not.
+    /// From a hook, in a way that we never use.
     Otherwise,
 }
 
-/// A table as it was seen, but for the elements of its sets.
+/// An observed table, without the elements of its sets.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Seen {
     /// Whether its chains are switched off.
@@ -175,7 +176,7 @@ impl Seen {
             && self.sets.iter().all(sets)
     }
 
-    /// Whether its rules are those of `table`, too.
+    /// Whether its rules are also those of `table`.
     pub(crate) fn is(&self, table: &Table) -> bool {
         let none = Vec::new();
         let same = |chain: &Chain| {
@@ -186,16 +187,16 @@ impl Seen {
     }
 }
 
-/// One thing of a transaction.
+/// One change of a transaction.
 #[derive(Debug, Clone)]
 pub(crate) enum Change<'a> {
     /// Makes a table with its sets, chains and rules.
     Create(&'a Table),
-    /// Removes a table with all that is in it.
+    /// Removes a table with everything in it.
     Delete(TableFamily, &'a str),
     /// Replaces the rules of all chains of a table.
     Rules(&'a Table),
-    /// Adds elements to a set of a table of family `inet`. Those that are there already stay.
+    /// Adds elements to a set of a table of family `inet`. Existing ones stay.
     AddElements {
         /// The table.
         table: &'a str,
@@ -222,6 +223,6 @@ pub(crate) struct Counted {
     pub(crate) addr: IpAddr,
     /// The second one of a pair.
     pub(crate) other: Option<IpAddr>,
-    /// How many packets it counted, if it counts.
+    /// The number of packets that it counted; 0 if it does not count.
     pub(crate) packets: u64,
 }

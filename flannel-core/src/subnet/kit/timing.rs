@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 /// How long to wait before renewing a lease that has `left` of its `ttl`: until `margin` is left, or earlier by up to a
-/// tenth of that, times `spread` (0 to 1), so that nodes that started together drift apart. A margin of the whole `ttl`
-/// would renew without a pause, so the margin counts as nine tenths of `ttl` at most.
+/// tenth of `margin`, depending on `spread` (0 to 1), so that nodes that started together drift apart. A margin of the
+/// whole `ttl` would renew without a pause, so the margin counts as nine tenths of `ttl` at most.
 pub fn renew_after(left: Duration, ttl: Duration, margin: Duration, spread: f64) -> Duration {
     let margin = margin.min(ttl.mul_f64(0.9));
     let early = margin.min(ttl.saturating_sub(margin)).mul_f64(0.1 * spread.clamp(0.0, 1.0));
