@@ -1,4 +1,4 @@
-//! Which manager keeps the rules.
+//! Chooses the manager that keeps the rules.
 
 use std::time::Duration;
 
@@ -10,43 +10,43 @@ use crate::addr::Family;
 use crate::netns::Netns;
 use crate::resync;
 
-/// What the operator wants rules to be kept by.
+/// Which manager the operator wants.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Choice {
     /// nftables.
     Nftables,
     /// iptables.
     Iptables,
-    /// iptables if it is installed, since others of this host may use it, else nftables.
+    /// iptables if it is installed, since others on this host may use it, else nftables.
     #[default]
     Either,
 }
 
-/// The manager that keeps the rules, and those that may still have some of an earlier run.
+/// The manager that keeps the rules, and those that may still have rules of an earlier run.
 pub struct Managers {
-    /// Keeps the rules; `None` where there are none to keep.
+    /// The manager that keeps the rules; `None` if there are none to keep.
     pub(super) active: Option<Box<dyn RuleManager>>,
-    /// Have none to keep.
+    /// Managers without rules to keep.
     pub(super) unused: Vec<Unused>,
     choice: String,
-    /// What an operator should know where rules are missed.
+    /// What an operator should know if rules can't be kept.
     pub(super) missed: Option<String>,
-    /// What others do with forwarded packets; `None` where nobody asks.
+    /// What other firewalls do with forwarded packets; `None` if that is not watched.
     pub(super) surroundings: Option<Surroundings>,
 }
 
-/// A manager that has no rules to keep. It costs nothing before its turn comes.
+/// A manager without rules to keep. It is opened only when it is needed.
 pub(super) enum Unused {
     /// nftables in a namespace, if it is installed.
     Nftables(Netns),
     /// iptables in a namespace, if it is installed.
     Iptables(Netns),
-    /// One that is there.
+    /// A manager that is open.
     Open(Box<dyn RuleManager>),
 }
 
 impl Unused {
-    /// The manager; `None` if it is not installed, and so can't have rules that could be removed.
+    /// Opens the manager; `None` if it is not installed, so that its rules, if any, can't be removed.
     pub(super) async fn open(&mut self) -> Result<Option<&mut (dyn RuleManager + 'static)>, FirewallError> {
         let opened = match self {
             Self::Nftables(netns) => boxed(Nftables::open(netns).await),
@@ -72,9 +72,9 @@ impl std::fmt::Debug for Managers {
 }
 
 impl Managers {
-    /// Finds out what this host has for the rules of a network namespace, before anything is changed.
+    /// Finds the managers that this host has for the rules of a network namespace. Changes nothing.
     ///
-    /// `families` are those that rules are to be kept for. Without any, nothing has to be installed.
+    /// `families` are those for which rules will be kept. Without any, nothing has to be installed.
     ///
     /// # Panics
     ///
@@ -94,8 +94,8 @@ impl Managers {
         Ok(managers.watching(netns, resync))
     }
 
-    /// Chains of others in a network namespace, too: what they surely cut is told. Legacy tables, of which the kernel
-    /// does not tell, are read every `resync`.
+    /// Also watches the chains of other firewalls in a network namespace, and reports what they surely drop. Legacy
+    /// tables, for which the kernel sends no notifications, are read every `resync`.
     ///
     /// # Panics
     ///
@@ -138,7 +138,7 @@ impl Managers {
         }
     }
 
-    /// Managers that were made elsewhere.
+    /// Managers that the caller made.
     pub fn new(
         active: Option<Box<dyn RuleManager>>,
         unused: Vec<Box<dyn RuleManager>>,
@@ -148,7 +148,7 @@ impl Managers {
         Self { active, unused, choice: choice.into(), missed: None, surroundings: None }
     }
 
-    /// None, on a host that can't have rules; `missed` is what an operator should know about it.
+    /// No manager, on a host that can't have rules; `missed` is what an operator should know about that.
     pub fn none(missed: impl Into<String>) -> Self {
         Self { missed: Some(missed.into()), ..Self::new(None, Vec::new(), "") }
     }
@@ -158,7 +158,7 @@ impl Managers {
         self.active.is_some()
     }
 
-    /// What keeps the rules and why, for the log; empty where there are none to keep.
+    /// The chosen manager and the reason, for the log; empty if there are no rules to keep.
     pub fn choice(&self) -> &str {
         &self.choice
     }

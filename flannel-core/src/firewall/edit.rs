@@ -1,19 +1,20 @@
-//! From the rules that a chain has to those that it should have, leaving what is not ours where it is. Pure.
+//! The changes that lead from a chain's present rules to its desired ones, and leave rules of others where they are.
+//! Pure.
 
 use super::rules::Rule;
 
-/// One change of a chain. Places are told by the number of a rule that was seen, from 0.
+/// One change of a chain. Positions are given by the number of a present rule, from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Edit {
     /// Removes a rule.
     Delete(usize),
-    /// Puts a rule right before one that stays.
+    /// Inserts a rule right before one that stays.
     InsertBefore(usize, Rule),
-    /// Puts a rule at the end.
+    /// Appends a rule at the end.
     Append(Rule),
 }
 
-/// The fewest changes. `ours` has `None` for rules that are not ours; they stay, and ours may lie around them.
+/// The fewest changes. `ours` has `None` for rules that are not ours; they stay, also between ours.
 pub(super) fn edit(want: &[Rule], ours: &[Option<Rule>]) -> Vec<Edit> {
     let kept = longest_common(want, ours);
     let stays = |number: usize| kept.iter().any(|(_, seen)| *seen == number);
@@ -32,7 +33,7 @@ pub(super) fn edit(want: &[Rule], ours: &[Option<Rule>]) -> Vec<Edit> {
 
 /// The longest list of pairs (number in `want`, number in `ours`) of equal rules, ascending in both.
 fn longest_common(want: &[Rule], ours: &[Option<Rule>]) -> Vec<(usize, usize)> {
-    // length[i][j]: of the longest one between want[i..] and ours[j..].
+    // length[i][j] is the length of the longest common list of want[i..] and ours[j..].
     let mut length = vec![vec![0_usize; ours.len() + 1]; want.len() + 1];
     for i in (0..want.len()).rev() {
         for j in (0..ours.len()).rev() {

@@ -1,4 +1,4 @@
-//! The loop that holds the rules: look, change what differs, wait until something may have changed.
+//! The loop that keeps the rules: it compares, changes what differs, and waits until something may have changed.
 
 #[cfg(test)]
 mod tests;
@@ -22,55 +22,55 @@ use crate::resync;
 
 /// Delays after failures.
 const RETRY: Delays = Delays::new(Duration::from_millis(500), Duration::from_secs(30));
-/// So many repairs in so much time are no accident: somebody works against us.
+/// This many repairs within this time mean that another program removes our rules.
 const FIGHT: (usize, Duration) = (10, Duration::from_secs(10));
 
-/// How the rules are, for health, status and metrics.
+/// The state of the rules, for health, status and metrics.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FirewallStatus {
-    /// What keeps the rules, and why that; empty if there are none to keep.
+    /// The manager that keeps the rules, and why it was chosen; empty if there are none to keep.
     pub manager: String,
     /// Whether the rules are in the kernel.
     pub in_place: bool,
-    /// Why they may not be as they should be; `None` if they are.
+    /// Why the rules may be missing or wrong; `None` if they are right.
     pub problem: Option<String>,
-    /// What is in their way, or around them.
+    /// Notes about rules of others in our chains, and the like.
     pub notes: Vec<String>,
-    /// Chains of others that surely cut traffic of pods.
+    /// Chains of others that surely drop traffic of pods.
     pub obstacles: Vec<Obstacle>,
-    /// Whether pods are to reach the world under this node's address.
+    /// Whether pods should reach the world under this node's address.
     pub masquerades: bool,
-    /// How often rules were put back since they were first in place.
+    /// How many times rules were put back since they were first in place.
     pub repairs: u64,
-    /// How long the last repair took: from what made us look to the end of the last change.
+    /// How long the last repair took: from the event that made us compare to the end of the last change.
     pub last_repair: Option<Duration>,
 }
 
 impl FirewallStatus {
-    /// What keeps pods of this node from all others, or from the world although they are masqueraded.
+    /// The chains that cut off this node's pods from all others, or from the world although they are masqueraded.
     pub fn cut_off(&self) -> impl Iterator<Item = String> + '_ {
         let cuts_off = |it: &&Obstacle| it.cuts_pods_off(self.masquerades);
         self.obstacles.iter().filter(cuts_off).map(ToString::to_string)
     }
 
-    /// What cuts other traffic of pods.
+    /// The chains that drop other traffic of pods.
     pub fn hindered(&self) -> impl Iterator<Item = String> + '_ {
         let cuts_less = |it: &&Obstacle| !it.cuts_pods_off(self.masquerades);
         self.obstacles.iter().filter(cuts_less).map(ToString::to_string)
     }
 }
 
-/// Holds the rules of this node.
+/// Keeps the rules of this node.
 pub struct Firewall {
     managers: Managers,
     wanted: Wanted,
     ours: Ours,
     status: watch::Sender<FirewallStatus>,
-    /// Which way the manager took at the last look.
+    /// Which variant the manager used at the last comparison.
     choice: Option<String>,
     repairs: VecDeque<Instant>,
     backoff: Backoff,
-    /// Why it is unknown what an earlier run left, and until when not to look again.
+    /// Why the leftovers of an earlier run can't be read, and until when not to try again.
     unclear: Option<(String, Instant)>,
 }
 
@@ -81,7 +81,7 @@ impl std::fmt::Debug for Firewall {
 }
 
 impl Firewall {
-    /// Holds `wanted`. Rules in our chains that are not of `ours` stay.
+    /// Keeps the rules `wanted`. Rules in our chains that are not among `ours` stay.
     pub fn new(managers: Managers, wanted: Wanted, ours: Ours) -> Self {
         let (manager, masquerades) = (managers.choice().to_owned(), wanted.masquerade);
         let status = FirewallStatus { manager, masquerades, ..FirewallStatus::default() };
@@ -91,14 +91,14 @@ impl Firewall {
         Self { managers, wanted, ours, status, choice, repairs, backoff, unclear: None }
     }
 
-    /// How the rules are. Valid after `run` took the firewall, too.
+    /// The status of the rules. The receiver stays valid after `run` has consumed the firewall.
     pub fn status(&self) -> watch::Receiver<FirewallStatus> {
         self.status.subscribe()
     }
 
     /// Runs until `cancel` fires. The rules stay, so that pods keep their traffic.
     pub async fn run(mut self, cancel: CancellationToken) {
-        // A change that has begun is finished, and what waits can be dropped.
+        // A change that has begun is finished; waiting can be dropped.
         let (mut looked, mut next) = (Instant::now(), None);
         while !cancel.is_cancelled() {
             let until = match next {
@@ -114,7 +114,7 @@ impl Firewall {
         }
     }
 
-    /// Names what is in the way of pods' traffic, once it may be something else than before.
+    /// Reports chains that drop pods' traffic, when they may have changed.
     async fn look_around(&mut self) {
         let Some(surroundings) = &mut self.managers.surroundings else { return };
         let Some(obstacles) = surroundings.look(&self.wanted).await else { return };
@@ -131,7 +131,7 @@ impl Firewall {
         self.status.send_modify(|status| status.obstacles = obstacles);
     }
 
-    /// Makes the kernel have the rules. Returns when to look again at the latest.
+    /// Makes the kernel's rules as desired. Returns when to compare again at the latest.
     async fn look(&mut self, since: Instant) -> Instant {
         let active = converge(self.managers.active.as_deref_mut(), &self.wanted, &self.ours).await;
         match active {
@@ -140,7 +140,8 @@ impl Firewall {
                 let unclear = self.unclear.as_ref().map(|(note, _)| note.clone());
                 done.notes.extend(unclear.clone());
                 self.note(done, since);
-                // What the other manager has may go only when ours are there, so that nothing leaves unmasqueraded.
+                // Rules of the other manager are removed only after ours are in place, so that no packet leaves without
+                // masquerading.
                 self.clear_unused().await;
                 self.note_unclear(unclear.as_ref());
                 self.backoff.reset();
@@ -177,7 +178,7 @@ impl Firewall {
         });
     }
 
-    /// Shows that rules are kept in another way than before.
+    /// Records that the manager uses another variant than before.
     fn note_choice(&mut self) {
         let Some(choice) = self.managers.active.as_ref().and_then(|active| active.choice()) else { return };
         let known = &mut self.choice;
@@ -188,8 +189,8 @@ impl Firewall {
         *known = Some(choice.to_owned());
     }
 
-    /// Removes what managers without rules to keep have left. What they can't do harms nobody, so it is noted,
-    /// and tried again at a resync.
+    /// Removes leftovers of managers without rules to keep. A failure does no harm, so it is noted, and tried again at
+    /// a resync.
     async fn clear_unused(&mut self) {
         if self.unclear.as_ref().is_some_and(|(_, until)| Instant::now() < *until) {
             return;
@@ -205,7 +206,7 @@ impl Firewall {
         }
     }
 
-    /// Shows what is unclear now in place of what was.
+    /// Replaces the note about unreadable leftovers.
     fn note_unclear(&self, before: Option<&String>) {
         let now = self.unclear.as_ref().map(|(note, _)| note.clone());
         if now.as_ref() == before {
@@ -225,7 +226,7 @@ impl Firewall {
         Instant::now() + self.backoff.pause()
     }
 
-    /// Until when to leave the rules alone, and why, if there were too many repairs of late.
+    /// Until when to leave the rules alone, and why, if there were too many repairs recently.
     fn rest(&mut self) -> Option<(Instant, String)> {
         let (most, within) = FIGHT;
         while self.repairs.len() > most {
@@ -254,7 +255,7 @@ impl Firewall {
     }
 
     async fn wait(&mut self, until: Instant) -> Due {
-        // While somebody works against us, or after a failure, news are no reason to hurry.
+        // After too many repairs, or after a failure, a notification does not shorten the wait.
         let in_hurry = self.status.borrow().problem.is_none();
         let Managers { active, surroundings, .. } = &mut self.managers;
         let changed = async {
@@ -277,14 +278,14 @@ impl Firewall {
     }
 }
 
-/// What is to be looked at.
+/// What to check next.
 #[derive(Debug, PartialEq, Eq)]
 enum Due {
     Rules,
     Surroundings,
 }
 
-/// Removes what one that has no rules to keep has left, if it is installed.
+/// Removes the leftovers of a manager without rules to keep, if it is installed.
 async fn clear(unused: &mut Unused, ours: &Ours) -> Result<(), FirewallError> {
     let Some(unused) = unused.open().await? else { return Ok(()) };
     let name = unused.name();
@@ -298,7 +299,7 @@ async fn clear(unused: &mut Unused, ours: &Ours) -> Result<(), FirewallError> {
     Ok(())
 }
 
-/// What a look led to.
+/// The result of a comparison.
 #[derive(Debug, Default)]
 struct Done {
     changes: usize,

@@ -1,4 +1,4 @@
-//! The trait of what keeps rules in the kernel, and how its programs are run.
+//! The trait of managers that keep rules in the kernel, and the code that runs their programs.
 
 use std::io;
 use std::process::Stdio;
@@ -15,33 +15,34 @@ use crate::netns::{Netns, NetnsError};
 /// How long a program may run. It may wait for a lock of its own first.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// One way to have rules in the kernel.
+/// One way to keep rules in the kernel.
 #[async_trait]
 pub trait RuleManager: Send {
     /// Its name, for the log.
     fn name(&self) -> &'static str;
 
-    /// Reads what is there and says what must change so that `want` holds. Rules that are not ours stay.
+    /// Reads the present rules, and plans the changes that lead to `want`. Rules that are not ours stay.
     async fn plan(&mut self, want: &Wanted, ours: &Ours) -> Result<Plan, FirewallError>;
 
-    /// Does one step of a plan.
+    /// Carries out one step of a plan.
     async fn apply(&mut self, step: &Step) -> Result<(), FirewallError>;
 
-    /// Waits until a look is worth its while: something changed, or might have. Dropping the future is no loss.
+    /// Waits until the rules should be read again, because they changed or may have changed. Dropping the future loses
+    /// nothing.
     async fn changed(&mut self);
 
-    /// Which of its ways it takes and why, if it may take another one later.
+    /// Which variant it uses and why, if it may use another one later.
     fn choice(&self) -> Option<&str> {
         None
     }
 }
 
-/// What is to be done, and what an operator should know.
+/// The steps of a change, and what an operator should know.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// In this order. Each is done in full or not at all.
+    /// The steps, in this order. Each is carried out completely or not at all.
     pub steps: Vec<Step>,
-    /// What is in the way of the rules, or around them.
+    /// Notes about rules of others in our chains, and the like.
     pub notes: Vec<String>,
 }
 
@@ -52,32 +53,32 @@ pub struct Step {
     pub program: &'static str,
     /// Its arguments.
     pub args: Vec<String>,
-    /// What it reads.
+    /// Its standard input.
     pub input: String,
-    /// The same as commands for a shell, one a line, for those who want to see what would be done.
+    /// The equivalent shell commands, one a line, for operators who want to see what would be done.
     pub commands: Vec<String>,
 }
 
 impl Step {
-    /// Does it in a network namespace.
+    /// Runs the step in a network namespace.
     pub async fn run(&self, netns: &Netns) -> Result<(), FirewallError> {
         run(netns, self.program, &self.args, &self.input).await.map(drop)
     }
 }
 
-/// Rules can't be read or changed.
+/// Why rules can't be read or changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FirewallError {
-    /// A program is not on this host.
+    /// A program is not installed.
     #[error("{program} is not installed (Debian and Red Hat package {package})")]
     Missing {
-        /// Which.
+        /// The program.
         program: String,
-        /// What brings it.
+        /// The package that contains it.
         package: &'static str,
     },
-    /// There is no program for rules at all.
+    /// Neither iptables nor nft is installed.
     #[error("neither iptables nor nft is installed (Debian and Red Hat packages iptables and nftables)")]
     Neither,
     /// A program can't be run.
@@ -94,9 +95,9 @@ pub enum FirewallError {
     Failed {
         /// The command.
         command: String,
-        /// How it ended.
+        /// Its exit status.
         status: std::process::ExitStatus,
-        /// What it said about it.
+        /// Its error output.
         said: String,
     },
     /// The kernel does not know nftables.
@@ -108,7 +109,7 @@ pub enum FirewallError {
         /// What nft said.
         said: String,
     },
-    /// The kernel lets only others change rules.
+    /// The agent lacks the capability to change rules.
     #[error("capability CAP_NET_ADMIN is missing, which nftables needs; nft said: {said}")]
     NotPermitted {
         /// What nft said.
@@ -120,7 +121,7 @@ pub enum FirewallError {
         /// The command.
         command: String,
     },
-    /// A program said something that can't be read.
+    /// The output of a program can't be parsed.
     #[error("the output of {command} can't be read: {why}")]
     Unreadable {
         /// The command.
@@ -128,7 +129,7 @@ pub enum FirewallError {
         /// What is wrong with it.
         why: String,
     },
-    /// The kernel does not tell of changes.
+    /// The kernel's notifications can't be received.
     #[error(transparent)]
     Kernel(#[from] KernelError),
     /// Programs can't be run in the network namespace.
@@ -154,7 +155,7 @@ pub(super) async fn run(
     let mut child = Command::new(program);
     child
         .args(&args)
-        // What it says is partly read, so it must not be translated.
+        // Some messages are parsed, so they must not be translated.
         .env("LC_ALL", "C")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -163,7 +164,7 @@ pub(super) async fn run(
     let mut child = netns.run(|| child.spawn())?.map_err(spawn_error)?;
     let mut stdin = child.stdin.take().expect("it was asked for");
     let feed = async {
-        // A program that ends without reading says why in another way.
+        // A program that ends without reading reports the reason by its status and error output.
         _ = stdin.write_all(input.as_bytes()).await;
         drop(stdin);
     };
@@ -179,7 +180,7 @@ pub(super) async fn run(
     Err(FirewallError::Failed { command: command(), status: output.status, said })
 }
 
-/// The package that brings a program.
+/// The package that contains a program.
 fn package_of(program: &str) -> &'static str {
     if program == "nft" { "nftables" } else { "iptables" }
 }

@@ -1,8 +1,7 @@
-//! Masquerading and forwarding of pod traffic: firewall rules, held like the rest of the kernel's state.
+//! Masquerading and forwarding of pod traffic: firewall rules, kept as desired like the rest of the kernel's state.
 //!
-//! [`rules`] says which rules there should be, as values. A [`RuleManager`] reads what the kernel has, plans
-//! the smallest change and makes it in one transaction. [`gate`] closes tunnels to strangers, by the kernel's own
-//! interface.
+//! [`rules`] has the desired rules as values. A [`RuleManager`] reads the kernel's rules, plans the smallest change and
+//! makes it in one transaction. [`gate`] keeps strangers out of tunnels, by netlink.
 
 mod choose;
 mod edit;

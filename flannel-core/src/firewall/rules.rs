@@ -1,27 +1,27 @@
-//! What packets of the overlay are to meet on their way: rules as values. Pure.
+//! The firewall rules for the overlay, as values. Pure.
 
 use crate::addr::{Family, PerFamily, Subnet};
 
-/// The mark by which kube-proxy asks for masquerading. It does that itself, in a chain of its own.
+/// The mark with which kube-proxy asks for masquerading, which it does itself, in a chain of its own.
 pub const KUBE_MARK: u32 = 0x4000;
 
-/// Where pods are, in one family.
+/// The addresses of pods, in one family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Range {
     /// The overlay network.
     pub network: Subnet,
-    /// This node's part of it.
+    /// This node's subnet of it.
     pub subnet: Subnet,
 }
 
-/// What rules are to bring about.
+/// What the rules should achieve.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Wanted {
     /// The pods of each enabled family.
     pub ranges: PerFamily<Range>,
-    /// Whether pods are to reach the world under this node's address.
+    /// Whether pods should reach the world under this node's address.
     pub masquerade: bool,
-    /// Whether to choose source ports at random when masquerading, where the host can.
+    /// Whether masquerading should choose source ports at random, if the host can.
     pub fully_random: bool,
     /// Whether to accept forwarded packets from and to pods.
     pub forward: bool,
@@ -41,48 +41,48 @@ impl Chain {
     pub const ALL: [Self; 2] = [Self::Masquerade, Self::Forward];
 }
 
-/// Addresses that a rule is about.
+/// Addresses that a rule matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Side {
     /// The subnet.
     pub subnet: Subnet,
-    /// Whether all other addresses are meant.
+    /// Whether all addresses outside of the subnet match instead.
     pub outside: bool,
 }
 
-/// How a rule looks at the packet's mark.
+/// How a rule matches the packet's mark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Mark {
-    /// Whether the bit [`KUBE_MARK`] is set.
+    /// The bit [`KUBE_MARK`] is set.
     Bit,
-    /// Whether that is all of the mark, as Go's nftables rules ask, so that other bits hide it.
+    /// The mark is exactly [`KUBE_MARK`], as in Go's nftables rules, which miss it if other bits are set.
     Exact,
 }
 
-/// What happens to a packet that a rule is about.
+/// What happens to a packet that a rule matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Verdict {
-    /// Leaves the chain as it came.
+    /// It leaves the chain unchanged.
     Return,
-    /// Goes on its way.
+    /// It is accepted.
     Accept,
-    /// Leaves with an address of this node.
+    /// It leaves with an address of this node.
     Masquerade {
         /// Whether the source port is chosen at random.
         fully_random: bool,
     },
 }
 
-/// A rule of ours: conditions that must all hold, and what is done then.
+/// A rule of ours: conditions that must all match, and the verdict then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Rule {
-    /// On the packet's mark.
+    /// The condition on the packet's mark.
     pub mark: Option<Mark>,
-    /// On its source.
+    /// The condition on its source.
     pub src: Option<Side>,
-    /// On its destination.
+    /// The condition on its destination.
     pub dst: Option<Side>,
-    /// What is done.
+    /// The verdict.
     pub verdict: Verdict,
 }
 
@@ -116,9 +116,9 @@ fn multicast(family: Family) -> Subnet {
 impl Wanted {
     /// The rules of a chain in their order; `None` if the family has no such chain.
     ///
-    /// Traffic between pods keeps its addresses, and so does what comes in to a pod of this node. What pods
-    /// send to others leaves with an address of this node, but for multicast. So does what this host sends
-    /// to pods of other nodes: they have no way back to its own address.
+    /// Packets between pods, and packets that come in for a pod of this node, keep their addresses. Packets of pods to
+    /// other destinations leave with an address of this node, except multicast. So do packets of this host to pods of
+    /// other nodes, which could not answer to the host's own address.
     ///
     /// `can_be_random` says whether the host can choose ports at random.
     pub fn rules(&self, family: Family, chain: Chain, can_be_random: bool) -> Option<Vec<Rule>> {
@@ -159,9 +159,10 @@ fn forward(range: Range) -> Vec<Rule> {
 /// Which of the rules in our chains are ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ours {
-    /// Those that we, or a Go agent, write for one of these. Another agent of this host may have the others.
+    /// The rules that this agent or a Go agent writes for one of these ranges. Others may belong to another agent on
+    /// this host.
     Of(Vec<PerFamily<Range>>),
-    /// All that have the form of ours, whatever the network: for a host that is to be cleaned up.
+    /// All rules that have the form of ours, for any network, to clean up a host.
     AnyRange,
 }
 
@@ -178,14 +179,14 @@ impl Ours {
     }
 }
 
-/// All rules that any agent writes for a range: with and without random ports, and as Go's nftables rules are.
+/// All rules that any agent writes for a range: with and without random ports, and in the form of Go's nftables rules.
 fn written_for(family: Family, range: Range, chain: Chain) -> Vec<Rule> {
     match chain {
         Chain::Masquerade => {
             let mut rules = masquerade(family, range, true);
             rules.extend(masquerade(family, range, false));
             rules.push(Rule::marked(Mark::Exact));
-            // There subnet and network are the wrong way round.
+            // In Go's rules subnet and network are swapped.
             rules.push(Rule::pair(outside(range.subnet), inside(range.network), Verdict::Return));
             rules
         }

@@ -21,7 +21,7 @@ use crate::dataplane::{Address, FdbEntry, Neighbour, Object, Op, Route, Through}
 /// Only routes and next-hop objects are created exclusively (`NLM_F_EXCL`). The others are on our own devices, where an
 /// entry with the same key is our own leftover. A next-hop object is always new, with an id that must be free.
 ///
-/// `next_hop` is the kernel's number of the next-hop object that the operation is about. Creating a route through a
+/// `next_hop` is the kernel's id of the next-hop object that the operation is about. Creating a route through a
 /// next-hop object needs it; deleting one does not.
 pub(super) fn op(datagram: &mut Datagram, op: &Op, next_hop: Option<u32>, seq: u32, ack: bool) {
     let put = match op {

@@ -1,4 +1,4 @@
-//! What the kernel must be able to do, and how tables come to be.
+//! Tests what the kernel can do, and creates tables.
 
 use super::table::tables;
 use super::{GateOptions, Mode, Tunnels};
@@ -8,16 +8,16 @@ use crate::kernel::KernelError;
 use crate::netlink::nftables::{Change, NfTables, Table, TableEvents, TableFamily};
 use crate::netns::Netns;
 
-/// What speaks to the kernel, and what hears it.
+/// The connection to the kernel, and its notifications.
 pub(super) type Kernel = (NfTables, TableEvents);
 
-/// What it takes.
+/// What the kernel needs for a gate.
 pub(super) const NEEDS: &str =
     "it takes a kernel with nf_tables (`modprobe -a nf_tables nft_fib_netdev`) and CAP_NET_ADMIN";
-/// Of tables that are made and removed in one transaction, so that nobody ever sees them.
+/// The name of tables that are created and removed in one transaction, so that nobody ever sees them.
 const TRIAL: &str = "flannel-underlay-trial";
 
-/// Opens the sockets in a network namespace, and tries out the tables.
+/// Opens the sockets in a network namespace, and tests whether the kernel accepts the tables.
 pub(super) async fn open(netns: &Netns, options: &GateOptions) -> Result<Kernel, KernelError> {
     let (events, mut tables) =
         netns.run(|| Ok::<_, KernelError>((TableEvents::open()?, NfTables::open()?)))??;
@@ -37,7 +37,7 @@ pub(super) async fn open(netns: &Netns, options: &GateOptions) -> Result<Kernel,
 
 fn trial(options: &GateOptions) -> Option<[Table; 2]> {
     let vni = Vni::new(1).ok()?;
-    // Every namespace has this one, and nothing that it carries is looked at in a transaction that ends as it began.
+    // Every namespace has this device, and no packet meets the tables, since the transaction also removes them.
     let devices = PerFamily::from_fn(|_| Some("lo".to_owned()));
     let subnets = PerFamily::from_fn(|family| crate::addr::Subnet::containing(family.unspecified(), 16));
     let tunnels = Tunnels { vni, port: 8472, devices, links: PerFamily::default(), subnets };
@@ -45,7 +45,7 @@ fn trial(options: &GateOptions) -> Option<[Table; 2]> {
     Some(trial.map(|table| Table { name: TRIAL.to_owned(), ..table }))
 }
 
-/// Why nothing can be observed, and what to do.
+/// Why packets can't be observed, and what to do.
 pub(super) fn blind(error: &KernelError) -> String {
     format!(
         "packets from strangers can't be observed: {}; {NEEDS}, and a new start; --strict-underlay=off silences this",
@@ -62,17 +62,18 @@ pub(super) fn is_lacking(error: &KernelError) -> bool {
     matches!(errno, Some(libc::EPROTONOSUPPORT | libc::EAFNOSUPPORT | libc::EOPNOTSUPP | libc::EINVAL))
 }
 
-/// What there is of a table before its elements and rules are made right.
+/// The present state of a table, before its elements and rules are changed.
 pub(super) enum Found {
-    /// None, and it is too early for one.
+    /// There is no table, and it is too early for one.
     Nothing,
-    /// A table that is right but for elements, as it was put or would be.
+    /// The table is right, except perhaps for elements.
     Table(Table),
-    /// One with sets and chains and without rules, or with others.
+    /// The table has its sets and chains, and no or other rules.
     Made(Table),
 }
 
-/// Makes a table have its sets and chains. Its rules come after the elements, so that they know who is a node.
+/// Creates the sets and chains of a table. Its rules come after the elements, so that they never treat a node as a
+/// stranger.
 pub(super) async fn build(
     tables: &mut NfTables,
     wanted: &Table,

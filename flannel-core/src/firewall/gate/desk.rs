@@ -1,4 +1,4 @@
-//! What the reconcile loop knows and the gate follows: the one writes, the other takes what changed.
+//! What the reconcile loop knows and the gate needs: the loop writes changes, the gate reads them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -12,21 +12,21 @@ use crate::addr::{Family, PerFamily};
 use crate::lease::{Lease, LeaseChange};
 use crate::netlink::nftables::Counted;
 
-/// How long the loop waits for addresses to be let in before their routes are put. Routes matter more.
+/// How long the loop waits for addresses to be admitted before it puts their routes. Late routes would be worse.
 const PATIENCE: Duration = Duration::from_millis(50);
 
 /// The loop's side of a gate.
 #[derive(Debug)]
 pub struct Desk {
-    /// What is to be done about strangers.
+    /// What to do about strangers.
     pub(super) mode: Mode,
     pub(super) shared: Arc<Shared>,
-    /// The number of the last state that the kernel has.
+    /// The number of the last state that the kernel has been changed to.
     pub(super) done: watch::Receiver<u64>,
     pub(super) status: watch::Receiver<GateStatus>,
 }
 
-/// What both sides see.
+/// The state that both sides share.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
     known: Mutex<Known>,
@@ -39,34 +39,34 @@ impl Shared {
     }
 }
 
-/// What is to be changed in the sets for nodes.
+/// The changes of the sets for nodes.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Moves {
     pub(super) add: Vec<IpAddr>,
     pub(super) delete: Vec<IpAddr>,
-    /// Whether one is to be added that should have been there.
+    /// Whether an address to add should have been there already.
     pub(super) missing: bool,
 }
 
-/// What is known. Its number grows with every change.
+/// The present state. Its number grows with every change.
 #[derive(Debug, Default)]
 pub(super) struct Known {
     pub(super) number: u64,
     /// The devices; `None` until they are there and this node has its subnets.
     pub(super) tunnels: Option<Tunnels>,
-    /// The underlay addresses that leases of others publish, and how many do.
+    /// The underlay addresses that leases of others publish, with the number of leases.
     published: BTreeMap<IpAddr, usize>,
-    /// Those that came or went since they were taken.
+    /// The addresses that were added or removed since the gate read them.
     changed: BTreeSet<IpAddr>,
     /// Whether the store has listed its leases.
     pub(super) is_synced: bool,
-    /// Whether a record is there of which nothing is known.
+    /// Whether there is an unreadable record of which no good version is known.
     pub(super) has_unknown: bool,
 }
 
 impl Known {
-    /// What turns the elements that are there into those that should be. Unless `all` have to be compared, it costs
-    /// work for what changed only.
+    /// The changes that lead from the present to the desired elements. Unless `all` must be compared, it costs work
+    /// only for what changed.
     pub(super) fn moves(
         &mut self,
         there: &BTreeSet<IpAddr>,
@@ -83,7 +83,8 @@ impl Known {
         } else {
             moves.add = changed.iter().filter(|it| is_published(it) && lacks(it)).copied().collect();
         }
-        // What nobody is known to publish may be an unreadable record's, or not listed yet.
+        // An address that no known lease publishes may belong to an unreadable record, or to a lease that is not listed
+        // yet.
         let prunes_all = all && self.is_synced && !self.has_unknown;
         let goes = |addr: &&IpAddr| !is_published(addr) && (prunes_all || changed.contains(*addr));
         if all {
@@ -94,7 +95,7 @@ impl Known {
         moves
     }
 
-    /// Leaves those whose address no lease publishes.
+    /// Keeps only elements whose address no lease publishes.
     pub(super) fn retain_unpublished(&self, counted: &mut Vec<Counted>) {
         counted.retain(|it| !self.published.contains_key(&it.addr));
     }
@@ -124,11 +125,11 @@ impl Known {
 }
 
 impl Desk {
-    /// Takes what changed among the leases of others. Costs work for the changes only.
+    /// Adds changes of the leases of others. It costs work for the changes only.
     pub fn leases(&self, changes: &[LeaseChange], is_synced: bool, has_unknown: bool) {
         let mut known = self.shared.known();
         for change in changes {
-            // First the new one, so that an address that both have never goes.
+            // The new one first, so that an address that both have is never removed.
             change.after.iter().for_each(|lease| known.publish(lease));
             change.before.iter().for_each(|lease| known.withdraw(lease));
         }
@@ -139,10 +140,10 @@ impl Desk {
         }
     }
 
-    /// Takes the devices.
+    /// Sets the devices.
     pub fn tunnels(&self, tunnels: Option<Tunnels>) {
         let mut known = self.shared.known();
-        // One that is away comes back under the same name, or is told under another one.
+        // A missing device comes back with the same name, or is reported with another one.
         if tunnels.is_some() && known.tunnels != tunnels {
             known.tunnels = tunnels;
             self.tell(known);
@@ -155,8 +156,8 @@ impl Desk {
         self.shared.changed.notify_one();
     }
 
-    /// Waits a moment for the kernel to have what is known, so that a peer is let in before its routes matter. Where
-    /// nobody is kept out, also by what an earlier run put, there is nothing to wait for.
+    /// Waits, 50 ms at most, until the kernel has the present state, so that a peer is admitted before its routes are
+    /// put. If neither this nor an earlier run keeps anybody out, it does not wait.
     pub async fn admitted(&mut self) {
         let number = self.shared.known().number;
         let is_open = {
@@ -170,7 +171,7 @@ impl Desk {
         _ = tokio::time::timeout(PATIENCE, done).await;
     }
 
-    /// How the gate is.
+    /// The status of the gate.
     pub fn status(&self) -> watch::Receiver<GateStatus> {
         self.status.clone()
     }

@@ -1,4 +1,5 @@
-//! The task that makes the kernel follow: look, change what differs, wait until something may have changed.
+//! The task that keeps the kernel's tables as desired: it compares, changes what differs, and waits until something may
+//! have changed.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -28,25 +29,25 @@ const READING: Duration = Duration::from_secs(10);
 /// Delays after failures.
 const RETRY: Delays = Delays::new(Duration::from_millis(200), Duration::from_secs(30));
 
-/// How a gate is, for the status.
+/// The status of a gate.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GateStatus {
-    /// What is done about strangers now; `None` while nothing is known of it.
+    /// What the kernel does with packets of strangers now; `None` while that is unknown.
     pub in_force: Option<Mode>,
-    /// Why that may not be as it should be.
+    /// Why that may not be the desired mode.
     pub problem: Option<String>,
-    /// Who was seen that has no business here, bounded in number.
+    /// The strangers that were seen, as lines of text, bounded in number.
     pub strangers: Vec<String>,
-    /// How often somebody else's change was undone.
+    /// How many times somebody else's change was undone.
     pub repairs: u64,
 }
 
 /// One of the two tables, as far as it is known.
 #[derive(Default)]
 struct Half {
-    /// Chains, sets and rules as they were put; `None` if they have to be read.
+    /// Chains, sets and rules as they were put; `None` if they must be read.
     built: Option<Table>,
-    /// What was put last, however it is now.
+    /// What was put last, whatever the kernel has now.
     last: Option<Table>,
 }
 
@@ -56,17 +57,17 @@ pub struct Gate {
     shared: Arc<Shared>,
     done: watch::Sender<u64>,
     status: watch::Sender<GateStatus>,
-    /// `None` where the kernel has nothing of the kind.
+    /// `None` if the kernel lacks what the gate needs.
     kernel: Option<Kernel>,
-    /// What the sets for nodes have; `None` if they have to be read.
+    /// The elements of the sets for nodes; `None` if they must be read.
     elements: Option<BTreeSet<IpAddr>>,
-    /// The table that underlay packets meet, and the one that overlay packets meet.
+    /// The table for underlay packets, and the one for overlay packets.
     halves: [Half; 2],
-    /// Whether it is known that there are no tables.
+    /// Whether the tables are known not to exist.
     is_off: bool,
-    /// The links whose frames the second table sees.
+    /// The links whose frames the second table gets.
     links: PerFamily<LinkIndex>,
-    /// Whether what nobody publishes may go.
+    /// Whether addresses that no lease publishes may be removed.
     prunes: bool,
     sightings: Sightings,
     backoff: Backoff,
@@ -81,8 +82,8 @@ impl std::fmt::Debug for Gate {
 }
 
 impl Gate {
-    /// Opens the sockets in a network namespace, and tries whether the kernel has what it takes. Without that [`Mode::Enforce`] is refused. Any other mode costs nobody an agent: its gate does nothing,
-    /// and says so.
+    /// Opens the sockets in a network namespace, and tests whether the kernel has what the gate needs. If not,
+    /// [`Mode::Enforce`] fails; with any other mode the gate does nothing, and its status says so.
     ///
     /// # Panics
     ///
@@ -92,7 +93,7 @@ impl Gate {
         Self::with(options, kernel)
     }
 
-    /// The gate on a kernel as it was found.
+    /// A gate for a kernel that was tested.
     pub(super) fn with(
         options: GateOptions,
         kernel: Result<Kernel, KernelError>,
@@ -134,7 +135,7 @@ impl Gate {
         Ok((gate, desk))
     }
 
-    /// Runs until `cancel` fires. The table stays, so that a restart opens no door.
+    /// Runs until `cancel` fires. The tables stay, so that a restart lets no stranger in.
     pub async fn run(mut self, cancel: CancellationToken) {
         while !cancel.is_cancelled() {
             let next = self.look().await;
@@ -145,7 +146,7 @@ impl Gate {
         }
     }
 
-    /// Waits until something may have to be done: by `next` at the latest.
+    /// Waits until something may have to be done, until `next` at the latest.
     async fn wait(&mut self, next: Instant) -> TableChange {
         let none = TableChange::default();
         let tunnels = self.shared.known().tunnels.clone();
@@ -171,13 +172,13 @@ impl Gate {
         }
     }
 
-    /// Makes the next look read chains and rules.
+    /// Makes the next comparison read chains and rules.
     fn forget(&mut self) {
         self.is_off = false;
         self.halves.iter_mut().for_each(|half| half.built = None);
     }
 
-    /// Makes the kernel have what it should. Returns when to look again at the latest.
+    /// Makes the kernel's tables as desired. Returns when to compare again at the latest.
     async fn look(&mut self) -> Instant {
         let now = Instant::now();
         if now >= self.next_resync {
@@ -240,7 +241,7 @@ impl Gate {
         };
         let lax = tables(tunnels, &self.options, Mode::Observe).unwrap_or_else(|| wanted.clone());
         let (mut repairs, mut in_force) = (false, Mode::Enforce);
-        // What nodes are let in by comes first: it needs no device.
+        // The table that admits nodes comes first: it needs no device.
         for (half, (wanted, lax)) in wanted.into_iter().zip(lax).enumerate() {
             let Some((is_repair, mode)) = self.converge_half(half, tunnels, wanted, lax, is_synced).await?
             else {
@@ -269,8 +270,8 @@ impl Gate {
         Ok(())
     }
 
-    /// Changes what differs in one of the two tables. Returns whether that was a repair, and what is in force; `None`
-    /// if there is nothing, and it is too early for a table.
+    /// Changes what differs in one of the two tables. Returns whether that was a repair, and the mode in force; `None`
+    /// if there is no table, and it is too early for one.
     async fn converge_half(
         &mut self,
         half: usize,
@@ -281,8 +282,8 @@ impl Gate {
     ) -> Result<Option<(bool, Mode)>, KernelError> {
         let Some((tables, _)) = &mut self.kernel else { return Ok(None) };
         let last = self.halves[half].last.as_ref();
-        // Until the store has listed all nodes nobody is kept out, but by what an earlier run put, and nobody is
-        // called a stranger.
+        // Until the store has listed all nodes, only the rules of an earlier run keep anybody out, and nobody is
+        // reported as a stranger.
         let mut repairs = false;
         let built = match self.halves[half].built.take() {
             Some(built) if built == wanted || built == lax => built,
@@ -297,7 +298,7 @@ impl Gate {
         };
         let was_put = last.is_some();
         if wanted.family == TableFamily::Inet {
-            // Sets that were just made have no elements.
+            // New sets have no elements.
             self.elements.take_if(|_| built.chains.iter().all(|chain| chain.rules.is_empty()));
             repairs |= self.follow(&wanted.name, tunnels).await? && was_put;
         }
@@ -311,8 +312,8 @@ impl Gate {
         Ok(Some((repairs, mode)))
     }
 
-    /// Makes the sets for nodes have the addresses that are published. Returns whether one was missing that nobody
-    /// withdrew.
+    /// Updates the sets for nodes to the published addresses. Returns whether an address was missing that should have
+    /// been there.
     async fn follow(&mut self, name: &str, tunnels: &Tunnels) -> Result<bool, KernelError> {
         let Some((tables, _)) = &mut self.kernel else { return Ok(false) };
         let known_there = self.elements.take();
@@ -361,7 +362,7 @@ impl Gate {
                 }
             }
         }
-        // Who has a lease by now came before it was known.
+        // A source that has a lease by now sent its packets before the lease was known.
         self.shared.known().retain_unpublished(&mut outside);
         let report = self.sightings.read(&outside, &inside, tunnels, mode, now);
         if let Some(news) = report.news {

@@ -1,17 +1,17 @@
-//! The gate of tunnels that the kernel carries: packets from strangers are counted and named, or dropped.
+//! The gate of tunnels that the kernel carries: it counts and names packets from strangers, or drops them.
 //!
-//! VXLAN has no idea of who may send: whoever knows a VTEP's MAC gets frames into the overlay. So two tables of our own
-//! in `nf_tables` let in only what comes from underlay addresses that leases publish (family `inet`), and forward what
-//! comes out of the overlay device to this node's own subnets only (family `netdev`, so that nothing else is slowed
-//! down). They work whatever keeps the other rules, and take no program.
+//! VXLAN does not check senders: a host that knows a VTEP's MAC can send frames into the overlay. So two nf_tables
+//! tables of our own admit only packets from underlay addresses that leases publish (family `inet`), and forward
+//! packets from the overlay device only to this node's own subnets (family `netdev`, so that packets of other devices
+//! are not slowed down). They work with any manager of the other rules, and need no program.
 //!
-//! `table.rs` says what the tables should be, and `strangers.rs` what its counters tell (both pure). [`Desk`] has what
-//! the reconcile loop knows: the devices, and the addresses of leases, kept incrementally, so that one lease costs
-//! one element. `hold.rs` is the task that makes the kernel follow. It runs beside the loop, since `nf_tables` has one
-//! lock, which somebody else's large transaction can hold for long.
+//! `table.rs` computes the desired tables, and `strangers.rs` makes reports of the counters (both pure). [`Desk`] has
+//! what the reconcile loop knows: the devices, and the addresses of leases, kept incrementally, so that one lease costs
+//! one element. `hold.rs` is the task that changes the kernel. It runs beside the loop, since `nf_tables` has one lock,
+//! which somebody else's large transaction can hold for long.
 //!
-//! Before the store's first snapshot addresses are only added, and rules that drop are not put; those of an earlier
-//! run stay. What an unreadable record may have published is unknown, so leftover addresses wait for it.
+//! Before the store's first snapshot, addresses are only added, and no rules that drop are put; those of an earlier run
+//! stay. What an unreadable record published is unknown, so leftover addresses stay while there is one.
 
 mod build;
 mod desk;
@@ -36,7 +36,7 @@ pub use hold::{Gate, GateStatus};
 pub enum Mode {
     /// Nothing: no table is kept.
     Off,
-    /// They are counted and named, and go on their way.
+    /// They are counted, named and let in.
     #[default]
     Observe,
     /// They are counted, named and dropped.
@@ -53,23 +53,23 @@ impl std::fmt::Display for Mode {
     }
 }
 
-/// What the operator wants of the gate.
+/// The operator's options for the gate.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct GateOptions {
     /// What is done about packets from strangers.
     pub mode: Mode,
-    /// Underlay addresses besides the published ones that are no strangers.
+    /// Underlay addresses that are admitted, in addition to the published ones.
     pub allow_from: Vec<Subnet>,
 }
 
 impl GateOptions {
-    /// This is done about packets from whoever publishes no underlay address.
+    /// Options with this mode.
     pub fn new(mode: Mode) -> Self {
         Self { mode, allow_from: Vec::new() }
     }
 
-    /// Hosts with these underlay addresses are no strangers either.
+    /// Also admits these underlay addresses.
     #[must_use]
     pub fn allow_from(mut self, subnets: impl IntoIterator<Item = Subnet>) -> Self {
         self.allow_from.extend(subnets);
@@ -77,7 +77,7 @@ impl GateOptions {
     }
 }
 
-/// The tunnels of a node that a gate is for.
+/// The tunnels of a node that a gate protects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tunnels {
     /// The VNI of its devices.
@@ -86,13 +86,13 @@ pub struct Tunnels {
     pub port: u16,
     /// The names of the devices, by the family of the underlay and of the pods.
     pub devices: PerFamily<String>,
-    /// Their numbers. Kernels before 6.16 drop what was hooked to a device together with that, without a word.
+    /// Their indices. Kernels before 6.16 remove hooks on a device together with the device, without a notification.
     pub links: PerFamily<LinkIndex>,
     /// This node's own subnets.
     pub subnets: PerFamily<Subnet>,
 }
 
-/// What the names of our tables begin with.
+/// The beginning of our tables' names.
 const PREFIX: &str = "flannel-underlay-";
 
 const FAMILIES: [TableFamily; 2] = [TableFamily::Inet, TableFamily::Netdev];
@@ -102,7 +102,7 @@ pub fn table_name(vni: Vni) -> String {
     format!("{PREFIX}{vni}")
 }
 
-/// The VNIs of which a network namespace has tables. A kernel without `nf_tables` has none.
+/// The VNIs for which a network namespace has tables. A kernel without `nf_tables` has none.
 pub async fn present(netns: &Netns) -> Result<Vec<Vni>, KernelError> {
     match all_names(netns).await {
         Err(error) if build::is_lacking(&error) => Ok(Vec::new()),
@@ -132,7 +132,7 @@ pub async fn remove(netns: &Netns, vni: Vni) -> Result<(), KernelError> {
     remove_by(&mut netns.run(NfTables::open)??, vni).await
 }
 
-/// Removes the tables for a VNI, by a socket of the namespace that is meant.
+/// Removes the tables for a VNI, by a socket in its namespace.
 pub(crate) async fn remove_by(tables: &mut NfTables, vni: Vni) -> Result<(), KernelError> {
     let name = table_name(vni);
     for family in FAMILIES {

@@ -1,5 +1,5 @@
-//! What the counters tell: lines for the status, and a line of the log now and then. Pure but for the time that it is
-//! given.
+//! Makes reports of the counters: lines for the status, and sometimes a line for the log. Pure; the time is an
+//! argument.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -12,18 +12,18 @@ use super::table::MOST_STRANGERS;
 use super::{Mode, Tunnels};
 use crate::netlink::nftables::Counted;
 
-/// How many are named at once.
+/// How many sources are named at once.
 const NAMED: usize = 5;
-/// The least time between two lines of the log, and after which one that goes on is named again.
+/// The shortest time between two log lines, and the longest after which a source that continues is named again.
 const QUIET: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_secs(3600);
 
-/// Where packets came from that have no business here.
+/// The origin of packets that do not belong here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Origin {
-    /// A host of the underlay that is no node.
+    /// A host on the underlay that is not a node.
     Stranger(IpAddr),
-    /// Out of the overlay, from one address to one that is not of this node.
+    /// Packets out of the overlay, from the first address to the second, which is not on this node.
     Stray(IpAddr, IpAddr),
 }
 
@@ -34,17 +34,17 @@ pub(super) struct Sightings {
     quiet_until: Option<Instant>,
 }
 
-/// What to say.
+/// A report.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Report {
-    /// For the status: what stands in the counters.
+    /// For the status: the content of the counters.
     pub(super) lines: Vec<String>,
-    /// For the log: what is new; `None` if nothing is, or too much was said of late.
+    /// For the log: what is new; `None` if nothing is, or if the last line is too recent.
     pub(super) news: Option<String>,
 }
 
 impl Sightings {
-    /// Takes a reading of the counters.
+    /// Processes a reading of the counters.
     pub(super) fn read(
         &mut self,
         strangers: &[Counted],
@@ -110,7 +110,7 @@ fn text(origin: Origin, packets: u64, tunnels: &Tunnels, fate: &str) -> String {
     }
 }
 
-/// A line for those that are not named.
+/// A line for the sources that are not named.
 fn more(count: usize, what: &str) -> Option<String> {
     let full = if count >= MOST_STRANGERS as usize { " or more" } else { "" };
     (count > NAMED).then(|| format!("and {} {what}{full}, in the same way", count - NAMED))

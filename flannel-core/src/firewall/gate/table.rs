@@ -1,23 +1,24 @@
-//! The tables that there should be. Pure.
+//! The desired tables. Pure.
 
 use super::{GateOptions, Mode, Tunnels, table_name};
 use crate::addr::{Family, Subnet};
 use crate::netlink::nftables::{Chain, Hook, Key, Ruling, Set, Table, TableFamily, Term};
 
-/// How many strangers are counted one by one.
+/// How many strangers are counted individually.
 pub(super) const MOST_STRANGERS: u32 = 1024;
-/// How long one is remembered after its last packet, in milliseconds.
+/// How long a stranger is remembered after its last packet, in milliseconds.
 const MEMORY: u64 = 600_000;
-/// `NF_INET_LOCAL_IN`, before the rules of others.
+/// `NF_INET_LOCAL_IN`, with a priority before the rules of others.
 const INPUT: Hook = Hook { number: 1, priority: -200, link: None };
 
-/// `NF_NETDEV_INGRESS` of a device: only what comes out of the overlay pays for the look. It is before connection
-/// tracking, which puts back the addresses of replies: until then, what honest nodes send is for this node's own subnet.
+/// `NF_NETDEV_INGRESS` of a device: only packets out of the overlay pass the rules. The hook is before connection
+/// tracking, which restores the addresses of replies: at that point all packets from honest nodes are for this node's
+/// own subnet.
 fn ingress(device: &str) -> Hook {
     Hook { number: 0, priority: 0, link: Some(device.to_owned()) }
 }
 
-/// The set of underlay addresses of a family from which packets are let in.
+/// The set of underlay addresses of a family that are admitted.
 pub(super) fn nodes(family: Family) -> &'static str {
     match family {
         Family::V4 => "nodes4",
@@ -33,7 +34,7 @@ pub(super) fn strangers(family: Family) -> &'static str {
     }
 }
 
-/// The set that counts packets that came out of the overlay for elsewhere, by source and destination.
+/// The set that counts packets out of the overlay for other destinations, by source and destination.
 pub(super) fn strays(family: Family) -> &'static str {
     match family {
         Family::V4 => "strays4",
@@ -55,8 +56,8 @@ fn ingress_of(family: Family) -> &'static str {
     }
 }
 
-/// The tables for these tunnels: first the one that underlay packets meet, then the one that overlay packets meet.
-/// `mode` may be less than what was asked for; with [`Mode::Off`] there are none.
+/// The tables for these tunnels: first the one for underlay packets, then the one for overlay packets. `mode` may be
+/// less strict than the options; with [`Mode::Off`] there are none.
 ///
 /// ```text
 /// inet:   input ─ UDP, port ─ source in @nodes4? ─ return
@@ -65,8 +66,8 @@ fn ingress_of(family: Family) -> &'static str {
 ///                                           else note in @strays4, drop
 /// ```
 ///
-/// Nearly all packets come from nodes, so the first rule asks no more than it must: a packet from a node with another
-/// VNI is none of our business either way.
+/// Nearly all packets come from nodes, so the first rule checks as little as possible: a packet with another VNI from a
+/// node needs no check.
 pub(super) fn tables(tunnels: &Tunnels, options: &GateOptions, mode: Mode) -> Option<[Table; 2]> {
     if mode == Mode::Off {
         return None;
@@ -118,17 +119,17 @@ fn to_tunnel(family: Family, tunnels: &Tunnels) -> Vec<Term> {
 }
 
 fn tunnel_chain(family: Family, allow_from: &[Subnet], mode: Mode) -> Chain {
-    // The family is known here; `nft` shows addresses as such only where a rule says it again.
+    // The family is known here, but `nft` prints addresses as such only if the rule has the family, too.
     let is = || Term::Family(family);
     let allowed = allow_from.iter().filter(|subnet| subnet.family() == family);
     let mut rules: Vec<Vec<Term>> = allowed.map(|subnet| vec![is(), Term::Src(*subnet), pass()]).collect();
-    // The counter before the set counts on when that is full.
+    // The counter comes before the set, so that it still counts when the set is full.
     rules.push(vec![is(), Term::Count, Term::Note(Key::Addr(family), strangers(family).to_owned())]);
     rules.extend((mode == Mode::Enforce).then(|| vec![Term::Then(Ruling::Drop)]));
     Chain { name: tunnel(family).to_owned(), hook: None, rules }
 }
 
-/// Frames that carry neither family, such as ARP's, are none of our business.
+/// Frames without an IP packet, such as ARP, are ignored.
 fn overlay_chain(tunnels: &Tunnels, mode: Mode) -> Chain {
     let own = tunnels.subnets.iter();
     let mut rules: Vec<Vec<Term>> =

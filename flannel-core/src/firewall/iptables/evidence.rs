@@ -1,6 +1,6 @@
-//! Whether the variant that was chosen is still the one that this host uses. Pure.
+//! Decides whether the chosen variant is still the one that this host uses. Pure.
 //!
-//! The agent may start before those that show by their rules which variant is right: the kubelet, Docker.
+//! The agent may start before the programs whose rules show which variant is right: the kubelet, Docker.
 
 use std::time::Duration;
 
@@ -8,9 +8,9 @@ use tokio::time::Instant;
 
 use super::variant::{Kind, Usage};
 
-/// How long the other variant must have had more rules. A firewall that starts anew has none for a moment.
+/// How long the other variant must have had more rules. A firewall that restarts has none for a moment.
 const STEADY: Duration = Duration::from_secs(30);
-/// How long a choice by numbers stands at least, so that it does not go to and fro.
+/// How long a choice by the number of rules lasts at least, so that it does not oscillate.
 const REST: Duration = Duration::from_secs(600);
 
 /// A choice that can be made again.
@@ -19,7 +19,7 @@ pub(super) struct Evidence {
     pub(super) kind: Kind,
     /// Since when the other variant has had more rules.
     since: Option<Instant>,
-    /// When numbers may decide again.
+    /// When the number of rules may decide again.
     rests_until: Option<Instant>,
 }
 
@@ -33,7 +33,7 @@ impl Evidence {
         self.since.is_some()
     }
 
-    /// Chooses again, and says why if it is the other variant. One that can't be read now is `None`.
+    /// Chooses again, and returns the reason if it is the other variant. A variant that can't be read now is `None`.
     pub(super) fn reconsider(
         &mut self,
         now: Instant,

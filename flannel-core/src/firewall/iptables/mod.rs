@@ -1,8 +1,8 @@
-//! Rules through iptables, in its legacy and its nft variant.
+//! Rules by iptables, in its legacy and its nft variant.
 //!
-//! The chains and the text of the rules are Go flannel's, so a node keeps its rules over a change of agent.
-//! One `iptables-save` tells what a family has, one `iptables-restore --noflush` changes it. Each table
-//! is changed in full or not at all; the tables one after the other.
+//! The chains and the text of the rules are Go flannel's, so a node keeps its rules when the agent changes. One
+//! `iptables-save` reads the rules of a family, one `iptables-restore --noflush` changes them. Each table is changed
+//! completely or not at all, one table after the other.
 
 mod evidence;
 #[cfg(any(test, feature = "testing"))]
@@ -34,17 +34,17 @@ use crate::netns::Netns;
 /// How long a change may wait for the lock that all iptables programs of the legacy variant share.
 const LOCK_WAIT_SECONDS: &str = "5";
 
-/// Holds rules by running iptables programs.
+/// Keeps rules by running iptables programs.
 #[derive(Debug)]
 pub struct Iptables {
     netns: Netns,
     found: Found,
-    /// What rules are to be kept for. Without any there is nothing to choose.
+    /// The families for which rules are kept. Without any there is nothing to choose.
     families: Vec<Family>,
     evidence: Evidence,
-    /// How much others use the variant that was not chosen, as far as it was looked at.
+    /// How much others use the other variant, as last read.
     other: Option<Usage>,
-    /// Why the other variant is to have the rules from now on.
+    /// Why the rules should move to the other variant.
     switch: Option<String>,
     next_check: Instant,
     resync: Duration,
@@ -60,17 +60,17 @@ struct Place {
     family: Family,
     programs: Programs,
     is_chosen: bool,
-    /// Whose rules were looked for when none were there, and what else was to be said of it.
+    /// If the last read found no rules of ours: what counted as ours, and the notes.
     clean: Option<(Ours, Vec<String>)>,
 }
 
 impl Iptables {
-    /// Finds the programs and chooses the variant that this host uses, as Kubernetes' iptables-wrapper does. Rules are
-    /// read and kept in a network namespace.
+    /// Finds the programs and chooses the variant that this host uses, as Kubernetes' iptables-wrapper does. It reads
+    /// and keeps rules in a network namespace.
     ///
-    /// The chosen variant can do all of `families`. Of the others only leftovers are removed. `resync` is how
-    /// often the rules are looked at, at most once a second: always in the legacy variant, and where changes
-    /// were announced in the nft variant.
+    /// The chosen variant supports all of `families`. For other families only leftovers are removed. `resync` is the
+    /// interval between two reads of the rules, one second at least: in the legacy variant they are always read, in the
+    /// nft variant only after a notification.
     ///
     /// # Panics
     ///
@@ -90,7 +90,7 @@ impl Iptables {
         Ok(Self { netns, found, families, evidence, other, switch, next_check, resync, watch, places })
     }
 
-    /// Says which program is missing, if one is that rules of these families need.
+    /// Fails if a program is missing that rules of these families need, and names it.
     pub async fn installed(netns: &Netns, families: &[Family]) -> Result<(), FirewallError> {
         variant::installed(netns, families).await.map(drop)
     }
@@ -100,7 +100,8 @@ impl Iptables {
         &self.found.why
     }
 
-    /// Looks whether others use the other variant now, if they may. Returns whether the rules are to move there.
+    /// Checks whether others use the other variant now, if that may have changed. Returns whether the rules should move
+    /// there.
     async fn check(&mut self) -> bool {
         self.next_check = Instant::now() + self.resync;
         if self.families.is_empty() || self.switch.is_some() {
@@ -131,7 +132,7 @@ impl Iptables {
         self.switch.is_some()
     }
 
-    /// From here on the other variant has the rules. Those of this one go once they are there.
+    /// Moves the rules to the other variant. Those of this one are removed once the others are in place.
     fn move_to_other(&mut self, why: &str) {
         self.found.take(self.evidence.kind, why);
         for place in &mut self.places {
@@ -158,13 +159,14 @@ impl RuleManager for Iptables {
             self.move_to_other(&why);
         }
         self.watch.looks();
-        // Both came with the same release.
+        // Both options came with the same release.
         let (can_be_random, can_wait) =
             (self.is_at_least(Version::RANDOM_FULLY), self.is_at_least(Version::WAIT));
         let mut plan = Plan::default();
         let mut failed = None;
         for place in &mut self.places {
-            // What is in the other variant may be all there is, as long as nobody knows what is in this one.
+            // While the rules of the chosen variant can't be read, those of the other variant stay, since they may be
+            // the only ones.
             if failed.is_some() && !place.is_chosen {
                 break;
             }
@@ -181,7 +183,8 @@ impl RuleManager for Iptables {
             }
         }
         match failed {
-            // One family does not wait for the other: the next look fails again, with nothing else to do.
+            // A failure of one family does not delay the other: the next attempt fails again, and then there is nothing
+            // else to do.
             Some(error) if !plan.steps.is_empty() => plan.notes.push(error.to_string()),
             Some(error) => return Err(error),
             None => {}
@@ -211,7 +214,7 @@ impl RuleManager for Iptables {
 }
 
 impl Place {
-    /// Adds what is to be done here.
+    /// Adds the steps for this variant and family.
     async fn plan(
         &mut self,
         netns: &Netns,
@@ -244,7 +247,7 @@ impl Place {
         Ok(())
     }
 
-    /// What is there. Tables are not made by looking at them, and no kernel module is loaded for it.
+    /// Reads the rules. That neither creates tables nor loads kernel modules.
     async fn look(&self, netns: &Netns) -> Result<String, FirewallError> {
         let is_unused = self.kind == Kind::Legacy
             && match variant::legacy_tables(netns, self.family) {

@@ -1,20 +1,20 @@
-//! Rules as the arguments that iptables takes and `iptables-save` prints. Pure.
+//! Rules as the arguments of iptables, which `iptables-save` prints. Pure.
 
 use std::fmt::Write;
 
 use crate::addr::Subnet;
 use crate::firewall::rules::{Chain, KUBE_MARK, Mark, Rule, Side, Verdict};
 
-/// Where a chain's rules are. Upstream: pkg/trafficmngr/iptables/iptables.go.
+/// The place of a chain's rules. Upstream: pkg/trafficmngr/iptables/iptables.go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Home {
     /// The table.
     pub(super) table: &'static str,
     /// The chain that has the rules.
     pub(super) chain: &'static str,
-    /// The kernel's chain, from which that one is entered.
+    /// The built-in chain that jumps to it.
     pub(super) from: &'static str,
-    /// What each rule carries.
+    /// The comment of each rule.
     pub(super) comment: &'static str,
 }
 
@@ -30,7 +30,7 @@ impl Home {
         }
     }
 
-    /// The arguments of the rule that enters the chain.
+    /// The arguments of the rule that jumps to the chain.
     pub(super) fn jump(self) -> String {
         format!("-m comment --comment \"{}\" -j {}", self.comment, self.chain)
     }
@@ -60,21 +60,21 @@ impl Home {
     }
 }
 
-/// A rule that was understood in full.
+/// A rule that was parsed completely.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Read {
     pub(super) comment: String,
     mark: Option<Mark>,
     src: Option<Side>,
     dst: Option<Side>,
-    /// The chain that it jumps to, or what is done with the packet.
+    /// The chain that it jumps to, or its verdict.
     pub(super) target: String,
     fully_random: bool,
     says_how_to_reject: bool,
 }
 
 impl Read {
-    /// Reads the arguments of a rule. `None` for those that say anything that none of ours can.
+    /// Parses the arguments of a rule; `None` if it has arguments that ours never have.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let mut read = Self::default();
         let words = words(text)?;
@@ -118,7 +118,7 @@ impl Read {
         (!self.says_how_to_reject).then_some(Rule { mark, src, dst, verdict })
     }
 
-    /// Whether the rule is about every packet.
+    /// Whether the rule matches every packet.
     pub(super) fn is_unconditional(&self) -> bool {
         self.mark.is_none() && self.src.is_none() && self.dst.is_none()
     }
@@ -126,7 +126,7 @@ impl Read {
 
 fn subnet(text: &str) -> Option<Subnet> {
     let subnet: Subnet = text.parse().ok()?;
-    // One with host bits is none of ours: iptables drops them.
+    // An address with host bits is not from one of our rules: iptables clears them.
     let (addr, _) = text.split_once('/')?;
     (addr.parse() == Ok(subnet.base())).then_some(subnet)
 }
@@ -144,8 +144,8 @@ fn mark(text: &str) -> Option<Mark> {
     }
 }
 
-/// The words of a line as iptables-restore splits it: at blanks, but for those in double quotes, where a
-/// backslash escapes. `None` if a quote is not closed.
+/// The words of a line as iptables-restore splits it: at blanks outside of double quotes, in which a backslash escapes.
+/// `None` if a quote is not closed.
 pub(in crate::firewall) fn words(line: &str) -> Option<Vec<String>> {
     let (mut words, mut word) = (Vec::new(), None::<String>);
     let (mut is_quoted, mut is_escaped) = (false, false);

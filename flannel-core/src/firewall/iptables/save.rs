@@ -1,4 +1,4 @@
-//! What `iptables-save` prints, as far as it matters here. Pure.
+//! Parses the output of `iptables-save`, as far as it matters here. Pure.
 
 use super::rule_text::words;
 
@@ -6,7 +6,7 @@ use super::rule_text::words;
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Dump<'a> {
     tables: Vec<Table<'a>>,
-    /// Tables whose rules were not printed, since nft made some that iptables has no words for.
+    /// Tables whose rules were not printed, since nft made rules that iptables can't express.
     hidden: Vec<&'a str>,
 }
 
@@ -21,7 +21,7 @@ pub(super) struct Table<'a> {
 }
 
 impl<'a> Dump<'a> {
-    /// Reads it. The error says why it can't be all that is there.
+    /// Parses a dump. The error says why it can't be complete.
     pub(super) fn parse(text: &'a str) -> Result<Self, String> {
         let (mut dump, mut open) = (Self::default(), None::<Table<'_>>);
         for line in text.lines().map(str::trim_end) {
@@ -44,12 +44,12 @@ impl<'a> Dump<'a> {
         }
     }
 
-    /// One table's chains and rules; nothing if there is no such table.
+    /// One table's chains and rules; `None` if there is no such table.
     pub(super) fn table(&self, name: &str) -> Option<&Table<'a>> {
         self.tables.iter().find(|table| table.name == name)
     }
 
-    /// Whether there are rules in a table that can't be seen.
+    /// Whether a table has rules that were not printed.
     pub(super) fn hides(&self, table: &str) -> bool {
         self.hidden.contains(&table)
     }
@@ -81,7 +81,7 @@ impl<'a> Table<'a> {
         self.rules.iter().filter(|(of, _)| *of == chain).map(|(_, rule)| *rule).collect()
     }
 
-    /// How many rules, of any chain, lead to `chain`.
+    /// How many rules, of any chain, jump to `chain`.
     pub(super) fn ways_to(&self, chain: &str) -> usize {
         let leads_there = |rule: &str| {
             let words = words(rule).unwrap_or_default();
@@ -96,7 +96,7 @@ fn without_counters(line: &str) -> &str {
     line.strip_prefix('[').and_then(|rest| rest.split_once("] ")).map_or(line, |(_, rest)| rest)
 }
 
-/// The table that a remark of iptables-nft-save is about.
+/// The table in a remark of iptables-nft-save.
 fn hidden_table(line: &str) -> Option<&str> {
     line.strip_prefix("# Table `")?.strip_suffix("' is incompatible, use 'nft' tool.")
 }

@@ -1,17 +1,18 @@
-//! From what a family has to what it should have, as input for `iptables-restore --noflush`. Pure.
+//! The changes that lead from the present to the desired rules of a family, as input for `iptables-restore --noflush`.
+//! Pure.
 //!
-//! A line `:CHAIN` would empty a chain that is there, so chains are made with `-N`, and only where none is.
-//! Rules are deleted by their text: a number may by then be that of somebody else's rule.
+//! A line `:CHAIN` would empty an existing chain, so chains are created with `-N`, and only if they don't exist. Rules
+//! are deleted by their text: by then a rule number may be that of somebody else's rule.
 
 use super::rule_text::{Home, Read};
 use super::save::{Dump, Table};
 use crate::firewall::edit::{Edit, edit};
 use crate::firewall::rules::{Chain, Rule};
 
-/// The rules of each chain, in the order of the script; `None` for a chain that is to go.
+/// The rules of each chain, in the order of the script; `None` for a chain that should be removed.
 pub(super) type Want = [(Chain, Option<Vec<Rule>>); 2];
 
-/// What is to be done, and said.
+/// The changes, and notes for the operator.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Changes {
     tables: Vec<(&'static str, Vec<String>)>,
@@ -25,13 +26,13 @@ impl Changes {
         self.tables.is_empty()
     }
 
-    /// What `iptables-restore --noflush` reads.
+    /// The input for `iptables-restore --noflush`.
     pub(super) fn input(&self) -> String {
         let table = |(table, lines): &(_, Vec<String>)| format!("*{table}\n{}\nCOMMIT\n", lines.join("\n"));
         self.tables.iter().map(table).collect()
     }
 
-    /// The same as commands, each beginning with `iptables`.
+    /// The equivalent commands, each beginning with `iptables`.
     pub(super) fn commands(&self, iptables: &str) -> Vec<String> {
         let lines = self.tables.iter().flat_map(|(table, lines)| lines.iter().map(move |line| (table, line)));
         lines.map(|(table, line)| format!("{iptables} -t {table} {line}")).collect()
@@ -72,18 +73,18 @@ pub(super) fn plan(dump: &Dump<'_>, want: &Want, owns: impl Fn(Chain, &Rule) -> 
 /// A rule of our chain.
 struct SeenRule<'a> {
     text: &'a str,
-    /// Only if it is ours.
+    /// The rule, if it is ours.
     ours: Option<Rule>,
-    /// Whether an agent wrote it for a network that we know nothing of.
+    /// Whether an agent wrote it for a network that we don't know.
     is_left: bool,
 }
 
-/// What a table has of one of our chains.
+/// The present state of one of our chains.
 struct Seen<'a> {
     table: &'a Table<'a>,
     home: Home,
     rules: Vec<SeenRule<'a>>,
-    /// The rules that lead to it and are ours.
+    /// Our rules that jump to it.
     jumps: Vec<&'a str>,
 }
 
@@ -117,7 +118,7 @@ impl<'a> Seen<'a> {
         from.iter().map(|jump| format!("-D {} {jump}", self.home.from))
     }
 
-    /// What makes the chain have these rules.
+    /// The lines that give the chain these rules.
     fn put(&self, want: &[Rule]) -> Vec<String> {
         let Home { chain, from, .. } = self.home;
         let mut lines = Vec::new();
@@ -135,7 +136,7 @@ impl<'a> Seen<'a> {
     fn edits(&self, want: &[Rule]) -> Vec<String> {
         let ours: Vec<_> = self.rules.iter().map(|rule| rule.ours).collect();
         let edits = edit(want, &ours);
-        // Of two rules with one text, a deletion takes the first, whichever was meant.
+        // Of two rules with the same text, a deletion always removes the first.
         let is_twice = |text| self.rules.iter().filter(|rule| rule.text == text).count() > 1;
         let is_unclear =
             |edit: &Edit| matches!(edit, Edit::Delete(number) if is_twice(self.rules[*number].text));
@@ -162,7 +163,7 @@ impl<'a> Seen<'a> {
         edits.into_iter().map(&mut line).collect()
     }
 
-    /// What makes the chain, or at least our rules, go. What others have in it stays in force.
+    /// The lines that remove the chain, or at least our rules. Rules of others in it stay in force.
     fn remove(&self, notes: &mut Vec<String>) -> Vec<String> {
         let Home { table, chain, .. } = self.home;
         let mut lines: Vec<_> =

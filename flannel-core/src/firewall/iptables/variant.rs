@@ -1,7 +1,7 @@
-//! Which iptables this host has, and which of its two variants it uses.
+//! Finds the iptables programs of this host, and which of the two variants it uses.
 //!
-//! The choice is that of Kubernetes' iptables-wrapper: where the kubelet left its mark, else where more
-//! rules are, else what plain `iptables` is.
+//! The choice is that of Kubernetes' iptables-wrapper: the variant with the kubelet's chains, else the one with more
+//! rules, else that of plain `iptables`.
 
 use std::fmt;
 use std::io;
@@ -13,10 +13,10 @@ use crate::firewall::manager::{FirewallError, run};
 use crate::firewall::rules::Chain;
 use crate::netns::Netns;
 
-/// Chains by which the kubelet says which variant it uses.
+/// Chains with which the kubelet marks the variant that it uses.
 const KUBELET_CHAINS: [&str; 2] = ["KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY"];
 
-/// What keeps the rules.
+/// The variant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// The kernel's `nf_tables`.
@@ -53,7 +53,7 @@ pub(super) struct Programs {
     pub(super) restore: &'static str,
 }
 
-/// The programs of a variant; those of plain names if `kind` is `None`.
+/// The programs of a variant; those with plain names if `kind` is `None`.
 fn programs(kind: Option<Kind>, family: Family) -> Programs {
     let [command, save, restore] = match (family, kind) {
         (Family::V4, None) => ["iptables", "iptables-save", "iptables-restore"],
@@ -75,24 +75,24 @@ fn programs(kind: Option<Kind>, family: Family) -> Programs {
 pub(super) struct Version(u32, u32, u32);
 
 impl Version {
-    /// Knows `MASQUERADE --random-fully`.
+    /// The first version with `MASQUERADE --random-fully`.
     pub(super) const RANDOM_FULLY: Self = Self(1, 6, 2);
-    /// Its `iptables-restore` knows `-w`.
+    /// The first version whose `iptables-restore` has `-w`.
     pub(super) const WAIT: Self = Self(1, 6, 2);
 }
 
-/// Reads what `iptables --version` says, such as `iptables v1.8.9 (nf_tables)`.
+/// Parses the output of `iptables --version`, such as `iptables v1.8.9 (nf_tables)`.
 pub(super) fn version(said: &str) -> Option<(Version, Kind)> {
     let mut words = said.split_whitespace().skip_while(|word| !word.starts_with('v'));
     let mut parts = words.next()?.strip_prefix('v')?.split('.').map(str::parse);
     let mut part = || parts.next()?.ok();
     let version = Version(part()?, part()?, part().unwrap_or(0));
-    // Before 1.8 there was one variant, and no word for it.
+    // Before 1.8 there was only one variant, without a name.
     let kind = if words.next() == Some("(nf_tables)") { Kind::Nft } else { Kind::Legacy };
     Some((version, kind))
 }
 
-/// The tables of the legacy variant that are in use in a network namespace. Looking here makes none.
+/// The tables of the legacy variant that are in use in a network namespace. Reading this list creates none.
 pub(in crate::firewall) fn legacy_tables(netns: &Netns, family: Family) -> io::Result<Vec<String>> {
     let name = if family == Family::V4 { "ip" } else { "ip6" };
     match netns.proc_net(&format!("{name}_tables_names")) {
@@ -102,13 +102,13 @@ pub(in crate::firewall) fn legacy_tables(netns: &Netns, family: Family) -> io::R
     }
 }
 
-/// What this host has.
+/// The programs that this host has.
 #[derive(Debug)]
 pub(super) struct Installed {
     nft: PerFamily<Programs>,
     legacy: PerFamily<Programs>,
     version: Option<Version>,
-    /// What plain `iptables` is.
+    /// The variant of plain `iptables`.
     plain: Option<Kind>,
 }
 
@@ -120,7 +120,7 @@ impl Installed {
         }
     }
 
-    /// Whether a variant can do all of these, and anything at all.
+    /// Whether a variant supports all of these families, and at least one.
     fn does(&self, kind: Kind, families: &[Family]) -> bool {
         let programs = self.programs(kind);
         !programs.is_empty() && families.iter().all(|family| programs.get(*family).is_some())
@@ -146,7 +146,7 @@ pub(super) async fn installed(netns: &Netns, families: &[Family]) -> Result<Inst
     let (nft, legacy) = (of_kind(Kind::Nft).await?, of_kind(Kind::Legacy).await?);
     let mut found = Installed { nft, legacy, version: None, plain: plain.map(|(_, kind)| kind) };
     if !Kind::ALL.into_iter().any(|kind| found.does(kind, families)) {
-        // Of all the names, tell those that every host with iptables has.
+        // The error names the programs that every host with iptables has.
         let mut program = "iptables-save";
         for family in families {
             program = first_missing(netns, programs(None, *family)).await?.unwrap_or(program);
@@ -164,7 +164,7 @@ async fn ask_version(netns: &Netns, program: &str) -> Result<Option<(Version, Ki
     Ok(run_if_there(netns, program).await?.and_then(|said| version(&said)))
 }
 
-/// The first of the programs needed that is not there.
+/// The first required program that is not installed.
 async fn first_missing(netns: &Netns, programs: Programs) -> Result<Option<&'static str>, FirewallError> {
     for program in [programs.save, programs.restore] {
         if run_if_there(netns, program).await?.is_none() {
@@ -174,14 +174,14 @@ async fn first_missing(netns: &Netns, programs: Programs) -> Result<Option<&'sta
     Ok(None)
 }
 
-/// What a program says of its version, which touches no table; `None` if it is not there.
+/// The version output of a program, which touches no table; `None` if it is not installed.
 async fn run_if_there(netns: &Netns, program: &str) -> Result<Option<String>, FirewallError> {
     match run(netns, program, &["--version"], "").await {
         Ok(said) => Ok(Some(said)),
-        // Old ones don't know the option, but they are there.
+        // Old programs don't know the option, but they are installed.
         Err(FirewallError::Failed { .. }) => Ok(Some(String::new())),
         Err(FirewallError::Missing { .. }) => Ok(None),
-        // So it is, too, if one of the folders that are searched is closed to us.
+        // The same error occurs if a folder of the search path is not accessible.
         Err(FirewallError::Run { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
             Ok(None)
         }
@@ -189,23 +189,23 @@ async fn run_if_there(netns: &Netns, program: &str) -> Result<Option<String>, Fi
     }
 }
 
-/// What was chosen.
+/// The chosen variant.
 #[derive(Debug)]
 pub(super) struct Found {
     pub(super) kind: Kind,
-    /// For the log.
+    /// The reason, for the log.
     pub(super) why: String,
     pub(super) version: Option<Version>,
     installed: Installed,
 }
 
 impl Found {
-    /// The programs of a variant, of the families that it can do here.
+    /// The programs of a variant, for the families that it supports here.
     pub(super) fn programs(&self, kind: Kind) -> impl Iterator<Item = (Family, Programs)> {
         self.installed.programs(kind).iter().map(|(family, programs)| (family, *programs))
     }
 
-    /// How much others use a variant; `None` if it can't do all of `families` here.
+    /// How much others use a variant; `None` if it does not support all of `families` here.
     pub(super) async fn usage(
         &self,
         netns: &Netns,
@@ -218,7 +218,7 @@ impl Found {
         usage(netns, kind, self.installed.programs(kind)).await
     }
 
-    /// Takes another choice.
+    /// Sets another choice.
     pub(super) fn take(&mut self, kind: Kind, why: &str) {
         let of = self.version.map_or(String::new(), |Version(a, b, c)| format!(" {a}.{b}.{c}"));
         (self.kind, self.why) = (kind, format!("iptables{of} ({kind}): {why}"));
@@ -237,14 +237,14 @@ pub(super) async fn find(netns: &Netns, families: &[Family]) -> Result<Found, Fi
     Ok(found)
 }
 
-/// How much a variant is used by others.
+/// How much others use a variant.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Usage {
     pub(super) has_kubelet_chains: bool,
     pub(super) rules: usize,
 }
 
-/// Looks, without making anything. `None` if this kernel does not have the variant.
+/// Reads the rules without creating anything. `None` if this kernel does not have the variant.
 async fn usage(
     netns: &Netns,
     kind: Kind,
@@ -267,7 +267,7 @@ async fn usage(
     Ok(Some(usage))
 }
 
-/// Rules of ours, or of a Go agent, don't count: they are where they were put, not where they should be.
+/// Rules of ours, or of a Go agent, don't count: they show where an agent put them, not which variant the host uses.
 pub(super) fn usage_of(text: &str) -> Usage {
     let Ok(dump) = Dump::parse(text) else { return Usage::default() };
     let comments = Chain::ALL.map(|chain| format!("--comment \"{}\"", Home::of(chain).comment));
@@ -280,7 +280,7 @@ pub(super) fn usage_of(text: &str) -> Usage {
     }
 }
 
-/// Chooses, and says why. A variant that can't be used is `None`.
+/// Chooses a variant, with the reason. A variant that can't be used is `None`.
 pub(super) fn choose(nft: Option<Usage>, legacy: Option<Usage>, plain: Option<Kind>) -> (Kind, String) {
     let (nft, legacy) = match (nft, legacy) {
         (Some(nft), Some(legacy)) => (nft, legacy),

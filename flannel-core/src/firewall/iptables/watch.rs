@@ -1,4 +1,4 @@
-//! When to look at the rules again.
+//! Decides when to read the rules again.
 
 use std::future::pending;
 use std::time::Duration;
@@ -11,27 +11,29 @@ use crate::backoff::jitter;
 use crate::netlink::RulesetEvents;
 use crate::netns::Netns;
 
-/// What is asked for more often would keep the host busy with nothing else.
+/// The shortest resync interval; a shorter one would keep the host busy.
 pub(super) const SHORTEST_RESYNC: Duration = Duration::from_secs(1);
 
-/// A firewall that starts anew runs several commands; one look is for all of them.
+/// A firewall that restarts runs several commands; their changes are read together after this time.
 const SETTLE: Duration = Duration::from_millis(50);
 
-/// The nft variant's tables of ours: `NFPROTO_IPV4` and `NFPROTO_IPV6` of `linux/netfilter.h`, and their names.
+/// The tables with our rules in the nft variant: `NFPROTO_IPV4` and `NFPROTO_IPV6` of `linux/netfilter.h`, and their
+/// names.
 const TABLES: [(u8, &str); 4] = [(2, "nat"), (2, "filter"), (10, "nat"), (10, "filter")];
 
-/// Waits until something changed, where the kernel tells, else for a while; never more than one look a while.
+/// Waits until something changed, or, without notifications, for the resync interval; the rules are read at most once
+/// in that interval.
 #[derive(Debug)]
 pub(super) struct Watch {
     kind: Kind,
     resync: Duration,
     looked: Instant,
-    /// `None` where the kernel does not tell.
+    /// `None` without notifications.
     events: Option<RulesetEvents>,
     is_changed: bool,
     /// When the legacy variant is read next.
     next: Option<Instant>,
-    /// Whether anything of iptables' nft variant changed.
+    /// Whether anything in the tables of iptables' nft variant changed.
     heard: bool,
 }
 
@@ -43,7 +45,7 @@ impl Watch {
         Self { kind, resync, looked, events, is_changed: false, next: None, heard: true }
     }
 
-    /// Notes a look, before it begins.
+    /// Records that the rules are about to be read.
     pub(super) fn looks(&mut self) {
         self.looked = Instant::now();
         self.is_changed = false;
@@ -54,12 +56,12 @@ impl Watch {
         (self.kind, self.next) = (kind, None);
     }
 
-    /// Whether tables that iptables' nft variant may have changed since this was asked last, or nobody tells.
+    /// Whether tables of iptables' nft variant may have changed since the last call; always true without notifications.
     pub(super) fn heard_of_iptables(&mut self) -> bool {
         std::mem::take(&mut self.heard) || self.events.is_none()
     }
 
-    /// Waits for the time of the next look. Dropping the future is no loss.
+    /// Waits until the rules should be read again. Dropping the future loses nothing.
     pub(super) async fn wait(&mut self) {
         if self.kind == Kind::Nft && self.events.is_some() {
             while !self.is_changed {
@@ -67,7 +69,8 @@ impl Watch {
             }
             return sleep_until((self.looked + self.resync).max(Instant::now() + SETTLE)).await;
         }
-        // Legacy rules change in silence. Several agents of a host should not all look in the same instant.
+        // Legacy rules change without a notification. The jitter keeps several agents of a host from reading at the
+        // same instant.
         let period = jitter(self.resync, 0.05);
         let next = *self.next.get_or_insert_with(|| Instant::now() + period);
         loop {
@@ -81,7 +84,7 @@ impl Watch {
         }
     }
 
-    /// Takes what the kernel announces.
+    /// Receives notifications of the kernel.
     async fn hear(&mut self) {
         let Some(events) = &mut self.events else { return pending().await };
         let change = events.next().await;

@@ -1,19 +1,18 @@
-//! What `nft -j list` prints, as far as it is about us. Pure.
+//! Reads our tables from the output of `nft -j list`. Pure.
 //!
-//! The form differs between versions in small things, so it is read leniently; a rule that is not
-//! understood is not ours.
+//! The format differs slightly between versions, so it is read leniently; a rule that can't be read is not ours.
 
 use serde_json::Value;
 
 use super::super::rules::{KUBE_MARK, Mark, Rule, Side, Verdict};
 use crate::addr::{Family, Subnet};
 
-/// A table of ours as it was seen.
+/// A table of ours, as observed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct SeenTable {
     /// Its chains.
     pub(super) chains: Vec<SeenChain>,
-    /// Whether it has sets, maps or other things that we never make.
+    /// Whether it has sets, maps or other objects that we never create.
     pub(super) other: bool,
 }
 
@@ -22,20 +21,20 @@ pub(super) struct SeenTable {
 pub(super) struct SeenChain {
     /// Its name.
     pub(super) name: String,
-    /// How it is hooked in, if it is a base chain.
+    /// Its hook, if it is a base chain.
     pub(super) base: Option<Base>,
     /// Its rules.
     pub(super) rules: Vec<SeenRule>,
 }
 
-/// How a base chain is hooked in.
+/// The hook of a base chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::firewall) struct Base {
     /// `nat` or `filter`.
     pub(in crate::firewall) kind: String,
-    /// Such as `forward`.
+    /// The hook's name, such as `forward`.
     pub(in crate::firewall) hook: String,
-    /// Its place among the chains of the hook; the smallest comes first.
+    /// Its priority among the chains of the hook; the smallest comes first.
     pub(in crate::firewall) priority: i64,
     /// `accept` or `drop`.
     pub(in crate::firewall) policy: String,
@@ -44,13 +43,13 @@ pub(in crate::firewall) struct Base {
 /// A rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SeenRule {
-    /// Its number.
+    /// Its handle.
     pub(super) handle: u64,
-    /// What it says, if it has the form of a rule of ours.
+    /// The rule, if it has the form of a rule of ours.
     pub(super) rule: Option<Rule>,
 }
 
-/// The table in a listing of it.
+/// Reads a table from a listing.
 pub(super) fn table(family: Family, json: &str) -> Result<SeenTable, String> {
     let mut table = SeenTable::default();
     for entry in entries(json)? {
@@ -74,7 +73,7 @@ pub(super) fn table(family: Family, json: &str) -> Result<SeenTable, String> {
     Ok(table)
 }
 
-/// What is listed.
+/// The objects in a listing.
 pub(in crate::firewall) fn entries(json: &str) -> Result<Vec<Value>, String> {
     // An empty ruleset is printed as nothing by some versions.
     if json.trim().is_empty() {
@@ -92,7 +91,7 @@ pub(in crate::firewall) fn text<'a>(value: &'a Value, key: &str) -> Option<&'a s
     value.get(key)?.as_str()
 }
 
-/// How a chain is hooked in; `None` if it is no base chain.
+/// The hook of a chain; `None` if it is not a base chain.
 pub(in crate::firewall) fn base(chain: &Value) -> Option<Base> {
     Some(Base {
         kind: text(chain, "type")?.to_owned(),
@@ -102,7 +101,7 @@ pub(in crate::firewall) fn base(chain: &Value) -> Option<Base> {
     })
 }
 
-/// The rule, if it has nothing but what ours have.
+/// The rule, if it has only expressions that ours have.
 fn rule(family: Family, value: &Value) -> Option<Rule> {
     let (mut mark, mut src, mut dst, mut verdict) = (None, None, None, None);
     for expression in value.get("expr")?.as_array()? {
@@ -124,7 +123,7 @@ fn rule(family: Family, value: &Value) -> Option<Rule> {
     Some(Rule { mark, src, dst, verdict: verdict? })
 }
 
-/// Takes one condition; false if it is none of ours.
+/// Adds one condition; false if ours never have it.
 fn matched(
     family: Family,
     detail: &Value,

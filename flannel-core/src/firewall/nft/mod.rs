@@ -1,5 +1,4 @@
-//! Rules through nftables: tables of our own, changed in one transaction, and looked at when the kernel
-//! announces a change.
+//! Rules by nftables: tables of our own, changed in one transaction, and read when the kernel notifies of a change.
 
 #[cfg(any(test, feature = "testing"))]
 pub(crate) mod fuzz;
@@ -35,14 +34,14 @@ fn protocol(family: Family) -> u8 {
 #[derive(Debug)]
 pub struct Nftables {
     netns: Netns,
-    /// `None` while the kernel has nothing that could tell.
+    /// `None` while the kernel sends no notifications.
     events: Option<RulesetEvents>,
-    /// Whether the kernel can choose source ports at random; `None` if that was not tried yet.
+    /// Whether the kernel can choose source ports at random; `None` if that was not tested yet.
     can_be_random: Option<bool>,
 }
 
 impl Nftables {
-    /// Listens in a network namespace, and keeps rules there.
+    /// Subscribes to notifications in a network namespace, and keeps rules there.
     ///
     /// # Panics
     ///
@@ -52,12 +51,12 @@ impl Nftables {
         Ok(Self { netns: netns.clone(), events: listen(netns), can_be_random: None })
     }
 
-    /// Whether source ports can be chosen at random, found out by trying.
+    /// Tests whether source ports can be chosen at random.
     async fn can_be_random(&mut self) -> Result<bool, FirewallError> {
         if let Some(known) = self.can_be_random {
             return Ok(known);
         }
-        // Checked, not done.
+        // Only checked, not carried out.
         let table = format!("{} {}", family_name(Family::V4), table_name(Family::V4));
         let trial = format!(
             "add table {table}\nadd chain {table} masqueradeTest {{ type nat hook postrouting priority srcnat ; }}\n\
@@ -93,7 +92,7 @@ impl RuleManager for Nftables {
         }
         let (v4, v6) = tokio::join!(seen(&self.netns, Family::V4), seen(&self.netns, Family::V6));
         let (v4, v6) = (v4.map_err(lacking)?, v6.map_err(lacking)?);
-        // A kernel that can't do anything at all says nothing about this.
+        // If the test itself fails, the answer stays unknown.
         let can_be_random = want.masquerade && want.fully_random && self.can_be_random().await?;
         let mut plan = Plan::default();
         let mut lines = Vec::new();
@@ -126,7 +125,7 @@ fn listen(netns: &Netns) -> Option<RulesetEvents> {
     RulesetEvents::open(netns).map_err(told).ok()
 }
 
-/// Says what is missing, where nft's own words do not.
+/// Replaces an error of nft that does not say what is missing.
 fn lacking(error: FirewallError) -> FirewallError {
     match error {
         FirewallError::Failed { said, .. } if said.contains("Operation not permitted") => {

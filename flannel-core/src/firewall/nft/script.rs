@@ -1,5 +1,5 @@
-//! From a table that was seen to the one that is wanted, as lines of a script that `nft -f` runs in one
-//! transaction. Pure.
+//! The changes that lead from an observed table to the desired one, as a script that `nft -f` runs in one transaction.
+//! Pure.
 
 use std::fmt::Write;
 
@@ -8,12 +8,12 @@ use super::super::rules::{Chain, KUBE_MARK, Mark, Ours, Rule, Side, Verdict, Wan
 use super::listing::{Base, SeenChain, SeenTable};
 use crate::addr::Family;
 
-/// What `nft` is to be told about one family, and what an operator should know.
+/// The script for one family, and what an operator should know.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Script {
     /// One command a line.
     pub(super) lines: Vec<String>,
-    /// What is in the way.
+    /// Notes about rules and chains of others.
     pub(super) notes: Vec<String>,
 }
 
@@ -33,7 +33,7 @@ pub(super) fn table_name(family: Family) -> &'static str {
     }
 }
 
-/// Upstream's name of a chain, its comment, and how it is hooked in.
+/// Upstream's name of a chain, its comment, and its hook.
 struct Declared {
     name: &'static str,
     comment: &'static str,
@@ -67,7 +67,7 @@ impl Declared {
     }
 }
 
-/// What turns the table of a family into the wanted one.
+/// The script that turns the observed table of a family into the desired one.
 pub(super) fn script(
     family: Family,
     want: &Wanted,
@@ -99,7 +99,7 @@ pub(super) fn script(
     let known = |name: &str| Chain::ALL.iter().any(|chain| declared(*chain).name == name);
     empties &= seen.is_some_and(|seen| seen.chains.iter().all(|chain| known(&chain.name)));
     if empties {
-        // It takes its chains and their rules along.
+        // This also deletes its chains and their rules.
         script.lines = vec![format!("delete table {table}")];
     }
     script
@@ -118,7 +118,7 @@ impl Script {
         ));
     }
 
-    /// Empties a chain of our rules and removes it if nothing is left. Returns whether nothing is.
+    /// Deletes our rules of a chain, and the chain if no rules are left. Returns whether it deleted the chain.
     fn remove(&mut self, place: &str, seen: &SeenChain, own: impl Fn(&Rule) -> bool) -> bool {
         let is_own = |rule: &Option<Rule>| rule.as_ref().is_some_and(&own);
         let (mine, others): (Vec<_>, Vec<_>) = seen.rules.iter().partition(|rule| is_own(&rule.rule));
@@ -148,7 +148,7 @@ impl Script {
                     self.declare(place, declared);
                 }
             }
-            // Its hook can't be changed, so it is made anew, in the same transaction.
+            // A hook can't be changed, so the chain is deleted and created again in the same transaction.
             _ if others().next().is_none() => {
                 self.lines.push(format!("flush chain {place}"));
                 self.lines.push(format!("delete chain {place}"));

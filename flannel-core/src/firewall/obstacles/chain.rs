@@ -1,13 +1,13 @@
-//! Chains of rules as far as they decide about a packet, whoever printed them. Pure.
+//! Chains of rules, reduced to what decides about a packet, for both nft and iptables. Pure.
 
 use super::packet::{End, LinkName, Packet, Truth};
 use crate::addr::{Family, Subnet};
 use crate::firewall::rules::KUBE_MARK;
 
-/// The bit by which kube-proxy asks for a drop.
+/// The bit of the mark with which kube-proxy asks for a drop.
 const KUBE_DROP_MARK: u32 = 0x8000;
 
-/// Whose tables they are.
+/// Which of the kernel's two rule systems has the tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Realm {
     /// `nf_tables`: nft, and iptables' nft variant.
@@ -44,7 +44,7 @@ pub(super) struct Table {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Chain {
     pub(super) name: String,
-    /// What a base chain, which forwarded packets enter, does with those that no rule decides about.
+    /// For a base chain that forwarded packets enter: what it does with packets that no rule decides about.
     pub(super) policy: Option<Policy>,
     pub(super) rules: Vec<Rule>,
 }
@@ -56,7 +56,7 @@ pub(super) enum Policy {
     Drop,
 }
 
-/// Conditions that must all hold, and what is done then.
+/// Conditions that must all be true, and the action then.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Rule {
     pub(super) tests: Vec<Test>,
@@ -71,26 +71,26 @@ pub(super) struct Rule {
 pub(super) enum RuleName {
     /// By its text.
     Text(String),
-    /// By its number, by which nft tells the text.
+    /// By its handle, with which nft prints the text.
     Handle(u64),
 }
 
-/// What becomes of a packet.
+/// What a rule does with a packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Does {
-    /// The next rule looks at it.
+    /// It continues with the next rule.
     Nothing,
     Accept,
-    /// It ends here: dropped or rejected.
+    /// It is dropped or rejected.
     Cut,
     Return,
     Jump(String),
     Goto(String),
-    /// Something that is not understood, which may let it pass.
+    /// Something unknown, which may let it pass.
     Unknown,
 }
 
-/// Which side of a packet.
+/// The source or destination side of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Side {
     Source,
@@ -115,26 +115,26 @@ pub(super) enum Test {
     Address { side: Side, among: Vec<Subnet>, inverted: bool },
     /// A link has one of these names.
     Link { side: Side, among: Vec<LinkName>, inverted: bool },
-    /// The state of the connection: whether one that begins, and one that goes on, is meant.
+    /// The state of the connection: whether new ones match, and whether established ones match.
     State { new: bool, established: bool, inverted: bool },
-    /// The mark, of which these bits are looked at.
+    /// The mark, compared under this mask.
     Mark { mask: u32, value: u32, inverted: bool },
-    /// Known by itself.
+    /// A condition with a fixed truth.
     Known(Truth),
 }
 
 impl Test {
-    /// Whether it is about TCP.
+    /// A condition on the protocol: whether TCP matches.
     pub(super) fn is_tcp(known: bool) -> Self {
         Self::Known(known.into())
     }
 
-    /// Whether it holds. `is_marked` says whether a rule before may have set the mark.
+    /// Whether the condition is true for a packet. `is_marked` says whether an earlier rule may have set the mark.
     pub(super) fn holds(&self, packet: &Packet<'_>, is_marked: bool) -> Truth {
         match self {
             Self::Family(family) => (*family == packet.family).into(),
             Self::Address { side, among, inverted } => {
-                // One about another family is no match, inverted or not.
+                // A condition on another family never matches, inverted or not.
                 if among.iter().any(|subnet| subnet.family() != packet.family) {
                     return Truth::No;
                 }
@@ -147,7 +147,7 @@ impl Test {
             Self::State { new, established, inverted } => {
                 Truth::from(if packet.is_new { *new } else { *established }).not_if(*inverted)
             }
-            // Nobody but kube-proxy sets its bits, and for services only. Of others nobody knows.
+            // Only kube-proxy sets its bits, and only for services. Other bits are unknown.
             Self::Mark { mask, value, inverted } => {
                 let is_known = !is_marked && mask & !(KUBE_MARK | KUBE_DROP_MARK) == 0;
                 if is_known { Truth::from(*value == 0).not_if(*inverted) } else { Truth::Maybe }
@@ -158,7 +158,7 @@ impl Test {
 }
 
 impl Rule {
-    /// Whether it is about a packet.
+    /// Whether the rule matches a packet.
     pub(super) fn is_about(&self, packet: &Packet<'_>, is_marked: bool) -> Truth {
         self.tests.iter().map(|test| test.holds(packet, is_marked)).min().unwrap_or(Truth::Yes)
     }

@@ -1,15 +1,15 @@
-//! Chains as `iptables-save` prints them, in both variants. Pure.
+//! Reads chains from the output of `iptables-save`, in both variants. Pure.
 
 use super::chain::{Chain, Does, Policy, Rule, RuleName, Side, Table, TableName, Test};
 use super::packet::{LinkName, Truth};
 use crate::addr::{Family, Subnet};
 use crate::firewall::iptables::words;
 
-/// The chains that forwarded packets enter. Those of the table `nat` see the first packet of a connection, and
+/// The chains that forwarded packets enter. Those of the table `nat` get only the first packet of a connection, and
 /// nobody filters there.
 const BASES: [&str; 3] = ["PREROUTING", "FORWARD", "POSTROUTING"];
 
-/// Targets that let the next rule look at the packet.
+/// Targets after which the packet continues with the next rule.
 const GO_ON: [&str; 24] = [
     "AUDIT",
     "CHECKSUM",
@@ -37,15 +37,15 @@ const GO_ON: [&str; 24] = [
     "ULOG",
 ];
 
-/// Extensions that say nothing but by their options.
+/// Extensions that match nothing by themselves, only by their options.
 const PLAIN: [&str; 7] = ["addrtype", "comment", "conntrack", "mark", "state", "tcp", "udp"];
 
-/// Whether nobody knows what becomes of a packet that an extension of this name takes.
+/// Whether an extension of this name decides about a packet in a way that is unknown here.
 pub(super) fn is_terminal(target: &str) -> bool {
     !GO_ON.contains(&target)
 }
 
-/// The tables of a dump, without those for the translation of addresses.
+/// The tables of a dump, without those for address translation.
 pub(super) fn tables(dump: &str, name: impl Fn(&str) -> TableName, family: Family) -> Vec<Table> {
     let mut tables: Vec<Table> = Vec::new();
     for line in dump.lines().map(str::trim_end) {
@@ -124,7 +124,7 @@ fn rule(text: &str, family: Family, is_chain: impl Fn(&str) -> bool) -> Rule {
             }
             "-m" => {
                 extension = value;
-                // Some say all by their name.
+                // Some extensions match by their name alone.
                 tests.extend((!PLAIN.contains(&value)).then_some(Test::Known(Truth::Maybe)));
             }
             "--mark" if extension != "mark" => tests.push(Test::Known(Truth::Maybe)),
@@ -135,7 +135,7 @@ fn rule(text: &str, family: Family, is_chain: impl Fn(&str) -> bool) -> Rule {
     Rule { tests, marks, does, name }
 }
 
-/// The condition that an option is; `None` if nobody can say.
+/// The condition of an option; `None` if it is unknown.
 fn test(option: &str, value: &str, inverted: bool, family: Family) -> Option<Test> {
     let side = match option {
         "-s" | "-i" | "--src-type" => Side::Source,
@@ -162,7 +162,7 @@ fn test(option: &str, value: &str, inverted: bool, family: Family) -> Option<Tes
             let mask = mask.map_or(Some(u32::MAX), number)?;
             Some(Test::Mark { mask, value: number(value)?, inverted })
         }
-        // Pods are elsewhere.
+        // Pods' addresses are not local to this namespace.
         "--src-type" | "--dst-type" if value == "LOCAL" => Some(Test::Known(Truth::from(inverted))),
         _ => None,
     }

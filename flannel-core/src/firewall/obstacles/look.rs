@@ -1,4 +1,4 @@
-//! Reads the chains that forwarded packets meet, and knows when to read them again.
+//! Reads the chains that forwarded packets enter, and knows when to read them again.
 
 use std::collections::BTreeSet;
 use std::future::pending;
@@ -21,23 +21,23 @@ use crate::netlink::{Netlink, RulesetChange, RulesetEvents};
 use crate::netns::Netns;
 use crate::resync;
 
-/// A firewall that starts anew makes many changes; one look is for all of them.
+/// A firewall that restarts makes many changes; they are read together after this time.
 const SETTLE: Duration = Duration::from_millis(200);
-/// Of a rule set that changes all the time, the looks take one part in so many of the time.
+/// With a rule set that changes all the time, reading takes at most one part in this many of the time.
 const SHARE: u32 = 20;
-/// The most chains of a table that are read. What is behind others is unknown.
+/// The most chains of a table that are read. The effect of others is unknown.
 const CHAINS: usize = 250;
 
-/// What other firewalls of this host do with forwarded packets.
+/// What other firewalls on this host do with forwarded packets.
 pub(in crate::firewall) struct Surroundings {
     netns: Netns,
-    /// `None` where the kernel does not tell.
+    /// `None` if the kernel sends no notifications.
     events: Option<RulesetEvents>,
-    /// How often legacy tables, of which nobody tells, are compared.
+    /// How often legacy tables are compared, for which there are no notifications.
     resync: Duration,
     next_resync: Instant,
     legacy: u64,
-    /// The base chains on the way of forwarded packets; `None` if they must be looked up.
+    /// The base chains on the path of forwarded packets; `None` if they must be read.
     bases: Option<Vec<Base>>,
     is_due: bool,
     not_before: Instant,
@@ -51,7 +51,7 @@ impl std::fmt::Debug for Surroundings {
 }
 
 impl Surroundings {
-    /// Listens in a network namespace.
+    /// Subscribes to notifications in a network namespace.
     pub(in crate::firewall) fn open(netns: &Netns, resync: Duration) -> Self {
         let told = |error| debug!(%error, "no notifications of nf_tables");
         let (events, now) = (RulesetEvents::open(netns).map_err(told).ok(), Instant::now());
@@ -69,12 +69,12 @@ impl Surroundings {
         }
     }
 
-    /// What is in the way of packets that `want` is about; `None` if nothing changed since the last look.
+    /// The chains that drop packets of `want`'s pods; `None` if nothing changed since the last call.
     pub(in crate::firewall) async fn look(&mut self, want: &Wanted) -> Option<Vec<Obstacle>> {
         if !self.is_due || Instant::now() < self.not_before {
             return None;
         }
-        // What changes from here on makes the next look due.
+        // Changes from here on make the next read due.
         if let Some(events) = &mut self.events {
             let change = events.pending();
             self.note(&change);
@@ -104,7 +104,7 @@ impl Surroundings {
         Some(obstacles)
     }
 
-    /// Waits until a look is worth its while. Dropping the future is no loss.
+    /// Waits until the chains should be read again. Dropping the future loses nothing.
     pub(in crate::firewall) async fn changed(&mut self) {
         loop {
             tokio::select! {
@@ -133,15 +133,15 @@ impl Surroundings {
         }
     }
 
-    /// Makes a look due, since something may have changed of which nobody tells.
+    /// Makes the next read due, because something may have changed without a notification.
     pub(in crate::firewall) fn set_due(&mut self) {
         if !std::mem::replace(&mut self.is_due, true) {
             self.not_before = self.not_before.max(Instant::now() + SETTLE);
         }
     }
 
-    /// The tables of `nf_tables`, as far as forwarded packets can get in them. What can't be read hinders nobody
-    /// for all that is known.
+    /// The tables of `nf_tables`, as far as forwarded packets can reach them. A table that can't be read counts as
+    /// letting packets pass.
     async fn nf_tables(&mut self) -> Vec<Table> {
         let tables = match self.by_nft().await {
             Err(FirewallError::Missing { .. }) => {
@@ -176,7 +176,7 @@ impl Surroundings {
                 bases.iter().filter(|base| (&base.family, &base.table) == (family, table)).collect();
             match read_table(&self.netns, name, &bases).await {
                 Ok(table) => tables.push(table),
-                // It went meanwhile, which is announced.
+                // It was removed meanwhile, and a notification follows.
                 Err(error) => debug!(%error, "a table of nf_tables can't be read"),
             }
         }
@@ -184,7 +184,7 @@ impl Surroundings {
     }
 }
 
-/// What the kernel announces next.
+/// The next notification of the kernel.
 async fn next(events: &mut Option<RulesetEvents>) -> RulesetChange {
     match events {
         Some(events) => events.next().await,
@@ -201,7 +201,7 @@ fn protocol(family: &str) -> u8 {
     }
 }
 
-/// Reads base chains, and all that they lead to.
+/// Reads base chains, and all chains that they jump to.
 async fn read_table(netns: &Netns, name: TableName, bases: &[&Base]) -> Result<Table, FirewallError> {
     let mut chains: Vec<Chain> = Vec::new();
     let policy = |drops| if drops { Policy::Drop } else { Policy::Accept };
@@ -224,7 +224,7 @@ async fn read_table(netns: &Netns, name: TableName, bases: &[&Base]) -> Result<T
     Ok(Table { name, chains })
 }
 
-/// What the programs of iptables' nft variant show: one table, or all.
+/// One table or all, as the programs of iptables' nft variant show them.
 async fn by_iptables_nft(netns: &Netns, family: Family, table: Option<&str>) -> Vec<Table> {
     let programs = match family {
         Family::V4 => ["iptables-nft-save", "iptables-save"],
@@ -240,7 +240,7 @@ fn table_name(realm: Realm, family: Family, name: &str) -> TableName {
     TableName { realm, family: family.to_owned(), name: name.to_owned() }
 }
 
-/// The legacy tables that are in use. Looking makes none.
+/// The legacy tables that are in use. Reading creates none.
 async fn legacy_dumps(netns: &Netns) -> Vec<(Family, String)> {
     let mut dumps = Vec::new();
     for family in Family::ALL {
@@ -255,8 +255,7 @@ async fn legacy_dumps(netns: &Netns) -> Vec<(Family, String)> {
     dumps
 }
 
-/// What the first of these programs that is there prints, if it is of the variant. What can't be read can't be
-/// named.
+/// The output of the first of these programs that is installed, if it is of the variant; empty on an error.
 async fn save(netns: &Netns, programs: [&str; 2], args: &[&str], is_nft: bool) -> String {
     for program in programs {
         match run(netns, program, args, "").await {
@@ -277,7 +276,7 @@ async fn save(netns: &Netns, programs: [&str; 2], args: &[&str], is_nft: bool) -
     String::new()
 }
 
-/// Tells dumps apart that differ in more than time and counters.
+/// A hash of dumps that ignores times and counters.
 fn fingerprint(dumps: &[(Family, String)]) -> u64 {
     let mut hasher = DefaultHasher::new();
     for (family, dump) in dumps {
@@ -290,7 +289,7 @@ fn fingerprint(dumps: &[(Family, String)]) -> u64 {
     hasher.finish()
 }
 
-/// The links and what they are for. Without an answer all may be anything.
+/// The links and their roles. If they can't be read, no role is known.
 async fn links(netns: &Netns, want: &Wanted) -> Links {
     let read = async {
         let mut kernel = Netlink::open_in(netns)?;

@@ -1,10 +1,10 @@
-//! Chains of others that keep pods from each other, or from the world.
+//! Finds chains of others that cut pods off from each other, or from the world.
 //!
-//! A packet has to get through every base chain of its way, in nftables and in legacy iptables: what one drops, no
-//! other can undo. All that can be done is to name it, and what to do.
+//! A packet must get through every base chain on its path, in nftables and in legacy iptables: if one drops it, no
+//! other can undo that. So the agent can only name the chain and the remedy.
 //!
-//! `nft` and `iptables` read chains, `packet` says which packets must get through, `walk` whether a table surely
-//! cuts them: by its policy, or by a rule. `look` runs the programs and says when to look again.
+//! `nft` and `iptables` read chains, `packet` describes the packets that must get through, and `walk` decides whether a
+//! table surely drops them, by its policy or by a rule. `look` runs the programs and knows when to run them again.
 
 mod chain;
 #[cfg(any(test, feature = "testing"))]
@@ -27,21 +27,21 @@ use self::walk::Cut;
 use super::rules::Range;
 use crate::addr::{Family, PerFamily};
 
-/// Which traffic a chain surely cuts, in one family.
+/// The traffic that a chain surely drops, in one family.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cuts {
-    /// What pods of this node send to those of others, or the answers to it.
+    /// Packets of this node's pods to pods of other nodes, or the answers.
     pub to_peers: bool,
-    /// What pods of other nodes send to those of this one, or the answers to it.
+    /// Packets of other nodes' pods to pods of this node, or the answers.
     pub from_peers: bool,
-    /// What pods send to the world, or the answers to it.
+    /// Packets of pods to the world, or the answers.
     pub world: bool,
 }
 
-/// A base chain that surely cuts traffic of pods.
+/// A base chain that surely drops traffic of pods.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Obstacle {
-    /// Whose table it is in.
+    /// Which rule system has its table.
     pub realm: Realm,
     /// The table's family: `ip`, `ip6` or `inet`.
     pub family: String,
@@ -49,18 +49,19 @@ pub struct Obstacle {
     pub table: String,
     /// The base chain.
     pub chain: String,
-    /// The chain that it leads to, in which packets end.
+    /// The chain in which the packets are dropped: the base chain, or one that it jumps to.
     pub ends_in: String,
-    /// The rule by which they end; `None` for the policy of the base chain.
+    /// The rule that drops them; `None` for the policy of the base chain.
     pub rule: Option<String>,
-    /// What it cuts, in each family that is enabled.
+    /// What it drops, in each enabled family.
     pub cuts: PerFamily<Cuts>,
     /// What an operator can do.
     pub advice: String,
 }
 
 impl Obstacle {
-    /// Whether pods of this node reach no pod of another node in some family, or not the world, if that matters.
+    /// Whether pods of this node reach no pod of another node in some family, or can't reach the world, if that
+    /// matters.
     pub fn cuts_pods_off(&self, world_matters: bool) -> bool {
         self.cuts.iter().any(|(_, cuts)| cuts.to_peers || world_matters && cuts.world)
     }
@@ -91,7 +92,7 @@ impl fmt::Display for Obstacle {
     }
 }
 
-/// A base chain that cuts, before its rule and the advice have a text.
+/// A base chain that drops packets, before the texts of its rule and of the advice are known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Found {
     table: TableName,
@@ -100,7 +101,7 @@ struct Found {
     cuts: PerFamily<Cuts>,
 }
 
-/// All that surely cut, one for each base chain and place where packets end.
+/// All chains that surely drop packets: one for each base chain and place where they are dropped.
 fn find(tables: &[Table], ranges: &PerFamily<Range>, links: &Links) -> Vec<Found> {
     let mut found: Vec<Found> = Vec::new();
     for table in tables {
@@ -110,7 +111,7 @@ fn find(tables: &[Table], ranges: &PerFamily<Range>, links: &Links) -> Vec<Found
                     let packet = Packet { family, range: *range, from, to, is_new, links };
                     walk::cut(table, base, &packet)
                 };
-                // What opens a connection one way, and the answers the other way.
+                // Packets that open a connection in one direction, and answers in the other.
                 let both = |from, to| ends(from, to, true).or_else(|| ends(to, from, false));
                 let peers = (both(End::Pod, End::Peer), both(End::Peer, End::Pod));
                 let world = both(End::Pod, End::World);
@@ -134,7 +135,7 @@ fn find(tables: &[Table], ranges: &PerFamily<Range>, links: &Links) -> Vec<Found
     found
 }
 
-/// What an operator can do about a table that cuts.
+/// What an operator can do about a table that drops packets.
 fn advice(table: &Table, found: &Found, ranges: &PerFamily<Range>) -> String {
     let Found { table: TableName { realm, family, name }, base, cuts, .. } = found;
     let network = |family| Some((family, ranges.get(family)?.network));
@@ -176,7 +177,7 @@ fn advice(table: &Table, found: &Found, ranges: &PerFamily<Range>) -> String {
     format!("accept pods there: {rules}")
 }
 
-/// The texts of rules by their numbers, of what `nft -a list chain` prints.
+/// The text of a rule by its handle, from the output of `nft -a list chain`.
 fn text_of(rule: &RuleName, listing: &str) -> String {
     match rule {
         RuleName::Text(text) => text.clone(),

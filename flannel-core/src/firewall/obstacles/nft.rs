@@ -1,6 +1,6 @@
-//! Chains as `nft -j list chain` prints them. Pure.
+//! Reads chains from the output of `nft -j list chain`. Pure.
 //!
-//! What is not understood may be about a packet or not, and may let it pass.
+//! An unknown expression may match a packet or not, and may let it pass.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -19,7 +19,7 @@ pub(super) struct Base {
     pub(super) drops: bool,
 }
 
-/// What `nft -j list chains` prints. There may be tens of thousands, so only what matters is kept.
+/// The output of `nft -j list chains`. There may be tens of thousands of chains, so only what matters is kept.
 #[derive(Deserialize)]
 struct Listing<'a> {
     #[serde(borrow)]
@@ -45,7 +45,7 @@ struct SeenChain<'a> {
     policy: Option<&'a str>,
 }
 
-/// The base chains that forwarded packets enter, of what `nft -j list chains` prints.
+/// The base chains that forwarded packets enter, from the output of `nft -j list chains`.
 pub(super) fn bases(json: &str) -> Result<Vec<Base>, String> {
     if json.trim().is_empty() {
         return Ok(Vec::new());
@@ -66,7 +66,7 @@ pub(super) fn bases(json: &str) -> Result<Vec<Base>, String> {
     Ok(bases.collect())
 }
 
-/// The rules of a chain, and whether iptables made some that only its own programs can show.
+/// The rules of a chain, and whether some were made by iptables and only its own programs can show them.
 pub(super) fn rules(json: &str) -> Result<(Vec<Rule>, bool), String> {
     let (mut rules, mut is_of_iptables) = (Vec::new(), false);
     for rule in entries(json)?.iter().filter_map(|entry| entry.get("rule")) {
@@ -78,7 +78,7 @@ pub(super) fn rules(json: &str) -> Result<(Vec<Rule>, bool), String> {
     Ok((rules, is_of_iptables))
 }
 
-/// The chains that rules lead to.
+/// The chains that rules jump to.
 pub(super) fn targets(rules: &[Rule]) -> impl Iterator<Item = &str> {
     rules.iter().filter_map(|rule| match &rule.does {
         Does::Jump(target) | Does::Goto(target) => Some(target.as_str()),
@@ -86,7 +86,7 @@ pub(super) fn targets(rules: &[Rule]) -> impl Iterator<Item = &str> {
     })
 }
 
-/// A rule; several if it looks a verdict up.
+/// A rule; several if it uses a verdict map.
 fn rule_of(handle: u64, expressions: &[Value]) -> Vec<Rule> {
     let rule = |tests: &[Test], marks, does| Rule {
         tests: tests.to_vec(),
@@ -117,7 +117,7 @@ fn names_mark(detail: &Value) -> bool {
     detail.get("key").and_then(|key| key.get("meta")).and_then(|meta| text(meta, "key")) == Some("mark")
 }
 
-/// What is done with the packet; `None` for what lets the next expression look at it.
+/// What an expression does with the packet; `None` if the next expression follows.
 fn does(kind: &str, detail: &Value) -> Option<Does> {
     let target = || text(detail, "target").map(str::to_owned);
     Some(match kind {
@@ -139,7 +139,7 @@ fn does(kind: &str, detail: &Value) -> Option<Does> {
     })
 }
 
-/// The condition that an expression is; `None` if it always holds.
+/// The condition of an expression; `None` if it is always true.
 fn test(kind: &str, detail: &Value) -> Option<Test> {
     match kind {
         "match" => Some(matched(detail)),
@@ -154,12 +154,12 @@ fn test(kind: &str, detail: &Value) -> Option<Test> {
 fn verdicts(detail: &Value) -> impl Iterator<Item = (Test, Does)> + '_ {
     let pairs = detail.get("data").and_then(|data| data.get("set")).and_then(Value::as_array);
     let key = detail.get("key");
-    // One with a name has its elements elsewhere.
+    // The elements of a named map are not in the listing.
     let unknown = pairs.is_none().then_some((Test::Known(Truth::Maybe), Does::Unknown));
     let pairs = pairs.into_iter().flatten().map(move |pair| {
         let verdict = pair.get(1).and_then(Value::as_object).and_then(|verdict| verdict.iter().next());
         let does = verdict.and_then(|(kind, detail)| does(kind, detail)).unwrap_or(Does::Unknown);
-        // Which elements the catch-all is about depends on the others.
+        // What the catch-all element matches depends on the other elements.
         let element = pair.get(0).filter(|element| element.as_str() != Some("*"));
         let test = key.zip(element).and_then(|(key, element)| compare(key, "==", element));
         (test.unwrap_or(Test::Known(Truth::Maybe)), does)
@@ -173,7 +173,7 @@ fn matched(detail: &Value) -> Test {
     test.unwrap_or(Test::Known(Truth::Maybe))
 }
 
-/// The condition that `left` is, or is not, one of `right`.
+/// The condition that `left` is one of `right`, or is not.
 fn compare(left: &Value, op: &str, right: &Value) -> Option<Test> {
     let inverted = match op {
         "==" | "in" => false,
@@ -201,12 +201,12 @@ fn compare(left: &Value, op: &str, right: &Value) -> Option<Test> {
         return ct_test(text(ct, "key")?, inverted, &values?);
     }
     let fib = left.get("fib")?;
-    // Pods are elsewhere.
+    // Pods' addresses are not local to this namespace.
     let is_local = text(fib, "result")? == "type" && values?[..] == [&Value::from("local")];
     is_local.then_some(Test::Known(Truth::from(inverted)))
 }
 
-/// What is compared with: one value, or each of a set. `None` if it is a set with a name.
+/// The values of a comparison: one value, or all of a set. `None` for a named set.
 fn values(right: &Value) -> Option<Vec<&Value>> {
     match right {
         Value::String(name) if name.starts_with('@') => None,
@@ -251,7 +251,7 @@ fn payload_test(protocol: &str, field: &str, inverted: bool, values: Option<&[&V
     }
 }
 
-/// The condition that the protocol is among these. Of those that have no name here none is TCP.
+/// The condition that the protocol is one of these. A protocol that is unknown here is not TCP.
 fn protocols(inverted: bool, values: &[&Value]) -> Option<Test> {
     let plain = values.iter().all(|value| value.is_string() || value.is_u64());
     let is_tcp = values.iter().any(|value| value.as_str() == Some("tcp") || value.as_u64() == Some(6));
@@ -289,7 +289,7 @@ fn ct_test(key: &str, inverted: bool, values: &[&Value]) -> Option<Test> {
         "state" if values.iter().all(|value| value.is_string()) => {
             Some(Test::State { new: has("new"), established: has("established"), inverted })
         }
-        // Traffic between pods, and to the world, needs none.
+        // Traffic between pods, and to the world, is not subject to DNAT.
         "status" if values.len() == 1 && has("dnat") => Some(Test::Known(Truth::from(inverted))),
         _ => None,
     }

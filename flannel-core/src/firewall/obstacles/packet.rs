@@ -1,14 +1,14 @@
-//! The packets that must get through, and what is known of them: areas of addresses and sets of links. Pure.
+//! The packets that must get through, described by ranges of addresses and sets of links. Pure.
 
 use crate::addr::{Family, PerFamily, Subnet};
 use crate::firewall::rules::Range;
 
-/// Whether something holds for a packet of which not everything is known.
+/// Whether something is true for a packet that is only partly known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Truth {
     /// For no such packet.
     No,
-    /// For some, or nobody can say.
+    /// For some of them, or unknown.
     Maybe,
     /// For every such packet.
     Yes,
@@ -27,7 +27,7 @@ impl Truth {
         if inverted { self.not() } else { self }
     }
 
-    /// Whether any of several holds.
+    /// Whether any of several is true.
     pub(super) fn any(truths: impl IntoIterator<Item = Self>) -> Self {
         truths.into_iter().max().unwrap_or(Self::No)
     }
@@ -39,7 +39,7 @@ impl From<bool> for Truth {
     }
 }
 
-/// One end of a packet's way.
+/// One end of a packet's path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
     /// A pod of this node.
@@ -57,7 +57,7 @@ pub(super) struct Packet<'a> {
     pub(super) range: Range,
     pub(super) from: End,
     pub(super) to: End,
-    /// Whether it opens a connection, rather than answer.
+    /// Whether it opens a connection; otherwise it is an answer.
     pub(super) is_new: bool,
     pub(super) links: &'a Links,
 }
@@ -91,7 +91,7 @@ impl Packet<'_> {
     }
 }
 
-/// What rules call links: by name, or by how their names begin.
+/// How a rule names links: by a name or a prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum LinkName {
     /// The whole name.
@@ -120,7 +120,7 @@ impl LinkName {
 /// What a link is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
-    /// Has an address of our subnet, as the gateway of pods.
+    /// Has an address of our subnet, so it is the gateway of pods.
     Pods,
     /// Has the overlay's own address of a family: packets to peers leave by it.
     Overlay(Family),
@@ -128,7 +128,7 @@ pub(super) enum Role {
     Other,
     /// Never forwards.
     Loopback,
-    /// Nothing tells. It may be a pod's.
+    /// Unknown. It may belong to a pod.
     Unknown,
 }
 
@@ -136,10 +136,10 @@ pub(super) enum Role {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Links(pub(super) Vec<(String, Role)>);
 
-/// The links that a packet can go by.
+/// The links that a packet can use.
 struct Candidates<'a> {
     names: Vec<&'a str>,
-    /// Whether it may be a link that is not among them, as long as it is none of these.
+    /// If set, it may also be any other link except these.
     or_any_but: Option<Vec<&'a str>>,
 }
 
@@ -178,13 +178,14 @@ impl Links {
         let overlay = self.with(|role| role == Role::Overlay(family));
         match end {
             End::Pod if !pods.is_empty() => Candidates { names: pods, or_any_but: None },
-            // The plugin makes it with the first pod.
+            // The CNI plugin creates the bridge with the first pod.
             End::Pod => {
                 let no_pods = self.with(|role| !matches!(role, Role::Pods | Role::Unknown));
                 Candidates { names: Vec::new(), or_any_but: Some(no_pods) }
             }
             End::Peer if !overlay.is_empty() => Candidates { names: overlay, or_any_but: None },
-            // host-gw: by the underlay, which is one of these. So is the way to the world.
+            // With host-gw packets to peers leave by the underlay, which is one of these links, as do packets to the
+            // world.
             End::Peer | End::World if !self.0.is_empty() => Candidates {
                 names: self.with(|role| matches!(role, Role::Other | Role::Unknown)),
                 or_any_but: None,
@@ -195,7 +196,7 @@ impl Links {
 }
 
 impl Candidates<'_> {
-    /// Whether the link that is taken has this name.
+    /// Whether the packet's link has this name.
     fn have(&self, name: &LinkName) -> Truth {
         match (&self.or_any_but, name) {
             (_, LinkName::Prefix(prefix)) if prefix.is_empty() => Truth::Yes,

@@ -1,14 +1,14 @@
-//! What a table does with a packet, as far as that is certain. Pure.
+//! Decides what a table surely does with a packet. Pure.
 //!
-//! Where a rule may be about the packet or not, both ways are walked. Only if no way lets the packet pass, it is
-//! surely cut.
+//! If a rule may match the packet or not, both branches are followed. The packet is surely dropped only if no branch
+//! lets it pass.
 
 use super::chain::{Chain, Does, Policy, RuleName, Table};
 use super::packet::{Packet, Truth};
 
-/// Chains within chains; the kernel has the same limit.
+/// The deepest nesting of jumps; the kernel has the same limit.
 const DEPTH: usize = 16;
-/// The most rules that are looked at for one packet.
+/// The most rules that are evaluated for one packet.
 const STEPS: usize = 100_000;
 
 /// Where a packet ends.
@@ -20,14 +20,14 @@ pub(super) struct Cut {
     pub(super) rule: Option<RuleName>,
 }
 
-/// Where the ways through a chain lead.
+/// The results of all branches through a chain.
 #[derive(Debug, Default)]
 struct Ways {
-    /// One lets the packet go on, or nobody knows.
+    /// A branch lets the packet pass, or is unknown.
     passes: bool,
-    /// One ends here; of several the last.
+    /// A branch drops the packet; the last one if there are several.
     cut: Option<Cut>,
-    /// One comes to the end of the chain.
+    /// A branch reaches the end of the chain.
     returns: bool,
 }
 
@@ -36,14 +36,14 @@ impl Ways {
         Self { passes: true, ..Self::default() }
     }
 
-    /// Takes in the ways of a part, but for those that come to its end.
+    /// Adds the branches of a called chain, except those that reach its end.
     fn add(&mut self, part: Self) {
         self.passes |= part.passes;
         self.cut = part.cut.or_else(|| self.cut.take());
     }
 }
 
-/// Where `packet` surely ends if it enters a base chain; `None` if it passes, or may.
+/// Where `packet` is surely dropped if it enters a base chain; `None` if it passes or may pass.
 pub(super) fn cut(table: &Table, base: &Chain, packet: &Packet<'_>) -> Option<Cut> {
     let mut walk = Walk { table, packet, is_marked: false, steps: 0 };
     let mut ways = walk.chain(base, 0);
@@ -109,7 +109,7 @@ impl Walk<'_> {
                     false
                 }
             };
-            // Nothing that follows makes a way that passes one that does not.
+            // If a branch passes, or no packet reaches the next rule, the rest makes no difference.
             if ways.passes || is_about == Truth::Yes && !goes_on {
                 return ways;
             }
@@ -121,7 +121,7 @@ impl Walk<'_> {
     fn target(&mut self, name: &str, depth: usize) -> Ways {
         match self.table.chain(name) {
             Some(chain) if depth < DEPTH => self.chain(chain, depth + 1),
-            // It was not read, so nobody knows.
+            // The chain was not read, so its effect is unknown.
             _ => Ways { returns: true, ..Ways::pass() },
         }
     }
