@@ -1,4 +1,4 @@
-//! What host-gw adds to the reconcile loop: the underlay link, and one route per peer and family on it.
+//! The host-gw backend's part of the reconcile loop: the underlay link, and one route for each peer and family on it.
 
 use std::net::IpAddr;
 
@@ -16,15 +16,15 @@ use flannel_core::underlay;
 
 use crate::peer::peer;
 
-/// The underlay link and what this node is on it.
+/// The underlay link, and this node's addresses on it.
 pub(crate) struct HostGwDriver {
-    /// The link, known by its number, and by its name where it was made anew. And what is published.
+    /// The underlay: its link, found by index, or by name if it was created again, and the published addresses.
     underlay: Underlay,
     /// This node's address of each enabled family.
     addresses: PerFamily<IpAddr>,
-    /// Our own subnets; none until the lease is there.
+    /// Our own subnets; none until the lease is acquired.
     subnets: PerFamily<Subnet>,
-    /// The link as it was last seen, up or not. What peers ask for stays on it while it is away.
+    /// The link as last seen, up or not. Routes on it stay desired while it is missing.
     link: Option<Link>,
     /// Whether it is there.
     is_there: bool,
@@ -50,7 +50,7 @@ impl HostGwDriver {
         }
     }
 
-    /// The kernel takes IPv6 off a link whose MTU is too small.
+    /// Why IPv6 is out of service: the kernel removes it from a link with too small an MTU.
     fn without_ipv6(&self) -> Option<Problem> {
         self.addresses.v6?;
         let Link { name, mtu, .. } = self.usable_link()?;
@@ -60,8 +60,8 @@ impl HostGwDriver {
 
 #[async_trait]
 impl Driver for HostGwDriver {
-    /// The link belongs to the host, so nothing is done to it. Without it, or while it is down, no route can
-    /// exist, and no peer is tried; all stay desired.
+    /// The link belongs to the host, so it is not changed. While it is missing or down no route can exist, so none is
+    /// tried; all stay desired.
     async fn ensure_devices(&mut self, kernel: &mut dyn Kernel) -> Result<Devices, KernelError> {
         let before = self.usable_link().map(|link| link.index);
         let found = underlay::find(kernel, &self.underlay).await?;
@@ -91,7 +91,7 @@ impl Driver for HostGwDriver {
         Ok(())
     }
 
-    /// There are no keys, so whatever changed means nothing.
+    /// The backend has no keys, so changes have no effect.
     fn take_config(&mut self, _: &BackendConfig, _: Vec<String>) -> Result<Taken, ConfigError> {
         Ok(Taken::default())
     }
@@ -121,12 +121,12 @@ impl Driver for HostGwDriver {
         self.link.iter().filter(|_| self.is_there).flat_map(scope).collect()
     }
 
-    /// There is no device of ours; what is ours on the host's links is not for a backend to say.
+    /// The backend has no device; which routes on the host's links are ours is not its decision.
     fn owns(&self, _: &Object) -> bool {
         false
     }
 
-    /// Addresses and routes without a gateway decide who is on-link.
+    /// Addresses and routes without a gateway decide which peers are on-link.
     fn concerns(&self, event: &KernelEvent) -> bool {
         let index = self.link.as_ref().map(|link| link.index);
         match event {

@@ -1,22 +1,22 @@
-//! host-gw backend: pod packets travel between nodes as they are, since every node is the gateway of its
-//! own pods.
+//! host-gw backend: pod packets travel between nodes without encapsulation, since every node is the gateway of its own
+//! pods.
 //!
 //! # The way of a packet
-//! A packet to a pod of another node meets the route `subnet via node dev eth0`. The gateway is the other
-//! node's address on the underlay; the kernel resolves its MAC as for any neighbour and sends the packet
-//! there, unwrapped and at the full MTU. The other node forwards it to its pod. Nothing is added to the packet
-//! and nothing but that one route is needed, so it is the fastest way there is. The price: all nodes must be on
-//! one layer 2 segment, and what is between them must let packets with pod addresses through.
+//! A packet to a pod of another node takes the route `subnet via node dev eth0`. The gateway is the other node's
+//! address on the underlay; the kernel resolves its MAC as for any neighbour and sends the packet there, without
+//! encapsulation and at the full MTU. The other node forwards it to its pod. Nothing is added to the packet and only
+//! that one route is needed, so this is the fastest backend. But all nodes must be on one layer 2 segment, and the
+//! network between them must let packets with pod addresses through.
 //!
 //! # What this crate adds to the core
-//! [`HostGwBackend`] implements [`flannel_core::backend::Backend`]. It has no device: it watches the underlay
-//! link, and gives the reconcile loop a driver that says what a lease means, one route per peer and family. The
-//! link belongs to the host, so a route is ours by its mark and its destination only
-//! ([`flannel_core::ownership`]); foreign routes are never touched. A node that can't be a gateway, since it is
-//! not on-link, is reported by name and tried again when the link or its addresses change; it delays no other.
+//! [`HostGwBackend`] implements [`flannel_core::backend::Backend`]. It has no device: it watches the underlay link, and
+//! gives the reconcile loop a driver that translates a lease into one route for each family. The link belongs to the
+//! host, so a route is ours only by its protocol and destination ([`flannel_core::ownership`]); foreign routes are
+//! never touched. A node that is not on-link, and so can't be a gateway, is reported by name and tried again when the
+//! link or its addresses change; it delays no other.
 //!
-//! Leases are those of Go flannel, so that both can share a cluster. Routes that a Go node left are adopted:
-//! marked in place, without a lost packet.
+//! Leases are those of Go flannel, so that both can share a cluster. Routes that a Go node left are adopted: they get
+//! our protocol in place, without a lost packet.
 
 mod driver;
 mod peer;
@@ -50,12 +50,12 @@ impl Default for HostGwBackend {
 }
 
 impl HostGwBackend {
-    /// A backend on the kernel of the network namespace that it is registered for.
+    /// A backend for the real kernel.
     pub fn new() -> Self {
         Self::with_kernel(|netns| Ok(Box::new(Netlink::open_in(netns)?)))
     }
 
-    /// A backend on another kernel, such as a fake.
+    /// A backend for another kernel, such as a fake.
     pub fn with_kernel(
         open: impl Fn(&Netns) -> Result<Box<dyn Kernel>, KernelError> + Send + Sync + 'static,
     ) -> Self {
@@ -84,8 +84,8 @@ impl Backend for HostGwBackend {
 
 /// The address of each enabled family at which this node is a gateway for the others.
 ///
-/// What is published must be what the link has: others use it as a gateway, and no address translation can
-/// make that work. Upstream checks IPv4 alone.
+/// The published address must be the link's: others use it as a gateway, which can't work behind NAT. Upstream checks
+/// only IPv4.
 fn gateways(families: &[Family], underlay: &Underlay) -> Result<PerFamily<IpAddr>, HostProblem> {
     PerFamily::try_from_fn(|family| {
         if !families.contains(&family) {

@@ -1,4 +1,4 @@
-//! What a lease asks of the kernel. Pure. Upstream: `pkg/backend/hostgw/hostgw.go`.
+//! Which kernel objects a lease needs. Pure. Upstream: `pkg/backend/hostgw/hostgw.go`.
 
 use std::net::IpAddr;
 
@@ -10,8 +10,8 @@ use flannel_core::peers::{Claim, Peer, PeerError};
 /// The name under which this backend publishes leases.
 pub(crate) const KIND: &str = "host-gw";
 
-/// What a lease of another node asks for: a route for each family that we have, too. Without a link it asks
-/// for nothing, but claims its subnets all the same.
+/// The objects and claims of another node's lease: a route for each family that we have, too. Without a link it has no
+/// objects, but still claims its subnets.
 pub(crate) fn peer(
     lease: &Lease,
     link: Option<LinkIndex>,

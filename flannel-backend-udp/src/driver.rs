@@ -1,5 +1,5 @@
-//! What the udp backend adds to the reconcile loop: the TUN with its datapath, and a forwarding table that
-//! follows the peers.
+//! The udp backend's part of the reconcile loop: the TUN with its datapath, and a forwarding table that follows the
+//! peers.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -51,11 +51,11 @@ pub(crate) struct Side {
     pub(crate) local: IpAddr,
     /// The address that peers send to.
     pub(crate) published: IpAddr,
-    /// Our own subnet; `None` until the lease is there.
+    /// Our own subnet; `None` until the lease is acquired.
     pub(crate) subnet: Option<Subnet>,
 }
 
-/// The TUN, the threads behind it, and what belongs on it.
+/// The TUN, its threads, and the objects that it needs.
 pub(crate) struct UdpDriver {
     /// Where the TUN and the sockets are.
     netns: Netns,
@@ -65,19 +65,19 @@ pub(crate) struct UdpDriver {
     pub(crate) sides: PerFamily<Side>,
     peers: Vec<forward::Peer>,
     engine: Option<Engine>,
-    /// The TUN as it was last seen. What belongs on it stays desired while it is away.
+    /// The TUN as last seen. Objects on it stay desired while it is missing.
     tun: Option<Link>,
     /// Whether it is there.
     tun_is_there: bool,
     lower: Option<Link>,
     mtu: Option<Mtu>,
-    /// Rung by the datapath when it can't go on.
+    /// Notified by the datapath when it can't go on.
     alarm: Arc<Notify>,
-    /// Whether the datapath that runs has stopped by itself.
+    /// Whether the running datapath has failed.
     failed: Arc<AtomicBool>,
-    /// Whether the sockets of the datapath that runs are bound to what was the underlay before.
+    /// Whether the sockets of the running datapath are bound to the former underlay.
     moved: bool,
-    /// The drops that were told already.
+    /// The drops that were logged already.
     told: Vec<(DropReason, u64)>,
 }
 
@@ -124,8 +124,8 @@ impl UdpDriver {
             .then(|| Problem::mtu_without_ipv6(&lower.name, lower.mtu.0, Some(("UDP", overhead))))
     }
 
-    /// The MTU of the TUN, and of pods. With a smaller one the kernel would take IPv6 off it, and so what still
-    /// passes.
+    /// The MTU of the TUN, and of pods. With a smaller MTU the kernel would remove IPv6 from the TUN, and with it what
+    /// still works.
     fn tun_mtu(&self, mtu: Mtu) -> Mtu {
         if self.sides.v6.is_some() { mtu.max(Mtu(IPV6_MIN_MTU)) } else { mtu }
     }
@@ -149,7 +149,7 @@ impl UdpDriver {
         }
     }
 
-    /// Starts the datapath on a new TUN. The old one, if any, goes first, since both would want the port.
+    /// Starts the datapath on a new TUN. The old one, if any, is stopped first, since both need the port.
     fn start_engine(&mut self) -> Result<(), String> {
         let name = self.tun.as_ref().map(|tun| tun.name.clone());
         self.engine = None;
@@ -162,8 +162,8 @@ impl UdpDriver {
         self.run_engine(Arc::new(tun), sockets)
     }
 
-    /// Puts the datapath on sockets of the underlay as it is now. The TUN stays, with packets that wait in it,
-    /// and so do the sockets whose address stays.
+    /// Moves the datapath to sockets of the present underlay. The TUN stays, with its queued packets, and so do sockets
+    /// whose address stays.
     fn move_engine(&mut self) -> Result<(), String> {
         let Some(engine) = &self.engine else { return Ok(()) };
         let (tun, sockets) = (Arc::clone(engine.tun()), self.bind(engine.sockets())?);
@@ -171,7 +171,7 @@ impl UdpDriver {
         self.run_engine(tun, sockets)
     }
 
-    /// Binds a socket for each family, but for those that are there.
+    /// Binds a socket for each family that has none yet.
     fn bind(&self, there: &PerFamily<Arc<UnderlaySocket>>) -> Result<PerFamily<Arc<UnderlaySocket>>, String> {
         PerFamily::try_from_fn(|family| {
             let Some(side) = self.sides.get(family) else { return Ok(None) };
@@ -209,7 +209,7 @@ impl UdpDriver {
                 )
                 .ok()
         });
-        // Each datapath has a flag of its own: a late word of the last one says nothing about this one.
+        // Each datapath has a flag of its own, so that a late failure of the last one does not count for this one.
         self.failed = Arc::default();
         let (alarm, failed, table) = (Arc::clone(&self.alarm), Arc::clone(&self.failed), self.table());
         let on_event = Arc::new(move |event: EngineEvent| {
@@ -229,7 +229,7 @@ impl UdpDriver {
         Ok(())
     }
 
-    /// Makes the TUN exist, with its datapath behind it, up and of the right MTU.
+    /// Creates the TUN with its datapath if it is missing, sets it up, and sets its MTU.
     async fn ensure_tun(
         &mut self,
         kernel: &mut dyn Kernel,
@@ -264,17 +264,17 @@ impl UdpDriver {
         Ok(Ok(changed || !ops.is_empty()))
     }
 
-    /// Our own TUN in the kernel, whatever its name is now; not one of the same name that somebody else made since.
+    /// Our own TUN in the kernel, whatever its name is now, and not another link that has got its name since.
     async fn find_tun(&self, kernel: &mut dyn Kernel) -> Result<Option<Link>, KernelError> {
         let Some(tun) = self.engine.as_ref().map(Engine::tun) else { return Ok(None) };
         kernel.link_at(tun.index()).await
     }
 
-    /// Tells new drops, at most once a resync.
+    /// Logs new drops, at most once a resync.
     fn tell_drops(&mut self) {
         let Some(engine) = &self.engine else { return };
         let mut drops = engine.counters().drops;
-        // What a host sends to its neighbours (router solicitations, say) is nothing to worry about.
+        // Packets of the host to its neighbours (such as router solicitations) are not worth a line.
         drops.retain(|(reason, _)| !matches!(reason, DropReason::Group | DropReason::FamilyDisabled));
         if drops == self.told {
             return;
@@ -296,7 +296,7 @@ impl Driver for UdpDriver {
         self.lower = underlay::find(kernel, &self.underlay).await?;
         let mut devices = Devices::default();
         let mut problems = Vec::new();
-        // Without the underlay the TUN stays as it is, so that pods' packets meet it and not a default route.
+        // Without the underlay the TUN stays as it is, so that pods' packets don't leave by a default route.
         let mut mtu = self.mtu;
         if let Some(lower) = &self.lower {
             if !lower.up {
@@ -320,7 +320,7 @@ impl Driver for UdpDriver {
             if is_new {
                 self.renew_table();
             }
-            // Not as it should be, or gone: what belongs on it stays desired.
+            // It is wrong or missing; objects on it stay desired.
             let found = self.find_tun(kernel).await?;
             self.tun_is_there = found.is_some();
             self.tun = found.or(self.tun.take());
@@ -369,8 +369,8 @@ impl Driver for UdpDriver {
         attrs(self.underlay.published, self.sides.v6.is_some(), self.port)
     }
 
-    /// The address of the TUN and a route for the whole network: which node a packet goes to is decided behind
-    /// it, as upstream does.
+    /// The address of the TUN and a route for the whole network: the datapath decides to which node a packet goes, as
+    /// upstream does.
     fn own_objects(&self) -> Vec<Object> {
         let Some(link) = self.tun.as_ref().map(|tun| tun.index) else { return Vec::new() };
         let mut objects = Vec::new();
@@ -394,7 +394,7 @@ impl Driver for UdpDriver {
 
     fn own_claims(&self) -> Vec<Claim> {
         let claims = |side: &Side| {
-            // Behind NAT both are ours.
+            // Behind NAT the node has both addresses.
             let underlay = [side.published, side.local].map(Claim::Underlay);
             side.subnet.map(Claim::Subnet).into_iter().chain(underlay)
         };
@@ -422,7 +422,7 @@ impl Driver for UdpDriver {
         self.sides.families().map(|family| Scope { link, family, kinds: Kinds::ALL }).collect()
     }
 
-    /// On our TUN: what lies in our network. The kernel's own routes and everything else stays.
+    /// On our TUN objects in our network are ours. The kernel's own routes and everything else stay.
     fn owns(&self, object: &Object) -> bool {
         let Some(ours) = self.tun.as_ref().map(|tun| tun.index) else { return false };
         match object {

@@ -1,4 +1,4 @@
-//! The running datapath: its threads, its table and what it tells about itself.
+//! The running datapath: its threads, its table and its counters.
 
 use std::fmt;
 use std::io;
@@ -17,45 +17,44 @@ use crate::worker::{End, Handover, Io, Place, Ways, Worker};
 /// How many threads move packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Layout {
-    /// One while there is little to do, one for each direction while there is much. On a machine with one
-    /// processor the same as [`OneThread`](Self::OneThread).
+    /// One under low load, one for each direction under high load. On a machine with one processor the same as
+    /// [`OneThread`](Self::OneThread).
     #[default]
     Adaptive,
-    /// One for both directions: the best latency, and the least CPU time a packet.
+    /// One for both directions: the best latency, and the least CPU time for each packet.
     OneThread,
     /// One for each direction: the best bandwidth where there are cores for it.
     TwoThreads,
 }
 
-/// What happens to an engine by itself.
+/// Events of an engine that nobody asked for.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum EngineEvent {
     /// The TUN was deleted. Nothing is forwarded any more.
     TunGone,
-    /// A thread had to give up. Nothing is forwarded any more in its direction.
+    /// A thread failed. Nothing is forwarded any more in its direction.
     Failed(io::Error),
     /// A thread panicked, which is a bug.
     Panicked,
 }
 
-/// Is told of events, in the thread they happen in: it has to return soon.
+/// Called with events, on the thread in which they happen, so it must return quickly.
 pub type EventHook = Arc<dyn Fn(EngineEvent) + Send + Sync>;
 
-/// What an engine is made of.
+/// The parts of an engine.
 pub struct EngineOptions {
     /// The TUN, which can outlive the engine.
     pub tun: Arc<Tun>,
     /// The sockets, for the underlay families there are.
     pub sockets: PerFamily<Arc<UnderlaySocket>>,
-    /// The sockets for ICMP errors. Without one, errors are written to the TUN, where the kernel may
-    /// refuse them.
+    /// The sockets for ICMP errors. Without one, errors are written to the TUN, where the kernel may drop them.
     pub errors: PerFamily<ErrorSocket>,
     /// How many threads.
     pub layout: Layout,
     /// The first table.
     pub table: ForwardingTable,
-    /// Told of events.
+    /// Called with events.
     pub on_event: EventHook,
 }
 
@@ -155,7 +154,7 @@ impl Drop for Engine {
         // Nobody reads it, so it stays set for all threads; it can't be full after one write.
         let _ = self.io.stop.write(1);
         for thread in self.threads.drain(..) {
-            // A panic has been told already.
+            // A panic has been reported already.
             let _ = thread.join();
         }
     }
@@ -167,7 +166,7 @@ impl fmt::Debug for Engine {
     }
 }
 
-/// Tells of a panic while it unwinds.
+/// Reports a panic while it unwinds.
 struct PanicGuard(EventHook);
 
 impl Drop for PanicGuard {
@@ -188,7 +187,7 @@ fn run(io: &Io, reader: TableReader, ways: Ways, hook: EventHook) {
     (guard.0)(event);
 }
 
-/// Which path packets take: what the kernel agreed to.
+/// Which offloads the kernel accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Path {
     /// The TUN's name.

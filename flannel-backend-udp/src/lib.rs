@@ -1,9 +1,9 @@
 //! The `udp` backend: overlay packets in plain UDP datagrams, carried by a process instead of the kernel.
 //!
 //! The wire format is Go flannel's: one IP packet is the payload of one datagram, with nothing around it.
-//! Everything else is made to be fast: the kernel hands super-packets of up to 64 KB over the TUN, which
-//! go out as one train of datagrams (`segment`), and trains that come in are put together again
-//! (`coalesce`). What a kernel can't do is done without, step by step ([`datapath::Path`] tells).
+//! Everything else is made for speed: the kernel passes super-packets of up to 64 KB over the TUN, which are sent as
+//! one train of datagrams (`segment`), and received trains are merged again (`coalesce`). Offloads that a kernel lacks
+//! are left out one by one ([`datapath::Path`] shows which are used).
 //!
 //! ```text
 //!   pods ── routes ── TUN ─► segment ─► forward ─► socket ── underlay
@@ -11,9 +11,9 @@
 //!                      └──── coalesce ◄── forward ◄───┘
 //! ```
 //!
-//! The decisions are pure: `packet`, `segment`, `coalesce` and `forward` do no I/O. A worker
-//! thread moves the bytes (`engine`); it allocates nothing and waits for nobody once it runs. A faster
-//! path for single peers can be put in front at any time: what it doesn't take still comes to the TUN.
+//! The decisions are pure: `packet`, `segment`, `coalesce` and `forward` do no I/O. A worker thread moves the packets
+//! (`engine`); once it runs it allocates nothing and waits for no lock. A faster path for single peers can be added in
+//! front of it at any time: packets that it does not handle still come to the TUN.
 
 mod backend;
 mod coalesce;

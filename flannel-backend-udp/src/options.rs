@@ -15,13 +15,13 @@ pub struct UdpOptions {
 }
 
 impl UdpOptions {
-    /// Says how many threads move packets.
+    /// Sets how many threads move packets.
     #[must_use]
     pub fn layout(self, layout: Layout) -> Self {
         Self { layout, ..self }
     }
 
-    /// Accepts datagrams from these underlay addresses, too.
+    /// Also accepts datagrams from these underlay addresses.
     #[must_use]
     pub fn allow_from(mut self, subnets: impl IntoIterator<Item = Subnet>) -> Self {
         self.allow_from.extend(subnets);

@@ -1,7 +1,7 @@
-//! What a udp node publishes, and what a lease means to this backend. Pure.
+//! What a udp node publishes, and what a lease needs from this backend. Pure.
 //!
-//! An IPv4 record has upstream's bytes: an address, and neither type nor data. Go's backend knows no IPv6; a
-//! node of ours that has it says so in `BackendV6Data`, which Go nodes pass over.
+//! An IPv4 record has upstream's bytes: an address, and neither type nor data. Go's backend has no IPv6; a node of ours
+//! that has it publishes `BackendV6Data`, which Go nodes ignore.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -33,10 +33,10 @@ pub(crate) fn attrs(public_ips: PerFamily<IpAddr>, has_ipv6: bool, port: u16) ->
     }
 }
 
-/// What a lease of another node asks for: no kernel object, but a place in the forwarding table.
+/// The claims of another node's lease. It needs no kernel objects, only entries in the forwarding table.
 ///
-/// A family is used if we have it and the lease has its subnet and address; for IPv6 the node must say, too,
-/// that it speaks it.
+/// A family is used if we have it and the lease has its subnet and address; for IPv6 the node must also publish that it
+/// supports it.
 pub(crate) fn peer(lease: &Lease, enabled: &PerFamily<IpAddr>) -> Result<Peer, PeerError> {
     let attrs = &lease.attrs;
     if !attrs.backend_type.is_empty() {
@@ -61,7 +61,7 @@ pub(crate) fn peer(lease: &Lease, enabled: &PerFamily<IpAddr>) -> Result<Peer, P
     Ok(peer)
 }
 
-/// A peer's entries in the forwarding table: one a family, since each has its own underlay address.
+/// A peer's entries in the forwarding table: one for each family, since each has its own underlay address.
 pub(crate) fn table_peers(key: &LeaseKey, peer: &Peer, port: u16) -> Vec<forward::Peer> {
     let underlays = peer.claims.iter().filter_map(|claim| match claim {
         Claim::Underlay(addr) => Some(*addr),

@@ -1,8 +1,8 @@
-//! Super-packets from the TUN, cut into the packets that go on the wire.
+//! Cuts super-packets from the TUN into the packets that go on the wire.
 //!
-//! The kernel hands us up to 64 KB of one TCP or UDP flow behind one set of headers. Each segment needs
-//! headers of its own, but its payload stays where it is: a segment is a rebuilt header and a range of
-//! the super-packet. A packet whose checksum was left to the device gets it here, too.
+//! The kernel passes up to 64 KB of one TCP or UDP flow with one set of headers. Each segment needs its own headers,
+//! but its payload is not copied: a segment is a rebuilt header and a range of the super-packet. This module also
+//! completes checksums that the kernel left to the device.
 
 use std::ops::Range;
 
@@ -16,14 +16,14 @@ use crate::vnet::VnetHeader;
 /// Room for the headers of any super-packet that is cut: IP with options or extension headers, and TCP.
 pub(crate) const MAX_HEADERS: usize = 192;
 
-/// Payload bytes that a segment has at least: the kernel's smallest MSS of 48 bytes less 40 of TCP options.
+/// The smallest payload of a segment, in bytes: the kernel's smallest MSS of 48 bytes less 40 of TCP options.
 pub(crate) const MIN_SEGMENT: usize = 8;
-/// Segments of one super-packet, or datagrams of one train, at most. The kernel's own have up to 128; TCP with an
-/// MSS below 128 can have more, and after a loss has fewer.
+/// The most segments of one super-packet, or datagrams of one train. The kernel makes up to 128; TCP with an MSS below
+/// 128 can have more, and after a loss has fewer.
 pub(crate) const MAX_SEGMENTS: usize = 512;
 
-/// Whether cutting `len` bytes into segments of `size` is worth the work. Each costs as much as a packet, so that
-/// one super-packet of 64 KiB in segments of one byte would hold up everybody for milliseconds.
+/// Whether to cut `len` bytes into segments of `size`. Each segment costs as much as a packet, so one super-packet of
+/// 64 KiB in segments of one byte would delay all others by milliseconds.
 pub(crate) fn is_worth_cutting(len: usize, size: usize) -> bool {
     len <= size || size >= MIN_SEGMENT && len.div_ceil(size) <= MAX_SEGMENTS
 }
@@ -41,20 +41,20 @@ pub enum SegmentError {
     TinySegments,
     /// A super-packet that is a fragment.
     Fragment,
-    /// The transport header isn't all there, or its length is wrong.
+    /// The transport header is incomplete, or its length is wrong.
     TransportHeader,
     /// There are more headers than [`MAX_HEADERS`].
     HeadersTooLong,
-    /// The checksum's place is outside the packet.
+    /// The checksum's field is outside the packet.
     ChecksumPlace,
 }
 
 /// What becomes of one packet from the TUN.
 #[derive(Debug)]
 pub(crate) enum Cut {
-    /// It goes as it is; its checksum is complete now.
+    /// It is sent as it is; its checksum is complete now.
     Whole,
-    /// It goes in parts.
+    /// It is sent in segments.
     Segments(Segments),
 }
 
@@ -109,8 +109,8 @@ pub(crate) struct Segments {
     flags: u8,
     count: usize,
     next: usize,
-    /// The kernel's sum of the pseudo header less its length: for packets with options or extension headers,
-    /// one of which may be a source route, whose last hop counts instead of the destination.
+    /// The kernel's sum of the pseudo header without the length. It is used for packets with options or extension
+    /// headers, one of which may be a source route: then its last hop counts instead of the destination.
     pseudo: Option<Sum>,
 }
 

@@ -24,11 +24,11 @@ pub struct VxlanConfig {
     pub direct_routing: bool,
 }
 
-/// The port that the Linux kernel takes if none is given (`vxlan_port` in `drivers/net/vxlan`).
+/// The port that the Linux kernel uses if none is given (`vxlan_port` in `drivers/net/vxlan`).
 const DEFAULT_PORT: u16 = 8472;
 
-/// The keys that have an effect. `Name` and `MacPrefix`, which upstream reads on Windows only, are checked, so that a mixed
-/// cluster's config is sound, but have none.
+/// The keys that have an effect. `Name` and `MacPrefix`, which upstream reads on Windows only, are checked for mixed
+/// clusters, but have none.
 pub(crate) const KEYS: [&str; 6] = ["VNI", "Port", "MTU", "Learning", "GBP", "DirectRouting"];
 
 impl VxlanConfig {
@@ -57,7 +57,7 @@ impl VxlanConfig {
         })
     }
 
-    /// Refuses an MTU that leaves pods of a family none that works.
+    /// Refuses an MTU that leaves pods of a family too small an MTU.
     pub(crate) fn check_mtu(&self, mut families: impl Iterator<Item = Family>) -> Result<(), ConfigError> {
         let least = IPV6_MIN_MTU + encap_overhead(Family::V6);
         match self.underlay_mtu {
@@ -69,8 +69,8 @@ impl VxlanConfig {
         }
     }
 
-    /// What a device and its peers can take while packets flow: this config as far as `next` can be had by
-    /// that, and the keys by which they differ.
+    /// The config that results from applying to this one all changes of `next` that need no restart, and the keys that
+    /// differ.
     pub(crate) fn towards(self, next: Self) -> (Self, Taken) {
         let named = |keys: &[(bool, &str)]| {
             let changed = keys.iter().filter(|(differs, _)| *differs);

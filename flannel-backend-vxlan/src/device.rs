@@ -1,5 +1,4 @@
-//! The VXLAN device: what it should be, and what must be done to the one that is there. Pure.
-//! Upstream: `pkg/backend/vxlan/device.go`.
+//! The desired VXLAN device, and the changes of the present one. Pure. Upstream: `pkg/backend/vxlan/device.go`.
 
 use std::net::IpAddr;
 
@@ -17,7 +16,7 @@ pub(crate) fn device_name(config: &VxlanConfig, family: Family) -> String {
     }
 }
 
-/// A device as it should be.
+/// A desired device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DeviceSpec {
     pub(crate) name: String,
@@ -55,22 +54,22 @@ pub(crate) fn overlay_mtu(config: &VxlanConfig, family: Family, underlay: Mtu) -
     from.less(encap_overhead(family))
 }
 
-/// What to do about a device.
+/// What to do with a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum LinkPlan {
     /// It is right.
     Keep,
-    /// It can be made right where it is, and keeps everything on it (but see [`LinkOp::SetMac`]).
+    /// It can be changed in place, and keeps everything on it (but see [`LinkOp::SetMac`]).
     Change(Vec<LinkOp>),
     /// The kernel can't change what is wrong with it.
     Recreate { index: LinkIndex, why: String },
-    /// There is none.
+    /// It does not exist.
     Create,
-    /// Its name is taken by something that is not ours.
+    /// Another link, which is not ours, has its name.
     Foreign { why: String },
 }
 
-/// Compares a device with what it should be.
+/// Compares a device with the desired one.
 pub(crate) fn plan_link(want: &DeviceSpec, have: Option<&Link>) -> LinkPlan {
     let Some(link) = have else { return LinkPlan::Create };
     let Some(vxlan) = &link.vxlan else {
@@ -97,7 +96,7 @@ pub(crate) fn plan_link(want: &DeviceSpec, have: Option<&Link>) -> LinkPlan {
     if ops.is_empty() { LinkPlan::Keep } else { LinkPlan::Change(ops) }
 }
 
-/// The first difference that the kernel can't change on a living device.
+/// The first difference that the kernel can't change on an existing device.
 fn fixed_difference(want: &VxlanLink, have: &VxlanLink) -> Option<String> {
     let differs = |what: &str, have: &dyn std::fmt::Debug, want: &dyn std::fmt::Debug| {
         Some(format!("{what} is {have:?}, should be {want:?}"))

@@ -1,4 +1,4 @@
-//! What VXLAN adds to the reconcile loop: its devices, and what is ours on them.
+//! The vxlan backend's part of the reconcile loop: its devices, and which objects on them are ours.
 
 use std::collections::BTreeSet;
 use std::collections::HashSet;
@@ -28,13 +28,13 @@ use crate::next_hops::{self, Form, NextHopObjects};
 use crate::overhead::encap_overhead;
 use crate::peer::{Paths, peer, published_mac};
 
-/// How many MACs are drawn to find one that nobody has.
+/// How many MACs are drawn to find one that no other node has.
 const MOST_DRAWN: usize = 64;
 
 /// One family's side of the backend.
 #[derive(Debug, Clone)]
 pub(crate) struct Side {
-    /// The overlay network: what is ours on the device lies in it.
+    /// The overlay network. Objects on the device that are inside it are ours.
     pub(crate) network: Subnet,
     /// The source address of outer packets.
     pub(crate) local: IpAddr,
@@ -42,31 +42,30 @@ pub(crate) struct Side {
     pub(crate) published: IpAddr,
     /// The VTEP's MAC.
     pub(crate) mac: MacAddr,
-    /// Our own subnet; `None` until the lease is there.
+    /// Our own subnet; `None` until the lease is acquired.
     pub(crate) subnet: Option<Subnet>,
 }
 
-/// The devices of this node and what belongs on them.
+/// The devices of this node, and the objects that they need.
 pub(crate) struct VxlanDriver {
     pub(crate) config: VxlanConfig,
     pub(crate) underlay: Underlay,
     pub(crate) sides: PerFamily<Side>,
-    /// The devices and the underlay link as they were last seen. What belongs on one stays desired while it is
-    /// away.
+    /// The devices and the underlay link as last seen. Objects on a missing one stay desired.
     links: PerFamily<Link>,
     lower: Option<Link>,
-    /// Those of them that are not there.
+    /// Those of them that are missing.
     missing: BTreeSet<LinkIndex>,
     next_hop_objects: NextHopObjects,
-    /// What was found about them; `None` until the devices are there.
+    /// The form of routes; `None` until the devices are there.
     form: Option<Form>,
-    /// What the log says about them; kept by the backend, so that a start that is tried again does not say it again.
+    /// The form that was logged; shared with the backend, so that a start that is tried again does not log it again.
     pub(crate) told_form: Arc<Mutex<Option<Form>>>,
-    /// Draws MACs in place of ones that other nodes have by right.
+    /// Draws MACs in place of those that other nodes had first.
     pub(crate) draw_mac: Arc<DrawMac>,
-    /// Who is on-link on the underlay; `None` without `DirectRouting`.
+    /// Which addresses are on-link on the underlay; `None` without `DirectRouting`.
     on_link: Option<OnLink>,
-    /// Keeps strangers out, until the loop takes it.
+    /// The gate, until the loop has taken it.
     pub(crate) gate: Option<(Gate, Desk)>,
 }
 
@@ -99,13 +98,13 @@ impl VxlanDriver {
         self.sides.iter().any(|(_, side)| side.network.covers(subnet))
     }
 
-    /// Looks who is on-link, if that matters. Returns whether it is another answer than before.
+    /// Reads which addresses are on-link, if that matters. Returns whether the answer changed.
     async fn look_on_link(&mut self, kernel: &mut dyn Kernel, lower: &Link) -> Result<bool, KernelError> {
         let Some(before) = &self.on_link else { return Ok(false) };
         let mut routes = Vec::new();
         for family in self.sides.families() {
             let objects = kernel.objects(Scope { link: lower.index, family, kinds: Kinds::ROUTES }).await?;
-            // The routes to pods say nothing of nodes, and are many.
+            // The routes to pods don't matter for nodes, and there are many.
             routes.extend(objects.into_iter().filter_map(|object| match object {
                 Object::Route(route) if !self.in_overlay(route.dst) => Some(route),
                 _ => None,
@@ -117,7 +116,8 @@ impl VxlanDriver {
         Ok(changed)
     }
 
-    /// Whether a notification may change who is on-link. An address takes routes along, some without a notification.
+    /// Whether a notification may change which addresses are on-link. When an address is removed the kernel deletes
+    /// routes with it, some without a notification.
     fn concerns_on_link(&self, event: &KernelEvent) -> bool {
         let (Some(on_link), Some(lower)) = (&self.on_link, &self.lower) else { return false };
         match event {
@@ -140,7 +140,7 @@ impl VxlanDriver {
         }
     }
 
-    /// Finds out, once, whether routes can go through next-hop objects.
+    /// Tests once whether routes can go through next-hop objects.
     async fn settle_form(&mut self, kernel: &mut dyn Kernel) -> Result<(), KernelError> {
         if self.form.is_none() {
             let sides = self
@@ -175,7 +175,7 @@ impl VxlanDriver {
             .then(|| Problem::mtu_without_ipv6(&lower.name, lower.mtu.0, Some(tunnel)))
     }
 
-    /// Makes one family's device exist and be right.
+    /// Creates one family's device, or changes it to what it should be.
     async fn ensure(
         &self,
         kernel: &mut dyn Kernel,
@@ -190,10 +190,10 @@ impl VxlanDriver {
         };
         let have = self.find_device(kernel, family, &device_name(&self.config, family)).await?;
         let served = self.without_ipv6(family, lower).is_none();
-        // A smaller MTU would take IPv6 off the device, and so what still passes.
+        // With a smaller MTU the kernel would remove IPv6 from the device, and with it what still works.
         let mtu = have.as_ref().filter(|_| !served).map_or(mtu, |have| have.mtu);
         let want = DeviceSpec::new(&self.config, family, side.mac, mtu, side.local, lower.index);
-        // Under another name it is held all the same.
+        // The device is kept under another name, too.
         let renamed = have.as_ref().filter(|link| link.name != want.name).map(|link| {
             let (is, was) = (&link.name, &want.name);
             format!("device {was} is called {is} now; name it back (ip link set {is} name {was}) before the next start")
@@ -215,7 +215,7 @@ impl VxlanDriver {
                 let problem = explain(kernel, &want, &error).await?;
                 let there = kernel.link(&name).await?;
                 let there = there.filter(|link| link.up && matches!(plan, LinkPlan::Change(_)));
-                // Not as it should be, but what is on it carries packets.
+                // The device is not as it should be, but objects on it still carry packets.
                 return Ok(match there {
                     Some(link) => Outcome::Usable(Ensured {
                         changed: have.as_ref() != Some(&link),
@@ -235,13 +235,14 @@ impl VxlanDriver {
         if matches!(plan, LinkPlan::Create | LinkPlan::Recreate { .. }) {
             quiet_router_advertisements(kernel, &want.name).await;
             if link.mac != Some(want.mac) {
-                // A MAC policy of the host (systemd's, say) got in between: ours is the published one.
+                // A MAC policy of the host (such as systemd's) has changed it; the MAC of the spec is the published
+                // one.
                 let found = link.mac.map(|mac| mac.to_string()).unwrap_or_default();
                 let detail = format!("MAC {found} set back to {}", want.mac);
                 events.push(NetworkEvent::DeviceChanged { link: want.name.clone(), detail });
             }
         }
-        // What a fresh device still needs: up, and whatever the host changed since it was made.
+        // A new device must still be set up, and what the host has changed since must be set back.
         if let LinkPlan::Change(rest) = plan_link(&want, Some(&link)) {
             for op in &rest {
                 if let Err(error) = kernel.change_link(op).await {
@@ -254,7 +255,7 @@ impl VxlanDriver {
         Ok(Outcome::Usable(Ensured { link, changed: plan != LinkPlan::Keep, mtu, problem }))
     }
 
-    /// The device of a family by its name, else the one that had it.
+    /// The device of a family by its name, else the one that had that name before.
     async fn find_device(
         &self,
         kernel: &mut dyn Kernel,
@@ -266,7 +267,7 @@ impl VxlanDriver {
         Ok(kernel.link_at(last.index).await?.filter(|link| link.vxlan.is_some()))
     }
 
-    /// Makes each family's device exist and be right. Returns what is wrong.
+    /// Creates or corrects each family's device. Returns what is wrong.
     async fn ensure_all(
         &mut self,
         kernel: &mut dyn Kernel,
@@ -292,7 +293,7 @@ impl VxlanDriver {
             devices.unserved.extend(self.without_ipv6(family, lower));
         }
         if !devices.unserved.is_empty() {
-            // Pods can't have IPv6 addresses on links with a smaller one, and without those they don't start.
+            // On links with a smaller MTU pods can't have IPv6 addresses, and without those they don't start.
             let least = Mtu(IPV6_MIN_MTU);
             devices.overlay_mtu = Some(devices.overlay_mtu.map_or(least, |mtu| mtu.max(least)));
         }
@@ -302,7 +303,7 @@ impl VxlanDriver {
         Ok(problems)
     }
 
-    /// Looks which of the links that are known are there, and as what.
+    /// Updates which of the known links exist, and their attributes.
     async fn look_for_missing(&mut self, kernel: &mut dyn Kernel) -> Result<(), KernelError> {
         self.missing.clear();
         for known in [&mut self.links.v4, &mut self.links.v6, &mut self.lower].into_iter().flatten() {
@@ -314,7 +315,7 @@ impl VxlanDriver {
         Ok(())
     }
 
-    /// All links that are known and hold objects of ours.
+    /// All known links with objects of ours.
     fn known(&self) -> impl Iterator<Item = &Link> {
         self.links.iter().map(|(_, link)| link).chain(self.lower.iter().filter(|_| self.on_link.is_some()))
     }
@@ -324,13 +325,13 @@ impl VxlanDriver {
     }
 }
 
-/// What came of making a family's device exist and be right.
+/// The result of creating or correcting a family's device.
 enum Outcome {
     /// It can carry packets.
     Usable(Ensured),
-    /// It can't be had or used for this reason.
+    /// It can't be made or used for this reason.
     Unusable(String),
-    /// The underlay leaves too little room for the family, so that nothing is done about its device.
+    /// The underlay's MTU is too small for the family, so its device is left alone.
     OutOfService,
 }
 
@@ -387,10 +388,10 @@ async fn explain(
     Ok(format!("device {name}: {error}{source}{hint}"))
 }
 
-/// Whose device or process has the port, or the VNI on it. `holder` is who has the port.
+/// Which device or process has the port, or the VNI on it. `holder` is the process that has the port.
 fn who_is_in_the_way(want: &DeviceSpec, links: &[Link], holder: Option<String>) -> String {
     let (vni, port) = (want.vxlan.vni, want.vxlan.port);
-    // Each family has a socket of its own, and so our own device of the other family is not in the way.
+    // Each family has a socket of its own, so our own device of the other family does not conflict.
     let shares_family = |link: &Link| {
         let local = link.vxlan.as_ref().and_then(|vxlan| vxlan.local);
         local.zip(want.vxlan.local).is_none_or(|(a, b)| Family::of(a) == Family::of(b))
@@ -412,8 +413,8 @@ fn who_is_in_the_way(want: &DeviceSpec, links: &[Link], holder: Option<String>) 
     }
 }
 
-/// The pods' router is no concern of router advertisements. Fails where /proc/sys is read-only, which is as
-/// it always was in unprivileged pods.
+/// Switches off router advertisements on our IPv6 device. It fails where /proc/sys is read-only, as in unprivileged
+/// pods, where Go flannel can't do it either.
 async fn quiet_router_advertisements(kernel: &mut dyn Kernel, name: &str) {
     if let Err(error) = kernel.ignore_router_advertisements(name).await {
         let cause = std::error::Error::source(&error).map(ToString::to_string);
@@ -458,7 +459,7 @@ impl Driver for VxlanDriver {
         }
     }
 
-    /// The MACs stay: peers know them, and only the way to them changes.
+    /// The MACs stay, since peers know them; only the underlay addresses change.
     fn set_underlay(&mut self, underlay: &Underlay) -> Result<(), HostProblem> {
         let mut sides = self.sides.clone();
         for family in self.sides.families() {
@@ -517,7 +518,7 @@ impl Driver for VxlanDriver {
         let mut claims = Vec::new();
         for (family, side) in self.sides.iter() {
             claims.extend(side.subnet.map(Claim::Subnet));
-            // Behind NAT both are ours.
+            // Behind NAT the node has both addresses.
             claims.extend([Claim::Underlay(side.published), Claim::Underlay(side.local)]);
             let link = self.links.get(family);
             claims.extend(link.map(|link| Claim::Vtep(link.index, side.mac, side.published)));
@@ -561,8 +562,8 @@ impl Driver for VxlanDriver {
         links.map(scope).chain(lower.into_iter().flat_map(shared)).collect()
     }
 
-    /// On our own devices: what lies in our network, and FDB entries of stations. The kernel's own routes and
-    /// everything else somebody put there stays.
+    /// On our own devices, objects in our network and FDB entries of unicast MACs are ours. The kernel's own routes,
+    /// and everything else that somebody put there, stay.
     fn owns(&self, object: &Object) -> bool {
         let (link, addr) = match object {
             Object::Address(address) => (Some(address.link), address.addr.ip()),

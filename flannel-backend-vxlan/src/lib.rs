@@ -2,22 +2,21 @@
 //! family.
 //!
 //! # The way of a packet
-//! A packet to a pod of another node meets the route `subnet via base dev flannel.1 onlink`. The gateway is
-//! the base address of the peer's subnet, where no pod lives; a permanent neighbour entry gives it the MAC of
-//! the peer's VTEP, and an FDB entry gives that MAC the peer's underlay address. The kernel wraps the frame in
-//! UDP (RFC 7348) and sends it there. No packet passes through user space, and none is held up to learn an
-//! address.
+//! A packet to a pod of another node takes the route `subnet via base dev flannel.1 onlink`. The gateway is the base
+//! address of the peer's subnet, which no pod has. A permanent neighbour entry maps it to the MAC of the peer's VTEP,
+//! and an FDB entry maps that MAC to the peer's underlay address. The kernel wraps the frame in UDP (RFC 7348) and
+//! sends it there. No packet passes through user space, and none has to wait for address resolution.
 //!
 //! # What this crate adds to the core
-//! [`VxlanBackend`] implements [`flannel_core::backend::Backend`]. It makes the devices, publishes their
-//! MACs in the lease, and gives the reconcile loop a driver that says what a lease means: a few objects per
-//! peer and family. Wire formats, device names and attributes are those of Go flannel, so that both can share
-//! a cluster and take over from each other on a node.
+//! [`VxlanBackend`] implements [`flannel_core::backend::Backend`]. It makes the devices, publishes their MACs in the
+//! lease, and gives the reconcile loop a driver that translates a lease into a few objects for each family. Wire
+//! formats, device names and attributes are those of Go flannel, so that both can share a cluster and take over from
+//! each other on a node.
 //!
 //! Where the kernel has next-hop objects, routes go through them ([`NextHopObjects`]).
 //!
 //! With `DirectRouting` a peer whose underlay address is on-link gets a plain route to its node instead
-//! ([`flannel_core::on_link`] decides). Everything else of the peer stays, so a change of mind is one replaced route.
+//! ([`flannel_core::on_link`] decides). All other objects of the peer stay, so a change costs one replaced route.
 
 mod config;
 mod device;
@@ -52,7 +51,7 @@ pub use peer::VxlanData;
 use driver::{Side, VxlanDriver};
 use next_hops::Form;
 
-/// Draws a VTEP MAC for a node that has none, or whose MAC another node has by right.
+/// Draws a VTEP MAC for a node that has none, or whose MAC another node had first.
 pub type DrawMac = dyn Fn() -> MacAddr + Send + Sync;
 
 /// The VXLAN backend.
@@ -71,12 +70,12 @@ impl Default for VxlanBackend {
 }
 
 impl VxlanBackend {
-    /// A backend on the kernel of the network namespace that it is registered for.
+    /// A backend for the real kernel.
     pub fn new() -> Self {
         Self::with_kernel(|netns| Ok(Box::new(Netlink::open_in(netns)?)))
     }
 
-    /// A backend on another kernel, such as a fake.
+    /// A backend for another kernel, such as a fake.
     pub fn with_kernel(
         open: impl Fn(&Netns) -> Result<Box<dyn Kernel>, KernelError> + Send + Sync + 'static,
     ) -> Self {
@@ -89,20 +88,20 @@ impl VxlanBackend {
         }
     }
 
-    /// Says what is done about packets from hosts that are no nodes. Without it nothing is, and a table of an earlier
-    /// run stays as it is.
+    /// Sets what to do with packets from hosts that are not nodes. Without it nothing is done, and a table of an
+    /// earlier run stays.
     #[must_use]
     pub fn strict_underlay(self, gate: GateOptions) -> Self {
         Self { gate: Some(gate), ..self }
     }
 
-    /// Says where new VTEP MACs come from. By default they are random.
+    /// Sets how new VTEP MACs are drawn. By default they are random.
     #[must_use]
     pub fn draw_macs(self, draw_mac: impl Fn() -> MacAddr + Send + Sync + 'static) -> Self {
         Self { draw_mac: Arc::new(draw_mac), ..self }
     }
 
-    /// Says whether routes may go through next-hop objects. By default they do where the kernel has them.
+    /// Sets whether routes go through next-hop objects. By default they do if the kernel has them.
     #[must_use]
     pub fn next_hop_objects(self, next_hop_objects: NextHopObjects) -> Self {
         Self { next_hop_objects, ..self }
@@ -154,8 +153,8 @@ async fn open_gate(netns: &Netns, options: &GateOptions) -> Result<(Gate, Desk),
     })
 }
 
-/// Settles the addresses and the MAC of each enabled family. The MAC is the one that this node published, as the first
-/// of `known` says that has one, else that of a device which is there, else a new one.
+/// Determines the addresses and the MAC of each enabled family. The MAC is the one that this node published, by the
+/// first of `known` that has one, else that of an existing device, else a new one.
 async fn sides(
     config: &NetworkConfig,
     vxlan: &VxlanConfig,
@@ -180,7 +179,7 @@ async fn sides(
     Ok(sides)
 }
 
-/// What to store for the next start, but for the nodes.
+/// What to store for the next start, without the nodes.
 fn state(config: &NetworkConfig, vxlan: &VxlanConfig) -> State {
     let device = |family| Device { name: device::device_name(vxlan, family), vni: vxlan.vni };
     State { devices: config.families().map(device).collect(), ..State::of_backend(peer::KIND, config) }
@@ -197,7 +196,7 @@ fn attrs(vxlan: &VxlanConfig, underlay: &Underlay, sides: &PerFamily<Side>) -> L
     }
 }
 
-/// Compiles the code of README.
+/// Compiles the code in the README.
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct Readme;

@@ -1,7 +1,7 @@
-//! Whether routes go through next-hop objects: what the operator wants, and what the kernel has.
+//! Decides whether routes go through next-hop objects, by the operator's option and by what the kernel has.
 //!
-//! Plain routes through one device get slower to insert with every one that is there, since the kernel does
-//! not tell their gateways apart when it looks for equal ones. Through next-hop objects each costs the same.
+//! Each further plain route through a device takes longer to insert, since the kernel compares it with all others
+//! without regard to their gateways. Routes through next-hop objects all cost the same.
 
 use std::fmt;
 
@@ -10,14 +10,14 @@ use flannel_core::dataplane::{NextHop, Object, Op, Through};
 use flannel_core::kernel::{Kernel, KernelError, Kinds, Scope};
 use tracing::debug;
 
-/// Whether routes of peers go through next-hop objects (`ip nexthop`). Restarting with the other value moves all
+/// Whether routes of peers go through next-hop objects (`ip nexthop`). A restart with the other value changes all
 /// routes in place.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum NextHopObjects {
-    /// Where the kernel has them (Linux 5.3), which is tried.
+    /// If the kernel has them (Linux 5.3), which is tested.
     #[default]
     Auto,
-    /// Never: for tools that do not know such routes, or before another agent takes over that does not.
+    /// Never: for tools that do not know such routes, or before an agent takes over that does not.
     Off,
 }
 
@@ -25,7 +25,7 @@ pub enum NextHopObjects {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Form {
     Objects,
-    /// Why not through objects.
+    /// Plain routes, with the reason.
     Plain(String),
 }
 
@@ -47,7 +47,7 @@ impl fmt::Display for Form {
     }
 }
 
-/// Finds out on our devices, each with its overlay network.
+/// Tests the kernel on our devices, each with its overlay network.
 pub(crate) async fn find_form(
     kernel: &mut dyn Kernel,
     wanted: NextHopObjects,
@@ -67,15 +67,15 @@ pub(crate) async fn find_form(
     Ok(form)
 }
 
-/// Whether the kernel has next-hop objects.
+/// The result of the test for next-hop objects.
 enum Attempt {
     Accepted,
     /// Why not.
     Refused(String),
 }
 
-/// Tries: where objects of an earlier run are there, they can be had; else one is created, read and deleted.
-/// Its gateway is the last address of the network, which is no peer's, and no route goes through it.
+/// Tests for next-hop objects: if there are objects of an earlier run, the kernel has them; else one is created, read
+/// and deleted. Its gateway is the last address of the network, which no peer has, and no route goes through it.
 async fn attempt(kernel: &mut dyn Kernel, link: LinkIndex, network: Subnet) -> Result<Attempt, KernelError> {
     let scope = Scope { link, family: network.family(), kinds: Kinds::NEXT_HOPS };
     if !kernel.objects(scope).await?.is_empty() {
@@ -84,7 +84,7 @@ async fn attempt(kernel: &mut dyn Kernel, link: LinkIndex, network: Subnet) -> R
     let object = Object::NextHop(NextHop { link, gateway: network.last(), spare: None });
     if let Some(refusal) = kernel.execute(&[Op::Create(object)]).await?.first() {
         if matches!(refusal.errno, libc::ENODEV | libc::ENETDOWN) {
-            // That says nothing of the kernel: the device went, or was set down.
+            // That says nothing about the kernel: the device was removed or set down.
             return Err(KernelError::Lost { what: "try a next-hop object".to_owned() });
         }
         return Ok(Attempt::Refused(refusal.to_string()));

@@ -1,4 +1,4 @@
-//! What the tunnel costs of each packet. Pure.
+//! The bytes that the tunnel adds to each packet. Pure.
 
 use flannel_core::addr::Family;
 

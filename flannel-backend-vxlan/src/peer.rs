@@ -1,5 +1,5 @@
-//! What a VXLAN node publishes, and what a lease asks of the kernel. Pure.
-//! Upstream: `pkg/backend/vxlan/vxlan_network.go`.
+//! What a VXLAN node publishes, and which kernel objects a lease needs. Pure. Upstream:
+//! `pkg/backend/vxlan/vxlan_network.go`.
 
 use std::net::IpAddr;
 
@@ -35,27 +35,27 @@ impl VxlanData {
         if !vtep_mac.is_unicast() {
             return Err(format!("is no use: VtepMAC {vtep_mac} is no station's address"));
         }
-        // An unusable VNI does not matter, since nothing is done with it.
+        // An unusable VNI does not matter, since it is not used.
         Ok(Self { vni: object.get("VNI").unwrap_or_default(), vtep_mac })
     }
 }
 
-/// The ways to peers.
+/// How peers are reached.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Paths<'a> {
     /// Our devices.
     pub(crate) links: &'a PerFamily<LinkIndex>,
-    /// How routes through them keep their gateways.
+    /// Where routes through them keep their gateways.
     pub(crate) through: Through,
-    /// The underlay link and who is on-link there, if those are reached without encapsulation.
+    /// The underlay link and its on-link addresses, if those are reached without encapsulation.
     pub(crate) direct: Option<(LinkIndex, &'a OnLink)>,
 }
 
-/// What a lease of another node asks for, on the devices that are there.
+/// The objects and claims of another node's lease, on the present devices.
 ///
-/// A family is used if we have its device and the lease has its subnet, address and data; a node that has
-/// only one of our families is reached by that one. One that is on-link and routed directly has all the same
-/// but the route, so that it can be encapsulated by replacing that.
+/// A family is used if we have its device and the lease has its subnet, address and data; a node that has only one of
+/// our families is reached by that one. A peer that is on-link and routed directly has the same objects except the
+/// route, so that replacing the route is enough to change to encapsulation.
 pub(crate) fn peer(lease: &Lease, paths: &Paths<'_>) -> Result<Peer, PeerError> {
     let Paths { links, through, direct } = *paths;
     let attrs = &lease.attrs;
@@ -103,8 +103,9 @@ fn data_field(family: Family) -> &'static str {
     }
 }
 
-/// The IPv6 kernel refuses a gateway on one link if a route of another covers it (`ip6_route_check_nh_onlink`),
-/// as the direct route to a subnet covers its base. This route keeps the way back open.
+/// A route to the peer's gateway on our device. For IPv6 the kernel refuses a gateway on one link if a route of another
+/// link covers it (`ip6_route_check_nh_onlink`), and the direct route to a subnet covers its base. With this route a
+/// peer can change back from a direct route.
 fn route_to_gateway(gateway: IpAddr, link: LinkIndex) -> Route {
     let host = Subnet::containing(gateway, Family::of(gateway).bits()).expect("an address fits its family");
     Route { via: None, ..Route::by_node(host, gateway, link) }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::packet::{IpHeader, be32};
 
-/// What a flow is told by.
+/// The key of a flow.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct FlowKey {
     source: u128,
@@ -49,8 +49,8 @@ struct Slot {
     key: FlowKey,
 }
 
-/// One place per hash. Two flows that share one put each other out, which begins new items and so keeps
-/// the order; it never finds an item that isn't its flow's newest.
+/// One entry for each hash. Two flows with the same hash evict each other, which begins new items and so keeps the
+/// order; a look-up never returns an item that is not its flow's newest.
 #[derive(Debug)]
 pub(super) struct FlowTable {
     slots: Vec<Slot>,

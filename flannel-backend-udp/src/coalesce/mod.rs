@@ -1,12 +1,11 @@
-//! Packets of one flow, put together again into super-packets for the TUN.
+//! Merges packets of one flow into super-packets for the TUN.
 //!
-//! One write of 64 KB to the TUN costs the kernel hardly more than one of 1400 bytes. So consecutive
-//! packets of a flow become one, by the rules of the kernel's own GRO: what comes out when the kernel
-//! cuts the super-packet again is what came in. Payloads aren't copied: an aggregate is a new header and
-//! a list of ranges in the receive buffer.
+//! One write of 64 KB to the TUN costs the kernel hardly more than one of 1400 bytes. So consecutive packets of a flow
+//! are merged, by the rules of the kernel's own GRO: when the kernel cuts the super-packet again, the original packets
+//! result. Payloads aren't copied: an aggregate is a new header and a list of ranges in the receive buffer.
 //!
-//! Aggregates leave in the order in which they were begun, and a packet joins only the newest one of its
-//! flow: so flows stay in order.
+//! Aggregates are written in the order in which they were begun, and a packet joins only the newest one of its flow, so
+//! flows stay in order.
 
 mod flow;
 mod output;
@@ -23,7 +22,7 @@ pub(crate) const MAX_PACKETS: usize = 64;
 /// Bytes of an aggregate at most: what IP can describe.
 const MAX_TOTAL: usize = 65535;
 
-/// Which protocols are put together.
+/// Which protocols are merged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Coalesce {
     /// TCP.
@@ -59,13 +58,13 @@ struct Item {
     next_sequence: u32,
     /// All packets' TCP flags.
     flags: u8,
-    /// Nothing can join any more.
+    /// Whether no further packet can join.
     closed: bool,
     pieces: u32,
     last_piece: u32,
 }
 
-/// Collects the packets of one batch. All memory is taken at the start.
+/// Collects the packets of one batch. All memory is allocated at the start.
 #[derive(Debug)]
 pub(crate) struct Coalescer {
     which: Coalesce,
@@ -75,13 +74,13 @@ pub(crate) struct Coalescer {
     capacity: usize,
 }
 
-/// The transport part of a packet that can be put together with others.
+/// The transport part of a packet that may be merged with others.
 struct Candidate {
     key: FlowKey,
     header_len: usize,
     sequence: u32,
     flags: u8,
-    /// It may begin or join an aggregate. Otherwise it ends the flow's.
+    /// Whether it may begin or join an aggregate. Otherwise it ends the aggregate of its flow.
     mergeable: bool,
 }
 
@@ -97,7 +96,7 @@ impl Coalescer {
         }
     }
 
-    /// Whether the batch has to be taken out before another packet goes in.
+    /// Whether the batch must be written before another packet can be added.
     pub(crate) fn is_full(&self) -> bool {
         self.pieces.len() == self.capacity
     }
@@ -107,7 +106,7 @@ impl Coalescer {
         let packet = &buffer[range.clone()];
         match self.candidate(packet, ip) {
             None => {
-                // Whatever it belongs to, nothing of that may overtake it.
+                // No packet of the same flow may overtake it.
                 if ip.fragment != Fragment::Whole || !ip.is_plain {
                     self.flows.forget_all();
                 }
@@ -133,7 +132,7 @@ impl Coalescer {
         self.items.len()
     }
 
-    /// What can be said about a packet of a protocol that is put together; `None` for all others.
+    /// The candidate of a packet, if its protocol is merged; `None` for all others.
     fn candidate(&self, packet: &[u8], ip: &IpHeader) -> Option<Candidate> {
         if ip.fragment != Fragment::Whole || !ip.is_plain {
             return None;
@@ -152,7 +151,7 @@ impl Coalescer {
             _ => return None,
         };
         let header_len = ip.header_len + transport_len;
-        // A super-packet's checksum is taken on trust, so it has to be right in each part.
+        // The kernel does not check a super-packet's checksum, so the checksum of each part must be right.
         let mergeable = sound
             && packet.len() > header_len
             && ip.pseudo_sum(packet, transport.len()).bytes(transport).is_intact();
@@ -211,7 +210,7 @@ impl Coalescer {
             payload_len: payload as u32,
             next_sequence: found.map_or(0, |found| found.sequence.wrapping_add(payload as u32)),
             flags: found.map_or(0, |found| found.flags),
-            // Nor do we make super-packets that would be refused on their way out of a node.
+            // Aggregates with segments that another node's `cut` would refuse are not made.
             closed: payload < MIN_SEGMENT
                 || found.is_none_or(|found| !found.mergeable || found.flags & flags::PSH != 0),
             pieces: piece,
@@ -229,7 +228,7 @@ impl Coalescer {
 fn same_headers(item: &Item, buffer: &[u8], packet: &[u8], ip: &IpHeader) -> bool {
     let first = &buffer[item.first.0 as usize..item.first.1 as usize];
     let ip_same = if ip.source.is_ipv4() {
-        // With DF the identification says nothing (RFC 6864); without, cutting makes it count up.
+        // With DF the identification has no meaning (RFC 6864); without it, cutting counts it up.
         let counts_up = ip.dont_fragment || be16(packet, 4) == be16(first, 4).wrapping_add(item.count);
         first[1] == packet[1] && first[6..9] == packet[6..9] && counts_up
     } else {

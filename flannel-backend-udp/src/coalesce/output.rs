@@ -25,7 +25,7 @@ impl Head {
         &self.bytes[..self.len]
     }
 
-    /// How many packets follow, in one.
+    /// How many packets the write contains.
     pub(crate) fn packets(&self) -> usize {
         self.packets
     }

@@ -2,8 +2,8 @@
 
 /// A running ones' complement sum of 16-bit words.
 ///
-/// It is kept in the machine's own byte order, which the sum doesn't mind (RFC 1071 section 2, part B),
-/// so that the loop over the bytes has nothing to swap and can be vectorised.
+/// It is kept in the machine's byte order, which is allowed (RFC 1071 section 2, part B), so that the loop over the
+/// bytes needs no swaps and can be vectorised.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Sum(u64);
 
@@ -54,7 +54,7 @@ impl Sum {
         !self.folded()
     }
 
-    /// Whether what was summed, its checksum included, is intact.
+    /// Whether the summed bytes, including their checksum, are intact.
     pub(crate) fn is_intact(self) -> bool {
         self.folded() == 0xffff
     }

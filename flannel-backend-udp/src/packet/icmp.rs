@@ -15,13 +15,13 @@ pub(crate) enum IcmpError {
     TimeExceeded,
     /// No peer has this destination.
     NoRoute,
-    /// The destination is in our own subnet, but nothing here has it.
+    /// The destination is in our own subnet, but no pod or host here has it.
     HostUnreachable,
     /// The packet is larger than this, and may not be fragmented.
     TooBig(Mtu),
 }
 
-/// The largest error: what IPv6 lets through everywhere (RFC 4443 section 2.4 c).
+/// The largest error in bytes, which is IPv6's minimum MTU (RFC 4443 section 2.4 c).
 pub(crate) const MAX_ERROR: usize = 1280;
 /// The largest IPv4 error (RFC 1812 section 4.3.2.3).
 const MAX_ERROR_V4: usize = 576;

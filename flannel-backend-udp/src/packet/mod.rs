@@ -1,4 +1,4 @@
-//! Checked views of packets: nothing here reads past what arrived, or believes a length unseen.
+//! Checked views of packets: no code here reads past the received bytes, or trusts a length without a check.
 
 pub(crate) mod bucket;
 pub(crate) mod checksum;
@@ -30,7 +30,7 @@ pub enum HeaderError {
 /// Whether a packet is a part of a larger one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fragment {
-    /// It is all there is.
+    /// It is not a fragment.
     Whole,
     /// It is the first part, and has the transport header.
     First,
@@ -38,7 +38,7 @@ pub(crate) enum Fragment {
     Later,
 }
 
-/// What forwarding has to know of an IPv4 or IPv6 header.
+/// The parts of an IPv4 or IPv6 header that forwarding needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct IpHeader {
     /// Where it comes from.
@@ -47,9 +47,9 @@ pub(crate) struct IpHeader {
     pub destination: IpAddr,
     /// Bytes before the transport header, with options or extension headers.
     pub header_len: usize,
-    /// Bytes of the whole packet. What arrived can be longer, but is never shorter.
+    /// Bytes of the whole packet. The received bytes can be longer, but are never fewer.
     pub total_len: usize,
-    /// The transport protocol, behind all extension headers.
+    /// The transport protocol, after all extension headers.
     pub protocol: u8,
     /// The TTL, or hop limit.
     pub hop_limit: u8,
@@ -129,7 +129,7 @@ impl IpHeader {
         })
     }
 
-    /// Whether the header's own checksum holds; IPv6 has none.
+    /// Whether the header's own checksum is right; IPv6 has none.
     pub(crate) fn is_intact(&self, packet: &[u8]) -> bool {
         self.family() == Family::V6 || Sum::default().bytes(&packet[..self.header_len]).is_intact()
     }
@@ -148,9 +148,9 @@ impl IpHeader {
     }
 }
 
-/// Where the extension headers of an IPv6 packet lead (RFC 8200 section 4).
+/// The result of following the extension headers of an IPv6 packet (RFC 8200 section 4).
 ///
-/// A chain that breaks off isn't an error: routers don't look there. It ends as "no next header".
+/// An incomplete chain is not an error, since routers don't check it. It ends as "no next header".
 struct ExtensionHeaders {
     protocol: u8,
     end: usize,
@@ -162,7 +162,7 @@ impl ExtensionHeaders {
 
     fn walk(first: u8, packet: &[u8]) -> Self {
         let mut chain = Self { protocol: first, end: IPV6_HEADER, fragment: Fragment::Whole };
-        // More than eight is nothing that hosts send.
+        // Hosts never send more than eight.
         for _ in 0..8 {
             let Some(&[next, len, high, low]) = packet.get(chain.end..chain.end + 4) else { break };
             let bytes = match chain.protocol {
@@ -194,7 +194,7 @@ impl ExtensionHeaders {
     }
 }
 
-/// Takes one from the TTL or hop limit of a packet that has been parsed, and mends the checksum.
+/// Decrements the TTL or hop limit of a parsed packet, and updates the checksum.
 ///
 /// A value of zero stays.
 pub(crate) fn decrement_hop_limit(packet: &mut [u8]) {
@@ -208,8 +208,7 @@ pub(crate) fn decrement_hop_limit(packet: &mut [u8]) {
     put16(packet, 10, checksum);
 }
 
-/// Whether a router may accept a packet from this address, as far as the address alone tells: one that
-/// isn't a host's can't be answered.
+/// Whether this can be the source address of a packet: it must be a host's, or the packet can't be answered.
 pub(crate) fn is_host_source(addr: IpAddr) -> bool {
     match addr {
         IpAddr::V4(addr) => addr.octets()[0] != 0 && !addr.is_loopback() && addr.octets()[0] < 224,
@@ -217,7 +216,7 @@ pub(crate) fn is_host_source(addr: IpAddr) -> bool {
     }
 }
 
-/// Whether this is an address of many hosts.
+/// Whether this is a multicast or broadcast address.
 pub(crate) fn is_group(addr: IpAddr) -> bool {
     match addr {
         IpAddr::V4(addr) => addr.is_multicast() || addr.is_broadcast(),

@@ -43,11 +43,11 @@ pub struct UnderlaySocket {
     receive_buffer: usize,
 }
 
-/// The socket can't be had.
+/// Why the socket can't be bound.
 #[derive(Debug, thiserror::Error)]
 #[error("a UDP socket on {local}")]
 pub struct SocketError {
-    /// Where it should have been.
+    /// The address to bind.
     pub local: SocketAddr,
     /// Why not.
     #[source]
@@ -55,7 +55,7 @@ pub struct SocketError {
 }
 
 impl UnderlaySocket {
-    /// Binds a socket in the calling thread's namespace. What the kernel can't do is left off.
+    /// Binds a socket in the calling thread's namespace, without the options that the kernel lacks.
     pub fn bind(local: SocketAddr, options: SocketOptions) -> Result<Self, SocketError> {
         Self::try_bind(local, options).map_err(|source| SocketError { local, source })
     }
@@ -65,7 +65,7 @@ impl UnderlaySocket {
         if local.is_ipv6() {
             socket.set_only_v6(true)?;
         }
-        // Not lost on both sides of a takeover: the sizes are set before anything can arrive.
+        // The sizes are set before the socket is bound, so that they count from the first datagram.
         let receive = i32::try_from(options.buffer).unwrap_or(i32::MAX);
         if sys::force_buffer(socket.as_fd(), libc::SO_RCVBUFFORCE, receive).is_err() {
             socket.set_recv_buffer_size(options.buffer)?;
@@ -78,12 +78,12 @@ impl UnderlaySocket {
         let gro = options.gro && sys::set_udp_option(socket.as_fd(), libc::UDP_GRO, 1).is_ok();
         socket.bind(&SockAddr::from(local))?;
         let local = socket.local_addr()?.as_socket().unwrap_or(local);
-        // The kernel tells twice what it was asked for, its own overhead included.
+        // The kernel reports twice the requested size, which includes its own overhead.
         let (send_buffer, receive_buffer) = (socket.send_buffer_size()? / 2, socket.recv_buffer_size()? / 2);
         Ok(Self { socket, local, gso, gro, batch: options.batch, send_buffer, receive_buffer })
     }
 
-    /// Where it is bound.
+    /// The address that it is bound to.
     pub fn local(&self) -> SocketAddr {
         self.local
     }
@@ -117,13 +117,13 @@ impl AsFd for UnderlaySocket {
 
 /// A raw socket that sends our ICMP errors.
 ///
-/// They can't be written to the TUN: the kernel refuses packets that come in from its own addresses. Sent
-/// like this they take the way of the kernel's own errors.
+/// They can't be written to the TUN: the kernel drops packets that arrive from its own addresses. Sent by a raw socket,
+/// they take the path of the kernel's own errors.
 #[derive(Debug)]
 pub struct ErrorSocket(Socket);
 
 impl ErrorSocket {
-    /// Opens it in the calling thread's namespace. Takes `CAP_NET_RAW`.
+    /// Opens it in the calling thread's namespace. It needs `CAP_NET_RAW`.
     pub fn open(family: Family) -> io::Result<Self> {
         let domain = if family == Family::V4 { Domain::IPV4 } else { Domain::IPV6 };
         let raw = Protocol::from(libc::IPPROTO_RAW);

@@ -1,6 +1,6 @@
-//! The TUN: where the kernel hands us packets for other nodes, and takes those for our pods.
+//! The TUN, from which we read packets for other nodes, and to which we write packets for our pods.
 //!
-//! Its address, MTU and state are somebody else's business, who has netlink for it.
+//! Its address, MTU and state are set by netlink, not here.
 
 mod sys;
 
@@ -39,17 +39,17 @@ pub struct Tun {
     offloads: TunOptions,
 }
 
-/// The TUN can't be had.
+/// Why the TUN can't be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TunError {
     /// The name can't be an interface's.
     #[error("{0:?} can't be the name of a TUN")]
     Name(String),
-    /// The kernel has no TUN for us.
+    /// `/dev/net/tun` can't be opened.
     #[error("opening /dev/net/tun")]
     Open(#[source] io::Error),
-    /// There is no such TUN for us.
+    /// The TUN can't be attached to.
     #[error("attaching to the TUN {name}")]
     Attach {
         /// Its name.
@@ -58,7 +58,7 @@ pub enum TunError {
         #[source]
         source: io::Error,
     },
-    /// The descriptor isn't a TUN's, or one that frames packets in a way we don't understand.
+    /// The descriptor is not that of a TUN, or of one with another framing of packets.
     #[error("the descriptor is not that of a TUN for bare packets")]
     NotOurs(#[source] io::Error),
 }
@@ -66,7 +66,7 @@ pub enum TunError {
 impl Tun {
     /// Makes or opens the TUN `name` in the calling thread's namespace; `flannel%d` gets a number.
     ///
-    /// It is gone when the last descriptor is closed, unless somebody makes it persistent.
+    /// The kernel deletes it when the last descriptor is closed, unless somebody makes it persistent.
     pub fn open(name: &str, options: TunOptions) -> Result<Self, TunError> {
         if name.is_empty() || name.len() >= libc::IFNAMSIZ || name.bytes().any(|byte| byte == 0) {
             return Err(TunError::Name(name.to_owned()));
@@ -101,7 +101,7 @@ impl Tun {
         Self::with_offloads(file, name, TunOptions { vnet_header, ..options })
     }
 
-    /// Asks for the offloads, fewer and fewer until the kernel agrees.
+    /// Asks for the offloads, and for fewer and fewer until the kernel accepts them.
     fn with_offloads(file: File, name: String, wanted: TunOptions) -> Result<Self, TunError> {
         let tcp = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
         let udp = libc::TUN_F_USO4 | libc::TUN_F_USO6;
@@ -133,7 +133,7 @@ impl Tun {
         &self.name
     }
 
-    /// Its number in the namespace it was opened in.
+    /// Its index in the namespace in which it was opened.
     pub fn index(&self) -> LinkIndex {
         self.index
     }
@@ -143,7 +143,7 @@ impl Tun {
         self.offloads
     }
 
-    /// A second descriptor of it, to hand over or to keep it alive by.
+    /// A second descriptor, to pass on or to keep it alive.
     pub fn try_clone_fd(&self) -> io::Result<OwnedFd> {
         self.file.as_fd().try_clone_to_owned()
     }

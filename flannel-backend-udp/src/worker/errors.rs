@@ -1,4 +1,4 @@
-//! ICMP errors on their way out.
+//! Sends ICMP errors.
 
 use std::io::IoSlice;
 
@@ -19,11 +19,11 @@ pub(crate) struct ErrorSender {
     buffer: [u8; MAX_ERROR],
 }
 
-/// What became of an error.
+/// The result of sending an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Report {
     Sent,
-    /// By the rate limit.
+    /// It was withheld by the rate limit.
     Withheld,
     /// There must not be one, or it couldn't be sent.
     None,

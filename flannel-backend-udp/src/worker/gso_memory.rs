@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 const MEMORY_MS: u64 = 30_000;
 const PLACES: usize = 256;
 
-/// Remembers some refusals. Two peers may put each other out, which costs a refusal more now and then.
+/// Remembers some refusals. Two peers may evict each other, which sometimes costs a further refusal.
 #[derive(Debug)]
 pub(super) struct GsoMemory {
     places: Box<[Option<(SocketAddr, u64)>; PLACES]>,

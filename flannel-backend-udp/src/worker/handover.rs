@@ -1,9 +1,9 @@
-//! Who reads the TUN, where a second thread may help: one thread while there is little to do, one for each
-//! direction while there is much.
+//! Decides which thread reads the TUN, where a second one may help: one thread under low load, one for each direction
+//! under high load.
 //!
-//! Whoever reads the TUN alone gives it away, between two batches and never in one, so what goes to one peer
-//! stays in order. The first thread gives it to the second when both directions keep it busy; the second gives
-//! it back when one thread could do the work of both.
+//! The thread that reads the TUN passes it on between two batches, never within one, so packets to one peer stay in
+//! order. The first thread passes it to the second when both directions keep it busy; the second passes it back when
+//! one thread can do the work of both.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -15,11 +15,12 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 const WINDOW: Duration = Duration::from_millis(5);
 /// Busy for this share of a window, and with work in both directions, the first thread gets help: in percent.
 const SPLIT: u32 = 70;
-/// The threads' shares added up at which one thread does it alone again. Well below, or they'd go to and fro.
+/// The sum of the threads' shares, in percent, below which one thread does all the work again. It is well below
+/// `SPLIT`, so that they don't oscillate.
 const JOIN: u32 = 35;
-/// With so little to do for the first thread, there is nothing to share: all work is in one direction.
+/// If the first thread's share is below this, in percent, all work is in one direction, and there is nothing to share.
 const ALONE: u32 = 5;
-/// Windows in a row that must be so quiet.
+/// How many windows in a row must be that quiet.
 const QUIET_WINDOWS: u32 = 20;
 
 /// What the two threads share.
@@ -38,9 +39,9 @@ pub(crate) struct Handover {
 /// Which of the two threads this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// Takes datagrams, and reads the TUN while there is little to do.
+    /// Receives datagrams, and reads the TUN under low load.
     First,
-    /// Reads the TUN while there is much to do, and sleeps otherwise.
+    /// Reads the TUN under high load, and sleeps otherwise.
     Second,
 }
 
@@ -57,7 +58,7 @@ impl Handover {
         })
     }
 
-    /// Whether it is for the thread in this place to read the TUN.
+    /// Whether the thread in this place should read the TUN.
     pub(super) fn reads(&self, place: Place) -> bool {
         // Acquire: what the other thread sent before it gave the TUN away went out first.
         self.second_reads.load(Ordering::Acquire) == (place == Place::Second)
@@ -71,13 +72,13 @@ impl Handover {
         }
     }
 
-    /// Makes the waker quiet again.
+    /// Resets the waker.
     pub(super) fn awoken(&self, place: Place) {
         let event = match place {
             Place::First => &self.to_first,
             Place::Second => &self.to_second,
         };
-        // Nothing to read is quiet, too.
+        // It fails only if it was reset already.
         let _ = event.read();
     }
 
@@ -90,22 +91,22 @@ impl Handover {
         self.first_until.store(self.millis(now), Ordering::Relaxed);
     }
 
-    /// The first thread's load. One that has closed no window for long sleeps.
+    /// The first thread's load; zero if it has closed no window for long, since then it sleeps.
     fn first_load(&self, now: Instant) -> u32 {
         let age = self.millis(now).saturating_sub(self.first_until.load(Ordering::Relaxed));
         if u128::from(age) > 4 * WINDOW.as_millis() { 0 } else { self.first_load.load(Ordering::Relaxed) }
     }
 
-    /// Gives the TUN away.
+    /// Passes the TUN on.
     fn give(&self, from: Place) {
         self.second_reads.store(from == Place::First, Ordering::Release);
         let event = if from == Place::First { &self.to_second } else { &self.to_first };
-        // Only a full counter refuses, and then it is readable.
+        // It fails only if the counter is full, and then it is readable.
         let _ = event.write(1);
     }
 }
 
-/// Measures one thread's load and decides when the TUN changes hands.
+/// Measures one thread's load and decides when to pass the TUN on.
 #[derive(Debug)]
 pub(super) struct Balance {
     place: Place,
@@ -125,15 +126,14 @@ impl Balance {
         self.place
     }
 
-    /// Notes a wait, and in which directions there was work after it.
+    /// Records a wait, and in which directions there was work after it.
     pub(super) fn note(&mut self, waited: Duration, from_tun: bool, to_tun: bool) {
         self.waited += waited;
         self.from_tun |= from_tun;
         self.to_tun |= to_tun;
     }
 
-    /// Closes the window if it is over, and gives the TUN away if that is better. To be called between
-    /// batches.
+    /// Closes the window if it is over, and passes the TUN on if that is better. Call it between batches.
     pub(super) fn settle(&mut self, handover: &Handover, now: Instant) {
         let window = now.saturating_duration_since(self.since);
         if window < WINDOW {

@@ -1,8 +1,8 @@
-//! What moves the bytes: one loop, run by one thread for both directions, by one for each, or by one that gets
-//! help while there is much to do.
+//! The loop that moves the packets, run by one thread for both directions, by one for each, or by one that gets help
+//! under high load.
 //!
-//! All memory is taken before the first packet. A loop waits in `poll` alone, except that a full socket
-//! buffer holds it for a moment.
+//! All memory is allocated before the first packet. A loop waits only in `poll`, except for a moment when a socket
+//! buffer is full.
 
 mod errors;
 mod gso_memory;
@@ -40,7 +40,7 @@ pub(crate) struct Io {
     pub(crate) errors: PerFamily<ErrorSocket>,
     pub(crate) counters: Counters,
     pub(crate) stop: EventFd,
-    /// There if the threads take turns at the TUN.
+    /// Present if two threads share the TUN.
     pub(crate) handover: Option<Handover>,
 }
 
@@ -50,7 +50,7 @@ pub(crate) enum Ways {
     Both,
     FromTun,
     ToTun,
-    /// As the load asks for.
+    /// One or both, depending on the load.
     Shared(Place),
 }
 
@@ -136,7 +136,7 @@ impl<'a> Worker<'a> {
         let shared = self.balance.as_ref().map(Balance::place).zip(io.handover.as_ref());
         let reads_tun = self.tx.is_some() && shared.is_none_or(|(place, handover)| handover.reads(place));
         let tun = if reads_tun { PollFlags::POLLIN } else { PollFlags::empty() };
-        // In the place of one that isn't there: a second look at the event.
+        // For a missing socket the event is polled twice.
         let socket = |family| io.sockets.get(family).map_or(io.stop.as_fd(), |socket| socket.as_fd());
         let waker = shared.map_or(io.stop.as_fd(), |(place, handover)| handover.waker(place));
         let mut fds = [
@@ -146,7 +146,8 @@ impl<'a> Worker<'a> {
             PollFd::new(socket(Family::V4), PollFlags::POLLIN),
             PollFd::new(socket(Family::V6), PollFlags::POLLIN),
         ];
-        // Without the direction, not even an error of the socket may wake us: we couldn't take it.
+        // A thread without this direction must not poll the sockets at all: an error would wake it, and it could not
+        // clear the error.
         let watched = if self.rx.is_some() { 5 } else { 3 };
         let before = self.balance.is_some().then(Instant::now);
         match poll(&mut fds[..watched], timeout) {

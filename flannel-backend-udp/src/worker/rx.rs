@@ -15,7 +15,7 @@ use crate::socket::sys::{Datagram, Incoming};
 
 /// Slots for datagrams, or trains, in one call. Without GRO, this is what makes coalescing possible.
 const SLOTS: usize = 64;
-/// Fewest slots, and bytes that a call may bring: more than the cache holds is worth nothing.
+/// The fewest slots, and the bytes that a call may return: more than fits into the cache is no gain.
 const FEWEST_SLOTS: usize = 2;
 const BATCH: usize = 128 << 10;
 /// Packets in one batch at most.
@@ -27,7 +27,7 @@ pub(super) struct RxPath {
     coalescer: Coalescer,
     /// How many slots the next call gets.
     slots: usize,
-    /// The kernel once refused a super-packet: no more of them.
+    /// Whether the kernel has refused a super-packet, so that none are written any more.
     single_writes: bool,
 }
 
@@ -43,7 +43,7 @@ impl RxPath {
     pub(super) fn new(io: &Io) -> Self {
         let offloads = io.tun.offloads();
         let which = Coalesce {
-            // Writing needs no offload but the header; whoever asked for none gets none.
+            // Writing needs no offload but the header. If the options ask for none, none is used.
             tcp: offloads.vnet_header && offloads.tso,
             udp: offloads.vnet_header && offloads.uso,
         };
@@ -122,7 +122,7 @@ impl RxPath {
         accepted.count(sender, lookup.table());
     }
 
-    /// Puts one packet into the batch, or says why not.
+    /// Adds one packet to the batch, or returns why not.
     fn take_packet(
         &mut self,
         range: Range<usize>,
@@ -171,7 +171,7 @@ impl RxPath {
                         context.tally.received.tun_packets += 1;
                         continue;
                     }
-                    // A kernel that can't cut this kind: the packets are still here, as they came.
+                    // This kernel can't cut this kind of super-packet. The original packets are still in the buffer.
                     Err(error) if error.raw_os_error() == Some(libc::EINVAL) => refused = true,
                     Err(_) => {
                         context.tally.dropped(DropReason::TunRefused, head.packets());

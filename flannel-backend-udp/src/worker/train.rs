@@ -1,11 +1,11 @@
-//! Datagrams for one peer, gathered into trains that one call can send.
+//! Collects datagrams for one peer into trains that one call can send.
 
 use std::net::SocketAddr;
 
 use crate::forward::PeerIndex;
 use crate::socket::sys::{Message, Piece};
 
-/// Trains in one batch at most.
+/// The most trains in one batch.
 pub(super) const TRAINS: usize = 128;
 /// Datagrams in a train: the kernel's limit before 6.9.
 pub(super) const DATAGRAMS: usize = 64;

@@ -28,7 +28,7 @@ const BATCH: usize = 32 << 10;
 const READS: usize = 256;
 /// Room for rebuilt headers.
 const HEADERS: usize = 128 << 10;
-/// How long a full socket buffer is waited for.
+/// How long to wait for a full socket buffer, in milliseconds.
 const PATIENCE_MS: u16 = 20;
 
 /// The buffers for one batch from the TUN.
@@ -109,7 +109,7 @@ impl TxPath {
         };
         let packet = &mut packet[..ip.total_len];
         range.end = range.start + ip.total_len;
-        // Of a super-packet, the header is written anew anyway.
+        // The headers of a super-packet are rebuilt anyway.
         if vnet.gso_type == VnetHeader::GSO_NONE && !ip.is_intact(packet) {
             return context.tally.dropped(DropReason::BadChecksum, 1);
         }
@@ -254,7 +254,7 @@ impl TxPath {
                 Some(libc::EINTR) => continue,
                 Some(libc::EAGAIN) if !has_waited => {
                     let mut fds = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
-                    // Whether there is room now, the next attempt tells.
+                    // The next attempt shows whether there is room now.
                     let _ = poll(&mut fds, PollTimeout::from(PATIENCE_MS));
                     has_waited = true;
                     continue;
@@ -262,7 +262,8 @@ impl TxPath {
                 Some(libc::EAGAIN | libc::ENOBUFS) => {
                     context.tally.dropped(DropReason::SocketFull, datagrams);
                 }
-                // No checksum offload on the way out, or the path's MTU has shrunk: one by one, then.
+                // The outgoing link has no checksum offload, or the path's MTU has shrunk: send the datagrams one by
+                // one.
                 Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE) if next.segment > 0 => {
                     self.refused.refused(next.to, context.now_ms);
                     context.tally.gso_fallbacks += 1;
@@ -283,7 +284,7 @@ impl TxPath {
         }
     }
 
-    /// Tells the sender of a message's first packet what became of it.
+    /// Reports an error to the sender of a message's first packet.
     fn report(
         &mut self,
         message: &Message,
