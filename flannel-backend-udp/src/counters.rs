@@ -1,4 +1,4 @@
-//! What the datapath counts: packets, bytes, batches, and every drop with its reason.
+//! The datapath's counters: packets, bytes, batches, and every drop with its reason.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +13,7 @@ macro_rules! reasons {
             /// All reasons.
             pub const ALL: &[Self] = &[$(Self::$name,)*];
 
-            /// The reason's name, as metrics have it.
+            /// The reason's name in metrics.
             pub fn name(self) -> &'static str {
                 match self { $(Self::$name => $text,)* }
             }
@@ -24,7 +24,7 @@ macro_rules! reasons {
 reasons! {
     /// Fewer bytes than the headers say.
     Truncated = "truncated",
-    /// More bytes than a datagram can have for us.
+    /// More bytes than the receive slot has.
     Oversized = "oversized",
     /// Neither IPv4 nor IPv6.
     NotIp = "not_ip",
@@ -38,35 +38,35 @@ reasons! {
     Expired = "expired",
     /// No peer has the destination.
     NoRoute = "no_route",
-    /// The destination is in our own subnet, and should never have come here.
+    /// A packet from the TUN whose destination is in our own subnet, so it should not have been routed here.
     OwnSubnet = "own_subnet",
     /// The destination is multicast or broadcast.
     Group = "group",
     /// Larger than the tunnel carries, and may not be fragmented.
     TooBig = "too_big",
-    /// The TUN's offload header makes no sense.
+    /// The TUN's offload header is invalid.
     BadOffload = "bad_offload",
     /// There is no socket of the family of the peer's endpoint.
     NoSocket = "no_socket",
     /// The socket's buffer stayed full.
     SocketFull = "socket_full",
-    /// The underlay has no way to the peer.
+    /// The underlay has no route to the peer.
     Unreachable = "unreachable",
     /// The kernel refused to send.
     SendFailed = "send_failed",
-    /// The datagram came from an underlay address that isn't known.
+    /// The datagram came from an unknown underlay address.
     UnknownSender = "unknown_sender",
     /// The source is in our own subnet.
     SourceIsOurs = "source_is_ours",
     /// The source is in the subnet of a peer that isn't the sender.
     SourceIsAnothers = "source_is_anothers",
-    /// The source is no host's address.
+    /// The source can't be a host's address.
     BadSource = "bad_source",
-    /// The destination lies outside of our own subnet: this node routes for no other.
+    /// The destination is outside of our own subnet, and this node does not forward for others.
     NotForUs = "not_for_us",
-    /// Segments so small or so many that cutting them costs more than any traffic is worth.
+    /// The segments are too small or too many to be cut.
     TinySegments = "tiny_segments",
-    /// The kernel didn't take the packet from us.
+    /// The kernel refused the packet on the TUN.
     TunRefused = "tun_refused",
 }
 
@@ -77,9 +77,9 @@ pub struct Flow {
     pub packets: u64,
     /// Their bytes, without the outer headers.
     pub bytes: u64,
-    /// What went over the TUN: a super-packet counts once.
+    /// Reads or writes on the TUN: a super-packet counts once.
     pub tun_packets: u64,
-    /// Datagrams or trains of datagrams handed to or taken from the socket.
+    /// Datagrams or trains that were sent to or received from the socket.
     pub trains: u64,
     /// System calls on the socket that moved something.
     pub batches: u64,
@@ -117,7 +117,7 @@ impl Tally {
         self.any_drops = true;
     }
 
-    /// Adds everything to the shared counters and begins anew.
+    /// Adds everything to the shared counters and resets this tally.
     pub(crate) fn publish(&mut self, counters: &Counters) {
         counters.sent.add(&mut self.sent);
         counters.received.add(&mut self.received);
@@ -196,7 +196,7 @@ impl Default for Counters {
 }
 
 impl Counters {
-    /// What they stand at. Not one moment's picture: threads go on counting.
+    /// The present values. They are not from one instant, since threads count on.
     pub(crate) fn snapshot(&self) -> Snapshot {
         let drops = DropReason::ALL.iter().map(|reason| (*reason, self.drops(*reason)));
         Snapshot {
@@ -224,15 +224,15 @@ pub struct Snapshot {
     pub received: Flow,
     /// ICMP errors sent.
     pub errors_sent: u64,
-    /// ICMP errors that the rate limit held back.
+    /// ICMP errors that the rate limit withheld.
     pub errors_withheld: u64,
     /// Trains that had to be sent datagram by datagram after the kernel refused them.
     pub gso_fallbacks: u64,
-    /// Drops by reason, without those that never happened.
+    /// Drops by reason, without reasons that never occurred.
     pub drops: Vec<(DropReason, u64)>,
 }
 
-/// One peer's counters. They outlive a table: the next one has the same for the same endpoint.
+/// One peer's counters. The next table keeps them for the same endpoint.
 #[derive(Debug, Default)]
 pub struct PeerCounters {
     sent_packets: AtomicU64,
@@ -282,7 +282,7 @@ pub struct PeerSnapshot {
     pub received_packets: u64,
     /// Bytes accepted from it.
     pub received_bytes: u64,
-    /// Packets from its subnet that only the allow list let in: it sends from an address that it
-    /// doesn't publish.
+    /// Packets from its subnet that only the allow list admitted: the peer sends from an address that it does not
+    /// publish.
     pub admitted_packets: u64,
 }

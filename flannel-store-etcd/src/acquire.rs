@@ -1,4 +1,5 @@
-//! Taking a lease: adopt, create or replace, each in one transaction that fails if the store moved on.
+//! Acquires a lease: adopts, creates or replaces a record, each in one transaction that fails if the store has changed
+//! since the list.
 
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -18,27 +19,27 @@ use super::error::CallError;
 use super::records::{Listed, Stored, digest};
 use super::txn::{put, records};
 
-/// How often a subnet is chosen anew because others took the chosen one.
+/// How many times another subnet is chosen because others took the chosen one.
 const ATTEMPTS: u32 = 20;
-/// How many former records go in one transaction, of which etcd's has 128 operations at most. A node has one or two.
+/// How many former records are deleted in one transaction, which has 128 operations at most. A node has one or two.
 const MOST_FORMER: usize = 16;
 
-/// What came of one attempt.
+/// The result of one attempt.
 enum Attempt {
     Done(Lease),
-    /// Others created leases meanwhile, with which the list is complete again.
+    /// Others created leases meanwhile, which were added to the list. Try again with it.
     Again,
-    /// The list is of no more use.
+    /// The list is out of date. List again.
     ListAgain,
 }
 
 /// What is kept from one attempt to the next.
 struct Attempts {
     listed: Listed,
-    /// Whether it has no lease that is gone meanwhile.
+    /// Whether the list was read just now, so that it has no lease that is gone.
     is_fresh: bool,
     identity: Identity,
-    /// An etcd lease that no key hangs on yet.
+    /// An etcd lease without a key so far.
     grant: Option<i64>,
 }
 
@@ -48,7 +49,7 @@ impl Store {
         let identity = self.identity();
         let mut state = Attempts { listed, is_fresh: true, identity, grant: None };
         for attempt in 0..ATTEMPTS {
-            // The first collision was bad luck, more of them are a crowd.
+            // One collision is chance; more of them mean that many nodes start at once.
             let crowd = Duration::from_millis(20 * u64::from(attempt.saturating_sub(1)));
             tokio::time::sleep(up_to(crowd)).await;
             match self.attempt(&config, attrs, &mut state).await {
@@ -58,11 +59,11 @@ impl Store {
                 }
                 Ok(Attempt::Again) => state.is_fresh = false,
                 Ok(Attempt::ListAgain) => (state.listed, state.is_fresh) = (self.list().await?, true),
-                // Somebody may have left since.
+                // Another node may have left since.
                 Err(SubnetError::OutOfSubnets { .. }) if !state.is_fresh => {
                     (state.listed, state.is_fresh) = (self.list().await?, true);
                 }
-                // It runs out by itself, as the store can't be asked to end it.
+                // The etcd lease will expire by itself, since the store can't be reached to revoke it.
                 Err(error @ SubnetError::Unavailable { .. }) => return Err(error),
                 Err(error) => {
                     self.revoke(state.grant.unwrap_or(0)).await;
@@ -107,7 +108,7 @@ impl Store {
                     let lease = || Lease { key, attrs: attrs.clone(), created: bad.created };
                     return Ok(swapped(is_ours.then(lease)));
                 }
-                // Another spelling of the same subnets, which is not ours to write.
+                // The record has another spelling of the same subnets, which we must not write.
                 (key, None)
             }
             Decision::Take(key) => (key, None),
@@ -127,7 +128,7 @@ impl Store {
                 return Ok(Attempt::Again);
             }
             Created::Taken(None) => {}
-            // The record that it replaced is gone, but what can be kept of it still is.
+            // The replaced record is gone, but its subnets are kept where possible.
             Created::Withdrawn => {
                 let kept = replaced.map(|old| old.lease.key);
                 state.identity.subnets = kept.or(state.identity.subnets);
@@ -136,9 +137,10 @@ impl Store {
         Ok(Attempt::ListAgain)
     }
 
-    /// Publishes under a record of ours. `None` if it changed meanwhile.
+    /// Publishes in a record of ours. `None` if it changed meanwhile.
     ///
-    /// What is there already with a living etcd lease is only kept alive: a restart is no event for peers.
+    /// If the record has the right value and a live etcd lease, only the lease is kept alive, so that peers don't see a
+    /// restart.
     async fn adopt(
         &self,
         own: &Stored,
@@ -159,9 +161,9 @@ impl Store {
         Ok(swapped.then(|| Lease { attrs: attrs.clone(), ..own.lease.clone() }))
     }
 
-    /// Puts our value under a key that was last changed at `modified`: on its etcd lease if that lives, else
-    /// on a new one; a reservation (0) stays one. The `former` records go in the same transaction. `false` if the
-    /// key, or one of these, changed meanwhile.
+    /// Writes our value to a key that was last changed at `modified`: on its etcd lease if that is alive, else on a new
+    /// one; a reservation (lease 0) stays one. The same transaction deletes the `former` records. `false` if the key,
+    /// or one of these, changed meanwhile.
     pub(super) async fn swap(
         &self,
         key: LeaseKey,
@@ -184,12 +186,12 @@ impl Store {
         }
         let txn = Txn::new().when(when).and_then(then).or_else([TxnOp::get(name.as_str(), None)]);
         let done = match self.txn("publish the lease", txn).await {
-            // Another value was there, and is no lease.
+            // The key had another value, which is not a lease.
             Err(error) if error.is_too_large() => None,
             done => Some(done?),
         };
         let succeeded = done.as_ref().is_some_and(TxnResponse::succeeded);
-        // A request that was sent twice finds its own work.
+        // If the request was sent twice, the second one finds the result of the first.
         let mut there = done.iter().flat_map(records);
         let swapped = succeeded
             || there.any(|found| found.value() == value.as_bytes() && found.lease() == id && id != 0);
@@ -203,7 +205,7 @@ impl Store {
     }
 }
 
-/// Whether a former record of this node may go. What an operator put there is his to delete.
+/// Whether a former record of this node may be deleted. Reservations are deleted only by their operator.
 fn may_go(old: &Stored) -> bool {
     let is_reserved = old.etcd_lease == 0;
     if is_reserved {
@@ -218,7 +220,7 @@ fn note_gone(former: &[&Stored]) {
     }
 }
 
-/// Says that a lease was kept over a change of the address.
+/// Logs that a lease was kept over a change of the address.
 fn note_moved(own: &Lease, attrs: &LeaseAttrs) {
     if !is_same_node(&own.attrs, attrs) {
         let (before, underlay) = (holder(&own.attrs), holder(attrs));
@@ -226,8 +228,8 @@ fn note_moved(own: &Lease, attrs: &LeaseAttrs) {
     }
 }
 
-/// Leases of IPv6 alone have keys that Go nodes misread as `0.0.0.0/0`: none is written where such a node may
-/// be, which is where a lease has IPv4.
+/// Refuses a lease with IPv6 alone if any lease has IPv4, since there may be Go nodes then: they misread its key as
+/// `0.0.0.0/0`.
 fn refuse_ipv6_only(config: &NetworkConfig, listed: &Listed) -> Result<(), SubnetError> {
     if config.networks.v4.is_some() {
         return Ok(());

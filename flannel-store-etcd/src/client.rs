@@ -1,5 +1,5 @@
-//! Calls that survive a dead member: one client for each endpoint, tried in turn. A balanced client would
-//! send every other request to the dead one.
+//! Calls that survive a dead member: one client for each endpoint, tried in turn. A load-balancing client would send
+//! every other request to the dead one.
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,20 +22,20 @@ pub(super) struct Clients {
     current: AtomicUsize,
     timeouts: EtcdTimeouts,
     login: Option<(String, Secret)>,
-    /// Counts how often all connections were given up.
+    /// Counts how many times all connections were dropped.
     renewals: watch::Sender<u64>,
 }
 
 struct Endpoint {
     url: String,
-    /// The files for TLS, where it is spoken.
+    /// The files for TLS, if it is used.
     tls: Option<EtcdTls>,
-    /// Said with errors that may come from a missing client certificate.
+    /// A hint for errors that may come from a missing client certificate.
     hint: &'static str,
     client: Mutex<Option<Connected>>,
 }
 
-/// A client, which connects again by itself, but always with the certificates that it was made with.
+/// A client. It reconnects by itself, but always with the certificates with which it was made.
 struct Connected {
     client: Client,
     /// The files that were read last.
@@ -46,7 +46,7 @@ struct Connected {
 enum NotConnected {
     /// The files for TLS can't be read.
     Files(SubnetError),
-    /// They don't go together, or the login failed.
+    /// The TLS files don't match, or the login failed.
     Call(Error),
 }
 
@@ -66,7 +66,7 @@ impl fmt::Debug for Clients {
 }
 
 impl Clients {
-    /// Checks endpoints and reads certificates; connects to nothing.
+    /// Checks endpoints and reads certificates; does not connect yet.
     pub(super) fn new(options: &EtcdOptions) -> Result<Self, SubnetError> {
         let refused =
             |source| SubnetError::Refused { what: "etcd endpoints can't be used".to_owned(), source };
@@ -104,8 +104,8 @@ impl Clients {
         })
     }
 
-    /// Runs `call` at the endpoint that answered last; if it does not answer, at all others, and at a single
-    /// one again, since it may only have closed an idle connection. Must be safe to repeat.
+    /// Runs `call` at the endpoint that answered last. If that does not answer, tries all others; if it is the only
+    /// one, tries it again, since it may only have closed an idle connection. The call must be safe to repeat.
     pub(super) async fn call<T, F>(&self, what: &'static str, call: impl Fn(Client) -> F) -> Called<T>
     where
         F: Future<Output = Result<T, Error>>,
@@ -139,8 +139,8 @@ impl Clients {
         Err(CallError::Unavailable { what, reasons: reasons.join("; ") })
     }
 
-    /// Gives up all connections: they come from an address that this host has no more, which nobody would tell
-    /// before the probes do. The next call makes a new one.
+    /// Drops all connections: they use an address that this host no longer has, which only the keep-alive probes would
+    /// notice. The next call makes a new one.
     pub(super) async fn renew(&self) {
         for endpoint in &self.endpoints {
             *endpoint.client.lock().await = None;
@@ -148,7 +148,7 @@ impl Clients {
         self.renewals.send_modify(|count| *count += 1);
     }
 
-    /// Tells when all connections are given up, for streams, which would stay on theirs.
+    /// Notifies when all connections are dropped, for streams, which would stay on theirs.
     pub(super) fn renewals(&self) -> watch::Receiver<u64> {
         self.renewals.subscribe()
     }
@@ -164,8 +164,8 @@ impl Clients {
         &self.endpoints[index].url
     }
 
-    /// The client of an endpoint; a new one if the files for TLS changed, so that they hold from the next
-    /// connection on. Streams that are open stay on theirs.
+    /// The client of an endpoint; a new one if the files for TLS changed, so that the next connection uses them. Open
+    /// streams stay on their connections.
     async fn client(&self, index: usize) -> Result<Client, Error> {
         let endpoint = &self.endpoints[index];
         let mut slot = endpoint.client.lock().await;
@@ -176,9 +176,9 @@ impl Clients {
                     info!(endpoint = endpoint.url, "TLS files changed and are used from now on");
                     *known = Connected { client, files };
                 }
-                // The server said something, or nothing: it is not about the files.
+                // The server answered or did not answer; the files are not the cause.
                 Err(NotConnected::Call(error @ Error::GRpcStatus(_))) => return Err(error),
-                // Perhaps only a part of them is written yet; the rest will change them once more.
+                // Perhaps only a part of the files is written yet; the rest will change them once more.
                 Err(error) => {
                     warn!(endpoint = endpoint.url, %error, "TLS files changed, but can't be used; the old ones stay");
                     known.files = files;
@@ -196,7 +196,7 @@ impl Clients {
         Ok(client)
     }
 
-    /// With a login this asks for a token, else it touches no wire yet.
+    /// With a login it requests a token, otherwise it does not connect yet.
     async fn connect(&self, endpoint: &Endpoint) -> Result<Client, NotConnected> {
         let tls = endpoint.tls.as_ref().map(tls::load).transpose().map_err(NotConnected::Files)?;
         let connect = |login| Client::connect([&endpoint.url], Some(self.options(tls.as_ref(), login)));
@@ -213,8 +213,8 @@ impl Clients {
             .with_connect_timeout(times.connect)
             .with_timeout(times.request)
             .with_keep_alive(times.probe, times.probe_answer)
-            // Without, a connection that died while nothing was open on it would be used on and on. Servers
-            // don't like it and close idle connections after about 20 s; the next call opens one.
+            // Otherwise a connection that died while it was idle would stay in use. Servers don't expect such probes
+            // and close idle connections after about 20 s; the next call opens one.
             .with_keep_alive_while_idle(true)
             .with_require_leader(true)
             .with_auto_token_refresh(true);
@@ -228,7 +228,8 @@ impl Clients {
     }
 }
 
-/// A server that misses our certificate sends an alert, which its closing of the connection may overtake.
+/// The hint about a missing client certificate, if the error may mean that: the server's TLS alert may be lost when it
+/// closes the connection.
 fn hint(endpoint: &Endpoint, error: &Error) -> &'static str {
     let text = describe(error);
     let closed = ["canceled", "fatal alert", "broken pipe", "reset", "closed"];

@@ -1,8 +1,8 @@
-//! Creating a record, such that no two of our nodes ever hold the same addresses.
+//! Creates a record such that no two of our nodes ever have the same addresses.
 //!
-//! A list of leases holds at its revision only. The transaction that creates a record therefore compares what
-//! was created since, as narrowly as it can: a thousand nodes that each compare all leases would let one pass
-//! at a time and send the others around again.
+//! A list of leases is true only at its revision. So the transaction that creates a record checks that no conflicting
+//! record was created since, and compares as few keys as possible: if a thousand nodes compared all leases, only one
+//! transaction at a time would succeed, and all others would have to retry.
 
 use std::time::Duration;
 
@@ -19,24 +19,24 @@ use super::error::CallError;
 use super::records::{MAX_MESSAGE, Newer, Position, Stored};
 use super::txn::{put, records};
 
-/// How often the same subnet is tried while others take others.
+/// How many times the same subnet is tried while other nodes create other records.
 const TRIES: u32 = 100;
-/// The longest pause between these tries in milliseconds: over it a thousand nodes spread well.
+/// The longest pause between these attempts, in milliseconds, which spreads a thousand nodes well.
 const LONGEST: u64 = 2560;
 
-/// What must not have been created since the leases were listed.
+/// Which records must not have been created since the leases were listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Guard {
-    /// Nothing near the IPv4 subnet: enough where that subnet stands for the whole record. What it can't see,
-    /// such as a Go node's record with the same IPv6 subnet, the transaction reports, and the younger record
-    /// is withdrawn.
+    /// None near the IPv4 subnet. That is enough if this subnet determines the whole record. Conflicts that it can't
+    /// see, such as a Go node's record with the same IPv6 subnet, show in the transaction's answer, and the younger
+    /// record is withdrawn.
     Near,
-    /// No lease at all, since no range of keys spans what overlaps an IPv6 subnet.
+    /// None at all, since the keys that overlap an IPv6 subnet are not a range.
     All,
 }
 
 impl Guard {
-    /// The guard for a key of this config. In dual stack a [pair](is_pair) is as good as its IPv4 subnet.
+    /// The guard for a key of this config. In dual stack a [pair](is_pair) is determined by its IPv4 subnet.
     pub(super) fn of(config: Option<&NetworkConfig>, key: LeaseKey) -> Self {
         let has = |family| key.subnet(family).is_some();
         let is_v4 = has(Family::V4) && !has(Family::V6);
@@ -51,26 +51,29 @@ pub(super) struct Wanted<'a> {
     pub(super) guard: Guard,
     /// The revision of the list from which the key was chosen.
     pub(super) revision: i64,
-    /// The record in whose place it comes.
+    /// The record that it replaces.
     pub(super) replaced: Option<&'a Stored>,
-    /// Former records of this node, which go with it.
+    /// Former records of this node, which are deleted in the same transaction.
     pub(super) former: Vec<&'a Stored>,
 }
 
-/// What came of it.
+/// The result of creating a record.
 pub(super) enum Created {
     Ours(Lease),
-    /// Another node has addresses of it. With what was created since the list, if that is all that is new.
+    /// Another node has some of its addresses. With the records created since the list, if these could be read
+    /// completely.
     Taken(Option<Newer>),
-    /// It was there, and the replaced one gone, but a rival was a moment earlier.
+    /// The record was created and the replaced one deleted, but a rival was created a moment earlier, so it was
+    /// withdrawn.
     Withdrawn,
 }
 
 impl Store {
-    /// Creates a record if the list from which its key was chosen still holds, in place of `replaced` if that
-    /// is given, on the etcd lease `grant`, which is made if there is none, and left if it was not needed.
+    /// Creates a record if the list from which its key was chosen is still true. It replaces `replaced`, if given. The
+    /// record is on the etcd lease `grant`, which is created if there is none, and stays if it was not needed.
     ///
-    /// (A Go node can still overlap a lease that is there, in one family of two; the older one holds then.)
+    /// (A Go node can still create a lease that overlaps an existing one in one of two families; then the older one is
+    /// used.)
     pub(super) async fn create(
         &self,
         wanted: &Wanted<'_>,
@@ -82,20 +85,20 @@ impl Store {
             Some(id) => id,
             None => *grant.insert(self.grant().await?),
         };
-        // A reservation could not be withdrawn by the end of its etcd lease.
+        // A reservation could not be withdrawn by revoking an etcd lease.
         let guard = if is_reserved { Guard::All } else { wanted.guard };
         let name = self.keys.lease(wanted.key);
         let (mut revision, mut seen) = (wanted.revision, Vec::new());
         for attempt in 0..TRIES {
             let txn = self.creation(wanted, guard, &name, id, revision);
             let done = match self.txn("create the lease", txn).await {
-                // More is new than can be looked through here. A list knows what came of it.
+                // There are more new records than fit into the answer. A new list shows the result.
                 Err(error) if error.is_too_large() => return Ok(Created::Taken(None)),
                 done => done?,
             };
             let mut at = Position::of(done.header());
             let mut newer = records(&done);
-            // A request that was sent twice finds its own work.
+            // If the request was sent twice, the second one finds the result of the first.
             let own =
                 newer.iter().find(|found| found.key() == name.as_bytes() && found.lease() == id && id != 0);
             let created =
@@ -123,8 +126,8 @@ impl Store {
                 return Ok(Created::Taken(None));
             }
             if guard == Guard::All && !newer.iter().any(|found| self.takes(found, wanted.key)) {
-                // Others took other subnets: ours is still free. The pause spreads the crowd, and a fresh
-                // revision after it leaves them little time to make it stale.
+                // Other nodes took other subnets, and ours is still free. The pause spreads the nodes, and reading the
+                // revision after it leaves little time for others to make it stale.
                 let most = (10 << attempt.min(8)).min(LONGEST);
                 tokio::time::sleep(up_to(Duration::from_millis(most))).await;
                 seen.append(&mut newer);

@@ -1,4 +1,4 @@
-//! The etcd leases on which our keys hang.
+//! The etcd leases of our keys.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use tracing::debug;
 use super::Store;
 use super::error::CallError;
 
-/// How an etcd lease stands.
+/// The remaining and granted time of an etcd lease.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Remaining {
     pub(super) left: Duration,
@@ -21,7 +21,7 @@ impl Store {
         Ok(self.call("grant an etcd lease", grant).await?.1.id())
     }
 
-    /// Gives an etcd lease back. If that fails it runs out by itself.
+    /// Revokes an etcd lease. If that fails it expires by itself.
     pub(super) async fn revoke(&self, id: i64) {
         if id == 0 {
             return;
@@ -32,7 +32,7 @@ impl Store {
         }
     }
 
-    /// How long an etcd lease lives; `None` if it is gone.
+    /// How long an etcd lease still lives; `None` if it is gone.
     pub(super) async fn remaining(&self, id: i64) -> Result<Option<Remaining>, CallError> {
         let ask = |mut client: etcd_client::Client| async move { client.lease_time_to_live(id, None).await };
         match self.call("read the etcd lease", ask).await {
@@ -46,7 +46,7 @@ impl Store {
         }
     }
 
-    /// Renews an etcd lease for all that it was granted for; `false` if it is gone.
+    /// Renews an etcd lease for its full granted time; `false` if it is gone.
     pub(super) async fn keep_alive(&self, id: i64) -> Result<bool, CallError> {
         let keep =
             |mut client: etcd_client::Client| async move { client.lease_keep_alive(id).await.map(drop) };
@@ -57,7 +57,7 @@ impl Store {
         }
     }
 
-    /// Renews an etcd lease if it is one that we want; `false` if it is gone, or was granted for less time.
+    /// Renews an etcd lease if we can use it; `false` if it is gone, or was granted for a shorter time.
     pub(super) async fn renew(&self, id: i64) -> Result<bool, CallError> {
         match self.remaining(id).await? {
             Some(remaining) if remaining.granted >= self.options.ttl => self.keep_alive(id).await,

@@ -1,5 +1,5 @@
-//! Keeps the own lease, and publishes with it: renews its etcd lease after a look at the key, puts the key back
-//! when it was deleted or changed, and gives up only when another node has its subnet. Outages are waited out.
+//! Renews the own lease: checks the key and keeps its etcd lease alive, puts the key back when it was deleted or
+//! changed, publishes changed attributes, and gives up only when another node has its subnet. It waits during outages.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -20,12 +20,12 @@ use super::records::{Found, Position};
 use super::txn::records;
 use super::watch::Feed;
 
-/// How long a lease must stay as it is before putting it back is as quick again as the first time.
+/// How long a lease must stay unchanged before the backoff for putting it back is reset.
 const CALM: Duration = Duration::from_secs(10);
 
-/// What became of the lease at one look.
+/// The result of one check of the lease.
 enum Held {
-    /// It was as it should be at this position, and is renewed after this time; a reservation never.
+    /// It was right at this position; renew it after this time, a reservation never.
     Until(Position, Option<Duration>),
     /// Its etcd lease was renewed.
     Renewed,
@@ -48,7 +48,7 @@ impl Store {
             };
             match &looked {
                 Ok(_) | Err(SubnetError::LeaseLost { .. }) => self.health.set_unkept(None),
-                // That is said already.
+                // The outage was logged already.
                 Err(SubnetError::Unavailable { .. }) if !self.health.is_connected() => {}
                 Err(error) => self.health.set_unkept(Some(chain(error))),
             }
@@ -59,7 +59,7 @@ impl Store {
                         is_seen = self.wait_for_change(lease.key, at, wait) => is_seen,
                         slept = jumps.suspended() => {
                             debug!(?slept, "looking at the own lease after a suspend");
-                            // Nobody on the way remembers a connection for so long.
+                            // NAT and firewalls have forgotten the connections by now.
                             self.clients.renew().await;
                             true
                         }
@@ -80,7 +80,7 @@ impl Store {
                 }
                 Ok(Held::Restored(_)) => {
                     warn!(subnet = %lease.key, "lease was deleted or changed; put back");
-                    // Two agents of one node would otherwise overwrite each other without rest.
+                    // Two agents of one node would otherwise overwrite each other without a pause.
                     tokio::time::sleep(repairs.pause()).await;
                 }
                 Err(lost @ SubnetError::LeaseLost { .. }) => {
@@ -88,13 +88,13 @@ impl Store {
                     self.health.set_lost(Some(lost.to_string()));
                     return Err(lost);
                 }
-                // The status says why.
+                // The status has the reason.
                 Err(_) => tokio::time::sleep(outage.pause()).await,
             }
         }
     }
 
-    /// Puts other attributes under the own key, if it is as we left it or has them already.
+    /// Writes other attributes to the own key, if it is as we left it or has them already.
     pub(super) async fn publish(&self, own: &Lease, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
         if attrs.public_ips != own.attrs.public_ips {
             self.clients.renew().await;
@@ -120,7 +120,7 @@ impl Store {
         }
     }
 
-    /// Removes the own record. Its etcd lease, which nothing hangs on any more, ends by itself.
+    /// Removes the own record. Its etcd lease, which has no more keys, expires by itself.
     pub(super) async fn release(&self, own: &Lease) -> Result<(), SubnetError> {
         let (_, found) = self.read(own.key).await?;
         let modified = match found {
@@ -137,7 +137,7 @@ impl Store {
             .and_then([TxnOp::delete(name.as_str(), None)])
             .or_else([TxnOp::get(name.as_str(), Some(GetOptions::new().with_keys_only()))]);
         let done = self.txn("delete the own lease", txn).await?;
-        // A request that was sent twice finds its own work.
+        // If the request was sent twice, the second one finds the result of the first.
         if done.succeeded() || records(&done).is_empty() {
             Ok(())
         } else {
@@ -145,7 +145,7 @@ impl Store {
         }
     }
 
-    /// Shows in the status that another has our subnets.
+    /// Records in the status that another node has our subnets.
     fn note_lost(&self, key: LeaseKey, holder: String) -> SubnetError {
         let lost = lost(key, holder);
         error!(subnet = %key, error = %lost, "lease lost");
@@ -153,7 +153,7 @@ impl Store {
         lost
     }
 
-    /// Looks at the own key, and does what is due.
+    /// Checks the own key, and does what is due.
     async fn look(&self, own: &Lease, spread: f64) -> Result<Held, SubnetError> {
         let (at, found) = self.read(own.key).await?;
         let mut by = None;
@@ -172,7 +172,7 @@ impl Store {
                         return Ok(Held::Renewed);
                     }
                 }
-                // The etcd lease is gone, and the key will be at any moment.
+                // The etcd lease is gone, and the key will be gone at any moment.
                 (there.modified, there.etcd_lease)
             }
             Found::Lease(there) if !is_ours(&there.lease.attrs, &own.attrs) => {
@@ -183,7 +183,7 @@ impl Store {
                 by = is_elsewhere.then(|| holder(&there.lease.attrs));
                 (there.modified, there.etcd_lease)
             }
-            // Nobody can be seen to hold an unreadable record under our key.
+            // An unreadable record under our key does not show that another node has it.
             Found::Unreadable(bad) => (bad.modified, bad.etcd_lease),
             Found::Nothing => {
                 self.create_again(own).await?;
@@ -204,7 +204,7 @@ impl Store {
         if let Some(rival) = listed.bad.iter().find(|bad| bad.occupied.is_some_and(unreadable)) {
             return Err(lost(own.key, format!("the unreadable record {}", rival.record.key)));
         }
-        // All nodes do this at once after a loss of the store, so it is worth a look at the config.
+        // All nodes do this at once after the store lost its data, so reading the config for a narrow guard pays off.
         let guard = Guard::of(self.config().await.ok().as_ref(), own.key);
         let revision = listed.at.revision;
         let wanted =
@@ -218,7 +218,7 @@ impl Store {
         })
     }
 
-    /// Waits until the key changes after `at`, or `limit` is over. `false` if it can't be seen any more.
+    /// Waits until the key changes after `at`, or `limit` is over. `false` if changes can't be seen any more.
     async fn wait_for_change(&self, key: LeaseKey, at: Position, limit: Option<Duration>) -> bool {
         let wait = async {
             let name = self.keys.lease(key);
@@ -226,7 +226,7 @@ impl Store {
             loop {
                 match feed.next(self).await {
                     Ok(response) if !response.events().is_empty() => return true,
-                    // Another history, or a member that lags: the key may be gone without an event.
+                    // The store has another history, or this member lags: the key may be gone without an event.
                     Ok(response) if response.created() && !at.leads_to(Position::of(response.header())) => {
                         return false;
                     }

@@ -1,12 +1,12 @@
-//! The keys of the store. Nothing else is ever written: Go nodes read all that begins with `<prefix>/subnets`
-//! and stumble over what they can't decode.
+//! The keys of the store. No other keys are ever written: Go nodes read everything that begins with `<prefix>/subnets`
+//! and fail on what they can't decode.
 
 use std::net::IpAddr;
 
 use flannel_core::addr::Subnet;
 use flannel_core::lease::LeaseKey;
 
-/// Into how many ranges of keys the neighbourhood of a subnet is cut at most; a transaction has 128 comparisons.
+/// The most ranges of keys for the neighbourhood of a subnet; a transaction has 128 comparisons.
 const MOST_RANGES: u8 = 16;
 
 /// The keys below a prefix.
@@ -16,7 +16,7 @@ pub(super) struct Keys {
     pub(super) config: String,
     /// `<prefix>/subnets/`, where the keys of leases begin.
     pub(super) first: String,
-    /// `<prefix>/subnets0`: past all keys of leases, since `0` follows `/`.
+    /// `<prefix>/subnets0`: the end of the keys of leases, since `0` follows `/`.
     pub(super) end: String,
 }
 
@@ -43,10 +43,10 @@ impl Keys {
         format!("{}{key}", self.first)
     }
 
-    /// Ranges of keys with all records that lie in an IPv4 subnet, in any spelling and with whatever IPv6 subnet
-    /// beside it. A record that is wider than the subnet may be outside of them.
+    /// Ranges of keys with all records inside an IPv4 subnet, in any spelling and with any IPv6 subnet. A record that
+    /// is wider than the subnet may be outside of them.
     ///
-    /// A key begins with its address as text, so whole octets can be cut out, and a /20 is sixteen times one.
+    /// A key begins with its address as text, so a range has whole octets: a /20 takes sixteen ranges.
     pub(super) fn near(&self, subnet: Subnet) -> Vec<(String, String)> {
         let (IpAddr::V4(base), IpAddr::V4(last)) = (subnet.base(), subnet.last()) else {
             return vec![(self.first.clone(), self.end.clone())];
@@ -60,7 +60,7 @@ impl Keys {
         } else {
             vec![text]
         };
-        // What follows all that begins with a text: its last byte plus one.
+        // The end of the range of a prefix: the prefix with its last byte plus one.
         let end = |text: &str| {
             let (rest, last) = text.split_at(text.len() - 1);
             format!("{rest}{}", char::from(last.as_bytes()[0] + 1))
@@ -68,7 +68,7 @@ impl Keys {
         texts.into_iter().map(|text| (text.clone(), end(&text))).collect()
     }
 
-    /// What follows `subnets/`, for the log and the parser.
+    /// The part after `subnets/`, for the log and the parser.
     pub(super) fn name(&self, key: &[u8]) -> String {
         let rest = key.strip_prefix(self.first.as_bytes()).unwrap_or(key);
         String::from_utf8_lossy(rest).into_owned()

@@ -1,8 +1,8 @@
 //! The store in etcd v3, with the keys, values and 24 h leases of Go flannel, next to which it works.
 //!
-//! A lease is a key on an etcd lease of its own. A key without one is a reservation: an operator put it there,
-//! its node publishes under it, and it never expires. Renewal keeps the etcd lease alive, which no peer sees.
-//! Upstream: `pkg/subnet/etcd`; what it does otherwise and why is said where it is done.
+//! A lease is a key on an etcd lease of its own. A key without an etcd lease is a reservation: an operator wrote it,
+//! its node publishes in it, and it never expires. A renewal keeps the etcd lease alive, which peers don't see.
+//! Upstream: `pkg/subnet/etcd`; differences are explained in the code where they are.
 
 mod acquire;
 mod client;
@@ -51,7 +51,7 @@ struct Store {
 }
 
 impl EtcdSubnetManager {
-    /// Checks the endpoints and reads the certificates; connects to nothing yet.
+    /// Checks the endpoints and reads the certificates; does not connect yet.
     pub fn new(options: EtcdOptions) -> Result<Self, SubnetError> {
         let clients = Clients::new(&options)?;
         let keys = Keys::new(&options.prefix);
@@ -128,7 +128,7 @@ impl Store {
         self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Runs a call at one endpoint or another, and shows in the status whether there was an answer.
+    /// Runs a call at one of the endpoints, and records in the status whether there was an answer.
     async fn call<T, F>(&self, what: &'static str, call: impl Fn(Client) -> F) -> Called<T>
     where
         F: Future<Output = Result<T, etcd_client::Error>>,

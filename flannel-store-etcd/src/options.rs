@@ -1,4 +1,4 @@
-//! How the etcd store is reached, and the checks that need no server.
+//! The options of the etcd store, and the checks that need no server.
 
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
@@ -11,31 +11,30 @@ use flannel_core::subnet::Identity;
 /// How to reach and use an etcd store.
 #[derive(Debug, Clone)]
 pub struct EtcdOptions {
-    /// The members, such as `https://10.0.0.1:2379`. Without a scheme it is https where TLS files are given,
-    /// else http.
+    /// The members, such as `https://10.0.0.1:2379`. Without a scheme it is https if TLS files are given, else http.
     pub endpoints: Vec<ServerUrl>,
-    /// Below it are `config` and `subnets/`. Upstream's default: `/coreos.com/network`.
+    /// The prefix of `config` and `subnets/`. Upstream's default: `/coreos.com/network`.
     pub prefix: String,
     /// The files for TLS.
     pub tls: EtcdTls,
-    /// The user's name, where the store wants one.
+    /// The user's name, if the store needs a login.
     pub username: Option<String>,
     /// The user's password.
     pub password: Option<Secret>,
-    /// What this node knows of itself, by which it finds its own lease again.
+    /// What this node knows of itself, to find its own lease again.
     pub identity: Identity,
-    /// How long before its end a lease is renewed.
+    /// How long before its expiry a lease is renewed.
     pub renew_margin: Duration,
-    /// What a lease is granted for. Go nodes grant 24 hours.
+    /// The time for which a lease is granted. Go nodes grant 24 hours.
     pub ttl: Duration,
     /// How long to wait for an answer.
     pub timeouts: EtcdTimeouts,
-    /// The clocks that leases are counted by.
+    /// The clocks by which leases are counted.
     pub clock: Clock,
 }
 
 impl EtcdOptions {
-    /// The usual prefix and times, without TLS and login.
+    /// The default prefix and times, without TLS and login.
     pub fn new(endpoints: impl IntoIterator<Item = impl Into<ServerUrl>>) -> Self {
         Self {
             endpoints: endpoints.into_iter().map(Into::into).collect(),
@@ -95,11 +94,11 @@ impl Default for EtcdTimeouts {
     }
 }
 
-/// An endpoint that can't be used.
+/// Why an endpoint can't be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("endpoint {endpoint:?} {problem}; write it like http://10.0.0.1:2379")]
 pub struct EndpointError {
-    /// The endpoint, which is shown without what may be a password.
+    /// The endpoint, which is shown without anything that may be a password.
     pub endpoint: ServerUrl,
     /// What is wrong with it.
     pub problem: &'static str,

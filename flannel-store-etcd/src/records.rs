@@ -1,4 +1,4 @@
-//! Reading the store: all leases at one revision, in pages.
+//! Reads the store: all leases at one revision, in pages.
 
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{DefaultHasher, Hasher};
@@ -16,38 +16,38 @@ use flannel_core::subnet::allocate::{Listing, Record, Taken, occupied, published
 use super::Store;
 use super::error::CallError;
 
-/// Keys in one answer at most. Values have a few hundred bytes, so this is about half of [`MAX_PAGE`].
+/// The most keys in one answer. Values have a few hundred bytes, so this is about half of [`MAX_PAGE`].
 const PAGE: i64 = 1000;
-/// The largest page that is read, in bytes. The client learns a message's length before the message, so one that is
-/// longer costs nothing but the question. It is asked again for fewer keys, and a record that is too large alone is known
-/// by its key.
+/// The largest page that is read, in bytes. The client learns a message's length before the message, so a longer one
+/// costs only the request. It is requested again with fewer keys, and a single record that is too large is listed by
+/// its key.
 const MAX_PAGE: usize = 1 << 20;
-/// How many times fewer keys are asked for where a page was too large.
+/// The factor by which the number of keys shrinks if a page was too large.
 const SHRINK: i64 = 8;
-/// The largest message that is read of anything else, in bytes: etcd takes values of 1.5 MB unless it is told to take
-/// larger ones, and cuts what a watch has to say into pieces of 2 MB.
+/// The largest other message that is read, in bytes: by default etcd accepts values of 1.5 MB, and cuts watch responses
+/// into fragments of 2 MB.
 pub(super) const MAX_MESSAGE: usize = 4 << 20;
-/// What is wrong with a record that doesn't fit into a message.
+/// The reason for a record that doesn't fit into a message.
 const TOO_LARGE: &str = "the value is larger than any that is read; that of a lease has a few hundred bytes";
-/// How often a listing starts over because its revision went away under it.
+/// How many times a listing starts over because its revision was compacted meanwhile.
 const RESTARTS: usize = 5;
 
 /// A lease as the store has it.
 #[derive(Debug, Clone)]
 pub(super) struct Stored {
     pub(super) lease: Lease,
-    /// Tells the value's bytes from others; see [`digest`].
+    /// The digest of the value; see [`digest`].
     pub(super) value: u64,
     /// The revision of its last change.
     pub(super) modified: i64,
-    /// The etcd lease that ends it; 0 for a reservation.
+    /// Its etcd lease; 0 for a reservation.
     pub(super) etcd_lease: i64,
 }
 
 /// An unreadable record.
 #[derive(Debug, Clone)]
 pub(super) struct Unreadable {
-    /// Without its reason once it is in a list.
+    /// The record. In a list it has no reason, to save memory.
     pub(super) record: BadRecord,
     pub(super) occupied: Option<LeaseKey>,
     pub(super) created: u64,
@@ -55,14 +55,14 @@ pub(super) struct Unreadable {
     pub(super) etcd_lease: i64,
 }
 
-/// A hash of a value, of which there are too many to keep them.
+/// A hash of a value, since the values themselves would take too much memory.
 pub(super) fn digest(value: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     hasher.write(value);
     hasher.finish()
 }
 
-/// What tells one state of a record from another.
+/// What distinguishes two states of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Known {
     modified: i64,
@@ -75,7 +75,8 @@ impl Known {
     }
 }
 
-/// The history that a revision belongs to. It changes when a store is set up anew or from a backup.
+/// A revision with its history (cluster and raft term), which changes when a store is replaced or restored from a
+/// backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Position {
     pub(super) revision: i64,
@@ -98,24 +99,24 @@ impl Position {
     }
 }
 
-/// What was created after a list.
+/// The records created after a list.
 pub(super) struct Newer {
-    /// Up to where.
+    /// The position up to which they were read.
     pub(super) at: Position,
     pub(super) records: Vec<KeyValue>,
 }
 
-/// What the store says of the history that is known.
+/// Whether the store still has the history that we know.
 pub(super) enum History {
-    /// It has the same, and is at this position now.
+    /// It has, and is at this position now.
     Same(Position),
-    /// It has another: it was set up anew, or from a backup.
+    /// It has another one: it was replaced, or restored from a backup.
     Other,
-    /// It can't say any more, since it compacted what is known.
+    /// Unknown, since it has compacted that history.
     Compacted,
 }
 
-/// What is under a key.
+/// What was found under a key.
 pub(super) enum Found {
     Nothing,
     Lease(Stored),
@@ -127,9 +128,9 @@ pub(super) enum Found {
 pub(super) struct Listed {
     pub(super) at: Position,
     pub(super) stored: Vec<Stored>,
-    /// Those that can't be read and take addresses by their keys.
+    /// Unreadable records whose keys occupy addresses.
     pub(super) bad: Vec<Unreadable>,
-    /// All that can't be read.
+    /// All unreadable records.
     pub(super) unreadable: BadRecords,
     /// All records by name.
     pub(super) known: BTreeMap<Box<str>, Known>,
@@ -151,7 +152,7 @@ impl Listed {
         }
     }
 
-    /// Adds records of which no more is known than their keys, since they are too large to be read.
+    /// Adds records that are too large to be read, of which only the keys are known.
     fn add_large(&mut self, store: &Store, found: &[KeyValue]) {
         for value in found {
             self.known.insert(store.keys.name(value.key()).into(), Known::of(value));
@@ -165,7 +166,7 @@ impl Listed {
         self.bad.extend(Some(bad).filter(|bad| bad.occupied.is_some()));
     }
 
-    /// Adds what was created since, up to a later position. What was deleted since stays: it is taken for
+    /// Adds the records created since, up to a later position. Records deleted since stay in the list and count as
     /// occupied, which does no harm.
     pub(super) fn catch_up(&mut self, store: &Store, newer: &Newer) {
         let names: HashSet<String> = newer.records.iter().map(|found| store.keys.name(found.key())).collect();
@@ -178,7 +179,7 @@ impl Listed {
         self.at = newer.at;
     }
 
-    /// As the allocation wants it.
+    /// The input for the allocation.
     pub(super) fn listing(&self) -> Listing {
         let record =
             |stored: &Stored| Record { lease: stored.lease.clone(), reserved: stored.etcd_lease == 0 };
@@ -206,7 +207,7 @@ impl Store {
         }
     }
 
-    /// The config and all leases, by one request where they fit into one answer.
+    /// Reads the config and all leases, by one request if they fit into one answer.
     pub(super) async fn config_and_leases(&self) -> Result<(NetworkConfig, Listed), SubnetError> {
         let read = |client: etcd_client::Client| {
             let mut client = client.kv_client().max_decoding_message_size(MAX_PAGE);
@@ -255,7 +256,7 @@ impl Store {
         Ok(published(leases, public_ips, &self.identity()))
     }
 
-    /// Lists all leases, without a call for each.
+    /// Lists all leases, in pages.
     pub(super) async fn list(&self) -> Result<Listed, SubnetError> {
         let mut last = None;
         for _ in 0..RESTARTS {
@@ -264,7 +265,7 @@ impl Store {
                     self.note_undecodable(&listed);
                     return Ok(listed);
                 }
-                // Compacted between two pages.
+                // The revision was compacted between two pages.
                 Err(error) if error.is_other_revision() => last = Some(error),
                 Err(error) => return Err(error.into()),
             }
@@ -322,8 +323,8 @@ impl Store {
         Ok(self.call("list leases", get).await?.1)
     }
 
-    /// Whether all leases at `revision` are `known`: as many, and the same one changed last, on the same etcd
-    /// lease, of which no two histories have the same.
+    /// Whether the leases at `revision` are those of `known`: the same number, and the same record changed last, on the
+    /// same etcd lease, whose id is unique over all histories.
     pub(super) async fn compare(
         &self,
         revision: i64,
@@ -346,7 +347,7 @@ impl Store {
                 Ok(if is_same { History::Same(Position::of(found.header())) } else { History::Other })
             }
             Err(error) if error.is_compacted() => Ok(History::Compacted),
-            // A revision that is not there yet, though we know it.
+            // The store has not reached a revision that we know.
             Err(error) if error.is_other_revision() => Ok(History::Other),
             Err(error) => Err(error),
         }
@@ -397,7 +398,7 @@ impl Store {
         })
     }
 
-    /// A record that is there and can't be used.
+    /// An unusable record.
     fn unreadable(&self, found: &KeyValue, reason: String) -> Unreadable {
         let name = self.keys.name(found.key());
         Unreadable {

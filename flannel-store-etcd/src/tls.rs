@@ -1,5 +1,5 @@
-//! Certificates, read and checked before the first connection, so that an error names the file, and read again
-//! when they changed on disk: certificates run out, and what renews them replaces the files.
+//! Certificates are read and checked before the first connection, so that an error names the file. They are read again
+//! when they change on disk, since renewing a certificate replaces its file.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -34,10 +34,10 @@ pub(super) fn load(files: &EtcdTls) -> Result<TlsOptions, SubnetError> {
     }
 }
 
-/// By what a replaced file is told from the one before: device, inode, size, and time of the last change.
+/// What distinguishes a replaced file from the one before: device, inode, size, and time of the last change.
 pub(super) type Stamp = [Option<(u64, u64, u64, i64, i64)>; 3];
 
-/// The files as they are now. A link is followed, since it is by a link that Kubernetes replaces a whole folder.
+/// The stamp of the present files. Links are followed, since Kubernetes replaces a whole folder by changing a link.
 pub(super) fn stamp(files: &EtcdTls) -> Stamp {
     [&files.ca_file, &files.cert_file, &files.key_file].map(|path| {
         let found = fs::metadata(path.as_ref()?).ok()?;
@@ -51,7 +51,7 @@ fn certificates(path: &Path) -> Result<Vec<u8>, SubnetError> {
     match parsed {
         Ok(found) if found.is_empty() => Err(unusable(path, "there is no PEM certificate in it")),
         Ok(_) => Ok(pem),
-        // What the parser says may quote the file.
+        // The parser's error may quote the file.
         Err(_) => Err(unusable(path, "it is no valid PEM")),
     }
 }
@@ -65,7 +65,7 @@ fn private_key(path: &Path) -> Result<Vec<u8>, SubnetError> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, SubnetError> {
-    // Through links, by which Kubernetes and certificate managers replace files.
+    // Links are followed, since Kubernetes and certificate managers replace files by them.
     guarded::read_linked(path, MAX_BYTES).map_err(|error| unusable(path, error))
 }
 

@@ -1,4 +1,4 @@
-//! Transactions: what they write, and what their answers hold.
+//! Transactions: their operations and answers.
 
 use etcd_client::{KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse, TxnResponse};
 
@@ -7,7 +7,7 @@ use super::error::CallError;
 use super::records::MAX_MESSAGE;
 
 impl Store {
-    /// Runs a transaction. `what` says in errors what it is for.
+    /// Runs a transaction. `what` names its purpose in errors.
     pub(super) async fn txn(&self, what: &'static str, txn: Txn) -> Result<TxnResponse, CallError> {
         let run = |client: etcd_client::Client| {
             let mut client = client.kv_client().max_decoding_message_size(MAX_MESSAGE);
@@ -18,13 +18,13 @@ impl Store {
     }
 }
 
-/// Puts a value on an etcd lease; on none (0) it never expires.
+/// Puts a value on an etcd lease; on lease 0 it never expires.
 pub(super) fn put(name: &str, value: &str, id: i64) -> TxnOp {
     let options = (id != 0).then(|| PutOptions::new().with_lease(id));
     TxnOp::put(name, value, options)
 }
 
-/// What the reads of a transaction found.
+/// The records that the reads of a transaction returned.
 pub(super) fn records(done: &TxnResponse) -> Vec<KeyValue> {
     let found = done.op_responses().into_iter().map(|response| match response {
         TxnOpResponse::Get(mut found) => found.take_kvs(),

@@ -1,6 +1,5 @@
-//! The watch: a snapshot, then what changes after it. A broken stream is resumed where it ended, at the next
-//! endpoint, if the store still has the history that we know; where that can't be, there is a new snapshot. It
-//! never ends.
+//! The watch: a snapshot, then the changes after it. A broken stream is resumed where it ended, at the next endpoint,
+//! if the store still has the history that we know; otherwise there is a new snapshot. It never ends.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,24 +21,24 @@ use super::records::{History, Known, Listed, MAX_MESSAGE, Position};
 use tokio::sync::watch;
 use tracing::debug;
 
-/// How often a quiet watch is asked how far it is, so that the age of our knowledge is known.
+/// How often a quiet watch is asked for its progress, so that we know how old our knowledge is.
 const CONFIRM: Duration = Duration::from_secs(30);
-/// A response of at least so many bytes may be a fragment, and end in the middle of a revision.
+/// A response of at least this many bytes may be a fragment that ends in the middle of a revision.
 const FRAGMENT: usize = 512 << 10;
-/// How many events of a response are taken before others have their turn: one revision can delete all keys.
+/// How many events of a response are processed at once: one revision can delete all keys.
 const AT_ONCE: usize = 512;
 
-/// Why a missing lease is in a snapshot.
+/// The reason for a missing lease in a snapshot.
 const MISSING: &str =
     "missing since the store was set up anew or restored; kept until its lease would have run out";
 
-/// Why a stream is of no more use.
+/// Why a stream can't be used any more.
 pub(super) enum Broken {
     /// It ended; it can be resumed.
     Ended,
-    /// What it should begin with is gone.
+    /// The revision at which it should begin was compacted.
     Compacted,
-    /// It has an event that is longer than what we read of one.
+    /// It has an event that is longer than we read.
     TooLarge,
 }
 
@@ -69,7 +68,7 @@ impl Feed {
             async move { client.watch(key, Some(options)).await }
         };
         let renewals = store.clients.renewals();
-        // An open stream is no answer yet: the server may still refuse the watch on it.
+        // An open stream does not count as an answer: the server may still refuse the watch.
         match store.clients.call("watch leases", watch).await {
             Ok((endpoint, stream)) => Ok(Self { stream, endpoint, renewals }),
             Err(error) => {
@@ -79,13 +78,13 @@ impl Feed {
         }
     }
 
-    /// The next response. While there is none, asks now and then whether the server is there. A server that
-    /// hangs is noticed by the probes of the connection.
+    /// Waits for the next response. Meanwhile it sometimes asks the server for the watch's progress. The connection's
+    /// keep-alive notices a server that hangs.
     pub(super) async fn next(&mut self, store: &Store) -> Result<WatchResponse, Broken> {
         let problem = loop {
             let message = tokio::select! {
                 message = tokio::time::timeout(CONFIRM, self.stream.message()) => message,
-                // No fault of the server's.
+                // The server is not the cause.
                 Ok(()) = self.renewals.changed() => return Err(Broken::Ended),
             };
             match message {
@@ -106,7 +105,7 @@ impl Feed {
                 }
                 Ok(Err(error)) => break describe(&error),
                 Err(_) => {
-                    // The answer counts, not whether the question could be put.
+                    // Only the answer counts, not whether the request could be sent.
                     let ask = self.stream.request_progress();
                     let _ = tokio::time::timeout(Duration::from_secs(1), ask).await;
                 }
@@ -118,7 +117,7 @@ impl Feed {
     }
 }
 
-/// The lease watch. All events of one response come together, in their order.
+/// The lease watch. All events of one response come together, in order.
 pub(super) fn stream(store: Arc<Store>) -> LeaseStream {
     let watcher = Watcher {
         phase: Phase::List { is_other: false },
@@ -140,25 +139,25 @@ pub(super) fn stream(store: Arc<Store>) -> LeaseStream {
     .boxed()
 }
 
-/// What comes next.
+/// What the watch does next.
 enum Phase {
-    /// All leases are to be listed, for a snapshot.
+    /// List all leases, for a snapshot.
     List {
-        /// Whether the store has another history than the one that is known: it was set up anew, or from a backup.
+        /// Whether the store has another history than the known one: it was replaced, or restored from a backup.
         is_other: bool,
     },
-    /// After a break: the store is to be asked whether it still has the history that is known.
+    /// After a break: ask whether the store still has the known history.
     Compare,
-    /// The watch is to be opened; the last position that is known.
+    /// Open the watch, from the last known position.
     Open(Position),
-    /// The watch goes on.
+    /// Follow the open watch.
     Follow(Position, Box<Feed>),
 }
 
 struct Watcher {
     store: Arc<Store>,
     phase: Phase,
-    /// The first revision that was not delivered as a whole.
+    /// The first revision that was not delivered completely.
     resume: i64,
     /// Whether `known` has a part of the revision at `resume`, too.
     is_partial: bool,
@@ -168,19 +167,19 @@ struct Watcher {
     jumps: Jumps,
     /// The unreadable records.
     bad: BadRecords,
-    /// The rest of a response that has more events than are taken at once.
+    /// The rest of a response with more events than are processed at once.
     waiting: Option<Waiting>,
     backoff: Backoff,
 }
 
-/// A response, from the first event on that was not taken yet.
+/// A response, and the first event that was not processed yet.
 struct Waiting {
     response: WatchResponse,
     from: usize,
 }
 
 impl Watcher {
-    /// Waits for news.
+    /// Waits for the next updates.
     async fn next(&mut self) -> Vec<LeaseUpdate> {
         let store = Arc::clone(&self.store);
         loop {
@@ -246,7 +245,7 @@ impl Watcher {
                 Err(broken) => {
                     self.phase = match broken {
                         Broken::Ended => Phase::Compare,
-                        // A list names what a watch can't carry, and leads past it.
+                        // A list names the record that the watch can't carry, and the next watch begins after it.
                         Broken::Compacted | Broken::TooLarge => Phase::List { is_other: false },
                     };
                     if !matches!(broken, Broken::Compacted) {
@@ -257,10 +256,10 @@ impl Watcher {
         }
     }
 
-    /// Asks the store whether it still has the history that is known.
+    /// Asks whether the store still has the known history.
     async fn compare(&mut self) {
         if self.is_partial {
-            // Nothing to compare with.
+            // There is nothing to compare with.
             self.phase = Phase::List { is_other: false };
             return;
         }
@@ -278,7 +277,7 @@ impl Watcher {
         let before = std::mem::replace(&mut self.known, known);
         if is_other {
             let gone = before.into_keys().filter(|name| !self.known.contains_key(name));
-            // What is no lease's is nobody's.
+            // Keys that are no lease's are dropped.
             let gone = gone.filter(|name| occupied(name).is_some());
             self.missing.keep(gone.map(String::from), self.store.options.ttl);
         }
@@ -291,7 +290,7 @@ impl Watcher {
         }
         self.tell_missing();
         self.bad = undecodable.clone();
-        // Unknown, not gone.
+        // They count as unknown, not as deleted.
         for name in self.missing.names() {
             undecodable.insert(BadRecord { key: name.clone(), reason: MISSING.to_owned() });
         }
@@ -303,19 +302,20 @@ impl Watcher {
         self.store.health.set_missing(self.missing.len(), self.missing.names());
     }
 
-    /// Notes how far the watch is with this response.
+    /// Records the position of the watch after this response.
     fn follow(&mut self, last: Position, response: &WatchResponse) {
         let at = Position::of(response.header());
         if response.created() {
             if last.leads_to(at) {
                 self.backoff.reset();
             } else {
-                // Another history, or a member that lags.
+                // The store has another history, or this member lags.
                 self.phase = Phase::Compare;
             }
             return;
         }
-        // An answer to our question (watch id -1) can overtake events; what the server says by itself can't.
+        // An answer to our progress request (watch id -1) can overtake events; a notification of the server itself
+        // can't.
         if response.events().is_empty() && response.watch_id() >= 0 {
             self.resume = self.resume.max(at.revision + 1);
         }
@@ -333,7 +333,7 @@ impl Watcher {
         }
     }
 
-    /// Takes some events of a response, from one on, and keeps the rest for later.
+    /// Processes some events of a response, from index `from` on, and keeps the rest for later.
     fn take_some(&mut self, response: WatchResponse, from: usize) -> Vec<LeaseUpdate> {
         if response.created() {
             return Vec::new();
@@ -353,7 +353,7 @@ impl Watcher {
     fn update(&mut self, event: &Event) -> Vec<LeaseUpdate> {
         let Some(found) = event.kv() else { return Vec::new() };
         let name = self.store.keys.name(found.key());
-        // A deletion has nothing but a key; asking for the type would panic at one that is not known.
+        // A deletion has only a key. Asking the client library for the type would panic on an unknown one.
         if found.version() == 0 {
             self.known.remove(name.as_str());
             self.bad.remove(&name);

@@ -1,19 +1,19 @@
-//! The table in use, and how a new one takes its place.
+//! The table in use, and its replacement by a new one.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::ForwardingTable;
 
-/// Holds the current table. Writers put a new one in; readers look once a batch whether there is one.
+/// Holds the current table. A writer replaces it; readers check once in each batch for a new one.
 ///
-/// A reader never waits: it reads a number, and only when that has changed it tries the lock, under which
-/// nothing but two pointers are moved. If the lock is taken just then, the next batch gets the new table.
+/// A reader never waits: it reads a number, and only if that has changed it tries the lock, under which only two
+/// pointers are exchanged. If the lock is taken at that moment, the next batch gets the new table.
 #[derive(Debug)]
 pub(crate) struct TableCell {
     epoch: AtomicU64,
     current: Mutex<Arc<ForwardingTable>>,
-    /// Tables that readers may still hold. Freed here, so that no reader has to: that takes its time.
+    /// Tables that readers may still use. The writer frees them, since freeing takes time that readers don't have.
     retired: Mutex<Vec<Arc<ForwardingTable>>>,
 }
 
@@ -27,7 +27,7 @@ impl TableCell {
         })
     }
 
-    /// Puts a new table in.
+    /// Replaces the table.
     pub(crate) fn set(&self, table: ForwardingTable) {
         let table = Arc::new(table);
         let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
@@ -47,14 +47,14 @@ impl TableCell {
         Arc::clone(&self.current.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// A reader that holds the current table.
+    /// A reader with the current table.
     pub(crate) fn reader(self: &Arc<Self>) -> TableReader {
         let epoch = self.epoch.load(Ordering::Acquire);
         TableReader { cell: Arc::clone(self), epoch, table: self.get() }
     }
 }
 
-/// One thread's hold on the table.
+/// One thread's reference to the table.
 #[derive(Debug)]
 pub(crate) struct TableReader {
     cell: Arc<TableCell>,
@@ -63,13 +63,13 @@ pub(crate) struct TableReader {
 }
 
 impl TableReader {
-    /// The table of this batch: the newest, unless it is being put in right now.
+    /// The table for this batch: the newest, unless it is being replaced right now.
     pub(crate) fn refresh(&mut self) -> &ForwardingTable {
         let epoch = self.cell.epoch.load(Ordering::Acquire);
         if epoch != self.epoch
             && let Ok(current) = self.cell.current.try_lock()
         {
-            // The old one is on the retired list, so this frees nothing.
+            // The retired list still has the old one, so this frees nothing.
             self.table = Arc::clone(&current);
             self.epoch = epoch;
         }

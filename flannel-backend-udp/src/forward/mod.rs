@@ -1,4 +1,4 @@
-//! Who gets a packet, and whose packets are taken: an immutable table and pure decisions.
+//! Decides which peer gets a packet, and whose packets are accepted: an immutable table and pure functions.
 
 mod cell;
 mod ranges;
@@ -24,26 +24,26 @@ pub struct Peer {
     pub endpoint: SocketAddr,
     /// More underlay addresses that it sends from; the endpoint's is always one of them.
     pub other_sources: Vec<IpAddr>,
-    /// Its part of the overlay.
+    /// Its subnets of the overlay.
     pub subnets: Vec<Subnet>,
 }
 
-/// What a table is made from.
+/// The input of a table.
 #[derive(Debug, Clone, Default)]
 pub struct TableSpec {
-    /// This node's subnets. Nothing else is delivered; this node's address in the overlay lies in them.
+    /// This node's subnets. Only packets for them are delivered. They contain this node's address in the overlay.
     pub own_subnets: Vec<Subnet>,
-    /// This node's address in the overlay, from which errors are sent. A family without one isn't forwarded.
+    /// This node's addresses in the overlay, from which errors are sent. A family without one is not forwarded.
     pub own_addresses: PerFamily<IpAddr>,
     /// The largest packet the tunnel carries; `None` for no limit of our own.
     pub overlay_mtu: Option<Mtu>,
     /// The peers. Of two with one subnet the first gets it.
     pub peers: Vec<Peer>,
-    /// More underlay addresses that datagrams are accepted from, whoever's they are.
+    /// Further underlay addresses from which datagrams are accepted.
     pub allowed_sources: Vec<Subnet>,
 }
 
-/// A peer's place in its table.
+/// A peer's index in its table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerIndex(pub(crate) u32);
 
@@ -72,7 +72,7 @@ struct TablePeer {
 }
 
 impl ForwardingTable {
-    /// Builds a table. Peers that `previous` had at the same endpoint go on with their counters.
+    /// Builds a table. Peers that `previous` had at the same endpoint keep their counters.
     pub fn new(spec: TableSpec, previous: Option<&Self>) -> Self {
         let kept: HashMap<_, _> = previous
             .into_iter()
@@ -115,7 +115,7 @@ impl ForwardingTable {
         table
     }
 
-    /// Subnets that somebody else had already, and who wanted them.
+    /// Subnets that another peer had already, with the endpoint of the peer that was refused.
     pub fn refused(&self) -> &[(Subnet, SocketAddr)] {
         &self.refused
     }
@@ -150,8 +150,8 @@ impl ForwardingTable {
         self.peers.iter().map(|peer| peer.counters.snapshot(peer.endpoint)).collect()
     }
 
-    /// Whether a packet for this address may be delivered: to a pod of this node, its bridge, or its own address in
-    /// the overlay. Compared with one range a family, so that the look-ups keep their last answer for sources.
+    /// Whether a packet for this address may be delivered: to a pod of this node, its bridge, or its own address in the
+    /// overlay. It compares with one range for each family, and so leaves the cached answers to look-ups of sources.
     pub(crate) fn is_ours(&self, destination: IpAddr) -> bool {
         self.own.contains(destination)
     }
@@ -175,7 +175,7 @@ struct Area {
 }
 
 impl Area {
-    /// What lies in any of these.
+    /// The addresses in any of these subnets.
     fn new(subnets: &[Subnet]) -> Self {
         let mut prefixes = Prefixes::default();
         for subnet in subnets {
@@ -200,7 +200,7 @@ struct Prefixes {
 }
 
 impl Prefixes {
-    /// Gives a subnet to `owner`; false if it has another already.
+    /// Gives a subnet to `owner`; false if another owner has it already.
     fn claim(&mut self, subnet: Subnet, owner: u32) -> bool {
         *self.owners.entry(subnet).or_insert(owner) == owner
     }
@@ -224,7 +224,7 @@ impl Prefixes {
 
 /// Looks up owners in a table, and remembers the last answer for each family.
 ///
-/// A batch mostly goes to one place, so the search is mostly saved. One look-up for one table.
+/// Most packets of a batch go to one peer, so most searches are saved. A look-up is for one table.
 #[derive(Debug)]
 pub(crate) struct Lookup<'t> {
     table: &'t ForwardingTable,

@@ -1,12 +1,12 @@
 //! Longest-prefix match as a search in disjoint ranges.
 //!
-//! Overlapping prefixes are flattened once, when the table is built: each address then lies in at most one
-//! range, which the longest prefix around it owns. A look-up is a binary search, and whoever asks again
-//! for a neighbouring address can keep the range instead of searching.
+//! Overlapping prefixes are flattened once, when the table is built: each address is then in at most one range, which
+//! belongs to the longest prefix that contains it. A look-up is a binary search, and a caller that next asks for an
+//! address in the same range need not search again.
 
 use std::ops::RangeInclusive;
 
-/// A prefix as numbers, and who has it.
+/// A prefix as numbers, and its owner.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Prefix<A> {
     pub(super) first: A,
@@ -66,12 +66,12 @@ impl<A: Bits> Ranges<A> {
         flat
     }
 
-    /// Ends the open prefixes that end before `limit`, the innermost first; what is left of an outer one
-    /// begins behind the inner.
+    /// Closes the open prefixes that end before `limit`, the innermost first; the rest of an outer prefix begins after
+    /// the inner one.
     fn close_before(&mut self, open: &mut Vec<Prefix<A>>, limit: Option<A>) {
         while let Some(inner) = open.pop_if(|inner| limit.is_none_or(|limit| inner.last < limit)) {
             self.push(inner.first, inner.last, inner.owner);
-            // Outer prefixes that end with this one have nothing left behind it.
+            // Outer prefixes that end at the same address have no rest.
             while open.pop_if(|outer| outer.last == inner.last).is_some() {}
             if let Some(outer) = open.last_mut() {
                 outer.first = inner.last.next();

@@ -1,4 +1,4 @@
-//! What becomes of a packet, in either direction.
+//! Decides about packets, in both directions.
 
 use std::net::IpAddr;
 
@@ -9,33 +9,33 @@ use crate::counters::DropReason;
 use crate::packet::icmp::IcmpError;
 use crate::packet::{HeaderError, IpHeader, is_group, is_host_source};
 
-/// What becomes of a packet from the TUN.
+/// The decision about a packet from the TUN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outbound {
     /// It goes to a peer.
     Send(PeerIndex),
-    /// It doesn't, and its sender may be told so.
+    /// It is dropped, and its sender may get an error.
     Drop(DropReason, Option<IcmpError>),
 }
 
-/// Who sent a datagram, as far as its underlay address tells.
+/// Who sent a datagram, by its underlay address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sender {
     /// A peer.
     Peer(PeerIndex),
-    /// Somebody on the allow list.
+    /// A host on the allow list.
     Allowed,
-    /// Nobody we know.
+    /// An unknown host.
     Stranger,
 }
 
-/// What becomes of a packet out of a datagram.
+/// The decision about a packet from a datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Inbound {
-    /// It goes to the TUN. The peer is the sender, or the one in whose subnet the packet's source lies
-    /// where the allow list let it in.
+    /// It is written to the TUN. The peer is the sender; if the allow list admitted the packet, the peer whose subnet
+    /// contains its source.
     Accept(Option<PeerIndex>),
-    /// It doesn't, and its sender may be told so.
+    /// It is dropped, and its sender may get an error.
     Drop(DropReason, Option<IcmpError>),
 }
 
@@ -58,7 +58,7 @@ impl Lookup<'_> {
         if is_group(ip.destination) {
             return Outbound::Drop(DropReason::Group, None);
         }
-        // In the order of a router: first whether it lives, then where to.
+        // In the order of a router: first the hop limit, then the route.
         if ip.hop_limit <= 1 {
             return Outbound::Drop(DropReason::Expired, Some(IcmpError::TimeExceeded));
         }
@@ -75,7 +75,7 @@ impl Lookup<'_> {
         }
     }
 
-    /// Tells who sent a datagram. The port doesn't matter: it may have been translated on the way.
+    /// Who sent a datagram. The port doesn't matter, since NAT may have changed it.
     pub(crate) fn sender(&self, source: IpAddr) -> Sender {
         match self.table.by_source.get(&source) {
             Some(peer) => Sender::Peer(PeerIndex(*peer)),
@@ -84,11 +84,11 @@ impl Lookup<'_> {
         }
     }
 
-    /// Decides about a packet that came from `source`, which is `sender`.
+    /// Decides about a packet from the underlay address `source` of `sender`.
     ///
-    /// A source outside the overlay passes: hosts and load balancers that keep the client's address send
-    /// such packets. A destination outside of our own subnet does not: no peer's packet leaves this node again,
-    /// by the tunnel or as the node's own. Nobody is told, since no honest node sends one.
+    /// A source outside of the overlay is accepted: hosts, and load balancers that keep the client's address, send such
+    /// packets. A destination outside of our own subnet is not: this node never forwards a peer's packet, neither to
+    /// the tunnel nor to the world. No error is sent, since no honest node sends such packets.
     pub(crate) fn inbound(&mut self, sender: Sender, source: IpAddr, ip: &IpHeader) -> Inbound {
         let drop = |reason| Inbound::Drop(reason, None);
         if self.table.own_address(ip.family()).is_none() {
@@ -103,7 +103,7 @@ impl Lookup<'_> {
             (_, Some(OWN)) => return drop(DropReason::SourceIsOurs),
             (Sender::Peer(peer), None) => Some(peer),
             (Sender::Peer(peer), Some(owner)) => {
-                // Two peers can share an address, behind NAT: each may send what either may.
+                // Behind NAT two peers can share an address: each may send what either may.
                 if owner != peer.0 && !self.table.sends_from(owner, source) {
                     return drop(DropReason::SourceIsAnothers);
                 }
@@ -120,7 +120,7 @@ impl Lookup<'_> {
         Inbound::Accept(accepted)
     }
 
-    /// The address that an error about this packet comes from.
+    /// The source address of an error about this packet.
     pub(crate) fn error_source(&self, family: Family) -> Option<IpAddr> {
         self.table.own_address(family)
     }
