@@ -1,4 +1,4 @@
-//! The annotations by which nodes tell each other where they are: names, and what a node has to write.
+//! The annotations with which nodes publish their addresses and backend data: names, and what a node has to write.
 //! Upstream: `pkg/subnet/kube/annotations.go`, `kube.go`.
 
 use std::collections::BTreeMap;
@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use flannel_core::addr::{Family, PerFamily};
 use flannel_core::lease::{BackendData, LeaseAttrs};
 
-/// What the names of our annotations begin with, such as `flannel.alpha.coreos.com/`.
+/// The prefix of our annotations' names, such as `flannel.alpha.coreos.com/`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AnnotationPrefix(String);
 
@@ -16,7 +16,7 @@ impl AnnotationPrefix {
     /// Upstream's default.
     pub const DEFAULT: &str = "flannel.alpha.coreos.com";
 
-    /// Reads a prefix: a domain, or a domain, `/` and the beginning of a name. `a.com` means `a.com/`, and `a.com/x`
+    /// Parses a prefix: a domain, or a domain, `/` and the beginning of a name. `a.com` means `a.com/`, and `a.com/x`
     /// means `a.com/x-`.
     pub fn parse(text: &str) -> Result<Self, AnnotationPrefixError> {
         let bad = || AnnotationPrefixError(text.to_owned());
@@ -53,7 +53,7 @@ impl fmt::Display for AnnotationPrefix {
     }
 }
 
-/// A prefix that annotations can't have.
+/// The error for a prefix that annotations can't have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "annotation prefix {0:?} is none: give a lower-case domain such as flannel.alpha.coreos.com, with at most one \
@@ -69,9 +69,9 @@ pub(super) enum Annotation {
     BackendType,
     BackendData(Family),
     PublicIp(Family),
-    /// What an operator wants published instead of the detected address.
+    /// The address that an operator wants published instead of the detected one.
     Overwrite(Family),
-    /// What an operator wants used as `--public-ip`.
+    /// The address that an operator wants used as `--public-ip`.
     NodePublicIp(Family),
 }
 
@@ -104,7 +104,7 @@ impl Annotation {
         }
     }
 
-    /// Those that an agent writes; the others are an operator's.
+    /// Whether an agent writes it; operators write the others.
     fn is_written(self) -> bool {
         !matches!(self, Self::Overwrite(_) | Self::NodePublicIp(_))
     }
@@ -123,14 +123,14 @@ pub(super) struct BadAnnotation {
 }
 
 impl BadAnnotation {
-    /// The same with the whole name of the annotation, as `kubectl` wants it.
+    /// The same with the full name of the annotation, as `kubectl` needs it.
     pub(super) fn named(&self, prefix: &AnnotationPrefix) -> String {
         let name = prefix.name(self.annotation.suffix());
         format!("annotation {name} = {:?} {}", self.value, self.problem)
     }
 }
 
-/// The address in an annotation; `None` if it is not there, empty, or the unspecified one that stands for none.
+/// The address in an annotation; `None` if it is missing, empty, or the unspecified address, which means none.
 pub(super) fn address(
     found: &Annotations,
     annotation: Annotation,
@@ -173,10 +173,10 @@ pub(super) fn read(found: &Annotations) -> Result<LeaseAttrs, BadAnnotation> {
     })
 }
 
-/// What has to be written, with `None` for what has to go, so that a node with the annotations `found` publishes
-/// `attrs`. Empty if it does.
+/// The changes by which a node with the annotations `found` publishes `attrs`; `None` removes an annotation. Empty if
+/// nothing has to change.
 ///
-/// As in upstream a node without IPv4 has the IPv4 pair nevertheless (`0.0.0.0`, `null`), but for VXLAN.
+/// As in upstream, a node without IPv4 still has the IPv4 pair (`0.0.0.0`, `null`), except with VXLAN.
 pub(super) fn changes(
     attrs: &LeaseAttrs,
     found: &Annotations,
@@ -189,7 +189,7 @@ pub(super) fn changes(
         let data = attrs.backend_data.get(family);
         let stands_for_none = family == Family::V4 && attrs.backend_type != "vxlan";
         let is_there = match family {
-            // Without data a peer could not do anything with the address.
+            // Without data a peer could not use the address.
             _ if attrs.backend_type == "vxlan" => detected.is_some() && data.is_some(),
             _ => detected.is_some(),
         };
@@ -208,7 +208,7 @@ pub(super) fn changes(
     Ok(put.chain(stale.map(|name| (*name, None))).collect())
 }
 
-/// What has to be written so that the node takes no part any more.
+/// The changes after which the node no longer takes part.
 pub(super) fn removal(found: &Annotations) -> BTreeMap<Annotation, Option<String>> {
     found.keys().filter(|name| name.is_written()).map(|name| (*name, None)).collect()
 }

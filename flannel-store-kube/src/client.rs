@@ -1,4 +1,4 @@
-//! Calls of the API server: each with a time-out, and an error that says what was tried and what to do.
+//! Calls to the API server, each with a time-out, and with errors that say what was tried and what to do.
 
 use std::fmt;
 use std::io;
@@ -26,12 +26,12 @@ use super::options::{KubeAccess, KubeTimeouts};
 
 /// The largest kubeconfig, token or certificate that is used, in bytes.
 const MAX_FILE: u64 = 4 << 20;
-/// How we call ourselves.
+/// The user agent.
 const AGENT: &str = concat!("flannel-rs/", env!("CARGO_PKG_VERSION"));
 
-/// The largest object that is read, in bytes. etcd takes 1.5 MB unless it is told to take more.
+/// The largest object that is read, in bytes. By default etcd accepts 1.5 MB.
 pub(super) const MAX_OBJECT: usize = 4 << 20;
-/// An object that is larger has no end, and nobody waits for its name.
+/// The size at which reading of an object stops, without waiting for its name, in bytes.
 pub(super) const ENDLESS: usize = 64 << 20;
 /// How much of an answer with an error is read, in bytes.
 const MAX_ERROR: usize = 64 << 10;
@@ -39,7 +39,7 @@ const MAX_ERROR: usize = 64 << 10;
 /// A strategic merge patch, which merges conditions by their type.
 pub(super) const STRATEGIC_MERGE: &str = "application/strategic-merge-patch+json";
 
-/// The client, made anew after a failure: files with credentials may have changed meanwhile.
+/// The client. It is replaced after a failure, since files with credentials may have changed meanwhile.
 pub(super) struct Clients {
     access: KubeAccess,
     timeouts: KubeTimeouts,
@@ -58,9 +58,9 @@ impl fmt::Debug for Clients {
 pub(super) struct CallError {
     what: String,
     why: String,
-    /// The status of HTTP, if the server answered with an error.
+    /// The HTTP status, if the server answered with an error.
     pub(super) status: Option<u16>,
-    /// Whether the server did as it was asked, and said more of it than is read.
+    /// Whether the request succeeded, but the answer is longer than we read.
     pub(super) is_too_large: bool,
 }
 
@@ -69,24 +69,24 @@ impl CallError {
         Self { what: what.to_owned(), why: why.into(), status: None, is_too_large: false }
     }
 
-    /// Whether the server can't be used at present, for us at least.
+    /// Whether the server can't be used at present, at least by us.
     pub(super) fn is_outage(&self) -> bool {
         let is_answer = matches!(self.status, Some(400 | 404 | 409 | 410 | 422)) || self.is_too_large;
         !(is_answer || self.is_expired() || self.is_refused())
     }
 
-    /// Whether what is asked for is not there.
+    /// Whether the requested object does not exist.
     pub(super) fn is_not_found(&self) -> bool {
         self.status == Some(404)
     }
 
-    /// Whether the position in the history that was asked for is gone (410), or has not come yet, which an API
-    /// server says by a timeout (504) where another in front would only say that it is unavailable.
+    /// Whether the requested revision is gone (410), or is not reached yet, for which an API server answers with a
+    /// timeout (504).
     pub(super) fn is_expired(&self) -> bool {
         self.status == Some(410) || (self.status == Some(504) && self.why.contains("resource version"))
     }
 
-    /// Whether the server does not take the question as it was put.
+    /// Whether the server rejects the form of the request.
     pub(super) fn is_refused(&self) -> bool {
         matches!(self.status, Some(400 | 422))
             || (self.status == Some(403) && self.why.contains("sendInitialEvents"))
@@ -96,7 +96,7 @@ impl CallError {
 impl From<CallError> for SubnetError {
     fn from(error: CallError) -> Self {
         let what = error.what.clone();
-        // Nothing of it is for good: a role, a token, a certificate can be mended any moment.
+        // No error is final: an operator may correct a role, a token or a certificate at any time.
         Self::Unavailable { what, source: error.why.into() }
     }
 }
@@ -118,8 +118,8 @@ impl Clients {
         Ok(Self { access, timeouts, current: Mutex::default() })
     }
 
-    /// The host of the API server. None for a pod: the address that it has is a service's, which the host translates
-    /// before it looks for a route.
+    /// The host of the API server. `None` for a pod: its address is that of a service, which the host translates before
+    /// routing.
     pub(super) fn host(&self) -> Option<String> {
         let of_url = |url: &ServerUrl| url.host().map(str::to_owned);
         match &self.access {
@@ -156,7 +156,7 @@ impl Clients {
         self.renew_after(answer)
     }
 
-    /// A watch: its lines come as they are written.
+    /// Opens a watch, whose lines arrive as the server writes them.
     pub(super) async fn stream(
         &self,
         what: &str,
@@ -171,7 +171,7 @@ impl Clients {
         Ok(body.into_data_stream().map_err(io::Error::other).into_async_read())
     }
 
-    /// A list, whose bytes are taken as they come. An error of `take` says why they can't be used.
+    /// Reads a list, and passes its bytes to `take` as they arrive. An error of `take` says why they can't be used.
     pub(super) async fn read(
         &self,
         what: &str,
@@ -194,7 +194,7 @@ impl Clients {
         self.renew_after(read)
     }
 
-    /// Sends a request. The body of the answer is still to be read.
+    /// Sends a request. The caller reads the body of the answer.
     async fn send(&self, what: &str, request: Request<Vec<u8>>) -> Result<Response<Body>, CallError> {
         let sent = self.client(what).await?.send(request.map(Body::from)).await;
         let answer = sent.map_err(|error| CallError::new(what, explain(&error)))?;
@@ -205,7 +205,7 @@ impl Clients {
         Ok(answer)
     }
 
-    /// The next call reads the files again.
+    /// Makes the next call read the files again.
     pub(super) fn renew(&self) {
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
@@ -255,12 +255,13 @@ impl Clients {
         };
         log_in_by_url(&mut config);
         if config.root_cert_file.is_some() || config.cluster_url.scheme() == Some(&Scheme::HTTP) {
-            // Else the machine's certificates are loaded, though not used, and a slim image has none.
+            // Otherwise the library loads the machine's certificates although they are not used, and a slim image has
+            // none.
             config.root_cert.get_or_insert_default();
         }
         config.connect_timeout = Some(self.timeouts.connect);
         config.write_timeout = Some(self.timeouts.request);
-        // Every call here has its own time-out, and is tried again by who needs it.
+        // Every call has its own time-out here, and its caller tries again.
         config.read_timeout = None;
         config.default_retry = false;
         config.headers.push((USER_AGENT, HeaderValue::from_static(AGENT)));
@@ -268,12 +269,12 @@ impl Clients {
     }
 }
 
-/// A request of the API.
+/// A GET request.
 pub(super) fn get(path: &str) -> Request<Vec<u8>> {
     request(Method::GET, path, Vec::new())
 }
 
-/// A patch as a strategic merge, which says by whom it is, as Go flannel's does.
+/// A strategic merge patch with our field manager, as Go flannel's.
 pub(super) fn patch(path: &str, body: &serde_json::Value) -> Request<Vec<u8>> {
     let mut request =
         request(Method::PATCH, &format!("{path}?fieldManager=flanneld"), body.to_string().into());
@@ -288,8 +289,8 @@ fn request(method: Method, path: &str, body: Vec<u8>) -> Request<Vec<u8>> {
     request
 }
 
-/// Refuses what is no file of a sane size, before the client's library opens it and waits for a FIFO, say. Links are
-/// followed: Kubernetes projects secrets and tokens as such.
+/// Refuses a path that is not a regular file of a sane size, before the client library opens it and perhaps waits for a
+/// FIFO. Links are followed, since Kubernetes projects secrets and tokens as links.
 fn check_file(file: &Path) -> Result<(), String> {
     let read = flannel_core::guarded::read_linked(file, MAX_FILE);
     read.map(drop).map_err(|error| format!("can't read {}: {error}", file.display()))
@@ -322,7 +323,7 @@ pub(super) fn parse_url(url: &ServerUrl) -> Result<Uri, String> {
         .map_err(|error: http::uri::InvalidUri| bad(error.to_string()))?;
     let authority = uri.authority().map_or("", Authority::as_str);
     let place = authority.rsplit_once('@').map_or(authority, |(_, place)| place);
-    // What follows the host is a port, or a part of something that lacks an `@`.
+    // The part after the host is a port, or part of user info without an `@`.
     if uri.port_u16().is_none() && uri.host() != Some(place) {
         return Err(bad("no valid port".to_owned()));
     }
@@ -332,8 +333,8 @@ pub(super) fn parse_url(url: &ServerUrl) -> Result<Uri, String> {
     }
 }
 
-/// Moves user and password from the URL to where the client keeps credentials, as Go's clients do. A kubeconfig's own come
-/// first.
+/// Moves user and password from the URL to the client's credentials, as Go's clients do. Those of a kubeconfig take
+/// precedence.
 fn log_in_by_url(config: &mut Config) {
     let mut parts = config.cluster_url.clone().into_parts();
     let authority = parts.authority.as_ref().map_or("", Authority::as_str);
@@ -348,7 +349,7 @@ fn log_in_by_url(config: &mut Config) {
     config.cluster_url = Uri::from_parts(parts).expect("it has what it had");
 }
 
-/// The user info of an URL as it is meant (RFC 3986 section 2.1).
+/// The user info of a URL with its escapes decoded (RFC 3986 section 2.1).
 fn unescaped(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -369,7 +370,7 @@ async fn next_of(
 ) -> Result<Option<impl AsRef<[u8]> + use<>>, CallError> {
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| CallError::new(what, without_user_info(&chain(&error))))?;
-        // Trailers say nothing to us.
+        // Trailers are ignored.
         if let Ok(data) = frame.into_data() {
             return Ok(Some(data));
         }
@@ -377,7 +378,7 @@ async fn next_of(
     Ok(None)
 }
 
-/// An answer about one object, whole.
+/// Reads the whole answer about one object.
 async fn whole(what: &str, body: Body) -> Result<String, CallError> {
     let (mut body, mut all) = (pin!(body), Vec::new());
     while let Some(some) = next_of(what, &mut body).await? {
@@ -390,7 +391,7 @@ async fn whole(what: &str, body: Body) -> Result<String, CallError> {
     String::from_utf8(all).map_err(|_| CallError::new(what, "the answer is no UTF-8"))
 }
 
-/// The beginning of an answer with an error: nobody needs to know how it ends.
+/// Reads the beginning of an error answer, which is enough.
 async fn beginning(body: Body) -> String {
     let (mut body, mut all) = (pin!(body), Vec::new());
     while let Ok(Some(some)) = next_of("", &mut body).await {
@@ -402,7 +403,7 @@ async fn beginning(body: Body) -> String {
     String::from_utf8_lossy(&all).trim().to_owned()
 }
 
-/// What the server said when it did not do as it was asked: a `Status`, or what somebody between us writes.
+/// The error of an answer: a `Status` of the server, or the text of a proxy.
 fn failed(what: &str, status: u16, text: &str) -> CallError {
     #[derive(Deserialize, Default)]
     struct Said {

@@ -1,6 +1,6 @@
-//! What an error of the client says to an operator. What the client itself would say may quote a kubeconfig, a key, a token,
-//! the output of a program that makes tokens, or the URL of a proxy with its password, so of files and values that hold
-//! credentials only the field and the place are told.
+//! Texts for the client library's errors. The library's own texts may quote a kubeconfig, a key, a token, the output of
+//! a program that makes tokens, or the URL of a proxy with its password. So for files and values with credentials only
+//! the field and the position are shown.
 
 use std::error::Error as _;
 
@@ -52,7 +52,7 @@ pub(super) fn explain_kubeconfig(error: &KubeconfigError) -> String {
         KubeconfigError::LoadClientCertificate(error) => explain_data("client-certificate", error),
         KubeconfigError::LoadClientKey(error) => explain_data("client-key", error),
         KubeconfigError::ParseCertificates(_) => "certificate-authority: no PEM certificates".to_owned(),
-        // These say the same whatever the file holds.
+        // The texts of these don't depend on the file's content.
         KubeconfigError::CurrentContextNotSet
         | KubeconfigError::KindMismatch
         | KubeconfigError::ApiVersionMismatch
@@ -61,7 +61,7 @@ pub(super) fn explain_kubeconfig(error: &KubeconfigError) -> String {
     }
 }
 
-/// Why a certificate or key of a kubeconfig can't be read. The path may be what a mistake made of several lines.
+/// Why a certificate or key of a kubeconfig can't be read. By a mistake the path may consist of several lines.
 fn explain_data(field: &str, error: &LoadDataError) -> String {
     match error {
         LoadDataError::DecodeBase64(_) => format!("{field}-data: no base64"),

@@ -1,4 +1,4 @@
-//! What comes from the API server: a list of all nodes, and a watch, line by line.
+//! Reads from the API server: a list of all nodes, and a watch, line by line.
 
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -23,68 +23,68 @@ use super::page::{Item, Splitter};
 
 /// Nodes in a page of a list. A node has 3 to 20 KB.
 const PAGE: usize = 500;
-/// A line that is longer has a node that is too large to be held; the word before it has a few bytes.
+/// A longer line has a node that is too large; the event around the node has only a few bytes.
 const MAX_LINE: usize = MAX_OBJECT + 256;
-/// The most nodes that are listed. Kubernetes is made for 5,000.
+/// The most nodes that are listed. Kubernetes supports 5,000.
 const MOST: usize = 200_000;
-/// What is looked for in a line with a node that is too large.
+/// The strings to find in a line with a node that is too large.
 const LINE: &[&[&str]] =
     &[&["type"], &["object", "metadata", "name"], &["object", "metadata", "resourceVersion"]];
-/// How long a watch is asked for, in seconds, and as much again at random, so that nodes that lost one server
-/// don't return as one. As client-go.
+/// The requested length of a watch, in seconds; up to the same time is added at random, so that nodes that lost one
+/// server don't return all at once. As in client-go.
 const WATCH: u64 = 300;
 
-/// The object of one node as it came, with its JSON where that is needed once more.
+/// The decoded object of one node.
 pub(super) type Object = Result<NodeObject, BadObject>;
 
-/// What takes the nodes of a list one by one, since all of them together are large.
+/// Receives the nodes of a list one by one, since all of them together are large.
 pub(super) type Sink<'a> = dyn FnMut(Object) + Send + 'a;
 
-/// All nodes at one moment, but for the nodes.
+/// What a list returns besides the nodes themselves.
 pub(super) struct Listed {
-    /// The own object's JSON, if it is among them.
+    /// The JSON of the own node, if it is in the list.
     pub(super) own: Option<String>,
-    /// From where a watch goes on.
+    /// The revision from which a watch continues.
     pub(super) revision: String,
     /// How many nodes there are.
     count: usize,
 }
 
-/// What comes of a watch.
+/// One result of reading a watch.
 pub(super) enum Heard {
     /// An event, and the revision it leads to.
     Event(Event, Option<String>),
     /// The server ended the watch as agreed.
     Ended,
-    /// Nothing comes any more, and why.
+    /// The watch is broken, with the reason.
     Broken(String),
 }
 
-/// Why there is no list by a watch.
+/// Why listing by a watch failed.
 pub(super) enum NoList {
-    /// This server can't do that, and why.
+    /// The server does not support it, with the reason.
     Unsupported(String),
-    /// It failed, which the status tells.
+    /// It failed; the status has the reason.
     Failed,
 }
 
-/// One word of a watch.
+/// One event of a watch.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Event {
     /// An object was created or changed; with its JSON if it is our own node.
     Put(Object, Option<String>),
     /// A node was deleted.
     Deleted(String),
-    /// Nothing but how far the watch is.
+    /// A bookmark: only the progress of the watch.
     Bookmark {
-        /// Whether all objects have come by now that were there at the beginning.
+        /// Whether all initial objects have arrived by now.
         ends_initial: bool,
     },
-    /// The position is gone from the server's memory.
+    /// The server no longer has the history from this position on.
     Expired,
     /// The server says that it can't go on.
     Failed(String),
-    /// No event at all.
+    /// The line is not an event.
     Garbage(String),
 }
 
@@ -110,7 +110,7 @@ struct WireEvent<'a> {
     object: &'a RawValue,
 }
 
-/// The same of a node.
+/// An event about a node.
 #[derive(Deserialize)]
 struct WireNodeEvent<'a> {
     #[serde(rename = "type", borrow)]
@@ -134,8 +134,8 @@ struct WireStatus {
 }
 
 impl Store {
-    /// Lists all nodes in pages. With a limit and no revision, since servers ignore a limit where the revision is
-    /// 0 and send all at once.
+    /// Lists all nodes in pages. The request has a limit and no revision, since servers ignore the limit with revision
+    /// 0 and send all nodes at once.
     pub(super) async fn list(&self, own: &str, add: &mut Sink<'_>) -> Result<Listed, CallError> {
         let mut listed = Listed { own: None, revision: String::new(), count: 0 };
         let mut next = String::new();
@@ -160,7 +160,7 @@ impl Store {
                     if is_named(&object, own) {
                         listed.own = Some(json.to_owned());
                     }
-                    // Half a text says nothing about anybody.
+                    // A broken item without a name can't be attributed to a node.
                     if object.as_ref().is_err_and(|bad| bad.name.is_none()) {
                         serde_json::from_str::<IgnoredAny>(json).map_err(|error| error.to_string())?;
                     }
@@ -180,7 +180,7 @@ impl Store {
         }
     }
 
-    /// Where the server is now.
+    /// The present revision of the server.
     pub(super) async fn revision(&self) -> Result<String, CallError> {
         let (request, mut page) = (get("/api/v1/nodes?limit=1"), Splitter::default());
         let take = |bytes: &[u8]| page.take(bytes, |_| Ok(()));
@@ -190,7 +190,7 @@ impl Store {
         Ok(page.metadata.revision.into_owned())
     }
 
-    /// All nodes by a watch that begins with them, and the watch, which goes on.
+    /// Lists all nodes by a watch that begins with them, and returns the watch, which continues.
     pub(super) async fn list_by_watch(
         &self,
         own: &str,
@@ -205,7 +205,7 @@ impl Store {
             let (event, revision) = match feed.next(self, own, self.options.timeouts.first_word).await {
                 Heard::Event(event, revision) => (event, revision),
                 Heard::Ended => return Err(NoList::Failed),
-                // A server that does not know such watches never says that it is through.
+                // A server without such watches never sends the bookmark at the end of the list.
                 Heard::Broken(why) if !is_empty => return Err(NoList::Unsupported(why)),
                 Heard::Broken(why) => {
                     self.clients.renew();
@@ -232,7 +232,7 @@ impl Store {
         }
     }
 
-    /// Watches from a revision on; without one the watch begins with all objects, where the server can do that.
+    /// Watches from a revision on; without one the watch begins with all objects, if the server supports that.
     pub(super) async fn open(&self, revision: Option<&str>) -> Result<Feed, CallError> {
         let seconds = WATCH + fastrand::u64(..WATCH);
         let (limit, seconds) = (Duration::from_secs(seconds), seconds.to_string());
@@ -258,7 +258,7 @@ impl Listed {
     }
 }
 
-/// A node of which no more is known than its name.
+/// A node of which only the name is known.
 fn too_large(name: Option<String>) -> BadObject {
     let reason = format!(
         "the node object has more than {MAX_OBJECT} bytes, which nobody reads; it has a few thousand"
@@ -273,7 +273,7 @@ fn is_named(object: &Object, own: &str) -> bool {
     }
 }
 
-/// A query string. Only what stands in ours needs no more than this.
+/// A query string. This escaping is enough for our own parameters.
 fn form_urlencoded(pairs: &[(&str, &str)]) -> String {
     let encode = |text: &str| {
         let mut out = String::new();
@@ -292,13 +292,13 @@ fn form_urlencoded(pairs: &[(&str, &str)]) -> String {
 /// An open watch.
 pub(super) struct Feed {
     reader: Pin<Box<dyn AsyncBufRead + Send>>,
-    /// What of a line has come.
+    /// The part of a line that has arrived.
     line: Vec<u8>,
-    /// What is kept of a line that is too long, and how long it is.
+    /// The outline of a line that is too long, and its length.
     skipped: Option<(Outline, usize)>,
     /// When it was opened.
     opened: Instant,
-    /// After what time the server is to end it.
+    /// After which time the server should end it.
     limit: Duration,
 }
 
@@ -308,7 +308,7 @@ impl Feed {
         self.opened.elapsed()
     }
 
-    /// Whether it has been open for as long as was asked for.
+    /// Whether it has been open for the requested time.
     pub(super) fn is_over(&self) -> bool {
         self.age() >= self.limit
     }
@@ -331,7 +331,7 @@ impl Feed {
                 continue;
             }
             let (event, revision) = decode(&line, &store.names, own);
-            // The same room for the next line.
+            // Reuse the buffer for the next line.
             self.line = line;
             self.line.clear();
             return Heard::Event(event, revision);
@@ -371,7 +371,7 @@ impl Feed {
     }
 }
 
-/// What a line says of which no more is known than its outline, and the revision it leads to.
+/// The event and revision of a line of which only the outline is known.
 fn of_outline(outline: &Outline) -> (Event, Option<String>) {
     let found: Vec<Option<String>> = outline.found().map(|found| found.map(str::to_owned)).collect();
     let [kind, name, revision] = <[_; 3]>::try_from(found).unwrap_or_default();
@@ -385,7 +385,7 @@ fn of_outline(outline: &Outline) -> (Event, Option<String>) {
     (event, revision)
 }
 
-/// Reads one line of a watch: the event, and the revision it leads to.
+/// Decodes one line of a watch: the event, and the revision after it.
 pub(super) fn decode(line: &[u8], names: &Names, own: &str) -> (Event, Option<String>) {
     let garbage = |error: &dyn std::fmt::Display| {
         (Event::Garbage(format!("no watch event: {}", brief(&error.to_string()))), None)
@@ -394,7 +394,7 @@ pub(super) fn decode(line: &[u8], names: &Names, own: &str) -> (Event, Option<St
         Ok(text) => text,
         Err(error) => return garbage(&error),
     };
-    // Nearly all of them are heartbeats of other nodes, so one look at those has to do.
+    // Nearly all events are heartbeats of other nodes, so these are decoded in one step.
     if let Ok(WireNodeEvent { kind, object }) = serde_json::from_str(text)
         && matches!(&*kind, "ADDED" | "MODIFIED")
         && object.metadata.name != own

@@ -1,5 +1,5 @@
-//! Keeps what the node says of itself as it should be: annotations that somebody removed or changed, and the
-//! condition that scheduling of pods waits for.
+//! Keeps the own node's annotations and its condition, for which the scheduling of pods waits: puts them back when
+//! somebody removed or changed them.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -14,11 +14,11 @@ use tracing::{debug, info, warn};
 use super::Store;
 use super::own::{OwnNode, OwnObject, check_held};
 
-/// How often the own node is asked for while no watch tells of it.
+/// How often the own node is read while there is no watch.
 const LOOK: Duration = Duration::from_mins(1);
-/// How long the own node stays known as it was read or written.
+/// How long the own node counts as known after it was read or written.
 const KNOWN: Duration = Duration::from_secs(10);
-/// How long all must have been well before putting something back is as quick again as the first time.
+/// How long everything must have been right before the backoff for putting something back is reset.
 const CALM: Duration = Duration::from_secs(10);
 
 impl Store {
@@ -30,10 +30,10 @@ impl Store {
         let mut calm_since = self.options.clock.now();
         let (mut jumps, mut must_ask) = (self.options.clock.jumps(), false);
         loop {
-            // What the watch saw before a suspend says nothing any more.
+            // What the watch saw before a suspend is out of date.
             let own = seen.borrow_and_update().clone().filter(|_| !must_ask);
             let elder = rival.borrow_and_update().clone();
-            // Only a watch can tell whether an older node has our subnet.
+            // Only a watch shows whether an older node has our subnet.
             let up = *is_up.borrow_and_update() && elder.is_none() && seen.borrow().is_some();
             let looked = self.look(lease, own, up).await;
             must_ask &= looked.is_err();
@@ -43,7 +43,7 @@ impl Store {
                     self.health.set_unkept(None);
                     self.health.set_lost(Some(lost.to_string()));
                 }
-                // That is said already.
+                // The outage was logged already.
                 Err(SubnetError::Unavailable { .. }) if !self.health.is_connected() => {}
                 Err(error) => self.health.set_unkept(Some(chain(error))),
             }
@@ -53,7 +53,7 @@ impl Store {
                     if self.options.clock.now().since(calm_since) > CALM {
                         repairs.reset();
                     }
-                    // Without a watch nobody tells.
+                    // Without a watch the node must be read.
                     if seen.borrow().is_none() { Some(jitter(LOOK, 0.25)) } else { None }
                 }
                 Ok(Held::Restored) => {
@@ -64,7 +64,7 @@ impl Store {
                 Err(_) => Some(outage.pause()),
             };
             let changed = async {
-                // Senders live as long as the store.
+                // The senders live as long as the store.
                 tokio::select! {
                     _ = seen.changed() => false,
                     _ = is_up.changed() => false,
@@ -82,16 +82,17 @@ impl Store {
         }
     }
 
-    /// Looks at the node once, and puts back what is missing.
+    /// Checks the node once, and puts back what is missing.
     async fn look(&self, lease: &Lease, seen: Option<OwnNode>, up: bool) -> Result<Held, SubnetError> {
-        // What the watch saw can be older than what we wrote, so only a fresh look is acted on.
+        // What the watch saw can be older than what we wrote, so a problem is confirmed by reading the node.
         if let Some(OwnNode::There(own)) = &seen
             && check_held(&own.node, lease.key).is_ok()
             && self.lacks(own, lease, up)?.is_none()
         {
             return Ok(Held::Well);
         }
-        // At a start it was just read and written. If the watch sees that something is missing, so must that.
+        // At a start the node was just read and written. If the watch shows that something is missing, that read must
+        // show it, too.
         let recent = match (&seen, self.recent(KNOWN)) {
             (None, recent) => recent,
             (Some(OwnNode::There(_)), Some(own)) if self.lacks(&own, lease, up)?.is_some() => Some(own),
@@ -126,15 +127,15 @@ impl Store {
     }
 }
 
-/// What became of the node at one look.
+/// The result of one check of the node.
 enum Held {
-    /// All is as it should be.
+    /// Everything is right.
     Well,
     /// Something was put back.
     Restored,
 }
 
-/// What the node does not say as it should.
+/// What is missing or wrong on the node.
 enum Lack {
     Annotations,
     Condition,

@@ -1,8 +1,9 @@
-//! Folds node objects into leases: bounded by the number of nodes, one state a node, whatever order and number of
-//! events brought it there.
+//! Folds node objects into leases: one state for each node, whatever the order and number of events. Memory is bounded
+//! by the number of nodes.
 //!
-//! Two nodes can be given the same subnet by mistake. Then ours holds it here, else the one created first. All agree who is
-//! the younger (created later, else the greater name): that one is named to all others, and knows it of itself.
+//! Two nodes can get the same subnet by mistake. Then on this node ours is used, otherwise the one that was created
+//! first. All agents agree on which one is younger (created later, else with the greater name): all others name it, and
+//! it knows itself that it is.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, RandomState};
@@ -14,41 +15,41 @@ use flannel_core::subnet::kit::repack;
 use super::annotations::AnnotationPrefix;
 use super::node::{BadObject, Judgement, NodeObject};
 
-/// Of how many nodes it is kept why they can't be read.
+/// For how many unreadable nodes the reason is kept.
 const MOST_REASONS: usize = 256;
-/// What is said of the others.
+/// The reason that is given for the others.
 const NO_REASON: &str =
     "its object can't be read; why is not known any more, since there were many such nodes";
 
-/// What is known of the nodes that take part.
+/// The nodes that take part.
 #[derive(Debug, Clone)]
 pub(super) struct Known {
     own: Box<str>,
     families: Vec<Family>,
     prefix: AnnotationPrefix,
     nodes: BTreeMap<Box<str>, Claim>,
-    /// Who claims a key, the eldest first: rarely more than one.
+    /// The nodes that claim each key, the oldest first; rarely more than one.
     claims: BTreeSet<(LeaseKey, u64, Box<str>)>,
-    /// Nodes that can't be read, and those that have the subnet of an older one.
+    /// Unreadable nodes, and those with the subnet of an older one.
     problems: BadRecords,
-    /// Why some of the former can't be read.
+    /// The reasons for some of the unreadable ones.
     reasons: BTreeMap<Box<str>, String>,
-    /// What was said of the latter.
+    /// The state that was reported for the younger ones.
     younger: BTreeMap<Box<str>, u64>,
     hasher: RandomState,
-    /// Counts what was news.
+    /// Counts changes.
     news: u64,
 }
 
-/// What a node that takes part says.
+/// The claim of a node that takes part.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Claim {
     Lease(Box<Lease>),
-    /// Can't be read: what it said last stays, if anything is known of it.
+    /// It is unreadable: its last readable state stays, if there is one.
     Bad {
         key: Option<LeaseKey>,
         created: u64,
-        /// A hash of it, which tells one from another.
+        /// A hash of the reason, to notice a change.
         reason: u64,
     },
 }
@@ -69,18 +70,18 @@ impl Claim {
     }
 }
 
-/// The nodes of a list that is being read, beside what is known until it has ended.
+/// The nodes of a list that is being read. It replaces what is known once it is complete.
 pub(super) struct Listing {
     next: Known,
-    /// How many came.
+    /// How many nodes have arrived.
     pub(super) count: usize,
-    /// How many there were when the trees were repacked last.
+    /// How many there were when the trees were last repacked.
     packed: usize,
 }
 
 impl Listing {
-    /// Nodes come in the order of their names, which leaves trees half empty. Repacking them at the end alone would take
-    /// the memory first.
+    /// Nodes arrive in the order of their names, which leaves trees half empty. They are repacked now and then, not
+    /// only at the end, to limit the peak of memory.
     fn repack(&mut self) {
         if self.count >= MOST_REASONS && self.count >= self.packed + self.packed / 8 {
             self.packed = self.count;
@@ -106,28 +107,28 @@ impl Known {
         }
     }
 
-    /// Another number once anything is known that was not: heartbeats are no news.
+    /// A number that changes with every change of the state. Heartbeats change nothing.
     pub(super) fn news(&self) -> u64 {
         self.news
     }
 
-    /// Begins with a list of all nodes.
+    /// Begins a list of all nodes.
     pub(super) fn list(&self) -> Listing {
         let next = Self::new(&self.own, self.families.clone(), self.prefix.clone());
         Listing { next: Self { hasher: self.hasher.clone(), ..next }, count: 0, packed: 0 }
     }
 
-    /// Takes one object of a list. One that can't be read is named.
+    /// Adds one object of a list. An unreadable one is named.
     pub(super) fn add(&self, listing: &mut Listing, object: Result<NodeObject, BadObject>) {
         listing.count += 1;
         listing.repack();
-        // Without a name it is nobody's; what it may have been is gone by this list.
+        // Without a name it can't be attributed to a node.
         if let Some((name, Some(claim), reason)) = self.judge(object) {
             listing.next.put(name, claim, reason.as_deref());
         }
     }
 
-    /// Takes what the API server listed in place of all that was known.
+    /// Replaces all that is known by what the API server listed.
     pub(super) fn replace(&mut self, listing: Listing) -> LeaseUpdate {
         let Listing { mut next, .. } = listing;
         next.news = self.news + 1;
@@ -149,7 +150,7 @@ impl Known {
         LeaseUpdate::Snapshot { leases, undecodable }
     }
 
-    /// Takes one object as it is now. Returns what changed for others by it.
+    /// Applies the present state of one object. Returns the updates for the watch.
     pub(super) fn take(&mut self, object: Result<NodeObject, BadObject>) -> Vec<LeaseUpdate> {
         match self.judge(object) {
             Some((name, claim, reason)) => self.change(&name, claim, reason.as_deref()),
@@ -157,30 +158,30 @@ impl Known {
         }
     }
 
-    /// A node is gone.
+    /// Removes a node.
     pub(super) fn remove(&mut self, name: &str) -> Vec<LeaseUpdate> {
         self.change(name, None, None)
     }
 
-    /// Nodes that can't be read or contradict others, by name.
+    /// Nodes that are unreadable or conflict with others, by name.
     pub(super) fn problems(&self) -> &BadRecords {
         &self.problems
     }
 
-    /// Why our node is not to have pods: an older one has its subnet.
+    /// Why our node must not get pods: an older one has its subnet.
     pub(super) fn rival(&self) -> Option<String> {
         let key = self.nodes.get(&self.own)?.key()?;
         let eldest = self.eldest(key)?;
         (*eldest != *self.own).then(|| why_younger(&self.own, key, eldest))
     }
 
-    /// The node that a key is known by to others.
+    /// The name of the node that has a key.
     pub(super) fn node_of(&self, key: LeaseKey) -> Option<&str> {
         self.holder(key)
     }
 
-    /// Why a node is named to others: it has the subnet of an older one. Ours is not, which is told by
-    /// [`Self::rival`], nor is one that can't be read.
+    /// Why a node is reported as younger: it has the subnet of an older one. Not for ours (see [`Self::rival`]), nor
+    /// for an unreadable one.
     fn why_named(&self, name: &str) -> Option<String> {
         let Some(Claim::Lease(lease)) = self.nodes.get(name).filter(|_| *name != *self.own) else {
             return None;
@@ -189,7 +190,7 @@ impl Known {
         Some(why_younger(name, lease.key, eldest))
     }
 
-    /// Says of a node what is to be said of it now, if that is other than before.
+    /// Returns the update about a younger node, if it differs from the last one.
     fn tell_younger(&mut self, name: &str) -> Option<LeaseUpdate> {
         let Some(why) = self.why_named(name) else {
             self.younger.remove(name)?;
@@ -208,25 +209,25 @@ impl Known {
         Some(LeaseUpdate::Undecodable(record))
     }
 
-    /// The node that had a key first of those that claim it.
+    /// The oldest node that claims a key.
     fn eldest(&self, key: LeaseKey) -> Option<&str> {
         self.claimants(key).next()
     }
 
-    /// The nodes that claim a key, the eldest first.
+    /// The nodes that claim a key, the oldest first.
     fn claimants(&self, key: LeaseKey) -> impl Iterator<Item = &str> {
         let from = self.claims.range((key, 0, Box::default())..);
         from.take_while(move |(of, ..)| *of == key).map(|(.., name)| &**name)
     }
 
-    /// The keys that somebody holds.
+    /// The keys that a node has.
     pub(super) fn keys(&self) -> impl Iterator<Item = LeaseKey> + '_ {
         let mut last = None;
         let keys = self.claims.iter().map(|(key, ..)| *key);
         keys.filter(move |key| last.replace(*key) != Some(*key))
     }
 
-    /// What an object says, and if it can't be read, why; `None` if nobody knows whose it is.
+    /// The claim of an object, and the reason if it is unreadable; `None` if its name is unknown.
     fn judge(
         &self,
         object: Result<NodeObject, BadObject>,
@@ -239,7 +240,7 @@ impl Known {
             },
             Err(BadObject { name, reason }) => (name?, None, reason),
         };
-        // What it said last stays.
+        // Its last readable state stays.
         let before = self.nodes.get(&name);
         let key = known.and_then(|(key, _)| key).or(before.and_then(Claim::key));
         let created = known.map(|(_, created)| created).or(before.map(Claim::created)).unwrap_or(u64::MAX);
@@ -267,7 +268,7 @@ impl Known {
             let gone = || LeaseUpdate::Removed(key.to_string());
             changed.extend((after != outcome).then(|| after.unwrap_or_else(gone)));
             if eldest(self, key) != first {
-                // All of them are told the eldest's name.
+                // The reason of all of them names the oldest.
                 named.extend(self.claimants(key).map(Box::from));
             }
         }
@@ -278,7 +279,7 @@ impl Known {
         changed
     }
 
-    /// Takes a node out of all books but that of what was said of it.
+    /// Removes a node from all fields except the reported state.
     fn forget(&mut self, name: &str) {
         let Some(claim) = self.nodes.remove(name) else { return };
         if let Claim::Bad { .. } = claim {
@@ -303,13 +304,13 @@ impl Known {
         self.nodes.insert(name, claim);
     }
 
-    /// Who has a key of those that claim it.
+    /// The node that has a key, of those that claim it.
     fn holder(&self, key: LeaseKey) -> Option<&str> {
         let is_ours = self.nodes.get(&self.own).is_some_and(|claim| claim.key() == Some(key));
         if is_ours { Some(&self.own) } else { self.eldest(key) }
     }
 
-    /// What others are told of a key.
+    /// The update for a key.
     fn outcome(&self, key: LeaseKey) -> Option<LeaseUpdate> {
         let name = self.holder(key)?;
         Some(match self.nodes.get(name)? {
@@ -327,8 +328,8 @@ fn of_node(name: &str, reason: String) -> BadRecord {
     BadRecord { key: format!("{}{name}", BadRecord::NODE), reason }
 }
 
-/// Says that a node has the subnet of an older one, and what an operator does about it. The API server lets nobody
-/// change `spec.podCIDRs` once they are there.
+/// The text that a node has the subnet of an older one, with advice to operators. The API server does not allow changes
+/// of `spec.podCIDRs`.
 fn why_younger(name: &str, key: LeaseKey, eldest: &str) -> String {
     let cidrs: Vec<String> = key.subnets().iter().map(|(_, subnet)| subnet.to_string()).collect();
     format!(

@@ -1,19 +1,20 @@
-//! The store that is the Kubernetes API: the cluster assigns subnets to nodes (`spec.podCIDRs`), and nodes tell each
-//! other by annotations where they are. Wire forms are those of Go flannel, next to which it works.
+//! The Kubernetes API as a store: the cluster assigns subnets to nodes (`spec.podCIDRs`), and nodes publish their
+//! addresses in annotations. The wire forms are those of Go flannel, next to which it works.
 //!
-//! - One watch follows all nodes. It begins with a list, in pages or by the watch itself where the server can do
-//!   that, and goes on over disconnects from where it was. What is kept of a node is its lease, so a heartbeat of a
-//!   kubelet costs no more than reading it.
-//! - A node takes part once it carries the annotation `kube-subnet-manager: "true"` and has a subnet; one without is
-//!   no error. One that can't be read keeps what it said last, and is named.
-//! - Two nodes with one subnet: the younger (created later) is named to all, and stays without `NetworkUnavailable:
-//!   False` itself.
-//! - What a node is about to publish is compared with no other node before: a list of all nodes at each start is too dear
-//!   for the API server. The first snapshot of the watch tells.
-//! - Annotations are written to `nodes/<own>/status`, only what differs. Whoever changes them later has them set back.
+//! - One watch follows all nodes. It begins with a list, in pages or by the watch itself if the server supports that,
+//!   and resumes after disconnects where it was. Only the lease of a node is kept, so a kubelet's heartbeat costs only
+//!   decoding it.
+//! - A node takes part once it carries the annotation `kube-subnet-manager: "true"` and has a subnet; a node without is
+//!   no error. An unreadable node keeps its last readable state, and is named.
+//! - If two nodes have the same subnet, all agents name the younger one (created later), and that one does not get
+//!   `NetworkUnavailable: False`.
+//! - A node publishes without comparing with other nodes first, since a list of all nodes at each start would be too
+//!   expensive for the API server. The first snapshot of the watch shows conflicts.
+//! - Annotations are written to `nodes/<own>/status`, and only those that differ. If somebody changes them later, they
+//!   are set back.
 //! - Rights: pods get (only without a node name), nodes get, list and watch, nodes/status patch.
 //!
-//! Upstream: `pkg/subnet/kube`; what it does otherwise and why is said where it is done.
+//! Upstream: `pkg/subnet/kube`; differences are explained in the code where they are.
 
 mod annotations;
 mod client;
@@ -71,24 +72,24 @@ struct Store {
     health: Health,
     /// The name of our node, once it is known.
     name: OnceCell<Arc<str>>,
-    /// The own node as it was read last, and when.
+    /// The own node as last read, and when.
     recent: Mutex<Option<(BootInstant, OwnObject)>>,
     /// The own node as the watch sees it; `None` while there is no watch.
     own_seen: channel::Sender<Option<OwnNode>>,
     /// Whether pods of this node have a network.
     is_up: channel::Sender<bool>,
-    /// Why our node is not to have pods: an older one has its subnet. As the watch sees it.
+    /// Why our node must not get pods: by the watch, an older node has its subnet.
     rival: channel::Sender<Option<String>>,
-    /// What the newest watch knows of the nodes.
+    /// The nodes, as the newest watch knows them.
     nodes: Mutex<Weak<Mutex<Known>>>,
-    /// Tells the watch that our address is another.
+    /// Tells the watch that our address has changed.
     moved: channel::Sender<()>,
-    /// The config that was given out last.
+    /// The config that was returned last.
     used_config: Mutex<Option<NetworkConfig>>,
 }
 
 impl KubeSubnetManager {
-    /// Checks names, the URL and the kubeconfig; connects to nothing yet.
+    /// Checks names, the URL and the kubeconfig; does not connect yet.
     pub fn new(options: KubeOptions) -> Result<Self, SubnetError> {
         let names: Vec<&String> = match &options.node {
             NodeIdentity::Name(name) => vec![name],
@@ -127,7 +128,7 @@ struct Readme;
 impl SubnetManager for KubeSubnetManager {
     async fn network_config(&self) -> Result<NetworkConfig, SubnetError> {
         let config = self.0.config()?;
-        // A file alone does not say that the store is there, which is asked by this question first.
+        // The config file does not show whether the store answers, so the own node is read first.
         match self.0.recent_own().await {
             Ok(_) | Err(SubnetError::NotAssigned { .. }) => {}
             Err(error) => return Err(error),
@@ -150,7 +151,7 @@ impl SubnetManager for KubeSubnetManager {
     }
 
     async fn published_attrs(&self, _: &PerFamily<IpAddr>) -> Result<Option<LeaseAttrs>, SubnetError> {
-        // The node is known by its name, wherever it is now.
+        // The node is identified by its name, whatever its address is.
         self.0.published().await
     }
 
@@ -203,14 +204,14 @@ impl SubnetManager for KubeSubnetManager {
     fn place(&self) -> String {
         match &self.0.options.node {
             NodeIdentity::Name(name) => format!("kube:{name}"),
-            // Another pod at each start.
+            // The pod is another one at each start, so it does not identify the store.
             NodeIdentity::Pod { .. } => "kube".to_owned(),
         }
     }
 }
 
 impl Store {
-    /// A call whose answer comes whole. The status shows whether there was one.
+    /// A call with a complete answer. The status records whether there was one.
     async fn call(
         &self,
         what: &str,
@@ -220,7 +221,7 @@ impl Store {
         self.note(self.clients.call(what, request, limit).await)
     }
 
-    /// Shows in the status whether the server does what it is there for.
+    /// Records in the status whether the server works.
     fn note<T>(&self, answer: Result<T, CallError>) -> Result<T, CallError> {
         match &answer {
             Err(error) if error.is_outage() => self.health.fail(error.to_string()),

@@ -1,4 +1,4 @@
-//! The network config in a file, as a `ConfigMap` is mounted: read at the start, and followed.
+//! The network config in a file, as a `ConfigMap` is mounted. It is read at the start, and followed.
 
 use std::io;
 use std::sync::{Arc, PoisonError};
@@ -15,9 +15,9 @@ use tracing::debug;
 
 use super::Store;
 
-/// How often the file is looked at without being asked to, for what inotify is blind to.
+/// How often the file is read without a notification, for changes that inotify misses.
 const RESCAN: Duration = Duration::from_secs(60);
-/// How long after the folder went before it is watched anew.
+/// How long to wait after the folder was removed before it is watched again.
 const SETTLE: Duration = Duration::from_millis(100);
 
 impl Store {
@@ -25,7 +25,7 @@ impl Store {
     pub(super) fn config(&self) -> Result<NetworkConfig, SubnetError> {
         let path = &self.options.net_config;
         let place = || path.display().to_string();
-        // Through links, as a `ConfigMap` is mounted.
+        // Links are followed, since a `ConfigMap` is mounted with them.
         let text = match guarded::read_linked(path, NetworkConfig::MAX_BYTES as u64).and_then(guarded::text) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(SubnetError::NoConfig { place: place() });
@@ -40,8 +40,8 @@ impl Store {
     }
 }
 
-/// The config whenever it became another one than the one that was last given out, and why it can't be used when it
-/// became that. Never ends.
+/// Yields the config whenever it differs from the last one that was returned, or the reason when it becomes unusable.
+/// Never ends.
 pub(super) fn changes(store: Arc<Store>) -> BoxStream<'static, Result<NetworkConfig, SubnetError>> {
     let used = store.used_config.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let last = used.map_or_else(|| Seen::of(&store.config()), |config| Seen::Config(Box::new(config)));
@@ -53,7 +53,7 @@ pub(super) fn changes(store: Arc<Store>) -> BoxStream<'static, Result<NetworkCon
     .boxed()
 }
 
-/// What was told last.
+/// What was yielded last.
 #[derive(PartialEq)]
 enum Seen {
     Config(Box<NetworkConfig>),
@@ -97,13 +97,13 @@ impl Follower {
         }
     }
 
-    /// Until the file may be another.
+    /// Waits until the file may have changed.
     async fn wait(&mut self) {
         let Some(watch) = &self.watch else { return sleep(RESCAN).await };
         let Ok(is_whole) = tokio::time::timeout(RESCAN, watch.changed()).await else { return };
         if !is_whole {
             self.watch = None;
-            // Not at once, if there is nothing to watch.
+            // A pause, in case there is nothing to watch.
             sleep(SETTLE).await;
         }
     }

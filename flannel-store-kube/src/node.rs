@@ -1,4 +1,4 @@
-//! A node object, as little of it as leases need: three kilobytes come in, a few words stay.
+//! A node object, reduced to what leases need: of three kilobytes a few fields are kept.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -28,25 +28,25 @@ impl Names {
     }
 }
 
-/// What of a node object concerns us.
+/// The fields of a node object that we need.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct NodeObject {
     pub(super) name: Box<str>,
     pub(super) uid: Box<str>,
-    /// When it was created, as the number that the digits of the time are: only the order counts.
+    /// When it was created, as a number from the digits of the time: only the order matters.
     pub(super) created: u64,
     pub(super) annotations: Annotations,
     pub(super) pod_cidrs: Vec<Box<str>>,
 }
 
-/// What an object says beside what a lease needs.
+/// The fields of an object that are not part of a lease.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Condition {
     /// `status` of `NetworkUnavailable`; `None` without that condition.
     pub(super) unavailable: Option<String>,
 }
 
-/// An object that is no node.
+/// An object that can't be decoded as a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct BadObject {
     /// Its name, if that could be read.
@@ -61,13 +61,13 @@ impl NodeObject {
         Ok(Self::of(wire, names))
     }
 
-    /// Takes what was read out of JSON.
+    /// Converts the decoded JSON.
     pub(super) fn of(wire: WireNode<'_>, names: &Names) -> Self {
         let WireMeta { name, uid, creation_timestamp, annotations, .. } = wire.metadata;
         let mut ours = Annotations::new();
         for (name, value) in annotations.unwrap_or_default().0 {
             let Some(annotation) = names.0.get(&*name) else { continue };
-            // Another value than a string can't be in an API server.
+            // An API server has only string values.
             let value: String = serde_json::from_str(value.get()).unwrap_or_else(|_| value.get().to_owned());
             ours.insert(*annotation, value);
         }
@@ -94,7 +94,7 @@ impl NodeObject {
         Condition { unavailable: ours.map(|condition| condition.status) }
     }
 
-    /// The subnets that the cluster assigned to the node, of the families that are enabled.
+    /// The subnets of the enabled families that the cluster assigned to the node.
     pub(super) fn assigned(&self, families: &[Family]) -> Result<PerFamily<Subnet>, String> {
         if self.pod_cidrs.len() > 2 {
             return Err(format!("spec.podCIDRs has {} elements; two are the most", self.pod_cidrs.len()));
@@ -111,7 +111,7 @@ impl NodeObject {
         Ok(subnets)
     }
 
-    /// The key of the node's lease; `None` while nothing is assigned to it.
+    /// The key of the node's lease; `None` while no subnet is assigned.
     pub(super) fn key(&self, families: &[Family]) -> Result<Option<LeaseKey>, String> {
         let subnets = self.assigned(families)?;
         if subnets.is_empty() {
@@ -121,7 +121,7 @@ impl NodeObject {
         key.map(Some).ok_or_else(|| format!("spec.podCIDRs {:?} leave no room for pods", self.pod_cidrs))
     }
 
-    /// What the node says as a lease.
+    /// What the node means as a lease.
     pub(super) fn judge(&self, families: &[Family], prefix: &AnnotationPrefix) -> Judgement {
         if !is_managed(&self.annotations) {
             return Judgement::Apart;
@@ -137,7 +137,7 @@ impl NodeObject {
         }
     }
 
-    /// What the node publishes, as far as it can be read: one part that is broken does not hide the others.
+    /// What the node publishes, as far as it is readable: one broken part does not hide the others.
     pub(super) fn published(&self) -> Option<LeaseAttrs> {
         is_managed(&self.annotations).then(|| {
             let part = |keep: &dyn Fn(&Annotation) -> bool| {
@@ -162,10 +162,10 @@ impl NodeObject {
 /// What a node is to its peers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Judgement {
-    /// It takes no part: no annotation says so, or no subnet is assigned to it yet.
+    /// It does not take part: it lacks the annotation, or no subnet is assigned yet.
     Apart,
     Lease(Lease),
-    /// It takes part but can't be understood.
+    /// It takes part, but its annotations or subnets can't be used.
     Bad {
         key: Option<LeaseKey>,
         reason: String,
@@ -194,7 +194,7 @@ fn order_of(time: &str) -> u64 {
     digits.parse().unwrap_or(0)
 }
 
-/// What is read of a node's JSON.
+/// The parts of a node's JSON that are decoded.
 #[derive(Deserialize)]
 pub(super) struct WireNode<'a> {
     #[serde(borrow)]
@@ -249,7 +249,7 @@ struct WireCondition {
     status: String,
 }
 
-/// A string that is only borrowed where that can be; serde does so for direct members alone.
+/// A string that is borrowed if possible; serde does that by itself only for direct members.
 #[derive(Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
@@ -261,7 +261,7 @@ impl std::ops::Deref for Text<'_> {
     }
 }
 
-/// An object whose values are looked at only if their names matter.
+/// An object whose values are decoded only if their names matter.
 #[derive(Default)]
 struct RawMap<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 

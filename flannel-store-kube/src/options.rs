@@ -1,4 +1,4 @@
-//! How the Kubernetes API is reached, which node this is, and the checks that need no server.
+//! The options of the Kubernetes store: how to reach the API, which node this is, and the checks that need no server.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,22 +13,22 @@ use super::annotations::AnnotationPrefix;
 pub struct KubeOptions {
     /// The API server and the credentials.
     pub access: KubeAccess,
-    /// The node this agent runs on.
+    /// How to find the node on which this agent runs.
     pub node: NodeIdentity,
-    /// What the names of our annotations begin with.
+    /// The prefix of our annotations' names.
     pub annotations: AnnotationPrefix,
-    /// The file with the network config, which a `ConfigMap` is mounted as.
+    /// The file with the network config, as a mounted `ConfigMap` has it.
     pub net_config: PathBuf,
     /// Whether to set the node's condition `NetworkUnavailable` to false once the network is up.
     pub set_condition: bool,
     /// How long to wait for answers.
     pub timeouts: KubeTimeouts,
-    /// The clocks that leases are counted by.
+    /// The clocks by which leases are counted.
     pub clock: Clock,
 }
 
 impl KubeOptions {
-    /// The usual annotations, paths and times.
+    /// The default annotations, paths and times.
     pub fn new(access: KubeAccess, node: NodeIdentity) -> Self {
         Self {
             access,
@@ -42,40 +42,40 @@ impl KubeOptions {
     }
 }
 
-/// Where the API server is, and who we are to it. Files are read again when a connection fails, and tokens once
-/// a minute, so that both can be rotated.
+/// The address of the API server, and our credentials. Files are read again when a connection fails, and tokens once a
+/// minute, so that both can be rotated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KubeAccess {
-    /// A pod's: the address of the service `kubernetes`, and the folder of its service account with `ca.crt` and
-    /// `token` ([`KubeAccess::SERVICE_ACCOUNT`]).
+    /// The access of a pod: the address of the service `kubernetes`, and the folder of its service account with
+    /// `ca.crt` and `token` ([`KubeAccess::SERVICE_ACCOUNT`]).
     InCluster {
         /// Host and port, as `KUBERNETES_SERVICE_HOST` and `KUBERNETES_SERVICE_PORT` have them.
         server: (String, u16),
         /// The folder.
         service_account: PathBuf,
     },
-    /// A kubeconfig file's current context.
+    /// The current context of a kubeconfig file.
     Kubeconfig {
         /// The file.
         file: PathBuf,
-        /// Another API server than the file says.
+        /// An API server that replaces the one in the file.
         server: Option<ServerUrl>,
     },
-    /// An API server that asks for no credentials, as `http://127.0.0.1:8080`, or for those in the URL.
+    /// An API server without credentials, such as `http://127.0.0.1:8080`, or with those in the URL.
     Url(ServerUrl),
 }
 
 impl KubeAccess {
-    /// Where pods find their service account.
+    /// The folder where pods find their service account.
     pub const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 }
 
-/// How an agent knows its node.
+/// How an agent finds its node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NodeIdentity {
     /// By the node's name.
     Name(String),
-    /// By the pod that it runs in: the API is asked which node that is on.
+    /// By the pod in which it runs: it asks the API for the pod's node.
     Pod {
         /// The pod's namespace.
         namespace: String,
@@ -93,11 +93,11 @@ pub struct KubeTimeouts {
     pub request: Duration,
     /// For one page of a list.
     pub page: Duration,
-    /// How long a watch may be silent. Servers send a bookmark every minute where nothing happens, so a longer
-    /// silence is a dead connection, or a server without bookmarks, where watching anew costs little.
+    /// How long a watch may be silent. Servers send a bookmark every minute if nothing happens, so a longer silence
+    /// means a dead connection, or a server without bookmarks, for which a new watch costs little.
     pub silence: Duration,
-    /// How long the first word of a watch may take that begins with all objects. Servers that know nothing of such
-    /// watches are asked for a list then.
+    /// How long the first event may take of a watch that begins with all objects. After that the server is asked for a
+    /// list, since it may not support such watches.
     pub first_word: Duration,
 }
 

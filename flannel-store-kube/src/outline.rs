@@ -1,30 +1,31 @@
-//! What is kept of an object that is too large to be held: a few strings, found as its bytes pass by.
+//! Finds a few strings in an object that is too large to be kept in memory, while its bytes stream by.
 
-/// How deep a wanted string may lie.
+/// The deepest nesting of a wanted string.
 const DEEPEST: usize = 4;
-/// A string that is longer is no name. (A name has 253 characters at most, each of which may be written as an escape.)
+/// The longest string that is kept, in bytes. (A name has 253 characters at most, each of which may be written as an
+/// escape.)
 const LONGEST: usize = 2 << 10;
 
-/// The path to a string: names of members, from the outside in.
+/// The path to a string: names of members, from the outermost.
 type Path = &'static [&'static str];
 
-/// Looks for strings in a JSON object that comes in pieces. That it is JSON is for others to see: of what is none,
-/// something or nothing is found.
+/// Looks for strings in a JSON object that arrives in pieces. It does not validate the JSON: in invalid JSON it finds
+/// anything or nothing.
 #[derive(Debug)]
 pub(super) struct Outline {
     wanted: &'static [Path],
     found: Vec<Option<String>>,
-    /// How many brackets are open, and which of the first few are those of objects.
+    /// How many brackets are open, and which of the first few belong to objects.
     depth: usize,
     is_object: [bool; DEEPEST],
-    /// The names of the members that we are in.
+    /// The names of the members around the present position.
     names: [String; DEEPEST],
-    /// The string at hand, as it was written, as far as it is not too long.
+    /// The present string in its JSON form, unless it is too long.
     text: Vec<u8>,
     place: Place,
 }
 
-/// Where in the text we are.
+/// The position in the JSON text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     /// Before the name of a member, or an element.
@@ -51,14 +52,14 @@ impl Outline {
         }
     }
 
-    /// Takes the next bytes.
+    /// Processes the next bytes.
     pub(super) fn take(&mut self, bytes: &[u8]) {
         for byte in bytes {
             self.step(*byte);
         }
     }
 
-    /// What was found, in the order of the paths.
+    /// The strings that were found, in the order of the paths.
     pub(super) fn found(&self) -> impl Iterator<Item = Option<&str>> {
         self.found.iter().map(Option::as_deref)
     }
@@ -94,7 +95,7 @@ impl Outline {
         }
     }
 
-    /// A string is over.
+    /// Handles the end of a string.
     fn end(&mut self, is_name: bool) {
         let Some(last) = self.depth.checked_sub(1).filter(|last| *last < DEEPEST) else { return };
         if !self.is_object[..=last].iter().all(|is_object| *is_object) {

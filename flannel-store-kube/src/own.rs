@@ -1,4 +1,4 @@
-//! The own node: which it is, what the cluster assigned to it, and what it publishes.
+//! The own node: its name, what the cluster assigned to it, and what it publishes.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -18,18 +18,18 @@ use super::client::{get, patch};
 use super::node::{Condition, NodeObject};
 use super::options::NodeIdentity;
 
-/// How long what was just read of the own node stands for several questions of one start.
+/// How long one read of the own node serves several calls of a start.
 const FRESH: Duration = Duration::from_secs(2);
 
-/// The own node as it was seen last.
+/// The own node as last seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum OwnNode {
-    /// The API server knows no such node.
+    /// The API server has no such node.
     Gone,
     There(OwnObject),
 }
 
-/// What of the own node concerns us.
+/// The parts of the own node that we need.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct OwnObject {
     pub(super) node: NodeObject,
@@ -37,7 +37,7 @@ pub(super) struct OwnObject {
 }
 
 impl Store {
-    /// The name of our node. Asked for once.
+    /// The name of our node. It is read once.
     pub(super) async fn node_name(&self) -> Result<Arc<str>, SubnetError> {
         let found = self.name.get_or_try_init(|| async {
             match &self.options.node {
@@ -83,7 +83,7 @@ impl Store {
         Ok(own)
     }
 
-    /// The own node as it is or was a moment ago.
+    /// The own node, from the cache or read now.
     pub(super) async fn recent_own(&self) -> Result<OwnObject, SubnetError> {
         match self.recent(FRESH) {
             Some(own) => Ok(own),
@@ -91,7 +91,7 @@ impl Store {
         }
     }
 
-    /// The own node as it was asked for or written within this time.
+    /// The own node, if it was read or written within this time.
     pub(super) fn recent(&self, age: Duration) -> Option<OwnObject> {
         let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner).clone();
         recent.filter(|(read, _)| self.options.clock.now().since(*read) < age).map(|(_, own)| own)
@@ -102,12 +102,12 @@ impl Store {
         Ok(OwnObject { node, condition: NodeObject::condition(json) })
     }
 
-    /// The watch saw the own node, or saw that there is none.
+    /// Records that the watch saw the own node, or that there is none.
     pub(super) fn saw_own(&self, json: Option<&str>) {
         let seen = match json.map(|json| self.decode_own(json)) {
             None => OwnNode::Gone,
             Some(Ok(own)) => OwnNode::There(own),
-            // It will be asked for.
+            // It will be read when it is needed.
             Some(Err(_)) => return,
         };
         self.own_seen.send_if_modified(|known| {
@@ -117,12 +117,12 @@ impl Store {
         });
     }
 
-    /// There is no watch any more that would see the own node.
+    /// Records that there is no watch that would see the own node.
     pub(super) fn forget_own(&self) {
         self.own_seen.send_replace(None);
     }
 
-    /// What the operator wants published, by annotations of the node.
+    /// The addresses that the operator wants published, by annotations of the node.
     pub(super) async fn wanted_ips(&self) -> Result<PerFamily<IpAddr>, SubnetError> {
         let own = self.recent_own().await?;
         let annotations = &own.node.annotations;
@@ -150,7 +150,7 @@ impl Store {
 
     pub(super) async fn publish(&self, lease: &Lease, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
         if attrs.public_ips != lease.attrs.public_ips {
-            // Nobody tells that a connection comes from an address which the host has no more.
+            // Open connections may use an address that the host no longer has, which nothing reports.
             self.clients.renew();
             self.moved.send_replace(());
         }
@@ -171,7 +171,7 @@ impl Store {
         self.patch_annotations(&own.node, removal(&own.node.annotations)).await
     }
 
-    /// The subnets of the node, which must be there and in the network.
+    /// The subnets of the node, which must be assigned and inside the network.
     fn assigned(&self, node: &NodeObject, config: &NetworkConfig) -> Result<LeaseKey, SubnetError> {
         let families: Vec<Family> = config.families().collect();
         let bad = |why: String| SubnetError::Conflict(format!("node {}: {why}", node.name));
@@ -198,7 +198,7 @@ impl Store {
         node.key(&families).map_err(bad)?.ok_or_else(|| bad("it has no subnet".to_owned()))
     }
 
-    /// What has to be written so that the node publishes `attrs`.
+    /// The annotations to write so that the node publishes `attrs`.
     pub(super) fn missing_annotations(
         &self,
         node: &NodeObject,
@@ -211,7 +211,8 @@ impl Store {
         self.patch_annotations(node, self.missing_annotations(node, attrs)?).await
     }
 
-    /// Writes annotations, if there are any to write. To the status, for which the role of Go flannel is enough.
+    /// Writes annotations, if there are any to write. It patches the status, for which the role of Go flannel is
+    /// enough.
     async fn patch_annotations(
         &self,
         node: &NodeObject,
@@ -224,12 +225,12 @@ impl Store {
             .into_iter()
             .map(|(name, value)| (self.names.full(name).to_owned(), value.into()))
             .collect();
-        // The uid refuses a node that was made anew meanwhile.
+        // With the uid the server refuses a patch of a node that was created again meanwhile.
         let body = json!({"metadata": {"uid": node.uid, "annotations": pairs}});
         self.patch_own(node, "write the annotations of our node", &body).await
     }
 
-    /// Says that the node's network is up.
+    /// Sets the condition that the node's network is up.
     pub(super) async fn patch_condition(&self, node: &NodeObject) -> Result<(), SubnetError> {
         let now = k8s_openapi::jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         let condition = json!({
@@ -247,9 +248,9 @@ impl Store {
     async fn patch_own(&self, node: &NodeObject, what: &str, body: &Value) -> Result<(), SubnetError> {
         let request = patch(&format!("/api/v1/nodes/{}/status", node.name), body);
         let answer = self.call(what, request, self.options.timeouts.request).await;
-        // What is known is older than what was written, or a failure may have another cause.
+        // The cached node is older than the write; after a failure its state is unknown.
         let text = match answer {
-            // It was written, and the watch tells how the node is now.
+            // It was written, and the watch will show the node.
             Err(error) if error.is_too_large => {
                 self.forget_recent();
                 return Ok(());
@@ -299,7 +300,7 @@ pub(super) fn check_held(node: &NodeObject, key: LeaseKey) -> Result<(), SubnetE
     }
 }
 
-/// Whether a text can be the name of an object: it goes into paths (RFC 1123 subdomain).
+/// Whether a text can be the name of an object (RFC 1123 subdomain), since it becomes part of paths.
 pub(super) fn is_object_name(text: &str) -> bool {
     let is_name = |it: char| it.is_ascii_lowercase() || it.is_ascii_digit() || matches!(it, '-' | '.');
     !text.is_empty() && text.len() <= 253 && text.chars().all(is_name) && !text.starts_with('.')

@@ -1,32 +1,33 @@
-//! A page of a list, taken apart as it comes: 500 nodes have 1.5 to 10 MB, of which only one node at a time is held.
+//! Splits a page of a list while it arrives: 500 nodes have 1.5 to 10 MB, of which only one node at a time is kept in
+//! memory.
 
 use super::client::{ENDLESS, MAX_OBJECT};
 use super::outline::Outline;
 
-/// What is found in a list.
+/// An item of a list.
 #[derive(Debug)]
 pub(super) enum Item<'a> {
-    /// An item.
+    /// The JSON of an item.
     Whole(&'a [u8]),
-    /// The name of one that is larger than any that is held, if that could be found.
+    /// The name of an item that is too large, if it could be found.
     TooLarge(Option<String>),
 }
 
-/// Splits the JSON of a list into its items and the rest. That both are JSON is for their readers to see.
+/// Splits the JSON of a list into its items and the rest. It does not validate either; their readers do.
 #[derive(Debug, Default)]
 pub(super) struct Splitter {
     /// The list without its items.
     rest: Vec<u8>,
-    /// What of an item has come.
+    /// The part of an item that has arrived.
     item: Vec<u8>,
-    /// What is kept of an item that is too large, and how much of it has come.
+    /// The outline of an item that is too large, and how much of it has arrived.
     outline: Option<(Outline, usize)>,
     /// How many brackets are open.
     depth: usize,
     place: Place,
 }
 
-/// Where in the text we are.
+/// The position in the JSON text.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Place {
     in_items: bool,
@@ -38,13 +39,13 @@ struct Place {
 const ITEMS: usize = 2;
 
 impl Splitter {
-    /// Takes the next bytes, and hands out the items that end in them.
+    /// Processes the next bytes, and passes on the items that end in them.
     pub(super) fn take(
         &mut self,
         bytes: &[u8],
         mut found: impl FnMut(Item<'_>) -> Result<(), String>,
     ) -> Result<(), String> {
-        // From where on bytes belong to the item, or to the rest.
+        // The start of the bytes that belong to the item, or to the rest.
         let mut start = 0;
         for (at, byte) in bytes.iter().copied().enumerate() {
             let between = self.place.in_items && self.depth == ITEMS;
@@ -93,7 +94,7 @@ impl Splitter {
         Ok(())
     }
 
-    /// Adds to the item, as long as it is one that can be held.
+    /// Adds bytes to the item, as long as it is not too large.
     fn keep(&mut self, bytes: &[u8]) {
         if self.outline.is_none() && self.item.len() + bytes.len() > MAX_OBJECT {
             let mut outline = Outline::of(&[&["metadata", "name"]]);
@@ -132,7 +133,7 @@ impl Splitter {
     }
 }
 
-/// Whether a text ends with the name `items`, of which the value follows.
+/// Whether a text ends with the member name `items`.
 fn is_name_of_items(text: &[u8]) -> bool {
     let name = text.trim_ascii_end().strip_suffix(b":").map(<[u8]>::trim_ascii_end);
     name.is_some_and(|name| name.ends_with(br#""items""#))

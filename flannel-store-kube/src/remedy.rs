@@ -1,4 +1,4 @@
-//! What an operator does about a node that contradicts others: which node, which field, and what to change.
+//! Advice for operators about a node that conflicts with others: which node, which field, and what to change.
 
 use std::sync::{Arc, PoisonError};
 
@@ -37,7 +37,7 @@ impl Store {
         }
     }
 
-    /// The node that a lease is made of, in words.
+    /// The node of a lease, as text.
     fn node_with(&self, key: LeaseKey) -> String {
         let nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
         let nodes = nodes.as_ref().map(|nodes| nodes.lock().unwrap_or_else(PoisonError::into_inner));

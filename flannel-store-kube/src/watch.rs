@@ -1,5 +1,5 @@
-//! The lease watch: all nodes once, then their changes. It reconnects, goes on from where it was, and lists again
-//! where the server's memory has run out, or where its revisions went backwards.
+//! The lease watch: all nodes once, then their changes. It reconnects, resumes where it was, and lists again if the
+//! server no longer has the history, or if its revisions went backwards.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,15 +18,15 @@ use super::Store;
 use super::feed::{Event, Feed, Heard, NoList};
 use super::known::Known;
 
-/// How long a lease is kept whose node is missing since the cluster was restored from a backup. As long as one in
-/// etcd lives.
+/// How long a lease is kept if its node is missing since the cluster was restored from a backup: as long as a lease in
+/// etcd.
 const KEEP: Duration = Duration::from_hours(24);
-/// A watch that lived longer was a good one.
+/// A watch that lived longer than this was a good one.
 const GOOD: Duration = Duration::from_secs(10);
-/// How often in a row a watch may give garbage before all is listed again.
+/// How many times in a row a watch may send garbage before all nodes are listed again.
 const GARBAGE: u32 = 3;
 
-/// Why a missing lease is in a snapshot.
+/// The reason for a missing lease in a snapshot.
 const MISSING: &str = "its node is missing since the cluster was restored from a backup; kept for a day";
 
 pub(super) fn stream(store: Arc<Store>) -> LeaseStream {
@@ -50,30 +50,30 @@ pub(super) fn stream(store: Arc<Store>) -> LeaseStream {
     .boxed()
 }
 
-/// What comes next. The history is known up to a revision, but while all is to be listed.
+/// What the watch does next. Except for `List`, the history is known up to a revision.
 enum Phase {
-    /// All nodes are to be listed, for a snapshot.
+    /// List all nodes, for a snapshot.
     List,
-    /// After a break: the server is to be asked whether it still has the history that is known.
+    /// After a break: ask whether the server still has the known history.
     Compare(String),
-    /// The watch is to be opened.
+    /// Open the watch.
     Open(String),
-    /// The watch goes on.
+    /// Follow the open watch.
     Follow(String, Box<Feed>),
 }
 
 struct Watcher {
     store: Arc<Store>,
-    /// What the nodes say; `None` until config and own name are known.
+    /// The nodes; `None` until config and own name are known.
     known: Option<Arc<Mutex<Known>>>,
     phase: Phase,
-    /// Up to where the history is known as a number, which stays when all is listed again.
+    /// The newest known revision as a number, which stays when all nodes are listed again.
     newest: Option<u64>,
-    /// Tells when our address is another.
+    /// Notifies when our address has changed.
     moved: channel::Receiver<()>,
-    /// Whether the server is not known to refuse watches that begin with all objects.
+    /// Whether the server may support watches that begin with all objects.
     can_list_by_watch: bool,
-    /// Lines without sense since the last one with.
+    /// The number of garbage lines since the last event.
     garbage: u32,
     missing: Missing,
     jumps: Jumps,
@@ -82,13 +82,13 @@ struct Watcher {
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        // Nobody tells any more how the own node is.
+        // Without the watch the state of the own node is unknown.
         self.store.forget_own();
     }
 }
 
 impl Watcher {
-    /// Waits for news.
+    /// Waits for the next updates.
     async fn next(&mut self) -> Vec<LeaseUpdate> {
         let store = Arc::clone(&self.store);
         loop {
@@ -142,7 +142,7 @@ impl Watcher {
             let updates = match heard {
                 Some(Heard::Event(event, revision)) => self.on_event(event, revision, &own).await,
                 Some(Heard::Ended) => {
-                    // As agreed, if it took as long as agreed.
+                    // That is regular if the watch lasted for the requested time.
                     let is_over = matches!(&self.phase, Phase::Follow(_, feed) if feed.is_over());
                     let next = if is_over { Phase::Open } else { Phase::Compare };
                     self.close("the server ended it", next).await;
@@ -163,7 +163,7 @@ impl Watcher {
             if !updates.is_empty() {
                 return updates;
             }
-            // A flood of what is no news for others must not keep them from their turns.
+            // Many events without updates must not starve other tasks.
             tokio::task::yield_now().await;
         }
     }
@@ -173,7 +173,7 @@ impl Watcher {
         tokio::time::sleep(pause).await;
     }
 
-    /// Puts the watch away and goes on from where it was. Returns how long it was open.
+    /// Closes the watch, and continues with `next` from where it was. Returns how long it was open.
     fn leave(&mut self, next: fn(String) -> Phase) -> Duration {
         match std::mem::replace(&mut self.phase, Phase::List) {
             Phase::Follow(resume, feed) => {
@@ -187,7 +187,7 @@ impl Watcher {
         }
     }
 
-    /// Puts the watch away after its end. The next one follows at once if this one was good.
+    /// Closes the watch after its end. The next one follows at once if this one was good.
     async fn close(&mut self, why: &str, next: fn(String) -> Phase) {
         debug!(why, "watch of nodes ended");
         if self.leave(next) >= GOOD {
@@ -210,8 +210,8 @@ impl Watcher {
         }
     }
 
-    /// Asks whether the server still has what we know. One that was restored from a backup would be silent until its
-    /// revisions are where ours are.
+    /// Asks whether the server still has the history that we know. After a restored backup a watch would be silent
+    /// until the server's revisions reach ours.
     async fn compare(&mut self, resume: String) {
         match self.store.revision().await {
             Ok(now) if revision_number(&now) < self.newest => self.phase = Phase::List,
@@ -223,11 +223,12 @@ impl Watcher {
         }
     }
 
-    /// All nodes, by a watch where the server can do that, else in pages. `None` if it failed; the status says why.
+    /// Lists all nodes, by a watch if the server supports that, else in pages. `None` if it failed; the status has the
+    /// reason.
     async fn list(&mut self, own: &str) -> Option<LeaseUpdate> {
         let store = Arc::clone(&self.store);
         if self.known.is_none() {
-            // Once: what a file says later, or that it is gone, changes no family of a running agent.
+            // Read once: a later change of the file does not change the families of a running agent.
             let config = store.config();
             let config =
                 config.inspect_err(|error| store.health.fail(flannel_core::error::chain(error))).ok()?;
@@ -276,7 +277,7 @@ impl Watcher {
         }
         if let LeaseUpdate::Snapshot { undecodable, leases } = &mut update {
             debug!(nodes = count, leases = leases.len(), "nodes listed");
-            // Unknown, not gone.
+            // They count as unknown, not as deleted.
             for name in self.missing.names() {
                 undecodable.insert(BadRecord { key: name.clone(), reason: MISSING.to_owned() });
             }
@@ -289,12 +290,12 @@ impl Watcher {
         };
         self.backoff.reset();
         self.tell();
-        // Last: who has heard of the own node knows of an older one with its subnet, too.
+        // This comes last, so that an older node with our subnet is known before the own node is.
         store.saw_own(listed.own.as_deref());
         Some(update)
     }
 
-    /// Takes one event of the watch. Returns what it changed for others.
+    /// Applies one event of the watch. Returns the updates.
     async fn on_event(&mut self, event: Event, revision: Option<String>, own: &str) -> Vec<LeaseUpdate> {
         let store = Arc::clone(&self.store);
         let known = Arc::clone(self.known.as_ref().expect("the watch goes on from a list"));
@@ -357,7 +358,7 @@ impl Watcher {
         updates
     }
 
-    /// Shows in the status what can't be read, and what is missing.
+    /// Records unreadable and missing nodes in the status.
     fn tell(&self) {
         let known = self.known.as_ref().map(|known| lock(known));
         let rival = known.as_ref().and_then(|known| known.rival());
@@ -378,8 +379,8 @@ fn lock(known: &Mutex<Known>) -> MutexGuard<'_, Known> {
     known.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A revision as the number that it is in every server, though clients should not know. Without one nothing is
-/// known to have gone backwards.
+/// A revision as a number. It is one in every server, although clients should treat it as opaque. Without a number no
+/// step backwards is noticed.
 fn revision_number(text: &str) -> Option<u64> {
     text.parse().ok()
 }
