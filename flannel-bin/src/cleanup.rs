@@ -1,4 +1,4 @@
-//! `flanneld cleanup`: removes what agents left on this host, and tells it as commands first.
+//! `flanneld cleanup`: removes what agents left on this host, and prints the equivalent commands first.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -16,7 +16,7 @@ use crate::cli::{CleanupOptions, KubeFlags, Options, StoreChoice};
 use crate::store::{self, StoreError};
 use crate::{logs, registry};
 
-/// Nothing could be done at all.
+/// Why cleanup could not begin.
 #[derive(Debug, thiserror::Error)]
 enum CleanupError {
     /// The runtime.
@@ -25,7 +25,7 @@ enum CleanupError {
     /// An agent runs.
     #[error(transparent)]
     Lock(#[from] LockError),
-    /// The kernel can't be spoken to.
+    /// The kernel could not be reached by netlink.
     #[error("can't speak to the kernel; that takes root")]
     Kernel(#[from] KernelError),
     /// The store's options can't be used.
@@ -33,13 +33,13 @@ enum CleanupError {
     Store(#[from] StoreError),
 }
 
-/// Cleans up, or says what that would do.
+/// Cleans up, or prints what it would do.
 pub(crate) fn run(options: &CleanupOptions) -> ExitCode {
     logs::set_up(&options.agent);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = runtime.map_err(CleanupError::Process).and_then(|runtime| {
         let result = runtime.block_on(clean_up(options));
-        // A look at a store that hangs must not keep the process.
+        // A request to a store that hangs must not keep the process from ending.
         runtime.shutdown_background();
         result
     });
@@ -73,7 +73,7 @@ async fn clean_up(options: &CleanupOptions) -> Result<Vec<String>, CleanupError>
         Some(error) if options.dry_run => {
             warn!(error = chain(error), "without --dry-run this would be refused");
         }
-        // Carrying it out says so; nothing is told that is not done.
+        // Carrying it out returns that error, before anything is printed.
         Some(_) => return Ok(plan.carry_out().await?),
         None => {}
     }
@@ -84,7 +84,7 @@ async fn clean_up(options: &CleanupOptions) -> Result<Vec<String>, CleanupError>
     if options.dry_run { Ok(plan.problems) } else { Ok(plan.carry_out().await?) }
 }
 
-/// Prints a script that does the same. Nobody may read it, which is no reason to stop.
+/// Prints a script that does the same. A closed stdout does not stop cleanup.
 fn print(removals: &[Removal]) {
     let mut out = io::stdout().lock();
     let mut last = "";
@@ -99,7 +99,7 @@ fn print(removals: &[Removal]) {
     }
 }
 
-/// The command that removes what makes a node one of the network.
+/// The command that takes a node out of the network, by removing its annotations.
 fn kube_command(flags: &KubeFlags, place: &str) -> String {
     let node = place.strip_prefix("kube:").unwrap_or("$NODE_NAME");
     let annotation = match flags.annotation_prefix.as_str() {

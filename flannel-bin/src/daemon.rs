@@ -17,7 +17,7 @@ use crate::registry::NoBackend;
 use crate::store::StoreError;
 use crate::{logs, privileges, registry, store};
 
-/// The agent can't start, or ended with an error.
+/// Why the agent can't start, or ended.
 #[derive(Debug, thiserror::Error)]
 enum DaemonError {
     /// The runtime or the signals.
@@ -59,7 +59,7 @@ impl From<AgentError> for DaemonError {
 /// Runs the agent to its end.
 pub(crate) fn run(options: &Options) -> ExitCode {
     logs::set_up(options);
-    // Before there are other threads: each has capabilities of its own.
+    // This must be before other threads start, since each thread has capabilities of its own.
     if let Err(error) = privileges::take_granted() {
         warn!(%error, "capabilities of the program's file can't be raised");
     }
@@ -73,7 +73,7 @@ pub(crate) fn run(options: &Options) -> ExitCode {
         .map_err(DaemonError::Process)
         .and_then(|runtime| {
             let result = runtime.block_on(serve(options));
-            // A look-up that blocks a thread must not keep the process.
+            // A blocked look-up on another thread must not keep the process from ending.
             runtime.shutdown_background();
             result
         });
@@ -95,7 +95,7 @@ async fn serve(options: &Options) -> Result<(), DaemonError> {
     info!(version = cli::version(), options = shown(options), "starting");
 
     wait_for_remains(&options.subnet_file).await;
-    // First of all: a probe that comes from now on gets an answer.
+    // The listener comes first, so that probes get an answer from now on.
     let listener = match &options.health {
         Some((address, port)) => Some(health::bind(address, *port).await?),
         None => None,
@@ -121,13 +121,13 @@ async fn serve(options: &Options) -> Result<(), DaemonError> {
     let (result, (), ()) = tokio::join!(run, notify(&agent), name_idle_options(agent.events(), options));
     farewell.cancel();
     if let Some(health) = health {
-        // It ends by its own deadline; a crash of it is no news now.
+        // The health server ends by its own deadline; at this point a panic in it does not matter.
         let _ = health.await;
     }
     Ok(result?)
 }
 
-/// Tells systemd, if it asked for it (`NOTIFY_SOCKET`), when the agent is up and when it stops.
+/// Notifies systemd, if it set `NOTIFY_SOCKET`, when the agent is ready and when it stops.
 async fn notify(agent: &Agent) {
     let tell = |state| {
         if let Err(error) = sd_notify::notify(&[state]) {
@@ -142,7 +142,7 @@ async fn notify(agent: &Agent) {
     }
 }
 
-/// Names options without effect once the backend is known.
+/// Logs options without effect once the backend is known.
 async fn name_idle_options(mut events: AgentEvents, options: &Options) {
     while let Some(event) = events.recv().await {
         match event {
@@ -164,7 +164,7 @@ fn stop_on_signals(shutdown: CancellationToken) -> io::Result<()> {
         info!(signal = number, "stopping");
         shutdown.cancel();
         let number = first(&mut terminate, &mut interrupt).await;
-        // What a shell reports for a process that the signal killed.
+        // The exit status that a shell reports for a process killed by the signal.
         std::process::exit(128 + number);
     });
     Ok(())

@@ -1,5 +1,5 @@
-//! `flanneld docker-opts`: options of the Docker daemon from the subnet file, as upstream's `mk-docker-opts.sh`
-//! writes them, byte for byte where both know the same.
+//! `flanneld docker-opts`: writes options of the Docker daemon from the subnet file, as upstream's `mk-docker-opts.sh`
+//! does, with the same bytes for the same input.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -34,10 +34,10 @@ pub(crate) struct DockerOptions {
 /// Docker's options can't be written.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DockerOptsError {
-    /// The subnet file says something that can't be meant.
+    /// The subnet file has an invalid value.
     #[error("Invalid value of FLANNEL_IPMASQ: {0}; it is true or false in a file that flanneld wrote")]
     IpMasq(String),
-    /// A value would be more than a word where a shell reads it.
+    /// A shell would not read a value as one word.
     #[error("{0} in the subnet file is no plain word; flanneld writes a new file at its start")]
     NotPlain(&'static str),
     /// The file can't be read.
@@ -59,7 +59,7 @@ pub(crate) enum DockerOptsError {
     /// The runtime.
     #[error("can't set up the process")]
     Process(#[source] io::Error),
-    /// The kernel can't be spoken to.
+    /// The kernel could not be reached by netlink.
     #[error("can't ask the kernel for routes")]
     Kernel(#[from] KernelError),
     /// The subnet is another node's.
@@ -76,7 +76,7 @@ pub(crate) enum DockerOptsError {
     },
 }
 
-/// Writes the file, and tells the operator what went wrong.
+/// Writes the file, and reports errors to the operator.
 pub(crate) fn main(options: &DockerOptions) -> ExitCode {
     let environment = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
@@ -99,8 +99,8 @@ const PREFIX: &str = "DOCKER_OPT_";
 
 /// The text of the output.
 ///
-/// `environment` is what the script would have found in its own: variables whose name begins with `DOCKER_OPT_`
-/// join in, and the combined value begins with what it was.
+/// `environment` is that of the script: variables whose names begin with `DOCKER_OPT_` are added, and the combined
+/// value begins with the variable's old value.
 pub(crate) fn render(
     file: &str,
     environment: &BTreeMap<String, String>,
@@ -123,7 +123,7 @@ pub(crate) fn render(
         put("BIP", format!("--bip={subnet}"));
     }
     if let Some(subnet) = value("FLANNEL_IPV6_SUBNET")? {
-        // Docker takes the network here, and the first address of it for its bridge.
+        // Docker expects the network here, and uses its first address for its bridge.
         let network = subnet.parse::<Subnet>().map_or(subnet, |subnet| subnet.to_string());
         put("FIXED_CIDR_V6", format!("--fixed-cidr-v6={network}"));
         put("IPV6", "--ipv6".to_owned());
@@ -132,7 +132,7 @@ pub(crate) fn render(
         put("MTU", format!("--mtu={mtu}"));
     }
     if let Some(ip_masq) = value("FLANNEL_IPMASQ")?.filter(|_| !options.without_ip_masq) {
-        // Who masquerades must do it alone.
+        // Only one of the two may masquerade.
         let docker = match ip_masq.as_str() {
             "true" => "false",
             "false" => "true",
@@ -154,8 +154,8 @@ pub(crate) fn render(
     Ok(text)
 }
 
-/// Writes the file, in one step, and then checks that the subnet is not reached through another node: then
-/// Docker would take away another's addresses.
+/// Writes the file atomically, and then fails if the subnet is reached through another node: Docker would use that
+/// node's addresses.
 pub(crate) async fn write(
     options: &DockerOptions,
     environment: &BTreeMap<String, String>,
@@ -181,7 +181,7 @@ pub(crate) async fn write(
     Ok(())
 }
 
-/// The gateway to a subnet, if it has a route of its own. A kernel that can't be asked is no reason to refuse.
+/// The gateway of the route to exactly this subnet, if there is one. An error of the kernel counts as none.
 async fn gateway_of(kernel: &mut dyn Kernel, subnet: Subnet) -> Option<IpAddr> {
     let way = kernel.lookup(subnet.gateway()).await.ok()??;
     let defaults = kernel.default_routes(subnet.family()).await.ok()?;
@@ -190,7 +190,7 @@ async fn gateway_of(kernel: &mut dyn Kernel, subnet: Subnet) -> Option<IpAddr> {
 }
 
 fn read(path: &Path) -> Result<String, DockerOptsError> {
-    // Through links, as the script did it: it is named by the operator.
+    // Links are followed, as by the script, since the operator names the file.
     match guarded::read_linked(path, subnet_file::MAX_BYTES) {
         Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),

@@ -1,7 +1,8 @@
 //! The health server: `/healthz` for liveness, `/readyz` for readiness.
 //!
-//! Whoever reaches the port may ask, pods among them. So what it may cost is bounded: connections, each with a time
-//! and a size (`budget`). Reasons name endpoints and leases, which are told to this host alone.
+//! Anybody who can reach the port, including pods, may send requests. So their cost is bounded: the number of
+//! connections (`budget`), and the time and size of each. Reasons name endpoints and leases, which only clients on this
+//! host get.
 
 mod budget;
 
@@ -29,18 +30,18 @@ const FAREWELL: Duration = Duration::from_secs(3);
 /// How long a connection may take, from its first byte to the last one of the answer.
 const REQUEST: Duration = Duration::from_secs(5);
 
-/// How much a request may have before its body, which nobody reads.
+/// The largest head of a request in bytes; a body is not read.
 const HEADER: usize = 8 << 10;
 
 /// The pause after the system had no descriptor or memory for a connection.
 const SHORTAGE: Duration = Duration::from_millis(100);
 
-/// What there is to say.
+/// What the health server answers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Answer {
     /// Whether pods can be started on this node.
     pub(crate) is_ready: bool,
-    /// What is wrong all the same, or else why they can't.
+    /// Why pods can't be started, or other problems if they can.
     pub(crate) lines: Vec<String>,
 }
 
@@ -52,26 +53,26 @@ impl From<Readiness> for Answer {
     }
 }
 
-/// Asks the agent.
+/// Gets the present answer from the agent.
 type Look = dyn Fn() -> Answer + Send + Sync;
 
 /// The health server can't start.
 #[derive(Debug, thiserror::Error)]
 #[error("health server can't listen on {address} (--healthz-ip, --healthz-port)")]
 pub(crate) struct HealthError {
-    /// Where it was to listen.
+    /// The address.
     address: String,
     /// Why it can't.
     source: io::Error,
 }
 
-/// How long an address may be taken by what a killed agent left behind.
+/// How long child processes of a killed agent may keep the address in use.
 const REMAINS: Duration = Duration::from_secs(1);
 
-/// Takes the address. An empty one stands for all of this host, as in Go.
+/// Binds the address. An empty one means all addresses of this host, as in Go.
 ///
-/// The kernel closes the files of a killed process in an order of its own, so the port can be taken for a moment after
-/// the lock that tells of an agent is free.
+/// The kernel closes the files of a killed process in an order of its own, so the port can still be in use for a moment
+/// after the agent's lock is free.
 pub(crate) async fn bind(address: &str, port: u16) -> Result<TcpListener, HealthError> {
     let host = if address.is_empty() { "::" } else { address };
     let begin = Instant::now();
@@ -96,7 +97,7 @@ pub(crate) async fn serve(listener: TcpListener, look: Arc<Look>, stop: Cancella
             Ok((stream, peer)) => {
                 let origin = Origin::of(peer);
                 budget.spawn(origin, answer(stream, origin, Arc::clone(&look)));
-                // A request that is there already is answered before the next connection can take its place.
+                // A request that has arrived is answered before the next connection can replace it.
                 tokio::task::yield_now().await;
             }
             Err(error) if is_shortage(&error) => {
@@ -110,11 +111,11 @@ pub(crate) async fn serve(listener: TcpListener, look: Arc<Look>, stop: Cancella
         }
     }
     drop(listener);
-    // Slow ones are cut off with the runtime.
+    // Slow connections are closed with the runtime.
     let _ = tokio::time::timeout(FAREWELL, budget.all_ended()).await;
 }
 
-/// Whether the process or the system had nothing left for a connection, which then goes on waiting.
+/// Whether the process or the system has no descriptors or memory left for a connection, which then stays in the queue.
 fn is_shortage(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
@@ -130,7 +131,7 @@ async fn answer(stream: TcpStream, origin: Origin, look: Arc<Look>) {
         .header_read_timeout(REQUEST)
         .max_header_size(HEADER)
         .max_buf_size(2 * HEADER)
-        // A client that has said all may close its side before it reads.
+        // A client may close its sending side before it reads the answer.
         .half_close(true)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
@@ -153,11 +154,11 @@ fn respond(path: &str, origin: Origin, look: &Look) -> Response<Full<Bytes>> {
     response
 }
 
-/// The most lines behind the first one of an answer: there is no limit to what others write to a store.
+/// The most further lines of an answer, since others can cause any number of problems.
 const LINES: usize = 50;
 
-/// The answer for a state. Its first line is what upstream says, which probes may look for; the others are for this
-/// host.
+/// The answer to `/readyz`. Its first line is upstream's, for which probes may search; the other lines are only for
+/// clients on this host.
 fn readyz(answer: &Answer, origin: Origin) -> (StatusCode, String) {
     let (status, first) = if answer.is_ready {
         (StatusCode::OK, "flanneld is ready")

@@ -1,8 +1,8 @@
 //! The first process of a container.
 //!
-//! Whoever loses its parent there becomes a child of it, and stays a zombie until it is reaped. Programs that keep
-//! firewall rules may leave such processes behind. The agent can't reap all children, since the status of those that
-//! it runs is awaited elsewhere. So it runs as a child of a process that does nothing else.
+//! A process that loses its parent there becomes a child of the first process, and stays a zombie until that reaps it.
+//! Programs that keep firewall rules may leave such processes behind. The agent can't reap all children, since other
+//! code waits for the status of those that it runs. So it runs as a child of a process that only reaps.
 
 use std::process::ExitCode;
 
@@ -19,7 +19,7 @@ pub(crate) fn run(agent: impl FnOnce() -> ExitCode) -> ExitCode {
     match sys::fork_to_wait() {
         Ok(Forked::Parent(pid)) => wait(pid),
         Ok(Forked::Child) => agent(),
-        // It can do its work, only not that of a first process.
+        // The agent can still do its work, but orphans are not reaped.
         Err(error) => {
             eprintln!("flanneld: processes without a parent are not reaped, since fork fails: {error}");
             agent()
@@ -27,7 +27,7 @@ pub(crate) fn run(agent: impl FnOnce() -> ExitCode) -> ExitCode {
     }
 }
 
-/// Reaps whoever ends, and passes on what the agent ends by, until it ends.
+/// Reaps children and forwards the signals that end the agent, until it has ended.
 fn wait(agent: Pid) -> ExitCode {
     loop {
         match sys::wait_for_signal() {

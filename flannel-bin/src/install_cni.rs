@@ -1,8 +1,8 @@
-//! `flanneld install-cni`: puts the CNI plugin and its conflist where container runtimes look, and takes them
-//! away again.
+//! `flanneld install-cni`: installs the CNI plugin and its conflist where container runtimes look, and removes them
+//! again.
 //!
-//! Each file comes in one step: a runtime executes or reads the old one or the new one. What was there before
-//! stays beside it under a name that no runtime reads, and comes back when all is undone.
+//! Each file is replaced atomically: a runtime executes or reads the old one or the new one. The file that was there
+//! before is kept beside it, under a name that no runtime reads, and is restored by `--undo`.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -27,13 +27,13 @@ pub(crate) struct InstallOptions {
     pub(crate) conf_dir: PathBuf,
     /// The name of the conflist there.
     pub(crate) conf_name: String,
-    /// What to leave the rest alone for; `None` for both.
+    /// The only part to install; `None` for both.
     pub(crate) only: Option<Part>,
-    /// Whether to undo it.
+    /// Whether to undo the installation.
     pub(crate) undo: bool,
 }
 
-/// What can be installed by itself, as a pod's init containers do.
+/// A part that can be installed by itself, as a pod's init containers do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Part {
     /// The plugin.
@@ -53,7 +53,7 @@ pub(crate) enum InstallError {
         /// Why not.
         source: io::Error,
     },
-    /// The conflist is none.
+    /// The file is not a valid conflist.
     #[error("{} is no CNI conflist: {why}", path.display())]
     NoConflist {
         /// Which.
@@ -64,7 +64,7 @@ pub(crate) enum InstallError {
     /// A file can't be put or removed.
     #[error("can't {what} {}", path.display())]
     Write {
-        /// What was to be done.
+        /// What was tried.
         what: &'static str,
         /// Which.
         path: PathBuf,
@@ -102,10 +102,10 @@ const CONFLIST: &str = r#"{
 /// The largest file that is copied, in bytes. Go's plugin has some millions.
 const MAX_BYTES: u64 = 256 << 20;
 
-/// Behind the name of what was there before. Runtimes read `.conf`, `.conflist` and `.json` only.
+/// The suffix of the file that was there before. Runtimes read only `.conf`, `.conflist` and `.json`.
 const BEFORE: &str = ".before-flanneld";
 
-/// Does it, and tells the operator.
+/// Installs or undoes, and prints what it did.
 pub(crate) fn main(options: &InstallOptions) -> ExitCode {
     let program = std::env::current_exe().ok();
     match run(options, program.as_deref().and_then(Path::parent)) {
@@ -123,14 +123,14 @@ pub(crate) fn main(options: &InstallOptions) -> ExitCode {
 /// What a run did, for the operator.
 pub(crate) type Report = Vec<String>;
 
-/// Does it. `beside` is the folder of this program.
+/// Installs or undoes. `beside` is the folder of this program.
 pub(crate) fn run(options: &InstallOptions, beside: Option<&Path>) -> Result<Report, InstallError> {
     let InstallOptions { plugin, plugin_dir, conf, conf_dir, conf_name, only, undo } = options;
     let (plugin_to, conf_to) = (plugin_dir.join("flannel"), conf_dir.join(conf_name));
     let asked = |part: Part| only.is_none_or(|only| only == part);
     let mut report = Report::new();
     if *undo {
-        // The config first, so that no runtime misses a plugin that it is told to use.
+        // The config is removed first, so that no runtime misses a plugin that its config names.
         for (part, path) in [(Part::Conf, conf_to), (Part::Plugin, plugin_to)] {
             report.extend(asked(part).then(|| remove(&path)).transpose()?);
         }
@@ -149,12 +149,12 @@ pub(crate) fn run(options: &InstallOptions, beside: Option<&Path>) -> Result<Rep
     Ok(report)
 }
 
-/// Reads what is to be copied, through links: Kubernetes projects the conflist of a `ConfigMap` as one.
+/// Reads a file to copy. Links are followed, since Kubernetes projects the conflist of a `ConfigMap` as a link.
 fn read(path: &Path) -> Result<(Vec<u8>, u32), InstallError> {
     read_both(path).map_err(|source| InstallError::Read { path: path.to_owned(), source })
 }
 
-/// A runtime that finds a broken config starts no pod at all.
+/// Checks a conflist, since a runtime with a broken config starts no pods.
 fn check(path: &Path, text: &[u8]) -> Result<(), InstallError> {
     let error = |why: String| InstallError::NoConflist { path: path.to_owned(), why };
     let json: serde_json::Value = serde_json::from_slice(text).map_err(|why| error(why.to_string()))?;
@@ -171,7 +171,7 @@ fn check(path: &Path, text: &[u8]) -> Result<(), InstallError> {
     Ok(())
 }
 
-/// Where what was there before the first installation is kept; an empty file says that nothing was.
+/// The path of the file from before the first installation; it is empty if there was none.
 fn before(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(BEFORE);
@@ -189,7 +189,7 @@ fn put(path: &Path, bytes: &[u8], mode: u32) -> Result<String, InstallError> {
         return Ok(format!("{} is there already", path.display()));
     }
     if fs::symlink_metadata(before(path)).is_err() {
-        // An upgrade keeps what was there before the first time.
+        // An upgrade keeps the file from before the first installation.
         let (kept, mode) = old.unwrap_or((Vec::new(), 0o600));
         atomic_file::replace(&before(path), &kept, mode).map_err(error("keep what was at"))?;
     }
@@ -224,7 +224,7 @@ fn read_both(path: &Path) -> io::Result<(Vec<u8>, u32)> {
     Ok((bytes, meta.permissions().mode() & 0o777))
 }
 
-/// Reads what this program kept, which it never does as a link.
+/// Reads a file that this program kept, which is never a link.
 fn read_kept(path: &Path) -> io::Result<(Vec<u8>, u32)> {
     let (dir, name) = Dir::of(path)?;
     let mut file = dir.file(name)?;

@@ -28,7 +28,7 @@ pub(crate) fn set_up(options: &Options) {
     tracing_subscriber::registry().with(Limited::new(layer).with_filter(filter)).init();
 }
 
-/// A layer on stderr that does not panic when nobody reads it any more.
+/// A layer on stderr that does not panic when stderr is closed.
 fn quiet<S, N, E>(layer: fmt::Layer<S, N, E>) -> fmt::Layer<S, N, E, fn() -> std::io::Stderr>
 where
     S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
@@ -37,7 +37,7 @@ where
     layer.with_writer(stderr).log_internal_errors(false)
 }
 
-/// Which records are wanted.
+/// Which records are logged.
 struct Levels {
     verbosity: i64,
     modules: Vec<VModule>,
@@ -48,9 +48,9 @@ impl Levels {
         *meta.level() <= self.of(meta.target())
     }
 
-    /// The level of a target: that of the first pattern that names it, else the general one. The libraries
-    /// below us talk about every frame, so they stay at info unless a pattern asks; and that for Kubernetes
-    /// tells an error at each try that we make, which is in our own status, so it says nothing.
+    /// The level of a target: that of the first pattern that names it, else the general one. Client libraries log every
+    /// frame, so they stay at info unless a pattern names them. The Kubernetes library logs an error for each of our
+    /// attempts, which our own status has, so it is off.
     fn of(&self, target: &str) -> LevelFilter {
         match self.modules.iter().find(|module| names(&module.pattern, target)) {
             Some(module) => level(module.verbosity).into(),

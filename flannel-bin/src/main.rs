@@ -23,7 +23,7 @@ use cli::{CliError, Command};
 
 fn main() -> ExitCode {
     sys::keep_heap_small();
-    // A reader that went away is no reason to crash, so failures to print are ignored.
+    // Failures to print are ignored, since a closed stdout must not crash the program.
     let args = match arguments() {
         Ok(args) => args,
         Err(error) => return bad_usage(&error, &[]),

@@ -1,4 +1,4 @@
-//! What the process may do, and how much of it.
+//! The capabilities and limits of the process.
 
 use std::io;
 
@@ -7,11 +7,11 @@ use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, configure_capability_in_ambient_set, set_capabilities,
 };
 
-/// All that the agent has a use for, the second one for iptables' legacy variant and udp's ICMP errors.
+/// The capabilities that the agent uses, the second one for iptables' legacy variant and udp's ICMP errors.
 const USED: [CapabilitySet; 2] = [CapabilitySet::NET_ADMIN, CapabilitySet::NET_RAW];
 
-/// Makes use of the capabilities that the program's file grants to a user other than root (setcap(8)), and hands them on
-/// to the programs that keep firewall rules (ambient capabilities). A container runtime gives such a user no others.
+/// Raises the capabilities that the program's file grants to a user other than root (setcap(8)), and passes them on to
+/// the programs that keep firewall rules (ambient capabilities). A container runtime gives such a user no others.
 ///
 /// Changes nothing for root, and where a supervisor has set them (systemd's `AmbientCapabilities=`).
 pub(crate) fn take_granted() -> io::Result<()> {
@@ -24,15 +24,15 @@ pub(crate) fn take_granted() -> io::Result<()> {
     Ok(())
 }
 
-/// The sets of a process that takes what it may have, if it has not.
+/// The capability sets to set, if the process may have more than it has.
 fn to_take(is_root: bool, now: CapabilitySets) -> Option<CapabilitySets> {
     let used = now.permitted & USED.into_iter().collect::<CapabilitySet>();
     let has = now.effective.contains(used) && now.inheritable.contains(used);
     (!is_root && !has).then_some(CapabilitySets { effective: used, permitted: used, inheritable: used })
 }
 
-/// Rules of the host that this process can't see, and what to do: those of iptables' legacy variant, which may drop what
-/// pods send, and decide which variant the agent's own rules belong in.
+/// The remark about rules of the host that this process can't see, those of iptables' legacy variant. They may drop
+/// pods' packets, and they decide which variant the agent should use.
 pub(crate) fn unseen_rules() -> Option<String> {
     let is_raw = capabilities(None).is_ok_and(|has| has.effective.contains(CapabilitySet::NET_RAW));
     // In this thread's network namespace.
@@ -62,7 +62,7 @@ fn unseen(is_raw: bool, names: &[io::Result<String>]) -> Option<String> {
     })
 }
 
-/// Raises the limit of open files as far as the process may. The usual one, 1024, is for programs that use select(2).
+/// Raises the limit of open files as far as the process may. The default of 1024 is for programs that use select(2).
 pub(crate) fn raise_descriptor_limit() -> io::Result<()> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current == maximum {

@@ -1,4 +1,4 @@
-//! The agent of this build: its backends, and what the operator said of it.
+//! Builds the agent from the backends of this build and the operator's options.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use tracing::info;
 
 use crate::cli::Options;
 
-/// Kinds that upstream has, or had, besides.
+/// Further backend kinds that upstream has, or had.
 const UPSTREAM: &[&str] = &[
     "wireguard",
     "ipip",
@@ -27,7 +27,7 @@ const UPSTREAM: &[&str] = &[
     "hybridnet",
 ];
 
-/// What backends are to do on this node, besides what the config of the network says.
+/// The options of backends on this node, in addition to the network config.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct BackendOptions {
     /// For the udp backend.
@@ -59,7 +59,7 @@ pub(crate) fn agent(options: &Options, store: Arc<dyn SubnetManager>) -> AgentBu
         .firewall(options.rules)
 }
 
-/// Says which options have no effect on the backend that the network config names.
+/// Logs which options have no effect on the backend that the network config names.
 pub(crate) fn name_idle_options(kind: &str, options: &BackendOptions) {
     let why = match kind {
         "host-gw" => "it has no tunnel",

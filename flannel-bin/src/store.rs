@@ -40,7 +40,7 @@ pub(crate) enum StoreError {
     Prefix(#[from] flannel_store_kube::AnnotationPrefixError),
 }
 
-/// Makes the store, which connects when it is used.
+/// Makes the store. It connects when it is used.
 pub(crate) fn open(options: &Options) -> Result<Arc<dyn SubnetManager>, StoreError> {
     match &options.store {
         StoreChoice::Etcd => etcd(options),
@@ -76,7 +76,7 @@ fn etcd(_: &Options) -> Result<Arc<dyn SubnetManager>, StoreError> {
     Err(StoreError::NoEtcd)
 }
 
-/// The Kubernetes API; where and who we are is in the flags, else in the environment that a pod has.
+/// Makes the Kubernetes store. Server and node come from the flags, else from the environment of a pod.
 #[cfg(feature = "kube")]
 fn kube(
     flags: &KubeFlags,

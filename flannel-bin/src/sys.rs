@@ -1,4 +1,4 @@
-//! The C library.
+//! Calls of the C library.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -26,16 +26,16 @@ pub(crate) fn keep_heap_small() {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Pid(libc::pid_t);
 
-/// Which of the two processes goes on.
+/// The process in which the call returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Forked {
     /// The new one.
     Child,
-    /// The one that there was, with all signals blocked.
+    /// The old one, with all signals blocked.
     Parent(Pid),
 }
 
-/// What a process with blocked signals was sent.
+/// A signal that a process with blocked signals received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sent {
     /// A child ended.
@@ -46,7 +46,8 @@ pub(crate) enum Sent {
     Other,
 }
 
-/// Splits a process in two, of which the parent waits for signals (fork(2)). The child has the signals as they were.
+/// Forks the process (fork(2)). The parent has all signals blocked, to wait for them; the child has the signals as they
+/// were.
 pub(crate) fn fork_to_wait() -> io::Result<Forked> {
     let mut all = MaybeUninit::<libc::sigset_t>::uninit();
     let mut before = MaybeUninit::<libc::sigset_t>::uninit();
@@ -88,8 +89,7 @@ pub(crate) fn wait_for_signal() -> Sent {
     }
 }
 
-/// Takes the status of a child that ended, whichever it is (waitpid(2)): its exit code, or 128 and the signal. `None`
-/// if there is none.
+/// Reaps any child that has ended (waitpid(2)): its exit code, or 128 plus the signal. `None` if there is none.
 pub(crate) fn reap() -> Option<(Pid, u8)> {
     let mut status = 0;
     // SAFETY: the status is a place of this function.

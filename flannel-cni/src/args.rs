@@ -1,5 +1,5 @@
-//! What the runtime says by environment variables: the verb and the attachment.
-//! Specification: CNI 1.1.0, section 2, "Parameters".
+//! The parameters that the runtime passes in environment variables: the verb and the attachment. Specification: CNI
+//! 1.1.0, section 2, "Parameters".
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -9,25 +9,25 @@ use crate::error::{CniError, code};
 /// The longest name of an interface in bytes (`IFNAMSIZ` less its end mark).
 const MAX_IFNAME: usize = 15;
 
-/// What the plugin is asked to do.
+/// A CNI verb.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verb {
     /// Attach a container.
     Add,
     /// Detach it.
     Del,
-    /// Say whether an attachment is as it should be.
+    /// Check that an attachment is right.
     Check,
-    /// Remove what belongs to no attachment.
+    /// Remove leftovers that belong to no attachment.
     Gc,
-    /// Say whether an ADD would be served.
+    /// Say whether an ADD would succeed.
     Status,
-    /// Say which versions are spoken.
+    /// List the supported versions.
     Version,
 }
 
 impl Verb {
-    /// As `CNI_COMMAND` has it.
+    /// Its name in `CNI_COMMAND`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Add => "ADD",
@@ -59,7 +59,7 @@ pub struct Attachment {
 }
 
 impl Attachment {
-    /// Checks both as the specification wants them. They are then safe as parts of a file name.
+    /// Checks both as the specification demands. Then they are safe as parts of a file name.
     pub fn new(container_id: &str, ifname: &str) -> Result<Self, CniError> {
         let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
         let starts_well = container_id.starts_with(|c: char| c.is_ascii_alphanumeric());
@@ -93,14 +93,15 @@ impl Attachment {
 pub struct Args {
     /// What to do.
     pub verb: Verb,
-    /// Whom it is about; only ADD, DEL and CHECK are about one.
+    /// The attachment; only ADD, DEL and CHECK have one.
     pub attachment: Option<Attachment>,
-    /// The folders of `CNI_PATH`, in which delegates are looked for.
+    /// The folders of `CNI_PATH`, in which plugins are searched.
     pub path: Vec<PathBuf>,
 }
 
 impl Args {
-    /// Reads and checks them by a look-up of a variable: a program's is `var_os` of `std::env`.
+    /// Reads and checks the parameters. `lookup` returns the value of a variable; the program passes
+    /// `std::env::var_os`.
     pub fn read(lookup: impl Fn(&str) -> Option<OsString>) -> Result<Self, CniError> {
         let text = |name: &str| match lookup(name).map(OsString::into_string) {
             Some(Ok(value)) => Ok(value),

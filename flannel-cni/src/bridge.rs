@@ -1,4 +1,4 @@
-//! The commonest reason why a bridge refuses a pod: it still has the address of an earlier subnet.
+//! Detects the most frequent reason why a bridge refuses a pod: it still has the address of an earlier subnet.
 
 use std::net::IpAddr;
 
@@ -13,8 +13,7 @@ use crate::netconf::Object;
 /// An address of a link, with the length of its prefix.
 pub type LinkAddress = (IpAddr, u8);
 
-/// What to do about the addresses of the bridge that a delegate's config names; `None` if they are right, or
-/// none of our business.
+/// What to do about the addresses of the bridge in a delegate's config; `None` if they are right, or do not concern us.
 pub fn advice(config: &Object) -> Option<String> {
     let text = |key: &str| config.get(key).and_then(Value::as_str);
     let is_gateway = config.get("isGateway") == Some(&Value::Bool(true));

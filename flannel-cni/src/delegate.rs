@@ -1,5 +1,5 @@
-//! The config of the plugin that does the work. Pure.
-//! Upstream: flannel-io/cni-plugin, `flannel_linux.go`, `doCmdAdd`, and `flannel.go`, `getDelegateIPAM`.
+//! Makes the delegate's config. Pure. Upstream: flannel-io/cni-plugin, `flannel_linux.go`, `doCmdAdd`, and
+//! `flannel.go`, `getDelegateIPAM`.
 
 use serde_json::{Value, json};
 
@@ -7,8 +7,8 @@ use crate::cidr::Cidr;
 use crate::netconf::{NetConf, Object};
 use crate::subnet_env::SubnetEnv;
 
-/// What the delegate is given for ADD, and again for DEL. What the user says wins for masquerading, MTU and
-/// gateway; name, ranges and version are ours.
+/// The delegate's config for ADD, and again for DEL. The user's values win for masquerading, MTU and gateway; name,
+/// ranges and version are ours.
 ///
 /// ```
 /// use flannel_cni::{delegate, netconf::NetConf, subnet_env::SubnetEnv};
@@ -42,7 +42,7 @@ pub fn config(conf: &NetConf, env: &SubnetEnv) -> Object {
     config
 }
 
-/// Addresses from this node's subnets, and a route to each network of the overlay.
+/// The `ipam` part: ranges of this node's subnets, and a route to each network of the overlay.
 fn ipam(conf: &NetConf, env: &SubnetEnv) -> Object {
     let mut ipam = conf.ipam.clone();
     ipam.insert("type".to_owned(), json!(conf.ipam_type()));
@@ -55,7 +55,7 @@ fn ipam(conf: &NetConf, env: &SubnetEnv) -> Object {
     ipam
 }
 
-/// The subnets that a delegate's config gives addresses from.
+/// The subnets of the ranges in a delegate's config.
 pub fn subnets(config: &Object) -> Vec<Cidr> {
     let ranges = config.get("ipam").and_then(|ipam| ipam.get("ranges")).and_then(Value::as_array);
     let subnet = |range: &Value| range.get(0)?.get("subnet")?.as_str()?.parse().ok();

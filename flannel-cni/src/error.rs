@@ -1,5 +1,4 @@
-//! What the plugin says when it can't do what it was asked: the CNI error object.
-//! Specification: CNI 1.1.0, section 5, "Error".
+//! The CNI error object, which the plugin prints when it fails. Specification: CNI 1.1.0, section 5, "Error".
 
 use std::fmt;
 
@@ -13,17 +12,17 @@ pub mod code {
     pub const INVALID_ENVIRONMENT: u32 = 4;
     /// A file can't be read or written.
     pub const IO: u32 = 5;
-    /// What was to be JSON isn't, or has the wrong types.
+    /// Invalid JSON, or wrong types in it.
     pub const DECODING: u32 = 6;
     /// The network config contradicts itself or the rules.
     pub const INVALID_CONFIG: u32 = 7;
-    /// It should clear up by itself: the runtime may ask again.
+    /// A temporary failure: the runtime may try again.
     pub const TRY_AGAIN: u32 = 11;
     /// STATUS: ADD can't be served now.
     pub const NOT_AVAILABLE: u32 = 50;
-    /// STATUS: ADD can't be served, and containers that are there may have no network.
+    /// STATUS: ADD can't be served, and existing containers may have no network.
     pub const NOT_AVAILABLE_LIMITED: u32 = 51;
-    /// A plugin that is to be executed isn't in `CNI_PATH`.
+    /// A required plugin isn't in `CNI_PATH`.
     pub const NO_DELEGATE: u32 = 100;
     /// The delegate failed without an error object.
     pub const DELEGATE_DIED: u32 = 101;
@@ -31,7 +30,7 @@ pub mod code {
     pub const STALE_BRIDGE: u32 = 102;
     /// The record of an attachment can't be read.
     pub const BAD_RECORD: u32 = 103;
-    /// There is no record of the attachment that is to be checked.
+    /// There is no record of the attachment to check.
     pub const NO_RECORD: u32 = 104;
     /// The attachment's addresses are of a subnet that this node no longer has.
     pub const OLD_SUBNET: u32 = 105;
@@ -40,11 +39,11 @@ pub mod code {
 /// A CNI error: a code, what was tried and why it failed, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CniError {
-    /// One of [`code`], or the one that a delegate gave.
+    /// One of [`code`], or that of a delegate.
     pub code: u32,
     /// One line: what was tried, and why it failed.
     pub msg: String,
-    /// What to look at and what to do; may be empty.
+    /// What to check and what to do; may be empty.
     pub details: String,
 }
 
@@ -54,7 +53,7 @@ impl CniError {
         Self { code, msg: msg.into(), details: String::new() }
     }
 
-    /// The same with details; those that are there already come first.
+    /// The same with further details after those that it has.
     pub fn with_details(mut self, details: impl AsRef<str>) -> Self {
         if !self.details.is_empty() && !details.as_ref().is_empty() {
             self.details.push_str("; ");
@@ -74,7 +73,7 @@ impl CniError {
         Self::new(code::IO, format!("{what}: {source}"))
     }
 
-    /// The object for stdout, in the terms of a version of the specification.
+    /// The JSON object for stdout, for a version of the specification.
     pub fn to_json(&self, cni_version: &str) -> Value {
         let mut object = json!({ "cniVersion": cni_version, "code": self.code, "msg": self.msg });
         let details = if self.details.is_empty() { usual_advice(self.code) } else { &self.details };
@@ -91,7 +90,7 @@ impl CniError {
     }
 }
 
-/// What to do about an error whose place in the code has nothing better to say, or that a delegate gave.
+/// The default advice for an error code, for errors without details of their own and for those of a delegate.
 fn usual_advice(code: u32) -> &'static str {
     match code {
         code::INVALID_ENVIRONMENT => {

@@ -1,4 +1,4 @@
-//! Running another plugin.
+//! Runs another plugin.
 
 use std::fs::File;
 use std::io::{Seek as _, Write as _};
@@ -27,15 +27,15 @@ pub fn find(path: &[PathBuf], name: &str) -> Result<PathBuf, CniError> {
     })
 }
 
-/// Runs a plugin to its end and returns its stdout. It has our environment and our stderr; for GC, an
-/// attachment that is gone can be put into its environment. Its error object is ours with what was tried in front.
+/// Runs a plugin to its end and returns its stdout. It inherits our environment and stderr; for GC, `gone` replaces the
+/// attachment in its environment. Its error object becomes ours, with what was tried in front of the message.
 pub fn run(program: &Path, verb: Verb, gone: Option<&Attachment>, stdin: File) -> Result<Vec<u8>, CniError> {
     let tried = format!("failed to delegate {}", verb.name().to_lowercase());
     let mut command = Command::new(program);
     command.env("CNI_COMMAND", verb.name()).stdin(stdin).stderr(Stdio::inherit());
     if let Some(attachment) = gone {
         command.env("CNI_CONTAINERID", attachment.container_id()).env("CNI_IFNAME", attachment.ifname());
-        // The container is gone, and with it what was in its namespace.
+        // The container is gone, and so is its namespace.
         command.env("CNI_NETNS", "");
     }
     let died = |problem: String| {
@@ -59,7 +59,7 @@ pub fn run(program: &Path, verb: Verb, gone: Option<&Attachment>, stdin: File) -
     })
 }
 
-/// A config as a plugin's stdin: in memory, so that nobody has to write while another reads.
+/// A config as a plugin's stdin: a file in memory, so that we need not write to a pipe while the plugin reads.
 pub fn stdin(config: &Object) -> Result<File, CniError> {
     let bytes = serde_json::to_vec(config).expect("a JSON object can be written");
     let file = memfd_create(c"cni-config", MFdFlags::MFD_CLOEXEC).map_err(std::io::Error::from);

@@ -6,13 +6,14 @@
 //!               /var/lib/cni/flannel  /run/flannel/subnet.env ◄── flanneld
 //! ```
 //!
-//! The plugin makes no link and gives no address. It reads what the agent says of this node's subnets
-//! ([`subnet_env`]), makes a config of it ([`delegate`]), keeps that for DEL ([`records`]), and runs the plugin that
-//! does the work ([`exec`]). Files are opened by [`guarded`], which the agent compiles, too. [`verbs`] puts these together. A runtime executes the program for every pod, so it has
-//! few dependencies and no async runtime, and is small: `cargo cni` builds it static, in less than a MiB.
+//! The plugin itself creates no links and assigns no addresses. It reads this node's subnets from the agent's file
+//! ([`subnet_env`]), makes the config of another plugin ([`delegate`]), stores that for DEL ([`records`]), and runs
+//! that plugin ([`exec`]). [`guarded`], which the agent compiles, too, opens the files. [`verbs`] combines these. A
+//! runtime executes the program for every pod, so it has few dependencies and no async runtime, and is small: `cargo
+//! cni` builds it static, in less than a MiB.
 //!
-//! It takes the place of the plugin of github.com/flannel-io/cni-plugin: same config, same delegate config, same
-//! records. `docs/cni.md` has what an operator wants to know.
+//! It replaces the plugin of github.com/flannel-io/cni-plugin: same config, same delegate config, same records.
+//! `docs/cni.md` is for operators.
 
 pub mod args;
 pub mod bridge;

@@ -29,12 +29,12 @@ fn main() -> ExitCode {
     };
     match io::stdout().write_all(&output) {
         Ok(()) => code,
-        // Nobody is left to tell.
+        // Stdout is closed, so the error can't be reported.
         Err(_) => ExitCode::FAILURE,
     }
 }
 
-/// For somebody who runs it by hand.
+/// Explains the program to somebody who runs it by hand.
 fn introduce() -> ExitCode {
     let (version, os, arch) = (env!("CARGO_PKG_VERSION"), env::consts::OS, env::consts::ARCH);
     let text = format!(

@@ -1,4 +1,4 @@
-//! The network config that the runtime gives on stdin.
+//! The network config that the runtime passes on stdin.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -12,20 +12,20 @@ use crate::version;
 /// A JSON object; its keys are sorted, as in what upstream's plugin writes.
 pub type Object = Map<String, Value>;
 
-/// The folder of records, where upstream's plugin has them, too.
+/// The folder of records, which is upstream's, too.
 pub const DATA_DIR: &str = "/var/lib/cni/flannel";
 
 /// The agent's file, at its default place.
 pub const SUBNET_FILE: &str = "/run/flannel/subnet.env";
 
-/// The network config. Keys that aren't here are nobody's business: they are not given to the delegate.
+/// The network config. Other keys are ignored, and not passed to the delegate.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NetConf {
-    /// The version of the specification; `None` where the config names none.
+    /// The version of the specification; `None` if the config has none.
     pub cni_version: Option<String>,
     /// The network's name.
     pub name: String,
-    /// Where the agent's file is.
+    /// The path of the agent's file.
     pub subnet_file: PathBuf,
     /// The folder of records.
     pub data_dir: PathBuf,
@@ -33,11 +33,11 @@ pub struct NetConf {
     pub delegate: Object,
     /// What the delegate's `ipam` begins with.
     pub ipam: Object,
-    /// What the runtime says for capabilities of the delegate.
+    /// The runtime's values for capabilities of the delegate.
     pub runtime_config: Option<Object>,
     /// The result of this attachment's ADD; CHECK needs it.
     pub prev_result: Option<Value>,
-    /// GC: the attachments that are to stay. `None` where the key is absent.
+    /// For GC: the attachments that stay. `None` if the key is absent.
     pub valid_attachments: Option<BTreeSet<Attachment>>,
 }
 
@@ -74,7 +74,7 @@ impl NetConf {
         })
     }
 
-    /// The version to speak: upstream takes a config without one as the oldest.
+    /// The version to use: as upstream, a config without one has the oldest.
     pub fn version(&self) -> &str {
         self.cni_version.as_deref().unwrap_or(version::SUPPORTED[0])
     }
@@ -90,7 +90,7 @@ impl NetConf {
     }
 }
 
-/// The version that a config names, however broken the rest is: for the error object.
+/// The version in a config, even if the rest is broken, for the error object.
 pub fn version_of(bytes: &[u8]) -> &'static str {
     let conf = serde_json::from_slice(bytes).map_or_else(|_| Fields(Object::new()), Fields);
     let named = conf.text("cniVersion").ok().flatten();
@@ -177,7 +177,7 @@ fn check_delegate(delegate: &Object) -> Result<(), CniError> {
         Some(Value::String(name)) => check_plugin(name)?,
         Some(_) => return field("type", "have (string) 'type' field"),
     }
-    // Of other delegates nothing is known.
+    // The keys of other delegates are unknown.
     if !matches!(delegate.get("type").and_then(Value::as_str), None | Some("bridge")) {
         return Ok(());
     }
@@ -192,7 +192,7 @@ fn check_delegate(delegate: &Object) -> Result<(), CniError> {
     }
 }
 
-/// A plugin's name is a file name, and not our own: that would call itself without end.
+/// Checks a plugin's name: it must be a file name, and not our own, which would call itself without end.
 pub fn check_plugin(name: &str) -> Result<(), CniError> {
     let problem = match name {
         "" | "." | ".." => "is no name of a plugin",

@@ -1,11 +1,11 @@
-//! What ADD leaves for DEL: the delegate's config, one file an attachment.
+//! Records, which ADD writes for DEL: the delegate's config, one file for each attachment.
 //!
-//! The file of `eth0` is named for the container alone, as by upstream's plugin, and others
-//! `<container>:<interface>`, so that an upgrade or a downgrade finds what the other plugin attached.
+//! The file of `eth0` has the name of the container, as with upstream's plugin, and others have
+//! `<container>:<interface>`, so that after an upgrade or a downgrade each plugin finds the other's attachments.
 //!
-//! A file is locked while a delegate runs with it, by the delegate's own stdin. A runtime that kills ADD
-//! leaves the delegate at work; DEL then waits for its end, as it could else free addresses that the delegate
-//! is about to take.
+//! A record is locked while a delegate runs with it, since the locked file is the delegate's stdin. If a runtime kills
+//! ADD, the delegate goes on. DEL then waits for the delegate's end; otherwise it could free addresses that the
+//! delegate is about to take.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{DirBuilder, File, TryLockError};
@@ -20,7 +20,7 @@ use crate::error::{CniError, code};
 use crate::guarded::{self, Dir};
 use crate::netconf::Object;
 
-/// The interface that upstream's file names stand for.
+/// The interface of upstream's file names.
 const FIRST: &str = "eth0";
 
 /// The largest record that is read, in bytes. One is as large as a network config.
@@ -32,7 +32,7 @@ pub struct Records {
     folder: PathBuf,
 }
 
-/// An open, locked record. The lock ends with the last holder of the file, be it a delegate.
+/// An open, locked record. The lock is released when the last process closes the file, which may be a delegate.
 #[derive(Debug)]
 pub struct Record {
     path: PathBuf,
@@ -41,18 +41,18 @@ pub struct Record {
 }
 
 impl Records {
-    /// Those in a folder, which [`save`](Self::save) makes if need be.
+    /// The records in a folder, which [`save`](Self::save) creates if necessary.
     pub fn new(folder: &Path) -> Self {
         Self { folder: folder.to_owned() }
     }
 
-    /// Where an attachment's record is.
+    /// The path of an attachment's record.
     pub fn path(&self, attachment: &Attachment) -> PathBuf {
         self.folder.join(file_name(attachment))
     }
 
-    /// Where it is written before it is put in place. Always the same name, so that DEL finds what a killed ADD
-    /// left; no container's name begins with a dot.
+    /// The draft's name. It is always the same, so that DEL finds the draft of a killed ADD; no container's name begins
+    /// with a dot.
     fn draft(attachment: &Attachment) -> OsString {
         format!(".{}.tmp", file_name(attachment)).into()
     }
@@ -69,10 +69,10 @@ impl Records {
         let write = || -> io::Result<(Dir, File)> {
             DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
             let dir = Dir::open(&self.folder)?;
-            // What has the name, be it a link, goes: nothing is written through it.
+            // An existing entry with the name is removed, even a link, so that nothing is written through it.
             dir.remove(&Self::draft(attachment))?;
             let mut draft = dir.draft(Self::draft(attachment), 0o600)?;
-            // A file system without locks has none of these guarantees, and still works.
+            // Without locks on the file system the plugin works, but DEL does not wait for a delegate.
             let _ = draft.file.try_lock();
             draft.file.write_all(&bytes)?;
             let file = draft.place(OsStr::new(&name))?;
@@ -88,7 +88,8 @@ impl Records {
         }
     }
 
-    /// Opens an attachment's own record, `None` if it has none. Waits so long for a delegate that still runs.
+    /// Opens an attachment's own record; `None` if it has none. It waits up to `patience` for a delegate that still
+    /// runs.
     pub fn open(&self, attachment: &Attachment, patience: Duration) -> Result<Option<Record>, CniError> {
         let (path, name) = (self.path(attachment), OsString::from(file_name(attachment)));
         let deadline = Instant::now() + patience;
@@ -98,15 +99,15 @@ impl Records {
             match file.try_lock() {
                 Err(TryLockError::WouldBlock) if Instant::now() >= deadline => return Err(busy(&path)),
                 Err(TryLockError::WouldBlock) => sleep(Duration::from_millis(5)),
-                // What was waited for may have removed or replaced the file.
+                // The file may have been removed or replaced during the wait.
                 Ok(()) if !dir.is_at(&file, &name) => {}
                 Ok(()) | Err(TryLockError::Error(_)) => return Ok(Some(Record { path, dir, file })),
             }
         }
     }
 
-    /// Opens what upstream's plugin may have recorded of an attachment of another interface than `eth0`: the
-    /// container's file. Whether it is meant can't be told, so it is for reading only. `None` if there is none.
+    /// Opens the record that upstream's plugin may have written for an interface other than `eth0`: the container's
+    /// file. It may belong to `eth0`, so it must not be removed. `None` if there is none.
     pub fn upstreams(&self, attachment: &Attachment, patience: Duration) -> Result<Option<Record>, CniError> {
         let first = Attachment::new(attachment.container_id(), FIRST)?;
         if first == *attachment { Ok(None) } else { self.open(&first, patience) }
@@ -120,13 +121,13 @@ impl Records {
         Ok(file.map(|file| Record { path, dir, file }))
     }
 
-    /// Removes what an ADD left that was killed while it wrote; never that of one at work.
+    /// Removes the draft of an ADD that was killed while it wrote, but not that of a running ADD.
     pub fn remove_draft(&self, attachment: &Attachment) {
         let (draft, Ok(dir)) = (Self::draft(attachment), Dir::open(&self.folder)) else { return };
-        // What is no file is nobody's at work.
+        // An entry that is not a file does not belong to a running ADD.
         let is_locked = |file: File| matches!(file.try_lock(), Err(TryLockError::WouldBlock));
         if !dir.file(&draft).is_ok_and(is_locked) {
-            // The next ADD replaces what can't be removed.
+            // If it can't be removed, the next ADD replaces it.
             let _ = dir.remove(&draft);
         }
     }
@@ -154,13 +155,13 @@ impl Record {
         parse(&bytes).map_err(|problem| damaged(&self.path, &problem))
     }
 
-    /// Itself as a delegate's stdin. The delegate then holds the lock, too.
+    /// The file as a delegate's stdin. The delegate then has the lock, too.
     pub fn stdin(&mut self) -> Result<File, CniError> {
         let file = self.file.rewind().and_then(|()| self.file.try_clone());
         file.map_err(|error| CniError::io(format!("failed to read {}", self.path.display()), &error))
     }
 
-    /// Removes it, once the delegate has detached what it is about.
+    /// Removes the record, once the delegate has detached.
     pub fn remove(self) -> Result<(), CniError> {
         let name = self.path.file_name().unwrap_or_default();
         if !self.dir.is_at(&self.file, name) {
@@ -189,14 +190,14 @@ fn file_name(attachment: &Attachment) -> String {
     }
 }
 
-/// The attachment that a file of the folder is about.
+/// The attachment of a file in the folder.
 fn attachment_of(name: &str) -> Option<Attachment> {
     let draft = name.strip_prefix('.').and_then(|name| name.strip_suffix(".tmp"));
     let (container, ifname) = draft.unwrap_or(name).split_once(':').unwrap_or((draft.unwrap_or(name), FIRST));
     Attachment::new(container, ifname).ok()
 }
 
-/// Opens a record. What is no regular file was not saved by this plugin.
+/// Opens a record. An entry that is not a regular file was not written by this plugin.
 fn open(dir: &Dir, name: &OsStr, path: &Path) -> Result<Option<File>, CniError> {
     match dir.file(name) {
         Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(damaged(path, &error.to_string())),

@@ -1,5 +1,5 @@
-//! Reading `subnet.env`, by which the agent tells this node's subnets.
-//! Upstream: flannel-io/cni-plugin, `flannel.go`, `loadFlannelSubnetEnv`.
+//! Reads `subnet.env`, in which the agent publishes this node's subnets. Upstream: flannel-io/cni-plugin, `flannel.go`,
+//! `loadFlannelSubnetEnv`.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::guarded;
 /// The largest file that is read, in bytes. An agent writes some hundred.
 const MAX_BYTES: u64 = 64 << 10;
 
-/// What the file says. Read as upstream's plugin reads it, which is less strict than what agents write.
+/// The content of the file. It is parsed as upstream's plugin does, more leniently than agents write it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SubnetEnv {
     /// The overlay's networks, IPv4 first; there is at least one.
@@ -19,18 +19,18 @@ pub struct SubnetEnv {
     pub subnets: Vec<Cidr>,
     /// The pods' MTU in bytes.
     pub mtu: u32,
-    /// Whether the agent masquerades, so that nobody else has to.
+    /// Whether the agent masquerades, so that the delegate need not.
     pub ip_masq: bool,
 }
 
 impl SubnetEnv {
-    /// Reads a file. That it isn't there is the commonest error: the agent has no subnet yet.
+    /// Reads a file. The most frequent error is that it does not exist, because the agent has no subnet yet.
     pub fn read(path: &Path) -> Result<Self, CniError> {
         let shown = path.display();
-        // Through links: it is named by the operator's config, and another agent may keep it elsewhere.
+        // Links are followed: the operator's config names the file, and another agent may keep it elsewhere.
         let text = guarded::read_linked(path, MAX_BYTES).map_err(|error| {
             let code = if error.kind() == std::io::ErrorKind::NotFound { code::TRY_AGAIN } else { code::IO };
-            // These words are what operators look for.
+            // Operators search for this text.
             let msg = format!(
                 "failed to load flannel 'subnet.env' file: open {shown}: {error}. \
                  Check the flannel pod log for this node."
@@ -47,7 +47,7 @@ impl SubnetEnv {
         })
     }
 
-    /// Reads the text; the error says what is wrong with it, as the end of a sentence about the file.
+    /// Parses the text; the error says what is wrong with it, as the end of a sentence about the file.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (mut v4, mut v6) = (Family::default(), Family::default());
         let (mut mtu, mut ip_masq) = (None, None);
@@ -95,7 +95,7 @@ impl SubnetEnv {
     }
 }
 
-/// Where the agent says what is wrong with it.
+/// Where the agent's errors are.
 const LOOK: &str = "Its log says why: `journalctl -u flanneld`, or in Kubernetes \
     `kubectl -n kube-flannel logs -l app=flannel --prefix`";
 

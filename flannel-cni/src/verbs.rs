@@ -1,4 +1,4 @@
-//! What each verb does.
+//! The CNI verbs.
 
 mod add;
 mod check;
@@ -15,8 +15,7 @@ use crate::error::{CniError, code};
 use crate::netconf::{NetConf, Object};
 use crate::{exec, version};
 
-/// Does what a runtime asks for, with the network config that it gave on stdin. Returns what belongs on stdout,
-/// which may be nothing.
+/// Carries out a verb with the network config from stdin. Returns the output for stdout, which may be empty.
 ///
 /// Delegates inherit the environment of this process and its stderr.
 pub fn run(args: &Args, input: &[u8]) -> Result<Vec<u8>, CniError> {
@@ -37,22 +36,23 @@ pub fn run(args: &Args, input: &[u8]) -> Result<Vec<u8>, CniError> {
     Ok(Vec::new())
 }
 
-/// The type of a delegate, which [`crate::records::parse`] and [`crate::delegate::config`] both see to.
+/// The type of a delegate, which [`crate::records::parse`] and [`crate::delegate::config`] both guarantee.
 fn type_of(config: &Object) -> &str {
     config.get("type").and_then(Value::as_str).unwrap_or_default()
 }
 
-/// Whether a record is about the config's network: several may have one folder.
+/// Whether a record belongs to the config's network: several networks may share a folder.
 fn is_of(conf: &NetConf, record: &Object) -> bool {
     record.get("name").and_then(Value::as_str) == Some(&conf.name)
 }
 
-/// An attachment in a message.
+/// An attachment as text for a message.
 fn shown(attachment: &Attachment) -> String {
     format!("{} of container {}", attachment.ifname(), attachment.container_id())
 }
 
-/// Finds the delegate and, where it is sure to run one, its `ipam` plugin: better before the work than amid it.
+/// Finds the delegate and, if it will surely run one, its `ipam` plugin, so that a missing one is an error before
+/// anything is done.
 fn find_plugins(path: &[PathBuf], config: &Object, conf: &NetConf) -> Result<PathBuf, CniError> {
     let name = type_of(config);
     let plugin = exec::find(path, name)?;

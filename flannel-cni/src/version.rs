@@ -1,10 +1,10 @@
-//! The versions of the CNI specification that the plugin speaks.
+//! The versions of the CNI specification that the plugin supports.
 
 use serde_json::{Value, json};
 
 use crate::error::{CniError, code};
 
-/// All of them, oldest first.
+/// All supported versions, oldest first.
 pub const SUPPORTED: [&str; 7] = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 
 /// The newest.
@@ -21,13 +21,13 @@ pub fn check(version: &str) -> Result<(), CniError> {
     Err(CniError::new(code::INCOMPATIBLE_VERSION, msg).with_details(details))
 }
 
-/// Whether a version has what came with another one; both are of [`SUPPORTED`].
+/// Whether a version is at least another one; both must be in [`SUPPORTED`].
 pub fn is_at_least(version: &str, since: &str) -> bool {
     let place = |version: &str| SUPPORTED.iter().position(|supported| *supported == version);
     place(version) >= place(since)
 }
 
-/// The answer to VERSION: in the version that was asked in, as far as it is one of ours.
+/// The answer to VERSION, in the version of the request if it is supported.
 pub fn answer(input: &[u8]) -> Value {
     let asked = serde_json::from_slice::<Value>(input).unwrap_or_default();
     let asked = asked.get("cniVersion").and_then(Value::as_str).filter(|asked| check(asked).is_ok());

@@ -1,4 +1,4 @@
-//! How many connections there may be at a time.
+//! Bounds the number of connections.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -13,22 +13,22 @@ const CONNECTIONS: usize = 32;
 pub(super) enum Origin {
     /// On this host, by a loopback address.
     ThisHost,
-    /// Anywhere, also on this host by another address.
+    /// Elsewhere, or on this host by another address.
     Elsewhere,
 }
 
 impl Origin {
-    /// Tells it from the client's address, which over TCP can't be a false one: the kernel answers a loopback
-    /// address on loopback only.
+    /// Derives it from the client's address, which can't be forged over TCP: the kernel answers a loopback address only
+    /// on loopback.
     pub(super) fn of(peer: SocketAddr) -> Self {
         let ip: IpAddr = peer.ip().to_canonical();
         if ip.is_loopback() { Self::ThisHost } else { Self::Elsewhere }
     }
 }
 
-/// The open connections. Whoever connects while there are too many of the same origin takes the place of the oldest:
-/// each has one request, which is answered as soon as it is there, so the oldest one has waited longest for a client
-/// that says nothing. Clients elsewhere take no place of those on this host.
+/// The open connections. A new connection beyond the limit of its origin replaces the oldest one of that origin: each
+/// connection has one request, which is answered as soon as it arrives, so the oldest connection has waited longest for
+/// a silent client. Clients elsewhere never replace clients on this host.
 #[derive(Debug, Default)]
 pub(super) struct Budget {
     tasks: JoinSet<()>,
@@ -39,7 +39,7 @@ pub(super) struct Budget {
 impl Budget {
     /// Serves a connection, which is closed with its task.
     pub(super) fn spawn(&mut self, origin: Origin, task: impl Future<Output = ()> + Send + 'static) {
-        // What became of those that ended was said by themselves.
+        // Tasks that have ended have logged their errors themselves.
         while self.tasks.try_join_next().is_some() {}
         let open = match origin {
             Origin::ThisHost => &mut self.here,

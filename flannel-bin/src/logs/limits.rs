@@ -1,5 +1,5 @@
-//! No kind of line fills the log: after a burst each has a few lines a second, and what is left out is counted and
-//! told. A kind is a place in the source, whatever the line says.
+//! Limits the rate of log lines, so that no kind of line fills the log: after a burst each kind gets a few lines a
+//! second, and those left out are counted and reported. A kind is a place in the source.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -14,14 +14,14 @@ use tracing::{Event, Level, Subscriber, warn};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
-/// How many lines of a kind may come at once.
+/// How many lines of a kind may be written at once.
 const BURST: u32 = 50;
-/// One more line of a kind every so often.
+/// The interval after which one more line of a kind may be written.
 const EVERY: Duration = Duration::from_millis(200);
-/// How often it is told what was left out.
+/// How often the lines left out are reported.
 const TELL: Duration = Duration::from_secs(10);
 
-/// A layer that is given no more of a kind than it should write.
+/// A layer that gets only the lines within the limits.
 pub(super) struct Limited<L> {
     layer: L,
     limits: Arc<Limits>,
@@ -35,7 +35,7 @@ impl<L> Limited<L> {
 
 impl<S: Subscriber, L: Layer<S>> Layer<S> for Limited<L> {
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
-        // Who asks for details gets them all.
+        // Debug lines are not limited, since the operator asked for them.
         if *event.metadata().level() > Level::INFO || self.limits.admit(event) {
             self.layer.on_event(event, context);
         }
@@ -62,24 +62,24 @@ impl<S: Subscriber, L: Layer<S>> Layer<S> for Limited<L> {
     }
 }
 
-/// What came of each kind.
+/// The counts of each kind.
 #[derive(Debug, Default)]
 struct Limits(Mutex<Kinds>);
 
 #[derive(Debug, Default)]
 struct Kinds {
     by: HashMap<Identifier, Kind>,
-    /// Whether something was left out, and whether somebody is going to tell.
+    /// Whether lines were left out, so that a task is about to report them.
     has_left_out: bool,
     is_telling: bool,
 }
 
 #[derive(Debug)]
 struct Kind {
-    /// Up to when its lines would be spread if there was one at a time.
+    /// When the next line would be due if all so far had kept the interval (a token bucket).
     spent: Instant,
     left_out: u64,
-    /// What such a line says first.
+    /// The message of such a line.
     message: String,
 }
 
@@ -114,7 +114,7 @@ impl Limits {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells what is left out, until nothing is.
+    /// Reports the lines left out, until none are.
     async fn tell(self: Arc<Self>) {
         loop {
             tokio::time::sleep(TELL).await;
@@ -122,7 +122,7 @@ impl Limits {
                 warn!(kind, lines, "log lines left out");
             }
             let mut kinds = self.lock();
-            // The lines above are a kind, too.
+            // The lines of this report are a kind, too.
             kinds.has_left_out = kinds.by.values().any(|kind| kind.left_out > 0);
             if !kinds.has_left_out {
                 kinds.is_telling = false;
@@ -131,7 +131,7 @@ impl Limits {
         }
     }
 
-    /// What was left out since it was told last.
+    /// The lines left out since the last report, by kind.
     fn left_out(&self) -> Vec<(String, u64)> {
         let mut kinds = self.lock();
         let kinds = kinds.by.values_mut().filter(|kind| kind.left_out > 0);

@@ -12,8 +12,8 @@ use crate::records::Records;
 use crate::subnet_env::SubnetEnv;
 use crate::{bridge, delegate, exec};
 
-/// Has the delegate attach, and returns its result. The record is there before the delegate begins, so that DEL
-/// finds whatever it got done, however this ends.
+/// Runs the delegate's ADD, and returns its result. The record is written before the delegate starts, so that DEL can
+/// undo what the delegate did, however this ends.
 pub(super) fn add(path: &[PathBuf], attachment: &Attachment, conf: &NetConf) -> Result<Vec<u8>, CniError> {
     let env = SubnetEnv::read(&conf.subnet_file)?;
     let config = delegate::config(conf, &env);
@@ -32,8 +32,8 @@ pub(super) fn add(path: &[PathBuf], attachment: &Attachment, conf: &NetConf) -> 
         ),
         Err(failure) => failure,
     };
-    // The specification wants what a failed delegate left to be removed. What an earlier ADD attached is no such
-    // thing: a runtime that asks twice must not lose it.
+    // The specification demands that the leftovers of a failed delegate are removed. But an attachment of an earlier
+    // ADD must stay, if a runtime calls ADD twice.
     if !was_known && (did_nothing(&failure) || exec::run(&plugin, Verb::Del, None, record.stdin()?).is_ok()) {
         record.remove()?;
     }
@@ -43,7 +43,7 @@ pub(super) fn add(path: &[PathBuf], attachment: &Attachment, conf: &NetConf) -> 
     })
 }
 
-/// host-local says which range is used up, but not by whom.
+/// host-local says which range is used up, but not by which containers.
 fn with_advice(failure: CniError, config: &Object) -> CniError {
     if !failure.details.is_empty() || !failure.msg.contains("no IP addresses available") {
         return failure;
@@ -61,7 +61,8 @@ fn with_advice(failure: CniError, config: &Object) -> CniError {
     ))
 }
 
-/// A delegate that doesn't know the version refuses DEL as well: the record would stay for ever.
+/// Whether the delegate did nothing because it does not know the version: then it would refuse DEL, too, and the record
+/// would stay for ever.
 fn did_nothing(failure: &CniError) -> bool {
     failure.code == code::INCOMPATIBLE_VERSION
 }

@@ -1,4 +1,4 @@
-//! CHECK: is an attachment as it should be?
+//! CHECK: is an attachment right?
 
 use std::path::PathBuf;
 
@@ -15,8 +15,7 @@ use crate::{delegate, exec, version};
 /// The first version that has CHECK.
 const SINCE: &str = "0.4.0";
 
-/// The attachment has to be on record, with addresses of this node's present subnets, and right in the eyes of
-/// the delegate.
+/// Checks that the attachment has a record with this node's present subnets, and that the delegate's CHECK succeeds.
 pub(super) fn check(path: &[PathBuf], attachment: &Attachment, conf: &NetConf) -> Result<(), CniError> {
     if !version::is_at_least(conf.version(), SINCE) {
         let msg = format!("config version {:?} does not allow CHECK", conf.version());
@@ -42,7 +41,7 @@ pub(super) fn check(path: &[PathBuf], attachment: &Attachment, conf: &NetConf) -
         check_subnets(&delegate::subnets(&config), &env.subnets, attachment)?;
     }
     let plugin = exec::find(path, type_of(&config))?;
-    // The config may have come to a newer version than the record's since.
+    // The config may have a newer version than the record by now.
     config.insert("cniVersion".to_owned(), json!(conf.version()));
     config.insert("prevResult".to_owned(), with_gateways(result));
     exec::run(&plugin, Verb::Check, None, exec::stdin(&config)?).map(drop)
@@ -50,7 +49,7 @@ pub(super) fn check(path: &[PathBuf], attachment: &Attachment, conf: &NetConf) -
 
 type Subnets = [crate::cidr::Cidr];
 
-/// Peers send packets to this node's present subnet alone.
+/// Peers send packets only to this node's present subnet.
 fn check_subnets(had: &Subnets, has: &Subnets, attachment: &Attachment) -> Result<(), CniError> {
     let Some(old) = had.iter().find(|subnet| !has.contains(subnet)) else { return Ok(()) };
     let text = has.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
@@ -59,9 +58,9 @@ fn check_subnets(had: &Subnets, has: &Subnets, attachment: &Attachment) -> Resul
     Err(CniError::new(code::OLD_SUBNET, msg).with_details(details))
 }
 
-/// The result with the gateways that its routes have in the kernel. The standard plugins give a route without
-/// one the gateway of its family's address, but their CHECK then looks for a route that has none
-/// (containernetworking/plugins 1.1.1, `ConfigureIface` and `ValidateExpectedRoute`), and ours have none.
+/// The result with the gateways that its routes have in the kernel. Our routes have no gateway; the standard plugins
+/// then use the gateway of the family's address, but their CHECK looks for a route without a gateway
+/// (containernetworking/plugins 1.1.1, `ConfigureIface` and `ValidateExpectedRoute`).
 fn with_gateways(result: &Value) -> Value {
     let mut result = result.clone();
     let is_v6 = |address: &Value| address.as_str().is_some_and(|text| text.contains(':'));

@@ -14,8 +14,8 @@ use crate::{delegate, exec};
 /// How long to wait for the delegate of an ADD that was killed.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Has the delegate detach what is on record, and forgets it only when that succeeded. Nothing on record is
-/// nothing to do: DEL has to be repeatable.
+/// Runs the delegate's DEL with the record, and removes the record only if that succeeded. Without a record there is
+/// nothing to do: DEL must be repeatable.
 pub(super) fn del(path: &[PathBuf], attachment: &Attachment, conf: &NetConf) -> Result<(), CniError> {
     let records = Records::new(&conf.data_dir);
     if let Some(mut record) = records.open(attachment, PATIENCE)? {
@@ -27,7 +27,7 @@ pub(super) fn del(path: &[PathBuf], attachment: &Attachment, conf: &NetConf) -> 
     } else if let Some(mut record) = records.upstreams(attachment, PATIENCE)? {
         let config = record.config()?;
         if is_of(conf, &config) {
-            // It stays, since it may be what the container's eth0 needs.
+            // The record stays, since the container's eth0 may need it.
             let plugin = exec::find(path, type_of(&config))?;
             exec::run(&plugin, Verb::Del, None, record.stdin()?)?;
         }
@@ -36,7 +36,7 @@ pub(super) fn del(path: &[PathBuf], attachment: &Attachment, conf: &NetConf) -> 
     Ok(())
 }
 
-/// Has the delegate detach what a record is about, then removes the record.
+/// Runs the delegate's DEL with a record, then removes the record.
 pub(super) fn detach(
     path: &[PathBuf],
     config: &Object,
@@ -48,8 +48,8 @@ pub(super) fn detach(
     record.remove()
 }
 
-/// A damaged record (upstream's plugin didn't write them in one step): the config that ADD would have now
-/// has the same name and type, and delegates detach by these and the container.
+/// Detaches with a damaged record (upstream's plugin does not write records atomically): the config that ADD would make
+/// now has the same name and type, and delegates need only these and the container to detach.
 fn detach_anew(path: &[PathBuf], conf: &NetConf, record: Record, damage: CniError) -> Result<(), CniError> {
     let Ok(env) = SubnetEnv::read(&conf.subnet_file) else { return Err(damage) };
     let config = delegate::config(conf, &env);

@@ -1,4 +1,4 @@
-//! GC: remove what belongs to no attachment.
+//! GC: remove leftovers that belong to no attachment.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -17,10 +17,10 @@ use crate::{delegate, exec, version};
 /// The first version that has GC and STATUS, so that a delegate knows them, too.
 pub(super) const SINCE: &str = "1.1.0";
 
-/// Detaches what is on record of this network and not among the valid attachments, then has the delegate clean
-/// up by itself. Goes on after failures, and reports them all.
+/// Detaches all recorded attachments of this network that are not among the valid ones, then runs the delegate's GC.
+/// Goes on after failures, and reports all of them.
 pub(super) fn gc(path: &[PathBuf], conf: &NetConf) -> Result<(), CniError> {
-    // An absent list is a mistake, and not the wish to detach all.
+    // A missing list is a mistake, and does not mean to detach all.
     let Some(valid) = &conf.valid_attachments else {
         let msg = "GC needs cni.dev/valid-attachments in the network config";
         return Err(CniError::new(code::INVALID_CONFIG, msg).with_details("nothing was removed"));
@@ -39,7 +39,7 @@ pub(super) fn gc(path: &[PathBuf], conf: &NetConf) -> Result<(), CniError> {
     Err(failures.fold(first, |first, next| first.with_details(next.to_string())))
 }
 
-/// Upstream's plugin has one record for all interfaces of a container: it is needed while there is any.
+/// Upstream's plugin has one record for all interfaces of a container, which is needed while any of them is valid.
 fn is_valid(valid: &BTreeSet<Attachment>, attachment: &Attachment) -> bool {
     let is_containers = attachment.ifname() == "eth0";
     valid.contains(attachment)
@@ -53,7 +53,7 @@ fn collect(
     attachment: &Attachment,
 ) -> Result<(), CniError> {
     let record = match records.open(attachment, Duration::ZERO) {
-        // A delegate is at work on it, so it is no leftover.
+        // A delegate is running with it, so it is not a leftover.
         Err(error) if error.code == code::TRY_AGAIN => return Ok(()),
         opened => opened?,
     };

@@ -1,4 +1,4 @@
-//! STATUS: would an ADD be served?
+//! STATUS: would an ADD succeed?
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use crate::netconf::NetConf;
 use crate::subnet_env::SubnetEnv;
 use crate::{bridge, delegate, exec, version};
 
-/// All that ADD needs has to be there: the agent's file, the plugins, and a bridge without an earlier subnet.
+/// Checks what ADD needs: the agent's file, the plugins, and a bridge without an earlier subnet.
 pub(super) fn status(path: &[PathBuf], conf: &NetConf) -> Result<(), CniError> {
     let unavailable = |error: CniError| CniError { code: code::NOT_AVAILABLE, ..error };
     let env = SubnetEnv::read(&conf.subnet_file).map_err(unavailable)?;
@@ -21,7 +21,7 @@ pub(super) fn status(path: &[PathBuf], conf: &NetConf) -> Result<(), CniError> {
             CniError::new(code::NOT_AVAILABLE_LIMITED, "the bridge has the address of an earlier subnet");
         return Err(error.with_details(advice));
     }
-    // A delegate of an older version would not know the verb.
+    // A delegate of an older version does not have the verb.
     if version::is_at_least(conf.version(), SINCE) {
         exec::run(&plugin, Verb::Status, None, exec::stdin(&config)?)?;
     }
