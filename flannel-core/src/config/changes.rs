@@ -10,9 +10,9 @@ use crate::addr::Family;
 use crate::gojson::GoObject;
 
 impl NetworkConfig {
-    /// The keys that mean something else in `other`, in the order of the documents, then those of the backend
-    /// as [`BackendConfig::changed_keys`] names them. A key of a family that one of both has not enabled, and a
-    /// default that follows another key, is no change by itself.
+    /// The keys that mean something else in `other`, in the order of the documents, then those of the backend as
+    /// [`BackendConfig::changed_keys`] names them. A key of a family that only one of the two configurations enables,
+    /// and a default that follows another key, do not count as changed.
     pub fn changed_keys(&self, other: &Self) -> Vec<String> {
         let mut changed = Vec::new();
         let enable = PER_FAMILY.into_iter().filter(|(family, _)| {
@@ -35,9 +35,9 @@ impl NetworkConfig {
 const PER_FAMILY: [(Family, &str); 2] = [(Family::V4, "EnableIPv4"), (Family::V6, "EnableIPv6")];
 
 impl BackendConfig {
-    /// The keys whose JSON means something else in `other`, as they are written there, else here:
-    /// `Backend.VNI`. What another backend makes of the same keys can't be compared, so of two kinds it is
-    /// `Backend.Type` alone. Defaults are the backend's to know: a key that came or went is a change.
+    /// The keys whose JSON means something else in `other`, such as `Backend.VNI`, spelled as in `other` or else as
+    /// here. Two backends of different kinds can't be compared by key, so the answer is then `Backend.Type` alone. Only
+    /// a backend knows its defaults, so a key that was added or removed counts as changed.
     pub fn changed_keys(&self, other: &Self) -> Vec<String> {
         if self.kind != other.kind {
             return vec!["Backend.Type".to_owned()];
@@ -54,7 +54,7 @@ impl BackendConfig {
         changed.map(|name| format!("Backend.{}", spelled(name).unwrap_or_else(|| name.to_owned()))).collect()
     }
 
-    /// How a key is written here.
+    /// How this configuration spells a key.
     fn spelling(&self, lower: &str) -> Option<String> {
         let names: BTreeMap<String, &RawValue> = serde_json::from_str(&self.json).ok()?;
         names.into_keys().find(|name| name.eq_ignore_ascii_case(lower))

@@ -31,7 +31,8 @@ pub enum LeaseSource {
 pub struct NetworkConfig {
     /// The overlay network of each enabled family.
     pub networks: PerFamily<Network>,
-    /// Whether firewall rules are to be nftables' (true) or iptables' (`EnableNFTables`); `None` if it is not said.
+    /// Whether firewall rules are nftables' (true) or iptables' (false), from `EnableNFTables`; `None` if the key is
+    /// absent.
     pub nftables: Option<bool>,
     /// The backend and its own keys.
     pub backend: BackendConfig,
@@ -70,8 +71,7 @@ impl BackendConfig {
         object.names().map(str::to_owned).collect()
     }
 
-    /// The keys that are there besides `Type` and those of `known`, in lower case: they have no effect, which a
-    /// backend says in the log.
+    /// The keys other than `Type` and those of `known`, in lower case. They have no effect, which the backend logs.
     pub fn names_besides(&self, known: &[&str]) -> Vec<String> {
         let is_known = |name: &str| known.iter().any(|known| known.eq_ignore_ascii_case(name));
         self.names().into_iter().filter(|name| name != "type" && !is_known(name)).collect()
@@ -98,7 +98,7 @@ impl fmt::Debug for BackendConfig {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("network config: {key}{}: {problem}", value.as_ref().map(|value| format!(" = {value}")).unwrap_or_default())]
 pub struct ConfigError {
-    /// The key in question; `JSON` if the text is none.
+    /// The key in question; `JSON` if the text is not JSON.
     pub key: String,
     /// Its value as it was written; `None` if it is absent or secret.
     pub value: Option<String>,
@@ -117,7 +117,7 @@ impl NetworkConfig {
     /// The most bytes that a configuration may have. Real ones have a few hundred.
     pub const MAX_BYTES: usize = 64 << 10;
 
-    /// The error for one that has more.
+    /// The error for a configuration of more than [`Self::MAX_BYTES`].
     pub fn too_long() -> ConfigError {
         ConfigError::new(
             "JSON",
@@ -154,7 +154,7 @@ impl NetworkConfig {
         })
     }
 
-    /// A text that [`Self::parse`] reads as this configuration, with all defaults written out. It has the
+    /// A text that [`Self::parse`] reads as this configuration, with all defaults written out. It contains the
     /// backend's secrets, if there are any.
     pub fn to_json(&self) -> String {
         let mut all = serde_json::Map::new();
@@ -167,7 +167,7 @@ impl NetworkConfig {
             range::write_network(network, family, &mut all);
         }
         let mut text = serde_json::to_string(&all).expect("strings and numbers always encode");
-        // As it was written: its numbers may be larger than any type here.
+        // The backend's object is copied as it was written, since its numbers may be larger than any type here.
         text.truncate(text.len() - 1);
         format!("{text},\"Backend\":{}}}", self.backend.json)
     }
@@ -193,7 +193,7 @@ fn parse_backend(object: &GoObject) -> Result<BackendConfig, ConfigError> {
         return Ok(BackendConfig::of_kind("udp"));
     };
     let backend = GoObject::parse(raw).map_err(|_| {
-        // A name was meant as the type; anything longer may hold the secrets that it would hold as an object.
+        // A short name was probably meant as the type. Anything longer may contain secrets.
         let is_name =
             raw.len() < 20 && raw.bytes().all(|it| it.is_ascii_alphanumeric() || matches!(it, b'"' | b'-'));
         ConfigError::new(
@@ -214,7 +214,7 @@ fn parse_backend(object: &GoObject) -> Result<BackendConfig, ConfigError> {
 fn member<T: DeserializeOwned>(object: &GoObject, path: &str, name: &str) -> Result<Option<T>, ConfigError> {
     object.get(name).map_err(|error| {
         let value = object.raw(name).map(short);
-        // Secrets are strings under these names; all else helps the operator.
+        // Values under these names are secrets; any other value helps the operator.
         let secret = ["psk", "accesskeysecret", "accesskeyid"].contains(&name.to_ascii_lowercase().as_str());
         // serde's "at line 1 column 5" counts from the start of the value, which only misleads.
         let problem = error.to_string();

@@ -6,7 +6,7 @@ use super::{ConfigError, LeaseSource, Network, member};
 use crate::addr::{Family, Subnet};
 use crate::gojson::GoObject;
 
-/// The subnets a store hands out: all of `len` bits from `min` to `max`, both included.
+/// The subnets a store hands out: all those of `len` bits from `min` to `max`, both included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SubnetRange {
     pub(crate) min: Subnet,
@@ -111,12 +111,12 @@ pub(super) fn parse_network(
     Ok(Network { network, range })
 }
 
-/// The shortest prefix of a network. One of three bits is an eighth of the address space, and in IPv6 the whole world
-/// (`2000::/3`): packets that should leave would go to pods.
+/// The shortest prefix that a network may have. A network of three bits is an eighth of the address space, and in IPv6
+/// all global addresses (`2000::/3`): packets to the Internet would go to pods.
 const LARGEST: u8 = 4;
 
-/// Why no pod can have an address of a network, or why nothing else could be reached beside it: each of these ranges
-/// means the host itself, one link, or a group (RFC 6890).
+/// Why a network can't be used: no pod can have its addresses, or the node could reach nothing else. Each of these
+/// ranges means the host itself, one link, or a group (RFC 6890).
 fn impossible(network: Subnet) -> Option<String> {
     const RANGES: [(&str, &str); 8] = [
         ("0.0.0.0/8", "the unspecified address"),
@@ -157,8 +157,8 @@ pub(super) fn write_network(
     }
 }
 
-/// The names of a family's keys that say something else in `b` than in `a`. A bound or a length that is not
-/// written follows the network, and is no change by itself.
+/// The names of a family's keys that have another value in `b` than in `a`. A bound or a length that is not written
+/// follows the network and does not count as changed.
 pub(super) fn changed_keys(a: &Network, b: &Network, family: Family) -> Vec<&'static str> {
     let names = names(family);
     let mut changed = Vec::new();
@@ -172,7 +172,7 @@ pub(super) fn changed_keys(a: &Network, b: &Network, family: Family) -> Vec<&'st
     changed
 }
 
-/// What must have been written to get a range: `None` where it is what nothing would have led to.
+/// The values that must have been written to get a range; `None` for a value that no text would have led to.
 struct Written {
     len: Option<u8>,
     min: Option<IpAddr>,
@@ -191,7 +191,7 @@ fn written(network: &Network) -> Option<Written> {
     })
 }
 
-/// The first subnet of the network is skipped unless asked for, as upstream does.
+/// The first subnet of the network, which is skipped unless asked for, as upstream does.
 fn first(network: Subnet, len: u8) -> Option<Subnet> {
     Subnet::containing(network.base(), len).and_then(|first| first.nth_next(1))
 }
@@ -200,7 +200,7 @@ fn last(network: Subnet, len: u8) -> Option<Subnet> {
     Subnet::containing(network.last(), len)
 }
 
-/// Upstream's default: /24 (/64) in a network that has room for it, else four subnets.
+/// Upstream's default: /24 (/64), or longer where the network has no room for four of them.
 fn usual_len(network: Subnet) -> u8 {
     let usual = match network.family() {
         Family::V4 => 24,

@@ -54,13 +54,13 @@ impl fmt::Debug for BackendData {
     }
 }
 
-/// A value that is not a lease's.
+/// Why a value is not that of a lease.
 #[derive(Debug, thiserror::Error)]
 pub enum AttrsError {
     /// It is longer than any lease.
     #[error("the value has {0} bytes; that of a lease has a few hundred")]
     TooLong(usize),
-    /// It is no JSON object.
+    /// It is not a JSON object.
     #[error("the value is not a JSON object")]
     Json(#[source] serde_json::Error),
     /// One of its members can't be used.
@@ -74,7 +74,7 @@ pub enum AttrsError {
     },
 }
 
-/// The value as serde writes it: the fields and their order are upstream's.
+/// The value as serde writes it. The fields and their order are upstream's.
 #[derive(Serialize)]
 struct Wire<'a> {
     #[serde(rename = "PublicIP")]
@@ -162,7 +162,7 @@ fn unusable(addr: IpAddr) -> Option<&'static str> {
         _ if addr.is_multicast() => Some("a multicast"),
         _ if addr.is_loopback() => Some("a loopback"),
         IpAddr::V4(addr) if addr.is_broadcast() => Some("the broadcast"),
-        // Of "this network" (RFC 1122 section 3.2.1.3), and class E, to which kernels send nothing.
+        // "This network" (RFC 1122 section 3.2.1.3), and class E, to which kernels send nothing.
         IpAddr::V4(addr) if addr.octets()[0] == 0 || addr.octets()[0] >= 240 => Some("a reserved"),
         IpAddr::V6(addr) if addr.to_ipv4_mapped().is_some() => Some("an IPv4-mapped"),
         _ => None,

@@ -1,5 +1,5 @@
-//! Unreadable records of a store. Whoever may write there can make a hundred thousand of them, so what is kept of each
-//! is small, one more costs work for that one alone, and a bounded number of them is named.
+//! Unreadable records of a store. Whoever may write to the store can make a hundred thousand of them. So little is kept
+//! of each, adding one costs no work for the others, and only a bounded number of them keep their reasons.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
@@ -8,11 +8,11 @@ use std::hash::{BuildHasher, RandomState};
 use super::{LeaseAttrs, LeaseKey};
 use crate::repack::repack;
 
-/// Of how many records it is kept what is wrong with them.
+/// How many records keep their reasons.
 const MOST_NAMED: usize = 256;
-/// How many a status shows.
+/// How many records a status shows.
 const SHOWN: usize = 20;
-/// What is said of a lease's record that is not named.
+/// The reason that is given for a lease's record whose own reason was not kept.
 const MANY: &str = "its value can't be read; why is not known any more, since there were many such records";
 
 /// An unreadable record of the store. It is unknown, not gone.
@@ -25,8 +25,8 @@ pub struct BadRecord {
 }
 
 impl BadRecord {
-    /// What the key begins with where the store makes records of node objects and the whole object is meant. Its
-    /// reason says what to do.
+    /// How the key begins if the store makes records of node objects and the whole object is meant. The reason then
+    /// says what to do.
     pub const NODE: &str = "node ";
 }
 
@@ -58,12 +58,12 @@ pub struct BadRecords {
     /// Hashes of the keys of all others. The hash is seeded, so that nobody can write two keys with one hash.
     others: HashSet<u64>,
     hasher: RandomState,
-    /// What is wrong, by key.
+    /// The reasons that are kept, by key.
     named: BTreeMap<String, String>,
 }
 
 impl BadRecords {
-    /// Adds a record, or takes what is wrong with it now. Returns whether that is news.
+    /// Adds a record, or takes its new reason. Returns whether either is news.
     pub fn insert(&mut self, record: BadRecord) -> bool {
         let is_new = match record.key.parse() {
             Ok(key) => self.keys.insert(key),
@@ -85,9 +85,9 @@ impl BadRecords {
         }
     }
 
-    /// Takes a record out, since it is gone or can be read. Returns whether it was there.
+    /// Removes a record that is gone or can be read again. Returns whether it was there.
     pub fn remove(&mut self, key: &str) -> bool {
-        // Nearly always there is none, and then it needs no parsing.
+        // Nearly always there are none, and then the key needs no parsing.
         if self.is_empty() {
             return false;
         }
@@ -121,8 +121,8 @@ impl BadRecords {
         self.keys.iter().copied()
     }
 
-    /// Those of which it is known what is wrong, by key, and then leases of which it is not, since they were found
-    /// when there were many.
+    /// The records whose reasons were kept, by key; then the other leases, which were found when there were already
+    /// many.
     pub fn named(&self) -> impl Iterator<Item = BadRecord> + '_ {
         let named =
             self.named.iter().map(|(key, reason)| BadRecord { key: key.clone(), reason: reason.clone() });
@@ -132,9 +132,9 @@ impl BadRecords {
         named.chain(rest.map(|key| BadRecord { key, reason: MANY.to_owned() }))
     }
 
-    /// What is wrong with the record of a lease; `None` if it is not among them.
+    /// The unreadable record of a lease, with its reason; `None` if it is not among them.
     pub(crate) fn reason(&self, key: &LeaseKey) -> Option<BadRecord> {
-        // Nearly always there is none, and then it needs no text.
+        // Nearly always there is none, and then no text is made.
         if !self.contains(key) {
             return None;
         }
@@ -156,7 +156,8 @@ impl BadRecords {
 }
 
 impl PartialEq for BadRecords {
-    /// Whether the same records are in both, so far as can be told: of others than leases it is their number.
+    /// Whether both have the same records, as far as can be told: of keys that are no lease's, only the number is
+    /// compared.
     fn eq(&self, other: &Self) -> bool {
         let counted = |it: &Self| it.others.len();
         (&self.keys, counted(self), &self.named) == (&other.keys, counted(other), &other.named)

@@ -10,11 +10,11 @@ use crate::addr::{Family, PerFamily, Subnet, parse_prefix};
 
 /// The subnets of a lease: at least one family.
 ///
-/// Text form: `<v4>-<len>`, dual stack `<v4>-<len>&<v6>-<len>`. Go flannel has no form for IPv6 alone; what
-/// its code would write then, and its parser reads, is an empty IPv4 part: `0.0.0.0-0&<v6>-<len>`.
+/// Text form: `<v4>-<len>`, dual stack `<v4>-<len>&<v6>-<len>`. Go flannel has no form for IPv6 alone. The form here is
+/// the one that its code would write and its parser reads, with an empty IPv4 part: `0.0.0.0-0&<v6>-<len>`.
 ///
-/// Ordered by IPv4 subnet, then by IPv6 subnet; none comes first.
-// There are ten copies of each of ten thousand, so they are kept small: a length of 0 stands for none.
+/// Ordered by IPv4 subnet, then by IPv6 subnet; a missing subnet comes first.
+// An agent has ten copies of each of ten thousand keys, so they are small: a length of 0 stands for no subnet.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LeaseKey {
     v4: (Ipv4Addr, u8),
@@ -75,13 +75,14 @@ impl Serialize for LeaseKey {
     }
 }
 
-/// A key below `subnets/` that is not a lease's.
+/// Why a key below `subnets/` is not that of a lease.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LeaseKeyError {
-    /// It has not the form of a lease key.
+    /// It does not have the form of a lease key.
     #[error("the key has not the form 10.5.52.0-24 or 10.5.52.0-24&fd00:5:52::-64")]
     Form(String),
-    /// It reads as a lease but is not the text that names this lease, so two keys would be one lease.
+    /// It can be read as a lease's key but is not the text that Go flannel writes for it, so two keys would be one
+    /// lease.
     #[error("the key should be written {canonical:?}")]
     NotCanonical {
         /// The key.
@@ -103,7 +104,7 @@ impl FromStr for LeaseKey {
         };
         let v4 = part(v4, Family::V4).ok_or_else(form)?;
         let v6 = v6.map(|v6| part(v6, Family::V6).ok_or_else(form)).transpose()?;
-        // An empty IPv4 part is only a stand-in beside an IPv6 one.
+        // An empty IPv4 part is only a placeholder beside an IPv6 one.
         let v4 = Some(v4).filter(|v4| v4.prefix() > 0);
         let key = Self::new(PerFamily { v4, v6 }).ok_or_else(form)?;
         let canonical = key.to_string();

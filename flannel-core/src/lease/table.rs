@@ -7,18 +7,18 @@ use super::ages::{Remembered, shared};
 use super::{AgedLease, Ages, BadRecords, Lease, LeaseKey, LeaseUpdate, Unknown};
 use crate::repack::repack;
 
-/// All leases of the network as far as the store has told, our own among them, with their ages.
+/// All leases of the network that the store has told of, this node's own among them, with their ages.
 #[derive(Debug, Clone, Default)]
 pub struct LeaseTable {
     leases: BTreeMap<LeaseKey, Arc<AgedLease>>,
     bad: BadRecords,
-    /// Those of them of which no good state is known.
+    /// The leases of unreadable records of which no earlier value is known.
     unknown: Unknown,
     synced: bool,
     recalled: Option<u64>,
-    /// The age of the last news.
+    /// The age of the last change.
     last_age: u32,
-    /// What an earlier run knew, until the store lists what there is.
+    /// The ages that an earlier run knew, until the store lists the leases.
     remembered: Remembered,
 }
 
@@ -34,22 +34,22 @@ pub struct LeaseChange {
 }
 
 impl LeaseTable {
-    /// An empty table that knows the ages of what an earlier run stored: a value that is still the same keeps
-    /// its age, everything else is younger than all of that.
+    /// An empty table that knows the ages of the leases that an earlier run stored. A lease whose value is still the
+    /// same keeps its age; every other lease counts as younger than all of those.
     pub fn remembering<'a>(stored: impl Iterator<Item = (&'a Lease, Ages)> + Clone) -> Self {
         let (remembered, last_age) = Remembered::new(stored);
         Self { last_age, remembered, ..Self::default() }
     }
 
-    /// The age of what comes next.
+    /// The age that the next change gets.
     pub fn next_age(&self) -> u32 {
         self.last_age.saturating_add(1)
     }
 
     /// Applies one message of the watch and returns the leases that really changed.
     ///
-    /// An unreadable record changes nothing: the last good state of its key stays until the store says that the key is
-    /// gone.
+    /// An unreadable record changes nothing: the last readable value of its key stays until the store says that the key
+    /// is gone.
     pub fn apply(&mut self, update: LeaseUpdate) -> Vec<LeaseChange> {
         let now = self.next_age();
         let changes = self.fold(update, now);
@@ -64,7 +64,7 @@ impl LeaseTable {
     fn fold(&mut self, update: LeaseUpdate, now: u32) -> Vec<LeaseChange> {
         match update {
             LeaseUpdate::Snapshot { leases, undecodable } => self.reset(leases, undecodable, now),
-            // The store itself knows better.
+            // The store has listed its leases since, so what an earlier run knew no longer counts.
             LeaseUpdate::Recalled { .. } if self.synced => Vec::new(),
             LeaseUpdate::Recalled { leases, saved } => {
                 self.recalled = Some(saved);
@@ -97,12 +97,12 @@ impl LeaseTable {
             .copied()
             .collect();
         let mut changes: Vec<_> = gone.iter().filter_map(|key| self.remove(key)).collect();
-        // A key can't be both listed and unreadable; a store that says so is believed where it is readable.
+        // A key can't be both listed and unreadable. If a store says both, the listed value counts.
         changes.extend(listed.into_values().filter_map(|lease| self.put(lease, now)));
         repack(&mut self.leases);
         self.bad.repack();
         self.unknown.replace(self.bad.keys().filter(|key| !self.leases.contains_key(key)));
-        // What is not there any more will be a new claim if it comes back.
+        // A lease that is not listed is a new claim if it comes back.
         self.remembered.retain(|key| self.bad.contains(key));
         changes
     }
@@ -131,13 +131,13 @@ impl LeaseTable {
         Some(LeaseChange { key: *key, before, after: None })
     }
 
-    /// Whether a snapshot came: before it an empty table is not a wish to delete.
+    /// Whether the store has listed its leases. Before that an empty table does not mean that peers are to be deleted.
     pub fn is_synced(&self) -> bool {
         self.synced
     }
 
-    /// When what is here was known, in seconds since 1970, if it was recalled and the store has not listed
-    /// anything since.
+    /// If the leases are those of an earlier run and the store has not listed any since: when they were known, in
+    /// seconds since 1970.
     pub fn recalled(&self) -> Option<u64> {
         self.recalled
     }
@@ -167,7 +167,7 @@ impl LeaseTable {
         &self.bad
     }
 
-    /// The leases with an unreadable record of which no good state is known. What the kernel holds for them from
+    /// The leases of unreadable records of which no earlier value is known. What the kernel still has for them from
     /// before a restart must stay.
     pub fn unknown(&self) -> &Unknown {
         &self.unknown

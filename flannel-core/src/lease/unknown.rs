@@ -1,4 +1,4 @@
-//! Leases of which the store says something that can't be read, and of which no good version was seen.
+//! Leases whose records are unreadable and of which no earlier value is known.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -27,7 +27,7 @@ impl Unknown {
         }
     }
 
-    /// Takes a lease out, which is known now or gone.
+    /// Removes a lease that is known now or gone.
     pub(crate) fn remove(&mut self, key: &LeaseKey) {
         if self.keys.remove(key) {
             self.resolved += 1;
@@ -40,7 +40,7 @@ impl Unknown {
         }
     }
 
-    /// Takes these in place of all.
+    /// Replaces all by these.
     pub(crate) fn replace(&mut self, keys: impl Iterator<Item = LeaseKey>) {
         let before = std::mem::take(self);
         keys.for_each(|key| self.insert(key));
@@ -59,20 +59,21 @@ impl Unknown {
         self.keys.iter().copied()
     }
 
-    /// Another number once one of them became known or went.
+    /// A number that changes when one of them becomes known or goes.
     pub fn resolved(&self) -> u64 {
         self.resolved
     }
 
-    /// Whether one has exactly this subnet.
+    /// Whether one of these leases has exactly this subnet.
     pub fn has_subnet(&self, subnet: Subnet) -> bool {
         self.subnets.contains_key(&subnet)
     }
 
-    /// Whether one has a subnet that begins with this address.
+    /// Whether one of these leases has a subnet that begins with this address.
     pub fn has_base(&self, base: IpAddr) -> bool {
         let Some(last) = Subnet::containing(base, Family::of(base).bits()) else { return false };
-        // Of one base the shortest prefix comes first, so the greatest up to the full length has it, if one has.
+        // Subnets of the same base are ordered by prefix length. So the greatest one up to the full length has this
+        // base, if any has it.
         self.subnets.range(..=last).next_back().is_some_and(|(subnet, _)| subnet.base() == base)
     }
 }
