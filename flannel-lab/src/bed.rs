@@ -40,8 +40,8 @@ pub const HEALTH_PORT: u16 = 8471;
 /// The folder below which subnet files are, unless told.
 pub const FOLDER: &str = "/run/flannel";
 
-/// An agent on a node, run by a program and its arguments before the agent's: what all have in common. A [`Bed`] does the
-/// rest, unless its one store is too few.
+/// An agent on a node, started by a launcher (a program and its arguments before the agent's), with the flags that all
+/// agents have. A [`Bed`] does the rest, unless its one store is too few.
 pub fn flanneld<S: Store>(node: &Node, program: &[&str], store: &S, subnet_file: &Path) -> AgentBuilder {
     let agent = node.agent("flanneld", program[0]).args(&program[1..]);
     let env = store.env(node.name()).into_iter();
@@ -54,7 +54,7 @@ pub fn flanneld<S: Store>(node: &Node, program: &[&str], store: &S, subnet_file:
 /// Nodes with a store and agents.
 #[derive(Debug)]
 pub struct Bed<S> {
-    // In the order of their end: an agent needs its node.
+    // In the order in which they are dropped: an agent needs its node.
     agents: Mutex<BTreeMap<u8, Arc<Agent>>>,
     /// Where leases are.
     pub store: S,
@@ -123,7 +123,7 @@ impl<S: Store> Bed<S> {
         self.keep(number, &self.flanneld(number))
     }
 
-    /// Starts what becomes a node's agent, in the place of the one before.
+    /// Starts this agent as a node's, in place of the one before.
     pub fn keep(&self, number: u8, agent: &AgentBuilder) -> Result<(), LabError> {
         let agent = agent.start()?;
         self.lock().insert(number, agent.into());

@@ -1,4 +1,4 @@
-//! An etcd server of one's own: started, paused, killed, restarted, filled and emptied.
+//! An etcd server for one test: started, paused, killed, restarted, filled and emptied.
 
 mod cluster;
 mod ctl;
@@ -125,10 +125,10 @@ impl Etcd {
         let endpoint = format!("{scheme}://{}", SocketAddr::new(listen, client_port));
         let health = loopback(port(None, netns.is_some(), 2381)?);
         let mut server = AgentBuilder::new("etcd", "etcd")
-            // Durability is the disk's affair; here only the process dies.
+            // Only the process is killed here, never the machine, so what it wrote needs no fsync.
             .arg("--unsafe-no-fsync")
             .args(["--logger", "zap", "--log-level", "error"])
-            // The least it takes: a password costs milliseconds then, not half a second.
+            // The lowest cost that etcd accepts: checking a password then takes milliseconds, not half a second.
             .args(["--bcrypt-cost", "4"])
             .arg("--data-dir")
             .arg(&data_dir)

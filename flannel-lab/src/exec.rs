@@ -63,7 +63,7 @@ pub(crate) fn output_with_input(mut command: Command, input: &str) -> Result<Str
     }
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(spawn)?;
     if let Some(mut stdin) = child.stdin.take() {
-        // A program that stops reading says why on stderr, which is the better error.
+        // If the program stops reading, its stderr says why, which makes the better error.
         let _ = stdin.write_all(input.as_bytes());
     }
     let output = child.wait_with_output().map_err(spawn)?;

@@ -153,7 +153,7 @@ impl Node {
         self.configure(&nic)
     }
 
-    /// Removes a NIC, as if pulled out of the machine. What the kernel hung on it goes with it.
+    /// Removes a NIC, as if pulled out of the machine. The kernel removes its addresses and routes with it.
     pub fn delete_nic(&self, nic: &str) -> Result<(), LabError> {
         self.fabric.ip(&format!("link del {}", self.nic(nic)?.port)).map(drop)
     }

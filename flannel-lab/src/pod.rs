@@ -67,7 +67,7 @@ impl Pod {
         self.addresses.iter().find(|address| address.is_ipv6()).map(IpNetwork::ip)
     }
 
-    /// Detaches it and reports if that failed; dropping it does the same in silence.
+    /// Detaches it and reports if that failed; dropping it does the same and reports nothing.
     pub fn delete(mut self) -> Result<(), LabError> {
         self.detach()
     }
@@ -91,7 +91,7 @@ fn new_netns(node: &Node, number: u32) -> Result<Netns, LabError> {
     let netns = Netns::add(&format!("{}-pod{number}", node.name()))?;
     netns.sysctl("net.ipv6.conf.all.disable_ipv6", "0")?;
     netns.sysctl("net.ipv6.conf.default.disable_ipv6", "0")?;
-    // As on a node: an address is of use at once.
+    // As on a node, an address can be used at once.
     netns.sysctl("net.ipv6.conf.all.accept_dad", "0")?;
     netns.sysctl("net.ipv6.conf.default.accept_dad", "0")?;
     Ok(netns)

@@ -23,7 +23,7 @@ pub trait Store: Send + Sync {
     /// Writes the network config.
     fn put_config(&self, config: &str) -> Result<(), LabError>;
 
-    /// Writes a record of any bytes as another node would. Nobody reads half of it.
+    /// Writes a record of any bytes as another node would, at once: nobody reads half of it.
     fn put_bytes(&self, key: &str, value: &[u8]) -> Result<(), LabError>;
 
     /// Writes a record as another node would.
@@ -42,7 +42,8 @@ pub trait Store: Send + Sync {
     /// All records by their keys.
     fn records(&self) -> Result<BTreeMap<String, String>, LabError>;
 
-    /// All that it holds, byte for byte, with what tells of a write that changed nothing.
+    /// Everything in the store, byte for byte; where the store has revisions, with those, which show even a write that
+    /// changed nothing.
     fn everything(&self) -> Result<Vec<String>, LabError> {
         Ok(self.records()?.into_iter().map(|(key, value)| format!("{key} {value}")).collect())
     }

@@ -1,4 +1,5 @@
-//! Somebody on the underlay who is no node: packets that nobody asked for, and ears where none of them may arrive.
+//! A host on the underlay that is no node. It sends packets that no node expects, and listens where none of them may
+//! arrive.
 
 mod sink;
 mod wire;
@@ -49,7 +50,7 @@ impl Stranger {
         Ok(Self { socket })
     }
 
-    /// Sends a datagram. What the network refuses is as good as lost, which is no error of a stranger.
+    /// Sends a datagram. A datagram that the network refuses counts as lost, not as an error.
     pub fn send(&self, to: SocketAddr, datagram: &[u8]) -> bool {
         self.socket.send_to(datagram, to).is_ok()
     }

@@ -20,7 +20,7 @@ pub(crate) fn exit_on(signals: &[Signal]) -> nix::Result<()> {
         // SAFETY: the handler only calls a function that handlers may call, and touches no data.
         let old = unsafe { sigaction(*signal, &action) }?;
         if matches!(old.handler(), SigHandler::SigIgn) {
-            // SAFETY: this puts back what was there, which is no handler at all.
+            // SAFETY: this restores the earlier action, which is no handler.
             unsafe { sigaction(*signal, &old) }?;
         }
     }

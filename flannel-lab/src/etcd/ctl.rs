@@ -20,7 +20,7 @@ pub struct KeyValue {
     pub mod_revision: i64,
     /// How often it was put since it was created.
     pub version: i64,
-    /// The id of the lease it hangs on; 0 for none.
+    /// The id of the etcd lease it is attached to; 0 for none.
     pub lease: i64,
 }
 
@@ -33,7 +33,7 @@ pub struct LeaseInfo {
     pub granted: Option<Duration>,
     /// The time it has left; `None` if it is gone.
     pub left: Option<Duration>,
-    /// The keys that hang on it.
+    /// The keys that are attached to it.
     pub keys: Vec<String>,
 }
 
@@ -62,19 +62,19 @@ impl Etcd {
 
     /// Puts a key.
     pub fn put(&self, key: &str, value: &str) -> Result<(), LabError> {
-        // A longer one is no argument that the kernel takes.
+        // The kernel doesn't accept a longer one as an argument.
         if value.len() >= 100_000 {
             return exec::output_with_input(self.ctl_command(&["put", "--", key])?, value).map(drop);
         }
         self.ctl(&["put", "--", key, value]).map(drop)
     }
 
-    /// Puts a key on a lease.
+    /// Puts a key and attaches it to an etcd lease.
     pub fn put_on_lease(&self, key: &str, value: &str, lease: i64) -> Result<(), LabError> {
         self.ctl(&["put", "--lease", &format!("{lease:x}"), "--", key, value]).map(drop)
     }
 
-    /// Puts a key that is there; it stays on the lease it is on.
+    /// Puts a key that exists; it stays attached to its etcd lease.
     pub fn put_in_place(&self, key: &str, value: &str) -> Result<(), LabError> {
         self.ctl(&["put", "--ignore-lease", "--", key, value]).map(drop)
     }
@@ -85,7 +85,7 @@ impl Etcd {
         Ok(found.into_iter().next().map(|found| found.value))
     }
 
-    /// Lists the keys that begin so, in order.
+    /// Lists the keys with this prefix, in order.
     pub fn list(&self, prefix: &str) -> Result<Vec<KeyValue>, LabError> {
         self.query(&["get", "-w", "json", "--prefix", "--", prefix])
     }
@@ -95,7 +95,7 @@ impl Etcd {
         self.ctl(&["del", "--", key]).map(drop)
     }
 
-    /// Deletes all keys that begin so.
+    /// Deletes all keys with this prefix.
     pub fn del_prefix(&self, prefix: &str) -> Result<(), LabError> {
         self.ctl(&["del", "--prefix", "--", prefix]).map(drop)
     }
@@ -107,21 +107,21 @@ impl Etcd {
         revision.ok_or_else(|| LabError::unexpected("etcd's revision", answer.to_string()))
     }
 
-    /// Forgets all revisions before the present one; watches that want them are cancelled.
+    /// Compacts all revisions before the present one; watches that ask for them are cancelled.
     pub fn compact(&self) -> Result<i64, LabError> {
         let revision = self.revision()?;
         self.ctl(&["compact", &revision.to_string()])?;
         Ok(revision)
     }
 
-    /// Makes a lease and returns its id. Nobody renews it.
+    /// Grants an etcd lease and returns its id. Nobody renews it.
     pub fn grant_lease(&self, time: Duration) -> Result<i64, LabError> {
         let answer = self.json(&["lease", "grant", "-w", "json", &time.as_secs().to_string()])?;
         let id = answer["ID"].as_i64().or(answer["id"].as_i64());
         id.ok_or_else(|| LabError::unexpected("etcdctl lease grant", answer.to_string()))
     }
 
-    /// Revokes a lease, and with it the keys on it.
+    /// Revokes an etcd lease, which deletes the keys attached to it.
     pub fn revoke_lease(&self, lease: i64) -> Result<(), LabError> {
         self.ctl(&["lease", "revoke", &format!("{lease:x}")]).map(drop)
     }

@@ -1,4 +1,5 @@
-//! Writing much into the store, and any bytes: by the JSON gateway of its client port, without a process a key.
+//! Writes many keys, or values of any bytes, into the store through the JSON gateway of its client port, without
+//! starting a process for each key.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -9,7 +10,7 @@ use serde_json::{Value, json};
 use super::Etcd;
 use crate::LabError;
 
-/// The most operations that etcd takes in a transaction (`--max-txn-ops`).
+/// The most operations that etcd accepts in a transaction (`--max-txn-ops`).
 const MOST: usize = 128;
 /// How long an answer may take.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -36,7 +37,7 @@ impl Etcd {
         self.post("/v3/kv/deleterange", &json!({ "key": base64(key) }))
     }
 
-    /// Deletes all keys that begin so, in one revision.
+    /// Deletes all keys with this prefix, in one revision.
     pub fn del_many(&self, prefix: &[u8]) -> Result<(), LabError> {
         let mut end = prefix.to_vec();
         if let Some(last) = end.last_mut() {

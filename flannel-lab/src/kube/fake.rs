@@ -1,8 +1,8 @@
-//! A Kubernetes API server of one's own, as far as a network agent uses one: nodes in a store with revisions, listed,
-//! watched and patched as the real server does it, with faults that can be switched on while it runs.
+//! A fake of the Kubernetes API server, as far as a network agent uses it: nodes in a store with revisions are listed,
+//! watched and patched as the real server does it, and faults can be switched on while it runs.
 //!
 //! It runs in a thread of this process, on a socket in any namespace, and answers from memory: thousands of nodes and
-//! hundreds of changes a second are cheap. Every version of a node is encoded once, whoever reads it.
+//! hundreds of changes a second are cheap. Every version of a node is encoded once for all readers.
 //!
 //! ```no_run
 //! use flannel_lab::kube::fake::{Faults, KubeApi, KubeApiOptions, kubelet_node};
@@ -303,7 +303,7 @@ impl KubeApi {
         self.server.seen().1
     }
 
-    /// Forgets which requests there were.
+    /// Forgets all requests so far.
     pub fn clear_requests(&self) {
         *self.server.seen() = <_>::default();
     }

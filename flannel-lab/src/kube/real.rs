@@ -1,7 +1,7 @@
-//! A real `kube-apiserver` of one's own: started, killed, restarted, asked, and read over its shoulder.
+//! A real `kube-apiserver` for one test: it can be started, killed, restarted and asked, and its audit log read.
 //!
-//! It has what a cluster's has as far as an agent can tell: TLS by an authority of its own, RBAC, service
-//! account tokens that expire and can be taken back, and an audit log that says who asked what.
+//! For an agent it is like a cluster's: TLS by an authority of its own, RBAC, service account tokens that expire and
+//! can be withdrawn, and an audit log that says who asked what.
 
 mod audit;
 mod curl;
@@ -105,7 +105,8 @@ impl ApiServer {
                 format!("--advertise-address={listen}"),
             ])
             .args(["--authorization-mode=RBAC", "--service-cluster-ip-range=10.96.0.0/16"])
-            // It waits for a controller that makes tokens, which is not here; whoever makes a pod does so, too.
+            // This plugin waits for a controller that makes tokens. There is none here; the code that makes a pod makes
+            // its token.
             .arg("--disable-admission-plugins=ServiceAccount")
             // Nobody looks for the `kubernetes` service, so it need not write to the store every 10 s.
             .arg("--endpoint-reconciler-type=none")

@@ -100,8 +100,8 @@ impl KubeStore {
         self.api.put_node(node);
     }
 
-    /// Does what somebody with `kubectl annotate` may: gives an annotation of ours, named without its prefix,
-    /// another value, or removes it, or all.
+    /// Changes annotations as somebody with `kubectl annotate` could: gives an annotation of flannel's, named without
+    /// its prefix, another value, or removes one or all of them.
     pub fn meddle(&self, node: &str, annotation: Option<&str>, value: Option<&str>) -> bool {
         self.api.edit_node(node, |node| match annotation {
             Some(annotation) => lease::set(node, annotation, value),

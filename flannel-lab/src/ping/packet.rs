@@ -2,7 +2,7 @@
 
 /// The ICMP header of an echo in bytes.
 const HEADER: usize = 8;
-/// The payload's part that is ours: the cookie and the number.
+/// The bytes of the payload that the lab uses: the cookie and the number.
 pub(super) const MIN_PAYLOAD: usize = 16;
 
 /// What tells our echoes from all others.

@@ -102,14 +102,14 @@ fn run(mut echo: Echo, options: &PingOptions, count: u64, shared: &Shared) {
         let stopped = number >= count || shared.stop.load(Ordering::Relaxed);
         let now = Instant::now();
         if !stopped && now >= next {
-            // In the journal first: the reply can't be faster than that.
+            // The journal is written first, so that a reply can't come before its entry.
             shared.journal().sent(now - shared.start);
             if let Err(error) = echo.send(number) {
                 shared.journal().last_error = Some(error.to_string());
             }
             number += 1;
             last = now;
-            // No burst after a delay: it would find the road clear and hide the delay.
+            // After a delay there is no burst: it would be answered at once and hide the delay.
             next = (next + options.interval).max(now);
         }
         take_in(&mut echo, shared);

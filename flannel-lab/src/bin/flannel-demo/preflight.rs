@@ -1,4 +1,4 @@
-//! Whether this machine lets us have a sandbox at all, tried before anything else so that the error helps.
+//! Tries whether this machine allows a sandbox at all, before anything else, so that the error helps.
 
 use std::process::{Command, Stdio};
 

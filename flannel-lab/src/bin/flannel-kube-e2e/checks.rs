@@ -1,4 +1,4 @@
-//! What is checked, by topic. A check says what it saw; an error is what is wrong.
+//! What is checked, by topic. A check returns what it saw, or an error that says what is wrong.
 
 pub(crate) mod access;
 pub(crate) mod fake;

@@ -1,4 +1,4 @@
-//! What can happen, and who may suffer by it. Pure.
+//! The actions of a soak, and which pings each of them may cost. Pure.
 
 use std::fmt;
 use std::time::Duration;
@@ -95,13 +95,13 @@ impl Kind {
             && !matches!(self, Join | Leave | Burst | NewMac | NewAddress | Compaction | Tampered)
     }
 
-    /// Whether all nodes have to do with it, and all their pings: nothing else happens meanwhile.
+    /// Whether it concerns all nodes and all their pings, so that nothing else happens meanwhile.
     pub(crate) fn is_alone(self) -> bool {
         use Kind::{AddressReuse, Renumber, RenumberAway, Tampered};
         matches!(self, Renumber | RenumberAway | AddressReuse | Tampered)
     }
 
-    /// Whether the store is of little use meanwhile, or of none.
+    /// Whether the store can't be used meanwhile, or hardly.
     pub(crate) fn stops_store(self) -> bool {
         use Kind::{CutOff, Garbage, Refusing, Restored, Slow, StoreKilled, StorePaused, WatchesCut};
         matches!(self, StorePaused | StoreKilled | CutOff | Restored | WatchesCut | Garbage | Slow | Refusing)
@@ -229,7 +229,7 @@ impl Action {
         }
     }
 
-    /// Who may notice. Everybody else must not.
+    /// The pairs that may lose pings. All others must not.
     pub(crate) fn touches(&self, backend: Backend) -> Option<Touch> {
         use Kind::{
             AddressReuse, AgentAway, AgentKilled, AgentPaused, CarrierLoss, DeviceDeleted, DeviceDown,
@@ -242,7 +242,7 @@ impl Action {
         match self.kind {
             NicFlap | NicPulled | CarrierLoss | Partition | Remade => Some(all),
             Renumber | RenumberAway | AddressReuse => Some(all),
-            // Its own record is wrong, by whoever's hand. What others have keeps holding against it.
+            // The node's own record is wrong, whoever wrote it, and the records of others still conflict with it.
             Tampered => Some(all),
             // What can't be read is unknown, not gone.
             Meddled => (!self.meddling.is_some_and(Meddling::is_unreadable)).then_some(all),

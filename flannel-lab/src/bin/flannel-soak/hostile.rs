@@ -1,9 +1,9 @@
-//! The hostile run: everybody who may do harm does it at once, while honest pods ping each other and honest nodes
+//! The hostile run: every kind of attacker attacks at the same time, while honest pods ping each other and honest nodes
 //! join and leave.
 //!
-//! Who writes to the store writes records that nobody can use, and tens of thousands of them (`records`, `flood`);
-//! a host that is no node sends tunnel packets (`packets`); a pod besieges the health port (`health`); who may
-//! write to the store's folder makes traps of its files (`folder`). All the while must hold, and is measured:
+//! A writer to the store writes useless records, and tens of thousands of them (`records`, `flood`); a host that is no
+//! node sends tunnel packets (`packets`); a pod attacks the health port (`health`); a writer to the local store's
+//! folder sets traps among its files (`folder`). All the while these must be true, and are measured:
 //! - no honest ping is lost, other than those that udp's own restart costs;
 //! - an honest lease is programmed in time on every node, and nothing hostile is in any kernel;
 //! - `/healthz` answers, memory, descriptors and logs stay within bounds (`watch`);

@@ -1,4 +1,4 @@
-//! What makes one ask who a node is: other addresses, other names, new nodes in old places, false records.
+//! Changes of a node's identity: other addresses, other names, new nodes in old places, false records.
 
 use std::thread::sleep;
 

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 /// The pods' network in each family.
 pub(crate) const NETWORKS: [&str; 2] = ["10.42.0.0/16", "fd00:42::/48"];
 
-/// The bridge that pods hang on, which is no agent's business.
+/// The bridge of the pods, which belongs to no agent.
 pub(crate) const POD_BRIDGE: &str = "cni0";
 
 /// The backends that are churned.
@@ -77,7 +77,7 @@ impl Lease {
         self.0.iter().find(|side| side.subnet.is_ipv6() == v6)
     }
 
-    /// A value that two leases have and only one node can have.
+    /// A value that both leases have though only one node can have it.
     pub(crate) fn shared_with(&self, other: &Self) -> Option<String> {
         self.0.iter().flat_map(|one| other.0.iter().map(move |two| (one, two))).find_map(|(one, two)| {
             let Side { subnet, underlay, mac } = one;
@@ -193,7 +193,7 @@ fn metric(v6: bool) -> u32 {
     if v6 { 1024 } else { 0 }
 }
 
-/// What is on a node of that which is an agent's business: routes to our network and all on its devices.
+/// The state of a node that belongs to the agent: routes to the pods' network, and everything on its devices.
 pub(crate) fn observed(backend: Backend, state: &KernelState) -> BTreeSet<String> {
     let links = [false, true].map(|v6| backend.link(v6));
     let has_devices = backend != Backend::HostGw;

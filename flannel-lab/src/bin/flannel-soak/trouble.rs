@@ -1,4 +1,4 @@
-//! What befalls a Kubernetes API server and the objects in it.
+//! Faults of a Kubernetes API server and of the objects in it.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ const GLANCE: Duration = Duration::from_millis(100);
 /// From one cut of all watches to the next.
 const CUT: Duration = Duration::from_millis(300);
 
-/// Leases change while nobody is connected, and then the history is forgotten: only a list can tell.
+/// Leases change while no agent is connected, and then the history is compacted, so only a list shows the changes.
 pub(crate) fn cut_off(lab: &Lab, action: &Action) -> Fallible<()> {
     lab.store.kill()?;
     lab.write(&action.put, &action.del)?;

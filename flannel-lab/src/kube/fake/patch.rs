@@ -23,11 +23,11 @@ fn list_kind(path: &str) -> ListKind {
     }
 }
 
-/// Tells of a map or of an item of a list what is to be done with it as a whole.
+/// The key that says what to do with a map, or with an item of a list, as a whole.
 const DIRECTIVE: &str = "$patch";
-/// In front of the name of a set: what to take out of it.
+/// The prefix of a set's name for the values to remove from it.
 const TAKE_OUT: &str = "$deleteFromPrimitiveList/";
-/// In front of the name of a list: its order.
+/// The prefix of a list's name for its order.
 const ORDER: &str = "$setElementOrder/";
 
 /// A JSON merge patch (RFC 7386): objects are merged, null deletes, all else replaces.

@@ -30,7 +30,7 @@ impl Failure {
         self
     }
 
-    /// Nobody we know.
+    /// The client is not known.
     pub(super) fn unauthorized() -> Self {
         Self::new(StatusCode::UNAUTHORIZED, "Unauthorized", "Unauthorized")
     }

@@ -30,7 +30,7 @@ const LONGEST: Duration = Duration::from_secs(1800);
 /// The last bookmark comes so long before the end.
 const LAST_BOOKMARK: Duration = Duration::from_secs(2);
 
-/// What a line says that is no JSON.
+/// A line that is not JSON.
 const GARBAGE: &[u8] = b"{\"type\":\"MODIFIED\",\"object\":{\"kind\":\"No\n";
 
 /// One watch that is open.
@@ -191,7 +191,7 @@ impl Watcher {
     fn changes_since(&mut self) -> Option<VecDeque<Bytes>> {
         let garbage = self.server.faults().garbage;
         let mut lines = VecDeque::new();
-        // Several times nothing for us is no reason to sleep.
+        // A batch without changes for this client is no reason to wait: more may follow.
         while lines.is_empty() {
             let events = self.server.store().since(self.known, BATCH)?;
             let Some(last) = events.last() else { break };

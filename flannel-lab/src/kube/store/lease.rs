@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 const PREFIX: &str = "flannel.alpha.coreos.com/";
 
-/// What says that a node takes part.
+/// The annotation that says that a node takes part.
 const MANAGED: &str = "kube-subnet-manager";
 
 /// Members of a record that are text, and their annotations.
@@ -47,7 +47,7 @@ pub(super) fn annotate(node: &mut Value, value: &str) {
     let present = |name: &str| record.get(name).filter(|value| !value.is_null());
     for (name, suffix) in TEXTS {
         if let Some(value) = present(name) {
-            // What is no text becomes one that nobody can read.
+            // A value that is not text becomes text that is unreadable as a record.
             annotations[annotation(suffix)] = json!(value.as_str().map_or(value.to_string(), str::to_owned));
         }
     }
@@ -78,7 +78,7 @@ pub(super) fn set(node: &mut Value, suffix: &str, value: Option<&str>) {
     }
 }
 
-/// Takes all of it out again.
+/// Removes all of flannel's annotations.
 pub(super) fn strip(node: &mut Value) {
     if let Some(annotations) = node["metadata"]["annotations"].as_object_mut() {
         annotations.retain(|key, _| !key.starts_with(PREFIX));

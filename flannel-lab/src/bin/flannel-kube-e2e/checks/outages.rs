@@ -1,4 +1,5 @@
-//! An API server that is away, forgot, or doesn't answer: pods notice nothing, and agents catch up.
+//! An API server that is down, has lost its history, or doesn't answer. Pods must notice nothing, and agents must catch
+//! up.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -78,7 +79,7 @@ pub(crate) fn reset(world: &mut World) -> Fallible<String> {
     Ok(format!("watching again after {took:.2} s: {requests}"))
 }
 
-/// Lets nothing through on the connections that node 1 has, without a sign; new ones would do. A node joins.
+/// Drops all packets of node 1's connections without closing them; new connections would work. A node joins.
 pub(crate) fn half_dead(world: &mut World) -> Fallible<String> {
     let node = world.node(1);
     let ports = ports(world, 1)?;
