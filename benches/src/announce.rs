@@ -56,7 +56,7 @@ impl Drop for Listener {
 fn forward(events: Vec<KernelEvent>, to: &Sender<(Instant, KernelEvent)>) -> bool {
     let at = Instant::now();
     events.into_iter().all(|event| {
-        assert!(!matches!(event, KernelEvent::Overrun), "announcements were lost");
+        assert!(!matches!(event, KernelEvent::Overrun), "notifications were lost");
         to.send((at, event)).is_ok()
     })
 }

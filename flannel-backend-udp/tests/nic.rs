@@ -83,7 +83,7 @@ async fn gone_from(kernel: &mut Netlink, tun: LinkIndex) -> Vec<KernelEvent> {
         gone.extend(events.into_iter().filter(|event| match event {
             KernelEvent::LinkGone(link, _) | KernelEvent::Gone(ObjectKey::Address(link, _)) => *link == tun,
             KernelEvent::Gone(ObjectKey::Route(dst, _)) => dst.to_string() == "10.5.0.0/16",
-            KernelEvent::Overrun => panic!("announcements were lost"),
+            KernelEvent::Overrun => panic!("notifications were lost"),
             _ => false,
         }));
     }

@@ -1,8 +1,8 @@
-//! Decides whether a route on a link that others use, too, is ours, and what this node's previous backend left behind.
-//! Pure.
+//! Decides whether this agent owns a route on a link that others use, too, and what this node's previous backend left
+//! behind. Pure.
 //!
-//! On its own devices the backend decides. Everywhere else only two things prove that a route is ours: its protocol,
-//! and what this node stored last ([`crate::state_file`]).
+//! On its own devices the backend decides. On all other links only two things prove that the agent owns a route: its
+//! protocol, and what this node stored last ([`crate::state_file`]).
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -20,7 +20,7 @@ pub const BOOT_PROTOCOL: u8 = 3;
 /// `RTPROT_KERNEL`: routes that the kernel made for an address.
 const KERNEL_PROTOCOL: u8 = 2;
 
-/// What is ours on links that don't belong to our backend.
+/// Which routes this agent owns on links that don't belong to its backend.
 #[derive(Debug, Clone, Default)]
 pub struct Ownership {
     /// The present overlay networks, and those stored last.
@@ -64,7 +64,7 @@ impl Ownership {
         }
     }
 
-    /// Adds the blackhole routes for this node's own subnets. Those that a Go agent wrote are ours then, too.
+    /// Adds the blackhole routes for this node's own subnets. The agent then owns those that a Go agent wrote, too.
     pub fn keep_blackholes(&mut self, own: impl IntoIterator<Item = Subnet>) {
         self.blackholes.extend(own);
     }
@@ -75,14 +75,14 @@ impl Ownership {
         Family::ALL.into_iter().filter(has)
     }
 
-    /// The protocols that routes of ours can have on any link: 102 and, if nodes were stored or blackholes are kept,
-    /// that of Go's routes.
+    /// The protocols that the agent's routes can have on any link: 102 and, if nodes were stored or blackholes are
+    /// kept, that of Go's routes.
     pub fn protocols(&self) -> impl Iterator<Item = u8> + use<> {
         let of_go = (!self.nodes.is_empty() || !self.blackholes.is_empty()).then_some(BOOT_PROTOCOL);
         [ROUTE_PROTOCOL].into_iter().chain(of_go)
     }
 
-    /// The scopes, besides the backend's own, where unmarked routes of ours can be: stale devices.
+    /// The scopes, besides the backend's own, where the agent can own unmarked routes: stale devices.
     pub fn scopes(&self) -> Vec<Scope> {
         let scope = |link: &Link| {
             let link = link.index;
@@ -93,7 +93,7 @@ impl Ownership {
         self.stale_links.iter().flat_map(scope).collect()
     }
 
-    /// Whether a route is ours to replace and delete:
+    /// Whether the agent owns a route, so that it may replace and delete it:
     /// - it has our protocol and leads to a subnet of our networks, by whatever link;
     /// - or it goes through a device that this node made before;
     /// - or it has the form that Go writes, and leads to a subnet by the node that had it when we last stored it;
@@ -149,7 +149,8 @@ impl Ownership {
         }
     }
 
-    /// VXLAN devices with names like ours that nothing proves to be ours, if nothing was stored. They stay.
+    /// VXLAN devices with names like the backend's, if no earlier run stored anything that proves whose they are. They
+    /// stay.
     pub fn suspects<'a>(&'a self, links: &'a [Link]) -> impl Iterator<Item = &'a Link> {
         let named = |link: &Link| {
             let vni = link.vxlan.as_ref().map(|vxlan| vxlan.vni.to_string());

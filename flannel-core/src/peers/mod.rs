@@ -177,7 +177,7 @@ pub struct PeerTable {
     refused: ClaimIndex,
     /// For each lease, the leases that are refused for certain because of it.
     behind: BTreeMap<LeaseKey, BTreeSet<LeaseKey>>,
-    /// The malformed leases of which no good version was seen.
+    /// The leases with unreadable backend data of which no good version was seen.
     unknown: Unknown,
     want: Dataplane,
     /// How many programmed peers besides the first need an object: two leases of one node share its FDB entry.
@@ -315,7 +315,8 @@ impl PeerTable {
         })
     }
 
-    /// The malformed leases of which no good version was seen. What the kernel holds for them must stay.
+    /// The leases with unreadable backend data of which no good version was seen. Their objects in the kernel must
+    /// stay.
     pub fn unknown(&self) -> &Unknown {
         &self.unknown
     }
