@@ -100,8 +100,7 @@ pub struct Args {
 }
 
 impl Args {
-    /// Reads and checks the parameters. `lookup` returns the value of a variable; the program passes
-    /// `std::env::var_os`.
+    /// Reads and checks the parameters. `lookup` returns the value of a variable; the program's reads its environment.
     pub fn read(lookup: impl Fn(&str) -> Option<OsString>) -> Result<Self, CniError> {
         let text = |name: &str| match lookup(name).map(OsString::into_string) {
             Some(Ok(value)) => Ok(value),
