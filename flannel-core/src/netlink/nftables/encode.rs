@@ -7,6 +7,7 @@ use neli::consts::rtnl::Rtm;
 use neli::types::Buffer;
 
 use super::super::message::Datagram;
+use super::attrs::Attrs;
 use super::expr;
 use super::value::{Change, Key, Set, Table, TableFamily, comment};
 use crate::addr::Family;
@@ -49,44 +50,6 @@ impl TableFamily {
             Self::Inet => 1,
             Self::Netdev => 5,
         }
-    }
-}
-
-/// A buffer of attributes. Numbers are in network order, as everywhere in `nf_tables`.
-#[derive(Debug, Default)]
-pub(super) struct Attrs(Vec<u8>);
-
-impl Attrs {
-    /// Appends an attribute.
-    pub(super) fn put(&mut self, kind: u16, payload: &[u8]) {
-        let len = u16::try_from(payload.len() + 4).expect("lists are cut so that they fit");
-        self.0.extend_from_slice(&len.to_ne_bytes());
-        self.0.extend_from_slice(&kind.to_ne_bytes());
-        self.0.extend_from_slice(payload);
-        self.0.resize(self.0.len().next_multiple_of(4), 0);
-    }
-
-    /// Appends a number.
-    pub(super) fn u32(&mut self, kind: u16, number: u32) {
-        self.put(kind, &number.to_be_bytes());
-    }
-
-    /// Appends text.
-    pub(super) fn string(&mut self, kind: u16, text: &str) {
-        self.put(kind, &[text.as_bytes(), &[0]].concat());
-    }
-
-    /// Appends an attribute that has others in it.
-    pub(super) fn nest(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) {
-        let mut inner = Self::default();
-        fill(&mut inner);
-        // NLA_F_NESTED
-        self.put(kind | 0x8000, &inner.0);
-    }
-
-    #[cfg(test)]
-    pub(super) fn into_bytes(self) -> Vec<u8> {
-        self.0
     }
 }
 
@@ -283,9 +246,9 @@ fn message_type(kind: u16) -> Rtm {
 }
 
 fn body(family: TableFamily, fill: impl FnOnce(&mut Attrs)) -> Buffer {
-    let mut attrs = Attrs(header(family.number(), 0));
+    let mut attrs = Attrs::after(header(family.number(), 0));
     fill(&mut attrs);
-    Buffer::from(attrs.0)
+    Buffer::from(attrs.into_bytes())
 }
 
 /// `struct nfgenmsg`: family, version 0, and a number in network order.

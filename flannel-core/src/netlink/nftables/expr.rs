@@ -1,6 +1,6 @@
 //! Encodes terms of rules as the kernel's expressions. Pure.
 
-use super::encode::Attrs;
+use super::attrs::Attrs;
 use super::value::{Key, Term, Verdict};
 use crate::addr::{Family, Subnet};
 

@@ -8,6 +8,7 @@
 //! Only what this crate needs is here: [`value`] has the values, [`expr`] and [`encode`] turn them into messages,
 //! [`decode`] reads dumps, and [`events`] receives notifications about changes of others.
 
+mod attrs;
 mod decode;
 mod encode;
 mod events;
