@@ -188,13 +188,13 @@ pub struct Draft<'a> {
 
 impl Draft<'_> {
     /// Whether the draft still has its name, which another process could remove.
-    pub(crate) fn is_there(&self) -> bool {
+    pub fn is_there(&self) -> bool {
         self.name.as_ref().is_some_and(|name| self.dir.is_at(&self.file, name))
     }
 
     /// Leaves it behind, as a killed process does.
     #[cfg(test)]
-    pub(crate) fn abandon(mut self) {
+    pub fn abandon(mut self) {
         self.name = None;
     }
 
