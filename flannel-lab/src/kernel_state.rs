@@ -33,10 +33,11 @@ pub struct KernelState {
 impl KernelState {
     /// Takes a snapshot of a namespace.
     pub fn of(netns: &Netns) -> Result<Self, LabError> {
-        let (links, addresses) = (netns.ip_json("link show")?, netns.ip_json("address show")?);
+        // It shows all that `link show` does.
+        let links = netns.ip_json("address show")?;
         Ok(Self {
             links: sorted(objects(&links).map(link_line)),
-            addresses: sorted(objects(&addresses).flat_map(address_lines)),
+            addresses: sorted(objects(&links).flat_map(address_lines)),
             routes: lines(&netns.ip("-d -4 route show")?),
             routes6: lines(&netns.ip("-d -6 route show")?),
             // A kernel that does not know them has none.

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use crate::LabError;
 
-const POLL: Duration = Duration::from_millis(10);
+/// How long to wait between two probes, at least and at most.
+const POLL: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(100)];
 
 /// What a probe can return: `bool`, `Option<T>` or `Result<T, E>`. An `Err` is shown if it was
 /// the last.
@@ -42,7 +43,8 @@ impl<T, E: Debug> Outcome for Result<T, E> {
     }
 }
 
-/// Probes every 10 ms until the condition holds. The probe runs at least once.
+/// Probes until the condition holds, once at least. Between two probes it waits as long as the last one took, from 10 to
+/// 100 ms: a probe that starts programs leaves the processor to those that it waits for.
 pub fn wait_for<O: Outcome>(
     deadline: Duration,
     what: &str,
@@ -50,12 +52,13 @@ pub fn wait_for<O: Outcome>(
 ) -> Result<O::Value, LabError> {
     let start = Instant::now();
     loop {
+        let began = Instant::now();
         match probe().outcome() {
             Ok(value) => return Ok(value),
             Err(last) if start.elapsed() >= deadline => {
                 return Err(LabError::Timeout { what: what.to_owned(), waited: deadline, last });
             }
-            Err(_) => thread::sleep(POLL),
+            Err(_) => thread::sleep(began.elapsed().clamp(POLL[0], POLL[1])),
         }
     }
 }
