@@ -113,16 +113,45 @@ impl BackendCase {
     }
 }
 
-/// Makes one test a backend of each function that takes a [`BackendCase`].
+/// Makes one test a row of each function that takes a [`BackendCase`]: every backend in every form of its routes.
 macro_rules! on_every_backend {
     ($($test:ident),+ $(,)?) => {
-        $crate::backends::on_every_backend!(@row vxlan VXLAN: $($test),+);
-        $crate::backends::on_every_backend!(@row vxlan_plain VXLAN_PLAIN: $($test),+);
-        $crate::backends::on_every_backend!(@row vxlan_direct VXLAN_DIRECT: $($test),+);
-        $crate::backends::on_every_backend!(@row host_gw HOST_GW: $($test),+);
-        $crate::backends::on_every_backend!(@row udp UDP: $($test),+);
+        $crate::backends::on_every_kind!($($test),+);
+        $crate::backends::row!(vxlan_plain VXLAN_PLAIN: $($test),+);
+        $crate::backends::row!(vxlan_direct VXLAN_DIRECT: $($test),+);
     };
-    (@row $name:ident $case:ident: $($test:ident),+) => {
+}
+pub(crate) use on_every_backend;
+
+/// The same for each kind of backend: for tests of what comes before routes, such as which address, lease or config an
+/// agent takes, whose course is the same whatever form the routes have.
+macro_rules! on_every_kind {
+    ($($test:ident),+ $(,)?) => {
+        $crate::backends::row!(vxlan VXLAN: $($test),+);
+        $crate::backends::row!(host_gw HOST_GW: $($test),+);
+        $crate::backends::row!(udp UDP: $($test),+);
+    };
+}
+pub(crate) use on_every_kind;
+
+/// The same for functions that take the start of a store as well, by the names that their tests get. A store tells an
+/// agent leases whatever form the routes have.
+macro_rules! on_store {
+    ($start:path; $($test:ident: $function:path),+ $(,)?) => {
+        $(
+            fn $test(case: &'static $crate::backends::BackendCase) {
+                $function(case, $start);
+            }
+        )+
+        $crate::backends::on_every_kind!($($test),+);
+    };
+}
+#[cfg(any(feature = "etcd", feature = "kube"))]
+pub(crate) use on_store;
+
+/// Makes one test of each function with one case.
+macro_rules! row {
+    ($name:ident $case:ident: $($test:ident),+) => {
         mod $name {
             $(
                 #[test]
@@ -135,7 +164,7 @@ macro_rules! on_every_backend {
         }
     };
 }
-pub(crate) use on_every_backend;
+pub(crate) use row;
 
 pub(crate) const VXLAN: BackendCase = BackendCase {
     kind: "vxlan",

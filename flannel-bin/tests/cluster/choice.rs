@@ -5,10 +5,10 @@ use flannel_lab::cluster::Cluster;
 use flannel_lab::wait::eventually;
 use serde_json::Value;
 
-use crate::backends::{BackendCase, on_every_backend};
+use crate::backends::{BackendCase, on_every_kind};
 use crate::harness::{Bed, Monitor, SOON, Store, Traffic, http_get, new_folder, subnet_file};
 
-on_every_backend!(
+on_every_kind!(
     a_renamed_nic_costs_nothing,
     a_virtual_address_is_not_published,
     what_the_overlay_made_is_not_chosen,

@@ -8,23 +8,22 @@ use flannel_lab::store::EtcdStore;
 use flannel_lab::test_name;
 use flannel_lab::wait::eventually;
 
-use crate::backends::{BackendCase, VXLAN, on_every_backend};
-use crate::connectivity::every_pod_pings_every_other;
+use crate::backends::{BackendCase, VXLAN, on_store};
 use crate::harness::{Bed, SOON, Store, Traffic, http_get};
-use crate::outages;
+use crate::{choice, claims, connectivity, hostile, identity, outages, strict, underlay};
 
-on_every_backend!(
-    pods_reach_each_other,
-    no_outage_of_the_store_changes_the_datapath,
-    a_virtual_address_is_not_published,
-    a_node_whose_address_changes_is_followed,
-    addresses_that_changed_between_two_runs_cost_no_subnet,
-    an_interface_that_is_corrected_costs_no_subnet,
-    an_address_that_is_handed_on_cuts_nobody,
-    readiness_turns_red_and_green_with_the_store,
-    compaction_while_an_agent_is_cut_off,
-    a_bad_record_touches_nothing_else,
-    etcd_away_at_the_start_is_waited_for,
+on_store!(start;
+    pods_reach_each_other: connectivity::every_pod_pings_every_other,
+    no_outage_of_the_store_changes_the_datapath: outages::change_nothing,
+    a_virtual_address_is_not_published: choice::keeps_its_address,
+    a_node_whose_address_changes_is_followed: underlay::follows,
+    addresses_that_changed_between_two_runs_cost_no_subnet: identity::cost_no_subnet,
+    an_interface_that_is_corrected_costs_no_subnet: identity::corrected_interface,
+    an_address_that_is_handed_on_cuts_nobody: claims::handed_on,
+    readiness_turns_red_and_green_with_the_store: outages::turn_readiness_red,
+    compaction_while_an_agent_is_cut_off: outages::compaction_while_an_agent_is_cut_off,
+    a_bad_record_touches_nothing_else: bad_record,
+    etcd_away_at_the_start_is_waited_for: outages::at_the_start_are_waited_for,
 );
 
 /// A server in the underlay, where every node reaches it.
@@ -32,23 +31,15 @@ pub(crate) fn start(cluster: &Cluster) -> EtcdStore {
     EtcdStore::start(cluster, &[]).unwrap()
 }
 
-fn pods_reach_each_other(case: &'static BackendCase) {
-    every_pod_pings_every_other(case, start);
-}
-
-fn an_address_that_is_handed_on_cuts_nobody(case: &'static BackendCase) {
-    crate::claims::handed_on(case, start);
-}
-
 #[test]
 fn a_record_that_changes_later_cuts_nobody_else() {
-    in_sandbox(test_name!(), || crate::claims::changes_later(&VXLAN, start));
+    in_sandbox(test_name!(), || claims::changes_later(&VXLAN, start));
 }
 
 #[test]
 fn all_hostile_records_at_once_change_nothing() {
     in_sandbox(test_name!(), || {
-        crate::hostile::all_at_once(&VXLAN, start, |store, record| {
+        hostile::all_at_once(&VXLAN, start, |store, record| {
             store.put_bytes(&record.key, &record.value).unwrap();
         });
     });
@@ -56,57 +47,21 @@ fn all_hostile_records_at_once_change_nothing() {
 
 #[test]
 fn forty_kills_amid_leases_leave_all_as_it_was() {
-    in_sandbox(test_name!(), || crate::hostile::kills::forty_kills(&VXLAN, start));
+    in_sandbox(test_name!(), || hostile::kills::forty_kills(&VXLAN, start));
 }
 
 #[test]
 fn a_running_node_puts_its_record_right() {
-    in_sandbox(test_name!(), || crate::claims::puts_right(start));
+    in_sandbox(test_name!(), || claims::puts_right(start));
 }
 
 #[test]
 fn who_has_a_lease_is_let_in() {
-    in_sandbox(test_name!(), || crate::strict::lets_in_who_has_a_lease(&VXLAN, start));
+    in_sandbox(test_name!(), || strict::lets_in_who_has_a_lease(&VXLAN, start));
 }
 
-fn a_virtual_address_is_not_published(case: &'static BackendCase) {
-    crate::choice::keeps_its_address(case, start);
-}
-
-fn a_node_whose_address_changes_is_followed(case: &'static BackendCase) {
-    crate::underlay::follows(case, start);
-}
-
-fn addresses_that_changed_between_two_runs_cost_no_subnet(case: &'static BackendCase) {
-    crate::identity::cost_no_subnet(case, start);
-}
-
-fn an_interface_that_is_corrected_costs_no_subnet(case: &'static BackendCase) {
-    crate::identity::corrected_interface(case, start);
-}
-
-fn bed(case: &'static BackendCase) -> Bed<EtcdStore> {
-    Bed::of_three(case, start)
-}
-
-fn no_outage_of_the_store_changes_the_datapath(case: &'static BackendCase) {
-    outages::change_nothing(case, start);
-}
-
-fn readiness_turns_red_and_green_with_the_store(case: &'static BackendCase) {
-    outages::turn_readiness_red(case, start);
-}
-
-fn compaction_while_an_agent_is_cut_off(case: &'static BackendCase) {
-    outages::compaction_while_an_agent_is_cut_off(case, start);
-}
-
-fn etcd_away_at_the_start_is_waited_for(case: &'static BackendCase) {
-    outages::at_the_start_are_waited_for(case, start);
-}
-
-fn a_bad_record_touches_nothing_else(case: &'static BackendCase) {
-    let mut bed = bed(case);
+fn bad_record(case: &'static BackendCase, store: fn(&Cluster) -> EtcdStore) {
+    let mut bed = Bed::of_three(case, store);
     let pods = [bed.pod(1), bed.pod(2)];
     let traffic = Traffic::between(&pods[0], &pods[1]);
     let state = bed.state(1);
@@ -177,7 +132,7 @@ fn a_restored_backup_costs_no_packet() {
 #[test]
 fn an_agent_paused_beyond_its_lease_puts_it_back_or_says_who_has_it() {
     in_sandbox(test_name!(), || {
-        let mut bed = bed(&VXLAN);
+        let mut bed = Bed::of_three(&VXLAN, start);
         let pods = [bed.pod(2), bed.pod(3)];
         let traffic = Traffic::between(&pods[0], &pods[1]);
         let (state, record) = (bed.state(1), bed.record_of(1));

@@ -10,17 +10,13 @@ use flannel_lab::cluster::Cluster;
 use flannel_lab::kernel_state::KernelState;
 use flannel_lab::wait::eventually;
 
-use crate::backends::{BackendCase, on_every_backend};
+use crate::backends::{BackendCase, on_every_kind};
 use crate::harness::{Bed, Folder, Monitor, SOON, Store, Traffic, http_get, new_folder};
 
-on_every_backend!(hostile_records_are_refused_by_name, a_record_is_used_once_its_rival_is_gone);
+on_every_kind!(hostile_records_are_refused_by_name, a_record_is_used_once_its_rival_is_gone);
 
 fn bed(case: &'static BackendCase) -> Bed<Folder> {
-    let cluster = Cluster::builder().nodes(3).families(case.widest()).build().unwrap();
-    let mut bed = Bed::new(cluster, new_folder(), case, case.widest());
-    bed.start_all();
-    (1..=3).for_each(|number| bed.wait_for_peers(number, 2));
-    bed
+    Bed::of_three(case, |_| new_folder())
 }
 
 fn readyz<S: Store>(bed: &Bed<S>) -> String {

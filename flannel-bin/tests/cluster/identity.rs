@@ -10,10 +10,10 @@ use flannel_lab::ping::reaches;
 use flannel_lab::pod::Pod;
 use flannel_lab::wait::eventually;
 
-use crate::backends::{BackendCase, on_every_backend};
+use crate::backends::{BackendCase, on_every_kind};
 use crate::harness::{Bed, SOON, Store, new_folder, subnet_file};
 
-on_every_backend!(
+on_every_kind!(
     addresses_that_changed_between_two_runs_cost_no_subnet,
     an_interface_that_is_corrected_costs_no_subnet,
     a_published_address_that_is_corrected_costs_no_subnet,

@@ -5,25 +5,26 @@ use flannel_lab::kube::store::KubeStore;
 use flannel_lab::sandbox::in_sandbox;
 use flannel_lab::test_name;
 
-use crate::backends::{BackendCase, VXLAN, on_every_backend};
-use crate::harness::Bed;
-use crate::{claims, connectivity, identity, memory, outages, repair, restart, underlay};
+use crate::backends::{VXLAN, on_store};
+use crate::{
+    choice, claims, connectivity, hostile, identity, memory, outages, repair, restart, strict, underlay,
+};
 
-on_every_backend!(
-    pods_reach_each_other,
-    kill_and_start_again_under_traffic,
-    no_outage_of_the_store_changes_the_datapath,
-    a_virtual_address_is_not_published,
-    a_node_whose_address_changes_is_followed,
-    addresses_that_changed_between_two_runs_cost_no_subnet,
-    an_interface_that_is_corrected_costs_no_subnet,
-    an_address_that_is_handed_on_cuts_nobody,
-    readiness_turns_red_and_green_with_the_store,
-    compaction_while_an_agent_is_cut_off,
-    an_api_server_away_at_the_start_is_waited_for,
-    every_damage_by_hand_is_repaired,
-    boots_without_its_api_server,
-    a_config_that_changed_meanwhile_ends_the_agent,
+on_store!(kube;
+    pods_reach_each_other: connectivity::every_pod_pings_every_other,
+    kill_and_start_again_under_traffic: restart::kill_and_start_again,
+    no_outage_of_the_store_changes_the_datapath: outages::change_nothing,
+    a_virtual_address_is_not_published: choice::keeps_its_address,
+    a_node_whose_address_changes_is_followed: underlay::follows,
+    addresses_that_changed_between_two_runs_cost_no_subnet: identity::cost_no_subnet,
+    an_interface_that_is_corrected_costs_no_subnet: identity::corrected_interface,
+    an_address_that_is_handed_on_cuts_nobody: claims::handed_on,
+    readiness_turns_red_and_green_with_the_store: outages::turn_readiness_red,
+    compaction_while_an_agent_is_cut_off: outages::compaction_while_an_agent_is_cut_off,
+    an_api_server_away_at_the_start_is_waited_for: outages::at_the_start_are_waited_for,
+    every_damage_by_hand_is_repaired: repair::damaged_by_hand,
+    boots_without_its_api_server: memory::boots_without_its_server,
+    a_config_that_changed_meanwhile_ends_the_agent: memory::ends_by_another_config,
 );
 
 /// A server in the underlay, where every node reaches it.
@@ -31,25 +32,9 @@ pub(crate) fn kube(cluster: &Cluster) -> KubeStore {
     KubeStore::start(cluster).unwrap()
 }
 
-fn pods_reach_each_other(case: &'static BackendCase) {
-    connectivity::every_pod_pings_every_other(case, kube);
-}
-
-fn kill_and_start_again_under_traffic(case: &'static BackendCase) {
-    restart::kill_and_start_again(case, kube);
-}
-
-fn no_outage_of_the_store_changes_the_datapath(case: &'static BackendCase) {
-    outages::change_nothing(case, kube);
-}
-
-fn an_address_that_is_handed_on_cuts_nobody(case: &'static BackendCase) {
-    claims::handed_on(case, kube);
-}
-
 #[test]
 fn forty_kills_amid_leases_leave_all_as_it_was() {
-    in_sandbox(test_name!(), || crate::hostile::kills::forty_kills(&VXLAN, kube));
+    in_sandbox(test_name!(), || hostile::kills::forty_kills(&VXLAN, kube));
 }
 
 #[test]
@@ -64,45 +49,5 @@ fn a_running_node_puts_its_record_right() {
 
 #[test]
 fn who_has_a_lease_is_let_in() {
-    in_sandbox(test_name!(), || crate::strict::lets_in_who_has_a_lease(&VXLAN, kube));
-}
-
-fn a_virtual_address_is_not_published(case: &'static BackendCase) {
-    crate::choice::keeps_its_address(case, kube);
-}
-
-fn a_node_whose_address_changes_is_followed(case: &'static BackendCase) {
-    underlay::follows(case, kube);
-}
-
-fn addresses_that_changed_between_two_runs_cost_no_subnet(case: &'static BackendCase) {
-    identity::cost_no_subnet(case, kube);
-}
-
-fn an_interface_that_is_corrected_costs_no_subnet(case: &'static BackendCase) {
-    identity::corrected_interface(case, kube);
-}
-
-fn readiness_turns_red_and_green_with_the_store(case: &'static BackendCase) {
-    outages::turn_readiness_red(case, kube);
-}
-
-fn compaction_while_an_agent_is_cut_off(case: &'static BackendCase) {
-    outages::compaction_while_an_agent_is_cut_off(case, kube);
-}
-
-fn an_api_server_away_at_the_start_is_waited_for(case: &'static BackendCase) {
-    outages::at_the_start_are_waited_for(case, kube);
-}
-
-fn every_damage_by_hand_is_repaired(case: &'static BackendCase) {
-    repair::every_damage_by_hand_is_repaired(&Bed::of_three(case, kube));
-}
-
-fn boots_without_its_api_server(case: &'static BackendCase) {
-    memory::boots_without_its_server(case, kube);
-}
-
-fn a_config_that_changed_meanwhile_ends_the_agent(case: &'static BackendCase) {
-    memory::ends_by_another_config(case, kube);
+    in_sandbox(test_name!(), || strict::lets_in_who_has_a_lease(&VXLAN, kube));
 }

@@ -9,25 +9,16 @@ use flannel_lab::pod::Pod;
 use flannel_lab::wait::eventually;
 use serde_json::Value;
 
-use crate::backends::{BackendCase, on_every_backend};
+use crate::backends::{BackendCase, on_every_kind};
 use crate::harness::{Bed, SOON, Server, Store, Traffic, env_of, http_get, new_folder, subnet_file};
 use flannel_lab::store::EtcdStore;
 
-on_every_backend!(
+on_every_kind!(
     boots_without_etcd_and_follows_it_when_it_is_back,
     boots_without_its_folder,
     a_config_that_changed_meanwhile_ends_the_agent_and_touches_nothing,
     a_damaged_file_means_to_wait_for_the_store,
 );
-
-fn bed<S: Store>(case: &'static BackendCase, store: impl Fn(&Cluster) -> S) -> Bed<S> {
-    let cluster = Cluster::builder().nodes(3).families(case.widest()).build().unwrap();
-    let store = store(&cluster);
-    let mut bed = Bed::new(cluster, store, case, case.widest());
-    bed.start_all();
-    (1..=3).for_each(|number| bed.wait_for_peers(number, 2));
-    bed
-}
 
 /// Ends the agent of node 1 and takes everything that a boot takes, but the state file.
 fn power_off<S: Store>(bed: &mut Bed<S>, peers: usize) {
@@ -78,7 +69,7 @@ fn boots_without_etcd_and_follows_it_when_it_is_back(case: &'static BackendCase)
 
 /// By what was stored, and follows the server when it is back.
 pub(crate) fn boots_without_its_server<S: Server>(case: &'static BackendCase, store: impl Fn(&Cluster) -> S) {
-    let mut bed = bed(case, store);
+    let mut bed = Bed::of_three(case, store);
     let pods = [bed.pod(1), bed.pod(2)];
     let (left, value) = case.record(230);
     bed.store.put(&left, &value).unwrap();
@@ -117,7 +108,7 @@ pub(crate) fn boots_without_its_server<S: Server>(case: &'static BackendCase, st
 }
 
 fn boots_without_its_folder(case: &'static BackendCase) {
-    let mut bed = bed(case, |_| new_folder());
+    let mut bed = Bed::of_three(case, |_| new_folder());
     let pods = [bed.pod(1), bed.pod(2)];
     let want = bed.state(1);
     let env = fs::read_to_string(subnet_file(1)).unwrap();
@@ -138,7 +129,7 @@ fn a_config_that_changed_meanwhile_ends_the_agent_and_touches_nothing(case: &'st
 
 /// The server comes back with another config than what was stored.
 pub(crate) fn ends_by_another_config<S: Server>(case: &'static BackendCase, store: impl Fn(&Cluster) -> S) {
-    let mut bed = bed(case, store);
+    let mut bed = Bed::of_three(case, store);
     let want = bed.state(1);
     let env = env_of(1);
     power_off(&mut bed, 2);
@@ -162,7 +153,7 @@ pub(crate) fn ends_by_another_config<S: Server>(case: &'static BackendCase, stor
 }
 
 fn a_damaged_file_means_to_wait_for_the_store(case: &'static BackendCase) {
-    let mut bed = bed(case, crate::etcd::start);
+    let mut bed = Bed::of_three(case, crate::etcd::start);
     let want = bed.state(1);
     power_off(&mut bed, 2);
     bed.store.etcd().kill().unwrap();

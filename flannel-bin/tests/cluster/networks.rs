@@ -4,10 +4,10 @@ use flannel_lab::cluster::{Cluster, Families};
 use flannel_lab::ping::reaches;
 use flannel_lab::wait::eventually;
 
-use crate::backends::{BackendCase, on_every_backend};
+use crate::backends::{BackendCase, on_every_kind};
 use crate::harness::{Bed, SOON, Store, http_get, new_folder};
 
-on_every_backend!(a_network_around_the_nodes_is_refused_in_a_new_cluster_alone);
+on_every_kind!(a_network_around_the_nodes_is_refused_in_a_new_cluster_alone);
 
 fn a_network_around_the_nodes_is_refused_in_a_new_cluster_alone(case: &'static BackendCase) {
     is_refused_in_a_new_cluster_alone(case, |_| new_folder());
@@ -15,13 +15,9 @@ fn a_network_around_the_nodes_is_refused_in_a_new_cluster_alone(case: &'static B
 
 #[cfg(feature = "etcd")]
 mod etcd {
-    use super::{BackendCase, on_every_backend};
-
-    on_every_backend!(a_network_around_the_nodes_is_refused_in_a_new_cluster_alone);
-
-    fn a_network_around_the_nodes_is_refused_in_a_new_cluster_alone(case: &'static BackendCase) {
-        super::is_refused_in_a_new_cluster_alone(case, crate::etcd::start);
-    }
+    crate::backends::on_store!(crate::etcd::start;
+        a_network_around_the_nodes_is_refused_in_a_new_cluster_alone: super::is_refused_in_a_new_cluster_alone,
+    );
 }
 
 fn config(case: &BackendCase, network: &str, range: (&str, &str)) -> String {

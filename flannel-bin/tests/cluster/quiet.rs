@@ -10,7 +10,7 @@ use flannel_lab::sandbox::in_sandbox;
 use flannel_lab::test_name;
 use flannel_lab::wait::eventually;
 
-use crate::backends::{BackendCase, HOST_GW, UDP, VXLAN};
+use crate::backends::{BackendCase, HOST_GW, UDP, VXLAN, VXLAN_DIRECT, VXLAN_PLAIN};
 use crate::harness::{FLANNELD, Folder, Monitor, SOON, Store, http_get, subnet_file};
 
 /// Longer than the time between two resyncs, which is 66 s at most.
@@ -20,18 +20,18 @@ const MINUTE: Duration = Duration::from_secs(68);
 #[test]
 fn nothing_is_written_in_a_minute_without_change() {
     in_sandbox(test_name!(), || {
-        let cases = [&VXLAN, &HOST_GW, &UDP];
-        let cluster = Cluster::builder().nodes(6).families(VXLAN.widest()).build().unwrap();
+        let cases = [&VXLAN, &VXLAN_PLAIN, &VXLAN_DIRECT, &HOST_GW, &UDP];
+        let cluster = Cluster::builder().nodes(10).families(VXLAN.widest()).build().unwrap();
         let mut agents = Vec::new();
         for (number, case) in (1..).step_by(2).zip(cases) {
-            let store = Folder::new(format!("/run/flannel-store-{}", case.kind)).unwrap();
+            let store = Folder::new(format!("/run/flannel-store-{number}")).unwrap();
             store.put_config(&case.config(case.widest())).unwrap();
             for n in 200..220 {
                 let (key, value) = case.record(n);
                 store.put(&key, &value).unwrap();
             }
             for number in [number, number + 1] {
-                agents.push((case, number, start(&cluster, number, &store)));
+                agents.push((case, number, start(&cluster, number, &store, case)));
             }
         }
         for (_, number, agent) in &agents {
@@ -53,17 +53,17 @@ fn nothing_is_written_in_a_minute_without_change() {
             .collect();
         sleep(MINUTE);
         for (case, agent, before, monitor) in &quiet {
-            let BackendCase { kind, .. } = case;
-            assert!(operations(agent) == *before, "{kind} wrote: {}", agent.last_lines());
-            assert_eq!(monitor.seen(), Vec::<String>::new(), "{kind}");
-            assert!(!agent.log().contains("drift repaired"), "{kind}: {}", agent.last_lines());
+            let name = format!("{}{} {:?}", case.kind, case.keys, case.flags);
+            assert!(operations(agent) == *before, "{name} wrote: {}", agent.last_lines());
+            assert_eq!(monitor.seen(), Vec::<String>::new(), "{name}");
+            assert!(!agent.log().contains("drift repaired"), "{name}: {}", agent.last_lines());
         }
     });
 }
 
-fn start(cluster: &Cluster, number: u8, store: &Folder) -> Agent {
+fn start(cluster: &Cluster, number: u8, store: &Folder, case: &BackendCase) -> Agent {
     let agent = bed::flanneld(cluster.node(number), &[FLANNELD], store, &subnet_file(number));
-    agent.args(["--iface=eth0", "-v=1"]).start().unwrap()
+    agent.args(["--iface=eth0", "-v=1"]).args(case.flags).start().unwrap()
 }
 
 /// The operations that an agent sent to the kernel, and its changes of links.

@@ -22,19 +22,21 @@ on_every_backend!(
 );
 
 fn bed(case: &'static BackendCase) -> Bed<Folder> {
-    let cluster = Cluster::builder().nodes(3).families(case.widest()).build().unwrap();
-    let mut bed = Bed::new(cluster, new_folder(), case, case.widest());
-    bed.start_all();
-    (1..=3).for_each(|number| bed.wait_for_peers(number, 2));
-    bed
+    Bed::of_three(case, |_| new_folder())
 }
 
 fn every_damage_by_hand_is_repaired_in_a_crowd(case: &'static BackendCase) {
     every_damage_by_hand_is_repaired(&crowded(case));
 }
 
+/// The same among three nodes on a store that is a process.
+#[cfg(feature = "kube")]
+pub(crate) fn damaged_by_hand<S: Store>(case: &'static BackendCase, store: impl FnOnce(&Cluster) -> S) {
+    every_damage_by_hand_is_repaired(&Bed::of_three(case, store));
+}
+
 /// Damages whatever the agent of node 1 has in the kernel, one thing after the other.
-pub(crate) fn every_damage_by_hand_is_repaired<S: Store>(bed: &Bed<S>) {
+fn every_damage_by_hand_is_repaired<S: Store>(bed: &Bed<S>) {
     let case = bed.case;
     let netns = bed.netns(1);
     let want = bed.state(1);

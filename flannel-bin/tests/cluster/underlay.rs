@@ -20,7 +20,7 @@ fn a_node_whose_address_changes_is_followed(case: &'static BackendCase) {
 
 /// Renumbers a node one family after the other, and then anew with its NIC.
 pub(crate) fn follows<S: Store>(case: &'static BackendCase, store: impl FnOnce(&Cluster) -> S) {
-    let bed = bed(case, store);
+    let bed = Bed::of_three(case, store);
     let pods = [bed.pod(1), bed.pod(2), bed.pod(3)];
     let bystanders = Traffic::between(&pods[1], &pods[2]);
     let (key, before) = bed.record_of(1);
@@ -40,15 +40,6 @@ pub(crate) fn follows<S: Store>(case: &'static BackendCase, store: impl FnOnce(&
     bed.wait_ready(1);
     (1..=3).for_each(|number| bed.wait_for_peers(number, 2));
     bystanders.assert_no_loss();
-}
-
-fn bed<S: Store>(case: &'static BackendCase, store: impl FnOnce(&Cluster) -> S) -> Bed<S> {
-    let cluster = Cluster::builder().nodes(3).families(case.widest()).build().unwrap();
-    let store = store(&cluster);
-    let mut bed = Bed::new(cluster, store, case, case.widest());
-    bed.start_all();
-    (1..=3).for_each(|number| bed.wait_for_peers(number, 2));
-    bed
 }
 
 /// Addresses that no node has, in each of so many families.
@@ -87,7 +78,7 @@ fn wait_until_pods_reach_each_other(pods: &[Pod]) {
 }
 
 fn a_node_without_an_address_waits_for_it(case: &'static BackendCase) {
-    let bed = bed(case, |_| new_folder());
+    let bed = Bed::of_three(case, |_| new_folder());
     let pods = [bed.pod(1), bed.pod(2), bed.pod(3)];
     let want = bed.state(1);
     let records = bed.store.records().unwrap();

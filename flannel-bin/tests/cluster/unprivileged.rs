@@ -32,6 +32,9 @@ const PROGRAM: &str = "/run/bin/flanneld";
 /// Device node of a TUN as udev makes it: for all, since it is the capability that counts.
 const TUN: &str = "/run/bin/tun";
 
+/// Rules, and a look at them every second: changes of the legacy variant are announced by nobody.
+const FLAGS: [&str; 2] = ["--ip-masq", "--iptables-resync=1"];
+
 /// How the agent gets its capability.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum By {
@@ -196,7 +199,7 @@ fn works(case: &'static BackendCase, rules: Rules, by: By) {
         run("chmod", &["g+r", LOCK]);
     }
     for number in [1, 2] {
-        bed.spawn(number, &["--ip-masq"]);
+        bed.spawn(number, &FLAGS);
     }
     for number in [1, 2] {
         bed.wait_ready(number);
@@ -217,7 +220,7 @@ fn works(case: &'static BackendCase, rules: Rules, by: By) {
     // The next start finds what this one left.
     let traffic = case.in_kernel.then(|| Traffic::between(&pods[0], &pods[1]));
     bed.kill(1);
-    bed.spawn(1, &["--ip-masq"]);
+    bed.spawn(1, &FLAGS);
     bed.wait_ready(1);
     if let Some(traffic) = traffic {
         traffic.go_on(50);

@@ -12,7 +12,7 @@ use flannel_lab::test_name;
 use flannel_lab::wait::eventually;
 use serde_json::{Map, Value, json};
 
-use crate::backends::{BackendCase, HOST_GW, VXLAN, on_every_backend};
+use crate::backends::{BackendCase, HOST_GW, VXLAN, on_every_kind};
 use crate::go::{GoNodes, annotations, sh, stored_mac};
 use crate::harness::{Bed, SOON, Store};
 use crate::kube::kube;
@@ -20,7 +20,7 @@ use crate::takeover::{pod, there_and_back, traffic};
 
 const PREFIX: &str = "flannel.alpha.coreos.com/";
 
-on_every_backend!(there_and_back_without_a_lost_ping);
+on_every_kind!(there_and_back_without_a_lost_ping);
 
 fn there_and_back_without_a_lost_ping(case: &'static BackendCase) {
     for name in case.takeover {

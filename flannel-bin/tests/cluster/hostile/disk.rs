@@ -8,10 +8,10 @@ use flannel_lab::cluster::Cluster;
 use flannel_lab::wait::eventually;
 use nix::mount::{MsFlags, mount};
 
-use crate::backends::{BackendCase, on_every_backend};
+use crate::backends::{BackendCase, on_every_kind};
 use crate::harness::{Bed, SOON, Store, Traffic, env_of, new_folder, subnet_file};
 
-on_every_backend!(a_full_disk_costs_no_packet_and_is_got_over);
+on_every_kind!(a_full_disk_costs_no_packet_and_is_got_over);
 
 /// Puts a file system of a few pages over a folder.
 fn small_disk(at: &Path) {
