@@ -5,7 +5,7 @@
 //! ```
 
 #[path = "../tests/etcd/common.rs"]
-#[allow(dead_code, reason = "the tests use more of it")]
+#[allow(dead_code, unused_imports, reason = "the tests use more of it")]
 mod common;
 #[path = "../tests/etcd/storm.rs"]
 mod storm;

@@ -137,6 +137,30 @@ pub fn replay(folder: &Path, rounds: usize, check: impl Fn(&[u8])) {
     }
 }
 
+/// Holds that each fuzz target of a crate has a corpus in `fuzz/seeds`, is named in `fuzz/Cargo.toml`, and is replayed by
+/// a test that `tests`, their source, has as `run("<target>", ROUNDS`. A target without one of these is one that nobody runs.
+///
+/// # Panics
+/// If one lacks something.
+pub fn every_target_is_run(crate_folder: &Path, tests: &str) {
+    let fuzz = crate_folder.join("fuzz");
+    let names = |folder: &str| {
+        let entries = std::fs::read_dir(fuzz.join(folder)).expect("a folder");
+        let stem =
+            |file: PathBuf| file.file_stem().and_then(|name| name.to_str()).expect("a name").to_owned();
+        let mut names: Vec<String> = entries.flatten().map(|file| stem(file.path())).collect();
+        names.sort();
+        names
+    };
+    let targets = names("fuzz_targets");
+    assert_eq!(targets, names("seeds"));
+    let manifest = std::fs::read_to_string(fuzz.join("Cargo.toml")).expect("a manifest");
+    for target in targets {
+        assert!(manifest.contains(&format!("name = \"{target}\"")), "{target} in fuzz/Cargo.toml");
+        assert!(tests.contains(&format!("run(\"{target}\", ROUNDS")), "{target} in the tests");
+    }
+}
+
 /// One to four changes: a byte, a cut, a piece doubled, a piece of another seed, a number at its limit.
 fn mutate(rng: &mut fastrand::Rng, seeds: &[Vec<u8>]) -> Vec<u8> {
     let mut data = rng.choice(seeds).expect("there are some").clone();
@@ -185,24 +209,9 @@ mod tests {
         replay(&Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target), rounds, check);
     }
 
-    /// Each target has a corpus and each corpus a target; otherwise nobody would run it.
     #[test]
     fn every_target_has_its_corpus_and_its_test() {
-        let names = |folder: &str| {
-            let entries = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap();
-            let stem =
-                |file: std::fs::DirEntry| file.path().file_stem().unwrap().to_str().unwrap().to_owned();
-            let mut names: Vec<String> = entries.map(|file| stem(file.unwrap())).collect();
-            names.sort();
-            names
-        };
-        let targets = names("fuzz/fuzz_targets");
-        assert_eq!(targets, names("fuzz/seeds"));
-        let (manifest, tests) = (include_str!("../../fuzz/Cargo.toml"), include_str!("fuzz.rs"));
-        for target in targets {
-            assert!(manifest.contains(&format!("name = \"{target}\"")), "{target} in fuzz/Cargo.toml");
-            assert!(tests.contains(&format!("run(\"{target}\", ROUNDS")), "{target} in the tests");
-        }
+        every_target_is_run(Path::new(env!("CARGO_MANIFEST_DIR")), include_str!("fuzz.rs"));
     }
 
     #[test]

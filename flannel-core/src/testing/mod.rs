@@ -10,6 +10,7 @@ pub mod nic;
 mod store;
 mod store_contract;
 mod strategies;
+pub mod waiting;
 
 pub use backend::{BackendSubject, backend_contract};
 pub use kernel::FakeKernel;

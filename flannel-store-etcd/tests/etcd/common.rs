@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use flannel_core::addr::PerFamily;
-use flannel_core::lease::{BackendData, Lease, LeaseAttrs, LeaseUpdate};
-use flannel_core::subnet::{LeaseStream, SubnetError, SubnetManager};
+use flannel_core::lease::{BackendData, LeaseAttrs};
+use flannel_core::subnet::LeaseStream;
+pub(crate) use flannel_core::testing::waiting::{SOON, hold, next, soon, until};
 use flannel_lab::etcd::{Etcd, EtcdOptions as LabOptions, KeyValue};
 use flannel_store_etcd::{EtcdOptions, EtcdSubnetManager};
 use futures::StreamExt;
@@ -14,8 +15,6 @@ pub(crate) const V4: &str = r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.100.0"
 pub(crate) const DUAL: &str = r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:5::/48"}"#;
 pub(crate) const V6: &str = r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00:5::/48"}"#;
 pub(crate) const PREFIX: &str = "/coreos.com/network";
-/// Longer than anything that is not an outage takes.
-pub(crate) const SOON: Duration = Duration::from_secs(10);
 
 /// A server that elects itself quickly; anything may be given beside that.
 pub(crate) fn quick(options: LabOptions) -> LabOptions {
@@ -64,33 +63,6 @@ pub(crate) fn records(etcd: &Etcd) -> Vec<KeyValue> {
     etcd.list(&format!("{PREFIX}/subnets")).unwrap()
 }
 
-pub(crate) async fn soon<T>(work: impl Future<Output = T>) -> T {
-    tokio::time::timeout(SOON, work).await.expect("takes too long")
-}
-
-pub(crate) async fn until(mut holds: impl FnMut() -> bool) {
-    soon(async {
-        while !holds() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
-}
-
-pub(crate) async fn next(watch: &mut LeaseStream) -> LeaseUpdate {
-    soon(watch.next()).await.unwrap().unwrap()
-}
-
 pub(crate) async fn is_quiet(watch: &mut LeaseStream, time: Duration) -> bool {
     tokio::time::timeout(time, watch.next()).await.is_err()
-}
-
-pub(crate) fn hold(manager: &EtcdSubnetManager, lease: &Lease) -> tokio::task::JoinHandle<SubnetError> {
-    let (manager, lease) = (manager.clone(), lease.clone());
-    tokio::spawn(async move {
-        match manager.hold_lease(&lease).await {
-            Err(error) => error,
-            Ok(never) => match never {},
-        }
-    })
 }

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use flannel_core::clock::Clock;
-use flannel_core::lease::LeaseUpdate;
+use flannel_core::clock::{Clock, ClockHand};
+use flannel_core::lease::{Lease, LeaseUpdate};
 use flannel_core::subnet::{SubnetError, SubnetManager};
+use flannel_lab::etcd::Etcd;
 use flannel_store_etcd::{EtcdOptions, EtcdSubnetManager, EtcdTimeouts};
+use tokio::task::JoinHandle;
 
 use crate::common::*;
 use crate::proxy::Proxy;
@@ -148,20 +150,38 @@ async fn a_new_address_is_published_over_a_new_connection() {
     assert!(manager.status().borrow().connected);
 }
 
+/// An agent that holds its lease, on a machine whose clock tells of a suspend when the test says so.
+struct Suspended {
+    etcd: Etcd,
+    proxy: Proxy,
+    manager: EtcdSubnetManager,
+    hand: ClockHand,
+    lease: Lease,
+    held: JoinHandle<SubnetError>,
+}
+
+impl Suspended {
+    async fn new() -> Self {
+        let etcd = start(V4);
+        let proxy = Proxy::to(etcd.endpoint()).await;
+        // None of these may be what helps.
+        let long = Duration::from_mins(10);
+        let timeouts =
+            EtcdTimeouts { request: long, probe: long, probe_answer: long, ..EtcdTimeouts::default() };
+        let (clock, hand) = Clock::with_hand();
+        let options = EtcdOptions { timeouts, clock, ..EtcdOptions::new([&proxy.url]) };
+        let manager = EtcdSubnetManager::new(options).unwrap();
+        let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
+        let held = hold(&manager, &lease);
+        Self { etcd, proxy, manager, hand, lease, held }
+    }
+}
+
 /// While a machine is suspended its timers stand still, but not the store's, and whoever keeps track of connections on the
 /// way forgets them.
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_suspend_the_own_lease_and_all_others_are_looked_at_at_once() {
-    let etcd = start(V4);
-    let proxy = Proxy::to(etcd.endpoint()).await;
-    // None of these may be what helps.
-    let long = Duration::from_mins(10);
-    let timeouts = EtcdTimeouts { request: long, probe: long, probe_answer: long, ..EtcdTimeouts::default() };
-    let (clock, hand) = Clock::with_hand();
-    let options = EtcdOptions { timeouts, clock, ..EtcdOptions::new([&proxy.url]) };
-    let manager = EtcdSubnetManager::new(options).unwrap();
-    let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
-    let held = hold(&manager, &lease);
+    let Suspended { etcd, proxy, manager, hand, lease, held } = Suspended::new().await;
     let mut watch = manager.watch_leases();
     assert!(matches!(next(&mut watch).await, LeaseUpdate::Snapshot { .. }));
     // So that the streams are open: the own record comes back, and another is seen.
@@ -198,15 +218,7 @@ async fn after_a_suspend_the_own_lease_and_all_others_are_looked_at_at_once() {
 /// What is left of an etcd lease is asked of the store after a suspend, not counted by a timer that stood still.
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_suspend_a_lease_is_renewed_that_is_about_to_end() {
-    let etcd = start(V4);
-    let proxy = Proxy::to(etcd.endpoint()).await;
-    let long = Duration::from_mins(10);
-    let timeouts = EtcdTimeouts { request: long, probe: long, probe_answer: long, ..EtcdTimeouts::default() };
-    let (clock, hand) = Clock::with_hand();
-    let options = EtcdOptions { timeouts, clock, ..EtcdOptions::new([&proxy.url]) };
-    let manager = EtcdSubnetManager::new(options).unwrap();
-    let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
-    let held = hold(&manager, &lease);
+    let Suspended { etcd, proxy, hand, lease, held, .. } = Suspended::new().await;
     etcd.del(&path(lease.key)).unwrap();
     until(|| etcd.get(&path(lease.key)).unwrap() == Some(attrs(1).to_json())).await;
     // Not much is left of 20 seconds, of which the agent, asleep, saw nothing pass. Nine tenths are the margin.

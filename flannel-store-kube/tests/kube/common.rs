@@ -5,6 +5,7 @@ use std::time::Duration;
 use flannel_core::addr::{Family, PerFamily};
 use flannel_core::lease::{BackendData, Lease, LeaseAttrs, LeaseTable, LeaseUpdate};
 use flannel_core::subnet::{LeaseStream, SubnetManager};
+pub(crate) use flannel_core::testing::waiting::{next, soon, until};
 use flannel_lab::kube::fake::{KubeApi, KubeApiOptions, kubelet_node};
 use flannel_store_kube::{KubeAccess, KubeOptions, KubeSubnetManager, KubeTimeouts, NodeIdentity};
 use futures::StreamExt;
@@ -13,8 +14,6 @@ use tempfile::TempDir;
 
 pub(crate) const V4: &str = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}"#;
 pub(crate) const DUAL: &str = r#"{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:244::/48","Backend":{"Type":"vxlan"}}"#;
-/// Longer than anything that is not an outage takes.
-pub(crate) const SOON: Duration = Duration::from_secs(10);
 
 /// A server, and the file with the network config.
 pub(crate) struct Cluster {
@@ -147,23 +146,6 @@ pub(crate) fn published(number: u8) -> Vec<(&'static str, Option<String>)> {
         ("backend-v6-data", data(Family::V6)),
         ("public-ipv6", ip(Family::V6)),
     ]
-}
-
-pub(crate) async fn soon<T>(work: impl Future<Output = T>) -> T {
-    tokio::time::timeout(SOON, work).await.expect("takes too long")
-}
-
-pub(crate) async fn until(mut holds: impl FnMut() -> bool) {
-    soon(async {
-        while !holds() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
-}
-
-pub(crate) async fn next(watch: &mut LeaseStream) -> LeaseUpdate {
-    soon(watch.next()).await.unwrap().unwrap()
 }
 
 /// Leases as `key address`, in order.
