@@ -1,31 +1,30 @@
 //! The vxlan backend's part of the reconcile loop: its devices, and which objects on them are ours.
 
-use std::collections::BTreeSet;
-use std::collections::HashSet;
+mod ensure;
+
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use flannel_core::addr::{Family, LinkIndex, MacAddr, Mtu, PerFamily, Subnet};
+use flannel_core::addr::{Family, LinkIndex, MacAddr, PerFamily, Subnet};
 use flannel_core::backend::{HostProblem, Underlay};
 use flannel_core::config::{BackendConfig, ConfigError};
 use flannel_core::dataplane::{Address, KERNEL_PROTOCOL, Object, ObjectKey, Route, Through};
-use flannel_core::events::NetworkEvent;
 use flannel_core::firewall::gate::{Desk, Gate, Tunnels};
-use flannel_core::kernel::{Kernel, KernelError, KernelEvent, Kinds, Link, LinkOp, Refusal, Scope};
+use flannel_core::kernel::{Kernel, KernelError, KernelEvent, Kinds, Link, Refusal, Scope};
 use flannel_core::lease::{Lease, LeaseAttrs};
 use flannel_core::on_link::OnLink;
 use flannel_core::peers::{Claim, Peer, PeerError};
 use flannel_core::reconcile::{Devices, Driver, Taken};
-use flannel_core::status::{IPV6_MIN_MTU, Problem, Reason, ipv6_refused};
+use flannel_core::status::{Reason, ipv6_refused};
 use flannel_core::underlay;
 use tracing::info;
 
 use crate::DrawMac;
 use crate::config::VxlanConfig;
-use crate::device::{DeviceSpec, LinkPlan, device_name, overlay_mtu, plan_link};
+use crate::device::device_name;
 use crate::next_hops::{self, Form, NextHopObjects};
-use crate::overhead::encap_overhead;
 use crate::peer::{Paths, peer, published_mac};
 
 /// How many MACs are drawn to find one that no other node has.
@@ -167,142 +166,6 @@ impl VxlanDriver {
         self.links.iter().find(|(_, ours)| ours.index == link).map(|(family, _)| family)
     }
 
-    /// Why IPv6 is out of service.
-    fn without_ipv6(&self, family: Family, lower: &Link) -> Option<Problem> {
-        let left = overlay_mtu(&self.config, family, lower.mtu).unwrap_or(Mtu(0));
-        let tunnel = ("VXLAN", encap_overhead(family));
-        (family == Family::V6 && left.0 < IPV6_MIN_MTU)
-            .then(|| Problem::mtu_without_ipv6(&lower.name, lower.mtu.0, Some(tunnel)))
-    }
-
-    /// Creates one family's device, or changes it to what it should be.
-    async fn ensure(
-        &self,
-        kernel: &mut dyn Kernel,
-        family: Family,
-        lower: &Link,
-        events: &mut Vec<NetworkEvent>,
-    ) -> Result<Outcome, KernelError> {
-        let side = self.sides.get(family).expect("only enabled families are asked for");
-        let Some(mtu) = overlay_mtu(&self.config, family, lower.mtu) else {
-            let why = format!("MTU {} of {} leaves no room for VXLAN", lower.mtu, lower.name);
-            return Ok(Outcome::Unusable(why));
-        };
-        let have = self.find_device(kernel, family, &device_name(&self.config, family)).await?;
-        let served = self.without_ipv6(family, lower).is_none();
-        // With a smaller MTU the kernel would remove IPv6 from the device, and with it what still works.
-        let mtu = have.as_ref().filter(|_| !served).map_or(mtu, |have| have.mtu);
-        let want = DeviceSpec::new(&self.config, family, side.mac, mtu, side.local, lower.index);
-        // The device is kept under another name, too.
-        let renamed = have.as_ref().filter(|link| link.name != want.name).map(|link| {
-            let (is, was) = (&link.name, &want.name);
-            format!("device {was} is called {is} now; name it back (ip link set {is} name {was}) before the next start")
-        });
-        let name = have.as_ref().map_or_else(|| want.name.clone(), |link| link.name.clone());
-        let plan = plan_link(&want, have.as_ref());
-        if !served && !matches!(plan, LinkPlan::Keep | LinkPlan::Change(_)) {
-            return Ok(Outcome::OutOfService);
-        }
-        let ops = match &plan {
-            LinkPlan::Keep => Vec::new(),
-            LinkPlan::Foreign { why } => return Ok(Outcome::Unusable(why.clone())),
-            LinkPlan::Change(ops) => ops.clone(),
-            LinkPlan::Recreate { index, .. } => vec![LinkOp::Delete(*index), create(&want)],
-            LinkPlan::Create => vec![create(&want)],
-        };
-        for op in &ops {
-            if let Err(error) = kernel.change_link(op).await {
-                let problem = explain(kernel, &want, &error).await?;
-                let there = kernel.link(&name).await?;
-                let there = there.filter(|link| link.up && matches!(plan, LinkPlan::Change(_)));
-                // The device is not as it should be, but objects on it still carry packets.
-                return Ok(match there {
-                    Some(link) => Outcome::Usable(Ensured {
-                        changed: have.as_ref() != Some(&link),
-                        mtu: link.mtu,
-                        link,
-                        problem: Some(problem),
-                    }),
-                    None => Outcome::Unusable(problem),
-                });
-            }
-        }
-        events.extend(event(&plan, &name, &want));
-        let name = if matches!(plan, LinkPlan::Recreate { .. }) { want.name.clone() } else { name };
-        let Some(mut link) = kernel.link(&name).await? else {
-            return Ok(Outcome::Unusable(format!("device {name} went away again")));
-        };
-        if matches!(plan, LinkPlan::Create | LinkPlan::Recreate { .. }) {
-            quiet_router_advertisements(kernel, &want.name).await;
-            if link.mac != Some(want.mac) {
-                // A MAC policy of the host (such as systemd's) has changed it; the MAC of the spec is the published
-                // one.
-                let found = link.mac.map(|mac| mac.to_string()).unwrap_or_default();
-                let detail = format!("MAC {found} set back to {}", want.mac);
-                events.push(NetworkEvent::DeviceChanged { link: want.name.clone(), detail });
-            }
-        }
-        // A new device must still be set up, and what the host has changed since must be set back.
-        if let LinkPlan::Change(rest) = plan_link(&want, Some(&link)) {
-            for op in &rest {
-                if let Err(error) = kernel.change_link(op).await {
-                    return Ok(Outcome::Unusable(explain(kernel, &want, &error).await?));
-                }
-            }
-            link = kernel.link(&name).await?.unwrap_or(link);
-        }
-        let problem = renamed.filter(|_| link.name != want.name);
-        Ok(Outcome::Usable(Ensured { link, changed: plan != LinkPlan::Keep, mtu, problem }))
-    }
-
-    /// The device of a family by its name, else the one that had that name before.
-    async fn find_device(
-        &self,
-        kernel: &mut dyn Kernel,
-        family: Family,
-        name: &str,
-    ) -> Result<Option<Link>, KernelError> {
-        let named = kernel.link(name).await?;
-        let Some(last) = self.links.get(family).filter(|_| named.is_none()) else { return Ok(named) };
-        Ok(kernel.link_at(last.index).await?.filter(|link| link.vxlan.is_some()))
-    }
-
-    /// Creates or corrects each family's device. Returns what is wrong.
-    async fn ensure_all(
-        &mut self,
-        kernel: &mut dyn Kernel,
-        lower: &Link,
-        devices: &mut Devices,
-    ) -> Result<Vec<String>, KernelError> {
-        let mut problems = Vec::new();
-        for family in self.sides.families().collect::<Vec<_>>() {
-            match self.ensure(kernel, family, lower, &mut devices.events).await? {
-                Outcome::Usable(Ensured { link, changed, mtu, problem }) => {
-                    problems.extend(problem);
-                    let moved = self.links.get(family).is_none_or(|old| old.index != link.index);
-                    devices.changed |= changed || moved;
-                    if self.without_ipv6(family, lower).is_none() {
-                        devices.overlay_mtu =
-                            Some(devices.overlay_mtu.map_or(mtu, |smallest| smallest.min(mtu)));
-                    }
-                    *self.links.get_mut(family) = Some(link);
-                }
-                Outcome::Unusable(problem) => problems.push(problem),
-                Outcome::OutOfService => {}
-            }
-            devices.unserved.extend(self.without_ipv6(family, lower));
-        }
-        if !devices.unserved.is_empty() {
-            // On links with a smaller MTU pods can't have IPv6 addresses, and without those they don't start.
-            let least = Mtu(IPV6_MIN_MTU);
-            devices.overlay_mtu = Some(devices.overlay_mtu.map_or(least, |mtu| mtu.max(least)));
-        }
-        if !lower.up {
-            problems.push(format!("underlay link {} is down", lower.name));
-        }
-        Ok(problems)
-    }
-
     /// Updates which of the known links exist, and their attributes.
     async fn look_for_missing(&mut self, kernel: &mut dyn Kernel) -> Result<(), KernelError> {
         self.missing.clear();
@@ -322,103 +185,6 @@ impl VxlanDriver {
 
     fn is_there(&self, link: &Link) -> bool {
         !self.missing.contains(&link.index)
-    }
-}
-
-/// The result of creating or correcting a family's device.
-enum Outcome {
-    /// It can carry packets.
-    Usable(Ensured),
-    /// It can't be made or used for this reason.
-    Unusable(String),
-    /// The underlay's MTU is too small for the family, so its device is left alone.
-    OutOfService,
-}
-
-/// A device that can carry packets.
-struct Ensured {
-    link: Link,
-    changed: bool,
-    mtu: Mtu,
-    /// What the kernel refused to change.
-    problem: Option<String>,
-}
-
-/// What was done to a device.
-fn event(plan: &LinkPlan, name: &str, want: &DeviceSpec) -> Option<NetworkEvent> {
-    match plan {
-        LinkPlan::Change(ops) => {
-            let done: Vec<String> = ops.iter().map(ToString::to_string).collect();
-            Some(NetworkEvent::DeviceChanged { link: name.to_owned(), detail: done.join(", ") })
-        }
-        LinkPlan::Recreate { why, .. } => {
-            Some(NetworkEvent::DeviceRecreated { link: want.name.clone(), reason: why.clone() })
-        }
-        LinkPlan::Create => {
-            let detail = format!("VNI {}, VTEP MAC {}", want.vxlan.vni, want.mac);
-            Some(NetworkEvent::DeviceCreated { link: want.name.clone(), mtu: want.mtu, detail })
-        }
-        LinkPlan::Keep | LinkPlan::Foreign { .. } => None,
-    }
-}
-
-fn create(want: &DeviceSpec) -> LinkOp {
-    LinkOp::create_vxlan(&want.name, want.mac, want.mtu, &want.vxlan)
-}
-
-/// The kernel's answer with what an operator can do about it.
-async fn explain(
-    kernel: &mut dyn Kernel,
-    want: &DeviceSpec,
-    error: &KernelError,
-) -> Result<String, KernelError> {
-    let name = &want.name;
-    let source = std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
-    let hint = match error.errno() {
-        Some(libc::EEXIST | libc::EADDRINUSE) => {
-            let (links, holder) = (kernel.links().await?, kernel.udp_port_holder(want.vxlan.port).await);
-            format!("; {}", who_is_in_the_way(want, &links, holder))
-        }
-        Some(libc::EOPNOTSUPP | libc::ENODEV) => {
-            "; is the kernel built with VXLAN (modprobe vxlan)?".to_owned()
-        }
-        Some(libc::EPERM) => "; the agent needs CAP_NET_ADMIN".to_owned(),
-        _ => String::new(),
-    };
-    Ok(format!("device {name}: {error}{source}{hint}"))
-}
-
-/// Which device or process has the port, or the VNI on it. `holder` is the process that has the port.
-fn who_is_in_the_way(want: &DeviceSpec, links: &[Link], holder: Option<String>) -> String {
-    let (vni, port) = (want.vxlan.vni, want.vxlan.port);
-    // Each family has a socket of its own, so our own device of the other family does not conflict.
-    let shares_family = |link: &Link| {
-        let local = link.vxlan.as_ref().and_then(|vxlan| vxlan.local);
-        local.zip(want.vxlan.local).is_none_or(|(a, b)| Family::of(a) == Family::of(b))
-    };
-    let others = || {
-        let others = links.iter().filter(|link| link.name != want.name && shares_family(link));
-        others.filter_map(|link| Some((&link.name, link.vxlan.as_ref()?))).filter(|(_, it)| it.port == port)
-    };
-    let remedy = "remove it, or choose another VNI or Backend.Port on all nodes";
-    if let Some((other, _)) = others().find(|(_, it)| it.vni == vni) {
-        format!("device {other} has VNI {vni} on UDP port {port}: {remedy}")
-    } else if let Some((other, _)) = others().find(|_| true).filter(|_| holder.is_some()) {
-        format!("device {other} has UDP port {port}: {remedy}")
-    } else {
-        let holder = holder.unwrap_or_else(|| "somebody".to_owned());
-        format!(
-            "{holder} has UDP port {port}, or its VNI: stop it, or choose another Backend.Port on all nodes"
-        )
-    }
-}
-
-/// Switches off router advertisements on our IPv6 device. It fails where /proc/sys is read-only, as in unprivileged
-/// pods, where Go flannel can't do it either.
-async fn quiet_router_advertisements(kernel: &mut dyn Kernel, name: &str) {
-    if let Err(error) = kernel.ignore_router_advertisements(name).await {
-        let cause = std::error::Error::source(&error).map(ToString::to_string);
-        tracing::debug!(%error, cause, "accept_ra could not be switched off");
     }
 }
 

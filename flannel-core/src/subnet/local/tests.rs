@@ -1,5 +1,7 @@
+mod following;
 mod hostile;
 mod identity;
+mod renewal;
 mod time;
 
 use std::collections::BTreeSet;
@@ -14,6 +16,7 @@ use super::*;
 use crate::addr::Family;
 use crate::lease::{BackendData, BadRecords, LeaseUpdate};
 use crate::subnet::allocate::overlaps;
+use crate::testing::waiting::hold;
 
 const V4: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
 const SMALL: &str = r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.1.0","SubnetMax":"10.5.30.0"}"#;
@@ -85,16 +88,6 @@ async fn until(mut holds: impl FnMut() -> bool) {
         }
     })
     .await;
-}
-
-fn hold(manager: &LocalSubnetManager, lease: &Lease) -> tokio::task::JoinHandle<SubnetError> {
-    let (manager, lease) = (manager.clone(), lease.clone());
-    tokio::spawn(async move {
-        match manager.hold_lease(&lease).await {
-            Err(error) => error,
-            Ok(never) => match never {},
-        }
-    })
 }
 
 #[tokio::test]
@@ -255,151 +248,6 @@ async fn records_that_cannot_be_read_are_reported_and_keep_their_subnets() {
 }
 
 #[tokio::test]
-async fn the_watch_tells_what_happens() {
-    let dir = store(V4);
-    let first = manager(&dir).acquire_lease(&attrs(1)).await.unwrap();
-    let watching = manager(&dir);
-    let mut watch = watching.watch_leases();
-    let update = soon(watch.next()).await.unwrap().unwrap();
-    assert_eq!(
-        update,
-        LeaseUpdate::Snapshot { leases: vec![first.clone()], undecodable: BadRecords::default() }
-    );
-
-    let second = manager(&dir).acquire_lease(&attrs(2)).await.unwrap();
-    assert_eq!(soon(watch.next()).await.unwrap().unwrap(), LeaseUpdate::Put(second.clone()));
-    let mut changed = attrs(2);
-    changed.backend_type = "host-gw".to_owned();
-    let second = manager(&dir).acquire_lease(&changed).await.unwrap();
-    assert_eq!(soon(watch.next()).await.unwrap().unwrap(), LeaseUpdate::Put(second.clone()));
-    put(&dir, &second.key.to_string(), "{");
-    assert!(
-        matches!(soon(watch.next()).await, Some(Ok(LeaseUpdate::Undecodable(bad))) if bad.key == second.key.to_string())
-    );
-    fs::remove_file(path(&dir, &second.key.to_string())).unwrap();
-    assert_eq!(soon(watch.next()).await.unwrap().unwrap(), LeaseUpdate::Removed(second.key.to_string()));
-    assert!(watching.status().borrow().undecodable.count == 0);
-
-    // The folder goes: nothing is removed. It comes back: a snapshot.
-    fs::rename(dir.path().join("subnets"), dir.path().join("elsewhere")).unwrap();
-    let update = tokio::time::timeout(Duration::from_millis(300), watch.next()).await;
-    assert!(update.is_err(), "{update:?}");
-    assert!(!watching.status().borrow().connected);
-    make_subnets(&dir);
-    let update = soon(watch.next()).await.unwrap().unwrap();
-    assert_eq!(update, LeaseUpdate::Snapshot { leases: vec![], undecodable: BadRecords::default() });
-    assert!(watching.status().borrow().connected);
-    put(&dir, "10.5.8.0-24", &attrs(8).to_json());
-    // The file may be seen before and after its content.
-    loop {
-        match soon(watch.next()).await.unwrap().unwrap() {
-            LeaseUpdate::Put(lease) => break assert_eq!(lease.key.to_string(), "10.5.8.0-24"),
-            other => assert!(matches!(other, LeaseUpdate::Undecodable(_)), "{other:?}"),
-        }
-    }
-}
-
-#[tokio::test]
-async fn a_folder_without_config_is_no_empty_store() {
-    let dir = store(V4);
-    let manager = manager(&dir);
-    let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
-    let mut watch = manager.watch_leases();
-    soon(watch.next()).await.unwrap().unwrap();
-    let held = hold(&manager, &lease);
-    let hidden = dir.path().with_extension("hidden");
-    fs::rename(dir.path(), &hidden).unwrap();
-    DirBuilder::new().recursive(true).mode(0o755).create(dir.path().join("subnets")).unwrap();
-    let update = tokio::time::timeout(Duration::from_millis(500), watch.next()).await;
-    assert!(update.is_err(), "{update:?}");
-    assert!(!manager.status().borrow().connected && !held.is_finished());
-    assert_eq!(names(&dir), BTreeSet::new());
-    fs::remove_dir_all(dir.path()).unwrap();
-    fs::rename(&hidden, dir.path()).unwrap();
-    let update = soon(watch.next()).await.unwrap().unwrap();
-    assert_eq!(update, LeaseUpdate::Snapshot { leases: vec![lease], undecodable: BadRecords::default() });
-    held.abort();
-}
-
-#[tokio::test]
-async fn the_watch_sees_a_lease_expire() {
-    let dir = store(V4);
-    let mut options = LocalOptions::new(dir.path());
-    options.ttl = Duration::from_secs(1);
-    let manager = LocalSubnetManager::new(options);
-    let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
-    let mut watch = manager.watch_leases();
-    soon(watch.next()).await.unwrap().unwrap();
-    tokio::time::sleep(Duration::from_millis(1100)).await;
-    // A reason to look at all files.
-    fs::write(dir.path().join("config"), V4).unwrap();
-    let update = soon(watch.next()).await.unwrap().unwrap();
-    assert_eq!(update, LeaseUpdate::Removed(lease.key.to_string()));
-}
-
-#[tokio::test]
-async fn renews_in_time_and_without_news_for_others() {
-    let dir = store(V4);
-    let mut options = LocalOptions::new(dir.path());
-    (options.ttl, options.renew_margin) = (Duration::from_secs(1), Duration::from_millis(700));
-    let manager = LocalSubnetManager::new(options);
-    let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
-    let held = hold(&manager, &lease);
-    let mut watch = manager.watch_leases();
-    soon(watch.next()).await.unwrap().unwrap();
-    let quiet = tokio::time::timeout(Duration::from_millis(2500), watch.next()).await;
-    assert!(quiet.is_err(), "{quiet:?}");
-    assert!(!held.is_finished());
-    let file = fs::metadata(path(&dir, &lease.key.to_string())).unwrap();
-    assert!(file.modified().unwrap().elapsed().unwrap() < Duration::from_secs(1));
-    held.abort();
-}
-
-#[tokio::test]
-async fn a_deleted_or_changed_lease_is_put_back() {
-    let dir = store(V4);
-    let manager = manager(&dir);
-    let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
-    let held = hold(&manager, &lease);
-    let file = path(&dir, &lease.key.to_string());
-    let is_back = || fs::read_to_string(&file).is_ok_and(|text| text == attrs(1).to_json());
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    fs::remove_file(&file).unwrap();
-    until(is_back).await;
-    fs::remove_dir_all(dir.path().join("subnets")).unwrap();
-    until(is_back).await;
-    fs::write(&file, "{").unwrap();
-    until(is_back).await;
-    fs::write(&file, r#"{"PublicIP":"192.0.2.1"}"#).unwrap();
-    until(is_back).await;
-    assert!(!held.is_finished() && manager.status().borrow().lease_lost.is_none());
-    held.abort();
-}
-
-#[tokio::test]
-async fn a_lease_that_another_node_has_is_lost() {
-    for (key, value) in [("", attrs(9).to_json()), ("10.5.0.0-17", attrs(9).to_json())] {
-        let dir = store(r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.100.0"}"#);
-        let manager = manager(&dir);
-        let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
-        let held = hold(&manager, &lease);
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        let own = lease.key.to_string();
-        if key.is_empty() {
-            let temporary = dir.path().join("temporary");
-            fs::write(&temporary, &value).unwrap();
-            fs::rename(temporary, path(&dir, &own)).unwrap();
-        } else {
-            put(&dir, key, &value);
-            fs::remove_file(path(&dir, &own)).unwrap();
-        }
-        let error = soon(held).await.unwrap();
-        assert!(matches!(&error, SubnetError::LeaseLost { holder, .. } if holder == "192.0.2.9"), "{error}");
-        assert!(manager.status().borrow().lease_lost.as_ref().unwrap().contains("192.0.2.9"));
-    }
-}
-
-#[tokio::test]
 async fn a_deleted_lock_does_not_let_two_in() {
     let dir = store(V4);
     let folder = folder(&dir);
@@ -415,146 +263,6 @@ async fn a_deleted_lock_does_not_let_two_in() {
     fs::remove_file(dir.path().join(".lock")).unwrap();
     // The new file is another lock: who takes it must find it still there.
     drop((second, folder.lock(|| false).unwrap()));
-}
-
-#[tokio::test]
-async fn a_folder_that_appears_during_a_look_is_watched_from_then_on() {
-    let dir = store(V4);
-    let folder = folder(&dir);
-    let mut changes = watch::Changes::new(folder);
-    changes.arm();
-    make_subnets(&dir);
-    soon(changes.wait(Duration::from_mins(1))).await;
-    let quiet = tokio::time::timeout(Duration::from_millis(200), changes.wait(Duration::from_mins(1))).await;
-    assert!(quiet.is_err());
-    put(&dir, "10.5.8.0-24", "{}");
-    let named = |names: &[&str]| watch::News::Names(names.iter().map(Into::into).collect());
-    assert_eq!(soon(changes.wait(Duration::from_mins(1))).await, named(&["10.5.8.0-24"]));
-    fs::write(dir.path().join("config"), V4).unwrap();
-    assert_eq!(soon(changes.wait(Duration::from_mins(1))).await, watch::News::All);
-}
-
-#[tokio::test]
-async fn one_file_among_thousands_of_others_is_looked_at_alone() {
-    let dir = store(V4);
-    fs::create_dir(dir.path().join("subnets")).unwrap();
-    let junk = |n: usize| format!("junk{n}");
-    (0..3000).for_each(|n| put(&dir, &junk(n), "{"));
-    let watching = manager(&dir);
-    let mut watch = watching.watch_leases();
-    let first = soon(watch.next()).await.unwrap().unwrap();
-    let LeaseUpdate::Snapshot { undecodable, .. } = first else { panic!("{first:?}") };
-    assert_eq!((undecodable.len(), watching.status().borrow().undecodable.count), (3000, 3000));
-    assert_eq!(watching.status().borrow().undecodable.records.len(), 20);
-    let lease = manager(&dir).acquire_lease(&attrs(1)).await.unwrap();
-    assert_eq!(soon(watch.next()).await.unwrap().unwrap(), LeaseUpdate::Put(lease));
-    for n in 0..3000 {
-        fs::remove_file(path(&dir, &junk(n))).unwrap();
-    }
-    let mut left: BTreeSet<String> = (0..3000).map(junk).collect();
-    while !left.is_empty() {
-        match soon(watch.next()).await.unwrap().unwrap() {
-            LeaseUpdate::Removed(name) => assert!(left.remove(&name), "{name}"),
-            // There were too many at once to look at each.
-            LeaseUpdate::Snapshot { leases, undecodable } => {
-                assert_eq!(leases.len(), 1);
-                left.retain(|name| {
-                    undecodable.named().any(|record| record.key == *name) || undecodable.len() > 256
-                });
-            }
-            other => panic!("{other:?}"),
-        }
-    }
-    assert_eq!(watching.status().borrow().undecodable.count, 0);
-}
-
-#[tokio::test]
-async fn a_value_that_changes_twice_in_one_tick_of_the_clock_is_read_again() {
-    let dir = store(V4);
-    let folder = folder(&dir);
-    put(&dir, "10.5.8.0-24", &attrs(8).to_json());
-    let mut cache = Cache::default();
-    for node in (1..9).cycle().take(100) {
-        // In place, with as many bytes.
-        put(&dir, "10.5.8.0-24", &attrs(node).to_json());
-        let scan = folder.scan(&mut cache, SystemTime::now()).unwrap();
-        assert_eq!(scan.live["10.5.8.0-24"].lease().unwrap().attrs, attrs(node));
-    }
-}
-
-#[tokio::test]
-async fn publishes_again_under_the_same_key_in_one_write() {
-    let dir = store(DUAL);
-    let manager = manager(&dir);
-    let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
-    let file = path(&dir, &lease.key.to_string());
-    let moved = LeaseAttrs { public_ips: attrs(7).public_ips, ..attrs(1) };
-    let again = manager.publish(&lease, &moved).await.unwrap();
-    assert_eq!((again.key, &again.attrs), (lease.key, &moved));
-    assert_eq!(fs::read_to_string(&file).unwrap(), moved.to_json());
-    let written = fs::metadata(&file).unwrap().ino();
-    assert_eq!(manager.publish(&lease, &moved).await.unwrap(), again, "it is there already");
-    assert_eq!(fs::metadata(&file).unwrap().ino(), written);
-    // A reservation stays one, a deleted record comes back, and another node's stays.
-    fs::set_permissions(&file, Permissions::from_mode(0o400)).unwrap();
-    let again = manager.publish(&again, &attrs(1)).await.unwrap();
-    assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o400);
-    fs::remove_file(&file).unwrap();
-    assert_eq!(manager.publish(&again, &moved).await.unwrap().attrs, moved);
-    fs::remove_file(&file).unwrap();
-    put(&dir, &lease.key.to_string(), &attrs(9).to_json());
-    let lost = manager.publish(&lease, &moved).await.unwrap_err();
-    assert!(matches!(lost, SubnetError::LeaseLost { .. }), "{lost}");
-    assert!(manager.status().borrow().lease_lost.is_some());
-    assert_eq!(fs::read_to_string(&file).unwrap(), attrs(9).to_json());
-}
-
-#[tokio::test]
-async fn releases_the_own_lease_and_no_other() {
-    let dir = store(DUAL);
-    let manager = manager(&dir);
-    let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
-    let key = lease.key.to_string();
-    put(&dir, &key, &attrs(9).to_json());
-    let lost = manager.release_lease(&lease).await.unwrap_err();
-    assert!(matches!(lost, SubnetError::LeaseLost { .. }), "{lost}");
-    put(&dir, &key, "{");
-    assert!(matches!(manager.release_lease(&lease).await.unwrap_err(), SubnetError::Conflict(_)));
-    assert_eq!(names(&dir).len(), 1);
-    put(&dir, &key, &lease.attrs.to_json());
-    for _ in 0..2 {
-        manager.release_lease(&lease).await.unwrap();
-        assert!(names(&dir).is_empty(), "and what is gone is no failure");
-    }
-}
-
-/// Two agents of one host that slept: the time of both files is almost over when they wake.
-#[tokio::test]
-async fn after_a_suspend_each_agent_renews_at_once_and_takes_no_other_for_gone() {
-    let dir = store(V4);
-    let (clock, hand) = Clock::with_hand();
-    let managers = [1, 2].map(|_| {
-        LocalSubnetManager::new(LocalOptions { clock: clock.clone(), ..LocalOptions::new(dir.path()) })
-    });
-    let mut held = Vec::new();
-    for (node, manager) in (1..).zip(&managers) {
-        let lease = manager.acquire_lease(&attrs(node)).await.unwrap();
-        held.push((hold(manager, &lease), path(&dir, &lease.key.to_string())));
-    }
-    let mut watch = managers[0].watch_leases();
-    let first = soon(watch.next()).await.unwrap().unwrap();
-    assert!(matches!(first, LeaseUpdate::Snapshot { leases, .. } if leases.len() == 2));
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    hand.suspend(Duration::from_mins(60 * 23 + 30));
-    until(|| {
-        let is_new = |file: &PathBuf| fs::metadata(file).unwrap().modified().unwrap() > SystemTime::now();
-        held.iter().all(|(_, file)| is_new(file))
-    })
-    .await;
-    assert!(tokio::time::timeout(Duration::from_secs(1), watch.next()).await.is_err(), "nothing changed");
-    for (task, _) in held {
-        task.abort();
-    }
 }
 
 /// A clock that is set far ahead ends leases for whoever looks, before their nodes can renew them.
