@@ -1,9 +1,12 @@
-//! Thousands of leases that contradict each other cost no more than what they contradict.
+//! Many leases that contradict each other cost no more than what they contradict.
 
 use super::*;
 
+/// How many: so many that leases which are all compared with each other would show.
+const MANY: usize = 1000;
+
 #[test]
-fn a_record_around_thousands_costs_what_it_contradicts() {
+fn a_record_around_many_costs_what_it_contradicts() {
     let (wide, far) = (key("10.4.0.0-15"), key("10.7.0.0-24"));
     let mut table = PeerTable::default();
     let keys: Vec<LeaseKey> =
@@ -29,12 +32,12 @@ fn looked_at(table: &PeerTable, key: LeaseKey) -> usize {
     table.conflicts(vec![key]).0.len()
 }
 
-/// Thousands under one that is refused, or that refuses them: each costs itself and that one, whatever comes first.
+/// Many under one that is refused, or that refuses them: each costs itself and that one, whatever comes first.
 #[test]
-fn thousands_under_one_lease_that_is_refused_cost_each_what_it_changes() {
+fn many_under_one_lease_that_is_refused_cost_each_what_it_changes() {
     let wide = key("10.5.128.0-17");
     let small: Vec<LeaseKey> =
-        (0..2000_u32).map(|n| key(&format!("10.5.{}.{}-29", 129 + n / 32, n % 32 * 8))).collect();
+        (0..MANY).map(|n| key(&format!("10.5.{}.{}-29", 129 + n / 32, n % 32 * 8))).collect();
     let at =
         |n: usize| IpAddr::from([198, 18, u8::try_from(n / 250).unwrap(), u8::try_from(n % 250).unwrap()]);
     let small_peer = |n: usize| {
@@ -45,10 +48,10 @@ fn thousands_under_one_lease_that_is_refused_cost_each_what_it_changes() {
     };
     let elder = key("10.5.128.0-24");
     for (name, own, by_elder, wide_is_first, programmed) in [
-        ("it has our subnet", true, false, true, 2000),
-        ("it has an older lease's subnet", false, true, true, 2001),
+        ("it has our subnet", true, false, true, MANY),
+        ("it has an older lease's subnet", false, true, true, MANY + 1),
         ("it refuses all of them", false, false, true, 1),
-        ("they were there first", false, false, false, 2000),
+        ("they were there first", false, false, false, MANY),
     ] {
         let own = own.then(|| Claim::Subnet("10.5.128.0/24".parse().unwrap()));
         let mut table = PeerTable::new(Vec::new(), own.into_iter().collect());
@@ -66,10 +69,10 @@ fn thousands_under_one_lease_that_is_refused_cost_each_what_it_changes() {
             table.put(wide, seen(4, 4, 4), Ok(peer(wide, 8, 8)));
         }
         assert_eq!(table.programmed(), programmed, "{name}");
-        assert_eq!(table.troubled(), 2001 + usize::from(by_elder) - programmed, "{name}");
+        assert_eq!(table.troubled(), MANY + 1 + usize::from(by_elder) - programmed, "{name}");
         // Once it goes, what it refused is there; it may come back.
         table.remove(&wide);
-        assert_eq!((table.programmed(), table.troubled()), (2000 + usize::from(by_elder), 0), "{name}");
+        assert_eq!((table.programmed(), table.troubled()), (MANY + usize::from(by_elder), 0), "{name}");
         table.put(wide, seen(2, 2, 2), Ok(peer(wide, 8, 8)));
         let again = if wide_is_first { programmed } else { 1 };
         assert_eq!((table.programmed(), table.reach(Family::V4).expected > 0), (again, true), "{name}");
@@ -78,10 +81,10 @@ fn thousands_under_one_lease_that_is_refused_cost_each_what_it_changes() {
 
 /// All with one MAC: whichever goes, the next in rank follows it, and the others are not compared with each other.
 #[test]
-fn thousands_that_exclude_each_other_stand_behind_one() {
+fn many_that_exclude_each_other_stand_behind_one() {
     let mut table = PeerTable::default();
     let keys: Vec<LeaseKey> =
-        (0..1500_u32).map(|n| key(&format!("10.{}.{}.0-24", 64 + n / 256, n % 256))).collect();
+        (0..MANY).map(|n| key(&format!("10.{}.{}.0-24", 64 + n / 256, n % 256))).collect();
     for (n, key) in keys.iter().enumerate() {
         let at = [198, 18, u8::try_from(n / 250).unwrap(), u8::try_from(n % 250).unwrap()];
         table.stage(*key, together(n as u64), Ok(peer_at(*key, 1, at.into())));
@@ -89,7 +92,7 @@ fn thousands_that_exclude_each_other_stand_behind_one() {
     table.settle();
     for (n, key) in keys.iter().enumerate().take(5) {
         assert!(table.iter().map(|(key, _)| *key).eq([*key]), "{n}");
-        assert_eq!((table.troubled(), looked_at(&table, *key)), (1499 - n, 1));
+        assert_eq!((table.troubled(), looked_at(&table, *key)), (MANY - 1 - n, 1));
         table.remove(key);
     }
 }
