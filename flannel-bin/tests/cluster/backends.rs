@@ -136,6 +136,7 @@ pub(crate) use on_every_kind;
 
 /// The same for functions that take the start of a store as well, by the names that their tests get. A store tells an
 /// agent leases whatever form the routes have.
+#[cfg(any(feature = "etcd", feature = "kube"))]
 macro_rules! on_store {
     ($start:path; $($test:ident: $function:path),+ $(,)?) => {
         $(

@@ -6,6 +6,7 @@ pub(crate) mod kills;
 mod packets;
 
 use flannel_core::testing::hostile::{Hostile, Scene};
+#[cfg(feature = "etcd")]
 use flannel_lab::cluster::Cluster;
 use flannel_lab::kernel_state::KernelState;
 use flannel_lab::wait::eventually;

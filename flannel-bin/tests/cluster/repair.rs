@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+#[cfg(feature = "kube")]
 use flannel_lab::cluster::Cluster;
 use flannel_lab::kernel_state::KernelState;
 use flannel_lab::wait::eventually;
