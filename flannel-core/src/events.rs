@@ -322,8 +322,9 @@ impl NetworkEvents {
     }
 }
 
-/// Sends the events of a network. The backends that the reconcile loop runs need none of their own.
-#[derive(Debug)]
+/// Sends the events of a network. The backends that the reconcile loop runs need none of their own. A clone sends to the
+/// same readers.
+#[derive(Debug, Clone)]
 pub struct NetworkEventSender {
     sender: broadcast::Sender<NetworkEvent>,
     /// Of who asks first: it has what happened before he asked, too.

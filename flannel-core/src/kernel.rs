@@ -185,6 +185,7 @@ pub struct Forwarding {
 /// Something that the kernel announced. Announcements get lost and some changes are silent: they bring
 /// repairs forward, correctness rests on reading the state again.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum KernelEvent {
     /// A link was created or changed.
     Link(Link),

@@ -30,6 +30,7 @@ pub struct SubnetFile {
 /// The subnet file can't be written.
 #[derive(Debug, thiserror::Error)]
 #[error("can't write the subnet file {}", path.display())]
+#[non_exhaustive]
 pub struct SubnetFileError {
     /// Where it was to be.
     pub path: PathBuf,
@@ -91,6 +92,7 @@ fn is_current(path: &Path, text: &str) -> bool {
 
 /// What an earlier run left in the subnet file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Previous {
     /// The subnets that this node had; `None` if that can't be told.
     pub key: Option<LeaseKey>,

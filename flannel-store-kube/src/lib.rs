@@ -10,6 +10,8 @@
 //!   False` itself.
 //! - What a node is about to publish is compared with no other node before: a list of all nodes at each start is too dear
 //!   for the API server. The first snapshot of the watch tells.
+//! - A lease has no end here: a node has its subnets for as long as its `Node` object is there. So there is nothing to renew,
+//!   and [`StoreStatus::lease_term`](flannel_core::subnet::StoreStatus::lease_term) stays `None`.
 //! - Annotations are written to `nodes/<own>/status`, only what differs. Whoever changes them later has them set back.
 //! - Rights: pods get (only without a node name), nodes get, list and watch, nodes/status patch.
 //!

@@ -87,6 +87,7 @@ pub(super) struct Alone {
 
 /// The lock can't be had.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum LockError {
     /// An agent runs, or somebody else cleans up.
     #[error("an agent with this subnet file runs (it holds {}), and would put everything back; stop it first", .0.display())]

@@ -19,7 +19,7 @@ pub(super) fn write(event: &AgentEvent) {
         ),
         AgentEvent::NoStandIn { why } => info!(why, "what is stored can't stand in for the store"),
         AgentEvent::Waiting { step, why } => warn!(error = why, "{step}"),
-        AgentEvent::ConfigApplied { networks, backend } => {
+        AgentEvent::ConfigRead { networks, backend } => {
             let networks: Vec<_> = networks.iter().map(ToString::to_string).collect();
             info!(networks = networks.join(","), backend, "network config read");
         }
@@ -31,13 +31,17 @@ pub(super) fn write(event: &AgentEvent) {
             reason,
             "underlay chosen"
         ),
-        AgentEvent::UnderlayMoved { published } => debug!(published = published.join(","), "underlay moved"),
+        AgentEvent::PublishedAddressesChanged { published } => {
+            debug!(published = published.join(","), "published addresses changed");
+        }
         AgentEvent::AddressAmongPods { remark } => {
             warn!(remark, "underlay address among the pods' addresses");
         }
         AgentEvent::LeaseAcquired { lease, overlay_mtu } => {
             debug!(subnet = lease, overlay_mtu = overlay_mtu.0, "lease acquired");
         }
+        // Stores log it themselves.
+        AgentEvent::LeaseRenewed { .. } => {}
         AgentEvent::LeaseLost { why } => {
             error!(error = why, "lease lost; the datapath stays, and the agent ends in a minute");
         }
@@ -59,6 +63,9 @@ pub(super) fn write(event: &AgentEvent) {
         AgentEvent::NotReady { reasons } => debug!(reasons = reasons.join("; "), "not ready"),
         AgentEvent::Stopping => debug!("stopping"),
         AgentEvent::StopFailed { part, why } => warn!(part, error = why, "did not stop as it should"),
+        // The loop has logged it when it happened (`reconcile/log.rs`).
+        AgentEvent::Network(_) => {}
+        // For readers who were too slow.
         AgentEvent::LeftOut { .. } => {}
     }
 }

@@ -27,6 +27,7 @@ const FIGHT: (usize, Duration) = (10, Duration::from_secs(10));
 
 /// How the rules are, for health, status and metrics.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct FirewallStatus {
     /// What keeps the rules, and why that; empty if there are none to keep.
     pub manager: String,

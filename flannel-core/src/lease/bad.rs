@@ -167,6 +167,7 @@ impl Eq for BadRecords {}
 
 /// How many records can't be read, and the first of them: what a status shows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct BadSample {
     /// How many there are.
     pub count: usize,

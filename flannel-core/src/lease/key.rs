@@ -77,6 +77,7 @@ impl Serialize for LeaseKey {
 
 /// A key below `subnets/` that is not a lease's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum LeaseKeyError {
     /// It has not the form of a lease key.
     #[error("the key has not the form 10.5.52.0-24 or 10.5.52.0-24&fd00:5:52::-64")]

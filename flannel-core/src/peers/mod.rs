@@ -43,6 +43,7 @@ pub struct Peer {
 
 /// Why a lease is no peer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum PeerError {
     /// It belongs to another backend or another network: nothing of it can be in the kernel.
     #[error("{0}")]

@@ -10,11 +10,19 @@ use crate::subnet::{ConfigStream, SubnetError};
 
 /// What a backend made of another config, by the names of keys, such as `Backend.MTU`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Taken {
+#[non_exhaustive]
+pub struct AppliedConfig {
     /// What it has now and had not before.
     pub live: Vec<String>,
     /// What it can't take without a restart, and so does not have.
     pub restart: Vec<String>,
+}
+
+impl AppliedConfig {
+    /// These keys are in force, and these take a restart.
+    pub fn new(live: Vec<String>, restart: Vec<String>) -> Self {
+        Self { live, restart }
+    }
 }
 
 /// The config and what is known of it.
@@ -75,7 +83,7 @@ impl<D: Driver> Reconciler<D> {
         };
         let before = std::mem::take(&mut followed.problems);
         let live = match taken {
-            Ok((next, Taken { live, restart })) => {
+            Ok((next, AppliedConfig { live, restart })) => {
                 followed.problems.restart_needed = restart_needed(&restart);
                 if restart.is_empty() {
                     // Without the store, the next start is by this one.
@@ -128,16 +136,16 @@ fn take(
     driver: &mut impl Driver,
     in_force: &NetworkConfig,
     next: &NetworkConfig,
-) -> Result<Taken, ConfigError> {
+) -> Result<AppliedConfig, ConfigError> {
     let mut changed = in_force.changed_keys(next);
     if in_force.backend.kind != next.backend.kind {
-        return Ok(Taken { live: Vec::new(), restart: changed });
+        return Ok(AppliedConfig { live: Vec::new(), restart: changed });
     }
     let of_backend =
         changed.split_off(changed.iter().position(|key| is_backends(key)).unwrap_or(changed.len()));
-    let Taken { live, restart } = driver.take_config(&next.backend, of_backend)?;
+    let AppliedConfig { live, restart } = driver.take_config(&next.backend, of_backend)?;
     changed.extend(restart);
-    Ok(Taken { live, restart: changed })
+    Ok(AppliedConfig { live, restart: changed })
 }
 
 fn is_backends(key: &str) -> bool {

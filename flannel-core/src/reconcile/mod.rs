@@ -43,19 +43,20 @@ use crate::events::{NetworkEvent, NetworkEventSender, NetworkEvents, RepairCause
 use crate::firewall::gate::{Desk, Gate, Tunnels};
 use crate::kernel::{Kernel, KernelError, KernelEvent, Refusal, Scope};
 use crate::lease::{AgedLease, Lease, LeaseAttrs, LeaseKey, LeaseTable};
+use crate::netns::Netns;
 use crate::ownership::Ownership;
 use crate::peers::{Claim, Peer, PeerError, PeerTable, Segments};
 use crate::resync;
 use crate::state_file::State;
-use crate::status::{Harm, Problem, Reason};
+use crate::status::{Counters, DeviceStatus, Harm, Problem, Reason};
 use crate::subnet::LeaseStream;
 use crate::underlay::Follower;
 
 use blocked::Blocked;
 use book::PeerBook;
 use claims::OwnClaims;
+pub use config::AppliedConfig;
 use config::FollowedConfig;
-pub use config::Taken;
 use guard::Guard;
 use host::Host;
 use leases::Incoming;
@@ -90,9 +91,13 @@ pub trait Driver: Send {
     /// are asked for again then. `changed` are the keys whose JSON differs from that of the config that is in
     /// force as a whole, which not all have to mean a change. An error says what can't be used; then all stays
     /// as it is.
-    fn take_config(&mut self, next: &BackendConfig, changed: Vec<String>) -> Result<Taken, ConfigError> {
+    fn take_config(
+        &mut self,
+        next: &BackendConfig,
+        changed: Vec<String>,
+    ) -> Result<AppliedConfig, ConfigError> {
         let _ = next;
-        Ok(Taken { live: Vec::new(), restart: changed })
+        Ok(AppliedConfig { live: Vec::new(), restart: changed })
     }
 
     /// What this node publishes with its lease.
@@ -163,6 +168,7 @@ pub trait Driver: Send {
 
 /// The devices of a backend after [`Driver::ensure_devices`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Devices {
     /// The links that hold our objects, as last known: one that is away stays among them, since what is desired
     /// on it shrinks only by what store and config say. When it differs from the last, all peers are worked out
@@ -183,6 +189,10 @@ pub struct Devices {
     pub overlay_mtu: Option<Mtu>,
     /// How packets travel, where there is a choice.
     pub datapath: Option<String>,
+    /// What the status shows of [`Self::links`].
+    pub shown: Vec<DeviceStatus>,
+    /// Reads what a datapath outside of the kernel counts. What the kernel counts of [`Self::shown`] is read by their names.
+    pub counters: Counters,
     /// What was done to the devices, and what else happened: the loop logs it and tells who listens.
     pub events: Vec<NetworkEvent>,
 }
@@ -204,6 +214,10 @@ pub struct Reconciler<D> {
     /// The subnets of the underlay's link, as last seen.
     segments: Segments,
     devices: Devices,
+    /// Where the devices are; `None` on a kernel in memory, which counts nothing.
+    netns: Option<Netns>,
+    /// Reads what the kernel counts of the devices.
+    device_counters: Counters,
     have: Dataplane,
     /// What has to be looked at, and why.
     work: Work,
@@ -266,6 +280,8 @@ impl<D: Driver> Reconciler<D> {
             peers: PeerTable::default(),
             segments: Segments::default(),
             devices: Devices::default(),
+            netns: None,
+            device_counters: Counters::default(),
             have: Dataplane::default(),
             work: Work::of_start(),
             why: Why::default(),

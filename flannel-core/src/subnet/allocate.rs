@@ -42,7 +42,7 @@ pub struct Record {
 
 /// A record whose value can't be read, but whose key says what it occupies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Taken {
+pub struct Occupied {
     /// What it occupies.
     pub key: LeaseKey,
     /// When it was created, in the store's own count.
@@ -55,7 +55,7 @@ pub struct Listing {
     /// The leases.
     pub records: Vec<Record>,
     /// What else is occupied.
-    pub taken: Vec<Taken>,
+    pub taken: Vec<Occupied>,
 }
 
 /// What to do to get a lease.

@@ -7,6 +7,7 @@ pub(crate) mod identity;
 pub mod kit;
 pub mod local;
 mod remedy;
+mod term;
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -24,6 +25,7 @@ use crate::lease::{BadSample, Lease, LeaseAttrs, LeaseKey, LeaseUpdate};
 pub use hold::hold_and_publish;
 pub use identity::Identity;
 pub use remedy::Remedy;
+pub use term::LeaseTerm;
 
 /// A lease watch. The store reconnects by itself and the stream never ends by itself. An `Err` is final.
 pub type LeaseStream = BoxStream<'static, Result<LeaseUpdate, SubnetError>>;
@@ -51,6 +53,8 @@ pub type ConfigStream = BoxStream<'static, Result<NetworkConfig, SubnetError>>;
 /// - **A lost lease** is one whose subnets another node's record has. Then `hold_lease` and [`Self::publish`] return
 ///   [`SubnetError::LeaseLost`], and it is the store that sets [`StoreStatus::lease_lost`] as it does so; a lease that
 ///   [`Self::acquire_lease`] returns ends that. A record of another node is neither written nor deleted.
+/// - **The term** of the own lease, where leases end by themselves, is in [`StoreStatus::lease_term`] while `hold_lease` is
+///   polled: when it was renewed last, by whomever, and when it ends unless it is renewed again.
 /// - **A snapshot** is all that the store itself listed, at one moment, the own record among it: what is not in it is gone. A
 ///   watch begins with one, and has another after each gap. Between them the changes of each record are told in their
 ///   order, though several may be told as one.
@@ -145,8 +149,9 @@ pub trait SubnetManager: Send + Sync {
     fn place(&self) -> String;
 }
 
-/// How well the store is known.
+/// How well the store is known. [`StoreStatus::unknown`] is what it begins as; stores keep it by [`kit::Health`].
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct StoreStatus {
     /// Whether the last contact was a success.
     pub connected: bool,
@@ -165,6 +170,10 @@ pub struct StoreStatus {
     pub missing_count: usize,
     /// Why the own lease can't be renewed or put back at present, though the store answers.
     pub lease_unkept: Option<String>,
+    /// Until when the store keeps the own lease, while it is held. `None` before that, once it was lost or released, for
+    /// a lease without an end (a reservation), and from a store whose leases have none, such as Kubernetes', whose nodes
+    /// have their subnets for as long as they are there.
+    pub lease_term: Option<LeaseTerm>,
     /// The own lease is in the hands of another.
     pub lease_lost: Option<String>,
     /// What is wrong with the clocks that leases are counted by, where the store sees it.
@@ -183,6 +192,7 @@ impl StoreStatus {
             missing: Vec::new(),
             missing_count: 0,
             lease_unkept: None,
+            lease_term: None,
             lease_lost: None,
             clock: None,
         }
@@ -213,6 +223,7 @@ impl StoreStatus {
 
 /// The store could not do what was asked.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum SubnetError {
     /// There is no configuration yet.
     #[error(

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::{Host, is_link_local};
+use super::{HostLinks, is_link_local};
 use crate::addr::{LinkIndex, PerFamily, Subnet};
 use crate::kernel::{Exit, Link, LinkAddress};
 
@@ -67,7 +67,7 @@ impl Overlay {
     }
 
     /// The links that the overlay made, each with what proves it.
-    pub(super) fn made(&self, host: &Host) -> BTreeMap<LinkIndex, String> {
+    pub(super) fn made(&self, host: &HostLinks) -> BTreeMap<LinkIndex, String> {
         let mut made = BTreeMap::new();
         let mut suspects = BTreeMap::new();
         for link in &host.links {
@@ -109,7 +109,7 @@ impl Overlay {
     }
 
     /// The address by which a link looks like the overlay's, with the network in which it lies.
-    fn evidence(&self, host: &Host, link: &Link) -> Option<(IpAddr, Subnet)> {
+    fn evidence(&self, host: &HostLinks, link: &Link) -> Option<(IpAddr, Subnet)> {
         let of_pods = |addr: &LinkAddress| {
             is_host_address(addr) || self.own.iter().any(|subnet| subnet.contains(addr.addr.ip()))
         };
@@ -133,7 +133,7 @@ fn is_tunnel(link: &Link) -> bool {
 }
 
 /// Whether a bridge has a port that leads out of the host: one that is neither a pod's nor a tunnel.
-fn has_hardware(host: &Host, bridge: &Link) -> bool {
+fn has_hardware(host: &HostLinks, bridge: &Link) -> bool {
     let ports = host.links.iter().filter(|port| port.master == Some(bridge.index));
     ports.into_iter().any(|port| !is_tunnel(port) && port.kind.as_deref() != Some(VETH))
 }
@@ -146,7 +146,7 @@ pub(super) fn is_host_address(addr: &LinkAddress) -> bool {
 /// The links by which alone the host can reach others, where all that could are suspected. With default routes
 /// those that have one; a route without a gateway, as DHCP clients put on any link, counts for nothing. Without
 /// any, the veths, if no other link has an address.
-fn only_way_out(host: &Host, is_suspect: impl Fn(LinkIndex) -> bool) -> Vec<LinkIndex> {
+fn only_way_out(host: &HostLinks, is_suspect: impl Fn(LinkIndex) -> bool) -> Vec<LinkIndex> {
     let routes = host.defaults.iter().flat_map(|(_, routes)| routes).filter(|route| route.via.is_some());
     let exits: Vec<LinkIndex> = routes
         .flat_map(|route| match route.exit {

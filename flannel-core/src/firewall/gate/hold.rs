@@ -30,6 +30,7 @@ const RETRY: Delays = Delays::new(Duration::from_millis(200), Duration::from_sec
 
 /// How a gate is, for the status.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct GateStatus {
     /// What is done about strangers now; `None` while nothing is known of it.
     pub in_force: Option<Mode>,
@@ -48,6 +49,19 @@ struct Half {
     built: Option<Table>,
     /// What was put last, however it is now.
     last: Option<Table>,
+}
+
+/// What is in force of one of the two tables after a look at it.
+enum InForce {
+    /// Nothing: the kernel has no tables, or it is too early for one.
+    Nothing,
+    /// Its rules.
+    Rules {
+        /// What they do about strangers.
+        mode: Mode,
+        /// Whether somebody else's change was undone for that.
+        was_repaired: bool,
+    },
 }
 
 /// Keeps the tables of one node.
@@ -242,13 +256,14 @@ impl Gate {
         let (mut repairs, mut in_force) = (false, Mode::Enforce);
         // What nodes are let in by comes first: it needs no device.
         for (half, (wanted, lax)) in wanted.into_iter().zip(lax).enumerate() {
-            let Some((is_repair, mode)) = self.converge_half(half, tunnels, wanted, lax, is_synced).await?
-            else {
-                return Ok(());
-            };
-            repairs |= is_repair;
-            if mode == Mode::Observe {
-                in_force = mode;
+            match self.converge_half(half, tunnels, wanted, lax, is_synced).await? {
+                InForce::Nothing => return Ok(()),
+                InForce::Rules { mode, was_repaired } => {
+                    repairs |= was_repaired;
+                    if mode == Mode::Observe {
+                        in_force = mode;
+                    }
+                }
             }
         }
         self.set_in_force(in_force);
@@ -269,8 +284,7 @@ impl Gate {
         Ok(())
     }
 
-    /// Changes what differs in one of the two tables. Returns whether that was a repair, and what is in force; `None`
-    /// if there is nothing, and it is too early for a table.
+    /// Changes what differs in one of the two tables.
     async fn converge_half(
         &mut self,
         half: usize,
@@ -278,8 +292,8 @@ impl Gate {
         wanted: Table,
         lax: Table,
         is_synced: bool,
-    ) -> Result<Option<(bool, Mode)>, KernelError> {
-        let Some((tables, _)) = &mut self.kernel else { return Ok(None) };
+    ) -> Result<InForce, KernelError> {
+        let Some((tables, _)) = &mut self.kernel else { return Ok(InForce::Nothing) };
         let last = self.halves[half].last.as_ref();
         // Until the store has listed all nodes nobody is kept out, but by what an earlier run put, and nobody is
         // called a stranger.
@@ -287,7 +301,7 @@ impl Gate {
         let built = match self.halves[half].built.take() {
             Some(built) if built == wanted || built == lax => built,
             _ => match build(tables, &wanted, &lax, is_synced).await? {
-                Found::Nothing => return Ok(None),
+                Found::Nothing => return Ok(InForce::Nothing),
                 Found::Table(built) => built,
                 Found::Made(bare) => {
                     repairs = last.is_some_and(|last| *last == wanted || *last == lax);
@@ -301,14 +315,14 @@ impl Gate {
             self.elements.take_if(|_| built.chains.iter().all(|chain| chain.rules.is_empty()));
             repairs |= self.follow(&wanted.name, tunnels).await? && was_put;
         }
-        let Some((tables, _)) = &mut self.kernel else { return Ok(None) };
+        let Some((tables, _)) = &mut self.kernel else { return Ok(InForce::Nothing) };
         let target = if is_synced || built == wanted { wanted } else { lax.clone() };
         if built != target {
             tables.transact("put the rules of the underlay gate", &[Change::Rules(&target)]).await?;
         }
         let mode = if target == lax { Mode::Observe } else { Mode::Enforce };
         self.halves[half] = Half { built: Some(target.clone()), last: Some(target) };
-        Ok(Some((repairs, mode)))
+        Ok(InForce::Rules { mode, was_repaired: repairs })
     }
 
     /// Makes the sets for nodes have the addresses that are published. Returns whether one was missing that nobody

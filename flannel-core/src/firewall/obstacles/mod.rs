@@ -29,6 +29,7 @@ use crate::addr::{Family, PerFamily};
 
 /// Which traffic a chain surely cuts, in one family.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub struct Cuts {
     /// What pods of this node send to those of others, or the answers to it.
     pub to_peers: bool,
@@ -40,6 +41,7 @@ pub struct Cuts {
 
 /// A base chain that surely cuts traffic of pods.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Obstacle {
     /// Whose table it is in.
     pub realm: Realm,

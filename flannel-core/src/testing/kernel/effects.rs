@@ -52,6 +52,7 @@ impl State {
     /// The rest of what the kernel does after it announced that an address is gone. Until then its lock holds
     /// up all changes and whoever reads links, but nobody who reads routes.
     pub(super) fn wait_for_changes(&mut self) {
+        self.look_outside();
         for link in std::mem::take(&mut self.without_ipv4) {
             self.drop_where(link, |object| {
                 matches!(object, Object::Route(route)
