@@ -47,7 +47,7 @@ mod tests {
         let day = Duration::from_hours(24);
         let renewed = LeaseTerm::new(start, day, day);
         assert_eq!((renewed.renewed, renewed.expires), (start, start + day));
-        let later = LeaseTerm::new(start + 60 * second, day - 61 * second, day);
+        let later = LeaseTerm::new(start + 60 * second, 86_339 * second, day);
         assert!(renewed.is_about(&later) && renewed != later, "a store counts whole seconds");
         assert!(!renewed.is_about(&LeaseTerm::new(start + 60 * second, day, day)), "it was renewed");
         // A record that is dated ahead lives longer than a renewal would let it.

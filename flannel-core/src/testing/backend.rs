@@ -204,8 +204,8 @@ pub async fn backend_contract(subject: BackendSubject<'_>) {
     } else {
         // What it tries of the kernel is none of what is there.
         let changed: Vec<Op> = host.kernel.take_ops().into_iter().filter(is_of_first).collect();
-        let changes = (changed, host.kernel.take_link_ops());
-        assert_eq!(changes, (Vec::new(), Vec::new()), "a restart changes nothing");
+        let done = (changed, host.kernel.take_link_ops());
+        assert_eq!(done, (Vec::new(), Vec::new()), "a restart changes nothing");
         assert_eq!(host.objects(), with_first, "a restart changes nothing");
         with_first
     };
