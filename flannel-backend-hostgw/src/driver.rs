@@ -10,8 +10,8 @@ use flannel_core::dataplane::{Object, ObjectKey};
 use flannel_core::kernel::{Kernel, KernelError, KernelEvent, Kinds, Link, Refusal, Scope};
 use flannel_core::lease::{Lease, LeaseAttrs};
 use flannel_core::peers::{Claim, Peer, PeerError};
-use flannel_core::reconcile::{Devices, Driver, Taken};
-use flannel_core::status::{IPV6_MIN_MTU, Problem, Reason};
+use flannel_core::reconcile::{AppliedConfig, Devices, Driver};
+use flannel_core::status::{DeviceStatus, IPV6_MIN_MTU, Problem, Reason};
 use flannel_core::underlay;
 
 use crate::peer::peer;
@@ -69,15 +69,15 @@ impl Driver for HostGwDriver {
         self.link = found.or(self.link.take());
         let usable = self.usable_link();
         let known = self.link.as_ref().map(|link| link.index);
-        Ok(Devices {
-            links: known.into_iter().collect(),
-            away: known.filter(|_| usable.is_none()).into_iter().collect(),
-            changed: usable.map(|link| link.index) != before,
-            problem: self.problem(),
-            unserved: self.without_ipv6().into_iter().collect(),
-            overlay_mtu: usable.map(|link| link.mtu),
-            ..Devices::default()
-        })
+        let mut devices = Devices::default();
+        devices.links.extend(known);
+        devices.away.extend(known.filter(|_| usable.is_none()));
+        devices.changed = usable.map(|link| link.index) != before;
+        devices.problem = self.problem();
+        devices.unserved.extend(self.without_ipv6());
+        devices.overlay_mtu = usable.map(|link| link.mtu);
+        devices.shown.extend(self.link.iter().map(|link| DeviceStatus::of(link, self.is_there)));
+        Ok(devices)
     }
 
     fn set_lease(&mut self, lease: &Lease) {
@@ -92,8 +92,8 @@ impl Driver for HostGwDriver {
     }
 
     /// The backend has no keys, so changes have no effect.
-    fn take_config(&mut self, _: &BackendConfig, _: Vec<String>) -> Result<Taken, ConfigError> {
-        Ok(Taken::default())
+    fn take_config(&mut self, _: &BackendConfig, _: Vec<String>) -> Result<AppliedConfig, ConfigError> {
+        Ok(AppliedConfig::default())
     }
 
     fn attrs(&self) -> LeaseAttrs {

@@ -44,14 +44,7 @@ impl Host {
         give(&kernel, link, "2001:db8::1/64");
         let config = NetworkConfig::parse(DUAL, LeaseSource::Store).unwrap();
         let addrs = PerFamily { v4: "192.0.2.1".parse().ok(), v6: "2001:db8::1".parse().ok() };
-        let underlay = Underlay {
-            name: "eth0".into(),
-            link,
-            mtu: Mtu(1500),
-            local: addrs,
-            published: addrs,
-            reason: "test".into(),
-        };
+        let underlay = Underlay::new("eth0", link, Mtu(1500), addrs);
         Self { kernel, store: FakeStore::new(config.clone()), underlay, config, previous: None }
     }
 
@@ -98,7 +91,8 @@ async fn it_keeps_what_every_backend_promises() {
     let other = PEER.replace("192.0.2.9", "192.0.2.8").replace("db8::9", "db8::8");
     let peers = [(PEER_KEY, PEER), ("10.5.98.0-24&fd00:5:0:98::-64", &other)];
     let unusable = r#"{"BackendType":"host-gw"}"#;
-    backend_contract(BackendSubject { make: &make, config: DUAL, peers, unusable }).await;
+    let (config, ends_with_process) = (DUAL, false);
+    backend_contract(BackendSubject { make: &make, config, peers, unusable, ends_with_process }).await;
 }
 
 /// Gives a link an address, as DHCP would.
@@ -308,7 +302,9 @@ async fn a_device_of_before_is_removed_after_its_routes_moved() {
     let mut host = Host::new();
     vxlan_was_here(&host).await;
     let device = Device { name: "flannel.1".into(), vni: Vni::new(1).unwrap() };
-    host.previous = Some(State { backend: "vxlan".into(), devices: vec![device], ..State::default() });
+    let mut previous = State::default().devices([device]);
+    previous.backend = "vxlan".into();
+    host.previous = Some(previous);
     host.store.put(PEER_KEY, PEER);
     let network = host.register().await.unwrap();
     assert!(host.kernel.link_named("flannel.1").is_some(), "nothing goes before the leases are known");

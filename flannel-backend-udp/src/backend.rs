@@ -1,5 +1,8 @@
 //! The backend: from a network config to a running network.
 
+#[cfg(test)]
+mod tests;
+
 use async_trait::async_trait;
 use flannel_core::addr::PerFamily;
 use flannel_core::backend::{Backend, BackendError, DeviceKind, Network, Registration};

@@ -10,6 +10,7 @@ const DEFAULT_PORT: u16 = 8285;
 
 /// The keys of `"Backend": {"Type": "udp", ..}`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct UdpConfig {
     /// `Port`: the UDP port, the same on all nodes. Default 8285.
     pub port: u16,

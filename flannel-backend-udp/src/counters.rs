@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use flannel_core::status::{Traffic, TrafficCounters};
+
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
         /// Why a packet was dropped.
@@ -72,6 +74,7 @@ reasons! {
 
 /// One direction's numbers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Flow {
     /// Packets as they are on the wire.
     pub packets: u64,
@@ -217,6 +220,7 @@ impl Counters {
 
 /// The counters at one time.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Snapshot {
     /// From the TUN to peers.
     pub sent: Flow,
@@ -230,6 +234,15 @@ pub struct Snapshot {
     pub gso_fallbacks: u64,
     /// Drops by reason, without reasons that never occurred.
     pub drops: Vec<(DropReason, u64)>,
+}
+
+impl Snapshot {
+    /// The same as the status of an agent has it, under this name.
+    pub(crate) fn traffic(&self, of: &str) -> TrafficCounters {
+        let traffic = |flow: Flow| Traffic::new(flow.packets, flow.bytes);
+        let carried = TrafficCounters::new(of, traffic(self.sent), traffic(self.received));
+        self.drops.iter().fold(carried, |all, (reason, packets)| all.dropped(reason.name(), *packets))
+    }
 }
 
 /// One peer's counters. The next table keeps them for the same endpoint.
@@ -271,6 +284,7 @@ impl PeerCounters {
 
 /// One peer's counters at one time.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PeerSnapshot {
     /// Which peer.
     pub endpoint: SocketAddr,

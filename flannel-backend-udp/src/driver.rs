@@ -11,13 +11,14 @@ use flannel_core::backend::{HostProblem, Underlay};
 use flannel_core::config::{BackendConfig, ConfigError};
 use flannel_core::dataplane::{Address, KERNEL_PROTOCOL, Object, ROUTE_PROTOCOL, Route, Through};
 use flannel_core::error::chain;
+use flannel_core::events::NetworkEvent;
 use flannel_core::kernel::{Kernel, KernelError, KernelEvent, Kinds, Link, LinkOp, Refusal, Scope};
 use flannel_core::lease::{Lease, LeaseAttrs, LeaseKey};
 use flannel_core::netns::Netns;
 use flannel_core::peers::{Claim, Peer, PeerError};
 use flannel_core::port_holder::udp_port_holder;
-use flannel_core::reconcile::{Devices, Driver, Taken};
-use flannel_core::status::{IPV6_MIN_MTU, Problem, Reason, ipv6_refused};
+use flannel_core::reconcile::{AppliedConfig, Devices, Driver};
+use flannel_core::status::{Counters, DeviceStatus, IPV6_MIN_MTU, Problem, Reason, ipv6_refused};
 use flannel_core::underlay;
 use tokio::sync::Notify;
 use tracing::{debug, error, info, warn};
@@ -79,6 +80,8 @@ pub(crate) struct UdpDriver {
     moved: bool,
     /// The drops that were logged already.
     told: Vec<(DropReason, u64)>,
+    /// Reads the counters of the datapath that runs.
+    counters: Counters,
 }
 
 impl UdpDriver {
@@ -105,6 +108,7 @@ impl UdpDriver {
             failed: Arc::default(),
             moved: false,
             told: Vec::new(),
+            counters: Counters::default(),
         }
     }
 
@@ -221,9 +225,10 @@ impl UdpDriver {
             alarm.notify_one();
         });
         let layout = self.options.layout;
-        let options = EngineOptions { tun, sockets, errors, layout, table, on_event };
+        let options = EngineOptions::new(tun, sockets, table, on_event).errors(errors).layout(layout);
         let engine =
             Engine::start(options).map_err(|error| format!("udp threads can't be started: {error}"))?;
+        self.counters = engine.shared_counters();
         self.engine = Some(engine);
         self.moved = false;
         Ok(())
@@ -234,21 +239,25 @@ impl UdpDriver {
         &mut self,
         kernel: &mut dyn Kernel,
         mtu: Mtu,
-    ) -> Result<Result<bool, String>, KernelError> {
-        let mut changed = false;
+        events: &mut Vec<NetworkEvent>,
+    ) -> Result<Ensured, KernelError> {
+        let (mut changed, was_there) = (false, self.tun.is_some());
         let mut link = self.find_tun(kernel).await?;
         if link.is_none() || self.failed.load(Ordering::Relaxed) {
             if let Err(problem) = self.start_engine() {
-                return Ok(Err(problem));
+                return Ok(Ensured::Not(problem));
             }
             changed = true;
             link = self.find_tun(kernel).await?;
         } else if self.moved
             && let Err(problem) = self.move_engine()
         {
-            return Ok(Err(problem));
+            return Ok(Ensured::Not(problem));
         }
-        let Some(link) = link else { return Ok(Err("the TUN went away again".to_owned())) };
+        let Some(link) = link else { return Ok(Ensured::Not("the TUN went away again".to_owned())) };
+        if changed {
+            events.push(made(&link, mtu, was_there));
+        }
         let mut ops = Vec::new();
         if link.mtu != mtu {
             ops.push(LinkOp::SetMtu(link.index, mtu));
@@ -258,10 +267,10 @@ impl UdpDriver {
         }
         for op in &ops {
             if let Err(error) = kernel.change_link(op).await {
-                return Ok(Err(format!("device {}: {}", link.name, chain(&error))));
+                return Ok(Ensured::Not(format!("device {}: {}", link.name, chain(&error))));
             }
         }
-        Ok(Ok(changed || !ops.is_empty()))
+        Ok(if changed || !ops.is_empty() { Ensured::Changed } else { Ensured::AsItWas })
     }
 
     /// Our own TUN in the kernel, whatever its name is now, and not another link that has got its name since.
@@ -289,6 +298,26 @@ impl UdpDriver {
     }
 }
 
+/// What is told of a TUN that was just made.
+fn made(tun: &Link, mtu: Mtu, was_there: bool) -> NetworkEvent {
+    let link = tun.name.clone();
+    if was_there {
+        let reason = "it was gone, or its datapath had stopped".to_owned();
+        return NetworkEvent::DeviceRecreated { link, reason };
+    }
+    NetworkEvent::DeviceCreated { link, mtu, detail: "tun".to_owned() }
+}
+
+/// What came of making the TUN exist and be right.
+enum Ensured {
+    /// It was right before.
+    AsItWas,
+    /// It is right now.
+    Changed,
+    /// Why it is not right.
+    Not(String),
+}
+
 #[async_trait]
 impl Driver for UdpDriver {
     async fn ensure_devices(&mut self, kernel: &mut dyn Kernel) -> Result<Devices, KernelError> {
@@ -313,9 +342,10 @@ impl Driver for UdpDriver {
         if let Some(mtu) = mtu {
             let is_new = self.mtu.replace(mtu) != Some(mtu);
             let before = self.tun.as_ref().map(|tun| tun.index);
-            match self.ensure_tun(kernel, self.tun_mtu(mtu)).await? {
-                Ok(changed) => devices.changed = changed,
-                Err(problem) => problems.push(problem),
+            match self.ensure_tun(kernel, self.tun_mtu(mtu), &mut devices.events).await? {
+                Ensured::AsItWas => {}
+                Ensured::Changed => devices.changed = true,
+                Ensured::Not(problem) => problems.push(problem),
             }
             if is_new {
                 self.renew_table();
@@ -333,6 +363,8 @@ impl Driver for UdpDriver {
         devices.unserved.extend(self.lower.as_ref().and_then(|lower| self.without_ipv6(lower)));
         devices.overlay_mtu = self.mtu.map(|mtu| self.tun_mtu(mtu));
         devices.datapath = self.engine.as_ref().map(|engine| engine.path().to_string());
+        devices.shown.extend(self.tun.as_ref().map(|tun| DeviceStatus::of(tun, self.tun_is_there)));
+        devices.counters = self.counters.clone();
         Ok(devices)
     }
 
@@ -359,10 +391,10 @@ impl Driver for UdpDriver {
     }
 
     /// All nodes must change the port together, and the others would not know when.
-    fn take_config(&mut self, next: &BackendConfig, _: Vec<String>) -> Result<Taken, ConfigError> {
+    fn take_config(&mut self, next: &BackendConfig, _: Vec<String>) -> Result<AppliedConfig, ConfigError> {
         let differs = UdpConfig::parse(next)?.port != self.port;
         let restart = differs.then(|| "Backend.Port".to_owned()).into_iter().collect();
-        Ok(Taken { live: Vec::new(), restart })
+        Ok(AppliedConfig::new(Vec::new(), restart))
     }
 
     fn attrs(&self) -> LeaseAttrs {
@@ -470,14 +502,7 @@ mod tests {
 
     #[test]
     fn another_port_takes_a_restart_and_nothing_else_means_anything() {
-        let underlay = Underlay {
-            name: "eth0".into(),
-            link: LinkIndex(2),
-            mtu: Mtu(1500),
-            local: PerFamily::default(),
-            published: PerFamily::default(),
-            reason: String::new(),
-        };
+        let underlay = Underlay::new("eth0", LinkIndex(2), Mtu(1500), PerFamily::default());
         let mut driver = UdpDriver::new(
             Netns::current().unwrap(),
             8285,
@@ -492,7 +517,7 @@ mod tests {
         };
         let restart = |keys: &[&str]| {
             let restart = keys.iter().map(|key| (*key).to_owned()).collect();
-            Ok(Taken { live: Vec::new(), restart })
+            Ok(AppliedConfig::new(Vec::new(), restart))
         };
         assert_eq!(take(r#","Port":9000"#), restart(&["Backend.Port"]));
         assert_eq!(take(r#","Port":0"#).unwrap_err().key, "Backend.Port");

@@ -6,16 +6,19 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use flannel_core::addr::PerFamily;
+use flannel_core::status;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use crate::counters::{Counters, PeerSnapshot, Snapshot};
+use crate::counters::{PeerSnapshot, Snapshot};
 use crate::forward::{ForwardingTable, TableCell, TableReader};
+use crate::peer;
 use crate::socket::{ErrorSocket, UnderlaySocket};
 use crate::tun::Tun;
 use crate::worker::{End, Handover, Io, Place, Ways, Worker};
 
 /// How many threads move packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Layout {
     /// One under low load, one for each direction under high load. On a machine with one processor the same as
     /// [`OneThread`](Self::OneThread).
@@ -43,6 +46,7 @@ pub enum EngineEvent {
 pub type EventHook = Arc<dyn Fn(EngineEvent) + Send + Sync>;
 
 /// The parts of an engine.
+#[non_exhaustive]
 pub struct EngineOptions {
     /// The TUN, which can outlive the engine.
     pub tun: Arc<Tun>,
@@ -56,6 +60,31 @@ pub struct EngineOptions {
     pub table: ForwardingTable,
     /// Called with events.
     pub on_event: EventHook,
+}
+
+impl EngineOptions {
+    /// A datapath between a TUN and these sockets, with as many threads as the load asks for and without sockets for ICMP
+    /// errors. `on_event` is told what happens to it by itself.
+    pub fn new(
+        tun: Arc<Tun>,
+        sockets: PerFamily<Arc<UnderlaySocket>>,
+        table: ForwardingTable,
+        on_event: EventHook,
+    ) -> Self {
+        Self { tun, sockets, errors: PerFamily::default(), layout: Layout::default(), table, on_event }
+    }
+
+    /// The same with sockets for ICMP errors.
+    #[must_use]
+    pub fn errors(self, errors: PerFamily<ErrorSocket>) -> Self {
+        Self { errors, ..self }
+    }
+
+    /// The same with this many threads.
+    #[must_use]
+    pub fn layout(self, layout: Layout) -> Self {
+        Self { layout, ..self }
+    }
 }
 
 /// A running datapath. Stops when dropped.
@@ -78,7 +107,7 @@ impl Engine {
             layout => layout,
         };
         let handover = (layout == Layout::Adaptive).then(Handover::new).transpose()?;
-        let io = Arc::new(Io { tun, sockets, errors, counters: Counters::default(), stop, handover });
+        let io = Arc::new(Io { tun, sockets, errors, counters: Arc::default(), stop, handover });
         let cell = TableCell::new(table);
         let ways: &[_] = match layout {
             Layout::Adaptive => {
@@ -111,6 +140,13 @@ impl Engine {
     /// What has been counted.
     pub fn counters(&self) -> Snapshot {
         self.io.counters.snapshot()
+    }
+
+    /// Reads what has been counted, also after the engine has ended.
+    pub(crate) fn shared_counters(&self) -> status::Counters {
+        // Not the whole of `io`: the TUN would live as long as somebody's status.
+        let counters = Arc::clone(&self.io.counters);
+        status::Counters::new(move || vec![counters.snapshot().traffic(peer::KIND)])
     }
 
     /// What has been counted for each peer of the table in use.
@@ -189,6 +225,7 @@ fn run(io: &Io, reader: TableReader, ways: Ways, hook: EventHook) {
 
 /// Which offloads the kernel accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Path {
     /// The TUN's name.
     pub tun: String,
@@ -206,6 +243,7 @@ pub struct Path {
 
 /// What a socket can do here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SocketPath {
     /// Trains are sent in one call.
     pub gso: bool,

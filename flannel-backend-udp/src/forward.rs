@@ -19,6 +19,7 @@ use crate::counters::{PeerCounters, PeerSnapshot};
 
 /// A node that packets are sent to.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Peer {
     /// Where its datagrams go.
     pub endpoint: SocketAddr,
@@ -28,8 +29,22 @@ pub struct Peer {
     pub subnets: Vec<Subnet>,
 }
 
-/// The input of a table.
+impl Peer {
+    /// A node with this part of the overlay that sends from its endpoint alone.
+    pub fn new(endpoint: SocketAddr, subnets: Vec<Subnet>) -> Self {
+        Self { endpoint, other_sources: Vec::new(), subnets }
+    }
+
+    /// The same, which sends from these addresses, too.
+    #[must_use]
+    pub fn other_sources(self, other_sources: Vec<IpAddr>) -> Self {
+        Self { other_sources, ..self }
+    }
+}
+
+/// The input of a table. The default is a table of nobody, which delivers nothing.
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct TableSpec {
     /// This node's subnets. Only packets for them are delivered. They contain this node's address in the overlay.
     pub own_subnets: Vec<Subnet>,
@@ -41,6 +56,31 @@ pub struct TableSpec {
     pub peers: Vec<Peer>,
     /// Further underlay addresses from which datagrams are accepted.
     pub allowed_sources: Vec<Subnet>,
+}
+
+impl TableSpec {
+    /// A node with these subnets and addresses in the overlay, without peers and without a limit of its own for packets.
+    pub fn new(own_subnets: Vec<Subnet>, own_addresses: PerFamily<IpAddr>) -> Self {
+        Self { own_subnets, own_addresses, ..Self::default() }
+    }
+
+    /// The same with these peers. Of two with one subnet the first gets it.
+    #[must_use]
+    pub fn peers(self, peers: Vec<Peer>) -> Self {
+        Self { peers, ..self }
+    }
+
+    /// The same with another limit in bytes for packets.
+    #[must_use]
+    pub fn overlay_mtu(self, overlay_mtu: Option<Mtu>) -> Self {
+        Self { overlay_mtu, ..self }
+    }
+
+    /// The same, which accepts datagrams from these underlay addresses, too.
+    #[must_use]
+    pub fn allowed_sources(self, allowed_sources: Vec<Subnet>) -> Self {
+        Self { allowed_sources, ..self }
+    }
 }
 
 /// A peer's index in its table.

@@ -14,6 +14,7 @@ pub(crate) const BUFFER: usize = 8 << 20;
 
 /// What to use of the kernel. All, unless something is to be tested or worked around.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SocketOptions {
     /// Send trains of datagrams in one call (`UDP_SEGMENT`, Linux 4.18).
     pub gso: bool,
@@ -28,6 +29,32 @@ pub struct SocketOptions {
 impl Default for SocketOptions {
     fn default() -> Self {
         Self { gso: true, gro: true, batch: true, buffer: BUFFER }
+    }
+}
+
+impl SocketOptions {
+    /// The same, with or without trains that are sent in one call.
+    #[must_use]
+    pub fn gso(self, gso: bool) -> Self {
+        Self { gso, ..self }
+    }
+
+    /// The same, with or without trains that are received in one piece.
+    #[must_use]
+    pub fn gro(self, gro: bool) -> Self {
+        Self { gro, ..self }
+    }
+
+    /// The same, with or without several messages in one call.
+    #[must_use]
+    pub fn batch(self, batch: bool) -> Self {
+        Self { batch, ..self }
+    }
+
+    /// The same, with other socket buffers, in bytes.
+    #[must_use]
+    pub fn buffer(self, buffer: usize) -> Self {
+        Self { buffer, ..self }
     }
 }
 
@@ -46,6 +73,7 @@ pub struct UnderlaySocket {
 /// Why the socket can't be bound.
 #[derive(Debug, thiserror::Error)]
 #[error("a UDP socket on {local}")]
+#[non_exhaustive]
 pub struct SocketError {
     /// The address to bind.
     pub local: SocketAddr,

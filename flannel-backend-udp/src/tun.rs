@@ -15,6 +15,7 @@ use crate::vnet::VnetHeader;
 
 /// Which offloads to ask for. All, unless something is to be tested or worked around.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TunOptions {
     /// The virtio-net header, without which there is no offload at all.
     pub vnet_header: bool,
@@ -27,6 +28,29 @@ pub struct TunOptions {
 impl Default for TunOptions {
     fn default() -> Self {
         Self { vnet_header: true, tso: true, uso: true }
+    }
+}
+
+impl TunOptions {
+    /// No offload: one packet a read, without a header in front.
+    pub const NONE: Self = Self { vnet_header: false, tso: false, uso: false };
+
+    /// The same, with or without the virtio-net header.
+    #[must_use]
+    pub fn vnet_header(self, vnet_header: bool) -> Self {
+        Self { vnet_header, ..self }
+    }
+
+    /// The same, with or without super-packets of TCP.
+    #[must_use]
+    pub fn tso(self, tso: bool) -> Self {
+        Self { tso, ..self }
+    }
+
+    /// The same, with or without super-packets of UDP.
+    #[must_use]
+    pub fn uso(self, uso: bool) -> Self {
+        Self { uso, ..self }
     }
 }
 

@@ -38,7 +38,7 @@ pub(crate) struct Io {
     pub(crate) tun: Arc<Tun>,
     pub(crate) sockets: PerFamily<Arc<UnderlaySocket>>,
     pub(crate) errors: PerFamily<ErrorSocket>,
-    pub(crate) counters: Counters,
+    pub(crate) counters: Arc<Counters>,
     pub(crate) stop: EventFd,
     /// Present if two threads share the TUN.
     pub(crate) handover: Option<Handover>,

@@ -98,15 +98,15 @@ fn works_without_any_one_offload() {
         let lab = Lab::new();
         let tun = TunOptions::default();
         let socket = SocketOptions::default();
-        let none = SocketOptions { gso: false, gro: false, batch: false, buffer: 200 << 10 };
+        let none = SocketOptions::default().gso(false).gro(false).batch(false).buffer(200 << 10);
         let cases = [
-            ("no USO", TunOptions { uso: false, ..tun }, socket),
-            ("no TSO", TunOptions { tso: false, ..tun }, socket),
-            ("no header", TunOptions { vnet_header: false, ..tun }, socket),
-            ("no GSO", tun, SocketOptions { gso: false, ..socket }),
-            ("no GRO", tun, SocketOptions { gro: false, ..socket }),
-            ("no batches", tun, SocketOptions { batch: false, ..socket }),
-            ("nothing", TunOptions { vnet_header: false, tso: false, uso: false }, none),
+            ("no USO", tun.uso(false), socket),
+            ("no TSO", tun.tso(false), socket),
+            ("no header", tun.vnet_header(false), socket),
+            ("no GSO", tun, socket.gso(false)),
+            ("no GRO", tun, socket.gro(false)),
+            ("no batches", tun, socket.batch(false)),
+            ("nothing", TunOptions::NONE, none),
         ];
         for (what, tun, socket) in cases {
             let setup = Setup { tun, socket, ..Setup::default() };
@@ -213,10 +213,9 @@ fn tables_change_under_traffic_without_loss() {
                 for (number, running) in (1..).zip(&running) {
                     let mut spec = spec(number, Family::V4);
                     // In front and in great number, so that indices change and building takes its time.
-                    let others = (0..=u8::MAX).map(|low| Peer {
-                        endpoint: ([172, 16, round, low], PORT).into(),
-                        other_sources: vec![],
-                        subnets: vec![format!("10.2.{low}.0/24").parse().unwrap()],
+                    let others = (0..=u8::MAX).map(|low| {
+                        let subnet = format!("10.2.{low}.0/24").parse().unwrap();
+                        Peer::new(([172, 16, round, low], PORT).into(), vec![subnet])
                     });
                     spec.peers.splice(0..0, others);
                     let table = running.engine.table();

@@ -1,17 +1,23 @@
 //! Two agents of one process, each in a namespace of its own, which start and stop again and again with a datapath and
-//! firewall rules: what one run had open is closed before the next.
+//! firewall rules, from threads that are in a third namespace: that one stays as it is, and what one run had open is
+//! closed before the next.
 
 #[allow(dead_code, unreachable_pub)]
 #[path = "../../flannel-core/examples/own_store.rs"]
 mod own_store;
 
 use std::fs;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::net::UdpSocket;
+use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use flannel_backend_udp::{UdpBackend, UdpOptions};
-use flannel_core::agent::{Agent, FirewallOptions};
+use flannel_core::agent::{Agent, AgentEvent, AgentStatus, FirewallOptions};
 use flannel_core::config::{LeaseSource, NetworkConfig};
+use flannel_core::events::NetworkEvent;
+use flannel_core::lease::LeaseKey;
+use flannel_core::status::PeerState;
 use flannel_core::underlay::UnderlayOptions;
 use flannel_lab::netns::Netns;
 use flannel_lab::sandbox::in_sandbox;
@@ -21,6 +27,8 @@ use own_store::MemoryStore;
 
 const SOON: Duration = Duration::from_secs(20);
 const ROUNDS: usize = 20;
+/// What an agent that keeps masquerading leaves among the rules, by nftables or iptables.
+const RULES: [&str; 2] = ["flannel-ipv4", "FLANNEL-POSTRTG"];
 
 /// Two namespaces on one wire.
 fn hosts() -> [Netns; 2] {
@@ -33,56 +41,55 @@ fn hosts() -> [Netns; 2] {
     [one, two]
 }
 
-/// Restarts an agent; each round waits for the other thread's in the same place.
-fn restart(store: &MemoryStore, folder: &str, turns: &Turns) -> usize {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let mut own = None;
-        for round in 0..ROUNDS {
-            let underlay = UnderlayOptions::auto().iface("eth0");
-            let agent = Agent::builder(std::sync::Arc::new(store.join()))
-                .backend(UdpBackend::new(UdpOptions::default()))
-                .underlay(underlay)
-                .firewall(FirewallOptions::masquerade())
-                .subnet_file(format!("/run/{folder}/subnet.env"))
-                .start()
-                .unwrap();
-            let node = tokio::time::timeout(SOON, agent.ready()).await.expect("it comes up").unwrap();
-            assert_eq!(*own.get_or_insert(node.lease.key), node.lease.key, "round {round}");
-            let mut status = agent.status();
-            let sees_the_other = |it: &std::sync::Arc<_>| peers(it) == 1;
-            let seen = tokio::time::timeout(SOON, status.wait_for(sees_the_other)).await;
-            seen.expect("the other one is its peer").unwrap();
-            agent.stop().await.unwrap();
-            drop(agent);
-            // What was told to end, such as a read of a file, has a moment to do so.
-            while tokio::runtime::Handle::current().metrics().num_alive_tasks() > 0 {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-            turns.wait();
-        }
-    });
-    runtime.metrics().num_alive_tasks()
+fn start(store: &MemoryStore, host: &Netns) -> Agent {
+    let netns = flannel_core::netns::Netns::open(host.path()).unwrap();
+    Agent::builder(Arc::new(store.join()))
+        .backend(UdpBackend::new(UdpOptions::default()))
+        .underlay(UnderlayOptions::auto().iface("eth0"))
+        .firewall(FirewallOptions::masquerade())
+        .subnet_file(format!("/run/{}/subnet.env", host.name()))
+        .netns(netns)
+        .start()
+        .unwrap()
 }
 
-fn peers(status: &flannel_core::agent::AgentStatus) -> usize {
-    status.network.as_ref().map_or(0, |network| network.peers)
+/// Waits until an agent is up and carries packets to the other one, and returns its lease.
+async fn come_up(agent: &Agent) -> LeaseKey {
+    let node = tokio::time::timeout(SOON, agent.ready()).await.expect("it comes up").unwrap();
+    let mut status = agent.status();
+    let seen = status.wait_for(|it| it.network.as_ref().is_some_and(|network| network.peers == 1));
+    let status = tokio::time::timeout(SOON, seen).await.expect("the other one is its peer").unwrap().clone();
+    tells_all(&status);
+    node.lease.key
 }
 
-/// Where a thread says that a round is over, and hears that the next may begin.
-struct Turns {
-    over: Sender<()>,
-    next: Receiver<()>,
+/// What an embedder needs of a running network is in the status: the peer, the device, and what was counted.
+fn tells_all(status: &AgentStatus) {
+    let network = status.network.as_ref().unwrap();
+    let peers: Vec<_> = network.peer_list.iter().collect();
+    let [peer] = peers[..] else { panic!("{peers:?}") };
+    assert_eq!((&peer.state, peer.path.v4.as_ref().unwrap().as_str()), (&PeerState::Programmed, "udp"));
+    let [device] = &network.devices[..] else { panic!("{:?}", network.devices) };
+    assert_eq!((&*device.name, device.mtu.0, device.usable), ("flannel0", 1472, true));
+    let counted: Vec<_> = network.counters.read().into_iter().map(|counters| counters.of).collect();
+    assert_eq!(counted, ["flannel0", "udp"]);
+    let json = serde_json::to_value(status).unwrap();
+    let network = &json["network"];
+    assert_eq!(network["peer_list"][0]["state"], "programmed", "{json}");
+    assert_eq!((&network["devices"][0]["mtu"], &network["counters"][1]["of"]), (&1472.into(), &"udp".into()));
 }
 
-impl Turns {
-    fn wait(&self) {
-        self.over.send(()).unwrap();
-        self.next.recv().unwrap();
-    }
+/// All that an agent could change in the namespace of the calling thread.
+fn here() -> String {
+    let run = |line: &str| {
+        let output = Command::new("sh").args(["-c", line]).output().unwrap();
+        assert!(output.status.success(), "{line}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    run("ip -d address show; ip route show table all; ip -6 route show table all; nft list ruleset")
 }
 
-/// What the process has open, and its threads: this one and those of the two agents.
+/// What the process has open, and its threads.
 fn open() -> (Vec<String>, usize) {
     let link = |entry: std::io::Result<fs::DirEntry>| fs::read_link(entry.unwrap().path()).ok();
     let mut files: Vec<String> = fs::read_dir("/proc/self/fd")
@@ -97,42 +104,53 @@ fn open() -> (Vec<String>, usize) {
 }
 
 #[test]
-fn twenty_restarts_of_two_agents_leave_nothing_open() {
+fn twenty_restarts_of_two_agents_leave_nothing_open_and_no_trace_elsewhere() {
     in_sandbox(test_name!(), || {
         let config = r#"{"Network":"10.244.0.0/16","Backend":{"Type":"udp"}}"#;
         let store = MemoryStore::new(NetworkConfig::parse(config, LeaseSource::Store).unwrap());
         let hosts = hosts();
-        std::thread::scope(|scope| {
-            let mut ends = Vec::new();
-            let mut threads = Vec::new();
-            for host in &hosts {
-                let ((over, is_over), (go, next)) = (channel(), channel());
-                let (turns, store) = (Turns { over, next }, &store);
-                let work = move || restart(store, host.name(), &turns);
-                threads.push(scope.spawn(move || host.enter(work).unwrap()));
-                ends.push((is_over, go));
-            }
-            let mut first = None;
-            for round in 0..ROUNDS {
-                for (is_over, _) in &ends {
-                    is_over.recv().unwrap();
+        // What goes astray would meet them.
+        let _port = UdpSocket::bind("0.0.0.0:8285").unwrap();
+        let before = here();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let (mut own, mut first) = (None, None);
+        for round in 0..ROUNDS {
+            runtime.block_on(async {
+                let agents = hosts.each_ref().map(|host| start(&store, host));
+                let leases = [come_up(&agents[0]).await, come_up(&agents[1]).await];
+                assert_eq!(*own.get_or_insert(leases), leases, "round {round}: they keep their leases");
+                for host in &hosts {
+                    let rules = host.run("sh", &["-c", "nft list ruleset; iptables-save"]).unwrap();
+                    assert!(RULES.iter().any(|name| rules.contains(name)), "{}: {rules}", host.name());
                 }
-                // The first round made what stays, such as the threads that read files.
-                if round == 1 {
-                    first = Some(open());
-                } else if let Some(first) = &first {
+                assert_eq!(here(), before, "round {round}: it is nobody's namespace");
+                let mut events = agents[0].events();
+                for agent in agents {
+                    agent.stop().await.unwrap();
+                }
+                let mut told = Vec::new();
+                while let Some(event) = events.recv().await {
+                    told.push(event);
+                }
+                let is_created = |event: &AgentEvent| {
+                    matches!(event, AgentEvent::Network(NetworkEvent::DeviceCreated { link, .. }) if link == "flannel0")
+                };
+                assert!(told.iter().any(is_created), "{told:?}");
+            });
+            eventually(SOON, "no task to be left", || runtime.metrics().num_alive_tasks() == 0);
+            // The first round made what stays, such as the threads that read files.
+            match &first {
+                None => first = Some(open()),
+                Some(first) => {
+                    let (files, threads): &(Vec<String>, usize) = first;
                     eventually(SOON, &format!("nothing more to be open after round {round}"), || {
                         let now = open();
-                        now.0.len() <= first.0.len() && now.1 <= first.1
+                        now.0.len() <= files.len() && now.1 <= *threads
                     });
                 }
-                for (_, go) in &ends {
-                    go.send(()).unwrap();
-                }
             }
-            for thread in threads {
-                assert_eq!(thread.join().unwrap(), 0, "no task is left");
-            }
-        });
+        }
+        assert_eq!(here(), before);
     });
 }

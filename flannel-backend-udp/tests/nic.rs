@@ -96,14 +96,7 @@ async fn the_tun_keeps_what_it_has(seed: u64) {
     let addr = PerFamily { v4: "192.0.2.1".parse().ok(), v6: None };
     let mut kernel = Netlink::open().unwrap();
     let link = kernel.link("eth0").await.unwrap().unwrap().index;
-    let underlay = Underlay {
-        name: "eth0".into(),
-        link,
-        mtu: Mtu(1500),
-        local: addr,
-        published: addr,
-        reason: "test".into(),
-    };
+    let underlay = Underlay::new("eth0", link, Mtu(1500), addr);
     let (netns, options) = (Netns::current().unwrap(), UnderlayOptions::of_config(&config).iface("eth0"));
     let registration = Registration::new(&netns, &config, &underlay, &store).chosen_by(&options);
     let network = UdpBackend::new(UdpOptions::default()).register(registration).await.unwrap();

@@ -2,7 +2,7 @@
 
 use flannel_core::addr::{Family, Mtu, Vni};
 use flannel_core::config::{BackendConfig, ConfigError};
-use flannel_core::reconcile::Taken;
+use flannel_core::reconcile::AppliedConfig;
 use flannel_core::status::IPV6_MIN_MTU;
 
 use crate::overhead::encap_overhead;
@@ -71,7 +71,7 @@ impl VxlanConfig {
 
     /// The config that results from applying to this one all changes of `next` that need no restart, and the keys that
     /// differ.
-    pub(crate) fn towards(self, next: Self) -> (Self, Taken) {
+    pub(crate) fn towards(self, next: Self) -> (Self, AppliedConfig) {
         let named = |keys: &[(bool, &str)]| {
             let changed = keys.iter().filter(|(differs, _)| *differs);
             changed.map(|(_, key)| format!("Backend.{key}")).collect()
@@ -87,7 +87,7 @@ impl VxlanConfig {
             (self.gbp != next.gbp, "GBP"),
         ]);
         let Self { vni, port, gbp, .. } = self;
-        (Self { vni, port, gbp, ..next }, Taken { live, restart })
+        (Self { vni, port, gbp, ..next }, AppliedConfig::new(live, restart))
     }
 }
 

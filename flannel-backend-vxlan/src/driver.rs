@@ -16,8 +16,8 @@ use flannel_core::kernel::{Kernel, KernelError, KernelEvent, Kinds, Link, Refusa
 use flannel_core::lease::{Lease, LeaseAttrs};
 use flannel_core::on_link::OnLink;
 use flannel_core::peers::{Claim, Peer, PeerError};
-use flannel_core::reconcile::{Devices, Driver, Taken};
-use flannel_core::status::{Reason, ipv6_refused};
+use flannel_core::reconcile::{AppliedConfig, Devices, Driver};
+use flannel_core::status::{DeviceStatus, Reason, ipv6_refused};
 use flannel_core::underlay;
 use tracing::info;
 
@@ -212,6 +212,7 @@ impl Driver for VxlanDriver {
             devices.peers_changed = self.look_on_link(kernel, lower).await?;
         }
         devices.links = self.known().map(|link| link.index).collect();
+        devices.shown = self.known().map(|link| DeviceStatus::of(link, self.is_there(link))).collect();
         devices.away =
             self.known().filter(|link| !self.is_there(link) || !link.up).map(|link| link.index).collect();
         Ok(devices)
@@ -239,7 +240,7 @@ impl Driver for VxlanDriver {
     }
 
     /// The devices stay what they are, and so do the peers' MACs.
-    fn take_config(&mut self, next: &BackendConfig, _: Vec<String>) -> Result<Taken, ConfigError> {
+    fn take_config(&mut self, next: &BackendConfig, _: Vec<String>) -> Result<AppliedConfig, ConfigError> {
         let next = VxlanConfig::parse(next)?;
         next.check_mtu(self.sides.families())?;
         let (now, taken) = self.config.towards(next);

@@ -182,7 +182,7 @@ async fn sides(
 /// What to store for the next start, without the nodes.
 fn state(config: &NetworkConfig, vxlan: &VxlanConfig) -> State {
     let device = |family| Device { name: device::device_name(vxlan, family), vni: vxlan.vni };
-    State { devices: config.families().map(device).collect(), ..State::of_backend(peer::KIND, config) }
+    State::of_backend(peer::KIND, config).devices(config.families().map(device))
 }
 
 /// What this node publishes.

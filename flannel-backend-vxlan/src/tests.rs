@@ -67,14 +67,7 @@ impl Host {
             Family::V6 => "2001:db8::1".parse().unwrap(),
         };
         let addrs = PerFamily::from_fn(|family| config.networks.get(family).map(|_| addr(family)));
-        let underlay = Underlay {
-            name: "eth0".into(),
-            link,
-            mtu: Mtu(1500),
-            local: addrs,
-            published: addrs,
-            reason: "test".into(),
-        };
+        let underlay = Underlay::new("eth0", link, Mtu(1500), addrs);
         Self {
             kernel,
             store: FakeStore::new(config.clone()),
@@ -181,7 +174,8 @@ async fn it_keeps_what_every_backend_promises() {
         let other = PEER.replace("192.0.2.9", "192.0.2.8").replace("db8::9", "db8::8").replace(":09", ":08");
         let peers = [(PEER_KEY, PEER), ("10.5.98.0-24&fd00:5:0:98::-64", &other)];
         let unusable = r#"{"PublicIP":"192.0.2.9","BackendType":"vxlan","BackendData":7}"#;
-        backend_contract(BackendSubject { make: &make, config: DUAL, peers, unusable }).await;
+        let (config, ends_with_process) = (DUAL, false);
+        backend_contract(BackendSubject { make: &make, config, peers, unusable, ends_with_process }).await;
     }
 }
 
@@ -240,7 +234,7 @@ async fn the_mac_is_the_records_else_the_stored_one_else_the_devices_else_random
     };
     fresh.store = FakeStore::new(config(v4));
     let own = Lease::decode("10.5.7.0-24", record(2).as_bytes(), 1).unwrap();
-    fresh.previous = Some(State { own: Some(own), ..State::default() });
+    fresh.previous = Some(State::default().own(own));
     fresh.register().await.unwrap();
     assert_eq!(mac(&fresh).to_string(), "0a:00:00:00:00:02", "stored");
 
@@ -413,7 +407,9 @@ async fn routes_of_host_gw_are_moved_in_place_and_others_stay(objects: bool) {
     }
     let lease = Lease::decode("10.5.96.0-24", br#"{"PublicIP":"192.0.2.9"}"#, 1).unwrap();
     let leases = [(lease.key, Arc::new(lease.into()))].into();
-    host.previous = Some(State { backend: "host-gw".into(), leases, ..State::default() });
+    let mut previous = State::default();
+    (previous.backend, previous.leases) = ("host-gw".into(), leases);
+    host.previous = Some(previous);
     host.store.put(PEER_KEY, PEER);
     let _running = host.start().await;
     let ops = host.kernel.take_ops();

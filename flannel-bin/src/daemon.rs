@@ -146,7 +146,7 @@ async fn notify(agent: &Agent) {
 async fn name_idle_options(mut events: AgentEvents, options: &Options) {
     while let Some(event) = events.recv().await {
         match event {
-            AgentEvent::ConfigApplied { backend, .. } => {
+            AgentEvent::ConfigRead { backend, .. } => {
                 return registry::name_idle_options(&backend, &options.backends);
             }
             AgentEvent::Stopping => return,

@@ -45,8 +45,8 @@ pub(crate) fn open(options: &Options) -> Result<Arc<dyn SubnetManager>, StoreErr
     match &options.store {
         StoreChoice::Etcd => etcd(options),
         StoreChoice::Local(flags) => {
-            let (renew_margin, allow_shared) = (options.renew_margin, flags.allow_shared);
-            let local = LocalOptions { renew_margin, allow_shared, ..LocalOptions::new(&flags.dir) };
+            let mut local = LocalOptions::new(&flags.dir);
+            (local.renew_margin, local.allow_shared) = (options.renew_margin, flags.allow_shared);
             Ok(Arc::new(LocalSubnetManager::new(local)))
         }
         StoreChoice::Kube(flags) => kube(flags, |name| std::env::var(name).ok()),

@@ -18,9 +18,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let network: Subnet = args.next().as_deref().unwrap_or("10.244.0.0/16").parse()?;
     let subnet: Subnet = args.next().as_deref().unwrap_or("10.244.7.0/24").parse()?;
     let family: Family = network.family();
-    let range = Some(Range { network, subnet }).filter(|_| network.covers(subnet));
+    let range = Some(Range::new(network, subnet)).filter(|_| network.covers(subnet));
     let ranges = PerFamily::from_fn(|other| range.filter(|_| other == family));
-    let wanted = Wanted { ranges, masquerade: true, fully_random: true, forward: true };
+    let wanted = Wanted::of(ranges).masquerading(true).forwarding();
 
     let netns = Netns::current()?;
     let mut managers: Vec<Box<dyn RuleManager>> = Vec::new();

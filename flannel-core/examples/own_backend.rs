@@ -38,12 +38,7 @@ impl Backend for ListBackend {
             ..LeaseAttrs::default()
         };
         let lease = subnets.acquire_lease(&attrs).await?;
-        let state = State {
-            backend: self.kind().to_owned(),
-            networks: config.networks.map(|_, network| network.network),
-            own: Some(lease.clone()),
-            ..State::default()
-        };
+        let state = State::of_backend(self.kind(), config).own(lease.clone());
         let (status, state, attrs) =
             (watch::Sender::default(), watch::Sender::new(state), watch::Sender::new(attrs));
         Ok(Box::new(ListNetwork { lease, mtu: underlay.mtu, status, state, attrs }))

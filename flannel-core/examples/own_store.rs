@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use flannel_core::addr::PerFamily;
 use flannel_core::config::{LeaseSource, NetworkConfig};
 use flannel_core::lease::{BadRecords, Lease, LeaseAttrs, LeaseKey, LeaseUpdate};
-use flannel_core::subnet::allocate::{self, Applicant, Decision, Listing, Taken};
+use flannel_core::subnet::allocate::{self, Applicant, Decision, Listing, Occupied};
 use flannel_core::subnet::kit::{Backoff, Health, is_ours};
 use flannel_core::subnet::{Identity, LeaseStream, StoreStatus, SubnetError, SubnetManager};
 use futures::{StreamExt, stream};
@@ -112,14 +112,14 @@ impl MemoryStore {
     fn decide(&self, records: &mut Records, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
         let (leases, bad) = records.list();
         let occupied =
-            |key: &str| Some(Taken { key: allocate::occupied(key)?, created: records.values[key].0 });
+            |key: &str| Some(Occupied { key: allocate::occupied(key)?, created: records.values[key].0 });
         let listing = Listing {
             records: leases.into_iter().map(|lease| allocate::Record { lease, reserved: false }).collect(),
             taken: bad.named().filter_map(|bad| occupied(&bad.key)).collect(),
         };
         let (identity, local) = (self.identity(), *self.local.lock().unwrap_or_else(PoisonError::into_inner));
         let applicant = Applicant { attrs, identity: &identity, local: &local };
-        let decision = allocate::decide(&self.config, &listing, applicant, &mut fastrand::Rng::new())?;
+        let decision = allocate::decide(&self.config, &listing, applicant, &mut allocate::Rng::new())?;
         let mut next = || {
             records.created += 1;
             records.created

@@ -12,12 +12,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::addr::Mtu;
 use crate::config::{ConfigError, NetworkConfig};
-use crate::events::NetworkEvents;
+use crate::events::{NetworkEventSender, NetworkEvents};
 use crate::kernel::KernelError;
 use crate::lease::{Lease, LeaseAttrs};
 use crate::netns::Netns;
 use crate::state_file::State;
-use crate::status::{PeerList, Problem, Problems, Subject};
+use crate::status::{Counters, DeviceStatus, PeerList, Problem, Problems, Subject};
 use crate::subnet::{LeaseStream, SubnetError, SubnetManager};
 use crate::underlay::UnderlayOptions;
 
@@ -45,6 +45,10 @@ pub struct Registration<'a> {
     /// Whether to keep a blackhole route for each of this node's own subnets, so that packets to addresses that no pod
     /// has are dropped here and don't leave by a default route. For hosts without a bridge.
     pub blackholes: bool,
+    /// Where what happens is told from now on: a registration that fails, and is tried again, has done something, too.
+    /// The network that comes of it sends its events ([`Network::events`]) there. Without it a network has a sender of its
+    /// own.
+    pub events: Option<&'a NetworkEventSender>,
 }
 
 impl<'a> Registration<'a> {
@@ -56,7 +60,8 @@ impl<'a> Registration<'a> {
         underlay: &'a Underlay,
         subnets: &'a dyn SubnetManager,
     ) -> Self {
-        Self { netns, config, underlay, subnets, previous: None, chosen_by: None, blackholes: false }
+        let (previous, chosen_by, blackholes, events) = (None, None, false, None);
+        Self { netns, config, underlay, subnets, previous, chosen_by, blackholes, events }
     }
 
     /// Sets what this node stored last; see [`Registration::previous`].
@@ -69,6 +74,12 @@ impl<'a> Registration<'a> {
     #[must_use]
     pub fn chosen_by(self, options: &'a UnderlayOptions) -> Self {
         Self { chosen_by: Some(options), ..self }
+    }
+
+    /// Sets where to tell what happens; see [`Registration::events`].
+    #[must_use]
+    pub fn events(self, events: &'a NetworkEventSender) -> Self {
+        Self { events: Some(events), ..self }
     }
 
     /// Sets whether to keep blackhole routes; see [`Registration::blackholes`].
@@ -167,6 +178,7 @@ pub trait Network: Send {
 ///
 /// A copy is cheap, however many peers there are.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct NetworkStatus {
     /// Whether the first snapshot of leases was programmed.
     pub synced: bool,
@@ -179,6 +191,8 @@ pub struct NetworkStatus {
     pub peers: usize,
     /// Each peer, programmed or not.
     pub peer_list: PeerList,
+    /// The devices that carry pods' packets.
+    pub devices: Vec<DeviceStatus>,
     /// The largest pod packet in bytes with the present underlay; `None` while a device is missing.
     pub overlay_mtu: Option<Mtu>,
     /// How packets travel, where the backend has a choice.
@@ -191,6 +205,8 @@ pub struct NetworkStatus {
     pub last_repair: Option<Duration>,
     /// Operations sent to the kernel since the start.
     pub operations: u64,
+    /// Reads what the devices, and a datapath outside of the kernel, count. In the text form the values of that moment.
+    pub counters: Counters,
 }
 
 impl NetworkStatus {
@@ -235,6 +251,7 @@ fn microseconds<S: Serializer>(time: &Option<Duration>, serializer: S) -> Result
 
 /// The backend can't start or go on.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum BackendError {
     /// The backend's own keys in the network config can't be used.
     #[error(transparent)]

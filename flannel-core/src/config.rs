@@ -30,7 +30,7 @@ pub enum LeaseSource {
 #[non_exhaustive]
 pub struct NetworkConfig {
     /// The overlay network of each enabled family.
-    pub networks: PerFamily<Network>,
+    pub networks: PerFamily<PodNetwork>,
     /// Whether firewall rules are nftables' (true) or iptables' (false), from `EnableNFTables`; `None` if the key is
     /// absent.
     pub nftables: Option<bool>,
@@ -41,7 +41,7 @@ pub struct NetworkConfig {
 /// The overlay network of one family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Network {
+pub struct PodNetwork {
     /// All pods' addresses (`Network`, `IPv6Network`).
     pub network: Subnet,
     /// The subnets that the store hands out; `None` where it does not.
@@ -97,6 +97,7 @@ impl fmt::Debug for BackendConfig {
 /// A configuration that can't be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("network config: {key}{}: {problem}", value.as_ref().map(|value| format!(" = {value}")).unwrap_or_default())]
+#[non_exhaustive]
 pub struct ConfigError {
     /// The key in question; `JSON` if the text is not JSON.
     pub key: String,

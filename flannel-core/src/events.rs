@@ -320,8 +320,9 @@ impl NetworkEvents {
     }
 }
 
-/// Sends the events of a network. The reconcile loop has one, so only a backend without the loop needs its own.
-#[derive(Debug)]
+/// Sends the events of a network. The reconcile loop has one, so only a backend without the loop needs its own. A clone sends to the
+/// same readers.
+#[derive(Debug, Clone)]
 pub struct NetworkEventSender {
     sender: broadcast::Sender<NetworkEvent>,
     /// The first reader, which also has the events before it was asked for.

@@ -13,7 +13,7 @@ pub mod nft;
 pub(crate) mod obstacles;
 pub mod rules;
 
-pub use choose::{Choice, Managers};
+pub use choose::{ManagerChoice, Managers};
 pub use hold::{Firewall, FirewallStatus};
 pub use manager::{FirewallError, Plan, RuleManager, Step};
 pub use obstacles::{Cuts, Obstacle, Realm};

@@ -185,6 +185,7 @@ pub struct Forwarding {
 /// A notification of the kernel. Notifications get lost, and some changes cause none: they only make repairs faster.
 /// Correctness rests on reading the state again.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum KernelEvent {
     /// A link was created or changed.
     Link(Link),

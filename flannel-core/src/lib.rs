@@ -36,6 +36,7 @@
 //! - [`state_file`]: the file in which an agent remembers its state over restarts.
 //! - [`firewall`]: masquerading and forwarding of pod traffic, by nftables or iptables.
 //! - [`reconcile`]: the one loop that every route-based backend runs.
+//! - [`reexport`]: the crates whose types are in signatures of this one.
 //! - [`agent`]: combines all of it, for a program that embeds an agent.
 //!
 //! The library reads no environment, sets up no logger, ends no process and keeps no globals; several
@@ -63,6 +64,7 @@ pub mod ownership;
 pub mod peers;
 pub mod port_holder;
 pub mod reconcile;
+pub mod reexport;
 pub mod remembering;
 mod repack;
 mod resync;

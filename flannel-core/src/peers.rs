@@ -43,6 +43,7 @@ pub struct Peer {
 
 /// Why a lease can't be programmed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum PeerError {
     /// It belongs to another backend or another network, so none of its objects can be in the kernel.
     #[error("{0}")]

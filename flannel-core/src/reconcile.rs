@@ -43,19 +43,20 @@ use crate::events::{NetworkEvent, NetworkEventSender, NetworkEvents, RepairCause
 use crate::firewall::gate::{Desk, Gate, Tunnels};
 use crate::kernel::{Kernel, KernelError, KernelEvent, Refusal, Scope};
 use crate::lease::{AgedLease, Lease, LeaseAttrs, LeaseKey, LeaseTable};
+use crate::netns::Netns;
 use crate::ownership::Ownership;
 use crate::peers::{Claim, Peer, PeerError, PeerTable, Segments};
 use crate::resync;
 use crate::state_file::State;
-use crate::status::{Harm, Problem, Reason};
+use crate::status::{Counters, DeviceStatus, Harm, Problem, Reason};
 use crate::subnet::LeaseStream;
 use crate::underlay::Follower;
 
 use blocked::Blocked;
 use book::PeerBook;
 use claims::OwnClaims;
+pub use config::AppliedConfig;
 use config::FollowedConfig;
-pub use config::Taken;
 use guard::Guard;
 use host::Host;
 use leases::Incoming;
@@ -90,9 +91,13 @@ pub trait Driver: Send {
     /// Applies what it can of a changed config of this backend without a restart; afterwards the loop asks again for
     /// the devices and the objects of peers. `changed` are the keys whose JSON differs from the config that is in
     /// force; some of them may mean the same. An error says what can't be used; then nothing changes.
-    fn take_config(&mut self, next: &BackendConfig, changed: Vec<String>) -> Result<Taken, ConfigError> {
+    fn take_config(
+        &mut self,
+        next: &BackendConfig,
+        changed: Vec<String>,
+    ) -> Result<AppliedConfig, ConfigError> {
         let _ = next;
-        Ok(Taken { live: Vec::new(), restart: changed })
+        Ok(AppliedConfig { live: Vec::new(), restart: changed })
     }
 
     /// What this node publishes with its lease.
@@ -164,6 +169,7 @@ pub trait Driver: Send {
 
 /// The devices of a backend after [`Driver::ensure_devices`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Devices {
     /// The links with our objects, as last known. A missing link stays in the list, since only store and config take
     /// objects off the desired state. When the list changes, the loop computes all peers again.
@@ -182,6 +188,10 @@ pub struct Devices {
     pub overlay_mtu: Option<Mtu>,
     /// How packets travel, if the backend has a choice.
     pub datapath: Option<String>,
+    /// What the status shows of [`Self::links`].
+    pub shown: Vec<DeviceStatus>,
+    /// Reads what a datapath outside of the kernel counts. What the kernel counts of [`Self::shown`] is read by their names.
+    pub counters: Counters,
     /// What the driver did to the devices, and what else happened: the loop logs these events and sends them to the
     /// readers of [`Reconciler::events`].
     pub events: Vec<NetworkEvent>,
@@ -204,6 +214,10 @@ pub struct Reconciler<D> {
     /// The subnets of the underlay's link, as last seen.
     segments: Segments,
     devices: Devices,
+    /// Where the devices are; `None` on a kernel in memory, which counts nothing.
+    netns: Option<Netns>,
+    /// Reads what the kernel counts of the devices.
+    device_counters: Counters,
     have: Dataplane,
     /// What the next pass has to look at, and why.
     work: Work,
@@ -266,6 +280,8 @@ impl<D: Driver> Reconciler<D> {
             peers: PeerTable::default(),
             segments: Segments::default(),
             devices: Devices::default(),
+            netns: None,
+            device_counters: Counters::default(),
             have: Dataplane::default(),
             work: Work::of_start(),
             why: Why::default(),

@@ -21,7 +21,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-pub use host::{Host, StoredOn};
+pub use host::{HostIdentity, StoredOn};
 pub use keeper::Keeper;
 
 use crate::addr::{MacAddr, PerFamily, Subnet, Vni};
@@ -44,6 +44,7 @@ pub struct Device {
 
 /// The state that an agent remembers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct State {
     /// The kind of the backend.
     pub backend: String,
@@ -66,7 +67,7 @@ pub struct State {
     /// Underlay addresses that this node has published, the newest last. A record with one of them may be a former
     /// record of this node.
     pub former_ips: Vec<IpAddr>,
-    /// The MACs of the host's own links ([`Host`]); empty in an older agent's file.
+    /// The MACs of the host's own links ([`HostIdentity`]); empty in an older agent's file.
     pub host_macs: Vec<MacAddr>,
     /// When it was written, in seconds since 1970; 0 if that is unknown.
     pub saved: u64,
@@ -77,6 +78,18 @@ impl State {
     pub fn of_backend(kind: &str, config: &NetworkConfig) -> Self {
         let networks = config.networks.map(|_, network| network.network);
         Self { backend: kind.to_owned(), networks, ..Self::default() }
+    }
+
+    /// The same, with the devices that the backend made.
+    #[must_use]
+    pub fn devices(self, devices: impl IntoIterator<Item = Device>) -> Self {
+        Self { devices: devices.into_iter().collect(), ..self }
+    }
+
+    /// The same, with the lease of this node.
+    #[must_use]
+    pub fn own(self, own: Lease) -> Self {
+        Self { own: Some(own), ..self }
     }
 
     /// The leases of all nodes with their ages, if they came from this store ([`crate::subnet::SubnetManager::place`]).
@@ -122,6 +135,7 @@ pub fn age(saved: u64) -> String {
 /// The state file can't be written.
 #[derive(Debug, thiserror::Error)]
 #[error("can't write the state file {}", path.display())]
+#[non_exhaustive]
 pub struct StateFileError {
     /// The path of the file.
     pub path: PathBuf,
@@ -132,6 +146,7 @@ pub struct StateFileError {
 
 /// The result of reading a state file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Recalled {
     /// The state; `None` if there is none that can be used.
     pub state: Option<State>,

@@ -3,6 +3,8 @@
 //! A [`Problem`] names its object, the peer that it concerns, the cause, what to do, and the harm. Their number is
 //! bounded: problems that others can cause in any number are [`Listed`], a count with a sample.
 
+mod counters;
+mod devices;
 mod peers;
 
 use std::fmt;
@@ -13,6 +15,9 @@ use crate::addr::{Family, PerFamily};
 use crate::dataplane::ObjectKey;
 use crate::lease::LeaseKey;
 
+pub use counters::{Counters, Dropped, Traffic, TrafficCounters};
+pub use devices::DeviceStatus;
+pub(crate) use peers::unix_seconds;
 pub use peers::{PeerList, PeerPath, PeerState, PeerStatus, RefusedObject, RejectedLease};
 
 /// How many problems of a kind a status shows.
@@ -64,6 +69,7 @@ pub enum Harm {
 
 /// Why something is not as it should be, and what an operator does about it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Reason {
     /// What is wrong.
     pub cause: String,
@@ -93,6 +99,7 @@ impl fmt::Display for Reason {
 
 /// One thing that is not as it should be. Its text is one line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Problem {
     /// What it is about.
     pub subject: Subject,
@@ -171,6 +178,7 @@ pub fn ipv6_refused(device: &str, addr: impl fmt::Display, errno: i32) -> Option
 
 /// Problems that others can cause in any number: a count and a sample.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Listed {
     /// How many there are.
     pub count: usize,
@@ -206,6 +214,7 @@ impl Listed {
 
 /// How many peers of a family there are, and how many of them pods can't reach.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Reach {
     /// The peers that should be reachable: their leases are valid and conflict with nothing of this node.
     pub expected: usize,
@@ -223,6 +232,7 @@ impl Reach {
 
 /// All problems, bounded in number.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Problems {
     /// Problems of the node itself; there are never many.
     pub node: Vec<Problem>,
@@ -236,7 +246,8 @@ pub struct Problems {
 
 /// What [`Problems`] mean for readiness.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Verdict {
+#[non_exhaustive]
+pub struct ProblemSummary {
     /// Why pods of this node are cut off from all others, or from the world. Empty if they are not.
     pub reasons: Vec<String>,
     /// Other problems.
@@ -259,7 +270,7 @@ impl Problems {
     ///
     /// Each family counts for itself: if no peer of one family can be reached, that is a reason even if the other
     /// family works. A family that is out of service ([`Harm::Family`]) is no reason while the other one is in service.
-    pub fn verdict(&self, masquerade: bool) -> Verdict {
+    pub fn summary(&self, masquerade: bool) -> ProblemSummary {
         let out = |family| self.node.iter().any(|it| it.harm == Harm::Family && it.family == Some(family));
         let nothing_left = !self.reach.is_empty() && self.reach.families().all(out);
         let cut: Vec<Family> = self
@@ -278,7 +289,7 @@ impl Problems {
             (Harm::Some | Harm::None, _) => false,
         };
         let (reasons, notes): (Vec<&Problem>, Vec<&Problem>) = self.node.iter().partition(|it| is_reason(it));
-        let mut verdict = Verdict {
+        let mut verdict = ProblemSummary {
             reasons: reasons.into_iter().map(Problem::to_string).collect(),
             notes: notes.into_iter().map(Problem::to_string).collect(),
         };

@@ -7,6 +7,7 @@ pub(crate) mod identity;
 pub mod kit;
 pub mod local;
 mod remedy;
+mod term;
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -24,6 +25,7 @@ use crate::lease::{BadSample, Lease, LeaseAttrs, LeaseKey, LeaseUpdate};
 pub use hold::hold_and_publish;
 pub use identity::Identity;
 pub use remedy::Remedy;
+pub use term::LeaseTerm;
 
 /// A lease watch. The store reconnects by itself, and the stream never ends by itself. An `Err` is final.
 pub type LeaseStream = BoxStream<'static, Result<LeaseUpdate, SubnetError>>;
@@ -51,6 +53,8 @@ pub type ConfigStream = BoxStream<'static, Result<NetworkConfig, SubnetError>>;
 /// - **A lost lease** is one whose subnets are in another node's record. Then `hold_lease` and [`Self::publish`] return
 ///   [`SubnetError::LeaseLost`], and the store sets [`StoreStatus::lease_lost`]; the next successful
 ///   [`Self::acquire_lease`] clears it. The store never writes or deletes the record of another node.
+/// - **The term** of the own lease, where leases end by themselves, is in [`StoreStatus::lease_term`] while `hold_lease` is
+///   polled: when it was renewed last, by whomever, and when it ends unless it is renewed again.
 /// - **A snapshot** has all leases that the store itself listed at one moment, including this node's; a lease that is
 ///   not in it is deleted. A watch begins with a snapshot, and sends another after each gap. Between snapshots it sends
 ///   the changes of each record in order; it may merge several into one.
@@ -146,8 +150,9 @@ pub trait SubnetManager: Send + Sync {
     fn place(&self) -> String;
 }
 
-/// The state of the connection to the store, and of what it said.
+/// The state of the connection to the store, and of what it said. [`StoreStatus::unknown`] is what it begins as; stores keep it by [`kit::Health`].
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct StoreStatus {
     /// Whether the last request succeeded.
     pub connected: bool,
@@ -166,6 +171,10 @@ pub struct StoreStatus {
     pub missing_count: usize,
     /// Why the own lease can't be renewed or put back at present, although the store answers.
     pub lease_unkept: Option<String>,
+    /// Until when the store keeps this node's lease. `None` before the lease is acquired, once it was lost or released, for a
+    /// lease without an end (a reservation), and from a store whose leases have none, such as Kubernetes, whose nodes
+    /// have their subnets for as long as they exist.
+    pub lease_term: Option<LeaseTerm>,
     /// Why this node's lease is lost, with who has it now; `None` if it is not lost.
     pub lease_lost: Option<String>,
     /// What is wrong with the clocks that date leases, if the store notices it.
@@ -184,6 +193,7 @@ impl StoreStatus {
             missing: Vec::new(),
             missing_count: 0,
             lease_unkept: None,
+            lease_term: None,
             lease_lost: None,
             clock: None,
         }
@@ -214,6 +224,7 @@ impl StoreStatus {
 
 /// The store could not do what was asked.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum SubnetError {
     /// There is no configuration yet.
     #[error(

@@ -30,6 +30,7 @@ pub struct SubnetFile {
 /// The subnet file can't be written.
 #[derive(Debug, thiserror::Error)]
 #[error("can't write the subnet file {}", path.display())]
+#[non_exhaustive]
 pub struct SubnetFileError {
     /// The path of the file.
     pub path: PathBuf,
@@ -91,6 +92,7 @@ fn is_current(path: &Path, text: &str) -> bool {
 
 /// What the subnet file of an earlier run says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Previous {
     /// The subnets that this node had; `None` if they are unknown.
     pub key: Option<LeaseKey>,

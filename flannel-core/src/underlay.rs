@@ -33,7 +33,7 @@ use crate::kernel::{Kernel, KernelError, Link, LinkAddress, RouteLookup};
 
 /// The input of the choice, read from one network namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Host {
+pub struct HostLinks {
     /// All links.
     pub links: Vec<Link>,
     /// All addresses.
@@ -46,7 +46,8 @@ pub struct Host {
 
 /// The chosen underlay, and the candidates that were tried before.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Choice {
+#[non_exhaustive]
+pub struct ChosenUnderlay {
     /// The chosen underlay.
     pub underlay: Underlay,
     /// The candidates that were tried first.
@@ -55,6 +56,7 @@ pub struct Choice {
 
 /// A candidate that can't be the underlay.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Lost {
     /// The candidate: a link, or the option that asked for it.
     pub candidate: String,
@@ -120,7 +122,7 @@ fn is_link_local(addr: IpAddr) -> bool {
 /// Chooses the underlay of this network namespace, and logs the candidates that were skipped.
 pub async fn choose(kernel: &mut dyn Kernel, options: &UnderlayOptions) -> Result<Underlay, UnderlayError> {
     let host = gather(kernel, options).await?;
-    let Choice { underlay, lost } = decide(&host, options)?;
+    let ChosenUnderlay { underlay, lost } = decide(&host, options)?;
     for Lost { candidate, reason } in &lost {
         info!(%candidate, %reason, "not the underlay interface");
     }
@@ -128,7 +130,10 @@ pub async fn choose(kernel: &mut dyn Kernel, options: &UnderlayOptions) -> Resul
 }
 
 /// Reads what a choice depends on.
-pub(crate) async fn gather(kernel: &mut dyn Kernel, options: &UnderlayOptions) -> Result<Host, KernelError> {
+pub(crate) async fn gather(
+    kernel: &mut dyn Kernel,
+    options: &UnderlayOptions,
+) -> Result<HostLinks, KernelError> {
     let mut defaults = PerFamily::default();
     for family in &options.families {
         *defaults.get_mut(*family) = Some(kernel.default_routes(*family).await?);
@@ -141,5 +146,5 @@ pub(crate) async fn gather(kernel: &mut dyn Kernel, options: &UnderlayOptions) -
             Err(error) => Err(error.to_string()),
         },
     };
-    Ok(Host { links: kernel.links().await?, addresses: kernel.addresses().await?, defaults, reach })
+    Ok(HostLinks { links: kernel.links().await?, addresses: kernel.addresses().await?, defaults, reach })
 }

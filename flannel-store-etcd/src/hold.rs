@@ -160,15 +160,18 @@ impl Store {
         let (modified, etcd_lease) = match found {
             Found::Lease(there) if there.lease.attrs == own.attrs => {
                 if there.etcd_lease == 0 {
+                    self.health.set_left(None, Duration::ZERO);
                     return Ok(Held::Until(at, None));
                 }
                 if let Some(remaining) = self.remaining(there.etcd_lease).await? {
+                    self.health.set_left(Some(remaining.left), remaining.granted);
                     let margin = self.options.renew_margin;
                     let wait = renew_after(remaining.left, remaining.granted, margin, spread);
                     if !wait.is_zero() {
                         return Ok(Held::Until(at, Some(wait)));
                     }
                     if self.keep_alive(there.etcd_lease).await? {
+                        self.health.set_renewed(remaining.granted);
                         return Ok(Held::Renewed);
                     }
                 }

@@ -20,6 +20,7 @@ mod watch;
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use etcd_client::Client;
@@ -106,7 +107,9 @@ impl SubnetManager for EtcdSubnetManager {
     }
 
     async fn release_lease(&self, lease: &Lease) -> Result<(), SubnetError> {
-        self.0.release(lease).await
+        self.0.release(lease).await?;
+        self.0.health.set_left(None, Duration::ZERO);
+        Ok(())
     }
 
     fn watch_leases(&self) -> LeaseStream {

@@ -11,7 +11,7 @@ use flannel_core::addr::PerFamily;
 use flannel_core::config::{LeaseSource, NetworkConfig};
 use flannel_core::lease::{BadRecord, BadRecords, Lease, LeaseAttrs, LeaseKey};
 use flannel_core::subnet::SubnetError;
-use flannel_core::subnet::allocate::{Listing, Record, Taken, occupied, published};
+use flannel_core::subnet::allocate::{Listing, Occupied, Record, occupied, published};
 
 use super::Store;
 use super::error::CallError;
@@ -183,7 +183,7 @@ impl Listed {
     pub(super) fn listing(&self) -> Listing {
         let record =
             |stored: &Stored| Record { lease: stored.lease.clone(), reserved: stored.etcd_lease == 0 };
-        let taken = |bad: &Unreadable| Some(Taken { key: bad.occupied?, created: bad.created });
+        let taken = |bad: &Unreadable| Some(Occupied { key: bad.occupied?, created: bad.created });
         Listing {
             records: self.stored.iter().map(record).collect(),
             taken: self.bad.iter().filter_map(taken).collect(),

@@ -10,6 +10,8 @@
 //!   `NetworkUnavailable: False`.
 //! - A node publishes without comparing with other nodes first, since a list of all nodes at each start would be too
 //!   expensive for the API server. The first snapshot of the watch shows conflicts.
+//! - A lease has no end here: a node has its subnets for as long as its `Node` object is there. So there is nothing to renew,
+//!   and [`StoreStatus::lease_term`](flannel_core::subnet::StoreStatus::lease_term) stays `None`.
 //! - Annotations are written to `nodes/<own>/status`, and only those that differ. If somebody changes them later, they
 //!   are set back.
 //! - Rights: pods get (only without a node name), nodes get, list and watch, nodes/status patch.

@@ -45,7 +45,7 @@ fn io() -> Io {
         tun: Arc::new(Tun::open("flannel0", TunOptions::default()).unwrap()),
         sockets: PerFamily::from_fn(bind),
         errors: PerFamily::from_fn(|family| ErrorSocket::open(family).ok()),
-        counters: Counters::default(),
+        counters: Arc::default(),
         stop: EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap(),
         handover: None,
     }

@@ -74,20 +74,13 @@ pub fn spec(node: usize, family: Family) -> TableSpec {
             .to_vec()
     };
     let other = 3 - node;
-    TableSpec {
-        own_subnets: subnets(node),
-        own_addresses: PerFamily {
-            v4: Some([10, 1, node as u8, 0].into()),
-            v6: Some(format!("fd00:0:0:{node}::").parse().unwrap()),
-        },
-        overlay_mtu: Some(Mtu(if family == Family::V4 { MTU } else { MTU - 20 })),
-        peers: vec![Peer {
-            endpoint: SocketAddr::new(underlay(other, family), PORT),
-            other_sources: vec![],
-            subnets: subnets(other),
-        }],
-        allowed_sources: vec![],
-    }
+    let own_addresses = PerFamily {
+        v4: Some([10, 1, node as u8, 0].into()),
+        v6: Some(format!("fd00:0:0:{node}::").parse().unwrap()),
+    };
+    let mtu = Mtu(if family == Family::V4 { MTU } else { MTU - 20 });
+    let peer = Peer::new(SocketAddr::new(underlay(other, family), PORT), subnets(other));
+    TableSpec::new(subnets(node), own_addresses).overlay_mtu(Some(mtu)).peers(vec![peer])
 }
 
 impl Lab {
@@ -161,14 +154,12 @@ impl Lab {
                 (family == setup.underlay)
                     .then(|| Arc::new(UnderlaySocket::bind(local, setup.socket).unwrap()))
             };
-            Engine::start(EngineOptions {
-                tun: Arc::new(Tun::open("flannel0", setup.tun).unwrap()),
-                sockets: PerFamily::from_fn(bind),
-                errors: PerFamily::from_fn(|family| Some(ErrorSocket::open(family).unwrap())),
-                layout: setup.layout,
-                table: ForwardingTable::new(spec, None),
-                on_event: Arc::new(move |event| hook.lock().unwrap().push(event)),
-            })
+            let tun = Arc::new(Tun::open("flannel0", setup.tun).unwrap());
+            let table = ForwardingTable::new(spec, None);
+            let on_event = Arc::new(move |event| hook.lock().unwrap().push(event));
+            let errors = PerFamily::from_fn(|family| Some(ErrorSocket::open(family).unwrap()));
+            let options = EngineOptions::new(tun, PerFamily::from_fn(bind), table, on_event);
+            Engine::start(options.errors(errors).layout(setup.layout))
         });
         self.configure(number, setup.underlay);
         Running { engine: engine.unwrap().unwrap(), events }

@@ -32,9 +32,9 @@ pub struct Naive {
 impl Naive {
     /// Starts it on a TUN of its own in `netns`, with one peer.
     pub fn start(netns: &Netns, tun: &str, local: SocketAddr, peer: SocketAddr) -> Self {
-        let options = TunOptions { vnet_header: false, tso: false, uso: false };
-        let (tun, socket) =
-            netns.enter(|| (Tun::open(tun, options).unwrap(), UdpSocket::bind(local).unwrap())).unwrap();
+        let (tun, socket) = netns
+            .enter(|| (Tun::open(tun, TunOptions::NONE).unwrap(), UdpSocket::bind(local).unwrap()))
+            .unwrap();
         socket.set_nonblocking(true).unwrap();
         let stop = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&stop);

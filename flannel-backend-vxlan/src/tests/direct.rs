@@ -121,7 +121,9 @@ async fn what_a_go_node_left_is_adopted_in_both_modes() {
         let attrs = LeaseAttrs::from_json(r#"{"PublicIP":"192.0.2.9","PublicIPv6":"2001:db8::9"}"#).unwrap();
         let key: LeaseKey = PEER_KEY.parse().unwrap();
         let leases = [(key, Arc::new(Lease { key, attrs, created: 1 }.into()))].into();
-        host.previous = Some(State { backend: "vxlan".into(), leases, ..State::default() });
+        let mut previous = State::default();
+        (previous.backend, previous.leases) = ("vxlan".into(), leases);
+        host.previous = Some(previous);
         host.store.put(PEER_KEY, PEER);
         let running = host.start().await;
         assert_eq!(links(&host)[0], link);

@@ -14,7 +14,7 @@ fn set_mtu(host: &Host, mtu: u32) {
 
 /// The reasons and notes of a status.
 fn said(running: &Running) -> (String, String) {
-    let verdict = running.status.borrow().problems.verdict(false);
+    let verdict = running.status.borrow().problems.summary(false);
     (verdict.reasons.join("\n"), verdict.notes.join("\n"))
 }
 

@@ -4,17 +4,21 @@ use std::fmt;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures::Stream;
 use futures::stream::{self, BoxStream, StreamExt};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::addr::{Mtu, Subnet};
+use crate::events::NetworkEvent;
+use crate::status::unix_seconds;
 
-/// Something that happened to an agent.
+/// Something that happened to an agent, or to the network that it runs.
+///
+/// Its text form is JSON with the name in `event` (`{"event":"store-lost","problem":".."}`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -51,7 +55,7 @@ pub enum AgentEvent {
         why: String,
     },
     /// The network config was read and can be used.
-    ConfigApplied {
+    ConfigRead {
         /// The networks of the pods.
         networks: Vec<Subnet>,
         /// The backend that it names.
@@ -70,8 +74,8 @@ pub enum AgentEvent {
         /// Why this underlay was chosen.
         reason: String,
     },
-    /// This node publishes other addresses than before.
-    UnderlayMoved {
+    /// This node publishes other addresses than before; [`NetworkEvent::UnderlayMoved`] says why.
+    PublishedAddressesChanged {
         /// The addresses that it publishes from now on.
         published: Vec<String>,
     },
@@ -86,6 +90,14 @@ pub enum AgentEvent {
         lease: String,
         /// The largest pod packet in bytes.
         overlay_mtu: Mtu,
+    },
+    /// This node's lease was renewed in the store. Not told by a store whose leases have no end.
+    LeaseRenewed {
+        /// Its subnets.
+        lease: String,
+        /// When it ends without another renewal, by the wall clock. In the text form seconds since 1970.
+        #[serde(serialize_with = "unix_seconds")]
+        expires: SystemTime,
     },
     /// Another node has this node's subnets. The datapath stays for a minute, and then the agent ends.
     LeaseLost {
@@ -129,7 +141,8 @@ pub enum AgentEvent {
     },
     /// The store can be reached again.
     StoreBack {
-        /// How long it was unavailable.
+        /// How long it was unavailable. In the text form whole seconds.
+        #[serde(rename = "away_s", serialize_with = "seconds")]
         away: Duration,
     },
     /// Pods can be started on this node.
@@ -153,6 +166,24 @@ pub enum AgentEvent {
         /// How many.
         events: u64,
     },
+    /// Something that happened to the network: to peers, devices, objects, the underlay or the config that is in force.
+    /// In the text form it is that event itself, with its name in `event`. [`NetworkEvent::LeftOut`] never comes here:
+    /// [`AgentEvent::LeftOut`] counts those, too.
+    #[serde(untagged)]
+    Network(NetworkEvent),
+}
+
+impl From<NetworkEvent> for AgentEvent {
+    fn from(event: NetworkEvent) -> Self {
+        match event {
+            NetworkEvent::LeftOut { events } => Self::LeftOut { events },
+            event => Self::Network(event),
+        }
+    }
+}
+
+fn seconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(time.as_secs())
 }
 
 /// The events of an agent, as a stream that ends with the agent. At most 256 events wait for a reader.

@@ -7,8 +7,8 @@ use tokio::sync::broadcast;
 use super::event::{AgentEvent, AgentEvents};
 use super::log;
 
-/// How many events wait at most for a reader.
-const ROOM: usize = 256;
+/// How many events wait at most for a reader: those of the network, and as many of the agent's own.
+const ROOM: usize = 2 * crate::events::KEPT;
 
 /// Where the parts of the agent leave what happens: it is logged, and told to those who follow.
 #[derive(Debug)]

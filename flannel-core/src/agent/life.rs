@@ -15,8 +15,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use tokio::sync::watch;
-use tokio::task::{JoinError, JoinHandle};
+use tokio::task::{JoinError, JoinHandle, unconstrained};
 use tokio_util::sync::CancellationToken;
 
 pub(super) use self::begin::live;
@@ -32,6 +33,7 @@ use crate::addr::{Family, PerFamily};
 use crate::backend::{Backend, BackendError, Network, NetworkStatus, Registration, Underlay};
 use crate::config::NetworkConfig;
 use crate::error::chain;
+use crate::events::{NetworkEventSender, NetworkEvents};
 use crate::firewall::rules::Range;
 use crate::kernel::Kernel;
 use crate::lease::LeaseAttrs;
@@ -149,7 +151,7 @@ impl Life {
         let config = self.wait_for_config().await?;
         let kind = config.backend.kind.clone();
         let networks = config.networks.iter().map(|(_, it)| it.network).collect();
-        self.board.emit(AgentEvent::ConfigApplied { networks, backend: kind.clone() });
+        self.board.emit(AgentEvent::ConfigRead { networks, backend: kind.clone() });
         // A wrong backend kind is an error before anything is changed.
         let backend = self.backends.find(&kind)?;
         let managers = self.open_managers(&config).await?;
@@ -273,11 +275,18 @@ impl Life {
     ) -> Result<Box<dyn Network>, Failure> {
         let mut retry = Retry::new(&self.board);
         loop {
+            let events = NetworkEventSender::default();
             let registration = Registration::new(&self.netns, config, underlay, &*self.store)
                 .previous(self.previous.as_ref())
                 .chosen_by(options)
+                .events(&events)
                 .blackholes(self.blackholes);
-            match backend.register(registration).await {
+            let registered = backend.register(registration).await;
+            if registered.is_err() {
+                // No network will tell it.
+                self.tell_so_far(&mut events.subscribe());
+            }
+            match registered {
                 Ok(network) => return Ok(network),
                 Err(BackendError::Subnet(error)) if error.is_transient() => {
                     let why = retry.failed(&error, "waiting for a lease");
@@ -293,7 +302,7 @@ impl Life {
     async fn serve(&self, started: Started) -> Result<(), Failure> {
         let Started { kind, network, file, managers, before } = started;
         let (lease, attrs, published) = (network.lease().clone(), network.attrs(), network.attrs());
-        let status = network.status();
+        let (status, mut events) = (network.status(), network.events());
         self.board.watch_network(status.clone());
         let mut keeper = Remembers(
             self.state_file
@@ -334,6 +343,7 @@ impl Life {
             biased;
             () = self.shutdown.cancelled() => Ok(()),
             ended = &mut task => {
+                self.tell_so_far(&mut events);
                 self.stopping();
                 return Err(why_ended(ended, &kind));
             }
@@ -344,13 +354,30 @@ impl Life {
             error = hold => Err(error),
             never = announce => match never {},
             never = keeper.run() => match never {},
+            never = self.tell_events(&mut events) => match never {},
         };
+        self.tell_so_far(&mut events);
         self.stopping();
         cancel.cancel();
         self.stop(task, &kind).await;
+        self.tell_so_far(&mut events);
         self.stop_rules(firewall).await;
         keeper.finish().await;
         result
+    }
+
+    /// Tells what happens to the network.
+    async fn tell_events(&self, events: &mut NetworkEvents) -> Infallible {
+        while let Some(event) = events.recv().await {
+            self.board.emit(event.into());
+        }
+        // The network ended, which others notice.
+        pending().await
+    }
+
+    /// Tells what happened to the network and was not told yet, and waits for no more.
+    fn tell_so_far(&self, events: &mut NetworkEvents) {
+        let _ = unconstrained(self.tell_events(events)).now_or_never();
     }
 
     /// Tells the store that pods have a network, once the first snapshot is programmed and no other record has
@@ -393,7 +420,7 @@ impl Life {
             };
             known = moved.public_ips;
             drop(moved);
-            self.board.emit(AgentEvent::UnderlayMoved { published: texts(&known) });
+            self.board.emit(AgentEvent::PublishedAddressesChanged { published: texts(&known) });
         }
     }
 

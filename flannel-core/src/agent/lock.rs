@@ -88,6 +88,7 @@ pub(super) struct Alone {
 
 /// The exclusive lock can't be taken.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum LockError {
     /// An agent runs, or somebody else cleans up.
     #[error("an agent with this subnet file runs (it holds {}), and would put everything back; stop it first", .0.display())]

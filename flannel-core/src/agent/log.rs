@@ -21,7 +21,7 @@ pub(super) fn write(event: &AgentEvent) {
             info!(why, "no start without the store: the stored state can't be used");
         }
         AgentEvent::Waiting { step, why } => warn!(error = why, "{step}"),
-        AgentEvent::ConfigApplied { networks, backend } => {
+        AgentEvent::ConfigRead { networks, backend } => {
             let networks: Vec<_> = networks.iter().map(ToString::to_string).collect();
             info!(networks = networks.join(","), backend, "network config read");
         }
@@ -33,13 +33,17 @@ pub(super) fn write(event: &AgentEvent) {
             reason,
             "underlay chosen"
         ),
-        AgentEvent::UnderlayMoved { published } => debug!(published = published.join(","), "underlay moved"),
+        AgentEvent::PublishedAddressesChanged { published } => {
+            debug!(published = published.join(","), "published addresses changed");
+        }
         AgentEvent::AddressAmongPods { remark } => {
             warn!(remark, "underlay address among the pods' addresses");
         }
         AgentEvent::LeaseAcquired { lease, overlay_mtu } => {
             debug!(subnet = lease, overlay_mtu = overlay_mtu.0, "lease acquired");
         }
+        // Stores log it themselves.
+        AgentEvent::LeaseRenewed { .. } => {}
         AgentEvent::LeaseLost { why } => {
             error!(error = why, "lease lost; the datapath stays, and the agent ends in a minute");
         }
@@ -67,6 +71,9 @@ pub(super) fn write(event: &AgentEvent) {
         AgentEvent::StopFailed { part, why } => {
             warn!(part, error = why, "a part of the agent failed while it stopped");
         }
+        // The loop has logged it when it happened (`reconcile/log.rs`).
+        AgentEvent::Network(_) => {}
+        // For readers who were too slow.
         AgentEvent::LeftOut { .. } => {}
     }
 }

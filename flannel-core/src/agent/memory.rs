@@ -7,7 +7,7 @@ use super::journal::Journal;
 use crate::addr::PerFamily;
 use crate::kernel::{Kernel, KernelError};
 use crate::remembering::Memory;
-use crate::state_file::{Host, Recalled, State, StoredOn, read};
+use crate::state_file::{HostIdentity, Recalled, State, StoredOn, read};
 use crate::subnet::Identity;
 use crate::subnet_file;
 
@@ -32,14 +32,14 @@ pub(super) async fn read_host(
     kernel: &mut dyn Kernel,
     state: Option<&State>,
     file: &subnet_file::Previous,
-) -> Result<Host, KernelError> {
+) -> Result<HostIdentity, KernelError> {
     let stored = state.map(|state| state.networks).unwrap_or_default();
     let overlay = PerFamily::from_fn(|family| file.networks.get(family).or(stored.get(family)).copied());
-    Ok(Host::of(&kernel.links().await?, &kernel.addresses().await?, &overlay))
+    Ok(HostIdentity::of(&kernel.links().await?, &kernel.addresses().await?, &overlay))
 }
 
 /// Checks whether the state was stored on this host, and reports it if it came with the disk of another machine.
-pub(super) fn check_host(state: Option<&State>, host: &Host, journal: &Journal) -> StoredOn {
+pub(super) fn check_host(state: Option<&State>, host: &HostIdentity, journal: &Journal) -> StoredOn {
     let stored_on = state.map_or(StoredOn::Unknown, |state| state.stored_on(&host.macs));
     if stored_on == StoredOn::AnotherHost {
         let lease = state.and_then(|state| state.own.as_ref()).map(ToString::to_string).unwrap_or_default();
@@ -54,7 +54,7 @@ pub(super) fn identity(
     state: Option<&State>,
     place: &str,
     stored_on: StoredOn,
-    host: &Host,
+    host: &HostIdentity,
 ) -> Identity {
     let proof = state.map(|state| Identity::of_state(state, place, stored_on)).unwrap_or_default();
     // As a preference the key counts on any host.

@@ -7,13 +7,18 @@ use futures::future::BoxFuture;
 
 use super::firewall::FirewallOptions;
 use crate::addr::Family;
-use crate::firewall::{Choice, FirewallError, Managers};
+use crate::firewall::{FirewallError, ManagerChoice, Managers};
 use crate::kernel::{Kernel, KernelError, OpenKernel};
 use crate::netlink::Netlink;
 use crate::netns::Netns;
 
 /// Opens the managers of firewall rules for these families.
-pub(super) type OpenManagers = dyn Fn(Netns, Choice, Vec<Family>, FirewallOptions) -> BoxFuture<'static, Result<Managers, FirewallError>>
+pub(super) type OpenManagers = dyn Fn(
+        Netns,
+        ManagerChoice,
+        Vec<Family>,
+        FirewallOptions,
+    ) -> BoxFuture<'static, Result<Managers, FirewallError>>
     + Send
     + Sync;
 
@@ -55,7 +60,7 @@ impl Place {
     pub(super) fn open_managers(
         &self,
         netns: &Netns,
-        choice: Choice,
+        choice: ManagerChoice,
         families: Vec<Family>,
         options: FirewallOptions,
     ) -> BoxFuture<'static, Result<Managers, FirewallError>> {

@@ -17,7 +17,7 @@ use super::node::Node;
 use crate::backend::NetworkStatus;
 use crate::firewall::FirewallStatus;
 use crate::state_file::age;
-use crate::status::Verdict;
+use crate::status::ProblemSummary;
 use crate::subnet::StoreStatus;
 
 /// How long the store may be unavailable before a running agent is no longer ready. Pods keep their traffic without it,
@@ -115,9 +115,10 @@ impl Readiness {
     }
 }
 
-/// The status of an agent. Each change replaces the whole value.
+/// The status of an agent. Each change replaces the whole value. What can be large, such as the
+/// list of peers, is shared by all copies, so a change costs what changed.
 ///
-/// As JSON it also has [`Self::readiness`], and times as seconds since then.
+/// As JSON it also has [`Self::readiness`], and all peers. Making that text costs for all of them.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct AgentStatus {
@@ -125,9 +126,9 @@ pub struct AgentStatus {
     pub phase: Phase,
     /// This node in the network: lease, underlay, backend; `None` until it has a lease.
     pub node: Option<Node>,
-    /// The status of the store; `None` until the first request.
+    /// The status of the store, and how long it keeps this node's lease; `None` until the first request.
     pub store: Option<StoreStatus>,
-    /// Devices, peers, and what is wrong with them; `None` until the network runs.
+    /// Devices, each peer, what is wrong with them, and counters; `None` until the network runs.
     pub network: Option<NetworkStatus>,
     /// The firewall rules; `None` until a manager is chosen.
     pub firewall: Option<FirewallStatus>,
@@ -236,7 +237,7 @@ fn of_network(
     } else if !network.synced {
         reasons.push(Condition::new(ConditionKind::NotSynced, "the other nodes are not in the kernel yet"));
     }
-    let Verdict { reasons: cut, notes: besides } = network.problems.verdict(masquerade);
+    let ProblemSummary { reasons: cut, notes: besides } = network.problems.summary(masquerade);
     let conditions = |texts: Vec<String>| {
         texts.into_iter().map(|text| Condition::new(ConditionKind::Network, text)).collect::<Vec<_>>()
     };

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{ConfigError, LeaseSource, Network, member};
+use super::{ConfigError, LeaseSource, PodNetwork, member};
 use crate::addr::{Family, Subnet};
 use crate::gojson::GoObject;
 
@@ -89,7 +89,7 @@ pub(super) fn parse_network(
     object: &GoObject,
     family: Family,
     source: LeaseSource,
-) -> Result<Network, ConfigError> {
+) -> Result<PodNetwork, ConfigError> {
     let names = names(family);
     let text: Option<String> = string_member(object, names.network)?;
     let bad = |problem: String| ConfigError::new(names.network, text.clone(), problem);
@@ -108,7 +108,7 @@ pub(super) fn parse_network(
         LeaseSource::Store => Some(parse_range(object, &names, network)?),
         LeaseSource::Assigned => None,
     };
-    Ok(Network { network, range })
+    Ok(PodNetwork { network, range })
 }
 
 /// The shortest prefix that a network may have. A network of three bits is an eighth of the address space, and in IPv6
@@ -144,7 +144,7 @@ fn impossible(network: Subnet) -> Option<String> {
 
 /// Writes a family's keys, as [`parse_network`] reads them.
 pub(super) fn write_network(
-    network: &Network,
+    network: &PodNetwork,
     family: Family,
     into: &mut serde_json::Map<String, serde_json::Value>,
 ) {
@@ -159,7 +159,7 @@ pub(super) fn write_network(
 
 /// The names of a family's keys that have another value in `b` than in `a`. A bound or a length that is not written
 /// follows the network and does not count as changed.
-pub(super) fn changed_keys(a: &Network, b: &Network, family: Family) -> Vec<&'static str> {
+pub(super) fn changed_keys(a: &PodNetwork, b: &PodNetwork, family: Family) -> Vec<&'static str> {
     let names = names(family);
     let mut changed = Vec::new();
     if a.network != b.network {
@@ -179,7 +179,7 @@ struct Written {
     max: Option<IpAddr>,
 }
 
-fn written(network: &Network) -> Option<Written> {
+fn written(network: &PodNetwork) -> Option<Written> {
     let range = network.range?;
     let len = range.prefix();
     let unless =

@@ -12,7 +12,8 @@ use crate::resync;
 
 /// Which manager the operator wants.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Choice {
+#[non_exhaustive]
+pub enum ManagerChoice {
     /// nftables.
     Nftables,
     /// iptables.
@@ -81,7 +82,7 @@ impl Managers {
     /// Outside of a tokio runtime with I/O and time.
     pub async fn open(
         netns: &Netns,
-        choice: Choice,
+        choice: ManagerChoice,
         families: &[Family],
         resync: Duration,
     ) -> Result<Self, FirewallError> {
@@ -107,7 +108,7 @@ impl Managers {
 
     async fn choose(
         netns: &Netns,
-        choice: Choice,
+        choice: ManagerChoice,
         families: &[Family],
         resync: Duration,
     ) -> Result<Self, FirewallError> {
@@ -122,11 +123,13 @@ impl Managers {
             Self { unused, ..Self::new(Some(Box::new(nftables)), Vec::new(), choice) }
         };
         match choice {
-            Choice::Nftables => Ok(by_nftables(Nftables::open(netns).await?, "EnableNFTables is true")),
-            Choice::Iptables => {
+            ManagerChoice::Nftables => {
+                Ok(by_nftables(Nftables::open(netns).await?, "EnableNFTables is true"))
+            }
+            ManagerChoice::Iptables => {
                 Ok(by_iptables(Iptables::open(netns, families, resync).await?, "EnableNFTables is false"))
             }
-            Choice::Either => match Iptables::open(netns, families, resync).await {
+            ManagerChoice::Either => match Iptables::open(netns, families, resync).await {
                 Ok(iptables) => Ok(by_iptables(iptables, "EnableNFTables is not in the network config")),
                 Err(FirewallError::Missing { .. }) => match Nftables::open(netns).await {
                     Ok(nftables) => Ok(by_nftables(nftables, "iptables is not installed")),

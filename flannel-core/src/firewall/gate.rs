@@ -33,6 +33,7 @@ pub use hold::{Gate, GateStatus};
 
 /// What is done about packets from strangers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Mode {
     /// Nothing: no table is kept.
     Off,

@@ -27,6 +27,7 @@ const FIGHT: (usize, Duration) = (10, Duration::from_secs(10));
 
 /// The state of the rules, for health, status and metrics.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct FirewallStatus {
     /// The manager that keeps the rules, and why it was chosen; empty if there are none to keep.
     pub manager: String,

@@ -29,6 +29,7 @@ use crate::addr::{Family, PerFamily};
 
 /// The traffic that a chain surely drops, in one family.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub struct Cuts {
     /// Packets of this node's pods to pods of other nodes, or the answers.
     pub to_peers: bool,
@@ -40,6 +41,7 @@ pub struct Cuts {
 
 /// A base chain that surely drops traffic of pods.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Obstacle {
     /// Which rule system has its table.
     pub realm: Realm,

@@ -7,6 +7,7 @@ pub const KUBE_MARK: u32 = 0x4000;
 
 /// The addresses of pods, in one family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Range {
     /// The overlay network.
     pub network: Subnet,
@@ -14,8 +15,16 @@ pub struct Range {
     pub subnet: Subnet,
 }
 
-/// What the rules should achieve.
+impl Range {
+    /// The pods of a node that has `subnet` of the overlay `network`.
+    pub fn new(network: Subnet, subnet: Subnet) -> Self {
+        Self { network, subnet }
+    }
+}
+
+/// What the rules should achieve. [`Wanted::of`] begins with nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Wanted {
     /// The pods of each enabled family.
     pub ranges: PerFamily<Range>,
@@ -114,6 +123,24 @@ fn multicast(family: Family) -> Subnet {
 }
 
 impl Wanted {
+    /// No rule for these pods yet.
+    pub fn of(ranges: PerFamily<Range>) -> Self {
+        Self { ranges, ..Self::default() }
+    }
+
+    /// The same, and pods reach the world under this node's address. `fully_random` says whether masquerading chooses source
+    /// ports at random, where the host can.
+    #[must_use]
+    pub fn masquerading(self, fully_random: bool) -> Self {
+        Self { masquerade: true, fully_random, ..self }
+    }
+
+    /// The same, and forwarded packets from and to pods are accepted.
+    #[must_use]
+    pub fn forwarding(self) -> Self {
+        Self { forward: true, ..self }
+    }
+
     /// The rules of a chain in their order; `None` if the family has no such chain.
     ///
     /// Packets between pods, and packets that come in for a pod of this node, keep their addresses. Packets of pods to

@@ -56,6 +56,7 @@ impl fmt::Debug for BackendData {
 
 /// Why a value is not that of a lease.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum AttrsError {
     /// It is longer than any lease.
     #[error("the value has {0} bytes; that of a lease has a few hundred")]

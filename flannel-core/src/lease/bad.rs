@@ -168,6 +168,7 @@ impl Eq for BadRecords {}
 
 /// How many records are unreadable, and the first of them: what a status shows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct BadSample {
     /// How many there are.
     pub count: usize,

@@ -77,6 +77,7 @@ impl Serialize for LeaseKey {
 
 /// Why a key below `subnets/` is not that of a lease.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum LeaseKeyError {
     /// It does not have the form of a lease key.
     #[error("the key has not the form 10.5.52.0-24 or 10.5.52.0-24&fd00:5:52::-64")]

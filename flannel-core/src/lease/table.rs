@@ -24,6 +24,7 @@ pub struct LeaseTable {
 
 /// A lease that appeared, changed or went.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LeaseChange {
     /// Which one.
     pub key: LeaseKey,

@@ -32,6 +32,7 @@ pub(super) const PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// What changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RulesetChange {
     /// The tables: family (`NFPROTO_*` of `linux/netfilter.h`) and name.
     pub tables: BTreeSet<(u8, String)>,

@@ -10,11 +10,19 @@ use crate::subnet::{ConfigStream, SubnetError};
 
 /// What a backend did with a changed config, by names of keys, such as `Backend.MTU`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Taken {
+#[non_exhaustive]
+pub struct AppliedConfig {
     /// The keys that it applied.
     pub live: Vec<String>,
     /// The keys that need a restart, which it did not apply.
     pub restart: Vec<String>,
+}
+
+impl AppliedConfig {
+    /// These keys are in force, and these take a restart.
+    pub fn new(live: Vec<String>, restart: Vec<String>) -> Self {
+        Self { live, restart }
+    }
 }
 
 /// The config in force, and the state of its changes.
@@ -75,7 +83,7 @@ impl<D: Driver> Reconciler<D> {
         };
         let before = std::mem::take(&mut followed.problems);
         let live = match taken {
-            Ok((next, Taken { live, restart })) => {
+            Ok((next, AppliedConfig { live, restart })) => {
                 followed.problems.restart_needed = restart_needed(&restart);
                 if restart.is_empty() {
                     // A start without the store uses this config.
@@ -128,16 +136,16 @@ fn take(
     driver: &mut impl Driver,
     in_force: &NetworkConfig,
     next: &NetworkConfig,
-) -> Result<Taken, ConfigError> {
+) -> Result<AppliedConfig, ConfigError> {
     let mut changed = in_force.changed_keys(next);
     if in_force.backend.kind != next.backend.kind {
-        return Ok(Taken { live: Vec::new(), restart: changed });
+        return Ok(AppliedConfig { live: Vec::new(), restart: changed });
     }
     let of_backend =
         changed.split_off(changed.iter().position(|key| is_backends(key)).unwrap_or(changed.len()));
-    let Taken { live, restart } = driver.take_config(&next.backend, of_backend)?;
+    let AppliedConfig { live, restart } = driver.take_config(&next.backend, of_backend)?;
     changed.extend(restart);
-    Ok(Taken { live, restart: changed })
+    Ok(AppliedConfig { live, restart: changed })
 }
 
 fn is_backends(key: &str) -> bool {

@@ -11,7 +11,7 @@ use crate::backend::{BackendError, HostProblem, Network, NetworkStatus, Registra
 use crate::events::{NetworkEvent, NetworkEventSender, NetworkEvents};
 use crate::kernel::{Kernel, LinkAddress};
 use crate::lease::{Lease, LeaseAttrs};
-use crate::state_file::{Host, State};
+use crate::state_file::{HostIdentity, State};
 use crate::subnet::{LeaseStream, SubnetError, SubnetManager};
 use crate::underlay::Follower;
 
@@ -36,7 +36,7 @@ pub async fn register(
     registration: Registration<'_>,
     state: State,
 ) -> Result<Box<dyn Network>, BackendError> {
-    let events = NetworkEventSender::default();
+    let events = registration.events.cloned().unwrap_or_default();
     let devices = ensure_devices(&mut driver, &mut *kernel, &events).await?;
     let overlay_mtu = devices.overlay_mtu.unwrap_or(registration.underlay.mtu);
     let (host, addresses) = read_host(&mut *kernel, &state).await?;
@@ -60,6 +60,7 @@ pub async fn register(
     let devices: Vec<String> = state.devices.iter().map(|device| device.name.clone()).collect();
     let mut reconciler = Reconciler::new(driver, kernel, lease.key, state, registration.previous);
     reconciler.events = events;
+    reconciler.netns = Some(registration.netns.clone());
     reconciler.advise(registration.subnets.remedy());
     reconciler.place(registration.underlay.link, &addresses);
     if let Some(options) = registration.chosen_by {
@@ -122,12 +123,15 @@ async fn acquire(
 }
 
 /// Reads what distinguishes this host from one with a copy of its disk, and its addresses.
-async fn read_host(kernel: &mut dyn Kernel, state: &State) -> Result<(Host, Vec<LinkAddress>), BackendError> {
+async fn read_host(
+    kernel: &mut dyn Kernel,
+    state: &State,
+) -> Result<(HostIdentity, Vec<LinkAddress>), BackendError> {
     let unread =
         |source| BackendError::Kernel { what: "read the host's links and addresses".to_owned(), source };
     let links = kernel.links().await.map_err(unread)?;
     let addresses = kernel.addresses().await.map_err(unread)?;
-    Ok((Host::of(&links, &addresses, &state.networks), addresses))
+    Ok((HostIdentity::of(&links, &addresses, &state.networks), addresses))
 }
 
 #[async_trait]

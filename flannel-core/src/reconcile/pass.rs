@@ -14,7 +14,7 @@ use crate::dataplane::{Dataplane, Object, ObjectKey, Op, plan, plan_keys};
 use crate::events::NetworkEvent;
 use crate::kernel::{KernelError, Refusal};
 use crate::lease::Unknown;
-use crate::status::Reason;
+use crate::status::{Counters, DeviceStatus, Reason};
 
 /// How many passes may follow each other without a pause. If more are needed, somebody undoes our changes; then the
 /// retry timer sets the pace.
@@ -172,8 +172,18 @@ impl<D: Driver> Reconciler<D> {
         if devices.unserved.is_empty() && !self.devices.unserved.is_empty() {
             self.tell(NetworkEvent::FamiliesInService);
         }
+        self.count_devices(&devices.shown);
         self.devices = devices;
         self.look_for_leftovers().await
+    }
+
+    /// Reads the counters of these devices from now on.
+    fn count_devices(&mut self, shown: &[DeviceStatus]) {
+        let is_known = shown.iter().map(|it| &it.name).eq(self.devices.shown.iter().map(|it| &it.name));
+        if let Some(netns) = self.netns.as_ref().filter(|_| !is_known) {
+            let names = shown.iter().map(|device| device.name.clone()).collect();
+            self.device_counters = Counters::of_devices(netns.clone(), names);
+        }
     }
 
     fn rebuild_peers_on(&mut self, devices: &super::Devices) {

@@ -120,11 +120,13 @@ impl<D: Driver> Reconciler<D> {
             problems: self.problems(),
             peers: self.peers.programmed(),
             peer_list: self.book.list().clone(),
+            devices: self.devices.shown.clone(),
             overlay_mtu: self.devices.overlay_mtu,
             datapath: self.devices.datapath.clone(),
             repairs: self.shown.repairs,
             last_repair: self.shown.last_repair,
             operations: self.shown.operations,
+            counters: self.device_counters.clone().and(self.devices.counters.clone()),
         };
         for event in self.shown.announce(next, now) {
             self.tell(event);

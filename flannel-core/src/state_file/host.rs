@@ -28,7 +28,8 @@ const MADE_HERE: [&str; 12] = [
 
 /// What distinguishes this host from others, read from its kernel.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Host {
+#[non_exhaustive]
+pub struct HostIdentity {
     /// The MACs of its own links, ascending.
     pub macs: Vec<MacAddr>,
     /// The addresses of these links, without those of the overlay.
@@ -46,7 +47,7 @@ pub enum StoredOn {
     Unknown,
 }
 
-impl Host {
+impl HostIdentity {
     /// Computes it from all links and addresses. Hardware counts; a virtual link counts only if it has an address
     /// outside of the overlay, as a container's `eth0` does and a pod's veth does not.
     pub fn of(links: &[Link], addresses: &[LinkAddress], overlay: &PerFamily<Subnet>) -> Self {
@@ -157,7 +158,7 @@ mod tests {
             address(8, "172.17.0.1/16", true),
         ];
         let overlay = PerFamily { v4: "10.5.0.0/16".parse().ok(), v6: None };
-        let host = Host::of(&links, &addresses, &overlay);
+        let host = HostIdentity::of(&links, &addresses, &overlay);
         let last: Vec<u8> = host.macs.iter().map(|mac| mac.0[5]).collect();
         assert_eq!(last, [2, 3, 7]);
         let ips: Vec<String> = host.ips.iter().map(ToString::to_string).collect();

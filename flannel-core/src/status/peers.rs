@@ -204,7 +204,7 @@ impl Serialize for PeerList {
 }
 
 /// Whole milliseconds are enough.
-fn unix_seconds<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn unix_seconds<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
     serializer.serialize_f64(Duration::from_millis(since.as_millis() as u64).as_secs_f64())
 }

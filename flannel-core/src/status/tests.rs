@@ -81,7 +81,7 @@ fn readiness_is_by_effect() {
         ),
     ] {
         let reach = PerFamily { v4: reach[0], v6: reach[1] };
-        let verdict = Problems { node, reach, ..Problems::default() }.verdict(masquerade);
+        let verdict = Problems { node, reach, ..Problems::default() }.summary(masquerade);
         assert_eq!(
             (verdict.reasons.join("; ").as_str(), verdict.notes.join("; ").as_str()),
             (reasons, notes),
@@ -102,11 +102,11 @@ fn what_others_make_many_is_a_count_and_a_sample() {
     assert_eq!(made.get(), SAMPLE);
     let reach = PerFamily { v4: Some(reach(5001, 5000)), v6: None };
     let mut problems = Problems { leases, reach, ..Problems::default() };
-    let verdict = problems.verdict(true);
+    let verdict = problems.summary(true);
     assert_eq!((verdict.reasons.len(), verdict.notes.len()), (0, SAMPLE + 1));
     assert_eq!(verdict.notes.last().unwrap(), "and 4980 more leases");
     problems.reach = PerFamily { v4: Some(Reach { expected: 5000, cut: 5000 }), v6: None };
-    let verdict = problems.verdict(true);
+    let verdict = problems.summary(true);
     assert_eq!((verdict.reasons.len(), verdict.notes.len()), (SAMPLE + 2, 0));
     assert_eq!(verdict.reasons[..2], ["IPv4: pods reach none of the other nodes (5000)", "lease 0"]);
     problems.objects.extend(&problems.leases.sample.clone());

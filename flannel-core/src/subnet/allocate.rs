@@ -41,7 +41,7 @@ pub struct Record {
 
 /// A record with an unreadable value, whose key says which subnets it occupies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Taken {
+pub struct Occupied {
     /// The subnets that it occupies.
     pub key: LeaseKey,
     /// When it was created, in the store's own count.
@@ -54,7 +54,7 @@ pub struct Listing {
     /// The leases.
     pub records: Vec<Record>,
     /// Other occupied subnets.
-    pub taken: Vec<Taken>,
+    pub taken: Vec<Occupied>,
 }
 
 /// How to get a lease.

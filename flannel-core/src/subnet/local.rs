@@ -46,6 +46,7 @@ use crate::lease::{Lease, LeaseAttrs};
 
 /// The options of a local store.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct LocalOptions {
     /// The folder that holds `config`. The folder `subnets` is made in it with mode 0700.
     pub dir: PathBuf,
@@ -180,7 +181,9 @@ impl SubnetManager for LocalSubnetManager {
 
     async fn release_lease(&self, lease: &Lease) -> Result<(), SubnetError> {
         let own = lease.clone();
-        self.changing(move |store, caller| store.release(&own, caller)).await
+        self.changing(move |store, caller| store.release(&own, caller)).await?;
+        self.0.health.set_left(None, Duration::ZERO);
+        Ok(())
     }
 
     fn watch_leases(&self) -> LeaseStream {

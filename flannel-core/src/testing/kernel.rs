@@ -3,7 +3,7 @@
 mod answers;
 mod effects;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -19,6 +19,14 @@ use crate::kernel::{ConfOf, Forwarding, KernelEvent, Link, LinkAddress, LinkKind
 pub struct FakeKernel {
     state: Arc<Mutex<State>>,
     news: Arc<Notify>,
+}
+
+/// Links that somebody makes who does not ask this kernel, such as a process that opens a TUN of the real one.
+struct Outside {
+    /// Lists those that are there.
+    list: Box<dyn Fn() -> Vec<(LinkIndex, String)> + Send>,
+    /// Those that were there.
+    known: BTreeSet<LinkIndex>,
 }
 
 type RefuseHook = Box<dyn FnMut(&Op) -> Option<i32> + Send>;
@@ -43,6 +51,8 @@ struct State {
     forwarding: BTreeMap<(Family, ConfOf), bool>,
     /// Whether it lacks next-hop objects, as kernels before 5.3.
     lacks_next_hops: bool,
+    /// The links that others made, if a test says them.
+    outside: Option<Outside>,
     /// Links that have just lost their last IPv4 address; see [`State::wait_for_changes`].
     without_ipv4: Vec<LinkIndex>,
 }
@@ -56,21 +66,17 @@ impl FakeKernel {
     pub fn add_link(&self, name: &str, mtu: u32) -> LinkIndex {
         let mut state = self.lock();
         let index = state.next_index();
-        let link = Link {
-            index,
-            name: name.to_owned(),
-            altnames: Vec::new(),
-            kind: None,
-            master: None,
-            mac: Some(MacAddr([2, 0, 0, 0, 1, index.0 as u8])),
-            mtu: Mtu(mtu),
-            up: true,
-            carrier: true,
-            loopback: false,
-            vxlan: None,
-        };
-        state.links.insert(index, link);
+        let mac = Some(MacAddr([2, 0, 0, 0, 1, index.0 as u8]));
+        state.links.insert(index, Link { mac, up: true, carrier: true, ..plain(index, name, mtu) });
         index
+    }
+
+    /// From now on this kernel also has the links that `list` says, which must have numbers of their own. It is asked at
+    /// each look at links. They are down at first; one that is not listed any more is gone, with all that was on it.
+    pub fn has_links_of(&self, list: impl Fn() -> Vec<(LinkIndex, String)> + Send + 'static) {
+        let mut state = self.lock();
+        let known = state.outside.take().map(|outside| outside.known).unwrap_or_default();
+        state.outside = Some(Outside { list: Box::new(list), known });
     }
 
     /// Gives a link an address, for the choice of the underlay.
@@ -232,7 +238,44 @@ impl FakeKernel {
     }
 }
 
+/// An ordinary link, which is down.
+fn plain(index: LinkIndex, name: &str, mtu: u32) -> Link {
+    Link {
+        index,
+        name: name.to_owned(),
+        altnames: Vec::new(),
+        kind: None,
+        master: None,
+        mac: None,
+        mtu: Mtu(mtu),
+        up: false,
+        carrier: false,
+        loopback: false,
+        vxlan: None,
+    }
+}
+
 impl State {
+    /// Looks which links others have made or deleted since the last look.
+    fn look_outside(&mut self) {
+        let Some(outside) = &mut self.outside else { return };
+        let listed = (outside.list)();
+        let now: BTreeSet<_> = listed.iter().map(|(index, _)| *index).collect();
+        let before = std::mem::replace(&mut outside.known, now.clone());
+        for gone in before.difference(&now) {
+            if let Some(link) = self.links.get(gone).cloned() {
+                self.delete_link(&link);
+            }
+        }
+        for (index, name) in listed.into_iter().filter(|(index, _)| !before.contains(index)) {
+            assert!(!self.links.contains_key(&index), "{name} has the number of another link");
+            self.last_index = self.last_index.max(index.0);
+            let link = plain(index, &name, 1500);
+            self.links.insert(index, link.clone());
+            self.events.push_back(KernelEvent::Link(link));
+        }
+    }
+
     fn next_index(&mut self) -> LinkIndex {
         self.last_index += 1;
         LinkIndex(self.last_index)

@@ -19,7 +19,7 @@ use crate::addr::{Family, PerFamily};
 use crate::backend::{Backend, Registration};
 use crate::config::{LeaseSource, NetworkConfig};
 use crate::firewall::rules::{Ours, Range, Wanted};
-use crate::firewall::{Choice, Firewall, Managers};
+use crate::firewall::{Firewall, ManagerChoice, Managers};
 use crate::netlink::Netlink;
 use crate::netns::Netns;
 use crate::subnet::SubnetManager;
@@ -70,8 +70,8 @@ pub fn netns_contract(footprint: &Footprint, make: impl Fn() -> Box<dyn Backend>
         let runtime = runtime.expect("threads can be started");
         runtime.block_on(async {
             let backends = [make(), make()];
-            let by_nft = Agent::start(&*backends[0], &hosts[0], footprint, Choice::Nftables);
-            let by_iptables = Agent::start(&*backends[1], &hosts[1], footprint, Choice::Iptables);
+            let by_nft = Agent::start(&*backends[0], &hosts[0], footprint, ManagerChoice::Nftables);
+            let by_iptables = Agent::start(&*backends[1], &hosts[1], footprint, ManagerChoice::Iptables);
             let both = Box::pin(async { tokio::join!(by_nft, by_iptables) });
             let agents = tokio::time::timeout(PATIENCE, both);
             let (by_nft, by_iptables) = agents.await.expect("both agents come up");
@@ -135,7 +135,7 @@ struct Agent {
 
 impl Agent {
     /// Returns once the peer's objects and the rules are in the kernel.
-    async fn start(backend: &dyn Backend, netns: &Netns, of: &Footprint, choice: Choice) -> Self {
+    async fn start(backend: &dyn Backend, netns: &Netns, of: &Footprint, choice: ManagerChoice) -> Self {
         let config = NetworkConfig::parse(of.config, LeaseSource::Store).expect("the config can be used");
         let (store, options) = (FakeStore::new(config.clone()), UnderlayOptions::of_config(&config));
         store.put("10.5.99.0-24", of.peer);

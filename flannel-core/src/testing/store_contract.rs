@@ -56,6 +56,11 @@ pub trait StoreBed: Send + Sync {
         true
     }
 
+    /// Whether leases end unless they are renewed, so that the status has the term of the own one.
+    fn leases_end(&self) -> bool {
+        true
+    }
+
     /// Whether a record keeps the time of its creation when its value changes. If not, a node that publishes again
     /// counts as the youngest in a conflict.
     fn keeps_created(&self) -> bool {

@@ -7,7 +7,7 @@ use regex::bytes::{Regex, RegexBuilder};
 
 use super::chosen::Underlay;
 use super::overlay::is_host_address;
-use super::{Choice, Host, Lost, UnderlayError, UnderlayOptions, is_link_local};
+use super::{ChosenUnderlay, HostLinks, Lost, UnderlayError, UnderlayOptions, is_link_local};
 use crate::addr::{Family, LinkIndex, PerFamily};
 use crate::kernel::{Exit, Link, LinkAddress, RouteLookup};
 
@@ -15,7 +15,7 @@ use crate::kernel::{Exit, Link, LinkAddress, RouteLookup};
 ///
 /// As upstream, the default route is used only if nothing was named at all. A candidate that can't be used is skipped
 /// for the next one.
-pub fn decide(host: &Host, options: &UnderlayOptions) -> Result<Choice, UnderlayError> {
+pub fn decide(host: &HostLinks, options: &UnderlayOptions) -> Result<ChosenUnderlay, UnderlayError> {
     decide_again(host, options, None)
 }
 
@@ -29,22 +29,22 @@ pub(super) struct Followed {
 
 /// The same as [`decide`], for a host whose underlay was chosen before.
 pub(super) fn decide_again(
-    host: &Host,
+    host: &HostLinks,
     options: &UnderlayOptions,
     followed: Option<&Followed>,
-) -> Result<Choice, UnderlayError> {
+) -> Result<ChosenUnderlay, UnderlayError> {
     let mut links: Vec<&Link> = host.links.iter().collect();
     links.sort_by_key(|link| link.index);
     let made = options.overlay.made(host);
     let mut search = Search { host, options, followed, links, made, lost: Vec::new() };
     match search.run() {
-        Some(underlay) => Ok(Choice { underlay, lost: search.lost }),
+        Some(underlay) => Ok(ChosenUnderlay { underlay, lost: search.lost }),
         None => Err(UnderlayError::NoneFits { host: search.describe_host(), lost: search.lost }),
     }
 }
 
 struct Search<'a> {
-    host: &'a Host,
+    host: &'a HostLinks,
     options: &'a UnderlayOptions,
     followed: Option<&'a Followed>,
     /// The links in the order of their indices.

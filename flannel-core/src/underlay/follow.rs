@@ -13,7 +13,7 @@ use super::chosen::Underlay;
 use super::decide::{Followed, decide_again};
 use super::needed::{Needed, Use, hides};
 use super::overlay::is_host_address;
-use super::{Host, UnderlayError, UnderlayOptions, is_link_local, list};
+use super::{HostLinks, UnderlayError, UnderlayOptions, is_link_local, list};
 use crate::addr::{Family, PerFamily};
 use crate::config::{ConfigError, NetworkConfig};
 use crate::dataplane::{Object, ObjectKey};
@@ -27,6 +27,7 @@ pub const SETTLED_ELSEWHERE: Duration = Duration::from_secs(10);
 
 /// The state of a chosen underlay.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Standing {
     /// All its addresses are there.
     Stands,
@@ -39,7 +40,7 @@ pub enum Standing {
 }
 
 /// Checks whether the link and addresses of a chosen underlay still exist.
-pub fn review(host: &Host, options: &UnderlayOptions, current: &Underlay) -> Standing {
+pub fn review(host: &HostLinks, options: &UnderlayOptions, current: &Underlay) -> Standing {
     review_with(host, options, current, &Memory::of(current))
 }
 
@@ -58,7 +59,7 @@ impl Memory {
     }
 }
 
-fn review_with(host: &Host, options: &UnderlayOptions, current: &Underlay, memory: &Memory) -> Standing {
+fn review_with(host: &HostLinks, options: &UnderlayOptions, current: &Underlay, memory: &Memory) -> Standing {
     let link = link_of(host, current);
     if let Some(link) = link.filter(|link| link.name != current.name) {
         return Standing::Renamed(link.name.clone());
@@ -85,7 +86,7 @@ fn review_with(host: &Host, options: &UnderlayOptions, current: &Underlay, memor
     let anew = || host.links.iter().find(|link| link.name == current.name);
     let followed = link.or_else(anew).map_or(current.link, |link| link.index);
     let followed = Followed { link: followed, name: memory.name.clone() };
-    match decide_again(&Host { addresses, ..host.clone() }, &options, Some(&followed)) {
+    match decide_again(&HostLinks { addresses, ..host.clone() }, &options, Some(&followed)) {
         Ok(choice) if is_same(&choice.underlay, current) => Standing::Stands,
         Ok(choice) => Standing::Succeeded(choice.underlay),
         // Deprecated addresses still work until they are gone.
@@ -105,12 +106,12 @@ fn review_with(host: &Host, options: &UnderlayOptions, current: &Underlay, memor
 }
 
 /// The link of an underlay, whatever its name is now.
-fn link_of<'a>(host: &'a Host, underlay: &Underlay) -> Option<&'a Link> {
+fn link_of<'a>(host: &'a HostLinks, underlay: &Underlay) -> Option<&'a Link> {
     host.links.iter().find(|link| link.index == underlay.link)
 }
 
 /// An address on the link of an underlay, else on another link.
-fn owned<'a>(host: &'a Host, underlay: &Underlay, addr: IpAddr) -> Option<&'a LinkAddress> {
+fn owned<'a>(host: &'a HostLinks, underlay: &Underlay, addr: IpAddr) -> Option<&'a LinkAddress> {
     let found = host.addresses.iter().filter(|own| own.addr.ip() == addr);
     found.min_by_key(|own| own.link != underlay.link)
 }
@@ -185,7 +186,7 @@ impl Follower {
     }
 
     /// Checks the host, and returns the change to apply now.
-    pub(crate) fn look(&mut self, host: &Host, now: Instant) -> Option<Change> {
+    pub(crate) fn look(&mut self, host: &HostLinks, now: Instant) -> Option<Change> {
         for (family, addr) in self.current.local.iter() {
             if let Some(own) = owned(host, &self.current, *addr) {
                 *self.memory.alone.get_mut(family) = Some(is_host_address(own));
@@ -219,7 +220,7 @@ impl Follower {
 
     /// How long a replacement must be stable. A NIC that was created again with the same addresses makes no difference
     /// to peers, so it is used at once.
-    fn time_to_settle(&self, host: &Host, next: &Underlay) -> Duration {
+    fn time_to_settle(&self, host: &HostLinks, next: &Underlay) -> Duration {
         let is_there = link_of(host, &self.current).is_some();
         match next.link == self.current.link || next.name == self.current.name {
             true if !is_there && has_same_addresses(next, &self.current) => Duration::ZERO,

@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::{Host, is_link_local};
+use super::{HostLinks, is_link_local};
 use crate::addr::{LinkIndex, PerFamily, Subnet};
 use crate::kernel::{Exit, Link, LinkAddress};
 
@@ -68,7 +68,7 @@ impl Overlay {
     }
 
     /// The links that belong to the overlay, each with the proof.
-    pub(super) fn made(&self, host: &Host) -> BTreeMap<LinkIndex, String> {
+    pub(super) fn made(&self, host: &HostLinks) -> BTreeMap<LinkIndex, String> {
         let mut made = BTreeMap::new();
         let mut suspects = BTreeMap::new();
         for link in &host.links {
@@ -110,7 +110,7 @@ impl Overlay {
     }
 
     /// The address because of which a link looks like the overlay's, with the overlay network that contains it.
-    fn evidence(&self, host: &Host, link: &Link) -> Option<(IpAddr, Subnet)> {
+    fn evidence(&self, host: &HostLinks, link: &Link) -> Option<(IpAddr, Subnet)> {
         let of_pods = |addr: &LinkAddress| {
             is_host_address(addr) || self.own.iter().any(|subnet| subnet.contains(addr.addr.ip()))
         };
@@ -134,7 +134,7 @@ fn is_tunnel(link: &Link) -> bool {
 }
 
 /// Whether a bridge has a port that leads out of the host, so neither a pod's veth nor a tunnel.
-fn has_hardware(host: &Host, bridge: &Link) -> bool {
+fn has_hardware(host: &HostLinks, bridge: &Link) -> bool {
     let ports = host.links.iter().filter(|port| port.master == Some(bridge.index));
     ports.into_iter().any(|port| !is_tunnel(port) && port.kind.as_deref() != Some(VETH))
 }
@@ -147,7 +147,7 @@ pub(super) fn is_host_address(addr: &LinkAddress) -> bool {
 /// The links that are the host's only way out, if all candidates are suspected to be the overlay's. These are the links
 /// with a default route; a route without a gateway, as DHCP clients put on any link, does not count. Without default
 /// routes they are the veths, if no other link has an address.
-fn only_way_out(host: &Host, is_suspect: impl Fn(LinkIndex) -> bool) -> Vec<LinkIndex> {
+fn only_way_out(host: &HostLinks, is_suspect: impl Fn(LinkIndex) -> bool) -> Vec<LinkIndex> {
     let routes = host.defaults.iter().flat_map(|(_, routes)| routes).filter(|route| route.via.is_some());
     let exits: Vec<LinkIndex> = routes
         .flat_map(|route| match route.exit {

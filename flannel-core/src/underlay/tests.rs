@@ -44,7 +44,7 @@ pub(super) fn route(link: Option<u32>, metric: u32) -> RouteLookup {
 
 /// eth0 has five IPv4 addresses and one IPv6 address, as in upstream's tests; eth1 has IPv4 only and eth2
 /// IPv6 only. The default routes leave by eth0.
-pub(super) fn host() -> Host {
+pub(super) fn host() -> HostLinks {
     let addresses = [
         (1, "127.0.0.1/8"),
         (1, "::1/128"),
@@ -58,7 +58,7 @@ pub(super) fn host() -> Host {
         (3, "192.168.1.5/24"),
         (4, "fd00:40::5/64"),
     ];
-    Host {
+    HostLinks {
         links: vec![link(4, "eth2"), link(2, "eth0"), link(1, "lo"), link(3, "eth1")],
         addresses: addresses.map(|(link, text)| addr(link, text)).to_vec(),
         defaults: PerFamily { v4: Some(vec![route(Some(2), 0)]), v6: Some(vec![route(Some(2), 1024)]) },
@@ -81,7 +81,7 @@ pub(super) fn ip(text: &str) -> IpAddr {
 }
 
 /// `name v4 v6`, the addresses as `local` or, where they differ, `local>published`.
-fn short(choice: &Choice) -> String {
+fn short(choice: &ChosenUnderlay) -> String {
     let underlay = &choice.underlay;
     let family = |family| {
         let local = underlay.local.get(family).map_or("-".into(), IpAddr::to_string);
@@ -91,7 +91,7 @@ fn short(choice: &Choice) -> String {
     format!("{} {} {}", underlay.name, family(Family::V4), family(Family::V6))
 }
 
-fn chosen(host: &Host, options: &UnderlayOptions) -> String {
+fn chosen(host: &HostLinks, options: &UnderlayOptions) -> String {
     match decide(host, options) {
         Ok(choice) => short(&choice),
         Err(UnderlayError::NoneFits { lost, .. }) => list(&lost),
@@ -262,7 +262,7 @@ fn public_addresses_are_published() {
 
 #[test]
 fn better_addresses_come_first() {
-    let mut host = Host {
+    let mut host = HostLinks {
         links: vec![link(2, "eth0")],
         addresses: ["fe80::1/64", "fd00::1/64", "fd00::2/64", "fd00::3/64", "fd00::4/64", "fd00::5/64"]
             .map(|text| addr(2, text))
@@ -320,7 +320,7 @@ proptest! {
             link: LinkIndex(link), addr: nth(n).into(), global, deprecated, permanent, temporary, tentative,
         }};
         let routes: Vec<_> = defaults.into_iter().map(|(link, metric)| route(link, metric)).collect();
-        let host = Host {
+        let host = HostLinks {
             links: links
                 .into_iter()
                 .map(|(index, name, mtu)| Link { mtu: Mtu(mtu), ..link(index, &name) })

@@ -77,6 +77,10 @@ impl StoreBed for Bed {
     fn chooses_subnets(&self) -> bool {
         false
     }
+
+    fn leases_end(&self) -> bool {
+        false
+    }
 }
 
 #[tokio::test]

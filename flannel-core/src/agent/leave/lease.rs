@@ -11,7 +11,7 @@ use super::seen::Seen;
 use crate::addr::PerFamily;
 use crate::error::chain;
 use crate::lease::{Lease, LeaseKey, LeaseUpdate};
-use crate::state_file::{Host, StoredOn};
+use crate::state_file::{HostIdentity, StoredOn};
 use crate::subnet::allocate::holder;
 use crate::subnet::{Identity, SubnetManager};
 
@@ -71,7 +71,7 @@ async fn find(store: &dyn SubnetManager, key: LeaseKey) -> Result<Option<Lease>,
 /// Whether this node published a lease: it equals the stored one, or it has an address of this host. A state file of
 /// another machine proves nothing.
 fn is_ours(lease: &Lease, public_ips: &PerFamily<IpAddr>, known: &Known, seen: &Seen) -> bool {
-    let host = Host::of(&seen.links, &seen.addresses, &PerFamily::default());
+    let host = HostIdentity::of(&seen.links, &seen.addresses, &PerFamily::default());
     let stored = known.state.as_ref().filter(|state| state.stored_on(&host.macs) != StoredOn::AnotherHost);
     if let Some((state, own)) = stored.and_then(|state| Some((state, state.own.as_ref()?))) {
         return Identity::of_state(state, &state.store, StoredOn::ThisHost).proves(lease, &own.attrs);

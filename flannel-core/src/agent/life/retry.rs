@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{AgentEvent, Board};
-use crate::backoff::Delays;
+use crate::backoff::{Backoff, Delays};
 use crate::error::chain;
 use crate::subnet::SubnetError;
 
@@ -13,13 +13,13 @@ const DELAYS: Delays = Delays::new(Duration::from_millis(500), Duration::from_se
 /// Counts the failures of a step, with growing delays, and reports only new errors.
 pub(super) struct Retry<'a> {
     board: &'a Board,
-    tries: u32,
+    backoff: Backoff,
     told: Option<String>,
 }
 
 impl<'a> Retry<'a> {
     pub(super) fn new(board: &'a Board) -> Self {
-        Self { board, tries: 0, told: None }
+        Self { board, backoff: Backoff::with(DELAYS), told: None }
     }
 
     /// Records a failure and returns its text. Stores log their outages themselves.
@@ -34,8 +34,6 @@ impl<'a> Retry<'a> {
 
     /// Waits before the next attempt, with jitter, so that nodes that fail together don't retry together.
     pub(super) async fn pause(&mut self) {
-        let delay = DELAYS.jittered(self.tries);
-        self.tries += 1;
-        tokio::time::sleep(delay).await;
+        tokio::time::sleep(self.backoff.pause()).await;
     }
 }

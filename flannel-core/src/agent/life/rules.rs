@@ -12,7 +12,7 @@ use crate::agent::firewall::ranges;
 use crate::config::NetworkConfig;
 use crate::error::chain;
 use crate::firewall::rules::{Ours, Range, Wanted};
-use crate::firewall::{Choice, Firewall, FirewallError, FirewallStatus, Managers};
+use crate::firewall::{Firewall, FirewallError, FirewallStatus, ManagerChoice, Managers};
 use crate::netns::Netns;
 use crate::subnet_file::SubnetFile;
 
@@ -35,9 +35,9 @@ impl Life {
     /// agent, otherwise while the network starts.
     pub(super) async fn open_managers(&self, config: &NetworkConfig) -> Result<Opening, Failure> {
         let choice = match config.nftables {
-            Some(true) => Choice::Nftables,
-            Some(false) => Choice::Iptables,
-            None => Choice::Either,
+            Some(true) => ManagerChoice::Nftables,
+            Some(false) => ManagerChoice::Iptables,
+            None => ManagerChoice::Either,
         };
         let opening =
             self.place.open_managers(&self.netns, choice, config.families().collect(), self.firewall);

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::error::Error;
 use std::path::Path;
 use std::sync::Mutex;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use futures::StreamExt;
@@ -17,12 +18,13 @@ use crate::addr::Mtu;
 use crate::agent::{Agent, AgentEvents, AgentStatus, Forward};
 use crate::config::LeaseSource;
 use crate::dataplane::{Object, Route};
+use crate::events::NetworkEvent;
 use crate::firewall::rules::{Ours, Wanted};
 use crate::firewall::{FirewallError, Managers, Plan, RuleManager, Step};
 use crate::kernel::LinkAddress;
 use crate::lease::{BadRecords, Lease, LeaseUpdate};
 use crate::status::{Harm, Problem};
-use crate::subnet::{LeaseStream, StoreStatus};
+use crate::subnet::{LeaseStream, LeaseTerm, StoreStatus};
 use crate::testing::FakeKernel;
 
 fn config(text: &str) -> NetworkConfig {
@@ -96,6 +98,8 @@ struct Fake {
     listed: Arc<Mutex<Option<Vec<Lease>>>>,
     /// Where the store is.
     hosts: Vec<String>,
+    /// What happens to the network.
+    events: NetworkEventSender,
 }
 
 impl Fake {
@@ -113,6 +117,7 @@ impl Fake {
             up: CancellationToken::new(),
             listed: Arc::default(),
             hosts: Vec::new(),
+            events: NetworkEventSender::default(),
         }
     }
 
@@ -184,7 +189,9 @@ impl Backend for Fake {
         "vxlan"
     }
 
-    async fn register(&self, _: Registration<'_>) -> Result<Box<dyn Network>, BackendError> {
+    async fn register(&self, registration: Registration<'_>) -> Result<Box<dyn Network>, BackendError> {
+        let events = registration.events.expect("an agent wants to know what happens");
+        events.send(NetworkEvent::LeftoverRemoved { link: "flannel.7".to_owned() });
         play(&self.registers).await?;
         Ok(Box::new(FakeNetwork { fake: self.clone(), lease: lease() }))
     }
@@ -207,6 +214,10 @@ impl Network for FakeNetwork {
 
     fn status(&self) -> watch::Receiver<NetworkStatus> {
         self.fake.network.subscribe()
+    }
+
+    fn events(&self) -> NetworkEvents {
+        self.fake.events.subscribe()
     }
 
     fn state(&self) -> watch::Receiver<State> {
@@ -369,7 +380,7 @@ async fn comes_up_and_stops() {
     assert_eq!(test.agent.ready().await.unwrap_err().to_string(), Failure::Stopped.to_string());
     let names = test.events(|event| Some(serde_json::to_value(event).unwrap()["event"].as_str()?.to_owned()));
     let want = [
-        "config-applied",
+        "config-read",
         "underlay-chosen",
         "lease-acquired",
         "subnet-file-written",
@@ -378,6 +389,77 @@ async fn comes_up_and_stops() {
         "stopping",
     ];
     assert_eq!(names.await, want);
+}
+
+/// What a registration that failed did, and what the network tells up to its end. Who is too slow for that is told how
+/// much he missed.
+#[tokio::test(start_paused = true)]
+async fn what_happens_to_the_network_happens_to_the_agent() {
+    let mut test = start(Fake::new().registers([Does::Fails(away()), Does::Works(())]));
+    test.agent.ready().await.unwrap();
+    let event = |leases| NetworkEvent::LeasesAccepted { leases };
+    test.fake.events.send(event(1));
+    // The last thing that it does is told before the agent stops.
+    test.fake.events.send(event(2));
+    test.agent.stop().await.unwrap();
+    let mut names = Vec::new();
+    while let Some(told) = test.events.recv().await {
+        let told = serde_json::to_value(&told).unwrap();
+        names.push(format!("{}{}", told["event"].as_str().unwrap(), told["leases"]).replace("null", ""));
+    }
+    let want = [
+        "leftover-removed",
+        "lease-acquired",
+        "subnet-file-written",
+        "ready",
+        "leases-accepted1",
+        "leases-accepted2",
+        "not-ready",
+        "stopping",
+    ];
+    let told: Vec<_> =
+        names.iter().filter(|name| !["config-read", "underlay-chosen"].contains(&&***name)).collect();
+    assert_eq!(told, want);
+
+    let test = start(Fake::new());
+    test.agent.ready().await.unwrap();
+    (0..crate::events::KEPT + 3).for_each(|number| test.fake.events.send(event(number)));
+    let left_out = test.events(|event| match event {
+        AgentEvent::LeftOut { events } => Some(*events),
+        _ => None,
+    });
+    // Those of the network that the agent could not take, and those of its own that made no room for them.
+    assert_eq!(left_out.await.len(), 1);
+}
+
+/// The first term comes with the lease; from then on each later one was a renewal.
+#[tokio::test(start_paused = true)]
+async fn a_renewal_of_the_lease_is_an_event_and_its_end_is_in_the_status() {
+    let test = start(Fake::new());
+    test.agent.ready().await.unwrap();
+    let (hour, begin) = (Duration::from_hours(1), SystemTime::UNIX_EPOCH + Duration::from_hours(500_000));
+    let term = |hours: u32| LeaseTerm::new(begin + hours * hour, 24 * hour, 24 * hour);
+    for hours in [0, 0, 23, 46] {
+        test.fake.store.send_modify(|status| status.lease_term = Some(term(hours)));
+        test.wait(1).await;
+    }
+    let status = test.status();
+    assert_eq!(status.store.as_ref().unwrap().lease_term, Some(term(46)));
+    let json = serde_json::to_value(&*status).unwrap();
+    let seconds = |hours: u64| ((500_000 + hours) * 3600) as f64;
+    let told = &json["store"]["lease_term"];
+    assert_eq!((told["renewed"].as_f64(), told["expires"].as_f64()), (Some(seconds(46)), Some(seconds(70))));
+    // A lease that was lost and taken again is no renewal.
+    test.fake.store.send_modify(|status| status.lease_term = None);
+    test.wait(1).await;
+    test.fake.store.send_modify(|status| status.lease_term = Some(term(60)));
+    test.wait(1).await;
+    let renewals = test.events(|event| match event {
+        AgentEvent::LeaseRenewed { lease, expires } => Some((lease.clone(), *expires)),
+        _ => None,
+    });
+    let renewal = |hours| (lease().key.to_string(), term(hours).expires);
+    assert_eq!(renewals.await, [renewal(23), renewal(46)]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -155,6 +155,7 @@ impl Board {
         let firewall = news(sources.firewall.as_mut());
         if let Some(store) = &store {
             self.tell_contact(store);
+            self.tell_renewal(store);
         }
         if store.is_some() || network.is_some() || firewall.is_some() {
             self.change(|status| {
@@ -174,6 +175,17 @@ impl Board {
             told.ready = readiness.is_ready();
             let reasons: Vec<_> = readiness.reasons.into_iter().map(|reason| reason.text).collect();
             self.emit(if told.ready { AgentEvent::Ready } else { AgentEvent::NotReady { reasons } });
+        }
+    }
+
+    /// Emits an event that the lease was renewed. Its first term came with the lease itself.
+    fn tell_renewal(&self, now: &StoreStatus) {
+        let shown = self.status.borrow();
+        let before = shown.store.as_ref().and_then(|store| store.lease_term);
+        let (Some(before), Some(now), Some(node)) = (before, now.lease_term, &shown.node) else { return };
+        if now.renewed > before.renewed {
+            let lease = node.lease.key.to_string();
+            self.emit(AgentEvent::LeaseRenewed { lease, expires: now.expires });
         }
     }
 

@@ -1,11 +1,12 @@
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use tokio::sync::watch;
 
 use super::*;
 use crate::addr::PerFamily;
 use crate::firewall::{Cuts, Obstacle, Realm};
-use crate::status::{Harm, Listed, Problem, Subject};
+use crate::status::{Harm, Listed, PeerState, PeerStatus, Problem, Subject};
 
 fn store(connected: bool, problem: &str) -> StoreStatus {
     StoreStatus { connected, problem: problem.into(), ..StoreStatus::unknown() }
@@ -182,4 +183,41 @@ async fn the_board_follows_its_parts_and_the_clock() {
         never = board.follow() => match never {},
         () = course => {}
     }
+}
+
+/// Ten thousand peers of which one changes: what readers of the status hold shares all others with what is shown next.
+#[tokio::test(start_paused = true)]
+async fn a_change_of_one_peer_copies_no_other() {
+    let peer = |number: u32, state| {
+        let lease = format!("10.{}.{}.0-24", number / 256, number % 256).parse().unwrap();
+        PeerStatus::new(lease, PerFamily::default(), state, SystemTime::UNIX_EPOCH)
+    };
+    let mut many = network();
+    many.peer_list = (0..10_000).map(|number| peer(number, PeerState::Programmed)).collect();
+    let networks = watch::Sender::new(many);
+    let board = Board::new(FirewallOptions::default(), Vec::new());
+    board.watch_network(networks.subscribe());
+    let mut seen = board.subscribe();
+    let held = seen.borrow_and_update().clone();
+    let course = async {
+        networks.send_modify(|status| status.peer_list.put(peer(4711, PeerState::Waiting)));
+        let lease = peer(4711, PeerState::Waiting).lease;
+        let is_waiting = |status: &Arc<AgentStatus>| {
+            let network = status.network.as_ref();
+            network.and_then(|it| it.peer_list.get(&lease)).is_some_and(|it| it.state == PeerState::Waiting)
+        };
+        seen.wait_for(is_waiting).await.unwrap();
+    };
+    tokio::select! {
+        never = board.follow() => match never {},
+        () = course => {}
+    }
+    let list = |status: &AgentStatus| status.network.as_ref().unwrap().peer_list.clone();
+    let (before, now) = (list(&held), list(&seen.borrow()));
+    let is_shared = |entry: &&PeerStatus| {
+        now.get(&entry.lease).is_some_and(|other| std::ptr::eq::<PeerStatus>(other, *entry))
+    };
+    assert_eq!((before.iter().filter(is_shared).count(), now.len()), (9_999, 10_000));
+    let json = serde_json::to_value(&**seen.borrow()).unwrap();
+    assert_eq!(json["network"]["peer_list"][4711]["state"], "waiting");
 }

@@ -1,4 +1,5 @@
-//! The JSON form of the status: times as seconds since then, addresses as text.
+//! The JSON form of the status: addresses as text. Times of the runtime's clock are seconds since then (`for_s`, `.._s_ago`), those
+//! of the wall clock seconds since 1970. The network's part is [`NetworkStatus`] itself, with an entry a peer.
 
 use std::net::IpAddr;
 
@@ -10,7 +11,7 @@ use crate::addr::{Mtu, PerFamily};
 use crate::agent::node::Node;
 use crate::backend::NetworkStatus;
 use crate::firewall::FirewallStatus;
-use crate::subnet::StoreStatus;
+use crate::subnet::{LeaseTerm, StoreStatus};
 
 impl Serialize for AgentStatus {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -32,7 +33,7 @@ struct View<'a> {
     readiness: Readiness,
     node: Option<NodeView<'a>>,
     store: Option<StoreView<'a>>,
-    network: Option<NetworkView<'a>>,
+    network: Option<&'a NetworkStatus>,
     firewall: Option<FirewallView<'a>>,
 }
 
@@ -45,7 +46,7 @@ impl<'a> View<'a> {
             readiness,
             node: status.node.as_ref().map(NodeView::of),
             store: status.store.as_ref().map(|store| StoreView::of(store, now)),
-            network: status.network.as_ref().map(NetworkView::of),
+            network: status.network.as_ref(),
             firewall: status.firewall.as_ref().map(FirewallView::of),
         }
     }
@@ -88,6 +89,7 @@ struct StoreView<'a> {
     problem: Option<&'a str>,
     unreadable: usize,
     missing: usize,
+    lease_term: Option<LeaseTerm>,
     lease_unkept: Option<&'a str>,
     lease_lost: Option<&'a str>,
     clock: Option<&'a str>,
@@ -103,41 +105,10 @@ impl<'a> StoreView<'a> {
             problem: Some(store.problem.as_str()).filter(|problem| !problem.is_empty()),
             unreadable: store.undecodable.count,
             missing: store.missing_count,
+            lease_term: store.lease_term,
             lease_unkept: store.lease_unkept.as_deref(),
             lease_lost: store.lease_lost.as_deref(),
             clock: store.clock.as_deref(),
-        }
-    }
-}
-
-#[derive(Serialize)]
-struct NetworkView<'a> {
-    synced: bool,
-    /// Seconds since 1970, while leases of an earlier run are in the kernel.
-    recalled: Option<u64>,
-    peers: usize,
-    overlay_mtu: Option<Mtu>,
-    datapath: Option<&'a str>,
-    repairs: u64,
-    last_repair_us: Option<u128>,
-    operations: u64,
-    refused: usize,
-    rejected: usize,
-}
-
-impl<'a> NetworkView<'a> {
-    fn of(network: &'a NetworkStatus) -> Self {
-        Self {
-            synced: network.synced,
-            recalled: network.recalled,
-            peers: network.peers,
-            overlay_mtu: network.overlay_mtu,
-            datapath: network.datapath.as_deref(),
-            repairs: network.repairs,
-            last_repair_us: network.last_repair.map(|took| took.as_micros()),
-            operations: network.operations,
-            refused: network.problems.objects.count,
-            rejected: network.problems.leases.count,
         }
     }
 }

@@ -31,6 +31,7 @@ const RETRY: Delays = Delays::new(Duration::from_millis(200), Duration::from_sec
 
 /// The status of a gate.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct GateStatus {
     /// What the kernel does with packets of strangers now; `None` while that is unknown.
     pub in_force: Option<Mode>,
@@ -49,6 +50,19 @@ struct Half {
     built: Option<Table>,
     /// What was put last, whatever the kernel has now.
     last: Option<Table>,
+}
+
+/// What is in force of one of the two tables after a look at it.
+enum InForce {
+    /// Nothing: the kernel has no tables, or it is too early for one.
+    Nothing,
+    /// Its rules.
+    Rules {
+        /// What they do about strangers.
+        mode: Mode,
+        /// Whether somebody else's change was undone for that.
+        was_repaired: bool,
+    },
 }
 
 /// Keeps the tables of one node.
@@ -243,13 +257,14 @@ impl Gate {
         let (mut repairs, mut in_force) = (false, Mode::Enforce);
         // The table that admits nodes comes first: it needs no device.
         for (half, (wanted, lax)) in wanted.into_iter().zip(lax).enumerate() {
-            let Some((is_repair, mode)) = self.converge_half(half, tunnels, wanted, lax, is_synced).await?
-            else {
-                return Ok(());
-            };
-            repairs |= is_repair;
-            if mode == Mode::Observe {
-                in_force = mode;
+            match self.converge_half(half, tunnels, wanted, lax, is_synced).await? {
+                InForce::Nothing => return Ok(()),
+                InForce::Rules { mode, was_repaired } => {
+                    repairs |= was_repaired;
+                    if mode == Mode::Observe {
+                        in_force = mode;
+                    }
+                }
             }
         }
         self.set_in_force(in_force);
@@ -279,8 +294,8 @@ impl Gate {
         wanted: Table,
         lax: Table,
         is_synced: bool,
-    ) -> Result<Option<(bool, Mode)>, KernelError> {
-        let Some((tables, _)) = &mut self.kernel else { return Ok(None) };
+    ) -> Result<InForce, KernelError> {
+        let Some((tables, _)) = &mut self.kernel else { return Ok(InForce::Nothing) };
         let last = self.halves[half].last.as_ref();
         // Until the store has listed all nodes, only the rules of an earlier run keep anybody out, and nobody is
         // reported as a stranger.
@@ -288,7 +303,7 @@ impl Gate {
         let built = match self.halves[half].built.take() {
             Some(built) if built == wanted || built == lax => built,
             _ => match build(tables, &wanted, &lax, is_synced).await? {
-                Found::Nothing => return Ok(None),
+                Found::Nothing => return Ok(InForce::Nothing),
                 Found::Table(built) => built,
                 Found::Made(bare) => {
                     repairs = last.is_some_and(|last| *last == wanted || *last == lax);
@@ -302,14 +317,14 @@ impl Gate {
             self.elements.take_if(|_| built.chains.iter().all(|chain| chain.rules.is_empty()));
             repairs |= self.follow(&wanted.name, tunnels).await? && was_put;
         }
-        let Some((tables, _)) = &mut self.kernel else { return Ok(None) };
+        let Some((tables, _)) = &mut self.kernel else { return Ok(InForce::Nothing) };
         let target = if is_synced || built == wanted { wanted } else { lax.clone() };
         if built != target {
             tables.transact("put the rules of the underlay gate", &[Change::Rules(&target)]).await?;
         }
         let mode = if target == lax { Mode::Observe } else { Mode::Enforce };
         self.halves[half] = Half { built: Some(target.clone()), last: Some(target) };
-        Ok(Some((repairs, mode)))
+        Ok(InForce::Rules { mode, was_repaired: repairs })
     }
 
     /// Updates the sets for nodes to the published addresses. Returns whether an address was missing that should have

@@ -9,6 +9,7 @@ const KUBE_DROP_MARK: u32 = 0x8000;
 
 /// Which of the kernel's two rule systems has the tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum Realm {
     /// `nf_tables`: nft, and iptables' nft variant.
     NfTables,

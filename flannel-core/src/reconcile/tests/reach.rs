@@ -6,7 +6,7 @@ use super::*;
 fn reach(bench: &Bench) -> (usize, usize, bool) {
     let status = bench.status.borrow();
     let reach = status.problems.reach.v4.unwrap();
-    (reach.expected, reach.cut, !status.problems.verdict(false).reasons.is_empty())
+    (reach.expected, reach.cut, !status.problems.summary(false).reasons.is_empty())
 }
 
 /// As on a node of the network 10.5.0.0/16, which a status by peers takes.
@@ -39,7 +39,7 @@ async fn a_peer_is_cut_by_any_object_that_it_lacks_and_all_together_are_a_reason
         assert_eq!(reach(&bench), (3, 0, false), "{kind}: it may go through at the next try");
         tokio::time::sleep(Duration::from_secs(4)).await;
         assert_eq!(reach(&bench), (3, 1, false), "{kind}");
-        assert_eq!(bench.status.borrow().problems.verdict(false).notes.len(), 1, "{kind}: one line");
+        assert_eq!(bench.status.borrow().problems.summary(false).notes.len(), 1, "{kind}: one line");
         bench.send(LeaseUpdate::Removed("10.5.2.0-24".into()));
         bench.send(LeaseUpdate::Removed("10.5.3.0-24".into()));
         bench.settle().await;
@@ -101,17 +101,17 @@ async fn forwarding_that_is_switched_off_cuts_all_until_it_is_on_again() {
     bench.kernel.set_forwarding(Family::V4, ConfOf::All, false);
     bench.settle().await;
     assert_eq!(reach(&bench), (1, 1, true));
-    let reasons = bench.status.borrow().problems.verdict(false).reasons;
+    let reasons = bench.status.borrow().problems.summary(false).reasons;
     assert!(reasons[0].ends_with("run sysctl -w net.ipv4.ip_forward=1") && reasons.len() == 1, "{reasons:?}");
     // IPv6 is not used here.
     bench.kernel.set_forwarding(Family::V6, ConfOf::All, false);
     bench.kernel.set_forwarding(Family::V4, ConfOf::All, true);
     bench.settle().await;
     assert_eq!(reach(&bench), (1, 0, false));
-    assert_eq!(bench.status.borrow().problems.verdict(true), crate::status::Verdict::default());
+    assert_eq!(bench.status.borrow().problems.summary(true), crate::status::ProblemSummary::default());
     bench.kernel.set_forwarding(Family::V4, ConfOf::Link(bench.link), false);
     bench.settle().await;
-    let reasons = bench.status.borrow().problems.verdict(false).reasons;
+    let reasons = bench.status.borrow().problems.summary(false).reasons;
     assert!(reasons[0].ends_with("run sysctl -w net/ipv4/conf/tun0/forwarding=1"), "{reasons:?}");
     assert_eq!(bench.status.borrow().operations, operations, "nothing of the host is changed");
 }

@@ -158,7 +158,7 @@ fn an_older_lease_of_another_node_wins() {
     assert_eq!(new.to_string(), "10.5.1.0-24");
     // The same with a record of which only the key can be read.
     let mut listed = listing(std::slice::from_ref(&mine));
-    listed.taken = vec![Taken { key: "10.5.2.0-23".parse().unwrap(), created: 1 }];
+    listed.taken = vec![Occupied { key: "10.5.2.0-23".parse().unwrap(), created: 1 }];
     assert_eq!(replaces(run(V4, &listed, None)).1.to_string(), "10.5.1.0-24");
 }
 
@@ -166,7 +166,7 @@ fn an_older_lease_of_another_node_wins() {
 fn unreadable_records_keep_their_subnets() {
     let mut listed = Listing::default();
     let keys = ["10.5.1.0-24", "10.5.2.0-24", "10.5.3.0-24"];
-    listed.taken = keys.iter().map(|key| Taken { key: key.parse().unwrap(), created: 1 }).collect();
+    listed.taken = keys.iter().map(|key| Occupied { key: key.parse().unwrap(), created: 1 }).collect();
     let error = run(V4, &listed, None).unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -246,7 +246,7 @@ fn any_listing() -> impl Strategy<Value = Listing> {
                     reserved: false,
                 })
                 .collect(),
-            taken: (taken.into_iter().map(|(key, created)| Taken { key, created }))
+            taken: (taken.into_iter().map(|(key, created)| Occupied { key, created }))
                 .filter(|taken| keys.insert(taken.key))
                 .collect(),
         }
@@ -351,7 +351,7 @@ proptest! {
 #[test]
 fn an_unreadable_record_of_our_previous_subnets_is_ours_again() {
     let mut listed = listing(&[record("10.5.1.0-24", 2, 1)]);
-    listed.taken = vec![Taken { key: "10.5.2.0-24".parse().unwrap(), created: 1 }];
+    listed.taken = vec![Occupied { key: "10.5.2.0-24".parse().unwrap(), created: 1 }];
     let reclaimed = Decision::Reclaim("10.5.2.0-24".parse().unwrap());
     assert_eq!(run(V4, &listed, Some("10.5.2.0-24")).unwrap(), reclaimed);
     // Not if we have another one, if somebody else has a part of it, or if it was never ours.
@@ -370,7 +370,7 @@ fn a_record_of_the_whole_network_takes_nothing_away() {
     for key in [whole.as_str(), "10.0.0.0-8"] {
         let mut listed = listing(&[record(key, 2, 1)]);
         assert!(matches!(run(V4, &listed, None), Ok(Decision::Take(_))), "{key}");
-        listed.taken = vec![Taken { key: key.parse().unwrap(), created: 1 }];
+        listed.taken = vec![Occupied { key: key.parse().unwrap(), created: 1 }];
         assert!(matches!(run(V4, &listed, None), Ok(Decision::Take(_))), "{key}");
         // Ours is put right.
         assert!(

@@ -1,14 +1,14 @@
 //! The status of a store, shared by all its tasks.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use crate::lease::{BadRecord, BadRecords};
-use crate::subnet::StoreStatus;
+use crate::subnet::{LeaseTerm, StoreStatus};
 use crate::told::Told;
 
 /// If a store becomes unavailable more often than this, the log names it once in this time.
@@ -116,7 +116,32 @@ impl Health {
     pub fn set_lost(&self, holder: Option<String>) {
         self.status.send_if_modified(|status| {
             let news = status.lease_lost != holder;
+            if holder.is_some() {
+                status.lease_term = None;
+            }
             status.lease_lost = holder;
+            news
+        });
+    }
+
+    /// Says that the own lease was renewed now, and lives for `whole` from now on.
+    pub fn set_renewed(&self, whole: Duration) {
+        let term = LeaseTerm::new(SystemTime::now(), whole, whole);
+        self.status.send_modify(|status| status.lease_term = Some(term));
+    }
+
+    /// Says how much is left of the own lease now, of the `whole` time that a renewal gives it; `None` if it has no end, or
+    /// is no more. It is announced if it is another term than the one that was said before.
+    pub fn set_left(&self, left: Option<Duration>, whole: Duration) {
+        let term = left.map(|left| LeaseTerm::new(SystemTime::now(), left, whole));
+        self.status.send_if_modified(|status| {
+            let news = match (&status.lease_term, &term) {
+                (Some(before), Some(now)) => !before.is_about(now),
+                (before, now) => before != now,
+            };
+            if news {
+                status.lease_term = term;
+            }
             news
         });
     }

@@ -15,7 +15,7 @@ use crate::backoff::jitter;
 use crate::clock::BootInstant;
 use crate::guarded::{self, Dir, Stat};
 use crate::lease::{BadRecord, BadRecords, Lease, LeaseAttrs, LeaseKey, LeaseKeyError};
-use crate::subnet::allocate::{Listing, Record, Taken, occupied};
+use crate::subnet::allocate::{Listing, Occupied, Record, occupied};
 
 /// How far clocks may differ before it is reported, and the smallest step of a clock that counts.
 pub(super) const TOLERANCE: Duration = Duration::from_secs(60);
@@ -119,7 +119,7 @@ impl Scan {
             match entry {
                 Entry::Record(record) => listing.records.push(Record::clone(record)),
                 Entry::Bad { occupied: Some(key), created, .. } => {
-                    listing.taken.push(Taken { key: *key, created: *created });
+                    listing.taken.push(Occupied { key: *key, created: *created });
                 }
                 Entry::Bad { occupied: None, .. } => {}
             }

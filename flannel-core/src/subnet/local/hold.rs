@@ -141,6 +141,7 @@ impl Store {
         if let Some((Entry::Record(record), left)) = read
             && record.lease.attrs == own.attrs
         {
+            self.health.set_left((!record.reserved).then_some(left), ttl);
             let wait = if record.reserved {
                 RESCAN
             } else if left > ttl + TOLERANCE && self.is_ahead(own.key) {
@@ -161,6 +162,7 @@ impl Store {
             Some(Entry::Record(there)) if there.lease.attrs == own.attrs => {
                 let touched = self.folder.touch(own.key, self.options.clock.file_time());
                 touched.map_err(failed("renew in", &subnets))?;
+                self.health.set_renewed(ttl);
                 return Ok(Held::Renewed);
             }
             Some(Entry::Record(there)) if !is_ours(&there.lease.attrs, &own.attrs) => {

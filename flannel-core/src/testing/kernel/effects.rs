@@ -52,6 +52,7 @@ impl State {
     /// Does what the kernel does after its notification that an address is gone. Until that is done, its lock blocks
     /// all changes and reading links, but not reading routes.
     pub(super) fn wait_for_changes(&mut self) {
+        self.look_outside();
         for link in std::mem::take(&mut self.without_ipv4) {
             self.drop_where(link, |object| {
                 matches!(object, Object::Route(route)

@@ -45,4 +45,8 @@ impl StoreBed for FakeStoreBed {
     async fn delete(&self, key: LeaseKey) {
         self.0.remove(&key.to_string());
     }
+
+    fn leases_end(&self) -> bool {
+        false
+    }
 }

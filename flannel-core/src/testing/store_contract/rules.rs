@@ -1,7 +1,7 @@
 //! The rules, each by nodes of its own.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::task::JoinHandle;
 
@@ -10,7 +10,7 @@ use super::{StoreBed, attrs_with, node_attrs};
 use crate::addr::PerFamily;
 use crate::lease::{Lease, LeaseAttrs};
 use crate::subnet::allocate::overlaps;
-use crate::subnet::{Identity, SubnetError, SubnetManager};
+use crate::subnet::{Identity, LeaseTerm, SubnetError, SubnetManager};
 
 type Store = Arc<dyn SubnetManager>;
 
@@ -183,6 +183,7 @@ pub(super) async fn the_own_record_is_put_back(bed: &dyn StoreBed) {
     observer.until_says("a lease that is held", lease.key, &lease.attrs).await;
     observer.catch_up(bed).await;
     assert_eq!(observer.leases[&lease.key].created, lease.created, "holding writes no record anew");
+    let begun = term_while_held(bed, &store).await;
 
     bed.delete(lease.key).await;
     observer.catch_up(bed).await;
@@ -195,8 +196,29 @@ pub(super) async fn the_own_record_is_put_back(bed: &dyn StoreBed) {
     observer.until_says("an unreadable record is put back", lease.key, &lease.attrs).await;
 
     assert_eq!(store.status().borrow().lease_lost, None, "a lease that was put back is not lost");
+    let now = term_while_held(bed, &store).await;
+    assert!(
+        now.map(|it| it.expires) >= begun.map(|it| it.expires),
+        "no term gets shorter: {begun:?}, {now:?}"
+    );
     held.drop_now().await;
     own.end().await;
+}
+
+/// The term of the lease that a store holds, if its leases have one.
+async fn term_while_held(bed: &dyn StoreBed, store: &Store) -> Option<LeaseTerm> {
+    let mut status = store.status();
+    if !bed.leases_end() {
+        assert_eq!(status.borrow().lease_term, None, "a lease without an end has no term");
+        return None;
+    }
+    let has_term = status.wait_for(|status| status.lease_term.is_some());
+    let term =
+        soon("the term of a lease that is held", has_term).await.expect("the store is there").lease_term;
+    let now = SystemTime::now();
+    let is_true = |term: &LeaseTerm| term.renewed <= now && term.expires > now;
+    assert!(term.as_ref().is_some_and(is_true), "it was renewed before now, and ends later: {term:?}");
+    term
 }
 
 /// Reads the watch of a store in the background, as an agent does.
@@ -229,8 +251,9 @@ pub(super) async fn a_lease_of_another_node_is_lost(bed: &dyn StoreBed) {
         _ => None,
     };
     assert_eq!(key, Some(lease.key), "a lease that another node has is lost: {ended}");
-    let lost = store.status().borrow().lease_lost.clone();
-    assert!(lost.is_some(), "the store sets `lease_lost` when it returns `LeaseLost`");
+    let status = store.status().borrow().clone();
+    assert!(status.lease_lost.is_some(), "the store sets `lease_lost` when it returns `LeaseLost`");
+    assert_eq!(status.lease_term, None, "a lease that is lost has no term");
 
     let published = soon("publish", store.publish(&lease, &attrs_with(60, 62))).await;
     assert!(

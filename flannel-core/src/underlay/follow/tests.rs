@@ -7,14 +7,14 @@ use crate::underlay::tests::{addr, host, ip, link, options, route, with};
 
 const DUAL: &[Family] = &Family::ALL;
 
-fn without(gone: &[&str]) -> Host {
+fn without(gone: &[&str]) -> HostLinks {
     let mut host = host();
     host.addresses.retain(|own| !gone.contains(&own.addr.ip().to_string().as_str()));
     host
 }
 
 /// What becomes of the choice that `options` makes on the untouched host.
-fn after(change: impl FnOnce(&mut Host), options: &UnderlayOptions) -> String {
+fn after(change: impl FnOnce(&mut HostLinks), options: &UnderlayOptions) -> String {
     let current = decide(&host(), options).unwrap().underlay;
     let mut host = host();
     change(&mut host);
@@ -32,7 +32,7 @@ fn after(change: impl FnOnce(&mut Host), options: &UnderlayOptions) -> String {
     }
 }
 
-fn remove(gone: &'static str) -> impl FnOnce(&mut Host) {
+fn remove(gone: &'static str) -> impl FnOnce(&mut HostLinks) {
     move |host| host.addresses.retain(|own| own.addr.ip() != ip(gone))
 }
 
@@ -48,17 +48,17 @@ fn what_stands_is_kept_and_what_is_gone_is_chosen_again_by_the_same_rule() {
         assert_eq!(after(|_| {}, options), "stands");
         assert_eq!(after(remove("172.16.30.11"), options), "stands");
         assert_eq!(after(remove("172.16.30.10"), options), "eth0 172.16.30.11 fd00:30::10");
-        let both = |host: &mut Host| {
+        let both = |host: &mut HostLinks| {
             host.addresses.retain(|own| own.link.0 != 2);
             host.addresses.extend([addr(2, "172.16.31.9/24"), addr(2, "fd00:31::9/64")]);
         };
         assert_eq!(after(both, options), "eth0 172.16.31.9 fd00:31::9");
         // Now the rule would choose another.
-        let newer = |host: &mut Host| host.addresses.insert(0, addr(2, "172.16.30.1/24"));
+        let newer = |host: &mut HostLinks| host.addresses.insert(0, addr(2, "172.16.30.1/24"));
         assert_eq!(after(newer, options), "stands");
     }
     // Made anew it has another number, and else is what it was.
-    let anew = |host: &mut Host| {
+    let anew = |host: &mut HostLinks| {
         host.links.iter_mut().filter(|link| link.name == "eth0").for_each(|link| link.index.0 = 7);
         host.addresses.iter_mut().filter(|own| own.link.0 == 2).for_each(|own| own.link.0 = 7);
     };
@@ -79,7 +79,7 @@ fn a_worse_address_is_no_successor() {
     let lost = "underlay address fd00:30::10 is gone from eth0, and there is no other (eth0: no IPv6 address); \
                 all stays as it is";
     assert_eq!(after(remove("fd00:30::10"), &named), lost, "a link-local one is there");
-    let tentative = |host: &mut Host| {
+    let tentative = |host: &mut HostLinks| {
         remove("fd00:30::10")(host);
         host.addresses.push(LinkAddress { tentative: true, ..addr(2, "fd00:30::11/64") });
     };
@@ -89,13 +89,13 @@ fn a_worse_address_is_no_successor() {
         options.iface_regexes = vec!["^1".into()];
         options.overlay.networks = vec!["10.5.0.0/16".parse().unwrap()];
     });
-    let bridge = |host: &mut Host| {
+    let bridge = |host: &mut HostLinks| {
         host.addresses.retain(|own| own.link.0 == 1);
         host.links.push(Link { kind: Some("bridge".into()), ..link(9, "cni0") });
         host.addresses.push(addr(9, "10.5.3.1/24"));
     };
     assert!(after(bridge, &pattern).starts_with("underlay address 172.16.30.10 is gone from eth0"));
-    let gone = |host: &mut Host| {
+    let gone = |host: &mut HostLinks| {
         host.links.retain(|link| link.name != "eth0");
         host.addresses.retain(|own| own.link.0 != 2);
     };
@@ -105,12 +105,12 @@ fn a_worse_address_is_no_successor() {
 #[test]
 fn a_deprecated_address_is_left_for_a_better_one_only() {
     let named = with(&[Family::V6], |options| options.ifaces = vec!["eth0".into()]);
-    let old = |host: &mut Host| {
+    let old = |host: &mut HostLinks| {
         let old = host.addresses.iter_mut().find(|own| own.addr.ip() == ip("fd00:30::10")).unwrap();
         old.deprecated = true;
     };
     assert_eq!(after(old, &named), "stands");
-    let renumbered = |host: &mut Host| {
+    let renumbered = |host: &mut HostLinks| {
         old(host);
         host.addresses.push(addr(2, "fd00:31::10/64"));
     };
@@ -154,7 +154,7 @@ fn follower_of(options: &UnderlayOptions) -> Follower {
     Follower::new(options.clone(), decide(&host(), options).unwrap().underlay)
 }
 
-fn rename(host: &mut Host, from: &str, to: &str) {
+fn rename(host: &mut HostLinks, from: &str, to: &str) {
     host.links.iter_mut().filter(|link| link.name == from).for_each(|link| link.name = to.into());
 }
 

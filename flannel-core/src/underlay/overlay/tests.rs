@@ -10,7 +10,7 @@ fn of(kind: &str, index: u32, name: &str) -> Link {
 }
 
 /// A node as an earlier run left it: the NIC comes last, so that whatever looks at the first one errs.
-fn node() -> Host {
+fn node() -> HostLinks {
     let port = Link { master: Some(LinkIndex(5)), ..of("veth", 6, "veth0a") };
     let links = vec![
         link(1, "lo"),
@@ -37,7 +37,7 @@ fn node() -> Host {
     let by = |link, via: &str, metric| {
         Some(vec![crate::kernel::RouteLookup { via: via.parse().ok(), ..route(Some(link), metric) }])
     };
-    Host {
+    HostLinks {
         links,
         addresses: addresses.map(|(link, text)| addr(link, text)).to_vec(),
         defaults: PerFamily { v4: by(20, "10.0.0.1", 100), v6: by(20, "fe80::1", 1024) },
@@ -57,7 +57,7 @@ fn with(family: Family, change: impl FnOnce(&mut UnderlayOptions)) -> UnderlayOp
 }
 
 /// The name and address of what is chosen, or why nothing is.
-fn chosen(host: &Host, options: &UnderlayOptions) -> String {
+fn chosen(host: &HostLinks, options: &UnderlayOptions) -> String {
     match decide(host, options) {
         Ok(choice) => {
             let addresses: Vec<_> =
@@ -121,7 +121,7 @@ fn no_door_leads_to_what_the_overlay_made() {
         for by in [2, 3, 4, 5] {
             let reach = Ok(route(Some(by), 0));
             let refused =
-                chosen(&Host { reach, ..node() }, &with(family, |o| o.can_reach = Some(ip(gateway))));
+                chosen(&HostLinks { reach, ..node() }, &with(family, |o| o.can_reach = Some(ip(gateway))));
             assert!(
                 !refused.starts_with("eth0") && refused.contains("leads to pods and not to nodes"),
                 "{refused}"
@@ -239,12 +239,15 @@ fn names_and_kinds_together_tell_a_device_of_ours() {
         (None, "overlay7", false),
     ] {
         let nic = Link { kind: kind.map(Into::into), ..link(2, name) };
-        let host = Host { links: vec![nic], addresses: vec![addr(2, "192.168.77.11/24")], ..node() };
+        let host = HostLinks { links: vec![nic], addresses: vec![addr(2, "192.168.77.11/24")], ..node() };
         assert_eq!(!stored.made(&host).is_empty(), ours, "{kind:?} {name}");
     }
     // Without a name of ours a tunnel is told by its address.
-    let host =
-        Host { links: vec![of("vxlan", 2, "vxlan100")], addresses: vec![addr(2, "10.244.9.0/32")], ..node() };
+    let host = HostLinks {
+        links: vec![of("vxlan", 2, "vxlan100")],
+        addresses: vec![addr(2, "10.244.9.0/32")],
+        ..node()
+    };
     assert_eq!(overlay().made(&host).len(), 1);
 }
 

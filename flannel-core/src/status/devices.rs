@@ -1,0 +1,29 @@
+//! The devices that carry pods' packets.
+
+use serde::Serialize;
+
+use crate::addr::{LinkIndex, Mtu};
+use crate::kernel::Link;
+
+/// A device on which a network has its objects: one of the backend's own, or the underlay link where pods' packets are
+/// routed over that.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct DeviceStatus {
+    /// Its name, such as `flannel.1`.
+    pub name: String,
+    /// Its number (`ifindex`).
+    pub link: LinkIndex,
+    /// Its MTU in bytes. What a pod may send is [`NetworkStatus::overlay_mtu`](crate::backend::NetworkStatus::overlay_mtu).
+    pub mtu: Mtu,
+    /// Whether objects can be put on it: it exists and is administratively up. The other values of one that doesn't are
+    /// those that it had last.
+    pub usable: bool,
+}
+
+impl DeviceStatus {
+    /// A device as the kernel showed it last, which may be gone since.
+    pub fn of(link: &Link, exists: bool) -> Self {
+        Self { name: link.name.clone(), link: link.index, mtu: link.mtu, usable: exists && link.up }
+    }
+}
