@@ -143,6 +143,12 @@ pub trait SubnetManager: Send + Sync {
     /// What tells this store from others as far as that can be said without asking it, such as etcd's prefix. The same
     /// for each instance of one store, over restarts, too: what an agent remembers of another place is not used.
     fn place(&self) -> String;
+
+    /// A shell command by which an operator does the same as [`Self::release_lease`], where there is one. It names no
+    /// password.
+    fn release_command(&self, _lease: LeaseKey) -> Option<String> {
+        None
+    }
 }
 
 /// How well the store is known.
