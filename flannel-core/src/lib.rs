@@ -33,6 +33,7 @@
 //! - [`atomic_file`]: files that are whole at any moment.
 //! - [`guarded`]: opening files that others may have touched.
 //! - [`subnet_file`]: `subnet.env`, by which container runtimes learn this node's subnets.
+//! - [`docker_opts`]: options of the Docker daemon from that file.
 //! - [`state_file`]: what an agent remembers over restarts.
 //! - [`firewall`]: masquerading and forwarding of pod traffic, by nftables or iptables.
 //! - [`reconcile`]: the one loop that every route-based backend runs.
@@ -49,6 +50,7 @@ pub mod backoff;
 pub mod clock;
 pub mod config;
 pub mod dataplane;
+pub mod docker_opts;
 pub mod error;
 pub mod events;
 pub mod firewall;
