@@ -55,16 +55,6 @@ impl From<Readiness> for Answer {
 /// Asks the agent.
 type Look = dyn Fn() -> Answer + Send + Sync;
 
-/// The health server can't start.
-#[derive(Debug, thiserror::Error)]
-#[error("health server can't listen on {address} (--healthz-ip, --healthz-port)")]
-pub(crate) struct HealthError {
-    /// Where it was to listen.
-    address: String,
-    /// Why it can't.
-    source: io::Error,
-}
-
 /// How long an address may be taken by what a killed agent left behind.
 const REMAINS: Duration = Duration::from_secs(1);
 
@@ -72,7 +62,7 @@ const REMAINS: Duration = Duration::from_secs(1);
 ///
 /// The kernel closes the files of a killed process in an order of its own, so the port can be taken for a moment after
 /// the lock that tells of an agent is free.
-pub(crate) async fn bind(address: &str, port: u16) -> Result<TcpListener, HealthError> {
+pub(crate) async fn bind(address: &str, port: u16) -> Result<TcpListener, String> {
     let host = if address.is_empty() { "::" } else { address };
     let begin = Instant::now();
     loop {
@@ -81,8 +71,9 @@ pub(crate) async fn bind(address: &str, port: u16) -> Result<TcpListener, Health
                 tokio::time::sleep(REMAINS / 100).await;
             }
             bound => {
-                return bound
-                    .map_err(|source| HealthError { address: format!("{host} port {port}"), source });
+                return bound.map_err(|error| {
+                    format!("health server can't listen on {host} port {port} (--healthz-ip, --healthz-port): {error}")
+                });
             }
         }
     }
@@ -175,8 +166,7 @@ fn readyz(answer: &Answer, origin: Origin) -> (StatusCode, String) {
     if rest.len() > LINES {
         body = format!("{body}\nand {} more", rest.len() - LINES);
     }
-    body.push('\n');
-    (status, body)
+    (status, body + "\n")
 }
 
 #[cfg(test)]
