@@ -4,7 +4,7 @@ mod limits;
 
 use std::io::IsTerminal;
 
-use tracing::{Level, Metadata};
+use tracing::Level;
 use tracing_subscriber::filter::{FilterExt, LevelFilter, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -17,7 +17,7 @@ use crate::cli::{Common, LogFormat, VModule};
 pub(crate) fn set_up(flags: &Common) {
     let levels = Levels { verbosity: flags.verbosity, modules: flags.vmodule.clone() };
     let hint = levels.highest();
-    let filter = filter_fn(move |meta| levels.enabled(meta)).with_max_level_hint(hint);
+    let filter = filter_fn(move |meta| *meta.level() <= levels.of(meta.target())).with_max_level_hint(hint);
     let layer: Box<dyn Layer<Registry> + Send + Sync> = match flags.log_format {
         LogFormat::Text => {
             let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
@@ -44,10 +44,6 @@ struct Levels {
 }
 
 impl Levels {
-    fn enabled(&self, meta: &Metadata<'_>) -> bool {
-        *meta.level() <= self.of(meta.target())
-    }
-
     /// The level of a target: that of the first pattern that names it, else the general one. The libraries
     /// below us talk about every frame, so they stay at info unless a pattern asks; and that for Kubernetes
     /// tells an error at each try that we make, which is in our own status, so it says nothing.

@@ -8,9 +8,11 @@
 //!
 //! The plugin makes no link and gives no address. It reads what the agent says of this node's subnets
 //! ([`subnet_env`]), makes a config of it ([`delegate`]), keeps that for DEL ([`records`]), and runs the plugin that
-//! does the work ([`exec`]). Files are opened by [`guarded`], which the agent compiles, too. [`verbs`]
-//! puts these together. [`install`] is for who brings the plugin to a host. A runtime executes the program for every pod, so it has
+//! does the work ([`exec`]). [`verbs`] puts these together. A runtime executes the program for every pod, so it has
 //! few dependencies and no async runtime, and is small: `cargo cni` builds it static, in less than a MiB.
+//!
+//! [`install`] is for a program that brings the plugin to a host. Files are opened by [`guarded`] and put in place by
+//! [`atomic_file`], which the agent compiles, too.
 //!
 //! It takes the place of the plugin of github.com/flannel-io/cni-plugin: same config, same delegate config, same
 //! records. `docs/cni.md` has what an operator wants to know.

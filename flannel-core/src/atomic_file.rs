@@ -1,4 +1,6 @@
 //! Files that are whole at any moment.
+//!
+//! The library and the CNI plugin both compile this file, by a link, as `guarded.rs`.
 
 use std::ffi::OsStr;
 use std::fs::DirBuilder;

@@ -54,7 +54,7 @@ pub(super) fn flags(args: &[String], command: &Command, all: &Command) -> Result
         };
         let value = match value {
             Some(value) => value,
-            None if is_boolean(flag) => "true".to_owned(),
+            None if flag.is_require_equals_set() => "true".to_owned(),
             None => rest.next().cloned().ok_or_else(|| needs_value(name))?,
         };
         given.push(Given { name: name.to_owned(), value: Some(value), variable: None });
@@ -88,20 +88,16 @@ pub(super) fn find<'a>(command: &'a Command, name: &str) -> Option<&'a Arg> {
     command.get_arguments().find(|flag| flag.get_long() == Some(name))
 }
 
-pub(super) fn is_boolean(flag: &Arg) -> bool {
-    flag.is_require_equals_set()
-}
-
 /// What is wrong with an argument that is no flag.
 fn unexpected(arg: &str, before: Option<&Given>, command: &Command, all: &Command) -> CliError {
-    if before.is_some_and(|before| shown::is_delicate(&before.name)) {
+    if before.is_some_and(|before| shown::DELICATE.contains(&&*before.name)) {
         // What follows a secret may be a part of it.
         return leftover(shown::HIDDEN, None);
     }
     if all.find_subcommand(arg).is_some() {
         return format!("the command {arg} goes before all flags");
     }
-    let meant = before.filter(|before| find(command, &before.name).is_some_and(is_boolean));
+    let meant = before.filter(|before| find(command, &before.name).is_some_and(Arg::is_require_equals_set));
     leftover(&shown::argument(arg), meant.filter(|_| value::boolean(arg).is_ok()))
 }
 

@@ -6,19 +6,14 @@ use flannel_core::secret::{ServerUrl, without_user_info};
 pub(super) const HIDDEN: &str = "***";
 
 /// The flags whose values may hold a password.
-const DELICATE: [&str; 3] = ["etcd-password", "etcd-endpoints", "kube-api-url"];
-
-/// Whether the value of a flag may hold a password.
-pub(super) fn is_delicate(flag: &str) -> bool {
-    DELICATE.contains(&flag)
-}
+pub(super) const DELICATE: [&str; 3] = ["etcd-password", "etcd-endpoints", "kube-api-url"];
 
 /// A flag's value, never with the user info of a URL in it.
 pub(super) fn value(flag: &str, text: &str) -> String {
     if flag == "etcd-password" {
         return HIDDEN.to_owned();
     }
-    if !is_delicate(flag) {
+    if !DELICATE.contains(&flag) {
         return without_user_info(text);
     }
     let urls: Vec<String> = text.split(',').map(|url| ServerUrl::from(url).to_string()).collect();

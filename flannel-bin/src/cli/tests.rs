@@ -467,7 +467,7 @@ fn table(command: &clap::Command, all: &clap::Command) -> String {
     let code = |text: &str| if text.is_empty() { String::new() } else { format!("`{text}`") };
     let row = |flag: &clap::Arg| {
         let name = flag.get_long()?;
-        let values = flag.get_value_names().filter(|_| !go::is_boolean(flag)).unwrap_or_default();
+        let values = flag.get_value_names().filter(|_| !flag.is_require_equals_set()).unwrap_or_default();
         let value: String = values.iter().map(|value| format!(" {}", value.replace('|', "\\|"))).collect();
         let default = code(default_of(command, name));
         let variable = go::variable_of(all, name).map_or_else(String::new, |name| code(&name));

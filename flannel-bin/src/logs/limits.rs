@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::callsite::Identifier;
-use tracing::field::{Field, Visit};
+use tracing::field::Field;
 use tracing::{Event, Level, Metadata, warn};
 use tracing_subscriber::layer::{Context, Filter};
 
@@ -66,8 +66,12 @@ impl Limits {
         if is_admitted {
             kind.spent = kind.spent.max(now) + EVERY;
         } else {
-            if kind.left_out == 0 && kind.message.is_empty() {
-                event.record(&mut Message(&mut kind.message));
+            if kind.message.is_empty() {
+                event.record(&mut |field: &Field, value: &dyn fmt::Debug| {
+                    if field.name() == "message" {
+                        kind.message = format!("{value:?}");
+                    }
+                });
             }
             kind.left_out += 1;
             kinds.has_left_out = true;
@@ -108,17 +112,6 @@ impl Limits {
         let mut kinds = self.lock();
         let kinds = kinds.by.values_mut().filter(|kind| kind.left_out > 0);
         kinds.map(|kind| (kind.message.clone(), std::mem::take(&mut kind.left_out))).collect()
-    }
-}
-
-/// Takes the message of an event.
-struct Message<'a>(&'a mut String);
-
-impl Visit for Message<'_> {
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        if field.name() == "message" {
-            *self.0 = format!("{value:?}");
-        }
     }
 }
 
