@@ -21,11 +21,8 @@ fn in_our_words(error: AgentError) -> Box<dyn Error> {
     match error.failure() {
         Failure::UnknownBackend(unknown) if registry::is_of_upstream(&unknown.kind) => {
             let (kind, known) = (&unknown.kind, unknown.known.join(", "));
-            format!(
-                "config key Backend.Type can't be used: backend {kind:?} of upstream flannel is not in this build; this \
-                 build has: {known}"
-            )
-            .into()
+            let why = "of upstream flannel is not in this build; this build has:";
+            format!("config key Backend.Type can't be used: backend {kind:?} {why} {known}").into()
         }
         Failure::Firewall { masquerade, .. } => {
             let flag = if *masquerade { "--ip-masq" } else { "--iptables-forward-rules" };

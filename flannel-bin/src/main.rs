@@ -39,7 +39,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Ok(Command::Run(options)) => init::run(|| daemon::run(&options)),
-        Ok(Command::Task(Task::Cleanup(options))) => cleanup::run(options),
+        Ok(Command::Task(Task::Cleanup(options))) => cleanup::run(*options),
         Ok(Command::Task(Task::InstallCni(options))) => install_cni::main(&options),
         Ok(Command::Task(Task::DockerOpts(options))) => docker_opts::main(&options),
         Err(error) => bad_usage(&error, &args),

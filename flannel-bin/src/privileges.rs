@@ -36,13 +36,9 @@ fn to_take(is_root: bool, now: CapabilitySets) -> Option<CapabilitySets> {
 /// Rules of the host that this process can't see, and what to do.
 pub(crate) fn unseen_rules() -> Option<String> {
     let has_net_raw = capabilities(None).is_ok_and(|has| has.effective.contains(CapabilitySet::NET_RAW));
-    match iptables::unseen_rules(&Netns::current().ok()?, has_net_raw)? {
-        UnseenRules::NoNetRaw => Some(format!(
-            "{} (flanneld-net-raw.conf for systemd, capabilities.add of the pod)",
-            UnseenRules::NoNetRaw
-        )),
-        unseen => Some(unseen.to_string()),
-    }
+    let unseen = iptables::unseen_rules(&Netns::current().ok()?, has_net_raw)?;
+    let add = " (flanneld-net-raw.conf for systemd, capabilities.add of the pod)";
+    Some(format!("{unseen}{}", if unseen == UnseenRules::NoNetRaw { add } else { "" }))
 }
 
 /// Raises the limit of open files as far as the process may. The usual one, 1024, is for programs that use select(2).

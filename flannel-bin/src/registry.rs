@@ -21,10 +21,11 @@ const UPSTREAM: &str = "wireguard ipip ipsec alloc extension tencent-vpc ali-vpc
 pub(crate) fn agent(options: &Options, store: Arc<dyn SubnetManager>) -> AgentBuilder {
     let Common { subnet_file, state_file, public_ip, public_ipv6, .. } = &options.common;
     let vxlan = VxlanBackend::new().next_hop_objects(options.nexthop_objects).strict_underlay(gate(options));
+    let udp = UdpOptions::default().layout(options.udp_threads);
     Agent::builder(store)
         .backend(vxlan)
         .backend(HostGwBackend::new())
-        .backend(UdpBackend::new(udp(options)))
+        .backend(UdpBackend::new(udp.allow_from(options.udp_allow_from.iter().copied())))
         .underlay(
             UnderlayOptions::auto()
                 .ifaces(options.iface.iter().cloned())
@@ -41,10 +42,6 @@ pub(crate) fn agent(options: &Options, store: Arc<dyn SubnetManager>) -> AgentBu
 /// What vxlan does about packets from strangers.
 pub(crate) fn gate(options: &Options) -> GateOptions {
     GateOptions::new(options.strict_underlay).allow_from(options.vxlan_allow_from.iter().copied())
-}
-
-fn udp(options: &Options) -> UdpOptions {
-    UdpOptions::default().layout(options.udp_threads).allow_from(options.udp_allow_from.iter().copied())
 }
 
 /// What firewall rules there are to be.

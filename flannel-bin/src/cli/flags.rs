@@ -52,7 +52,7 @@ pub(crate) enum Task {
     /// each as a command that would do the same. What nothing proves to be the agent's stays. Give the flags that the
     /// agent was started with, if they are among these.
     #[command(after_help = SYNTAX)]
-    Cleanup(CleanupOptions),
+    Cleanup(Box<CleanupOptions>),
     /// install the CNI plugin and its conflist for container runtimes
     ///
     /// Copies the plugin flannel and a conflist to where container runtimes look, each in one step. What was there
@@ -77,19 +77,19 @@ pub(crate) struct Common {
     pub(crate) local_store_allow_shared: bool,
     /// comma-separated etcd endpoints
     #[arg(long, value_name = "URLS", default_value = "http://127.0.0.1:4001,http://127.0.0.1:2379",
-        value_parser = value::urls)]
+        value_parser = value::urls())]
     pub(crate) etcd_endpoints: Urls,
     /// prefix of all keys in etcd
     #[arg(long, value_name = "PREFIX", default_value = "/coreos.com/network")]
     pub(crate) etcd_prefix: String,
     /// private key of the TLS client certificate for etcd
-    #[arg(long, value_name = "FILE", value_parser = value::maybe::<PathBuf>)]
+    #[arg(long, value_name = "FILE", value_parser = value::maybe::<PathBuf>())]
     pub(crate) etcd_keyfile: Maybe<PathBuf>,
     /// TLS client certificate for etcd
-    #[arg(long, value_name = "FILE", value_parser = value::maybe::<PathBuf>)]
+    #[arg(long, value_name = "FILE", value_parser = value::maybe::<PathBuf>())]
     pub(crate) etcd_certfile: Maybe<PathBuf>,
     /// CA certificates that etcd's certificate is checked against; works without a client certificate, too
-    #[arg(long, value_name = "FILE", value_parser = value::maybe::<PathBuf>)]
+    #[arg(long, value_name = "FILE", value_parser = value::maybe::<PathBuf>())]
     pub(crate) etcd_cafile: Maybe<PathBuf>,
     /// user name for etcd
     #[arg(long, value_name = "NAME")]
@@ -101,23 +101,23 @@ pub(crate) struct Common {
     #[arg(long)]
     pub(crate) kube_subnet_mgr: bool,
     /// URL of the Kubernetes API server, in place of the kubeconfig's; alone for a server that asks for no credentials
-    #[arg(long, value_name = "URL", value_parser = value::maybe::<ServerUrl>)]
+    #[arg(long, value_name = "URL", value_parser = value::maybe::<ServerUrl>())]
     pub(crate) kube_api_url: Maybe<ServerUrl>,
     /// prefix of the annotations on Kubernetes nodes
     #[arg(long, value_name = "PREFIX", default_value = "flannel.alpha.coreos.com")]
     pub(crate) kube_annotation_prefix: String,
     /// kubeconfig to reach the Kubernetes API with; without it and a URL the service account of the pod is used
-    #[arg(long, value_name = "FILE", value_parser = value::maybe::<PathBuf>)]
+    #[arg(long, value_name = "FILE", value_parser = value::maybe::<PathBuf>())]
     pub(crate) kubeconfig_file: Maybe<PathBuf>,
     /// network config file with --kube-subnet-mgr, followed while the agent runs
-    #[arg(long, value_name = "FILE", default_value = "/etc/kube-flannel/net-conf.json", value_parser = value::maybe::<PathBuf>)]
+    #[arg(long, value_name = "FILE", default_value = "/etc/kube-flannel/net-conf.json", value_parser = value::maybe::<PathBuf>())]
     pub(crate) net_config_path: Maybe<PathBuf>,
     /// file to write this node's subnets and MTU to
     #[arg(long, value_name = "FILE", default_value = "/run/flannel/subnet.env", value_parser = value::path)]
     pub(crate) subnet_file: PathBuf,
     /// file to remember config and leases in, best on a disk, so that a boot needs no store; by default the subnet file's
     /// name with .state behind it
-    #[arg(long, value_name = "FILE", value_parser = value::maybe::<PathBuf>)]
+    #[arg(long, value_name = "FILE", value_parser = value::maybe::<PathBuf>())]
     pub(crate) state_file: Maybe<PathBuf>,
     /// IPv4 address published to other nodes
     #[arg(long, value_name = "IPv4", value_parser = |text: &str| value::address::<Ipv4Addr>(text, "an IPv4 address"))]
@@ -221,13 +221,13 @@ pub(crate) struct CleanupOptions {
 #[derive(Debug, Args)]
 pub(crate) struct InstallOptions {
     /// plugin to copy; the file flannel beside flanneld by default
-    #[arg(long, value_name = "FILE", value_parser = value::maybe::<PathBuf>)]
+    #[arg(long, value_name = "FILE", value_parser = value::maybe::<PathBuf>())]
     pub(crate) plugin: Maybe<PathBuf>,
     /// where runtimes look for plugins
     #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin", value_parser = value::path)]
     pub(crate) plugin_dir: PathBuf,
     /// conflist to copy; flannel and portmap by default
-    #[arg(long, value_name = "FILE", value_parser = value::maybe::<PathBuf>)]
+    #[arg(long, value_name = "FILE", value_parser = value::maybe::<PathBuf>())]
     pub(crate) conf: Maybe<PathBuf>,
     /// where runtimes look for configs
     #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d", value_parser = value::path)]

@@ -264,7 +264,7 @@ fn environment_fills_in_what_was_not_given() {
 #[test]
 fn cleanup_takes_the_flags_of_the_agent_that_it_needs() {
     let cleanup = |args: &[&str], env: &[(&str, &str)]| match run_with(args, env) {
-        Ok(Command::Task(Task::Cleanup(options))) => options,
+        Ok(Command::Task(Task::Cleanup(options))) => *options,
         other => panic!("{args:?}: {other:?}"),
     };
     let defaults = cleanup(&["cleanup"], &[]);

@@ -1,11 +1,11 @@
 //! The values of flags, read as Go's `flag` package reads them. An error says what the value should be.
 
-use std::convert::Infallible;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use clap::builder::{StringValueParser, TypedValueParser};
 use flannel_backend_udp::Layout;
 use flannel_backend_vxlan::NextHopObjects;
 use flannel_core::addr::Subnet;
@@ -102,8 +102,11 @@ pub(super) fn path(text: &str) -> Checked<PathBuf> {
 }
 
 /// Something of which nothing is known but whether it is there.
-pub(super) fn maybe<T: for<'a> From<&'a str>>(text: &str) -> Result<Maybe<T>, Infallible> {
-    Ok((!text.is_empty()).then(|| text.into()))
+pub(super) fn maybe<T>() -> impl TypedValueParser<Value = Maybe<T>>
+where
+    T: From<String> + Clone + Send + Sync + 'static,
+{
+    StringValueParser::new().map(|text| (!text.is_empty()).then(|| text.into()))
 }
 
 pub(super) fn file_name(text: &str) -> Checked<String> {
@@ -111,8 +114,8 @@ pub(super) fn file_name(text: &str) -> Checked<String> {
     if is_name { Ok(text.to_owned()) } else { Err("the name of a file, such as 10-flannel.conflist") }
 }
 
-pub(super) fn urls(text: &str) -> Result<Urls, Infallible> {
-    Ok(text.split(',').map(Into::into).collect())
+pub(super) fn urls() -> impl TypedValueParser<Value = Urls> {
+    StringValueParser::new().map(|text| text.split(',').map(Into::into).collect())
 }
 
 pub(super) fn address<T>(text: &str, expected: &'static str) -> Checked<Maybe<IpAddr>>
