@@ -26,6 +26,7 @@ use super::value::{self, LogFormat, Maybe, Part, Store, Urls, VModules};
     after_help = SYNTAX,
     disable_help_subcommand = true,
     args_override_self = true,
+    next_line_help = true,
     term_width = 0
 )]
 pub(super) struct CommandLine {

@@ -25,7 +25,7 @@ fn options(args: &[&str]) -> Options {
 }
 
 fn error_with(args: &[&str], env: &[(&str, &str)]) -> String {
-    run_with(args, env).expect_err(&format!("{args:?}")).to_string()
+    run_with(args, env).expect_err(&format!("{args:?}"))
 }
 
 fn error(args: &[&str]) -> String {
@@ -434,7 +434,7 @@ fn docker_opts_takes_what_the_script_takes() {
     for args in [["docker-opts", "-?"], ["docker-opts", "-h"]] {
         assert!(matches!(run_with(&args, &[]), Ok(Command::Help(_))), "{args:?}");
     }
-    let error = |args: &[&str]| run_with(args, &[]).unwrap_err().to_string();
+    let error = |args: &[&str]| run_with(args, &[]).unwrap_err();
     assert_eq!(error(&["docker-opts", "-k", "a b"]), "--k: \"a b\" is not the name of a variable");
     assert_eq!(error(&["docker-opts", "-ik"]), "flag --k needs a value");
     assert!(error(&["docker-opts", "-x"]).starts_with("unknown flag --x"));
@@ -468,7 +468,8 @@ fn table(command: &clap::Command, all: &clap::Command) -> String {
     let row = |flag: &clap::Arg| {
         let name = flag.get_long()?;
         let values = flag.get_value_names().filter(|_| !flag.is_require_equals_set()).unwrap_or_default();
-        let value: String = values.iter().map(|value| format!(" {}", value.replace('|', "\\|"))).collect();
+        let value =
+            values.first().map_or_else(String::new, |value| format!(" {}", value.replace('|', "\\|")));
         let default = code(default_of(command, name));
         let variable = go::variable_of(all, name).map_or_else(String::new, |name| code(&name));
         Some(format!("| `--{name}`{value} | {default} | {variable} | {}. |\n", help_of_flag(flag)))
@@ -492,8 +493,8 @@ proptest! {
         args in prop::collection::vec("cleanup|-{0,3}(dry-run|v|iface|version|healthz-port|store|etcd-prefix|vmodule|h)(=.{0,5})?|.{0,9}", 0..5),
         value in ".{0,9}",
     ) {
-        let _ = command(&args, |_| None).map_err(|error| error.to_string());
-        let _ = command(&args, |_| Some(value.clone())).map_err(|error| error.to_string());
+        let _ = command(&args, |_| None);
+        let _ = command(&args, |_| Some(value.clone()));
     }
 
     #[test]
