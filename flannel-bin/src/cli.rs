@@ -1,22 +1,22 @@
-//! What the operator asked for: flags, environment, and the checks that need no system.
+//! What the operator asked for: flags, environment, and the checks that need no system. clap reads them (`flags`,
+//! `value`), once `go` has turned Go's syntax into clap's; nothing of what clap says that may hold a password is shown.
 
-mod args;
 mod flags;
-mod options;
+mod go;
 mod shown;
-mod subcommands;
 #[cfg(test)]
 mod tests;
-mod usage;
+mod value;
 
-use std::fmt;
+use std::error::Error as _;
 
-use crate::docker_opts::DockerOptions;
-use crate::install_cni::InstallOptions;
-use flags::FLAGS;
-pub(crate) use options::{CleanupOptions, KubeFlags, LogFormat, Options, StoreChoice, VModule};
-use subcommands::{SUBCOMMANDS, Task};
-pub(crate) use usage::version;
+use clap::FromArgMatches as _;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+use flags::CommandLine;
+pub(crate) use flags::{CleanupOptions, Common, DockerOptions, InstallOptions, Options, Task};
+use go::Given;
+pub(crate) use value::{LogFormat, Part, Store, VModule};
 
 /// What the process is to do.
 #[derive(Debug)]
@@ -27,154 +27,171 @@ pub(crate) enum Command {
     Version,
     /// Be the agent.
     Run(Box<Options>),
-    /// Remove what the agent left on this host.
-    Cleanup(Box<CleanupOptions>),
-    /// Install the CNI plugin.
-    InstallCni(InstallOptions),
-    /// Write options for Docker.
-    DockerOpts(DockerOptions),
+    /// Something else.
+    Task(Task),
 }
 
-/// Where a value comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Origin {
-    /// A flag on the command line, by name.
-    Flag(&'static str),
-    /// An environment variable.
-    Variable(String),
-}
+/// Why a command line or an environment can't be used, in words that show no password.
+pub(crate) type CliError = String;
 
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Flag(name) => write!(f, "--{name}"),
-            Self::Variable(name) => f.write_str(name),
-        }
-    }
-}
-
-/// A command line or environment that can't be used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum CliError {
-    /// An argument that looks like a flag but has no name.
-    #[error("bad flag syntax: {0}")]
-    Syntax(String),
-    /// An argument that is not UTF-8, by its number: it may hold a password.
-    #[error("argument number {0} is not valid UTF-8")]
-    NotUtf8(usize),
-    /// A flag that does not exist.
-    #[error("unknown flag --{name}{}", nearest.map(|near| format!("; did you mean --{near}?")).unwrap_or_default())]
-    Unknown {
-        /// Its name.
-        name: String,
-        /// A flag with almost this name.
-        nearest: Option<&'static str>,
-    },
-    /// A command that does not exist.
-    #[error("unknown command {name:?}{}", nearest.map(|near| format!("; did you mean {near}?")).unwrap_or_default())]
-    UnknownCommand {
-        /// Its name.
-        name: String,
-        /// A command with almost this name.
-        nearest: Option<&'static str>,
-    },
-    /// A command after flags.
-    #[error("the command {0} goes before all flags")]
-    Misplaced(&'static str),
-    /// A flag at the end of the line without its value.
-    #[error("flag --{0} needs a value")]
-    NeedsValue(&'static str),
-    /// A value that can't be used.
-    #[error("{origin}: {value:?} is not {expected}")]
-    BadValue {
-        /// Where it was given.
-        origin: Origin,
-        /// The value.
-        value: String,
-        /// What it should be.
-        expected: String,
-    },
-    /// An argument after the flags.
-    #[error("unexpected argument {arg:?}{}", boolean.map_or_else(
-        || "; flanneld takes flags only, and reads none after it".to_owned(),
-        |name| format!("; did you mean --{name}={arg}?"),
-    ))]
-    Leftover {
-        /// The argument.
-        arg: String,
-        /// The flag before it, if the argument seems to be its value.
-        boolean: Option<&'static str>,
-    },
-    /// Something that this version can't do.
-    #[error("not supported by this version: {what} ({origin}); leave it out")]
-    NotSupported {
-        /// Where it was asked for.
-        origin: Origin,
-        /// What it is.
-        what: &'static str,
-    },
-    /// Flags that contradict each other.
-    #[error("{0}")]
-    Conflict(String),
-}
-
-/// Reads the command line (without the program's name) and the environment. The first argument decides: a
-/// command, or a flag of the agent.
+/// Reads the command line (without the program's name) and the environment. The first argument decides: a command, or a
+/// flag of the agent.
 pub(crate) fn command(
     args: &[String],
     variable: impl Fn(&str) -> Option<String>,
 ) -> Result<Command, CliError> {
-    match args.split_first() {
-        Some((name, args)) if !name.starts_with('-') => subcommand(name, args, variable),
-        _ => agent(args, variable),
-    }
-}
-
-fn agent(args: &[String], variable: impl Fn(&str) -> Option<String>) -> Result<Command, CliError> {
-    let flags: Vec<_> = FLAGS.iter().collect();
-    let mut given = match args::parse(args, &flags)? {
-        args::Line::Help => return Ok(Command::Help(usage::usage())),
-        args::Line::Flags(given) => given,
+    let all = flags::command();
+    let (name, args) = match args.split_first() {
+        Some((name, args)) if !name.starts_with('-') => (Some(name), args),
+        _ => (None, args),
+    };
+    // A command that does not exist has no flags; clap says so.
+    let command = name.map_or(Some(&all), |name| all.find_subcommand(name));
+    let (mut given, letters) = match command {
+        Some(command) if command.get_name() == "docker-opts" => (Vec::new(), args),
+        Some(command) => (go::flags(args, command, &all)?, &[][..]),
+        None => (Vec::new(), &[][..]),
+    };
+    let read = |given: &[Given]| {
+        let letters = letters.iter().map(|arg| if arg == "-?" { "-h".to_owned() } else { arg.clone() });
+        let words = ["flanneld".to_owned()].into_iter().chain(name.cloned()).chain(letters);
+        let matches = all.clone().try_get_matches_from(words.chain(given.iter().map(ToString::to_string)));
+        matches.and_then(|matches| CommandLine::from_arg_matches(&matches))
+    };
+    let mut line = match read(&given) {
+        Ok(line) => line,
+        Err(help) if help.kind() == ErrorKind::DisplayHelp => {
+            return Ok(Command::Help(help.render().to_string()));
+        }
+        Err(error) => return Err(explain(&error, &given)),
     };
     // Upstream looks at the version before the environment.
-    let last = given.iter().rfind(|given| given.flag.name == "version");
-    if last.is_some_and(|given| args::parse_bool(&given.value) == Some(true)) {
+    if line.version {
         return Ok(Command::Version);
     }
-    args::add_environment(&mut given, &flags, variable)?;
-    Ok(Command::Run(Box::new(Options::from_given(&given)?)))
-}
-
-fn subcommand(
-    name: &str,
-    args: &[String],
-    variable: impl Fn(&str) -> Option<String>,
-) -> Result<Command, CliError> {
-    let Some(subcommand) = subcommands::find(name) else {
-        let nearest = args::nearest(name, SUBCOMMANDS.iter().map(|subcommand| subcommand.name));
-        return Err(CliError::UnknownCommand { name: shown::argument(name), nearest });
-    };
-    let flags = subcommand.flags();
-    let args = match subcommand.task {
-        Task::DockerOpts => &args::letters(args, &flags),
-        _ => args,
-    };
-    let mut given = match args::parse(args, &flags)? {
-        args::Line::Help => return Ok(Command::Help(usage::usage_of(subcommand))),
-        args::Line::Flags(given) => given,
-    };
-    args::add_environment(&mut given, &flags, variable)?;
-    Ok(match subcommand.task {
-        Task::Cleanup => Command::Cleanup(Box::new(CleanupOptions::from_given(&given)?)),
-        Task::InstallCni => Command::InstallCni(InstallOptions::from_given(&given, &flags)?),
-        Task::DockerOpts => Command::DockerOpts(DockerOptions::from_given(&given, &flags)?),
-    })
+    let found = command.map_or_else(Vec::new, |command| go::environment(&given, command, &all, variable));
+    if !found.is_empty() {
+        given.extend(found);
+        line = read(&given).map_err(|error| explain(&error, &given))?;
+    }
+    match line.task {
+        None => {
+            line.agent.check(&given)?;
+            line.agent.shown = shown_of(&given, &all);
+            Ok(Command::Run(Box::new(line.agent)))
+        }
+        Some(task) => {
+            if let Task::Cleanup(options) = &task {
+                options.common.check(&given)?;
+            }
+            Ok(Command::Task(task))
+        }
+    }
 }
 
 /// How to see what a command line could have.
 pub(crate) fn help_of(args: &[String]) -> String {
-    match args.first().and_then(|name| subcommands::find(name)) {
-        Some(subcommand) => format!("flanneld {} --help lists its flags.", subcommand.name),
+    match args.first().filter(|name| flags::command().find_subcommand(name).is_some()) {
+        Some(name) => format!("flanneld {name} --help lists its flags."),
         None => "flanneld --help lists all flags and commands.".to_owned(),
+    }
+}
+
+/// The name and version of this program.
+pub(crate) fn version() -> &'static str {
+    concat!("flanneld ", env!("CARGO_PKG_VERSION"))
+}
+
+/// Says what clap found, with no more of the command line than may be shown.
+fn explain(error: &clap::Error, given: &[Given]) -> CliError {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.clone()),
+        Some(ContextValue::Strings(texts)) => texts.last().cloned(),
+        _ => None,
+    };
+    // As in its usage: `--iface <NAME|IP>`.
+    let arg = text(ContextKind::InvalidArg).unwrap_or_default();
+    let name = arg.trim_start_matches('-').split([' ', '[', '=']).next().unwrap_or_default();
+    let meant = |wrong: &str, kind| {
+        let is_near =
+            |near: &String| strsim::levenshtein(wrong, near.trim_start_matches('-')) <= 1 + wrong.len() / 4;
+        text(kind).filter(is_near).map(|near| format!("; did you mean {near}?")).unwrap_or_default()
+    };
+    match error.kind() {
+        ErrorKind::UnknownArgument if !arg.starts_with('-') => go::leftover(&shown::argument(&arg), None),
+        ErrorKind::UnknownArgument => {
+            let name = shown::argument(arg.trim_start_matches('-'));
+            format!("unknown flag --{name}{}", meant(&name, ContextKind::SuggestedArg))
+        }
+        ErrorKind::InvalidSubcommand => {
+            let name = shown::argument(&text(ContextKind::InvalidSubcommand).unwrap_or_default());
+            format!("unknown command {name:?}{}", meant(&name, ContextKind::SuggestedSubcommand))
+        }
+        ErrorKind::ValueValidation => {
+            let value = text(ContextKind::InvalidValue).unwrap_or_default();
+            let expected = error.source().map(ToString::to_string).unwrap_or_default();
+            bad_value(name, &value, &expected, given)
+        }
+        ErrorKind::InvalidValue => go::needs_value(name),
+        other => other.to_string(),
+    }
+}
+
+fn bad_value(name: &str, value: &str, expected: &str, given: &[Given]) -> CliError {
+    format!("{}: {:?} is not {expected}", origin(name, given), shown::value(name, value))
+}
+
+/// The flag or variable that a value comes from.
+fn origin(name: &str, given: &[Given]) -> String {
+    let variable = given.iter().find(|given| given.name == name).and_then(|given| given.variable.clone());
+    variable.unwrap_or_else(|| format!("--{name}"))
+}
+
+/// The flags that differ from their defaults, with secrets hidden.
+fn shown_of(given: &[Given], all: &clap::Command) -> String {
+    let show = |Given { name, value, .. }: &Given| {
+        let value = value.as_deref()?;
+        let is_default = go::find(all, name)?.get_default_values().iter().any(|default| default == value);
+        (!is_default).then(|| format!("--{name}={}", shown::value(name, value)))
+    };
+    given.iter().filter_map(show).collect::<Vec<_>>().join(" ")
+}
+
+impl Options {
+    /// Checks what is no matter of one flag.
+    fn check(&mut self, given: &[Given]) -> Result<(), CliError> {
+        if !self.log_backtrace_at.is_empty() {
+            let origin = origin("log_backtrace_at", given);
+            return Err(format!(
+                "not supported by this version: stack traces in the log ({origin}); leave it out"
+            ));
+        }
+        let has_name = |given: &Given| given.name == "iptables-forward-rules";
+        self.requires_forward_rules = self.iptables_forward_rules && given.iter().any(has_name);
+        self.common.check(given)
+    }
+}
+
+impl Common {
+    fn check(&self, given: &[Given]) -> Result<(), CliError> {
+        if self.kube_subnet_mgr && self.store != Store::Etcd {
+            return Err("--kube-subnet-mgr and --store name two stores; leave out one of them".to_owned());
+        }
+        if self.kube_subnet_mgr && self.net_config_path.is_none() {
+            return Err(bad_value("net-config-path", "", "a path", given));
+        }
+        if self.etcd_certfile.is_some() != self.etcd_keyfile.is_some() {
+            return Err("--etcd-certfile and --etcd-keyfile need each other".to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// What an agent does of which nothing is said but this.
+impl From<Common> for Options {
+    fn from(common: Common) -> Self {
+        let matches = flags::command().get_matches_from(["flanneld"]);
+        let line = CommandLine::from_arg_matches(&matches).expect("all flags have defaults");
+        Self { common, ..line.agent }
     }
 }

@@ -1,5 +1,6 @@
 //! The process around the agent: runtime, signals, health server, kernel and store.
 
+use std::error::Error;
 use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -12,53 +13,28 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::cli::{self, Options};
-use crate::health::{self, Answer, HealthError};
-use crate::registry::NoBackend;
-use crate::store::StoreError;
+use crate::health::{self, Answer};
 use crate::{logs, privileges, registry, store};
 
-/// Why the agent can't start, or ended.
-#[derive(Debug, thiserror::Error)]
-enum DaemonError {
-    /// The runtime or the signals.
-    #[error("can't set up the process")]
-    Process(#[from] io::Error),
-    /// The health server.
-    #[error(transparent)]
-    Health(#[from] HealthError),
-    /// The store's options can't be used.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The network config names a backend that is not in this build.
-    #[error("config key Backend.Type can't be used")]
-    NoBackend(#[source] NoBackend),
-    /// Rules that a flag asks for can't be written.
-    #[error("{flag} can't be done")]
-    Rules {
-        /// The flag.
-        flag: &'static str,
-        /// Why not.
-        source: AgentError,
-    },
-    /// The agent itself.
-    #[error(transparent)]
-    Agent(AgentError),
-}
-
-impl From<AgentError> for DaemonError {
-    fn from(error: AgentError) -> Self {
-        match error.failure() {
-            Failure::UnknownBackend(unknown) => Self::NoBackend(unknown.into()),
-            Failure::Firewall { masquerade: true, .. } => Self::Rules { flag: "--ip-masq", source: error },
-            Failure::Firewall { .. } => Self::Rules { flag: "--iptables-forward-rules", source: error },
-            _ => Self::Agent(error),
+/// An agent's error, with the flag that asks for what it can't do.
+fn in_our_words(error: AgentError) -> Box<dyn Error> {
+    match error.failure() {
+        Failure::UnknownBackend(unknown) if registry::is_of_upstream(&unknown.kind) => {
+            let (kind, known) = (&unknown.kind, unknown.known.join(", "));
+            let why = "of upstream flannel is not in this build; this build has:";
+            format!("config key Backend.Type can't be used: backend {kind:?} {why} {known}").into()
         }
+        Failure::Firewall { masquerade, .. } => {
+            let flag = if *masquerade { "--ip-masq" } else { "--iptables-forward-rules" };
+            format!("{flag} can't be done: {}", chain(&error)).into()
+        }
+        _ => error.into(),
     }
 }
 
 /// Runs the agent to its end.
 pub(crate) fn run(options: &Options) -> ExitCode {
-    logs::set_up(options);
+    logs::set_up(&options.common);
     // This must be before other threads start, since each thread has capabilities of its own.
     if let Err(error) = privileges::take_granted() {
         warn!(%error, "capabilities of the program's file can't be raised");
@@ -70,7 +46,7 @@ pub(crate) fn run(options: &Options) -> ExitCode {
         .worker_threads(2)
         .enable_all()
         .build()
-        .map_err(DaemonError::Process)
+        .map_err(|error| format!("can't set up the process: {error}").into())
         .and_then(|runtime| {
             let result = runtime.block_on(serve(options));
             // A blocked look-up on another thread must not keep the process from ending.
@@ -83,29 +59,29 @@ pub(crate) fn run(options: &Options) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            error!(error = %chain(&error), "flanneld ends with an error");
+            error!(error = %chain(&*error), "flanneld ends with an error");
             ExitCode::FAILURE
         }
     }
 }
 
-async fn serve(options: &Options) -> Result<(), DaemonError> {
+async fn serve(options: &Options) -> Result<(), Box<dyn Error>> {
     let shutdown = CancellationToken::new();
-    stop_on_signals(shutdown.clone())?;
-    info!(version = cli::version(), options = shown(options), "starting");
+    stop_on_signals(shutdown.clone()).map_err(|error| format!("can't set up the process: {error}"))?;
+    info!(version = cli::version(), options = options.shown, "starting");
 
-    wait_for_remains(&options.subnet_file).await;
+    wait_for_remains(&options.common.subnet_file).await;
     // The listener comes first, so that probes get an answer from now on.
-    let listener = match &options.health {
-        Some((address, port)) => Some(health::bind(address, *port).await?),
-        None => None,
+    let listener = match options.healthz_port {
+        0 => None,
+        port => Some(health::bind(&options.healthz_ip, port).await?),
     };
     let mut builder = registry::agent(options, store::open(options)?);
     if let Some(remark) = privileges::unseen_rules() {
         warn!(remark, "some firewall rules of the host can't be seen");
         builder = builder.remark(remark);
     }
-    let agent = builder.start()?;
+    let agent = builder.start().map_err(in_our_words)?;
     let farewell = CancellationToken::new();
     let health = listener.map(|listener| {
         let status = agent.status();
@@ -124,7 +100,7 @@ async fn serve(options: &Options) -> Result<(), DaemonError> {
         // The health server ends by its own deadline; at this point a panic in it does not matter.
         let _ = health.await;
     }
-    Ok(result?)
+    result.map_err(in_our_words)
 }
 
 /// Notifies systemd, if it set `NOTIFY_SOCKET`, when the agent is ready and when it stops.
@@ -147,7 +123,7 @@ async fn name_idle_options(mut events: AgentEvents, options: &Options) {
     while let Some(event) = events.recv().await {
         match event {
             AgentEvent::ConfigRead { backend, .. } => {
-                return registry::name_idle_options(&backend, &options.backends);
+                return registry::name_idle_options(&backend, options);
             }
             AgentEvent::Stopping => return,
             _ => {}
@@ -175,9 +151,4 @@ async fn first(terminate: &mut Signal, interrupt: &mut Signal) -> i32 {
         _ = terminate.recv() => SignalKind::terminate().as_raw_value(),
         _ = interrupt.recv() => SignalKind::interrupt().as_raw_value(),
     }
-}
-
-fn shown(options: &Options) -> String {
-    let shown = options.shown.iter().map(|(name, value)| format!("--{name}={value}"));
-    shown.collect::<Vec<_>>().join(" ")
 }

@@ -56,16 +56,6 @@ impl From<Readiness> for Answer {
 /// Gets the present answer from the agent.
 type Look = dyn Fn() -> Answer + Send + Sync;
 
-/// The health server can't start.
-#[derive(Debug, thiserror::Error)]
-#[error("health server can't listen on {address} (--healthz-ip, --healthz-port)")]
-pub(crate) struct HealthError {
-    /// The address.
-    address: String,
-    /// Why it can't.
-    source: io::Error,
-}
-
 /// How long child processes of a killed agent may keep the address in use.
 const REMAINS: Duration = Duration::from_secs(1);
 
@@ -73,7 +63,7 @@ const REMAINS: Duration = Duration::from_secs(1);
 ///
 /// The kernel closes the files of a killed process in an order of its own, so the port can still be in use for a moment
 /// after the agent's lock is free.
-pub(crate) async fn bind(address: &str, port: u16) -> Result<TcpListener, HealthError> {
+pub(crate) async fn bind(address: &str, port: u16) -> Result<TcpListener, String> {
     let host = if address.is_empty() { "::" } else { address };
     let begin = Instant::now();
     loop {
@@ -82,8 +72,9 @@ pub(crate) async fn bind(address: &str, port: u16) -> Result<TcpListener, Health
                 tokio::time::sleep(REMAINS / 100).await;
             }
             bound => {
-                return bound
-                    .map_err(|source| HealthError { address: format!("{host} port {port}"), source });
+                return bound.map_err(|error| {
+                    format!("health server can't listen on {host} port {port} (--healthz-ip, --healthz-port): {error}")
+                });
             }
         }
     }
@@ -176,8 +167,7 @@ fn readyz(answer: &Answer, origin: Origin) -> (StatusCode, String) {
     if rest.len() > LINES {
         body = format!("{body}\nand {} more", rest.len() - LINES);
     }
-    body.push('\n');
-    (status, body)
+    (status, body + "\n")
 }
 
 #[cfg(test)]

@@ -4,28 +4,28 @@ mod limits;
 
 use std::io::IsTerminal;
 
-use tracing::{Level, Metadata};
-use tracing_subscriber::filter::{LevelFilter, filter_fn};
+use tracing::Level;
+use tracing_subscriber::filter::{FilterExt, LevelFilter, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt};
 
 use self::limits::Limited;
-use crate::cli::{LogFormat, Options, VModule};
+use crate::cli::{Common, LogFormat, VModule};
 
 /// Sets up the log of this process. Records of the `log` crate go there, too.
-pub(crate) fn set_up(options: &Options) {
-    let levels = Levels { verbosity: options.verbosity, modules: options.vmodule.clone() };
+pub(crate) fn set_up(flags: &Common) {
+    let levels = Levels { verbosity: flags.verbosity, modules: flags.vmodule.clone() };
     let hint = levels.highest();
-    let filter = filter_fn(move |meta| levels.enabled(meta)).with_max_level_hint(hint);
-    let layer: Box<dyn Layer<Registry> + Send + Sync> = match options.log_format {
+    let filter = filter_fn(move |meta| *meta.level() <= levels.of(meta.target())).with_max_level_hint(hint);
+    let layer: Box<dyn Layer<Registry> + Send + Sync> = match flags.log_format {
         LogFormat::Text => {
             let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
             quiet(fmt::layer()).with_ansi(colour).boxed()
         }
         LogFormat::Json => quiet(fmt::layer()).json().flatten_event(true).boxed(),
     };
-    tracing_subscriber::registry().with(Limited::new(layer).with_filter(filter)).init();
+    tracing_subscriber::registry().with(layer.with_filter(filter.and(Limited::default()))).init();
 }
 
 /// A layer on stderr that does not panic when stderr is closed.
@@ -44,10 +44,6 @@ struct Levels {
 }
 
 impl Levels {
-    fn enabled(&self, meta: &Metadata<'_>) -> bool {
-        *meta.level() <= self.of(meta.target())
-    }
-
     /// The level of a target: that of the first pattern that names it, else the general one. Client libraries log every
     /// frame, so they stay at info unless a pattern names them. The Kubernetes library logs an error for each of our
     /// attempts, which our own status has, so it is off.

@@ -16,10 +16,11 @@ mod registry;
 mod store;
 mod sys;
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
-use cli::{CliError, Command};
+use cli::{CliError, Command, Task};
 
 fn main() -> ExitCode {
     sys::keep_heap_small();
@@ -38,19 +39,19 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Ok(Command::Run(options)) => init::run(|| daemon::run(&options)),
-        Ok(Command::Cleanup(options)) => cleanup::run(&options),
-        Ok(Command::InstallCni(options)) => install_cni::main(&options),
-        Ok(Command::DockerOpts(options)) => docker_opts::main(&options),
+        Ok(Command::Task(Task::Cleanup(options))) => cleanup::run(*options),
+        Ok(Command::Task(Task::InstallCni(options))) => install_cni::main(&options),
+        Ok(Command::Task(Task::DockerOpts(options))) => docker_opts::main(&options),
         Err(error) => bad_usage(&error, &args),
     }
 }
 
 fn arguments() -> Result<Vec<String>, CliError> {
-    let args = std::env::args_os()
-        .enumerate()
-        .skip(1)
-        .map(|(number, arg)| arg.into_string().map_err(|_| CliError::NotUtf8(number)));
-    args.collect()
+    // What can't be read may be a password.
+    let read = |(number, arg): (usize, OsString)| {
+        arg.into_string().map_err(|_| format!("argument number {number} is not valid UTF-8"))
+    };
+    std::env::args_os().enumerate().skip(1).map(read).collect()
 }
 
 fn bad_usage(error: &CliError, args: &[String]) -> ExitCode {

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use flannel_core::firewall::iptables::{self, UnseenRules};
+use flannel_core::netns::Netns;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, configure_capability_in_ambient_set, set_capabilities,
@@ -31,38 +33,15 @@ fn to_take(is_root: bool, now: CapabilitySets) -> Option<CapabilitySets> {
     (!is_root && !has).then_some(CapabilitySets { effective: used, permitted: used, inheritable: used })
 }
 
-/// The remark about rules of the host that this process can't see, those of iptables' legacy variant. They may drop
-/// pods' packets, and they decide which variant the agent should use.
+/// The remark about rules of the host that this process can't see, and what to do.
 pub(crate) fn unseen_rules() -> Option<String> {
-    let is_raw = capabilities(None).is_ok_and(|has| has.effective.contains(CapabilitySet::NET_RAW));
-    // In this thread's network namespace.
-    let names =
-        ["ip", "ip6"].map(|family| std::fs::read_to_string(format!("{TABLES}/{family}_tables_names")));
-    unseen(is_raw, &names)
+    let has_net_raw = capabilities(None).is_ok_and(|has| has.effective.contains(CapabilitySet::NET_RAW));
+    let unseen = iptables::unseen_rules(&Netns::current().ok()?, has_net_raw)?;
+    let add = " (flanneld-net-raw.conf for systemd, capabilities.add of the pod)";
+    Some(format!("{unseen}{}", if unseen == UnseenRules::NoNetRaw { add } else { "" }))
 }
 
-/// Where the kernel lists the tables of the legacy variant.
-const TABLES: &str = "/proc/thread-self/net";
-
-fn unseen(is_raw: bool, names: &[io::Result<String>]) -> Option<String> {
-    let closed = |it: &io::Result<String>| {
-        it.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
-    };
-    let in_use = |it: &io::Result<String>| it.as_ref().is_ok_and(|names| !names.is_empty());
-    if names.iter().any(closed) {
-        return Some(format!(
-            "rules of iptables' legacy variant, if there are any, are not seen: {TABLES}/ip_tables_names is for root's \
-             group; run the agent with that group"
-        ));
-    }
-    (!is_raw && names.iter().any(in_use)).then(|| {
-        "this host has rules of iptables' legacy variant, and the agent does not see them without CAP_NET_RAW; add that \
-         (flanneld-net-raw.conf for systemd, capabilities.add of the pod)"
-            .to_owned()
-    })
-}
-
-/// Raises the limit of open files as far as the process may. The default of 1024 is for programs that use select(2).
+/// Raises the limit of open files as far as the process may. The usual one, 1024, is for programs that use select(2).
 pub(crate) fn raise_descriptor_limit() -> io::Result<()> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current == maximum {
@@ -93,23 +72,6 @@ mod tests {
             (true, sets(admin | raw, admin | raw, none), None),
         ] {
             assert_eq!(to_take(is_root, now), want, "{is_root} {now:?}");
-        }
-    }
-
-    #[test]
-    fn rules_that_are_not_seen_are_told() {
-        let none = || Err(io::Error::from(io::ErrorKind::NotFound));
-        let closed = || Err(io::Error::from(io::ErrorKind::PermissionDenied));
-        for (is_raw, names, want) in [
-            (false, [none(), none()], None),
-            (false, [Ok(String::new()), none()], None),
-            (true, [Ok("nat\n".to_owned()), none()], None),
-            (false, [none(), Ok("filter\n".to_owned())], Some("add that (flanneld-net-raw.conf")),
-            (true, [closed(), none()], Some("run the agent with that group")),
-        ] {
-            let said = unseen(is_raw, &names);
-            assert_eq!(said.is_some(), want.is_some(), "{said:?}");
-            assert!(said.unwrap_or_default().contains(want.unwrap_or_default()), "{names:?}");
         }
     }
 

@@ -4,92 +4,74 @@ use std::sync::Arc;
 
 use flannel_backend_hostgw::HostGwBackend;
 use flannel_backend_udp::{UdpBackend, UdpOptions};
-use flannel_backend_vxlan::{NextHopObjects, VxlanBackend};
-use flannel_core::agent::{Agent, AgentBuilder, UnknownBackend};
+use flannel_backend_vxlan::VxlanBackend;
+use flannel_core::addr::PerFamily;
+use flannel_core::agent::{Agent, AgentBuilder, FirewallOptions, Forward, state_file_of};
 use flannel_core::firewall::gate::{GateOptions, Mode};
 use flannel_core::subnet::SubnetManager;
 use flannel_core::underlay::UnderlayOptions;
 use tracing::info;
 
-use crate::cli::Options;
+use crate::cli::{Common, Options};
 
 /// Further backend kinds that upstream has, or had.
-const UPSTREAM: &[&str] = &[
-    "wireguard",
-    "ipip",
-    "ipsec",
-    "alloc",
-    "extension",
-    "tencent-vpc",
-    "ali-vpc",
-    "aws-vpc",
-    "gce",
-    "hybridnet",
-];
-
-/// The options of backends on this node, in addition to the network config.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct BackendOptions {
-    /// For the udp backend.
-    pub(crate) udp: UdpOptions,
-    /// For the vxlan backend.
-    pub(crate) next_hop_objects: NextHopObjects,
-    /// What vxlan does about packets from strangers.
-    pub(crate) gate: GateOptions,
-}
+const UPSTREAM: &str = "wireguard ipip ipsec alloc extension tencent-vpc ali-vpc aws-vpc gce hybridnet";
 
 /// The agent that the operator asked for, with all backends of this build.
 pub(crate) fn agent(options: &Options, store: Arc<dyn SubnetManager>) -> AgentBuilder {
-    let BackendOptions { udp, next_hop_objects, gate } = &options.backends;
-    let vxlan = VxlanBackend::new().next_hop_objects(*next_hop_objects).strict_underlay(gate.clone());
+    let Common { subnet_file, state_file, public_ip, public_ipv6, .. } = &options.common;
+    let vxlan = VxlanBackend::new().next_hop_objects(options.nexthop_objects).strict_underlay(gate(options));
+    let udp = UdpOptions::default().layout(options.udp_threads);
     Agent::builder(store)
         .backend(vxlan)
         .backend(HostGwBackend::new())
-        .backend(UdpBackend::new(udp.clone()))
+        .backend(UdpBackend::new(udp.allow_from(options.udp_allow_from.iter().copied())))
         .underlay(
             UnderlayOptions::auto()
-                .ifaces(options.ifaces.iter().cloned())
-                .iface_regexes(options.iface_regexes.iter().cloned())
-                .can_reach(options.can_reach)
-                .public_ips(options.public_ips),
+                .ifaces(options.iface.iter().cloned())
+                .iface_regexes(options.iface_regex.iter().cloned())
+                .can_reach(options.iface_can_reach)
+                .public_ips(PerFamily { v4: *public_ip, v6: *public_ipv6 }),
         )
-        .subnet_file(&options.subnet_file)
-        .state_file(&options.state_file)
-        .blackholes(options.blackholes)
-        .firewall(options.rules)
+        .subnet_file(subnet_file)
+        .state_file(state_file.clone().unwrap_or_else(|| state_file_of(subnet_file)))
+        .blackholes(options.ip_blackhole_route)
+        .firewall(rules(options))
+}
+
+/// What vxlan does about packets from strangers.
+pub(crate) fn gate(options: &Options) -> GateOptions {
+    GateOptions::new(options.strict_underlay).allow_from(options.vxlan_allow_from.iter().copied())
+}
+
+/// What firewall rules there are to be.
+pub(crate) fn rules(options: &Options) -> FirewallOptions {
+    FirewallOptions::default()
+        .with_masquerade(options.ip_masq)
+        .with_random_ports(!options.ip_masq_fully_random_disable)
+        .with_forward(match options.iptables_forward_rules {
+            false => Forward::Off,
+            true if options.requires_forward_rules => Forward::Required,
+            true => Forward::WherePossible,
+        })
+        .with_resync(options.iptables_resync)
 }
 
 /// Logs which options have no effect on the backend that the network config names.
-pub(crate) fn name_idle_options(kind: &str, options: &BackendOptions) {
+pub(crate) fn name_idle_options(kind: &str, options: &Options) {
     let why = match kind {
         "host-gw" => "it has no tunnel",
         "udp" => "it checks senders always; see --udp-allow-from",
         _ => return,
     };
-    if options.gate.mode == Mode::Enforce {
+    if options.strict_underlay == Mode::Enforce {
         info!(backend = kind, why, "--strict-underlay has no effect");
     }
 }
 
-/// A backend that this build does not have.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("backend {kind:?} {}; this build has: {}", why(.kind), known.join(", "))]
-pub(crate) struct NoBackend {
-    kind: String,
-    known: Vec<String>,
-}
-
-impl From<&UnknownBackend> for NoBackend {
-    fn from(UnknownBackend { kind, known, .. }: &UnknownBackend) -> Self {
-        Self { kind: kind.clone(), known: known.clone() }
-    }
-}
-
-fn why(kind: &str) -> &'static str {
-    match kind {
-        kind if UPSTREAM.contains(&kind) => "of upstream flannel is not in this build",
-        _ => "is unknown",
-    }
+/// Whether upstream has, or had, a backend.
+pub(crate) fn is_of_upstream(kind: &str) -> bool {
+    UPSTREAM.split(' ').any(|upstream| upstream == kind)
 }
 
 #[cfg(test)]
@@ -97,12 +79,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn says_what_is_unknown_and_what_is_missing() {
-        let known = vec!["vxlan".to_owned(), "udp".to_owned()];
-        let error = |kind: &str| NoBackend { kind: kind.to_owned(), known: known.clone() }.to_string();
-        assert_eq!(error("vxlna"), "backend \"vxlna\" is unknown; this build has: vxlan, udp");
-        for kind in UPSTREAM {
-            assert!(error(kind).contains("is not in this build; this build has: vxlan"), "{kind}");
-        }
+    fn backends_of_upstream_are_known() {
+        assert!(is_of_upstream("wireguard") && is_of_upstream("hybridnet"));
+        assert!(!is_of_upstream("vxlna") && !is_of_upstream(""));
     }
 }

@@ -1,130 +1,125 @@
 //! The store that the operator chose.
 
+use std::error::Error;
 use std::sync::Arc;
+use std::time::Duration;
 
+use flannel_core::subnet::SubnetManager;
 use flannel_core::subnet::local::{LocalOptions, LocalSubnetManager};
-use flannel_core::subnet::{SubnetError, SubnetManager};
 
-use crate::cli::{KubeFlags, Options, StoreChoice};
+use crate::cli::{Common, Options, Store};
 
-/// The store can't be used.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum StoreError {
-    /// Its options are wrong.
-    #[error(transparent)]
-    Refused(#[from] SubnetError),
-    /// The build lacks it.
-    #[cfg(not(feature = "etcd"))]
-    #[error(
-        "this build has no etcd store; give --store=local:DIR, or build flanneld with the feature \"etcd\""
-    )]
-    NoEtcd,
-    /// The build lacks it.
-    #[cfg(not(feature = "kube"))]
-    #[error("this build has no Kubernetes store; build flanneld with the feature \"kube\"")]
-    NoKube,
-    /// Nothing says which node this is.
-    #[cfg(feature = "kube")]
-    #[error("nothing says which node this is; set the variable NODE_NAME, or POD_NAME and POD_NAMESPACE")]
-    NoNode,
-    /// Nothing says where the API server is.
-    #[cfg(feature = "kube")]
-    #[error(
-        "nothing says where the Kubernetes API is: this is no pod (KUBERNETES_SERVICE_HOST and \
-         KUBERNETES_SERVICE_PORT are not set); give --kubeconfig-file or --kube-api-url"
-    )]
-    NoServer,
-    /// The annotations can't have such names.
-    #[cfg(feature = "kube")]
-    #[error("--kube-annotation-prefix can't be used")]
-    Prefix(#[from] flannel_store_kube::AnnotationPrefixError),
-}
+/// A store, or why it can't be used.
+type Opened = Result<Arc<dyn SubnetManager>, Box<dyn Error>>;
 
-/// Makes the store. It connects when it is used.
-pub(crate) fn open(options: &Options) -> Result<Arc<dyn SubnetManager>, StoreError> {
-    match &options.store {
-        StoreChoice::Etcd => etcd(options),
-        StoreChoice::Local(flags) => {
-            let mut local = LocalOptions::new(&flags.dir);
-            (local.renew_margin, local.allow_shared) = (options.renew_margin, flags.allow_shared);
+/// Makes the store, which connects when it is used.
+pub(crate) fn open(options: &Options) -> Opened {
+    let renew_margin = options.subnet_lease_renew_margin;
+    match &options.common.store {
+        _ if options.common.kube_subnet_mgr => kube(options, |name| std::env::var(name).ok()),
+        Store::Etcd => etcd(&options.common, renew_margin),
+        Store::Local(dir) => {
+            let mut local = LocalOptions::new(dir);
+            (local.renew_margin, local.allow_shared) =
+                (renew_margin, options.common.local_store_allow_shared);
             Ok(Arc::new(LocalSubnetManager::new(local)))
         }
-        StoreChoice::Kube(flags) => kube(flags, |name| std::env::var(name).ok()),
     }
 }
 
 #[cfg(feature = "etcd")]
-fn etcd(options: &Options) -> Result<Arc<dyn SubnetManager>, StoreError> {
+fn etcd(flags: &Common, renew_margin: Duration) -> Opened {
     use flannel_store_etcd::{EtcdOptions, EtcdSubnetManager, EtcdTls};
 
-    let flags = &options.etcd;
-    let (cert_file, key_file) = flags.identity.clone().unzip();
-    let (username, password) = flags.user.clone().unzip();
+    let has_user = !flags.etcd_username.is_empty();
     let etcd = EtcdOptions {
-        prefix: flags.prefix.clone(),
-        tls: EtcdTls { ca_file: flags.ca_file.clone(), cert_file, key_file },
-        username,
-        password,
-        renew_margin: options.renew_margin,
-        ..EtcdOptions::new(flags.endpoints.iter().cloned())
+        prefix: flags.etcd_prefix.clone(),
+        tls: EtcdTls {
+            ca_file: flags.etcd_cafile.clone(),
+            cert_file: flags.etcd_certfile.clone(),
+            key_file: flags.etcd_keyfile.clone(),
+        },
+        username: has_user.then(|| flags.etcd_username.clone()),
+        password: has_user.then(|| flags.etcd_password.clone()),
+        renew_margin,
+        ..EtcdOptions::new(flags.etcd_endpoints.iter().cloned())
     };
     Ok(Arc::new(EtcdSubnetManager::new(etcd)?))
 }
 
 #[cfg(not(feature = "etcd"))]
-fn etcd(_: &Options) -> Result<Arc<dyn SubnetManager>, StoreError> {
-    Err(StoreError::NoEtcd)
+fn etcd(_: &Common, _: Duration) -> Opened {
+    Err("this build has no etcd store; give --store=local:DIR, or build flanneld with the feature \"etcd\""
+        .into())
 }
 
-/// Makes the Kubernetes store. Server and node come from the flags, else from the environment of a pod.
+/// The Kubernetes API; where and who we are is in the flags, else in the environment that a pod has.
 #[cfg(feature = "kube")]
-fn kube(
-    flags: &KubeFlags,
-    env: impl Fn(&str) -> Option<String>,
-) -> Result<Arc<dyn SubnetManager>, StoreError> {
+fn kube(options: &Options, env: impl Fn(&str) -> Option<String>) -> Opened {
     use flannel_store_kube::{AnnotationPrefix, KubeAccess, KubeOptions, KubeSubnetManager, NodeIdentity};
 
-    let env = |name| env(name).filter(|value| !value.is_empty());
-    let access = match (&flags.kubeconfig, &flags.api_url) {
+    let flags = &options.common;
+    let access = match (&flags.kubeconfig_file, &flags.kube_api_url) {
         (Some(file), server) => KubeAccess::Kubeconfig { file: file.clone(), server: server.clone() },
         (None, Some(url)) => KubeAccess::Url(url.clone()),
-        (None, None) => {
-            let port = env("KUBERNETES_SERVICE_PORT").and_then(|port| port.parse().ok());
-            let server = env("KUBERNETES_SERVICE_HOST").zip(port).ok_or(StoreError::NoServer)?;
-            KubeAccess::InCluster { server, service_account: KubeAccess::SERVICE_ACCOUNT.into() }
-        }
+        (None, None) => KubeAccess::in_cluster(&env).ok_or(
+            "nothing says where the Kubernetes API is: this is no pod (KUBERNETES_SERVICE_HOST and \
+             KUBERNETES_SERVICE_PORT are not set); give --kubeconfig-file or --kube-api-url",
+        )?,
     };
-    let pod = || Some(NodeIdentity::Pod { namespace: env("POD_NAMESPACE")?, name: env("POD_NAME")? });
-    let node = env("NODE_NAME").map(NodeIdentity::Name).or_else(pod).ok_or(StoreError::NoNode)?;
+    let node = NodeIdentity::from_variables(env).ok_or(
+        "nothing says which node this is; set the variable NODE_NAME, or POD_NAME and POD_NAMESPACE",
+    )?;
+    let annotations = AnnotationPrefix::parse(&flags.kube_annotation_prefix)
+        .map_err(|error| format!("--kube-annotation-prefix can't be used: {error}"))?;
     let options = KubeOptions {
-        annotations: AnnotationPrefix::parse(&flags.annotation_prefix)?,
-        net_config: flags.net_config.clone(),
-        set_condition: flags.set_condition,
+        annotations,
+        net_config: flags.net_config_path.clone().unwrap_or_default(),
+        set_condition: options.set_node_network_unavailable,
         ..KubeOptions::new(access, node)
     };
     Ok(Arc::new(KubeSubnetManager::new(options)?))
 }
 
 #[cfg(not(feature = "kube"))]
-fn kube(_: &KubeFlags, _: impl Fn(&str) -> Option<String>) -> Result<Arc<dyn SubnetManager>, StoreError> {
-    Err(StoreError::NoKube)
+fn kube(_: &Options, _: impl Fn(&str) -> Option<String>) -> Opened {
+    Err("this build has no Kubernetes store; build flanneld with the feature \"kube\"".into())
 }
 
-#[cfg(all(test, feature = "kube"))]
+#[cfg(all(test, feature = "etcd", feature = "kube"))]
 mod tests {
     use super::*;
+    use crate::cli::{self, Command};
 
     fn opened(api_url: Option<&str>, prefix: &str, vars: &[(&str, &str)]) -> Result<String, String> {
-        let flags = KubeFlags {
-            api_url: api_url.map(Into::into),
-            kubeconfig: None,
-            annotation_prefix: prefix.to_owned(),
-            net_config: "/nowhere".into(),
-            set_condition: true,
-        };
+        let mut args = vec!["--kube-subnet-mgr".to_owned(), format!("--kube-annotation-prefix={prefix}")];
+        args.extend(api_url.map(|url| format!("--kube-api-url={url}")));
+        let Ok(Command::Run(flags)) = cli::command(&args, |_| None) else { panic!("{args:?}") };
         let vars: std::collections::HashMap<_, _> = vars.iter().copied().collect();
         let store = kube(&flags, |name| vars.get(name).map(|value| (*value).to_owned()));
-        store.map(|store| store.place()).map_err(|error| flannel_core::error::chain(&error))
+        store.map(|store| store.place()).map_err(|error| flannel_core::error::chain(&*error))
+    }
+
+    #[test]
+    fn a_lease_can_be_released_by_hand() {
+        let lease = "10.5.1.0-24&fd00:1::-64".parse().unwrap();
+        let opened = |flag: &str| {
+            let Ok(Command::Run(options)) = cli::command(&[flag.to_owned()], |_| None) else {
+                panic!("{flag}")
+            };
+            open(&options).unwrap().release_command(lease).unwrap()
+        };
+        let local = "rm -f '/var/lib/store/subnets/10.5.1.0-24&fd00:1::-64'";
+        assert_eq!(opened("--store=local:/var/lib/store"), local);
+        let etcd = opened("--etcd-prefix=/x/");
+        assert!(etcd.ends_with(" del '/x/subnets/10.5.1.0-24&fd00:1::-64'"), "{etcd}");
+        let Ok(Command::Run(options)) = cli::command(&["--kube-api-url=http://a:1".to_owned()], |_| None)
+        else {
+            panic!("no options")
+        };
+        let kube = kube(&options, |name| (name == "NODE_NAME").then(|| "n1".to_owned())).unwrap();
+        let want = "kubectl annotate node n1 flannel.alpha.coreos.com/kube-subnet-manager-";
+        assert_eq!(kube.release_command(lease).unwrap(), want);
     }
 
     #[test]

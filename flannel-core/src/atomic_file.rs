@@ -1,4 +1,6 @@
 //! Replaces files atomically: a reader sees the old file or the new one, never a part.
+//!
+//! The library and the CNI plugin both compile this file, by a link, as `guarded.rs`.
 
 use std::ffi::OsStr;
 use std::fs::DirBuilder;

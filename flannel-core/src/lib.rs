@@ -33,6 +33,7 @@
 //! - [`atomic_file`]: replaces files atomically.
 //! - [`guarded`]: opens files that others may have written to.
 //! - [`subnet_file`]: `subnet.env`, from which the CNI plugin learns this node's subnets.
+//! - [`docker_opts`]: options of the Docker daemon from that file.
 //! - [`state_file`]: the file in which an agent remembers its state over restarts.
 //! - [`firewall`]: masquerading and forwarding of pod traffic, by nftables or iptables.
 //! - [`reconcile`]: the one loop that every route-based backend runs.
@@ -50,6 +51,7 @@ pub mod backoff;
 pub mod clock;
 pub mod config;
 pub mod dataplane;
+pub mod docker_opts;
 pub mod error;
 pub mod events;
 pub mod firewall;

@@ -58,7 +58,7 @@ pub struct Netlink {
     dumps: Dumps,
     events: Events,
     next_hops: NextHops,
-    /// `None` if the kernel has no nf_tables.
+    /// `None` if the kernel has no `nf_tables`.
     tables: Option<NfTables>,
 }
 

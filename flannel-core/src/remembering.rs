@@ -323,6 +323,10 @@ impl SubnetManager for Remembering {
     fn place(&self) -> String {
         self.store.place()
     }
+
+    fn release_command(&self, lease: LeaseKey) -> Option<String> {
+        self.store.release_command(lease)
+    }
 }
 
 #[cfg(test)]

@@ -148,6 +148,12 @@ pub trait SubnetManager: Send + Sync {
     /// Identifies this store as far as possible without asking it, for example by etcd's prefix. It is the same for all
     /// instances and over restarts: an agent does not use what it remembers of another place.
     fn place(&self) -> String;
+
+    /// A shell command by which an operator does the same as [`Self::release_lease`], where there is one. It contains
+    /// no password.
+    fn release_command(&self, _lease: LeaseKey) -> Option<String> {
+        None
+    }
 }
 
 /// The state of the connection to the store, and of what it said. [`StoreStatus::unknown`] is what it begins as; stores keep it by [`kit::Health`].

@@ -26,7 +26,7 @@ use async_trait::async_trait;
 use etcd_client::Client;
 use flannel_core::addr::PerFamily;
 use flannel_core::config::NetworkConfig;
-use flannel_core::lease::{Lease, LeaseAttrs};
+use flannel_core::lease::{Lease, LeaseAttrs, LeaseKey};
 use flannel_core::subnet::kit::Health;
 use flannel_core::subnet::{Identity, LeaseStream, StoreStatus, SubnetError, SubnetManager};
 
@@ -122,6 +122,10 @@ impl SubnetManager for EtcdSubnetManager {
 
     fn place(&self) -> String {
         format!("etcd:{}", self.0.keys.config)
+    }
+
+    fn release_command(&self, lease: LeaseKey) -> Option<String> {
+        Some(self.0.options.delete_command(&format!("{}{lease}", self.0.keys.first)))
     }
 }
 

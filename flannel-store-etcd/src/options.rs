@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use flannel_core::clock::Clock;
+use flannel_core::dataplane::command::word;
 use flannel_core::secret::{Secret, ServerUrl};
 use flannel_core::subnet::Identity;
 
@@ -48,6 +49,22 @@ impl EtcdOptions {
             timeouts: EtcdTimeouts::default(),
             clock: Clock::default(),
         }
+    }
+
+    /// The shell command that deletes a key. Passwords are left to the environment of `etcdctl`.
+    pub(super) fn delete_command(&self, key: &str) -> String {
+        let mut words = vec!["etcdctl".to_owned()];
+        if !self.endpoints.iter().any(ServerUrl::hides) {
+            let endpoints: Vec<String> = self.endpoints.iter().map(ToString::to_string).collect();
+            words.push(format!("--endpoints={}", endpoints.join(",")));
+        }
+        let EtcdTls { ca_file, cert_file, key_file } = &self.tls;
+        for (flag, file) in [("cacert", ca_file), ("cert", cert_file), ("key", key_file)] {
+            words.extend(file.iter().map(|file| format!("--{flag}={}", file.display())));
+        }
+        words.extend(self.username.iter().map(|name| format!("--user={name}")));
+        words.extend(["del".to_owned(), key.to_owned()]);
+        words.iter().map(|text| word(text)).collect::<Vec<_>>().join(" ")
     }
 }
 
@@ -169,6 +186,23 @@ mod tests {
         }
         let error = endpoint_url("http://root:hush@a:2379", false).unwrap_err().to_string();
         assert!(!error.contains("hush") && error.contains("a:2379"), "{error}");
+    }
+
+    #[test]
+    fn a_key_is_deleted_where_it_is_and_secrets_are_not_told() {
+        let key = "/x/subnets/10.5.1.0-24&fd00:1::-64";
+        let mut options = EtcdOptions::new(["https://a:1"]);
+        options.tls.ca_file = Some("/ca".into());
+        let want = "etcdctl --endpoints=https://a:1 --cacert=/ca del '/x/subnets/10.5.1.0-24&fd00:1::-64'";
+        assert_eq!(options.delete_command(key), want);
+        options.tls.cert_file = Some("/my cert".into());
+        options.tls.key_file = Some("/key".into());
+        assert!(options.delete_command(key).contains("--cacert=/ca '--cert=/my cert' --key=/key del "));
+        let mut options = EtcdOptions::new(["http://me:hunter2@a:1"]);
+        options.username = Some("me".to_owned());
+        options.password = Some("hunter2".into());
+        let secret = options.delete_command(key);
+        assert!(secret.starts_with("etcdctl --user=me del ") && !secret.contains("hunter2"), "{secret}");
     }
 
     #[test]

@@ -48,7 +48,8 @@ use async_trait::async_trait;
 use flannel_core::addr::{Family, PerFamily};
 use flannel_core::clock::BootInstant;
 use flannel_core::config::NetworkConfig;
-use flannel_core::lease::{Lease, LeaseAttrs, brief};
+use flannel_core::dataplane::command::word;
+use flannel_core::lease::{Lease, LeaseAttrs, LeaseKey, brief};
 use flannel_core::subnet::kit::Health;
 use flannel_core::subnet::{ConfigStream, LeaseStream, Remedy, StoreStatus, SubnetError, SubnetManager};
 use http::Request;
@@ -209,6 +210,16 @@ impl SubnetManager for KubeSubnetManager {
             // The pod is another one at each start, so it does not identify the store.
             NodeIdentity::Pod { .. } => "kube".to_owned(),
         }
+    }
+
+    /// What makes a node one of the network is an annotation.
+    fn release_command(&self, _: LeaseKey) -> Option<String> {
+        let node = match &self.0.options.node {
+            NodeIdentity::Name(name) => word(name),
+            NodeIdentity::Pod { .. } => "$NODE_NAME".to_owned(),
+        };
+        let managed = self.0.options.annotations.name(Annotation::Managed.suffix());
+        Some(format!("kubectl annotate node {node} {managed}-"))
     }
 }
 

@@ -68,6 +68,15 @@ pub enum KubeAccess {
 impl KubeAccess {
     /// The folder where pods find their service account.
     pub const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+    /// That of a pod, by the variables that Kubernetes sets in each, `KUBERNETES_SERVICE_HOST` and
+    /// `KUBERNETES_SERVICE_PORT`. `None` if this is no pod. `env` looks a variable up; an empty one counts as unset.
+    pub fn in_cluster(env: impl Fn(&str) -> Option<String>) -> Option<Self> {
+        let env = |name| env(name).filter(|value| !value.is_empty());
+        let port = env("KUBERNETES_SERVICE_PORT")?.parse().ok()?;
+        let server = (env("KUBERNETES_SERVICE_HOST")?, port);
+        Some(Self::InCluster { server, service_account: Self::SERVICE_ACCOUNT.into() })
+    }
 }
 
 /// How an agent finds its node.
@@ -82,6 +91,16 @@ pub enum NodeIdentity {
         /// The pod's name.
         name: String,
     },
+}
+
+impl NodeIdentity {
+    /// By the variables of upstream's manifest: `NODE_NAME`, else `POD_NAMESPACE` and `POD_NAME`. `None` if they say
+    /// nothing. `env` looks a variable up; an empty one counts as unset.
+    pub fn from_variables(env: impl Fn(&str) -> Option<String>) -> Option<Self> {
+        let env = |name| env(name).filter(|value| !value.is_empty());
+        let pod = || Some(Self::Pod { namespace: env("POD_NAMESPACE")?, name: env("POD_NAME")? });
+        env("NODE_NAME").map(Self::Name).or_else(pod)
+    }
 }
 
 /// How long to wait for an answer.

@@ -1,304 +1,289 @@
-//! The one table of flags: it drives parsing, environment, usage and `docs/flags.md`.
+//! The flags: parsing, `--help` and `docs/flags.md` are made from these types.
+//!
+//! A doc comment on a field is what an operator reads of the flag.
+// Operators read them as plain text.
+#![allow(clippy::doc_markdown)]
 
-/// What a flag's value is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// Any text. The last one given counts.
-    Text,
-    /// Any text, as often as wanted.
-    List,
-    /// A number as Go reads it: `10`, `0x0a`, `1_000`.
-    Int,
-    /// True or false. On the command line the value needs a `=`; alone the flag means true.
-    Bool,
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Arg, ArgAction, Args, CommandFactory as _, Parser, Subcommand};
+use flannel_backend_udp::Layout;
+use flannel_backend_vxlan::NextHopObjects;
+use flannel_core::addr::Subnet;
+use flannel_core::firewall::gate::Mode;
+use flannel_core::secret::{Secret, ServerUrl};
+
+use super::value::{self, LogFormat, Maybe, Part, Store, Urls, VModules};
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "flanneld",
+    about = "flanneld: the agent of a container overlay network",
+    override_usage = "flanneld [flags]\n       flanneld COMMAND [flags]",
+    after_help = SYNTAX,
+    disable_help_subcommand = true,
+    args_override_self = true,
+    next_line_help = true,
+    term_width = 0
+)]
+pub(super) struct CommandLine {
+    #[command(subcommand)]
+    pub(super) task: Option<Task>,
+    #[command(flatten)]
+    pub(super) agent: Options,
+    /// print the version to stderr and exit
+    #[arg(long)]
+    pub(super) version: bool,
 }
 
-/// What of a flag's value may be shown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Shown {
-    /// The value, though never the user info of an URL that may be in it.
-    Value,
-    /// URLs, separated by commas, without user info.
-    Urls,
-    /// Nothing.
-    Nothing,
+const SYNTAX: &str = "Flags take one dash or two, and their value after \"=\" or a space; true and false only after \"=\".\n\
+     A flag of the agent that is not given is read from FLANNELD_ and its name in capitals, such as\n\
+     FLANNELD_ETCD_PREFIX.";
+
+/// What flanneld can do besides being the agent. The flags that only one of these has are read from no variable: a
+/// host's environment is the agent's.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Task {
+    /// remove what the agent left on this host
+    ///
+    /// Removes devices, routes, firewall rules and files of the agent from this host, once it has stopped, and prints
+    /// each as a command that would do the same. What nothing proves to be the agent's stays. Give the flags that the
+    /// agent was started with, if they are among these.
+    #[command(after_help = SYNTAX)]
+    Cleanup(Box<CleanupOptions>),
+    /// install the CNI plugin and its conflist for container runtimes
+    ///
+    /// Copies the plugin flannel and a conflist to where container runtimes look, each in one step. What was there
+    /// before is kept beside it, and comes back with --undo.
+    InstallCni(InstallOptions),
+    /// write options of the Docker daemon, as mk-docker-opts.sh does
+    ///
+    /// Reads the subnet file and writes variables for the Docker daemon, with the options and the output of
+    /// mk-docker-opts.sh, and those for IPv6. Variables that begin with DOCKER_OPT_ join in.
+    DockerOpts(DockerOptions),
 }
 
-/// A flag.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Flag {
-    /// Its name, without dashes.
-    pub(crate) name: &'static str,
-    /// What its value is.
-    pub(crate) kind: Kind,
-    /// What it is when it is not given; empty for none.
-    pub(crate) default: &'static str,
-    /// What stands for the value in the usage text.
-    pub(crate) value: &'static str,
-    /// What it does.
-    pub(crate) help: &'static str,
-    /// What of its value may be shown.
-    pub(crate) shown: Shown,
-    /// What this version can't do: the flag is refused if it asks for that.
-    pub(crate) missing: Option<&'static str>,
-    /// Whether an environment variable sets it, too.
-    has_variable: bool,
+/// The flags that the agent and `cleanup` share: whose state it is, where it is, and how to tell about it.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub(crate) struct Common {
+    /// where leases are kept: "etcd", or "local:DIR" for a folder that all agents of the cluster share (several on one host, say)
+    #[arg(long, value_name = "STORE", default_value = "etcd", value_parser = value::store)]
+    pub(crate) store: Store,
+    /// use the folder of --store=local:DIR though others than root and this user can write there, who can redirect the
+    /// traffic of all pods
+    #[arg(long)]
+    pub(crate) local_store_allow_shared: bool,
+    /// comma-separated etcd endpoints
+    #[arg(long, value_name = "URLS", default_value = "http://127.0.0.1:4001,http://127.0.0.1:2379",
+        value_parser = value::urls())]
+    pub(crate) etcd_endpoints: Urls,
+    /// prefix of all keys in etcd
+    #[arg(long, value_name = "PREFIX", default_value = "/coreos.com/network")]
+    pub(crate) etcd_prefix: String,
+    /// private key of the TLS client certificate for etcd
+    #[arg(long, value_name = "FILE", value_parser = value::maybe::<PathBuf>())]
+    pub(crate) etcd_keyfile: Maybe<PathBuf>,
+    /// TLS client certificate for etcd
+    #[arg(long, value_name = "FILE", value_parser = value::maybe::<PathBuf>())]
+    pub(crate) etcd_certfile: Maybe<PathBuf>,
+    /// CA certificates that etcd's certificate is checked against; works without a client certificate, too
+    #[arg(long, value_name = "FILE", value_parser = value::maybe::<PathBuf>())]
+    pub(crate) etcd_cafile: Maybe<PathBuf>,
+    /// user name for etcd
+    #[arg(long, value_name = "NAME")]
+    pub(crate) etcd_username: String,
+    /// password for etcd; better given by its variable, since command lines are public on a host
+    #[arg(long, value_name = "PASSWORD")]
+    pub(crate) etcd_password: Secret,
+    /// take subnets from the Kubernetes API instead of etcd; the node is NODE_NAME, else that of the pod POD_NAMESPACE/POD_NAME
+    #[arg(long)]
+    pub(crate) kube_subnet_mgr: bool,
+    /// URL of the Kubernetes API server, in place of the kubeconfig's; alone for a server that asks for no credentials
+    #[arg(long, value_name = "URL", value_parser = value::maybe::<ServerUrl>())]
+    pub(crate) kube_api_url: Maybe<ServerUrl>,
+    /// prefix of the annotations on Kubernetes nodes
+    #[arg(long, value_name = "PREFIX", default_value = "flannel.alpha.coreos.com")]
+    pub(crate) kube_annotation_prefix: String,
+    /// kubeconfig to reach the Kubernetes API with; without it and a URL the service account of the pod is used
+    #[arg(long, value_name = "FILE", value_parser = value::maybe::<PathBuf>())]
+    pub(crate) kubeconfig_file: Maybe<PathBuf>,
+    /// network config file with --kube-subnet-mgr, followed while the agent runs
+    #[arg(long, value_name = "FILE", default_value = "/etc/kube-flannel/net-conf.json", value_parser = value::maybe::<PathBuf>())]
+    pub(crate) net_config_path: Maybe<PathBuf>,
+    /// file to write this node's subnets and MTU to
+    #[arg(long, value_name = "FILE", default_value = "/run/flannel/subnet.env", value_parser = value::path)]
+    pub(crate) subnet_file: PathBuf,
+    /// file to remember config and leases in, best on a disk, so that a boot needs no store; by default the subnet file's
+    /// name with .state behind it
+    #[arg(long, value_name = "FILE", value_parser = value::maybe::<PathBuf>())]
+    pub(crate) state_file: Maybe<PathBuf>,
+    /// IPv4 address published to other nodes
+    #[arg(long, value_name = "IPv4", value_parser = |text: &str| value::address::<Ipv4Addr>(text, "an IPv4 address"))]
+    pub(crate) public_ip: Maybe<IpAddr>,
+    /// IPv6 address published to other nodes
+    #[arg(long, value_name = "IPv6", value_parser = |text: &str| value::address::<Ipv6Addr>(text, "an IPv6 address"))]
+    pub(crate) public_ipv6: Maybe<IpAddr>,
+    /// form of the log on stderr
+    #[arg(long, value_name = "text|json", default_value = "text", value_parser = value::log_format)]
+    pub(crate) log_format: LogFormat,
+    /// verbosity of the log: 0 info, 1 to 3 debug, 4 and more trace
+    #[arg(long = "v", value_name = "N", default_value = "0", value_parser = value::int)]
+    pub(crate) verbosity: i64,
+    /// verbosity by module: a pattern (* and ?) names a crate, a module or a whole path such as flannel_core::netlink
+    #[arg(long, value_name = "PATTERN=N,..", value_parser = value::vmodule)]
+    pub(crate) vmodule: VModules,
 }
 
-impl Flag {
-    pub(super) const fn new(
-        name: &'static str,
-        kind: Kind,
-        default: &'static str,
-        value: &'static str,
-        help: &'static str,
-    ) -> Self {
-        Self { name, kind, default, value, help, shown: Shown::Value, missing: None, has_variable: true }
-    }
-
-    const fn secret(mut self) -> Self {
-        self.shown = Shown::Nothing;
-        self
-    }
-
-    const fn urls(mut self) -> Self {
-        self.shown = Shown::Urls;
-        self
-    }
-
-    /// Whether the value may hold a password.
-    pub(crate) fn is_delicate(&self) -> bool {
-        self.shown != Shown::Value
-    }
-
-    pub(super) const fn without_variable(mut self) -> Self {
-        self.has_variable = false;
-        self
-    }
-
-    const fn missing(mut self, what: &'static str) -> Self {
-        self.missing = Some(what);
-        self
-    }
-
-    /// The environment variable that sets the flag where the command line does not.
-    pub(crate) fn variable(&self) -> Option<String> {
-        self.has_variable.then(|| format!("FLANNELD_{}", self.name.to_ascii_uppercase().replace('-', "_")))
-    }
+/// The flags of the agent.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// interface, by name or address, for traffic between nodes; can be repeated, the first that fits is taken
+    #[arg(long, value_name = "NAME|IP")]
+    pub(crate) iface: Vec<String>,
+    /// regular expression for that interface's address, else its name; can be repeated, tried after every --iface
+    #[arg(long, value_name = "REGEX")]
+    pub(crate) iface_regex: Vec<String>,
+    /// take the interface that the kernel would use to reach this address; tried after --iface and --iface-regex
+    #[arg(long, value_name = "IP", value_parser = |text: &str| value::address::<IpAddr>(text, "an IP address"))]
+    pub(crate) iface_can_reach: Maybe<IpAddr>,
+    /// whether vxlan's routes go through next-hop objects where the kernel has them; off for plain routes, as Go writes them
+    #[arg(long, value_name = "auto|off", default_value = "auto", value_parser = value::next_hop_objects)]
+    pub(crate) nexthop_objects: NextHopObjects,
+    /// what vxlan does with packets from underlay addresses that no lease publishes, and with packets out of the overlay
+    /// for other than this node: off, observe (count and name), enforce (drop, too)
+    #[arg(long, value_name = "off|observe|enforce", default_value = "observe", value_parser = value::mode)]
+    pub(crate) strict_underlay: Mode,
+    /// with the vxlan backend, underlay addresses besides the published ones that --strict-underlay lets in; can be repeated
+    #[arg(long, value_name = "CIDR", value_parser = value::subnet)]
+    pub(crate) vxlan_allow_from: Vec<Subnet>,
+    /// threads of the udp backend: 1 for both directions, 2 for one each, auto for a second one under load only
+    #[arg(long, value_name = "auto|1|2", default_value = "auto", value_parser = value::layout)]
+    pub(crate) udp_threads: Layout,
+    /// with the udp backend, underlay addresses besides the published ones from which datagrams are accepted; can be repeated
+    #[arg(long, value_name = "CIDR", value_parser = value::subnet)]
+    pub(crate) udp_allow_from: Vec<Subnet>,
+    /// how long before its end the lease is renewed, 1 to 1439 minutes
+    #[arg(long, value_name = "MINUTES", default_value = "60", value_parser = value::minutes)]
+    pub(crate) subnet_lease_renew_margin: Duration,
+    /// masquerade traffic that leaves the overlay network
+    #[arg(long)]
+    pub(crate) ip_masq: bool,
+    /// do not randomise source ports fully when masquerading
+    #[arg(long)]
+    pub(crate) ip_masq_fully_random_disable: bool,
+    /// seconds between checks of the iptables rules
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = value::seconds)]
+    pub(crate) iptables_resync: Duration,
+    /// accept forwarded traffic of the overlay network, by iptables or nftables
+    #[arg(long, default_value = "true")]
+    pub(crate) iptables_forward_rules: bool,
+    /// keep a blackhole route for each of this node's subnets, so that packets to addresses that no pod has end here
+    #[arg(long)]
+    pub(crate) ip_blackhole_route: bool,
+    /// keep the NetworkUnavailable condition of the Kubernetes node false once the network is up
+    #[arg(long, default_value = "true")]
+    pub(crate) set_node_network_unavailable: bool,
+    /// address that the health server listens on
+    #[arg(long, value_name = "IP", default_value = "0.0.0.0")]
+    pub(crate) healthz_ip: String,
+    /// port of the health server (/healthz and /readyz); 0 for none
+    #[arg(long, value_name = "PORT", default_value = "0", value_parser = value::port)]
+    pub(crate) healthz_port: u16,
+    /// log a stack trace at this line (not supported by this version)
+    #[arg(long = "log_backtrace_at", value_name = "FILE:LINE")]
+    pub(super) log_backtrace_at: String,
+    /// Whether forward rules were asked for: without them on the host the agent then can't start.
+    #[arg(skip)]
+    pub(crate) requires_forward_rules: bool,
+    /// The flags that differ from their defaults, with secrets hidden, for the log.
+    #[arg(skip)]
+    pub(crate) shown: String,
 }
 
-/// Finds a flag by name.
-pub(crate) fn find(name: &str) -> Option<&'static Flag> {
-    FLAGS.iter().find(|flag| flag.name == name)
+/// The flags of `flanneld cleanup`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub(crate) struct CleanupOptions {
+    /// print the commands, and do nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// remove this node's lease from the store, too
+    #[arg(long)]
+    pub(crate) lease: bool,
+    #[command(flatten)]
+    pub(crate) common: Common,
 }
 
-/// All flags, in the order of the documents.
-pub(crate) const FLAGS: &[Flag] = &[
-    Flag::new(
-        "store",
-        Kind::Text,
-        "etcd",
-        "STORE",
-        "where leases are kept: \"etcd\", or \"local:DIR\" for a folder that all agents of the cluster share (several on one host, say)",
-    ),
-    Flag::new(
-        "local-store-allow-shared",
-        Kind::Bool,
-        "false",
-        "",
-        "use the folder of --store=local:DIR though others than root and this user can write there, who can redirect the traffic of all pods",
-    ),
-    Flag::new(
-        "etcd-endpoints",
-        Kind::Text,
-        "http://127.0.0.1:4001,http://127.0.0.1:2379",
-        "URLS",
-        "comma-separated etcd endpoints",
-    )
-    .urls(),
-    Flag::new("etcd-prefix", Kind::Text, "/coreos.com/network", "PREFIX", "prefix of all keys in etcd"),
-    Flag::new("etcd-keyfile", Kind::Text, "", "FILE", "private key of the TLS client certificate for etcd"),
-    Flag::new("etcd-certfile", Kind::Text, "", "FILE", "TLS client certificate for etcd"),
-    Flag::new(
-        "etcd-cafile",
-        Kind::Text,
-        "",
-        "FILE",
-        "CA certificates that etcd's certificate is checked against; works without a client certificate, too",
-    ),
-    Flag::new("etcd-username", Kind::Text, "", "NAME", "user name for etcd"),
-    Flag::new(
-        "etcd-password",
-        Kind::Text,
-        "",
-        "PASSWORD",
-        "password for etcd; better given by its variable, since command lines are public on a host",
-    )
-    .secret(),
-    Flag::new(
-        "iface",
-        Kind::List,
-        "",
-        "NAME|IP",
-        "interface, by name or address, for traffic between nodes; can be repeated, the first that fits is taken",
-    ),
-    Flag::new(
-        "iface-regex",
-        Kind::List,
-        "",
-        "REGEX",
-        "regular expression for that interface's address, else its name; can be repeated, tried after every --iface",
-    ),
-    Flag::new(
-        "iface-can-reach",
-        Kind::Text,
-        "",
-        "IP",
-        "take the interface that the kernel would use to reach this address; tried after --iface and --iface-regex",
-    ),
-    Flag::new(
-        "subnet-file",
-        Kind::Text,
-        "/run/flannel/subnet.env",
-        "FILE",
-        "file to write this node's subnets and MTU to",
-    ),
-    Flag::new(
-        "state-file",
-        Kind::Text,
-        "",
-        "FILE",
-        "file to remember config and leases in, best on a disk, so that a boot needs no store; <subnet-file>.state by default",
-    ),
-    Flag::new("public-ip", Kind::Text, "", "IPv4", "IPv4 address published to other nodes"),
-    Flag::new("public-ipv6", Kind::Text, "", "IPv6", "IPv6 address published to other nodes"),
-    Flag::new(
-        "nexthop-objects",
-        Kind::Text,
-        "auto",
-        "auto|off",
-        "whether vxlan's routes go through next-hop objects where the kernel has them; off for plain routes, as Go writes them",
-    ),
-    Flag::new(
-        "strict-underlay",
-        Kind::Text,
-        "observe",
-        "off|observe|enforce",
-        "what vxlan does with packets from underlay addresses that no lease publishes, and with packets out of the overlay for other than this node: off, observe (count and name), enforce (drop, too)",
-    ),
-    Flag::new(
-        "vxlan-allow-from",
-        Kind::List,
-        "",
-        "CIDR",
-        "with the vxlan backend, underlay addresses besides the published ones that --strict-underlay lets in; can be repeated",
-    ),
-    Flag::new(
-        "udp-threads",
-        Kind::Text,
-        "auto",
-        "auto|1|2",
-        "threads of the udp backend: 1 for both directions, 2 for one each, auto for a second one under load only",
-    ),
-    Flag::new(
-        "udp-allow-from",
-        Kind::List,
-        "",
-        "CIDR",
-        "with the udp backend, underlay addresses besides the published ones from which datagrams are accepted; can be repeated",
-    ),
-    Flag::new(
-        "subnet-lease-renew-margin",
-        Kind::Int,
-        "60",
-        "MINUTES",
-        "how long before its end the lease is renewed, 1 to 1439 minutes",
-    ),
-    Flag::new("ip-masq", Kind::Bool, "false", "", "masquerade traffic that leaves the overlay network"),
-    Flag::new(
-        "ip-masq-fully-random-disable",
-        Kind::Bool,
-        "false",
-        "",
-        "do not randomise source ports fully when masquerading",
-    ),
-    Flag::new(
-        "kube-subnet-mgr",
-        Kind::Bool,
-        "false",
-        "",
-        "take subnets from the Kubernetes API instead of etcd; the node is NODE_NAME, else that of the pod POD_NAMESPACE/POD_NAME",
-    ),
-    Flag::new(
-        "kube-api-url",
-        Kind::Text,
-        "",
-        "URL",
-        "URL of the Kubernetes API server, in place of the kubeconfig's; alone for a server that asks for no credentials",
-    )
-    .urls(),
-    Flag::new(
-        "kube-annotation-prefix",
-        Kind::Text,
-        "flannel.alpha.coreos.com",
-        "PREFIX",
-        "prefix of the annotations on Kubernetes nodes",
-    ),
-    Flag::new(
-        "kubeconfig-file",
-        Kind::Text,
-        "",
-        "FILE",
-        "kubeconfig to reach the Kubernetes API with; without it and a URL the service account of the pod is used",
-    ),
-    // As upstream.
-    Flag::new("version", Kind::Bool, "false", "", "print the version to stderr and exit").without_variable(),
-    Flag::new("healthz-ip", Kind::Text, "0.0.0.0", "IP", "address that the health server listens on"),
-    Flag::new(
-        "healthz-port",
-        Kind::Int,
-        "0",
-        "PORT",
-        "port of the health server (/healthz and /readyz); 0 for none",
-    ),
-    Flag::new("iptables-resync", Kind::Int, "5", "SECONDS", "seconds between checks of the iptables rules"),
-    Flag::new(
-        "iptables-forward-rules",
-        Kind::Bool,
-        "true",
-        "",
-        "accept forwarded traffic of the overlay network, by iptables or nftables",
-    ),
-    Flag::new(
-        "ip-blackhole-route",
-        Kind::Bool,
-        "false",
-        "",
-        "keep a blackhole route for each of this node's subnets, so that packets to addresses that no pod has end here",
-    ),
-    Flag::new(
-        "net-config-path",
-        Kind::Text,
-        "/etc/kube-flannel/net-conf.json",
-        "FILE",
-        "network config file with --kube-subnet-mgr, followed while the agent runs",
-    ),
-    Flag::new(
-        "set-node-network-unavailable",
-        Kind::Bool,
-        "true",
-        "",
-        "keep the NetworkUnavailable condition of the Kubernetes node false once the network is up",
-    ),
-    Flag::new("log-format", Kind::Text, "text", "text|json", "form of the log on stderr"),
-    Flag::new("v", Kind::Int, "0", "N", "verbosity of the log: 0 info, 1 to 3 debug, 4 and more trace"),
-    Flag::new(
-        "vmodule",
-        Kind::Text,
-        "",
-        "PATTERN=N,..",
-        "verbosity by module: a pattern (* and ?) names a crate, a module or a whole path such as flannel_core::netlink",
-    ),
-    Flag::new("log_backtrace_at", Kind::Text, "", "FILE:LINE", "log a stack trace at this line")
-        .missing("stack traces in the log"),
-];
+/// The flags of `flanneld install-cni`.
+#[derive(Debug, Args)]
+pub(crate) struct InstallOptions {
+    /// plugin to copy; the file flannel beside flanneld by default
+    #[arg(long, value_name = "FILE", value_parser = value::maybe::<PathBuf>())]
+    pub(crate) plugin: Maybe<PathBuf>,
+    /// where runtimes look for plugins
+    #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin", value_parser = value::path)]
+    pub(crate) plugin_dir: PathBuf,
+    /// conflist to copy; flannel and portmap by default
+    #[arg(long, value_name = "FILE", value_parser = value::maybe::<PathBuf>())]
+    pub(crate) conf: Maybe<PathBuf>,
+    /// where runtimes look for configs
+    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d", value_parser = value::path)]
+    pub(crate) conf_dir: PathBuf,
+    /// name of the conflist there
+    #[arg(long, value_name = "NAME", default_value = "10-flannel.conflist", value_parser = value::file_name)]
+    pub(crate) conf_name: String,
+    /// leave the other alone; both by default
+    #[arg(long, value_name = "plugin|conf", value_parser = value::part)]
+    pub(crate) only: Maybe<Part>,
+    /// take away what was installed, and put back what was there before
+    #[arg(long)]
+    pub(crate) undo: bool,
+}
+
+/// The flags of `flanneld docker-opts`, letters as `getopts` of a shell takes them.
+#[derive(Debug, PartialEq, Eq, Args)]
+pub(crate) struct DockerOptions {
+    /// the subnet file
+    #[arg(short, long, value_name = "FILE", default_value = "/run/flannel/subnet.env", value_parser = value::path)]
+    pub(crate) f: PathBuf,
+    /// the file to write
+    #[arg(short, long, value_name = "FILE", default_value = "/run/docker_opts.env", value_parser = value::path)]
+    pub(crate) d: PathBuf,
+    /// write each option as a variable, such as DOCKER_OPT_MTU; both without -i and -c
+    #[arg(short, long)]
+    pub(crate) i: bool,
+    /// write all options in one variable
+    #[arg(short, long)]
+    pub(crate) c: bool,
+    /// the name of that variable
+    #[arg(short, long, value_name = "NAME", default_value = "DOCKER_OPTS", value_parser = value::variable)]
+    pub(crate) k: String,
+    /// leave out --ip-masq, for old versions of Docker
+    #[arg(short, long)]
+    pub(crate) m: bool,
+}
+
+/// All of it as clap reads it, with values as Go's `flag` package has them.
+pub(super) fn command() -> clap::Command {
+    CommandLine::command().mut_args(as_in_go).mut_subcommands(|command| command.mut_args(as_in_go))
+}
+
+fn as_in_go(arg: Arg) -> Arg {
+    let has_default = !arg.get_default_values().is_empty();
+    match arg.get_action() {
+        ArgAction::SetTrue => {
+            let arg = arg.action(ArgAction::Set).value_parser(value::boolean).value_name("true|false");
+            let arg = arg.num_args(0..=1).require_equals(true).default_missing_value("true");
+            if has_default { arg } else { arg.default_value("false") }
+        }
+        // Nothing given and an empty text are the same.
+        ArgAction::Set if !has_default => {
+            arg.required(false).default_value("").hide_default_value(true).allow_hyphen_values(true)
+        }
+        _ => arg.allow_hyphen_values(true),
+    }
+}

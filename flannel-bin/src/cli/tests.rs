@@ -5,9 +5,8 @@ use std::time::Duration;
 use flannel_core::agent::{FirewallOptions, Forward};
 use proptest::prelude::*;
 
-use super::flags::{FLAGS, find};
-use super::options::LocalFlags;
 use super::*;
+use crate::registry;
 
 fn run_with(args: &[&str], env: &[(&str, &str)]) -> Result<Command, CliError> {
     let args: Vec<_> = args.iter().map(|arg| (*arg).to_owned()).collect();
@@ -26,22 +25,33 @@ fn options(args: &[&str]) -> Options {
 }
 
 fn error_with(args: &[&str], env: &[(&str, &str)]) -> String {
-    run_with(args, env).expect_err(&format!("{args:?}")).to_string()
+    run_with(args, env).expect_err(&format!("{args:?}"))
 }
 
 fn error(args: &[&str]) -> String {
     error_with(args, &[])
 }
 
+/// The name of each flag of a command, but `--help`.
+fn names(command: &clap::Command) -> Vec<&str> {
+    command.get_arguments().filter_map(clap::Arg::get_long).collect()
+}
+
+fn default_of<'a>(command: &'a clap::Command, name: &str) -> &'a str {
+    let flag = go::find(command, name).unwrap_or_else(|| panic!("{name}"));
+    flag.get_default_values().first().map_or("", |value| value.to_str().unwrap())
+}
+
 #[test]
 fn defaults_are_those_of_upstream() {
     let defaults = options(&[]);
-    assert_eq!(defaults.etcd.endpoints, ["http://127.0.0.1:4001", "http://127.0.0.1:2379"].map(Into::into));
-    assert_eq!(defaults.etcd.prefix, "/coreos.com/network");
-    assert_eq!(defaults.subnet_file.to_str(), Some("/run/flannel/subnet.env"));
-    assert_eq!(defaults.state_file.to_str(), Some("/run/flannel/subnet.env.state"));
-    assert_eq!(defaults.renew_margin, Duration::from_secs(3600));
-    assert_eq!((defaults.store, defaults.health), (StoreChoice::Etcd, None));
+    let common = &defaults.common;
+    assert_eq!(common.etcd_endpoints, ["http://127.0.0.1:4001", "http://127.0.0.1:2379"].map(Into::into));
+    assert_eq!(common.etcd_prefix, "/coreos.com/network");
+    assert_eq!(common.subnet_file.to_str(), Some("/run/flannel/subnet.env"));
+    assert_eq!(common.state_file, None, "the subnet file's, with .state");
+    assert_eq!(defaults.subnet_lease_renew_margin, Duration::from_secs(3600));
+    assert_eq!((&common.store, common.kube_subnet_mgr), (&Store::Etcd, false));
     assert!(defaults.shown.is_empty());
     for (name, default) in [
         ("ip-masq", "false"),
@@ -54,7 +64,7 @@ fn defaults_are_those_of_upstream() {
         ("healthz-port", "0"),
         ("v", "0"),
     ] {
-        assert_eq!(find(name).unwrap().default, default, "{name}");
+        assert_eq!(default_of(&flags::command(), name), default, "{name}");
     }
 }
 
@@ -67,14 +77,18 @@ fn flags_have_the_syntax_of_go() {
         &["--etcd-prefix=/x", "--"],
         &["--etcd-prefix", "/y", "--etcd-prefix", "/x"],
     ] {
-        assert_eq!(options(args).etcd.prefix, "/x", "{args:?}");
+        assert_eq!(options(args).common.etcd_prefix, "/x", "{args:?}");
     }
-    assert_eq!(options(&["--etcd-prefix=a=b"]).etcd.prefix, "a=b");
-    assert_eq!(options(&["--etcd-prefix", "--v"]).etcd.prefix, "--v", "the next argument, whatever it is");
-    assert_eq!(options(&["--etcd-prefix="]).etcd.prefix, "");
-    assert_eq!(options(&["--iface", "a", "-iface=b,c"]).ifaces, ["a", "b,c"]);
+    assert_eq!(options(&["--etcd-prefix=a=b"]).common.etcd_prefix, "a=b");
+    assert_eq!(
+        options(&["--etcd-prefix", "--v"]).common.etcd_prefix,
+        "--v",
+        "the next argument, whatever it is"
+    );
+    assert_eq!(options(&["--etcd-prefix="]).common.etcd_prefix, "");
+    assert_eq!(options(&["--iface", "a", "-iface=b,c"]).iface, ["a", "b,c"]);
     for (number, want) in [("10", 10), ("+1", 1), ("0x1f", 31), ("0b11", 3), ("017", 15), ("1_0", 10)] {
-        let margin = options(&["--subnet-lease-renew-margin", number]).renew_margin;
+        let margin = options(&["--subnet-lease-renew-margin", number]).subnet_lease_renew_margin;
         assert_eq!(margin, Duration::from_secs(60 * want), "{number}");
     }
     for truth in ["1", "t", "T", "true", "TRUE", "True"] {
@@ -101,7 +115,7 @@ fn errors_name_flag_value_and_what_was_meant() {
     for (args, want) in [
         (&["--ifcae=eth0"][..], "unknown flag --ifcae; did you mean --iface?"),
         (&["--etcd_prefix=/x"], "unknown flag --etcd_prefix; did you mean --etcd-prefix?"),
-        (&["-public-ip6", "::1"], "unknown flag --public-ip6; did you mean --public-ip?"),
+        (&["-public-ip6", "::1"], "unknown flag --public-ip6; did you mean --public-ipv6?"),
         (&["--completely-different"], "unknown flag --completely-different"),
         (&["---v"], "bad flag syntax: ---v"),
         (&["---etcd-password=hunter2"], "bad flag syntax: ---etcd-password="),
@@ -156,37 +170,25 @@ fn errors_name_flag_value_and_what_was_meant() {
 
 #[test]
 fn what_this_version_lacks_is_refused_only_if_asked_for() {
-    let lacking: Vec<_> = FLAGS.iter().filter(|flag| flag.missing.is_some()).collect();
-    assert_eq!(lacking.len(), 1);
-    for flag in lacking {
-        let name = flag.name;
-        options(&[&format!("--{name}={}", flag.default)]);
-        let other = match flag.default {
-            "false" => "true",
-            "true" => "false",
-            _ => "/x",
-        };
-        let error = error(&[&format!("--{name}={other}")]);
-        assert!(error.starts_with("not supported by this version: "), "{error}");
-        assert!(error.ends_with(&format!("(--{name}); leave it out")), "{error}");
-    }
+    options(&["--log_backtrace_at="]);
+    let want = "not supported by this version: stack traces in the log (--log_backtrace_at); leave it out";
+    assert_eq!(error(&["--log_backtrace_at=/x"]), want);
     let env = error_with(&[], &[("FLANNELD_LOG_BACKTRACE_AT", "x:1")]);
-    assert_eq!(
-        env,
-        "not supported by this version: stack traces in the log (FLANNELD_LOG_BACKTRACE_AT); leave it out"
-    );
+    assert_eq!(env, want.replace("--log_backtrace_at", "FLANNELD_LOG_BACKTRACE_AT"));
+    let all = flags::command();
+    let lacking =
+        all.get_arguments().filter(|flag| help_of_flag(flag).contains("not supported by this version"));
+    assert_eq!(lacking.count(), 1);
 }
 
 #[test]
 fn flags_about_kubernetes() {
-    let defaults = KubeFlags {
-        api_url: None,
-        kubeconfig: None,
-        annotation_prefix: "flannel.alpha.coreos.com".into(),
-        net_config: "/etc/kube-flannel/net-conf.json".into(),
-        set_condition: true,
-    };
-    assert_eq!(options(&["--kube-subnet-mgr"]).store, StoreChoice::Kube(defaults));
+    let defaults = options(&["--kube-subnet-mgr"]);
+    let common = &defaults.common;
+    assert!(common.kube_subnet_mgr && defaults.set_node_network_unavailable);
+    assert_eq!((&common.kube_api_url, &common.kubeconfig_file), (&None, &None));
+    assert_eq!(common.kube_annotation_prefix, "flannel.alpha.coreos.com");
+    assert_eq!(common.net_config_path, Some("/etc/kube-flannel/net-conf.json".into()));
     let given = options_with(
         &[
             "-kube-subnet-mgr=true",
@@ -197,22 +199,20 @@ fn flags_about_kubernetes() {
         ],
         &[("FLANNELD_SET_NODE_NETWORK_UNAVAILABLE", "false")],
     );
-    let all = KubeFlags {
-        api_url: Some("https://10.0.0.1:6443".into()),
-        kubeconfig: Some("/k".into()),
-        annotation_prefix: "a.com/x".into(),
-        net_config: "/n".into(),
-        set_condition: false,
-    };
-    assert_eq!(given.store, StoreChoice::Kube(all));
-    assert_eq!(options(&["--kube-api-url=http://x"]).store, StoreChoice::Etcd);
+    let common = &given.common;
+    assert!(common.kube_subnet_mgr && !given.set_node_network_unavailable);
+    assert_eq!(common.kube_api_url, Some("https://10.0.0.1:6443".into()));
+    assert_eq!(common.kubeconfig_file, Some("/k".into()));
+    assert_eq!(common.kube_annotation_prefix, "a.com/x");
+    assert_eq!(common.net_config_path, Some("/n".into()));
+    assert!(!options(&["--kube-api-url=http://x"]).common.kube_subnet_mgr);
     assert!(error(&["--kube-subnet-mgr", "--store=local:/x"]).contains("two stores"));
-    assert!(error(&["--kube-subnet-mgr", "--net-config-path="]).contains("--net-config-path"));
+    assert_eq!(error(&["--kube-subnet-mgr", "--net-config-path="]), "--net-config-path: \"\" is not a path");
 }
 
 #[test]
 fn flags_about_rules() {
-    let defaults = options(&[]).rules;
+    let defaults = registry::rules(&options(&[]));
     let none = FirewallOptions::default();
     assert_eq!(defaults, none.with_forward(Forward::WherePossible).with_resync(Duration::from_secs(5)));
     assert!(defaults.random_ports);
@@ -222,10 +222,10 @@ fn flags_about_rules() {
         "--iptables-forward-rules=false",
         "--iptables-resync=9",
     ];
-    let given = options(&args).rules;
+    let given = registry::rules(&options(&args));
     let want = none.with_masquerade(true).with_random_ports(false).with_resync(Duration::from_secs(9));
     assert_eq!(given, want);
-    assert_eq!(options(&["--iptables-forward-rules"]).rules.forward, Forward::Required);
+    assert_eq!(registry::rules(&options(&["--iptables-forward-rules"])).forward, Forward::Required);
     for bad in ["0", "-1", "86401"] {
         let error = error(&[&format!("--iptables-resync={bad}")]);
         assert!(error.ends_with("is not from 1 to 86400 seconds"), "{error}");
@@ -243,38 +243,38 @@ fn environment_fills_in_what_was_not_given() {
         ("FLANNELD_STORE", "local:/x"),
     ];
     let from_env = options_with(&[], &env);
-    assert_eq!(from_env.etcd.prefix, "/env");
-    assert_eq!(from_env.ifaces, ["a,b"], "one element, never split");
-    assert_eq!(from_env.verbosity, 4);
-    assert_eq!(from_env.subnet_file.to_str(), Some("/run/flannel/subnet.env"), "empty is unset");
-    let local = |allow_shared| StoreChoice::Local(LocalFlags { dir: "/x".into(), allow_shared });
-    assert_eq!(from_env.store, local(false));
+    assert_eq!(from_env.common.etcd_prefix, "/env");
+    assert_eq!(from_env.iface, ["a,b"], "one element, never split");
+    assert_eq!(from_env.common.verbosity, 4);
+    assert_eq!(from_env.common.subnet_file.to_str(), Some("/run/flannel/subnet.env"), "empty is unset");
+    let local = |options: &Options| (options.common.store.clone(), options.common.local_store_allow_shared);
+    assert_eq!(local(&from_env), (Store::Local("/x".into()), false));
     let shared = options_with(&[], &[&env[..], &[("FLANNELD_LOCAL_STORE_ALLOW_SHARED", "true")]].concat());
-    assert_eq!(shared.store, local(true));
-    assert_eq!(options(&["--store=local:/x", "--local-store-allow-shared"]).store, local(true));
+    assert_eq!(local(&shared), (Store::Local("/x".into()), true));
+    assert_eq!(local(&options(&["--store=local:/x", "--local-store-allow-shared"])), local(&shared));
     let both = options_with(&["--etcd-prefix=/arg", "--iface=c"], &env);
-    assert_eq!((both.etcd.prefix.as_str(), both.ifaces), ("/arg", vec!["c".to_owned()]));
+    assert_eq!((both.common.etcd_prefix.as_str(), both.iface), ("/arg", vec!["c".to_owned()]));
     let error = error_with(&[], &[("FLANNELD_HEALTHZ_PORT", "http")]);
     assert_eq!(error, "FLANNELD_HEALTHZ_PORT: \"http\" is not a whole number");
     let error = error_with(&[], &[("FLANNELD_SUBNET_LEASE_RENEW_MARGIN", "0")]);
     assert!(error.starts_with("FLANNELD_SUBNET_LEASE_RENEW_MARGIN: "), "{error}");
-    assert_eq!(find("log_backtrace_at").unwrap().variable().unwrap(), "FLANNELD_LOG_BACKTRACE_AT");
+    assert_eq!(go::variable_of(&flags::command(), "log_backtrace_at").unwrap(), "FLANNELD_LOG_BACKTRACE_AT");
 }
 
 #[test]
 fn cleanup_takes_the_flags_of_the_agent_that_it_needs() {
     let cleanup = |args: &[&str], env: &[(&str, &str)]| match run_with(args, env) {
-        Ok(Command::Cleanup(options)) => *options,
+        Ok(Command::Task(Task::Cleanup(options))) => *options,
         other => panic!("{args:?}: {other:?}"),
     };
     let defaults = cleanup(&["cleanup"], &[]);
     assert!(!defaults.dry_run && !defaults.lease);
-    assert_eq!(defaults.agent, options(&[]));
+    assert_eq!(defaults.common, options(&[]).common);
+    assert_eq!(Options::from(defaults.common.clone()), options(&[]));
     let given = cleanup(&["cleanup", "-dry-run", "--store=local:/x"], &[("FLANNELD_SUBNET_FILE", "/a/b")]);
     assert!(given.dry_run && !given.lease);
-    let local = LocalFlags { dir: "/x".into(), allow_shared: false };
-    assert_eq!(given.agent.store, StoreChoice::Local(local));
-    assert_eq!(given.agent.state_file.to_str(), Some("/a/b.state"));
+    assert_eq!(given.common.store, Store::Local("/x".into()));
+    assert_eq!(given.common.subnet_file.to_str(), Some("/a/b"));
     // What is only the agent's is not read, and what is not the agent's has no variable.
     let env = [("FLANNELD_HEALTHZ_PORT", "x"), ("FLANNELD_IP_MASQ", "true"), ("FLANNELD_LEASE", "true")];
     assert_eq!(cleanup(&["cleanup"], &env), defaults);
@@ -282,25 +282,25 @@ fn cleanup_takes_the_flags_of_the_agent_that_it_needs() {
 
 #[test]
 fn etcd_flags_work_alone() {
-    let options = options(&["--etcd-cafile=/ca", "--etcd-endpoints=https://a:1,https://b:2"]);
-    assert_eq!(options.etcd.ca_file.as_deref().and_then(|path| path.to_str()), Some("/ca"));
-    assert_eq!(options.etcd.identity, None);
-    assert_eq!(options.etcd.endpoints, ["https://a:1", "https://b:2"].map(Into::into));
+    let common = options(&["--etcd-cafile=/ca", "--etcd-endpoints=https://a:1,https://b:2"]).common;
+    assert_eq!(common.etcd_cafile.as_deref().and_then(|path| path.to_str()), Some("/ca"));
+    assert_eq!((common.etcd_certfile, common.etcd_keyfile), (None, None));
+    assert_eq!(common.etcd_endpoints, ["https://a:1", "https://b:2"].map(Into::into));
 }
 
 #[test]
 fn health_server_is_off_at_port_0_and_below() {
-    assert_eq!(options(&["--healthz-port=-1"]).health, None);
-    let health = options(&["--healthz-port=8081", "--healthz-ip=::1"]).health;
-    assert_eq!(health, Some(("::1".into(), 8081)));
+    assert_eq!((options(&[]).healthz_port, options(&["--healthz-port=-1"]).healthz_port), (0, 0));
+    let given = options(&["--healthz-port=8081", "--healthz-ip=::1"]);
+    assert_eq!((given.healthz_ip.as_str(), given.healthz_port), ("::1", 8081));
 }
 
 #[test]
 fn next_hop_objects_are_used_unless_switched_off() {
     use flannel_backend_vxlan::NextHopObjects;
-    assert_eq!(options(&[]).backends.next_hop_objects, NextHopObjects::Auto);
+    assert_eq!(options(&[]).nexthop_objects, NextHopObjects::Auto);
     let off = options_with(&[], &[("FLANNELD_NEXTHOP_OBJECTS", "off")]);
-    assert_eq!(off.backends.next_hop_objects, NextHopObjects::Off);
+    assert_eq!(off.nexthop_objects, NextHopObjects::Off);
     let error = error(&["--nexthop-objects=on"]);
     assert!(error.contains("--nexthop-objects") && error.contains("auto or off"), "{error}");
 }
@@ -308,11 +308,11 @@ fn next_hop_objects_are_used_unless_switched_off() {
 #[test]
 fn strangers_are_observed_unless_said_otherwise() {
     use flannel_core::firewall::gate::{GateOptions, Mode};
-    assert_eq!(options(&[]).backends.gate, GateOptions::new(Mode::Observe));
+    assert_eq!(registry::gate(&options(&[])), GateOptions::new(Mode::Observe));
     let off = options_with(&[], &[("FLANNELD_STRICT_UNDERLAY", "off")]);
-    assert_eq!(off.backends.gate.mode, Mode::Off);
+    assert_eq!(off.strict_underlay, Mode::Off);
     let allow = ["--vxlan-allow-from=192.0.2.0/24", "--vxlan-allow-from=2001:db8::/64"];
-    let enforce = options(&[&["--strict-underlay=enforce"], allow.as_slice()].concat()).backends.gate;
+    let enforce = registry::gate(&options(&[&["--strict-underlay=enforce"], allow.as_slice()].concat()));
     let allow_from = ["192.0.2.0/24", "2001:db8::/64"].map(|it| it.parse().unwrap());
     assert_eq!(enforce, GateOptions::new(Mode::Enforce).allow_from(allow_from));
     let wrong = error(&["--strict-underlay=drop"]);
@@ -330,9 +330,8 @@ fn secrets_are_never_shown() {
         "--etcd-prefix=/coreos.com/network",
         "--iface=eth0",
     ]);
-    let shown: Vec<_> = options.shown.iter().map(|(name, value)| format!("{name}={value}")).collect();
-    let want = ["etcd-username=root", "etcd-password=***", "etcd-endpoints=***", "iface=eth0"];
-    assert_eq!(shown, want, "only what differs from the defaults");
+    let want = "--etcd-username=root --etcd-password=*** --etcd-endpoints=*** --iface=eth0";
+    assert_eq!(options.shown, want, "only what differs from the defaults");
     assert!(!format!("{options:?}").contains("hunter2"), "{options:?}");
 }
 
@@ -346,7 +345,7 @@ fn no_mistyped_flag_or_variable_shows_a_password() {
             Ok(Command::Run(options)) => {
                 let opened = crate::store::open(&options).map(|store| store.place());
                 let opened =
-                    opened.map_err(|error| format!("{error:?} {}", flannel_core::error::chain(&error)));
+                    opened.map_err(|error| format!("{error:?} {}", flannel_core::error::chain(&*error)));
                 format!("{options:?} {opened:?}")
             }
             other => {
@@ -385,50 +384,57 @@ fn no_mistyped_flag_or_variable_shows_a_password() {
 
 #[test]
 fn vmodule_is_a_list_of_patterns() {
-    let vmodule = options(&["--vmodule=netlink=5,flannel_*=2,"]).vmodule;
+    let vmodule = options(&["--vmodule=netlink=5,flannel_*=2,"]).common.vmodule;
     let vmodule: Vec<_> = vmodule.iter().map(|item| (item.pattern.as_str(), item.verbosity)).collect();
     assert_eq!(vmodule, [("netlink", 5), ("flannel_*", 2)]);
 }
 
 #[test]
 fn usage_names_every_flag() {
-    let usage = usage::usage();
-    for flag in FLAGS {
-        assert!(usage.contains(&format!("\n  --{}", flag.name)), "{}", flag.name);
+    let all = flags::command();
+    let help = |args: &[&str]| match run_with(args, &[]) {
+        Ok(Command::Help(text)) => text,
+        other => panic!("{args:?}: {other:?}"),
+    };
+    let usage = help(&["--help"]);
+    for name in names(&all) {
+        assert!(usage.contains(&format!(" --{name}")), "{name}");
     }
-    for subcommand in SUBCOMMANDS {
-        assert!(usage.contains(&format!("\n  {}\n        {}\n", subcommand.name, subcommand.summary)));
-        let Command::Help(usage) = run_with(&[subcommand.name, "--help"], &[]).unwrap() else { panic!() };
-        for flag in subcommand.flags() {
-            assert!(usage.contains(&format!("\n  --{}", flag.name)), "{}", flag.name);
+    for command in all.get_subcommands() {
+        let summary = command.get_about().unwrap();
+        assert!(usage.contains(command.get_name()) && usage.contains(&summary.to_string()), "{usage}");
+        let usage = help(&[command.get_name(), "--help"]);
+        for name in names(command) {
+            assert!(usage.contains(&format!(" --{name}")), "{name}");
         }
     }
-    assert!(usage.contains("--iface NAME|IP"));
+    assert!(usage.contains("--iface <NAME|IP>") && usage.contains("FLANNELD_ETCD_PREFIX"), "{usage}");
+    assert!(!usage.contains("FLANNELD_ETCD_PASSWORD="), "{usage}");
     assert!(version().starts_with("flanneld 0."));
 }
 
 #[test]
 fn docker_opts_takes_what_the_script_takes() {
     let docker = |args: &[&str]| match run_with(&[&["docker-opts"], args].concat(), &[]) {
-        Ok(Command::DockerOpts(options)) => options,
+        Ok(Command::Task(Task::DockerOpts(options))) => options,
         other => panic!("{args:?}: {other:?}"),
     };
     let defaults = docker(&[]);
-    assert!(defaults.individual && defaults.combined && !defaults.without_ip_masq);
-    assert_eq!(
-        (defaults.key.as_str(), defaults.output.to_str()),
-        ("DOCKER_OPTS", Some("/run/docker_opts.env"))
-    );
+    assert!(!defaults.i && !defaults.c && !defaults.m);
+    assert_eq!((defaults.k.as_str(), defaults.d.to_str()), ("DOCKER_OPTS", Some("/run/docker_opts.env")));
     for args in [&["-c", "-m", "-k", "X", "-f", "/a"][..], &["-cmkX", "-f/a"], &["-cm", "-k=X", "--f=/a"]] {
         let options = docker(args);
-        assert!(!options.individual && options.combined && options.without_ip_masq, "{args:?}");
-        assert_eq!((options.key.as_str(), options.subnet_file.to_str()), ("X", Some("/a")), "{args:?}");
+        assert!(!options.i && options.c && options.m, "{args:?}");
+        assert_eq!((options.k.as_str(), options.f.to_str()), ("X", Some("/a")), "{args:?}");
     }
-    assert_eq!(docker(&["-ic"]), docker(&[]));
+    let both = docker(&["-ic"]);
+    assert!(both.i && both.c);
+    let last = docker(&["-c", "-c=false", "-f", "-x"]);
+    assert_eq!((last.c, last.f.to_str()), (false, Some("-x")));
     for args in [["docker-opts", "-?"], ["docker-opts", "-h"]] {
         assert!(matches!(run_with(&args, &[]), Ok(Command::Help(_))), "{args:?}");
     }
-    let error = |args: &[&str]| run_with(args, &[]).unwrap_err().to_string();
+    let error = |args: &[&str]| run_with(args, &[]).unwrap_err();
     assert_eq!(error(&["docker-opts", "-k", "a b"]), "--k: \"a b\" is not the name of a variable");
     assert_eq!(error(&["docker-opts", "-ik"]), "flag --k needs a value");
     assert!(error(&["docker-opts", "-x"]).starts_with("unknown flag --x"));
@@ -441,7 +447,9 @@ fn docker_opts_takes_what_the_script_takes() {
 #[test]
 fn install_cni_checks_names() {
     let install = |args: &[&str]| run_with(&[&["install-cni"], args].concat(), &[]);
-    let Ok(Command::InstallCni(options)) = install(&["--undo", "--conf-dir=/c"]) else { panic!() };
+    let Ok(Command::Task(Task::InstallCni(options))) = install(&["--undo", "--conf-dir=/c"]) else {
+        panic!()
+    };
     assert!(options.undo && options.plugin.is_none() && options.conf.is_none() && options.only.is_none());
     assert_eq!(options.conf_dir.join(&options.conf_name).to_str(), Some("/c/10-flannel.conflist"));
     assert_eq!(options.plugin_dir.to_str(), Some("/opt/cni/bin"));
@@ -450,11 +458,31 @@ fn install_cni_checks_names() {
     }
 }
 
+fn help_of_flag(flag: &clap::Arg) -> String {
+    flag.get_help().map(ToString::to_string).unwrap_or_default()
+}
+
+/// A table of `docs/flags.md`.
+fn table(command: &clap::Command, all: &clap::Command) -> String {
+    let code = |text: &str| if text.is_empty() { String::new() } else { format!("`{text}`") };
+    let row = |flag: &clap::Arg| {
+        let name = flag.get_long()?;
+        let values = flag.get_value_names().filter(|_| !flag.is_require_equals_set()).unwrap_or_default();
+        let value =
+            values.first().map_or_else(String::new, |value| format!(" {}", value.replace('|', "\\|")));
+        let default = code(default_of(command, name));
+        let variable = go::variable_of(all, name).map_or_else(String::new, |name| code(&name));
+        Some(format!("| `--{name}`{value} | {default} | {variable} | {}. |\n", help_of_flag(flag)))
+    };
+    let rows: String = command.get_arguments().filter_map(row).collect();
+    format!("| flag | default | variable | meaning |\n| --- | --- | --- | --- |\n{rows}")
+}
+
 #[test]
 fn documents_have_the_table_of_flags() {
     let document = include_str!("../../../docs/flags.md");
-    let commands = SUBCOMMANDS.iter().map(|subcommand| usage::table(subcommand.flags()));
-    for table in commands.chain([usage::table(FLAGS)]) {
+    let all = flags::command();
+    for table in all.get_subcommands().chain([&all]).map(|command| table(command, &all)) {
         assert!(document.contains(&table), "docs/flags.md must have this table:\n{table}");
     }
 }
@@ -465,13 +493,13 @@ proptest! {
         args in prop::collection::vec("cleanup|-{0,3}(dry-run|v|iface|version|healthz-port|store|etcd-prefix|vmodule|h)(=.{0,5})?|.{0,9}", 0..5),
         value in ".{0,9}",
     ) {
-        let _ = command(&args, |_| None).map_err(|error| error.to_string());
-        let _ = command(&args, |_| Some(value.clone())).map_err(|error| error.to_string());
+        let _ = command(&args, |_| None);
+        let _ = command(&args, |_| Some(value.clone()));
     }
 
     #[test]
     fn numbers_are_those_of_go(number: i64) {
-        prop_assert_eq!(args::parse_int(&number.to_string()), Some(number));
-        prop_assert_eq!(args::parse_int(&format!("{}{:#x}", if number < 0 { "-" } else { "" }, number.unsigned_abs())), Some(number));
+        prop_assert_eq!(value::int(&number.to_string()), Ok(number));
+        prop_assert_eq!(value::int(&format!("{}{:#x}", if number < 0 { "-" } else { "" }, number.unsigned_abs())), Ok(number));
     }
 }

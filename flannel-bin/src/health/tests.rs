@@ -31,7 +31,7 @@ fn others_get_the_first_line() {
 async fn a_taken_port_is_named() {
     let taken = bind("127.0.0.1", 0).await.unwrap();
     let port = taken.local_addr().unwrap().port();
-    let error = bind("127.0.0.1", port).await.unwrap_err().to_string();
+    let error = bind("127.0.0.1", port).await.unwrap_err();
     assert!(error.contains(&format!("127.0.0.1 port {port}")), "{error}");
 }
 

@@ -8,11 +8,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::callsite::Identifier;
-use tracing::field::{Field, Visit};
-use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Level, Subscriber, warn};
-use tracing_subscriber::Layer;
-use tracing_subscriber::layer::Context;
+use tracing::field::Field;
+use tracing::{Event, Level, Metadata, warn};
+use tracing_subscriber::layer::{Context, Filter};
 
 /// How many lines of a kind may be written at once.
 const BURST: u32 = 50;
@@ -21,44 +19,18 @@ const EVERY: Duration = Duration::from_millis(200);
 /// How often the lines left out are reported.
 const TELL: Duration = Duration::from_secs(10);
 
-/// A layer that gets only the lines within the limits.
-pub(super) struct Limited<L> {
-    layer: L,
-    limits: Arc<Limits>,
-}
+/// Lets through no more of only the lines should be written.
+#[derive(Debug, Default)]
+pub(super) struct Limited(Arc<Limits>);
 
-impl<L> Limited<L> {
-    pub(super) fn new(layer: L) -> Self {
-        Self { layer, limits: Arc::default() }
-    }
-}
-
-impl<S: Subscriber, L: Layer<S>> Layer<S> for Limited<L> {
-    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
-        // Debug lines are not limited, since the operator asked for them.
-        if *event.metadata().level() > Level::INFO || self.limits.admit(event) {
-            self.layer.on_event(event, context);
-        }
+impl<S> Filter<S> for Limited {
+    fn enabled(&self, _: &Metadata<'_>, _: &Context<'_, S>) -> bool {
+        true
     }
 
-    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
-        self.layer.on_new_span(attributes, id, context);
-    }
-
-    fn on_record(&self, span: &Id, values: &Record<'_>, context: Context<'_, S>) {
-        self.layer.on_record(span, values, context);
-    }
-
-    fn on_enter(&self, id: &Id, context: Context<'_, S>) {
-        self.layer.on_enter(id, context);
-    }
-
-    fn on_exit(&self, id: &Id, context: Context<'_, S>) {
-        self.layer.on_exit(id, context);
-    }
-
-    fn on_close(&self, id: Id, context: Context<'_, S>) {
-        self.layer.on_close(id, context);
+    fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
+        // Who asks for details gets them all.
+        *event.metadata().level() > Level::INFO || self.0.admit(event)
     }
 }
 
@@ -94,8 +66,12 @@ impl Limits {
         if is_admitted {
             kind.spent = kind.spent.max(now) + EVERY;
         } else {
-            if kind.left_out == 0 && kind.message.is_empty() {
-                event.record(&mut Message(&mut kind.message));
+            if kind.message.is_empty() {
+                event.record(&mut |field: &Field, value: &dyn fmt::Debug| {
+                    if field.name() == "message" {
+                        kind.message = format!("{value:?}");
+                    }
+                });
             }
             kind.left_out += 1;
             kinds.has_left_out = true;
@@ -139,25 +115,15 @@ impl Limits {
     }
 }
 
-/// Takes the message of an event.
-struct Message<'a>(&'a mut String);
-
-impl Visit for Message<'_> {
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        if field.name() == "message" {
-            *self.0 = format!("{value:?}");
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::{self, Write};
 
     use tracing::{debug, info};
+    use tracing_subscriber::filter::FilterExt;
     use tracing_subscriber::filter::LevelFilter;
     use tracing_subscriber::layer::SubscriberExt;
-    use tracing_subscriber::{fmt, registry};
+    use tracing_subscriber::{Layer, fmt, registry};
 
     use super::*;
 
@@ -186,7 +152,7 @@ mod tests {
         let log = Captured::default();
         let writer = log.clone();
         let layer = fmt::layer().with_ansi(false).with_writer(move || writer.clone());
-        let layer = Limited::new(layer).with_filter(LevelFilter::DEBUG);
+        let layer = layer.with_filter(LevelFilter::DEBUG.and(Limited::default()));
         let _guard = tracing::subscriber::set_default(registry().with(layer));
         // Ten seconds of a flood, and beside it what others say.
         for second in 0..10 {

@@ -1,6 +1,6 @@
 //! The gate of tunnels that the kernel carries: it counts and names packets from strangers, or drops them.
 //!
-//! VXLAN does not check senders: a host that knows a VTEP's MAC can send frames into the overlay. So two nf_tables
+//! VXLAN does not check senders: a host that knows a VTEP's MAC can send frames into the overlay. So two `nf_tables`
 //! tables of our own admit only packets from underlay addresses that leases publish (family `inet`), and forward
 //! packets from the overlay device only to this node's own subnets (family `netdev`, so that packets of other devices
 //! are not slowed down). They work with any manager of the other rules, and need no program.

@@ -12,6 +12,7 @@ mod save;
 mod script;
 #[cfg(test)]
 mod tests;
+mod unseen;
 mod variant;
 mod watch;
 
@@ -23,6 +24,7 @@ use tokio::time::{Instant, sleep_until};
 use self::evidence::Evidence;
 pub(super) use self::rule_text::words;
 use self::save::Dump;
+pub use self::unseen::{UnseenRules, unseen_rules};
 pub(super) use self::variant::legacy_tables;
 use self::variant::{Found, Kind, Programs, Usage, Version};
 use self::watch::{SHORTEST_RESYNC, Watch};

@@ -42,7 +42,8 @@ use super::{Identity, LeaseStream, StoreStatus, SubnetError, SubnetManager};
 use crate::addr::PerFamily;
 use crate::clock::Clock;
 use crate::config::{LeaseSource, NetworkConfig};
-use crate::lease::{Lease, LeaseAttrs};
+use crate::dataplane::command::word;
+use crate::lease::{Lease, LeaseAttrs, LeaseKey};
 
 /// The options of a local store.
 #[derive(Debug, Clone)]
@@ -196,6 +197,11 @@ impl SubnetManager for LocalSubnetManager {
 
     fn place(&self) -> String {
         format!("local:{}", self.0.folder.root.display())
+    }
+
+    fn release_command(&self, lease: LeaseKey) -> Option<String> {
+        let file = self.0.folder.root.join("subnets").join(lease.to_string());
+        Some(format!("rm -f {}", word(&file.to_string_lossy())))
     }
 }
 

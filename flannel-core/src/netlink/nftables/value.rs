@@ -1,4 +1,4 @@
-//! The parts of our nf_tables tables, as values. Pure.
+//! The parts of our `nf_tables` tables, as values. Pure.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,0 +1,1 @@
+../../flannel-core/src/atomic_file.rs
