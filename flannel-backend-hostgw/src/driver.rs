@@ -92,7 +92,7 @@ impl Driver for HostGwDriver {
     }
 
     /// The backend has no keys, so changes have no effect.
-    fn take_config(&mut self, _: &BackendConfig, _: Vec<String>) -> Result<AppliedConfig, ConfigError> {
+    fn apply_config(&mut self, _: &BackendConfig, _: Vec<String>) -> Result<AppliedConfig, ConfigError> {
         Ok(AppliedConfig::default())
     }
 

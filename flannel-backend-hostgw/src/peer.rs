@@ -23,7 +23,7 @@ pub(crate) fn peer(
     for (family, subnet) in lease.key.subnets().iter() {
         peer.claims.push(Claim::Subnet(*subnet));
         let (Some(link), Some(_)) = (link, ours.get(family)) else { continue };
-        let malformed = |what: String| PeerError::Malformed(format!("{family}: {what}"));
+        let malformed = |what: String| PeerError::Unreadable(format!("{family}: {what}"));
         let node = attrs.underlay(family).map_err(&malformed)?;
         peer.claims.push(Claim::Underlay(node));
         peer.objects.push(Object::Route(Route::by_node(*subnet, node, link)));
@@ -94,7 +94,7 @@ mod tests {
             r#"{"PublicIP":"224.0.0.1","BackendType":"host-gw"}"#,
             r#"{"PublicIP":"255.255.255.255","BackendType":"host-gw"}"#,
         ] {
-            assert!(matches!(v4(value), Err(PeerError::Malformed(_))), "{value}");
+            assert!(matches!(v4(value), Err(PeerError::Unreadable(_))), "{value}");
         }
         let v6 = PerFamily { v4: None, ..ours() };
         assert!(matches!(peer(&lease("10.5.1.0-24", DUAL), LINK, &v6), Err(PeerError::NotOurs(_))));

@@ -391,7 +391,7 @@ impl Driver for UdpDriver {
     }
 
     /// All nodes must change the port together, and the others would not know when.
-    fn take_config(&mut self, next: &BackendConfig, _: Vec<String>) -> Result<AppliedConfig, ConfigError> {
+    fn apply_config(&mut self, next: &BackendConfig, _: Vec<String>) -> Result<AppliedConfig, ConfigError> {
         let differs = UdpConfig::parse(next)?.port != self.port;
         let restart = differs.then(|| "Backend.Port".to_owned()).into_iter().collect();
         Ok(AppliedConfig::new(Vec::new(), restart))
@@ -438,7 +438,7 @@ impl Driver for UdpDriver {
         peer(lease, &enabled)
     }
 
-    fn take_peers(&mut self, peers: &mut dyn Iterator<Item = (&LeaseKey, &Peer)>) {
+    fn set_peers(&mut self, peers: &mut dyn Iterator<Item = (&LeaseKey, &Peer)>) {
         self.peers = peers.flat_map(|(key, peer)| table_peers(key, peer, self.port)).collect();
         self.renew_table();
     }
@@ -513,7 +513,7 @@ mod tests {
         let mut take = |keys: &str| {
             let text = format!(r#"{{"Network":"10.3.0.0/16","Backend":{{"Type":"udp"{keys}}}}}"#);
             let config = NetworkConfig::parse(&text, LeaseSource::Store).unwrap();
-            driver.take_config(&config.backend, vec!["Backend.anything".to_owned()])
+            driver.apply_config(&config.backend, vec!["Backend.anything".to_owned()])
         };
         let restart = |keys: &[&str]| {
             let restart = keys.iter().map(|key| (*key).to_owned()).collect();

@@ -50,7 +50,7 @@ pub(crate) fn peer(lease: &Lease, enabled: &PerFamily<IpAddr>) -> Result<Peer, P
         if enabled.get(family).is_none() || !speaks {
             continue;
         }
-        let malformed = |why| PeerError::Malformed(format!("{family}: {why}"));
+        let malformed = |why| PeerError::Unreadable(format!("{family}: {why}"));
         let underlay = attrs.underlay(family).map_err(malformed)?;
         peer.claims.push(Claim::Underlay(underlay));
         reachable = true;
@@ -126,7 +126,7 @@ mod tests {
         }
         for value in [r#"{"PublicIP":"224.0.0.1"}"#, r#"{"PublicIP":"127.0.0.1"}"#, "{}"] {
             let result = peer(&lease("10.5.1.0-24", value), &both());
-            assert!(matches!(result, Err(PeerError::Malformed(_))), "{value}");
+            assert!(matches!(result, Err(PeerError::Unreadable(_))), "{value}");
         }
     }
 

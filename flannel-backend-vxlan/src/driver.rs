@@ -240,7 +240,7 @@ impl Driver for VxlanDriver {
     }
 
     /// The devices stay what they are, and so do the peers' MACs.
-    fn take_config(&mut self, next: &BackendConfig, _: Vec<String>) -> Result<AppliedConfig, ConfigError> {
+    fn apply_config(&mut self, next: &BackendConfig, _: Vec<String>) -> Result<AppliedConfig, ConfigError> {
         let next = VxlanConfig::parse(next)?;
         next.check_mtu(self.sides.families())?;
         let (now, taken) = self.config.towards(next);

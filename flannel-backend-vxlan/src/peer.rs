@@ -64,7 +64,7 @@ pub(crate) fn peer(lease: &Lease, paths: &Paths<'_>) -> Result<Peer, PeerError> 
     for (family, subnet) in lease.key.subnets().iter() {
         peer.claims.push(Claim::Subnet(*subnet));
         let Some(link) = links.get(family) else { continue };
-        let malformed = |what: &str| PeerError::Malformed(format!("{family}: {what}"));
+        let malformed = |what: &str| PeerError::Unreadable(format!("{family}: {what}"));
         let underlay = attrs.underlay(family).map_err(|why| malformed(&why))?;
         let field = data_field(family);
         let bad = |why: &str| malformed(&format!("{field} {why}; {}", LeaseAttrs::MEND));
@@ -187,7 +187,7 @@ mod tests {
             r#"{"BackendType":"vxlan","BackendData":{"VtepMAC":"0a:5b:10:33:7e:01"}}"#,
             r#"{"PublicIP":"224.0.0.1","BackendType":"vxlan","BackendData":{"VtepMAC":"0a:5b:10:33:7e:01"}}"#,
         ] {
-            assert!(matches!(v4(value), Err(PeerError::Malformed(_))), "{value}");
+            assert!(matches!(v4(value), Err(PeerError::Unreadable(_))), "{value}");
         }
         let old = r#"{"publicip":"192.0.2.11","BackendType":"vxlan","BackendData":{"vtepmac":"0A-5B-10-33-7E-01"}}"#;
         assert!(v4(old).is_ok(), "old writers left the VNI out");

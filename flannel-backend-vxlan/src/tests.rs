@@ -445,7 +445,7 @@ async fn held(host: &Host) -> (Running, JoinHandle<()>, watch::Receiver<flannel_
     let task = tokio::spawn(network.run(host.store.watch_leases(), cancel.clone()));
     let (store, follow) = (host.store.clone(), attrs.clone());
     let hold = tokio::spawn(async move {
-        let held = flannel_core::subnet::hold_and_publish(&store, lease, follow).await;
+        let held = flannel_core::subnet::renew_and_publish(&store, lease, follow).await;
         panic!("{held:?}");
     });
     settle().await;

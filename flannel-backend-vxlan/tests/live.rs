@@ -12,7 +12,7 @@ use flannel_core::backend::{Backend, NetworkStatus, Registration};
 use flannel_core::config::{LeaseSource, NetworkConfig};
 use flannel_core::netlink::Netlink;
 use flannel_core::netns::Netns as CoreNetns;
-use flannel_core::subnet::{SubnetManager, hold_and_publish};
+use flannel_core::subnet::{SubnetManager, renew_and_publish};
 use flannel_core::subnet_file::SubnetFile;
 use flannel_core::testing::FakeStore;
 use flannel_core::underlay::{self, UnderlayOptions};
@@ -89,7 +89,7 @@ async fn run(
     let (lease, attrs) = (network.lease().clone(), network.attrs());
     tokio::select! {
         ended = network.run(store.watch_leases(), cancel) => ended.unwrap(),
-        held = hold_and_publish(store, lease, attrs) => panic!("{held:?}"),
+        held = renew_and_publish(store, lease, attrs) => panic!("{held:?}"),
     }
 }
 

@@ -3,7 +3,6 @@
 use std::error::Error;
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use flannel_core::agent::leave::Removal;
 use flannel_core::error::chain;
@@ -42,16 +41,10 @@ pub(crate) fn run(options: CleanupOptions) -> ExitCode {
 async fn clean_up(options: CleanupOptions) -> Result<Vec<String>, Box<dyn Error>> {
     let CleanupOptions { dry_run, lease, common } = options;
     let agent = Options::from(common);
-    let store = store::open(&agent)?;
-    let builder = registry::agent(&agent, Arc::clone(&store));
+    let builder = registry::agent(&agent, store::open(&agent)?);
     let plan = if lease { builder.plan_leave().await } else { builder.plan_cleanup().await };
-    let mut plan =
+    let plan =
         plan.map_err(|error| format!("can't speak to the kernel; that takes root: {}", chain(&error)))?;
-    for removal in &mut plan.removals {
-        if let Some(command) = removal.lease().and_then(|lease| store.release_command(lease)) {
-            removal.commands = vec![command];
-        }
-    }
     match plan.refused() {
         Some(error) if dry_run => {
             warn!(error = chain(error), "without --dry-run this would be refused");

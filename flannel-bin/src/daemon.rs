@@ -36,7 +36,7 @@ fn in_our_words(error: AgentError) -> Box<dyn Error> {
 pub(crate) fn run(options: &Options) -> ExitCode {
     logs::set_up(&options.common);
     // This must be before other threads start, since each thread has capabilities of its own.
-    if let Err(error) = privileges::take_granted() {
+    if let Err(error) = privileges::raise_granted() {
         warn!(%error, "capabilities of the program's file can't be raised");
     }
     if let Err(error) = privileges::raise_descriptor_limit() {

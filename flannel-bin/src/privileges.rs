@@ -16,7 +16,7 @@ const USED: [CapabilitySet; 2] = [CapabilitySet::NET_ADMIN, CapabilitySet::NET_R
 /// the programs that keep firewall rules (ambient capabilities). A container runtime gives such a user no others.
 ///
 /// Changes nothing for root, and where a supervisor has set them (systemd's `AmbientCapabilities=`).
-pub(crate) fn take_granted() -> io::Result<()> {
+pub(crate) fn raise_granted() -> io::Result<()> {
     let now = capabilities(None)?;
     let Some(wanted) = to_take(rustix::process::geteuid().is_root(), now) else { return Ok(()) };
     set_capabilities(None, wanted)?;

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use flannel_core::addr::PerFamily;
 use flannel_core::config::{LeaseSource, NetworkConfig};
-use flannel_core::lease::{BadRecords, Lease, LeaseAttrs, LeaseKey, LeaseUpdate};
+use flannel_core::lease::{Lease, LeaseAttrs, LeaseKey, LeaseUpdate, UnreadableRecords};
 use flannel_core::subnet::allocate::{self, Applicant, Decision, Listing, Occupied};
 use flannel_core::subnet::kit::{Backoff, Health, is_ours};
 use flannel_core::subnet::{Identity, LeaseStream, StoreStatus, SubnetError, SubnetManager};
@@ -29,7 +29,7 @@ struct Records {
 
 impl Records {
     /// All that can be read, and what can't.
-    fn list(&self) -> (Vec<Lease>, BadRecords) {
+    fn list(&self) -> (Vec<Lease>, UnreadableRecords) {
         let mut leases = Vec::new();
         let decode = |(key, (created, value)): (&String, &(u64, String))| {
             Lease::decode(key, value.as_bytes(), *created).map(|lease| leases.push(lease)).err()
@@ -45,7 +45,7 @@ impl Records {
         let changed = self.values.iter().filter(|(key, value)| known.values.get(*key) != Some(value));
         let changed = changed.map(|(key, (created, value))| {
             Lease::decode(key, value.as_bytes(), *created)
-                .map_or_else(LeaseUpdate::Undecodable, LeaseUpdate::Put)
+                .map_or_else(LeaseUpdate::Unreadable, LeaseUpdate::Put)
         });
         gone.chain(changed).collect()
     }
@@ -204,7 +204,7 @@ impl SubnetManager for MemoryStore {
     }
 
     /// Nothing expires here. What somebody deleted, changed or spoilt is put back.
-    async fn hold_lease(&self, lease: &Lease) -> Result<Infallible, SubnetError> {
+    async fn renew_lease(&self, lease: &Lease) -> Result<Infallible, SubnetError> {
         let (mut records, mut backoff) = (self.records.subscribe(), Backoff::new());
         loop {
             let there = records.borrow_and_update().get(lease.key);
@@ -233,10 +233,10 @@ impl SubnetManager for MemoryStore {
             |(mut records, health, known): (watch::Receiver<Records>, Arc<Health>, Option<Records>)| async {
                 records.changed().await.ok()?;
                 let now = records.borrow_and_update().clone();
-                let (leases, undecodable) = now.list();
-                health.set_undecodable(&undecodable);
+                let (leases, unreadable) = now.list();
+                health.set_unreadable(&unreadable);
                 let updates = match known {
-                    None => vec![LeaseUpdate::Snapshot { leases, undecodable }],
+                    None => vec![LeaseUpdate::Snapshot { leases, unreadable }],
                     Some(known) => now.changes_since(&known),
                 };
                 Some((stream::iter(updates.into_iter().map(Ok)), (records, health, Some(now))))

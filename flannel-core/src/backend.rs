@@ -166,7 +166,7 @@ pub trait Network: Send {
     fn state(&self) -> watch::Receiver<State>;
 
     /// What this node has to publish with its lease. It changes when the address of the underlay does. See
-    /// [`crate::subnet::hold_and_publish`]. The receiver stays valid after `run` has consumed the network.
+    /// [`crate::subnet::renew_and_publish`]. The receiver stays valid after `run` has consumed the network.
     fn attrs(&self) -> watch::Receiver<LeaseAttrs>;
 
     /// Runs until `cancel` fires. Kernel state stays, so that pods' traffic goes on afterwards.

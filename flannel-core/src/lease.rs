@@ -3,23 +3,23 @@
 
 mod ages;
 mod attrs;
-mod bad;
 mod field;
 mod key;
 mod table;
 #[cfg(test)]
 mod tests;
 mod unknown;
+mod unreadable;
 
 use std::fmt;
 
 pub use ages::{AgedLease, Ages, is_same_data};
 pub use attrs::{AttrsError, BackendData, LeaseAttrs};
-pub use bad::{BadRecord, BadRecords, BadSample, brief};
 pub use field::Field;
 pub use key::{LeaseKey, LeaseKeyError};
 pub use table::{LeaseChange, LeaseTable};
 pub use unknown::Unknown;
+pub use unreadable::{UnreadableRecord, UnreadableRecords, UnreadableSample, brief};
 
 use crate::addr::{Family, Subnet};
 use crate::error::chain;
@@ -38,8 +38,8 @@ pub struct Lease {
 
 impl Lease {
     /// Reads a record of a store: its key below `subnets/`, its value, and when it was created.
-    pub fn decode(key: &str, value: &[u8], created: u64) -> Result<Self, BadRecord> {
-        let bad = |reason: String| BadRecord { key: key.to_owned(), reason };
+    pub fn decode(key: &str, value: &[u8], created: u64) -> Result<Self, UnreadableRecord> {
+        let bad = |reason: String| UnreadableRecord { key: key.to_owned(), reason };
         let lease_key = key.parse().map_err(|error: LeaseKeyError| bad(error.to_string()))?;
         let text = std::str::from_utf8(value);
         let text = text.map_err(|error| bad(format!("the value is not text: {error}")))?;
@@ -67,7 +67,7 @@ pub enum LeaseUpdate {
         /// The leases.
         leases: Vec<Lease>,
         /// Unreadable records: their last good state stays.
-        undecodable: BadRecords,
+        unreadable: UnreadableRecords,
     },
     /// The leases that an earlier run knew, while the store does not answer. It is not a snapshot: a lease that is
     /// missing here is not deleted.
@@ -82,5 +82,5 @@ pub enum LeaseUpdate {
     /// The record with this key (below `subnets/`, as the store had it) was deleted.
     Removed(String),
     /// An unreadable record was written: the last good state of its lease stays.
-    Undecodable(BadRecord),
+    Unreadable(UnreadableRecord),
 }

@@ -50,7 +50,7 @@ pub enum PeerError {
     NotOurs(String),
     /// Its backend data is unreadable. That counts as unknown, not as deleted: its last good state stays.
     #[error("{0}")]
-    Malformed(String),
+    Unreadable(String),
 }
 
 impl PeerError {
@@ -107,7 +107,7 @@ struct Entry {
     /// The last good version, or empty if there was none.
     peer: Peer,
     /// Whether `peer` is programmed.
-    holds: bool,
+    is_programmed: bool,
     /// What is wrong with it. Boxed, since nearly all entries have none.
     trouble: Option<Box<Trouble>>,
 }
@@ -230,8 +230,8 @@ impl PeerTable {
     }
 
     /// The peers that are programmed, for a backend that carries packets itself.
-    pub fn iter(&self) -> impl Iterator<Item = (&LeaseKey, &Peer)> {
-        self.entries.iter().filter(|(_, entry)| entry.holds).map(|(key, entry)| (key, &entry.peer))
+    pub fn programmed_peers(&self) -> impl Iterator<Item = (&LeaseKey, &Peer)> {
+        self.entries.iter().filter(|(_, entry)| entry.is_programmed).map(|(key, entry)| (key, &entry.peer))
     }
 
     /// The leases whose newest version is not programmed, with the reason.
@@ -269,7 +269,7 @@ impl PeerTable {
 
     /// The programmed peers that need the object with this key.
     pub fn users(&self, object: &ObjectKey) -> Vec<LeaseKey> {
-        let holds = |key: &LeaseKey| self.entries.get(key).is_some_and(|entry| entry.holds);
+        let is_programmed = |key: &LeaseKey| self.entries.get(key).is_some_and(|entry| entry.is_programmed);
         let mut users: Vec<LeaseKey> = match *object {
             ObjectKey::Address(..) => Vec::new(),
             ObjectKey::Route(dst, _) => self.index.with_subnet(dst).collect(),
@@ -278,7 +278,7 @@ impl PeerTable {
             }
             ObjectKey::Fdb(entry) => self.index.with_vtep(entry.link, entry.mac, entry.dst).collect(),
         };
-        users.retain(holds);
+        users.retain(is_programmed);
         users
     }
 
@@ -287,8 +287,8 @@ impl PeerTable {
     pub(crate) fn peers_with(&self, object: &ObjectKey) -> Vec<LeaseKey> {
         match *object {
             ObjectKey::Route(dst, _) if dst.prefix() == dst.family().bits() => {
-                let holds = |key: &LeaseKey| self.programmed_peer(key).is_some();
-                self.index.with_base(dst.base()).filter(holds).collect()
+                let is_programmed = |key: &LeaseKey| self.programmed_peer(key).is_some();
+                self.index.with_base(dst.base()).filter(is_programmed).collect()
             }
             _ => self.users(object),
         }
@@ -296,7 +296,7 @@ impl PeerTable {
 
     /// The objects and claims of a lease, if it is programmed.
     pub(crate) fn programmed_peer(&self, key: &LeaseKey) -> Option<&Peer> {
-        self.entries.get(key).filter(|entry| entry.holds).map(|entry| &entry.peer)
+        self.entries.get(key).filter(|entry| entry.is_programmed).map(|entry| &entry.peer)
     }
 
     /// The leases that were decided since the last call. A lease can be among them twice, or be gone.
@@ -307,7 +307,7 @@ impl PeerTable {
     /// The programmed peers whose subnets overlap one.
     pub fn overlapping(&self, subnet: Subnet) -> impl Iterator<Item = (LeaseKey, Subnet)> + '_ {
         self.index.overlapping(subnet).filter_map(move |key| {
-            let entry = self.entries.get(&key).filter(|entry| entry.holds)?;
+            let entry = self.entries.get(&key).filter(|entry| entry.is_programmed)?;
             let subnets = entry.peer.claims.iter().filter_map(|claim| match claim {
                 Claim::Subnet(theirs) => Some(*theirs),
                 _ => None,
@@ -354,15 +354,15 @@ impl PeerTable {
             Err(PeerError::NotOurs(why)) => {
                 (Peer::default(), standing, Some(PeerError::NotOurs(brief(&why))))
             }
-            Err(PeerError::Malformed(why)) => {
+            Err(PeerError::Unreadable(why)) => {
                 let last_good = old.map_or((Peer::default(), standing), |old| (old.peer, old.standing));
-                (last_good.0, last_good.1, Some(PeerError::Malformed(brief(&why))))
+                (last_good.0, last_good.1, Some(PeerError::Unreadable(brief(&why))))
             }
         };
         // Objects rarely change, and there are ten thousand peers, so unused capacity is freed.
         peer.objects.shrink_to_fit();
         peer.claims.shrink_to_fit();
-        if matches!(fault, Some(PeerError::Malformed(_))) && peer.claims.is_empty() {
+        if matches!(fault, Some(PeerError::Unreadable(_))) && peer.claims.is_empty() {
             self.unknown.insert(key);
         } else {
             self.unknown.remove(&key);
@@ -378,7 +378,7 @@ impl PeerTable {
         }
         let trouble = (fault.is_some() || is_refused)
             .then(|| Box::new(Trouble { fault, conflict: with_us, is_refused }));
-        self.entries.insert(key, Entry { standing, peer, holds: false, trouble });
+        self.entries.insert(key, Entry { standing, peer, is_programmed: false, trouble });
         self.decided.push(key);
         touched
     }
@@ -395,7 +395,7 @@ impl PeerTable {
             }
         }
         match against_itself(&peer.claims).or_else(|| self.at_nobody(&peer.claims)) {
-            Some(why) => Err(PeerError::Malformed(why)),
+            Some(why) => Err(PeerError::Unreadable(why)),
             None => Ok(peer),
         }
     }
@@ -475,8 +475,8 @@ impl PeerTable {
 
     /// Removes the objects of a lease from the desired state.
     fn retract(&mut self, key: &LeaseKey) {
-        let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.holds) else { return };
-        entry.holds = false;
+        let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.is_programmed) else { return };
+        entry.is_programmed = false;
         self.programmed -= 1;
         self.held.remove(&entry.peer);
         for object in &entry.peer.objects {

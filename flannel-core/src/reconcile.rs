@@ -91,7 +91,7 @@ pub trait Driver: Send {
     /// Applies what it can of a changed config of this backend without a restart; afterwards the loop asks again for
     /// the devices and the objects of peers. `changed` are the keys whose JSON differs from the config that is in
     /// force; some of them may mean the same. An error says what can't be used; then nothing changes.
-    fn take_config(
+    fn apply_config(
         &mut self,
         next: &BackendConfig,
         changed: Vec<String>,
@@ -140,7 +140,7 @@ pub trait Driver: Send {
     }
 
     /// Receives all programmed peers, whenever they may have changed, for a backend that carries packets itself.
-    fn take_peers(&mut self, peers: &mut dyn Iterator<Item = (&LeaseKey, &Peer)>) {
+    fn set_peers(&mut self, peers: &mut dyn Iterator<Item = (&LeaseKey, &Peer)>) {
         let _ = peers;
     }
 
@@ -359,11 +359,11 @@ impl<D: Driver> Reconciler<D> {
                     self.repair.begin(Instant::now(), RepairCause::Datapath);
                     self.look_at_all();
                 }
-                events = self.kernel.events() => self.take_events(events),
-                batch = leases.next(), if !is_taking => self.take_leases(batch.ok_or(BackendError::WatchEnded)?)?,
+                events = self.kernel.events() => self.fold_events(events),
+                batch = leases.next(), if !is_taking => self.fold_leases(batch.ok_or(BackendError::WatchEnded)?)?,
                 // Leases that came earlier and are not processed yet.
                 () = tokio::task::yield_now(), if is_taking => {}
-                told = config::next(&mut self.config) => self.take_config(told),
+                told = config::next(&mut self.config) => self.fold_config(told),
                 () = guard::news(&mut self.guard) => {}
                 () = sleep_until(wake) => {}
             }
@@ -372,13 +372,13 @@ impl<D: Driver> Reconciler<D> {
             if !self.incoming.is_pending()
                 && let Some(batch) = leases.next().now_or_never()
             {
-                self.take_leases(batch.ok_or(BackendError::WatchEnded)?)?;
+                self.fold_leases(batch.ok_or(BackendError::WatchEnded)?)?;
             }
             if let Some(told) = config::next(&mut self.config).now_or_never() {
-                self.take_config(told);
+                self.fold_config(told);
             }
             if Instant::now() >= wake {
-                self.take_time(Instant::now());
+                self.run_timers(Instant::now());
             }
             self.work_out_some();
             // Half a snapshot is not a desired state: until all of it is processed, the kernel stays as it is.
@@ -419,7 +419,7 @@ impl<D: Driver> Reconciler<D> {
         self.peers.drain_decided();
         self.book.mark_all();
         self.peers.repack();
-        self.driver.take_peers(&mut self.peers.iter());
+        self.driver.set_peers(&mut self.peers.programmed_peers());
         self.blocked.restart(Instant::now());
     }
 
@@ -442,7 +442,7 @@ impl<D: Driver> Reconciler<D> {
         .unwrap_or(self.audit_at)
     }
 
-    fn take_time(&mut self, now: Instant) {
+    fn run_timers(&mut self, now: Instant) {
         if now >= self.audit_at {
             self.audit_at = next_audit();
             if !self.work.has_objects() {

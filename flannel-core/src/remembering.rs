@@ -3,13 +3,13 @@
 //! 1. The agent asks for the config. If the store does not answer within a second, the stored config is used, the
 //!    stored own lease counts as acquired, and the watch begins with [`LeaseUpdate::Recalled`]: peers are programmed,
 //!    nothing is deleted.
-//! 2. Once the store answers, [`SubnetManager::hold_lease`] compares its config with the stored one, acquires the own
+//! 2. Once the store answers, [`SubnetManager::renew_lease`] compares its config with the stored one, acquires the own
 //!    lease again, and lets the real watch begin, whose first message is a snapshot. Only then stale objects are
 //!    deleted.
-//! 3. If the config is another one, or somebody else has the subnet, `hold_lease` returns an error. The kernel's state
+//! 3. If the config is another one, or somebody else has the subnet, `renew_lease` returns an error. The kernel's state
 //!    stays, and the next start takes the usual course.
 //!
-//! So the caller must poll `hold_lease` while it watches.
+//! So the caller must poll `renew_lease` while it watches.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -279,13 +279,13 @@ impl SubnetManager for Remembering {
         }
     }
 
-    async fn hold_lease(&self, lease: &Lease) -> Result<Infallible, SubnetError> {
+    async fn renew_lease(&self, lease: &Lease) -> Result<Infallible, SubnetError> {
         match self.standing_in() {
             Some(memory) => {
                 let confirmed = self.confirm(&memory, lease).await?;
-                self.store.hold_lease(&confirmed).await
+                self.store.renew_lease(&confirmed).await
             }
-            None => self.store.hold_lease(lease).await,
+            None => self.store.renew_lease(lease).await,
         }
     }
 

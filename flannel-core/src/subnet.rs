@@ -2,11 +2,11 @@
 //! client library are crates (`flannel-store-etcd`, `flannel-store-kube`).
 
 pub mod allocate;
-mod hold;
 pub(crate) mod identity;
 pub mod kit;
 pub mod local;
 mod remedy;
+mod renew;
 mod term;
 
 use std::convert::Infallible;
@@ -20,11 +20,11 @@ use tokio::time::Instant;
 
 use crate::addr::{Family, PerFamily};
 use crate::config::{ConfigError, NetworkConfig};
-use crate::lease::{BadSample, Lease, LeaseAttrs, LeaseKey, LeaseUpdate};
+use crate::lease::{Lease, LeaseAttrs, LeaseKey, LeaseUpdate, UnreadableSample};
 
-pub use hold::hold_and_publish;
 pub use identity::Identity;
 pub use remedy::Remedy;
+pub use renew::renew_and_publish;
 pub use term::LeaseTerm;
 
 /// A lease watch. The store reconnects by itself, and the stream never ends by itself. An `Err` is final.
@@ -40,7 +40,7 @@ pub type ConfigStream = BoxStream<'static, Result<NetworkConfig, SubnetError>>;
 /// Every store keeps these rules; `flannel_core::testing::store_contract` (feature `testing`) checks them:
 /// - **A record** is a key, which names the subnets, with a value, which has the node's underlay addresses and backend
 ///   data. An unreadable record counts as unknown, not as deleted: its subnets stay taken, its last good state stays in
-///   force, and [`StoreStatus::undecodable`] counts it.
+///   force, and [`StoreStatus::unreadable`] counts it.
 /// - **The same node** is the one that [`Identity`] proves, else the one with the same underlay address (the IPv4
 ///   address where there is one, [`allocate::is_same_node`]). A store whose subnets somebody else assigns may identify
 ///   its nodes by other means, such as their names. A node keeps its subnets over restarts and over changes of its
@@ -48,12 +48,12 @@ pub type ConfigStream = BoxStream<'static, Result<NetworkConfig, SubnetError>>;
 /// - **`created`** of a lease stays the same while its record exists: over renewals, restarts and publishing. A store
 ///   that can't keep it says so; its node then counts as the youngest in a conflict. A call returns the same lease that
 ///   all watches show.
-/// - **The own record is put back** by [`Self::hold_lease`] whenever somebody deleted it, changed it or made it
+/// - **The own record is put back** by [`Self::renew_lease`] whenever somebody deleted it, changed it or made it
 ///   unreadable, with a backoff. Watches of others don't see renewals.
-/// - **A lost lease** is one whose subnets are in another node's record. Then `hold_lease` and [`Self::publish`] return
+/// - **A lost lease** is one whose subnets are in another node's record. Then `renew_lease` and [`Self::publish`] return
 ///   [`SubnetError::LeaseLost`], and the store sets [`StoreStatus::lease_lost`]; the next successful
 ///   [`Self::acquire_lease`] clears it. The store never writes or deletes the record of another node.
-/// - **The term** of the own lease, where leases end by themselves, is in [`StoreStatus::lease_term`] while `hold_lease` is
+/// - **The term** of the own lease, where leases end by themselves, is in [`StoreStatus::lease_term`] while `renew_lease` is
 ///   polled: when it was renewed last, by whomever, and when it ends unless it is renewed again.
 /// - **A snapshot** has all leases that the store itself listed at one moment, including this node's; a lease that is
 ///   not in it is deleted. A watch begins with a snapshot, and sends another after each gap. Between snapshots it sends
@@ -119,15 +119,15 @@ pub trait SubnetManager: Send + Sync {
 
     /// Changes the attributes of this node's lease from those of `lease` to `attrs`, and returns the new lease: the
     /// subnet stays. It tries once, with one compare-and-swap at most, and writes nothing if `attrs` are there already.
-    /// After an error it is unknown whether they were written. Don't run [`Self::hold_lease`] meanwhile.
+    /// After an error it is unknown whether they were written. Don't run [`Self::renew_lease`] meanwhile.
     async fn publish(&self, lease: &Lease, attrs: &LeaseAttrs) -> Result<Lease, SubnetError>;
 
     /// Renews the lease for as long as it is polled. It waits during outages and shows them in [`Self::status`]. It
     /// returns only when the lease is lost because somebody else has its subnet.
-    async fn hold_lease(&self, lease: &Lease) -> Result<Infallible, SubnetError>;
+    async fn renew_lease(&self, lease: &Lease) -> Result<Infallible, SubnetError>;
 
     /// Removes the record of a lease if it still belongs to the node that published `lease`; a record that is gone
-    /// already is a success. It tries once. It is for a node that leaves the network: don't run [`Self::hold_lease`]
+    /// already is a success. It tries once. It is for a node that leaves the network: don't run [`Self::renew_lease`]
     /// meanwhile.
     async fn release_lease(&self, lease: &Lease) -> Result<(), SubnetError>;
 
@@ -169,7 +169,7 @@ pub struct StoreStatus {
     /// Why it is not connected; empty if it is.
     pub problem: String,
     /// Unreadable records.
-    pub undecodable: BadSample,
+    pub unreadable: UnreadableSample,
     /// Keys of leases that are missing since the store was restored from a backup or replaced by a new one, 20 at most.
     /// They stay in force until their etcd leases would have expired.
     pub missing: Vec<String>,
@@ -195,7 +195,7 @@ impl StoreStatus {
             since: Instant::now(),
             confirmed: None,
             problem: "no contact yet".to_owned(),
-            undecodable: BadSample::default(),
+            unreadable: UnreadableSample::default(),
             missing: Vec::new(),
             missing_count: 0,
             lease_unkept: None,

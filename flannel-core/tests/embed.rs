@@ -209,8 +209,8 @@ impl SubnetManager for Slow {
         self.store.publish(lease, attrs).await
     }
 
-    async fn hold_lease(&self, lease: &Lease) -> Result<Infallible, SubnetError> {
-        self.store.hold_lease(lease).await
+    async fn renew_lease(&self, lease: &Lease) -> Result<Infallible, SubnetError> {
+        self.store.renew_lease(lease).await
     }
 
     async fn release_lease(&self, lease: &Lease) -> Result<(), SubnetError> {

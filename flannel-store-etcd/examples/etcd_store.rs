@@ -18,7 +18,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut watch = store.watch_leases();
     while let Some(update) = watch.next().await {
         let update = update?;
-        if let LeaseUpdate::Undecodable(bad) = &update {
+        if let LeaseUpdate::Unreadable(bad) = &update {
             println!("{} can't be read: {}", bad.key, bad.reason);
         }
         for change in table.apply(update) {

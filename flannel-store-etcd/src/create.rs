@@ -105,7 +105,8 @@ impl Store {
                 if done.succeeded() { Some(at.revision) } else { own.map(KeyValue::create_revision) };
             if let Some(created) = created {
                 let is_rival = |found: &&KeyValue| found.create_revision() < created;
-                if let Some(rival) = newer.iter().filter(is_rival).find(|found| self.takes(found, wanted.key))
+                if let Some(rival) =
+                    newer.iter().filter(is_rival).find(|found| self.overlaps_key(found, wanted.key))
                 {
                     warn!(
                         subnet = %wanted.key,
@@ -125,7 +126,7 @@ impl Store {
             if newer.is_empty() {
                 return Ok(Created::Taken(None));
             }
-            if guard == Guard::All && !newer.iter().any(|found| self.takes(found, wanted.key)) {
+            if guard == Guard::All && !newer.iter().any(|found| self.overlaps_key(found, wanted.key)) {
                 // Other nodes took other subnets, and ours is still free. The pause spreads the nodes, and reading the
                 // revision after it leaves little time for others to make it stale.
                 let most = (10 << attempt.min(8)).min(LONGEST);
@@ -136,7 +137,7 @@ impl Store {
                     found => found?,
                 };
             }
-            let is_taken = newer.iter().any(|found| self.takes(found, wanted.key));
+            let is_taken = newer.iter().any(|found| self.overlaps_key(found, wanted.key));
             seen.append(&mut newer);
             if is_taken {
                 return Ok(Created::Taken(Some(Newer { at, records: seen })));
@@ -148,7 +149,7 @@ impl Store {
     }
 
     /// Whether a record occupies addresses of a key.
-    fn takes(&self, found: &KeyValue, key: LeaseKey) -> bool {
+    fn overlaps_key(&self, found: &KeyValue, key: LeaseKey) -> bool {
         occupied(&self.keys.name(found.key())).is_some_and(|other| overlaps(other, key))
     }
 

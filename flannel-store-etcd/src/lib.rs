@@ -9,10 +9,10 @@ mod client;
 mod create;
 mod error;
 mod grants;
-mod hold;
 mod keys;
 mod options;
 mod records;
+mod renew;
 mod tls;
 mod txn;
 mod watch;
@@ -102,8 +102,8 @@ impl SubnetManager for EtcdSubnetManager {
         self.0.publish(lease, attrs).await
     }
 
-    async fn hold_lease(&self, lease: &Lease) -> Result<Infallible, SubnetError> {
-        Box::pin(self.0.hold(lease)).await
+    async fn renew_lease(&self, lease: &Lease) -> Result<Infallible, SubnetError> {
+        Box::pin(self.0.keep_renewed(lease)).await
     }
 
     async fn release_lease(&self, lease: &Lease) -> Result<(), SubnetError> {

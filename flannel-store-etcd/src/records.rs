@@ -9,7 +9,7 @@ use etcd_client::{
 };
 use flannel_core::addr::PerFamily;
 use flannel_core::config::{LeaseSource, NetworkConfig};
-use flannel_core::lease::{BadRecord, BadRecords, Lease, LeaseAttrs, LeaseKey};
+use flannel_core::lease::{Lease, LeaseAttrs, LeaseKey, UnreadableRecord, UnreadableRecords};
 use flannel_core::subnet::SubnetError;
 use flannel_core::subnet::allocate::{Listing, Occupied, Record, occupied, published};
 
@@ -48,7 +48,7 @@ pub(super) struct Stored {
 #[derive(Debug, Clone)]
 pub(super) struct Unreadable {
     /// The record. In a list it has no reason, to save memory.
-    pub(super) record: BadRecord,
+    pub(super) record: UnreadableRecord,
     pub(super) occupied: Option<LeaseKey>,
     pub(super) created: u64,
     pub(super) modified: i64,
@@ -131,7 +131,7 @@ pub(super) struct Listed {
     /// Unreadable records whose keys occupy addresses.
     pub(super) bad: Vec<Unreadable>,
     /// All unreadable records.
-    pub(super) unreadable: BadRecords,
+    pub(super) unreadable: UnreadableRecords,
     /// All records by name.
     pub(super) known: BTreeMap<Box<str>, Known>,
 }
@@ -139,7 +139,7 @@ pub(super) struct Listed {
 impl Listed {
     fn at(at: Position) -> Self {
         let (stored, bad) = (Vec::new(), Vec::new());
-        Self { at, stored, bad, unreadable: BadRecords::default(), known: BTreeMap::new() }
+        Self { at, stored, bad, unreadable: UnreadableRecords::default(), known: BTreeMap::new() }
     }
 
     fn add(&mut self, store: &Store, found: &[KeyValue]) {
@@ -162,7 +162,8 @@ impl Listed {
 
     fn add_unreadable(&mut self, mut bad: Unreadable) {
         let key = bad.record.key.clone();
-        self.unreadable.insert(std::mem::replace(&mut bad.record, BadRecord { key, reason: String::new() }));
+        self.unreadable
+            .insert(std::mem::replace(&mut bad.record, UnreadableRecord { key, reason: String::new() }));
         self.bad.extend(Some(bad).filter(|bad| bad.occupied.is_some()));
     }
 
@@ -231,7 +232,7 @@ impl Store {
             Some(page) if !page.more() => {
                 let mut listed = Listed::at(Position::of(done.header()));
                 listed.add(self, page.kvs());
-                self.note_undecodable(&listed);
+                self.note_unreadable(&listed);
                 listed
             }
             _ => Box::pin(self.list()).await?,
@@ -262,7 +263,7 @@ impl Store {
         for _ in 0..RESTARTS {
             match self.list_once().await {
                 Ok(listed) => {
-                    self.note_undecodable(&listed);
+                    self.note_unreadable(&listed);
                     return Ok(listed);
                 }
                 // The revision was compacted between two pages.
@@ -273,8 +274,8 @@ impl Store {
         Err(last.expect("at least one try").into())
     }
 
-    fn note_undecodable(&self, listed: &Listed) {
-        self.health.set_undecodable(&listed.unreadable);
+    fn note_unreadable(&self, listed: &Listed) {
+        self.health.set_unreadable(&listed.unreadable);
     }
 
     async fn list_once(&self) -> Result<Listed, CallError> {
@@ -388,7 +389,7 @@ impl Store {
     pub(super) fn decode(&self, found: &KeyValue) -> Result<Stored, Unreadable> {
         let name = self.keys.name(found.key());
         let created = u64::try_from(found.create_revision()).unwrap_or(0);
-        let bad = |record: BadRecord| self.unreadable(found, record.reason);
+        let bad = |record: UnreadableRecord| self.unreadable(found, record.reason);
         let lease = Lease::decode(&name, found.value(), created).map_err(bad)?;
         Ok(Stored {
             lease,
@@ -403,7 +404,7 @@ impl Store {
         let name = self.keys.name(found.key());
         Unreadable {
             occupied: occupied(&name),
-            record: BadRecord { key: name, reason },
+            record: UnreadableRecord { key: name, reason },
             created: u64::try_from(found.create_revision()).unwrap_or(0),
             modified: found.mod_revision(),
             etcd_lease: found.lease(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use etcd_client::{Error, Event, WatchOptions, WatchResponse, WatchStream};
 use flannel_core::clock::Jumps;
-use flannel_core::lease::{BadRecord, BadRecords, LeaseUpdate};
+use flannel_core::lease::{LeaseUpdate, UnreadableRecord, UnreadableRecords};
 use flannel_core::subnet::LeaseStream;
 use flannel_core::subnet::allocate::occupied;
 use flannel_core::subnet::kit::Backoff;
@@ -127,7 +127,7 @@ pub(super) fn stream(store: Arc<Store>) -> LeaseStream {
         missing: Missing::new(store.options.clock.clone()),
         jumps: store.options.clock.jumps(),
         store,
-        bad: BadRecords::default(),
+        bad: UnreadableRecords::default(),
         waiting: None,
         backoff: Backoff::new(),
     };
@@ -166,7 +166,7 @@ struct Watcher {
     missing: Missing,
     jumps: Jumps,
     /// The unreadable records.
-    bad: BadRecords,
+    bad: UnreadableRecords,
     /// The rest of a response with more events than are processed at once.
     waiting: Option<Waiting>,
     backoff: Backoff,
@@ -187,7 +187,7 @@ impl Watcher {
                 tokio::task::yield_now().await;
             }
             if let Some(Waiting { response, from }) = self.waiting.take() {
-                return self.take_some(response, from);
+                return self.deliver_some(response, from);
             }
             let (last, feed) = match &mut self.phase {
                 Phase::List { is_other } => {
@@ -237,7 +237,7 @@ impl Watcher {
             match response {
                 Ok(response) => {
                     self.follow(last, &response);
-                    let updates = self.take_some(response, 0);
+                    let updates = self.deliver_some(response, 0);
                     if !updates.is_empty() {
                         return updates;
                     }
@@ -273,7 +273,7 @@ impl Watcher {
 
     fn snapshot(&mut self, listed: Listed, is_other: bool) -> LeaseUpdate {
         (self.phase, self.resume) = (Phase::Open(listed.at), listed.at.revision + 1);
-        let Listed { stored, unreadable: mut undecodable, known, .. } = listed;
+        let Listed { stored, mut unreadable, known, .. } = listed;
         let before = std::mem::replace(&mut self.known, known);
         if is_other {
             let gone = before.into_keys().filter(|name| !self.known.contains_key(name));
@@ -289,13 +289,13 @@ impl Watcher {
             }
         }
         self.tell_missing();
-        self.bad = undecodable.clone();
+        self.bad = unreadable.clone();
         // They count as unknown, not as deleted.
         for name in self.missing.names() {
-            undecodable.insert(BadRecord { key: name.clone(), reason: MISSING.to_owned() });
+            unreadable.insert(UnreadableRecord { key: name.clone(), reason: MISSING.to_owned() });
         }
         let leases = stored.into_iter().map(|stored| stored.lease).collect();
-        LeaseUpdate::Snapshot { leases, undecodable }
+        LeaseUpdate::Snapshot { leases, unreadable }
     }
 
     fn tell_missing(&self) {
@@ -334,7 +334,7 @@ impl Watcher {
     }
 
     /// Processes some events of a response, from index `from` on, and keeps the rest for later.
-    fn take_some(&mut self, response: WatchResponse, from: usize) -> Vec<LeaseUpdate> {
+    fn deliver_some(&mut self, response: WatchResponse, from: usize) -> Vec<LeaseUpdate> {
         if response.created() {
             return Vec::new();
         }
@@ -342,7 +342,7 @@ impl Watcher {
         let end = events.len().min(from + AT_ONCE);
         let updates = events[from..end].iter().flat_map(|event| self.update(event)).collect();
         if end > from {
-            self.store.health.set_undecodable(&self.bad);
+            self.store.health.set_unreadable(&self.bad);
         }
         if end < events.len() {
             self.waiting = Some(Waiting { response, from: end });
@@ -374,7 +374,7 @@ impl Watcher {
                 if self.bad.insert(bad.record.clone()) {
                     self.store.health.name_skipped(&bad.record);
                 }
-                LeaseUpdate::Undecodable(bad.record)
+                LeaseUpdate::Unreadable(bad.record)
             }
         });
         updates

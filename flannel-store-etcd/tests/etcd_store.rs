@@ -8,8 +8,6 @@ mod contract;
 mod faults;
 #[path = "etcd/flood.rs"]
 mod flood;
-#[path = "etcd/hold.rs"]
-mod hold;
 #[path = "etcd/identity.rs"]
 mod identity;
 #[path = "etcd/large.rs"]
@@ -20,6 +18,8 @@ mod leases;
 mod proxy;
 #[path = "etcd/reach.rs"]
 mod reach;
+#[path = "etcd/renew.rs"]
+mod renew;
 #[path = "etcd/storm.rs"]
 mod storm;
 #[path = "etcd/watch.rs"]

@@ -146,7 +146,7 @@ impl Store {
             }
             let mut page = Splitter::default();
             let take = |bytes: &[u8]| {
-                page.take(bytes, |item| {
+                page.push(bytes, |item| {
                     listed.count_one()?;
                     let item = match item {
                         Item::Whole(item) => item,
@@ -183,7 +183,7 @@ impl Store {
     /// The present revision of the server.
     pub(super) async fn revision(&self) -> Result<String, CallError> {
         let (request, mut page) = (get("/api/v1/nodes?limit=1"), Splitter::default());
-        let take = |bytes: &[u8]| page.take(bytes, |_| Ok(()));
+        let take = |bytes: &[u8]| page.push(bytes, |_| Ok(()));
         self.note(self.clients.read("list nodes", request, self.options.timeouts.request, take).await)?;
         let page: WireList<'_> =
             serde_json::from_slice(page.rest()).map_err(|error| self.bad_answer("list nodes", &error))?;
@@ -350,12 +350,12 @@ impl Feed {
             let len = end.map_or(some.len(), |end| end + 1);
             if self.skipped.is_none() && self.line.len() + len > MAX_LINE {
                 let mut outline = Outline::of(LINE);
-                outline.take(&std::mem::take(&mut self.line));
+                outline.push(&std::mem::take(&mut self.line));
                 self.skipped = Some((outline, MAX_LINE));
             }
             match &mut self.skipped {
                 Some((outline, seen)) => {
-                    outline.take(&some[..len]);
+                    outline.push(&some[..len]);
                     *seen += len;
                 }
                 None => self.line.extend_from_slice(&some[..len]),

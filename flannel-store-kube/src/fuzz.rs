@@ -1,7 +1,7 @@
 //! What an API server sends and a kubeconfig says, as functions of bytes, for fuzzing.
 
 use flannel_core::addr::Family;
-use flannel_core::lease::{BadRecord, LeaseUpdate};
+use flannel_core::lease::{LeaseUpdate, UnreadableRecord};
 use flannel_core::secret::ServerUrl;
 use kube::config::Kubeconfig;
 
@@ -39,7 +39,7 @@ pub fn nodes(data: &[u8]) {
                 if let Ok(node) = &object {
                     objects.push((node.name.clone(), node.clone()));
                 }
-                followed.take(object)
+                followed.fold(object)
             }
             Event::Deleted(name) => {
                 objects.retain(|(other, _)| **other != *name);
@@ -52,7 +52,7 @@ pub fn nodes(data: &[u8]) {
             Event::Bookmark { .. } | Event::Expired => Vec::new(),
         };
         for update in updates {
-            if let LeaseUpdate::Undecodable(record) = update {
+            if let LeaseUpdate::Unreadable(record) = update {
                 check(&record);
             }
         }
@@ -83,7 +83,7 @@ fn judge(object: Result<&NodeObject, &BadObject>, prefix: &AnnotationPrefix) {
     }
 }
 
-fn check(record: &BadRecord) {
+fn check(record: &UnreadableRecord) {
     let text = record.to_string();
     assert!(text.chars().count() < 3000 && !text.contains('\n'), "{text}");
 }
@@ -93,7 +93,7 @@ fn page(data: &[u8]) {
         let (mut splitter, mut items) = (Splitter::default(), Vec::new());
         let (before, after) = data.split_at(at);
         for part in [before, after] {
-            splitter.take(part, |item| {
+            splitter.push(part, |item| {
                 items.push(format!("{item:?}"));
                 Ok(())
             })?;

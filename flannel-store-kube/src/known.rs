@@ -9,7 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, RandomState};
 
 use flannel_core::addr::Family;
-use flannel_core::lease::{BadRecord, BadRecords, Lease, LeaseAttrs, LeaseKey, LeaseUpdate, brief};
+use flannel_core::lease::{
+    Lease, LeaseAttrs, LeaseKey, LeaseUpdate, UnreadableRecord, UnreadableRecords, brief,
+};
 use flannel_core::subnet::kit::repack;
 
 use super::annotations::AnnotationPrefix;
@@ -31,7 +33,7 @@ pub(super) struct Known {
     /// The nodes that claim each key, the oldest first; rarely more than one.
     claims: BTreeSet<(LeaseKey, u64, Box<str>)>,
     /// Unreadable nodes, and those with the subnet of an older one.
-    problems: BadRecords,
+    problems: UnreadableRecords,
     /// The reasons for some of the unreadable ones.
     reasons: BTreeMap<Box<str>, String>,
     /// The state that was reported for the younger ones.
@@ -99,7 +101,7 @@ impl Known {
             prefix,
             nodes: BTreeMap::new(),
             claims: BTreeSet::new(),
-            problems: BadRecords::default(),
+            problems: UnreadableRecords::default(),
             reasons: BTreeMap::new(),
             younger: BTreeMap::new(),
             hasher: RandomState::new(),
@@ -138,20 +140,20 @@ impl Known {
         let contested = self.keys().filter(|key| self.claimants(*key).nth(1).is_some());
         let contested =
             contested.flat_map(|key| self.claimants(key).map(Box::from)).collect::<Vec<Box<str>>>();
-        let (mut leases, mut undecodable) = (Vec::new(), BadRecords::default());
+        let (mut leases, mut unreadable) = (Vec::new(), UnreadableRecords::default());
         let younger: Vec<_> = contested.iter().filter_map(|name| self.tell_younger(name)).collect();
         for update in self.keys().filter_map(|key| self.outcome(key)).chain(younger) {
             match update {
                 LeaseUpdate::Put(lease) => leases.push(lease),
-                LeaseUpdate::Undecodable(record) => _ = undecodable.insert(record),
+                LeaseUpdate::Unreadable(record) => _ = unreadable.insert(record),
                 _ => {}
             }
         }
-        LeaseUpdate::Snapshot { leases, undecodable }
+        LeaseUpdate::Snapshot { leases, unreadable }
     }
 
     /// Applies the present state of one object. Returns the updates for the watch.
-    pub(super) fn take(&mut self, object: Result<NodeObject, BadObject>) -> Vec<LeaseUpdate> {
+    pub(super) fn fold(&mut self, object: Result<NodeObject, BadObject>) -> Vec<LeaseUpdate> {
         match self.judge(object) {
             Some((name, claim, reason)) => self.change(&name, claim, reason.as_deref()),
             None => Vec::new(),
@@ -164,7 +166,7 @@ impl Known {
     }
 
     /// Nodes that are unreadable or conflict with others, by name.
-    pub(super) fn problems(&self) -> &BadRecords {
+    pub(super) fn problems(&self) -> &UnreadableRecords {
         &self.problems
     }
 
@@ -206,7 +208,7 @@ impl Known {
         }
         let record = of_node(name, why);
         self.problems.insert(record.clone());
-        Some(LeaseUpdate::Undecodable(record))
+        Some(LeaseUpdate::Unreadable(record))
     }
 
     /// The oldest node that claims a key.
@@ -318,14 +320,14 @@ impl Known {
             Claim::Bad { .. } => {
                 let reason = self.reasons.get(name).map_or(NO_REASON, String::as_str);
                 let reason = format!("node {name}: {reason}");
-                LeaseUpdate::Undecodable(BadRecord { key: key.to_string(), reason })
+                LeaseUpdate::Unreadable(UnreadableRecord { key: key.to_string(), reason })
             }
         })
     }
 }
 
-fn of_node(name: &str, reason: String) -> BadRecord {
-    BadRecord { key: format!("{}{name}", BadRecord::NODE), reason }
+fn of_node(name: &str, reason: String) -> UnreadableRecord {
+    UnreadableRecord { key: format!("{}{name}", UnreadableRecord::NODE), reason }
 }
 
 /// The text that a node has the subnet of an older one, with advice to operators. The API server does not allow changes

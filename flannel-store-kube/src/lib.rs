@@ -25,7 +25,6 @@ mod feed;
 #[cfg(any(test, feature = "testing"))]
 #[doc(hidden)]
 pub mod fuzz;
-mod hold;
 mod known;
 mod net_conf;
 mod node;
@@ -34,6 +33,7 @@ mod outline;
 mod own;
 mod page;
 mod remedy;
+mod renew;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -172,8 +172,8 @@ impl SubnetManager for KubeSubnetManager {
         published
     }
 
-    async fn hold_lease(&self, lease: &Lease) -> Result<Infallible, SubnetError> {
-        self.0.hold(lease).await
+    async fn renew_lease(&self, lease: &Lease) -> Result<Infallible, SubnetError> {
+        self.0.keep_renewed(lease).await
     }
 
     async fn release_lease(&self, lease: &Lease) -> Result<(), SubnetError> {

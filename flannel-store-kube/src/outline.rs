@@ -53,7 +53,7 @@ impl Outline {
     }
 
     /// Processes the next bytes.
-    pub(super) fn take(&mut self, bytes: &[u8]) {
+    pub(super) fn push(&mut self, bytes: &[u8]) {
         for byte in bytes {
             self.step(*byte);
         }
@@ -124,7 +124,7 @@ mod tests {
     fn outline(parts: &[&[u8]]) -> Vec<Option<String>> {
         let mut outline = Outline::of(WANTED);
         for part in parts {
-            outline.take(part);
+            outline.push(part);
         }
         outline.found().map(|found| found.map(str::to_owned)).collect()
     }
@@ -175,7 +175,7 @@ mod tests {
     fn keeps_little_of_what_it_sees() {
         let mut outline = Outline::of(WANTED);
         for piece in [b"[".as_slice(), b"\"", &[b'x'; 999]] {
-            (0..1000).for_each(|_| outline.take(piece));
+            (0..1000).for_each(|_| outline.push(piece));
         }
         assert!(outline.text.capacity() <= 2 * LONGEST + 2);
     }

@@ -40,7 +40,7 @@ const ITEMS: usize = 2;
 
 impl Splitter {
     /// Processes the next bytes, and passes on the items that end in them.
-    pub(super) fn take(
+    pub(super) fn push(
         &mut self,
         bytes: &[u8],
         mut found: impl FnMut(Item<'_>) -> Result<(), String>,
@@ -98,12 +98,12 @@ impl Splitter {
     fn keep(&mut self, bytes: &[u8]) {
         if self.outline.is_none() && self.item.len() + bytes.len() > MAX_OBJECT {
             let mut outline = Outline::of(&[&["metadata", "name"]]);
-            outline.take(&std::mem::take(&mut self.item));
+            outline.push(&std::mem::take(&mut self.item));
             self.outline = Some((outline, MAX_OBJECT));
         }
         match &mut self.outline {
             Some((outline, seen)) => {
-                outline.take(bytes);
+                outline.push(bytes);
                 *seen += bytes.len();
             }
             None => self.item.extend_from_slice(bytes),
@@ -148,7 +148,7 @@ mod tests {
     fn split(parts: &[&[u8]]) -> Result<(Vec<String>, String), String> {
         let (mut splitter, mut items) = (Splitter::default(), Vec::new());
         for part in parts {
-            splitter.take(part, |item| {
+            splitter.push(part, |item| {
                 items.push(match item {
                     Item::Whole(item) => String::from_utf8_lossy(item).into_owned(),
                     Item::TooLarge(name) => format!("too large: {name:?}"),
@@ -202,8 +202,8 @@ mod tests {
         assert_eq!(nameless.0[1], "too large: None");
         for (start, most) in [("", MAX_OBJECT), (r#"{"items":[{"a":""#, ENDLESS)] {
             let (endless, mut splitter) = (vec![b' '; 1 << 20], Splitter::default());
-            splitter.take(start.as_bytes(), |_| Ok(())).unwrap();
-            let taken = (0..100_usize).find(|_| splitter.take(&endless, |_| Ok(())).is_err()).unwrap();
+            splitter.push(start.as_bytes(), |_| Ok(())).unwrap();
+            let taken = (0..100_usize).find(|_| splitter.push(&endless, |_| Ok(())).is_err()).unwrap();
             assert!((most >> 20).abs_diff(taken) <= 1, "{taken} megabytes of what has no end");
         }
     }

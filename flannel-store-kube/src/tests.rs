@@ -194,14 +194,14 @@ proptest! {
                     model.nodes.insert(name.clone(), node.clone());
                     if is_connected {
                         model.hear(&name);
-                        known.take(node.object()).into_iter().for_each(|it| drop(table.apply(it)));
+                        known.fold(node.object()).into_iter().for_each(|it| drop(table.apply(it)));
                     }
                 }
                 Op::Beat(number) => {
                     let Some(node) = model.nodes.get_mut(&name(number)) else { continue };
                     node.beat = node.beat.wrapping_add(1);
                     if is_connected {
-                        prop_assert_eq!(known.take(node.object()), vec![], "a heartbeat is no news");
+                        prop_assert_eq!(known.fold(node.object()), vec![], "a heartbeat is no news");
                     }
                 }
                 Op::Delete(number) => {
@@ -243,7 +243,7 @@ proptest! {
     fn no_object_makes_it_panic(text in "\\PC*|[\\{\\}\":,a-zA-Z0-9\\[\\]]*") {
         let names = Names::new(&AnnotationPrefix::default());
         let mut known = Known::new(OWN, Family::ALL.to_vec(), AnnotationPrefix::default());
-        known.take(NodeObject::decode(&text, &names));
+        known.fold(NodeObject::decode(&text, &names));
         let _ = NodeObject::condition(&text);
     }
 }
@@ -256,11 +256,11 @@ fn an_object_that_cannot_be_read_keeps_what_its_node_said() {
     let update = replace(&mut known, [node.object()]);
     assert!(matches!(update, LeaseUpdate::Snapshot { leases, .. } if leases.len() == 1));
     let broken = decode(&json!({"metadata": {"name": "n5"}, "spec": []}));
-    let updates = known.take(broken.clone());
-    let [LeaseUpdate::Undecodable(record)] = &updates[..] else { panic!("{updates:?}") };
+    let updates = known.fold(broken.clone());
+    let [LeaseUpdate::Unreadable(record)] = &updates[..] else { panic!("{updates:?}") };
     assert_eq!(record.key, "10.244.105.0-24");
-    let LeaseUpdate::Snapshot { leases, undecodable } = replace(&mut known, [broken]) else { panic!() };
-    assert_eq!((leases.len(), undecodable.named().next().unwrap().key), (0, "10.244.105.0-24".to_owned()));
+    let LeaseUpdate::Snapshot { leases, unreadable } = replace(&mut known, [broken]) else { panic!() };
+    assert_eq!((leases.len(), unreadable.named().next().unwrap().key), (0, "10.244.105.0-24".to_owned()));
     assert_eq!(known.problems().named().next().unwrap().key, "node n5");
 }
 
@@ -280,31 +280,31 @@ fn of_nodes_with_one_subnet_the_younger_are_named_to_all_and_know_it_themselves(
     ] {
         let mut listed = Known::new(own, vec![Family::V4], AnnotationPrefix::default());
         let update = replace(&mut listed, nodes.iter().map(Node::object));
-        let LeaseUpdate::Snapshot { leases, undecodable } = update else { panic!() };
+        let LeaseUpdate::Snapshot { leases, unreadable } = update else { panic!() };
         assert_eq!(leases.len(), 1);
         assert_eq!(leases[0].attrs.public_ips.v4.unwrap().to_string(), holder, "{own}");
-        let keys: Vec<String> = undecodable.named().map(|record| record.key).collect();
+        let keys: Vec<String> = unreadable.named().map(|record| record.key).collect();
         assert_eq!(keys, named, "{own}");
-        for record in undecodable.named() {
+        for record in unreadable.named() {
             let text = record.to_string();
             assert!(text.contains("10.244.0.0/24, which is that of node n1, too"), "{text}");
             assert!(text.contains("spec.podCIDRs of node") && !text.contains("delete"), "{text}");
         }
-        assert_eq!(*listed.problems(), undecodable);
+        assert_eq!(*listed.problems(), unreadable);
         assert_eq!(listed.rival().is_some(), is_younger, "{own}");
         // Event by event it ends the same, and each that goes takes its line along.
         let mut followed = Known::new(own, vec![Family::V4], AnnotationPrefix::default());
         let mut table = LeaseTable::default();
         table.apply(replace(&mut followed, []));
         for node in &nodes {
-            followed.take(node.object()).into_iter().for_each(|it| drop(table.apply(it)));
+            followed.fold(node.object()).into_iter().for_each(|it| drop(table.apply(it)));
         }
-        assert_eq!(*table.undecodable(), undecodable, "{own}");
+        assert_eq!(*table.unreadable(), unreadable, "{own}");
         assert_eq!(followed.rival(), listed.rival());
         followed.remove("n1").into_iter().for_each(|it| drop(table.apply(it)));
         assert_eq!(followed.rival().is_some(), own == "n2", "of one age the greater name is the younger");
         followed.remove("n2").into_iter().for_each(|it| drop(table.apply(it)));
-        assert_eq!((table.undecodable().len(), followed.rival()), (0, None));
+        assert_eq!((table.unreadable().len(), followed.rival()), (0, None));
     }
 }
 
@@ -347,15 +347,15 @@ fn one_event_among_thousands_of_bad_nodes_says_one_thing() {
     replace(&mut known, (0..5000).map(|n| bad(n, "garbled")));
     assert_eq!((known.problems().len(), known.problems().sample().records.len()), (5000, 20));
     for n in 0..2000 {
-        let told = known.take(name(n));
+        let told = known.fold(name(n));
         assert_eq!(told.len(), 1, "{n}: {told:?}");
         assert_eq!(matches!(told[0], LeaseUpdate::Put(_)), n == 0, "{told:?}");
     }
     assert_eq!(known.problems().len(), 6999);
-    assert_eq!(known.take(name(1500)), [], "a heartbeat");
+    assert_eq!(known.fold(name(1500)), [], "a heartbeat");
     let news = known.news();
-    assert_eq!((known.take(bad(7, "garbled")), known.news()), (vec![], news));
-    assert_eq!((known.take(bad(7, "garbled otherwise")), known.news()), (vec![], news + 1));
+    assert_eq!((known.fold(bad(7, "garbled")), known.news()), (vec![], news));
+    assert_eq!((known.fold(bad(7, "garbled otherwise")), known.news()), (vec![], news + 1));
     assert_eq!(known.remove("twin1500"), [LeaseUpdate::Removed("node twin1500".to_owned())]);
     // The eldest goes: the next one is the eldest, and all others are told its name.
     let told = known.remove("twin0000");

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use flannel_core::clock::Jumps;
-use flannel_core::lease::{BadRecord, LeaseKey, LeaseUpdate};
+use flannel_core::lease::{LeaseKey, LeaseUpdate, UnreadableRecord};
 use flannel_core::subnet::LeaseStream;
 use flannel_core::subnet::kit::Backoff;
 use flannel_core::subnet::kit::Missing;
@@ -275,11 +275,11 @@ impl Watcher {
         if self.missing.time_left().is_some() {
             known.keys().for_each(|key| drop(self.missing.found(&key.to_string())));
         }
-        if let LeaseUpdate::Snapshot { undecodable, leases } = &mut update {
+        if let LeaseUpdate::Snapshot { unreadable, leases } = &mut update {
             debug!(nodes = count, leases = leases.len(), "nodes listed");
             // They count as unknown, not as deleted.
             for name in self.missing.names() {
-                undecodable.insert(BadRecord { key: name.clone(), reason: MISSING.to_owned() });
+                unreadable.insert(UnreadableRecord { key: name.clone(), reason: MISSING.to_owned() });
             }
         }
         drop(known);
@@ -305,7 +305,7 @@ impl Watcher {
                 if json.is_some() {
                     store.saw_own(json.as_deref());
                 }
-                lock(&known).take(object)
+                lock(&known).fold(object)
             }
             Event::Deleted(name) => {
                 if name == own {
@@ -363,7 +363,7 @@ impl Watcher {
         let known = self.known.as_ref().map(|known| lock(known));
         let rival = known.as_ref().and_then(|known| known.rival());
         if let Some(known) = &known {
-            self.store.health.set_undecodable(known.problems());
+            self.store.health.set_unreadable(known.problems());
         }
         drop(known);
         self.store.rival.send_if_modified(|told| {

@@ -33,7 +33,7 @@ async fn nothing_is_taken_away(steps: &[NicStep]) {
     assert_eq!(want.len(), 2);
     nic.taken_away();
     for step in steps {
-        nic.take(*step).await;
+        nic.apply(*step).await;
         assert_eq!(nic.taken_away(), [""; 0], "after {step:?}");
     }
     nic.heal().await;

@@ -75,14 +75,14 @@ impl RxPath {
             let datagram = self.incoming.datagram(slot);
             bytes += datagram.range.len();
             context.tally.received.trains += 1;
-            self.take(&datagram, &mut lookup, context);
+            self.handle(&datagram, &mut lookup, context);
         }
         self.flush(context);
         self.slots = (BATCH * count / bytes.max(1)).clamp(FEWEST_SLOTS, SLOTS);
     }
 
     /// Decides about each packet of a datagram or train.
-    fn take(&mut self, datagram: &Datagram, lookup: &mut Lookup<'_>, context: &mut Context<'_>) {
+    fn handle(&mut self, datagram: &Datagram, lookup: &mut Lookup<'_>, context: &mut Context<'_>) {
         let count = datagram.range.len().div_ceil(datagram.segment.max(1)).max(1);
         if datagram.truncated {
             return context.tally.dropped(DropReason::Oversized, count);
@@ -104,7 +104,7 @@ impl RxPath {
             if self.coalescer.is_full() {
                 self.flush(context);
             }
-            match self.take_packet(start..end, sender, source, lookup, context) {
+            match self.admit_packet(start..end, sender, source, lookup, context) {
                 Ok((peer, len)) => {
                     if accepted.peer != peer {
                         accepted.count(sender, lookup.table());
@@ -123,7 +123,7 @@ impl RxPath {
     }
 
     /// Adds one packet to the batch, or returns why not.
-    fn take_packet(
+    fn admit_packet(
         &mut self,
         range: Range<usize>,
         sender: Sender,

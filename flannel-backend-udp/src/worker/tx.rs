@@ -75,7 +75,7 @@ impl TxPath {
                 Ok(len) => {
                     let range = self.used..self.used + len;
                     self.used = range.end;
-                    self.take(range, &mut lookup, context);
+                    self.handle(range, &mut lookup, context);
                 }
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => break,
@@ -93,7 +93,7 @@ impl TxPath {
     }
 
     /// Decides about one packet, as it was read, and queues what is to be sent.
-    fn take(&mut self, mut range: Range<usize>, lookup: &mut Lookup<'_>, context: &mut Context<'_>) {
+    fn handle(&mut self, mut range: Range<usize>, lookup: &mut Lookup<'_>, context: &mut Context<'_>) {
         let prefix = context.io.tun.prefix();
         let read = &mut self.packets[range.clone()];
         let (vnet, packet) = match read.split_at_mut_checked(prefix) {

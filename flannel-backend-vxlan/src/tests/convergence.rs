@@ -67,7 +67,7 @@ impl Node {
         let task = tokio::spawn(network.run(subnets.watch_leases(), cancel.clone()));
         let store = subnets.clone();
         let hold = tokio::spawn(async move {
-            let held = flannel_core::subnet::hold_and_publish(&store, lease, attrs).await;
+            let held = flannel_core::subnet::renew_and_publish(&store, lease, attrs).await;
             panic!("{held:?}");
         });
         self.agent = Some(NodeAgent { running: Running { status, cancel, task }, state, hold });

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use flannel_core::dataplane::{FdbEntry, ObjectKey, plan};
 use flannel_core::kernel::{Kernel, Link};
-use flannel_core::lease::{BadRecord, LeaseTable, LeaseUpdate};
+use flannel_core::lease::{LeaseTable, LeaseUpdate, UnreadableRecord};
 use flannel_core::peers::PeerTable;
 use flannel_core::reconcile::Driver;
 use flannel_core::status::PeerState;
@@ -35,7 +35,7 @@ enum Step {
     /// One that can't be read.
     Malformed(usize),
     /// A record whose key or value is no lease's.
-    Undecodable(usize),
+    Unreadable(usize),
     Remove(usize),
     /// The store lost its place and lists all.
     Snapshot,
@@ -75,7 +75,7 @@ fn step() -> impl Strategy<Value = Step> {
         8 => (slot(), 0..3_u8, 0..3_u8).prop_map(|(slot, ip, mac)| Step::Put(slot, ip, mac)),
         1 => slot().prop_map(Step::Other),
         1 => slot().prop_map(Step::Malformed),
-        1 => slot().prop_map(Step::Undecodable),
+        1 => slot().prop_map(Step::Unreadable),
         3 => slot().prop_map(Step::Remove),
         1 => Just(Step::Snapshot),
         5 => (nth(), prop::bool::weighted(0.9)).prop_map(|(nth, told)| Step::Delete(nth, told)),
@@ -134,7 +134,7 @@ impl Host {
         self.kernel.edit_link("eth0", true, |link| (link.up, link.mtu) = (true, Mtu(1500)));
     }
 
-    async fn take(&self, step: &Step, done: &mut Done) {
+    async fn apply(&self, step: &Step, done: &mut Done) {
         let kernel = &self.kernel;
         match *step {
             Step::Put(slot, ip, mac) => {
@@ -149,10 +149,10 @@ impl Host {
                 done.malformed.insert(slot);
                 self.store.put(KEYS[slot], r#"{"PublicIP":"192.0.2.9","BackendType":"vxlan"}"#);
             }
-            Step::Undecodable(slot) => {
+            Step::Unreadable(slot) => {
                 done.malformed.insert(slot);
-                let record = BadRecord { key: KEYS[slot].to_owned(), reason: "garbage".to_owned() };
-                self.store.tell(&LeaseUpdate::Undecodable(record));
+                let record = UnreadableRecord { key: KEYS[slot].to_owned(), reason: "garbage".to_owned() };
+                self.store.tell(&LeaseUpdate::Unreadable(record));
             }
             Step::Remove(slot) => {
                 done.malformed.remove(&slot);
@@ -160,14 +160,16 @@ impl Host {
             }
             Step::Snapshot => {
                 // Of an unreadable record the store has only what it can't read.
-                let bad =
-                    |slot: &usize| BadRecord { key: KEYS[*slot].to_owned(), reason: "garbage".to_owned() };
+                let bad = |slot: &usize| UnreadableRecord {
+                    key: KEYS[*slot].to_owned(),
+                    reason: "garbage".to_owned(),
+                };
                 let is_good = |lease: &flannel_core::lease::Lease| {
                     !done.malformed.iter().any(|slot| lease.key.to_string() == KEYS[*slot])
                 };
                 let leases = self.store.leases().into_iter().filter(is_good).collect();
-                let undecodable = done.malformed.iter().map(bad).collect();
-                self.store.tell(&LeaseUpdate::Snapshot { leases, undecodable });
+                let unreadable = done.malformed.iter().map(bad).collect();
+                self.store.tell(&LeaseUpdate::Snapshot { leases, unreadable });
             }
             Step::Delete(nth, told) => {
                 if let Some(object) = self.nth(nth) {
@@ -326,7 +328,7 @@ async fn incremental_equals_full(objects: bool, steps: &[Step]) {
     let running = host.start().await;
     let mut done = Done::default();
     for step in steps {
-        host.take(step, &mut done).await;
+        host.apply(step, &mut done).await;
     }
     // What the host and the operators have to mend; the rest is ours.
     host.kernel.refuse_nothing();

@@ -38,7 +38,7 @@ async fn nothing_is_taken_away(objects: bool, config: &str, steps: &[NicStep]) {
     assert!(want.iter().any(|object| object.contains("10.5.98.0")));
     nic.taken_away();
     for step in steps {
-        nic.take(*step).await;
+        nic.apply(*step).await;
         assert_eq!(nic.taken_away(), [""; 0], "after {step:?}");
     }
     nic.heal().await;

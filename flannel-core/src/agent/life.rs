@@ -40,7 +40,7 @@ use crate::lease::LeaseAttrs;
 use crate::netns::Netns;
 use crate::state_file::{Keeper, State};
 use crate::status::Subject;
-use crate::subnet::{SubnetError, SubnetManager, hold_and_publish};
+use crate::subnet::{SubnetError, SubnetManager, renew_and_publish};
 use crate::subnet_file::SubnetFile;
 use crate::underlay::{self, Overlay, UnderlayError, UnderlayOptions};
 
@@ -331,7 +331,7 @@ impl Life {
             .0
         };
         let hold = async {
-            match hold_and_publish(&*self.store, lease, attrs).await {
+            match renew_and_publish(&*self.store, lease, attrs).await {
                 Ok(never) => match never {},
                 // No other node has this node's subnets, so there is no need for a grace period: the next start uses
                 // the new config, or chooses backend data that no other node has.

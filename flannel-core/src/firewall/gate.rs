@@ -7,7 +7,7 @@
 //!
 //! `table.rs` computes the desired tables, and `strangers.rs` makes reports of the counters (both pure). [`Desk`] has
 //! what the reconcile loop knows: the devices, and the addresses of leases, kept incrementally, so that one lease costs
-//! one element. `hold.rs` is the task that changes the kernel. It runs beside the loop, since `nf_tables` has one lock,
+//! one element. `renew.rs` is the task that changes the kernel. It runs beside the loop, since `nf_tables` has one lock,
 //! which somebody else's large transaction can hold for long.
 //!
 //! Before the store's first snapshot, addresses are only added, and no rules that drop are put; those of an earlier run

@@ -136,7 +136,7 @@ impl Iptables {
 
     /// Moves the rules to the other variant. Those of this one are removed once the others are in place.
     fn move_to_other(&mut self, why: &str) {
-        self.found.take(self.evidence.kind, why);
+        self.found.switch_to(self.evidence.kind, why);
         for place in &mut self.places {
             (place.is_chosen, place.clean) = (place.kind == self.found.kind, None);
         }

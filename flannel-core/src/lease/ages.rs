@@ -151,7 +151,7 @@ impl Remembered {
     }
 
     /// The ages of a lease that this run sees for the first time. They are forgotten here by that.
-    pub(super) fn take(&mut self, lease: &Lease, now: u32) -> Option<Ages> {
+    pub(super) fn recall(&mut self, lease: &Lease, now: u32) -> Option<Ages> {
         let (ages, were) = self.leases.remove(&lease.key)?;
         let are = self.values(lease);
         let same = |family| {

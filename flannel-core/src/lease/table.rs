@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::ages::{Remembered, shared};
-use super::{AgedLease, Ages, BadRecords, Lease, LeaseKey, LeaseUpdate, Unknown};
+use super::{AgedLease, Ages, Lease, LeaseKey, LeaseUpdate, Unknown, UnreadableRecords};
 use crate::repack::repack;
 
 /// All leases of the network that the store has told of, this node's own among them, with their ages.
 #[derive(Debug, Clone, Default)]
 pub struct LeaseTable {
     leases: BTreeMap<LeaseKey, Arc<AgedLease>>,
-    bad: BadRecords,
+    bad: UnreadableRecords,
     /// The leases of unreadable records of which no earlier value is known.
     unknown: Unknown,
     synced: bool,
@@ -64,7 +64,7 @@ impl LeaseTable {
 
     fn fold(&mut self, update: LeaseUpdate, now: u32) -> Vec<LeaseChange> {
         match update {
-            LeaseUpdate::Snapshot { leases, undecodable } => self.reset(leases, undecodable, now),
+            LeaseUpdate::Snapshot { leases, unreadable } => self.reset(leases, unreadable, now),
             // The store has listed its leases since, so what an earlier run knew no longer counts.
             LeaseUpdate::Recalled { .. } if self.synced => Vec::new(),
             LeaseUpdate::Recalled { leases, saved } => {
@@ -78,7 +78,7 @@ impl LeaseTable {
                 self.unknown.remove(&key);
                 self.remove(&key).into_iter().collect()
             }
-            LeaseUpdate::Undecodable(record) => {
+            LeaseUpdate::Unreadable(record) => {
                 let key = record.key.parse().ok().filter(|key| !self.leases.contains_key(key));
                 if let Some(key) = key {
                     self.unknown.insert(key);
@@ -89,9 +89,9 @@ impl LeaseTable {
         }
     }
 
-    fn reset(&mut self, leases: Vec<Lease>, undecodable: BadRecords, now: u32) -> Vec<LeaseChange> {
+    fn reset(&mut self, leases: Vec<Lease>, unreadable: UnreadableRecords, now: u32) -> Vec<LeaseChange> {
         (self.synced, self.recalled) = (true, None);
-        self.bad = undecodable;
+        self.bad = unreadable;
         let listed: BTreeMap<LeaseKey, Lease> = leases.into_iter().map(|lease| (lease.key, lease)).collect();
         let gone: Vec<LeaseKey> = (self.leases.keys())
             .filter(|key| !listed.contains_key(key) && !self.bad.contains(key))
@@ -119,7 +119,7 @@ impl LeaseTable {
         }
         let ages = match known {
             Some(known) => known.ages.follow(known, &lease, now),
-            None => self.remembered.take(&lease, now).unwrap_or_else(|| Ages::all(now)),
+            None => self.remembered.recall(&lease, now).unwrap_or_else(|| Ages::all(now)),
         };
         let (key, lease) = (lease.key, shared(lease, ages));
         let before = self.leases.insert(key, Arc::clone(&lease));
@@ -164,7 +164,7 @@ impl LeaseTable {
     }
 
     /// The unreadable records.
-    pub fn undecodable(&self) -> &BadRecords {
+    pub fn unreadable(&self) -> &UnreadableRecords {
         &self.bad
     }
 

@@ -26,17 +26,17 @@ fn lease() -> impl Strategy<Value = Lease> {
     })
 }
 
-fn bad() -> impl Strategy<Value = BadRecord> {
-    key().prop_map(|key| BadRecord { key, reason: "garbled".into() })
+fn bad() -> impl Strategy<Value = UnreadableRecord> {
+    key().prop_map(|key| UnreadableRecord { key, reason: "garbled".into() })
 }
 
 fn update() -> impl Strategy<Value = LeaseUpdate> {
     prop_oneof![
         4 => lease().prop_map(LeaseUpdate::Put),
         2 => key().prop_map(LeaseUpdate::Removed),
-        2 => bad().prop_map(LeaseUpdate::Undecodable),
+        2 => bad().prop_map(LeaseUpdate::Unreadable),
         2 => (prop::collection::vec(lease(), 0..4), prop::collection::vec(bad(), 0..3))
-            .prop_map(|(leases, bad)| LeaseUpdate::Snapshot { leases, undecodable: bad.into() }),
+            .prop_map(|(leases, bad)| LeaseUpdate::Snapshot { leases, unreadable: bad.into() }),
         1 => prop::collection::vec(lease(), 0..4).prop_map(|leases| LeaseUpdate::Recalled { leases, saved: 7 }),
     ]
 }
@@ -60,22 +60,22 @@ impl Model {
                 self.good.remove(&key);
                 self.bad.remove(&key);
             }
-            LeaseUpdate::Undecodable(record) => _ = self.bad.insert(record.key),
+            LeaseUpdate::Unreadable(record) => _ = self.bad.insert(record.key),
             LeaseUpdate::Recalled { .. } if self.listed => {}
             LeaseUpdate::Recalled { leases, .. } => {
                 for lease in leases {
                     self.apply(LeaseUpdate::Put(lease));
                 }
             }
-            LeaseUpdate::Snapshot { leases, undecodable } => {
+            LeaseUpdate::Snapshot { leases, unreadable } => {
                 self.listed = true;
                 let listed: BTreeSet<String> = leases
                     .iter()
                     .map(|lease| lease.key.to_string())
-                    .chain(undecodable.named().map(|bad| bad.key))
+                    .chain(unreadable.named().map(|bad| bad.key))
                     .collect();
                 self.good.retain(|key, _| listed.contains(key));
-                self.bad = undecodable.named().map(|bad| bad.key).collect();
+                self.bad = unreadable.named().map(|bad| bad.key).collect();
                 for lease in leases {
                     self.apply(LeaseUpdate::Put(lease));
                 }
@@ -95,7 +95,7 @@ proptest! {
             let after: BTreeMap<_, _> = table.iter().map(|lease| (lease.key, lease.clone())).collect();
             let good: Vec<_> = after.values().map(|aged| (aged.key.to_string(), aged.lease.clone())).collect();
             prop_assert_eq!(good.into_iter().collect::<BTreeMap<_, _>>(), model.good.clone());
-            let bad: BTreeSet<_> = table.undecodable().named().map(|record| record.key).collect();
+            let bad: BTreeSet<_> = table.unreadable().named().map(|record| record.key).collect();
             prop_assert_eq!(&bad, &model.bad);
             prop_assert!(table.is_synced() == model.listed && !(model.listed && table.recalled().is_some()));
             // Replaying the changes on what was there gives what is there, so nothing is told wrong or kept quiet.
@@ -132,7 +132,7 @@ fn ages(table: &LeaseTable, key: &str) -> [u32; 5] {
 }
 
 fn snapshot(leases: &[Lease]) -> LeaseUpdate {
-    LeaseUpdate::Snapshot { leases: leases.to_vec(), undecodable: BadRecords::default() }
+    LeaseUpdate::Snapshot { leases: leases.to_vec(), unreadable: UnreadableRecords::default() }
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn each_part_has_the_age_of_the_message_that_brought_its_value() {
         (LeaseUpdate::Put(at(2, data)), [1, 2, 2, 4, 4]),
         (LeaseUpdate::Put(at(1, MAC)), [1, 5, 5, 5, 5]),
         (
-            LeaseUpdate::Undecodable(BadRecord { key: "10.5.1.0-24".into(), reason: "garbled".into() }),
+            LeaseUpdate::Unreadable(UnreadableRecord { key: "10.5.1.0-24".into(), reason: "garbled".into() }),
             [1, 5, 5, 5, 5],
         ),
         (LeaseUpdate::Put(at(1, MAC)), [1, 5, 5, 5, 5]),
@@ -177,7 +177,7 @@ fn remembering(stored: &[(Lease, Ages)]) -> LeaseTable {
 fn what_is_still_the_same_keeps_its_age_over_a_restart_and_all_else_is_younger() {
     let before =
         [(at(1, MAC), Ages::from_array([7, 900, 7, 7, u32::MAX])), (other("10.5.2.0-24"), Ages::all(8))];
-    let garbled = BadRecord { key: "10.5.1.0-24".into(), reason: "garbled".into() };
+    let garbled = UnreadableRecord { key: "10.5.1.0-24".into(), reason: "garbled".into() };
     let recalled = LeaseUpdate::Recalled { leases: vec![at(1, MAC)], saved: 7 };
     for (name, updates, want) in [
         ("the same", vec![snapshot(&[at(1, MAC)])], Some([1, 3, 1, 1, 4])),
@@ -192,7 +192,7 @@ fn what_is_still_the_same_keeps_its_age_over_a_restart_and_all_else_is_younger()
         (
             "unreadable for a while",
             vec![
-                LeaseUpdate::Snapshot { leases: vec![], undecodable: vec![garbled].into() },
+                LeaseUpdate::Snapshot { leases: vec![], unreadable: vec![garbled].into() },
                 snapshot(&[at(1, MAC)]),
             ],
             Some([1, 3, 1, 1, 4]),
@@ -223,11 +223,11 @@ proptest! {
         for (update, restarts) in updates {
             // Nothing is stored before the first snapshot, and what is not readable then is not.
             if restarts && restarted.is_synced() && restarted.unknown().is_empty() {
-                let bad: Vec<_> = steady.undecodable().named().collect();
+                let bad: Vec<_> = steady.unreadable().named().collect();
                 let leases: Vec<_> = steady.iter().map(|aged| aged.lease.clone()).collect();
                 restarted = remembering(&stored(&restarted));
                 let readable = leases.iter().filter(|lease| bad.iter().all(|bad| bad.key != lease.key.to_string()));
-                let again = LeaseUpdate::Snapshot { leases: readable.cloned().collect(), undecodable: bad.into() };
+                let again = LeaseUpdate::Snapshot { leases: readable.cloned().collect(), unreadable: bad.into() };
                 restarted.apply(again.clone());
                 steady.apply(again);
             }

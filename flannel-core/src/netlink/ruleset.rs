@@ -77,15 +77,15 @@ impl RulesetEvents {
                 change.unknown = true;
             }
         }
-        self.take(change)
+        self.receive(change)
     }
 
     /// Returns the changes that have arrived already, if any.
     pub fn pending(&mut self) -> RulesetChange {
-        self.take(RulesetChange::default())
+        self.receive(RulesetChange::default())
     }
 
-    fn take(&mut self, mut change: RulesetChange) -> RulesetChange {
+    fn receive(&mut self, mut change: RulesetChange) -> RulesetChange {
         loop {
             match self.socket.try_receive() {
                 Ok(Some(datagram)) => note_all(datagram, &mut change),

@@ -63,12 +63,12 @@ impl PeerTable {
         });
         let conflicts: Vec<_> = conflicts.collect();
         // Leases that lose are removed first, so that an object that two of them have is removed before it is added.
-        for (key, holds) in group.keys.iter().zip(&group.programmed) {
+        for (key, is_programmed) in group.keys.iter().zip(&group.programmed) {
             let Some(entry) = self.entries.get(key) else { continue };
-            if entry.holds != *holds {
+            if entry.is_programmed != *is_programmed {
                 touched.extend(entry.peer.objects.iter().map(Object::key));
             }
-            if !holds {
+            if !is_programmed {
                 self.retract(key);
             }
         }
@@ -225,10 +225,10 @@ impl PeerTable {
             self.troubled.remove(&key);
         }
         // A lease without claims has no objects: it is another backend's, or was never readable.
-        if !fits || entry.holds || entry.peer.claims.is_empty() {
+        if !fits || entry.is_programmed || entry.peer.claims.is_empty() {
             return;
         }
-        entry.holds = true;
+        entry.is_programmed = true;
         self.programmed += 1;
         self.held.add(&entry.peer);
         for object in entry.peer.objects.clone() {

@@ -144,7 +144,7 @@ fn no_route_swallows_the_underlay_of_another() {
             "subnet 10.5.7.0/24 covers the underlay address 10.5.7.3 of lease 10.6.1.0-24, "
         };
         assert!(problems.len() == 1 && problems[0].starts_with(&format!("{what}{why};")), "{problems:?}");
-        assert!(table.iter().map(|(key, _)| *key).eq([winner]));
+        assert!(table.programmed_peers().map(|(key, _)| *key).eq([winner]));
         table.remove(&winner);
         assert_eq!((table.problems().count(), table.programmed()), (0, 1));
     }
@@ -173,7 +173,7 @@ fn a_fault_is_told_for_as_long_as_it_is_there() {
     let mut table = PeerTable::default();
     let (wide, narrow) = (key("10.5.0.0-16"), key("10.5.7.0-24"));
     table.put(narrow, together(5), Ok(peer(narrow, 1, 1)));
-    table.put(narrow, together(5), Err(PeerError::Malformed("no MAC".into())));
+    table.put(narrow, together(5), Err(PeerError::Unreadable("no MAC".into())));
     table.put(wide, together(3), Ok(peer(wide, 2, 2)));
     let told = |table: &PeerTable| table.problems().map(|(_, why)| why).collect::<Vec<_>>().join("|");
     assert!(told(&table).starts_with("no MAC; and its last good version: subnet"), "{}", told(&table));
@@ -185,10 +185,10 @@ fn a_fault_is_told_for_as_long_as_it_is_there() {
 fn a_malformed_version_keeps_the_last_good_one() {
     let mut table = PeerTable::default();
     let a = key("10.5.1.0-24");
-    table.put(a, together(1), Err(PeerError::Malformed("no MAC".into())));
+    table.put(a, together(1), Err(PeerError::Unreadable("no MAC".into())));
     assert_eq!(table.unknown().iter().collect::<Vec<_>>(), [a]);
     table.put(a, together(1), Ok(peer(a, 1, 1)));
-    table.put(a, together(1), Err(PeerError::Malformed("no MAC".into())));
+    table.put(a, together(1), Err(PeerError::Unreadable("no MAC".into())));
     assert_eq!(table.want().len(), 3);
     assert_eq!((table.unknown().iter().count(), table.problems().count()), (0, 1));
     table.put(a, together(1), Err(PeerError::NotOurs("host-gw".into())));
@@ -214,7 +214,7 @@ fn the_claim_that_was_there_first_holds_whoevers_record_is_older() {
         for (key, standing, at) in [(a, of_a, 1), (b, of_b, 2)] {
             table.put(key, standing, Ok(peer(key, 1, at)));
         }
-        assert!(table.iter().map(|(key, _)| *key).eq([winner]), "{name}");
+        assert!(table.programmed_peers().map(|(key, _)| *key).eq([winner]), "{name}");
     }
 }
 
@@ -235,7 +235,7 @@ fn a_circle_is_broken_at_its_oldest() {
         for key in order {
             put(&mut table, key);
         }
-        assert!(table.iter().map(|(key, _)| *key).eq([one]), "{order:?}");
+        assert!(table.programmed_peers().map(|(key, _)| *key).eq([one]), "{order:?}");
         let told: Vec<_> = table.problems().map(|(_, why)| why).collect();
         assert!(
             told[0].contains("10.5.0.0/23 overlaps 10.5.1.0/24 of lease 10.5.1.0-24, which is programmed")
@@ -267,7 +267,7 @@ fn of_two_records_of_one_node_the_later_one_is_programmed() {
         let mut table = PeerTable::default();
         table.put(former, together(1), Ok(dual(former, 1, 9)));
         table.put(present, of_present, Ok(dual(present, 2, v6)));
-        assert!(table.iter().map(|(key, _)| *key).eq([winner]), "{name}");
+        assert!(table.programmed_peers().map(|(key, _)| *key).eq([winner]), "{name}");
         let told = table.problems().next().unwrap().1;
         assert_eq!(told.contains("a former record of one node"), winner == present, "{told}");
     }

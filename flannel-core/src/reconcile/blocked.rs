@@ -90,7 +90,7 @@ impl Blocked {
         at_once: bool,
         now: Instant,
     ) -> bool {
-        let before = self.take(&key);
+        let before = self.unlist(&key);
         let news = before.as_ref().is_none_or(|before| before.reason != reason);
         let since = before.as_ref().map_or(now, |before| before.since);
         let attempts = before.as_ref().map_or(0, |before| before.attempts);
@@ -115,7 +115,7 @@ impl Blocked {
     }
 
     /// Removes an object from all fields.
-    fn take(&mut self, key: &ObjectKey) -> Option<Block> {
+    fn unlist(&mut self, key: &ObjectKey) -> Option<Block> {
         let block = self.blocks.remove(key)?;
         self.ours.remove(key);
         if let (Needed::By(peers), true, Some(cut)) =
@@ -162,7 +162,7 @@ impl Blocked {
 
     /// Removes an object that was accepted or is no longer desired. Returns whether it was blocked.
     pub(super) fn remove(&mut self, key: &ObjectKey) -> bool {
-        self.take(key).is_some()
+        self.unlist(key).is_some()
     }
 
     /// Updates the objects that a pass compared: removes and returns those that need no operation any more; those whose
@@ -176,7 +176,7 @@ impl Blocked {
         let over = self.blocks.keys().filter(|key| looked_at(key) && !due.contains(key)).copied();
         let over: Vec<ObjectKey> = over.collect();
         for key in &over {
-            self.take(key);
+            self.unlist(key);
         }
         for block in self.blocks.values_mut().filter(|block| block.until <= now) {
             block.until = now + backoff(block.attempts);

@@ -12,7 +12,7 @@ use super::{Driver, Reconciler};
 use crate::addr::PerFamily;
 use crate::dataplane::{Dataplane, Object, ObjectKey};
 use crate::events::{MOST_SINGLE, NetworkEvent};
-use crate::lease::{BadRecords, Lease, LeaseKey};
+use crate::lease::{Lease, LeaseKey, UnreadableRecords};
 use crate::peers::{Peer, PeerTable};
 use crate::status::{PeerList, PeerPath, PeerState, PeerStatus, RejectedLease};
 
@@ -111,7 +111,7 @@ impl PeerBook {
 /// What the state of a peer depends on.
 struct View<'a> {
     peers: &'a PeerTable,
-    unreadable: &'a BadRecords,
+    unreadable: &'a UnreadableRecords,
     have: &'a Dataplane,
     blocked: &'a Blocked,
     /// Whether an object can't be put because its device is missing or down.
@@ -210,7 +210,7 @@ impl<D: Driver> Reconciler<D> {
         let away = &self.devices.away;
         let view = View {
             peers: &self.peers,
-            unreadable: self.leases.undecodable(),
+            unreadable: self.leases.unreadable(),
             have: &self.have,
             blocked: &self.blocked,
             is_away: &|object| {

@@ -69,14 +69,14 @@ impl<D: Driver> Reconciler<D> {
         self.config.as_ref().map(|followed| followed.problems.clone()).unwrap_or_default()
     }
 
-    pub(super) fn take_config(&mut self, told: Result<NetworkConfig, SubnetError>) {
+    pub(super) fn fold_config(&mut self, told: Result<NetworkConfig, SubnetError>) {
         let Some(followed) = &mut self.config else { return };
         let taken = match told {
             Ok(next) => self
                 .underlay
                 .as_ref()
-                .map_or(Ok(()), |underlay| underlay.take_networks(&followed.in_force, &next))
-                .and_then(|()| take(&mut self.driver, &followed.in_force, &next))
+                .map_or(Ok(()), |underlay| underlay.check_networks(&followed.in_force, &next))
+                .and_then(|()| apply(&mut self.driver, &followed.in_force, &next))
                 .map(|taken| (next, taken))
                 .map_err(|error| error.to_string()),
             Err(error) => Err(chain(&error)),
@@ -132,7 +132,7 @@ fn restart_needed(keys: &[String]) -> Option<String> {
 }
 
 /// Lets the driver apply the keys that it can. Only the keys of the backend concern it.
-fn take(
+fn apply(
     driver: &mut impl Driver,
     in_force: &NetworkConfig,
     next: &NetworkConfig,
@@ -143,7 +143,7 @@ fn take(
     }
     let of_backend =
         changed.split_off(changed.iter().position(|key| is_backends(key)).unwrap_or(changed.len()));
-    let AppliedConfig { live, restart } = driver.take_config(&next.backend, of_backend)?;
+    let AppliedConfig { live, restart } = driver.apply_config(&next.backend, of_backend)?;
     changed.extend(restart);
     Ok(AppliedConfig { live, restart: changed })
 }

@@ -10,7 +10,7 @@ use crate::kernel::KernelEvent;
 impl<D: Driver> Reconciler<D> {
     /// Applies notifications, including echoes of our own changes: a notification that matches the desired state causes
     /// no work.
-    pub(super) fn take_events(&mut self, events: Vec<KernelEvent>) {
+    pub(super) fn fold_events(&mut self, events: Vec<KernelEvent>) {
         let is_overrun = events.contains(&KernelEvent::Overrun);
         let cause = if is_overrun { RepairCause::Overrun } else { RepairCause::Announced };
         self.repair.begin(Instant::now(), cause);

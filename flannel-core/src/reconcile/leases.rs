@@ -45,7 +45,7 @@ impl Incoming {
 
 impl<D: Driver> Reconciler<D> {
     /// Applies messages of the watch to the table.
-    pub(super) fn take_leases(
+    pub(super) fn fold_leases(
         &mut self,
         batch: Vec<Result<LeaseUpdate, SubnetError>>,
     ) -> Result<(), BackendError> {
@@ -125,7 +125,7 @@ impl<D: Driver> Reconciler<D> {
             LeaseUpdate::Snapshot { .. } | LeaseUpdate::Recalled { .. } => self.book.mark_all(),
             LeaseUpdate::Put(lease) => self.book.mark([lease.key]),
             LeaseUpdate::Removed(key) => self.book.mark(key.parse()),
-            LeaseUpdate::Undecodable(record) => self.book.mark(record.key.parse()),
+            LeaseUpdate::Unreadable(record) => self.book.mark(record.key.parse()),
         }
     }
 
@@ -152,7 +152,7 @@ impl<D: Driver> Reconciler<D> {
                 self.work.check_host();
             }
             self.replaced.prune(self.peers.want());
-            self.driver.take_peers(&mut self.peers.iter());
+            self.driver.set_peers(&mut self.peers.programmed_peers());
         }
         if done.becomes_synced {
             // From the first snapshot on, objects that are not desired may be deleted, so read everything once more.
@@ -168,7 +168,7 @@ impl<D: Driver> Reconciler<D> {
         before: Option<Arc<AgedLease>>,
         now: &Result<Peer, PeerError>,
     ) {
-        if !matches!(now, Err(PeerError::Malformed(_))) {
+        if !matches!(now, Err(PeerError::Unreadable(_))) {
             self.last_good.remove(&key);
         } else if let Some(before) = before.filter(|before| self.driver.peer(before).is_ok()) {
             self.last_good.insert(key, before);

@@ -148,7 +148,7 @@ impl<D: Driver> Reconciler<D> {
         let harmless = |subject, text: String| Problem::new(subject, Harm::None, text);
         node.extend(unusable.map(|text| harmless(Subject::Config, text)));
         node.extend(restart_needed.map(|text| harmless(Subject::Restart, text)));
-        let bad = self.leases.undecodable();
+        let bad = self.leases.unreadable();
         let count = bad.len() + self.peers.troubled();
         let bad = bad.named().map(|record| harmless(Subject::Lease(record.key.clone()), record.to_string()));
         let refused = self.peers.problems().map(|(key, why)| {

@@ -16,7 +16,7 @@ use super::*;
 use crate::addr::{Family, MacAddr, PerFamily};
 use crate::dataplane::{Address, FdbEntry, Neighbour, Op, ROUTE_PROTOCOL, Route, Through};
 use crate::kernel::{ConfOf, Kinds};
-use crate::lease::{BadRecord, BadRecords, LeaseAttrs, LeaseUpdate};
+use crate::lease::{LeaseAttrs, LeaseUpdate, UnreadableRecord, UnreadableRecords};
 use crate::subnet::SubnetError;
 use crate::testing::FakeKernel;
 
@@ -77,7 +77,7 @@ impl Driver for OneDevice {
 
     fn peer(&self, lease: &Lease) -> Result<Peer, PeerError> {
         if lease.attrs.backend_type == "garbled" {
-            return Err(PeerError::Malformed("garbled".into()));
+            return Err(PeerError::Unreadable("garbled".into()));
         }
         let link = self.link.ok_or(PeerError::NotOurs("no device".into()))?;
         let net = lease.subnet(Family::V4).unwrap();
@@ -163,7 +163,10 @@ impl Bench {
     }
 
     fn snapshot(&self, leases: &[Lease]) {
-        self.send(LeaseUpdate::Snapshot { leases: leases.to_vec(), undecodable: BadRecords::default() });
+        self.send(LeaseUpdate::Snapshot {
+            leases: leases.to_vec(),
+            unreadable: UnreadableRecords::default(),
+        });
     }
 
     /// Lets the loop work; under paused time this ends only when it has nothing more to do now.
@@ -351,7 +354,7 @@ async fn an_unreadable_record_keeps_what_the_kernel_has_for_it() {
     let bench = bench_on(kernel, link);
     bench.send(LeaseUpdate::Snapshot {
         leases: vec![lease("10.5.2.0-24", 2)],
-        undecodable: vec![BadRecord { key: "10.5.7.0-24".into(), reason: "garbled".into() }].into(),
+        unreadable: vec![UnreadableRecord { key: "10.5.7.0-24".into(), reason: "garbled".into() }].into(),
     });
     bench.settle().await;
     let objects = bench.kernel.objects();

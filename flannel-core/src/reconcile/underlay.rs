@@ -57,7 +57,7 @@ impl<D: Driver> Reconciler<D> {
                         // The renamed link may have lost its addresses, too.
                         Change::Renamed(_) => self.work.check_underlay(),
                     }
-                    follower.take(change);
+                    follower.adopt(change);
                 }
                 Err(problem) => follower.refuse(problem.to_string()),
             }

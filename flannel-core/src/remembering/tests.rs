@@ -65,7 +65,7 @@ async fn it_stands_in_until_the_store_confirms_and_lists() {
     let first = watch.next().await.unwrap().unwrap();
     let peers = vec![lease("10.5.9.0-24", "192.0.2.9")];
     assert_eq!(first, LeaseUpdate::Recalled { leases: peers, saved: 1_750_000_000 });
-    let hold = async { remembering.hold_lease(&own).await.unwrap_err() };
+    let hold = async { remembering.renew_lease(&own).await.unwrap_err() };
     let watch = async {
         let hour = Duration::from_secs(3600);
         assert!(tokio::time::timeout(hour, watch.next()).await.is_err(), "no snapshot while it is away");
@@ -89,7 +89,7 @@ async fn another_config_in_the_store_ends_it_and_lets_no_snapshot_through() {
     watch.next().await.unwrap().unwrap();
     store.set_config(config(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}"#));
     store.set_away(false);
-    assert!(matches!(remembering.hold_lease(&own).await, Err(SubnetError::ConfigChanged)));
+    assert!(matches!(remembering.renew_lease(&own).await, Err(SubnetError::ConfigChanged)));
     assert!(tokio::time::timeout(Duration::from_secs(60), watch.next()).await.is_err());
 }
 
@@ -107,7 +107,7 @@ async fn what_the_store_wants_published_is_remembered_and_checked() {
         let own = remembering.acquire_lease(&attrs("192.0.2.1")).await.unwrap();
         store.set_wanted_ips(now);
         store.set_away(false);
-        let held = tokio::time::timeout(Duration::from_secs(60), remembering.hold_lease(&own)).await;
+        let held = tokio::time::timeout(Duration::from_secs(60), remembering.renew_lease(&own)).await;
         match held {
             Err(_) => assert!(is_same),
             Ok(error) => assert!(!is_same && matches!(error, Err(SubnetError::ConfigChanged))),
@@ -124,7 +124,7 @@ async fn a_config_that_only_looks_different_is_the_same() {
         r#"{ "network" : "10.5.0.0/16", "SubnetLen": 24, "Backend": { "Type" : "vxlan" } }"#,
     ));
     store.set_away(false);
-    let held = tokio::time::timeout(Duration::from_secs(60), remembering.hold_lease(&own)).await;
+    let held = tokio::time::timeout(Duration::from_secs(60), remembering.renew_lease(&own)).await;
     assert!(held.is_err(), "it is held: {held:?}");
 }
 
@@ -136,7 +136,7 @@ async fn a_subnet_that_another_node_took_meanwhile_is_lost() {
     store.remove("10.5.1.0-24");
     store.put("10.5.1.0-24", r#"{"PublicIP":"192.0.2.77","BackendType":"vxlan"}"#);
     store.set_away(false);
-    let error = remembering.hold_lease(&own).await.unwrap_err().to_string();
+    let error = remembering.renew_lease(&own).await.unwrap_err().to_string();
     assert!(error.contains("lease 10.5.1.0-24 is now held by another node"), "{error}");
 }
 
@@ -183,7 +183,7 @@ async fn what_this_host_stored_is_used_at_another_address_and_confirmed_later() 
     store.set_identity(identity);
     store.set_away(false);
     tokio::select! {
-        held = remembering.hold_lease(&own) => panic!("{held:?}"),
+        held = remembering.renew_lease(&own) => panic!("{held:?}"),
         update = watch.next() => assert!(matches!(update, Some(Ok(LeaseUpdate::Snapshot { .. })))),
     }
     let leases = store.leases();

@@ -15,7 +15,7 @@
 
 mod clock;
 mod files;
-mod hold;
+mod renew;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -176,8 +176,8 @@ impl SubnetManager for LocalSubnetManager {
         published
     }
 
-    async fn hold_lease(&self, lease: &Lease) -> Result<Infallible, SubnetError> {
-        hold::hold(self, lease).await
+    async fn renew_lease(&self, lease: &Lease) -> Result<Infallible, SubnetError> {
+        renew::keep_renewed(self, lease).await
     }
 
     async fn release_lease(&self, lease: &Lease) -> Result<(), SubnetError> {
@@ -248,7 +248,7 @@ impl Store {
         let mut scan = scan.map_err(failed("read", &self.folder.subnets()))?;
         scan.clock_set = self.clock.last_set();
         self.health.set_clock(self.clock.problem(&scan.ahead));
-        self.health.set_undecodable(&scan.bad);
+        self.health.set_unreadable(&scan.bad);
         Ok(scan)
     }
 

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use serde_json::{Value, json};
 
 use crate::addr::{Family, PerFamily, Subnet};
-use crate::lease::{BadRecords, Lease, LeaseKey, LeaseTable, LeaseUpdate};
+use crate::lease::{Lease, LeaseKey, LeaseTable, LeaseUpdate, UnreadableRecords};
 use crate::peers::{Claim, Peer, PeerError, PeerTable, Segments};
 
 /// The good records of a cluster, of which the bad ones are made: key below `subnets/`, and value.
@@ -272,7 +272,10 @@ pub fn judge(
     bench.peers.place(scene.segments());
     let good = Lease::decode(&scene.peer.0, scene.peer.1.as_bytes(), 1).expect("a good record");
     let stranger = Lease::decode(&scene.stranger.0, scene.stranger.1.as_bytes(), 2).expect("a good record");
-    bench.apply(LeaseUpdate::Snapshot { leases: vec![good.clone()], undecodable: BadRecords::default() });
+    bench.apply(LeaseUpdate::Snapshot {
+        leases: vec![good.clone()],
+        unreadable: UnreadableRecords::default(),
+    });
     let want = bench.peers.want().clone();
     bench.apply(LeaseUpdate::Put(stranger));
     assert_eq!((bench.rejected(), bench.peers.programmed()), (Vec::new(), 2), "the stranger itself is good");
@@ -282,7 +285,7 @@ pub fn judge(
         let name = case.name;
         bench.apply(match Lease::decode(&case.key, &case.value, 3) {
             Ok(lease) => LeaseUpdate::Put(lease),
-            Err(bad) => LeaseUpdate::Undecodable(bad),
+            Err(bad) => LeaseUpdate::Unreadable(bad),
         });
         let said = bench.rejected();
         assert!(said.len() == 1 && case.is_named_by(&said[0]), "{name}: {said:?} instead of {:?}", case.says);
@@ -317,7 +320,7 @@ impl<F: Fn(&Lease) -> Result<Peer, PeerError>> Bench<F> {
     }
 
     fn rejected(&self) -> Vec<String> {
-        let bad = self.leases.undecodable().named().map(|record| record.to_string());
+        let bad = self.leases.unreadable().named().map(|record| record.to_string());
         bad.chain(self.peers.problems().map(|(key, why)| format!("lease {key}: {why}"))).collect()
     }
 }

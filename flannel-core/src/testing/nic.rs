@@ -144,7 +144,7 @@ impl Nic {
     }
 
     /// Applies a step.
-    pub async fn take(&mut self, step: NicStep) {
+    pub async fn apply(&mut self, step: NicStep) {
         match step {
             NicStep::Down => self.edit(self.link, |link| (link.up, link.carrier) = (false, false)),
             NicStep::Up => self.edit(self.link, |link| (link.up, link.carrier) = (true, true)),

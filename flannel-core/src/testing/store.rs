@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::addr::{Family, PerFamily};
 use crate::config::{ConfigError, NetworkConfig};
-use crate::lease::{BadRecord, BadRecords, Lease, LeaseAttrs, LeaseKey, LeaseUpdate};
+use crate::lease::{Lease, LeaseAttrs, LeaseKey, LeaseUpdate, UnreadableRecord, UnreadableRecords};
 use crate::subnet::allocate::{holder, overlaps};
 use crate::subnet::identity::{is_ours, shared_data};
 use crate::subnet::{ConfigStream, Identity, LeaseStream, StoreStatus, SubnetError, SubnetManager};
@@ -40,7 +40,7 @@ struct State {
     identity: Identity,
     refuses_claimed: bool,
     leases: BTreeMap<LeaseKey, Lease>,
-    unreadable: BTreeMap<LeaseKey, BadRecord>,
+    unreadable: BTreeMap<LeaseKey, UnreadableRecord>,
     /// The statuses of all nodes.
     statuses: Vec<watch::Sender<StoreStatus>>,
     created: u64,
@@ -54,17 +54,17 @@ impl State {
     }
 
     fn tell_unreadable(&self) {
-        let sample = self.undecodable().sample();
+        let sample = self.unreadable().sample();
         for status in &self.statuses {
             status.send_if_modified(|status| {
-                let is_news = status.undecodable != sample;
-                status.undecodable = sample.clone();
+                let is_news = status.unreadable != sample;
+                status.unreadable = sample.clone();
                 is_news
             });
         }
     }
 
-    fn undecodable(&self) -> BadRecords {
+    fn unreadable(&self) -> UnreadableRecords {
         self.unreadable.values().cloned().collect()
     }
 
@@ -174,7 +174,7 @@ impl FakeStore {
         let (sender, updates) = mpsc::unbounded();
         let mut state = self.lock();
         let leases = state.leases.values().cloned().collect();
-        let _ = sender.unbounded_send(LeaseUpdate::Snapshot { leases, undecodable: state.undecodable() });
+        let _ = sender.unbounded_send(LeaseUpdate::Snapshot { leases, unreadable: state.unreadable() });
         state.watchers.push(sender);
         updates.map(Ok).boxed()
     }
@@ -221,10 +221,10 @@ impl FakeStore {
     pub fn spoil(&self, key: LeaseKey) {
         let mut state = self.lock();
         state.leases.remove(&key);
-        let record = BadRecord { key: key.to_string(), reason: "spoilt by a test".to_owned() };
+        let record = UnreadableRecord { key: key.to_string(), reason: "spoilt by a test".to_owned() };
         state.unreadable.insert(key, record.clone());
         state.tell_unreadable();
-        state.tell(&LeaseUpdate::Undecodable(record));
+        state.tell(&LeaseUpdate::Unreadable(record));
         self.changes.send_modify(|count| *count += 1);
     }
 
@@ -365,7 +365,7 @@ impl SubnetManager for FakeStore {
         Ok(next)
     }
 
-    async fn hold_lease(&self, lease: &Lease) -> Result<Infallible, SubnetError> {
+    async fn renew_lease(&self, lease: &Lease) -> Result<Infallible, SubnetError> {
         let (mut changes, mut away) = (self.changes.subscribe(), self.away.subscribe());
         loop {
             changes.mark_unchanged();

@@ -1,4 +1,4 @@
-//! Waiting for what a store does, and holding a lease meanwhile.
+//! Waiting for what a store does, and renewing a lease meanwhile.
 
 use std::time::Duration;
 
@@ -41,10 +41,10 @@ pub async fn next(watch: &mut LeaseStream) -> LeaseUpdate {
 }
 
 /// Renews a lease in the background, and returns why that ended.
-pub fn hold<S: SubnetManager + Clone + 'static>(store: &S, lease: &Lease) -> JoinHandle<SubnetError> {
+pub fn renew<S: SubnetManager + Clone + 'static>(store: &S, lease: &Lease) -> JoinHandle<SubnetError> {
     let (store, lease) = (store.clone(), lease.clone());
     tokio::spawn(async move {
-        match store.hold_lease(&lease).await {
+        match store.renew_lease(&lease).await {
             Err(error) => error,
             Ok(never) => match never {},
         }

@@ -153,7 +153,7 @@ impl Follower {
 
     /// Refuses a changed config if one of its new networks would hide addresses that this node needs. About networks
     /// that are already in force the start has decided.
-    pub(crate) fn take_networks(
+    pub(crate) fn check_networks(
         &self,
         in_force: &NetworkConfig,
         next: &NetworkConfig,
@@ -230,7 +230,7 @@ impl Follower {
     }
 
     /// The backend has applied the change.
-    pub(crate) fn take(&mut self, change: Change) {
+    pub(crate) fn adopt(&mut self, change: Change) {
         match change {
             Change::Renamed(next) => self.current = next,
             Change::Moved(next) => {

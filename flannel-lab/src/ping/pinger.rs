@@ -112,7 +112,7 @@ fn run(mut echo: Echo, options: &PingOptions, count: u64, shared: &Shared) {
             // After a delay there is no burst: it would be answered at once and hide the delay.
             next = (next + options.interval).max(now);
         }
-        take_in(&mut echo, shared);
+        receive_replies(&mut echo, shared);
         let (sent, received) = shared.journal().counts();
         let give_up = last + options.timeout;
         if stopped && (sent == received || Instant::now() >= give_up) {
@@ -123,7 +123,7 @@ fn run(mut echo: Echo, options: &PingOptions, count: u64, shared: &Shared) {
     }
 }
 
-fn take_in(echo: &mut Echo, shared: &Shared) {
+fn receive_replies(echo: &mut Echo, shared: &Shared) {
     loop {
         match echo.receive() {
             Ok(Some(number)) => {

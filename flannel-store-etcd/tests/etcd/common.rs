@@ -5,7 +5,7 @@ use std::time::Duration;
 use flannel_core::addr::PerFamily;
 use flannel_core::lease::{BackendData, LeaseAttrs};
 use flannel_core::subnet::LeaseStream;
-pub(crate) use flannel_core::testing::waiting::{SOON, hold, next, soon, until};
+pub(crate) use flannel_core::testing::waiting::{SOON, next, renew, soon, until};
 use flannel_lab::etcd::{Etcd, EtcdOptions as LabOptions, KeyValue};
 use flannel_store_etcd::{EtcdOptions, EtcdSubnetManager};
 use futures::StreamExt;

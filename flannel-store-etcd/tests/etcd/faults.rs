@@ -40,7 +40,7 @@ impl Node {
         etcd.put(&path(PEER), &attrs(7).to_json()).unwrap();
         let manager = EtcdSubnetManager::new(options).unwrap();
         let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
-        let (held, watch) = (hold(&manager, &lease), manager.watch_leases());
+        let (held, watch) = (renew(&manager, &lease), manager.watch_leases());
         let mut node = Self { manager, lease, held, table: LeaseTable::default(), watch };
         node.follow(|node| node.sees(PEER) && node.sees_itself()).await;
         node
@@ -246,8 +246,8 @@ async fn a_missing_lease_goes_when_its_subnet_is_taken_or_its_time_is_over() {
     let mut watch = manager.watch_leases();
     next(&mut watch).await;
     etcd.restore(&backup).unwrap();
-    let LeaseUpdate::Snapshot { leases, undecodable } = next(&mut watch).await else { panic!() };
-    let kept: Vec<_> = undecodable.named().map(|kept| kept.key).collect();
+    let LeaseUpdate::Snapshot { leases, unreadable } = next(&mut watch).await else { panic!() };
+    let kept: Vec<_> = unreadable.named().map(|kept| kept.key).collect();
     assert_eq!((leases.len(), kept), (0, vec![PEER.to_owned(), "10.5.8.0-24".to_owned()]));
     etcd.put(&path("10.5.8.0-23"), &attrs(8).to_json()).unwrap();
     assert_eq!(next(&mut watch).await, LeaseUpdate::Removed("10.5.8.0-24".to_owned()));

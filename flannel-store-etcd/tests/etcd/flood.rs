@@ -30,17 +30,17 @@ async fn garbage_costs_a_good_lease_nothing_and_goes_at_once() {
     let follow = async {
         for n in 0..MANY {
             let update = next(&mut watch).await;
-            assert!(matches!(update, LeaseUpdate::Undecodable(bad) if bad.key == format!("junk{n:05}")));
+            assert!(matches!(update, LeaseUpdate::Unreadable(bad) if bad.key == format!("junk{n:05}")));
         }
         assert!(matches!(next(&mut watch).await, LeaseUpdate::Put(_)));
-        let shown = manager.status().borrow().undecodable.clone();
+        let shown = manager.status().borrow().unreadable.clone();
         assert_eq!((shown.count, shown.records.len()), (MANY, 20));
 
         // Another agent finds it all, and takes a subnet beside it.
         let other = crate::common::manager(&etcd);
         let mut found = other.watch_leases();
-        let LeaseUpdate::Snapshot { leases, undecodable } = next(&mut found).await else { panic!() };
-        assert_eq!((leases.len(), undecodable.len()), (1, MANY));
+        let LeaseUpdate::Snapshot { leases, unreadable } = next(&mut found).await else { panic!() };
+        assert_eq!((leases.len(), unreadable.len()), (1, MANY));
         other.acquire_lease(&attrs(8)).await.unwrap();
         assert!(matches!(next(&mut watch).await, LeaseUpdate::Put(_)));
 
@@ -50,7 +50,7 @@ async fn garbage_costs_a_good_lease_nothing_and_goes_at_once() {
         for _ in 0..MANY {
             assert!(matches!(next(&mut watch).await, LeaseUpdate::Removed(_)));
         }
-        assert_eq!(manager.status().borrow().undecodable.count, 0);
+        assert_eq!(manager.status().borrow().unreadable.count, 0);
     };
     tokio::time::timeout(LONG, follow).await.unwrap();
 }

@@ -114,7 +114,7 @@ async fn an_address_that_somebody_puts_into_our_record_is_put_right() {
     let manager = manager(&etcd);
     let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
     let id = records(&etcd)[0].lease;
-    let held = hold(&manager, &lease);
+    let held = renew(&manager, &lease);
     etcd.put_on_lease(&path(lease.key), &moved(99).to_json(), id).unwrap();
     until(|| records(&etcd)[0].value == attrs(1).to_json()).await;
     assert!(!held.is_finished() && manager.status().borrow().lease_lost.is_none());
@@ -131,7 +131,7 @@ async fn two_agents_with_one_identity_do_not_overwrite_each_other_for_ever() {
     let (one, two) = (manager(&etcd), manager(&etcd));
     let lease = one.acquire_lease(&attrs(1)).await.unwrap();
     let copy = Lease { attrs: moved(2), ..lease.clone() };
-    let (mut first, mut second) = (hold(&one, &lease), hold(&two, &copy));
+    let (mut first, mut second) = (renew(&one, &lease), renew(&two, &copy));
     let lost = tokio::time::timeout(Duration::from_secs(120), async {
         tokio::select! { lost = &mut first => lost, lost = &mut second => lost }
     });

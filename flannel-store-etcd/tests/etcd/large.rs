@@ -29,8 +29,8 @@ fn server_of_large_values() -> Etcd {
 
 /// A snapshot's leases, and the names of what can't be read.
 fn snapshot(update: LeaseUpdate) -> (Vec<Lease>, BTreeSet<String>) {
-    let LeaseUpdate::Snapshot { leases, undecodable } = update else { panic!("{update:?}") };
-    (leases, undecodable.named().map(|bad| bad.key).collect())
+    let LeaseUpdate::Snapshot { leases, unreadable } = update else { panic!("{update:?}") };
+    (leases, unreadable.named().map(|bad| bad.key).collect())
 }
 
 /// 195 values of 1.4 MB are more than fits into any message that an agent reads. They are named, and cost no lease.
@@ -64,7 +64,7 @@ async fn many_large_values_keep_nobody_from_a_lease() {
     put(&mut client, "garbage-000", 1_400_001).await;
     let update = next(&mut watch).await;
     assert!(
-        matches!(&update, LeaseUpdate::Undecodable(bad) if bad.key == "garbage-000"),
+        matches!(&update, LeaseUpdate::Unreadable(bad) if bad.key == "garbage-000"),
         "{}",
         update_name(&update)
     );
@@ -108,7 +108,7 @@ async fn a_value_that_no_watch_can_carry_is_named() {
     put(&mut client, "10.5.200.0-24", 6 << 20).await;
     let name = BTreeSet::from(["10.5.200.0-24".to_owned()]);
     assert_eq!(snapshot(next(&mut watch).await), (vec![own.clone()], name.clone()));
-    let told = manager.status().borrow().undecodable.clone();
+    let told = manager.status().borrow().unreadable.clone();
     assert!(told.count == 1 && told.records[0].reason.contains("larger than any that is read"), "{told:?}");
     // Whoever starts now sees the same, and takes no subnet of it.
     let other = self::manager(&etcd);
@@ -118,7 +118,7 @@ async fn a_value_that_no_watch_can_carry_is_named() {
     assert_eq!(next(&mut watch).await, LeaseUpdate::Put(second));
     client.delete(path("10.5.200.0-24"), None).await.unwrap();
     assert_eq!(next(&mut watch).await, LeaseUpdate::Removed("10.5.200.0-24".to_owned()));
-    assert!(manager.status().borrow().undecodable.records.is_empty());
+    assert!(manager.status().borrow().unreadable.records.is_empty());
 }
 
 /// The own record is put right, whatever somebody put in its place, and a former one of such a size keeps nobody from
@@ -128,7 +128,7 @@ async fn a_large_value_in_place_of_the_own_record_is_put_right() {
     let etcd = server_of_large_values();
     let manager = manager(&etcd);
     let own = manager.acquire_lease(&attrs(1)).await.unwrap();
-    let held = hold(&manager, &own);
+    let held = renew(&manager, &own);
     let mut client = client(&etcd).await;
     let in_place = PutOptions::new().with_ignore_lease();
     client.put(path(own.key), vec![b'x'; 6 << 20], Some(in_place)).await.unwrap();

@@ -73,7 +73,7 @@ async fn a_reservation_stays_one() {
     assert_eq!(lease.key.to_string(), "10.5.109.0-24");
     let adopted = records(&etcd);
     assert_eq!((adopted[0].value.as_str(), adopted[0].lease), (attrs(1).to_json().as_str(), 0));
-    let held = hold(&manager, &lease);
+    let held = renew(&manager, &lease);
     manager.acquire_lease(&attrs(1)).await.unwrap();
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(records(&etcd), adopted);
@@ -124,7 +124,7 @@ async fn takes_the_previous_subnet_and_nothing_that_a_bad_record_occupies() {
     let error = manager.acquire_lease(&attrs(3)).await.unwrap_err();
     assert!(matches!(error, SubnetError::OutOfSubnets { .. }), "{error}");
     let status = manager.status();
-    let bad: Vec<_> = status.borrow().undecodable.records.iter().map(|bad| bad.key.clone()).collect();
+    let bad: Vec<_> = status.borrow().unreadable.records.iter().map(|bad| bad.key.clone()).collect();
     assert_eq!(bad, ["10.5.1.0-24", "10.5.2.9-24", "x10.5.1.0-24"]);
 }
 
@@ -234,7 +234,7 @@ async fn nothing_but_leases_is_written() {
     let etcd = start(V4);
     let manager = manager(&etcd);
     let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
-    let held = hold(&manager, &lease);
+    let held = renew(&manager, &lease);
     let mut watch = manager.watch_leases();
     next(&mut watch).await;
     etcd.del(&path(lease.key)).unwrap();
@@ -263,8 +263,8 @@ async fn large_stores_are_read_in_pages() {
     }
     let manager = manager(&etcd);
     let mut watch = manager.watch_leases();
-    let LeaseUpdate::Snapshot { leases, undecodable } = next(&mut watch).await else { panic!() };
-    assert_eq!((leases.len(), undecodable.len()), (3000, 0));
+    let LeaseUpdate::Snapshot { leases, unreadable } = next(&mut watch).await else { panic!() };
+    assert_eq!((leases.len(), unreadable.len()), (3000, 0));
     let mine = manager.acquire_lease(&attrs(60_000)).await.unwrap();
     assert_eq!(next(&mut watch).await, LeaseUpdate::Put(mine));
 }

@@ -29,7 +29,7 @@ async fn one_dead_endpoint_of_two_does_not_matter() {
             manager.network_config().await.unwrap();
         }
         let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
-        let held = hold(&manager, &lease);
+        let held = renew(&manager, &lease);
         let mut watch = manager.watch_leases();
         assert!(matches!(next(&mut watch).await, LeaseUpdate::Snapshot { .. }));
         etcd.del(&path(lease.key)).unwrap();
@@ -147,7 +147,7 @@ async fn tls_with_a_client_certificate() {
     let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
     let mut watch = manager.watch_leases();
     let update = next(&mut watch).await;
-    assert_eq!(update, LeaseUpdate::Snapshot { leases: vec![lease], undecodable: vec![].into() });
+    assert_eq!(update, LeaseUpdate::Snapshot { leases: vec![lease], unreadable: vec![].into() });
 
     (options.tls.cert_file, options.tls.key_file) = (None, None);
     let text = refusal(options).await;
@@ -163,7 +163,7 @@ async fn user_and_password() {
     options.password = Some("hush-hush".into());
     let manager = EtcdSubnetManager::new(options.clone()).unwrap();
     let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
-    let held = hold(&manager, &lease);
+    let held = renew(&manager, &lease);
     let mut watch = manager.watch_leases();
     next(&mut watch).await;
     let mut alone = EtcdSubnetManager::new(options.clone()).unwrap().watch_leases();
@@ -205,7 +205,7 @@ async fn rights_on_the_prefix_are_enough_and_no_rights_are_named() {
     (options.username, options.password) = (Some("small".to_owned()), Some("hush".into()));
     let manager = EtcdSubnetManager::new(options.clone()).unwrap();
     let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
-    let held = hold(&manager, &lease);
+    let held = renew(&manager, &lease);
     let mut watch = manager.watch_leases();
     next(&mut watch).await;
     etcd.del(&path(lease.key)).unwrap();

@@ -16,30 +16,30 @@ async fn tells_what_happens_and_skips_what_it_cannot_read() {
     let watching = manager(&etcd);
     let mut watch = watching.watch_leases();
     let update = next(&mut watch).await;
-    assert_eq!(update, LeaseUpdate::Snapshot { leases: vec![first.clone()], undecodable: vec![].into() });
+    assert_eq!(update, LeaseUpdate::Snapshot { leases: vec![first.clone()], unreadable: vec![].into() });
     let second = manager(&etcd).acquire_lease(&attrs(2)).await.unwrap();
     assert_eq!(next(&mut watch).await, LeaseUpdate::Put(second.clone()));
 
     etcd.put(&path("x10.5.1.0-24"), "{}").unwrap();
     etcd.put(&path(second.key), "{").unwrap();
     etcd.put(&format!("{PREFIX}/subnets_and_more"), "not ours").unwrap();
-    assert!(matches!(next(&mut watch).await, LeaseUpdate::Undecodable(bad) if bad.key == "x10.5.1.0-24"));
+    assert!(matches!(next(&mut watch).await, LeaseUpdate::Unreadable(bad) if bad.key == "x10.5.1.0-24"));
     assert!(
-        matches!(next(&mut watch).await, LeaseUpdate::Undecodable(bad) if bad.key == second.key.to_string())
+        matches!(next(&mut watch).await, LeaseUpdate::Unreadable(bad) if bad.key == second.key.to_string())
     );
-    assert_eq!(watching.status().borrow().undecodable.count, 2);
+    assert_eq!(watching.status().borrow().unreadable.count, 2);
     etcd.del(&path("x10.5.1.0-24")).unwrap();
     assert_eq!(next(&mut watch).await, LeaseUpdate::Removed("x10.5.1.0-24".to_owned()));
     etcd.put(&path(second.key), &attrs(2).to_json()).unwrap();
     assert_eq!(next(&mut watch).await, LeaseUpdate::Put(second.clone()));
-    assert!(watching.status().borrow().undecodable.count == 0);
+    assert!(watching.status().borrow().unreadable.count == 0);
     etcd.del(&path(second.key)).unwrap();
     assert_eq!(next(&mut watch).await, LeaseUpdate::Removed(second.key.to_string()));
 
     etcd.put(&path("junk"), "{").unwrap();
     let mut fresh = manager(&etcd).watch_leases();
-    let LeaseUpdate::Snapshot { leases, undecodable } = next(&mut fresh).await else { panic!() };
-    assert_eq!((leases, undecodable.len()), (vec![first], 1));
+    let LeaseUpdate::Snapshot { leases, unreadable } = next(&mut fresh).await else { panic!() };
+    assert_eq!((leases, unreadable.len()), (vec![first], 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -126,7 +126,7 @@ async fn lists_again_when_the_store_was_set_up_anew() {
     }
     let mut watch = manager.watch_leases();
     next(&mut watch).await;
-    let held = hold(&manager, &lease);
+    let held = renew(&manager, &lease);
     drop(etcd);
     assert!(is_quiet(&mut watch, Duration::from_millis(500)).await);
     let etcd = fresh("two");
@@ -166,7 +166,7 @@ async fn an_outage_is_two_lines_in_the_log() {
     let mut etcd = start(V4);
     let manager = manager(&etcd);
     let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
-    let held = hold(&manager, &lease);
+    let held = renew(&manager, &lease);
     let mut watch = manager.watch_leases();
     next(&mut watch).await;
     etcd.kill().unwrap();

@@ -162,8 +162,8 @@ pub(crate) fn texts<'a>(leases: impl IntoIterator<Item = &'a Lease>) -> Vec<Stri
 /// Reads a snapshot.
 pub(crate) async fn snapshot(watch: &mut LeaseStream) -> (Vec<String>, Vec<String>) {
     match next(watch).await {
-        LeaseUpdate::Snapshot { leases, undecodable } => {
-            (texts(&leases), undecodable.named().map(|bad| bad.key).collect())
+        LeaseUpdate::Snapshot { leases, unreadable } => {
+            (texts(&leases), unreadable.named().map(|bad| bad.key).collect())
         }
         other => panic!("no snapshot: {other:?}"),
     }

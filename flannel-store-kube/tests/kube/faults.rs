@@ -163,7 +163,7 @@ async fn after_a_suspend_the_own_node_and_all_others_are_looked_at_at_once() {
     let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
     let held = tokio::spawn({
         let (manager, lease) = (manager.clone(), lease.clone());
-        async move { manager.hold_lease(&lease).await }
+        async move { manager.renew_lease(&lease).await }
     });
     let followed = Followed::new(&manager);
     cluster.join_published(3);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use flannel_core::lease::{BadRecord, LeaseUpdate};
+use flannel_core::lease::{LeaseUpdate, UnreadableRecord};
 use flannel_core::subnet::{SubnetError, SubnetManager};
 use flannel_lab::kube::fake::{Faults, KubeApiOptions};
 use futures::StreamExt;
@@ -22,8 +22,8 @@ fn blow_up(cluster: &Cluster, number: u8, bytes: usize) {
     assert!(edited);
 }
 
-fn told(manager: &impl SubnetManager) -> Vec<BadRecord> {
-    manager.status().borrow().undecodable.records.clone()
+fn told(manager: &impl SubnetManager) -> Vec<UnreadableRecord> {
+    manager.status().borrow().unreadable.records.clone()
 }
 
 /// In lists and watches of both kinds.
@@ -52,7 +52,7 @@ async fn a_node_larger_than_4_mib_is_named_and_hides_no_other() {
         assert!(told(&manager).is_empty());
         // What it said last stays.
         blow_up(&cluster, 2, 5 << 20);
-        assert!(matches!(next(&mut watch).await, LeaseUpdate::Undecodable(bad) if bad.key == key(2)));
+        assert!(matches!(next(&mut watch).await, LeaseUpdate::Unreadable(bad) if bad.key == key(2)));
         assert_eq!(told(&manager)[0].key, "node n2");
         cluster.join_published(4);
         assert!(matches!(next(&mut watch).await, LeaseUpdate::Put(lease) if lease.key.to_string() == key(4)));

@@ -187,7 +187,7 @@ async fn what_others_change_is_set_back_and_only_that_is_written() {
     let followed = Followed::new(&manager);
     let holder = manager.clone();
     let own = lease.clone();
-    let hold = tokio::spawn(async move { holder.hold_lease(&own).await.unwrap_err().to_string() });
+    let hold = tokio::spawn(async move { holder.renew_lease(&own).await.unwrap_err().to_string() });
     until(|| followed.leases().len() == 1).await;
     let before = cluster.annotations(1);
     for broken in [
@@ -231,7 +231,7 @@ async fn the_condition_is_set_once_the_network_is_up_and_held() {
     let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
     let _followed = Followed::new(&manager);
     let holder = manager.clone();
-    let hold = tokio::spawn(async move { holder.hold_lease(&lease).await.map(drop) });
+    let hold = tokio::spawn(async move { holder.renew_lease(&lease).await.map(drop) });
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(cluster.condition(1), None);
     // It is tried until it holds.
@@ -261,7 +261,7 @@ async fn the_condition_is_set_once_the_network_is_up_and_held() {
     cluster.join(2);
     let lease = quiet.acquire_lease(&attrs(2)).await.unwrap();
     quiet.network_is_up();
-    let tried = tokio::time::timeout(Duration::from_millis(500), quiet.hold_lease(&lease)).await;
+    let tried = tokio::time::timeout(Duration::from_millis(500), quiet.renew_lease(&lease)).await;
     assert!(tried.is_err() && cluster.condition(2).is_none());
 }
 
@@ -292,7 +292,7 @@ async fn the_younger_of_two_nodes_with_one_subnet_does_not_say_that_its_network_
             let lease = manager.acquire_lease(&attrs(number)).await.unwrap();
             manager.network_is_up();
             let followed = Followed::new(&manager);
-            let held = manager.hold_lease(&lease).await.map(drop);
+            let held = manager.renew_lease(&lease).await.map(drop);
             drop(followed);
             held
         })
@@ -301,9 +301,9 @@ async fn the_younger_of_two_nodes_with_one_subnet_does_not_say_that_its_network_
     let why = younger.status().borrow().lease_unkept.clone().unwrap();
     let says = "spec.podCIDRs of node n2 has 10.244.1.0/24, which is that of node n1, too";
     assert!(why.contains(says) && !why.contains("delete"), "{why}");
-    assert!(younger.status().borrow().undecodable.count == 0, "it does not blame the elder");
-    until(|| cluster.condition(1).is_some() && elder.status().borrow().undecodable.count > 0).await;
-    let named = elder.status().borrow().undecodable.records[0].to_string();
+    assert!(younger.status().borrow().unreadable.count == 0, "it does not blame the elder");
+    until(|| cluster.condition(1).is_some() && elder.status().borrow().unreadable.count > 0).await;
+    let named = elder.status().borrow().unreadable.records[0].to_string();
     assert!(named.starts_with("node n2: ") && named.contains(says), "{named}");
     assert_eq!(elder.status().borrow().lease_unkept, None);
     tokio::time::sleep(Duration::from_millis(500)).await;

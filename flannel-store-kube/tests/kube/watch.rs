@@ -82,13 +82,13 @@ async fn tells_what_changed_and_nothing_else() {
 
     // Garbage keeps what was known, and is named.
     cluster.annotate(1, &[("public-ip", Some("garbage".to_owned()))]);
-    let LeaseUpdate::Undecodable(bad) = next(&mut watch).await else { panic!() };
+    let LeaseUpdate::Unreadable(bad) = next(&mut watch).await else { panic!() };
     assert_eq!(bad.key, "10.244.1.0-24&fd00:244:0:1::-64");
     assert!(bad.reason.contains("node n1") && bad.reason.contains("public-ip"), "{}", bad.reason);
-    assert_eq!(manager.status().borrow().undecodable.count, 1);
+    assert_eq!(manager.status().borrow().unreadable.count, 1);
     cluster.annotate(1, &[("public-ip", Some("198.18.0.1".to_owned()))]);
     assert!(matches!(next(&mut watch).await, LeaseUpdate::Put(_)));
-    assert!(manager.status().borrow().undecodable.count == 0);
+    assert!(manager.status().borrow().unreadable.count == 0);
 
     // Leaving, in both ways.
     cluster.annotate(1, &[("kube-subnet-manager", None)]);
@@ -113,12 +113,12 @@ async fn a_subnet_given_twice_is_the_elder_nodes() {
     let mut watch = manager.watch_leases();
     let leases = snapshot(&mut watch).await.0;
     assert_eq!(leases, ["10.244.1.0-24 198.18.0.1,fd77::1"]);
-    let problem = manager.status().borrow().undecodable.records[0].to_string();
+    let problem = manager.status().borrow().unreadable.records[0].to_string();
     assert!(problem.contains("node n2") && problem.contains("n1"), "{problem}");
     cluster.api.delete_node("n1");
     let LeaseUpdate::Put(lease) = next(&mut watch).await else { panic!() };
     assert_eq!(lease.attrs.public_ips.v4, Some([198, 18, 0, 2].into()));
-    assert!(manager.status().borrow().undecodable.count == 0);
+    assert!(manager.status().borrow().unreadable.count == 0);
 }
 
 #[tokio::test]

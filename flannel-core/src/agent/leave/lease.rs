@@ -43,9 +43,11 @@ pub(super) async fn removals(
     if !store.knows_node_by_name() && !is_ours(&lease, public_ips, known, seen) {
         return note(format!("lease {key} stays: it is that of {}", holder(&lease.attrs)));
     }
+    let told = || format!("# release {key} in the store {}", store.place());
+    let command = store.release_command(key).unwrap_or_else(told);
     let removal = Removal {
         what: "the lease of this node".to_owned(),
-        commands: vec![format!("# release {key} in the store {}", store.place())],
+        commands: vec![command],
         action: Action::Lease(lease),
     };
     Plan { removals: vec![removal], ..Plan::default() }
@@ -57,8 +59,8 @@ fn problem(key: LeaseKey, why: &str) -> Plan {
 
 async fn find(store: &dyn SubnetManager, key: LeaseKey) -> Result<Option<Lease>, String> {
     match store.watch_leases().next().await {
-        Some(Ok(LeaseUpdate::Snapshot { leases, undecodable })) => {
-            if let Some(bad) = undecodable.named().find(|bad| bad.key == key.to_string()) {
+        Some(Ok(LeaseUpdate::Snapshot { leases, unreadable })) => {
+            if let Some(bad) = unreadable.named().find(|bad| bad.key == key.to_string()) {
                 return Err(bad.to_string());
             }
             Ok(leases.into_iter().find(|lease| lease.key == key))

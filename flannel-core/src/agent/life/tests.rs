@@ -22,7 +22,7 @@ use crate::events::NetworkEvent;
 use crate::firewall::rules::{Ours, Wanted};
 use crate::firewall::{FirewallError, Managers, Plan, RuleManager, Step};
 use crate::kernel::LinkAddress;
-use crate::lease::{BadRecords, Lease, LeaseUpdate};
+use crate::lease::{Lease, LeaseUpdate, UnreadableRecords};
 use crate::status::{Harm, Problem};
 use crate::subnet::{LeaseStream, LeaseTerm, StoreStatus};
 use crate::testing::FakeKernel;
@@ -154,7 +154,7 @@ impl SubnetManager for Fake {
         unreachable!("an agent keeps its lease")
     }
 
-    async fn hold_lease(&self, _: &Lease) -> Result<Infallible, SubnetError> {
+    async fn renew_lease(&self, _: &Lease) -> Result<Infallible, SubnetError> {
         self.loses.cancelled().await;
         Err(lost())
     }
@@ -173,8 +173,8 @@ impl SubnetManager for Fake {
 
     fn watch_leases(&self) -> LeaseStream {
         let listed = self.listed.lock().unwrap().clone();
-        let snapshot =
-            listed.map(|leases| Ok(LeaseUpdate::Snapshot { leases, undecodable: BadRecords::default() }));
+        let snapshot = listed
+            .map(|leases| Ok(LeaseUpdate::Snapshot { leases, unreadable: UnreadableRecords::default() }));
         futures::stream::iter(snapshot).chain(futures::stream::pending()).boxed()
     }
 

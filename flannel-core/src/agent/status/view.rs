@@ -103,7 +103,7 @@ impl<'a> StoreView<'a> {
             for_s: since(store.since),
             confirmed_s_ago: store.confirmed.map(since),
             problem: Some(store.problem.as_str()).filter(|problem| !problem.is_empty()),
-            unreadable: store.undecodable.count,
+            unreadable: store.unreadable.count,
             missing: store.missing_count,
             lease_term: store.lease_term,
             lease_unkept: store.lease_unkept.as_deref(),

@@ -155,7 +155,7 @@ impl Gate {
             let next = self.look().await;
             tokio::select! {
                 () = cancel.cancelled() => return,
-                change = self.wait(next) => self.take(change),
+                change = self.wait(next) => self.note_change(change),
             }
         }
     }
@@ -177,7 +177,7 @@ impl Gate {
         }
     }
 
-    fn take(&mut self, change: TableChange) {
+    fn note_change(&mut self, change: TableChange) {
         if change.structure {
             self.forget();
         }

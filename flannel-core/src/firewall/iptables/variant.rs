@@ -219,7 +219,7 @@ impl Found {
     }
 
     /// Sets another choice.
-    pub(super) fn take(&mut self, kind: Kind, why: &str) {
+    pub(super) fn switch_to(&mut self, kind: Kind, why: &str) {
         let of = self.version.map_or(String::new(), |Version(a, b, c)| format!(" {a}.{b}.{c}"));
         (self.kind, self.why) = (kind, format!("iptables{of} ({kind}): {why}"));
     }
@@ -233,7 +233,7 @@ pub(super) async fn find(netns: &Netns, families: &[Family]) -> Result<Found, Fi
     let nft = found.usage(netns, Kind::Nft, families).await?;
     let legacy = found.usage(netns, Kind::Legacy, families).await?;
     let (kind, why) = choose(nft, legacy, plain);
-    found.take(kind, &why);
+    found.switch_to(kind, &why);
     Ok(found)
 }
 

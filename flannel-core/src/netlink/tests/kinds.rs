@@ -140,7 +140,7 @@ fn a_backend_brings_a_kind_of_device_that_core_does_not_know() {
         let state = State { networks, ..State::default() };
         let reconciler = Reconciler::new(BridgeDriver::default(), kernel, own, state, None);
         let (mut events, cancel) = (reconciler.events(), CancellationToken::new());
-        let snapshot = LeaseUpdate::Snapshot { leases: vec![lease], undecodable: Vec::new().into() };
+        let snapshot = LeaseUpdate::Snapshot { leases: vec![lease], unreadable: Vec::new().into() };
         let leases = futures::stream::iter([Ok(snapshot)]).chain(futures::stream::pending()).boxed();
         let mut status = reconciler.status();
         let task = tokio::spawn(reconciler.run(leases, cancel.clone()));

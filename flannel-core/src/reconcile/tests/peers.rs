@@ -67,7 +67,7 @@ async fn each_peer_has_an_entry_that_says_how_it_is() {
     assert!(rejected.reason.contains("overlaps 10.5.2.0/24") && !rejected.programmed);
 
     // A record that becomes unreadable leaves its lease programmed.
-    bench.send(LeaseUpdate::Undecodable(BadRecord { key: key(1), reason: "garbled".into() }));
+    bench.send(LeaseUpdate::Unreadable(UnreadableRecord { key: key(1), reason: "garbled".into() }));
     bench.kernel.refuse_nothing();
     bench.send(LeaseUpdate::Removed(key(6)));
     tokio::time::sleep(Duration::from_secs(60)).await;
@@ -193,7 +193,10 @@ async fn walk(steps: Vec<Step>) {
             Step::Garble(n) => bench.send(LeaseUpdate::Put(garbled(n))),
             Step::Remove(n) => bench.send(LeaseUpdate::Removed(key(n))),
             Step::Unreadable(n) => {
-                bench.send(LeaseUpdate::Undecodable(BadRecord { key: key(n), reason: "garbled".into() }));
+                bench.send(LeaseUpdate::Unreadable(UnreadableRecord {
+                    key: key(n),
+                    reason: "garbled".into(),
+                }));
             }
             Step::Snapshot(all) => {
                 bench.snapshot(&all.iter().map(|n| lease(&key(*n), u64::from(*n) + 2)).collect::<Vec<_>>());

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use crate::lease::{BadRecord, BadRecords};
+use crate::lease::{UnreadableRecord, UnreadableRecords};
 use crate::subnet::{LeaseTerm, StoreStatus};
 use crate::told::Told;
 
@@ -72,19 +72,19 @@ impl Health {
     }
 
     /// Sets the unreadable records. The status shows a count and a sample; the log names new ones in the sample.
-    pub fn set_undecodable(&self, records: &BadRecords) {
+    pub fn set_unreadable(&self, records: &UnreadableRecords) {
         let sample = records.sample();
         self.status.send_if_modified(|status| {
-            if status.undecodable == sample {
+            if status.unreadable == sample {
                 return false;
             }
-            let told = &status.undecodable.records;
+            let told = &status.unreadable.records;
             sample
                 .records
                 .iter()
                 .filter(|record| !told.contains(record))
                 .for_each(|it| self.name_skipped(it));
-            status.undecodable = sample;
+            status.unreadable = sample;
             true
         });
     }
@@ -103,7 +103,7 @@ impl Health {
     }
 
     /// Names an unreadable record in the log. One that keeps changing is named only now and then.
-    pub fn name_skipped(&self, record: &BadRecord) {
+    pub fn name_skipped(&self, record: &UnreadableRecord) {
         let mut skipped = self.skipped.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(left_out) = skipped.news(&record.key, Instant::now()) {
             let left_out = (left_out > 0).then_some(left_out);

@@ -50,13 +50,13 @@ impl Missing {
             return Vec::new();
         }
         let Some(found) = occupied(name) else { return Vec::new() };
-        self.take(|kept| kept.key.is_some_and(|key| overlaps(key, found)))
+        self.extract(|kept| kept.key.is_some_and(|key| overlaps(key, found)))
     }
 
     /// Removes and returns the leases whose time is over.
     pub fn expire(&mut self) -> Vec<String> {
         let now = self.clock.now();
-        self.take(|kept| kept.until <= now)
+        self.extract(|kept| kept.until <= now)
     }
 
     /// The time until the first deadline.
@@ -80,7 +80,7 @@ impl Missing {
         self.kept.keys()
     }
 
-    fn take(&mut self, which: impl Fn(&Kept) -> bool) -> Vec<String> {
+    fn extract(&mut self, which: impl Fn(&Kept) -> bool) -> Vec<String> {
         self.kept.extract_if(.., |_, kept| which(kept)).map(|(name, _)| name).collect()
     }
 }

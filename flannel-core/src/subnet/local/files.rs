@@ -14,7 +14,7 @@ use crate::atomic_file;
 use crate::backoff::jitter;
 use crate::clock::BootInstant;
 use crate::guarded::{self, Dir, Stat};
-use crate::lease::{BadRecord, BadRecords, Lease, LeaseAttrs, LeaseKey, LeaseKeyError};
+use crate::lease::{Lease, LeaseAttrs, LeaseKey, LeaseKeyError, UnreadableRecord, UnreadableRecords};
 use crate::subnet::allocate::{Listing, Occupied, Record, occupied};
 
 /// How far clocks may differ before it is reported, and the smallest step of a clock that counts.
@@ -42,7 +42,7 @@ pub(super) enum Entry {
     /// A lease.
     Record(Arc<Record>),
     /// An unreadable file of a lease; `occupied` has the subnets in its name.
-    Bad { record: BadRecord, occupied: Option<LeaseKey>, created: u64, reserved: bool },
+    Bad { record: UnreadableRecord, occupied: Option<LeaseKey>, created: u64, reserved: bool },
 }
 
 /// The values that were read before, so that an unchanged file is not read again.
@@ -58,7 +58,7 @@ pub(super) enum Found {
     Leftover,
     /// Its name is not that of a lease, so it belongs to somebody else: it is reported as long as it is there, and
     /// never opened.
-    Junk(BadRecord),
+    Junk(UnreadableRecord),
     /// The record of a lease, and whether it is in force.
     Lease(Entry, bool),
 }
@@ -69,7 +69,7 @@ pub(super) struct Scan {
     /// Leases in force, readable or not.
     pub(super) live: BTreeMap<String, Entry>,
     /// All unreadable entries, whatever their names.
-    pub(super) bad: BadRecords,
+    pub(super) bad: UnreadableRecords,
     /// Expired leases.
     pub(super) expired: BTreeMap<String, Entry>,
     /// Temporary files that a crash left behind.
@@ -263,7 +263,7 @@ impl Folder {
             return Ok(if stale && is_temporary(name) { Found::Leftover } else { Found::Nothing });
         }
         if let Err(error @ LeaseKeyError::Form(_)) = name.parse::<LeaseKey>() {
-            return Ok(Found::Junk(BadRecord { key: name.to_owned(), reason: error.to_string() }));
+            return Ok(Found::Junk(UnreadableRecord { key: name.to_owned(), reason: error.to_string() }));
         }
         let entry = match seen {
             Some((seen, entry)) if seen == *stat => entry,
@@ -394,7 +394,7 @@ fn nanos(time: SystemTime) -> u64 {
 
 fn read_entry(subnets: &Dir, file: &OsStr, name: &str, stat: &Stat) -> io::Result<Entry> {
     let bad = |reason: String, created| Entry::Bad {
-        record: BadRecord { key: name.to_owned(), reason },
+        record: UnreadableRecord { key: name.to_owned(), reason },
         occupied: occupied(name),
         created,
         reserved: is_reserved(stat),

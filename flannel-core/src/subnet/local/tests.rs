@@ -14,9 +14,9 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::addr::Family;
-use crate::lease::{BackendData, BadRecords, LeaseUpdate};
+use crate::lease::{BackendData, LeaseUpdate, UnreadableRecords};
 use crate::subnet::allocate::overlaps;
-use crate::testing::waiting::hold;
+use crate::testing::waiting::renew;
 
 const V4: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
 const SMALL: &str = r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.1.0","SubnetMax":"10.5.30.0"}"#;
@@ -220,7 +220,7 @@ async fn a_reservation_stays_one() {
     assert_eq!(fs::read_to_string(&file).unwrap(), attrs(1).to_json());
     assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o400);
     age(&dir, "10.5.9.0-24", 1000 * 3600);
-    let held = hold(&manager, &lease);
+    let held = renew(&manager, &lease);
     assert_eq!(manager.acquire_lease(&attrs(1)).await.unwrap().key, lease.key);
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert!(!held.is_finished());
@@ -238,13 +238,13 @@ async fn records_that_cannot_be_read_are_reported_and_keep_their_subnets() {
     let manager = manager(&dir);
     assert_eq!(manager.acquire_lease(&attrs(1)).await.unwrap().key.to_string(), "10.5.4.0-24");
     let bad: Vec<String> =
-        manager.status().borrow().undecodable.records.iter().map(|record| record.key.clone()).collect();
+        manager.status().borrow().unreadable.records.iter().map(|record| record.key.clone()).collect();
     assert_eq!(bad, ["10.5.1.0-24", "10.5.2.7-24", "10.5.3.0-24", "README"]);
-    let Some(Ok(LeaseUpdate::Snapshot { leases, undecodable })) = soon(manager.watch_leases().next()).await
+    let Some(Ok(LeaseUpdate::Snapshot { leases, unreadable })) = soon(manager.watch_leases().next()).await
     else {
         panic!()
     };
-    assert_eq!((leases.len(), undecodable.len()), (1, 4));
+    assert_eq!((leases.len(), unreadable.len()), (1, 4));
 }
 
 #[tokio::test]
@@ -293,7 +293,7 @@ async fn a_dropped_call_changes_nothing_any_more() {
     fs::remove_file(path(&dir, &lease.key.to_string())).unwrap();
     let (before, after) = (attrs(1), attrs(2));
     let calls: [futures::future::BoxFuture<'_, ()>; 3] = [
-        Box::pin(async { _ = manager.hold_lease(&lease).await }),
+        Box::pin(async { _ = manager.renew_lease(&lease).await }),
         Box::pin(async { _ = manager.acquire_lease(&before).await }),
         Box::pin(async { _ = manager.publish(&lease, &after).await }),
     ];

@@ -17,7 +17,7 @@ use super::clock::RECHECK;
 use super::files::{Entry, Folder, Found, Scan};
 use super::{LocalSubnetManager, Store};
 use crate::clock::{BootInstant, Jumps};
-use crate::lease::{BadRecord, BadRecords, Lease, LeaseUpdate};
+use crate::lease::{Lease, LeaseUpdate, UnreadableRecord, UnreadableRecords};
 use crate::subnet::kit::Backoff;
 use crate::subnet::kit::inotify::{Fd, listen};
 use crate::subnet::{LeaseStream, SubnetError};
@@ -39,7 +39,7 @@ pub(super) fn stream(store: LocalSubnetManager) -> LeaseStream {
         grace: None,
         store,
         known: None,
-        bad: BadRecords::default(),
+        bad: UnreadableRecords::default(),
         gap: true,
         backoff: Backoff::new(),
         pause: None,
@@ -58,7 +58,7 @@ struct Watcher {
     /// The leases in force.
     known: Option<BTreeMap<String, Entry>>,
     /// All that can't be read, whatever its name.
-    bad: BadRecords,
+    bad: UnreadableRecords,
     /// Whether the store could not be read since the last update.
     gap: bool,
     backoff: Backoff,
@@ -131,7 +131,7 @@ impl Watcher {
                     update
                 }
                 Found::Lease(_, false) => continue,
-                Found::Junk(record) => LeaseUpdate::Undecodable(record),
+                Found::Junk(record) => LeaseUpdate::Unreadable(record),
                 Found::Nothing | Found::Leftover => {
                     let was_bad = self.bad.remove(&name);
                     if known.remove(&name).is_none() && !was_bad {
@@ -141,7 +141,7 @@ impl Watcher {
                 }
             };
             let is_news = note_bad(&mut self.bad, &update);
-            if let LeaseUpdate::Undecodable(record) = &update {
+            if let LeaseUpdate::Unreadable(record) = &update {
                 if !is_news {
                     continue;
                 }
@@ -150,7 +150,7 @@ impl Watcher {
             updates.push(update);
         }
         if !updates.is_empty() {
-            self.store.0.health.set_undecodable(&self.bad);
+            self.store.0.health.set_unreadable(&self.bad);
         }
         Ok(updates)
     }
@@ -175,9 +175,9 @@ impl Watcher {
     }
 }
 
-fn snapshot(live: &BTreeMap<String, Entry>, bad: &BadRecords) -> LeaseUpdate {
+fn snapshot(live: &BTreeMap<String, Entry>, bad: &UnreadableRecords) -> LeaseUpdate {
     let leases: Vec<Lease> = live.values().filter_map(Entry::lease).cloned().collect();
-    LeaseUpdate::Snapshot { leases, undecodable: bad.clone() }
+    LeaseUpdate::Snapshot { leases, unreadable: bad.clone() }
 }
 
 fn difference(before: &BTreeMap<String, Entry>, after: &BTreeMap<String, Entry>) -> Vec<LeaseUpdate> {
@@ -191,14 +191,14 @@ fn difference(before: &BTreeMap<String, Entry>, after: &BTreeMap<String, Entry>)
 fn said(entry: &Entry) -> LeaseUpdate {
     match entry {
         Entry::Record(record) => LeaseUpdate::Put(record.lease.clone()),
-        Entry::Bad { record, .. } => LeaseUpdate::Undecodable(record.clone()),
+        Entry::Bad { record, .. } => LeaseUpdate::Unreadable(record.clone()),
     }
 }
 
 /// Applies an update to the list of unreadable entries. Returns whether the list changed.
-fn note_bad(bad: &mut BadRecords, update: &LeaseUpdate) -> bool {
+fn note_bad(bad: &mut UnreadableRecords, update: &LeaseUpdate) -> bool {
     match update {
-        LeaseUpdate::Undecodable(record) => bad.insert(BadRecord::clone(record)),
+        LeaseUpdate::Unreadable(record) => bad.insert(UnreadableRecord::clone(record)),
         LeaseUpdate::Put(lease) => bad.contains(&lease.key) && bad.remove(&lease.key.to_string()),
         LeaseUpdate::Removed(name) => bad.remove(name),
         LeaseUpdate::Snapshot { .. } | LeaseUpdate::Recalled { .. } => false,

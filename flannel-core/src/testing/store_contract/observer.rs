@@ -49,10 +49,10 @@ impl Observer {
 
     fn fold(&mut self, update: LeaseUpdate) {
         match update {
-            LeaseUpdate::Snapshot { leases, undecodable } => {
-                self.unreadable = undecodable.named().map(|record| record.key).collect();
+            LeaseUpdate::Snapshot { leases, unreadable } => {
+                self.unreadable = unreadable.named().map(|record| record.key).collect();
                 // Leases with unreadable records stay as they were.
-                self.leases.retain(|key, _| undecodable.contains(key));
+                self.leases.retain(|key, _| unreadable.contains(key));
                 self.leases.extend(leases.into_iter().map(|lease| (lease.key, lease)));
             }
             LeaseUpdate::Recalled { .. } => {}
@@ -65,7 +65,7 @@ impl Observer {
                 self.leases.retain(|lease, _| lease.to_string() != key);
                 self.removed.push(key);
             }
-            LeaseUpdate::Undecodable(record) => _ = self.unreadable.insert(record.key),
+            LeaseUpdate::Unreadable(record) => _ = self.unreadable.insert(record.key),
         }
     }
 

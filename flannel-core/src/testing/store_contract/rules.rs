@@ -30,7 +30,7 @@ impl Held {
     fn new(store: &Store, lease: &Lease) -> Self {
         let (store, lease) = (Arc::clone(store), lease.clone());
         Self(tokio::spawn(async move {
-            match store.hold_lease(&lease).await {
+            match store.renew_lease(&lease).await {
                 Err(error) => error,
                 Ok(never) => match never {},
             }
@@ -41,7 +41,7 @@ impl Held {
     async fn drop_now(self) {
         self.0.abort();
         let ended = self.0.await;
-        assert!(ended.is_err(), "hold_lease returns only when the lease is lost: {:?}", ended.ok());
+        assert!(ended.is_err(), "renew_lease returns only when the lease is lost: {:?}", ended.ok());
     }
 }
 
@@ -139,7 +139,7 @@ pub(super) async fn a_watch_tells_every_change(bed: &dyn StoreBed) {
     observer.until("a record that became unreadable", |it| it.unreadable.contains(&name)).await;
     assert_eq!(observer.leases[&key].attrs, attrs_with(30, 31), "its last good state stays");
     let mut status = observer.store.status();
-    let counted = soon("the status", status.wait_for(|status| status.undecodable.count == 1)).await.is_ok();
+    let counted = soon("the status", status.wait_for(|status| status.unreadable.count == 1)).await.is_ok();
     assert!(counted, "the status counts unreadable records");
     let mut late = Observer::new(bed).await;
     late.until("an unreadable record in a snapshot", |it| it.unreadable.contains(&name)).await;
@@ -147,7 +147,7 @@ pub(super) async fn a_watch_tells_every_change(bed: &dyn StoreBed) {
 
     bed.write(key, &node_attrs(30)).await;
     observer.until_says("a record that became readable", key, &node_attrs(30)).await;
-    let counted = soon("the status", status.wait_for(|status| status.undecodable.count == 0)).await.is_ok();
+    let counted = soon("the status", status.wait_for(|status| status.unreadable.count == 0)).await.is_ok();
     assert!(counted, "the status counts unreadable records");
 
     bed.delete(key).await;
@@ -245,7 +245,7 @@ pub(super) async fn a_lease_of_another_node_is_lost(bed: &dyn StoreBed) {
     let mut observer = Observer::new(bed).await;
     let held = Held::new(&store, &lease);
     bed.give_away(&lease, &node_attrs(61)).await;
-    let ended = soon("hold_lease of a lease that another node has", held.0).await.unwrap();
+    let ended = soon("renew_lease of a lease that another node has", held.0).await.unwrap();
     let key = match &ended {
         SubnetError::LeaseLost { key, .. } => Some(*key),
         _ => None,

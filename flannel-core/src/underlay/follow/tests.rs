@@ -136,7 +136,7 @@ async fn a_successor_is_taken_once_it_has_settled() {
     let change = follower.look(&again, now + SETTLED * 3).unwrap();
     let Change::Moved(next) = &change else { panic!("{change:?}") };
     assert_eq!(next.local.v4, Some(ip("172.16.30.12")));
-    follower.take(change);
+    follower.adopt(change);
     assert_eq!((follower.look(&again, now + SETTLED * 3), follower.due()), (None, None));
 
     // Another link is a longer way.
@@ -171,7 +171,7 @@ async fn a_rename_is_a_rename_and_the_operators_word_still_means_the_link() {
         assert!(follower.concerns(&renamed));
         let change = follower.look(&host, now).unwrap();
         assert_eq!(change, Change::Renamed(Underlay { name: "ens3".into(), ..before }));
-        follower.take(change);
+        follower.adopt(change);
         assert_eq!((follower.look(&host, now), follower.problem()), (None, None));
         assert!(!follower.concerns(&renamed));
         // Another link takes the old name, and the followed one is renumbered.

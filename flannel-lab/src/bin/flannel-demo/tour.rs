@@ -26,7 +26,7 @@ pub(crate) fn run(options: &Options, flanneld: &Path, screen: &Screen) -> Fallib
     screen.step("sandbox", &format!("new {user}mount, network and pid namespaces; all goes with them"));
     let lab = Lab::new(options.nodes, options.families, flanneld)?;
     let mut tour = Tour { lab, screen, verbose: options.verbose, logged: 0, report: Report::default() };
-    let code = match tour.take(&options.backend) {
+    let code = match tour.run(&options.backend) {
         Ok(()) => tour.conclude(),
         Err(error) => {
             screen.error(error.as_ref());
@@ -54,7 +54,7 @@ struct Tour<'a> {
 }
 
 impl Tour<'_> {
-    fn take(&mut self, backend: &str) -> Fallible<()> {
+    fn run(&mut self, backend: &str) -> Fallible<()> {
         self.start(backend)?;
         self.show_state()?;
         for number in self.numbers() {

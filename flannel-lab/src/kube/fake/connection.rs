@@ -69,7 +69,7 @@ impl Connections {
     }
 
     /// Takes charge of a connection.
-    pub(super) fn take(self: &Arc<Self>, tcp: TcpStream) -> Guarded {
+    pub(super) fn guard(self: &Arc<Self>, tcp: TcpStream) -> Guarded {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let valve = Arc::new(Valve::default());
         self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(id, valve.clone());

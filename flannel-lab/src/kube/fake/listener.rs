@@ -128,7 +128,7 @@ async fn accept(
             accepted = listener.accept() => match accepted {
                 Ok((tcp, _)) => {
                     let _ = tcp.set_nodelay(true);
-                    hand_over(shared.connections.take(tcp), &shared);
+                    hand_over(shared.connections.guard(tcp), &shared);
                 }
                 // Out of descriptors, mostly: others have to end first.
                 Err(_) => tokio::time::sleep(std::time::Duration::from_millis(10)).await,

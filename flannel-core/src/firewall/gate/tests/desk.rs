@@ -12,7 +12,7 @@ use super::super::desk::{Desk, Moves, Shared};
 use super::super::{Gate, GateOptions, GateStatus, Mode};
 use crate::addr::PerFamily;
 use crate::kernel::KernelError;
-use crate::lease::{BadRecords, Lease, LeaseTable, LeaseUpdate};
+use crate::lease::{Lease, LeaseTable, LeaseUpdate, UnreadableRecords};
 
 fn desk() -> Desk {
     let (done, status) = (watch::Sender::new(0), watch::Sender::new(GateStatus::default()));
@@ -90,8 +90,10 @@ fn nothing_goes_before_the_snapshot_nor_while_a_record_is_unknown() {
     desk.leases(&table.apply(put), false, false);
     let there = ["192.0.2.9"];
     assert_eq!(moves(&desk, &there, true), (addrs(&["192.0.2.1"]), addrs(&[])), "no snapshot yet");
-    let listed =
-        LeaseUpdate::Snapshot { leases: vec![lease(1, "192.0.2.1")], undecodable: BadRecords::default() };
+    let listed = LeaseUpdate::Snapshot {
+        leases: vec![lease(1, "192.0.2.1")],
+        unreadable: UnreadableRecords::default(),
+    };
     let changes = table.apply(listed);
     desk.leases(&changes, true, true);
     assert_eq!(moves(&desk, &there, true).1, addrs(&[]), "a record is unknown");
@@ -104,7 +106,7 @@ fn nothing_goes_before_the_snapshot_nor_while_a_record_is_unknown() {
 fn a_lease_that_is_gone_is_kept_out_whatever_else_is_unknown() {
     let (desk, mut table) = (desk(), LeaseTable::default());
     let leases = vec![lease(1, "192.0.2.1"), lease(2, "192.0.2.2")];
-    let changes = table.apply(LeaseUpdate::Snapshot { leases, undecodable: BadRecords::default() });
+    let changes = table.apply(LeaseUpdate::Snapshot { leases, unreadable: UnreadableRecords::default() });
     desk.leases(&changes, true, true);
     let there = ["192.0.2.1", "192.0.2.2"];
     assert_eq!(moves(&desk, &[], false).0, addrs(&there));

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::{Desk, Gate, GateOptions, GateStatus, Mode, Tunnels, present, remove, table_name};
 use super::desk::lease;
 use crate::addr::{LinkIndex, PerFamily, Vni};
-use crate::lease::{BadRecords, Lease, LeaseTable, LeaseUpdate};
+use crate::lease::{Lease, LeaseTable, LeaseUpdate, UnreadableRecords};
 use crate::netlink::nftables::{NfTables, TableEvents, TableFamily};
 use crate::netns::Netns;
 
@@ -88,7 +88,7 @@ impl Bed {
     }
 
     async fn snapshot(&mut self, leases: Vec<Lease>) {
-        self.tell(LeaseUpdate::Snapshot { leases, undecodable: BadRecords::default() }).await;
+        self.tell(LeaseUpdate::Snapshot { leases, unreadable: UnreadableRecords::default() }).await;
     }
 
     async fn until(&mut self, what: impl Fn(&GateStatus) -> bool) -> GateStatus {

@@ -11,7 +11,7 @@ async fn the_watch_tells_what_happens() {
     let update = soon(watch.next()).await.unwrap().unwrap();
     assert_eq!(
         update,
-        LeaseUpdate::Snapshot { leases: vec![first.clone()], undecodable: BadRecords::default() }
+        LeaseUpdate::Snapshot { leases: vec![first.clone()], unreadable: UnreadableRecords::default() }
     );
 
     let second = manager(&dir).acquire_lease(&attrs(2)).await.unwrap();
@@ -22,11 +22,11 @@ async fn the_watch_tells_what_happens() {
     assert_eq!(soon(watch.next()).await.unwrap().unwrap(), LeaseUpdate::Put(second.clone()));
     put(&dir, &second.key.to_string(), "{");
     assert!(
-        matches!(soon(watch.next()).await, Some(Ok(LeaseUpdate::Undecodable(bad))) if bad.key == second.key.to_string())
+        matches!(soon(watch.next()).await, Some(Ok(LeaseUpdate::Unreadable(bad))) if bad.key == second.key.to_string())
     );
     fs::remove_file(path(&dir, &second.key.to_string())).unwrap();
     assert_eq!(soon(watch.next()).await.unwrap().unwrap(), LeaseUpdate::Removed(second.key.to_string()));
-    assert!(watching.status().borrow().undecodable.count == 0);
+    assert!(watching.status().borrow().unreadable.count == 0);
 
     // The folder goes: nothing is removed. It comes back: a snapshot.
     fs::rename(dir.path().join("subnets"), dir.path().join("elsewhere")).unwrap();
@@ -35,14 +35,14 @@ async fn the_watch_tells_what_happens() {
     assert!(!watching.status().borrow().connected);
     make_subnets(&dir);
     let update = soon(watch.next()).await.unwrap().unwrap();
-    assert_eq!(update, LeaseUpdate::Snapshot { leases: vec![], undecodable: BadRecords::default() });
+    assert_eq!(update, LeaseUpdate::Snapshot { leases: vec![], unreadable: UnreadableRecords::default() });
     assert!(watching.status().borrow().connected);
     put(&dir, "10.5.8.0-24", &attrs(8).to_json());
     // The file may be seen before and after its content.
     loop {
         match soon(watch.next()).await.unwrap().unwrap() {
             LeaseUpdate::Put(lease) => break assert_eq!(lease.key.to_string(), "10.5.8.0-24"),
-            other => assert!(matches!(other, LeaseUpdate::Undecodable(_)), "{other:?}"),
+            other => assert!(matches!(other, LeaseUpdate::Unreadable(_)), "{other:?}"),
         }
     }
 }
@@ -54,7 +54,7 @@ async fn a_folder_without_config_is_no_empty_store() {
     let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
     let mut watch = manager.watch_leases();
     soon(watch.next()).await.unwrap().unwrap();
-    let held = hold(&manager, &lease);
+    let held = renew(&manager, &lease);
     let hidden = dir.path().with_extension("hidden");
     fs::rename(dir.path(), &hidden).unwrap();
     DirBuilder::new().recursive(true).mode(0o755).create(dir.path().join("subnets")).unwrap();
@@ -65,7 +65,10 @@ async fn a_folder_without_config_is_no_empty_store() {
     fs::remove_dir_all(dir.path()).unwrap();
     fs::rename(&hidden, dir.path()).unwrap();
     let update = soon(watch.next()).await.unwrap().unwrap();
-    assert_eq!(update, LeaseUpdate::Snapshot { leases: vec![lease], undecodable: BadRecords::default() });
+    assert_eq!(
+        update,
+        LeaseUpdate::Snapshot { leases: vec![lease], unreadable: UnreadableRecords::default() }
+    );
     held.abort();
 }
 
@@ -111,9 +114,9 @@ async fn one_file_among_thousands_of_others_is_looked_at_alone() {
     let watching = manager(&dir);
     let mut watch = watching.watch_leases();
     let first = soon(watch.next()).await.unwrap().unwrap();
-    let LeaseUpdate::Snapshot { undecodable, .. } = first else { panic!("{first:?}") };
-    assert_eq!((undecodable.len(), watching.status().borrow().undecodable.count), (3000, 3000));
-    assert_eq!(watching.status().borrow().undecodable.records.len(), 20);
+    let LeaseUpdate::Snapshot { unreadable, .. } = first else { panic!("{first:?}") };
+    assert_eq!((unreadable.len(), watching.status().borrow().unreadable.count), (3000, 3000));
+    assert_eq!(watching.status().borrow().unreadable.records.len(), 20);
     let lease = manager(&dir).acquire_lease(&attrs(1)).await.unwrap();
     assert_eq!(soon(watch.next()).await.unwrap().unwrap(), LeaseUpdate::Put(lease));
     for n in 0..3000 {
@@ -124,16 +127,16 @@ async fn one_file_among_thousands_of_others_is_looked_at_alone() {
         match soon(watch.next()).await.unwrap().unwrap() {
             LeaseUpdate::Removed(name) => assert!(left.remove(&name), "{name}"),
             // There were too many at once to look at each.
-            LeaseUpdate::Snapshot { leases, undecodable } => {
+            LeaseUpdate::Snapshot { leases, unreadable } => {
                 assert_eq!(leases.len(), 1);
                 left.retain(|name| {
-                    undecodable.named().any(|record| record.key == *name) || undecodable.len() > 256
+                    unreadable.named().any(|record| record.key == *name) || unreadable.len() > 256
                 });
             }
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(watching.status().borrow().undecodable.count, 0);
+    assert_eq!(watching.status().borrow().unreadable.count, 0);
 }
 
 #[tokio::test]

@@ -29,7 +29,7 @@ fn told(error: &SubnetError, words: &[&str]) {
 fn unreadable(manager: &LocalSubnetManager) -> Vec<(String, String)> {
     let status = manager.status();
     let status = status.borrow();
-    status.undecodable.records.iter().map(|record| (record.key.clone(), record.reason.clone())).collect()
+    status.unreadable.records.iter().map(|record| (record.key.clone(), record.reason.clone())).collect()
 }
 
 #[tokio::test]
@@ -106,8 +106,8 @@ async fn what_is_no_record_is_named_and_keeps_its_subnet_and_others_go_on() {
 
     let mut watch = manager.watch_leases();
     let update = soon(watch.next()).await.unwrap().unwrap();
-    let LeaseUpdate::Snapshot { leases, undecodable } = update else { panic!("{update:?}") };
-    assert_eq!((leases, undecodable.len()), (vec![lease], 6));
+    let LeaseUpdate::Snapshot { leases, unreadable } = update else { panic!("{update:?}") };
+    assert_eq!((leases, unreadable.len()), (vec![lease], 6));
     // The watch goes on when a FIFO comes, where a record or the config was.
     fs::remove_file(path(&dir, "10.5.6.0-24")).unwrap();
     assert_eq!(soon(watch.next()).await.unwrap().unwrap(), LeaseUpdate::Removed("10.5.6.0-24".into()));

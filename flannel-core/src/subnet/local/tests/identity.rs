@@ -62,7 +62,7 @@ async fn an_address_that_somebody_puts_into_our_record_is_put_right() {
     let dir = store(V4);
     let manager = manager(&dir);
     let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
-    let held = hold(&manager, &lease);
+    let held = renew(&manager, &lease);
     let file = path(&dir, &lease.key.to_string());
     tokio::time::sleep(Duration::from_millis(100)).await;
     fs::write(&file, moved(99).to_json()).unwrap();
@@ -77,7 +77,7 @@ async fn two_agents_with_one_identity_do_not_overwrite_each_other_for_ever() {
     let (one, two) = (manager(&dir), manager(&dir));
     let lease = one.acquire_lease(&attrs(1)).await.unwrap();
     let copy = Lease { attrs: moved(2), ..lease.clone() };
-    let (mut first, mut second) = (hold(&one, &lease), hold(&two, &copy));
+    let (mut first, mut second) = (renew(&one, &lease), renew(&two, &copy));
     let lost = tokio::time::timeout(Duration::from_secs(120), async {
         tokio::select! { lost = &mut first => lost, lost = &mut second => lost }
     });

@@ -9,7 +9,7 @@ async fn renews_in_time_and_without_news_for_others() {
     (options.ttl, options.renew_margin) = (Duration::from_secs(1), Duration::from_millis(700));
     let manager = LocalSubnetManager::new(options);
     let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
-    let held = hold(&manager, &lease);
+    let held = renew(&manager, &lease);
     let mut watch = manager.watch_leases();
     soon(watch.next()).await.unwrap().unwrap();
     let quiet = tokio::time::timeout(Duration::from_millis(2500), watch.next()).await;
@@ -25,7 +25,7 @@ async fn a_deleted_or_changed_lease_is_put_back() {
     let dir = store(V4);
     let manager = manager(&dir);
     let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
-    let held = hold(&manager, &lease);
+    let held = renew(&manager, &lease);
     let file = path(&dir, &lease.key.to_string());
     let is_back = || fs::read_to_string(&file).is_ok_and(|text| text == attrs(1).to_json());
     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -47,7 +47,7 @@ async fn a_lease_that_another_node_has_is_lost() {
         let dir = store(r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.100.0"}"#);
         let manager = manager(&dir);
         let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
-        let held = hold(&manager, &lease);
+        let held = renew(&manager, &lease);
         tokio::time::sleep(Duration::from_millis(100)).await;
         let own = lease.key.to_string();
         if key.is_empty() {
@@ -121,7 +121,7 @@ async fn after_a_suspend_each_agent_renews_at_once_and_takes_no_other_for_gone()
     let mut held = Vec::new();
     for (node, manager) in (1..).zip(&managers) {
         let lease = manager.acquire_lease(&attrs(node)).await.unwrap();
-        held.push((hold(manager, &lease), path(&dir, &lease.key.to_string())));
+        held.push((renew(manager, &lease), path(&dir, &lease.key.to_string())));
     }
     let mut watch = managers[0].watch_leases();
     let first = soon(watch.next()).await.unwrap().unwrap();

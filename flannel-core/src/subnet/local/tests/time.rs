@@ -86,7 +86,7 @@ async fn a_lease_that_is_dated_ahead_is_named() {
     // Its holder dates it anew, once.
     let own = lease.key.to_string();
     date_ahead(&own);
-    let held = hold(&manager, &lease);
+    let held = renew(&manager, &lease);
     let begin = SystemTime::now();
     until(|| date(&dir, &own) < begin + Duration::from_hours(1)).await;
     let dated = date(&dir, &own);
@@ -107,7 +107,7 @@ async fn a_folder_whose_clock_is_set_ahead_is_waited_for() {
     assert!(matches!(first, LeaseUpdate::Snapshot { leases, .. } if leases.len() == 2));
     hand.set_file_clock_ahead(Duration::from_hours(25));
     let begin = tokio::time::Instant::now();
-    let held = hold(&manager, &own);
+    let held = renew(&manager, &own);
     // An own record that is expired is written anew.
     let next = watch.next().await.unwrap().unwrap();
     assert!(matches!(&next, LeaseUpdate::Put(lease) if lease.key == own.key), "{next:?}");

@@ -34,7 +34,7 @@ enum Held {
 }
 
 impl Store {
-    pub(super) async fn hold(&self, lease: &Lease) -> Result<Infallible, SubnetError> {
+    pub(super) async fn keep_renewed(&self, lease: &Lease) -> Result<Infallible, SubnetError> {
         let (mut outage, mut repairs) = (Backoff::new(), Backoff::new());
         let (mut spread, mut rivalry) = (fastrand::f64(), Rivalry::default());
         let mut jumps = self.options.clock.jumps();

@@ -29,7 +29,10 @@ enum Held {
     Restored(Option<String>),
 }
 
-pub(super) async fn hold(manager: &LocalSubnetManager, lease: &Lease) -> Result<Infallible, SubnetError> {
+pub(super) async fn keep_renewed(
+    manager: &LocalSubnetManager,
+    lease: &Lease,
+) -> Result<Infallible, SubnetError> {
     let mut changes = Changes::new(manager.0.folder.clone());
     let mut backoff = Backoff::new();
     let mut jumps = manager.0.options.clock.jumps();

@@ -10,9 +10,9 @@ use super::{SubnetError, SubnetManager};
 use crate::error::chain;
 use crate::lease::{Lease, LeaseAttrs};
 
-/// Renews a lease as [`SubnetManager::hold_lease`] does, and publishes `attrs` whenever they change, for example with
+/// Renews a lease as [`SubnetManager::renew_lease`] does, and publishes `attrs` whenever they change, for example with
 /// the address of the underlay.
-pub async fn hold_and_publish(
+pub async fn renew_and_publish(
     store: &dyn SubnetManager,
     mut lease: Lease,
     mut attrs: watch::Receiver<LeaseAttrs>,
@@ -26,9 +26,9 @@ pub async fn hold_and_publish(
             continue;
         }
         tokio::select! {
-            held = store.hold_lease(&lease) => return held,
+            held = store.renew_lease(&lease) => return held,
             changed = attrs.changed() => if changed.is_err() {
-                return store.hold_lease(&lease).await;
+                return store.renew_lease(&lease).await;
             },
         }
     }

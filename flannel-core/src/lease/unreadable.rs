@@ -17,20 +17,20 @@ const MANY: &str = "its value can't be read; why is not known any more, since th
 
 /// An unreadable record of the store. It is unknown, not gone.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct BadRecord {
+pub struct UnreadableRecord {
     /// The key below `subnets/`, as the store has it.
     pub key: String,
     /// What is wrong with the key or the value.
     pub reason: String,
 }
 
-impl BadRecord {
+impl UnreadableRecord {
     /// How the key begins if the store makes records of node objects and the whole object is meant. The reason then
     /// says what to do.
     pub const NODE: &str = "node ";
 }
 
-impl fmt::Display for BadRecord {
+impl fmt::Display for UnreadableRecord {
     /// Short enough for a log line, whatever somebody wrote.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.key.starts_with(Self::NODE) {
@@ -52,7 +52,7 @@ pub fn brief(text: &str) -> String {
 /// All unreadable records of a store: which leases they are, how many others there are, and what is wrong with the
 /// first few.
 #[derive(Debug, Clone, Default)]
-pub struct BadRecords {
+pub struct UnreadableRecords {
     /// Those whose keys are keys of leases.
     keys: BTreeSet<LeaseKey>,
     /// Hashes of the keys of all others. The hash is seeded, so that nobody can write two keys with one hash.
@@ -62,9 +62,9 @@ pub struct BadRecords {
     named: BTreeMap<String, String>,
 }
 
-impl BadRecords {
+impl UnreadableRecords {
     /// Adds a record, or takes its new reason. Returns whether either is news.
-    pub fn insert(&mut self, record: BadRecord) -> bool {
+    pub fn insert(&mut self, record: UnreadableRecord) -> bool {
         let is_new = match record.key.parse() {
             Ok(key) => self.keys.insert(key),
             Err(_) => self.others.insert(self.hasher.hash_one(&record.key)),
@@ -123,29 +123,31 @@ impl BadRecords {
 
     /// The records whose reasons were kept, by key; then the other leases, which were found when there were already
     /// many.
-    pub fn named(&self) -> impl Iterator<Item = BadRecord> + '_ {
-        let named =
-            self.named.iter().map(|(key, reason)| BadRecord { key: key.clone(), reason: reason.clone() });
+    pub fn named(&self) -> impl Iterator<Item = UnreadableRecord> + '_ {
+        let named = self
+            .named
+            .iter()
+            .map(|(key, reason)| UnreadableRecord { key: key.clone(), reason: reason.clone() });
         let rest = (self.len() > self.named.len()).then_some(&self.keys);
         let rest = rest.into_iter().flatten().map(ToString::to_string);
         let rest = rest.filter(|key| !self.named.contains_key(key));
-        named.chain(rest.map(|key| BadRecord { key, reason: MANY.to_owned() }))
+        named.chain(rest.map(|key| UnreadableRecord { key, reason: MANY.to_owned() }))
     }
 
     /// The unreadable record of a lease, with its reason; `None` if it is not among them.
-    pub(crate) fn reason(&self, key: &LeaseKey) -> Option<BadRecord> {
+    pub(crate) fn reason(&self, key: &LeaseKey) -> Option<UnreadableRecord> {
         // Nearly always there is none, and then no text is made.
         if !self.contains(key) {
             return None;
         }
         let key = key.to_string();
         let reason = self.named.get(&key).map_or(MANY, String::as_str).to_owned();
-        Some(BadRecord { key, reason })
+        Some(UnreadableRecord { key, reason })
     }
 
     /// How many there are, and the first of those that are named.
-    pub fn sample(&self) -> BadSample {
-        BadSample { count: self.len(), records: self.named().take(SHOWN).collect() }
+    pub fn sample(&self) -> UnreadableSample {
+        UnreadableSample { count: self.len(), records: self.named().take(SHOWN).collect() }
     }
 
     /// See [`repack`].
@@ -155,7 +157,7 @@ impl BadRecords {
     }
 }
 
-impl PartialEq for BadRecords {
+impl PartialEq for UnreadableRecords {
     /// Whether both have the same records, as far as can be told: of keys that are no lease's, only the number is
     /// compared.
     fn eq(&self, other: &Self) -> bool {
@@ -164,28 +166,28 @@ impl PartialEq for BadRecords {
     }
 }
 
-impl Eq for BadRecords {}
+impl Eq for UnreadableRecords {}
 
 /// How many records are unreadable, and the first of them: what a status shows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct BadSample {
+pub struct UnreadableSample {
     /// How many there are.
     pub count: usize,
     /// Some of them, by key.
-    pub records: Vec<BadRecord>,
+    pub records: Vec<UnreadableRecord>,
 }
 
-impl FromIterator<BadRecord> for BadRecords {
-    fn from_iter<T: IntoIterator<Item = BadRecord>>(records: T) -> Self {
+impl FromIterator<UnreadableRecord> for UnreadableRecords {
+    fn from_iter<T: IntoIterator<Item = UnreadableRecord>>(records: T) -> Self {
         let mut all = Self::default();
         records.into_iter().for_each(|record| _ = all.insert(record));
         all
     }
 }
 
-impl From<Vec<BadRecord>> for BadRecords {
-    fn from(records: Vec<BadRecord>) -> Self {
+impl From<Vec<UnreadableRecord>> for UnreadableRecords {
+    fn from(records: Vec<UnreadableRecord>) -> Self {
         records.into_iter().collect()
     }
 }
@@ -196,8 +198,8 @@ mod tests {
 
     use super::*;
 
-    fn bad(key: &str, reason: &str) -> BadRecord {
-        BadRecord { key: key.to_owned(), reason: reason.to_owned() }
+    fn bad(key: &str, reason: &str) -> UnreadableRecord {
+        UnreadableRecord { key: key.to_owned(), reason: reason.to_owned() }
     }
 
     /// The key of the nth record: of a lease, or not.
@@ -207,7 +209,7 @@ mod tests {
 
     #[test]
     fn what_is_kept_of_many_is_a_count_and_the_names_of_some() {
-        let mut all: BadRecords = (0..10_000).map(|n| bad(&key(n), "garbled")).collect();
+        let mut all: UnreadableRecords = (0..10_000).map(|n| bad(&key(n), "garbled")).collect();
         assert_eq!((all.len(), all.named.len(), all.keys().count()), (10_000, MOST_NAMED, 5000));
         assert!(!all.insert(bad(&key(9_999), "garbled")), "no news");
         assert!(all.insert(bad(&key(0), "garbled otherwise")));
@@ -228,7 +230,7 @@ mod tests {
     proptest! {
         #[test]
         fn it_is_a_map(steps in prop::collection::vec((any::<bool>(), 0..8_usize, 0..2_u8), 0..60)) {
-            let (mut all, mut model) = (BadRecords::default(), BTreeMap::new());
+            let (mut all, mut model) = (UnreadableRecords::default(), BTreeMap::new());
             for (insert, n, reason) in steps {
                 let (key, reason) = (key(n), reason.to_string());
                 if insert {

@@ -22,7 +22,7 @@ const KNOWN: Duration = Duration::from_secs(10);
 const CALM: Duration = Duration::from_secs(10);
 
 impl Store {
-    pub(super) async fn hold(&self, lease: &Lease) -> Result<Infallible, SubnetError> {
+    pub(super) async fn keep_renewed(&self, lease: &Lease) -> Result<Infallible, SubnetError> {
         let mut seen = self.own_seen.subscribe();
         let mut is_up = self.is_up.subscribe();
         let mut rival = self.rival.subscribe();

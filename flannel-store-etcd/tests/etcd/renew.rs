@@ -20,7 +20,7 @@ async fn renews_the_same_etcd_lease_without_an_event() {
     let manager = EtcdSubnetManager::new(options).unwrap();
     let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
     let before = records(&etcd);
-    let held = hold(&manager, &lease);
+    let held = renew(&manager, &lease);
     tokio::time::sleep(Duration::from_secs(9)).await;
     assert_eq!(records(&etcd), before);
     assert!(!held.is_finished());
@@ -32,7 +32,7 @@ async fn a_deleted_lease_comes_back() {
     let etcd = start(V4);
     let manager = manager(&etcd);
     let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
-    let held = hold(&manager, &lease);
+    let held = renew(&manager, &lease);
     for _ in 0..2 {
         etcd.del(&path(lease.key)).unwrap();
         until(|| etcd.get(&path(lease.key)).unwrap() == Some(attrs(1).to_json())).await;
@@ -52,7 +52,7 @@ async fn a_changed_lease_is_put_back() {
     let manager = manager(&etcd);
     let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
     let id = records(&etcd)[0].lease;
-    let held = hold(&manager, &lease);
+    let held = renew(&manager, &lease);
     for value in [r#"{"PublicIP":"198.18.0.1"}"#, "{"] {
         etcd.put_on_lease(&path(lease.key), value, id).unwrap();
         until(|| etcd.get(&path(lease.key)).unwrap() == Some(attrs(1).to_json())).await;
@@ -68,7 +68,7 @@ async fn a_lease_that_another_node_has_is_lost() {
     for overlapping in [false, true] {
         let manager = manager(&etcd);
         let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
-        let held = hold(&manager, &lease);
+        let held = renew(&manager, &lease);
         tokio::time::sleep(Duration::from_millis(200)).await;
         if overlapping {
             etcd.put(&path("10.5.0.0-16"), &attrs(9).to_json()).unwrap();
@@ -89,7 +89,7 @@ async fn a_lease_that_ran_out_in_an_outage_comes_back() {
     (options.ttl, options.renew_margin) = (Duration::from_secs(2), Duration::from_secs(1));
     let manager = EtcdSubnetManager::new(options).unwrap();
     let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
-    let held = hold(&manager, &lease);
+    let held = renew(&manager, &lease);
     tokio::time::sleep(Duration::from_millis(200)).await;
     etcd.kill().unwrap();
     until(|| !manager.status().borrow().connected).await;
@@ -172,7 +172,7 @@ impl Suspended {
         let options = EtcdOptions { timeouts, clock, ..EtcdOptions::new([&proxy.url]) };
         let manager = EtcdSubnetManager::new(options).unwrap();
         let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
-        let held = hold(&manager, &lease);
+        let held = renew(&manager, &lease);
         Self { etcd, proxy, manager, hand, lease, held }
     }
 }
