@@ -115,6 +115,10 @@ struct Done {
     silent: bool,
 }
 
+fn garbage(slot: usize) -> UnreadableRecord {
+    UnreadableRecord { key: KEYS[slot].to_owned(), reason: "garbage".to_owned() }
+}
+
 impl Host {
     /// The objects on our devices.
     fn nth(&self, nth: usize) -> Option<Object> {
@@ -151,8 +155,7 @@ impl Host {
             }
             Step::Unreadable(slot) => {
                 done.malformed.insert(slot);
-                let record = UnreadableRecord { key: KEYS[slot].to_owned(), reason: "garbage".to_owned() };
-                self.store.tell(&LeaseUpdate::Unreadable(record));
+                self.store.tell(&LeaseUpdate::Unreadable(garbage(slot)));
             }
             Step::Remove(slot) => {
                 done.malformed.remove(&slot);
@@ -160,15 +163,11 @@ impl Host {
             }
             Step::Snapshot => {
                 // Of an unreadable record the store has only what it can't read.
-                let bad = |slot: &usize| UnreadableRecord {
-                    key: KEYS[*slot].to_owned(),
-                    reason: "garbage".to_owned(),
-                };
                 let is_good = |lease: &flannel_core::lease::Lease| {
                     !done.malformed.iter().any(|slot| lease.key.to_string() == KEYS[*slot])
                 };
                 let leases = self.store.leases().into_iter().filter(is_good).collect();
-                let unreadable = done.malformed.iter().map(bad).collect();
+                let unreadable = done.malformed.iter().copied().map(garbage).collect();
                 self.store.tell(&LeaseUpdate::Snapshot { leases, unreadable });
             }
             Step::Delete(nth, told) => {
