@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-/// The names of all functions in the Rust files below a folder.
+/// The names of all functions in the Rust files below a folder, and of the rows that a macro makes tests of.
 fn functions(folder: &Path, found: &mut BTreeSet<String>) {
     // Not every crate has both.
     for entry in fs::read_dir(folder).into_iter().flatten() {
@@ -16,6 +16,9 @@ fn functions(folder: &Path, found: &mut BTreeSet<String>) {
             let names =
                 text.lines().filter_map(|line| line.trim_start().rsplit_once("fn ")?.1.split('(').next());
             found.extend(names.map(str::to_owned));
+            let rows = text.split("\non_store!(").nth(1).and_then(|rows| rows.split("\n);").next());
+            let names = rows.into_iter().flat_map(str::lines).filter_map(|row| row.trim().split_once(": "));
+            found.extend(names.map(|(name, _)| name.to_owned()));
         }
     }
 }
