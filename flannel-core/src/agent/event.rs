@@ -186,7 +186,7 @@ fn seconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Er
     serializer.serialize_u64(time.as_secs())
 }
 
-/// The events of an agent, as a stream that ends with the agent. At most 256 events wait for a reader.
+/// The events of an agent, as a stream that ends with the agent. At most 512 events wait for a reader.
 pub struct AgentEvents(BoxStream<'static, AgentEvent>);
 
 impl fmt::Debug for AgentEvents {

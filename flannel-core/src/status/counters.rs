@@ -1,5 +1,5 @@
-//! What devices and datapaths count. Counters change with each packet, so the status does not have their values but a
-//! way to read them: whoever wants them pays for it, in that moment.
+//! Traffic counters of devices and datapaths. Counters change with each packet, so the status does not contain their
+//! values but a handle that reads them when the caller asks.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,22 +8,22 @@ use serde::{Serialize, Serializer};
 
 use crate::netns::Netns;
 
-/// What one device or datapath counted since it was made.
+/// The counters of one device or datapath, since it was created.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct TrafficCounters {
     /// The device's name, or the backend's for a datapath outside of the kernel.
     pub of: String,
-    /// What it sent to other nodes.
+    /// Traffic that it sent to other nodes.
     pub sent: Traffic,
-    /// What it received from them.
+    /// Traffic that it received from other nodes.
     pub received: Traffic,
     /// The packets that it dropped, by reason, without reasons that never came up.
     pub dropped: Vec<Dropped>,
 }
 
 impl TrafficCounters {
-    /// Of a device or datapath with this name that carried this much and dropped nothing.
+    /// The counters of a device or datapath with this name, without dropped packets.
     pub fn new(of: impl Into<String>, sent: Traffic, received: Traffic) -> Self {
         Self { of: of.into(), sent, received, dropped: Vec::new() }
     }
@@ -38,7 +38,7 @@ impl TrafficCounters {
     }
 }
 
-/// What went in one direction.
+/// The traffic in one direction.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Traffic {
@@ -49,7 +49,7 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// This many packets, with this many bytes in all.
+    /// A number of packets, and the number of bytes in all of them.
     pub const fn new(packets: u64, bytes: u64) -> Self {
         Self { packets, bytes }
     }
@@ -68,35 +68,37 @@ pub struct Dropped {
 
 type Read = dyn Fn() -> Vec<TrafficCounters> + Send + Sync;
 
-/// Reads counters. A copy reads the same ones, after the devices have gone, too: then they are missing, or stay as they are.
+/// A handle that reads counters. A clone reads the same counters. When a device is deleted, its counters are left out;
+/// those of a datapath that stopped keep their last values.
 #[derive(Clone, Default)]
 pub struct Counters(Vec<Arc<Read>>);
 
 impl Counters {
-    /// Those that this function reads. It must not block for longer than a file of `/proc` takes.
+    /// A handle that calls this function. The function must not block for longer than a read of a file in `/proc` takes.
     pub fn new(read: impl Fn() -> Vec<TrafficCounters> + Send + Sync + 'static) -> Self {
         Self(vec![Arc::new(read)])
     }
 
-    /// What the kernel counts of devices in a network namespace, by name. A device that is gone is left out.
+    /// A handle that reads the kernel's counters of these devices in a network namespace (`/proc/net/dev`). A device that
+    /// does not exist is left out.
     pub fn of_devices(netns: Netns, names: Vec<String>) -> Self {
         Self::new(move || netns.proc_net("dev").map_or_else(|_| Vec::new(), |text| parse(&text, &names)))
     }
 
-    /// These and further ones.
+    /// A handle that reads the counters of both.
     #[must_use]
     pub fn and(mut self, further: Self) -> Self {
         self.0.extend(further.0);
         self
     }
 
-    /// The values at this moment. Nobody stops counting meanwhile, so they fit each other as well as that allows.
+    /// Reads the present values. Counting goes on during the read, so the values are not of one exact moment.
     pub fn read(&self) -> Vec<TrafficCounters> {
         self.0.iter().flat_map(|read| read()).collect()
     }
 }
 
-/// Two are equal that read the same counters, whatever those say.
+/// Two handles are equal if they read the same counters, whatever the values are.
 impl PartialEq for Counters {
     fn eq(&self, other: &Self) -> bool {
         let same = |(one, other): (&Arc<Read>, &Arc<Read>)| Arc::ptr_eq(one, other);
@@ -113,7 +115,7 @@ impl fmt::Debug for Counters {
 }
 
 impl Serialize for Counters {
-    /// The values at this moment.
+    /// Serialises the present values.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.read().serialize(serializer)
     }

@@ -1,4 +1,4 @@
-//! How long a store keeps a lease.
+//! The time for which a store keeps a lease.
 
 use std::time::{Duration, SystemTime};
 
@@ -6,7 +6,8 @@ use serde::Serialize;
 
 use crate::status::unix_seconds;
 
-/// Two terms whose moments are no farther apart are one: stores count in whole seconds, and requests take time.
+/// Two terms count as the same if their times differ by no more than this: stores count in whole seconds, and requests
+/// take time.
 const TOLERANCE: Duration = Duration::from_secs(2);
 
 /// When a lease was renewed last and when it ends, by this host's wall clock. In the text form seconds since 1970.
@@ -22,10 +23,13 @@ pub struct LeaseTerm {
 }
 
 impl LeaseTerm {
-    /// The term of a lease that lives for `left` from `now` on, of the `whole` time that a renewal gives it.
+    /// The term of a lease that ends `left` after `now`, where a renewal extends it to `whole`.
     pub fn new(now: SystemTime, left: Duration, whole: Duration) -> Self {
         let passed = whole.saturating_sub(left);
-        Self { renewed: now.checked_sub(passed).unwrap_or(now), expires: now + left }
+        Self {
+            renewed: now.checked_sub(passed).unwrap_or(now),
+            expires: now.checked_add(left).unwrap_or(now),
+        }
     }
 
     /// Whether both say the same, as exactly as a store counts.
