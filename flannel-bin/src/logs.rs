@@ -5,8 +5,8 @@ mod limits;
 use std::io::IsTerminal;
 
 use tracing::Level;
-use tracing_subscriber::filter::{FilterExt, LevelFilter, filter_fn};
-use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::filter::{LevelFilter, filter_fn};
+use tracing_subscriber::layer::{Filter, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt};
 
@@ -16,8 +16,6 @@ use crate::cli::{Common, LogFormat, VModule};
 /// Sets up the log of this process. Records of the `log` crate go there, too.
 pub(crate) fn set_up(flags: &Common) {
     let levels = Levels { verbosity: flags.verbosity, modules: flags.vmodule.clone() };
-    let hint = levels.highest();
-    let filter = filter_fn(move |meta| *meta.level() <= levels.of(meta.target())).with_max_level_hint(hint);
     let layer: Box<dyn Layer<Registry> + Send + Sync> = match flags.log_format {
         LogFormat::Text => {
             let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
@@ -25,7 +23,13 @@ pub(crate) fn set_up(flags: &Common) {
         }
         LogFormat::Json => quiet(fmt::layer()).json().flatten_event(true).boxed(),
     };
-    tracing_subscriber::registry().with(layer.with_filter(filter.and(Limited::default()))).init();
+    tracing_subscriber::registry().with(Limited::new(layer).with_filter(filter(levels))).init();
+}
+
+/// The lines that are logged. By the hint, a line of a level that nobody asked for costs one comparison.
+fn filter(levels: Levels) -> impl Filter<Registry> {
+    let hint = levels.highest();
+    filter_fn(move |meta| *meta.level() <= levels.of(meta.target())).with_max_level_hint(hint)
 }
 
 /// A layer on stderr that does not panic when stderr is closed.
@@ -92,6 +96,14 @@ fn glob(pattern: &[u8], text: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_nobody_asked_for_is_switched_off() {
+        for (verbosity, hint) in [(0, LevelFilter::INFO), (2, LevelFilter::DEBUG), (9, LevelFilter::TRACE)] {
+            let filter = filter(Levels { verbosity, modules: Vec::new() });
+            assert_eq!(filter.max_level_hint(), Some(hint), "{verbosity}");
+        }
+    }
 
     #[test]
     fn patterns_name_crates_modules_and_paths() {

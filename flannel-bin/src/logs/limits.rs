@@ -9,8 +9,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::callsite::Identifier;
 use tracing::field::Field;
-use tracing::{Event, Level, Metadata, warn};
-use tracing_subscriber::layer::{Context, Filter};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Subscriber, warn};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::Context;
 
 /// How many lines of a kind may be written at once.
 const BURST: u32 = 50;
@@ -19,18 +21,33 @@ const EVERY: Duration = Duration::from_millis(200);
 /// How often the lines left out are reported.
 const TELL: Duration = Duration::from_secs(10);
 
-/// Lets through no more of only the lines should be written.
-#[derive(Debug, Default)]
-pub(super) struct Limited(Arc<Limits>);
+/// A layer that gets only the lines within the limits. A filter that decides by the time would have to be asked for each
+/// debug line of each library, too.
+pub(super) struct Limited<L> {
+    layer: L,
+    limits: Arc<Limits>,
+}
 
-impl<S> Filter<S> for Limited {
-    fn enabled(&self, _: &Metadata<'_>, _: &Context<'_, S>) -> bool {
-        true
+impl<L> Limited<L> {
+    pub(super) fn new(layer: L) -> Self {
+        Self { layer, limits: Arc::default() }
+    }
+}
+
+impl<S: Subscriber, L: Layer<S>> Layer<S> for Limited<L> {
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        // Debug lines are not limited, since the operator asked for them.
+        if *event.metadata().level() > Level::INFO || self.limits.admit(event) {
+            self.layer.on_event(event, context);
+        }
     }
 
-    fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
-        // Who asks for details gets them all.
-        *event.metadata().level() > Level::INFO || self.0.admit(event)
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        self.layer.on_new_span(attributes, id, context);
+    }
+
+    fn on_record(&self, span: &Id, values: &Record<'_>, context: Context<'_, S>) {
+        self.layer.on_record(span, values, context);
     }
 }
 
@@ -120,10 +137,9 @@ mod tests {
     use std::io::{self, Write};
 
     use tracing::{debug, info};
-    use tracing_subscriber::filter::FilterExt;
     use tracing_subscriber::filter::LevelFilter;
     use tracing_subscriber::layer::SubscriberExt;
-    use tracing_subscriber::{Layer, fmt, registry};
+    use tracing_subscriber::{fmt, registry};
 
     use super::*;
 
@@ -152,7 +168,7 @@ mod tests {
         let log = Captured::default();
         let writer = log.clone();
         let layer = fmt::layer().with_ansi(false).with_writer(move || writer.clone());
-        let layer = layer.with_filter(LevelFilter::DEBUG.and(Limited::default()));
+        let layer = Limited::new(layer).with_filter(LevelFilter::DEBUG);
         let _guard = tracing::subscriber::set_default(registry().with(layer));
         // Ten seconds of a flood, and beside it what others say.
         for second in 0..10 {
