@@ -121,7 +121,10 @@ fn explain(error: &clap::Error, given: &[Given]) -> CliError {
         ErrorKind::UnknownArgument if !arg.starts_with('-') => go::leftover(&shown::argument(&arg), None),
         ErrorKind::UnknownArgument => {
             let name = shown::argument(arg.trim_start_matches('-'));
-            format!("unknown flag --{name}{}", meant(&name, ContextKind::SuggestedArg))
+            let near = meant(&name, ContextKind::SuggestedArg);
+            // The rest of a password with a space in it begins with a dash, too.
+            let is_delicate = given.iter().rev().nth(1).is_some_and(Given::is_delicate) && near.is_empty();
+            format!("unknown flag --{}{near}", if is_delicate { shown::HIDDEN } else { &name })
         }
         ErrorKind::InvalidSubcommand => {
             let name = shown::argument(&text(ContextKind::InvalidSubcommand).unwrap_or_default());

@@ -128,8 +128,7 @@ async fn answer(stream: TcpStream, origin: Origin, look: Arc<Look>) {
         .serve_connection(TokioIo::new(stream), service);
     match tokio::time::timeout(REQUEST, connection).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => debug!(%error, "health request not served"),
-        Err(_) => debug!("health request took too long"),
+        failed => debug!(?failed, "health request not served"),
     }
 }
 
@@ -157,17 +156,12 @@ fn readyz(answer: &Answer, origin: Origin) -> (StatusCode, String) {
         (StatusCode::SERVICE_UNAVAILABLE, "flanneld is not ready yet")
     };
     let rest = &answer.lines;
-    let mut body = first.to_owned();
     if origin == Origin::Elsewhere || rest.is_empty() {
-        return (status, body);
+        return (status, first.to_owned());
     }
-    for line in rest.iter().take(LINES) {
-        body = format!("{body}\n{line}");
-    }
-    if rest.len() > LINES {
-        body = format!("{body}\nand {} more", rest.len() - LINES);
-    }
-    (status, body + "\n")
+    let shown = rest[..rest.len().min(LINES)].join("\n");
+    let more = if rest.len() > LINES { &format!("\nand {} more", rest.len() - LINES) } else { "" };
+    (status, format!("{first}\n{shown}{more}\n"))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 mod limits;
 
 use std::io::IsTerminal;
+use std::sync::Arc;
 
 use tracing::Level;
 use tracing_subscriber::filter::{LevelFilter, filter_fn};
@@ -23,7 +24,7 @@ pub(crate) fn set_up(flags: &Common) {
         }
         LogFormat::Json => quiet(fmt::layer()).json().flatten_event(true).boxed(),
     };
-    tracing_subscriber::registry().with(Limited::new(layer).with_filter(filter(levels))).init();
+    tracing_subscriber::registry().with(Limited(layer, Arc::default()).with_filter(filter(levels))).init();
 }
 
 /// The lines that are logged. By the hint, a line of a level that nobody asked for costs one comparison.

@@ -1,7 +1,5 @@
-//! `flanneld`: the agent of a container overlay network.
-//!
-//! The binary reads arguments and environment, sets up logs, signals and the health server, and exits; what
-//! it runs is in the libraries.
+//! `flanneld`: the agent of a container overlay network. It reads arguments and environment, sets up logs, signals and
+//! the health server, and exits; what it runs is in the libraries.
 
 mod cleanup;
 mod cli;

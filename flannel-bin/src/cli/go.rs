@@ -15,6 +15,13 @@ pub(super) struct Given {
     pub(super) variable: Option<String>,
 }
 
+impl Given {
+    /// Whether the value may hold a password.
+    pub(super) fn is_delicate(&self) -> bool {
+        shown::DELICATE.contains(&&*self.name)
+    }
+}
+
 impl fmt::Display for Given {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "--{}", self.name)?;
@@ -31,7 +38,7 @@ pub(super) fn flags(args: &[String], command: &Command, all: &Command) -> Result
     let mut rest = args.iter();
     while let Some(arg) = rest.next() {
         let text = match arg.strip_prefix('-') {
-            None | Some("") => return Err(unexpected(arg, given.last(), command, all)),
+            None | Some("") => return Err(unexpected(arg, &given, command, all)),
             Some("-") => match rest.next() {
                 // Nothing says what it is, so it may be a password.
                 Some(_) => return Err(leftover(shown::HIDDEN, None)),
@@ -89,16 +96,16 @@ pub(super) fn find<'a>(command: &'a Command, name: &str) -> Option<&'a Arg> {
 }
 
 /// What is wrong with an argument that is no flag.
-fn unexpected(arg: &str, before: Option<&Given>, command: &Command, all: &Command) -> CliError {
-    if before.is_some_and(|before| shown::DELICATE.contains(&&*before.name)) {
-        // What follows a secret may be a part of it.
-        return leftover(shown::HIDDEN, None);
-    }
-    if all.find_subcommand(arg).is_some() {
+fn unexpected(arg: &str, given: &[Given], command: &Command, all: &Command) -> CliError {
+    let (last, is_secret) = (given.last(), given.last().is_some_and(Given::is_delicate));
+    if !is_secret && all.find_subcommand(arg).is_some() {
         return format!("the command {arg} goes before all flags");
     }
-    let meant = before.filter(|before| find(command, &before.name).is_some_and(Arg::is_require_equals_set));
-    leftover(&shown::argument(arg), meant.filter(|_| value::boolean(arg).is_ok()))
+    let meant = last.filter(|last| find(command, &last.name).is_some_and(Arg::is_require_equals_set));
+    let meant = meant.filter(|_| value::boolean(arg).is_ok());
+    // What follows a secret may be a part of it, whatever stands between them.
+    let is_hidden = meant.is_none() && given.iter().any(Given::is_delicate);
+    leftover(&if is_hidden { shown::HIDDEN.to_owned() } else { shown::argument(arg) }, meant)
 }
 
 /// An argument after the flags, and the boolean before it whose value it seems to be.

@@ -13,6 +13,11 @@ pub(super) fn value(flag: &str, text: &str) -> String {
     if flag == "etcd-password" {
         return HIDDEN.to_owned();
     }
+    if flag == "etcd-username"
+        && let Some((name, _)) = text.split_once(':')
+    {
+        return format!("{name}:{HIDDEN}");
+    }
     if !DELICATE.contains(&flag) {
         return without_user_info(text);
     }

@@ -123,6 +123,15 @@ fn errors_name_flag_value_and_what_was_meant() {
             &["--etcd-password", "=", "hunter2"],
             "unexpected argument \"***\"; flanneld takes flags only, and reads none after it",
         ),
+        (&["--etcd-password=hunter", "-2"], "unknown flag --***"),
+        (
+            &["--etcd-password=x", "--etcd-usrname=y"],
+            "unknown flag --etcd-usrname; did you mean --etcd-username?",
+        ),
+        (
+            &["--etcd-password=hunter", "-v=1", "2"],
+            "unexpected argument \"***\"; flanneld takes flags only, and reads none after it",
+        ),
         (&["--=v"], "bad flag syntax: --="),
         (&["-=v"], "bad flag syntax: -="),
         (&["--etcd-prefix"], "flag --etcd-prefix needs a value"),
@@ -333,6 +342,8 @@ fn secrets_are_never_shown() {
     let want = "--etcd-username=root --etcd-password=*** --etcd-endpoints=*** --iface=eth0";
     assert_eq!(options.shown, want, "only what differs from the defaults");
     assert!(!format!("{options:?}").contains("hunter2"), "{options:?}");
+    let both = self::options(&["--etcd-username=root:hunter2"]);
+    assert_eq!(both.shown, "--etcd-username=root:***", "as etcdctl takes them");
 }
 
 /// Flags that can hold a password, and the same as variables: cut anywhere, and with any byte replaced.

@@ -9,10 +9,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::callsite::Identifier;
 use tracing::field::Field;
-use tracing::span::{Attributes, Id, Record};
+use tracing::span::{Attributes, Id};
 use tracing::{Event, Level, Subscriber, warn};
-use tracing_subscriber::Layer;
-use tracing_subscriber::layer::Context;
+use tracing_subscriber::layer::{Context, Layer};
 
 /// How many lines of a kind may be written at once.
 const BURST: u32 = 50;
@@ -21,39 +20,25 @@ const EVERY: Duration = Duration::from_millis(200);
 /// How often the lines left out are reported.
 const TELL: Duration = Duration::from_secs(10);
 
-/// A layer that gets only the lines within the limits. A filter that decides by the time would have to be asked for each
-/// debug line of each library, too.
-pub(super) struct Limited<L> {
-    layer: L,
-    limits: Arc<Limits>,
-}
-
-impl<L> Limited<L> {
-    pub(super) fn new(layer: L) -> Self {
-        Self { layer, limits: Arc::default() }
-    }
-}
+/// A layer that gets only the lines within the limits. As a filter it would be asked for each debug line of each library.
+pub(super) struct Limited<L>(pub(super) L, pub(super) Arc<Limits>);
 
 impl<S: Subscriber, L: Layer<S>> Layer<S> for Limited<L> {
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         // Debug lines are not limited, since the operator asked for them.
-        if *event.metadata().level() > Level::INFO || self.limits.admit(event) {
-            self.layer.on_event(event, context);
+        if *event.metadata().level() > Level::INFO || self.1.admit(event) {
+            self.0.on_event(event, context);
         }
     }
 
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
-        self.layer.on_new_span(attributes, id, context);
-    }
-
-    fn on_record(&self, span: &Id, values: &Record<'_>, context: Context<'_, S>) {
-        self.layer.on_record(span, values, context);
+        self.0.on_new_span(attributes, id, context);
     }
 }
 
 /// The counts of each kind.
 #[derive(Debug, Default)]
-struct Limits(Mutex<Kinds>);
+pub(super) struct Limits(Mutex<Kinds>);
 
 #[derive(Debug, Default)]
 struct Kinds {
@@ -168,7 +153,7 @@ mod tests {
         let log = Captured::default();
         let writer = log.clone();
         let layer = fmt::layer().with_ansi(false).with_writer(move || writer.clone());
-        let layer = Limited::new(layer).with_filter(LevelFilter::DEBUG);
+        let layer = Limited(layer, Arc::default()).with_filter(LevelFilter::DEBUG);
         let _guard = tracing::subscriber::set_default(registry().with(layer));
         // Ten seconds of a flood, and beside it what others say.
         for second in 0..10 {

@@ -146,7 +146,6 @@ impl<D: Driver> Reconciler<D> {
             self.work.read_objects();
             if self.shown.synced && !moved {
                 self.repair.add_device();
-                self.shown.repairs += 1;
             }
         }
         for event in std::mem::take(&mut devices.events) {
@@ -343,12 +342,12 @@ impl<D: Driver> Reconciler<D> {
                 self.repair.found_by_resync();
             }
             self.repair.add(ops, object);
-            self.shown.repairs += 1;
         }
     }
 
     fn tell_repair(&mut self) {
         if let Some((repaired, took)) = self.repair.end(Instant::now()) {
+            self.shown.repairs += 1;
             self.tell(repaired);
             self.shown.last_repair = Some(took);
         }

@@ -27,12 +27,17 @@ pub struct Health {
     skipped: Mutex<Told>,
 }
 
+/// How often readers are notified that the store still answers.
+const CONFIRM: Duration = Duration::from_secs(10);
+
 /// What the log said last.
 #[derive(Debug, Default)]
 struct Log {
     is_down: bool,
     /// When it last said that the store is unavailable.
     broke: Option<Instant>,
+    /// When readers were notified last that the store answered.
+    confirmed: Option<Instant>,
 }
 
 impl Health {
@@ -47,11 +52,14 @@ impl Health {
         self.status.subscribe()
     }
 
-    /// Records that the store answered. Readers are notified only of a change; the time of confirmation is always
-    /// updated.
+    /// Records that the store answered. Readers are notified of a change at once, and of a new time of confirmation every
+    /// 10 s at most.
     pub fn succeed(&self) {
-        self.status.send_if_modified(StoreStatus::succeed);
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = log.confirmed.is_none_or(|told| told.elapsed() >= CONFIRM);
+        if self.status.send_if_modified(|status| status.succeed() || is_due) {
+            log.confirmed = Some(Instant::now());
+        }
         if std::mem::take(&mut log.is_down) {
             info!(store = self.store, "store is back");
         }
@@ -63,7 +71,7 @@ impl Health {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         if !log.is_down && log.broke.is_none_or(|broke| broke.elapsed() > QUIET) {
             warn!(store = self.store, error = problem, "store unavailable");
-            *log = Log { is_down: true, broke: Some(Instant::now()) };
+            (log.is_down, log.broke) = (true, Some(Instant::now()));
         } else {
             debug!(store = self.store, error = problem, "store unavailable");
         }
@@ -183,5 +191,33 @@ impl Health {
             status.lease_unkept = problem;
             news
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn readers_learn_that_a_healthy_store_still_answers() {
+        let health = Health::new("test");
+        let mut status = health.subscribe();
+        health.succeed();
+        assert!(status.has_changed().unwrap() && status.borrow_and_update().connected);
+        tokio::time::advance(CONFIRM / 2).await;
+        health.succeed();
+        assert!(!status.has_changed().unwrap(), "too soon for news that change nothing");
+        tokio::time::advance(CONFIRM).await;
+        health.succeed();
+        assert!(status.has_changed().unwrap());
+        assert_eq!(status.borrow_and_update().confirmed, Some(Instant::now()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_term_is_too_long() {
+        let health = Health::new("test");
+        health.set_renewed(Duration::MAX);
+        health.set_left(Some(Duration::MAX), Duration::MAX);
+        assert!(health.subscribe().borrow().lease_term.is_some());
     }
 }
