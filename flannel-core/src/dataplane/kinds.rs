@@ -29,23 +29,6 @@ impl Kinds {
     const NONE: Self =
         Self { addresses: false, neighbours: false, fdb: false, next_hops: false, routes: false };
 
-    /// The kinds that are in both.
-    #[must_use]
-    pub fn and(self, other: Self) -> Self {
-        Self {
-            addresses: self.addresses && other.addresses,
-            neighbours: self.neighbours && other.neighbours,
-            fdb: self.fdb && other.fdb,
-            next_hops: self.next_hops && other.next_hops,
-            routes: self.routes && other.routes,
-        }
-    }
-
-    /// Whether there is no kind in it.
-    pub fn is_none(self) -> bool {
-        self == Self::NONE
-    }
-
     /// Each kind on its own, in build-up order: next-hop objects before the routes that name them.
     pub fn each(self) -> impl Iterator<Item = Self> {
         let Self { addresses, neighbours, fdb, next_hops, routes } = self;

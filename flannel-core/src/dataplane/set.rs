@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use super::{Address, FdbEntry, Kinds, Neighbour, NextHop, Object, ObjectKey, Route, Through};
+use super::{Address, FdbEntry, Neighbour, NextHop, Object, ObjectKey, Route, Through};
 use crate::addr::{Family, LinkIndex, MacAddr, Subnet};
 use crate::repack::repack;
 
@@ -145,26 +145,6 @@ impl Dataplane {
         repack(routes);
     }
 
-    /// Replaces all objects of these kinds by those of another set.
-    pub fn replace(&mut self, kinds: Kinds, by: Self) {
-        let Self { addresses, neighbours, fdb, next_hops, routes, odd_routes, shared: _ } = by;
-        if kinds.addresses {
-            self.addresses = addresses;
-        }
-        if kinds.neighbours {
-            self.neighbours = neighbours;
-        }
-        if kinds.fdb {
-            self.fdb = fdb;
-        }
-        if kinds.next_hops {
-            self.next_hops = next_hops;
-        }
-        if kinds.routes {
-            (self.routes, self.odd_routes) = (routes, odd_routes);
-        }
-    }
-
     /// The FDB entries of a MAC on a link.
     pub fn remotes_of(&self, link: LinkIndex, mac: MacAddr) -> impl Iterator<Item = FdbEntry> + '_ {
         let dst = Family::V4.unspecified();
@@ -260,32 +240,10 @@ fn last_at(base: IpAddr) -> RouteKey {
 }
 
 impl FromIterator<Object> for Dataplane {
-    /// Builds each tree at once, with full nodes, whatever the order of the objects. Of several objects with one key
-    /// the last one stays.
     fn from_iter<I: IntoIterator<Item = Object>>(objects: I) -> Self {
-        let (mut addresses, mut neighbours, mut fdb) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut next_hops, mut routes) = (Vec::new(), Vec::new());
-        for object in objects {
-            match object {
-                Object::Address(Address { link, addr }) => addresses.push((link, addr)),
-                Object::Neighbour(Neighbour { link, addr, mac }) => neighbours.push(((link, addr), mac)),
-                Object::Fdb(entry) => fdb.push(entry),
-                Object::NextHop(NextHop { link, gateway, spare }) => next_hops.push((link, gateway, spare)),
-                Object::Route(route) => routes.push(((route.dst, route.metric), RouteBody::of(&route))),
-            }
-        }
-        let routes: BTreeMap<RouteKey, RouteBody> = routes.into_iter().collect();
-        let odd_routes =
-            routes.iter().filter_map(|(key, body)| Some((odd(&body.with(*key))?, *key))).collect();
-        Self {
-            addresses: addresses.into_iter().collect(),
-            neighbours: neighbours.into_iter().collect(),
-            fdb: fdb.into_iter().collect(),
-            next_hops: next_hops.into_iter().collect(),
-            routes,
-            odd_routes,
-            shared: BTreeSet::new(),
-        }
+        let mut dataplane = Self::default();
+        dataplane.extend(objects);
+        dataplane
     }
 }
 

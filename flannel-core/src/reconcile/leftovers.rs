@@ -3,7 +3,7 @@
 use super::{Driver, Reconciler};
 use crate::dataplane::{Dataplane, Object};
 use crate::events::NetworkEvent;
-use crate::kernel::{KernelError, Kinds, LinkOp, Scope};
+use crate::kernel::{KernelError, LinkOp, Scope};
 use crate::lease::LeaseChange;
 use crate::ownership::is_adoptable;
 
@@ -18,30 +18,25 @@ impl<D: Driver> Reconciler<D> {
             || matches!(self.peers.want().get(&object.key()), Some(Object::Route(want)) if is_adoptable(have, &want))
     }
 
-    /// Reads all objects that are ours, on all links, into the observed state. It reads one kind after the other, so
-    /// that at any time only one kind is in memory twice: as observed before, and as read now.
+    /// Reads all objects that are ours, on all links. It reads one kind after the other, since a list of all objects would
+    /// be as large as the set that they are put into.
     pub(super) async fn read_ours(&mut self) -> Result<(), KernelError> {
-        for kinds in Kinds::ALL.each() {
-            let mut found = Vec::new();
-            for scope in self.driver.scopes().into_iter().chain(self.ownership.scopes()) {
-                let kinds = scope.kinds.and(kinds);
-                if !kinds.is_none() {
-                    found.extend(self.kernel.objects(Scope { kinds, ..scope }).await?);
-                }
+        let mut ours = Dataplane::default();
+        for family in self.ownership.families().collect::<Vec<_>>() {
+            for protocol in self.ownership.protocols() {
+                let found = self.kernel.routes_by(family, protocol).await?;
+                ours.extend(found.into_iter().filter(|object| self.is_ours(object)));
             }
-            if kinds.routes {
-                for family in self.ownership.families().collect::<Vec<_>>() {
-                    for protocol in self.ownership.protocols() {
-                        found.extend(self.kernel.routes_by(family, protocol).await?);
-                    }
-                }
-            }
-            let found: Dataplane = found.into_iter().filter(|object| self.is_ours(object)).collect();
-            if kinds.routes {
-                self.replaced.compare(&self.have, &found, self.peers.want());
-            }
-            self.have.replace(kinds, found);
         }
+        for scope in self.driver.scopes().into_iter().chain(self.ownership.scopes()) {
+            for kinds in scope.kinds.each() {
+                let found = self.kernel.objects(Scope { kinds, ..scope }).await?;
+                ours.extend(found.into_iter().filter(|object| self.is_ours(object)));
+            }
+        }
+        ours.repack();
+        self.replaced.compare(&self.have, &ours, self.peers.want());
+        self.have = ours;
         Ok(())
     }
 
