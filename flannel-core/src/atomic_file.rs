@@ -3,7 +3,7 @@
 //! The library and the CNI plugin both compile this file, by a link, as `guarded.rs`.
 
 use std::ffi::OsStr;
-use std::fs::DirBuilder;
+use std::fs::{DirBuilder, TryLockError};
 use std::io::{self, Write as _};
 use std::iter::repeat_with;
 use std::os::unix::fs::DirBuilderExt;
@@ -13,6 +13,9 @@ use crate::guarded::{Dir, Draft};
 
 /// The number of letters and digits at the end of a draft's name.
 const LETTERS: usize = 6;
+
+/// How many drafts are created at most until one is known to be there and locked.
+const TRIES: usize = 8;
 
 /// Replaces a file: writes a draft beside it, syncs it, renames it, and syncs the folder. A crash at any point leaves
 /// the old file or the new one, never a part. Missing folders are made. If the name is a link, the link is replaced,
@@ -63,13 +66,17 @@ pub(crate) fn beside<'a>(dir: &'a Dir, name: &str, mode: u32) -> io::Result<Draf
 
 /// Creates a locked draft, which [`remove_abandoned_drafts`] of another process leaves alone.
 fn locked<'a>(dir: &'a Dir, name: &str, mode: u32) -> io::Result<Draft<'a>> {
-    loop {
+    for _ in 0..TRIES {
         let draft = beside(dir, name, mode)?;
-        // Another process may have removed it as abandoned before it was locked.
-        if draft.file.try_lock().is_ok() && draft.is_there() {
+        // Another process may have taken the draft for an abandoned one before it was locked. On a file system without
+        // locks no process can lock it, and so none removes it.
+        let is_taken = matches!(draft.file.try_lock(), Err(TryLockError::WouldBlock));
+        if !is_taken && draft.is_there() {
             return Ok(draft);
         }
     }
+    // A file system whose inode numbers change shows no draft as the file that was opened.
+    beside(dir, name, mode)
 }
 
 /// Whether a name has the form of the drafts that [`beside`] makes for a file.
