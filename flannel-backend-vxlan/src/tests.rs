@@ -1,6 +1,7 @@
 //! The backend on a fake kernel and a store in memory. The real kernel is in `tests/`.
 
 mod convergence;
+mod deleted;
 mod direct;
 mod incremental;
 mod live;

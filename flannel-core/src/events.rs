@@ -133,7 +133,8 @@ pub enum NetworkEvent {
         /// Its attributes, as the backend describes them.
         detail: String,
     },
-    /// A device could not be changed in place, so it was deleted and created again. Traffic was interrupted meanwhile.
+    /// A device was created again: somebody had deleted it, or it could not be changed in place. Traffic was interrupted
+    /// meanwhile.
     DeviceRecreated {
         /// Its name.
         link: String,

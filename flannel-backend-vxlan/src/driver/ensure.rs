@@ -71,7 +71,7 @@ impl VxlanDriver {
                 });
             }
         }
-        events.extend(event(&plan, &name, &want));
+        events.extend(event(&plan, &name, &want, self.links.get(family).is_some()));
         let name = if matches!(plan, LinkPlan::Recreate { .. }) { want.name.clone() } else { name };
         let Some(mut link) = kernel.link(&name).await? else {
             return Ok(Outcome::Unusable(format!("device {name} went away again")));
@@ -167,8 +167,8 @@ struct Ensured {
     problem: Option<String>,
 }
 
-/// What was done to a device.
-fn event(plan: &LinkPlan, name: &str, want: &DeviceSpec) -> Option<NetworkEvent> {
+/// What was done to a device, which this run had before or not.
+fn event(plan: &LinkPlan, name: &str, want: &DeviceSpec, was_there: bool) -> Option<NetworkEvent> {
     match plan {
         LinkPlan::Change(ops) => {
             let done: Vec<String> = ops.iter().map(ToString::to_string).collect();
@@ -176,6 +176,10 @@ fn event(plan: &LinkPlan, name: &str, want: &DeviceSpec) -> Option<NetworkEvent>
         }
         LinkPlan::Recreate { why, .. } => {
             Some(NetworkEvent::DeviceRecreated { link: want.name.clone(), reason: why.clone() })
+        }
+        LinkPlan::Create if was_there => {
+            let reason = "it was deleted".to_owned();
+            Some(NetworkEvent::DeviceRecreated { link: want.name.clone(), reason })
         }
         LinkPlan::Create => {
             let detail = format!("VNI {}, VTEP MAC {}", want.vxlan.vni, want.mac);

@@ -99,7 +99,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn value(ip: u8, mac: u8) -> String {
+pub(super) fn value(ip: u8, mac: u8) -> String {
     format!(
         r#"{{"PublicIP":"192.0.2.{n}","PublicIPv6":"2001:db8::{n}","BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"0a:00:00:00:00:{mac:02x}"}},"BackendV6Data":{{"VNI":1,"VtepMAC":"0e:00:00:00:00:{mac:02x}"}}}}"#,
         n = 100 + ip
