@@ -5,7 +5,7 @@ use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use flannel_core::agent::{Agent, AgentError, AgentEvent, AgentEvents, Failure, Phase, wait_for_remains};
+use flannel_core::agent::{Agent, AgentError, AgentEvent, AgentEvents, Failure, wait_for_remains};
 use flannel_core::error::chain;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -113,7 +113,7 @@ async fn notify(agent: &Agent) {
     if agent.ready().await.is_ok() {
         tell(NotifyState::Ready);
     }
-    if agent.status().wait_for(|status| status.phase == Phase::Stopping).await.is_ok() {
+    if agent.status().wait_for(|status| status.phase.is_over()).await.is_ok() {
         tell(NotifyState::Stopping);
     }
 }

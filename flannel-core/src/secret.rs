@@ -76,6 +76,9 @@ impl<T: Into<String>> From<T> for ServerUrl {
 impl fmt::Display for ServerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = self.0.trim();
+        if text.is_empty() {
+            return Ok(());
+        }
         let (scheme, rest) = match text.split_once("://") {
             Some((scheme, rest)) => (Some(scheme), rest),
             None => (None, text),
@@ -185,7 +188,7 @@ mod tests {
             ("http://host/?token=secret", "http://host/***"),
             ("http://me:secret@", "http://"),
             ("http://me:secret host", "***"),
-            ("", "***"),
+            ("", ""),
         ] {
             let given = ServerUrl::from(url);
             assert_eq!(given.to_string(), shown);

@@ -169,7 +169,8 @@ fn a_backend_that_was_not_handed_in_ends_the_agent_by_name() {
         while let Some(event) = events.recv().await {
             all.push(event);
         }
-        assert!(matches!(all.last(), Some(AgentEvent::Stopping)), "{all:?}");
+        let error = Some(flannel_core::error::chain(&error));
+        assert_eq!(all[all.len() - 2..], [AgentEvent::Stopping, AgentEvent::Ended { error }]);
     });
 }
 
@@ -253,9 +254,13 @@ fn who_goes_while_a_lease_is_taken_leaves_none() {
         asked.notified().await;
         let (mut status, mut events) = (dropped.status(), dropped.events());
         drop(dropped);
-        let stopping = status.wait_for(|status| status.phase == Phase::Stopping).await;
-        assert!(stopping.is_ok_and(|status| status.node.is_none()));
-        while events.recv().await.is_some() {}
+        let ended = status.wait_for(|status| status.phase == Phase::Ended { error: None }).await;
+        assert!(ended.is_ok_and(|status| status.node.is_none()));
+        let mut last = None;
+        while let Some(event) = events.recv().await {
+            last = Some(event);
+        }
+        assert_eq!(last, Some(AgentEvent::Ended { error: None }));
         gate.add_permits(3);
         let next = agent();
         let lease = next.ready().await.unwrap().lease;
@@ -288,8 +293,13 @@ fn a_panic_ends_its_own_agent_as_an_error() {
         let mut events = broken.events();
         let error = broken.ready().await.unwrap_err();
         assert!(matches!(error.failure(), Failure::Crashed(_)), "{error:?}");
-        assert_eq!(broken.status().borrow().phase, Phase::Stopping);
-        while events.recv().await.is_some() {}
+        let told = Some(flannel_core::error::chain(&error));
+        assert_eq!(broken.status().borrow().phase, Phase::Ended { error: told.clone() });
+        let mut last = None;
+        while let Some(event) = events.recv().await {
+            last = Some(event);
+        }
+        assert_eq!(last, Some(AgentEvent::Ended { error: told }));
         assert!(broken.stop().await.is_err() && well.status().borrow().readiness().is_ready());
         well.stop().await.unwrap();
     });

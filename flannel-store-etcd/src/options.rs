@@ -124,6 +124,9 @@ pub struct EndpointError {
 /// Checks an endpoint and gives it a scheme.
 pub(super) fn endpoint_url(text: &str, tls: bool) -> Result<String, EndpointError> {
     let bad = |problem| Err(EndpointError { endpoint: text.into(), problem });
+    if text.is_empty() {
+        return bad("is empty");
+    }
     let (scheme, rest) = match text.split_once("://") {
         Some((scheme, rest)) => (scheme.to_ascii_lowercase(), rest),
         None => (if tls { "https" } else { "http" }.to_owned(), text),
@@ -135,6 +138,9 @@ pub(super) fn endpoint_url(text: &str, tls: bool) -> Result<String, EndpointErro
         return bad("has a user in it: give user and password by their own options");
     }
     let authority = rest.strip_suffix('/').unwrap_or(rest);
+    if authority.contains(['/', '?', '#']) {
+        return bad("has more than scheme, host and port");
+    }
     let Some((host, port)) = authority.rsplit_once(':') else { return bad("has no port") };
     if !port.bytes().all(|byte| byte.is_ascii_digit()) || port.parse::<u16>().map_or(true, |port| port == 0) {
         return bad("has no valid port");
@@ -165,25 +171,29 @@ mod tests {
             assert_eq!(endpoint_url(text, false).as_deref(), Ok(url));
         }
         assert_eq!(endpoint_url("a:1", true).as_deref(), Ok("https://a:1"));
-        for text in [
-            "",
-            "unix://etcd.sock",
-            "unix:///run/etcd.sock",
-            "http://",
-            "http://a",
-            "http://:2379",
-            "http://a:0",
-            "http://a:66000",
-            "http://a:+1",
-            "http://a:",
-            "http://a b:1",
-            "http://a:1/path",
-            "http://fd00::1:2379",
-            "http://[fd00::zz]:1",
-            "ftp://a:1",
+        for (text, problem) in [
+            ("", "is empty"),
+            ("unix://etcd.sock", "scheme"),
+            ("unix:///run/etcd.sock", "scheme"),
+            ("ftp://a:1", "scheme"),
+            ("http://", "no port"),
+            ("http://a", "no port"),
+            ("http://:2379", "no valid host"),
+            ("http://a b:1", "no valid host"),
+            ("http://fd00::1:2379", "no valid host"),
+            ("http://[fd00::zz]:1", "no valid host"),
+            ("http://a:0", "no valid port"),
+            ("http://a:66000", "no valid port"),
+            ("http://a:+1", "no valid port"),
+            ("http://a:", "no valid port"),
+            ("http://a:1/path", "more than scheme, host and port"),
+            ("http://a:1/?x=y", "more than scheme, host and port"),
+            ("http://a:1#x", "more than scheme, host and port"),
         ] {
-            assert!(endpoint_url(text, false).is_err(), "{text:?}");
+            let error = endpoint_url(text, false).unwrap_err().to_string();
+            assert!(error.contains(problem), "{text:?}: {error}");
         }
+        assert!(endpoint_url("", false).unwrap_err().to_string().starts_with("endpoint \"\" is empty"));
         let error = endpoint_url("http://root:hush@a:2379", false).unwrap_err().to_string();
         assert!(!error.contains("hush") && error.contains("a:2379"), "{error}");
     }

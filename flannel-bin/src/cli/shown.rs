@@ -33,7 +33,7 @@ pub(super) fn argument(text: &str) -> String {
     let name = text.split_inclusive('=').next().unwrap_or_default();
     let ends = DELICATE.iter().filter_map(|flag| Some(name.find(flag)? + flag.len()));
     let end = ends.min().filter(|end| !matches!(&name[*end..], "" | "="));
-    without_user_info(end.map_or(name, |end| &name[..end]))
+    end.map_or_else(|| without_user_info(name), |end| format!("{}{HIDDEN}", without_user_info(&name[..end])))
 }
 
 #[cfg(test)]
@@ -64,8 +64,8 @@ mod tests {
             ("clean-up", "clean-up"),
             ("--ifcae=eth0", "--ifcae="),
             ("---etcd-password=hush", "---etcd-password="),
-            ("x-etcd-passwordxhush", "x-etcd-password"),
-            ("--kube-api-urlxhttp://me:hush@a", "--kube-api-url"),
+            ("x-etcd-passwordxhush", "x-etcd-password***"),
+            ("--kube-api-urlxhttp://me:hush@a", "--kube-api-url***"),
             ("http://me:hush@a", "http://a"),
         ] {
             assert_eq!(argument(text), shown);

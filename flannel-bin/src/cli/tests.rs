@@ -124,6 +124,7 @@ fn errors_name_flag_value_and_what_was_meant() {
             "unexpected argument \"***\"; flanneld takes flags only, and reads none after it",
         ),
         (&["--etcd-password=hunter", "-2"], "unknown flag --***"),
+        (&["--etcd-passwordhunter2"], "unknown flag --etcd-password***; did you mean --etcd-password?"),
         (
             &["--etcd-password=x", "--etcd-usrname=y"],
             "unknown flag --etcd-usrname; did you mean --etcd-username?",

@@ -154,6 +154,11 @@ pub enum AgentEvent {
     },
     /// The agent stops.
     Stopping,
+    /// The agent has ended. This is its last event.
+    Ended {
+        /// Why it ended, with all causes; `None` if it was told to.
+        error: Option<String>,
+    },
     /// A part of the agent failed while it stopped, or did not stop in time.
     StopFailed {
         /// The part.

@@ -12,7 +12,8 @@ use super::leave::{self, LeaveError, LeavePlan};
 use super::life;
 use super::node::Node;
 use super::setup::Setup;
-use super::status::{AgentStatus, Board, Phase};
+use super::status::{AgentStatus, Board};
+use crate::error::chain;
 use crate::kernel::{Kernel, KernelError};
 use crate::netns::Netns;
 
@@ -46,10 +47,9 @@ impl Agent {
                 Err(crash) if crash.is_panic() => Err(Failure::Crashed(crash)),
                 Err(_) => Err(Failure::Aborted),
             };
-            // Sets the phase also if the agent ended early.
-            shown.enter(Phase::Stopping);
-            shown.journal.close();
-            ends.send_replace(Some(result.map_err(AgentError::from)));
+            let result = result.map_err(AgentError::from);
+            shown.end(result.as_ref().err().map(|error| chain(error)));
+            ends.send_replace(Some(result));
         });
         Self { setup, board, shutdown, end }
     }

@@ -68,6 +68,8 @@ pub(super) fn write(event: &AgentEvent) {
         AgentEvent::Ready => debug!("ready"),
         AgentEvent::NotReady { reasons } => debug!(reasons = reasons.join("; "), "not ready"),
         AgentEvent::Stopping => debug!("stopping"),
+        // Whoever runs the agent gets the error, and says what it means for the process.
+        AgentEvent::Ended { error } => debug!(error, "the agent has ended"),
         AgentEvent::StopFailed { part, why } => {
             warn!(part, error = why, "a part of the agent failed while it stopped");
         }

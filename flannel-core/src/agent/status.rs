@@ -43,6 +43,18 @@ pub enum Phase {
     },
     /// It was told to stop, or can't continue.
     Stopping,
+    /// It has ended. Nobody keeps store, network and firewall of the status up to date any more, so they are gone from it.
+    Ended {
+        /// Why it ended, with all causes; `None` if it was told to.
+        error: Option<String>,
+    },
+}
+
+impl Phase {
+    /// Whether the agent stops or has ended. It never runs again.
+    pub fn is_over(&self) -> bool {
+        matches!(self, Self::Stopping | Self::Ended { .. })
+    }
 }
 
 /// What a [`Condition`] is about.
@@ -54,6 +66,8 @@ pub enum ConditionKind {
     Starting,
     /// The agent stops.
     Stopping,
+    /// The agent has ended.
+    Ended,
     /// Another node has this node's lease.
     LeaseLost,
     /// The lease can't be renewed or put back, although the store answers.
@@ -130,7 +144,7 @@ pub struct AgentStatus {
     pub store: Option<StoreStatus>,
     /// Devices, each peer, what is wrong with them, and counters; `None` until the network runs.
     pub network: Option<NetworkStatus>,
-    /// The firewall rules; `None` until a manager is chosen.
+    /// The firewall rules; `None` until a manager is chosen, or it is clear that there are no rules to keep.
     pub firewall: Option<FirewallStatus>,
     /// Remarks from the start that stay valid.
     pub remarks: Vec<String>,
@@ -177,6 +191,13 @@ fn readiness(now: Instant, status: &AgentStatus) -> Readiness {
         Phase::Stopping => {
             let reasons = vec![Condition::new(ConditionKind::Stopping, "stopping")];
             return Readiness { reasons, notes: Vec::new() };
+        }
+        Phase::Ended { error } => {
+            let text = error.as_ref().map_or("ended".to_owned(), |error| format!("ended: {error}"));
+            return Readiness {
+                reasons: vec![Condition::new(ConditionKind::Ended, text)],
+                notes: Vec::new(),
+            };
         }
         Phase::LeaseLost { why } => vec![Condition::new(ConditionKind::LeaseLost, why)],
         Phase::Running => Vec::new(),

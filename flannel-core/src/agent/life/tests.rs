@@ -344,8 +344,11 @@ impl Test {
         let begin = Instant::now();
         let result = self.agent.stop().await;
         assert!(begin.elapsed() < Duration::from_secs(1), "took {:?}", begin.elapsed());
-        assert_eq!(self.status().phase, Phase::Stopping);
-        result.map_err(|error| chain(&error))
+        let result = result.map_err(|error| chain(&error));
+        assert_eq!(self.status().phase, Phase::Ended { error: result.clone().err() });
+        let ended = self.status();
+        assert!(ended.store.is_none() && ended.network.is_none() && ended.firewall.is_none(), "{ended:?}");
+        result
     }
 
     /// Waits until it ends by itself, with an error.
@@ -376,7 +379,7 @@ async fn comes_up_and_stops() {
     assert_eq!((node.lease, node.overlay_mtu, &*node.underlay.name), (lease(), Mtu(1450), "eth0"));
     assert_eq!(test.stop().await, Ok(()));
     assert!(test.fake.stopped.is_cancelled(), "the network finished its last step");
-    assert_eq!(test.state(), "stopping");
+    assert_eq!(test.state(), "ended");
     assert_eq!(test.agent.ready().await.unwrap_err().to_string(), Failure::Stopped.to_string());
     let names = test.events(|event| Some(serde_json::to_value(event).unwrap()["event"].as_str()?.to_owned()));
     let want = [
@@ -387,6 +390,7 @@ async fn comes_up_and_stops() {
         "ready",
         "not-ready",
         "stopping",
+        "ended",
     ];
     assert_eq!(names.await, want);
 }
@@ -416,6 +420,7 @@ async fn what_happens_to_the_network_happens_to_the_agent() {
         "leases-accepted2",
         "not-ready",
         "stopping",
+        "ended",
     ];
     let told: Vec<_> =
         names.iter().filter(|name| !["config-read", "underlay-chosen"].contains(&&***name)).collect();
@@ -555,5 +560,5 @@ async fn ends_if_the_network_ends() {
     test.fake.ends.cancel();
     assert!(test.is_up());
     assert_eq!(test.end().await, "backend vxlan failed: the lease watch ended");
-    assert_eq!(test.state(), "stopping");
+    assert_eq!(test.state(), "ended: backend vxlan failed: the lease watch ended");
 }

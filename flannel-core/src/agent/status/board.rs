@@ -70,12 +70,20 @@ impl Board {
     /// Enters a phase. A lost lease stays lost, whatever else goes on, until the agent stops.
     pub(in crate::agent) fn enter(&self, phase: Phase) {
         self.change(|status| {
-            let keeps = matches!(status.phase, Phase::LeaseLost { .. }) && phase != Phase::Stopping;
+            let keeps = matches!(status.phase, Phase::LeaseLost { .. }) && !phase.is_over();
             status.was_up |= phase == Phase::Running;
             if !keeps && status.phase != phase {
                 status.phase = phase;
             }
         });
+    }
+
+    /// Shows that the agent has ended, and why if it was not told to, and ends the events.
+    pub(in crate::agent) fn end(&self, error: Option<String>) {
+        self.enter(Phase::Ended { error: error.clone() });
+        self.change(|status| (status.store, status.network, status.firewall) = (None, None, None));
+        self.emit(AgentEvent::Ended { error });
+        self.journal.close();
     }
 
     /// Shows what the agent waits for before it is up.

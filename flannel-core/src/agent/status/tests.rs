@@ -81,6 +81,8 @@ async fn readiness_turns_red_for_store_lease_and_device() {
         (&Phase::Running, &up, Some(&recalled), 10, by_memory),
         (&starting, &up, Some(&network()), 0, "waiting for the network config"),
         (&Phase::Stopping, &up, Some(&network()), 0, "stopping"),
+        (&Phase::Ended { error: None }, &up, None, 0, "ended"),
+        (&Phase::Ended { error: Some("it broke".into()) }, &up, None, 0, "ended: it broke"),
         (&Phase::Running, &away, Some(&broken), 99, "store away for 99 s: refused; flannel.1 is gone"),
     ] {
         assert_eq!(reasons(phase, store, network, later), want, "{phase:?} {later}");
@@ -149,6 +151,9 @@ fn a_lost_lease_stays_lost_until_the_end() {
     assert_eq!(phase(), lost);
     board.enter(Phase::Stopping);
     assert_eq!(phase(), Phase::Stopping);
+    board.enter(lost.clone());
+    board.end(Some("gone".into()));
+    assert_eq!(phase(), Phase::Ended { error: Some("gone".into()) });
 }
 
 /// Who watches hears of an answer that changes with time alone, and of a part that is looked at later than another.
