@@ -27,7 +27,7 @@ use etcd_client::Client;
 use flannel_core::addr::PerFamily;
 use flannel_core::config::NetworkConfig;
 use flannel_core::lease::{Lease, LeaseAttrs, LeaseKey};
-use flannel_core::subnet::kit::Health;
+use flannel_core::subnet::kit::{Health, grantable};
 use flannel_core::subnet::{Identity, LeaseStream, StoreStatus, SubnetError, SubnetManager};
 
 use self::client::Clients;
@@ -54,6 +54,7 @@ struct Store {
 impl EtcdSubnetManager {
     /// Checks the endpoints and reads the certificates; does not connect yet.
     pub fn new(options: EtcdOptions) -> Result<Self, SubnetError> {
+        let options = EtcdOptions { ttl: grantable(options.ttl), ..options };
         let clients = Clients::new(&options)?;
         let keys = Keys::new(&options.prefix);
         let (health, local) = (Health::new("etcd"), Mutex::default());

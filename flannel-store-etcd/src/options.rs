@@ -27,6 +27,7 @@ pub struct EtcdOptions {
     /// How long before its expiry a lease is renewed.
     pub renew_margin: Duration,
     /// The time for which a lease is granted. Go nodes grant 24 hours.
+    /// Out of a range from a second to ten years the nearest counts.
     pub ttl: Duration,
     /// How long to wait for an answer.
     pub timeouts: EtcdTimeouts,

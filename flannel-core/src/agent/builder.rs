@@ -123,6 +123,9 @@ impl AgentBuilder {
     /// lease, and try again.
     ///
     /// It fails without a runtime, or without netlink sockets (the agent needs `CAP_NET_ADMIN`).
+    ///
+    /// # Panics
+    /// If the runtime was built without I/O (`enable_io`). The agent also needs time (`enable_time`).
     pub fn start(mut self) -> Result<Agent, AgentError> {
         if Handle::try_current().is_err() {
             return Err(Failure::NoRuntime.into());

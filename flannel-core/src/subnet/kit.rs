@@ -1,7 +1,8 @@
 //! Building blocks that the stores of this workspace share, for authors of other stores.
 //!
 //! - [`Health`] keeps and publishes the [`StoreStatus`](super::StoreStatus), and logs outages once.
-//! - [`Backoff`] says how long to wait after a failure, [`renew_after`] when to renew a lease.
+//! - [`Backoff`] says how long to wait after a failure, [`renew_after`] when to renew a lease, and
+//!   [`grantable`] which lifetimes it can have.
 //! - [`is_ours`] says whether the record under the own key is still this node's; [`Rivalry`] distinguishes a record
 //!   that somebody changed once from one that a second agent keeps writing.
 //! - [`Missing`] keeps leases that a restored backup lacks.
@@ -23,7 +24,7 @@ pub use self::file_watch::FileWatch;
 pub use self::health::Health;
 pub use self::missing::Missing;
 pub use self::rivalry::Rivalry;
-pub use self::timing::renew_after;
+pub use self::timing::{grantable, renew_after};
 pub use super::identity::is_ours;
 pub use crate::backoff::Backoff;
 pub use crate::repack::repack;

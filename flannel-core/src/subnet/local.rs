@@ -37,7 +37,7 @@ use tracing::{debug, info, warn};
 use self::clock::FolderClock;
 use self::files::{Cache, Entry, Folder, Found, Scan};
 use super::allocate::{Applicant, Decision, decide, former, holder, is_same_node, published};
-use super::kit::Health;
+use super::kit::{Health, grantable};
 use super::{Identity, LeaseStream, StoreStatus, SubnetError, SubnetManager};
 use crate::addr::PerFamily;
 use crate::clock::Clock;
@@ -57,6 +57,7 @@ pub struct LocalOptions {
     /// What this node knows of itself, to find its own lease again.
     pub identity: Identity,
     /// How long a lease lives after its last renewal.
+    /// Out of a range from a second to ten years the nearest counts.
     pub ttl: Duration,
     /// How long before its expiry a lease is renewed.
     pub renew_margin: Duration,
@@ -95,6 +96,7 @@ struct Store {
 impl LocalSubnetManager {
     /// A store in this folder. It reads and writes nothing yet.
     pub fn new(options: LocalOptions) -> Self {
+        let options = LocalOptions { ttl: grantable(options.ttl), ..options };
         let (root, ttl, allow_shared) = (options.dir.clone(), options.ttl, options.allow_shared);
         let folder = Folder { root, ttl, allow_shared };
         let clock = FolderClock::new(options.clock.clone());

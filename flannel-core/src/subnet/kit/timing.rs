@@ -2,6 +2,12 @@
 
 use std::time::Duration;
 
+/// The nearest lifetime that a store can grant: a second to ten years. Renewals can't keep up with shorter ones, and the
+/// end of much longer ones is beyond what clocks count.
+pub fn grantable(ttl: Duration) -> Duration {
+    ttl.clamp(Duration::from_secs(1), Duration::from_hours(10 * 365 * 24))
+}
+
 /// How long to wait before renewing a lease that has `left` of its `ttl`: until `margin` is left, or earlier by up to a
 /// tenth of `margin`, depending on `spread` (0 to 1), so that nodes that started together drift apart. A margin of the
 /// whole `ttl` would renew without a pause, so the margin counts as nine tenths of `ttl` at most.

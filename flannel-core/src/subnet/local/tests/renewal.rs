@@ -138,3 +138,28 @@ async fn after_a_suspend_each_agent_renews_at_once_and_takes_no_other_for_gone()
         task.abort();
     }
 }
+
+#[tokio::test]
+async fn any_lifetime_of_an_embedder_gives_a_lease_that_is_renewed() {
+    for ttl in [Duration::ZERO, Duration::from_nanos(1), Duration::MAX] {
+        let dir = store(V4);
+        let mut options = LocalOptions::new(dir.path());
+        options.ttl = ttl;
+        let manager = LocalSubnetManager::new(options);
+        let lease = manager.acquire_lease(&attrs(1)).await.unwrap();
+        let held = renew(&manager, &lease);
+        let mut status = manager.status();
+        let term =
+            soon(status.wait_for(|status| status.lease_term.is_some())).await.unwrap().lease_term.unwrap();
+        let lifetime = term.expires.duration_since(term.renewed).unwrap();
+        assert!((1..=10 * 366 * 86_400).contains(&lifetime.as_secs()), "{ttl:?}: {lifetime:?}");
+        // A renewal that panicked would end the watch over the own record.
+        let file = path(&dir, &lease.key.to_string());
+        for _ in 0..2 {
+            fs::remove_file(&file).unwrap();
+            until(|| file.exists()).await;
+        }
+        assert!(!held.is_finished(), "{ttl:?}");
+        held.abort();
+    }
+}
