@@ -5,7 +5,6 @@
 
 pub mod command;
 mod display;
-mod kinds;
 mod set;
 
 use std::net::IpAddr;
@@ -14,7 +13,6 @@ use ipnetwork::IpNetwork;
 
 use crate::addr::{Family, LinkIndex, MacAddr, Subnet, Vni};
 
-pub use kinds::Kinds;
 pub use set::Dataplane;
 
 /// The protocol of all routes and next-hop objects that we create (`rtm_protocol`; 102 is unassigned in `rtnetlink.h`).

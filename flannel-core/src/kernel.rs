@@ -1,6 +1,7 @@
 //! What the reconcile loop needs from a kernel. [`crate::netlink::Netlink`] implements [`Kernel`] for the real one, and
 //! `flannel_core::testing` has a fake for tests.
 
+mod kinds;
 mod link_kind;
 mod vxlan;
 
@@ -15,7 +16,7 @@ use crate::addr::{Family, LinkIndex, MacAddr, Mtu, Vni};
 use crate::dataplane::{Object, ObjectKey, Op, Route};
 use crate::netns::{Netns, NetnsError};
 
-pub use crate::dataplane::Kinds;
+pub use kinds::Kinds;
 pub use link_kind::{LinkAttr, LinkKind};
 pub use vxlan::VxlanLink;
 
