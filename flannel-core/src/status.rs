@@ -204,11 +204,10 @@ impl Listed {
         self.sample.iter().map(Problem::to_string).collect()
     }
 
-    /// One line for each problem in the sample, and one for the others.
-    fn lines(&self, what: &str) -> impl Iterator<Item = String> {
+    /// A line for the problems that are not in the sample, if there are any.
+    fn left_out(&self, what: &str) -> Option<String> {
         let more = self.count.saturating_sub(self.sample.len());
-        let more = (more > 0).then(|| format!("and {more} more {what}"));
-        self.texts().into_iter().chain(more)
+        (more > 0).then(|| format!("and {more} more {what}"))
     }
 }
 
@@ -300,11 +299,17 @@ impl Problems {
                 verdict.reasons.push(format!("{family}: pods reach none of the other nodes ({expected})"));
             }
         }
-        let lists =
-            self.objects.lines("objects that the kernel does not take").chain(self.leases.lines("leases"));
-        // If all peers of a family are cut off, the reason of each belongs to the reasons.
-        let place = if cut.is_empty() { &mut verdict.notes } else { &mut verdict.reasons };
-        place.extend(lists);
+        for (list, what) in
+            [(&self.objects, "objects that the kernel does not take"), (&self.leases, "leases")]
+        {
+            // If all peers of a family are cut off, the problems that cut peers off are reasons, too.
+            let is_reason = |problem: &Problem| !cut.is_empty() && problem.harm != Harm::None;
+            for problem in &list.sample {
+                let place = if is_reason(problem) { &mut verdict.reasons } else { &mut verdict.notes };
+                place.push(problem.to_string());
+            }
+            verdict.notes.extend(list.left_out(what));
+        }
         verdict
     }
 }

@@ -107,8 +107,12 @@ fn what_others_make_many_is_a_count_and_a_sample() {
     assert_eq!(verdict.notes.last().unwrap(), "and 4980 more leases");
     problems.reach = PerFamily { v4: Some(Reach { expected: 5000, cut: 5000 }), v6: None };
     let verdict = problems.summary(true);
-    assert_eq!((verdict.reasons.len(), verdict.notes.len()), (SAMPLE + 2, 0));
+    assert_eq!((verdict.reasons.len(), verdict.notes.len()), (SAMPLE + 1, 1));
     assert_eq!(verdict.reasons[..2], ["IPv4: pods reach none of the other nodes (5000)", "lease 0"]);
+    // What cuts nobody off is a note all the same.
+    problems.leases.sample[0].harm = Harm::None;
+    let verdict = problems.summary(true);
+    assert_eq!((verdict.reasons[1].as_str(), verdict.notes[0].as_str()), ("lease 1", "lease 0"));
     problems.objects.extend(&problems.leases.sample.clone());
     problems.objects.extend(&problems.leases.sample.clone());
     assert_eq!((problems.objects.count, problems.objects.sample.len()), (2 * SAMPLE, SAMPLE));
