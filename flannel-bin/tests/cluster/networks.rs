@@ -55,13 +55,14 @@ fn is_refused_in_a_new_cluster_alone<S: Store>(
         });
     }
     let pods = [bed.pod(1), bed.pod(2)];
-    eventually(SOON, "pods reach each other", || {
+    let pods_reach_each_other = || {
         let addr = pods[1].ipv4().unwrap();
-        if reaches(pods[0].netns(), addr).unwrap() { Ok(()) } else { Err(addr.to_string()) }
-    });
+        eventually(SOON, &format!("pods reach {addr}"), || reaches(pods[0].netns(), addr).unwrap());
+    };
+    pods_reach_each_other();
     // Restarted, it goes by its own files.
     bed.store.delete("192.168.119.0-24").unwrap();
     bed.kill(1);
     bed.start(1);
-    assert!(reaches(pods[0].netns(), pods[1].ipv4().unwrap()).unwrap());
+    pods_reach_each_other();
 }

@@ -222,15 +222,17 @@ fn nodes_and_pods_reach_each_other<S: Store>(world: &World<S>) {
             if v6 { pod.ipv6() } else { pod.ipv4() }.unwrap()
         };
         let base = |number: u8| world.bed.remotes(number)[usize::from(v6)].base.parse().unwrap();
-        let reaches = |from: &Netns, to: IpAddr| flannel_lab::ping::reaches(from, to).unwrap();
-        assert!(reaches(world.bed.netns(2), pod_of(0)), "node to pod, v6 {v6}");
-        assert!(reaches(world.pods[1].netns(), base(1)), "pod to node, v6 {v6}");
-        assert!(reaches(world.bed.netns(1), pod_of(1)), "the reply to what this node asked, v6 {v6}");
+        let reaches = |from: &Netns, to: IpAddr, what: &str| {
+            eventually(SOON, &format!("{what}, v6 {v6}"), || flannel_lab::ping::reaches(from, to).unwrap());
+        };
+        reaches(world.bed.netns(2), pod_of(0), "node to pod");
+        reaches(world.pods[1].netns(), base(1), "pod to node");
+        reaches(world.bed.netns(1), pod_of(1), "the reply to what this node asked");
         // A host behind node 1 asks a pod of node 2; its reply is for the node until its address is put back.
         let gateway = METADATA_GATEWAY[usize::from(v6)].rsplit_once('/').unwrap().0;
         let family = if v6 { "-6 " } else { "" };
         world.metadata.ip(&format!("{family}route replace default via {gateway}")).unwrap();
-        assert!(reaches(&world.metadata, pod_of(1)), "a host behind a node to a pod, v6 {v6}");
+        reaches(&world.metadata, pod_of(1), "a host behind a node to a pod");
     }
 }
 
