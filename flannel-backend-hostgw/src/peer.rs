@@ -23,8 +23,8 @@ pub(crate) fn peer(
     for (family, subnet) in lease.key.subnets().iter() {
         peer.claims.push(Claim::Subnet(*subnet));
         let (Some(link), Some(_)) = (link, ours.get(family)) else { continue };
-        let malformed = |what: String| PeerError::Unreadable(format!("{family}: {what}"));
-        let node = attrs.underlay(family).map_err(&malformed)?;
+        let unreadable = |what: String| PeerError::Unreadable(format!("{family}: {what}"));
+        let node = attrs.underlay(family).map_err(&unreadable)?;
         peer.claims.push(Claim::Underlay(node));
         peer.objects.push(Object::Route(Route::by_node(*subnet, node, link)));
     }
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn other_backends_are_not_ours_and_garbled_leases_are_unknown() {
+    fn other_backends_are_not_ours_and_unreadable_leases_are_unknown() {
         let v4 = |value: &str| peer(&lease("10.5.1.0-24", value), LINK, &ours());
         for value in [r#"{"PublicIP":"192.0.2.11","BackendType":"vxlan"}"#, r#"{"PublicIP":"192.0.2.11"}"#] {
             assert!(matches!(v4(value), Err(PeerError::NotOurs(_))), "{value}");

@@ -50,8 +50,8 @@ pub(crate) fn peer(lease: &Lease, enabled: &PerFamily<IpAddr>) -> Result<Peer, P
         if enabled.get(family).is_none() || !speaks {
             continue;
         }
-        let malformed = |why| PeerError::Unreadable(format!("{family}: {why}"));
-        let underlay = attrs.underlay(family).map_err(malformed)?;
+        let unreadable = |why| PeerError::Unreadable(format!("{family}: {why}"));
+        let underlay = attrs.underlay(family).map_err(unreadable)?;
         peer.claims.push(Claim::Underlay(underlay));
         reachable = true;
     }

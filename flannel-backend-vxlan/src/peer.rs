@@ -64,10 +64,10 @@ pub(crate) fn peer(lease: &Lease, paths: &Paths<'_>) -> Result<Peer, PeerError> 
     for (family, subnet) in lease.key.subnets().iter() {
         peer.claims.push(Claim::Subnet(*subnet));
         let Some(link) = links.get(family) else { continue };
-        let malformed = |what: &str| PeerError::Unreadable(format!("{family}: {what}"));
-        let underlay = attrs.underlay(family).map_err(|why| malformed(&why))?;
+        let unreadable = |what: &str| PeerError::Unreadable(format!("{family}: {what}"));
+        let underlay = attrs.underlay(family).map_err(|why| unreadable(&why))?;
         let field = data_field(family);
-        let bad = |why: &str| malformed(&format!("{field} {why}; {}", LeaseAttrs::MEND));
+        let bad = |why: &str| unreadable(&format!("{field} {why}; {}", LeaseAttrs::MEND));
         let data = attrs.backend_data.get(family).ok_or_else(|| bad("is missing"))?;
         let data = VxlanData::decode(data).map_err(|why| bad(&why))?;
         let (link, mac) = (*link, data.vtep_mac);
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn other_backends_are_not_ours_and_garbled_data_is_unknown() {
+    fn other_backends_are_not_ours_and_unreadable_data_is_unknown() {
         let v4 = |value: &str| peer(&lease("10.5.1.0-24", value), &PATHS);
         for value in [r#"{"PublicIP":"192.0.2.11","BackendType":"host-gw"}"#, r#"{"PublicIP":"192.0.2.11"}"#]
         {

@@ -129,7 +129,7 @@ async fn settle() {
     tokio::time::sleep(Duration::from_millis(1)).await;
 }
 
-async fn audit() {
+async fn resync() {
     tokio::time::sleep(Duration::from_secs(67)).await;
 }
 
@@ -255,7 +255,7 @@ async fn a_restart_writes_nothing(objects: bool) {
     host.kernel.take_link_ops();
     let before = host.kernel.objects();
     let running = host.start().await;
-    audit().await;
+    resync().await;
     let mut ops = host.kernel.take_ops();
     // Where there are no next-hop objects, one is tried at each start.
     ops.retain(|op| objects || !matches!(op.object(), Object::NextHop(_)));
@@ -280,7 +280,7 @@ async fn every_change_by_hand_is_repaired(objects: bool) {
         if announced {
             settle().await;
         } else {
-            audit().await;
+            resync().await;
         }
         let mut repaired = host.kernel.link_named(name).unwrap();
         repaired.carrier = right.carrier;

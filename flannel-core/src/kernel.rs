@@ -251,9 +251,9 @@ pub enum KernelError {
         /// What was tried.
         what: String,
     },
-    /// The kernel sent something that can't be decoded.
-    #[error("kernel message about {what} can't be decoded: {detail}")]
-    Malformed {
+    /// The kernel sent a message that is unreadable to us.
+    #[error("kernel message about {what} is unreadable: {detail}")]
+    Unreadable {
         /// What was being read.
         what: &'static str,
         /// What is wrong with it.

@@ -36,7 +36,7 @@ use self::batch::{Answer, Requests};
 use self::decode::Sight;
 use self::dump::Dumps;
 use self::events::Events;
-use self::message::{Datagram, Message, Undecodable, Verdict};
+use self::message::{Datagram, Message, UnreadableMessage, Verdict};
 use self::next_hops::NextHops;
 use self::nftables::NfTables;
 pub use self::ruleset::{RulesetChange, RulesetEvents};
@@ -127,7 +127,7 @@ impl Netlink {
         &mut self,
         what: impl Fn() -> String + Send + Copy,
         body: Ifinfomsg,
-        decode: impl Fn(&Message<'_>) -> Result<Option<T>, Undecodable> + Send,
+        decode: impl Fn(&Message<'_>) -> Result<Option<T>, UnreadableMessage> + Send,
     ) -> Result<Option<T>, KernelError> {
         let encode = |datagram: &mut Datagram, seq| datagram.push(Rtm::Getlink, NlmF::empty(), seq, body);
         match self.requests.ask(what, encode, decode).await? {
@@ -173,8 +173,8 @@ const LEADS_NOWHERE: [i32; 4] = [libc::ENETUNREACH, libc::EHOSTUNREACH, libc::EA
 /// Keeps the objects of a scope's link, since a kernel may not apply the filter.
 fn wanted(
     scope: Scope,
-    decode: impl Fn(&Message<'_>) -> Result<Sight, Undecodable>,
-) -> impl Fn(&Message<'_>) -> Result<Option<Object>, Undecodable> {
+    decode: impl Fn(&Message<'_>) -> Result<Sight, UnreadableMessage>,
+) -> impl Fn(&Message<'_>) -> Result<Option<Object>, UnreadableMessage> {
     move |message| {
         Ok(decode(message)?.present().filter(|object| match object {
             Object::Address(it) => it.link == scope.link && Family::of(it.addr.ip()) == scope.family,

@@ -170,7 +170,7 @@ pub struct PeerTable {
     /// The entries with a problem, so that they are found without a search of all.
     troubled: BTreeSet<LeaseKey>,
     /// How many leases of each family are programmed, and how many another lease keeps from being programmed.
-    held: Counts,
+    programmed_by_family: Counts,
     lost: Counts,
     /// The claims of leases that may be programmed.
     index: ClaimIndex,
@@ -264,7 +264,7 @@ impl PeerTable {
     /// Leases that conflict with this node or are unreadable don't count.
     pub fn reach(&self, family: Family) -> Reach {
         let cut = self.lost.of(family);
-        Reach { expected: self.held.of(family) + cut, cut }
+        Reach { expected: self.programmed_by_family.of(family) + cut, cut }
     }
 
     /// The programmed peers that need the object with this key.
@@ -478,7 +478,7 @@ impl PeerTable {
         let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.is_programmed) else { return };
         entry.is_programmed = false;
         self.programmed -= 1;
-        self.held.remove(&entry.peer);
+        self.programmed_by_family.remove(&entry.peer);
         for object in &entry.peer.objects {
             let object = object.key();
             match self.shared.get_mut(&object) {

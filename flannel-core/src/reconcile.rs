@@ -229,7 +229,7 @@ pub struct Reconciler<D> {
     /// How many times in a row reading the kernel or making the devices failed.
     failures: u32,
     retry_at: Option<Instant>,
-    audit_at: Instant,
+    resync_at: Instant,
     shown: Shown,
     /// The entry of each peer in the status.
     book: PeerBook,
@@ -289,7 +289,7 @@ impl<D: Driver> Reconciler<D> {
             withheld: BTreeSet::new(),
             failures: 0,
             retry_at: None,
-            audit_at: next_audit(),
+            resync_at: next_resync(),
             shown: Shown::default(),
             book: PeerBook::default(),
             ownership: Ownership::new(&state, previous),
@@ -429,7 +429,7 @@ impl<D: Driver> Reconciler<D> {
         // same failure in a busy loop.
         let can_work = !self.work.is_pending();
         [
-            Some(self.audit_at),
+            Some(self.resync_at),
             self.retry_at,
             self.blocked.next_due().filter(|_| can_work),
             settled.filter(|_| can_work),
@@ -439,12 +439,12 @@ impl<D: Driver> Reconciler<D> {
         .into_iter()
         .flatten()
         .min()
-        .unwrap_or(self.audit_at)
+        .unwrap_or(self.resync_at)
     }
 
     fn run_timers(&mut self, now: Instant) {
-        if now >= self.audit_at {
-            self.audit_at = next_audit();
+        if now >= self.resync_at {
+            self.resync_at = next_resync();
             if !self.work.has_objects() {
                 self.why.add(Why::Resync);
             }
@@ -463,6 +463,6 @@ impl<D: Driver> Reconciler<D> {
     }
 }
 
-fn next_audit() -> Instant {
+fn next_resync() -> Instant {
     resync::next(Instant::now())
 }

@@ -344,7 +344,7 @@ fn one_event_among_thousands_of_bad_nodes_says_one_thing() {
             "spec": {"podCIDRs": ["10.244.9.0/24"]},
         }))
     };
-    replace(&mut known, (0..5000).map(|n| bad(n, "garbled")));
+    replace(&mut known, (0..5000).map(|n| bad(n, "unreadable")));
     assert_eq!((known.problems().len(), known.problems().sample().records.len()), (5000, 20));
     for n in 0..2000 {
         let told = known.fold(name(n));
@@ -354,8 +354,8 @@ fn one_event_among_thousands_of_bad_nodes_says_one_thing() {
     assert_eq!(known.problems().len(), 6999);
     assert_eq!(known.fold(name(1500)), [], "a heartbeat");
     let news = known.news();
-    assert_eq!((known.fold(bad(7, "garbled")), known.news()), (vec![], news));
-    assert_eq!((known.fold(bad(7, "garbled otherwise")), known.news()), (vec![], news + 1));
+    assert_eq!((known.fold(bad(7, "unreadable")), known.news()), (vec![], news));
+    assert_eq!((known.fold(bad(7, "unreadable otherwise")), known.news()), (vec![], news + 1));
     assert_eq!(known.remove("twin1500"), [LeaseUpdate::Removed("node twin1500".to_owned())]);
     // The eldest goes: the next one is the eldest, and all others are told its name.
     let told = known.remove("twin0000");

@@ -83,7 +83,7 @@ async fn a_peer_moves_by_one_replaced_route_a_family() {
     // In silence: the resync finds it.
     let gone = of_host(&host, "192.0.2.0/24", None);
     host.kernel.delete(&gone.key(), false);
-    audit().await;
+    resync().await;
     assert_eq!(links(&host), ["flannel.1", "eth0"]);
     assert!(running.status.borrow().refused().is_empty());
 }

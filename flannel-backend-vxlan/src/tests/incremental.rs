@@ -32,8 +32,8 @@ enum Step {
     Put(usize, u8, u8),
     /// One of another backend.
     Other(usize),
-    /// One that can't be read.
-    Malformed(usize),
+    /// One without the data of its backend, so that it is unreadable.
+    Dataless(usize),
     /// A record whose key or value is no lease's.
     Unreadable(usize),
     Remove(usize),
@@ -74,7 +74,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => (slot(), 0..3_u8, 0..3_u8).prop_map(|(slot, ip, mac)| Step::Put(slot, ip, mac)),
         1 => slot().prop_map(Step::Other),
-        1 => slot().prop_map(Step::Malformed),
+        1 => slot().prop_map(Step::Dataless),
         1 => slot().prop_map(Step::Unreadable),
         3 => slot().prop_map(Step::Remove),
         1 => Just(Step::Snapshot),
@@ -109,7 +109,7 @@ pub(super) fn value(ip: u8, mac: u8) -> String {
 /// What a test did that has to be undone, or waited for.
 #[derive(Default)]
 struct Done {
-    malformed: BTreeSet<usize>,
+    unreadable: BTreeSet<usize>,
     foreign: BTreeSet<ObjectKey>,
     /// Whether something happened that nobody was told, and only the resync shows.
     silent: bool,
@@ -142,32 +142,32 @@ impl Host {
         let kernel = &self.kernel;
         match *step {
             Step::Put(slot, ip, mac) => {
-                done.malformed.remove(&slot);
+                done.unreadable.remove(&slot);
                 self.store.put(KEYS[slot], &value(ip, mac));
             }
             Step::Other(slot) => {
-                done.malformed.remove(&slot);
+                done.unreadable.remove(&slot);
                 self.store.put(KEYS[slot], r#"{"PublicIP":"192.0.2.9","BackendType":"host-gw"}"#);
             }
-            Step::Malformed(slot) => {
-                done.malformed.insert(slot);
+            Step::Dataless(slot) => {
+                done.unreadable.insert(slot);
                 self.store.put(KEYS[slot], r#"{"PublicIP":"192.0.2.9","BackendType":"vxlan"}"#);
             }
             Step::Unreadable(slot) => {
-                done.malformed.insert(slot);
+                done.unreadable.insert(slot);
                 self.store.tell(&LeaseUpdate::Unreadable(garbage(slot)));
             }
             Step::Remove(slot) => {
-                done.malformed.remove(&slot);
+                done.unreadable.remove(&slot);
                 self.store.remove(KEYS[slot]);
             }
             Step::Snapshot => {
                 // Of an unreadable record the store has only what it can't read.
                 let is_good = |lease: &flannel_core::lease::Lease| {
-                    !done.malformed.iter().any(|slot| lease.key.to_string() == KEYS[*slot])
+                    !done.unreadable.iter().any(|slot| lease.key.to_string() == KEYS[*slot])
                 };
                 let leases = self.store.leases().into_iter().filter(is_good).collect();
-                let unreadable = done.malformed.iter().copied().map(garbage).collect();
+                let unreadable = done.unreadable.iter().copied().map(garbage).collect();
                 self.store.tell(&LeaseUpdate::Snapshot { leases, unreadable });
             }
             Step::Delete(nth, told) => {
@@ -332,7 +332,7 @@ async fn incremental_equals_full(objects: bool, steps: &[Step]) {
     // What the host and the operators have to mend; the rest is ours.
     host.kernel.refuse_nothing();
     host.underlay_back();
-    for slot in &done.malformed {
+    for slot in &done.unreadable {
         host.store.remove(KEYS[*slot]);
     }
     for key in &done.foreign {
@@ -348,7 +348,7 @@ async fn incremental_equals_full(objects: bool, steps: &[Step]) {
     // The longest pause before another try, but no resync.
     tokio::time::sleep(Duration::from_secs(40)).await;
     if done.silent {
-        audit().await;
+        resync().await;
     }
     while let Some(Some(update)) = watch.next().now_or_never() {
         seen.apply(update.unwrap());

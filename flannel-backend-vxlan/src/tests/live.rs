@@ -165,12 +165,12 @@ async fn a_device_that_the_kernel_does_not_change_keeps_all_that_hangs_on_it() {
     let (before, objects) = (host.devices(), host.kernel.objects());
     host.kernel.refuse_link(|_| Some(libc::EOPNOTSUPP));
     host.change(r#","Learning":true"#).await;
-    audit().await;
+    resync().await;
     let problem = running.status.borrow().device_problem().unwrap_or_default();
     assert!(problem.contains("flannel.1") && problem.contains("flannel-v6.1"), "{problem}");
     assert_eq!((host.devices(), host.kernel.objects()), (before, objects));
     host.kernel.refuse_nothing();
-    audit().await;
+    resync().await;
     assert_eq!(running.status.borrow().device_problem(), None);
     assert!(host.devices().into_iter().all(|link| link.vxlan.unwrap().learning));
     running.stop().await;

@@ -107,7 +107,7 @@ async fn objects_that_go_take_routes_along_and_both_come_back() {
         if announced {
             settle().await;
         } else {
-            audit().await;
+            resync().await;
         }
         assert_eq!(host.kernel.objects(), want, "announced: {announced}");
     }

@@ -30,7 +30,7 @@ async fn nothing_is_taken_away(objects: bool, config: &str, steps: &[NicStep]) {
         r#"{"PublicIP":"192.0.2.8","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"0a:00:00:00:00:08"}}"#,
     );
     let running = host.start().await;
-    audit().await;
+    resync().await;
     // A record that can't be used any more: its last good version stays.
     host.store.put("10.5.98.0-24", r#"{"PublicIP":"192.0.2.8","BackendType":"vxlan"}"#);
     settle().await;
@@ -79,11 +79,11 @@ fn a_rename_writes_nothing_and_the_names_follow() {
         let host = Host::new(true, DUAL);
         host.store.put(PEER_KEY, PEER);
         let running = host.start().await;
-        audit().await;
+        resync().await;
         host.kernel.take_ops();
         host.kernel.take_link_ops();
         host.kernel.edit_link("eth0", true, |link| link.name = "ens3".to_owned());
-        audit().await;
+        resync().await;
         assert_eq!((host.kernel.take_ops(), host.kernel.take_link_ops()), (vec![], vec![]));
         let status = running.status.borrow().clone();
         assert_eq!((status.device_problem(), status.underlay_problem()), (None, None));
@@ -102,7 +102,7 @@ fn a_device_of_ours_that_was_renamed_is_held_and_named() {
         let host = Host::new(true, DUAL);
         host.store.put(PEER_KEY, PEER);
         let running = host.start().await;
-        audit().await;
+        resync().await;
         host.kernel.take_ops();
         host.kernel.edit_link("flannel.1", true, |link| link.name = "vx1".to_owned());
         settle().await;

@@ -63,7 +63,7 @@ async fn an_underlay_that_shrinks_costs_no_packet_that_would_still_pass() {
     host.kernel.take_link_ops();
     set_mtu(&host, 1300);
     settle().await;
-    audit().await;
+    resync().await;
     let (reasons, notes) = said(&running);
     assert!(reasons.is_empty() && notes.contains("IPv6 is out of service"), "{reasons}{notes}");
     assert_eq!(

@@ -9,8 +9,8 @@ use super::*;
 fn bodies_begin_as_upstream() {
     let readyz = |is_ready, lines| readyz(&Answer { is_ready, lines }, Origin::ThisHost);
     assert_eq!(readyz(true, Vec::new()), (StatusCode::OK, "flanneld is ready".into()));
-    let (_, body) = readyz(true, vec!["lease x: garbled".into(); 51]);
-    assert!(body.starts_with("flanneld is ready\nlease x: garbled\n") && body.ends_with("and 1 more\n"));
+    let (_, body) = readyz(true, vec!["lease x: unreadable".into(); 51]);
+    assert!(body.starts_with("flanneld is ready\nlease x: unreadable\n") && body.ends_with("and 1 more\n"));
     let (status, body) = readyz(false, vec!["store away".into()]);
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(body, "flanneld is not ready yet\nstore away\n");

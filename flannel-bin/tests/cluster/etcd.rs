@@ -82,7 +82,7 @@ fn bad_record(case: &'static BackendCase, store: fn(&Cluster) -> EtcdStore) {
     bed.kill(1);
     bed.start(1);
     bed.kill(2);
-    bed.store.put(peer, "garbled while nobody looked").unwrap();
+    bed.store.put(peer, "unreadable while nobody looked").unwrap();
     bed.start(2);
     traffic.go_on(200);
     assert_eq!(bed.state(1), state);

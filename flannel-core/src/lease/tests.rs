@@ -27,7 +27,7 @@ fn lease() -> impl Strategy<Value = Lease> {
 }
 
 fn bad() -> impl Strategy<Value = UnreadableRecord> {
-    key().prop_map(|key| UnreadableRecord { key, reason: "garbled".into() })
+    key().prop_map(|key| UnreadableRecord { key, reason: "unreadable".into() })
 }
 
 fn update() -> impl Strategy<Value = LeaseUpdate> {
@@ -150,7 +150,10 @@ fn each_part_has_the_age_of_the_message_that_brought_its_value() {
         (LeaseUpdate::Put(at(2, data)), [1, 2, 2, 4, 4]),
         (LeaseUpdate::Put(at(1, MAC)), [1, 5, 5, 5, 5]),
         (
-            LeaseUpdate::Unreadable(UnreadableRecord { key: "10.5.1.0-24".into(), reason: "garbled".into() }),
+            LeaseUpdate::Unreadable(UnreadableRecord {
+                key: "10.5.1.0-24".into(),
+                reason: "unreadable".into(),
+            }),
             [1, 5, 5, 5, 5],
         ),
         (LeaseUpdate::Put(at(1, MAC)), [1, 5, 5, 5, 5]),
@@ -177,7 +180,7 @@ fn remembering(stored: &[(Lease, Ages)]) -> LeaseTable {
 fn what_is_still_the_same_keeps_its_age_over_a_restart_and_all_else_is_younger() {
     let before =
         [(at(1, MAC), Ages::from_array([7, 900, 7, 7, u32::MAX])), (other("10.5.2.0-24"), Ages::all(8))];
-    let garbled = UnreadableRecord { key: "10.5.1.0-24".into(), reason: "garbled".into() };
+    let unreadable = UnreadableRecord { key: "10.5.1.0-24".into(), reason: "unreadable".into() };
     let recalled = LeaseUpdate::Recalled { leases: vec![at(1, MAC)], saved: 7 };
     for (name, updates, want) in [
         ("the same", vec![snapshot(&[at(1, MAC)])], Some([1, 3, 1, 1, 4])),
@@ -192,7 +195,7 @@ fn what_is_still_the_same_keeps_its_age_over_a_restart_and_all_else_is_younger()
         (
             "unreadable for a while",
             vec![
-                LeaseUpdate::Snapshot { leases: vec![], unreadable: vec![garbled].into() },
+                LeaseUpdate::Snapshot { leases: vec![], unreadable: vec![unreadable].into() },
                 snapshot(&[at(1, MAC)]),
             ],
             Some([1, 3, 1, 1, 4]),

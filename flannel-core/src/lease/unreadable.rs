@@ -209,10 +209,10 @@ mod tests {
 
     #[test]
     fn what_is_kept_of_many_is_a_count_and_the_names_of_some() {
-        let mut all: UnreadableRecords = (0..10_000).map(|n| bad(&key(n), "garbled")).collect();
+        let mut all: UnreadableRecords = (0..10_000).map(|n| bad(&key(n), "unreadable")).collect();
         assert_eq!((all.len(), all.named.len(), all.keys().count()), (10_000, MOST_NAMED, 5000));
-        assert!(!all.insert(bad(&key(9_999), "garbled")), "no news");
-        assert!(all.insert(bad(&key(0), "garbled otherwise")));
+        assert!(!all.insert(bad(&key(9_999), "unreadable")), "no news");
+        assert!(all.insert(bad(&key(0), "unreadable otherwise")));
         for n in 0..9_996 {
             assert!(all.remove(&key(n)), "{n}");
             assert!(!all.remove(&key(n)), "{n}");
@@ -224,7 +224,7 @@ mod tests {
             "leases are named by their keys when the first are gone"
         );
         assert!(named[0].contains("10.19.134.0-24") && named[0].contains("can't be read"), "{named:?}");
-        assert!(all.insert(bad(&key(0), "garbled")) && all.named().next().unwrap().reason == "garbled");
+        assert!(all.insert(bad(&key(0), "unreadable")) && all.named().next().unwrap().reason == "unreadable");
     }
 
     proptest! {

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::encode;
-use super::message::{Datagram, Message, Undecodable, Verdict, split};
+use super::message::{Datagram, Message, UnreadableMessage, Verdict, split};
 use super::next_hops::NextHops;
 use super::socket::{DEADLINE, Socket, failed};
 use crate::dataplane::{NextHop, Object, Op, Route, Through};
@@ -141,7 +141,7 @@ impl Requests {
         &mut self,
         what: impl Fn() -> String,
         encode: impl FnOnce(&mut Datagram, u32),
-        mut decode: impl FnMut(&Message<'_>) -> Result<T, Undecodable>,
+        mut decode: impl FnMut(&Message<'_>) -> Result<T, UnreadableMessage>,
     ) -> Result<Answer<T>, KernelError> {
         let seq = self.numbers(1);
         let mut datagram = Datagram::default();
@@ -166,10 +166,12 @@ impl Requests {
         first: u32,
         count: usize,
         what: &impl Fn() -> String,
-        mut answered: impl FnMut(usize, &Message<'_>) -> Result<(), Undecodable>,
+        mut answered: impl FnMut(usize, &Message<'_>) -> Result<(), UnreadableMessage>,
     ) -> Result<(), KernelError> {
-        let malformed =
-            |error: Undecodable| KernelError::Malformed { what: "a request", detail: error.to_string() };
+        let unreadable = |error: UnreadableMessage| KernelError::Unreadable {
+            what: "a request",
+            detail: error.to_string(),
+        };
         self.socket.send(datagram.bytes()).await.map_err(|error| failed(error, "send", &what()))?;
         let deadline = Instant::now() + DEADLINE;
         let port = self.socket.port();
@@ -178,10 +180,10 @@ impl Requests {
             let replies = replies.map_err(|error| failed(error, "receive", &what()))?;
             let mut last = false;
             for reply in split(replies) {
-                let reply = reply.map_err(malformed)?;
+                let reply = reply.map_err(unreadable)?;
                 let at = reply.seq.wrapping_sub(first) as usize;
                 if reply.port == port && at < count {
-                    answered(at, &reply).map_err(malformed)?;
+                    answered(at, &reply).map_err(unreadable)?;
                     last |= at + 1 == count;
                 }
             }

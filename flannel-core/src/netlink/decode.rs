@@ -8,7 +8,7 @@ use neli::consts::rtnl::{IfaF, Ntf, Nud, RtScope, RtTable, Rta, RtaType, RtmF, R
 use neli::rtnl::{Ifaddrmsg, Ndmsg, Rtmsg};
 use neli::types::{Buffer, RtBuffer};
 
-use super::message::{Message, Undecodable, attribute, attributes, number, u16_at, u32_at};
+use super::message::{Message, UnreadableMessage, attribute, attributes, number, u16_at, u32_at};
 use super::next_hops::NextHops;
 use super::wire::{
     AF_BRIDGE, RTA_NH_ID, RTA_PREF, RTA_VIA, RTNH_F_ONLINK, family_of, read_ip, read_ip_of, read_mac,
@@ -51,18 +51,18 @@ impl Sight {
 fn read<T: RtaType, V>(
     within: &RtBuffer<T, Buffer>,
     number: u16,
-    read: impl Fn(&[u8]) -> Result<V, Undecodable>,
-) -> Result<Option<V>, Undecodable> {
+    read: impl Fn(&[u8]) -> Result<V, UnreadableMessage>,
+) -> Result<Option<V>, UnreadableMessage> {
     attribute(within, number).map(read).transpose()
 }
 
 /// A link index from a signed field; 0 and below mean none.
-fn link(index: i32) -> Result<LinkIndex, Undecodable> {
+fn link(index: i32) -> Result<LinkIndex, UnreadableMessage> {
     u32::try_from(index).map(LinkIndex).map_err(|_| "negative link index".into())
 }
 
 /// An address of a link; `None` if it is of another family than IPv4 and IPv6, or without an address.
-pub(super) fn address(message: &Message<'_>) -> Result<Option<LinkAddress>, Undecodable> {
+pub(super) fn address(message: &Message<'_>) -> Result<Option<LinkAddress>, UnreadableMessage> {
     let body: Ifaddrmsg = message.body_as()?;
     let Some(family) = family_of((*body.ifa_family()).into()) else { return Ok(None) };
     let attrs = body.rtattrs();
@@ -88,14 +88,14 @@ pub(super) fn address(message: &Message<'_>) -> Result<Option<LinkAddress>, Unde
 }
 
 /// An address as an object.
-pub(super) fn address_sight(message: &Message<'_>) -> Result<Sight, Undecodable> {
+pub(super) fn address_sight(message: &Message<'_>) -> Result<Sight, UnreadableMessage> {
     Ok(address(message)?.map_or(Sight::Irrelevant, |LinkAddress { link, addr, .. }| {
         Sight::Present(Object::Address(Address { link, addr }))
     }))
 }
 
 /// A neighbour or FDB entry.
-pub(super) fn neighbour_sight(message: &Message<'_>) -> Result<Sight, Undecodable> {
+pub(super) fn neighbour_sight(message: &Message<'_>) -> Result<Sight, UnreadableMessage> {
     let body: Ndmsg = message.body_as()?;
     match u8::from(*body.ndm_family()) {
         AF_BRIDGE => fdb(&body),
@@ -103,7 +103,7 @@ pub(super) fn neighbour_sight(message: &Message<'_>) -> Result<Sight, Undecodabl
     }
 }
 
-fn neighbour(body: &Ndmsg, family: Family) -> Result<Sight, Undecodable> {
+fn neighbour(body: &Ndmsg, family: Family) -> Result<Sight, UnreadableMessage> {
     let attrs = body.rtattrs();
     if body.ndm_flags().contains(Ntf::PROXY) {
         return Ok(Sight::Irrelevant);
@@ -117,7 +117,7 @@ fn neighbour(body: &Ndmsg, family: Family) -> Result<Sight, Undecodable> {
     })
 }
 
-fn fdb(body: &Ndmsg) -> Result<Sight, Undecodable> {
+fn fdb(body: &Ndmsg) -> Result<Sight, UnreadableMessage> {
     let attrs = body.rtattrs();
     let (dst, mac) =
         (read(attrs, libc::NDA_DST, read_ip)?, attribute(attrs, libc::NDA_LLADDR).and_then(read_mac));
@@ -147,7 +147,7 @@ fn fdb(body: &Ndmsg) -> Result<Sight, Undecodable> {
 ///
 /// For a route through a next-hop object, `next_hops` has gateway and link: the kernel reports them only if
 /// `net.ipv4.nexthop_compat_mode` is on. A route through an unknown object is not ours.
-pub(super) fn route_sight(message: &Message<'_>, next_hops: &NextHops) -> Result<Sight, Undecodable> {
+pub(super) fn route_sight(message: &Message<'_>, next_hops: &NextHops) -> Result<Sight, UnreadableMessage> {
     let body: Rtmsg = message.body_as()?;
     let Some(family) = family_of((*body.rtm_family()).into()) else { return Ok(Sight::Irrelevant) };
     let attrs = body.rtattrs();
@@ -184,12 +184,12 @@ pub(super) fn route_sight(message: &Message<'_>, next_hops: &NextHops) -> Result
     Ok(Sight::Present(Object::Route(route)))
 }
 
-fn table(body: &Rtmsg) -> Result<u32, Undecodable> {
+fn table(body: &Rtmsg) -> Result<u32, UnreadableMessage> {
     let short = u32::from(u8::from(*body.rtm_table()));
     Ok(read(body.rtattrs(), libc::RTA_TABLE, number)?.unwrap_or(short))
 }
 
-fn gateway(attrs: &RtBuffer<Rta, Buffer>, family: Family) -> Result<Option<IpAddr>, Undecodable> {
+fn gateway(attrs: &RtBuffer<Rta, Buffer>, family: Family) -> Result<Option<IpAddr>, UnreadableMessage> {
     let via = |payload: &[u8]| read_ip(payload.get(2..).unwrap_or(&[]));
     Ok(read(attrs, libc::RTA_GATEWAY, read_ip_of(family))?.or(read(attrs, RTA_VIA, via)?))
 }
@@ -219,7 +219,7 @@ fn is_plain(body: &Rtmsg, family: Family) -> bool {
 }
 
 /// The answer to a look-up, or a route in that form; `None` if it leads nowhere.
-pub(super) fn lookup(message: &Message<'_>) -> Result<Option<RouteLookup>, Undecodable> {
+pub(super) fn lookup(message: &Message<'_>) -> Result<Option<RouteLookup>, UnreadableMessage> {
     let body: Rtmsg = message.body_as()?;
     let family = family_of((*body.rtm_family()).into()).ok_or("route of an unknown family")?;
     if !matches!(body.rtm_type(), Rtn::Unicast | Rtn::Local | Rtn::Broadcast | Rtn::Multicast | Rtn::Anycast)
@@ -240,7 +240,10 @@ pub(super) fn lookup(message: &Message<'_>) -> Result<Option<RouteLookup>, Undec
 }
 
 /// The next hops of a multipath route (`struct rtnexthop`, each followed by attributes): link and gateway.
-fn next_hops_of(mut payload: &[u8], family: Family) -> Result<Vec<(LinkIndex, Option<IpAddr>)>, Undecodable> {
+fn next_hops_of(
+    mut payload: &[u8],
+    family: Family,
+) -> Result<Vec<(LinkIndex, Option<IpAddr>)>, UnreadableMessage> {
     const HEADER: usize = 8;
     let mut found = Vec::new();
     while !payload.is_empty() {
@@ -251,7 +254,7 @@ fn next_hops_of(mut payload: &[u8], family: Family) -> Result<Vec<(LinkIndex, Op
             &mut std::io::Cursor::new(&one[HEADER..]),
             len - HEADER,
         );
-        let attrs = attrs.map_err(|error| Undecodable(error.to_string().into()))?;
+        let attrs = attrs.map_err(|error| UnreadableMessage(error.to_string().into()))?;
         found.push((link, gateway(&attrs, family)?));
         payload = payload.get(len.next_multiple_of(4)..).unwrap_or(&[]);
     }
@@ -259,7 +262,7 @@ fn next_hops_of(mut payload: &[u8], family: Family) -> Result<Vec<(LinkIndex, Op
 }
 
 /// A default route of the main table; `None` if it is another route.
-pub(super) fn default_route(message: &Message<'_>) -> Result<Option<RouteLookup>, Undecodable> {
+pub(super) fn default_route(message: &Message<'_>) -> Result<Option<RouteLookup>, UnreadableMessage> {
     let body: Rtmsg = message.body_as()?;
     let is_default = *body.rtm_dst_len() == 0 && *body.rtm_type() == Rtn::Unicast;
     match route_sight(message, &NextHops::default())? {

@@ -12,7 +12,7 @@ use neli::{Size, ToBytes};
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::message::{Datagram, Message, Undecodable, Verdict, split};
+use super::message::{Datagram, Message, UnreadableMessage, Verdict, split};
 use super::socket::{DEADLINE, Socket, failed, is_lost};
 use crate::kernel::KernelError;
 
@@ -49,7 +49,7 @@ impl Dumps {
         kind: Rtm,
         filter: impl Fn() -> P,
         all: impl Fn() -> P,
-        decode: impl Fn(&Message<'_>) -> Result<Option<T>, Undecodable>,
+        decode: impl Fn(&Message<'_>) -> Result<Option<T>, UnreadableMessage>,
     ) -> Result<Vec<T>, KernelError> {
         let mut strict = true;
         for _ in 0..TRIES {
@@ -73,7 +73,7 @@ impl Dumps {
         what: &'static str,
         kind: Rtm,
         body: P,
-        decode: &impl Fn(&Message<'_>) -> Result<Option<T>, Undecodable>,
+        decode: &impl Fn(&Message<'_>) -> Result<Option<T>, UnreadableMessage>,
     ) -> Result<Attempt<T>, KernelError> {
         self.finish().await?;
         let seq = self.next;
@@ -84,19 +84,20 @@ impl Dumps {
         // Set only now, since a future that is dropped while it waits to send has started nothing.
         self.unfinished = Some(seq);
 
-        let malformed = |error: Undecodable| KernelError::Malformed { what, detail: error.to_string() };
+        let unreadable =
+            |error: UnreadableMessage| KernelError::Unreadable { what, detail: error.to_string() };
         let (mut list, mut interrupted) = (Vec::new(), false);
         loop {
             let port = self.socket.port();
             let messages = self.socket.receive_until(Instant::now() + DEADLINE).await;
             for message in split(messages.map_err(|error| failed(error, "receive", what))?) {
-                let message = message.map_err(malformed)?;
+                let message = message.map_err(unreadable)?;
                 if message.seq != seq || message.port != port {
                     continue;
                 }
                 interrupted |= message.flags.contains(NlmF::DUMP_INTR);
-                let Some(verdict) = message.verdict().map_err(malformed)? else {
-                    list.extend(decode(&message).map_err(malformed)?);
+                let Some(verdict) = message.verdict().map_err(unreadable)? else {
+                    list.extend(decode(&message).map_err(unreadable)?);
                     continue;
                 };
                 self.unfinished = None;

@@ -6,7 +6,7 @@ use tracing::{debug, warn};
 
 use super::decode::{self, Sight};
 use super::link;
-use super::message::{Message, Undecodable, split};
+use super::message::{Message, UnreadableMessage, split};
 use super::netconf;
 use super::next_hops::{self, NextHops};
 use super::socket::{Socket, is_lost};
@@ -97,7 +97,7 @@ pub(super) fn decode_all(datagram: &[u8], own: u32, next_hops: &mut NextHops, ev
             Ok(Some(KernelEvent::Overrun)) => overrun(events),
             Ok(event) => events.extend(event),
             Err(error) => {
-                debug!(%error, "notification of the kernel can't be decoded");
+                debug!(%error, "unreadable notification of the kernel");
                 overrun(events);
             }
         }
@@ -105,7 +105,7 @@ pub(super) fn decode_all(datagram: &[u8], own: u32, next_hops: &mut NextHops, ev
 }
 
 /// The event of a message; `None` if it is about something else.
-fn event(message: &Message<'_>, next_hops: &NextHops) -> Result<Option<KernelEvent>, Undecodable> {
+fn event(message: &Message<'_>, next_hops: &NextHops) -> Result<Option<KernelEvent>, UnreadableMessage> {
     Ok(match message.kind {
         Rtm::Newlink => link::link(message)?.map(KernelEvent::Link),
         Rtm::Dellink => link::gone(message)?.map(|(index, name)| KernelEvent::LinkGone(index, name)),

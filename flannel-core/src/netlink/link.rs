@@ -6,7 +6,7 @@ use neli::consts::rtnl::{Iff, Ifla, IflaInfo, RtAddrFamily, Rtm};
 use neli::rtnl::{Ifinfomsg, IfinfomsgBuilder, Rtattr};
 use neli::types::{Buffer, RtBuffer};
 
-use super::message::{Datagram, Message, Undecodable, attribute, attributes, number, string};
+use super::message::{Datagram, Message, UnreadableMessage, attribute, attributes, number, string};
 use super::wire::{attr, index, read_mac};
 use crate::addr::{LinkIndex, MacAddr, Mtu};
 use crate::kernel::{Link, LinkAttr, LinkKind, LinkOp, VxlanLink};
@@ -73,7 +73,7 @@ fn link_info(kind: &LinkKind) -> Rtattr<Ifla, Buffer> {
 }
 
 /// The kind of a link with its attributes; `None` for hardware.
-pub(super) fn kind(message: &Message<'_>) -> Result<Option<LinkKind>, Undecodable> {
+pub(super) fn kind(message: &Message<'_>) -> Result<Option<LinkKind>, UnreadableMessage> {
     let body: Ifinfomsg = message.body_as()?;
     let Some(info) = attribute(body.rtattrs(), libc::IFLA_LINKINFO).map(nested).transpose()? else {
         return Ok(None);
@@ -81,7 +81,7 @@ pub(super) fn kind(message: &Message<'_>) -> Result<Option<LinkKind>, Undecodabl
     kind_of(&info)
 }
 
-fn kind_of(info: &RtBuffer<u16, Buffer>) -> Result<Option<LinkKind>, Undecodable> {
+fn kind_of(info: &RtBuffer<u16, Buffer>) -> Result<Option<LinkKind>, UnreadableMessage> {
     let Some(name) = attribute(info, libc::IFLA_INFO_KIND).map(string) else { return Ok(None) };
     let data = attribute(info, libc::IFLA_INFO_DATA).map(nested).transpose()?;
     let attrs = data.iter().flat_map(attributes).map(|(number, value)| LinkAttr::new(number, value));
@@ -89,7 +89,7 @@ fn kind_of(info: &RtBuffer<u16, Buffer>) -> Result<Option<LinkKind>, Undecodable
 }
 
 /// A link; `None` for a message that is about a bridge port.
-pub(super) fn link(message: &Message<'_>) -> Result<Option<Link>, Undecodable> {
+pub(super) fn link(message: &Message<'_>) -> Result<Option<Link>, UnreadableMessage> {
     let body: Ifinfomsg = message.body_as()?;
     if *body.ifi_family() != RtAddrFamily::Unspecified {
         return Ok(None);
@@ -123,7 +123,7 @@ pub(super) fn link(message: &Message<'_>) -> Result<Option<Link>, Undecodable> {
 }
 
 /// The link that is gone; `None` for a message that is about a bridge port.
-pub(super) fn gone(message: &Message<'_>) -> Result<Option<(LinkIndex, String)>, Undecodable> {
+pub(super) fn gone(message: &Message<'_>) -> Result<Option<(LinkIndex, String)>, UnreadableMessage> {
     let body: Ifinfomsg = message.body_as()?;
     if *body.ifi_family() != RtAddrFamily::Unspecified {
         return Ok(None);
@@ -132,11 +132,11 @@ pub(super) fn gone(message: &Message<'_>) -> Result<Option<(LinkIndex, String)>,
     Ok(Some((index_of(&body)?, name)))
 }
 
-fn index_of(body: &Ifinfomsg) -> Result<LinkIndex, Undecodable> {
+fn index_of(body: &Ifinfomsg) -> Result<LinkIndex, UnreadableMessage> {
     u32::try_from(*body.ifi_index()).map(LinkIndex).map_err(|_| "negative link index".into())
 }
 
-fn nested(payload: &[u8]) -> Result<RtBuffer<u16, Buffer>, Undecodable> {
+fn nested(payload: &[u8]) -> Result<RtBuffer<u16, Buffer>, UnreadableMessage> {
     RtBuffer::from_bytes_with_input(&mut std::io::Cursor::new(payload), payload.len())
-        .map_err(|error| Undecodable(error.to_string().into()))
+        .map_err(|error| UnreadableMessage(error.to_string().into()))
 }

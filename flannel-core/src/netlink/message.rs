@@ -21,15 +21,15 @@ const ATTR_MSG: u16 = 1;
 
 /// A message that can't be decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Undecodable(pub(super) Cow<'static, str>);
+pub(super) struct UnreadableMessage(pub(super) Cow<'static, str>);
 
-impl From<&'static str> for Undecodable {
+impl From<&'static str> for UnreadableMessage {
     fn from(detail: &'static str) -> Self {
         Self(Cow::Borrowed(detail))
     }
 }
 
-impl std::fmt::Display for Undecodable {
+impl std::fmt::Display for UnreadableMessage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.0)
     }
@@ -102,7 +102,7 @@ impl Verdict {
 }
 
 /// Splits a datagram into its messages. If the rest can't be split, the last item is an error.
-pub(super) fn split(mut datagram: &[u8]) -> impl Iterator<Item = Result<Message<'_>, Undecodable>> {
+pub(super) fn split(mut datagram: &[u8]) -> impl Iterator<Item = Result<Message<'_>, UnreadableMessage>> {
     std::iter::from_fn(move || {
         if datagram.is_empty() {
             return None;
@@ -113,7 +113,7 @@ pub(super) fn split(mut datagram: &[u8]) -> impl Iterator<Item = Result<Message<
     })
 }
 
-fn first_message(datagram: &[u8]) -> Result<(Message<'_>, &[u8]), Undecodable> {
+fn first_message(datagram: &[u8]) -> Result<(Message<'_>, &[u8]), UnreadableMessage> {
     let len = u32_at(datagram, 0).ok_or("datagram shorter than a header")? as usize;
     let message = datagram.get(..len).filter(|message| message.len() >= HEADER);
     let message = message.ok_or("message length does not fit its datagram")?;
@@ -126,7 +126,7 @@ fn first_message(datagram: &[u8]) -> Result<(Message<'_>, &[u8]), Undecodable> {
 
 impl Message<'_> {
     /// The verdict, if this is an ACK, an error or the end of a dump.
-    pub(super) fn verdict(&self) -> Result<Option<Verdict>, Undecodable> {
+    pub(super) fn verdict(&self) -> Result<Option<Verdict>, UnreadableMessage> {
         let kind = u16::from(self.kind);
         let (is_error, is_done) = (kind == u16::from(Nlmsg::Error), kind == u16::from(Nlmsg::Done));
         if !is_error && !is_done {
@@ -147,9 +147,9 @@ impl Message<'_> {
     }
 
     /// Reads the body as one of neli's types.
-    pub(super) fn body_as<T: FromBytesWithInput<Input = usize>>(&self) -> Result<T, Undecodable> {
+    pub(super) fn body_as<T: FromBytesWithInput<Input = usize>>(&self) -> Result<T, UnreadableMessage> {
         T::from_bytes_with_input(&mut Cursor::new(self.body), self.body.len())
-            .map_err(|error| Undecodable(Cow::Owned(error.to_string())))
+            .map_err(|error| UnreadableMessage(Cow::Owned(error.to_string())))
     }
 }
 
@@ -183,7 +183,7 @@ pub(super) fn string(payload: &[u8]) -> String {
 }
 
 /// A `u32` in host order.
-pub(super) fn number(payload: &[u8]) -> Result<u32, Undecodable> {
+pub(super) fn number(payload: &[u8]) -> Result<u32, UnreadableMessage> {
     payload.try_into().map(u32::from_ne_bytes).map_err(|_| "attribute is no 32-bit number".into())
 }
 

@@ -6,7 +6,7 @@ use neli::FromBytesWithInput;
 use neli::consts::rtnl::Rtm;
 use neli::types::{Buffer, RtBuffer};
 
-use super::message::{Message, Undecodable, attribute, number};
+use super::message::{Message, UnreadableMessage, attribute, number};
 use super::wire::family_of;
 use crate::addr::{Family, LinkIndex};
 use crate::kernel::{ConfOf, Forwarding};
@@ -39,7 +39,7 @@ pub(super) fn of(family: Family) -> u32 {
 }
 
 /// The forwarding setting in a message; `None` if it is about something else.
-pub(super) fn forwarding(message: &Message<'_>) -> Result<Option<Forwarding>, Undecodable> {
+pub(super) fn forwarding(message: &Message<'_>) -> Result<Option<Forwarding>, UnreadableMessage> {
     let Some(family) = message.body.first().copied().and_then(family_of) else { return Ok(None) };
     let attrs = message.body.get(BODY..).ok_or("netconf message is too short")?;
     let attrs = RtBuffer::<u16, Buffer>::from_bytes_with_input(&mut Cursor::new(attrs), attrs.len())

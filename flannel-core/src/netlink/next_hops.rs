@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use neli::types::{Buffer, RtBuffer};
 use neli::{FromBytesWithInput, ToBytes};
 
-use super::message::{Message, Undecodable, attribute, attributes, number, u32_at};
+use super::message::{Message, UnreadableMessage, attribute, attributes, number, u32_at};
 use super::wire::{RTNH_F_ONLINK, attr, family, family_of, ip, read_ip_of};
 use crate::addr::{Family, LinkIndex};
 use crate::dataplane::{NextHop, Object, ObjectKey, ROUTE_PROTOCOL, Through};
@@ -177,7 +177,7 @@ impl NextHops {
         &mut self,
         message: &Message<'_>,
         events: &mut Vec<KernelEvent>,
-    ) -> Result<(), Undecodable> {
+    ) -> Result<(), UnreadableMessage> {
         let Some((number, entry)) = decode(message)? else {
             // It may be a group, for example, with an id that was one of ours.
             if let Some(number) = number_in(message)? {
@@ -228,18 +228,18 @@ fn body(family: u8, protocol: u8, flags: u32, attrs: &RtBuffer<u16, Buffer>) -> 
     Buffer::from(bytes.into_inner())
 }
 
-fn attributes_of(message: &Message<'_>) -> Result<RtBuffer<u16, Buffer>, Undecodable> {
+fn attributes_of(message: &Message<'_>) -> Result<RtBuffer<u16, Buffer>, UnreadableMessage> {
     let attrs = message.body.get(HEADER..).ok_or("next hop shorter than its header")?;
     RtBuffer::from_bytes_with_input(&mut Cursor::new(attrs), attrs.len())
-        .map_err(|error| Undecodable(error.to_string().into()))
+        .map_err(|error| UnreadableMessage(error.to_string().into()))
 }
 
-fn number_in(message: &Message<'_>) -> Result<Option<u32>, Undecodable> {
+fn number_in(message: &Message<'_>) -> Result<Option<u32>, UnreadableMessage> {
     attribute(&attributes_of(message)?, ID).map(number).transpose()
 }
 
 /// An object with its id; `None` for groups, blackholes and others without a link of their own.
-pub(super) fn decode(message: &Message<'_>) -> Result<Option<(u32, Entry)>, Undecodable> {
+pub(super) fn decode(message: &Message<'_>) -> Result<Option<(u32, Entry)>, UnreadableMessage> {
     let attrs = attributes_of(message)?;
     let (Some(id), Some(oif)) = (attribute(&attrs, ID), attribute(&attrs, OIF)) else { return Ok(None) };
     let Some(of) = family_of(message.body[0]) else { return Ok(None) };

@@ -22,7 +22,7 @@ use neli::consts::nl::NlmF;
 use neli::consts::socket::NlFamily;
 use tokio::time::Instant;
 
-use super::message::{Message, Undecodable, Verdict, split};
+use super::message::{Message, UnreadableMessage, Verdict, split};
 use super::socket::{DEADLINE, RECEIVE_BUFFER, Socket, failed};
 use crate::kernel::KernelError;
 
@@ -73,11 +73,11 @@ impl NfTables {
         loop {
             let replies = self.socket.receive_until(deadline).await;
             for reply in split(replies.map_err(|error| failed(error, "receive", what))?) {
-                let reply = reply.map_err(malformed)?;
+                let reply = reply.map_err(unreadable)?;
                 if reply.port != port || !(first..=last).contains(&reply.seq) {
                     continue;
                 }
-                let Some(verdict) = reply.verdict().map_err(malformed)? else { continue };
+                let Some(verdict) = reply.verdict().map_err(unreadable)? else { continue };
                 let ends = reply.seq == last || reply.seq == first && verdict.errno != 0;
                 if verdict.errno != 0 && failure.is_none() {
                     failure = Some(verdict);
@@ -160,7 +160,7 @@ impl NfTables {
         family: TableFamily,
         kind: u16,
         of: Option<(&str, Option<&str>)>,
-        decode: impl Fn(&Message<'_>) -> Result<Option<T>, Undecodable>,
+        decode: impl Fn(&Message<'_>) -> Result<Option<T>, UnreadableMessage>,
     ) -> Result<Vec<T>, KernelError> {
         for _ in 0..TRIES {
             let seq = self.numbers(1);
@@ -171,14 +171,14 @@ impl NfTables {
             while end.is_none() {
                 let messages = self.socket.receive_until(deadline).await;
                 for message in split(messages.map_err(|error| failed(error, "receive", what))?) {
-                    let message = message.map_err(malformed)?;
+                    let message = message.map_err(unreadable)?;
                     if message.seq != seq || message.port != port {
                         continue;
                     }
                     interrupted |= message.flags.contains(NlmF::DUMP_INTR);
-                    match message.verdict().map_err(malformed)? {
+                    match message.verdict().map_err(unreadable)? {
                         Some(verdict) => end = Some(verdict),
-                        None => list.extend(decode(&message).map_err(malformed)?),
+                        None => list.extend(decode(&message).map_err(unreadable)?),
                     }
                 }
             }
@@ -211,6 +211,6 @@ pub(super) fn every_way(message: &Message<'_>) {
     _ = super::ruleset::named(message);
 }
 
-fn malformed(Undecodable(detail): Undecodable) -> KernelError {
-    KernelError::Malformed { what: "an answer of nf_tables", detail: detail.into_owned() }
+fn unreadable(UnreadableMessage(detail): UnreadableMessage) -> KernelError {
+    KernelError::Unreadable { what: "an answer of nf_tables", detail: detail.into_owned() }
 }

@@ -8,7 +8,7 @@ use neli::consts::socket::NlFamily;
 use neli::types::{Buffer, RtBuffer};
 use tracing::{debug, warn};
 
-use super::message::{Message, Undecodable, attribute, split, string};
+use super::message::{Message, UnreadableMessage, attribute, split, string};
 use super::socket::{RECEIVE_BUFFER, Socket, is_lost};
 use crate::kernel::KernelError;
 use crate::netns::Netns;
@@ -105,13 +105,13 @@ impl RulesetEvents {
 fn note_all(datagram: &[u8], change: &mut RulesetChange) {
     for message in split(datagram) {
         if let Err(error) = message.and_then(|message| note(&message, change)) {
-            debug!(%error, "notification of nf_tables can't be decoded");
+            debug!(%error, "unreadable notification of nf_tables");
             change.unknown = true;
         }
     }
 }
 
-fn note(message: &Message<'_>, change: &mut RulesetChange) -> Result<(), Undecodable> {
+fn note(message: &Message<'_>, change: &mut RulesetChange) -> Result<(), UnreadableMessage> {
     let kind = u16::from(message.kind);
     if kind >> 8 != SUBSYSTEM {
         return Ok(());
@@ -127,7 +127,7 @@ fn note(message: &Message<'_>, change: &mut RulesetChange) -> Result<(), Undecod
 }
 
 /// The attributes of a notification; `None` for one about a new generation. The first byte of its body is the family.
-fn attributes_of(message: &Message<'_>) -> Result<Option<RtBuffer<u16, Buffer>>, Undecodable> {
+fn attributes_of(message: &Message<'_>) -> Result<Option<RtBuffer<u16, Buffer>>, UnreadableMessage> {
     let kind = u16::from(message.kind) & 0xff;
     if (NEW_GENERATION..=NEW_GENERATION + 1).contains(&kind) {
         return Ok(None);
@@ -150,7 +150,7 @@ pub(super) struct Named {
 }
 
 /// What a notification is about; `None` for one of a new generation.
-pub(super) fn named(message: &Message<'_>) -> Result<Option<Named>, Undecodable> {
+pub(super) fn named(message: &Message<'_>) -> Result<Option<Named>, UnreadableMessage> {
     let Some(attributes) = attributes_of(message)? else { return Ok(None) };
     let Some(table) = attribute(&attributes, TABLE).map(string) else { return Ok(None) };
     let second = attribute(&attributes, TABLE + 1).map(string);

@@ -8,7 +8,7 @@ use neli::rtnl::{Rtattr, RtattrBuilder};
 use neli::types::Buffer;
 use neli::{Size, ToBytes};
 
-use super::message::Undecodable;
+use super::message::UnreadableMessage;
 use crate::addr::{Family, LinkIndex, MacAddr};
 
 /// `AF_BRIDGE`: the family of FDB entries.
@@ -57,14 +57,14 @@ pub(super) fn ip(addr: IpAddr) -> Buffer {
 }
 
 /// Reads an address of either family.
-pub(super) fn read_ip(payload: &[u8]) -> Result<IpAddr, Undecodable> {
+pub(super) fn read_ip(payload: &[u8]) -> Result<IpAddr, UnreadableMessage> {
     let v4 = || <[u8; 4]>::try_from(payload).map(IpAddr::from);
     let v6 = || <[u8; 16]>::try_from(payload).map(IpAddr::from);
     v4().or_else(|_| v6()).map_err(|_| "attribute is no IP address".into())
 }
 
 /// Reads an address of one family.
-pub(super) fn read_ip_of(family: Family) -> impl Fn(&[u8]) -> Result<IpAddr, Undecodable> {
+pub(super) fn read_ip_of(family: Family) -> impl Fn(&[u8]) -> Result<IpAddr, UnreadableMessage> {
     move |payload| {
         let addr = read_ip(payload)?;
         if Family::of(addr) == family { Ok(addr) } else { Err("address of another family".into()) }

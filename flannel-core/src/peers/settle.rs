@@ -230,7 +230,7 @@ impl PeerTable {
         }
         entry.is_programmed = true;
         self.programmed += 1;
-        self.held.add(&entry.peer);
+        self.programmed_by_family.add(&entry.peer);
         for object in entry.peer.objects.clone() {
             self.want_object(object);
         }

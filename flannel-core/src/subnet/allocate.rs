@@ -264,9 +264,9 @@ impl<'a> Mine<'a> {
             return Ok(Decision::Adopt(own.clone()));
         }
         let old = mine().min_by_key(|record| self.rank(record));
-        let is_ours_again = |key: &LeaseKey| old.is_none() && is_garbled(config, listing, *key);
-        if let Some(garbled) = self.applicant.identity.wishes().find(is_ours_again) {
-            return Ok(Decision::Reclaim(garbled));
+        let is_ours_again = |key: &LeaseKey| old.is_none() && is_unreadable(config, listing, *key);
+        if let Some(unreadable) = self.applicant.identity.wishes().find(is_ours_again) {
+            return Ok(Decision::Reclaim(unreadable));
         }
         let new = self.new_key(config, listing, old.map(|old| old.lease.key), rng)?;
         Ok(match old {
@@ -364,7 +364,7 @@ fn without_absurd<'a>(
 }
 
 /// Whether there is an unreadable record with this key, the key fits, and no other record conflicts with it.
-fn is_garbled(config: &NetworkConfig, listing: &Listing, key: LeaseKey) -> bool {
+fn is_unreadable(config: &NetworkConfig, listing: &Listing, key: LeaseKey) -> bool {
     fits(config, key)
         && listing.taken.iter().any(|taken| taken.key == key)
         && !listing.taken.iter().any(|taken| taken.key != key && overlaps(taken.key, key))

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use neli::FromBytesWithInput;
 use neli::types::{Buffer, RtBuffer};
 
-use super::super::message::{Message, Undecodable, attribute, attributes, string};
+use super::super::message::{Message, UnreadableMessage, attribute, attributes, string};
 use super::encode::{NEW_CHAIN, NEW_ELEMENTS, NEW_RULE, NEW_SET, NEW_TABLE, SET_DYNAMIC, key_type};
 use super::value::{Counted, Hook, Key, Place, Set, TableFamily};
 use crate::addr::Family;
@@ -17,15 +17,15 @@ const HEADER: usize = 4;
 
 type Attributes = RtBuffer<u16, Buffer>;
 /// A value with the name of its table; `None` for another kind of message.
-type InTable<T> = Result<Option<(String, T)>, Undecodable>;
+type InTable<T> = Result<Option<(String, T)>, UnreadableMessage>;
 
-fn parse(bytes: &[u8]) -> Result<Attributes, Undecodable> {
+fn parse(bytes: &[u8]) -> Result<Attributes, UnreadableMessage> {
     Attributes::from_bytes_with_input(&mut Cursor::new(bytes), bytes.len())
         .map_err(|_| "broken attributes".into())
 }
 
 /// The attributes of a message of this kind, if it is about a table of one of our families.
-fn of_kind(message: &Message<'_>, kind: u16) -> Result<Option<Attributes>, Undecodable> {
+fn of_kind(message: &Message<'_>, kind: u16) -> Result<Option<Attributes>, UnreadableMessage> {
     let (header, rest) = message.body.split_at_checked(HEADER).ok_or("message shorter than its header")?;
     if u16::from(message.kind) & 0xff != kind || family(header[0]).is_none() {
         return Ok(None);
@@ -37,15 +37,15 @@ pub(super) fn family(number: u8) -> Option<TableFamily> {
     [TableFamily::Inet, TableFamily::Netdev].into_iter().find(|family| family.number() == number)
 }
 
-fn number(payload: &[u8]) -> Result<u32, Undecodable> {
+fn number(payload: &[u8]) -> Result<u32, UnreadableMessage> {
     payload.try_into().map(u32::from_be_bytes).map_err(|_| "attribute is no 32-bit number".into())
 }
 
-fn long(payload: &[u8]) -> Result<u64, Undecodable> {
+fn long(payload: &[u8]) -> Result<u64, UnreadableMessage> {
     payload.try_into().map(u64::from_be_bytes).map_err(|_| "attribute is no 64-bit number".into())
 }
 
-fn text(within: &Attributes, kind: u16) -> Result<String, Undecodable> {
+fn text(within: &Attributes, kind: u16) -> Result<String, UnreadableMessage> {
     attribute(within, kind).map(string).ok_or_else(|| "a name is missing".into())
 }
 
@@ -63,7 +63,7 @@ pub(super) fn chain(message: &Message<'_>) -> InTable<(String, Place)> {
     Ok(Some((text(&attrs, 1)?, (text(&attrs, 3)?, place.unwrap_or(Place::Jumped)))))
 }
 
-fn place(hook: &[u8], chain: &Attributes) -> Result<Place, Undecodable> {
+fn place(hook: &[u8], chain: &Attributes) -> Result<Place, UnreadableMessage> {
     let nested = parse(hook)?;
     let [hook, priority] = [1, 2].map(|kind| attribute(&nested, kind).map(number));
     let (Some(hook), Some(priority)) = (hook, priority) else { return Ok(Place::Otherwise) };
@@ -75,7 +75,7 @@ fn place(hook: &[u8], chain: &Attributes) -> Result<Place, Undecodable> {
 }
 
 /// The table of a rule, its chain, and its comment; an empty one if it has none.
-pub(super) fn rule(message: &Message<'_>) -> Result<Option<(String, String, String)>, Undecodable> {
+pub(super) fn rule(message: &Message<'_>) -> Result<Option<(String, String, String)>, UnreadableMessage> {
     let Some(attrs) = of_kind(message, NEW_RULE)? else { return Ok(None) };
     let comment = attribute(&attrs, 7).and_then(comment).unwrap_or_default();
     Ok(Some((text(&attrs, 1)?, text(&attrs, 2)?, comment)))
@@ -115,7 +115,7 @@ pub(super) fn set(message: &Message<'_>) -> InTable<Option<Set>> {
 }
 
 /// Elements of a set.
-pub(super) fn elements(message: &Message<'_>) -> Result<Option<Vec<Counted>>, Undecodable> {
+pub(super) fn elements(message: &Message<'_>) -> Result<Option<Vec<Counted>>, UnreadableMessage> {
     let Some(attrs) = of_kind(message, NEW_ELEMENTS)? else { return Ok(None) };
     let Some(list) = attribute(&attrs, 3) else { return Ok(None) };
     let mut elements = Vec::new();
@@ -125,7 +125,7 @@ pub(super) fn elements(message: &Message<'_>) -> Result<Option<Vec<Counted>>, Un
     Ok(Some(elements))
 }
 
-fn element(attrs: &Attributes) -> Result<Option<Counted>, Undecodable> {
+fn element(attrs: &Attributes) -> Result<Option<Counted>, UnreadableMessage> {
     let Some(key) = attribute(attrs, 1).map(parse).transpose()? else { return Ok(None) };
     let key = attribute(&key, 1).ok_or("an element without a value")?;
     let (addr, other) = match key.len() {
@@ -150,10 +150,11 @@ fn element(attrs: &Attributes) -> Result<Option<Counted>, Undecodable> {
     Ok(Some(Counted { addr, other, packets: packets.unwrap_or_default() }))
 }
 
-fn addr(bytes: &[u8]) -> Result<IpAddr, Undecodable> {
+fn addr(bytes: &[u8]) -> Result<IpAddr, UnreadableMessage> {
     if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
         return Ok(Ipv4Addr::from(v4).into());
     }
-    let v6 = <[u8; 16]>::try_from(bytes).map_err(|_| Undecodable::from("an element that is no address"))?;
+    let v6 =
+        <[u8; 16]>::try_from(bytes).map_err(|_| UnreadableMessage::from("an element that is no address"))?;
     Ok(Ipv6Addr::from(v6).into())
 }

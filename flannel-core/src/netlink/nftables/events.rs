@@ -3,7 +3,7 @@
 use neli::consts::socket::NlFamily;
 use tracing::{debug, warn};
 
-use super::super::message::{Message, Undecodable, split};
+use super::super::message::{Message, UnreadableMessage, split};
 use super::super::ruleset::{GROUP, PAUSE, SUBSYSTEM, named};
 use super::super::socket::{RECEIVE_BUFFER, Socket, is_lost};
 use super::decode::family;
@@ -44,7 +44,7 @@ impl TableEvents {
                     for message in split(datagram) {
                         let noted = message.and_then(|it| note(&it, table, sets, port, &mut change));
                         if let Err(error) = noted {
-                            debug!(%error, "notification of nf_tables can't be decoded");
+                            debug!(%error, "unreadable notification of nf_tables");
                             change = TableChange { structure: true, elements: true };
                         }
                     }
@@ -70,7 +70,7 @@ fn note(
     sets: &[&str],
     port: u32,
     change: &mut TableChange,
-) -> Result<(), Undecodable> {
+) -> Result<(), UnreadableMessage> {
     if message.port == port || u16::from(message.kind) >> 8 != SUBSYSTEM {
         return Ok(());
     }

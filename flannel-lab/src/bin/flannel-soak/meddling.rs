@@ -14,7 +14,7 @@ pub(crate) struct Meddling {
 }
 
 /// Values that nobody can read, whatever the annotation.
-const GARBLED: [&str; 2] = ["nowhere", "{"];
+const UNREADABLE: [&str; 2] = ["nowhere", "{"];
 
 impl Meddling {
     /// All that can be done, in these families.
@@ -30,8 +30,8 @@ impl Meddling {
                 if *v6 { ("public-ipv6", "backend-v6-data") } else { ("public-ip", "backend-data") };
             // A host that is none of the nodes and none of those that exist in the store alone.
             let elsewhere = if *v6 { "fd00:77::249" } else { "192.168.77.249" };
-            put(ip, &[None, Some(elsewhere), Some(GARBLED[0])]);
-            put(data, &[None, Some(GARBLED[1])]);
+            put(ip, &[None, Some(elsewhere), Some(UNREADABLE[0])]);
+            put(data, &[None, Some(UNREADABLE[1])]);
             if backend == Backend::Vxlan {
                 put(data, &[Some(r#"{"VNI":1,"VtepMAC":"02:de:ad:00:be:ef"}"#)]);
             }
@@ -41,7 +41,7 @@ impl Meddling {
 
     /// Whether others can tell that the record is broken, and so keep what it said last.
     pub(crate) fn is_unreadable(self) -> bool {
-        self.value.is_some_and(|value| GARBLED.contains(&value))
+        self.value.is_some_and(|value| UNREADABLE.contains(&value))
     }
 }
 

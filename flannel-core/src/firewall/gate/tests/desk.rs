@@ -134,13 +134,13 @@ proptest! {
     #[test]
     fn the_changes_lead_to_what_is_published(steps in prop::collection::vec((1..5_u8, 0..4_u8, any::<bool>()), 1..60)) {
         let (desk, mut table, mut there) = (desk(), LeaseTable::default(), BTreeSet::new());
-        for (node, addr, audit) in steps {
+        for (node, addr, resync) in steps {
             let update = match addr {
                 0 => LeaseUpdate::Removed(format!("10.1.{node}.0-24")),
                 addr => LeaseUpdate::Put(lease(node, &format!("192.0.2.{addr}"))),
             };
             desk.leases(&table.apply(update), true, false);
-            let Moves { add, delete, .. } = desk.shared.known().moves(&there, audit, &v4());
+            let Moves { add, delete, .. } = desk.shared.known().moves(&there, resync, &v4());
             there.extend(add);
             for addr in delete {
                 prop_assert!(there.remove(&addr), "it is there");
