@@ -23,8 +23,8 @@ pub(crate) fn peer(
     for (family, subnet) in lease.key.subnets().iter() {
         peer.claims.push(Claim::Subnet(*subnet));
         let (Some(link), Some(_)) = (link, ours.get(family)) else { continue };
-        let unreadable = |what: String| PeerError::Unreadable(format!("{family}: {what}"));
-        let node = attrs.underlay(family).map_err(&unreadable)?;
+        let unreadable = |why| PeerError::Unreadable(format!("{family}: {why}"));
+        let node = attrs.underlay(family).map_err(unreadable)?;
         peer.claims.push(Claim::Underlay(node));
         peer.objects.push(Object::Route(Route::by_node(*subnet, node, link)));
     }

@@ -65,7 +65,7 @@ pub(crate) fn peer(lease: &Lease, paths: &Paths<'_>) -> Result<Peer, PeerError> 
         peer.claims.push(Claim::Subnet(*subnet));
         let Some(link) = links.get(family) else { continue };
         let unreadable = |what: &str| PeerError::Unreadable(format!("{family}: {what}"));
-        let underlay = attrs.underlay(family).map_err(|why| unreadable(&why))?;
+        let underlay = attrs.underlay(family).map_err(|why| unreadable(&why.to_string()))?;
         let field = data_field(family);
         let bad = |why: &str| unreadable(&format!("{field} {why}; {}", LeaseAttrs::MEND));
         let data = attrs.backend_data.get(family).ok_or_else(|| bad("is missing"))?;

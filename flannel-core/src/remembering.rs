@@ -34,6 +34,34 @@ use crate::subnet::{ConfigStream, Identity, LeaseStream, Remedy, StoreStatus, Su
 /// How long the store may take to answer the first question before the stored state is used.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// Why a stored state can't stand in for the store. Each text is about the state file.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MemoryError {
+    /// It lacks config or lease.
+    #[error("it has no config and no lease, since an older agent wrote it")]
+    Incomplete,
+    /// It is of another store.
+    #[error("it is of the store {stored:?}, but this agent uses {used:?}")]
+    OtherStore {
+        /// The store that it is of.
+        stored: String,
+        /// The store that this agent uses.
+        used: String,
+    },
+    /// Its parts are of two backends.
+    #[error("it is of backend {stored:?}, but its config says {configured:?}")]
+    OtherBackend {
+        /// The backend that it is of.
+        stored: String,
+        /// The backend that its config names.
+        configured: String,
+    },
+    /// Its lease lies outside of the networks that its config names.
+    #[error("its lease {0} does not fit its config")]
+    LeaseOutside(LeaseKey),
+}
+
 /// What an earlier run knew of the store, which is enough to start from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Memory {
@@ -48,22 +76,20 @@ pub struct Memory {
 
 impl Memory {
     /// The memory from a stored state, if that is of this store (`place`, see [`SubnetManager::place`]) and consistent.
-    /// The error says why not. Without [`Self::stored_on`] it is used only at the address that it names.
-    pub fn of(state: &State, place: &str) -> Result<Self, String> {
+    /// Without [`Self::stored_on`] it is used only at the address that it names.
+    pub fn of(state: &State, place: &str) -> Result<Self, MemoryError> {
         let (Some(config), Some(own)) = (&state.config, &state.own) else {
-            return Err("it has no config and no lease, since an older agent wrote it".to_owned());
+            return Err(MemoryError::Incomplete);
         };
         if state.store != place {
-            return Err(format!("it is of the store {:?}, but this agent uses {place:?}", state.store));
+            return Err(MemoryError::OtherStore { stored: state.store.clone(), used: place.to_owned() });
         }
         if state.backend != config.backend.kind {
-            return Err(format!(
-                "it is of backend {:?}, but its config says {:?}",
-                state.backend, config.backend.kind
-            ));
+            let (stored, configured) = (state.backend.clone(), config.backend.kind.clone());
+            return Err(MemoryError::OtherBackend { stored, configured });
         }
         if !fits(config, own.key) {
-            return Err(format!("its lease {} does not fit its config", own.key));
+            return Err(MemoryError::LeaseOutside(own.key));
         }
         let peers = state.leases.values().cloned().collect();
         let (config, own, saved) = (config.clone(), own.clone(), state.saved);

@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 pub use host::{HostIdentity, StoredOn};
 pub use keeper::Keeper;
+pub use wire::StateError;
 
 use crate::addr::{MacAddr, PerFamily, Subnet, Vni};
 use crate::atomic_file;
@@ -105,8 +106,8 @@ impl State {
         wire::encode(self, self.saved)
     }
 
-    /// Reads the bytes of a file; the error says what is wrong with them.
-    pub fn decode(bytes: &[u8]) -> Result<Self, String> {
+    /// Reads the bytes of a file.
+    pub fn decode(bytes: &[u8]) -> Result<Self, StateError> {
         wire::decode(bytes)
     }
 
@@ -163,6 +164,6 @@ pub fn read(path: &Path) -> Recalled {
     };
     match State::decode(&bytes) {
         Ok(state) => Recalled { state: Some(state), problem: None },
-        Err(problem) => Recalled { state: None, problem: Some(problem) },
+        Err(error) => Recalled { state: None, problem: Some(error.to_string()) },
     }
 }

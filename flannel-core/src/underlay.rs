@@ -21,7 +21,7 @@ use std::net::IpAddr;
 use tracing::info;
 
 pub use chosen::{NoAddress, Underlay};
-pub use decide::decide;
+pub use decide::{BadRegex, check_regex, decide};
 pub(crate) use follow::{Change, Follower};
 pub use follow::{SETTLED, SETTLED_ELSEWHERE, Standing, review};
 pub use needed::{Needed, Use, hides};
@@ -41,7 +41,22 @@ pub struct HostLinks {
     /// The default routes of each enabled family, in the kernel's order.
     pub defaults: PerFamily<Vec<RouteLookup>>,
     /// The route to `can_reach`, or why there is none.
-    pub reach: Result<RouteLookup, String>,
+    pub reach: Result<RouteLookup, NoRoute>,
+}
+
+/// Why there is no route to the address that the underlay should reach.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NoRoute {
+    /// No address was named.
+    #[error("not asked for")]
+    NotAsked,
+    /// The kernel has none.
+    #[error("no route leads there")]
+    None,
+    /// The kernel refused the look-up.
+    #[error("{0}")]
+    Refused(String),
 }
 
 /// The chosen underlay, and the candidates that were tried before.
@@ -84,6 +99,14 @@ pub enum UnderlayError {
         lost: Vec<Lost>,
         /// The host's links with their addresses.
         host: String,
+    },
+    /// One of [`UnderlayOptions::iface_regexes`] is none.
+    #[error("{pattern:?} is not a regular expression for interfaces")]
+    Regex {
+        /// The text.
+        pattern: String,
+        /// What is wrong with it.
+        source: BadRegex,
     },
 }
 
@@ -139,11 +162,11 @@ pub(crate) async fn gather(
         *defaults.get_mut(*family) = Some(kernel.default_routes(*family).await?);
     }
     let reach = match options.can_reach {
-        None => Err("not asked for".to_owned()),
+        None => Err(NoRoute::NotAsked),
         // A refused look-up concerns only this candidate, so the others are still tried.
         Some(dst) => match kernel.lookup(dst).await {
-            Ok(route) => route.ok_or_else(|| "no route leads there".to_owned()),
-            Err(error) => Err(error.to_string()),
+            Ok(route) => route.ok_or(NoRoute::None),
+            Err(error) => Err(NoRoute::Refused(error.to_string())),
         },
     };
     Ok(HostLinks { links: kernel.links().await?, addresses: kernel.addresses().await?, defaults, reach })

@@ -122,7 +122,8 @@ impl AgentBuilder {
     /// Starts the agent as tasks of the current tokio runtime. It does not block: the tasks wait for store, config and
     /// lease, and try again.
     ///
-    /// It fails without a runtime, or without netlink sockets (the agent needs `CAP_NET_ADMIN`).
+    /// It fails without a runtime, without netlink sockets (the agent needs `CAP_NET_ADMIN`), or if a regular expression
+    /// for the underlay's interface is none.
     ///
     /// # Panics
     /// If the runtime was built without I/O (`enable_io`). The agent also needs time (`enable_time`).
@@ -130,6 +131,7 @@ impl AgentBuilder {
         if Handle::try_current().is_err() {
             return Err(Failure::NoRuntime.into());
         }
+        self.0.underlay.check().map_err(Failure::from)?;
         let netns = self.0.netns().map_err(Failure::from)?;
         let kernel = self.0.place.open_kernel(&netns).map_err(Failure::from)?;
         // The tasks may run on threads in other namespaces.

@@ -71,8 +71,8 @@ pub(super) fn stand_in(
 ) -> Option<Memory> {
     match Memory::of(state?, place) {
         Ok(memory) => Some(memory.stored_on(stored_on)),
-        Err(why) => {
-            journal.emit(AgentEvent::NoStandIn { why });
+        Err(error) => {
+            journal.emit(AgentEvent::NoStandIn { why: error.to_string() });
             None
         }
     }

@@ -75,6 +75,44 @@ pub enum AttrsError {
     },
 }
 
+/// An address at which no node can be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{addr} is {kind} address, which no node has")]
+#[non_exhaustive]
+pub struct UnusableAddress {
+    /// The address.
+    pub addr: IpAddr,
+    /// What kind of address it is, with an article.
+    pub kind: &'static str,
+}
+
+impl UnusableAddress {
+    /// Refuses an address to which packets for a node can't be sent.
+    pub fn check(addr: IpAddr) -> Result<IpAddr, Self> {
+        unusable(addr).map_or(Ok(addr), |kind| Err(Self { addr, kind }))
+    }
+}
+
+/// Why a lease has no underlay address of a family to which packets can be sent, and what an operator does about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NodeAddressError {
+    /// There is none.
+    #[error("{field} is missing; {}", LeaseAttrs::MEND)]
+    Missing {
+        /// The member of the value that should have it.
+        field: &'static str,
+    },
+    /// No node can have it.
+    #[error("{field} {address}; {}", LeaseAttrs::MEND)]
+    Unusable {
+        /// The member of the value that has it.
+        field: &'static str,
+        /// The address.
+        address: UnusableAddress,
+    },
+}
+
 /// The value as serde writes it. The fields and their order are upstream's.
 #[derive(Serialize)]
 struct Wire<'a> {
@@ -106,13 +144,10 @@ impl LeaseAttrs {
     }
 
     /// The underlay address of a family, if packets can be sent to it; else what is wrong.
-    pub fn underlay(&self, family: Family) -> Result<IpAddr, String> {
-        let (field, mend) = (Self::address_field(family), Self::MEND);
-        let addr = *self.public_ips.get(family).ok_or_else(|| format!("{field} is missing; {mend}"))?;
-        match unusable(addr) {
-            Some(kind) => Err(format!("{field} {addr} is {kind} address, which no node has; {mend}")),
-            None => Ok(addr),
-        }
+    pub fn underlay(&self, family: Family) -> Result<IpAddr, NodeAddressError> {
+        let field = Self::address_field(family);
+        let addr = *self.public_ips.get(family).ok_or(NodeAddressError::Missing { field })?;
+        UnusableAddress::check(addr).map_err(|address| NodeAddressError::Unusable { field, address })
     }
 
     /// The value as Go flannel writes it: compact, in its order, `0.0.0.0` for no IPv4.

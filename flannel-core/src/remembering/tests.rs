@@ -208,7 +208,7 @@ fn a_memory_that_does_not_fit_is_refused_with_a_word() {
         (whole, "does not fit"),
         (dual, "does not fit"),
     ] {
-        let error = Memory::of(&state, "").unwrap_err();
+        let error = Memory::of(&state, "").unwrap_err().to_string();
         assert!(error.contains(word), "{error}");
     }
 }

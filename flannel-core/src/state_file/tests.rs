@@ -51,7 +51,7 @@ fn any_damage_makes_it_none_with_a_word() {
         (&newer, "version 3 of another agent; this one reads up to 2"),
     ] {
         let error = State::decode(text.as_bytes()).unwrap_err();
-        assert!(error.contains(word), "{text}: {error}");
+        assert!(error.to_string().contains(word), "{text}: {error}");
     }
 }
 
@@ -105,7 +105,7 @@ fn what_is_sealed_well_but_hostile_is_none_with_a_word() {
         let bad = good.replace(from, to);
         assert_ne!(bad, good, "{from}");
         let error = State::decode(sealed(2, &bad).as_bytes()).unwrap_err();
-        assert!(error.contains(word), "{to}: {error}");
+        assert!(error.to_string().contains(word), "{to}: {error}");
     }
     // One bad peer is not known; the others are.
     let bad = good.replace("10.5.9.0-24&", "10.5.9.0-33&");

@@ -9,14 +9,43 @@ use serde_json::value::RawValue;
 
 use super::{Device, State};
 use crate::addr::{Family, MacAddr, PerFamily, Subnet};
-use crate::config::{LeaseSource, NetworkConfig};
+use crate::config::{ConfigError, LeaseSource, NetworkConfig};
 use crate::gojson::GoObject;
-use crate::lease::{AgedLease, Ages, Lease, LeaseAttrs, LeaseKey};
+use crate::lease::{AgedLease, Ages, Lease, LeaseAttrs, LeaseKey, LeaseKeyError, UnreadableRecord};
 use crate::secret::json_error;
 
 /// The version that is written. Another format gets another number. Version 1 had no config, and addresses of nodes
 /// instead of leases.
 const VERSION: u32 = 2;
+
+/// Why the bytes of a state file can't be used. Each text goes on after the name of the file.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StateError {
+    /// They are not JSON, or not that of a state. The text has positions only, since the config in it may hold secrets.
+    #[error("is no state of an agent: {0}")]
+    Json(String),
+    /// An agent of another version wrote it.
+    #[error("has version {0} of another agent; this one reads up to {VERSION}")]
+    Version(u32),
+    /// The checksum differs.
+    #[error("is damaged: its checksum does not fit")]
+    Damaged,
+    /// The key of a node in a file of an older agent is none.
+    #[error("has the node {key:?}: {source}")]
+    Node {
+        /// The key.
+        key: String,
+        /// What is wrong with it.
+        source: LeaseKeyError,
+    },
+    /// The network config in it can't be used.
+    #[error("has a config that can't be used: {0}")]
+    Config(ConfigError),
+    /// The lease of the node itself is unreadable.
+    #[error("has an own lease that can't be used: {0}")]
+    Own(UnreadableRecord),
+}
 
 #[derive(Deserialize)]
 struct Envelope {
@@ -93,8 +122,8 @@ impl WireLease {
         }
     }
 
-    fn read(&self, key: &str) -> Result<Lease, String> {
-        Lease::decode(key, self.attrs.get().as_bytes(), self.created).map_err(|bad| bad.to_string())
+    fn read(&self, key: &str) -> Result<Lease, UnreadableRecord> {
+        Lease::decode(key, self.attrs.get().as_bytes(), self.created)
     }
 }
 
@@ -129,22 +158,21 @@ fn seal(version: u32, state: &mut String) {
     state.push('}');
 }
 
-pub(super) fn decode(bytes: &[u8]) -> Result<State, String> {
+pub(super) fn decode(bytes: &[u8]) -> Result<State, StateError> {
     let envelope: Envelope = serde_json::from_slice(bytes).map_err(bad)?;
     if ![1, VERSION].contains(&envelope.version) {
-        let version = envelope.version;
-        return Err(format!("has version {version} of another agent; this one reads up to {VERSION}"));
+        return Err(StateError::Version(envelope.version));
     }
     if envelope.checksum != checksum(envelope.state.get()) {
-        return Err("is damaged: its checksum does not fit".to_owned());
+        return Err(StateError::Damaged);
     }
     if envelope.version == 1 { decode_v1(envelope.state.get()) } else { decode_v2(envelope.state.get()) }
 }
 
-fn decode_v1(text: &str) -> Result<State, String> {
+fn decode_v1(text: &str) -> Result<State, StateError> {
     let wire: WireV1 = serde_json::from_str(text).map_err(bad)?;
     let lease = |(key, ips): (String, Vec<IpAddr>)| {
-        let key: LeaseKey = key.parse().map_err(|error| format!("has the node {key:?}: {error}"))?;
+        let key: LeaseKey = key.parse().map_err(|source| StateError::Node { key, source })?;
         let attrs = LeaseAttrs { public_ips: per_family(&ips, Family::of), ..LeaseAttrs::default() };
         Ok((key, Arc::new(Lease { key, attrs, created: 0 }.into())))
     };
@@ -152,20 +180,19 @@ fn decode_v1(text: &str) -> Result<State, String> {
         backend: wire.backend,
         networks: per_family(&wire.networks, Subnet::family),
         devices: wire.devices,
-        leases: wire.nodes.into_iter().map(lease).collect::<Result<_, String>>()?,
+        leases: wire.nodes.into_iter().map(lease).collect::<Result<_, StateError>>()?,
         ..State::default()
     })
 }
 
-fn decode_v2(text: &str) -> Result<State, String> {
+fn decode_v2(text: &str) -> Result<State, StateError> {
     let wire: Wire<BTreeMap<String, WireLease>> = serde_json::from_str(text).map_err(bad)?;
     let config = |json: &RawValue| {
         // The stored config has all defaults written out, so it shows whether the store assigns subnets.
         let object = GoObject::parse(json.get()).unwrap_or_default();
         let has_range = ["SubnetLen", "IPv6SubnetLen"].iter().any(|name| object.raw(name).is_some());
         let source = if has_range { LeaseSource::Store } else { LeaseSource::Assigned };
-        let config = NetworkConfig::parse(json.get(), source);
-        config.map_err(|error| format!("has a config that can't be used: {error}"))
+        NetworkConfig::parse(json.get(), source).map_err(StateError::Config)
     };
     // A peer that can't be decoded is left out.
     let lease = |(key, lease): (&String, &WireLease)| {
@@ -173,9 +200,7 @@ fn decode_v2(text: &str) -> Result<State, String> {
         Some((aged.key, Arc::new(aged)))
     };
     let own_ages = wire.own.as_ref().map(|(_, own)| own.ages()).unwrap_or_default();
-    let own = |(key, lease): (String, WireLease)| {
-        lease.read(&key).map_err(|why| format!("has an own lease that can't be used: {why}"))
-    };
+    let own = |(key, lease): (String, WireLease)| lease.read(&key).map_err(StateError::Own);
     Ok(State {
         backend: wire.backend,
         networks: per_family(&wire.networks, Subnet::family),
@@ -193,9 +218,8 @@ fn decode_v2(text: &str) -> Result<State, String> {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "what `map_err` wants")]
-fn bad(error: serde_json::Error) -> String {
-    // The config in it may hold secrets.
-    format!("is no state of an agent: {}", json_error(&error))
+fn bad(error: serde_json::Error) -> StateError {
+    StateError::Json(json_error(&error))
 }
 
 /// The last value of each family.

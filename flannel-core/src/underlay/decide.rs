@@ -191,7 +191,7 @@ impl<'a> Search<'a> {
         let candidate = format!("route to {dst}");
         let route = match &self.host.reach {
             Ok(route) => *route,
-            Err(reason) => return self.lose(candidate, reason.clone()),
+            Err(reason) => return self.lose(candidate, reason.to_string()),
         };
         let link = self.link_of(&route, &candidate)?;
         // Upstream takes the route's source for IPv4 only: for IPv6 it may be a temporary address.
@@ -366,12 +366,22 @@ impl<'a> Search<'a> {
     }
 }
 
+/// A text that is not a regular expression.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct BadRegex(String);
+
+/// Checks one of [`UnderlayOptions::iface_regexes`] before it is needed. Patterns have the syntax of Go's RE2.
+pub fn check_regex(pattern: &str) -> Result<(), BadRegex> {
+    compile(pattern).map(drop)
+}
+
 /// Compiles a pattern with the character classes of Go's RE2, which are ASCII only.
-fn compile(pattern: &str) -> Result<Regex, String> {
+fn compile(pattern: &str) -> Result<Regex, BadRegex> {
     RegexBuilder::new(pattern).unicode(false).build().map_err(|error| {
         // The library marks the position over several lines; the last one has the error.
         let text = error.to_string();
-        text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
+        BadRegex(text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned())
     })
 }
 

@@ -98,7 +98,7 @@ fn review_with(host: &HostLinks, options: &UnderlayOptions, current: &Underlay, 
             };
             let why = match &error {
                 UnderlayError::NoneFits { lost, .. } => list(lost),
-                UnderlayError::Kernel(error) => error.to_string(),
+                error => error.to_string(),
             };
             Standing::Lost(format!("{what}, and there is no other ({why}); all stays as it is"))
         }

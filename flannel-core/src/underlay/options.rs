@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Needed, Overlay};
+use super::{Needed, Overlay, UnderlayError, check_regex};
 use crate::addr::{Family, PerFamily};
 use crate::config::NetworkConfig;
 
@@ -115,6 +115,14 @@ impl UnderlayOptions {
     #[must_use]
     pub fn needed(self, needed: Vec<Needed>) -> Self {
         Self { needed, ..self }
+    }
+
+    /// Checks what needs no look at the host.
+    pub(crate) fn check(&self) -> Result<(), UnderlayError> {
+        self.iface_regexes.iter().try_for_each(|pattern| {
+            let wrong = |source| UnderlayError::Regex { pattern: pattern.clone(), source };
+            check_regex(pattern).map_err(wrong)
+        })
     }
 
     /// The families for which an address is chosen.

@@ -62,7 +62,7 @@ pub(super) fn host() -> HostLinks {
         links: vec![link(4, "eth2"), link(2, "eth0"), link(1, "lo"), link(3, "eth1")],
         addresses: addresses.map(|(link, text)| addr(link, text)).to_vec(),
         defaults: PerFamily { v4: Some(vec![route(Some(2), 0)]), v6: Some(vec![route(Some(2), 1024)]) },
-        reach: Err("no route leads there".into()),
+        reach: Err(NoRoute::None),
     }
 }
 
@@ -172,7 +172,7 @@ fn ifaces_come_before_regexes_and_both_before_can_reach() {
     assert_eq!(short(&choice), "eth1 192.168.1.5 -");
     assert_eq!(choice.underlay.reason, "the route to 192.168.1.9 leaves by it");
     assert_eq!(choice.lost.len(), 2);
-    host.reach = Err("no route leads there".into());
+    host.reach = Err(NoRoute::None);
     assert!(chosen(&host, &options).ends_with("route to 192.168.1.9: no route leads there"));
 }
 
@@ -329,7 +329,7 @@ proptest! {
             defaults: PerFamily { v4: Some(routes.clone()), v6: Some(routes) },
             reach: reach
                 .map(|(link, source)| RouteLookup { source: Some(nth(source)), ..route(link, 0) })
-                .ok_or_else(String::new),
+                .ok_or(NoRoute::None),
         };
         let options = UnderlayOptions {
             families: [&[][..], V4, V6, DUAL][families].to_vec(),

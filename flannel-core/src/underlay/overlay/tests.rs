@@ -41,7 +41,7 @@ fn node() -> HostLinks {
         links,
         addresses: addresses.map(|(link, text)| addr(link, text)).to_vec(),
         defaults: PerFamily { v4: by(20, "10.0.0.1", 100), v6: by(20, "fe80::1", 1024) },
-        reach: Err("no route leads there".into()),
+        reach: Err(crate::underlay::NoRoute::None),
     }
 }
 
