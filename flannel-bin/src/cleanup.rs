@@ -14,6 +14,7 @@ use crate::{logs, registry, store};
 /// Cleans up, or says what that would do.
 pub(crate) fn run(options: CleanupOptions) -> ExitCode {
     logs::set_up(&options.common);
+    logs::name_unread_variables();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result =
         runtime.map_err(|error| format!("can't set up the process: {error}").into()).and_then(|runtime| {

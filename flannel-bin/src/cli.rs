@@ -7,6 +7,7 @@ mod shown;
 #[cfg(test)]
 mod tests;
 mod value;
+mod variables;
 
 use std::error::Error as _;
 
@@ -17,6 +18,7 @@ use flags::CommandLine;
 pub(crate) use flags::{CleanupOptions, Common, DockerOptions, InstallOptions, Options, Task};
 use go::Given;
 pub(crate) use value::{LogFormat, Part, Store, VModule};
+pub(crate) use variables::{Unread, unread as unread_variables};
 
 /// What the process is to do.
 #[derive(Debug)]
@@ -150,6 +152,14 @@ fn origin(name: &str, given: &[Given]) -> String {
     variable.unwrap_or_else(|| format!("--{name}"))
 }
 
+/// The value of a flag, as it was given.
+#[cfg(any(feature = "etcd", feature = "kube"))]
+fn value_of(name: &str, given: &[Given]) -> String {
+    // Of a flag that is given twice the last one counts.
+    let value = given.iter().rev().find(|given| given.name == name).and_then(|given| given.value.clone());
+    value.unwrap_or_default()
+}
+
 /// The flags that differ from their defaults, with secrets hidden.
 fn shown_of(given: &[Given], all: &clap::Command) -> String {
     let show = |Given { name, value, .. }: &Given| {
@@ -185,6 +195,34 @@ impl Common {
         }
         if self.etcd_certfile.is_some() != self.etcd_keyfile.is_some() {
             return Err("--etcd-certfile and --etcd-keyfile need each other".to_owned());
+        }
+        if !self.etcd_password.reveal().is_empty() && self.etcd_username.is_empty() {
+            let origin = origin("etcd-password", given);
+            return Err(format!("{origin} needs --etcd-username, since etcd asks for both"));
+        }
+        self.check_server(given)
+    }
+
+    /// Checks how the server of leases is named, as far as this build can ask one.
+    fn check_server(&self, given: &[Given]) -> Result<(), CliError> {
+        #[cfg(feature = "etcd")]
+        if self.store == Store::Etcd && !self.kube_subnet_mgr {
+            let check = |url| flannel_store_etcd::check_endpoint(url);
+            let wrong = |flannel_store_etcd::EndpointError { problem, .. }| {
+                let expected = format!("a list of endpoints like http://10.0.0.1:2379: one {problem}");
+                bad_value("etcd-endpoints", &value_of("etcd-endpoints", given), &expected, given)
+            };
+            self.etcd_endpoints.iter().try_for_each(check).map_err(wrong)?;
+        }
+        #[cfg(feature = "kube")]
+        if self.kube_subnet_mgr {
+            let bad = |name, expected: &str| bad_value(name, &value_of(name, given), expected, given);
+            let url = "an URL of an API server such as https://10.0.0.1:6443";
+            let checked = self.kube_api_url.iter().try_for_each(flannel_store_kube::check_api_url);
+            checked.map_err(|_| bad("kube-api-url", url))?;
+            let prefix = flannel_store_kube::AnnotationPrefix::parse(&self.kube_annotation_prefix);
+            let expected = "a prefix of annotations such as flannel.alpha.coreos.com";
+            prefix.map_err(|_| bad("kube-annotation-prefix", expected))?;
         }
         Ok(())
     }

@@ -35,6 +35,7 @@ fn in_our_words(error: AgentError) -> Box<dyn Error> {
 /// Runs the agent to its end.
 pub(crate) fn run(options: &Options) -> ExitCode {
     logs::set_up(&options.common);
+    logs::name_unread_variables();
     // This must be before other threads start, since each thread has capabilities of its own.
     if let Err(error) = privileges::raise_granted() {
         warn!(%error, "capabilities of the program's file can't be raised");

@@ -5,14 +5,14 @@ mod limits;
 use std::io::IsTerminal;
 use std::sync::Arc;
 
-use tracing::Level;
+use tracing::{Level, warn};
 use tracing_subscriber::filter::{LevelFilter, filter_fn};
 use tracing_subscriber::layer::{Filter, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt};
 
 use self::limits::Limited;
-use crate::cli::{Common, LogFormat, VModule};
+use crate::cli::{self, Common, LogFormat, VModule};
 
 /// Sets up the log of this process. Records of the `log` crate go there, too.
 pub(crate) fn set_up(flags: &Common) {
@@ -25,6 +25,17 @@ pub(crate) fn set_up(flags: &Common) {
         LogFormat::Json => quiet(fmt::layer()).json().flatten_event(true).boxed(),
     };
     tracing_subscriber::registry().with(Limited(layer, Arc::default()).with_filter(filter(levels))).init();
+}
+
+/// Warns of variables that look like the agent's and that it does not read.
+pub(crate) fn name_unread_variables() {
+    let environment = std::env::vars_os();
+    let environment = environment
+        .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()));
+    for cli::Unread { name, meant } in cli::unread_variables(environment) {
+        let meant = meant.map_or_else(|| "none like it; see flanneld --help".to_owned(), |meant| meant);
+        warn!(variable = name, meant, "variable has no effect: no flag is read from it");
+    }
 }
 
 /// The lines that are logged. By the hint, a line of a level that nobody asked for costs one comparison.

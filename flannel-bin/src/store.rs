@@ -94,7 +94,7 @@ mod tests {
     fn opened(api_url: Option<&str>, prefix: &str, vars: &[(&str, &str)]) -> Result<String, String> {
         let mut args = vec!["--kube-subnet-mgr".to_owned(), format!("--kube-annotation-prefix={prefix}")];
         args.extend(api_url.map(|url| format!("--kube-api-url={url}")));
-        let Ok(Command::Run(flags)) = cli::command(&args, |_| None) else { panic!("{args:?}") };
+        let Command::Run(flags) = cli::command(&args, |_| None)? else { panic!("{args:?}") };
         let vars: std::collections::HashMap<_, _> = vars.iter().copied().collect();
         let store = kube(&flags, |name| vars.get(name).map(|value| (*value).to_owned()));
         store.map(|store| store.place()).map_err(|error| flannel_core::error::chain(&*error))
@@ -138,7 +138,7 @@ mod tests {
         assert!(refused(url, prefix, &[("NODE_NAME", "")]).contains("NODE_NAME"));
         assert!(refused(None, prefix, &pod).contains("--kubeconfig-file"));
         assert!(refused(url, "org", &pod).contains("--kube-annotation-prefix"));
-        assert!(refused(Some("10.0.0.1"), prefix, &pod).contains("give an URL"));
+        assert!(refused(Some("10.0.0.1"), prefix, &pod).contains("an URL of an API server such as"));
         assert!(refused(url, prefix, &[("NODE_NAME", "a/../b")]).contains("a/../b"));
     }
 }

@@ -45,6 +45,7 @@ fn bad_command_lines_exit_2_and_say_why() {
             "not supported by this version: stack traces in the log (--log_backtrace_at); leave it out",
         ),
         (&["--ip-masq", "false"], &[], "did you mean --ip-masq=false?"),
+        (&[], &[("FLANNELD_IFACE_REGEX", "(")], "FLANNELD_IFACE_REGEX: \"(\" is not a regular expression"),
     ] {
         let output = flanneld(args, env);
         assert_eq!(output.status.code(), Some(2), "{args:?}");

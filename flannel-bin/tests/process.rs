@@ -217,11 +217,15 @@ fn a_taken_health_port_is_an_error() {
     let port = taken.local_addr().unwrap().port();
     let output = Command::new(FLANNELD)
         .env_clear()
+        // Misspelt ones have no effect, which is said without their values.
+        .env("FLANNELD_ETCD_PASWORD", "hunter2")
         .args(["--store=local:/nonexistent", "--healthz-ip=127.0.0.1", &format!("--healthz-port={port}")])
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(1));
     let log = String::from_utf8(output.stderr).unwrap();
+    assert!(log.contains("variable has no effect") && log.contains("FLANNELD_ETCD_PASSWORD"), "{log}");
+    assert!(!log.contains("hunter2"), "{log}");
     assert!(log.contains(&format!("health server can't listen on 127.0.0.1 port {port}")), "{log}");
 }
 

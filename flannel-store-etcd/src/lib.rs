@@ -33,7 +33,7 @@ use flannel_core::subnet::{Identity, LeaseStream, StoreStatus, SubnetError, Subn
 use self::client::Clients;
 use self::error::{CallError, Called};
 use self::keys::Keys;
-pub use self::options::{EndpointError, EtcdOptions, EtcdTimeouts, EtcdTls};
+pub use self::options::{EndpointError, EtcdOptions, EtcdTimeouts, EtcdTls, check_endpoint};
 
 /// The store in etcd. A clone shares connections and status.
 #[derive(Debug, Clone)]

@@ -122,6 +122,11 @@ pub struct EndpointError {
     pub problem: &'static str,
 }
 
+/// Checks an endpoint, before anything is asked of it.
+pub fn check_endpoint(endpoint: &ServerUrl) -> Result<(), EndpointError> {
+    endpoint_url(endpoint.reveal(), false).map(drop)
+}
+
 /// Checks an endpoint and gives it a scheme.
 pub(super) fn endpoint_url(text: &str, tls: bool) -> Result<String, EndpointError> {
     let bad = |problem| Err(EndpointError { endpoint: text.into(), problem });

@@ -314,6 +314,16 @@ fn in_cluster_url((host, port): &(String, u16)) -> Result<Uri, String> {
     parse_url(&ServerUrl::from(format!("https://{host}:{port}")))
 }
 
+/// A text that is not the URL of an API server.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ApiUrlError(String);
+
+/// Checks the URL of an API server, before anything is asked of it.
+pub fn check_api_url(url: &ServerUrl) -> Result<(), ApiUrlError> {
+    parse_url(url).map(drop).map_err(ApiUrlError)
+}
+
 pub(super) fn parse_url(url: &ServerUrl) -> Result<Uri, String> {
     let bad = |why: String| format!("{why}; give an URL such as https://10.0.0.1:6443");
     let uri: Uri = url

@@ -57,6 +57,7 @@ use tokio::sync::{OnceCell, watch as channel};
 
 use self::annotations::Annotation;
 pub use self::annotations::{AnnotationPrefix, AnnotationPrefixError};
+pub use self::client::{ApiUrlError, check_api_url};
 use self::client::{CallError, Clients};
 use self::known::Known;
 use self::node::Names;

@@ -81,16 +81,16 @@ pub(crate) struct Common {
         value_parser = value::urls())]
     pub(crate) etcd_endpoints: Urls,
     /// prefix of all keys in etcd
-    #[arg(long, value_name = "PREFIX", default_value = "/coreos.com/network")]
+    #[arg(long, value_name = "PREFIX", default_value = "/coreos.com/network", value_parser = value::prefix)]
     pub(crate) etcd_prefix: String,
     /// private key of the TLS client certificate for etcd
-    #[arg(long, value_name = "FILE", value_parser = value::maybe::<PathBuf>())]
+    #[arg(long, value_name = "FILE", value_parser = value::maybe_file)]
     pub(crate) etcd_keyfile: Maybe<PathBuf>,
     /// TLS client certificate for etcd
-    #[arg(long, value_name = "FILE", value_parser = value::maybe::<PathBuf>())]
+    #[arg(long, value_name = "FILE", value_parser = value::maybe_file)]
     pub(crate) etcd_certfile: Maybe<PathBuf>,
     /// CA certificates that etcd's certificate is checked against; works without a client certificate, too
-    #[arg(long, value_name = "FILE", value_parser = value::maybe::<PathBuf>())]
+    #[arg(long, value_name = "FILE", value_parser = value::maybe_file)]
     pub(crate) etcd_cafile: Maybe<PathBuf>,
     /// user name for etcd
     #[arg(long, value_name = "NAME")]
@@ -102,32 +102,32 @@ pub(crate) struct Common {
     #[arg(long)]
     pub(crate) kube_subnet_mgr: bool,
     /// URL of the Kubernetes API server, in place of the kubeconfig's; alone for a server that asks for no credentials
-    #[arg(long, value_name = "URL", value_parser = value::maybe::<ServerUrl>())]
+    #[arg(long, value_name = "URL", value_parser = value::url)]
     pub(crate) kube_api_url: Maybe<ServerUrl>,
     /// prefix of the annotations on Kubernetes nodes
     #[arg(long, value_name = "PREFIX", default_value = "flannel.alpha.coreos.com")]
     pub(crate) kube_annotation_prefix: String,
     /// kubeconfig to reach the Kubernetes API with; without it and a URL the service account of the pod is used
-    #[arg(long, value_name = "FILE", value_parser = value::maybe::<PathBuf>())]
+    #[arg(long, value_name = "FILE", value_parser = value::maybe_file)]
     pub(crate) kubeconfig_file: Maybe<PathBuf>,
     /// network config file with --kube-subnet-mgr, followed while the agent runs
-    #[arg(long, value_name = "FILE", default_value = "/etc/kube-flannel/net-conf.json", value_parser = value::maybe::<PathBuf>())]
+    #[arg(long, value_name = "FILE", default_value = "/etc/kube-flannel/net-conf.json", value_parser = value::maybe_file)]
     pub(crate) net_config_path: Maybe<PathBuf>,
     /// file to write this node's subnets and MTU to
-    #[arg(long, value_name = "FILE", default_value = "/run/flannel/subnet.env", value_parser = value::path)]
+    #[arg(long, value_name = "FILE", default_value = "/run/flannel/subnet.env", value_parser = value::file)]
     pub(crate) subnet_file: PathBuf,
     /// file to remember config and leases in, best on a disk, so that a boot needs no store; by default the subnet file's
     /// name with .state behind it
-    #[arg(long, value_name = "FILE", value_parser = value::maybe::<PathBuf>())]
+    #[arg(long, value_name = "FILE", value_parser = value::maybe_file)]
     pub(crate) state_file: Maybe<PathBuf>,
     /// IPv4 address published to other nodes
-    #[arg(long, value_name = "IPv4", value_parser = |text: &str| value::address::<Ipv4Addr>(text, "an IPv4 address"))]
+    #[arg(long, value_name = "IPv4", value_parser = |text: &str| value::public_address::<Ipv4Addr>(text, "an IPv4 address"))]
     pub(crate) public_ip: Maybe<IpAddr>,
     /// IPv6 address published to other nodes
-    #[arg(long, value_name = "IPv6", value_parser = |text: &str| value::address::<Ipv6Addr>(text, "an IPv6 address"))]
+    #[arg(long, value_name = "IPv6", value_parser = |text: &str| value::public_address::<Ipv6Addr>(text, "an IPv6 address"))]
     pub(crate) public_ipv6: Maybe<IpAddr>,
     /// form of the log on stderr
-    #[arg(long, value_name = "text|json", default_value = "text", value_parser = value::log_format)]
+    #[arg(long, value_name = "text|json", default_value = "text", value_parser = value::LOG_FORMAT)]
     pub(crate) log_format: LogFormat,
     /// verbosity of the log: 0 info, 1 to 3 debug, 4 and more trace
     #[arg(long = "v", value_name = "N", default_value = "0", value_parser = value::int)]
@@ -143,26 +143,26 @@ pub(crate) struct Options {
     #[command(flatten)]
     pub(crate) common: Common,
     /// interface, by name or address, for traffic between nodes; can be repeated, the first that fits is taken
-    #[arg(long, value_name = "NAME|IP")]
+    #[arg(long, value_name = "NAME|IP", value_parser = value::iface)]
     pub(crate) iface: Vec<String>,
     /// regular expression for that interface's address, else its name; can be repeated, tried after every --iface
-    #[arg(long, value_name = "REGEX")]
+    #[arg(long, value_name = "REGEX", value_parser = value::iface_regex)]
     pub(crate) iface_regex: Vec<String>,
     /// take the interface that the kernel would use to reach this address; tried after --iface and --iface-regex
     #[arg(long, value_name = "IP", value_parser = |text: &str| value::address::<IpAddr>(text, "an IP address"))]
     pub(crate) iface_can_reach: Maybe<IpAddr>,
     /// whether vxlan's routes go through next-hop objects where the kernel has them; off for plain routes, as Go writes them
-    #[arg(long, value_name = "auto|off", default_value = "auto", value_parser = value::next_hop_objects)]
+    #[arg(long, value_name = "auto|off", default_value = "auto", value_parser = value::NEXT_HOP_OBJECTS)]
     pub(crate) nexthop_objects: NextHopObjects,
     /// what vxlan does with packets from underlay addresses that no lease publishes, and with packets out of the overlay
     /// for other than this node: off, observe (count and name), enforce (drop, too)
-    #[arg(long, value_name = "off|observe|enforce", default_value = "observe", value_parser = value::mode)]
+    #[arg(long, value_name = "off|observe|enforce", default_value = "observe", value_parser = value::MODE)]
     pub(crate) strict_underlay: Mode,
     /// with the vxlan backend, underlay addresses besides the published ones that --strict-underlay lets in; can be repeated
     #[arg(long, value_name = "CIDR", value_parser = value::subnet)]
     pub(crate) vxlan_allow_from: Vec<Subnet>,
     /// threads of the udp backend: 1 for both directions, 2 for one each, auto for a second one under load only
-    #[arg(long, value_name = "auto|1|2", default_value = "auto", value_parser = value::layout)]
+    #[arg(long, value_name = "auto|1|2", default_value = "auto", value_parser = value::LAYOUT)]
     pub(crate) udp_threads: Layout,
     /// with the udp backend, underlay addresses besides the published ones from which datagrams are accepted; can be repeated
     #[arg(long, value_name = "CIDR", value_parser = value::subnet)]
@@ -189,7 +189,7 @@ pub(crate) struct Options {
     #[arg(long, default_value = "true")]
     pub(crate) set_node_network_unavailable: bool,
     /// address that the health server listens on
-    #[arg(long, value_name = "IP", default_value = "0.0.0.0")]
+    #[arg(long, value_name = "IP", default_value = "0.0.0.0", value_parser = value::listen)]
     pub(crate) healthz_ip: String,
     /// port of the health server (/healthz and /readyz); 0 for none
     #[arg(long, value_name = "PORT", default_value = "0", value_parser = value::port)]
@@ -222,22 +222,22 @@ pub(crate) struct CleanupOptions {
 #[derive(Debug, Args)]
 pub(crate) struct InstallOptions {
     /// plugin to copy; the file flannel beside flanneld by default
-    #[arg(long, value_name = "FILE", value_parser = value::maybe::<PathBuf>())]
+    #[arg(long, value_name = "FILE", value_parser = value::maybe_file)]
     pub(crate) plugin: Maybe<PathBuf>,
     /// where runtimes look for plugins
-    #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin", value_parser = value::path)]
+    #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin", value_parser = value::folder)]
     pub(crate) plugin_dir: PathBuf,
     /// conflist to copy; flannel and portmap by default
-    #[arg(long, value_name = "FILE", value_parser = value::maybe::<PathBuf>())]
+    #[arg(long, value_name = "FILE", value_parser = value::maybe_file)]
     pub(crate) conf: Maybe<PathBuf>,
     /// where runtimes look for configs
-    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d", value_parser = value::path)]
+    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d", value_parser = value::folder)]
     pub(crate) conf_dir: PathBuf,
     /// name of the conflist there
     #[arg(long, value_name = "NAME", default_value = "10-flannel.conflist", value_parser = value::file_name)]
     pub(crate) conf_name: String,
     /// leave the other alone; both by default
-    #[arg(long, value_name = "plugin|conf", value_parser = value::part)]
+    #[arg(long, value_name = "plugin|conf", value_parser = value::PART)]
     pub(crate) only: Maybe<Part>,
     /// take away what was installed, and put back what was there before
     #[arg(long)]
@@ -248,10 +248,10 @@ pub(crate) struct InstallOptions {
 #[derive(Debug, PartialEq, Eq, Args)]
 pub(crate) struct DockerOptions {
     /// the subnet file
-    #[arg(short, long, value_name = "FILE", default_value = "/run/flannel/subnet.env", value_parser = value::path)]
+    #[arg(short, long, value_name = "FILE", default_value = "/run/flannel/subnet.env", value_parser = value::file)]
     pub(crate) f: PathBuf,
     /// the file to write
-    #[arg(short, long, value_name = "FILE", default_value = "/run/docker_opts.env", value_parser = value::path)]
+    #[arg(short, long, value_name = "FILE", default_value = "/run/docker_opts.env", value_parser = value::file)]
     pub(crate) d: PathBuf,
     /// write each option as a variable, such as DOCKER_OPT_MTU; both without -i and -c
     #[arg(short, long)]

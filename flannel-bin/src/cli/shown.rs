@@ -1,5 +1,6 @@
 //! What of a command line and its values may be shown. A password can stand wherever somebody mistyped a flag.
 
+use super::value::is_content;
 use flannel_core::secret::{ServerUrl, without_user_info};
 
 /// What stands where something is not shown.
@@ -10,7 +11,7 @@ pub(super) const DELICATE: [&str; 3] = ["etcd-password", "etcd-endpoints", "kube
 
 /// A flag's value, never with the user info of a URL in it.
 pub(super) fn value(flag: &str, text: &str) -> String {
-    if flag == "etcd-password" {
+    if flag == "etcd-password" || is_content(text.trim_start_matches("local:")) {
         return HIDDEN.to_owned();
     }
     if flag == "etcd-username"

@@ -85,7 +85,7 @@ fn flags_have_the_syntax_of_go() {
         "--v",
         "the next argument, whatever it is"
     );
-    assert_eq!(options(&["--etcd-prefix="]).common.etcd_prefix, "");
+    assert_eq!(options(&["--etcd-username="]).common.etcd_username, "");
     assert_eq!(options(&["--iface", "a", "-iface=b,c"]).iface, ["a", "b,c"]);
     for (number, want) in [("10", 10), ("+1", 1), ("0x1f", 31), ("0b11", 3), ("017", 15), ("1_0", 10)] {
         let margin = options(&["--subnet-lease-renew-margin", number]).subnet_lease_renew_margin;
@@ -173,6 +173,18 @@ fn errors_name_flag_value_and_what_was_meant() {
         (&["--vmodule=x"], "--vmodule: \"x\" is not a comma-separated list of pattern=N"),
         (&["--etcd-keyfile=k"], "--etcd-certfile and --etcd-keyfile need each other"),
         (&["--subnet-file="], "--subnet-file: \"\" is not a path"),
+        (&["--iface-regex=("], "--iface-regex: \"(\" is not a regular expression: unclosed group"),
+        (
+            &["--iface=192.0.2.0/24"],
+            "--iface: \"192.0.2.0/24\" is not the name of an interface or one IP address",
+        ),
+        (
+            &["--public-ip=0.0.0.0"],
+            "--public-ip: \"0.0.0.0\" is not an IPv4 address of this node: 0.0.0.0 is the unspecified address, \
+             which no node has",
+        ),
+        (&["--etcd-prefix="], "--etcd-prefix: \"\" is not a prefix of keys, such as /coreos.com/network"),
+        (&["--etcd-password=x"], "--etcd-password needs --etcd-username, since etcd asks for both"),
     ] {
         assert_eq!(error(args), want, "{args:?}");
     }
@@ -299,10 +311,107 @@ fn etcd_flags_work_alone() {
 }
 
 #[test]
-fn health_server_is_off_at_port_0_and_below() {
-    assert_eq!((options(&[]).healthz_port, options(&["--healthz-port=-1"]).healthz_port), (0, 0));
-    let given = options(&["--healthz-port=8081", "--healthz-ip=::1"]);
-    assert_eq!((given.healthz_ip.as_str(), given.healthz_port), ("::1", 8081));
+fn the_health_server_listens_on_an_address_of_this_host_and_a_port() {
+    assert_eq!(options(&[]).healthz_port, 0, "none");
+    for (ip, bound) in [
+        ("::1", "::1"),
+        ("", ""),
+        ("192.0.2.1", "192.0.2.1"),
+        ("localhost", "127.0.0.1"),
+        ("fe80::1%eth0", "fe80::1%eth0"),
+    ] {
+        let given = options(&["--healthz-port=8081", &format!("--healthz-ip={ip}")]);
+        assert_eq!((given.healthz_ip.as_str(), given.healthz_port), (bound, 8081));
+    }
+    for ip in ["foo", "127.0.0.1:8471", "[::1]", "192.0.2.0/24", "224.0.0.1", "127.0.0.1%lo", "fe80::1%"] {
+        let error = error(&[&format!("--healthz-ip={ip}")]);
+        let want = format!(
+            "--healthz-ip: {ip:?} is not an IP address of this host, such as 127.0.0.1; leave it out"
+        );
+        assert!(error.starts_with(&want), "{error}");
+    }
+    for port in ["-1", "65536", "70000"] {
+        let error = error_with(&[], &[("FLANNELD_HEALTHZ_PORT", port)]);
+        assert_eq!(error, format!("FLANNELD_HEALTHZ_PORT: {port:?} is not a port, 0 to 65535"));
+    }
+}
+
+/// Whoever writes `--etcd-keyfile="$(cat key)"` learns it, and the log does not have the key.
+#[test]
+fn the_content_of_a_file_is_refused_where_its_path_belongs_and_not_repeated() {
+    let key = "-----BEGIN PRIVATE KEY-----\nTWFya2Vy\n-----END PRIVATE KEY-----\n";
+    let long = "x/".repeat(2048);
+    let contents = [
+        key,
+        "apiVersion: v1\nusers: [TWFya2Vy]",
+        "apiVersion: v1, users: [TWFya2Vy]",
+        r#"{"Network": "TWFya2Vy"}"#,
+        "LS0tLS1CRUdJTiBQUklWQVRFIEtFWS0tLS0tCTWFya2Vy",
+        "/run\tx",
+        long.as_str(),
+    ];
+    let all = flags::command();
+    let is_path = |flag: &&clap::Arg| {
+        let kind = flag.get_value_names().unwrap_or_default().first().map(|name| name.as_str());
+        matches!(kind, Some("FILE" | "DIR"))
+    };
+    let commands = all.get_subcommands().chain([&all]);
+    let paths: Vec<(&clap::Command, &str)> = commands
+        .flat_map(|command| {
+            let flags = command.get_arguments().filter(is_path);
+            flags.map(move |flag| (command, flag.get_long().unwrap()))
+        })
+        .collect();
+    assert!(paths.len() > 12, "{paths:?}");
+    for (command, name) in paths {
+        for content in contents {
+            let flag = format!("--{name}={content}");
+            let word = Some(command.get_name()).filter(|name| *name != "flanneld");
+            let args: Vec<&str> = word.into_iter().chain([&*flag]).collect();
+            let why = "is not a path, but seems to be the content of a file; save that to a file, and give the path of this";
+            assert_eq!(error(&args), format!("--{name}: \"***\" {why}"));
+        }
+    }
+    let stored = error(&[&format!("--store=local:{}", contents[3])]);
+    assert!(stored.starts_with("--store: \"***\" is not a path"), "{stored}");
+    // Where it is no path, it is not shown either.
+    let options = options(&[&format!("--etcd-username={key}"), "--etcd-password=x"]);
+    assert!(
+        options.shown.contains("--etcd-username=***") && !options.shown.contains("BEGIN"),
+        "{}",
+        options.shown
+    );
+    for path in ["/run/flannel/", "/", "..", "/run/."] {
+        let want = format!("--subnet-file: {path:?} is not the path of a file, but that of a folder");
+        assert_eq!(error(&[&format!("--subnet-file={path}")]), want);
+    }
+}
+
+#[test]
+fn names_of_servers_are_checked_if_the_server_is_used() {
+    for (args, want) in [
+        (&["--etcd-endpoints=http://a"][..], "one has no port"),
+        (&["--etcd-endpoints=http://a:1,"], "one is empty"),
+        (&["--etcd-endpoints=http://me:hush@a:1"], "one has a user in it"),
+        (
+            &["--kube-subnet-mgr", "--kube-api-url=10.0.0.1"],
+            "an URL of an API server such as https://10.0.0.1:6443",
+        ),
+        (&["--kube-subnet-mgr", "--kube-annotation-prefix=org"], "a prefix of annotations such as"),
+    ] {
+        let error = error(args);
+        let flag = args.last().unwrap().split('=').next().unwrap();
+        assert!(error.starts_with(flag) && error.contains(want) && !error.contains("hush"), "{error}");
+    }
+    let of_variable = error_with(&[], &[("FLANNELD_ETCD_ENDPOINTS", "http://a")]);
+    assert!(of_variable.starts_with("FLANNELD_ETCD_ENDPOINTS: \"http://a\" is not a list of endpoints"));
+    options(&[
+        "--store=local:/x",
+        "--etcd-endpoints=http://a",
+        "--kube-api-url=x",
+        "--kube-annotation-prefix=x",
+    ]);
+    options(&["--kube-subnet-mgr", "--etcd-endpoints=http://a"]);
 }
 
 #[test]
@@ -339,8 +448,11 @@ fn secrets_are_never_shown() {
         "--etcd-endpoints=http://me:hunter2,/@10.0.0.1:2379",
         "--etcd-prefix=/coreos.com/network",
         "--iface=eth0",
+        // With it nobody uses the endpoints, which are none.
+        "--kube-subnet-mgr",
     ]);
-    let want = "--etcd-username=root --etcd-password=*** --etcd-endpoints=*** --iface=eth0";
+    let want =
+        "--etcd-username=root --etcd-password=*** --etcd-endpoints=*** --iface=eth0 --kube-subnet-mgr=true";
     assert_eq!(options.shown, want, "only what differs from the defaults");
     assert!(!format!("{options:?}").contains("hunter2"), "{options:?}");
     let both = self::options(&["--etcd-username=root:hunter2"]);

@@ -1,15 +1,18 @@
 //! The values of flags, read as Go's `flag` package reads them. An error says what the value should be.
 
+use std::ffi::OsStr;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::builder::{StringValueParser, TypedValueParser};
+use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
+use clap::{Arg, Command};
 use flannel_backend_udp::Layout;
 use flannel_backend_vxlan::NextHopObjects;
 use flannel_core::addr::Subnet;
 use flannel_core::firewall::gate::Mode;
+use flannel_core::lease::UnusableAddress;
 use flannel_core::secret::ServerUrl;
 
 /// A value that is left out or empty. By this name it is one type for clap, which has a meaning of its own for `Option`.
@@ -92,21 +95,92 @@ fn parse_int(text: &str) -> Option<i64> {
 pub(super) fn store(text: &str) -> Checked<Store> {
     match text.split_once(':') {
         None if text == "etcd" => Ok(Store::Etcd),
-        Some(("local", dir)) if !dir.is_empty() => Ok(Store::Local(dir.into())),
+        Some(("local", dir)) if !dir.is_empty() => folder(dir).map(Store::Local),
         _ => Err("etcd or local:DIR"),
     }
 }
 
-pub(super) fn path(text: &str) -> Checked<PathBuf> {
-    if text.is_empty() { Err("a path") } else { Ok(text.into()) }
+/// A folder.
+pub(super) fn folder(text: &str) -> Checked<PathBuf> {
+    match text {
+        "" => Err("a path"),
+        _ if is_content(text) => Err(CONTENT),
+        _ => Ok(text.into()),
+    }
 }
 
-/// Something of which nothing is known but whether it is there.
-pub(super) fn maybe<T>() -> impl TypedValueParser<Value = Maybe<T>>
+/// A file, which need not exist yet.
+pub(super) fn file(text: &str) -> Checked<PathBuf> {
+    let path = folder(text)?;
+    // `file_name` of `a/.` is `a`.
+    let is_folder = path.file_name().is_none() || text.ends_with(['/']) || text.ends_with("/.");
+    if is_folder { Err("the path of a file, but that of a folder") } else { Ok(path) }
+}
+
+/// Likewise, if it is there.
+pub(super) fn maybe_file(text: &str) -> Checked<Maybe<PathBuf>> {
+    (!text.is_empty()).then(|| file(text)).transpose()
+}
+
+const CONTENT: &str =
+    "a path, but seems to be the content of a file; save that to a file, and give the path of this";
+
+/// The longest path (`PATH_MAX` of the kernel's limits.h, with a zero at its end).
+const LONGEST_PATH: usize = 4095;
+
+/// Whether a value can only be what somebody read out of a file: a key, a certificate or a kubeconfig, as text or in
+/// base64. Its like is not repeated anywhere, since there are secrets in such files.
+pub(super) fn is_content(text: &str) -> bool {
+    let begins = ["{", "-----BEGIN", "LS0tLS1CRUdJTi", "apiVersion:", "YXBpVmVyc2lvbj"];
+    text.len() > LONGEST_PATH
+        || text.contains(char::is_control)
+        || begins.iter().any(|begin| text.trim_start().starts_with(begin))
+}
+
+pub(super) fn url(text: &str) -> Checked<Maybe<ServerUrl>> {
+    Ok((!text.is_empty()).then(|| text.into()))
+}
+
+/// An empty one would put the keys of this cluster beside those of all other programs, and to where Go flannel looks for
+/// none.
+pub(super) fn prefix(text: &str) -> Checked<String> {
+    let is_prefix = !text.trim().is_empty() && !is_content(text);
+    if is_prefix { Ok(text.to_owned()) } else { Err("a prefix of keys, such as /coreos.com/network") }
+}
+
+/// The name of an interface, one of its other names, or an address. An empty one stands for the default route.
+pub(super) fn iface(text: &str) -> Checked<String> {
+    // As the kernel has it (`dev_valid_name`, and `ALTIFNAMSIZ` for the length).
+    let is_bad = |it: char| it.is_whitespace() || it.is_control() || it == '/';
+    let is_name = text.len() < 128 && !text.contains(is_bad) && !matches!(text, "." | "..");
+    if is_name { Ok(text.to_owned()) } else { Err("the name of an interface or one IP address") }
+}
+
+/// A regular expression; an empty one stands for the default route.
+pub(super) fn iface_regex(text: &str) -> Result<String, String> {
+    let checked = flannel_core::underlay::check_regex(text);
+    checked.map(|()| text.to_owned()).map_err(|error| format!("a regular expression: {error}"))
+}
+
+/// The address of a node, which its peers can send packets to.
+pub(super) fn public_address<T>(text: &str, expected: &'static str) -> Result<Maybe<IpAddr>, String>
 where
-    T: From<String> + Clone + Send + Sync + 'static,
+    T: FromStr + Into<IpAddr>,
 {
-    StringValueParser::new().map(|text| (!text.is_empty()).then(|| text.into()))
+    let Some(addr) = address::<T>(text, expected)? else { return Ok(None) };
+    UnusableAddress::check(addr).map(Some).map_err(|why| format!("{expected} of this node: {why}"))
+}
+
+/// An address of this host to listen on, or none for all of them. As in Go, `localhost` is IPv4's.
+pub(super) fn listen(text: &str) -> Checked<String> {
+    // An IPv6 address can have an interface behind it.
+    let addr = text.split_once('%').map_or(text, |(addr, zone)| if zone.is_empty() { text } else { addr });
+    match addr.parse::<IpAddr>() {
+        _ if text == "localhost" => Ok("127.0.0.1".to_owned()),
+        _ if text.is_empty() => Ok(String::new()),
+        Ok(ip) if !ip.is_multicast() && (addr == text || ip.is_ipv6()) => Ok(text.to_owned()),
+        _ => Err("an IP address of this host, such as 127.0.0.1; leave it out to listen on all of them"),
+    }
 }
 
 pub(super) fn file_name(text: &str) -> Checked<String> {
@@ -140,36 +214,55 @@ pub(super) fn seconds(text: &str) -> Checked<Duration> {
     seconds.map(Duration::from_secs).ok_or("from 1 to 86400 seconds")
 }
 
-/// One below 0 is as good as 0, as in Go.
 pub(super) fn port(text: &str) -> Checked<u16> {
-    u16::try_from(int(text)?.max(0)).map_err(|_| "a port, 0 to 65535")
+    u16::try_from(int(text)?).map_err(|_| "a port, 0 to 65535")
 }
 
-pub(super) fn log_format(text: &str) -> Checked<LogFormat> {
-    one_of(text, [("text", LogFormat::Text), ("json", LogFormat::Json)], "text or json")
+/// One of some words. Completions and man pages list them.
+#[derive(Clone)]
+pub(super) struct OneOf<T: 'static> {
+    words: &'static [(&'static str, T)],
+    expected: &'static str,
 }
 
-pub(super) fn next_hop_objects(text: &str) -> Checked<NextHopObjects> {
-    one_of(text, [("auto", NextHopObjects::Auto), ("off", NextHopObjects::Off)], "auto or off")
+impl<T: Clone + Send + Sync> TypedValueParser for OneOf<T> {
+    type Value = T;
+
+    fn parse_ref(&self, command: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<T, clap::Error> {
+        let Self { words, expected } = *self;
+        let find = move |text: String| {
+            let found = words.iter().find(|(word, _)| *word == text);
+            found.map(|(_, value)| value.clone()).ok_or(expected)
+        };
+        StringValueParser::new().try_map(find).parse_ref(command, arg, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        let words = self.words.iter().map(|(word, _)| *word).filter(|word| !word.is_empty());
+        Some(Box::new(words.map(PossibleValue::new)))
+    }
 }
 
-pub(super) fn mode(text: &str) -> Checked<Mode> {
-    let modes = [("off", Mode::Off), ("observe", Mode::Observe), ("enforce", Mode::Enforce)];
-    one_of(text, modes, "off, observe or enforce")
-}
+pub(super) const LOG_FORMAT: OneOf<LogFormat> =
+    OneOf { words: &[("text", LogFormat::Text), ("json", LogFormat::Json)], expected: "text or json" };
 
-pub(super) fn layout(text: &str) -> Checked<Layout> {
-    let layouts = [("auto", Layout::Adaptive), ("1", Layout::OneThread), ("2", Layout::TwoThreads)];
-    one_of(text, layouts, "auto, 1 or 2")
-}
+pub(super) const NEXT_HOP_OBJECTS: OneOf<NextHopObjects> =
+    OneOf { words: &[("auto", NextHopObjects::Auto), ("off", NextHopObjects::Off)], expected: "auto or off" };
 
-pub(super) fn part(text: &str) -> Checked<Maybe<Part>> {
-    one_of(text, [("", None), ("plugin", Some(Part::Plugin)), ("conf", Some(Part::Conf))], "plugin or conf")
-}
+pub(super) const MODE: OneOf<Mode> = OneOf {
+    words: &[("off", Mode::Off), ("observe", Mode::Observe), ("enforce", Mode::Enforce)],
+    expected: "off, observe or enforce",
+};
 
-fn one_of<T, const N: usize>(text: &str, words: [(&str, T); N], expected: &'static str) -> Checked<T> {
-    words.into_iter().find_map(|(word, value)| (word == text).then_some(value)).ok_or(expected)
-}
+pub(super) const LAYOUT: OneOf<Layout> = OneOf {
+    words: &[("auto", Layout::Adaptive), ("1", Layout::OneThread), ("2", Layout::TwoThreads)],
+    expected: "auto, 1 or 2",
+};
+
+pub(super) const PART: OneOf<Maybe<Part>> = OneOf {
+    words: &[("", None), ("plugin", Some(Part::Plugin)), ("conf", Some(Part::Conf))],
+    expected: "plugin or conf",
+};
 
 pub(super) fn vmodule(text: &str) -> Checked<VModules> {
     let parse = |item: &str| {
