@@ -27,7 +27,7 @@ use super::value::{self, LogFormat, Maybe, Part, Store, Urls, VModules};
     disable_help_subcommand = true,
     args_override_self = true,
     next_line_help = true,
-    term_width = 0
+    term_width = 80
 )]
 pub(super) struct CommandLine {
     #[command(subcommand)]
@@ -38,6 +38,17 @@ pub(super) struct CommandLine {
     #[arg(long)]
     pub(super) version: bool,
 }
+
+// What flags are about: the headings of `--help`, in this order, and of the man pages.
+const STORE: &str = "Store";
+const ETCD: &str = "Store in etcd";
+const KUBERNETES: &str = "Store in the Kubernetes API";
+const FILES: &str = "Files";
+const UNDERLAY: &str = "Underlay";
+const LOG: &str = "Log";
+const BACKEND: &str = "Backends";
+const FIREWALL: &str = "Firewall and routes";
+const HEALTH: &str = "Health server";
 
 const SYNTAX: &str = "Flags take one dash or two, and their value after \"=\" or a space; true and false only after \"=\".\n\
      A flag of the agent that is not given is read from FLANNELD_ and its name in capitals, such as\n\
@@ -70,70 +81,70 @@ pub(crate) enum Task {
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub(crate) struct Common {
     /// where leases are kept: "etcd", or "local:DIR" for a folder that all agents of the cluster share (several on one host, say)
-    #[arg(long, value_name = "STORE", default_value = "etcd", value_parser = value::store)]
+    #[arg(long, help_heading = STORE, value_name = "STORE", default_value = "etcd", value_parser = value::store)]
     pub(crate) store: Store,
     /// use the folder of --store=local:DIR though others than root and this user can write there, who can redirect the
     /// traffic of all pods
-    #[arg(long)]
+    #[arg(long, help_heading = STORE)]
     pub(crate) local_store_allow_shared: bool,
     /// comma-separated etcd endpoints
-    #[arg(long, value_name = "URLS", default_value = "http://127.0.0.1:4001,http://127.0.0.1:2379",
+    #[arg(long, help_heading = ETCD, value_name = "URLS", default_value = "http://127.0.0.1:4001,http://127.0.0.1:2379",
         value_parser = value::urls())]
     pub(crate) etcd_endpoints: Urls,
     /// prefix of all keys in etcd
-    #[arg(long, value_name = "PREFIX", default_value = "/coreos.com/network", value_parser = value::prefix)]
+    #[arg(long, help_heading = ETCD, value_name = "PREFIX", default_value = "/coreos.com/network", value_parser = value::prefix)]
     pub(crate) etcd_prefix: String,
     /// private key of the TLS client certificate for etcd
-    #[arg(long, value_name = "FILE", value_parser = value::maybe_file)]
+    #[arg(long, help_heading = ETCD, value_name = "FILE", value_parser = value::maybe_file)]
     pub(crate) etcd_keyfile: Maybe<PathBuf>,
     /// TLS client certificate for etcd
-    #[arg(long, value_name = "FILE", value_parser = value::maybe_file)]
+    #[arg(long, help_heading = ETCD, value_name = "FILE", value_parser = value::maybe_file)]
     pub(crate) etcd_certfile: Maybe<PathBuf>,
     /// CA certificates that etcd's certificate is checked against; works without a client certificate, too
-    #[arg(long, value_name = "FILE", value_parser = value::maybe_file)]
+    #[arg(long, help_heading = ETCD, value_name = "FILE", value_parser = value::maybe_file)]
     pub(crate) etcd_cafile: Maybe<PathBuf>,
     /// user name for etcd
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, help_heading = ETCD, value_name = "NAME")]
     pub(crate) etcd_username: String,
     /// password for etcd; better given by its variable, since command lines are public on a host
-    #[arg(long, value_name = "PASSWORD")]
+    #[arg(long, help_heading = ETCD, value_name = "PASSWORD")]
     pub(crate) etcd_password: Secret,
     /// take subnets from the Kubernetes API instead of etcd; the node is NODE_NAME, else that of the pod POD_NAMESPACE/POD_NAME
-    #[arg(long)]
+    #[arg(long, help_heading = KUBERNETES)]
     pub(crate) kube_subnet_mgr: bool,
     /// URL of the Kubernetes API server, in place of the kubeconfig's; alone for a server that asks for no credentials
-    #[arg(long, value_name = "URL", value_parser = value::url)]
+    #[arg(long, help_heading = KUBERNETES, value_name = "URL", value_parser = value::url)]
     pub(crate) kube_api_url: Maybe<ServerUrl>,
     /// prefix of the annotations on Kubernetes nodes
-    #[arg(long, value_name = "PREFIX", default_value = "flannel.alpha.coreos.com")]
+    #[arg(long, help_heading = KUBERNETES, value_name = "PREFIX", default_value = "flannel.alpha.coreos.com")]
     pub(crate) kube_annotation_prefix: String,
     /// kubeconfig to reach the Kubernetes API with; without it and a URL the service account of the pod is used
-    #[arg(long, value_name = "FILE", value_parser = value::maybe_file)]
+    #[arg(long, help_heading = KUBERNETES, value_name = "FILE", value_parser = value::maybe_file)]
     pub(crate) kubeconfig_file: Maybe<PathBuf>,
     /// network config file with --kube-subnet-mgr, followed while the agent runs
-    #[arg(long, value_name = "FILE", default_value = "/etc/kube-flannel/net-conf.json", value_parser = value::maybe_file)]
+    #[arg(long, help_heading = KUBERNETES, value_name = "FILE", default_value = "/etc/kube-flannel/net-conf.json", value_parser = value::maybe_file)]
     pub(crate) net_config_path: Maybe<PathBuf>,
     /// file to write this node's subnets and MTU to
-    #[arg(long, value_name = "FILE", default_value = "/run/flannel/subnet.env", value_parser = value::file)]
+    #[arg(long, help_heading = FILES, value_name = "FILE", default_value = "/run/flannel/subnet.env", value_parser = value::file)]
     pub(crate) subnet_file: PathBuf,
     /// file to remember config and leases in, best on a disk, so that a boot needs no store; by default the subnet file's
     /// name with .state behind it
-    #[arg(long, value_name = "FILE", value_parser = value::maybe_file)]
+    #[arg(long, help_heading = FILES, value_name = "FILE", value_parser = value::maybe_file)]
     pub(crate) state_file: Maybe<PathBuf>,
     /// IPv4 address published to other nodes
-    #[arg(long, value_name = "IPv4", value_parser = |text: &str| value::public_address::<Ipv4Addr>(text, "an IPv4 address"))]
+    #[arg(long, help_heading = UNDERLAY, value_name = "IPv4", value_parser = |text: &str| value::public_address::<Ipv4Addr>(text, "an IPv4 address"))]
     pub(crate) public_ip: Maybe<IpAddr>,
     /// IPv6 address published to other nodes
-    #[arg(long, value_name = "IPv6", value_parser = |text: &str| value::public_address::<Ipv6Addr>(text, "an IPv6 address"))]
+    #[arg(long, help_heading = UNDERLAY, value_name = "IPv6", value_parser = |text: &str| value::public_address::<Ipv6Addr>(text, "an IPv6 address"))]
     pub(crate) public_ipv6: Maybe<IpAddr>,
     /// form of the log on stderr
-    #[arg(long, value_name = "text|json", default_value = "text", value_parser = value::LOG_FORMAT)]
+    #[arg(long, help_heading = LOG, value_name = "text|json", default_value = "text", value_parser = value::LOG_FORMAT)]
     pub(crate) log_format: LogFormat,
     /// verbosity of the log: 0 info, 1 to 3 debug, 4 and more trace
-    #[arg(long = "v", value_name = "N", default_value = "0", value_parser = value::int)]
+    #[arg(long = "v", help_heading = LOG, value_name = "N", default_value = "0", value_parser = value::int)]
     pub(crate) verbosity: i64,
     /// verbosity by module: a pattern (* and ?) names a crate, a module or a whole path such as flannel_core::netlink
-    #[arg(long, value_name = "PATTERN=N,..", value_parser = value::vmodule)]
+    #[arg(long, help_heading = LOG, value_name = "PATTERN=N,..", value_parser = value::vmodule)]
     pub(crate) vmodule: VModules,
 }
 
@@ -143,59 +154,59 @@ pub(crate) struct Options {
     #[command(flatten)]
     pub(crate) common: Common,
     /// interface, by name or address, for traffic between nodes; can be repeated, the first that fits is taken
-    #[arg(long, value_name = "NAME|IP", value_parser = value::iface)]
+    #[arg(long, help_heading = UNDERLAY, value_name = "NAME|IP", value_parser = value::iface)]
     pub(crate) iface: Vec<String>,
     /// regular expression for that interface's address, else its name; can be repeated, tried after every --iface
-    #[arg(long, value_name = "REGEX", value_parser = value::iface_regex)]
+    #[arg(long, help_heading = UNDERLAY, value_name = "REGEX", value_parser = value::iface_regex)]
     pub(crate) iface_regex: Vec<String>,
     /// take the interface that the kernel would use to reach this address; tried after --iface and --iface-regex
-    #[arg(long, value_name = "IP", value_parser = |text: &str| value::address::<IpAddr>(text, "an IP address"))]
+    #[arg(long, help_heading = UNDERLAY, value_name = "IP", value_parser = |text: &str| value::address::<IpAddr>(text, "an IP address"))]
     pub(crate) iface_can_reach: Maybe<IpAddr>,
     /// whether vxlan's routes go through next-hop objects where the kernel has them; off for plain routes, as Go writes them
-    #[arg(long, value_name = "auto|off", default_value = "auto", value_parser = value::NEXT_HOP_OBJECTS)]
+    #[arg(long, help_heading = BACKEND, value_name = "auto|off", default_value = "auto", value_parser = value::NEXT_HOP_OBJECTS)]
     pub(crate) nexthop_objects: NextHopObjects,
     /// what vxlan does with packets from underlay addresses that no lease publishes, and with packets out of the overlay
     /// for other than this node: off, observe (count and name), enforce (drop, too)
-    #[arg(long, value_name = "off|observe|enforce", default_value = "observe", value_parser = value::MODE)]
+    #[arg(long, help_heading = BACKEND, value_name = "off|observe|enforce", default_value = "observe", value_parser = value::MODE)]
     pub(crate) strict_underlay: Mode,
     /// with the vxlan backend, underlay addresses besides the published ones that --strict-underlay lets in; can be repeated
-    #[arg(long, value_name = "CIDR", value_parser = value::subnet)]
+    #[arg(long, help_heading = BACKEND, value_name = "CIDR", value_parser = value::subnet)]
     pub(crate) vxlan_allow_from: Vec<Subnet>,
     /// threads of the udp backend: 1 for both directions, 2 for one each, auto for a second one under load only
-    #[arg(long, value_name = "auto|1|2", default_value = "auto", value_parser = value::LAYOUT)]
+    #[arg(long, help_heading = BACKEND, value_name = "auto|1|2", default_value = "auto", value_parser = value::LAYOUT)]
     pub(crate) udp_threads: Layout,
     /// with the udp backend, underlay addresses besides the published ones from which datagrams are accepted; can be repeated
-    #[arg(long, value_name = "CIDR", value_parser = value::subnet)]
+    #[arg(long, help_heading = BACKEND, value_name = "CIDR", value_parser = value::subnet)]
     pub(crate) udp_allow_from: Vec<Subnet>,
     /// how long before its end the lease is renewed, 1 to 1439 minutes
-    #[arg(long, value_name = "MINUTES", default_value = "60", value_parser = value::minutes)]
+    #[arg(long, help_heading = STORE, value_name = "MINUTES", default_value = "60", value_parser = value::minutes)]
     pub(crate) subnet_lease_renew_margin: Duration,
     /// masquerade traffic that leaves the overlay network
-    #[arg(long)]
+    #[arg(long, help_heading = FIREWALL)]
     pub(crate) ip_masq: bool,
     /// do not randomise source ports fully when masquerading
-    #[arg(long)]
+    #[arg(long, help_heading = FIREWALL)]
     pub(crate) ip_masq_fully_random_disable: bool,
     /// seconds between checks of the iptables rules
-    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = value::seconds)]
+    #[arg(long, help_heading = FIREWALL, value_name = "SECONDS", default_value = "5", value_parser = value::seconds)]
     pub(crate) iptables_resync: Duration,
     /// accept forwarded traffic of the overlay network, by iptables or nftables
-    #[arg(long, default_value = "true")]
+    #[arg(long, help_heading = FIREWALL, default_value = "true")]
     pub(crate) iptables_forward_rules: bool,
     /// keep a blackhole route for each of this node's subnets, so that packets to addresses that no pod has end here
-    #[arg(long)]
+    #[arg(long, help_heading = FIREWALL)]
     pub(crate) ip_blackhole_route: bool,
     /// keep the NetworkUnavailable condition of the Kubernetes node false once the network is up
-    #[arg(long, default_value = "true")]
+    #[arg(long, help_heading = KUBERNETES, default_value = "true")]
     pub(crate) set_node_network_unavailable: bool,
     /// address that the health server listens on
-    #[arg(long, value_name = "IP", default_value = "0.0.0.0", value_parser = value::listen)]
+    #[arg(long, help_heading = HEALTH, value_name = "IP", default_value = "0.0.0.0", value_parser = value::listen)]
     pub(crate) healthz_ip: String,
     /// port of the health server (/healthz and /readyz); 0 for none
-    #[arg(long, value_name = "PORT", default_value = "0", value_parser = value::port)]
+    #[arg(long, help_heading = HEALTH, value_name = "PORT", default_value = "0", value_parser = value::port)]
     pub(crate) healthz_port: u16,
     /// log a stack trace at this line (not supported by this version)
-    #[arg(long = "log_backtrace_at", value_name = "FILE:LINE")]
+    #[arg(long = "log_backtrace_at", help_heading = LOG, value_name = "FILE:LINE")]
     pub(super) log_backtrace_at: String,
     /// Whether forward rules were asked for: without them on the host the agent then can't start.
     #[arg(skip)]
@@ -278,12 +289,17 @@ fn as_in_go(arg: Arg) -> Arg {
         ArgAction::SetTrue => {
             let arg = arg.action(ArgAction::Set).value_parser(value::boolean).value_name("true|false");
             let arg = arg.num_args(0..=1).require_equals(true).default_missing_value("true");
-            if has_default { arg } else { arg.default_value("false") }
+            if has_default { arg } else { arg.default_value("false").hide_default_value(true) }
         }
         // Nothing given and an empty text are the same.
         ArgAction::Set if !has_default => {
-            arg.required(false).default_value("").hide_default_value(true).allow_hyphen_values(true)
+            valued(arg).required(false).default_value("").hide_default_value(true)
         }
-        _ => arg.allow_hyphen_values(true),
+        _ => valued(arg),
     }
+}
+
+/// A flag with a value, whose name has the possible ones.
+fn valued(arg: Arg) -> Arg {
+    arg.allow_hyphen_values(true).hide_possible_values(true)
 }

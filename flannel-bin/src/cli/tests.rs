@@ -582,6 +582,21 @@ fn install_cni_checks_names() {
     }
 }
 
+/// Whoever adds a flag says what it is about, and its help fits a terminal.
+#[test]
+fn flags_are_grouped_by_theme_and_help_has_80_columns() {
+    let all = flags::command();
+    let without = |flag: &&clap::Arg| flag.get_help_heading().is_none();
+    let names: Vec<_> = all.get_arguments().filter(without).filter_map(clap::Arg::get_long).collect();
+    assert_eq!(names, ["version"], "these need a `help_heading`");
+    let words = all.get_subcommands().map(|command| vec![command.get_name(), "--help"]);
+    for args in words.chain([vec!["--help"]]) {
+        let Ok(Command::Help(usage)) = run_with(&args, &[]) else { panic!("{args:?}") };
+        let wide: Vec<_> = usage.lines().filter(|line| line.chars().count() > 80).collect();
+        assert!(wide.is_empty(), "{wide:#?}");
+    }
+}
+
 fn help_of_flag(flag: &clap::Arg) -> String {
     flag.get_help().map(ToString::to_string).unwrap_or_default()
 }

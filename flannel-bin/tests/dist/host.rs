@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::{file, flags, path};
 
 /// `[package.metadata.deb]`, as cargo-deb reads it.
-fn deb() -> Value {
+pub(crate) fn deb() -> Value {
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--offline", "--no-deps", "--format-version=1", "--manifest-path"])
         .arg(path("flannel-bin/Cargo.toml"))

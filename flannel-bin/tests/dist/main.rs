@@ -2,6 +2,7 @@
 //! it, and held against the program and against what Go flannel's are called.
 
 mod chart;
+mod generated;
 mod host;
 mod image;
 mod manifest;
@@ -41,7 +42,8 @@ fn success(output: &Output) -> String {
 /// The flags of the agent, from its own usage text, with the variables that set them.
 fn flags() -> Vec<(String, String)> {
     let usage = success(&flanneld(&["--help"]));
-    let names = usage.lines().filter_map(|line| line.trim_start().strip_prefix("--"));
+    // What is further in is help.
+    let names = usage.lines().filter_map(|line| line.strip_prefix("      --"));
     let names = names.map(|line| line.split([' ', '[']).next().unwrap_or_default().to_owned());
     let variable = |name: &str| format!("FLANNELD_{}", name.to_ascii_uppercase().replace('-', "_"));
     names.map(|name| (name.clone(), variable(&name))).collect()

@@ -1,0 +1,103 @@
+//! What the package has from the table of flags: completions and man pages, as bash and groff read them.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::host::deb;
+use crate::{flags, success};
+
+/// Cargo builds the examples with all tests, next to them; before `cargo test --test dist` it takes
+/// `cargo build --examples`.
+fn generated() -> TempDir {
+    let tests = std::env::current_exe().unwrap();
+    let example = tests.ancestors().nth(2).unwrap().join("examples/package_files");
+    let folder = tempfile::tempdir().unwrap();
+    let output = Command::new(&example).arg(folder.path()).output();
+    success(&output.unwrap_or_else(|error| panic!("{}: {error}", example.display())));
+    folder
+}
+
+fn names(folder: &Path) -> BTreeSet<String> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+#[test]
+fn all_that_is_written_is_packed_and_the_other_way_round() {
+    let deb = deb();
+    let from = deb["assets"].as_array().unwrap().iter().filter_map(|asset| asset[0].as_str());
+    let packed: BTreeSet<String> =
+        from.filter_map(|from| from.strip_prefix("../target/deb/")).map(str::to_owned).collect();
+    let page = |name: &String| name.ends_with(".8");
+    let written = names(generated().path());
+    let pages: Vec<_> = written.iter().filter(|name| page(name)).collect();
+    assert!(pages.len() > 3 && pages.iter().any(|name| *name == "flanneld-cleanup.8"), "{pages:?}");
+    let mut want: BTreeSet<String> = written.iter().filter(|name| !page(name)).cloned().collect();
+    want.extend(["*.8", "flannel"].map(str::to_owned));
+    assert_eq!(packed, want);
+}
+
+/// Words as bash splits a line, the last one of which is being typed, and what it is completed to.
+#[test]
+fn bash_completes_flags_commands_and_values() {
+    let folder = generated();
+    let complete = |words: &[&str]| -> Vec<String> {
+        let script = "source \"$1/flanneld.bash\"; shift
+            COMP_WORDS=(\"$@\") COMP_CWORD=$(($# - 1))
+            complete -p flanneld >&2
+            _flanneld \"$1\" \"${COMP_WORDS[COMP_CWORD]}\" \"${COMP_WORDS[COMP_CWORD - 1]}\"
+            printf '%s\\n' \"${COMPREPLY[@]}\"";
+        let mut bash = Command::new("bash");
+        bash.args(["--norc", "-c", script, "bash"]).arg(folder.path()).args(words);
+        // `compopt` is only for the shell that completes.
+        success(&bash.output().unwrap()).lines().map(str::to_owned).collect()
+    };
+    for (words, want) in [
+        (&["flanneld", "--etcd-pre"][..], &["--etcd-prefix"][..]),
+        (&["flanneld", "clean"], &["cleanup"]),
+        (&["flanneld", "cleanup", "--dry"], &["--dry-run"]),
+        (&["flanneld", "--ip-masq", "--log-f"], &["--log-format"]),
+        (&["flanneld", "--log-format", ""], &["text", "json"]),
+        (&["flanneld", "--strict-underlay", "o"], &["off", "observe"]),
+        (&["flanneld", "docker-opts", "--help"], &["--help"]),
+    ] {
+        assert_eq!(complete(words), want, "{words:?}");
+    }
+    // The next word is never the value of a boolean.
+    assert!(complete(&["flanneld", "--ip-masq", ""]).iter().all(|word| word != "true" && word != "false"));
+}
+
+#[test]
+fn man_pages_are_shown_without_a_warning_and_have_every_flag() {
+    let folder = generated();
+    let shown = |page: &str| {
+        // All warnings; a line that no word is too long for.
+        let mut groff = Command::new("groff");
+        groff.args(["-man", "-ww", "-Tutf8", "-P-cbou", "-rLL=200n"]).arg(folder.path().join(page));
+        let output = groff.output().expect("groff is there; .ci/install installs it");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{page}");
+        success(&output).replace('\u{2010}', "-")
+    };
+    let agent = shown("flanneld.8");
+    for (flag, variable) in flags().into_iter().filter(|(flag, _)| flag != "version") {
+        assert!(agent.contains(&format!("--{flag}")) && agent.contains(&format!("({variable})")), "{flag}");
+    }
+    for section in
+        ["NAME", "SYNOPSIS", "DESCRIPTION", "COMMANDS", "STORE", "FIREWALL", "FILES", "EXIT STATUS"]
+    {
+        assert!(agent.contains(&format!("\n{section}")), "{section}");
+    }
+    for page in names(folder.path()).iter().filter(|name| name.ends_with(".8") && *name != "flanneld.8") {
+        let command = page.trim_start_matches("flanneld-").trim_end_matches(".8");
+        assert!(agent.contains(&format!("flanneld-{command}(8)")), "{command}");
+        let shown = shown(page);
+        let help = success(&crate::flanneld(&[command, "--help"]));
+        for flag in help.lines().filter_map(|line| line.get(6..)?.strip_prefix("--")) {
+            let flag = flag.split([' ', '[']).next().unwrap();
+            assert!(shown.contains(&format!("--{flag}")), "{page}: {flag}");
+        }
+    }
+}
