@@ -16,6 +16,7 @@ use std::sync::Arc;
 use flannel_backend_hostgw::HostGwBackend;
 use flannel_core::agent::Agent;
 use flannel_core::subnet::local::{LocalOptions, LocalSubnetManager};
+use flannel_core::times::rfc3339;
 use flannel_core::underlay::UnderlayOptions;
 
 #[tokio::main]
@@ -31,7 +32,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .start()?;
     let mut events = agent.events();
     while let Some(event) = events.recv().await {
-        println!("{event:?}");
+        println!("{} {:?}", rfc3339(event.time), event.event);
     }
     Ok(agent.ended().await?)
 }

@@ -131,7 +131,7 @@ fn twenty_restarts_of_two_agents_leave_nothing_open_and_no_trace_elsewhere() {
                 }
                 let mut told = Vec::new();
                 while let Some(event) = events.recv().await {
-                    told.push(event);
+                    told.push(event.event);
                 }
                 let is_created = |event: &AgentEvent| {
                     matches!(event, AgentEvent::Network(NetworkEvent::DeviceCreated { link, .. }) if link == "flannel0")

@@ -122,7 +122,7 @@ async fn notify(agent: &Agent) {
 /// Logs options without effect once the backend is known.
 async fn name_idle_options(mut events: AgentEvents, options: &Options) {
     while let Some(event) = events.recv().await {
-        match event {
+        match event.event {
             AgentEvent::ConfigRead { backend, .. } => {
                 return registry::name_idle_options(&backend, options);
             }

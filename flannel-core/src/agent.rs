@@ -31,9 +31,10 @@ mod status;
 
 pub use builder::AgentBuilder;
 pub use error::{AgentError, Failure, UnknownBackend};
-pub use event::{AgentEvent, AgentEvents};
+pub use event::{AgentEvent, TimedEvent};
 pub use firewall::{FirewallOptions, Forward};
 pub use handle::Agent;
+pub use journal::{AgentEvents, KEPT_BYTES, KEPT_EVENTS};
 pub use lock::{LockError, wait_for_remains};
 pub use memory::state_file_of;
 pub use node::Node;

@@ -3,22 +3,26 @@
 //! A backend sends its events into a ring of the last [`KEPT`] events. A reader never blocks the loop: one that is too
 //! slow learns how many events it missed ([`NetworkEvent::LeftOut`]) and can read the status, which is always complete.
 
+mod log;
+mod ring;
+
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::Stream;
-use futures::stream::unfold;
-use serde::{Serialize, Serializer};
-use tokio::sync::broadcast;
-use tokio::sync::broadcast::error::RecvError;
+use serde::Serialize;
+
+pub use ring::{Event, EventReader, EventSender, KEPT, Timed};
 
 use crate::addr::{Family, Mtu, PerFamily};
 use crate::dataplane::ObjectKey;
 use crate::lease::LeaseKey;
+use crate::times::microseconds;
 
-/// How many events a reader may be behind before it misses some.
-pub const KEPT: usize = 256;
+/// Reads the events of a network. A backend without events returns [`EventReader::none`].
+pub type NetworkEvents = EventReader<NetworkEvent>;
+
+/// Sends the events of a network. The reconcile loop has one, so only a backend without the loop needs its own.
+pub type NetworkEventSender = EventSender<NetworkEvent>;
 
 /// Up to this many peers that change at once get an event each. More of them are one [`NetworkEvent::PeersChanged`].
 pub const MOST_SINGLE: usize = 16;
@@ -292,92 +296,9 @@ impl std::fmt::Display for RepairCause {
     }
 }
 
-fn microseconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_u64(u64::try_from(time.as_micros()).unwrap_or(u64::MAX))
-}
-
-/// Reads the events of a network. A backend without events returns [`Self::none`], which ends at once.
-#[derive(Debug)]
-pub struct NetworkEvents(Option<broadcast::Receiver<NetworkEvent>>);
-
-impl NetworkEvents {
-    /// The reader of a network that has no events.
-    pub fn none() -> Self {
-        Self(None)
-    }
-
-    /// Waits for the next event; `None` once the network has ended. Dropping the future loses none.
-    pub async fn recv(&mut self) -> Option<NetworkEvent> {
-        match self.0.as_mut()?.recv().await {
-            Ok(event) => Some(event),
-            Err(RecvError::Lagged(events)) => Some(NetworkEvent::LeftOut { events }),
-            Err(RecvError::Closed) => None,
-        }
-    }
-
-    /// The same as a stream, which ends with the network.
-    pub fn into_stream(self) -> impl Stream<Item = NetworkEvent> + Send {
-        unfold(self, |mut events| async { events.recv().await.map(|event| (event, events)) })
-    }
-}
-
-/// Sends the events of a network. The reconcile loop has one, so only a backend without the loop needs its own. A clone sends to the
-/// same readers.
-#[derive(Debug, Clone)]
-pub struct NetworkEventSender {
-    sender: broadcast::Sender<NetworkEvent>,
-    /// The first reader, which also has the events before it was asked for.
-    first: Arc<Mutex<Option<NetworkEvents>>>,
-}
-
-impl Default for NetworkEventSender {
-    fn default() -> Self {
-        let (sender, first) = broadcast::channel(KEPT);
-        Self { sender, first: Arc::new(Mutex::new(Some(NetworkEvents(Some(first))))) }
-    }
-}
-
-impl NetworkEventSender {
-    /// Sends one event. It does not fail without a reader.
-    pub fn send(&self, event: NetworkEvent) {
-        // It fails only without a reader.
-        let _ = self.sender.send(event);
-    }
-
-    /// Returns a reader. The first one has all events so far, further ones have those from now on.
-    pub fn subscribe(&self) -> NetworkEvents {
-        let first = self.first.lock().unwrap_or_else(PoisonError::into_inner).take();
-        first.unwrap_or_else(|| NetworkEvents(Some(self.sender.subscribe())))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn accepted(leases: usize) -> NetworkEvent {
-        NetworkEvent::LeasesAccepted { leases }
-    }
-
-    #[tokio::test]
-    async fn a_slow_reader_learns_how_much_he_missed_and_the_first_one_has_what_was_before_him() {
-        let sender = NetworkEventSender::default();
-        sender.send(accepted(0));
-        let (mut first, mut second) = (sender.subscribe(), sender.subscribe());
-        assert_eq!(first.recv().await, Some(accepted(0)));
-        for n in 0..KEPT + 3 {
-            sender.send(accepted(n));
-        }
-        drop(sender);
-        for reader in [&mut first, &mut second] {
-            assert_eq!(reader.recv().await, Some(NetworkEvent::LeftOut { events: 3 }));
-            for n in 3..KEPT + 3 {
-                assert_eq!(reader.recv().await, Some(accepted(n)));
-            }
-            assert_eq!(reader.recv().await, None);
-        }
-        assert_eq!(NetworkEvents::none().recv().await, None);
-    }
 
     #[test]
     fn the_text_form_has_names_and_units() {

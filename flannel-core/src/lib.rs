@@ -19,6 +19,7 @@
 //! - [`status`]: problems that cut pods off, with cause, remedy and harm, and the state of each peer.
 //! - [`events`]: what happened to a network, as values.
 //! - [`gojson`]: JSON objects as Go reads them.
+//! - [`times`]: the text forms of times.
 //! - [`secret`]: types for credentials, which hide them in all output.
 //!
 //! Traits, and modules that touch kernel, files and clock:
@@ -77,5 +78,6 @@ pub mod subnet;
 pub mod subnet_file;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod times;
 mod told;
 pub mod underlay;

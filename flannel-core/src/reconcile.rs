@@ -14,7 +14,6 @@ mod guard;
 mod host;
 mod leases;
 mod leftovers;
-mod log;
 mod network;
 mod pass;
 mod publish;

@@ -167,7 +167,7 @@ fn a_backend_that_was_not_handed_in_ends_the_agent_by_name() {
         assert_eq!((&*unknown.kind, &unknown.known[..]), ("vxlan", &["list".to_owned()][..]));
         let mut all = Vec::new();
         while let Some(event) = events.recv().await {
-            all.push(event);
+            all.push(event.event);
         }
         let error = Some(flannel_core::error::chain(&error));
         assert_eq!(all[all.len() - 2..], [AgentEvent::Stopping, AgentEvent::Ended { error }]);
@@ -258,7 +258,7 @@ fn who_goes_while_a_lease_is_taken_leaves_none() {
         assert!(ended.is_ok_and(|status| status.node.is_none()));
         let mut last = None;
         while let Some(event) = events.recv().await {
-            last = Some(event);
+            last = Some(event.event);
         }
         assert_eq!(last, Some(AgentEvent::Ended { error: None }));
         gate.add_permits(3);
@@ -297,7 +297,7 @@ fn a_panic_ends_its_own_agent_as_an_error() {
         assert_eq!(broken.status().borrow().phase, Phase::Ended { error: told.clone() });
         let mut last = None;
         while let Some(event) = events.recv().await {
-            last = Some(event);
+            last = Some(event.event);
         }
         assert_eq!(last, Some(AgentEvent::Ended { error: told }));
         assert!(broken.stop().await.is_err() && well.status().borrow().readiness().is_ready());

@@ -1,20 +1,38 @@
 //! What happens to an agent, as values, for embedders and for the log.
 
-use std::fmt;
 use std::path::PathBuf;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
-use futures::Stream;
-use futures::stream::{self, BoxStream, StreamExt};
-use serde::{Serialize, Serializer};
-use tokio::sync::broadcast;
-use tokio::sync::broadcast::error::RecvError;
+use serde::Serialize;
 
 use crate::addr::{Mtu, Subnet};
 use crate::events::NetworkEvent;
-use crate::status::unix_seconds;
+use crate::times::{instant, seconds};
+
+/// An event of an agent, with its number and the time at which it happened.
+///
+/// It is serialized as one flat object: `{"seq":7,"time":"2026-11-29T18:00:00.123Z","event":"peer-added",..}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct TimedEvent {
+    /// Its number: 1 for the first event of the agent, and one more for each further one. A reader who missed some finds
+    /// a gap here. The number of [`AgentEvent::LeftOut`] is that of the last event that the reader missed.
+    pub seq: u64,
+    /// When it happened, by the wall clock. An event of a part of the agent, such as its network, reaches the agent a
+    /// little later, so the times of two events can be in another order than their numbers.
+    #[serde(serialize_with = "instant")]
+    pub time: SystemTime,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: AgentEvent,
+}
+
+impl TimedEvent {
+    /// An event with its number and time.
+    pub fn new(seq: u64, time: SystemTime, event: AgentEvent) -> Self {
+        Self { seq, time, event }
+    }
+}
 
 /// Something that happened to an agent, or to the network that it runs.
 ///
@@ -95,8 +113,8 @@ pub enum AgentEvent {
     LeaseRenewed {
         /// Its subnets.
         lease: String,
-        /// When it ends without another renewal, by the wall clock. In the text form seconds since 1970.
-        #[serde(serialize_with = "unix_seconds")]
+        /// When it ends without another renewal, by the wall clock.
+        #[serde(serialize_with = "instant")]
         expires: SystemTime,
     },
     /// Another node has this node's subnets. The datapath stays for a minute, and then the agent ends.
@@ -184,50 +202,5 @@ impl From<NetworkEvent> for AgentEvent {
             NetworkEvent::LeftOut { events } => Self::LeftOut { events },
             event => Self::Network(event),
         }
-    }
-}
-
-fn seconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_u64(time.as_secs())
-}
-
-/// The events of an agent, as a stream that ends with the agent. At most 512 events wait for a reader.
-pub struct AgentEvents(BoxStream<'static, AgentEvent>);
-
-impl fmt::Debug for AgentEvents {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("AgentEvents")
-    }
-}
-
-impl AgentEvents {
-    /// The events from a channel.
-    pub(super) fn new(receiver: broadcast::Receiver<AgentEvent>) -> Self {
-        let next = |mut receiver: broadcast::Receiver<AgentEvent>| async move {
-            match receiver.recv().await {
-                Ok(event) => Some((event, receiver)),
-                Err(RecvError::Lagged(events)) => Some((AgentEvent::LeftOut { events }, receiver)),
-                Err(RecvError::Closed) => None,
-            }
-        };
-        Self(stream::unfold(receiver, next).boxed())
-    }
-
-    /// The empty stream of an agent that has ended.
-    pub(super) fn none() -> Self {
-        Self(stream::empty().boxed())
-    }
-
-    /// Waits for the next event; `None` once the agent has ended. Dropping the future loses none.
-    pub async fn recv(&mut self) -> Option<AgentEvent> {
-        self.0.next().await
-    }
-}
-
-impl Stream for AgentEvents {
-    type Item = AgentEvent;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<AgentEvent>> {
-        self.0.poll_next_unpin(context)
     }
 }

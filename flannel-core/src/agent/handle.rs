@@ -7,7 +7,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::error::{AgentError, Failure};
-use super::event::AgentEvents;
+use super::event::TimedEvent;
+use super::journal::AgentEvents;
 use super::leave::{self, LeaveError, LeavePlan};
 use super::life;
 use super::node::Node;
@@ -87,6 +88,18 @@ impl Agent {
     /// learns how many it missed.
     pub fn events(&self) -> AgentEvents {
         self.board.journal.events()
+    }
+
+    /// The events with numbers ([`TimedEvent::seq`]) above `seq`: those that are still kept, and then what comes. So who
+    /// continues from the last of [`Self::recent_events`] misses none and reads none twice.
+    pub fn events_after(&self, seq: u64) -> AgentEvents {
+        self.board.journal.events_after(seq)
+    }
+
+    /// The last events, the oldest first: [`KEPT_EVENTS`](super::KEPT_EVENTS) of them, or fewer if they have more than
+    /// [`KEPT_BYTES`](super::KEPT_BYTES) as JSON. They stay after the agent has ended.
+    pub fn recent_events(&self) -> Vec<Arc<TimedEvent>> {
+        self.board.journal.recent()
     }
 
     /// Stops the agent, within some seconds, and returns how it ended. Kernel state, rules, files and lease stay, so

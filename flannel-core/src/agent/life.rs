@@ -368,8 +368,8 @@ impl Life {
 
     /// Tells what happens to the network.
     async fn tell_events(&self, events: &mut NetworkEvents) -> Infallible {
-        while let Some(event) = events.recv().await {
-            self.board.emit(event.into());
+        while let Some(event) = events.recv_timed().await {
+            self.board.forward(event);
         }
         // The network ended, which others notice.
         pending().await

@@ -193,10 +193,10 @@ impl<D: Driver> Reconciler<D> {
             }
         }
         if used_again.len() > MOST_SINGLE {
-            self.tell(NetworkEvent::LeasesAccepted { leases: used_again.len() });
+            self.events.send(NetworkEvent::LeasesAccepted { leases: used_again.len() });
         } else {
             for lease in used_again {
-                self.tell(NetworkEvent::LeaseAccepted { lease });
+                self.events.send(NetworkEvent::LeaseAccepted { lease });
             }
         }
         #[cfg(test)]

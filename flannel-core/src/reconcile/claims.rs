@@ -139,10 +139,10 @@ impl<D: Driver> Reconciler<D> {
         );
         if words != self.claims.lost {
             for news in words.iter().filter(|word| !self.claims.lost.contains(word)) {
-                self.tell(NetworkEvent::OwnLeaseContested { reason: news.clone() });
+                self.events.send(NetworkEvent::OwnLeaseContested { reason: news.clone() });
             }
             if words.is_empty() {
-                self.tell(NetworkEvent::OwnLeaseUncontested { lease: self.own });
+                self.events.send(NetworkEvent::OwnLeaseUncontested { lease: self.own });
             }
             self.claims.lost = words;
         }
@@ -224,7 +224,7 @@ impl<D: Driver> Reconciler<D> {
             let lease = lease.unwrap_or_default();
             let text = |data: &PerFamily<BackendData>| data.get(family).map(|data| data.as_str().to_owned());
             let (before, after) = (text(&before), text(&after));
-            self.tell(NetworkEvent::BackendDataChanged { family, lease, before, after });
+            self.events.send(NetworkEvent::BackendDataChanged { family, lease, before, after });
         }
         self.desire_anew();
         true

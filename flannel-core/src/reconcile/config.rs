@@ -102,7 +102,7 @@ impl<D: Driver> Reconciler<D> {
             }
         };
         if let Some(event) = followed.news(&live, &before) {
-            self.tell(event);
+            self.events.send(event);
         }
         if !live.is_empty() {
             self.desire_anew();

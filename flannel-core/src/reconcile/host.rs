@@ -239,10 +239,10 @@ impl<D: Driver> Reconciler<D> {
         let before = [&self.host.problems[..], &self.host.shadows].concat();
         let after = [&problems[..], &shadows].concat();
         for news in after.iter().filter(|it| !before.contains(it)) {
-            self.tell(NetworkEvent::HostCutsPods { reason: news.to_string() });
+            self.events.send(NetworkEvent::HostCutsPods { reason: news.to_string() });
         }
         for gone in before.iter().filter(|it| after.iter().all(|now| now.subject != it.subject)) {
-            self.tell(NetworkEvent::HostCutsNoMore { reason: gone.reason.cause.clone() });
+            self.events.send(NetworkEvent::HostCutsNoMore { reason: gone.reason.cause.clone() });
         }
         let was_on =
             networks.families().filter(|family| problems.iter().all(|it| it.family != Some(*family)));

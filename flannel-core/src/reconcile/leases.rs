@@ -181,12 +181,12 @@ impl<D: Driver> Reconciler<D> {
             let removed = changes.iter().filter(|change| change.after.is_none()).count();
             let added = changes.iter().filter(|change| change.before.is_none()).count();
             let others = changes.len() - added - removed;
-            self.tell(NetworkEvent::PeersChanged { added, changed: others, removed });
+            self.events.send(NetworkEvent::PeersChanged { added, changed: others, removed });
             return;
         }
         for LeaseChange { key, before, after } in changes {
             let of = |lease: &AgedLease| (*key, lease.attrs.public_ips);
-            self.tell(match (before, after) {
+            self.events.send(match (before, after) {
                 (None, None) => continue,
                 (None, Some(after)) => {
                     let (lease, underlay) = of(after);

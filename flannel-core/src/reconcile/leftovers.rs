@@ -48,7 +48,7 @@ impl<D: Driver> Reconciler<D> {
         let links = self.kernel.links().await?;
         if !std::mem::replace(&mut self.named_suspects, true) {
             for link in self.ownership.suspects(&links) {
-                self.tell(NetworkEvent::LeftoverSuspected { link: link.name.clone() });
+                self.events.send(NetworkEvent::LeftoverSuspected { link: link.name.clone() });
             }
         }
         if self.ownership.locate(&links) {
@@ -66,7 +66,7 @@ impl<D: Driver> Reconciler<D> {
         for link in self.ownership.stale_links() {
             let result = self.kernel.change_link(&LinkOp::Delete(link.index)).await;
             let name = link.name.clone();
-            self.tell(match &result {
+            self.events.send(match &result {
                 Ok(()) => NetworkEvent::LeftoverRemoved { link: name },
                 Err(error) => NetworkEvent::LeftoverStays { link: name, reason: error.to_string() },
             });
@@ -76,7 +76,7 @@ impl<D: Driver> Reconciler<D> {
                 && let Err(error) = self.kernel.remove_gate(vni).await
             {
                 let (link, reason) = (link.name.clone(), format!("the gate of VNI {vni}: {error}"));
-                self.tell(NetworkEvent::LeftoverStays { link, reason });
+                self.events.send(NetworkEvent::LeftoverStays { link, reason });
             }
         }
         if !self.ownership.has_stale_devices() {

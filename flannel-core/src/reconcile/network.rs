@@ -5,7 +5,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::{Devices, Driver, Reconciler, log};
+use super::{Devices, Driver, Reconciler};
 use crate::addr::{Mtu, Subnet};
 use crate::backend::{BackendError, HostProblem, Network, NetworkStatus, Registration};
 use crate::events::{NetworkEvent, NetworkEventSender, NetworkEvents};
@@ -88,7 +88,7 @@ async fn ensure_devices(
         source,
     })?;
     for event in devices.events.drain(..) {
-        log::tell(events, event);
+        events.send(event);
     }
     match devices.problem {
         Some(problem) => Err(HostProblem::Device(problem).into()),
@@ -113,7 +113,7 @@ async fn acquire(
                 let [before, after] =
                     [before, after].map(|data| data.get(family).map(|data| data.as_str().to_owned()));
                 let lease = key.to_string();
-                log::tell(events, NetworkEvent::BackendDataChanged { family, lease, before, after });
+                events.send(NetworkEvent::BackendDataChanged { family, lease, before, after });
                 ensure_devices(driver, kernel, events).await?;
             }
             acquired => return Ok(acquired?),

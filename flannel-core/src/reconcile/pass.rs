@@ -149,10 +149,10 @@ impl<D: Driver> Reconciler<D> {
             }
         }
         for event in std::mem::take(&mut devices.events) {
-            self.tell(event);
+            self.events.send(event);
         }
         if devices.problem != self.devices.problem {
-            self.tell(match &devices.problem {
+            self.events.send(match &devices.problem {
                 Some(reason) => NetworkEvent::DevicesNotReady { reason: reason.clone() },
                 None => NetworkEvent::DevicesReady,
             });
@@ -166,10 +166,10 @@ impl<D: Driver> Reconciler<D> {
         }
         for news in devices.unserved.iter().filter(|it| !self.devices.unserved.contains(it)) {
             let (family, reason) = (news.family, news.to_string());
-            self.tell(NetworkEvent::FamilyOutOfService { family, reason });
+            self.events.send(NetworkEvent::FamilyOutOfService { family, reason });
         }
         if devices.unserved.is_empty() && !self.devices.unserved.is_empty() {
-            self.tell(NetworkEvent::FamiliesInService);
+            self.events.send(NetworkEvent::FamiliesInService);
         }
         self.count_devices(&devices.shown);
         self.devices = devices;
@@ -234,7 +234,7 @@ impl<D: Driver> Reconciler<D> {
                 continue;
             }
             if self.blocked.remove(&key) {
-                self.tell(NetworkEvent::ObjectAccepted { object: key });
+                self.events.send(NetworkEvent::ObjectAccepted { object: key });
             } else {
                 done.add(op);
             }
@@ -308,7 +308,7 @@ impl<D: Driver> Reconciler<D> {
         };
         let (object, text) = (op.key(), reason.to_string());
         if self.blocked.add(object, errno, reason, needed, at_once, now) {
-            self.tell(NetworkEvent::ObjectRefused { object, peer, errno, reason: text, conflict });
+            self.events.send(NetworkEvent::ObjectRefused { object, peer, errno, reason: text, conflict });
         }
         self.mark_users([object]);
     }
@@ -348,7 +348,7 @@ impl<D: Driver> Reconciler<D> {
     fn tell_repair(&mut self) {
         if let Some((repaired, took)) = self.repair.end(Instant::now()) {
             self.shown.repairs += 1;
-            self.tell(repaired);
+            self.events.send(repaired);
             self.shown.last_repair = Some(took);
         }
     }
@@ -358,7 +358,7 @@ impl<D: Driver> Reconciler<D> {
         self.retry_at = Some(Instant::now() + blocked::backoff(self.failures));
         self.failures = self.failures.saturating_add(1);
         if news {
-            self.tell(NetworkEvent::KernelAway { reason: error.to_string() });
+            self.events.send(NetworkEvent::KernelAway { reason: error.to_string() });
         }
         if let KernelError::Refused { .. } = error {
             self.work.check_devices();

@@ -129,7 +129,7 @@ impl<D: Driver> Reconciler<D> {
             counters: self.device_counters.clone().and(self.devices.counters.clone()),
         };
         for event in self.shown.announce(next, now) {
-            self.tell(event);
+            self.events.send(event);
         }
     }
 

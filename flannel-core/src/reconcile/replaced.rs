@@ -155,7 +155,7 @@ impl<D: Driver> Reconciler<D> {
             let foreign = shown(&holder, &links);
             let reason: Reason = match self.replaced.decide(key, holder, now) {
                 Verdict::PutBack => {
-                    self.tell(NetworkEvent::RouteReplaced { route: key, foreign });
+                    self.events.send(NetworkEvent::RouteReplaced { route: key, foreign });
                     // The kernel does not accept two equal routes.
                     let behind =
                         behind.iter().copied().map(Object::Route).filter(|route| self.is_ours(route));

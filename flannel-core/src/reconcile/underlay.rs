@@ -73,13 +73,13 @@ impl<D: Driver> Reconciler<D> {
             self.work.check_devices();
         }
         if let Some(event) = news {
-            self.tell(event);
+            self.events.send(event);
         }
         match problem {
             Some(reason) if before.as_ref() != Some(&reason) => {
-                self.tell(NetworkEvent::UnderlayLost { reason });
+                self.events.send(NetworkEvent::UnderlayLost { reason });
             }
-            None if before.is_some() => self.tell(NetworkEvent::UnderlayBack),
+            None if before.is_some() => self.events.send(NetworkEvent::UnderlayBack),
             _ => {}
         }
         Ok(())

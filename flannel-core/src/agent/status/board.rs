@@ -13,6 +13,7 @@ use crate::agent::firewall::FirewallOptions;
 use crate::agent::journal::Journal;
 use crate::agent::node::Node;
 use crate::backend::NetworkStatus;
+use crate::events::Timed;
 use crate::firewall::FirewallStatus;
 use crate::subnet::StoreStatus;
 
@@ -65,6 +66,11 @@ impl Board {
 
     pub(in crate::agent) fn emit(&self, event: AgentEvent) {
         self.journal.emit(event);
+    }
+
+    /// Tells an event of a part of the agent.
+    pub(in crate::agent) fn forward(&self, event: Timed<impl Into<AgentEvent>>) {
+        self.journal.forward(event);
     }
 
     /// Enters a phase. A lost lease stays lost, whatever else goes on, until the agent stops.

@@ -14,6 +14,8 @@ async fn readiness_follows_store_and_device() {
     assert_eq!(test.state(), "ready", "one reconnect is no news");
     test.wait(1).await;
     assert_eq!(test.state(), "store away for 10 s: connection refused");
+    // Both timers have fired; the agent tells what its own means before the store is back.
+    tokio::task::yield_now().await;
     test.fake.store.send_modify(|status| {
         status.succeed();
     });

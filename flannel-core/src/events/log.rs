@@ -1,0 +1,110 @@
+//! The log lines of a network. Each is made from an event, here and nowhere else.
+
+use std::net::IpAddr;
+
+use tracing::{info, warn};
+
+use super::{Event, NetworkEvent};
+use crate::addr::PerFamily;
+
+impl Event for NetworkEvent {
+    fn left_out(events: u64) -> Self {
+        Self::LeftOut { events }
+    }
+
+    fn log(&self) {
+        use NetworkEvent as E;
+        match self {
+            E::PeerAdded { lease, underlay } => {
+                info!(subnet = %lease, underlay = list(underlay), "peer added")
+            }
+            E::PeerChanged { lease, underlay } => {
+                info!(subnet = %lease, underlay = list(underlay), "peer changed");
+            }
+            E::PeerRemoved { lease, underlay } => {
+                info!(subnet = %lease, underlay = list(underlay), "peer removed");
+            }
+            E::PeersChanged { added, changed, removed } => info!(added, removed, changed, "peers changed"),
+            E::LeaseRejected { lease: _, reason, left_out } => {
+                let left_out = (*left_out > 0).then_some(left_out);
+                warn!(error = reason, left_out, "lease not used");
+            }
+            E::LeaseAccepted { lease } => info!(subnet = %lease, "lease used again"),
+            E::LeasesAccepted { leases } => info!(leases, "leases used again"),
+            E::Repaired { objects, object, device: _, cause, took } => {
+                let object = object.map(|object| object.to_string());
+                warn!(ops = objects, object, %cause, took_us = took.as_micros(), "drift repaired");
+            }
+            E::ObjectRefused { reason, conflict: true, .. } => warn!(error = reason, "route conflict"),
+            E::ObjectRefused { reason, .. } => {
+                warn!(error = reason, "object refused by the kernel; trying again");
+            }
+            E::ObjectAccepted { object } => info!(%object, "object accepted after earlier refusals"),
+            E::RouteReplaced { route, foreign } => {
+                warn!(%route, foreign, "route of ours was replaced; put back");
+            }
+            E::DeviceCreated { link, mtu, detail } => info!(link, %mtu, detail, "device created"),
+            E::DeviceRecreated { link, reason } => warn!(link, why = reason, "device recreated"),
+            E::DeviceChanged { link, detail } => info!(link, changes = detail, "device changed in place"),
+            E::DevicesNotReady { reason } => warn!(error = reason, "device not ready"),
+            E::DevicesReady => info!("devices ready"),
+            E::FamilyOutOfService { family: _, reason } => {
+                warn!(error = reason, "a family is out of service")
+            }
+            E::FamiliesInService => info!("all families are in service"),
+            E::UnderlayMoved { link, before, local, published, reason } => warn!(
+                link,
+                before = list(before),
+                local = list(local),
+                published = list(published),
+                reason,
+                "underlay changed"
+            ),
+            E::UnderlayRenamed { before, link } => info!(before, link, "underlay link renamed"),
+            E::UnderlayLost { reason } => warn!(error = reason, "underlay not as it should be"),
+            E::UnderlayBack => info!("underlay is as it should be again"),
+            E::ConfigApplied { live } if live.is_empty() => {
+                info!("network config is again the one that runs")
+            }
+            E::ConfigApplied { live } => {
+                info!(live = live.join(", "), "network config changed, and is in force")
+            }
+            E::RestartNeeded { live, reason } => {
+                warn!(
+                    live = live.join(", "),
+                    restart = reason,
+                    "network config changed; some keys need a restart"
+                );
+            }
+            E::ConfigUnusable { reason } => {
+                warn!(error = reason, "network config changed to one that can't be used");
+            }
+            E::OwnLeaseContested { reason } => warn!(error = reason, "this node's record lost a conflict"),
+            E::OwnLeaseUncontested { lease } => {
+                info!(subnet = %lease, "conflict of this node's record is over");
+            }
+            E::BackendDataChanged { family, lease, before, after } => {
+                warn!(%family, lease, before, after, "another node had this node's backend data first; new data chosen");
+            }
+            E::HostCutsPods { reason } => warn!(error = reason, "a setting of the host cuts packets of pods"),
+            E::HostCutsNoMore { reason } => {
+                info!(was = reason, "a setting of the host cuts packets of pods no more");
+            }
+            E::LeftoverSuspected { link } => warn!(
+                link,
+                "looks like a device of another flannel backend; it stays, since no stored state proves that it is ours"
+            ),
+            E::LeftoverRemoved { link } => info!(link, "device of an earlier backend removed"),
+            E::LeftoverStays { link, reason } => {
+                warn!(link, error = reason, "device or gate of an earlier backend stays for now");
+            }
+            E::KernelAway { reason } => warn!(error = reason, "kernel could not be asked; trying again"),
+            // For readers who were too slow.
+            E::LeftOut { .. } => {}
+        }
+    }
+}
+
+fn list(addresses: &PerFamily<IpAddr>) -> String {
+    addresses.iter().map(|(_, addr)| addr.to_string()).collect::<Vec<_>>().join(",")
+}

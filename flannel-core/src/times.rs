@@ -1,0 +1,50 @@
+//! The text forms of times: an instant is RFC 3339 in UTC with milliseconds (`2026-11-29T18:00:00.123Z`), and a duration
+//! is a whole number with its unit in the name of its field (`_s`, `_ms`, `_us`). Pure.
+
+use std::time::{Duration, SystemTime};
+
+use jiff::Timestamp;
+use serde::Serializer;
+
+/// An instant as RFC 3339 text in UTC, with milliseconds. What is before year -9999 or after year 9999 becomes the first
+/// or the last instant between.
+pub fn rfc3339(time: SystemTime) -> String {
+    let outside = if time < SystemTime::UNIX_EPOCH { Timestamp::MIN } else { Timestamp::MAX };
+    let time = Timestamp::try_from(time).unwrap_or(outside);
+    format!("{time:.3}")
+}
+
+/// Serializes an instant as [`rfc3339`] text.
+pub fn instant<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&rfc3339(*time))
+}
+
+/// Serializes a duration in whole seconds, for a field that ends with `_s`.
+pub fn seconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(time.as_secs())
+}
+
+/// Serializes a duration in whole microseconds, for a field that ends with `_us`.
+pub fn microseconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(u64::try_from(time.as_micros()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instant_has_milliseconds_and_is_in_utc() {
+        let at = |millis| SystemTime::UNIX_EPOCH + Duration::from_millis(millis);
+        for (time, text) in [
+            (at(0), "1970-01-01T00:00:00.000Z"),
+            (at(1_500), "1970-01-01T00:00:01.500Z"),
+            (at(951_782_400_999), "2000-02-29T00:00:00.999Z"),
+            (at(1_000) + Duration::from_nanos(999_999), "1970-01-01T00:00:01.000Z"),
+            (SystemTime::UNIX_EPOCH - Duration::from_secs(1), "1969-12-31T23:59:59.000Z"),
+            (SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 60), "9999-12-30T22:00:00.999Z"),
+        ] {
+            assert_eq!(rfc3339(time), text);
+        }
+    }
+}
