@@ -16,6 +16,7 @@ use flannel_backend_udp::{UdpBackend, UdpOptions};
 use flannel_core::agent::{Agent, AgentEvent, AgentStatus, FirewallOptions};
 use flannel_core::config::{LeaseSource, NetworkConfig};
 use flannel_core::events::NetworkEvent;
+use flannel_core::firewall::FirewallEvent;
 use flannel_core::lease::LeaseKey;
 use flannel_core::status::PeerState;
 use flannel_core::underlay::UnderlayOptions;
@@ -137,6 +138,10 @@ fn twenty_restarts_of_two_agents_leave_nothing_open_and_no_trace_elsewhere() {
                     matches!(event, AgentEvent::Network(NetworkEvent::DeviceCreated { link, .. }) if link == "flannel0")
                 };
                 assert!(told.iter().any(is_created), "{told:?}");
+                let in_place = |event: &AgentEvent| {
+                    matches!(event, AgentEvent::Firewall(FirewallEvent::RulesInPlace { .. }))
+                };
+                assert!(told.iter().any(in_place), "{told:?}");
             });
             eventually(SOON, "no task to be left", || runtime.metrics().num_alive_tasks() == 0);
             // The first round made what stays, such as the threads that read files.

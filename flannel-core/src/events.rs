@@ -4,6 +4,7 @@
 //! slow learns how many events it missed ([`NetworkEvent::LeftOut`]) and can read the status, which is always complete.
 
 mod log;
+mod memory;
 mod ring;
 
 use std::net::IpAddr;
@@ -11,10 +12,12 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+pub use memory::{MemoryEvent, MemoryEventSender};
 pub use ring::{Event, EventReader, EventSender, KEPT, Timed};
 
 use crate::addr::{Family, Mtu, PerFamily};
 use crate::dataplane::ObjectKey;
+use crate::firewall::gate::Mode;
 use crate::lease::LeaseKey;
 use crate::times::microseconds;
 
@@ -259,6 +262,36 @@ pub enum NetworkEvent {
         link: String,
         /// Why.
         reason: String,
+    },
+    /// The underlay gate is in force, or changed its mode.
+    GateInForce {
+        /// What is done about packets from strangers.
+        mode: Mode,
+    },
+    /// Somebody removed or changed a table of the underlay gate, and it was put back.
+    GateRepaired {
+        /// How the difference was found.
+        cause: RepairCause,
+        /// How long it took to put back.
+        #[serde(rename = "took_us", serialize_with = "microseconds")]
+        took: Duration,
+    },
+    /// The kernel lacks what the underlay gate needs, so packets from strangers are not observed.
+    GateUnavailable {
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// The underlay gate is not as it should be.
+    GateNotReady {
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// The underlay gate is as it should be again.
+    GateReady,
+    /// Packets from strangers were seen in the tunnels. Each stranger is named once in a while.
+    StrangersSeen {
+        /// Who, how many packets, and what was done.
+        report: String,
     },
     /// A request to the kernel failed. The loop tries again with backoff.
     KernelAway {

@@ -5,6 +5,7 @@
 
 mod choose;
 mod edit;
+mod event;
 pub mod gate;
 mod hold;
 pub mod iptables;
@@ -14,6 +15,7 @@ pub(crate) mod obstacles;
 pub mod rules;
 
 pub use choose::{ManagerChoice, Managers};
+pub use event::{FirewallEvent, FirewallEventSender, FirewallEvents};
 pub use hold::{Firewall, FirewallStatus};
 pub use manager::{FirewallError, Plan, RuleManager, Step};
 pub use obstacles::{Cuts, Obstacle, Realm};

@@ -345,7 +345,7 @@ impl<D: Driver> Reconciler<D> {
     /// Keeps the kernel in the desired state until `cancel` fires. It finishes a pass that has begun.
     pub async fn run(mut self, leases: LeaseStream, cancel: CancellationToken) -> Result<(), BackendError> {
         let mut leases = leases.ready_chunks(AT_ONCE);
-        let _gate = self.guard.as_mut().and_then(|guard| guard.start(&cancel));
+        let _gate = self.guard.as_mut().and_then(|guard| guard.start(&self.events, &cancel));
         loop {
             let wake = self.next_wake();
             let is_taking = self.incoming.is_pending();

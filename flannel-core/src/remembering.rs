@@ -20,13 +20,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::{StreamExt, stream};
 use tokio::sync::watch;
-use tracing::{info, warn};
 
 use crate::addr::{Family, PerFamily};
 use crate::config::NetworkConfig;
 use crate::error::chain;
+use crate::events::{MemoryEvent, MemoryEventSender};
 use crate::lease::{AgedLease, Lease, LeaseAttrs, LeaseKey, LeaseUpdate};
-use crate::state_file::{State, StoredOn, age};
+use crate::state_file::{State, StoredOn};
 use crate::subnet::allocate::{holder, is_same_node};
 use crate::subnet::kit::Backoff;
 use crate::subnet::{ConfigStream, Identity, LeaseStream, Remedy, StoreStatus, SubnetError, SubnetManager};
@@ -134,12 +134,20 @@ pub struct Remembering {
     /// `None` once the store has answered.
     memory: Mutex<Option<Arc<Memory>>>,
     mode: watch::Sender<Mode>,
+    events: MemoryEventSender,
 }
 
 impl Remembering {
     /// Puts a memory in front of a store.
     pub fn new(store: Arc<dyn SubnetManager>, memory: Option<Memory>) -> Self {
-        Self { store, memory: Mutex::new(memory.map(Arc::new)), mode: watch::Sender::new(Mode::Store) }
+        let (memory, mode) = (Mutex::new(memory.map(Arc::new)), watch::Sender::new(Mode::Store));
+        Self { store, memory, mode, events: MemoryEventSender::default() }
+    }
+
+    /// Sends what happens to `events` instead of a sender of its own.
+    #[must_use]
+    pub fn telling(self, events: MemoryEventSender) -> Self {
+        Self { events, ..self }
     }
 
     /// The memory, if answers come from there.
@@ -159,13 +167,12 @@ impl Remembering {
     }
 
     fn recall(&self, memory: &Memory, why: &str) -> NetworkConfig {
-        warn!(
-            error = why,
-            known = age(memory.saved),
-            peers = memory.peers.len(),
-            subnet = %memory.own.key,
-            "the store does not answer; starting from what an earlier run stored"
-        );
+        self.events.send(MemoryEvent::StartedFromMemory {
+            lease: memory.own.key,
+            peers: memory.peers.len(),
+            stored: memory.saved,
+            reason: why.to_owned(),
+        });
         self.mode.send_replace(Mode::Memory);
         memory.config.clone()
     }
@@ -187,14 +194,15 @@ impl Remembering {
             };
             match confirmed.await {
                 Ok(lease) if lease.key == own.key => {
-                    info!(subnet = %own.key, "the store is back and confirms the lease of this node");
+                    self.events.send(MemoryEvent::LeaseConfirmed { lease: own.key });
                     self.mode.send_replace(Mode::Store);
                     return Ok(lease);
                 }
                 // The own record stays as it is. The watch shows both records, and the running network then chooses
                 // another value and publishes it.
                 Err(SubnetError::Claimed { key, family }) => {
-                    warn!(subnet = %own.key, lease = %key, %family, "the store is back, and another node's lease has this node's backend data");
+                    let other = key.to_string();
+                    self.events.send(MemoryEvent::BackendDataTaken { lease: own.key, other, family });
                     self.mode.send_replace(Mode::Store);
                     return Ok(own.clone());
                 }
@@ -206,7 +214,7 @@ impl Remembering {
                     let why = chain(&error);
                     // Stores log their outages themselves.
                     if !matches!(error, SubnetError::Unavailable { .. }) && told != why {
-                        warn!(error = why, "waiting for the store to confirm the stored config and lease");
+                        self.events.send(MemoryEvent::NotConfirmed { reason: why.clone() });
                         told = why;
                     }
                     tokio::time::sleep(backoff.pause()).await;
@@ -285,7 +293,7 @@ impl SubnetManager for Remembering {
                 return Ok(Lease { attrs: attrs.clone(), ..memory.own.clone() });
             }
             let (stored, here) = (holder(&memory.own.attrs), holder(attrs));
-            warn!(stored, here, "the stored lease is another node's; waiting for the store");
+            self.events.send(MemoryEvent::StoredLeaseForeign { stored, here });
             self.mode.send_replace(Mode::Doubt);
         }
         if let Some(memory) = self.memory_in(Mode::Doubt) {

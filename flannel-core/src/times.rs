@@ -19,6 +19,21 @@ pub fn instant<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok,
     serializer.serialize_str(&rfc3339(*time))
 }
 
+/// Serializes seconds since 1970 as [`rfc3339`] text.
+pub fn unix_instant<S: Serializer>(seconds: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    // More than 2^53 seconds are beyond the last instant, too.
+    let seconds = Duration::from_secs((*seconds).min(1 << 53));
+    instant(&(SystemTime::UNIX_EPOCH + seconds), serializer)
+}
+
+/// The same for a value that may be missing, which is null.
+pub fn optional_unix_instant<S: Serializer>(seconds: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
+    match seconds {
+        Some(seconds) => unix_instant(seconds, serializer),
+        None => serializer.serialize_none(),
+    }
+}
+
 /// Serializes a duration in whole seconds, for a field that ends with `_s`.
 pub fn seconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_u64(time.as_secs())

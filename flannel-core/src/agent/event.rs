@@ -6,7 +6,8 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 
 use crate::addr::{Mtu, Subnet};
-use crate::events::NetworkEvent;
+use crate::events::{MemoryEvent, NetworkEvent};
+use crate::firewall::FirewallEvent;
 use crate::times::{instant, seconds};
 
 /// An event of an agent, with its number and the time at which it happened.
@@ -41,6 +42,25 @@ impl TimedEvent {
 #[serde(tag = "event", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum AgentEvent {
+    /// `flanneld cleanup` runs on this host. The agent waits for its end.
+    CleanupRuns {
+        /// The lock file that it has.
+        path: PathBuf,
+    },
+    /// The lock file that shows that an agent runs can't be used, so `flanneld cleanup` won't see this one.
+    LockUnusable {
+        /// The lock file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// Temporary files that an earlier run left can't be removed.
+    DraftsStay {
+        /// The file beside which they are.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// The subnet file of an earlier run has something that can't be used.
     OldSubnetFile {
         /// What.
@@ -194,6 +214,12 @@ pub enum AgentEvent {
     /// [`AgentEvent::LeftOut`] counts those, too.
     #[serde(untagged)]
     Network(NetworkEvent),
+    /// Something that happened to the firewall rules, of the agent or of others; in the text form that event itself.
+    #[serde(untagged)]
+    Firewall(FirewallEvent),
+    /// Something that happened to what the agent remembers over restarts; in the text form that event itself.
+    #[serde(untagged)]
+    Memory(MemoryEvent),
 }
 
 impl From<NetworkEvent> for AgentEvent {
@@ -201,6 +227,24 @@ impl From<NetworkEvent> for AgentEvent {
         match event {
             NetworkEvent::LeftOut { events } => Self::LeftOut { events },
             event => Self::Network(event),
+        }
+    }
+}
+
+impl From<FirewallEvent> for AgentEvent {
+    fn from(event: FirewallEvent) -> Self {
+        match event {
+            FirewallEvent::LeftOut { events } => Self::LeftOut { events },
+            event => Self::Firewall(event),
+        }
+    }
+}
+
+impl From<MemoryEvent> for AgentEvent {
+    fn from(event: MemoryEvent) -> Self {
+        match event {
+            MemoryEvent::LeftOut { events } => Self::LeftOut { events },
+            event => Self::Memory(event),
         }
     }
 }

@@ -201,8 +201,12 @@ impl Stream for AgentEvents {
 mod tests {
     use super::*;
 
-    fn remark(text: impl ToString) -> AgentEvent {
-        AgentEvent::AddressAmongPods { remark: text.to_string() }
+    fn remark(text: impl Into<String>) -> AgentEvent {
+        AgentEvent::AddressAmongPods { remark: text.into() }
+    }
+
+    fn number(number: usize) -> AgentEvent {
+        remark(number.to_string())
     }
 
     async fn next(reader: &mut AgentEvents) -> Option<(u64, AgentEvent)> {
@@ -212,15 +216,15 @@ mod tests {
     #[tokio::test]
     async fn the_first_follower_hears_all_and_others_what_comes() {
         let journal = Journal::new();
-        journal.emit(remark(1));
+        journal.emit(number(1));
         let (mut first, mut second) = (journal.events(), journal.events());
-        journal.emit(remark(2));
+        journal.emit(number(2));
         journal.close();
-        journal.emit(remark(3));
+        journal.emit(number(3));
         assert_eq!(journal.events().recv().await, None, "it has ended");
-        assert_eq!(next(&mut first).await, Some((1, remark(1))));
-        assert_eq!(next(&mut first).await, Some((2, remark(2))));
-        assert_eq!(next(&mut second).await, Some((2, remark(2))));
+        assert_eq!(next(&mut first).await, Some((1, number(1))));
+        assert_eq!(next(&mut first).await, Some((2, number(2))));
+        assert_eq!(next(&mut second).await, Some((2, number(2))));
         assert_eq!((first.recv().await, second.recv().await), (None, None));
         let kept: Vec<_> = journal.recent().iter().map(|it| it.seq).collect();
         assert_eq!(kept, [1, 2], "the history stays after the end");
@@ -230,13 +234,13 @@ mod tests {
     async fn who_is_slow_is_told_how_many_are_left_out_and_any_number_can_be_read_again() {
         let journal = Journal::new();
         let mut slow = journal.events();
-        (0..KEPT_EVENTS + 3).for_each(|number| journal.emit(remark(number)));
+        (0..KEPT_EVENTS + 3).for_each(|number| journal.emit(number(number)));
         assert_eq!(next(&mut slow).await, Some((3, AgentEvent::LeftOut { events: 3 })));
-        assert_eq!(next(&mut slow).await, Some((4, remark(3))), "those that are left are in order");
+        assert_eq!(next(&mut slow).await, Some((4, number(3))), "those that are left are in order");
         assert_eq!(journal.recent().len(), KEPT_EVENTS);
         assert_eq!(journal.recent()[0].seq, 4);
         let mut again = journal.events_after(KEPT_EVENTS as u64 + 1);
-        assert_eq!(next(&mut again).await, Some((KEPT_EVENTS as u64 + 2, remark(KEPT_EVENTS + 1))));
+        assert_eq!(next(&mut again).await, Some((KEPT_EVENTS as u64 + 2, number(KEPT_EVENTS + 1))));
     }
 
     /// A reader waits without being woken for nothing, and dropping its future loses no event.
@@ -245,8 +249,8 @@ mod tests {
         let journal = Journal::new();
         let mut reader = journal.events();
         assert!(futures::FutureExt::now_or_never(reader.recv()).is_none());
-        journal.emit(remark(1));
-        assert_eq!(next(&mut reader).await, Some((1, remark(1))));
+        journal.emit(number(1));
+        assert_eq!(next(&mut reader).await, Some((1, number(1))));
         drop(journal);
         assert_eq!(reader.recv().await, None, "the agent was given up");
     }
@@ -255,7 +259,7 @@ mod tests {
     fn long_events_push_out_more_than_one_and_the_last_one_always_stays() {
         let journal = Journal::new();
         let long = "x".repeat(KEPT_BYTES / 4);
-        (0..10).for_each(|_| journal.emit(remark(&long)));
+        (0..10).for_each(|_| journal.emit(remark(long.clone())));
         assert_eq!(journal.recent().iter().map(|it| it.seq).collect::<Vec<_>>(), [8, 9, 10]);
         journal.emit(remark("x".repeat(2 * KEPT_BYTES)));
         assert_eq!(journal.recent().len(), 1);

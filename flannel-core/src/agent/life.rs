@@ -307,7 +307,8 @@ impl Life {
         let mut keeper = Remembers(
             self.state_file
                 .as_ref()
-                .map(|path| Keeper::new(path.clone(), network.state(), self.store.status())),
+                .map(|path| Keeper::new(path.clone(), network.state(), self.store.status()))
+                .map(|keeper| keeper.telling(self.board.sender())),
         );
         let cancel = CancellationToken::new();
         // The end of this function ends its tasks.

@@ -10,8 +10,9 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tracing::{info, warn};
-
+use super::event::AgentEvent;
+use super::journal::Journal;
+use crate::error::chain;
 use crate::guarded::Dir;
 
 /// The pause between attempts to get a lock that somebody else has.
@@ -29,7 +30,7 @@ pub(super) fn path(subnet_file: &Path) -> PathBuf {
 
 /// Takes the shared lock, which shows that an agent runs until the returned file is dropped. Waits while somebody
 /// cleans up. If the file can't be made it returns `None`: the agent then runs without the lock.
-pub(super) async fn hold(subnet_file: &Path) -> Option<File> {
+pub(super) async fn hold(subnet_file: &Path, journal: &Journal) -> Option<File> {
     let path = path(subnet_file);
     let mut told = false;
     loop {
@@ -37,11 +38,11 @@ pub(super) async fn hold(subnet_file: &Path) -> Option<File> {
             Ok(Some(file)) => return Some(file),
             Ok(None) => {
                 if !std::mem::replace(&mut told, true) {
-                    info!(path = %path.display(), "flanneld cleanup runs on this host; waiting for its end");
+                    journal.emit(AgentEvent::CleanupRuns { path: path.clone() });
                 }
             }
             Err(error) => {
-                warn!(path = %path.display(), %error, "flanneld cleanup won't see that this agent runs");
+                journal.emit(AgentEvent::LockUnusable { path, reason: chain(&error) });
                 return None;
             }
         }
@@ -134,14 +135,17 @@ mod tests {
         let subnet_file = folder.path().join("run/subnet.env");
         alone(&subnet_file).unwrap();
         assert!(!folder.path().join("run").exists());
-        let agents = (hold(&subnet_file).await.unwrap(), hold(&subnet_file).await.unwrap());
+        let agents = (
+            hold(&subnet_file, &Journal::new()).await.unwrap(),
+            hold(&subnet_file, &Journal::new()).await.unwrap(),
+        );
         assert!(matches!(alone(&subnet_file), Err(LockError::Runs(_))));
         drop(agents);
         // The file that they left means nothing.
         let cleaner = alone(&subnet_file).unwrap();
         let agent = tokio::spawn({
             let subnet_file = subnet_file.clone();
-            async move { hold(&subnet_file).await }
+            async move { hold(&subnet_file, &Journal::new()).await }
         });
         tokio::time::sleep(3 * PAUSE).await;
         assert!(!agent.is_finished());
@@ -156,7 +160,7 @@ mod tests {
     async fn an_agent_that_can_have_none_goes_on() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("file"), "").unwrap();
-        assert!(hold(&folder.path().join("file/subnet.env")).await.is_none());
+        assert!(hold(&folder.path().join("file/subnet.env"), &Journal::new()).await.is_none());
     }
 
     /// Whoever can write to the folder makes root create no file elsewhere, and holds up neither start nor cleanup.
@@ -167,7 +171,7 @@ mod tests {
         let fifo = |path: &Path| nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap();
         for make in [&(|path: &Path| symlink(&missing, path).unwrap()) as &dyn Fn(&Path), &fifo] {
             make(&path(&subnet_file));
-            assert!(hold(&subnet_file).await.is_none());
+            assert!(hold(&subnet_file, &Journal::new()).await.is_none());
             wait_for_remains(&subnet_file).await;
             assert!(matches!(alone(&subnet_file), Err(LockError::File { .. })));
             assert!(!missing.exists());
@@ -185,7 +189,7 @@ mod tests {
             begin.elapsed()
         };
         assert_eq!(waited().await, Duration::ZERO, "nothing was there");
-        let remains = hold(&subnet_file).await.unwrap();
+        let remains = hold(&subnet_file, &Journal::new()).await.unwrap();
         assert!((REMAINS..2 * REMAINS).contains(&waited().await));
         let ends = tokio::spawn(async move {
             tokio::time::sleep(REMAINS / 4).await;

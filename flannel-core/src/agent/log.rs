@@ -1,4 +1,4 @@
-//! The log lines of the agent's events. What other parts log themselves, as stores do with outages, is `debug` here.
+//! The log lines of the agent's own events.
 
 use tracing::{debug, error, info, warn};
 
@@ -6,6 +6,15 @@ use super::event::AgentEvent;
 
 pub(super) fn write(event: &AgentEvent) {
     match event {
+        AgentEvent::CleanupRuns { path } => {
+            info!(path = %path.display(), "flanneld cleanup runs on this host; waiting for its end");
+        }
+        AgentEvent::LockUnusable { path, reason } => {
+            warn!(path = %path.display(), error = reason, "flanneld cleanup won't see that this agent runs");
+        }
+        AgentEvent::DraftsStay { path, reason } => {
+            warn!(path = %path.display(), error = reason, "temporary files of earlier runs can't be removed");
+        }
         AgentEvent::OldSubnetFile { problem } => warn!(problem, "earlier subnet file can't be used"),
         AgentEvent::StateFileUnusable { path, problem } => warn!(
             path = %path.display(),
@@ -42,8 +51,8 @@ pub(super) fn write(event: &AgentEvent) {
         AgentEvent::LeaseAcquired { lease, overlay_mtu } => {
             debug!(subnet = lease, overlay_mtu = overlay_mtu.0, "lease acquired");
         }
-        // Stores log it themselves.
-        AgentEvent::LeaseRenewed { .. } => {}
+        // Stores log these themselves, since they can be used without an agent.
+        AgentEvent::LeaseRenewed { .. } | AgentEvent::StoreLost { .. } | AgentEvent::StoreBack { .. } => {}
         AgentEvent::LeaseLost { why } => {
             error!(error = why, "lease lost; the datapath stays, and the agent ends in a minute");
         }
@@ -63,8 +72,6 @@ pub(super) fn write(event: &AgentEvent) {
                 "pod MTU changed; running pods keep theirs"
             );
         }
-        AgentEvent::StoreLost { problem } => debug!(error = problem, "store lost"),
-        AgentEvent::StoreBack { away } => debug!(away_s = away.as_secs(), "store is back"),
         AgentEvent::Ready => debug!("ready"),
         AgentEvent::NotReady { reasons } => debug!(reasons = reasons.join("; "), "not ready"),
         AgentEvent::Stopping => debug!("stopping"),
@@ -73,8 +80,8 @@ pub(super) fn write(event: &AgentEvent) {
         AgentEvent::StopFailed { part, why } => {
             warn!(part, error = why, "a part of the agent failed while it stopped");
         }
-        // The loop has logged it when it happened (`reconcile/log.rs`).
-        AgentEvent::Network(_) => {}
+        // Their senders have logged them when they happened (`events/ring.rs`).
+        AgentEvent::Network(_) | AgentEvent::Firewall(_) | AgentEvent::Memory(_) => {}
         // For readers who were too slow.
         AgentEvent::LeftOut { .. } => {}
     }

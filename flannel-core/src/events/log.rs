@@ -16,7 +16,7 @@ impl Event for NetworkEvent {
         use NetworkEvent as E;
         match self {
             E::PeerAdded { lease, underlay } => {
-                info!(subnet = %lease, underlay = list(underlay), "peer added")
+                info!(subnet = %lease, underlay = list(underlay), "peer added");
             }
             E::PeerChanged { lease, underlay } => {
                 info!(subnet = %lease, underlay = list(underlay), "peer changed");
@@ -49,7 +49,7 @@ impl Event for NetworkEvent {
             E::DevicesNotReady { reason } => warn!(error = reason, "device not ready"),
             E::DevicesReady => info!("devices ready"),
             E::FamilyOutOfService { family: _, reason } => {
-                warn!(error = reason, "a family is out of service")
+                warn!(error = reason, "a family is out of service");
             }
             E::FamiliesInService => info!("all families are in service"),
             E::UnderlayMoved { link, before, local, published, reason } => warn!(
@@ -64,10 +64,10 @@ impl Event for NetworkEvent {
             E::UnderlayLost { reason } => warn!(error = reason, "underlay not as it should be"),
             E::UnderlayBack => info!("underlay is as it should be again"),
             E::ConfigApplied { live } if live.is_empty() => {
-                info!("network config is again the one that runs")
+                info!("network config is again the one that runs");
             }
             E::ConfigApplied { live } => {
-                info!(live = live.join(", "), "network config changed, and is in force")
+                info!(live = live.join(", "), "network config changed, and is in force");
             }
             E::RestartNeeded { live, reason } => {
                 warn!(
@@ -98,6 +98,16 @@ impl Event for NetworkEvent {
             E::LeftoverStays { link, reason } => {
                 warn!(link, error = reason, "device or gate of an earlier backend stays for now");
             }
+            E::GateInForce { mode } => info!(%mode, "underlay gate is in force"),
+            E::GateRepaired { cause, took } => {
+                warn!(%cause, took_us = took.as_micros(), "underlay gate repaired");
+            }
+            E::GateUnavailable { reason } => {
+                warn!(problem = reason, "packets from strangers are not observed");
+            }
+            E::GateNotReady { reason } => warn!(problem = reason, "underlay gate not as it should be"),
+            E::GateReady => info!("underlay gate is as it should be again"),
+            E::StrangersSeen { report } => warn!(news = report, "packets from strangers seen"),
             E::KernelAway { reason } => warn!(error = reason, "kernel could not be asked; trying again"),
             // For readers who were too slow.
             E::LeftOut { .. } => {}

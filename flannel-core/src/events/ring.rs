@@ -1,5 +1,6 @@
 //! The ring of the last events of one part: who sends into it, and who reads from it.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
@@ -11,8 +12,8 @@ use tokio::sync::broadcast::error::RecvError;
 /// How many events a reader may be behind before it misses some.
 pub const KEPT: usize = 256;
 
-/// What a part of an agent sends: [`NetworkEvent`](super::NetworkEvent) or
-/// [`FirewallEvent`](crate::firewall::FirewallEvent).
+/// What a part of an agent sends: [`NetworkEvent`](super::NetworkEvent),
+/// [`FirewallEvent`](crate::firewall::FirewallEvent) or [`MemoryEvent`](super::MemoryEvent).
 pub trait Event: Clone + Send + 'static {
     /// The event for a reader who was too slow and missed this many.
     fn left_out(events: u64) -> Self;
@@ -69,26 +70,45 @@ impl<E: Event> EventReader<E> {
 }
 
 /// Logs the events of one part of an agent, and sends them to its readers. A clone sends to the same readers.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct EventSender<E> {
     sender: broadcast::Sender<Timed<E>>,
     /// The first reader, which also has the events before it was asked for.
     first: Arc<Mutex<Option<EventReader<E>>>>,
+    /// Gets each event at once.
+    sink: Option<Arc<Sink<E>>>,
+}
+
+type Sink<E> = dyn Fn(Timed<E>) + Send + Sync;
+
+impl<E> fmt::Debug for EventSender<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("EventSender")
+    }
 }
 
 impl<E: Event> Default for EventSender<E> {
     fn default() -> Self {
         let (sender, first) = broadcast::channel(KEPT);
-        Self { sender, first: Arc::new(Mutex::new(Some(EventReader(Some(first))))) }
+        Self { sender, first: Arc::new(Mutex::new(Some(EventReader(Some(first))))), sink: None }
     }
 }
 
 impl<E: Event> EventSender<E> {
+    /// A sender that also passes each event to a function, which must not block. Unlike a reader it misses none.
+    pub fn forwarding(sink: impl Fn(Timed<E>) + Send + Sync + 'static) -> Self {
+        Self { sink: Some(Arc::new(sink)), ..Self::default() }
+    }
+
     /// Logs an event, and sends it with the present time. It does not fail without a reader.
     pub fn send(&self, event: E) {
         event.log();
+        let event = Timed::now(event);
+        if let Some(sink) = &self.sink {
+            sink(event.clone());
+        }
         // It fails only without a reader.
-        let _ = self.sender.send(Timed::now(event));
+        let _ = self.sender.send(event);
     }
 
     /// Returns a reader. The first one has all events so far, further ones have those from now on.

@@ -23,6 +23,8 @@ mod tests;
 
 use std::collections::BTreeSet;
 
+use serde::Serialize;
+
 use crate::addr::{LinkIndex, PerFamily, Subnet, Vni};
 use crate::kernel::KernelError;
 use crate::netlink::nftables::{Change, NfTables, TableFamily};
@@ -32,7 +34,8 @@ pub use desk::Desk;
 pub use hold::{Gate, GateStatus};
 
 /// What is done about packets from strangers.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Mode {
     /// Nothing: no table is kept.

@@ -10,14 +10,16 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::debug;
 
 use super::choose::{Managers, Unused};
+use super::event::{FirewallEvent, FirewallEventSender, FirewallEvents};
 use super::manager::{FirewallError, RuleManager};
 use super::obstacles::Obstacle;
 use super::rules::{Ours, Wanted};
 use crate::backoff::{Backoff, Delays};
 use crate::error::chain;
+use crate::events::RepairCause;
 use crate::resync;
 
 /// Delays after failures.
@@ -67,6 +69,7 @@ pub struct Firewall {
     wanted: Wanted,
     ours: Ours,
     status: watch::Sender<FirewallStatus>,
+    events: FirewallEventSender,
     /// Which variant the manager used at the last comparison.
     choice: Option<String>,
     repairs: VecDeque<Instant>,
@@ -89,7 +92,20 @@ impl Firewall {
         let status = watch::Sender::new(status);
         let choice = managers.active.as_ref().and_then(|active| active.choice()).map(str::to_owned);
         let (repairs, backoff) = (VecDeque::new(), Backoff::with(RETRY));
-        Self { managers, wanted, ours, status, choice, repairs, backoff, unclear: None }
+        let events = FirewallEventSender::default();
+        Self { managers, wanted, ours, status, events, choice, repairs, backoff, unclear: None }
+    }
+
+    /// Sends what happens to `events` instead of a sender of its own.
+    #[must_use]
+    pub fn telling(self, events: FirewallEventSender) -> Self {
+        Self { events, ..self }
+    }
+
+    /// The events of the rules. The first reader has all of them; the reader stays valid after `run` has consumed the
+    /// firewall.
+    pub fn events(&self) -> FirewallEvents {
+        self.events.subscribe()
     }
 
     /// The status of the rules. The receiver stays valid after `run` has consumed the firewall.
@@ -100,17 +116,21 @@ impl Firewall {
     /// Runs until `cancel` fires. The rules stay, so that pods keep their traffic.
     pub async fn run(mut self, cancel: CancellationToken) {
         // A change that has begun is finished; waiting can be dropped.
-        let (mut looked, mut next) = (Instant::now(), None);
+        let (mut looked, mut next, mut cause) = (Instant::now(), None, RepairCause::Resync);
         while !cancel.is_cancelled() {
             let until = match next {
                 Some(until) => until,
-                None => self.look(looked).await,
+                None => self.look(looked, cause).await,
             };
             self.look_around().await;
-            tokio::select! {
+            let due = tokio::select! {
                 () = cancel.cancelled() => return,
-                due = self.wait(until) => next = (due == Due::Surroundings).then_some(until),
-            }
+                due = self.wait(until) => due,
+            };
+            (next, cause) = match due {
+                Due::Rules(cause) => (None, cause),
+                Due::Surroundings => (Some(until), cause),
+            };
             looked = Instant::now();
         }
     }
@@ -124,23 +144,24 @@ impl Firewall {
             return;
         }
         for obstacle in obstacles.iter().filter(|obstacle| !before.contains(obstacle)) {
-            warn!(%obstacle, "a chain drops forwarded traffic");
+            self.events.send(FirewallEvent::ChainDropsPods(Box::new(obstacle.clone())));
         }
-        for Obstacle { family, table, chain, .. } in before.iter().filter(|it| !obstacles.contains(it)) {
-            info!(family, table, chain, "a chain drops forwarded traffic no more, or in another way");
+        for gone in before.into_iter().filter(|it| !obstacles.contains(it)) {
+            let Obstacle { realm, family, table, chain, .. } = gone;
+            self.events.send(FirewallEvent::ChainDropsNoMore { realm, family, table, chain });
         }
         self.status.send_modify(|status| status.obstacles = obstacles);
     }
 
     /// Makes the kernel's rules as desired. Returns when to compare again at the latest.
-    async fn look(&mut self, since: Instant) -> Instant {
+    async fn look(&mut self, since: Instant, cause: RepairCause) -> Instant {
         let active = converge(self.managers.active.as_deref_mut(), &self.wanted, &self.ours).await;
         match active {
             Ok(mut done) => {
                 done.notes.extend(self.managers.missed.clone());
                 let unclear = self.unclear.as_ref().map(|(note, _)| note.clone());
                 done.notes.extend(unclear.clone());
-                self.note(done, since);
+                self.note(done, since, cause);
                 // Rules of the other manager are removed only after ours are in place, so that no packet leaves without
                 // masquerading.
                 self.clear_unused().await;
@@ -154,7 +175,7 @@ impl Firewall {
         }
     }
 
-    fn note(&mut self, done: Done, since: Instant) {
+    fn note(&mut self, done: Done, since: Instant, cause: RepairCause) {
         if let Some(surroundings) = self.managers.surroundings.as_mut().filter(|_| done.changes > 0) {
             surroundings.set_due();
         }
@@ -162,12 +183,14 @@ impl Firewall {
         let was_in_place = self.status.borrow().in_place;
         if done.changes > 0 && was_in_place {
             self.repairs.push_back(Instant::now());
-            warn!(changes = done.changes, took_us = since.elapsed().as_micros(), "firewall rules repaired");
-        } else if !was_in_place {
-            debug!(changes = done.changes, "firewall rules are in place");
+            let (changes, took) = (done.changes, since.elapsed());
+            self.events.send(FirewallEvent::RulesRepaired { changes, cause, took });
+        } else if !was_in_place && !self.wanted.is_empty() {
+            self.events.send(FirewallEvent::RulesInPlace { changes: done.changes });
         }
-        for note in done.notes.iter().filter(|note| !self.status.borrow().notes.contains(note)) {
-            warn!(note, "rules of others limit the firewall rules");
+        let before = self.status.borrow().notes.clone();
+        for reason in done.notes.iter().filter(|note| !before.contains(note)).cloned() {
+            self.events.send(FirewallEvent::RulesLimited { reason });
         }
         self.status.send_modify(|status| {
             if done.changes > 0 && was_in_place {
@@ -184,7 +207,7 @@ impl Firewall {
         let Some(choice) = self.managers.active.as_ref().and_then(|active| active.choice()) else { return };
         let known = &mut self.choice;
         if known.as_deref().is_some_and(|known| known != choice) {
-            info!(manager = choice, "firewall rules moved to the other variant");
+            self.events.send(FirewallEvent::RulesMoved { manager: choice.to_owned() });
             self.status.send_modify(|status| choice.clone_into(&mut status.manager));
         }
         *known = Some(choice.to_owned());
@@ -198,7 +221,7 @@ impl Firewall {
         }
         self.unclear = None;
         while let Some(unused) = self.managers.unused.last_mut() {
-            if let Err(error) = clear(unused, &self.ours).await {
+            if let Err(error) = clear(unused, &self.ours, &self.events).await {
                 let note = format!("rules of an earlier run may be left: {}", chain(&error));
                 self.unclear = Some((note, Instant::now() + resync::PERIOD / 2));
                 return;
@@ -213,8 +236,8 @@ impl Firewall {
         if now.as_ref() == before {
             return;
         }
-        if let Some(note) = &now {
-            warn!(note, "leftover firewall rules can't be read");
+        if let Some(reason) = now.clone() {
+            self.events.send(FirewallEvent::LeftoverRulesUnclear { reason });
         }
         self.status.send_modify(|status| {
             status.notes.retain(|note| Some(note) != before);
@@ -247,11 +270,10 @@ impl Firewall {
         if self.status.borrow().problem == problem {
             return;
         }
-        if let Some(problem) = &problem {
-            warn!(problem, "firewall rules not as they should be");
-        } else {
-            info!("firewall rules are as they should be again");
-        }
+        self.events.send(match problem.clone() {
+            Some(reason) => FirewallEvent::RulesNotReady { reason },
+            None => FirewallEvent::RulesReady,
+        });
         self.status.send_modify(|status| status.problem = problem);
     }
 
@@ -272,8 +294,10 @@ impl Firewall {
             }
         };
         tokio::select! {
-            () = changed => Due::Rules,
-            () = sleep_until(until) => Due::Rules,
+            () = changed => Due::Rules(RepairCause::Announced),
+            () = sleep_until(until) => {
+                Due::Rules(if in_hurry { RepairCause::Resync } else { RepairCause::Retry })
+            }
             () = around => Due::Surroundings,
         }
     }
@@ -282,20 +306,21 @@ impl Firewall {
 /// What to check next.
 #[derive(Debug, PartialEq, Eq)]
 enum Due {
-    Rules,
+    /// The rules, for this cause.
+    Rules(RepairCause),
     Surroundings,
 }
 
 /// Removes the leftovers of a manager without rules to keep, if it is installed.
-async fn clear(unused: &mut Unused, ours: &Ours) -> Result<(), FirewallError> {
+async fn clear(unused: &mut Unused, ours: &Ours, events: &FirewallEventSender) -> Result<(), FirewallError> {
     let Some(unused) = unused.open().await? else { return Ok(()) };
-    let name = unused.name();
+    let manager = unused.name();
     let done = converge(Some(unused), &Wanted::default(), ours).await?;
     if done.changes > 0 {
-        info!(manager = name, "firewall rules of an earlier run removed");
+        events.send(FirewallEvent::LeftoverRulesRemoved { manager });
     }
-    for note in done.notes {
-        warn!(note, "firewall rules of an earlier run may be left");
+    for reason in done.notes {
+        events.send(FirewallEvent::LeftoverRulesStay { reason });
     }
     Ok(())
 }

@@ -19,6 +19,8 @@ mod walk;
 
 use std::fmt;
 
+use serde::Serialize;
+
 pub use self::chain::Realm;
 use self::chain::{RuleName, Table, TableName};
 pub(super) use self::look::Surroundings;
@@ -28,7 +30,7 @@ use super::rules::Range;
 use crate::addr::{Family, PerFamily};
 
 /// The traffic that a chain surely drops, in one family.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[non_exhaustive]
 pub struct Cuts {
     /// Packets of this node's pods to pods of other nodes, or the answers.
@@ -40,7 +42,7 @@ pub struct Cuts {
 }
 
 /// A base chain that surely drops traffic of pods.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Obstacle {
     /// Which rule system has its table.

@@ -8,6 +8,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{Driver, Reconciler};
+use crate::events::NetworkEventSender;
 use crate::firewall::gate::{Desk, Gate, GateStatus};
 use crate::lease::LeaseChange;
 use crate::status::{Harm, Problem, Subject};
@@ -35,9 +36,13 @@ impl Guard {
     }
 
     /// Starts the gate's task.
-    pub(super) fn start(&mut self, cancel: &CancellationToken) -> Option<Running> {
+    pub(super) fn start(
+        &mut self,
+        events: &NetworkEventSender,
+        cancel: &CancellationToken,
+    ) -> Option<Running> {
         let gate = self.gate.take()?;
-        Some(Running(tokio::spawn(gate.run(cancel.clone()))))
+        Some(Running(tokio::spawn(gate.run(events.clone(), cancel.clone()))))
     }
 
     /// The gate's problems. None of them costs a packet of an honest node.

@@ -80,6 +80,29 @@ async fn it_stands_in_until_the_store_confirms_and_lists() {
     }
 }
 
+/// What a start without the store means is told once each.
+#[tokio::test(start_paused = true)]
+async fn a_start_from_memory_is_told_up_to_the_stores_answer() {
+    let (store, remembering) = away().await;
+    let events = MemoryEventSender::default();
+    let (remembering, mut told) = (remembering.telling(events.clone()), events.subscribe());
+    remembering.network_config().await.unwrap();
+    let own = remembering.acquire_lease(&attrs("192.0.2.1")).await.unwrap();
+    let MemoryEvent::StartedFromMemory { lease, peers, stored, reason } = told.recv().await.unwrap() else {
+        panic!("another event")
+    };
+    assert_eq!((lease, peers, stored), (own.key, state().leases.len(), 1_750_000_000));
+    assert!(reason.contains("store unavailable"), "{reason}");
+    store.set_away(false);
+    let confirmed = async {
+        tokio::select! {
+            held = remembering.renew_lease(&own) => panic!("{held:?}"),
+            event = told.recv() => event,
+        }
+    };
+    assert_eq!(confirmed.await, Some(MemoryEvent::LeaseConfirmed { lease: own.key }));
+}
+
 #[tokio::test(start_paused = true)]
 async fn another_config_in_the_store_ends_it_and_lets_no_snapshot_through() {
     let (store, remembering) = away().await;

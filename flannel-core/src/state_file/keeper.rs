@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tracing::{debug, warn};
+use tracing::debug;
 
-use super::{State, StateFileError};
+use super::State;
 use crate::error::chain;
+use crate::events::{MemoryEvent, MemoryEventSender};
 use crate::subnet::StoreStatus;
 
 /// The pause after a write, so that a burst of leases costs one further write.
@@ -28,14 +29,22 @@ pub struct Keeper {
     unwritten: bool,
     /// Whether this run wrote the file.
     written: bool,
-    /// Whether the present failure was logged.
+    /// Whether the present failure was told.
     told: bool,
+    events: MemoryEventSender,
 }
 
 impl Keeper {
     /// A keeper that has not written yet. `state` is that of the network, `store` that of the store.
     pub fn new(path: PathBuf, state: watch::Receiver<State>, store: watch::Receiver<StoreStatus>) -> Self {
-        Self { path, state, store, unwritten: false, written: false, told: false }
+        let events = MemoryEventSender::default();
+        Self { path, state, store, unwritten: false, written: false, told: false, events }
+    }
+
+    /// Sends what happens to `events` instead of a sender of its own.
+    #[must_use]
+    pub fn telling(self, events: MemoryEventSender) -> Self {
+        Self { events, ..self }
     }
 
     /// Writes for as long as it is polled.
@@ -77,22 +86,18 @@ impl Keeper {
         match written.unwrap_or(Ok(())) {
             Ok(()) => {
                 debug!(path = %self.path.display(), "state file written");
-                (self.told, self.unwritten, self.written) = (false, false, true);
+                if std::mem::take(&mut self.told) {
+                    self.events.send(MemoryEvent::StateFileBack);
+                }
+                (self.unwritten, self.written) = (false, true);
                 true
             }
             Err(error) => {
-                self.tell(&error);
+                if !std::mem::replace(&mut self.told, true) {
+                    self.events.send(MemoryEvent::StateFileRefused { reason: chain(&error) });
+                }
                 false
             }
-        }
-    }
-
-    fn tell(&mut self, error: &StateFileError) {
-        if !std::mem::replace(&mut self.told, true) {
-            warn!(
-                error = chain(error),
-                "state file not written, so the next start would not know what is ours; trying again"
-            );
         }
     }
 }
@@ -136,6 +141,25 @@ mod tests {
         drop(sender);
         keeper.finish().await;
         assert_eq!(backend(&path).as_deref(), Some("last"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_that_cannot_be_written_is_told_once_and_so_is_its_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let blocked = folder.path().join("folder");
+        std::fs::write(&blocked, "").unwrap();
+        let events = MemoryEventSender::default();
+        let (sender, mut told) = (watch::Sender::new(state("start")), events.subscribe());
+        let keeper = Keeper::new(blocked.join("state"), sender.subscribe(), store(true).subscribe());
+        let mut keeper = keeper.telling(events);
+        sender.send_replace(state("first"));
+        let _ = tokio::time::timeout(4 * RETRY, keeper.run()).await;
+        std::fs::remove_file(&blocked).unwrap();
+        std::fs::create_dir(&blocked).unwrap();
+        let _ = tokio::time::timeout(4 * RETRY, keeper.run()).await;
+        keeper.finish().await;
+        assert!(matches!(told.recv().await, Some(MemoryEvent::StateFileRefused { .. })));
+        assert_eq!((told.recv().await, told.recv().await), (Some(MemoryEvent::StateFileBack), None));
     }
 
     #[tokio::test]

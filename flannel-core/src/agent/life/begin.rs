@@ -4,7 +4,6 @@ use std::fs::File;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 
 use super::Life;
 use crate::agent::error::Failure;
@@ -14,6 +13,7 @@ use crate::agent::setup::Setup;
 use crate::agent::status::{Board, Phase};
 use crate::agent::{lock, memory};
 use crate::atomic_file;
+use crate::error::chain;
 use crate::kernel::Kernel;
 use crate::netns::Netns;
 use crate::remembering::Remembering;
@@ -46,16 +46,16 @@ impl Setup {
         board: &Arc<Board>,
         shutdown: &CancellationToken,
     ) -> Result<(Life, Option<File>), Failure> {
+        let journal = &board.journal;
         let running = match &self.subnet_file {
-            Some(path) => lock::hold(path).await,
+            Some(path) => lock::hold(path, journal).await,
             None => None,
         };
         for path in [&self.subnet_file, &self.state_file].into_iter().flatten() {
             if let Err(error) = atomic_file::remove_abandoned_drafts(path) {
-                warn!(path = %path.display(), %error, "temporary files of earlier runs can't be removed");
+                journal.emit(AgentEvent::DraftsStay { path: path.clone(), reason: chain(&error) });
             }
         }
-        let journal = &board.journal;
         let previous = self.subnet_file.as_deref().map(subnet_file::read_previous).unwrap_or_default();
         for problem in &previous.problems {
             journal.emit(AgentEvent::OldSubnetFile { problem: problem.clone() });
@@ -68,7 +68,8 @@ impl Setup {
         let stand_in =
             self.state_file.is_some().then(|| memory::stand_in(state.as_ref(), &place, stored_on, journal));
         self.store.identify(memory::identity(&previous, state.as_ref(), &place, stored_on, &host));
-        let store = Arc::new(Remembering::new(Arc::clone(&self.store), stand_in.flatten()));
+        let store = Remembering::new(Arc::clone(&self.store), stand_in.flatten());
+        let store = Arc::new(store.telling(board.sender()));
         if let Some(state) = state.as_mut().filter(|_| stored_on == StoredOn::AnotherHost) {
             // The lease belongs to another machine, which may be alive.
             (state.own, state.former_ips) = (None, Vec::new());

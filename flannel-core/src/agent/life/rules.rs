@@ -81,7 +81,7 @@ impl Life {
             self.board.emit(AgentEvent::FirewallKept { manager, masquerade, forward });
         }
         before.push(now);
-        Ok(Firewall::new(managers, wanted, Ours::Of(before)))
+        Ok(Firewall::new(managers, wanted, Ours::Of(before)).telling(self.board.sender()))
     }
 
     /// Waits until masquerading is in place, if it was asked for.

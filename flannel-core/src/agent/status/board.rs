@@ -13,7 +13,7 @@ use crate::agent::firewall::FirewallOptions;
 use crate::agent::journal::Journal;
 use crate::agent::node::Node;
 use crate::backend::NetworkStatus;
-use crate::events::Timed;
+use crate::events::{Event, EventSender, Timed};
 use crate::firewall::FirewallStatus;
 use crate::subnet::StoreStatus;
 
@@ -71,6 +71,12 @@ impl Board {
     /// Tells an event of a part of the agent.
     pub(in crate::agent) fn forward(&self, event: Timed<impl Into<AgentEvent>>) {
         self.journal.forward(event);
+    }
+
+    /// A sender for a part of the agent, whose events are told at once.
+    pub(in crate::agent) fn sender<E: Event + Into<AgentEvent>>(self: &Arc<Self>) -> EventSender<E> {
+        let board = Arc::clone(self);
+        EventSender::forwarding(move |event| board.forward(event))
     }
 
     /// Enters a phase. A lost lease stays lost, whatever else goes on, until the agent stops.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::debug;
 
 use super::build::{Found, Kernel, NEEDS, blind, build, open};
 use super::desk::{Desk, Moves, Shared};
@@ -19,6 +19,7 @@ use super::{GateOptions, Mode, Tunnels, remove_by, table_name};
 use crate::addr::{Family, LinkIndex, PerFamily};
 use crate::backoff::{Backoff, Delays};
 use crate::error::chain;
+use crate::events::{NetworkEvent, NetworkEventSender, RepairCause};
 use crate::kernel::KernelError;
 use crate::netlink::nftables::{Change, Table, TableChange, TableFamily};
 use crate::netns::Netns;
@@ -71,6 +72,9 @@ pub struct Gate {
     shared: Arc<Shared>,
     done: watch::Sender<u64>,
     status: watch::Sender<GateStatus>,
+    events: NetworkEventSender,
+    /// How the next difference was found.
+    cause: RepairCause,
     /// `None` if the kernel lacks what the gate needs.
     kernel: Option<Kernel>,
     /// The elements of the sets for nodes; `None` if they must be read.
@@ -118,9 +122,6 @@ impl Gate {
             (Err(error), Mode::Observe) => (None, Some(blind(&error))),
             (Err(_), Mode::Off) => (None, None),
         };
-        if let Some(problem) = &problem {
-            warn!(problem, "packets from strangers are not observed");
-        }
         let (shared, done) = (Arc::<Shared>::default(), watch::Sender::new(0));
         let status = watch::Sender::new(GateStatus { problem, ..GateStatus::default() });
         let desk = Desk {
@@ -135,6 +136,8 @@ impl Gate {
             shared,
             done,
             status,
+            events: NetworkEventSender::default(),
+            cause: RepairCause::Resync,
             kernel,
             elements: None,
             halves: Default::default(),
@@ -149,8 +152,13 @@ impl Gate {
         Ok((gate, desk))
     }
 
-    /// Runs until `cancel` fires. The tables stay, so that a restart lets no stranger in.
-    pub async fn run(mut self, cancel: CancellationToken) {
+    /// Runs until `cancel` fires, and sends what happens to `events`. The tables stay, so that a restart lets no stranger
+    /// in.
+    pub async fn run(mut self, events: NetworkEventSender, cancel: CancellationToken) {
+        self.events = events;
+        if let Some(reason) = self.status.borrow().problem.clone() {
+            self.events.send(NetworkEvent::GateUnavailable { reason });
+        }
         while !cancel.is_cancelled() {
             let next = self.look().await;
             tokio::select! {
@@ -178,6 +186,9 @@ impl Gate {
     }
 
     fn note_change(&mut self, change: TableChange) {
+        if change.structure || change.elements {
+            self.cause = RepairCause::Announced;
+        }
         if change.structure {
             self.forget();
         }
@@ -217,6 +228,7 @@ impl Gate {
         }
         match self.converge(&tunnels, is_synced, now).await {
             Ok(()) => {
+                self.cause = RepairCause::Resync;
                 self.backoff.reset();
                 self.done.send_replace(number);
                 self.set_problem(None);
@@ -227,6 +239,7 @@ impl Gate {
                 self.next_resync.min(self.next_reading)
             }
             Err(error) => {
+                self.cause = RepairCause::Retry;
                 self.forget();
                 self.elements = None;
                 self.set_problem(Some(self.explain(&error)));
@@ -269,7 +282,8 @@ impl Gate {
         }
         self.set_in_force(in_force);
         if repairs {
-            warn!(took_us = since.elapsed().as_micros(), "underlay gate repaired");
+            let (cause, took) = (self.cause, since.elapsed());
+            self.events.send(NetworkEvent::GateRepaired { cause, took });
             self.status.send_modify(|status| status.repairs += 1);
         }
         Ok(())
@@ -380,8 +394,8 @@ impl Gate {
         // A source that has a lease by now sent its packets before the lease was known.
         self.shared.known().retain_unpublished(&mut outside);
         let report = self.sightings.read(&outside, &inside, tunnels, mode, now);
-        if let Some(news) = report.news {
-            warn!(news, "packets from strangers seen");
+        if let Some(report) = report.news {
+            self.events.send(NetworkEvent::StrangersSeen { report });
         }
         self.status.send_if_modified(|status| {
             let changed = status.strangers != report.lines;
@@ -394,7 +408,7 @@ impl Gate {
         self.status.send_if_modified(|status| {
             let changed = status.in_force != Some(mode);
             if changed && mode != Mode::Off {
-                info!(%mode, "underlay gate is in force");
+                self.events.send(NetworkEvent::GateInForce { mode });
             }
             status.in_force = Some(mode);
             changed
@@ -405,11 +419,10 @@ impl Gate {
         if self.kernel.is_none() || self.status.borrow().problem == problem {
             return;
         }
-        if let Some(problem) = &problem {
-            warn!(problem, "underlay gate not as it should be");
-        } else {
-            info!("underlay gate is as it should be again");
-        }
+        self.events.send(match problem.clone() {
+            Some(reason) => NetworkEvent::GateNotReady { reason },
+            None => NetworkEvent::GateReady,
+        });
         self.status.send_modify(|status| status.problem = problem);
     }
 }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
+use futures::FutureExt;
 use tokio::sync::Notify;
 
 use super::*;
@@ -72,6 +73,7 @@ struct Bed {
     unused: Arc<Mutex<Script>>,
     change: Arc<Notify>,
     status: watch::Receiver<FirewallStatus>,
+    events: FirewallEvents,
     cancel: CancellationToken,
     task: tokio::task::JoinHandle<()>,
 }
@@ -93,9 +95,21 @@ impl Bed {
         let ranges = crate::addr::PerFamily { v4: Some(range), v6: None };
         let wanted = Wanted { ranges, masquerade: true, ..Wanted::default() };
         let firewall = Firewall::new(managers, wanted, Ours::Of(Vec::new()));
-        let (status, cancel) = (firewall.status(), CancellationToken::new());
+        let (status, events, cancel) = (firewall.status(), firewall.events(), CancellationToken::new());
         let task = tokio::spawn(firewall.run(cancel.clone()));
-        Self { script, unused, change, status, cancel, task }
+        Self { script, unused, change, status, events, cancel, task }
+    }
+
+    /// What happened until now, without durations.
+    fn told(&mut self) -> Vec<FirewallEvent> {
+        let next = std::iter::from_fn(|| self.events.recv().now_or_never().flatten());
+        next.map(|event| match event {
+            FirewallEvent::RulesRepaired { changes, cause, .. } => {
+                FirewallEvent::RulesRepaired { changes, cause, took: Duration::ZERO }
+            }
+            event => event,
+        })
+        .collect()
     }
 
     fn looks(&self) -> usize {
@@ -151,6 +165,34 @@ async fn the_unused_manager_is_cleared_once_and_only_when_ours_are_in_place() {
     let unused = bed.unused.lock().unwrap();
     assert_eq!(unused.asked.len(), 2, "once more after a failure, then never");
     assert!(unused.asked.iter().all(|(_, wanted)| !wanted));
+}
+
+/// What happens is told with how it was found; what does not change is told once.
+#[tokio::test(start_paused = true)]
+async fn each_repair_and_each_problem_is_an_event() {
+    let nothing = || Look::Plan(Plan::default());
+    let limited = || Look::Plan(Plan { notes: vec!["a rule of others".to_owned()], ..Plan::default() });
+    let repaired = |cause| FirewallEvent::RulesRepaired { changes: 1, cause, took: Duration::ZERO };
+    let looks =
+        vec![change(), change(), change(), failure(), failure(), change(), nothing(), limited(), limited()];
+    let mut bed = Bed::new(looks, vec![change()]);
+    bed.until(|status| status.in_place).await;
+    bed.announce().await;
+    let placed = FirewallEvent::RulesInPlace { changes: 1 };
+    let removed = FirewallEvent::LeftoverRulesRemoved { manager: "fake" };
+    assert_eq!(bed.told(), [placed, removed, repaired(RepairCause::Announced)]);
+    bed.until(|status| status.repairs == 2).await;
+    assert_eq!(bed.told(), [repaired(RepairCause::Resync)]);
+    bed.until(|status| status.problem.is_some()).await;
+    bed.until(|status| status.problem.is_none()).await;
+    let told = bed.told();
+    assert!(
+        matches!(&told[0], FirewallEvent::RulesNotReady { reason } if reason.contains("iptables-restore"))
+    );
+    assert_eq!(told[1..], [repaired(RepairCause::Retry), FirewallEvent::RulesReady]);
+    bed.until(|status| !status.notes.is_empty()).await;
+    bed.announce().await;
+    assert_eq!(bed.told(), [FirewallEvent::RulesLimited { reason: "a rule of others".to_owned() }]);
 }
 
 #[tokio::test(start_paused = true)]

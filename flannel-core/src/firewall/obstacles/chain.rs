@@ -1,5 +1,7 @@
 //! Chains of rules, reduced to what decides about a packet, for both nft and iptables. Pure.
 
+use serde::Serialize;
+
 use super::packet::{End, LinkName, Packet, Truth};
 use crate::addr::{Family, Subnet};
 use crate::firewall::rules::KUBE_MARK;
@@ -8,7 +10,8 @@ use crate::firewall::rules::KUBE_MARK;
 const KUBE_DROP_MARK: u32 = 0x8000;
 
 /// Which of the kernel's two rule systems has the tables.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Realm {
     /// `nf_tables`: nft, and iptables' nft variant.

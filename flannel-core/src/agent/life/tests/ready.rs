@@ -50,6 +50,12 @@ async fn without_its_file_the_agent_runs_but_is_not_ready() {
     test.wait(11).await;
     assert_eq!(test.state(), "ready");
     assert_eq!(test.stop().await, Ok(()));
+    let refused = test.events(|event| match event {
+        AgentEvent::LockUnusable { path, .. } => Some(path.ends_with("file/subnet.env.lock")),
+        AgentEvent::SubnetFileRefused { .. } => Some(true),
+        _ => None,
+    });
+    assert_eq!(refused.await, [true, true]);
 }
 
 /// Keeps rules, from the second try on.
@@ -90,4 +96,9 @@ async fn the_subnet_file_waits_for_masquerading() {
     assert!(test.file().ends_with("FLANNEL_IPMASQ=true\n"), "{}", test.file());
     assert_eq!(test.state(), "ready");
     test.stop().await.unwrap();
+    let told = test.events(|event| match event {
+        AgentEvent::Firewall(event) => Some(serde_json::to_value(event).unwrap()["event"].clone()),
+        _ => None,
+    });
+    assert_eq!(told.await, ["rules-not-ready", "rules-in-place", "rules-ready"]);
 }

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use flannel_lab::sandbox::in_sandbox;
 use flannel_lab::test_name;
+use futures::FutureExt;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::super::{Desk, Gate, GateOptions, GateStatus, Mode, Tunnels, present, remove, table_name};
 use super::desk::lease;
 use crate::addr::{LinkIndex, PerFamily, Vni};
+use crate::events::{NetworkEvent, NetworkEventSender, NetworkEvents, RepairCause};
 use crate::lease::{Lease, LeaseTable, LeaseUpdate, UnreadableRecords};
 use crate::netlink::nftables::{NfTables, TableEvents, TableFamily};
 use crate::netns::Netns;
@@ -61,6 +63,7 @@ struct Bed {
     desk: Desk,
     table: LeaseTable,
     status: watch::Receiver<GateStatus>,
+    events: NetworkEvents,
     cancel: CancellationToken,
     task: tokio::task::JoinHandle<()>,
 }
@@ -72,8 +75,14 @@ impl Bed {
             Gate::open(&Netns::current().unwrap(), GateOptions { mode, allow_from }).await.unwrap();
         let (cancel, status) = (CancellationToken::new(), desk.status());
         desk.tunnels(Some(tunnels()));
-        let task = tokio::spawn(gate.run(cancel.clone()));
-        Self { desk, table: LeaseTable::default(), status, cancel, task }
+        let events = NetworkEventSender::default();
+        let task = tokio::spawn(gate.run(events.clone(), cancel.clone()));
+        Self { desk, table: LeaseTable::default(), status, events: events.subscribe(), cancel, task }
+    }
+
+    /// What happened until now.
+    fn told(&mut self) -> Vec<NetworkEvent> {
+        std::iter::from_fn(|| self.events.recv().now_or_never().flatten()).collect()
     }
 
     fn say(&mut self, update: LeaseUpdate) {
@@ -259,6 +268,9 @@ fn strangers_are_counted_and_named_in_both_modes() {
             let status = bed.until(|it| !it.strangers.is_empty()).await;
             assert_eq!(status.strangers.len(), 1, "{status:?}");
             let line = &status.strangers[0];
+            let told = bed.told();
+            let is_news = |it: &NetworkEvent| matches!(it, NetworkEvent::StrangersSeen { report } if report.contains("192.0.2.9"));
+            assert_eq!(told.iter().filter(|event| is_news(event)).count(), 1, "{told:?}");
             assert!(line.starts_with("192.0.2.9 has no lease and sent 2 VXLAN packets"), "{line}");
             assert!(line.contains(fate) && line.contains("--vxlan-allow-from=192.0.2.9/32"), "{line}");
             bed.end().await;
@@ -295,6 +307,10 @@ fn what_others_take_away_comes_back() {
             assert_eq!(listing(), whole, "{damage}");
             repairs = bed.status.borrow().repairs;
         }
+        let told = bed.told();
+        assert_eq!(told[0], NetworkEvent::GateInForce { mode: Mode::Enforce });
+        let announced = |it: &&NetworkEvent| matches!(it, NetworkEvent::GateRepaired { cause, .. } if *cause == RepairCause::Announced);
+        assert_eq!(told.iter().filter(announced).count() as u64, repairs, "{told:?}");
         // What is too much is taken away, and is no damage.
         run("nft", "add element inet flannel-underlay-7 nodes4 { 192.0.2.66 }");
         bed.tell(LeaseUpdate::Put(lease(3, "192.0.2.3"))).await;
