@@ -5,16 +5,15 @@ use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use flannel_core::agent::{Agent, AgentError, AgentEvent, AgentEvents, Failure, wait_for_remains};
+use flannel_core::agent::{AgentError, AgentEvent, AgentEvents, Failure, wait_for_remains};
 use flannel_core::error::chain;
-use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::cli::{self, Options};
 use crate::health::{self, Answer};
-use crate::{logs, privileges, registry, store};
+use crate::{logs, privileges, registry, store, supervisor};
 
 /// An agent's error, with the flag that asks for what it can't do.
 fn in_our_words(error: AgentError) -> Box<dyn Error> {
@@ -95,28 +94,14 @@ async fn serve(options: &Options) -> Result<(), Box<dyn Error>> {
             () = shutdown.cancelled() => agent.stop().await,
         }
     };
-    let (result, (), ()) = tokio::join!(run, notify(&agent), name_idle_options(agent.events(), options));
+    let (result, (), ()) =
+        tokio::join!(run, supervisor::tell(&agent), name_idle_options(agent.events(), options));
     farewell.cancel();
     if let Some(health) = health {
         // The health server ends by its own deadline; at this point a panic in it does not matter.
         let _ = health.await;
     }
     result.map_err(in_our_words)
-}
-
-/// Notifies systemd, if it set `NOTIFY_SOCKET`, when the agent is ready and when it stops.
-async fn notify(agent: &Agent) {
-    let tell = |state| {
-        if let Err(error) = sd_notify::notify(&[state]) {
-            warn!(%error, "systemd could not be notified");
-        }
-    };
-    if agent.ready().await.is_ok() {
-        tell(NotifyState::Ready);
-    }
-    if agent.status().wait_for(|status| status.phase.is_over()).await.is_ok() {
-        tell(NotifyState::Stopping);
-    }
 }
 
 /// Logs options without effect once the backend is known.

@@ -12,6 +12,7 @@ mod logs;
 mod privileges;
 mod registry;
 mod store;
+mod supervisor;
 mod sys;
 
 use std::ffi::OsString;

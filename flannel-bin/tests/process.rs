@@ -289,23 +289,37 @@ fn comes_up_once_the_config_appears_and_leaves_the_kernel_as_it_is() {
         let agent = node
             .agent("flanneld-2", FLANNELD)
             .env("NOTIFY_SOCKET", store.path().join("notify"))
+            .env("WATCHDOG_USEC", "100000")
             .arg(format!("--store=local:{}", store.path().display()))
             .arg(format!("--subnet-file={}", file.display()))
             .start()
             .unwrap();
         agent.wait_for_log("subnet file is in place", SOON).unwrap();
         assert_eq!(subnets(file), before);
-        // systemd is told.
-        assert_eq!(notice(&notices), "READY=1\n");
+        // systemd is told, also what the agent does, and that its loop turns.
+        let (_, ready) = notices_until(&notices, "READY=1");
+        assert!(ready.iter().any(|line| line.starts_with("STATUS=not ready: ")), "{ready:?}");
+        let (status, _) = notices_until(&notices, "STATUS=ready: ");
+        assert!(status.contains(" by vxlan, 1 peer"), "{status}");
+        notices_until(&notices, "WATCHDOG=1");
+        notices_until(&notices, "WATCHDOG=1");
         agent.terminate().unwrap();
-        assert_eq!(notice(&notices), "STOPPING=1\n");
+        let (_, last) = notices_until(&notices, "STOPPING=1");
+        assert!(!last.iter().any(|line| line.starts_with("READY")), "{last:?}");
     });
 }
 
-fn notice(socket: &UnixDatagram) -> String {
-    let mut buffer = [0; 100];
-    let length = socket.recv(&mut buffer).unwrap();
-    String::from_utf8(buffer[..length].to_vec()).unwrap()
+/// The first notice that begins like this, and those before it.
+fn notices_until(socket: &UnixDatagram, begin: &str) -> (String, Vec<String>) {
+    let (mut before, mut buffer) = (Vec::new(), [0; 1024]);
+    loop {
+        let length = socket.recv(&mut buffer).unwrap();
+        let notice = String::from_utf8(buffer[..length].to_vec()).unwrap();
+        match notice.trim_end() {
+            found if found.starts_with(begin) => return (found.to_owned(), before),
+            other => before.push(other.to_owned()),
+        }
+    }
 }
 
 fn subnets(file: &Path) -> Vec<String> {

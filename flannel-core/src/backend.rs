@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::addr::Mtu;
 use crate::config::{ConfigError, NetworkConfig};
 use crate::events::{NetworkEventSender, NetworkEvents};
+use crate::heartbeat::Pulse;
 use crate::kernel::KernelError;
 use crate::lease::{Lease, LeaseAttrs};
 use crate::netns::Netns;
@@ -168,6 +169,12 @@ pub trait Network: Send {
     /// What this node has to publish with its lease. It changes when the address of the underlay does. See
     /// [`crate::subnet::renew_and_publish`]. The receiver stays valid after `run` has consumed the network.
     fn attrs(&self) -> watch::Receiver<LeaseAttrs>;
+
+    /// Asks the loop of [`run`](Self::run) whether it still turns; see [`crate::heartbeat`]. It stays valid after `run` has
+    /// consumed the network. Of a backend without it nobody notices a loop that hangs.
+    fn pulse(&self) -> Option<Pulse> {
+        None
+    }
 
     /// Runs until `cancel` fires. Kernel state stays, so that pods' traffic goes on afterwards.
     async fn run(self: Box<Self>, leases: LeaseStream, cancel: CancellationToken)

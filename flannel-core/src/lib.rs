@@ -58,6 +58,7 @@ pub mod events;
 pub mod firewall;
 pub mod gojson;
 pub mod guarded;
+pub mod heartbeat;
 pub mod kernel;
 pub mod lease;
 pub mod netlink;

@@ -40,6 +40,7 @@ use crate::config::{BackendConfig, ConfigError};
 use crate::dataplane::{Dataplane, Object, ObjectKey, Route};
 use crate::events::{NetworkEvent, NetworkEventSender, NetworkEvents, RepairCause};
 use crate::firewall::gate::{Desk, Gate, Tunnels};
+use crate::heartbeat::{self, Heart, Pulse};
 use crate::kernel::{Kernel, KernelError, KernelEvent, Refusal, Scope};
 use crate::lease::{AgedLease, Lease, LeaseAttrs, LeaseKey, LeaseTable};
 use crate::netns::Netns;
@@ -252,6 +253,9 @@ pub struct Reconciler<D> {
     attrs: watch::Sender<LeaseAttrs>,
     /// The gate that lets only nodes into the tunnels; `None` without tunnels that the kernel carries.
     guard: Option<Guard>,
+    /// Shows others that the loop turns.
+    heart: Heart,
+    pulse: Pulse,
 }
 
 impl<D: Driver> Reconciler<D> {
@@ -267,6 +271,7 @@ impl<D: Driver> Reconciler<D> {
         let attrs = watch::Sender::new(driver.attrs());
         let claims = OwnClaims::new(previous, &state.store);
         let guard = driver.gate().map(Guard::new);
+        let (pulse, heart) = heartbeat::pair();
         Self {
             driver,
             kernel,
@@ -303,6 +308,8 @@ impl<D: Driver> Reconciler<D> {
             claims,
             attrs,
             guard,
+            heart,
+            pulse,
         }
     }
 
@@ -332,6 +339,11 @@ impl<D: Driver> Reconciler<D> {
         self.events.subscribe()
     }
 
+    /// Asks the running loop whether it still turns.
+    pub fn pulse(&self) -> Pulse {
+        self.pulse.clone()
+    }
+
     /// Puts devices and own objects in place before the first lease of others is known. Deletes nothing.
     pub async fn prepare(&mut self) -> Result<(), BackendError> {
         self.converge().await;
@@ -354,6 +366,10 @@ impl<D: Driver> Reconciler<D> {
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => return Ok(()),
+                () = self.heart.asked() => {
+                    self.heart.beat();
+                    continue;
+                }
                 () = self.driver.attention() => {
                     self.repair.begin(Instant::now(), RepairCause::Datapath);
                     self.look_at_all();

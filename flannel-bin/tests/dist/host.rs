@@ -68,6 +68,8 @@ fn the_unit_runs_what_the_package_installs() {
     // What pods' traffic rests on: subnet.env stays, and nothing that the kernel holds is in the way of a restart.
     assert_eq!(values(&unit, "RuntimeDirectoryPreserve"), ["yes"]);
     assert_eq!(values(&unit, "Type"), ["notify"]);
+    // Longer than any pass of the loop, and one that hangs is started anew.
+    assert_eq!((values(&unit, "WatchdogSec"), values(&unit, "Restart")), (vec!["60"], vec!["on-failure"]));
     // Two that every start reads.
     assert_eq!(values(&unit, "Environment"), ["FLANNELD_HEALTHZ_IP=127.0.0.1"]);
     assert!(

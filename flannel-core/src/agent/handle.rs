@@ -15,6 +15,7 @@ use super::node::Node;
 use super::setup::Setup;
 use super::status::{AgentStatus, Board};
 use crate::error::chain;
+use crate::heartbeat::{self, Pulse};
 use crate::kernel::{Kernel, KernelError};
 use crate::netns::Netns;
 
@@ -27,6 +28,7 @@ pub struct Agent {
     board: Arc<Board>,
     shutdown: CancellationToken,
     end: watch::Receiver<End>,
+    pulse: Pulse,
 }
 
 impl fmt::Debug for Agent {
@@ -41,6 +43,14 @@ impl Agent {
         let board = Arc::new(Board::new(setup.firewall, setup.remarks.clone()));
         let (shutdown, (ends, end)) = (CancellationToken::new(), watch::channel(None));
         let life = life::live(Arc::clone(&setup), netns, kernel, Arc::clone(&board), shutdown.clone());
+        let (pulse, heart) = heartbeat::pair();
+        let life = async move {
+            tokio::select! {
+                biased;
+                ended = life => ended,
+                never = heart.beat_always() => match never {},
+            }
+        };
         let (task, shown) = (tokio::spawn(life), Arc::clone(&board));
         tokio::spawn(async move {
             let result = match task.await {
@@ -52,7 +62,7 @@ impl Agent {
             shown.end(result.as_ref().err().map(|error| chain(error)));
             ends.send_replace(Some(result));
         });
-        Self { setup, board, shutdown, end }
+        Self { setup, board, shutdown, end, pulse }
     }
 
     /// Waits until pods can start: the network runs, masquerading is in place if it was asked for, and the subnet file
@@ -100,6 +110,17 @@ impl Agent {
     /// [`KEPT_BYTES`](super::KEPT_BYTES) as JSON. They stay after the agent has ended.
     pub fn recent_events(&self) -> Vec<Arc<TimedEvent>> {
         self.board.journal.recent()
+    }
+
+    /// Asks the agent's loops for a sign of life, and waits for it: the loop of the agent itself, and the one that keeps
+    /// the kernel in the desired state, once it runs. It returns at once if the agent has ended, and never if a loop
+    /// hangs, so the caller sets a deadline, and then restarts the process: kernel state stays, and the next start adopts
+    /// it.
+    pub async fn heartbeat(&self) {
+        self.pulse.check().await;
+        if let Some(network) = self.board.pulse() {
+            network.check().await;
+        }
     }
 
     /// Stops the agent, within some seconds, and returns how it ended. Kernel state, rules, files and lease stay, so

@@ -304,6 +304,7 @@ impl Life {
         let (lease, attrs, published) = (network.lease().clone(), network.attrs(), network.attrs());
         let (status, mut events) = (network.status(), network.events());
         self.board.watch_network(status.clone());
+        self.board.watch_loop(network.pulse());
         let mut keeper = Remembers(
             self.state_file
                 .as_ref()

@@ -1,6 +1,7 @@
 //! The status of an agent.
 
 mod board;
+mod summary;
 #[cfg(test)]
 mod tests;
 mod view;

@@ -9,6 +9,7 @@ use super::{Devices, Driver, Reconciler};
 use crate::addr::{Mtu, Subnet};
 use crate::backend::{BackendError, HostProblem, Network, NetworkStatus, Registration};
 use crate::events::{NetworkEvent, NetworkEventSender, NetworkEvents};
+use crate::heartbeat::Pulse;
 use crate::kernel::{Kernel, LinkAddress};
 use crate::lease::{Lease, LeaseAttrs};
 use crate::state_file::{HostIdentity, State};
@@ -158,6 +159,10 @@ impl<D: Driver> Network for HeldNetwork<D> {
 
     fn attrs(&self) -> watch::Receiver<LeaseAttrs> {
         self.reconciler.attrs()
+    }
+
+    fn pulse(&self) -> Option<Pulse> {
+        Some(self.reconciler.pulse())
     }
 
     async fn run(

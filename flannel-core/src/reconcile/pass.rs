@@ -130,6 +130,8 @@ impl<D: Driver> Reconciler<D> {
     }
 
     async fn execute_some(&mut self, ops: &[Op], cause: &Cause) -> Result<Done, KernelError> {
+        // Many operations take long, which is no hang.
+        self.heart.beat();
         // After an error it is unknown which operations were carried out.
         let refusals = self.kernel.execute(ops).await.inspect_err(|_| self.work.read_objects())?;
         Ok(self.note_results(ops, refusals, cause.looked))
@@ -194,6 +196,7 @@ impl<D: Driver> Reconciler<D> {
 
     /// Reads all objects that are ours.
     async fn observe(&mut self) -> Result<(), KernelError> {
+        self.heart.beat();
         // A device may have disappeared just now.
         self.read_ours().await.inspect_err(|_| self.work.check_devices())
     }

@@ -1,6 +1,7 @@
 mod blackholes;
 mod config;
 mod flood;
+mod heartbeat;
 mod peers;
 mod reach;
 mod replaced;
@@ -76,8 +77,8 @@ impl Driver for OneDevice {
     }
 
     fn peer(&self, lease: &Lease) -> Result<Peer, PeerError> {
-        if lease.attrs.backend_type == "garbled" {
-            return Err(PeerError::Unreadable("garbled".into()));
+        if lease.attrs.backend_type == "unreadable" {
+            return Err(PeerError::Unreadable("unreadable".into()));
         }
         let link = self.link.ok_or(PeerError::NotOurs("no device".into()))?;
         let net = lease.subnet(Family::V4).unwrap();
@@ -354,7 +355,7 @@ async fn an_unreadable_record_keeps_what_the_kernel_has_for_it() {
     let bench = bench_on(kernel, link);
     bench.send(LeaseUpdate::Snapshot {
         leases: vec![lease("10.5.2.0-24", 2)],
-        unreadable: vec![UnreadableRecord { key: "10.5.7.0-24".into(), reason: "garbled".into() }].into(),
+        unreadable: vec![UnreadableRecord { key: "10.5.7.0-24".into(), reason: "unreadable".into() }].into(),
     });
     bench.settle().await;
     let objects = bench.kernel.objects();
@@ -362,9 +363,9 @@ async fn an_unreadable_record_keeps_what_the_kernel_has_for_it() {
     assert!(leftover.objects.iter().all(|object| objects.get(&object.key()).is_none()));
     assert!(bench.status.borrow().rejected()[0].contains("10.5.7.0-24"));
 
-    let mut garbled = lease("10.5.2.0-24", 2);
-    garbled.attrs.backend_type = "garbled".into();
-    bench.send(LeaseUpdate::Put(garbled));
+    let mut unreadable = lease("10.5.2.0-24", 2);
+    unreadable.attrs.backend_type = "unreadable".into();
+    bench.send(LeaseUpdate::Put(unreadable));
     bench.send(LeaseUpdate::Removed("10.5.7.0-24".into()));
     bench.settle().await;
     assert!(bench.has_route("10.5.2.0-24") && !bench.has_route("10.5.7.0-24"));

@@ -234,7 +234,7 @@ impl Scene {
             case("a peer's VTEP MAC", mac_of(&self.peer), "is that of lease"),
             case("a group's MAC", json!("01:00:5e:00:00:01"), "is no station's"),
             case("no MAC at all", json!("00:00:00:00:00:00"), "is no station's"),
-            case("garbled MAC", json!("x"), "VtepMAC"),
+            case("unreadable MAC", json!("x"), "VtepMAC"),
             case("missing MAC", Value::Null, "VtepMAC is missing"),
         ];
         cases[1].rival = true;

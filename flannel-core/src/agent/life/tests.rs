@@ -395,6 +395,19 @@ async fn comes_up_and_stops() {
     assert_eq!(names.await, want);
 }
 
+/// A supervisor is answered at every step, and does not wait for an agent that has ended.
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_works_has_a_heartbeat() {
+    for fake in [Fake::new().configs([Does::Hangs]), Fake::new().registers([Does::Hangs]), Fake::new()] {
+        let test = start(fake);
+        test.agent.heartbeat().await;
+        test.wait(1).await;
+        test.agent.heartbeat().await;
+        test.agent.stop().await.unwrap();
+        test.agent.heartbeat().await;
+    }
+}
+
 /// What a registration that failed did, and what the network tells up to its end. Who is too slow for that is told how
 /// much he missed.
 #[tokio::test(start_paused = true)]

@@ -15,6 +15,7 @@ use crate::agent::node::Node;
 use crate::backend::NetworkStatus;
 use crate::events::{Event, EventSender, Timed};
 use crate::firewall::FirewallStatus;
+use crate::heartbeat::Pulse;
 use crate::subnet::StoreStatus;
 
 /// The status of one agent, combined from that of its parts.
@@ -26,6 +27,8 @@ pub(in crate::agent) struct Board {
     added: Notify,
     /// What events said last.
     told: Mutex<Told>,
+    /// Asks the loop of the network whether it turns.
+    pulse: Mutex<Option<Pulse>>,
     /// The events.
     pub(in crate::agent) journal: Journal,
 }
@@ -56,6 +59,7 @@ impl Board {
             sources: Mutex::default(),
             added: Notify::new(),
             told: Mutex::default(),
+            pulse: Mutex::default(),
             journal: Journal::new(),
         }
     }
@@ -123,6 +127,16 @@ impl Board {
     pub(in crate::agent) fn watch_network(&self, mut status: watch::Receiver<NetworkStatus>) {
         status.mark_changed();
         self.watch(|sources| sources.network = Some(status));
+    }
+
+    /// Asks the loop of the network from now on whether it turns.
+    pub(in crate::agent) fn watch_loop(&self, pulse: Option<Pulse>) {
+        *self.pulse.lock().unwrap_or_else(PoisonError::into_inner) = pulse;
+    }
+
+    /// Asks the loop of the network, if it runs.
+    pub(in crate::agent) fn pulse(&self) -> Option<Pulse> {
+        self.pulse.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Shows the status of the firewall rules from now on.

@@ -50,8 +50,8 @@ async fn readiness_turns_red_for_store_lease_and_device() {
     let moved = with(network(), Subject::Underlay, Harm::All, "192.0.2.1 is gone");
     let beaten = with(network(), Subject::OwnLease, Harm::All, "this node's VtepMAC is taken");
     let mut strange = network();
-    let garbled = Problem::new(Subject::Lease("x".into()), Harm::None, "lease x: garbled".to_owned());
-    strange.problems.leases = Listed::new(1, [garbled].into_iter());
+    let unreadable = Problem::new(Subject::Lease("x".into()), Harm::None, "lease x: unreadable".to_owned());
+    strange.problems.leases = Listed::new(1, [unreadable].into_iter());
     let old = with(strange.clone(), Subject::Restart, Harm::None, "VNI changed");
     let bad = with(network(), Subject::Config, Harm::None, "VNI is bad");
     let unsynced = NetworkStatus::default();
@@ -64,8 +64,8 @@ async fn readiness_turns_red_for_store_lease_and_device() {
         (&Phase::Running, &up, Some(&network()), 0, "ready"),
         (&Phase::Running, &away, Some(&network()), 9, "ready"),
         (&Phase::Running, &away, Some(&network()), 10, "store away for 10 s: refused"),
-        (&Phase::Running, &up, Some(&strange), 0, "ready; lease x: garbled"),
-        (&Phase::Running, &up, Some(&old), 0, "ready; VNI changed; lease x: garbled"),
+        (&Phase::Running, &up, Some(&strange), 0, "ready; lease x: unreadable"),
+        (&Phase::Running, &up, Some(&old), 0, "ready; VNI changed; lease x: unreadable"),
         (&Phase::Running, &up, Some(&bad), 0, "ready; VNI is bad"),
         (&Phase::Running, &skewed, Some(&network()), 0, "ready; clocks differ"),
         (&Phase::Running, &lost, Some(&network()), 0, "the lease of this node is lost: 10.0.0.2 has it"),
@@ -87,6 +87,44 @@ async fn readiness_turns_red_for_store_lease_and_device() {
     ] {
         assert_eq!(reasons(phase, store, network, later), want, "{phase:?} {later}");
     }
+}
+
+/// What a supervisor shows.
+#[tokio::test(start_paused = true)]
+async fn the_summary_says_where_the_node_is_or_what_it_waits_for() {
+    let (up, starting) = (store(true, ""), Phase::Starting { waiting_for: "waiting for the config".into() });
+    let mut busy = network();
+    busy.peers = 41;
+    let line = |phase: &Phase, network: Option<&NetworkStatus>| status(phase, &up, network).summary();
+    assert_eq!(line(&starting, None), "not ready: waiting for the config");
+    assert_eq!(line(&Phase::Running, Some(&busy)), "ready: 41 peers");
+    let broken = with(network(), Subject::Device, Harm::All, "flannel.1 is gone");
+    assert_eq!(line(&Phase::Running, Some(&broken)), "not ready: flannel.1 is gone");
+    let worse = with(broken, Subject::Underlay, Harm::All, "192.0.2.1 is gone");
+    assert_eq!(line(&Phase::Running, Some(&worse)), "not ready: flannel.1 is gone (1 more)");
+    assert_eq!(line(&Phase::Stopping, Some(&busy)), "stopping");
+    assert_eq!(line(&Phase::Ended { error: Some("it broke".into()) }, None), "ended: it broke");
+    let mut noted = with(busy, Subject::Restart, Harm::None, "VNI changed");
+    noted.peers = 1;
+    assert_eq!(line(&Phase::Running, Some(&noted)), "ready: 1 peer, 1 note");
+    let attrs = crate::lease::LeaseAttrs::default();
+    let lease = crate::lease::Lease { key: "10.5.3.0-24&fd00::-64".parse().unwrap(), attrs, created: 1 };
+    let node = Node {
+        lease,
+        networks: PerFamily::default(),
+        backend: "vxlan".into(),
+        overlay_mtu: crate::addr::Mtu(1450),
+        underlay: crate::backend::Underlay {
+            name: "eth0".into(),
+            link: crate::addr::LinkIndex(2),
+            mtu: crate::addr::Mtu(1500),
+            local: PerFamily::default(),
+            published: PerFamily::default(),
+            reason: String::new(),
+        },
+    };
+    let status = AgentStatus { node: Some(node), ..status(&Phase::Running, &up, Some(&network())) };
+    assert_eq!(status.summary(), "ready: 10.5.3.0/24 fd00::/64 by vxlan, 0 peers");
 }
 
 /// What is said with these rules, that were asked for or not, while all else is well.

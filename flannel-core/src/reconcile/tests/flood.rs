@@ -14,7 +14,7 @@ fn garbage(n: usize) -> String {
 }
 
 fn bad(n: usize) -> LeaseUpdate {
-    LeaseUpdate::Unreadable(UnreadableRecord { key: garbage(n), reason: "garbled".into() })
+    LeaseUpdate::Unreadable(UnreadableRecord { key: garbage(n), reason: "unreadable".into() })
 }
 
 /// Counts how often the status is announced.

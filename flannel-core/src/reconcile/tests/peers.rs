@@ -16,9 +16,9 @@ fn key(n: u8) -> String {
     }
 }
 
-fn garbled(n: u8) -> Lease {
+fn unreadable(n: u8) -> Lease {
     let lease = lease(&key(n), u64::from(n) + 2);
-    Lease { attrs: LeaseAttrs { backend_type: "garbled".into(), ..lease.attrs }, ..lease }
+    Lease { attrs: LeaseAttrs { backend_type: "unreadable".into(), ..lease.attrs }, ..lease }
 }
 
 impl Bench {
@@ -55,7 +55,7 @@ async fn each_peer_has_an_entry_that_says_how_it_is() {
     );
     let hooked = route_of(link, &key(3).parse().unwrap()).key();
     bench.kernel.refuse(move |op| (op.key() == hooked).then_some(libc::EPERM));
-    bench.snapshot(&[of(0), of(1), of(3), garbled(4), of(6)]);
+    bench.snapshot(&[of(0), of(1), of(3), unreadable(4), of(6)]);
     bench.told().await;
     let states = |bench: &Bench| [0, 1, 3, 4, 6].map(|n| bench.state(&key(n)));
     assert_eq!(states(&bench), ["programmed", "programmed", "refused", "rejected", "rejected"]);
@@ -67,13 +67,13 @@ async fn each_peer_has_an_entry_that_says_how_it_is() {
     assert!(rejected.reason.contains("overlaps 10.5.2.0/24") && !rejected.programmed);
 
     // A record that becomes unreadable leaves its lease programmed.
-    bench.send(LeaseUpdate::Unreadable(UnreadableRecord { key: key(1), reason: "garbled".into() }));
+    bench.send(LeaseUpdate::Unreadable(UnreadableRecord { key: key(1), reason: "unreadable".into() }));
     bench.kernel.refuse_nothing();
     bench.send(LeaseUpdate::Removed(key(6)));
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(states(&bench), ["programmed", "rejected", "programmed", "rejected", "none"]);
     let PeerState::Rejected(rejected) = bench.peer(&key(1)).unwrap().state else { panic!() };
-    assert!(rejected.reason.contains("garbled") && rejected.programmed);
+    assert!(rejected.reason.contains("unreadable") && rejected.programmed);
     assert_eq!(bench.peer(&key(0)).unwrap(), programmed, "nothing happened to it");
 
     // A lease that says something else is dated; its state is what it was.
@@ -126,7 +126,7 @@ async fn what_happens_is_told_as_it_happens() {
     };
     assert_eq!((*object, *peer, *errno, *accepted), (route, Some(lease_2), libc::EPERM, route));
 
-    bench.send(LeaseUpdate::Put(garbled(0)));
+    bench.send(LeaseUpdate::Put(unreadable(0)));
     bench.told().await;
     bench.send(LeaseUpdate::Put(lease("10.5.2.0-24", 3)));
     bench.told().await;
@@ -150,7 +150,7 @@ async fn what_happens_is_told_as_it_happens() {
 #[derive(Debug, Clone)]
 enum Step {
     Put(u8, u64),
-    Garble(u8),
+    UnreadableData(u8),
     Remove(u8),
     Unreadable(u8),
     Snapshot(Vec<u8>),
@@ -169,7 +169,7 @@ fn step() -> impl Strategy<Value = Step> {
     let n = || 0..8_u8;
     prop_oneof![
         4 => (n(), 2..5_u64).prop_map(|(n, created)| Step::Put(n, created)),
-        1 => n().prop_map(Step::Garble),
+        1 => n().prop_map(Step::UnreadableData),
         1 => n().prop_map(Step::Remove),
         1 => n().prop_map(Step::Unreadable),
         1 => prop::collection::vec(n(), 0..6).prop_map(Step::Snapshot),
@@ -190,12 +190,12 @@ async fn walk(steps: Vec<Step>) {
     for step in steps {
         match step {
             Step::Put(n, created) => bench.send(LeaseUpdate::Put(lease(&key(n), created))),
-            Step::Garble(n) => bench.send(LeaseUpdate::Put(garbled(n))),
+            Step::UnreadableData(n) => bench.send(LeaseUpdate::Put(unreadable(n))),
             Step::Remove(n) => bench.send(LeaseUpdate::Removed(key(n))),
             Step::Unreadable(n) => {
                 bench.send(LeaseUpdate::Unreadable(UnreadableRecord {
                     key: key(n),
-                    reason: "garbled".into(),
+                    reason: "unreadable".into(),
                 }));
             }
             Step::Snapshot(all) => {
