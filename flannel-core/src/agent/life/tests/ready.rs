@@ -13,6 +13,8 @@ async fn readiness_follows_store_and_device() {
     test.wait(9).await;
     assert_eq!(test.state(), "ready", "one reconnect is no news");
     test.wait(1).await;
+    // The agent's timer is due at the same time as this one.
+    tokio::task::yield_now().await;
     assert_eq!(test.state(), "store away for 10 s: connection refused");
     // Both timers have fired; the agent tells what its own means before the store is back.
     tokio::task::yield_now().await;
