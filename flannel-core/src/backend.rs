@@ -18,7 +18,7 @@ use crate::kernel::KernelError;
 use crate::lease::{Lease, LeaseAttrs};
 use crate::netns::Netns;
 use crate::state_file::State;
-use crate::status::{Counters, DeviceStatus, PeerList, Problem, Problems, Subject};
+use crate::status::{Counters, DeviceStatus, PeerList, Problem, Problems, RepairCounts, Subject, Timings};
 use crate::subnet::{LeaseStream, SubnetError, SubnetManager};
 use crate::underlay::UnderlayOptions;
 
@@ -206,12 +206,18 @@ pub struct NetworkStatus {
     pub datapath: Option<String>,
     /// How often drift was repaired since the start.
     pub repairs: u64,
+    /// What was repaired since the start, and how its drift was found.
+    pub repaired: RepairCounts,
     /// How long the last repair took: from the kernel's notification to its last acknowledgement. Serialized in
     /// microseconds.
     #[serde(rename = "last_repair_us", serialize_with = "microseconds")]
     pub last_repair: Option<Duration>,
     /// Operations sent to the kernel since the start.
     pub operations: u64,
+    /// Operations that the kernel refused since the start; one that is tried again counts each time.
+    pub refusals: u64,
+    /// How long the loop takes for what it does.
+    pub timings: Timings,
     /// Reads what the devices, and a datapath outside of the kernel, count. In the text form the values of that moment.
     pub counters: Counters,
 }

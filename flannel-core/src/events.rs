@@ -317,15 +317,25 @@ pub enum RepairCause {
     Datapath,
 }
 
-impl std::fmt::Display for RepairCause {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
+impl RepairCause {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Announced, Self::Overrun, Self::Resync, Self::Retry, Self::Datapath];
+
+    /// Its name, as it is serialized.
+    pub const fn as_str(self) -> &'static str {
+        match self {
             Self::Announced => "announced",
             Self::Overrun => "overrun",
             Self::Resync => "resync",
             Self::Retry => "retry",
             Self::Datapath => "datapath",
-        })
+        }
+    }
+}
+
+impl std::fmt::Display for RepairCause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

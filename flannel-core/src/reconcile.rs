@@ -245,6 +245,8 @@ pub struct Reconciler<D> {
     /// Follows the network config; `None` if the store does not announce changes.
     config: Option<FollowedConfig>,
     repair: Repair,
+    /// Since when there are changed leases that are not all in the kernel.
+    programming: Option<Instant>,
     host: Host,
     /// Routes of ours that somebody else replaced.
     replaced: Replaced,
@@ -303,6 +305,7 @@ impl<D: Driver> Reconciler<D> {
             underlay: None,
             config: None,
             repair: Repair::default(),
+            programming: None,
             host: Host::default(),
             replaced: Replaced::default(),
             claims,

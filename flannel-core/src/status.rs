@@ -5,7 +5,9 @@
 
 mod counters;
 mod devices;
+mod histogram;
 mod peers;
+mod timings;
 
 use std::fmt;
 
@@ -17,8 +19,10 @@ use crate::lease::LeaseKey;
 
 pub use counters::{Counters, Dropped, Traffic, TrafficCounters};
 pub use devices::DeviceStatus;
+pub use histogram::{BOUNDS, Durations, Histogram};
 pub(crate) use peers::unix_seconds;
 pub use peers::{PeerList, PeerPath, PeerState, PeerStatus, RefusedObject, RejectedLease};
+pub use timings::{RepairCounts, RepairKind, Timings};
 
 /// How many problems of a kind a status shows.
 pub const SAMPLE: usize = 20;

@@ -7,6 +7,7 @@ pub mod kit;
 pub mod local;
 mod remedy;
 mod renew;
+mod requests;
 mod term;
 
 use std::convert::Infallible;
@@ -25,6 +26,7 @@ use crate::lease::{Lease, LeaseAttrs, LeaseKey, LeaseUpdate, UnreadableSample};
 pub use identity::Identity;
 pub use remedy::Remedy;
 pub use renew::renew_and_publish;
+pub use requests::{RequestCount, StoreRequests};
 pub use term::LeaseTerm;
 
 /// A lease watch. The store reconnects by itself, and the stream never ends by itself. An `Err` is final.
@@ -185,6 +187,8 @@ pub struct StoreStatus {
     pub lease_lost: Option<String>,
     /// What is wrong with the clocks that date leases, if the store notices it.
     pub clock: Option<String>,
+    /// Counts the requests to the store. A store that does not count them has none.
+    pub requests: StoreRequests,
 }
 
 impl StoreStatus {
@@ -202,6 +206,7 @@ impl StoreStatus {
             lease_term: None,
             lease_lost: None,
             clock: None,
+            requests: StoreRequests::default(),
         }
     }
 

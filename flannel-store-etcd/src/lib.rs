@@ -29,6 +29,7 @@ use flannel_core::config::NetworkConfig;
 use flannel_core::lease::{Lease, LeaseAttrs, LeaseKey};
 use flannel_core::subnet::kit::{Health, grantable};
 use flannel_core::subnet::{Identity, LeaseStream, StoreStatus, SubnetError, SubnetManager};
+use tokio::time::Instant;
 
 use self::client::Clients;
 use self::error::{CallError, Called};
@@ -141,8 +142,11 @@ impl Store {
     where
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
+        let began = Instant::now();
         let called = self.clients.call(what, call).await;
-        match called.as_ref().err().and_then(CallError::problem) {
+        let problem = called.as_ref().err().and_then(CallError::problem);
+        self.health.count(what, began, problem.is_none());
+        match problem {
             None => self.health.succeed(),
             Some(problem) => self.health.fail(problem),
         }

@@ -19,6 +19,7 @@ use super::Store;
 use super::error::{CallError, describe, is_too_large};
 use super::records::{History, Known, Listed, MAX_MESSAGE, Position};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::debug;
 
 /// How often a quiet watch is asked for its progress, so that we know how old our knowledge is.
@@ -69,10 +70,14 @@ impl Feed {
         };
         let renewals = store.clients.renewals();
         // An open stream does not count as an answer: the server may still refuse the watch.
-        match store.clients.call("watch leases", watch).await {
+        let began = Instant::now();
+        let opened = store.clients.call("watch leases", watch).await;
+        let problem = opened.as_ref().err().and_then(CallError::problem);
+        store.health.count("watch leases", began, problem.is_none());
+        match opened {
             Ok((endpoint, stream)) => Ok(Self { stream, endpoint, renewals }),
             Err(error) => {
-                error.problem().into_iter().for_each(|problem| store.health.fail(problem));
+                problem.into_iter().for_each(|problem| store.health.fail(problem));
                 Err(error)
             }
         }

@@ -169,7 +169,11 @@ impl Store {
                 })
             };
             let request = get(&format!("/api/v1/nodes?{query}"));
-            self.note(self.clients.read("list nodes", request, self.options.timeouts.page, take).await)?;
+            self.note(
+                "list nodes",
+                self.clients.read("list nodes", request, self.options.timeouts.page, take),
+            )
+            .await?;
             let page: WireList<'_> =
                 serde_json::from_slice(page.rest()).map_err(|error| self.bad_answer("list nodes", &error))?;
             listed.revision = page.metadata.revision.into_owned();
@@ -184,7 +188,11 @@ impl Store {
     pub(super) async fn revision(&self) -> Result<String, CallError> {
         let (request, mut page) = (get("/api/v1/nodes?limit=1"), Splitter::default());
         let take = |bytes: &[u8]| page.push(bytes, |_| Ok(()));
-        self.note(self.clients.read("list nodes", request, self.options.timeouts.request, take).await)?;
+        self.note(
+            "list nodes",
+            self.clients.read("list nodes", request, self.options.timeouts.request, take),
+        )
+        .await?;
         let page: WireList<'_> =
             serde_json::from_slice(page.rest()).map_err(|error| self.bad_answer("list nodes", &error))?;
         Ok(page.metadata.revision.into_owned())
@@ -244,7 +252,7 @@ impl Store {
         }
         let request = get(&format!("/api/v1/nodes?{}", form_urlencoded(&query)));
         let patience = self.options.timeouts.request;
-        let reader = self.note(self.clients.stream("watch nodes", request, patience).await)?;
+        let reader = self.note("watch nodes", self.clients.stream("watch nodes", request, patience)).await?;
         let opened = Instant::now();
         Ok(Feed { reader: Box::pin(reader), line: Vec::new(), skipped: None, opened, limit })
     }

@@ -54,6 +54,7 @@ use flannel_core::subnet::kit::Health;
 use flannel_core::subnet::{ConfigStream, LeaseStream, Remedy, StoreStatus, SubnetError, SubnetManager};
 use http::Request;
 use tokio::sync::{OnceCell, watch as channel};
+use tokio::time::Instant;
 
 use self::annotations::Annotation;
 pub use self::annotations::{AnnotationPrefix, AnnotationPrefixError};
@@ -228,18 +229,26 @@ impl Store {
     /// A call with a complete answer. The status records whether there was one.
     async fn call(
         &self,
-        what: &str,
+        what: &'static str,
         request: Request<Vec<u8>>,
         limit: Duration,
     ) -> Result<String, CallError> {
-        self.note(self.clients.call(what, request, limit).await)
+        self.note(what, self.clients.call(what, request, limit)).await
     }
 
-    /// Records in the status whether the server works.
-    fn note<T>(&self, answer: Result<T, CallError>) -> Result<T, CallError> {
-        match &answer {
-            Err(error) if error.is_outage() => self.health.fail(error.to_string()),
-            _ => self.health.succeed(),
+    /// Makes a call, and records in the status whether the server works.
+    async fn note<T>(
+        &self,
+        what: &'static str,
+        call: impl Future<Output = Result<T, CallError>>,
+    ) -> Result<T, CallError> {
+        let began = Instant::now();
+        let answer = call.await;
+        let outage = answer.as_ref().err().filter(|error| error.is_outage());
+        self.health.count(what, began, outage.is_none());
+        match outage {
+            Some(error) => self.health.fail(error.to_string()),
+            None => self.health.succeed(),
         }
         answer
     }

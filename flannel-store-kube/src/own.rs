@@ -245,7 +245,12 @@ impl Store {
         self.patch_own(node, "set NetworkUnavailable of our node to False", &body).await
     }
 
-    async fn patch_own(&self, node: &NodeObject, what: &str, body: &Value) -> Result<(), SubnetError> {
+    async fn patch_own(
+        &self,
+        node: &NodeObject,
+        what: &'static str,
+        body: &Value,
+    ) -> Result<(), SubnetError> {
         let request = patch(&format!("/api/v1/nodes/{}/status", node.name), body);
         let answer = self.call(what, request, self.options.timeouts.request).await;
         // The cached node is older than the write; after a failure its state is unknown.

@@ -23,6 +23,8 @@ pub(super) struct Incoming {
     changes: VecDeque<LeaseChange>,
     /// How many leases there were.
     count: usize,
+    /// When the first of them was taken from the watch.
+    since: Option<Instant>,
     /// The objects of the leases that are done.
     touched: Vec<ObjectKey>,
     /// Whether the first snapshot is among them.
@@ -67,6 +69,7 @@ impl<D: Driver> Reconciler<D> {
         self.record.add_leases(&changes);
         if !changes.is_empty() {
             self.why.add(Why::Desired);
+            self.incoming.since.get_or_insert_with(Instant::now);
         }
         self.incoming.is_pending = true;
         self.incoming.becomes_synced |= becomes_synced;
@@ -139,6 +142,10 @@ impl<D: Driver> Reconciler<D> {
         let next = Incoming { resolved, ..Incoming::default() };
         let done = std::mem::replace(&mut self.incoming, next);
         self.work.compare(done.touched);
+        if let Some(since) = done.since {
+            self.shown.timings.watch_lag.observe(since.elapsed());
+            self.programming.get_or_insert(since);
+        }
         if done.count > self.leases.len() / 2 {
             self.peers.repack();
         }

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::blocked::{self, Needed};
+use super::repair::Tally;
 use super::work::{Objects, Why};
 use super::{Driver, Reconciler};
 use crate::addr::MacAddr;
@@ -14,7 +15,7 @@ use crate::dataplane::{Dataplane, Object, ObjectKey, Op, plan, plan_keys};
 use crate::events::NetworkEvent;
 use crate::kernel::{KernelError, Refusal};
 use crate::lease::Unknown;
-use crate::status::{Counters, DeviceStatus, Reason};
+use crate::status::{Counters, DeviceStatus, Reason, RepairKind};
 
 /// How many passes may follow each other without a pause. If more are needed, somebody undoes our changes; then the
 /// retry timer sets the pace.
@@ -43,6 +44,7 @@ impl<D: Driver> Reconciler<D> {
         }
         if !self.is_busy() {
             self.tell_repair();
+            self.end_programming();
         }
         self.finish().await;
         self.announce_attrs();
@@ -73,6 +75,7 @@ impl<D: Driver> Reconciler<D> {
             Objects::All => plan(self.peers.want(), &self.have),
             Objects::Keys(keys) => plan_keys(self.peers.want(), &self.have, keys.iter().copied()),
         };
+        self.shown.timings.plan.observe(now.elapsed());
         if objects.are_all() {
             self.book.mark_unprogrammed();
             self.mark_users(planned.iter().map(Op::key));
@@ -133,7 +136,10 @@ impl<D: Driver> Reconciler<D> {
         // Many operations take long, which is no hang.
         self.heart.beat();
         // After an error it is unknown which operations were carried out.
+        let began = Instant::now();
         let refusals = self.kernel.execute(ops).await.inspect_err(|_| self.work.read_objects())?;
+        self.shown.timings.netlink.observe(began.elapsed());
+        self.shown.refusals += refusals.len() as u64;
         Ok(self.note_results(ops, refusals, cause.looked))
     }
 
@@ -198,7 +204,10 @@ impl<D: Driver> Reconciler<D> {
     async fn observe(&mut self) -> Result<(), KernelError> {
         self.heart.beat();
         // A device may have disappeared just now.
-        self.read_ours().await.inspect_err(|_| self.work.check_devices())
+        let began = Instant::now();
+        self.read_ours().await.inspect_err(|_| self.work.check_devices())?;
+        self.shown.timings.read.observe(began.elapsed());
+        Ok(())
     }
 
     /// The operations that may be carried out now.
@@ -333,7 +342,7 @@ impl<D: Driver> Reconciler<D> {
     }
 
     fn note_repair(&mut self, done: Done, cause: &Cause) {
-        let Done { ops, object, more_than_entries } = done;
+        let Done { ops, object, kinds, more_than_entries } = done;
         if ops == 0 {
         } else if cause.why.is_desired() || !self.leases.is_synced() || !self.shown.synced {
             debug!(ops, "kernel state follows the leases");
@@ -344,15 +353,23 @@ impl<D: Driver> Reconciler<D> {
             if cause.why == Why::Resync {
                 self.repair.found_by_resync();
             }
-            self.repair.add(ops, object);
+            self.repair.add(ops, object, &kinds);
         }
     }
 
     fn tell_repair(&mut self) {
-        if let Some((repaired, took)) = self.repair.end(Instant::now()) {
+        if let Some((repaired, took)) = self.repair.end(Instant::now(), &mut self.shown.repaired) {
             self.shown.repairs += 1;
+            self.shown.timings.repair.observe(took);
             self.events.send(repaired);
             self.shown.last_repair = Some(took);
+        }
+    }
+
+    /// Ends the time that changed leases took to get into the kernel.
+    fn end_programming(&mut self) {
+        if let Some(since) = self.programming.take() {
+            self.shown.timings.program.observe(since.elapsed());
         }
     }
 
@@ -391,6 +408,8 @@ struct Done {
     ops: usize,
     /// One of them.
     object: Option<ObjectKey>,
+    /// How many of each kind.
+    kinds: Tally,
     /// Whether there were operations other than new neighbour and FDB entries.
     more_than_entries: bool,
 }
@@ -399,6 +418,7 @@ impl Done {
     fn add(&mut self, op: &Op) {
         self.ops += 1;
         self.object = self.object.or(Some(op.key()));
+        self.kinds[RepairKind::from(&op.key()) as usize] += 1;
         self.more_than_entries |= !matches!(op, Op::Create(Object::Neighbour(_) | Object::Fdb(_)));
     }
 }
@@ -407,6 +427,7 @@ impl std::ops::AddAssign for Done {
     fn add_assign(&mut self, other: Self) {
         self.ops += other.ops;
         self.object = self.object.or(other.object);
+        self.kinds.iter_mut().zip(other.kinds).for_each(|(all, more)| *all += more);
         self.more_than_entries |= other.more_than_entries;
     }
 }

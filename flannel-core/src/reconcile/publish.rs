@@ -11,7 +11,7 @@ use super::{Driver, Reconciler};
 use crate::addr::{Family, PerFamily};
 use crate::backend::NetworkStatus;
 use crate::events::NetworkEvent;
-use crate::status::{Harm, Listed, Problem, Problems, Reach, Subject};
+use crate::status::{Harm, Listed, Problem, Problems, Reach, RepairCounts, Subject, Timings};
 use crate::told::Told;
 
 /// The interval between two statuses while it changes all the time.
@@ -31,6 +31,12 @@ pub(super) struct Shown {
     pub(super) last_repair: Option<Duration>,
     /// Operations sent to the kernel.
     pub(super) operations: u64,
+    /// Operations that the kernel refused.
+    pub(super) refusals: u64,
+    /// What was repaired, by kind and cause.
+    pub(super) repaired: RepairCounts,
+    /// How long the loop takes for what it does.
+    pub(super) timings: Timings,
     /// The rejected leases that were named in the log.
     told: Told,
     /// When the next status would be due if all so far had kept the interval (a token bucket).
@@ -47,6 +53,9 @@ impl Default for Shown {
             repairs: 0,
             last_repair: None,
             operations: 0,
+            refusals: 0,
+            repaired: RepairCounts::default(),
+            timings: Timings::default(),
             told: Told::default(),
             spent: Instant::now(),
             is_late: false,
@@ -125,7 +134,10 @@ impl<D: Driver> Reconciler<D> {
             datapath: self.devices.datapath.clone(),
             repairs: self.shown.repairs,
             last_repair: self.shown.last_repair,
+            repaired: self.shown.repaired,
             operations: self.shown.operations,
+            refusals: self.shown.refusals,
+            timings: self.shown.timings.clone(),
             counters: self.device_counters.clone().and(self.devices.counters.clone()),
         };
         for event in self.shown.announce(next, now) {

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use crate::dataplane::ObjectKey;
 use crate::events::{NetworkEvent, RepairCause};
+use crate::status::{RepairCounts, RepairKind};
 
 /// The repair in progress, if any.
 #[derive(Debug, Default)]
@@ -15,7 +16,12 @@ pub(super) struct Repair {
     objects: usize,
     object: Option<ObjectKey>,
     device: bool,
+    /// How many things of each kind.
+    kinds: Tally,
 }
+
+/// How many things of each kind, in the order of [`RepairKind::ALL`].
+pub(super) type Tally = [u64; RepairKind::ALL.len()];
 
 impl Repair {
     /// Starts the time of a repair, when the loop wakes. Further calls until [`Self::end`] change nothing.
@@ -31,21 +37,25 @@ impl Repair {
     }
 
     /// Adds repaired objects, of which `object` is one.
-    pub(super) fn add(&mut self, objects: usize, object: Option<ObjectKey>) {
+    pub(super) fn add(&mut self, objects: usize, object: Option<ObjectKey>, kinds: &Tally) {
         self.objects += objects;
         self.object = self.object.or(object);
+        self.kinds.iter_mut().zip(kinds).for_each(|(all, more)| *all += more);
     }
 
     /// Adds a repaired device.
     pub(super) fn add_device(&mut self) {
         self.device = true;
+        self.kinds[RepairKind::Device as usize] += 1;
     }
 
-    /// Ends the repair when nothing is left to do. Returns what was repaired in what time; `None` if nothing was.
-    pub(super) fn end(&mut self, now: Instant) -> Option<(NetworkEvent, Duration)> {
-        let Self { since, objects, object, device } = std::mem::take(self);
+    /// Ends the repair when nothing is left to do, and counts it in `all`. Returns what was repaired in what time; `None`
+    /// if nothing was.
+    pub(super) fn end(&mut self, now: Instant, all: &mut RepairCounts) -> Option<(NetworkEvent, Duration)> {
+        let Self { since, objects, object, device, kinds } = std::mem::take(self);
         let (since, cause) = since.filter(|_| objects > 0 || device)?;
         let took = now.saturating_duration_since(since);
+        RepairKind::ALL.iter().zip(kinds).for_each(|(kind, count)| all.add(*kind, cause, count));
         Some((NetworkEvent::Repaired { objects, object, device, cause, took }, took))
     }
 }

@@ -18,6 +18,7 @@ use crate::addr::{Family, MacAddr, PerFamily};
 use crate::dataplane::{Address, FdbEntry, Neighbour, Op, ROUTE_PROTOCOL, Route, Through};
 use crate::kernel::{ConfOf, Kinds};
 use crate::lease::{LeaseAttrs, LeaseUpdate, UnreadableRecord, UnreadableRecords};
+use crate::status::{RepairKind, Timings};
 use crate::subnet::SubnetError;
 use crate::testing::FakeKernel;
 
@@ -258,7 +259,43 @@ async fn announced_drift_is_repaired_at_once_and_touches_nothing_else() {
     }
     assert_eq!(bench.kernel.objects(), want);
     bench.told().await;
-    assert_eq!(bench.status.borrow().repairs, want.len() as u64);
+    let status = bench.status.borrow().clone();
+    assert_eq!(status.repairs, want.len() as u64);
+    let counted: Vec<_> = status.repaired.iter().filter(|(_, _, count)| *count > 0).collect();
+    let by_kind = [
+        (RepairKind::Address, 1),
+        // Those of both peers, and once more those that went with the address.
+        (RepairKind::Neighbour, 4),
+        (RepairKind::Fdb, 2),
+        (RepairKind::Route, 4),
+    ];
+    assert_eq!(counted, by_kind.map(|(kind, count)| (kind, RepairCause::Announced, count)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_part_of_the_work_is_timed_when_it_is_done() {
+    let bench = bench();
+    let counts = |bench: &Bench| {
+        let Timings { plan, read, netlink, watch_lag, program, repair, .. } =
+            bench.status.borrow().timings.clone();
+        [plan, read, netlink, watch_lag, program, repair].map(|histogram| histogram.read().count())
+    };
+    bench.snapshot(&[lease("10.5.2.0-24", 2), lease("10.5.3.0-24", 3)]);
+    bench.settle().await;
+    let [plans, reads, requests, watch_lag, program, repair] = counts(&bench);
+    assert!(plans > 0 && reads > 0 && requests > 0, "{plans} {reads} {requests}");
+    assert_eq!((watch_lag, program, repair), (1, 1, 0), "one batch of leases, and nothing to repair");
+    bench.send(LeaseUpdate::Put(lease("10.5.4.0-24", 4)));
+    bench.settle().await;
+    assert_eq!(
+        counts(&bench),
+        [plans + 1, reads, requests + 1, 2, 2, 0],
+        "one more batch; nothing is read again"
+    );
+    let route = bench.kernel.objects().iter().map(|object| object.key()).last().unwrap();
+    bench.kernel.delete(&route, true);
+    bench.settle().await;
+    assert_eq!(counts(&bench), [plans + 2, reads, requests + 2, 2, 2, 1]);
 }
 
 /// The kernel announces that an address is gone, and only then takes the link's routes, without a notification.

@@ -32,6 +32,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use self::clock::FolderClock;
@@ -110,7 +111,7 @@ impl LocalSubnetManager {
         &self,
         work: impl FnOnce(&Store) -> Result<T, SubnetError> + Send + 'static,
     ) -> Result<T, SubnetError> {
-        self.changing(move |store, _| work(store)).await
+        self.run("read the folder", move |store, _| work(store)).await
     }
 
     /// Runs blocking work that changes files, on a blocking thread. After the future was dropped it begins no further
@@ -119,13 +120,23 @@ impl LocalSubnetManager {
         &self,
         work: impl FnOnce(&Store, &Caller) -> Result<T, SubnetError> + Send + 'static,
     ) -> Result<T, SubnetError> {
+        self.run("change the folder", work).await
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        work: impl FnOnce(&Store, &Caller) -> Result<T, SubnetError> + Send + 'static,
+    ) -> Result<T, SubnetError> {
+        let began = Instant::now();
         let (store, waiting) = (Arc::clone(&self.0), Arc::new(()));
         let caller = Caller(Arc::downgrade(&waiting));
         let done = tokio::task::spawn_blocking(move || work(&store, &caller)).await;
         let result = done.unwrap_or_else(|error| {
             Err(SubnetError::Unavailable { what: "the runtime shuts down".to_owned(), source: error.into() })
         });
-        self.0.note(&result);
+        let is_answered = self.0.note(&result);
+        self.0.health.count(what, began, is_answered);
         result
     }
 }
@@ -213,13 +224,17 @@ impl Store {
         self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Records in the status whether the store could be used.
-    fn note<T>(&self, result: &Result<T, SubnetError>) {
+    /// Records in the status whether the store could be used, and returns it.
+    fn note<T>(&self, result: &Result<T, SubnetError>) -> bool {
         match result {
             Err(error @ (SubnetError::Unavailable { .. } | SubnetError::Refused { .. })) => {
                 self.health.fail(crate::error::chain(error));
+                false
             }
-            _ => self.health.succeed(),
+            _ => {
+                self.health.succeed();
+                true
+            }
         }
     }
 

@@ -11,7 +11,7 @@ use crate::addr::{Mtu, PerFamily};
 use crate::agent::node::Node;
 use crate::backend::NetworkStatus;
 use crate::firewall::FirewallStatus;
-use crate::subnet::{LeaseTerm, StoreStatus};
+use crate::subnet::{LeaseTerm, StoreRequests, StoreStatus};
 
 impl Serialize for AgentStatus {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -93,6 +93,7 @@ struct StoreView<'a> {
     lease_unkept: Option<&'a str>,
     lease_lost: Option<&'a str>,
     clock: Option<&'a str>,
+    requests: &'a StoreRequests,
 }
 
 impl<'a> StoreView<'a> {
@@ -109,6 +110,7 @@ impl<'a> StoreView<'a> {
             lease_unkept: store.lease_unkept.as_deref(),
             lease_lost: store.lease_lost.as_deref(),
             clock: store.clock.as_deref(),
+            requests: &store.requests,
         }
     }
 }

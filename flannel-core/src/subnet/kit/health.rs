@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use crate::lease::{UnreadableRecord, UnreadableRecords};
-use crate::subnet::{LeaseTerm, StoreStatus};
+use crate::subnet::{LeaseTerm, StoreRequests, StoreStatus};
 use crate::told::Told;
 
 /// If a store becomes unavailable more often than this, the log names it once in this time.
@@ -22,6 +22,7 @@ const SHOWN: usize = 20;
 pub struct Health {
     store: &'static str,
     status: watch::Sender<StoreStatus>,
+    requests: StoreRequests,
     log: Mutex<Log>,
     /// The records that the log named recently.
     skipped: Mutex<Told>,
@@ -43,13 +44,20 @@ struct Log {
 impl Health {
     /// The status before the first contact. `store` names the store in the log.
     pub fn new(store: &'static str) -> Self {
-        let status = watch::Sender::new(StoreStatus::unknown());
-        Self { store, status, log: Mutex::default(), skipped: Mutex::default() }
+        let status = StoreStatus::unknown();
+        let (requests, status) = (status.requests.clone(), watch::Sender::new(status));
+        Self { store, status, requests, log: Mutex::default(), skipped: Mutex::default() }
     }
 
     /// What [`SubnetManager::status`](crate::subnet::SubnetManager::status) returns.
     pub fn subscribe(&self) -> watch::Receiver<StoreStatus> {
         self.status.subscribe()
+    }
+
+    /// Counts a request that began at `began` and has ended. `request` says what was asked, such as `list leases`; the
+    /// names are few. Whether the store answered is recorded by [`Self::succeed`] and [`Self::fail`].
+    pub fn count(&self, request: &'static str, began: Instant, is_answered: bool) {
+        self.requests.record(request, began.elapsed(), is_answered);
     }
 
     /// Records that the store answered. Readers are notified of a change at once, and of a new time of confirmation every
