@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use flannel_core::agent::{AgentError, AgentEvent, AgentEvents, Failure, wait_for_remains};
 use flannel_core::error::chain;
+use flannel_metrics::{AgentMetrics, Options as MetricsOptions};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::cli::{self, Options};
-use crate::health::{self, Answer};
+use crate::health::{self, Answer, Scrapes, Sources};
 use crate::{logs, privileges, registry, store, supervisor};
 
 /// An agent's error, with the flag that asks for what it can't do.
@@ -84,9 +85,14 @@ async fn serve(options: &Options) -> Result<(), Box<dyn Error>> {
     let agent = builder.start().map_err(in_our_words)?;
     let farewell = CancellationToken::new();
     let health = listener.map(|listener| {
+        let shown = MetricsOptions::default().per_peer(options.metrics_per_peer);
+        let shown = shown.version(env!("CARGO_PKG_VERSION"));
+        let metrics = AgentMetrics::new(agent.status(), shown);
+        tokio::spawn(metrics.count_events(agent.events()));
         let status = agent.status();
-        let look = move || Answer::from(status.borrow().readiness());
-        tokio::spawn(health::serve(listener, Arc::new(look), farewell.clone()))
+        let look = Box::new(move || Answer::from(status.borrow().readiness()));
+        let sources = Sources { look, scrapes: Scrapes::new(metrics) };
+        tokio::spawn(health::serve(listener, Arc::new(sources), farewell.clone()))
     });
     let run = async {
         tokio::select! {

@@ -1,10 +1,12 @@
-//! The health server: `/healthz` for liveness, `/readyz` for readiness.
+//! The health server: `/healthz` for liveness, `/readyz` for readiness, `/metrics` for Prometheus.
 //!
 //! Anybody who can reach the port, including pods, may send requests. So their cost is bounded: the number of
 //! connections (`budget`), and the time and size of each. Reasons name endpoints and leases, which only clients on this
-//! host get.
+//! host get. Metrics are numbers without names of peers, addresses or texts, unless the operator asks for values for each
+//! peer, and so for everybody.
 
 mod budget;
+mod scrape;
 
 use std::convert::Infallible;
 use std::io;
@@ -12,9 +14,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flannel_core::agent::Readiness;
+use flannel_metrics::Format;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -23,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use self::budget::{Budget, Origin};
+pub(crate) use self::scrape::Scrapes;
 
 /// How long open requests may take when the agent stops.
 const FAREWELL: Duration = Duration::from_secs(3);
@@ -53,8 +57,13 @@ impl From<Readiness> for Answer {
     }
 }
 
-/// Gets the present answer from the agent.
-type Look = dyn Fn() -> Answer + Send + Sync;
+/// Where answers come from.
+pub(crate) struct Sources {
+    /// Gets the present answer to `/readyz` from the agent.
+    pub(crate) look: Box<dyn Fn() -> Answer + Send + Sync>,
+    /// The answers to `/metrics`.
+    pub(crate) scrapes: Scrapes,
+}
 
 /// How long child processes of a killed agent may keep the address in use.
 const REMAINS: Duration = Duration::from_secs(1);
@@ -81,13 +90,13 @@ pub(crate) async fn bind(address: &str, port: u16) -> Result<TcpListener, String
 }
 
 /// Serves until `stop` fires.
-pub(crate) async fn serve(listener: TcpListener, look: Arc<Look>, stop: CancellationToken) {
+pub(crate) async fn serve(listener: TcpListener, sources: Arc<Sources>, stop: CancellationToken) {
     let mut budget = Budget::default();
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         match accepted {
             Ok((stream, peer)) => {
                 let origin = Origin::of(peer);
-                budget.spawn(origin, answer(stream, origin, Arc::clone(&look)));
+                budget.spawn(origin, answer(stream, origin, Arc::clone(&sources)));
                 // A request that has arrived is answered before the next connection can replace it.
                 tokio::task::yield_now().await;
             }
@@ -112,9 +121,9 @@ fn is_shortage(error: &io::Error) -> bool {
 }
 
 /// Answers the one request of a connection.
-async fn answer(stream: TcpStream, origin: Origin, look: Arc<Look>) {
+async fn answer(stream: TcpStream, origin: Origin, sources: Arc<Sources>) {
     let service = service_fn(|request: Request<Incoming>| {
-        let response = respond(request.uri().path(), origin, &*look);
+        let response = respond(request.uri().path(), request.headers(), origin, &sources);
         async { Ok::<_, Infallible>(response) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
@@ -132,15 +141,25 @@ async fn answer(stream: TcpStream, origin: Origin, look: Arc<Look>) {
     }
 }
 
-fn respond(path: &str, origin: Origin, look: &Look) -> Response<Full<Bytes>> {
+fn respond(path: &str, headers: &HeaderMap, origin: Origin, sources: &Sources) -> Response<Full<Bytes>> {
+    let mut kind = "text/plain; charset=utf-8";
     let (status, body) = match path {
-        "/healthz" => (StatusCode::OK, "flanneld is running".to_owned()),
-        "/readyz" => readyz(&look(), origin),
-        _ => (StatusCode::NOT_FOUND, String::new()),
+        "/healthz" => (StatusCode::OK, Bytes::from("flanneld is running")),
+        "/readyz" => {
+            let (status, body) = readyz(&(sources.look)(), origin);
+            (status, body.into())
+        }
+        "/metrics" => {
+            let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok());
+            let format = Format::accepted(accept.unwrap_or_default());
+            kind = format.content_type();
+            (StatusCode::OK, sources.scrapes.answer(format, Instant::now()))
+        }
+        _ => (StatusCode::NOT_FOUND, Bytes::new()),
     };
     let mut response = Response::new(Full::from(body));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }
 

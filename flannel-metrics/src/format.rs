@@ -37,7 +37,10 @@ mod tests {
     #[test]
     fn a_client_gets_what_it_can_read() {
         for (accept, want) in [
-            ("application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1", Format::OpenMetrics),
+            (
+                "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+                Format::OpenMetrics,
+            ),
             ("text/plain;q=0.5, Application/OpenMetrics-Text; version=0.0.1", Format::OpenMetrics),
             ("application/openmetrics-text;q=0,text/plain", Format::Prometheus),
             ("text/plain;version=0.0.4", Format::Prometheus),

@@ -67,7 +67,9 @@ impl Output<'_> {
             if LABELS == 0 {
                 encoder.encode_counter::<NoLabelSet, u64, u64>(&value, None)?;
             } else {
-                encoder.encode_family(&named(metric, labels))?.encode_counter::<NoLabelSet, u64, u64>(&value, None)?;
+                encoder
+                    .encode_family(&named(metric, labels))?
+                    .encode_counter::<NoLabelSet, u64, u64>(&value, None)?;
             }
         }
         Ok(())
@@ -107,7 +109,10 @@ impl Output<'_> {
 }
 
 /// Labels with their names.
-fn named<'a, const LABELS: usize>(metric: &Metric, values: [&'a str; LABELS]) -> [(&'static str, &'a str); LABELS] {
+fn named<'a, const LABELS: usize>(
+    metric: &Metric,
+    values: [&'a str; LABELS],
+) -> [(&'static str, &'a str); LABELS] {
     std::array::from_fn(|index| (metric.labels.get(index).copied().unwrap_or_default(), values[index]))
 }
 

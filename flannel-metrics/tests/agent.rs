@@ -78,7 +78,8 @@ fn each_agent_has_metrics_of_its_own_and_all_that_the_catalogue_lists() {
         std::fs::create_dir("/run/store").unwrap();
         let config = r#"{"Network":"10.244.0.0/16","EnableNFTables":true,"Backend":{"Type":"vxlan"}}"#;
         std::fs::write("/run/store/config", config).unwrap();
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let _inside = runtime.enter();
         let agents = hosts.each_ref().map(start);
         let [one, two] = agents.each_ref().map(|agent| {
@@ -89,7 +90,8 @@ fn each_agent_has_metrics_of_its_own_and_all_that_the_catalogue_lists() {
         for agent in &agents {
             let mut status = agent.status();
             let seen = status.wait_for(|status| {
-                status.readiness().is_ready() && status.network.as_ref().is_some_and(|network| network.peers == 1)
+                status.readiness().is_ready()
+                    && status.network.as_ref().is_some_and(|network| network.peers == 1)
             });
             runtime.block_on(tokio::time::timeout(SOON, seen)).expect("it has a peer").unwrap();
         }
@@ -97,7 +99,10 @@ fn each_agent_has_metrics_of_its_own_and_all_that_the_catalogue_lists() {
         assert_eq!(lint(&classic), "", "{classic}");
         for (series, want) in [
             ("flannel_build_info{version=\"1.2.3\"}", "1"),
-            ("flannel_node_info{backend=\"vxlan\",link=\"eth0\",datapath=\"routes through next-hop objects\"}", "1"),
+            (
+                "flannel_node_info{backend=\"vxlan\",link=\"eth0\",datapath=\"routes through next-hop objects\"}",
+                "1",
+            ),
             ("flannel_ready", "1"),
             ("flannel_phase{phase=\"running\"}", "1"),
             ("flannel_phase{phase=\"ended\"}", "0"),

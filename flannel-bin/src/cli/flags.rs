@@ -202,9 +202,12 @@ pub(crate) struct Options {
     /// address that the health server listens on
     #[arg(long, help_heading = HEALTH, value_name = "IP", default_value = "0.0.0.0", value_parser = value::listen)]
     pub(crate) healthz_ip: String,
-    /// port of the health server (/healthz and /readyz); 0 for none
+    /// port of the health server (/healthz, /readyz and /metrics); 0 for none
     #[arg(long, help_heading = HEALTH, value_name = "PORT", default_value = "0", value_parser = value::port)]
     pub(crate) healthz_port: u16,
+    /// metrics for each peer, too, with its subnets and addresses, which everybody who can reach the health server may read
+    #[arg(long, help_heading = HEALTH)]
+    pub(crate) metrics_per_peer: bool,
     /// log a stack trace at this line (not supported by this version)
     #[arg(long = "log_backtrace_at", help_heading = LOG, value_name = "FILE:LINE")]
     pub(super) log_backtrace_at: String,

@@ -1,6 +1,9 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
+use flannel_core::agent::{AgentStatus, FirewallOptions, Phase};
+use flannel_metrics::AgentMetrics;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::*;
@@ -35,13 +38,20 @@ async fn a_taken_port_is_named() {
     assert!(error.contains(&format!("127.0.0.1 port {port}")), "{error}");
 }
 
+/// The metrics of an agent that is about to start.
+fn metrics() -> (watch::Sender<Arc<AgentStatus>>, AgentMetrics) {
+    let (sender, status) = watch::channel(Arc::new(AgentStatus::new(FirewallOptions::default())));
+    (sender, AgentMetrics::new(status, flannel_metrics::Options::default()))
+}
+
 /// A server that waits for something.
 async fn server() -> (SocketAddr, CancellationToken) {
     let listener = bind(&Ipv4Addr::LOCALHOST.to_string(), 0).await.unwrap();
     let address = listener.local_addr().unwrap();
-    let look = || Answer { is_ready: false, lines: vec!["waiting for a test".to_owned()] };
+    let look = Box::new(|| Answer { is_ready: false, lines: vec!["waiting for a test".to_owned()] });
     let stop = CancellationToken::new();
-    tokio::spawn(serve(listener, Arc::new(look), stop.clone()));
+    let sources = Sources { look, scrapes: Scrapes::new(metrics().1) };
+    tokio::spawn(serve(listener, Arc::new(sources), stop.clone()));
     (address, stop)
 }
 
@@ -75,6 +85,46 @@ async fn requests_have_one_answer_a_connection() {
     assert!(readyz.ends_with("\r\n\r\nflanneld is not ready yet\nwaiting for a test\n"), "{readyz}");
     let pipelined = say(server, &b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n".repeat(5)).await;
     assert_eq!(pipelined.matches("HTTP/1.1 200").count(), 1, "{pipelined}");
+}
+
+#[tokio::test]
+async fn metrics_come_in_the_format_that_the_client_reads() {
+    let (server, _stop) = server().await;
+    for (accept, kind, last) in [
+        (
+            "Accept: application/openmetrics-text; version=1.0.0\r\n",
+            "application/openmetrics-text; version=1.0.0",
+            "# EOF\n",
+        ),
+        ("Accept: text/plain\r\n", "text/plain; version=0.0.4", "\n"),
+        ("", "text/plain; version=0.0.4", "\n"),
+    ] {
+        let answer =
+            say(server, format!("GET /metrics HTTP/1.1\r\nHost: x\r\n{accept}\r\n").as_bytes()).await;
+        let head = format!("content-type: {kind}; charset=utf-8\r\n");
+        assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains(&head), "{answer}");
+        assert!(
+            answer.contains("\nflannel_phase{phase=\"starting\"} 1\n") && answer.ends_with(last),
+            "{answer}"
+        );
+    }
+}
+
+/// What a flood of requests costs: one answer a second and format.
+#[test]
+fn an_answer_is_given_again_for_a_second() {
+    let (status, metrics) = metrics();
+    let scrapes = Scrapes::new(metrics);
+    let ask = |format, now| String::from_utf8(scrapes.answer(format, now).to_vec()).unwrap();
+    let (start, second) = (std::time::Instant::now(), Duration::from_secs(1));
+    let first = ask(Format::Prometheus, start);
+    status.send_modify(|status| Arc::make_mut(status).phase = Phase::Stopping);
+    assert_eq!(ask(Format::Prometheus, start + second / 2), first);
+    assert!(
+        ask(Format::OpenMetrics, start + second / 2).contains("{phase=\"stopping\"} 1"),
+        "the other format is new"
+    );
+    assert!(ask(Format::Prometheus, start + second).contains("{phase=\"stopping\"} 1"));
 }
 
 #[tokio::test]

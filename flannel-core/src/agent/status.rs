@@ -155,7 +155,9 @@ pub struct AgentStatus {
 }
 
 impl AgentStatus {
-    fn new(asked: FirewallOptions) -> Self {
+    /// The status of an agent that is about to start. Others come from [`Agent::status`](super::Agent::status); this one is
+    /// for tests of what is made of a status.
+    pub fn new(asked: FirewallOptions) -> Self {
         Self {
             phase: Phase::Starting { waiting_for: "starting".to_owned() },
             node: None,

@@ -14,7 +14,10 @@ pub(super) fn state(out: &mut Output<'_>, network: &NetworkStatus, store: Option
     out.value(&all::LEASES, network.peer_list.len() as u64)?;
     peers::by_state(out, &network.peer_list)?;
     let reach = || network.problems.reach.iter().map(|(family, reach)| (label(family), *reach));
-    out.values(&all::PEERS_EXPECTED, reach().map(|(family, Reach { expected, .. })| ([family], expected as u64)))?;
+    out.values(
+        &all::PEERS_EXPECTED,
+        reach().map(|(family, Reach { expected, .. })| ([family], expected as u64)),
+    )?;
     out.values(&all::PEERS_CUT, reach().map(|(family, Reach { cut, .. })| ([family], cut as u64)))?;
     if let Some(store) = store {
         out.value(&all::UNREADABLE, store.unreadable.count as u64)?;
@@ -34,7 +37,8 @@ pub(super) fn state(out: &mut Output<'_>, network: &NetworkStatus, store: Option
 /// What the loop did, and how long it took.
 pub(super) fn work(out: &mut Output<'_>, network: &NetworkStatus) -> Written {
     out.count(&all::REPAIRS, network.repairs)?;
-    let repaired = network.repaired.iter().map(|(kind, cause, count)| ([kind.as_str(), cause.as_str()], count));
+    let repaired =
+        network.repaired.iter().map(|(kind, cause, count)| ([kind.as_str(), cause.as_str()], count));
     out.counts(&all::REPAIRED, repaired)?;
     out.count(&all::OPERATIONS, network.operations)?;
     out.count(&all::REFUSALS, network.refusals)?;
@@ -67,7 +71,9 @@ pub(super) fn traffic(out: &mut Output<'_>, counters: &[TrafficCounters]) -> Wri
         let is_known = |reason: &&str| it.dropped.iter().any(|dropped| dropped.reason == *reason);
         let never = OF_DEVICES.into_iter().filter(move |reason| !is_known(reason));
         let came_up = it.dropped.iter().map(|dropped| (dropped.reason, dropped.packets));
-        came_up.chain(never.map(|reason| (reason, 0))).map(|(reason, packets)| ([it.of.as_str(), reason], packets))
+        came_up
+            .chain(never.map(|reason| (reason, 0)))
+            .map(|(reason, packets)| ([it.of.as_str(), reason], packets))
     });
     out.counts(&all::DROPPED, dropped)
 }

@@ -22,7 +22,10 @@ pub(super) fn store(out: &mut Output<'_>, store: &StoreStatus, now: Instant, wal
     });
     out.values(&all::STORE_ANSWER, answered.map(|since| ([], since.as_secs_f64())))?;
     let requests = store.requests.read();
-    out.counts(&all::STORE_REQUESTS, requests.iter().map(|RequestCount { request, sent, .. }| ([*request], *sent)))?;
+    out.counts(
+        &all::STORE_REQUESTS,
+        requests.iter().map(|RequestCount { request, sent, .. }| ([*request], *sent)),
+    )?;
     let failures = requests.iter().map(|RequestCount { request, failed, .. }| ([*request], *failed));
     out.counts(&all::STORE_FAILURES, failures)?;
     out.durations(&all::STORE_REQUEST, &store.requests.took())
