@@ -27,6 +27,7 @@ mod kube;
 mod large;
 #[cfg(feature = "etcd")]
 mod memory;
+mod metrics;
 mod networks;
 #[cfg(any(feature = "etcd", feature = "kube"))]
 mod outages;

@@ -9,6 +9,7 @@ mod manifest;
 mod objects;
 mod package;
 mod policy;
+mod prometheus;
 mod publishing;
 
 use std::path::{Path, PathBuf};
