@@ -175,6 +175,39 @@ fn parts_can_be_left_out_added_and_replaced() {
     assert_eq!(allowed(of_kind(&objects(""), "ClusterRole")), called());
 }
 
+#[test]
+fn a_prometheus_finds_the_agents_by_annotation_or_service_monitor() {
+    let quiet = objects("");
+    let annotations = |objects: &[Value]| {
+        of_kind(objects, "DaemonSet").pointer("/spec/template/metadata/annotations").cloned()
+    };
+    assert_eq!(annotations(&quiet), None);
+    assert!(!quiet.iter().any(|object| object["kind"] == "Service"));
+
+    let noted =
+        objects("flannel: {healthz: {ip: 0.0.0.0, port: 9000}, metrics: {annotations: true, perPeer: true}}");
+    let want = json!({ "prometheus.io/scrape": "true", "prometheus.io/port": "9000", "prometheus.io/path": "/metrics" });
+    assert_eq!(annotations(&noted), Some(want));
+    assert!(command_line(agent(&noted)).iter().any(|word| word == "--metrics-per-peer"));
+
+    let watched = objects(
+        "flannel: {healthz: {ip: '::'}, metrics: {serviceMonitor: {enabled: true, interval: 30s, labels: {release: p}}}}",
+    );
+    assert_eq!(annotations(&watched), None);
+    let (service, monitor) = (of_kind(&watched, "Service"), of_kind(&watched, "ServiceMonitor"));
+    // The service's port leads to the container's, and the monitor's to the service's, whose labels it selects.
+    let port = &service["spec"]["ports"][0];
+    assert_eq!((&port["targetPort"], &port["port"]), (&agent(&watched)["ports"][0]["name"], &json!(8081)));
+    let pods = of_kind(&watched, "DaemonSet").pointer("/spec/template/metadata/labels").unwrap();
+    let is_in =
+        |some: &Value, all: &Value| some.as_object().unwrap().iter().all(|(name, value)| all[name] == *value);
+    assert!(is_in(&service["spec"]["selector"], pods));
+    assert!(is_in(&monitor["spec"]["selector"]["matchLabels"], &service["metadata"]["labels"]));
+    let endpoint = &monitor["spec"]["endpoints"][0];
+    assert_eq!((&endpoint["port"], &endpoint["interval"]), (&port["name"], &json!("30s")));
+    assert_eq!(monitor["metadata"]["labels"]["release"], "p");
+}
+
 /// By backend: nobody is privileged.
 #[test]
 fn containers_have_what_their_backend_needs() {
@@ -225,6 +258,11 @@ fn what_would_have_no_effect_is_refused_by_name() {
         ("podCidr: 10.1.0.0/16,10.2.0.0/16", "one network each"),
         ("flannel: {args: [--healthz-port=9]}", "flannel.healthz.port"),
         ("flannel: {args: [-healthz-ip=::1]}", "flannel.healthz.ip"),
+        ("flannel: {metrics: {annotations: true}}", "no Prometheus reaches the health server at 127.0.0.1"),
+        ("flannel: {healthz: {ip: '::1'}, metrics: {serviceMonitor: {enabled: true}}}", "at ::1"),
+        ("flannel: {healthz: {port: 0}, metrics: {perPeer: true}}", "no metrics without the health server"),
+        ("flannel: {args: [--metrics-per-peer]}", "flannel.metrics.perPeer"),
+        ("flannel: {metrics: {serviceMonitor: {interval: soon}}}", "interval"),
         ("flannel: {flannel_cni: {image: {tag: v1}}}", "a tag and no repository"),
         ("flannel: {flannel_cni: {image: {repository: x}}}", "a repository and no tag"),
         // The schema. The first is what older charts of Go flannel had.

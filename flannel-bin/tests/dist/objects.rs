@@ -6,10 +6,10 @@ use k8s_openapi::api::admissionregistration::v1::{
     ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
 };
 use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Service, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 /// What the API server is asked for: API group, resource and verb.
@@ -45,6 +45,8 @@ fn check(object: &Value) {
         ("v1", "ConfigMap") => through::<ConfigMap>(object),
         ("rbac.authorization.k8s.io/v1", "ClusterRole") => through::<ClusterRole>(object),
         ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding") => through::<ClusterRoleBinding>(object),
+        ("v1", "Service") => through::<Service>(object),
+        ("monitoring.coreos.com/v1", "ServiceMonitor") => through::<ServiceMonitor>(object),
         ("apps/v1", "DaemonSet") => through::<DaemonSet>(object),
         ("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicy") => {
             through::<ValidatingAdmissionPolicy>(object)
@@ -55,6 +57,40 @@ fn check(object: &Value) {
         other => panic!("nothing that a network needs: {other:?}"),
     };
     assert_eq!(&again, object, "{kind:?} has a field or a value that its type does not have");
+}
+
+/// What we use of the Prometheus operator's `ServiceMonitor`, as its API has it.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct ServiceMonitor {
+    api_version: String,
+    kind: String,
+    metadata: k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    spec: ServiceMonitorSpec,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ServiceMonitorSpec {
+    selector: k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector,
+    endpoints: Vec<Endpoint>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Endpoint {
+    port: String,
+    path: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    interval: Option<String>,
+    relabelings: Vec<Relabeling>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Relabeling {
+    source_labels: Vec<String>,
+    target_label: String,
 }
 
 fn through<T: DeserializeOwned + Serialize>(object: &Value) -> Value {

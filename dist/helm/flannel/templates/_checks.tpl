@@ -29,7 +29,19 @@ tell is in values.schema.json.
 {{- if contains "," (print .Values.podCidr .Values.podCidrv6) -}}
 {{- fail "podCidr and podCidrv6 take one network each" -}}
 {{- end -}}
+{{- $metrics := $flannel.metrics -}}
+{{- if or $metrics.annotations $metrics.serviceMonitor.enabled -}}
+{{- if or (hasPrefix "127." $flannel.healthz.ip) (eq $flannel.healthz.ip "::1") -}}
+{{- fail (printf "flannel.metrics: no Prometheus reaches the health server at %s; set flannel.healthz.ip to 0.0.0.0 and close the port to others (docs/metrics.md)" $flannel.healthz.ip) -}}
+{{- end -}}
+{{- end -}}
+{{- if and (or $metrics.annotations $metrics.serviceMonitor.enabled $metrics.perPeer) (not $flannel.healthz.port) -}}
+{{- fail "flannel.metrics: there are no metrics without the health server: set flannel.healthz.port" -}}
+{{- end -}}
 {{- range $arg := $flannel.args -}}
+{{- if hasPrefix "metrics-per-peer" (trimAll "-" $arg) -}}
+{{- fail "flannel.args: values for each peer are flannel.metrics.perPeer" -}}
+{{- end -}}
 {{- range $name := list "ip" "port" -}}
 {{- if hasPrefix (printf "healthz-%s" $name) (trimAll "-" $arg) -}}
 {{- fail (printf "flannel.args: the %s of the health server is flannel.healthz.%s, which the probes need to know, too" $name $name) -}}
