@@ -83,8 +83,8 @@ impl AgentMetrics {
         async move { counts.follow(events).await }
     }
 
-    /// Writes all metrics of the agent, as an answer to a scrape. It reads counters of the kernel, and costs in proportion to
-    /// the number of peers: some ten microseconds for a thousand, without [`Options::per_peer`].
+    /// Writes all metrics of the agent, as an answer to a scrape. It reads counters of the kernel, and
+    /// costs in proportion to the number of peers; the benches of the source have figures.
     pub fn render(&self, format: Format) -> String {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(self.clone()));
