@@ -52,7 +52,7 @@ impl Heart {
         let answered = *self.answered.borrow();
         if asked.wait_for(|asked| *asked > answered).await.is_err() {
             // Nobody is left who could ask.
-            pending().await
+            pending::<()>().await;
         }
     }
 

@@ -22,7 +22,7 @@ impl EventCounts {
     /// Counts events until the agent has ended.
     pub(crate) async fn follow(&self, mut events: AgentEvents) {
         while let Some(event) = events.recv().await {
-            self.add(&event);
+            self.add(&event.event);
         }
     }
 

@@ -77,7 +77,9 @@ impl Feed {
         match opened {
             Ok((endpoint, stream)) => Ok(Self { stream, endpoint, renewals }),
             Err(error) => {
-                problem.into_iter().for_each(|problem| store.health.fail(problem));
+                if let Some(problem) = problem {
+                    store.health.fail(problem);
+                }
                 Err(error)
             }
         }

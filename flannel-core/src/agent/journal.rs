@@ -234,7 +234,7 @@ mod tests {
     async fn who_is_slow_is_told_how_many_are_left_out_and_any_number_can_be_read_again() {
         let journal = Journal::new();
         let mut slow = journal.events();
-        (0..KEPT_EVENTS + 3).for_each(|number| journal.emit(number(number)));
+        (0..KEPT_EVENTS + 3).for_each(|n| journal.emit(number(n)));
         assert_eq!(next(&mut slow).await, Some((3, AgentEvent::LeftOut { events: 3 })));
         assert_eq!(next(&mut slow).await, Some((4, number(3))), "those that are left are in order");
         assert_eq!(journal.recent().len(), KEPT_EVENTS);

@@ -226,16 +226,12 @@ impl Store {
 
     /// Records in the status whether the store could be used, and returns it.
     fn note<T>(&self, result: &Result<T, SubnetError>) -> bool {
-        match result {
-            Err(error @ (SubnetError::Unavailable { .. } | SubnetError::Refused { .. })) => {
-                self.health.fail(crate::error::chain(error));
-                false
-            }
-            _ => {
-                self.health.succeed();
-                true
-            }
+        if let Err(error @ (SubnetError::Unavailable { .. } | SubnetError::Refused { .. })) = result {
+            self.health.fail(crate::error::chain(error));
+            return false;
         }
+        self.health.succeed();
+        true
     }
 
     /// Takes the lock for a change, unless the caller's future was dropped: a dropped call must not change anything
