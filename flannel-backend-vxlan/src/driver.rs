@@ -12,7 +12,7 @@ use flannel_core::backend::{HostProblem, Underlay};
 use flannel_core::config::{BackendConfig, ConfigError};
 use flannel_core::dataplane::{Address, KERNEL_PROTOCOL, Object, ObjectKey, Route, Through};
 use flannel_core::firewall::gate::{Desk, Gate, Tunnels};
-use flannel_core::kernel::{Kernel, KernelError, KernelEvent, Kinds, Link, Refusal, Scope};
+use flannel_core::kernel::{Kernel, KernelError, KernelEvent, Kinds, Link, LinkOp, Refusal, Scope};
 use flannel_core::lease::{Lease, LeaseAttrs};
 use flannel_core::on_link::OnLink;
 use flannel_core::peers::{Claim, Peer, PeerError};
@@ -216,6 +216,13 @@ impl Driver for VxlanDriver {
         devices.away =
             self.known().filter(|link| !self.is_there(link) || !link.up).map(|link| link.index).collect();
         Ok(devices)
+    }
+
+    async fn plan_devices(&mut self, kernel: &mut dyn Kernel) -> Result<Vec<LinkOp>, KernelError> {
+        match underlay::find(kernel, &self.underlay).await? {
+            Some(lower) => self.plan_all(kernel, &lower).await,
+            None => Ok(Vec::new()),
+        }
     }
 
     fn set_lease(&mut self, lease: &Lease) {

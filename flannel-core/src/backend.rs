@@ -14,6 +14,7 @@ use crate::addr::Mtu;
 use crate::config::{ConfigError, NetworkConfig};
 use crate::events::{NetworkEventSender, NetworkEvents};
 use crate::heartbeat::Pulse;
+use crate::inspect::Inspector;
 use crate::kernel::KernelError;
 use crate::lease::{Lease, LeaseAttrs};
 use crate::netns::Netns;
@@ -159,6 +160,12 @@ pub trait Network: Send {
     /// returns an empty stream. It stays valid after `run` has consumed the network.
     fn events(&self) -> NetworkEvents {
         NetworkEvents::none()
+    }
+
+    /// Answers what differs from the desired state; `None` if the backend can't tell. It stays valid after `run` has consumed
+    /// the network.
+    fn inspector(&self) -> Option<Inspector> {
+        None
     }
 
     /// What to store for the next start. It changes only once the kernel has been changed accordingly and nothing of an

@@ -16,6 +16,6 @@ pub mod rules;
 
 pub use choose::{ManagerChoice, Managers};
 pub use event::{FirewallEvent, FirewallEventSender, FirewallEvents};
-pub use hold::{Firewall, FirewallStatus};
+pub use hold::{Firewall, FirewallInspector, FirewallStatus};
 pub use manager::{FirewallError, Plan, RuleManager, Step};
 pub use obstacles::{Cuts, Obstacle, Realm};

@@ -2,10 +2,11 @@
 //! `flannel_core::testing` has a fake for tests.
 
 mod kinds;
+mod link_command;
 mod link_kind;
 mod vxlan;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
@@ -13,7 +14,7 @@ use std::net::IpAddr;
 use async_trait::async_trait;
 
 use crate::addr::{Family, LinkIndex, MacAddr, Mtu, Vni};
-use crate::dataplane::{Object, ObjectKey, Op, Route};
+use crate::dataplane::{NextHop, Object, ObjectKey, Op, Route};
 use crate::netns::{Netns, NetnsError};
 
 pub use kinds::Kinds;
@@ -339,6 +340,13 @@ pub trait Kernel: Send {
         family: Family,
         keys: &BTreeSet<ObjectKey>,
     ) -> Result<Vec<Route>, KernelError>;
+
+    /// The ids of these next-hop objects, for commands that name them: those that they have, and for those that don't exist
+    /// ids that were free at the last read. Empty for a kernel without ids.
+    fn next_hop_ids(&self, wanted: &BTreeSet<NextHop>) -> BTreeMap<NextHop, u32> {
+        let _ = wanted;
+        BTreeMap::new()
+    }
 
     /// Removes the table of the [gate](crate::firewall::gate) of a VNI whose devices are removed. A table that does not
     /// exist is no error.

@@ -37,7 +37,7 @@
 //! - [`docker_opts`]: options of the Docker daemon from that file.
 //! - [`state_file`]: the file in which an agent remembers its state over restarts.
 //! - [`firewall`]: masquerading and forwarding of pod traffic, by nftables or iptables.
-//! - [`reconcile`]: the one loop that every route-based backend runs.
+//! - [`reconcile`]: the one loop that every route-based backend runs; [`inspect`]: asks it what differs from what is desired.
 //! - [`reexport`]: the crates whose types are in signatures of this one.
 //! - [`agent`]: combines all of it, for a program that embeds an agent.
 //!
@@ -59,6 +59,7 @@ pub mod firewall;
 pub mod gojson;
 pub mod guarded;
 pub mod heartbeat;
+pub mod inspect;
 pub mod kernel;
 pub mod lease;
 pub mod netlink;

@@ -24,7 +24,7 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use async_trait::async_trait;
@@ -42,7 +42,7 @@ use self::nftables::NfTables;
 pub use self::ruleset::{RulesetChange, RulesetEvents};
 use self::socket::RECEIVE_BUFFER;
 use crate::addr::{Family, LinkIndex, Vni};
-use crate::dataplane::{Object, ObjectKey, Op, Route};
+use crate::dataplane::{NextHop, Object, ObjectKey, Op, Route};
 use crate::firewall::gate;
 use crate::kernel::{
     Forwarding, Kernel, KernelError, KernelEvent, Link, LinkAddress, LinkKind, LinkOp, Refusal, RouteLookup,
@@ -306,6 +306,12 @@ impl Kernel for Netlink {
             }))
         };
         self.dumps.dump("read routes by destination", Rtm::Getroute, all, all, decode).await
+    }
+
+    fn next_hop_ids(&self, wanted: &BTreeSet<NextHop>) -> BTreeMap<NextHop, u32> {
+        let mut free = self.next_hops.free_numbers();
+        let mut id = |next_hop: &NextHop| self.next_hops.number_of(next_hop).or_else(|| free.next());
+        wanted.iter().filter_map(|next_hop| Some((*next_hop, id(next_hop)?))).collect()
     }
 
     async fn remove_gate(&mut self, vni: Vni) -> Result<(), KernelError> {

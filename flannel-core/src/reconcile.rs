@@ -12,6 +12,7 @@ mod config;
 mod events;
 mod guard;
 mod host;
+mod inspect;
 mod leases;
 mod leftovers;
 mod network;
@@ -30,7 +31,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::{FutureExt, StreamExt};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -41,7 +42,8 @@ use crate::dataplane::{Dataplane, Object, ObjectKey, Route};
 use crate::events::{NetworkEvent, NetworkEventSender, NetworkEvents, RepairCause};
 use crate::firewall::gate::{Desk, Gate, Tunnels};
 use crate::heartbeat::{self, Heart, Pulse};
-use crate::kernel::{Kernel, KernelError, KernelEvent, Refusal, Scope};
+use crate::inspect::{Inspector, Question};
+use crate::kernel::{Kernel, KernelError, KernelEvent, LinkOp, Refusal, Scope};
 use crate::lease::{AgedLease, Lease, LeaseAttrs, LeaseKey, LeaseTable};
 use crate::netns::Netns;
 use crate::ownership::Ownership;
@@ -80,6 +82,13 @@ pub trait Driver: Send {
     /// A device that can't be made now is reported in [`Devices::problem`], so that it does not stop the others; the
     /// loop tries again. An error means that a request to the kernel failed.
     async fn ensure_devices(&mut self, kernel: &mut dyn Kernel) -> Result<Devices, KernelError>;
+
+    /// The operations by which [`Self::ensure_devices`] would create the devices or change them, without carrying them out.
+    /// A driver whose devices no operator could make, such as those with a datapath of its own, plans none.
+    async fn plan_devices(&mut self, kernel: &mut dyn Kernel) -> Result<Vec<LinkOp>, KernelError> {
+        let _ = kernel;
+        Ok(Vec::new())
+    }
 
     /// Sets the lease of this node. The devices were made without it.
     fn set_lease(&mut self, lease: &Lease);
@@ -258,6 +267,8 @@ pub struct Reconciler<D> {
     /// Shows others that the loop turns.
     heart: Heart,
     pulse: Pulse,
+    /// What others ask.
+    questions: (Inspector, mpsc::Receiver<Question>),
 }
 
 impl<D: Driver> Reconciler<D> {
@@ -313,6 +324,7 @@ impl<D: Driver> Reconciler<D> {
             guard,
             heart,
             pulse,
+            questions: Inspector::channel(),
         }
     }
 
@@ -383,6 +395,7 @@ impl<D: Driver> Reconciler<D> {
                 () = tokio::task::yield_now(), if is_taking => {}
                 told = config::next(&mut self.config) => self.fold_config(told),
                 () = guard::news(&mut self.guard) => {}
+                Some(question) = self.questions.1.recv() => self.answer(question).await,
                 () = sleep_until(wake) => {}
             }
             // The time of a repair counts from here, whatever woke the loop.

@@ -19,6 +19,40 @@ impl VxlanDriver {
             .then(|| Problem::mtu_without_ipv6(&lower.name, lower.mtu.0, Some(tunnel)))
     }
 
+    /// One family's device as it should be, and as it is; `None` if the underlay's MTU leaves no room for it.
+    async fn compare(
+        &self,
+        kernel: &mut dyn Kernel,
+        family: Family,
+        lower: &Link,
+    ) -> Result<Option<(DeviceSpec, Option<Link>)>, KernelError> {
+        let side = self.sides.get(family).expect("only enabled families are asked for");
+        let Some(mtu) = overlay_mtu(&self.config, family, lower.mtu) else { return Ok(None) };
+        let have = self.find_device(kernel, family, &device_name(&self.config, family)).await?;
+        let served = self.without_ipv6(family, lower).is_none();
+        // With a smaller MTU the kernel would remove IPv6 from the device, and with it what still works.
+        let mtu = have.as_ref().filter(|_| !served).map_or(mtu, |have| have.mtu);
+        Ok(Some((DeviceSpec::new(&self.config, family, side.mac, mtu, side.local, lower.index), have)))
+    }
+
+    /// What [`Self::ensure_all`] would do to the devices.
+    pub(super) async fn plan_all(
+        &self,
+        kernel: &mut dyn Kernel,
+        lower: &Link,
+    ) -> Result<Vec<LinkOp>, KernelError> {
+        let mut ops = Vec::new();
+        for family in self.sides.families() {
+            let Some((want, have)) = self.compare(kernel, family, lower).await? else { continue };
+            let plan = plan_link(&want, have.as_ref());
+            let is_new = !matches!(plan, LinkPlan::Keep | LinkPlan::Change(_));
+            if !is_new || self.without_ipv6(family, lower).is_none() {
+                ops.extend(ops_of(&plan, &want));
+            }
+        }
+        Ok(ops)
+    }
+
     /// Creates one family's device, or changes it to what it should be.
     async fn ensure(
         &self,
@@ -27,16 +61,11 @@ impl VxlanDriver {
         lower: &Link,
         events: &mut Vec<NetworkEvent>,
     ) -> Result<Outcome, KernelError> {
-        let side = self.sides.get(family).expect("only enabled families are asked for");
-        let Some(mtu) = overlay_mtu(&self.config, family, lower.mtu) else {
+        let Some((want, have)) = self.compare(kernel, family, lower).await? else {
             let why = format!("MTU {} of {} leaves no room for VXLAN", lower.mtu, lower.name);
             return Ok(Outcome::Unusable(why));
         };
-        let have = self.find_device(kernel, family, &device_name(&self.config, family)).await?;
-        let served = self.without_ipv6(family, lower).is_none();
-        // With a smaller MTU the kernel would remove IPv6 from the device, and with it what still works.
-        let mtu = have.as_ref().filter(|_| !served).map_or(mtu, |have| have.mtu);
-        let want = DeviceSpec::new(&self.config, family, side.mac, mtu, side.local, lower.index);
+        let (served, mtu) = (self.without_ipv6(family, lower).is_none(), want.mtu);
         // The device is kept under another name, too.
         let renamed = have.as_ref().filter(|link| link.name != want.name).map(|link| {
             let (is, was) = (&link.name, &want.name);
@@ -47,14 +76,10 @@ impl VxlanDriver {
         if !served && !matches!(plan, LinkPlan::Keep | LinkPlan::Change(_)) {
             return Ok(Outcome::OutOfService);
         }
-        let ops = match &plan {
-            LinkPlan::Keep => Vec::new(),
-            LinkPlan::Foreign { why } => return Ok(Outcome::Unusable(why.clone())),
-            LinkPlan::Change(ops) => ops.clone(),
-            LinkPlan::Recreate { index, .. } => vec![LinkOp::Delete(*index), create(&want)],
-            LinkPlan::Create => vec![create(&want)],
-        };
-        for op in &ops {
+        if let LinkPlan::Foreign { why } = &plan {
+            return Ok(Outcome::Unusable(why.clone()));
+        }
+        for op in &ops_of(&plan, &want) {
             if let Err(error) = kernel.change_link(op).await {
                 let problem = explain(kernel, &want, &error).await?;
                 let there = kernel.link(&name).await?;
@@ -186,6 +211,16 @@ fn event(plan: &LinkPlan, name: &str, want: &DeviceSpec, was_there: bool) -> Opt
             Some(NetworkEvent::DeviceCreated { link: want.name.clone(), mtu: want.mtu, detail })
         }
         LinkPlan::Keep | LinkPlan::Foreign { .. } => None,
+    }
+}
+
+/// The operations of a plan. A new device must still be set up.
+fn ops_of(plan: &LinkPlan, want: &DeviceSpec) -> Vec<LinkOp> {
+    match plan {
+        LinkPlan::Keep | LinkPlan::Foreign { .. } => Vec::new(),
+        LinkPlan::Change(ops) => ops.clone(),
+        LinkPlan::Recreate { index, .. } => vec![LinkOp::Delete(*index), create(want)],
+        LinkPlan::Create => vec![create(want)],
     }
 }
 

@@ -13,10 +13,13 @@ use super::leave::{self, LeaveError, LeavePlan};
 use super::life;
 use super::node::Node;
 use super::setup::Setup;
-use super::status::{AgentStatus, Board};
+use super::status::{AgentStatus, Board, Inspectors};
 use crate::error::chain;
 use crate::heartbeat::{self, Pulse};
+use crate::firewall::Step;
+use crate::inspect::{Difference, DifferenceKind, Differences, InspectError, Inspector, PeerObject};
 use crate::kernel::{Kernel, KernelError};
+use crate::lease::LeaseKey;
 use crate::netns::Netns;
 
 /// How an agent ended; `None` while it runs.
@@ -41,6 +44,7 @@ impl Agent {
     /// Starts the task.
     pub(super) fn spawn(setup: Arc<Setup>, netns: Netns, kernel: Box<dyn Kernel>) -> Self {
         let board = Arc::new(Board::new(setup.firewall, setup.remarks.clone()));
+        board.set_store_place(setup.store.place());
         let (shutdown, (ends, end)) = (CancellationToken::new(), watch::channel(None));
         let life = life::live(Arc::clone(&setup), netns, kernel, Arc::clone(&board), shutdown.clone());
         let (pulse, heart) = heartbeat::pair();
@@ -121,6 +125,44 @@ impl Agent {
         if let Some(network) = self.board.pulse() {
             network.check().await;
         }
+    }
+
+    /// Compares desired and observed state, in the kernel and in the firewall rules, without changing anything: what differs,
+    /// as commands that do what the agent would do. What it finds is repaired right after that, unless something is in the
+    /// way.
+    ///
+    /// It fails before the network runs, and for a backend that does not use the reconcile loop.
+    pub async fn differences(&self) -> Result<Differences, InspectError> {
+        let Inspectors { network, firewall } = self.board.inspectors();
+        let mut found = self.known(network)?.differences().await?;
+        match firewall {
+            Some(firewall) => match firewall.plan().await {
+                Some(Ok(plan)) => {
+                    let steps = plan.steps.into_iter().filter(|step| !step.commands.is_empty());
+                    let rule = |step: Step| Difference::new(DifferenceKind::Rule, step.commands);
+                    found.differences.extend(steps.map(rule));
+                    found.notes.extend(plan.notes);
+                }
+                Some(Err(error)) => {
+                    found.notes.push(format!("the firewall rules can't be compared: {}", chain(&error)));
+                }
+                None => {}
+            },
+            None => found.notes.push("the firewall rules are not compared: none are kept yet".to_owned()),
+        }
+        Ok(found)
+    }
+
+    /// The kernel objects of a peer, with the commands that show them.
+    ///
+    /// It fails before the network runs, and for a backend that does not use the reconcile loop.
+    pub async fn peer_objects(&self, lease: LeaseKey) -> Result<Vec<PeerObject>, InspectError> {
+        self.known(self.board.inspectors().network)?.peer(lease).await
+    }
+
+    fn known(&self, network: Option<Inspector>) -> Result<Inspector, InspectError> {
+        let runs = self.board.subscribe().borrow().network.is_some();
+        network.ok_or(if runs { InspectError::NoLoop } else { InspectError::NotRunning })
     }
 
     /// Stops the agent, within some seconds, and returns how it ended. Kernel state, rules, files and lease stay, so

@@ -305,6 +305,7 @@ impl Life {
         let (status, mut events) = (network.status(), network.events());
         self.board.watch_network(status.clone());
         self.board.watch_loop(network.pulse());
+        self.board.change_inspectors(|inspectors| inspectors.network = network.inspector());
         let mut keeper = Remembers(
             self.state_file
                 .as_ref()
@@ -318,6 +319,7 @@ impl Life {
         let firewall = self.firewall(managers, &file, before).await?;
         let rules = firewall.status();
         self.board.watch_firewall(rules.clone());
+        self.board.change_inspectors(|inspectors| inspectors.firewall = Some(firewall.inspector()));
         let mut firewall = tokio::spawn(firewall.run(cancel.clone()));
 
         let announce = async {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::Instant;
 
-pub(super) use board::Board;
+pub(super) use board::{Board, Inspectors};
 
 use super::firewall::FirewallOptions;
 use super::node::Node;
@@ -141,6 +141,8 @@ pub struct AgentStatus {
     pub phase: Phase,
     /// This node in the network: lease, underlay, backend; `None` until it has a lease.
     pub node: Option<Node>,
+    /// Which store it is, such as the prefix of its keys ([`SubnetManager::place`](crate::subnet::SubnetManager::place)).
+    pub store_place: Option<String>,
     /// The status of the store, and how long it keeps this node's lease; `None` until the first request.
     pub store: Option<StoreStatus>,
     /// Devices, each peer, what is wrong with them, and counters; `None` until the network runs.
@@ -161,6 +163,7 @@ impl AgentStatus {
         Self {
             phase: Phase::Starting { waiting_for: "starting".to_owned() },
             node: None,
+            store_place: None,
             store: None,
             network: None,
             firewall: None,

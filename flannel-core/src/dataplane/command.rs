@@ -1,6 +1,12 @@
 //! Kernel objects as commands of iproute2, for operators who want to see, or do by hand, what the agent would do. Pure.
 
-use super::{Address, FdbEntry, Neighbour, NextHop, Object, Route, Through};
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+
+use super::{
+    Address, FdbEntry, Neighbour, NextHop, Object, ObjectKey, ROUTE_PROTOCOL, Route, Through,
+};
 use crate::addr::{Family, LinkIndex};
 
 /// The command that deletes an object; `name` returns the names of links. `None` for a next-hop object that is not a
@@ -12,15 +18,97 @@ pub fn deletion(object: &Object, name: impl Fn(LinkIndex) -> String) -> Option<S
         Object::Neighbour(Neighbour { link: on, addr, mac: _ }) => {
             format!("ip neigh del {addr} dev {}", link(on))
         }
-        Object::Fdb(entry) => fdb(&entry, link),
+        Object::Fdb(entry) => fdb("del", &entry, link),
         Object::NextHop(NextHop { spare, .. }) => format!("ip nexthop del id {}", spare?),
         Object::Route(route) => self::route(&route, link),
     })
 }
 
-fn fdb(entry: &FdbEntry, link: impl Fn(LinkIndex) -> String) -> String {
+/// The command that puts an object, in place of one with the same key if `replaces`. `id` returns the ids of next-hop
+/// objects; `None` if such an id is needed and unknown.
+pub fn put(
+    object: &Object,
+    replaces: bool,
+    name: impl Fn(LinkIndex) -> String,
+    mut id: impl FnMut(&NextHop) -> Option<u32>,
+) -> Option<String> {
+    let link = |index| word(&name(index));
+    Some(match *object {
+        Object::Address(Address { link: on, addr }) => {
+            let more = match addr {
+                // Nobody on a VXLAN would answer duplicate address detection.
+                IpNetwork::V6(_) => " nodad",
+                IpNetwork::V4(net) if net.prefix() < 31 => " broadcast +",
+                IpNetwork::V4(_) => "",
+            };
+            format!("ip address replace {addr} dev {}{more}", link(on))
+        }
+        Object::Neighbour(Neighbour { link: on, addr, mac }) => {
+            format!("ip neigh replace {addr} lladdr {mac} dev {} nud permanent", link(on))
+        }
+        Object::Fdb(entry) => fdb("replace", &entry, link) + " permanent",
+        Object::NextHop(next_hop) => {
+            let NextHop { link: on, gateway, .. } = next_hop;
+            let (family, id) = (family_flag(Family::of(gateway)), id(&next_hop)?);
+            format!("ip {family} nexthop add id {id} via {gateway} dev {} onlink proto {ROUTE_PROTOCOL}", link(on))
+        }
+        Object::Route(route) => {
+            let Route { dst, metric, via, link: on, onlink, through, protocol, .. } = route;
+            let verb = if replaces { "replace" } else { "add" };
+            let kind = if through == Through::Nowhere { "blackhole " } else { "" };
+            let mut text = format!("ip {} route {verb} {kind}{dst}", family_flag(dst.family()));
+            match route.next_hop() {
+                Some(ObjectKey::NextHop(on, gateway, spare)) => {
+                    text += &format!(" nhid {}", id(&NextHop { link: on, gateway, spare })?);
+                }
+                _ => {
+                    text.extend(via.map(|via| gateway(dst.family(), via)));
+                    text.extend(on.map(|on| format!(" dev {}", link(on))));
+                    text.push_str(if onlink { " onlink" } else { "" });
+                }
+            }
+            text.extend((metric != Route::default_metric(dst.family())).then(|| format!(" metric {metric}")));
+            text + &format!(" proto {protocol}")
+        }
+    })
+}
+
+/// The command that shows an object. Without its id a next-hop object is shown with the others of its link.
+pub fn look(
+    object: &Object,
+    name: impl Fn(LinkIndex) -> String,
+    id: impl Fn(&NextHop) -> Option<u32>,
+) -> String {
+    let link = |index| word(&name(index));
+    match *object {
+        Object::Address(Address { link: on, addr }) => {
+            format!("ip {} address show dev {} to {addr}", family_flag(Family::of(addr.ip())), link(on))
+        }
+        Object::Neighbour(Neighbour { link: on, addr, mac: _ }) => {
+            format!("ip neigh show {addr} dev {}", link(on))
+        }
+        Object::Fdb(FdbEntry { link: on, mac, .. }) => {
+            format!("bridge fdb show dev {} | grep -F {mac}", link(on))
+        }
+        Object::NextHop(next_hop) => match id(&next_hop) {
+            Some(id) => format!("ip nexthop show id {id}"),
+            None => format!("ip nexthop show dev {}", link(next_hop.link)),
+        },
+        Object::Route(Route { dst, .. }) => format!("ip {} route show {dst}", family_flag(dst.family())),
+    }
+}
+
+fn family_flag(family: Family) -> &'static str {
+    if family == Family::V4 { "-4" } else { "-6" }
+}
+
+fn gateway(family: Family, via: IpAddr) -> String {
+    format!(" via {}{via}", if Family::of(via) == family { "" } else { "inet6 " })
+}
+
+fn fdb(verb: &str, entry: &FdbEntry, link: impl Fn(LinkIndex) -> String) -> String {
     let FdbEntry { link: on, mac, dst, port, vni, via } = *entry;
-    let mut text = format!("bridge fdb del {mac} dev {} dst {dst}", link(on));
+    let mut text = format!("bridge fdb {verb} {mac} dev {} dst {dst}", link(on));
     text.extend(port.map(|port| format!(" port {port}")));
     text.extend(vni.map(|vni| format!(" vni {vni}")));
     text.extend(via.map(|via| format!(" via {}", link(via))));
@@ -40,14 +128,11 @@ pub fn word(text: &str) -> String {
 /// and so is the gateway of a route through a next-hop object: `ip route del` would not find the route by it.
 fn route(route: &Route, link: impl Fn(LinkIndex) -> String) -> String {
     let Route { dst, metric, via, link: on, onlink: _, through, protocol, plain } = *route;
-    let family = if dst.family() == Family::V4 { "-4" } else { "-6" };
+    let family = family_flag(dst.family());
     let kind = if through == Through::Nowhere { "blackhole " } else { "" };
     let mut text = format!("ip {family} route del {kind}{dst}");
     if plain && through == Through::Itself {
-        text.extend(via.map(|via| {
-            let other = if Family::of(via) == dst.family() { "" } else { "inet6 " };
-            format!(" via {other}{via}")
-        }));
+        text.extend(via.map(|via| gateway(dst.family(), via)));
         text.extend(on.map(|on| format!(" dev {}", link(on))));
     }
     text.extend((metric != 0).then(|| format!(" metric {metric}")));
@@ -124,6 +209,58 @@ mod tests {
             let names = |link: LinkIndex| if link.0 == 3 { "flannel.1" } else { "eth0" }.to_owned();
             assert_eq!(deletion(&object, names).unwrap(), want);
         }
+        let named = |link: LinkIndex| if link.0 == 3 { "flannel.1" } else { "eth0" }.to_owned();
+        let id = |_: &NextHop| Some(9);
+        let chosen = NextHop { spare: None, ..next_hop };
+        let on_device = Route { via: Some([10, 5, 2, 0].into()), link: Some(link), onlink: true, ..by_node };
+        for (object, replaces, want, show) in [
+            (
+                Object::Address(Address { link, addr: "fd00::1/128".parse().unwrap() }),
+                false,
+                "ip address replace fd00::1/128 dev flannel.1 nodad",
+                "ip -6 address show dev flannel.1 to fd00::1/128",
+            ),
+            (
+                Object::Neighbour(Neighbour { link, addr: [10, 5, 2, 0].into(), mac }),
+                true,
+                "ip neigh replace 10.5.2.0 lladdr 02:00:00:00:00:09 dev flannel.1 nud permanent",
+                "ip neigh show 10.5.2.0 dev flannel.1",
+            ),
+            (
+                Object::Fdb(FdbEntry { port: None, via: None, ..entry }),
+                false,
+                "bridge fdb replace 02:00:00:00:00:09 dev flannel.1 dst 192.0.2.2 self permanent",
+                "bridge fdb show dev flannel.1 | grep -F 02:00:00:00:00:09",
+            ),
+            (
+                Object::NextHop(chosen),
+                false,
+                "ip -4 nexthop add id 9 via 10.5.2.0 dev flannel.1 onlink proto 102",
+                "ip nexthop show id 9",
+            ),
+            (
+                Object::Route(on_device),
+                false,
+                "ip -4 route add 10.5.2.0/24 via 10.5.2.0 dev flannel.1 onlink proto 102",
+                "ip -4 route show 10.5.2.0/24",
+            ),
+            (
+                Object::Route(Route { through: Through::Object, ..on_device }),
+                true,
+                "ip -4 route replace 10.5.2.0/24 nhid 9 proto 102",
+                "ip -4 route show 10.5.2.0/24",
+            ),
+            (
+                Object::Route(Route::blackhole(subnet("fd00:1::/64"))),
+                false,
+                "ip -6 route add blackhole fd00:1::/64 metric 4294967294 proto 102",
+                "ip -6 route show fd00:1::/64",
+            ),
+        ] {
+            assert_eq!(put(&object, replaces, named, id).unwrap(), want);
+            assert_eq!(look(&object, named, id), show);
+        }
+        assert_eq!(put(&Object::NextHop(chosen), false, named, |_| None), None);
         let unnumbered = Object::NextHop(NextHop { spare: None, ..next_hop });
         assert_eq!(deletion(&unnumbered, |_| String::new()), None);
     }

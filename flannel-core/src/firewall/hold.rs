@@ -7,14 +7,14 @@ use std::collections::VecDeque;
 use std::future::pending;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::choose::{Managers, Unused};
 use super::event::{FirewallEvent, FirewallEventSender, FirewallEvents};
-use super::manager::{FirewallError, RuleManager};
+use super::manager::{FirewallError, Plan, RuleManager};
 use super::obstacles::Obstacle;
 use super::rules::{Ours, Wanted};
 use crate::backoff::{Backoff, Delays};
@@ -63,6 +63,23 @@ impl FirewallStatus {
     }
 }
 
+/// Asks running rules what differs from what is desired. A clone asks the same rules.
+#[derive(Debug, Clone)]
+pub struct FirewallInspector(mpsc::Sender<Question>);
+
+/// Where to send the present plan.
+type Question = oneshot::Sender<Result<Plan, FirewallError>>;
+
+impl FirewallInspector {
+    /// Reads the rules, and returns the changes that would be made now; `None` if the rules are not kept any more. Nothing is
+    /// changed.
+    pub async fn plan(&self) -> Option<Result<Plan, FirewallError>> {
+        let (sender, answer) = oneshot::channel();
+        self.0.send(sender).await.ok()?;
+        answer.await.ok()
+    }
+}
+
 /// Keeps the rules of this node.
 pub struct Firewall {
     managers: Managers,
@@ -76,6 +93,8 @@ pub struct Firewall {
     backoff: Backoff,
     /// Why the leftovers of an earlier run can't be read, and until when not to try again.
     unclear: Option<(String, Instant)>,
+    /// What others ask.
+    questions: (mpsc::Sender<Question>, mpsc::Receiver<Question>),
 }
 
 impl std::fmt::Debug for Firewall {
@@ -93,7 +112,8 @@ impl Firewall {
         let choice = managers.active.as_ref().and_then(|active| active.choice()).map(str::to_owned);
         let (repairs, backoff) = (VecDeque::new(), Backoff::with(RETRY));
         let events = FirewallEventSender::default();
-        Self { managers, wanted, ours, status, events, choice, repairs, backoff, unclear: None }
+        let (unclear, questions) = (None, mpsc::channel(4));
+        Self { managers, wanted, ours, status, events, choice, repairs, backoff, unclear, questions }
     }
 
     /// Sends what happens to `events` instead of a sender of its own.
@@ -111,6 +131,11 @@ impl Firewall {
     /// The status of the rules. The receiver stays valid after `run` has consumed the firewall.
     pub fn status(&self) -> watch::Receiver<FirewallStatus> {
         self.status.subscribe()
+    }
+
+    /// Asks these rules, once they run.
+    pub fn inspector(&self) -> FirewallInspector {
+        FirewallInspector(self.questions.0.clone())
     }
 
     /// Runs until `cancel` fires. The rules stay, so that pods keep their traffic.
@@ -299,7 +324,21 @@ impl Firewall {
                 Due::Rules(if in_hurry { RepairCause::Resync } else { RepairCause::Retry })
             }
             () = around => Due::Surroundings,
+            Some(question) = self.questions.1.recv() => {
+                // What differs is repaired right after the answer.
+                self.answer(question).await;
+                Due::Rules(RepairCause::Announced)
+            }
         }
+    }
+
+    async fn answer(&mut self, question: Question) {
+        let plan = match self.managers.active.as_deref_mut() {
+            Some(active) => active.plan(&self.wanted, &self.ours).await,
+            None => Ok(Plan::default()),
+        };
+        // Whoever asked may be gone.
+        let _ = question.send(plan);
     }
 }
 

@@ -116,6 +116,26 @@ impl VxlanLink {
     }
 }
 
+/// The attributes in the words of `ip link`; `None` if there is one that we never set.
+pub(super) fn words(kind: &LinkKind, link: impl Fn(LinkIndex) -> String) -> Option<String> {
+    let mut text = String::new();
+    for LinkAttr { number, value } in &kind.attrs {
+        let word = || Some(u32::from_ne_bytes(value.as_slice().try_into().ok()?));
+        text += &match *number {
+            ID => format!(" id {}", word()?),
+            LINK => format!(" dev {}", link(LinkIndex(word()?))),
+            LOCAL => format!(" local {}", IpAddr::from(<[u8; 4]>::try_from(value.as_slice()).ok()?)),
+            LOCAL6 => format!(" local {}", IpAddr::from(<[u8; 16]>::try_from(value.as_slice()).ok()?)),
+            PORT => format!(" dstport {}", u16::from_be_bytes(value.as_slice().try_into().ok()?)),
+            LEARNING => if is_set(value) { " learning" } else { " nolearning" }.to_owned(),
+            GBP => " gbp".to_owned(),
+            _ if is_set(value) => return None,
+            _ => String::new(),
+        };
+    }
+    Some(text)
+}
+
 fn local(addr: IpAddr) -> LinkAttr {
     match addr {
         IpAddr::V4(addr) => LinkAttr::new(LOCAL, addr.octets()),

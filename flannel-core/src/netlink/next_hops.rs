@@ -161,6 +161,11 @@ impl NextHops {
         }
     }
 
+    /// Ids that no object had when they were read last, beginning with the one that is tried next.
+    pub(super) fn free_numbers(&self) -> impl Iterator<Item = u32> + '_ {
+        (self.next..=LAST).chain(FIRST..self.next).filter(|number| !self.entries.contains_key(number))
+    }
+
     /// Continues at another place of our range, since somebody else uses ids here.
     pub(super) fn jump(&mut self) {
         self.next = FIRST + fastrand::u32(..=LAST - FIRST);

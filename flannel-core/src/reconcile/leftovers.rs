@@ -1,6 +1,9 @@
 //! Leftovers of other runs and backends, and what the next run should know.
 
+use std::collections::BTreeSet;
+
 use super::{Driver, Reconciler};
+use crate::addr::LinkIndex;
 use crate::dataplane::{Dataplane, Object};
 use crate::events::NetworkEvent;
 use crate::kernel::{KernelError, LinkOp, Scope};
@@ -21,6 +24,17 @@ impl<D: Driver> Reconciler<D> {
     /// Reads all objects that are ours, on all links. It reads one kind after the other, since a list of all objects would
     /// be as large as the set that they are put into.
     pub(super) async fn read_ours(&mut self) -> Result<(), KernelError> {
+        let ours = self.look_at_ours(None).await?;
+        self.replaced.compare(&self.have, &ours, self.peers.want());
+        self.have = ours;
+        Ok(())
+    }
+
+    /// Reads the same and returns it. `links` are the links that exist, if that is known: of others nothing is read.
+    pub(super) async fn look_at_ours(
+        &mut self,
+        links: Option<&BTreeSet<LinkIndex>>,
+    ) -> Result<Dataplane, KernelError> {
         let mut ours = Dataplane::default();
         for family in self.ownership.families().collect::<Vec<_>>() {
             for protocol in self.ownership.protocols() {
@@ -28,16 +42,16 @@ impl<D: Driver> Reconciler<D> {
                 ours.extend(found.into_iter().filter(|object| self.is_ours(object)));
             }
         }
-        for scope in self.driver.scopes().into_iter().chain(self.ownership.scopes()) {
+        let scopes = self.driver.scopes().into_iter().chain(self.ownership.scopes());
+        let scopes = scopes.filter(|scope| links.is_none_or(|links| links.contains(&scope.link)));
+        for scope in scopes.collect::<Vec<_>>() {
             for kinds in scope.kinds.each() {
                 let found = self.kernel.objects(Scope { kinds, ..scope }).await?;
                 ours.extend(found.into_iter().filter(|object| self.is_ours(object)));
             }
         }
         ours.repack();
-        self.replaced.compare(&self.have, &ours, self.peers.want());
-        self.have = ours;
-        Ok(())
+        Ok(ours)
     }
 
     /// Finds the devices of an earlier backend. Devices that only look like such are named in the log.

@@ -10,6 +10,7 @@ use crate::addr::{Mtu, Subnet};
 use crate::backend::{BackendError, HostProblem, Network, NetworkStatus, Registration};
 use crate::events::{NetworkEvent, NetworkEventSender, NetworkEvents};
 use crate::heartbeat::Pulse;
+use crate::inspect::Inspector;
 use crate::kernel::{Kernel, LinkAddress};
 use crate::lease::{Lease, LeaseAttrs};
 use crate::state_file::{HostIdentity, State};
@@ -151,6 +152,10 @@ impl<D: Driver> Network for HeldNetwork<D> {
 
     fn events(&self) -> NetworkEvents {
         self.reconciler.events()
+    }
+
+    fn inspector(&self) -> Option<Inspector> {
+        Some(self.reconciler.inspector())
     }
 
     fn state(&self) -> watch::Receiver<State> {

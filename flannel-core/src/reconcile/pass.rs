@@ -232,6 +232,14 @@ impl<D: Driver> Reconciler<D> {
         ops
     }
 
+    /// The deletions that wait for an unreadable record.
+    pub(super) fn withheld_among(&self, ops: &[Op], have: &Dataplane) -> BTreeSet<ObjectKey> {
+        let kept =
+            Kept { unknown: [self.leases.unknown(), self.peers.unknown()], have, macs: OnceCell::new() };
+        let is_withheld = |op: &&Op| matches!(op, Op::Delete(object) if kept.covers(object));
+        ops.iter().filter(is_withheld).map(Op::key).collect()
+    }
+
     /// Records the results of operations, and sums up those that repaired something: all that succeeded, except retries
     /// of blocked objects.
     fn note_results(&mut self, ops: &[Op], refusals: Vec<Refusal>, looked: bool) -> Done {

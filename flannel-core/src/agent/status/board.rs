@@ -14,8 +14,9 @@ use crate::agent::journal::Journal;
 use crate::agent::node::Node;
 use crate::backend::NetworkStatus;
 use crate::events::{Event, EventSender, Timed};
-use crate::firewall::FirewallStatus;
 use crate::heartbeat::Pulse;
+use crate::firewall::{FirewallInspector, FirewallStatus};
+use crate::inspect::Inspector;
 use crate::subnet::StoreStatus;
 
 /// The status of one agent, combined from that of its parts.
@@ -29,6 +30,7 @@ pub(in crate::agent) struct Board {
     told: Mutex<Told>,
     /// Asks the loop of the network whether it turns.
     pulse: Mutex<Option<Pulse>>,
+    inspectors: Mutex<Inspectors>,
     /// The events.
     pub(in crate::agent) journal: Journal,
 }
@@ -40,6 +42,14 @@ struct Told {
     ready: bool,
     /// Since when the store can't be reached.
     away: Option<Instant>,
+}
+
+/// What answers questions about the running parts.
+#[derive(Debug, Clone, Default)]
+pub(in crate::agent) struct Inspectors {
+    /// `None` before the network runs, and for a backend that can't be inspected.
+    pub(in crate::agent) network: Option<Inspector>,
+    pub(in crate::agent) firewall: Option<FirewallInspector>,
 }
 
 /// The status receivers of the parts.
@@ -60,6 +70,7 @@ impl Board {
             added: Notify::new(),
             told: Mutex::default(),
             pulse: Mutex::default(),
+            inspectors: Mutex::default(),
             journal: Journal::new(),
         }
     }
@@ -143,6 +154,21 @@ impl Board {
     pub(in crate::agent) fn watch_firewall(&self, mut status: watch::Receiver<FirewallStatus>) {
         status.mark_changed();
         self.watch(|sources| sources.firewall = Some(status));
+    }
+
+    /// Sets what answers questions about the running parts.
+    pub(in crate::agent) fn change_inspectors(&self, change: impl FnOnce(&mut Inspectors)) {
+        change(&mut self.inspectors.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// What answers questions about the running parts.
+    pub(in crate::agent) fn inspectors(&self) -> Inspectors {
+        self.inspectors.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Sets which store it is.
+    pub(in crate::agent) fn set_store_place(&self, place: String) {
+        self.change(|status| status.store_place = Some(place));
     }
 
     /// Brings the status up to date for as long as it is polled.

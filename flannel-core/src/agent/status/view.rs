@@ -32,6 +32,7 @@ struct View<'a> {
     #[serde(flatten)]
     readiness: Readiness,
     node: Option<NodeView<'a>>,
+    store_place: Option<&'a str>,
     store: Option<StoreView<'a>>,
     network: Option<&'a NetworkStatus>,
     firewall: Option<FirewallView<'a>>,
@@ -45,6 +46,7 @@ impl<'a> View<'a> {
             ready: readiness.is_ready(),
             readiness,
             node: status.node.as_ref().map(NodeView::of),
+            store_place: status.store_place.as_deref(),
             store: status.store.as_ref().map(|store| StoreView::of(store, now)),
             network: status.network.as_ref(),
             firewall: status.firewall.as_ref().map(FirewallView::of),
@@ -62,6 +64,8 @@ struct NodeView<'a> {
     link_mtu: Mtu,
     local: Vec<IpAddr>,
     published: Vec<IpAddr>,
+    /// Why this underlay was chosen.
+    reason: &'a str,
 }
 
 impl<'a> NodeView<'a> {
@@ -76,6 +80,7 @@ impl<'a> NodeView<'a> {
             link_mtu: node.underlay.mtu,
             local: list(&node.underlay.local),
             published: list(&node.underlay.published),
+            reason: &node.underlay.reason,
         }
     }
 }
