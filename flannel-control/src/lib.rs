@@ -1,0 +1,21 @@
+//! The control socket of an agent: what it knows, for the people and programs of its host.
+//!
+//! An agent serves a Unix socket beside its subnet file ([`socket_of`]). A client sends one request, a line of JSON, and
+//! reads the answer, a line of JSON or a line for each thing that happens ([`protocol`]). [`ControlServer`] is the agent's
+//! side, [`Client`] the other one, which needs no async runtime. [`wire`] has the answers as values, and [`screen`] makes
+//! the text of `flanneld status` and `flanneld events` of them (pure).
+//!
+//! Whoever may write to the socket sees leases, addresses and errors of this node, so only its owner and group may
+//! (mode 0660). No request changes anything, unless the embedding program adds one that does
+//! ([`ControlServer::request`]).
+
+mod client;
+mod path;
+pub mod protocol;
+pub mod screen;
+mod server;
+pub mod wire;
+
+pub use client::{Answers, Client, ClientError};
+pub use path::socket_of;
+pub use server::{BindError, ControlServer};

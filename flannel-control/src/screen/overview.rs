@@ -1,0 +1,157 @@
+//! The status of the node itself: a line for each part.
+
+use std::time::Duration;
+
+use super::paint::Style;
+use super::table::{Cell, table};
+use super::units::{age, bytes, count, left, micros};
+use super::{Detail, Look};
+use crate::wire::{Counters, Device, Firewall, Network, Node, Status, Store};
+
+/// How many reasons and notes a table shows.
+const MOST_LINES: usize = 8;
+
+/// The lines: what it is about, how it is, and more.
+pub(super) fn overview(status: &Status, detail: Detail, look: Look) -> String {
+    let mut rows = vec![vec![Cell::new("agent", Style::Strong), phase(status)]];
+    let mut add = |name: &str, cell: Cell| rows.push(vec![Cell::new(name, Style::Strong), cell]);
+    if let Some(store) = &status.store {
+        add("store", self::store(store, status.store_place.as_deref()));
+        for problem in store.lease_lost.iter().chain(&store.lease_unkept).chain(&store.clock) {
+            add("", Cell::new(problem, Style::Bad));
+        }
+    }
+    if let Some(node) = &status.node {
+        add("lease", lease(node, status.store.as_ref(), look));
+        add("underlay", underlay(node));
+        add("backend", backend(node, status.network.as_ref()));
+    }
+    if let Some(network) = &status.network {
+        for (number, device) in network.devices.iter().enumerate() {
+            let counters = network.counters.iter().find(|counters| counters.of == device.name);
+            add(if number == 0 { "devices" } else { "" }, self::device(device, counters));
+        }
+        for counters in network.counters.iter().filter(|it| network.devices.iter().all(|of| of.name != it.of)) {
+            add("datapath", Cell::new(traffic(counters), Style::Plain));
+        }
+        add("repairs", repairs(network));
+    }
+    if let Some(firewall) = &status.firewall {
+        add("rules", rules(firewall));
+    }
+    let most = if detail == Detail::Wide { usize::MAX } else { MOST_LINES };
+    for (name, list, style) in [("reason", &status.reasons, Style::Bad), ("note", &status.notes, Style::Fair)] {
+        for condition in list.iter().take(most) {
+            add(name, Cell::new(&condition.text, style));
+        }
+        if list.len() > most {
+            let more = format!("and {} more; --output wide shows all", list.len() - most);
+            add(name, Cell::new(more, Style::Dim));
+        }
+    }
+    table(&rows, look)
+}
+
+fn phase(status: &Status) -> Cell {
+    let phase = &status.phase;
+    let why = phase.waiting_for.as_ref().or(phase.why.as_ref()).or(phase.error.as_ref());
+    let (text, style) = match (phase.name.as_str(), status.ready) {
+        ("running", true) => ("ready".to_owned(), Style::Good),
+        ("running", false) => ("not ready".to_owned(), Style::Bad),
+        (name, _) => {
+            let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+            (format!("{}{why}", name.replace('-', " ")), Style::Bad)
+        }
+    };
+    Cell::new(text, style)
+}
+
+fn store(store: &Store, place: Option<&str>) -> Cell {
+    let seconds = Duration::from_secs;
+    let place = place.map(|place| format!("{place}, ")).unwrap_or_default();
+    let since = age(seconds(store.for_s));
+    let (mut text, mut style) = if store.connected {
+        (format!("{place}connected for {since}"), Style::Plain)
+    } else {
+        let why = store.problem.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+        (format!("{place}away for {since}{why}"), Style::Bad)
+    };
+    text.extend(store.confirmed_s_ago.map(|ago| format!(", confirmed {} ago", age(seconds(ago)))));
+    for (number, what) in [(store.unreadable, "unreadable records"), (store.missing, "missing leases")] {
+        if number > 0 {
+            text.push_str(&format!(", {} {what}", count(number as u64)));
+            if style == Style::Plain {
+                style = Style::Fair;
+            }
+        }
+    }
+    Cell::new(text, style)
+}
+
+fn lease(node: &Node, store: Option<&Store>, look: Look) -> Cell {
+    let Some(term) = store.and_then(|store| store.lease_term.as_ref()) else {
+        return Cell::new(&node.lease, Style::Plain);
+    };
+    let is_over = term.expires.0 <= look.now;
+    let rest = term.expires.0.duration_since(look.now).unwrap_or_default();
+    let ends = if is_over { "expired".to_owned() } else { format!("{} left", left(rest)) };
+    let text = format!("{}, renewed {} ago, {ends}", node.lease, age(term.renewed.age(look.now)));
+    Cell::new(text, if is_over { Style::Bad } else { Style::Plain })
+}
+
+fn underlay(node: &Node) -> Cell {
+    let join = |list: &[std::net::IpAddr]| list.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    let mut text = format!("{} {}", node.link, join(&node.local));
+    if node.published != node.local {
+        text.push_str(&format!(", published as {}", join(&node.published)));
+    }
+    text.push_str(&format!(", MTU {}", node.link_mtu));
+    text.extend(node.reason.as_ref().map(|reason| format!("; {reason}")));
+    Cell::new(text, Style::Plain)
+}
+
+fn backend(node: &Node, network: Option<&Network>) -> Cell {
+    let datapath = network.and_then(|network| network.datapath.as_ref());
+    let datapath = datapath.map(|datapath| format!(", {datapath}")).unwrap_or_default();
+    let mtu = network.and_then(|network| network.overlay_mtu).unwrap_or(node.overlay_mtu);
+    Cell::new(format!("{}{datapath}, pod MTU {mtu}", node.backend), Style::Plain)
+}
+
+fn device(device: &Device, counters: Option<&Counters>) -> Cell {
+    let state = if device.usable { "up" } else { "missing or down" };
+    let traffic = counters.map(|counters| format!(", {}", traffic(counters))).unwrap_or_default();
+    let text = format!("{} {state}, MTU {}{traffic}", device.name, device.mtu);
+    Cell::new(text, if device.usable { Style::Plain } else { Style::Bad })
+}
+
+fn traffic(counters: &Counters) -> String {
+    let Counters { of: _, sent, received, dropped } = counters;
+    let mut text = format!("sent {}, received {}", bytes(sent.bytes), bytes(received.bytes));
+    if !dropped.is_empty() {
+        let each: Vec<_> = dropped.iter().map(|it| format!("{} {}", count(it.packets), it.reason)).collect();
+        text.push_str(&format!(", dropped {}", each.join(", ")));
+    }
+    text
+}
+
+fn repairs(network: &Network) -> Cell {
+    let last = network.last_repair_us.map(|us| format!(", the last took {}", micros(us)));
+    Cell::new(format!("{}{}", count(network.repairs), last.unwrap_or_default()), Style::Plain)
+}
+
+fn rules(firewall: &Firewall) -> Cell {
+    if firewall.manager.is_empty() {
+        return Cell::new("none to keep", Style::Dim);
+    }
+    let place = if firewall.in_place { "in place" } else { "not in place" };
+    let masquerade = if firewall.masquerades { ", masquerading" } else { "" };
+    let repairs = match firewall.repairs {
+        0 => String::new(),
+        repairs => format!(", repaired {}", if repairs == 1 { "once".to_owned() } else { format!("{} times", count(repairs)) }),
+    };
+    let is_good = firewall.in_place && firewall.problem.is_none();
+    Cell::new(
+        format!("{place}{masquerade}{repairs}; {}", firewall.manager),
+        if is_good { Style::Plain } else { Style::Bad },
+    )
+}

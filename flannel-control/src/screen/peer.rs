@@ -1,0 +1,62 @@
+//! One peer in detail.
+
+use std::net::IpAddr;
+
+use super::Look;
+use super::paint::Style;
+use super::peers::{style, subnets};
+use super::table::{Cell, table};
+use super::units::age;
+use crate::wire::{Peer, PeerObjects, Status};
+
+/// Finds peers by what an operator knows of one: a subnet (`10.5.1.0/24`), an address of a pod or of the node, or the
+/// lease's key. `named` are the addresses of a host name.
+pub fn find<'a>(status: &'a Status, text: &str, named: &[IpAddr]) -> Vec<&'a Peer> {
+    let address: Option<IpAddr> = text.parse().ok();
+    let is_meant = |peer: &&Peer| {
+        let subnets = subnets(&peer.lease);
+        let is_subnet = peer.lease == text || subnets.split(' ').any(|subnet| subnet == text);
+        let is_node = |addr: &IpAddr| address == Some(*addr) || named.contains(addr);
+        let is_pod = |addr: IpAddr| subnets.split(' ').any(|subnet| contains(subnet, addr));
+        is_subnet || peer.underlay.iter().any(is_node) || address.is_some_and(is_pod)
+    };
+    let peers = status.network.iter().flat_map(|network| &network.peer_list);
+    peers.filter(is_meant).collect()
+}
+
+fn contains(subnet: &str, addr: IpAddr) -> bool {
+    subnet.parse::<flannel_core::addr::Subnet>().is_ok_and(|subnet| subnet.contains(addr))
+}
+
+/// A peer, with the commands that show its objects.
+pub fn peer(peer: &Peer, objects: &PeerObjects, look: Look) -> String {
+    let join = |words: Vec<String>| words.join(" ");
+    let mut rows: Vec<Vec<Cell>> = Vec::new();
+    let mut add = |name: &str, cell: Cell| rows.push(vec![Cell::new(name, Style::Strong), cell]);
+    add("subnet", subnets(&peer.lease).into());
+    add("node", join(peer.underlay.iter().map(ToString::to_string).collect()).into());
+    add("path", join(peer.path.iter().cloned().collect()).into());
+    add("state", Cell::new(format!("{} for {}", peer.state, age(peer.since.age(look.now))), style(&peer.state)));
+    add("lease", format!("seen first or changed last {} ago", age(peer.changed.age(look.now))).into());
+    if let Some(object) = &peer.object {
+        let errno = peer.errno.map(|errno| format!(" (errno {errno})")).unwrap_or_default();
+        add("refused", Cell::new(format!("{object}{errno}"), Style::Bad));
+    }
+    if let Some(reason) = &peer.reason {
+        add("why", Cell::new(reason, Style::Bad));
+    }
+    if peer.programmed == Some(true) {
+        add("", Cell::new("the last good version of its lease is programmed", Style::Fair));
+    }
+    let mut text = table(&rows, look);
+    if !objects.objects.is_empty() {
+        text.push('\n');
+        let show = |object: &crate::wire::PeerObject| {
+            let (state, style) = if object.present { ("present", Style::Good) } else { ("missing", Style::Bad) };
+            vec![Cell::new(state, style), object.command.as_str().into()]
+        };
+        // A command that is cut can't be pasted.
+        text.push_str(&table(&objects.objects.iter().map(show).collect::<Vec<_>>(), Look { width: None, ..look }));
+    }
+    text
+}

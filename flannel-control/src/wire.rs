@@ -1,0 +1,328 @@
+//! Answers as values: what a client reads of them. Fields that it does not know are ignored, and those that are missing
+//! have their defaults, so agent and client can be of different versions.
+
+mod event;
+mod moment;
+
+use std::net::IpAddr;
+
+use serde::Deserialize;
+
+pub use event::Event;
+pub use moment::Moment;
+
+/// The status of an agent.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct Status {
+    /// The phase of its life.
+    pub phase: Phase,
+    /// Whether pods can be started.
+    pub ready: bool,
+    /// Why not.
+    pub reasons: Vec<Condition>,
+    /// Other problems.
+    pub notes: Vec<Condition>,
+    /// Which store it is.
+    pub store_place: Option<String>,
+    /// The store's health; `None` before the first request.
+    pub store: Option<Store>,
+    /// The node's place in the network; `None` until it has a lease.
+    pub node: Option<Node>,
+    /// Devices and peers; `None` until the network runs.
+    pub network: Option<Network>,
+    /// The firewall rules.
+    pub firewall: Option<Firewall>,
+}
+
+/// The phase of an agent's life.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct Phase {
+    /// `starting`, `running`, `lease-lost`, `stopping` or `ended`.
+    pub name: String,
+    /// What a start waits for.
+    pub waiting_for: Option<String>,
+    /// Who has the lease that was lost.
+    pub why: Option<String>,
+    /// Why it ended.
+    pub error: Option<String>,
+}
+
+/// A reason or a note.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[non_exhaustive]
+pub struct Condition {
+    /// What it is about, such as `store-away`.
+    pub kind: String,
+    /// What is wrong, and what to do.
+    pub text: String,
+}
+
+/// This node in the network.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct Node {
+    /// Its lease.
+    pub lease: String,
+    /// The networks of all pods.
+    pub networks: Vec<String>,
+    /// The kind of the backend.
+    pub backend: String,
+    /// The largest pod packet at the start, in bytes.
+    pub overlay_mtu: u32,
+    /// The underlay link.
+    pub link: String,
+    /// Its MTU in bytes.
+    pub link_mtu: u32,
+    /// The source addresses of packets to other nodes.
+    pub local: Vec<IpAddr>,
+    /// The addresses that peers send to.
+    pub published: Vec<IpAddr>,
+    /// Why this underlay was chosen.
+    pub reason: Option<String>,
+}
+
+/// The health of the store.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct Store {
+    /// Whether the last request succeeded.
+    pub connected: bool,
+    /// For how many seconds that is so.
+    pub for_s: u64,
+    /// How many seconds ago it confirmed what is known.
+    pub confirmed_s_ago: Option<u64>,
+    /// Why it is not connected.
+    pub problem: Option<String>,
+    /// How many records are unreadable.
+    pub unreadable: usize,
+    /// How many leases are missing since the store was restored.
+    pub missing: usize,
+    /// How long it keeps the lease.
+    pub lease_term: Option<Term>,
+    /// Why the lease can't be renewed.
+    pub lease_unkept: Option<String>,
+    /// Who has the lease now.
+    pub lease_lost: Option<String>,
+    /// What is wrong with the clocks.
+    pub clock: Option<String>,
+}
+
+/// How long the store keeps the lease.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[non_exhaustive]
+pub struct Term {
+    /// When it was renewed last.
+    pub renewed: Moment,
+    /// When it ends without another renewal.
+    pub expires: Moment,
+}
+
+/// The running network.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct Network {
+    /// Whether the first snapshot of leases was programmed.
+    pub synced: bool,
+    /// How many peers are programmed.
+    pub peers: usize,
+    /// Each peer.
+    pub peer_list: Vec<Peer>,
+    /// The devices that carry pods' packets.
+    pub devices: Vec<Device>,
+    /// The largest pod packet in bytes.
+    pub overlay_mtu: Option<u32>,
+    /// How packets travel.
+    pub datapath: Option<String>,
+    /// How often drift was repaired.
+    pub repairs: u64,
+    /// How long the last repair took, in microseconds.
+    pub last_repair_us: Option<u64>,
+    /// What devices and datapath count.
+    pub counters: Vec<Counters>,
+}
+
+/// A device.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct Device {
+    /// Its name.
+    pub name: String,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// Whether it exists and is up.
+    pub usable: bool,
+}
+
+/// What a device or datapath counted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct Counters {
+    /// The device, or the backend.
+    pub of: String,
+    /// Sent to other nodes.
+    pub sent: Traffic,
+    /// Received from other nodes.
+    pub received: Traffic,
+    /// Dropped packets by reason.
+    pub dropped: Vec<Dropped>,
+}
+
+/// Traffic in one direction.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct Traffic {
+    /// Packets.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// Dropped packets.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[non_exhaustive]
+pub struct Dropped {
+    /// Why.
+    pub reason: String,
+    /// How many.
+    pub packets: u64,
+}
+
+/// One value for each family.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(bound = "T: Deserialize<'de>")]
+#[non_exhaustive]
+pub struct Families<T> {
+    /// IPv4.
+    #[serde(default = "none")]
+    pub v4: Option<T>,
+    /// IPv6.
+    #[serde(default = "none")]
+    pub v6: Option<T>,
+}
+
+fn none<T>() -> Option<T> {
+    None
+}
+
+impl<T> Default for Families<T> {
+    fn default() -> Self {
+        Self { v4: None, v6: None }
+    }
+}
+
+impl<T> Families<T> {
+    /// The values that there are, IPv4 first.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.v4.iter().chain(&self.v6)
+    }
+}
+
+/// A peer.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[non_exhaustive]
+pub struct Peer {
+    /// Its lease, which is its subnets.
+    pub lease: String,
+    /// The addresses of its node.
+    #[serde(default)]
+    pub underlay: Families<IpAddr>,
+    /// `programmed`, `recalled`, `waiting`, `repairing`, `refused` or `rejected`.
+    pub state: String,
+    /// The object that the kernel refuses.
+    #[serde(default)]
+    pub object: Option<String>,
+    /// The kernel's errno.
+    #[serde(default)]
+    pub errno: Option<i32>,
+    /// Why it is refused or rejected.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// Whether the last good version of a rejected lease is programmed.
+    #[serde(default)]
+    pub programmed: Option<bool>,
+    /// How it is reached.
+    #[serde(default)]
+    pub path: Families<String>,
+    /// Since when it is in this state.
+    #[serde(default)]
+    pub since: Moment,
+    /// When its lease was seen first or changed last.
+    #[serde(default)]
+    pub changed: Moment,
+}
+
+/// The firewall rules.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct Firewall {
+    /// Who keeps them, and why that one.
+    pub manager: String,
+    /// Whether they are in the kernel.
+    pub in_place: bool,
+    /// Whether pods are masqueraded.
+    pub masquerades: bool,
+    /// What is wrong with them.
+    pub problem: Option<String>,
+    /// Notes about rules of others.
+    pub notes: Vec<String>,
+    /// Chains of others that drop pods' traffic.
+    pub obstacles: Vec<String>,
+    /// How often they were repaired.
+    pub repairs: u64,
+    /// How long the last repair took, in microseconds.
+    pub last_repair_us: Option<u64>,
+}
+
+/// The kernel objects of a peer.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct PeerObjects {
+    /// The objects, in build-up order.
+    pub objects: Vec<PeerObject>,
+}
+
+/// A kernel object of a peer.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[non_exhaustive]
+pub struct PeerObject {
+    /// The command that shows it.
+    pub command: String,
+    /// Whether the kernel has it as it should be, as far as the agent knows.
+    pub present: bool,
+}
+
+/// What differs between desired and observed state.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct Differences {
+    /// The differences, in the order of repair.
+    pub differences: Vec<Difference>,
+    /// What could not be compared, and the like.
+    pub notes: Vec<String>,
+}
+
+/// One difference.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[non_exhaustive]
+pub struct Difference {
+    /// `missing`, `different` or `surplus`.
+    pub kind: String,
+    /// The commands that end it.
+    pub commands: Vec<String>,
+    /// Why the agent does not do it now.
+    #[serde(default)]
+    pub held: Option<String>,
+}
