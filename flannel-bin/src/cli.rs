@@ -15,9 +15,9 @@ use clap::FromArgMatches as _;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use flags::CommandLine;
-pub(crate) use flags::{CleanupOptions, Common, DockerOptions, InstallOptions, Options, Task};
+pub(crate) use flags::{CleanupOptions, Common, DockerOptions, EventsOptions, InstallOptions, Options, StatusOptions, Task};
 use go::Given;
-pub(crate) use value::{LogFormat, Part, Store, VModule};
+pub(crate) use value::{LogFormat, Part, StatusForm, Store, VModule};
 pub(crate) use variables::{Unread, unread as unread_variables};
 
 /// What the process is to do.
@@ -83,8 +83,10 @@ pub(crate) fn command(
             Ok(Command::Run(Box::new(line.agent)))
         }
         Some(task) => {
-            if let Task::Cleanup(options) = &task {
-                options.common.check(&given)?;
+            match &task {
+                Task::Cleanup(options) => options.common.check(&given)?,
+                Task::Status(options) => options.check()?,
+                _ => {}
             }
             Ok(Command::Task(task))
         }
@@ -182,6 +184,18 @@ impl Options {
         let has_name = |given: &Given| given.name == "iptables-forward-rules";
         self.requires_forward_rules = self.iptables_forward_rules && given.iter().any(has_name);
         self.common.check(given)
+    }
+}
+
+impl StatusOptions {
+    fn check(&self) -> Result<(), CliError> {
+        if self.diff && (self.watch || !self.peer.is_empty()) {
+            return Err("--diff is a question of its own; leave out --watch and --peer".to_owned());
+        }
+        if self.watch && !self.peer.is_empty() {
+            return Err("--watch shows all peers; leave out --peer".to_owned());
+        }
+        Ok(())
     }
 }
 

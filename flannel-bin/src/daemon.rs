@@ -14,7 +14,7 @@ use tracing::{error, info, warn};
 
 use crate::cli::{self, Options};
 use crate::health::{self, Answer, Scrapes, Sources};
-use crate::{logs, privileges, registry, store, supervisor};
+use crate::{control, logs, privileges, registry, store, supervisor};
 
 /// An agent's error, with the flag that asks for what it can't do.
 fn in_our_words(error: AgentError) -> Box<dyn Error> {
@@ -82,8 +82,10 @@ async fn serve(options: &Options) -> Result<(), Box<dyn Error>> {
         warn!(remark, "some firewall rules of the host can't be seen");
         builder = builder.remark(remark);
     }
-    let agent = builder.start().map_err(in_our_words)?;
+    let agent = Arc::new(builder.start().map_err(in_our_words)?);
     let farewell = CancellationToken::new();
+    let control = control::serve(&options.common.subnet_file, Arc::clone(&agent), farewell.clone());
+    let control = tokio::spawn(control);
     let health = listener.map(|listener| {
         let shown = MetricsOptions::default().per_peer(options.metrics_per_peer);
         let shown = shown.version(env!("CARGO_PKG_VERSION"));
@@ -103,6 +105,8 @@ async fn serve(options: &Options) -> Result<(), Box<dyn Error>> {
     let (result, (), ()) =
         tokio::join!(run, supervisor::tell(&agent), name_idle_options(agent.events(), options));
     farewell.cancel();
+    // It removes the socket; at this point a panic in it does not matter.
+    let _ = control.await;
     if let Some(health) = health {
         // The health server ends by its own deadline; at this point a panic in it does not matter.
         let _ = health.await;

@@ -3,6 +3,7 @@
 
 mod cleanup;
 mod cli;
+mod control;
 mod daemon;
 mod docker_opts;
 mod health;
@@ -11,6 +12,7 @@ mod install_cni;
 mod logs;
 mod privileges;
 mod registry;
+mod status;
 mod store;
 mod supervisor;
 mod sys;
@@ -39,6 +41,8 @@ fn main() -> ExitCode {
         }
         Ok(Command::Run(options)) => init::run(|| daemon::run(&options)),
         Ok(Command::Task(Task::Cleanup(options))) => cleanup::run(*options),
+        Ok(Command::Task(Task::Status(options))) => status::run(&options),
+        Ok(Command::Task(Task::Events(options))) => status::events::run(&options),
         Ok(Command::Task(Task::InstallCni(options))) => install_cni::main(&options),
         Ok(Command::Task(Task::DockerOpts(options))) => docker_opts::main(&options),
         Err(error) => bad_usage(&error, &args),

@@ -15,7 +15,7 @@ use flannel_core::addr::Subnet;
 use flannel_core::firewall::gate::Mode;
 use flannel_core::secret::{Secret, ServerUrl};
 
-use super::value::{self, LogFormat, Maybe, Part, Store, Urls, VModules};
+use super::value::{self, LogFormat, Maybe, Part, StatusForm, Store, Urls, VModules};
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -65,6 +65,18 @@ pub(crate) enum Task {
     /// agent was started with, if they are among these.
     #[command(after_help = SYNTAX)]
     Cleanup(Box<CleanupOptions>),
+    /// show what the agent of this host knows: itself, and each peer
+    ///
+    /// Asks the agent that runs on this host, by the socket beside its subnet file. The exit status is 0 if pods can be
+    /// started, 1 if not, and 2 if no agent answers.
+    #[command(after_help = SYNTAX)]
+    Status(StatusOptions),
+    /// show what happened to the agent of this host
+    ///
+    /// Asks the agent that runs on this host, by the socket beside its subnet file. The exit status is 2 if no agent
+    /// answers.
+    #[command(after_help = SYNTAX)]
+    Events(EventsOptions),
     /// install the CNI plugin and its conflist for container runtimes
     ///
     /// Copies the plugin flannel and a conflist to where container runtimes look, each in one step. What was there
@@ -230,6 +242,41 @@ pub(crate) struct CleanupOptions {
     pub(crate) lease: bool,
     #[command(flatten)]
     pub(crate) common: Common,
+}
+
+/// The flags of `flanneld status`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub(crate) struct StatusOptions {
+    /// the subnet file of the agent, beside which its socket is
+    #[arg(long, value_name = "FILE", default_value = "/run/flannel/subnet.env", value_parser = value::path)]
+    pub(crate) subnet_file: PathBuf,
+    /// form of the answer: a table that fits the terminal, one with all columns, or the agent's JSON
+    #[arg(long, value_name = "table|wide|json", default_value = "table", value_parser = value::status_form)]
+    pub(crate) output: StatusForm,
+    /// show the status again whenever it changes: in place on a terminal, else one after the other
+    #[arg(long)]
+    pub(crate) watch: bool,
+    /// one peer in detail, with the commands that show its kernel objects: a subnet, an address of a pod or a node, or a
+    /// node's name
+    #[arg(long, value_name = "SUBNET|IP|NAME")]
+    pub(crate) peer: String,
+    /// what differs between desired and observed state, as commands that can be pasted; the exit status is 1 if anything does
+    #[arg(long)]
+    pub(crate) diff: bool,
+}
+
+/// The flags of `flanneld events`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub(crate) struct EventsOptions {
+    /// the subnet file of the agent, beside which its socket is
+    #[arg(long, value_name = "FILE", default_value = "/run/flannel/subnet.env", value_parser = value::path)]
+    pub(crate) subnet_file: PathBuf,
+    /// form of the events: a line of text or a JSON object each
+    #[arg(long, value_name = "text|json", default_value = "text", value_parser = value::log_format)]
+    pub(crate) output: LogFormat,
+    /// go on with what happens from now on
+    #[arg(long)]
+    pub(crate) follow: bool,
 }
 
 /// The flags of `flanneld install-cni`.

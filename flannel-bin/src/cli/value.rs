@@ -41,6 +41,17 @@ pub(crate) enum LogFormat {
     Json,
 }
 
+/// The form of a status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StatusForm {
+    /// What fits the terminal.
+    Table,
+    /// All columns.
+    Wide,
+    /// The agent's JSON.
+    Json,
+}
+
 /// One element of `--vmodule`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct VModule {
@@ -57,6 +68,15 @@ pub(crate) enum Part {
     Plugin,
     /// The conflist.
     Conf,
+}
+
+pub(super) fn status_form(text: &str) -> Checked<StatusForm> {
+    match text {
+        "table" => Ok(StatusForm::Table),
+        "wide" => Ok(StatusForm::Wide),
+        "json" => Ok(StatusForm::Json),
+        _ => Err("table, wide or json"),
+    }
 }
 
 /// Go's `strconv.ParseBool`.
