@@ -248,10 +248,10 @@ pub(crate) struct CleanupOptions {
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub(crate) struct StatusOptions {
     /// the subnet file of the agent, beside which its socket is
-    #[arg(long, value_name = "FILE", default_value = "/run/flannel/subnet.env", value_parser = value::path)]
+    #[arg(long, value_name = "FILE", default_value = "/run/flannel/subnet.env", value_parser = value::file)]
     pub(crate) subnet_file: PathBuf,
     /// form of the answer: a table that fits the terminal, one with all columns, or the agent's JSON
-    #[arg(long, value_name = "table|wide|json", default_value = "table", value_parser = value::status_form)]
+    #[arg(long, value_name = "table|wide|json", default_value = "table", value_parser = value::STATUS_FORM)]
     pub(crate) output: StatusForm,
     /// show the status again whenever it changes: in place on a terminal, else one after the other
     #[arg(long)]
@@ -269,10 +269,10 @@ pub(crate) struct StatusOptions {
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub(crate) struct EventsOptions {
     /// the subnet file of the agent, beside which its socket is
-    #[arg(long, value_name = "FILE", default_value = "/run/flannel/subnet.env", value_parser = value::path)]
+    #[arg(long, value_name = "FILE", default_value = "/run/flannel/subnet.env", value_parser = value::file)]
     pub(crate) subnet_file: PathBuf,
     /// form of the events: a line of text or a JSON object each
-    #[arg(long, value_name = "text|json", default_value = "text", value_parser = value::log_format)]
+    #[arg(long, value_name = "text|json", default_value = "text", value_parser = value::LOG_FORMAT)]
     pub(crate) output: LogFormat,
     /// go on with what happens from now on
     #[arg(long)]

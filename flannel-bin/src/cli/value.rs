@@ -70,15 +70,6 @@ pub(crate) enum Part {
     Conf,
 }
 
-pub(super) fn status_form(text: &str) -> Checked<StatusForm> {
-    match text {
-        "table" => Ok(StatusForm::Table),
-        "wide" => Ok(StatusForm::Wide),
-        "json" => Ok(StatusForm::Json),
-        _ => Err("table, wide or json"),
-    }
-}
-
 /// Go's `strconv.ParseBool`.
 pub(super) fn boolean(text: &str) -> Checked<bool> {
     match text {
@@ -265,6 +256,11 @@ impl<T: Clone + Send + Sync> TypedValueParser for OneOf<T> {
 
 pub(super) const LOG_FORMAT: OneOf<LogFormat> =
     OneOf { words: &[("text", LogFormat::Text), ("json", LogFormat::Json)], expected: "text or json" };
+
+pub(super) const STATUS_FORM: OneOf<StatusForm> = OneOf {
+    words: &[("table", StatusForm::Table), ("wide", StatusForm::Wide), ("json", StatusForm::Json)],
+    expected: "table, wide or json",
+};
 
 pub(super) const NEXT_HOP_OBJECTS: OneOf<NextHopObjects> =
     OneOf { words: &[("auto", NextHopObjects::Auto), ("off", NextHopObjects::Off)], expected: "auto or off" };
