@@ -7,6 +7,7 @@ mod choice;
 mod claims;
 mod cleanup;
 mod connectivity;
+mod control;
 mod crowd;
 mod direct;
 #[cfg(feature = "etcd")]

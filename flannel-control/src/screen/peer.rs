@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::Look;
 use super::paint::Style;
-use super::peers::{style, subnets};
+use super::peers::{paths, style, subnets};
 use super::table::{Cell, table};
 use super::units::age;
 use crate::wire::{Peer, PeerObjects, Status};
@@ -35,7 +35,7 @@ pub fn peer(peer: &Peer, objects: &PeerObjects, look: Look) -> String {
     let mut add = |name: &str, cell: Cell| rows.push(vec![Cell::new(name, Style::Strong), cell]);
     add("subnet", subnets(&peer.lease).into());
     add("node", join(peer.underlay.iter().map(ToString::to_string).collect()).into());
-    add("path", join(peer.path.iter().cloned().collect()).into());
+    add("path", paths(peer).into());
     add("state", Cell::new(format!("{} for {}", peer.state, age(peer.since.age(look.now))), style(&peer.state)));
     add("lease", format!("seen first or changed last {} ago", age(peer.changed.age(look.now))).into());
     if let Some(object) = &peer.object {

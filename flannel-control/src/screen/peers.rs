@@ -44,15 +44,20 @@ pub(super) fn style(state: &str) -> Style {
     }
 }
 
+/// How a peer is reached: one word if both families go the same way.
+pub(super) fn paths(peer: &Peer) -> String {
+    let mut paths: Vec<&str> = peer.path.iter().map(String::as_str).collect();
+    paths.dedup();
+    paths.join(" ")
+}
+
 fn row(peer: &Peer, detail: Detail, look: Look) -> Vec<Cell> {
     let join = |words: Vec<String>| words.join(" ");
     let nodes = join(peer.underlay.iter().map(ToString::to_string).collect());
-    let mut paths: Vec<String> = peer.path.iter().cloned().collect();
-    paths.dedup();
     let mut row: Vec<Cell> = vec![
         subnets(&peer.lease).into(),
         nodes.into(),
-        join(paths).into(),
+        paths(peer).into(),
         Cell::new(&peer.state, style(&peer.state)),
         age(peer.since.age(look.now)).into(),
     ];

@@ -15,7 +15,11 @@ use super::{Desk, MOST_FOLLOWERS};
 use crate::protocol::{Refusal, RefusalKind, Request};
 
 /// The shortest time between two statuses for a client that watches.
-const CALM: Duration = Duration::from_secs(1);
+const CALM: Duration = Duration::from_millis(250);
+
+/// How many times as long as it took to send a status no further one is sent, so that sending large ones all the time takes
+/// a small part of a core.
+const REST: u32 = 20;
 
 /// How often to look whether a client that follows is still there while nothing happens.
 const LOOK: Duration = Duration::from_secs(10);
@@ -103,9 +107,10 @@ async fn status(client: &Connection, desk: &Desk, fields: StatusFields) -> Resul
     let every = every_s.map(|seconds| Duration::from_secs(seconds.clamp(1, 3600)));
     loop {
         let now = Arc::clone(&status.borrow_and_update());
+        let begun = Instant::now();
         client.answer(now).await?;
         let sent = Instant::now();
-        sleep_until(sent + CALM).await;
+        sleep_until(sent + CALM.max(REST * (sent - begun))).await;
         // The agent's end is a status, too; there is none after it.
         if !wait(client, every.map(|every| sent + every), status.changed()).await?.unwrap_or(true) {
             return Ok(());

@@ -16,6 +16,7 @@ use flannel_lab::wait::wait_for;
 use serde_json::Value;
 
 use crate::Fallible;
+use crate::status::Status;
 
 /// Everything the demo puts on disk. `/run` is the sandbox's own.
 const FOLDER: &str = "/run/flannel-demo";
@@ -33,19 +34,25 @@ pub(crate) struct Lab {
     pub(crate) pods: BTreeMap<u8, Pod>,
     pub(crate) envs: BTreeMap<u8, SubnetEnv>,
     pub(crate) bed: Bed<Folder>,
+    flanneld: PathBuf,
+    backend: String,
 }
+
+/// What is said of packets that udp loses while its agent is away.
+pub(crate) const OF_UDP: &str = "udp carries packets in the agent";
 
 impl Lab {
     /// Nodes on an underlay, without agents.
-    pub(crate) fn new(nodes: u8, families: Families, flanneld: &Path) -> Fallible<Self> {
+    pub(crate) fn new(nodes: u8, families: Families, backend: &str, flanneld: &Path) -> Fallible<Self> {
         let cluster = Cluster::builder().nodes(nodes).families(families).build()?;
         let bed = Bed::new(cluster, Folder::new(store())?, flanneld).folder(FOLDER).flags(FLAGS);
-        Ok(Self { pods: BTreeMap::new(), envs: BTreeMap::new(), bed })
+        let (pods, envs) = (BTreeMap::new(), BTreeMap::new());
+        Ok(Self { pods, envs, bed, flanneld: flanneld.to_owned(), backend: backend.to_owned() })
     }
 
     /// Puts the network config into the store and returns it.
-    pub(crate) fn write_config(&self, backend: &str) -> Fallible<String> {
-        let config = network_config(self.bed.cluster.families(), backend);
+    pub(crate) fn write_config(&self) -> Fallible<String> {
+        let config = network_config(self.bed.cluster.families(), &self.backend);
         self.bed.store.put_config(&config)?;
         Ok(config)
     }
@@ -57,15 +64,36 @@ impl Lab {
         Ok(())
     }
 
+    /// Whether the agents carry the packets themselves.
+    pub(crate) fn is_udp(&self) -> bool {
+        self.backend == "udp"
+    }
+
+    /// Asks node1's agent, as an operator would.
+    pub(crate) fn status(&self) -> Status {
+        Status::of(&self.flanneld, self.node(1).netns(), &self.bed.subnet_file(1))
+    }
+
     /// Waits until every node has a route to every other node's pods, in each family.
     pub(crate) fn wait_for_routes(&self) -> Result<(), LabError> {
         wait_for(DEADLINE, "all nodes to have routes to all others", || {
-            self.envs.keys().try_for_each(|number| match self.missing_route(*number) {
-                Ok(None) => Ok(()),
-                Ok(Some(missing)) => Err(format!("node{number} has none to {missing}")),
-                Err(error) => Err(error.to_string()),
-            })
+            self.envs.keys().try_for_each(|number| self.knows_all(*number))
         })
+    }
+
+    /// Whether a node has a route to every other node's pods. One route of udp leads to all nodes, so there its agent is
+    /// asked.
+    pub(crate) fn knows_all(&self, number: u8) -> Result<(), String> {
+        if self.is_udp() {
+            let status = Status::of(&self.flanneld, self.node(number).netns(), &self.bed.subnet_file(number));
+            let (peers, others) = (status.peers(), self.envs.len() as u64 - 1);
+            return if peers >= others { Ok(()) } else { Err(format!("node{number} knows {peers} of {others}")) };
+        }
+        match self.missing_route(number) {
+            Ok(None) => Ok(()),
+            Ok(Some(missing)) => Err(format!("node{number} has none to {missing}")),
+            Err(error) => Err(error.to_string()),
+        }
     }
 
     /// A subnet of another node to which this one has no route.
@@ -141,9 +169,15 @@ pub(crate) fn store() -> PathBuf {
     Path::new(FOLDER).join("store")
 }
 
+/// The network of all pods in a family.
+pub(crate) fn network(v6: bool) -> &'static str {
+    if v6 { "fd00:42::/48" } else { "10.42.0.0/16" }
+}
+
 fn network_config(families: Families, backend: &str) -> String {
-    let v4 = if families.v4() { r#""Network": "10.42.0.0/16""# } else { r#""EnableIPv4": false"# };
-    let v6 = if families.v6() { r#", "EnableIPv6": true, "IPv6Network": "fd00:42::/48""# } else { "" };
+    let (net4, net6) = (network(false), network(true));
+    let v4 = if families.v4() { format!(r#""Network": "{net4}""#) } else { r#""EnableIPv4": false"#.to_owned() };
+    let v6 = if families.v6() { format!(r#", "EnableIPv6": true, "IPv6Network": "{net6}""#) } else { String::new() };
     // Quoted by the JSON library, whatever the user wrote.
     format!("{{ {v4}{v6},\n  \"Backend\": {{ \"Type\": {} }} }}\n", Value::from(backend))
 }

@@ -15,6 +15,7 @@ mod pings;
 mod preflight;
 mod report;
 mod screen;
+mod status;
 mod table;
 mod tour;
 mod way;
@@ -42,12 +43,6 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options, screen: &Screen) -> Fallible<ExitCode> {
-    if options.backend.eq_ignore_ascii_case("udp") {
-        // It has no entries for single peers to damage, and its agent can't be killed without a lost packet.
-        return Err(
-            "the demo is about state in the kernel, which udp has none of; try vxlan or host-gw".into()
-        );
-    }
     let flanneld = flanneld::path(options.flanneld.as_deref())?;
     if !is_inside() {
         if options.flanneld.is_none() {

@@ -15,12 +15,15 @@ pub(crate) struct Options {
     /// How many nodes
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=50))]
     pub(crate) nodes: u8,
-    /// Backend of the network config: vxlan or host-gw
+    /// Backend of the network config: vxlan, host-gw or udp
     #[arg(long, value_name = "KIND", default_value = "vxlan")]
     pub(crate) backend: String,
     /// Address families of the underlay and of the pods
     #[arg(long, value_enum, default_value_t = Families::Dual)]
     pub(crate) families: Families,
+    /// Show the status of node1's agent, live, while damage is done
+    #[arg(long)]
+    pub(crate) watch: bool,
     /// Leave the cluster up afterwards, until Ctrl-C, with commands to look around in it
     #[arg(long)]
     pub(crate) keep: bool,

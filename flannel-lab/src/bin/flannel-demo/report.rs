@@ -22,6 +22,8 @@ pub(crate) struct Row {
     pub(crate) outage: Duration,
     /// What went wrong, if anything.
     pub(crate) problem: Option<String>,
+    /// Why packets may be lost all the same, if they may.
+    pub(crate) tolerated: Option<&'static str>,
 }
 
 impl Row {
@@ -46,7 +48,8 @@ impl Row {
         let Self { lost, sent, .. } = self;
         let outage =
             if *lost > 0 { format!(", longest outage {}", time(self.outage)) } else { String::new() };
-        format!("{repaired}; {lost} of {sent} pings lost{outage}")
+        let why = self.tolerated.filter(|_| *lost > 0).map(|why| format!("; {why}")).unwrap_or_default();
+        format!("{repaired}; {lost} of {sent} pings lost{outage}{why}")
     }
 }
 
@@ -131,5 +134,7 @@ mod tests {
         assert_eq!(row(&[3, 1, 2]).headline(), "2.00 ms, worst of 3 3.00 ms; 0 of 100 pings lost");
         let lossy = Row { lost: 2, outage: Duration::from_millis(3), ..row(&[1]) };
         assert_eq!(lossy.headline(), "1.00 ms; 2 of 100 pings lost, longest outage 3.00 ms");
+        let tolerated = Row { tolerated: Some("as expected"), ..lossy };
+        assert!(tolerated.headline().ends_with("3.00 ms; as expected"), "{}", tolerated.headline());
     }
 }

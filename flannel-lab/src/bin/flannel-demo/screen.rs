@@ -4,6 +4,7 @@ use std::env;
 use std::error::Error;
 use std::io::{IsTerminal, Stdout, Write, stderr, stdout};
 use std::process;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use flannel_lab::error::chain;
@@ -26,7 +27,10 @@ pub(crate) enum Style {
 pub(crate) struct Screen {
     start: Instant,
     out: Stdout,
+    is_terminal: bool,
     colour: bool,
+    /// The lines below all others, which are drawn again in place.
+    panel: Mutex<String>,
 }
 
 impl Screen {
@@ -34,8 +38,9 @@ impl Screen {
     pub(crate) fn new(no_colour: bool) -> Self {
         let unwanted = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let unable = env::var_os("TERM").is_none_or(|term| term == "dumb");
-        let colour = !(no_colour || unwanted || unable) && stdout().is_terminal();
-        Self { start: Instant::now(), out: stdout(), colour }
+        let is_terminal = stdout().is_terminal();
+        let colour = !(no_colour || unwanted || unable) && is_terminal;
+        Self { start: Instant::now(), out: stdout(), is_terminal, colour, panel: Mutex::default() }
     }
 
     /// A step: its name and what came out of it.
@@ -45,10 +50,31 @@ impl Screen {
         self.line(format!("{} {name} {text}", self.paint(Style::Dim, &time)).trim_end());
     }
 
+    /// Whether lines can be drawn again in place.
+    pub(crate) fn is_terminal(&self) -> bool {
+        self.is_terminal
+    }
+
     /// A line, or several.
     pub(crate) fn line(&self, text: &str) {
+        self.draw(&format!("{text}\n"), None);
+    }
+
+    /// Draws other lines below all others; none if the text is empty.
+    pub(crate) fn panel(&self, text: String) {
+        self.draw("", Some(text));
+    }
+
+    /// Takes the panel away, adds lines, and draws the panel again (ECMA-48: CPL, ED).
+    fn draw(&self, lines: &str, panel: Option<String>) {
         let mut out = self.out.lock();
-        if writeln!(out, "{text}").and_then(|()| out.flush()).is_err() {
+        let mut shown = self.panel.lock().unwrap_or_else(PoisonError::into_inner);
+        let height = shown.lines().count();
+        let erase = if height > 0 { format!("\x1b[{height}F\x1b[J") } else { String::new() };
+        if let Some(panel) = panel {
+            *shown = panel;
+        }
+        if write!(out, "{erase}{lines}{}", *shown).and_then(|()| out.flush()).is_err() {
             // Nobody reads any more. The sandbox takes down what there is.
             process::exit(1);
         }

@@ -24,9 +24,10 @@ const ROUTES: usize = 12;
 pub(crate) fn run(options: &Options, flanneld: &Path, screen: &Screen) -> Fallible<ExitCode> {
     let user = if keep::is_user_sandbox() { "user, " } else { "" };
     screen.step("sandbox", &format!("new {user}mount, network and pid namespaces; all goes with them"));
-    let lab = Lab::new(options.nodes, options.families, flanneld)?;
-    let mut tour = Tour { lab, screen, verbose: options.verbose, logged: 0, report: Report::default() };
-    let code = match tour.run(&options.backend) {
+    let lab = Lab::new(options.nodes, options.families, &options.backend.to_lowercase(), flanneld)?;
+    let (verbose, watches) = (options.verbose, options.watch);
+    let mut tour = Tour { lab, screen, verbose, watches, logged: 0, report: Report::default() };
+    let code = match tour.run() {
         Ok(()) => tour.conclude(),
         Err(error) => {
             screen.error(error.as_ref());
@@ -48,30 +49,37 @@ struct Tour<'a> {
     lab: Lab,
     screen: &'a Screen,
     verbose: bool,
+    /// Whether the status of node1's agent is shown while damage is done.
+    watches: bool,
     /// How much of node1's log was shown.
     logged: usize,
     report: Report,
 }
 
 impl Tour<'_> {
-    fn run(&mut self, backend: &str) -> Fallible<()> {
-        self.start(backend)?;
+    fn run(&mut self) -> Fallible<()> {
+        self.start()?;
         self.show_state()?;
         for number in self.numbers() {
             self.lab.attach_pod(number)?;
         }
         self.screen.step("pods", "one on every node, by a veth pair to its bridge cni0");
         self.pings()?;
-        self.faults()?;
+        if self.watches {
+            let (screen, status) = (self.screen, self.lab.status());
+            status.show_while(screen, || self.faults())?;
+        } else {
+            self.faults()?;
+        }
         self.pings()
     }
 
-    fn start(&mut self, backend: &str) -> Fallible<()> {
+    fn start(&mut self) -> Fallible<()> {
         let numbers = self.numbers();
         let (first, last) = (numbers.first().copied(), numbers.last().copied());
         let nodes = format!("node{} to node{}", first.unwrap_or_default(), last.unwrap_or_default());
         self.screen.step("nodes", &format!("{nodes}, namespaces on one underlay bridge of MTU 1500"));
-        let config = self.lab.write_config(backend)?;
+        let config = self.lab.write_config()?;
         self.screen.step("config", &format!("in {}", store().join("config").display()));
         self.screen.block(&config);
         for number in &numbers {
@@ -129,6 +137,12 @@ impl Tour<'_> {
 
     fn faults(&mut self) -> Fallible<()> {
         self.screen.step("faults", "on node1, with pings from its pod to that of node2 every millisecond");
+        if self.lab.is_udp() {
+            self.screen.block(
+                "udp carries packets in the agent itself: while its TUN or the agent is away they are lost.\nA restart \
+                 without loss, which vxlan and host-gw have, is not promised here.",
+            );
+        }
         for v6 in self.lab.families() {
             let way = Way::find(&self.lab, v6)?;
             for fault in faults::of(&way) {
@@ -151,6 +165,9 @@ impl Tour<'_> {
 
     fn note(&mut self, row: crate::report::Row) {
         self.screen.step("repaired", &row.headline());
+        if self.watches && !self.screen.is_terminal() {
+            self.screen.block(&self.lab.status().table());
+        }
         self.report.rows.push(row);
         self.show_new_lines();
     }

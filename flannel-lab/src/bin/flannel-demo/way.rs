@@ -1,7 +1,7 @@
 //! How packets get from node1 to node2: what the demo damages.
 
 use crate::Fallible;
-use crate::lab::{Lab, store};
+use crate::lab::{Lab, network, store};
 use crate::leases;
 
 /// How packets of node1 get to the pods of node2, in one family.
@@ -17,6 +17,8 @@ pub(crate) struct Way {
     pub(crate) link: String,
     /// The inner MAC and the underlay address of node2, if its backend has tunnel ends.
     pub(crate) tunnel: Option<(String, String)>,
+    /// Whether the link is a TUN, whose agent carries the packets.
+    pub(crate) is_tun: bool,
 }
 
 impl Way {
@@ -26,12 +28,16 @@ impl Way {
         let family = families.iter().find(|family| family.gateway.is_ipv6() == v6);
         let gateway = family.ok_or("node2 has no subnet in this family")?.gateway;
         let subnet = format!("{}/{}", gateway.network(), gateway.prefix());
-        let route = lab.node(1).netns().ip(&format!("{} route show {subnet}", flag(v6)))?;
+        let node = lab.node(1).netns();
+        // The route of udp leads to all nodes.
+        let subnet = if lab.is_udp() { network(v6).to_owned() } else { subnet };
+        let route = node.ip(&format!("{} route show {subnet}", flag(v6)))?;
         let link = link_of(&route).ok_or_else(|| format!("node1 has no route to {subnet}"))?.to_owned();
         let leases = leases::read(&store())?;
         let lease = leases.into_iter().find(|lease| lease.subnet == subnet && lease.vtep_mac != "-");
         let tunnel = lease.map(|lease| (lease.vtep_mac, lease.node));
-        Ok(Self { v6, subnet, gateway: gateway.network().to_string(), link, tunnel })
+        let gateway = gateway.network().to_string();
+        Ok(Self { v6, subnet, gateway, link, tunnel, is_tun: lab.is_udp() })
     }
 }
 
