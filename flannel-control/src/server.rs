@@ -7,6 +7,8 @@
 mod answers;
 mod connection;
 mod socket;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -39,9 +41,25 @@ const SHORTAGE: Duration = Duration::from_millis(100);
 /// Answers a request of the embedding program.
 type Handler = dyn Fn(Map<String, Value>) -> Result<Value, Refusal> + Send + Sync;
 
+/// How long clients may take.
+#[derive(Debug, Clone, Copy)]
+struct Deadlines {
+    /// To send their request.
+    request: Duration,
+    /// To read one answer.
+    answer: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self { request: Duration::from_secs(5), answer: Duration::from_secs(10) }
+    }
+}
+
 /// The control socket of an agent. Dropping it removes the socket.
 pub struct ControlServer {
     socket: Socket,
+    deadlines: Deadlines,
     further: BTreeMap<String, Box<Handler>>,
 }
 
@@ -58,7 +76,7 @@ impl ControlServer {
     /// # Panics
     /// Outside of a tokio runtime with I/O.
     pub fn bind(path: &Path) -> Result<Self, BindError> {
-        Ok(Self { socket: Socket::bind(path)?, further: BTreeMap::new() })
+        Ok(Self { socket: Socket::bind(path)?, deadlines: Deadlines::default(), further: BTreeMap::new() })
     }
 
     /// Adds a request of the embedding program, such as one that changes its log level. The function gets the fields of
@@ -77,7 +95,7 @@ impl ControlServer {
     /// Serves until `stop` fires, and removes the socket. The agent is not kept alive: once it is dropped, requests
     /// about it are refused.
     pub async fn serve(self, agent: &Arc<Agent>, stop: CancellationToken) {
-        let Self { socket, further } = self;
+        let Self { socket, deadlines, further } = self;
         let desk = Arc::new(Desk {
             status: agent.status(),
             agent: Arc::downgrade(agent),
@@ -88,9 +106,18 @@ impl ControlServer {
         while let Some(accepted) = stop.run_until_cancelled(socket.accept()).await {
             while clients.try_join_next().is_some() {}
             match accepted {
-                Ok(stream) if clients.len() >= MOST => Connection::refuse(&stream, &busy()),
+                // There are even too many that have to be refused.
+                Ok(stream) if clients.len() >= 2 * MOST => drop(stream),
                 Ok(stream) => {
-                    clients.spawn(answers::serve(Connection::new(stream), Arc::clone(&desk)));
+                    let (client, desk) = (Connection::new(stream, deadlines), Arc::clone(&desk));
+                    let is_one_too_many = clients.len() >= MOST;
+                    clients.spawn(async move {
+                        if is_one_too_many {
+                            answers::refuse(client, busy()).await;
+                        } else {
+                            answers::serve(client, desk).await;
+                        }
+                    });
                 }
                 Err(error) => {
                     debug!(%error, "control connection not accepted");

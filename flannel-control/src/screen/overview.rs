@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::paint::Style;
+use super::peers::subnets;
 use super::table::{Cell, table};
 use super::units::{age, bytes, count, left, micros};
 use super::{Detail, Look};
@@ -90,12 +91,12 @@ fn store(store: &Store, place: Option<&str>) -> Cell {
 
 fn lease(node: &Node, store: Option<&Store>, look: Look) -> Cell {
     let Some(term) = store.and_then(|store| store.lease_term.as_ref()) else {
-        return Cell::new(&node.lease, Style::Plain);
+        return Cell::new(subnets(&node.lease), Style::Plain);
     };
     let is_over = term.expires.0 <= look.now;
     let rest = term.expires.0.duration_since(look.now).unwrap_or_default();
     let ends = if is_over { "expired".to_owned() } else { format!("{} left", left(rest)) };
-    let text = format!("{}, renewed {} ago, {ends}", node.lease, age(term.renewed.age(look.now)));
+    let text = format!("{}, renewed {} ago, {ends}", subnets(&node.lease), age(term.renewed.age(look.now)));
     Cell::new(text, if is_over { Style::Bad } else { Style::Plain })
 }
 

@@ -28,7 +28,7 @@ const LOOK: Duration = Duration::from_secs(10);
 const INSPECTION: Duration = Duration::from_secs(10);
 
 /// The requests of this crate.
-const OURS: [&str; 3] = ["status", "peer", "diff"];
+const OURS: [&str; 4] = ["status", "events", "peer", "diff"];
 
 /// Serves one client to the end of its connection.
 pub(super) async fn serve(client: Connection, desk: Arc<Desk>) {
@@ -38,6 +38,14 @@ pub(super) async fn serve(client: Connection, desk: Arc<Desk>) {
         Err(refusal) => Err(Failure::Refused(refusal)),
     };
     if let Err(Failure::Refused(refusal)) = done {
+        // A client that is gone needs no refusal.
+        let _ = client.error(refusal).await;
+    }
+}
+
+/// Refuses a client whatever it asks.
+pub(super) async fn refuse(client: Connection, refusal: Refusal) {
+    if client.request().await.is_some() {
         // A client that is gone needs no refusal.
         let _ = client.error(refusal).await;
     }
@@ -66,6 +74,7 @@ impl From<io::Error> for Failure {
 async fn answer(client: &Connection, desk: &Desk, request: Request) -> Result<(), Failure> {
     match request.name() {
         "status" => status(client, desk, request.fields_as()?).await,
+        "events" => events(client, desk, request.fields_as()?).await,
         "peer" => peer(client, desk, request.fields_as()?).await,
         "diff" => diff(client, desk, request.fields_as()?).await,
         name => {
@@ -116,6 +125,41 @@ async fn status(client: &Connection, desk: &Desk, fields: StatusFields) -> Resul
             return Ok(());
         }
     }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EventsFields {
+    /// Whether to go on with the events that happen.
+    #[serde(default)]
+    follow: bool,
+}
+
+async fn events(client: &Connection, desk: &Desk, fields: EventsFields) -> Result<(), Failure> {
+    let _place = if fields.follow { Some(follow(desk)?) } else { None };
+    // Who follows must not keep the agent alive.
+    let (recent, mut next) = {
+        let agent = desk.agent()?;
+        let recent = agent.recent_events();
+        let last = recent.last().map_or(0, |event| event.seq);
+        (recent, fields.follow.then(|| agent.events_after(last)))
+    };
+    for event in recent {
+        client.answer(event).await?;
+    }
+    while let Some(events) = &mut next {
+        let mut came = None;
+        let news = async {
+            came = events.recv().await;
+            came.is_some().then_some(()).ok_or(())
+        };
+        wait(client, None, news).await?;
+        match came {
+            Some(event) => client.answer(Arc::new(event)).await?,
+            None => break,
+        }
+    }
+    Ok(())
 }
 
 #[derive(Deserialize)]

@@ -2,7 +2,6 @@
 
 use std::io::{self, BufWriter, Write};
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::Serialize;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader, Interest};
@@ -10,41 +9,30 @@ use tokio::net::UnixStream;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::Deadlines;
 use crate::protocol::{Line, MOST_REQUEST, Refusal, RefusalKind, Request};
-
-/// How long a client may take to send its request.
-const REQUEST: Duration = Duration::from_secs(5);
-
-/// How long a client may take to read one answer.
-const ANSWER: Duration = Duration::from_secs(10);
 
 /// How much of an answer is collected before it is sent.
 const CHUNK: usize = 64 << 10;
 
 /// A client.
 #[derive(Debug)]
-pub(super) struct Connection(Arc<UnixStream>);
+pub(super) struct Connection {
+    stream: Arc<UnixStream>,
+    deadlines: Deadlines,
+}
 
 impl Connection {
-    pub(super) fn new(stream: UnixStream) -> Self {
-        Self(Arc::new(stream))
-    }
-
-    /// Refuses a client without waiting for its request.
-    pub(super) fn refuse(stream: &UnixStream, refusal: &Refusal) {
-        // There is room for it in a new connection.
-        let _ = serde_json::to_vec(&Line::error(refusal)).map(|mut line| {
-            line.push(b'\n');
-            stream.try_write(&line)
-        });
+    pub(super) fn new(stream: UnixStream, deadlines: Deadlines) -> Self {
+        Self { stream: Arc::new(stream), deadlines }
     }
 
     /// Reads the request: a line, or all until the client shuts down its side. `None` if the client sent nothing, is too
     /// slow or is gone.
     pub(super) async fn request(&self) -> Option<Result<Request, Refusal>> {
         let mut line = Vec::new();
-        let mut stream = BufReader::new(ReadHalf(&self.0)).take(MOST_REQUEST as u64 + 1);
-        timeout(REQUEST, stream.read_until(b'\n', &mut line)).await.ok()?.ok()?;
+        let mut stream = BufReader::new(ReadHalf(&self.stream)).take(MOST_REQUEST as u64 + 1);
+        timeout(self.deadlines.request, stream.read_until(b'\n', &mut line)).await.ok()?.ok()?;
         if line.is_empty() {
             return None;
         }
@@ -69,8 +57,8 @@ impl Connection {
         &self,
         line: impl FnOnce(&mut dyn Write) -> io::Result<()> + Send + 'static,
     ) -> io::Result<()> {
-        let (stream, runtime) = (Arc::clone(&self.0), Handle::current());
-        let deadline = Instant::now() + ANSWER;
+        let (stream, runtime) = (Arc::clone(&self.stream), Handle::current());
+        let deadline = Instant::now() + self.deadlines.answer;
         let write = move || {
             let mut out = BufWriter::with_capacity(CHUNK, Patient { stream, runtime, deadline });
             line(&mut out)?;
@@ -82,7 +70,7 @@ impl Connection {
 
     /// Whether the client has closed its connection. One that has only shut down its sending side still reads.
     pub(super) async fn is_gone(&self) -> bool {
-        self.0.ready(Interest::WRITABLE).await.is_ok_and(|ready| ready.is_write_closed())
+        self.stream.ready(Interest::WRITABLE).await.is_ok_and(|ready| ready.is_write_closed())
     }
 }
 

@@ -74,6 +74,7 @@ struct Bed {
     change: Arc<Notify>,
     status: watch::Receiver<FirewallStatus>,
     events: FirewallEvents,
+    inspector: FirewallInspector,
     cancel: CancellationToken,
     task: tokio::task::JoinHandle<()>,
 }
@@ -95,9 +96,10 @@ impl Bed {
         let ranges = crate::addr::PerFamily { v4: Some(range), v6: None };
         let wanted = Wanted { ranges, masquerade: true, ..Wanted::default() };
         let firewall = Firewall::new(managers, wanted, Ours::Of(Vec::new()));
-        let (status, events, cancel) = (firewall.status(), firewall.events(), CancellationToken::new());
+        let (status, inspector) = (firewall.status(), firewall.inspector());
+        let (events, cancel) = (firewall.events(), CancellationToken::new());
         let task = tokio::spawn(firewall.run(cancel.clone()));
-        Self { script, unused, change, status, events, cancel, task }
+        Self { script, unused, change, status, inspector, events, cancel, task }
     }
 
     /// What happened until now, without durations.
@@ -227,4 +229,19 @@ async fn somebody_who_works_against_us_is_named_and_not_fought_at_full_speed() {
     bed.script.lock().unwrap().looks.clear();
     bed.until(|status| status.problem.is_none()).await;
     bed.announce().await;
+}
+
+/// What an operator asks is only read; it is repaired by the next look, which comes right after the answer.
+#[tokio::test(start_paused = true)]
+async fn a_question_is_answered_by_the_plan_and_changes_nothing() {
+    let mut bed = Bed::new(vec![Look::Plan(Plan::default()), change(), failure()], Vec::new());
+    bed.until(|status| status.in_place).await;
+    let looks = bed.looks();
+    let plan = bed.inspector.plan().await.unwrap().unwrap();
+    assert_eq!((plan.steps.len(), plan.steps[0].commands.as_slice()), (1, &["x".to_owned()][..]));
+    bed.until(|status| status.problem.is_some()).await;
+    assert_eq!((bed.looks(), bed.status.borrow().repairs), (looks + 2, 0), "the answer, and a look that failed");
+    bed.cancel.cancel();
+    bed.task.await.unwrap();
+    assert!(bed.inspector.plan().await.is_none(), "nobody answers any more");
 }
