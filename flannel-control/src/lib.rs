@@ -17,5 +17,5 @@ mod server;
 pub mod wire;
 
 pub use client::{Answers, Client, ClientError};
-pub use path::socket_of;
+pub use flannel_core::agent::socket_of;
 pub use server::{BindError, ControlServer};

@@ -1,4 +1,4 @@
-//! Where the socket is, and how to name it to the kernel.
+//! How the socket is named to the kernel.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -6,13 +6,6 @@ use std::io;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-
-/// The usual path of the control socket: the subnet file's name with `.sock` behind it.
-pub fn socket_of(subnet_file: &Path) -> PathBuf {
-    let mut name = subnet_file.as_os_str().to_owned();
-    name.push(".sock");
-    name.into()
-}
 
 /// An open folder. A socket address has room for 107 bytes of path (`unix(7)`), so sockets in the folder are named by its
 /// descriptor, however long its own path is.
@@ -32,18 +25,5 @@ impl Folder {
     /// A short path of a name in the folder, for as long as this value lives.
     pub(crate) fn path(&self, name: &OsStr) -> PathBuf {
         Path::new("/proc/self/fd").join(self.0.as_raw_fd().to_string()).join(name)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_socket_is_beside_the_subnet_file() {
-        assert_eq!(
-            socket_of(Path::new("/run/flannel/subnet.env")),
-            Path::new("/run/flannel/subnet.env.sock")
-        );
     }
 }

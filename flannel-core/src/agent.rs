@@ -36,6 +36,6 @@ pub use firewall::{FirewallOptions, Forward};
 pub use handle::Agent;
 pub use journal::{AgentEvents, KEPT_BYTES, KEPT_EVENTS};
 pub use lock::{LockError, wait_for_remains};
-pub use memory::state_file_of;
+pub use memory::{socket_of, state_file_of};
 pub use node::Node;
 pub use status::{AgentStatus, Condition, ConditionKind, Phase, Readiness};

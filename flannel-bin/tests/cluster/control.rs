@@ -2,14 +2,16 @@
 //! look at.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::PathBuf;
+use std::process::Stdio;
 
 use flannel_lab::wait::eventually;
 use serde_json::Value;
 
 use crate::backends::{BackendCase, on_every_kind};
-use crate::harness::{Bed, FLANNELD, Folder, new_folder};
+use crate::harness::{Bed, FLANNELD, Folder, Store as _, new_folder};
 
 on_every_kind!(an_agent_is_asked_by_its_socket);
 
@@ -63,6 +65,8 @@ fn an_agent_is_asked_by_its_socket(case: &'static BackendCase) {
     assert!(code == 1 && other.contains("no peer has \"10.99.0.1\""), "{code}: {other}");
     wait_for(&bed, 1, &["status", "--diff"], 0, "# the kernel is as it should be\n");
 
+    events_are_told_and_followed(&bed);
+
     bed.netns(1).ip("link set eth0 down").unwrap();
     wait_for(&bed, 1, &["status"], 1, "reason    ");
     bed.netns(1).ip("link set eth0 up").unwrap();
@@ -82,4 +86,35 @@ fn an_agent_is_asked_by_its_socket(case: &'static BackendCase) {
     bed.stop(1);
     assert!(!path.exists(), "an agent that was stopped does not");
     assert_eq!(ask(&bed, 1, &["events"]).0, 2);
+}
+
+fn events_are_told_and_followed(bed: &Bed<Folder>) {
+    let (code, events) = ask(bed, 1, &["events"]);
+    assert!(code == 0 && events.contains("Z  config-read "), "{code}: {events}");
+    let peers = events.lines().filter(|line| line.contains("  peer-added "));
+    assert_eq!(peers.count(), 2, "{events}");
+
+    let file = format!("--subnet-file={}", bed.subnet_file(1).display());
+    let mut follow = bed.netns(1).command(FLANNELD);
+    let mut follow = follow.args(["events", "--follow", "--output=json", &file]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(follow.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut last = 0;
+    let mut next = || {
+        let event: Value = serde_json::from_str(&lines.next().expect("a further event")).unwrap();
+        assert_eq!(event["seq"], last + 1, "none is missing: {event}");
+        last += 1;
+        event
+    };
+    while next()["event"] != "ready" {}
+    bed.store.put("10.244.177.0-24", "{\"PublicIP\": \"nowhere\"}").unwrap();
+    let rejected = loop {
+        let event = next();
+        if event["event"] == "lease-rejected" {
+            break event;
+        }
+    };
+    assert_eq!(rejected["lease"], "10.244.177.0-24");
+    bed.store.delete("10.244.177.0-24").unwrap();
+    follow.kill().unwrap();
+    follow.wait().unwrap();
 }

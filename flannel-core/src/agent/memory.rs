@@ -18,6 +18,14 @@ pub fn state_file_of(subnet_file: &Path) -> PathBuf {
     name.into()
 }
 
+/// The usual path of the control socket: the subnet file's name with `.sock` behind it. The agent itself serves no socket; the
+/// crate `flannel-control` does.
+pub fn socket_of(subnet_file: &Path) -> PathBuf {
+    let mut name = subnet_file.as_os_str().to_owned();
+    name.push(".sock");
+    name.into()
+}
+
 /// What an earlier run stored. A file that can't be used is named in the log and counts as none.
 pub(super) fn recall(path: &Path, journal: &Journal) -> Option<State> {
     let Recalled { state, problem } = read(path);
@@ -86,6 +94,8 @@ mod tests {
     fn belongs_to_its_subnet_file() {
         let path = state_file_of(Path::new("/run/flannel/subnet.env"));
         assert_eq!(path, Path::new("/run/flannel/subnet.env.state"));
+        let path = socket_of(Path::new("/run/flannel/subnet.env"));
+        assert_eq!(path, Path::new("/run/flannel/subnet.env.sock"));
     }
 
     #[test]

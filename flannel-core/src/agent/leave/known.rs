@@ -1,5 +1,6 @@
 //! What the agent's files say about it.
 
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
 use super::removal::{Action, Plan, Removal};
@@ -37,6 +38,9 @@ impl Known {
             known.read_state(path, subnet_file.map(memory::state_file_of).as_deref());
         }
         known.files.extend(subnet_file.map(lock::path).filter(|path| path.exists()));
+        // An agent that was killed left its socket.
+        let is_socket = |path: &PathBuf| path.symlink_metadata().is_ok_and(|file| file.file_type().is_socket());
+        known.files.extend(subnet_file.map(memory::socket_of).filter(is_socket));
         known
     }
 
@@ -136,8 +140,10 @@ mod tests {
         fs::write(at("subnet.env"), "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.1.1/24\n").unwrap();
         fs::write(at("subnet.env.state"), "damaged").unwrap();
         fs::write(at("subnet.env.lock"), "").unwrap();
+        drop(std::os::unix::net::UnixListener::bind(at("subnet.env.sock")).unwrap());
         let known = read(folder.path(), "subnet.env.state");
-        assert_eq!(known.files, ["subnet.env", "subnet.env.state", "subnet.env.lock"].map(at));
+        let files = ["subnet.env", "subnet.env.state", "subnet.env.lock", "subnet.env.sock"];
+        assert_eq!(known.files, files.map(at));
         assert_eq!(known.networks(), ["10.5.0.0/16".parse().unwrap()]);
         assert_eq!(known.key(), Some("10.5.1.0-24".parse().unwrap()));
         let range = Range { network: known.networks()[0], subnet: "10.5.1.0/24".parse().unwrap() };
@@ -150,6 +156,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("subnet.env"), "root:x:0:0::/root:/bin/sh\n").unwrap();
         fs::write(folder.path().join("other"), "{}").unwrap();
+        fs::write(folder.path().join("subnet.env.sock"), "no socket").unwrap();
         let known = read(folder.path(), "other");
         assert!(known.files.is_empty(), "{known:?}");
         assert_eq!(known.notes.len(), 2, "{known:?}");
