@@ -139,7 +139,9 @@ fn peer(client: &Client, text: &str, form: StatusForm) -> Result<Verdict, Status
         let text = match detail(form) {
             Some(detail) => {
                 let objects: wire::PeerObjects = serde_json::from_str(objects.get())?;
-                screen::peer(peer, &objects, terminal.look(detail))
+                let probes = status.probes.iter().flat_map(|probes| &probes.peers);
+                let probe = probes.clone().find(|probe| probe.lease == peer.lease);
+                screen::peer(peer, probe, &objects, terminal.look(detail))
             }
             None => {
                 let (status, objects) = (json_of(&answer, &peer.lease)?, serde_json::from_str(objects.get())?);

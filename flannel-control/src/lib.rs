@@ -9,6 +9,11 @@
 //! (mode 0660). No request changes anything, unless the embedding program adds one that does
 //! ([`ControlServer::request`]).
 
+/// Compiles the code in the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod client;
 mod path;
 pub mod protocol;

@@ -7,6 +7,7 @@ mod overview;
 mod paint;
 mod peer;
 mod peers;
+mod reach;
 mod shell;
 mod table;
 #[cfg(test)]
@@ -72,7 +73,8 @@ pub fn status(status: &Status, detail: Detail, look: Look) -> String {
         let used = text.lines().count();
         text.push('\n');
         let room = look.height.map(|height| height.saturating_sub(used + 1));
-        text.push_str(&peers::peers(network, detail, Look { height: room, ..look }));
+        let probes = reach::by_lease(status.probes.as_ref());
+        text.push_str(&peers::peers(network, &probes, detail, Look { height: room, ..look }));
     }
     text
 }

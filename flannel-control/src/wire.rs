@@ -3,6 +3,7 @@
 
 mod event;
 mod moment;
+mod probes;
 
 use std::net::IpAddr;
 
@@ -10,6 +11,7 @@ use serde::Deserialize;
 
 pub use event::Event;
 pub use moment::Moment;
+pub use probes::{FamilyProbe, PeerProbe, Probes, WayProbe};
 
 /// The status of an agent.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -34,6 +36,8 @@ pub struct Status {
     pub network: Option<Network>,
     /// The firewall rules.
     pub firewall: Option<Firewall>,
+    /// What probes found out; `None` without probes.
+    pub probes: Option<Probes>,
 }
 
 /// The phase of an agent's life.

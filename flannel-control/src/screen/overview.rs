@@ -7,7 +7,7 @@ use super::peers::subnets;
 use super::table::{Cell, table};
 use super::units::{age, bytes, count, left, micros};
 use super::{Detail, Look};
-use crate::wire::{Counters, Device, Firewall, Network, Node, Status, Store};
+use crate::wire::{Counters, Device, Firewall, Network, Node, Probes, Status, Store};
 
 /// How many reasons and notes a table shows.
 const MOST_LINES: usize = 8;
@@ -39,6 +39,12 @@ pub(super) fn overview(status: &Status, detail: Detail, look: Look) -> String {
     }
     if let Some(firewall) = &status.firewall {
         add("rules", rules(firewall));
+    }
+    if let Some(probes) = &status.probes {
+        add("probes", self::probes(probes));
+        for note in &probes.notes {
+            add("", Cell::new(note, Style::Fair));
+        }
     }
     let most = if detail == Detail::Wide { usize::MAX } else { MOST_LINES };
     for (name, list, style) in [("reason", &status.reasons, Style::Bad), ("note", &status.notes, Style::Fair)] {
@@ -138,6 +144,13 @@ fn traffic(counters: &Counters) -> String {
 fn repairs(network: &Network) -> Cell {
     let last = network.last_repair_us.map(|us| format!(", the last took {}", micros(us)));
     Cell::new(format!("{}{}", count(network.repairs), last.unwrap_or_default()), Style::Plain)
+}
+
+fn probes(probes: &Probes) -> Cell {
+    let counts = probes.counts.iter().filter(|(_, number)| **number > 0);
+    let counts: Vec<_> = counts.map(|(verdict, number)| format!("{} {verdict}", count(*number))).collect();
+    let found = if counts.is_empty() { "nothing yet".to_owned() } else { counts.join(", ") };
+    Cell::new(format!("{found}; each peer within {}", age(Duration::from_secs(probes.interval_s))), Style::Plain)
 }
 
 fn rules(firewall: &Firewall) -> Cell {

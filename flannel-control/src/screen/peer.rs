@@ -5,9 +5,10 @@ use std::net::IpAddr;
 use super::Look;
 use super::paint::Style;
 use super::peers::{paths, style, subnets};
+use super::reach::verdict;
 use super::table::{Cell, table};
-use super::units::age;
-use crate::wire::{Peer, PeerObjects, Status};
+use super::units::{age, micros};
+use crate::wire::{Peer, PeerObjects, PeerProbe, Status, WayProbe};
 
 /// Finds peers by what an operator knows of one: a subnet (`10.5.1.0/24`), an address of a pod or of the node, or the
 /// lease's key. `named` are the addresses of a host name.
@@ -28,8 +29,8 @@ fn contains(subnet: &str, addr: IpAddr) -> bool {
     subnet.parse::<flannel_core::addr::Subnet>().is_ok_and(|subnet| subnet.contains(addr))
 }
 
-/// A peer, with the commands that show its objects.
-pub fn peer(peer: &Peer, objects: &PeerObjects, look: Look) -> String {
+/// A peer, with what probes found out, and the commands that show its objects.
+pub fn peer(peer: &Peer, probe: Option<&PeerProbe>, objects: &PeerObjects, look: Look) -> String {
     let join = |words: Vec<String>| words.join(" ");
     let mut rows: Vec<Vec<Cell>> = Vec::new();
     let mut add = |name: &str, cell: Cell| rows.push(vec![Cell::new(name, Style::Strong), cell]);
@@ -48,6 +49,16 @@ pub fn peer(peer: &Peer, objects: &PeerObjects, look: Look) -> String {
     if peer.programmed == Some(true) {
         add("", Cell::new("the last good version of its lease is programmed", Style::Fair));
     }
+    for probe in probe.iter().flat_map(|probe| probe.families()) {
+        let since = age(probe.since.age(look.now));
+        let Cell { text, style } = verdict(probe);
+        add("reached", Cell::new(format!("{text} for {since}"), style));
+        for evidence in &probe.evidence {
+            add("", evidence.as_str().into());
+        }
+        add("", way("overlay", &probe.overlay, look).into());
+        add("", way("underlay", &probe.underlay, look).into());
+    }
     let mut text = table(&rows, look);
     if !objects.objects.is_empty() {
         text.push('\n');
@@ -59,4 +70,14 @@ pub fn peer(peer: &Peer, objects: &PeerObjects, look: Look) -> String {
         text.push_str(&table(&objects.objects.iter().map(show).collect::<Vec<_>>(), Look { width: None, ..look }));
     }
     text
+}
+
+/// One of the two ways to a peer: its target, the last answer, and what is lost.
+fn way(name: &str, way: &WayProbe, look: Look) -> String {
+    let rtt = way.rtt_us.map(|us| format!(", {}", micros(us))).unwrap_or_default();
+    let last = way.last_answer.map_or_else(
+        || "no answer yet".to_owned(),
+        |last| format!("answered {} ago", age(last.age(look.now))),
+    );
+    format!("{name} {}: {last}{rtt}, {} % lost", way.target, way.loss_percent)
 }

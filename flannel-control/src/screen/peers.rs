@@ -1,18 +1,26 @@
 //! A row for each peer, those in trouble first.
 
+use std::collections::BTreeMap;
+
 use super::paint::Style;
+use super::reach::{is_trouble, rtt, verdict, worst};
 use super::table::{Cell, table};
 use super::units::{age, count};
 use super::{Detail, Look};
-use crate::wire::{Network, Peer};
+use crate::wire::{Network, Peer, PeerProbe};
+
+/// The results of probes by lease; empty without probes.
+type Results<'a> = BTreeMap<&'a str, &'a PeerProbe>;
 
 /// How much a peer needs attention: the more, the smaller. Peers that are as good go by their subnets.
-fn rank(peer: &Peer) -> (u8, Vec<u32>) {
+fn rank(peer: &Peer, probes: &Results<'_>) -> (u8, Vec<u32>) {
+    let probe = probes.get(peer.lease.as_str()).and_then(|probe| worst(probe));
     let trouble = match peer.state.as_str() {
         "refused" => 0,
         "rejected" => 1,
         "repairing" => 2,
         "waiting" => 3,
+        "recalled" | "programmed" if probe.is_some_and(is_trouble) => 4,
         "recalled" => 5,
         "programmed" => 6,
         _ => 4,
@@ -51,25 +59,36 @@ pub(super) fn paths(peer: &Peer) -> String {
     paths.join(" ")
 }
 
-fn row(peer: &Peer, detail: Detail, look: Look) -> Vec<Cell> {
+fn row(peer: &Peer, probes: &Results<'_>, detail: Detail, look: Look) -> Vec<Cell> {
     let join = |words: Vec<String>| words.join(" ");
     let nodes = join(peer.underlay.iter().map(ToString::to_string).collect());
+    let probe = probes.get(peer.lease.as_str()).and_then(|probe| worst(probe));
     let mut row: Vec<Cell> = vec![
         subnets(&peer.lease).into(),
         nodes.into(),
         paths(peer).into(),
         Cell::new(&peer.state, style(&peer.state)),
-        age(peer.since.age(look.now)).into(),
     ];
+    if !probes.is_empty() {
+        row.push(probe.map_or_else(|| "".into(), verdict));
+        row.push(probe.map(rtt).unwrap_or_default().into());
+    }
+    row.push(age(peer.since.age(look.now)).into());
     if detail == Detail::Wide {
         row.push(age(peer.changed.age(look.now)).into());
     }
-    row.push(peer.reason.as_deref().unwrap_or_default().into());
+    // What is wrong in the kernel explains what probes see.
+    let why = peer.reason.clone().or_else(|| Some(probe.filter(|it| is_trouble(it))?.evidence.join(", ")));
+    row.push(why.unwrap_or_default().into());
     row
 }
 
-fn header(detail: Detail) -> Vec<Cell> {
-    let mut names = vec!["SUBNET", "NODE", "PATH", "STATE", "SINCE"];
+fn header(detail: Detail, has_probes: bool) -> Vec<Cell> {
+    let mut names = vec!["SUBNET", "NODE", "PATH", "STATE"];
+    if has_probes {
+        names.extend(["REACHED", "RTT"]);
+    }
+    names.push("SINCE");
     if detail == Detail::Wide {
         names.push("CHANGED");
     }
@@ -100,18 +119,18 @@ fn summary(network: &Network, look: Look) -> String {
 }
 
 /// The table.
-pub(super) fn peers(network: &Network, detail: Detail, look: Look) -> String {
+pub(super) fn peers(network: &Network, probes: &Results<'_>, detail: Detail, look: Look) -> String {
     let mut text = summary(network, look);
     if network.peer_list.is_empty() {
         return text;
     }
-    let mut order: Vec<_> = network.peer_list.iter().map(|peer| (rank(peer), peer)).collect();
+    let mut order: Vec<_> = network.peer_list.iter().map(|peer| (rank(peer, probes), peer)).collect();
     order.sort_by(|(one, _), (other, _)| one.cmp(other));
     // The summary, the header, and a line that counts the others.
     let fits = look.height.map_or(usize::MAX, |height| height.saturating_sub(2));
     let fits = if order.len() > fits { fits.saturating_sub(1) } else { order.len() };
-    let rows = std::iter::once(header(detail));
-    let rows: Vec<_> = rows.chain(order.iter().take(fits).map(|(_, peer)| row(peer, detail, look))).collect();
+    let rows = std::iter::once(header(detail, !probes.is_empty()));
+    let rows: Vec<_> = rows.chain(order.iter().take(fits).map(|(_, peer)| row(peer, probes, detail, look))).collect();
     text.push_str(&table(&rows, look));
     if order.len() > fits {
         let more = format!("… and {} more", count((order.len() - fits) as u64));

@@ -32,7 +32,7 @@ fn check(name: &str, text: &str) {
 
 #[test]
 fn statuses() {
-    for name in ["healthy", "trouble", "starting", "dual"] {
+    for name in ["healthy", "trouble", "starting", "dual", "probes"] {
         let answer: Status = answer(&format!("{name}.json"));
         check(&format!("{name}.txt"), &status(&answer, Detail::Table, look()));
         check(&format!("{name}-wide.txt"), &status(&answer, Detail::Wide, look()));
@@ -52,7 +52,10 @@ fn one_peer() {
     }
     assert_eq!(found("node-b.example", &["192.0.2.20".parse().unwrap()]), ["10.244.9.0-24"]);
     assert!(found("10.99.0.0/24", &[]).is_empty() && found("node-c.example", &[]).is_empty());
-    check("peer.txt", &peer(find(&status, "10.244.9.0/24", &[])[0], &objects, look()));
+    check("peer.txt", &peer(find(&status, "10.244.9.0/24", &[])[0], None, &objects, look()));
+    let status: Status = answer("probes.json");
+    let found = &status.probes.as_ref().unwrap().peers[0];
+    check("peer-probes.txt", &peer(find(&status, &found.lease, &[])[0], Some(found), &PeerObjects::default(), look()));
 }
 
 #[test]
