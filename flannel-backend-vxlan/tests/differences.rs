@@ -25,7 +25,8 @@ use flannel_lab::sandbox::in_sandbox;
 use flannel_lab::test_name;
 
 const SOON: Duration = Duration::from_secs(20);
-const CONFIG: &str = r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:5::/48","Backend":{"Type":"vxlan"}}"#;
+const CONFIG: &str =
+    r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:5::/48","Backend":{"Type":"vxlan"}}"#;
 
 /// The real kernel, whose changes can be held up: then it takes none from the loop, and tells it of none.
 struct Holdable {

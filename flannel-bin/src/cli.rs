@@ -15,7 +15,9 @@ use clap::FromArgMatches as _;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use flags::CommandLine;
-pub(crate) use flags::{CleanupOptions, Common, DockerOptions, EventsOptions, InstallOptions, Options, StatusOptions, Task};
+pub(crate) use flags::{
+    CleanupOptions, Common, DockerOptions, EventsOptions, InstallOptions, Options, StatusOptions, Task,
+};
 use go::Given;
 pub(crate) use value::{LogFormat, Part, StatusForm, Store, VModule};
 pub(crate) use variables::{Unread, unread as unread_variables};

@@ -31,7 +31,9 @@ pub(crate) enum StatusError {
     #[error("can't write the answer")]
     Output(#[from] io::Error),
     /// No peer is meant by what was given.
-    #[error("no peer has {0:?}: give its subnet, an address of one of its pods or of its node, or a node's name")]
+    #[error(
+        "no peer has {0:?}: give its subnet, an address of one of its pods or of its node, or a node's name"
+    )]
     NoPeer(String),
 }
 
@@ -144,7 +146,8 @@ fn peer(client: &Client, text: &str, form: StatusForm) -> Result<Verdict, Status
                 screen::peer(peer, probe, &objects, terminal.look(detail))
             }
             None => {
-                let (status, objects) = (json_of(&answer, &peer.lease)?, serde_json::from_str(objects.get())?);
+                let (status, objects) =
+                    (json_of(&answer, &peer.lease)?, serde_json::from_str(objects.get())?);
                 format!("{}\n", merged(status, objects))
             }
         };

@@ -116,7 +116,9 @@ impl Client {
             Err(source) if source.kind() != io::ErrorKind::BrokenPipe => {
                 Err(ClientError::Connection { path: path(), source })
             }
-            _ => Ok(Answers { path: path(), reader: BufReader::with_capacity(64 << 10, stream), ended: false }),
+            _ => {
+                Ok(Answers { path: path(), reader: BufReader::with_capacity(64 << 10, stream), ended: false })
+            }
         }
     }
 }
@@ -143,8 +145,7 @@ impl Answers {
         if read.map_err(|source| ClientError::Connection { path: self.path.clone(), source })? == 0 {
             return Ok(None);
         }
-        let Line { version, answer, error } =
-            serde_json::from_str(&line).map_err(ClientError::Unreadable)?;
+        let Line { version, answer, error } = serde_json::from_str(&line).map_err(ClientError::Unreadable)?;
         match (error, answer) {
             (Some(refusal), _) => Err(ClientError::Refused(refusal)),
             _ if version != VERSION => Err(ClientError::Version(version)),

@@ -33,7 +33,8 @@ pub const MOST_REQUEST: usize = 16 << 10;
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Request {
     version: u64,
-    request: String,
+    #[serde(rename = "request")]
+    name: String,
     #[serde(flatten)]
     fields: Map<String, Value>,
 }
@@ -41,7 +42,7 @@ pub struct Request {
 impl Request {
     /// A request without fields.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { version: VERSION, request: name.into(), fields: Map::new() }
+        Self { version: VERSION, name: name.into(), fields: Map::new() }
     }
 
     /// The same with a field.
@@ -53,7 +54,7 @@ impl Request {
 
     /// The name of what is asked for.
     pub fn name(&self) -> &str {
-        &self.request
+        &self.name
     }
 
     /// Its fields, besides version and name.
@@ -64,8 +65,8 @@ impl Request {
     /// Reads a request.
     pub fn parse(text: &[u8]) -> Result<Self, Refusal> {
         let malformed = |why: String| Refusal::new(RefusalKind::Malformed, why);
-        let value: Value =
-            serde_json::from_slice(text).map_err(|error| malformed(format!("the request is no JSON: {error}")))?;
+        let value: Value = serde_json::from_slice(text)
+            .map_err(|error| malformed(format!("the request is no JSON: {error}")))?;
         let Value::Object(mut fields) = value else {
             return Err(malformed("the request is no JSON object".to_owned()));
         };
@@ -78,7 +79,7 @@ impl Request {
             None => return Err(malformed(format!("field version is missing; it is {VERSION}"))),
         }
         match fields.remove("request") {
-            Some(Value::String(request)) => Ok(Self { version: VERSION, request, fields }),
+            Some(Value::String(name)) => Ok(Self { version: VERSION, name, fields }),
             Some(other) => Err(malformed(format!("field request is {other}, and not a text"))),
             None => Err(malformed("field request is missing".to_owned())),
         }
@@ -86,10 +87,9 @@ impl Request {
 
     /// Reads the fields as a value whose type refuses what it does not know.
     pub(crate) fn fields_as<T: DeserializeOwned>(self) -> Result<T, Refusal> {
-        let Self { request, fields, .. } = self;
-        serde_json::from_value(Value::Object(fields)).map_err(|error| {
-            Refusal::new(RefusalKind::BadField, format!("request {request}: {error}"))
-        })
+        let Self { name, fields, .. } = self;
+        serde_json::from_value(Value::Object(fields))
+            .map_err(|error| Refusal::new(RefusalKind::BadField, format!("request {name}: {error}")))
     }
 }
 

@@ -20,7 +20,8 @@ use flannel_lab::test_name;
 use tokio_util::sync::CancellationToken;
 
 const SOON: Duration = Duration::from_secs(20);
-const PEER: &str = r#"{"PublicIP":"192.0.2.9","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"0a:00:00:00:00:09"}}"#;
+const PEER: &str =
+    r#"{"PublicIP":"192.0.2.9","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"0a:00:00:00:00:09"}}"#;
 
 fn host() -> Netns {
     let host = Netns::add("host").unwrap();
@@ -45,11 +46,15 @@ fn an_embedded_agent_is_asked_by_the_example() {
         fs::write(store.join("subnets/10.244.9.0-24"), PEER).unwrap();
         let work = async {
             let manager = LocalSubnetManager::new(LocalOptions::new(store));
-            let agent = Agent::builder(Arc::new(manager)).backend(VxlanBackend::new()).subnet_file(file).start().unwrap();
+            let agent = Agent::builder(Arc::new(manager))
+                .backend(VxlanBackend::new())
+                .subnet_file(file)
+                .start()
+                .unwrap();
             let (agent, stop) = (Arc::new(agent), CancellationToken::new());
             let server = ControlServer::bind(&socket_of(file)).unwrap();
-            let (served, until) = (Arc::clone(&agent), stop.clone());
-            let server = tokio::spawn(async move { server.serve(&served, until).await });
+            let (its_agent, until) = (Arc::clone(&agent), stop.clone());
+            let server = tokio::spawn(async move { server.serve(&its_agent, until).await });
             let mut status = agent.status();
             let is_done = |it: &Arc<flannel_core::agent::AgentStatus>| {
                 it.readiness().is_ready() && it.network.as_ref().is_some_and(|network| network.peers == 1)
@@ -57,7 +62,11 @@ fn an_embedded_agent_is_asked_by_the_example() {
             tokio::time::timeout(SOON, status.wait_for(is_done)).await.unwrap().unwrap();
 
             let text = tokio::task::spawn_blocking(|| example::show(file).unwrap()).await.unwrap();
-            assert!(text.starts_with("agent     ready\n") && text.contains("\n10.244.9.0/24  192.0.2.9  vxlan  programmed  "), "{text}");
+            assert!(
+                text.starts_with("agent     ready\n")
+                    && text.contains("\n10.244.9.0/24  192.0.2.9  vxlan  programmed  "),
+                "{text}"
+            );
             let asked = tokio::task::spawn_blocking(|| {
                 let client = Client::new(socket_of(file));
                 let ask = |request: Request| client.ask(&request).unwrap();
@@ -77,14 +86,21 @@ fn an_embedded_agent_is_asked_by_the_example() {
             assert!(term.renewed.age(now) < SOON && term.expires.0 < now + day, "{term:?}");
             assert!(network.peer_list[0].since.age(now) < SOON, "{:?}", network.peer_list[0]);
             let objects: wire::PeerObjects = serde_json::from_str(peer.get()).unwrap();
-            assert!(objects.objects.len() >= 3 && objects.objects.iter().all(|object| object.present), "{objects:?}");
+            assert!(
+                objects.objects.len() >= 3 && objects.objects.iter().all(|object| object.present),
+                "{objects:?}"
+            );
             let differences: wire::Differences = serde_json::from_str(diff.get()).unwrap();
             assert_eq!(differences.differences, []);
 
             agent.stop().await.unwrap();
             let events = tokio::task::spawn_blocking(|| {
-                let answers = Client::new(socket_of(file)).follow(&Request::new("events").with("follow", true)).unwrap();
-                answers.map(|it| serde_json::from_str::<wire::Event>(it.unwrap().get()).unwrap()).collect::<Vec<_>>()
+                let answers = Client::new(socket_of(file))
+                    .follow(&Request::new("events").with("follow", true))
+                    .unwrap();
+                answers
+                    .map(|it| serde_json::from_str::<wire::Event>(it.unwrap().get()).unwrap())
+                    .collect::<Vec<_>>()
             });
             let events = events.await.unwrap();
             assert!(events.iter().map(|event| event.seq).eq(1..=events.len() as u64), "all, once each");
@@ -93,7 +109,8 @@ fn an_embedded_agent_is_asked_by_the_example() {
             stop.cancel();
             server.await.unwrap();
         };
-        let run = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work);
+        let run =
+            || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work);
         host.enter(run).unwrap();
     });
 }

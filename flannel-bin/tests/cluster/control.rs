@@ -48,7 +48,10 @@ fn an_agent_is_asked_by_its_socket(case: &'static BackendCase) {
     }
     let (code, json) = ask(&bed, 1, &["status", "--output=json"]);
     let json: Value = serde_json::from_str(&json).unwrap();
-    assert_eq!((code, &json["ready"], json["network"]["peer_list"].as_array().unwrap().len()), (0, &true.into(), 2));
+    assert_eq!(
+        (code, &json["ready"], json["network"]["peer_list"].as_array().unwrap().len()),
+        (0, &true.into(), 2)
+    );
 
     let node = bed.cluster.node(2).ipv4().unwrap().to_string();
     let (code, peer) = ask(&bed, 1, &["status", "--peer", &node]);
@@ -96,7 +99,8 @@ fn events_are_told_and_followed(bed: &Bed<Folder>) {
 
     let file = format!("--subnet-file={}", bed.subnet_file(1).display());
     let mut follow = bed.netns(1).command(FLANNELD);
-    let mut follow = follow.args(["events", "--follow", "--output=json", &file]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut follow =
+        follow.args(["events", "--follow", "--output=json", &file]).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(follow.stdout.take().unwrap()).lines().map(Result::unwrap);
     let mut last = 0;
     let mut next = || {

@@ -28,7 +28,7 @@ pub fn diff(differences: &Differences, look: Look) -> String {
         }
         let stays = kind == "surplus" && held.is_some();
         for command in commands {
-            text.push_str(&if stays { comment(command) } else { format!("{command}\n") });
+            text.extend([if stays { comment(command) } else { format!("{command}\n") }]);
         }
     }
     text

@@ -13,8 +13,11 @@ pub fn event(event: &Event, look: Look) -> String {
     let fields: Vec<_> = event.fields.iter().filter_map(|(name, value)| field(name, value)).collect();
     // So that the fields of most events begin in one column.
     let name = if fields.is_empty() { event.event.clone() } else { format!("{:<16}", event.event) };
-    let row =
-        vec![Cell::new(time(event), Style::Dim), Cell::new(name, style(&event.event)), fields.join(" ").into()];
+    let row = vec![
+        Cell::new(time(event), Style::Dim),
+        Cell::new(name, style(&event.event)),
+        fields.join(" ").into(),
+    ];
     table(&[row], look)
 }
 

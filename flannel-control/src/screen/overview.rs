@@ -32,7 +32,8 @@ pub(super) fn overview(status: &Status, detail: Detail, look: Look) -> String {
             let counters = network.counters.iter().find(|counters| counters.of == device.name);
             add(if number == 0 { "devices" } else { "" }, self::device(device, counters));
         }
-        for counters in network.counters.iter().filter(|it| network.devices.iter().all(|of| of.name != it.of)) {
+        for counters in network.counters.iter().filter(|it| network.devices.iter().all(|of| of.name != it.of))
+        {
             add("datapath", Cell::new(traffic(counters), Style::Plain));
         }
         add("repairs", repairs(network));
@@ -47,7 +48,8 @@ pub(super) fn overview(status: &Status, detail: Detail, look: Look) -> String {
         }
     }
     let most = if detail == Detail::Wide { usize::MAX } else { MOST_LINES };
-    for (name, list, style) in [("reason", &status.reasons, Style::Bad), ("note", &status.notes, Style::Fair)] {
+    for (name, list, style) in [("reason", &status.reasons, Style::Bad), ("note", &status.notes, Style::Fair)]
+    {
         for condition in list.iter().take(most) {
             add(name, Cell::new(&condition.text, style));
         }
@@ -86,7 +88,7 @@ fn store(store: &Store, place: Option<&str>) -> Cell {
     text.extend(store.confirmed_s_ago.map(|ago| format!(", confirmed {} ago", age(seconds(ago)))));
     for (number, what) in [(store.unreadable, "unreadable records"), (store.missing, "missing leases")] {
         if number > 0 {
-            text.push_str(&format!(", {} {what}", count(number as u64)));
+            text.extend([format!(", {} {what}", count(number as u64))]);
             if style == Style::Plain {
                 style = Style::Fair;
             }
@@ -110,9 +112,9 @@ fn underlay(node: &Node) -> Cell {
     let join = |list: &[std::net::IpAddr]| list.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
     let mut text = format!("{} {}", node.link, join(&node.local));
     if node.published != node.local {
-        text.push_str(&format!(", published as {}", join(&node.published)));
+        text.extend([format!(", published as {}", join(&node.published))]);
     }
-    text.push_str(&format!(", MTU {}", node.link_mtu));
+    text.extend([format!(", MTU {}", node.link_mtu)]);
     text.extend(node.reason.as_ref().map(|reason| format!("; {reason}")));
     Cell::new(text, Style::Plain)
 }
@@ -136,7 +138,7 @@ fn traffic(counters: &Counters) -> String {
     let mut text = format!("sent {}, received {}", bytes(sent.bytes), bytes(received.bytes));
     if !dropped.is_empty() {
         let each: Vec<_> = dropped.iter().map(|it| format!("{} {}", count(it.packets), it.reason)).collect();
-        text.push_str(&format!(", dropped {}", each.join(", ")));
+        text.extend([format!(", dropped {}", each.join(", "))]);
     }
     text
 }
@@ -150,7 +152,10 @@ fn probes(probes: &Probes) -> Cell {
     let counts = probes.counts.iter().filter(|(_, number)| **number > 0);
     let counts: Vec<_> = counts.map(|(verdict, number)| format!("{} {verdict}", count(*number))).collect();
     let found = if counts.is_empty() { "nothing yet".to_owned() } else { counts.join(", ") };
-    Cell::new(format!("{found}; each peer within {}", age(Duration::from_secs(probes.interval_s))), Style::Plain)
+    Cell::new(
+        format!("{found}; each peer within {}", age(Duration::from_secs(probes.interval_s))),
+        Style::Plain,
+    )
 }
 
 fn rules(firewall: &Firewall) -> Cell {
@@ -161,7 +166,10 @@ fn rules(firewall: &Firewall) -> Cell {
     let masquerade = if firewall.masquerades { ", masquerading" } else { "" };
     let repairs = match firewall.repairs {
         0 => String::new(),
-        repairs => format!(", repaired {}", if repairs == 1 { "once".to_owned() } else { format!("{} times", count(repairs)) }),
+        repairs => format!(
+            ", repaired {}",
+            if repairs == 1 { "once".to_owned() } else { format!("{} times", count(repairs)) }
+        ),
     };
     let is_good = firewall.in_place && firewall.problem.is_none();
     Cell::new(

@@ -37,7 +37,10 @@ pub fn peer(peer: &Peer, probe: Option<&PeerProbe>, objects: &PeerObjects, look:
     add("subnet", subnets(&peer.lease).into());
     add("node", join(peer.underlay.iter().map(ToString::to_string).collect()).into());
     add("path", paths(peer).into());
-    add("state", Cell::new(format!("{} for {}", peer.state, age(peer.since.age(look.now))), style(&peer.state)));
+    add(
+        "state",
+        Cell::new(format!("{} for {}", peer.state, age(peer.since.age(look.now))), style(&peer.state)),
+    );
     add("lease", format!("seen first or changed last {} ago", age(peer.changed.age(look.now))).into());
     if let Some(object) = &peer.object {
         let errno = peer.errno.map(|errno| format!(" (errno {errno})")).unwrap_or_default();
@@ -63,11 +66,15 @@ pub fn peer(peer: &Peer, probe: Option<&PeerProbe>, objects: &PeerObjects, look:
     if !objects.objects.is_empty() {
         text.push('\n');
         let show = |object: &crate::wire::PeerObject| {
-            let (state, style) = if object.present { ("present", Style::Good) } else { ("missing", Style::Bad) };
+            let (state, style) =
+                if object.present { ("present", Style::Good) } else { ("missing", Style::Bad) };
             vec![Cell::new(state, style), object.command.as_str().into()]
         };
         // A command that is cut can't be pasted.
-        text.push_str(&table(&objects.objects.iter().map(show).collect::<Vec<_>>(), Look { width: None, ..look }));
+        text.push_str(&table(
+            &objects.objects.iter().map(show).collect::<Vec<_>>(),
+            Look { width: None, ..look },
+        ));
     }
     text
 }

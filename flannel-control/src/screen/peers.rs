@@ -107,11 +107,15 @@ fn summary(network: &Network, look: Look) -> String {
         }
     }
     states.sort_unstable();
-    let mut row =
-        vec![Cell::new(format!("{} {}", count(all as u64), if all == 1 { "peer" } else { "peers" }), Style::Strong)];
-    row.extend(states.into_iter().map(|(state, number)| {
-        Cell::new(format!("{} {state}", count(number)), style(state))
-    }));
+    let mut row = vec![Cell::new(
+        format!("{} {}", count(all as u64), if all == 1 { "peer" } else { "peers" }),
+        Style::Strong,
+    )];
+    row.extend(
+        states
+            .into_iter()
+            .map(|(state, number)| Cell::new(format!("{} {state}", count(number)), style(state))),
+    );
     if !network.synced {
         row.push(Cell::new("the store's leases are not all programmed yet", Style::Fair));
     }
@@ -130,7 +134,8 @@ pub(super) fn peers(network: &Network, probes: &Results<'_>, detail: Detail, loo
     let fits = look.height.map_or(usize::MAX, |height| height.saturating_sub(2));
     let fits = if order.len() > fits { fits.saturating_sub(1) } else { order.len() };
     let rows = std::iter::once(header(detail, !probes.is_empty()));
-    let rows: Vec<_> = rows.chain(order.iter().take(fits).map(|(_, peer)| row(peer, probes, detail, look))).collect();
+    let rows: Vec<_> =
+        rows.chain(order.iter().take(fits).map(|(_, peer)| row(peer, probes, detail, look))).collect();
     text.push_str(&table(&rows, look));
     if order.len() > fits {
         let more = format!("… and {} more", count((order.len() - fits) as u64));

@@ -22,7 +22,8 @@ pub(super) fn by_lease(probes: Option<&Probes>) -> BTreeMap<&str, &PeerProbe> {
 
 /// The family that is worse off.
 pub(super) fn worst(probe: &PeerProbe) -> Option<&FamilyProbe> {
-    let goodness = |probe: &&FamilyProbe| GOOD.iter().position(|good| *good == probe.verdict).map_or(0, |at| at + 1);
+    let goodness =
+        |probe: &&FamilyProbe| GOOD.iter().position(|good| *good == probe.verdict).map_or(0, |at| at + 1);
     probe.families().min_by_key(goodness)
 }
 

@@ -18,7 +18,8 @@ fn folder() -> PathBuf {
 
 fn answer<T: serde::de::DeserializeOwned>(name: &str) -> T {
     let path = folder().join(name);
-    serde_json::from_slice(&fs::read(&path).unwrap()).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    serde_json::from_slice(&fs::read(&path).unwrap())
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 fn check(name: &str, text: &str) {
@@ -36,7 +37,10 @@ fn statuses() {
         let answer: Status = answer(&format!("{name}.json"));
         check(&format!("{name}.txt"), &status(&answer, Detail::Table, look()));
         check(&format!("{name}-wide.txt"), &status(&answer, Detail::Wide, look()));
-        check(&format!("{name}-80.txt"), &status(&answer, Detail::Table, look().sized(80, Some(24)).coloured(true)));
+        check(
+            &format!("{name}-80.txt"),
+            &status(&answer, Detail::Table, look().sized(80, Some(24)).coloured(true)),
+        );
     }
 }
 
@@ -55,7 +59,10 @@ fn one_peer() {
     check("peer.txt", &peer(find(&status, "10.244.9.0/24", &[])[0], None, &objects, look()));
     let status: Status = answer("probes.json");
     let found = &status.probes.as_ref().unwrap().peers[0];
-    check("peer-probes.txt", &peer(find(&status, &found.lease, &[])[0], Some(found), &PeerObjects::default(), look()));
+    check(
+        "peer-probes.txt",
+        &peer(find(&status, &found.lease, &[])[0], Some(found), &PeerObjects::default(), look()),
+    );
 }
 
 #[test]

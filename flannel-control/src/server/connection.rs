@@ -4,7 +4,7 @@ use std::io::{self, BufWriter, Write};
 use std::sync::Arc;
 
 use serde::Serialize;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader, Interest};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader, Interest, Ready};
 use tokio::net::UnixStream;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -44,7 +44,10 @@ impl Connection {
     }
 
     /// Sends an answer. It fails if the client is gone, or does not read it in time.
-    pub(super) async fn answer<T: Serialize + Send + Sync + 'static>(&self, answer: Arc<T>) -> io::Result<()> {
+    pub(super) async fn answer<T: Serialize + Send + Sync + 'static>(
+        &self,
+        answer: Arc<T>,
+    ) -> io::Result<()> {
         self.write(move |out| Ok(serde_json::to_writer(out, &Line::answer(&*answer))?)).await
     }
 
@@ -70,7 +73,7 @@ impl Connection {
 
     /// Whether the client has closed its connection. One that has only shut down its sending side still reads.
     pub(super) async fn is_gone(&self) -> bool {
-        self.stream.ready(Interest::WRITABLE).await.is_ok_and(|ready| ready.is_write_closed())
+        self.stream.ready(Interest::WRITABLE).await.is_ok_and(Ready::is_write_closed)
     }
 }
 

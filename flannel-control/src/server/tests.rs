@@ -40,8 +40,8 @@ impl Bed {
             .request("large", |_| Ok("x".repeat(LARGE).into()))
             .request("echo", |fields| Ok(json!(fields)))
             .request("status", |_| Ok("hijacked".into()));
-        let (served, until) = (Arc::clone(&agent), stop.clone());
-        let server = tokio::spawn(async move { server.serve(&served, until).await });
+        let (its_agent, until) = (Arc::clone(&agent), stop.clone());
+        let server = tokio::spawn(async move { server.serve(&its_agent, until).await });
         Self { folder, agent, stop, server }
     }
 
@@ -91,20 +91,31 @@ async fn requests_are_answered_and_wrong_ones_are_refused_by_name() {
             r#"{"version":1,"request":"status","every_s":1}"#,
             r#"{"version":1,"error":{"kind":"bad-field","message":"request status: field every_s is for clients that watch"#,
         ),
-        (r#"{"version":1,"request":"peer"}"#, r#"{"version":1,"error":{"kind":"bad-field","message":"request peer: missing field `lease`"#),
-        (r#"{"version":1,"request":"peer","lease":"x"}"#, r#"{"version":1,"error":{"kind":"bad-field","message":"request peer: field lease: "#),
-        (r#"{"version":1,"request":"diff"}"#, r#"{"version":1,"error":{"kind":"not-now","message":"the network does not run"}}"#),
+        (
+            r#"{"version":1,"request":"peer"}"#,
+            r#"{"version":1,"error":{"kind":"bad-field","message":"request peer: missing field `lease`"#,
+        ),
+        (
+            r#"{"version":1,"request":"peer","lease":"x"}"#,
+            r#"{"version":1,"error":{"kind":"bad-field","message":"request peer: field lease: "#,
+        ),
+        (
+            r#"{"version":1,"request":"diff"}"#,
+            r#"{"version":1,"error":{"kind":"not-now","message":"the network does not run"}}"#,
+        ),
         ("status", r#"{"version":1,"error":{"kind":"malformed","#),
-        (&long, r#"{"version":1,"error":{"kind":"malformed","message":"the request has more than 16384 bytes"}}"#),
+        (
+            &long,
+            r#"{"version":1,"error":{"kind":"malformed","message":"the request has more than 16384 bytes"}}"#,
+        ),
     ] {
         let answer = bed.talk(request).await;
         assert!(answer.starts_with(want) && answer.ends_with("}\n"), "{request}\n{answer}");
         assert_eq!(answer.lines().count(), 1, "{answer}");
     }
-    let status: crate::wire::Status =
-        serde_json::from_str::<serde_json::Value>(&bed.talk(STATUS).await)
-            .and_then(|answer| serde_json::from_value(answer["answer"].clone()))
-            .unwrap();
+    let status: crate::wire::Status = serde_json::from_str::<serde_json::Value>(&bed.talk(STATUS).await)
+        .and_then(|answer| serde_json::from_value(answer["answer"].clone()))
+        .unwrap();
     assert_eq!((status.phase.name.as_str(), status.ready), ("starting", false));
     assert!(status.store_place.is_some() && status.store.is_some(), "{status:?}");
 }
@@ -168,9 +179,7 @@ async fn clients_and_followers_are_bounded_in_number() {
     let refused = bed.talk(STATUS).await;
     assert!(refused.contains(r#""kind":"busy","message":"32 clients are connected"#), "{refused}");
     drop(idle);
-    tokio::time::timeout(SOON, async {
-        while !bed.talk(STATUS).await.contains("starting") {}
-    })
-    .await
-    .expect("places are free again");
+    tokio::time::timeout(SOON, async { while !bed.talk(STATUS).await.contains("starting") {} })
+        .await
+        .expect("places are free again");
 }

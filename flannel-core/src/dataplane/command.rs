@@ -4,9 +4,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use super::{
-    Address, FdbEntry, Neighbour, NextHop, Object, ObjectKey, ROUTE_PROTOCOL, Route, Through,
-};
+use super::{Address, FdbEntry, Neighbour, NextHop, Object, ObjectKey, ROUTE_PROTOCOL, Route, Through};
 use crate::addr::{Family, LinkIndex};
 
 /// The command that deletes an object; `name` returns the names of links. `None` for a next-hop object that is not a
@@ -50,22 +48,23 @@ pub fn put(
         Object::NextHop(next_hop) => {
             let NextHop { link: on, gateway, .. } = next_hop;
             let (family, id) = (family_flag(Family::of(gateway)), id(&next_hop)?);
-            format!("ip {family} nexthop add id {id} via {gateway} dev {} onlink proto {ROUTE_PROTOCOL}", link(on))
+            format!(
+                "ip {family} nexthop add id {id} via {gateway} dev {} onlink proto {ROUTE_PROTOCOL}",
+                link(on)
+            )
         }
         Object::Route(route) => {
             let Route { dst, metric, via, link: on, onlink, through, protocol, .. } = route;
             let verb = if replaces { "replace" } else { "add" };
             let kind = if through == Through::Nowhere { "blackhole " } else { "" };
             let mut text = format!("ip {} route {verb} {kind}{dst}", family_flag(dst.family()));
-            match route.next_hop() {
-                Some(ObjectKey::NextHop(on, gateway, spare)) => {
-                    text += &format!(" nhid {}", id(&NextHop { link: on, gateway, spare })?);
-                }
-                _ => {
-                    text.extend(via.map(|via| gateway(dst.family(), via)));
-                    text.extend(on.map(|on| format!(" dev {}", link(on))));
-                    text.push_str(if onlink { " onlink" } else { "" });
-                }
+            if let Some(ObjectKey::NextHop(on, gateway, spare)) = route.next_hop() {
+                let id = id(&NextHop { link: on, gateway, spare })?;
+                text.extend([format!(" nhid {id}")]);
+            } else {
+                text.extend(via.map(|via| gateway(dst.family(), via)));
+                text.extend(on.map(|on| format!(" dev {}", link(on))));
+                text.push_str(if onlink { " onlink" } else { "" });
             }
             text.extend((metric != Route::default_metric(dst.family())).then(|| format!(" metric {metric}")));
             text + &format!(" proto {protocol}")

@@ -16,7 +16,7 @@ impl LinkOp {
                 text.extend(mac.map(|mac| format!(" address {mac}")));
                 text.extend(mtu.map(|mtu| format!(" mtu {mtu}")));
                 if kind.name == VxlanLink::KIND
-                    && let Some(words) = vxlan::words(kind, &link)
+                    && let Some(words) = vxlan::words(kind, link)
                 {
                     text + " type vxlan" + &words
                 } else if kind.attrs.is_empty() {
@@ -26,7 +26,8 @@ impl LinkOp {
                 }
             }
             Self::Change(index, kind) => {
-                match Some(kind).filter(|it| it.name == VxlanLink::KIND).and_then(|it| vxlan::words(it, &link)) {
+                match Some(kind).filter(|it| it.name == VxlanLink::KIND).and_then(|it| vxlan::words(it, link))
+                {
                     Some(words) => format!("ip link set {} type vxlan{words}", link(*index)),
                     None => format!("# only the agent can change {}", link(*index)),
                 }

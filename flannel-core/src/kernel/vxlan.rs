@@ -118,10 +118,9 @@ impl VxlanLink {
 
 /// The attributes in the words of `ip link`; `None` if there is one that we never set.
 pub(super) fn words(kind: &LinkKind, link: impl Fn(LinkIndex) -> String) -> Option<String> {
-    let mut text = String::new();
-    for LinkAttr { number, value } in &kind.attrs {
+    let words = kind.attrs.iter().map(|LinkAttr { number, value }| {
         let word = || Some(u32::from_ne_bytes(value.as_slice().try_into().ok()?));
-        text += &match *number {
+        Some(match *number {
             ID => format!(" id {}", word()?),
             LINK => format!(" dev {}", link(LinkIndex(word()?))),
             LOCAL => format!(" local {}", IpAddr::from(<[u8; 4]>::try_from(value.as_slice()).ok()?)),
@@ -131,9 +130,9 @@ pub(super) fn words(kind: &LinkKind, link: impl Fn(LinkIndex) -> String) -> Opti
             GBP => " gbp".to_owned(),
             _ if is_set(value) => return None,
             _ => String::new(),
-        };
-    }
-    Some(text)
+        })
+    });
+    words.collect()
 }
 
 fn local(addr: IpAddr) -> LinkAttr {

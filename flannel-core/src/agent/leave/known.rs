@@ -39,7 +39,8 @@ impl Known {
         }
         known.files.extend(subnet_file.map(lock::path).filter(|path| path.exists()));
         // An agent that was killed left its socket.
-        let is_socket = |path: &PathBuf| path.symlink_metadata().is_ok_and(|file| file.file_type().is_socket());
+        let is_socket =
+            |path: &PathBuf| path.symlink_metadata().is_ok_and(|file| file.file_type().is_socket());
         known.files.extend(subnet_file.map(memory::socket_of).filter(is_socket));
         known
     }

@@ -14,8 +14,8 @@ use crate::agent::journal::Journal;
 use crate::agent::node::Node;
 use crate::backend::NetworkStatus;
 use crate::events::{Event, EventSender, Timed};
-use crate::heartbeat::Pulse;
 use crate::firewall::{FirewallInspector, FirewallStatus};
+use crate::heartbeat::Pulse;
 use crate::inspect::Inspector;
 use crate::subnet::StoreStatus;
 

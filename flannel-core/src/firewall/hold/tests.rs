@@ -240,7 +240,11 @@ async fn a_question_is_answered_by_the_plan_and_changes_nothing() {
     let plan = bed.inspector.plan().await.unwrap().unwrap();
     assert_eq!((plan.steps.len(), plan.steps[0].commands.as_slice()), (1, &["x".to_owned()][..]));
     bed.until(|status| status.problem.is_some()).await;
-    assert_eq!((bed.looks(), bed.status.borrow().repairs), (looks + 2, 0), "the answer, and a look that failed");
+    assert_eq!(
+        (bed.looks(), bed.status.borrow().repairs),
+        (looks + 2, 0),
+        "the answer, and a look that failed"
+    );
     bed.cancel.cancel();
     bed.task.await.unwrap();
     assert!(bed.inspector.plan().await.is_none(), "nobody answers any more");

@@ -87,7 +87,11 @@ impl Lab {
         if self.is_udp() {
             let status = Status::of(&self.flanneld, self.node(number).netns(), &self.bed.subnet_file(number));
             let (peers, others) = (status.peers(), self.envs.len() as u64 - 1);
-            return if peers >= others { Ok(()) } else { Err(format!("node{number} knows {peers} of {others}")) };
+            return if peers >= others {
+                Ok(())
+            } else {
+                Err(format!("node{number} knows {peers} of {others}"))
+            };
         }
         match self.missing_route(number) {
             Ok(None) => Ok(()),
@@ -176,8 +180,13 @@ pub(crate) fn network(v6: bool) -> &'static str {
 
 fn network_config(families: Families, backend: &str) -> String {
     let (net4, net6) = (network(false), network(true));
-    let v4 = if families.v4() { format!(r#""Network": "{net4}""#) } else { r#""EnableIPv4": false"#.to_owned() };
-    let v6 = if families.v6() { format!(r#", "EnableIPv6": true, "IPv6Network": "{net6}""#) } else { String::new() };
+    let v4 =
+        if families.v4() { format!(r#""Network": "{net4}""#) } else { r#""EnableIPv4": false"#.to_owned() };
+    let v6 = if families.v6() {
+        format!(r#", "EnableIPv6": true, "IPv6Network": "{net6}""#)
+    } else {
+        String::new()
+    };
     // Quoted by the JSON library, whatever the user wrote.
     format!("{{ {v4}{v6},\n  \"Backend\": {{ \"Type\": {} }} }}\n", Value::from(backend))
 }
