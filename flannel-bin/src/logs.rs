@@ -33,7 +33,7 @@ pub(crate) fn name_unread_variables() {
     let environment = environment
         .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()));
     for cli::Unread { name, meant } in cli::unread_variables(environment) {
-        let meant = meant.map_or_else(|| "none like it; see flanneld --help".to_owned(), |meant| meant);
+        let meant = meant.unwrap_or_else(|| "none like it; see flanneld --help".to_owned());
         warn!(variable = name, meant, "variable has no effect: no flag is read from it");
     }
 }

@@ -1,4 +1,4 @@
-//! What systemd is told (sd_notify(3)): that the agent is ready or stops, what it does in one line, and that its loops
+//! What systemd is told (`sd_notify(3)`): that the agent is ready or stops, what it does in one line, and that its loops
 //! turn.
 
 #[cfg(test)]
@@ -81,9 +81,8 @@ async fn watchdog(agent: &Agent) {
 /// Sends a message. The socket may be full, which must not hold up the agent.
 async fn notify(message: String) {
     let send = move || sd_notify::notify(&[NotifyState::Custom(&message)]);
-    match tokio::task::spawn_blocking(send).await {
-        Ok(Err(error)) => warn!(%error, "the supervisor could not be notified"),
-        // An error says that the runtime ends.
-        Ok(Ok(())) | Err(_) => {}
+    // Without an answer the runtime ends.
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(send).await {
+        warn!(%error, "the supervisor could not be notified");
     }
 }

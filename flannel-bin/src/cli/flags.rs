@@ -125,7 +125,7 @@ pub(crate) struct Common {
     #[arg(long, help_heading = KUBERNETES)]
     pub(crate) kube_subnet_mgr: bool,
     /// URL of the Kubernetes API server, in place of the kubeconfig's; alone for a server that asks for no credentials
-    #[arg(long, help_heading = KUBERNETES, value_name = "URL", value_parser = value::url)]
+    #[arg(long, help_heading = KUBERNETES, value_name = "URL", value_parser = value::url())]
     pub(crate) kube_api_url: Maybe<ServerUrl>,
     /// prefix of the annotations on Kubernetes nodes
     #[arg(long, help_heading = KUBERNETES, value_name = "PREFIX", default_value = "flannel.alpha.coreos.com")]

@@ -1,6 +1,7 @@
 //! The values of flags, read as Go's `flag` package reads them. An error says what the value should be.
 
 use std::ffi::OsStr;
+use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -59,6 +60,12 @@ pub(crate) struct VModule {
     pub(crate) pattern: String,
     /// The verbosity.
     pub(crate) verbosity: i64,
+}
+
+impl fmt::Display for VModule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.pattern, self.verbosity)
+    }
 }
 
 /// What can be installed by itself, as a pod's init containers do.
@@ -148,8 +155,9 @@ pub(super) fn is_content(text: &str) -> bool {
         || begins.iter().any(|begin| text.trim_start().starts_with(begin))
 }
 
-pub(super) fn url(text: &str) -> Checked<Maybe<ServerUrl>> {
-    Ok((!text.is_empty()).then(|| text.into()))
+/// What it is, only a store that uses it can say.
+pub(super) fn url() -> impl TypedValueParser<Value = Maybe<ServerUrl>> {
+    StringValueParser::new().map(|text| (!text.is_empty()).then(|| text.into()))
 }
 
 /// An empty one would put the keys of this cluster beside those of all other programs, and to where Go flannel looks for
