@@ -7,15 +7,15 @@ mod choose;
 mod edit;
 mod event;
 pub mod gate;
-mod hold;
 pub mod iptables;
 mod manager;
 pub mod nft;
 pub(crate) mod obstacles;
+mod reconcile;
 pub mod rules;
 
 pub use choose::{ManagerChoice, Managers};
 pub use event::{FirewallEvent, FirewallEventSender, FirewallEvents};
-pub use hold::{Firewall, FirewallInspector, FirewallStatus};
 pub use manager::{FirewallError, Plan, RuleManager, Step};
 pub use obstacles::{Cuts, Obstacle, Realm};
+pub use reconcile::{Firewall, FirewallInspector, FirewallStatus};

@@ -138,7 +138,7 @@ fn a_real_prometheus_has_data_for_each_query_of_the_dashboard_and_no_alert_on_a_
         for alert in ["FlannelDown", "FlannelNotReady", "FlannelPeersCut", "FlannelLeasesRejected"] {
             assert_eq!(eventually(SOON, alert, || state(alert)), "inactive", "{alert}");
         }
-        bed.store.put("10.244.177.0-24", "{\"PublicIP\": \"garbled\"}").unwrap();
+        bed.store.put("10.244.177.0-24", "{\"PublicIP\": \"nowhere\"}").unwrap();
         eventually(SOON, "the alert", || match state("FlannelLeasesRejected")?.as_str() {
             "pending" => Ok(()),
             other => Err(other.to_owned()),

@@ -334,7 +334,7 @@ impl Life {
             )
             .0
         };
-        let hold = async {
+        let renewal = async {
             match renew_and_publish(&*self.store, lease, attrs).await {
                 Ok(never) => match never {},
                 // No other node has this node's subnets, so there is no need for a grace period: the next start uses
@@ -355,7 +355,7 @@ impl Life {
                 let crashed = crashed.expect_err("it ends only when it is told to");
                 Err(Failure::Crashed(crashed))
             }
-            error = hold => Err(error),
+            error = renewal => Err(error),
             never = announce => match never {},
             never = keeper.run() => match never {},
             never = self.tell_events(&mut events) => match never {},

@@ -15,7 +15,7 @@
 
 mod build;
 mod desk;
-mod hold;
+mod reconcile;
 mod strangers;
 mod table;
 #[cfg(test)]
@@ -31,7 +31,7 @@ use crate::netlink::nftables::{Change, NfTables, TableFamily};
 use crate::netns::Netns;
 
 pub use desk::Desk;
-pub use hold::{Gate, GateStatus};
+pub use reconcile::{Gate, GateStatus};
 
 /// What is done about packets from strangers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]

@@ -22,7 +22,7 @@ use crate::underlay::Follower;
 const MOST_CLAIMED: usize = 8;
 
 /// A registered backend with its reconcile loop.
-struct HeldNetwork<D> {
+struct DrivenNetwork<D> {
     lease: Lease,
     overlay_mtu: Mtu,
     reconciler: Reconciler<D>,
@@ -77,7 +77,7 @@ pub async fn register(
         reconciler.keep_blackholes();
     }
     reconciler.prepare().await?;
-    Ok(Box::new(HeldNetwork { lease, overlay_mtu, reconciler }))
+    Ok(Box::new(DrivenNetwork { lease, overlay_mtu, reconciler }))
 }
 
 async fn ensure_devices(
@@ -137,7 +137,7 @@ async fn read_host(
 }
 
 #[async_trait]
-impl<D: Driver> Network for HeldNetwork<D> {
+impl<D: Driver> Network for DrivenNetwork<D> {
     fn lease(&self) -> &Lease {
         &self.lease
     }

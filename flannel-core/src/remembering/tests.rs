@@ -65,7 +65,7 @@ async fn it_stands_in_until_the_store_confirms_and_lists() {
     let first = watch.next().await.unwrap().unwrap();
     let peers = vec![lease("10.5.9.0-24", "192.0.2.9")];
     assert_eq!(first, LeaseUpdate::Recalled { leases: peers, saved: 1_750_000_000 });
-    let hold = async { remembering.renew_lease(&own).await.unwrap_err() };
+    let renewal = async { remembering.renew_lease(&own).await.unwrap_err() };
     let watch = async {
         let hour = Duration::from_secs(3600);
         assert!(tokio::time::timeout(hour, watch.next()).await.is_err(), "no snapshot while it is away");
@@ -75,7 +75,7 @@ async fn it_stands_in_until_the_store_confirms_and_lists() {
         assert_eq!(leases.len(), 1, "our own, as the store has it");
     };
     tokio::select! {
-        error = hold => panic!("{error}"),
+        error = renewal => panic!("{error}"),
         () = watch => {}
     }
 }

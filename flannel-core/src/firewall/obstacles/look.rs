@@ -35,13 +35,13 @@ pub(in crate::firewall) struct Surroundings {
     events: Option<RulesetEvents>,
     /// How often legacy tables are compared, for which there are no notifications.
     resync: Duration,
-    next_resync: Instant,
+    next_comparison: Instant,
     legacy: u64,
     /// The base chains on the path of forwarded packets; `None` if they must be read.
     bases: Option<Vec<Base>>,
     is_due: bool,
     not_before: Instant,
-    audit: Instant,
+    next_resync: Instant,
 }
 
 impl std::fmt::Debug for Surroundings {
@@ -60,12 +60,12 @@ impl Surroundings {
             netns: netns.clone(),
             events,
             resync,
-            next_resync: now,
+            next_comparison: now,
             legacy: 0,
             bases: None,
             is_due: true,
             not_before: now,
-            audit: now + resync::PERIOD,
+            next_resync: now + resync::PERIOD,
         }
     }
 
@@ -81,9 +81,9 @@ impl Surroundings {
         }
         self.is_due = false;
         let begin = Instant::now();
-        if begin >= self.audit {
+        if begin >= self.next_resync {
             self.bases = None;
-            self.audit = begin + resync::PERIOD;
+            self.next_resync = begin + resync::PERIOD;
         }
         let mut tables = self.nf_tables().await;
         let legacy = legacy_dumps(&self.netns).await;
@@ -99,7 +99,7 @@ impl Surroundings {
             obstacles.push(obstacle(&self.netns, found, advice).await);
         }
         let now = Instant::now();
-        self.next_resync = now + self.resync;
+        self.next_comparison = now + self.resync;
         self.not_before = now + (now - begin).saturating_mul(SHARE).max(SETTLE);
         Some(obstacles)
     }
@@ -109,14 +109,14 @@ impl Surroundings {
         loop {
             tokio::select! {
                 () = sleep_until(self.not_before), if self.is_due => return,
-                () = sleep_until(self.audit), if !self.is_due => self.set_due(),
+                () = sleep_until(self.next_resync), if !self.is_due => self.set_due(),
                 change = next(&mut self.events) => self.note(&change),
-                () = sleep_until(self.next_resync), if !self.is_due => {
+                () = sleep_until(self.next_comparison), if !self.is_due => {
                     let dumps = legacy_dumps(&self.netns).await;
                     if fingerprint(&dumps) != self.legacy {
                         self.set_due();
                     }
-                    self.next_resync = Instant::now() + self.resync;
+                    self.next_comparison = Instant::now() + self.resync;
                 }
             }
         }

@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout};
 
 use super::super::evidence::Evidence;
 use super::super::variant::{Kind, Usage};
-use super::host::{dump, hold, open, ours, sh_both, with};
+use super::host::{dump, open, ours, reconcile, sh_both, with};
 use super::{all_of, golden_ranges};
 use crate::addr::Family;
 use crate::firewall::RuleManager;
@@ -74,12 +74,12 @@ async fn moves_to(kind: Kind) {
     };
     let mut manager = open(other).await;
     let want = all_of(golden_ranges());
-    hold(&mut manager, &want, &ours()).await;
+    reconcile(&mut manager, &want, &ours()).await;
     sh_both(kind, "$I -t mangle -N KUBE-IPTABLES-HINT; $I -P FORWARD DROP");
     let noticed = async {
         loop {
             manager.changed().await;
-            let plan = hold(&mut manager, &want, &ours()).await;
+            let plan = reconcile(&mut manager, &want, &ours()).await;
             if !plan.steps.is_empty() {
                 return plan;
             }

@@ -159,7 +159,7 @@ pub(super) fn ours() -> Ours {
 }
 
 /// Plans and does it. What was done is all that there was to do.
-pub(super) async fn hold(manager: &mut Iptables, want: &Wanted, ours: &Ours) -> Plan {
+pub(super) async fn reconcile(manager: &mut Iptables, want: &Wanted, ours: &Ours) -> Plan {
     let plan = manager.plan(want, ours).await.unwrap();
     for step in &plan.steps {
         step.run(&Netns::current().unwrap()).await.unwrap_or_else(|error| panic!("{error}\n{}", step.input));
@@ -200,19 +200,19 @@ async fn all_cases(kind: Kind) {
         sh_both(kind, "$I -P FORWARD ACCEPT; $I -t nat -P POSTROUTING ACCEPT");
         sh_both(kind, case.others);
         let before = dumps(kind);
-        assert_eq!(hold(&mut manager, &want, &ours()).await.steps.len(), 2, "{name}");
+        assert_eq!(reconcile(&mut manager, &want, &ours()).await.steps.len(), 2, "{name}");
         assert_golden(kind, name);
         assert_eq!(without_ours(dumps(kind)), before, "{name}");
 
         sh_both(kind, case.damage);
         let others = without_ours(dumps(kind));
-        let plan = hold(&mut manager, &want, &ours()).await;
+        let plan = reconcile(&mut manager, &want, &ours()).await;
         assert_eq!(plan.steps.len(), 2, "{name}");
         assert_golden(kind, name);
         assert_eq!(without_ours(dumps(kind)), others, "{name}");
         assert_eq!(plan.notes, [""; 0], "{name}");
 
-        let plan = hold(&mut manager, &Wanted::default(), &ours()).await;
+        let plan = reconcile(&mut manager, &Wanted::default(), &ours()).await;
         assert_eq!(plan.notes.len(), if case.keeps_chains { 4 } else { 0 }, "{name}: {:?}", plan.notes);
         if case.keeps_chains {
             assert_eq!(without_ours(dumps(kind)), others, "{name}");
@@ -260,19 +260,19 @@ fn a_look_is_two_processes() {
         for kind in [Kind::Nft, Kind::Legacy] {
             let mut manager = open(kind).await;
             let want = all_of(golden_ranges());
-            hold(&mut manager, &want, &ours()).await;
+            reconcile(&mut manager, &want, &ours()).await;
             let (processes, plan) = processes_of(manager.plan(&want, &ours())).await;
             assert_eq!((processes, plan.unwrap()), (2, Plan::default()));
             // IPv6 is turned off: its rules go, somebody looks whether they are gone, and then nobody does.
             let only_v4 = PerFamily { v6: None, ..golden_ranges() };
-            let plan = hold(&mut manager, &all_of(only_v4), &ours()).await;
+            let plan = reconcile(&mut manager, &all_of(only_v4), &ours()).await;
             assert_eq!(plan.steps.len(), 1);
             assert!(!dump(kind, Family::V6).iter().any(|line| is_ours(line)));
             let (processes, plan) = processes_of(manager.plan(&all_of(only_v4), &ours())).await;
             assert_eq!((processes, plan.unwrap()), (1, Plan::default()));
             // It comes back.
-            assert_eq!(hold(&mut manager, &want, &ours()).await.steps.len(), 1);
-            hold(&mut manager, &Wanted::default(), &ours()).await;
+            assert_eq!(reconcile(&mut manager, &want, &ours()).await.steps.len(), 1);
+            reconcile(&mut manager, &Wanted::default(), &ours()).await;
             sh_both(kind, "$I -t mangle -F");
         }
     });
@@ -282,18 +282,18 @@ fn a_look_is_two_processes() {
 fn a_changed_subnet_replaces_its_own_rules_only() {
     with(test_name!(), async || {
         let mut manager = open(Kind::Nft).await;
-        hold(&mut manager, &all_of(golden_ranges()), &ours()).await;
+        reconcile(&mut manager, &all_of(golden_ranges()), &ours()).await;
         let third = PerFamily { v4: Some(range("172.30.0.0/16", "172.30.3.0/24")), v6: None };
         // Another agent of this host.
         let mut other =
             Iptables::open(&Netns::current().unwrap(), &Family::ALL, Duration::from_secs(5)).await.unwrap();
-        hold(&mut other, &all_of(third), &Ours::Of(vec![third])).await;
+        reconcile(&mut other, &all_of(third), &Ours::Of(vec![third])).await;
         let new = PerFamily {
             v4: Some(range("10.244.0.0/16", "10.244.5.0/24")),
             v6: Some(range("fd00:10:244::/56", "fd00:10:244:7::/64")),
         };
         let both = Ours::Of(vec![new, golden_ranges()]);
-        let plan = hold(&mut manager, &all_of(new), &both).await;
+        let plan = reconcile(&mut manager, &all_of(new), &both).await;
         assert_eq!(plan.notes.len(), 2, "{:?}", plan.notes);
         assert!(
             plan.notes.iter().all(|note| note.starts_with("iptables-nft: table ") && note.contains("172.30"))
@@ -305,7 +305,7 @@ fn a_changed_subnet_replaces_its_own_rules_only() {
         assert_eq!(other.plan(&all_of(third), &Ours::Of(vec![third])).await.unwrap().steps, []);
         assert_eq!(manager.plan(&all_of(new), &both).await.unwrap().steps, []);
         // Who cleans up takes them all.
-        let plan = hold(&mut manager, &Wanted::default(), &Ours::AnyRange).await;
+        let plan = reconcile(&mut manager, &Wanted::default(), &Ours::AnyRange).await;
         assert_eq!(plan.notes, [""; 0]);
         assert!(!dumps(Kind::Nft).concat().iter().any(|line| is_ours(line)));
     });
@@ -321,7 +321,7 @@ fn what_was_left_in_the_other_variant_goes_after_the_new_rules_came() {
                 .await
                 .unwrap();
             assert!(old.choice().contains(&format!("({other})")), "{}", old.choice());
-            hold(&mut old, &all_of(golden_ranges()), &ours()).await;
+            reconcile(&mut old, &all_of(golden_ranges()), &ours()).await;
             // Now somebody has more rules in the other one.
             sh_both(kind, "for i in 1 2 3 4 5 6 7 8 9; do $I -t mangle -A INPUT -i eth$i -j ACCEPT; done");
             let mut manager = open(kind).await;
@@ -329,12 +329,12 @@ fn what_was_left_in_the_other_variant_goes_after_the_new_rules_came() {
             let programs: Vec<_> = plan.steps.iter().map(|step| step.program.to_owned()).collect();
             let programs_of = |kind| Family::ALL.map(|family| command(kind, family) + "-restore");
             assert_eq!(programs, [programs_of(kind), programs_of(other)].concat());
-            hold(&mut manager, &all_of(golden_ranges()), &ours()).await;
+            reconcile(&mut manager, &all_of(golden_ranges()), &ours()).await;
             assert_golden(kind, "chosen");
             assert_eq!(dumps(other), before);
             let (processes, plan) = processes_of(manager.plan(&all_of(golden_ranges()), &ours())).await;
             assert_eq!((processes, plan.unwrap()), (2, Plan::default()));
-            hold(&mut manager, &Wanted::default(), &ours()).await;
+            reconcile(&mut manager, &Wanted::default(), &ours()).await;
             for kind in [kind, other] {
                 sh_both(kind, EMPTY);
             }
@@ -362,7 +362,7 @@ fn a_table_that_only_nft_can_show_is_an_error_and_not_doubled_rules() {
     with(test_name!(), async || {
         let mut manager = open(Kind::Nft).await;
         let want = all_of(golden_ranges());
-        hold(&mut manager, &want, &ours()).await;
+        reconcile(&mut manager, &want, &ours()).await;
         let nft =
             Command::new("nft").args("add rule ip filter FORWARD ct state new accept".split(' ')).status();
         assert!(nft.unwrap().success());
@@ -378,7 +378,7 @@ fn a_table_that_only_nft_can_show_is_an_error_and_not_doubled_rules() {
         assert_eq!(plan.notes, [error.to_string()]);
         // Who wants nothing is told that something may be left.
         let only_v6 = Wanted { ranges: PerFamily { v4: None, ..golden_ranges() }, ..want };
-        let plan = hold(&mut manager, &only_v6, &ours()).await;
+        let plan = reconcile(&mut manager, &only_v6, &ours()).await;
         assert_eq!(plan.notes.len(), 1);
         assert!(plan.notes[0].starts_with("iptables-nft: table filter: "), "{:?}", plan.notes);
     });
@@ -401,7 +401,7 @@ fn a_held_lock_is_named_and_does_no_harm() {
             "{said}"
         );
         drop(lock);
-        hold(&mut manager, &want, &ours()).await;
+        reconcile(&mut manager, &want, &ours()).await;
         assert!(dump(Kind::Legacy, Family::V4).iter().any(|line| is_ours(line)));
     });
 }

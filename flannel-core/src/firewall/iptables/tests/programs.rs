@@ -7,7 +7,7 @@ use flannel_lab::test_name;
 use nix::mount::{MsFlags, mount};
 
 use super::super::Iptables;
-use super::host::{hold, ours, with};
+use super::host::{ours, reconcile, with};
 use super::*;
 use crate::addr::Family;
 use crate::netns::Netns;
@@ -37,7 +37,7 @@ fn plain_names_will_do() {
         let mut manager =
             Iptables::open(&Netns::current().unwrap(), &Family::ALL, Duration::from_secs(5)).await.unwrap();
         assert!(manager.choice().contains("(legacy)"), "{}", manager.choice());
-        let plan = hold(&mut manager, &all_of(golden_ranges()), &ours()).await;
+        let plan = reconcile(&mut manager, &all_of(golden_ranges()), &ours()).await;
         let programs: Vec<_> = plan.steps.iter().map(|step| step.program).collect();
         assert_eq!(programs, ["iptables-restore", "ip6tables-restore"]);
     });
@@ -53,7 +53,7 @@ fn a_missing_program_is_named_if_a_family_needs_it() {
         let mut manager =
             Iptables::open(&Netns::current().unwrap(), &[Family::V4], Duration::from_secs(5)).await.unwrap();
         let v4 = PerFamily { v6: None, ..golden_ranges() };
-        hold(&mut manager, &all_of(v4), &ours()).await;
+        reconcile(&mut manager, &all_of(v4), &ours()).await;
         for name in PLAIN {
             _ = std::fs::remove_file(Path::new("/run/sbin").join(name));
         }

@@ -7,7 +7,7 @@ use flannel_lab::test_name;
 use super::super::Iptables;
 use super::super::variant::Kind;
 use super::super::watch::Watch;
-use super::host::{hold, open, ours, sh, with};
+use super::host::{open, ours, reconcile, sh, with};
 use super::{all_of, golden_ranges};
 use crate::addr::Family;
 use crate::firewall::RuleManager;
@@ -29,7 +29,7 @@ async fn the_legacy_variant_is_looked_at_about_once_a_period() {
 fn the_nft_variant_is_looked_at_when_its_tables_change_and_not_more_often() {
     with(test_name!(), async || {
         let mut manager = open(Kind::Nft).await;
-        hold(&mut manager, &all_of(golden_ranges()), &ours()).await;
+        reconcile(&mut manager, &all_of(golden_ranges()), &ours()).await;
         let within =
             async |manager: &mut Iptables, time| tokio::time::timeout(time, manager.changed()).await.is_ok();
         // Our own change was announced, too.
@@ -40,7 +40,7 @@ fn the_nft_variant_is_looked_at_when_its_tables_change_and_not_more_often() {
         assert!(!within(&mut manager, Duration::from_secs(2)).await, "a table that we have nothing in");
         sh(Kind::Nft, Family::V4, "$I -t nat -F FLANNEL-POSTRTG");
         assert!(within(&mut manager, Duration::from_secs(10)).await);
-        assert_eq!(hold(&mut manager, &all_of(golden_ranges()), &ours()).await.steps.len(), 1);
+        assert_eq!(reconcile(&mut manager, &all_of(golden_ranges()), &ours()).await.steps.len(), 1);
         let begin = std::time::Instant::now();
         assert!(within(&mut manager, Duration::from_secs(10)).await);
         assert!(begin.elapsed() > Duration::from_millis(700), "once a period at most: {:?}", begin.elapsed());

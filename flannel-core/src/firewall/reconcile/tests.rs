@@ -146,7 +146,7 @@ async fn looks_when_told_and_once_a_minute_and_ends_when_told() {
     tokio::time::sleep(Duration::from_secs(50)).await;
     assert_eq!(bed.looks(), 2);
     tokio::time::sleep(Duration::from_secs(20)).await;
-    assert_eq!(bed.looks(), 3, "the audit");
+    assert_eq!(bed.looks(), 3, "the resync");
     bed.cancel.cancel();
     bed.task.await.unwrap();
 }
