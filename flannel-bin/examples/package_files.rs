@@ -22,6 +22,7 @@ use std::fs;
 use std::io::Write as _;
 use std::path::Path;
 
+use clap::builder::Str;
 use clap::{Arg, ArgAction, Command, ValueHint};
 use clap_complete::{Shell, generate_to};
 use clap_mangen::Man;
@@ -64,7 +65,7 @@ fn for_shells(flag: Arg) -> Arg {
         // The next word is never its value.
         return flag.action(ArgAction::SetTrue).num_args(0).require_equals(false).hide_default_value(false);
     }
-    let kind = flag.get_value_names().unwrap_or_default().first().map(|name| name.as_str());
+    let kind = flag.get_value_names().unwrap_or_default().first().map(Str::as_str);
     match kind {
         Some("FILE") => flag.value_hint(ValueHint::FilePath),
         Some("DIR") => flag.value_hint(ValueHint::DirPath),

@@ -3,6 +3,7 @@
 
 mod flags;
 mod go;
+mod servers;
 mod shown;
 #[cfg(test)]
 mod tests;
@@ -157,7 +158,6 @@ fn origin(name: &str, given: &[Given]) -> String {
 }
 
 /// The value of a flag, as it was given.
-#[cfg(any(feature = "etcd", feature = "kube"))]
 fn value_of(name: &str, given: &[Given]) -> String {
     // Of a flag that is given twice the last one counts.
     let value = given.iter().rev().find(|given| given.name == name).and_then(|given| given.value.clone());
@@ -216,31 +216,14 @@ impl Common {
             let origin = origin("etcd-password", given);
             return Err(format!("{origin} needs --etcd-username, since etcd asks for both"));
         }
-        self.check_server(given)
-    }
-
-    /// Checks how the server of leases is named, as far as this build can ask one.
-    fn check_server(&self, given: &[Given]) -> Result<(), CliError> {
-        #[cfg(feature = "etcd")]
-        if self.store == Store::Etcd && !self.kube_subnet_mgr {
-            let check = |url| flannel_store_etcd::check_endpoint(url);
-            let wrong = |flannel_store_etcd::EndpointError { problem, .. }| {
-                let expected = format!("a list of endpoints like http://10.0.0.1:2379: one {problem}");
-                bad_value("etcd-endpoints", &value_of("etcd-endpoints", given), &expected, given)
-            };
-            self.etcd_endpoints.iter().try_for_each(check).map_err(wrong)?;
-        }
-        #[cfg(feature = "kube")]
-        if self.kube_subnet_mgr {
-            let bad = |name, expected: &str| bad_value(name, &value_of(name, given), expected, given);
-            let url = "an URL of an API server such as https://10.0.0.1:6443";
-            let checked = self.kube_api_url.iter().try_for_each(flannel_store_kube::check_api_url);
-            checked.map_err(|_| bad("kube-api-url", url))?;
-            let prefix = flannel_store_kube::AnnotationPrefix::parse(&self.kube_annotation_prefix);
-            let expected = "a prefix of annotations such as flannel.alpha.coreos.com";
-            prefix.map_err(|_| bad("kube-annotation-prefix", expected))?;
-        }
-        Ok(())
+        let wrong = match &self.store {
+            _ if self.kube_subnet_mgr => servers::kube(self),
+            Store::Etcd => servers::etcd(self),
+            Store::Local(_) => None,
+        };
+        wrong.map_or(Ok(()), |servers::Wrong { flag, expected }| {
+            Err(bad_value(flag, &value_of(flag, given), &expected, given))
+        })
     }
 }
 

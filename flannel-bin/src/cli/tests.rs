@@ -387,6 +387,7 @@ fn the_content_of_a_file_is_refused_where_its_path_belongs_and_not_repeated() {
     }
 }
 
+#[cfg(all(feature = "etcd", feature = "kube"))]
 #[test]
 fn names_of_servers_are_checked_if_the_server_is_used() {
     for (args, want) in [
