@@ -36,6 +36,7 @@
 //! - [`subnet_file`]: `subnet.env`, from which the CNI plugin learns this node's subnets.
 //! - [`docker_opts`]: options of the Docker daemon from that file.
 //! - [`state_file`]: the file in which an agent remembers its state over restarts.
+//! - [`probe`]: finds out by packets whether peers are reached, and if not, why.
 //! - [`firewall`]: masquerading and forwarding of pod traffic, by nftables or iptables.
 //! - [`reconcile`]: the one loop that every route-based backend runs; [`inspect`]: asks it what differs from what is desired.
 //! - [`reexport`]: the crates whose types are in signatures of this one.
@@ -68,6 +69,7 @@ pub mod on_link;
 pub mod ownership;
 pub mod peers;
 pub mod port_holder;
+pub mod probe;
 pub mod reconcile;
 pub mod reexport;
 pub mod remembering;

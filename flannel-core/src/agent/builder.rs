@@ -16,6 +16,7 @@ use crate::backend::Backend;
 use crate::kernel::Kernel;
 use crate::kernel::KernelError;
 use crate::netns::Netns;
+use crate::probe::ProbeOptions;
 use crate::subnet::SubnetManager;
 use crate::underlay::UnderlayOptions;
 
@@ -35,6 +36,7 @@ impl Agent {
             state_file: None,
             blackholes: false,
             firewall: FirewallOptions::default(),
+            probes: ProbeOptions::default(),
             remarks: Vec::new(),
             netns: None,
             place: Place::real(),
@@ -89,6 +91,12 @@ impl AgentBuilder {
     /// Sets which firewall rules the agent keeps.
     pub fn firewall(mut self, options: FirewallOptions) -> Self {
         self.0.firewall = options;
+        self
+    }
+
+    /// Sets whether and how the agent probes its peers. By default it does not.
+    pub fn probes(mut self, options: ProbeOptions) -> Self {
+        self.0.probes = options;
         self
     }
 

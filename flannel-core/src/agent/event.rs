@@ -5,9 +5,11 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use crate::addr::{Mtu, Subnet};
+use crate::addr::{Family, Mtu, Subnet};
 use crate::events::{MemoryEvent, NetworkEvent};
 use crate::firewall::FirewallEvent;
+use crate::lease::LeaseKey;
+use crate::probe::Verdict;
 use crate::times::{instant, seconds};
 
 /// An event of an agent, with its number and the time at which it happened.
@@ -171,6 +173,27 @@ pub enum AgentEvent {
         before: Mtu,
         /// The MTU now, in bytes.
         overlay_mtu: Mtu,
+    },
+    /// The verdict of probes about a peer changed.
+    PeerJudged {
+        /// The peer's lease.
+        lease: LeaseKey,
+        /// The family.
+        family: Family,
+        /// The name of the verdict before.
+        before: &'static str,
+        /// The verdict now.
+        #[serde(flatten)]
+        verdict: Verdict,
+        /// What it was made from.
+        evidence: Vec<String>,
+    },
+    /// The verdicts about more than [`MOST_SINGLE`](crate::events::MOST_SINGLE) peers changed at once.
+    PeersJudged {
+        /// How many changed.
+        changed: usize,
+        /// How many verdicts say now that pods' packets are lost.
+        trouble: usize,
     },
     /// The store can't be reached.
     StoreLost {

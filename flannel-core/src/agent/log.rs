@@ -72,6 +72,17 @@ pub(super) fn write(event: &AgentEvent) {
                 "pod MTU changed; running pods keep theirs"
             );
         }
+        AgentEvent::PeerJudged { lease, family, verdict, evidence, .. } => {
+            let evidence = evidence.join(", ");
+            if verdict.is_trouble() {
+                warn!(subnet = %lease, %family, %verdict, evidence, "peer is not reached");
+            } else {
+                info!(subnet = %lease, %family, %verdict, evidence, "verdict about a peer changed");
+            }
+        }
+        AgentEvent::PeersJudged { changed, trouble } => {
+            warn!(changed, trouble, "verdicts about many peers changed");
+        }
         AgentEvent::Ready => debug!("ready"),
         AgentEvent::NotReady { reasons } => debug!(reasons = reasons.join("; "), "not ready"),
         AgentEvent::Stopping => debug!("stopping"),

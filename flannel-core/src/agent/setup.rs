@@ -10,6 +10,7 @@ use super::place::Place;
 use crate::backend::{Backend, DeviceKind};
 use crate::kernel::KernelError;
 use crate::netns::Netns;
+use crate::probe::ProbeOptions;
 use crate::subnet::SubnetManager;
 use crate::underlay::UnderlayOptions;
 
@@ -54,6 +55,7 @@ pub(super) struct Setup {
     pub(super) state_file: Option<PathBuf>,
     pub(super) blackholes: bool,
     pub(super) firewall: FirewallOptions,
+    pub(super) probes: ProbeOptions,
     pub(super) remarks: Vec<String>,
     /// The network namespace; `None` for that of the thread that starts the agent.
     pub(super) netns: Option<Netns>,

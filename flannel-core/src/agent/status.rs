@@ -17,6 +17,7 @@ use super::firewall::FirewallOptions;
 use super::node::Node;
 use crate::backend::NetworkStatus;
 use crate::firewall::FirewallStatus;
+use crate::probe::ProbeStatus;
 use crate::state_file::age;
 use crate::status::ProblemSummary;
 use crate::subnet::StoreStatus;
@@ -85,6 +86,8 @@ pub enum ConditionKind {
     Firewall,
     /// There is a problem with the clocks that date leases.
     Clock,
+    /// Probes: peers that are not reached, or that readiness waits for.
+    Probes,
     /// A remark from the start that stays valid.
     Remark,
 }
@@ -149,6 +152,8 @@ pub struct AgentStatus {
     pub network: Option<NetworkStatus>,
     /// The firewall rules; `None` until a manager is chosen, or it is clear that there are no rules to keep.
     pub firewall: Option<FirewallStatus>,
+    /// What probes found out about the way to each peer; `None` while the network does not run, and without probes.
+    pub probes: Option<ProbeStatus>,
     /// Remarks from the start that stay valid.
     pub remarks: Vec<String>,
     asked: FirewallOptions,
@@ -167,6 +172,7 @@ impl AgentStatus {
             store: None,
             network: None,
             firewall: None,
+            probes: None,
             remarks: Vec::new(),
             asked,
             was_up: false,
@@ -224,6 +230,9 @@ fn readiness(now: Instant, status: &AgentStatus) -> Readiness {
     }
     if let Some(firewall) = firewall {
         of_firewall(firewall, *asked, &mut reasons, &mut notes);
+    }
+    if let Some(probes) = &status.probes {
+        of_probes(probes, &mut reasons, &mut notes);
     }
     Readiness { reasons, notes }
 }
@@ -289,4 +298,26 @@ fn of_firewall(
     reasons.extend(firewall.cut_off().map(condition));
     notes.extend(firewall.hindered().map(condition));
     notes.extend(firewall.notes.iter().cloned().map(condition));
+}
+
+/// Verdicts are notes: what probes see is no reason to take a node out of service, unless readiness was to wait for it.
+fn of_probes(probes: &ProbeStatus, reasons: &mut Vec<Condition>, notes: &mut Vec<Condition>) {
+    let condition = |text: String| Condition::new(ConditionKind::Probes, text);
+    reasons.extend(probes.waiting.clone().map(condition));
+    let mut troubles: Vec<_> =
+        probes.counts.iter().filter(|(verdict, count)| verdict.is_trouble() && *count > 0).collect();
+    troubles.reverse();
+    notes.extend(troubles.into_iter().map(|(verdict, count)| {
+        let mut peers =
+            probes.peers.iter().flat_map(|peer| peer.families.iter().map(|(_, it)| (peer.lease, it)));
+        let more = if count > 1 { format!(" ({count} in all)") } else { String::new() };
+        condition(match peers.find(|(_, probe)| probe.verdict.severity() == verdict.severity()) {
+            Some((lease, probe)) => {
+                let remedy = verdict.remedy().map(|remedy| format!("; {remedy}")).unwrap_or_default();
+                format!("probes: {lease}{more}: {}: {}{remedy}", probe.verdict, probe.evidence.join(", "))
+            }
+            None => format!("probes: {verdict}{more}"),
+        })
+    }));
+    notes.extend(probes.notes.iter().cloned().map(condition));
 }

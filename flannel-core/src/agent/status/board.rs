@@ -17,6 +17,7 @@ use crate::events::{Event, EventSender, Timed};
 use crate::firewall::{FirewallInspector, FirewallStatus};
 use crate::heartbeat::Pulse;
 use crate::inspect::Inspector;
+use crate::probe::ProbeStatus;
 use crate::subnet::StoreStatus;
 
 /// The status of one agent, combined from that of its parts.
@@ -58,6 +59,7 @@ struct Sources {
     store: Option<watch::Receiver<StoreStatus>>,
     network: Option<watch::Receiver<NetworkStatus>>,
     firewall: Option<watch::Receiver<FirewallStatus>>,
+    probes: Option<watch::Receiver<ProbeStatus>>,
 }
 
 impl Board {
@@ -108,7 +110,9 @@ impl Board {
     /// Shows that the agent has ended, and why if it was not told to, and ends the events.
     pub(in crate::agent) fn end(&self, error: Option<String>) {
         self.enter(Phase::Ended { error: error.clone() });
-        self.change(|status| (status.store, status.network, status.firewall) = (None, None, None));
+        self.change(|status| {
+            (status.store, status.network, status.firewall, status.probes) = (None, None, None, None);
+        });
         self.emit(AgentEvent::Ended { error });
         self.journal.close();
     }
@@ -171,6 +175,12 @@ impl Board {
         self.change(|status| status.store_place = Some(place));
     }
 
+    /// Shows what probes find out from now on.
+    pub(in crate::agent) fn watch_probes(&self, mut status: watch::Receiver<ProbeStatus>) {
+        status.mark_changed();
+        self.watch(|sources| sources.probes = Some(status));
+    }
+
     /// Brings the status up to date for as long as it is polled.
     pub(in crate::agent) async fn follow(&self) -> Infallible {
         let mut sources = self.sources().clone();
@@ -187,6 +197,7 @@ impl Board {
                 () = changed(sources.store.as_mut()) => {}
                 () = changed(sources.network.as_mut()) => {}
                 () = changed(sources.firewall.as_mut()) => {}
+                () = changed(sources.probes.as_mut()) => {}
                 () = self.added.notified() => sources = self.sources().clone(),
                 // The status is the same, but its readiness has changed with time, so readers are notified.
                 () = due => self.change(|_| {}),
@@ -213,15 +224,17 @@ impl Board {
         let store = news(sources.store.as_mut());
         let network = news(sources.network.as_mut());
         let firewall = news(sources.firewall.as_mut());
+        let probes = news(sources.probes.as_mut());
         if let Some(store) = &store {
             self.tell_contact(store);
             self.tell_renewal(store);
         }
-        if store.is_some() || network.is_some() || firewall.is_some() {
+        if store.is_some() || network.is_some() || firewall.is_some() || probes.is_some() {
             self.change(|status| {
                 status.store = store.or(status.store.take());
                 status.network = network.or(status.network.take());
                 status.firewall = firewall.or(status.firewall.take());
+                status.probes = probes.or(status.probes.take());
             });
         }
     }

@@ -11,6 +11,7 @@ use crate::addr::{Mtu, PerFamily};
 use crate::agent::node::Node;
 use crate::backend::NetworkStatus;
 use crate::firewall::FirewallStatus;
+use crate::probe::ProbeStatus;
 use crate::subnet::{LeaseTerm, StoreRequests, StoreStatus};
 
 impl Serialize for AgentStatus {
@@ -36,6 +37,7 @@ struct View<'a> {
     store: Option<StoreView<'a>>,
     network: Option<&'a NetworkStatus>,
     firewall: Option<FirewallView<'a>>,
+    probes: Option<&'a ProbeStatus>,
 }
 
 impl<'a> View<'a> {
@@ -50,6 +52,7 @@ impl<'a> View<'a> {
             store: status.store.as_ref().map(|store| StoreView::of(store, now)),
             network: status.network.as_ref(),
             firewall: status.firewall.as_ref().map(FirewallView::of),
+            probes: status.probes.as_ref(),
         }
     }
 }

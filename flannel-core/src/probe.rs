@@ -1,0 +1,29 @@
+//! Probes: packets by which an agent finds out whether its peers are reached, and if not, why.
+//!
+//! The agent visits its peers one after the other, with a few packets each: through the overlay and on the underlay,
+//! small ones and such that fill the MTU. Where an answer is missing it looks closer, and a pure table turns what was
+//! answered into a [`Verdict`] with evidence. Nothing but the switch for a broken checksum offload
+//! (`vxlan`'s `tx_checksum`) ever acts on a verdict.
+//!
+//! - `status`: the results as values. `options`: what an embedder sets.
+//!
+//! # What is sent, and what it takes
+//! - ICMP echo requests, by a ping socket where `net.ipv4.ping_group_range` permits one, else by a raw socket, which
+//!   takes `CAP_NET_RAW`. Without both the echo is left out, and the status says so.
+//! - UDP datagrams to a closed port ([`CLOSED_PORT`]). Their answer is ICMP *port unreachable*, which the kernel passes
+//!   to any socket that asks for it (`IP_RECVERR`), so they take no privilege.
+//! - TCP connections to the closed port, only when nothing else is answered: a reset is an answer that a filter of
+//!   ICMP lets through.
+
+mod options;
+mod status;
+
+pub use options::{ProbeInterval, ProbeOptions, ReadyPeers};
+pub use status::{
+    FamilyProbe, PeerProbe, ProbeList, ProbeStatus, ProbeTotals, RTT_BUCKETS, Verdict, VerdictCounts,
+    WayProbe,
+};
+
+/// The port to which UDP datagrams and TCP connections go. It is assigned to tcpmux (RFC 1078), which nobody has run for
+/// decades, and lies below the ports that the kernel gives to sockets.
+pub const CLOSED_PORT: u16 = 1;
