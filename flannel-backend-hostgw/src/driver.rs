@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use async_trait::async_trait;
 use flannel_core::addr::{Family, PerFamily, Subnet};
-use flannel_core::backend::{HostProblem, Underlay};
+use flannel_core::backend::{Answers, HostProblem, Probing, Underlay};
 use flannel_core::config::{BackendConfig, ConfigError};
 use flannel_core::dataplane::{Object, ObjectKey};
 use flannel_core::kernel::{Kernel, KernelError, KernelEvent, Kinds, Link, Refusal, Scope};
@@ -60,6 +60,11 @@ impl HostGwDriver {
 
 #[async_trait]
 impl Driver for HostGwDriver {
+    /// Nothing in a peer's subnet answers for sure, but its node does when it has to drop a packet.
+    fn probing(&self) -> Option<Probing> {
+        Some(Probing::new(Answers::Bridge))
+    }
+
     /// The link belongs to the host, so it is not changed. While it is missing or down no route can exist, so none is
     /// tried; all stay desired.
     async fn ensure_devices(&mut self, kernel: &mut dyn Kernel) -> Result<Devices, KernelError> {

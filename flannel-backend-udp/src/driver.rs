@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
-use flannel_core::addr::{Family, Mtu, PerFamily, Subnet};
-use flannel_core::backend::{HostProblem, Underlay};
+use flannel_core::addr::{Family, MacAddr, Mtu, PerFamily, Subnet};
+use flannel_core::backend::{Answers, HostProblem, Probing, Tunnel, Underlay};
 use flannel_core::config::{BackendConfig, ConfigError};
 use flannel_core::dataplane::{Address, KERNEL_PROTOCOL, Object, ROUTE_PROTOCOL, Route, Through};
 use flannel_core::error::chain;
@@ -318,8 +318,28 @@ enum Ensured {
     Not(String),
 }
 
+/// The tunnel as probes see it: packets are the datagrams.
+#[derive(Debug)]
+struct UdpTunnel {
+    port: u16,
+}
+
+impl Tunnel for UdpTunnel {
+    fn port(&self) -> u16 {
+        self.port
+    }
+
+    fn wrap(&self, _: Family, _: Option<MacAddr>, packet: &[u8]) -> Option<Vec<u8>> {
+        Some(packet.to_vec())
+    }
+}
+
 #[async_trait]
 impl Driver for UdpDriver {
+    fn probing(&self) -> Option<Probing> {
+        Some(Probing::new(Answers::Base).tunnel(Arc::new(UdpTunnel { port: self.port })))
+    }
+
     async fn ensure_devices(&mut self, kernel: &mut dyn Kernel) -> Result<Devices, KernelError> {
         self.tell_drops();
         self.lower = underlay::find(kernel, &self.underlay).await?;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use flannel_core::addr::{Family, LinkIndex, MacAddr, PerFamily, Subnet};
-use flannel_core::backend::{HostProblem, Underlay};
+use flannel_core::backend::{Answers, ChecksumSwitch, HostProblem, Probing, Underlay};
 use flannel_core::config::{BackendConfig, ConfigError};
 use flannel_core::dataplane::{Address, KERNEL_PROTOCOL, Object, ObjectKey, Route, Through};
 use flannel_core::firewall::gate::{Desk, Gate, Tunnels};
@@ -26,6 +26,7 @@ use crate::config::VxlanConfig;
 use crate::device::device_name;
 use crate::next_hops::{self, Form, NextHopObjects};
 use crate::peer::{Paths, peer, published_mac};
+use crate::tunnel::{Checksums, VxlanTunnel};
 
 /// How many MACs are drawn to find one that no other node has.
 const MOST_DRAWN: usize = 64;
@@ -66,6 +67,10 @@ pub(crate) struct VxlanDriver {
     on_link: Option<OnLink>,
     /// The gate, until the loop has taken it.
     pub(crate) gate: Option<(Gate, Desk)>,
+    /// Whether the devices complete checksums.
+    pub(crate) checksums: Checksums,
+    /// Whether each device does, as last seen, where that is held.
+    shown_checksums: PerFamily<bool>,
 }
 
 impl VxlanDriver {
@@ -90,6 +95,8 @@ impl VxlanDriver {
             draw_mac: Arc::new(MacAddr::random),
             on_link,
             gate: None,
+            checksums: Checksums::default(),
+            shown_checksums: PerFamily::default(),
         }
     }
 
@@ -183,6 +190,12 @@ impl VxlanDriver {
         self.links.iter().map(|(_, link)| link).chain(self.lower.iter().filter(|_| self.on_link.is_some()))
     }
 
+    fn shown(&self, link: &Link) -> DeviceStatus {
+        let family = self.family_of(link.index);
+        let tx_checksum = family.and_then(|family| self.shown_checksums.get(family).copied());
+        DeviceStatus::of(link, self.is_there(link)).tx_checksum(tx_checksum)
+    }
+
     fn is_there(&self, link: &Link) -> bool {
         !self.missing.contains(&link.index)
     }
@@ -212,7 +225,8 @@ impl Driver for VxlanDriver {
             devices.peers_changed = self.look_on_link(kernel, lower).await?;
         }
         devices.links = self.known().map(|link| link.index).collect();
-        devices.shown = self.known().map(|link| DeviceStatus::of(link, self.is_there(link))).collect();
+        self.hold_checksums(kernel, &mut devices).await?;
+        devices.shown = self.known().map(|link| self.shown(link)).collect();
         devices.away =
             self.known().filter(|link| !self.is_there(link) || !link.up).map(|link| link.index).collect();
         Ok(devices)
@@ -318,6 +332,21 @@ impl Driver for VxlanDriver {
         self.gate.take()
     }
 
+    fn probing(&self) -> Option<Probing> {
+        let (vni, port) = (self.config.vni, self.config.port);
+        let macs = PerFamily::from_fn(|family| self.sides.get(family).map(|side| side.mac));
+        let tunnel = VxlanTunnel { vni, port, macs };
+        Some(Probing::new(Answers::Base).tunnel(Arc::new(tunnel)).checksums(self.checksums.switch.clone()))
+    }
+
+    /// Probes have proven that the devices do not complete checksums.
+    async fn attention(&mut self) {
+        match &self.checksums.switch {
+            Some(switch) => ChecksumSwitch::turned(switch).await,
+            None => std::future::pending().await,
+        }
+    }
+
     fn tunnels(&self) -> Option<Tunnels> {
         let subnets = PerFamily::from_fn(|family| self.sides.get(family)?.subnet);
         let devices = PerFamily::from_fn(|family| self.links.get(family).map(|link| link.name.clone()));
@@ -373,7 +402,12 @@ impl Driver for VxlanDriver {
                         || self.sides.families().any(|family| name == device_name(&self.config, family))
                 };
                 match known.find(|known| known.index == link.index) {
-                    Some(known) => known != link || !self.is_there(known),
+                    // A change of an offload changes nothing else.
+                    Some(known) => {
+                        let is_held =
+                            self.checksums.why_off().is_some() && self.family_of(link.index).is_some();
+                        known != link || !self.is_there(known) || is_held
+                    }
                     None => named(&link.name),
                 }
             }

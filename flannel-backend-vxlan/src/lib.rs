@@ -26,6 +26,7 @@ mod overhead;
 mod peer;
 #[cfg(test)]
 mod tests;
+mod tunnel;
 
 use std::sync::{Arc, Mutex};
 
@@ -47,9 +48,11 @@ use tracing::warn;
 pub use config::VxlanConfig;
 pub use next_hops::NextHopObjects;
 pub use peer::VxlanData;
+pub use tunnel::TxChecksum;
 
 use driver::{Side, VxlanDriver};
 use next_hops::Form;
+use tunnel::Checksums;
 
 /// Draws a VTEP MAC for a node that has none, or whose MAC another node had first.
 pub type DrawMac = dyn Fn() -> MacAddr + Send + Sync;
@@ -61,6 +64,7 @@ pub struct VxlanBackend {
     told_form: Arc<Mutex<Option<Form>>>,
     draw_mac: Arc<DrawMac>,
     gate: Option<GateOptions>,
+    tx_checksum: TxChecksum,
 }
 
 impl Default for VxlanBackend {
@@ -85,6 +89,7 @@ impl VxlanBackend {
             told_form: Arc::default(),
             draw_mac: Arc::new(MacAddr::random),
             gate: None,
+            tx_checksum: TxChecksum::Keep,
         }
     }
 
@@ -93,6 +98,12 @@ impl VxlanBackend {
     #[must_use]
     pub fn strict_underlay(self, gate: GateOptions) -> Self {
         Self { gate: Some(gate), ..self }
+    }
+
+    /// Sets whether the devices complete the checksums of pods' packets. By default they are left as they are.
+    #[must_use]
+    pub fn tx_checksum(self, tx_checksum: TxChecksum) -> Self {
+        Self { tx_checksum, ..self }
     }
 
     /// Sets how new VTEP MACs are drawn. By default they are random.
@@ -138,6 +149,7 @@ impl Backend for VxlanBackend {
         driver.told_form = Arc::clone(&self.told_form);
         driver.draw_mac = Arc::clone(&self.draw_mac);
         driver.gate = gate;
+        driver.checksums = Checksums::new(self.tx_checksum);
         reconcile::register(driver, kernel, registration, state(config, &vxlan)).await
     }
 }

@@ -1,6 +1,7 @@
 //! The traits that a backend implements, and the status it reports.
 
 mod host_problem;
+mod probing;
 
 use std::error::Error;
 use std::time::Duration;
@@ -25,6 +26,7 @@ use crate::underlay::UnderlayOptions;
 
 pub use crate::underlay::Underlay;
 pub use host_problem::HostProblem;
+pub use probing::{Answers, ChecksumSwitch, Probing, Tunnel};
 
 /// What a backend needs to register. [`Registration::new`] takes what every registration needs.
 #[derive(Clone, Copy)]
@@ -165,6 +167,11 @@ pub trait Network: Send {
     /// Answers what differs from the desired state; `None` if the backend can't tell. It stays valid after `run` has consumed
     /// the network.
     fn inspector(&self) -> Option<Inspector> {
+        None
+    }
+
+    /// How the network is probed; `None` if the backend does not say it, and then nothing is.
+    fn probing(&self) -> Option<Probing> {
         None
     }
 

@@ -361,6 +361,20 @@ pub trait Kernel: Send {
         Ok(())
     }
 
+    /// Whether a device of ours says that it completes checksums (`ethtool -k`: tx-checksumming); `None` if there is no such
+    /// device, or on a fake kernel.
+    async fn tx_checksum(&mut self, link: &str) -> Result<Option<bool>, KernelError> {
+        let _ = link;
+        Ok(None)
+    }
+
+    /// Sets whether a device of ours completes checksums (`ethtool -K LINK tx on|off`). If it doesn't, the kernel computes
+    /// them before packets reach the device.
+    async fn set_tx_checksum(&mut self, link: &str, on: bool) -> Result<(), KernelError> {
+        let _ = (link, on);
+        Ok(())
+    }
+
     /// Names the process or device that has a UDP port, for an error message; `None` if none can be found.
     async fn udp_port_holder(&mut self, port: u16) -> Option<String> {
         let _ = port;

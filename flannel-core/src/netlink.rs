@@ -326,6 +326,19 @@ impl Kernel for Netlink {
         self.netns.set_sysctl(&name, "0").map_err(|source| KernelError::Sysctl { name, source })
     }
 
+    async fn tx_checksum(&mut self, link: &str) -> Result<Option<bool>, KernelError> {
+        match self.netns.run(|| sys::tx_checksum(link, None))? {
+            Ok(is_on) => Ok(Some(is_on)),
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+            Err(errno) => Err(offload_refused(&format!("read tx-checksumming of {link}"), errno)),
+        }
+    }
+
+    async fn set_tx_checksum(&mut self, link: &str, on: bool) -> Result<(), KernelError> {
+        let set = self.netns.run(|| sys::tx_checksum(link, Some(on)))?;
+        set.map(drop).map_err(|errno| offload_refused(&format!("set tx-checksumming of {link}"), errno))
+    }
+
     async fn udp_port_holder(&mut self, port: u16) -> Option<String> {
         port_holder::udp_port_holder(&self.netns, port)
     }
@@ -346,4 +359,8 @@ impl Kernel for Netlink {
     async fn events(&mut self) -> Vec<KernelEvent> {
         self.events.next(self.requests.port(), &mut self.next_hops).await
     }
+}
+
+fn offload_refused(what: &str, errno: std::io::Error) -> KernelError {
+    KernelError::Refused { what: what.to_owned(), reason: String::new(), errno }
 }

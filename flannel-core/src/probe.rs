@@ -5,7 +5,11 @@
 //! answered into a [`Verdict`] with evidence. Nothing but the switch for a broken checksum offload
 //! (`vxlan`'s `tx_checksum`) ever acts on a verdict.
 //!
-//! - `status`: the results as values. `options`: what an embedder sets.
+//! - `status`: the results as values. `options`: what an embedder sets. What a backend tells is
+//!   [`Probing`](crate::backend::Probing).
+//! - `verdict`: the table. `track`: what is known of one peer, and what to do next. `ladder`: the largest packet that
+//!   passes. `pace`: intervals and budget. `gate`: readiness that waits for peers. All pure.
+//! - `packet`, `sockets`, `engine`: the bytes, the sockets, and the task that has both.
 //!
 //! # What is sent, and what it takes
 //! - ICMP echo requests, by a ping socket where `net.ipv4.ping_group_range` permits one, else by a raw socket, which
@@ -15,9 +19,18 @@
 //! - TCP connections to the closed port, only when nothing else is answered: a reset is an answer that a filter of
 //!   ICMP lets through.
 
+mod engine;
+mod gate;
+mod ladder;
 mod options;
+mod pace;
+mod packet;
+mod sockets;
 mod status;
+mod track;
+mod verdict;
 
+pub(crate) use engine::{ProbeEvent, Prober};
 pub use options::{ProbeInterval, ProbeOptions, ReadyPeers};
 pub use status::{
     FamilyProbe, PeerProbe, ProbeList, ProbeStatus, ProbeTotals, RTT_BUCKETS, Verdict, VerdictCounts,

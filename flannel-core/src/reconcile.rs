@@ -36,7 +36,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::addr::{Family, LinkIndex, Mtu, Subnet};
-use crate::backend::{BackendError, HostProblem, NetworkStatus, Underlay};
+use crate::backend::{BackendError, HostProblem, NetworkStatus, Probing, Underlay};
 use crate::config::{BackendConfig, ConfigError};
 use crate::dataplane::{Dataplane, Object, ObjectKey, Route};
 use crate::events::{NetworkEvent, NetworkEventSender, NetworkEvents, RepairCause};
@@ -167,6 +167,11 @@ pub trait Driver: Send {
     /// the future loses nothing.
     async fn attention(&mut self) {
         std::future::pending::<()>().await;
+    }
+
+    /// How the network is probed; `None` if nothing of it can be.
+    fn probing(&self) -> Option<Probing> {
+        None
     }
 
     /// Why the kernel refused an operation, if the backend knows more than the kernel's answer says.

@@ -1,6 +1,6 @@
 //! Creates the devices or changes them to what they should be, and says what is in the way where that fails.
 
-use flannel_core::addr::{Family, Mtu};
+use flannel_core::addr::{Family, Mtu, PerFamily};
 use flannel_core::events::NetworkEvent;
 use flannel_core::kernel::{Kernel, KernelError, Link, LinkOp};
 use flannel_core::reconcile::Devices;
@@ -122,6 +122,26 @@ impl VxlanDriver {
         }
         let problem = renamed.filter(|_| link.name != want.name);
         Ok(Outcome::Usable(Ensured { link, changed: plan != LinkPlan::Keep, mtu, problem }))
+    }
+
+    /// Keeps the devices from completing checksums, where that is held.
+    pub(super) async fn hold_checksums(
+        &mut self,
+        kernel: &mut dyn Kernel,
+        devices: &mut Devices,
+    ) -> Result<(), KernelError> {
+        self.shown_checksums = PerFamily::default();
+        let Some(why) = self.checksums.why_off() else { return Ok(()) };
+        for family in self.sides.families().collect::<Vec<_>>() {
+            let Some(link) = self.links.get(family).filter(|link| self.is_there(link)) else { continue };
+            if kernel.tx_checksum(&link.name).await? == Some(true) {
+                kernel.set_tx_checksum(&link.name, false).await?;
+                let detail = format!("tx-checksum-ip-generic off ({why})");
+                devices.events.push(NetworkEvent::DeviceChanged { link: link.name.clone(), detail });
+            }
+            *self.shown_checksums.get_mut(family) = kernel.tx_checksum(&link.name).await?;
+        }
+        Ok(())
     }
 
     /// The device of a family by its name, else the one that had that name before.

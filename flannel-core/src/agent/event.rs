@@ -9,7 +9,7 @@ use crate::addr::{Family, Mtu, Subnet};
 use crate::events::{MemoryEvent, NetworkEvent};
 use crate::firewall::FirewallEvent;
 use crate::lease::LeaseKey;
-use crate::probe::Verdict;
+use crate::probe::{ProbeEvent, Verdict};
 use crate::times::{instant, seconds};
 
 /// An event of an agent, with its number and the time at which it happened.
@@ -250,6 +250,17 @@ impl From<NetworkEvent> for AgentEvent {
         match event {
             NetworkEvent::LeftOut { events } => Self::LeftOut { events },
             event => Self::Network(event),
+        }
+    }
+}
+
+impl From<ProbeEvent> for AgentEvent {
+    fn from(event: ProbeEvent) -> Self {
+        match event {
+            ProbeEvent::Judged { lease, family, before, verdict, evidence } => {
+                Self::PeerJudged { lease, family, before: before.name(), verdict, evidence }
+            }
+            ProbeEvent::ManyJudged { changed, trouble } => Self::PeersJudged { changed, trouble },
         }
     }
 }

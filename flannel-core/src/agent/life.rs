@@ -38,6 +38,7 @@ use crate::firewall::rules::Range;
 use crate::kernel::Kernel;
 use crate::lease::LeaseAttrs;
 use crate::netns::Netns;
+use crate::probe::{ProbeOptions, Prober};
 use crate::state_file::{Keeper, State};
 use crate::status::Subject;
 use crate::subnet::{SubnetError, SubnetManager, renew_and_publish};
@@ -65,6 +66,8 @@ pub(super) struct Life {
     pub(super) blackholes: bool,
     /// Which firewall rules to keep.
     pub(super) firewall: FirewallOptions,
+    /// Whether and how peers are probed.
+    pub(super) probes: ProbeOptions,
     /// The networks for which an earlier run, of this agent or of Go's, wrote rules, by the subnet file.
     pub(super) written_for: PerFamily<Range>,
     /// Opens kernel and firewall managers in the network namespace.
@@ -306,6 +309,13 @@ impl Life {
         self.board.watch_network(status.clone());
         self.board.watch_loop(network.pulse());
         self.board.change_inspectors(|inspectors| inspectors.network = network.inspector());
+        let prober = self.options_of_probes().map(|options| {
+            let (netns, mtu) = (self.netns.clone(), network.overlay_mtu());
+            Prober::new(netns, options, network.probing(), lease.key, mtu, status.clone())
+        });
+        if let Some(prober) = &prober {
+            self.board.watch_probes(prober.status());
+        }
         let mut keeper = Remembers(
             self.state_file
                 .as_ref()
@@ -359,6 +369,7 @@ impl Life {
             never = announce => match never {},
             never = keeper.run() => match never {},
             never = self.tell_events(&mut events) => match never {},
+            never = self.probe(prober) => match never {},
         };
         self.tell_so_far(&mut events);
         self.stopping();
@@ -368,6 +379,18 @@ impl Life {
         self.stop_rules(firewall).await;
         keeper.finish().await;
         result
+    }
+
+    fn options_of_probes(&self) -> Option<ProbeOptions> {
+        Some(self.probes).filter(ProbeOptions::is_on)
+    }
+
+    /// Probes the peers, if that was asked for.
+    async fn probe(&self, prober: Option<Prober>) -> Infallible {
+        match prober {
+            Some(prober) => prober.run(|event| self.board.emit(event.into())).await,
+            None => pending().await,
+        }
     }
 
     /// Tells what happens to the network.

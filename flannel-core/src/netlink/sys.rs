@@ -1,14 +1,49 @@
-//! The one unsafe call of this module.
+//! The unsafe calls of this module.
 #![allow(unsafe_code)]
 
 use std::io;
+use std::os::fd::AsRawFd;
 
 use neli::socket::NlSocket;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use tokio::io::unix::AsyncFd;
+
+/// `ETHTOOL_GTXCSUM` and `ETHTOOL_STXCSUM` of `linux/ethtool.h`.
+const GET_TX_CHECKSUM: u32 = 0x16;
+const SET_TX_CHECKSUM: u32 = 0x17;
+/// `SIOCETHTOOL` of `linux/sockios.h`.
+const SIOCETHTOOL: libc::Ioctl = 0x8946;
+
+/// `struct ethtool_value`.
+#[repr(C)]
+struct EthtoolValue {
+    cmd: u32,
+    data: u32,
+}
 
 /// Registers a socket with tokio's reactor.
 pub(super) fn register(socket: NlSocket) -> io::Result<AsyncFd<NlSocket>> {
     // SAFETY: an `NlSocket` owns its descriptor, always names the same one and closes it only when it is
     // dropped; `AsyncFd` owns the `NlSocket` and gives out no more than shared references here.
     Ok(unsafe { AsyncFd::register(socket) }?)
+}
+
+/// Reads whether a link completes checksums, or sets it, in the network namespace of the calling thread.
+pub(super) fn tx_checksum(link: &str, set: Option<bool>) -> io::Result<bool> {
+    // Any socket will do; it is never used for a packet.
+    let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    let cmd = if set.is_some() { SET_TX_CHECKSUM } else { GET_TX_CHECKSUM };
+    let mut value = EthtoolValue { cmd, data: set.map_or(0, u32::from) };
+    let mut name = [0; libc::IFNAMSIZ];
+    let bytes = link.as_bytes();
+    // The last byte stays zero.
+    let place = name[..libc::IFNAMSIZ - 1].get_mut(..bytes.len()).ok_or(io::ErrorKind::InvalidInput)?;
+    place.iter_mut().zip(bytes).for_each(|(to, from)| *to = libc::c_char::from_ne_bytes([*from]));
+    let data = (&raw mut value).cast();
+    let ifr_ifru = libc::__c_anonymous_ifr_ifru { ifru_data: data };
+    let mut request = libc::ifreq { ifr_name: name, ifr_ifru };
+    // SAFETY: the descriptor is open for the whole call. The request is a whole `ifreq` whose name ends with a zero, and
+    // its data points to a whole `ethtool_value`, as this ioctl wants it; both live until it returns.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) };
+    if result == 0 { Ok(value.data != 0) } else { Err(io::Error::last_os_error()) }
 }

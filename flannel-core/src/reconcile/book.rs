@@ -9,11 +9,11 @@ use std::time::SystemTime;
 
 use super::blocked::Blocked;
 use super::{Driver, Reconciler};
-use crate::addr::PerFamily;
+use crate::addr::{Family, MacAddr, PerFamily};
 use crate::dataplane::{Dataplane, Object, ObjectKey};
 use crate::events::{MOST_SINGLE, NetworkEvent};
 use crate::lease::{Lease, LeaseKey, UnreadableRecords};
-use crate::peers::{Peer, PeerTable};
+use crate::peers::{Claim, Peer, PeerTable};
 use crate::status::{PeerList, PeerPath, PeerState, PeerStatus, RejectedLease};
 
 /// At least this many peers are marked one by one before all are.
@@ -220,12 +220,13 @@ impl<D: Driver> Reconciler<D> {
             recalled: self.book.recalled,
         };
         let state = state_of(key, &view);
+        let vteps = self.peers.programmed_peer(key).map(vteps).unwrap_or_default();
         let path = self.peers.programmed_peer(key).map(|peer| paths(&self.driver, lease, peer));
         let path = path.unwrap_or_default().map(|_, name| match name {
             Some(name) => self.book.path(name),
             None => self.book.path(&self.backend),
         });
-        Some(PeerStatus { path, ..PeerStatus::new(*key, underlay, state, now) })
+        Some(PeerStatus { path, vteps, ..PeerStatus::new(*key, underlay, state, now) })
     }
 
     /// Checks that the incremental entries equal the rule over all peers.
@@ -241,6 +242,16 @@ impl<D: Driver> Reconciler<D> {
             assert_eq!(*entry, right);
         }
     }
+}
+
+/// The MACs of a peer's devices.
+fn vteps(peer: &Peer) -> PerFamily<MacAddr> {
+    PerFamily::from_fn(|family| {
+        peer.claims.iter().find_map(|claim| match claim {
+            Claim::Vtep(_, mac, at) if Family::of(*at) == family => Some(*mac),
+            _ => None,
+        })
+    })
 }
 
 /// The name of the way to a peer in each family that it shares with this node; `None` for the backend's own.

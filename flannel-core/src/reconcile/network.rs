@@ -7,7 +7,7 @@ use tracing::debug;
 
 use super::{Devices, Driver, Reconciler};
 use crate::addr::{Mtu, Subnet};
-use crate::backend::{BackendError, HostProblem, Network, NetworkStatus, Registration};
+use crate::backend::{BackendError, HostProblem, Network, NetworkStatus, Probing, Registration};
 use crate::events::{NetworkEvent, NetworkEventSender, NetworkEvents};
 use crate::heartbeat::Pulse;
 use crate::inspect::Inspector;
@@ -156,6 +156,10 @@ impl<D: Driver> Network for DrivenNetwork<D> {
 
     fn inspector(&self) -> Option<Inspector> {
         Some(self.reconciler.inspector())
+    }
+
+    fn probing(&self) -> Option<Probing> {
+        self.reconciler.driver.probing()
     }
 
     fn state(&self) -> watch::Receiver<State> {

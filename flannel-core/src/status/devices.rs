@@ -19,11 +19,22 @@ pub struct DeviceStatus {
     /// Whether objects can be put on it: it exists and is administratively up. The other values of one that doesn't are
     /// those that it had last.
     pub usable: bool,
+    /// Whether it completes checksums (`ethtool -k`: tx-checksumming), where the backend holds that; `None` where it is
+    /// left alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tx_checksum: Option<bool>,
 }
 
 impl DeviceStatus {
     /// A device as the kernel showed it last, which may be gone since.
     pub fn of(link: &Link, exists: bool) -> Self {
-        Self { name: link.name.clone(), link: link.index, mtu: link.mtu, usable: exists && link.up }
+        let usable = exists && link.up;
+        Self { name: link.name.clone(), link: link.index, mtu: link.mtu, usable, tx_checksum: None }
+    }
+
+    /// Sets whether it completes checksums; see [`Self::tx_checksum`].
+    #[must_use]
+    pub fn tx_checksum(self, tx_checksum: Option<bool>) -> Self {
+        Self { tx_checksum, ..self }
     }
 }

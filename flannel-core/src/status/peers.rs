@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use rpds::RedBlackTreeMapSync;
 use serde::{Serialize, Serializer};
 
-use crate::addr::PerFamily;
+use crate::addr::{MacAddr, PerFamily};
 use crate::dataplane::ObjectKey;
 use crate::lease::LeaseKey;
 
@@ -23,6 +23,9 @@ pub struct PeerStatus {
     pub lease: LeaseKey,
     /// The addresses that its node publishes.
     pub underlay: PerFamily<IpAddr>,
+    /// The MACs of its devices, which frames through its tunnels are for, where the backend has such.
+    #[serde(skip_serializing_if = "PerFamily::is_empty")]
+    pub vteps: PerFamily<MacAddr>,
     /// What became of the lease in the kernel.
     #[serde(flatten)]
     pub state: PeerState,
@@ -39,7 +42,8 @@ pub struct PeerStatus {
 impl PeerStatus {
     /// A peer that is seen for the first time at `now`.
     pub fn new(lease: LeaseKey, underlay: PerFamily<IpAddr>, state: PeerState, now: SystemTime) -> Self {
-        Self { lease, underlay, state, path: PerFamily::default(), since: now, changed: now }
+        let (vteps, path) = (PerFamily::default(), PerFamily::default());
+        Self { lease, underlay, vteps, state, path, since: now, changed: now }
     }
 }
 

@@ -83,6 +83,7 @@ impl Setup {
             previous: state,
             blackholes: self.blackholes,
             firewall: self.firewall,
+            probes: self.probes,
             written_for: ranges(previous.networks, subnets),
             place: self.place.clone(),
             store,

@@ -1,0 +1,93 @@
+//! What a backend tells of its network, so that it can be probed.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::addr::{Family, MacAddr};
+
+/// How a backend's network is probed; from [`Network::probing`](crate::backend::Network::probing).
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Probing {
+    /// What answers in a peer's subnet.
+    pub answers: Answers,
+    /// The tunnel to the peers, if there is one.
+    pub tunnel: Option<Arc<dyn Tunnel>>,
+    /// Where the proof goes that the devices of this node do not complete checksums, if the backend acts on it.
+    pub checksums: Option<ChecksumSwitch>,
+}
+
+impl Probing {
+    /// Probes of a network whose nodes answer like this.
+    pub fn new(answers: Answers) -> Self {
+        Self { answers, tunnel: None, checksums: None }
+    }
+
+    /// Sets the tunnel to the peers.
+    #[must_use]
+    pub fn tunnel(self, tunnel: Arc<dyn Tunnel>) -> Self {
+        Self { tunnel: Some(tunnel), ..self }
+    }
+
+    /// Sets where the proof goes that the devices of this node do not complete checksums.
+    #[must_use]
+    pub fn checksums(self, checksums: Option<ChecksumSwitch>) -> Self {
+        Self { checksums, ..self }
+    }
+}
+
+/// What answers in a peer's subnet, for this node's own subnet likewise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Answers {
+    /// The first address of the subnet (`.0`), which each node has on a device of its own. Probes come from this node's.
+    Base,
+    /// Nothing for sure. Probes go to the address after the first (`.1`), which the bridge of the pods has if there is
+    /// one, with a hop limit of 1: a peer that would forward the packet says so (ICMP *time exceeded*), which is an
+    /// answer, too.
+    Bridge,
+}
+
+/// The tunnel of a backend that wraps pods' packets into UDP.
+pub trait Tunnel: fmt::Debug + Send + Sync {
+    /// The UDP port on which every node receives.
+    fn port(&self) -> u16;
+
+    /// The payload of a datagram that carries an IP packet to a node. `to` is the MAC of the node's device, where the
+    /// tunnel has such; `None` is for every device, whatever its MAC. Returns `None` if it can't be done.
+    fn wrap(&self, family: Family, to: Option<MacAddr>, packet: &[u8]) -> Option<Vec<u8>>;
+}
+
+/// The switch that a prober turns when it has proven that the devices of this node do not complete checksums. A backend
+/// that acts on it has the same switch. Clones are one switch.
+#[derive(Debug, Clone, Default)]
+pub struct ChecksumSwitch(Arc<Switch>);
+
+#[derive(Debug, Default)]
+struct Switch {
+    proof: Mutex<Option<String>>,
+    turned: Notify,
+}
+
+impl ChecksumSwitch {
+    /// Turns it, for this reason. The first reason stays.
+    pub fn turn_off(&self, proof: &str) {
+        let mut known = self.0.proof.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.is_none() {
+            *known = Some(proof.to_owned());
+            self.0.turned.notify_one();
+        }
+    }
+
+    /// Why it was turned; `None` if it wasn't.
+    pub fn proof(&self) -> Option<String> {
+        self.0.proof.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Returns once it is turned. One who waits is told, and a turn while nobody waits is told to the next one.
+    pub async fn turned(&self) {
+        self.0.turned.notified().await;
+    }
+}

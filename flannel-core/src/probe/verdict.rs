@@ -1,0 +1,349 @@
+//! The table: from what was answered to a verdict with evidence. Pure.
+
+use std::io;
+use std::net::IpAddr;
+
+use super::status::Verdict;
+
+/// Whether a packet of a kind was answered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// It was not sent.
+    #[default]
+    Untried,
+    /// It was answered.
+    Yes,
+    /// It was sent, and not answered in time.
+    No,
+}
+
+impl Answer {
+    fn is_yes(self) -> bool {
+        self == Self::Yes
+    }
+
+    fn is_no(self) -> bool {
+        self == Self::No
+    }
+}
+
+/// What was answered of the packets of one round, and what was known before it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Findings {
+    /// A small echo through the overlay.
+    pub(super) small: Answer,
+    /// An echo through the overlay that fills its MTU.
+    pub(super) full: Answer,
+    /// UDP through the overlay whose checksum the device completes.
+    pub(super) offloaded: Answer,
+    /// UDP through the overlay with a checksum by the kernel.
+    pub(super) software: Answer,
+    /// A TCP connection through the overlay.
+    pub(super) tcp: Answer,
+    /// A small echo on the underlay.
+    pub(super) under_echo: Answer,
+    /// UDP on the underlay.
+    pub(super) under_udp: Answer,
+    /// A TCP connection on the underlay.
+    pub(super) under_tcp: Answer,
+    /// A datagram to the tunnel's port that its owner ignores; an answer says that the port is closed.
+    pub(super) closed: Answer,
+    /// An echo that goes through the tunnel and is answered on the underlay.
+    pub(super) sideways: Answer,
+    /// The same to whatever MAC the peer's device has.
+    pub(super) any_mac: Answer,
+    /// The largest echo through the overlay that passes, once that was measured, in bytes with the IP header.
+    pub(super) largest: Option<u32>,
+    /// The bytes of the echo that fills the MTU.
+    pub(super) mtu: u32,
+    /// Whether somebody else says that the peer's node can't be reached on the underlay: a router, or this node's own
+    /// kernel because nobody has the address on the link.
+    pub(super) unreachable: Option<IpAddr>,
+    /// The errno with which this node's kernel refused to send through the overlay.
+    pub(super) refused: Option<i32>,
+    /// Whether the peer ever answered on the underlay.
+    pub(super) node_answered: bool,
+    /// Whether the peer ever answered through the overlay.
+    pub(super) overlay_answered: bool,
+    /// The tunnel's UDP port; `None` for a peer that is reached without a tunnel.
+    pub(super) port: Option<u16>,
+}
+
+impl Findings {
+    /// Whether only the largest packet that passes is not known yet.
+    pub(super) fn lacks_largest(&self) -> bool {
+        self.small.is_yes() && self.full.is_no() && self.largest.is_none()
+    }
+
+    /// Whether everything that was sent through the overlay was answered, and something was.
+    pub(super) fn is_good(&self) -> bool {
+        let is_there = self.small.is_yes() || self.small == Answer::Untried && self.offloaded.is_yes();
+        is_there && !self.full.is_no() && !self.offloaded.is_no()
+    }
+
+    /// The answer to the packet by which loss is counted: the small echo, where echoes can be sent.
+    pub(super) fn usual(&self) -> Answer {
+        if self.small == Answer::Untried { self.offloaded } else { self.small }
+    }
+
+    /// What of the peer answers through the overlay.
+    fn overlay_answers(&self) -> Vec<&'static str> {
+        let udp = if self.offloaded.is_yes() { self.offloaded } else { self.software };
+        named([(self.small, "echo"), (udp, "UDP"), (self.tcp, "TCP")], Answer::Yes)
+    }
+
+    /// What of its node answers on the underlay.
+    fn node_answers(&self) -> Vec<&'static str> {
+        let ways = [(self.under_echo, "echo"), (self.under_udp, "UDP"), (self.under_tcp, "TCP")];
+        named(ways, Answer::Yes)
+    }
+
+    /// What does not answer through the overlay.
+    fn overlay_silence(&self) -> String {
+        let udp = if self.offloaded.is_no() { self.offloaded } else { self.software };
+        let silent = named([(self.small, "echo"), (udp, "UDP"), (self.tcp, "TCP")], Answer::No);
+        format!("the overlay does not answer {}", silent.join(", "))
+    }
+
+    fn node_silence(&self) -> String {
+        let ways = [(self.under_echo, "echo"), (self.under_udp, "UDP"), (self.under_tcp, "TCP")];
+        format!("the node does not answer {} on the underlay", named(ways, Answer::No).join(", "))
+    }
+}
+
+fn named<const N: usize>(ways: [(Answer, &'static str); N], answer: Answer) -> Vec<&'static str> {
+    ways.into_iter().filter(|(way, _)| *way == answer).map(|(_, name)| name).collect()
+}
+
+/// The verdict about a peer and the evidence for it.
+pub(super) fn judge(found: &Findings) -> (Verdict, Vec<String>) {
+    let overlay = found.overlay_answers();
+    if overlay.is_empty() { unreached(found) } else { reached(found, &overlay) }
+}
+
+/// Something answers through the overlay.
+fn reached(found: &Findings, overlay: &[&str]) -> (Verdict, Vec<String>) {
+    if found.small.is_yes() && found.full.is_no() {
+        if let Some(at_most) = found.largest {
+            let evidence = vec![
+                format!("{at_most} bytes are answered through the overlay"),
+                format!("{} are lost, and pods send up to {}", at_most + 1, found.mtu),
+            ];
+            return (Verdict::MtuHole { at_most }, evidence);
+        }
+    }
+    if found.offloaded.is_no() && found.software.is_yes() {
+        let evidence = vec![
+            "UDP with a checksum by the kernel is answered through the overlay".to_owned(),
+            "UDP whose checksum the device should complete is lost".to_owned(),
+        ];
+        return (Verdict::ChecksumOffload, evidence);
+    }
+    if found.small.is_no() {
+        let evidence =
+            vec![format!("{} is answered through the overlay", overlay.join(", ")), "echo is not".to_owned()];
+        return (Verdict::IcmpFiltered, evidence);
+    }
+    (Verdict::Reachable, Vec::new())
+}
+
+/// Nothing answers through the overlay.
+fn unreached(found: &Findings) -> (Verdict, Vec<String>) {
+    if let Some(errno) = found.refused {
+        let why = format!("the kernel refuses to send: {}", io::Error::from_raw_os_error(errno));
+        return (Verdict::Unsent, vec![why]);
+    }
+    if !found.usual().is_no() {
+        return (Verdict::Untested, Vec::new());
+    }
+    let mut evidence = vec![found.overlay_silence()];
+    let node = found.node_answers();
+    if !node.is_empty() {
+        evidence.push(format!("the node answers {} on the underlay", node.join(", ")));
+    }
+    let port = found.port.map(|port| format!("UDP port {port}")).unwrap_or_default();
+    if found.closed.is_yes() {
+        evidence.push(format!("its kernel says that {port} is closed"));
+        return (Verdict::TunnelClosed, evidence);
+    }
+    if found.sideways.is_yes() {
+        evidence
+            .push("an echo through the tunnel is answered when the answer may take the underlay".to_owned());
+        return (Verdict::ReturnPath, evidence);
+    }
+    if found.any_mac.is_yes() {
+        evidence.push(
+            "an echo through the tunnel is answered when it is for any MAC, but not for that of its record"
+                .to_owned(),
+        );
+        return (Verdict::RecordStale, evidence);
+    }
+    if !node.is_empty() {
+        evidence.push(match found.port {
+            Some(_) => format!("nothing says that {port} is closed there"),
+            None => "the node does not answer for its pods' addresses, nor say why not".to_owned(),
+        });
+        return (Verdict::TunnelBlocked, evidence);
+    }
+    evidence.push(found.node_silence());
+    if let Some(by) = found.unreachable {
+        evidence.push(format!("{by} says that the node can't be reached"));
+        return (Verdict::PeerDead, evidence);
+    }
+    match (found.node_answered, found.overlay_answered) {
+        (true, _) => evidence.push("it answered before".to_owned()),
+        (false, true) => evidence.push(
+            "it answered before, though never on the underlay: a blocked tunnel looks the same".to_owned(),
+        ),
+        (false, false) => {
+            evidence.push("it has never answered since this agent started".to_owned());
+            return (Verdict::Unknown, evidence);
+        }
+    }
+    (Verdict::PeerDead, evidence)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::Answer::{No, Untried, Yes};
+    use super::*;
+
+    /// A peer of which everything was tried and nothing answers, though it did before.
+    fn silent() -> Findings {
+        Findings {
+            small: No,
+            full: No,
+            offloaded: No,
+            software: No,
+            tcp: No,
+            under_echo: No,
+            under_udp: No,
+            under_tcp: No,
+            closed: No,
+            sideways: No,
+            any_mac: No,
+            mtu: 1450,
+            node_answered: true,
+            overlay_answered: true,
+            port: Some(8472),
+            ..Findings::default()
+        }
+    }
+
+    fn healthy() -> Findings {
+        Findings { small: Yes, full: Yes, offloaded: Yes, under_echo: Yes, ..silent() }
+    }
+
+    #[test]
+    fn each_row() {
+        let node = Findings { under_echo: Yes, ..silent() };
+        for (what, found, verdict) in [
+            ("nothing was sent", Findings::default(), Verdict::Untested),
+            ("all is answered", healthy(), Verdict::Reachable),
+            ("the underlay filters", Findings { under_echo: No, ..healthy() }, Verdict::Reachable),
+            (
+                "UDP is filtered, whoever computes",
+                Findings { offloaded: No, ..healthy() },
+                Verdict::Reachable,
+            ),
+            (
+                "full size is lost",
+                Findings { full: No, largest: Some(1350), ..healthy() },
+                Verdict::MtuHole { at_most: 1350 },
+            ),
+            ("full size is lost, unmeasured", Findings { full: No, ..healthy() }, Verdict::Reachable),
+            (
+                "offload alone fails",
+                Findings { offloaded: No, software: Yes, ..healthy() },
+                Verdict::ChecksumOffload,
+            ),
+            ("TCP passes, echo doesn't", Findings { tcp: Yes, ..silent() }, Verdict::IcmpFiltered),
+            ("UDP passes, echo doesn't", Findings { offloaded: Yes, ..silent() }, Verdict::IcmpFiltered),
+            ("the node answers", node.clone(), Verdict::TunnelBlocked),
+            ("the node answers TCP alone", Findings { under_tcp: Yes, ..silent() }, Verdict::TunnelBlocked),
+            ("without a tunnel", Findings { port: None, ..node.clone() }, Verdict::TunnelBlocked),
+            ("the port is closed", Findings { closed: Yes, ..node.clone() }, Verdict::TunnelClosed),
+            ("sideways", Findings { sideways: Yes, any_mac: Yes, ..node.clone() }, Verdict::ReturnPath),
+            ("another MAC", Findings { any_mac: Yes, ..node }, Verdict::RecordStale),
+            ("it answered before", silent(), Verdict::PeerDead),
+            ("on the overlay alone", Findings { node_answered: false, ..silent() }, Verdict::PeerDead),
+            (
+                "it never answered",
+                Findings { node_answered: false, overlay_answered: false, ..silent() },
+                Verdict::Unknown,
+            ),
+            (
+                "nobody has its address",
+                Findings {
+                    node_answered: false,
+                    overlay_answered: false,
+                    unreachable: "192.0.2.1".parse().ok(),
+                    ..silent()
+                },
+                Verdict::PeerDead,
+            ),
+            (
+                "not sent",
+                Findings { refused: Some(libc::EPERM), small: Untried, ..silent() },
+                Verdict::Unsent,
+            ),
+        ] {
+            assert_eq!(judge(&found).0, verdict, "{what}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn only_the_largest_packet_is_missing_for_an_mtu_hole() {
+        assert!(Findings { full: No, ..healthy() }.lacks_largest());
+        assert!(!Findings { full: No, largest: Some(1350), ..healthy() }.lacks_largest());
+        assert!(!healthy().lacks_largest() && !silent().lacks_largest());
+    }
+
+    fn answer() -> impl Strategy<Value = Answer> {
+        prop_oneof![Just(Untried), Just(Yes), Just(No)]
+    }
+
+    prop_compose! {
+        fn findings()(
+            over in [answer(), answer(), answer(), answer(), answer()],
+            under in [answer(), answer(), answer()],
+            tunnel in [answer(), answer(), answer()],
+            before in any::<[bool; 4]>(),
+            largest in proptest::option::of(100_u32..1450),
+        ) -> Findings {
+            let [small, full, offloaded, software, tcp] = over;
+            let [under_echo, under_udp, under_tcp] = under;
+            let [closed, sideways, any_mac] = tunnel;
+            Findings {
+                small, full, offloaded, software, tcp, under_echo, under_udp, under_tcp, closed, sideways, any_mac,
+                largest,
+                mtu: 1450,
+                unreachable: before[0].then(|| [192, 0, 2, 1].into()),
+                refused: before[1].then_some(libc::EPERM),
+                node_answered: before[2],
+                overlay_answered: before[3],
+                port: Some(8472),
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_verdict_is_without_evidence_and_nothing_that_answers_is_dead(found in findings()) {
+            let (verdict, evidence) = judge(&found);
+            let needs_none = matches!(verdict, Verdict::Untested | Verdict::Reachable);
+            prop_assert_eq!(evidence.is_empty(), needs_none, "{}", verdict);
+            let answers = [
+                found.small, found.offloaded, found.software, found.tcp, found.under_echo, found.under_udp,
+                found.under_tcp, found.closed, found.sideways, found.any_mac,
+            ];
+            let lives = answers.contains(&Yes);
+            prop_assert!(!(lives && verdict == Verdict::PeerDead), "{:?}", evidence);
+            // What pods need was answered: that is never called a blocked way.
+            let is_reached = found.small == Yes || found.tcp == Yes;
+            prop_assert!(!is_reached || verdict.severity() <= Verdict::ChecksumOffload.severity(), "{}", verdict);
+        }
+    }
+}
