@@ -15,6 +15,8 @@ use std::error::Error as _;
 use clap::FromArgMatches as _;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
+use flannel_core::probe::ProbeInterval;
+
 use flags::CommandLine;
 pub(crate) use flags::{
     CleanupOptions, Common, DockerOptions, EventsOptions, InstallOptions, Options, StatusOptions, Task,
@@ -182,6 +184,10 @@ impl Options {
             return Err(format!(
                 "not supported by this version: stack traces in the log ({origin}); leave it out"
             ));
+        }
+        if self.ready_peers.is_some() && self.probe == ProbeInterval::Off {
+            let origin = origin("ready-peers", given);
+            return Err(format!("{origin} needs probes; leave it out, or leave out --probe=off"));
         }
         let has_name = |given: &Given| given.name == "iptables-forward-rules";
         self.requires_forward_rules = self.iptables_forward_rules && given.iter().any(has_name);

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use flannel_backend_hostgw::HostGwBackend;
 use flannel_backend_udp::{UdpBackend, UdpOptions};
-use flannel_backend_vxlan::VxlanBackend;
+use flannel_backend_vxlan::{TxChecksum, VxlanBackend};
 use flannel_core::addr::PerFamily;
 use flannel_core::agent::{Agent, AgentBuilder, FirewallOptions, Forward, state_file_of};
 use flannel_core::firewall::gate::{GateOptions, Mode};
+use flannel_core::probe::ProbeOptions;
 use flannel_core::subnet::SubnetManager;
 use flannel_core::underlay::UnderlayOptions;
 use tracing::info;
@@ -20,7 +21,10 @@ const UPSTREAM: &str = "wireguard ipip ipsec alloc extension tencent-vpc ali-vpc
 /// The agent that the operator asked for, with all backends of this build.
 pub(crate) fn agent(options: &Options, store: Arc<dyn SubnetManager>) -> AgentBuilder {
     let Common { subnet_file, state_file, public_ip, public_ipv6, .. } = &options.common;
-    let vxlan = VxlanBackend::new().next_hop_objects(options.nexthop_objects).strict_underlay(gate(options));
+    let vxlan = VxlanBackend::new()
+        .next_hop_objects(options.nexthop_objects)
+        .strict_underlay(gate(options))
+        .tx_checksum(options.vxlan_tx_checksum);
     let udp = UdpOptions::default().layout(options.udp_threads);
     Agent::builder(store)
         .backend(vxlan)
@@ -37,6 +41,7 @@ pub(crate) fn agent(options: &Options, store: Arc<dyn SubnetManager>) -> AgentBu
         .state_file(state_file.clone().unwrap_or_else(|| state_file_of(subnet_file)))
         .blackholes(options.ip_blackhole_route)
         .firewall(rules(options))
+        .probes(ProbeOptions::new(options.probe).ready(options.ready_peers))
 }
 
 /// What vxlan does about packets from strangers.
@@ -66,6 +71,9 @@ pub(crate) fn name_idle_options(kind: &str, options: &Options) {
     };
     if options.strict_underlay == Mode::Enforce {
         info!(backend = kind, why, "--strict-underlay has no effect");
+    }
+    if options.vxlan_tx_checksum != TxChecksum::Keep {
+        info!(backend = kind, "--vxlan-tx-checksum has no effect");
     }
 }
 

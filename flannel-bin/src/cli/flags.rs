@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use clap::{Arg, ArgAction, Args, CommandFactory as _, Parser, Subcommand};
 use flannel_backend_udp::Layout;
-use flannel_backend_vxlan::NextHopObjects;
+use flannel_backend_vxlan::{NextHopObjects, TxChecksum};
 use flannel_core::addr::Subnet;
 use flannel_core::firewall::gate::Mode;
+use flannel_core::probe::{ProbeInterval, ReadyPeers};
 use flannel_core::secret::{Secret, ServerUrl};
 
 use super::value::{self, LogFormat, Maybe, Part, StatusForm, Store, Urls, VModules};
@@ -47,6 +48,7 @@ const FILES: &str = "Files";
 const UNDERLAY: &str = "Underlay";
 const LOG: &str = "Log";
 const BACKEND: &str = "Backends";
+const PROBES: &str = "Probes";
 const FIREWALL: &str = "Firewall and routes";
 const HEALTH: &str = "Health server";
 
@@ -190,6 +192,18 @@ pub(crate) struct Options {
     /// with the udp backend, underlay addresses besides the published ones from which datagrams are accepted; can be repeated
     #[arg(long, help_heading = BACKEND, value_name = "CIDR", value_parser = value::subnet)]
     pub(crate) udp_allow_from: Vec<Subnet>,
+    /// whether vxlan's devices complete the checksums of pods' packets: keep (as they are), auto (no longer once probes have
+    /// proven that they do it wrongly), off (the kernel always does)
+    #[arg(long, help_heading = BACKEND, value_name = "auto|keep|off", default_value = "keep", value_parser = value::TX_CHECKSUM)]
+    pub(crate) vxlan_tx_checksum: TxChecksum,
+    /// how often each peer is probed, through the overlay and on the underlay: auto (once a second in a small cluster, more
+    /// slowly in a large one), off, or a time such as 30s
+    #[arg(long, help_heading = PROBES, value_name = "auto|off|INTERVAL", default_value = "auto", value_parser = value::probe)]
+    pub(crate) probe: ProbeInterval,
+    /// not ready before this share of the peers known at the start answers through the overlay, or the time is over, such as
+    /// 80%,60s
+    #[arg(long, help_heading = PROBES, value_name = "P%,TIMEOUT", value_parser = value::ready_peers)]
+    pub(crate) ready_peers: Maybe<ReadyPeers>,
     /// how long before its end the lease is renewed, 1 to 1439 minutes
     #[arg(long, help_heading = STORE, value_name = "MINUTES", default_value = "60", value_parser = value::minutes)]
     pub(crate) subnet_lease_renew_margin: Duration,

@@ -442,6 +442,36 @@ fn strangers_are_observed_unless_said_otherwise() {
 }
 
 #[test]
+fn probes_have_an_interval_and_readiness_may_wait_for_peers() {
+    use std::time::Duration;
+
+    use flannel_backend_vxlan::TxChecksum;
+    use flannel_core::probe::{ProbeInterval, ReadyPeers};
+    let plain = options(&[]);
+    let set = (plain.probe, plain.ready_peers, plain.vxlan_tx_checksum);
+    assert_eq!(set, (ProbeInterval::Auto, None, TxChecksum::Keep));
+    for (text, seconds) in [("30s", 30), ("1m30s", 90), ("24h", 86_400), ("1000ms", 1)] {
+        let interval = options(&[&format!("--probe={text}")]).probe;
+        assert_eq!(interval, ProbeInterval::Every(Duration::from_secs(seconds)));
+    }
+    assert_eq!(options(&["--probe=off"]).probe, ProbeInterval::Off);
+    for wrong in ["on", "30", "999ms", "25h", "s", "-1s", "1s1", "99999999999h"] {
+        let error = error(&[&format!("--probe={wrong}")]);
+        assert!(error.contains("--probe") && error.contains("a time from 1s to 24h"), "{error}");
+    }
+    let ready = options_with(&[], &[("FLANNELD_READY_PEERS", "80%,1m")]).ready_peers;
+    assert_eq!(ready, Some(ReadyPeers::new(80, Duration::from_secs(60))));
+    for wrong in ["80", "80%", "0%,60s", "101%,60s", "80%,0s", "80,60s", "%,60s"] {
+        let error = error(&[&format!("--ready-peers={wrong}")]);
+        assert!(error.contains("--ready-peers") && error.contains("such as 80%,60s"), "{error}");
+    }
+    let idle = error(&["--ready-peers=80%,60s", "--probe=off"]);
+    assert!(idle.contains("--ready-peers") && idle.contains("--probe=off"), "{idle}");
+    assert_eq!(options(&["--vxlan-tx-checksum=auto"]).vxlan_tx_checksum, TxChecksum::Auto);
+    assert!(error(&["--vxlan-tx-checksum=on"]).contains("auto, keep or off"));
+}
+
+#[test]
 fn secrets_are_never_shown() {
     let options = options(&[
         "--etcd-username=root",

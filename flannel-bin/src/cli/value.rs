@@ -10,9 +10,10 @@ use std::time::Duration;
 use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 use clap::{Arg, Command};
 use flannel_backend_udp::Layout;
-use flannel_backend_vxlan::NextHopObjects;
+use flannel_backend_vxlan::{NextHopObjects, TxChecksum};
 use flannel_core::addr::Subnet;
 use flannel_core::firewall::gate::Mode;
+use flannel_core::probe::{ProbeInterval, ReadyPeers};
 use flannel_core::lease::UnusableAddress;
 use flannel_core::secret::ServerUrl;
 
@@ -282,6 +283,59 @@ pub(super) const LAYOUT: OneOf<Layout> = OneOf {
     words: &[("auto", Layout::Adaptive), ("1", Layout::OneThread), ("2", Layout::TwoThreads)],
     expected: "auto, 1 or 2",
 };
+
+pub(super) const TX_CHECKSUM: OneOf<TxChecksum> = OneOf {
+    words: &[("auto", TxChecksum::Auto), ("keep", TxChecksum::Keep), ("off", TxChecksum::Off)],
+    expected: "auto, keep or off",
+};
+
+/// A time with its units, as Go's `time.ParseDuration` reads them, in whole numbers: `1m30s`.
+fn duration(text: &str) -> Option<Duration> {
+    let (mut rest, mut sum) = (text, Duration::ZERO);
+    while !rest.is_empty() {
+        let digits = rest.find(|it: char| !it.is_ascii_digit())?;
+        let number: u32 = rest[..digits].parse().ok()?;
+        let unit = &rest[digits..];
+        let end = unit.find(|it: char| it.is_ascii_digit()).unwrap_or(unit.len());
+        let unit = match &unit[..end] {
+            "ms" => Duration::from_millis(1),
+            "s" => Duration::from_secs(1),
+            "m" => Duration::from_mins(1),
+            "h" => Duration::from_hours(1),
+            _ => return None,
+        };
+        sum = sum.checked_add(unit.checked_mul(number)?)?;
+        rest = &rest[digits + end..];
+    }
+    Some(sum).filter(|_| !text.is_empty())
+}
+
+/// The longest time that a flag takes.
+const DAY: Duration = Duration::from_hours(24);
+
+pub(super) fn probe(text: &str) -> Checked<ProbeInterval> {
+    match text {
+        "auto" => Ok(ProbeInterval::Auto),
+        "off" => Ok(ProbeInterval::Off),
+        time => {
+            let time = duration(time).filter(|time| (Duration::from_secs(1)..=DAY).contains(time));
+            time.map(ProbeInterval::Every).ok_or("auto, off, or a time from 1s to 24h")
+        }
+    }
+}
+
+pub(super) fn ready_peers(text: &str) -> Checked<Maybe<ReadyPeers>> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let parse = || {
+        let (percent, time) = text.split_once("%,")?;
+        let percent = percent.parse().ok().filter(|percent| (1..=100).contains(percent))?;
+        let time = duration(time).filter(|time| (Duration::from_secs(1)..=DAY).contains(time))?;
+        Some(ReadyPeers::new(percent, time))
+    };
+    parse().map(Some).ok_or("a share and a time from 1s to 24h, such as 80%,60s")
+}
 
 pub(super) const PART: OneOf<Maybe<Part>> = OneOf {
     words: &[("", None), ("plugin", Some(Part::Plugin)), ("conf", Some(Part::Conf))],
