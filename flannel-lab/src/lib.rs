@@ -48,6 +48,7 @@ pub mod node;
 pub mod ping;
 mod plan;
 pub mod pod;
+mod relay;
 pub mod sandbox;
 pub mod store;
 pub mod stranger;
@@ -56,3 +57,4 @@ mod sys;
 pub mod wait;
 
 pub use error::LabError;
+pub use relay::BrokenOffload;

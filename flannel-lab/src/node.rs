@@ -11,6 +11,7 @@ use crate::LabError;
 use crate::agent::AgentBuilder;
 use crate::netns::Netns;
 use crate::plan::{Attachment, address_line, bridge_name};
+use crate::relay::BrokenOffload;
 
 /// The smallest MTU with which the kernel keeps IPv6 on a link (RFC 8200 section 5).
 const MIN_IPV6_MTU: u32 = 1280;
@@ -206,6 +207,18 @@ impl Node {
     /// Ends a partition.
     pub fn heal(&self) -> Result<(), LabError> {
         self.set_ports(PORT_FORWARDING)
+    }
+
+    /// Breaks the checksum offload of a NIC for as long as the result lives: frames of a tunnel that
+    /// leave the node with an inner checksum that the NIC should complete are lost. Everything else passes.
+    pub fn break_checksum_offload(&self, nic: &str) -> Result<BrokenOffload, LabError> {
+        let nic = self.nic(nic)?;
+        BrokenOffload::between(&self.fabric, &nic.port, &bridge_name(nic.at.segment))
+    }
+
+    /// Changes the MTU of a NIC's port alone, in bytes, so that the path has a hole that the node doesn't see.
+    pub fn set_port_mtu(&self, nic: &str, mtu: u32) -> Result<(), LabError> {
+        self.fabric.ip(&format!("link set {} mtu {mtu}", self.nic(nic)?.port)).map(drop)
     }
 
     /// The number of the next pod on this node, from 1; never the same twice.

@@ -1,8 +1,8 @@
-//! The two things that no safe wrapper offers: a socket option and signal handlers.
+//! What no safe wrapper offers: a socket option, signal handlers, and packet sockets with offload headers.
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
@@ -43,4 +43,42 @@ pub(crate) fn set_dont_fragment(socket: &impl AsFd, v6: bool, dont: bool) -> io:
         libc::setsockopt(socket.as_fd().as_raw_fd(), level, name, std::ptr::from_ref(&value).cast(), size)
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A packet socket on a link of the calling thread's namespace, which receives what arrives there with the offload header
+/// of virtio (`PACKET_VNET_HDR`), and sends what is written to it likewise.
+pub(crate) fn packet_socket(link: u32) -> io::Result<OwnedFd> {
+    // All protocols, in network order.
+    const ALL: u16 = (libc::ETH_P_ALL as u16).to_be();
+    // SAFETY: the call takes no pointers.
+    let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is new, and nobody else owns it.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    for option in [libc::PACKET_VNET_HDR, libc::PACKET_IGNORE_OUTGOING] {
+        let on: libc::c_int = 1;
+        let size = libc::socklen_t::try_from(size_of_val(&on)).expect("an int's size fits");
+        // SAFETY: the descriptor is open for the whole call; the kernel reads `size` bytes at the pointer, which is the size
+        // of the int it points to.
+        let set = unsafe { libc::setsockopt(fd, libc::SOL_PACKET, option, (&raw const on).cast(), size) };
+        if set != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    let addr = libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as u16,
+        sll_protocol: ALL,
+        sll_ifindex: link.cast_signed(),
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    let size = libc::socklen_t::try_from(size_of_val(&addr)).expect("an address's size fits");
+    // SAFETY: the descriptor is open for the whole call; the kernel reads `size` bytes at the pointer, which is the size of
+    // the address it points to.
+    let bound = unsafe { libc::bind(fd, (&raw const addr).cast(), size) };
+    if bound == 0 { Ok(socket) } else { Err(io::Error::last_os_error()) }
 }

@@ -13,8 +13,8 @@ use flannel_backend_udp::Layout;
 use flannel_backend_vxlan::{NextHopObjects, TxChecksum};
 use flannel_core::addr::Subnet;
 use flannel_core::firewall::gate::Mode;
-use flannel_core::probe::{ProbeInterval, ReadyPeers};
 use flannel_core::lease::UnusableAddress;
+use flannel_core::probe::{ProbeInterval, ReadyPeers};
 use flannel_core::secret::ServerUrl;
 
 /// A value that is left out or empty. By this name it is one type for clap, which has a meaning of its own for `Option`.

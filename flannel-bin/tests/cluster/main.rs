@@ -32,6 +32,7 @@ mod metrics;
 mod networks;
 #[cfg(any(feature = "etcd", feature = "kube"))]
 mod outages;
+mod probe;
 mod quiet;
 mod ready;
 mod repair;
