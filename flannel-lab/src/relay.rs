@@ -24,8 +24,8 @@ const FRAME: usize = 1 << 17;
 const NEEDS_CHECKSUM: u8 = 1;
 /// Where the header says at which byte of the frame the checksum begins.
 const CHECKSUM_START: std::ops::Range<usize> = 6..8;
-/// The headers of Ethernet, IPv4 and UDP: a checksum that begins further back is that of a packet in a tunnel.
-const OUTER: u16 = 14 + 20 + 8;
+/// The headers of Ethernet and IPv6: a checksum that begins further back is that of a packet in a tunnel.
+const OUTER: u16 = 14 + 40;
 /// How soon the relay sees that it is to end, in milliseconds.
 const LOOK: u16 = 50;
 

@@ -3,17 +3,19 @@
 //! `PROBE_FAULTS=20` repeats each fault so many times and fails if one takes longer than five seconds to be named.
 
 use std::env;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use flannel_lab::bed::HEALTH_PORT;
 use flannel_lab::cluster::{Cluster, Families};
 use flannel_lab::netns::Netns;
 use flannel_lab::ping::system_ping;
 use flannel_lab::sandbox::in_sandbox;
 use flannel_lab::test_name;
-use flannel_lab::wait::wait_for;
+use flannel_lab::wait::{eventually, wait_for};
 
-use crate::backends::{BackendCase, VXLAN};
-use crate::harness::{Bed, Folder, SOON, new_folder};
+use crate::backends::{BackendCase, HOST_GW, Remote, UDP, VXLAN};
+use crate::harness::{Bed, FLANNELD, Folder, SOON, full_payload, http_get, new_folder};
 
 /// Within which time a fault is to be named on an idle machine.
 const NAMED: Duration = Duration::from_secs(5);
@@ -26,7 +28,7 @@ fn repeats() -> (usize, Duration) {
     }
 }
 
-/// Three nodes that know and reach each other. Node 1 is the one that judges, node 2 the one that something happens to.
+/// Three nodes that know and reach each other, and verdicts of one family: IPv6 where there are both. Node 1 is the one that judges, node 2 the one that something happens to.
 struct Stage {
     bed: Bed<Folder>,
     family: &'static str,
@@ -34,12 +36,18 @@ struct Stage {
 
 impl Stage {
     fn new(case: &'static BackendCase, families: Families) -> Self {
+        Self::with(case, families, |_| {})
+    }
+
+    /// The same with agents of its own.
+    fn with(case: &'static BackendCase, families: Families, edit: impl FnOnce(&mut Bed<Folder>)) -> Self {
         let cluster = Cluster::builder().nodes(3).families(families).build().unwrap();
         let mut bed = Bed::new(cluster, new_folder(), case, families);
         // An agent is ready once its peers have answered.
         bed.flags.push("--ready-peers=100%,60s".to_owned());
+        edit(&mut bed);
         bed.start_all();
-        let family = if families == Families::V6 { "IPv6" } else { "IPv4" };
+        let family = if families == Families::Dual { "IPv6" } else { "IPv4" };
         Self { bed, family }
     }
 
@@ -57,6 +65,11 @@ impl Stage {
         let mut lines: Vec<String> = lines.filter(about).map(str::to_owned).collect();
         lines.reverse();
         lines
+    }
+
+    /// A node as node 1 sees it.
+    fn remote(&self, number: u8) -> Remote {
+        self.bed.remotes(number).into_iter().nth(usize::from(self.family == "IPv6")).unwrap()
     }
 
     fn subnet(&self, number: u8) -> String {
@@ -158,7 +171,13 @@ const MTU_HOLE: Fault = Fault {
     what: "the path has a hole of 1400 bytes",
     make: |stage| {
         stage.bed.node(2).set_port_mtu("eth0", 1400).unwrap();
-        undo(|stage| stage.bed.node(2).set_port_mtu("eth0", 1500).unwrap())
+        undo(|stage| {
+            stage.bed.node(2).set_port_mtu("eth0", 1500).unwrap();
+            for number in 1..=3 {
+                // A bridge with netfilter tells IPv6 hosts of the hole, and they remember it for ten minutes.
+                stage.netns(number).ip("-6 route flush cache").unwrap();
+            }
+        })
     },
     verdict: "MTU hole, at most ",
 };
@@ -186,7 +205,7 @@ const OFFLOAD_BROKEN: Fault = Fault {
 const WRONG_FDB_ENTRY: Fault = Fault {
     what: "a node that nobody repairs has a wrong FDB entry",
     make: |stage| {
-        let mac = stage.bed.remotes(1)[0].mac.clone();
+        let mac = stage.remote(1).mac;
         // The kernel's state stays, as that of a Go node does, which never looks at it again.
         stage.bed.stop(2);
         let netns = stage.netns(2);
@@ -231,12 +250,13 @@ fn name_each(mut stage: Stage, faults: &[Fault]) {
 }
 
 /// The number in the verdict is that of `ping`.
+#[track_caller]
 fn assert_mtu_hole_is_measured(stage: &Stage, since: usize) {
     let said = stage.verdicts(since, 2).remove(0);
     let number = said.split("at most ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
     let at_most: u32 = number.parse().unwrap();
-    let dst = stage.bed.remotes(2)[0].base.parse().unwrap();
-    let answered = |size: u32| system_ping(stage.netns(1), dst, size - 28, 1).unwrap().received;
+    let dst: IpAddr = stage.remote(2).base.parse().unwrap();
+    let answered = |size: u32| system_ping(stage.netns(1), dst, full_payload(size, dst), 1).unwrap().received;
     assert_eq!((answered(at_most), answered(at_most + 1)), (1, 0), "{said}");
 }
 
@@ -259,5 +279,133 @@ fn faults_of_the_path_are_named() {
 fn faults_of_a_peer_that_nobody_repairs_are_named() {
     in_sandbox(test_name!(), || {
         name_each(Stage::new(&VXLAN, Families::V4), &[WRONG_FDB_ENTRY, OTHER_MAC]);
+    });
+}
+
+/// In a cluster with both families what happens to one is said of that one.
+#[test]
+fn faults_over_ipv6_are_named() {
+    const BLOCKED: Fault = Fault {
+        what: "UDP 8472 to the node is dropped, over IPv6",
+        make: |stage| rules(stage, &["input meta nfproto ipv6 udp dport 8472 drop"]),
+        verdict: "the tunnel to it is blocked",
+    };
+    in_sandbox(test_name!(), || {
+        name_each(Stage::new(&VXLAN, Families::Dual), &[BLOCKED, MTU_HOLE, OFFLOAD_BROKEN]);
+    });
+}
+
+/// Without a tunnel a node answers for addresses that its pods don't have.
+#[test]
+fn faults_of_routed_peers_are_named() {
+    const NOT_FORWARDED: Fault = Fault {
+        what: "the node does not forward",
+        make: |stage| {
+            stage.netns(2).sysctl("net.ipv4.conf.eth0.forwarding", "0").unwrap();
+            undo(|stage| stage.netns(2).sysctl("net.ipv4.conf.eth0.forwarding", "1").unwrap())
+        },
+        verdict: "the tunnel to it is blocked",
+    };
+    in_sandbox(test_name!(), || name_each(Stage::new(&HOST_GW, Families::V4), &[NODE_DEAD, NOT_FORWARDED]));
+}
+
+#[test]
+fn faults_of_the_udp_backend_are_named() {
+    const AGENT_GONE: Fault = Fault {
+        what: "the agent is killed, and its datapath with it",
+        make: |stage| {
+            stage.bed.kill(2);
+            undo(|stage| stage.bed.start(2))
+        },
+        verdict: "its tunnel is closed",
+    };
+    in_sandbox(test_name!(), || name_each(Stage::new(&UDP, Families::V4), &[AGENT_GONE, NODE_DEAD]));
+}
+
+/// Neither a ping socket nor a raw one can be had: UDP is enough to see peers and what is wrong with them.
+#[test]
+fn an_agent_that_may_not_send_icmp_says_so_and_goes_on() {
+    in_sandbox(test_name!(), || {
+        let stage = Stage::with(&VXLAN, Families::V4, |bed| {
+            let capabilities = ["--bounding-set=-all,+net_admin", "--inh-caps=-all,+net_admin"];
+            bed.launcher =
+                ["setpriv"].into_iter().chain(capabilities).chain([FLANNELD]).map(str::to_owned).collect();
+        });
+        let readyz = http_get(stage.netns(1), HEALTH_PORT, "/readyz");
+        assert!(readyz.contains("200 OK") && readyz.contains("ICMP echo can't be sent"), "{readyz}");
+        name_each(stage, &[BLOCKED_THERE, NODE_DEAD]);
+    });
+}
+
+/// Whether node 1's device completes checksums.
+fn completes_checksums(stage: &Stage) -> bool {
+    let shown = stage.netns(1).run("ethtool", &["-k", "flannel.1"]).unwrap();
+    let line = shown.lines().find(|line| line.contains("tx-checksum-ip-generic")).unwrap();
+    line.contains("on")
+}
+
+#[test]
+fn a_proven_checksum_fault_is_cured_where_that_was_asked_for_and_stays_so() {
+    in_sandbox(test_name!(), || {
+        let mut stage =
+            Stage::with(&VXLAN, Families::V4, |bed| bed.flags.push("--vxlan-tx-checksum=auto".to_owned()));
+        assert!(completes_checksums(&stage), "nothing is proven");
+        let broken = stage.bed.node(1).break_checksum_offload("eth0").unwrap();
+        stage.wait_for(0, 2, "checksum offload is broken", SOON);
+        stage.wait_for(0, 2, "verdict=reachable ", SOON);
+        assert!(!completes_checksums(&stage));
+        // It is held: against somebody who switches it on again, and on a new device.
+        stage.netns(1).run("ethtool", &["-K", "flannel.1", "tx", "on"]).unwrap();
+        eventually(SOON, "the offload to be off again", || !completes_checksums(&stage));
+        stage.netns(1).ip("link del flannel.1").unwrap();
+        let is_held = || stage.netns(1).ip("link show flannel.1").is_ok() && !completes_checksums(&stage);
+        eventually(SOON, "the offload of the new device to be off", is_held);
+        // The others have nothing to cure.
+        drop(broken);
+        let shown = stage.netns(2).run("ethtool", &["-k", "flannel.1"]).unwrap();
+        assert!(shown.contains("tx-checksum-ip-generic: on"), "{shown}");
+        // Without being asked, nothing is done.
+        stage.bed.flags.retain(|flag| !flag.contains("checksum"));
+        stage.bed.stop(1);
+        stage.netns(1).run("ethtool", &["-K", "flannel.1", "tx", "on"]).unwrap();
+        stage.bed.start(1);
+        let broken = stage.bed.node(1).break_checksum_offload("eth0").unwrap();
+        stage.wait_for(0, 2, "checksum offload is broken", SOON);
+        assert!(completes_checksums(&stage));
+        drop(broken);
+    });
+}
+
+#[test]
+fn readiness_waits_for_peers_and_never_for_ever() {
+    in_sandbox(test_name!(), || {
+        let cluster = Cluster::builder().nodes(2).build().unwrap();
+        let mut bed = Bed::new(cluster, new_folder(), &VXLAN, Families::V4);
+        let look = |bed: &Bed<Folder>| http_get(bed.netns(1), HEALTH_PORT, "/readyz");
+        // The other node has a lease, and is cut off.
+        bed.start(2);
+        bed.cluster.node(2).partition().unwrap();
+        bed.spawn(1, &["--ready-peers=100%,1h"]);
+        let waits = "waiting for 1 of 1 peers to answer through the overlay";
+        eventually(SOON, "readiness to wait for the peer", || {
+            let readyz = look(&bed);
+            if readyz.contains(waits) && readyz.contains("503") { Ok(()) } else { Err(readyz) }
+        });
+        bed.cluster.node(2).heal().unwrap();
+        bed.wait_ready(1);
+        // From then on the peer is no reason any more.
+        bed.cluster.node(2).partition().unwrap();
+        eventually(SOON, "a note about the dead peer", || {
+            let readyz = look(&bed);
+            if readyz.contains("peer dead") {
+                Ok(assert!(readyz.contains("200 OK"), "{readyz}"))
+            } else {
+                Err(readyz)
+            }
+        });
+        // A cluster that starts cold is ready when the time is over.
+        bed.kill(1);
+        bed.spawn(1, &["--ready-peers=100%,3s"]);
+        bed.wait_ready(1);
     });
 }

@@ -520,15 +520,19 @@ impl Prober {
             visit.found.under_udp = Answer::Yes;
         }
         let rtt = sent.at.elapsed();
-        let is_plain = matches!(sent.kind, Kind::Small | Kind::UnderEcho) && arrival.what == What::Reply;
+        // Without echoes any answer tells the time.
+        let has_echo = self.sockets.get(target.family).is_some_and(FamilySockets::has_echo);
+        let is_timed = matches!(sent.kind, Kind::Small | Kind::UnderEcho) || !has_echo;
         let way =
             if sent.kind.is_underlay() { &mut target.track.underlay } else { &mut target.track.overlay };
         // An answer to a packet sent by hand does not say that pods' packets get there and back.
         if !matches!(sent.kind, Kind::Sideways | Kind::AnyMac) {
-            way.answered(is_plain.then_some(rtt), SystemTime::now());
+            way.answered(is_timed.then_some(rtt), SystemTime::now());
         }
         if sent.kind == Kind::Small {
             target.by_errors = arrival.what != What::Reply;
+        }
+        if sent.kind == Kind::Small || !has_echo && sent.kind == Kind::Offloaded {
             self.shown.totals.count_rtt(rtt);
         }
         if visit.unanswered == 0 {

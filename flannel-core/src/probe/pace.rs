@@ -15,7 +15,7 @@ const BURST: u32 = 200;
 /// The shortest interval of visits to a peer.
 const SHORTEST: Duration = Duration::from_secs(1);
 /// The same where answers are ICMP errors, of which a kernel sends one a second to each host.
-const SHORTEST_OF_ERRORS: Duration = Duration::from_secs(2);
+const SHORTEST_OF_ERRORS: Duration = Duration::from_millis(1500);
 
 /// The time between two visits of a peer that answers, when there are so many peers.
 pub(super) fn interval(asked: ProbeInterval, peers: usize, answers: Answers) -> Duration {
@@ -69,7 +69,7 @@ mod tests {
         assert_eq!((auto(1), auto(20), auto(1000), auto(10_000)), (1.0, 1.0, 50.0, 500.0));
         let every = |s, peers| interval(ProbeInterval::Every(Duration::from_secs(s)), peers, Answers::Base);
         assert_eq!((every(30, 3).as_secs(), every(30, 1000).as_secs(), every(0, 3).as_secs()), (30, 50, 1));
-        assert_eq!(interval(ProbeInterval::Auto, 1, Answers::Bridge).as_secs(), 2);
+        assert_eq!(interval(ProbeInterval::Auto, 1, Answers::Bridge).as_millis(), 1500);
     }
 
     /// Whatever is asked for, no more is sent in any second than the rate and one burst.
