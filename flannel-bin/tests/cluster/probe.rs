@@ -10,7 +10,7 @@ use flannel_lab::bed::HEALTH_PORT;
 use flannel_lab::cluster::{Cluster, Families};
 use flannel_lab::netns::Netns;
 use flannel_lab::ping::system_ping;
-use flannel_lab::sandbox::in_sandbox;
+use flannel_lab::sandbox::{DEADLINE, in_sandbox, in_sandbox_within};
 use flannel_lab::test_name;
 use flannel_lab::wait::{eventually, wait_for};
 
@@ -26,6 +26,11 @@ fn repeats() -> (usize, Duration) {
         Some(times) => (times, NAMED),
         None => (1, SOON),
     }
+}
+
+/// Runs a test that makes faults, with time for all of them.
+fn in_time(test: &str, body: impl FnOnce()) {
+    in_sandbox_within(DEADLINE * u32::try_from(repeats().0).unwrap(), test, body);
 }
 
 /// Three nodes that know and reach each other, and verdicts of one family: IPv6 where there are both. Node 1 is the one that judges, node 2 the one that something happens to.
@@ -262,7 +267,7 @@ fn assert_mtu_hole_is_measured(stage: &Stage, since: usize) {
 
 #[test]
 fn faults_of_the_tunnel_are_named() {
-    in_sandbox(test_name!(), || {
+    in_time(test_name!(), || {
         let faults = [AGENT_AND_DEVICE_GONE, BLOCKED_THERE, BLOCKED_BACK, BLOCKED_BOTH_WAYS];
         name_each(Stage::new(&VXLAN, Families::V4), &faults);
     });
@@ -270,14 +275,14 @@ fn faults_of_the_tunnel_are_named() {
 
 #[test]
 fn faults_of_the_path_are_named() {
-    in_sandbox(test_name!(), || {
+    in_time(test_name!(), || {
         name_each(Stage::new(&VXLAN, Families::V4), &[NODE_DEAD, MTU_HOLE, ICMP_FILTERED, OFFLOAD_BROKEN]);
     });
 }
 
 #[test]
 fn faults_of_a_peer_that_nobody_repairs_are_named() {
-    in_sandbox(test_name!(), || {
+    in_time(test_name!(), || {
         name_each(Stage::new(&VXLAN, Families::V4), &[WRONG_FDB_ENTRY, OTHER_MAC]);
     });
 }
@@ -290,7 +295,7 @@ fn faults_over_ipv6_are_named() {
         make: |stage| rules(stage, &["input meta nfproto ipv6 udp dport 8472 drop"]),
         verdict: "the tunnel to it is blocked",
     };
-    in_sandbox(test_name!(), || {
+    in_time(test_name!(), || {
         name_each(Stage::new(&VXLAN, Families::Dual), &[BLOCKED, MTU_HOLE, OFFLOAD_BROKEN]);
     });
 }
@@ -306,7 +311,7 @@ fn faults_of_routed_peers_are_named() {
         },
         verdict: "the tunnel to it is blocked",
     };
-    in_sandbox(test_name!(), || name_each(Stage::new(&HOST_GW, Families::V4), &[NODE_DEAD, NOT_FORWARDED]));
+    in_time(test_name!(), || name_each(Stage::new(&HOST_GW, Families::V4), &[NODE_DEAD, NOT_FORWARDED]));
 }
 
 #[test]
@@ -319,13 +324,13 @@ fn faults_of_the_udp_backend_are_named() {
         },
         verdict: "its tunnel is closed",
     };
-    in_sandbox(test_name!(), || name_each(Stage::new(&UDP, Families::V4), &[AGENT_GONE, NODE_DEAD]));
+    in_time(test_name!(), || name_each(Stage::new(&UDP, Families::V4), &[AGENT_GONE, NODE_DEAD]));
 }
 
 /// Neither a ping socket nor a raw one can be had: UDP is enough to see peers and what is wrong with them.
 #[test]
 fn an_agent_that_may_not_send_icmp_says_so_and_goes_on() {
-    in_sandbox(test_name!(), || {
+    in_time(test_name!(), || {
         let stage = Stage::with(&VXLAN, Families::V4, |bed| {
             let capabilities = ["--bounding-set=-all,+net_admin", "--inh-caps=-all,+net_admin"];
             bed.launcher =

@@ -6,6 +6,7 @@
 //!   shares nothing with the agent (`model.rs`);
 //! - pairs of pods that nothing happened to lost no ping (`action.rs` says who may suffer by what), and all others
 //!   are back;
+//! - no agent's probes called a node unreached that nothing happened to, and after the round none does (`alarms.rs`);
 //! - every node's firewall rules are those that its agent wrote at first;
 //! - nodes that nothing happened to never deviated, and what others put on a node is still there (`foreign.rs`);
 //! - the store holds the leases it should, also where others changed or removed them, and every agent is ready;
@@ -20,6 +21,7 @@
 
 mod act;
 mod action;
+mod alarms;
 mod foreign;
 mod hostile;
 mod identity;
@@ -49,6 +51,7 @@ use flannel_lab::error::chain;
 use flannel_lab::flanneld::{self, Stores};
 use flannel_lab::sandbox::{Entered, enter_sandbox, is_inside};
 
+use self::alarms::Alarms;
 use self::hostile::Attack;
 use self::lab::Lab;
 use self::options::Options;
@@ -168,10 +171,10 @@ fn churn(
     println!("built in {:.1} s; churning", journal.elapsed().as_secs_f64());
     let end = Instant::now() + Duration::from_secs_f64(options.minutes * 60.0);
     let mut sign = Instant::now() + SIGN;
-    let mut before = Vec::new();
+    let (mut before, mut alarms) = (Vec::new(), Alarms::default());
     while Instant::now() < end {
         let actions = planner.round();
-        rounds::run(lab, &actions, &before, &mut pings, journal, report)?;
+        rounds::run(lab, &actions, &before, &mut pings, &mut alarms, journal, report)?;
         before = actions;
         report.rounds += 1;
         if !options.verbose && Instant::now() > sign {

@@ -56,6 +56,7 @@ pub(crate) struct Report {
     sent: u64,
     lost: u64,
     without_cause: u64,
+    false_alarms: usize,
     /// Rounds that ended well.
     pub(crate) rounds: u32,
 }
@@ -85,6 +86,11 @@ impl Report {
         self.lost += lost;
     }
 
+    /// So many alarms of probes were false.
+    pub(crate) fn alarms(&mut self, false_ones: usize) {
+        self.false_alarms += false_ones;
+    }
+
     /// How many actions there were.
     pub(crate) fn actions(&self) -> u32 {
         self.kinds.values().map(|row| row.count).sum()
@@ -92,11 +98,11 @@ impl Report {
 
     /// One line of it.
     pub(crate) fn headline(&self) -> String {
-        let Self { rounds, sent, lost, without_cause, .. } = self;
+        let Self { rounds, sent, lost, without_cause, false_alarms, .. } = self;
         let actions = self.actions();
         format!(
             "{rounds} rounds, {actions} actions; {sent} pings, {lost} lost in all, {without_cause} \
-             of them without a cause"
+             of them without a cause; {false_alarms} false alarms"
         )
     }
 

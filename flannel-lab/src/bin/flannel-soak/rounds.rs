@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::Fallible;
 use crate::act::perform;
 use crate::action::{Action, Kind, Touch};
+use crate::alarms::{self, Alarms};
 use crate::foreign;
 use crate::lab::{LIMIT, Lab};
 use crate::model::Backend;
@@ -23,6 +24,7 @@ pub(crate) fn run(
     actions: &[Action],
     before: &[Action],
     pings: &mut Pings,
+    alarms: &mut Alarms,
     journal: &Journal,
     report: &mut Report,
 ) -> Fallible<()> {
@@ -68,8 +70,14 @@ pub(crate) fn run(
     let late = before.iter().filter(|action| lab.backend == Backend::Udp && action.kind.meddles());
     let touches = actions.iter().chain(late).filter_map(|action| action.touches(lab.backend));
     let touches = touches.collect::<Vec<_>>();
-    let (without_cause, lines) = unexplained(&touches, &losses);
+    // What was said after the end of the last round may be about that.
+    let earlier =
+        before.iter().filter_map(|action| action.touches(lab.backend)).chain(touches.iter().copied());
+    let false_alarms = alarms.false_ones(lab, &earlier.collect::<Vec<_>>());
+    let (without_cause, mut lines) = unexplained(&touches, &losses);
     report.pings(sent, losses.iter().map(|loss| loss.report.lost).sum(), without_cause);
+    report.alarms(false_alarms.len());
+    lines.extend(false_alarms);
     if !lines.is_empty() {
         return Err(lines.join("\n").into());
     }
@@ -150,6 +158,8 @@ fn settle(lab: &Lab, actions: &[Action], pings: &Pings, journal: &Journal) -> Fa
     journal.note("    all kernels equal the model, all agents are ready");
     pings.wait_for_replies()?;
     journal.note("    all pairs have replies");
+    alarms::wait_until_quiet(lab)?;
+    journal.note("    no agent says that a node is not reached");
     // Once more, all at one time: nothing that was repaired may have gone wrong again meanwhile.
     for number in &numbers {
         if let Some(deviation) = lab.deviation(*number)? {
