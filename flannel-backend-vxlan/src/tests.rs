@@ -1,5 +1,6 @@
 //! The backend on a fake kernel and a store in memory. The real kernel is in `tests/`.
 
+mod checksums;
 mod convergence;
 mod deleted;
 mod direct;

@@ -53,6 +53,8 @@ struct State {
     lacks_next_hops: bool,
     /// The links that others made, if a test says them.
     outside: Option<Outside>,
+    /// The VXLAN devices that don't complete checksums; new ones do.
+    software_checksums: BTreeSet<LinkIndex>,
     /// Links that have just lost their last IPv4 address; see [`State::wait_for_changes`].
     without_ipv4: Vec<LinkIndex>,
 }
@@ -117,6 +119,22 @@ impl FakeKernel {
         }
         drop(state);
         self.news.notify_one();
+    }
+
+    /// Sets whether a VXLAN device completes checksums behind the agent's back. As in the real kernel there is a notification,
+    /// with the link as it was.
+    pub fn set_checksum_offload(&self, name: &str, on: bool) {
+        let mut state = self.lock();
+        state.set_checksum_offload(name, on);
+        drop(state);
+        self.news.notify_one();
+    }
+
+    /// Whether a VXLAN device completes checksums; `None` if there is none of this name.
+    pub fn checksum_offload(&self, name: &str) -> Option<bool> {
+        let state = self.lock();
+        let link = state.links.values().find(|link| link.name == name && link.vxlan.is_some())?;
+        Some(!state.software_checksums.contains(&link.index))
     }
 
     /// Deletes a link and everything on it. As in the real kernel there is a notification for the link, but not for its

@@ -43,6 +43,25 @@ pub(super) async fn device(kernel: &mut Netlink, family: Family) -> Link {
 }
 
 #[test]
+fn checksum_offload_is_set_and_announced() {
+    with_underlay(test_name!(), || async {
+        let mut kernel = Netlink::open().unwrap();
+        let link = device(&mut kernel, Family::V4).await;
+        assert_eq!(kernel.tx_checksum("flannel.1").await.unwrap(), Some(true));
+        kernel.set_tx_checksum("flannel.1", false).await.unwrap();
+        assert_eq!(kernel.tx_checksum("flannel.1").await.unwrap(), Some(false));
+        assert!(super::sandbox::run("ethtool", "-k flannel.1").contains("tx-checksum-ip-generic: off"));
+        // By whomever.
+        super::sandbox::run("ethtool", "-K flannel.1 tx on");
+        while !kernel.events().await.contains(&KernelEvent::Link(link.clone())) {}
+        assert_eq!(kernel.tx_checksum("flannel.1").await.unwrap(), Some(true));
+        assert_eq!(kernel.tx_checksum("flannel.2").await.unwrap(), None);
+        let error = kernel.set_tx_checksum("a-name-that-is-too-long", false).await.unwrap_err();
+        assert!(error.to_string().contains("tx-checksumming of a-name-that-is-too-long"), "{error}");
+    });
+}
+
+#[test]
 fn vxlan_devices_read_back() {
     with_underlay(test_name!(), || async {
         let mut kernel = Netlink::open().unwrap();

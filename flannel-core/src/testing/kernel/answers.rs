@@ -108,6 +108,15 @@ impl Kernel for FakeKernel {
         Ok(keys.iter().filter_map(at).collect())
     }
 
+    async fn tx_checksum(&mut self, link: &str) -> Result<Option<bool>, KernelError> {
+        Ok(self.checksum_offload(link))
+    }
+
+    async fn set_tx_checksum(&mut self, link: &str, on: bool) -> Result<(), KernelError> {
+        self.set_checksum_offload(link, on);
+        Ok(())
+    }
+
     async fn change_link(&mut self, op: &LinkOp) -> Result<(), KernelError> {
         let mut state = self.lock();
         state.link_ops.push(op.clone());

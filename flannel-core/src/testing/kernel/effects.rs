@@ -10,6 +10,19 @@ use crate::kernel::{KernelEvent, Link};
 const MIN_IPV6_MTU: u32 = 1280;
 
 impl State {
+    /// Sets whether a device completes checksums.
+    pub(super) fn set_checksum_offload(&mut self, name: &str, on: bool) {
+        let Some(link) = self.links.values().find(|link| link.name == name).cloned() else { return };
+        let is_news = if on {
+            self.software_checksums.remove(&link.index)
+        } else {
+            self.software_checksums.insert(link.index)
+        };
+        if is_news {
+            self.events.push_back(KernelEvent::Link(link));
+        }
+    }
+
     /// Deletes the objects on a link that do not survive its change.
     pub(super) fn changed(&mut self, before: &Link, after: &Link) {
         let link = after.index;
