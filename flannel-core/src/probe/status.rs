@@ -14,6 +14,7 @@ use serde::{Serialize, Serializer};
 use crate::addr::{Family, PerFamily};
 use crate::lease::LeaseKey;
 use crate::status::unix_seconds;
+use crate::times::microseconds;
 
 /// The upper ends of the ranges of round-trip times that [`ProbeTotals::rtt`] counts, in microseconds. A last range has
 /// what is above.
@@ -371,10 +372,6 @@ impl Serialize for ProbeList {
 
 fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
-}
-
-fn microseconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    micros(*time).serialize(serializer)
 }
 
 #[expect(clippy::ref_option, reason = "serde hands over the field as it is")]
