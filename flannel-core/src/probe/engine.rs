@@ -158,10 +158,7 @@ impl Prober {
         let families = own.subnets();
         let mut sockets = PerFamily::default();
         if shown.notes.is_empty() {
-            match sockets::open(&netns, families.families()) {
-                Ok((opened, notes)) => (sockets, shown.notes) = (opened, notes),
-                Err(error) => shown.notes.push(format!("nothing is probed: {error}")),
-            }
+            (sockets, shown.notes) = sockets::open(&netns, families.families());
         }
         Self {
             netns,
@@ -262,15 +259,18 @@ impl Prober {
         }
         let gone = self.index.iter().filter(|(_, id)| self.targets[id].seen != self.readings);
         let gone: Vec<u32> = gone.map(|(_, id)| *id).collect();
-        gone.into_iter().for_each(|id| self.forget(id));
+        for id in gone {
+            self.forget(id);
+        }
         let sweep = pace::first_sweep(new.len());
         for id in new {
             self.wake_at(id, now + sweep.mul_f64(fastrand::f64()));
         }
-        if status.synced && status.recalled.is_none() {
-            if let Some(gate) = &mut self.gate {
-                gate.listed(self.index.keys().map(|(lease, _)| *lease));
-            }
+        if status.synced
+            && status.recalled.is_none()
+            && let Some(gate) = &mut self.gate
+        {
+            gate.listed(self.index.keys().map(|(lease, _)| *lease));
         }
         if before != self.index.len() || self.readings == 1 {
             self.shown.interval = self.interval();
@@ -428,7 +428,7 @@ impl Prober {
         let token = Token { secret: self.secret, number };
         let overlay = match self.probing.answers {
             Answers::Base => {
-                let own = self.own.subnet(target.family).map(|subnet| subnet.base());
+                let own = self.own.subnet(target.family).map(Subnet::base);
                 Route { source: own, hops: None }
             }
             Answers::Bridge => Route { source: None, hops: Some(1) },
@@ -578,10 +578,11 @@ impl Prober {
                 self.changes.push(ProbeEvent::Judged { lease, family, before, verdict, evidence });
             }
         }
-        if verdict == Verdict::ChecksumOffload && target.tunnelled {
-            if let Some(switch) = &self.probing.checksums {
-                switch.turn_off(&format!("to {}: {}", target.lease, target.track.evidence.join(", ")));
-            }
+        if verdict == Verdict::ChecksumOffload
+            && target.tunnelled
+            && let Some(switch) = &self.probing.checksums
+        {
+            switch.turn_off(&format!("to {}: {}", target.lease, target.track.evidence.join(", ")));
         }
         self.wake_at(id, now + wait);
         self.show(id);
@@ -634,8 +635,8 @@ impl Prober {
         self.status.send_replace(self.shown.clone());
         let changes = std::mem::take(&mut self.changes);
         if changes.len() > MOST_SINGLE {
-            let (changed, trouble) = (changes.len(), self.shown.counts.trouble());
-            tell(ProbeEvent::ManyJudged { changed, trouble });
+            let (count, trouble) = (changes.len(), self.shown.counts.trouble());
+            tell(ProbeEvent::ManyJudged { changed: count, trouble });
         } else {
             changes.into_iter().for_each(tell);
         }

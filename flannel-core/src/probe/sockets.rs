@@ -83,7 +83,7 @@ pub(super) struct Route {
 pub(super) fn open(
     netns: &Netns,
     families: impl Iterator<Item = Family>,
-) -> io::Result<(PerFamily<FamilySockets>, Vec<String>)> {
+) -> (PerFamily<FamilySockets>, Vec<String>) {
     let (mut sockets, mut notes) = (PerFamily::default(), Vec::new());
     for family in families {
         match open_family(netns, family) {
@@ -92,11 +92,11 @@ pub(super) fn open(
                 *sockets.get_mut(family) = Some(opened);
             }
             Err(error) => {
-                notes.push(format!("{family}: nothing is probed: no socket can be opened: {error}"))
+                notes.push(format!("{family}: nothing is probed: no socket can be opened: {error}"));
             }
         }
     }
-    Ok((sockets, notes))
+    (sockets, notes)
 }
 
 fn open_family(netns: &Netns, family: Family) -> io::Result<(FamilySockets, Option<String>)> {
@@ -345,7 +345,7 @@ fn what_v4(error: &libc::sock_extended_err) -> Option<What> {
     })
 }
 
-/// The same for ICMPv6 (RFC 4443).
+/// The same for IPv6 (RFC 4443).
 fn what_v6(error: &libc::sock_extended_err) -> Option<What> {
     let is_icmp = error.ee_origin == libc::SO_EE_ORIGIN_ICMP6;
     is_icmp.then_some(match (error.ee_type, error.ee_code) {

@@ -123,14 +123,15 @@ pub(super) fn judge(found: &Findings) -> (Verdict, Vec<String>) {
 
 /// Something answers through the overlay.
 fn reached(found: &Findings, overlay: &[&str]) -> (Verdict, Vec<String>) {
-    if found.small.is_yes() && found.full.is_no() {
-        if let Some(at_most) = found.largest {
-            let evidence = vec![
-                format!("{at_most} bytes are answered through the overlay"),
-                format!("{} are lost, and pods send up to {}", at_most + 1, found.mtu),
-            ];
-            return (Verdict::MtuHole { at_most }, evidence);
-        }
+    if found.small.is_yes()
+        && found.full.is_no()
+        && let Some(at_most) = found.largest
+    {
+        let evidence = vec![
+            format!("{at_most} bytes are answered through the overlay"),
+            format!("{} are lost, and pods send up to {}", at_most + 1, found.mtu),
+        ];
+        return (Verdict::MtuHole { at_most }, evidence);
     }
     if found.offloaded.is_no() && found.software.is_yes() {
         let evidence = vec![

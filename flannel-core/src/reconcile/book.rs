@@ -226,7 +226,7 @@ impl<D: Driver> Reconciler<D> {
             Some(name) => self.book.path(name),
             None => self.book.path(&self.backend),
         });
-        Some(PeerStatus { path, vteps, ..PeerStatus::new(*key, underlay, state, now) })
+        Some(PeerStatus { vteps, path, ..PeerStatus::new(*key, underlay, state, now) })
     }
 
     /// Checks that the incremental entries equal the rule over all peers.
