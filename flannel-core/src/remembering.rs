@@ -29,7 +29,9 @@ use crate::lease::{AgedLease, Lease, LeaseAttrs, LeaseKey, LeaseUpdate};
 use crate::state_file::{State, StoredOn};
 use crate::subnet::allocate::{holder, is_same_node};
 use crate::subnet::kit::Backoff;
-use crate::subnet::{ConfigStream, Identity, LeaseStream, Remedy, StoreStatus, SubnetError, SubnetManager};
+use crate::subnet::{
+    ConfigStream, Examination, Identity, LeaseStream, Remedy, StoreStatus, SubnetError, SubnetManager,
+};
 
 /// How long the store may take to answer the first question before the stored state is used.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -264,6 +266,10 @@ impl SubnetManager for Remembering {
 
     fn hosts(&self) -> Vec<String> {
         self.store.hosts()
+    }
+
+    async fn examine(&self) -> Examination {
+        self.store.examine().await
     }
 
     fn avoid(&self, local: &PerFamily<IpAddr>) {

@@ -2,6 +2,7 @@
 //! client library are crates (`flannel-store-etcd`, `flannel-store-kube`).
 
 pub mod allocate;
+mod examination;
 pub(crate) mod identity;
 pub mod kit;
 pub mod local;
@@ -23,6 +24,9 @@ use crate::addr::{Family, PerFamily};
 use crate::config::{ConfigError, NetworkConfig};
 use crate::lease::{Lease, LeaseAttrs, LeaseKey, LeaseUpdate, UnreadableSample};
 
+pub use examination::{
+    ClockGap, Examination, NodeFacts, NodeRecord, Right, RightAnswer, Server, ServerAnswer,
+};
 pub use identity::Identity;
 pub use remedy::Remedy;
 pub use renew::renew_and_publish;
@@ -138,6 +142,12 @@ pub trait SubnetManager: Send + Sync {
 
     /// Follows all leases, including our own.
     fn watch_leases(&self) -> LeaseStream;
+
+    /// Asks every server about itself, and the store about this node and its rights, for an operator who looks for a
+    /// fault. It changes nothing, and what fails is in the answer.
+    async fn examine(&self) -> Examination {
+        Examination::default()
+    }
 
     /// Whether the store is connected, and when it last confirmed what we know.
     fn status(&self) -> watch::Receiver<StoreStatus>;

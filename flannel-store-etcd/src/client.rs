@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use etcd_client::{Client, ConnectOptions, Error, TlsOptions};
 use flannel_core::error::chain;
@@ -111,7 +112,7 @@ impl Clients {
         F: Future<Output = Result<T, Error>>,
     {
         let (start, count) = (self.current.load(Ordering::Relaxed), self.endpoints.len());
-        let limit = self.timeouts.connect + self.timeouts.request;
+        let limit = self.limit();
         let mut reasons: Vec<String> = Vec::new();
         for index in (0..count.max(2)).map(|step| (start + step) % count) {
             let endpoint = &self.endpoints[index];
@@ -159,6 +160,16 @@ impl Clients {
         let _ = self.current.compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
     }
 
+    /// The number of endpoints.
+    pub(super) fn count(&self) -> usize {
+        self.endpoints.len()
+    }
+
+    /// How long a call may take, with the time to connect.
+    pub(super) fn limit(&self) -> Duration {
+        self.timeouts.connect + self.timeouts.request
+    }
+
     /// The address of an endpoint, for messages.
     pub(super) fn url(&self, index: usize) -> &str {
         &self.endpoints[index].url
@@ -166,7 +177,7 @@ impl Clients {
 
     /// The client of an endpoint; a new one if the files for TLS changed, so that the next connection uses them. Open
     /// streams stay on their connections.
-    async fn client(&self, index: usize) -> Result<Client, Error> {
+    pub(super) async fn client(&self, index: usize) -> Result<Client, Error> {
         let endpoint = &self.endpoints[index];
         let mut slot = endpoint.client.lock().await;
         let files = endpoint.tls.as_ref().map(tls::stamp);

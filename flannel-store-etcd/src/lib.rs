@@ -8,6 +8,7 @@ mod acquire;
 mod client;
 mod create;
 mod error;
+mod examine;
 mod grants;
 mod keys;
 mod options;
@@ -28,7 +29,7 @@ use flannel_core::addr::PerFamily;
 use flannel_core::config::NetworkConfig;
 use flannel_core::lease::{Lease, LeaseAttrs, LeaseKey};
 use flannel_core::subnet::kit::{Health, grantable};
-use flannel_core::subnet::{Identity, LeaseStream, StoreStatus, SubnetError, SubnetManager};
+use flannel_core::subnet::{Examination, Identity, LeaseStream, StoreStatus, SubnetError, SubnetManager};
 use tokio::time::Instant;
 
 use self::client::Clients;
@@ -120,6 +121,10 @@ impl SubnetManager for EtcdSubnetManager {
 
     fn status(&self) -> tokio::sync::watch::Receiver<StoreStatus> {
         self.0.health.subscribe()
+    }
+
+    async fn examine(&self) -> Examination {
+        Examination::default().servers(self.0.clients.examine().await)
     }
 
     fn place(&self) -> String {

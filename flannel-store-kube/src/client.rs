@@ -5,14 +5,14 @@ use std::io;
 use std::path::Path;
 use std::pin::{Pin, pin};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use flannel_core::error::chain;
 use flannel_core::lease::brief;
 use flannel_core::secret::{ServerUrl, without_user_info};
 use flannel_core::subnet::SubnetError;
 use futures::TryStreamExt;
-use http::header::{CONTENT_TYPE, HeaderValue, USER_AGENT};
+use http::header::{CONTENT_TYPE, DATE, HeaderValue, USER_AGENT};
 use http::uri::{Authority, Scheme};
 use http::{Method, Request, Response, Uri};
 use http_body_util::BodyExt;
@@ -141,7 +141,22 @@ impl Clients {
         }
     }
 
-    /// A GET or PATCH of one object.
+    /// Asks the server for its version, and returns the answer with the time that the server gave.
+    pub(super) async fn version(&self, limit: Duration) -> Result<(String, Option<SystemTime>), CallError> {
+        let what = &format!("ask for the version at {}", self.server());
+        let answer = async {
+            let answer = self.send(what, get("/version")).await?;
+            let date = answer.headers().get(DATE).and_then(|date| date.to_str().ok());
+            let date = date.and_then(|date| httpdate::parse_http_date(date).ok());
+            Ok((whole(what, answer.into_body()).await?, date))
+        };
+        let answer = tokio::time::timeout(limit, answer).await;
+        let answer =
+            answer.unwrap_or_else(|_| Err(CallError::new(what, format!("no answer within {limit:?}"))));
+        self.renew_after(answer)
+    }
+
+    /// A GET or PATCH of one object, or a POST of one that is not stored.
     pub(super) async fn call(
         &self,
         what: &str,
@@ -279,6 +294,13 @@ pub(super) fn patch(path: &str, body: &serde_json::Value) -> Request<Vec<u8>> {
     let mut request =
         request(Method::PATCH, &format!("{path}?fieldManager=flanneld"), body.to_string().into());
     request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(STRATEGIC_MERGE));
+    request
+}
+
+/// A POST request with JSON.
+pub(super) fn post(path: &str, body: &serde_json::Value) -> Request<Vec<u8>> {
+    let mut request = request(Method::POST, path, body.to_string().into());
+    request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     request
 }
 

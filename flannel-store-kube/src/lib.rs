@@ -20,6 +20,7 @@
 
 mod annotations;
 mod client;
+mod examine;
 mod explain;
 mod feed;
 #[cfg(any(test, feature = "testing"))]
@@ -51,7 +52,9 @@ use flannel_core::config::NetworkConfig;
 use flannel_core::dataplane::command::word;
 use flannel_core::lease::{Lease, LeaseAttrs, LeaseKey, brief};
 use flannel_core::subnet::kit::Health;
-use flannel_core::subnet::{ConfigStream, LeaseStream, Remedy, StoreStatus, SubnetError, SubnetManager};
+use flannel_core::subnet::{
+    ConfigStream, Examination, LeaseStream, Remedy, StoreStatus, SubnetError, SubnetManager,
+};
 use http::Request;
 use tokio::sync::{OnceCell, watch as channel};
 use tokio::time::Instant;
@@ -204,6 +207,10 @@ impl SubnetManager for KubeSubnetManager {
 
     fn status(&self) -> channel::Receiver<StoreStatus> {
         self.0.health.subscribe()
+    }
+
+    async fn examine(&self) -> Examination {
+        self.0.examine().await
     }
 
     fn place(&self) -> String {

@@ -24,6 +24,7 @@ use serde::Serialize;
 pub use self::chain::Realm;
 use self::chain::{RuleName, Table, TableName};
 pub(super) use self::look::Surroundings;
+pub use self::look::obstacles;
 use self::packet::{End, Links, Packet};
 use self::walk::Cut;
 use super::rules::Range;

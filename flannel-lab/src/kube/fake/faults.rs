@@ -25,6 +25,8 @@ pub struct Faults {
     pub endless: bool,
     /// Before each change, a watch says a line that is no JSON.
     pub garbage: bool,
+    /// Rights that reviews deny, such as `list nodes`.
+    pub deny: Vec<String>,
 }
 
 impl Faults {

@@ -101,6 +101,9 @@ fn respond(
             let pod = store.pod(namespace, name).ok_or_else(|| Failure::not_found("pods", name))?;
             Ok(json_body(pod.to_string()))
         }
+        ("POST", ["apis", "authorization.k8s.io", "v1", "selfsubjectaccessreviews"]) => {
+            review(request, faults)
+        }
         (_, ["api", "v1", "nodes", ..] | ["api", "v1", "namespaces", _, "pods", _]) => {
             Err(Failure::method_not_allowed())
         }
@@ -122,6 +125,21 @@ fn patch(
     let dry_run = request.parameter("dryRun").is_some();
     let node = server.change(|store| apply(store, name, part, format, request.body.as_bytes(), dry_run))?;
     Ok(json_body(node.object()))
+}
+
+/// Says whether the client may do something, which is everything but what a fault denies.
+fn review(request: &Request, faults: &Faults) -> Result<Response, Failure> {
+    let mut review: serde_json::Value =
+        serde_json::from_str(&request.body).map_err(|error| Failure::bad_request(error.to_string()))?;
+    let attributes = &review["spec"]["resourceAttributes"];
+    let part = |name: &str| attributes[name].as_str().unwrap_or_default();
+    let slash = if part("subresource").is_empty() { "" } else { "/" };
+    let right = format!("{} {}{slash}{}", part("verb"), part("resource"), part("subresource"));
+    let is_denied = faults.deny.contains(&right);
+    review["status"] = json!({ "allowed": !is_denied });
+    let mut response = json_body(review.to_string());
+    *response.status_mut() = StatusCode::CREATED;
+    Ok(response)
 }
 
 /// An answer that begins like an object and never ends.

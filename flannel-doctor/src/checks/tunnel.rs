@@ -1,0 +1,260 @@
+//! The tunnel between nodes: its devices, its port, and whether peers are reached through it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use flannel_core::addr::{Family, LinkIndex, MacAddr};
+use flannel_core::dataplane::{Object, ObjectKey, Route};
+use flannel_core::lease::Lease;
+use flannel_core::port_holder::udp_port_holder;
+
+use crate::facts::{Facts, vtep_mac};
+use crate::finding::{Checked, Finding, Skip};
+use crate::host::echo;
+
+/// The most peers that are asked.
+const PEERS: usize = 3;
+/// How long a peer has for an answer.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// The most names in one line.
+const NAMED: usize = 5;
+
+pub(super) async fn device(facts: &Facts) -> Checked {
+    let state = facts.recalled.state.as_ref().ok_or_else(|| Skip::new("no state file that names devices"))?;
+    if state.devices.is_empty() {
+        return Err(Skip::new(format!("the backend {} has no device of the kernel's", state.backend)));
+    }
+    let links = facts.links()?;
+    let found = state.devices.iter().filter_map(|device| {
+        let fix = if facts.agents.is_empty() {
+            "start the agent, which makes it"
+        } else {
+            "see the agent's log for what keeps it from making it"
+        };
+        match links.iter().find(|link| link.name == device.name) {
+            None => Some(Finding::failure(
+                format!("there is no device {}, which carries the overlay", device.name),
+                fix,
+            )),
+            Some(link) if !link.up => Some(Finding::failure(
+                format!("device {} is down", device.name),
+                format!("`ip link set {} up`; the agent does it, too", device.name),
+            )),
+            Some(_) => None,
+        }
+    });
+    let names = state.devices.iter().map(|device| device.name.as_str()).collect::<Vec<_>>().join(", ");
+    Ok(Finding::of_all(found.collect::<Vec<_>>(), || format!("up: {names}")))
+}
+
+pub(super) async fn port(facts: &Facts) -> Checked {
+    let port =
+        facts.tunnel_port().ok_or_else(|| Skip::new("the backend has no tunnel port, or is not known"))?;
+    let netns = facts.host.netns().clone();
+    let holder = facts.host.blocking(move || udp_port_holder(&netns, port)).await?;
+    let is_vxlan = facts.backend() == Some("vxlan");
+    Ok(match holder {
+        None if facts.agents.is_empty() => {
+            Finding::note(format!("nobody has UDP port {port}"), "start the agent, which opens it")
+        }
+        None => Finding::failure(
+            format!("an agent runs, but nobody has UDP port {port}: this node receives nothing"),
+            "see the agent's log for what keeps it from opening the port",
+        ),
+        Some(who) if who.contains("tunnel device") == is_vxlan && (is_vxlan || who.contains("flanneld")) => {
+            Finding::ok(format!("UDP port {port} belongs to {who}"))
+        }
+        Some(who) => Finding::failure(
+            format!("UDP port {port} belongs to {who}, so the tunnel can't be opened"),
+            "end that process, or give the cluster another Backend.Port in the network config",
+        ),
+    })
+}
+
+/// Another device that takes the packets of our VNI, or all of our port.
+pub(super) async fn other_vxlan(facts: &Facts) -> Checked {
+    let ours: Vec<_> = facts.overlay_links().filter_map(|link| Some((link, link.vxlan.as_ref()?))).collect();
+    let port = ours.first().map(|(_, vxlan)| vxlan.port).or_else(|| facts.tunnel_port());
+    let port = port.ok_or_else(|| Skip::new("the port of the tunnel is not known"))?;
+    let is_ours = |index: LinkIndex| ours.iter().any(|(link, _)| link.index == index);
+    let others = facts.links()?.iter().filter(|link| !is_ours(link.index));
+    let found = others.filter_map(|link| {
+        let vxlan = link.vxlan.as_ref().filter(|vxlan| vxlan.port == port)?;
+        let name = &link.name;
+        let rival = ours.iter().find(|(_, own)| own.vni == vxlan.vni);
+        Some(match rival {
+            Some((own, _)) => Finding::failure(
+                format!("{name} has the VNI {} and the port {port} of {}: which of them gets a packet is chance", vxlan.vni, own.name),
+                format!("remove what is not needed (`ip link delete {name}`), or give one another VNI"),
+            ),
+            None => Finding::note(
+                format!("{name} (VNI {}) shares UDP port {port} with flannel", vxlan.vni),
+                format!("if nobody needs it, `ip link delete {name}`; another network (Cilium uses 8472, too) should have another port"),
+            ),
+        })
+    });
+    Ok(Finding::of_all(found.collect::<Vec<_>>(), || format!("no other VXLAN device uses port {port}")))
+}
+
+pub(super) async fn vtep_mac_kept(facts: &Facts) -> Checked {
+    let own = facts.own().ok_or_else(|| Skip::new("no state file with this node's lease"))?;
+    facts.links()?;
+    let mut seen = Vec::new();
+    let mut found = Vec::new();
+    for family in Family::ALL {
+        let Some(published) = vtep_mac(own, family) else { continue };
+        let prefix = if family == Family::V4 { "flannel." } else { "flannel-v6." };
+        let Some(link) = facts.overlay_links().find(|link| link.name.starts_with(prefix)) else { continue };
+        if link.mac == Some(published) {
+            seen.push(format!("{} has the published MAC {published}", link.name));
+        } else {
+            let mac = link.mac.map_or_else(|| "none".to_owned(), |mac| mac.to_string());
+            found.push(Finding::failure(
+                format!("the MAC of {} is {mac}, and the lease publishes {published}: packets of other nodes are dropped", link.name),
+                format!("`ip link set {} address {published}`; the agent does it, too: find out who changes it (see udev-mac-policy)", link.name),
+            ));
+        }
+    }
+    if seen.is_empty() && found.is_empty() {
+        return Err(Skip::new("the lease publishes no MAC, or there is no device for it"));
+    }
+    Ok(Finding::of_all(found, || seen.join("; ")))
+}
+
+pub(super) async fn duplicate_mac(facts: &Facts) -> Checked {
+    let stored: Vec<Lease> = facts.own().into_iter().chain(facts.peers()).cloned().collect();
+    let listed = match facts.answered().await {
+        Ok(answers) => answers.leases.as_ref().map(|listing| listing.leases.clone()).unwrap_or_default(),
+        Err(_) => Vec::new(),
+    };
+    // What the store lists is newer than what the state file has.
+    let leases = if listed.is_empty() { stored } else { listed };
+    if leases.is_empty() {
+        return Err(Skip::new("neither state file nor store has a lease"));
+    }
+    let mut owners: BTreeMap<(Family, MacAddr), Vec<String>> = BTreeMap::new();
+    for lease in &leases {
+        for family in Family::ALL {
+            if let Some(mac) = vtep_mac(lease, family) {
+                owners.entry((family, mac)).or_default().push(lease.key.to_string());
+            }
+        }
+    }
+    let twice = owners.iter().filter(|(_, leases)| leases.len() > 1).map(|((family, mac), leases)| {
+        Finding::failure(
+            format!("leases {} publish one {family} VTEP MAC {mac}: packets go to the wrong node", leases.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ")),
+            "on the younger node, stop the agent, delete the device (`ip link delete flannel.1`), the state file and its lease, and start it again",
+        )
+    });
+    Ok(Finding::of_all(twice, || {
+        format!("{} leases publish {} MACs, each its own", leases.len(), owners.len())
+    }))
+}
+
+pub(super) async fn underlay(facts: &Facts) -> Checked {
+    let own = facts.own().ok_or_else(|| Skip::new("no state file with this node's lease"))?;
+    facts.links()?;
+    let mut seen = Vec::new();
+    let mut found = Vec::new();
+    for (family, ip) in own.attrs.public_ips.iter() {
+        match facts.underlay_link(family) {
+            // A published address may be that of a NAT in front of this host.
+            None => found.push(Finding::warning(
+                format!("the published {family} address {ip} is on no link of this host"),
+                "if no NAT in front of this host has it, restart the agent, or name the interface by --iface or --public-ip",
+            )),
+            Some(link) if !link.up || !link.carrier => {
+                let state = if link.up { "has no carrier" } else { "is down" };
+                found.push(Finding::failure(format!("the underlay {} with {ip} {state}", link.name), format!("check cable and switch; `ip link set {} up`", link.name)));
+            }
+            Some(link) => seen.push(format!("{ip} is on {}, which is up (MTU {})", link.name, link.mtu)),
+        }
+    }
+    Ok(Finding::of_all(found, || seen.join("; ")))
+}
+
+/// The routes to all peers of the state file.
+pub(super) async fn peer_routes(facts: &Facts) -> Checked {
+    let mut kernel = facts.host.open_kernel()?;
+    let mut missing = Vec::new();
+    let mut count = 0;
+    for family in Family::ALL {
+        let key = |subnet| {
+            let node = family.unspecified();
+            Object::Route(Route::by_node(subnet, node, LinkIndex(0))).key()
+        };
+        let wanted: BTreeMap<ObjectKey, String> = facts
+            .peers()
+            .filter_map(|lease| Some((key(lease.subnet(family)?), lease.key.to_string())))
+            .collect();
+        if wanted.is_empty() {
+            continue;
+        }
+        count += wanted.len();
+        let keys: BTreeSet<ObjectKey> = wanted.keys().copied().collect();
+        let there: BTreeSet<ObjectKey> = kernel
+            .routes_at(family, &keys)
+            .await?
+            .into_iter()
+            .map(|route| Object::Route(route).key())
+            .collect();
+        missing.extend(wanted.into_iter().filter(|(key, _)| !there.contains(key)).map(|(_, lease)| lease));
+    }
+    if count == 0 {
+        return Err(Skip::new("no other node is known to the state file"));
+    }
+    let text = || {
+        let named = missing.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
+        format!("{} of {count} subnets of other nodes have no route here: {named}", missing.len())
+    };
+    Ok(match (missing.is_empty(), facts.agents.is_empty()) {
+        (true, _) => Finding::ok(format!("each of {count} subnets of other nodes has a route")),
+        (false, true) => Finding::failure(text(), "start the agent, which puts them"),
+        (false, false) => Finding::warning(
+            text(),
+            "see the agent's log and status for why: refused by the kernel, conflicting, or gone from the store",
+        ),
+    })
+}
+
+/// Whether a few peers answer on the underlay and through the tunnel.
+pub(super) async fn reach(facts: &Facts) -> Checked {
+    let Some(port) = facts.tunnel_port() else {
+        return Err(Skip::new("the backend has no tunnel, or is not known"));
+    };
+    let pairs = facts.peers().flat_map(|lease| {
+        let pair = |family| Some((*lease.attrs.public_ips.get(family)?, lease.subnet(family)?.base()));
+        Family::ALL.into_iter().filter_map(pair)
+    });
+    let pairs: Vec<(IpAddr, IpAddr)> = pairs.take(PEERS).collect();
+    if pairs.is_empty() {
+        return Err(Skip::new("no other node is known to the state file"));
+    }
+    let mut seen = Vec::new();
+    let mut found = Vec::new();
+    for (under, over) in pairs {
+        let ask = move || Ok::<_, std::io::Error>((answers(under)?, answers(over)?));
+        let asked = facts.host.blocking(ask).await?;
+        let (by_underlay, by_overlay) = asked.map_err(|error| {
+            Skip::new(format!("can't send ICMP echoes, which takes CAP_NET_RAW: {error}"))
+        })?;
+        match (by_underlay, by_overlay) {
+            (_, true) => seen.push(format!("{over} of node {under} answers through the tunnel")),
+            (true, false) => found.push(Finding::failure(
+                format!("node {under} answers on the underlay, but {over} does not through the tunnel"),
+                format!("let UDP port {port} pass between nodes in both directions (firewalls, security groups), and see whether the agent there runs"),
+            )),
+            (false, false) => found.push(Finding::note(
+                format!("node {under} answers neither on the underlay nor through the tunnel"),
+                "see whether that node lives, and whether ICMP is filtered on the way",
+            )),
+        }
+    }
+    Ok(Finding::of_all(found, || seen.join("; ")))
+}
+
+fn answers(to: IpAddr) -> std::io::Result<bool> {
+    // The first packet may be lost to address resolution.
+    Ok(echo(to, None, PATIENCE / 2)?.is_answer() || echo(to, None, PATIENCE)?.is_answer())
+}

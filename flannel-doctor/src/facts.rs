@@ -1,0 +1,254 @@
+//! What several checks need to know, read once: links, the files of the agent, and the answers of the store.
+
+mod agents;
+mod store;
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use flannel_core::addr::{Family, LinkIndex, MacAddr, Mtu, PerFamily, Subnet};
+use flannel_core::config::NetworkConfig;
+use flannel_core::error::chain;
+use flannel_core::guarded;
+use flannel_core::kernel::{Link, LinkAddress};
+use flannel_core::lease::Lease;
+use flannel_core::state_file::{self, Recalled};
+use flannel_core::subnet_file::{self, MAX_BYTES, Previous};
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::sync::OnceCell;
+
+use crate::finding::Skip;
+use crate::host::Host;
+use crate::places::Places;
+
+pub(crate) use agents::{AgentProcess, capabilities};
+pub use store::StoreToAsk;
+pub(crate) use store::{Answers, Config};
+
+/// The port of vxlan and of udp unless the config says otherwise (`vxlan_port` of the Linux kernel; upstream's
+/// `pkg/backend/udp`).
+const VXLAN_PORT: u16 = 8472;
+const UDP_PORT: u16 = 8285;
+
+/// All that checks may look at.
+#[derive(Debug)]
+pub(crate) struct Facts {
+    pub(crate) host: Host,
+    pub(crate) places: Places,
+    /// The status of the running agent as JSON, if somebody asked it.
+    pub(crate) status: Option<Value>,
+    links: Result<Vec<Link>, String>,
+    addresses: Result<Vec<LinkAddress>, String>,
+    /// The text of the subnet file, or why there is none.
+    subnet_text: Result<String, std::io::Error>,
+    pub(crate) previous: Previous,
+    pub(crate) recalled: Recalled,
+    pub(crate) agents: Vec<AgentProcess>,
+    store: Option<StoreToAsk>,
+    answers: OnceCell<Answers>,
+}
+
+/// What a vxlan node publishes of itself (upstream's `pkg/backend/vxlan`, `vxlanLeaseAttrs`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+struct VtepData {
+    #[serde(rename = "VtepMAC")]
+    mac: MacAddr,
+}
+
+impl Facts {
+    /// Reads what needs no store.
+    pub(crate) async fn read(
+        host: Host,
+        places: Places,
+        store: Option<StoreToAsk>,
+        status: Option<Value>,
+    ) -> Result<Self, Skip> {
+        let (links, addresses) = match host.open_kernel() {
+            Ok(mut kernel) => {
+                let said = |error| chain(&error);
+                (kernel.links().await.map_err(said), kernel.addresses().await.map_err(said))
+            }
+            Err(error) => (Err(chain(&error)), Err(chain(&error))),
+        };
+        let (subnet_path, state_path): (PathBuf, PathBuf) =
+            (host.path(&places.subnet_file), host.path(places.state()));
+        let files = move || {
+            let text = guarded::read(&subnet_path, MAX_BYTES);
+            let text = text.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+            (text, subnet_file::read_previous(&subnet_path), state_file::read(&state_path))
+        };
+        let (subnet_text, previous, recalled) = host.blocking(files).await?;
+        let agents = host.look(agents::find).await?;
+        let answers = OnceCell::new();
+        Ok(Self {
+            host,
+            places,
+            status,
+            links,
+            addresses,
+            subnet_text,
+            previous,
+            recalled,
+            agents,
+            store,
+            answers,
+        })
+    }
+
+    pub(crate) fn links(&self) -> Result<&[Link], Skip> {
+        self.links.as_deref().map_err(|why| Skip::new(format!("links can't be read: {why}")))
+    }
+
+    pub(crate) fn addresses(&self) -> Result<&[LinkAddress], Skip> {
+        self.addresses.as_deref().map_err(|why| Skip::new(format!("addresses can't be read: {why}")))
+    }
+
+    pub(crate) fn link(&self, index: LinkIndex) -> Option<&Link> {
+        self.links.as_deref().ok()?.iter().find(|link| link.index == index)
+    }
+
+    /// The subnet file, or why it can't be read.
+    pub(crate) fn subnet_text(&self) -> &Result<String, std::io::Error> {
+        &self.subnet_text
+    }
+
+    /// A value of the subnet file.
+    pub(crate) fn subnet_value(&self, name: &str) -> Option<String> {
+        subnet_file::value_of(self.subnet_text.as_ref().ok()?, name)
+    }
+
+    /// The largest packet of a pod, by the subnet file.
+    pub(crate) fn pod_mtu(&self) -> Option<Mtu> {
+        self.subnet_value("FLANNEL_MTU")?.parse().ok().map(Mtu)
+    }
+
+    /// This node's lease, by the state file.
+    pub(crate) fn own(&self) -> Option<&Lease> {
+        self.recalled.state.as_ref()?.own.as_ref()
+    }
+
+    /// The leases of other nodes, by the state file.
+    pub(crate) fn peers(&self) -> impl Iterator<Item = &Lease> {
+        let state = self.recalled.state.as_ref();
+        let own = self.own().map(|own| own.key);
+        let leases = state.into_iter().flat_map(|state| state.leases.values());
+        leases.map(|lease| &lease.lease).filter(move |lease| Some(lease.key) != own)
+    }
+
+    /// This node's subnets, by the state file or else the subnet file.
+    pub(crate) fn subnets(&self) -> PerFamily<Subnet> {
+        let own = self.own().map(|own| own.key).or(self.previous.key);
+        own.map(|key| key.subnets()).unwrap_or_default()
+    }
+
+    /// The overlay networks, by the state file or else the subnet file.
+    pub(crate) fn networks(&self) -> PerFamily<Subnet> {
+        let state = self.recalled.state.as_ref().map(|state| state.networks);
+        state.filter(|networks| !networks.is_empty()).unwrap_or(self.previous.networks)
+    }
+
+    /// The network config that the agent used last.
+    pub(crate) fn config(&self) -> Option<&NetworkConfig> {
+        self.recalled.state.as_ref()?.config.as_ref()
+    }
+
+    /// The kind of the backend; `None` if nothing on this host tells it.
+    pub(crate) fn backend(&self) -> Option<&str> {
+        let state = self.recalled.state.as_ref()?;
+        Some(state.backend.as_str()).filter(|kind| !kind.is_empty())
+    }
+
+    /// The UDP port of the tunnel; `None` for a backend without one, or an unknown one.
+    pub(crate) fn tunnel_port(&self) -> Option<u16> {
+        let usual = match self.backend()? {
+            "vxlan" => VXLAN_PORT,
+            "udp" => UDP_PORT,
+            _ => return None,
+        };
+        let configured = self.config().and_then(|config| config.backend.get::<u16>("Port").ok()?);
+        Some(configured.filter(|port| *port > 0).unwrap_or(usual))
+    }
+
+    /// The devices that carry the overlay: those that the state file names, and those with our names.
+    pub(crate) fn overlay_links(&self) -> impl Iterator<Item = &Link> {
+        let named = self.recalled.state.as_ref().map(|state| state.devices.as_slice()).unwrap_or_default();
+        let is_ours = |link: &&Link| {
+            named.iter().any(|device| device.name == link.name)
+                || is_overlay_name(&link.name) && matches!(link.kind.as_deref(), Some("vxlan" | "tun"))
+        };
+        self.links.as_deref().unwrap_or_default().iter().filter(is_ours)
+    }
+
+    /// The links of others with an address in this node's subnet: the bridge of the pods, as a rule.
+    pub(crate) fn gateway_links(&self) -> Vec<(Family, &Link)> {
+        let subnets = self.subnets();
+        let overlay: Vec<_> = self.overlay_links().map(|link| link.index).collect();
+        let addresses = self.addresses.as_deref().unwrap_or_default().iter();
+        let inside = addresses.filter_map(|address| {
+            let family = Family::of(address.addr.ip());
+            let is_inside = subnets.get(family)?.contains(address.addr.ip());
+            (is_inside && !overlay.contains(&address.link)).then_some((family, address.link))
+        });
+        inside.filter_map(|(family, index)| Some((family, self.link(index)?))).collect()
+    }
+
+    /// The link with an underlay address that this node publishes.
+    pub(crate) fn underlay_link(&self, family: Family) -> Option<&Link> {
+        let own = self.own()?.attrs.public_ips.get(family).copied()?;
+        self.link_with(own)
+    }
+
+    /// The link that has an address.
+    pub(crate) fn link_with(&self, ip: IpAddr) -> Option<&Link> {
+        let addresses = self.addresses.as_deref().ok()?;
+        self.link(addresses.iter().find(|address| address.addr.ip() == ip)?.link)
+    }
+
+    /// The answers of the store, which is asked once for all checks.
+    pub(crate) async fn answers(&self) -> Result<&Answers, Skip> {
+        let store = self.store.as_ref().ok_or_else(|| Skip::new("no store was given"))?;
+        Ok(self.answers.get_or_init(|| store.ask()).await)
+    }
+
+    /// The answers of a store that answered.
+    pub(crate) async fn answered(&self) -> Result<&Answers, Skip> {
+        let answers = self.answers().await?;
+        match answers.outage() {
+            Some(why) => Err(Skip::new(format!("the store did not answer: {why}"))),
+            None => Ok(answers),
+        }
+    }
+}
+
+/// Whether a device has a name of flannel's: `flannel.1`, `flannel-v6.1`, `flannel0`.
+pub(crate) fn is_overlay_name(name: &str) -> bool {
+    let number = name.strip_prefix("flannel-v6.").or_else(|| name.strip_prefix("flannel."));
+    let number = number.or_else(|| name.strip_prefix("flannel"));
+    number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// The VTEP MAC that a lease publishes in a family.
+pub(crate) fn vtep_mac(lease: &Lease, family: Family) -> Option<MacAddr> {
+    let data: VtepData = lease.attrs.backend_data.get(family)?.decode().ok()?;
+    Some(data.mac)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_devices() {
+        for (name, is_ours) in [
+            ("flannel.1", true),
+            ("flannel-v6.4096", true),
+            ("flannel0", true),
+            ("flannel", false),
+            ("flannel.a", false),
+            ("eth0", false),
+        ] {
+            assert_eq!(is_overlay_name(name), is_ours, "{name}");
+        }
+    }
+}
