@@ -11,35 +11,22 @@ use serde_json::Value;
 /// The text in place of a secret.
 pub const HIDDEN: &str = "***";
 
-/// Parts of names whose values are secret, in small letters without separators.
-const NAMES: [&str; 14] = [
-    "password",
-    "passwd",
-    "passphrase",
-    "secret",
-    "token",
-    "psk",
-    "presharedkey",
-    "privatekey",
-    "apikey",
-    "accesskey",
-    "credential",
-    "clientkeydata",
-    "clientcertificatedata",
-    "authorization",
-];
+/// A name whose value is secret, as part of a pattern. Names of other things must not match: a match takes the value with
+/// it, and another name with its secret may be in there.
+const NAME: &str = "(?i:[a-z0-9_.-]*(?:pass[-_.]?(?:word|phrase|wd)|secret|token|psk|pre[-_.]?shared[-_.]?key|private[-_.]?key|\
+                    api[-_.]?key|access[-_.]?key|credential|client[-_.]?(?:key|certificate)[-_.]?data|authorization)[a-z0-9_.-]*)";
 /// Names that only look like it: of counts, times and paths, which an operator wants to see.
 const HARMLESS: [&str; 4] = ["tokenfile", "passwordfile", "secretname", "keyfile"];
 
 /// Removes secrets. Keep one: it has compiled patterns.
 #[derive(Debug, Clone)]
 pub struct Redactor {
+    /// The whole name of a secret.
+    name: Regex,
     /// A block of PEM with a private key, also one that is cut off.
     pem: Regex,
     /// The user info of a URL.
     url: Regex,
-    /// A parameter of a URL.
-    parameter: Regex,
     /// `Bearer` and `Basic` with what follows.
     scheme: Regex,
     /// A JSON web token.
@@ -63,22 +50,20 @@ impl Default for Redactor {
 impl Redactor {
     /// One that knows no password.
     pub fn new() -> Self {
-        let regex = |text: &str| Regex::new(text).expect("the pattern is a constant that a test compiles");
+        let regex = |text: &str| {
+            Regex::new(&text.replace("NAME", NAME)).expect("the pattern is a constant that a test compiles")
+        };
         Self {
+            name: regex(r"\A(?:NAME)\z"),
             pem: regex(r"(?s)-----BEGIN ([A-Z ]*PRIVATE KEY)-----.*?(?:-----END [A-Z ]*-----|\z)"),
             url: regex(r#"([A-Za-z][A-Za-z0-9+.\-]*://)[^\s/"'`]*@"#),
-            parameter: regex(r#"([?&][^\s=&"']*)=([^\s&"'#]+)"#),
-            scheme: regex(r#"(?i)\b(bearer|basic)(\s+)[A-Za-z0-9._~+/=\-]{6,}"#),
+            scheme: regex(r#"\b((?i:bearer)|Basic)(\s+)[A-Za-z0-9._~+/=\-]{6,}"#),
             jwt: regex(r"\beyJ[A-Za-z0-9_\-]{8,}\.[A-Za-z0-9_\-]+(?:\.[A-Za-z0-9_\-]*)?"),
-            flag: regex(
-                r#"(--?[A-Za-z][A-Za-z0-9_.\-]*)(["',]*(?:\s+|\x00)["']?)("[^"]*"|'[^']*'|[^\s\x00"',\]]+)"#,
-            ),
+            flag: regex(r#"(--?(?:NAME))(["']?[\s\x00,]+["']?)("[^"]*"|'[^']*'|[^\s\x00"',\]]+)"#),
             pair: regex(
-                r#"([A-Za-z][A-Za-z0-9_.\-]*)(\\?["']?\s*[=:]\s*)("(?:[^"\\]|\\.)*"|'[^']*'|\\"(?:[^"\\]|\\[^"])*\\"|[^\s\x00,;}\])"']+)"#,
+                r#"(NAME)(\\?["']?[ \t]*[=:][ \t]*)("(?:[^"\\]|\\.)*"|'[^']*'|\\"(?:[^"\\]|\\[^"])*\\"|[^\s\x00,;&}\])"']+)"#,
             ),
-            block: regex(
-                r"(?m)^([ \t]*)([A-Za-z][A-Za-z0-9_.\-]*):[ \t]*[|>][+\-0-9]*[ \t]*\n((?:[ \t]+.*\n?|[ \t]*\n)+)",
-            ),
+            block: regex(r"(?m)^([ \t-]*)(NAME):[ \t]*(?:[|>][+\-0-9]*)?[ \t]*\n((?:[ \t]+.*(?:\n|\z))+)"),
             known: Vec::new(),
         }
     }
@@ -111,14 +96,27 @@ impl Redactor {
         match value {
             Value::Object(fields) => {
                 for (name, value) in fields {
-                    if is_secret(name) && !value.is_null() {
+                    if self.is_secret(name) && !value.is_null() {
                         *value = HIDDEN.into()
                     } else {
                         self.value(value)
                     }
                 }
             }
-            Value::Array(items) => items.iter_mut().for_each(|item| self.value(item)),
+            Value::Array(items) => {
+                let mut is_next = false;
+                for item in items {
+                    // A flag, and its value as the next argument.
+                    let is_flag = item.as_str().is_some_and(|text| {
+                        text.starts_with('-') && !text.contains(['=', ' ']) && self.is_secret(text)
+                    });
+                    if std::mem::replace(&mut is_next, is_flag) {
+                        *item = HIDDEN.into()
+                    } else {
+                        self.value(item)
+                    }
+                }
+            }
             // JSON in a text, as a node's annotations have it, and flags in a list of arguments.
             Value::String(text) => *text = self.text(text),
             _ => {}
@@ -134,38 +132,107 @@ impl Redactor {
         }
         let text =
             self.pem.replace_all(&text, |found: &Captures<'_>| format!("-----{}: {HIDDEN}-----", &found[1]));
-        let text = self.block.replace_all(&text, |found: &Captures<'_>| {
-            if is_secret(&found[2]) {
-                format!("{}{}: {HIDDEN}\n", &found[1], &found[2])
-            } else {
-                found[0].to_owned()
-            }
-        });
         let text = self.url.replace_all(&text, |found: &Captures<'_>| format!("{}{HIDDEN}@", &found[1]));
-        let named = |found: &Captures<'_>, shown: String| {
-            if is_secret(&found[1]) { shown } else { found[0].to_owned() }
-        };
-        let text = self
-            .parameter
-            .replace_all(&text, |found: &Captures<'_>| named(found, format!("{}={HIDDEN}", &found[1])));
         let text = self
             .scheme
             .replace_all(&text, |found: &Captures<'_>| format!("{}{}{HIDDEN}", &found[1], &found[2]));
         let text = self.jwt.replace_all(&text, HIDDEN);
+        let named = |found: &Captures<'_>, name: &str, shown: String| {
+            if is_harmless(name) { found[0].to_owned() } else { shown }
+        };
+        let text = self.block.replace_all(&text, |found: &Captures<'_>| {
+            named(found, &found[2], format!("{}{}: {HIDDEN}\n", &found[1], &found[2]))
+        });
         let text = self.flag.replace_all(&text, |found: &Captures<'_>| {
-            named(found, format!("{}{}{HIDDEN}", &found[1], &found[2]))
+            named(found, &found[1], format!("{}{}{HIDDEN}", &found[1], &found[2]))
         });
         let text = self.pair.replace_all(&text, |found: &Captures<'_>| {
-            let quote = if found[3].starts_with('"') { "\"" } else { "" };
-            named(found, format!("{}{}{quote}{HIDDEN}{quote}", &found[1], &found[2]))
+            let quote =
+                ["\\\"", "\"", "'"].into_iter().find(|quote| found[3].starts_with(quote)).unwrap_or("");
+            named(found, &found[1], format!("{}{}{quote}{HIDDEN}{quote}", &found[1], &found[2]))
         });
         text.into_owned()
     }
+
+    /// Whether a value with this name is a secret.
+    fn is_secret(&self, name: &str) -> bool {
+        self.name.is_match(name) && !is_harmless(name)
+    }
 }
 
-/// Whether a value with this name is a secret.
-fn is_secret(name: &str) -> bool {
+/// Whether a name that looks like that of a secret is that of a file or an object with one.
+fn is_harmless(name: &str) -> bool {
     let name: String =
         name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
-    NAMES.iter().any(|part| name.contains(part)) && !HARMLESS.iter().any(|part| name.ends_with(part))
+    HARMLESS.iter().any(|part| name.ends_with(part))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECRET: &str = "hunter2hunter2";
+
+    #[test]
+    fn a_password_is_hidden_wherever_it_is_given() {
+        let redactor = Redactor::new();
+        for text in [
+            "--etcd-password=hunter2hunter2 -v=1",
+            "flanneld --etcd-password hunter2hunter2 --ip-masq",
+            "flanneld\0--etcd-password\0hunter2hunter2\0--ip-masq",
+            r#""args":["--etcd-password","hunter2hunter2"]"#,
+            r#"{"args":["-v","--etcd-password","hunter2hunter2"]}"#,
+            "FLANNELD_ETCD_PASSWORD=hunter2hunter2",
+            "export FLANNELD_ETCD_PASSWORD='hunter2hunter2'",
+            "endpoints https://root:hunter2hunter2@10.0.0.1:2379,https://10.0.0.2:2379",
+            "GET https://10.0.0.1/?x=1&access_token=hunter2hunter2&y=2",
+            "authorization: Bearer hunter2hunter2",
+            "Proxy-Authorization: Basic hunter2hunter2==",
+            r#"{"Backend":{"Type":"wireguard","PSK":"hunter2hunter2"}}"#,
+            r#"{"a":[{"token":"hunter2hunter2"},{"clientSecret":{"x":"hunter2hunter2"}}]}"#,
+            r#"{"annotation":"{\"PSK\":\"hunter2hunter2\"}"}"#,
+            r#"msg="config {\"PSK\":\"hunter2hunter2\"} read""#,
+            "users:\n- name: a\n  user:\n    token: hunter2hunter2\n    password: \"hunter2hunter2\"\n",
+            "    client-key-data: hunter2hunter2\n    client-certificate-data: hunter2hunter2\n",
+            "    token: |\n      hunter2hunter2\n      hunter2hunter2\n    name: x\n",
+            "[Peer]\nPresharedKey = hunter2hunter2=\n[Interface]\nPrivateKey = hunter2hunter2=\n",
+            "net.ipv6.conf.all.stable_secret = hunter2hunter2",
+            "-----BEGIN EC PRIVATE KEY-----\nhunter2hunter2\n-----END EC PRIVATE KEY-----\n",
+            "-----BEGIN PRIVATE KEY-----\nhunter2hunter2",
+            "wifi.psk=hunter2hunter2",
+            "Environment=FLANNELD_ETCD_PASSWORD=hunter2hunter2",
+            "msg=\"tried with password=hunter2hunter2 once\"",
+            "users:\n- user:\n    token: hunter2hunter2\n",
+            "- token:\n    hunter2hunter2\n",
+        ] {
+            let shown = redactor.text(text);
+            assert!(!shown.contains(SECRET), "{text:?} became {shown:?}");
+            assert!(shown.contains(HIDDEN), "{text:?} became {shown:?}");
+            assert_eq!(redactor.text(&shown), shown, "once is enough");
+        }
+        let token = "eyJhbGciOiJSUzI1NiIsImtpZCI6IngifQ.eyJzdWIiOiJ4In0.c2lnbmF0dXJl";
+        assert_eq!(redactor.text(&format!("use {token} now")), format!("use {HIDDEN} now"));
+        let known = Redactor::new().knowing([SECRET.to_owned(), "abc".to_owned()]);
+        assert_eq!(known.text("login failed for hunter2hunter2, abc"), "login failed for ***, abc");
+    }
+
+    #[test]
+    fn the_rest_stays() {
+        let redactor = Redactor::new();
+        for text in [
+            "default via 192.0.2.1 dev eth0 proto dhcp src 192.0.2.9 metric 100",
+            "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n",
+            "-A FORWARD -s 10.244.0.0/16 -m comment --comment \"flanneld forward\" -j ACCEPT",
+            "chain postrtg { type nat hook postrouting priority srcnat; policy accept; }",
+            "etcd at http://10.0.0.1:2379: connection refused",
+            "--etcd-keyfile=/etc/key.pem --kubeconfig-file /etc/kubeconfig",
+            r#"{"Backend":{"Type":"vxlan"},"Network":"10.244.0.0/16"}"#,
+            "level=info msg=\"basic checks are done\" subnet=10.244.1.0/24",
+        ] {
+            assert_eq!(redactor.text(text), text);
+        }
+        let many = "{\n  \"version\": 1,\n  \"verdict\": \"ok\"\n}";
+        let back: Value = serde_json::from_str(&redactor.text(many)).unwrap();
+        assert_eq!(back, serde_json::from_str::<Value>(many).unwrap());
+    }
 }

@@ -80,8 +80,8 @@ pub(super) async fn bridge(facts: &Facts) -> Checked {
         let ports: Vec<&Link> = all.iter().filter(|link| link.master == Some(bridge.index)).collect();
         let large: Vec<&str> =
             ports.iter().filter(|port| port.mtu > mtu).map(|port| port.name.as_str()).take(5).collect();
-        if !large.is_empty() || ports.is_empty() && bridge.mtu > mtu {
-            let named = if large.is_empty() { bridge.name.clone() } else { large.join(", ") };
+        if !large.is_empty() {
+            let named = large.join(", ");
             found.push(Finding::warning(
                 format!("FLANNEL_MTU is {mtu}, and larger is the MTU of {named}: pods send packets that fit no tunnel"),
                 "start those pods again: a pod keeps the MTU with which it was made",

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use flannel_core::addr::{Family, LinkIndex, MacAddr};
 use flannel_core::dataplane::{Object, ObjectKey, Route};
+use flannel_core::kernel::Link;
 use flannel_core::lease::Lease;
 use flannel_core::port_holder::udp_port_holder;
 
@@ -54,20 +55,27 @@ pub(super) async fn port(facts: &Facts) -> Checked {
     let netns = facts.host.netns().clone();
     let holder = facts.host.blocking(move || udp_port_holder(&netns, port)).await?;
     let is_vxlan = facts.backend() == Some("vxlan");
-    Ok(match holder {
-        None if facts.agents.is_empty() => {
-            Finding::note(format!("nobody has UDP port {port}"), "start the agent, which opens it")
+    // A socket of the kernel looks like one of a process that can't be seen.
+    let has_port = |link: &&Link| link.up && link.vxlan.as_ref().is_some_and(|vxlan| vxlan.port == port);
+    let device = facts.links()?.iter().find(has_port).map(|link| link.name.as_str());
+    let is_process = holder.as_ref().is_some_and(|who| who.starts_with("process "));
+    Ok(match (holder, device) {
+        (_, Some(device)) if is_vxlan && !is_process => {
+            Finding::ok(format!("UDP port {port} belongs to {device}"))
         }
-        None => Finding::failure(
-            format!("an agent runs, but nobody has UDP port {port}: this node receives nothing"),
-            "see the agent's log for what keeps it from opening the port",
-        ),
-        Some(who) if who.contains("tunnel device") == is_vxlan && (is_vxlan || who.contains("flanneld")) => {
+        (Some(who), _) if !is_vxlan && who.contains("flanneld") => {
             Finding::ok(format!("UDP port {port} belongs to {who}"))
         }
-        Some(who) => Finding::failure(
+        (Some(who), _) => Finding::failure(
             format!("UDP port {port} belongs to {who}, so the tunnel can't be opened"),
             "end that process, or give the cluster another Backend.Port in the network config",
+        ),
+        (None, _) if facts.agents.is_empty() => {
+            Finding::note(format!("nobody has UDP port {port}"), "start the agent, which opens it")
+        }
+        (None, _) => Finding::failure(
+            format!("an agent runs, but nobody has UDP port {port}: this node receives nothing"),
+            "see the agent's log for what keeps it from opening the port",
         ),
     })
 }

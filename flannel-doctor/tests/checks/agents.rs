@@ -1,0 +1,34 @@
+//! Processes that are agents, and what they say.
+
+use flannel_doctor::Verdict::{Failure, Note, Warning};
+use serde_json::json;
+
+use super::common::Case;
+
+#[test]
+fn how_many_agents_run() {
+    let case = Case::of_files();
+    case.fails("agents", Warning, "no agent runs");
+    case.file("/proc/7/cmdline", "/usr/bin/flanneld\0-v=1\0").file("/proc/7/status", "PPid:\t1\n");
+    case.file("/proc/9/cmdline", "/usr/bin/flanneld\0doctor\0");
+    case.passes("agents");
+    // The first process of a container and its child are one agent.
+    case.file("/proc/8/cmdline", "/usr/bin/flanneld\0-v=1\0").file("/proc/8/status", "PPid:\t7\n");
+    case.passes("agents");
+    case.file("/proc/8/status", "PPid:\t1\n");
+    case.fails("agents", Failure, "agents with the pids 7, 8 use one subnet file");
+    case.file("/proc/8/cmdline", "/usr/bin/flanneld\0--subnet-file=/run/b.env\0");
+    case.fails("agents", Note, "2 agents run here, with different subnet files");
+}
+
+#[test]
+fn what_the_agent_says() {
+    let mut case = Case::of_files();
+    case.skips("agent-problems", "was not asked");
+    case.status = Some(json!({ "ready": true, "reasons": [], "problems": [] }));
+    case.passes("agent-problems");
+    case.status = Some(json!({ "ready": true, "problems": [{ "message": "route refused" }] }));
+    case.fails("agent-problems", Warning, "route refused");
+    case.status = Some(json!({ "ready": false, "reasons": ["store away for 42 s"] }));
+    case.fails("agent-problems", Failure, "store away for 42 s");
+}
