@@ -19,10 +19,10 @@ use flannel_core::probe::ProbeInterval;
 
 use flags::CommandLine;
 pub(crate) use flags::{
-    CleanupOptions, Common, DockerOptions, EventsOptions, InstallOptions, Options, StatusOptions, Task,
+    CleanupOptions, Common, DockerOptions, DoctorOptions, EventsOptions, InstallOptions, Options, StatusOptions, Task,
 };
 use go::Given;
-pub(crate) use value::{LogFormat, Part, StatusForm, Store, VModule};
+pub(crate) use value::{LogFormat, Part, ReportForm, StatusForm, Store, VModule};
 pub(crate) use variables::{Unread, unread as unread_variables};
 
 /// What the process is to do.
@@ -87,15 +87,25 @@ pub(crate) fn command(
             line.agent.shown = shown_of(&given, &all);
             Ok(Command::Run(Box::new(line.agent)))
         }
-        Some(task) => {
-            match &task {
+        Some(mut task) => {
+            match &mut task {
                 Task::Cleanup(options) => options.common.check(&given)?,
                 Task::Status(options) => options.check()?,
+                Task::Doctor(options) => {
+                    options.common.check(&given)?;
+                    options.names_store = given.iter().any(|given| names_store(&given.name));
+                    options.shown = shown_of(&given, &all);
+                }
                 _ => {}
             }
             Ok(Command::Task(task))
         }
     }
+}
+
+/// Whether a flag says where the store is, or how to get in.
+fn names_store(flag: &str) -> bool {
+    flag == "store" || flag.starts_with("etcd-") || flag.starts_with("kube")
 }
 
 /// How to see what a command line could have.

@@ -6,6 +6,7 @@ mod cli;
 mod control;
 mod daemon;
 mod docker_opts;
+mod doctor;
 mod health;
 mod init;
 mod install_cni;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         Ok(Command::Task(Task::Cleanup(options))) => cleanup::run(*options),
         Ok(Command::Task(Task::Status(options))) => status::run(&options),
         Ok(Command::Task(Task::Events(options))) => status::events::run(&options),
+        Ok(Command::Task(Task::Doctor(options))) => doctor::run(&options),
         Ok(Command::Task(Task::InstallCni(options))) => install_cni::main(&options),
         Ok(Command::Task(Task::DockerOpts(options))) => docker_opts::main(&options),
         Err(error) => bad_usage(&error, &args),

@@ -51,8 +51,8 @@ impl Doctor {
         Self { store, ..self }
     }
 
-    /// The status of the running agent as JSON: `ready` (a boolean), and `reasons` and `problems`, lists of texts or of
-    /// objects with a `message`.
+    /// The status of the running agent as JSON: `ready` (a boolean), and `reasons` and `notes`, lists of texts or of
+    /// objects with a `text`. All of it goes into a bundle.
     pub fn agent_status(self, status: Option<Value>) -> Self {
         Self { status, ..self }
     }

@@ -15,8 +15,9 @@ use flannel_core::addr::Subnet;
 use flannel_core::firewall::gate::Mode;
 use flannel_core::probe::{ProbeInterval, ReadyPeers};
 use flannel_core::secret::{Secret, ServerUrl};
+use flannel_doctor::{CHECKS, Check};
 
-use super::value::{self, LogFormat, Maybe, Part, StatusForm, Store, Urls, VModules};
+use super::value::{self, LogFormat, Maybe, Part, ReportForm, StatusForm, Store, Urls, VModules};
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -79,6 +80,14 @@ pub(crate) enum Task {
     /// answers.
     #[command(after_help = SYNTAX)]
     Events(EventsOptions),
+    /// examine this host, and say what keeps pods from reaching each other
+    ///
+    /// Checks kernel, firewall, tunnel, MTU, CNI, files, other programs of this host and the store, and says for each what
+    /// was seen and the fix in one line. It changes nothing, and needs neither a running agent nor a store. Give the flags
+    /// that the agent was started with, if they are among these. The exit status is 0 up to a note, 3 for a warning and 4
+    /// for a failure.
+    #[command(after_help = checks())]
+    Doctor(Box<DoctorOptions>),
     /// install the CNI plugin and its conflist for container runtimes
     ///
     /// Copies the plugin flannel and a conflist to where container runtimes look, each in one step. What was there
@@ -291,6 +300,49 @@ pub(crate) struct EventsOptions {
     /// go on with what happens from now on
     #[arg(long)]
     pub(crate) follow: bool,
+}
+
+/// The flags of `flanneld doctor`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub(crate) struct DoctorOptions {
+    /// form of the report
+    #[arg(long, value_name = "table|json", default_value = "table", value_parser = value::REPORT_FORM)]
+    pub(crate) output: ReportForm,
+    /// do only this check, or these, separated by commas; can be repeated
+    #[arg(long, value_name = "NAME,..", value_delimiter = ',', value_parser = value::CheckName)]
+    pub(crate) check: Vec<&'static str>,
+    /// also write what a bug report needs into this file, without secrets: the report, files of the agent, leases, what ip,
+    /// bridge, nft and iptables-save show
+    #[arg(long, value_name = "FILE.tar.gz", value_parser = value::maybe_file)]
+    pub(crate) bundle: Maybe<PathBuf>,
+    /// log file whose end goes into the bundle; can be repeated
+    #[arg(long, value_name = "FILE", value_parser = value::file)]
+    pub(crate) log: Vec<PathBuf>,
+    /// folder that has the host's files, for a container where that is not its own root
+    #[arg(long, value_name = "DIR", default_value = "/", value_parser = value::folder)]
+    pub(crate) root: PathBuf,
+    /// where runtimes look for CNI configs
+    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d", value_parser = value::folder)]
+    pub(crate) conf_dir: PathBuf,
+    /// where runtimes look for CNI plugins
+    #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin", value_parser = value::folder)]
+    pub(crate) plugin_dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Whether a flag or variable says where the store is.
+    #[arg(skip)]
+    pub(crate) names_store: bool,
+    /// The flags that differ from their defaults, with secrets hidden, for the bundle.
+    #[arg(skip)]
+    pub(crate) shown: String,
+}
+
+/// The checks of the doctor, for its help.
+fn checks() -> String {
+    let width = CHECKS.iter().map(|check| check.name.len()).max().unwrap_or(0);
+    let line = |check: &Check| format!("  {:<width$}  {}", check.name, check.asks);
+    let lines = CHECKS.iter().map(line).collect::<Vec<_>>().join("\n");
+    format!("Checks:\n{lines}\n\n{SYNTAX}")
 }
 
 /// The flags of `flanneld install-cni`.

@@ -78,6 +78,15 @@ pub(crate) enum Part {
     Conf,
 }
 
+/// The form of the doctor's report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ReportForm {
+    /// Lines for people.
+    Table,
+    /// A JSON object.
+    Json,
+}
+
 /// Go's `strconv.ParseBool`.
 pub(super) fn boolean(text: &str) -> Checked<bool> {
     match text {
@@ -270,6 +279,34 @@ pub(super) const STATUS_FORM: OneOf<StatusForm> = OneOf {
     words: &[("table", StatusForm::Table), ("wide", StatusForm::Wide), ("json", StatusForm::Json)],
     expected: "table, wide or json",
 };
+
+pub(super) const REPORT_FORM: OneOf<ReportForm> =
+    OneOf { words: &[("table", ReportForm::Table), ("json", ReportForm::Json)], expected: "table or json" };
+
+/// The name of a check of the doctor. Completions and man pages list them.
+#[derive(Clone)]
+pub(super) struct CheckName;
+
+impl TypedValueParser for CheckName {
+    type Value = &'static str;
+
+    fn parse_ref(
+        &self,
+        command: &Command,
+        arg: Option<&Arg>,
+        value: &OsStr,
+    ) -> Result<&'static str, clap::Error> {
+        let find = |text: String| {
+            let check = flannel_doctor::Check::named(&text);
+            check.map(|check| check.name).ok_or("the name of a check, which flanneld doctor --help lists")
+        };
+        StringValueParser::new().try_map(find).parse_ref(command, arg, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(flannel_doctor::CHECKS.iter().map(|check| PossibleValue::new(check.name))))
+    }
+}
 
 pub(super) const NEXT_HOP_OBJECTS: OneOf<NextHopObjects> =
     OneOf { words: &[("auto", NextHopObjects::Auto), ("off", NextHopObjects::Off)], expected: "auto or off" };

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use crate::facts::Facts;
-use crate::finding::{Checked, Finding, Skip};
+use crate::finding::{Checked, Finding, Skip, Verdict};
 
 /// How many run, and whether they get in each other's way.
 pub(super) async fn processes(facts: &Facts) -> Checked {
@@ -51,18 +51,19 @@ pub(super) async fn problems(facts: &Facts) -> Checked {
         facts.status.as_ref().ok_or_else(|| Skip::new("the running agent was not asked for its status"))?;
     let texts = |name: &str| {
         let list = status[name].as_array().into_iter().flatten();
-        list.map(|problem| match problem {
-            Value::String(text) => text.clone(),
-            other => other["message"].as_str().map_or_else(|| other.to_string(), str::to_owned),
-        })
+        let text = |it: &Value| {
+            it.as_str().or_else(|| it["text"].as_str()).map_or_else(|| it.to_string(), str::to_owned)
+        };
+        list.map(text).collect::<Vec<_>>()
     };
-    let is_ready = status["ready"].as_bool();
-    let problems: Vec<String> = ["reasons", "problems"].into_iter().flat_map(texts).collect();
-    let fix = "see each line for its remedy; `flanneld status` shows more";
-    Ok(match (is_ready, problems.split_first()) {
-        (Some(false), None) => Finding::failure("the agent is not ready", fix),
-        (Some(false), Some(_)) => Finding { evidence: problems, ..Finding::failure("", fix) },
-        (_, Some(_)) => Finding { evidence: problems, ..Finding::warning("", fix) },
-        (_, None) => Finding::ok("the agent is ready and has no complaint"),
-    })
+    let (reasons, notes) = (texts("reasons"), texts("notes"));
+    let fix = "each line says what to do; `flanneld status` shows more";
+    let failures = reasons.into_iter().map(|reason| Finding::failure(reason, fix));
+    let mut found: Vec<Finding> =
+        failures.chain(notes.into_iter().map(|note| Finding::note(note, fix))).collect();
+    if status["ready"] == Value::Bool(false) && found.iter().all(|finding| finding.verdict < Verdict::Failure)
+    {
+        found.push(Finding::failure("the agent is not ready", fix));
+    }
+    Ok(Finding::of_all(found, || "the agent is ready and has no complaint".to_owned()))
 }

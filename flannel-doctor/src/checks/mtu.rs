@@ -1,6 +1,8 @@
 //! The largest packet, along its way: pod, bridge, overlay, underlay.
 
+use std::io;
 use std::net::IpAddr;
+use std::thread;
 use std::time::Duration;
 
 use flannel_core::addr::{Family, Mtu};
@@ -159,8 +161,12 @@ enum Largest {
     UpTo(u32),
 }
 
-/// The largest packet that a peer answers, by bisection.
-fn largest(peer: IpAddr, mtu: Mtu) -> std::io::Result<Largest> {
+/// How many sizes are tried at once.
+const AT_ONCE: u32 = 12;
+
+/// The largest packet that a peer answers. Each round tries some sizes at once, and goes on between the largest that was
+/// answered and the next.
+fn largest(peer: IpAddr, mtu: Mtu) -> io::Result<Largest> {
     let answers = |bytes: u32| {
         // One lost packet is no hole.
         for _ in 0..2 {
@@ -170,7 +176,7 @@ fn largest(peer: IpAddr, mtu: Mtu) -> std::io::Result<Largest> {
                 Echo::Refused(_) => return Ok(false),
             }
         }
-        Ok::<_, std::io::Error>(false)
+        Ok::<_, io::Error>(false)
     };
     let (mut fits, mut hole) = (if Family::of(peer) == Family::V4 { 576 } else { 1280 }, mtu.0);
     if !echo(peer, None, PATIENCE)?.is_answer() || hole <= fits || !answers(fits)? {
@@ -179,9 +185,20 @@ fn largest(peer: IpAddr, mtu: Mtu) -> std::io::Result<Largest> {
     if answers(hole)? {
         return Ok(Largest::All);
     }
+    // The threads are in the namespace of this one.
     while hole - fits > 1 {
-        let middle = fits.midpoint(hole);
-        *(if answers(middle)? { &mut fits } else { &mut hole }) = middle;
+        let step = (hole - fits).div_ceil(AT_ONCE);
+        let sizes: Vec<u32> = (fits + step..hole).step_by(step as usize).collect();
+        let asked: Vec<(u32, io::Result<bool>)> = thread::scope(|scope| {
+            let threads: Vec<_> = sizes.iter().map(|size| scope.spawn(|| (*size, answers(*size)))).collect();
+            threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
+        });
+        let mut vanished = Vec::new();
+        for (size, answered) in asked {
+            if answered? { fits = fits.max(size) } else { vanished.push(size) }
+        }
+        // A smaller one that vanished was lost by chance.
+        hole = vanished.into_iter().filter(|size| *size > fits).min().unwrap_or(hole);
     }
     Ok(Largest::UpTo(fits))
 }

@@ -16,33 +16,58 @@ const PATIENCE: Duration = Duration::from_secs(8);
 /// A store that is asked, and never written to.
 #[derive(Clone)]
 pub struct StoreToAsk {
-    store: Arc<dyn SubnetManager>,
+    store: Result<Arc<dyn SubnetManager>, String>,
     is_named: bool,
 }
 
 impl fmt::Debug for StoreToAsk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StoreToAsk").field("place", &self.store.place()).finish_non_exhaustive()
+        f.debug_struct("StoreToAsk").field("place", &self.place()).finish_non_exhaustive()
     }
 }
 
 impl StoreToAsk {
     /// A store that the operator named: if it does not answer, that is a failure.
     pub fn named(store: Arc<dyn SubnetManager>) -> Self {
-        Self { store, is_named: true }
+        Self { store: Ok(store), is_named: true }
+    }
+
+    /// A store that the operator named, and that can't even be asked: by a file that can't be read, say.
+    pub fn unusable(why: impl Into<String>) -> Self {
+        Self { store: Err(why.into()), is_named: true }
     }
 
     /// A store that nobody named, such as that of flags that were not given: if it does not answer, the host may have
     /// another one.
     pub fn guessed(store: Arc<dyn SubnetManager>) -> Self {
-        Self { store, is_named: false }
+        Self { store: Ok(store), is_named: false }
+    }
+
+    fn place(&self) -> String {
+        self.store.as_ref().map_or_else(|_| "that the flags name".to_owned(), |store| store.place())
     }
 
     pub(super) async fn ask(&self) -> Answers {
+        let (place, is_named) = (self.place(), self.is_named);
+        let store = match &self.store {
+            Ok(store) => store,
+            Err(why) => {
+                let config = Config::Unread(why.clone());
+                let (took, leases) = (Duration::ZERO, Err(why.clone()));
+                return Answers {
+                    place,
+                    is_named,
+                    config,
+                    took,
+                    leases,
+                    examination: Examination::default(),
+                };
+            }
+        };
         let late = |what: &str| format!("{what}: no answer within {} s", PATIENCE.as_secs());
         let config = async {
             let start = Instant::now();
-            let config = match tokio::time::timeout(PATIENCE, self.store.network_config()).await {
+            let config = match tokio::time::timeout(PATIENCE, store.network_config()).await {
                 Ok(Ok(config)) => Config::Read(Box::new(config)),
                 Ok(Err(error)) if is_answer(&error) => Config::Bad(chain(&error)),
                 Ok(Err(error)) => Config::Unread(chain(&error)),
@@ -50,35 +75,34 @@ impl StoreToAsk {
             };
             (config, start.elapsed())
         };
-        let examine =
-            async { tokio::time::timeout(PATIENCE, self.store.examine()).await.unwrap_or_default() };
+        let examine = async { tokio::time::timeout(PATIENCE, store.examine()).await.unwrap_or_default() };
         let ((config, took), examination) = tokio::join!(config, examine);
         // A store that does not answer one question needs no other.
         let leases = match &config {
             Config::Unread(why) => Err(why.clone()),
-            _ => tokio::time::timeout(PATIENCE, self.snapshot())
+            _ => tokio::time::timeout(PATIENCE, snapshot(store))
                 .await
                 .unwrap_or_else(|_| Err(late("list the leases"))),
         };
-        Answers { place: self.store.place(), is_named: self.is_named, config, took, leases, examination }
+        Answers { place, is_named, config, took, leases, examination }
     }
+}
 
-    /// All leases, as the store lists them.
-    async fn snapshot(&self) -> Result<Listing, String> {
-        let mut watch = self.store.watch_leases();
-        while let Some(update) = watch.next().await {
-            match update.map_err(|error| chain(&error))? {
-                LeaseUpdate::Snapshot { leases, unreadable, .. } => {
-                    return Ok(Listing {
-                        leases,
-                        unreadable: unreadable.named().map(|record| record.to_string()).collect(),
-                    });
-                }
-                _ => {}
+/// All leases, as the store lists them.
+async fn snapshot(store: &Arc<dyn SubnetManager>) -> Result<Listing, String> {
+    let mut watch = store.watch_leases();
+    while let Some(update) = watch.next().await {
+        match update.map_err(|error| chain(&error))? {
+            LeaseUpdate::Snapshot { leases, unreadable, .. } => {
+                return Ok(Listing {
+                    leases,
+                    unreadable: unreadable.named().map(|record| record.to_string()).collect(),
+                });
             }
+            _ => {}
         }
-        Err("the list of leases ended before it began".to_owned())
     }
+    Err("the list of leases ended before it began".to_owned())
 }
 
 /// Whether the store answered, if only that it has nothing good.

@@ -25,10 +25,13 @@ fn how_many_agents_run() {
 fn what_the_agent_says() {
     let mut case = Case::of_files();
     case.skips("agent-problems", "was not asked");
-    case.status = Some(json!({ "ready": true, "reasons": [], "problems": [] }));
+    case.status = Some(json!({ "ready": true, "reasons": [], "notes": [] }));
     case.passes("agent-problems");
-    case.status = Some(json!({ "ready": true, "problems": [{ "message": "route refused" }] }));
-    case.fails("agent-problems", Warning, "route refused");
+    case.status =
+        Some(json!({ "ready": true, "notes": [{ "kind": "remark", "text": "rules can't be seen" }] }));
+    case.fails("agent-problems", Note, "rules can't be seen");
     case.status = Some(json!({ "ready": false, "reasons": ["store away for 42 s"] }));
     case.fails("agent-problems", Failure, "store away for 42 s");
+    case.status = Some(json!({ "ready": false }));
+    case.fails("agent-problems", Failure, "not ready");
 }

@@ -107,7 +107,7 @@ fn no_bundle_has_a_secret() {
     case.file("/etc/kubeconfig", &kubeconfig).mode("/etc/kubeconfig", 0o644);
     case.places = case.places.clone().secrets(["/etc/kubeconfig".into()]);
     case.status = Some(
-        json!({ "ready": true, "problems": [], "store": { "password": SECRET, "url": format!("http://a:{SECRET}@b") } }),
+        json!({ "ready": true, "notes": [], "store": { "password": SECRET, "url": format!("http://a:{SECRET}@b") } }),
     );
 
     let bundle = Bundle::new(case.doctor())

@@ -143,6 +143,8 @@ fn a_store_that_does_not_answer() {
     // Nobody said that there is one.
     case.store = Some(StoreToAsk::guessed(Arc::new(away)));
     case.skips("store-reachable", "no store was named");
+    case.store = Some(StoreToAsk::unusable("kubeconfig: line 3, column 1"));
+    case.fails("store-reachable", Failure, "line 3");
     let half = Scripted::new().with(|it| {
         let dead = Server {
             name: "http://192.0.2.101:2379".to_owned(),

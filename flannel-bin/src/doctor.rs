@@ -1,0 +1,88 @@
+//! `flanneld doctor`: flags around [`flannel_doctor`].
+
+use std::error::Error;
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use flannel_core::error::chain;
+use flannel_core::netns::Netns;
+use flannel_doctor::bundle::Bundle;
+use flannel_doctor::redact::Redactor;
+use flannel_doctor::{Doctor, Host, Places, Report, StoreToAsk};
+
+use crate::cli::{self, DoctorOptions, Options, ReportForm, Store};
+use crate::{logs, privileges, store};
+
+/// Examines the host. The worst verdict is the exit status.
+pub(crate) fn run(options: &DoctorOptions) -> ExitCode {
+    // The report is what the operator wants to see; a log is only for those who ask for one.
+    if options.common.verbosity > 0 || !options.common.vmodule.is_empty() {
+        logs::set_up(&options.common);
+    }
+    // This must be before other threads start. What is missing is in the report.
+    let _ = privileges::raise_granted();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = runtime.map_err(Into::into).and_then(|runtime| {
+        let result = runtime.block_on(examine(options));
+        // A look at a store that hangs must not keep the process.
+        runtime.shutdown_background();
+        result
+    });
+    match result {
+        Ok(report) => {
+            print(&report, options.output);
+            report.verdict().exit_code().into()
+        }
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "flanneld doctor: {}", chain(&*error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints the report. Nobody may read it, which is no failure of the host.
+fn print(report: &Report, form: ReportForm) {
+    let mut out = io::stdout().lock();
+    let _ = match form {
+        ReportForm::Table => write!(out, "{report}"),
+        ReportForm::Json => writeln!(out, "{}", report.to_json()),
+    };
+}
+
+async fn examine(options: &DoctorOptions) -> Result<Report, Box<dyn Error>> {
+    let host = Host::new(Netns::current()?).root(&options.root);
+    let doctor = Doctor::new(host).places(places(options)).store(store_of(options));
+    let doctor = doctor.only(options.check.iter().copied())?;
+    let Some(file) = &options.bundle else { return Ok(doctor.examine().await) };
+    let password = options.common.etcd_password.reveal().to_owned();
+    let about = format!("{}\nflanneld doctor {}\n", cli::version(), options.shown);
+    let bundle = Bundle::new(doctor).redactor(Redactor::new().knowing([password])).text("about.txt", about);
+    let packed = options.log.iter().fold(bundle, Bundle::log).write(file).await?;
+    let _ = writeln!(io::stderr(), "{}: {} files", file.display(), packed.files.len());
+    Ok(packed.report)
+}
+
+fn places(options: &DoctorOptions) -> Places {
+    let flags = &options.common;
+    let secrets = [&flags.etcd_keyfile, &flags.kubeconfig_file].into_iter().flatten().cloned();
+    let store_dir = match &flags.store {
+        Store::Local(dir) => Some(dir.clone()),
+        Store::Etcd => None,
+    };
+    Places::default()
+        .subnet_file(&flags.subnet_file)
+        .state_file(flags.state_file.clone())
+        .cni(&options.conf_dir, &options.plugin_dir)
+        .secrets(secrets)
+        .store_dir(store_dir)
+}
+
+/// The store of the flags. Without a flag it is that of an agent without flags, if there is one.
+fn store_of(options: &DoctorOptions) -> Option<StoreToAsk> {
+    match store::open(&Options::from(options.common.clone())) {
+        Ok(store) if options.names_store => Some(StoreToAsk::named(store)),
+        Ok(store) => Some(StoreToAsk::guessed(store)),
+        Err(error) if options.names_store => Some(StoreToAsk::unusable(chain(&*error))),
+        Err(_) => None,
+    }
+}
