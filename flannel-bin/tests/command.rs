@@ -34,6 +34,41 @@ fn help_goes_to_stdout() {
 }
 
 #[test]
+fn the_doctor_examines_a_host_without_agent_and_store() {
+    in_sandbox(test_name!(), || {
+        let help = flanneld(&["doctor", "--help"], &[]);
+        for check in flannel_doctor::CHECKS {
+            assert!(text(&help.stdout).contains(check.name), "{}", check.name);
+        }
+        let files = ["doctor", "--subnet-file=/run/none/subnet.env", "--conf-dir=/run/none"];
+        let whole = flanneld(&files, &[]);
+        assert_eq!(whole.status.code(), Some(4), "{whole:?}");
+        assert!(text(&whole.stdout).starts_with("failure  subnet-file "), "{whole:?}");
+        assert!(text(&whole.stdout).contains("no store was named"), "{whole:?}");
+        let one = flanneld(&[&files[..], &["--check=capabilities", "--output=json"]].concat(), &[]);
+        assert_eq!(one.status.code(), Some(0), "{one:?}");
+        assert!(text(&one.stdout).contains("\"check\": \"capabilities\""), "{one:?}");
+        let named = flanneld(
+            &[&files[..], &["--etcd-endpoints=http://127.0.0.1:1", "--check=store-reachable"]].concat(),
+            &[],
+        );
+        assert_eq!(named.status.code(), Some(4), "{named:?}");
+
+        let folder = tempfile::tempdir().unwrap();
+        let bundle = folder.path().join("b.tar.gz").display().to_string();
+        let bundle_flag = format!("--bundle={bundle}");
+        let password = [("FLANNELD_ETCD_USERNAME", "root"), ("FLANNELD_ETCD_PASSWORD", "correct-horse")];
+        let packed = flanneld(&[&files[..], &["--check=agents", &bundle_flag]].concat(), &password);
+        assert_eq!(packed.status.code(), Some(3), "{packed:?}");
+        let shown = Command::new("tar").args(["xzOf", &bundle]).output().unwrap();
+        let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+        assert!(shown.contains("--etcd-username=root") && !shown.contains("correct-horse"), "{shown}");
+        let refused = flanneld(&[&files[..], &["--check=agents", "--bundle=/dev/null/b"]].concat(), &[]);
+        assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    });
+}
+
+#[test]
 fn bad_command_lines_exit_2_and_say_why() {
     for (args, env, want) in [
         (&["--ifcae=eth0"][..], &[][..], "unknown flag --ifcae; did you mean --iface?"),
@@ -44,6 +79,8 @@ fn bad_command_lines_exit_2_and_say_why() {
             &[],
             "not supported by this version: stack traces in the log (--log_backtrace_at); leave it out",
         ),
+        (&["doctor", "--check=mtu-path,mtu"], &[], "\"mtu\" is not the name of a check"),
+        (&["doctor", "--output=xml"], &[], "is not table or json"),
         (&["--ip-masq", "false"], &[], "did you mean --ip-masq=false?"),
         (&[], &[("FLANNELD_IFACE_REGEX", "(")], "FLANNELD_IFACE_REGEX: \"(\" is not a regular expression"),
     ] {

@@ -10,6 +10,7 @@ mod connectivity;
 mod control;
 mod crowd;
 mod direct;
+mod doctor;
 #[cfg(feature = "etcd")]
 mod etcd;
 mod firewall;

@@ -237,3 +237,20 @@ async fn prefixes_join_with_single_slashes() {
     let lease = EtcdSubnetManager::new(options).unwrap().acquire_lease(&attrs(1)).await.unwrap();
     assert!(etcd.get(&format!("my/net(/subnets/{lease}")).unwrap().is_some());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_member_says_what_it_is() {
+    let etcd = start(V4);
+    let dead = format!("http://127.0.0.1:{}", free_port().unwrap());
+    let manager = EtcdSubnetManager::new(EtcdOptions::new([etcd.endpoint(), &dead])).unwrap();
+    let seen = manager.examine().await;
+    let [alive, gone] = &seen.servers[..] else { panic!("{seen:?}") };
+    let answer = alive.answer.as_ref().unwrap();
+    assert!(answer.version.starts_with("3."), "{answer:?}");
+    assert!(
+        answer.took > Duration::ZERO && answer.clock.unwrap().size() < Duration::from_secs(60),
+        "{answer:?}"
+    );
+    let why = gone.answer.as_ref().unwrap_err();
+    assert!(why.contains(&dead) && why.contains("refused"), "{why}");
+}

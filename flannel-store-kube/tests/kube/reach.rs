@@ -111,3 +111,34 @@ async fn another_authoritys_server_is_not_believed() {
     let problem = manager.status().borrow().problem.clone();
     assert!(problem.to_lowercase().contains("certificate"), "{problem}");
 }
+
+#[tokio::test]
+async fn the_server_says_what_it_is_and_what_we_may_do() {
+    use flannel_core::subnet::{NodeRecord, RightAnswer};
+    use flannel_lab::kube::fake::Faults;
+
+    let cluster = Cluster::start(V4);
+    cluster.join_published(1);
+    let manager = cluster.manager(1);
+    let seen = manager.examine().await;
+    let [server] = &seen.servers[..] else { panic!("{seen:?}") };
+    let answer = server.answer.as_ref().unwrap();
+    assert_eq!(answer.version, "v1.33.0");
+    assert!(answer.clock.unwrap().size() < std::time::Duration::from_secs(60), "{answer:?}");
+    let NodeRecord::Read(node) = &seen.node else { panic!("{:?}", seen.node) };
+    assert_eq!((node.name.as_str(), node.subnets[0].as_str()), ("n1", "10.244.1.0/24"));
+    assert!(node.published.is_some());
+    assert!(seen.rights.iter().all(|right| right.answer == RightAnswer::Allowed), "{:?}", seen.rights);
+
+    cluster.api.set_faults(Faults { deny: vec!["watch nodes".to_owned()], ..Faults::default() });
+    let seen = manager.examine().await;
+    let denied = seen.rights.iter().filter(|right| matches!(right.answer, RightAnswer::Denied(_)));
+    assert_eq!(denied.map(|right| right.what.as_str()).collect::<Vec<_>>(), ["watch nodes"]);
+
+    // A server that is broken says nothing, and that is in the answer.
+    cluster.api.set_faults(Faults { fail: Some(503), ..Faults::default() });
+    let seen = manager.examine().await;
+    assert!(seen.servers[0].answer.as_ref().unwrap_err().contains("503"));
+    assert!(matches!(&seen.node, NodeRecord::Unread(why) if why.contains("503")), "{:?}", seen.node);
+    assert!(seen.rights.iter().all(|right| matches!(right.answer, RightAnswer::Unknown(_))));
+}
