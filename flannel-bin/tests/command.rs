@@ -40,12 +40,14 @@ fn the_doctor_examines_a_host_without_agent_and_store() {
         for check in flannel_doctor::CHECKS {
             assert!(text(&help.stdout).contains(check.name), "{}", check.name);
         }
+        // Where the programs are that show rules.
+        let path = ("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         let files = ["doctor", "--subnet-file=/run/none/subnet.env", "--conf-dir=/run/none"];
-        let whole = flanneld(&files, &[]);
+        let whole = flanneld(&files, &[path]);
         assert_eq!(whole.status.code(), Some(4), "{whole:?}");
         assert!(text(&whole.stdout).starts_with("failure  subnet-file "), "{whole:?}");
         assert!(text(&whole.stdout).contains("no store was named"), "{whole:?}");
-        let one = flanneld(&[&files[..], &["--check=capabilities", "--output=json"]].concat(), &[]);
+        let one = flanneld(&[&files[..], &["--check=capabilities", "--output=json"]].concat(), &[path]);
         assert_eq!(one.status.code(), Some(0), "{one:?}");
         assert!(text(&one.stdout).contains("\"check\": \"capabilities\""), "{one:?}");
         let named = flanneld(
@@ -57,7 +59,8 @@ fn the_doctor_examines_a_host_without_agent_and_store() {
         let folder = tempfile::tempdir().unwrap();
         let bundle = folder.path().join("b.tar.gz").display().to_string();
         let bundle_flag = format!("--bundle={bundle}");
-        let password = [("FLANNELD_ETCD_USERNAME", "root"), ("FLANNELD_ETCD_PASSWORD", "correct-horse")];
+        let password =
+            [path, ("FLANNELD_ETCD_USERNAME", "root"), ("FLANNELD_ETCD_PASSWORD", "correct-horse")];
         let packed = flanneld(&[&files[..], &["--check=agents", &bundle_flag]].concat(), &password);
         assert_eq!(packed.status.code(), Some(3), "{packed:?}");
         let shown = Command::new("tar").args(["xzOf", &bundle]).output().unwrap();

@@ -185,6 +185,7 @@ pub(super) async fn underlay(facts: &Facts) -> Checked {
 /// The routes to all peers of the state file.
 pub(super) async fn peer_routes(facts: &Facts) -> Checked {
     let mut kernel = facts.host.open_kernel()?;
+    let networks = facts.networks();
     let mut missing = Vec::new();
     let mut count = 0;
     for family in Family::ALL {
@@ -192,15 +193,20 @@ pub(super) async fn peer_routes(facts: &Facts) -> Checked {
             let node = family.unspecified();
             Object::Route(Route::by_node(subnet, node, LinkIndex(0))).key()
         };
-        let wanted: BTreeMap<ObjectKey, String> = facts
+        // The udp backend has one route, to its TUN, for the subnets of all nodes.
+        let network = networks.get(family).filter(|_| facts.backend() == Some("udp"));
+        let wanted: Vec<(ObjectKey, String)> = facts
             .peers()
-            .filter_map(|lease| Some((key(lease.subnet(family)?), lease.key.to_string())))
+            .filter_map(|lease| {
+                let subnet = lease.subnet(family)?;
+                Some((key(network.copied().unwrap_or(subnet)), lease.key.to_string()))
+            })
             .collect();
         if wanted.is_empty() {
             continue;
         }
         count += wanted.len();
-        let keys: BTreeSet<ObjectKey> = wanted.keys().copied().collect();
+        let keys: BTreeSet<ObjectKey> = wanted.iter().map(|(key, _)| *key).collect();
         let there: BTreeSet<ObjectKey> = kernel
             .routes_at(family, &keys)
             .await?
