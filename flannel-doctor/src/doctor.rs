@@ -59,10 +59,9 @@ impl Doctor {
 
     /// Does only the checks with these names; all for none.
     pub fn only<'a>(self, names: impl IntoIterator<Item = &'a str>) -> Result<Self, UnknownCheck> {
-        let named = |name: &str| Check::named(name).ok_or_else(|| UnknownCheck(name.to_owned()));
         let mut checks: Vec<&'static Check> = Vec::new();
         for name in names {
-            let check = named(name)?;
+            let check = Check::named(name).ok_or_else(|| UnknownCheck(name.to_owned()))?;
             if !checks.iter().any(|known| known.name == check.name) {
                 checks.push(check);
             }

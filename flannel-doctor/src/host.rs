@@ -130,6 +130,12 @@ impl Files {
         Ok(self.text(format!("/proc/sys/{name}"))?.trim_end().to_owned())
     }
 
+    /// Reads a table of the namespace below `/proc/net`.
+    pub(crate) fn proc_net(&self, table: &str) -> io::Result<String> {
+        // `/proc/net` leads to the main thread's.
+        self.text(format!("/proc/thread-self/net/{table}"))
+    }
+
     /// A kernel parameter that is a number.
     pub(crate) fn number(&self, name: &str) -> Result<u64, Skip> {
         let path = format!("/proc/sys/{name}");

@@ -9,11 +9,11 @@
 //! use flannel_core::netns::Netns;
 //! use flannel_doctor::{Doctor, Host};
 //!
-//! # async fn examine() -> Result<(), Box<dyn std::error::Error>> {
+//! # async fn examine() -> Result<std::process::ExitCode, Box<dyn std::error::Error>> {
 //! let doctor = Doctor::new(Host::new(Netns::current()?)).only(["mtu-path", "tunnel-reach"])?;
 //! let report = doctor.examine().await;
 //! print!("{report}");
-//! std::process::exit(report.verdict().exit_code().into());
+//! Ok(report.verdict().exit_code().into())
 //! # }
 //! ```
 //!

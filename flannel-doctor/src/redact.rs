@@ -57,7 +57,7 @@ impl Redactor {
             name: regex(r"\A(?:NAME)\z"),
             pem: regex(r"(?s)-----BEGIN ([A-Z ]*PRIVATE KEY)-----.*?(?:-----END [A-Z ]*-----|\z)"),
             url: regex(r#"([A-Za-z][A-Za-z0-9+.\-]*://)[^\s/"'`]*@"#),
-            scheme: regex(r#"\b((?i:bearer)|Basic)(\s+)[A-Za-z0-9._~+/=\-]{6,}"#),
+            scheme: regex(r"\b((?i:bearer)|Basic)(\s+)[A-Za-z0-9._~+/=\-]{6,}"),
             jwt: regex(r"\beyJ[A-Za-z0-9_\-]{8,}\.[A-Za-z0-9_\-]+(?:\.[A-Za-z0-9_\-]*)?"),
             flag: regex(r#"(--?(?:NAME))(["']?[\s\x00,]+["']?)("[^"]*"|'[^']*'|[^\s\x00"',\]]+)"#),
             pair: regex(
@@ -97,9 +97,9 @@ impl Redactor {
             Value::Object(fields) => {
                 for (name, value) in fields {
                     if self.is_secret(name) && !value.is_null() {
-                        *value = HIDDEN.into()
+                        *value = HIDDEN.into();
                     } else {
-                        self.value(value)
+                        self.value(value);
                     }
                 }
             }
@@ -111,9 +111,9 @@ impl Redactor {
                         text.starts_with('-') && !text.contains(['=', ' ']) && self.is_secret(text)
                     });
                     if std::mem::replace(&mut is_next, is_flag) {
-                        *item = HIDDEN.into()
+                        *item = HIDDEN.into();
                     } else {
-                        self.value(item)
+                        self.value(item);
                     }
                 }
             }

@@ -83,7 +83,7 @@ impl ClockGap {
         let second = Duration::from_secs(1);
         match (server.duration_since(answered), asked.duration_since(server)) {
             (Ok(ahead), _) => Self::Ahead(ahead),
-            (_, Ok(behind)) if behind > second => Self::Behind(behind - second),
+            (_, Ok(behind)) if behind > second => Self::Behind(behind.saturating_sub(second)),
             _ => Self::Ahead(Duration::ZERO),
         }
     }

@@ -1,15 +1,17 @@
 //! Collects the files of a bundle from the host and the store.
 
+use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use flannel_core::subnet::{NodeRecord, RightAnswer};
+use flannel_core::lease::LeaseAttrs;
+use flannel_core::subnet::{NodeRecord, RightAnswer, ServerAnswer};
 use futures::future::join_all;
 
 use super::Entry;
-use crate::facts::{Config, Facts};
+use crate::facts::{Answers, Config, Facts};
 use crate::finding::Skip;
 use crate::host::Files;
 
@@ -45,16 +47,16 @@ const COMMANDS: [(&str, &str, &[&str]); 21] = [
 ];
 
 /// Files of the kernel and the distribution.
-const FILES: [(&str, &str); 8] = [
+const FILES: [(&str, &str); 5] = [
     ("kernel/version.txt", "/proc/version"),
     ("kernel/cmdline.txt", "/proc/cmdline"),
     ("kernel/modules.txt", "/proc/modules"),
-    ("kernel/snmp.txt", "/proc/thread-self/net/snmp"),
-    ("kernel/netstat.txt", "/proc/thread-self/net/netstat"),
-    ("kernel/conntrack.txt", "/proc/thread-self/net/stat/nf_conntrack"),
     ("versions/os-release.txt", "/etc/os-release"),
     ("versions/machine.txt", "/proc/meminfo"),
 ];
+
+/// Tables of the namespace below `/proc/net`.
+const TABLES: [&str; 5] = ["snmp", "snmp6", "netstat", "stat/nf_conntrack", "softnet_stat"];
 
 /// Folders and files of kernel parameters, below `/proc/sys`.
 const SYSCTLS: [&str; 9] = [
@@ -92,7 +94,7 @@ fn cut(mut text: String, most: usize) -> String {
         let left = text.len() - most;
         let end = (0..=most).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
         text.truncate(end);
-        text.push_str(&format!("\n.. and {left} bytes more\n"));
+        let _ = writeln!(text, "\n.. and {left} bytes more");
     }
     text
 }
@@ -115,6 +117,11 @@ async fn files(facts: &Facts) -> Vec<Entry> {
             Entry { name, origin: path.display().to_string(), text }
         };
         let mut entries: Vec<Entry> = own.into_iter().chain(cni).chain(others).map(entry).collect();
+        entries.extend(TABLES.iter().map(|table| Entry {
+            name: format!("kernel/{}.txt", table.replace('/', "-")),
+            origin: format!("the table {table} of /proc/net"),
+            text: files.proc_net(table).map_err(|error| error.to_string()),
+        }));
         entries.push(Entry {
             name: "kernel/sysctls.txt".to_owned(),
             origin: "/proc/sys".to_owned(),
@@ -151,7 +158,7 @@ fn sysctls(files: &Files) -> String {
         if files.metadata(&path).is_ok_and(|found| found.is_dir()) {
             open.extend(files.names(&path).into_iter().rev().map(|below| name.join(below)));
         } else if let Ok(value) = files.text(&path) {
-            text.push_str(&format!("{} = {}\n", name.display(), value.trim_end()));
+            let _ = writeln!(text, "{} = {}", name.display(), value.trim_end());
         }
     }
     text
@@ -224,40 +231,35 @@ async fn store(facts: &Facts) -> Vec<Entry> {
         let bad = listing.unreadable.iter().map(|record| format!("unreadable: {record}\n"));
         good.chain(bad).collect::<String>()
     });
-    let mut about = format!("place: {}\n", answers.place);
-    for server in &answers.examination.servers {
-        about.push_str(&match &server.answer {
-            Ok(answer) => format!(
-                "server {}: version {}, {:?}, clock {:?}\n",
-                server.name, answer.version, answer.took, answer.clock
-            ),
-            Err(why) => format!("server {}: {why}\n", server.name),
-        });
-    }
-    for right in &answers.examination.rights {
-        let answer = match &right.answer {
-            RightAnswer::Allowed => "allowed".to_owned(),
-            RightAnswer::Denied(why) => format!("denied {why}"),
-            RightAnswer::Unknown(why) => format!("unknown: {why}"),
-        };
-        about.push_str(&format!("{}: {answer}\n", right.what));
-    }
-    match &answers.examination.node {
-        NodeRecord::None => {}
-        NodeRecord::Unread(why) => about.push_str(&format!("node: {why}\n")),
-        NodeRecord::Read(node) => {
-            let published =
-                node.published.as_ref().map_or_else(|| "nothing".to_owned(), |attrs| attrs.to_json());
-            about.push_str(&format!(
-                "node {}: subnets {}, publishes {published}\n",
-                node.name,
-                node.subnets.join(", ")
-            ));
-        }
-    }
+    let about = about(answers).collect::<String>();
     vec![
         entry("store/config.json", config),
         entry("store/leases.txt", leases),
         entry("store/about.txt", Ok(about)),
     ]
+}
+
+/// What the store said of itself, this node and its rights, a line each.
+fn about(answers: &Answers) -> impl Iterator<Item = String> {
+    let Answers { place, examination, .. } = answers;
+    let servers = examination.servers.iter().map(|server| match &server.answer {
+        Ok(ServerAnswer { version, took, clock, .. }) => {
+            format!("server {}: version {version}, {took:?}, clock {clock:?}\n", server.name)
+        }
+        Err(why) => format!("server {}: {why}\n", server.name),
+    });
+    let rights = examination.rights.iter().map(|right| match &right.answer {
+        RightAnswer::Allowed => format!("{}: allowed\n", right.what),
+        RightAnswer::Denied(why) => format!("{}: denied {why}\n", right.what),
+        RightAnswer::Unknown(why) => format!("{}: unknown: {why}\n", right.what),
+    });
+    let node = match &examination.node {
+        NodeRecord::None => None,
+        NodeRecord::Unread(why) => Some(format!("node: {why}\n")),
+        NodeRecord::Read(node) => {
+            let published = node.published.as_ref().map_or_else(|| "nothing".to_owned(), LeaseAttrs::to_json);
+            Some(format!("node {}: subnets {}, publishes {published}\n", node.name, node.subnets.join(", ")))
+        }
+    };
+    [format!("place: {place}\n")].into_iter().chain(servers).chain(rights).chain(node)
 }

@@ -1,6 +1,6 @@
 //! The container runtime's side: configs, plugins, the pods' bridge.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -113,7 +113,7 @@ pub(super) async fn config(facts: &Facts) -> Checked {
         )),
         Some((config, flannel)) => {
             let read = flannel["subnetFile"].as_str().unwrap_or("/run/flannel/subnet.env");
-            if PathBuf::from(read) != facts.places.subnet_file {
+            if facts.places.subnet_file != Path::new(read) {
                 found.push(Finding::failure(
                     format!("{} lets the plugin read {read}, and the agent writes {}", config.name, facts.places.subnet_file.display()),
                     "give both the same: subnetFile of the config, --subnet-file of the agent (and of the doctor)",

@@ -63,7 +63,7 @@ pub(super) async fn programs(facts: &Facts) -> Checked {
 /// Both variants of iptables have rules: each sees its own alone, and packets pass both.
 pub(super) async fn variants(facts: &Facts) -> Checked {
     let legacy = facts.host.look(|files| {
-        let table = |name: &str| files.text(format!("/proc/thread-self/net/{name}")).unwrap_or_default();
+        let table = |name: &str| files.proc_net(name).unwrap_or_default();
         [table("ip_tables_names"), table("ip6_tables_names")].concat()
     });
     let legacy = legacy.await?;

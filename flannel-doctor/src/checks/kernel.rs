@@ -56,13 +56,12 @@ pub(super) async fn checksums(facts: &Facts) -> Checked {
 
 /// Whether the agent has its capabilities; without a running agent, whether this process has them.
 pub(super) async fn capabilities(facts: &Facts) -> Checked {
-    let (whose, set) = match facts.agents.first() {
-        Some(agent) => (format!("the agent (pid {})", agent.pid), agent.capabilities),
-        None => {
-            let read = facts.host.look(|files| files.text("/proc/self/status")).await?;
-            let status = read.map_err(|error| Skip::unread("/proc/self/status", &error))?;
-            ("this process".to_owned(), crate::facts::capabilities(&status))
-        }
+    let (whose, set) = if let Some(agent) = facts.agents.first() {
+        (format!("the agent (pid {})", agent.pid), agent.capabilities)
+    } else {
+        let read = facts.host.look(|files| files.text("/proc/self/status")).await?;
+        let status = read.map_err(|error| Skip::unread("/proc/self/status", &error))?;
+        ("this process".to_owned(), crate::facts::capabilities(&status))
     };
     let set = set.ok_or_else(|| Skip::new(format!("the capabilities of {whose} can't be read")))?;
     let has = |number: u32| set >> number & 1 == 1;

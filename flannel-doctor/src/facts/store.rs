@@ -92,14 +92,9 @@ impl StoreToAsk {
 async fn snapshot(store: &Arc<dyn SubnetManager>) -> Result<Listing, String> {
     let mut watch = store.watch_leases();
     while let Some(update) = watch.next().await {
-        match update.map_err(|error| chain(&error))? {
-            LeaseUpdate::Snapshot { leases, unreadable, .. } => {
-                return Ok(Listing {
-                    leases,
-                    unreadable: unreadable.named().map(|record| record.to_string()).collect(),
-                });
-            }
-            _ => {}
+        if let LeaseUpdate::Snapshot { leases, unreadable } = update.map_err(|error| chain(&error))? {
+            let unreadable = unreadable.named().map(|record| record.to_string()).collect();
+            return Ok(Listing { leases, unreadable });
         }
     }
     Err("the list of leases ended before it began".to_owned())

@@ -165,7 +165,7 @@ fn slow_old_and_late_servers() {
     Scripted::new().server(answer("")).case().skips("store-version", "no server says");
     let mixed = Scripted::new().with(|it| {
         it.examination =
-            Examination::default().servers(["3.4.1", "3.5.1"].map(|version| server(answer(version))))
+            Examination::default().servers(["3.4.1", "3.5.1"].map(|version| server(answer(version))));
     });
     mixed.case().fails("store-version", Note, "different versions");
     let clock = |gap| Scripted::new().server(answer("3.5.16").clock(Some(gap))).case();
@@ -207,7 +207,7 @@ fn kubernetes() {
 
     let attrs = || Some(lease(1, 1).attrs);
     let allowed = ("list nodes", RightAnswer::Allowed);
-    let case = kube(&["10.244.1.0/24"], attrs(), &[allowed.clone()]);
+    let case = kube(&["10.244.1.0/24"], attrs(), std::slice::from_ref(&allowed));
     let eth0 = case.kernel.add_link("eth0", 1500);
     let add = |case: &Case, link| {
         case.kernel.add_address(LinkAddress {

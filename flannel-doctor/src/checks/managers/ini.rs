@@ -23,7 +23,7 @@ pub(super) fn parse(text: &str) -> Vec<Section> {
 /// The last value of a key.
 pub(super) fn value<'a>(sections: &'a [Section], section: &str, key: &str) -> Option<&'a str> {
     let all = sections.iter().filter(|it| it.name == section).flat_map(|it| it.entries.iter());
-    all.filter(|(name, _)| name == key).last().map(|(_, value)| value.as_str())
+    all.rev().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
 }
 
 /// Whether a pattern with `*` and `?` matches a whole text (fnmatch(3), without brackets).
