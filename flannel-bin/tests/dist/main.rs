@@ -2,6 +2,7 @@
 //! it, and held against the program and against what Go flannel's are called.
 
 mod chart;
+mod documents;
 mod generated;
 mod host;
 mod image;

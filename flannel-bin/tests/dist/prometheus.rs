@@ -7,7 +7,7 @@ use flannel_metrics::catalogue::{ALL, Kind, Metric};
 use regex::Regex;
 use serde_json::Value;
 
-use super::{file, path, success};
+use super::{documents, file, path, success};
 
 const RULES: &str = "dist/prometheus/flannel.rules.yaml";
 const TESTS: &str = "dist/prometheus/flannel.rules.test.yaml";
@@ -40,21 +40,10 @@ fn each_alert_fires_and_does_not_fire_when_it_should() {
     }
 }
 
-/// A node of documents, as GitHub and mdBook name the headings of a file.
-fn anchors(document: &str) -> BTreeSet<String> {
-    let headings = document.lines().filter_map(|line| line.strip_prefix('#'));
-    let kept = |letter: &char| letter.is_alphanumeric() || matches!(letter, ' ' | '-' | '_');
-    let anchor = |heading: &str| {
-        let text = heading.trim_start_matches('#').trim().to_lowercase();
-        text.chars().filter(kept).map(|letter| if letter == ' ' { '-' } else { letter }).collect()
-    };
-    headings.map(anchor).collect()
-}
-
 #[test]
 fn each_alert_leads_to_a_place_in_the_documents() {
     let text = file("docs/troubleshooting.md");
-    let anchors = anchors(&text);
+    let anchors = documents::anchors("docs/troubleshooting.md");
     for rule in rules() {
         let (alert, notes) = (&rule["alert"], &rule["annotations"]);
         let runbook = notes["runbook"].as_str().unwrap();

@@ -23,7 +23,7 @@ const DOCUMENTS: [&str; 5] = [
 ];
 
 /// The files of a folder and below, but for what is built, generated or fed to a fuzzer.
-fn files(folder: &Path, found: &mut Vec<String>) {
+pub(crate) fn files(folder: &Path, found: &mut Vec<String>) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let entry = entry.unwrap();
         let (name, kind) = (entry.file_name(), entry.file_type().unwrap());

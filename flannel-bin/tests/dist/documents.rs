@@ -1,0 +1,180 @@
+//! The documents: every link leads to something, the book has every chapter, and the reference of the network config has the keys
+//! that the code reads.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Component, Path, PathBuf};
+
+use flannel_backend_udp::UdpConfig;
+use flannel_backend_vxlan::VxlanConfig;
+use flannel_core::config::{ConfigError, LeaseSource, NetworkConfig};
+use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
+use regex::Regex;
+
+use super::{file, path, publishing};
+
+/// What a document has of interest.
+#[derive(Default)]
+struct Document {
+    /// Where links within it can lead to.
+    anchors: BTreeSet<String>,
+    /// Where its links lead.
+    links: Vec<String>,
+}
+
+impl Document {
+    fn read(text: &str) -> Self {
+        let (mut document, mut heading, mut seen) = (Self::default(), None::<String>, BTreeMap::new());
+        for event in Parser::new_ext(text, Options::ENABLE_TABLES) {
+            match event {
+                Event::Start(Tag::Heading { .. }) => heading = Some(String::new()),
+                Event::End(TagEnd::Heading(_)) => {
+                    let anchor = anchor(&heading.take().unwrap_or_default());
+                    // A second heading of the same words gets a number.
+                    let count: &mut usize = seen.entry(anchor.clone()).or_default();
+                    let numbered = if *count > 0 { format!("{anchor}-{count}") } else { anchor };
+                    *count += 1;
+                    document.anchors.insert(numbered);
+                }
+                Event::Start(Tag::Link { dest_url, .. } | Tag::Image { dest_url, .. }) => {
+                    document.links.push(dest_url.into_string());
+                }
+                Event::Text(text) | Event::Code(text) => {
+                    if let Some(heading) = &mut heading {
+                        heading.push_str(&text);
+                    }
+                }
+                _ => {}
+            }
+        }
+        document
+    }
+}
+
+/// The anchor of a heading, as code hosts and mdbook make it.
+pub(crate) fn anchor(heading: &str) -> String {
+    let kept = heading.chars().filter(|it| it.is_alphanumeric() || matches!(it, ' ' | '-' | '_'));
+    kept.map(|it| if it == ' ' { '-' } else { it.to_ascii_lowercase() }).collect()
+}
+
+/// The anchors of a document.
+pub(crate) fn anchors(name: &str) -> BTreeSet<String> {
+    Document::read(&file(name)).anchors
+}
+
+/// All documents of the repository by their paths.
+fn documents() -> BTreeMap<String, Document> {
+    let mut all = Vec::new();
+    publishing::files(&path(""), &mut all);
+    let is_document = |name: &&String| Path::new(name).extension().is_some_and(|it| it == "md");
+    all.iter().filter(is_document).map(|name| (name.clone(), Document::read(&file(name)))).collect()
+}
+
+/// The path of a link from a document, from the top of the repository.
+fn target(from: &str, link: &str) -> String {
+    let mut parts = PathBuf::new();
+    for part in Path::new(from).parent().unwrap().join(link).components() {
+        match part {
+            Component::ParentDir => assert!(parts.pop(), "{from}: {link} leaves the repository"),
+            part => parts.push(part),
+        }
+    }
+    parts.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    let documents = documents();
+    let mut bad = Vec::new();
+    for (name, document) in &documents {
+        for link in &document.links {
+            if link.starts_with("https://") {
+                continue;
+            }
+            let (to, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let to = if to.is_empty() { name.clone() } else { target(name, to) };
+            let is_there = path(&to).exists() && !link.contains(':');
+            let has_anchor = || documents.get(&to).is_some_and(|document| document.anchors.contains(anchor));
+            if !is_there || !anchor.is_empty() && !has_anchor() {
+                bad.push(format!("{name}: {link}"));
+            }
+        }
+    }
+    assert_eq!(bad, Vec::<String>::new());
+    let links: usize = documents.values().map(|document| document.links.len()).sum();
+    assert!(documents.len() > 30 && links > 100, "{links} links in {}", documents.len());
+}
+
+#[test]
+fn the_book_has_every_document_once() {
+    let summary = Document::read(&file("docs/SUMMARY.md"));
+    let chapters: Vec<String> = summary.links.iter().map(|link| target("docs/SUMMARY.md", link)).collect();
+    let unique: BTreeSet<&String> = chapters.iter().collect();
+    assert_eq!(unique.len(), chapters.len(), "a chapter is there twice");
+    let documents = documents();
+    let is_of_book = |name: &&String| name.starts_with("docs/") && *name != "docs/SUMMARY.md";
+    let missing: Vec<&String> =
+        documents.keys().filter(is_of_book).filter(|name| !unique.contains(name)).collect();
+    assert!(missing.is_empty(), "docs/SUMMARY.md lacks {missing:?}");
+    // `docs/build` gives mdbook these files.
+    for chapter in &chapters {
+        assert!(documents.contains_key(chapter), "{chapter} is no document");
+    }
+}
+
+#[test]
+fn anchors_are_those_of_code_hosts() {
+    let text = "# `\"Type\": \"host-gw\"`\n\n## A pod can't start\n\n## Twice\n\n## Twice\n\n```sh\n# no heading\n```\n[a](b.md#c)\n";
+    let document = Document::read(text);
+    let want = ["type-host-gw", "a-pod-cant-start", "twice", "twice-1"].map(str::to_owned);
+    assert_eq!(document.anchors, BTreeSet::from(want));
+    assert_eq!(document.links, ["b.md#c"]);
+}
+
+/// The keys in the first column of the table below a heading.
+fn keys(document: &str, heading: &str) -> BTreeSet<String> {
+    let below = document.split_once(heading).unwrap_or_else(|| panic!("no {heading}")).1;
+    let rows =
+        below.lines().skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|'));
+    let code = Regex::new("`([A-Za-z0-9]+)`").unwrap();
+    let first = rows.filter_map(|row| row.split('|').nth(1)).collect::<Vec<_>>().join(" ");
+    code.captures_iter(&first).map(|key| key[1].to_owned()).collect()
+}
+
+#[test]
+fn the_reference_of_the_network_config_has_the_keys_that_are_read() {
+    let document = file("docs/network-config.md");
+    let parse = |text: &str| NetworkConfig::parse(text, LeaseSource::Store);
+
+    let both =
+        r#"{"Network":"10.3.0.0/16","EnableIPv6":true,"IPv6Network":"fd00::/48","EnableNFTables":true}"#;
+    // A value of no key's type is refused by the name of the key, so it is read.
+    let all = keys(&document, "# Network config");
+    for key in &all {
+        let error = parse(&format!("{},\"{key}\":[[]]}}", &both[..both.len() - 1])).unwrap_err();
+        assert_eq!(error.key, *key, "{error}");
+    }
+    let full: serde_json::Value = serde_json::from_str(&parse(both).unwrap().to_json()).unwrap();
+    let read: BTreeSet<String> = full.as_object().unwrap().keys().cloned().collect();
+    assert_eq!(all, read, "what a config has with all defaults written out");
+
+    type Check = fn(&NetworkConfig) -> Result<(), ConfigError>;
+    let backends: [(&str, Check); 2] = [
+        ("vxlan", |config| VxlanConfig::parse(&config.backend).map(drop)),
+        ("udp", |config| UdpConfig::parse(&config.backend).map(drop)),
+    ];
+    let listed = Regex::new(r"(?s)const KEYS: \[&str; \d\] = \[(.*?)\];").unwrap();
+    let quoted = Regex::new("\"(\\w+)\"").unwrap();
+    for (kind, check) in backends {
+        let keys = keys(&document, &format!("## `\"Type\": \"{kind}\"`"));
+        for key in &keys {
+            let config = format!(r#"{{"Network":"10.3.0.0/16","Backend":{{"Type":"{kind}","{key}":[[]]}}}}"#);
+            let error = check(&parse(&config).unwrap()).unwrap_err();
+            assert_eq!(error.key, format!("Backend.{key}"), "{error}");
+        }
+        let source = file(&format!("flannel-backend-{kind}/src/config.rs"));
+        let list = listed.captures(&source).unwrap()[1].to_owned();
+        for key in quoted.captures_iter(&list) {
+            assert!(keys.contains(&key[1]), "docs/network-config.md lacks {} of {kind}", &key[1]);
+        }
+    }
+}
