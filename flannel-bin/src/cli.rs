@@ -19,7 +19,8 @@ use flannel_core::probe::ProbeInterval;
 
 use flags::CommandLine;
 pub(crate) use flags::{
-    CleanupOptions, Common, DockerOptions, DoctorOptions, EventsOptions, InstallOptions, Options, StatusOptions, Task,
+    CleanupOptions, Common, DockerOptions, DoctorOptions, EventsOptions, InstallOptions, Options,
+    StatusOptions, Task,
 };
 use go::Given;
 pub(crate) use value::{LogFormat, Part, ReportForm, StatusForm, Store, VModule};

@@ -82,7 +82,7 @@ fn once(client: &Client, form: StatusForm) -> Result<Verdict, StatusError> {
     let answer = client.ask(&Request::new("status"))?;
     let status: wire::Status = serde_json::from_str(answer.get())?;
     let terminal = Terminal::of_stdout();
-    terminal.print(&match detail(form) {
+    Terminal::print(&match detail(form) {
         Some(detail) => screen::status(&status, detail, terminal.look(detail)),
         None => format!("{answer}\n"),
     })?;
@@ -109,15 +109,15 @@ fn watch(client: &Client, form: StatusForm) -> Result<Verdict, StatusError> {
     for answer in client.follow(&request)? {
         let answer = answer?;
         let Some(detail) = detail(form) else {
-            terminal.print(&format!("{answer}\n"))?;
+            Terminal::print(&format!("{answer}\n"))?;
             continue;
         };
         let status: wire::Status = serde_json::from_str(answer.get())?;
         verdict = Verdict::of(status.ready);
         if terminal.is_terminal() {
-            terminal.redraw(&screen::status(&status, detail, terminal.whole_look()))?;
+            Terminal::redraw(&screen::status(&status, detail, terminal.whole_look()))?;
         } else {
-            terminal.print(&(screen::status(&status, detail, terminal.look(detail)) + "\n"))?;
+            Terminal::print(&(screen::status(&status, detail, terminal.look(detail)) + "\n"))?;
         }
     }
     Ok(verdict)
@@ -138,20 +138,16 @@ fn peer(client: &Client, text: &str, form: StatusForm) -> Result<Verdict, Status
     for (number, peer) in found.iter().enumerate() {
         let objects = client.ask(&Request::new("peer").with("lease", peer.lease.as_str()))?;
         good &= matches!(peer.state.as_str(), "programmed" | "recalled");
-        let text = match detail(form) {
-            Some(detail) => {
-                let objects: wire::PeerObjects = serde_json::from_str(objects.get())?;
-                let probes = status.probes.iter().flat_map(|probes| &probes.peers);
-                let probe = probes.clone().find(|probe| probe.lease == peer.lease);
-                screen::peer(peer, probe, &objects, terminal.look(detail))
-            }
-            None => {
-                let (status, objects) =
-                    (json_of(&answer, &peer.lease)?, serde_json::from_str(objects.get())?);
-                format!("{}\n", merged(status, objects))
-            }
+        let text = if let Some(detail) = detail(form) {
+            let objects: wire::PeerObjects = serde_json::from_str(objects.get())?;
+            let probes = status.probes.iter().flat_map(|probes| &probes.peers);
+            let probe = probes.clone().find(|probe| probe.lease == peer.lease);
+            screen::peer(peer, probe, &objects, terminal.look(detail))
+        } else {
+            let (status, objects) = (json_of(&answer, &peer.lease)?, serde_json::from_str(objects.get())?);
+            format!("{}\n", merged(status, objects))
         };
-        terminal.print(&if number > 0 && form != StatusForm::Json { format!("\n{text}") } else { text })?;
+        Terminal::print(&if number > 0 && form != StatusForm::Json { format!("\n{text}") } else { text })?;
     }
     Ok(Verdict::of(good))
 }
@@ -181,7 +177,7 @@ fn diff(client: &Client, form: StatusForm) -> Result<Verdict, StatusError> {
     let answer = client.ask(&Request::new("diff"))?;
     let differences: wire::Differences = serde_json::from_str(answer.get())?;
     let terminal = Terminal::of_stdout();
-    terminal.print(&match detail(form) {
+    Terminal::print(&match detail(form) {
         Some(_) => screen::diff(&differences, terminal.look(Detail::Wide)),
         None => format!("{answer}\n"),
     })?;

@@ -352,7 +352,7 @@ fn the_content_of_a_file_is_refused_where_its_path_belongs_and_not_repeated() {
     ];
     let all = flags::command();
     let is_path = |flag: &&clap::Arg| {
-        let kind = flag.get_value_names().unwrap_or_default().first().map(|name| name.as_str());
+        let kind = flag.get_value_names().unwrap_or_default().first().map(AsRef::<str>::as_ref);
         matches!(kind, Some("FILE" | "DIR"))
     };
     let commands = all.get_subcommands().chain([&all]);

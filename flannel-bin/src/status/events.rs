@@ -22,10 +22,10 @@ fn show(options: &EventsOptions) -> Result<Verdict, StatusError> {
     for answer in client.follow(&request)? {
         let answer = answer?;
         match options.output {
-            LogFormat::Json => terminal.print(&format!("{answer}\n"))?,
+            LogFormat::Json => Terminal::print(&format!("{answer}\n"))?,
             LogFormat::Text => {
                 let event: wire::Event = serde_json::from_str(answer.get())?;
-                terminal.print(&screen::event(&event, terminal.look(Detail::Wide)))?;
+                Terminal::print(&screen::event(&event, terminal.look(Detail::Wide)))?;
             }
         }
     }

@@ -43,7 +43,7 @@ impl Terminal {
         size().map_or(look, |(columns, lines)| look.sized(columns, Some(lines.saturating_sub(1))))
     }
 
-    pub(super) fn print(self, text: &str) -> io::Result<()> {
+    pub(super) fn print(text: &str) -> io::Result<()> {
         let mut out = io::stdout().lock();
         out.write_all(text.as_bytes())?;
         out.flush()
@@ -51,9 +51,9 @@ impl Terminal {
 
     /// Draws the text in place of the last one: each line over the old one and clear to its end, then clear what is below
     /// (ECMA-48: CUP, EL, ED).
-    pub(super) fn redraw(self, text: &str) -> io::Result<()> {
+    pub(super) fn redraw(text: &str) -> io::Result<()> {
         let lines: String = text.lines().flat_map(|line| [line, "\x1b[K\n"]).collect();
-        self.print(&format!("\x1b[H{lines}\x1b[J"))
+        Self::print(&format!("\x1b[H{lines}\x1b[J"))
     }
 }
 
