@@ -157,7 +157,7 @@ fn sh(host: &Netns, script: &str) -> String {
 /// The commands, as they would be pasted. What is held back stays out.
 fn script(differences: &Differences) -> String {
     let done = differences.differences.iter().filter(|it| it.kind != DifferenceKind::Rule);
-    done.flat_map(|it| &it.commands).map(|command| format!("{command}\n")).collect()
+    done.flat_map(|it| &it.commands).flat_map(|command| [command.as_str(), "\n"]).collect()
 }
 
 async fn differences(agent: &Agent) -> Differences {

@@ -15,23 +15,30 @@ pub(super) struct Terminal {
 }
 
 impl Terminal {
-    /// What stdout is. Colours are for terminals, unless `NO_COLOR` is set (<https://no-color.org>).
+    /// What stdout is. Colours are for terminals, unless `NO_COLOR` is set (<https://no-color.org>), and for pipes if
+    /// `CLICOLOR_FORCE` is.
     pub(super) fn of_stdout() -> Self {
         let is_terminal = io::stdout().is_terminal();
-        let unwanted = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let is_set = |name| env::var_os(name).is_some_and(|value| !value.is_empty() && value != "0");
         let unable = env::var_os("TERM").is_none_or(|term| term == "dumb");
-        Self { is_terminal, colour: is_terminal && !unwanted && !unable }
+        let colour = (is_terminal && !unable || is_set("CLICOLOR_FORCE")) && !is_set("NO_COLOR");
+        Self { is_terminal, colour }
     }
 
     pub(super) fn is_terminal(self) -> bool {
         self.is_terminal
     }
 
-    /// For text that scrolls: as wide as the terminal for a table, which is cut there, and as wide as it gets otherwise.
+    /// For text that scrolls: a table is cut at the width of the terminal, or in a pipe at `COLUMNS`; all else is as wide as
+    /// it gets.
     pub(super) fn look(self, detail: Detail) -> Look {
         let look = Look::plain(SystemTime::now()).coloured(self.colour);
-        match size().filter(|_| self.is_terminal && detail == Detail::Table) {
-            Some((columns, _)) => look.sized(columns, None),
+        let columns = match size().filter(|_| self.is_terminal) {
+            Some((columns, _)) => Some(columns),
+            None => env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok()),
+        };
+        match columns.filter(|_| detail == Detail::Table) {
+            Some(columns) => look.sized(columns, None),
             None => look,
         }
     }

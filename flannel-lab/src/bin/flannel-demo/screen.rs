@@ -50,6 +50,11 @@ impl Screen {
         self.line(format!("{} {name} {text}", self.paint(Style::Dim, &time)).trim_end());
     }
 
+    /// Whether colours are used.
+    pub(crate) fn has_colours(&self) -> bool {
+        self.colour
+    }
+
     /// Whether lines can be drawn again in place.
     pub(crate) fn is_terminal(&self) -> bool {
         self.is_terminal

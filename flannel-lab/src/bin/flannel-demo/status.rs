@@ -35,17 +35,19 @@ impl Status {
 
     /// The table, or why there is none.
     pub(crate) fn table(&self) -> String {
-        self.ask(&["status"])
+        self.ask(&["status"], &[])
     }
 
     /// How many peers are programmed; none without an agent.
     pub(crate) fn peers(&self) -> u64 {
-        let status: Value = serde_json::from_str(&self.ask(&["status", "--output=json"])).unwrap_or_default();
+        let status: Value =
+            serde_json::from_str(&self.ask(&["status", "--output=json"], &[])).unwrap_or_default();
         status["network"]["peers"].as_u64().unwrap_or_default()
     }
 
-    fn ask(&self, args: &[&str]) -> String {
-        let output = self.netns.command(&self.flanneld).args(args).arg(&self.file).output();
+    fn ask(&self, args: &[&str], env: &[(&str, String)]) -> String {
+        let mut flanneld = self.netns.command(&self.flanneld);
+        let output = flanneld.args(args).arg(&self.file).envs(env.iter().cloned()).output();
         match output {
             Ok(output) if output.stdout.is_empty() => String::from_utf8_lossy(&output.stderr).into_owned(),
             Ok(output) => String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -62,7 +64,10 @@ impl Status {
             let (done, is_done) = channel::<()>();
             let show = scope.spawn(move || {
                 while is_done.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
-                    screen.panel(panel(&self.table(), columns()));
+                    // A line that wraps could not be drawn again in place.
+                    let mut env = vec![("COLUMNS", columns().saturating_sub(1).to_string())];
+                    env.extend(screen.has_colours().then(|| ("CLICOLOR_FORCE", "1".to_owned())));
+                    screen.panel(panel(&self.ask(&["status"], &env)));
                 }
                 screen.panel(String::new());
             });
@@ -79,10 +84,9 @@ fn columns() -> usize {
     terminal_size().map_or(COLUMNS, |(width, _)| width.0.into())
 }
 
-/// The lines that fit: a line that wraps could not be drawn again in place.
-fn panel(table: &str, columns: usize) -> String {
-    let line = |line: &str| line.chars().take(columns.saturating_sub(1)).chain(['\n']).collect::<String>();
-    std::iter::once("").chain(table.lines()).take(LINES).map(line).collect()
+/// An empty line, and those that fit.
+fn panel(table: &str) -> String {
+    std::iter::once("").chain(table.lines()).take(LINES).flat_map(|line| [line, "\n"]).collect()
 }
 
 #[cfg(test)]
@@ -90,8 +94,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panel_has_no_line_that_wraps_and_not_too_many() {
-        assert_eq!(panel("one\ntwenty\n", 5), "\none\ntwen\n");
-        assert_eq!(panel(&"line\n".repeat(100), 80).lines().count(), LINES);
+    fn a_panel_has_not_too_many_lines() {
+        assert_eq!(panel("one\ntwo\n"), "\none\ntwo\n");
+        assert_eq!(panel(&"line\n".repeat(100)).lines().count(), LINES);
     }
 }
