@@ -13,6 +13,7 @@ use flannel_backend_vxlan::VxlanBackend;
 use flannel_control::protocol::Request;
 use flannel_control::{Client, ControlServer, socket_of, wire};
 use flannel_core::agent::Agent;
+use flannel_core::probe::{ProbeInterval, ProbeOptions, Verdict};
 use flannel_core::subnet::local::{LocalOptions, LocalSubnetManager};
 use flannel_lab::netns::Netns;
 use flannel_lab::sandbox::in_sandbox;
@@ -48,6 +49,7 @@ fn an_embedded_agent_is_asked_by_the_example() {
             let manager = LocalSubnetManager::new(LocalOptions::new(store));
             let agent = Agent::builder(Arc::new(manager))
                 .backend(VxlanBackend::new())
+                .probes(ProbeOptions::new(ProbeInterval::Auto))
                 .subnet_file(file)
                 .start()
                 .unwrap();
@@ -57,14 +59,18 @@ fn an_embedded_agent_is_asked_by_the_example() {
             let server = tokio::spawn(async move { server.serve(&its_agent, until).await });
             let mut status = agent.status();
             let is_done = |it: &Arc<flannel_core::agent::AgentStatus>| {
-                it.readiness().is_ready() && it.network.as_ref().is_some_and(|network| network.peers == 1)
+                let is_probed =
+                    it.probes.as_ref().is_some_and(|probes| probes.counts.of(Verdict::Unknown) == 1);
+                it.readiness().is_ready()
+                    && it.network.as_ref().is_some_and(|network| network.peers == 1)
+                    && is_probed
             };
             tokio::time::timeout(SOON, status.wait_for(is_done)).await.unwrap().unwrap();
 
             let text = tokio::task::spawn_blocking(|| example::show(file).unwrap()).await.unwrap();
             assert!(
                 text.starts_with("agent     ready\n")
-                    && text.contains("\n10.244.9.0/24  192.0.2.9  vxlan  programmed  "),
+                    && text.contains("\n10.244.9.0/24  192.0.2.9  vxlan  programmed  unknown  "),
                 "{text}"
             );
             let asked = tokio::task::spawn_blocking(|| {
@@ -85,6 +91,15 @@ fn an_embedded_agent_is_asked_by_the_example() {
             let (now, day) = (std::time::SystemTime::now(), Duration::from_secs(86_400));
             assert!(term.renewed.age(now) < SOON && term.expires.0 < now + day, "{term:?}");
             assert!(network.peer_list[0].since.age(now) < SOON, "{:?}", network.peer_list[0]);
+            let probes = status.probes.expect("what probes found out");
+            let probe = probes.peers[0].v4.as_ref().unwrap();
+            assert_eq!(
+                (probes.counts["unknown"], probe.verdict.as_str()),
+                (1, "unknown"),
+                "there is no such node"
+            );
+            assert!(!probe.evidence.is_empty() && probe.since.age(now) < SOON, "{probe:?}");
+            assert_eq!(probe.underlay.target.to_string(), "192.0.2.9");
             let objects: wire::PeerObjects = serde_json::from_str(peer.get()).unwrap();
             assert!(
                 objects.objects.len() >= 3 && objects.objects.iter().all(|object| object.present),

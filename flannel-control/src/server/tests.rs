@@ -26,6 +26,10 @@ struct Bed {
 
 impl Bed {
     fn new() -> Self {
+        Self::with(Deadlines::default())
+    }
+
+    fn with(deadlines: Deadlines) -> Self {
         let config = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
         let store = FakeStore::new(NetworkConfig::parse(config, LeaseSource::Store).unwrap());
         store.set_away(true);
@@ -35,7 +39,7 @@ impl Bed {
             .unwrap();
         let (agent, folder, stop) = (Arc::new(agent), tempfile::tempdir().unwrap(), CancellationToken::new());
         let mut server = ControlServer::bind(&folder.path().join("sock")).unwrap();
-        server.deadlines.answer = Duration::from_millis(300);
+        server.deadlines = deadlines;
         let server = server
             .request("large", |_| Ok("x".repeat(LARGE).into()))
             .request("echo", |fields| Ok(json!(fields)))
@@ -143,9 +147,10 @@ async fn who_watches_sees_changes_and_the_end() {
 
 #[tokio::test]
 async fn a_client_that_does_not_read_is_cut_off_and_holds_up_nobody() {
-    let bed = Bed::new();
-    let mut slow = bed.send(r#"{"version":1,"request":"large"}"#).await;
-    assert_eq!(bed.talk(r#"{"version":1,"request":"large"}"#).await.len(), LARGE + 26);
+    let large = r#"{"version":1,"request":"large"}"#;
+    assert_eq!(Bed::new().talk(large).await.len(), LARGE + 26, "a client that reads gets all");
+    let bed = Bed::with(Deadlines { answer: Duration::from_millis(300), ..Deadlines::default() });
+    let mut slow = bed.send(large).await;
     assert!(bed.talk(STATUS).await.contains("starting"));
     // It has begun to read only after its deadline.
     tokio::time::timeout(SOON, async {

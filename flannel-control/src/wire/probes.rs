@@ -13,7 +13,7 @@ use super::Moment;
 #[non_exhaustive]
 pub struct Probes {
     /// In how many seconds all peers are visited once.
-    pub interval_s: u64,
+    pub interval_s: f64,
     /// What can't be probed on this host.
     pub notes: Vec<String>,
     /// How many verdicts of each kind there are.
