@@ -47,7 +47,9 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 /// `flanneld.bash`, `_flanneld` and `flanneld.fish`.
 fn completions(folder: &Path) -> Result<(), Box<dyn Error>> {
-    let mut command = of_all(flags::command(), for_shells);
+    let command = of_all(flags::command(), for_shells);
+    let words = Arg::new("word").value_parser(["info", "debug", "trace"]);
+    let mut command = command.mut_subcommand("log-level", |command| command.arg(words));
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
         generate_to(shell, &mut command, "flanneld", folder)?;
     }

@@ -19,10 +19,11 @@ use flannel_core::probe::ProbeInterval;
 
 use flags::CommandLine;
 pub(crate) use flags::{
-    CleanupOptions, Common, DockerOptions, DoctorOptions, EventsOptions, InstallOptions, Options,
-    StatusOptions, Task,
+    CleanupOptions, Common, DockerOptions, DoctorOptions, EventsOptions, InstallOptions, LogLevelOptions,
+    Options, StatusOptions, Task,
 };
 use go::Given;
+pub(crate) use value::vmodule as vmodules;
 pub(crate) use value::{LogFormat, Part, ReportForm, StatusForm, Store, VModule};
 pub(crate) use variables::{Unread, unread as unread_variables};
 
@@ -91,6 +92,9 @@ pub(crate) fn command(
         Some(mut task) => {
             match &mut task {
                 Task::Cleanup(options) => options.common.check(&given)?,
+                Task::LogLevel(options) => {
+                    options.sets_modules = given.iter().any(|given| given.name == "modules");
+                }
                 Task::Status(options) => options.check()?,
                 Task::Doctor(options) => {
                     options.common.check(&given)?;

@@ -1,4 +1,4 @@
-//! The control socket of the agent, for `flanneld status` and `flanneld events`.
+//! The control socket of the agent, for `flanneld status`, `flanneld events` and `flanneld log-level`.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,6 +10,9 @@ use flannel_core::error::chain;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::log_level;
+use crate::logs::LogLevels;
+
 /// The pause between attempts to make the socket.
 const RETRY: Duration = Duration::from_secs(10);
 
@@ -17,6 +20,7 @@ const RETRY: Duration = Duration::from_secs(10);
 pub(crate) fn serve(
     subnet_file: &Path,
     agent: Arc<Agent>,
+    levels: LogLevels,
     stop: CancellationToken,
 ) -> impl Future<Output = ()> + use<> {
     let path = socket_of(subnet_file);
@@ -25,6 +29,8 @@ pub(crate) fn serve(
         loop {
             match ControlServer::bind(&path) {
                 Ok(server) => {
+                    let server =
+                        server.request(log_level::REQUEST, move |fields| log_level::answer(&levels, &fields));
                     if told.is_some() {
                         info!(path = %path.display(), "control socket is served");
                     }

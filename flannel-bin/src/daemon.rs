@@ -14,6 +14,7 @@ use tracing::{error, info, warn};
 
 use crate::cli::{self, Options};
 use crate::health::{self, Answer, Scrapes, Sources};
+use crate::logs::LogLevels;
 use crate::{control, logs, privileges, registry, store, supervisor};
 
 /// An agent's error, with the flag that asks for what it can't do.
@@ -34,7 +35,7 @@ fn in_our_words(error: AgentError) -> Box<dyn Error> {
 
 /// Runs the agent to its end.
 pub(crate) fn run(options: &Options) -> ExitCode {
-    logs::set_up(&options.common);
+    let levels = logs::set_up(&options.common);
     logs::name_unread_variables();
     // This must be before other threads start, since each thread has capabilities of its own.
     if let Err(error) = privileges::raise_granted() {
@@ -49,7 +50,7 @@ pub(crate) fn run(options: &Options) -> ExitCode {
         .build()
         .map_err(|error| format!("can't set up the process: {error}").into())
         .and_then(|runtime| {
-            let result = runtime.block_on(serve(options));
+            let result = runtime.block_on(serve(options, levels));
             // A blocked look-up on another thread must not keep the process from ending.
             runtime.shutdown_background();
             result
@@ -66,7 +67,7 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     }
 }
 
-async fn serve(options: &Options) -> Result<(), Box<dyn Error>> {
+async fn serve(options: &Options, levels: LogLevels) -> Result<(), Box<dyn Error>> {
     let shutdown = CancellationToken::new();
     stop_on_signals(shutdown.clone()).map_err(|error| format!("can't set up the process: {error}"))?;
     info!(version = cli::version(), options = options.shown, "starting");
@@ -84,7 +85,7 @@ async fn serve(options: &Options) -> Result<(), Box<dyn Error>> {
     }
     let agent = Arc::new(builder.start().map_err(in_our_words)?);
     let farewell = CancellationToken::new();
-    let control = control::serve(&options.common.subnet_file, Arc::clone(&agent), farewell.clone());
+    let control = control::serve(&options.common.subnet_file, Arc::clone(&agent), levels, farewell.clone());
     let control = tokio::spawn(control);
     let health = listener.map(|listener| {
         let shown = MetricsOptions::default().per_peer(options.metrics_per_peer);

@@ -10,6 +10,7 @@ mod doctor;
 mod health;
 mod init;
 mod install_cni;
+mod log_level;
 mod logs;
 mod privileges;
 mod registry;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         Ok(Command::Task(Task::Status(options))) => status::run(&options),
         Ok(Command::Task(Task::Events(options))) => status::events::run(&options),
         Ok(Command::Task(Task::Doctor(options))) => doctor::run(&options),
+        Ok(Command::Task(Task::LogLevel(options))) => log_level::run(&options),
         Ok(Command::Task(Task::InstallCni(options))) => install_cni::main(&options),
         Ok(Command::Task(Task::DockerOpts(options))) => docker_opts::main(&options),
         Err(error) => bad_usage(&error, &args),

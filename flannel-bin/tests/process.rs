@@ -6,8 +6,8 @@ use std::fs::{self, Permissions};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::os::unix::net::UnixDatagram;
-use std::path::Path;
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -55,6 +55,10 @@ impl Daemon {
             .spawn()
             .unwrap();
         Self { child, folder, health }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("subnet.env.sock")
     }
 
     fn signal(&self, signal: Signal) {
@@ -227,6 +231,43 @@ fn a_taken_health_port_is_an_error() {
     assert!(log.contains("variable has no effect") && log.contains("FLANNELD_ETCD_PASSWORD"), "{log}");
     assert!(!log.contains("hunter2"), "{log}");
     assert!(log.contains(&format!("health server can't listen on 127.0.0.1 port {port}")), "{log}");
+}
+
+#[test]
+fn the_log_level_of_a_running_agent_can_be_changed() {
+    let daemon = Daemon::start(&["--vmodule=h2=1"]);
+    let file = format!("--subnet-file={}", daemon.folder.path().join("subnet.env").display());
+    let ask = |args: &[&str]| {
+        let words = [&["log-level"], args, &[&file]].concat();
+        let output = Command::new(FLANNELD).env_clear().args(words).output().unwrap();
+        let text = [output.stdout, output.stderr].map(|it| String::from_utf8(it).unwrap()).concat();
+        (output.status.code().unwrap(), text)
+    };
+    let said = |text: &str| (0, format!("{text}\n"));
+    eventually(SOON, "the socket", || ask(&[]) == said("info (--v=0 --vmodule=h2=1)"));
+    assert_eq!(ask(&["debug"]), said("debug (--v=1 --vmodule=h2=1)"));
+    // The store is asked again and again, which is a debug line by now or later.
+    assert_eq!(ask(&["trace", "--modules=netlink=0"]), said("trace (--v=4 --vmodule=netlink=0)"));
+    assert_eq!(ask(&[]), said("trace (--v=4 --vmodule=netlink=0)"));
+    assert_eq!(ask(&["--modules="]), said("trace (--v=4)"));
+    let (code, text) = ask(&["loud"]);
+    assert!(code == 2 && text.contains("is not info, debug, trace or a whole number"), "{text}");
+    let (mut stream, mut answer) = (UnixStream::connect(daemon.socket()).unwrap(), String::new());
+    stream.write_all(b"{\"version\":1,\"request\":\"log-level\",\"loud\":1}\n").unwrap();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(
+        answer.contains("\"kind\":\"bad-field\"") && answer.contains("field loud is not known"),
+        "{answer}"
+    );
+    daemon.signal(Signal::SIGTERM);
+    let (_, log) = daemon.end();
+    let changed: Vec<_> = log.lines().filter(|line| line.contains("log level changed")).collect();
+    assert_eq!(changed.len(), 3, "{log}");
+    assert!(changed[0].contains("before=info (--v=0 --vmodule=h2=1) after=debug (--v=1"), "{log}");
+    let quiet = log.split("log level changed").next().unwrap();
+    assert!(!quiet.contains("DEBUG") && log.contains("DEBUG"), "{log}");
+    let gone = ask(&[]);
+    assert!(gone.0 == 2 && gone.1.contains("no agent answers at"), "{gone:?}");
 }
 
 #[test]

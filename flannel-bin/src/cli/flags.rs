@@ -88,6 +88,12 @@ pub(crate) enum Task {
     /// for a failure.
     #[command(after_help = checks())]
     Doctor(Box<DoctorOptions>),
+    /// show or set how much the agent of this host logs
+    ///
+    /// Asks the agent that runs on this host, by the socket beside its subnet file, and prints what it logs. What is set
+    /// lasts until the agent ends. The exit status is 2 if no agent answers.
+    #[command(after_help = SYNTAX, override_usage = "flanneld log-level [LEVEL] [flags]")]
+    LogLevel(LogLevelOptions),
     /// install the CNI plugin and its conflist for container runtimes
     ///
     /// Copies the plugin flannel and a conflist to where container runtimes look, each in one step. What was there
@@ -343,6 +349,23 @@ fn checks() -> String {
     let line = |check: &Check| format!("  {:<width$}  {}", check.name, check.asks);
     let lines = CHECKS.iter().map(line).collect::<Vec<_>>().join("\n");
     format!("Checks:\n{lines}\n\n{SYNTAX}")
+}
+
+/// The flags of `flanneld log-level`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub(crate) struct LogLevelOptions {
+    /// verbosity to set: info, debug, trace, or a number as of the agent's --v; as the first word it needs no --level before it
+    #[arg(long, value_name = "info|debug|trace|N", value_parser = value::LEVEL)]
+    pub(crate) level: Maybe<i64>,
+    /// verbosity by module to set, as of the agent's --vmodule; empty for that of no module
+    #[arg(long, value_name = "PATTERN=N,..", value_parser = value::vmodule)]
+    pub(crate) modules: VModules,
+    /// the subnet file of the agent, beside which its socket is
+    #[arg(long, value_name = "FILE", default_value = "/run/flannel/subnet.env", value_parser = value::file)]
+    pub(crate) subnet_file: PathBuf,
+    /// Whether verbosity by module was given, which may be none.
+    #[arg(skip)]
+    pub(crate) sets_modules: bool,
 }
 
 /// The flags of `flanneld install-cni`.

@@ -38,6 +38,12 @@ pub(super) fn flags(args: &[String], command: &Command, all: &Command) -> Result
     let mut rest = args.iter();
     while let Some(arg) = rest.next() {
         let text = match arg.strip_prefix('-') {
+            // The first word can stand for a flag.
+            None if given.is_empty() && word_of(command).is_some() => {
+                let name = word_of(command).unwrap_or_default().to_owned();
+                given.push(Given { name, value: Some(arg.clone()), variable: None });
+                continue;
+            }
             None | Some("") => return Err(unexpected(arg, &given, command, all)),
             Some("-") => match rest.next() {
                 // Nothing says what it is, so it may be a password.
@@ -83,6 +89,11 @@ pub(super) fn environment(
         Some(Given { name: name.to_owned(), value: Some(value), variable: Some(origin) })
     };
     command.get_arguments().filter_map(|flag| from(flag.get_long()?)).collect()
+}
+
+/// The flag whose value the first word of a command is.
+fn word_of(command: &Command) -> Option<&'static str> {
+    (command.get_name() == "log-level").then_some("level")
 }
 
 /// The environment variable behind a flag.

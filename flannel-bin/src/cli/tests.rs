@@ -303,6 +303,36 @@ fn cleanup_takes_the_flags_of_the_agent_that_it_needs() {
 }
 
 #[test]
+fn log_level_takes_a_word_or_a_number_first() {
+    let level = |args: &[&str], env: &[(&str, &str)]| match run_with(&[&["log-level"], args].concat(), env) {
+        Ok(Command::Task(Task::LogLevel(options))) => options,
+        other => panic!("{args:?}: {other:?}"),
+    };
+    for (args, want) in [
+        (&[][..], None),
+        (&["debug"], Some(1)),
+        (&["info"], Some(0)),
+        (&["trace"], Some(4)),
+        (&["7"], Some(7)),
+        (&["--level=-1"], Some(-1)),
+        (&["2", "--subnet-file=/x"], Some(2)),
+    ] {
+        assert_eq!((level(args, &[]).level, level(args, &[]).sets_modules), (want, false), "{args:?}");
+    }
+    let modules = level(&["--modules=netlink=5"], &[]);
+    assert_eq!((modules.level, modules.sets_modules, modules.modules.len()), (None, true, 1));
+    assert!(level(&["--modules="], &[]).sets_modules, "none is a wish, too");
+    let of_agent = [("FLANNELD_SUBNET_FILE", "/a"), ("FLANNELD_V", "9"), ("FLANNELD_VMODULE", "x=9")];
+    let asked = level(&[], &of_agent);
+    assert_eq!((asked.subnet_file.to_str(), asked.level, asked.sets_modules), (Some("/a"), None, false));
+    assert_eq!(
+        error(&["log-level", "loud"]),
+        "--level: \"loud\" is not info, debug, trace or a whole number"
+    );
+    assert!(error(&["log-level", "debug", "trace"]).starts_with("unexpected argument \"trace\""));
+}
+
+#[test]
 fn etcd_flags_work_alone() {
     let common = options(&["--etcd-cafile=/ca", "--etcd-endpoints=https://a:1,https://b:2"]).common;
     assert_eq!(common.etcd_cafile.as_deref().and_then(|path| path.to_str()), Some("/ca"));

@@ -379,7 +379,40 @@ pub(super) const PART: OneOf<Maybe<Part>> = OneOf {
     expected: "plugin or conf",
 };
 
-pub(super) fn vmodule(text: &str) -> Checked<VModules> {
+/// A verbosity by a word, of which shells know, or by its number.
+#[derive(Clone)]
+pub(super) struct LevelParser;
+
+pub(super) const LEVEL: LevelParser = LevelParser;
+
+/// The words for a verbosity.
+const LEVELS: OneOf<i64> = OneOf {
+    words: &[("info", 0), ("debug", 1), ("trace", 4)],
+    expected: "info, debug, trace or a whole number",
+};
+
+impl TypedValueParser for LevelParser {
+    type Value = Maybe<i64>;
+
+    fn parse_ref(
+        &self,
+        command: &Command,
+        arg: Option<&Arg>,
+        value: &OsStr,
+    ) -> Result<Self::Value, clap::Error> {
+        let number = value.to_str().and_then(parse_int);
+        if value.is_empty() || number.is_some() {
+            return Ok(number);
+        }
+        LEVELS.parse_ref(command, arg, value).map(Some)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        LEVELS.possible_values()
+    }
+}
+
+pub(crate) fn vmodule(text: &str) -> Checked<VModules> {
     let parse = |item: &str| {
         let (pattern, verbosity) = item.split_once('=')?;
         let verbosity = verbosity.parse().ok().filter(|_| !pattern.is_empty())?;

@@ -62,6 +62,7 @@ fn bash_completes_flags_commands_and_values() {
         (&["flanneld", "--ip-masq", "--log-f"], &["--log-format"]),
         (&["flanneld", "--log-format", ""], &["text", "json"]),
         (&["flanneld", "--strict-underlay", "o"], &["off", "observe"]),
+        (&["flanneld", "log-level", "de"], &["debug"]),
         (&["flanneld", "docker-opts", "--help"], &["--help"]),
     ] {
         assert_eq!(complete(words), want, "{words:?}");
