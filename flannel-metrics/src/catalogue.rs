@@ -190,6 +190,43 @@ per_peer {
 }
 }
 
+/// Metrics of the process, by the names that all programs have for them.
+pub mod process {
+    use super::{BaseUnit, Kind, Metric};
+
+    const fn metric(name: &'static str, kind: Kind, unit: Option<BaseUnit>, help: &'static str) -> Metric {
+        Metric { name, kind, unit, labels: &[], help, is_per_peer: false }
+    }
+
+    pub(crate) const CPU: Metric = metric(
+        "process_cpu",
+        Kind::Counter,
+        Some(BaseUnit::Seconds),
+        "Processor time of the process in user and kernel mode.",
+    );
+    pub(crate) const RESIDENT: Metric = metric(
+        "process_resident_memory",
+        Kind::Gauge,
+        Some(BaseUnit::Bytes),
+        "Memory of the process that is resident.",
+    );
+    pub(crate) const VIRTUAL: Metric =
+        metric("process_virtual_memory", Kind::Gauge, Some(BaseUnit::Bytes), "Address space of the process.");
+    pub(crate) const START: Metric = metric(
+        "process_start_time",
+        Kind::Gauge,
+        Some(BaseUnit::Seconds),
+        "When the process started, in seconds since 1970.",
+    );
+    pub(crate) const OPEN_FDS: Metric =
+        metric("process_open_fds", Kind::Gauge, None, "Open files and sockets of the process.");
+    pub(crate) const MAX_FDS: Metric =
+        metric("process_max_fds", Kind::Gauge, None, "How many files and sockets the process may have open.");
+
+    /// All of them, in the order in which they are written.
+    pub const ALL: &[Metric] = &[CPU, RESIDENT, VIRTUAL, START, OPEN_FDS, MAX_FDS];
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;

@@ -11,14 +11,14 @@ use std::time::SystemTime;
 use flannel_core::agent::{AgentEvents, AgentStatus, Condition, ConditionKind, Phase};
 use flannel_core::firewall::FirewallStatus;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, prometheus_text, text};
+use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::catalogue as all;
 use crate::events::{Counted, EventCounts};
-use crate::format::Format;
+use crate::format::{Format, render};
 use crate::output::{Output, Written};
 
 /// What metrics show.
@@ -88,13 +88,7 @@ impl AgentMetrics {
     pub fn render(&self, format: Format) -> String {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(self.clone()));
-        let mut answer = String::new();
-        let written = match format {
-            Format::OpenMetrics => text::encode(&mut answer, &registry),
-            Format::Prometheus => prometheus_text::encode(&mut answer, &registry),
-        };
-        written.expect("a string takes all");
-        answer
+        render(&registry, format)
     }
 }
 

@@ -1,5 +1,8 @@
 //! The two text formats.
 
+use prometheus_client::encoding::{prometheus_text, text};
+use prometheus_client::registry::Registry;
+
 /// A text format of metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Format {
@@ -28,6 +31,17 @@ impl Format {
         };
         if accept.split(',').any(names) { Self::OpenMetrics } else { Self::Prometheus }
     }
+}
+
+/// Writes all metrics of a registry, as an answer to a scrape.
+pub fn render(registry: &Registry, format: Format) -> String {
+    let mut answer = String::new();
+    let written = match format {
+        Format::OpenMetrics => text::encode(&mut answer, registry),
+        Format::Prometheus => prometheus_text::encode(&mut answer, registry),
+    };
+    written.expect("a string takes all");
+    answer
 }
 
 #[cfg(test)]

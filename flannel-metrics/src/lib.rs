@@ -29,6 +29,9 @@
 //! }
 //! ```
 //!
+//! [`ProcessMetrics`] says what the process uses, once for all of its agents, and [`render()`] writes a registry in either
+//! format.
+//!
 //! The library keeps no globals and starts no task.
 
 pub mod catalogue;
@@ -36,8 +39,10 @@ mod collect;
 mod events;
 mod format;
 mod output;
+mod process;
 
 pub use collect::{AgentMetrics, Options};
-pub use format::Format;
+pub use format::{Format, render};
+pub use process::ProcessMetrics;
 /// The crate whose types are in signatures of this one.
 pub use prometheus_client;

@@ -1,6 +1,7 @@
 //! Writes metrics as the catalogue describes them.
 
 use std::fmt::{Error, Result};
+use std::time::Duration;
 
 use flannel_core::status::{BOUNDS, Durations};
 use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue, NoLabelSet};
@@ -75,10 +76,19 @@ impl Output<'_> {
         Ok(())
     }
 
+    /// Writes a counter of time.
+    pub(crate) fn seconds(&mut self, metric: &Metric, time: Duration) -> Result {
+        debug_assert!(matches!(metric.kind, Kind::Counter), "{} is a counter", metric.name);
+        let unit = metric.unit();
+        self.0
+            .encode_descriptor(metric.name, metric.help, unit.as_ref(), MetricType::Counter)?
+            .encode_counter::<NoLabelSet, f64, f64>(&time.as_secs_f64(), None)
+    }
+
     /// Writes a histogram of durations.
     pub(crate) fn durations(&mut self, metric: &Metric, durations: &Durations) -> Result {
         debug_assert!(matches!(metric.kind, Kind::Histogram), "{} is a histogram", metric.name);
-        let bounds = BOUNDS.iter().map(std::time::Duration::as_secs_f64).chain([f64::INFINITY]);
+        let bounds = BOUNDS.iter().map(Duration::as_secs_f64).chain([f64::INFINITY]);
         let buckets: Vec<(f64, u64)> = bounds.zip(durations.buckets).collect();
         let unit = metric.unit();
         self.0

@@ -19,8 +19,9 @@ use flannel_lab::netns::Netns;
 use flannel_lab::sandbox::in_sandbox;
 use flannel_lab::test_name;
 use flannel_lab::wait::eventually;
-use flannel_metrics::catalogue::{ALL, Metric};
-use flannel_metrics::{AgentMetrics, Format, Options};
+use flannel_metrics::catalogue::{ALL, Metric, process};
+use flannel_metrics::prometheus_client::registry::Registry;
+use flannel_metrics::{AgentMetrics, Format, Options, ProcessMetrics, render};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -176,4 +177,19 @@ fn each_agent_has_metrics_of_its_own_and_all_that_the_catalogue_lists() {
         assert_eq!(value(&ended, "flannel_ready"), Some("0"));
         assert_eq!(value(&ended, "flannel_peers{state=\"programmed\"}"), None, "nobody knows any more");
     });
+}
+
+#[test]
+fn a_process_says_what_it_uses() {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(ProcessMetrics::default()));
+    let answer = render(&registry, Format::Prometheus);
+    assert_eq!(lint(&answer), "", "{answer}");
+    assert_eq!(described(&answer), process::ALL.iter().map(Metric::full_name).collect());
+    let value = |series: &str| value(&answer, series).unwrap().parse::<f64>().unwrap();
+    assert!(value("process_resident_memory_bytes") > 100e3 && value("process_open_fds") > 2.0, "{answer}");
+    assert!(value("process_open_fds") <= value("process_max_fds"));
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+    let age = now - value("process_start_time_seconds");
+    assert!((-2.0..3600.0).contains(&age), "this test has run for {age} s");
 }

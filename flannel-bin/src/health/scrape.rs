@@ -4,16 +4,17 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use flannel_metrics::{AgentMetrics, Format};
+use flannel_metrics::prometheus_client::registry::Registry;
+use flannel_metrics::{AgentMetrics, Format, ProcessMetrics, render};
 use hyper::body::Bytes;
 
 /// How old an answer may be. Prometheus asks every fifteen seconds or so.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// The metrics of the agent, and the answers that were made last.
+/// The metrics of agent and process, and the answers that were made last.
 #[derive(Debug)]
 pub(crate) struct Scrapes {
-    metrics: AgentMetrics,
+    registry: Registry,
     open: Mutex<Option<Made>>,
     classic: Mutex<Option<Made>>,
 }
@@ -23,7 +24,10 @@ type Made = (Instant, Bytes);
 
 impl Scrapes {
     pub(crate) fn new(metrics: AgentMetrics) -> Self {
-        Self { metrics, open: Mutex::default(), classic: Mutex::default() }
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(metrics));
+        registry.register_collector(Box::new(ProcessMetrics::default()));
+        Self { registry, open: Mutex::default(), classic: Mutex::default() }
     }
 
     /// The answer in a format. Requests at the same time wait for one answer.
@@ -36,7 +40,7 @@ impl Scrapes {
         match &*last {
             Some((made, answer)) if now.saturating_duration_since(*made) < FRESH => answer.clone(),
             _ => {
-                let answer = Bytes::from(self.metrics.render(format));
+                let answer = Bytes::from(render(&self.registry, format));
                 *last = Some((now, answer.clone()));
                 answer
             }

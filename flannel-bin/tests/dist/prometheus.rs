@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
-use flannel_metrics::catalogue::{ALL, Kind, Metric};
+use flannel_metrics::catalogue::{ALL, Kind, Metric, process};
 use regex::Regex;
 use serde_json::Value;
 
@@ -62,8 +62,8 @@ fn rules_and_dashboard_know_no_metric_that_the_agent_does_not_have() {
         Kind::Histogram => ["_bucket", "_sum", "_count"].map(|it| metric.full_name() + it).to_vec(),
         _ => vec![metric.full_name()],
     };
-    let known: BTreeSet<String> = ALL.iter().flat_map(series).collect();
-    let name = Regex::new(r"\bflannel_\w+").unwrap();
+    let known: BTreeSet<String> = ALL.iter().chain(process::ALL).flat_map(series).collect();
+    let name = Regex::new(r"\b(?:flannel|process)_\w+").unwrap();
     let named = |text: &str| name.find_iter(text).map(|it| it.as_str().to_owned()).collect::<BTreeSet<_>>();
     for file_name in [RULES, TESTS, "dist/grafana/flannel.json"] {
         let named = named(&file(file_name));
@@ -109,8 +109,8 @@ fn table(metrics: impl Iterator<Item = &'static Metric>) -> String {
 #[test]
 fn the_reference_lists_each_metric() {
     let document = file("docs/metrics.md");
-    for is_per_peer in [false, true] {
-        let table = table(ALL.iter().filter(|metric| metric.is_per_peer == is_per_peer));
+    let of_agent = |is_per_peer: bool| ALL.iter().filter(move |metric| metric.is_per_peer == is_per_peer);
+    for table in [table(of_agent(false)), table(of_agent(true)), table(process::ALL.iter())] {
         assert!(document.contains(&table), "docs/metrics.md must have this table:\n{table}");
     }
 }
