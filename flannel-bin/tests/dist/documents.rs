@@ -7,6 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use flannel_backend_udp::UdpConfig;
 use flannel_backend_vxlan::VxlanConfig;
 use flannel_core::config::{ConfigError, LeaseSource, NetworkConfig};
+use flannel_doctor::{CHECKS, Check};
 use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
 use regex::Regex;
 
@@ -177,4 +178,36 @@ fn the_reference_of_the_network_config_has_the_keys_that_are_read() {
             assert!(keys.contains(&key[1]), "docs/network-config.md lacks {} of {kind}", &key[1]);
         }
     }
+}
+
+/// Each symptom leads to what the doctor looks at, by names that it knows.
+#[test]
+fn each_symptom_leads_to_checks_of_the_doctor() {
+    let document = file("docs/troubleshooting.md");
+    let word = Regex::new("`([^`]+)`").unwrap();
+    let is_check = |name: &str| Check::named(name).is_some();
+    let mut named = BTreeSet::new();
+    for section in document.split("\n## ").skip(1) {
+        let (title, text) = section.split_once('\n').unwrap();
+        let (mut leads, mut commands) = (false, Vec::new());
+        for quoted in word.captures_iter(text) {
+            let checks = quoted[1].strip_prefix("flanneld doctor --check=").unwrap_or(&quoted[1]);
+            let is_command = checks.len() < quoted[1].len();
+            commands.extend(is_command.then(|| checks.to_owned()));
+            named.extend(is_check(checks).then(|| checks.to_owned()));
+            leads |= is_check(checks);
+        }
+        // A block of commands.
+        commands.extend(text.lines().filter_map(|line| line.strip_prefix("flanneld doctor --check=")).map(str::to_owned));
+        for check in commands.iter().filter(|it| *it != "NAME,..").flat_map(|list| list.split(',')) {
+            assert!(is_check(check), "{title}: the doctor has no check {check}");
+            named.insert(check.to_owned());
+            leads = true;
+        }
+        assert!(leads || title == "Reporting a problem", "{title} leads to no check");
+    }
+    // Those that no symptom needs: they are shown by the doctor itself.
+    let rest: Vec<&str> =
+        CHECKS.iter().map(|check| check.name).filter(|name| !named.contains(*name)).collect();
+    assert_eq!(rest, Vec::<&str>::new(), "docs/troubleshooting.md has no place for these checks");
 }
