@@ -58,6 +58,7 @@ pub(crate) fn command(
     let command = name.map_or(Some(&all), |name| all.find_subcommand(name));
     let (mut given, letters) = match command {
         Some(command) if command.get_name() == "docker-opts" => (Vec::new(), args),
+        Some(command) if command.get_name() == "doctor" => (checks_and_flags(args, command, &all)?, &[][..]),
         Some(command) => (go::flags(args, command, &all)?, &[][..]),
         None => (Vec::new(), &[][..]),
     };
@@ -106,6 +107,18 @@ pub(crate) fn command(
             Ok(Command::Task(task))
         }
     }
+}
+
+/// The flags of the doctor. Checks can be given as words before them.
+fn checks_and_flags(
+    args: &[String],
+    command: &clap::Command,
+    all: &clap::Command,
+) -> Result<Vec<Given>, CliError> {
+    let words = args.iter().take_while(|arg| !arg.starts_with('-')).count();
+    let (words, flags) = args.split_at(words);
+    let check = |name: &String| Given { name: "check".to_owned(), value: Some(name.clone()), variable: None };
+    Ok(words.iter().map(check).chain(go::flags(flags, command, all)?).collect())
 }
 
 /// Whether a flag says where the store is, or how to get in.

@@ -50,6 +50,9 @@ fn the_doctor_examines_a_host_without_agent_and_store() {
         let one = flanneld(&[&files[..], &["--check=capabilities", "--output=json"]].concat(), &[path]);
         assert_eq!(one.status.code(), Some(0), "{one:?}");
         assert!(text(&one.stdout).contains("\"check\": \"capabilities\""), "{one:?}");
+        let words = flanneld(&["doctor", "capabilities", "agents", "--output=json"], &[path]);
+        let names = text(&words.stdout).lines().filter(|line| line.contains("\"check\": ")).count();
+        assert_eq!((words.status.code(), names), (Some(3), 2), "{words:?}");
         let named = flanneld(
             &[&files[..], &["--etcd-endpoints=http://127.0.0.1:1", "--check=store-reachable"]].concat(),
             &[],
@@ -83,6 +86,7 @@ fn bad_command_lines_exit_2_and_say_why() {
             "not supported by this version: stack traces in the log (--log_backtrace_at); leave it out",
         ),
         (&["doctor", "--check=mtu-path,mtu"], &[], "\"mtu\" is not the name of a check"),
+        (&["doctor", "mtu"], &[], "\"mtu\" is not the name of a check"),
         (&["doctor", "--output=xml"], &[], "is not table or json"),
         (&["--ip-masq", "false"], &[], "did you mean --ip-masq=false?"),
         (&[], &[("FLANNELD_IFACE_REGEX", "(")], "FLANNELD_IFACE_REGEX: \"(\" is not a regular expression"),

@@ -86,7 +86,7 @@ pub(crate) enum Task {
     /// was seen and the fix in one line. It changes nothing, and needs neither a running agent nor a store. Give the flags
     /// that the agent was started with, if they are among these. The exit status is 0 up to a note, 3 for a warning and 4
     /// for a failure.
-    #[command(after_help = checks())]
+    #[command(after_help = checks(), override_usage = "flanneld doctor [CHECK..] [flags]")]
     Doctor(Box<DoctorOptions>),
     /// show or set how much the agent of this host logs
     ///
@@ -314,7 +314,7 @@ pub(crate) struct DoctorOptions {
     /// form of the report
     #[arg(long, value_name = "table|json", default_value = "table", value_parser = value::REPORT_FORM)]
     pub(crate) output: ReportForm,
-    /// do only this check, or these, separated by commas; can be repeated
+    /// do only this check, or these, separated by commas; can be repeated, and given as words before all flags
     #[arg(long, value_name = "NAME,..", value_delimiter = ',', value_parser = value::CheckName)]
     pub(crate) check: Vec<&'static str>,
     /// also write what a bug report needs into this file, without secrets: the report, files of the agent, leases, what ip,
