@@ -349,7 +349,8 @@ impl Monitor {
     pub(crate) fn seen(&self) -> Vec<String> {
         let log = self.0.log();
         // The kernel drops neighbours of multicast groups when it likes.
-        let written = |line: &&str| is_flannels(line) && !line.contains("ff02::");
+        // It also has neighbours of its own on a link without addresses to resolve, as long as packets go there.
+        let written = |line: &&str| is_flannels(line) && !line.contains("ff02::") && !line.contains(" NOARP");
         log.lines().filter(written).map(str::to_owned).collect()
     }
 }

@@ -400,14 +400,11 @@ fn readiness_waits_for_peers_and_never_for_ever() {
         bed.wait_ready(1);
         // From then on the peer is no reason any more.
         bed.cluster.node(2).partition().unwrap();
-        eventually(SOON, "a note about the dead peer", || {
+        let noted = wait_for(SOON, "a note about the dead peer", || {
             let readyz = look(&bed);
-            if readyz.contains("peer dead") {
-                Ok(assert!(readyz.contains("200 OK"), "{readyz}"))
-            } else {
-                Err(readyz)
-            }
+            if readyz.contains("peer dead") { Ok(readyz) } else { Err(readyz) }
         });
+        assert!(noted.is_ok_and(|readyz| readyz.contains("200 OK")), "a note is no reason");
         // A cluster that starts cold is ready when the time is over.
         bed.kill(1);
         bed.spawn(1, &["--ready-peers=100%,3s"]);

@@ -27,7 +27,7 @@ use crate::backend::{Answers, NetworkStatus, Probing};
 use crate::events::MOST_SINGLE;
 use crate::lease::LeaseKey;
 use crate::netns::Netns;
-use crate::status::{PeerState, PeerStatus};
+use crate::status::{PeerList, PeerState, PeerStatus};
 
 /// How often results are published, at most.
 const PUBLISHED: Duration = Duration::from_millis(250);
@@ -128,7 +128,13 @@ pub(crate) struct Prober {
     next_target: u32,
     targets: HashMap<u32, Target>,
     index: BTreeMap<(LeaseKey, Family), u32>,
-    wakes: BTreeSet<(Instant, u32)>,
+    /// The peers as they were read last.
+    peers: PeerList,
+    /// When visits are over.
+    ends: BTreeSet<(Instant, u32)>,
+    /// When visits begin, and the time before which the budget has nothing left for one.
+    starts: BTreeSet<(Instant, u32)>,
+    resumed: Instant,
     sent: HashMap<u32, Sent>,
     budget: Budget,
     gate: Option<PeersGate>,
@@ -176,7 +182,10 @@ impl Prober {
             next_target: 0,
             targets: HashMap::new(),
             index: BTreeMap::new(),
-            wakes: BTreeSet::new(),
+            peers: PeerList::default(),
+            ends: BTreeSet::new(),
+            starts: BTreeSet::new(),
+            resumed: now,
             sent: HashMap::new(),
             budget: Budget::new(now),
             gate,
@@ -199,7 +208,9 @@ impl Prober {
         let mut is_listed = false;
         loop {
             let gate = self.gate.as_ref().map(PeersGate::deadline);
-            let due = [self.wakes.first().map(|(at, _)| *at), self.is_changed.then_some(publish_at), gate];
+            let end = self.ends.first().map(|(at, _)| *at);
+            let start = self.starts.first().map(|(at, _)| self.resumed.max(*at));
+            let due = [end, start, self.is_changed.then_some(publish_at), gate];
             let due = due.into_iter().flatten().min();
             tokio::select! {
                 () = arrival(self.sockets.v4.as_ref()) => {}
@@ -249,10 +260,24 @@ impl Prober {
         if let Some(mtu) = status.overlay_mtu {
             self.overlay_mtu = mtu;
         }
+        if !status.peer_list.is_copy_of(&self.peers) {
+            self.peers = status.peer_list;
+            self.read_peers(now);
+        }
+        if status.synced
+            && status.recalled.is_none()
+            && let Some(gate) = &mut self.gate
+        {
+            gate.listed(self.index.keys().map(|(lease, _)| *lease));
+        }
+    }
+
+    /// Brings the targets up to date with the list of peers.
+    fn read_peers(&mut self, now: Instant) {
         self.readings += 1;
-        let before = self.index.len();
+        let (peers, before) = (self.peers.clone(), self.index.len());
         let mut new = Vec::new();
-        for peer in status.peer_list.iter().filter(|peer| is_programmed(&peer.state)) {
+        for peer in peers.iter().filter(|peer| is_programmed(&peer.state)) {
             for (family, _) in peer.path.iter() {
                 new.extend(self.see(peer, family, now));
             }
@@ -265,12 +290,6 @@ impl Prober {
         let sweep = pace::first_sweep(new.len());
         for id in new {
             self.wake_at(id, now + sweep.mul_f64(fastrand::f64()));
-        }
-        if status.synced
-            && status.recalled.is_none()
-            && let Some(gate) = &mut self.gate
-        {
-            gate.listed(self.index.keys().map(|(lease, _)| *lease));
         }
         if before != self.index.len() || self.readings == 1 {
             self.shown.interval = self.interval();
@@ -319,7 +338,7 @@ impl Prober {
             seen,
         };
         self.index.insert(key, id);
-        self.wakes.insert((now, id));
+        self.starts.insert((now, id));
         self.targets.insert(id, target);
         self.show(id);
         Some(id)
@@ -327,7 +346,8 @@ impl Prober {
 
     fn forget(&mut self, id: u32) {
         let Some(target) = self.targets.remove(&id) else { return };
-        self.wakes.remove(&(target.wake, id));
+        self.ends.remove(&(target.wake, id));
+        self.starts.remove(&(target.wake, id));
         self.index.remove(&(target.lease, target.family));
         for number in target.visit.iter().flat_map(|visit| &visit.numbers) {
             self.sent.remove(number);
@@ -347,35 +367,37 @@ impl Prober {
 
     fn wake_at(&mut self, id: u32, at: Instant) {
         let Some(target) = self.targets.get_mut(&id) else { return };
-        self.wakes.remove(&(target.wake, id));
+        self.ends.remove(&(target.wake, id));
+        self.starts.remove(&(target.wake, id));
         target.wake = at;
-        self.wakes.insert((at, id));
+        let wakes = if target.visit.is_some() { &mut self.ends } else { &mut self.starts };
+        wakes.insert((at, id));
     }
 
     /// Ends the visits whose time is over, and begins those that are due.
     fn go_on(&mut self, now: Instant) {
-        while let Some((at, id)) = self.wakes.first().copied().filter(|(at, _)| *at <= now) {
-            let Some(target) = self.targets.get(&id) else {
-                self.wakes.remove(&(at, id));
-                continue;
-            };
-            if target.visit.is_some() {
-                self.conclude(id, now);
-            } else {
-                self.visit(id, now);
+        let is_due = |(at, _): &(Instant, u32)| *at <= now;
+        while let Some((at, id)) = self.ends.first().copied().filter(is_due) {
+            self.ends.remove(&(at, id));
+            self.conclude(id, now);
+        }
+        while let Some((_, id)) = self.starts.first().copied().filter(is_due) {
+            // The others wait, too: to ask for each of them would cost more than to visit it.
+            if self.resumed > now || !self.visit(id, now) {
+                return;
             }
         }
     }
 
-    /// Sends the packets of a visit, or puts it off.
-    fn visit(&mut self, id: u32, now: Instant) {
+    /// Sends the packets of a visit. Returns false if the budget has nothing left for it now.
+    fn visit(&mut self, id: u32, now: Instant) -> bool {
         let target = &self.targets[&id];
         let round = target.track.round();
         let has_echo = self.sockets.get(target.family).is_some_and(FamilySockets::has_echo);
         let kinds = packets(&round, target, has_echo);
         if let Err(wait) = self.budget.take(kinds.len(), now) {
-            self.wake_at(id, now + wait);
-            return;
+            self.resumed = now + wait;
+            return false;
         }
         let found = Findings {
             mtu: self.overlay_mtu.0,
@@ -416,9 +438,12 @@ impl Prober {
                 Err(_) => {}
             }
         }
-        let Some(target) = self.targets.get_mut(&id) else { return };
-        target.visit = Some(visit);
+        if let Some(target) = self.targets.get_mut(&id) {
+            self.starts.remove(&(target.wake, id));
+            target.visit = Some(visit);
+        }
         self.wake_at(id, now + patience);
+        true
     }
 
     /// Sends one packet. Returns whether it did: some make no sense for some peers.
