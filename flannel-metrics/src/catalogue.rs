@@ -169,6 +169,16 @@ always {
         "Chains of others that surely drop traffic of pods.";
     FIREWALL_REPAIRS = Counter "flannel_firewall_repairs" []
         "Repairs of firewall rules.";
+    PROBE_VERDICTS = Gauge "flannel_probe_verdicts" ["verdict"]
+        "Ways to peers, one a peer and family, by what probes found out; left out without probes.";
+    PROBES = Counter "flannel_probes" ["way"]
+        "Small echoes to peers that were answered, or whose time is over, through the overlay or on the underlay.";
+    PROBES_LOST = Counter "flannel_probes_lost" ["way"]
+        "Those of flannel_probes that were not answered.";
+    PROBE_PACKETS = Counter "flannel_probe_packets" []
+        "Packets that probes sent, of all kinds.";
+    PROBE_RTT = Histogram in Seconds "flannel_probe_rtt" []
+        "Round-trip time of small echoes through the overlay.";
     PACKETS = Counter "flannel_datapath_packets" ["device", "direction"]
         "Packets that a device or datapath carried; of host-gw and direct routes the device is the underlay link with all its traffic.";
     BYTES = Counter in Bytes "flannel_datapath" ["device", "direction"]
@@ -187,6 +197,12 @@ per_peer {
         "1 for the state of the lease in the kernel.";
     PEER_SINCE = Gauge in Seconds "flannel_peer_state_timestamp" ["subnet"]
         "Since when it is in that state, in seconds since 1970.";
+    PEER_VERDICT = Gauge "flannel_peer_verdict" ["subnet", "family", "verdict"]
+        "1 for what probes found out about the way to the peer.";
+    PEER_RTT = Gauge in Seconds "flannel_peer_rtt" ["subnet", "family", "way"]
+        "Round-trip time of the last answer of the peer to a probe; left out if there was none.";
+    PEER_LOSS = Gauge in Ratio "flannel_peer_loss" ["subnet", "family", "way"]
+        "Share of the last 32 small echoes to the peer that were not answered.";
 }
 }
 

@@ -2,6 +2,7 @@
 
 mod network;
 mod peers;
+mod probes;
 mod store;
 
 use std::fmt;
@@ -113,14 +114,20 @@ impl Collector for AgentMetrics {
         if let Some(firewall) = status.firewall.as_ref().filter(|firewall| !firewall.manager.is_empty()) {
             of_firewall(out, firewall)?;
         }
+        if let Some(found) = &status.probes {
+            probes::in_all(out, found)?;
+        }
         if let Some(network) = &status.network {
             network::traffic(out, &network.counters.read())?;
         }
         of_events(out, &self.events.read())?;
-        match &status.network {
-            Some(network) if self.options.per_peer => peers::each(out, &network.peer_list),
-            _ => Ok(()),
+        if !self.options.per_peer {
+            return Ok(());
         }
+        if let Some(network) = &status.network {
+            peers::each(out, &network.peer_list)?;
+        }
+        status.probes.as_ref().map_or(Ok(()), |found| probes::each(out, &found.peers))
     }
 }
 
@@ -160,7 +167,7 @@ fn phase(phase: &Phase) -> &'static str {
 }
 
 /// The kinds of conditions by the names of their text form.
-const CONDITIONS: [(ConditionKind, &str); 12] = [
+const CONDITIONS: [(ConditionKind, &str); 13] = [
     (ConditionKind::Starting, "starting"),
     (ConditionKind::Stopping, "stopping"),
     (ConditionKind::Ended, "ended"),
@@ -172,6 +179,7 @@ const CONDITIONS: [(ConditionKind, &str); 12] = [
     (ConditionKind::Network, "network"),
     (ConditionKind::Firewall, "firewall"),
     (ConditionKind::Clock, "clock"),
+    (ConditionKind::Probes, "probes"),
     (ConditionKind::Remark, "remark"),
 ];
 

@@ -87,13 +87,25 @@ impl Output<'_> {
 
     /// Writes a histogram of durations.
     pub(crate) fn durations(&mut self, metric: &Metric, durations: &Durations) -> Result {
+        self.histogram(metric, &BOUNDS, &durations.buckets, durations.sum)
+    }
+
+    /// Writes a histogram of durations whose buckets have these upper bounds, and one more for what took longer.
+    pub(crate) fn histogram(
+        &mut self,
+        metric: &Metric,
+        bounds: &[Duration],
+        counts: &[u64],
+        sum: Duration,
+    ) -> Result {
         debug_assert!(matches!(metric.kind, Kind::Histogram), "{} is a histogram", metric.name);
-        let bounds = BOUNDS.iter().map(Duration::as_secs_f64).chain([f64::INFINITY]);
-        let buckets: Vec<(f64, u64)> = bounds.zip(durations.buckets).collect();
+        debug_assert_eq!(bounds.len() + 1, counts.len(), "buckets of {}", metric.name);
+        let bounds = bounds.iter().map(Duration::as_secs_f64).chain([f64::INFINITY]);
+        let buckets: Vec<(f64, u64)> = bounds.zip(counts.iter().copied()).collect();
         let unit = metric.unit();
         self.0
             .encode_descriptor(metric.name, metric.help, unit.as_ref(), MetricType::Histogram)?
-            .encode_histogram::<NoLabelSet>(durations.sum.as_secs_f64(), durations.count(), &buckets, None)
+            .encode_histogram::<NoLabelSet>(sum.as_secs_f64(), counts.iter().sum(), &buckets, None)
     }
 
     /// Writes facts as labels.

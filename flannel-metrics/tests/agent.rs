@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use flannel_backend_vxlan::VxlanBackend;
 use flannel_core::agent::{Agent, FirewallOptions};
+use flannel_core::probe::{ProbeInterval, ProbeOptions};
 use flannel_core::subnet::local::{LocalOptions, LocalSubnetManager};
 use flannel_core::underlay::UnderlayOptions;
 use flannel_lab::netns::Netns;
@@ -42,6 +43,7 @@ fn start(host: &Netns) -> Agent {
         .backend(VxlanBackend::new())
         .underlay(UnderlayOptions::auto().iface("eth0"))
         .firewall(FirewallOptions::masquerade())
+        .probes(ProbeOptions::new(ProbeInterval::Auto))
         .netns(flannel_core::netns::Netns::open(host.path()).unwrap())
         .start()
         .unwrap()
@@ -113,6 +115,9 @@ fn each_agent_has_metrics_of_its_own_and_all_that_the_catalogue_lists() {
             ("flannel_repairs_total", "0"),
             ("flannel_repaired_objects_total{kind=\"route\",cause=\"announced\"}", "0"),
             ("flannel_datapath_dropped_packets_total{device=\"flannel.1\",reason=\"receive_errors\"}", "0"),
+            ("flannel_probe_verdicts{verdict=\"reachable\"}", "1"),
+            ("flannel_probe_verdicts{verdict=\"mtu-hole\"}", "0"),
+            ("flannel_probes_lost_total{way=\"overlay\"}", "0"),
             ("flannel_firewall_in_place", "1"),
             ("flannel_store_connected", "1"),
             ("flannel_store_request_failures_total{request=\"read the folder\"}", "0"),
@@ -151,9 +156,12 @@ fn each_agent_has_metrics_of_its_own_and_all_that_the_catalogue_lists() {
         let counting = runtime.spawn(events);
         eventually(SOON, "an event", || each.render(Format::OpenMetrics).contains("flannel_events_total{"));
         counting.abort();
-        let answer = each.render(Format::Prometheus);
         let want: BTreeSet<String> = ALL.iter().map(Metric::full_name).collect();
-        assert_eq!(described(&answer), want);
+        let answer = eventually(SOON, "all metrics", || {
+            let answer = each.render(Format::Prometheus);
+            let missing: Vec<_> = want.symmetric_difference(&described(&answer)).cloned().collect();
+            if missing.is_empty() { Ok(answer) } else { Err(missing) }
+        });
         assert_eq!(lint(&answer), "");
         assert!(answer.contains("underlay=\"192.0.2.2\",path=\"vxlan\"} 1"), "{answer}");
 

@@ -130,7 +130,7 @@ fn a_real_prometheus_has_data_for_each_query_of_the_dashboard_and_no_alert_on_a_
                 .collect();
             let bad: Vec<&Value> =
                 rules.iter().filter(|rule| rule["health"] != "ok" && rule["health"] != "unknown").collect();
-            assert!(bad.is_empty() && rules.len() >= 16, "{bad:?} of {}", rules.len());
+            assert!(bad.is_empty() && rules.len() >= 18, "{bad:?} of {}", rules.len());
             let rule = rules.iter().find(|rule| rule["name"] == alert && rule["health"] == "ok");
             rule.map(|rule| rule["state"].as_str().unwrap().to_owned())
                 .ok_or(format!("{alert} is not evaluated yet"))

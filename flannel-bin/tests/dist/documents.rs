@@ -198,7 +198,9 @@ fn each_symptom_leads_to_checks_of_the_doctor() {
             leads |= is_check(checks);
         }
         // A block of commands.
-        commands.extend(text.lines().filter_map(|line| line.strip_prefix("flanneld doctor --check=")).map(str::to_owned));
+        commands.extend(
+            text.lines().filter_map(|line| line.strip_prefix("flanneld doctor --check=")).map(str::to_owned),
+        );
         for check in commands.iter().filter(|it| *it != "NAME,..").flat_map(|list| list.split(',')) {
             assert!(is_check(check), "{title}: the doctor has no check {check}");
             named.insert(check.to_owned());

@@ -81,7 +81,7 @@ pub(super) fn traffic(out: &mut Output<'_>, counters: &[TrafficCounters]) -> Wri
 /// The reasons for which the kernel drops packets of any device.
 const OF_DEVICES: [&str; 4] = ["receive_errors", "receive_dropped", "send_errors", "send_dropped"];
 
-fn label(family: Family) -> &'static str {
+pub(super) fn label(family: Family) -> &'static str {
     match family {
         Family::V4 => "ipv4",
         Family::V6 => "ipv6",
