@@ -35,6 +35,8 @@ pub struct Redactor {
     flag: Regex,
     /// A name and a value behind `=` or `:`, perhaps quoted.
     pair: Regex,
+    /// A line that is a name and its value, which may have spaces, as in YAML and in files of variables.
+    line: Regex,
     /// A name whose value is a block of YAML on the next lines.
     block: Regex,
     /// Passwords that the caller knows.
@@ -56,13 +58,14 @@ impl Redactor {
         Self {
             name: regex(r"\A(?:NAME)\z"),
             pem: regex(r"(?s)-----BEGIN ([A-Z ]*PRIVATE KEY)-----.*?(?:-----END [A-Z ]*-----|\z)"),
-            url: regex(r#"([A-Za-z][A-Za-z0-9+.\-]*://)[^\s/"'`]*@"#),
+            url: regex(r#"([A-Za-z][A-Za-z0-9+.\-]*://)[^\s"'`]*@"#),
             scheme: regex(r"\b((?i:bearer)|Basic)(\s+)[A-Za-z0-9._~+/=\-]{6,}"),
             jwt: regex(r"\beyJ[A-Za-z0-9_\-]{8,}\.[A-Za-z0-9_\-]+(?:\.[A-Za-z0-9_\-]*)?"),
-            flag: regex(r#"(--?(?:NAME))(["']?[\s\x00,]+["']?)("[^"]*"|'[^']*'|[^\s\x00"',\]]+)"#),
+            flag: regex(r#"(--?(?:NAME))(["']?[\s\x00,]+)("(?:[^"\\]|\\.)*"|'[^']*'|[^\s\x00]+)"#),
             pair: regex(
-                r#"(NAME)(\\?["']?[ \t]*[=:][ \t]*)("(?:[^"\\]|\\.)*"|'[^']*'|\\"(?:[^"\\]|\\[^"])*\\"|[^\s\x00,;&}\])"']+)"#,
+                r#"(NAME)(\\*["']?[ \t]*[=:][ \t]*)("(?:[^"\\]|\\.)*"|'[^']*'|\\+"(?:[^"\\]|\\+[^"\\])*\\+"|[^\s\x00]+)"#,
             ),
+            line: regex(r"(?m)^([ \t]*(?:- |export )?)(NAME)([ \t]*[=:][ \t]*)(\S.*)$"),
             block: regex(r"(?m)^([ \t-]*)(NAME):[ \t]*(?:[|>][+\-0-9]*)?[ \t]*\n((?:[ \t]+.*(?:\n|\z))+)"),
             known: Vec::new(),
         }
@@ -117,8 +120,14 @@ impl Redactor {
                     }
                 }
             }
-            // JSON in a text, as a node's annotations have it, and flags in a list of arguments.
-            Value::String(text) => *text = self.text(text),
+            Value::String(text) => {
+                *text = match text.split_once('=') {
+                    // An argument or a variable as a whole, with a value that may have spaces.
+                    Some((name, _)) if self.is_secret(name) => format!("{name}={HIDDEN}"),
+                    // JSON in a text, as a node's annotations have it.
+                    _ => self.text(text),
+                };
+            }
             _ => {}
         }
     }
@@ -143,21 +152,36 @@ impl Redactor {
         let text = self.block.replace_all(&text, |found: &Captures<'_>| {
             named(found, &found[2], format!("{}{}: {HIDDEN}\n", &found[1], &found[2]))
         });
-        let text = self.flag.replace_all(&text, |found: &Captures<'_>| {
-            named(found, &found[1], format!("{}{}{HIDDEN}", &found[1], &found[2]))
-        });
-        let text = self.pair.replace_all(&text, |found: &Captures<'_>| {
-            let quote =
-                ["\\\"", "\"", "'"].into_iter().find(|quote| found[3].starts_with(quote)).unwrap_or("");
-            named(found, &found[1], format!("{}{}{quote}{HIDDEN}{quote}", &found[1], &found[2]))
-        });
-        text.into_owned()
+        let mut text = self
+            .line
+            .replace_all(&text, |found: &Captures<'_>| {
+                // What quotes end is for the next pattern, which keeps what is behind them.
+                let is_quoted =
+                    found[4].starts_with(['"', '\'']) && found[4].trim_end().ends_with(['"', '\'']);
+                let shown = format!("{}{}{}{HIDDEN}", &found[1], &found[2], &found[3]);
+                if is_quoted { found[0].to_owned() } else { named(found, &found[2], shown) }
+            })
+            .into_owned();
+        for pattern in [&self.flag, &self.pair] {
+            let hide = |found: &Captures<'_>| {
+                let quote = quote_of(&found[3]);
+                named(found, &found[1], format!("{}{}{quote}{HIDDEN}{quote}", &found[1], &found[2]))
+            };
+            text = pattern.replace_all(&text, hide).into_owned();
+        }
+        text
     }
 
     /// Whether a value with this name is a secret.
     fn is_secret(&self, name: &str) -> bool {
         self.name.is_match(name) && !is_harmless(name)
     }
+}
+
+/// What a value begins and ends with: a quote, perhaps with backslashes in front of it, or nothing.
+fn quote_of(value: &str) -> &str {
+    let quote = value.find(|letter| letter != '\\').map(|at| &value[..=at]);
+    quote.filter(|quote| quote.ends_with(['"', '\''])).unwrap_or("")
 }
 
 /// Whether a name that looks like that of a secret is that of a file or an object with one.
@@ -198,6 +222,12 @@ mod tests {
             "[Peer]\nPresharedKey = hunter2hunter2=\n[Interface]\nPrivateKey = hunter2hunter2=\n",
             "net.ipv6.conf.all.stable_secret = hunter2hunter2",
             "-----BEGIN EC PRIVATE KEY-----\nhunter2hunter2\n-----END EC PRIVATE KEY-----\n",
+            "FLANNELD_ETCD_PASSWORD=spaced hunter2hunter2",
+            "  password: spaced hunter2hunter2\n  user: x\n",
+            "PASSWORD=a;hunter2hunter2",
+            "etcd at https://root:a/hunter2hunter2@10.0.0.1:2379: refused",
+            r#"{"args":["--etcd-password=spaced hunter2hunter2"]}"#,
+            r#"log: {\\\"PSK\\\":\\\"hunter2hunter2\\\",\\\"x\\\":1}"#,
             "-----BEGIN PRIVATE KEY-----\nhunter2hunter2",
             "wifi.psk=hunter2hunter2",
             "Environment=FLANNELD_ETCD_PASSWORD=hunter2hunter2",

@@ -9,11 +9,13 @@ use std::time::Duration;
 use flannel_core::lease::LeaseAttrs;
 use flannel_core::subnet::{NodeRecord, RightAnswer, ServerAnswer};
 use futures::future::join_all;
+use serde_json::Value;
 
 use super::Entry;
 use crate::facts::{Answers, Config, Facts};
 use crate::finding::Skip;
 use crate::host::Files;
+use crate::redact::Redactor;
 
 /// How long a program may take.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -164,16 +166,20 @@ fn sysctls(files: &Files) -> String {
     text
 }
 
-/// The command lines of agents, of flannel's and Kubernetes' programs.
+/// The command lines of agents, of flannel's and Kubernetes' programs: each a list of arguments, since an argument may have
+/// spaces, and a password behind one.
 fn processes(files: &Files) -> String {
     const PROGRAMS: [&str; 7] =
         ["flanneld", "kubelet", "kube-proxy", "containerd", "dockerd", "etcd", "NetworkManager"];
+    let redactor = Redactor::new();
     let pids = files.names("/proc").into_iter().filter_map(|name| name.to_str()?.parse::<u32>().ok());
     let line = |pid: u32| {
         let command = files.text(format!("/proc/{pid}/cmdline")).ok()?;
         let program = command.split('\0').next()?.rsplit('/').next()?.to_owned();
         let words: Vec<&str> = command.split('\0').filter(|word| !word.is_empty()).collect();
-        PROGRAMS.contains(&program.as_str()).then(|| format!("{pid} {}\n", words.join(" ")))
+        let mut words = Value::from(words);
+        redactor.value(&mut words);
+        PROGRAMS.contains(&program.as_str()).then(|| format!("{pid} {words}\n"))
     };
     pids.filter_map(line).collect()
 }

@@ -35,9 +35,9 @@ async fn forwarding(facts: &Facts, family: Family) -> Checked {
     if !all {
         let seen = format!("{sysctl} is 0: this host forwards no {family}");
         let fix = format!("`sysctl -w {sysctl}=1`, and in /etc/sysctl.d for the next boot");
-        let is_known = facts.agents.is_empty() && !has_pods;
+        let is_idle = facts.agents.is_empty() && !has_pods;
         // CNI's bridge plugin turns it on with the first pod.
-        return Ok(if is_known { Finding::warning(seen, fix) } else { Finding::failure(seen, fix) });
+        return Ok(if is_idle { Finding::warning(seen, fix) } else { Finding::failure(seen, fix) });
     }
     let pods = gateways.iter().filter(|(of, _)| *of == family).map(|(_, link)| *link);
     let links: Vec<&Link> = pods.chain(facts.overlay_links()).chain(facts.underlay_link(family)).collect();

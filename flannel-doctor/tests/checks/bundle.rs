@@ -87,7 +87,7 @@ fn no_bundle_has_a_secret() {
         "/usr/bin/flanneld\0--etcd-password\0{SECRET}\0--etcd-endpoints=https://root:{SECRET}@10.0.0.1:2379\0"
     );
     case.file("/proc/7/cmdline", &command);
-    case.file("/proc/8/cmdline", &format!("kubelet\0--token={SECRET}\0"));
+    case.file("/proc/8/cmdline", &format!("kubelet\0--token=with a space and {SECRET}\0"));
     case.file("/proc/cmdline", &format!("quiet root=/dev/vda rd.password={SECRET}\n"));
     case.file("/proc/sys/net/ipv6/conf/all/stable_secret", SECRET);
     // A kubeconfig that somebody put among the configs of CNI, as Calico and Multus do.
