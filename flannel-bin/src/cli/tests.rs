@@ -658,6 +658,30 @@ fn flags_are_grouped_by_theme_and_help_has_80_columns() {
     }
 }
 
+#[test]
+fn a_status_is_one_question_about_the_agent_of_this_host() {
+    let ask = |args: &[&str], env: &[(&str, &str)]| run_with(&[&["status"], args].concat(), env);
+    let Ok(Command::Task(Task::Status(options))) =
+        ask(&["--watch", "--output=wide"], &[("FLANNELD_SUBNET_FILE", "/x")])
+    else {
+        panic!()
+    };
+    assert!(options.watch && !options.diff && options.peer.is_empty());
+    assert_eq!((options.output, options.subnet_file.to_str()), (StatusForm::Wide, Some("/x")));
+    for (args, why) in [
+        (&["--diff", "--watch"][..], "--diff is a question of its own"),
+        (&["--diff", "--peer=10.5.1.0/24"], "--diff is a question of its own"),
+        (&["--watch", "--peer=10.5.1.0/24"], "--watch shows all peers"),
+        (&["--output=yaml"], "--output: \"yaml\" is not table, wide or json"),
+        (&["--output"], "flag --output needs a value"),
+    ] {
+        let error = ask(args, &[]).unwrap_err();
+        assert!(error.starts_with(why), "{args:?}: {error}");
+    }
+    let Ok(Command::Task(Task::Events(options))) = run_with(&["events", "--follow"], &[]) else { panic!() };
+    assert_eq!((options.follow, options.output), (true, LogFormat::Text));
+}
+
 fn help_of_flag(flag: &clap::Arg) -> String {
     flag.get_help().map(ToString::to_string).unwrap_or_default()
 }

@@ -55,7 +55,7 @@ fn an_agent_is_asked_by_its_socket(case: &'static BackendCase) {
 
     let node = bed.cluster.node(2).ipv4().unwrap().to_string();
     let (code, peer) = ask(&bed, 1, &["status", "--peer", &node]);
-    assert!(code == 0 && peer.contains("state   programmed for "), "{code}: {peer}");
+    assert!(code == 0 && peer.contains(" programmed for "), "{code}: {peer}");
     let commands = peer.lines().filter_map(|line| line.strip_prefix("present  "));
     for command in commands.clone() {
         let shown = bed.netns(1).command("sh").args(["-c", command]).output().unwrap();
