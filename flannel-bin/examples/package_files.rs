@@ -95,6 +95,11 @@ fn man_pages(folder: &Path) -> Result<(), Box<dyn Error>> {
         man.render_synopsis_section(&mut page)?;
         man.render_description_section(&mut page)?;
         man.render_options_section(&mut page)?;
+        let notes = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        let mut roff = Roff::new();
+        roff.control("SH", ["NOTES"]).control("nf", []);
+        notes.lines().for_each(|line| _ = roff.text([roman(line)]));
+        roff.control("fi", []).to_writer(&mut page)?;
         writeln!(page, ".SH SEE ALSO\n.BR flanneld ({SECTION})")?;
         fs::write(folder.join(format!("{name}.{SECTION}")), page)?;
     }

@@ -100,5 +100,12 @@ fn man_pages_are_shown_without_a_warning_and_have_every_flag() {
             let flag = flag.split([' ', '[']).next().unwrap();
             assert!(shown.contains(&format!("--{flag}")), "{page}: {flag}");
         }
+        // The doctor's help lists what it checks.
+        let checks = help.lines().skip_while(|line| *line != "Checks:").skip(1);
+        let checks: Vec<_> = checks.take_while(|line| !line.is_empty()).collect();
+        assert!(command != "doctor" || checks.len() > 30, "{help}");
+        for check in checks.iter().filter_map(|line| line.split_whitespace().next()) {
+            assert!(shown.contains(check), "{page}: {check}");
+        }
     }
 }
