@@ -3,6 +3,7 @@
 
 mod event;
 mod moment;
+mod object;
 mod probes;
 
 use std::net::IpAddr;
@@ -11,6 +12,7 @@ use serde::Deserialize;
 
 pub use event::Event;
 pub use moment::Moment;
+pub use object::Object;
 pub use probes::{FamilyProbe, PeerProbe, Probes, WayProbe};
 
 /// The status of an agent.
@@ -73,21 +75,30 @@ pub struct Node {
     /// Its lease.
     pub lease: String,
     /// The networks of all pods.
-    pub networks: Vec<String>,
+    pub networks: Families<String>,
     /// The kind of the backend.
     pub backend: String,
     /// The largest pod packet at the start, in bytes.
     pub overlay_mtu: u32,
-    /// The underlay link.
-    pub link: String,
+    /// The link that carries the traffic between nodes.
+    pub underlay: Underlay,
+}
+
+/// The link that carries the traffic between nodes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct Underlay {
+    /// Its name.
+    pub name: String,
     /// Its MTU in bytes.
-    pub link_mtu: u32,
+    pub mtu: u32,
     /// The source addresses of packets to other nodes.
-    pub local: Vec<IpAddr>,
+    pub local: Families<IpAddr>,
     /// The addresses that peers send to.
-    pub published: Vec<IpAddr>,
-    /// Why this underlay was chosen.
-    pub reason: Option<String>,
+    pub published: Families<IpAddr>,
+    /// Why it was chosen.
+    pub reason: String,
 }
 
 /// The health of the store.
@@ -97,16 +108,16 @@ pub struct Node {
 pub struct Store {
     /// Whether the last request succeeded.
     pub connected: bool,
-    /// For how many seconds that is so.
-    pub for_s: u64,
-    /// How many seconds ago it confirmed what is known.
-    pub confirmed_s_ago: Option<u64>,
+    /// Since when that is so.
+    pub since: Moment,
+    /// When it confirmed last what is known.
+    pub confirmed: Option<Moment>,
     /// Why it is not connected.
     pub problem: Option<String>,
-    /// How many records are unreadable.
-    pub unreadable: usize,
+    /// The unreadable records.
+    pub unreadable: Unreadable,
     /// How many leases are missing since the store was restored.
-    pub missing: usize,
+    pub missing_count: usize,
     /// How long it keeps the lease.
     pub lease_term: Option<Term>,
     /// Why the lease can't be renewed.
@@ -115,6 +126,15 @@ pub struct Store {
     pub lease_lost: Option<String>,
     /// What is wrong with the clocks.
     pub clock: Option<String>,
+}
+
+/// Records that can't be read.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct Unreadable {
+    /// How many there are.
+    pub count: usize,
 }
 
 /// How long the store keeps the lease.
@@ -244,7 +264,7 @@ pub struct Peer {
     pub state: String,
     /// The object that the kernel refuses.
     #[serde(default)]
-    pub object: Option<String>,
+    pub object: Option<Object>,
     /// The kernel's errno.
     #[serde(default)]
     pub errno: Option<i32>,
@@ -270,8 +290,10 @@ pub struct Peer {
 #[serde(default)]
 #[non_exhaustive]
 pub struct Firewall {
-    /// Who keeps them, and why that one.
-    pub manager: String,
+    /// Who keeps them; `None` if there are none to keep.
+    pub manager: Option<String>,
+    /// The same with the reason.
+    pub choice: String,
     /// Whether they are in the kernel.
     pub in_place: bool,
     /// Whether pods are masqueraded.
@@ -280,8 +302,6 @@ pub struct Firewall {
     pub problem: Option<String>,
     /// Notes about rules of others.
     pub notes: Vec<String>,
-    /// Chains of others that drop pods' traffic.
-    pub obstacles: Vec<String>,
     /// How often they were repaired.
     pub repairs: u64,
     /// How long the last repair took, in microseconds.

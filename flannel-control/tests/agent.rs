@@ -82,8 +82,11 @@ fn an_embedded_agent_is_asked_by_the_example() {
             let (status, peer, diff) = asked.await.unwrap();
             let status: wire::Status = serde_json::from_str(status.get()).unwrap();
             let node = status.node.unwrap();
-            assert_eq!((node.backend.as_str(), node.link.as_str(), node.link_mtu), ("vxlan", "eth0", 1500));
-            assert!(node.reason.is_some_and(|reason| !reason.is_empty()), "why this underlay");
+            assert_eq!(
+                (node.backend.as_str(), node.underlay.name.as_str(), node.underlay.mtu),
+                ("vxlan", "eth0", 1500)
+            );
+            assert!(!node.underlay.reason.is_empty(), "why this underlay");
             let (network, store) = (status.network.unwrap(), status.store.unwrap());
             assert_eq!((network.overlay_mtu, network.devices[0].name.as_str()), (Some(1450), "flannel.1"));
             assert_eq!(network.counters[0].of, "flannel.1");

@@ -7,7 +7,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +22,7 @@ use crate::netns::Netns;
 use crate::state_file::State;
 use crate::status::{Counters, DeviceStatus, PeerList, Problem, Problems, RepairCounts, Subject, Timings};
 use crate::subnet::{LeaseStream, SubnetError, SubnetManager};
+use crate::times::{optional_microseconds, optional_unix_instant};
 use crate::underlay::UnderlayOptions;
 
 pub use crate::underlay::Underlay;
@@ -204,7 +205,8 @@ pub struct NetworkStatus {
     /// Whether the first snapshot of leases was programmed.
     pub synced: bool,
     /// While the programmed leases are those that an earlier run stored: when they were stored, in seconds since 1970.
-    /// `None` once the store itself has listed its leases.
+    /// 0 means that the file does not say. `None` once the store itself has listed its leases.
+    #[serde(serialize_with = "optional_unix_instant")]
     pub recalled: Option<u64>,
     /// What cuts pods off, and what else is wrong.
     pub problems: Problems,
@@ -222,9 +224,8 @@ pub struct NetworkStatus {
     pub repairs: u64,
     /// What was repaired since the start, and how its drift was found.
     pub repaired: RepairCounts,
-    /// How long the last repair took: from the kernel's notification to its last acknowledgement. Serialized in
-    /// microseconds.
-    #[serde(rename = "last_repair_us", serialize_with = "microseconds")]
+    /// How long the last repair took: from the kernel's notification to its last acknowledgement.
+    #[serde(rename = "last_repair_us", serialize_with = "optional_microseconds")]
     pub last_repair: Option<Duration>,
     /// Operations sent to the kernel since the start.
     pub operations: u64,
@@ -269,11 +270,6 @@ impl NetworkStatus {
     pub fn rejected(&self) -> Vec<String> {
         self.problems.leases.texts()
     }
-}
-
-#[expect(clippy::ref_option, reason = "serde hands over the field as it is")]
-fn microseconds<S: Serializer>(time: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
-    time.map(|time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX)).serialize(serializer)
 }
 
 /// The backend can't start or go on.

@@ -5,6 +5,7 @@
 
 pub mod command;
 mod display;
+mod named;
 mod set;
 
 use std::net::IpAddr;
@@ -13,6 +14,7 @@ use ipnetwork::IpNetwork;
 
 use crate::addr::{Family, LinkIndex, MacAddr, Subnet, Vni};
 
+pub use named::NamedObject;
 pub use set::Dataplane;
 
 /// The protocol of all routes and next-hop objects that we create (`rtm_protocol`; 102 is unassigned in `rtnetlink.h`).

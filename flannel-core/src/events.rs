@@ -16,7 +16,7 @@ pub use memory::{MemoryEvent, MemoryEventSender};
 pub use ring::{Event, EventReader, EventSender, KEPT, Timed};
 
 use crate::addr::{Family, Mtu, PerFamily};
-use crate::dataplane::ObjectKey;
+use crate::dataplane::NamedObject;
 use crate::firewall::gate::Mode;
 use crate::lease::LeaseKey;
 use crate::times::microseconds;
@@ -97,7 +97,7 @@ pub enum NetworkEvent {
         /// How many objects were put or deleted; 0 if only a device was repaired.
         objects: usize,
         /// One of them; `None` if only a device was repaired.
-        object: Option<ObjectKey>,
+        object: Option<NamedObject>,
         /// Whether a device was repaired.
         device: bool,
         /// How the drift was found.
@@ -109,7 +109,7 @@ pub enum NetworkEvent {
     /// The kernel refuses an object. The loop tries again until the kernel accepts it, or it is no longer desired.
     ObjectRefused {
         /// The object.
-        object: ObjectKey,
+        object: NamedObject,
         /// One of the peers that need it.
         peer: Option<LeaseKey>,
         /// The kernel's errno, positive.
@@ -122,12 +122,12 @@ pub enum NetworkEvent {
     /// The kernel accepted an object that it had refused.
     ObjectAccepted {
         /// The object.
-        object: ObjectKey,
+        object: NamedObject,
     },
     /// Somebody replaced a route of ours, and it was put back.
     RouteReplaced {
         /// The route.
-        route: ObjectKey,
+        route: NamedObject,
         /// The route that took its place, in the words of `ip route`.
         foreign: String,
     },
@@ -342,12 +342,16 @@ impl std::fmt::Display for RepairCause {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dataplane::ObjectKey;
 
     #[test]
     fn the_text_form_has_names_and_units() {
         let repaired = NetworkEvent::Repaired {
             objects: 2,
-            object: Some(ObjectKey::Route("10.5.2.0/24".parse().unwrap(), 0)),
+            object: Some(NamedObject::new(
+                ObjectKey::Route("10.5.2.0/24".parse().unwrap(), 0),
+                Some("flannel.1".to_owned()),
+            )),
             device: false,
             cause: RepairCause::Announced,
             took: Duration::from_millis(2),
@@ -359,7 +363,7 @@ mod tests {
         for (event, text) in [
             (
                 repaired,
-                r#"{"event":"repaired","objects":2,"object":"route 10.5.2.0/24","device":false,"cause":"announced","took_us":2000}"#,
+                r#"{"event":"repaired","objects":2,"object":{"kind":"route","destination":"10.5.2.0/24","metric":0,"device":"flannel.1"},"device":false,"cause":"announced","took_us":2000}"#,
             ),
             (added, r#"{"event":"peer-added","lease":"10.5.2.0-24","underlay":{"v4":"192.0.2.2"}}"#),
             (NetworkEvent::DevicesReady, r#"{"event":"devices-ready"}"#),

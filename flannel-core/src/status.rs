@@ -14,13 +14,12 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::addr::{Family, PerFamily};
-use crate::dataplane::ObjectKey;
+use crate::dataplane::NamedObject;
 use crate::lease::LeaseKey;
 
 pub use counters::{Counters, Dropped, Traffic, TrafficCounters};
 pub use devices::DeviceStatus;
 pub use histogram::{BOUNDS, Durations, Histogram};
-pub(crate) use peers::unix_seconds;
 pub use peers::{PeerList, PeerPath, PeerState, PeerStatus, RefusedObject, RejectedLease};
 pub use timings::{RepairCounts, RepairKind, Timings};
 
@@ -39,7 +38,7 @@ pub enum Subject {
     /// A kernel parameter, as `sysctl` names it.
     Sysctl(String),
     /// A kernel object of ours that the kernel refuses.
-    Object(ObjectKey),
+    Object(NamedObject),
     /// Something of somebody else that blocks the way to a peer, as text.
     Foreign(String),
     /// Packets from strangers in the tunnels, or the gate that counts them.

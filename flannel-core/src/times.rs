@@ -19,6 +19,14 @@ pub fn instant<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok,
     serializer.serialize_str(&rfc3339(*time))
 }
 
+/// The same for an instant that may be missing, which is null.
+pub fn optional_instant<S: Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
+    match time {
+        Some(time) => instant(time, serializer),
+        None => serializer.serialize_none(),
+    }
+}
+
 /// Serializes seconds since 1970 as [`rfc3339`] text.
 pub fn unix_instant<S: Serializer>(seconds: &u64, serializer: S) -> Result<S::Ok, S::Error> {
     // More than 2^53 seconds are beyond the last instant, too.
@@ -42,6 +50,17 @@ pub fn seconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S
 /// Serializes a duration in whole microseconds, for a field that ends with `_us`.
 pub fn microseconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_u64(u64::try_from(time.as_micros()).unwrap_or(u64::MAX))
+}
+
+/// The same for a duration that may be missing, which is null.
+pub fn optional_microseconds<S: Serializer>(
+    time: &Option<Duration>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match time {
+        Some(time) => microseconds(time, serializer),
+        None => serializer.serialize_none(),
+    }
 }
 
 #[cfg(test)]

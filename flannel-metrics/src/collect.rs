@@ -111,7 +111,7 @@ impl Collector for AgentMetrics {
         if let Some(store) = &status.store {
             store::store(out, store, now, wall)?;
         }
-        if let Some(firewall) = status.firewall.as_ref().filter(|firewall| !firewall.manager.is_empty()) {
+        if let Some(firewall) = status.firewall.as_ref().filter(|firewall| firewall.manager.is_some()) {
             of_firewall(out, firewall)?;
         }
         if let Some(found) = &status.probes {

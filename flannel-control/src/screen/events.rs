@@ -1,12 +1,13 @@
 //! Events as lines.
 
 use jiff::Timestamp;
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::Look;
 use super::paint::Style;
 use super::table::{Cell, table};
-use crate::wire::Event;
+use crate::wire::{Event, Object};
 
 /// An event as a line: when, what, and its fields.
 pub fn event(event: &Event, look: Look) -> String {
@@ -36,6 +37,11 @@ fn field(name: &str, value: &Value) -> Option<String> {
         Value::Array(list) if list.is_empty() => return None,
         Value::Array(list) => list.iter().map(plain).collect::<Vec<_>>().join(","),
         Value::Object(map) if map.is_empty() => return None,
+        Value::Object(map) if map.contains_key("destination") => {
+            let object =
+                Object::deserialize(value).map_or_else(|_| plain(value), |object| object.to_string());
+            format!("{object:?}")
+        }
         Value::Object(map) => map.values().map(plain).collect::<Vec<_>>().join(","),
         other => other.to_string(),
     };

@@ -7,7 +7,7 @@ use super::peers::subnets;
 use super::table::{Cell, table};
 use super::units::{age, bytes, count, left, micros};
 use super::{Detail, Look};
-use crate::wire::{Counters, Device, Firewall, Network, Node, Probes, Status, Store};
+use crate::wire::{Counters, Device, Families, Firewall, Network, Node, Probes, Status, Store, Underlay};
 
 /// How many reasons and notes a table shows.
 const MOST_LINES: usize = 8;
@@ -17,7 +17,7 @@ pub(super) fn overview(status: &Status, detail: Detail, look: Look) -> String {
     let mut rows = vec![vec![Cell::new("agent", Style::Strong), phase(status)]];
     let mut add = |name: &str, cell: Cell| rows.push(vec![Cell::new(name, Style::Strong), cell]);
     if let Some(store) = &status.store {
-        add("store", self::store(store, status.store_place.as_deref()));
+        add("store", self::store(store, status.store_place.as_deref(), look));
         for problem in store.lease_lost.iter().chain(&store.lease_unkept).chain(&store.clock) {
             add("", Cell::new(problem, Style::Bad));
         }
@@ -75,18 +75,19 @@ fn phase(status: &Status) -> Cell {
     Cell::new(text, style)
 }
 
-fn store(store: &Store, place: Option<&str>) -> Cell {
-    let seconds = Duration::from_secs;
+fn store(store: &Store, place: Option<&str>, look: Look) -> Cell {
     let place = place.map(|place| format!("{place}, ")).unwrap_or_default();
-    let since = age(seconds(store.for_s));
+    let since = age(store.since.age(look.now));
     let (mut text, mut style) = if store.connected {
         (format!("{place}connected for {since}"), Style::Plain)
     } else {
         let why = store.problem.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
         (format!("{place}away for {since}{why}"), Style::Bad)
     };
-    text.extend(store.confirmed_s_ago.map(|ago| format!(", confirmed {} ago", age(seconds(ago)))));
-    for (number, what) in [(store.unreadable, "unreadable records"), (store.missing, "missing leases")] {
+    text.extend(store.confirmed.map(|time| format!(", confirmed {} ago", age(time.age(look.now)))));
+    for (number, what) in
+        [(store.unreadable.count, "unreadable records"), (store.missing_count, "missing leases")]
+    {
         if number > 0 {
             text.extend([format!(", {} {what}", count(number as u64))]);
             if style == Style::Plain {
@@ -109,13 +110,18 @@ fn lease(node: &Node, store: Option<&Store>, look: Look) -> Cell {
 }
 
 fn underlay(node: &Node) -> Cell {
-    let join = |list: &[std::net::IpAddr]| list.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-    let mut text = format!("{} {}", node.link, join(&node.local));
-    if node.published != node.local {
-        text.extend([format!(", published as {}", join(&node.published))]);
+    let Underlay { name, mtu, local, published, reason } = &node.underlay;
+    let join = |both: &Families<std::net::IpAddr>| {
+        both.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    };
+    let mut text = format!("{name} {}", join(local));
+    if published != local {
+        text.extend([format!(", published as {}", join(published))]);
     }
-    text.extend([format!(", MTU {}", node.link_mtu)]);
-    text.extend(node.reason.as_ref().map(|reason| format!("; {reason}")));
+    text.extend([format!(", MTU {mtu}")]);
+    if !reason.is_empty() {
+        text.extend([format!("; {reason}")]);
+    }
     Cell::new(text, Style::Plain)
 }
 
@@ -162,7 +168,7 @@ fn probes(probes: &Probes) -> Cell {
 }
 
 fn rules(firewall: &Firewall) -> Cell {
-    if firewall.manager.is_empty() {
+    if firewall.manager.is_none() {
         return Cell::new("none to keep", Style::Dim);
     }
     let place = if firewall.in_place { "in place" } else { "not in place" };
@@ -176,7 +182,7 @@ fn rules(firewall: &Firewall) -> Cell {
     };
     let is_good = firewall.in_place && firewall.problem.is_none();
     Cell::new(
-        format!("{place}{masquerade}{repairs}; {}", firewall.manager),
+        format!("{place}{masquerade}{repairs}; {}", firewall.choice),
         if is_good { Style::Plain } else { Style::Bad },
     )
 }

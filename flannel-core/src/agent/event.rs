@@ -146,8 +146,10 @@ pub enum AgentEvent {
     },
     /// Firewall rules are kept from now on.
     FirewallKept {
-        /// The manager that keeps them, and why it was chosen.
-        manager: String,
+        /// The manager that keeps them, as in [`FirewallStatus::manager`](crate::firewall::FirewallStatus::manager).
+        manager: Option<&'static str>,
+        /// The same with the reason, for people.
+        choice: String,
         /// Whether pods are masqueraded.
         masquerade: bool,
         /// Whether forwarded packets of pods are accepted.

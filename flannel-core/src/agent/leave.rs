@@ -15,9 +15,13 @@ mod seen;
 use std::fmt;
 use std::sync::Arc;
 
+use serde::ser::SerializeStruct;
+use serde::{Serialize, Serializer};
+
 use super::lock::{self, Alone, LockError};
 use super::node::Node;
 use super::setup::Setup;
+use crate::error::chain;
 use crate::kernel::{Kernel, KernelError};
 use crate::netns::Netns;
 use crate::subnet::SubnetManager;
@@ -61,6 +65,18 @@ impl fmt::Debug for LeavePlan {
             .field("notes", &self.notes)
             .field("problems", &self.problems)
             .finish_non_exhaustive()
+    }
+}
+
+impl Serialize for LeavePlan {
+    /// Serializes what is removed, what stays, and what could not be read.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut plan = serializer.serialize_struct("LeavePlan", 4)?;
+        plan.serialize_field("refused", &self.refused().map(|error| chain(error)))?;
+        plan.serialize_field("removals", &self.removals)?;
+        plan.serialize_field("notes", &self.notes)?;
+        plan.serialize_field("problems", &self.problems)?;
+        plan.end()
     }
 }
 

@@ -56,8 +56,8 @@ pub(super) fn write(event: &AgentEvent) {
         AgentEvent::LeaseLost { why } => {
             error!(error = why, "lease lost; the datapath stays, and the agent ends in a minute");
         }
-        AgentEvent::FirewallKept { manager, masquerade, forward } => {
-            info!(manager, masquerade, forward, "firewall rules are kept");
+        AgentEvent::FirewallKept { manager: _, choice, masquerade, forward } => {
+            info!(manager = choice, masquerade, forward, "firewall rules are kept");
         }
         AgentEvent::SubnetFileWritten { path, overlay_mtu, written } => {
             info!(path = %path.display(), overlay_mtu = overlay_mtu.0, written, "subnet file is in place");

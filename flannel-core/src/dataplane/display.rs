@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use serde::{Serialize, Serializer};
-
 use super::{Address, FdbEntry, Neighbour, NextHop, Object, ObjectKey, Op, Route, Through};
 
 impl fmt::Display for Object {
@@ -32,20 +30,25 @@ impl fmt::Display for Object {
 impl fmt::Display for ObjectKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Address(link, addr) => write!(f, "address {addr} on link {link}"),
-            Self::Neighbour(link, addr) => write!(f, "neighbour {addr} on link {link}"),
-            Self::Fdb(FdbEntry { link, mac, dst, .. }) => {
-                write!(f, "FDB entry {mac} to {dst} on link {link}")
-            }
-            Self::NextHop(link, gateway, _) => write!(f, "next-hop object {gateway} on link {link}"),
+            Self::Address(link, _)
+            | Self::Neighbour(link, _)
+            | Self::Fdb(FdbEntry { link, .. })
+            | Self::NextHop(link, ..) => self.write(f, link),
             Self::Route(dst, _) => write!(f, "route {dst}"),
         }
     }
 }
 
-impl Serialize for ObjectKey {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+impl ObjectKey {
+    /// Writes it with this name or number of its link.
+    pub(super) fn write(&self, f: &mut fmt::Formatter<'_>, link: impl fmt::Display) -> fmt::Result {
+        match self {
+            Self::Address(_, addr) => write!(f, "address {addr} on link {link}"),
+            Self::Neighbour(_, addr) => write!(f, "neighbour {addr} on link {link}"),
+            Self::Fdb(FdbEntry { mac, dst, .. }) => write!(f, "FDB entry {mac} to {dst} on link {link}"),
+            Self::NextHop(_, gateway, _) => write!(f, "next-hop object {gateway} on link {link}"),
+            Self::Route(dst, _) => write!(f, "route {dst} on link {link}"),
+        }
     }
 }
 

@@ -32,7 +32,7 @@ impl Event for NetworkEvent {
             E::LeaseAccepted { lease } => info!(subnet = %lease, "lease used again"),
             E::LeasesAccepted { leases } => info!(leases, "leases used again"),
             E::Repaired { objects, object, device: _, cause, took } => {
-                let object = object.map(|object| object.to_string());
+                let object = object.as_ref().map(ToString::to_string);
                 warn!(ops = objects, object, %cause, took_us = took.as_micros(), "drift repaired");
             }
             E::ObjectRefused { reason, conflict: true, .. } => warn!(error = reason, "route conflict"),

@@ -161,6 +161,11 @@ impl Managers {
         self.active.is_some()
     }
 
+    /// The chosen manager by its [`RuleManager::kind`]; `None` if there are no rules to keep.
+    pub fn kind(&self) -> Option<&'static str> {
+        self.active.as_ref().map(|active| active.kind())
+    }
+
     /// The chosen manager and the reason, for the log; empty if there are no rules to keep.
     pub fn choice(&self) -> &str {
         &self.choice

@@ -56,8 +56,10 @@ pub enum FirewallEvent {
     },
     /// The rules are kept in the other variant of iptables from now on.
     RulesMoved {
-        /// The manager, its variant, and why it was chosen.
-        manager: String,
+        /// The manager with its variant, as in [`FirewallStatus::manager`](super::FirewallStatus::manager).
+        manager: &'static str,
+        /// The same with the reason, for people.
+        choice: String,
     },
     /// Rules that an earlier run had made with another manager were removed.
     LeftoverRulesRemoved {
@@ -105,7 +107,9 @@ impl Event for FirewallEvent {
             Self::RulesLimited { reason } => {
                 warn!(note = reason, "rules of others limit the firewall rules");
             }
-            Self::RulesMoved { manager } => info!(manager, "firewall rules moved to the other variant"),
+            Self::RulesMoved { manager: _, choice } => {
+                info!(manager = choice, "firewall rules moved to the other variant");
+            }
             Self::LeftoverRulesRemoved { manager } => {
                 info!(manager, "firewall rules of an earlier run removed");
             }

@@ -156,6 +156,10 @@ impl RuleManager for Iptables {
         "iptables"
     }
 
+    fn kind(&self) -> &'static str {
+        self.found.kind.manager()
+    }
+
     async fn plan(&mut self, want: &Wanted, ours: &Ours) -> Result<Plan, FirewallError> {
         if let Some(why) = self.switch.take() {
             self.move_to_other(&why);

@@ -21,6 +21,12 @@ pub trait RuleManager: Send {
     /// Its name, for the log.
     fn name(&self) -> &'static str;
 
+    /// Its name with the variant that it uses now, such as `iptables-legacy`. It is the value of
+    /// [`FirewallStatus::manager`](super::FirewallStatus::manager).
+    fn kind(&self) -> &'static str {
+        self.name()
+    }
+
     /// Reads the present rules, and plans the changes that lead to `want`. Rules that are not ours stay.
     async fn plan(&mut self, want: &Wanted, ours: &Ours) -> Result<Plan, FirewallError>;
 

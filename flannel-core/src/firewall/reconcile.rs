@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::future::pending;
 use std::time::Duration;
 
+use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -21,6 +22,7 @@ use crate::backoff::{Backoff, Delays};
 use crate::error::chain;
 use crate::events::RepairCause;
 use crate::resync;
+use crate::times::optional_microseconds;
 
 /// Delays after failures.
 const RETRY: Delays = Delays::new(Duration::from_millis(500), Duration::from_secs(30));
@@ -28,11 +30,14 @@ const RETRY: Delays = Delays::new(Duration::from_millis(500), Duration::from_sec
 const FIGHT: (usize, Duration) = (10, Duration::from_secs(10));
 
 /// The state of the rules, for health, status and metrics.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct FirewallStatus {
-    /// The manager that keeps the rules, and why it was chosen; empty if there are none to keep.
-    pub manager: String,
+    /// The manager that keeps the rules: `nftables`, `iptables-nft`, `iptables-legacy`, or the name of one that the caller
+    /// made. `None` if there are no rules to keep.
+    pub manager: Option<&'static str>,
+    /// The manager and why it was chosen, for people; empty if there are no rules to keep.
+    pub choice: String,
     /// Whether the rules are in the kernel.
     pub in_place: bool,
     /// Why the rules may be missing or wrong; `None` if they are right.
@@ -46,6 +51,7 @@ pub struct FirewallStatus {
     /// How many times rules were put back since they were first in place.
     pub repairs: u64,
     /// How long the last repair took: from the event that made us compare to the end of the last change.
+    #[serde(rename = "last_repair_us", serialize_with = "optional_microseconds")]
     pub last_repair: Option<Duration>,
 }
 
@@ -106,8 +112,9 @@ impl std::fmt::Debug for Firewall {
 impl Firewall {
     /// Keeps the rules `wanted`. Rules in our chains that are not among `ours` stay.
     pub fn new(managers: Managers, wanted: Wanted, ours: Ours) -> Self {
-        let (manager, masquerades) = (managers.choice().to_owned(), wanted.masquerade);
-        let status = FirewallStatus { manager, masquerades, ..FirewallStatus::default() };
+        let (manager, masquerades) = (managers.kind(), wanted.masquerade);
+        let choice = managers.choice().to_owned();
+        let status = FirewallStatus { manager, choice, masquerades, ..FirewallStatus::default() };
         let status = watch::Sender::new(status);
         let choice = managers.active.as_ref().and_then(|active| active.choice()).map(str::to_owned);
         let (repairs, backoff) = (VecDeque::new(), Backoff::with(RETRY));
@@ -229,11 +236,16 @@ impl Firewall {
 
     /// Records that the manager uses another variant than before.
     fn note_choice(&mut self) {
-        let Some(choice) = self.managers.active.as_ref().and_then(|active| active.choice()) else { return };
+        let Some(active) = &self.managers.active else { return };
+        let Some(choice) = active.choice() else { return };
         let known = &mut self.choice;
         if known.as_deref().is_some_and(|known| known != choice) {
-            self.events.send(FirewallEvent::RulesMoved { manager: choice.to_owned() });
-            self.status.send_modify(|status| choice.clone_into(&mut status.manager));
+            let manager = active.kind();
+            self.events.send(FirewallEvent::RulesMoved { manager, choice: choice.to_owned() });
+            self.status.send_modify(|status| {
+                status.manager = Some(manager);
+                choice.clone_into(&mut status.choice);
+            });
         }
         *known = Some(choice.to_owned());
     }

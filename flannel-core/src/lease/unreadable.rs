@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 
+use serde::Serialize;
+
 use super::{LeaseAttrs, LeaseKey};
 use crate::repack::repack;
 
@@ -16,7 +18,7 @@ const SHOWN: usize = 20;
 const MANY: &str = "its value can't be read; why is not known any more, since there were many such records";
 
 /// An unreadable record of the store. It is unknown, not gone.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct UnreadableRecord {
     /// The key below `subnets/`, as the store has it.
     pub key: String,
@@ -169,7 +171,7 @@ impl PartialEq for UnreadableRecords {
 impl Eq for UnreadableRecords {}
 
 /// How many records are unreadable, and the first of them: what a status shows.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct UnreadableSample {
     /// How many there are.

@@ -13,8 +13,7 @@ use serde::{Serialize, Serializer};
 
 use crate::addr::{Family, PerFamily};
 use crate::lease::LeaseKey;
-use crate::status::unix_seconds;
-use crate::times::microseconds;
+use crate::times::{instant, microseconds, optional_instant, optional_microseconds, seconds};
 
 /// The upper ends of the ranges of round-trip times that [`ProbeTotals::rtt`] counts, in microseconds. A last range has
 /// what is above.
@@ -26,7 +25,7 @@ pub const RTT_BUCKETS: [u64; 11] =
 #[non_exhaustive]
 pub struct ProbeStatus {
     /// How long it takes to visit all peers once. A peer from which an answer is missing is visited sooner. Serialized
-    /// in seconds.
+    /// in whole seconds.
     #[serde(rename = "interval_s", serialize_with = "seconds")]
     pub interval: Duration,
     /// What can't be probed on this host and why, in one line each.
@@ -54,7 +53,7 @@ pub struct ProbeTotals {
     /// How many answers came through the overlay within each of [`RTT_BUCKETS`]; the last one counts those that took
     /// longer. The counts are not cumulative.
     pub rtt: [u64; RTT_BUCKETS.len() + 1],
-    /// The sum of their round-trip times. Serialized in microseconds.
+    /// The sum of their round-trip times.
     #[serde(rename = "rtt_sum_us", serialize_with = "microseconds")]
     pub rtt_sum: Duration,
 }
@@ -112,8 +111,8 @@ pub struct FamilyProbe {
     /// What was answered and what was not, from which the verdict was made, in one line each. It is empty only for
     /// [`Verdict::Untested`] and [`Verdict::Reachable`].
     pub evidence: Vec<String>,
-    /// Since when that is the verdict, by the wall clock. Serialized in seconds since 1970.
-    #[serde(serialize_with = "unix_seconds")]
+    /// Since when that is the verdict, by the wall clock.
+    #[serde(serialize_with = "instant")]
     pub since: SystemTime,
     /// Through the overlay, as pods' packets travel.
     pub overlay: WayProbe,
@@ -134,13 +133,13 @@ impl FamilyProbe {
 pub struct WayProbe {
     /// The address that is probed.
     pub target: IpAddr,
-    /// The round-trip time of the last answer; `None` if there was none. Serialized in microseconds.
-    #[serde(rename = "rtt_us", serialize_with = "maybe_microseconds")]
+    /// The round-trip time of the last answer; `None` if there was none.
+    #[serde(rename = "rtt_us", serialize_with = "optional_microseconds")]
     pub rtt: Option<Duration>,
     /// How many percent of the last 32 small packets (fewer soon after the start) were not answered.
     pub loss_percent: u8,
-    /// When the last answer came, by the wall clock. Serialized in seconds since 1970.
-    #[serde(serialize_with = "maybe_unix_seconds")]
+    /// When the last answer came, by the wall clock.
+    #[serde(serialize_with = "optional_instant")]
     pub last_answer: Option<SystemTime>,
 }
 
@@ -370,27 +369,6 @@ impl Serialize for ProbeList {
     }
 }
 
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
-}
-
-#[expect(clippy::ref_option, reason = "serde hands over the field as it is")]
-fn maybe_microseconds<S: Serializer>(time: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
-    time.map(micros).serialize(serializer)
-}
-
-fn seconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    time.as_secs_f64().serialize(serializer)
-}
-
-#[expect(clippy::ref_option, reason = "serde hands over the field as it is")]
-fn maybe_unix_seconds<S: Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
-    match time {
-        Some(time) => unix_seconds(time, serializer),
-        None => serializer.serialize_none(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -436,7 +414,7 @@ mod tests {
         peers.put(PeerProbe { lease: "10.5.2.0-24".parse().unwrap(), families });
         assert_eq!(
             serde_json::to_string(&peers).unwrap(),
-            r#"[{"lease":"10.5.2.0-24","v4":{"verdict":"mtu-hole","at_most":1350,"evidence":["1351 bytes are lost"],"since":1.5,"overlay":{"target":"10.5.2.0","rtt_us":120,"loss_percent":0,"last_answer":1.5},"underlay":{"target":"192.0.2.2","rtt_us":null,"loss_percent":100,"last_answer":null}}}]"#
+            r#"[{"lease":"10.5.2.0-24","v4":{"verdict":"mtu-hole","at_most":1350,"evidence":["1351 bytes are lost"],"since":"1970-01-01T00:00:01.500Z","overlay":{"target":"10.5.2.0","rtt_us":120,"loss_percent":0,"last_answer":"1970-01-01T00:00:01.500Z"},"underlay":{"target":"192.0.2.2","rtt_us":null,"loss_percent":100,"last_answer":null}}}]"#
         );
     }
 }

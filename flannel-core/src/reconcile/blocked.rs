@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::addr::{Family, PerFamily};
 use crate::backoff::Delays;
-use crate::dataplane::ObjectKey;
+use crate::dataplane::{NamedObject, ObjectKey};
 use crate::lease::LeaseKey;
 use crate::status::{Harm, Listed, Problem, Reason, RefusedObject, Subject};
 
@@ -42,6 +42,8 @@ pub(super) enum Needed {
 
 #[derive(Debug)]
 struct Block {
+    /// The name of its device.
+    device: Option<String>,
     /// The kernel's errno, positive.
     errno: i32,
     reason: Reason,
@@ -73,7 +75,8 @@ impl Block {
             Needed::By(peers) => peers.first().copied(),
             _ => None,
         };
-        let problem = Problem::new(Subject::Object(*key), harm, self.reason.clone());
+        let object = NamedObject::new(*key, self.device.clone());
+        let problem = Problem::new(Subject::Object(object), harm, self.reason.clone());
         Problem { peer, ..problem.of(family(key)) }
     }
 }
@@ -83,13 +86,14 @@ impl Blocked {
     /// `at_once` it counts for readiness from now on, otherwise only if it lasts.
     pub(super) fn add(
         &mut self,
-        key: ObjectKey,
+        object: NamedObject,
         errno: i32,
         reason: Reason,
         needed: Needed,
         at_once: bool,
         now: Instant,
     ) -> bool {
+        let NamedObject { key, device } = object;
         let before = self.unlist(&key);
         let news = before.as_ref().is_none_or(|before| before.reason != reason);
         let since = before.as_ref().map_or(now, |before| before.since);
@@ -98,7 +102,7 @@ impl Blocked {
             || before.is_some_and(|before| before.settled)
             || now.saturating_duration_since(since) >= SETTLED;
         let until = now + backoff(attempts);
-        let block = Block { errno, reason, needed, attempts: attempts + 1, since, until, settled };
+        let block = Block { device, errno, reason, needed, attempts: attempts + 1, since, until, settled };
         if let Needed::By(peers) = &block.needed
             && settled
         {
@@ -187,7 +191,8 @@ impl Blocked {
     /// Why the kernel refuses an object.
     pub(super) fn refused(&self, key: &ObjectKey) -> Option<RefusedObject> {
         let block = self.blocks.get(key)?;
-        Some(RefusedObject { object: *key, errno: block.errno, reason: block.reason.to_string() })
+        let object = NamedObject::new(*key, block.device.clone());
+        Some(RefusedObject { object, errno: block.errno, reason: block.reason.to_string() })
     }
 
     /// Whether there are none.

@@ -11,7 +11,7 @@ use super::repair::Tally;
 use super::work::{Objects, Why};
 use super::{Driver, Reconciler};
 use crate::addr::MacAddr;
-use crate::dataplane::{Dataplane, Object, ObjectKey, Op, plan, plan_keys};
+use crate::dataplane::{Dataplane, NamedObject, Object, ObjectKey, Op, plan, plan_keys};
 use crate::events::NetworkEvent;
 use crate::kernel::{KernelError, Refusal};
 use crate::lease::Unknown;
@@ -254,7 +254,7 @@ impl<D: Driver> Reconciler<D> {
                 continue;
             }
             if self.blocked.remove(&key) {
-                self.events.send(NetworkEvent::ObjectAccepted { object: key });
+                self.events.send(NetworkEvent::ObjectAccepted { object: self.named(op.object()) });
             } else {
                 done.add(op);
             }
@@ -326,11 +326,22 @@ impl<D: Driver> Reconciler<D> {
             Needed::By(peers) => peers.first().copied(),
             Needed::ByUs | Needed::ByNobody => None,
         };
-        let (object, text) = (op.key(), reason.to_string());
-        if self.blocked.add(object, errno, reason, needed, at_once, now) {
+        let (object, text) = (self.named(op.object()), reason.to_string());
+        if self.blocked.add(object.clone(), errno, reason, needed, at_once, now) {
             self.events.send(NetworkEvent::ObjectRefused { object, peer, errno, reason: text, conflict });
         }
-        self.mark_users([object]);
+        self.mark_users([op.key()]);
+    }
+
+    /// An object with the name of its device, as far as that is known.
+    pub(super) fn named(&self, object: &Object) -> NamedObject {
+        let name = |link| {
+            let device = self.devices.shown.iter().find(|device| device.link == link);
+            let underlay =
+                self.underlay.as_ref().map(|follower| &follower.current).filter(|it| it.link == link);
+            device.map(|device| &device.name).or(underlay.map(|underlay| &underlay.name)).cloned()
+        };
+        NamedObject::new(object.key(), object.link().and_then(name))
     }
 
     /// Who needs the object of an operation.
@@ -361,7 +372,7 @@ impl<D: Driver> Reconciler<D> {
             if cause.why == Why::Resync {
                 self.repair.found_by_resync();
             }
-            self.repair.add(ops, object, &kinds);
+            self.repair.add(ops, object.map(|object| self.named(&object)), &kinds);
         }
     }
 
@@ -415,7 +426,7 @@ fn explain(refusal: &Refusal) -> Reason {
 struct Done {
     ops: usize,
     /// One of them.
-    object: Option<ObjectKey>,
+    object: Option<Object>,
     /// How many of each kind.
     kinds: Tally,
     /// Whether there were operations other than new neighbour and FDB entries.
@@ -425,7 +436,7 @@ struct Done {
 impl Done {
     fn add(&mut self, op: &Op) {
         self.ops += 1;
-        self.object = self.object.or(Some(op.key()));
+        self.object = self.object.or(Some(*op.object()));
         self.kinds[RepairKind::from(&op.key()) as usize] += 1;
         self.more_than_entries |= !matches!(op, Op::Create(Object::Neighbour(_) | Object::Fdb(_)));
     }

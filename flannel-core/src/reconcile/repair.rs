@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::dataplane::ObjectKey;
+use crate::dataplane::NamedObject;
 use crate::events::{NetworkEvent, RepairCause};
 use crate::status::{RepairCounts, RepairKind};
 
@@ -14,7 +14,7 @@ use crate::status::{RepairCounts, RepairKind};
 pub(super) struct Repair {
     since: Option<(Instant, RepairCause)>,
     objects: usize,
-    object: Option<ObjectKey>,
+    object: Option<NamedObject>,
     device: bool,
     /// How many things of each kind.
     kinds: Tally,
@@ -37,9 +37,9 @@ impl Repair {
     }
 
     /// Adds repaired objects, of which `object` is one.
-    pub(super) fn add(&mut self, objects: usize, object: Option<ObjectKey>, kinds: &Tally) {
+    pub(super) fn add(&mut self, objects: usize, object: Option<NamedObject>, kinds: &Tally) {
         self.objects += objects;
-        self.object = self.object.or(object);
+        self.object = self.object.take().or(object);
         self.kinds.iter_mut().zip(kinds).for_each(|(all, more)| *all += more);
     }
 

@@ -155,7 +155,8 @@ impl<D: Driver> Reconciler<D> {
             let foreign = shown(&holder, &links);
             let reason: Reason = match self.replaced.decide(key, holder, now) {
                 Verdict::PutBack => {
-                    self.events.send(NetworkEvent::RouteReplaced { route: key, foreign });
+                    let route = self.named(&desired);
+                    self.events.send(NetworkEvent::RouteReplaced { route, foreign });
                     // The kernel does not accept two equal routes.
                     let behind =
                         behind.iter().copied().map(Object::Route).filter(|route| self.is_ours(route));

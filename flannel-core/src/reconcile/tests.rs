@@ -52,10 +52,12 @@ fn route_of(link: LinkIndex, key: &LeaseKey) -> Object {
 impl Driver for OneDevice {
     async fn ensure_devices(&mut self, kernel: &mut dyn Kernel) -> Result<Devices, KernelError> {
         let before = self.link;
-        self.link = kernel.link("tun0").await?.map(|link| link.index);
+        let link = kernel.link("tun0").await?;
+        self.link = link.as_ref().map(|link| link.index);
+        let shown = link.iter().map(|link| DeviceStatus::of(link, true)).collect();
         let problem = self.link.is_none().then(|| "tun0 is missing".to_owned());
         let changed = before != self.link;
-        Ok(Devices { links: self.link.into_iter().collect(), changed, problem, ..Devices::default() })
+        Ok(Devices { links: self.link.into_iter().collect(), shown, changed, problem, ..Devices::default() })
     }
 
     fn set_lease(&mut self, _: &Lease) {}

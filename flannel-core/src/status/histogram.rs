@@ -82,12 +82,12 @@ impl PartialEq for Histogram {
 impl Eq for Histogram {}
 
 impl Serialize for Histogram {
-    /// Serialises how many there were, and their sum in seconds.
+    /// Serialises how many there were, and their sum in microseconds.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let read = self.read();
         let mut fields = serializer.serialize_struct("Histogram", 2)?;
         fields.serialize_field("count", &read.count())?;
-        fields.serialize_field("sum_s", &read.sum.as_secs_f64())?;
+        fields.serialize_field("sum_us", &u64::try_from(read.sum.as_micros()).unwrap_or(u64::MAX))?;
         fields.end()
     }
 }
@@ -114,6 +114,6 @@ mod tests {
     fn the_text_form_is_count_and_sum() {
         let histogram = Histogram::default();
         histogram.observe(Duration::from_millis(1500));
-        assert_eq!(serde_json::to_string(&histogram).unwrap(), r#"{"count":1,"sum_s":1.5}"#);
+        assert_eq!(serde_json::to_string(&histogram).unwrap(), r#"{"count":1,"sum_us":1500000}"#);
     }
 }

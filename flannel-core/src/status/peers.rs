@@ -6,14 +6,15 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use rpds::RedBlackTreeMapSync;
 use serde::{Serialize, Serializer};
 
 use crate::addr::{MacAddr, PerFamily};
-use crate::dataplane::ObjectKey;
+use crate::dataplane::NamedObject;
 use crate::lease::LeaseKey;
+use crate::times::instant;
 
 /// One peer: the lease of another node, and its state on this node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -31,11 +32,11 @@ pub struct PeerStatus {
     pub state: PeerState,
     /// The way that packets to its pods take, for each family by which it is reached.
     pub path: PerFamily<PeerPath>,
-    /// Since when it is in this state, by the wall clock. Serialized in seconds since 1970.
-    #[serde(serialize_with = "unix_seconds")]
+    /// Since when it is in this state, by the wall clock.
+    #[serde(serialize_with = "instant")]
     pub since: SystemTime,
     /// When the lease was seen first in this run, or when its attributes changed last.
-    #[serde(serialize_with = "unix_seconds")]
+    #[serde(serialize_with = "instant")]
     pub changed: SystemTime,
 }
 
@@ -78,7 +79,7 @@ impl PeerState {
 #[non_exhaustive]
 pub struct RefusedObject {
     /// The object.
-    pub object: ObjectKey,
+    pub object: NamedObject,
     /// The kernel's errno, positive.
     pub errno: i32,
     /// Why, and what to do.
@@ -207,15 +208,12 @@ impl Serialize for PeerList {
     }
 }
 
-/// Whole milliseconds are enough.
-pub(crate) fn unix_seconds<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    serializer.serialize_f64(Duration::from_millis(since.as_millis() as u64).as_secs_f64())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::dataplane::ObjectKey;
 
     fn peer(n: u32) -> PeerStatus {
         let lease = format!("10.{}.{}.0-24", n / 256, n % 256).parse().unwrap();
@@ -242,14 +240,15 @@ mod tests {
 
     #[test]
     fn the_text_form_is_flat() {
-        let object = ObjectKey::Route("10.5.2.0/24".parse().unwrap(), 0);
+        let route = ObjectKey::Route("10.5.2.0/24".parse().unwrap(), 0);
+        let object = NamedObject::new(route, Some("flannel.1".to_owned()));
         let refused = RefusedObject { object, errno: libc::EEXIST, reason: "in the way".into() };
         let path = PerFamily { v4: Some(PeerPath::new("vxlan")), v6: None };
         let since = SystemTime::UNIX_EPOCH + Duration::from_millis(1500);
         let entry = PeerStatus { state: PeerState::Refused(Box::new(refused)), path, since, ..peer(2) };
         assert_eq!(
             serde_json::to_string(&[entry].into_iter().collect::<PeerList>()).unwrap(),
-            r#"[{"lease":"10.0.2.0-24","underlay":{"v4":"192.0.2.1"},"state":"refused","object":"route 10.5.2.0/24","errno":17,"reason":"in the way","path":{"v4":"vxlan"},"since":1.5,"changed":0.0}]"#
+            r#"[{"lease":"10.0.2.0-24","underlay":{"v4":"192.0.2.1"},"state":"refused","object":{"kind":"route","destination":"10.5.2.0/24","metric":0,"device":"flannel.1"},"errno":17,"reason":"in the way","path":{"v4":"vxlan"},"since":"1970-01-01T00:00:01.500Z","changed":"1970-01-01T00:00:00.000Z"}]"#
         );
     }
 }

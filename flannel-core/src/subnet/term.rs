@@ -4,21 +4,21 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use crate::status::unix_seconds;
+use crate::times::instant;
 
 /// Two terms count as the same if their times differ by no more than this: stores count in whole seconds, and requests
 /// take time.
 const TOLERANCE: Duration = Duration::from_secs(2);
 
-/// When a lease was renewed last and when it ends, by this host's wall clock. In the text form seconds since 1970.
+/// When a lease was renewed last and when it ends, by this host's wall clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct LeaseTerm {
     /// When it was created or renewed last.
-    #[serde(serialize_with = "unix_seconds")]
+    #[serde(serialize_with = "instant")]
     pub renewed: SystemTime,
     /// When it ends, and others may take its subnets, unless it is renewed before.
-    #[serde(serialize_with = "unix_seconds")]
+    #[serde(serialize_with = "instant")]
     pub expires: SystemTime,
 }
 
@@ -58,6 +58,6 @@ mod tests {
         let ahead = LeaseTerm::new(start, 2 * day, day);
         assert_eq!((ahead.renewed, ahead.expires), (start, start + 2 * day));
         let json = serde_json::to_string(&LeaseTerm::new(SystemTime::UNIX_EPOCH + day, day, day)).unwrap();
-        assert_eq!(json, r#"{"renewed":86400.0,"expires":172800.0}"#);
+        assert_eq!(json, r#"{"renewed":"1970-01-02T00:00:00.000Z","expires":"1970-01-03T00:00:00.000Z"}"#);
     }
 }

@@ -2,10 +2,12 @@
 
 use std::net::IpAddr;
 
+use serde::Serialize;
+
 use crate::addr::{Family, LinkIndex, Mtu, PerFamily};
 
 /// The link and addresses that carry encapsulated packets between nodes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Underlay {
     /// The link's name.

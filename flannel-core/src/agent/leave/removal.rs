@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+use serde::ser::SerializeStruct;
+use serde::{Serialize, Serializer};
+
 use crate::addr::{LinkIndex, Vni};
 use crate::dataplane::Route;
 use crate::firewall::Step;
@@ -17,6 +20,17 @@ pub struct Removal {
     pub commands: Vec<String>,
     /// How it is removed.
     pub(super) action: Action,
+}
+
+impl Serialize for Removal {
+    /// Serializes what it is, its commands, and the lease that it releases.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut removal = serializer.serialize_struct("Removal", 3)?;
+        removal.serialize_field("what", &self.what)?;
+        removal.serialize_field("commands", &self.commands)?;
+        removal.serialize_field("lease", &self.lease())?;
+        removal.end()
+    }
 }
 
 impl Removal {
@@ -63,5 +77,23 @@ impl Plan {
         self.removals.append(&mut other.removals);
         self.notes.append(&mut other.notes);
         self.problems.append(&mut other.problems);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_can_be_shown_to_programs() {
+        let removal = Removal {
+            what: "files".to_owned(),
+            commands: vec!["rm -f /run/flannel/subnet.env".to_owned()],
+            action: Action::File(PathBuf::from("/run/flannel/subnet.env")),
+        };
+        assert_eq!(
+            serde_json::to_string(&removal).unwrap(),
+            r#"{"what":"files","commands":["rm -f /run/flannel/subnet.env"],"lease":null}"#
+        );
     }
 }

@@ -77,8 +77,8 @@ impl Life {
         let wanted = if managers.keeps_any() { self.firewall.wanted(now) } else { keeps_none };
         if !wanted.is_empty() {
             let Wanted { masquerade, forward, .. } = wanted;
-            let manager = managers.choice().to_owned();
-            self.board.emit(AgentEvent::FirewallKept { manager, masquerade, forward });
+            let (manager, choice) = (managers.kind(), managers.choice().to_owned());
+            self.board.emit(AgentEvent::FirewallKept { manager, choice, masquerade, forward });
         }
         before.push(now);
         Ok(Firewall::new(managers, wanted, Ours::Of(before)).telling(self.board.sender()))

@@ -463,9 +463,10 @@ async fn a_renewal_of_the_lease_is_an_event_and_its_end_is_in_the_status() {
     let status = test.status();
     assert_eq!(status.store.as_ref().unwrap().lease_term, Some(term(46)));
     let json = serde_json::to_value(&*status).unwrap();
-    let seconds = |hours: u64| ((500_000 + hours) * 3600) as f64;
     let told = &json["store"]["lease_term"];
-    assert_eq!((told["renewed"].as_f64(), told["expires"].as_f64()), (Some(seconds(46)), Some(seconds(70))));
+    let at = |hours: u32| Some(crate::times::rfc3339(begin + hours * hour));
+    let shown = |name: &str| told[name].as_str().map(str::to_owned);
+    assert_eq!((shown("renewed"), shown("expires")), (at(46), at(70)));
     // A lease that was lost and taken again is no renewal.
     test.fake.store.send_modify(|status| status.lease_term = None);
     test.wait(1).await;

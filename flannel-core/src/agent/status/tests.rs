@@ -1,3 +1,5 @@
+mod json;
+
 use std::sync::Arc;
 use std::time::SystemTime;
 

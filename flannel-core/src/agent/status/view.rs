@@ -1,22 +1,25 @@
-//! The JSON form of the status: addresses as text. Times of the runtime's clock are seconds since then (`for_s`, `.._s_ago`), those
-//! of the wall clock seconds since 1970. The network's part is [`NetworkStatus`] itself, with an entry a peer.
+//! The JSON form of the status, which `docs/status-json.md` describes. Names are those of the fields in Rust; a duration has
+//! its unit in its name, and an instant is RFC 3339 text. Instants of the runtime's clock, which counts on when the wall
+//! clock jumps, become those of the wall clock by how long ago they were.
 
-use std::net::IpAddr;
+use std::time::SystemTime;
 
 use serde::{Serialize, Serializer};
 use tokio::time::Instant;
 
 use super::{AgentStatus, Phase, Readiness};
-use crate::addr::{Mtu, PerFamily};
+use crate::addr::{Mtu, PerFamily, Subnet};
 use crate::agent::node::Node;
-use crate::backend::NetworkStatus;
+use crate::backend::{NetworkStatus, Underlay};
 use crate::firewall::FirewallStatus;
+use crate::lease::{LeaseKey, UnreadableSample};
 use crate::probe::ProbeStatus;
 use crate::subnet::{LeaseTerm, StoreRequests, StoreStatus};
+use crate::times::rfc3339;
 
 impl Serialize for AgentStatus {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        View::of(self, Instant::now()).serialize(serializer)
+        View::of(self, Now::new()).serialize(serializer)
     }
 }
 
@@ -26,8 +29,34 @@ impl Serialize for Node {
     }
 }
 
+impl Serialize for StoreStatus {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        StoreView::of(self, Now::new()).serialize(serializer)
+    }
+}
+
+/// One moment by both clocks.
+#[derive(Clone, Copy)]
+struct Now {
+    clock: Instant,
+    wall: SystemTime,
+}
+
+impl Now {
+    fn new() -> Self {
+        Self { clock: Instant::now(), wall: SystemTime::now() }
+    }
+
+    /// An instant of the runtime's clock as text.
+    fn text(self, instant: Instant) -> String {
+        let ago = self.clock.saturating_duration_since(instant);
+        rfc3339(self.wall.checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH))
+    }
+}
+
 #[derive(Serialize)]
 struct View<'a> {
+    time: String,
     phase: &'a Phase,
     ready: bool,
     #[serde(flatten)]
@@ -36,14 +65,15 @@ struct View<'a> {
     store_place: Option<&'a str>,
     store: Option<StoreView<'a>>,
     network: Option<&'a NetworkStatus>,
-    firewall: Option<FirewallView<'a>>,
+    firewall: Option<&'a FirewallStatus>,
     probes: Option<&'a ProbeStatus>,
 }
 
 impl<'a> View<'a> {
-    fn of(status: &'a AgentStatus, now: Instant) -> Self {
-        let readiness = super::readiness(now, status);
+    fn of(status: &'a AgentStatus, now: Now) -> Self {
+        let readiness = super::readiness(now.clock, status);
         Self {
+            time: rfc3339(now.wall),
             phase: &status.phase,
             ready: readiness.is_ready(),
             readiness,
@@ -51,7 +81,7 @@ impl<'a> View<'a> {
             store_place: status.store_place.as_deref(),
             store: status.store.as_ref().map(|store| StoreView::of(store, now)),
             network: status.network.as_ref(),
-            firewall: status.firewall.as_ref().map(FirewallView::of),
+            firewall: status.firewall.as_ref(),
             probes: status.probes.as_ref(),
         }
     }
@@ -59,31 +89,23 @@ impl<'a> View<'a> {
 
 #[derive(Serialize)]
 struct NodeView<'a> {
-    lease: String,
-    networks: Vec<String>,
+    lease: LeaseKey,
+    subnets: PerFamily<Subnet>,
+    networks: PerFamily<Subnet>,
     backend: &'a str,
     overlay_mtu: Mtu,
-    link: &'a str,
-    link_mtu: Mtu,
-    local: Vec<IpAddr>,
-    published: Vec<IpAddr>,
-    /// Why this underlay was chosen.
-    reason: &'a str,
+    underlay: &'a Underlay,
 }
 
 impl<'a> NodeView<'a> {
     fn of(node: &'a Node) -> Self {
-        let list = |addresses: &PerFamily<IpAddr>| addresses.iter().map(|(_, addr)| *addr).collect();
         Self {
-            lease: node.lease.key.to_string(),
-            networks: node.networks.iter().map(|(_, network)| network.to_string()).collect(),
+            lease: node.lease.key,
+            subnets: node.lease.key.subnets(),
+            networks: node.networks,
             backend: &node.backend,
             overlay_mtu: node.overlay_mtu,
-            link: &node.underlay.name,
-            link_mtu: node.underlay.mtu,
-            local: list(&node.underlay.local),
-            published: list(&node.underlay.published),
-            reason: &node.underlay.reason,
+            underlay: &node.underlay,
         }
     }
 }
@@ -91,12 +113,12 @@ impl<'a> NodeView<'a> {
 #[derive(Serialize)]
 struct StoreView<'a> {
     connected: bool,
-    /// For how long that is so.
-    for_s: u64,
-    confirmed_s_ago: Option<u64>,
+    since: String,
+    confirmed: Option<String>,
     problem: Option<&'a str>,
-    unreadable: usize,
-    missing: usize,
+    unreadable: &'a UnreadableSample,
+    missing: &'a [String],
+    missing_count: usize,
     lease_term: Option<LeaseTerm>,
     lease_unkept: Option<&'a str>,
     lease_lost: Option<&'a str>,
@@ -105,47 +127,20 @@ struct StoreView<'a> {
 }
 
 impl<'a> StoreView<'a> {
-    fn of(store: &'a StoreStatus, now: Instant) -> Self {
-        let since = |time: Instant| now.saturating_duration_since(time).as_secs();
+    fn of(store: &'a StoreStatus, now: Now) -> Self {
         Self {
             connected: store.connected,
-            for_s: since(store.since),
-            confirmed_s_ago: store.confirmed.map(since),
+            since: now.text(store.since),
+            confirmed: store.confirmed.map(|instant| now.text(instant)),
             problem: Some(store.problem.as_str()).filter(|problem| !problem.is_empty()),
-            unreadable: store.unreadable.count,
-            missing: store.missing_count,
+            unreadable: &store.unreadable,
+            missing: &store.missing,
+            missing_count: store.missing_count,
             lease_term: store.lease_term,
             lease_unkept: store.lease_unkept.as_deref(),
             lease_lost: store.lease_lost.as_deref(),
             clock: store.clock.as_deref(),
             requests: &store.requests,
-        }
-    }
-}
-
-#[derive(Serialize)]
-struct FirewallView<'a> {
-    manager: &'a str,
-    in_place: bool,
-    masquerades: bool,
-    problem: Option<&'a str>,
-    notes: &'a [String],
-    obstacles: Vec<String>,
-    repairs: u64,
-    last_repair_us: Option<u128>,
-}
-
-impl<'a> FirewallView<'a> {
-    fn of(firewall: &'a FirewallStatus) -> Self {
-        Self {
-            manager: &firewall.manager,
-            in_place: firewall.in_place,
-            masquerades: firewall.masquerades,
-            problem: firewall.problem.as_deref(),
-            notes: &firewall.notes,
-            obstacles: firewall.obstacles.iter().map(ToString::to_string).collect(),
-            repairs: firewall.repairs,
-            last_repair_us: firewall.last_repair.map(|took| took.as_micros()),
         }
     }
 }

@@ -28,6 +28,14 @@ pub(super) enum Kind {
 impl Kind {
     const ALL: [Self; 2] = [Self::Nft, Self::Legacy];
 
+    /// The name of the manager with this variant.
+    pub(super) fn manager(self) -> &'static str {
+        match self {
+            Self::Nft => "iptables-nft",
+            Self::Legacy => "iptables-legacy",
+        }
+    }
+
     pub(super) fn other(self) -> Self {
         match self {
             Self::Nft => Self::Legacy,

@@ -140,7 +140,11 @@ impl Bed {
 async fn looks_when_told_and_once_a_minute_and_ends_when_told() {
     let mut bed = Bed::new(vec![change()], Vec::new());
     let status = bed.until(|status| status.in_place).await;
-    assert_eq!((status.repairs, status.manager.as_str()), (0, "fake"), "the first is no repair");
+    assert_eq!(
+        (status.repairs, status.manager, &*status.choice),
+        (0, Some("fake"), "fake"),
+        "the first is no repair"
+    );
     bed.announce().await;
     assert_eq!(bed.looks(), 2);
     tokio::time::sleep(Duration::from_secs(50)).await;

@@ -60,7 +60,7 @@ async fn each_peer_has_an_entry_that_says_how_it_is() {
     let states = |bench: &Bench| [0, 1, 3, 4, 6].map(|n| bench.state(&key(n)));
     assert_eq!(states(&bench), ["programmed", "programmed", "refused", "rejected", "rejected"]);
     let PeerState::Refused(refused) = bench.peer(&key(3)).unwrap().state else { panic!() };
-    assert_eq!((refused.object, refused.errno), (hooked, libc::EPERM));
+    assert_eq!((refused.object.key, refused.errno), (hooked, libc::EPERM));
     let programmed = bench.peer(&key(0)).unwrap();
     assert_eq!(programmed.path.v4.as_ref().unwrap().as_str(), "one", "the backend's own way");
     let PeerState::Rejected(rejected) = bench.peer(&key(6)).unwrap().state else { panic!() };
@@ -81,7 +81,7 @@ async fn each_peer_has_an_entry_that_says_how_it_is() {
     bench.told().await;
     let changed = bench.peer(&key(0)).unwrap();
     assert!(changed.changed > programmed.changed);
-    assert_eq!(changed, PeerStatus { changed: changed.changed, ..programmed });
+    assert_eq!(changed, PeerStatus { changed: changed.changed, vteps: changed.vteps, ..programmed });
 }
 
 #[tokio::test(start_paused = true)]
@@ -95,21 +95,24 @@ async fn what_happens_is_told_as_it_happens() {
     let route = route_of(bench.link, &lease_2).key();
     bench.kernel.delete(&route, true);
     bench.told().await;
+    let named = Some((route, Some("tun0".to_owned())));
     let repaired = |event: &NetworkEvent| match event {
-        NetworkEvent::Repaired { objects, object, device: false, cause, .. } => (*objects, *object, *cause),
+        NetworkEvent::Repaired { objects, object, device: false, cause, .. } => {
+            (*objects, object.clone().map(|it| (it.key, it.device)), *cause)
+        }
         other => panic!("{other:?}"),
     };
     let events = bench.events();
-    assert_eq!(events.iter().map(repaired).collect::<Vec<_>>(), [(1, Some(route), RepairCause::Announced)]);
+    assert_eq!(events.iter().map(repaired).collect::<Vec<_>>(), [(1, named.clone(), RepairCause::Announced)]);
     bench.kernel.delete(&route, false);
     tokio::time::sleep(Duration::from_secs(67)).await;
     let events = bench.events();
-    assert_eq!(events.iter().map(repaired).collect::<Vec<_>>(), [(1, Some(route), RepairCause::Resync)]);
+    assert_eq!(events.iter().map(repaired).collect::<Vec<_>>(), [(1, named.clone(), RepairCause::Resync)]);
     bench.kernel.delete(&route, false);
     bench.kernel.overrun();
     bench.told().await;
     let events = bench.events();
-    assert_eq!(events.iter().map(repaired).collect::<Vec<_>>(), [(1, Some(route), RepairCause::Overrun)]);
+    assert_eq!(events.iter().map(repaired).collect::<Vec<_>>(), [(1, named.clone(), RepairCause::Overrun)]);
 
     bench.kernel.refuse(move |op| (op.key() == route).then_some(libc::EPERM));
     bench.kernel.delete(&route, true);
@@ -124,7 +127,8 @@ async fn what_happens_is_told_as_it_happens() {
     else {
         panic!("{events:?}")
     };
-    assert_eq!((*object, *peer, *errno, *accepted), (route, Some(lease_2), libc::EPERM, route));
+    assert_eq!((object.key, *peer, *errno), (route, Some(lease_2), libc::EPERM));
+    assert_eq!(accepted, object);
 
     bench.send(LeaseUpdate::Put(unreadable(0)));
     bench.told().await;
