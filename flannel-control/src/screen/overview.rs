@@ -159,10 +159,7 @@ fn probes(probes: &Probes) -> Cell {
     let counts: Vec<_> = counts.map(|(verdict, number)| format!("{} {verdict}", count(*number))).collect();
     let found = if counts.is_empty() { "nothing yet".to_owned() } else { counts.join(", ") };
     Cell::new(
-        format!(
-            "{found}; each peer within {}",
-            age(Duration::try_from_secs_f64(probes.interval_s).unwrap_or_default())
-        ),
+        format!("{found}; each peer within {}", age(Duration::from_millis(probes.interval_ms))),
         Style::Plain,
     )
 }

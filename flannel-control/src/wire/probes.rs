@@ -12,8 +12,8 @@ use super::Moment;
 #[serde(default)]
 #[non_exhaustive]
 pub struct Probes {
-    /// In how many seconds all peers are visited once.
-    pub interval_s: f64,
+    /// In how many milliseconds all peers are visited once.
+    pub interval_ms: u64,
     /// What can't be probed on this host.
     pub notes: Vec<String>,
     /// How many verdicts of each kind there are.

@@ -13,7 +13,7 @@ use serde::{Serialize, Serializer};
 
 use crate::addr::{Family, PerFamily};
 use crate::lease::LeaseKey;
-use crate::times::{instant, microseconds, optional_instant, optional_microseconds, seconds};
+use crate::times::{instant, microseconds, milliseconds, optional_instant, optional_microseconds};
 
 /// The upper ends of the ranges of round-trip times that [`ProbeTotals::rtt`] counts, in microseconds. A last range has
 /// what is above.
@@ -25,8 +25,8 @@ pub const RTT_BUCKETS: [u64; 11] =
 #[non_exhaustive]
 pub struct ProbeStatus {
     /// How long it takes to visit all peers once. A peer from which an answer is missing is visited sooner. Serialized
-    /// in whole seconds.
-    #[serde(rename = "interval_s", serialize_with = "seconds")]
+    /// in milliseconds.
+    #[serde(rename = "interval_ms", serialize_with = "milliseconds")]
     pub interval: Duration,
     /// What can't be probed on this host and why, in one line each.
     pub notes: Vec<String>,
