@@ -349,8 +349,9 @@ impl Monitor {
     pub(crate) fn seen(&self) -> Vec<String> {
         let log = self.0.log();
         // The kernel drops neighbours of multicast groups when it likes.
-        // It also has neighbours of its own on a link without addresses to resolve, as long as packets go there.
-        let written = |line: &&str| is_flannels(line) && !line.contains("ff02::") && !line.contains(" NOARP");
+        // It also has neighbours of its own, as long as packets go to them or come from them: ours are permanent.
+        let is_learned = |line: &str| line.contains(" lladdr ") && !line.contains("PERMANENT");
+        let written = |line: &&str| is_flannels(line) && !line.contains("ff02::") && !is_learned(line);
         log.lines().filter(written).map(str::to_owned).collect()
     }
 }

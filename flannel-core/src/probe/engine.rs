@@ -3,6 +3,9 @@
 //! It is one task with one set of sockets, whatever the number of peers. Each target (a peer in one family) is either
 //! waiting for its next visit or for the answers of its present one, so there is one point in time a target.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -122,6 +125,9 @@ pub(crate) struct Prober {
     shown: ProbeStatus,
     is_changed: bool,
     changes: Vec<ProbeEvent>,
+    /// Of whom it was told last that packets are lost. They stay while their lease does, whatever becomes of the target: its
+    /// end is news.
+    troubled: BTreeSet<(LeaseKey, Family)>,
     sockets: PerFamily<FamilySockets>,
     secret: u64,
     next_number: u32,
@@ -176,6 +182,7 @@ impl Prober {
             shown,
             is_changed: false,
             changes: Vec::new(),
+            troubled: BTreeSet::new(),
             sockets,
             secret: fastrand::u64(..),
             next_number: 0,
@@ -287,6 +294,7 @@ impl Prober {
         for id in gone {
             self.forget(id);
         }
+        self.troubled.retain(|(lease, _)| peers.get(lease).is_some());
         let sweep = pace::first_sweep(new.len());
         for id in new {
             self.wake_at(id, now + sweep.mul_f64(fastrand::f64()));
@@ -597,9 +605,16 @@ impl Prober {
         // Some jitter, so that nodes that started together don't stay together.
         let wait = wait.mul_f64(0.95 + 0.1 * fastrand::f64());
         if before.severity() != verdict.severity() {
-            let is_news = before != Verdict::Untested || verdict.is_trouble();
-            if is_news {
-                let (lease, family, evidence) = (target.lease, target.family, target.track.evidence.clone());
+            let key @ (lease, family) = (target.lease, target.family);
+            let was_troubled = if verdict.is_trouble() {
+                self.troubled.insert(key);
+                false
+            } else {
+                self.troubled.remove(&key)
+            };
+            // That a new peer is reached is none.
+            if before != Verdict::Untested || verdict.is_trouble() || was_troubled {
+                let evidence = target.track.evidence.clone();
                 self.changes.push(ProbeEvent::Judged { lease, family, before, verdict, evidence });
             }
         }
