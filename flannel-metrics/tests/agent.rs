@@ -6,7 +6,7 @@
 mod scrape;
 
 use std::collections::BTreeSet;
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +23,8 @@ use flannel_lab::wait::eventually;
 use flannel_metrics::catalogue::{ALL, Metric, process};
 use flannel_metrics::prometheus_client::registry::Registry;
 use flannel_metrics::{AgentMetrics, Format, Options, ProcessMetrics, render};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -72,6 +74,18 @@ fn lint(answer: &str) -> String {
 fn described(answer: &str) -> BTreeSet<String> {
     let name = |line: &str| line.strip_prefix("# TYPE ")?.split(' ').next().map(str::to_owned);
     answer.lines().filter_map(name).collect()
+}
+
+/// What a client of the example gets.
+async fn the_example_serves(metrics: &AgentMetrics) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    client.write_all(b"GET /metrics HTTP/1.0\r\nAccept: application/openmetrics-text\r\n\r\n").await.unwrap();
+    scrape::serve(listener.accept().await.unwrap().0, metrics).await.unwrap();
+    let mut said = String::new();
+    client.read_to_string(&mut said).await.unwrap();
+    assert!(said.contains("\r\nContent-Type: application/openmetrics-text; version=1.0.0"), "{said}");
+    assert!(said.ends_with("\n# EOF\n") && said.contains("\nflannel_ready 1\n"), "{said}");
 }
 
 #[test]
@@ -165,18 +179,7 @@ fn each_agent_has_metrics_of_its_own_and_all_that_the_catalogue_lists() {
         assert_eq!(lint(&answer), "");
         assert!(answer.contains("underlay=\"192.0.2.2\",path=\"vxlan\"} 1"), "{answer}");
 
-        // As a client of the example gets it.
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let server = listener.accept().unwrap().0;
-        server.set_nonblocking(true).unwrap();
-        client.write_all(b"GET /metrics HTTP/1.0\r\nAccept: application/openmetrics-text\r\n\r\n").unwrap();
-        runtime.block_on(scrape::serve(tokio::net::TcpStream::from_std(server).unwrap(), &two)).unwrap();
-        let mut said = String::new();
-        client.read_to_string(&mut said).unwrap();
-        assert!(said.contains("\r\nContent-Type: application/openmetrics-text; version=1.0.0"), "{said}");
-        assert!(said.ends_with("\n# EOF\n") && said.contains("\nflannel_ready 1\n"), "{said}");
-
+        runtime.block_on(the_example_serves(&two));
         for agent in &agents {
             runtime.block_on(agent.stop()).unwrap();
         }

@@ -141,6 +141,9 @@ fn keys(document: &str, heading: &str) -> BTreeSet<String> {
     code.captures_iter(&first).map(|key| key[1].to_owned()).collect()
 }
 
+/// Reads the keys of one backend.
+type Parse = fn(&NetworkConfig) -> Result<(), ConfigError>;
+
 #[test]
 fn the_reference_of_the_network_config_has_the_keys_that_are_read() {
     let document = file("docs/network-config.md");
@@ -158,8 +161,7 @@ fn the_reference_of_the_network_config_has_the_keys_that_are_read() {
     let read: BTreeSet<String> = full.as_object().unwrap().keys().cloned().collect();
     assert_eq!(all, read, "what a config has with all defaults written out");
 
-    type Check = fn(&NetworkConfig) -> Result<(), ConfigError>;
-    let backends: [(&str, Check); 2] = [
+    let backends: [(&str, Parse); 2] = [
         ("vxlan", |config| VxlanConfig::parse(&config.backend).map(drop)),
         ("udp", |config| UdpConfig::parse(&config.backend).map(drop)),
     ];

@@ -1,6 +1,7 @@
 //! `dist/prometheus` and `dist/grafana`: alerts as `promtool` reads and tests them, and no metric that the agent does not have.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::process::Command;
 
 use flannel_metrics::catalogue::{ALL, Kind, Metric, process};
@@ -101,7 +102,7 @@ fn table(metrics: impl Iterator<Item = &'static Metric>) -> String {
             _ => panic!("the document has no word for {:?}", metric.kind),
         };
         let labels = metric.labels.iter().map(|label| format!("`{label}`")).collect::<Vec<_>>().join(", ");
-        table += &format!("| `{}` | {kind} | {labels} | {} |\n", metric.full_name(), metric.help);
+        writeln!(table, "| `{}` | {kind} | {labels} | {} |", metric.full_name(), metric.help).unwrap();
     }
     table
 }

@@ -22,8 +22,8 @@ pub(super) fn in_all(out: &mut Output<'_>, found: &ProbeStatus) -> Written {
 pub(super) fn each(out: &mut Output<'_>, peers: &ProbeList) -> Written {
     let names: Vec<String> = peers.iter().map(|peer| peer.lease.to_string()).collect();
     let families = || {
-        let named = names.iter().zip(peers.iter());
-        named.flat_map(|(name, peer)| {
+        let each = names.iter().zip(peers.iter());
+        each.flat_map(|(name, peer)| {
             peer.families.iter().map(move |(family, it)| (name.as_str(), label(family), it))
         })
     };
