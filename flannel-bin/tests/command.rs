@@ -53,11 +53,11 @@ fn the_doctor_examines_a_host_without_agent_and_store() {
         let words = flanneld(&["doctor", "capabilities", "agents", "--output=json"], &[path]);
         let names = text(&words.stdout).lines().filter(|line| line.contains("\"check\": ")).count();
         assert_eq!((words.status.code(), names), (Some(3), 2), "{words:?}");
-        let named = flanneld(
+        let over_etcd = flanneld(
             &[&files[..], &["--etcd-endpoints=http://127.0.0.1:1", "--check=store-reachable"]].concat(),
             &[],
         );
-        assert_eq!(named.status.code(), Some(4), "{named:?}");
+        assert_eq!(over_etcd.status.code(), Some(4), "{over_etcd:?}");
 
         let folder = tempfile::tempdir().unwrap();
         let bundle = folder.path().join("b.tar.gz").display().to_string();
