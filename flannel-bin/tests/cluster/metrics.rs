@@ -51,7 +51,9 @@ impl<'a> Prometheus<'a> {
     fn ask(&self, path: &str, parameters: &[&str]) -> Result<Value, String> {
         let url = format!("http://127.0.0.1:9090/api/v1/{path}");
         let mut args = vec!["--silent", "--show-error", "--get", "--max-time", "5"];
-        parameters.iter().for_each(|parameter| args.extend(["--data-urlencode", *parameter]));
+        for parameter in parameters {
+            args.extend(["--data-urlencode", parameter]);
+        }
         args.push(&url);
         let text = self
             .netns
@@ -86,7 +88,9 @@ fn a_real_prometheus_has_data_for_each_query_of_the_dashboard_and_no_alert_on_a_
         let mut bed = Bed::with_config(cluster, new_folder(), &VXLAN, &config);
         bed.spawn(1, &["--ip-masq", "--metrics-per-peer"]);
         bed.spawn(2, &["--ip-masq"]);
-        [1, 2].into_iter().for_each(|number| bed.wait_ready(number));
+        for number in [1, 2] {
+            bed.wait_ready(number);
+        }
         let addresses = [1, 2].map(|number| bed.cluster.node(number).ipv4().unwrap());
         let targets = addresses.map(|address| format!("{address}:8471"));
         let prometheus = Prometheus::start(bed.netns(1), &targets);
