@@ -62,7 +62,7 @@ fn run(flanneld: &Path, count: u32, rounds: u32) -> Fallible<()> {
         request.push(begin.elapsed().as_secs_f64() * 1e3);
         peak = agent.rss()?.max(peak);
     }
-    let cpu = agent.cpu_time()? - before.0;
+    let cpu = agent.cpu_time()?.saturating_sub(before.0);
     for (output, sample) in [("table", &mut table), ("json", &mut json)] {
         for _ in 0..rounds {
             let mut status = bed.netns(1).command(flanneld);

@@ -99,7 +99,7 @@ impl Bed {
         let (status, inspector) = (firewall.status(), firewall.inspector());
         let (events, cancel) = (firewall.events(), CancellationToken::new());
         let task = tokio::spawn(firewall.run(cancel.clone()));
-        Self { script, unused, change, status, inspector, events, cancel, task }
+        Self { script, unused, change, status, events, inspector, cancel, task }
     }
 
     /// What happened until now, without durations.
