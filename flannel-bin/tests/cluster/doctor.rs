@@ -87,6 +87,19 @@ fn a_node_with_etcd() {
         assert_eq!(output.status.code(), Some(0), "{output:?}");
         let text = String::from_utf8(output.stdout).unwrap();
         assert!(!text.contains("skipped"), "etcd answers all of it: {text}");
+
+        let bundle = "/run/bug.tar.gz";
+        let output = doctor(&bed, &["--check=agent-problems", "--bundle", bundle]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        assert!(
+            !String::from_utf8_lossy(&output.stdout).contains("skipped"),
+            "the agent is asked: {output:?}"
+        );
+        let files = std::process::Command::new("tar").args(["tzf", bundle]).output().unwrap();
+        let files = String::from_utf8(files.stdout).unwrap();
+        for name in ["agent/status.json", "agent/events.jsonl", "store/leases.txt", "network/routes.txt"] {
+            assert!(files.contains(name), "{name} in {files}");
+        }
     });
 }
 

@@ -47,8 +47,9 @@ pub(super) async fn processes(facts: &Facts) -> Checked {
 
 /// What the running agent itself complains about.
 pub(super) async fn problems(facts: &Facts) -> Checked {
-    let status =
-        facts.status.as_ref().ok_or_else(|| Skip::new("the running agent was not asked for its status"))?;
+    let status = facts.status.as_ref().ok_or_else(|| {
+        Skip::new("there is no status of a running agent: none runs, or this user may not ask it")
+    })?;
     let texts = |name: &str| {
         let list = status[name].as_array().into_iter().flatten();
         let text = |it: &Value| {

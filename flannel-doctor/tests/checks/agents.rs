@@ -24,7 +24,7 @@ fn how_many_agents_run() {
 #[test]
 fn what_the_agent_says() {
     let mut case = Case::of_files();
-    case.skips("agent-problems", "was not asked");
+    case.skips("agent-problems", "no status of a running agent");
     case.status = Some(json!({ "ready": true, "reasons": [], "notes": [] }));
     case.passes("agent-problems");
     case.status =
