@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use flannel_control::protocol::Request;
-use flannel_control::{Client, socket_of};
+use flannel_control::{Answers, Client, socket_of};
 use flannel_core::error::chain;
 use flannel_core::netns::Netns;
 use flannel_doctor::bundle::Bundle;
@@ -83,8 +83,10 @@ fn ask(client: &Client, wants_events: bool) -> (Option<Value>, Option<String>) {
     let status: Option<Value> = status.and_then(|answer| serde_json::from_str(answer.get()).ok());
     let is_asked = wants_events && status.is_some();
     let events = is_asked.then(|| client.follow(&Request::new("events")).ok()).flatten();
-    let lines = events.map(|events| events.map_while(Result::ok).map(|event| format!("{event}\n")).collect());
-    (status, lines)
+    let lines = |events: Answers| {
+        events.map_while(Result::ok).fold(String::new(), |text, event| text + event.get() + "\n")
+    };
+    (status, events.map(lines))
 }
 
 /// Where a file of the host is for this process.
