@@ -34,6 +34,8 @@ type CliError = String;
 const SECTION: &str = "8";
 /// What the page of the agent has besides its flags.
 const SECTIONS: &str = include_str!("../../dist/debian/flanneld.8.in");
+/// No hyphens in words: names of flags and variables are pasted.
+const WHOLE_WORDS: &[u8] = b".nh\n.ad l\n";
 /// What stands between the flags and the rest.
 const REST: &str = ".SH FILES";
 
@@ -91,6 +93,7 @@ fn man_pages(folder: &Path) -> Result<(), Box<dyn Error>> {
         let man = man(command.clone(), &name);
         let mut page = Vec::new();
         man.render_title(&mut page)?;
+        page.extend_from_slice(WHOLE_WORDS);
         man.render_name_section(&mut page)?;
         man.render_synopsis_section(&mut page)?;
         man.render_description_section(&mut page)?;
@@ -108,6 +111,7 @@ fn man_pages(folder: &Path) -> Result<(), Box<dyn Error>> {
     let man = man(agent, "flanneld");
     let mut page = Vec::new();
     man.render_title(&mut page)?;
+    page.extend_from_slice(WHOLE_WORDS);
     man.render_name_section(&mut page)?;
     man.render_synopsis_section(&mut page)?;
     page.write_all(description.as_bytes())?;
