@@ -36,7 +36,9 @@ fn the_end_of_a_fault_is_told_whatever_became_of_the_target() {
         for address in ["10.5.1.0", "192.0.2.2", "192.0.2.3"] {
             ip(&format!("address add {address}/32 dev lo"));
         }
-        ip("link add silent type dummy");
+        // Nobody is at its other end.
+        ip("link add silent type veth peer name end");
+        ip("link set end up");
         ip("link set silent up");
         ip("route add 10.5.0.0/16 dev silent");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
