@@ -56,7 +56,6 @@ impl Now {
 
 #[derive(Serialize)]
 struct View<'a> {
-    time: String,
     phase: &'a Phase,
     ready: bool,
     #[serde(flatten)]
@@ -67,13 +66,13 @@ struct View<'a> {
     network: Option<&'a NetworkStatus>,
     firewall: Option<&'a FirewallStatus>,
     probes: Option<&'a ProbeStatus>,
+    time: String,
 }
 
 impl<'a> View<'a> {
     fn of(status: &'a AgentStatus, now: Now) -> Self {
         let readiness = super::readiness(now.clock, status);
         Self {
-            time: rfc3339(now.wall),
             phase: &status.phase,
             ready: readiness.is_ready(),
             readiness,
@@ -83,6 +82,7 @@ impl<'a> View<'a> {
             network: status.network.as_ref(),
             firewall: status.firewall.as_ref(),
             probes: status.probes.as_ref(),
+            time: rfc3339(now.wall),
         }
     }
 }
