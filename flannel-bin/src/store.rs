@@ -138,7 +138,7 @@ mod tests {
         assert!(refused(url, prefix, &[("NODE_NAME", "")]).contains("NODE_NAME"));
         assert!(refused(None, prefix, &pod).contains("--kubeconfig-file"));
         assert!(refused(url, "org", &pod).contains("--kube-annotation-prefix"));
-        assert!(refused(Some("10.0.0.1"), prefix, &pod).contains("an URL of an API server such as"));
+        assert!(refused(Some("10.0.0.1"), prefix, &pod).contains("give an URL such as"));
         assert!(refused(url, prefix, &[("NODE_NAME", "a/../b")]).contains("a/../b"));
     }
 }

@@ -27,8 +27,8 @@ pub(super) fn kube(flags: &Common) -> Option<Wrong> {
     use flannel_store_kube::{AnnotationPrefix, check_api_url};
 
     let wrong = |flag, expected: &str| Some(Wrong { flag, expected: expected.to_owned() });
-    if flags.kube_api_url.iter().try_for_each(check_api_url).is_err() {
-        return wrong("kube-api-url", "an URL of an API server such as https://10.0.0.1:6443");
+    if let Err(error) = flags.kube_api_url.iter().try_for_each(check_api_url) {
+        return wrong("kube-api-url", &format!("an URL of an API server: {error}"));
     }
     if AnnotationPrefix::parse(&flags.kube_annotation_prefix).is_err() {
         return wrong("kube-annotation-prefix", "a prefix of annotations such as flannel.alpha.coreos.com");

@@ -426,7 +426,7 @@ fn names_of_servers_are_checked_if_the_server_is_used() {
         (&["--etcd-endpoints=http://me:hush@a:1"], "one has a user in it"),
         (
             &["--kube-subnet-mgr", "--kube-api-url=10.0.0.1"],
-            "an URL of an API server such as https://10.0.0.1:6443",
+            "is not an URL of an API server: no scheme and host; give an URL such as https://10.0.0.1:6443",
         ),
         (&["--kube-subnet-mgr", "--kube-annotation-prefix=org"], "a prefix of annotations such as"),
     ] {
