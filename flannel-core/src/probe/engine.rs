@@ -295,7 +295,7 @@ impl Prober {
             self.forget(id);
         }
         self.troubled.retain(|(lease, _)| peers.get(lease).is_some());
-        let sweep = pace::first_sweep(new.len());
+        let sweep = pace::first_sweep(new.len(), self.gate.is_some());
         for id in new {
             self.wake_at(id, now + sweep.mul_f64(fastrand::f64()));
         }
@@ -306,7 +306,7 @@ impl Prober {
     }
 
     fn interval(&self) -> Duration {
-        pace::interval(self.options.interval, self.index.len(), self.probing.answers)
+        pace::interval(self.options.interval, self.peers.len(), self.index.len(), self.probing.answers)
     }
 
     /// Takes in a peer as the list shows it. Returns its target if that is new.

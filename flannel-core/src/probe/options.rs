@@ -32,7 +32,8 @@ pub enum ProbeInterval {
     #[default]
     Off,
     /// Once a second in a small cluster, more slowly in a large one: all peers together get twenty visits a second at
-    /// most, so each of a thousand gets one in 50 seconds. The cost is the same whatever the size of the cluster.
+    /// most, and more than 128 peers get 128 visits a minute, so each of a thousand gets one in eight minutes: the kernel
+    /// keeps a table of the neighbours that were asked for in the last minute, with little room by default.
     Auto,
     /// This often, but not more often than with [`Self::Auto`].
     Every(Duration),
