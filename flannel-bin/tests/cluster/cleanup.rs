@@ -36,7 +36,7 @@ fn whole(netns: &Netns) -> Vec<String> {
         ["-j -d link", "-j -4 route show table all", "-j -6 route show table all", "-j address", "nexthop"];
     let mut all: Vec<String> = commands.iter().map(|command| netns.ip(command).unwrap()).collect();
     all.push(netns.bridge("fdb").unwrap());
-    all.push(netns.run("nft", &["list", "ruleset"]).unwrap());
+    all.push(netns.run("nft", &["--stateless", "list", "ruleset"]).unwrap());
     all
 }
 
