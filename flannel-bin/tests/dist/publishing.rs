@@ -14,7 +14,8 @@ const PLACEHOLDERS: [&str; 2] = ["publisher@example.invalid", "registry.example.
 const OTHERS: [&str; 5] = ["flannel-io", "containernetworking", "Masterminds", "xeipuuv", "rustsec"];
 
 /// Documents that show commands with a placeholder, and this list.
-const DOCUMENTS: [&str; 5] = [
+const DOCUMENTS: [&str; 6] = [
+    "docs/quick-start.md",
     "CHANGELOG.md",
     "README.md",
     "docs/kubernetes.md",
