@@ -1,16 +1,21 @@
 //! Runs another plugin.
 
 use std::fs::File;
-use std::io::{Seek as _, Write as _};
+use std::io::{self, ErrorKind, Seek as _, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use crate::args::{Attachment, Verb};
 use crate::error::{CniError, code};
 use crate::netconf::{Object, check_plugin};
+
+/// How often, and after what pause, a program is tried again that somebody writes just now (`ETXTBSY`), as while plugins are
+/// installed. libcni, too, goes on for five seconds (`RawExec.ExecPlugin`).
+const BUSY: (u32, Duration) = (100, Duration::from_millis(50));
 
 /// Finds a plugin in the folders of `CNI_PATH`.
 pub fn find(path: &[PathBuf], name: &str) -> Result<PathBuf, CniError> {
@@ -44,7 +49,7 @@ pub fn run(program: &Path, verb: Verb, gone: Option<&Attachment>, stdin: File) -
             "the plugin wrote its reason, if any, to stderr: see the log of the container runtime",
         )
     };
-    let output = command.output().map_err(|error| died(format!("could not be run: {error}")))?;
+    let output = output(&mut command).map_err(|error| died(format!("could not be run: {error}")))?;
     if output.status.success() {
         return Ok(output.stdout);
     }
@@ -59,10 +64,21 @@ pub fn run(program: &Path, verb: Verb, gone: Option<&Attachment>, stdin: File) -
     })
 }
 
+fn output(command: &mut Command) -> io::Result<Output> {
+    let (times, pause) = BUSY;
+    for _ in 0..times {
+        match command.output() {
+            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => std::thread::sleep(pause),
+            ended => return ended,
+        }
+    }
+    command.output()
+}
+
 /// A config as a plugin's stdin: a file in memory, so that we need not write to a pipe while the plugin reads.
 pub fn stdin(config: &Object) -> Result<File, CniError> {
     let bytes = serde_json::to_vec(config).expect("a JSON object can be written");
-    let file = memfd_create(c"cni-config", MFdFlags::MFD_CLOEXEC).map_err(std::io::Error::from);
+    let file = memfd_create(c"cni-config", MFdFlags::MFD_CLOEXEC).map_err(io::Error::from);
     let file = file.map(File::from).and_then(|mut file| {
         file.write_all(&bytes)?;
         file.rewind()?;
@@ -100,6 +116,19 @@ mod tests {
         assert_eq!(said, "c net1 []\n");
         // Much output and nobody who reads the input.
         assert_eq!(run_script("head -c 200000 /dev/zero", None).unwrap().len(), 200_000);
+    }
+
+    #[test]
+    fn a_plugin_that_is_being_written_is_run_once_it_is_there() {
+        let (_folder, program) = script("echo done");
+        let writer = File::options().append(true).open(&program).unwrap();
+        let end = std::thread::spawn(move || {
+            std::thread::sleep(2 * BUSY.1);
+            drop(writer);
+        });
+        let ended = run(&program, Verb::Add, None, stdin(&Object::new()).unwrap());
+        assert_eq!(ended.unwrap(), b"done\n");
+        end.join().unwrap();
     }
 
     #[test]
