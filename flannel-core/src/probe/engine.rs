@@ -309,6 +309,14 @@ impl Prober {
         pace::interval(self.options.interval, self.peers.len(), self.index.len(), self.probing.answers)
     }
 
+    /// The time between two visits of a peer with a verdict against it. Few of them are looked after more often than the others;
+    /// many would fill the kernel's table of neighbours, too.
+    fn interval_of_unreached(&self) -> Duration {
+        let counts = &self.shown.counts;
+        let unreached = counts.trouble() + counts.of(Verdict::Unknown) + counts.of(Verdict::IcmpFiltered);
+        pace::interval(self.options.interval, unreached, unreached, self.probing.answers)
+    }
+
     /// Takes in a peer as the list shows it. Returns its target if that is new.
     fn see(&mut self, peer: &PeerStatus, family: Family, now: Instant) -> Option<u32> {
         self.sockets.get(family)?;
@@ -576,7 +584,7 @@ impl Prober {
 
     /// Ends a visit.
     fn conclude(&mut self, id: u32, now: Instant) {
-        let interval = self.interval();
+        let intervals = (self.interval(), self.interval_of_unreached());
         let Some(target) = self.targets.get_mut(&id) else { return };
         let Some(visit) = target.visit.take() else { return };
         for number in &visit.numbers {
@@ -598,7 +606,7 @@ impl Prober {
                 (visit.at_largest, packet::ip_header_len(target.overlay) as u32 + 24),
                 (visit.at, now),
                 SystemTime::now(),
-                interval,
+                intervals,
             ),
         };
         let verdict = target.track.verdict;

@@ -20,7 +20,7 @@ const FIRM_NEW: Duration = Duration::from_secs(3);
 const AGREED: u32 = 2;
 /// The time between thorough rounds before there is a verdict.
 const AGAIN: Duration = Duration::from_millis(300);
-/// The longest time between them afterwards, unless regular visits are rarer: while pods lose packets, and otherwise.
+/// The longest time between them afterwards, unless there are many such peers: while pods lose packets, and otherwise.
 const LONGEST: Duration = Duration::from_secs(5);
 const LONGEST_HARMLESS: Duration = Duration::from_secs(30);
 /// Every how many regular visits have a UDP datagram. Its answer is an ICMP error, of which a kernel sends one a second
@@ -187,7 +187,7 @@ impl Track {
 
     /// Takes in the answers of a round that was sent at `sent`. `at_largest` is that of the largest packet that passed
     /// before, `small` the size of a small one in bytes. Returns how long to wait for the next visit, where a regular
-    /// one comes after `interval`.
+    /// one comes after `interval`, and one of a peer with a verdict against it not sooner than after `again` for long.
     pub(super) fn conclude(
         &mut self,
         round: &Round,
@@ -195,7 +195,7 @@ impl Track {
         (at_largest, small): (Answer, u32),
         (sent, now): (Instant, Instant),
         wall: SystemTime,
-        interval: Duration,
+        (interval, again): (Duration, Duration),
     ) -> Duration {
         self.overlay.count(found.usual());
         self.underlay.count(found.under_echo);
@@ -239,8 +239,8 @@ impl Track {
         let wait = if self.verdict.severity() == verdict.severity() {
             suspicion.rounds += 1;
             let longest = if verdict.is_trouble() { LONGEST } else { LONGEST_HARMLESS };
-            let backoff = Duration::from_secs(1 << suspicion.rounds.min(5)) / 2;
-            backoff.min(longest.max(interval))
+            let backoff = Duration::from_secs(1 << suspicion.rounds.min(16)) / 2;
+            backoff.min(longest.max(again))
         } else {
             suspicion.rounds = 0;
             AGAIN
@@ -274,11 +274,13 @@ mod tests {
     struct Course {
         track: Track,
         now: Instant,
+        /// The least time between visits of many peers that are not reached.
+        again: Duration,
     }
 
     impl Course {
         fn new() -> Self {
-            Self { track: Track::new(SystemTime::UNIX_EPOCH), now: Instant::now() }
+            Self { track: Track::new(SystemTime::UNIX_EPOCH), now: Instant::now(), again: INTERVAL }
         }
 
         /// One visit, at which the network is like this.
@@ -293,12 +295,26 @@ mod tests {
                 Round::First | Round::Regular { .. } => {
                     let found =
                         Findings { software: Untried, tcp: Untried, largest: None, ..network.clone() };
-                    self.track.conclude(&round, found, (Untried, 52), (sent, self.now), wall, INTERVAL)
+                    self.track.conclude(
+                        &round,
+                        found,
+                        (Untried, 52),
+                        (sent, self.now),
+                        wall,
+                        (INTERVAL, self.again),
+                    )
                 }
                 Round::Thorough { largest } => {
                     let at = largest.map_or(Untried, |size| if passes(size) { Yes } else { No });
                     let found = Findings { largest: None, ..network.clone() };
-                    self.track.conclude(&round, found, (at, 52), (sent, self.now), wall, INTERVAL)
+                    self.track.conclude(
+                        &round,
+                        found,
+                        (at, 52),
+                        (sent, self.now),
+                        wall,
+                        (INTERVAL, self.again),
+                    )
                 }
             };
             if network.small == Yes {
@@ -349,6 +365,19 @@ mod tests {
             assert_eq!(course.track.verdict, verdict);
             let took = course.until(Verdict::Reachable, &healthy());
             assert!(took < Duration::from_secs(6), "{verdict}: {took:?}");
+        }
+    }
+
+    #[test]
+    fn one_of_many_that_are_not_reached_is_visited_as_seldom_as_their_number_asks_for() {
+        for (again, longest) in [(INTERVAL, LONGEST), (Duration::from_secs(470), Duration::from_secs(470))] {
+            let mut course = Course { again, ..Course::new() };
+            course.visit(&healthy());
+            (0..40).for_each(|_| _ = course.visit(&blocked()));
+            let before = course.now;
+            course.visit(&blocked());
+            let gap = course.now - before;
+            assert!((longest..=longest + MOST_WAIT).contains(&gap), "{again:?}: {gap:?}");
         }
     }
 
