@@ -273,7 +273,7 @@ fn nothing_is_kept(case: &'static BackendCase, says: &str) {
     let mut bed = Bed::new(cluster, new_folder(), case, case.widest());
     bed.spawn(1, &["--strict-underlay=enforce"]);
     bed.wait_ready(1);
-    assert!(bed.agent(1).log().contains(says), "{}", bed.agent(1).log());
+    eventually(SOON, "the log to say it", || bed.agent(1).log().contains(says));
     let tables = bed.netns(1).run("nft", &["list", "tables"]).unwrap();
     assert!(!tables.contains("flannel-underlay"), "{tables}");
 }

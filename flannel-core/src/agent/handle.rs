@@ -98,10 +98,10 @@ impl Agent {
         self.board.subscribe()
     }
 
-    /// The events of the agent: for the first caller since its start, for others from now on. A reader that is too slow
-    /// learns how many it missed.
+    /// The events of the agent, for every caller from the start, or from the oldest that is still kept. A reader that is
+    /// too slow or begins too late learns how many it missed.
     pub fn events(&self) -> AgentEvents {
-        self.board.journal.events()
+        self.board.journal.events_after(0)
     }
 
     /// The events with numbers ([`TimedEvent::seq`]) above `seq`: those that are still kept, and then what comes. So who

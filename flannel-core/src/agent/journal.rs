@@ -40,8 +40,6 @@ struct History {
     bytes: usize,
     /// The number of the last event.
     last: u64,
-    /// Whether a reader has begun with the first event.
-    is_read: bool,
     has_ended: bool,
 }
 
@@ -127,15 +125,7 @@ impl Journal {
         lock(&self.history).events.iter().map(|(event, _)| Arc::clone(event)).collect()
     }
 
-    /// Returns a reader: the first has all events since the start, others those from now on.
-    pub(super) fn events(&self) -> AgentEvents {
-        let mut history = lock(&self.history);
-        let seq = if std::mem::replace(&mut history.is_read, true) { history.last } else { 0 };
-        drop(history);
-        self.events_after(seq)
-    }
-
-    /// Returns a reader of the events that follow number `seq`.
+    /// Returns a reader of the events that follow number `seq`, which is 0 for all.
     pub(super) fn events_after(&self, seq: u64) -> AgentEvents {
         AgentEvents::new(Reader { history: Arc::clone(&self.history), news: self.news.subscribe(), seq })
     }
@@ -214,18 +204,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_first_follower_hears_all_and_others_what_comes() {
+    async fn every_reader_hears_all_from_its_number_on() {
         let journal = Journal::new();
         journal.emit(number(1));
-        let (mut first, mut second) = (journal.events(), journal.events());
+        let mut readers = [journal.events_after(0), journal.events_after(0)];
         journal.emit(number(2));
+        let late = journal.events_after(1);
         journal.close();
         journal.emit(number(3));
-        assert_eq!(journal.events().recv().await, None, "it has ended");
-        assert_eq!(next(&mut first).await, Some((1, number(1))));
-        assert_eq!(next(&mut first).await, Some((2, number(2))));
-        assert_eq!(next(&mut second).await, Some((2, number(2))));
-        assert_eq!((first.recv().await, second.recv().await), (None, None));
+        for reader in &mut readers {
+            assert_eq!(next(reader).await, Some((1, number(1))));
+        }
+        for mut reader in readers.into_iter().chain([late]) {
+            assert_eq!(next(&mut reader).await, Some((2, number(2))));
+            assert_eq!(reader.recv().await, None, "it has ended");
+        }
         let kept: Vec<_> = journal.recent().iter().map(|it| it.seq).collect();
         assert_eq!(kept, [1, 2], "the history stays after the end");
     }
@@ -233,7 +226,7 @@ mod tests {
     #[tokio::test]
     async fn who_is_slow_is_told_how_many_are_left_out_and_any_number_can_be_read_again() {
         let journal = Journal::new();
-        let mut slow = journal.events();
+        let mut slow = journal.events_after(0);
         (0..KEPT_EVENTS + 3).for_each(|n| journal.emit(number(n)));
         assert_eq!(next(&mut slow).await, Some((3, AgentEvent::LeftOut { events: 3 })));
         assert_eq!(next(&mut slow).await, Some((4, number(3))), "those that are left are in order");
@@ -247,7 +240,7 @@ mod tests {
     #[tokio::test]
     async fn a_reader_that_waits_is_woken() {
         let journal = Journal::new();
-        let mut reader = journal.events();
+        let mut reader = journal.events_after(0);
         assert!(futures::FutureExt::now_or_never(reader.recv()).is_none());
         journal.emit(number(1));
         assert_eq!(next(&mut reader).await, Some((1, number(1))));
