@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use crate::LabError;
 
 /// Where the programs of the lab come from, for the error when one is missing.
-const PACKAGES: [(&str, &str); 9] = [
+const PACKAGES: [(&str, &str); 17] = [
     ("ip", "iproute2"),
     ("bridge", "iproute2"),
     ("unshare", "util-linux"),
@@ -18,6 +18,14 @@ const PACKAGES: [(&str, &str); 9] = [
     ("ping", "iputils-ping"),
     ("openssl", "openssl"),
     ("curl", "curl"),
+    ("apt-cache", "apt"),
+    ("apt-get", "apt"),
+    ("dpkg-deb", "dpkg"),
+    ("busybox", "busybox-static"),
+    ("depmod", "kmod"),
+    ("modprobe", "kmod"),
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("xz", "xz-utils"),
 ];
 
 /// Finds a program as the shell would; also in the `sbin`s, which users often lack in their PATH.
@@ -55,7 +63,16 @@ pub(crate) fn output(command: Command) -> Result<String, LabError> {
 }
 
 /// Runs to the end with `input` on stdin and returns stdout.
-pub(crate) fn output_with_input(mut command: Command, input: &str) -> Result<String, LabError> {
+pub(crate) fn output_with_input(command: Command, input: &str) -> Result<String, LabError> {
+    Ok(String::from_utf8_lossy(&run(command, input)?).into_owned())
+}
+
+/// Runs to the end and returns stdout, whatever bytes it has.
+pub(crate) fn bytes(command: Command) -> Result<Vec<u8>, LabError> {
+    run(command, "")
+}
+
+fn run(mut command: Command, input: &str) -> Result<Vec<u8>, LabError> {
     let line = describe(&command);
     let spawn = |source| LabError::Spawn { command: line.clone(), source };
     if !input.is_empty() {
@@ -67,10 +84,10 @@ pub(crate) fn output_with_input(mut command: Command, input: &str) -> Result<Str
         let _ = stdin.write_all(input.as_bytes());
     }
     let output = child.wait_with_output().map_err(spawn)?;
-    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     if output.status.success() {
-        return Ok(stdout);
+        return Ok(output.stdout);
     }
+    let stdout = String::from_utf8_lossy(&output.stdout);
     let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     Err(LabError::Failed {
         command: if input.is_empty() { line } else { format!("{line} <<< {input:?}") },

@@ -54,6 +54,7 @@ pub mod store;
 pub mod stranger;
 pub mod subnet_env;
 mod sys;
+pub mod vm;
 pub mod wait;
 
 pub use error::LabError;

@@ -1,5 +1,6 @@
 //! Waiting for something to come true, with an error that tells what was last seen instead.
 
+use std::env;
 use std::fmt::Debug;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -8,6 +9,9 @@ use crate::LabError;
 
 /// How long to wait between two probes, at least and at most.
 const POLL: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(100)];
+
+/// Says how many times longer to wait.
+const PATIENCE: &str = "FLANNEL_LAB_PATIENCE";
 
 /// What a probe can return: `bool`, `Option<T>` or `Result<T, E>`. An `Err` is shown if it was
 /// the last.
@@ -43,14 +47,25 @@ impl<T, E: Debug> Outcome for Result<T, E> {
     }
 }
 
-/// Probes until the condition holds, once at least. Between two probes it waits as long as the last one took, from 10 to
+/// A deadline as long as this machine needs: `FLANNEL_LAB_PATIENCE` says how many times slower it is than the one that the
+/// deadline was meant for. An emulated processor, say, or a sanitizer.
+pub fn patiently(deadline: Duration) -> Duration {
+    deadline * factor(env::var(PATIENCE).ok().as_deref())
+}
+
+/// What a value of [`PATIENCE`] says; 1 where it says nothing that can be understood.
+fn factor(value: Option<&str>) -> u32 {
+    value.and_then(|value| value.parse().ok()).unwrap_or(1).max(1)
+}
+
+/// Probes until the condition holds, once at least, or until the deadline, [`patiently`]. Between two probes it waits as long as the last one took, from 10 to
 /// 100 ms: a probe that starts programs leaves the processor to those that it waits for.
 pub fn wait_for<O: Outcome>(
     deadline: Duration,
     what: &str,
     mut probe: impl FnMut() -> O,
 ) -> Result<O::Value, LabError> {
-    let start = Instant::now();
+    let (start, deadline) = (Instant::now(), patiently(deadline));
     loop {
         let began = Instant::now();
         match probe().outcome() {
@@ -88,6 +103,14 @@ mod tests {
             (looks == 3).then_some(looks)
         });
         assert_eq!(value, 3);
+    }
+
+    #[test]
+    fn patience_is_a_factor_and_never_shortens() {
+        assert_eq!(factor(Some("10")), 10);
+        for odd in [None, Some(""), Some("0"), Some("-3"), Some("1.5"), Some("much")] {
+            assert_eq!(factor(odd), 1, "{odd:?}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::{Echo, Journal, PingOptions, PingReport};
 use crate::LabError;
 use crate::netns::Netns;
-use crate::wait::wait_for;
+use crate::wait::{patiently, wait_for};
 
 /// How long the thread sleeps at most before it looks whether to stop.
 const NAP: Duration = Duration::from_millis(50);
@@ -98,6 +98,7 @@ fn run(mut echo: Echo, options: &PingOptions, count: u64, shared: &Shared) {
     let mut next = shared.start;
     let mut last = shared.start;
     let mut number = 0;
+    let timeout = patiently(options.timeout);
     loop {
         let stopped = number >= count || shared.stop.load(Ordering::Relaxed);
         let now = Instant::now();
@@ -114,7 +115,7 @@ fn run(mut echo: Echo, options: &PingOptions, count: u64, shared: &Shared) {
         }
         receive_replies(&mut echo, shared);
         let (sent, received) = shared.journal().counts();
-        let give_up = last + options.timeout;
+        let give_up = last + timeout;
         if stopped && (sent == received || Instant::now() >= give_up) {
             return;
         }

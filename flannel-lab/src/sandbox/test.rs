@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::{command, is_inside_for, prepare};
 use crate::LabError;
+use crate::wait::patiently;
 
 /// How long [`in_sandbox`] lets a test run.
 pub const DEADLINE: Duration = Duration::from_mins(3);
@@ -42,13 +43,14 @@ pub fn in_sandbox(test_name: &str, body: impl FnOnce()) {
     in_sandbox_within(DEADLINE, test_name, body);
 }
 
-/// [`in_sandbox`] with another deadline.
+/// [`in_sandbox`] with another deadline. A slow machine gets more: see [`patiently`].
 #[track_caller]
 pub fn in_sandbox_within(deadline: Duration, test_name: &str, body: impl FnOnce()) {
     if is_inside_for(test_name) {
         prepare().expect("a new sandbox can be prepared");
         return body();
     }
+    let deadline = patiently(deadline);
     match rerun(test_name, deadline) {
         // By `print!`, so that libtest shows it only where it shows a test's output at all.
         Ok((Some(status), output)) if status.success() && output.contains(ONE_PASSED) => {
