@@ -23,8 +23,7 @@ pub(crate) use flags::{
     Options, StatusOptions, Task,
 };
 use go::Given;
-pub(crate) use value::vmodule as vmodules;
-pub(crate) use value::{LogFormat, Part, ReportForm, StatusForm, Store, VModule};
+pub(crate) use value::{LogFormat, Part, ReportForm, StatusForm, Store};
 pub(crate) use variables::{Unread, unread as unread_variables};
 
 /// What the process is to do.

@@ -4,14 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use flannel_control::log::{self, LogLevels};
 use flannel_control::{ControlServer, socket_of};
 use flannel_core::agent::Agent;
 use flannel_core::error::chain;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
-
-use crate::log_level;
-use crate::logs::LogLevels;
 
 /// The pause between attempts to make the socket.
 const RETRY: Duration = Duration::from_secs(10);
@@ -29,8 +27,7 @@ pub(crate) fn serve(
         loop {
             match ControlServer::bind(&path) {
                 Ok(server) => {
-                    let server =
-                        server.request(log_level::REQUEST, move |fields| log_level::answer(&levels, &fields));
+                    let server = server.request(log::REQUEST, move |fields| levels.answer(&fields));
                     if told.is_some() {
                         info!(path = %path.display(), "control socket is served");
                     }

@@ -5,16 +5,16 @@ use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use flannel_core::agent::{AgentError, AgentEvent, AgentEvents, Failure, wait_for_remains};
+use flannel_control::http::{HttpServer, Page};
+use flannel_control::log::LogLevels;
+use flannel_core::agent::{Agent, AgentError, AgentEvent, AgentEvents, Failure, wait_for_remains};
 use flannel_core::error::chain;
-use flannel_metrics::{AgentMetrics, Options as MetricsOptions};
+use flannel_metrics::{AgentMetrics, Options as MetricsOptions, Scrapes};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::cli::{self, Options};
-use crate::health::{self, Answer, Scrapes, Sources};
-use crate::logs::LogLevels;
 use crate::{control, logs, privileges, registry, store, supervisor};
 
 /// An agent's error, with the flag that asks for what it can't do.
@@ -74,9 +74,13 @@ async fn serve(options: &Options, levels: LogLevels) -> Result<(), Box<dyn Error
 
     wait_for_remains(&options.common.subnet_file).await;
     // The listener comes first, so that probes get an answer from now on.
-    let listener = match options.healthz_port {
+    let health = match options.healthz_port {
         0 => None,
-        port => Some(health::bind(&options.healthz_ip, port).await?),
+        port => Some(
+            HttpServer::bind(&options.healthz_ip, port)
+                .await
+                .map_err(|error| format!("{}; see --healthz-ip and --healthz-port", chain(&error)))?,
+        ),
     };
     let mut builder = registry::agent(options, store::open(options)?);
     if let Some(remark) = privileges::unseen_rules() {
@@ -87,15 +91,13 @@ async fn serve(options: &Options, levels: LogLevels) -> Result<(), Box<dyn Error
     let farewell = CancellationToken::new();
     let control = control::serve(&options.common.subnet_file, Arc::clone(&agent), levels, farewell.clone());
     let control = tokio::spawn(control);
-    let health = listener.map(|listener| {
-        let shown = MetricsOptions::default().per_peer(options.metrics_per_peer);
-        let shown = shown.version(env!("CARGO_PKG_VERSION"));
-        let metrics = AgentMetrics::new(agent.status(), shown);
-        tokio::spawn(metrics.count_events(agent.events()));
-        let status = agent.status();
-        let look = Box::new(move || Answer::from(status.borrow().readiness()));
-        let sources = Sources { look, scrapes: Scrapes::new(metrics) };
-        tokio::spawn(health::serve(listener, Arc::new(sources), farewell.clone()))
+    let health = health.map(|server| {
+        let scrapes = scrapes(&agent, options);
+        let server = server.page("/metrics", move |accept| {
+            let (content_type, body) = scrapes.answer(accept);
+            Page::new(content_type, body)
+        });
+        tokio::spawn(server.serve(agent.status(), farewell.clone()))
     });
     let run = async {
         tokio::select! {
@@ -113,6 +115,15 @@ async fn serve(options: &Options, levels: LogLevels) -> Result<(), Box<dyn Error
         let _ = health.await;
     }
     result.map_err(in_our_words)
+}
+
+/// What `/metrics` says.
+fn scrapes(agent: &Agent, options: &Options) -> Scrapes {
+    let shown =
+        MetricsOptions::default().per_peer(options.metrics_per_peer).version(env!("CARGO_PKG_VERSION"));
+    let metrics = AgentMetrics::new(agent.status(), shown);
+    tokio::spawn(metrics.count_events(agent.events()));
+    Scrapes::of(metrics)
 }
 
 /// Logs options without effect once the backend is known.

@@ -1,44 +1,19 @@
 //! The log on stderr.
 
-mod levels;
-mod limits;
-
 use std::io::IsTerminal;
-use std::sync::Arc;
 
-use tracing::{info, warn};
+use flannel_control::log::{Levels, Limited, LogLevels};
+use tracing::warn;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Layer, Registry, fmt, reload};
+use tracing_subscriber::{Layer, Registry, fmt};
 
-pub(crate) use self::levels::Levels;
-use self::limits::Limited;
 use crate::cli::{self, Common, LogFormat};
-
-/// Changes the levels of the log while the process runs.
-#[derive(Debug, Clone)]
-pub(crate) struct LogLevels(reload::Handle<Levels, Registry>);
-
-impl LogLevels {
-    /// The present levels.
-    pub(crate) fn get(&self) -> Levels {
-        self.0.clone_current().unwrap_or_default()
-    }
-
-    /// Sets them, until the process ends.
-    pub(crate) fn set(&self, levels: &Levels) {
-        let before = self.get();
-        match self.0.reload(levels.clone()) {
-            Ok(()) => info!(%before, after = %levels, "log level changed"),
-            Err(error) => warn!(%error, "log level not changed"),
-        }
-    }
-}
 
 /// Sets up the log of this process. Records of the `log` crate go there, too.
 pub(crate) fn set_up(flags: &Common) -> LogLevels {
     let levels = Levels { verbosity: flags.verbosity, modules: flags.vmodule.clone() };
-    let (levels, handle) = reload::Layer::new(levels);
+    let (filter, levels) = LogLevels::new(levels);
     let layer: Box<dyn Layer<Registry> + Send + Sync> = match flags.log_format {
         LogFormat::Text => {
             let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
@@ -46,8 +21,8 @@ pub(crate) fn set_up(flags: &Common) -> LogLevels {
         }
         LogFormat::Json => quiet(fmt::layer()).json().flatten_event(true).boxed(),
     };
-    tracing_subscriber::registry().with(Limited(layer, Arc::default()).with_filter(levels)).init();
-    LogLevels(handle)
+    tracing_subscriber::registry().with(Limited::new(layer).with_filter(filter)).init();
+    levels
 }
 
 /// Warns of variables that look like the agent's and that it does not read.

@@ -7,7 +7,6 @@ mod control;
 mod daemon;
 mod docker_opts;
 mod doctor;
-mod health;
 mod init;
 mod install_cni;
 mod log_level;

@@ -8,6 +8,9 @@
 //! Whoever may write to the socket sees leases, addresses and errors of this node, so only its owner and group may
 //! (mode 0660). No request changes anything, unless the embedding program adds one that does
 //! ([`ControlServer::request`]).
+//!
+//! For clients of the network there is an HTTP server for liveness and readiness, in the module `http`, and for
+//! the log level of the running agent there is `log`, each with the feature of its name.
 
 /// Compiles the code in the README.
 #[cfg(doctest)]
@@ -15,10 +18,15 @@
 struct Readme;
 
 mod client;
+#[cfg(feature = "http")]
+pub mod http;
+#[cfg(feature = "log")]
+pub mod log;
 mod path;
 pub mod protocol;
 pub mod screen;
 mod server;
+mod shortage;
 pub mod wire;
 
 pub use client::{Answers, Client, ClientError};

@@ -12,7 +12,6 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -28,15 +27,13 @@ use self::connection::Connection;
 pub use self::socket::BindError;
 use self::socket::Socket;
 use crate::protocol::{Refusal, RefusalKind};
+use crate::shortage;
 
 /// How many clients are served at a time.
 const MOST: usize = 32;
 
 /// How many of them may follow what happens; the others get one answer.
 const MOST_FOLLOWERS: usize = 16;
-
-/// The pause after the system had no descriptor or memory for a connection.
-const SHORTAGE: Duration = Duration::from_millis(100);
 
 /// Answers a request of the embedding program.
 type Handler = dyn Fn(Map<String, Value>) -> Result<Value, Refusal> + Send + Sync;
@@ -121,8 +118,8 @@ impl ControlServer {
                 }
                 Err(error) => {
                     debug!(%error, "control connection not accepted");
-                    if is_shortage(&error) {
-                        tokio::time::sleep(SHORTAGE).await;
+                    if shortage::is_one(&error) {
+                        tokio::time::sleep(shortage::REST).await;
                     }
                 }
             }
@@ -148,9 +145,4 @@ impl Desk {
 
 fn busy() -> Refusal {
     Refusal::new(RefusalKind::Busy, format!("{MOST} clients are connected already; try again"))
-}
-
-/// Whether the process or the system has no descriptors or memory left for a connection, which then stays in the queue.
-fn is_shortage(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }

@@ -32,6 +32,12 @@ pub fn with_causes(mut text: String, mut cause: Option<&(dyn Error + 'static)>) 
     text
 }
 
+/// A text is not what it should be, in words that continue "it is not", such as `auto or off`. The text itself is not kept,
+/// since it may be a secret that somebody put in the wrong place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not {0}")]
+pub struct Expected(pub &'static str);
+
 #[cfg(test)]
 mod tests {
     use std::fmt;

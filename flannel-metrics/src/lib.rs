@@ -30,7 +30,7 @@
 //! ```
 //!
 //! [`ProcessMetrics`] says what the process uses, once for all of its agents, and [`render()`] writes a registry in either
-//! format.
+//! format. Where strangers may ask, [`Scrapes`] bounds what that costs.
 //!
 //! The library keeps no globals and starts no task.
 
@@ -40,9 +40,11 @@ mod events;
 mod format;
 mod output;
 mod process;
+mod scrapes;
 
 pub use collect::{AgentMetrics, Options};
 pub use format::{Format, render};
 pub use process::ProcessMetrics;
 /// The crate whose types are in signatures of this one.
 pub use prometheus_client;
+pub use scrapes::Scrapes;

@@ -1,7 +1,6 @@
 //! The values of flags, read as Go's `flag` package reads them. An error says what the value should be.
 
 use std::ffi::OsStr;
-use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -11,7 +10,9 @@ use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 use clap::{Arg, Command};
 use flannel_backend_udp::Layout;
 use flannel_backend_vxlan::{NextHopObjects, TxChecksum};
+use flannel_control::log::ModuleLevel;
 use flannel_core::addr::Subnet;
+use flannel_core::error::Expected;
 use flannel_core::firewall::gate::Mode;
 use flannel_core::lease::UnusableAddress;
 use flannel_core::probe::{ProbeInterval, ReadyPeers};
@@ -21,7 +22,7 @@ use flannel_core::secret::ServerUrl;
 pub(crate) type Maybe<T> = Option<T>;
 /// Likewise for several in one value.
 pub(crate) type Urls = Vec<ServerUrl>;
-pub(crate) type VModules = Vec<VModule>;
+pub(crate) type VModules = Vec<ModuleLevel>;
 
 type Checked<T> = Result<T, &'static str>;
 
@@ -52,21 +53,6 @@ pub(crate) enum StatusForm {
     Wide,
     /// The agent's JSON.
     Json,
-}
-
-/// One element of `--vmodule`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct VModule {
-    /// A glob for a crate, a module, or a whole path.
-    pub(crate) pattern: String,
-    /// The verbosity.
-    pub(crate) verbosity: i64,
-}
-
-impl fmt::Display for VModule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}={}", self.pattern, self.verbosity)
-    }
 }
 
 /// What can be installed by itself, as a pod's init containers do.
@@ -412,14 +398,8 @@ impl TypedValueParser for LevelParser {
     }
 }
 
-pub(crate) fn vmodule(text: &str) -> Checked<VModules> {
-    let parse = |item: &str| {
-        let (pattern, verbosity) = item.split_once('=')?;
-        let verbosity = verbosity.parse().ok().filter(|_| !pattern.is_empty())?;
-        Some(VModule { pattern: pattern.to_owned(), verbosity })
-    };
-    let items = text.split(',').filter(|item| !item.is_empty()).map(parse).collect::<Option<_>>();
-    items.ok_or("a comma-separated list of pattern=N")
+pub(super) fn vmodule(text: &str) -> Checked<VModules> {
+    ModuleLevel::list(text).map_err(|Expected(what)| what)
 }
 
 pub(super) fn variable(text: &str) -> Checked<String> {

@@ -1,28 +1,79 @@
 //! Which lines are logged: klog's verbosity, in general and for single modules.
 
 use std::fmt;
+use std::str::FromStr;
 
 use tracing::subscriber::Interest;
 use tracing::{Level, Metadata};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::{Context, Filter};
 
-use crate::cli::VModule;
+use flannel_core::error::Expected;
 
-/// Which records are logged.
+/// Which records are logged: a filter for a layer of a `tracing` subscriber.
+///
+/// Verbosity 0 and less is info, 1 to 3 debug, 4 and more trace. It is that of the crates of this workspace. Client
+/// libraries log every frame, so they stay at info unless a pattern names them; the Kubernetes library, whose errors the
+/// status has, is off.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Levels {
+pub struct Levels {
     /// klog's number, for what no pattern names.
-    pub(crate) verbosity: i64,
-    /// Those of single modules.
-    pub(crate) modules: Vec<VModule>,
+    pub verbosity: i64,
+    /// Those of single modules. The first pattern that names a target counts.
+    pub modules: Vec<ModuleLevel>,
+}
+
+/// The verbosity of single modules, as of klog's `--vmodule`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModuleLevel {
+    /// A glob (`*` and `?`) for a crate, a module, or a whole path such as `flannel_core::netlink`.
+    pub pattern: String,
+    /// The verbosity.
+    pub verbosity: i64,
+}
+
+impl fmt::Display for ModuleLevel {
+    /// As it is parsed.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.pattern, self.verbosity)
+    }
+}
+
+impl FromStr for ModuleLevel {
+    type Err = Expected;
+
+    fn from_str(text: &str) -> Result<Self, Expected> {
+        let parse = || {
+            let (pattern, verbosity) = text.split_once('=')?;
+            let verbosity = verbosity.parse().ok().filter(|_| !pattern.is_empty())?;
+            Some(Self { pattern: pattern.to_owned(), verbosity })
+        };
+        parse().ok_or(Expected("pattern=N"))
+    }
+}
+
+impl ModuleLevel {
+    /// Parses a list as of klog's `--vmodule`, such as `netlink=5,h2=2`; it may be empty.
+    pub fn list(text: &str) -> Result<Vec<Self>, Expected> {
+        let items = text.split(',').filter(|item| !item.is_empty()).map(str::parse).collect::<Result<_, _>>();
+        items.map_err(|_: Expected| Expected("a comma-separated list of pattern=N"))
+    }
+}
+
+/// A list as it is parsed.
+pub(super) fn list_of(modules: &[ModuleLevel]) -> String {
+    modules.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
 impl fmt::Display for Levels {
+    /// For people, with the flags that ask for the same.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} (--v={}", level(self.verbosity).as_str().to_ascii_lowercase(), self.verbosity)?;
-        let modules: Vec<String> = self.modules.iter().map(ToString::to_string).collect();
-        if modules.is_empty() { f.write_str(")") } else { write!(f, " --vmodule={})", modules.join(",")) }
+        if self.modules.is_empty() {
+            f.write_str(")")
+        } else {
+            write!(f, " --vmodule={})", list_of(&self.modules))
+        }
     }
 }
 
@@ -42,9 +93,8 @@ impl<S> Filter<S> for Levels {
 }
 
 impl Levels {
-    /// The level of a target: that of the first pattern that names it, else the general one. Client libraries log every
-    /// frame, so they stay at info unless a pattern names them. The Kubernetes library logs an error for each of our
-    /// attempts, which our own status has, so it is off.
+    /// The level of a target: that of the first pattern that names it, else the general one. The Kubernetes library logs
+    /// an error for each of our attempts, which our own status has.
     fn of(&self, target: &str) -> LevelFilter {
         match self.modules.iter().find(|module| names(&module.pattern, target)) {
             Some(module) => level(module.verbosity).into(),
@@ -121,12 +171,23 @@ mod tests {
         assert_eq!(lines(), [Level::INFO]);
         handle.reload(Levels { verbosity: 1, modules: Vec::new() }).unwrap();
         assert_eq!(lines(), [Level::INFO, Level::DEBUG, Level::DEBUG]);
-        let modules = vec![VModule { pattern: "netlink".into(), verbosity: 4 }];
+        let modules = vec![ModuleLevel { pattern: "netlink".into(), verbosity: 4 }];
         handle.reload(Levels { verbosity: 0, modules }).unwrap();
         assert_eq!(lines(), [Level::INFO, Level::DEBUG]);
         assert_eq!(handle.clone_current().unwrap().to_string(), "info (--v=0 --vmodule=netlink=4)");
         handle.reload(Levels::default()).unwrap();
         assert_eq!(lines(), [Level::INFO]);
+    }
+
+    #[test]
+    fn modules_are_a_list_of_patterns() {
+        let modules = ModuleLevel::list("netlink=5,flannel_*=-2,").unwrap();
+        assert_eq!(list_of(&modules), "netlink=5,flannel_*=-2");
+        assert_eq!(ModuleLevel::list(""), Ok(Vec::new()));
+        for bad in ["netlink", "=1", "netlink=", "netlink=x", "netlink=1;h2=2"] {
+            let error = ModuleLevel::list(bad).unwrap_err();
+            assert_eq!(error.to_string(), "not a comma-separated list of pattern=N", "{bad}");
+        }
     }
 
     #[test]
@@ -156,8 +217,8 @@ mod tests {
     #[test]
     fn verbosity_is_that_of_klog() {
         let modules = vec![
-            VModule { pattern: "h2".into(), verbosity: 9 },
-            VModule { pattern: "netlink".into(), verbosity: 0 },
+            ModuleLevel { pattern: "h2".into(), verbosity: 9 },
+            ModuleLevel { pattern: "netlink".into(), verbosity: 0 },
         ];
         let levels = Levels { verbosity: 2, modules };
         assert_eq!(levels.of("flannel_core::underlay"), Level::DEBUG);

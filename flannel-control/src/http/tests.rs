@@ -1,20 +1,36 @@
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 
-use flannel_core::agent::{AgentStatus, FirewallOptions, Phase};
-use flannel_metrics::AgentMetrics;
+use flannel_core::agent::{FirewallOptions, Phase};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::*;
 
+/// The readiness of an agent in a phase.
+fn readiness(phase: Phase) -> Readiness {
+    let mut status = AgentStatus::new(FirewallOptions::default());
+    status.phase = phase;
+    status.readiness()
+}
+
+fn not_ready(why: &str) -> Readiness {
+    readiness(Phase::Starting { waiting_for: why.to_owned() })
+}
+
+/// A ready agent with so many problems.
+fn ready(notes: usize) -> Readiness {
+    let mut readiness = not_ready("lease x: unreadable");
+    readiness.notes = std::mem::take(&mut readiness.reasons).into_iter().cycle().take(notes).collect();
+    readiness
+}
+
 #[test]
 fn bodies_begin_as_upstream() {
-    let readyz = |is_ready, lines| readyz(&Answer { is_ready, lines }, Origin::ThisHost);
-    assert_eq!(readyz(true, Vec::new()), (StatusCode::OK, "flanneld is ready".into()));
-    let (_, body) = readyz(true, vec!["lease x: unreadable".into(); 51]);
+    let readyz = |readiness: Readiness| readyz(PROGRAM, &readiness, Origin::ThisHost);
+    assert_eq!(readyz(ready(0)), (StatusCode::OK, "flanneld is ready".into()));
+    let (_, body) = readyz(ready(51));
     assert!(body.starts_with("flanneld is ready\nlease x: unreadable\n") && body.ends_with("and 1 more\n"));
-    let (status, body) = readyz(false, vec!["store away".into()]);
+    let (status, body) = readyz(not_ready("store away"));
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(body, "flanneld is not ready yet\nstore away\n");
 }
@@ -22,36 +38,30 @@ fn bodies_begin_as_upstream() {
 /// Reasons and notes name endpoints and leases.
 #[test]
 fn others_get_the_first_line() {
-    let secret = vec!["store away: https://10.0.0.1:2379 refused".to_owned()];
-    let readyz = |is_ready| readyz(&Answer { is_ready, lines: secret.clone() }, Origin::Elsewhere);
-    let ready = readyz(true);
-    assert_eq!(ready, (StatusCode::OK, "flanneld is ready".to_owned()));
-    let not_ready = readyz(false);
+    let readyz = |readiness: Readiness| readyz(PROGRAM, &readiness, Origin::Elsewhere);
+    assert_eq!(readyz(ready(1)), (StatusCode::OK, "flanneld is ready".to_owned()));
+    let not_ready = readyz(not_ready("store away: https://10.0.0.1:2379 refused"));
     assert_eq!(not_ready, (StatusCode::SERVICE_UNAVAILABLE, "flanneld is not ready yet".to_owned()));
 }
 
 #[tokio::test]
 async fn a_taken_port_is_named() {
-    let taken = bind("127.0.0.1", 0).await.unwrap();
+    let taken = HttpServer::bind("127.0.0.1", 0).await.unwrap();
     let port = taken.local_addr().unwrap().port();
-    let error = bind("127.0.0.1", port).await.unwrap_err();
-    assert!(error.contains(&format!("127.0.0.1 port {port}")), "{error}");
+    let error = HttpServer::bind("127.0.0.1", port).await.unwrap_err();
+    assert!(error.to_string().contains(&format!("127.0.0.1 port {port}")), "{error}");
 }
 
-/// The metrics of an agent that is about to start.
-fn metrics() -> (watch::Sender<Arc<AgentStatus>>, AgentMetrics) {
-    let (sender, status) = watch::channel(Arc::new(AgentStatus::new(FirewallOptions::default())));
-    (sender, AgentMetrics::new(status, flannel_metrics::Options::default()))
-}
-
-/// A server that waits for something.
+/// A server of an agent that waits for something.
 async fn server() -> (SocketAddr, CancellationToken) {
-    let listener = bind(&Ipv4Addr::LOCALHOST.to_string(), 0).await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let look = Box::new(|| Answer { is_ready: false, lines: vec!["waiting for a test".to_owned()] });
-    let stop = CancellationToken::new();
-    let sources = Sources { look, scrapes: Scrapes::new(metrics().1) };
-    tokio::spawn(serve(listener, Arc::new(sources), stop.clone()));
+    let server = HttpServer::bind(&Ipv4Addr::LOCALHOST.to_string(), 0).await.unwrap();
+    let address = server.local_addr().unwrap();
+    let mut status = AgentStatus::new(FirewallOptions::default());
+    status.phase = Phase::Starting { waiting_for: "waiting for a test".to_owned() };
+    let (stop, (_, status)) = (CancellationToken::new(), watch::channel(Arc::new(status)));
+    let server =
+        server.page("/echo", |accept| Page::new("text/x-test", format!("for {accept}").into_bytes()));
+    tokio::spawn(server.serve(status, stop.clone()));
     (address, stop)
 }
 
@@ -88,43 +98,27 @@ async fn requests_have_one_answer_a_connection() {
 }
 
 #[tokio::test]
-async fn metrics_come_in_the_format_that_the_client_reads() {
+async fn a_page_of_the_program_knows_what_the_client_reads() {
     let (server, _stop) = server().await;
-    for (accept, kind, last) in [
-        (
-            "Accept: application/openmetrics-text; version=1.0.0\r\n",
-            "application/openmetrics-text; version=1.0.0",
-            "# EOF\n",
-        ),
-        ("Accept: text/plain\r\n", "text/plain; version=0.0.4", "\n"),
-        ("", "text/plain; version=0.0.4", "\n"),
-    ] {
-        let answer =
-            say(server, format!("GET /metrics HTTP/1.1\r\nHost: x\r\n{accept}\r\n").as_bytes()).await;
-        let head = format!("content-type: {kind}; charset=utf-8\r\n");
-        assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains(&head), "{answer}");
-        assert!(
-            answer.contains("\nflannel_phase{phase=\"starting\"} 1\n") && answer.ends_with(last),
-            "{answer}"
-        );
+    for (accept, want) in
+        [("Accept: text/x-test;q=1\r\n", "\r\n\r\nfor text/x-test;q=1"), ("", "\r\n\r\nfor ")]
+    {
+        let answer = say(server, format!("GET /echo HTTP/1.1\r\nHost: x\r\n{accept}\r\n").as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with(want), "{answer}");
+        assert!(answer.contains("content-type: text/x-test\r\n"), "{answer}");
     }
 }
 
-/// What a flood of requests costs: one answer a second and format.
-#[test]
-fn an_answer_is_given_again_for_a_second() {
-    let (status, metrics) = metrics();
-    let scrapes = Scrapes::new(metrics);
-    let ask = |format, now| String::from_utf8(scrapes.answer(format, now).to_vec()).unwrap();
-    let (start, second) = (std::time::Instant::now(), Duration::from_secs(1));
-    let first = ask(Format::Prometheus, start);
-    status.send_modify(|status| Arc::make_mut(status).phase = Phase::Stopping);
-    assert_eq!(ask(Format::Prometheus, start + second / 2), first);
-    assert!(
-        ask(Format::OpenMetrics, start + second / 2).contains("{phase=\"stopping\"} 1"),
-        "the other format is new"
-    );
-    assert!(ask(Format::Prometheus, start + second).contains("{phase=\"stopping\"} 1"));
+#[tokio::test]
+async fn a_program_has_its_own_name_and_none_of_our_paths() {
+    let server = HttpServer::from(TcpListener::bind("127.0.0.1:0").await.unwrap());
+    let (address, stop) = (server.local_addr().unwrap(), CancellationToken::new());
+    let (_, status) = watch::channel(Arc::new(AgentStatus::new(FirewallOptions::default())));
+    let server = server.program("netd").page("/readyz", |_| Page::new("text/plain", *b"always"));
+    tokio::spawn(server.serve(status, stop));
+    assert!(say(address, b"GET /healthz HTTP/1.0\r\n\r\n").await.ends_with("\r\n\r\nnetd is running"));
+    let readyz = say(address, b"GET /readyz HTTP/1.0\r\n\r\n").await;
+    assert!(readyz.starts_with("HTTP/1.0 503 ") && readyz.contains("netd is not ready yet\n"), "{readyz}");
 }
 
 #[tokio::test]

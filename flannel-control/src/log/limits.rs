@@ -20,12 +20,22 @@ const EVERY: Duration = Duration::from_millis(200);
 /// How often the lines left out are reported.
 const TELL: Duration = Duration::from_secs(10);
 
-/// A layer that gets only the lines within the limits. As a filter it would be asked for each debug line of each library.
-pub(super) struct Limited<L>(pub(super) L, pub(super) Arc<Limits>);
+/// A layer that passes on to another one only the lines within the limits: of each kind fifty at once, and then five a
+/// second. Debug lines are not limited, since the operator asked for them. The lines that were left out are counted, and a
+/// warning tells their number every ten seconds, if there is a tokio runtime.
+// As a filter it would be asked for each debug line of each library.
+#[derive(Debug)]
+pub struct Limited<L>(L, Arc<Limits>);
+
+impl<L> Limited<L> {
+    /// Limits the lines that a layer gets.
+    pub fn new(layer: L) -> Self {
+        Self(layer, Arc::default())
+    }
+}
 
 impl<S: Subscriber, L: Layer<S>> Layer<S> for Limited<L> {
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
-        // Debug lines are not limited, since the operator asked for them.
         if *event.metadata().level() > Level::INFO || self.1.admit(event) {
             self.0.on_event(event, context);
         }
@@ -38,7 +48,7 @@ impl<S: Subscriber, L: Layer<S>> Layer<S> for Limited<L> {
 
 /// The counts of each kind.
 #[derive(Debug, Default)]
-pub(super) struct Limits(Mutex<Kinds>);
+struct Limits(Mutex<Kinds>);
 
 #[derive(Debug, Default)]
 struct Kinds {
@@ -153,7 +163,7 @@ mod tests {
         let log = Captured::default();
         let writer = log.clone();
         let layer = fmt::layer().with_ansi(false).with_writer(move || writer.clone());
-        let layer = Limited(layer, Arc::default()).with_filter(LevelFilter::DEBUG);
+        let layer = Limited::new(layer).with_filter(LevelFilter::DEBUG);
         let _guard = tracing::subscriber::set_default(registry().with(layer));
         // Ten seconds of a flood, and beside it what others say.
         for second in 0..10 {
