@@ -23,7 +23,7 @@ pub(crate) use flags::{
     Options, StatusOptions, Task,
 };
 use go::Given;
-pub(crate) use value::{LogFormat, Part, ReportForm, StatusForm, Store};
+pub(crate) use value::{LogFormat, Part, ReportForm, Store};
 pub(crate) use variables::{Unread, unread as unread_variables};
 
 /// What the process is to do.

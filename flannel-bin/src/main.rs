@@ -43,7 +43,7 @@ fn main() -> ExitCode {
         Ok(Command::Run(options)) => init::run(|| daemon::run(&options)),
         Ok(Command::Task(Task::Cleanup(options))) => cleanup::run(*options),
         Ok(Command::Task(Task::Status(options))) => status::run(&options),
-        Ok(Command::Task(Task::Events(options))) => status::events::run(&options),
+        Ok(Command::Task(Task::Events(options))) => status::events(&options),
         Ok(Command::Task(Task::Doctor(options))) => doctor::run(&options),
         Ok(Command::Task(Task::LogLevel(options))) => log_level::run(&options),
         Ok(Command::Task(Task::InstallCni(options))) => install_cni::main(&options),

@@ -3,7 +3,7 @@
 //! An agent serves a Unix socket beside its subnet file ([`socket_of`]). A client sends one request, a line of JSON, and
 //! reads the answer, a line of JSON or a line for each thing that happens ([`protocol`]). [`ControlServer`] is the agent's
 //! side, [`Client`] the other one, which needs no async runtime. [`wire`] has the answers as values, and [`screen`] makes
-//! the text of `flanneld status` and `flanneld events` of them (pure).
+//! the text of `flanneld status` and `flanneld events` of them (pure), and [`show`] does both and writes to a terminal.
 //!
 //! Whoever may write to the socket sees leases, addresses and errors of this node, so only its owner and group may
 //! (mode 0660). No request changes anything, unless the embedding program adds one that does
@@ -27,6 +27,7 @@ pub mod protocol;
 pub mod screen;
 mod server;
 mod shortage;
+pub mod show;
 pub mod wire;
 
 pub use client::{Answers, Client, ClientError};

@@ -11,13 +11,14 @@ use std::time::Duration;
 use clap::{Arg, ArgAction, Args, CommandFactory as _, Parser, Subcommand};
 use flannel_backend_udp::Layout;
 use flannel_backend_vxlan::{NextHopObjects, TxChecksum};
+use flannel_control::show::Form;
 use flannel_core::addr::Subnet;
 use flannel_core::firewall::gate::Mode;
 use flannel_core::probe::{ProbeInterval, ReadyPeers};
 use flannel_core::secret::{Secret, ServerUrl};
 use flannel_doctor::{CHECKS, Check};
 
-use super::value::{self, LogFormat, Maybe, Part, ReportForm, StatusForm, Store, Urls, VModules};
+use super::value::{self, LogFormat, Maybe, Part, ReportForm, Store, Urls, VModules};
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -281,7 +282,7 @@ pub(crate) struct StatusOptions {
     pub(crate) subnet_file: PathBuf,
     /// form of the answer: a table that fits the terminal, one with all columns, or the agent's JSON
     #[arg(long, value_name = "table|wide|json", default_value = "table", value_parser = value::STATUS_FORM)]
-    pub(crate) output: StatusForm,
+    pub(crate) output: Form,
     /// show the status again whenever it changes: in place on a terminal, else one after the other
     #[arg(long)]
     pub(crate) watch: bool,
@@ -301,8 +302,8 @@ pub(crate) struct EventsOptions {
     #[arg(long, value_name = "FILE", default_value = "/run/flannel/subnet.env", value_parser = value::file)]
     pub(crate) subnet_file: PathBuf,
     /// form of the events: a line of text or a JSON object each
-    #[arg(long, value_name = "text|json", default_value = "text", value_parser = value::LOG_FORMAT)]
-    pub(crate) output: LogFormat,
+    #[arg(long, value_name = "text|json", default_value = "text", value_parser = value::EVENT_FORM)]
+    pub(crate) output: Form,
     /// go on with what happens from now on
     #[arg(long)]
     pub(crate) follow: bool,

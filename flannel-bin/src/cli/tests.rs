@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use flannel_control::show::Form;
 use flannel_core::agent::{FirewallOptions, Forward};
 use proptest::prelude::*;
 
@@ -667,7 +668,7 @@ fn a_status_is_one_question_about_the_agent_of_this_host() {
         panic!()
     };
     assert!(options.watch && !options.diff && options.peer.is_empty());
-    assert_eq!((options.output, options.subnet_file.to_str()), (StatusForm::Wide, Some("/x")));
+    assert_eq!((options.output, options.subnet_file.to_str()), (Form::Wide, Some("/x")));
     for (args, why) in [
         (&["--diff", "--watch"][..], "--diff is a question of its own"),
         (&["--diff", "--peer=10.5.1.0/24"], "--diff is a question of its own"),
@@ -679,7 +680,7 @@ fn a_status_is_one_question_about_the_agent_of_this_host() {
         assert!(error.starts_with(why), "{args:?}: {error}");
     }
     let Ok(Command::Task(Task::Events(options))) = run_with(&["events", "--follow"], &[]) else { panic!() };
-    assert_eq!((options.follow, options.output), (true, LogFormat::Text));
+    assert_eq!((options.follow, options.output), (true, Form::Wide));
 }
 
 fn help_of_flag(flag: &clap::Arg) -> String {

@@ -11,6 +11,7 @@ use clap::{Arg, Command};
 use flannel_backend_udp::Layout;
 use flannel_backend_vxlan::{NextHopObjects, TxChecksum};
 use flannel_control::log::ModuleLevel;
+use flannel_control::show::Form;
 use flannel_core::addr::Subnet;
 use flannel_core::error::Expected;
 use flannel_core::firewall::gate::Mode;
@@ -41,17 +42,6 @@ pub(crate) enum LogFormat {
     /// Lines for people.
     Text,
     /// A JSON object a line.
-    Json,
-}
-
-/// The form of a status.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum StatusForm {
-    /// What fits the terminal.
-    Table,
-    /// All columns.
-    Wide,
-    /// The agent's JSON.
     Json,
 }
 
@@ -261,10 +251,14 @@ impl<T: Clone + Send + Sync> TypedValueParser for OneOf<T> {
 pub(super) const LOG_FORMAT: OneOf<LogFormat> =
     OneOf { words: &[("text", LogFormat::Text), ("json", LogFormat::Json)], expected: "text or json" };
 
-pub(super) const STATUS_FORM: OneOf<StatusForm> = OneOf {
-    words: &[("table", StatusForm::Table), ("wide", StatusForm::Wide), ("json", StatusForm::Json)],
+pub(super) const STATUS_FORM: OneOf<Form> = OneOf {
+    words: &[("table", Form::Table), ("wide", Form::Wide), ("json", Form::Json)],
     expected: "table, wide or json",
 };
+
+/// Of events, which have one form of text.
+pub(super) const EVENT_FORM: OneOf<Form> =
+    OneOf { words: &[("text", Form::Wide), ("json", Form::Json)], expected: "text or json" };
 
 pub(super) const REPORT_FORM: OneOf<ReportForm> =
     OneOf { words: &[("table", ReportForm::Table), ("json", ReportForm::Json)], expected: "table or json" };

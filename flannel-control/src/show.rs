@@ -1,0 +1,217 @@
+//! Asks an agent and shows its answer, as `flanneld status` and `flanneld events` do. All of it blocks, and needs no
+//! runtime.
+//!
+//! ```no_run
+//! use std::io::stdout;
+//! use std::path::Path;
+//!
+//! use flannel_control::show::{self, Form, Outcome, ShowError, Terminal};
+//! use flannel_control::{Client, socket_of};
+//!
+//! fn is_good() -> Result<bool, ShowError> {
+//!     let client = Client::new(socket_of(Path::new("/run/flannel/subnet.env")));
+//!     let mut terminal = Terminal::of(stdout(), |name| std::env::var_os(name));
+//!     Ok(show::status(&client, Form::Table, &mut terminal)? == Outcome::Good)
+//! }
+//! ```
+
+mod terminal;
+
+use std::io::{self, Write};
+use std::net::{IpAddr, ToSocketAddrs as _};
+
+pub use self::terminal::Terminal;
+use crate::protocol::Request;
+use crate::screen::{self, Detail};
+use crate::{Client, ClientError, wire};
+
+/// After how many seconds a watched status is shown again, since the ages in it change.
+const EVERY: u64 = 2;
+
+/// How an answer is shown.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Form {
+    /// A table of what fits the terminal.
+    #[default]
+    Table,
+    /// A table with all columns.
+    Wide,
+    /// The agent's JSON, in a line.
+    Json,
+}
+
+/// Why there is nothing to show.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ShowError {
+    /// The agent did not answer.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// Its answer is not what this program reads.
+    #[error("the answer of the agent can't be read")]
+    Unreadable(#[from] serde_json::Error),
+    /// The answer can't be written. If the kind is [`BrokenPipe`](io::ErrorKind::BrokenPipe), whoever reads has seen
+    /// enough, as `head` does.
+    #[error("can't write the answer")]
+    Output(#[from] io::Error),
+    /// No peer is meant by what was given.
+    #[error(
+        "no peer has {0:?}: give its subnet, an address of one of its pods or of its node, or a node's name"
+    )]
+    NoPeer(String),
+}
+
+/// What was shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// All is as it should be.
+    Good,
+    /// Something is not.
+    Bad,
+}
+
+impl Outcome {
+    fn of(good: bool) -> Self {
+        if good { Self::Good } else { Self::Bad }
+    }
+}
+
+/// Shows the status: good if pods can be started.
+pub fn status<W: Write>(
+    client: &Client,
+    form: Form,
+    terminal: &mut Terminal<W>,
+) -> Result<Outcome, ShowError> {
+    let answer = client.ask(&Request::new("status"))?;
+    let status: wire::Status = serde_json::from_str(answer.get())?;
+    terminal.print(&match detail(form) {
+        Some(detail) => screen::status(&status, detail, terminal.look(detail)),
+        None => format!("{answer}\n"),
+    })?;
+    Ok(Outcome::of(status.ready))
+}
+
+/// Shows each status until the agent ends, on a terminal in place of the last one: good if pods could be started last.
+pub fn watch<W: Write>(
+    client: &Client,
+    form: Form,
+    terminal: &mut Terminal<W>,
+) -> Result<Outcome, ShowError> {
+    let mut request = Request::new("status").with("watch", true);
+    if terminal.is_terminal() {
+        request = request.with("every_s", EVERY);
+    }
+    let mut outcome = Outcome::Bad;
+    for answer in client.follow(&request)? {
+        let answer = answer?;
+        let Some(detail) = detail(form) else {
+            terminal.print(&format!("{answer}\n"))?;
+            continue;
+        };
+        let status: wire::Status = serde_json::from_str(answer.get())?;
+        outcome = Outcome::of(status.ready);
+        if terminal.is_terminal() {
+            terminal.redraw(&screen::status(&status, detail, terminal.whole_look()))?;
+        } else {
+            terminal.print(&(screen::status(&status, detail, terminal.look(detail)) + "\n"))?;
+        }
+    }
+    Ok(outcome)
+}
+
+/// Shows the peers that a text means (a subnet, an address of a pod or a node, or a node's name, which may be looked up)
+/// with their kernel objects: good if all of them are programmed.
+pub fn peer<W: Write>(
+    client: &Client,
+    text: &str,
+    form: Form,
+    terminal: &mut Terminal<W>,
+) -> Result<Outcome, ShowError> {
+    let answer = client.ask(&Request::new("status"))?;
+    let status: wire::Status = serde_json::from_str(answer.get())?;
+    let found = match screen::find(&status, text, &[]) {
+        found if found.is_empty() => screen::find(&status, text, &addresses_of(text)),
+        found => found,
+    };
+    if found.is_empty() {
+        return Err(ShowError::NoPeer(text.to_owned()));
+    }
+    let mut good = true;
+    for (number, peer) in found.iter().enumerate() {
+        let objects = client.ask(&Request::new("peer").with("lease", peer.lease.as_str()))?;
+        good &= matches!(peer.state.as_str(), "programmed" | "recalled");
+        let text = if let Some(detail) = detail(form) {
+            let objects: wire::PeerObjects = serde_json::from_str(objects.get())?;
+            let probes = status.probes.iter().flat_map(|probes| &probes.peers);
+            let probe = probes.clone().find(|probe| probe.lease == peer.lease);
+            screen::peer(peer, probe, &objects, terminal.look(detail))
+        } else {
+            let (status, objects) = (json_of(&answer, &peer.lease)?, serde_json::from_str(objects.get())?);
+            format!("{}\n", merged(status, objects))
+        };
+        terminal.print(&if number > 0 && form != Form::Json { format!("\n{text}") } else { text })?;
+    }
+    Ok(Outcome::of(good))
+}
+
+/// How much of a status a form shows; `None` for the agent's JSON.
+fn detail(form: Form) -> Option<Detail> {
+    match form {
+        Form::Table => Some(Detail::Table),
+        Form::Wide => Some(Detail::Wide),
+        Form::Json => None,
+    }
+}
+
+/// A peer of a status, with all fields that the agent sent.
+fn json_of(status: &serde_json::value::RawValue, lease: &str) -> Result<serde_json::Value, ShowError> {
+    let mut status: serde_json::Value = serde_json::from_str(status.get())?;
+    let peers = status.pointer_mut("/network/peer_list").and_then(serde_json::Value::as_array_mut);
+    let found = peers.and_then(|peers| peers.iter_mut().find(|peer| peer["lease"] == lease));
+    Ok(found.map(serde_json::Value::take).unwrap_or_default())
+}
+
+/// One object with the fields of both.
+fn merged(mut one: serde_json::Value, other: serde_json::Value) -> serde_json::Value {
+    if let (Some(one), serde_json::Value::Object(other)) = (one.as_object_mut(), other) {
+        one.extend(other);
+    }
+    one
+}
+
+/// The addresses of a host name; none if it is none.
+fn addresses_of(name: &str) -> Vec<IpAddr> {
+    (name, 0).to_socket_addrs().map(|found| found.map(|address| address.ip()).collect()).unwrap_or_default()
+}
+
+/// Shows what differs between desired and observed state, as commands that can be pasted: good if nothing does.
+pub fn diff<W: Write>(client: &Client, form: Form, terminal: &mut Terminal<W>) -> Result<Outcome, ShowError> {
+    let answer = client.ask(&Request::new("diff"))?;
+    let differences: wire::Differences = serde_json::from_str(answer.get())?;
+    terminal.print(&match detail(form) {
+        Some(_) => screen::diff(&differences, terminal.look(Detail::Wide)),
+        None => format!("{answer}\n"),
+    })?;
+    Ok(Outcome::of(differences.differences.is_empty()))
+}
+
+/// Shows the events that the agent remembers, a line each, and with `follow` those that happen until it ends.
+pub fn events<W: Write>(
+    client: &Client,
+    follow: bool,
+    form: Form,
+    terminal: &mut Terminal<W>,
+) -> Result<Outcome, ShowError> {
+    for answer in client.follow(&Request::new("events").with("follow", follow))? {
+        let answer = answer?;
+        terminal.print(&match form {
+            Form::Json => format!("{answer}\n"),
+            Form::Table | Form::Wide => {
+                let event: wire::Event = serde_json::from_str(answer.get())?;
+                screen::event(&event, terminal.look(Detail::Wide))
+            }
+        })?;
+    }
+    Ok(Outcome::Good)
+}
