@@ -1,12 +1,15 @@
 //! The prober on the real kernel, whose loopback link answers for peers.
 
+use std::net::IpAddr;
 use std::process::Command;
+use std::time::SystemTime;
 
 use flannel_lab::sandbox::in_sandbox;
 use flannel_lab::test_name;
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::status::{PeerState, PeerStatus};
 
 fn ip(arguments: &str) {
     let output = Command::new("ip").args(arguments.split_whitespace()).output().unwrap();
