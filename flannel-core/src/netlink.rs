@@ -12,6 +12,7 @@ mod events;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) mod fuzz;
 mod link;
+mod lookup;
 mod message;
 mod netconf;
 mod next_hops;
@@ -36,6 +37,7 @@ use self::batch::{Answer, Requests};
 use self::decode::Sight;
 use self::dump::Dumps;
 use self::events::Events;
+pub(crate) use self::lookup::RouteLookups;
 use self::message::{Datagram, Message, UnreadableMessage, Verdict};
 use self::next_hops::NextHops;
 use self::nftables::NfTables;
@@ -166,10 +168,6 @@ impl Netlink {
     }
 }
 
-/// The errors of a look-up without a usable route: no route, and the IPv4 route types `unreachable`, `prohibit` and
-/// `blackhole`.
-const LEADS_NOWHERE: [i32; 4] = [libc::ENETUNREACH, libc::EHOSTUNREACH, libc::EACCES, libc::EINVAL];
-
 /// Keeps the objects of a scope's link, since a kernel may not apply the filter.
 fn wanted(
     scope: Scope,
@@ -234,14 +232,7 @@ impl Kernel for Netlink {
     }
 
     async fn lookup(&mut self, dst: IpAddr) -> Result<Option<RouteLookup>, KernelError> {
-        let what = || format!("look up the route to {dst}");
-        let body = encode::lookup(dst);
-        let encode = |datagram: &mut Datagram, seq| datagram.push(Rtm::Getroute, NlmF::empty(), seq, body);
-        match self.requests.ask(what, encode, decode::lookup).await? {
-            Answer::Message(route) => Ok(route),
-            Answer::Verdict(verdict) if LEADS_NOWHERE.contains(&verdict.errno) => Ok(None),
-            Answer::Verdict(verdict) => Err(verdict.refused(what())),
-        }
+        self.requests.lookup(dst).await
     }
 
     async fn objects(&mut self, scope: Scope) -> Result<Vec<Object>, KernelError> {

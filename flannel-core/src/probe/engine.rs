@@ -4,6 +4,7 @@
 //! waiting for its next visit or for the answers of its present one, so there is one point in time a target.
 
 mod answer;
+mod neighbours;
 mod peers;
 mod send;
 mod target;
@@ -19,8 +20,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
+use self::neighbours::Neighbours;
 use self::target::{Sent, Target};
-use super::gate::PeersGate;
+use super::gate::{Look, PeersGate};
 use super::options::{ProbeInterval, ProbeOptions};
 use super::pace::Budget;
 use super::sockets::{self, Arrival, FamilySockets, What};
@@ -68,6 +70,9 @@ pub(crate) struct Prober {
     next_target: u32,
     targets: HashMap<u32, Target>,
     index: BTreeMap<(LeaseKey, Family), u32>,
+    /// How many targets count as neighbours.
+    on_link: PerFamily<usize>,
+    neighbours: Neighbours,
     /// The peers as they were read last.
     peers: PeerList,
     /// When visits are over.
@@ -99,8 +104,12 @@ impl Prober {
             shown.notes.push("the backend does not say how its network is probed".to_owned());
         }
         let probing = probing.unwrap_or_else(|| Probing::new(Answers::Base));
-        let gate = options.ready.map(|ready| PeersGate::new(ready, now));
-        shown.waiting = gate.as_ref().and_then(|gate| gate.waiting(|_| None, now));
+        let mut gate = options.ready.map(|ready| PeersGate::new(ready, now));
+        match gate.as_mut().map(|gate| gate.look(now)) {
+            Some(Look::Waits(why)) => shown.waiting = Some(why),
+            Some(Look::Open | Look::Same) | None => gate = None,
+        }
+        let neighbours = Neighbours::new(&netns);
         let families = own.subnets();
         let mut sockets = PerFamily::default();
         if shown.notes.is_empty() {
@@ -123,6 +132,8 @@ impl Prober {
             next_target: 0,
             targets: HashMap::new(),
             index: BTreeMap::new(),
+            on_link: PerFamily::default(),
+            neighbours,
             peers: PeerList::default(),
             ends: BTreeSet::new(),
             starts: BTreeSet::new(),
@@ -171,10 +182,10 @@ impl Prober {
             self.drain(&mut buffer);
             let now = Instant::now();
             if std::mem::take(&mut is_listed) {
-                self.list(now);
+                self.list(now).await;
                 list_at = now + LISTED;
             }
-            self.go_on(now);
+            self.go_on(now).await;
             if gate.is_some() {
                 self.look_at_gate(now);
             }
@@ -197,19 +208,15 @@ impl Prober {
 
     /// Opens the gate of readiness once enough peers have answered, or its time is over.
     fn look_at_gate(&mut self, now: Instant) {
-        let Some(gate) = &self.gate else { return };
-        let answered = |lease: &LeaseKey| {
-            let families = &self.shown.peers.get(lease)?.families;
-            Some(families.iter().any(|(_, probe)| probe.overlay.last_answer.is_some()))
+        let waiting = match self.gate.as_mut().map(|gate| gate.look(now)) {
+            None | Some(Look::Same) => return,
+            Some(Look::Waits(why)) => Some(why),
+            Some(Look::Open) => {
+                self.gate = None;
+                None
+            }
         };
-        let waiting = gate.waiting(answered, now);
-        if waiting.is_none() {
-            self.gate = None;
-        }
-        if waiting != self.shown.waiting {
-            self.shown.waiting = waiting;
-            self.is_changed = true;
-        }
+        (self.shown.waiting, self.is_changed) = (waiting, true);
     }
 
     fn publish(&mut self, tell: &impl Fn(ProbeEvent)) {

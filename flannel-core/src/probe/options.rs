@@ -32,8 +32,9 @@ pub enum ProbeInterval {
     #[default]
     Off,
     /// Once a second in a small cluster, more slowly in a large one: all peers together get twenty visits a second at
-    /// most, and more than 128 peers get 128 visits a minute, so each of a thousand gets one in eight minutes: the kernel
-    /// keeps a table of the neighbours that were asked for in the last minute, with little room by default.
+    /// most, so each of a thousand gets one in 50 seconds. Peers on a link of this node get fewer if there are many, since
+    /// each takes an entry in the kernel's table of neighbours: within a minute no more than an eighth of
+    /// `net.ipv4.neigh.default.gc_thresh3` (128 by default; IPv6 likewise).
     Auto,
     /// This often, but not more often than with [`Self::Auto`].
     Every(Duration),

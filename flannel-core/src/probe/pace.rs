@@ -12,39 +12,76 @@ const VISITS: u32 = 20;
 /// Packets of a second, at most, and how many may be sent at once after a rest.
 const PACKETS: u32 = 400;
 const BURST: u32 = 200;
-/// How many peers may be visited within [`FORGOTTEN`]. A peer on the underlay's link takes an entry in the kernel's table of
-/// neighbours, also one that nobody else on this host asks for. That table is one for all namespaces; by default the kernel
-/// keeps 128 entries whatever their age, and refuses new ones, those of pods among them, from 1024 on
-/// (`net/ipv4/neigh/default/gc_thresh1` and `gc_thresh3`).
-const NEIGHBOURS: usize = 128;
-/// How long the kernel keeps an entry that nobody uses (`gc_stale_time`).
+/// How long the kernel keeps a neighbour that nobody uses (`gc_stale_time`).
 const FORGOTTEN: Duration = Duration::from_secs(60);
 /// The shortest interval of visits to a peer.
 const SHORTEST: Duration = Duration::from_secs(1);
 /// The same where answers are ICMP errors, of which a kernel sends one a second to each host.
 const SHORTEST_OF_ERRORS: Duration = Duration::from_millis(1500);
 
-/// The time between two visits of a peer that answers, when there are so many peers, and so many targets: a peer is one in
-/// each family.
-pub(super) fn interval(asked: ProbeInterval, peers: usize, targets: usize, answers: Answers) -> Duration {
+/// Peers that are visited in turn, as far as their number decides how often.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Crowd {
+    /// How many targets there are: a peer is one in each family.
+    pub(super) targets: usize,
+    /// How many of them are on a link of this node, with the one in question: each takes an entry in the kernel's table
+    /// of neighbours. 0 for a target that is reached through a gateway, which all of those share.
+    pub(super) neighbours: usize,
+    /// How many neighbours may be visited within the time after which the kernel forgets them: [`room`].
+    pub(super) room: usize,
+}
+
+/// The kernel's limits for a table of neighbours, which is one for all namespaces: `gc_thresh1` to `gc_thresh3` of
+/// `net.ipv4.neigh.default` or `net.ipv6.neigh.default`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Thresholds {
+    /// So many are kept whatever their age.
+    pub(super) kept: usize,
+    /// From here on the kernel looks for old ones every five seconds.
+    pub(super) soft: usize,
+    /// From here on it refuses new ones, those of pods among them.
+    pub(super) hard: usize,
+}
+
+impl Default for Thresholds {
+    /// Those of a kernel that nobody has told others.
+    fn default() -> Self {
+        Self { kept: 128, soft: 512, hard: 1024 }
+    }
+}
+
+/// How many entries of the table probes may take: as many as make the kernel forget nobody else's, and never more than an
+/// eighth of all.
+pub(super) fn room(Thresholds { kept, soft, hard }: Thresholds) -> usize {
+    kept.max(soft / 4).min(hard / 8).max(1)
+}
+
+/// The time between two visits of a peer that answers.
+pub(super) fn interval(asked: ProbeInterval, crowd: Crowd, answers: Answers) -> Duration {
     let shortest = match answers {
         Answers::Base => SHORTEST,
         Answers::Bridge => SHORTEST_OF_ERRORS,
     };
-    let fair = Duration::from_secs(1) * count(targets) / VISITS;
+    let fair = Duration::from_secs(1) * count(crowd.targets) / VISITS;
     let asked = if let ProbeInterval::Every(asked) = asked { asked } else { Duration::ZERO };
-    shortest.max(fair).max(among_neighbours(peers)).max(asked)
+    shortest.max(fair).max(crowd.among_neighbours()).max(asked)
 }
 
 /// Within which time so many new targets get their first packet: soon if readiness waits for them.
-pub(super) fn first_sweep(new: usize, is_waited_for: bool) -> Duration {
-    let soonest = Duration::from_secs(1) * count(new) * 2 / PACKETS;
-    if is_waited_for { soonest } else { soonest.max(among_neighbours(new)) }
+pub(super) fn first_sweep(new: Crowd, is_waited_for: bool) -> Duration {
+    let soonest = Duration::from_secs(1) * count(new.targets) * 2 / PACKETS;
+    if is_waited_for { soonest } else { soonest.max(new.among_neighbours()) }
 }
 
-/// The time in which so many peers can be visited without filling the table of neighbours.
-fn among_neighbours(peers: usize) -> Duration {
-    if peers > NEIGHBOURS { FORGOTTEN * count(peers) / count(NEIGHBOURS) } else { Duration::ZERO }
+impl Crowd {
+    /// The time in which so many can be visited without filling the table of neighbours.
+    fn among_neighbours(self) -> Duration {
+        if self.neighbours > self.room {
+            FORGOTTEN.mul_f64(self.neighbours as f64 / self.room as f64)
+        } else {
+            Duration::ZERO
+        }
+    }
 }
 
 fn count(number: usize) -> u32 {
@@ -81,36 +118,68 @@ impl Budget {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_interval_grows_with_the_cluster_and_never_falls_below_what_was_asked_for() {
-        let with = |asked, peers| interval(asked, peers, peers, Answers::Base);
-        let auto = |peers| with(ProbeInterval::Auto, peers).as_secs_f64();
-        assert_eq!((auto(1), auto(20), auto(100)), (1.0, 1.0, 5.0));
-        let every = |s, peers| with(ProbeInterval::Every(Duration::from_secs(s)), peers);
-        assert_eq!((every(30, 3).as_secs(), every(3, 100).as_secs(), every(0, 3).as_secs()), (30, 5, 1));
-        assert_eq!(interval(ProbeInterval::Auto, 1, 1, Answers::Bridge).as_millis(), 1500);
-        assert_eq!(
-            interval(ProbeInterval::Auto, 100, 200, Answers::Base).as_secs(),
-            10,
-            "each family counts"
-        );
+    fn crowd(targets: usize, neighbours: usize) -> Crowd {
+        Crowd { targets, neighbours, room: room(Thresholds::default()) }
     }
 
-    /// From the first visit on, however many there are.
     #[test]
-    fn no_more_peers_are_visited_a_minute_than_the_kernel_keeps_neighbours() {
-        for peers in [129, 1_000, 10_000] {
+    fn the_interval_follows_the_crowd_and_what_was_asked_for() {
+        use Answers::{Base, Bridge};
+        use ProbeInterval::{Auto, Every};
+        let s = Duration::from_secs;
+        for (what, asked, crowd, answers, want) in [
+            ("one peer", Auto, crowd(1, 1), Base, s(1)),
+            ("twenty", Auto, crowd(20, 20), Base, s(1)),
+            ("more get twenty visits a second", Auto, crowd(100, 100), Base, s(5)),
+            ("each family counts", Auto, crowd(200, 100), Base, s(10)),
+            ("as seldom as asked for", Every(s(30)), crowd(3, 3), Base, s(30)),
+            ("not more often than without", Every(s(3)), crowd(100, 100), Base, s(5)),
+            ("and not more than once a second", Every(s(0)), crowd(3, 3), Base, s(1)),
+            ("answers that are errors", Auto, crowd(1, 1), Bridge, Duration::from_millis(1500)),
+            ("as many as there is room for", Auto, crowd(128, 128), Base, Duration::from_millis(6400)),
+            ("more neighbours than that", Auto, crowd(256, 256), Base, s(120)),
+            ("a thousand of them", Auto, crowd(1024, 1024), Base, s(480)),
+            ("also when asked for more", Every(s(1)), crowd(1024, 1024), Base, s(480)),
+            ("a thousand behind a gateway", Auto, crowd(1000, 0), Base, s(50)),
+            ("one of few on the link among them", Auto, crowd(1000, 100), Base, s(50)),
+            ("a table that was made larger", Auto, Crowd { room: 2048, ..crowd(1000, 1000) }, Base, s(50)),
+        ] {
+            assert_eq!(interval(asked, crowd, answers), want, "{what}");
+        }
+    }
+
+    /// From the first visit on, however many there are and whatever is asked for.
+    #[test]
+    fn no_more_neighbours_are_visited_within_a_minute_than_there_is_room_for() {
+        for neighbours in [129, 1_000, 10_000] {
+            let crowd = crowd(neighbours, neighbours);
             let sweeps = [
-                interval(ProbeInterval::Auto, peers, peers, Answers::Base),
-                interval(ProbeInterval::Every(SHORTEST), peers, peers, Answers::Base),
-                first_sweep(peers, false),
+                interval(ProbeInterval::Auto, crowd, Answers::Base),
+                interval(ProbeInterval::Every(SHORTEST), crowd, Answers::Base),
+                first_sweep(crowd, false),
             ];
             for sweep in sweeps {
-                let a_minute = peers as f64 * FORGOTTEN.as_secs_f64() / sweep.as_secs_f64();
-                assert!((127.0..=128.1).contains(&a_minute), "{peers}: {a_minute}");
+                let a_minute = neighbours as f64 * FORGOTTEN.as_secs_f64() / sweep.as_secs_f64();
+                assert!((127.9..=128.1).contains(&a_minute), "{neighbours}: {a_minute}");
             }
         }
-        assert_eq!(first_sweep(1_000, true).as_secs(), 5, "somebody waits for it");
+        assert_eq!(first_sweep(crowd(1_000, 1_000), true), Duration::from_secs(5), "somebody waits for it");
+        assert_eq!(first_sweep(crowd(1_000, 0), false), Duration::from_secs(5), "they share a gateway");
+    }
+
+    #[test]
+    fn the_room_is_a_small_share_of_the_table() {
+        for (what, kept, soft, hard, want) in [
+            ("the kernel's own", 128, 512, 1024, 128),
+            ("all three raised", 4096, 8192, 16384, 2048),
+            ("many are kept anyway", 80_000, 90_000, 100_000, 12_500),
+            ("only the last one raised", 128, 512, 65_536, 128),
+            ("none is kept", 0, 4096, 8192, 1024),
+            ("a small table", 128, 512, 256, 32),
+            ("no table at all", 0, 0, 0, 1),
+        ] {
+            assert_eq!(room(Thresholds { kept, soft, hard }), want, "{what}");
+        }
     }
 
     /// Whatever is asked for, no more is sent in any second than the rate and one burst.

@@ -59,7 +59,11 @@ impl Prober {
 
     /// Ends a visit.
     pub(super) fn conclude(&mut self, id: u32, now: Instant) {
-        let intervals = (self.interval(), self.interval_of_unreached());
+        let Some((family, on_link)) = self.targets.get(&id).map(|target| (target.family, target.on_link))
+        else {
+            return;
+        };
+        let intervals = (self.interval(family, on_link), self.interval_of_unreached(family, on_link));
         let Some(target) = self.targets.get_mut(&id) else { return };
         let Some(visit) = target.visit.take() else { return };
         for number in &visit.numbers {
@@ -132,7 +136,9 @@ impl Prober {
         if let Some(before) = entry.families.get_mut(target.family).replace(probe) {
             self.shown.counts.remove(before.verdict);
         }
+        let lease = entry.lease;
         self.shown.peers.put(entry);
+        self.tell_gate(&lease);
         self.is_changed = true;
     }
 }

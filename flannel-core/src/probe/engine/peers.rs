@@ -7,34 +7,37 @@ use tokio::time::Instant;
 
 use super::Prober;
 use super::target::Target;
-use crate::addr::{Family, Subnet};
+use crate::addr::{Family, PerFamily, Subnet};
 use crate::backend::Answers;
-use crate::probe::pace;
-use crate::probe::status::Verdict;
+use crate::lease::LeaseKey;
+use crate::probe::gate::Known;
+use crate::probe::pace::{self, Crowd};
+use crate::probe::status::{ProbeList, Verdict};
 use crate::probe::track::Track;
 use crate::status::{PeerState, PeerStatus};
 
 impl Prober {
     /// Reads the list of peers.
-    pub(super) fn list(&mut self, now: Instant) {
+    pub(super) async fn list(&mut self, now: Instant) {
         let status = self.network.borrow_and_update().clone();
         if let Some(mtu) = status.overlay_mtu {
             self.overlay_mtu = mtu;
         }
         if !status.peer_list.is_copy_of(&self.peers) {
             self.peers = status.peer_list;
-            self.read_peers(now);
+            self.read_peers(now).await;
         }
         if status.synced
             && status.recalled.is_none()
             && let Some(gate) = &mut self.gate
+            && !gate.is_listed()
         {
-            gate.listed(self.index.keys().map(|(lease, _)| *lease));
+            gate.listed(self.index.keys().map(|(lease, _)| (*lease, known(&self.shown.peers, lease))));
         }
     }
 
     /// Brings the targets up to date with the list of peers.
-    pub(super) fn read_peers(&mut self, now: Instant) {
+    async fn read_peers(&mut self, now: Instant) {
         self.readings += 1;
         let (peers, before) = (self.peers.clone(), self.index.len());
         let mut new = Vec::new();
@@ -49,26 +52,81 @@ impl Prober {
             self.forget(id);
         }
         self.troubled.retain(|(lease, _)| peers.get(lease).is_some());
-        let sweep = pace::first_sweep(new.len(), self.gate.is_some());
-        for id in new {
-            self.wake_at(id, now + sweep.mul_f64(fastrand::f64()));
-        }
+        self.spread(new, now).await;
         if before != self.index.len() || self.readings == 1 {
-            self.shown.interval = self.interval();
+            self.show_interval();
             self.is_changed = true;
         }
     }
 
-    pub(super) fn interval(&self) -> Duration {
-        pace::interval(self.options.interval, self.peers.len(), self.index.len(), self.probing.answers)
+    /// Spreads the first visits of new targets.
+    async fn spread(&mut self, new: Vec<u32>, now: Instant) {
+        self.neighbours.read(now);
+        let mut on_link: PerFamily<usize> = PerFamily::default();
+        for id in &new {
+            self.look_on_link(*id).await;
+            let Some(target) = self.targets.get(id) else { continue };
+            *on_link.get_mut(target.family).get_or_insert(0) += usize::from(target.on_link);
+        }
+        for id in &new {
+            let Some(target) = self.targets.get(id) else { continue };
+            let neighbours =
+                on_link.get(target.family).copied().filter(|_| target.on_link).unwrap_or_default();
+            let room = self.neighbours.room(target.family);
+            let crowd = Crowd { targets: new.len(), neighbours, room };
+            let sweep = pace::first_sweep(crowd, self.gate.is_some());
+            self.wake_at(*id, now + sweep.mul_f64(fastrand::f64()));
+        }
+    }
+
+    /// Finds out whether a target takes an entry in the table of neighbours, if that matters.
+    pub(super) async fn look_on_link(&mut self, id: u32) {
+        let Some(target) = self.targets.get(&id) else { return };
+        let (family, underlay) = (target.family, target.underlay);
+        if self.index.len() <= self.neighbours.room(family) {
+            return;
+        }
+        self.neighbours.read(Instant::now());
+        let is_one = self.neighbours.is_on_link(underlay).await;
+        let Some(target) = self.targets.get_mut(&id).filter(|it| it.on_link != is_one) else { return };
+        target.on_link = is_one;
+        self.count_on_link(family, is_one);
+        self.show_interval();
+    }
+
+    /// Counts a target that is a neighbour from now on, or isn't any more.
+    fn count_on_link(&mut self, family: Family, is_one: bool) {
+        let count = self.on_link.get_mut(family).get_or_insert(0);
+        *count = if is_one { *count + 1 } else { count.saturating_sub(1) };
+    }
+
+    /// Shows how long it takes to visit all peers.
+    fn show_interval(&mut self) {
+        let longest = Family::ALL.into_iter().map(|family| self.interval(family, true)).max();
+        let longest = longest.unwrap_or_default();
+        self.is_changed |= longest != self.shown.interval;
+        self.shown.interval = longest;
+    }
+
+    /// The time between two visits of a peer that answers. Those that a gateway leads to need not wait for those on the
+    /// link.
+    pub(super) fn interval(&self, family: Family, on_link: bool) -> Duration {
+        self.interval_among(self.index.len(), family, on_link)
     }
 
     /// The time between two visits of a peer with a verdict against it. Few of them are looked after more often than the others;
     /// many would fill the kernel's table of neighbours, too.
-    pub(super) fn interval_of_unreached(&self) -> Duration {
+    pub(super) fn interval_of_unreached(&self, family: Family, on_link: bool) -> Duration {
         let counts = &self.shown.counts;
         let unreached = counts.trouble() + counts.of(Verdict::Unknown) + counts.of(Verdict::IcmpFiltered);
-        pace::interval(self.options.interval, unreached, unreached, self.probing.answers)
+        self.interval_among(unreached, family, on_link)
+    }
+
+    fn interval_among(&self, targets: usize, family: Family, on_link: bool) -> Duration {
+        let all = self.on_link.get(family).copied().unwrap_or_default();
+        let neighbours = if on_link { all.min(targets) } else { 0 };
+        let crowd = Crowd { targets, neighbours, room: self.neighbours.room(family) };
+        pace::interval(self.options.interval, crowd, self.probing.answers)
     }
 
     /// Takes in a peer as the list shows it. Returns its target if that is new.
@@ -101,12 +159,14 @@ impl Prober {
             underlay,
             vtep,
             tunnelled,
+            on_link: true,
             track,
             visit: None,
             wake: now,
             by_errors,
             seen,
         };
+        self.count_on_link(family, true);
         self.index.insert(key, id);
         self.starts.insert((now, id));
         self.targets.insert(id, target);
@@ -119,6 +179,9 @@ impl Prober {
         self.ends.remove(&(target.wake, id));
         self.starts.remove(&(target.wake, id));
         self.index.remove(&(target.lease, target.family));
+        if target.on_link {
+            self.count_on_link(target.family, false);
+        }
         for number in target.visit.iter().flat_map(|visit| &visit.numbers) {
             self.sent.remove(number);
         }
@@ -132,8 +195,23 @@ impl Prober {
                 self.shown.peers.put(entry);
             }
         }
+        self.tell_gate(&target.lease);
         self.is_changed = true;
     }
+
+    /// Lets the gate of readiness count what became of a peer.
+    pub(super) fn tell_gate(&mut self, lease: &LeaseKey) {
+        if let Some(gate) = &mut self.gate {
+            gate.update(lease, known(&self.shown.peers, lease));
+        }
+    }
+}
+
+/// What is known of a peer that readiness may wait for.
+fn known(peers: &ProbeList, lease: &LeaseKey) -> Known {
+    let Some(peer) = peers.get(lease) else { return Known::Gone };
+    let has_answered = peer.families.iter().any(|(_, probe)| probe.overlay.last_answer.is_some());
+    if has_answered { Known::Answered } else { Known::Silent }
 }
 
 /// Whether packets to a peer's pods have a way.

@@ -95,6 +95,8 @@ pub(super) struct Target {
     pub(super) vtep: Option<MacAddr>,
     /// Whether it is reached through the tunnel.
     pub(super) tunnelled: bool,
+    /// Whether it takes an entry of its own in the kernel's table of neighbours. It counts as if, until that matters.
+    pub(super) on_link: bool,
     pub(super) track: Track,
     pub(super) visit: Option<Visit>,
     /// When the visit is over, or the next one begins.

@@ -30,6 +30,72 @@ fn network(underlay: &str) -> NetworkStatus {
     }
 }
 
+/// A network with peers whose nodes have these addresses.
+fn crowd(underlays: impl Iterator<Item = String>) -> NetworkStatus {
+    let peers = (0_u16..).zip(underlays).map(|(number, underlay)| {
+        let lease = format!("10.{}.{}.0-24", 6 + number / 256, number % 256).parse().unwrap();
+        let underlay = PerFamily { v4: underlay.parse().ok(), v6: None };
+        let mut peer = PeerStatus::new(lease, underlay, PeerState::Programmed, SystemTime::now());
+        peer.path.v4 = Some(crate::status::PeerPath::new("test"));
+        peer
+    });
+    NetworkStatus { synced: true, peer_list: peers.collect(), ..NetworkStatus::default() }
+}
+
+/// In a crowd, peers behind a gateway are visited as often as the budget permits, and only those on the link as seldom as the
+/// table of neighbours asks for.
+#[test]
+fn only_peers_on_the_link_are_visited_seldom_for_the_table_of_neighbours() {
+    in_sandbox(test_name!(), || {
+        for line in [
+            "link add eth0 type veth peer name end",
+            "address add 192.0.2.1/24 dev eth0",
+            "address add fd00:aa::1/64 dev eth0 nodad",
+            "link set eth0 up",
+            "link set end up",
+            "route add 198.51.100.0/24 via 192.0.2.254",
+            "route add fd00:bb::/64 via fd00:aa::ff",
+        ] {
+            ip(line);
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let start = |status: NetworkStatus| {
+                let status = watch::Sender::new(status);
+                let options = ProbeOptions::new(ProbeInterval::Auto);
+                let (own, probing) = ("10.5.1.0-24".parse().unwrap(), Some(Probing::new(Answers::Base)));
+                let netns = Netns::current().unwrap();
+                Prober::new(netns, options, probing, own, Mtu(1450), status.subscribe())
+            };
+            let near = |count: u8| (1..=count).map(|last| format!("192.0.2.{last}"));
+            let far = |count: u8| (1..=count).map(|last| format!("198.51.100.{last}"));
+            let intervals = |prober: &Prober| {
+                [true, false].map(|on_link| prober.interval(Family::V4, on_link).as_millis())
+            };
+            // Few enough: nobody asks for routes.
+            let mut prober = start(crowd(far(128)));
+            prober.list(Instant::now()).await;
+            assert_eq!((prober.on_link.v4, intervals(&prober)), (Some(128), [6_400; 2]));
+            let mut prober = start(crowd(near(160).chain(far(240))));
+            prober.list(Instant::now()).await;
+            assert_eq!((prober.on_link.v4, intervals(&prober)), (Some(160), [75_000, 20_000]));
+            assert_eq!(prober.shown.interval.as_secs(), 75, "until all are visited");
+            // A visit sees a route that has changed.
+            ip("route replace 198.51.100.0/24 dev eth0");
+            let ids: Vec<u32> = prober.targets.keys().copied().collect();
+            for id in &ids {
+                prober.look_on_link(*id).await;
+            }
+            assert_eq!((prober.on_link.v4, prober.shown.interval.as_millis()), (Some(400), 187_500));
+            ids.into_iter().for_each(|id| prober.forget(id));
+            assert_eq!(prober.on_link.v4, Some(0));
+            for (addr, is_one) in [("fd00:aa::9", true), ("fd00:bb::9", false), ("fd00:cc::9", true)] {
+                assert_eq!(prober.neighbours.is_on_link(addr.parse().unwrap()).await, is_one, "{addr}");
+            }
+        });
+    });
+}
+
 /// Whoever was told of a fault is told of its end, also when the peer is at another address by then, of which nothing was
 /// known.
 #[test]

@@ -18,7 +18,7 @@ impl Prober {
     }
 
     /// Ends the visits whose time is over, and begins those that are due.
-    pub(super) fn go_on(&mut self, now: Instant) {
+    pub(super) async fn go_on(&mut self, now: Instant) {
         let is_due = |(at, _): &(Instant, u32)| *at <= now;
         while let Some((at, id)) = self.ends.first().copied().filter(is_due) {
             self.ends.remove(&(at, id));
@@ -26,14 +26,18 @@ impl Prober {
         }
         while let Some((_, id)) = self.starts.first().copied().filter(is_due) {
             // The others wait, too: to ask for each of them would cost more than to visit it.
-            if self.resumed > now || !self.visit(id, now) {
+            if self.resumed > now {
+                return;
+            }
+            self.look_on_link(id).await;
+            if !self.visit(id, now) {
                 return;
             }
         }
     }
 
     /// Sends the packets of a visit. Returns false if the budget has nothing left for it now.
-    pub(super) fn visit(&mut self, id: u32, now: Instant) -> bool {
+    fn visit(&mut self, id: u32, now: Instant) -> bool {
         let target = &self.targets[&id];
         let round = target.track.round();
         let has_echo = self.sockets.get(target.family).is_some_and(FamilySockets::has_echo);
