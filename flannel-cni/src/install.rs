@@ -277,6 +277,7 @@ fn put(path: &Path, bytes: &[u8], mode: u32) -> Result<Done, InstallError> {
     if old.as_ref().is_some_and(|old| (old.0.as_slice(), old.1) == (bytes, mode)) {
         return Ok(Done::Current(path.to_owned()));
     }
+    atomic_file::make_folder_of(path).map_err(error("make the folder of"))?;
     if fs::symlink_metadata(before(path)).is_err() {
         // An upgrade keeps what was there before the first time.
         let (kept, mode) = old.unwrap_or((Vec::new(), 0o600));

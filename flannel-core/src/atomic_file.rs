@@ -18,12 +18,9 @@ const LETTERS: usize = 6;
 const TRIES: usize = 8;
 
 /// Replaces a file: writes a draft beside it, syncs it, renames it, and syncs the folder. A crash at any point leaves
-/// the old file or the new one, never a part. Missing folders are made. If the name is a link, the link is replaced,
-/// and its target is not written to.
+/// the old file or the new one, never a part. The folder must exist, so that a misspelt path is an error; see
+/// [`make_folder_of`]. If the name is a link, the link is replaced, and its target is not written to.
 pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    if let Some(folder) = path.parent().filter(|folder| *folder != Path::new("")) {
-        DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
-    }
     // A draft that can't be removed does no harm, since each draft has a name of its own.
     let _ = remove_abandoned_drafts(path);
     let (dir, name) = Dir::of(path)?;
@@ -31,6 +28,14 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     draft.file.write_all(bytes)?;
     draft.place(name)?;
     Ok(())
+}
+
+/// Makes the missing folders above a file, with mode 0755: for files of which the program itself chooses the place.
+pub fn make_folder_of(path: &Path) -> io::Result<()> {
+    match path.parent().filter(|folder| *folder != Path::new("")) {
+        Some(folder) => DirBuilder::new().recursive(true).mode(0o755).create(folder),
+        None => Ok(()),
+    }
 }
 
 /// Removes the drafts that killed processes left beside a file in the middle of [`replace`]. The draft of a living
@@ -129,6 +134,14 @@ mod tests {
         remove_abandoned_drafts(&folder.path().join("none/subnet.env")).unwrap();
 
         abandon("subnet.env");
+        let elsewhere = folder.path().join("run/flannel/subnet.env");
+        assert_eq!(replace(&elsewhere, b"", 0o600).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert!(!folder.path().join("run").exists(), "a misspelt path makes nothing");
+        make_folder_of(&elsewhere).unwrap();
+        replace(&elsewhere, b"", 0o600).unwrap();
+        fs::remove_dir_all(folder.path().join("run")).unwrap();
+        make_folder_of(Path::new("subnet.env")).unwrap();
+
         replace(&path, b"whole", 0o600).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"whole");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 4 + 1 + 1);

@@ -16,6 +16,7 @@ use async_trait::async_trait;
 use crate::addr::{Family, LinkIndex, MacAddr, Mtu, Vni};
 use crate::dataplane::{NextHop, Object, ObjectKey, Op, Route};
 use crate::netns::{Netns, NetnsError};
+use crate::port_holder::PortHolder;
 
 pub use kinds::Kinds;
 pub use link_kind::{LinkAttr, LinkKind};
@@ -375,8 +376,8 @@ pub trait Kernel: Send {
         Ok(())
     }
 
-    /// Names the process or device that has a UDP port, for an error message; `None` if none can be found.
-    async fn udp_port_holder(&mut self, port: u16) -> Option<String> {
+    /// Who has a UDP port, for an error message; `None` if nobody has it.
+    async fn udp_port_holder(&mut self, port: u16) -> Option<PortHolder> {
         let _ = port;
         None
     }

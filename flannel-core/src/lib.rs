@@ -30,7 +30,7 @@
 //! - [`netns`]: network namespaces. An agent makes all its changes to a host in one of them.
 //! - [`underlay`]: chooses the link and addresses that carry the traffic between nodes; the decision is pure.
 //! - [`clock`]: time that counts on while the machine is suspended.
-//! - [`port_holder`]: names the process that has a UDP port.
+//! - [`port_holder`]: who has a UDP port.
 //! - [`atomic_file`]: replaces files atomically.
 //! - [`guarded`]: opens files that others may have written to.
 //! - [`subnet_file`]: `subnet.env`, from which the CNI plugin learns this node's subnets.

@@ -51,7 +51,7 @@ use crate::kernel::{
     Scope,
 };
 use crate::netns::Netns;
-use crate::port_holder;
+use crate::port_holder::{self, PortHolder};
 
 /// A connection to the kernel for the network namespace in which it was opened.
 pub struct Netlink {
@@ -330,7 +330,7 @@ impl Kernel for Netlink {
         set.map(drop).map_err(|errno| offload_refused(&format!("set tx-checksumming of {link}"), errno))
     }
 
-    async fn udp_port_holder(&mut self, port: u16) -> Option<String> {
+    async fn udp_port_holder(&mut self, port: u16) -> Option<PortHolder> {
         port_holder::udp_port_holder(&self.netns, port)
     }
 

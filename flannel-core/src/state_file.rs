@@ -115,7 +115,8 @@ impl State {
     pub fn write(&self, path: &Path) -> Result<(), StateFileError> {
         let saved = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let text = wire::encode(self, saved);
-        atomic_file::replace(path, text.as_bytes(), 0o600)
+        atomic_file::make_folder_of(path)
+            .and_then(|()| atomic_file::replace(path, text.as_bytes(), 0o600))
             .map_err(|source| StateFileError { path: path.to_owned(), source })
     }
 }

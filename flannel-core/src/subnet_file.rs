@@ -75,7 +75,8 @@ impl SubnetFile {
         if is_current(path, &text) {
             return Ok(false);
         }
-        atomic_file::replace(path, text.as_bytes(), 0o644)
+        atomic_file::make_folder_of(path)
+            .and_then(|()| atomic_file::replace(path, text.as_bytes(), 0o644))
             .map_err(|source| SubnetFileError { path: path.to_owned(), source })?;
         Ok(true)
     }

@@ -3,6 +3,7 @@
 use flannel_core::addr::{Family, Mtu, PerFamily};
 use flannel_core::events::NetworkEvent;
 use flannel_core::kernel::{Kernel, KernelError, Link, LinkOp};
+use flannel_core::port_holder::PortHolder;
 use flannel_core::reconcile::Devices;
 use flannel_core::status::{IPV6_MIN_MTU, Problem};
 
@@ -270,8 +271,8 @@ async fn explain(
     Ok(format!("device {name}: {error}{source}{hint}"))
 }
 
-/// Which device or process has the port, or the VNI on it. `holder` is the process that has the port.
-fn who_is_in_the_way(want: &DeviceSpec, links: &[Link], holder: Option<String>) -> String {
+/// Which device or process has the port, or the VNI on it. `holder` is who has the port.
+fn who_is_in_the_way(want: &DeviceSpec, links: &[Link], holder: Option<PortHolder>) -> String {
     let (vni, port) = (want.vxlan.vni, want.vxlan.port);
     // Each family has a socket of its own, so our own device of the other family does not conflict.
     let shares_family = |link: &Link| {
@@ -280,15 +281,17 @@ fn who_is_in_the_way(want: &DeviceSpec, links: &[Link], holder: Option<String>) 
     };
     let others = || {
         let others = links.iter().filter(|link| link.name != want.name && shares_family(link));
-        others.filter_map(|link| Some((&link.name, link.vxlan.as_ref()?))).filter(|(_, it)| it.port == port)
+        others.filter_map(|link| Some((link, link.vxlan.as_ref()?))).filter(|(_, it)| it.port == port)
     };
+    // A device that is down has no port, so a process may have it.
+    let is_kernel = matches!(holder, Some(PortHolder::Kernel | PortHolder::Unseen));
     let remedy = "remove it, or choose another VNI or Backend.Port on all nodes";
     if let Some((other, _)) = others().find(|(_, it)| it.vni == vni) {
-        format!("device {other} has VNI {vni} on UDP port {port}: {remedy}")
-    } else if let Some((other, _)) = others().find(|_| true).filter(|_| holder.is_some()) {
-        format!("device {other} has UDP port {port}: {remedy}")
+        format!("device {} has VNI {vni} on UDP port {port}: {remedy}", other.name)
+    } else if let Some((other, _)) = others().find(|(other, _)| other.up && is_kernel) {
+        format!("device {} has UDP port {port}: {remedy}", other.name)
     } else {
-        let holder = holder.unwrap_or_else(|| "somebody".to_owned());
+        let holder = holder.map_or_else(|| "somebody".to_owned(), |holder| holder.to_string());
         format!(
             "{holder} has UDP port {port}, or its VNI: stop it, or choose another Backend.Port on all nodes"
         )
@@ -301,5 +304,64 @@ async fn quiet_router_advertisements(kernel: &mut dyn Kernel, name: &str) {
     if let Err(error) = kernel.ignore_router_advertisements(name).await {
         let cause = std::error::Error::source(&error).map(ToString::to_string);
         tracing::debug!(%error, cause, "accept_ra could not be switched off");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flannel_core::addr::{LinkIndex, MacAddr, Vni};
+
+    use super::*;
+    use crate::config::VxlanConfig;
+
+    fn spec(vni: u32) -> DeviceSpec {
+        let vni = Vni::new(vni).unwrap();
+        let (underlay_mtu, learning, gbp, direct_routing) = (None, false, false, false);
+        let config = VxlanConfig { vni, port: 8472, underlay_mtu, learning, gbp, direct_routing };
+        let (mac, local) = (MacAddr([2, 0, 0, 0, 0, 1]), [192, 0, 2, 1].into());
+        DeviceSpec::new(&config, Family::V4, mac, Mtu(1450), local, LinkIndex(2))
+    }
+
+    /// Somebody's device on our port.
+    fn other(vni: u32, up: bool) -> Link {
+        let DeviceSpec { vxlan, mtu, mac, .. } = spec(vni);
+        Link {
+            index: LinkIndex(9),
+            name: "other".to_owned(),
+            altnames: Vec::new(),
+            master: None,
+            kind: Some("vxlan".into()),
+            mac: Some(mac),
+            mtu,
+            up,
+            carrier: up,
+            loopback: false,
+            vxlan: Some(vxlan),
+        }
+    }
+
+    #[test]
+    fn who_has_the_port_is_named() {
+        let process = || Some(PortHolder::Process { name: "dnsmasq".to_owned(), pid: 77 });
+        let (kernel, unseen) = (Some(PortHolder::Kernel), Some(PortHolder::Unseen));
+        for (what, link, holder, want) in [
+            ("a process", None, process(), "process dnsmasq (pid 77) has UDP port 8472"),
+            ("our VNI", Some(other(1, false)), process(), "device other has VNI 1 on UDP port 8472"),
+            ("a device", Some(other(7, true)), kernel.clone(), "device other has UDP port 8472"),
+            ("a device, or somebody", Some(other(7, true)), unseen.clone(), "device other has UDP port 8472"),
+            ("a process beside a device that is down", Some(other(7, false)), process(), "process dnsmasq"),
+            ("an unseen one beside it", Some(other(7, false)), unseen, "a tunnel device of the kernel (see"),
+            (
+                "a device of another kind",
+                None,
+                kernel,
+                "a tunnel device of the kernel (see ip -d link) has UDP",
+            ),
+            ("nobody any more", None, None, "somebody has UDP port 8472, or its VNI"),
+        ] {
+            let links: Vec<Link> = link.into_iter().collect();
+            let text = who_is_in_the_way(&spec(1), &links, holder);
+            assert!(text.starts_with(want), "{what}: {text}");
+        }
     }
 }

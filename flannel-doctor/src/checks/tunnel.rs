@@ -8,7 +8,7 @@ use flannel_core::addr::{Family, LinkIndex, MacAddr};
 use flannel_core::dataplane::{Object, ObjectKey, Route};
 use flannel_core::kernel::Link;
 use flannel_core::lease::Lease;
-use flannel_core::port_holder::udp_port_holder;
+use flannel_core::port_holder::{PortHolder, udp_port_holder};
 
 use crate::facts::{Facts, vtep_mac};
 use crate::finding::{Checked, Finding, Skip};
@@ -55,15 +55,13 @@ pub(super) async fn port(facts: &Facts) -> Checked {
     let netns = facts.host.netns().clone();
     let holder = facts.host.blocking(move || udp_port_holder(&netns, port)).await?;
     let is_vxlan = facts.backend() == Some("vxlan");
-    // A socket of the kernel looks like one of a process that can't be seen.
     let has_port = |link: &&Link| link.up && link.vxlan.as_ref().is_some_and(|vxlan| vxlan.port == port);
     let device = facts.links()?.iter().find(has_port).map(|link| link.name.as_str());
-    let is_process = holder.as_ref().is_some_and(|who| who.starts_with("process "));
     Ok(match (holder, device) {
-        (_, Some(device)) if is_vxlan && !is_process => {
+        (Some(PortHolder::Kernel | PortHolder::Unseen), Some(device)) if is_vxlan => {
             Finding::ok(format!("UDP port {port} belongs to {device}"))
         }
-        (Some(who), _) if !is_vxlan && who.contains("flanneld") => {
+        (Some(who @ PortHolder::Process { .. }), _) if !is_vxlan && who.to_string().contains("flanneld") => {
             Finding::ok(format!("UDP port {port} belongs to {who}"))
         }
         (Some(who), _) => Finding::failure(

@@ -42,6 +42,10 @@ fn a_bundle_has_what_a_bug_report_needs() {
         case.agent_files(&state()).file("/flanneld.log", "level=info msg=started\n");
         let bundle =
             Bundle::new(case.doctor()).text("about.txt", "flanneld 0.1.0").log(case.path("/flanneld.log"));
+        let misspelt = case.path("/bundels/bundle.tar.gz");
+        let error = block_on(bundle.write(&misspelt)).unwrap_err();
+        assert!(error.to_string().contains("/bundels/bundle.tar.gz"), "{error}");
+        assert!(!misspelt.parent().unwrap().exists(), "a misspelt path makes no folder");
         let path = case.path("/bundle.tar.gz");
         let packed = block_on(bundle.write(&path)).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
