@@ -301,7 +301,7 @@ async fn vxlan_was_here(host: &Host) -> Route {
 async fn a_device_of_before_is_removed_after_its_routes_moved() {
     let mut host = Host::new();
     vxlan_was_here(&host).await;
-    let device = Device { name: "flannel.1".into(), vni: Vni::new(1).unwrap() };
+    let device = Device::vxlan("flannel.1", Vni::new(1).unwrap());
     let mut previous = State::default().devices([device]);
     previous.backend = "vxlan".into();
     host.previous = Some(previous);

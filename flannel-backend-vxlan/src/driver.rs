@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use flannel_core::addr::{Family, LinkIndex, MacAddr, PerFamily, Subnet};
 use flannel_core::backend::{Answers, ChecksumSwitch, HostProblem, Probing, Underlay};
 use flannel_core::config::{BackendConfig, ConfigError};
-use flannel_core::dataplane::{Address, KERNEL_PROTOCOL, Object, ObjectKey, Route, Through};
+use flannel_core::dataplane::{Address, KERNEL_PROTOCOL, Object, Through};
 use flannel_core::firewall::gate::{Desk, Gate, Tunnels};
 use flannel_core::kernel::{Kernel, KernelError, KernelEvent, Kinds, Link, LinkOp, Refusal, Scope};
 use flannel_core::lease::{Lease, LeaseAttrs};
@@ -100,42 +100,22 @@ impl VxlanDriver {
         }
     }
 
-    fn in_overlay(&self, subnet: Subnet) -> bool {
-        self.sides.iter().any(|(_, side)| side.network.covers(subnet))
+    fn networks(&self) -> PerFamily<Subnet> {
+        PerFamily::from_fn(|family| self.sides.get(family).map(|side| side.network))
     }
 
     /// Reads which addresses are on-link, if that matters. Returns whether the answer changed.
     async fn look_on_link(&mut self, kernel: &mut dyn Kernel, lower: &Link) -> Result<bool, KernelError> {
         let Some(before) = &self.on_link else { return Ok(false) };
-        let mut routes = Vec::new();
-        for family in self.sides.families() {
-            let objects = kernel.objects(Scope { link: lower.index, family, kinds: Kinds::ROUTES }).await?;
-            // The routes to pods don't matter for nodes, and there are many.
-            routes.extend(objects.into_iter().filter_map(|object| match object {
-                Object::Route(route) if !self.in_overlay(route.dst) => Some(route),
-                _ => None,
-            }));
-        }
-        let now = OnLink::new(&routes);
+        let now = OnLink::read(kernel, lower.index, &self.networks()).await?;
         let changed = now != *before;
         self.on_link = Some(now);
         Ok(changed)
     }
 
-    /// Whether a notification may change which addresses are on-link. When an address is removed the kernel deletes
-    /// routes with it, some without a notification.
     fn concerns_on_link(&self, event: &KernelEvent) -> bool {
         let (Some(on_link), Some(lower)) = (&self.on_link, &self.lower) else { return false };
-        match event {
-            KernelEvent::Put(Object::Route(route)) if route.link == Some(lower.index) => {
-                !self.in_overlay(route.dst) && on_link.is_changed_by(route)
-            }
-            KernelEvent::Put(Object::Route(Route { dst, metric, .. }))
-            | KernelEvent::Gone(ObjectKey::Route(dst, metric)) => on_link.rests_on(*dst, *metric),
-            KernelEvent::Put(Object::Address(address)) => address.link == lower.index,
-            KernelEvent::Gone(ObjectKey::Address(link, _)) => *link == lower.index,
-            _ => false,
-        }
+        on_link.is_concerned(event, lower.index, &self.networks())
     }
 
     /// How packets travel, for the status.

@@ -193,7 +193,7 @@ async fn sides(
 
 /// What to store for the next start, without the nodes.
 fn state(config: &NetworkConfig, vxlan: &VxlanConfig) -> State {
-    let device = |family| Device { name: device::device_name(vxlan, family), vni: vxlan.vni };
+    let device = |family| Device::vxlan(device::device_name(vxlan, family), vxlan.vni);
     State::of_backend(peer::KIND, config).devices(config.families().map(device))
 }
 

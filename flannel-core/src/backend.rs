@@ -98,16 +98,23 @@ impl<'a> Registration<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeviceKind {
-    /// The beginning of its name; a number follows, for VXLAN devices their VNI.
+    /// The beginning of its name; a number follows, for VXLAN devices their VNI. If [`Self::is_only`], its name.
     pub prefix: &'static str,
-    /// `IFLA_INFO_KIND`, such as `vxlan` or `tun`.
+    /// Whether there is only one, without a number in its name.
+    pub is_only: bool,
+    /// `IFLA_INFO_KIND`, such as `vxlan`, `tun` or `ipip`.
     pub kind: &'static str,
 }
 
 impl DeviceKind {
     /// Devices of this kind whose names begin with `prefix`.
     pub const fn new(prefix: &'static str, kind: &'static str) -> Self {
-        Self { prefix, kind }
+        Self { prefix, is_only: false, kind }
+    }
+
+    /// The one device of this kind with this name.
+    pub const fn named(name: &'static str, kind: &'static str) -> Self {
+        Self { prefix: name, is_only: true, kind }
     }
 }
 

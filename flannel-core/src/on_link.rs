@@ -1,7 +1,9 @@
-//! Which addresses a link reaches without a gateway. Pure.
+//! Which addresses a link reaches without a gateway. Pure, but for `follow`, which reads the routes.
 //!
 //! An address is on-link if the most specific route for it through the link has no gateway. So one dump of the routes
 //! answers for all peers, and notifications show when to read them again.
+
+mod follow;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

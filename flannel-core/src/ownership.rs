@@ -122,10 +122,10 @@ impl Ownership {
         !self.stale.is_empty()
     }
 
-    /// Finds the stale devices among all links, by name and VNI. A device that is not there needs nothing more. Returns
+    /// Finds the stale devices among all links, by name, kind and VNI. A device that is not there needs nothing more. Returns
     /// whether the result differs from the last one.
     pub fn locate(&mut self, links: &[Link]) -> bool {
-        let of = |device: &Device| links.iter().find(|link| is(link, device));
+        let of = |device: &Device| links.iter().find(|link| device.is(link));
         self.stale.retain(|device| of(device).is_some());
         let found: Vec<Link> = self.stale.iter().filter_map(of).cloned().collect();
         let indexes = |links: &[Link]| links.iter().map(|link| link.index).collect::<Vec<_>>();
@@ -144,7 +144,7 @@ impl Ownership {
         if let Some(at) = self.stale_links.iter().position(|stale| stale.index == link) {
             let link = self.stale_links.remove(at);
             if removed {
-                self.stale.retain(|device| !is(&link, device));
+                self.stale.retain(|device| !device.is(&link));
             }
         }
     }
@@ -160,10 +160,6 @@ impl Ownership {
         let ours = |link: &Link| self.present.iter().any(|device| device.name == link.name);
         links.iter().filter(move |link| !self.recalls && named(link) && !ours(link))
     }
-}
-
-fn is(link: &Link, device: &Device) -> bool {
-    link.name == device.name && link.vxlan.as_ref().is_some_and(|vxlan| vxlan.vni == device.vni)
 }
 
 /// Whether Go flannel may have written a route: by gateway, without a metric.

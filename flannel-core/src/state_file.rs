@@ -29,18 +29,50 @@ use crate::addr::{MacAddr, PerFamily, Subnet, Vni};
 use crate::atomic_file;
 use crate::config::NetworkConfig;
 use crate::guarded;
+use crate::kernel::{Link, VxlanLink};
 use crate::lease::{AgedLease, Ages, Lease, LeaseKey};
 
 /// The largest file that is read, in bytes: enough for hundreds of bytes for each of more leases than any network has.
 const MAX_BYTES: u64 = 64 << 20;
 
-/// A VXLAN device of a backend.
+/// A device of a backend.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Device {
     /// Its name.
     pub name: String,
-    /// Its VNI.
-    pub vni: Vni,
+    /// Its kind (`IFLA_INFO_KIND`). The file names all kinds but `vxlan`, since older agents wrote none.
+    #[serde(default = "vxlan", skip_serializing_if = "is_vxlan")]
+    pub kind: String,
+    /// Its VNI, if it is a VXLAN device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vni: Option<Vni>,
+}
+
+fn vxlan() -> String {
+    VxlanLink::KIND.to_owned()
+}
+
+fn is_vxlan(kind: &str) -> bool {
+    kind == VxlanLink::KIND
+}
+
+impl Device {
+    /// A VXLAN device.
+    pub fn vxlan(name: impl Into<String>, vni: Vni) -> Self {
+        Self { name: name.into(), kind: vxlan(), vni: Some(vni) }
+    }
+
+    /// A device of another kind, of which a host has only one with this name.
+    pub fn of_kind(name: impl Into<String>, kind: impl Into<String>) -> Self {
+        Self { name: name.into(), kind: kind.into(), vni: None }
+    }
+
+    /// Whether a link is this device: by name and kind, a VXLAN device by its VNI, too.
+    pub fn is(&self, link: &Link) -> bool {
+        let vni = link.vxlan.as_ref().map(|vxlan| vxlan.vni);
+        link.name == self.name && link.kind.as_ref() == Some(&self.kind) && vni == self.vni
+    }
 }
 
 /// The state that an agent remembers.

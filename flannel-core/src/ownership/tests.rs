@@ -8,7 +8,7 @@ const ETH0: LinkIndex = LinkIndex(2);
 const OLD: LinkIndex = LinkIndex(7);
 
 fn state(backend: &str, network: &str, devices: &[(&str, u32)], nodes: &[(&str, &str)]) -> State {
-    let device = |(name, vni): &(&str, u32)| Device { name: (*name).into(), vni: Vni::new(*vni).unwrap() };
+    let device = |(name, vni): &(&str, u32)| Device::vxlan(*name, Vni::new(*vni).unwrap());
     let lease = |(key, ip): &(&str, &str)| {
         let public_ips = PerFamily { v4: ip.parse().ok(), v6: None };
         let attrs = LeaseAttrs { public_ips, ..LeaseAttrs::default() };
@@ -137,6 +137,19 @@ fn only_stored_devices_that_are_not_ours_now_are_stale() {
     let mut ownership = Ownership::new(&now, Some(&before));
     ownership.locate(&[vxlan(LinkIndex(4), "flannel.1", 77)]);
     assert!(!ownership.has_stale_devices(), "the name alone proves nothing");
+
+    let ipip = |index, kind: &str| Link {
+        kind: Some(kind.into()),
+        vxlan: None,
+        ..vxlan(LinkIndex(index), "flannel.ipip", 1)
+    };
+    let before = State { devices: vec![Device::of_kind("flannel.ipip", "ipip")], ..before };
+    let mut ownership = Ownership::new(&now, Some(&before));
+    ownership.locate(&[ipip(7, "ipip")]);
+    assert_eq!(ownership.stale_links(), [ipip(7, "ipip")]);
+    let mut ownership = Ownership::new(&now, Some(&before));
+    ownership.locate(&[ipip(7, "gre")]);
+    assert!(!ownership.has_stale_devices(), "one of another kind");
 
     let ownership = Ownership::new(&now, None);
     assert!(!ownership.has_stale_devices());

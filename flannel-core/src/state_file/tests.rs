@@ -15,7 +15,7 @@ fn state() -> State {
     State {
         backend: "vxlan".into(),
         networks: PerFamily { v4: "10.5.0.0/16".parse().ok(), v6: "fd00:5::/48".parse().ok() },
-        devices: vec![Device { name: "flannel.1".into(), vni: Vni::new(1).unwrap() }],
+        devices: vec![Device::vxlan("flannel.1", Vni::new(1).unwrap()), Device::of_kind("flannel.ipip", "ipip")],
         leases: [(peer.key, Arc::new(AgedLease { lease: peer, ages: Ages::from_array([1, 2, 3, 4, 5]) }))]
             .into(),
         store: "local:/var/lib/flannel".into(),
@@ -35,6 +35,8 @@ fn is_read_as_it_was_written() {
     assert_eq!(State::decode(text.as_bytes()), Ok(state()));
     let lease = r#""leases":{"10.5.9.0-24&fd00:5:0:9::-64":{"created":7,"attrs":{"PublicIP":"192.0.2.9","PublicIPv6":"2001:db8::9","BackendType":"vxlan"},"ages":[1,2,3,4,5]}}"#;
     assert!(text.contains(lease), "{text}");
+    let devices = r#""devices":[{"name":"flannel.1","vni":1},{"name":"flannel.ipip","kind":"ipip"}]"#;
+    assert!(text.contains(devices), "older agents read those of vxlan: {text}");
 }
 
 #[test]

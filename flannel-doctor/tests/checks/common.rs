@@ -159,7 +159,7 @@ pub(crate) fn lease(number: u8, mac: u8) -> Lease {
 /// The state of a vxlan agent on node 1, with node 2 as its peer.
 pub(crate) fn state() -> State {
     let config = config(r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}"#);
-    let device = Device { name: "flannel.1".to_owned(), vni: Vni::new(1).unwrap() };
+    let device = Device::vxlan("flannel.1", Vni::new(1).unwrap());
     let mut state = State::of_backend("vxlan", &config).devices([device]).own(lease(1, 1));
     state.config = Some(config);
     with_peer(state, lease(2, 2))

@@ -57,10 +57,11 @@ pub(super) fn plan(known: &Known, seen: &Seen, kinds: &[DeviceKind]) -> Plan {
     plan
 }
 
-/// The kind of device whose names have this form: the prefix of a backend, and a number.
+/// The kind of device whose names have this form: the prefix of a backend and a number, or the name of an only device.
 fn kind_by_name(name: &str, kinds: &[DeviceKind]) -> Option<DeviceKind> {
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    kinds.iter().copied().find(|kind| name.strip_prefix(kind.prefix).is_some_and(is_number))
+    let is_named = |kind: &DeviceKind, rest: &str| if kind.is_only { rest.is_empty() } else { is_number(rest) };
+    kinds.iter().copied().find(|kind| name.strip_prefix(kind.prefix).is_some_and(|rest| is_named(kind, rest)))
 }
 
 /// Whether a link with a name like ours is ours: the state file names it, or it has the attributes that an agent sets
@@ -70,6 +71,9 @@ fn judge(link: &Link, ours: DeviceKind, stored: bool, known: &Known, seen: &Seen
     let addresses = || seen.addresses.iter().filter(|address| address.link == link.index);
     if kind != ours.kind {
         return Err(format!("it is a {kind}, and ours of this name is a {}", ours.kind));
+    }
+    if stored {
+        return Ok(());
     }
     let Some(vxlan) = &link.vxlan else {
         let own: Vec<Subnet> = known
@@ -83,9 +87,6 @@ fn judge(link: &Link, ours: DeviceKind, stored: bool, known: &Known, seen: &Seen
         }
         return Err("nothing proves that this agent made it".to_owned());
     };
-    if stored {
-        return Ok(());
-    }
     let number = link.name.strip_prefix(ours.prefix).unwrap_or_default();
     if vxlan.vni.to_string() != number || vxlan.foreign || vxlan.local.is_none() || vxlan.lower.is_none() {
         return Err("it is not as an agent makes it".to_owned());

@@ -56,7 +56,7 @@ pub(super) async fn gates(netns: &Netns, known: &Known, seen: &Seen, so_far: &Pl
             return plan;
         }
     };
-    let stored = known.state.iter().flat_map(|state| &state.devices).map(|device| device.vni);
+    let stored = known.state.iter().flat_map(|state| &state.devices).filter_map(|device| device.vni);
     let goes =
         |index| so_far.removals.iter().any(|it| matches!(it.action, Action::Link(link) if link == index));
     let links = seen.links.iter().filter(|link| goes(link.index));

@@ -6,10 +6,11 @@ use crate::state_file::Device;
 use crate::subnet_file::Previous;
 
 /// What the backends of these tests make.
-const KINDS: [DeviceKind; 3] = [
+const KINDS: [DeviceKind; 4] = [
     DeviceKind::new("flannel.", "vxlan"),
     DeviceKind::new("flannel-v6.", "vxlan"),
     DeviceKind::new("flannel", "tun"),
+    DeviceKind::named("flannel.ipip", "ipip"),
 ];
 
 fn plan(known: &Known, seen: &Seen) -> Plan {
@@ -78,7 +79,7 @@ fn by_both() -> Known {
     let peer = lease("10.5.9.0-24", [192, 0, 2, 9]);
     let state = State {
         networks: by_subnet_file().subnets.networks,
-        devices: vec![Device { name: "flannel.1".to_owned(), vni: Vni::new(1).unwrap() }],
+        devices: vec![Device::vxlan("flannel.1", Vni::new(1).unwrap())],
         own: Some(lease("10.5.1.0-24", [192, 0, 2, 1])),
         leases: [(peer.key, std::sync::Arc::new(peer.into()))].into(),
         ..State::default()
@@ -110,6 +111,9 @@ fn only_devices_that_something_proves_to_be_ours_go() {
         ("a TUN with our address", by_subnet_file(), link(9, "flannel0", "tun"), base(), true),
         ("a TUN of another instance", by_both(), link(9, "flannel0", "tun"), Some("10.5.2.0/32"), false),
         ("no TUN", by_both(), link(9, "flannel0", "dummy"), base(), false),
+        ("the only one of its kind", by_both(), link(9, "flannel.ipip", "ipip"), base(), true),
+        ("of another backend than the file's", by_both(), link(9, "flannel.ipip", "ipip"), None, false),
+        ("with more to its name", by_both(), link(9, "flannel.ipip1", "ipip"), base(), false),
         ("the CNI plugin's bridge", by_both(), link(9, "cni0", "bridge"), Some("10.5.1.1/24"), false),
     ] {
         let name = link.name.clone();
