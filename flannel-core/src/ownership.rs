@@ -53,9 +53,11 @@ impl Ownership {
             lease.key.subnets().iter().filter_map(side).collect::<Vec<_>>()
         };
         let devices = previous.iter().flat_map(|state| &state.devices);
+        // Where others put the routes to peers, they look like Go's.
+        let proving = previous.filter(|previous| !present.routes_of_others && !previous.routes_of_others);
         Self {
             networks,
-            nodes: previous.iter().flat_map(|state| state.leases.values()).flat_map(node).collect(),
+            nodes: proving.iter().flat_map(|state| state.leases.values()).flat_map(node).collect(),
             stale: devices.filter(|device| !present.devices.contains(device)).cloned().collect(),
             stale_links: Vec::new(),
             present: present.devices.clone(),

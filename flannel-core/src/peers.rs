@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::addr::{Family, LinkIndex, PerFamily, Subnet};
 use crate::dataplane::{Dataplane, Object, ObjectKey};
-use crate::lease::{LeaseAttrs, LeaseKey, Unknown, brief};
+use crate::lease::{BackendData, LeaseAttrs, LeaseKey, Unknown, brief};
 use crate::repack::repack;
 use crate::status::Reach;
 use crate::subnet::Remedy;
@@ -39,6 +39,9 @@ pub struct Peer {
     pub objects: Vec<Object>,
     /// The values that only its node can have.
     pub claims: Vec<Claim>,
+    /// What its node publishes for the backend, for a backend that acts on peers itself
+    /// ([`Driver::set_peers`](crate::reconcile::Driver::set_peers)).
+    pub data: Option<BackendData>,
 }
 
 /// Why a lease can't be programmed.

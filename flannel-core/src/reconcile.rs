@@ -17,6 +17,7 @@ mod leases;
 mod leftovers;
 mod network;
 mod pass;
+mod peer_work;
 mod publish;
 mod record;
 mod repair;
@@ -63,6 +64,7 @@ use guard::Guard;
 use host::Host;
 use leases::Incoming;
 pub use network::register;
+pub use peer_work::PeerWork;
 use publish::Shown;
 use record::Record;
 use repair::Repair;
@@ -153,6 +155,29 @@ pub trait Driver: Send {
         let _ = peers;
     }
 
+    /// What the backend itself does for a programmed peer beyond its kernel objects, such as running a command, and how
+    /// far that is. The status shows it.
+    fn work_for(&self, peer: &LeaseKey) -> PeerWork {
+        let _ = peer;
+        PeerWork::Done
+    }
+
+    /// The programmed peers for which that failed, so that pods don't reach them.
+    fn failed_peers(&self) -> Vec<LeaseKey> {
+        Vec::new()
+    }
+
+    /// Problems of this node besides those of its devices; never many.
+    fn problems(&self) -> Vec<Problem> {
+        Vec::new()
+    }
+
+    /// The store has listed its leases, and all that came since is processed: what the backend does for peers that are
+    /// not programmed any more it may end, except for those whose record is unreadable. The loop calls it again and again.
+    fn prune_peers(&mut self, is_unreadable: &dyn Fn(&LeaseKey) -> bool) {
+        let _ = is_unreadable;
+    }
+
     /// Returns the gate of this backend's tunnels, if it has one. The loop calls it once.
     fn gate(&mut self) -> Option<(Gate, Desk)> {
         None
@@ -163,10 +188,16 @@ pub trait Driver: Send {
         None
     }
 
-    /// Returns when the loop must look at the devices although the kernel sent no notification about a link. Dropping
-    /// the future loses nothing.
+    /// Returns when the loop must look at the devices although the kernel sent no notification about a link, or at the
+    /// peers that [`Self::changed_peers`] names. Dropping the future loses nothing.
     async fn attention(&mut self) {
         std::future::pending::<()>().await;
+    }
+
+    /// After [`Self::attention`]: the peers whose [`Self::work_for`] is another now, if that is all that changed. With
+    /// `None` the loop looks at the devices and all that is on them.
+    fn changed_peers(&mut self) -> Option<Vec<LeaseKey>> {
+        None
     }
 
     /// How the network is probed; `None` if nothing of it can be.
@@ -390,10 +421,13 @@ impl<D: Driver> Reconciler<D> {
                     self.heart.beat();
                     continue;
                 }
-                () = self.driver.attention() => {
-                    self.repair.begin(Instant::now(), RepairCause::Datapath);
-                    self.look_at_all();
-                }
+                () = self.driver.attention() => match self.driver.changed_peers() {
+                    Some(peers) => self.book.mark(peers),
+                    None => {
+                        self.repair.begin(Instant::now(), RepairCause::Datapath);
+                        self.look_at_all();
+                    }
+                },
                 events = self.kernel.events() => self.fold_events(events),
                 batch = leases.next(), if !is_taking => self.fold_leases(batch.ok_or(BackendError::WatchEnded)?)?,
                 // Leases that came earlier and are not processed yet.

@@ -85,6 +85,9 @@ pub struct State {
     pub networks: PerFamily<Subnet>,
     /// The devices that the backend made.
     pub devices: Vec<Device>,
+    /// Whether others put the routes to peers, such as an operator's commands. Then a route without our protocol is
+    /// theirs, even if it leads to a subnet by the node that had it.
+    pub routes_of_others: bool,
     /// The leases of other nodes. In an older agent's file they have only underlay addresses.
     pub leases: BTreeMap<LeaseKey, Arc<AgedLease>>,
     /// The store that the leases came from ([`crate::subnet::SubnetManager::place`]); empty if unknown.
@@ -117,6 +120,12 @@ impl State {
     #[must_use]
     pub fn devices(self, devices: impl IntoIterator<Item = Device>) -> Self {
         Self { devices: devices.into_iter().collect(), ..self }
+    }
+
+    /// The same of a backend for which others put the routes to peers.
+    #[must_use]
+    pub fn with_routes_of_others(self) -> Self {
+        Self { routes_of_others: true, ..self }
     }
 
     /// The same, with the lease of this node.

@@ -104,6 +104,22 @@ fn what_is_ours_on_shared_links() {
 }
 
 #[test]
+fn where_others_put_the_routes_only_our_protocol_proves_anything() {
+    let before = state("extension", "10.5.0.0/16", &[], &[("10.5.9.0-24", "192.0.2.9")]);
+    let now = state("host-gw", "10.5.0.0/16", &[], &[]);
+    let by_node = |protocol| route("10.5.9.0/24", "192.0.2.9", ETH0, protocol, 0);
+    for (before, now, ours) in [
+        (before.clone(), now.clone(), true),
+        (before.clone().with_routes_of_others(), now.clone(), false),
+        (before.clone(), now.clone().with_routes_of_others(), false),
+    ] {
+        let ownership = Ownership::new(&now, Some(&before));
+        assert_eq!(ownership.owns(&by_node(3)), ours);
+        assert!(ownership.owns(&by_node(102)));
+    }
+}
+
+#[test]
 fn only_what_go_would_have_written_is_adopted() {
     let want = route("10.5.1.0/24", "192.0.2.1", ETH0, 102, 0);
     assert!(is_adoptable(&Route { protocol: 3, ..want }, &want));

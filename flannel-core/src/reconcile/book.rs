@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use super::blocked::Blocked;
-use super::{Driver, Reconciler};
+use super::{Driver, PeerWork, Reconciler};
 use crate::addr::{Family, MacAddr, PerFamily};
 use crate::dataplane::{Dataplane, Object, ObjectKey};
 use crate::events::{MOST_SINGLE, NetworkEvent};
@@ -119,6 +119,8 @@ struct View<'a> {
     /// Whether a device is missing or wrong.
     lacks_device: bool,
     recalled: bool,
+    /// What the backend itself does for a peer.
+    work: &'a dyn Fn(&LeaseKey) -> PeerWork,
 }
 
 /// The rule: the state of the peer with this lease.
@@ -143,6 +145,13 @@ fn state_of(key: &LeaseKey, view: &View<'_>) -> PeerState {
         } else {
             PeerState::Repairing
         };
+    }
+    match (view.work)(key) {
+        PeerWork::Done => {}
+        PeerWork::Pending => return PeerState::Waiting,
+        PeerWork::Failed { reason, in_force } => {
+            return PeerState::Rejected(Box::new(RejectedLease { reason, programmed: in_force }));
+        }
     }
     match (view.lacks_device && peer.objects.is_empty(), view.recalled) {
         (true, _) => PeerState::Waiting,
@@ -218,6 +227,7 @@ impl<D: Driver> Reconciler<D> {
             },
             lacks_device: self.devices.problem.is_some(),
             recalled: self.book.recalled,
+            work: &|key| self.driver.work_for(key),
         };
         let state = state_of(key, &view);
         let vteps = self.peers.programmed_peer(key).map(vteps).unwrap_or_default();

@@ -14,7 +14,7 @@ use crate::addr::MacAddr;
 use crate::dataplane::{Dataplane, NamedObject, Object, ObjectKey, Op, plan, plan_keys};
 use crate::events::NetworkEvent;
 use crate::kernel::{KernelError, Refusal};
-use crate::lease::Unknown;
+use crate::lease::{LeaseKey, Unknown};
 use crate::status::{Counters, DeviceStatus, Reason, RepairKind};
 
 /// How many passes may follow each other without a pause. If more are needed, somebody undoes our changes; then the
@@ -46,9 +46,21 @@ impl<D: Driver> Reconciler<D> {
             self.tell_repair();
             self.end_programming();
         }
+        self.prune_work();
         self.finish().await;
         self.announce_attrs();
         self.publish();
+    }
+
+    /// Lets the backend end what it does for peers that are gone. Before the first snapshot nobody is known to be gone.
+    fn prune_work(&mut self) {
+        if self.leases.is_synced() && !self.incoming.is_pending() {
+            let unknown = [self.leases.unknown(), self.peers.unknown()];
+            let is_unreadable = |key: &LeaseKey| {
+                key.subnets().iter().any(|(_, subnet)| unknown.iter().any(|it| it.has_subnet(*subnet)))
+            };
+            self.driver.prune_peers(&is_unreadable);
+        }
     }
 
     pub(super) fn is_busy(&self) -> bool {

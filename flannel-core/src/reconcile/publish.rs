@@ -7,10 +7,11 @@ use tokio::time::Instant;
 
 use super::config::ConfigProblems;
 use super::guard::Guard;
-use super::{Driver, Reconciler};
+use super::{Driver, PeerWork, Reconciler};
 use crate::addr::{Family, PerFamily};
 use crate::backend::NetworkStatus;
 use crate::events::NetworkEvent;
+use crate::lease::LeaseKey;
 use crate::status::{Harm, Listed, Problem, Problems, Reach, RepairCounts, Subject, Timings};
 use crate::told::Told;
 
@@ -155,34 +156,43 @@ impl<D: Driver> Reconciler<D> {
         node.extend_from_slice(&self.devices.unserved);
         node.extend(self.blocked.ours());
         node.extend_from_slice(self.host.problems());
+        node.extend(self.driver.problems());
         node.extend(self.guard.iter().flat_map(Guard::problems));
         let ConfigProblems { restart_needed, unusable } = self.config_problems();
         let harmless = |subject, text: String| Problem::new(subject, Harm::None, text);
         node.extend(unusable.map(|text| harmless(Subject::Config, text)));
         node.extend(restart_needed.map(|text| harmless(Subject::Restart, text)));
         let bad = self.leases.unreadable();
-        let count = bad.len() + self.peers.troubled();
+        let failed = self.driver.failed_peers();
+        let count = bad.len() + self.peers.troubled() + failed.len();
         let bad = bad.named().map(|record| harmless(Subject::Lease(record.key.clone()), record.to_string()));
         let refused = self.peers.problems().map(|(key, why)| {
             let harm = if self.peers.is_lost(&key) { Harm::Some } else { Harm::None };
             let problem = Problem::new(Subject::Lease(key.to_string()), harm, format!("lease {key}: {why}"));
             Problem { peer: Some(key), ..problem }
         });
+        let failed_work = failed.iter().filter_map(|key| {
+            let PeerWork::Failed { reason, .. } = self.driver.work_for(key) else { return None };
+            let problem = Problem::new(Subject::Lease(key.to_string()), Harm::Some, format!("lease {key}: {reason}"));
+            Some(Problem { peer: Some(*key), ..problem })
+        });
+        let leases = Listed::new(count, bad.chain(refused).chain(failed_work));
         let mut objects = self.blocked.listed();
         objects.extend(self.host.shadows());
         let networks = self.record.networks();
-        let reach = PerFamily::from_fn(|family| networks.get(family).map(|_| self.reach(family, &node)));
-        Problems { node, objects, leases: Listed::new(count, bad.chain(refused)), reach }
+        let reach = PerFamily::from_fn(|family| networks.get(family).map(|_| self.reach(family, &node, &failed)));
+        Problems { node, objects, leases, reach }
     }
 
     /// How many peers of a family there are, and how many of them pods can't reach.
-    fn reach(&self, family: Family, node: &[Problem]) -> Reach {
+    fn reach(&self, family: Family, node: &[Problem], failed: &[LeaseKey]) -> Reach {
         let Reach { expected, cut } = self.peers.reach(family);
         let is_down = node.iter().any(|it| it.harm == Harm::All && it.family.is_none_or(|of| of == family));
         if is_down {
             return Reach { expected, cut: expected };
         }
         let shadowed = self.host.shadowed(family).filter(|peer| !self.blocked.is_cut(family, peer)).count();
-        Reach { expected, cut: (cut + self.blocked.cut(family) + shadowed).min(expected) }
+        let failed = failed.iter().filter(|peer| peer.subnet(family).is_some()).count();
+        Reach { expected, cut: (cut + self.blocked.cut(family) + shadowed + failed).min(expected) }
     }
 }

@@ -71,6 +71,8 @@ struct Wire<Leases> {
     backend: String,
     networks: Vec<Subnet>,
     devices: Vec<Device>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    routes_of_others: bool,
     config: Option<Box<RawValue>>,
     own: Option<(String, WireLease)>,
     /// At most one of each family.
@@ -138,6 +140,7 @@ pub(super) fn encode(state: &State, saved: u64) -> String {
         backend: state.backend.clone(),
         networks: state.networks.iter().map(|(_, network)| *network).collect(),
         devices: state.devices.clone(),
+        routes_of_others: state.routes_of_others,
         config: state.config.as_ref().map(|config| raw(config.to_json())),
         own: state.own.as_ref().map(|own| (own.key.to_string(), WireLease::of(own, state.own_ages))),
         wanted_ips: state.wanted_ips.iter().map(|(_, ip)| *ip).collect(),
@@ -205,6 +208,7 @@ fn decode_v2(text: &str) -> Result<State, StateError> {
         backend: wire.backend,
         networks: per_family(&wire.networks, Subnet::family),
         devices: wire.devices,
+        routes_of_others: wire.routes_of_others,
         leases: wire.leases.iter().filter_map(lease).collect(),
         store: wire.store,
         config: wire.config.as_deref().map(config).transpose()?,

@@ -132,7 +132,7 @@ fn addresses_in_the_way_of_peers_are_named() {
         peers.put(
             key,
             Standing { created: n, ..Standing::default() },
-            Ok(Peer { objects: Vec::new(), claims }),
+            Ok(Peer { claims, ..Peer::default() }),
         );
     }
     let links = links();
