@@ -175,7 +175,11 @@ mod tests {
     /// As the kernel shows the device that upstream makes: with attributes that nobody set.
     fn shown() -> LinkKind {
         let mut kind = WANT.kind();
-        kind.attrs.extend([LinkAttr::new(PROTO, [ANYTHING]), LinkAttr::new(20, [0; 4]), LinkAttr::new(16, [0; 2])]);
+        kind.attrs.extend([
+            LinkAttr::new(PROTO, [ANYTHING]),
+            LinkAttr::new(20, [0; 4]),
+            LinkAttr::new(16, [0; 2]),
+        ]);
         kind
     }
 

@@ -64,11 +64,7 @@ pub(crate) struct IpipDriver {
 }
 
 impl IpipDriver {
-    pub(crate) fn new(
-        config: IpipConfig,
-        network: Subnet,
-        underlay: Underlay,
-    ) -> Result<Self, HostProblem> {
+    pub(crate) fn new(config: IpipConfig, network: Subnet, underlay: Underlay) -> Result<Self, HostProblem> {
         let local = local(&underlay)?;
         let on_link = config.direct_routing.then(OnLink::default);
         Ok(Self { config, network, underlay, local, subnet: None, device: None, lower: None, on_link })

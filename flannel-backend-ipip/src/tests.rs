@@ -86,7 +86,8 @@ impl Host {
     fn desired(&self, device: LinkIndex, peer: LinkIndex) -> Dataplane {
         let own = self.store.leases();
         let own = own.iter().find(|lease| lease.attrs.public_ips.v4 == self.underlay.published.v4).unwrap();
-        let base = flannel_core::addr::Subnet::containing(own.subnet(Family::V4).unwrap().base(), 32).unwrap();
+        let base =
+            flannel_core::addr::Subnet::containing(own.subnet(Family::V4).unwrap().base(), 32).unwrap();
         let address = Object::Address(Address { link: device, addr: base.into() });
         [address, self.route("10.5.99.0/24", [192, 0, 2, 9], peer)].into_iter().collect()
     }
@@ -154,7 +155,11 @@ async fn it_publishes_upstreams_bytes_and_makes_upstreams_device() {
     (host.kernel.take_ops(), host.kernel.take_link_ops());
     let running = host.start().await;
     tokio::time::sleep(Duration::from_secs(67)).await;
-    assert_eq!((host.kernel.take_ops(), host.kernel.take_link_ops()), (vec![], vec![]), "a restart writes nothing");
+    assert_eq!(
+        (host.kernel.take_ops(), host.kernel.take_link_ops()),
+        (vec![], vec![]),
+        "a restart writes nothing"
+    );
     running.stop().await;
 }
 
@@ -182,7 +187,11 @@ async fn what_go_left_is_adopted_without_a_write() {
     assert_eq!(host.kernel.take_link_ops(), [], "the device is as it should be");
     let ops = host.kernel.take_ops();
     let [Op::Create(Object::Address(_)), Op::Delete(left)] = ops[..] else { panic!("{ops:?}") };
-    assert_eq!(left, Object::Route(gone), "the route of a node that left goes, that of the other stays as it is");
+    assert_eq!(
+        left,
+        Object::Route(gone),
+        "the route of a node that left goes, that of the other stays as it is"
+    );
     running.stop().await;
 }
 
@@ -208,7 +217,10 @@ async fn a_wrong_device_is_changed_in_place_and_a_hopeless_one_made_again() {
     assert_eq!((mended.index, mended.mtu, mended.up), (again.index, Mtu(1480), true));
     host.kernel.edit_link("eth0", true, |link| link.mtu = Mtu(1400));
     told().await;
-    assert_eq!((host.device().unwrap().mtu, running.status.borrow().overlay_mtu), (Mtu(1380), Some(Mtu(1380))));
+    assert_eq!(
+        (host.device().unwrap().mtu, running.status.borrow().overlay_mtu),
+        (Mtu(1380), Some(Mtu(1380)))
+    );
     running.stop().await;
 }
 
@@ -224,7 +236,10 @@ async fn somebody_elses_link_of_that_name_stays_and_is_named() {
     host.kernel.clone().change_link(&create).await.unwrap();
     host.kernel.take_link_ops();
     let error = host.register().await.err().unwrap().to_string();
-    assert!(error.contains("no IPIP tunnel (dummy)") && error.contains("ip link set flannel.ipip name"), "{error}");
+    assert!(
+        error.contains("no IPIP tunnel (dummy)") && error.contains("ip link set flannel.ipip name"),
+        "{error}"
+    );
     assert_eq!(host.kernel.take_link_ops(), []);
     host.kernel.delete_link(device::NAME);
     assert!(host.register().await.is_ok());

@@ -182,7 +182,8 @@ async fn explain(
 /// Another tunnel with the addresses of ours.
 async fn rival(kernel: &mut dyn Kernel, want: &DeviceSpec) -> Result<Option<String>, KernelError> {
     let links = kernel.links().await?;
-    for link in links.into_iter().filter(|link| link.kind.as_deref() == Some(LINK_KIND) && link.name != NAME) {
+    for link in links.into_iter().filter(|link| link.kind.as_deref() == Some(LINK_KIND) && link.name != NAME)
+    {
         let kind = kernel.link_kind(link.index).await?;
         if kind.and_then(|kind| local_of(&kind)) == Some(want.local) {
             return Ok(Some(link.name));

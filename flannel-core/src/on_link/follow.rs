@@ -27,12 +27,7 @@ impl OnLink {
 
     /// Whether a notification may change which addresses are on-link on `link`, so that they should be read again. When
     /// an address is removed the kernel deletes routes with it, some without a notification.
-    pub fn is_concerned(
-        &self,
-        event: &KernelEvent,
-        link: LinkIndex,
-        networks: &PerFamily<Subnet>,
-    ) -> bool {
+    pub fn is_concerned(&self, event: &KernelEvent, link: LinkIndex, networks: &PerFamily<Subnet>) -> bool {
         match event {
             KernelEvent::Put(Object::Route(route)) if route.link == Some(link) => {
                 !is_to_pods(networks, route.dst) && self.is_changed_by(route)

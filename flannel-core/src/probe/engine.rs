@@ -68,7 +68,8 @@ pub(crate) struct Prober {
     secret: u64,
     next_number: u32,
     next_target: u32,
-    targets: HashMap<u32, Target>,
+    /// Each has a place of its own: the free places of a large table would have its size, too.
+    targets: HashMap<u32, Box<Target>>,
     index: BTreeMap<(LeaseKey, Family), u32>,
     /// How many targets count as neighbours.
     on_link: PerFamily<usize>,

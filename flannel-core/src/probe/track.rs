@@ -99,7 +99,7 @@ enum Mood {
     /// It answers.
     Calm,
     /// An answer is missing.
-    Suspect(Suspicion),
+    Suspect(Box<Suspicion>),
 }
 
 /// Since when, and how it looks.
@@ -205,12 +205,12 @@ impl Track {
             if found.is_good() {
                 return self.calm(wall, interval);
             }
-            self.mood = Mood::Suspect(Suspicion::new(sent));
+            self.mood = Mood::Suspect(Box::new(Suspicion::new(sent)));
             return Duration::ZERO;
         }
         let mut suspicion = match std::mem::replace(&mut self.mood, Mood::Calm) {
             Mood::Suspect(suspicion) => suspicion,
-            Mood::New | Mood::Calm => Suspicion::new(sent),
+            Mood::New | Mood::Calm => Box::new(Suspicion::new(sent)),
         };
         if at_largest == Answer::No && found.small == Answer::Yes {
             suspicion.largest = None;

@@ -173,14 +173,16 @@ impl<D: Driver> Reconciler<D> {
         });
         let failed_work = failed.iter().filter_map(|key| {
             let PeerWork::Failed { reason, .. } = self.driver.work_for(key) else { return None };
-            let problem = Problem::new(Subject::Lease(key.to_string()), Harm::Some, format!("lease {key}: {reason}"));
+            let problem =
+                Problem::new(Subject::Lease(key.to_string()), Harm::Some, format!("lease {key}: {reason}"));
             Some(Problem { peer: Some(*key), ..problem })
         });
         let leases = Listed::new(count, bad.chain(refused).chain(failed_work));
         let mut objects = self.blocked.listed();
         objects.extend(self.host.shadows());
         let networks = self.record.networks();
-        let reach = PerFamily::from_fn(|family| networks.get(family).map(|_| self.reach(family, &node, &failed)));
+        let reach =
+            PerFamily::from_fn(|family| networks.get(family).map(|_| self.reach(family, &node, &failed)));
         Problems { node, objects, leases, reach }
     }
 

@@ -15,7 +15,10 @@ fn state() -> State {
     State {
         backend: "vxlan".into(),
         networks: PerFamily { v4: "10.5.0.0/16".parse().ok(), v6: "fd00:5::/48".parse().ok() },
-        devices: vec![Device::vxlan("flannel.1", Vni::new(1).unwrap()), Device::of_kind("flannel.ipip", "ipip")],
+        devices: vec![
+            Device::vxlan("flannel.1", Vni::new(1).unwrap()),
+            Device::of_kind("flannel.ipip", "ipip"),
+        ],
         routes_of_others: true,
         leases: [(peer.key, Arc::new(AgedLease { lease: peer, ages: Ages::from_array([1, 2, 3, 4, 5]) }))]
             .into(),

@@ -60,7 +60,8 @@ pub(super) fn plan(known: &Known, seen: &Seen, kinds: &[DeviceKind]) -> Plan {
 /// The kind of device whose names have this form: the prefix of a backend and a number, or the name of an only device.
 fn kind_by_name(name: &str, kinds: &[DeviceKind]) -> Option<DeviceKind> {
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let is_named = |kind: &DeviceKind, rest: &str| if kind.is_only { rest.is_empty() } else { is_number(rest) };
+    let is_named =
+        |kind: &DeviceKind, rest: &str| if kind.is_only { rest.is_empty() } else { is_number(rest) };
     kinds.iter().copied().find(|kind| name.strip_prefix(kind.prefix).is_some_and(|rest| is_named(kind, rest)))
 }
 

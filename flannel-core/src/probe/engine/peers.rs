@@ -169,7 +169,7 @@ impl Prober {
         self.count_on_link(family, true);
         self.index.insert(key, id);
         self.starts.insert((now, id));
-        self.targets.insert(id, target);
+        self.targets.insert(id, Box::new(target));
         self.show(id);
         Some(id)
     }

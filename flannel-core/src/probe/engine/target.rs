@@ -98,7 +98,7 @@ pub(super) struct Target {
     /// Whether it takes an entry of its own in the kernel's table of neighbours. It counts as if, until that matters.
     pub(super) on_link: bool,
     pub(super) track: Track,
-    pub(super) visit: Option<Visit>,
+    pub(super) visit: Option<Box<Visit>>,
     /// When the visit is over, or the next one begins.
     pub(super) wake: Instant,
     /// Whether it answers by ICMP errors alone, of which there are not many.

@@ -87,7 +87,7 @@ impl Prober {
         }
         if let Some(target) = self.targets.get_mut(&id) {
             self.starts.remove(&(target.wake, id));
-            target.visit = Some(visit);
+            target.visit = Some(Box::new(visit));
         }
         self.wake_at(id, now + patience);
         true
