@@ -202,6 +202,18 @@ pub enum ObjectKey {
     Route(Subnet, u32),
 }
 
+impl ObjectKey {
+    /// The family of the pods whose packets need the object.
+    pub fn family(&self) -> Family {
+        Family::of(match self {
+            Self::Address(_, addr) => addr.ip(),
+            Self::Neighbour(_, addr) | Self::NextHop(_, addr, _) => *addr,
+            Self::Fdb(entry) => entry.dst,
+            Self::Route(dst, _) => dst.base(),
+        })
+    }
+}
+
 impl Object {
     /// The link that it is on; `None` for a route without one.
     pub fn link(&self) -> Option<LinkIndex> {

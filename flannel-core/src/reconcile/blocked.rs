@@ -55,16 +55,6 @@ struct Block {
     settled: bool,
 }
 
-/// The family of the pods that need an object.
-fn family(key: &ObjectKey) -> Family {
-    Family::of(match key {
-        ObjectKey::Address(_, addr) => addr.ip(),
-        ObjectKey::Neighbour(_, addr) | ObjectKey::NextHop(_, addr, _) => *addr,
-        ObjectKey::Fdb(entry) => entry.dst,
-        ObjectKey::Route(dst, _) => dst.base(),
-    })
-}
-
 impl Block {
     fn problem(&self, key: &ObjectKey) -> Problem {
         let harm = match self.needed {
@@ -77,7 +67,7 @@ impl Block {
         };
         let object = NamedObject::new(*key, self.device.clone());
         let problem = Problem::new(Subject::Object(object), harm, self.reason.clone());
-        Problem { peer, ..problem.of(family(key)) }
+        Problem { peer, ..problem.of(key.family()) }
     }
 }
 
@@ -106,7 +96,7 @@ impl Blocked {
         if let Needed::By(peers) = &block.needed
             && settled
         {
-            let cut = self.cut.get_mut(family(&key)).get_or_insert_default();
+            let cut = self.cut.get_mut(key.family()).get_or_insert_default();
             for peer in peers {
                 *cut.entry(*peer).or_default() += 1;
             }
@@ -123,7 +113,7 @@ impl Blocked {
         let block = self.blocks.remove(key)?;
         self.ours.remove(key);
         if let (Needed::By(peers), true, Some(cut)) =
-            (&block.needed, block.settled, self.cut.get_mut(family(key)))
+            (&block.needed, block.settled, self.cut.get_mut(key.family()))
         {
             for peer in peers {
                 if let Some(1) = cut.get(peer) {

@@ -10,6 +10,7 @@ use crate::events::NetworkEvent;
 use crate::kernel::{KernelError, LinkAddress};
 use crate::lease::{Lease, LeaseAttrs};
 use crate::peers::Segments;
+use crate::status::{Harm, Problem, Subject};
 use crate::underlay::{Change, Follower, gather};
 
 impl<D: Driver> Reconciler<D> {
@@ -35,8 +36,10 @@ impl<D: Driver> Reconciler<D> {
         }
     }
 
-    pub(super) fn underlay_problem(&self) -> Option<String> {
-        self.underlay.as_ref().and_then(Follower::problem).map(str::to_owned)
+    pub(super) fn underlay_problem(&self) -> Option<Problem> {
+        let (why, family) = self.underlay.as_ref().and_then(Follower::problem)?;
+        let problem = Problem::new(Subject::Underlay, Harm::All, why.to_owned());
+        Some(Problem { family, ..problem })
     }
 
     /// Checks that the underlay's link and addresses still exist; changes to the replacement after it has been stable
@@ -44,7 +47,7 @@ impl<D: Driver> Reconciler<D> {
     pub(super) async fn look_at_underlay(&mut self) -> Result<(), KernelError> {
         let Some(follower) = &mut self.underlay else { return Ok(()) };
         let host = gather(&mut *self.kernel, &follower.options).await?;
-        let before = follower.problem().map(str::to_owned);
+        let before = follower.problem().map(|(why, _)| why.to_owned());
         let (mut news, mut has_moved) = (None, false);
         if let Some(change) = follower.look(&host, Instant::now()) {
             let (Change::Renamed(next) | Change::Moved(next)) = &change;
@@ -63,7 +66,7 @@ impl<D: Driver> Reconciler<D> {
             }
         }
         let link = follower.current.link;
-        let problem = follower.problem().map(str::to_owned);
+        let problem = follower.problem().map(|(why, _)| why.to_owned());
         if has_moved {
             self.desire_anew();
         }

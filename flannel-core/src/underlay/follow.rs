@@ -93,7 +93,15 @@ fn review_with(host: &HostLinks, options: &UnderlayOptions, current: &Underlay, 
         Err(_) if is_there && gone.is_none() => Standing::Stands,
         Err(error) => {
             let what = match gone {
-                Some(addr) if is_there => format!("underlay address {addr} is gone from {}", current.name),
+                Some(addr) if is_there => {
+                    // The kernel removes the addresses then.
+                    let hint = if addr.is_ipv6() {
+                        format!(" (is net/ipv6/conf/{}/disable_ipv6 1?)", current.name)
+                    } else {
+                        String::new()
+                    };
+                    format!("underlay address {addr} is gone from {}{hint}", current.name)
+                }
                 _ => format!("underlay link {} is gone", current.name),
             };
             let why = match &error {
@@ -141,8 +149,8 @@ pub(crate) struct Follower {
     memory: Memory,
     /// The replacement, and when it will be used.
     successor: Option<(Underlay, Instant)>,
-    /// Why the current underlay is not complete.
-    problem: Option<String>,
+    /// Why the current underlay is not complete, and which family that concerns; `None` for all.
+    problem: Option<(String, Option<Family>)>,
 }
 
 impl Follower {
@@ -201,7 +209,7 @@ impl Follower {
                 return None;
             }
             Standing::Lost(why) => {
-                (self.successor, self.problem) = (None, Some(why));
+                (self.successor, self.problem) = (None, Some((why, self.only_lost(host))));
                 return None;
             }
             Standing::Succeeded(next) => next,
@@ -244,13 +252,25 @@ impl Follower {
         }
     }
 
-    /// The backend can't use the replacement.
-    pub(crate) fn refuse(&mut self, why: String) {
-        self.problem = Some(why);
+    /// The family whose address alone is gone, while the link and the other address are in place.
+    fn only_lost(&self, host: &HostLinks) -> Option<Family> {
+        link_of(host, &self.current)?;
+        let is_gone = |(_, addr): &(Family, &IpAddr)| owned(host, &self.current, **addr).is_none();
+        let (gone, left): (Vec<_>, Vec<_>) = self.current.local.iter().partition(is_gone);
+        match gone[..] {
+            [(family, _)] if !left.is_empty() => Some(family),
+            _ => None,
+        }
     }
 
-    pub(crate) fn problem(&self) -> Option<&str> {
-        self.problem.as_deref()
+    /// The backend can't use the replacement.
+    pub(crate) fn refuse(&mut self, why: String) {
+        self.problem = Some((why, None));
+    }
+
+    /// Why the current underlay is not complete, and which family that concerns; `None` for all.
+    pub(crate) fn problem(&self) -> Option<(&str, Option<Family>)> {
+        self.problem.as_ref().map(|(why, family)| (why.as_str(), *family))
     }
 }
 

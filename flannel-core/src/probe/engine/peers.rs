@@ -41,8 +41,8 @@ impl Prober {
         self.readings += 1;
         let (peers, before) = (self.peers.clone(), self.index.len());
         let mut new = Vec::new();
-        for peer in peers.iter().filter(|peer| is_programmed(&peer.state)) {
-            for (family, _) in peer.path.iter() {
+        for peer in peers.iter() {
+            for (family, _) in peer.path.iter().filter(|(family, _)| is_programmed(&peer.state, *family)) {
                 new.extend(self.see(peer, family, now));
             }
         }
@@ -214,12 +214,13 @@ fn known(peers: &ProbeList, lease: &LeaseKey) -> Known {
     if has_answered { Known::Answered } else { Known::Silent }
 }
 
-/// Whether packets to a peer's pods have a way.
-fn is_programmed(state: &PeerState) -> bool {
+/// Whether packets to a peer's pods of a family have a way. An object that the kernel refuses is of one family.
+fn is_programmed(state: &PeerState, family: Family) -> bool {
     match state {
         PeerState::Programmed | PeerState::Recalled | PeerState::Repairing => true,
         PeerState::Rejected(rejected) => rejected.programmed,
-        PeerState::Waiting | PeerState::Refused(_) => false,
+        PeerState::Refused(refused) => refused.object.key.family() != family,
+        PeerState::Waiting => false,
     }
 }
 

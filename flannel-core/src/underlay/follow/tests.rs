@@ -76,8 +76,8 @@ fn what_stands_is_kept_and_what_is_gone_is_chosen_again_by_the_same_rule() {
 #[test]
 fn a_worse_address_is_no_successor() {
     let named = with(DUAL, |options| options.ifaces = vec!["eth0".into()]);
-    let lost = "underlay address fd00:30::10 is gone from eth0, and there is no other (eth0: no IPv6 address); \
-                all stays as it is";
+    let lost = "underlay address fd00:30::10 is gone from eth0 (is net/ipv6/conf/eth0/disable_ipv6 1?), and there is no \
+                other (eth0: no IPv6 address); all stays as it is";
     assert_eq!(after(remove("fd00:30::10"), &named), lost, "a link-local one is there");
     let tentative = |host: &mut HostLinks| {
         remove("fd00:30::10")(host);
@@ -147,7 +147,7 @@ async fn a_successor_is_taken_once_it_has_settled() {
     assert_eq!(follower.problem(), None);
     elsewhere.defaults.v4 = Some(vec![]);
     assert_eq!((follower.look(&elsewhere, now), follower.due()), (None, None));
-    assert!(follower.problem().unwrap().contains("172.16.30.12 is gone from eth0"));
+    assert!(follower.problem().unwrap().0.contains("172.16.30.12 is gone from eth0"));
 }
 
 fn follower_of(options: &UnderlayOptions) -> Follower {
@@ -215,11 +215,15 @@ async fn what_stands_of_the_other_family_is_kept_and_a_virtual_address_is_no_suc
     changed.addresses.retain(|own| own.addr.ip() != ip("fd00:30::10"));
     changed.addresses.push(addr(2, "fd00:30::100/128"));
     assert_eq!(follower.look(&changed, now), None);
-    assert!(
-        follower.problem().unwrap().contains("fd00:30::10 is gone from eth0"),
-        "{:?}",
-        follower.problem()
-    );
+    let (why, family) = follower.problem().unwrap();
+    assert!(why.contains("fd00:30::10 is gone from eth0"), "{why}");
+    assert_eq!(family, Some(Family::V6), "IPv4 stands");
+    let mut without_link = changed.clone();
+    without_link.links.retain(|link| link.name != "eth0");
+    without_link.addresses.retain(|own| own.link.0 != 2);
+    follower.look(&without_link, now);
+    assert_eq!(follower.problem().unwrap().1, None, "the link is gone, and with it both");
+    follower.look(&changed, now);
     changed.addresses.push(addr(2, "fd00:30::11/64"));
     follower.look(&changed, now);
     let Some(Change::Moved(next)) = follower.look(&changed, now + SETTLED) else { panic!() };
