@@ -198,6 +198,15 @@ const ICMP_FILTERED: Fault = Fault {
     verdict: "ICMP is filtered",
 };
 
+const ALL_BUT_THE_TUNNEL_DROPPED: Fault = Fault {
+    what: "a firewall drops all but the tunnel",
+    make: |stage| {
+        let discovery = "input icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept";
+        rules(stage, &["input iifname lo accept", "input udp dport 8472 accept", discovery, "input drop"])
+    },
+    verdict: "unknown",
+};
+
 const OFFLOAD_BROKEN: Fault = Fault {
     what: "the NIC does not complete checksums",
     make: |stage| {
@@ -276,7 +285,10 @@ fn faults_of_the_tunnel_are_named() {
 #[test]
 fn faults_of_the_path_are_named() {
     in_time(test_name!(), || {
-        name_each(Stage::new(&VXLAN, Families::V4), &[NODE_DEAD, MTU_HOLE, ICMP_FILTERED, OFFLOAD_BROKEN]);
+        name_each(
+            Stage::new(&VXLAN, Families::V4),
+            &[NODE_DEAD, MTU_HOLE, ICMP_FILTERED, ALL_BUT_THE_TUNNEL_DROPPED, OFFLOAD_BROKEN],
+        );
     });
 }
 
@@ -296,7 +308,10 @@ fn faults_over_ipv6_are_named() {
         verdict: "the tunnel to it is blocked",
     };
     in_time(test_name!(), || {
-        name_each(Stage::new(&VXLAN, Families::Dual), &[BLOCKED, MTU_HOLE, OFFLOAD_BROKEN]);
+        name_each(
+            Stage::new(&VXLAN, Families::Dual),
+            &[BLOCKED, MTU_HOLE, ALL_BUT_THE_TUNNEL_DROPPED, OFFLOAD_BROKEN],
+        );
     });
 }
 

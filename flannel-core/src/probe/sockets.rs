@@ -3,6 +3,7 @@
 //! All of them ask for ICMP errors (`IP_RECVERR`), which the kernel then queues with what it quotes of the packet. What is
 //! sent may not be fragmented, and the path MTUs that the kernel has learned don't count (`IP_PMTUDISC_PROBE`).
 
+mod solicit;
 mod sys;
 
 use std::io::{self, IoSlice, IoSliceMut};
@@ -16,6 +17,7 @@ use nix::sys::socket::{
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+pub(super) use self::solicit::Question;
 use super::packet::{self, Token};
 use crate::addr::{Family, PerFamily};
 use crate::netns::Netns;

@@ -163,7 +163,8 @@ pub enum Verdict {
     Reachable,
     /// Packets get there and back, but not by ICMP: TCP or UDP are answered through the overlay.
     IcmpFiltered,
-    /// Nothing answers, and nothing ever did, so the peer is down or filters everything.
+    /// Nothing answers, and nothing says that the peer is down: it never answered, or somebody on its link still answers for
+    /// its address. It may filter all that it is asked.
     Unknown,
     /// This node can't send: the evidence has the kernel's answer.
     Unsent,
@@ -182,7 +183,7 @@ pub enum Verdict {
     TunnelClosed,
     /// The peer's node answers on the underlay, but not through the overlay.
     TunnelBlocked,
-    /// The peer answered before, and nothing of it answers any more.
+    /// The peer answered before, and nothing of it answers any more, or nobody has its address.
     PeerDead,
 }
 
@@ -235,7 +236,9 @@ impl Verdict {
     pub fn remedy(self) -> Option<&'static str> {
         Some(match self {
             Self::Untested | Self::Reachable | Self::IcmpFiltered => return None,
-            Self::Unknown => "look whether the node is up; let ICMP echo pass between the nodes for more",
+            Self::Unknown => {
+                "look whether the node is up; to know more, let ICMP echo pass between the nodes"
+            }
             Self::Unsent => "look at this node's own device, routes and OUTPUT rules",
             Self::MtuHole { .. } => {
                 "raise the MTU on the path between the nodes, or set a smaller Backend.MTU in the network config"
@@ -254,7 +257,10 @@ impl Verdict {
             Self::TunnelBlocked => {
                 "let the tunnel's UDP port pass between the nodes (firewalls, security groups)"
             }
-            Self::PeerDead => "look at the node; if it is gone for good, remove its lease",
+            Self::PeerDead => {
+                "look whether the node is up, and whether its filters drop all that this node sends; remove its lease only if \
+                 it is gone for good"
+            }
         })
     }
 }

@@ -48,6 +48,8 @@ pub(super) struct Findings {
     pub(super) under_tcp: Answer,
     /// A datagram to the tunnel's port that its owner ignores; an answer says that the port is closed.
     pub(super) closed: Answer,
+    /// The question to its link who has the address of its node.
+    pub(super) solicit: Answer,
     /// An echo that goes through the tunnel and is answered on the underlay.
     pub(super) sideways: Answer,
     /// The same to whatever MAC the peer's device has.
@@ -191,7 +193,19 @@ fn unreached(found: &Findings) -> (Verdict, Vec<String>) {
         evidence.push(format!("{by} says that the node can't be reached"));
         return (Verdict::PeerDead, evidence);
     }
+    if found.solicit.is_yes() {
+        // A node that is down is as silent to that, unless the network answers in its place, as some clouds do.
+        evidence.push(
+            "somebody answers on the link for its address, so it may be up and drop what it is asked"
+                .to_owned(),
+        );
+        return (Verdict::Unknown, evidence);
+    }
+    if found.solicit.is_no() {
+        evidence.push("nobody answers on the link for its address".to_owned());
+    }
     match (found.node_answered, found.overlay_answered) {
+        (false, false) if found.solicit.is_no() => {}
         (true, _) => evidence.push("it answered before".to_owned()),
         (false, true) => evidence.push(
             "it answered before, though never on the underlay: a blocked tunnel looks the same".to_owned(),
@@ -275,6 +289,13 @@ mod tests {
                 Findings { node_answered: false, overlay_answered: false, ..silent() },
                 Verdict::Unknown,
             ),
+            ("it answers on its link alone", Findings { solicit: Yes, ..silent() }, Verdict::Unknown),
+            ("not even there", Findings { solicit: No, ..silent() }, Verdict::PeerDead),
+            (
+                "not even there, and never did",
+                Findings { solicit: No, node_answered: false, overlay_answered: false, ..silent() },
+                Verdict::PeerDead,
+            ),
             (
                 "nobody has its address",
                 Findings {
@@ -310,16 +331,16 @@ mod tests {
         fn findings()(
             over in [answer(), answer(), answer(), answer(), answer()],
             under in [answer(), answer(), answer()],
-            tunnel in [answer(), answer(), answer()],
+            tunnel in [answer(), answer(), answer(), answer()],
             before in any::<[bool; 4]>(),
             largest in proptest::option::of(100_u32..1450),
         ) -> Findings {
             let [small, full, offloaded, software, tcp] = over;
             let [under_echo, under_udp, under_tcp] = under;
-            let [closed, sideways, any_mac] = tunnel;
+            let [closed, sideways, any_mac, solicit] = tunnel;
             Findings {
                 small, full, offloaded, software, tcp, under_echo, under_udp, under_tcp, closed, sideways, any_mac,
-                largest,
+                solicit, largest,
                 mtu: 1450,
                 unreachable: before[0].then(|| [192, 0, 2, 1].into()),
                 refused: before[1].then_some(libc::EPERM),

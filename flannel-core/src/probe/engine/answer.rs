@@ -41,8 +41,9 @@ impl Prober {
         let is_timed = matches!(sent.kind, Kind::Small | Kind::UnderEcho) || !has_echo;
         let way =
             if sent.kind.is_underlay() { &mut target.track.underlay } else { &mut target.track.overlay };
-        // An answer to a packet sent by hand does not say that pods' packets get there and back.
-        if !matches!(sent.kind, Kind::Sideways | Kind::AnyMac) {
+        // An answer to a packet sent by hand does not say that pods' packets get there and back, nor one of the link that
+        // the node takes packets.
+        if !matches!(sent.kind, Kind::Sideways | Kind::AnyMac | Kind::Solicit) {
             way.answered(is_timed.then_some(rtt), SystemTime::now());
         }
         if sent.kind == Kind::Small {

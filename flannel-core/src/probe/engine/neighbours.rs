@@ -8,7 +8,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::debug;
 
-use crate::addr::{Family, PerFamily};
+use crate::addr::{Family, LinkIndex, PerFamily};
+use crate::kernel::Exit;
 use crate::netlink::RouteLookups;
 use crate::netns::Netns;
 use crate::probe::pace::{Thresholds, room};
@@ -48,6 +49,15 @@ impl Neighbours {
         // Only the host's own namespace shows them. In others the kernel's defaults are as good a guess as any.
         let read = || PerFamily::from_fn(|family| thresholds(netns, family).map(room));
         self.room = netns.run(read).unwrap_or_default();
+    }
+
+    /// The link that a node with this address is on, if no gateway leads to it.
+    pub(super) async fn link_of(&mut self, addr: IpAddr) -> Option<LinkIndex> {
+        let route = self.lookups.as_mut()?.lookup(addr).await.ok()??;
+        match route.exit {
+            Exit::By(link) if route.via.is_none() => Some(link),
+            _ => None,
+        }
     }
 
     /// Whether a node with this address takes an entry of its own, as it does unless a gateway leads to it.

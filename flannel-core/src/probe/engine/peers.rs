@@ -13,7 +13,7 @@ use crate::lease::LeaseKey;
 use crate::probe::gate::Known;
 use crate::probe::pace::{self, Crowd};
 use crate::probe::status::{ProbeList, Verdict};
-use crate::probe::track::Track;
+use crate::probe::track::{Round, Track};
 use crate::status::{PeerState, PeerStatus};
 
 impl Prober {
@@ -94,6 +94,14 @@ impl Prober {
         self.show_interval();
     }
 
+    /// Looks up the link of a target with which something is wrong, to ask there for its address.
+    pub(super) async fn look_for_link(&mut self, id: u32) {
+        let Some(target) = self.targets.get_mut(&id) else { return };
+        if matches!(target.track.round(), Round::Thorough { .. }) {
+            target.link = self.neighbours.link_of(target.underlay).await;
+        }
+    }
+
     /// Counts a target that is a neighbour from now on, or isn't any more.
     fn count_on_link(&mut self, family: Family, is_one: bool) {
         let count = self.on_link.get_mut(family).get_or_insert(0);
@@ -159,6 +167,7 @@ impl Prober {
             underlay,
             vtep,
             tunnelled,
+            link: None,
             on_link: true,
             track,
             visit: None,

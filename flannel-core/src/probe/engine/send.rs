@@ -12,7 +12,7 @@ use crate::addr::Subnet;
 use crate::backend::Answers;
 use crate::probe::CLOSED_PORT;
 use crate::probe::packet::{self, Token};
-use crate::probe::sockets::Route;
+use crate::probe::sockets::{Question, Route};
 
 impl Prober {
     /// Sends one packet. Returns whether it did: some make no sense for some peers.
@@ -67,6 +67,13 @@ impl Prober {
             Kind::Tcp => {
                 let source = overlay.source;
                 self.connect(source, closed(target.overlay), number, patience)?;
+            }
+            Kind::Solicit => {
+                let Some(link) = target.link else { return Ok(false) };
+                let (source, asked) = (sockets.source_to(target.underlay)?, target.underlay);
+                let question = self.netns.run(|| Question::ask(link, source, asked))??;
+                self.connecting
+                    .spawn(async move { timeout(patience, question.answered()).await.ok().map(|()| number) });
             }
             Kind::UnderTcp => self.connect(None, closed(target.underlay), number, patience)?,
         }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use tokio::time::Instant;
 
-use crate::addr::{Family, MacAddr};
+use crate::addr::{Family, LinkIndex, MacAddr};
 use crate::lease::LeaseKey;
 use crate::probe::track::{Round, Track};
 use crate::probe::verdict::{Answer, Findings};
@@ -23,6 +23,8 @@ pub(super) enum Kind {
     Closed,
     Sideways,
     AnyMac,
+    /// The question to its link who has its address.
+    Solicit,
     AtLargest(u32),
     Rung(u32),
 }
@@ -30,7 +32,7 @@ pub(super) enum Kind {
 impl Kind {
     /// Whether it is the peer's node on the underlay that answers.
     pub(super) fn is_underlay(self) -> bool {
-        matches!(self, Self::UnderEcho | Self::UnderUdp | Self::UnderTcp | Self::Closed)
+        matches!(self, Self::UnderEcho | Self::UnderUdp | Self::UnderTcp | Self::Closed | Self::Solicit)
     }
 }
 
@@ -69,6 +71,7 @@ impl Visit {
             Kind::Closed => &mut found.closed,
             Kind::Sideways => &mut found.sideways,
             Kind::AnyMac => &mut found.any_mac,
+            Kind::Solicit => &mut found.solicit,
             Kind::AtLargest(_) => &mut self.at_largest,
             Kind::Rung(size) => {
                 if answer == Answer::Yes {
@@ -95,6 +98,8 @@ pub(super) struct Target {
     pub(super) vtep: Option<MacAddr>,
     /// Whether it is reached through the tunnel.
     pub(super) tunnelled: bool,
+    /// The link that it is on, if that was looked up and no gateway leads to it.
+    pub(super) link: Option<LinkIndex>,
     /// Whether it takes an entry of its own in the kernel's table of neighbours. It counts as if, until that matters.
     pub(super) on_link: bool,
     pub(super) track: Track,
@@ -128,6 +133,7 @@ pub(super) fn packets(round: &Round, target: &Target, has_echo: bool) -> Vec<Kin
                 Kind::AnyMac,
                 Kind::Tcp,
                 Kind::UnderTcp,
+                Kind::Solicit,
             ];
             kinds.extend(largest.map(Kind::AtLargest));
             kinds

@@ -30,6 +30,7 @@ impl Prober {
                 return;
             }
             self.look_on_link(id).await;
+            self.look_for_link(id).await;
             if !self.visit(id, now) {
                 return;
             }
