@@ -10,10 +10,6 @@
 
 #[path = "../src/cli/flags.rs"]
 mod flags;
-#[path = "../src/cli/go.rs"]
-mod go;
-#[path = "../src/cli/shown.rs"]
-mod shown;
 #[path = "../src/cli/value.rs"]
 mod value;
 
@@ -27,8 +23,6 @@ use clap::{Arg, ArgAction, Command, ValueHint};
 use clap_complete::{Shell, generate_to};
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, roman};
-
-type CliError = String;
 
 /// The manual's section for programs of an administrator.
 const SECTION: &str = "8";
@@ -49,7 +43,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 /// `flanneld.bash`, `_flanneld` and `flanneld.fish`.
 fn completions(folder: &Path) -> Result<(), Box<dyn Error>> {
-    let command = of_all(flags::command(), for_shells);
+    let command = of_all(flags::program().command().clone(), for_shells);
     let words = Arg::new("word").value_parser(["info", "debug", "trace"]);
     let mut command = command.mut_subcommand("log-level", |command| command.arg(words));
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
@@ -79,13 +73,13 @@ fn for_shells(flag: Arg) -> Arg {
 
 /// `flanneld.8`, and a page of each command that it names.
 fn man_pages(folder: &Path) -> Result<(), Box<dyn Error>> {
-    let table = flags::command();
+    let program = flags::program();
     let with_variable = |flag: Arg| {
-        let variable = flag.get_long().and_then(|name| go::variable_of(&table, name));
+        let variable = flag.get_long().and_then(|name| program.variable_of(name));
         let Some((variable, help)) = variable.zip(flag.get_help().cloned()) else { return flag };
         flag.help(format!("{help} ({variable})"))
     };
-    let mut agent = of_all(table.clone(), with_variable).subcommand_help_heading("COMMANDS");
+    let mut agent = of_all(program.command().clone(), with_variable).subcommand_help_heading("COMMANDS");
     agent = agent.about("agent of the flannel overlay network for containers");
     agent.build();
     for command in agent.get_subcommands() {

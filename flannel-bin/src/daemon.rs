@@ -2,11 +2,13 @@
 
 use std::error::Error;
 use std::io;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use flannel_control::http::{HttpServer, Page};
-use flannel_control::log::LogLevels;
+use flannel_control::log::{self, LogLevels};
+use flannel_control::{ControlServer, socket_of};
 use flannel_core::agent::{Agent, AgentError, AgentEvent, AgentEvents, Failure, wait_for_remains};
 use flannel_core::error::chain;
 use flannel_metrics::{AgentMetrics, Options as MetricsOptions, Scrapes};
@@ -15,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::cli::{self, Options};
-use crate::{control, logs, privileges, registry, store, supervisor};
+use crate::{logs, privileges, registry, store, supervisor};
 
 /// An agent's error, with the flag that asks for what it can't do.
 fn in_our_words(error: AgentError) -> Box<dyn Error> {
@@ -89,8 +91,8 @@ async fn serve(options: &Options, levels: LogLevels) -> Result<(), Box<dyn Error
     }
     let agent = Arc::new(builder.start().map_err(in_our_words)?);
     let farewell = CancellationToken::new();
-    let control = control::serve(&options.common.subnet_file, Arc::clone(&agent), levels, farewell.clone());
-    let control = tokio::spawn(control);
+    let socket = socket_of(&options.common.subnet_file);
+    let control = tokio::spawn(control(socket, Arc::clone(&agent), levels, farewell.clone()));
     let health = health.map(|server| {
         let scrapes = scrapes(&agent, options);
         let server = server.page("/metrics", move |accept| {
@@ -115,6 +117,13 @@ async fn serve(options: &Options, levels: LogLevels) -> Result<(), Box<dyn Error
         let _ = health.await;
     }
     result.map_err(in_our_words)
+}
+
+/// Serves the control socket, for `flanneld status`, `flanneld events` and `flanneld log-level`, until `stop` fires.
+async fn control(socket: PathBuf, agent: Arc<Agent>, levels: LogLevels, stop: CancellationToken) {
+    if let Some(server) = ControlServer::bind_patiently(&socket, &stop).await {
+        server.request(log::REQUEST, move |fields| levels.answer(&fields)).serve(&agent, stop).await;
+    }
 }
 
 /// What `/metrics` says.

@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 
 use flannel_control::log::{Levels, Limited, LogLevels};
+use flannel_flags::Unread;
 use tracing::warn;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -30,7 +31,7 @@ pub(crate) fn name_unread_variables() {
     let environment = std::env::vars_os();
     let environment = environment
         .map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()));
-    for cli::Unread { name, meant } in cli::unread_variables(environment) {
+    for Unread { name, meant, .. } in cli::unread_variables(environment) {
         let meant = meant.unwrap_or_else(|| "none like it; see flanneld --help".to_owned());
         warn!(variable = name, meant, "variable has no effect: no flag is read from it");
     }

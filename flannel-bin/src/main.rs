@@ -3,7 +3,6 @@
 
 mod cleanup;
 mod cli;
-mod control;
 mod daemon;
 mod docker_opts;
 mod doctor;

@@ -11,11 +11,12 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flannel_core::agent::{AgentStatus, Readiness};
+use flannel_core::error::Expected;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
@@ -187,6 +188,21 @@ impl HttpServer {
 impl From<TcpListener> for HttpServer {
     fn from(listener: TcpListener) -> Self {
         Self { listener, answers: Answers { program: PROGRAM.to_owned(), pages: BTreeMap::new() } }
+    }
+}
+
+/// Checks an address to listen on before it is bound: an IP address of this host, or nothing for all of them. As in Go,
+/// `localhost` is IPv4's.
+pub fn listen_address(text: &str) -> Result<String, Expected> {
+    // An IPv6 address can have an interface behind it.
+    let addr = text.split_once('%').map_or(text, |(addr, zone)| if zone.is_empty() { text } else { addr });
+    match addr.parse::<IpAddr>() {
+        _ if text == "localhost" => Ok("127.0.0.1".to_owned()),
+        _ if text.is_empty() => Ok(String::new()),
+        Ok(ip) if !ip.is_multicast() && (addr == text || ip.is_ipv6()) => Ok(text.to_owned()),
+        _ => Err(Expected(
+            "an IP address of this host, such as 127.0.0.1; leave it out to listen on all of them",
+        )),
     }
 }
 

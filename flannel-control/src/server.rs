@@ -17,11 +17,12 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use flannel_core::agent::Agent;
+use flannel_core::error::chain;
 use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, info, warn};
 
 use self::connection::Connection;
 pub use self::socket::BindError;
@@ -34,6 +35,9 @@ const MOST: usize = 32;
 
 /// How many of them may follow what happens; the others get one answer.
 const MOST_FOLLOWERS: usize = 16;
+
+/// The pause between attempts to make the socket.
+const RETRY: Duration = Duration::from_secs(10);
 
 /// Answers a request of the embedding program.
 type Handler = dyn Fn(Map<String, Value>) -> Result<Value, Refusal> + Send + Sync;
@@ -74,6 +78,33 @@ impl ControlServer {
     /// Outside of a tokio runtime with I/O.
     pub fn bind(path: &Path) -> Result<Self, BindError> {
         Ok(Self { socket: Socket::bind(path)?, deadlines: Deadlines::default(), further: BTreeMap::new() })
+    }
+
+    /// The same, and tries again every ten seconds until `stop` fires, which gives `None`: an agent whose socket can't be
+    /// made should run all the same. Each reason why not is logged once, and so is that it is made after all.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime with I/O and time.
+    pub async fn bind_patiently(path: &Path, stop: &CancellationToken) -> Option<Self> {
+        let mut told = None;
+        loop {
+            match Self::bind(path) {
+                Ok(server) => {
+                    if told.is_some() {
+                        info!(path = %path.display(), "control socket is served");
+                    }
+                    return Some(server);
+                }
+                Err(error) => {
+                    let why = Some(chain(&error));
+                    if told != why {
+                        warn!(error = why, "flanneld status can't ask this agent; trying again");
+                        told = why;
+                    }
+                }
+            }
+            stop.run_until_cancelled(tokio::time::sleep(RETRY)).await?;
+        }
     }
 
     /// Adds a request of the embedding program, such as one that changes its log level. The function gets the fields of

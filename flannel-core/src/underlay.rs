@@ -21,7 +21,7 @@ use std::net::IpAddr;
 use tracing::info;
 
 pub use chosen::{NoAddress, Underlay};
-pub use decide::{BadRegex, check_regex, decide};
+pub use decide::{BadRegex, check_iface, check_regex, decide};
 pub(crate) use follow::{Change, Follower};
 pub use follow::{SETTLED, SETTLED_ELSEWHERE, Standing, review};
 pub use needed::{Needed, Use, hides};

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Arg, ArgAction, Args, CommandFactory as _, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use flannel_backend_udp::Layout;
 use flannel_backend_vxlan::{NextHopObjects, TxChecksum};
 use flannel_control::show::Form;
@@ -17,6 +17,7 @@ use flannel_core::firewall::gate::Mode;
 use flannel_core::probe::{ProbeInterval, ReadyPeers};
 use flannel_core::secret::{Secret, ServerUrl};
 use flannel_doctor::{CHECKS, Check};
+use flannel_flags::{Program, Words, as_in_go};
 
 use super::value::{self, LogFormat, Maybe, Part, ReportForm, Store, Urls, VModules};
 
@@ -418,28 +419,16 @@ pub(crate) struct DockerOptions {
     pub(crate) m: bool,
 }
 
-/// All of it as clap reads it, with values as Go's `flag` package has them.
-pub(super) fn command() -> clap::Command {
-    CommandLine::command().mut_args(as_in_go).mut_subcommands(|command| command.mut_args(as_in_go))
-}
-
-fn as_in_go(arg: Arg) -> Arg {
-    let has_default = !arg.get_default_values().is_empty();
-    match arg.get_action() {
-        ArgAction::SetTrue => {
-            let arg = arg.action(ArgAction::Set).value_parser(value::boolean).value_name("true|false");
-            let arg = arg.num_args(0..=1).require_equals(true).default_missing_value("true");
-            if has_default { arg } else { arg.default_value("false").hide_default_value(true) }
-        }
-        // Nothing given and an empty text are the same.
-        ArgAction::Set if !has_default => {
-            valued(arg).required(false).default_value("").hide_default_value(true)
-        }
-        _ => valued(arg),
-    }
-}
-
-/// A flag with a value, whose name has the possible ones.
-fn valued(arg: Arg) -> Arg {
-    arg.allow_hyphen_values(true).hide_possible_values(true)
+/// All of it, with what clap does not know of it.
+pub(super) fn program() -> Program {
+    Program::new(as_in_go(CommandLine::command()))
+        .variables("FLANNELD_")
+        // What subnet.env has.
+        .mistaken_prefix("FLANNEL_")
+        .passwords(&["etcd-password"])
+        .users(&["etcd-username"])
+        .urls(&["etcd-endpoints", "kube-api-url"])
+        .words("doctor", Words::Leading("check"))
+        .words("log-level", Words::First("level"))
+        .words("docker-opts", Words::Letters)
 }

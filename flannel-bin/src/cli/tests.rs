@@ -39,7 +39,7 @@ fn names(command: &clap::Command) -> Vec<&str> {
 }
 
 fn default_of<'a>(command: &'a clap::Command, name: &str) -> &'a str {
-    let flag = go::find(command, name).unwrap_or_else(|| panic!("{name}"));
+    let flag = command.get_arguments().find(|flag| flag.get_long() == Some(name)).expect(name);
     flag.get_default_values().first().map_or("", |value| value.to_str().unwrap())
 }
 
@@ -65,7 +65,7 @@ fn defaults_are_those_of_upstream() {
         ("healthz-port", "0"),
         ("v", "0"),
     ] {
-        assert_eq!(default_of(&flags::command(), name), default, "{name}");
+        assert_eq!(default_of(flags::program().command(), name), default, "{name}");
     }
 }
 
@@ -198,7 +198,8 @@ fn what_this_version_lacks_is_refused_only_if_asked_for() {
     assert_eq!(error(&["--log_backtrace_at=/x"]), want);
     let env = error_with(&[], &[("FLANNELD_LOG_BACKTRACE_AT", "x:1")]);
     assert_eq!(env, want.replace("--log_backtrace_at", "FLANNELD_LOG_BACKTRACE_AT"));
-    let all = flags::command();
+    let program = flags::program();
+    let all = program.command();
     let lacking =
         all.get_arguments().filter(|flag| help_of_flag(flag).contains("not supported by this version"));
     assert_eq!(lacking.count(), 1);
@@ -281,7 +282,7 @@ fn environment_fills_in_what_was_not_given() {
     assert_eq!(error, "FLANNELD_HEALTHZ_PORT: \"http\" is not a whole number");
     let error = error_with(&[], &[("FLANNELD_SUBNET_LEASE_RENEW_MARGIN", "0")]);
     assert!(error.starts_with("FLANNELD_SUBNET_LEASE_RENEW_MARGIN: "), "{error}");
-    assert_eq!(go::variable_of(&flags::command(), "log_backtrace_at").unwrap(), "FLANNELD_LOG_BACKTRACE_AT");
+    assert_eq!(flags::program().variable_of("log_backtrace_at").unwrap(), "FLANNELD_LOG_BACKTRACE_AT");
 }
 
 #[test]
@@ -381,12 +382,13 @@ fn the_content_of_a_file_is_refused_where_its_path_belongs_and_not_repeated() {
         "/run\tx",
         long.as_str(),
     ];
-    let all = flags::command();
+    let program = flags::program();
+    let all = program.command();
     let is_path = |flag: &&clap::Arg| {
         let kind = flag.get_value_names().unwrap_or_default().first().map(AsRef::<str>::as_ref);
         matches!(kind, Some("FILE" | "DIR"))
     };
-    let commands = all.get_subcommands().chain([&all]);
+    let commands = all.get_subcommands().chain([all]);
     let paths: Vec<(&clap::Command, &str)> = commands
         .flat_map(|command| {
             let flags = command.get_arguments().filter(is_path);
@@ -577,13 +579,14 @@ fn vmodule_is_a_list_of_patterns() {
 
 #[test]
 fn usage_names_every_flag() {
-    let all = flags::command();
+    let program = flags::program();
+    let all = program.command();
     let help = |args: &[&str]| match run_with(args, &[]) {
         Ok(Command::Help(text)) => text,
         other => panic!("{args:?}: {other:?}"),
     };
     let usage = help(&["--help"]);
-    for name in names(&all) {
+    for name in names(all) {
         assert!(usage.contains(&format!(" --{name}")), "{name}");
     }
     for command in all.get_subcommands() {
@@ -647,7 +650,8 @@ fn install_cni_checks_names() {
 /// Whoever adds a flag says what it is about, and its help fits a terminal.
 #[test]
 fn flags_are_grouped_by_theme_and_help_has_80_columns() {
-    let all = flags::command();
+    let program = flags::program();
+    let all = program.command();
     let without = |flag: &&clap::Arg| flag.get_help_heading().is_none();
     let names: Vec<_> = all.get_arguments().filter(without).filter_map(clap::Arg::get_long).collect();
     assert_eq!(names, ["version"], "these need a `help_heading`");
@@ -688,7 +692,7 @@ fn help_of_flag(flag: &clap::Arg) -> String {
 }
 
 /// A table of `docs/flags.md`.
-fn table(command: &clap::Command, all: &clap::Command) -> String {
+fn table(command: &clap::Command, program: &flannel_flags::Program) -> String {
     let code = |text: &str| if text.is_empty() { String::new() } else { format!("`{text}`") };
     let row = |flag: &clap::Arg| {
         let name = flag.get_long()?;
@@ -696,7 +700,7 @@ fn table(command: &clap::Command, all: &clap::Command) -> String {
         let value =
             values.first().map_or_else(String::new, |value| format!(" {}", value.replace('|', "\\|")));
         let default = code(default_of(command, name));
-        let variable = go::variable_of(all, name).map_or_else(String::new, |name| code(&name));
+        let variable = program.variable_of(name).map_or_else(String::new, |name| code(&name));
         Some(format!("| `--{name}`{value} | {default} | {variable} | {}. |\n", help_of_flag(flag)))
     };
     let rows: String = command.get_arguments().filter_map(row).collect();
@@ -706,8 +710,9 @@ fn table(command: &clap::Command, all: &clap::Command) -> String {
 #[test]
 fn documents_have_the_table_of_flags() {
     let document = include_str!("../../../docs/flags.md");
-    let all = flags::command();
-    for table in all.get_subcommands().chain([&all]).map(|command| table(command, &all)) {
+    let program = flags::program();
+    let all = program.command();
+    for table in all.get_subcommands().chain([all]).map(|command| table(command, &program)) {
         assert!(document.contains(&table), "docs/flags.md must have this table:\n{table}");
     }
 }
@@ -720,11 +725,5 @@ proptest! {
     ) {
         let _ = command(&args, |_| None);
         let _ = command(&args, |_| Some(value.clone()));
-    }
-
-    #[test]
-    fn numbers_are_those_of_go(number: i64) {
-        prop_assert_eq!(value::int(&number.to_string()), Ok(number));
-        prop_assert_eq!(value::int(&format!("{}{:#x}", if number < 0 { "-" } else { "" }, number.unsigned_abs())), Ok(number));
     }
 }

@@ -1,4 +1,4 @@
-//! The values of flags, read as Go's `flag` package reads them. An error says what the value should be.
+//! The values of flags. An error says what the value should be.
 
 use std::ffi::OsStr;
 use std::net::IpAddr;
@@ -18,14 +18,14 @@ use flannel_core::firewall::gate::Mode;
 use flannel_core::lease::UnusableAddress;
 use flannel_core::probe::{ProbeInterval, ReadyPeers};
 use flannel_core::secret::ServerUrl;
+pub(crate) use flannel_flags::value::Maybe;
+pub(super) use flannel_flags::value::{
+    Checked, OneOf, address, file, file_name, folder, int, maybe_file, parse_int, port,
+};
 
-/// A value that is left out or empty. By this name it is one type for clap, which has a meaning of its own for `Option`.
-pub(crate) type Maybe<T> = Option<T>;
-/// Likewise for several in one value.
+/// Several in one value. By this name it is one type for clap, which has a meaning of its own for `Vec`.
 pub(crate) type Urls = Vec<ServerUrl>;
 pub(crate) type VModules = Vec<ModuleLevel>;
-
-type Checked<T> = Result<T, &'static str>;
 
 /// Where leases are kept, unless it is the Kubernetes API.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,82 +63,12 @@ pub(crate) enum ReportForm {
     Json,
 }
 
-/// Go's `strconv.ParseBool`.
-pub(super) fn boolean(text: &str) -> Checked<bool> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-        _ => Err("true or false"),
-    }
-}
-
-/// Go's `strconv.ParseInt` with base 0: prefixes `0x`, `0o`, `0b` and `0`, and underscores between digits.
-pub(super) fn int(text: &str) -> Checked<i64> {
-    parse_int(text).ok_or("a whole number")
-}
-
-fn parse_int(text: &str) -> Option<i64> {
-    let (sign, digits) = (if text.starts_with('-') { "-" } else { "" }, text.strip_prefix(['+', '-']));
-    let lower = digits.unwrap_or(text).to_ascii_lowercase();
-    let (radix, digits) = match lower.as_bytes() {
-        [b'0', b'x', ..] => (16, &lower[2..]),
-        [b'0', b'o', ..] => (8, &lower[2..]),
-        [b'0', b'b', ..] => (2, &lower[2..]),
-        [b'0', _, ..] => (8, &lower[1..]),
-        _ => (10, &lower[..]),
-    };
-    // After a prefix an underscore may stand before the first digit, too.
-    let is_spaced =
-        (radix == 10 && digits.starts_with('_')) || digits.ends_with('_') || digits.contains("__");
-    if is_spaced || digits.starts_with(['+', '-']) {
-        return None;
-    }
-    i64::from_str_radix(&format!("{sign}{}", digits.replace('_', "")), radix).ok()
-}
-
 pub(super) fn store(text: &str) -> Checked<Store> {
     match text.split_once(':') {
         None if text == "etcd" => Ok(Store::Etcd),
         Some(("local", dir)) if !dir.is_empty() => folder(dir).map(Store::Local),
         _ => Err("etcd or local:DIR"),
     }
-}
-
-/// A folder.
-pub(super) fn folder(text: &str) -> Checked<PathBuf> {
-    match text {
-        "" => Err("a path"),
-        _ if is_content(text) => Err(CONTENT),
-        _ => Ok(text.into()),
-    }
-}
-
-/// A file, which need not exist yet.
-pub(super) fn file(text: &str) -> Checked<PathBuf> {
-    let path = folder(text)?;
-    // `file_name` of `a/.` is `a`.
-    let is_folder = path.file_name().is_none() || text.ends_with(['/']) || text.ends_with("/.");
-    if is_folder { Err("the path of a file, but that of a folder") } else { Ok(path) }
-}
-
-/// Likewise, if it is there.
-pub(super) fn maybe_file(text: &str) -> Checked<Maybe<PathBuf>> {
-    (!text.is_empty()).then(|| file(text)).transpose()
-}
-
-const CONTENT: &str =
-    "a path, but seems to be the content of a file; save that to a file, and give the path of this";
-
-/// The longest path (`PATH_MAX` of the kernel's limits.h, with a zero at its end).
-const LONGEST_PATH: usize = 4095;
-
-/// Whether a value can only be what somebody read out of a file: a key, a certificate or a kubeconfig, as text or in
-/// base64. Its like is not repeated anywhere, since there are secrets in such files.
-pub(super) fn is_content(text: &str) -> bool {
-    let begins = ["{", "-----BEGIN", "LS0tLS1CRUdJTi", "apiVersion:", "YXBpVmVyc2lvbj"];
-    text.len() > LONGEST_PATH
-        || text.contains(char::is_control)
-        || begins.iter().any(|begin| text.trim_start().starts_with(begin))
 }
 
 /// What it is, only a store that uses it can say.
@@ -149,16 +79,13 @@ pub(super) fn url() -> impl TypedValueParser<Value = Maybe<ServerUrl>> {
 /// An empty one would put the keys of this cluster beside those of all other programs, and to where Go flannel looks for
 /// none.
 pub(super) fn prefix(text: &str) -> Checked<String> {
-    let is_prefix = !text.trim().is_empty() && !is_content(text);
+    let is_prefix = !text.trim().is_empty() && folder(text).is_ok();
     if is_prefix { Ok(text.to_owned()) } else { Err("a prefix of keys, such as /coreos.com/network") }
 }
 
 /// The name of an interface, one of its other names, or an address. An empty one stands for the default route.
 pub(super) fn iface(text: &str) -> Checked<String> {
-    // As the kernel has it (`dev_valid_name`, and `ALTIFNAMSIZ` for the length).
-    let is_bad = |it: char| it.is_whitespace() || it.is_control() || it == '/';
-    let is_name = text.len() < 128 && !text.contains(is_bad) && !matches!(text, "." | "..");
-    if is_name { Ok(text.to_owned()) } else { Err("the name of an interface or one IP address") }
+    flannel_core::underlay::check_iface(text).map(|()| text.to_owned()).map_err(|Expected(what)| what)
 }
 
 /// A regular expression; an empty one stands for the default route.
@@ -176,33 +103,13 @@ where
     UnusableAddress::check(addr).map(Some).map_err(|why| format!("{expected} of this node: {why}"))
 }
 
-/// An address of this host to listen on, or none for all of them. As in Go, `localhost` is IPv4's.
+/// An address of this host to listen on, or none for all of them.
 pub(super) fn listen(text: &str) -> Checked<String> {
-    // An IPv6 address can have an interface behind it.
-    let addr = text.split_once('%').map_or(text, |(addr, zone)| if zone.is_empty() { text } else { addr });
-    match addr.parse::<IpAddr>() {
-        _ if text == "localhost" => Ok("127.0.0.1".to_owned()),
-        _ if text.is_empty() => Ok(String::new()),
-        Ok(ip) if !ip.is_multicast() && (addr == text || ip.is_ipv6()) => Ok(text.to_owned()),
-        _ => Err("an IP address of this host, such as 127.0.0.1; leave it out to listen on all of them"),
-    }
-}
-
-pub(super) fn file_name(text: &str) -> Checked<String> {
-    let is_name = !text.is_empty() && !text.contains('/');
-    if is_name { Ok(text.to_owned()) } else { Err("the name of a file, such as 10-flannel.conflist") }
+    flannel_control::http::listen_address(text).map_err(|Expected(what)| what)
 }
 
 pub(super) fn urls() -> impl TypedValueParser<Value = Urls> {
     StringValueParser::new().map(|text| text.split(',').map(Into::into).collect())
-}
-
-pub(super) fn address<T>(text: &str, expected: &'static str) -> Checked<Maybe<IpAddr>>
-where
-    T: FromStr + Into<IpAddr>,
-{
-    let address = (!text.is_empty()).then(|| text.parse::<T>().map(Into::into));
-    address.transpose().map_err(|_| expected)
 }
 
 pub(super) fn subnet(text: &str) -> Checked<Subnet> {
@@ -217,35 +124,6 @@ pub(super) fn minutes(text: &str) -> Checked<Duration> {
 pub(super) fn seconds(text: &str) -> Checked<Duration> {
     let seconds = int(text).map(u64::try_from)?.ok().filter(|seconds| (1..=86_400).contains(seconds));
     seconds.map(Duration::from_secs).ok_or("from 1 to 86400 seconds")
-}
-
-pub(super) fn port(text: &str) -> Checked<u16> {
-    u16::try_from(int(text)?).map_err(|_| "a port, 0 to 65535")
-}
-
-/// One of some words. Completions and man pages list them.
-#[derive(Clone)]
-pub(super) struct OneOf<T: 'static> {
-    words: &'static [(&'static str, T)],
-    expected: &'static str,
-}
-
-impl<T: Clone + Send + Sync> TypedValueParser for OneOf<T> {
-    type Value = T;
-
-    fn parse_ref(&self, command: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<T, clap::Error> {
-        let Self { words, expected } = *self;
-        let find = move |text: String| {
-            let found = words.iter().find(|(word, _)| *word == text);
-            found.map(|(_, value)| value.clone()).ok_or(expected)
-        };
-        StringValueParser::new().try_map(find).parse_ref(command, arg, value)
-    }
-
-    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
-        let words = self.words.iter().map(|(word, _)| *word).filter(|word| !word.is_empty());
-        Some(Box::new(words.map(PossibleValue::new)))
-    }
 }
 
 pub(super) const LOG_FORMAT: OneOf<LogFormat> =
@@ -306,52 +184,12 @@ pub(super) const TX_CHECKSUM: OneOf<TxChecksum> = OneOf {
     expected: "auto, keep or off",
 };
 
-/// A time with its units, as Go's `time.ParseDuration` reads them, in whole numbers: `1m30s`.
-fn duration(text: &str) -> Option<Duration> {
-    let (mut rest, mut sum) = (text, Duration::ZERO);
-    while !rest.is_empty() {
-        let digits = rest.find(|it: char| !it.is_ascii_digit())?;
-        let number: u32 = rest[..digits].parse().ok()?;
-        let unit = &rest[digits..];
-        let end = unit.find(|it: char| it.is_ascii_digit()).unwrap_or(unit.len());
-        let unit = match &unit[..end] {
-            "ms" => Duration::from_millis(1),
-            "s" => Duration::from_secs(1),
-            "m" => Duration::from_mins(1),
-            "h" => Duration::from_hours(1),
-            _ => return None,
-        };
-        sum = sum.checked_add(unit.checked_mul(number)?)?;
-        rest = &rest[digits + end..];
-    }
-    Some(sum).filter(|_| !text.is_empty())
-}
-
-/// The longest time that a flag takes.
-const DAY: Duration = Duration::from_hours(24);
-
 pub(super) fn probe(text: &str) -> Checked<ProbeInterval> {
-    match text {
-        "auto" => Ok(ProbeInterval::Auto),
-        "off" => Ok(ProbeInterval::Off),
-        time => {
-            let time = duration(time).filter(|time| (Duration::from_secs(1)..=DAY).contains(time));
-            time.map(ProbeInterval::Every).ok_or("auto, off, or a time from 1s to 24h")
-        }
-    }
+    text.parse().map_err(|Expected(what)| what)
 }
 
 pub(super) fn ready_peers(text: &str) -> Checked<Maybe<ReadyPeers>> {
-    if text.is_empty() {
-        return Ok(None);
-    }
-    let parse = || {
-        let (percent, time) = text.split_once("%,")?;
-        let percent = percent.parse().ok().filter(|percent| (1..=100).contains(percent))?;
-        let time = duration(time).filter(|time| (Duration::from_secs(1)..=DAY).contains(time))?;
-        Some(ReadyPeers::new(percent, time))
-    };
-    parse().map(Some).ok_or("a share and a time from 1s to 24h, such as 80%,60s")
+    (!text.is_empty()).then(|| text.parse()).transpose().map_err(|Expected(what)| what)
 }
 
 pub(super) const PART: OneOf<Maybe<Part>> = OneOf {

@@ -52,6 +52,18 @@ async fn a_taken_port_is_named() {
     assert!(error.to_string().contains(&format!("127.0.0.1 port {port}")), "{error}");
 }
 
+#[test]
+fn one_listens_on_an_address_of_this_host_or_on_all() {
+    for (text, address) in
+        [("::1", "::1"), ("", ""), ("localhost", "127.0.0.1"), ("fe80::1%eth0", "fe80::1%eth0")]
+    {
+        assert_eq!(listen_address(text).unwrap(), address);
+    }
+    for text in ["foo", "127.0.0.1:8471", "[::1]", "192.0.2.0/24", "224.0.0.1", "127.0.0.1%lo", "fe80::1%"] {
+        assert!(listen_address(text).is_err(), "{text}");
+    }
+}
+
 /// A server of an agent that waits for something.
 async fn server() -> (SocketAddr, CancellationToken) {
     let server = HttpServer::bind(&Ipv4Addr::LOCALHOST.to_string(), 0).await.unwrap();

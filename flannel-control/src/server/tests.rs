@@ -17,6 +17,22 @@ const WATCH: &str = r#"{"version":1,"request":"status","watch":true}"#;
 /// More than the kernel keeps for a client that does not read.
 const LARGE: usize = 4 << 20;
 
+#[tokio::test(start_paused = true)]
+async fn a_socket_that_cannot_be_made_is_tried_again() {
+    let (folder, stop) = (tempfile::tempdir().unwrap(), CancellationToken::new());
+    let path = folder.path().join("sock");
+    let first = ControlServer::bind(&path).unwrap();
+    let (later, ends) =
+        (ControlServer::bind_patiently(&path, &stop), ControlServer::bind_patiently(&path, &stop));
+    let mut later = std::pin::pin!(later);
+    assert!(tokio::time::timeout(RETRY / 2, &mut later).await.is_err(), "another agent has it");
+    drop(first);
+    let server = later.await;
+    assert!(server.is_some() && path.exists());
+    stop.cancel();
+    assert!(ends.await.is_none(), "it is told to stop");
+}
+
 struct Bed {
     folder: TempDir,
     agent: Arc<Agent>,

@@ -1,6 +1,9 @@
 //! What is set of probes.
 
+use std::str::FromStr;
 use std::time::Duration;
+
+use crate::error::Expected;
 
 /// What is set of an agent's probes. By default an agent of the library sends none; `flanneld` does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -65,9 +68,73 @@ impl ReadyPeers {
     }
 }
 
+impl FromStr for ProbeInterval {
+    type Err = Expected;
+
+    /// Reads `auto`, `off`, or a time from a second to a day with its units, as Go's `time.ParseDuration` reads them, in
+    /// whole numbers: `1m30s`.
+    fn from_str(text: &str) -> Result<Self, Expected> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "off" => Ok(Self::Off),
+            time => duration(time).map(Self::Every).ok_or(Expected("auto, off, or a time from 1s to 24h")),
+        }
+    }
+}
+
+impl FromStr for ReadyPeers {
+    type Err = Expected;
+
+    /// Reads a share from 1 % and a time from a second to a day, such as `80%,60s`.
+    fn from_str(text: &str) -> Result<Self, Expected> {
+        let parse = || {
+            let (percent, time) = text.split_once("%,")?;
+            let percent = percent.parse().ok().filter(|percent| (1..=100).contains(percent))?;
+            Some(Self::new(percent, duration(time)?))
+        };
+        parse().ok_or(Expected("a share and a time from 1s to 24h, such as 80%,60s"))
+    }
+}
+
+/// A time with its units from a second to a day.
+fn duration(text: &str) -> Option<Duration> {
+    let (mut rest, mut sum) = (text, Duration::ZERO);
+    while !rest.is_empty() {
+        let digits = rest.find(|it: char| !it.is_ascii_digit())?;
+        let number: u32 = rest[..digits].parse().ok()?;
+        let unit = &rest[digits..];
+        let end = unit.find(|it: char| it.is_ascii_digit()).unwrap_or(unit.len());
+        let unit = match &unit[..end] {
+            "ms" => Duration::from_millis(1),
+            "s" => Duration::from_secs(1),
+            "m" => Duration::from_mins(1),
+            "h" => Duration::from_hours(1),
+            _ => return None,
+        };
+        sum = sum.checked_add(unit.checked_mul(number)?)?;
+        rest = &rest[digits + end..];
+    }
+    (Duration::from_secs(1)..=Duration::from_hours(24)).contains(&sum).then_some(sum)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn intervals_and_shares_are_read_as_flags_have_them() {
+        for (text, seconds) in [("30s", 30), ("1m30s", 90), ("24h", 86_400), ("1000ms", 1)] {
+            assert_eq!(text.parse(), Ok(ProbeInterval::Every(Duration::from_secs(seconds))));
+        }
+        assert_eq!(("auto".parse(), "off".parse()), (Ok(ProbeInterval::Auto), Ok(ProbeInterval::Off)));
+        for wrong in ["", "on", "30", "999ms", "25h", "s", "-1s", "1s1", "99999999999h"] {
+            assert!(wrong.parse::<ProbeInterval>().is_err(), "{wrong}");
+        }
+        assert_eq!("80%,1m".parse(), Ok(ReadyPeers::new(80, Duration::from_secs(60))));
+        for wrong in ["", "80", "80%", "0%,60s", "101%,60s", "80%,0s", "80,60s", "%,60s"] {
+            assert!(wrong.parse::<ReadyPeers>().is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn a_share_of_peers_is_rounded_up() {

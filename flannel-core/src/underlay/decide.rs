@@ -9,6 +9,7 @@ use super::chosen::Underlay;
 use super::overlay::is_host_address;
 use super::{ChosenUnderlay, HostLinks, Lost, UnderlayError, UnderlayOptions, is_link_local};
 use crate::addr::{Family, LinkIndex, PerFamily};
+use crate::error::Expected;
 use crate::kernel::{Exit, Link, LinkAddress, RouteLookup};
 
 /// Chooses the underlay of a host.
@@ -364,6 +365,17 @@ impl<'a> Search<'a> {
         let links: Vec<_> = self.links.iter().map(describe).collect();
         if links.is_empty() { "no interfaces".into() } else { links.join(", ") }
     }
+}
+
+/// Checks one of [`UnderlayOptions::ifaces`] before it is needed: the name of an interface, one of its other names, or an
+/// address. An empty one stands for the default route. Whether the host has it, only the start of an agent shows.
+///
+/// [`UnderlayOptions::ifaces`]: super::UnderlayOptions::ifaces
+pub fn check_iface(text: &str) -> Result<(), Expected> {
+    // As the kernel has it (`dev_valid_name`, and `ALTIFNAMSIZ` for the length).
+    let is_bad = |it: char| it.is_whitespace() || it.is_control() || it == '/';
+    let is_name = text.len() < 128 && !text.contains(is_bad) && !matches!(text, "." | "..");
+    if is_name { Ok(()) } else { Err(Expected("the name of an interface or one IP address")) }
 }
 
 /// A text that is not a regular expression.

@@ -1,55 +1,49 @@
-//! Variables that look like the agent's and are none: a misspelt one has no effect, which its author should know.
+//! Variables that look like the program's and are none: a misspelt one has no effect, which its author should know.
 
-use clap::Command;
-
-use super::{flags, go};
-
-/// What the variables of the agent begin with.
-const PREFIX: &str = "FLANNELD_";
+use crate::program::Program;
 
 /// A variable of the environment that nobody reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Unread {
+#[non_exhaustive]
+pub struct Unread {
     /// Its name. Its value is not kept, since it may be a password.
-    pub(crate) name: String,
+    pub name: String,
     /// The variable that was probably meant.
-    pub(crate) meant: Option<String>,
+    pub meant: Option<String>,
 }
 
-/// The variables that look like the agent's and that no flag has.
-pub(crate) fn unread(environment: impl IntoIterator<Item = (String, String)>) -> Vec<Unread> {
-    let all = flags::command();
-    let known: Vec<String> = variables(&all).collect();
-    let look = |(name, value): (String, String)| look_at(name, &value, &known);
-    let mut unread: Vec<Unread> = environment.into_iter().filter_map(look).collect();
-    unread.sort_by(|a, b| a.name.cmp(&b.name));
-    unread
-}
-
-/// The variables of all flags.
-fn variables(all: &Command) -> impl Iterator<Item = String> {
-    all.get_arguments().filter_map(|flag| go::variable_of(all, flag.get_long()?))
-}
-
-fn look_at(name: String, value: &str, known: &[String]) -> Option<Unread> {
-    let upper = name.to_ascii_uppercase();
-    // `FLANNEL_` is what subnet.env has, but for names that only flags have.
-    let rest = upper.strip_prefix(PREFIX).or_else(|| {
-        let rest = upper.strip_prefix("FLANNEL_")?;
-        known.iter().any(|known| known.strip_prefix(PREFIX) == Some(rest)).then_some(rest)
-    })?;
-    // Go does not read this one, and images have it.
-    if known.contains(&name) || rest == "VERSION" || is_of_a_service(rest, value) {
-        return None;
+impl Program {
+    /// The variables that look like the program's and that no flag has. Those that Kubernetes sets for a service of that
+    /// name are left out.
+    pub fn unread(&self, environment: impl IntoIterator<Item = (String, String)>) -> Vec<Unread> {
+        let flags = self.command().get_arguments().filter_map(clap::Arg::get_long);
+        let known: Vec<String> = flags.filter_map(|flag| self.variable_of(flag)).collect();
+        let look = |(name, value): (String, String)| self.look_at(name, &value, &known);
+        let mut unread: Vec<Unread> = environment.into_iter().filter_map(look).collect();
+        unread.sort_by(|a, b| a.name.cmp(&b.name));
+        unread
     }
-    let wanted = format!("{PREFIX}{rest}").replace('-', "_");
-    let distance = |known: &&String| strsim::levenshtein(&wanted, known);
-    let meant = known.iter().min_by_key(distance);
-    let meant = meant.filter(|meant| distance(meant) < rest.len().min(2 + rest.len() / 4)).cloned();
-    Some(Unread { name, meant })
+
+    fn look_at(&self, name: String, value: &str, known: &[String]) -> Option<Unread> {
+        let prefix = self.prefix;
+        let upper = name.to_ascii_uppercase();
+        let rest = upper.strip_prefix(prefix).or_else(|| {
+            let rest = upper.strip_prefix(self.mistaken?)?;
+            known.iter().any(|known| known.strip_prefix(prefix) == Some(rest)).then_some(rest)
+        })?;
+        // Go does not read the last one, and images have it.
+        if prefix.is_empty() || known.contains(&name) || rest == "VERSION" || is_of_a_service(rest, value) {
+            return None;
+        }
+        let wanted = format!("{prefix}{rest}").replace('-', "_");
+        let distance = |known: &&String| strsim::levenshtein(&wanted, known);
+        let meant = known.iter().min_by_key(distance);
+        let meant = meant.filter(|meant| distance(meant) < rest.len().min(2 + rest.len() / 4)).cloned();
+        Some(Unread { name, meant })
+    }
 }
 
-/// Whether Kubernetes sets such a variable in every pod, for a service that is called flanneld or flanneld-something.
+/// Whether Kubernetes sets such a variable in every pod, for a service that is called as the prefix is, such as flanneld, or flanneld-something.
 fn is_of_a_service(rest: &str, value: &str) -> bool {
     // `PORT_<number>_TCP`, and that with `_PROTO`, `_PORT` or `_ADDR` behind it.
     let of_port = |(at, port): (usize, &str)| {
@@ -65,12 +59,21 @@ fn is_of_a_service(rest: &str, value: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use clap::{Arg, Command};
+
     use super::*;
+
+    fn program() -> Program {
+        let flags = ["etcd-endpoints", "etcd-prefix", "iface", "ip-masq", "healthz-port", "version"];
+        let command = Command::new("flanneld").args(flags.map(|flag| Arg::new(flag).long(flag)));
+        Program::new(command).variables("FLANNELD_").mistaken_prefix("FLANNEL_")
+    }
 
     #[test]
     fn a_misspelt_variable_is_named_with_what_was_meant() {
-        let told =
-            |name: &str| unread([(name.to_owned(), "8471".to_owned())]).pop().map(|unread| unread.meant);
+        let told = |name: &str| {
+            program().unread([(name.to_owned(), "8471".to_owned())]).pop().map(|unread| unread.meant)
+        };
         for (name, meant) in [
             ("FLANNELD_ETCD_ENDPOINT", "FLANNELD_ETCD_ENDPOINTS"),
             ("FLANNELD_IPMASQ", "FLANNELD_IP_MASQ"),
@@ -89,7 +92,6 @@ mod tests {
 
     #[test]
     fn what_is_read_and_what_others_set_is_not_named() {
-        let all = flags::command();
         let others = [
             ("PATH", "/bin"),
             ("NOFLANNELD_X", "1"),
@@ -108,6 +110,7 @@ mod tests {
             ("FLANNELD_METRICS_PORT_80_TCP_ADDR", "10.96.0.7"),
         ];
         let others = others.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        assert_eq!(unread(variables(&all).map(|name| (name, "x".to_owned())).chain(others)), []);
+        let known = ["FLANNELD_ETCD_PREFIX", "FLANNELD_IFACE"].map(|name| (name.to_owned(), "x".to_owned()));
+        assert_eq!(program().unread(others.into_iter().chain(known)), []);
     }
 }

@@ -1,25 +1,26 @@
 //! What of a command line and its values may be shown. A password can stand wherever somebody mistyped a flag.
 
-use super::value::is_content;
 use flannel_core::secret::{ServerUrl, without_user_info};
 
-/// What stands where something is not shown.
-pub(super) const HIDDEN: &str = "***";
+use crate::program::Program;
+use crate::value::is_content;
 
-/// The flags whose values may hold a password.
-pub(super) const DELICATE: [&str; 3] = ["etcd-password", "etcd-endpoints", "kube-api-url"];
+/// What stands where something is not shown.
+pub(crate) const HIDDEN: &str = "***";
 
 /// A flag's value, never with the user info of a URL in it.
-pub(super) fn value(flag: &str, text: &str) -> String {
-    if flag == "etcd-password" || is_content(text.trim_start_matches("local:")) {
+pub(crate) fn value(program: &Program, flag: &str, text: &str) -> String {
+    // The content may stand behind a word such as `local:`.
+    let behind = text.split_once(':').map_or(text, |(_, behind)| behind);
+    if program.passwords.contains(&flag) || is_content(text) || is_content(behind) {
         return HIDDEN.to_owned();
     }
-    if flag == "etcd-username"
+    if program.users.contains(&flag)
         && let Some((name, _)) = text.split_once(':')
     {
         return format!("{name}:{HIDDEN}");
     }
-    if !DELICATE.contains(&flag) {
+    if !program.is_delicate(flag) {
         return without_user_info(text);
     }
     let urls: Vec<String> = text.split(',').map(|url| ServerUrl::from(url).to_string()).collect();
@@ -30,9 +31,9 @@ pub(super) fn value(flag: &str, text: &str) -> String {
 }
 
 /// An argument that was not understood: what comes before a value, if there may be one in it.
-pub(super) fn argument(text: &str) -> String {
+pub(crate) fn argument(program: &Program, text: &str) -> String {
     let name = text.split_inclusive('=').next().unwrap_or_default();
-    let ends = DELICATE.iter().filter_map(|flag| Some(name.find(flag)? + flag.len()));
+    let ends = program.delicate().filter_map(|flag| Some(name.find(flag)? + flag.len()));
     let end = ends.min().filter(|end| !matches!(&name[*end..], "" | "="));
     end.map_or_else(|| without_user_info(name), |end| format!("{}{HIDDEN}", without_user_info(&name[..end])))
 }
@@ -40,6 +41,13 @@ pub(super) fn argument(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn program() -> Program {
+        Program::new(clap::Command::new("flanneld"))
+            .passwords(&["etcd-password"])
+            .users(&["etcd-username"])
+            .urls(&["etcd-endpoints", "kube-api-url"])
+    }
 
     #[test]
     fn a_value_is_shown_as_far_as_it_holds_no_password() {
@@ -53,8 +61,11 @@ mod tests {
             ("kube-api-url", "http://me:hush", "***"),
             ("iface", "eth0", "eth0"),
             ("store", "http://me:hush@a:1", "http://a:1"),
+            ("store", "local:{\"key\"", "***"),
+            ("etcd-username", "me", "me"),
+            ("etcd-username", "me:hush", "me:***"),
         ] {
-            assert_eq!(value(name, text), shown);
+            assert_eq!(value(&program(), name, text), shown);
         }
     }
 
@@ -69,14 +80,7 @@ mod tests {
             ("--kube-api-urlxhttp://me:hush@a", "--kube-api-url***"),
             ("http://me:hush@a", "http://a"),
         ] {
-            assert_eq!(argument(text), shown);
+            assert_eq!(argument(&program(), text), shown);
         }
-    }
-
-    #[test]
-    fn delicate_flags_exist() {
-        let command = super::super::flags::command();
-        let names: Vec<_> = command.get_arguments().filter_map(clap::Arg::get_long).collect();
-        assert!(DELICATE.iter().all(|flag| names.contains(flag)), "{names:?}");
     }
 }
