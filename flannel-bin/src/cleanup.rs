@@ -4,7 +4,6 @@ use std::error::Error;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use flannel_core::agent::leave::Removal;
 use flannel_core::error::chain;
 use tracing::{error, info, warn};
 
@@ -57,21 +56,7 @@ async fn clean_up(options: CleanupOptions) -> Result<Vec<String>, Box<dyn Error>
     for note in &plan.notes {
         info!("{note}");
     }
-    print(&plan.removals);
+    // Nobody may read it, which is no reason to stop.
+    let _ = io::stdout().write_all(plan.script().as_bytes());
     if dry_run { Ok(plan.problems) } else { Ok(plan.carry_out().await?) }
-}
-
-/// Prints a script that does the same. Nobody may read it, which is no reason to stop.
-fn print(removals: &[Removal]) {
-    let mut out = io::stdout().lock();
-    let mut last = "";
-    for removal in removals {
-        if removal.what != last {
-            let _ = writeln!(out, "# {}", removal.what);
-            last = &removal.what;
-        }
-        for command in &removal.commands {
-            let _ = writeln!(out, "{command}");
-        }
-    }
 }

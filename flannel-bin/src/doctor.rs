@@ -6,15 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use flannel_control::protocol::Request;
-use flannel_control::{Answers, Client, socket_of};
+use flannel_control::{Client, socket_of};
 use flannel_core::error::chain;
 use flannel_core::netns::Netns;
 use flannel_doctor::bundle::Bundle;
 use flannel_doctor::redact::Redactor;
 use flannel_doctor::{Doctor, Host, Places, Report, StoreToAsk};
-
-use serde_json::Value;
 
 use crate::cli::{self, DoctorOptions, Options, ReportForm, Store};
 use crate::{logs, privileges, store};
@@ -59,16 +56,17 @@ async fn examine(options: &DoctorOptions) -> Result<Report, Box<dyn Error>> {
     let host = Host::new(Netns::current()?).root(&options.root);
     let client = Client::new(socket_of(&below(&options.root, &options.common.subnet_file)));
     let wants_events = options.bundle.is_some();
-    let asked = tokio::task::spawn_blocking(move || ask(&client, wants_events));
+    let asked = tokio::task::spawn_blocking(move || client.report(wants_events));
     // An agent that hangs must not keep the doctor.
-    let (status, events) = tokio::time::timeout(PATIENCE, asked).await.ok().transpose()?.unwrap_or_default();
-    let doctor = Doctor::new(host).places(places(options)).store(store_of(options)).agent_status(status);
+    let told = tokio::time::timeout(PATIENCE, asked).await.ok().transpose()?.unwrap_or_default();
+    let doctor = Doctor::new(host).places(places(options)).store(store_of(options)).agent_status(told.status);
     let doctor = doctor.only(options.check.iter().copied())?;
     let Some(file) = &options.bundle else { return Ok(doctor.examine().await) };
     let password = options.common.etcd_password.reveal().to_owned();
     let about = format!("{}\nflanneld doctor {}\n", cli::version(), options.shown);
     let bundle = Bundle::new(doctor).redactor(Redactor::new().knowing([password])).text("about.txt", about);
-    let bundle = events.into_iter().fold(bundle, |bundle, events| bundle.text("agent/events.jsonl", events));
+    let bundle =
+        told.events.into_iter().fold(bundle, |bundle, events| bundle.text("agent/events.jsonl", events));
     let packed = options.log.iter().fold(bundle, Bundle::log).write(file).await?;
     let _ = writeln!(io::stderr(), "{}: {} files", file.display(), packed.files.len());
     Ok(packed.report)
@@ -76,18 +74,6 @@ async fn examine(options: &DoctorOptions) -> Result<Report, Box<dyn Error>> {
 
 /// How long the running agent has for its answers.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// The status of the agent that serves a socket, and what happened to it, an event a line; `None` of what it does not say.
-fn ask(client: &Client, wants_events: bool) -> (Option<Value>, Option<String>) {
-    let status = client.ask(&Request::new("status")).ok();
-    let status: Option<Value> = status.and_then(|answer| serde_json::from_str(answer.get()).ok());
-    let is_asked = wants_events && status.is_some();
-    let events = is_asked.then(|| client.follow(&Request::new("events")).ok()).flatten();
-    let lines = |events: Answers| {
-        events.map_while(Result::ok).fold(String::new(), |text, event| text + event.get() + "\n")
-    };
-    (status, events.map(lines))
-}
 
 /// Where a file of the host is for this process.
 fn below(root: &Path, path: &Path) -> PathBuf {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::path::Folder;
@@ -62,6 +63,16 @@ pub enum ClientError {
     Refused(Refusal),
 }
 
+/// What an agent says of itself.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct AgentReport {
+    /// Its status as JSON.
+    pub status: Option<Value>,
+    /// The events that it remembers, an event as JSON a line.
+    pub events: Option<String>,
+}
+
 impl ClientError {
     /// Whether there is no agent, as opposed to one that can't or won't answer.
     pub fn is_no_agent(&self) -> bool {
@@ -90,6 +101,19 @@ impl Client {
     /// the agent.
     pub fn follow(&self, request: &Request) -> Result<Answers, ClientError> {
         self.send(request, None)
+    }
+
+    /// Asks for all that a report about this host should have, and leaves out what the agent does not say. `with_events`
+    /// asks for the events that it remembers, too. An agent that hangs can hold this up.
+    pub fn report(&self, with_events: bool) -> AgentReport {
+        let status = self.ask(&Request::new("status")).ok();
+        let status: Option<Value> = status.and_then(|answer| serde_json::from_str(answer.get()).ok());
+        let is_asked = with_events && status.is_some();
+        let events = is_asked.then(|| self.follow(&Request::new("events")).ok()).flatten();
+        let lines = |events: Answers| {
+            events.map_while(Result::ok).fold(String::new(), |text, event| text + event.get() + "\n")
+        };
+        AgentReport { status, events: events.map(lines) }
     }
 
     fn send(&self, request: &Request, patience: Option<Duration>) -> Result<Answers, ClientError> {

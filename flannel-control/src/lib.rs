@@ -30,6 +30,6 @@ mod shortage;
 pub mod show;
 pub mod wire;
 
-pub use client::{Answers, Client, ClientError};
+pub use client::{AgentReport, Answers, Client, ClientError};
 pub use flannel_core::agent::socket_of;
 pub use server::{BindError, ControlServer};

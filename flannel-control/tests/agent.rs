@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use flannel_backend_vxlan::VxlanBackend;
 use flannel_control::protocol::Request;
+use flannel_control::show::{self, Form, Outcome, ShowError, Terminal};
 use flannel_control::{Client, ControlServer, socket_of, wire};
 use flannel_core::agent::Agent;
 use flannel_core::probe::{ProbeInterval, ProbeOptions, Verdict};
@@ -36,6 +37,38 @@ fn host() -> Netns {
         host.ip(args).unwrap();
     }
     host
+}
+
+/// A question, whose answer goes to a terminal.
+type Ask<'a> = &'a dyn Fn(&mut Terminal<&mut Vec<u8>>) -> Result<Outcome, ShowError>;
+
+/// Asks what `flanneld status` and `flanneld events` ask.
+fn what_is_shown(client: &Client) {
+    let show = |ask: Ask<'_>| {
+        let mut text = Vec::new();
+        let outcome = ask(&mut Terminal::plain(&mut text));
+        (outcome, String::from_utf8(text).unwrap())
+    };
+    let good = |ask: Ask<'_>| {
+        let (outcome, text) = show(ask);
+        assert_eq!(outcome.unwrap(), Outcome::Good, "{text}");
+        text
+    };
+    let status = good(&|out| show::status(client, Form::Table, out));
+    assert!(status.starts_with("agent     ready\n"), "{status}");
+    let peer = good(&|out| show::peer(client, "10.244.9.7", Form::Wide, out));
+    assert!(peer.contains("192.0.2.9") && peer.contains("10.244.9.0/24"), "{peer}");
+    let peer = good(&|out| show::peer(client, "10.244.9.7", Form::Json, out));
+    assert!(peer.contains("\"lease\":\"10.244.9.0-24\"") && peer.contains("\"objects\":["), "{peer}");
+    good(&|out| show::diff(client, Form::Table, out));
+    let events = good(&|out| show::events(client, false, Form::Json, out));
+    assert!(events.lines().count() > 3 && events.starts_with('{'), "{events}");
+    let (nobody, _) = show(&|out| show::peer(client, "10.244.7.7", Form::Table, out));
+    assert!(matches!(nobody, Err(ShowError::NoPeer(_))), "{nobody:?}");
+    let report = client.report(true);
+    assert_eq!(report.status.unwrap()["ready"], true);
+    assert!(report.events.is_some_and(|events| events.lines().count() > 3));
+    assert!(client.report(false).events.is_none(), "nobody asked");
 }
 
 #[test]
@@ -108,6 +141,7 @@ fn an_embedded_agent_is_asked_by_the_example() {
                 objects.objects.len() >= 3 && objects.objects.iter().all(|object| object.present),
                 "{objects:?}"
             );
+            tokio::task::spawn_blocking(|| what_is_shown(&Client::new(socket_of(file)))).await.unwrap();
             let differences: wire::Differences = serde_json::from_str(diff.get()).unwrap();
             assert_eq!(differences.differences, []);
 

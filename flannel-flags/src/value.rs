@@ -29,8 +29,7 @@ pub fn int(text: &str) -> Checked<i64> {
     parse_int(text).ok_or("a whole number")
 }
 
-/// The number of a text as [`int`] reads it; `None` for what is none.
-pub fn parse_int(text: &str) -> Option<i64> {
+fn parse_int(text: &str) -> Option<i64> {
     let (sign, digits) = (if text.starts_with('-') { "-" } else { "" }, text.strip_prefix(['+', '-']));
     let lower = digits.unwrap_or(text).to_ascii_lowercase();
     let (radix, digits) = match lower.as_bytes() {
@@ -131,6 +130,32 @@ impl<T: Clone + Send + Sync> TypedValueParser for OneOf<T> {
     fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
         let words = self.words.iter().map(|(word, _)| *word).filter(|word| !word.is_empty());
         Some(Box::new(words.map(PossibleValue::new)))
+    }
+}
+
+/// A whole number as [`int`] reads it, or a word for one, of which completions and man pages know; none if the text is
+/// empty.
+#[derive(Debug, Clone)]
+pub struct NumberOr(pub OneOf<i64>);
+
+impl TypedValueParser for NumberOr {
+    type Value = Maybe<i64>;
+
+    fn parse_ref(
+        &self,
+        command: &Command,
+        arg: Option<&Arg>,
+        value: &OsStr,
+    ) -> Result<Self::Value, clap::Error> {
+        let number = value.to_str().and_then(parse_int);
+        if value.is_empty() || number.is_some() {
+            return Ok(number);
+        }
+        self.0.parse_ref(command, arg, value).map(Some)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        self.0.possible_values()
     }
 }
 

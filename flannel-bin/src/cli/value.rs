@@ -20,7 +20,7 @@ use flannel_core::probe::{ProbeInterval, ReadyPeers};
 use flannel_core::secret::ServerUrl;
 pub(crate) use flannel_flags::value::Maybe;
 pub(super) use flannel_flags::value::{
-    Checked, OneOf, address, file, file_name, folder, int, maybe_file, parse_int, port,
+    Checked, NumberOr, OneOf, address, file, file_name, folder, int, maybe_file, port,
 };
 
 /// Several in one value. By this name it is one type for clap, which has a meaning of its own for `Vec`.
@@ -197,38 +197,11 @@ pub(super) const PART: OneOf<Maybe<Part>> = OneOf {
     expected: "plugin or conf",
 };
 
-/// A verbosity by a word, of which shells know, or by its number.
-#[derive(Clone)]
-pub(super) struct LevelParser;
-
-pub(super) const LEVEL: LevelParser = LevelParser;
-
-/// The words for a verbosity.
-const LEVELS: OneOf<i64> = OneOf {
+/// A verbosity by a word or by its number.
+pub(super) const LEVEL: NumberOr = NumberOr(OneOf {
     words: &[("info", 0), ("debug", 1), ("trace", 4)],
     expected: "info, debug, trace or a whole number",
-};
-
-impl TypedValueParser for LevelParser {
-    type Value = Maybe<i64>;
-
-    fn parse_ref(
-        &self,
-        command: &Command,
-        arg: Option<&Arg>,
-        value: &OsStr,
-    ) -> Result<Self::Value, clap::Error> {
-        let number = value.to_str().and_then(parse_int);
-        if value.is_empty() || number.is_some() {
-            return Ok(number);
-        }
-        LEVELS.parse_ref(command, arg, value).map(Some)
-    }
-
-    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
-        LEVELS.possible_values()
-    }
-}
+});
 
 pub(super) fn vmodule(text: &str) -> Checked<VModules> {
     ModuleLevel::list(text).map_err(|Expected(what)| what)

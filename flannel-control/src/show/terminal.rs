@@ -10,11 +10,14 @@ use rustix::termios::tcgetwinsize;
 
 use crate::screen::{Detail, Look};
 
+/// Asks a terminal for its columns and lines.
+type Size<W> = fn(&W) -> Option<(usize, usize)>;
+
 /// A writer, and what is known of the terminal behind it.
 pub struct Terminal<W> {
     out: W,
-    /// Asks for columns and lines; `None` if this is no terminal.
-    size: Option<fn(&W) -> Option<(usize, usize)>>,
+    /// `None` if this is no terminal.
+    size: Option<Size<W>>,
     /// The columns of what is no terminal.
     columns: Option<usize>,
     colour: bool,
@@ -39,8 +42,7 @@ impl<W: Write + AsFd> Terminal<W> {
         let unable = variable("TERM").is_none_or(|term| term == "dumb");
         let colour = (is_terminal && !unable || is_set("CLICOLOR_FORCE")) && !is_set("NO_COLOR");
         let columns = variable("COLUMNS").and_then(|columns| columns.to_str()?.parse().ok());
-        let size: fn(&W) -> Option<(usize, usize)> = size_of;
-        Self { out, size: is_terminal.then_some(size), columns, colour }
+        Self { out, size: is_terminal.then_some(size_of::<W> as Size<W>), columns, colour }
     }
 }
 

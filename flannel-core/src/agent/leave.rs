@@ -26,8 +26,8 @@ use crate::kernel::{Kernel, KernelError};
 use crate::netns::Netns;
 use crate::subnet::SubnetManager;
 use known::Known;
-use removal::Plan;
 pub use removal::Removal;
+use removal::{Plan, script};
 
 /// Why this node could not leave the network.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +81,11 @@ impl Serialize for LeavePlan {
 }
 
 impl LeavePlan {
+    /// A shell script that removes the same, with a comment before what belongs together.
+    pub fn script(&self) -> String {
+        script(&self.removals)
+    }
+
     /// Why [`Self::carry_out`] would refuse: an agent runs that would put everything back.
     pub fn refused(&self) -> Option<&LockError> {
         self.alone.as_ref().err()

@@ -43,6 +43,21 @@ impl Removal {
     }
 }
 
+/// The commands of removals, with a comment before those of one thing.
+pub(super) fn script(removals: &[Removal]) -> String {
+    let (mut script, mut last) = (String::new(), "");
+    for removal in removals {
+        if removal.what != last {
+            script.extend(["# ", &removal.what, "\n"]);
+            last = &removal.what;
+        }
+        for command in &removal.commands {
+            script.extend([command, "\n"]);
+        }
+    }
+    script
+}
+
 /// How something is removed.
 #[derive(Debug, Clone)]
 pub(super) enum Action {
@@ -83,6 +98,18 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_script_names_what_belongs_together_once() {
+        let removal = |what: &str, command: &str| Removal {
+            what: what.to_owned(),
+            commands: vec![command.to_owned()],
+            action: Action::File("/x".into()),
+        };
+        let removals =
+            [removal("files", "rm -f /a"), removal("files", "rm -f /b"), removal("lease", "etcdctl del x")];
+        assert_eq!(script(&removals), "# files\nrm -f /a\nrm -f /b\n# lease\netcdctl del x\n");
+    }
 
     #[test]
     fn a_plan_can_be_shown_to_programs() {
