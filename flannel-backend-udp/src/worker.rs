@@ -134,7 +134,9 @@ impl<'a> Worker<'a> {
     pub(crate) fn turn(&mut self, timeout: PollTimeout) -> io::Result<bool> {
         let io = self.io;
         let shared = self.balance.as_ref().map(Balance::place).zip(io.handover.as_ref());
-        let reads_tun = self.tx.is_some() && shared.is_none_or(|(place, handover)| handover.reads(place));
+        // It is asked for before the wait and passed on after the batch, so no batch is read without it.
+        let held = shared.and_then(|(place, handover)| handover.held(place));
+        let reads_tun = self.tx.is_some() && (shared.is_none() || held.is_some());
         let tun = if reads_tun { PollFlags::POLLIN } else { PollFlags::empty() };
         // For a missing socket the event is polled twice.
         let socket = |family| io.sockets.get(family).map_or(io.stop.as_fd(), |socket| socket.as_fd());
@@ -187,7 +189,7 @@ impl<'a> Worker<'a> {
         }
         self.tally.publish(&io.counters);
         if let (Some(balance), Some(handover)) = (&mut self.balance, &io.handover) {
-            balance.settle(handover, Instant::now());
+            balance.settle(handover, held, Instant::now());
         }
         result.map(|()| true)
     }

@@ -5,11 +5,19 @@
 //! order. The first thread passes it to the second when both directions keep it busy; the second passes it back when
 //! one thread can do the work of both.
 
+mod baton;
+mod sync {
+    pub(super) use std::sync::atomic::{AtomicBool, Ordering};
+}
+
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use self::baton::Baton;
+pub(crate) use self::baton::{Held, Place};
 
 /// Load is measured over windows of this length.
 const WINDOW: Duration = Duration::from_millis(5);
@@ -26,7 +34,7 @@ const QUIET_WINDOWS: u32 = 20;
 /// What the two threads share.
 #[derive(Debug)]
 pub(crate) struct Handover {
-    second_reads: AtomicBool,
+    baton: Baton,
     /// How busy the first thread was in its last window, in percent.
     first_load: AtomicU32,
     /// When that window ended, in milliseconds since `started`.
@@ -34,34 +42,29 @@ pub(crate) struct Handover {
     started: Instant,
     to_first: EventFd,
     to_second: EventFd,
-}
-
-/// Which of the two threads this is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// Receives datagrams, and reads the TUN under low load.
-    First,
-    /// Reads the TUN under high load, and sleeps otherwise.
-    Second,
+    /// How often the TUN changed hands, where a test has it change hands after each batch.
+    #[cfg(test)]
+    pub(super) restless: Option<AtomicU64>,
 }
 
 impl Handover {
     pub(crate) fn new() -> std::io::Result<Self> {
         let event = || EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC);
         Ok(Self {
-            second_reads: AtomicBool::new(false),
+            baton: Baton::new(),
             first_load: AtomicU32::new(0),
             first_until: AtomicU64::new(0),
             started: Instant::now(),
             to_first: event()?,
             to_second: event()?,
+            #[cfg(test)]
+            restless: None,
         })
     }
 
-    /// Whether the thread in this place should read the TUN.
-    pub(super) fn reads(&self, place: Place) -> bool {
-        // Acquire: what the other thread sent before it gave the TUN away went out first.
-        self.second_reads.load(Ordering::Acquire) == (place == Place::Second)
+    /// The right to read the TUN, if the thread in this place has it.
+    pub(super) fn held(&self, place: Place) -> Option<Held<'_>> {
+        self.baton.held(place)
     }
 
     /// Readable when the thread in this place has got the TUN.
@@ -97,9 +100,9 @@ impl Handover {
         if u128::from(age) > 4 * WINDOW.as_millis() { 0 } else { self.first_load.load(Ordering::Relaxed) }
     }
 
-    /// Passes the TUN on.
-    fn give(&self, from: Place) {
-        self.second_reads.store(from == Place::First, Ordering::Release);
+    /// Passes the TUN on, and wakes the thread that has it now.
+    fn give(&self, from: Place, held: Held<'_>) {
+        held.give();
         let event = if from == Place::First { &self.to_second } else { &self.to_first };
         // It fails only if the counter is full, and then it is readable.
         let _ = event.write(1);
@@ -133,8 +136,17 @@ impl Balance {
         self.to_tun |= to_tun;
     }
 
-    /// Closes the window if it is over, and passes the TUN on if that is better. Call it between batches.
-    pub(super) fn settle(&mut self, handover: &Handover, now: Instant) {
+    /// Closes the window if it is over, and passes the TUN on if that is better and this thread has it. What was read until
+    /// now must have been sent.
+    pub(super) fn settle(&mut self, handover: &Handover, held: Option<Held<'_>>, now: Instant) {
+        #[cfg(test)]
+        if let Some(given) = &handover.restless {
+            if let Some(held) = held {
+                given.fetch_add(1, Ordering::Relaxed);
+                handover.give(self.place, held);
+            }
+            return;
+        }
         let window = now.saturating_duration_since(self.since);
         if window < WINDOW {
             return;
@@ -145,8 +157,11 @@ impl Balance {
         match self.place {
             Place::First => {
                 handover.note_first(load, now);
-                if both && load >= SPLIT && handover.reads(Place::First) {
-                    handover.give(Place::First);
+                if both
+                    && load >= SPLIT
+                    && let Some(held) = held
+                {
+                    handover.give(Place::First, held);
                 }
             }
             Place::Second => {
@@ -155,9 +170,11 @@ impl Balance {
                 // A window that was mostly a long sleep stands for many.
                 let windows = u32::try_from(window.as_nanos() / WINDOW.as_nanos()).unwrap_or(u32::MAX);
                 self.quiet = if quiet { self.quiet.saturating_add(windows) } else { 0 };
-                if self.quiet >= QUIET_WINDOWS && handover.reads(Place::Second) {
+                if self.quiet >= QUIET_WINDOWS
+                    && let Some(held) = held
+                {
                     self.quiet = 0;
-                    handover.give(Place::Second);
+                    handover.give(Place::Second, held);
                 }
             }
         }
@@ -177,7 +194,7 @@ mod tests {
     fn windows(balance: &mut Balance, handover: &Handover, count: u32, load: u32, ways: (bool, bool)) {
         for _ in 0..count {
             balance.note(WINDOW * (100 - load) / 100, ways.0, ways.1);
-            balance.settle(handover, balance.since + WINDOW);
+            balance.settle(handover, handover.held(balance.place), balance.since + WINDOW);
         }
     }
 
@@ -188,6 +205,15 @@ mod tests {
             windows(&mut threads[0], handover, 1, loads[0], (false, true));
             windows(&mut threads[1], handover, 1, loads[1], (true, false));
         }
+    }
+
+    fn reads(handover: &Handover, place: Place) -> bool {
+        handover.held(place).is_some()
+    }
+
+    /// The first thread passes the TUN on.
+    fn pass(handover: &Handover) {
+        handover.give(Place::First, handover.held(Place::First).unwrap());
     }
 
     fn threads() -> (Handover, [Balance; 2]) {
@@ -201,20 +227,20 @@ mod tests {
         let (handover, mut threads) = threads();
         let first = &mut threads[0];
         windows(first, &handover, 50, 60, (true, true));
-        assert!(handover.reads(Place::First) && !handover.reads(Place::Second));
+        assert!(reads(&handover, Place::First) && !reads(&handover, Place::Second));
         windows(first, &handover, 50, 100, (true, false));
-        assert!(handover.reads(Place::First), "one direction is nothing to share");
+        assert!(reads(&handover, Place::First), "one direction is nothing to share");
         windows(first, &handover, 1, 100, (true, true));
-        assert!(handover.reads(Place::Second) && !handover.reads(Place::First));
+        assert!(reads(&handover, Place::Second) && !reads(&handover, Place::First));
         assert_eq!(handover.to_second.read(), Ok(1));
         threads[1].since = threads[0].since;
         both(&mut threads, &handover, 100, [30, 30]);
-        assert!(handover.reads(Place::Second), "together too much for one that also has to answer soon");
+        assert!(reads(&handover, Place::Second), "together too much for one that also has to answer soon");
         both(&mut threads, &handover, QUIET_WINDOWS - 1, [10, 10]);
         both(&mut threads, &handover, 1, [10, 90]);
-        assert!(handover.reads(Place::Second), "quiet has to last");
+        assert!(reads(&handover, Place::Second), "quiet has to last");
         both(&mut threads, &handover, QUIET_WINDOWS, [10, 10]);
-        assert!(handover.reads(Place::First));
+        assert!(reads(&handover, Place::First));
         assert_eq!(handover.to_first.read(), Ok(1));
     }
 
@@ -222,25 +248,25 @@ mod tests {
     fn one_direction_is_not_shared() {
         for first in [Some(1), None] {
             let (handover, mut threads) = threads();
-            handover.give(Place::First);
+            pass(&handover);
             both(&mut threads, &handover, 50, [20, 100]);
-            assert!(handover.reads(Place::Second));
+            assert!(reads(&handover, Place::Second));
             match first {
                 Some(load) => both(&mut threads, &handover, QUIET_WINDOWS, [load, 100]),
                 // It sleeps, and its last word says nothing any more.
                 None => windows(&mut threads[1], &handover, QUIET_WINDOWS + 5, 100, (true, false)),
             }
-            assert!(handover.reads(Place::First), "{first:?}");
+            assert!(reads(&handover, Place::First), "{first:?}");
         }
     }
 
     #[test]
     fn a_long_sleep_is_quiet_enough() {
         let (handover, [_, mut second]) = threads();
-        handover.give(Place::First);
+        pass(&handover);
         let slept = WINDOW * (QUIET_WINDOWS + 1);
         second.note(slept, true, false);
-        second.settle(&handover, handover.started + slept);
-        assert!(handover.reads(Place::First));
+        second.settle(&handover, handover.held(Place::Second), handover.started + slept);
+        assert!(reads(&handover, Place::First));
     }
 }

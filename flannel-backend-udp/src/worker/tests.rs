@@ -1,12 +1,15 @@
 use std::io::IoSlice;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use flannel_lab::netns::Netns;
 use flannel_lab::sandbox::in_sandbox;
 use flannel_lab::test_name;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::unistd::Pid;
 
 use super::*;
 use crate::counters::DropReason;
@@ -96,6 +99,61 @@ fn the_packet_path_allocates_nothing() {
             assert!(after.errors_sent > before.errors_sent);
             assert_eq!(after.received.packets - before.received.packets, 100);
             assert!(after.drops.len() >= 3, "{after:?}");
+        };
+        here.enter(test).unwrap();
+    });
+}
+
+/// Pins the calling thread, and those that it starts, to one processor. The kernel queues what arrives on a virtual link by
+/// processor, so it may itself reorder what a thread sends that moves to another one.
+fn stay_on_one_processor() {
+    let (this, mut one) = (Pid::from_raw(0), CpuSet::new());
+    let all = sched_getaffinity(this).unwrap();
+    let first = (0..CpuSet::count()).find(|cpu| all.is_set(*cpu).unwrap()).unwrap();
+    one.set(first).unwrap();
+    sched_setaffinity(this, &one).unwrap();
+}
+
+/// Two threads, between which the TUN changes hands after every batch, whatever the load is.
+#[test]
+fn a_flow_stays_in_order_while_the_tun_changes_hands_after_every_batch() {
+    in_sandbox(test_name!(), || {
+        stay_on_one_processor();
+        let here = Netns::add("here").unwrap();
+        let test = || {
+            let mut handover = Handover::new().unwrap();
+            handover.restless = Some(AtomicU64::new(0));
+            let io = Io { handover: Some(handover), ..io() };
+            here.ip_batch(&["addr add 10.1.2.1/24 dev flannel0", "link set flannel0 up"].map(str::to_owned))
+                .unwrap();
+            here.ip("route add 10.1.0.0/16 dev flannel0").unwrap();
+            let cell = TableCell::new(ForwardingTable::new(spec(), None));
+            let peer = UdpSocket::bind((PEER, PORT)).unwrap();
+            peer.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+            let pod = UdpSocket::bind("10.1.2.1:0").unwrap();
+            pod.connect("10.1.1.9:9").unwrap();
+            std::thread::scope(|scope| {
+                for place in [Place::First, Place::Second] {
+                    let (io, reader) = (&io, cell.reader());
+                    scope.spawn(move || Worker::new(io, reader, Ways::Shared(place)).run());
+                }
+                let mut buffer = [0; 2048];
+                for burst in 0..400_u32 {
+                    // No more than the TUN's queue has room for.
+                    let numbers = burst * 64..(burst + 1) * 64;
+                    let mut expected = numbers.clone();
+                    let send = |number: u32| pod.send(&number.to_be_bytes()).map(drop).unwrap();
+                    numbers.for_each(send);
+                    while let Some(number) = expected.next() {
+                        let len = peer.recv(&mut buffer).unwrap();
+                        assert_eq!(buffer[len - 4..len], number.to_be_bytes(), "in order and whole");
+                    }
+                }
+                io.stop.write(1).unwrap();
+            });
+            let given = io.handover.as_ref().unwrap().restless.as_ref().unwrap().load(Ordering::Relaxed);
+            assert!(given > 400, "the TUN changed hands {given} times");
+            println!("the TUN changed hands {given} times");
         };
         here.enter(test).unwrap();
     });

@@ -6,6 +6,8 @@ use std::thread;
 use std::time::Duration;
 
 use flannel_lab::netns::Netns;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 
 fn pattern(at: usize) -> u8 {
     (at ^ (at >> 8) ^ (at >> 16)) as u8
@@ -41,9 +43,43 @@ pub fn tcp(from: &Netns, to: &Netns, address: IpAddr, bytes: usize) {
     assert_eq!(at, bytes);
 }
 
+/// Pins all threads of this process, the engines' among them, to one processor, until it is dropped.
+///
+/// The kernel queues what arrives on a virtual link by processor, so it may itself reorder what a thread sends that moves to
+/// another one: on Linux 6.1 under load, a sender alone on a veth that moves between its bursts sees them overtake each
+/// other.
+struct OneProcessor(Vec<(Pid, CpuSet)>);
+
+impl OneProcessor {
+    fn pin() -> Self {
+        let all = sched_getaffinity(Pid::from_raw(0)).unwrap();
+        let first = (0..CpuSet::count()).find(|cpu| all.is_set(*cpu).unwrap()).unwrap();
+        let mut one = CpuSet::new();
+        one.set(first).unwrap();
+        let threads = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+        let before = threads.filter_map(|thread| {
+            let thread = Pid::from_raw(thread.file_name().to_str()?.parse().ok()?);
+            let before = sched_getaffinity(thread).ok()?;
+            sched_setaffinity(thread, &one).ok()?;
+            Some((thread, before))
+        });
+        Self(before.collect())
+    }
+}
+
+impl Drop for OneProcessor {
+    fn drop(&mut self) {
+        for (thread, before) in &self.0 {
+            // It may have ended.
+            let _ = sched_setaffinity(*thread, before);
+        }
+    }
+}
+
 /// Sends numbered datagrams of some sizes over UDP; those that arrive have to be whole and in order.
 /// Returns how many did.
 pub fn udp(from: &Netns, to: &Netns, address: IpAddr, total: usize, sizes: &[usize]) -> usize {
+    let _pinned = OneProcessor::pin();
     let receiver = to.enter(|| UdpSocket::bind(SocketAddr::new(address, 0)).unwrap()).unwrap();
     let target = receiver.local_addr().unwrap();
     receiver.set_read_timeout(Some(Duration::from_millis(250))).unwrap();
