@@ -1,7 +1,7 @@
 use std::io::IoSlice;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use flannel_lab::netns::Netns;
 use flannel_lab::sandbox::in_sandbox;
@@ -114,6 +114,9 @@ fn stay_on_one_processor() {
     sched_setaffinity(this, &one).unwrap();
 }
 
+/// Packets of the flow whose order is looked at.
+const PACKETS: u32 = 20_000;
+
 /// Two threads, between which the TUN changes hands after every batch, whatever the load is.
 #[test]
 fn a_flow_stays_in_order_while_the_tun_changes_hands_after_every_batch() {
@@ -132,27 +135,39 @@ fn a_flow_stays_in_order_while_the_tun_changes_hands_after_every_batch() {
             peer.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
             let pod = UdpSocket::bind("10.1.2.1:0").unwrap();
             pod.connect("10.1.1.9:9").unwrap();
+            let (received, ended) = (AtomicU32::new(0), AtomicBool::new(false));
             std::thread::scope(|scope| {
                 for place in [Place::First, Place::Second] {
                     let (io, reader) = (&io, cell.reader());
                     scope.spawn(move || Worker::new(io, reader, Ways::Shared(place)).run());
                 }
-                let mut buffer = [0; 2048];
-                for burst in 0..400_u32 {
-                    // No more than the TUN's queue has room for.
-                    let numbers = burst * 64..(burst + 1) * 64;
-                    let mut expected = numbers.clone();
-                    let send = |number: u32| pod.send(&number.to_be_bytes()).map(drop).unwrap();
-                    numbers.for_each(send);
-                    while let Some(number) = expected.next() {
-                        let len = peer.recv(&mut buffer).unwrap();
-                        assert_eq!(buffer[len - 4..len], number.to_be_bytes(), "in order and whole");
+                let sender = scope.spawn(|| {
+                    for number in 0..PACKETS {
+                        pod.send(&number.to_be_bytes()).unwrap();
+                        std::thread::yield_now();
+                        // No more than the TUN's queue has room for.
+                        while number - received.load(Ordering::Relaxed) > 200
+                            && !ended.load(Ordering::Relaxed)
+                        {
+                            std::thread::yield_now();
+                        }
                     }
-                }
+                });
+                let mut buffer = [0; 2048];
+                let in_order = (0..PACKETS).try_for_each(|number| {
+                    let len = peer.recv(&mut buffer).map_err(|error| error.to_string())?;
+                    received.store(number, Ordering::Relaxed);
+                    let bytes = buffer[len - 4..len].try_into().expect("four bytes");
+                    let found = u32::from_be_bytes(bytes);
+                    if found == number { Ok(()) } else { Err(format!("{found} instead of {number}")) }
+                });
+                ended.store(true, Ordering::Relaxed);
                 io.stop.write(1).unwrap();
+                sender.join().unwrap();
+                assert_eq!(in_order, Ok(()), "each packet once and in order");
             });
             let given = io.handover.as_ref().unwrap().restless.as_ref().unwrap().load(Ordering::Relaxed);
-            assert!(given > 400, "the TUN changed hands {given} times");
+            assert!(given > u64::from(PACKETS) / 200, "the TUN changed hands {given} times");
             println!("the TUN changed hands {given} times");
         };
         here.enter(test).unwrap();

@@ -87,6 +87,11 @@ impl TxPath {
                 },
             }
         }
+        // In a test of the handover the other thread gets its chance between reading and sending.
+        #[cfg(test)]
+        if context.io.handover.as_ref().is_some_and(|handover| handover.restless.is_some()) {
+            std::thread::yield_now();
+        }
         self.flush(table, context);
         self.used = 0;
         result
