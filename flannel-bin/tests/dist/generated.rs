@@ -1,4 +1,4 @@
-//! What the package has from the table of flags: completions and man pages, as bash and groff read them.
+//! What the package has from the table of flags: completions and man pages, as the shells and groff read them.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -69,6 +69,53 @@ fn bash_completes_flags_commands_and_values() {
     }
     // The next word is never the value of a boolean.
     assert!(complete(&["flanneld", "--ip-masq", ""]).iter().all(|word| word != "true" && word != "false"));
+}
+
+#[test]
+fn fish_completes_flags_commands_and_values() {
+    let folder = generated();
+    let complete = |line: &str| -> Vec<String> {
+        let script = "source $argv[1]; and complete --do-complete $argv[2]";
+        let mut fish = Command::new("fish");
+        fish.args(["--no-config", "-c", script]).arg(folder.path().join("flanneld.fish")).arg(line);
+        // Fish keeps its history at home.
+        let text = success(&fish.env("HOME", folder.path()).output().unwrap());
+        text.lines().filter_map(|line| line.split('\t').next()).map(str::to_owned).collect()
+    };
+    for (line, want) in [
+        ("flanneld status --o", &["--output"][..]),
+        ("flanneld clean", &["cleanup"]),
+        ("flanneld --log-format ", &["json", "text"]),
+    ] {
+        let mut completed = complete(line);
+        completed.sort();
+        assert_eq!(completed, want, "{line}");
+    }
+}
+
+/// Zsh completes only what is typed, so it gets a terminal, and Tab is pressed.
+#[test]
+fn zsh_completes_flags_commands_and_values() {
+    let folder = generated();
+    for (line, want) in [
+        ("flanneld status --o", "flanneld status --output"),
+        ("flanneld clean", "flanneld cleanup"),
+        ("flanneld --log-format j", "flanneld --log-format json"),
+    ] {
+        let script = r#"zmodload zsh/zpty
+            zpty typed zsh -f -i
+            zpty -w typed "PS1=; fpath=($1 \$fpath); autoload -Uz compinit; compinit -u -D; print ready-\$_comps[flanneld]"
+            zpty -r -m typed seen '*ready-_flanneld*'
+            zpty -n -w typed "$2"$'\t'
+            zpty -r -m typed seen "*$3*"
+            print -r -- "$seen""#;
+        // What never comes is waited for, so there is an end.
+        let mut zsh = Command::new("timeout");
+        zsh.args(["60", "zsh", "-f", "-c", script, "zsh"]).arg(folder.path()).args([line, want]);
+        zsh.env("TERM", "xterm").env("HOME", folder.path());
+        let seen = success(&zsh.output().unwrap());
+        assert!(seen.contains(want), "{line}: {seen}");
+    }
 }
 
 #[test]
