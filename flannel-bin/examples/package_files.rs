@@ -49,7 +49,19 @@ fn completions(folder: &Path) -> Result<(), Box<dyn Error>> {
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
         generate_to(shell, &mut command, "flanneld", folder)?;
     }
-    Ok(())
+    let fish = folder.join("flanneld.fish");
+    let mended =
+        values_in_fish(&fs::read_to_string(&fish)?).ok_or("fish's completions have another form now")?;
+    Ok(fs::write(fish, mended)?)
+}
+
+/// Lets fish complete the value of a flag before any command, too: `argparse` refuses a line whose last flag has no value yet,
+/// so without that flag it is asked again. `None` if the completions are not as clap makes them.
+fn values_in_fish(text: &str) -> Option<String> {
+    const ASKED: &str = "    argparse -s (__fish_flanneld_global_optspecs) -- $cmd 2>/dev/null\n";
+    const AGAIN: &str = "    or argparse -s (__fish_flanneld_global_optspecs) -- $cmd[1..-2] 2>/dev/null\n";
+    let (before, after) = text.split_once(ASKED)?;
+    Some([before, ASKED, AGAIN, after].concat())
 }
 
 /// The agent and its commands, with each flag changed.

@@ -86,6 +86,8 @@ fn fish_completes_flags_commands_and_values() {
         ("flanneld status --o", &["--output"][..]),
         ("flanneld clean", &["cleanup"]),
         ("flanneld --log-format ", &["json", "text"]),
+        ("flanneld --ip-masq --log-format=t", &["--log-format=text"]),
+        ("flanneld status --output ", &["json", "table", "wide"]),
     ] {
         let mut completed = complete(line);
         completed.sort();
