@@ -32,6 +32,7 @@ mod verdict;
 
 pub(crate) use engine::{ProbeEvent, Prober};
 pub use options::{ProbeInterval, ProbeOptions, ReadyPeers};
+pub use packet::EchoRequest;
 pub use status::{
     FamilyProbe, PeerProbe, ProbeList, ProbeStatus, ProbeTotals, RTT_BUCKETS, Verdict, VerdictCounts,
     WayProbe,

@@ -68,6 +68,38 @@ pub(super) fn echo(dst: IpAddr, id: u16, token: Token, size: u32) -> Vec<u8> {
     packet
 }
 
+/// An ICMP echo request that is sent once, and how its answer is told from others: for a program that asks one question,
+/// where an agent's probes keep many.
+#[derive(Debug, Clone)]
+pub struct EchoRequest {
+    bytes: Vec<u8>,
+    token: Token,
+    is_v4: bool,
+}
+
+impl EchoRequest {
+    /// A request to this address, so long that the packet has `size` bytes with its IP header, at least as many as it
+    /// takes.
+    pub fn new(to: IpAddr, size: u32) -> Self {
+        let token = Token { secret: fastrand::u64(..), number: fastrand::u32(..) };
+        Self { bytes: echo(to, 0, token, size), token, is_v4: to.is_ipv4() }
+    }
+
+    /// The ICMP message, for a raw socket or a ping socket of its family. The kernel completes the checksum of ICMPv6.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Whether what such a socket received is the answer. A raw socket of IPv4 gives the IP header, too.
+    pub fn is_answered_by(&self, received: &[u8]) -> bool {
+        let Token { secret, number } = self.token;
+        [false, self.is_v4].into_iter().any(|has_ip_header| {
+            let payload = reply_payload(received, self.is_v4, has_ip_header);
+            payload.and_then(|payload| Token::number_in(payload, secret)) == Some(number)
+        })
+    }
+}
+
 /// A whole IP packet with a small echo request, to be sent in a tunnel by hand.
 pub(super) fn echo_packet(src: IpAddr, dst: IpAddr, id: u16, token: Token) -> Option<Vec<u8>> {
     let mut echo = echo(dst, id, token, 0);
@@ -159,6 +191,20 @@ mod tests {
         assert_eq!(number(&with_header, true), Some(77));
         for len in 0..ECHO_HEADER + TOKEN_LEN {
             assert_eq!(number(&packet[..len], false), None, "{len} bytes");
+        }
+    }
+
+    #[test]
+    fn only_its_own_answer_is_the_answer_to_a_request() {
+        for to in ["10.5.2.0", "fd00:5::"].map(addr) {
+            let (ours, others) = (EchoRequest::new(to, 84), EchoRequest::new(to, 84));
+            assert!(!ours.is_answered_by(ours.bytes()), "a request is none");
+            let mut answer = ours.bytes().to_vec();
+            answer[0] = if to.is_ipv4() { ECHO_REPLY } else { ECHO_REPLY_V6 };
+            assert!(ours.is_answered_by(&answer) && !others.is_answered_by(&answer));
+            let whole = [&[0x45; 20][..], &answer].concat();
+            assert_eq!(ours.is_answered_by(&whole), to.is_ipv4());
+            assert!(!ours.is_answered_by(&whole[..30]) && !ours.is_answered_by(&[]));
         }
     }
 
