@@ -12,6 +12,7 @@ use flannel_core::config::{BackendConfig, ConfigError};
 use flannel_core::dataplane::{Address, KERNEL_PROTOCOL, Object, ROUTE_PROTOCOL, Route, Through};
 use flannel_core::error::chain;
 use flannel_core::events::NetworkEvent;
+use flannel_core::inspect::Differences;
 use flannel_core::kernel::{Kernel, KernelError, KernelEvent, Kinds, Link, LinkOp, Refusal, Scope};
 use flannel_core::lease::{Lease, LeaseAttrs, LeaseKey};
 use flannel_core::netns::Netns;
@@ -461,6 +462,15 @@ impl Driver for UdpDriver {
     fn set_peers(&mut self, peers: &mut dyn Iterator<Item = (&LeaseKey, &Peer)>) {
         self.peers = peers.flat_map(|(key, peer)| table_peers(key, peer, self.port)).collect();
         self.renew_table();
+    }
+
+    async fn further_differences(&mut self, _: &mut dyn Kernel) -> Result<Differences, KernelError> {
+        let mut found = Differences::default();
+        found.notes.push(
+            "the TUN and its datapath are not compared here: no command makes them, and the agent makes them again when they end"
+                .to_owned(),
+        );
+        Ok(found)
     }
 
     async fn attention(&mut self) {

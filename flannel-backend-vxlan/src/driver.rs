@@ -12,6 +12,7 @@ use flannel_core::backend::{Answers, ChecksumSwitch, HostProblem, Probing, Under
 use flannel_core::config::{BackendConfig, ConfigError};
 use flannel_core::dataplane::{Address, KERNEL_PROTOCOL, Object, Through};
 use flannel_core::firewall::gate::{Desk, Gate, Tunnels};
+use flannel_core::inspect::Differences;
 use flannel_core::kernel::{Kernel, KernelError, KernelEvent, Kinds, Link, LinkOp, Refusal, Scope};
 use flannel_core::lease::{Lease, LeaseAttrs};
 use flannel_core::on_link::OnLink;
@@ -217,6 +218,10 @@ impl Driver for VxlanDriver {
             Some(lower) => self.plan_all(kernel, &lower).await,
             None => Ok(Vec::new()),
         }
+    }
+
+    async fn further_differences(&mut self, kernel: &mut dyn Kernel) -> Result<Differences, KernelError> {
+        self.checksum_differences(kernel).await
     }
 
     fn set_lease(&mut self, lease: &Lease) {

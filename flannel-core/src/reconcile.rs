@@ -43,7 +43,7 @@ use crate::dataplane::{Dataplane, Object, ObjectKey, Route};
 use crate::events::{NetworkEvent, NetworkEventSender, NetworkEvents, RepairCause};
 use crate::firewall::gate::{Desk, Gate, Tunnels};
 use crate::heartbeat::{self, Heart, Pulse};
-use crate::inspect::{Inspector, Question};
+use crate::inspect::{Differences, Inspector, Question};
 use crate::kernel::{Kernel, KernelError, KernelEvent, LinkOp, Refusal, Scope};
 use crate::lease::{AgedLease, Lease, LeaseAttrs, LeaseKey, LeaseTable};
 use crate::netns::Netns;
@@ -90,6 +90,12 @@ pub trait Driver: Send {
     async fn plan_devices(&mut self, kernel: &mut dyn Kernel) -> Result<Vec<LinkOp>, KernelError> {
         let _ = kernel;
         Ok(Vec::new())
+    }
+
+    /// What else differs, beside links and objects, and what of the devices can't be compared. It changes nothing.
+    async fn further_differences(&mut self, kernel: &mut dyn Kernel) -> Result<Differences, KernelError> {
+        let _ = kernel;
+        Ok(Differences::default())
     }
 
     /// Sets the lease of this node. The devices were made without it.

@@ -2,6 +2,7 @@
 
 use flannel_core::addr::{Family, Mtu, PerFamily};
 use flannel_core::events::NetworkEvent;
+use flannel_core::inspect::{Difference, DifferenceKind, Differences};
 use flannel_core::kernel::{Kernel, KernelError, Link, LinkOp};
 use flannel_core::port_holder::PortHolder;
 use flannel_core::reconcile::Devices;
@@ -143,6 +144,24 @@ impl VxlanDriver {
             *self.shown_checksums.get_mut(family) = kernel.tx_checksum(&link.name).await?;
         }
         Ok(())
+    }
+
+    /// The devices that complete checksums although they should not.
+    pub(super) async fn checksum_differences(
+        &self,
+        kernel: &mut dyn Kernel,
+    ) -> Result<Differences, KernelError> {
+        let mut found = Differences::default();
+        if self.checksums.why_off().is_none() {
+            return Ok(found);
+        }
+        for (_, link) in self.links.iter().filter(|(_, link)| self.is_there(link)) {
+            if kernel.tx_checksum(&link.name).await? == Some(true) {
+                let command = format!("ethtool -K {} tx off", link.name);
+                found.differences.push(Difference::new(DifferenceKind::Different, vec![command]));
+            }
+        }
+        Ok(found)
     }
 
     /// The device of a family by its name, else the one that had that name before.

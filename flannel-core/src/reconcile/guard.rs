@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Driver, Reconciler};
 use crate::events::NetworkEventSender;
-use crate::firewall::gate::{Desk, Gate, GateStatus};
+use crate::firewall::gate::{Desk, Gate, GateStatus, Mode};
 use crate::lease::LeaseChange;
 use crate::status::{Harm, Problem, Subject};
 
@@ -43,6 +43,11 @@ impl Guard {
     ) -> Option<Running> {
         let gate = self.gate.take()?;
         Some(Running(tokio::spawn(gate.run(events.clone(), cancel.clone()))))
+    }
+
+    /// Whether the gate keeps tables in the kernel.
+    pub(super) fn keeps_tables(&self) -> bool {
+        self.status.borrow().in_force.is_some_and(|mode| mode != Mode::Off)
     }
 
     /// The gate's problems. None of them costs a packet of an honest node.

@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::guard::Guard;
 use super::{Driver, Reconciler};
 use crate::addr::LinkIndex;
 use crate::dataplane::{Dataplane, Object, ObjectKey, Op, command, plan};
+use crate::firewall::gate::table_name;
 use crate::inspect::{Difference, DifferenceKind, Differences, Inspector, PeerObject, Question};
 use crate::kernel::{KernelError, LinkOp};
 use crate::lease::LeaseKey;
@@ -34,6 +36,7 @@ impl<D: Driver> Reconciler<D> {
         let links: BTreeSet<LinkIndex> = self.kernel.links().await?.iter().map(|link| link.index).collect();
         let names = self.link_names().await?;
         let device_ops = self.driver.plan_devices(&mut *self.kernel).await?;
+        let further = self.driver.further_differences(&mut *self.kernel).await?;
         let mut have = self.look_at_ours(Some(&links)).await?;
         // What is on a device that is about to be deleted goes with it.
         let deleted = device_ops.iter().filter_map(|op| match op {
@@ -47,14 +50,17 @@ impl<D: Driver> Reconciler<D> {
             have.remove(key);
         }
         let ops = plan(self.peers.want(), &have);
-        if !ops.is_empty() || !device_ops.is_empty() {
+        if !ops.is_empty() || !device_ops.is_empty() || !further.differences.is_empty() {
             self.work.check_devices();
             self.work.read_objects();
         }
         let mut found: Vec<Difference> =
             device_ops.iter().map(|op| of_device(op, |link| name(&names, link))).collect();
+        found.extend(further.differences);
         found.extend(self.of_objects(&ops, &have, &names));
-        let notes = self.devices.problem.iter().cloned().chain(self.withheld_note()).collect();
+        let problem = self.devices.problem.iter().cloned();
+        let notes =
+            problem.chain(self.withheld_note()).chain(further.notes).chain(self.guard_note()).collect();
         Ok(Differences { differences: found, notes })
     }
 
@@ -119,6 +125,16 @@ impl<D: Driver> Reconciler<D> {
         let wanted: BTreeSet<_> = wanted.collect();
         let ids = self.kernel.next_hop_ids(&wanted);
         move |next_hop| next_hop.spare.or_else(|| ids.get(next_hop).copied())
+    }
+
+    /// The gate's tables are compared by a task of their own, which shares nothing with the loop but what is published.
+    fn guard_note(&self) -> Option<String> {
+        let vni = self.driver.tunnels().filter(|_| self.guard.as_ref().is_some_and(Guard::keeps_tables))?.vni;
+        let table = table_name(vni);
+        Some(format!(
+            "the gate of the tunnels is not compared here: the agent repairs it when the kernel announces a change, and \
+             `nft list table inet {table}` and `nft list table netdev {table}` show it"
+        ))
     }
 
     fn withheld_note(&self) -> Option<String> {
