@@ -22,10 +22,11 @@ use crate::{logs, privileges, registry, store, supervisor};
 /// An agent's error, with the flag that asks for what it can't do.
 fn in_our_words(error: AgentError) -> Box<dyn Error> {
     match error.failure() {
-        Failure::UnknownBackend(unknown) if registry::is_of_upstream(&unknown.kind) => {
+        Failure::UnknownBackend(unknown) => {
             let (kind, known) = (&unknown.kind, unknown.known.join(", "));
-            let why = "of upstream flannel is not in this build; this build has:";
-            format!("config key Backend.Type can't be used: backend {kind:?} {why} {known}").into()
+            let Some(why) = registry::why_not(kind) else { return error.into() };
+            let what = format!("config key Backend.Type can't be used: backend {kind:?} of upstream flannel is not here");
+            format!("{what}: {why} (this build has: {known})").into()
         }
         Failure::Firewall { masquerade, .. } => {
             let flag = if *masquerade { "--ip-masq" } else { "--iptables-forward-rules" };

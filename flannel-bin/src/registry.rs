@@ -1,8 +1,11 @@
 //! Builds the agent from the backends of this build and the operator's options.
 
+use std::ffi::OsString;
 use std::sync::Arc;
 
+use flannel_backend_extension::{AllocBackend, ExtensionBackend};
 use flannel_backend_hostgw::HostGwBackend;
+use flannel_backend_ipip::IpipBackend;
 use flannel_backend_udp::{UdpBackend, UdpOptions};
 use flannel_backend_vxlan::{TxChecksum, VxlanBackend};
 use flannel_core::addr::PerFamily;
@@ -15,8 +18,27 @@ use tracing::info;
 
 use crate::cli::{Common, Options};
 
-/// Further backend kinds that upstream has, or had.
-const UPSTREAM: &str = "wireguard ipip ipsec alloc extension tencent-vpc ali-vpc aws-vpc gce hybridnet";
+/// What holds for the route tables of all clouds.
+const CLOUD: &str = "take alloc and let the cloud's own controller put a route for each node's subnet, or host-gw where \
+                     nodes share a segment, or vxlan anywhere";
+
+/// Further backend kinds that upstream has, or had, each with why it is not here and the way out.
+const UPSTREAM: [(&str, &str, &str); 7] = [
+    ("wireguard", "it is not in this build", "take vxlan, which does not encrypt"),
+    (
+        "ipsec",
+        "it needs strongSwan's charon beside the agent, and one key for all nodes",
+        "take wireguard, which encrypts in the kernel with a key for each node",
+    ),
+    ("tencent-vpc", "it needs credentials of the cloud on every node", CLOUD),
+    ("aws-vpc", "upstream has removed it", CLOUD),
+    ("gce", "upstream has removed it", CLOUD),
+    ("ali-vpc", "upstream has removed it", CLOUD),
+    ("hybridnet", "it was never one of upstream's releases", CLOUD),
+];
+
+/// What commands of the network config need not know.
+const SECRETS: [&str; 1] = ["FLANNELD_ETCD_PASSWORD"];
 
 /// The agent that the operator asked for, with all backends of this build.
 pub(crate) fn agent(options: &Options, store: Arc<dyn SubnetManager>) -> AgentBuilder {
@@ -29,6 +51,9 @@ pub(crate) fn agent(options: &Options, store: Arc<dyn SubnetManager>) -> AgentBu
     Agent::builder(store)
         .backend(vxlan)
         .backend(HostGwBackend::new())
+        .backend(IpipBackend::new())
+        .backend(ExtensionBackend::new(environment()))
+        .backend(AllocBackend::new())
         .backend(UdpBackend::new(udp.allow_from(options.udp_allow_from.iter().copied())))
         .underlay(
             UnderlayOptions::auto()
@@ -66,6 +91,8 @@ pub(crate) fn rules(options: &Options) -> FirewallOptions {
 pub(crate) fn name_idle_options(kind: &str, options: &Options) {
     let why = match kind {
         "host-gw" => "it has no tunnel",
+        "ipip" => "that is for vxlan's tunnels",
+        "extension" | "alloc" => "it has no tunnel of its own",
         "udp" => "it checks senders always; see --udp-allow-from",
         _ => return,
     };
@@ -77,9 +104,15 @@ pub(crate) fn name_idle_options(kind: &str, options: &Options) {
     }
 }
 
-/// Whether upstream has, or had, a backend.
-pub(crate) fn is_of_upstream(kind: &str) -> bool {
-    UPSTREAM.split(' ').any(|upstream| upstream == kind)
+/// Why a backend that upstream has, or had, is not here, and what to do.
+pub(crate) fn why_not(kind: &str) -> Option<String> {
+    let (_, why, way_out) = UPSTREAM.iter().find(|(upstream, ..)| *upstream == kind)?;
+    Some(format!("{why}; {way_out}"))
+}
+
+/// The environment of the commands of the network config: that of the process, as upstream has it, without secrets.
+fn environment() -> impl Iterator<Item = (OsString, OsString)> {
+    std::env::vars_os().filter(|(name, _)| !SECRETS.iter().any(|secret| name == secret))
 }
 
 #[cfg(test)]
@@ -87,8 +120,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn backends_of_upstream_are_known() {
-        assert!(is_of_upstream("wireguard") && is_of_upstream("hybridnet"));
-        assert!(!is_of_upstream("vxlna") && !is_of_upstream(""));
+    fn backends_of_upstream_are_refused_with_the_way_out() {
+        for (kind, words) in [
+            ("ipsec", "take wireguard"),
+            ("tencent-vpc", "take alloc"),
+            ("aws-vpc", "removed it; take alloc"),
+            ("gce", "host-gw"),
+            ("ali-vpc", "vxlan anywhere"),
+        ] {
+            let why = why_not(kind).unwrap();
+            assert!(why.contains(words), "{kind}: {why}");
+        }
+        assert_eq!((why_not("vxlna"), why_not(""), why_not("ipip")), (None, None, None));
     }
 }

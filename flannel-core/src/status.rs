@@ -47,6 +47,8 @@ pub enum Subject {
     OwnLease,
     /// A lease or record, by its key.
     Lease(String),
+    /// A command of the network config that failed and is tried again, by the key that has it.
+    Command(String),
     /// The network config can't be used.
     Config,
     /// The network config changed in keys that need a restart.

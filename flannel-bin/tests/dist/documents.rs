@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
+use flannel_backend_extension::ExtensionConfig;
+use flannel_backend_ipip::IpipConfig;
 use flannel_backend_udp::UdpConfig;
 use flannel_backend_vxlan::VxlanConfig;
 use flannel_core::config::{ConfigError, LeaseSource, NetworkConfig};
@@ -161,9 +163,11 @@ fn the_reference_of_the_network_config_has_the_keys_that_are_read() {
     let read: BTreeSet<String> = full.as_object().unwrap().keys().cloned().collect();
     assert_eq!(all, read, "what a config has with all defaults written out");
 
-    let backends: [(&str, Parse); 2] = [
+    let backends: [(&str, Parse); 4] = [
         ("vxlan", |config| VxlanConfig::parse(&config.backend).map(drop)),
         ("udp", |config| UdpConfig::parse(&config.backend).map(drop)),
+        ("ipip", |config| IpipConfig::parse(&config.backend).map(drop)),
+        ("extension", |config| ExtensionConfig::parse(&config.backend).map(drop)),
     ];
     let listed = Regex::new(r"(?s)const KEYS: \[&str; \d\] = \[(.*?)\];").unwrap();
     let quoted = Regex::new("\"(\\w+)\"").unwrap();

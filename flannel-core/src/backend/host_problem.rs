@@ -34,6 +34,9 @@ pub enum HostProblem {
     /// A device is missing or wrong; the text says why, and what to do.
     #[error("{0}")]
     Device(String),
+    /// A command of the network config failed; the text says which, and why.
+    #[error("{0}")]
+    Command(String),
     /// The kernel refuses an object that this node itself needs.
     #[error("{0}")]
     Object(Box<Problem>),

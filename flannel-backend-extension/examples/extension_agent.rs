@@ -1,0 +1,41 @@
+//! An agent of one's own with the backends extension and alloc and the local store, on a link of one's choice, without rules.
+//! Commands get `PATH` alone of this program's environment.
+//!
+//! Needs `CAP_NET_ADMIN` and a link with an address, so try it in a namespace:
+//! ```text
+//! unshare --user --map-root-user --net sh -c '
+//!   ip link add eth0 type veth peer name eth1 && ip link set eth1 up && ip link set eth0 up &&
+//!   ip address add 192.0.2.1/24 dev eth0 && cargo run -p flannel-backend-extension --example extension_agent -- DIR eth0'
+//! ```
+//! where `DIR/config` is a network config such as
+//! `{"Network":"10.244.0.0/16","Backend":{"Type":"extension","SubnetAddCommand":"ip route replace $SUBNET via $PUBLIC_IP"}}`.
+
+use std::error::Error;
+use std::path::Path;
+use std::sync::Arc;
+
+use flannel_backend_extension::{AllocBackend, ExtensionBackend};
+use flannel_core::agent::Agent;
+use flannel_core::subnet::local::{LocalOptions, LocalSubnetManager};
+use flannel_core::times::rfc3339;
+use flannel_core::underlay::UnderlayOptions;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let mut args = std::env::args().skip(1);
+    let dir = args.next().ok_or("usage: extension_agent DIR [INTERFACE]")?;
+    let store = LocalSubnetManager::new(LocalOptions::new(&dir));
+    let path = std::env::var_os("PATH").map(|path| ("PATH".into(), path));
+    let agent = Agent::builder(Arc::new(store))
+        .backend(ExtensionBackend::new(path))
+        .backend(AllocBackend::new())
+        .underlay(UnderlayOptions::auto().ifaces(args))
+        // What an earlier run's commands did for nodes that have left is undone.
+        .state_file(Path::new(&dir).join("example.state"))
+        .start()?;
+    let mut events = agent.events();
+    while let Some(event) = events.recv().await {
+        println!("{} {:?}", rfc3339(event.time), event.event);
+    }
+    Ok(agent.ended().await?)
+}
