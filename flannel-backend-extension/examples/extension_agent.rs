@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use flannel_backend_extension::{AllocBackend, ExtensionBackend};
-use flannel_core::agent::Agent;
+use flannel_core::agent::{Agent, AgentError};
 use flannel_core::subnet::local::{LocalOptions, LocalSubnetManager};
 use flannel_core::times::rfc3339;
 use flannel_core::underlay::UnderlayOptions;
@@ -24,18 +24,22 @@ use flannel_core::underlay::UnderlayOptions;
 async fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1);
     let dir = args.next().ok_or("usage: extension_agent DIR [INTERFACE]")?;
-    let store = LocalSubnetManager::new(LocalOptions::new(&dir));
-    let path = std::env::var_os("PATH").map(|path| ("PATH".into(), path));
-    let agent = Agent::builder(Arc::new(store))
-        .backend(ExtensionBackend::new(path))
-        .backend(AllocBackend::new())
-        .underlay(UnderlayOptions::auto().ifaces(args))
-        // What an earlier run's commands did for nodes that have left is undone.
-        .state_file(Path::new(&dir).join("example.state"))
-        .start()?;
+    let agent = start(Path::new(&dir), args)?;
     let mut events = agent.events();
     while let Some(event) = events.recv().await {
         println!("{} {:?}", rfc3339(event.time), event.event);
     }
     Ok(agent.ended().await?)
+}
+
+/// The agent, with the store in this folder.
+pub fn start(dir: &Path, ifaces: impl Iterator<Item = String>) -> Result<Agent, AgentError> {
+    let path = std::env::var_os("PATH").map(|path| ("PATH".into(), path));
+    Agent::builder(Arc::new(LocalSubnetManager::new(LocalOptions::new(dir))))
+        .backend(ExtensionBackend::new(path))
+        .backend(AllocBackend::new())
+        .underlay(UnderlayOptions::auto().ifaces(ifaces))
+        // So that after a restart those nodes are removed that have left meanwhile.
+        .state_file(dir.join("example.state"))
+        .start()
 }

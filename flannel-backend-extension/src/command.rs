@@ -83,7 +83,8 @@ impl Drop for Group {
 impl Run for Processes {
     async fn run(&self, request: Request) -> Result<String, CommandError> {
         let Request { args, variables, input, limit } = request;
-        let (program, args) = args.split_first().filter(|(it, _)| !it.is_empty()).ok_or(CommandError::NoProgram)?;
+        let (program, args) =
+            args.split_first().filter(|(it, _)| !it.is_empty()).ok_or(CommandError::NoProgram)?;
         let mut command = Command::new(program);
         command
             .args(args)

@@ -48,7 +48,8 @@ impl ExtensionConfig {
         let seconds: i64 = backend.get(TIMEOUT)?.unwrap_or(0);
         let seconds = u64::try_from(seconds).ok().filter(|seconds| *seconds <= LONGEST_TIMEOUT);
         let seconds = seconds.ok_or_else(|| {
-            let problem = format!("must be 0 (the default, {USUAL_TIMEOUT} s) or from 1 to {LONGEST_TIMEOUT} seconds");
+            let problem =
+                format!("must be 0 (the default, {USUAL_TIMEOUT} s) or from 1 to {LONGEST_TIMEOUT} seconds");
             let value = backend.get::<Value>(TIMEOUT).ok().flatten().map(|value| value.to_string());
             ConfigError::new(format!("Backend.{TIMEOUT}"), value, problem)
         })?;
@@ -121,7 +122,11 @@ mod tests {
         let config = parse("").unwrap();
         assert_eq!((config.subnet_add, config.timeout), (None, Duration::from_secs(30)));
         for value in [r#""""#, r#"" ""#, "null", "[]"] {
-            assert_eq!(parse(&format!(r#","SubnetAddCommand":{value}"#)).unwrap().subnet_add, None, "{value}");
+            assert_eq!(
+                parse(&format!(r#","SubnetAddCommand":{value}"#)).unwrap().subnet_add,
+                None,
+                "{value}"
+            );
         }
         for value in [r#""a 'b c'""#, r#"["a","b c"]"#] {
             let config = parse(&format!(r#","subnetaddcommand":{value}"#)).unwrap();

@@ -39,8 +39,9 @@ impl ExtensionBackend {
     /// searched. A program that embeds the backend passes its own environment, or a smaller one.
     pub fn new(environment: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
         let environment: Vec<(OsString, OsString)> = environment.into_iter().collect();
-        let is_text =
-            |(name, value): &(OsString, OsString)| Some((name.to_str()?.to_owned(), value.to_str()?.to_owned()));
+        let is_text = |(name, value): &(OsString, OsString)| {
+            Some((name.to_str()?.to_owned(), value.to_str()?.to_owned()))
+        };
         let text = environment.iter().filter_map(is_text).collect();
         Self {
             open: Box::new(|netns| Ok(Box::new(Netlink::open_in(netns)?))),
@@ -78,7 +79,10 @@ impl Backend for ExtensionBackend {
         let extension = ExtensionConfig::parse(&config.backend)?;
         for key in config.backend.names_besides(&KEYS) {
             if key.eq_ignore_ascii_case(SHUTDOWN) {
-                warn!(key, "Backend key has no effect, in Go flannel neither: kernel state stays when an agent ends");
+                warn!(
+                    key,
+                    "Backend key has no effect, in Go flannel neither: kernel state stays when an agent ends"
+                );
             } else {
                 warn!(key, "Backend key has no effect on extension");
             }

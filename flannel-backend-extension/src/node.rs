@@ -56,7 +56,9 @@ impl Node {
             Some(link) => {
                 devices.overlay_mtu = Some(link.mtu);
                 let is_small = self.networks.v6.is_some() && link.mtu.0 < IPV6_MIN_MTU;
-                devices.unserved.extend(is_small.then(|| Problem::mtu_without_ipv6(&link.name, link.mtu.0, None)));
+                devices
+                    .unserved
+                    .extend(is_small.then(|| Problem::mtu_without_ipv6(&link.name, link.mtu.0, None)));
             }
         }
         Ok(devices)
@@ -75,7 +77,8 @@ impl Node {
     }
 
     pub(crate) fn claims(&self) -> Vec<Claim> {
-        let subnets = self.own.iter().flat_map(|own| own.subnets().iter().map(|(_, it)| *it).collect::<Vec<_>>());
+        let subnets =
+            self.own.iter().flat_map(|own| own.subnets().iter().map(|(_, it)| *it).collect::<Vec<_>>());
         let both = [&self.underlay.published, &self.underlay.local];
         let addresses = both.into_iter().flat_map(|addresses| {
             self.networks.families().filter_map(|family| addresses.get(family).copied()).collect::<Vec<_>>()

@@ -86,7 +86,9 @@ impl Task {
         match (&self.desired, &self.done) {
             (Some(desired), Done::Added(added)) if desired == added => None,
             (Some(desired), _) => Some((Action::Add, desired)),
-            (None, Done::Something(known) | Done::Added(known)) if self.may_go => Some((Action::Remove, known)),
+            (None, Done::Something(known) | Done::Added(known)) if self.may_go => {
+                Some((Action::Remove, known))
+            }
             (None, _) => None,
         }
     }
@@ -161,7 +163,8 @@ impl Table {
 
     /// The store has listed all nodes: those that are gone may be removed, except those that are unreadable there.
     pub(crate) fn prune(&mut self, is_unreadable: &dyn Fn(&LeaseKey) -> bool) {
-        let gone: Vec<LeaseKey> = self.orphans.iter().filter(|lease| !is_unreadable(lease)).copied().collect();
+        let gone: Vec<LeaseKey> =
+            self.orphans.iter().filter(|lease| !is_unreadable(lease)).copied().collect();
         for lease in gone {
             self.orphans.remove(&lease);
             if let Some(task) = self.tasks.get_mut(&lease) {
@@ -173,7 +176,8 @@ impl Table {
 
     /// Lets all nodes but `apart` be added again, since the command is another one.
     pub(crate) fn add_again(&mut self, apart: Option<LeaseKey>) {
-        let others: Vec<LeaseKey> = self.tasks.keys().filter(|lease| Some(**lease) != apart).copied().collect();
+        let others: Vec<LeaseKey> =
+            self.tasks.keys().filter(|lease| Some(**lease) != apart).copied().collect();
         for lease in others {
             let Some(task) = self.tasks.get_mut(&lease) else { continue };
             if let Done::Added(input) = &task.done {
@@ -243,7 +247,8 @@ impl Table {
             (Err(reason), _) => reason,
         };
         // What was added before with other values may still work, or not.
-        let in_force = task.failure.as_ref().map_or(was_added, |failure| failure.in_force) && action == Action::Add;
+        let in_force =
+            task.failure.as_ref().map_or(was_added, |failure| failure.in_force) && action == Action::Add;
         if action == Action::Add {
             task.done = Done::Something(input.clone());
         }
@@ -274,6 +279,7 @@ impl Table {
     }
 
     /// Whether there may be a command to run.
+    #[cfg(test)]
     pub(crate) fn is_ready(&self) -> bool {
         !self.ready.is_empty()
     }

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use flannel_core::addr::{LinkIndex, Mtu, PerFamily};
-use flannel_core::backend::{Backend, BackendError, HostProblem, Network, NetworkStatus, Registration, Underlay};
+use flannel_core::backend::{
+    Backend, BackendError, HostProblem, Network, NetworkStatus, Registration, Underlay,
+};
 use flannel_core::config::{LeaseSource, NetworkConfig};
 use flannel_core::dataplane::{Object, Route};
 use flannel_core::kernel::LinkAddress;
@@ -30,7 +32,9 @@ const KEY: &str = "10.5.99.0-24";
 const OTHER: &str = "10.5.98.0-24";
 
 fn published(n: u8) -> String {
-    format!(r#"{{"PublicIP":"192.0.2.{n}","PublicIPv6":null,"BackendType":"extension","BackendData":"data {n}"}}"#)
+    format!(
+        r#"{{"PublicIP":"192.0.2.{n}","PublicIPv6":null,"BackendType":"extension","BackendData":"data {n}"}}"#
+    )
 }
 
 /// Records commands in words: arguments, and what comes by the standard input.
@@ -60,7 +64,8 @@ impl Run for Recorder {
     async fn run(&self, request: Request) -> Result<String, CommandError> {
         let Request { args, input, .. } = request;
         self.done.lock().unwrap().push(format!("{} <{input}>", args.join(" ")));
-        let is_in = |words: &Mutex<BTreeSet<String>>| args.iter().any(|arg| words.lock().unwrap().contains(arg));
+        let is_in =
+            |words: &Mutex<BTreeSet<String>>| args.iter().any(|arg| words.lock().unwrap().contains(arg));
         if is_in(&self.hanging) {
             std::future::pending::<()>().await;
         }
@@ -172,7 +177,11 @@ async fn commands_get_the_values_of_their_node_and_what_it_publishes() {
     let own = &running.own;
     assert_eq!(
         host.commands.take(),
-        ["add 10.5.99.0/24 192.0.2.9 /root dir <data 9>".to_owned(), format!("post {own} <>"), "pre <>".to_owned()]
+        [
+            "add 10.5.99.0/24 192.0.2.9 /root dir <data 9>".to_owned(),
+            format!("post {own} <>"),
+            "pre <>".to_owned()
+        ]
     );
     let json = r#"{"PublicIP":"192.0.2.1","PublicIPv6":null,"BackendType":"extension","BackendData":"said"}"#;
     assert_eq!(running.attrs.borrow().to_json(), json);
@@ -230,7 +239,10 @@ async fn a_removal_that_fails_is_a_problem_of_the_node() {
     told().await;
     let subject = Subject::Command("SubnetRemoveCommand".to_owned());
     let text = running.status.borrow().problems.text(&subject).unwrap();
-    assert!(text.starts_with("lease 10.5.99.0-24, which is gone: SubnetRemoveCommand: remove failed"), "{text}");
+    assert!(
+        text.starts_with("lease 10.5.99.0-24, which is gone: SubnetRemoveCommand: remove failed"),
+        "{text}"
+    );
     host.commands.fail(&[]);
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(running.status.borrow().problems.text(&subject), None);
@@ -250,7 +262,11 @@ async fn after_a_restart_nodes_are_added_again_and_those_that_left_are_removed()
     host.store.put("10.5.97.0-24", r#"{"BackendType":"extension"}"#);
     host.commands.take();
     let network = host.register(Some(&stored)).await.unwrap();
-    assert_eq!(host.commands.take().len(), 2, "pre and post: nobody is removed before the store has listed all");
+    assert_eq!(
+        host.commands.take().len(),
+        2,
+        "pre and post: nobody is removed before the store has listed all"
+    );
     drop(network);
     let running = host.start(Some(&stored)).await;
     let mut done = host.commands.take();
@@ -306,10 +322,12 @@ async fn another_command_is_live_and_another_address_runs_the_start_again() {
 async fn routes_that_others_put_stay() {
     for (config, kind) in [(EXTENSION, "extension"), (ALLOC, "")] {
         let host = Host::new(config);
-        let value = published(9).replace(r#""BackendType":"extension""#, &format!(r#""BackendType":"{kind}""#));
+        let value =
+            published(9).replace(r#""BackendType":"extension""#, &format!(r#""BackendType":"{kind}""#));
         host.store.put(KEY, &value);
         let running = host.start(None).await;
-        let route = Route::by_node("10.5.99.0/24".parse().unwrap(), [192, 0, 2, 9].into(), host.underlay.link);
+        let route =
+            Route::by_node("10.5.99.0/24".parse().unwrap(), [192, 0, 2, 9].into(), host.underlay.link);
         // As a command of an operator's leaves it, which is as Go leaves its own.
         let theirs = Object::Route(Route { protocol: 3, ..route });
         host.kernel.put(theirs, true);

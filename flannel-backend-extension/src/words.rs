@@ -124,7 +124,9 @@ fn variable<'a>(text: &'a str, word: &mut Word) -> Result<&'a str, WordsError> {
         let (name, after) = inside
             .split_once('}')
             .filter(|(name, _)| name_length(name) == name.len() && !name.is_empty())
-            .ok_or_else(|| WordsError::Variable(format!("${{{}", inside.chars().take(20).collect::<String>())))?;
+            .ok_or_else(|| {
+                WordsError::Variable(format!("${{{}", inside.chars().take(20).collect::<String>()))
+            })?;
         word.push(Part::Variable(name.to_owned()));
         return Ok(after);
     }

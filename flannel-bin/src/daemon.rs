@@ -25,7 +25,9 @@ fn in_our_words(error: AgentError) -> Box<dyn Error> {
         Failure::UnknownBackend(unknown) => {
             let (kind, known) = (&unknown.kind, unknown.known.join(", "));
             let Some(why) = registry::why_not(kind) else { return error.into() };
-            let what = format!("config key Backend.Type can't be used: backend {kind:?} of upstream flannel is not here");
+            let what = format!(
+                "config key Backend.Type can't be used: backend {kind:?} of upstream flannel is not here"
+            );
             format!("{what}: {why} (this build has: {known})").into()
         }
         Failure::Firewall { masquerade, .. } => {

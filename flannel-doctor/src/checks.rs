@@ -64,6 +64,9 @@ pub const CHECKS: &[Check] = checks![
     "kernel-tun", kernel::tun,
     "Can this kernel make TUN devices, which the udp backend needs? Tried likewise.",
     "Load the module `tun`; give a container `/dev/net/tun`.";
+    "kernel-ipip", kernel::ipip,
+    "Can this kernel make IPIP devices? Tried likewise, with the ipip backend only.",
+    "Load the module `ipip`, or take another backend.";
     "kernel-nf-tables", kernel::nf_tables,
     "Does this kernel keep nf_tables rules that masquerade? Tried likewise.",
     "Load `nf_tables`, `nft_masq` and `nft_chain_nat`, or use iptables.";

@@ -175,7 +175,8 @@ impl Facts {
         let named = self.recalled.state.as_ref().map(|state| state.devices.as_slice()).unwrap_or_default();
         let is_ours = |link: &&Link| {
             named.iter().any(|device| device.name == link.name)
-                || is_overlay_name(&link.name) && matches!(link.kind.as_deref(), Some("vxlan" | "tun"))
+                || is_overlay_name(&link.name)
+                    && matches!(link.kind.as_deref(), Some("vxlan" | "tun" | "ipip"))
         };
         self.links.as_deref().unwrap_or_default().iter().filter(is_ours)
     }
@@ -225,6 +226,9 @@ impl Facts {
 pub(crate) fn is_overlay_name(name: &str) -> bool {
     let number = name.strip_prefix("flannel-v6.").or_else(|| name.strip_prefix("flannel."));
     let number = number.or_else(|| name.strip_prefix("flannel"));
+    if name == "flannel.ipip" {
+        return true;
+    }
     number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
 }
 

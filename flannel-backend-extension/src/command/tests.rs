@@ -44,7 +44,10 @@ async fn a_failure_has_the_status_and_the_last_lines() {
         ("echo only; exit 1", "sh failed (exit status: 1): only"),
         ("kill -9 $$", "sh failed (signal: 9 (SIGKILL))"),
         // More than a pipe holds.
-        ("head -c 300000 /dev/zero | tr '\\0' x >&2; echo >&2; echo end >&2; exit 4", "sh failed (exit status: 4): .."),
+        (
+            "head -c 300000 /dev/zero | tr '\\0' x >&2; echo >&2; echo end >&2; exit 4",
+            "sh failed (exit status: 4): ..",
+        ),
     ] {
         let error = sh(script).await.unwrap_err().to_string();
         assert!(error.starts_with(want), "{error}");

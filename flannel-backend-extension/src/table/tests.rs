@@ -222,6 +222,7 @@ proptest! {
 /// The families are not of interest here.
 #[test]
 fn inputs_differ_by_values_and_by_data() {
-    let other = Values { subnets: PerFamily { v4: "10.5.1.0/24".parse().ok(), v6: None }, ..Values::default() };
+    let other =
+        Values { subnets: PerFamily { v4: "10.5.1.0/24".parse().ok(), v6: None }, ..Values::default() };
     assert_ne!(input("a"), Input { values: other, data: "a".to_owned() });
 }

@@ -107,6 +107,7 @@ impl BackendCase {
         let [v4, v6] = match self.kind {
             "vxlan" => ["flannel.1", "flannel-v6.1"],
             "udp" => ["flannel0", "flannel0"],
+            "ipip" => ["flannel.ipip", "flannel.ipip"],
             _ => ["eth0", "eth0"],
         };
         [(v4, "PublicIP", "BackendData"), (v6, "PublicIPv6", "BackendV6Data")]
@@ -320,6 +321,94 @@ pub(crate) const UDP: BackendCase = BackendCase {
     // The TUN goes with the process, and everything with the TUN.
     as_go_leaves_it: |_, _| Vec::new(),
 };
+
+/// Only for kernels with the module `ipip`, so in the VM.
+pub(crate) const IPIP: BackendCase = BackendCase {
+    kind: "ipip",
+    keys: "",
+    flags: &[],
+    families: &[Families::V4],
+    overhead: [20, 20],
+    // No Go node of that kind was recorded; what it leaves is in `as_go_leaves_it`.
+    golden: &[],
+    takeover: &[],
+    in_kernel: true,
+    adoptions: 0,
+    adopt: |_, _| (),
+    is_peer_route: |line| line.contains("dev flannel.ipip") && line.contains("onlink"),
+    data: |_| json!({}),
+    damages: ipip_damages,
+    wipe: &["ip link del flannel.ipip"],
+    foreign: &[
+        "ip address add 172.31.0.1/32 dev flannel.ipip",
+        "ip route add 172.31.9.0/24 dev flannel.ipip",
+    ],
+    as_go_leaves_it: |own, peer| {
+        let Remote { device, subnet, underlay, .. } = peer;
+        vec![
+            format!("ip link add {device} type ipip mode any local {} nopmtudisc", own.underlay),
+            format!("ip link set {device} mtu 1480 up"),
+            format!("ip address add {}/32 dev {device}", own.base),
+            format!("ip route replace {subnet} via {underlay} dev {device} onlink proto boot"),
+        ]
+    },
+};
+
+/// All nodes are on-link, and routed directly. The device is there, too, for those that leave the link.
+pub(crate) const IPIP_DIRECT: BackendCase = BackendCase {
+    keys: r#","DirectRouting":true"#,
+    is_peer_route: HOST_GW.is_peer_route,
+    damages: |two, three, own| {
+        let on_link = |remote: &Remote| Remote { device: "eth0", ..remote.clone() };
+        let damages = ipip_damages(&on_link(two), &on_link(three), own);
+        damages.into_iter().filter(|(name, _)| name.contains("route")).collect()
+    },
+    ..IPIP
+};
+
+/// Its commands do what host-gw does.
+pub(crate) const EXTENSION: BackendCase = BackendCase {
+    kind: "extension",
+    keys: r#","PreStartupCommand":"hostname","SubnetAddCommand":"ip route replace $SUBNET via ${PUBLIC_IP}",
+        "SubnetRemoveCommand":["sh","-c","cat >>/run/removed; ip route del \"$$SUBNET\""]"#,
+    families: &[Families::V4],
+    ..HOST_GW
+};
+
+/// Others route to the nodes.
+pub(crate) const ALLOC: BackendCase =
+    BackendCase { kind: "alloc", keys: "", families: &[Families::V4], ..HOST_GW };
+
+fn ipip_damages(two: &Remote, three: &Remote, own_base: &str) -> Vec<(&'static str, String)> {
+    let Remote { device, subnet, base, underlay, .. } = two;
+    let (unused, unused_subnet) = unused(base);
+    vec![
+        ("route deleted", format!("ip route del {subnet}")),
+        (
+            "route changed",
+            format!("ip route replace {subnet} via {} dev {device} onlink proto 102", three.underlay),
+        ),
+        ("route that is not onlink", format!("ip route replace {subnet} dev {device} proto 102")),
+        (
+            "leftover route",
+            format!("ip route add {unused_subnet} via {underlay} dev {device} onlink proto 102"),
+        ),
+        ("leftover marked route elsewhere", format!("ip route add {unused_subnet} dev lo proto 102")),
+        ("address deleted", format!("ip address del {own_base}/32 dev {device}")),
+        ("another address", format!("ip address add {unused}/32 dev {device}")),
+        ("device down", format!("ip link set {device} down")),
+        ("another MTU", format!("ip link set {device} mtu 1300")),
+        ("another local address", format!("ip link set {device} type ipip local 192.168.77.99")),
+        ("a fixed TTL", format!("ip tunnel change {device} mode ipip ttl 3 pmtudisc")),
+        (
+            "a remote address",
+            format!(
+                "ip link del {device}; ip link add {device} type ipip remote 192.168.77.99 local {underlay}"
+            ),
+        ),
+        ("device deleted", format!("ip link del {device}")),
+    ]
+}
 
 /// Addresses in our network that nobody has.
 fn unused(base: &str) -> (&'static str, &'static str) {

@@ -13,6 +13,7 @@ mod direct;
 mod doctor;
 #[cfg(feature = "etcd")]
 mod etcd;
+mod extension;
 mod firewall;
 mod flood;
 mod go;
@@ -23,6 +24,7 @@ mod hostgw;
 mod hostile;
 mod identity;
 mod incremental;
+mod ipip;
 #[cfg(feature = "kube")]
 mod kube;
 #[cfg(feature = "etcd")]

@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-#[cfg(feature = "kube")]
 use flannel_lab::cluster::Cluster;
 use flannel_lab::kernel_state::KernelState;
 use flannel_lab::wait::eventually;
@@ -31,7 +30,6 @@ fn every_damage_by_hand_is_repaired_in_a_crowd(case: &'static BackendCase) {
 }
 
 /// The same among three nodes on a store that is a process.
-#[cfg(feature = "kube")]
 pub(crate) fn damaged_by_hand<S: Store>(case: &'static BackendCase, store: impl FnOnce(&Cluster) -> S) {
     every_damage_by_hand_is_repaired(&Bed::of_three(case, store));
 }
@@ -151,7 +149,7 @@ fn every_fault_of_the_host_is_repaired_in_a_crowd(case: &'static BackendCase) {
     Traffic::between(&pods[0], &pods[1]).assert_no_loss();
 }
 
-fn what_is_not_ours_stays(case: &'static BackendCase) {
+pub(crate) fn what_is_not_ours_stays(case: &'static BackendCase) {
     let mut bed = bed(case);
     let netns = bed.netns(1).clone();
     for command in case.foreign {
@@ -256,7 +254,7 @@ fn words_of(case: &BackendCase, key: &str, value: &Value) -> Vec<String> {
     sides(case, key, value).into_iter().map(|(_, remote)| word(remote)).collect()
 }
 
-fn the_underlay_nic_goes_and_comes_back(case: &'static BackendCase) {
+pub(crate) fn the_underlay_nic_goes_and_comes_back(case: &'static BackendCase) {
     let bed = bed(case);
     let pods = [bed.pod(1), bed.pod(2)];
     let want = bed.state(1);
@@ -277,7 +275,7 @@ fn the_underlay_nic_goes_and_comes_back(case: &'static BackendCase) {
     }
 }
 
-fn the_mtu_follows_the_underlay(case: &'static BackendCase) {
+pub(crate) fn the_mtu_follows_the_underlay(case: &'static BackendCase) {
     let bed = bed(case);
     let want = bed.state(1);
     let node = bed.cluster.node(1);

@@ -105,6 +105,10 @@ fn values_get_to_their_places() {
             of(full),
         ),
         ("flannel: {backend: host-gw}", of(json!({ "Type": "host-gw" }))),
+        (
+            "flannel: {backend: ipip, directRouting: true}",
+            of(json!({ "Type": "ipip", "DirectRouting": true })),
+        ),
         ("flannel: {backend: udp, backendPort: 9000}", of(json!({ "Type": "udp", "Port": 9000 }))),
         ("{podCidr: 10.42.0.0/16, podCidrv6: 'fd00:42::/56', flannel: {enableNFTables: true}}", both),
         ("{podCidr: '', podCidrv6: 'fd00:42::/56'}", six),
@@ -254,6 +258,12 @@ fn what_would_have_no_effect_is_refused_by_name() {
         ("flannel: {backend: host-gw, GBP: true}", "flannel.GBP has no effect"),
         ("flannel: {backend: host-gw, macPrefix: 0E-2A}", "flannel.macPrefix has no effect"),
         ("flannel: {backend: host-gw, backendPort: 1}", "flannel.backendPort has no effect"),
+        (
+            "flannel: {backend: ipip, backendPort: 1}",
+            "flannel.backendPort has no effect with the backend ipip",
+        ),
+        ("flannel: {backend: ipip, vni: 5}", "flannel.vni has no effect"),
+        ("podCidrv6: fd00::/48\nflannel: {backend: ipip}", "carries IPv4 only"),
         ("podCidr: ''", "both empty"),
         ("podCidr: 10.1.0.0/16,10.2.0.0/16", "one network each"),
         ("flannel: {args: [--healthz-port=9]}", "flannel.healthz.port"),

@@ -39,6 +39,20 @@ pub(super) async fn tun(facts: &Facts) -> Checked {
     feature(facts, Trial::Tun, missing, fix).await
 }
 
+pub(super) async fn ipip(facts: &Facts) -> Checked {
+    // With its module each network namespace gets a device `tunl0`, so it is tried only where it is needed.
+    if facts.backend() != Some("ipip") {
+        return Err(Skip::new("only the ipip backend needs it"));
+    }
+    feature(
+        facts,
+        Trial::Ipip,
+        Verdict::Failure,
+        "load the module ipip (`modprobe ipip`), or take another backend",
+    )
+    .await
+}
+
 pub(super) async fn nf_tables(facts: &Facts) -> Checked {
     let fix = "load the modules nf_tables, nft_masq and nft_chain_nat, or use iptables (EnableNFTables false in the network config)";
     feature(facts, Trial::NfTables, Verdict::Warning, fix).await

@@ -75,9 +75,16 @@ pub(super) async fn routes(facts: &Facts) -> Checked {
 
 /// Devices of other pod networks.
 pub(super) async fn other_networks(facts: &Facts) -> Checked {
+    // The kernel's module makes this one wherever it is used.
+    let is_modules = |name: &str| {
+        name == "tunl0" && facts.overlay_links().any(|link| link.kind.as_deref() == Some("ipip"))
+    };
     let of = |name: &str| OTHERS.iter().find(|(prefix, _)| name.starts_with(prefix)).map(|(_, whose)| *whose);
-    let mut found: Vec<(&str, &str)> =
-        facts.links()?.iter().filter_map(|link| Some((of(&link.name)?, link.name.as_str()))).collect();
+    let links = facts.links()?.iter();
+    let mut found: Vec<(&str, &str)> = links
+        .filter(|link| !is_modules(&link.name))
+        .filter_map(|link| Some((of(&link.name)?, link.name.as_str())))
+        .collect();
     found.sort_unstable();
     found.dedup_by_key(|(whose, _)| *whose);
     let found = found.into_iter().map(|(whose, name)| {

@@ -19,6 +19,8 @@ fn overhead(kind: &str, underlay: Family) -> Option<u32> {
     match kind {
         "vxlan" => Some(ip + 8 + 8 + 14),
         "tun" => Some(ip + 8),
+        // RFC 2003.
+        "ipip" => Some(ip),
         _ => None,
     }
 }

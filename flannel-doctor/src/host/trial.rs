@@ -19,6 +19,8 @@ pub enum Trial {
     Vxlan,
     /// Make a TUN device.
     Tun,
+    /// Make an IPIP device.
+    Ipip,
     /// Keep a rule set in `nf_tables`.
     NfTables,
     /// Keep routes through next-hop objects.
@@ -63,6 +65,7 @@ impl Trials for RealTrials {
         match what {
             Trial::Vxlan => features::vxlan(&scratch).await,
             Trial::Tun => features::tun(&scratch),
+            Trial::Ipip => features::ipip(&scratch).await,
             Trial::NfTables => features::nf_tables(&scratch).await,
             Trial::NextHops => features::next_hops(&scratch).await,
             Trial::Checksums => offload::checksums(&scratch).await,

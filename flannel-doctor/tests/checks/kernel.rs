@@ -24,6 +24,16 @@ impl Trials for Without {
     }
 }
 
+/// A kernel that can do everything.
+struct Able;
+
+#[async_trait::async_trait]
+impl Trials for Able {
+    async fn tried(&self, _: Trial) -> Tried {
+        Tried::Works("it was made".to_owned())
+    }
+}
+
 #[test]
 fn the_real_kernel_does_all_of_it() {
     in_sandbox(test_name!(), || {
@@ -60,6 +70,14 @@ fn a_kernel_without_features() {
     case.agent_files(&udp);
     case.fails("kernel-tun", Failure, "not supported");
     case.fails("kernel-vxlan", Note, "not supported");
+    let mut ipip = state();
+    ipip.backend = "ipip".to_owned();
+    case.skips("kernel-ipip", "only the ipip backend");
+    case.agent_files(&ipip);
+    case.fails("kernel-ipip", Failure, "not supported");
+    let able = Case::of_files().with_trials(Arc::new(Able));
+    able.agent_files(&ipip);
+    able.passes("kernel-ipip");
     let untried = Case::of_files().with_trials(Arc::new(Without(false)));
     untried.skips("kernel-vxlan", "EPERM");
 }

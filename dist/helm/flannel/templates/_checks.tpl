@@ -5,8 +5,8 @@ tell is in values.schema.json.
 {{- define "flannel.checks" -}}
 {{- $flannel := .Values.flannel -}}
 {{- $backend := $flannel.backend -}}
-{{- if not (has $backend (list "vxlan" "host-gw" "udp")) -}}
-{{- fail (printf "flannel.backend: %q is not in this version of flannel, which has vxlan, host-gw and udp" $backend) -}}
+{{- if not (has $backend (list "vxlan" "host-gw" "udp" "ipip")) -}}
+{{- fail (printf "flannel.backend: %q is not in this version of flannel, which has vxlan, host-gw, udp and ipip (and for other ways to install it extension and alloc)" $backend) -}}
 {{- end -}}
 {{- range $name := list "psk" "tunnelMode" "keepaliveInterval" "backendPortv6" -}}
 {{- if index $flannel $name -}}
@@ -15,13 +15,16 @@ tell is in values.schema.json.
 {{- end -}}
 {{- if ne $backend "vxlan" -}}
 {{- range $name := list "mtu" "vni" "GBP" "directRouting" "macPrefix" -}}
-{{- if index $flannel $name -}}
+{{- if and (index $flannel $name) (not (and (eq $backend "ipip") (eq $name "directRouting"))) -}}
 {{- fail (printf "flannel.%s has no effect with the backend %s: leave it out" $name $backend) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
-{{- if and (eq $backend "host-gw") $flannel.backendPort -}}
-{{- fail "flannel.backendPort has no effect with the backend host-gw: leave it out" -}}
+{{- if and (has $backend (list "host-gw" "ipip")) $flannel.backendPort -}}
+{{- fail (printf "flannel.backendPort has no effect with the backend %s: leave it out" $backend) -}}
+{{- end -}}
+{{- if and (eq $backend "ipip") .Values.podCidrv6 -}}
+{{- fail "podCidrv6: the backend ipip carries IPv4 only" -}}
 {{- end -}}
 {{- if not (or .Values.podCidr .Values.podCidrv6) -}}
 {{- fail "podCidr and podCidrv6 are both empty: pods need addresses of one family at least" -}}

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use flannel_core::addr::{Family, IpNetwork, LinkIndex, MacAddr, Mtu, Vni};
 use flannel_core::dataplane::{Address, NextHop, Object, Op, ROUTE_PROTOCOL, Route, Through};
 use flannel_core::error::chain;
-use flannel_core::kernel::{Kernel, KernelError, LinkOp, VxlanLink};
+use flannel_core::kernel::{Kernel, KernelError, LinkAttr, LinkKind, LinkOp, VxlanLink};
 use flannel_core::netlink::Netlink;
 use flannel_core::netns::Netns;
 
@@ -18,6 +18,9 @@ use crate::host::{program, sys};
 pub(super) const VXLAN: &str = "vxlan0";
 /// The address of this side's VTEP, which is in a range for documentation (RFC 5737).
 pub(super) const LOCAL: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+
+/// `IFLA_IPTUN_LOCAL` of `linux/if_tunnel.h`.
+const IPTUN_LOCAL: u16 = 2;
 
 /// What a step of a trial returns: the reason why the trial ends.
 pub(super) type Step<T> = Result<T, Tried>;
@@ -126,6 +129,21 @@ pub(super) fn open_tun(netns: &Netns, name: &str) -> Step<File> {
 
 pub(super) fn tun(netns: &Netns) -> Tried {
     done(open_tun(netns, "tun0").map(|_| Tried::Works("a TUN device was made".to_owned())))
+}
+
+pub(super) async fn ipip(netns: &Netns) -> Tried {
+    let attempt = async {
+        let create = LinkOp::Create {
+            name: "ipip9".to_owned(),
+            mac: None,
+            mtu: None,
+            kind: LinkKind::new("ipip", [LinkAttr::new(IPTUN_LOCAL, LOCAL.octets())]),
+        };
+        let made = opened(netns)?.change_link(&create).await;
+        made.map_err(|error| failed("make an IPIP device", &error))?;
+        Ok(Tried::Works("an IPIP device was made".to_owned()))
+    };
+    done(attempt.await)
 }
 
 /// Gives the rule set of a namespace to nft.
