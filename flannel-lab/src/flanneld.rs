@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::LabError;
 use crate::netns::Netns;
+use crate::wait::patiently;
 
 /// The workspace that the lab was built from.
 const MANIFEST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
@@ -58,8 +59,8 @@ pub fn build(stores: Stores) -> Result<(), LabError> {
 pub fn get(netns: &Netns, port: u16, path: &str) -> Result<String, LabError> {
     let ask = || -> std::io::Result<String> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
-        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        let mut stream = TcpStream::connect_timeout(&address, patiently(Duration::from_secs(1)))?;
+        stream.set_read_timeout(Some(patiently(Duration::from_secs(2))))?;
         write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;

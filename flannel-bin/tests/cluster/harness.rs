@@ -17,7 +17,7 @@ use flannel_lab::pod::{CniOptions, Pod};
 pub(crate) use flannel_lab::store::Server;
 pub(crate) use flannel_lab::store::{Folder, Store};
 use flannel_lab::subnet_env::SubnetEnv;
-use flannel_lab::wait::eventually;
+use flannel_lab::wait::{eventually, patiently};
 use flannel_lab::{bed, flanneld};
 use serde_json::Value;
 
@@ -273,13 +273,14 @@ pub(crate) fn assert_all_reach_all(pods: &[Pod], mtu: u32) {
     }
 }
 
-/// Pings every two milliseconds from pod to pod, in each family, until it is asked whether one was lost.
+/// Pings every two milliseconds from pod to pod, in each family, until it is asked whether one was lost. On a slow machine more
+/// seldom: the kernel drops what piles up.
 pub(crate) struct Traffic(Vec<(IpAddr, Pinger)>);
 
 impl Traffic {
     pub(crate) fn between(from: &Pod, to: &Pod) -> Self {
         let to = to.addresses().iter().map(ipnetwork::IpNetwork::ip);
-        Self::to(from, to, Duration::from_millis(2))
+        Self::to(from, to, patiently(Duration::from_millis(2)))
     }
 
     /// From a pod to any addresses, once an interval.

@@ -1,8 +1,10 @@
 //! The machine's own `ping`, as a second opinion on ours.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use crate::netns::Netns;
+use crate::wait::patiently;
 use crate::{LabError, exec};
 
 /// What the `ping` program reported.
@@ -22,7 +24,8 @@ pub struct SystemPing {
 pub fn system_ping(netns: &Netns, dst: IpAddr, size: u32, count: u32) -> Result<SystemPing, LabError> {
     exec::find("ping")?;
     let mut command = netns.command("ping");
-    command.args(["-n", "-q", "-M", "do", "-i", "0.02", "-W", "1"]);
+    let timeout = patiently(Duration::from_secs(1)).as_secs();
+    command.args(["-n", "-q", "-M", "do", "-i", "0.02", "-W", &timeout.to_string()]);
     command.args(["-s", &size.to_string(), "-c", &count.to_string(), &dst.to_string()]);
     let line = exec::describe(&command);
     let output = command.output().map_err(|source| LabError::Spawn { command: line, source })?;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use flannel_lab::test_name;
+use flannel_lab::wait::patiently;
 
 use super::super::Netlink;
 use super::kernel::device;
@@ -70,7 +71,7 @@ pub(super) async fn heard(kernel: &mut Netlink, link: LinkIndex) -> Vec<KernelEv
 async fn heard_all(kernel: &mut Netlink, wanted: impl IntoIterator<Item = KernelEvent>) -> Vec<KernelEvent> {
     let (mut missing, mut others): (Vec<_>, _) = (wanted.into_iter().collect(), Vec::new());
     while !missing.is_empty() {
-        let events = tokio::time::timeout(Duration::from_secs(5), kernel.events()).await;
+        let events = tokio::time::timeout(patiently(Duration::from_secs(5)), kernel.events()).await;
         for event in events.unwrap_or_else(|_| panic!("not announced: {missing:?}")) {
             match missing.iter().position(|wanted| *wanted == event) {
                 Some(at) => _ = missing.swap_remove(at),

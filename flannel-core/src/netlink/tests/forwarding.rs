@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use flannel_lab::test_name;
+use flannel_lab::wait::patiently;
 
 use super::super::Netlink;
 use super::sandbox::{ip, with_underlay};
@@ -18,7 +19,7 @@ fn set(key: &str, value: &str) {
 /// Waits for the notification.
 async fn told(kernel: &mut Netlink, want: Forwarding) {
     let hear = async { while !kernel.events().await.contains(&KernelEvent::Forwarding(want)) {} };
-    tokio::time::timeout(Duration::from_secs(10), hear)
+    tokio::time::timeout(patiently(Duration::from_secs(10)), hear)
         .await
         .unwrap_or_else(|_| panic!("{want:?} is not told"));
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use flannel_lab::test_name;
+use flannel_lab::wait::patiently;
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 
@@ -121,7 +122,7 @@ impl Driver for BridgeDriver {
 async fn repaired(events: &mut NetworkEvents) -> Vec<NetworkEvent> {
     let mut seen = Vec::new();
     loop {
-        let next = tokio::time::timeout(Duration::from_secs(20), events.recv()).await;
+        let next = tokio::time::timeout(patiently(Duration::from_secs(20)), events.recv()).await;
         let next = next.unwrap_or_else(|_| panic!("no repair, but {seen:?}")).unwrap();
         let is_repaired = matches!(next, NetworkEvent::Repaired { device: true, .. });
         seen.push(next);

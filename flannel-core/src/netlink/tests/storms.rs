@@ -1,13 +1,14 @@
 //! Many at once, much lost, and things that vanish.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::pin::pin;
+use std::time::Duration;
 
 use flannel_lab::test_name;
 use neli::consts::rtnl::Rtm;
 use neli::{Size, ToBytes};
+use tokio::time::{Instant, pause};
 
-use super::super::socket::DEADLINE;
 use super::super::{Netlink, encode};
 use super::changes::{ours, peer};
 use super::kernel::device;
@@ -47,10 +48,10 @@ fn a_thousand_peers_come_and_go() {
         for family in Family::ALL {
             let link = device(&mut kernel, family).await.index;
             let objects = peers(link, family, 1000);
-            let start = Instant::now();
+            let start = std::time::Instant::now();
             assert_eq!(kernel.execute(&ops(&objects, Op::Create)).await.unwrap(), []);
             let created = start.elapsed();
-            let start = Instant::now();
+            let start = std::time::Instant::now();
             assert_all_there(&mut kernel, link, family, &objects).await;
             println!("{family}: 3000 operations in {created:?}, read back in {:?}", start.elapsed());
             assert_eq!(kernel.execute(&ops(&objects, Op::Delete)).await.unwrap(), []);
@@ -64,10 +65,10 @@ fn hundreds_of_failures_are_all_reported() {
     with_underlay(test_name!(), || async {
         let mut kernel = Netlink::open().unwrap();
         let bad = ops(&peers(LinkIndex(9999), Family::V4, 200), Op::Create);
-        let start = Instant::now();
+        let start = stop_the_clock();
         let refusals = kernel.execute(&bad).await.unwrap();
         assert_eq!(refusals.iter().map(|it| it.op).collect::<Vec<_>>(), bad);
-        assert!(start.elapsed() < Duration::from_secs(2));
+        assert_eq!(start.elapsed(), Duration::ZERO, "waited for an answer that never comes");
         assert_eq!(kernel.execute(&[]).await.unwrap(), []);
     });
 }
@@ -79,6 +80,7 @@ fn lost_announcements_are_an_overrun() {
         let link = device(&mut kernel, Family::V4).await.index;
         let objects = peers(link, Family::V4, 500);
         assert_eq!(kernel.execute(&ops(&objects, Op::Create)).await.unwrap(), []);
+        stop_the_clock();
         let mut events = Vec::new();
         while !events.contains(&KernelEvent::Overrun) {
             let more = tokio::time::timeout(Duration::from_secs(1), kernel.events()).await;
@@ -100,6 +102,7 @@ fn every_announcement_of_a_thousand_peers_arrives() {
         let link = device(&mut kernel, Family::V4).await.index;
         // In user namespaces the receive buffer can't be made larger than the system allows, so this is
         // read in between; an agent does so too.
+        stop_the_clock();
         let mut missing: BTreeSet<_> = BTreeSet::new();
         for objects in peers(link, Family::V4, 1000).chunks(90) {
             assert_eq!(kernel.execute(&ops(objects, Op::Create)).await.unwrap(), []);
@@ -117,12 +120,20 @@ fn every_announcement_of_a_thousand_peers_arrives() {
     });
 }
 
-/// Polls a future once and drops it if it is not done.
-async fn abandon<F: Future>(future: F) {
-    let mut future = Box::pin(future);
+/// Stops this runtime's clock. From now on it moves only when everything waits, and then as far as the next limit of
+/// time; the kernel answers before a request is sent. So it tells waiting from slowness, on every machine.
+fn stop_the_clock() -> Instant {
+    pause();
+    Instant::now()
+}
+
+/// Polls a future so many times at most, and drops it if it is not done.
+async fn abandon<F: Future>(polls: usize, future: F) {
+    let (mut future, mut left) = (pin!(future), polls);
     std::future::poll_fn(|context| {
-        _ = future.as_mut().poll(context);
-        std::task::Poll::Ready(())
+        left = left.saturating_sub(1);
+        let is_done = future.as_mut().poll(context).is_ready();
+        if is_done || left == 0 { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
     })
     .await;
 }
@@ -136,21 +147,21 @@ fn dropped_futures_confuse_nothing() {
         let (good, bad) =
             (ops(&objects, Op::Replace), ops(&peers(LinkIndex(9999), Family::V4, 300), Op::Create));
         let scope = Scope { link, family: Family::V4, kinds: Kinds::ALL };
-        for micros in [0, 10, 50, 200, 500, 1000, 2000, 5000, 10_000, 20_000] {
-            let (start, soon) = (Instant::now(), Duration::from_micros(micros));
-            _ = tokio::time::timeout(soon, kernel.execute(&bad)).await;
-            abandon(kernel.execute(&good)).await;
-            abandon(kernel.lookup([192, 0, 2, 9].into())).await;
+        let start = stop_the_clock();
+        for polls in [1, 2, 3, 5, 8] {
+            abandon(polls, kernel.execute(&bad)).await;
+            abandon(1, kernel.execute(&good)).await;
+            abandon(1, kernel.lookup([192, 0, 2, 9].into())).await;
             assert_eq!(kernel.link("none").await.unwrap(), None);
             assert_eq!(kernel.execute(&bad[..3]).await.unwrap().len(), 3);
             assert_eq!(kernel.execute(&good).await.unwrap(), []);
 
-            _ = tokio::time::timeout(soon, kernel.objects(scope)).await;
-            abandon(kernel.objects(scope)).await;
-            abandon(kernel.links()).await;
+            abandon(polls, kernel.objects(scope)).await;
+            abandon(1, kernel.objects(scope)).await;
+            abandon(1, kernel.links()).await;
             assert_all_there(&mut kernel, link, Family::V4, &objects).await;
-            abandon(kernel.events()).await;
-            assert!(start.elapsed() < DEADLINE, "nothing waited for what never comes");
+            abandon(1, kernel.events()).await;
+            assert_eq!(start.elapsed(), Duration::ZERO, "waited for what never comes");
         }
     });
 }
@@ -182,7 +193,7 @@ fn lists_are_read_while_they_change() {
         });
         let fixed: BTreeSet<_> = fixed.into_iter().collect();
         let mut complete = 0;
-        for _ in 0..100 {
+        for _ in 0..40 {
             tokio::task::yield_now().await;
             let seen = kernel.objects(Scope { link, family: Family::V4, kinds: Kinds::ALL }).await.unwrap();
             let seen: BTreeSet<_> = seen.into_iter().collect();

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use flannel_lab::test_name;
+use flannel_lab::wait::patiently;
 use tokio::time::{Instant, timeout};
 
 use super::super::evidence::Evidence;
@@ -85,7 +86,7 @@ async fn moves_to(kind: Kind) {
             }
         }
     };
-    let plan = timeout(Duration::from_secs(30), noticed).await.unwrap();
+    let plan = timeout(patiently(Duration::from_secs(30)), noticed).await.unwrap();
     let programs: Vec<_> = plan.steps.iter().map(|step| step.program).collect();
     let is_of = |at: usize, kind: Kind| programs[at].contains(&format!("-{kind}-"));
     assert!(

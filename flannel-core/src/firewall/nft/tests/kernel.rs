@@ -6,6 +6,7 @@ use std::time::Duration;
 use flannel_lab::golden::Golden;
 use flannel_lab::sandbox::in_sandbox;
 use flannel_lab::test_name;
+use flannel_lab::wait::patiently;
 use tokio_util::sync::CancellationToken;
 
 use super::super::Nftables;
@@ -209,7 +210,9 @@ fn changes_of_others_do_not_wake_us() {
         );
         assert!(tokio::time::timeout(Duration::from_millis(300), nftables.changed()).await.is_err());
         nft("add table ip flannel-ipv4\n");
-        tokio::time::timeout(Duration::from_secs(10), nftables.changed()).await.expect("announced");
+        tokio::time::timeout(patiently(Duration::from_secs(10)), nftables.changed())
+            .await
+            .expect("announced");
     });
 }
 

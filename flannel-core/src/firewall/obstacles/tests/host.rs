@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use flannel_lab::sandbox::in_sandbox;
 use flannel_lab::test_name;
+use flannel_lab::wait::patiently;
 use nix::sched::{CloneFlags, unshare};
 use tokio::time::timeout;
 
@@ -29,7 +30,7 @@ impl Host {
     /// What is in the way once a change has been noticed.
     async fn after(&mut self, script: &str) -> Vec<String> {
         sh(script);
-        timeout(SOON, self.surroundings.changed()).await.expect("it is noticed");
+        timeout(patiently(SOON), self.surroundings.changed()).await.expect("it is noticed");
         self.look().await
     }
 
