@@ -51,4 +51,5 @@ mod underlay;
 mod unprivileged;
 #[cfg(feature = "kube")]
 mod upgrade;
+mod vm;
 mod walk;

@@ -18,10 +18,12 @@ dmesg --console-level 5
 echo "vm: Linux $(uname -r), up after $(cut -d' ' -f1 /proc/uptime) s"
 if [ -n "$TERMINAL" ]; then
     setsid --ctty --wait bash /out/.vm/command <>/dev/ttyS0 >&0 2>&1
+    code=$?
 else
-    bash /out/.vm/command </dev/null
+    # Through a pipe, since programs colour what they write to a console.
+    bash /out/.vm/command </dev/null 2>&1 | cat
+    code=${PIPESTATUS[0]}
 fi
-code=$?
 echo "vm: exit code $code after $(cut -d' ' -f1 /proc/uptime) s"
 echo "$code" >/out/.vm/code
 sync
