@@ -67,7 +67,7 @@ mod vm {
         let footprint = Footprint {
             config: r#"{"Network":"10.5.0.0/16","Backend":{"Type":"ipip"}}"#,
             peer: r#"{"PublicIP":"192.0.2.9","BackendType":"ipip"}"#,
-            device: Some("flannel.ipip"),
+            device: Some(("flannel.ipip", "1")),
             route: "10.5.99.0/24 via 192.0.2.9 dev flannel.ipip",
             port: None,
         };
