@@ -78,7 +78,8 @@ pub(super) fn broadcast(fd: BorrowedFd<'_>, link: u32, protocol: u16, packet: &[
 const LINK_ADDRESS: libc::socklen_t = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
 
 fn link_address(link: u32, protocol: u16, mac: [u8; 6]) -> libc::sockaddr_ll {
-    let [a, b, c, d, e, f] = mac;
+    let mut sll_addr = [0; 8];
+    sll_addr[..mac.len()].copy_from_slice(&mac);
     libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
         sll_protocol: protocol.to_be(),
@@ -86,6 +87,6 @@ fn link_address(link: u32, protocol: u16, mac: [u8; 6]) -> libc::sockaddr_ll {
         sll_hatype: 0,
         sll_pkttype: 0,
         sll_halen: 6,
-        sll_addr: [a, b, c, d, e, f, 0, 0],
+        sll_addr,
     }
 }
