@@ -329,16 +329,45 @@ async fn quiet_router_advertisements(kernel: &mut dyn Kernel, name: &str) {
 #[cfg(test)]
 mod tests {
     use flannel_core::addr::{LinkIndex, MacAddr, Vni};
+    use flannel_core::backend::Underlay;
+    use flannel_core::testing::FakeKernel;
 
     use super::*;
     use crate::config::VxlanConfig;
+    use crate::next_hops::NextHopObjects;
+    use crate::tunnel::{Checksums, TxChecksum};
 
-    fn spec(vni: u32) -> DeviceSpec {
+    fn config(vni: u32) -> VxlanConfig {
         let vni = Vni::new(vni).unwrap();
         let (underlay_mtu, learning, gbp, direct_routing) = (None, false, false, false);
-        let config = VxlanConfig { vni, port: 8472, underlay_mtu, learning, gbp, direct_routing };
+        VxlanConfig { vni, port: 8472, underlay_mtu, learning, gbp, direct_routing }
+    }
+
+    fn spec(vni: u32) -> DeviceSpec {
         let (mac, local) = (MacAddr([2, 0, 0, 0, 0, 1]), [192, 0, 2, 1].into());
-        DeviceSpec::new(&config, Family::V4, mac, Mtu(1450), local, LinkIndex(2))
+        DeviceSpec::new(&config(vni), Family::V4, mac, Mtu(1450), local, LinkIndex(2))
+    }
+
+    #[tokio::test]
+    async fn a_device_that_completes_checksums_differs_where_it_should_not() {
+        let mut kernel = FakeKernel::default();
+        let underlay = Underlay::new("eth0", kernel.add_link("eth0", 1500), Mtu(1500), PerFamily::default());
+        kernel.change_link(&create(&spec(1))).await.unwrap();
+        let mut driver = VxlanDriver::new(config(1), underlay, PerFamily::default(), NextHopObjects::Auto);
+        driver.links.v4 = kernel.link_named("flannel.1");
+        assert!(driver.links.v4.is_some());
+        for (held, offload, want) in [
+            (TxChecksum::Keep, true, &[][..]),
+            (TxChecksum::Auto, true, &[]),
+            (TxChecksum::Off, false, &[]),
+            (TxChecksum::Off, true, &["ethtool -K flannel.1 tx off"]),
+        ] {
+            driver.checksums = Checksums::new(held);
+            kernel.set_checksum_offload("flannel.1", offload);
+            let found = driver.checksum_differences(&mut kernel).await.unwrap();
+            let commands: Vec<&String> = found.differences.iter().flat_map(|it| &it.commands).collect();
+            assert_eq!(commands, want, "{held:?} {offload}");
+        }
     }
 
     /// Somebody's device on our port.
