@@ -85,8 +85,9 @@ fn processes_of_the_runtime_are_spawned_there() {
 #[test]
 fn nothing_is_left_of_the_work() {
     in_sandbox(test_name!(), || {
+        let threads_before = threads();
         let there = fresh();
-        let before = (descriptors(), threads());
+        let before = (descriptors(), threads_before);
         for _ in 0..20 {
             there.run(|| ()).unwrap();
             drop(fresh());

@@ -9,6 +9,7 @@ use neli::consts::rtnl::Rtm;
 use neli::{Size, ToBytes};
 use tokio::time::{Instant, pause};
 
+use super::super::message::Message;
 use super::super::{Netlink, encode};
 use super::changes::{ours, peer};
 use super::kernel::device;
@@ -159,6 +160,11 @@ fn dropped_futures_confuse_nothing() {
             abandon(polls, kernel.objects(scope)).await;
             abandon(1, kernel.objects(scope)).await;
             abandon(1, kernel.links()).await;
+            // A list that ends at its first entry, which can't be read, is read to its end before the next.
+            let neighbours = || encode::neighbours_of(Family::V4, Some(link));
+            let unreadable = |_: &Message<'_>| Err::<Option<()>, _>("for this test".into());
+            let broken = kernel.dumps.dump("a list", Rtm::Getneigh, neighbours, neighbours, unreadable).await;
+            assert!(broken.is_err());
             assert_all_there(&mut kernel, link, Family::V4, &objects).await;
             abandon(1, kernel.events()).await;
             assert_eq!(start.elapsed(), Duration::ZERO, "waited for what never comes");
