@@ -85,7 +85,7 @@ impl EchoRequest {
         Self { bytes: echo(to, 0, token, size), token, is_v4: to.is_ipv4() }
     }
 
-    /// The ICMP message, for a raw socket or a ping socket of its family. The kernel completes the checksum of ICMPv6.
+    /// The ICMP message, for a raw socket or a ping socket of its family. The kernel completes its checksum for IPv6.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }

@@ -34,7 +34,8 @@ pub(in crate::agent) async fn live(
         return Ok(());
     };
     let (life, _running) = begun?;
-    life.run(kernel).await
+    // It is large, and there is one an agent.
+    Box::pin(life.run(kernel)).await
 }
 
 impl Setup {

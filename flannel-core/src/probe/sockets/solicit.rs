@@ -60,7 +60,7 @@ impl Question {
                 }
             }
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 
