@@ -8,6 +8,9 @@ use serde_json::Value;
 
 use crate::words::{Template, WordsError};
 
+/// The name under which the backend publishes leases.
+pub(crate) const KIND: &str = "extension";
+
 /// The keys that have an effect.
 pub(crate) const KEYS: [&str; 5] =
     ["PreStartupCommand", "PostStartupCommand", "SubnetAddCommand", "SubnetRemoveCommand", "CommandTimeout"];

@@ -18,8 +18,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use crate::command::{CommandError, Request, Run};
-use crate::config::{ExtensionConfig, POST_STARTUP, SUBNET_ADD, SUBNET_REMOVE};
-use crate::extension::KIND;
+use crate::config::{ExtensionConfig, KIND, POST_STARTUP, SUBNET_ADD, SUBNET_REMOVE};
 use crate::node::Node;
 use crate::table::{Action, Input, Job, Table};
 use crate::values::Values;
@@ -27,6 +26,9 @@ use crate::words::Template;
 
 /// How many commands run at once.
 const AT_ONCE: usize = 8;
+
+/// How the command of a node ended.
+type Ended = (LeaseKey, Result<(), String>);
 
 /// Runs a command with the values of a node.
 pub(crate) fn request(
@@ -57,7 +59,7 @@ pub(crate) struct ExtensionDriver {
     table: Table,
     /// Whether the command of this node's start has succeeded.
     started: bool,
-    running: JoinSet<(LeaseKey, Result<(), String>)>,
+    running: JoinSet<Ended>,
     /// Whose commands run.
     leases: HashMap<Id, LeaseKey>,
 }
@@ -139,7 +141,7 @@ impl ExtensionDriver {
         }
     }
 
-    fn ended(&mut self, ended: Result<(Id, (LeaseKey, Result<(), String>)), JoinError>) {
+    fn ended(&mut self, ended: Result<(Id, Ended), JoinError>) {
         let (id, lease, result) = match ended {
             Ok((id, (lease, result))) => (id, Some(lease), result),
             Err(error) => (error.id(), None, Err(format!("a task crashed, please report this: {error}"))),

@@ -15,14 +15,11 @@ use flannel_core::state_file::State;
 use tracing::warn;
 
 use crate::command::{Processes, Run};
-use crate::config::{ExtensionConfig, KEYS, PRE_STARTUP, SHUTDOWN};
+use crate::config::{ExtensionConfig, KEYS, KIND, PRE_STARTUP, SHUTDOWN};
 use crate::driver::{ExtensionDriver, request};
 use crate::node::Node;
 use crate::table::{Input, Table};
 use crate::values::Values;
-
-/// The name under which this backend publishes leases.
-pub(crate) const KIND: &str = "extension";
 
 type MakeRunner = dyn Fn(&Netns) -> Arc<dyn Run> + Send + Sync;
 

@@ -116,12 +116,11 @@ impl Driver for IpipDriver {
         let mut devices = Devices::default();
         let lower = underlay::find(kernel, &self.underlay).await?;
         let mut problems = Vec::new();
-        match &lower {
-            Some(lower) => self.ensure(kernel, lower, &mut devices, &mut problems).await?,
-            None => {
-                problems.push(format!("underlay link {} is gone", self.underlay.name));
-                self.look_at_device(kernel).await?;
-            }
+        if let Some(lower) = &lower {
+            self.ensure(kernel, lower, &mut devices, &mut problems).await?;
+        } else {
+            problems.push(format!("underlay link {} is gone", self.underlay.name));
+            self.look_at_device(kernel).await?;
         }
         self.lower = Way::now(lower, self.lower.take());
         devices.peers_changed = self.look_on_link(kernel).await?;

@@ -427,12 +427,14 @@ impl<D: Driver> Reconciler<D> {
                     self.heart.beat();
                     continue;
                 }
-                () = self.driver.attention() => if let Some(peers) = self.driver.changed_peers() {
-                    self.book.mark(peers);
-                } else {
-                    self.repair.begin(Instant::now(), RepairCause::Datapath);
-                    self.look_at_all();
-                },
+                () = self.driver.attention() => {
+                    if let Some(peers) = self.driver.changed_peers() {
+                        self.book.mark(peers);
+                    } else {
+                        self.repair.begin(Instant::now(), RepairCause::Datapath);
+                        self.look_at_all();
+                    }
+                }
                 events = self.kernel.events() => self.fold_events(events),
                 batch = leases.next(), if !is_taking => self.fold_leases(batch.ok_or(BackendError::WatchEnded)?)?,
                 // Leases that came earlier and are not processed yet.

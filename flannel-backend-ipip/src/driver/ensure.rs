@@ -57,12 +57,11 @@ impl IpipDriver {
         problems: &mut Vec<String>,
     ) -> Result<(), KernelError> {
         let before = self.device.as_ref().map(Way::index);
-        match self.spec(lower) {
-            Some(want) => problems.extend(self.make(kernel, &want, devices).await?),
-            None => {
-                problems.push(format!("MTU {} of {} leaves no room for IPIP", lower.mtu, lower.name));
-                self.look_at_device(kernel).await?;
-            }
+        if let Some(want) = self.spec(lower) {
+            problems.extend(self.make(kernel, &want, devices).await?);
+        } else {
+            problems.push(format!("MTU {} of {} leaves no room for IPIP", lower.mtu, lower.name));
+            self.look_at_device(kernel).await?;
         }
         devices.changed |= self.device.as_ref().map(Way::index) != before;
         if !lower.up {

@@ -34,7 +34,7 @@ pub(in crate::agent) async fn live(
         return Ok(());
     };
     let (life, _running) = begun?;
-    // It is large, and there is one an agent.
+    // The future is large.
     Box::pin(life.run(kernel)).await
 }
 
