@@ -62,7 +62,7 @@ impl HostGwDriver {
 impl Driver for HostGwDriver {
     /// Nothing in a peer's subnet answers for sure, but its node does when it has to drop a packet.
     fn probing(&self) -> Option<Probing> {
-        Some(Probing::new(Answers::Bridge))
+        Some(Probing::new(Answers::Bridge).overhead(|_| 0))
     }
 
     /// The link belongs to the host, so it is not changed. While it is missing or down no route can exist, so none is

@@ -18,7 +18,7 @@ use flannel_core::status::DeviceStatus;
 use flannel_core::underlay;
 
 use crate::config::IpipConfig;
-use crate::device::NAME;
+use crate::device::{NAME, OVERHEAD};
 use crate::peer::{KIND, Paths, peer};
 
 /// What can be on the device.
@@ -109,7 +109,7 @@ fn local(underlay: &Underlay) -> Result<IpAddr, HostProblem> {
 impl Driver for IpipDriver {
     /// Each node has the base address of its subnet on its device. IPIP has no port, so packets can't be wrapped by hand.
     fn probing(&self) -> Option<Probing> {
-        Some(Probing::new(Answers::Base))
+        Some(Probing::new(Answers::Base).overhead(|_| OVERHEAD))
     }
 
     async fn ensure_devices(&mut self, kernel: &mut dyn Kernel) -> Result<Devices, KernelError> {

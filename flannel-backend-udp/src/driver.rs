@@ -338,7 +338,8 @@ impl Tunnel for UdpTunnel {
 #[async_trait]
 impl Driver for UdpDriver {
     fn probing(&self) -> Option<Probing> {
-        Some(Probing::new(Answers::Base).tunnel(Arc::new(UdpTunnel { port: self.port })))
+        let tunnel = Arc::new(UdpTunnel { port: self.port });
+        Some(Probing::new(Answers::Base).tunnel(tunnel).overhead(encap_overhead))
     }
 
     async fn ensure_devices(&mut self, kernel: &mut dyn Kernel) -> Result<Devices, KernelError> {

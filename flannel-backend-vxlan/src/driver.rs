@@ -26,6 +26,7 @@ use crate::DrawMac;
 use crate::config::VxlanConfig;
 use crate::device::device_name;
 use crate::next_hops::{self, Form, NextHopObjects};
+use crate::overhead::encap_overhead;
 use crate::peer::{Paths, peer, published_mac};
 use crate::tunnel::{Checksums, VxlanTunnel};
 
@@ -321,7 +322,8 @@ impl Driver for VxlanDriver {
         let (vni, port) = (self.config.vni, self.config.port);
         let macs = PerFamily::from_fn(|family| self.sides.get(family).map(|side| side.mac));
         let tunnel = VxlanTunnel { vni, port, macs };
-        Some(Probing::new(Answers::Base).tunnel(Arc::new(tunnel)).checksums(self.checksums.switch.clone()))
+        let probing = Probing::new(Answers::Base).tunnel(Arc::new(tunnel)).overhead(encap_overhead);
+        Some(probing.checksums(self.checksums.switch.clone()))
     }
 
     /// Probes have proven that the devices do not complete checksums.

@@ -46,7 +46,9 @@ pub enum InspectError {
 pub struct Differences {
     /// The differences in the order in which they are repaired.
     pub differences: Vec<Difference>,
-    /// What could not be compared, and what stays as it is, with the reasons.
+    /// What could not be compared or made right, with the reasons: without differences there may still be some.
+    pub problems: Vec<String>,
+    /// What stays as it is, with the reasons.
     pub notes: Vec<String>,
 }
 

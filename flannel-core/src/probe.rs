@@ -7,7 +7,7 @@
 //!
 //! - `status`: the results as values. `options`: what an embedder sets. What a backend tells is
 //!   [`Probing`](crate::backend::Probing).
-//! - `verdict`: the table. `track`: what is known of one peer, and what to do next. `ladder`: the largest packet that
+//! - `verdict`: the table. `advice`: what it says in words, and what to do. `track`: what is known of one peer, and what to do next. `ladder`: the largest packet that
 //!   passes. `pace`: intervals and budget. `gate`: readiness that waits for peers. All pure.
 //! - `packet`, `sockets`, `engine`: the bytes, the sockets, and the task that has both.
 //!
@@ -19,6 +19,7 @@
 //! - TCP connections to the closed port, only when nothing else is answered: a reset is an answer that a filter of
 //!   ICMP lets through.
 
+mod advice;
 mod engine;
 mod gate;
 mod ladder;
@@ -34,8 +35,8 @@ pub(crate) use engine::{ProbeEvent, Prober};
 pub use options::{ProbeInterval, ProbeOptions, ReadyPeers};
 pub use packet::EchoRequest;
 pub use status::{
-    FamilyProbe, PeerProbe, ProbeList, ProbeStatus, ProbeTotals, RTT_BUCKETS, Verdict, VerdictCounts,
-    WayProbe,
+    Carriage, FamilyProbe, PeerProbe, ProbeList, ProbeStatus, ProbeTotals, RTT_BUCKETS, Verdict,
+    VerdictCounts, WayProbe,
 };
 
 /// The port to which UDP datagrams and TCP connections go. It is assigned to tcpmux (RFC 1078), which nobody has run for

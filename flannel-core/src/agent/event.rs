@@ -187,8 +187,12 @@ pub enum AgentEvent {
         /// The verdict now.
         #[serde(flatten)]
         verdict: Verdict,
+        /// The same in words.
+        text: String,
         /// What it was made from.
         evidence: Vec<String>,
+        /// What to do about it; `None` if there is nothing to do.
+        remedy: Option<String>,
     },
     /// The verdicts about more than [`MOST_SINGLE`](crate::events::MOST_SINGLE) peers changed at once.
     PeersJudged {
@@ -259,8 +263,8 @@ impl From<NetworkEvent> for AgentEvent {
 impl From<ProbeEvent> for AgentEvent {
     fn from(event: ProbeEvent) -> Self {
         match event {
-            ProbeEvent::Judged { lease, family, before, verdict, evidence } => {
-                Self::PeerJudged { lease, family, before: before.name(), verdict, evidence }
+            ProbeEvent::Judged { lease, family, before, verdict, text, evidence, remedy } => {
+                Self::PeerJudged { lease, family, before: before.name(), verdict, text, evidence, remedy }
             }
             ProbeEvent::ManyJudged { changed, trouble } => Self::PeersJudged { changed, trouble },
         }

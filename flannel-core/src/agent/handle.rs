@@ -144,7 +144,7 @@ impl Agent {
                     found.notes.extend(plan.notes);
                 }
                 Some(Err(error)) => {
-                    found.notes.push(format!("the firewall rules can't be compared: {}", chain(&error)));
+                    found.problems.push(format!("the firewall rules can't be compared: {}", chain(&error)));
                 }
                 None => {}
             },

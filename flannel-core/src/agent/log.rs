@@ -72,12 +72,12 @@ pub(super) fn write(event: &AgentEvent) {
                 "pod MTU changed; running pods keep theirs"
             );
         }
-        AgentEvent::PeerJudged { lease, family, verdict, evidence, .. } => {
+        AgentEvent::PeerJudged { lease, family, verdict, text, evidence, remedy, .. } => {
             let evidence = evidence.join(", ");
             if verdict.is_trouble() {
-                warn!(subnet = %lease, %family, %verdict, evidence, "peer is not reached");
+                warn!(subnet = %lease, %family, verdict = %text, evidence, remedy, "peer is not reached");
             } else {
-                info!(subnet = %lease, %family, %verdict, evidence, "verdict about a peer changed");
+                info!(subnet = %lease, %family, verdict = %text, evidence, "verdict about a peer changed");
             }
         }
         AgentEvent::PeersJudged { changed, trouble } => {

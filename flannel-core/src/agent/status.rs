@@ -185,6 +185,11 @@ impl AgentStatus {
         readiness(Instant::now(), self)
     }
 
+    /// Whether the agent has been ready to start pods once, whatever it is now.
+    pub fn was_ready(&self) -> bool {
+        self.was_up
+    }
+
     /// When readiness will change by time alone.
     fn deadline(&self, now: Instant) -> Option<Instant> {
         let store = self.store.as_ref()?;
@@ -313,8 +318,8 @@ fn of_probes(probes: &ProbeStatus, reasons: &mut Vec<Condition>, notes: &mut Vec
         let more = if count > 1 { format!(" ({count} in all)") } else { String::new() };
         condition(match peers.find(|(_, probe)| probe.verdict.severity() == verdict.severity()) {
             Some((lease, probe)) => {
-                let remedy = verdict.remedy().map(|remedy| format!("; {remedy}")).unwrap_or_default();
-                format!("probes: {lease}{more}: {}: {}{remedy}", probe.verdict, probe.evidence.join(", "))
+                let remedy = probe.remedy().map(|remedy| format!("; {remedy}")).unwrap_or_default();
+                format!("probes: {lease}{more}: {}: {}{remedy}", probe.text(), probe.evidence.join(", "))
             }
             None => format!("probes: {verdict}{more}"),
         })

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
-use crate::addr::{Family, MacAddr};
+use crate::addr::{Family, MacAddr, PerFamily};
 
 /// How a backend's network is probed; from [`Network::probing`](crate::backend::Network::probing).
 #[derive(Debug, Clone)]
@@ -15,6 +15,9 @@ pub struct Probing {
     pub answers: Answers,
     /// The tunnel to the peers, if there is one.
     pub tunnel: Option<Arc<dyn Tunnel>>,
+    /// How many bytes of headers the backend adds to a packet in each family, 0 if it has no tunnel. Where that is known,
+    /// operators learn what size on the underlay passes.
+    pub overhead: PerFamily<u32>,
     /// Where the proof goes that the devices of this node do not complete checksums, if the backend acts on it.
     pub checksums: Option<ChecksumSwitch>,
 }
@@ -22,13 +25,19 @@ pub struct Probing {
 impl Probing {
     /// Probes of a network whose nodes answer like this.
     pub fn new(answers: Answers) -> Self {
-        Self { answers, tunnel: None, checksums: None }
+        Self { answers, tunnel: None, overhead: PerFamily::default(), checksums: None }
     }
 
     /// Sets the tunnel to the peers.
     #[must_use]
     pub fn tunnel(self, tunnel: Arc<dyn Tunnel>) -> Self {
         Self { tunnel: Some(tunnel), ..self }
+    }
+
+    /// Sets how many bytes of headers the backend adds to a packet in each family.
+    #[must_use]
+    pub fn overhead(self, overhead: impl Fn(Family) -> u32) -> Self {
+        Self { overhead: PerFamily::from_fn(|family| Some(overhead(family))), ..self }
     }
 
     /// Sets where the proof goes that the devices of this node do not complete checksums.

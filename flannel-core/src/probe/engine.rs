@@ -45,7 +45,15 @@ const BUFFER: usize = 1 << 16;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ProbeEvent {
     /// The verdict about a peer changed.
-    Judged { lease: LeaseKey, family: Family, before: Verdict, verdict: Verdict, evidence: Vec<String> },
+    Judged {
+        lease: LeaseKey,
+        family: Family,
+        before: Verdict,
+        verdict: Verdict,
+        text: String,
+        evidence: Vec<String>,
+        remedy: Option<String>,
+    },
     /// Those about many peers changed at once.
     ManyJudged { changed: usize, trouble: usize },
 }

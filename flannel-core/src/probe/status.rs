@@ -13,7 +13,7 @@ use serde::{Serialize, Serializer};
 
 use crate::addr::{Family, PerFamily};
 use crate::lease::LeaseKey;
-use crate::times::{instant, microseconds, milliseconds, optional_instant, optional_microseconds};
+use crate::times::{microseconds, milliseconds, optional_instant, optional_microseconds};
 
 /// The upper ends of the ranges of round-trip times that [`ProbeTotals::rtt`] counts, in microseconds. A last range has
 /// what is above.
@@ -102,29 +102,41 @@ impl PeerProbe {
 }
 
 /// The result of one peer in one family.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+///
+/// As JSON it also has [`Self::at_most_underlay`], [`Self::text`] and [`Self::remedy`].
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FamilyProbe {
     /// What is wrong with the way to it, if anything.
-    #[serde(flatten)]
     pub verdict: Verdict,
     /// What was answered and what was not, from which the verdict was made, in one line each. It is empty only for
     /// [`Verdict::Untested`] and [`Verdict::Reachable`].
     pub evidence: Vec<String>,
     /// Since when that is the verdict, by the wall clock.
-    #[serde(serialize_with = "instant")]
     pub since: SystemTime,
     /// Through the overlay, as pods' packets travel.
     pub overlay: WayProbe,
     /// On the underlay, from node to node.
     pub underlay: WayProbe,
+    /// How packets travel there.
+    pub carriage: Carriage,
 }
 
 impl FamilyProbe {
-    /// A result without evidence.
+    /// A result without evidence, of a way about which the backend says nothing.
     pub fn new(verdict: Verdict, since: SystemTime, overlay: WayProbe, underlay: WayProbe) -> Self {
-        Self { verdict, evidence: Vec::new(), since, overlay, underlay }
+        Self { verdict, evidence: Vec::new(), since, overlay, underlay, carriage: Carriage::default() }
     }
+}
+
+/// How packets to a peer's pods travel between the nodes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Carriage {
+    /// The UDP port of the tunnel; `None` if there is none, or one without ports.
+    pub port: Option<u16>,
+    /// How many bytes of headers each packet gets, 0 without a tunnel; `None` if the backend does not say.
+    pub overhead: Option<u32>,
 }
 
 /// The result of one of the two ways to a peer.
@@ -232,7 +244,7 @@ impl Verdict {
         !matches!(self, Self::Untested | Self::Reachable | Self::IcmpFiltered | Self::Unknown)
     }
 
-    /// What to do about it; `None` if there is nothing to do.
+    /// What to do about it, however packets travel; `None` if there is nothing to do. [`FamilyProbe::remedy`] knows more.
     pub fn remedy(self) -> Option<&'static str> {
         Some(match self {
             Self::Untested | Self::Reachable | Self::IcmpFiltered => return None,
@@ -414,13 +426,14 @@ mod tests {
             since: time,
             overlay,
             underlay: WayProbe { loss_percent: 100, ..way("192.0.2.2") },
+            carriage: Carriage::new(Some(8472), Some(50)),
         };
         let families = PerFamily { v4: Some(probe), v6: None };
         let mut peers = ProbeList::default();
         peers.put(PeerProbe { lease: "10.5.2.0-24".parse().unwrap(), families });
         assert_eq!(
             serde_json::to_string(&peers).unwrap(),
-            r#"[{"lease":"10.5.2.0-24","v4":{"verdict":"mtu-hole","at_most":1350,"evidence":["1351 bytes are lost"],"since":"1970-01-01T00:00:01.500Z","overlay":{"target":"10.5.2.0","rtt_us":120,"loss_percent":0,"last_answer":"1970-01-01T00:00:01.500Z"},"underlay":{"target":"192.0.2.2","rtt_us":null,"loss_percent":100,"last_answer":null}}}]"#
+            r#"[{"lease":"10.5.2.0-24","v4":{"verdict":"mtu-hole","at_most":1350,"at_most_underlay":1400,"text":"MTU hole, at most 1350 bytes of pods, which are 1400 on the underlay","evidence":["1351 bytes are lost"],"remedy":"raise the MTU on the path between the nodes, or set Backend.MTU in the network config (vxlan), else the MTU of the nodes' links, to 1400","since":"1970-01-01T00:00:01.500Z","overlay":{"target":"10.5.2.0","rtt_us":120,"loss_percent":0,"last_answer":"1970-01-01T00:00:01.500Z"},"underlay":{"target":"192.0.2.2","rtt_us":null,"loss_percent":100,"last_answer":null}}}]"#
         );
     }
 }

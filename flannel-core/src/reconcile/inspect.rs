@@ -58,10 +58,9 @@ impl<D: Driver> Reconciler<D> {
             device_ops.iter().map(|op| of_device(op, |link| name(&names, link))).collect();
         found.extend(further.differences);
         found.extend(self.of_objects(&ops, &have, &names));
-        let problem = self.devices.problem.iter().cloned();
-        let notes =
-            problem.chain(self.withheld_note()).chain(further.notes).chain(self.guard_note()).collect();
-        Ok(Differences { differences: found, notes })
+        let problems = self.devices.problem.iter().cloned().collect();
+        let notes = self.withheld_note().into_iter().chain(further.notes).chain(self.guard_note()).collect();
+        Ok(Differences { differences: found, problems, notes })
     }
 
     /// The differences of objects, with the reasons why the loop leaves some alone.

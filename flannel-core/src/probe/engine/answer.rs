@@ -4,11 +4,13 @@ use std::time::SystemTime;
 
 use tokio::time::Instant;
 
-use super::target::Kind;
+use super::target::{Kind, Target};
 use super::{ProbeEvent, Prober};
+use crate::backend::Probing;
+use crate::probe::advice;
 use crate::probe::packet;
 use crate::probe::sockets::{Arrival, FamilySockets, What};
-use crate::probe::status::{FamilyProbe, PeerProbe, Verdict, WayProbe};
+use crate::probe::status::{Carriage, FamilyProbe, PeerProbe, Verdict, WayProbe};
 use crate::probe::track::{Round, Track, Way};
 use crate::probe::verdict::Answer;
 
@@ -103,7 +105,11 @@ impl Prober {
             // That a new peer is reached is none.
             if before != Verdict::Untested || verdict.is_trouble() || was_troubled {
                 let evidence = target.track.evidence.clone();
-                self.changes.push(ProbeEvent::Judged { lease, family, before, verdict, evidence });
+                let carriage = carriage(&self.probing, target);
+                let (text, remedy) =
+                    (advice::text(verdict, carriage), advice::remedy(verdict, carriage, family));
+                let judged = ProbeEvent::Judged { lease, family, before, verdict, text, evidence, remedy };
+                self.changes.push(judged);
             }
         }
         if verdict == Verdict::ChecksumOffload
@@ -129,6 +135,7 @@ impl Prober {
         let (overlay, underlay) = (way(target.overlay, overlay), way(target.underlay, underlay));
         let probe = FamilyProbe {
             evidence: evidence.clone(),
+            carriage: carriage(&self.probing, target),
             ..FamilyProbe::new(*verdict, *since, overlay, underlay)
         };
         let entry = self.shown.peers.get(&target.lease).cloned();
@@ -142,4 +149,13 @@ impl Prober {
         self.tell_gate(&lease);
         self.is_changed = true;
     }
+}
+
+/// How packets to a target travel.
+fn carriage(probing: &Probing, target: &Target) -> Carriage {
+    if target.is_direct {
+        return Carriage::direct();
+    }
+    let port = probing.tunnel.as_ref().map(|tunnel| tunnel.port());
+    Carriage::new(port, probing.overhead.get(target.family).copied())
 }

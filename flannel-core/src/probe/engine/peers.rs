@@ -148,7 +148,7 @@ impl Prober {
         let key = (peer.lease, family);
         if let Some(target) = self.index.get(&key).and_then(|id| self.targets.get_mut(id)) {
             let is_same = (target.underlay, target.vtep) == (underlay, vtep);
-            (target.seen, target.tunnelled) = (self.readings, tunnelled);
+            (target.seen, target.is_direct, target.tunnelled) = (self.readings, is_direct, tunnelled);
             if is_same {
                 return None;
             }
@@ -166,6 +166,7 @@ impl Prober {
             overlay,
             underlay,
             vtep,
+            is_direct,
             tunnelled,
             link: None,
             on_link: true,

@@ -96,6 +96,8 @@ pub(super) struct Target {
     pub(super) underlay: IpAddr,
     /// The MAC of its VTEP, if it has one.
     pub(super) vtep: Option<MacAddr>,
+    /// Whether it is reached by routes alone, whatever the backend does for others.
+    pub(super) is_direct: bool,
     /// Whether it is reached through the tunnel.
     pub(super) tunnelled: bool,
     /// The link that it is on, if that was looked up and no gateway leads to it.

@@ -164,6 +164,7 @@ fn probes(now: SystemTime) -> ProbeStatus {
     };
     let probe = FamilyProbe {
         evidence: vec!["text".to_owned()],
+        carriage: crate::probe::Carriage::direct(),
         ..FamilyProbe::new(Verdict::MtuHole { at_most: 1350 }, now, way(), way())
     };
     let mut status = ProbeStatus {
@@ -215,7 +216,9 @@ fn events() -> Vec<AgentEvent> {
             family: Family::V4,
             before: "reachable",
             verdict: Verdict::MtuHole { at_most: 1350 },
+            text: s(),
             evidence: Vec::new(),
+            remedy: None,
         },
         A::PeersJudged { changed: 1, trouble: 1 },
         A::LeftOut { events: 1 },
