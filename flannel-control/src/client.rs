@@ -55,6 +55,23 @@ pub enum ClientError {
     /// The agent speaks another version of the protocol.
     #[error("the agent speaks version {0} of the protocol, this program version {VERSION}")]
     Version(u64),
+    /// The agent accepted the connection, and does not answer.
+    #[error(
+        "the agent at {} does not answer within {} s; is it stopped (SIGSTOP), or has its host no time for it?",
+        path.display(), patience.as_secs()
+    )]
+    Silent {
+        /// The socket.
+        path: PathBuf,
+        /// How long it had for the next part of its answer.
+        patience: Duration,
+    },
+    /// The agent whose answers were followed has ended, or was killed.
+    #[error("the agent at {} has ended", path.display())]
+    Ended {
+        /// The socket.
+        path: PathBuf,
+    },
     /// The agent closed the connection without an answer.
     #[error("the agent closed the connection without an answer")]
     Closed,
@@ -77,6 +94,18 @@ impl ClientError {
     /// Whether there is no agent, as opposed to one that can't or won't answer.
     pub fn is_no_agent(&self) -> bool {
         matches!(self, Self::NoAgent { .. })
+    }
+
+    /// Whether nobody answers: there is no agent, or it is silent, or it was gone before its answer was complete.
+    pub fn is_unanswered(&self) -> bool {
+        matches!(
+            self,
+            Self::NoAgent { .. }
+                | Self::Silent { .. }
+                | Self::Ended { .. }
+                | Self::Closed
+                | Self::Connection { .. }
+        )
     }
 }
 
@@ -116,6 +145,12 @@ impl Client {
         AgentReport { status, events: events.map(lines) }
     }
 
+    /// The same for a request whose answers never take longer than this, one after the other. An agent that is silent
+    /// for longer is an error ([`ClientError::Silent`]).
+    pub fn follow_within(&self, request: &Request, patience: Duration) -> Result<Answers, ClientError> {
+        self.send(request, Some(patience))
+    }
+
     fn send(&self, request: &Request, patience: Option<Duration>) -> Result<Answers, ClientError> {
         let path = || self.path.clone();
         let connect = || {
@@ -141,7 +176,8 @@ impl Client {
                 Err(ClientError::Connection { path: path(), source })
             }
             _ => {
-                Ok(Answers { path: path(), reader: BufReader::with_capacity(64 << 10, stream), ended: false })
+                let reader = BufReader::with_capacity(64 << 10, stream);
+                Ok(Answers { path: path(), patience, reader, ended: false })
             }
         }
     }
@@ -151,6 +187,7 @@ impl Client {
 #[derive(Debug)]
 pub struct Answers {
     path: PathBuf,
+    patience: Option<Duration>,
     reader: BufReader<UnixStream>,
     ended: bool,
 }
@@ -166,7 +203,14 @@ impl Answers {
     fn read(&mut self) -> Result<Option<Box<RawValue>>, ClientError> {
         let mut line = String::new();
         let read = self.reader.read_line(&mut line);
-        if read.map_err(|source| ClientError::Connection { path: self.path.clone(), source })? == 0 {
+        let failed = |source: io::Error| match (source.kind(), self.patience) {
+            // SO_RCVTIMEO (socket(7)).
+            (io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut, Some(patience)) => {
+                ClientError::Silent { path: self.path.clone(), patience }
+            }
+            _ => ClientError::Connection { path: self.path.clone(), source },
+        };
+        if read.map_err(failed)? == 0 {
             return Ok(None);
         }
         let Line { version, answer, error } = serde_json::from_str(&line).map_err(ClientError::Unreadable)?;

@@ -246,7 +246,10 @@ impl Desk {
         let (status, body) = match path {
             "/healthz" => (StatusCode::OK, format!("{program} is running").into()),
             "/readyz" => {
-                let (status, body) = readyz(program, &self.status.borrow().readiness(), origin);
+                let (status, body) = {
+                    let status = self.status.borrow();
+                    readyz(program, &status.readiness(), status.was_ready(), origin)
+                };
                 (status, body.into())
             }
             path => match pages.get(path) {
@@ -269,13 +272,14 @@ impl Desk {
 /// The most further lines of an answer, since others can cause any number of problems.
 const LINES: usize = 50;
 
-/// The answer to `/readyz`. Its first line is upstream's, for which probes may search; the other lines are only for
-/// clients on this host.
-fn readyz(program: &str, readiness: &Readiness, origin: Origin) -> (StatusCode, String) {
+/// The answer to `/readyz`. Its first line is that of Go's flannel up to the start of pods, for which probes may search; the other
+/// lines are only for clients on this host.
+fn readyz(program: &str, readiness: &Readiness, was_ready: bool, origin: Origin) -> (StatusCode, String) {
     let (status, first, rest) = if readiness.is_ready() {
         (StatusCode::OK, format!("{program} is ready"), &readiness.notes)
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, format!("{program} is not ready yet"), &readiness.reasons)
+        let when = if was_ready { "any more" } else { "yet" };
+        (StatusCode::SERVICE_UNAVAILABLE, format!("{program} is not ready {when}"), &readiness.reasons)
     };
     if origin == Origin::Elsewhere || rest.is_empty() {
         return (status, first);

@@ -16,9 +16,13 @@
 //! ```
 
 mod terminal;
+#[cfg(test)]
+mod tests;
 
+use std::convert::Infallible;
 use std::io::{self, Write};
 use std::net::{IpAddr, ToSocketAddrs as _};
+use std::time::{Duration, SystemTime};
 
 pub use self::terminal::Terminal;
 use crate::protocol::Request;
@@ -27,6 +31,12 @@ use crate::{Client, ClientError, wire};
 
 /// After how many seconds a watched status is shown again, since the ages in it change.
 const EVERY: u64 = 2;
+
+/// How long a watched agent may take for a status that it should send every [`EVERY`] seconds: it rests between large ones.
+const WATCH_PATIENCE: Duration = Duration::from_secs(60);
+
+/// After what time to look whether the next agent is there.
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// How an answer is shown.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -92,32 +102,59 @@ pub fn status<W: Write>(
     Ok(Outcome::of(status.ready))
 }
 
-/// Shows each status until the agent ends, on a terminal in place of the last one: good if pods could be started last.
+/// Shows each status, on a terminal in place of the last one. It returns only with an error. Where the agent ends, or stops
+/// to answer, that is [`ClientError::is_unanswered`]; on a terminal a table says so, and goes on with the next agent.
 pub fn watch<W: Write>(
     client: &Client,
     form: Form,
     terminal: &mut Terminal<W>,
-) -> Result<Outcome, ShowError> {
-    let mut request = Request::new("status").with("watch", true);
-    if terminal.is_terminal() {
-        request = request.with("every_s", EVERY);
-    }
-    let mut outcome = Outcome::Bad;
-    for answer in client.follow(&request)? {
-        let answer = answer?;
-        let Some(detail) = detail(form) else {
-            terminal.print(&format!("{answer}\n"))?;
-            continue;
+) -> Result<Infallible, ShowError> {
+    let Some(detail) = detail(form).filter(|_| terminal.is_terminal()) else {
+        return Err(watch_plain(client, form, terminal));
+    };
+    let request = Request::new("status").with("watch", true).with("every_s", EVERY);
+    let mut gone_since: Option<SystemTime> = None;
+    let mut has_answered = false;
+    loop {
+        let ended = || ClientError::Ended { path: client.path().to_owned() };
+        let mut follow = || -> Result<Infallible, ShowError> {
+            for answer in client.follow_within(&request, WATCH_PATIENCE)? {
+                let status: wire::Status = serde_json::from_str(answer?.get())?;
+                (has_answered, gone_since) = (true, None);
+                terminal.redraw(&screen::status(&status, detail, terminal.whole_look()))?;
+            }
+            Err(ended().into())
         };
-        let status: wire::Status = serde_json::from_str(answer.get())?;
-        outcome = Outcome::of(status.ready);
-        if terminal.is_terminal() {
-            terminal.redraw(&screen::status(&status, detail, terminal.whole_look()))?;
-        } else {
-            terminal.print(&(screen::status(&status, detail, terminal.look(detail)) + "\n"))?;
+        let Err(error) = follow();
+        match error {
+            ShowError::Client(error) if has_answered && error.is_unanswered() => {
+                let look = terminal.whole_look();
+                let since = *gone_since.get_or_insert(look.now);
+                terminal.redraw(&screen::gone(&error.to_string(), since, look))?;
+            }
+            error => return Err(error),
         }
+        std::thread::sleep(AGAIN);
     }
-    Ok(outcome)
+}
+
+/// The same for what is no table on a terminal. Returns why it ends.
+fn watch_plain<W: Write>(client: &Client, form: Form, terminal: &mut Terminal<W>) -> ShowError {
+    let mut follow = || -> Result<Infallible, ShowError> {
+        for answer in client.follow(&Request::new("status").with("watch", true))? {
+            let answer = answer?;
+            terminal.print(&match detail(form) {
+                Some(detail) => {
+                    let status: wire::Status = serde_json::from_str(answer.get())?;
+                    screen::status(&status, detail, terminal.look(detail)) + "\n"
+                }
+                None => format!("{answer}\n"),
+            })?;
+        }
+        Err(ClientError::Ended { path: client.path().to_owned() }.into())
+    };
+    let Err(error) = follow();
+    error
 }
 
 /// Shows the peers that a text means (a subnet, an address of a pod or a node, or a node's name, which may be looked up)
@@ -147,8 +184,8 @@ pub fn peer<W: Write>(
             let probe = probes.clone().find(|probe| probe.lease == peer.lease);
             screen::peer(peer, probe, &objects, terminal.look(detail))
         } else {
-            let (status, objects) = (json_of(&answer, &peer.lease)?, serde_json::from_str(objects.get())?);
-            format!("{}\n", merged(status, objects))
+            let (peer, objects) = (json_of(&answer, &peer.lease)?, serde_json::from_str(objects.get())?);
+            format!("{}\n", merged(peer, objects))
         };
         terminal.print(&if number > 0 && form != Form::Json { format!("\n{text}") } else { text })?;
     }
@@ -164,12 +201,18 @@ fn detail(form: Form) -> Option<Detail> {
     }
 }
 
-/// A peer of a status, with all fields that the agent sent.
+/// A peer of a status, with all fields that the agent sent, and what probes found out of it as `probes`.
 fn json_of(status: &serde_json::value::RawValue, lease: &str) -> Result<serde_json::Value, ShowError> {
     let mut status: serde_json::Value = serde_json::from_str(status.get())?;
-    let peers = status.pointer_mut("/network/peer_list").and_then(serde_json::Value::as_array_mut);
-    let found = peers.and_then(|peers| peers.iter_mut().find(|peer| peer["lease"] == lease));
-    Ok(found.map(serde_json::Value::take).unwrap_or_default())
+    let mut find = |list: &str| {
+        let peers = status.pointer_mut(list).and_then(serde_json::Value::as_array_mut)?;
+        peers.iter_mut().find(|peer| peer["lease"] == lease).map(serde_json::Value::take)
+    };
+    let (mut peer, probes) = (find("/network/peer_list").unwrap_or_default(), find("/probes/peers"));
+    if let Some(peer) = peer.as_object_mut() {
+        peer.insert("probes".to_owned(), probes.unwrap_or_default());
+    }
+    Ok(peer)
 }
 
 /// One object with the fields of both.
@@ -185,7 +228,8 @@ fn addresses_of(name: &str) -> Vec<IpAddr> {
     (name, 0).to_socket_addrs().map(|found| found.map(|address| address.ip()).collect()).unwrap_or_default()
 }
 
-/// Shows what differs between desired and observed state, as commands that can be pasted: good if nothing does.
+/// Shows what differs between desired and observed state, as commands that can be pasted: good if everything was compared, and
+/// nothing differs.
 pub fn diff<W: Write>(client: &Client, form: Form, terminal: &mut Terminal<W>) -> Result<Outcome, ShowError> {
     let answer = client.ask(&Request::new("diff"))?;
     let differences: wire::Differences = serde_json::from_str(answer.get())?;
@@ -193,10 +237,11 @@ pub fn diff<W: Write>(client: &Client, form: Form, terminal: &mut Terminal<W>) -
         Some(_) => screen::diff(&differences, terminal.look(Detail::Wide)),
         None => format!("{answer}\n"),
     })?;
-    Ok(Outcome::of(differences.differences.is_empty()))
+    Ok(Outcome::of(differences.is_none()))
 }
 
-/// Shows the events that the agent remembers, a line each, and with `follow` those that happen until it ends.
+/// Shows the events that the agent remembers, a line each. With `follow` it goes on with those that happen, and its end is
+/// that of the agent, an error ([`ClientError::is_unanswered`]).
 pub fn events<W: Write>(
     client: &Client,
     follow: bool,
@@ -212,6 +257,9 @@ pub fn events<W: Write>(
                 screen::event(&event, terminal.look(Detail::Wide))
             }
         })?;
+    }
+    if follow {
+        return Err(ClientError::Ended { path: client.path().to_owned() }.into());
     }
     Ok(Outcome::Good)
 }

@@ -183,6 +183,8 @@ pub struct Device {
     pub mtu: u32,
     /// Whether it exists and is up.
     pub usable: bool,
+    /// Whether it completes checksums; `None` where the agent leaves that alone.
+    pub tx_checksum: Option<bool>,
 }
 
 /// What a device or datapath counted.
@@ -334,8 +336,17 @@ pub struct PeerObject {
 pub struct Differences {
     /// The differences, in the order of repair.
     pub differences: Vec<Difference>,
-    /// What could not be compared, and the like.
+    /// What could not be compared or made right, with the reasons.
+    pub problems: Vec<String>,
+    /// What stays as it is, and the like.
     pub notes: Vec<String>,
+}
+
+impl Differences {
+    /// Whether everything was compared, and nothing differs.
+    pub fn is_none(&self) -> bool {
+        self.differences.is_empty() && self.problems.is_empty()
+    }
 }
 
 /// One difference.

@@ -73,13 +73,13 @@ pub(crate) enum Task {
     /// show what the agent of this host knows: itself, and each peer
     ///
     /// Asks the agent that runs on this host, by the socket beside its subnet file. The exit status is 0 if pods can be
-    /// started, 1 if not, and 2 if no agent answers.
+    /// started, 1 if not, 2 if no agent answers, and 3 if something else keeps it from telling, such as a wrong flag.
     #[command(after_help = SYNTAX)]
     Status(StatusOptions),
     /// show what happened to the agent of this host
     ///
     /// Asks the agent that runs on this host, by the socket beside its subnet file. The exit status is 2 if no agent
-    /// answers.
+    /// answers, or the one that is followed ends, and 3 for other failures.
     #[command(after_help = SYNTAX)]
     Events(EventsOptions),
     /// examine this host, and say what keeps pods from reaching each other
@@ -284,14 +284,16 @@ pub(crate) struct StatusOptions {
     /// form of the answer: a table that fits the terminal, one with all columns, or the agent's JSON
     #[arg(long, value_name = "table|wide|json", default_value = "table", value_parser = value::STATUS_FORM)]
     pub(crate) output: Form,
-    /// show the status again whenever it changes: in place on a terminal, else one after the other
+    /// show the status again whenever it changes: in place on a terminal, where the next agent is awaited when this one ends,
+    /// else one after the other
     #[arg(long)]
     pub(crate) watch: bool,
     /// one peer in detail, with the commands that show its kernel objects: a subnet, an address of a pod or a node, or a
     /// node's name
     #[arg(long, value_name = "SUBNET|IP|NAME")]
     pub(crate) peer: String,
-    /// what differs between desired and observed state, as commands that can be pasted; the exit status is 1 if anything does
+    /// what differs between desired and observed state, as commands that can be pasted; the exit status is 1 if anything
+    /// does, or could not be compared
     #[arg(long)]
     pub(crate) diff: bool,
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 
 use flannel_lab::wait::eventually;
 use serde_json::Value;
@@ -72,6 +72,8 @@ fn an_agent_is_asked_by_its_socket(case: &'static BackendCase) {
 
     bed.netns(1).ip("link set eth0 down").unwrap();
     wait_for(&bed, 1, &["status"], 1, "reason    ");
+    let diff = wait_for(&bed, 1, &["status", "--diff"], 1, "# ");
+    assert!(!diff.contains("as it should be"), "nothing is right without the underlay: {diff}");
     bed.netns(1).ip("link set eth0 up").unwrap();
     // The kernel deleted it.
     let address = bed.cluster.node(1).ipv6().unwrap();
@@ -80,7 +82,12 @@ fn an_agent_is_asked_by_its_socket(case: &'static BackendCase) {
     let path = socket(&bed, 1);
     let mode = || fs::symlink_metadata(&path).unwrap();
     assert!(mode().file_type().is_socket() && mode().permissions().mode() & 0o777 == 0o660);
+    assert_eq!(ask(&bed, 1, &["status", "--no-such-flag"]).0, 3, "that is no missing agent");
+    let mut watch = follow(&bed, &["status", "--watch"]);
+    BufReader::new(watch.stdout.as_mut().unwrap()).read_line(&mut String::new()).unwrap();
     bed.kill(1);
+    let ended = watch.wait_with_output().unwrap();
+    assert!(ended.status.code() == Some(2) && text(&ended.stderr).contains("has ended"), "{ended:?}");
     let (code, gone) = ask(&bed, 1, &["status"]);
     assert!(code == 2 && gone.contains("no agent answers at "), "{code}: {gone}");
     assert!(path.exists(), "a killed agent leaves its socket");
@@ -91,16 +98,25 @@ fn an_agent_is_asked_by_its_socket(case: &'static BackendCase) {
     assert_eq!(ask(&bed, 1, &["events"]).0, 2);
 }
 
+/// Starts a command that goes on for as long as the agent of node 1.
+fn follow(bed: &Bed<Folder>, args: &[&str]) -> Child {
+    let file = format!("--subnet-file={}", bed.subnet_file(1).display());
+    let mut command = bed.netns(1).command(FLANNELD);
+    let command = command.args(args).arg(file).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().unwrap()
+}
+
+fn text(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
+    String::from_utf8_lossy(bytes)
+}
+
 fn events_are_told_and_followed(bed: &Bed<Folder>) {
     let (code, events) = ask(bed, 1, &["events"]);
     assert!(code == 0 && events.contains("Z  config-read "), "{code}: {events}");
     let peers = events.lines().filter(|line| line.contains("  peer-added "));
     assert_eq!(peers.count(), 2, "{events}");
 
-    let file = format!("--subnet-file={}", bed.subnet_file(1).display());
-    let mut follow = bed.netns(1).command(FLANNELD);
-    let mut follow =
-        follow.args(["events", "--follow", "--output=json", &file]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut follow = follow(bed, &["events", "--follow", "--output=json"]);
     let mut lines = BufReader::new(follow.stdout.take().unwrap()).lines().map(Result::unwrap);
     let mut last = 0;
     let mut next = || {

@@ -68,7 +68,7 @@ pub(crate) fn turn_readiness_red<S: Server>(case: &'static BackendCase, store: i
     bed.store.kill().unwrap();
     eventually(Duration::from_secs(40), "not ready without the store", || {
         let answer = http_get(bed.netns(1), 8471, "/readyz");
-        answer.starts_with("HTTP/1.1 503") && answer.contains("flanneld is not ready yet")
+        answer.starts_with("HTTP/1.1 503") && answer.contains("flanneld is not ready any more")
     });
     assert!(http_get(bed.netns(1), 8471, "/healthz").ends_with("flanneld is running"), "alive all the same");
     bed.store.restart().unwrap();

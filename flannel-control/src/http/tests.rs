@@ -26,7 +26,7 @@ fn ready(notes: usize) -> Readiness {
 
 #[test]
 fn bodies_begin_as_upstream() {
-    let readyz = |readiness: Readiness| readyz(PROGRAM, &readiness, Origin::ThisHost);
+    let readyz = |readiness: Readiness| readyz(PROGRAM, &readiness, false, Origin::ThisHost);
     assert_eq!(readyz(ready(0)), (StatusCode::OK, "flanneld is ready".into()));
     let (_, body) = readyz(ready(51));
     assert!(body.starts_with("flanneld is ready\nlease x: unreadable\n") && body.ends_with("and 1 more\n"));
@@ -35,10 +35,16 @@ fn bodies_begin_as_upstream() {
     assert_eq!(body, "flanneld is not ready yet\nstore away\n");
 }
 
+#[test]
+fn who_was_ready_is_not_said_to_be_on_its_way() {
+    let (_, body) = readyz(PROGRAM, &not_ready("store away"), true, Origin::ThisHost);
+    assert_eq!(body, "flanneld is not ready any more\nstore away\n");
+}
+
 /// Reasons and notes name endpoints and leases.
 #[test]
 fn others_get_the_first_line() {
-    let readyz = |readiness: Readiness| readyz(PROGRAM, &readiness, Origin::Elsewhere);
+    let readyz = |readiness: Readiness| readyz(PROGRAM, &readiness, false, Origin::Elsewhere);
     assert_eq!(readyz(ready(1)), (StatusCode::OK, "flanneld is ready".to_owned()));
     let not_ready = readyz(not_ready("store away: https://10.0.0.1:2379 refused"));
     assert_eq!(not_ready, (StatusCode::SERVICE_UNAVAILABLE, "flanneld is not ready yet".to_owned()));

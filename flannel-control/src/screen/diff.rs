@@ -11,11 +11,16 @@ pub fn diff(differences: &Differences, look: Look) -> String {
         text.lines().map(|line| style.paint(line, look.colour) + "\n").collect::<String>()
     };
     let mut text = String::new();
+    for problem in &differences.problems {
+        text.push_str(&paint(Style::Bad, &comment(problem)));
+    }
     for note in &differences.notes {
         text.push_str(&paint(Style::Fair, &comment(note)));
     }
-    if differences.differences.is_empty() {
+    if differences.is_none() {
         text.push_str(&paint(Style::Good, &comment("the kernel is as it should be")));
+    } else if differences.differences.is_empty() {
+        text.push_str(&paint(Style::Fair, &comment("no other difference was found")));
     }
     let mut last = None;
     for difference in &differences.differences {

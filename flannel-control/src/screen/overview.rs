@@ -4,61 +4,90 @@ use std::time::Duration;
 
 use super::paint::Style;
 use super::peers::subnets;
-use super::table::{Cell, table};
-use super::units::{age, bytes, count, left, micros};
+use super::reach::grade;
+use super::sheet::{Sheet, Weight};
+use super::table::Cell;
+use super::units::{age, bytes, count, left, micros, plural};
 use super::{Detail, Look};
-use crate::wire::{Counters, Device, Families, Firewall, Network, Node, Probes, Status, Store, Underlay};
+use crate::wire::{
+    Condition, Counters, Device, Families, Firewall, Network, Node, Probes, Status, Store, Underlay,
+};
 
 /// How many reasons and notes a table shows.
 const MOST_LINES: usize = 8;
 
-/// The lines: what it is about, how it is, and more.
-pub(super) fn overview(status: &Status, detail: Detail, look: Look) -> String {
-    let mut rows = vec![vec![Cell::new("agent", Style::Strong), phase(status)]];
-    let mut add = |name: &str, cell: Cell| rows.push(vec![Cell::new(name, Style::Strong), cell]);
+/// What is said of the node, in the order in which it is shown.
+pub(super) fn overview(status: &Status, detail: Detail, look: Look) -> Sheet {
+    let mut sheet = Sheet::default();
+    sheet.add(Weight::Head, "agent", phase(status));
+    // Without a name it is about what was added last.
+    let mut add = |weight: Weight, name: &str, cell: Cell| {
+        let weight = if cell.style == Style::Bad { weight.min(Weight::Trouble) } else { weight };
+        if name.is_empty() { sheet.more(weight, cell) } else { sheet.add(weight, name, cell) }
+    };
     if let Some(store) = &status.store {
-        add("store", self::store(store, status.store_place.as_deref(), look));
+        add(Weight::Useful, "store", self::store(store, status.store_place.as_deref(), look));
         for problem in store.lease_lost.iter().chain(&store.lease_unkept).chain(&store.clock) {
-            add("", Cell::new(problem, Style::Bad));
+            add(Weight::Trouble, "", Cell::new(problem, Style::Bad));
         }
     }
     if let Some(node) = &status.node {
-        add("lease", lease(node, status.store.as_ref(), look));
-        add("underlay", underlay(node));
-        add("backend", backend(node, status.network.as_ref()));
+        add(Weight::Fine, "lease", lease(node, status.store.as_ref(), look));
+        add(Weight::Fine, "underlay", underlay(node));
+        add(Weight::Fine, "backend", backend(node, status.network.as_ref()));
     }
     if let Some(network) = &status.network {
         for (number, device) in network.devices.iter().enumerate() {
             let counters = network.counters.iter().find(|counters| counters.of == device.name);
-            add(if number == 0 { "devices" } else { "" }, self::device(device, counters));
+            let name = if number == 0 { "devices" } else { "" };
+            add(Weight::Figures, name, self::device(device, counters));
         }
         for counters in network.counters.iter().filter(|it| network.devices.iter().all(|of| of.name != it.of))
         {
-            add("datapath", Cell::new(traffic(counters), Style::Plain));
+            add(Weight::Figures, "datapath", Cell::new(traffic(counters), Style::Plain));
         }
-        add("repairs", repairs(network));
+        add(Weight::Figures, "repairs", repairs(network));
     }
     if let Some(firewall) = &status.firewall {
-        add("rules", rules(firewall));
+        add(Weight::Fine, "rules", rules(firewall));
     }
     if let Some(probes) = &status.probes {
-        add("probes", self::probes(probes));
+        add(Weight::Useful, "probes", self::probes(probes));
         for note in &probes.notes {
-            add("", Cell::new(note, Style::Fair));
+            add(Weight::Note, "", Cell::new(note, Style::Fair));
         }
     }
     let most = if detail == Detail::Wide { usize::MAX } else { MOST_LINES };
-    for (name, list, style) in [("reason", &status.reasons, Style::Bad), ("note", &status.notes, Style::Fair)]
-    {
+    let notes = notes(status);
+    let lists: [(_, Vec<&Condition>, _, _); 2] = [
+        ("reason", status.reasons.iter().collect(), Style::Bad, Weight::Reason),
+        ("note", notes, Style::Fair, Weight::Note),
+    ];
+    for (name, list, style, weight) in lists {
         for condition in list.iter().take(most) {
-            add(name, Cell::new(&condition.text, style));
+            add(weight, name, Cell::new(&condition.text, style));
         }
         if list.len() > most {
             let more = format!("and {} more; --output wide shows all", list.len() - most);
-            add(name, Cell::new(more, Style::Dim));
+            add(weight, name, Cell::new(more, Style::Dim));
         }
     }
-    table(&rows, look)
+    sheet
+}
+
+/// The notes, those about peers and packets before those about the rules of others, which are many on some hosts. What is
+/// shown beside the results of probes is not said again.
+fn notes(status: &Status) -> Vec<&Condition> {
+    let is_shown = |text: &String| status.probes.as_ref().is_some_and(|probes| probes.notes.contains(text));
+    let mut notes: Vec<_> = status.notes.iter().filter(|note| !is_shown(&note.text)).collect();
+    notes.sort_by_key(|note| match note.kind.as_str() {
+        "network" => 0,
+        "probes" => 1,
+        "firewall" => 3,
+        "remark" => 4,
+        _ => 2,
+    });
+    notes
 }
 
 fn phase(status: &Status) -> Cell {
@@ -85,11 +114,12 @@ fn store(store: &Store, place: Option<&str>, look: Look) -> Cell {
         (format!("{place}away for {since}{why}"), Style::Bad)
     };
     text.extend(store.confirmed.map(|time| format!(", confirmed {} ago", age(time.age(look.now)))));
-    for (number, what) in
-        [(store.unreadable.count, "unreadable records"), (store.missing_count, "missing leases")]
-    {
+    for (number, one, many) in [
+        (store.unreadable.count, "unreadable record", "unreadable records"),
+        (store.missing_count, "missing lease", "missing leases"),
+    ] {
         if number > 0 {
-            text.extend([format!(", {} {what}", count(number as u64))]);
+            text.extend([format!(", {}", plural(number as u64, one, many))]);
             if style == Style::Plain {
                 style = Style::Fair;
             }
@@ -135,8 +165,17 @@ fn backend(node: &Node, network: Option<&Network>) -> Cell {
 fn device(device: &Device, counters: Option<&Counters>) -> Cell {
     let state = if device.usable { "up" } else { "missing or down" };
     let traffic = counters.map(|counters| format!(", {}", traffic(counters))).unwrap_or_default();
-    let text = format!("{} {state}, MTU {}{traffic}", device.name, device.mtu);
-    Cell::new(text, if device.usable { Style::Plain } else { Style::Bad })
+    let checksums = match device.tx_checksum {
+        Some(false) => ", tx-checksum-ip-generic off (the kernel computes checksums)",
+        Some(true) | None => "",
+    };
+    let text = format!("{} {state}, MTU {}{checksums}{traffic}", device.name, device.mtu);
+    let style = match (device.usable, checksums) {
+        (false, _) => Style::Bad,
+        (true, "") => Style::Plain,
+        (true, _) => Style::Fair,
+    };
+    Cell::new(text, style)
 }
 
 fn traffic(counters: &Counters) -> String {
@@ -155,13 +194,13 @@ fn repairs(network: &Network) -> Cell {
 }
 
 fn probes(probes: &Probes) -> Cell {
-    let counts = probes.counts.iter().filter(|(_, number)| **number > 0);
-    let counts: Vec<_> = counts.map(|(verdict, number)| format!("{} {verdict}", count(*number))).collect();
+    let mut counts: Vec<_> = probes.counts.iter().filter(|(_, number)| **number > 0).collect();
+    counts.sort_by_key(|(verdict, _)| grade(verdict));
+    let counts = counts.into_iter().map(|(verdict, number)| format!("{} {verdict}", count(*number)));
+    let counts: Vec<_> = counts.collect();
     let found = if counts.is_empty() { "nothing yet".to_owned() } else { counts.join(", ") };
-    Cell::new(
-        format!("{found}; each peer within {}", age(Duration::from_millis(probes.interval_ms))),
-        Style::Plain,
-    )
+    let every = left(Duration::from_millis(probes.interval_ms));
+    Cell::new(format!("{found}; each peer within {every}"), Style::Plain)
 }
 
 fn rules(firewall: &Firewall) -> Cell {

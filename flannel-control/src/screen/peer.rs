@@ -2,12 +2,12 @@
 
 use std::net::IpAddr;
 
-use super::Look;
 use super::paint::Style;
 use super::peers::{paths, style, subnets};
-use super::reach::verdict;
+use super::sheet::{Sheet, Weight};
 use super::table::{Cell, table};
 use super::units::{age, micros};
+use super::{Look, reach};
 use crate::wire::{Peer, PeerObjects, PeerProbe, Status, WayProbe};
 
 /// Finds peers by what an operator knows of one: a subnet (`10.5.1.0/24`), an address of a pod or of the node, or the
@@ -31,11 +31,13 @@ fn contains(subnet: &str, addr: IpAddr) -> bool {
 
 /// A peer, with what probes found out, and the commands that show its objects.
 pub fn peer(peer: &Peer, probe: Option<&PeerProbe>, objects: &PeerObjects, look: Look) -> String {
-    let join = |words: Vec<String>| words.join(" ");
-    let mut rows: Vec<Vec<Cell>> = Vec::new();
-    let mut add = |name: &str, cell: Cell| rows.push(vec![Cell::new(name, Style::Strong), cell]);
+    let mut sheet = Sheet::default();
+    // Without a name it is about what was added last.
+    let mut add = |name: &str, cell: Cell| {
+        if name.is_empty() { sheet.more(Weight::Head, cell) } else { sheet.add(Weight::Head, name, cell) }
+    };
     add("subnet", subnets(&peer.lease).into());
-    add("node", join(peer.underlay.iter().map(ToString::to_string).collect()).into());
+    add("node", peer.underlay.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ").into());
     add("path", paths(peer).into());
     add(
         "state",
@@ -52,17 +54,19 @@ pub fn peer(peer: &Peer, probe: Option<&PeerProbe>, objects: &PeerObjects, look:
     if peer.programmed == Some(true) {
         add("", Cell::new("the last good version of its lease is programmed", Style::Fair));
     }
-    for probe in probe.iter().flat_map(|probe| probe.families()) {
-        let since = age(probe.since.age(look.now));
-        let Cell { text, style } = verdict(probe);
-        add("reached", Cell::new(format!("{text} for {since}"), style));
-        for evidence in &probe.evidence {
-            add("", evidence.as_str().into());
+    for (family, probe) in probe.iter().flat_map(|probe| probe.named()) {
+        let (name, since) = (reach::name(probe, reach::path(peer, probe)), age(probe.since.age(look.now)));
+        add(family, Cell::new(format!("{name} for {since}"), reach::style(&probe.verdict)));
+        for text in reach::size(probe).iter().chain(&probe.evidence) {
+            add("", text.as_str().into());
+        }
+        if let Some(remedy) = &probe.remedy {
+            add("", Cell::new(format!("do: {remedy}"), Style::Fair));
         }
         add("", way("overlay", &probe.overlay, look).into());
         add("", way("underlay", &probe.underlay, look).into());
     }
-    let mut text = table(&rows, look);
+    let mut text = sheet.lines(Look { height: None, ..look }).concat();
     if !objects.objects.is_empty() {
         text.push('\n');
         let show = |object: &crate::wire::PeerObject| {
@@ -81,10 +85,12 @@ pub fn peer(peer: &Peer, probe: Option<&PeerProbe>, objects: &PeerObjects, look:
 
 /// One of the two ways to a peer: its target, the last answer, and what is lost.
 fn way(name: &str, way: &WayProbe, look: Look) -> String {
-    let rtt = way.rtt_us.map(|us| format!(", {}", micros(us))).unwrap_or_default();
     let last = way.last_answer.map_or_else(
         || "no answer yet".to_owned(),
-        |last| format!("answered {} ago", age(last.age(look.now))),
+        |last| {
+            let rtt = way.rtt_us.map(|us| format!(" after {}", micros(us))).unwrap_or_default();
+            format!("last answer {} ago{rtt}", age(last.age(look.now)))
+        },
     );
-    format!("{name} {}: {last}{rtt}, {} % lost", way.target, way.loss_percent)
+    format!("{name} {}, {last}, {} % lost", way.target, way.loss_percent)
 }

@@ -45,6 +45,11 @@ pub(super) fn count(number: u64) -> String {
     text
 }
 
+/// A count with its noun.
+pub(super) fn plural(number: u64, one: &str, many: &str) -> String {
+    format!("{} {}", count(number), if number == 1 { one } else { many })
+}
+
 /// A number of bytes in decimal units.
 pub(super) fn bytes(bytes: u64) -> String {
     let mut value = bytes as f64;
@@ -75,6 +80,10 @@ mod tests {
         }
         assert_eq!((micros(999), micros(1_200), micros(2_500_000)).2, "2.5 s");
         assert_eq!([0, 999, 1000, 1_234_567].map(count), ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!(
+            [0, 1, 1000].map(|number| plural(number, "peer", "peers")),
+            ["0 peers", "1 peer", "1,000 peers"]
+        );
         assert_eq!([7, 1500, 3_400_000_000].map(bytes), ["7 B", "1.5 kB", "3.4 GB"]);
     }
 }

@@ -39,6 +39,13 @@ impl PeerProbe {
     pub fn families(&self) -> impl Iterator<Item = &FamilyProbe> {
         self.v4.iter().chain(&self.v6)
     }
+
+    /// The same with the names of the families.
+    pub(crate) fn named(&self) -> impl Iterator<Item = (&'static str, &FamilyProbe)> {
+        [("IPv4", &self.v4), ("IPv6", &self.v6)]
+            .into_iter()
+            .filter_map(|(name, it)| Some((name, it.as_ref()?)))
+    }
 }
 
 /// The result of one peer in one family.
@@ -47,8 +54,14 @@ impl PeerProbe {
 pub struct FamilyProbe {
     /// What is wrong with the way to it, such as `mtu-hole`, or `reachable`.
     pub verdict: String,
-    /// Of an MTU hole: the largest packet that passes, in bytes.
+    /// Of an MTU hole: the largest packet of pods that passes, in bytes.
     pub at_most: Option<u32>,
+    /// The same on the underlay, in bytes with the headers of the tunnel, if the agent knows these.
+    pub at_most_underlay: Option<u32>,
+    /// The verdict in words.
+    pub text: Option<String>,
+    /// What to do about it.
+    pub remedy: Option<String>,
     /// What was answered and what was not.
     #[serde(default)]
     pub evidence: Vec<String>,
