@@ -1,0 +1,81 @@
+//! The content of a WireGuard device as a value, and the changes that lead from one to another. The kernel's devices and
+//! those in user space are changed and read alike (uapi `linux/wireguard.h`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::SocketAddr;
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use ipnetwork::IpNetwork;
+
+use crate::key::{PresharedKey, PrivateKey, PublicKey};
+
+/// What a device contains.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DeviceState {
+    /// The device's key; `None` before the first was set.
+    pub private_key: Option<PrivateKey>,
+    /// The UDP port that it receives on.
+    pub listen_port: u16,
+    /// The mark of its own packets (`WGDEVICE_A_FWMARK`), 0 for none.
+    pub fwmark: u32,
+    /// Its peers.
+    pub peers: BTreeMap<PublicKey, PeerState>,
+}
+
+/// What a device knows of a peer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PeerState {
+    /// The key shared with it, besides the keys of both.
+    pub preshared_key: Option<PresharedKey>,
+    /// Where packets for it are sent: where it was last heard from, else what was set.
+    pub endpoint: Option<SocketAddr>,
+    /// Seconds between packets that keep mappings of NATs open, 0 for none.
+    pub keepalive: u16,
+    /// The inner addresses that it may send from, and that packets for it are sent to.
+    pub allowed_ips: BTreeSet<IpNetwork>,
+    /// When the last handshake was completed.
+    pub last_handshake: Option<SystemTime>,
+    /// Bytes that were received from it, with those of handshakes.
+    pub rx_bytes: u64,
+    /// Bytes that were sent to it, likewise.
+    pub tx_bytes: u64,
+}
+
+/// A change of a device. Each leaves all that it does not name as it is, sessions above all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Sets the key of the device. Sessions of the former key end.
+    PrivateKey(PrivateKey),
+    /// Sets the port that it receives on.
+    ListenPort(u16),
+    /// Adds a peer, or changes a known one.
+    Peer(PublicKey, PeerChange),
+    /// Removes a peer; without effect if there is none.
+    RemovePeer(PublicKey),
+}
+
+/// What is set of a peer; `None` leaves it as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PeerChange {
+    /// The shared key, or none (`Some(None)`).
+    pub preshared_key: Option<Option<PresharedKey>>,
+    /// Where packets are sent until the peer is heard from elsewhere.
+    pub endpoint: Option<SocketAddr>,
+    /// Seconds between keepalive packets, 0 for none.
+    pub keepalive: Option<u16>,
+    /// All its allowed addresses. One that another peer has is taken from that peer, so the caller removes it there first,
+    /// knowingly.
+    pub allowed_ips: Option<BTreeSet<IpNetwork>>,
+}
+
+/// A device that exists, in the kernel or in this process.
+#[async_trait]
+pub trait Device: Send + Sync {
+    /// Reads all of its content.
+    async fn state(&self) -> io::Result<DeviceState>;
+
+    /// Makes changes, in order. When one fails, those before it are in force.
+    async fn apply(&self, changes: &[Change]) -> io::Result<()>;
+}
