@@ -70,6 +70,22 @@ reasons! {
     TinySegments = "tiny_segments",
     /// The kernel refused the packet on the TUN.
     TunRefused = "tun_refused",
+    /// Of an encrypting tunnel: neither a message of its protocol, nor of the length that one has.
+    BadMessage = "bad_message",
+    /// Of an encrypting tunnel: a message of a session that there is not, or no longer.
+    UnknownSession = "unknown_session",
+    /// Of an encrypting tunnel: a message that its session's peer has not sent, or that was changed on the way.
+    NotAuthentic = "not_authentic",
+    /// Of an encrypting tunnel: a message that was received before, or that is too late to know.
+    Replayed = "replayed",
+    /// Of an encrypting tunnel: a packet without a session, and too many wait for one already; or there is no key.
+    NoSession = "no_session",
+    /// Of an encrypting tunnel: a peer of which no underlay address is known.
+    NoEndpoint = "no_endpoint",
+    /// Of an encrypting tunnel: a handshake that is invalid, repeated, or of an unknown peer.
+    BadHandshake = "bad_handshake",
+    /// Of an encrypting tunnel: more handshakes than it deals with. Those who sent them were asked to prove their address.
+    HandshakeLimit = "handshake_limit",
 }
 
 /// One direction's numbers.
@@ -174,9 +190,9 @@ impl FlowCounters {
     }
 }
 
-/// The engine's counters, which its threads add to after each batch.
+/// A datapath's counters, which its threads add to after each batch. They outlive the threads.
 #[derive(Debug)]
-pub(crate) struct Counters {
+pub struct Counters {
     sent: FlowCounters,
     received: FlowCounters,
     errors_sent: AtomicU64,
@@ -199,8 +215,13 @@ impl Default for Counters {
 }
 
 impl Counters {
+    /// Counts packets that were dropped outside of the datapath's threads.
+    pub fn dropped(&self, reason: DropReason, packets: u64) {
+        self.drops[reason as usize].fetch_add(packets, Ordering::Relaxed);
+    }
+
     /// The present values. They are not from one instant, since threads count on.
-    pub(crate) fn snapshot(&self) -> Snapshot {
+    pub fn snapshot(&self) -> Snapshot {
         let drops = DropReason::ALL.iter().map(|reason| (*reason, self.drops(*reason)));
         Snapshot {
             sent: self.sent.get(),

@@ -26,11 +26,12 @@ use tracing::{debug, error, info, warn};
 
 use crate::config::UdpConfig;
 use crate::counters::DropReason;
-use crate::engine::{Engine, EngineEvent, EngineOptions};
+use crate::engine::{Engine, EngineOptions};
 use crate::forward::{self, ForwardingTable, TableSpec};
 use crate::options::UdpOptions;
 use crate::peer::{attrs, peer, table_peers};
 use crate::socket::{ErrorSocket, SocketError, SocketOptions, UnderlaySocket};
+use crate::threads::EngineEvent;
 use crate::tun::{Tun, TunOptions};
 
 /// The pattern of the TUN's name; the first free number is taken, as upstream does.

@@ -1,49 +1,18 @@
-//! The running datapath: its threads, its table and its counters.
+//! The running datapath of the udp backend: its threads, its table and its counters.
 
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
 
 use flannel_core::addr::PerFamily;
 use flannel_core::status;
-use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::counters::{PeerSnapshot, Snapshot};
-use crate::forward::{ForwardingTable, TableCell, TableReader};
+use crate::forward::{ForwardingTable, TableCell};
 use crate::peer;
 use crate::socket::{ErrorSocket, UnderlaySocket};
+use crate::threads::{EventHook, Layout, Path, ThreadOptions, Threads};
 use crate::tun::Tun;
-use crate::worker::{End, Handover, Io, Place, Ways, Worker};
-
-/// How many threads move packets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum Layout {
-    /// One under low load, one for each direction under high load. On a machine with one processor the same as
-    /// [`OneThread`](Self::OneThread).
-    #[default]
-    Adaptive,
-    /// One for both directions: the best latency, and the least CPU time for each packet.
-    OneThread,
-    /// One for each direction: the best bandwidth where there are cores for it.
-    TwoThreads,
-}
-
-/// Events of an engine that nobody asked for.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum EngineEvent {
-    /// The TUN was deleted. Nothing is forwarded any more.
-    TunGone,
-    /// A thread failed. Nothing is forwarded any more in its direction.
-    Failed(io::Error),
-    /// A thread panicked, which is a bug.
-    Panicked,
-}
-
-/// Called with events, on the thread in which they happen, so it must return quickly.
-pub type EventHook = Arc<dyn Fn(EngineEvent) + Send + Sync>;
 
 /// The parts of an engine.
 #[non_exhaustive]
@@ -89,42 +58,26 @@ impl EngineOptions {
 
 /// A running datapath. Stops when dropped.
 pub struct Engine {
-    io: Arc<Io>,
-    cell: Arc<TableCell>,
-    layout: Layout,
-    threads: Vec<JoinHandle<()>>,
+    threads: Threads,
+    cell: Arc<TableCell<ForwardingTable>>,
 }
 
 impl Engine {
     /// Starts the threads.
     pub fn start(options: EngineOptions) -> io::Result<Self> {
         let EngineOptions { tun, sockets, errors, layout, table, on_event } = options;
-        let stop = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
-        let layout = match layout {
-            Layout::Adaptive if thread::available_parallelism().is_ok_and(|cpus| cpus.get() < 2) => {
-                Layout::OneThread
-            }
-            layout => layout,
-        };
-        let handover = (layout == Layout::Adaptive).then(Handover::new).transpose()?;
-        let io = Arc::new(Io { tun, sockets, errors, counters: Arc::default(), stop, handover });
         let cell = TableCell::new(table);
-        let ways: &[_] = match layout {
-            Layout::Adaptive => {
-                &[("udp", Ways::Shared(Place::First)), ("udp-send", Ways::Shared(Place::Second))]
-            }
-            Layout::OneThread => &[("udp", Ways::Both)],
-            Layout::TwoThreads => &[("udp-send", Ways::FromTun), ("udp-receive", Ways::ToTun)],
+        let options = ThreadOptions {
+            name: peer::KIND,
+            tun,
+            sockets,
+            errors,
+            layout,
+            counters: Arc::default(),
+            on_event,
         };
-        // From here on, dropping it stops the threads that run.
-        let mut engine = Self { io, cell, layout, threads: Vec::with_capacity(ways.len()) };
-        for (name, ways) in ways {
-            let (io, reader, hook) = (Arc::clone(&engine.io), engine.cell.reader(), Arc::clone(&on_event));
-            let body = move || run(&io, reader, *ways, hook);
-            engine.threads.push(thread::Builder::new().name((*name).to_owned()).spawn(body)?);
-        }
-        tracing::info!(path = %engine.path(), "udp datapath started");
-        Ok(engine)
+        let threads = Threads::start(options, || cell.reader())?;
+        Ok(Self { threads, cell })
     }
 
     /// Puts a new table in use, from the next batch on.
@@ -139,14 +92,12 @@ impl Engine {
 
     /// What has been counted.
     pub fn counters(&self) -> Snapshot {
-        self.io.counters.snapshot()
+        self.threads.counters()
     }
 
     /// Reads what has been counted, also after the engine has ended.
     pub(crate) fn shared_counters(&self) -> status::Counters {
-        // Not the whole of `io`: the TUN would live as long as somebody's status.
-        let counters = Arc::clone(&self.io.counters);
-        status::Counters::new(move || vec![counters.snapshot().traffic(peer::KIND)])
+        self.threads.shared_counters()
     }
 
     /// What has been counted for each peer of the table in use.
@@ -156,27 +107,17 @@ impl Engine {
 
     /// The TUN.
     pub fn tun(&self) -> &Arc<Tun> {
-        &self.io.tun
+        self.threads.tun()
     }
 
     /// The sockets.
     pub fn sockets(&self) -> &PerFamily<Arc<UnderlaySocket>> {
-        &self.io.sockets
+        self.threads.sockets()
     }
 
     /// Which path packets take here.
     pub fn path(&self) -> Path {
-        let offloads = self.io.tun.offloads();
-        Path {
-            tun: self.io.tun.name().to_owned(),
-            vnet_header: offloads.vnet_header,
-            tso: offloads.tso,
-            uso: offloads.uso,
-            layout: self.layout,
-            sockets: PerFamily::from_fn(|family| {
-                self.io.sockets.get(family).map(|socket| SocketPath::of(socket))
-            }),
-        }
+        self.threads.path()
     }
 
     /// Ends the threads after their current batch and waits for them.
@@ -185,100 +126,8 @@ impl Engine {
     }
 }
 
-impl Drop for Engine {
-    fn drop(&mut self) {
-        // Nobody reads it, so it stays set for all threads; it can't be full after one write.
-        let _ = self.io.stop.write(1);
-        for thread in self.threads.drain(..) {
-            // A panic has been reported already.
-            let _ = thread.join();
-        }
-    }
-}
-
 impl fmt::Debug for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Engine").field("path", &self.path()).finish_non_exhaustive()
-    }
-}
-
-/// Reports a panic while it unwinds.
-struct PanicGuard(EventHook);
-
-impl Drop for PanicGuard {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            (self.0)(EngineEvent::Panicked);
-        }
-    }
-}
-
-fn run(io: &Io, reader: TableReader, ways: Ways, hook: EventHook) {
-    let guard = PanicGuard(hook);
-    let event = match Worker::new(io, reader, ways).run() {
-        End::Stopped => return,
-        End::TunGone => EngineEvent::TunGone,
-        End::Failed(error) => EngineEvent::Failed(error),
-    };
-    (guard.0)(event);
-}
-
-/// Which offloads the kernel accepted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Path {
-    /// The TUN's name.
-    pub tun: String,
-    /// Whether packets have a virtio-net header on the TUN.
-    pub vnet_header: bool,
-    /// Whether super-packets of TCP come and go.
-    pub tso: bool,
-    /// Whether super-packets of UDP come and go.
-    pub uso: bool,
-    /// How many threads.
-    pub layout: Layout,
-    /// The sockets.
-    pub sockets: PerFamily<SocketPath>,
-}
-
-/// What a socket can do here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct SocketPath {
-    /// Trains are sent in one call.
-    pub gso: bool,
-    /// Trains are received in one piece.
-    pub gro: bool,
-    /// Several messages go in one call.
-    pub batch: bool,
-    /// Bytes of the send buffer.
-    pub send_buffer: usize,
-    /// Bytes of the receive buffer.
-    pub receive_buffer: usize,
-}
-
-impl SocketPath {
-    fn of(socket: &UnderlaySocket) -> Self {
-        let (send_buffer, receive_buffer) = socket.buffers();
-        Self { gso: socket.gso(), gro: socket.gro(), batch: socket.batch(), send_buffer, receive_buffer }
-    }
-}
-
-impl fmt::Display for Path {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let threads = match self.layout {
-            Layout::Adaptive => "one thread, two under load",
-            Layout::OneThread => "one thread",
-            Layout::TwoThreads => "two threads",
-        };
-        let word = |name: &'static str, on: bool| if on { name } else { "-" };
-        let Self { tun, vnet_header, tso, uso, .. } = self;
-        write!(f, "{tun}: {} {} {}", word("vnet_hdr", *vnet_header), word("tso", *tso), word("uso", *uso))?;
-        for (family, socket) in self.sockets.iter() {
-            let SocketPath { gso, gro, batch, send_buffer, receive_buffer } = socket;
-            write!(f, "; {family}: {} {} {}", word("gso", *gso), word("gro", *gro), word("mmsg", *batch))?;
-            write!(f, " buffers {} + {} KiB", send_buffer >> 10, receive_buffer >> 10)?;
-        }
-        write!(f, "; {threads}")
     }
 }

@@ -1,20 +1,20 @@
 //! Decides which peer gets a packet, and whose packets are accepted: an immutable table and pure functions.
 
 mod cell;
+mod owners;
 mod ranges;
 mod verdict;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use flannel_core::addr::{Family, Mtu, PerFamily, Subnet};
 
-pub(crate) use self::cell::{TableCell, TableReader};
-pub(crate) use self::verdict::{Inbound, Outbound, Sender};
+pub use self::cell::{TableCell, TableReader};
+pub use self::owners::{OwnerLookup, Owners};
+pub use self::verdict::{Inbound, Outbound, Sender};
 
-use self::ranges::{Prefix, Ranges};
 use crate::counters::{PeerCounters, PeerSnapshot};
 
 /// A node that packets are sent to.
@@ -85,7 +85,7 @@ impl TableSpec {
 
 /// A peer's index in its table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PeerIndex(pub(crate) u32);
+pub struct PeerIndex(pub u32);
 
 /// Stands for ourselves where a peer's index could be.
 const OWN: u32 = u32::MAX;
@@ -95,10 +95,9 @@ const OWN: u32 = u32::MAX;
 pub struct ForwardingTable {
     peers: Vec<TablePeer>,
     by_source: HashMap<IpAddr, u32>,
-    v4: Ranges<u32>,
-    v6: Ranges<u128>,
-    allowed: Area,
-    own: Area,
+    owners: Owners,
+    allowed: Owners,
+    own: Owners,
     own_addresses: PerFamily<IpAddr>,
     overlay_mtu: Option<Mtu>,
     refused: Vec<(Subnet, SocketAddr)>,
@@ -119,17 +118,16 @@ impl ForwardingTable {
             .flat_map(|table| &table.peers)
             .map(|peer| (peer.endpoint, Arc::clone(&peer.counters)))
             .collect();
-        let mut prefixes = Prefixes::default();
+        let mut prefixes = Owners::builder();
         for subnet in &spec.own_subnets {
             prefixes.claim(*subnet, OWN);
         }
         let mut table = Self {
             peers: Vec::with_capacity(spec.peers.len()),
             by_source: HashMap::with_capacity(spec.peers.len()),
-            v4: Ranges::flatten(Vec::new()),
-            v6: Ranges::flatten(Vec::new()),
-            allowed: Area::new(&spec.allowed_sources),
-            own: Area::new(&spec.own_subnets),
+            owners: Owners::default(),
+            allowed: Owners::one(&spec.allowed_sources),
+            own: Owners::one(&spec.own_subnets),
             own_addresses: spec.own_addresses,
             overlay_mtu: spec.overlay_mtu,
             refused: Vec::new(),
@@ -151,7 +149,7 @@ impl ForwardingTable {
                 counters,
             });
         }
-        (table.v4, table.v6) = prefixes.flatten();
+        table.owners = prefixes.flatten();
         table
     }
 
@@ -193,7 +191,7 @@ impl ForwardingTable {
     /// Whether a packet for this address may be delivered: to a pod of this node, its bridge, or its own address in the
     /// overlay. It compares with one range for each family, and so leaves the cached answers to look-ups of sources.
     pub(crate) fn is_ours(&self, destination: IpAddr) -> bool {
-        self.own.contains(destination)
+        self.own.owner(destination).is_some()
     }
 
     /// Whether a peer sends from an underlay address.
@@ -203,79 +201,21 @@ impl ForwardingTable {
     }
 
     fn is_allowed(&self, source: IpAddr) -> bool {
-        self.allowed.contains(source)
+        self.allowed.owner(source).is_some()
     }
 }
 
-/// Addresses of both families.
+/// Looks up owners in a table, and remembers the last answer for each family. It is for one table.
 #[derive(Debug)]
-struct Area {
-    v4: Ranges<u32>,
-    v6: Ranges<u128>,
-}
-
-impl Area {
-    /// The addresses in any of these subnets.
-    fn new(subnets: &[Subnet]) -> Self {
-        let mut prefixes = Prefixes::default();
-        for subnet in subnets {
-            prefixes.claim(*subnet, 0);
-        }
-        let (v4, v6) = prefixes.flatten();
-        Self { v4, v6 }
-    }
-
-    fn contains(&self, addr: IpAddr) -> bool {
-        match addr {
-            IpAddr::V4(addr) => self.v4.find(addr.to_bits()).is_some(),
-            IpAddr::V6(addr) => self.v6.find(addr.to_bits()).is_some(),
-        }
-    }
-}
-
-/// Prefixes of both families, each with one owner.
-#[derive(Default)]
-struct Prefixes {
-    owners: HashMap<Subnet, u32>,
-}
-
-impl Prefixes {
-    /// Gives a subnet to `owner`; false if another owner has it already.
-    fn claim(&mut self, subnet: Subnet, owner: u32) -> bool {
-        *self.owners.entry(subnet).or_insert(owner) == owner
-    }
-
-    fn flatten(self) -> (Ranges<u32>, Ranges<u128>) {
-        let (mut v4, mut v6) = (Vec::new(), Vec::new());
-        for (subnet, owner) in self.owners {
-            match (subnet.base(), subnet.last()) {
-                (IpAddr::V4(first), IpAddr::V4(last)) => {
-                    v4.push(Prefix { first: first.to_bits(), last: last.to_bits(), owner });
-                }
-                (IpAddr::V6(first), IpAddr::V6(last)) => {
-                    v6.push(Prefix { first: first.to_bits(), last: last.to_bits(), owner });
-                }
-                _ => unreachable!("a subnet is of one family"),
-            }
-        }
-        (Ranges::flatten(v4), Ranges::flatten(v6))
-    }
-}
-
-/// Looks up owners in a table, and remembers the last answer for each family.
-///
-/// Most packets of a batch go to one peer, so most searches are saved. A look-up is for one table.
-#[derive(Debug)]
-pub(crate) struct Lookup<'t> {
+pub struct Lookup<'t> {
     table: &'t ForwardingTable,
-    v4: Option<(RangeInclusive<u32>, u32)>,
-    v6: Option<(RangeInclusive<u128>, u32)>,
+    owners: OwnerLookup<'t>,
 }
 
 impl<'t> Lookup<'t> {
     /// A look-up that remembers nothing yet.
     pub(crate) fn new(table: &'t ForwardingTable) -> Self {
-        Self { table, v4: None, v6: None }
+        Self { table, owners: table.owners.lookup() }
     }
 
     /// The table.
@@ -285,22 +225,7 @@ impl<'t> Lookup<'t> {
 
     /// The owner of an overlay address: a peer's number or [`OWN`].
     fn owner(&mut self, addr: IpAddr) -> Option<u32> {
-        match addr {
-            IpAddr::V4(addr) => {
-                let addr = addr.to_bits();
-                if !matches!(&self.v4, Some((range, _)) if range.contains(&addr)) {
-                    self.v4 = self.table.v4.find(addr);
-                }
-                self.v4.as_ref().map(|(_, owner)| *owner)
-            }
-            IpAddr::V6(addr) => {
-                let addr = addr.to_bits();
-                if !matches!(&self.v6, Some((range, _)) if range.contains(&addr)) {
-                    self.v6 = self.table.v6.find(addr);
-                }
-                self.v6.as_ref().map(|(_, owner)| *owner)
-            }
-        }
+        self.owners.owner(addr)
     }
 }
 

@@ -24,29 +24,40 @@ mod engine;
 mod forward;
 mod options;
 mod packet;
+mod passage;
 mod peer;
 mod segment;
 mod socket;
 #[cfg(any(test, feature = "testing"))]
 #[doc(hidden)]
 pub mod testing;
+mod threads;
 mod tun;
 mod vnet;
 mod worker;
 
 pub use backend::UdpBackend;
 pub use config::UdpConfig;
-pub use engine::Layout;
+pub use threads::Layout;
 pub use options::UdpOptions;
 
-/// The datapath without the backend: for a program that makes the TUN, the sockets and the table of peers itself.
+/// The datapath without the backend: for a program that makes the TUN, the sockets and the table of peers itself
+/// ([`Engine`](datapath::Engine)), or that does something else with packets than to forward them
+/// ([`Passage`](datapath::Passage)).
 ///
 /// TUN and sockets belong to the network namespace of the thread that opens them
 /// ([`Netns::run`](flannel_core::netns::Netns::run)); the engine's threads may be in any.
 pub mod datapath {
-    pub use crate::counters::{DropReason, Flow, PeerSnapshot, Snapshot};
-    pub use crate::engine::{Engine, EngineEvent, EngineOptions, EventHook, Path, SocketPath};
-    pub use crate::forward::{ForwardingTable, Peer, TableSpec};
+    pub use crate::counters::{Counters, DropReason, Flow, PeerCounters, PeerSnapshot, Snapshot};
+    pub use crate::engine::{Engine, EngineOptions};
+    pub use crate::forward::{
+        ForwardingTable, Inbound, Lookup, Outbound, OwnerLookup, Owners, Peer, PeerIndex, Sender, TableCell,
+        TableReader, TableSpec,
+    };
+    pub use crate::packet::icmp::IcmpError;
+    pub use crate::packet::{Fragment, HeaderError, IpHeader};
+    pub use crate::passage::{Batch, Cipher, Opened, Passage, Plain, Sealed};
     pub use crate::socket::{ErrorSocket, SocketError, SocketOptions, UnderlaySocket};
+    pub use crate::threads::{EngineEvent, EventHook, Path, SocketPath, ThreadOptions, Threads};
     pub use crate::tun::{Tun, TunError, TunOptions};
 }

@@ -2,7 +2,7 @@
 
 use flannel_core::addr::Subnet;
 
-use crate::engine::Layout;
+use crate::threads::Layout;
 
 /// What an operator can choose for one node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

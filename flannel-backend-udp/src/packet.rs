@@ -29,7 +29,7 @@ pub enum HeaderError {
 
 /// Whether a packet is a part of a larger one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fragment {
+pub enum Fragment {
     /// It is not a fragment.
     Whole,
     /// It is the first part, and has the transport header.
@@ -40,7 +40,8 @@ pub(crate) enum Fragment {
 
 /// The parts of an IPv4 or IPv6 header that forwarding needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct IpHeader {
+#[non_exhaustive]
+pub struct IpHeader {
     /// Where it comes from.
     pub source: IpAddr,
     /// Where it goes.
@@ -63,7 +64,7 @@ pub(crate) struct IpHeader {
 
 impl IpHeader {
     /// Reads the header and checks it against the bytes at hand. Doesn't look at its checksum.
-    pub(crate) fn parse(packet: &[u8]) -> Result<Self, HeaderError> {
+    pub fn parse(packet: &[u8]) -> Result<Self, HeaderError> {
         match packet.first().ok_or(HeaderError::Truncated)? >> 4 {
             4 => Self::parse_v4(packet),
             6 => Self::parse_v6(packet),
@@ -72,7 +73,7 @@ impl IpHeader {
     }
 
     /// The address family.
-    pub(crate) fn family(&self) -> Family {
+    pub fn family(&self) -> Family {
         Family::of(self.source)
     }
 

@@ -131,6 +131,11 @@ impl UnderlaySocket {
         self.batch
     }
 
+    /// Sends one datagram, from any thread, without waiting.
+    pub fn send_to(&self, datagram: &[u8], to: SocketAddr) -> io::Result<()> {
+        self.socket.send_to(datagram, &SockAddr::from(to)).map(drop)
+    }
+
     /// Bytes of the send and the receive buffer.
     pub fn buffers(&self) -> (usize, usize) {
         (self.send_buffer, self.receive_buffer)

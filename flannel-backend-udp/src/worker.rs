@@ -8,6 +8,7 @@ mod errors;
 mod gso_memory;
 mod handover;
 mod rx;
+mod seal;
 mod train;
 mod tx;
 
@@ -26,9 +27,9 @@ pub(crate) use self::handover::{Handover, Place};
 use self::rx::RxPath;
 use self::tx::TxPath;
 use crate::counters::{Counters, Tally};
-use crate::forward::{Lookup, TableReader};
 use crate::packet::IpHeader;
 use crate::packet::icmp::IcmpError;
+use crate::passage::{Batch, Passage};
 use crate::socket::{ErrorSocket, UnderlaySocket};
 use crate::tun::Tun;
 
@@ -72,9 +73,10 @@ pub(crate) struct Context<'a> {
 
 impl Context<'_> {
     /// Reports an error about a packet that was dropped, and counts that.
-    fn report(&mut self, error: Option<IcmpError>, packet: &[u8], ip: &IpHeader, lookup: &Lookup<'_>) {
+    fn report<B: Batch>(&mut self, error: Option<IcmpError>, packet: &[u8], ip: &IpHeader, batch: &B) {
         let Some(error) = error else { return };
-        match self.errors.send(error, packet, ip, lookup, self.io, self.now_ms) {
+        let from = batch.error_source(ip.family());
+        match self.errors.send(error, packet, ip, from, self.io, self.now_ms) {
             Report::Sent => self.tally.errors_sent += 1,
             Report::Withheld => self.tally.errors_withheld += 1,
             Report::None => {}
@@ -83,9 +85,9 @@ impl Context<'_> {
 }
 
 /// One thread's loop.
-pub(crate) struct Worker<'a> {
+pub(crate) struct Worker<'a, P> {
     io: &'a Io,
-    reader: TableReader,
+    passage: P,
     tx: Option<TxPath>,
     rx: Option<RxPath>,
     balance: Option<Balance>,
@@ -94,8 +96,8 @@ pub(crate) struct Worker<'a> {
     started: Instant,
 }
 
-impl<'a> Worker<'a> {
-    pub(crate) fn new(io: &'a Io, reader: TableReader, ways: Ways) -> Self {
+impl<'a, P: Passage> Worker<'a, P> {
+    pub(crate) fn new(io: &'a Io, passage: P, ways: Ways) -> Self {
         let now = Instant::now();
         let (sends, receives, place) = match ways {
             Ways::Both => (true, true, None),
@@ -105,9 +107,9 @@ impl<'a> Worker<'a> {
         };
         Self {
             io,
-            reader,
-            tx: sends.then(|| TxPath::new(io)),
-            rx: receives.then(|| RxPath::new(io)),
+            passage,
+            tx: sends.then(|| TxPath::new(io, P::SEALS)),
+            rx: receives.then(|| RxPath::new(io, P::SEALS)),
             balance: place.map(|place| Balance::new(place, now)),
             errors: ErrorSender::new(),
             tally: Tally::default(),
@@ -169,21 +171,21 @@ impl<'a> Worker<'a> {
         if let Some((place, handover)) = shared.filter(|_| !ready[2].is_empty()) {
             handover.awoken(place);
         }
-        let table = self.reader.refresh();
+        let mut batch = self.passage.begin(now);
         let now_ms = u64::try_from((now - self.started).as_millis()).unwrap_or(u64::MAX);
         let mut context = Context { io, tally: &mut self.tally, errors: &mut self.errors, now_ms };
         let mut result = Ok(());
         if let Some(rx) = &mut self.rx {
             for (family, ready) in Family::ALL.into_iter().zip(&ready[3..]) {
                 if let Some(socket) = io.sockets.get(family).filter(|_| !ready.is_empty()) {
-                    rx.turn(socket, table, &mut context);
+                    rx.turn(socket, &mut batch, &mut context);
                 }
             }
         }
         if let Some(tx) = self.tx.as_mut().filter(|_| reads_tun)
             && !ready[1].is_empty()
         {
-            result = tx.turn(table, &mut context);
+            result = tx.turn(&mut batch, &mut context);
         } else if ready[1].contains(PollFlags::POLLERR) {
             result = Err(io::Error::from_raw_os_error(libc::EBADFD));
         }

@@ -7,3 +7,4 @@
 
 pub mod device;
 pub mod key;
+pub mod userspace;

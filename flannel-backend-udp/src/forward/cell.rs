@@ -3,23 +3,21 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::ForwardingTable;
-
 /// Holds the current table. A writer replaces it; readers check once in each batch for a new one.
 ///
 /// A reader never waits: it reads a number, and only if that has changed it tries the lock, under which only two
 /// pointers are exchanged. If the lock is taken at that moment, the next batch gets the new table.
 #[derive(Debug)]
-pub(crate) struct TableCell {
+pub struct TableCell<T> {
     epoch: AtomicU64,
-    current: Mutex<Arc<ForwardingTable>>,
+    current: Mutex<Arc<T>>,
     /// Tables that readers may still use. The writer frees them, since freeing takes time that readers don't have.
-    retired: Mutex<Vec<Arc<ForwardingTable>>>,
+    retired: Mutex<Vec<Arc<T>>>,
 }
 
-impl TableCell {
+impl<T> TableCell<T> {
     /// A cell with its first table.
-    pub(crate) fn new(table: ForwardingTable) -> Arc<Self> {
+    pub fn new(table: T) -> Arc<Self> {
         Arc::new(Self {
             epoch: AtomicU64::new(0),
             current: Mutex::new(Arc::new(table)),
@@ -28,7 +26,7 @@ impl TableCell {
     }
 
     /// Replaces the table.
-    pub(crate) fn set(&self, table: ForwardingTable) {
+    pub fn set(&self, table: T) {
         let table = Arc::new(table);
         let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
         retired.retain(|table| Arc::strong_count(table) > 1);
@@ -43,12 +41,12 @@ impl TableCell {
     }
 
     /// The current table.
-    pub(crate) fn get(&self) -> Arc<ForwardingTable> {
+    pub fn get(&self) -> Arc<T> {
         Arc::clone(&self.current.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// A reader with the current table.
-    pub(crate) fn reader(self: &Arc<Self>) -> TableReader {
+    pub fn reader(self: &Arc<Self>) -> TableReader<T> {
         let epoch = self.epoch.load(Ordering::Acquire);
         TableReader { cell: Arc::clone(self), epoch, table: self.get() }
     }
@@ -56,15 +54,15 @@ impl TableCell {
 
 /// One thread's reference to the table.
 #[derive(Debug)]
-pub(crate) struct TableReader {
-    cell: Arc<TableCell>,
+pub struct TableReader<T> {
+    cell: Arc<TableCell<T>>,
     epoch: u64,
-    table: Arc<ForwardingTable>,
+    table: Arc<T>,
 }
 
-impl TableReader {
+impl<T> TableReader<T> {
     /// The table for this batch: the newest, unless it is being replaced right now.
-    pub(crate) fn refresh(&mut self) -> &ForwardingTable {
+    pub fn refresh(&mut self) -> &T {
         let epoch = self.cell.epoch.load(Ordering::Acquire);
         if epoch != self.epoch
             && let Ok(current) = self.cell.current.try_lock()
@@ -79,7 +77,7 @@ impl TableReader {
 
 #[cfg(test)]
 mod tests {
-    use super::super::TableSpec;
+    use super::super::{ForwardingTable, TableSpec};
     use super::*;
     use flannel_core::addr::Mtu;
 

@@ -11,7 +11,7 @@ use crate::packet::{HeaderError, IpHeader, is_group, is_host_source};
 
 /// The decision about a packet from the TUN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Outbound {
+pub enum Outbound {
     /// It goes to a peer.
     Send(PeerIndex),
     /// It is dropped, and its sender may get an error.
@@ -20,7 +20,7 @@ pub(crate) enum Outbound {
 
 /// Who sent a datagram, by its underlay address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Sender {
+pub enum Sender {
     /// A peer.
     Peer(PeerIndex),
     /// A host on the allow list.
@@ -31,7 +31,7 @@ pub(crate) enum Sender {
 
 /// The decision about a packet from a datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Inbound {
+pub enum Inbound {
     /// It is written to the TUN. The peer is the sender; if the allow list admitted the packet, the peer whose subnet
     /// contains its source.
     Accept(Option<PeerIndex>),

@@ -10,7 +10,7 @@ use super::{Fragment, IPV4_HEADER, IPV6_HEADER, IpHeader, is_group, is_host_sour
 
 /// What is reported to the sender of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum IcmpError {
+pub enum IcmpError {
     /// The TTL or hop limit ran out here.
     TimeExceeded,
     /// No peer has this destination.

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::mem::size_of;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
@@ -156,8 +156,8 @@ fn put_segment(header: &mut libc::msghdr, control: &mut Control, segment: u16) {
 pub(crate) struct Datagram {
     /// Where in the buffer.
     pub(crate) range: Range<usize>,
-    /// The underlay address it came from; `None` if it isn't IP.
-    pub(crate) source: Option<IpAddr>,
+    /// The underlay address and port it came from; `None` if it isn't IP.
+    pub(crate) source: Option<SocketAddr>,
     /// Bytes of each datagram but the last, if it is a train; otherwise its length.
     pub(crate) segment: usize,
     /// There was more than the slot could take.
@@ -275,17 +275,20 @@ impl Incoming {
     }
 }
 
-fn source(name: &libc::sockaddr_storage) -> Option<IpAddr> {
+fn source(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
     let name = ptr::from_ref(name);
     // SAFETY: the storage is larger than either address and aligned for it, and all bits are valid in both.
     match i32::from(unsafe { (*name).ss_family }) {
         libc::AF_INET => {
-            let addr = unsafe { (*name.cast::<libc::sockaddr_in>()).sin_addr.s_addr };
-            Some(Ipv4Addr::from(addr.to_ne_bytes()).into())
+            let name = unsafe { &*name.cast::<libc::sockaddr_in>() };
+            let addr = Ipv4Addr::from(name.sin_addr.s_addr.to_ne_bytes());
+            Some((addr, u16::from_be(name.sin_port)).into())
         }
         libc::AF_INET6 => {
-            let addr = unsafe { (*name.cast::<libc::sockaddr_in6>()).sin6_addr.s6_addr };
-            Some(Ipv6Addr::from(addr).into())
+            let name = unsafe { &*name.cast::<libc::sockaddr_in6>() };
+            let (addr, port) = (Ipv6Addr::from(name.sin6_addr.s6_addr), u16::from_be(name.sin6_port));
+            // The scope is needed to answer a link-local address.
+            Some(SocketAddrV6::new(addr, port, 0, name.sin6_scope_id).into())
         }
         _ => None,
     }

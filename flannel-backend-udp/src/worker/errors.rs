@@ -1,9 +1,9 @@
 //! Sends ICMP errors.
 
 use std::io::IoSlice;
+use std::net::IpAddr;
 
 use super::Io;
-use crate::forward::Lookup;
 use crate::packet::IpHeader;
 use crate::packet::bucket::TokenBucket;
 use crate::packet::icmp::{IcmpError, MAX_ERROR, build};
@@ -34,17 +34,16 @@ impl ErrorSender {
         Self { bucket: TokenBucket::new(RATE, BURST), buffer: [0; MAX_ERROR] }
     }
 
-    /// Reports `error` about `packet` to its source, if there may be a report.
+    /// Reports `error` about `packet` to its source, from the address `from`, if there may be a report.
     pub(crate) fn send(
         &mut self,
         error: IcmpError,
         packet: &[u8],
         ip: &IpHeader,
-        lookup: &Lookup<'_>,
+        from: Option<IpAddr>,
         io: &Io,
         now_ms: u64,
     ) -> Report {
-        let from = lookup.error_source(ip.family());
         let len = from.and_then(|from| build(error, packet, ip, from, &mut self.buffer));
         let Some(len) = len else { return Report::None };
         if !self.bucket.take(now_ms) {

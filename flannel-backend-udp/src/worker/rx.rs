@@ -1,14 +1,16 @@
 //! From the underlay to the TUN.
 
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::os::fd::AsFd;
 
 use super::{Context, Io};
 use crate::coalesce::{Coalesce, Coalescer, MAX_PACKETS};
 use crate::counters::DropReason;
-use crate::forward::{ForwardingTable, Inbound, Lookup, PeerIndex, Sender};
+use crate::forward::{Inbound, PeerIndex, Sender};
 use crate::packet::{IpHeader, decrement_hop_limit};
+use crate::passage::{Batch, Cipher as _, Opened};
 use crate::segment::is_worth_cutting;
 use crate::socket::UnderlaySocket;
 use crate::socket::sys::{Datagram, Incoming};
@@ -24,6 +26,8 @@ const PACKETS: usize = 4096;
 /// The buffers for one batch from a socket.
 pub(super) struct RxPath {
     incoming: Incoming,
+    /// Opened packets, each where its datagram is in `incoming`; nothing where there is no cipher.
+    opened: Vec<u8>,
     coalescer: Coalescer,
     /// How many slots the next call gets.
     slots: usize,
@@ -32,15 +36,15 @@ pub(super) struct RxPath {
 }
 
 /// One sender's packets, to be counted together.
-#[derive(Default)]
 struct Accepted {
+    sender: Sender,
     peer: Option<PeerIndex>,
     packets: u64,
     bytes: u64,
 }
 
 impl RxPath {
-    pub(super) fn new(io: &Io) -> Self {
+    pub(super) fn new(io: &Io, opens: bool) -> Self {
         let offloads = io.tun.offloads();
         let which = Coalesce {
             // Writing needs no offload but the header. If the options ask for none, none is used.
@@ -48,8 +52,11 @@ impl RxPath {
             udp: offloads.vnet_header && offloads.uso,
         };
         let one_by_one = io.sockets.iter().any(|(_, socket)| !socket.batch());
+        let incoming = Incoming::new(if one_by_one { 1 } else { SLOTS }, one_by_one);
+        let opened = vec![0; if opens { incoming.buffer().len() } else { 0 }];
         Self {
-            incoming: Incoming::new(if one_by_one { 1 } else { SLOTS }, one_by_one),
+            incoming,
+            opened,
             coalescer: Coalescer::new(which, PACKETS),
             slots: SLOTS,
             single_writes: false,
@@ -57,10 +64,10 @@ impl RxPath {
     }
 
     /// Receives one batch and writes it to the TUN.
-    pub(super) fn turn(
+    pub(super) fn turn<B: Batch>(
         &mut self,
         socket: &UnderlaySocket,
-        table: &ForwardingTable,
+        batch: &mut B,
         context: &mut Context<'_>,
     ) {
         // An error here is one that the network reported about an earlier datagram; taking it clears it.
@@ -69,47 +76,52 @@ impl RxPath {
             return;
         }
         context.tally.received.batches += 1;
-        let mut lookup = Lookup::new(table);
         let mut bytes = 0;
         for slot in 0..count {
             let datagram = self.incoming.datagram(slot);
             bytes += datagram.range.len();
             context.tally.received.trains += 1;
-            self.handle(&datagram, &mut lookup, context);
+            self.handle(&datagram, batch, context);
         }
-        self.flush(context);
+        self.flush::<B>(context);
         self.slots = (BATCH * count / bytes.max(1)).clamp(FEWEST_SLOTS, SLOTS);
     }
 
     /// Decides about each packet of a datagram or train.
-    fn handle(&mut self, datagram: &Datagram, lookup: &mut Lookup<'_>, context: &mut Context<'_>) {
+    fn handle<B: Batch>(&mut self, datagram: &Datagram, batch: &mut B, context: &mut Context<'_>) {
         let count = datagram.range.len().div_ceil(datagram.segment.max(1)).max(1);
         if datagram.truncated {
             return context.tally.dropped(DropReason::Oversized, count);
         }
-        let sender = datagram.source.map_or(Sender::Stranger, |source| lookup.sender(source));
-        let Some(source) = datagram.source.filter(|_| sender != Sender::Stranger) else {
+        let Some(source) = datagram.source else {
             return context.tally.dropped(DropReason::UnknownSender, count);
         };
+        // With a cipher no address proves anything, and each datagram says who sent it.
+        let sender = if batch.cipher().is_some() { Sender::Stranger } else { batch.sender(source.ip()) };
+        if sender == Sender::Stranger && batch.cipher().is_none() {
+            return context.tally.dropped(DropReason::UnknownSender, count);
+        }
         if datagram.range.is_empty() {
             return context.tally.dropped(DropReason::Truncated, 1);
         }
         if !is_worth_cutting(datagram.range.len(), datagram.segment) {
             return context.tally.dropped(DropReason::TinySegments, count);
         }
-        let mut accepted = Accepted::default();
+        let mut accepted = Accepted { sender, peer: None, packets: 0, bytes: 0 };
         let mut start = datagram.range.start;
         while start < datagram.range.end {
             let end = (start + datagram.segment).min(datagram.range.end);
             if self.coalescer.is_full() {
-                self.flush(context);
+                self.flush::<B>(context);
             }
-            match self.admit_packet(start..end, sender, source, lookup, context) {
-                Ok((peer, len)) => {
+            match self.admit_packet(start..end, sender, source, batch, context) {
+                Ok(None) => {}
+                Ok(Some((sender, peer, len))) => {
                     if accepted.peer != peer {
-                        accepted.count(sender, lookup.table());
+                        accepted.count(batch);
                         accepted.peer = peer;
                     }
+                    accepted.sender = sender;
                     accepted.packets += 1;
                     accepted.bytes += len as u64;
                     context.tally.received.packets += 1;
@@ -119,42 +131,56 @@ impl RxPath {
             }
             start = end;
         }
-        accepted.count(sender, lookup.table());
+        accepted.count(batch);
     }
 
-    /// Adds one packet to the batch, or returns why not.
-    fn admit_packet(
+    /// Adds one packet to the batch, or returns why not; `None` if the datagram was no packet but a message of the
+    /// tunnel.
+    fn admit_packet<B: Batch>(
         &mut self,
         range: Range<usize>,
-        sender: Sender,
-        source: std::net::IpAddr,
-        lookup: &mut Lookup<'_>,
+        mut sender: Sender,
+        source: SocketAddr,
+        batch: &mut B,
         context: &mut Context<'_>,
-    ) -> Result<(Option<PeerIndex>, usize), DropReason> {
-        let packet = &mut self.incoming.buffer_mut()[range.clone()];
+    ) -> Result<Option<(Sender, Option<PeerIndex>, usize)>, DropReason> {
+        let packet = if let Some(cipher) = batch.cipher() {
+            let opened = &mut self.opened[range.clone()];
+            match cipher.open(source, &self.incoming.buffer()[range.clone()], opened)? {
+                Opened::Message => return Ok(None),
+                Opened::Packet(peer, len) => {
+                    sender = Sender::Peer(peer);
+                    opened.get_mut(..len).ok_or(DropReason::Truncated)?
+                }
+            }
+        } else {
+            &mut self.incoming.buffer_mut()[range.clone()]
+        };
         let ip = IpHeader::parse(packet)?;
         let packet = &mut packet[..ip.total_len];
         if !ip.is_intact(packet) {
             return Err(DropReason::BadChecksum);
         }
-        match lookup.inbound(sender, source, &ip) {
+        match batch.inbound(sender, source.ip(), &ip) {
             Inbound::Accept(peer) => {
-                decrement_hop_limit(packet);
+                if B::IS_HOP {
+                    decrement_hop_limit(packet);
+                }
                 let range = range.start..range.start + ip.total_len;
-                self.coalescer.push(self.incoming.buffer(), range, &ip);
-                Ok((peer, ip.total_len))
+                self.coalescer.push(plain::<B>(&self.incoming, &self.opened), range, &ip);
+                Ok(Some((sender, peer, ip.total_len)))
             }
             Inbound::Drop(reason, error) => {
-                context.report(error, packet, &ip, lookup);
+                context.report(error, packet, &ip, batch);
                 Err(reason)
             }
         }
     }
 
     /// Writes the batch to the TUN.
-    fn flush(&mut self, context: &mut Context<'_>) {
+    fn flush<B: Batch>(&mut self, context: &mut Context<'_>) {
         let tun = &context.io.tun;
-        let buffer = self.incoming.buffer();
+        let buffer = plain::<B>(&self.incoming, &self.opened);
         let mut refused = false;
         for index in 0..self.coalescer.len() {
             let head = self.coalescer.head(buffer, index);
@@ -193,6 +219,11 @@ impl RxPath {
     }
 }
 
+/// The buffer in which packets are that can be written to the TUN.
+fn plain<'a, B: Batch>(incoming: &'a Incoming, opened: &'a [u8]) -> &'a [u8] {
+    if B::SEALS { opened } else { incoming.buffer() }
+}
+
 fn retry(mut write: impl FnMut() -> io::Result<()>) -> io::Result<()> {
     loop {
         match write() {
@@ -203,13 +234,9 @@ fn retry(mut write: impl FnMut() -> io::Result<()>) -> io::Result<()> {
 }
 
 impl Accepted {
-    fn count(&mut self, sender: Sender, table: &ForwardingTable) {
+    fn count<B: Batch>(&mut self, batch: &mut B) {
         if let Some(peer) = self.peer.filter(|_| self.packets > 0) {
-            let counters = table.counters(peer);
-            counters.received(self.packets, self.bytes);
-            if sender == Sender::Allowed {
-                counters.admitted(self.packets);
-            }
+            batch.received(self.sender, peer, self.packets, self.bytes);
         }
         (self.packets, self.bytes) = (0, 0);
     }

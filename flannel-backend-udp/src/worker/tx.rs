@@ -9,12 +9,14 @@ use flannel_core::addr::Family;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::gso_memory::GsoMemory;
+use super::seal::PADDING;
 use super::train::{DATAGRAMS, TRAIN_BYTES, TRAINS, Trains, balanced, singly};
 use super::{Context, Io};
 use crate::counters::DropReason;
-use crate::forward::{ForwardingTable, Lookup, Outbound, PeerIndex};
+use crate::forward::{Outbound, PeerIndex};
 use crate::packet::icmp::IcmpError;
 use crate::packet::{IpHeader, decrement_hop_limit};
+use crate::passage::Batch;
 use crate::segment::{Cut, MAX_HEADERS, SegmentError, Segments, cut};
 use crate::socket::UnderlaySocket;
 use crate::socket::sys::{Message, Outgoing, Piece};
@@ -28,16 +30,21 @@ const BATCH: usize = 32 << 10;
 const READS: usize = 256;
 /// Room for rebuilt headers.
 const HEADERS: usize = 128 << 10;
+/// Room for sealed datagrams: twice what a batch reads.
+const SEALED: usize = 2 * (BATCH + READ);
 /// How long to wait for a full socket buffer, in milliseconds.
 const PATIENCE_MS: u16 = 20;
 
 /// The buffers for one batch from the TUN.
 pub(super) struct TxPath {
-    packets: Vec<u8>,
+    pub(super) packets: Vec<u8>,
     used: usize,
     headers: Vec<u8>,
     headers_used: usize,
-    trains: Trains,
+    /// Sealed datagrams; nothing where there is no cipher.
+    pub(super) sealed: Vec<u8>,
+    pub(super) sealed_used: usize,
+    pub(super) trains: Trains,
     messages: Vec<Message>,
     singles: Vec<Message>,
     outgoing: Outgoing,
@@ -47,13 +54,15 @@ pub(super) struct TxPath {
 }
 
 impl TxPath {
-    pub(super) fn new(io: &Io) -> Self {
+    pub(super) fn new(io: &Io, seals: bool) -> Self {
         let one_by_one = io.sockets.iter().any(|(_, socket)| !socket.batch());
         Self {
-            packets: vec![0; BATCH + READ],
+            packets: vec![0; BATCH + READ + PADDING],
             used: 0,
             headers: vec![0; HEADERS],
             headers_used: 0,
+            sealed: vec![0; if seals { SEALED } else { 0 }],
+            sealed_used: 0,
             trains: Trains::new(),
             messages: Vec::with_capacity(TRAINS * DATAGRAMS),
             singles: Vec::with_capacity(DATAGRAMS),
@@ -64,8 +73,7 @@ impl TxPath {
     }
 
     /// Reads and sends one batch. An error is the TUN's, and final.
-    pub(super) fn turn(&mut self, table: &ForwardingTable, context: &mut Context<'_>) -> io::Result<()> {
-        let mut lookup = Lookup::new(table);
+    pub(super) fn turn<B: Batch>(&mut self, batch: &mut B, context: &mut Context<'_>) -> io::Result<()> {
         let mut result = Ok(());
         for _ in 0..READS {
             if self.used > BATCH {
@@ -75,7 +83,7 @@ impl TxPath {
                 Ok(len) => {
                     let range = self.used..self.used + len;
                     self.used = range.end;
-                    self.handle(range, &mut lookup, context);
+                    self.handle(range, batch, context);
                 }
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => break,
@@ -92,13 +100,13 @@ impl TxPath {
         if context.io.handover.as_ref().is_some_and(|handover| handover.restless.is_some()) {
             std::thread::yield_now();
         }
-        self.flush(table, context);
+        self.flush(batch, context);
         self.used = 0;
         result
     }
 
     /// Decides about one packet, as it was read, and queues what is to be sent.
-    fn handle(&mut self, mut range: Range<usize>, lookup: &mut Lookup<'_>, context: &mut Context<'_>) {
+    fn handle<B: Batch>(&mut self, mut range: Range<usize>, batch: &mut B, context: &mut Context<'_>) {
         let prefix = context.io.tun.prefix();
         let read = &mut self.packets[range.clone()];
         let (vnet, packet) = match read.split_at_mut_checked(prefix) {
@@ -126,28 +134,31 @@ impl TxPath {
             Cut::Whole => (1, ip.total_len),
             Cut::Segments(segments) => (segments.count(), segments.full_len()),
         };
-        let peer = match lookup.outbound(&ip, largest) {
+        let peer = match batch.outbound(&ip, largest) {
             Outbound::Send(peer) => peer,
             Outbound::Drop(reason, error) => {
                 context.tally.dropped(reason, count);
-                context.report(error, packet, &ip, lookup);
+                context.report(error, packet, &ip, batch);
                 return;
             }
         };
-        decrement_hop_limit(packet);
+        if B::IS_HOP {
+            decrement_hop_limit(packet);
+        }
         context.tally.sent.tun_packets += 1;
-        let table = lookup.table();
         match cut {
-            Cut::Whole => self.queue_whole(peer, range, table, context),
-            Cut::Segments(segments) => self.queue_segments(peer, &range, segments, table, context),
+            Cut::Whole if B::SEALS => self.seal_whole(peer, &range, batch, context),
+            Cut::Segments(segments) if B::SEALS => self.seal_segments(peer, &range, segments, batch, context),
+            Cut::Whole => self.queue_whole(peer, range, batch, context),
+            Cut::Segments(segments) => self.queue_segments(peer, &range, segments, batch, context),
         }
     }
 
-    fn queue_whole(
+    fn queue_whole<B: Batch>(
         &mut self,
         peer: PeerIndex,
         range: Range<usize>,
-        table: &ForwardingTable,
+        batch: &mut B,
         context: &mut Context<'_>,
     ) {
         let len = range.len();
@@ -155,17 +166,17 @@ impl TxPath {
             return context.tally.dropped(DropReason::TooBig, 1);
         }
         if !self.trains.has_room(peer, 1, len, len) {
-            self.begin(peer, len, table, context);
+            self.begin(peer, len, batch, context);
         }
         self.trains.add(peer, &[Piece { is_header: false, start: range.start as u32, len: len as u32 }]);
     }
 
-    fn queue_segments(
+    fn queue_segments<B: Batch>(
         &mut self,
         peer: PeerIndex,
         range: &Range<usize>,
         mut segments: Segments,
-        table: &ForwardingTable,
+        batch: &mut B,
         context: &mut Context<'_>,
     ) {
         let (count, len, header_len) = (segments.count(), segments.full_len(), segments.header_len());
@@ -177,11 +188,11 @@ impl TxPath {
         let each = balanced(count, len);
         for index in 0..count {
             if self.headers_used + MAX_HEADERS > self.headers.len() {
-                self.flush(table, context);
+                self.flush(batch, context);
                 joins = false;
             }
             if !joins && (index % each == 0 || self.trains.is_empty()) {
-                self.begin(peer, len, table, context);
+                self.begin(peer, len, batch, context);
             }
             let at = self.headers_used;
             let header = &mut self.headers[at..at + header_len];
@@ -194,20 +205,20 @@ impl TxPath {
         }
     }
 
-    fn begin(&mut self, peer: PeerIndex, len: usize, table: &ForwardingTable, context: &mut Context<'_>) {
+    fn begin<B: Batch>(&mut self, peer: PeerIndex, len: usize, batch: &mut B, context: &mut Context<'_>) {
         if self.trains.is_full() {
-            self.flush(table, context);
+            self.flush(batch, context);
         }
-        self.trains.begin(peer, table.endpoint(peer), len);
+        self.trains.begin(peer, batch.endpoint(peer), len);
     }
 
     /// Sends all trains.
-    fn flush(&mut self, table: &ForwardingTable, context: &mut Context<'_>) {
+    pub(super) fn flush<B: Batch>(&mut self, batch: &mut B, context: &mut Context<'_>) {
         if self.trains.is_empty() {
             return;
         }
         for (peer, datagrams, bytes) in self.trains.totals() {
-            table.counters(peer).sent(datagrams as u64, bytes as u64);
+            batch.sent(peer, datagrams as u64, bytes as u64);
         }
         for family in Family::ALL {
             let of_family = |message: &Message| Family::of(message.to.ip()) == family;
@@ -227,25 +238,27 @@ impl TxPath {
                 }
             }
             let messages = std::mem::take(&mut self.messages);
-            self.send(socket, &messages, table, context);
+            self.send(socket, &messages, batch, context);
             self.messages = messages;
         }
         self.trains.clear();
         self.headers_used = 0;
+        self.sealed_used = 0;
     }
 
-    fn send(
+    fn send<B: Batch>(
         &mut self,
         socket: &UnderlaySocket,
         messages: &[Message],
-        table: &ForwardingTable,
+        batch: &mut B,
         context: &mut Context<'_>,
     ) {
         let mut rest = messages;
         let mut has_waited = false;
         while let Some(next) = rest.first() {
             let pieces = self.trains.pieces();
-            let error = match self.outgoing.send(socket.as_fd(), rest, pieces, &self.headers, &self.packets) {
+            let datagrams = if B::SEALS { &self.sealed } else { &self.packets };
+            let error = match self.outgoing.send(socket.as_fd(), rest, pieces, &self.headers, datagrams) {
                 Ok(count) => {
                     let (done, later) = rest.split_at(count.min(rest.len()));
                     count_sent(done, context);
@@ -275,13 +288,13 @@ impl TxPath {
                     let mut singles = std::mem::take(&mut self.singles);
                     singles.clear();
                     singles.extend(singly(next, self.trains.pieces()));
-                    self.send(socket, &singles, table, context);
+                    self.send(socket, &singles, batch, context);
                     self.singles = singles;
                 }
                 Some(libc::EMSGSIZE) => context.tally.dropped(DropReason::TooBig, datagrams),
                 Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENETDOWN) => {
                     context.tally.dropped(DropReason::Unreachable, datagrams);
-                    self.report(next, IcmpError::HostUnreachable, table, context);
+                    self.report(next, IcmpError::HostUnreachable, batch, context);
                 }
                 _ => context.tally.dropped(DropReason::SendFailed, datagrams),
             }
@@ -290,13 +303,17 @@ impl TxPath {
     }
 
     /// Reports an error to the sender of a message's first packet.
-    fn report(
+    fn report<B: Batch>(
         &mut self,
         message: &Message,
         error: IcmpError,
-        table: &ForwardingTable,
+        batch: &mut B,
         context: &mut Context<'_>,
     ) {
+        if B::SEALS {
+            // The datagram doesn't show whose packet it was.
+            return;
+        }
         let Some(first) = singly(message, self.trains.pieces()).next() else { return };
         let mut used = 0;
         for piece in &self.trains.pieces()[first.pieces.start as usize..first.pieces.end as usize] {
@@ -307,7 +324,7 @@ impl TxPath {
         }
         let packet = &self.reported[..used];
         if let Ok(ip) = IpHeader::parse(packet) {
-            context.report(Some(error), packet, &ip, &Lookup::new(table));
+            context.report(Some(error), packet, &ip, batch);
         }
     }
 }

@@ -1,0 +1,1 @@
+//! Any bytes as datagrams of a device with a session: for fuzzing.
