@@ -328,3 +328,6 @@ fn start(
     let options = options.counters(Arc::clone(&shared.counters));
     Threads::start(options, || WireGuard::new(Arc::clone(shared))).map_err(UserspaceError::Threads)
 }
+
+#[cfg(test)]
+mod tests;

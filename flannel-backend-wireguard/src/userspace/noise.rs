@@ -207,3 +207,31 @@ fn why(error: &WireGuardError) -> DropReason {
         _ => DropReason::BadMessage,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity(number: u8, limit: u64) -> Identity {
+        Identity::with_limit(&PrivateKey([number; 32]), limit)
+    }
+
+    /// The initiator's next attempt carries the cookie, and passes however many others come.
+    #[test]
+    fn who_proves_the_address_passes_the_gate() {
+        let (a, b) = (identity(1, 10), identity(2, 0));
+        let mut tunnel = Tunnel::new(&a, b.public(), None, 7);
+        let from: IpAddr = [192, 0, 2, 1].into();
+        let mut out = [0; LONGEST_HANDSHAKE];
+        let mut reply = [0; LONGEST_HANDSHAKE];
+        let len = tunnel.initiate(&mut out).unwrap();
+        assert_eq!(b.admit(from, &out[..len], &mut reply), Err(Refused::Cookie(64)));
+        assert_eq!(tunnel.handshake(&reply[..64], &mut [0; LONGEST_HANDSHAKE]), Ok(None));
+        let again = written(&tunnel.0.format_handshake_initiation(&mut out, true)).unwrap();
+        assert_eq!(b.admit(from, &out[..again], &mut reply), Ok(Admitted::Initiation(a.public())));
+        let elsewhere: IpAddr = [192, 0, 2, 9].into();
+        assert_eq!(b.admit(elsewhere, &out[..again], &mut reply), Err(Refused::Cookie(64)));
+        out[100] ^= 1;
+        assert_eq!(b.admit(from, &out[..again], &mut reply), Err(Refused::Invalid));
+    }
+}

@@ -82,8 +82,10 @@ impl Batch for Sealing<'_> {
     }
 
     fn inbound(&mut self, sender: Sender, _: IpAddr, ip: &IpHeader) -> Inbound {
-        match (sender, self.allowed.owner(ip.source)) {
-            (Sender::Peer(peer), Some(owner)) if owner == peer.0 => Inbound::Accept(Some(peer)),
+        match sender {
+            Sender::Peer(peer) if Table::may_send(&mut self.allowed, peer, ip.source) => {
+                Inbound::Accept(Some(peer))
+            }
             _ => Inbound::Drop(DropReason::SourceIsAnothers, None),
         }
     }

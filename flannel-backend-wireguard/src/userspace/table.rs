@@ -1,10 +1,10 @@
 //! An immutable table of a device's peers. Changes make a new one, which shares the peers, and with them their sessions.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use flannel_backend_udp::datapath::{Owners, PeerIndex};
+use flannel_backend_udp::datapath::{OwnerLookup, Owners, PeerIndex};
 use flannel_core::addr::Subnet;
 
 use super::noise::Identity;
@@ -51,6 +51,11 @@ impl Table {
     /// Whose addresses are whose.
     pub(crate) fn allowed(&self) -> &Owners {
         &self.allowed
+    }
+
+    /// Whether a peer may send packets with this source.
+    pub(crate) fn may_send(allowed: &mut OwnerLookup<'_>, peer: PeerIndex, source: IpAddr) -> bool {
+        allowed.owner(source) == Some(peer.0)
     }
 
     pub(crate) fn peer(&self, index: PeerIndex) -> Option<&Peer> {
