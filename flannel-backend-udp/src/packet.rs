@@ -72,6 +72,11 @@ impl IpHeader {
         }
     }
 
+    /// Whether it goes to a multicast or broadcast address.
+    pub fn is_to_group(&self) -> bool {
+        is_group(self.destination)
+    }
+
     /// The address family.
     pub fn family(&self) -> Family {
         Family::of(self.source)

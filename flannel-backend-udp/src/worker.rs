@@ -8,7 +8,6 @@ mod errors;
 mod gso_memory;
 mod handover;
 mod rx;
-mod seal;
 mod train;
 mod tx;
 

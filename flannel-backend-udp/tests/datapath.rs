@@ -7,7 +7,7 @@ use std::process::Output;
 use std::time::Duration;
 
 use common::naive::Naive;
-use common::{Lab, MTU, PORT, Running, Setup, pod, spec, transfer, underlay};
+use common::{Lab, MTU, PORT, Running, Setup, pod, spec, underlay};
 use flannel_backend_udp::Layout;
 use flannel_backend_udp::datapath::{
     DropReason, EngineEvent, ForwardingTable, Peer, SocketOptions, TunOptions,
@@ -16,7 +16,7 @@ use flannel_core::addr::Family;
 use flannel_lab::netns::Netns;
 use flannel_lab::ping::{PingOptions, Pinger, ping};
 use flannel_lab::sandbox::in_sandbox;
-use flannel_lab::test_name;
+use flannel_lab::{test_name, transfer};
 
 const LAYOUTS: [Layout; 3] = [Layout::Adaptive, Layout::OneThread, Layout::TwoThreads];
 

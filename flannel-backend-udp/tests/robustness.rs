@@ -13,7 +13,7 @@ use flannel_backend_udp::datapath::{DropReason, ForwardingTable};
 use flannel_backend_udp::testing::{Inner, fix_header};
 use flannel_core::addr::{Family, PerFamily};
 use flannel_lab::sandbox::in_sandbox;
-use flannel_lab::test_name;
+use flannel_lab::{test_name, transfer};
 use nix::sys::socket::sockopt::Ipv4RecvErr;
 use nix::sys::socket::{ControlMessage, MsgFlags};
 

@@ -55,6 +55,7 @@ pub mod stranger;
 pub mod subnet_env;
 mod sys;
 pub mod vm;
+pub mod transfer;
 pub mod wait;
 
 pub use error::LabError;

@@ -1,15 +1,16 @@
 //! From the TUN to the underlay.
 
-use std::io;
+mod seal;
 
+use std::io;
 use std::ops::Range;
 use std::os::fd::AsFd;
 
 use flannel_core::addr::Family;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use self::seal::PADDING;
 use super::gso_memory::GsoMemory;
-use super::seal::PADDING;
 use super::train::{DATAGRAMS, TRAIN_BYTES, TRAINS, Trains, balanced, singly};
 use super::{Context, Io};
 use crate::counters::DropReason;
@@ -37,14 +38,14 @@ const PATIENCE_MS: u16 = 20;
 
 /// The buffers for one batch from the TUN.
 pub(super) struct TxPath {
-    pub(super) packets: Vec<u8>,
+    packets: Vec<u8>,
     used: usize,
     headers: Vec<u8>,
     headers_used: usize,
     /// Sealed datagrams; nothing where there is no cipher.
-    pub(super) sealed: Vec<u8>,
-    pub(super) sealed_used: usize,
-    pub(super) trains: Trains,
+    sealed: Vec<u8>,
+    sealed_used: usize,
+    trains: Trains,
     messages: Vec<Message>,
     singles: Vec<Message>,
     outgoing: Outgoing,
@@ -213,7 +214,7 @@ impl TxPath {
     }
 
     /// Sends all trains.
-    pub(super) fn flush<B: Batch>(&mut self, batch: &mut B, context: &mut Context<'_>) {
+    fn flush<B: Batch>(&mut self, batch: &mut B, context: &mut Context<'_>) {
         if self.trains.is_empty() {
             return;
         }

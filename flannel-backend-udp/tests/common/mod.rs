@@ -6,7 +6,6 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod naive;
-pub mod transfer;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};

@@ -66,6 +66,8 @@ impl Batch for Sealing<'_> {
     fn outbound(&mut self, ip: &IpHeader, _: usize) -> Outbound {
         match self.allowed.owner(ip.destination) {
             Some(peer) => Outbound::Send(PeerIndex(peer)),
+            // The kernel's hellos on the link, above all.
+            None if ip.is_to_group() => Outbound::Drop(DropReason::Group, None),
             None => Outbound::Drop(DropReason::NoRoute, None),
         }
     }

@@ -188,6 +188,17 @@ pub fn packet(from: [u8; 4], to: [u8; 4], payload: &[u8]) -> Vec<u8> {
     packet
 }
 
+/// Standard base64 of a key, as `wg` reads it.
+pub fn base64(key: &[u8; 32]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let digits = key.chunks(3).flat_map(|chunk| {
+        let byte = |at: usize| u32::from(chunk.get(at).copied().unwrap_or(0));
+        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
+        [bits >> 18, bits >> 12, bits >> 6, bits].map(|bits| char::from(DIGITS[bits as usize & 63]))
+    });
+    digits.take(43).chain(['=']).collect()
+}
+
 /// Two devices with a session, one of which is sent any bytes.
 pub struct Target {
     peer: Node,

@@ -18,6 +18,8 @@ use flannel_lab::pod::Pod;
 use flannel_lab::store::{Folder, Store as _};
 use flannel_lab::subnet_env::SubnetEnv;
 
+use crate::wireguard;
+
 /// A way for packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Method {
@@ -39,6 +41,10 @@ pub(crate) enum Method {
     /// The udp backend, a thread for each direction.
     #[value(name = "udp-2")]
     Udp2,
+    /// WireGuard in user space: ours.
+    WireguardUser,
+    /// Debian's `wireguard-go`.
+    WireguardGo,
     /// The naive forwarder.
     Naive,
     /// From a node of ours (udp) to one with the naive forwarder.
@@ -212,6 +218,14 @@ fn build(
             for (number, other) in [(first, first + 1), (first + 1, first)] {
                 carriers.push(start_naive(cluster, number, other, naive)?);
                 pods.push(Pod::attach_plain(cluster.node(number), &naive_env(number)?)?);
+            }
+            ends_of(&pods)?
+        }
+        Method::WireguardUser | Method::WireguardGo => {
+            for number in numbers {
+                let start = if method == Method::WireguardGo { wireguard::start_go } else { wireguard::start_ours };
+                carriers.push(start(cluster, number, first + first + 1 - number, naive)?);
+                pods.push(Pod::attach_plain(cluster.node(number), &wireguard::env(number)?)?);
             }
             ends_of(&pods)?
         }

@@ -8,6 +8,7 @@
 mod bed;
 mod report;
 mod run;
+mod wireguard;
 
 use std::process::ExitCode;
 
@@ -34,7 +35,7 @@ struct Options {
     #[arg(
         long,
         value_delimiter = ',',
-        default_value = "underlay,host-gw,vxlan,udp,udp-2,naive,to-naive,from-naive"
+        default_value = "underlay,host-gw,vxlan,udp,udp-2,wireguard-user,wireguard-go,naive,to-naive,from-naive"
     )]
     methods: Vec<Method>,
     /// Runs during which others used this share of the processor or more don't count in Gbit/s, packets per

@@ -1,13 +1,14 @@
-//! Data from pod to pod, checked byte by byte.
+//! Data from one namespace to another, checked byte by byte. What goes wrong is a panic: these are the ends of a test.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
-use flannel_lab::netns::Netns;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
+
+use crate::netns::Netns;
 
 fn pattern(at: usize) -> u8 {
     (at ^ (at >> 8) ^ (at >> 16)) as u8

@@ -5,14 +5,14 @@
 
 use std::ops::Range;
 
-use super::Context;
-use super::train::{TRAIN_BYTES, balanced};
-use super::tx::TxPath;
+use super::TxPath;
 use crate::counters::DropReason;
 use crate::forward::PeerIndex;
 use crate::passage::{Batch, Cipher, Sealed};
 use crate::segment::{MAX_HEADERS, Segments};
 use crate::socket::sys::Piece;
+use crate::worker::Context;
+use crate::worker::train::{TRAIN_BYTES, balanced};
 
 /// The most padding that a cipher writes behind a packet.
 pub(super) const PADDING: usize = 16;
