@@ -4,6 +4,7 @@
 //! - [`key`]: keys, whose secrets no output shows.
 //! - [`device`]: what a WireGuard device contains as a value, the changes that lead from one to another, and the trait of
 //!   those who make them.
+//! - [`userspace`]: a device in this process, for kernels without WireGuard.
 
 pub mod device;
 pub mod key;

@@ -1,5 +1,5 @@
 use std::io::IoSlice;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
@@ -13,9 +13,13 @@ use nix::unistd::Pid;
 
 use super::*;
 use crate::counters::DropReason;
-use crate::forward::{ForwardingTable, Peer, TableCell, TableSpec};
+use crate::forward::{
+    ForwardingTable, Inbound, Outbound, Peer, PeerIndex, Sender, TableCell, TableSpec,
+};
+use crate::packet::IpHeader;
+use crate::passage::{Batch, Cipher, Opened, Passage, Sealed};
 use crate::socket::SocketOptions;
-use crate::testing::{Inner, allocations, send_raw};
+use crate::testing::{Inner, allocations, intact, send_raw};
 use crate::tun::TunOptions;
 use crate::vnet::VnetHeader;
 
@@ -224,6 +228,160 @@ fn tiny_segments_are_refused_at_both_doors() {
             from_peer(&[good.clone(), good.clone()].concat(), 50);
             turns(&|| io.counters.snapshot().received.packets == 2);
             assert_eq!(io.counters.drops(DropReason::Truncated), 0, "no byte of it was looked at");
+        };
+        here.enter(test).unwrap();
+    });
+}
+
+/// A tunnel whose cipher turns all bits over, behind a byte that says how many of them are padding.
+struct Turned;
+
+impl Passage for Turned {
+    const SEALS: bool = true;
+
+    type Batch<'b> = Self;
+
+    fn begin(&mut self, _: Instant) -> Self {
+        Self
+    }
+}
+
+impl Batch for Turned {
+    const IS_HOP: bool = false;
+    const SEALS: bool = true;
+
+    type Cipher = Self;
+
+    fn cipher(&mut self) -> Option<&mut Self> {
+        Some(self)
+    }
+
+    fn outbound(&mut self, _: &IpHeader, _: usize) -> Outbound {
+        Outbound::Send(PeerIndex(0))
+    }
+
+    fn endpoint(&self, _: PeerIndex) -> SocketAddr {
+        (PEER, PORT).into()
+    }
+
+    fn sent(&mut self, _: PeerIndex, _: u64, _: u64) {}
+
+    fn sender(&self, _: IpAddr) -> Sender {
+        Sender::Stranger
+    }
+
+    fn inbound(&mut self, sender: Sender, _: IpAddr, _: &IpHeader) -> Inbound {
+        assert_eq!(sender, Sender::Peer(PeerIndex(0)), "as the cipher said");
+        Inbound::Accept(Some(PeerIndex(0)))
+    }
+
+    fn received(&mut self, _: Sender, _: PeerIndex, _: u64, _: u64) {}
+
+    fn error_source(&self, _: Family) -> Option<IpAddr> {
+        None
+    }
+}
+
+impl Cipher for Turned {
+    const OVERHEAD: usize = 17;
+    const LONGEST: usize = 40;
+
+    fn seal(
+        &mut self,
+        peer: PeerIndex,
+        packet: &mut [u8],
+        len: usize,
+        out: &mut [u8],
+    ) -> Result<Option<Sealed>, DropReason> {
+        assert!(out.len() >= Self::LONGEST && out.len() >= len + Self::OVERHEAD);
+        let padded = len.next_multiple_of(16);
+        packet[len..padded].fill(0);
+        out[0] = u8::try_from(padded - len).unwrap();
+        for (to, byte) in out[1..].iter_mut().zip(&packet[..padded]) {
+            *to = !byte;
+        }
+        Ok(Some(Sealed { len: 1 + padded, to: self.endpoint(peer) }))
+    }
+
+    fn open(&mut self, _: SocketAddr, datagram: &[u8], out: &mut [u8]) -> Result<Opened, DropReason> {
+        let (padding, sealed) = datagram.split_first().ok_or(DropReason::BadMessage)?;
+        let len = sealed.len().checked_sub((*padding).into()).ok_or(DropReason::BadMessage)?;
+        if len == 0 {
+            return Ok(Opened::Message);
+        }
+        for (to, byte) in out.iter_mut().zip(sealed) {
+            *to = !byte;
+        }
+        Ok(Opened::Packet(PeerIndex(0), len))
+    }
+}
+
+/// Segments longer and shorter than their headers, with padding that would run into the next: each datagram opens into
+/// the packet that belongs there, and what a peer seals arrives.
+#[test]
+fn a_cipher_seals_every_segment_and_opens_every_datagram() {
+    in_sandbox(test_name!(), || {
+        let here = Netns::add("here").unwrap();
+        let test = || {
+            let io = io();
+            here.ip_batch(&["addr add 10.1.2.1/24 dev flannel0", "link set flannel0 up"].map(str::to_owned))
+                .unwrap();
+            let mut worker = Worker::new(&io, Turned, Ways::Both);
+            let mut turns = |counted: &dyn Fn() -> bool| {
+                let deadline = Instant::now() + std::time::Duration::from_secs(5);
+                while !counted() {
+                    assert!(Instant::now() < deadline, "{:?}", io.counters.snapshot());
+                    assert!(worker.turn(PollTimeout::from(10_u16)).unwrap());
+                }
+            };
+            let link = here.link_index("flannel0").unwrap().unwrap();
+            let peer = UdpSocket::bind((PEER, PORT)).unwrap();
+            peer.connect((US, PORT)).unwrap();
+            peer.set_nonblocking(true).unwrap();
+            let opened = || {
+                let mut buffer = [0; 2048];
+                let mut opened = Vec::new();
+                while let Ok(len) = peer.recv(&mut buffer) {
+                    let end = len - usize::from(buffer[0]);
+                    opened.push(buffer[1..end].iter().map(|byte| !byte).collect::<Vec<u8>>());
+                }
+                opened
+            };
+            for (len, size) in [(600_usize, 8_u16), (1000, 39), (3000, 41), (60_000, 1400), (60_001, 1333)] {
+                let payload: Vec<u8> = (0..len).map(|at| (at * 7 >> 3) as u8).collect();
+                let packet = Inner::tcp(&payload).from([10, 1, 2, 1]).to([10, 1, 1, 9]).packet();
+                let vnet = VnetHeader {
+                    flags: VnetHeader::NEEDS_CHECKSUM,
+                    gso_type: VnetHeader::GSO_TCPV4,
+                    header_len: 40,
+                    gso_size: size,
+                    csum_start: 20,
+                    csum_offset: 16,
+                };
+                let before = io.counters.snapshot().sent.packets;
+                send_raw(link, 0x0800, &[&vnet.to_bytes()[..], &packet].concat()).unwrap();
+                let count = len.div_ceil(size.into()) as u64;
+                turns(&|| io.counters.snapshot().sent.packets >= before + count);
+                // The kernel's hellos on the link go this way, too.
+                let mut parts = opened();
+                parts.retain(|part| part.first() == Some(&0x45));
+                assert_eq!(parts.len() as u64, count, "{len} in {size}");
+                assert!(parts.iter().all(|part| intact(part)), "{len} in {size}");
+                let all: Vec<u8> = parts.iter().flat_map(|part| part[40..].to_vec()).collect();
+                assert!(all == payload, "{len} in {size}");
+            }
+            let pod = UdpSocket::bind("10.1.2.1:2000").unwrap();
+            pod.set_nonblocking(true).unwrap();
+            let packet = Inner::udp(b"sealed").from([10, 1, 1, 9]).to([10, 1, 2, 1]).packet();
+            let sealed: Vec<u8> = [0].into_iter().chain(packet.iter().map(|byte| !byte)).collect();
+            for datagram in [&[0][..], &[1], &[9, 0], &sealed] {
+                peer.send(datagram).unwrap();
+            }
+            turns(&|| io.counters.snapshot().received.packets == 1);
+            let mut buffer = [0; 100];
+            assert_eq!(pod.recv(&mut buffer).ok(), Some(6));
+            assert_eq!(&buffer[..6], b"sealed");
+            assert_eq!(io.counters.drops(DropReason::BadMessage), 2, "the first one is only a message");
         };
         here.enter(test).unwrap();
     });

@@ -182,7 +182,10 @@ impl Tunnel {
 
     /// Brings the core's clock up to date.
     pub(crate) fn tick(&mut self, out: &mut [u8]) -> Due {
-        match self.0.update_timers(out) {
+        // The core logs what is ordinary as errors, and not of whom: that a session ended, that an answer is late. Who asks
+        // for the device's state sees both.
+        let silent = tracing::Dispatch::none();
+        match tracing::dispatcher::with_default(&silent, || self.0.update_timers(out)) {
             TunnResult::WriteToNetwork(message) => Due::Send(message.len()),
             TunnResult::Err(WireGuardError::ConnectionExpired) => Due::Expired,
             _ => Due::Nothing,

@@ -147,10 +147,17 @@ impl Lab {
         other
     }
 
-    /// How many of five pings are answered.
+    /// How many of five pings are answered, however long it takes.
     pub fn pings(&self, from: u8, to: IpAddr, payload_size: usize) -> u64 {
-        let options = PingOptions { payload_size, dont_fragment: true, ..PingOptions::default() };
+        let timeout = Duration::from_secs(20);
+        let options = PingOptions { payload_size, timeout, dont_fragment: true, ..PingOptions::default() };
         ping(self.node(from), to, options).unwrap().received
+    }
+
+    /// Whether five pings are not answered soon.
+    pub fn is_silent(&self, from: u8, to: IpAddr, payload_size: usize) -> bool {
+        let options = PingOptions { payload_size, dont_fragment: true, ..PingOptions::default() };
+        ping(self.node(from), to, options).unwrap().received == 0
     }
 
     /// Pings up to the full size, TCP and UDP in both directions, whole and in order.
@@ -246,7 +253,7 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
 /// Waits until something is so.
 #[track_caller]
 pub fn until(is_so: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !is_so() {
         assert!(Instant::now() < deadline, "it did not become so");
         std::thread::sleep(Duration::from_millis(5));

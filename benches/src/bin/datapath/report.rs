@@ -81,15 +81,16 @@ impl Report {
     pub(crate) fn print(&self, methods: &[Method]) {
         for figure in Figure::ALL {
             println!("### {}\n", figure.title());
-            println!("| method | median (min..max, n) | / naive | / vxlan |");
-            println!("|---|---|---|---|");
+            println!("| method | median (min..max, n) | / naive | / vxlan | / udp |");
+            println!("|---|---|---|---|---|");
             for method in methods {
                 let sample = self.sample(figure, *method);
                 let over = |other: Method| {
                     let ratio = sample.median() / self.sample(figure, other).median();
                     if ratio.is_finite() { format!("{ratio:.2}") } else { "-".to_owned() }
                 };
-                println!("| {method} | {sample:.2} | {} | {} |", over(Method::Naive), over(Method::Vxlan));
+                let [naive, vxlan, udp] = [Method::Naive, Method::Vxlan, Method::Udp].map(over);
+                println!("| {method} | {sample:.2} | {naive} | {vxlan} | {udp} |");
             }
             println!();
         }
