@@ -38,8 +38,8 @@ mod worker;
 
 pub use backend::UdpBackend;
 pub use config::UdpConfig;
-pub use threads::Layout;
 pub use options::UdpOptions;
+pub use threads::Layout;
 
 /// The datapath without the backend: for a program that makes the TUN, the sockets and the table of peers itself
 /// ([`Engine`](datapath::Engine)), or that does something else with packets than to forward them

@@ -54,8 +54,8 @@ pub mod store;
 pub mod stranger;
 pub mod subnet_env;
 mod sys;
-pub mod vm;
 pub mod transfer;
+pub mod vm;
 pub mod wait;
 
 pub use error::LabError;

@@ -13,9 +13,7 @@ use nix::unistd::Pid;
 
 use super::*;
 use crate::counters::DropReason;
-use crate::forward::{
-    ForwardingTable, Inbound, Outbound, Peer, PeerIndex, Sender, TableCell, TableSpec,
-};
+use crate::forward::{ForwardingTable, Inbound, Outbound, Peer, PeerIndex, Sender, TableCell, TableSpec};
 use crate::packet::IpHeader;
 use crate::passage::{Batch, Cipher, Opened, Passage, Sealed};
 use crate::socket::SocketOptions;

@@ -4,6 +4,8 @@
 //! node1 ── eth0 ─ eth0 ── node2     10.9.N.1 and fd09::N in the tunnel, 192.0.2.N and fd00:aa::N outside
 //! ```
 
+#![allow(unreachable_pub)]
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
@@ -118,7 +120,13 @@ impl Lab {
         let agent = match kind {
             Kind::Go => {
                 let builder = AgentBuilder::new("wireguard-go", "wireguard-go").args(["-f", &link]);
-                Some(builder.env("WG_I_PREFER_BUGGY_USERSPACE_TO_POLISHED_KMOD", "1").netns(netns).start().unwrap())
+                Some(
+                    builder
+                        .env("WG_I_PREFER_BUGGY_USERSPACE_TO_POLISHED_KMOD", "1")
+                        .netns(netns)
+                        .start()
+                        .unwrap(),
+                )
             }
             Kind::Kernel => {
                 netns.ip(&format!("link add {link} type wireguard")).unwrap();

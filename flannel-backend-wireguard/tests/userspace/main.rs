@@ -58,8 +58,7 @@ fn works_in_each_layout_and_without_any_offload() {
         ];
         for (layout, tun, sockets) in cases {
             let devices = [1, 2].map(|number| {
-                let ours =
-                    lab.ours(number, |options| options.layout(layout).tun(tun).sockets(sockets));
+                let ours = lab.ours(number, |options| options.layout(layout).tun(tun).sockets(sockets));
                 ours.apply(&[Change::Peer(public_key(3 - number), peer(3 - number, Family::V4))]);
                 ours
             });

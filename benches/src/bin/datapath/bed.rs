@@ -223,7 +223,8 @@ fn build(
         }
         Method::WireguardUser | Method::WireguardGo => {
             for number in numbers {
-                let start = if method == Method::WireguardGo { wireguard::start_go } else { wireguard::start_ours };
+                let start =
+                    if method == Method::WireguardGo { wireguard::start_go } else { wireguard::start_ours };
                 carriers.push(start(cluster, number, first + first + 1 - number, naive)?);
                 pods.push(Pod::attach_plain(cluster.node(number), &wireguard::env(number)?)?);
             }

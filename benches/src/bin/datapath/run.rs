@@ -42,7 +42,8 @@ fn tcp(ends: &Ends, streams: u32, seconds: f64) -> Fallible<Tcp> {
     let usage = watch.stop();
     let json: serde_json::Value = serde_json::from_str(&text)?;
     let end = &json["end"];
-    let number = |value: &serde_json::Value| value.as_f64().ok_or("iperf3 says nothing");
+    let number =
+        |value: &serde_json::Value| value.as_f64().ok_or_else(|| format!("iperf3 says {}", json["error"]));
     let bytes = number(&end["sum_received"]["bytes"])?;
     let percent = number(&end["cpu_utilization_percent"]["host_total"])?
         + number(&end["cpu_utilization_percent"]["remote_total"])?;

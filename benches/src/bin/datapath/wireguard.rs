@@ -15,7 +15,8 @@ const PORT: u16 = 51820;
 const MTU: u16 = 1420;
 
 pub(crate) fn env(number: u8) -> Fallible<SubnetEnv> {
-    let (network, rest) = ("FLANNEL_NETWORK=10.98.0.0/16", format!("FLANNEL_MTU={MTU}\nFLANNEL_IPMASQ=false"));
+    let (network, rest) =
+        ("FLANNEL_NETWORK=10.98.0.0/16", format!("FLANNEL_MTU={MTU}\nFLANNEL_IPMASQ=false"));
     Ok(format!("{network}\nFLANNEL_SUBNET=10.98.{number}.1/24\n{rest}\n").parse()?)
 }
 
@@ -52,10 +53,7 @@ pub(crate) fn start_go(cluster: &Cluster, number: u8, other: u8, _: &Path) -> Fa
     let endpoint = format!("{}:{PORT}", cluster.node(other).address());
     let allowed = format!("10.98.{other}.0/24");
     node.netns().run("wg", &["set", &link, "listen-port", &port, "private-key", &key])?;
-    node.netns().run(
-        "wg",
-        &["set", &link, "peer", &peer, "endpoint", &endpoint, "allowed-ips", &allowed],
-    )?;
+    node.netns().run("wg", &["set", &link, "peer", &peer, "endpoint", &endpoint, "allowed-ips", &allowed])?;
     route(cluster, number, &link)?;
     Ok(agent)
 }
