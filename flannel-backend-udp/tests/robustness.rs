@@ -193,7 +193,7 @@ fn noise_does_not_stop_it() {
             let _ = noise.send(&packet);
         }
         let address: IpAddr = [10, 1, 2, 2].into();
-        common::transfer::tcp(lab.pod(1), lab.pod(2), address, 1 << 20);
+        transfer::tcp(lab.pod(1), lab.pod(2), address, 1 << 20);
         assert!(running[0].events.lock().unwrap().is_empty());
         assert!(running[0].engine.counters().drops.len() > 3);
     });

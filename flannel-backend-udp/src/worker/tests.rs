@@ -346,7 +346,7 @@ fn a_cipher_seals_every_segment_and_opens_every_datagram() {
                 opened
             };
             for (len, size) in [(600_usize, 8_u16), (1000, 39), (3000, 41), (60_000, 1400), (60_001, 1333)] {
-                let payload: Vec<u8> = (0..len).map(|at| (at * 7 >> 3) as u8).collect();
+                let payload: Vec<u8> = (0..len).map(|at| ((at * 7) >> 3) as u8).collect();
                 let packet = Inner::tcp(&payload).from([10, 1, 2, 1]).to([10, 1, 1, 9]).packet();
                 let vnet = VnetHeader {
                     flags: VnetHeader::NEEDS_CHECKSUM,
@@ -365,6 +365,9 @@ fn a_cipher_seals_every_segment_and_opens_every_datagram() {
                 parts.retain(|part| part.first() == Some(&0x45));
                 assert_eq!(parts.len() as u64, count, "{len} in {size}");
                 assert!(parts.iter().all(|part| intact(part)), "{len} in {size}");
+                // Hop limit and protocol, addresses and ports.
+                let same = |part: &Vec<u8>| part[8..10] == packet[8..10] && part[12..24] == packet[12..24];
+                assert!(parts.iter().all(same), "{len} in {size}");
                 let all: Vec<u8> = parts.iter().flat_map(|part| part[40..].to_vec()).collect();
                 assert!(all == payload, "{len} in {size}");
             }

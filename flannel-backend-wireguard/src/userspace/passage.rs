@@ -16,7 +16,7 @@ use flannel_core::addr::Family;
 use super::Shared;
 use super::message::Message;
 use super::noise::{DATA_OVERHEAD, Data, LONGEST_HANDSHAKE};
-use super::peer::Post;
+use super::peer::{Peer, Post};
 use super::table::Table;
 
 /// One thread's view of the device.
@@ -73,7 +73,7 @@ impl Batch for Sealing<'_> {
     }
 
     fn endpoint(&self, peer: PeerIndex) -> SocketAddr {
-        let endpoint = self.table.peer(peer).and_then(|peer| peer.endpoint());
+        let endpoint = self.table.peer(peer).and_then(Peer::endpoint);
         endpoint.unwrap_or_else(|| SocketAddr::new(Family::V4.unspecified(), 0))
     }
 

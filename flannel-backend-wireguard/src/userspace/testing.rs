@@ -262,7 +262,9 @@ impl Target {
 
     fn works(&self, now: Instant) {
         let nodes = [&self.peer, &self.node];
-        nodes.iter().for_each(|node| drop(node.sent()));
+        for node in nodes {
+            drop(node.sent());
+        }
         let probe = packet([10, 0, 1, 1], [10, 0, 2, 1], b"still there");
         self.peer.send(&probe, now).expect("it has a session, or begins one");
         assert_eq!(carry(&nodes, now), [probe]);

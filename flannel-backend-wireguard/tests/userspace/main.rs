@@ -273,7 +273,7 @@ fn a_device_says_what_it_refuses_and_shows_no_key() {
         assert_eq!(block_on(ours.device.state()).unwrap().listen_port, PORT);
         drop(taken);
         let shown = format!("{:?} {:?}", ours.device, block_on(ours.device.state()).unwrap());
-        let hex: String = private_key(1).0.iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = private_key(1).0.map(|byte| format!("{byte:02x}")).concat();
         assert!(!shown.contains(&hex) && !shown.contains(&format!("{:?}", private_key(1).0)), "{shown}");
     });
 }
