@@ -28,7 +28,9 @@ fn packets_wait_for_the_session_and_arrive_in_order() {
     let now = Instant::now();
     let (a, b) = two();
     let packets: Vec<_> = (0..20).map(|n| packet(HERE, THERE, &[n; 100])).collect();
-    packets.iter().for_each(|packet| a.send(packet, now).unwrap());
+    for packet in &packets {
+        a.send(packet, now).unwrap();
+    }
     let sent = a.sent();
     assert_eq!(sent.iter().map(|(message, _)| message.len()).collect::<Vec<_>>(), [148], "one initiation");
     assert_eq!(b.receive(a.address(), &sent[0].0, now), Ok(None));
