@@ -22,7 +22,8 @@ pub fn tcp(from: &Netns, to: &Netns, address: IpAddr, bytes: usize) {
         .enter(|| TcpStream::connect_timeout(&target, Duration::from_secs(5)).expect("TCP connects"))
         .unwrap();
     let (mut receiver, _) = listener.accept().unwrap();
-    receiver.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    // On an emulated machine everything takes its time.
+    receiver.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     let writing = thread::spawn(move || {
         let data: Vec<u8> = (0..bytes).map(pattern).collect();
         sender.write_all(&data).unwrap();
