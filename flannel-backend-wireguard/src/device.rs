@@ -1,9 +1,13 @@
 //! The content of a WireGuard device as a value, and the changes that lead from one to another. The kernel's devices and
 //! those in user space are changed and read alike (uapi `linux/wireguard.h`).
+//!
+//! The backend sets key and port of a new device before it sets its link up. [`Device::reader`] has a default, so an
+//! implementation need not have it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
@@ -70,6 +74,9 @@ pub struct PeerChange {
     pub allowed_ips: Option<BTreeSet<IpNetwork>>,
 }
 
+/// Reads the content of a device.
+pub type ReadState = dyn Fn() -> io::Result<DeviceState> + Send + Sync;
+
 /// A device that exists, in the kernel or in this process.
 #[async_trait]
 pub trait Device: Send + Sync {
@@ -78,4 +85,10 @@ pub trait Device: Send + Sync {
 
     /// Makes changes, in order. When one fails, those before it are in force.
     async fn apply(&self, changes: &[Change]) -> io::Result<()>;
+
+    /// A function that reads the content on the calling thread, without waiting, for the status; `None` if there is no such
+    /// way, and then the status has what was read last.
+    fn reader(self: Arc<Self>) -> Option<Arc<ReadState>> {
+        None
+    }
 }

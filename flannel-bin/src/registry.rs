@@ -1,6 +1,7 @@
 //! Builds the agent from the backends of this build and the operator's options.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use flannel_backend_extension::{AllocBackend, ExtensionBackend};
@@ -8,6 +9,7 @@ use flannel_backend_hostgw::HostGwBackend;
 use flannel_backend_ipip::IpipBackend;
 use flannel_backend_udp::{UdpBackend, UdpOptions};
 use flannel_backend_vxlan::{TxChecksum, VxlanBackend};
+use flannel_backend_wireguard::{WireguardBackend, key_file};
 use flannel_core::addr::PerFamily;
 use flannel_core::agent::{Agent, AgentBuilder, FirewallOptions, Forward, state_file_of};
 use flannel_core::firewall::gate::{GateOptions, Mode};
@@ -23,8 +25,7 @@ const CLOUD: &str = "take alloc and let the cloud's own controller put a route f
                      nodes share a segment, or vxlan anywhere";
 
 /// Further backend kinds that upstream has, or had, each with why it is not here and the way out.
-const UPSTREAM: [(&str, &str, &str); 7] = [
-    ("wireguard", "it is not in this build", "take vxlan, which does not encrypt"),
+const UPSTREAM: [(&str, &str, &str); 6] = [
     (
         "ipsec",
         "it needs strongSwan's charon beside the agent, and one key for all nodes",
@@ -54,6 +55,7 @@ pub(crate) fn agent(options: &Options, store: Arc<dyn SubnetManager>) -> AgentBu
         .backend(IpipBackend::new())
         .backend(ExtensionBackend::new(environment()))
         .backend(AllocBackend::new())
+        .backend(WireguardBackend::new().key_file(wireguard_key_file()))
         .backend(UdpBackend::new(udp.allow_from(options.udp_allow_from.iter().copied())))
         .underlay(
             UnderlayOptions::auto()
@@ -67,6 +69,12 @@ pub(crate) fn agent(options: &Options, store: Arc<dyn SubnetManager>) -> AgentBu
         .blackholes(options.ip_blackhole_route)
         .firewall(rules(options))
         .probes(ProbeOptions::new(options.probe).ready(options.ready_peers))
+}
+
+/// The file with this node's WireGuard key, which Go flannel takes from the environment, too.
+pub(crate) fn wireguard_key_file() -> PathBuf {
+    let given = std::env::var_os("WIREGUARD_KEY_FILE").filter(|path| !path.is_empty());
+    given.map_or_else(|| key_file::DEFAULT_PATH.into(), PathBuf::from)
 }
 
 /// What vxlan does about packets from strangers.

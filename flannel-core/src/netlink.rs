@@ -11,6 +11,7 @@ mod encode;
 mod events;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) mod fuzz;
+pub mod generic;
 mod link;
 mod lookup;
 mod message;

@@ -96,10 +96,7 @@ impl Counts {
 impl Peer {
     /// The families by which the peer is reached, those with an underlay address.
     pub(crate) fn families(&self) -> impl Iterator<Item = Family> + use<'_> {
-        let is_at = |claim: &Claim, family| match claim {
-            Claim::Underlay(addr) | Claim::Vtep(.., addr) => Family::of(*addr) == family,
-            Claim::Subnet(_) => false,
-        };
+        let is_at = |claim: &Claim, family| claim.underlay().is_some_and(|addr| Family::of(addr) == family);
         Family::ALL.into_iter().filter(move |family| self.claims.iter().any(|claim| is_at(claim, *family)))
     }
 }
@@ -406,7 +403,7 @@ impl PeerTable {
     /// Why an underlay address can't be that of a node on this segment.
     fn at_nobody(&self, claims: &[Claim]) -> Option<String> {
         claims.iter().find_map(|claim| {
-            let (Claim::Underlay(addr) | Claim::Vtep(.., addr)) = *claim else { return None };
+            let addr = claim.underlay()?;
             let what = self.segments.nobodys(addr)?;
             let field = LeaseAttrs::address_field(Family::of(addr));
             Some(format!("{field} {addr} is {what}, which no node has; {}", LeaseAttrs::MEND))

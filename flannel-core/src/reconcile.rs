@@ -11,6 +11,7 @@ mod claims;
 mod config;
 mod events;
 mod guard;
+mod hold;
 mod host;
 mod inspect;
 mod leases;
@@ -61,6 +62,7 @@ use claims::OwnClaims;
 pub use config::AppliedConfig;
 use config::FollowedConfig;
 use guard::Guard;
+pub use hold::{Held, Prune};
 use host::Host;
 use leases::Incoming;
 pub use network::register;
@@ -184,6 +186,15 @@ pub trait Driver: Send {
         let _ = is_unreadable;
     }
 
+    /// Compares what the devices contain besides objects, such as keys of peers, with what it should be, and repairs the
+    /// difference. The loop calls it before it puts objects, whenever the programmed peers may have changed, and with `read`
+    /// whenever it reads all objects again. Without `read` the driver may rely on what it read or wrote last. What is there
+    /// and not desired is removed only where `prune` allows it.
+    async fn hold(&mut self, read: bool, prune: Prune<'_>) -> Held {
+        let _ = (read, prune);
+        Held::default()
+    }
+
     /// Returns the gate of this backend's tunnels, if it has one. The loop calls it once.
     fn gate(&mut self) -> Option<(Gate, Desk)> {
         None
@@ -265,6 +276,8 @@ pub struct Reconciler<D> {
     /// The subnets of the underlay's link, as last seen.
     segments: Segments,
     devices: Devices,
+    /// What is wrong in the devices.
+    held: Held,
     /// Where the devices are; `None` on a kernel in memory, which counts nothing.
     netns: Option<Netns>,
     /// Reads what the kernel counts of the devices.
@@ -339,6 +352,7 @@ impl<D: Driver> Reconciler<D> {
             peers: PeerTable::default(),
             segments: Segments::default(),
             devices: Devices::default(),
+            held: Held::default(),
             netns: None,
             device_counters: Counters::default(),
             have: Dataplane::default(),
@@ -406,7 +420,7 @@ impl<D: Driver> Reconciler<D> {
         self.converge().await;
         // The status reports a family that is out of service, and other problems that pods can do without.
         let vital = self.blocked.ours().find(|problem| problem.harm != Harm::Family);
-        let device = self.devices.problem.clone().map(HostProblem::Device);
+        let device = self.devices.problem.clone().or(self.held.problem.clone()).map(HostProblem::Device);
         let problem = device.or_else(|| Some(HostProblem::Object(Box::new(vital?))));
         problem.map_or(Ok(()), |problem| Err(problem.into()))
     }
@@ -496,8 +510,14 @@ impl<D: Driver> Reconciler<D> {
         self.peers.drain_decided();
         self.book.mark_all();
         self.peers.repack();
-        self.driver.set_peers(&mut self.peers.programmed_peers());
+        self.set_peers();
         self.blocked.restart(Instant::now());
+    }
+
+    /// Gives the programmed peers to the driver, which may have to hold something for them.
+    fn set_peers(&mut self) {
+        self.driver.set_peers(&mut self.peers.programmed_peers());
+        self.work.hold();
     }
 
     fn next_wake(&self) -> Instant {

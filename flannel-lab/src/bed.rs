@@ -46,6 +46,8 @@ pub fn flanneld<S: Store>(node: &Node, program: &[&str], store: &S, subnet_file:
     let agent = node.agent("flanneld", program[0]).args(&program[1..]);
     let env = store.env(node.name()).into_iter();
     env.fold(agent, |agent, (key, value)| agent.env(key, value))
+        // Nodes share a file system, but not a key.
+        .env("WIREGUARD_KEY_FILE", subnet_file.with_file_name("wgkey").display().to_string())
         .arg(format!("--subnet-file={}", subnet_file.display()))
         .arg(format!("--healthz-port={HEALTH_PORT}"))
         .args(store.flags())

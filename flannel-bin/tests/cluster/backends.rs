@@ -108,6 +108,7 @@ impl BackendCase {
             "vxlan" => ["flannel.1", "flannel-v6.1"],
             "udp" => ["flannel0", "flannel0"],
             "ipip" => ["flannel.ipip", "flannel.ipip"],
+            "wireguard" => ["flannel-wg", "flannel-wg-v6"],
             _ => ["eth0", "eth0"],
         };
         [(v4, "PublicIP", "BackendData"), (v6, "PublicIPv6", "BackendV6Data")]
@@ -321,6 +322,72 @@ pub(crate) const UDP: BackendCase = BackendCase {
     // The TUN goes with the process, and everything with the TUN.
     as_go_leaves_it: |_, _| Vec::new(),
 };
+
+/// Only for kernels with the module `wireguard`, so in the VM.
+pub(crate) const WIREGUARD: BackendCase = BackendCase {
+    kind: "wireguard",
+    keys: "",
+    flags: &[],
+    families: &[Families::Dual, Families::V4, Families::V6],
+    overhead: [80, 80],
+    // No Go node of that kind was recorded; the row of a take-over lays out what it leaves.
+    golden: &[],
+    takeover: &[],
+    in_kernel: true,
+    adoptions: 0,
+    adopt: |_, _| (),
+    is_peer_route: |line| line.contains("dev flannel-wg") && line.contains("proto 102"),
+    data: |n| {
+        let letter = |n: u8| char::from(b'A' + n % 26);
+        let key = format!("{}{}{}=", letter(n / 26 + 1), letter(n), "A".repeat(41));
+        json!({
+            "BackendData": { "PublicKey": key, "Port": 51820 },
+            "BackendV6Data": { "PublicKey": key, "Port": 51821 },
+        })
+    },
+    damages: wireguard_damages,
+    wipe: &["ip link del flannel-wg", "ip link del flannel-wg-v6"],
+    foreign: &[
+        "ip address add 172.31.0.1/32 dev flannel-wg",
+        "ip route add 172.31.9.0/24 dev flannel-wg",
+        "ip address add fd00:99::1/128 dev flannel-wg-v6 nodad",
+        "ip route add fd00:98::/64 dev flannel-wg-v6",
+    ],
+    as_go_leaves_it: |own, peer| {
+        let Remote { device, .. } = peer;
+        let (network, bits) =
+            if own.base.contains(':') { ("fd00:10:244::/56", 128) } else { ("10.244.0.0/16", 32) };
+        vec![
+            format!("ip address add {}/{bits} dev {device}", own.base),
+            format!("ip link set {device} mtu 1420 up"),
+            format!("ip route replace {network} dev {device} scope link proto boot"),
+        ]
+    },
+};
+
+/// One device for both families.
+pub(crate) const WIREGUARD_SINGLE: BackendCase = BackendCase { keys: r#","Mode":"ipv6""#, ..WIREGUARD };
+
+fn wireguard_damages(two: &Remote, _: &Remote, own_base: &str) -> Vec<(&'static str, String)> {
+    let Remote { device, subnet, base, .. } = two;
+    let (unused, unused_subnet) = unused(base);
+    let (network, bits) = if base.contains(':') { ("fd00:10:244::/56", 128) } else { ("10.244.0.0/16", 32) };
+    vec![
+        ("route deleted", format!("ip route del {subnet} dev {device}")),
+        ("route changed", format!("ip route replace {subnet} dev lo proto 102")),
+        ("route with an MTU", format!("ip route replace {subnet} dev {device} mtu 1400 proto 102")),
+        ("leftover route", format!("ip route add {unused_subnet} dev {device}")),
+        ("route of a Go agent", format!("ip route add {network} dev {device} proto boot")),
+        ("blackhole deleted", format!("ip route del blackhole {network} proto 102")),
+        ("address deleted", format!("ip address del {own_base}/{bits} dev {device}")),
+        ("leftover address", format!("ip address add {unused}/{bits} dev {device}")),
+        ("MTU changed", format!("ip link set {device} mtu 1300")),
+        ("down", format!("ip link set {device} down")),
+        ("flapped", format!("ip link set {device} down; ip link set {device} up")),
+        ("deleted", format!("ip link del {device}")),
+        ("all routes flushed", format!("ip route flush dev {device} proto 102")),
+    ]
+}
 
 /// Only for kernels with the module `ipip`, so in the VM.
 pub(crate) const IPIP: BackendCase = BackendCase {

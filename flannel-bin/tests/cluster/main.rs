@@ -53,3 +53,4 @@ mod unprivileged;
 mod upgrade;
 mod vm;
 mod walk;
+mod wireguard;

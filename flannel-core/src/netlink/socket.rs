@@ -19,7 +19,7 @@ use crate::kernel::KernelError;
 pub(super) const RECEIVE_BUFFER: usize = 8 << 20;
 
 /// The largest datagram that is read. The kernel builds none larger than 32 KiB.
-const DATAGRAM: usize = 64 << 10;
+pub(super) const DATAGRAM: usize = 64 << 10;
 
 /// How long an answer may take. The kernel answers before the request's `send` returns, so an answer that is not there
 /// soon was lost.
@@ -105,7 +105,7 @@ impl Socket {
 }
 
 /// Reads one datagram. One that is too long for the buffer is an error ([`is_lost`]).
-fn read(socket: &NlSocket, datagram: &mut [u8]) -> io::Result<usize> {
+pub(super) fn read(socket: &NlSocket, datagram: &mut [u8]) -> io::Result<usize> {
     loop {
         match socket.recv(&mut *datagram, Msg::TRUNC) {
             // With MSG_TRUNC the length is the datagram's, however much of it was copied.

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use neli::socket::NlSocket;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
@@ -19,6 +19,12 @@ const SIOCETHTOOL: libc::Ioctl = 0x8946;
 struct EthtoolValue {
     cmd: u32,
     data: u32,
+}
+
+/// The descriptor of a socket.
+pub(super) fn borrow(socket: &NlSocket) -> BorrowedFd<'_> {
+    // SAFETY: an `NlSocket` owns its descriptor and closes it only when it is dropped, which the borrow outlives not.
+    unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) }
 }
 
 /// Registers a socket with tokio's reactor.

@@ -14,17 +14,34 @@ pub enum Claim {
     Subnet(Subnet),
     /// A VTEP MAC on a device of ours. It conflicts with the same MAC at another underlay address.
     Vtep(LinkIndex, MacAddr, IpAddr),
+    /// A public key on a device of ours, and the address and UDP port at which its node receives. It conflicts with the
+    /// same key at another address or port.
+    Key(LinkIndex, [u8; 32], IpAddr, u16),
     /// An underlay address. One node may have several leases, so two leases may have the same address; it conflicts
     /// only if it is this node's own.
     Underlay(IpAddr),
 }
 
 impl Claim {
+    /// The underlay address that it names; `None` for a subnet.
+    pub(crate) fn underlay(self) -> Option<IpAddr> {
+        match self {
+            Self::Subnet(_) => None,
+            Self::Vtep(_, _, at) | Self::Key(_, _, at, _) | Self::Underlay(at) => Some(at),
+        }
+    }
+
+    /// Whether it is of backend data that only one node can have.
+    pub(crate) fn is_of_backend(self) -> bool {
+        matches!(self, Self::Vtep(..) | Self::Key(..))
+    }
+
     /// The part of a lease that makes this claim.
     pub fn field(self) -> Field {
         match self {
             Self::Subnet(subnet) => Field::Subnet(subnet.family()),
             Self::Vtep(_, _, at) => Field::BackendData(Family::of(at)),
+            Self::Key(_, _, at, _) => Field::BackendData(Family::of(at)),
             Self::Underlay(addr) => Field::PublicIp(Family::of(addr)),
         }
     }
@@ -39,6 +56,9 @@ impl Claim {
             (Self::Vtep(link, mac, at), Self::Vtep(other_link, other_mac, to)) => {
                 (link, mac) == (other_link, other_mac) && at != to
             }
+            (Self::Key(link, key, at, port), Self::Key(other_link, other_key, to, other_port)) => {
+                (link, key) == (other_link, other_key) && (at, port) != (to, other_port)
+            }
             _ => false,
         }
     }
@@ -49,6 +69,9 @@ impl Claim {
             (Self::Underlay(addr), Self::Underlay(own)) => addr == own,
             (Self::Vtep(link, mac, _), Self::Vtep(own_link, own_mac, _)) => {
                 (link, mac) == (own_link, own_mac)
+            }
+            (Self::Key(link, key, ..), Self::Key(own_link, own_key, ..)) => {
+                (link, key) == (own_link, own_key)
             }
             _ => self.excludes(own),
         }
@@ -73,6 +96,7 @@ impl Claim {
                 format!("{field} {addr} is the underlay address of {holder}")
             }
             (Self::Vtep(_, mac, _), _) => format!("VtepMAC {mac} is that of {holder}"),
+            (Self::Key(..), _) => format!("its PublicKey is that of {holder}"),
         }
     }
 }

@@ -10,12 +10,16 @@ use crate::addr::{Family, LinkIndex, MacAddr, PrefixLengths, Subnet};
 use crate::lease::LeaseKey;
 use crate::repack::repack;
 
+/// Where the node of a public key receives: address and UDP port.
+type Receiver = (IpAddr, u16);
+
 /// The leases by claim.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ClaimIndex {
     subnets: BTreeMap<Subnet, Few<LeaseKey>>,
     lengths: PrefixLengths,
     vteps: BTreeMap<(LinkIndex, MacAddr), Few<(LeaseKey, IpAddr)>>,
+    keys: BTreeMap<(LinkIndex, [u8; 32]), Few<(LeaseKey, Receiver)>>,
     underlays: BTreeMap<IpAddr, Few<LeaseKey>>,
 }
 
@@ -29,6 +33,9 @@ impl ClaimIndex {
                     }
                 }
                 Claim::Vtep(link, mac, at) => _ = add(&mut self.vteps, (link, mac), (key, at)),
+                Claim::Key(link, public, at, port) => {
+                    _ = add(&mut self.keys, (link, public), (key, (at, port)));
+                }
                 Claim::Underlay(addr) => _ = add(&mut self.underlays, addr, key),
             }
         }
@@ -36,9 +43,10 @@ impl ClaimIndex {
 
     /// See [`repack`].
     pub(super) fn repack(&mut self) {
-        let Self { subnets, lengths: _, vteps, underlays } = self;
+        let Self { subnets, lengths: _, vteps, keys, underlays } = self;
         repack(subnets);
         repack(vteps);
+        repack(keys);
         repack(underlays);
     }
 
@@ -51,6 +59,9 @@ impl ClaimIndex {
                     }
                 }
                 Claim::Vtep(link, mac, at) => _ = remove(&mut self.vteps, &(link, mac), &(*key, at)),
+                Claim::Key(link, public, at, port) => {
+                    _ = remove(&mut self.keys, &(link, public), &(*key, (at, port)));
+                }
                 Claim::Underlay(addr) => _ = remove(&mut self.underlays, &addr, key),
             }
         }
@@ -69,6 +80,10 @@ impl ClaimIndex {
                 Claim::Vtep(link, mac, at) => {
                     let users = self.vteps.get(&(link, mac)).into_iter().flat_map(Few::iter);
                     found.extend(users.filter(|(_, other)| *other != at).map(|(key, _)| *key));
+                }
+                Claim::Key(link, public, at, port) => {
+                    let users = self.keys.get(&(link, public)).into_iter().flat_map(Few::iter);
+                    found.extend(users.filter(|(_, other)| *other != (at, port)).map(|(key, _)| *key));
                 }
                 Claim::Underlay(addr) => {
                     let host = Subnet::containing(addr, Family::of(addr).bits());

@@ -69,7 +69,9 @@ pub enum Grounds {
 /// Whether the claim of `a` has precedence over the conflicting claim of `b`, and the grounds of the one that has
 /// precedence.
 pub(super) fn precedence(a: &Side<'_>, mine: Claim, b: &Side<'_>, theirs: Claim) -> (bool, Grounds) {
-    if let (Claim::Vtep(_, _, at), Claim::Vtep(..)) = (mine, theirs)
+    if mine.is_of_backend()
+        && theirs.is_of_backend()
+        && let Some(at) = mine.underlay()
         && let Some(wins) = is_successor(a, b, Family::of(at))
     {
         return (wins, Grounds::Renewed);
@@ -85,13 +87,13 @@ pub(super) fn precedence(a: &Side<'_>, mine: Claim, b: &Side<'_>, theirs: Claim)
     }
 }
 
-/// For two leases with one VTEP MAC at two addresses of `family`: whether `a` is the one that their node published
+/// For two leases with one VTEP MAC or public key at two addresses of `family`: whether `a` is the one that their node published
 /// later; `None` if they may belong to two nodes.
 ///
-/// The same MAC at the same address in the other family proves that they belong to one node. A record that copied
-/// another's MAC and address later is no successor: otherwise that would be a way to take a node's traffic.
+/// The same at the same address in the other family proves that they belong to one node. A record that copied
+/// another's data and address later is no successor: otherwise that would be a way to take a node's traffic.
 fn is_successor(a: &Side<'_>, b: &Side<'_>, family: Family) -> Option<bool> {
-    let is_shared = |claim: &Claim| matches!(claim, Claim::Vtep(..)) && b.claims.contains(claim);
+    let is_shared = |claim: &Claim| claim.is_of_backend() && b.claims.contains(claim);
     if !a.claims.iter().any(is_shared) {
         return None;
     }

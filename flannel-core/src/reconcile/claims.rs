@@ -171,7 +171,7 @@ impl<D: Driver> Reconciler<D> {
             claims.extend(own.attrs.underlay(family).ok().map(Claim::Underlay));
         }
         let of_backend = self.driver.peer(own).map(|peer| peer.claims).unwrap_or_default();
-        claims.extend(of_backend.into_iter().filter(|claim| matches!(claim, Claim::Vtep(..))));
+        claims.extend(of_backend.into_iter().filter(|claim| claim.is_of_backend()));
         claims
     }
 

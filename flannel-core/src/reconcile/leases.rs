@@ -159,7 +159,7 @@ impl<D: Driver> Reconciler<D> {
                 self.work.check_host();
             }
             self.replaced.prune(self.peers.want());
-            self.driver.set_peers(&mut self.peers.programmed_peers());
+            self.set_peers();
         }
         if done.becomes_synced {
             // From the first snapshot on, objects that are not desired may be deleted, so read everything once more.

@@ -74,7 +74,11 @@ impl<D: Driver> Reconciler<D> {
     /// Once the kernel has all desired objects: removes the leftovers of an earlier backend, and publishes the state to
     /// store.
     pub(super) async fn finish(&mut self) {
-        if self.is_busy() || !self.leases.is_synced() || self.devices.problem.is_some() {
+        if self.is_busy()
+            || !self.leases.is_synced()
+            || self.devices.problem.is_some()
+            || self.held.problem.is_some()
+        {
             return;
         }
         for link in self.ownership.stale_links() {

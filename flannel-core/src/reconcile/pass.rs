@@ -82,6 +82,9 @@ impl<D: Driver> Reconciler<D> {
             self.observe().await.inspect_err(|_| self.work.read_objects())?;
         }
         let cause = Cause { why: std::mem::take(&mut self.why), looked: objects.are_all() };
+        if self.work.begin_hold() || objects.are_all() {
+            self.hold(objects.are_all(), cause.why).await;
+        }
         let now = Instant::now();
         let mut planned = match &objects {
             Objects::All => plan(self.peers.want(), &self.have),
@@ -108,7 +111,7 @@ impl<D: Driver> Reconciler<D> {
         if !ops.is_empty() {
             self.execute(ops, &cause).await?;
         }
-        if self.devices.problem.is_none() {
+        if self.devices.problem.is_none() && self.held.problem.is_none() {
             self.failures = 0;
         }
         Ok(())
@@ -181,8 +184,7 @@ impl<D: Driver> Reconciler<D> {
             self.book.mark_all();
         }
         if devices.problem.is_some() {
-            self.retry_at = Some(Instant::now() + blocked::backoff(self.failures));
-            self.failures = self.failures.saturating_add(1);
+            self.retry_later();
         }
         for news in devices.unserved.iter().filter(|it| !self.devices.unserved.contains(it)) {
             let (family, reason) = (news.family, news.to_string());
@@ -404,10 +406,15 @@ impl<D: Driver> Reconciler<D> {
         }
     }
 
-    fn put_off(&mut self, error: &KernelError) {
-        let news = self.failures == 0;
+    /// Looks at devices and objects again after a pause that grows with each failure.
+    pub(super) fn retry_later(&mut self) {
         self.retry_at = Some(Instant::now() + blocked::backoff(self.failures));
         self.failures = self.failures.saturating_add(1);
+    }
+
+    fn put_off(&mut self, error: &KernelError) {
+        let news = self.failures == 0;
+        self.retry_later();
         if news {
             self.events.send(NetworkEvent::KernelAway { reason: error.to_string() });
         }

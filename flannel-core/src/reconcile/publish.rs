@@ -151,6 +151,8 @@ impl<D: Driver> Reconciler<D> {
         let mut node = Vec::new();
         let all = |subject, text: String| Problem::new(subject, Harm::All, text);
         node.extend(self.devices.problem.clone().map(|text| all(Subject::Device, text)));
+        node.extend(self.held.problem.clone().map(|text| all(Subject::Device, text)));
+        node.extend_from_slice(&self.held.notes);
         node.extend(self.underlay_problem());
         node.extend(self.claims.lost().iter().map(|text| all(Subject::OwnLease, text.clone())));
         node.extend_from_slice(&self.devices.unserved);

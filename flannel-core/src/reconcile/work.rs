@@ -13,6 +13,7 @@ pub(super) struct Work {
     peers: bool,
     devices: bool,
     host: bool,
+    held: bool,
     objects: bool,
     keys: BTreeSet<ObjectKey>,
 }
@@ -80,6 +81,11 @@ impl Work {
         self.host = true;
     }
 
+    /// Adds a comparison of what the driver holds in its devices: the programmed peers may have changed.
+    pub(super) fn hold(&mut self) {
+        self.held = true;
+    }
+
     /// Adds reading all objects, since the observed state is unknown.
     pub(super) fn read_objects(&mut self) {
         self.objects = true;
@@ -102,8 +108,8 @@ impl Work {
 
     /// Whether a pass is needed.
     pub(super) fn is_pending(&self) -> bool {
-        let Self { underlay, claims: _, peers: _, devices, host, objects, keys } = self;
-        *underlay || *devices || *host || *objects || !keys.is_empty()
+        let Self { underlay, claims: _, peers: _, devices, host, held, objects, keys } = self;
+        *underlay || *devices || *host || *held || *objects || !keys.is_empty()
     }
 
     /// Whether a check of the devices and their objects is pending.
@@ -149,6 +155,11 @@ impl Work {
     /// Takes the check of the host off the list.
     pub(super) fn begin_host(&mut self) -> bool {
         std::mem::take(&mut self.host)
+    }
+
+    /// Takes the comparison of what the driver holds off the list.
+    pub(super) fn begin_hold(&mut self) -> bool {
+        std::mem::take(&mut self.held)
     }
 
     /// Takes the objects off the list. If all are to be read, the single keys are dropped.

@@ -210,8 +210,8 @@ impl Scene {
             ),
             case(
                 "another backend",
-                &self.value_with("BackendType", json!("wireguard")),
-                "its backend is \"wireguard\"",
+                &self.value_with("BackendType", json!("ipsec")),
+                "its backend is \"ipsec\"",
             ),
             case("an absurdly long member", &self.value_with("BackendType", json!(long)), "xxx.. ("),
             case("a megabyte", &self.value_with("Junk", json!("x".repeat(1 << 20))), "larger|bytes"),

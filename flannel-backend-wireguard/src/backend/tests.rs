@@ -1,0 +1,461 @@
+//! The backend on a kernel, devices and a store in memory.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use flannel_core::addr::{LinkIndex, Mtu, PerFamily};
+use flannel_core::backend::{NetworkStatus, Underlay};
+use flannel_core::config::{LeaseSource, NetworkConfig};
+use flannel_core::dataplane::{Address, Object, Route, Through};
+use flannel_core::kernel::LinkOp;
+use flannel_core::lease::LeaseAttrs;
+use flannel_core::subnet::SubnetManager as _;
+use flannel_core::testing::{BackendSubject, FakeKernel, FakeStore, backend_contract};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::device::{Change, PeerChange, PeerState};
+use crate::key::{PrivateKey, PublicKey};
+use crate::testing::FakeDevices;
+
+const DUAL: &str = r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:5::/48","Backend":{"Type":"wireguard"}}"#;
+const PEER: &str = "10.5.99.0-24&fd00:5:0:99::-64";
+
+fn key(n: u8) -> PublicKey {
+    PrivateKey([n; 32]).clamped().public()
+}
+
+/// The record of node `n`, whose underlay addresses end in it.
+fn record(n: u8) -> String {
+    let key = key(n);
+    format!(
+        r#"{{"PublicIP":"192.0.2.{n}","PublicIPv6":"2001:db8::{n}","BackendType":"wireguard","BackendData":{{"PublicKey":"{key}","Port":51820}},"BackendV6Data":{{"PublicKey":"{key}","Port":51821}}}}"#
+    )
+}
+
+struct Host {
+    kernel: FakeKernel,
+    devices: FakeDevices,
+    store: FakeStore,
+    config: NetworkConfig,
+    underlay: Underlay,
+    previous: Option<State>,
+    folder: tempfile::TempDir,
+}
+
+struct Running {
+    status: watch::Receiver<NetworkStatus>,
+    state: watch::Receiver<State>,
+    attrs: watch::Receiver<LeaseAttrs>,
+    cancel: CancellationToken,
+    task: JoinHandle<Result<(), BackendError>>,
+}
+
+impl Running {
+    async fn stop(self) -> State {
+        self.cancel.cancel();
+        self.task.await.unwrap().unwrap();
+        self.state.borrow().clone()
+    }
+}
+
+async fn settle() {
+    tokio::time::sleep(Duration::from_millis(300)).await;
+}
+
+impl Host {
+    fn new(config: &str) -> Self {
+        let kernel = FakeKernel::default();
+        let link = kernel.add_link("eth0", 1500);
+        let config = NetworkConfig::parse(config, LeaseSource::Store).unwrap();
+        let local = PerFamily { v4: "192.0.2.1".parse().ok(), v6: "2001:db8::1".parse().ok() };
+        let underlay = Underlay::new("eth0", link, Mtu(1500), local);
+        let (devices, previous) = (FakeDevices::default(), None);
+        let store = FakeStore::new(config.clone());
+        Self { kernel, devices, store, config, underlay, previous, folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn backend(&self) -> WireguardBackend {
+        let kernel = self.kernel.clone();
+        WireguardBackend::with_kernel(move |_| Ok(Box::new(kernel.clone())), Arc::new(self.devices.clone()))
+            .key_file(self.folder.path().join("wgkey"))
+    }
+
+    async fn register(&self) -> Result<Box<dyn Network>, BackendError> {
+        let netns = Netns::current().unwrap();
+        let registration = Registration::new(&netns, &self.config, &self.underlay, &self.store);
+        self.backend().register(registration.previous(self.previous.as_ref())).await
+    }
+
+    async fn start(&self) -> Running {
+        let network = self.register().await.unwrap();
+        let (status, state, attrs) = (network.status(), network.state(), network.attrs());
+        let cancel = CancellationToken::new();
+        let task = tokio::spawn(network.run(self.store.watch_leases(), cancel.clone()));
+        settle().await;
+        Running { status, state, attrs, cancel, task }
+    }
+
+    fn link(&self, name: &str) -> LinkIndex {
+        self.kernel.link_named(name).unwrap().index
+    }
+
+    fn key(&self) -> PrivateKey {
+        key_file::read(&self.folder.path().join("wgkey")).unwrap().unwrap()
+    }
+
+    fn peers(&self, name: &str) -> Vec<(PublicKey, PeerState)> {
+        self.devices.state(self.link(name)).peers.into_iter().collect()
+    }
+}
+
+fn route(dst: &str, link: LinkIndex) -> Route {
+    peer::route(dst.parse().unwrap(), link)
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_keeps_what_every_backend_promises() {
+    let folder = tempfile::tempdir().unwrap();
+    let devices = FakeDevices::default();
+    let make = |kernel: FakeKernel| {
+        let open = move |_: &Netns| Ok(Box::new(kernel.clone()) as Box<dyn Kernel>);
+        let backend = WireguardBackend::with_kernel(open, Arc::new(devices.clone()));
+        Box::new(backend.key_file(folder.path().join("wgkey"))) as Box<dyn Backend>
+    };
+    let (first, second) = (record(9), record(8));
+    let peers = [(PEER, first.as_str()), ("10.5.98.0-24&fd00:5:0:98::-64", second.as_str())];
+    let unusable = r#"{"PublicIP":"192.0.2.9","BackendType":"wireguard","BackendData":{"Port":1}}"#;
+    let (config, ends_with_process) = (DUAL, false);
+    backend_contract(BackendSubject { make: &make, config, peers, unusable, ends_with_process }).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_family_has_its_device_with_key_port_peers_and_routes() {
+    let host = Host::new(DUAL);
+    host.store.put(PEER, &record(9));
+    let running = host.start().await;
+    let own = host.key().public();
+    let published = running.attrs.borrow().to_json();
+    assert_eq!(
+        published,
+        format!(
+            r#"{{"PublicIP":"192.0.2.1","PublicIPv6":"2001:db8::1","BackendType":"wireguard","BackendData":{{"PublicKey":"{own}","Port":51820}},"BackendV6Data":{{"PublicKey":"{own}","Port":51821}}}}"#
+        )
+    );
+    for (name, port, at, subnet) in [
+        ("flannel-wg", 51820, "192.0.2.9:51820", "10.5.99.0/24"),
+        ("flannel-wg-v6", 51821, "[2001:db8::9]:51821", "fd00:5:0:99::/64"),
+    ] {
+        let link = host.kernel.link_named(name).unwrap();
+        assert_eq!((link.mtu, link.up), (Mtu(1420), true));
+        let state = host.devices.state(link.index);
+        assert_eq!((state.private_key, state.listen_port), (Some(host.key()), port));
+        let peer = PeerState {
+            endpoint: Some(at.parse().unwrap()),
+            allowed_ips: [subnet.parse().unwrap()].into(),
+            ..PeerState::default()
+        };
+        assert_eq!(state.peers.into_iter().collect::<Vec<_>>(), [(key(9), peer)]);
+        assert_eq!(
+            host.kernel.objects().get(&Object::Route(route(subnet, link.index)).key()),
+            Some(Object::Route(route(subnet, link.index)))
+        );
+    }
+    let blackholes = host.kernel.objects();
+    let blackholes = blackholes.iter().filter_map(|object| match object {
+        Object::Route(route) if route.through == Through::Nowhere => Some(route.dst.to_string()),
+        _ => None,
+    });
+    assert_eq!(blackholes.collect::<Vec<_>>(), ["10.5.0.0/16", "fd00:5::/48"]);
+    assert_eq!(running.status.borrow().datapath.as_deref(), Some("WireGuard in memory"));
+    let devices = running.state.borrow().devices.clone();
+    assert_eq!(devices, ["flannel-wg", "flannel-wg-v6"].map(|name| Device::of_kind(name, "wireguard")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn key_and_port_come_before_the_device_is_up_and_the_blackhole_before_all_peers() {
+    let host = Host::new(DUAL);
+    host.store.put(PEER, &record(9));
+    let network = host.register().await.unwrap();
+    let link = host.link("flannel-wg");
+    let changes = host.devices.take_changes();
+    assert_eq!(changes[..2], [Change::PrivateKey(host.key()), Change::ListenPort(51820)]);
+    assert!(host.devices.state(link).peers.is_empty());
+    let ops = host.kernel.take_link_ops();
+    assert!(matches!(&ops[..2], [LinkOp::Create { .. }, LinkOp::SetUp(_)]), "{ops:?}");
+    let there = host.kernel.objects();
+    let blackhole = Route::blackhole("10.5.0.0/16".parse().unwrap());
+    assert_eq!(there.get(&Object::Route(blackhole).key()), Some(Object::Route(blackhole)));
+    drop(network);
+}
+
+#[tokio::test(start_paused = true)]
+async fn drift_inside_of_a_device_is_repaired_at_the_resync_and_counted() {
+    let host = Host::new(DUAL);
+    host.store.put(PEER, &record(9));
+    let running = host.start().await;
+    let link = host.link("flannel-wg");
+    let right = host.devices.state(link);
+    type Damage = fn(&mut crate::device::DeviceState);
+    let damages: [Damage; 5] = [
+        |state| state.peers.clear(),
+        |state| state.listen_port = 7,
+        |state| state.private_key = Some(PrivateKey([7; 32])),
+        |state| state.peers.values_mut().for_each(|peer| peer.allowed_ips.clear()),
+        |state| {
+            let foreign =
+                PeerState { allowed_ips: ["10.5.3.0/24".parse().unwrap()].into(), ..PeerState::default() };
+            state.peers.insert(key(77), foreign);
+        },
+    ];
+    for (n, damage) in damages.into_iter().enumerate() {
+        let repairs = running.status.borrow().repairs;
+        host.devices.edit(link, damage);
+        tokio::time::sleep(Duration::from_secs(70)).await;
+        assert_eq!(host.devices.state(link), right, "damage {n}");
+        assert_eq!(running.status.borrow().repairs, repairs + 1, "damage {n}");
+    }
+    host.devices.take_changes();
+    tokio::time::sleep(Duration::from_secs(200)).await;
+    assert_eq!(host.devices.take_changes(), [], "it is at rest");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_keeps_device_key_and_sessions() {
+    let mut host = Host::new(DUAL);
+    host.store.put(PEER, &record(9));
+    let running = host.start().await;
+    let link = host.link("flannel-wg");
+    // It was heard from behind a NAT since.
+    host.devices.edit(link, |state| {
+        let peer = state.peers.get_mut(&key(9)).unwrap();
+        peer.endpoint = "203.0.113.7:4711".parse().ok();
+        peer.last_handshake = SystemTime::now().checked_sub(Duration::from_secs(400));
+    });
+    host.previous = Some(running.stop().await);
+    (host.devices.take_changes(), host.kernel.take_ops(), host.kernel.take_link_ops());
+    let running = host.start().await;
+    tokio::time::sleep(Duration::from_secs(200)).await;
+    let done = (host.devices.take_changes(), host.kernel.take_ops(), host.kernel.take_link_ops());
+    assert_eq!(done, (vec![], vec![], vec![]), "a restart changes nothing");
+    // The peer published another address meanwhile: it is silent, so it is tried there.
+    host.previous = Some(running.stop().await);
+    host.store.put(PEER, &record(9).replace("192.0.2.9", "192.0.2.19"));
+    let _running = host.start().await;
+    let change = PeerChange { endpoint: "192.0.2.19:51820".parse().ok(), ..PeerChange::default() };
+    assert_eq!(host.devices.take_changes(), [Change::Peer(key(9), change)]);
+}
+
+/// Go flannel's device with its peers, and its route for the whole network.
+#[tokio::test(start_paused = true)]
+async fn a_go_nodes_device_is_taken_over_in_place() {
+    let host = Host::new(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"wireguard"}}"#);
+    let go_key = key_file::create(&host.folder.path().join("wgkey")).unwrap();
+    let mut kernel = host.kernel.clone();
+    kernel.change_link(&crate::provider::create("flannel-wg", Mtu(1420))).await.unwrap();
+    host.kernel.edit_link("flannel-wg", false, |link| link.up = true);
+    let link = host.link("flannel-wg");
+    let peer = |n: u8| PeerState {
+        endpoint: format!("192.0.2.{n}:51820").parse().ok(),
+        allowed_ips: [format!("10.5.{n}.0/24").parse().unwrap()].into(),
+        last_handshake: Some(SystemTime::now()),
+        ..PeerState::default()
+    };
+    host.devices.edit(link, |state| {
+        (state.private_key, state.listen_port) = (Some(go_key), 51820);
+        state.peers = [9, 10].map(|n| (key(n), peer(n))).into();
+    });
+    let whole = Route { protocol: 3, ..route("10.5.0.0/16", link) };
+    host.kernel.put(Object::Route(whole), false);
+    for n in [9, 10] {
+        let value = record(n).replace(&format!(r#""2001:db8::{n}""#), "null");
+        host.store.put(&format!("10.5.{n}.0-24"), &value);
+    }
+    host.kernel.take_link_ops();
+    let network = host.register().await.unwrap();
+    assert!(
+        host.kernel.objects().get(&Object::Route(whole).key()).is_some(),
+        "not before the leases are known"
+    );
+    let cancel = CancellationToken::new();
+    let _task = tokio::spawn(network.run(host.store.watch_leases(), cancel.clone()));
+    settle().await;
+    assert_eq!(
+        (host.devices.take_changes(), host.kernel.take_link_ops()),
+        (vec![], vec![]),
+        "sessions go on"
+    );
+    let objects = host.kernel.objects();
+    assert_eq!(objects.get(&Object::Route(whole).key()), None, "it goes when all peers have routes");
+    for n in [9, 10] {
+        let route = Object::Route(route(&format!("10.5.{n}.0/24"), link));
+        assert_eq!(objects.get(&route.key()), Some(route));
+    }
+    let ops = host.kernel.take_ops();
+    assert_eq!(ops.last().map(flannel_core::dataplane::Op::key), Some(Object::Route(whole).key()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn peers_whose_records_are_unreadable_stay() {
+    let mut host = Host::new(DUAL);
+    host.store.put(PEER, &record(9));
+    host.store.put("10.5.98.0-24", &record(8));
+    let running = host.start().await;
+    assert_eq!(host.peers("flannel-wg").len(), 2);
+    host.previous = Some(running.stop().await);
+    host.previous.as_mut().unwrap().leases.clear();
+    // Not read once since the start.
+    host.store.put("10.5.98.0-24", r#"{"PublicIP":"192.0.2.8","BackendType":"wireguard","BackendData":7}"#);
+    host.store.remove(PEER);
+    let _running = host.start().await;
+    let left: Vec<_> = host.peers("flannel-wg").into_iter().map(|(key, _)| key).collect();
+    assert_eq!(left, [key(8)]);
+    host.store.remove("10.5.98.0-24");
+    settle().await;
+    assert_eq!(host.peers("flannel-wg"), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_key_of_a_node_leaves_no_peer_behind() {
+    let host = Host::new(DUAL);
+    host.store.put(PEER, &record(9));
+    let _running = host.start().await;
+    host.devices.take_changes();
+    host.store.put(PEER, &record(9).replace(&key(9).to_string(), &key(11).to_string()));
+    settle().await;
+    for name in ["flannel-wg", "flannel-wg-v6"] {
+        assert_eq!(host.peers(name).into_iter().map(|(key, _)| key).collect::<Vec<_>>(), [key(11)]);
+    }
+    let changes = host.devices.take_changes();
+    assert!(matches!(
+        changes[..],
+        [Change::RemovePeer(_), Change::Peer(..), Change::RemovePeer(_), Change::Peer(..)]
+    ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copied_key_is_a_conflict_and_takes_nothing() {
+    let host = Host::new(DUAL);
+    host.store.put(PEER, &record(9));
+    let running = host.start().await;
+    host.devices.take_changes();
+    // Its public key with another address: only one node can have a key.
+    host.store.put("10.5.50.0-24", &record(9).replace("192.0.2.9", "192.0.2.66"));
+    // And this node's own.
+    let own = host.key().public();
+    host.store.put("10.5.51.0-24", &record(12).replace(&key(12).to_string(), &own.to_string()));
+    settle().await;
+    assert_eq!(host.devices.take_changes(), []);
+    let rejected = running.status.borrow().rejected().join("\n");
+    assert!(rejected.contains("its PublicKey is that of lease 10.5.99.0-24"), "{rejected}");
+    assert!(rejected.contains("its PublicKey is that of this node"), "{rejected}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn live_keys_of_the_config_change_devices_in_place() {
+    let host = Host::new(DUAL);
+    host.store.put(PEER, &record(9));
+    let mut running = host.start().await;
+    host.kernel.take_link_ops();
+    host.devices.take_changes();
+    let psk = "FpCyhws9cxwWoV4xELtfJvjJN+zQVRPISllRWgeopVE=";
+    let text = DUAL.replace(
+        r#""Type":"wireguard""#,
+        &format!(
+            r#""Type":"wireguard","ListenPort":4000,"MTU":1400,"PSK":"{psk}","PersistentKeepaliveInterval":25"#
+        ),
+    );
+    host.store.set_config(NetworkConfig::parse(&text, LeaseSource::Store).unwrap());
+    settle().await;
+    let link = host.kernel.link_named("flannel-wg").unwrap();
+    assert_eq!(link.mtu, Mtu(1320));
+    let state = host.devices.state(link.index);
+    assert_eq!(state.listen_port, 4000);
+    let peer = &state.peers[&key(9)];
+    assert_eq!((peer.keepalive, &peer.preshared_key), (25, &Some(psk.parse().unwrap())));
+    assert!(running.attrs.borrow_and_update().to_json().contains(r#""Port":4000"#), "the port is published");
+    assert_eq!(running.status.borrow().restart_needed(), None);
+    let mode = DUAL.replace(r#""Type":"wireguard""#, r#""Type":"wireguard","Mode":"auto""#);
+    host.store.set_config(NetworkConfig::parse(&mode, LeaseSource::Store).unwrap());
+    settle().await;
+    assert!(running.status.borrow().restart_needed().unwrap().contains("Backend.Mode"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_vanishes_is_made_again_and_nothing_leaves_meanwhile() {
+    let host = Host::new(DUAL);
+    host.store.put(PEER, &record(9));
+    let running = host.start().await;
+    let before = host.peers("flannel-wg");
+    host.kernel.refuse_link(|op| matches!(op, LinkOp::Create { .. }).then_some(libc::EOPNOTSUPP));
+    host.kernel.delete_link("flannel-wg");
+    settle().await;
+    let problem = running.status.borrow().device_problem().unwrap();
+    assert!(problem.contains("flannel-wg") && problem.contains("modprobe wireguard"), "{problem}");
+    let blackhole = Object::Route(Route::blackhole("10.5.0.0/16".parse().unwrap()));
+    assert_eq!(host.kernel.objects().get(&blackhole.key()), Some(blackhole));
+    host.kernel.refuse_nothing();
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!(host.peers("flannel-wg"), before);
+    assert_eq!(host.devices.state(host.link("flannel-wg")).private_key, Some(host.key()));
+    let link = host.link("flannel-wg");
+    let address = Address { link, addr: "10.5.1.0/32".parse().unwrap() };
+    let _ = address;
+    assert!(host.kernel.objects().get(&Object::Route(route("10.5.99.0/24", link)).key()).is_some());
+    assert_eq!(running.status.borrow().device_problem(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_cannot_be_read_is_a_problem_until_it_can() {
+    let host = Host::new(DUAL);
+    host.store.put(PEER, &record(9));
+    let running = host.start().await;
+    host.devices.fail(Some(io::ErrorKind::PermissionDenied));
+    tokio::time::sleep(Duration::from_secs(70)).await;
+    let problem = running.status.borrow().device_problem().unwrap();
+    assert!(problem.contains("device flannel-wg: permission denied"), "{problem}");
+    host.devices.fail(None);
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!(running.status.borrow().device_problem(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_link_of_another_kind_is_not_touched() {
+    let host = Host::new(DUAL);
+    host.kernel.add_link("flannel-wg", 1500);
+    let error = host.register().await.err().unwrap();
+    assert!(flannel_core::error::chain(&error).contains("is not ours; rename or remove it"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_was_set_back_is_named() {
+    let host = Host::new(DUAL);
+    host.store.put(PEER, &record(9));
+    let running = host.start().await;
+    host.devices.edit(host.link("flannel-wg"), |state| {
+        state.peers.get_mut(&key(9)).unwrap().last_handshake =
+            SystemTime::now().checked_add(Duration::from_secs(3600));
+    });
+    tokio::time::sleep(Duration::from_secs(70)).await;
+    let problem = running.status.borrow().device_problem().unwrap();
+    assert!(
+        problem.contains("the clock of this host was set back") && problem.contains("TAI64N"),
+        "{problem}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_the_other_modes_one_device_carries_both_families() {
+    let host = Host::new(&DUAL.replace(r#""Type":"wireguard""#, r#""Type":"wireguard","Mode":"ipv6""#));
+    host.store.put(PEER, &record(9));
+    let _running = host.start().await;
+    assert!(host.kernel.link_named("flannel-wg-v6").is_none());
+    let [(of, peer)] = &host.peers("flannel-wg")[..] else { panic!("one peer") };
+    assert_eq!((*of, peer.endpoint), (key(9), "[2001:db8::9]:51820".parse().ok()));
+    let subnets: BTreeSet<_> = ["10.5.99.0/24", "fd00:5:0:99::/64"].map(|it| it.parse().unwrap()).into();
+    assert_eq!(peer.allowed_ips, subnets);
+}

@@ -1,0 +1,428 @@
+//! The WireGuard backend's part of the reconcile loop: the devices with their keys and peers, and the routes to them.
+
+mod ensure;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use flannel_core::addr::{Family, LinkIndex, PerFamily, Subnet};
+use flannel_core::backend::{Answers, HostProblem, Probing, Underlay};
+use flannel_core::config::{BackendConfig, ConfigError};
+use flannel_core::dataplane::{Address, KERNEL_PROTOCOL, Object, Route};
+use flannel_core::error::chain;
+use flannel_core::events::NetworkEvent;
+use flannel_core::kernel::{Kernel, KernelError, KernelEvent, Kinds, Link, LinkOp, Refusal, Scope};
+use flannel_core::lease::{Lease, LeaseAttrs, LeaseKey};
+use flannel_core::netns::Netns;
+use flannel_core::peers::{Claim, Peer, PeerError};
+use flannel_core::reconcile::{AppliedConfig, Devices, Driver, Held, Prune};
+use flannel_core::status::{Counters, DeviceStatus, Harm, Problem, Reason, Subject, ipv6_refused};
+use flannel_core::underlay;
+use ipnetwork::IpNetwork;
+use tokio::time::Instant;
+use tracing::warn;
+
+use crate::config::WireguardConfig;
+use crate::key::{PrivateKey, PublicKey};
+use crate::key_file;
+use crate::peer::{self, Paths};
+use crate::plan::DesiredPeer;
+use crate::provider::Provider;
+use crate::tunnel::{Common, Tunnel};
+
+/// How often the errors that the devices count are looked at. They grow when packets meet a peer that is gone or lost
+/// an address, of which the kernel sends no notification.
+const LOOK: Duration = Duration::from_secs(2);
+/// The longest time between two looks while errors grow and nothing is found.
+const LONGEST_LOOK: Duration = Duration::from_secs(60);
+
+/// One family's side of the backend.
+#[derive(Debug, Clone)]
+pub(crate) struct Side {
+    /// The overlay network. Objects on the device that are inside it are ours.
+    pub(crate) network: Subnet,
+    /// The address of this node on the underlay.
+    pub(crate) local: IpAddr,
+    /// The address that peers send to.
+    pub(crate) published: IpAddr,
+    /// Our own subnet; `None` until the lease is acquired.
+    pub(crate) subnet: Option<Subnet>,
+}
+
+/// The devices of this node, and the objects that they need.
+pub(crate) struct WireguardDriver {
+    netns: Netns,
+    config: WireguardConfig,
+    underlay: Underlay,
+    sides: PerFamily<Side>,
+    provider: Arc<dyn Provider>,
+    key: PrivateKey,
+    key_file: PathBuf,
+    tunnels: Vec<Tunnel>,
+    lower: Option<Link>,
+    /// The leases that this node stored last, whose published endpoints its devices know. They are used once.
+    recalled: Vec<Lease>,
+    look: Look,
+}
+
+/// The cheap look between two resyncs.
+struct Look {
+    next: Instant,
+    every: Duration,
+    /// The errors that the devices had counted at the last look.
+    errors: Option<u64>,
+    counters: Counters,
+}
+
+impl WireguardDriver {
+    pub(crate) fn new(
+        netns: Netns,
+        config: WireguardConfig,
+        underlay: Underlay,
+        sides: PerFamily<Side>,
+        provider: Arc<dyn Provider>,
+        (key, key_file): (PrivateKey, PathBuf),
+    ) -> Self {
+        let families: Vec<Family> = sides.families().collect();
+        let tunnels = Tunnel::of_mode(config.mode, &families);
+        let names = tunnels.iter().map(|tunnel| tunnel.name.to_owned()).collect();
+        let counters = Counters::of_devices(netns.clone(), names);
+        let look = Look { next: Instant::now() + LOOK, every: LOOK, errors: None, counters };
+        let recalled = Vec::new();
+        Self { netns, config, underlay, sides, provider, key, key_file, tunnels, lower: None, recalled, look }
+    }
+
+    /// The same, of a node that stored these leases last.
+    pub(crate) fn recalling(self, leases: Vec<Lease>) -> Self {
+        Self { recalled: leases, ..self }
+    }
+
+    /// The names of the devices.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &'static str> + '_ {
+        self.tunnels.iter().map(|tunnel| tunnel.name)
+    }
+
+    /// The device of each family.
+    fn links(&self) -> PerFamily<LinkIndex> {
+        PerFamily::from_fn(|family| {
+            let tunnel = self.tunnels.iter().find(|tunnel| tunnel.families.contains(&family))?;
+            tunnel.link.as_ref().map(|link| link.index)
+        })
+    }
+
+    fn published(&self) -> PerFamily<IpAddr> {
+        PerFamily::from_fn(|family| self.sides.get(family).map(|side| side.published))
+    }
+
+    fn tunnel_at(&self, link: LinkIndex) -> Option<&Tunnel> {
+        self.tunnels.iter().find(|tunnel| tunnel.link.as_ref().is_some_and(|it| it.index == link))
+    }
+
+    /// Takes the endpoints that peers had published when this node last stored them as those in force.
+    fn settle_recalled(&mut self) {
+        let links = self.links();
+        if self.recalled.is_empty() || links.is_empty() {
+            return;
+        }
+        for lease in std::mem::take(&mut self.recalled) {
+            let Ok(peer) = self.peer(&lease) else { continue };
+            for (link, key, at) in keys(&peer) {
+                let tunnel =
+                    self.tunnels.iter_mut().find(|it| it.link.as_ref().is_some_and(|it| it.index == link));
+                if let Some(tunnel) = tunnel {
+                    tunnel.settled.entry(key).or_insert(at);
+                }
+            }
+        }
+    }
+
+    fn in_overlay(&self, subnet: Subnet) -> bool {
+        self.sides.get(subnet.family()).is_some_and(|side| side.network.covers(subnet))
+    }
+
+    /// Holds the content of all devices. Errors of one do not keep the others from it.
+    async fn hold_all(&mut self, read: bool, prune: Prune<'_>) -> Held {
+        let (mut held, mut problems) = (Held::default(), Vec::new());
+        let now = SystemTime::now();
+        let networks = self.sides.iter().map(|(_, side)| side.network).collect();
+        let common = Common { config: &self.config, key: &self.key, networks };
+        for tunnel in &mut self.tunnels {
+            let name = tunnel.name;
+            match tunnel.hold(read, &common, prune, now).await {
+                Ok(outcome) => {
+                    held.changed |= outcome.done.is_some();
+                    held.events.extend(
+                        outcome
+                            .done
+                            .map(|detail| NetworkEvent::DeviceChanged { link: name.to_owned(), detail }),
+                    );
+                    held.notes.extend(outcome.ahead.map(|at| clock_set_back(name, at, now)));
+                    for (ip, key) in outcome.held_back {
+                        let cause = format!(
+                            "device {name}: peer {key} can't have {ip} yet: another peer has it that must stay, since \
+                             it is not of this agent, or its record can't be read"
+                        );
+                        held.notes.push(Problem::new(Subject::Device, Harm::Some, cause));
+                    }
+                    if outcome.foreign > 0 {
+                        let cause = format!(
+                            "device {name} has peers of somebody else: {}; they stay",
+                            outcome.foreign
+                        );
+                        held.notes.push(Problem::new(Subject::Device, Harm::None, cause));
+                    }
+                }
+                Err(error) => {
+                    tunnel.forget();
+                    let error = ensure::explain(&error, &common, tunnel, &self.netns);
+                    problems.push(format!("device {name}: {error}"));
+                }
+            }
+        }
+        held.problem = (!problems.is_empty()).then(|| problems.join("; "));
+        held
+    }
+}
+
+/// The keys that a peer has on our devices, and where it receives.
+fn keys(peer: &Peer) -> impl Iterator<Item = (LinkIndex, PublicKey, SocketAddr)> + '_ {
+    peer.claims.iter().filter_map(|claim| match claim {
+        Claim::Key(link, key, at, port) => Some((*link, PublicKey(*key), SocketAddr::new(*at, *port))),
+        _ => None,
+    })
+}
+
+fn clock_set_back(name: &str, at: SystemTime, now: SystemTime) -> Problem {
+    let ahead = at.duration_since(now).unwrap_or_default().as_secs();
+    let reason = Reason::new(
+        format!(
+            "device {name}: the clock of this host was set back, the last handshake was {ahead} s later than now; \
+             peers refuse handshakes that are not newer than the last one (TAI64N)"
+        ),
+        "set the clock right",
+    );
+    Problem::new(Subject::Device, Harm::Some, reason)
+}
+
+#[async_trait]
+impl Driver for WireguardDriver {
+    /// The base of each subnet is an address of the peer's device.
+    fn probing(&self) -> Option<Probing> {
+        Some(Probing::new(Answers::Base))
+    }
+
+    async fn ensure_devices(&mut self, kernel: &mut dyn Kernel) -> Result<Devices, KernelError> {
+        let mut devices = Devices::default();
+        let found = underlay::find(kernel, &self.underlay).await?;
+        let mut problems = Vec::new();
+        match &found {
+            None => problems.push(format!("underlay link {} is gone", self.underlay.name)),
+            Some(lower) if !lower.up => problems.push(format!("underlay link {} is down", lower.name)),
+            Some(_) => {}
+        }
+        self.lower = found.or(self.lower.take());
+        // Without the underlay the devices stay as they are.
+        if let Some(lower) = self.lower.clone() {
+            problems.extend(self.ensure_all(kernel, &lower, &mut devices).await?);
+        }
+        self.settle_recalled();
+        devices.problem = (!problems.is_empty()).then(|| problems.join("; "));
+        for tunnel in &self.tunnels {
+            let Some(link) = &tunnel.link else { continue };
+            devices.links.push(link.index);
+            devices.away.extend((!tunnel.is_up()).then_some(link.index));
+            devices.shown.push(DeviceStatus::of(link, tunnel.is_there));
+        }
+        devices.datapath = Some(format!("WireGuard in {}", self.provider.name()));
+        Ok(devices)
+    }
+
+    async fn plan_devices(&mut self, kernel: &mut dyn Kernel) -> Result<Vec<LinkOp>, KernelError> {
+        match underlay::find(kernel, &self.underlay).await? {
+            Some(lower) => self.plan_all(kernel, &lower).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    fn set_lease(&mut self, lease: &Lease) {
+        for family in Family::ALL {
+            if let Some(side) = self.sides.get_mut(family) {
+                side.subnet = lease.subnet(family);
+            }
+        }
+    }
+
+    /// The devices receive on all addresses, and send from that which the route takes. So sessions go on.
+    fn set_underlay(&mut self, underlay: &Underlay) -> Result<(), HostProblem> {
+        let mut sides = self.sides.clone();
+        for family in self.sides.families() {
+            let (local, published) = underlay.addresses(family)?;
+            if let Some(side) = sides.get_mut(family) {
+                (side.local, side.published) = (local, published);
+            }
+        }
+        (self.sides, self.underlay) = (sides, underlay.clone());
+        Ok(())
+    }
+
+    fn apply_config(&mut self, next: &BackendConfig, _: Vec<String>) -> Result<AppliedConfig, ConfigError> {
+        let next = WireguardConfig::parse(next)?;
+        next.check(&self.sides.families().collect::<Vec<_>>())?;
+        let (now, applied) = self.config.towards(next);
+        self.config = now;
+        Ok(applied)
+    }
+
+    fn attrs(&self) -> LeaseAttrs {
+        let families: Vec<Family> = self.sides.families().collect();
+        peer::attrs(&self.config, self.key.public(), families.into_iter(), self.underlay.published)
+    }
+
+    /// Draws another key: another node had this one first, so that its file was copied.
+    fn resign(&mut self, _: &[Family], _: &mut dyn Iterator<Item = &LeaseAttrs>) -> bool {
+        match key_file::create(&self.key_file) {
+            Ok(key) => {
+                self.key = key;
+                true
+            }
+            Err(error) => {
+                warn!(
+                    error = chain(&error),
+                    "another node has this node's WireGuard key, and no new one can be stored"
+                );
+                false
+            }
+        }
+    }
+
+    /// The addresses of the devices. Below all routes to peers is a blackhole for each network: what has no way through a
+    /// tunnel, because the peer is not known, has no key, or the device is gone, must not leave by a default route.
+    fn own_objects(&self) -> Vec<Object> {
+        let links = self.links();
+        let mut objects = Vec::new();
+        for (family, side) in self.sides.iter() {
+            objects.push(Object::Route(Route::blackhole(side.network)));
+            if let (Some(subnet), Some(link)) = (side.subnet, links.get(family)) {
+                let host =
+                    Subnet::containing(subnet.base(), family.bits()).expect("a full-length prefix fits");
+                objects.push(Object::Address(Address { link: *link, addr: host.into() }));
+            }
+        }
+        objects
+    }
+
+    fn own_claims(&self) -> Vec<Claim> {
+        let (links, key) = (self.links(), self.key.public());
+        let mut claims = Vec::new();
+        for (family, side) in self.sides.iter() {
+            claims.extend(side.subnet.map(Claim::Subnet));
+            // Behind NAT the node has both addresses.
+            claims.extend([Claim::Underlay(side.published), Claim::Underlay(side.local)]);
+            let port = self.config.port(family);
+            claims.extend(links.get(family).map(|link| Claim::Key(*link, key.0, side.published, port)));
+        }
+        claims
+    }
+
+    fn peer(&self, lease: &Lease) -> Result<Peer, PeerError> {
+        let (links, ours) = (self.links(), self.published());
+        peer::peer(lease, &Paths { config: &self.config, links: &links, ours: &ours })
+    }
+
+    fn set_peers(&mut self, peers: &mut dyn Iterator<Item = (&LeaseKey, &Peer)>) {
+        let mut by_link: BTreeMap<LinkIndex, BTreeMap<PublicKey, DesiredPeer>> = BTreeMap::new();
+        for (_, peer) in peers {
+            for (link, key, published) in keys(peer) {
+                let routes = peer.objects.iter().filter_map(|object| match object {
+                    Object::Route(route) if route.link == Some(link) => Some(IpNetwork::from(route.dst)),
+                    _ => None,
+                });
+                let of_link = by_link.entry(link).or_default();
+                // Two leases of one node share its key.
+                let wanted = of_link
+                    .entry(key)
+                    .or_insert_with(|| DesiredPeer { published, allowed_ips: Default::default() });
+                wanted.allowed_ips.extend(routes);
+            }
+        }
+        for tunnel in &mut self.tunnels {
+            let link = tunnel.link.as_ref().map(|link| link.index);
+            tunnel.peers = link.and_then(|link| by_link.remove(&link)).unwrap_or_default();
+        }
+    }
+
+    async fn hold(&mut self, read: bool, prune: Prune<'_>) -> Held {
+        self.hold_all(read, prune).await
+    }
+
+    /// Looks at the errors that the devices count. If they grow, a peer may be gone.
+    async fn attention(&mut self) {
+        loop {
+            tokio::time::sleep_until(self.look.next).await;
+            let counted = self.look.counters.read();
+            let dropped = counted.iter().flat_map(|counters| &counters.dropped);
+            let errors = dropped.filter(|it| it.reason.ends_with("_errors")).map(|it| it.packets).sum();
+            let before = self.look.errors.replace(errors);
+            let grew = before.is_some_and(|before| errors > before);
+            self.look.every = if grew { (self.look.every * 2).min(LONGEST_LOOK) } else { LOOK };
+            self.look.next = Instant::now() + self.look.every;
+            if grew {
+                return;
+            }
+        }
+    }
+
+    fn scopes(&self) -> Vec<Scope> {
+        // A WireGuard device has no neighbours.
+        let kinds = Kinds { neighbours: false, fdb: false, next_hops: false, ..Kinds::ALL };
+        let there = self.tunnels.iter().filter(|tunnel| tunnel.is_there);
+        let scopes = there.filter_map(|tunnel| {
+            let link = tunnel.link.as_ref()?.index;
+            Some(tunnel.families.iter().map(move |family| Scope { link, family: *family, kinds }))
+        });
+        scopes.flatten().collect()
+    }
+
+    /// On our own devices, objects in our network are ours, such as Go flannel's route for the whole network. The
+    /// kernel's own routes, and everything else that somebody put there, stay.
+    fn owns(&self, object: &Object) -> bool {
+        let is_ours = |link: LinkIndex| self.tunnel_at(link).is_some();
+        match object {
+            Object::Address(address) => {
+                let side = self.sides.get(Family::of(address.addr.ip()));
+                is_ours(address.link) && side.is_some_and(|side| side.network.contains(address.addr.ip()))
+            }
+            Object::Route(route) => {
+                route.link.is_some_and(is_ours)
+                    && route.protocol != KERNEL_PROTOCOL
+                    && self.in_overlay(route.dst)
+            }
+            Object::Neighbour(_) | Object::Fdb(_) | Object::NextHop(_) => false,
+        }
+    }
+
+    fn explain(&self, refusal: &Refusal) -> Option<Reason> {
+        let Object::Address(address) = refusal.op.object() else { return None };
+        let tunnel = self.tunnel_at(address.link).filter(|_| address.addr.is_ipv6())?;
+        ipv6_refused(tunnel.name, address.addr, refusal.errno)
+    }
+
+    fn concerns(&self, event: &KernelEvent) -> bool {
+        let known = || {
+            let ours = self.tunnels.iter().filter_map(|it| Some((it.link.as_ref()?, it.is_there)));
+            ours.chain(self.lower.as_ref().map(|lower| (lower, true)))
+        };
+        match event {
+            KernelEvent::Link(link) => match known().find(|(known, _)| known.index == link.index) {
+                Some((known, is_there)) => known != link || !is_there,
+                None => link.name == self.underlay.name || self.tunnels.iter().any(|it| it.name == link.name),
+            },
+            KernelEvent::LinkGone(index, _) => known().any(|(link, _)| link.index == *index),
+            _ => false,
+        }
+    }
+}

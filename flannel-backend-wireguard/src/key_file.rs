@@ -1,0 +1,138 @@
+//! The file with this node's private key, in the form of Go flannel: base64 without a newline, readable for its owner
+//! alone. Upstream: `pkg/backend/wireguard/device.go`.
+
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use flannel_core::{atomic_file, guarded};
+
+use crate::key::{KeyError, PrivateKey};
+
+/// Where Go flannel has the key if `WIREGUARD_KEY_FILE` does not say.
+pub const DEFAULT_PATH: &str = "/run/flannel/wgkey";
+
+/// Go's mode.
+const MODE: u32 = 0o400;
+/// A key with its newline has 45 bytes.
+const MAX_BYTES: u64 = 1024;
+
+/// The key can't be read or written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyFileError {
+    /// The file can't be read.
+    #[error("can't read the WireGuard key file {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// Its content is no key. It is left as it is: a new key would end the sessions of this node with all peers.
+    #[error(
+        "the content of the WireGuard key file {path} {source}; restore it, or remove it to get a new key"
+    )]
+    NoKey {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: KeyError,
+    },
+    /// No new key can be drawn.
+    #[error("can't draw a WireGuard key")]
+    Draw(#[source] io::Error),
+    /// A new key can't be written.
+    #[error("can't write the WireGuard key file {path}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Reads the key; draws and writes one if there is no file.
+pub fn read_or_create(path: &Path) -> Result<PrivateKey, KeyFileError> {
+    match read(path)? {
+        Some(key) => Ok(key),
+        None => create(path),
+    }
+}
+
+/// Reads the key; `None` if there is no file. A link is followed: Kubernetes projects secrets as links.
+pub fn read(path: &Path) -> Result<Option<PrivateKey>, KeyFileError> {
+    let at = || path.to_owned();
+    let bytes = match guarded::read_linked(path, MAX_BYTES) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        read => read.and_then(guarded::text).map_err(|source| KeyFileError::Read { path: at(), source })?,
+    };
+    let key = bytes.trim_end_matches(['\r', '\n']).parse();
+    key.map(Some).map_err(|source| KeyFileError::NoKey { path: at(), source })
+}
+
+/// Draws a new key and puts it into the file, in place of one that is there.
+pub fn create(path: &Path) -> Result<PrivateKey, KeyFileError> {
+    let key = PrivateKey::generate().map_err(KeyFileError::Draw)?;
+    let folder = path.parent().filter(|folder| *folder != Path::new(""));
+    let made = folder.map_or(Ok(()), |folder| DirBuilder::new().recursive(true).mode(0o755).create(folder));
+    made.and_then(|()| atomic_file::replace(path, key.reveal().as_bytes(), MODE))
+        .map_err(|source| KeyFileError::Write { path: path.to_owned(), source })?;
+    Ok(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_new_key_has_gos_form_and_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new/wgkey");
+        let key = read_or_create(&path).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        assert_eq!((text.len(), text.trim_end()), (44, text.as_str()));
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o400);
+        assert_eq!(fs::metadata(path.parent().unwrap()).unwrap().permissions().mode() & 0o777, 0o755);
+        assert_eq!(read_or_create(&path).unwrap(), key);
+        assert_ne!(create(&path).unwrap(), key, "another one in its place");
+    }
+
+    #[test]
+    fn what_go_and_people_write_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("wgkey");
+        let key = "dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo=";
+        for end in ["", "\n", "\r\n"] {
+            fs::write(&path, format!("{key}{end}")).unwrap();
+            assert_eq!(read(&path).unwrap(), Some(key.parse().unwrap()));
+        }
+        let link = folder.path().join("projected");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert_eq!(read(&link).unwrap(), Some(key.parse().unwrap()));
+    }
+
+    #[test]
+    fn a_file_without_a_key_is_named_and_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("wgkey");
+        for content in ["", "secret", "AAAA", "dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo= x"] {
+            fs::write(&path, content).unwrap();
+            let error = read_or_create(&path).unwrap_err();
+            assert!(matches!(error, KeyFileError::NoKey { .. }), "{error}");
+            assert!(error.to_string().contains("wgkey") && !error.to_string().contains("secret"), "{error}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), content);
+        }
+        fs::write(&path, [0xff; 44]).unwrap();
+        assert!(matches!(read(&path), Err(KeyFileError::Read { .. })));
+        let error = create(Path::new("/proc/none/wgkey")).unwrap_err();
+        assert!(matches!(error, KeyFileError::Write { .. }), "{error}");
+    }
+}

@@ -1,0 +1,73 @@
+//! What devices contain besides objects, such as the peers of a `WireGuard` device: the driver reads and repairs it, and the
+//! loop says when.
+
+use super::work::Why;
+use super::{Driver, Reconciler};
+use crate::addr::Subnet;
+use crate::events::NetworkEvent;
+use crate::lease::Unknown;
+use crate::status::Problem;
+
+/// What [`Driver::hold`] may take away.
+#[derive(Debug, Clone, Copy)]
+pub struct Prune<'a> {
+    is_synced: bool,
+    unknown: [&'a Unknown; 2],
+}
+
+impl Prune<'_> {
+    /// Whether the first snapshot of leases is known.
+    pub fn is_synced(&self) -> bool {
+        self.is_synced
+    }
+
+    /// Whether what is there for a subnet, and not desired, may be removed: not before the first snapshot of leases, and
+    /// not while the record of that subnet is unreadable.
+    pub fn allows(&self, subnet: Subnet) -> bool {
+        self.is_synced && !self.unknown.iter().any(|unknown| unknown.has_subnet(subnet))
+    }
+}
+
+/// What [`Driver::hold`] did and found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Held {
+    /// Whether something was changed.
+    pub changed: bool,
+    /// Why something can't be read or changed. It is tried again.
+    pub problem: Option<String>,
+    /// Further problems, with the harm that each does.
+    pub notes: Vec<Problem>,
+    /// What was done.
+    pub events: Vec<NetworkEvent>,
+}
+
+impl<D: Driver> Reconciler<D> {
+    /// Lets the driver hold what is in its devices. With `read` it reads them first.
+    pub(super) async fn hold(&mut self, read: bool, why: Why) {
+        let prune = Prune {
+            is_synced: self.leases.is_synced(),
+            unknown: [self.leases.unknown(), self.peers.unknown()],
+        };
+        let mut held = self.driver.hold(read, prune).await;
+        for event in std::mem::take(&mut held.events) {
+            self.events.send(event);
+        }
+        if std::mem::take(&mut held.changed) && self.shown.synced && !why.is_desired() {
+            if why == Why::Resync {
+                self.repair.found_by_resync();
+            }
+            self.repair.add_device();
+        }
+        if held.problem != self.held.problem {
+            self.events.send(match &held.problem {
+                Some(reason) => NetworkEvent::DevicesNotReady { reason: reason.clone() },
+                None => NetworkEvent::DevicesReady,
+            });
+        }
+        if held.problem.is_some() {
+            self.retry_later();
+        }
+        self.held = held;
+    }
+}
