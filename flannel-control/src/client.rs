@@ -132,6 +132,12 @@ impl Client {
         self.send(request, None)
     }
 
+    /// The same for a request whose answers never take longer than this, one after the other. An agent that is silent
+    /// for longer is an error ([`ClientError::Silent`]).
+    pub fn follow_within(&self, request: &Request, patience: Duration) -> Result<Answers, ClientError> {
+        self.send(request, Some(patience))
+    }
+
     /// Asks for all that a report about this host should have, and leaves out what the agent does not say. `with_events`
     /// asks for the events that it remembers, too. An agent that hangs can hold this up.
     pub fn report(&self, with_events: bool) -> AgentReport {
@@ -143,12 +149,6 @@ impl Client {
             events.map_while(Result::ok).fold(String::new(), |text, event| text + event.get() + "\n")
         };
         AgentReport { status, events: events.map(lines) }
-    }
-
-    /// The same for a request whose answers never take longer than this, one after the other. An agent that is silent
-    /// for longer is an error ([`ClientError::Silent`]).
-    pub fn follow_within(&self, request: &Request, patience: Duration) -> Result<Answers, ClientError> {
-        self.send(request, Some(patience))
     }
 
     fn send(&self, request: &Request, patience: Option<Duration>) -> Result<Answers, ClientError> {

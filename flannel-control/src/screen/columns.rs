@@ -129,7 +129,7 @@ impl Layout {
             match step {
                 Step::Drop(gone) => columns.retain(|column| *column != gone),
                 Step::Shorten(from, to) => {
-                    columns.iter_mut().filter(|it| **it == from).for_each(|it| *it = to)
+                    columns.iter_mut().filter(|it| **it == from).for_each(|it| *it = to);
                 }
                 Step::Merge => {
                     columns.retain(|column| *column != Reached);

@@ -58,7 +58,7 @@ impl<D: Driver> Reconciler<D> {
             device_ops.iter().map(|op| of_device(op, |link| name(&names, link))).collect();
         found.extend(further.differences);
         found.extend(self.of_objects(&ops, &have, &names));
-        let problems = self.devices.problem.iter().cloned().collect();
+        let problems = self.devices.problem.iter().cloned().chain(further.problems).collect();
         let notes = self.withheld_note().into_iter().chain(further.notes).chain(self.guard_note()).collect();
         Ok(Differences { differences: found, problems, notes })
     }
