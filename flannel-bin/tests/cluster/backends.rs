@@ -467,12 +467,6 @@ fn ipip_damages(two: &Remote, three: &Remote, own_base: &str) -> Vec<(&'static s
         ("another MTU", format!("ip link set {device} mtu 1300")),
         ("another local address", format!("ip link set {device} type ipip local 192.168.77.99")),
         ("a fixed TTL", format!("ip tunnel change {device} mode ipip ttl 3 pmtudisc")),
-        (
-            "a remote address",
-            format!(
-                "ip link del {device}; ip link add {device} type ipip remote 192.168.77.99 local {underlay}"
-            ),
-        ),
         ("device deleted", format!("ip link del {device}")),
     ]
 }

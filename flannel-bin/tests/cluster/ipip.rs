@@ -147,15 +147,15 @@ mod vm {
         let pods = [bed.pod(1), bed.pod(2)];
         bed.kill(1);
         netns.ip("link del flannel.ipip").unwrap();
-        netns.ip("link add flannel.ipip type dummy").unwrap();
+        netns.ip("link add flannel.ipip type bridge").unwrap();
         bed.spawn(1, &[]);
         eventually(SOON, "a word about the link and the way out", || {
             let log = bed.agent(1).log();
             let is_named =
-                log.contains("no IPIP tunnel (dummy)") && log.contains("ip link set flannel.ipip name");
+                log.contains("no IPIP tunnel (bridge)") && log.contains("ip link set flannel.ipip name");
             if is_named { Ok(()) } else { Err(log) }
         });
-        assert!(netns.ip("-d link show flannel.ipip").unwrap().contains("dummy"), "it stays");
+        assert!(netns.ip("-d link show flannel.ipip").unwrap().contains("bridge"), "it stays");
         netns.ip("link del flannel.ipip").unwrap();
         bed.wait_ready(1);
         bed.wait_for_peers(1, 1);
