@@ -20,6 +20,11 @@ impl IpipConfig {
         Ok(Self { direct_routing: backend.get("DirectRouting")?.unwrap_or(false) })
     }
 
+    /// The network of pods and the keys of a config that this backend can use.
+    pub(crate) fn of(config: &NetworkConfig) -> Result<(Subnet, Self), ConfigError> {
+        Ok((Self::network(config)?, Self::parse(&config.backend)?))
+    }
+
     /// The network of pods. One with IPv6 is refused: IPIP carries IPv4 only (RFC 2003): pods would get IPv6 addresses by which they reach
     /// no other node. Go flannel crashes on the first such lease, or reaches no peer.
     pub(crate) fn network(config: &NetworkConfig) -> Result<Subnet, ConfigError> {

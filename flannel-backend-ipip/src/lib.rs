@@ -26,6 +26,7 @@ mod tests;
 
 use async_trait::async_trait;
 use flannel_core::backend::{Backend, BackendError, DeviceKind, Network, Registration};
+use flannel_core::config::{ConfigError, NetworkConfig};
 use flannel_core::kernel::{Kernel, KernelError, OpenKernel};
 use flannel_core::netlink::Netlink;
 use flannel_core::netns::Netns;
@@ -72,10 +73,13 @@ impl Backend for IpipBackend {
         const { &[DeviceKind::named(device::NAME, device::LINK_KIND)] }
     }
 
+    fn check(&self, config: &NetworkConfig) -> Result<(), ConfigError> {
+        IpipConfig::of(config).map(drop)
+    }
+
     async fn register(&self, registration: Registration<'_>) -> Result<Box<dyn Network>, BackendError> {
         let Registration { netns, config, underlay, .. } = registration;
-        let network = IpipConfig::network(config)?;
-        let ipip = IpipConfig::parse(&config.backend)?;
+        let (network, ipip) = IpipConfig::of(config)?;
         for key in config.backend.names_besides(&config::KEYS) {
             warn!(key, "Backend key has no effect on ipip");
         }

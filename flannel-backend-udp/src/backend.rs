@@ -6,6 +6,7 @@ mod tests;
 use async_trait::async_trait;
 use flannel_core::addr::PerFamily;
 use flannel_core::backend::{Backend, BackendError, DeviceKind, Network, Registration};
+use flannel_core::config::{ConfigError, NetworkConfig};
 use flannel_core::kernel::OpenKernel;
 use flannel_core::netlink::Netlink;
 use flannel_core::reconcile;
@@ -43,6 +44,10 @@ impl Backend for UdpBackend {
 
     fn devices(&self) -> &'static [DeviceKind] {
         const { &[DeviceKind::new("flannel", "tun")] }
+    }
+
+    fn check(&self, config: &NetworkConfig) -> Result<(), ConfigError> {
+        UdpConfig::parse(&config.backend).map(drop)
     }
 
     async fn register(&self, registration: Registration<'_>) -> Result<Box<dyn Network>, BackendError> {

@@ -1,7 +1,7 @@
 //! The backend's keys in the network config. Upstream: `pkg/backend/vxlan/vxlan.go`, `BackendConfig`.
 
 use flannel_core::addr::{Family, Mtu, Vni};
-use flannel_core::config::{BackendConfig, ConfigError};
+use flannel_core::config::{BackendConfig, ConfigError, NetworkConfig};
 use flannel_core::reconcile::AppliedConfig;
 use flannel_core::status::IPV6_MIN_MTU;
 
@@ -55,6 +55,13 @@ impl VxlanConfig {
             gbp: backend.get("GBP")?.unwrap_or(false),
             direct_routing: backend.get("DirectRouting")?.unwrap_or(false),
         })
+    }
+
+    /// Reads and checks the keys, and whether they go with the networks.
+    pub(crate) fn of(config: &NetworkConfig) -> Result<Self, ConfigError> {
+        let vxlan = Self::parse(&config.backend)?;
+        vxlan.check_mtu(config.families())?;
+        Ok(vxlan)
     }
 
     /// Refuses an MTU that leaves pods of a family too small an MTU.

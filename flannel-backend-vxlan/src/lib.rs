@@ -35,7 +35,7 @@ use flannel_core::addr::{Family, MacAddr, PerFamily};
 use flannel_core::backend::{
     Backend, BackendError, DeviceKind, HostProblem, Network, Registration, Underlay,
 };
-use flannel_core::config::NetworkConfig;
+use flannel_core::config::{ConfigError, NetworkConfig};
 use flannel_core::firewall::gate::{Desk, Gate, GateOptions};
 use flannel_core::kernel::{Kernel, KernelError, OpenKernel};
 use flannel_core::lease::LeaseAttrs;
@@ -129,10 +129,13 @@ impl Backend for VxlanBackend {
         const { &[DeviceKind::new("flannel.", "vxlan"), DeviceKind::new("flannel-v6.", "vxlan")] }
     }
 
+    fn check(&self, config: &NetworkConfig) -> Result<(), ConfigError> {
+        VxlanConfig::of(config).map(drop)
+    }
+
     async fn register(&self, registration: Registration<'_>) -> Result<Box<dyn Network>, BackendError> {
         let Registration { netns, config, underlay, subnets, .. } = registration;
-        let vxlan = VxlanConfig::parse(&config.backend)?;
-        vxlan.check_mtu(config.families())?;
+        let vxlan = VxlanConfig::of(config)?;
         for key in config.backend.names_besides(&config::KEYS) {
             warn!(key, "Backend key has no effect on Linux");
         }

@@ -57,6 +57,7 @@ pub(crate) fn command(
         Task::Doctor(options) => {
             options.common.check(&given)?;
             options.names_store = given.flags().iter().any(|flag| names_store(&flag.name));
+            options.names_servers = given.has("etcd-endpoints");
             options.shown = given.shown();
         }
         _ => {}

@@ -32,6 +32,10 @@ fn write(options: &cli::DockerOptions) -> Result<(), String> {
     if *c || !*i {
         text += &docker.combined(key, environment.get(key).map_or("", String::as_str));
     }
+    // Also a link to one, such as /dev/stdout, which would be replaced.
+    if std::fs::metadata(output).is_ok_and(|found| !found.is_file()) {
+        return Err(format!("{} is no regular file, so it stays as it is", output.display()));
+    }
     atomic_file::replace(output, text.as_bytes(), 0o644)
         .map_err(|error| format!("can't write {}: {error}", output.display()))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

@@ -4,9 +4,11 @@ use std::error::Error;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use flannel_control::{Client, socket_of};
+use flannel_core::backend::Backend;
 use flannel_core::error::chain;
 use flannel_core::netns::Netns;
 use flannel_doctor::bundle::Bundle;
@@ -14,13 +16,18 @@ use flannel_doctor::redact::Redactor;
 use flannel_doctor::{Doctor, Host, Places, Report, StoreToAsk};
 
 use crate::cli::{self, DoctorOptions, Options, ReportForm, Store};
-use crate::{logs, privileges, store};
+use crate::{logs, privileges, registry, store};
 
 /// Examines the host. The worst verdict is the exit status.
 pub(crate) fn run(options: &DoctorOptions) -> ExitCode {
     // The report is what the operator wants to see; a log is only for those who ask for one.
     if options.common.verbosity > 0 || !options.common.vmodule.is_empty() {
         logs::set_up(&options.common);
+    }
+    if let Err(error) = Host::check_root(&options.root) {
+        let root = options.root.display();
+        let _ = writeln!(io::stderr(), "flanneld doctor: --root: {root} can't be the root of a host: {error}");
+        return USAGE.into();
     }
     // This must be before other threads start. What is missing is in the report.
     let _ = privileges::raise_granted();
@@ -43,6 +50,9 @@ pub(crate) fn run(options: &DoctorOptions) -> ExitCode {
     }
 }
 
+/// The exit status for a flag that is wrong, as of a command line that can't be read.
+const USAGE: u8 = 2;
+
 /// Prints the report. Nobody may read it, which is no failure of the host.
 fn print(report: &Report, form: ReportForm) {
     let mut out = io::stdout().lock();
@@ -59,7 +69,9 @@ async fn examine(options: &DoctorOptions) -> Result<Report, Box<dyn Error>> {
     let asked = tokio::task::spawn_blocking(move || client.report(wants_events));
     // An agent that hangs must not keep the doctor.
     let told = tokio::time::timeout(PATIENCE, asked).await.ok().transpose()?.unwrap_or_default();
-    let doctor = Doctor::new(host).places(places(options)).store(store_of(options)).agent_status(told.status);
+    let (store, backends) = store_of(options);
+    let doctor = Doctor::new(host).places(places(options)).store(store).backends(backends);
+    let doctor = doctor.agent_status(told.status);
     let doctor = doctor.only(options.check.iter().copied())?;
     let Some(file) = &options.bundle else { return Ok(doctor.examine().await) };
     let password = options.common.etcd_password.reveal().to_owned();
@@ -95,12 +107,17 @@ fn places(options: &DoctorOptions) -> Places {
         .store_dir(store_dir)
 }
 
-/// The store of the flags. Without a flag it is that of an agent without flags, if there is one.
-fn store_of(options: &DoctorOptions) -> Option<StoreToAsk> {
-    match store::open(&Options::from(options.common.clone())) {
-        Ok(store) if options.names_store => Some(StoreToAsk::named(store)),
-        Ok(store) => Some(StoreToAsk::guessed(store)),
-        Err(error) if options.names_store => Some(StoreToAsk::unusable(chain(&*error))),
-        Err(_) => None,
+/// The store of the flags, and the backends that an agent with it would have. Without a flag it is the store of an agent
+/// without flags, if there is one.
+fn store_of(options: &DoctorOptions) -> (Option<StoreToAsk>, Vec<Arc<dyn Backend>>) {
+    let agent = Options::from(options.common.clone());
+    match store::open(&agent) {
+        Ok(store) => {
+            let backends = registry::agent(&agent, Arc::clone(&store)).backends().to_vec();
+            let asked = if options.names_store { StoreToAsk::named(store) } else { StoreToAsk::guessed(store) };
+            (Some(asked.with_usual_servers(!options.names_servers)), backends)
+        }
+        Err(error) if options.names_store => (Some(StoreToAsk::refused(&*error)), Vec::new()),
+        Err(_) => (None, Vec::new()),
     }
 }

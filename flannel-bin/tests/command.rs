@@ -71,6 +71,25 @@ fn the_doctor_examines_a_host_without_agent_and_store() {
         assert!(shown.contains("--etcd-username=root") && !shown.contains("correct-horse"), "{shown}");
         let refused = flanneld(&[&files[..], &["--check=agents", "--bundle=/dev/null/b"]].concat(), &[]);
         assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+
+        // The backends of this build read the config, as an agent would.
+        for (backend, part) in [("vxlna", "has vxlan"), ("vxlan\",\"VNI\":\"x", "Backend.VNI")] {
+            let config = format!("{{\"Network\":\"10.244.0.0/16\",\"Backend\":{{\"Type\":\"{backend}\"}}}}");
+            std::fs::write(folder.path().join("config"), config).unwrap();
+            let store = format!("--store=local:{}", folder.path().display());
+            let output = flanneld(&[&files[..], &["--check=network-config", &store]].concat(), &[]);
+            assert_eq!(output.status.code(), Some(4), "{output:?}");
+            assert!(text(&output.stdout).contains(part), "{output:?}");
+        }
+        let root = flanneld(&["doctor", "--root=/nonexistent"], &[]);
+        assert_eq!(root.status.code(), Some(2), "{root:?}");
+        assert!(text(&root.stderr).contains("/nonexistent can't be the root of a host"), "{root:?}");
+        let node = ["doctor", "store-reachable", "kube-rights", "--kube-subnet-mgr", "--kube-api-url=http://127.0.0.1:1"];
+        let node = flanneld(&node, &[]);
+        if cfg!(feature = "kube") {
+            assert!(text(&node.stdout).contains("NODE_NAME"), "{node:?}");
+            assert!(!text(&node.stdout).contains("not Kubernetes"), "{node:?}");
+        }
     });
 }
 
@@ -88,6 +107,9 @@ fn bad_command_lines_exit_2_and_say_why() {
         (&["doctor", "--check=mtu-path,mtu"], &[], "\"mtu\" is not the name of a check"),
         (&["doctor", "mtu"], &[], "\"mtu\" is not the name of a check"),
         (&["doctor", "--output=xml"], &[], "is not table or json"),
+        (&["doctor", "--bundle="], &[], "--bundle: \"\" is not the path of a file"),
+        (&["doctor", "--output=json", "rp-filter"], &[], "\"rp-filter\"; give it before all flags, or as --check=rp-filter"),
+        (&["log-level", "--subnet-file=/a", "debug"], &[], "\"debug\"; give it before all flags, or as --level=debug"),
         (&["--ip-masq", "false"], &[], "did you mean --ip-masq=false?"),
         (&[], &[("FLANNELD_IFACE_REGEX", "(")], "FLANNELD_IFACE_REGEX: \"(\" is not a regular expression"),
     ] {

@@ -3,10 +3,10 @@
 //! The library and the CNI plugin both compile this file, by a link, as `guarded.rs`.
 
 use std::ffi::OsStr;
-use std::fs::{DirBuilder, TryLockError};
+use std::fs::{self, DirBuilder, FileType, TryLockError};
 use std::io::{self, Write as _};
 use std::iter::repeat_with;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt as _};
 use std::path::Path;
 
 use crate::guarded::{Dir, Draft};
@@ -19,8 +19,10 @@ const TRIES: usize = 8;
 
 /// Replaces a file: writes a draft beside it, syncs it, renames it, and syncs the folder. A crash at any point leaves
 /// the old file or the new one, never a part. The folder must exist, so that a misspelt path is an error; see
-/// [`make_folder_of`]. If the name is a link, the link is replaced, and its target is not written to.
+/// [`make_folder_of`]. If the name is a link, the link is replaced, and its target is not written to. A device node, such
+/// as `/dev/null`, is not replaced: that is an error.
 pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    refuse_device(path)?;
     // A draft that can't be removed does no harm, since each draft has a name of its own.
     let _ = remove_abandoned_drafts(path);
     let (dir, name) = Dir::of(path)?;
@@ -28,6 +30,15 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     draft.file.write_all(bytes)?;
     draft.place(name)?;
     Ok(())
+}
+
+/// Somebody who can make a device node in the folder is root, so it is no trap, but a misspelt or ill-chosen path.
+fn refuse_device(path: &Path) -> io::Result<()> {
+    let is_device = |kind: FileType| kind.is_char_device() || kind.is_block_device();
+    match fs::symlink_metadata(path) {
+        Ok(found) if is_device(found.file_type()) => Err(io::Error::other("it is a device node, which stays")),
+        _ => Ok(()),
+    }
 }
 
 /// Makes the missing folders above a file, with mode 0755: for files of which the program itself chooses the place.
@@ -144,6 +155,8 @@ mod tests {
 
         replace(&path, b"whole", 0o600).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"whole");
+        assert!(refuse_device(Path::new("/dev/null")).is_err());
+        refuse_device(&path).unwrap();
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 4 + 1 + 1);
     }
 }

@@ -136,6 +136,13 @@ pub trait Backend: Send + Sync {
         false
     }
 
+    /// Checks the backend's keys in a network config, and whether it can carry these networks. [`Self::register`] refuses
+    /// what this refuses, by the same code; so a config can be checked where no agent starts. By default everything is good.
+    fn check(&self, config: &NetworkConfig) -> Result<(), ConfigError> {
+        let _ = config;
+        Ok(())
+    }
+
     /// Creates or adopts the devices, then acquires a lease that publishes their data.
     async fn register(&self, registration: Registration<'_>) -> Result<Box<dyn Network>, BackendError>;
 }

@@ -195,6 +195,8 @@ pub struct Recalled {
     pub state: Option<State>,
     /// Why a file that is there can't be used, for the log.
     pub problem: Option<String>,
+    /// Whether this process may not read the file; then another user, such as root, may, and nothing is wrong with it.
+    pub is_denied: bool,
 }
 
 /// Reads what an earlier run stored. It never fails: without it the agent can only prove less.
@@ -202,10 +204,13 @@ pub fn read(path: &Path) -> Recalled {
     let bytes = match guarded::read(path, MAX_BYTES) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Recalled::default(),
-        Err(error) => return Recalled { state: None, problem: Some(format!("can't be read: {error}")) },
+        Err(error) => {
+            let is_denied = error.kind() == io::ErrorKind::PermissionDenied;
+            return Recalled { state: None, problem: Some(format!("can't be read: {error}")), is_denied };
+        }
     };
     match State::decode(&bytes) {
-        Ok(state) => Recalled { state: Some(state), problem: None },
-        Err(error) => Recalled { state: None, problem: Some(error.to_string()) },
+        Ok(state) => Recalled { state: Some(state), ..Recalled::default() },
+        Err(error) => Recalled { problem: Some(error.to_string()), ..Recalled::default() },
     }
 }

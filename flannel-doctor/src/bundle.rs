@@ -7,6 +7,7 @@
 
 mod collect;
 
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -87,12 +88,15 @@ impl Bundle {
         self
     }
 
-    /// Examines the host, and writes the bundle with the mode 0600. A file of that name is replaced.
+    /// Examines the host, and writes the bundle with the mode 0600. A regular file of that name is replaced; anything else,
+    /// such as a device node or a link, is an error.
     ///
     /// # Panics
     ///
     /// Outside of a tokio runtime with I/O and time.
     pub async fn write(&self, path: &Path) -> Result<Packed, BundleError> {
+        let refused = |source| BundleError { path: path.to_owned(), source };
+        refuse_other_than_files(path).map_err(refused)?;
         let (report, facts) = self.doctor.examine_with_facts().await;
         let mut entries =
             vec![Entry::own("report.txt", report.to_string()), Entry::own("report.json", report.to_json())];
@@ -105,9 +109,9 @@ impl Bundle {
                 text: Err(why.0.clone()),
             }),
         }
-        let refused = |source| BundleError { path: path.to_owned(), source };
         let entries = self.redacted(entries);
         let bytes = pack(&entries).map_err(refused)?;
+        refuse_other_than_files(path).map_err(refused)?;
         atomic_file::replace(path, &bytes, 0o600).map_err(refused)?;
         Ok(Packed { report, files: entries.into_iter().map(|(name, _)| name).collect() })
     }
@@ -128,6 +132,16 @@ impl Bundle {
         }
         files.push(("manifest.txt".to_owned(), self.redactor.text(&manifest)));
         files
+    }
+}
+
+/// Fails if there is something at a path that a bundle must not take the place of: `/dev/stdout` is a link.
+fn refuse_other_than_files(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.is_file() => Ok(()),
+        Ok(_) => Err(io::Error::other("what is there is no regular file, so it stays; name a new file")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
     }
 }
 

@@ -1,7 +1,10 @@
 //! Runs checks.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use flannel_core::backend::Backend;
 use flannel_core::error::chain;
 use futures::future::join_all;
 use serde_json::Value;
@@ -18,15 +21,23 @@ const DEADLINE: Duration = Duration::from_secs(25);
 
 /// Examines a host. It changes nothing on it, and needs neither a running agent nor a store; what either knows is used
 /// if it is given.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 #[must_use]
 pub struct Doctor {
     host: Host,
     places: Places,
     store: Option<StoreToAsk>,
     status: Option<Value>,
+    backends: Vec<Arc<dyn Backend>>,
     checks: Vec<&'static Check>,
     deadline: Duration,
+}
+
+impl fmt::Debug for Doctor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.checks.iter().map(|check| check.name).collect();
+        f.debug_struct("Doctor").field("host", &self.host).field("checks", &names).finish_non_exhaustive()
+    }
 }
 
 /// No check has this name.
@@ -38,7 +49,8 @@ impl Doctor {
     /// A doctor for a host, with all checks and the usual places.
     pub fn new(host: Host) -> Self {
         let checks = CHECKS.iter().collect();
-        Self { host, places: Places::default(), store: None, status: None, checks, deadline: DEADLINE }
+        let (places, backends) = (Places::default(), Vec::new());
+        Self { host, places, store: None, status: None, backends, checks, deadline: DEADLINE }
     }
 
     /// Where files are.
@@ -55,6 +67,12 @@ impl Doctor {
     /// objects with a `text`. All of it goes into a bundle.
     pub fn agent_status(self, status: Option<Value>) -> Self {
         Self { status, ..self }
+    }
+
+    /// The backends that the agent of this host has (`AgentBuilder::backends`): they check the network config as the agent
+    /// would, and say which devices are theirs. Without any, the doctor knows the devices of vxlan and udp.
+    pub fn backends(self, backends: impl IntoIterator<Item = Arc<dyn Backend>>) -> Self {
+        Self { backends: backends.into_iter().collect(), ..self }
     }
 
     /// Does only the checks with these names; all for none.
@@ -87,7 +105,8 @@ impl Doctor {
     /// The same, with what was read for it; the error says why nothing could be read.
     pub(crate) async fn examine_with_facts(&self) -> (Report, Result<Facts, Skip>) {
         let (host, places) = (self.host.clone(), self.places.clone());
-        let facts = Facts::read(host, places, self.store.clone(), self.status.clone()).await;
+        let (store, status, backends) = (self.store.clone(), self.status.clone(), self.backends.clone());
+        let facts = Facts::read(host, places, store, status, backends).await;
         let done = match &facts {
             Ok(facts) => join_all(self.checks.iter().map(|check| self.one(check, facts))).await,
             Err(Skip(why)) => {

@@ -1,30 +1,35 @@
 //! What several checks need to know, read once: links, the files of the agent, and the answers of the store.
 
 mod agents;
+mod others;
 mod store;
 
+use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use flannel_core::addr::{Family, LinkIndex, MacAddr, Mtu, PerFamily, Subnet};
+use flannel_core::backend::Backend;
 use flannel_core::config::NetworkConfig;
 use flannel_core::error::chain;
 use flannel_core::guarded;
 use flannel_core::kernel::{Link, LinkAddress};
 use flannel_core::lease::Lease;
-use flannel_core::state_file::{self, Recalled};
+use flannel_core::state_file::{self, Recalled, State};
 use flannel_core::subnet_file::{self, MAX_BYTES, Previous};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::OnceCell;
 
-use crate::finding::Skip;
-use crate::host::Host;
+use crate::finding::{Skip, sample};
+use crate::host::{Files, Host};
 use crate::places::Places;
 
 pub(crate) use agents::{AgentProcess, capabilities};
+pub(crate) use others::OtherAgent;
 pub use store::StoreToAsk;
-pub(crate) use store::{Answers, Config};
+pub(crate) use store::{Answers, Config, Outage};
 
 /// The port of vxlan and of udp unless the config says otherwise (`vxlan_port` of the Linux kernel; upstream's
 /// `pkg/backend/udp`).
@@ -32,7 +37,6 @@ const VXLAN_PORT: u16 = 8472;
 const UDP_PORT: u16 = 8285;
 
 /// All that checks may look at.
-#[derive(Debug)]
 pub(crate) struct Facts {
     pub(crate) host: Host,
     pub(crate) places: Places,
@@ -44,9 +48,20 @@ pub(crate) struct Facts {
     subnet_text: Result<String, std::io::Error>,
     pub(crate) previous: Previous,
     pub(crate) recalled: Recalled,
+    /// The agents with our subnet file: one, as a rule.
     pub(crate) agents: Vec<AgentProcess>,
+    /// The agents with another one, each with a network of its own.
+    pub(crate) others: Vec<OtherAgent>,
+    /// The backends that the agent has; empty if nobody said it.
+    backends: Vec<Arc<dyn Backend>>,
     store: Option<StoreToAsk>,
     answers: OnceCell<Answers>,
+}
+
+impl fmt::Debug for Facts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Facts").field("host", &self.host).field("places", &self.places).finish_non_exhaustive()
+    }
 }
 
 /// What a vxlan node publishes of itself (upstream's `pkg/backend/vxlan`, `vxlanLeaseAttrs`).
@@ -63,6 +78,7 @@ impl Facts {
         places: Places,
         store: Option<StoreToAsk>,
         status: Option<Value>,
+        backends: Vec<Arc<dyn Backend>>,
     ) -> Result<Self, Skip> {
         let (links, addresses) = match host.open_kernel() {
             Ok(mut kernel) => {
@@ -79,7 +95,14 @@ impl Facts {
             (text, subnet_file::read_previous(&subnet_path), state_file::read(&state_path))
         };
         let (subnet_text, previous, recalled) = host.blocking(files).await?;
-        let agents = host.look(agents::find).await?;
+        let own_file = places.subnet_file.clone();
+        let look = move |files: &Files| {
+            let all = agents::find(files).into_iter();
+            let (own, others): (Vec<_>, Vec<_>) =
+                all.partition(|agent| others::is_same(&agent.subnet_file, &own_file));
+            (own, others.into_iter().map(|agent| OtherAgent::read(files, agent)).collect())
+        };
+        let (agents, others) = host.look(look).await?;
         let answers = OnceCell::new();
         Ok(Self {
             host,
@@ -91,6 +114,8 @@ impl Facts {
             previous,
             recalled,
             agents,
+            others,
+            backends,
             store,
             answers,
         })
@@ -123,9 +148,31 @@ impl Facts {
         self.subnet_value("FLANNEL_MTU")?.parse().ok().map(Mtu)
     }
 
+    /// What the state file has.
+    pub(crate) fn state(&self) -> Result<&State, Skip> {
+        let path = self.places.state();
+        self.recalled.state.as_ref().ok_or_else(|| match &self.recalled.problem {
+            Some(why) if self.recalled.is_denied => {
+                Skip::denied(format!("the state file {} {why}", path.display()))
+            }
+            Some(why) => Skip::new(format!("the state file {} can't be used: {why}", path.display())),
+            None => Skip::new(format!("there is no state file {}", path.display())),
+        })
+    }
+
     /// This node's lease, by the state file.
     pub(crate) fn own(&self) -> Option<&Lease> {
         self.recalled.state.as_ref()?.own.as_ref()
+    }
+
+    /// The same, for checks that can't be done without.
+    pub(crate) fn needed_own(&self) -> Result<&Lease, Skip> {
+        self.state()?.own.as_ref().ok_or_else(|| Skip::new("the state file has no lease of this node"))
+    }
+
+    /// Why no other node is known, for checks that can't be done without.
+    pub(crate) fn no_peer(&self) -> Skip {
+        self.state().err().unwrap_or_else(|| Skip::new("no other node is known to the state file"))
     }
 
     /// The leases of other nodes, by the state file.
@@ -146,6 +193,23 @@ impl Facts {
     pub(crate) fn networks(&self) -> PerFamily<Subnet> {
         let state = self.recalled.state.as_ref().map(|state| state.networks);
         state.filter(|networks| !networks.is_empty()).unwrap_or(self.previous.networks)
+    }
+
+    /// The same, else those of the config in the store: where no agent has run yet.
+    pub(crate) async fn all_networks(&self) -> PerFamily<Subnet> {
+        let known = self.networks();
+        if !known.is_empty() {
+            return known;
+        }
+        match self.answers().await.map(|answers| &answers.config) {
+            Ok(Config::Read(config)) => config.networks.map(|_, network| network.network),
+            _ => known,
+        }
+    }
+
+    /// The backends that the agent has; empty if nobody said it.
+    pub(crate) fn backends(&self) -> &[Arc<dyn Backend>] {
+        &self.backends
     }
 
     /// The network config that the agent used last.
@@ -170,15 +234,79 @@ impl Facts {
         Some(configured.filter(|port| *port > 0).unwrap_or(usual))
     }
 
-    /// The devices that carry the overlay: those that the state file names, and those with our names.
+    /// The devices that carry this agent's overlay: those that the state file names. Where it names none (udp's is not in
+    /// it, and an agent in Go writes no such file) they are those with names of flannel's and an address of this node's
+    /// subnets. A host may have several agents, and another one's devices are none of ours.
     pub(crate) fn overlay_links(&self) -> impl Iterator<Item = &Link> {
-        let named = self.recalled.state.as_ref().map(|state| state.devices.as_slice()).unwrap_or_default();
-        let is_ours = |link: &&Link| {
-            named.iter().any(|device| device.name == link.name)
-                || is_overlay_name(&link.name)
-                    && matches!(link.kind.as_deref(), Some("vxlan" | "tun" | "ipip"))
+        self.links.as_deref().unwrap_or_default().iter().filter(|link| self.is_ours(link))
+    }
+
+    fn is_ours(&self, link: &Link) -> bool {
+        let state = self.recalled.state.as_ref();
+        if let Some(state) = state.filter(|state| !state.devices.is_empty()) {
+            return state.devices.iter().any(|device| device.name == link.name);
+        }
+        if state.is_some_and(|state| self.has_no_devices(&state.backend)) {
+            return false;
+        }
+        let addresses: Vec<IpAddr> = self.addresses_of(link).collect();
+        let subnets = self.subnets();
+        let is_own = |ip: &IpAddr| subnets.iter().any(|(_, subnet)| subnet.contains(*ip));
+        let may_be = subnets.is_empty() || addresses.is_empty() || addresses.iter().any(is_own);
+        self.is_flannels(link) && may_be && self.other_with(link).is_none()
+    }
+
+    fn has_no_devices(&self, backend: &str) -> bool {
+        let of_kind = self.backends.iter().find(|known| known.kind() == backend);
+        of_kind.map_or(backend == "host-gw", |backend| backend.devices().is_empty())
+    }
+
+    /// The addresses of a link that are not link-local.
+    fn addresses_of(&self, link: &Link) -> impl Iterator<Item = IpAddr> {
+        let all = self.addresses.as_deref().unwrap_or_default().iter();
+        let of_link = all.filter(|address| address.link == link.index).map(|address| address.addr.ip());
+        of_link.filter(|ip| !matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local()))
+    }
+
+    /// Whether a link has a name and a kind of flannel's devices, whichever agent's.
+    pub(crate) fn is_flannels(&self, link: &Link) -> bool {
+        let kind = link.kind.as_deref();
+        let mut kinds = self.backends.iter().flat_map(|backend| backend.devices());
+        is_overlay_name(&link.name) && matches!(kind, Some("vxlan" | "tun" | "ipip"))
+            || kinds.any(|of| of.is_only && of.prefix == link.name && kind == Some(of.kind))
+    }
+
+    /// The other agent of this host that has a link.
+    pub(crate) fn other_with(&self, link: &Link) -> Option<&OtherAgent> {
+        let addresses: Vec<IpAddr> = self.addresses_of(link).collect();
+        self.others.iter().find(|other| other.has(link, &addresses))
+    }
+
+    /// The agents besides ours of which nothing is known but that they run, and so not what is theirs.
+    pub(crate) fn unknown_others(&self) -> Option<String> {
+        let unknown = self.others.iter().filter(|other| !other.is_known());
+        let pids: Vec<String> = unknown.map(|other| other.process.pid.to_string()).collect();
+        (!pids.is_empty()).then(|| sample(&pids))
+    }
+
+    /// The VXLAN device for a family.
+    pub(crate) fn vtep(&self, family: Family) -> Option<&Link> {
+        let prefix = if family == Family::V4 { "flannel." } else { "flannel-v6." };
+        self.overlay_links().find(|link| link.name.starts_with(prefix))
+    }
+
+    /// The links of underlay and overlay that IPv6 needs. If the underlay's IPv6 address is gone, its link is the one that
+    /// the device is bound to, or that has the IPv4 address.
+    pub(crate) fn links_with_ipv6(&self) -> Vec<&Link> {
+        let publishes = self.own().is_some_and(|own| own.attrs.public_ips.get(Family::V6).is_some());
+        let lower = || {
+            let vxlan = self.vtep(Family::V6).and_then(|link| link.vxlan.as_ref());
+            vxlan.and_then(|vxlan| self.link(vxlan.lower?))
         };
-        self.links.as_deref().unwrap_or_default().iter().filter(is_ours)
+        let underlay = self.underlay_link(Family::V6).or_else(|| {
+            lower().or_else(|| self.underlay_link(Family::V4)).filter(|_| publishes)
+        });
+        self.overlay_links().filter(|link| carries(link, Family::V6)).chain(underlay).collect()
     }
 
     /// The links of others with an address in this node's subnet: the bridge of the pods, as a rule.
@@ -216,20 +344,31 @@ impl Facts {
     pub(crate) async fn answered(&self) -> Result<&Answers, Skip> {
         let answers = self.answers().await?;
         match answers.outage() {
-            Some(why) => Err(Skip::new(format!("the store did not answer: {why}"))),
+            Some(Outage::Silent(why)) => Err(Skip::new(format!("the store did not answer: {why}"))),
+            Some(Outage::Unusable(why)) => Err(Skip::new(format!("the store can't be asked: {why}"))),
+            Some(Outage::Denied(why)) => Err(Skip::denied(format!("the store can't be asked: {why}"))),
             None => Ok(answers),
         }
     }
 }
 
 /// Whether a device has a name of flannel's: `flannel.1`, `flannel-v6.1`, `flannel0`.
-pub(crate) fn is_overlay_name(name: &str) -> bool {
+fn is_overlay_name(name: &str) -> bool {
     let number = name.strip_prefix("flannel-v6.").or_else(|| name.strip_prefix("flannel."));
     let number = number.or_else(|| name.strip_prefix("flannel"));
     if name == "flannel.ipip" {
         return true;
     }
     number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// Whether a device of the overlay carries packets of a family: vxlan has one for each, udp one for both.
+pub(crate) fn carries(link: &Link, family: Family) -> bool {
+    match link.name.as_str() {
+        name if name.starts_with("flannel-v6.") => family == Family::V6,
+        name if name.starts_with("flannel.") => family == Family::V4,
+        _ => true,
+    }
 }
 
 /// The VTEP MAC that a lease publishes in a family.

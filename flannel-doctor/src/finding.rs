@@ -1,5 +1,6 @@
 //! What a check finds.
 
+use std::error::Error;
 use std::fmt;
 use std::io;
 
@@ -88,18 +89,53 @@ impl Finding {
         Self::new(Verdict::Failure, evidence, Some(fix.into()))
     }
 
-    /// The two as one: all evidence, the worse verdict, and what to do about that.
-    #[must_use]
-    fn and(self, other: Self) -> Self {
-        let (mut worse, other) = if other.verdict > self.verdict { (other, self) } else { (self, other) };
-        worse.evidence.extend(other.evidence);
-        worse
-    }
-
-    /// All of them as one, or that all is well.
+    /// All of them as one, or that all is well: the worst verdict, and evidence and fixes of all, the worst first. Each fix
+    /// is named once. What is more than an operator reads is a number.
     pub(crate) fn of_all(findings: impl IntoIterator<Item = Self>, fine: impl FnOnce() -> String) -> Self {
-        findings.into_iter().reduce(Self::and).unwrap_or_else(|| Self::ok(fine()))
+        let mut findings: Vec<Self> = findings.into_iter().collect();
+        let Some(verdict) = findings.iter().map(|finding| finding.verdict).max() else { return Self::ok(fine()) };
+        // A stable sort: within a verdict the order stays.
+        findings.sort_by_key(|finding| std::cmp::Reverse(finding.verdict));
+        let (mut evidence, mut fixes): (Vec<String>, Vec<String>) = Default::default();
+        for finding in findings {
+            evidence.extend(finding.evidence);
+            fixes.extend(finding.fix.filter(|fix| !fixes.contains(fix)));
+        }
+        let more = evidence.len().saturating_sub(MOST_EVIDENCE);
+        if more > 0 {
+            evidence.truncate(MOST_EVIDENCE);
+            evidence.push(format!("and {more} more of this kind"));
+        }
+        let fix = (!fixes.is_empty()).then(|| listed(&fixes, MOST_FIXES, "; "));
+        Self { verdict, evidence, fix }
     }
+}
+
+/// The most lines of evidence, and the most fixes, that a finding shows.
+const MOST_EVIDENCE: usize = 20;
+const MOST_FIXES: usize = 8;
+
+/// The first names, and how many there are besides.
+pub(crate) fn sample(names: &[impl AsRef<str>]) -> String {
+    listed(names, 5, ", ")
+}
+
+fn listed(items: &[impl AsRef<str>], most: usize, between: &str) -> String {
+    let first = items.iter().take(most).map(AsRef::as_ref).collect::<Vec<_>>().join(between);
+    match items.len().saturating_sub(most) {
+        0 => first,
+        more => format!("{first} and {more} more"),
+    }
+}
+
+/// Whether an error is that this process lacks a right, by it or by one that it comes from.
+pub(crate) fn is_denied(error: &(dyn Error + 'static)) -> bool {
+    let by_itself = error.downcast_ref::<io::Error>().is_some_and(|error| {
+        // What our own code refuses has this kind, too, but no number of the kernel's.
+        matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM))
+            || error.get_ref().is_some_and(|inner| is_denied(inner))
+    });
+    by_itself || error.source().is_some_and(is_denied)
 }
 
 /// Why a check could not be done.
@@ -112,8 +148,16 @@ impl Skip {
     }
 
     /// A file could not be read.
-    pub(crate) fn unread(path: &str, error: &io::Error) -> Self {
+    pub(crate) fn unread(path: impl fmt::Display, error: &io::Error) -> Self {
+        if is_denied(error) {
+            return Self::denied(format!("{path} can't be read: {error}"));
+        }
         Self(format!("{path} can't be read: {error}"))
+    }
+
+    /// This process lacks the right to see it, which says nothing about the host.
+    pub(crate) fn denied(what: impl fmt::Display) -> Self {
+        Self(format!("{what}; ask as root"))
     }
 }
 
@@ -141,9 +185,29 @@ mod tests {
         let all = [Finding::note("a", "do a"), Finding::failure("b", "do b"), Finding::warning("c", "do c")];
         let one = Finding::of_all(all, || unreachable!("there are some"));
         assert_eq!(one.verdict, Verdict::Failure);
-        assert_eq!(one.evidence, ["b", "a", "c"]);
-        assert_eq!(one.fix.as_deref(), Some("do b"));
+        assert_eq!(one.evidence, ["b", "c", "a"]);
+        assert_eq!(one.fix.as_deref(), Some("do b; do c; do a"));
+        let same = [Finding::warning("a", "do it"), Finding::warning("b", "do it")];
+        assert_eq!(Finding::of_all(same, String::new).fix.as_deref(), Some("do it"));
         assert_eq!(Finding::of_all([], || "fine".to_owned()), Finding::ok("fine"));
+    }
+
+    #[test]
+    fn what_nobody_reads_is_a_number() {
+        let many = (0..100).map(|number| Finding::warning(format!("{number}"), format!("do {number}")));
+        let one = Finding::of_all(many, String::new);
+        assert_eq!((one.evidence.len(), one.evidence[20].as_str()), (21, "and 80 more of this kind"));
+        assert!(one.fix.as_deref().unwrap().ends_with("do 7 and 92 more"), "{one:?}");
+        assert_eq!(sample(&["a", "b"]), "a, b");
+        assert_eq!(sample(&["a", "b", "c", "d", "e", "f"]), "a, b, c, d, e and 1 more");
+    }
+
+    #[test]
+    fn a_missing_right_is_told_from_what_we_refuse() {
+        let denied = io::Error::from_raw_os_error(libc::EACCES);
+        assert!(is_denied(&denied) && is_denied(&io::Error::other(io::Error::from_raw_os_error(libc::EPERM))));
+        assert!(!is_denied(&io::Error::new(io::ErrorKind::PermissionDenied, "others can write there")));
+        assert!(Skip::unread("/a", &denied).0.ends_with("; ask as root"));
     }
 
     #[test]

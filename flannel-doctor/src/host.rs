@@ -18,7 +18,7 @@ use flannel_core::kernel::{Kernel, KernelError, OpenKernel};
 use flannel_core::netlink::Netlink;
 use flannel_core::netns::Netns;
 
-use crate::finding::Skip;
+use crate::finding::{Skip, is_denied};
 
 pub(crate) use echo::{Echo, echo};
 pub use trial::{RealTrials, Trial, Trials, Tried};
@@ -52,6 +52,12 @@ impl Host {
     /// the host's `/proc`, too.
     pub fn root(self, root: impl Into<PathBuf>) -> Self {
         Self { root: root.into().into(), ..self }
+    }
+
+    /// Fails if the folder can't be the root of a host: without files, most checks would find nothing wrong.
+    pub fn check_root(root: &Path) -> io::Result<()> {
+        let is_host = fs::metadata(root)?.is_dir() && root.join("proc").is_dir();
+        if is_host { Ok(()) } else { Err(io::Error::other("it has no folder proc")) }
     }
 
     /// Asks another kernel for links, addresses and routes, such as the fake of `flannel_core::testing`.
@@ -149,6 +155,18 @@ impl Files {
         let mut names: Vec<_> = entries.map(|entry| entry.file_name()).collect();
         names.sort_unstable();
         names
+    }
+
+    /// Fails if there is something that this process may not see: then what it does not see may be there.
+    pub(crate) fn seen(&self, path: impl AsRef<Path>) -> Result<(), Skip> {
+        let path = path.as_ref();
+        let found = self.metadata(path).and_then(|found| {
+            if found.is_dir() { fs::read_dir(self.path(path)).map(drop) } else { Ok(()) }
+        });
+        match found {
+            Err(error) if is_denied(&error) => Err(Skip::unread(path.display(), &error)),
+            _ => Ok(()),
+        }
     }
 
     /// What a link points at.

@@ -33,6 +33,12 @@ pub struct Redactor {
     jwt: Regex,
     /// A flag with its value as the next word.
     flag: Regex,
+    /// A header whose value is one, to the end of the line or of the quotes.
+    header: Regex,
+    /// A user with a password behind a colon, as the value of a flag of curl, etcdctl and others.
+    user: Regex,
+    /// A name and a value as words, as `wg` and `passwd` have them.
+    words: Regex,
     /// A name and a value behind `=` or `:`, perhaps quoted.
     pair: Regex,
     /// A line that is a name and its value, which may have spaces, as in YAML and in files of variables.
@@ -62,6 +68,13 @@ impl Redactor {
             scheme: regex(r"\b((?i:bearer)|Basic)(\s+)[A-Za-z0-9._~+/=\-]{6,}"),
             jwt: regex(r"\beyJ[A-Za-z0-9_\-]{8,}\.[A-Za-z0-9_\-]+(?:\.[A-Za-z0-9_\-]*)?"),
             flag: regex(r#"(--?(?:NAME))(["']?[\s\x00,]+)("(?:[^"\\]|\\.)*"|'[^']*'|[^\s\x00]+)"#),
+            header: regex(r#"((?i:(?:proxy-)?authorization|(?:set-)?cookie2?|x-api-key|x-auth-[a-z-]+)[ \t]*:[ \t]*)[^"'\r\n\\]+"#),
+            user: regex(
+                r#"((?:^|[\s"',\[\x00])(?:-u|-U|--user|--proxy-user)(?:["']?[=\s\x00,]+["']?)?)([^\s:"'\x00,=]+:)[^\s"'\x00]+"#,
+            ),
+            words: regex(
+                r#"((?:^|[^/\w.\-])(?i:passwd|passw?ord|passphrase|private-key|preshared-key|psk)[ \t\x00]+)("[^"\n]*"|'[^'\n]*'|[^\s\x00"',;]+)"#,
+            ),
             pair: regex(
                 r#"(NAME)(\\*["']?[ \t]*[=:][ \t]*)("(?:[^"\\]|\\.)*"|'[^']*'|\\+"(?:[^"\\]|\\+[^"\\])*\\+"|[^\s\x00]+)"#,
             ),
@@ -94,12 +107,24 @@ impl Redactor {
         self.plain(text)
     }
 
+    /// Hides what stands behind a word that names a password. In sentences other words do.
+    fn words(&self, text: &str) -> String {
+        let hide = |found: &Captures<'_>| {
+            if SENTENCE.contains(&&*found[2].to_ascii_lowercase()) || found[2] == *HIDDEN {
+                return found[0].to_owned();
+            }
+            let quote = quote_of(&found[2]);
+            format!("{}{quote}{HIDDEN}{quote}", &found[1])
+        };
+        self.words.replace_all(text, hide).into_owned()
+    }
+
     /// Removes secrets from a JSON value: values of secret names, and secrets in texts.
     pub fn value(&self, value: &mut Value) {
         match value {
             Value::Object(fields) => {
                 for (name, value) in fields {
-                    if self.is_secret(name) && !value.is_null() {
+                    if (self.is_secret(name) || is_cookie(name)) && !value.is_null() {
                         *value = HIDDEN.into();
                     } else {
                         self.value(value);
@@ -107,16 +132,17 @@ impl Redactor {
                 }
             }
             Value::Array(items) => {
-                let mut is_next = false;
+                let mut is_next = Next::Any;
                 for item in items {
-                    // A flag, and its value as the next argument.
-                    let is_flag = item.as_str().is_some_and(|text| {
-                        text.starts_with('-') && !text.contains(['=', ' ']) && self.is_secret(text)
-                    });
-                    if std::mem::replace(&mut is_next, is_flag) {
-                        *item = HIDDEN.into();
-                    } else {
-                        self.value(item);
+                    // A flag or a word, and its value as the next argument.
+                    let next = item.as_str().map_or(Next::Any, |text| self.next(text));
+                    match std::mem::replace(&mut is_next, next) {
+                        Next::Any => self.value(item),
+                        Next::Secret => *item = HIDDEN.into(),
+                        Next::User => match item.as_str().and_then(|text| text.split_once(':')) {
+                            Some((name, _)) => *item = format!("{name}:{HIDDEN}").into(),
+                            None => self.value(item),
+                        },
                     }
                 }
             }
@@ -142,6 +168,10 @@ impl Redactor {
         let text =
             self.pem.replace_all(&text, |found: &Captures<'_>| format!("-----{}: {HIDDEN}-----", &found[1]));
         let text = self.url.replace_all(&text, |found: &Captures<'_>| format!("{}{HIDDEN}@", &found[1]));
+        let text = self.header.replace_all(&text, |found: &Captures<'_>| format!("{}{HIDDEN}", &found[1]));
+        let text = self
+            .user
+            .replace_all(&text, |found: &Captures<'_>| format!("{}{}{HIDDEN}", &found[1], &found[2]));
         let text = self
             .scheme
             .replace_all(&text, |found: &Captures<'_>| format!("{}{}{HIDDEN}", &found[1], &found[2]));
@@ -169,13 +199,44 @@ impl Redactor {
             };
             text = pattern.replace_all(&text, hide).into_owned();
         }
-        text
+        self.words(&text)
+    }
+
+    /// What follows an argument.
+    fn next(&self, argument: &str) -> Next {
+        match argument {
+            "-u" | "-U" | "--user" | "--proxy-user" => Next::User,
+            "private-key" | "preshared-key" => Next::Secret,
+            _ if argument.starts_with('-') && !argument.contains(['=', ' ']) && self.is_secret(argument) => {
+                Next::Secret
+            }
+            _ => Next::Any,
+        }
     }
 
     /// Whether a value with this name is a secret.
     fn is_secret(&self, name: &str) -> bool {
         self.name.is_match(name) && !is_harmless(name)
     }
+}
+
+/// What an argument behind another one is.
+enum Next {
+    Any,
+    Secret,
+    /// A user, and perhaps a password behind a colon.
+    User,
+}
+
+/// Words that follow one for a password in a sentence, and are none.
+const SENTENCE: [&str; 30] = [
+    "is", "was", "are", "for", "of", "and", "or", "not", "in", "has", "to", "from", "must", "can", "can't", "may", "that",
+    "with", "without", "on", "by", "file", "files", "authentication", "auth", "login", "at", "which", "needs", "required",
+];
+
+/// Headers that are kept as values of JSON. Parts of names, such as `tcp_syncookies`, are no secrets.
+fn is_cookie(name: &str) -> bool {
+    ["cookie", "set-cookie"].iter().any(|known| known.eq_ignore_ascii_case(name))
 }
 
 /// What a value begins and ends with: a quote, perhaps with backslashes in front of it, or nothing.
@@ -234,6 +295,23 @@ mod tests {
             "msg=\"tried with password=hunter2hunter2 once\"",
             "users:\n- user:\n    token: hunter2hunter2\n",
             "- token:\n    hunter2hunter2\n",
+            "passwd hunter2hunter2",
+            "etcdctl --user name:hunter2hunter2 get /",
+            "etcdctl --user=name:hunter2hunter2 get /",
+            "curl -u a:hunter2hunter2 https://10.0.0.1/",
+            "curl -ua:hunter2hunter2 https://10.0.0.1/",
+            r#""args":["curl","-u","a:hunter2hunter2"]"#,
+            r#"{"args":["curl","-u","a:hunter2hunter2"]}"#,
+            "Cookie: session=hunter2hunter2",
+            "Cookie: a=b; session=hunter2hunter2",
+            "msg=\"sent\" header=\"Set-Cookie: a=b; session=hunter2hunter2; Path=/\"",
+            r#"{"headers":{"Cookie":"session=hunter2hunter2"}}"#,
+            "Authorization: Digest username=x, response=hunter2hunter2",
+            "wg set wg0 private-key hunter2hunter2",
+            "wg set wg0 peer x preshared-key hunter2hunter2",
+            r#"["wg","set","wg0","private-key","hunter2hunter2"]"#,
+            "wg\0set\0wg0\0private-key\0hunter2hunter2\0",
+            "logged in with password hunter2hunter2 at last",
         ] {
             let shown = redactor.text(text);
             assert!(!shown.contains(SECRET), "{text:?} became {shown:?}");
@@ -258,6 +336,9 @@ mod tests {
             "--etcd-keyfile=/etc/key.pem --kubeconfig-file /etc/kubeconfig",
             r#"{"Backend":{"Type":"vxlan"},"Network":"10.244.0.0/16"}"#,
             "level=info msg=\"basic checks are done\" subnet=10.244.1.0/24",
+            "net.ipv4.tcp_syncookies = 1",
+            "the password is wrong; /etc/passwd can't be read",
+            "--user root --group root",
         ] {
             assert_eq!(redactor.text(text), text);
         }

@@ -102,7 +102,9 @@ impl fmt::Display for Report {
         let mut counts = String::new();
         for verdict in Verdict::ALL.into_iter().rev() {
             let comma = if counts.is_empty() { "" } else { ", " };
-            write!(counts, "{comma}{} {verdict}", self.count(verdict))?;
+            let number = self.count(verdict);
+            let plural = if number != 1 && verdict >= Verdict::Note { "s" } else { "" };
+            write!(counts, "{comma}{number} {verdict}{plural}")?;
         }
         writeln!(f, "{counts}")
     }
@@ -131,7 +133,7 @@ failure  underlay-address  eth0 is down
                            fix: `ip link set eth0 up`
 ok       agents            one agent runs (pid 7)
 skipped  kernel-tun        no namespace
-1 failure, 0 warning, 0 note, 1 ok, 1 skipped
+1 failure, 0 warnings, 0 notes, 1 ok, 1 skipped
 ";
         assert_eq!(report().to_string(), want);
     }

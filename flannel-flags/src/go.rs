@@ -77,7 +77,12 @@ fn unexpected(program: &Program, arg: &str, given: &[Flag], command: &Command) -
     // What follows a secret may be a part of it, whatever stands between them.
     let is_hidden = meant.is_none() && given.iter().any(is_delicate);
     let shown = if is_hidden { shown::HIDDEN.to_owned() } else { shown::argument(program, arg) };
-    leftover(program, &shown, meant)
+    match (meant, program.words_of(command)) {
+        (None, Some(Words::First(name) | Words::Leading(name))) => {
+            UsageError(format!("unexpected argument {shown:?}; give it before all flags, or as --{name}={shown}"))
+        }
+        (meant, _) => leftover(program, &shown, meant),
+    }
 }
 
 /// An argument after the flags, and the boolean before it whose value it seems to be.

@@ -323,8 +323,8 @@ pub(crate) struct DoctorOptions {
     pub(crate) check: Vec<&'static str>,
     /// also write what a bug report needs into this file, without secrets: the report, files of the agent, leases, what ip,
     /// bridge, nft and iptables-save show
-    #[arg(long, value_name = "FILE.tar.gz", value_parser = value::maybe_file)]
-    pub(crate) bundle: Maybe<PathBuf>,
+    #[arg(long, value_name = "FILE.tar.gz", value_parser = value::file)]
+    pub(crate) bundle: Option<PathBuf>,
     /// log file whose end goes into the bundle; can be repeated
     #[arg(long, value_name = "FILE", value_parser = value::file)]
     pub(crate) log: Vec<PathBuf>,
@@ -342,6 +342,9 @@ pub(crate) struct DoctorOptions {
     /// Whether a flag or variable says where the store is.
     #[arg(skip)]
     pub(crate) names_store: bool,
+    /// Whether one names etcd's servers; without, those are tried that etcd has had by default.
+    #[arg(skip)]
+    pub(crate) names_servers: bool,
     /// The flags that differ from their defaults, with secrets hidden, for the bundle.
     #[arg(skip)]
     pub(crate) shown: String,

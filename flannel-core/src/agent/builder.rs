@@ -57,6 +57,12 @@ impl AgentBuilder {
         self
     }
 
+    /// The backends that were added, so that others can ask them what the agent will: whether a network config can be used
+    /// ([`Backend::check`]), or which devices are theirs.
+    pub fn backends(&self) -> &[Arc<dyn Backend>] {
+        self.0.backends.all()
+    }
+
     /// Sets how the underlay is chosen; by default it is the link of the default route. The agent fills in families and
     /// overlay from the network config. Addresses that the store wants published override those given here.
     pub fn underlay(mut self, options: UnderlayOptions) -> Self {

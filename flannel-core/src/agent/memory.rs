@@ -28,7 +28,7 @@ pub fn socket_of(subnet_file: &Path) -> PathBuf {
 
 /// What an earlier run stored. A file that can't be used is named in the log and counts as none.
 pub(super) fn recall(path: &Path, journal: &Journal) -> Option<State> {
-    let Recalled { state, problem } = read(path);
+    let Recalled { state, problem, .. } = read(path);
     if let Some(problem) = problem {
         journal.emit(AgentEvent::StateFileUnusable { path: path.to_owned(), problem });
     }

@@ -39,6 +39,11 @@ impl Backends {
         })
     }
 
+    /// All of them.
+    pub(super) fn all(&self) -> &[Arc<dyn Backend>] {
+        &self.0
+    }
+
     /// The devices that they make.
     pub(super) fn devices(&self) -> Vec<DeviceKind> {
         self.0.iter().flat_map(|backend| backend.devices().iter().copied()).collect()

@@ -65,6 +65,11 @@ pub struct Obstacle {
 }
 
 impl Obstacle {
+    /// What was seen, without the advice.
+    pub fn seen(&self) -> String {
+        Seen(self).to_string()
+    }
+
     /// Whether pods of this node reach no pod of another node in some family, or can't reach the world, if that
     /// matters.
     pub fn cuts_pods_off(&self, world_matters: bool) -> bool {
@@ -73,8 +78,18 @@ impl Obstacle {
 }
 
 impl fmt::Display for Obstacle {
+    /// What was seen, and the advice behind it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { realm, family, table, chain, ends_in, rule, cuts, advice } = self;
+        write!(f, "{}; {}", Seen(self), self.advice)
+    }
+}
+
+/// An obstacle without the advice.
+struct Seen<'a>(&'a Obstacle);
+
+impl fmt::Display for Seen<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Obstacle { realm, family, table, chain, ends_in, rule, cuts, .. } = self.0;
         let legacy = if *realm == Realm::Legacy { "legacy " } else { "" };
         write!(f, "chain {chain} of table {legacy}{family} {table} drops forwarded packets (")?;
         for (number, (family, cuts)) in cuts.iter().enumerate() {
@@ -93,7 +108,7 @@ impl fmt::Display for Obstacle {
             Some(rule) if ends_in == chain => write!(f, ") by its rule `{rule}`")?,
             Some(rule) => write!(f, ") by the rule `{rule}` of chain {ends_in}")?,
         }
-        write!(f, ", which no other table can undo; {advice}")
+        f.write_str(", which no other table can undo")
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use flannel_core::lease::LeaseAttrs;
-use flannel_core::subnet::{NodeRecord, RightAnswer, ServerAnswer};
+use flannel_core::subnet::{ClockGap, NodeRecord, RightAnswer, ServerAnswer};
 use futures::future::join_all;
 use serde_json::Value;
 
@@ -227,7 +227,7 @@ async fn store(facts: &Facts) -> Vec<Entry> {
     };
     let config = match &answers.config {
         Config::Read(config) => Ok(config.to_json()),
-        Config::Bad(why) | Config::Unread(why) => Err(why.clone()),
+        Config::Bad(why) | Config::Unread(why) | Config::Unusable(why) | Config::Denied(why) => Err(why.clone()),
     };
     let leases = answers.leases.as_ref().map_err(Clone::clone).map(|listing| {
         let good = listing
@@ -250,7 +250,14 @@ fn about(answers: &Answers) -> impl Iterator<Item = String> {
     let Answers { place, examination, .. } = answers;
     let servers = examination.servers.iter().map(|server| match &server.answer {
         Ok(ServerAnswer { version, took, clock, .. }) => {
-            format!("server {}: version {version}, {took:?}, clock {clock:?}\n", server.name)
+            let clock = match clock {
+                None => "it does not tell the time".to_owned(),
+                Some(gap) if gap.size().is_zero() => "its clock agrees with this host's".to_owned(),
+                Some(ClockGap::Ahead(by)) => format!("its clock is {by:?} ahead of this host's"),
+                Some(ClockGap::Behind(by)) => format!("its clock is {by:?} behind this host's"),
+            };
+            let took = took.as_secs_f64() * 1e3;
+            format!("server {}: version {version}, answers in {took:.1} ms, {clock}\n", server.name)
         }
         Err(why) => format!("server {}: {why}\n", server.name),
     });

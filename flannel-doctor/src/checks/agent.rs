@@ -5,15 +5,28 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use crate::facts::Facts;
-use crate::finding::{Checked, Finding, Skip, Verdict};
+use crate::finding::{Checked, Finding, Skip, Verdict, sample};
 
 /// How many run, and whether they get in each other's way.
 pub(super) async fn processes(facts: &Facts) -> Checked {
     let mut by_file: BTreeMap<_, Vec<u32>> = BTreeMap::new();
-    for agent in &facts.agents {
+    let others = facts.others.iter().map(|other| &other.process);
+    for agent in facts.agents.iter().chain(others.clone()) {
         by_file.entry(agent.subnet_file.clone()).or_default().push(agent.pid);
     }
-    let pids = |pids: &[u32]| pids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let pids = |pids: &[u32]| sample(&pids.iter().map(ToString::to_string).collect::<Vec<_>>());
+    let own_file = facts.places.subnet_file.display();
+    if facts.agents.is_empty() && !by_file.is_empty() {
+        let seen = by_file.iter().map(|(file, agents)| format!("{} (pid {})", file.display(), pids(agents)));
+        return Ok(Finding::warning(
+            format!("no agent with the subnet file {own_file} runs here, but with {}", seen.collect::<Vec<_>>().join(", ")),
+            "give the doctor --subnet-file of the agent that is meant, or start it",
+        ));
+    }
+    let shared = by_file.values().any(|agents| agents.len() > 1);
+    if shared && facts.agents.iter().chain(others).any(|agent| !agent.is_here) {
+        return Err(Skip::denied("agents of other users run, and whether in this network namespace can't be seen"));
+    }
     if by_file.is_empty() {
         return Ok(Finding::warning(
             "no agent runs here",

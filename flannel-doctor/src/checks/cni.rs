@@ -1,15 +1,20 @@
 //! The container runtime's side: configs, plugins, the pods' bridge.
 
 use std::path::Path;
+use std::time::Duration;
 
+use futures::future::join_all;
 use serde_json::Value;
 
 use crate::facts::Facts;
-use crate::finding::{Checked, Finding, Skip};
+use crate::finding::{Checked, Finding, Skip, is_denied};
 use crate::host::Files;
 
 /// What runtimes read as a config, by its ending; the first by name counts.
 const ENDINGS: [&str; 3] = ["conf", "conflist", "json"];
+
+/// How long a plugin may take for its answer.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A config as a runtime sees it.
 #[derive(Debug, Clone)]
@@ -17,7 +22,12 @@ struct CniConfig {
     name: String,
     /// The content, or what is wrong with it.
     content: Result<Value, String>,
+    /// Whether this process may not read it, which says nothing of the content.
+    is_denied: bool,
 }
+
+/// The subnet file that the plugin reads unless it is told.
+const SUBNET_FILE: &str = "/run/flannel/subnet.env";
 
 impl CniConfig {
     fn read(files: &Files, folder: &Path) -> Vec<Self> {
@@ -26,13 +36,15 @@ impl CniConfig {
             Path::new(name).extension().is_some_and(|ending| ENDINGS.iter().any(|known| ending == *known))
         };
         let config = |name: String| {
-            let text = files.text(folder.join(&name)).map_err(|error| error.to_string());
+            let text = files.text(folder.join(&name));
+            let is_denied = text.as_ref().is_err_and(|error| is_denied(error));
+            let text = text.map_err(|error| error.to_string());
             // A parser's message has no more of the text than line and column.
             let content = text.and_then(|text| {
                 serde_json::from_str(&text)
                     .map_err(|error| format!("line {}, column {}: no JSON", error.line(), error.column()))
             });
-            Self { name, content }
+            Self { name, content, is_denied }
         };
         names.filter(is_config).map(config).collect()
     }
@@ -48,6 +60,11 @@ impl CniConfig {
 
     fn flannel(&self) -> Option<&Value> {
         self.plugins().into_iter().find(|plugin| plugin["type"] == "flannel")
+    }
+
+    /// The subnet file that flannel's plugin reads by it; `None` if it is no config of flannel.
+    fn subnet_file(&self) -> Option<&Path> {
+        Some(Path::new(self.flannel()?["subnetFile"].as_str().unwrap_or(SUBNET_FILE)))
     }
 
     fn version(&self) -> &str {
@@ -76,7 +93,11 @@ impl CniConfig {
 /// All configs; that there are none is a reason to skip, since Docker and systemd-nspawn need none.
 async fn configs(facts: &Facts) -> Result<Vec<CniConfig>, Skip> {
     let folder = facts.places.cni_conf_dir.clone();
-    let configs = facts.host.look(move |files| CniConfig::read(files, &folder)).await?;
+    let look = move |files: &Files| {
+        files.seen(&folder)?;
+        Ok::<_, Skip>(CniConfig::read(files, &folder))
+    };
+    let configs = facts.host.look(look).await??;
     if configs.is_empty() {
         let folder = facts.places.cni_conf_dir.display();
         return Err(Skip::new(format!(
@@ -86,19 +107,38 @@ async fn configs(facts: &Facts) -> Result<Vec<CniConfig>, Skip> {
     Ok(configs)
 }
 
+/// The place of flannel's config among all: that which reads our subnet file, else the first. A host with two agents has one
+/// of each.
+fn ours(facts: &Facts, configs: &[CniConfig]) -> Result<usize, Skip> {
+    let is_ours = |config: &CniConfig| config.subnet_file() == Some(facts.places.subnet_file.as_path());
+    let ours = configs.iter().position(is_ours);
+    ours.or_else(|| configs.iter().position(|config| config.flannel().is_some())).ok_or_else(|| {
+        let denied = configs.iter().find(|config| config.is_denied);
+        denied.map_or_else(|| Skip::new("no CNI config names the plugin flannel"), unread)
+    })
+}
+
+fn unread(config: &CniConfig) -> Skip {
+    let why = config.content.as_ref().err().map_or("", String::as_str);
+    Skip::denied(format!("the CNI config {} can't be read: {why}", config.name))
+}
+
 /// The config of flannel.
 async fn of_flannel(facts: &Facts) -> Result<CniConfig, Skip> {
-    let configs = configs(facts).await?;
-    configs
-        .into_iter()
-        .find(|config| config.flannel().is_some())
-        .ok_or_else(|| Skip::new("no CNI config names the plugin flannel"))
+    let mut configs = configs(facts).await?;
+    let place = ours(facts, &configs)?;
+    Ok(configs.swap_remove(place))
+}
+
+/// The subnet file that a config's plugin reads; empty if it is none of flannel's.
+fn config_file(config: &CniConfig) -> &Path {
+    config.subnet_file().unwrap_or(Path::new(""))
 }
 
 pub(super) async fn config(facts: &Facts) -> Checked {
     let configs = configs(facts).await?;
     let folder = facts.places.cni_conf_dir.display();
-    let broken = configs.iter().filter_map(|config| {
+    let broken = configs.iter().filter(|config| !config.is_denied).filter_map(|config| {
         let why = config.content.as_ref().err()?;
         Some(Finding::failure(
             format!("{folder}/{} can't be read: {why}", config.name),
@@ -106,20 +146,34 @@ pub(super) async fn config(facts: &Facts) -> Checked {
         ))
     });
     let mut found: Vec<Finding> = broken.collect();
-    match configs.iter().find_map(|config| Some((config, config.flannel()?))) {
+    let denied = configs.iter().find(|config| config.is_denied);
+    let place = ours(facts, &configs).ok();
+    match place.and_then(|place| Some((&configs[place], configs[place].subnet_file()?))) {
+        None if denied.is_some() => {}
         None => found.push(Finding::failure(
             format!("none of {} configs in {folder} names the plugin flannel", configs.len()),
             "`flanneld install-cni` makes one",
         )),
-        Some((config, flannel)) => {
-            let read = flannel["subnetFile"].as_str().unwrap_or("/run/flannel/subnet.env");
-            if facts.places.subnet_file != Path::new(read) {
-                found.push(Finding::failure(
-                    format!("{} lets the plugin read {read}, and the agent writes {}", config.name, facts.places.subnet_file.display()),
+        Some((config, read)) if facts.places.subnet_file != read => {
+            let (read, own) = (read.display(), facts.places.subnet_file.display());
+            let seen = format!("{} lets the plugin read {read}, and the agent writes {own}", config.name);
+            let is_others = facts.others.iter().any(|other| other.process.subnet_file == config_file(config));
+            found.push(if is_others {
+                Finding::note(
+                    format!("{seen}; another agent runs here and writes {read}"),
+                    format!("if this network should have pods of its own, give it a config with subnetFile {own}"),
+                )
+            } else {
+                Finding::failure(
+                    seen,
                     "give both the same: subnetFile of the config, --subnet-file of the agent (and of the doctor)",
-                ));
-            }
+                )
+            });
         }
+        Some(_) => {}
+    }
+    if let (Some(denied), true) = (denied, found.is_empty()) {
+        return Err(unread(denied));
     }
     Ok(Finding::of_all(found, || {
         format!(
@@ -131,11 +185,14 @@ pub(super) async fn config(facts: &Facts) -> Checked {
 
 pub(super) async fn order(facts: &Facts) -> Checked {
     let configs = configs(facts).await?;
-    let Some(place) = configs.iter().position(|config| config.flannel().is_some()) else {
-        return Err(Skip::new("no CNI config names the plugin flannel"));
-    };
+    let place = ours(facts, &configs)?;
     let (first, ours) = (&configs[0].name, &configs[place].name);
-    Ok(if place > 0 {
+    Ok(if place > 0 && facts.others.iter().any(|other| other.process.subnet_file == config_file(&configs[0])) {
+        Finding::note(
+            format!("{first} comes before {ours}, and is of another agent of this host, which pods get their network from"),
+            format!("give {ours} a name that comes first, if pods should get this agent's network"),
+        )
+    } else if place > 0 {
         Finding::failure(
             format!(
                 "{first} comes before {ours}: runtimes take the first config by name, and pods get another network"
@@ -158,9 +215,10 @@ pub(super) async fn plugins(facts: &Facts) -> Checked {
             Ok(_) => (program, Some("can't be executed")),
             Err(_) => (program, Some("is missing")),
         };
-        programs.into_iter().map(state).collect::<Vec<_>>()
+        files.seen(folder.join("flannel"))?;
+        Ok::<_, Skip>(programs.into_iter().map(state).collect::<Vec<_>>())
     };
-    let states = facts.host.look(look).await?;
+    let states = facts.host.look(look).await??;
     let folder = facts.places.cni_bin_dir.display();
     let found = states.iter().filter_map(|(program, what)| {
         let what = what.as_ref()?;
@@ -181,14 +239,24 @@ pub(super) async fn version(facts: &Facts) -> Checked {
     let mut seen = Vec::new();
     let mut found = Vec::new();
     let programs = config.programs();
-    for program in programs.iter().filter(|program| *program != "loopback") {
+    let asked = programs.iter().filter(|program| *program != "loopback").map(|program| async move {
         let path = facts.host.path(facts.places.cni_bin_dir.join(program));
         let variables = [("CNI_COMMAND", "VERSION"), ("CNI_PATH", "/nonexistent")];
         let input = format!("{{\"cniVersion\":\"{wanted}\"}}");
-        // A plugin that is missing is another check's.
-        let Ok(ran) = facts.host.run_with(&path.to_string_lossy(), &variables, &input).await else {
+        let path = path.to_string_lossy();
+        let ran = tokio::time::timeout(PATIENCE, facts.host.run_with(&path, &variables, &input)).await;
+        (program, ran)
+    });
+    for (program, ran) in join_all(asked).await {
+        let Ok(ran) = ran else {
+            found.push(Finding::warning(
+                format!("the plugin {program} does not say its versions within {} s", PATIENCE.as_secs()),
+                format!("see what {program} waits for; install a newer one, if it is older than CNI 0.3"),
+            ));
             continue;
         };
+        // A plugin that is missing is another check's.
+        let Ok(ran) = ran else { continue };
         let Ok(said) = serde_json::from_str::<Value>(&ran.out) else { continue };
         let known: Vec<&str> =
             said["supportedVersions"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
@@ -229,9 +297,12 @@ pub(super) async fn bridge(facts: &Facts) -> Checked {
     };
     let addresses: Vec<_> =
         facts.addresses()?.iter().filter(|address| address.link == bridge.index && address.global).collect();
+    // The bridge of another agent's pods may be the one of this name.
+    let of_others = facts.others.iter().map(|other| &other.subnets);
+    let all: Vec<_> = of_others.chain([&subnets]).flat_map(|subnets| subnets.iter()).collect();
     let foreign = addresses
         .iter()
-        .filter(|address| !subnets.iter().any(|(_, subnet)| subnet.contains(address.addr.ip())));
+        .filter(|address| !all.iter().any(|(_, subnet)| subnet.contains(address.addr.ip())));
     let lease = subnets.iter().map(|(_, subnet)| subnet.to_string()).collect::<Vec<_>>().join(", ");
     let found = foreign.map(|address| {
         Finding::failure(

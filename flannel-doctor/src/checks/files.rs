@@ -7,7 +7,7 @@ use flannel_core::addr::MacAddr;
 use flannel_core::state_file::{StoredOn, age};
 
 use crate::facts::Facts;
-use crate::finding::{Checked, Finding, Skip};
+use crate::finding::{Checked, Finding, Skip, is_denied};
 
 /// The subnet file against the state file.
 pub(super) async fn subnet_file(facts: &Facts) -> Checked {
@@ -22,6 +22,7 @@ pub(super) async fn subnet_file(facts: &Facts) -> Checked {
                 Finding::failure(seen, "see the agent's log and /readyz for what it waits for")
             });
         }
+        Err(error) if is_denied(error) => return Err(Skip::unread(path, error)),
         Err(error) => {
             return Ok(Finding::failure(
                 format!("{path} can't be read: {error}"),
@@ -52,6 +53,9 @@ pub(super) async fn subnet_file(facts: &Facts) -> Checked {
 
 pub(super) async fn state_file(facts: &Facts) -> Checked {
     let path = facts.places.state();
+    if facts.recalled.is_denied {
+        facts.state()?;
+    }
     if let Some(problem) = &facts.recalled.problem {
         return Ok(Finding::warning(
             format!("{} can't be used: {problem}", path.display()),
@@ -93,11 +97,18 @@ pub(super) async fn rights(facts: &Facts) -> Checked {
     let folders: Vec<PathBuf> =
         [facts.places.run_dir().to_owned()].into_iter().chain(facts.places.store_dir.clone()).collect();
     let look = move |files: &crate::host::Files| {
-        let mode = |path: &PathBuf| Some((path.clone(), files.metadata(path).ok()?.mode() & 0o7777));
-        let of = |paths: &[PathBuf]| paths.iter().filter_map(mode).collect::<Vec<_>>();
-        (of(&private), of(&[subnet_file]), of(&folders))
+        let mut hidden = None;
+        let mut mode = |path: &PathBuf| match files.metadata(path) {
+            Ok(found) => Some((path.clone(), found.mode() & 0o7777)),
+            Err(error) => {
+                hidden = hidden.take().or(is_denied(&error).then(|| Skip::unread(path.display(), &error)));
+                None
+            }
+        };
+        let mut of = |paths: &[PathBuf]| paths.iter().filter_map(&mut mode).collect::<Vec<_>>();
+        (of(&private), of(&[subnet_file]), of(&folders), hidden)
     };
-    let (private, public, folders) = facts.host.look(look).await?;
+    let (private, public, folders, hidden) = facts.host.look(look).await?;
     if private.is_empty() && public.is_empty() && folders.is_empty() {
         return Err(Skip::new("there is none of the agent's files"));
     }
@@ -127,6 +138,9 @@ pub(super) async fn rights(facts: &Facts) -> Checked {
         )
     });
     let found: Vec<Finding> = readable.chain(writable).chain(closed).collect();
+    if let (Some(hidden), true) = (hidden, found.is_empty()) {
+        return Err(hidden);
+    }
     Ok(Finding::of_all(found, || {
         "nobody but root can write them, and what is private nobody else can read".to_owned()
     }))

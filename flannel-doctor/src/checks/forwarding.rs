@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use flannel_core::addr::Family;
 use flannel_core::kernel::{ConfOf, Link};
 
-use crate::facts::Facts;
+use crate::facts::{Facts, carries};
 use crate::finding::{Checked, Finding, Skip};
 
 pub(super) async fn ipv4(facts: &Facts) -> Checked {
@@ -18,7 +18,7 @@ pub(super) async fn ipv6(facts: &Facts) -> Checked {
 
 /// For IPv4 the setting of the link counts by which a packet arrives, for IPv6 that of `all`.
 async fn forwarding(facts: &Facts, family: Family) -> Checked {
-    let networks = facts.networks();
+    let networks = facts.all_networks().await;
     if !networks.is_empty() && networks.get(family).is_none() {
         return Err(Skip::new(format!("the network has no {family}")));
     }
@@ -53,7 +53,9 @@ async fn forwarding(facts: &Facts, family: Family) -> Checked {
 }
 
 pub(super) async fn rp_filter(facts: &Facts) -> Checked {
-    let overlay = facts.overlay_links().map(|link| (link.name.clone(), true));
+    // There is no rp_filter for IPv6.
+    let overlay = facts.overlay_links().filter(|link| carries(link, Family::V4));
+    let overlay = overlay.map(|link| (link.name.clone(), true));
     let underlay = facts.underlay_link(Family::V4).map(|link| (link.name.clone(), false));
     let links: Vec<_> = overlay.chain(underlay).collect();
     if links.is_empty() {
@@ -66,15 +68,16 @@ pub(super) async fn rp_filter(facts: &Facts) -> Checked {
             let own = files.number(&format!("net/ipv4/conf/{name}/rp_filter"))?;
             Ok((name, is_overlay, own.max(all)))
         };
-        links.into_iter().map(one).collect::<Result<Vec<_>, Skip>>()
+        let read = links.into_iter().map(one).collect::<Result<Vec<_>, Skip>>()?;
+        Ok::<_, Skip>((all, read))
     });
-    let read = read.await??;
+    let (all, read) = read.await??;
     let is_direct = facts.backend() == Some("host-gw") || has_direct_routes(facts);
     let strict = read.iter().filter(|(_, is_overlay, value)| *value == 1 && (*is_overlay || is_direct));
     let found = strict.map(|(name, ..)| {
         Finding::warning(
-            format!("rp_filter of {name} is 1 (strict): packets are dropped whose answer would leave by another link"),
-            format!("`sysctl -w net/ipv4/conf/{name}/rp_filter=2`, and net.ipv4.conf.all.rp_filter must not be 1"),
+            format!("rp_filter of {name} is 1 (strict; that of all is {all}, and the larger counts): packets are dropped whose answer would leave by another link"),
+            format!("`sysctl -w net/ipv4/conf/{name}/rp_filter=2`, and in /etc/sysctl.d for the next boot"),
         )
     });
     Ok(Finding::of_all(found, || {
@@ -89,7 +92,7 @@ fn has_direct_routes(facts: &Facts) -> bool {
 }
 
 pub(super) async fn bridge_netfilter(facts: &Facts) -> Checked {
-    let families = facts.networks();
+    let families = facts.all_networks().await;
     let families: Vec<Family> = Family::ALL
         .into_iter()
         .filter(|of| families.is_empty() && *of == Family::V4 || families.get(*of).is_some())
@@ -118,11 +121,11 @@ pub(super) async fn bridge_netfilter(facts: &Facts) -> Checked {
 }
 
 pub(super) async fn ipv6_disabled(facts: &Facts) -> Checked {
-    if facts.networks().get(Family::V6).is_none() {
+    if facts.all_networks().await.get(Family::V6).is_none() {
         return Err(Skip::new("the network has no IPv6"));
     }
     let links: BTreeSet<String> =
-        facts.overlay_links().chain(facts.underlay_link(Family::V6)).map(|link| link.name.clone()).collect();
+        facts.links_with_ipv6().into_iter().map(|link| link.name.clone()).collect();
     let read = facts.host.look(move |files| {
         let names = ["all".to_owned()].into_iter().chain(links);
         let one = |name: String| {
@@ -131,10 +134,8 @@ pub(super) async fn ipv6_disabled(facts: &Facts) -> Checked {
         };
         names.map(one).collect::<Result<Vec<_>, Skip>>()
     });
-    // Of devices for IPv4 alone nobody wants IPv6.
-    let is_needed = |name: &str| !name.starts_with("flannel.");
     let found =
-        read.await??.into_iter().filter(|(name, value)| *value != 0 && is_needed(name)).map(|(name, _)| {
+        read.await??.into_iter().filter(|(_, value)| *value != 0).map(|(name, _)| {
             let sysctl = format!("net/ipv6/conf/{name}/disable_ipv6");
             Finding::failure(
                 format!("{sysctl} is 1, and the network has IPv6"),

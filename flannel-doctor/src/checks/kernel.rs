@@ -6,7 +6,7 @@ use crate::host::{Trial, Tried};
 
 /// `CAP_NET_ADMIN` and `CAP_NET_RAW` of `linux/capability.h`.
 const NET_ADMIN: u32 = 12;
-const NET_RAW: u32 = 13;
+pub(super) const NET_RAW: u32 = 13;
 
 /// A feature that counts as a failure only for hosts whose backend needs it.
 async fn feature(facts: &Facts, trial: Trial, missing: Verdict, fix: &str) -> Checked {

@@ -66,8 +66,7 @@ pub(super) async fn annotations(facts: &Facts) -> Checked {
     }
     for family in Family::ALL {
         let lease = |key| flannel_core::lease::Lease { key, attrs: published.clone(), created: 0 };
-        let prefix = if family == Family::V4 { "flannel." } else { "flannel-v6." };
-        let device = facts.overlay_links().find(|link| link.name.starts_with(prefix));
+        let device = facts.vtep(family);
         let key = facts.own().map(|own| own.key).or(facts.previous.key);
         let Some((mac, device)) = key.and_then(|key| vtep_mac(&lease(key), family)).zip(device) else {
             continue;
@@ -87,6 +86,7 @@ pub(super) async fn rights(facts: &Facts) -> Checked {
     let answers = facts.answers().await?;
     let rights = &answers.examination.rights;
     if rights.is_empty() {
+        facts.answered().await?;
         return Err(Skip::new("the store is not Kubernetes"));
     }
     let fix = "apply the ClusterRole and its binding of dist/kubernetes/flannel.yaml (or the chart) for this service account";

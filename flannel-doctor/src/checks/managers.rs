@@ -10,8 +10,14 @@ use crate::host::Files;
 
 use ini::Section;
 
-/// A device whose name stands for all of flannel's.
+/// A device whose name stands for flannel's where there is none yet.
 const EXAMPLE: &str = "flannel.1";
+
+/// The names that a program must leave alone: those of the devices that are there.
+fn patterns(facts: &Facts) -> Vec<String> {
+    let names: Vec<String> = facts.overlay_links().map(|link| link.name.clone()).collect();
+    if names.is_empty() { vec![EXAMPLE.to_owned()] } else { names }
+}
 
 /// Name and index of flannel's devices; those of an agent that never ran are made up, since the question is the same.
 fn devices(facts: &Facts) -> Vec<(String, u32)> {
@@ -21,7 +27,7 @@ fn devices(facts: &Facts) -> Vec<(String, u32)> {
 }
 
 pub(super) async fn network_manager(facts: &Facts) -> Checked {
-    let devices = devices(facts);
+    let (devices, names) = (devices(facts), patterns(facts));
     let look = move |files: &Files| {
         if !files.has("/run/NetworkManager") {
             return None;
@@ -33,7 +39,7 @@ pub(super) async fn network_manager(facts: &Facts) -> Checked {
             matches!(managed.as_deref(), Some("managed" | "true" | "full"))
         };
         let managed: Vec<String> = devices.iter().filter(is_managed).map(|(name, _)| name.clone()).collect();
-        Some((managed, is_excluded(files)))
+        Some((managed, names.iter().all(|name| is_excluded(files, name))))
     };
     let Some((managed, is_excluded)) = facts.host.look(look).await? else {
         return Ok(Finding::ok("NetworkManager does not run"));
@@ -54,8 +60,8 @@ pub(super) async fn network_manager(facts: &Facts) -> Checked {
     })
 }
 
-/// Whether a config of `NetworkManager` excludes devices with our names.
-fn is_excluded(files: &Files) -> bool {
+/// Whether a config of `NetworkManager` excludes a device.
+fn is_excluded(files: &Files, device: &str) -> bool {
     let folders =
         ["/usr/lib/NetworkManager/conf.d", "/run/NetworkManager/conf.d", "/etc/NetworkManager/conf.d"];
     let of_folder = |folder: &&str| {
@@ -75,7 +81,7 @@ fn is_excluded(files: &Files) -> bool {
             .filter(|(key, _)| key.trim_end_matches('+') == "unmanaged-devices");
         let patterns = lists.flat_map(|(_, value)| value.split([';', ',']));
         let names = patterns.filter_map(|pattern| pattern.trim().strip_prefix("interface-name:"));
-        names.map(|name| name.trim_start_matches(['=', '~'])).any(|pattern| ini::glob(pattern, EXAMPLE))
+        names.map(|name| name.trim_start_matches(['=', '~'])).any(|pattern| ini::glob(pattern, device))
     })
 }
 
@@ -157,11 +163,14 @@ pub(super) async fn dhcpcd(facts: &Facts) -> Checked {
     let Some(config) = facts.host.look(look).await? else {
         return Ok(Finding::ok("dhcpcd does not run"));
     };
+    let names = patterns(facts);
     // Options behind the first `interface` are for that one alone.
     let general = config.lines().map(str::trim).take_while(|line| !line.starts_with("interface "));
     let rule = |line: &str, name: &str, expected: bool| {
         let patterns = line.strip_prefix(name)?.split_whitespace();
-        Some(patterns.into_iter().any(|pattern| ini::glob(pattern, EXAMPLE)) == expected)
+        let patterns: Vec<&str> = patterns.collect();
+        let is_named = |device: &String| patterns.iter().any(|pattern| ini::glob(pattern, device));
+        Some(names.iter().all(|device| is_named(device) == expected))
     };
     let mut lines = general;
     let leaves = lines.any(|line| {
@@ -187,7 +196,9 @@ pub(super) async fn udev(facts: &Facts) -> Checked {
             .collect::<Vec<_>>()
     });
     let files = files.await?;
-    let Some((sections, path)) = files.iter().find(|(sections, _)| matches_us(sections)) else {
+    let names = patterns(facts);
+    let is_ours = |sections: &Vec<Section>| names.iter().any(|name| matches(sections, name));
+    let Some((sections, path)) = files.iter().find(|(sections, _)| is_ours(sections)) else {
         return Ok(Finding::ok("no .link file of udev matches flannel's devices"));
     };
     let entry = |key: &str| ini::value(sections, "Link", key);
@@ -213,8 +224,8 @@ pub(super) async fn udev(facts: &Facts) -> Checked {
     })
 }
 
-/// Whether a `.link` file matches a vxlan device with our name (systemd.link(5)). Conditions about hardware don't.
-fn matches_us(sections: &[Section]) -> bool {
+/// Whether a `.link` file matches a vxlan device (systemd.link(5)). Conditions about hardware don't.
+fn matches(sections: &[Section], device: &str) -> bool {
     let entries =
         sections.iter().filter(|section| section.name == "Match").flat_map(|section| section.entries.iter());
     let mut entries = entries.peekable();
@@ -229,7 +240,7 @@ fn matches_us(sections: &[Section]) -> bool {
             })
         };
         match key.as_str() {
-            "OriginalName" => any(EXAMPLE),
+            "OriginalName" => any(device),
             "Type" | "Kind" => any("vxlan"),
             _ => false,
         }

@@ -9,11 +9,11 @@ use flannel_core::addr::{Family, Mtu};
 use flannel_core::kernel::Link;
 
 use crate::facts::Facts;
-use crate::finding::{Checked, Finding, Skip};
+use crate::finding::{Checked, Finding, Skip, sample};
 use crate::host::{Echo, echo};
 
 /// Bytes that a tunnel adds to a packet: outer IP header, UDP 8, and for vxlan VXLAN 8 and inner Ethernet 14 (RFC 7348
-/// section 5).
+/// section 5); for ipip nothing but the outer header (RFC 2003).
 fn overhead(kind: &str, underlay: Family) -> Option<u32> {
     let ip = if underlay == Family::V4 { 20 } else { 40 };
     match kind {
@@ -83,19 +83,19 @@ pub(super) async fn bridge(facts: &Facts) -> Checked {
     for bridge in &bridges {
         let ports: Vec<&Link> = all.iter().filter(|link| link.master == Some(bridge.index)).collect();
         let large: Vec<&str> =
-            ports.iter().filter(|port| port.mtu > mtu).map(|port| port.name.as_str()).take(5).collect();
+            ports.iter().filter(|port| port.mtu > mtu).map(|port| port.name.as_str()).collect();
         if !large.is_empty() {
-            let named = large.join(", ");
+            let named = sample(&large);
             found.push(Finding::warning(
                 format!("FLANNEL_MTU is {mtu}, and larger is the MTU of {named}: pods send packets that fit no tunnel"),
                 "start those pods again: a pod keeps the MTU with which it was made",
             ));
         }
         let small: Vec<&str> =
-            ports.iter().filter(|port| port.mtu < mtu).map(|port| port.name.as_str()).take(5).collect();
+            ports.iter().filter(|port| port.mtu < mtu).map(|port| port.name.as_str()).collect();
         if !small.is_empty() {
             found.push(Finding::note(
-                format!("FLANNEL_MTU is {mtu}, and smaller is the MTU of {}", small.join(", ")),
+                format!("FLANNEL_MTU is {mtu}, and smaller is the MTU of {}", sample(&small)),
                 "start those pods again if they should send larger packets",
             ));
         }
@@ -138,7 +138,7 @@ pub(super) async fn path(facts: &Facts) -> Checked {
         .take(PEERS)
         .collect();
     if peers.is_empty() {
-        return Err(Skip::new("no other node is known to the state file"));
+        return Err(facts.no_peer());
     }
     for peer in peers {
         let Some(mtu) = facts.underlay_link(Family::of(peer)).map(|link| link.mtu) else { continue };

@@ -1,12 +1,14 @@
 //! The store: whether it answers, how fast, and what it has.
 
+mod usable;
+
 use std::time::Duration;
 
 use flannel_core::addr::Family;
 use flannel_core::lease::LeaseKey;
 use flannel_core::subnet::{ClockGap, ServerAnswer};
 
-use crate::facts::{Answers, Config, Facts};
+use crate::facts::{Answers, Config, Facts, Outage};
 use crate::finding::{Checked, Finding, Skip};
 
 /// Above this a request is slow: a join takes three of them.
@@ -21,23 +23,37 @@ const OLDEST_ETCD: (u32, u32) = (3, 4);
 
 pub(super) async fn reachable(facts: &Facts) -> Checked {
     let answers = facts.answers().await?;
-    let away = answers.examination.servers.iter().filter_map(|server| server.answer.as_ref().err());
-    if let Some(why) = answers.outage() {
-        return if answers.is_named {
-            Ok(Finding::failure(
+    let servers = &answers.examination.servers;
+    match answers.outage() {
+        None => {}
+        Some(Outage::Unusable(why)) => {
+            return Ok(Finding::failure(
+                format!("the store can't be asked: {why}"),
+                "give the doctor the flags and variables that the agent has, and what the line names",
+            ));
+        }
+        Some(Outage::Silent(why)) if answers.is_named => {
+            return Ok(Finding::failure(
                 format!("the store {} does not answer: {why}", answers.place),
                 "start the store, correct the network on the way or the credentials; pods that run are not affected",
-            ))
-        } else {
-            Err(Skip::new(format!(
+            ));
+        }
+        Some(Outage::Silent(why)) => {
+            return Err(Skip::new(format!(
                 "no store was named, and none answers at the usual place ({why}); give the flags that the agent was started with"
-            )))
-        };
+            )));
+        }
+        Some(Outage::Denied(why)) => return Err(Skip::denied(format!("the store can't be asked: {why}"))),
     }
-    let found = away.map(|why| {
+    // Of the addresses that are tried where nobody names any, one answers.
+    let away = servers.iter().filter(|_| !answers.has_usual_servers);
+    let away = away.filter_map(|server| Some((&server.name, server.answer.as_ref().err()?)));
+    let has_others = servers.iter().any(|server| server.answer.is_ok());
+    let found = away.map(|(name, why)| {
+        let rest = if has_others { "agents use the others meanwhile" } else { "the store answered other questions" };
         Finding::warning(
-            format!("one server of the store does not answer: {why}"),
-            "replace it; agents use the others meanwhile",
+            format!("server {name} of the store does not answer: {why}"),
+            format!("repair or replace the servers that don't answer, or take them out of the agents' flags; {rest}"),
         )
     });
     Ok(Finding::of_all(found, || format!("the store {} answers", answers.place)))
@@ -141,8 +157,13 @@ pub(super) async fn config(facts: &Facts) -> Checked {
                 "write the network config as docs/network-config.md has it; no node can join without",
             ));
         }
-        Config::Unread(why) => return Err(Skip::new(why.clone())),
+        // The store answered.
+        Config::Unread(why) | Config::Unusable(why) | Config::Denied(why) => return Err(Skip::new(why.clone())),
     };
+    let refused = usable::problems(facts, answers, config).await?;
+    if !refused.is_empty() {
+        return Ok(Finding::of_all(refused, String::new));
+    }
     let used = facts.config();
     let text = format!(
         "{}, backend {}",
@@ -165,7 +186,7 @@ pub(super) async fn leases(facts: &Facts) -> Checked {
     let answers = facts.answered().await?;
     let listing =
         answers.leases.as_ref().map_err(|why| Skip::new(format!("the leases can't be listed: {why}")))?;
-    let bad = listing.unreadable.iter().take(5).map(|record| {
+    let bad = listing.unreadable.iter().map(|record| {
         Finding::warning(record.clone(), "delete the record if its node is gone, else restart its agent")
     });
     let mut found: Vec<Finding> = bad.collect();
@@ -178,7 +199,6 @@ pub(super) async fn leases(facts: &Facts) -> Checked {
             "start the agent, which puts it back; if it runs, see its log for why it can't",
         ));
     }
-    let families = facts.networks().families().count().max(1);
     let taken = |family| {
         listing
             .leases
@@ -188,7 +208,7 @@ pub(super) async fn leases(facts: &Facts) -> Checked {
     };
     Ok(Finding::of_all(found, || {
         format!(
-            "{} leases ({} with IPv4, {} with IPv6; {families} families here)",
+            "{} leases ({} with IPv4, {} with IPv6)",
             listing.leases.len(),
             taken(Family::V4),
             taken(Family::V6)

@@ -11,18 +11,15 @@ use flannel_core::lease::Lease;
 use flannel_core::port_holder::{PortHolder, udp_port_holder};
 
 use crate::facts::{Facts, vtep_mac};
-use crate::finding::{Checked, Finding, Skip};
+use crate::finding::{Checked, Finding, Skip, sample};
 use crate::host::echo;
 
 /// The most peers that are asked.
 const PEERS: usize = 3;
 /// How long a peer has for an answer.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// The most names in one line.
-const NAMED: usize = 5;
-
 pub(super) async fn device(facts: &Facts) -> Checked {
-    let state = facts.recalled.state.as_ref().ok_or_else(|| Skip::new("no state file that names devices"))?;
+    let state = facts.state()?;
     if state.devices.is_empty() {
         return Err(Skip::new(format!("the backend {} has no device of the kernel's", state.backend)));
     }
@@ -56,12 +53,28 @@ pub(super) async fn port(facts: &Facts) -> Checked {
     let holder = facts.host.blocking(move || udp_port_holder(&netns, port)).await?;
     let is_vxlan = facts.backend() == Some("vxlan");
     let has_port = |link: &&Link| link.up && link.vxlan.as_ref().is_some_and(|vxlan| vxlan.port == port);
-    let device = facts.links()?.iter().find(has_port).map(|link| link.name.as_str());
-    Ok(match (holder, device) {
+    let name = |link: &Link| link.name.clone();
+    let ours = facts.overlay_links().find(has_port).map(name);
+    let others = facts.links()?.iter().find(has_port).map(name);
+    let is_other = |pid: u32| facts.others.iter().any(|other| other.process.pid == pid);
+    Ok(match (holder, ours) {
         (Some(PortHolder::Kernel | PortHolder::Unseen), Some(device)) if is_vxlan => {
             Finding::ok(format!("UDP port {port} belongs to {device}"))
         }
-        (Some(who @ PortHolder::Process { .. }), _) if !is_vxlan && who.to_string().contains("flanneld") => {
+        // All VXLAN devices of a host with one port have it together.
+        (Some(PortHolder::Kernel | PortHolder::Unseen), None) if is_vxlan && others.is_some() => Finding::note(
+            format!(
+                "UDP port {port} belongs to {}, and flannel's device, which can share it, does not have it",
+                others.unwrap_or_default()
+            ),
+            "start the agent, which makes its device and sets it up (see overlay-device)",
+        ),
+        (Some(PortHolder::Unseen), _) if !is_vxlan => {
+            return Err(Skip::denied(format!("who has UDP port {port} can't be seen by this user")));
+        }
+        (Some(ref who @ PortHolder::Process { ref name, pid }), _)
+            if !is_vxlan && name == "flanneld" && !is_other(pid) =>
+        {
             Finding::ok(format!("UDP port {port} belongs to {who}"))
         }
         (Some(who), _) => Finding::failure(
@@ -89,6 +102,10 @@ pub(super) async fn other_vxlan(facts: &Facts) -> Checked {
         let vxlan = link.vxlan.as_ref().filter(|vxlan| vxlan.port == port)?;
         let name = &link.name;
         let rival = ours.iter().find(|(_, own)| own.vni == vxlan.vni);
+        // Agents with VNIs of their own share the port without harm.
+        if rival.is_none() && facts.other_with(link).is_some() {
+            return None;
+        }
         Some(match rival {
             Some((own, _)) => Finding::failure(
                 format!("{name} has the VNI {} and the port {port} of {}: which of them gets a packet is chance", vxlan.vni, own.name),
@@ -104,14 +121,13 @@ pub(super) async fn other_vxlan(facts: &Facts) -> Checked {
 }
 
 pub(super) async fn vtep_mac_kept(facts: &Facts) -> Checked {
-    let own = facts.own().ok_or_else(|| Skip::new("no state file with this node's lease"))?;
+    let own = facts.needed_own()?;
     facts.links()?;
     let mut seen = Vec::new();
     let mut found = Vec::new();
     for family in Family::ALL {
         let Some(published) = vtep_mac(own, family) else { continue };
-        let prefix = if family == Family::V4 { "flannel." } else { "flannel-v6." };
-        let Some(link) = facts.overlay_links().find(|link| link.name.starts_with(prefix)) else { continue };
+        let Some(link) = facts.vtep(family) else { continue };
         if link.mac == Some(published) {
             seen.push(format!("{} has the published MAC {published}", link.name));
         } else {
@@ -137,7 +153,8 @@ pub(super) async fn duplicate_mac(facts: &Facts) -> Checked {
     // What the store lists is newer than what the state file has.
     let leases = if listed.is_empty() { stored } else { listed };
     if leases.is_empty() {
-        return Err(Skip::new("neither state file nor store has a lease"));
+        let why = facts.state().err().map_or_else(String::new, |why| format!(" ({})", why.0));
+        return Err(Skip::new(format!("neither state file nor store has a lease{why}")));
     }
     let mut owners: BTreeMap<(Family, MacAddr), Vec<String>> = BTreeMap::new();
     for lease in &leases {
@@ -148,9 +165,11 @@ pub(super) async fn duplicate_mac(facts: &Facts) -> Checked {
         }
     }
     let twice = owners.iter().filter(|(_, leases)| leases.len() > 1).map(|((family, mac), leases)| {
+        // All nodes of a network have one VNI, by which the devices are named.
+        let device = facts.vtep(*family).map_or("flannel.VNI", |link| link.name.as_str());
         Finding::failure(
-            format!("leases {} publish one {family} VTEP MAC {mac}: packets go to the wrong node", leases.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ")),
-            "on the younger node, stop the agent, delete the device (`ip link delete flannel.1`), the state file and its lease, and start it again",
+            format!("leases {} publish one {family} VTEP MAC {mac}: packets go to the wrong node", sample(leases)),
+            format!("on the younger node, stop the agent, delete the device (`ip link delete {device}`), the state file and its lease, and start it again"),
         )
     });
     Ok(Finding::of_all(twice, || {
@@ -159,7 +178,7 @@ pub(super) async fn duplicate_mac(facts: &Facts) -> Checked {
 }
 
 pub(super) async fn underlay(facts: &Facts) -> Checked {
-    let own = facts.own().ok_or_else(|| Skip::new("no state file with this node's lease"))?;
+    let own = facts.needed_own()?;
     facts.links()?;
     let mut seen = Vec::new();
     let mut found = Vec::new();
@@ -168,7 +187,10 @@ pub(super) async fn underlay(facts: &Facts) -> Checked {
             // A published address may be that of a NAT in front of this host.
             None => found.push(Finding::warning(
                 format!("the published {family} address {ip} is on no link of this host"),
-                "if no NAT in front of this host has it, restart the agent, or name the interface by --iface or --public-ip",
+                match family {
+                    Family::V4 => "if no NAT in front of this host has it, restart the agent, or name the interface by --iface or --public-ip",
+                    Family::V6 => "if no NAT in front of this host has it: is IPv6 off on that link (see ipv6-disabled)? Else restart the agent, or name the interface by --iface or --public-ipv6",
+                },
             )),
             Some(link) if !link.up || !link.carrier => {
                 let state = if link.up { "has no carrier" } else { "is down" };
@@ -214,11 +236,14 @@ pub(super) async fn peer_routes(facts: &Facts) -> Checked {
         missing.extend(wanted.into_iter().filter(|(key, _)| !there.contains(key)).map(|(_, lease)| lease));
     }
     if count == 0 {
-        return Err(Skip::new("no other node is known to the state file"));
+        return Err(facts.no_peer());
     }
     let text = || {
-        let named = missing.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
-        format!("{} of {count} subnets of other nodes have no route here: {named}", missing.len())
+        // A lease may lack the routes of both families.
+        let mut leases = missing.clone();
+        leases.sort_unstable();
+        leases.dedup();
+        format!("{} of {count} subnets of other nodes have no route here: {}", missing.len(), sample(&leases))
     };
     Ok(match (missing.is_empty(), facts.agents.is_empty()) {
         (true, _) => Finding::ok(format!("each of {count} subnets of other nodes has a route")),
@@ -241,7 +266,7 @@ pub(super) async fn reach(facts: &Facts) -> Checked {
     });
     let pairs: Vec<(IpAddr, IpAddr)> = pairs.take(PEERS).collect();
     if pairs.is_empty() {
-        return Err(Skip::new("no other node is known to the state file"));
+        return Err(facts.no_peer());
     }
     let mut seen = Vec::new();
     let mut found = Vec::new();

@@ -1,23 +1,41 @@
 //! The store, and what it answered.
 
+use std::error::Error;
 use std::fmt;
+use std::future::pending;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flannel_core::config::NetworkConfig;
 use flannel_core::error::chain;
 use flannel_core::lease::{Lease, LeaseUpdate};
-use flannel_core::subnet::{Examination, SubnetError, SubnetManager};
+use flannel_core::subnet::{Examination, StoreStatus, SubnetError, SubnetManager};
 use futures::StreamExt as _;
+
+use crate::finding::is_denied;
 
 /// How long the store has for each question.
 const PATIENCE: Duration = Duration::from_secs(8);
+/// How long a store that refused to list leases has to do it after all.
+const SECOND_TRY: Duration = Duration::from_secs(1);
 
 /// A store that is asked, and never written to.
 #[derive(Clone)]
 pub struct StoreToAsk {
-    store: Result<Arc<dyn SubnetManager>, String>,
+    access: Access,
     is_named: bool,
+    /// Whether its servers are those that are tried where nobody names any.
+    has_usual_servers: bool,
+}
+
+/// How a store can be asked.
+#[derive(Clone)]
+enum Access {
+    Open(Arc<dyn SubnetManager>),
+    /// It can't, whoever asks; why not.
+    Unusable(String),
+    /// This process lacks the right to a file that it needs.
+    Denied(String),
 }
 
 impl fmt::Debug for StoreToAsk {
@@ -27,77 +45,116 @@ impl fmt::Debug for StoreToAsk {
 }
 
 impl StoreToAsk {
-    /// A store that the operator named: if it does not answer, that is a failure.
-    pub fn named(store: Arc<dyn SubnetManager>) -> Self {
-        Self { store: Ok(store), is_named: true }
+    fn new(access: Access, is_named: bool) -> Self {
+        Self { access, is_named, has_usual_servers: false }
     }
 
-    /// A store that the operator named, and that can't even be asked: by a file that can't be read, say.
+    /// A store that the operator named: if it does not answer, that is a failure.
+    pub fn named(store: Arc<dyn SubnetManager>) -> Self {
+        Self::new(Access::Open(store), true)
+    }
+
+    /// A store that the operator named, and that can't even be asked: something that it needs to know is not said.
     pub fn unusable(why: impl Into<String>) -> Self {
-        Self { store: Err(why.into()), is_named: true }
+        Self::new(Access::Unusable(why.into()), true)
+    }
+
+    /// The same by an error. If it comes from a file that this process may not read, nothing is wrong with the store.
+    pub fn refused(error: &(dyn Error + 'static)) -> Self {
+        let why = chain(error);
+        Self::new(if is_denied(error) { Access::Denied(why) } else { Access::Unusable(why) }, true)
     }
 
     /// A store that nobody named, such as that of flags that were not given: if it does not answer, the host may have
     /// another one.
     pub fn guessed(store: Arc<dyn SubnetManager>) -> Self {
-        Self { store: Ok(store), is_named: false }
+        Self { has_usual_servers: true, ..Self::new(Access::Open(store), false) }
+    }
+
+    /// The same store, of which nobody named the servers: of several that are tried one may not exist.
+    #[must_use]
+    pub fn with_usual_servers(self, has_usual_servers: bool) -> Self {
+        Self { has_usual_servers, ..self }
     }
 
     fn place(&self) -> String {
-        self.store.as_ref().map_or_else(|_| "that the flags name".to_owned(), |store| store.place())
+        match &self.access {
+            Access::Open(store) => store.place(),
+            _ => "that the flags name".to_owned(),
+        }
     }
 
     pub(super) async fn ask(&self) -> Answers {
-        let (place, is_named) = (self.place(), self.is_named);
-        let store = match &self.store {
-            Ok(store) => store,
-            Err(why) => {
-                let config = Config::Unread(why.clone());
-                let (took, leases) = (Duration::ZERO, Err(why.clone()));
-                return Answers {
-                    place,
-                    is_named,
-                    config,
-                    took,
-                    leases,
-                    examination: Examination::default(),
-                };
-            }
+        let mut answers = Answers {
+            place: self.place(),
+            is_named: self.is_named,
+            has_usual_servers: self.has_usual_servers,
+            hosts: Vec::new(),
+            config: Config::Unread(String::new()),
+            took: Duration::ZERO,
+            leases: Err("the store can't be asked".to_owned()),
+            examination: Examination::default(),
         };
-        let late = |what: &str| format!("{what}: no answer within {} s", PATIENCE.as_secs());
+        let store = match &self.access {
+            Access::Open(store) => store,
+            Access::Unusable(why) => return Answers { config: Config::Unusable(why.clone()), ..answers },
+            Access::Denied(why) => return Answers { config: Config::Denied(why.clone()), ..answers },
+        };
+        answers.hosts = store.hosts();
         let config = async {
             let start = Instant::now();
             let config = match tokio::time::timeout(PATIENCE, store.network_config()).await {
                 Ok(Ok(config)) => Config::Read(Box::new(config)),
                 Ok(Err(error)) if is_answer(&error) => Config::Bad(chain(&error)),
+                Ok(Err(error)) if is_denied(&error) => Config::Denied(chain(&error)),
                 Ok(Err(error)) => Config::Unread(chain(&error)),
                 Err(_) => Config::Unread(late("read the network config")),
             };
             (config, start.elapsed())
         };
         let examine = async { tokio::time::timeout(PATIENCE, store.examine()).await.unwrap_or_default() };
-        let ((config, took), examination) = tokio::join!(config, examine);
+        ((answers.config, answers.took), answers.examination) = tokio::join!(config, examine);
         // A store that does not answer one question needs no other.
-        let leases = match &config {
-            Config::Unread(why) => Err(why.clone()),
-            _ => tokio::time::timeout(PATIENCE, snapshot(store))
-                .await
-                .unwrap_or_else(|_| Err(late("list the leases"))),
+        answers.leases = match &answers.config {
+            Config::Unread(why) | Config::Denied(why) => Err(why.clone()),
+            _ => snapshot(store).await,
         };
-        Answers { place, is_named, config, took, leases, examination }
+        answers
     }
 }
 
-/// All leases, as the store lists them.
+fn late(what: &str) -> String {
+    format!("{what}: no answer within {} s", PATIENCE.as_secs())
+}
+
+/// All leases, as the store lists them. A stream of leases tries again for ever and yields no error, so the reason of a
+/// failure comes from the store's status.
 async fn snapshot(store: &Arc<dyn SubnetManager>) -> Result<Listing, String> {
     let mut watch = store.watch_leases();
-    while let Some(update) = watch.next().await {
-        if let LeaseUpdate::Snapshot { leases, unreadable } = update.map_err(|error| chain(&error))? {
-            let unreadable = unreadable.named().map(|record| record.to_string()).collect();
-            return Ok(Listing { leases, unreadable });
+    let listed = async {
+        while let Some(update) = watch.next().await {
+            if let LeaseUpdate::Snapshot { leases, unreadable } = update.map_err(|error| chain(&error))? {
+                let unreadable = unreadable.named().map(|record| record.to_string()).collect();
+                return Ok(Listing { leases, unreadable });
+            }
         }
-    }
-    Err("the list of leases ended before it began".to_owned())
+        Err("the list of leases ended before it began".to_owned())
+    };
+    let mut status = store.status();
+    let failed = async {
+        let nothing_yet = StoreStatus::unknown().problem;
+        loop {
+            let failed = status.wait_for(|status| !status.connected && status.problem != nothing_yet).await;
+            let Ok(problem) = failed.map(|status| status.problem.clone()) else { return pending().await };
+            // A second attempt may succeed.
+            tokio::time::sleep(SECOND_TRY).await;
+            if !status.borrow().connected {
+                return Err(problem);
+            }
+        }
+    };
+    let answered = async { tokio::select! { listed = listed => listed, failed = failed => failed } };
+    tokio::time::timeout(PATIENCE, answered).await.unwrap_or_else(|_| Err(late("list the leases")))
 }
 
 /// Whether the store answered, if only that it has nothing good.
@@ -117,6 +174,10 @@ pub(crate) enum Config {
     Bad(String),
     /// The store did not answer.
     Unread(String),
+    /// The store can't be asked, whoever asks.
+    Unusable(String),
+    /// This process lacks a right to ask it.
+    Denied(String),
 }
 
 /// All leases of a store.
@@ -132,6 +193,9 @@ pub(crate) struct Listing {
 pub(crate) struct Answers {
     pub(crate) place: String,
     pub(crate) is_named: bool,
+    pub(crate) has_usual_servers: bool,
+    /// The hosts of its servers.
+    pub(crate) hosts: Vec<String>,
     pub(crate) config: Config,
     /// How long it took to read the network config, with the time to connect.
     pub(crate) took: Duration,
@@ -139,12 +203,31 @@ pub(crate) struct Answers {
     pub(crate) examination: Examination,
 }
 
+/// Why a store says nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Outage {
+    /// It does not answer.
+    Silent(String),
+    /// It can't be asked, whoever asks.
+    Unusable(String),
+    /// This process lacks a right to ask it.
+    Denied(String),
+}
+
 impl Answers {
-    /// Why the store can't be used; `None` if it answered.
-    pub(crate) fn outage(&self) -> Option<&str> {
+    /// Why the store can't be used; `None` if it answered. A config that comes from a file says nothing of the servers.
+    pub(crate) fn outage(&self) -> Option<Outage> {
+        let servers = &self.examination.servers;
         match &self.config {
-            Config::Unread(why) => Some(why),
-            _ => None,
+            Config::Unread(why) => Some(Outage::Silent(why.clone())),
+            Config::Unusable(why) => Some(Outage::Unusable(why.clone())),
+            Config::Denied(why) => Some(Outage::Denied(why.clone())),
+            _ if self.leases.is_ok() || servers.is_empty() => None,
+            _ => {
+                let failed: Option<Vec<&str>> =
+                    servers.iter().map(|server| server.answer.as_ref().err().map(String::as_str)).collect();
+                failed.map(|all| Outage::Silent(all.join("; ")))
+            }
         }
     }
 }

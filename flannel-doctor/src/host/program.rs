@@ -3,6 +3,8 @@
 use std::io;
 use std::process::{ExitStatus, Stdio};
 
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
@@ -50,6 +52,21 @@ impl Host {
     }
 }
 
+/// Where programs for administrators are, which users do not have in their `PATH`.
+const SBIN: [&str; 3] = ["/usr/sbin", "/sbin", "/usr/local/sbin"];
+
+/// Kills the processes of a group, unless it ended by itself.
+struct Group(Option<Pid>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(group) = self.0 {
+            // It may have ended just now.
+            let _ = killpg(group, Signal::SIGKILL);
+        }
+    }
+}
+
 pub(super) async fn run(
     netns: &Netns,
     program: &str,
@@ -57,6 +74,25 @@ pub(super) async fn run(
     variables: &[(&str, &str)],
     input: &str,
 ) -> Result<Ran, Skip> {
+    let elsewhere = SBIN.iter().filter(|_| !program.contains('/')).map(|folder| format!("{folder}/{program}"));
+    let places = [program.to_owned()].into_iter().chain(elsewhere);
+    for place in places {
+        if let Some(ran) = run_at(netns, &place, args, variables, input).await? {
+            return Ok(ran);
+        }
+    }
+    Err(Skip::new(format!("the program {program} is not installed")))
+}
+
+/// Runs the program at this path; `None` if there is none. It has a process group of its own, so that what it started ends
+/// with it when the future is dropped.
+async fn run_at(
+    netns: &Netns,
+    program: &str,
+    args: &[&str],
+    variables: &[(&str, &str)],
+    input: &str,
+) -> Result<Option<Ran>, Skip> {
     let mut command = Command::new(program);
     command
         .args(args)
@@ -66,11 +102,15 @@ pub(super) async fn run(
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
+        .process_group(0)
         .kill_on_drop(true);
-    let mut child = netns.run(|| command.spawn())?.map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => Skip::new(format!("the program {program} is not installed")),
-        _ => Skip::new(format!("{program} can't be run: {error}")),
-    })?;
+    let mut child = match netns.run(|| command.spawn())? {
+        Ok(child) => child,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Skip::new(format!("{program} can't be run: {error}"))),
+    };
+    let pid = child.id().and_then(|pid| pid.try_into().ok()).map(Pid::from_raw);
+    let mut group = Group(pid);
     let mut stdin = child.stdin.take();
     let feed = async {
         if let Some(stdin) = &mut stdin {
@@ -80,7 +120,9 @@ pub(super) async fn run(
         drop(stdin);
     };
     let (output, ()) = tokio::join!(child.wait_with_output(), feed);
+    // From here on the number may be another process's.
+    group.0 = None;
     let output = output.map_err(|error| Skip::new(format!("{program}: {error}")))?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    Ok(Ran { status: output.status, out: text(&output.stdout), err: text(&output.stderr) })
+    Ok(Some(Ran { status: output.status, out: text(&output.stdout), err: text(&output.stderr) }))
 }

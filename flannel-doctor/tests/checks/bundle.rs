@@ -68,6 +68,16 @@ fn a_bundle_has_what_a_bug_report_needs() {
             let text = files.get(name).unwrap_or_else(|| panic!("no {name} in {:?}", files.keys()));
             assert!(text.contains(part), "{name}: {text}");
         }
+        // Only a file gives way: what somebody reads from, or a link to a device, stays.
+        let (fifo, link) = (case.path("/fifo"), case.path("/link"));
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        std::os::unix::fs::symlink("/dev/null", &link).unwrap();
+        for other in [&fifo, &link] {
+            let before = fs::symlink_metadata(other).unwrap().file_type();
+            let error = block_on(bundle.write(other)).unwrap_err();
+            assert!(error.source.to_string().contains("no regular file"), "{error}");
+            assert_eq!(fs::symlink_metadata(other).unwrap().file_type(), before);
+        }
         // The next one takes its place.
         block_on(bundle.write(&path)).unwrap();
         let nowhere = block_on(bundle.write(Path::new("/dev/null/b.tar.gz"))).unwrap_err();

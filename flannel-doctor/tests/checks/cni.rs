@@ -1,6 +1,10 @@
 //! Configs and plugins of a container runtime.
 
-use flannel_doctor::Verdict::Failure;
+use std::fs;
+use std::time::Duration;
+
+use flannel_doctor::Verdict::{Failure, Warning};
+use flannel_lab::wait::eventually;
 
 use super::common::Case;
 
@@ -52,4 +56,25 @@ fn plugins() {
     case.fails("cni-plugins", Failure, "/opt/cni/bin/bridge can't be executed");
     plugin(&case, "bridge", "\"0.3.1\"");
     case.fails("cni-version", Failure, "wants CNI version 1.0.0, and the plugin bridge knows 0.3.1");
+}
+
+/// A plugin that hangs is named, and what it started ends with it.
+#[test]
+fn a_plugin_that_hangs() {
+    let case = Case::of_files();
+    case.file(CONF, CONFLIST);
+    for name in ["portmap", "bridge", "host-local", "loopback"] {
+        plugin(&case, name, "\"0.3.1\",\"1.0.0\"");
+    }
+    let path = "/opt/cni/bin/flannel";
+    let child = case.path("/child");
+    case.file(path, &format!("#!/bin/sh\nsleep 600 &\necho $! > {}\nwait\n", child.display()));
+    case.mode(path, 0o755);
+    case.fails("cni-version", Warning, "the plugin flannel does not say its versions");
+    let pid = fs::read_to_string(&child).unwrap();
+    eventually(Duration::from_secs(60), "the child to end", || {
+        // One that ended may wait for somebody to notice; then it has no command line any more.
+        let command = fs::read_to_string(format!("/proc/{}/cmdline", pid.trim())).unwrap_or_default();
+        if command.is_empty() { Ok(()) } else { Err(command) }
+    });
 }

@@ -7,6 +7,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use flannel_core::addr::{PerFamily, Subnet, Vni};
+use flannel_core::backend::Backend;
 use flannel_core::config::{LeaseSource, NetworkConfig};
 use flannel_core::kernel::Kernel;
 use flannel_core::lease::{AgedLease, Ages, Lease};
@@ -14,6 +15,7 @@ use flannel_core::netns::Netns;
 use flannel_core::state_file::{Device, State};
 use flannel_core::testing::FakeKernel;
 use flannel_doctor::{Doctor, Finding, Host, Places, StoreToAsk, Trials, Verdict};
+use nix::unistd::{Uid, setfsuid};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -35,10 +37,16 @@ pub(crate) struct Case {
     pub(crate) kernel: FakeKernel,
     host: Host,
     is_real: bool,
+    /// Whether files are looked at as a user who may read nothing but what is for everybody.
+    pub(crate) is_nobody: bool,
     pub(crate) places: Places,
     pub(crate) store: Option<StoreToAsk>,
     pub(crate) status: Option<Value>,
+    pub(crate) backends: Vec<Arc<dyn Backend>>,
 }
+
+/// The user of nobody. Files are seen as this user by threads that say so (setfsuid(2)); root's other rights stay.
+const NOBODY: Uid = Uid::from_raw(65534);
 
 impl Case {
     /// A host that is a folder of files and a kernel in memory.
@@ -48,16 +56,20 @@ impl Case {
         let host = Host::new(Netns::current().unwrap())
             .root(folder.path())
             .kernel(Arc::new(move |_| Ok(Box::new(opened.clone()) as Box<dyn Kernel>)));
-        let places = Places::default().subnet_file(SUBNET_FILE);
-        Self { folder, kernel, host, is_real: false, places, store: None, status: None }
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        Self::new(folder, kernel, host, Places::default().subnet_file(SUBNET_FILE))
     }
 
     /// The host of a namespace with the real kernel and its parameters; only the agent's files are in a folder.
     pub(crate) fn of_netns(netns: Netns) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let places = Places::default().subnet_file(folder.path().join("run/flannel/subnet.env"));
-        let kernel = FakeKernel::default();
-        Self { folder, kernel, host: Host::new(netns), is_real: true, places, store: None, status: None }
+        Self { is_real: true, ..Self::new(folder, FakeKernel::default(), Host::new(netns), places) }
+    }
+
+    fn new(folder: TempDir, kernel: FakeKernel, host: Host, places: Places) -> Self {
+        let (store, status, backends) = (None, None, Vec::new());
+        Self { folder, kernel, host, is_real: false, is_nobody: false, places, store, status, backends }
     }
 
     pub(crate) fn with_trials(self, trials: Arc<dyn Trials>) -> Self {
@@ -99,12 +111,26 @@ impl Case {
 
     pub(crate) fn doctor(&self) -> Doctor {
         let doctor = Doctor::new(self.host.clone()).places(self.places.clone());
-        doctor.store(self.store.clone()).agent_status(self.status.clone())
+        doctor.store(self.store.clone()).agent_status(self.status.clone()).backends(self.backends.clone())
     }
 
     pub(crate) fn finding(&self, check: &str) -> Finding {
-        let report = block_on(self.doctor().only([check]).unwrap().examine());
-        report.of(check).unwrap().clone()
+        let examine = async {
+            let report = self.doctor().only([check]).unwrap().examine().await;
+            report.of(check).unwrap().clone()
+        };
+        if !self.is_nobody {
+            return block_on(examine);
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .on_thread_start(|| _ = setfsuid(NOBODY))
+            .build()
+            .unwrap();
+        let before = setfsuid(NOBODY);
+        let finding = runtime.block_on(examine);
+        setfsuid(before);
+        finding
     }
 
     /// The check finds nothing wrong.

@@ -5,12 +5,14 @@ mod agents;
 mod bundle;
 mod cni;
 mod common;
+mod denied;
 mod files;
 mod host;
 mod kernel;
 mod link;
 mod nodes;
 mod stores;
+mod two_agents;
 
 use std::fs;
 use std::path::Path;

@@ -5,8 +5,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use flannel_backend_vxlan::VxlanBackend;
 use flannel_core::addr::PerFamily;
 use flannel_core::config::{ConfigError, NetworkConfig};
+use flannel_core::kernel::LinkAddress;
 use flannel_core::lease::{Lease, LeaseAttrs, LeaseUpdate, UnreadableRecord};
 use flannel_core::subnet::{
     ClockGap, Examination, LeaseStream, NodeFacts, NodeRecord, Right, RightAnswer, Server, ServerAnswer,
@@ -27,6 +29,8 @@ struct Scripted {
     leases: Vec<Lease>,
     unreadable: Vec<UnreadableRecord>,
     examination: Examination,
+    /// Whether it lists no leases, and says why not.
+    is_silent: bool,
     status: watch::Sender<StoreStatus>,
 }
 
@@ -40,6 +44,7 @@ impl Scripted {
             leases: vec![lease(1, 1), lease(2, 2)],
             unreadable: Vec::new(),
             examination: Examination::default().servers([server(answer)]),
+            is_silent: false,
             status: watch::Sender::new(StoreStatus::unknown()),
         }
     }
@@ -102,6 +107,10 @@ impl SubnetManager for Scripted {
     }
 
     fn watch_leases(&self) -> LeaseStream {
+        if self.is_silent {
+            self.status.send_modify(|status| _ = status.fail("connection refused".to_owned()));
+            return futures::stream::pending().boxed();
+        }
         let unreadable = self.unreadable.iter().cloned().collect();
         let snapshot = LeaseUpdate::Snapshot { leases: self.leases.clone(), unreadable };
         futures::stream::iter([Ok(snapshot)]).chain(futures::stream::pending()).boxed()
@@ -152,7 +161,92 @@ fn a_store_that_does_not_answer() {
         };
         it.examination = Examination::default().servers([it.examination.servers[0].clone(), dead]);
     });
-    half.case().fails("store-reachable", Warning, "no answer within 5s");
+    half.clone().case().fails("store-reachable", Warning, "server http://192.0.2.101:2379 of the store does not answer");
+    // Of the addresses that nobody named, one is enough.
+    let mut case = half.clone().case();
+    case.store = Some(StoreToAsk::named(Arc::new(half)).with_usual_servers(true));
+    case.passes("store-reachable");
+    // A config that comes from a file says nothing of the only server.
+    let alone = Scripted::new().with(|it| {
+        let dead = Server { name: "https://192.0.2.9:6443".to_owned(), answer: Err("refused".to_owned()) };
+        it.examination = Examination::default().servers([dead]);
+        it.is_silent = true;
+    });
+    let case = alone.case();
+    case.fails("store-reachable", Failure, "does not answer: refused");
+    case.skips("store-leases", "refused");
+}
+
+#[test]
+fn a_store_that_can_not_be_asked() {
+    let mut case = Case::of_files();
+    case.store = Some(StoreToAsk::unusable("nothing says which node this is; set the variable NODE_NAME"));
+    case.fails("store-reachable", Failure, "NODE_NAME");
+    let fix = case.finding("store-reachable").fix.unwrap();
+    assert!(fix.contains("flags and variables") && !fix.contains("start the store"), "{fix}");
+    case.skips("kube-rights", "NODE_NAME");
+    case.skips("network-config", "NODE_NAME");
+}
+
+/// What the agent would refuse is no good config, by the backend's own reader.
+#[test]
+fn configs_that_no_agent_takes() {
+    let with_backend = |backend: &str| {
+        let text = format!(r#"{{"Network":"10.244.0.0/16","Backend":{backend}}}"#);
+        let mut case = Scripted::new().with(|it| it.config = Ok(config(&text))).case();
+        case.backends = vec![Arc::new(VxlanBackend::new())];
+        case
+    };
+    with_backend(r#"{"Type":"vxlan","VNI":5,"Port":8472,"MTU":1400}"#).passes("network-config");
+    for (backend, part) in [
+        (r#"{"Type":"vxlan","VNI":"x"}"#, "Backend.VNI"),
+        (r#"{"Type":"vxlan","VNI":99999999}"#, "Backend.VNI = 99999999"),
+        (r#"{"Type":"vxlan","Port":70000}"#, "Backend.Port = 70000"),
+        (r#"{"Type":"vxlan","MTU":"a"}"#, "Backend.MTU"),
+        (r#"{"Type":"vxlna"}"#, "Backend.Type = \"vxlna\": the agent of this host has vxlan"),
+        (r#"{"Type":"ipsec","PSK":"x"}"#, "Backend.Type = \"ipsec\""),
+    ] {
+        with_backend(backend).fails("network-config", Failure, part);
+    }
+    // Without the backends of an agent nobody can say it.
+    let mut unknown = with_backend(r#"{"Type":"vxlna"}"#);
+    unknown.backends.clear();
+    unknown.fails("network-config", Warning, "older config");
+}
+
+#[test]
+fn networks_that_cover_the_underlay() {
+    let covering = config(r#"{"Network":"192.0.2.0/23","Backend":{"Type":"vxlan"}}"#);
+    let script = Scripted::new().with(|it| it.config = Ok(covering));
+    let add = |case: &Case| {
+        let link = case.kernel.add_link("eth0", 1500);
+        case.kernel.add_address(LinkAddress {
+            link,
+            addr: "192.0.2.1/24".parse().unwrap(),
+            global: true,
+            deprecated: false,
+            permanent: true,
+            temporary: false,
+            tentative: false,
+        });
+    };
+    let case = script.clone().case();
+    add(&case);
+    case.fails("network-config", Failure, "covers the underlay address of eth0 192.0.2.1");
+    // A cluster that works this way goes on.
+    let used = script.clone().with(|it| {
+        let value = r#"{"PublicIP":"192.0.2.1","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:01"}}"#;
+        it.leases = vec![Lease::decode("192.0.3.0-24", value.as_bytes(), 1).unwrap()];
+    });
+    let case = used.case();
+    add(&case);
+    case.fails("network-config", Warning, "covers the underlay address");
+    // Where no agent ran yet, the store names the network.
+    let mut fresh = Case::of_files();
+    fresh.store = Some(StoreToAsk::named(Arc::new(script)));
+    fresh.kernel.add_link("lo0", 1500);
+    add(&fresh);
+    fresh.fails("network-overlap", Failure, "eth0 has 192.0.2.1/24");
 }
 
 #[test]
@@ -203,7 +297,6 @@ fn kube(subnets: &[&str], published: Option<LeaseAttrs>, rights: &[(&str, RightA
 #[test]
 fn kubernetes() {
     use flannel_core::addr::MacAddr;
-    use flannel_core::kernel::LinkAddress;
 
     let attrs = || Some(lease(1, 1).attrs);
     let allowed = ("list nodes", RightAnswer::Allowed);

@@ -67,7 +67,7 @@ impl Known {
 
     /// A damaged state file is removed if it has the name that an agent gives it.
     fn read_state(&mut self, path: &Path, usual: Option<&Path>) {
-        let Recalled { state, problem } = state_file::read(path);
+        let Recalled { state, problem, .. } = state_file::read(path);
         if state.is_some() || problem.is_some() && Some(path) == usual {
             self.files.push(path.to_owned());
         } else if let Some(problem) = problem {
