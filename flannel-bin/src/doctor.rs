@@ -26,7 +26,8 @@ pub(crate) fn run(options: &DoctorOptions) -> ExitCode {
     }
     if let Err(error) = Host::check_root(&options.root) {
         let root = options.root.display();
-        let _ = writeln!(io::stderr(), "flanneld doctor: --root: {root} can't be the root of a host: {error}");
+        let _ =
+            writeln!(io::stderr(), "flanneld doctor: --root: {root} can't be the root of a host: {error}");
         return USAGE.into();
     }
     // This must be before other threads start. What is missing is in the report.
@@ -114,7 +115,8 @@ fn store_of(options: &DoctorOptions) -> (Option<StoreToAsk>, Vec<Arc<dyn Backend
     match store::open(&agent) {
         Ok(store) => {
             let backends = registry::agent(&agent, Arc::clone(&store)).backends().to_vec();
-            let asked = if options.names_store { StoreToAsk::named(store) } else { StoreToAsk::guessed(store) };
+            let asked =
+                if options.names_store { StoreToAsk::named(store) } else { StoreToAsk::guessed(store) };
             (Some(asked.with_usual_servers(!options.names_servers)), backends)
         }
         Err(error) if options.names_store => (Some(StoreToAsk::refused(&*error)), Vec::new()),

@@ -84,7 +84,13 @@ fn the_doctor_examines_a_host_without_agent_and_store() {
         let root = flanneld(&["doctor", "--root=/nonexistent"], &[]);
         assert_eq!(root.status.code(), Some(2), "{root:?}");
         assert!(text(&root.stderr).contains("/nonexistent can't be the root of a host"), "{root:?}");
-        let node = ["doctor", "store-reachable", "kube-rights", "--kube-subnet-mgr", "--kube-api-url=http://127.0.0.1:1"];
+        let node = [
+            "doctor",
+            "store-reachable",
+            "kube-rights",
+            "--kube-subnet-mgr",
+            "--kube-api-url=http://127.0.0.1:1",
+        ];
         let node = flanneld(&node, &[]);
         if cfg!(feature = "kube") {
             assert!(text(&node.stdout).contains("NODE_NAME"), "{node:?}");
@@ -107,9 +113,17 @@ fn bad_command_lines_exit_2_and_say_why() {
         (&["doctor", "--check=mtu-path,mtu"], &[], "\"mtu\" is not the name of a check"),
         (&["doctor", "mtu"], &[], "\"mtu\" is not the name of a check"),
         (&["doctor", "--output=xml"], &[], "is not table or json"),
-        (&["doctor", "--bundle="], &[], "--bundle: \"\" is not the path of a file"),
-        (&["doctor", "--output=json", "rp-filter"], &[], "\"rp-filter\"; give it before all flags, or as --check=rp-filter"),
-        (&["log-level", "--subnet-file=/a", "debug"], &[], "\"debug\"; give it before all flags, or as --level=debug"),
+        (&["doctor", "--bundle="], &[], "--bundle: \"\" is not a path"),
+        (
+            &["doctor", "--output=json", "rp-filter"],
+            &[],
+            "\"rp-filter\"; give it before all flags, or as --check=rp-filter",
+        ),
+        (
+            &["log-level", "--subnet-file=/a", "debug"],
+            &[],
+            "\"debug\"; give it before all flags, or as --level=debug",
+        ),
         (&["--ip-masq", "false"], &[], "did you mean --ip-masq=false?"),
         (&[], &[("FLANNELD_IFACE_REGEX", "(")], "FLANNELD_IFACE_REGEX: \"(\" is not a regular expression"),
     ] {

@@ -36,7 +36,9 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
 fn refuse_device(path: &Path) -> io::Result<()> {
     let is_device = |kind: FileType| kind.is_char_device() || kind.is_block_device();
     match fs::symlink_metadata(path) {
-        Ok(found) if is_device(found.file_type()) => Err(io::Error::other("it is a device node, which stays")),
+        Ok(found) if is_device(found.file_type()) => {
+            Err(io::Error::other("it is a device node, which stays"))
+        }
         _ => Ok(()),
     }
 }

@@ -1,6 +1,7 @@
 //! What several checks need to know, read once: links, the files of the agent, and the answers of the store.
 
 mod agents;
+mod devices;
 mod others;
 mod store;
 
@@ -22,11 +23,12 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::OnceCell;
 
-use crate::finding::{Skip, sample};
+use crate::finding::Skip;
 use crate::host::{Files, Host};
 use crate::places::Places;
 
 pub(crate) use agents::{AgentProcess, capabilities};
+pub(crate) use devices::carries;
 pub(crate) use others::OtherAgent;
 pub use store::StoreToAsk;
 pub(crate) use store::{Answers, Config, Outage};
@@ -60,7 +62,10 @@ pub(crate) struct Facts {
 
 impl fmt::Debug for Facts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Facts").field("host", &self.host).field("places", &self.places).finish_non_exhaustive()
+        f.debug_struct("Facts")
+            .field("host", &self.host)
+            .field("places", &self.places)
+            .finish_non_exhaustive()
     }
 }
 
@@ -207,6 +212,12 @@ impl Facts {
         }
     }
 
+    /// Whether the backend has one route for the subnets of all nodes, as udp has, to its TUN.
+    pub(crate) fn routes_whole_network(&self) -> bool {
+        let known = self.backend().and_then(|kind| self.backends.iter().find(|known| known.kind() == kind));
+        known.map_or(self.backend() == Some("udp"), |backend| backend.routes_whole_network())
+    }
+
     /// The backends that the agent has; empty if nobody said it.
     pub(crate) fn backends(&self) -> &[Arc<dyn Backend>] {
         &self.backends
@@ -232,81 +243,6 @@ impl Facts {
         };
         let configured = self.config().and_then(|config| config.backend.get::<u16>("Port").ok()?);
         Some(configured.filter(|port| *port > 0).unwrap_or(usual))
-    }
-
-    /// The devices that carry this agent's overlay: those that the state file names. Where it names none (udp's is not in
-    /// it, and an agent in Go writes no such file) they are those with names of flannel's and an address of this node's
-    /// subnets. A host may have several agents, and another one's devices are none of ours.
-    pub(crate) fn overlay_links(&self) -> impl Iterator<Item = &Link> {
-        self.links.as_deref().unwrap_or_default().iter().filter(|link| self.is_ours(link))
-    }
-
-    fn is_ours(&self, link: &Link) -> bool {
-        let state = self.recalled.state.as_ref();
-        if let Some(state) = state.filter(|state| !state.devices.is_empty()) {
-            return state.devices.iter().any(|device| device.name == link.name);
-        }
-        if state.is_some_and(|state| self.has_no_devices(&state.backend)) {
-            return false;
-        }
-        let addresses: Vec<IpAddr> = self.addresses_of(link).collect();
-        let subnets = self.subnets();
-        let is_own = |ip: &IpAddr| subnets.iter().any(|(_, subnet)| subnet.contains(*ip));
-        let may_be = subnets.is_empty() || addresses.is_empty() || addresses.iter().any(is_own);
-        self.is_flannels(link) && may_be && self.other_with(link).is_none()
-    }
-
-    fn has_no_devices(&self, backend: &str) -> bool {
-        let of_kind = self.backends.iter().find(|known| known.kind() == backend);
-        of_kind.map_or(backend == "host-gw", |backend| backend.devices().is_empty())
-    }
-
-    /// The addresses of a link that are not link-local.
-    fn addresses_of(&self, link: &Link) -> impl Iterator<Item = IpAddr> {
-        let all = self.addresses.as_deref().unwrap_or_default().iter();
-        let of_link = all.filter(|address| address.link == link.index).map(|address| address.addr.ip());
-        of_link.filter(|ip| !matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local()))
-    }
-
-    /// Whether a link has a name and a kind of flannel's devices, whichever agent's.
-    pub(crate) fn is_flannels(&self, link: &Link) -> bool {
-        let kind = link.kind.as_deref();
-        let mut kinds = self.backends.iter().flat_map(|backend| backend.devices());
-        is_overlay_name(&link.name) && matches!(kind, Some("vxlan" | "tun" | "ipip"))
-            || kinds.any(|of| of.is_only && of.prefix == link.name && kind == Some(of.kind))
-    }
-
-    /// The other agent of this host that has a link.
-    pub(crate) fn other_with(&self, link: &Link) -> Option<&OtherAgent> {
-        let addresses: Vec<IpAddr> = self.addresses_of(link).collect();
-        self.others.iter().find(|other| other.has(link, &addresses))
-    }
-
-    /// The agents besides ours of which nothing is known but that they run, and so not what is theirs.
-    pub(crate) fn unknown_others(&self) -> Option<String> {
-        let unknown = self.others.iter().filter(|other| !other.is_known());
-        let pids: Vec<String> = unknown.map(|other| other.process.pid.to_string()).collect();
-        (!pids.is_empty()).then(|| sample(&pids))
-    }
-
-    /// The VXLAN device for a family.
-    pub(crate) fn vtep(&self, family: Family) -> Option<&Link> {
-        let prefix = if family == Family::V4 { "flannel." } else { "flannel-v6." };
-        self.overlay_links().find(|link| link.name.starts_with(prefix))
-    }
-
-    /// The links of underlay and overlay that IPv6 needs. If the underlay's IPv6 address is gone, its link is the one that
-    /// the device is bound to, or that has the IPv4 address.
-    pub(crate) fn links_with_ipv6(&self) -> Vec<&Link> {
-        let publishes = self.own().is_some_and(|own| own.attrs.public_ips.get(Family::V6).is_some());
-        let lower = || {
-            let vxlan = self.vtep(Family::V6).and_then(|link| link.vxlan.as_ref());
-            vxlan.and_then(|vxlan| self.link(vxlan.lower?))
-        };
-        let underlay = self.underlay_link(Family::V6).or_else(|| {
-            lower().or_else(|| self.underlay_link(Family::V4)).filter(|_| publishes)
-        });
-        self.overlay_links().filter(|link| carries(link, Family::V6)).chain(underlay).collect()
     }
 
     /// The links of others with an address in this node's subnet: the bridge of the pods, as a rule.
@@ -352,46 +288,8 @@ impl Facts {
     }
 }
 
-/// Whether a device has a name of flannel's: `flannel.1`, `flannel-v6.1`, `flannel0`.
-fn is_overlay_name(name: &str) -> bool {
-    let number = name.strip_prefix("flannel-v6.").or_else(|| name.strip_prefix("flannel."));
-    let number = number.or_else(|| name.strip_prefix("flannel"));
-    if name == "flannel.ipip" {
-        return true;
-    }
-    number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
-}
-
-/// Whether a device of the overlay carries packets of a family: vxlan has one for each, udp one for both.
-pub(crate) fn carries(link: &Link, family: Family) -> bool {
-    match link.name.as_str() {
-        name if name.starts_with("flannel-v6.") => family == Family::V6,
-        name if name.starts_with("flannel.") => family == Family::V4,
-        _ => true,
-    }
-}
-
 /// The VTEP MAC that a lease publishes in a family.
 pub(crate) fn vtep_mac(lease: &Lease, family: Family) -> Option<MacAddr> {
     let data: VtepData = lease.attrs.backend_data.get(family)?.decode().ok()?;
     Some(data.mac)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_of_devices() {
-        for (name, is_ours) in [
-            ("flannel.1", true),
-            ("flannel-v6.4096", true),
-            ("flannel0", true),
-            ("flannel", false),
-            ("flannel.a", false),
-            ("eth0", false),
-        ] {
-            assert_eq!(is_overlay_name(name), is_ours, "{name}");
-        }
-    }
 }

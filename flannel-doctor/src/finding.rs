@@ -93,7 +93,9 @@ impl Finding {
     /// is named once. What is more than an operator reads is a number.
     pub(crate) fn of_all(findings: impl IntoIterator<Item = Self>, fine: impl FnOnce() -> String) -> Self {
         let mut findings: Vec<Self> = findings.into_iter().collect();
-        let Some(verdict) = findings.iter().map(|finding| finding.verdict).max() else { return Self::ok(fine()) };
+        let Some(verdict) = findings.iter().map(|finding| finding.verdict).max() else {
+            return Self::ok(fine());
+        };
         // A stable sort: within a verdict the order stays.
         findings.sort_by_key(|finding| std::cmp::Reverse(finding.verdict));
         let (mut evidence, mut fixes): (Vec<String>, Vec<String>) = Default::default();
@@ -205,7 +207,9 @@ mod tests {
     #[test]
     fn a_missing_right_is_told_from_what_we_refuse() {
         let denied = io::Error::from_raw_os_error(libc::EACCES);
-        assert!(is_denied(&denied) && is_denied(&io::Error::other(io::Error::from_raw_os_error(libc::EPERM))));
+        assert!(
+            is_denied(&denied) && is_denied(&io::Error::other(io::Error::from_raw_os_error(libc::EPERM)))
+        );
         assert!(!is_denied(&io::Error::new(io::ErrorKind::PermissionDenied, "others can write there")));
         assert!(Skip::unread("/a", &denied).0.ends_with("; ask as root"));
     }

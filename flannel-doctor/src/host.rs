@@ -160,9 +160,9 @@ impl Files {
     /// Fails if there is something that this process may not see: then what it does not see may be there.
     pub(crate) fn seen(&self, path: impl AsRef<Path>) -> Result<(), Skip> {
         let path = path.as_ref();
-        let found = self.metadata(path).and_then(|found| {
-            if found.is_dir() { fs::read_dir(self.path(path)).map(drop) } else { Ok(()) }
-        });
+        let found = self
+            .metadata(path)
+            .and_then(|found| if found.is_dir() { fs::read_dir(self.path(path)).map(drop) } else { Ok(()) });
         match found {
             Err(error) if is_denied(&error) => Err(Skip::unread(path.display(), &error)),
             _ => Ok(()),

@@ -68,7 +68,9 @@ impl Redactor {
             scheme: regex(r"\b((?i:bearer)|Basic)(\s+)[A-Za-z0-9._~+/=\-]{6,}"),
             jwt: regex(r"\beyJ[A-Za-z0-9_\-]{8,}\.[A-Za-z0-9_\-]+(?:\.[A-Za-z0-9_\-]*)?"),
             flag: regex(r#"(--?(?:NAME))(["']?[\s\x00,]+)("(?:[^"\\]|\\.)*"|'[^']*'|[^\s\x00]+)"#),
-            header: regex(r#"((?i:(?:proxy-)?authorization|(?:set-)?cookie2?|x-api-key|x-auth-[a-z-]+)[ \t]*:[ \t]*)[^"'\r\n\\]+"#),
+            header: regex(
+                r#"((?i:(?:proxy-)?authorization|(?:set-)?cookie2?|x-api-key|x-auth-[a-z-]+)[ \t]*:[ \t]*)[^"'\r\n\\]+"#,
+            ),
             user: regex(
                 r#"((?:^|[\s"',\[\x00])(?:-u|-U|--user|--proxy-user)(?:["']?[=\s\x00,]+["']?)?)([^\s:"'\x00,=]+:)[^\s"'\x00]+"#,
             ),
@@ -230,8 +232,36 @@ enum Next {
 
 /// Words that follow one for a password in a sentence, and are none.
 const SENTENCE: [&str; 30] = [
-    "is", "was", "are", "for", "of", "and", "or", "not", "in", "has", "to", "from", "must", "can", "can't", "may", "that",
-    "with", "without", "on", "by", "file", "files", "authentication", "auth", "login", "at", "which", "needs", "required",
+    "is",
+    "was",
+    "are",
+    "for",
+    "of",
+    "and",
+    "or",
+    "not",
+    "in",
+    "has",
+    "to",
+    "from",
+    "must",
+    "can",
+    "can't",
+    "may",
+    "that",
+    "with",
+    "without",
+    "on",
+    "by",
+    "file",
+    "files",
+    "authentication",
+    "auth",
+    "login",
+    "at",
+    "which",
+    "needs",
+    "required",
 ];
 
 /// Headers that are kept as values of JSON. Parts of names, such as `tcp_syncookies`, are no secrets.

@@ -78,9 +78,9 @@ fn unexpected(program: &Program, arg: &str, given: &[Flag], command: &Command) -
     let is_hidden = meant.is_none() && given.iter().any(is_delicate);
     let shown = if is_hidden { shown::HIDDEN.to_owned() } else { shown::argument(program, arg) };
     match (meant, program.words_of(command)) {
-        (None, Some(Words::First(name) | Words::Leading(name))) => {
-            UsageError(format!("unexpected argument {shown:?}; give it before all flags, or as --{name}={shown}"))
-        }
+        (None, Some(Words::First(name) | Words::Leading(name))) => UsageError(format!(
+            "unexpected argument {shown:?}; give it before all flags, or as --{name}={shown}"
+        )),
         (meant, _) => leftover(program, &shown, meant),
     }
 }

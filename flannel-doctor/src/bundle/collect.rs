@@ -227,7 +227,9 @@ async fn store(facts: &Facts) -> Vec<Entry> {
     };
     let config = match &answers.config {
         Config::Read(config) => Ok(config.to_json()),
-        Config::Bad(why) | Config::Unread(why) | Config::Unusable(why) | Config::Denied(why) => Err(why.clone()),
+        Config::Bad(why) | Config::Unread(why) | Config::Unusable(why) | Config::Denied(why) => {
+            Err(why.clone())
+        }
     };
     let leases = answers.leases.as_ref().map_err(Clone::clone).map(|listing| {
         let good = listing

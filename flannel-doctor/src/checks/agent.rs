@@ -19,13 +19,18 @@ pub(super) async fn processes(facts: &Facts) -> Checked {
     if facts.agents.is_empty() && !by_file.is_empty() {
         let seen = by_file.iter().map(|(file, agents)| format!("{} (pid {})", file.display(), pids(agents)));
         return Ok(Finding::warning(
-            format!("no agent with the subnet file {own_file} runs here, but with {}", seen.collect::<Vec<_>>().join(", ")),
+            format!(
+                "no agent with the subnet file {own_file} runs here, but with {}",
+                seen.collect::<Vec<_>>().join(", ")
+            ),
             "give the doctor --subnet-file of the agent that is meant, or start it",
         ));
     }
     let shared = by_file.values().any(|agents| agents.len() > 1);
     if shared && facts.agents.iter().chain(others).any(|agent| !agent.is_here) {
-        return Err(Skip::denied("agents of other users run, and whether in this network namespace can't be seen"));
+        return Err(Skip::denied(
+            "agents of other users run, and whether in this network namespace can't be seen",
+        ));
     }
     if by_file.is_empty() {
         return Ok(Finding::warning(

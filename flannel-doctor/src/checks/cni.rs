@@ -187,21 +187,26 @@ pub(super) async fn order(facts: &Facts) -> Checked {
     let configs = configs(facts).await?;
     let place = ours(facts, &configs)?;
     let (first, ours) = (&configs[0].name, &configs[place].name);
-    Ok(if place > 0 && facts.others.iter().any(|other| other.process.subnet_file == config_file(&configs[0])) {
-        Finding::note(
-            format!("{first} comes before {ours}, and is of another agent of this host, which pods get their network from"),
-            format!("give {ours} a name that comes first, if pods should get this agent's network"),
-        )
-    } else if place > 0 {
-        Finding::failure(
-            format!(
-                "{first} comes before {ours}: runtimes take the first config by name, and pods get another network"
-            ),
-            format!("move {first} away, or give flannel's config a name that comes first"),
-        )
-    } else {
-        Finding::ok(format!("{ours} is the first of {} configs", configs.len()))
-    })
+    Ok(
+        if place > 0 && facts.others.iter().any(|other| other.process.subnet_file == config_file(&configs[0]))
+        {
+            Finding::note(
+                format!(
+                    "{first} comes before {ours}, and is of another agent of this host, which pods get their network from"
+                ),
+                format!("give {ours} a name that comes first, if pods should get this agent's network"),
+            )
+        } else if place > 0 {
+            Finding::failure(
+                format!(
+                    "{first} comes before {ours}: runtimes take the first config by name, and pods get another network"
+                ),
+                format!("move {first} away, or give flannel's config a name that comes first"),
+            )
+        } else {
+            Finding::ok(format!("{ours} is the first of {} configs", configs.len()))
+        },
+    )
 }
 
 pub(super) async fn plugins(facts: &Facts) -> Checked {
@@ -300,9 +305,8 @@ pub(super) async fn bridge(facts: &Facts) -> Checked {
     // The bridge of another agent's pods may be the one of this name.
     let of_others = facts.others.iter().map(|other| &other.subnets);
     let all: Vec<_> = of_others.chain([&subnets]).flat_map(|subnets| subnets.iter()).collect();
-    let foreign = addresses
-        .iter()
-        .filter(|address| !all.iter().any(|(_, subnet)| subnet.contains(address.addr.ip())));
+    let foreign =
+        addresses.iter().filter(|address| !all.iter().any(|(_, subnet)| subnet.contains(address.addr.ip())));
     let lease = subnets.iter().map(|(_, subnet)| subnet.to_string()).collect::<Vec<_>>().join(", ");
     let found = foreign.map(|address| {
         Finding::failure(

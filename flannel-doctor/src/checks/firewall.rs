@@ -49,7 +49,9 @@ async fn readable(facts: &Facts) -> Result<(), Skip> {
         let is_denied = ["not permitted", "denied", "must be root"].iter().any(|part| ran.err.contains(part));
         if !ran.status.success() && is_denied {
             let said = ran.err.trim().replace('\n', "; ");
-            return Err(Skip::denied(format!("this user may not see the rules of this host ({program}: {said})")));
+            return Err(Skip::denied(format!(
+                "this user may not see the rules of this host ({program}: {said})"
+            )));
         }
         return Ok(());
     }
@@ -67,8 +69,12 @@ async fn legacy_readable(facts: &Facts) -> Result<(), Skip> {
     });
     match unseen.await? {
         None => Ok(()),
-        Some(UnseenRules::NoNetRaw) => Err(Skip::denied("rules of iptables' legacy variant are not seen without CAP_NET_RAW")),
-        Some(_) => Err(Skip::denied("rules of iptables' legacy variant, if there are any, are not seen by this user")),
+        Some(UnseenRules::NoNetRaw) => {
+            Err(Skip::denied("rules of iptables' legacy variant are not seen without CAP_NET_RAW"))
+        }
+        Some(_) => Err(Skip::denied(
+            "rules of iptables' legacy variant, if there are any, are not seen by this user",
+        )),
     }
 }
 
@@ -103,7 +109,9 @@ pub(super) async fn variants(facts: &Facts) -> Checked {
     let legacy = facts.host.look(|files| {
         // Without the module there is no such table.
         let table = |name: &str| match files.proc_net(name) {
-            Err(error) if is_denied(&error) => Err(Skip::unread(format!("/proc/net/{name}"), &error)),
+            Err(error) if is_denied(&error) => {
+                Err(Skip::unread(format!("the kernel's table {name}"), &error))
+            }
             read => Ok(read.unwrap_or_default()),
         };
         Ok::<_, Skip>([table("ip_tables_names")?, table("ip6_tables_names")?].concat())

@@ -40,7 +40,10 @@ async fn forwarding(facts: &Facts, family: Family) -> Checked {
         return Ok(if is_idle { Finding::warning(seen, fix) } else { Finding::failure(seen, fix) });
     }
     let pods = gateways.iter().filter(|(of, _)| *of == family).map(|(_, link)| *link);
-    let links: Vec<&Link> = pods.chain(facts.overlay_links()).chain(facts.underlay_link(family)).collect();
+    let links: Vec<&Link> = pods
+        .chain(facts.overlay_links().filter(|link| carries(link, family)))
+        .chain(facts.underlay_link(family))
+        .collect();
     let is_off = |link: &&&Link| family == Family::V4 && of(ConfOf::Link(link.index)) == Some(false);
     let off = links.iter().filter(is_off).map(|link| {
         let sysctl = format!("net/ipv4/conf/{}/forwarding", link.name);
@@ -124,8 +127,7 @@ pub(super) async fn ipv6_disabled(facts: &Facts) -> Checked {
     if facts.all_networks().await.get(Family::V6).is_none() {
         return Err(Skip::new("the network has no IPv6"));
     }
-    let links: BTreeSet<String> =
-        facts.links_with_ipv6().into_iter().map(|link| link.name.clone()).collect();
+    let links: BTreeSet<String> = facts.links_with_ipv6().into_iter().map(|link| link.name.clone()).collect();
     let read = facts.host.look(move |files| {
         let names = ["all".to_owned()].into_iter().chain(links);
         let one = |name: String| {
@@ -134,13 +136,12 @@ pub(super) async fn ipv6_disabled(facts: &Facts) -> Checked {
         };
         names.map(one).collect::<Result<Vec<_>, Skip>>()
     });
-    let found =
-        read.await??.into_iter().filter(|(_, value)| *value != 0).map(|(name, _)| {
-            let sysctl = format!("net/ipv6/conf/{name}/disable_ipv6");
-            Finding::failure(
-                format!("{sysctl} is 1, and the network has IPv6"),
-                format!("`sysctl -w {sysctl}=0`"),
-            )
-        });
+    let found = read.await??.into_iter().filter(|(_, value)| *value != 0).map(|(name, _)| {
+        let sysctl = format!("net/ipv6/conf/{name}/disable_ipv6");
+        Finding::failure(
+            format!("{sysctl} is 1, and the network has IPv6"),
+            format!("`sysctl -w {sysctl}=0`"),
+        )
+    });
     Ok(Finding::of_all(found.collect::<Vec<_>>(), || "IPv6 is on where the network needs it".to_owned()))
 }

@@ -37,7 +37,10 @@ pub(super) async fn devices(facts: &Facts) -> Checked {
             link.name,
             names(own.iter().map(|(_, name)| *name))
         );
-        let fix = format!("`flanneld cleanup` with that agent's flags, or `ip link delete {}`, if no other agent uses it", link.name);
+        let fix = format!(
+            "`flanneld cleanup` with that agent's flags, or `ip link delete {}`, if no other agent uses it",
+            link.name
+        );
         of_whom(facts, seen, fix)
     });
     Ok(Finding::of_all(found, || "no device of another backend or network of flannel".to_owned()))
@@ -75,10 +78,15 @@ pub(super) async fn routes(facts: &Facts) -> Checked {
             if covers(&networks) || facts.others.iter().any(|other| covers(&other.networks)) {
                 continue;
             }
-            let seen =
-                format!("route {} has flannel's protocol {ROUTE_PROTOCOL}, and is outside of the network", route.dst);
+            let seen = format!(
+                "route {} has flannel's protocol {ROUTE_PROTOCOL}, and is outside of the network",
+                route.dst
+            );
             let six = if family == Family::V6 { "-6 " } else { "" };
-            let fix = format!("`ip {six}route delete {} proto {ROUTE_PROTOCOL}`, if no other agent uses it", route.dst);
+            let fix = format!(
+                "`ip {six}route delete {} proto {ROUTE_PROTOCOL}`, if no other agent uses it",
+                route.dst
+            );
             found.push(of_whom(facts, seen, fix));
         }
     }
@@ -100,7 +108,8 @@ pub(super) async fn other_networks(facts: &Facts) -> Checked {
     found.sort_unstable();
     found.dedup_by_key(|(whose, _)| *whose);
     let all = found.iter().map(|(whose, _)| *whose).collect::<Vec<_>>().join(", ");
-    let canal = if all.contains("Calico") { "; Canal uses flannel with Calico's rules on purpose" } else { "" };
+    let canal =
+        if all.contains("Calico") { "; Canal uses flannel with Calico's rules on purpose" } else { "" };
     let found = found.iter().map(|(whose, name)| {
         Finding::warning(
             format!("{name} looks like a device of {whose}"),

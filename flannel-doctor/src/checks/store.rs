@@ -158,7 +158,9 @@ pub(super) async fn config(facts: &Facts) -> Checked {
             ));
         }
         // The store answered.
-        Config::Unread(why) | Config::Unusable(why) | Config::Denied(why) => return Err(Skip::new(why.clone())),
+        Config::Unread(why) | Config::Unusable(why) | Config::Denied(why) => {
+            return Err(Skip::new(why.clone()));
+        }
     };
     let refused = usable::problems(facts, answers, config).await?;
     if !refused.is_empty() {

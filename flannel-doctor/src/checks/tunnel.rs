@@ -62,13 +62,15 @@ pub(super) async fn port(facts: &Facts) -> Checked {
             Finding::ok(format!("UDP port {port} belongs to {device}"))
         }
         // All VXLAN devices of a host with one port have it together.
-        (Some(PortHolder::Kernel | PortHolder::Unseen), None) if is_vxlan && others.is_some() => Finding::note(
-            format!(
-                "UDP port {port} belongs to {}, and flannel's device, which can share it, does not have it",
-                others.unwrap_or_default()
-            ),
-            "start the agent, which makes its device and sets it up (see overlay-device)",
-        ),
+        (Some(PortHolder::Kernel | PortHolder::Unseen), None) if is_vxlan && others.is_some() => {
+            Finding::note(
+                format!(
+                    "UDP port {port} belongs to {}, and flannel's device, which can share it, does not have it",
+                    others.unwrap_or_default()
+                ),
+                "start the agent, which makes its device and sets it up (see overlay-device)",
+            )
+        }
         (Some(PortHolder::Unseen), _) if !is_vxlan => {
             return Err(Skip::denied(format!("who has UDP port {port} can't be seen by this user")));
         }
@@ -204,6 +206,9 @@ pub(super) async fn underlay(facts: &Facts) -> Checked {
 
 /// The routes to all peers of the state file.
 pub(super) async fn peer_routes(facts: &Facts) -> Checked {
+    if facts.recalled.state.as_ref().is_some_and(|state| state.routes_of_others) {
+        return Err(Skip::new("with this backend others put the routes to peers"));
+    }
     let mut kernel = facts.host.open_kernel()?;
     let networks = facts.networks();
     let mut missing = Vec::new();
@@ -213,8 +218,7 @@ pub(super) async fn peer_routes(facts: &Facts) -> Checked {
             let node = family.unspecified();
             Object::Route(Route::by_node(subnet, node, LinkIndex(0))).key()
         };
-        // The udp backend has one route, to its TUN, for the subnets of all nodes.
-        let network = networks.get(family).filter(|_| facts.backend() == Some("udp"));
+        let network = networks.get(family).filter(|_| facts.routes_whole_network());
         let wanted: Vec<(ObjectKey, String)> = facts
             .peers()
             .filter_map(|lease| {

@@ -8,7 +8,7 @@ use flannel_core::kernel::Link;
 use flannel_core::state_file::{self, Device};
 use flannel_core::subnet_file;
 
-use super::AgentProcess;
+use super::agents::AgentProcess;
 use crate::host::Files;
 
 /// An agent besides ours, and what its files say.

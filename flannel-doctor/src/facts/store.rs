@@ -153,7 +153,9 @@ async fn snapshot(store: &Arc<dyn SubnetManager>) -> Result<Listing, String> {
             }
         }
     };
-    let answered = async { tokio::select! { listed = listed => listed, failed = failed => failed } };
+    let answered = async {
+        tokio::select! { listed = listed => listed, failed = failed => failed }
+    };
     tokio::time::timeout(PATIENCE, answered).await.unwrap_or_else(|_| Err(late("list the leases")))
 }
 

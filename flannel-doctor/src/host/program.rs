@@ -74,7 +74,8 @@ pub(super) async fn run(
     variables: &[(&str, &str)],
     input: &str,
 ) -> Result<Ran, Skip> {
-    let elsewhere = SBIN.iter().filter(|_| !program.contains('/')).map(|folder| format!("{folder}/{program}"));
+    let elsewhere =
+        SBIN.iter().filter(|_| !program.contains('/')).map(|folder| format!("{folder}/{program}"));
     let places = [program.to_owned()].into_iter().chain(elsewhere);
     for place in places {
         if let Some(ran) = run_at(netns, &place, args, variables, input).await? {

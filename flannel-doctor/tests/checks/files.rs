@@ -58,7 +58,10 @@ fn rights_of_files() {
     case.mode("/store", 0o700).mode(STATE_FILE, 0o644).mode(SUBNET_FILE, 0o666);
     case.fails("file-rights", Warning, "subnet.env.state has the mode 0644");
     let fix = case.finding("file-rights").fix.unwrap();
-    assert!(fix.contains("chmod 600 /run/flannel/subnet.env.state`; `chmod go-w /run/flannel/subnet.env`"), "{fix}");
+    assert!(
+        fix.contains("chmod 600 /run/flannel/subnet.env.state`; `chmod go-w /run/flannel/subnet.env`"),
+        "{fix}"
+    );
 }
 
 #[test]

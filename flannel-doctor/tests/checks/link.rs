@@ -69,11 +69,20 @@ fn tables_of_the_kernel() {
     case.passes("neighbour-limits");
     limit("128\n");
     case.fails("neighbour-limits", Warning, "gc_thresh3 is 128");
+    // Each family has a table.
+    limit("1024\n");
+    case.file("/proc/sys/net/ipv6/neigh/default/gc_thresh3", "128\n");
+    let mut dual = state();
+    dual.networks.v6 = "fd00::/48".parse().ok();
+    case.agent_files(&dual);
+    case.fails("neighbour-limits", Warning, "net.ipv6.neigh.default.gc_thresh3 is 128");
 }
 
 #[test]
 fn an_underlay_without_ipv6() {
-    let dual = config(r#"{"EnableIPv6":true,"Network":"10.244.0.0/16","IPv6Network":"fd00::/48","Backend":{"Type":"vxlan"}}"#);
+    let dual = config(
+        r#"{"EnableIPv6":true,"Network":"10.244.0.0/16","IPv6Network":"fd00::/48","Backend":{"Type":"vxlan"}}"#,
+    );
     let mut state = state();
     state.networks = dual.networks.map(|_, network| network.network);
     let value = r#"{"PublicIP":"192.0.2.1","PublicIPv6":"2001:db8::1","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:01"}}"#;

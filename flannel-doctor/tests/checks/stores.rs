@@ -161,7 +161,11 @@ fn a_store_that_does_not_answer() {
         };
         it.examination = Examination::default().servers([it.examination.servers[0].clone(), dead]);
     });
-    half.clone().case().fails("store-reachable", Warning, "server http://192.0.2.101:2379 of the store does not answer");
+    half.clone().case().fails(
+        "store-reachable",
+        Warning,
+        "server http://192.0.2.101:2379 of the store does not answer",
+    );
     // Of the addresses that nobody named, one is enough.
     let mut case = half.clone().case();
     case.store = Some(StoreToAsk::named(Arc::new(half)).with_usual_servers(true));

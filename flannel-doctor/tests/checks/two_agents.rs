@@ -25,7 +25,8 @@ fn address(case: &Case, link: &str, text: &str) {
 
 /// The state of an agent whose network is `10.N.0.0/16`, with this device.
 fn state_of(network: u8, device: Device) -> State {
-    let config = config(&format!(r#"{{"Network":"10.{network}.0.0/16","Backend":{{"Type":"vxlan","VNI":5}}}}"#));
+    let config =
+        config(&format!(r#"{{"Network":"10.{network}.0.0/16","Backend":{{"Type":"vxlan","VNI":5}}}}"#));
     State::of_backend("vxlan", &config).devices([device])
 }
 
@@ -54,7 +55,14 @@ fn two() -> Case {
 #[test]
 fn nothing_of_the_other_is_blamed() {
     let case = two();
-    for check in ["vtep-mac", "mtu-subnet-file", "device-addresses", "leftover-devices", "other-vxlan", "overlay-device"] {
+    for check in [
+        "vtep-mac",
+        "mtu-subnet-file",
+        "device-addresses",
+        "leftover-devices",
+        "other-vxlan",
+        "overlay-device",
+    ] {
         case.passes(check);
     }
     // Where the agent's own device is wrong, that is said, and of that one.
@@ -85,6 +93,13 @@ fn an_agent_without_devices_has_none() {
 }
 
 #[test]
+fn routes_that_others_put() {
+    let case = two();
+    case.agent_files(&state().with_routes_of_others());
+    case.skips("peer-routes", "others put the routes");
+}
+
+#[test]
 fn an_agent_in_go_has_the_device_with_its_address() {
     let case = two();
     // No state file at all, but a subnet file.
@@ -109,5 +124,9 @@ fn which_agent_is_meant() {
     case.fails("cni-config", Note, "another agent runs here and writes /run/first/subnet.env");
     case.file("/etc/cni/net.d/20-second.conflist", &conflist(SUBNET_FILE));
     case.passes("cni-config");
-    case.fails("cni-order", Note, "10-first.conflist comes before 20-second.conflist, and is of another agent");
+    case.fails(
+        "cni-order",
+        Note,
+        "10-first.conflist comes before 20-second.conflist, and is of another agent",
+    );
 }

@@ -28,11 +28,17 @@ pub(super) async fn problems(
             "name a backend that all nodes have; if none is named, it is udp",
         )),
         Some(backend) => found.extend(backend.check(config).err().map(|error| {
-            Finding::failure(error.to_string(), "correct that key in the network config; no agent can start with it")
+            Finding::failure(
+                error.to_string(),
+                "correct that key in the network config; no agent can start with it",
+            )
         })),
     }
-    let covered: Vec<Needed> =
-        needed(facts, answers).await?.into_iter().filter(|needed| needed.covered_by(config).is_some()).collect();
+    let covered: Vec<Needed> = needed(facts, answers)
+        .await?
+        .into_iter()
+        .filter(|needed| needed.covered_by(config).is_some())
+        .collect();
     let has_leases = has_leases(facts, answers, config);
     let how = |has_leases| Use {
         has_leases,
@@ -73,13 +79,18 @@ async fn needed(facts: &Facts, answers: &Answers) -> Result<Vec<Needed>, Skip> {
         let addresses = facts.addresses()?.iter().filter(|address| {
             let is_of_family = Family::of(address.addr.ip()) == family;
             let is_published = published.get(family).is_some_and(|ip| *ip == address.addr.ip());
-            is_of_family && (is_published || published.is_empty() && address.global && links.contains(&address.link))
+            is_of_family
+                && (is_published || published.is_empty() && address.global && links.contains(&address.link))
         });
         needed.extend(addresses.map(|address| {
             let link = facts.link(address.link).map_or("this host", |link| link.name.as_str());
             Needed { addr: address.addr.ip(), what: format!("the underlay address of {link}"), way: None }
         }));
-        needed.extend(gateways.into_iter().map(|addr| Needed { addr, what: "the default gateway".to_owned(), way: None }));
+        needed.extend(gateways.into_iter().map(|addr| Needed {
+            addr,
+            what: "the default gateway".to_owned(),
+            way: None,
+        }));
     }
     let servers = answers.hosts.iter().filter_map(|host| host.parse::<IpAddr>().ok());
     needed.extend(servers.map(|addr| Needed { addr, what: "the store's endpoint".to_owned(), way: None }));
