@@ -58,6 +58,9 @@ pub(crate) fn command(
             options.common.check(&given)?;
             options.names_store = given.flags().iter().any(|flag| names_store(&flag.name));
             options.names_servers = given.has("etcd-endpoints");
+            if given.has("bundle") && options.bundle.is_none() {
+                return Err(given.bad_value("bundle", "", "a path").into());
+            }
             options.shown = given.shown();
         }
         _ => {}

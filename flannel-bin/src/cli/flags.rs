@@ -323,8 +323,8 @@ pub(crate) struct DoctorOptions {
     pub(crate) check: Vec<&'static str>,
     /// also write what a bug report needs into this file, without secrets: the report, files of the agent, leases, what ip,
     /// bridge, nft and iptables-save show
-    #[arg(long, value_name = "FILE.tar.gz", value_parser = value::file)]
-    pub(crate) bundle: Option<PathBuf>,
+    #[arg(long, value_name = "FILE.tar.gz", value_parser = value::maybe_file)]
+    pub(crate) bundle: Maybe<PathBuf>,
     /// log file whose end goes into the bundle; can be repeated
     #[arg(long, value_name = "FILE", value_parser = value::file)]
     pub(crate) log: Vec<PathBuf>,
