@@ -72,7 +72,7 @@ impl Host {
         self.kernel.link_named(device::NAME)
     }
 
-    fn route(&self, dst: &str, via: [u8; 4], link: LinkIndex) -> Object {
+    fn route(dst: &str, via: [u8; 4], link: LinkIndex) -> Object {
         Object::Route(Route { onlink: true, ..Route::by_node(dst.parse().unwrap(), via.into(), link) })
     }
 
@@ -89,7 +89,7 @@ impl Host {
         let base =
             flannel_core::addr::Subnet::containing(own.subnet(Family::V4).unwrap().base(), 32).unwrap();
         let address = Object::Address(Address { link: device, addr: base.into() });
-        [address, self.route("10.5.99.0/24", [192, 0, 2, 9], peer)].into_iter().collect()
+        [address, Self::route("10.5.99.0/24", [192, 0, 2, 9], peer)].into_iter().collect()
     }
 }
 
@@ -152,7 +152,8 @@ async fn it_publishes_upstreams_bytes_and_makes_upstreams_device() {
     let path = running.status.borrow().peer_list.iter().next().unwrap().path.clone();
     assert_eq!(path.v4.unwrap().as_str(), "ipip");
     running.stop().await;
-    (host.kernel.take_ops(), host.kernel.take_link_ops());
+    host.kernel.take_ops();
+    host.kernel.take_link_ops();
     let running = host.start().await;
     tokio::time::sleep(Duration::from_secs(67)).await;
     assert_eq!(
@@ -179,7 +180,7 @@ async fn what_go_left_is_adopted_without_a_write() {
     let host = Host::new(CONFIG);
     host.store.put(PEER_KEY, PEER);
     let device = made_by_go(&host, [192, 0, 2, 1]).await;
-    let Object::Route(route) = host.route("10.5.99.0/24", [192, 0, 2, 9], device.index) else { panic!() };
+    let Object::Route(route) = Host::route("10.5.99.0/24", [192, 0, 2, 9], device.index) else { panic!() };
     host.kernel.put(Object::Route(Route { protocol: 3, ..route }), false);
     let gone = Route { protocol: 3, dst: "10.5.97.0/24".parse().unwrap(), ..route };
     host.kernel.put(Object::Route(gone), false);
@@ -271,7 +272,8 @@ async fn an_address_that_changes_costs_no_route() {
     let cancel = CancellationToken::new();
     let task = tokio::spawn(network.run(host.store.watch_leases(), cancel.clone()));
     settle().await;
-    (host.kernel.take_ops(), host.kernel.take_link_ops());
+    host.kernel.take_ops();
+    host.kernel.take_link_ops();
     host.kernel.remove_address("192.0.2.1".parse().unwrap());
     give(&host.kernel, host.underlay.link, "192.0.2.2/24");
     tokio::time::sleep(Duration::from_millis(1100)).await;
@@ -296,7 +298,7 @@ async fn direct_routing_replaces_one_route_and_is_live() {
     for (config, link, path) in [(DIRECT, lower, "direct"), (CONFIG, device, "ipip")] {
         host.store.set_config(parse(config));
         told().await;
-        let near = host.route("10.5.99.0/24", [192, 0, 2, 9], link);
+        let near = Host::route("10.5.99.0/24", [192, 0, 2, 9], link);
         let ops = host.kernel.take_ops();
         assert_eq!(ops, [Op::Replace(near)], "that of the far node stays in the tunnel");
         let status = running.status.borrow().clone();
@@ -311,7 +313,7 @@ async fn direct_routing_replaces_one_route_and_is_live() {
 async fn a_direct_route_of_go_is_marked_in_place() {
     let host = Host::new(DIRECT);
     host.store.put(PEER_KEY, PEER);
-    let want = host.route("10.5.99.0/24", [192, 0, 2, 9], host.underlay.link);
+    let want = Host::route("10.5.99.0/24", [192, 0, 2, 9], host.underlay.link);
     let Object::Route(route) = want else { panic!() };
     host.kernel.put(Object::Route(Route { protocol: 3, ..route }), false);
     let running = host.start().await;

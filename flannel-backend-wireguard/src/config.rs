@@ -82,21 +82,21 @@ impl WireguardConfig {
         })?;
         let port = |name: &str, default: u16| {
             let port: i64 = backend.get(name)?.filter(|port| *port != 0).unwrap_or_else(|| default.into());
-            u16::try_from(port).map_err(|_| bad(name, port, "must be from 1 to 65535"))
+            u16::try_from(port).map_err(|_| bad(name, &port, "must be from 1 to 65535"))
         };
         let (listen_port, listen_port_v6) = (port("ListenPort", 51820)?, port("ListenPortV6", 51821)?);
         let mtu: i64 = backend.get("MTU")?.unwrap_or(0);
         let mtu = u32::try_from(mtu)
             .ok()
             .filter(|mtu| *mtu == 0 || (576..=65535).contains(mtu))
-            .ok_or_else(|| bad("MTU", mtu, "must be 0 (that of the underlay) or from 576 to 65535"))?;
+            .ok_or_else(|| bad("MTU", &mtu, "must be 0 (that of the underlay) or from 576 to 65535"))?;
         let keepalive: i64 = backend.get("PersistentKeepaliveInterval")?.unwrap_or(0);
         let keepalive = u16::try_from(keepalive).map_err(|_| {
-            bad("PersistentKeepaliveInterval", keepalive, "must be from 0 (off) to 65535 seconds")
+            bad("PersistentKeepaliveInterval", &keepalive, "must be from 0 (off) to 65535 seconds")
         })?;
         let mode: String = backend.get("Mode")?.unwrap_or_default();
         let mode = Mode::parse(&mode)
-            .ok_or_else(|| bad("Mode", format!("{mode:?}"), "must be separate, auto, ipv4 or ipv6"))?;
+            .ok_or_else(|| bad("Mode", &format!("{mode:?}"), "must be separate, auto, ipv4 or ipv6"))?;
         let underlay_mtu = Some(Mtu(mtu)).filter(|mtu| mtu.0 > 0);
         Ok(Self { psk, listen_port, listen_port_v6, underlay_mtu, keepalive, mode })
     }
@@ -111,7 +111,7 @@ impl WireguardConfig {
             && self.listen_port == self.listen_port_v6
         {
             let problem = "is ListenPort, too; two devices need two ports (or set Mode)";
-            return Err(bad("ListenPortV6", self.listen_port_v6, problem));
+            return Err(bad("ListenPortV6", &self.listen_port_v6, problem));
         }
         if let Some(only) = self.mode.only().filter(|only| !has(*only)) {
             let problem = format!("{only} is not enabled, so nodes publish no address of it");
@@ -120,7 +120,7 @@ impl WireguardConfig {
         let least = IPV6_MIN_MTU + OVERHEAD;
         match self.underlay_mtu {
             Some(mtu) if mtu.0 < least && has(Family::V6) => {
-                Err(bad("MTU", mtu, format!("must be at least {least} where pods have IPv6")))
+                Err(bad("MTU", &mtu, format!("must be at least {least} where pods have IPv6")))
             }
             _ => Ok(()),
         }
@@ -157,7 +157,7 @@ impl WireguardConfig {
     }
 }
 
-fn bad(name: &str, value: impl ToString, problem: impl Into<String>) -> ConfigError {
+fn bad(name: &str, value: &impl ToString, problem: impl Into<String>) -> ConfigError {
     ConfigError::new(format!("Backend.{name}"), Some(value.to_string()), problem)
 }
 

@@ -2,7 +2,7 @@
 
 mod ensure;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -279,7 +279,7 @@ impl Driver for WireguardDriver {
 
     fn attrs(&self) -> LeaseAttrs {
         let families: Vec<Family> = self.sides.families().collect();
-        peer::attrs(&self.config, self.key.public(), families.into_iter(), self.underlay.published)
+        peer::attrs(&self.config, self.key.public(), &families, self.underlay.published)
     }
 
     /// Draws another key: another node had this one first, so that its file was copied.
@@ -345,7 +345,7 @@ impl Driver for WireguardDriver {
                 // Two leases of one node share its key.
                 let wanted = of_link
                     .entry(key)
-                    .or_insert_with(|| DesiredPeer { published, allowed_ips: Default::default() });
+                    .or_insert_with(|| DesiredPeer { published, allowed_ips: BTreeSet::default() });
                 wanted.allowed_ips.extend(routes);
             }
         }

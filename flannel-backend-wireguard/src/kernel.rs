@@ -39,7 +39,7 @@ impl KernelDevice {
         let request = wire::get(self.link);
         let messages = {
             let mut generic = self.generic.lock().unwrap_or_else(PoisonError::into_inner);
-            generic.dump(&what, wire::GET_DEVICE, &request).map_err(failed)?
+            generic.dump(&what, wire::GET_DEVICE, &request).map_err(|error| failed(&error))?
         };
         let mut state = wire::Reader::default();
         for message in &messages {
@@ -56,16 +56,16 @@ impl KernelDevice {
         let what = format!("change the keys and peers of WireGuard link {}", self.link);
         let mut generic = self.generic.lock().unwrap_or_else(PoisonError::into_inner);
         for message in wire::set(self.link, changes) {
-            generic.request(&what, wire::SET_DEVICE, message.bytes()).map_err(failed)?;
+            generic.request(&what, wire::SET_DEVICE, message.bytes()).map_err(|error| failed(&error))?;
         }
         Ok(())
     }
 }
 
 /// Keeps the kind of the kernel's errno, by which callers tell what to do, and the text of what was tried.
-fn failed(error: KernelError) -> io::Error {
+fn failed(error: &KernelError) -> io::Error {
     let kind = error.errno().map_or(io::ErrorKind::Other, |errno| io::Error::from_raw_os_error(errno).kind());
-    io::Error::new(kind, chain(&error))
+    io::Error::new(kind, chain(error))
 }
 
 #[async_trait]

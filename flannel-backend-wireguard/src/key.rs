@@ -76,8 +76,8 @@ impl PrivateKey {
     /// The same key as X25519 uses it (RFC 7748 section 5).
     #[must_use]
     pub fn clamped(mut self) -> Self {
-        self.0[0] &= 248;
-        self.0[31] = self.0[31] & 127 | 64;
+        self.0[0] &= 0b1111_1000;
+        self.0[31] = self.0[31] & 0b0111_1111 | 0b0100_0000;
         self
     }
 

@@ -61,13 +61,11 @@ impl WireguardData {
 pub(crate) fn attrs(
     config: &WireguardConfig,
     key: PublicKey,
-    families: impl Iterator<Item = Family> + Clone,
+    families: &[Family],
     published: PerFamily<IpAddr>,
 ) -> LeaseAttrs {
-    let data = |family: Family| {
-        let is_enabled = families.clone().any(|enabled| enabled == family);
-        is_enabled.then(|| WireguardData::encode(key, config.port(family)))
-    };
+    let data =
+        |family: Family| families.contains(&family).then(|| WireguardData::encode(key, config.port(family)));
     LeaseAttrs {
         // An address of a family that is not enabled is published too if the operator gave one, as upstream does.
         public_ips: published,

@@ -78,9 +78,10 @@ pub(crate) fn plan(want: &Desired, have: &DeviceState, settled: &Settled, rules:
     let (mut shrink, mut put) = (Vec::new(), Vec::new());
     for (key, peer) in &have.peers {
         let wanted = want.peers.get(key);
-        let may_go = match peer.allowed_ips.is_empty() {
-            true => rules.may_remove_empty,
-            false => peer.allowed_ips.iter().all(|ip| (rules.may_remove)(*ip)),
+        let may_go = if peer.allowed_ips.is_empty() {
+            rules.may_remove_empty
+        } else {
+            peer.allowed_ips.iter().all(|ip| (rules.may_remove)(*ip))
         };
         if wanted.is_none() && may_go {
             plan.changes.push(Change::RemovePeer(*key));

@@ -66,7 +66,9 @@ mod tests {
 
     fn of(parts: &[&str]) -> Output {
         let mut output = Output::default();
-        parts.iter().for_each(|part| output.add(part.as_bytes()));
+        for part in parts {
+            output.add(part.as_bytes());
+        }
         output
     }
 

@@ -84,7 +84,8 @@ fn a_device_of_ours_that_was_renamed_is_held_and_named() {
         let host = Host::new(CONFIG);
         host.store.put(PEER_KEY, PEER);
         let running = host.start().await;
-        (host.kernel.take_ops(), host.kernel.take_link_ops());
+        host.kernel.take_ops();
+        host.kernel.take_link_ops();
         host.kernel.edit_link("flannel.ipip", true, |link| link.name = "tun7".to_owned());
         told().await;
         assert_eq!((host.kernel.take_ops(), host.kernel.take_link_ops()), (vec![], vec![]));

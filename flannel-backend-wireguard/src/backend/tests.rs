@@ -193,6 +193,9 @@ async fn key_and_port_come_before_the_device_is_up_and_the_blackhole_before_all_
     drop(network);
 }
 
+/// Changes the content of a device, as somebody else would.
+type Damage = fn(&mut crate::device::DeviceState);
+
 #[tokio::test(start_paused = true)]
 async fn drift_inside_of_a_device_is_repaired_at_the_resync_and_counted() {
     let host = Host::new(DUAL);
@@ -200,7 +203,6 @@ async fn drift_inside_of_a_device_is_repaired_at_the_resync_and_counted() {
     let running = host.start().await;
     let link = host.link("flannel-wg");
     let right = host.devices.state(link);
-    type Damage = fn(&mut crate::device::DeviceState);
     let damages: [Damage; 5] = [
         |state| state.peers.clear(),
         |state| state.listen_port = 7,
@@ -237,7 +239,9 @@ async fn a_restart_keeps_device_key_and_sessions() {
         peer.last_handshake = SystemTime::now().checked_sub(Duration::from_secs(400));
     });
     host.previous = Some(running.stop().await);
-    (host.devices.take_changes(), host.kernel.take_ops(), host.kernel.take_link_ops());
+    host.devices.take_changes();
+    host.kernel.take_ops();
+    host.kernel.take_link_ops();
     let running = host.start().await;
     tokio::time::sleep(Duration::from_secs(200)).await;
     let done = (host.devices.take_changes(), host.kernel.take_ops(), host.kernel.take_link_ops());

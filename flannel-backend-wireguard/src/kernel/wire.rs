@@ -162,8 +162,7 @@ fn allowed_ips(item: &mut AttrWriter, list: &[IpNetwork]) {
     item.nest(peer::ALLOWED_IPS, |item| {
         for ip in list {
             item.nest(0, |item| {
-                let family = if ip.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
-                item.put(allowed::FAMILY, &(family as u16).to_ne_bytes());
+                item.put(allowed::FAMILY, &address_family(ip.is_ipv4()).to_ne_bytes());
                 match ip.ip() {
                     IpAddr::V4(addr) => item.put(allowed::ADDR, &addr.octets()),
                     IpAddr::V6(addr) => item.put(allowed::ADDR, &addr.octets()),
@@ -174,10 +173,14 @@ fn allowed_ips(item: &mut AttrWriter, list: &[IpNetwork]) {
     });
 }
 
+/// `AF_INET` or `AF_INET6`, in the width of a `sa_family_t`.
+const fn address_family(is_v4: bool) -> u16 {
+    (if is_v4 { libc::AF_INET } else { libc::AF_INET6 }).cast_unsigned() as u16
+}
+
 /// `struct sockaddr_in` or `struct sockaddr_in6`.
 fn socket_address(at: SocketAddr) -> Vec<u8> {
-    let family = if at.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
-    let mut bytes = (family as u16).to_ne_bytes().to_vec();
+    let mut bytes = address_family(at.is_ipv4()).to_ne_bytes().to_vec();
     bytes.extend(at.port().to_be_bytes());
     match at {
         SocketAddr::V4(at) => {

@@ -49,8 +49,7 @@ fn endpoints(peer: &Peer) -> Vec<(u32, String)> {
 fn publishes_upstreams_bytes_and_the_port_that_receives() {
     let key = KEY.parse().unwrap();
     let published = ours();
-    let both = Family::ALL.into_iter();
-    let json = |keys: &str, published| attrs(&config(keys), key, both.clone(), published).to_json();
+    let json = |keys: &str, published| attrs(&config(keys), key, &Family::ALL, published).to_json();
     assert_eq!(
         json("", published),
         record(Some("192.0.2.1"), Some("2001:db8::1"), [Some(51820), Some(51821)])
@@ -61,7 +60,7 @@ fn publishes_upstreams_bytes_and_the_port_that_receives() {
         assert_eq!(json(&keys, published), want, "{mode}: Go flannel publishes 51821 for IPv6");
     }
     let v4 = PerFamily { v6: None, ..published };
-    let only = attrs(&config(""), key, [Family::V4].into_iter(), v4).to_json();
+    let only = attrs(&config(""), key, &[Family::V4], v4).to_json();
     assert_eq!(
         only,
         format!(

@@ -87,7 +87,9 @@ mod vm {
                 format!("wg genkey >/run/key; wg set {device} private-key /run/key"),
                 format!("wg set {device} peer $(wg genkey | wg pubkey) allowed-ips 10.244.250.0/24"),
             ];
-            damages.iter().for_each(|damage| _ = sh(netns, damage));
+            for damage in damages {
+                sh(netns, &damage);
+            }
         }
         assert_ne!(devices.map(|device| content(netns, device)), want);
         eventually(4 * SOON, "the devices as they were", || {
@@ -118,7 +120,9 @@ mod vm {
                     "add rule inet plain out oifname eth0 ip6 daddr fd00:10:244::/56 counter",
                     "add rule inet plain out oifname eth0 udp dport 8472 counter",
                 ];
-                rules.iter().for_each(|rule| _ = netns.run("nft", &[rule]).unwrap());
+                for rule in rules {
+                    netns.run("nft", &[rule]).unwrap();
+                }
             }
             Self(nodes)
         }

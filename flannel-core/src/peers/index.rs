@@ -13,13 +13,16 @@ use crate::repack::repack;
 /// Where the node of a public key receives: address and UDP port.
 type Receiver = (IpAddr, u16);
 
+/// A public key on a device.
+type KeyOn = (LinkIndex, [u8; 32]);
+
 /// The leases by claim.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ClaimIndex {
     subnets: BTreeMap<Subnet, Few<LeaseKey>>,
     lengths: PrefixLengths,
     vteps: BTreeMap<(LinkIndex, MacAddr), Few<(LeaseKey, IpAddr)>>,
-    keys: BTreeMap<(LinkIndex, [u8; 32]), Few<(LeaseKey, Receiver)>>,
+    keys: BTreeMap<KeyOn, Few<(LeaseKey, Receiver)>>,
     underlays: BTreeMap<IpAddr, Few<LeaseKey>>,
 }
 

@@ -304,7 +304,7 @@ pub(super) async fn bridge(facts: &Facts) -> Checked {
         facts.addresses()?.iter().filter(|address| address.link == bridge.index && address.global).collect();
     // The bridge of another agent's pods may be the one of this name.
     let of_others = facts.others.iter().map(|other| &other.subnets);
-    let all: Vec<_> = of_others.chain([&subnets]).flat_map(|subnets| subnets.iter()).collect();
+    let all: Vec<_> = of_others.chain([&subnets]).flat_map(flannel_core::addr::PerFamily::iter).collect();
     let foreign =
         addresses.iter().filter(|address| !all.iter().any(|(_, subnet)| subnet.contains(address.addr.ip())));
     let lease = subnets.iter().map(|(_, subnet)| subnet.to_string()).collect::<Vec<_>>().join(", ");

@@ -36,7 +36,7 @@ impl OtherAgent {
         let own = state.as_ref().and_then(|state| state.own.as_ref()).map(|own| own.key);
         Self {
             devices: state.as_ref().map(|state| state.devices.clone()).unwrap_or_default(),
-            networks: state.map(|state| state.networks).unwrap_or(previous.networks),
+            networks: state.map_or(previous.networks, |state| state.networks),
             subnets: own.or(previous.key).map(|key| key.subnets()).unwrap_or_default(),
             process,
         }

@@ -12,8 +12,8 @@ fn read(messages: &[Vec<u8>]) -> Result<DeviceState, String> {
 
 fn peer(n: u8) -> PeerState {
     PeerState {
-        preshared_key: (n % 2 == 0).then_some(PresharedKey([9; 32])),
-        endpoint: Some(if n % 3 == 0 {
+        preshared_key: n.is_multiple_of(2).then_some(PresharedKey([9; 32])),
+        endpoint: Some(if n.is_multiple_of(3) {
             "[2001:db8::7]:51821".parse().unwrap()
         } else {
             format!("192.0.2.{n}:51820").parse().unwrap()

@@ -87,7 +87,9 @@ fn only_peers_on_the_link_are_visited_seldom_for_the_table_of_neighbours() {
                 prober.look_on_link(*id).await;
             }
             assert_eq!((prober.on_link.v4, prober.shown.interval.as_millis()), (Some(400), 187_500));
-            ids.into_iter().for_each(|id| prober.forget(id));
+            for id in ids {
+                prober.forget(id);
+            }
             assert_eq!(prober.on_link.v4, Some(0));
             for (addr, is_one) in [("fd00:aa::9", true), ("fd00:bb::9", false), ("fd00:cc::9", true)] {
                 assert_eq!(prober.neighbours.is_on_link(addr.parse().unwrap()).await, is_one, "{addr}");
