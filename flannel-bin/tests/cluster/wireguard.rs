@@ -77,13 +77,13 @@ mod vm {
         Traffic::between(&pods[0], &pods[1]).assert_no_loss();
         let devices = ["flannel-wg", "flannel-wg-v6"];
         let want = devices.map(|device| content(netns, device));
-        for device in devices {
+        for (port, device) in (4711..).zip(devices) {
             let peer = sh(netns, &format!("wg show {device} peers")).trim().to_owned();
             let damages = [
                 format!("wg set {device} peer {peer} remove"),
                 format!("wg set {device} peer {peer} allowed-ips ''"),
                 format!("wg set {device} peer {peer} persistent-keepalive 7"),
-                format!("wg set {device} listen-port 4711"),
+                format!("wg set {device} listen-port {port}"),
                 format!("wg genkey >/run/key; wg set {device} private-key /run/key"),
                 format!("wg set {device} peer $(wg genkey | wg pubkey) allowed-ips 10.244.250.0/24"),
             ];
