@@ -249,9 +249,8 @@ impl Table {
         // What was added before with other values may still work, or not.
         let in_force =
             task.failure.as_ref().map_or(was_added, |failure| failure.in_force) && action == Action::Add;
-        if action == Action::Add {
-            task.done = Done::Something(input.clone());
-        }
+        // It may have done a part of its work, also of removing what was there.
+        task.done = Done::Something(input.clone());
         let is_same = task.next().is_some_and(|(next, with)| next == action && *with == input);
         if !is_same {
             // It failed with values that nobody wants any more.

@@ -135,18 +135,21 @@ fn update() -> Result<(), LabError> {
 
 /// Unpacks a package, whole or not at all, and removes it.
 fn unpack(package: &Path, root: &Path) -> Result<(), LabError> {
-    let half = root.with_extension("unpacking");
+    // Not by `with_extension`: to that 6.1 and 6.12 are one name with two extensions, and both are unpacked at once.
+    let mut half = root.as_os_str().to_owned();
+    half.push(".unpacking");
+    let half = Path::new(&half);
     if half.is_dir() {
-        fs::remove_dir_all(&half).map_err(LabError::io(format!("removing {}", half.display())))?;
+        fs::remove_dir_all(half).map_err(LabError::io(format!("removing {}", half.display())))?;
     }
     let mut extract = exec::command("dpkg-deb")?;
-    extract.arg("--extract").arg(package).arg(&half);
+    extract.arg("--extract").arg(package).arg(half);
     exec::output(extract)?;
-    let kernel = Kernel::unpacked(&half)?;
+    let kernel = Kernel::unpacked(half)?;
     let mut depmod = exec::command("depmod")?;
-    depmod.arg("--basedir").arg(&half).arg(&kernel.release);
+    depmod.arg("--basedir").arg(half).arg(&kernel.release);
     exec::output(depmod)?;
-    fs::rename(&half, root).map_err(LabError::io(format!("moving {}", half.display())))?;
+    fs::rename(half, root).map_err(LabError::io(format!("moving {}", half.display())))?;
     fs::remove_file(package).map_err(LabError::io(format!("removing {}", package.display())))
 }
 
