@@ -32,7 +32,7 @@ mod vm {
     }
 
     #[test]
-    #[ignore = "needs a kernel with ipip; .ci/test runs it in a VM"]
+    #[ignore = "needs a kernel with ipip; .ci/vm runs it in a VM"]
     fn the_agent_of_the_example_comes_up_repairs_and_leaves() {
         in_sandbox(test_name!(), || {
             let (host, store) = (host(), Path::new("/run/store"));
@@ -62,7 +62,7 @@ mod vm {
     }
 
     #[test]
-    #[ignore = "needs a kernel with ipip; .ci/test runs it in a VM"]
+    #[ignore = "needs a kernel with ipip; .ci/vm runs it in a VM"]
     fn touches_only_its_own_namespace() {
         let footprint = Footprint {
             config: r#"{"Network":"10.5.0.0/16","Backend":{"Type":"ipip"}}"#,

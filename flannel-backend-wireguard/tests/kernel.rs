@@ -61,7 +61,7 @@ mod vm {
     }
 
     #[test]
-    #[ignore = "needs a kernel with wireguard; .ci/test runs it in a VM"]
+    #[ignore = "needs a kernel with wireguard; .ci/vm runs it in a VM"]
     fn a_thousand_peers_are_written_and_read_back() {
         with_device(test_name!(), async |_, device| {
             let private_key = PrivateKey::generate().unwrap();
@@ -83,7 +83,7 @@ mod vm {
     }
 
     #[test]
-    #[ignore = "needs a kernel with wireguard; .ci/test runs it in a VM"]
+    #[ignore = "needs a kernel with wireguard; .ci/vm runs it in a VM"]
     fn a_device_that_is_gone_is_an_error_with_what_was_tried() {
         with_device(test_name!(), async |kernel, device| {
             let link = kernel.link("flannel-wg").await.unwrap().unwrap();
@@ -96,7 +96,7 @@ mod vm {
     }
 
     #[test]
-    #[ignore = "needs a kernel with wireguard; .ci/test runs it in a VM"]
+    #[ignore = "needs a kernel with wireguard; .ci/vm runs it in a VM"]
     fn a_time_of_no_handshake_is_none() {
         with_device(test_name!(), async |_, device| {
             device.apply(&[put(1)]).await.unwrap();

@@ -93,7 +93,7 @@ fn an_embedded_agent_is_asked_by_the_example() {
             let mut status = agent.status();
             let is_done = |it: &Arc<flannel_core::agent::AgentStatus>| {
                 let is_probed =
-                    it.probes.as_ref().is_some_and(|probes| probes.counts.of(Verdict::Unknown) == 1);
+                    it.probes.as_ref().is_some_and(|probes| probes.counts.of(Verdict::PeerDead) == 1);
                 it.readiness().is_ready()
                     && it.network.as_ref().is_some_and(|network| network.peers == 1)
                     && is_probed
@@ -103,7 +103,7 @@ fn an_embedded_agent_is_asked_by_the_example() {
             let text = tokio::task::spawn_blocking(|| example::show(file).unwrap()).await.unwrap();
             assert!(
                 text.starts_with("agent     ready\n")
-                    && text.contains("\n10.244.9.0/24  192.0.2.9  vxlan  programmed  unknown  "),
+                    && text.contains("\n10.244.9.0/24  192.0.2.9  vxlan  programmed  peer dead  "),
                 "{text}"
             );
             let asked = tokio::task::spawn_blocking(|| {

@@ -130,7 +130,7 @@ mod vm {
     use super::*;
 
     #[test]
-    #[ignore = "needs a kernel with wireguard; .ci/test runs it in a VM"]
+    #[ignore = "needs a kernel with wireguard; .ci/vm runs it in a VM"]
     fn userspace_speaks_with_the_kernel() {
         in_sandbox(test_name!(), || speaks_with(Kind::Kernel));
     }

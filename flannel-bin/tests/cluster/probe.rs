@@ -324,7 +324,7 @@ fn faults_of_routed_peers_are_named() {
             stage.netns(2).sysctl("net.ipv4.conf.eth0.forwarding", "0").unwrap();
             undo(|stage| stage.netns(2).sysctl("net.ipv4.conf.eth0.forwarding", "1").unwrap())
         },
-        verdict: "the tunnel to it is blocked",
+        verdict: "the way to its pods is blocked",
     };
     in_time(test_name!(), || name_each(Stage::new(&HOST_GW, Families::V4), &[NODE_DEAD, NOT_FORWARDED]));
 }

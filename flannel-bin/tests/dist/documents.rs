@@ -8,6 +8,7 @@ use flannel_backend_extension::ExtensionConfig;
 use flannel_backend_ipip::IpipConfig;
 use flannel_backend_udp::UdpConfig;
 use flannel_backend_vxlan::VxlanConfig;
+use flannel_backend_wireguard::WireguardConfig;
 use flannel_core::config::{ConfigError, LeaseSource, NetworkConfig};
 use flannel_doctor::{CHECKS, Check};
 use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
@@ -163,13 +164,14 @@ fn the_reference_of_the_network_config_has_the_keys_that_are_read() {
     let read: BTreeSet<String> = full.as_object().unwrap().keys().cloned().collect();
     assert_eq!(all, read, "what a config has with all defaults written out");
 
-    let backends: [(&str, Parse); 4] = [
+    let backends: [(&str, Parse); 5] = [
         ("vxlan", |config| VxlanConfig::parse(&config.backend).map(drop)),
         ("udp", |config| UdpConfig::parse(&config.backend).map(drop)),
         ("ipip", |config| IpipConfig::parse(&config.backend).map(drop)),
+        ("wireguard", |config| WireguardConfig::parse(&config.backend).map(drop)),
         ("extension", |config| ExtensionConfig::parse(&config.backend).map(drop)),
     ];
-    let listed = Regex::new(r"(?s)const KEYS: \[&str; \d\] = \[(.*?)\];").unwrap();
+    let listed = Regex::new(r"(?s)const KEYS: \[&str; \d\] =\s+\[(.*?)\];").unwrap();
     let quoted = Regex::new("\"(\\w+)\"").unwrap();
     for (kind, check) in backends {
         let keys = keys(&document, &format!("## `\"Type\": \"{kind}\"`"));
