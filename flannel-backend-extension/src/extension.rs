@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use flannel_core::backend::{Backend, BackendError, HostProblem, Network, Registration};
+use flannel_core::config::{ConfigError, NetworkConfig};
 use flannel_core::kernel::{Kernel, KernelError, OpenKernel};
 use flannel_core::lease::{AgedLease, BackendData, LeaseKey};
 use flannel_core::netlink::Netlink;
@@ -69,6 +70,10 @@ impl ExtensionBackend {
 impl Backend for ExtensionBackend {
     fn kind(&self) -> &'static str {
         KIND
+    }
+
+    fn check(&self, config: &NetworkConfig) -> Result<(), ConfigError> {
+        ExtensionConfig::parse(&config.backend).map(drop)
     }
 
     async fn register(&self, registration: Registration<'_>) -> Result<Box<dyn Network>, BackendError> {

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use flannel_core::addr::{Family, PerFamily};
+use flannel_core::addr::PerFamily;
 use flannel_core::backend::{Backend, BackendError, DeviceKind, Network, Registration};
+use flannel_core::config::{ConfigError, NetworkConfig};
 use flannel_core::kernel::{Kernel, KernelError, OpenKernel};
 use flannel_core::netlink::Netlink;
 use flannel_core::netns::Netns;
@@ -68,11 +69,13 @@ impl Backend for WireguardBackend {
         true
     }
 
+    fn check(&self, config: &NetworkConfig) -> Result<(), ConfigError> {
+        WireguardConfig::of(config).map(drop)
+    }
+
     async fn register(&self, registration: Registration<'_>) -> Result<Box<dyn Network>, BackendError> {
         let Registration { netns, config, underlay, .. } = registration;
-        let wireguard = WireguardConfig::parse(&config.backend)?;
-        let families: Vec<Family> = config.families().collect();
-        wireguard.check(&families)?;
+        let wireguard = WireguardConfig::of(config)?;
         for key in config.backend.names_besides(&KEYS) {
             warn!(key, "Backend key has no effect on wireguard");
         }

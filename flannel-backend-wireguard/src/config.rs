@@ -1,7 +1,7 @@
 //! The backend's keys in the network config. Pure. Upstream: `pkg/backend/wireguard/wireguard.go`.
 
 use flannel_core::addr::{Family, Mtu};
-use flannel_core::config::{BackendConfig, ConfigError};
+use flannel_core::config::{BackendConfig, ConfigError, NetworkConfig};
 use flannel_core::reconcile::AppliedConfig;
 use flannel_core::status::IPV6_MIN_MTU;
 
@@ -99,6 +99,13 @@ impl WireguardConfig {
             .ok_or_else(|| bad("Mode", &format!("{mode:?}"), "must be separate, auto, ipv4 or ipv6"))?;
         let underlay_mtu = Some(Mtu(mtu)).filter(|mtu| mtu.0 > 0);
         Ok(Self { psk, listen_port, listen_port_v6, underlay_mtu, keepalive, mode })
+    }
+
+    /// Reads and checks the keys, and whether they go with the networks.
+    pub(crate) fn of(config: &NetworkConfig) -> Result<Self, ConfigError> {
+        let wireguard = Self::parse(&config.backend)?;
+        wireguard.check(&config.families().collect::<Vec<_>>())?;
+        Ok(wireguard)
     }
 
     /// Refuses what does not fit the families of the pods: equal ports of two devices, a mode whose family nodes have

@@ -212,12 +212,6 @@ impl Facts {
         }
     }
 
-    /// Whether the backend has one route for the subnets of all nodes, as udp has, to its TUN.
-    pub(crate) fn routes_whole_network(&self) -> bool {
-        let known = self.backend().and_then(|kind| self.backends.iter().find(|known| known.kind() == kind));
-        known.map_or(self.backend() == Some("udp"), |backend| backend.routes_whole_network())
-    }
-
     /// The backends that the agent has; empty if nobody said it.
     pub(crate) fn backends(&self) -> &[Arc<dyn Backend>] {
         &self.backends

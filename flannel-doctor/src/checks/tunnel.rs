@@ -218,7 +218,8 @@ pub(super) async fn peer_routes(facts: &Facts) -> Checked {
             let node = family.unspecified();
             Object::Route(Route::by_node(subnet, node, LinkIndex(0))).key()
         };
-        let network = networks.get(family).filter(|_| facts.routes_whole_network());
+        // The udp backend has one route, to its TUN, for the subnets of all nodes.
+        let network = networks.get(family).filter(|_| facts.backend() == Some("udp"));
         let wanted: Vec<(ObjectKey, String)> = facts
             .peers()
             .filter_map(|lease| {

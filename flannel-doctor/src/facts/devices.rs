@@ -95,10 +95,11 @@ fn is_overlay_name(name: &str) -> bool {
     number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// Whether a device of the overlay carries packets of a family: vxlan has one for each, udp one for both.
+/// Whether a device of the overlay carries packets of a family: vxlan has one for each, wireguard as a rule, udp one for
+/// both.
 pub(crate) fn carries(link: &Link, family: Family) -> bool {
     match link.name.as_str() {
-        name if name.starts_with("flannel-v6.") => family == Family::V6,
+        name if name.starts_with("flannel-v6.") || name == "flannel-wg-v6" => family == Family::V6,
         name if name.starts_with("flannel.") => family == Family::V4,
         _ => true,
     }
