@@ -16,7 +16,7 @@ pub(crate) use flags::{
     CleanupOptions, Common, DockerOptions, DoctorOptions, EventsOptions, InstallOptions, LogLevelOptions,
     Options, StatusOptions, Task,
 };
-pub(crate) use value::{LogFormat, Part, ReportForm, Store};
+pub(crate) use value::{LogFormat, Part, Store};
 
 /// What the process is to do.
 #[derive(Debug)]

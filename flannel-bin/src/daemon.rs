@@ -10,6 +10,7 @@ use flannel_control::http::{HttpServer, Page};
 use flannel_control::log::{self, LogLevels};
 use flannel_control::{ControlServer, socket_of};
 use flannel_core::agent::{Agent, AgentError, AgentEvent, AgentEvents, Failure, wait_for_remains};
+use flannel_core::backend::why_not;
 use flannel_core::error::chain;
 use flannel_metrics::{AgentMetrics, Options as MetricsOptions, Scrapes};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -24,7 +25,7 @@ fn in_our_words(error: AgentError) -> Box<dyn Error> {
     match error.failure() {
         Failure::UnknownBackend(unknown) => {
             let (kind, known) = (&unknown.kind, unknown.known.join(", "));
-            let Some(why) = registry::why_not(kind) else { return error.into() };
+            let Some(why) = why_not(kind) else { return error.into() };
             let what = format!(
                 "config key Backend.Type can't be used: backend {kind:?} of upstream flannel is not here"
             );

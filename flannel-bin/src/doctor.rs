@@ -15,7 +15,7 @@ use flannel_doctor::bundle::Bundle;
 use flannel_doctor::redact::Redactor;
 use flannel_doctor::{Doctor, Host, Places, Report, StoreToAsk};
 
-use crate::cli::{self, DoctorOptions, Options, ReportForm, Store};
+use crate::cli::{self, DoctorOptions, Options, Store};
 use crate::{logs, privileges, registry, store};
 
 /// Examines the host. The worst verdict is the exit status.
@@ -41,7 +41,8 @@ pub(crate) fn run(options: &DoctorOptions) -> ExitCode {
     });
     match result {
         Ok(report) => {
-            print(&report, options.output);
+            // Nobody may read it, which is no failure of the host.
+            let _ = report.write(options.output, &mut io::stdout().lock());
             report.verdict().exit_code().into()
         }
         Err(error) => {
@@ -53,15 +54,6 @@ pub(crate) fn run(options: &DoctorOptions) -> ExitCode {
 
 /// The exit status for a flag that is wrong, as of a command line that can't be read.
 const USAGE: u8 = 2;
-
-/// Prints the report. Nobody may read it, which is no failure of the host.
-fn print(report: &Report, form: ReportForm) {
-    let mut out = io::stdout().lock();
-    let _ = match form {
-        ReportForm::Table => write!(out, "{report}"),
-        ReportForm::Json => writeln!(out, "{}", report.to_json()),
-    };
-}
 
 async fn examine(options: &DoctorOptions) -> Result<Report, Box<dyn Error>> {
     let host = Host::new(Netns::current()?).root(&options.root);

@@ -20,24 +20,6 @@ use tracing::info;
 
 use crate::cli::{Common, Options};
 
-/// What holds for the route tables of all clouds.
-const CLOUD: &str = "take alloc and let the cloud's own controller put a route for each node's subnet, or host-gw where \
-                     nodes share a segment, or vxlan anywhere";
-
-/// Further backend kinds that upstream has, or had, each with why it is not here and the way out.
-const UPSTREAM: [(&str, &str, &str); 6] = [
-    (
-        "ipsec",
-        "it needs strongSwan's charon beside the agent, and one key for all nodes",
-        "take wireguard, which encrypts in the kernel with a key for each node",
-    ),
-    ("tencent-vpc", "it needs credentials of the cloud on every node", CLOUD),
-    ("aws-vpc", "upstream has removed it", CLOUD),
-    ("gce", "upstream has removed it", CLOUD),
-    ("ali-vpc", "upstream has removed it", CLOUD),
-    ("hybridnet", "it was never one of upstream's releases", CLOUD),
-];
-
 /// What commands of the network config need not know.
 const SECRETS: [&str; 1] = ["FLANNELD_ETCD_PASSWORD"];
 
@@ -112,33 +94,7 @@ pub(crate) fn name_idle_options(kind: &str, options: &Options) {
     }
 }
 
-/// Why a backend that upstream has, or had, is not here, and what to do.
-pub(crate) fn why_not(kind: &str) -> Option<String> {
-    let (_, why, way_out) = UPSTREAM.iter().find(|(upstream, ..)| *upstream == kind)?;
-    Some(format!("{why}; {way_out}"))
-}
-
 /// The environment of the commands of the network config: that of the process, as upstream has it, without secrets.
 fn environment() -> impl Iterator<Item = (OsString, OsString)> {
     std::env::vars_os().filter(|(name, _)| !SECRETS.iter().any(|secret| name == secret))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn backends_of_upstream_are_refused_with_the_way_out() {
-        for (kind, words) in [
-            ("ipsec", "take wireguard"),
-            ("tencent-vpc", "take alloc"),
-            ("aws-vpc", "removed it; take alloc"),
-            ("gce", "host-gw"),
-            ("ali-vpc", "vxlan anywhere"),
-        ] {
-            let why = why_not(kind).unwrap();
-            assert!(why.contains(words), "{kind}: {why}");
-        }
-        assert_eq!((why_not("vxlna"), why_not(""), why_not("ipip")), (None, None, None));
-    }
 }

@@ -25,7 +25,7 @@ use std::net::{IpAddr, ToSocketAddrs as _};
 use std::time::{Duration, SystemTime};
 
 pub use self::terminal::Terminal;
-use crate::protocol::Request;
+use crate::protocol::{RefusalKind, Request};
 use crate::screen::{self, Detail};
 use crate::{Client, ClientError, wire};
 
@@ -70,6 +70,22 @@ pub enum ShowError {
         "no peer has {0:?}: give its subnet, an address of one of its pods or of its node, or a node's name"
     )]
     NoPeer(String),
+}
+
+impl ShowError {
+    /// The exit status of a program that can't tell what was asked for, for another reason than that nobody answers.
+    pub const CANNOT_TELL: u8 = 3;
+
+    /// The exit status of a program that shows nothing for this reason: 1 if the agent is not ready to tell, or knows no
+    /// such peer, 2 if nobody answers, else [`Self::CANNOT_TELL`].
+    pub fn exit_status(&self) -> u8 {
+        match self {
+            Self::NoPeer(_) => 1,
+            Self::Client(ClientError::Refused(refusal)) if refusal.kind == RefusalKind::NotNow => 1,
+            Self::Client(error) if error.is_unanswered() => 2,
+            _ => Self::CANNOT_TELL,
+        }
+    }
 }
 
 /// What was shown.

@@ -2,6 +2,7 @@
 
 mod host_problem;
 mod probing;
+mod upstream;
 
 use std::error::Error;
 use std::time::Duration;
@@ -28,6 +29,7 @@ use crate::underlay::UnderlayOptions;
 pub use crate::underlay::Underlay;
 pub use host_problem::HostProblem;
 pub use probing::{Answers, ChecksumSwitch, Probing, Tunnel};
+pub use upstream::why_not;
 
 /// What a backend needs to register. [`Registration::new`] takes what every registration needs.
 #[derive(Clone, Copy)]

@@ -35,7 +35,7 @@ pub use facts::StoreToAsk;
 pub use finding::{Finding, Verdict};
 pub use host::{Host, RealTrials, Trial, Trials, Tried};
 pub use places::Places;
-pub use report::{Examined, Report};
+pub use report::{Examined, Report, ReportForm};
 
 /// Compiles the code in the README.
 #[cfg(doctest)]

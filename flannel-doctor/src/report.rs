@@ -1,6 +1,7 @@
 //! The findings of all checks, as a table or as JSON.
 
 use std::fmt::{self, Write as _};
+use std::io;
 use std::time::Duration;
 
 use serde::ser::SerializeStruct as _;
@@ -10,6 +11,16 @@ use crate::finding::{Finding, Verdict};
 
 /// The version of the JSON form. It changes when a field changes its meaning or goes.
 const VERSION: u32 = 1;
+
+/// How a report is written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ReportForm {
+    /// Lines for people.
+    #[default]
+    Table,
+    /// A JSON object.
+    Json,
+}
 
 /// One check that was done.
 #[derive(Debug, Clone, PartialEq)]
@@ -51,6 +62,14 @@ impl Report {
     /// How many checks have a verdict.
     pub fn count(&self, verdict: Verdict) -> usize {
         self.0.iter().filter(|done| done.finding.verdict == verdict).count()
+    }
+
+    /// Writes the report.
+    pub fn write(&self, form: ReportForm, out: &mut impl io::Write) -> io::Result<()> {
+        match form {
+            ReportForm::Table => write!(out, "{self}"),
+            ReportForm::Json => writeln!(out, "{}", self.to_json()),
+        }
     }
 
     /// The report as one JSON object.

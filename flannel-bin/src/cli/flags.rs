@@ -19,7 +19,7 @@ use flannel_core::secret::{Secret, ServerUrl};
 use flannel_doctor::{CHECKS, Check};
 use flannel_flags::{Program, Words, as_in_go};
 
-use super::value::{self, LogFormat, Maybe, Part, ReportForm, Store, Urls, VModules};
+use super::value::{self, LogFormat, Maybe, Part, Store, Urls, VModules};
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -317,7 +317,7 @@ pub(crate) struct EventsOptions {
 pub(crate) struct DoctorOptions {
     /// form of the report
     #[arg(long, value_name = "table|json", default_value = "table", value_parser = value::REPORT_FORM)]
-    pub(crate) output: ReportForm,
+    pub(crate) output: flannel_doctor::ReportForm,
     /// do only this check, or these, separated by commas; can be repeated, and given as words before all flags
     #[arg(long, value_name = "NAME,..", value_delimiter = ',', value_parser = value::CheckName)]
     pub(crate) check: Vec<&'static str>,

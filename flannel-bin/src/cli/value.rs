@@ -18,6 +18,7 @@ use flannel_core::firewall::gate::Mode;
 use flannel_core::lease::UnusableAddress;
 use flannel_core::probe::{ProbeInterval, ReadyPeers};
 use flannel_core::secret::ServerUrl;
+use flannel_doctor::ReportForm;
 pub(crate) use flannel_flags::value::Maybe;
 pub(super) use flannel_flags::value::{
     Checked, NumberOr, OneOf, address, file, file_name, folder, int, maybe_file, port,
@@ -52,15 +53,6 @@ pub(crate) enum Part {
     Plugin,
     /// The conflist.
     Conf,
-}
-
-/// The form of the doctor's report.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ReportForm {
-    /// Lines for people.
-    Table,
-    /// A JSON object.
-    Json,
 }
 
 pub(super) fn store(text: &str) -> Checked<Store> {

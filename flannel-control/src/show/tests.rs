@@ -9,6 +9,7 @@ use std::thread;
 use nix::pty::{Winsize, openpty};
 
 use super::*;
+use crate::protocol::Refusal;
 
 const STATUS: &str = r#"{"version":1,"answer":{"phase":{"name":"running"},"ready":true}}"#;
 
@@ -100,4 +101,26 @@ fn a_peer_as_json_has_what_probes_found_out() {
     let status: Box<serde_json::value::RawValue> = serde_json::from_str(status).unwrap();
     assert_eq!(json_of(&status, "a").unwrap()["probes"]["v4"]["verdict"], "mtu-hole");
     assert!(json_of(&status, "b").unwrap()["probes"].is_null());
+}
+
+#[test]
+fn each_kind_of_failure_has_its_exit_status() {
+    let path = || "/run/sock".into();
+    let refused = |kind| ClientError::Refused(Refusal::new(kind, "why"));
+    let broken = || io::Error::from(io::ErrorKind::PermissionDenied);
+    for (error, want) in [
+        (refused(RefusalKind::NotNow), 1),
+        (ClientError::NoAgent { path: path(), source: broken() }, 2),
+        (ClientError::Ended { path: path() }, 2),
+        (ClientError::Silent { path: path(), patience: Duration::from_secs(1) }, 2),
+        (ClientError::Closed, 2),
+        (ClientError::Denied { path: path(), source: broken() }, 3),
+        (refused(RefusalKind::Busy), 3),
+        (ClientError::Version(2), 3),
+    ] {
+        let error = ShowError::from(error);
+        assert_eq!(error.exit_status(), want, "{error}");
+    }
+    assert_eq!(ShowError::NoPeer("x".to_owned()).exit_status(), 1);
+    assert_eq!(ShowError::Output(broken()).exit_status(), 3);
 }
