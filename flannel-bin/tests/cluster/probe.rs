@@ -371,8 +371,10 @@ fn a_proven_checksum_fault_is_cured_where_that_was_asked_for_and_stays_so() {
             Stage::with(&VXLAN, Families::V4, |bed| bed.flags.push("--vxlan-tx-checksum=auto".to_owned()));
         assert!(completes_checksums(&stage), "nothing is proven");
         let broken = stage.bed.node(1).break_checksum_offload("eth0").unwrap();
-        stage.wait_for(0, 2, "checksum offload is broken", SOON);
-        stage.wait_for(0, 2, "verdict=reachable ", SOON);
+        // It is this node's fault, and cured with the first verdict, so perhaps only one peer ever gets one.
+        let says = |verdict: &str| stage.bed.agent(1).log().contains(&format!("verdict={verdict} "));
+        eventually(SOON, "the fault to be named", || says("checksum offload is broken"));
+        eventually(SOON, "the cure to be proven", || says("reachable"));
         assert!(!completes_checksums(&stage));
         // It is held: against somebody who switches it on again, and on a new device.
         stage.netns(1).run("ethtool", &["-K", "flannel.1", "tx", "on"]).unwrap();
