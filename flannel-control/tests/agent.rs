@@ -103,7 +103,7 @@ fn an_embedded_agent_is_asked_by_the_example() {
             let text = tokio::task::spawn_blocking(|| example::show(file).unwrap()).await.unwrap();
             assert!(
                 text.starts_with("agent     ready\n")
-                    && text.contains("\n10.244.9.0/24  192.0.2.9  vxlan  programmed  peer dead  "),
+                    && text.contains("\n10.244.9.0/24  192.0.2.9  vxlan  programmed  peer-dead  "),
                 "{text}"
             );
             let asked = tokio::task::spawn_blocking(|| {
@@ -130,8 +130,8 @@ fn an_embedded_agent_is_asked_by_the_example() {
             let probes = status.probes.expect("what probes found out");
             let probe = probes.peers[0].v4.as_ref().unwrap();
             assert_eq!(
-                (probes.counts["unknown"], probe.verdict.as_str()),
-                (1, "unknown"),
+                (probes.counts["peer-dead"], probe.verdict.as_str()),
+                (1, "peer-dead"),
                 "there is no such node"
             );
             assert!(!probe.evidence.is_empty() && probe.since.age(now) < SOON, "{probe:?}");
