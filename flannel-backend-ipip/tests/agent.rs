@@ -9,7 +9,6 @@ mod vm {
     use std::path::Path;
     use std::time::Duration;
 
-    use flannel_core::testing::{Footprint, netns_contract};
     use flannel_lab::netns::Netns;
     use flannel_lab::sandbox::in_sandbox;
     use flannel_lab::test_name;
@@ -59,19 +58,5 @@ mod vm {
             };
             host.enter(run).unwrap();
         });
-    }
-
-    #[test]
-    #[ignore = "needs a kernel with ipip; .ci/vm runs it in a VM"]
-    fn touches_only_its_own_namespace() {
-        let footprint = Footprint {
-            config: r#"{"Network":"10.5.0.0/16","Backend":{"Type":"ipip"}}"#,
-            peer: r#"{"PublicIP":"192.0.2.9","BackendType":"ipip"}"#,
-            device: Some(("flannel.ipip", "1")),
-            route: "10.5.99.0/24 via 192.0.2.9 dev flannel.ipip",
-            port: None,
-        };
-        let make = || Box::new(flannel_backend_ipip::IpipBackend::new()) as Box<_>;
-        in_sandbox(test_name!(), || netns_contract(&footprint, make));
     }
 }
