@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
 
+use flannel_backend_wireguard::WireguardConfig;
 use flannel_core::config::{LeaseSource, NetworkConfig};
 use serde_json::{Value, json};
 
@@ -109,13 +110,25 @@ fn values_get_to_their_places() {
             "flannel: {backend: ipip, directRouting: true}",
             of(json!({ "Type": "ipip", "DirectRouting": true })),
         ),
+        ("flannel: {backend: wireguard}", of(json!({ "Type": "wireguard" }))),
+        (
+            "flannel: {backend: wireguard, backendPort: 9000, backendPortv6: 9001, mtu: 1400, tunnelMode: auto, \
+             keepaliveInterval: 25, psk: FpCyhws9cxwWoV4xELtfJvjJN+zQVRPISllRWgeopVE=}",
+            of(
+                json!({ "Type": "wireguard", "ListenPort": 9000, "ListenPortV6": 9001, "MTU": 1400, "Mode": "auto",
+                "PersistentKeepaliveInterval": 25, "PSK": "FpCyhws9cxwWoV4xELtfJvjJN+zQVRPISllRWgeopVE=" }),
+            ),
+        ),
         ("flannel: {backend: udp, backendPort: 9000}", of(json!({ "Type": "udp", "Port": 9000 }))),
         ("{podCidr: 10.42.0.0/16, podCidrv6: 'fd00:42::/56', flannel: {enableNFTables: true}}", both),
         ("{podCidr: '', podCidrv6: 'fd00:42::/56'}", six),
     ] {
         let config = config(&objects(values), "net-conf.json");
         assert_eq!(config, want, "{values}");
-        NetworkConfig::parse(&config.to_string(), LeaseSource::Assigned).unwrap();
+        let config = NetworkConfig::parse(&config.to_string(), LeaseSource::Assigned).unwrap();
+        if config.backend.kind == "wireguard" {
+            WireguardConfig::parse(&config.backend).unwrap();
+        }
     }
 
     let objects = objects(
@@ -246,12 +259,12 @@ fn containers_have_what_their_backend_needs() {
 #[test]
 fn what_would_have_no_effect_is_refused_by_name() {
     for (values, want) in [
-        ("flannel: {backend: wireguard}", "\"wireguard\" is not in this version"),
         ("flannel: {backend: ipsec}", "\"ipsec\" is not in this version"),
-        ("flannel: {psk: abc}", "flannel.psk is for the backend wireguard"),
-        ("flannel: {tunnelMode: separate}", "flannel.tunnelMode is for"),
-        ("flannel: {keepaliveInterval: 5}", "flannel.keepaliveInterval is for"),
-        ("flannel: {backendPortv6: 51821}", "flannel.backendPortv6 is for"),
+        ("flannel: {psk: abc}", "flannel.psk has no effect with the backend vxlan"),
+        ("flannel: {tunnelMode: separate}", "flannel.tunnelMode has no effect"),
+        ("flannel: {keepaliveInterval: 5}", "flannel.keepaliveInterval has no effect"),
+        ("flannel: {backendPortv6: 51821}", "flannel.backendPortv6 has no effect"),
+        ("flannel: {backend: wireguard, vni: 5}", "flannel.vni has no effect with the backend wireguard"),
         ("flannel: {backend: host-gw, vni: 5}", "flannel.vni has no effect with the backend host-gw"),
         ("flannel: {backend: udp, mtu: 1400}", "flannel.mtu has no effect with the backend udp"),
         ("flannel: {backend: udp, directRouting: true}", "flannel.directRouting has no effect"),

@@ -5,19 +5,16 @@ tell is in values.schema.json.
 {{- define "flannel.checks" -}}
 {{- $flannel := .Values.flannel -}}
 {{- $backend := $flannel.backend -}}
-{{- if not (has $backend (list "vxlan" "host-gw" "udp" "ipip")) -}}
-{{- fail (printf "flannel.backend: %q is not in this version of flannel, which has vxlan, host-gw, udp and ipip (and for other ways to install it extension and alloc)" $backend) -}}
+{{- if not (has $backend (list "vxlan" "host-gw" "udp" "ipip" "wireguard")) -}}
+{{- fail (printf "flannel.backend: %q is not in this version of flannel, which has vxlan, host-gw, udp, ipip and wireguard (and for other ways to install it extension and alloc)" $backend) -}}
 {{- end -}}
-{{- range $name := list "psk" "tunnelMode" "keepaliveInterval" "backendPortv6" -}}
-{{- if index $flannel $name -}}
-{{- fail (printf "flannel.%s is for the backend wireguard, which is not in this version of flannel: leave it out" $name) -}}
-{{- end -}}
-{{- end -}}
-{{- if ne $backend "vxlan" -}}
-{{- range $name := list "mtu" "vni" "GBP" "directRouting" "macPrefix" -}}
-{{- if and (index $flannel $name) (not (and (eq $backend "ipip") (eq $name "directRouting"))) -}}
+{{- $has := dict
+  "vxlan" (list "mtu" "vni" "GBP" "directRouting" "macPrefix")
+  "ipip" (list "directRouting")
+  "wireguard" (list "mtu" "psk" "tunnelMode" "keepaliveInterval" "backendPortv6") -}}
+{{- range $name := concat (get $has "vxlan") (get $has "wireguard") -}}
+{{- if and (index $flannel $name) (not (has $name (get $has $backend | default list))) -}}
 {{- fail (printf "flannel.%s has no effect with the backend %s: leave it out" $name $backend) -}}
-{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- if and (has $backend (list "host-gw" "ipip")) $flannel.backendPort -}}
