@@ -327,7 +327,7 @@ struct UdpTunnel {
 }
 
 impl Tunnel for UdpTunnel {
-    fn port(&self) -> u16 {
+    fn port(&self, _: Family) -> u16 {
         self.port
     }
 

@@ -60,7 +60,7 @@ pub(crate) struct VxlanTunnel {
 }
 
 impl Tunnel for VxlanTunnel {
-    fn port(&self) -> u16 {
+    fn port(&self, _: Family) -> u16 {
         self.port
     }
 

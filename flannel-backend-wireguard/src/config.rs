@@ -141,6 +141,17 @@ impl WireguardConfig {
         }
     }
 
+    /// The bytes that WireGuard really adds to a full-size packet of a family; `None` where that depends on the peer.
+    pub(crate) fn added(&self, family: Family) -> Option<u32> {
+        let outer = match self.mode {
+            Mode::Separate => family,
+            Mode::Ipv4 => Family::V4,
+            Mode::Ipv6 => Family::V6,
+            Mode::Auto => return None,
+        };
+        Some(if outer == Family::V4 { OVERHEAD - 20 } else { OVERHEAD })
+    }
+
     /// The MTU of pods on an underlay with this MTU; `None` if that leaves nothing.
     pub(crate) fn overlay_mtu(&self, underlay: Mtu) -> Option<Mtu> {
         self.underlay_mtu.map_or(underlay, |given| given.min(underlay)).less(OVERHEAD)

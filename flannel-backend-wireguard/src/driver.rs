@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use flannel_core::addr::{Family, LinkIndex, PerFamily, Subnet};
-use flannel_core::backend::{Answers, HostProblem, Probing, Underlay};
+use flannel_core::addr::{Family, LinkIndex, MacAddr, PerFamily, Subnet};
+use flannel_core::backend::{Answers, HostProblem, Probing, Tunnel as ProbedTunnel, Underlay};
 use flannel_core::config::{BackendConfig, ConfigError};
 use flannel_core::dataplane::{Address, KERNEL_PROTOCOL, Object, Route};
 use flannel_core::error::chain;
@@ -208,11 +208,28 @@ fn clock_set_back(name: &str, at: SystemTime, now: SystemTime) -> Problem {
     Problem::new(Subject::Device, Harm::Some, reason)
 }
 
+/// The tunnel as probes see it: nobody but the device can make its messages, and it ignores all others.
+#[derive(Debug)]
+struct Ports(PerFamily<u16>);
+
+impl ProbedTunnel for Ports {
+    fn port(&self, family: Family) -> u16 {
+        self.0.get(family).copied().unwrap_or_default()
+    }
+
+    fn wrap(&self, _: Family, _: Option<MacAddr>, _: &[u8]) -> Option<Vec<u8>> {
+        None
+    }
+}
+
 #[async_trait]
 impl Driver for WireguardDriver {
     /// The base of each subnet is an address of the peer's device.
     fn probing(&self) -> Option<Probing> {
-        Some(Probing::new(Answers::Base))
+        let ports = PerFamily::from_fn(|family| Some(self.config.port(family)));
+        let mut probing = Probing::new(Answers::Base).tunnel(Arc::new(Ports(ports)));
+        probing.overhead = PerFamily::from_fn(|family| self.config.added(family));
+        Some(probing)
     }
 
     async fn ensure_devices(&mut self, kernel: &mut dyn Kernel) -> Result<Devices, KernelError> {

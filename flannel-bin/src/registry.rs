@@ -84,6 +84,7 @@ pub(crate) fn name_idle_options(kind: &str, options: &Options) {
         "ipip" => "that is for vxlan's tunnels",
         "extension" | "alloc" => "it has no tunnel of its own",
         "udp" => "it checks senders always; see --udp-allow-from",
+        "wireguard" => "it accepts packets only from whoever has the key of a peer",
         _ => return,
     };
     if options.strict_underlay == Mode::Enforce {

@@ -33,7 +33,7 @@ async fn devices_are_left_as_they_are_unless_something_else_was_asked_for() {
     let host = Host::new(true, DUAL);
     let (running, probing) = start(&host, TxChecksum::Keep).await;
     assert_eq!((offloads(&host), shown(&running)), ([true; 2], vec![None; 2]));
-    assert!(probing.checksums.is_none() && probing.tunnel.unwrap().port() == 8472);
+    assert!(probing.checksums.is_none() && probing.tunnel.unwrap().port(Family::V4) == 8472);
     host.kernel.set_checksum_offload("flannel.1", false);
     resync().await;
     assert_eq!(offloads(&host), [false, true], "whoever did that may");

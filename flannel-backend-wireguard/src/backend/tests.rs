@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use flannel_core::addr::{LinkIndex, Mtu, PerFamily};
+use flannel_core::addr::{Family, LinkIndex, Mtu, PerFamily};
 use flannel_core::backend::{NetworkStatus, Underlay};
 use flannel_core::config::{LeaseSource, NetworkConfig};
 use flannel_core::dataplane::{Address, Object, Route, Through};
@@ -462,4 +462,22 @@ async fn in_the_other_modes_one_device_carries_both_families() {
     assert_eq!((*of, peer.endpoint), (key(9), "[2001:db8::9]:51820".parse().ok()));
     let subnets: BTreeSet<_> = ["10.5.99.0/24", "fd00:5:0:99::/64"].map(|it| it.parse().unwrap()).into();
     assert_eq!(peer.allowed_ips, subnets);
+}
+
+/// Probes blame the port that carries the family, and say sizes as they are on the underlay.
+#[tokio::test(start_paused = true)]
+async fn probes_know_each_familys_port_and_what_is_added() {
+    for (keys, ports, added) in [
+        ("", [51820, 51821], [Some(60), Some(80)]),
+        (r#","Mode":"ipv6","ListenPort":4000"#, [4000, 4000], [Some(80), Some(80)]),
+        (r#","Mode":"ipv4""#, [51820, 51820], [Some(60), Some(60)]),
+        (r#","Mode":"auto""#, [51820, 51820], [None, None]),
+    ] {
+        let host = Host::new(&DUAL.replace(r#""Type":"wireguard""#, &format!(r#""Type":"wireguard"{keys}"#)));
+        let probing = host.register().await.unwrap().probing().unwrap();
+        let tunnel = probing.tunnel.unwrap();
+        assert_eq!(Family::ALL.map(|family| tunnel.port(family)), ports, "{keys}");
+        assert_eq!(Family::ALL.map(|family| probing.overhead.get(family).copied()), added, "{keys}");
+        assert_eq!(tunnel.wrap(Family::V4, None, &[0; 64]), None, "only the device can make its messages");
+    }
 }

@@ -15,7 +15,7 @@ mod vm {
         ($($name:ident: $run:expr;)+) => {
             $(
                 #[test]
-                #[ignore = "needs a kernel with ipip; .ci/vm runs it in a VM"]
+                #[ignore = "needs a kernel with ipip; .ci/vm --all runs it in a VM"]
                 fn $name() {
                     in_sandbox(test_name!(), || $run);
                 }

@@ -61,8 +61,8 @@ pub enum Answers {
 
 /// The tunnel of a backend that wraps pods' packets into UDP.
 pub trait Tunnel: fmt::Debug + Send + Sync {
-    /// The UDP port on which every node receives.
-    fn port(&self) -> u16;
+    /// The UDP port on which every node receives what is for pods of a family.
+    fn port(&self, family: Family) -> u16;
 
     /// The payload of a datagram that carries an IP packet to a node. `to` is the MAC of the node's device, where the
     /// tunnel has such; `None` is for every device, whatever its MAC. Returns `None` if it can't be done.

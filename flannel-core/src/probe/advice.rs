@@ -105,8 +105,8 @@ pub(super) fn remedy(verdict: Verdict, carriage: Carriage, family: Family) -> Op
         ),
         Verdict::MtuHole { .. } => match carriage.at_most_underlay(verdict) {
             Some(size) => format!(
-                "raise the MTU on the path between the nodes, or set Backend.MTU in the network config (vxlan), else the MTU \
-                 of the nodes' links, to {size}"
+                "raise the MTU on the path between the nodes, or set Backend.MTU in the network config (vxlan, wireguard), else the \
+                 MTU of the nodes' links, to {size}"
             ),
             None => usual.to_owned(),
         },
@@ -148,7 +148,7 @@ mod tests {
             (
                 vxlan(),
                 "MTU hole, at most 1350 bytes of pods, which are 1400 on the underlay",
-                "Backend.MTU in the network config (vxlan), else the MTU of the nodes' links, to 1400",
+                "Backend.MTU in the network config (vxlan, wireguard), else the MTU of the nodes' links, to 1400",
             ),
             (Carriage::direct(), "MTU hole, at most 1350 bytes", "pods' packets may have 1350 bytes"),
             (Carriage::default(), "MTU hole, at most 1350 bytes", "a smaller Backend.MTU"),

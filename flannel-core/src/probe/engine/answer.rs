@@ -156,6 +156,6 @@ fn carriage(probing: &Probing, target: &Target) -> Carriage {
     if target.is_direct {
         return Carriage::direct();
     }
-    let port = probing.tunnel.as_ref().map(|tunnel| tunnel.port());
+    let port = probing.tunnel.as_ref().map(|tunnel| tunnel.port(target.family));
     Carriage::new(port, probing.overhead.get(target.family).copied())
 }

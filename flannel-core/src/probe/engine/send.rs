@@ -47,7 +47,7 @@ impl Prober {
             Kind::UnderUdp => sockets.send_udp(closed(target.underlay), Route::default(), &bytes, true)?,
             Kind::Closed => {
                 let Some(tunnel) = &self.probing.tunnel else { return Ok(false) };
-                let at = SocketAddr::new(target.underlay, tunnel.port());
+                let at = SocketAddr::new(target.underlay, tunnel.port(target.family));
                 sockets.send_udp(at, Route::default(), &bytes, true)?;
             }
             Kind::Sideways | Kind::AnyMac => {
@@ -61,7 +61,7 @@ impl Prober {
                 let tunnel = self.probing.tunnel.as_ref();
                 let wrapped = tunnel.zip(packet).and_then(|(it, packet)| it.wrap(target.family, to, &packet));
                 let Some((wrapped, tunnel)) = wrapped.zip(tunnel) else { return Ok(false) };
-                let at = SocketAddr::new(target.underlay, tunnel.port());
+                let at = SocketAddr::new(target.underlay, tunnel.port(target.family));
                 sockets.send_udp(at, Route::default(), &wrapped, true)?;
             }
             Kind::Tcp => {

@@ -51,7 +51,12 @@ impl Prober {
             mtu: self.overlay_mtu.0,
             node_answered: target.track.underlay.last_answer.is_some(),
             overlay_answered: target.track.overlay.last_answer.is_some(),
-            port: self.probing.tunnel.as_ref().filter(|_| target.tunnelled).map(|tunnel| tunnel.port()),
+            port: self
+                .probing
+                .tunnel
+                .as_ref()
+                .filter(|_| target.tunnelled)
+                .map(|tunnel| tunnel.port(target.family)),
             ..Findings::default()
         };
         let patience = target.track.patience();
