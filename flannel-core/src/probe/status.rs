@@ -433,7 +433,7 @@ mod tests {
         peers.put(PeerProbe { lease: "10.5.2.0-24".parse().unwrap(), families });
         assert_eq!(
             serde_json::to_string(&peers).unwrap(),
-            r#"[{"lease":"10.5.2.0-24","v4":{"verdict":"mtu-hole","at_most":1350,"at_most_underlay":1400,"text":"MTU hole, at most 1350 bytes of pods, which are 1400 on the underlay","evidence":["1351 bytes are lost"],"remedy":"raise the MTU on the path between the nodes, or set Backend.MTU in the network config (vxlan), else the MTU of the nodes' links, to 1400","since":"1970-01-01T00:00:01.500Z","overlay":{"target":"10.5.2.0","rtt_us":120,"loss_percent":0,"last_answer":"1970-01-01T00:00:01.500Z"},"underlay":{"target":"192.0.2.2","rtt_us":null,"loss_percent":100,"last_answer":null}}}]"#
+            r#"[{"lease":"10.5.2.0-24","v4":{"verdict":"mtu-hole","at_most":1350,"at_most_underlay":1400,"text":"MTU hole, at most 1350 bytes of pods, which are 1400 on the underlay","evidence":["1351 bytes are lost"],"remedy":"raise the MTU on the path between the nodes, or set Backend.MTU in the network config (vxlan, wireguard), else the MTU of the nodes' links, to 1400","since":"1970-01-01T00:00:01.500Z","overlay":{"target":"10.5.2.0","rtt_us":120,"loss_percent":0,"last_answer":"1970-01-01T00:00:01.500Z"},"underlay":{"target":"192.0.2.2","rtt_us":null,"loss_percent":100,"last_answer":null}}}]"#
         );
     }
 }
