@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use flannel_lab::cluster::{Cluster, Families};
-use flannel_lab::wait::eventually;
+use flannel_lab::wait::{eventually, patiently};
 
 use crate::backends::BackendCase;
 use crate::harness::{Bed, Monitor, SOON, Server, Store, Traffic, http_get};
@@ -48,11 +48,15 @@ pub(crate) fn change_nothing<S: Server>(case: &'static BackendCase, store: impl 
         let start = Instant::now();
         peers += 1;
         bed.wait_for_peers(1, peers);
-        assert!(start.elapsed() < Duration::from_secs(10), "{what}: news after {:?}", start.elapsed());
+        assert!(
+            start.elapsed() < patiently(Duration::from_secs(10)),
+            "{what}: news after {:?}",
+            start.elapsed()
+        );
         eventually(SOON, "readiness to come back", || ready(&bed, 1));
         let cpu = bed.agent(1).cpu_time().unwrap().saturating_sub(cpu);
         // An agent that carries the traffic itself works for that, too, but never without a pause.
-        let most = if case.in_kernel { Duration::from_secs(1) } else { began.elapsed() / 2 };
+        let most = if case.in_kernel { patiently(Duration::from_secs(1)) } else { began.elapsed() / 2 };
         assert!(cpu < most, "{what}: {cpu:?} of CPU");
         let log = bed.agent(1).log();
         let lines = log.lines().skip(lines).filter(|line| !line.contains(" DEBUG ")).count();

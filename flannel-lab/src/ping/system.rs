@@ -18,15 +18,17 @@ pub struct SystemPing {
     pub output: String,
 }
 
-/// Runs `ping -M do`: `count` unfragmented echoes of `size` payload bytes.
+/// Runs `ping -M do`: `count` unfragmented echoes of `size` payload bytes, all at once.
 ///
-/// That nothing comes back is no error.
+/// That nothing comes back is no error. Once one reply has come `ping` waits for the others no longer than an interval
+/// (iputils, `schedule_exit`), so that is a second, which nobody waits for where all are answered.
 pub fn system_ping(netns: &Netns, dst: IpAddr, size: u32, count: u32) -> Result<SystemPing, LabError> {
     exec::find("ping")?;
     let mut command = netns.command("ping");
-    let timeout = patiently(Duration::from_secs(1)).as_secs();
-    command.args(["-n", "-q", "-M", "do", "-i", "0.02", "-W", &timeout.to_string()]);
-    command.args(["-s", &size.to_string(), "-c", &count.to_string(), &dst.to_string()]);
+    let timeout = patiently(Duration::from_secs(1)).as_secs().to_string();
+    let (size, count) = (size.to_string(), count.to_string());
+    command.args(["-n", "-q", "-M", "do", "-i", &timeout, "-W", &timeout]);
+    command.args(["-s", &size, "-l", &count, "-c", &count, &dst.to_string()]);
     let line = exec::describe(&command);
     let output = command.output().map_err(|source| LabError::Spawn { command: line, source })?;
     let text = [output.stdout, output.stderr].concat();
