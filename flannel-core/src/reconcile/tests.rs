@@ -10,15 +10,19 @@ mod segments;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use futures::channel::mpsc;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::addr::{Family, MacAddr, PerFamily};
+use crate::addr::{Family, LinkIndex, MacAddr, PerFamily};
+use crate::backend::Underlay;
 use crate::dataplane::{Address, FdbEntry, Neighbour, Op, ROUTE_PROTOCOL, Route, Through};
-use crate::kernel::{ConfOf, Kinds};
-use crate::lease::{LeaseAttrs, LeaseUpdate, UnreadableRecord, UnreadableRecords};
-use crate::status::{RepairKind, Timings};
+use crate::events::NetworkEvent;
+use crate::kernel::{ConfOf, KernelError, KernelEvent, Kinds};
+use crate::lease::{Lease, LeaseAttrs, LeaseUpdate, UnreadableRecord, UnreadableRecords};
+use crate::peers::{Claim, Peer, PeerError};
+use crate::status::{DeviceStatus, RepairKind, Timings};
 use crate::subnet::SubnetError;
 use crate::testing::FakeKernel;
 
