@@ -1,41 +1,36 @@
 //! The udp backend's part of the reconcile loop: the TUN with its datapath, and a forwarding table that follows the
 //! peers.
 
-use std::net::{IpAddr, SocketAddr};
+mod datapath;
+#[cfg(test)]
+mod tests;
+
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
 use flannel_core::addr::{Family, MacAddr, Mtu, PerFamily, Subnet};
 use flannel_core::backend::{Answers, HostProblem, Probing, Tunnel, Underlay};
 use flannel_core::config::{BackendConfig, ConfigError};
 use flannel_core::dataplane::{Address, KERNEL_PROTOCOL, Object, ROUTE_PROTOCOL, Route, Through};
-use flannel_core::error::chain;
-use flannel_core::events::NetworkEvent;
 use flannel_core::inspect::Differences;
-use flannel_core::kernel::{Kernel, KernelError, KernelEvent, Kinds, Link, LinkOp, Refusal, Scope};
+use flannel_core::kernel::{Kernel, KernelError, KernelEvent, Kinds, Link, Refusal, Scope};
 use flannel_core::lease::{Lease, LeaseAttrs, LeaseKey};
 use flannel_core::netns::Netns;
 use flannel_core::peers::{Claim, Peer, PeerError};
-use flannel_core::port_holder::udp_port_holder;
 use flannel_core::reconcile::{AppliedConfig, Devices, Driver};
 use flannel_core::status::{Counters, DeviceStatus, IPV6_MIN_MTU, Problem, Reason, ipv6_refused};
 use flannel_core::underlay;
 use tokio::sync::Notify;
-use tracing::{debug, error, info, warn};
 
+use self::datapath::Ensured;
 use crate::config::UdpConfig;
 use crate::counters::DropReason;
-use crate::engine::{Engine, EngineOptions};
+use crate::engine::Engine;
 use crate::forward::{self, ForwardingTable, TableSpec};
 use crate::options::UdpOptions;
 use crate::peer::{attrs, peer, table_peers};
-use crate::socket::{ErrorSocket, SocketError, SocketOptions, UnderlaySocket};
-use crate::threads::EngineEvent;
-use crate::tun::{Tun, TunOptions};
-
-/// The pattern of the TUN's name; the first free number is taken, as upstream does.
-const TUN_PATTERN: &str = "flannel%d";
 
 /// Bytes that the tunnel adds: outer IP header and UDP 8.
 pub(crate) fn encap_overhead(family: Family) -> u32 {
@@ -154,170 +149,6 @@ impl UdpDriver {
             engine.set_table(self.table());
         }
     }
-
-    /// Starts the datapath on a new TUN. The old one, if any, is stopped first, since both need the port.
-    fn start_engine(&mut self) -> Result<(), String> {
-        let name = self.tun.as_ref().map(|tun| tun.name.clone());
-        self.engine = None;
-        let open = || Tun::open(name.as_deref().unwrap_or(TUN_PATTERN), TunOptions::default());
-        let tun =
-            self.netns.run(open).map_err(|error| chain(&error))?.map_err(|error| {
-                format!("{}; the agent needs /dev/net/tun and CAP_NET_ADMIN", chain(&error))
-            })?;
-        let sockets = self.bind(&PerFamily::default())?;
-        self.run_engine(Arc::new(tun), sockets)
-    }
-
-    /// Moves the datapath to sockets of the present underlay. The TUN stays, with its queued packets, and so do sockets
-    /// whose address stays.
-    fn move_engine(&mut self) -> Result<(), String> {
-        let Some(engine) = &self.engine else { return Ok(()) };
-        let (tun, sockets) = (Arc::clone(engine.tun()), self.bind(engine.sockets())?);
-        self.engine = None;
-        self.run_engine(tun, sockets)
-    }
-
-    /// Binds a socket for each family that has none yet.
-    fn bind(&self, there: &PerFamily<Arc<UnderlaySocket>>) -> Result<PerFamily<Arc<UnderlaySocket>>, String> {
-        PerFamily::try_from_fn(|family| {
-            let Some(side) = self.sides.get(family) else { return Ok(None) };
-            let local = SocketAddr::new(side.local, self.port);
-            if let Some(socket) = there.get(family).filter(|socket| socket.local() == local) {
-                return Ok(Some(Arc::clone(socket)));
-            }
-            let bound = self.netns.run(|| UnderlaySocket::bind(local, SocketOptions::default()));
-            bound
-                .map_err(|error| chain(&error))?
-                .map(|socket| Some(Arc::new(socket)))
-                .map_err(|error| self.why_unbound(&error))
-        })
-    }
-
-    fn why_unbound(&self, error: &SocketError) -> String {
-        let is_taken = error.source.kind() == std::io::ErrorKind::AddrInUse;
-        let holder = is_taken.then(|| udp_port_holder(&self.netns, self.port)).flatten();
-        let holder = holder.map(|holder| {
-            let port = self.port;
-            format!("; {holder} has UDP port {port}: stop it, or set another Backend.Port on all nodes")
-        });
-        chain(error) + &holder.unwrap_or_default()
-    }
-
-    fn run_engine(&mut self, tun: Arc<Tun>, sockets: PerFamily<Arc<UnderlaySocket>>) -> Result<(), String> {
-        let errors = PerFamily::from_fn(|family| {
-            self.sides.get(family)?;
-            let open = || ErrorSocket::open(family);
-            self.netns
-                .run(open)
-                .unwrap_or_else(|error| Err(error.into()))
-                .inspect_err(
-                    |error| warn!(%error, %family, "no ICMP errors will be sent; they need CAP_NET_RAW"),
-                )
-                .ok()
-        });
-        // Each datapath has a flag of its own, so that a late failure of the last one does not count for this one.
-        self.failed = Arc::default();
-        let (alarm, failed, table) = (Arc::clone(&self.alarm), Arc::clone(&self.failed), self.table());
-        let on_event = Arc::new(move |event: EngineEvent| {
-            match event {
-                EngineEvent::TunGone => debug!("TUN device is gone"),
-                event => error!(?event, "udp datapath stopped"),
-            }
-            failed.store(true, Ordering::Relaxed);
-            alarm.notify_one();
-        });
-        let layout = self.options.layout;
-        let options = EngineOptions::new(tun, sockets, table, on_event).errors(errors).layout(layout);
-        let engine =
-            Engine::start(options).map_err(|error| format!("udp threads can't be started: {error}"))?;
-        self.counters = engine.shared_counters();
-        self.engine = Some(engine);
-        self.moved = false;
-        Ok(())
-    }
-
-    /// Creates the TUN with its datapath if it is missing, sets it up, and sets its MTU.
-    async fn ensure_tun(
-        &mut self,
-        kernel: &mut dyn Kernel,
-        mtu: Mtu,
-        events: &mut Vec<NetworkEvent>,
-    ) -> Result<Ensured, KernelError> {
-        let (mut changed, was_there) = (false, self.tun.is_some());
-        let mut link = self.find_tun(kernel).await?;
-        if link.is_none() || self.failed.load(Ordering::Relaxed) {
-            if let Err(problem) = self.start_engine() {
-                return Ok(Ensured::Not(problem));
-            }
-            changed = true;
-            link = self.find_tun(kernel).await?;
-        } else if self.moved
-            && let Err(problem) = self.move_engine()
-        {
-            return Ok(Ensured::Not(problem));
-        }
-        let Some(link) = link else { return Ok(Ensured::Not("the TUN went away again".to_owned())) };
-        if changed {
-            events.push(made(&link, mtu, was_there));
-        }
-        let mut ops = Vec::new();
-        if link.mtu != mtu {
-            ops.push(LinkOp::SetMtu(link.index, mtu));
-        }
-        if !link.up {
-            ops.push(LinkOp::SetUp(link.index));
-        }
-        for op in &ops {
-            if let Err(error) = kernel.change_link(op).await {
-                return Ok(Ensured::Not(format!("device {}: {}", link.name, chain(&error))));
-            }
-        }
-        Ok(if changed || !ops.is_empty() { Ensured::Changed } else { Ensured::AsItWas })
-    }
-
-    /// Our own TUN in the kernel, whatever its name is now, and not another link that has got its name since.
-    async fn find_tun(&self, kernel: &mut dyn Kernel) -> Result<Option<Link>, KernelError> {
-        let Some(tun) = self.engine.as_ref().map(Engine::tun) else { return Ok(None) };
-        kernel.link_at(tun.index()).await
-    }
-
-    /// Logs new drops, at most once a resync.
-    fn tell_drops(&mut self) {
-        let Some(engine) = &self.engine else { return };
-        let mut drops = engine.counters().drops;
-        // Packets of the host to its neighbours (such as router solicitations) are not worth a line.
-        drops.retain(|(reason, _)| !matches!(reason, DropReason::Group | DropReason::FamilyDisabled));
-        if drops == self.told {
-            return;
-        }
-        let news = drops.iter().map(|(reason, count)| format!("{}={count}", reason.name()));
-        info!(drops = news.collect::<Vec<_>>().join(" "), "packets dropped since the start");
-        for strange in engine.peers().iter().filter(|peer| peer.admitted_packets > 0) {
-            let packets = strange.admitted_packets;
-            info!(underlay = %strange.endpoint.ip(), packets, "a peer sends from an address that it does not publish");
-        }
-        self.told = drops;
-    }
-}
-
-/// What is told of a TUN that was just made.
-fn made(tun: &Link, mtu: Mtu, was_there: bool) -> NetworkEvent {
-    let link = tun.name.clone();
-    if was_there {
-        let reason = "it was gone, or its datapath had stopped".to_owned();
-        return NetworkEvent::DeviceRecreated { link, reason };
-    }
-    NetworkEvent::DeviceCreated { link, mtu, detail: "tun".to_owned() }
-}
-
-/// What came of making the TUN exist and be right.
-enum Ensured {
-    /// It was right before.
-    AsItWas,
-    /// It is right now.
-    Changed,
-    /// Why it is not right.
-    Not(String),
 }
 
 /// The tunnel as probes see it: packets are the datagrams.
@@ -522,37 +353,5 @@ impl Driver for UdpDriver {
             KernelEvent::LinkGone(index, _) => known().any(|link| link.index == *index),
             _ => false,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use flannel_core::addr::LinkIndex;
-    use flannel_core::config::{LeaseSource, NetworkConfig};
-
-    use super::*;
-
-    #[test]
-    fn another_port_takes_a_restart_and_nothing_else_means_anything() {
-        let underlay = Underlay::new("eth0", LinkIndex(2), Mtu(1500), PerFamily::default());
-        let mut driver = UdpDriver::new(
-            Netns::current().unwrap(),
-            8285,
-            UdpOptions::default(),
-            underlay,
-            PerFamily::default(),
-        );
-        let mut take = |keys: &str| {
-            let text = format!(r#"{{"Network":"10.3.0.0/16","Backend":{{"Type":"udp"{keys}}}}}"#);
-            let config = NetworkConfig::parse(&text, LeaseSource::Store).unwrap();
-            driver.apply_config(&config.backend, vec!["Backend.anything".to_owned()])
-        };
-        let restart = |keys: &[&str]| {
-            let restart = keys.iter().map(|key| (*key).to_owned()).collect();
-            Ok(AppliedConfig::new(Vec::new(), restart))
-        };
-        assert_eq!(take(r#","Port":9000"#), restart(&["Backend.Port"]));
-        assert_eq!(take(r#","Port":0"#).unwrap_err().key, "Backend.Port");
-        assert_eq!(take(r#","port":8285,"VNI":1"#), restart(&[]));
     }
 }
