@@ -259,7 +259,7 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// The same as the status of an agent has it, under this name.
-    pub(crate) fn traffic(&self, of: &str) -> TrafficCounters {
+    pub fn traffic(&self, of: &str) -> TrafficCounters {
         let traffic = |flow: Flow| Traffic::new(flow.packets, flow.bytes);
         let carried = TrafficCounters::new(of, traffic(self.sent), traffic(self.received));
         self.drops.iter().fold(carried, |all, (reason, packets)| all.dropped(reason.name(), *packets))

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use flannel_backend_udp::Layout;
 use flannel_core::addr::PerFamily;
 use flannel_core::backend::{Backend, BackendError, DeviceKind, Network, Registration};
 use flannel_core::config::{ConfigError, NetworkConfig};
@@ -12,19 +13,28 @@ use flannel_core::netlink::Netlink;
 use flannel_core::netns::Netns;
 use flannel_core::reconcile;
 use flannel_core::state_file::{Device, State};
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::config::{KEYS, WireguardConfig};
 use crate::driver::{Side, WireguardDriver};
 use crate::key_file;
 use crate::peer;
-use crate::provider::{InKernel, Provider};
+use crate::provider::{Chosen, Implementation, Provider};
 
 /// The WireGuard backend.
 pub struct WireguardBackend {
     open: Box<OpenKernel>,
-    provider: Arc<dyn Provider>,
+    makers: Makers,
+    layout: Layout,
     key_file: PathBuf,
+}
+
+/// Who makes the devices.
+enum Makers {
+    /// Whom an implementation means on this host.
+    Of(Implementation),
+    /// This one, whatever the host has.
+    Given(Arc<dyn Provider>),
 }
 
 impl Default for WireguardBackend {
@@ -34,9 +44,16 @@ impl Default for WireguardBackend {
 }
 
 impl WireguardBackend {
-    /// A backend with devices of the real kernel, and the key file of Go flannel ([`key_file::DEFAULT_PATH`]).
+    /// A backend with devices of the real kernel where that has them, else in user space, and with the key file of Go
+    /// flannel ([`key_file::DEFAULT_PATH`]).
     pub fn new() -> Self {
-        Self::with_kernel(|netns| Ok(Box::new(Netlink::open_in(netns)?)), Arc::new(InKernel))
+        let open = |netns: &Netns| Ok(Box::new(Netlink::open_in(netns)?) as Box<dyn Kernel>);
+        Self {
+            open: Box::new(open),
+            makers: Makers::Of(Implementation::default()),
+            layout: Layout::default(),
+            key_file: key_file::DEFAULT_PATH.into(),
+        }
     }
 
     /// A backend for another kernel, such as a fake, and for other devices.
@@ -44,7 +61,19 @@ impl WireguardBackend {
         open: impl Fn(&Netns) -> Result<Box<dyn Kernel>, KernelError> + Send + Sync + 'static,
         provider: Arc<dyn Provider>,
     ) -> Self {
-        Self { open: Box::new(open), provider, key_file: key_file::DEFAULT_PATH.into() }
+        Self { open: Box::new(open), makers: Makers::Given(provider), ..Self::new() }
+    }
+
+    /// Sets who moves packets: the kernel or this process.
+    #[must_use]
+    pub fn implementation(self, implementation: Implementation) -> Self {
+        Self { makers: Makers::Of(implementation), ..self }
+    }
+
+    /// Sets how many threads each device in user space has.
+    #[must_use]
+    pub fn layout(self, layout: Layout) -> Self {
+        Self { layout, ..self }
     }
 
     /// Sets the file with this node's private key. It is made if it is missing.
@@ -61,7 +90,14 @@ impl Backend for WireguardBackend {
     }
 
     fn devices(&self) -> &'static [DeviceKind] {
-        const { &[DeviceKind::named("flannel-wg", "wireguard"), DeviceKind::named("flannel-wg-v6", "wireguard")] }
+        const {
+            &[
+                DeviceKind::named("flannel-wg", "wireguard"),
+                DeviceKind::named("flannel-wg-v6", "wireguard"),
+                DeviceKind::named("flannel-wg", "tun"),
+                DeviceKind::named("flannel-wg-v6", "tun"),
+            ]
+        }
     }
 
     /// The blackhole below the routes to peers is for the whole network.
@@ -92,16 +128,21 @@ impl Backend for WireguardBackend {
         .map_err(BackendError::Host)?;
         let recalled = registration.previous.iter().flat_map(|previous| previous.leases.values());
         let recalled = recalled.map(|lease| lease.lease.clone()).collect();
+        let chosen = match &self.makers {
+            Makers::Of(implementation) => implementation.choose(netns, self.layout),
+            Makers::Given(provider) => Chosen { provider: Arc::clone(provider), why: None },
+        };
+        info!(by = chosen.provider.name(), why = chosen.why, "WireGuard chosen");
+        let kind = chosen.provider.kind();
         let driver = WireguardDriver::new(
             netns.clone(),
             wireguard,
             underlay.clone(),
             sides,
-            Arc::clone(&self.provider),
+            chosen,
             (key, self.key_file.clone()),
         )
         .recalling(recalled);
-        let kind = self.provider.kind();
         let devices = driver.names().map(|name| Device::of_kind(name, kind)).collect::<Vec<_>>();
         let state = State::of_backend(peer::KIND, config).devices(devices);
         reconcile::register(driver, kernel, registration, state).await

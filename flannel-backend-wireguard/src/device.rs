@@ -1,8 +1,8 @@
 //! The content of a WireGuard device as a value, and the changes that lead from one to another. The kernel's devices and
 //! those in user space are changed and read alike (uapi `linux/wireguard.h`).
 //!
-//! The backend sets key and port of a new device before it sets its link up. [`Device::reader`] has a default, so an
-//! implementation need not have it.
+//! The backend sets key and port of a new device before it sets its link up. What the kernel's devices do by themselves has
+//! a default in [`Device`]: only devices with a datapath of their own implement it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -11,6 +11,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
+use flannel_core::addr::Mtu;
+use flannel_core::status::Counters;
 use ipnetwork::IpNetwork;
 
 use crate::key::{PresharedKey, PrivateKey, PublicKey};
@@ -89,6 +91,32 @@ pub trait Device: Send + Sync {
     /// A function that reads the content on the calling thread, without waiting, for the status; `None` if there is no such
     /// way, and then the status has what was read last.
     fn reader(self: Arc<Self>) -> Option<Arc<ReadState>> {
+        None
+    }
+
+    /// Tells the device the MTU of its link, up to which it pads packets.
+    fn set_mtu(&self, mtu: Mtu) {
+        let _ = mtu;
+    }
+
+    /// Names the peers that had sessions with an earlier device of this node. A device that lost those begins a handshake
+    /// with each of them as soon as it is added, before packets ask for one. The next call replaces the names.
+    fn expect(&self, peers: &[PublicKey]) {
+        let _ = peers;
+    }
+
+    /// Whether the device has stopped and moves no packets any more. Its link may still be there.
+    fn has_ended(&self) -> bool {
+        false
+    }
+
+    /// The way of packets through a datapath that is not the kernel's, in words.
+    fn path(&self) -> Option<String> {
+        None
+    }
+
+    /// Reads what such a datapath has counted, also after the device has ended.
+    fn counters(&self) -> Option<Counters> {
         None
     }
 }

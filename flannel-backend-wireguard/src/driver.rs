@@ -23,6 +23,7 @@ use flannel_core::reconcile::{AppliedConfig, Devices, Driver, Held, Prune};
 use flannel_core::status::{Counters, DeviceStatus, Harm, Problem, Reason, Subject, ipv6_refused};
 use flannel_core::underlay;
 use ipnetwork::IpNetwork;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::warn;
 
@@ -31,7 +32,7 @@ use crate::key::{PrivateKey, PublicKey};
 use crate::key_file;
 use crate::peer::{self, Paths};
 use crate::plan::DesiredPeer;
-use crate::provider::Provider;
+use crate::provider::Chosen;
 use crate::tunnel::{Common, Tunnel};
 
 /// How often the errors that the devices count are looked at. They grow when packets meet a peer that is gone or lost
@@ -59,7 +60,7 @@ pub(crate) struct WireguardDriver {
     config: WireguardConfig,
     underlay: Underlay,
     sides: PerFamily<Side>,
-    provider: Arc<dyn Provider>,
+    chosen: Chosen,
     key: PrivateKey,
     key_file: PathBuf,
     tunnels: Vec<Tunnel>,
@@ -67,6 +68,8 @@ pub(crate) struct WireguardDriver {
     /// The leases that this node stored last, whose published endpoints its devices know. They are used once.
     recalled: Vec<Lease>,
     look: Look,
+    /// Notified when a device in this process ends by itself.
+    alarm: Arc<Notify>,
 }
 
 /// The cheap look between two resyncs.
@@ -84,7 +87,7 @@ impl WireguardDriver {
         config: WireguardConfig,
         underlay: Underlay,
         sides: PerFamily<Side>,
-        provider: Arc<dyn Provider>,
+        chosen: Chosen,
         (key, key_file): (PrivateKey, PathBuf),
     ) -> Self {
         let families: Vec<Family> = sides.families().collect();
@@ -92,8 +95,8 @@ impl WireguardDriver {
         let names = tunnels.iter().map(|tunnel| tunnel.name.to_owned()).collect();
         let counters = Counters::of_devices(netns.clone(), names);
         let look = Look { next: Instant::now() + LOOK, every: LOOK, errors: None, counters };
-        let recalled = Vec::new();
-        Self { netns, config, underlay, sides, provider, key, key_file, tunnels, lower: None, recalled, look }
+        let (recalled, alarm) = (Vec::new(), Arc::default());
+        Self { netns, config, underlay, sides, chosen, key, key_file, tunnels, lower: None, recalled, look, alarm }
     }
 
     /// The same, of a node that stored these leases last.
@@ -138,6 +141,30 @@ impl WireguardDriver {
                 }
             }
         }
+    }
+
+    /// Names the peers that had sessions before to devices that may have lost them.
+    fn expect_settled(&self) {
+        for tunnel in &self.tunnels {
+            if let Some(device) = &tunnel.device {
+                device.expect(&tunnel.settled.keys().copied().collect::<Vec<_>>());
+            }
+        }
+    }
+
+    /// Who moves packets, why it is not the kernel, and by which way.
+    fn path(&self) -> String {
+        let Chosen { provider, why } = &self.chosen;
+        let why = why.as_ref().map(|why| format!(", since {why}")).unwrap_or_default();
+        let devices = self.tunnels.iter().filter_map(|tunnel| tunnel.device.as_ref()?.path());
+        let parts = [format!("WireGuard in {}{why}", provider.name())].into_iter().chain(devices);
+        parts.collect::<Vec<_>>().join("; ")
+    }
+
+    /// The counters of devices whose packets this process moves. The kernel counts for its own.
+    fn counters(&self) -> Counters {
+        let each = self.tunnels.iter().filter_map(|tunnel| tunnel.device.as_ref()?.counters());
+        each.fold(Counters::default(), Counters::and)
     }
 
     fn in_overlay(&self, subnet: Subnet) -> bool {
@@ -247,6 +274,7 @@ impl Driver for WireguardDriver {
             problems.extend(self.ensure_all(kernel, &lower, &mut devices).await?);
         }
         self.settle_recalled();
+        self.expect_settled();
         devices.problem = (!problems.is_empty()).then(|| problems.join("; "));
         for tunnel in &self.tunnels {
             let Some(link) = &tunnel.link else { continue };
@@ -254,7 +282,8 @@ impl Driver for WireguardDriver {
             devices.away.extend((!tunnel.is_up()).then_some(link.index));
             devices.shown.push(DeviceStatus::of(link, tunnel.is_there));
         }
-        devices.datapath = Some(format!("WireGuard in {}", self.provider.name()));
+        devices.datapath = Some(self.path());
+        devices.counters = self.counters();
         Ok(devices)
     }
 
@@ -376,10 +405,14 @@ impl Driver for WireguardDriver {
         self.hold_all(read, prune).await
     }
 
-    /// Looks at the errors that the devices count. If they grow, a peer may be gone.
+    /// Looks at the errors that the devices count. If they grow, a peer may be gone. A device in this process tells when it
+    /// ends.
     async fn attention(&mut self) {
         loop {
-            tokio::time::sleep_until(self.look.next).await;
+            tokio::select! {
+                () = self.alarm.notified() => return,
+                () = tokio::time::sleep_until(self.look.next) => {}
+            }
             let counted = self.look.counters.read();
             let dropped = counted.iter().flat_map(|counters| &counters.dropped);
             let errors = dropped.filter(|it| it.reason.ends_with("_errors")).map(|it| it.packets).sum();

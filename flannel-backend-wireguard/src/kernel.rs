@@ -62,6 +62,11 @@ impl KernelDevice {
     }
 }
 
+/// Asks whether the kernel has WireGuard. It loads the module if there is one. An error with `ENOENT` says that it has none.
+pub(crate) fn ask(netns: &Netns) -> Result<(), KernelError> {
+    Generic::open(netns, wire::FAMILY, wire::VERSION).map(drop)
+}
+
 /// Keeps the kind of the kernel's errno, by which callers tell what to do, and the text of what was tried.
 fn failed(error: &KernelError) -> io::Error {
     let kind = error.errno().map_or(io::ErrorKind::Other, |errno| io::Error::from_raw_os_error(errno).kind());

@@ -16,7 +16,7 @@
 //! - [`key`]: keys, whose secrets no output shows.
 //! - [`device`]: what a WireGuard device contains as a value, the changes that lead from one to another, and the trait of
 //!   those who make them. [`kernel`] has the kernel's devices, [`provider`] says who makes devices.
-//! - [`userspace`]: a device in this process, for kernels without WireGuard. The backend does not use it yet.
+//! - [`userspace`]: a device in this process, for kernels without WireGuard ([`Implementation`]).
 //! - `plan`: which changes lead to what is desired (pure); `peer`: what a lease needs (pure); `config` (pure).
 //! - `tunnel`: one device with what is held in it; `driver`: all of them in the loop.
 
@@ -38,3 +38,4 @@ pub mod userspace;
 pub use backend::WireguardBackend;
 pub use config::{Mode, WireguardConfig};
 pub use peer::WireguardData;
+pub use provider::Implementation;

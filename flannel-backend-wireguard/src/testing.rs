@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use flannel_core::addr::{LinkIndex, Mtu};
-use flannel_core::kernel::{Kernel, KernelError, Link};
+use flannel_core::kernel::{Kernel, Link, LinkOp};
 use flannel_core::netns::Netns;
 
 use crate::device::{Change, Device, DeviceState, ReadState};
 use crate::plan::apply;
-use crate::provider::{Provider, create};
+use crate::provider::{CreateError, NewDevice, Provider, create};
 
 /// WireGuard devices in memory, whose links a [`FakeKernel`](flannel_core::testing::FakeKernel) has. Clones share them.
 #[derive(Clone, Default)]
@@ -66,14 +66,17 @@ impl Provider for FakeDevices {
         "memory"
     }
 
+    fn plan(&self, name: &str, mtu: Mtu) -> Option<LinkOp> {
+        Some(create(name, mtu))
+    }
+
     async fn create(
         &self,
-        _: &Netns,
         kernel: &mut dyn Kernel,
-        name: &str,
-        mtu: Mtu,
-    ) -> Result<(), KernelError> {
-        kernel.change_link(&create(name, mtu)).await
+        new: &NewDevice<'_>,
+    ) -> Result<Option<Arc<dyn Device>>, CreateError> {
+        kernel.change_link(&create(new.name, new.mtu)).await?;
+        Ok(None)
     }
 
     async fn open(&self, _: &Netns, link: &Link) -> io::Result<Arc<dyn Device>> {

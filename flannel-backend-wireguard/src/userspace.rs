@@ -13,6 +13,7 @@
 mod control;
 mod message;
 mod noise;
+mod options;
 mod passage;
 mod peer;
 mod setup;
@@ -24,118 +25,35 @@ pub mod testing;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use async_trait::async_trait;
 use flannel_backend_udp::Layout;
 use flannel_backend_udp::datapath::{
-    Counters, EventHook, Path, Snapshot, SocketError, SocketOptions, TableCell, ThreadOptions, Threads, Tun,
-    TunError, TunOptions, UnderlaySocket,
+    Counters, EngineEvent, EventHook, Path, Snapshot, SocketError, SocketOptions, TableCell, ThreadOptions,
+    Threads, Tun, UnderlaySocket,
 };
 use flannel_core::addr::{Family, Mtu, PerFamily};
-use flannel_core::netns::{Netns, NetnsError};
+use flannel_core::netns::Netns;
+use flannel_core::status;
 
 use self::control::Inbox;
 use self::passage::WireGuard;
 use self::peer::Post;
 use self::setup::Setup;
 use self::table::Table;
-use crate::device::{Change, Device, DeviceState};
+use crate::device::{Change, Device, DeviceState, ReadState};
+use crate::key::PublicKey;
+
+pub use self::options::{UserspaceError, UserspaceOptions};
 
 /// The MTU of a tunnel over an underlay with 1500 bytes: outer IPv6 40, UDP 8, WireGuard 32.
 const DEFAULT_MTU: Mtu = Mtu(1420);
 
 /// The kind of this datapath in logs and counters, and the name of its threads.
 const KIND: &str = "wireguard";
-
-/// What a device is made of.
-#[non_exhaustive]
-pub struct UserspaceOptions {
-    /// The namespace of the TUN and the sockets.
-    pub netns: Netns,
-    /// The name of the TUN; `%d` in it gets a number.
-    pub name: String,
-    /// The UDP port, 0 for any that is free.
-    pub listen_port: u16,
-    /// How many threads move packets.
-    pub layout: Layout,
-    /// Which offloads of the TUN to use.
-    pub tun: TunOptions,
-    /// What to use of the sockets.
-    pub sockets: SocketOptions,
-    /// Called when the datapath can't go on, on one of its threads.
-    pub on_event: EventHook,
-}
-
-impl UserspaceOptions {
-    /// A device `name` in a namespace, on any port, with all that the kernel offers.
-    pub fn new(netns: Netns, name: impl Into<String>, on_event: EventHook) -> Self {
-        Self {
-            netns,
-            name: name.into(),
-            listen_port: 0,
-            layout: Layout::default(),
-            tun: TunOptions::default(),
-            sockets: SocketOptions::default(),
-            on_event,
-        }
-    }
-
-    /// The same on this UDP port.
-    #[must_use]
-    pub fn listen_port(self, listen_port: u16) -> Self {
-        Self { listen_port, ..self }
-    }
-
-    /// The same with this many threads.
-    #[must_use]
-    pub fn layout(self, layout: Layout) -> Self {
-        Self { layout, ..self }
-    }
-
-    /// The same with these offloads of the TUN.
-    #[must_use]
-    pub fn tun(self, tun: TunOptions) -> Self {
-        Self { tun, ..self }
-    }
-
-    /// The same with these options of the sockets.
-    #[must_use]
-    pub fn sockets(self, sockets: SocketOptions) -> Self {
-        Self { sockets, ..self }
-    }
-}
-
-/// Why there is no device.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum UserspaceError {
-    /// The namespace can't be entered.
-    #[error(transparent)]
-    Netns(#[from] NetnsError),
-    /// There is no TUN.
-    #[error("a TUN for WireGuard in user space; it needs /dev/net/tun and CAP_NET_ADMIN")]
-    Tun(#[source] TunError),
-    /// The port can't be bound.
-    #[error(transparent)]
-    Socket(#[from] SocketError),
-    /// The threads can't be started.
-    #[error("threads for WireGuard in user space")]
-    Threads(#[source] io::Error),
-}
-
-impl From<UserspaceError> for io::Error {
-    fn from(error: UserspaceError) -> Self {
-        let kind = match &error {
-            UserspaceError::Socket(error) => error.source.kind(),
-            UserspaceError::Threads(error) => error.kind(),
-            _ => io::ErrorKind::Other,
-        };
-        Self::new(kind, error)
-    }
-}
 
 /// What the threads share.
 struct Shared {
@@ -168,8 +86,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// A WireGuard device whose packets this process seals and opens. It ends, with its TUN, when this is dropped.
 ///
-/// Its sessions live as long as it does: after a restart of the process new handshakes begin, with the first packet in
-/// either direction.
+/// Its sessions live as long as it does. After a restart of the process new handshakes begin: with the peers that it
+/// [expects](Device::expect) as soon as they are added, with others at the first packet in either direction.
 pub struct UserspaceDevice {
     inner: Arc<Inner>,
 }
@@ -179,6 +97,7 @@ struct Inner {
     running: Mutex<Running>,
     netns: Netns,
     options: (SocketOptions, Layout, EventHook),
+    counters: status::Counters,
     control: Option<JoinHandle<()>>,
 }
 
@@ -186,6 +105,8 @@ struct Inner {
 struct Running {
     setup: Setup,
     threads: Threads,
+    /// Whether these threads ended by themselves.
+    has_ended: Arc<AtomicBool>,
     port: u16,
 }
 
@@ -193,7 +114,7 @@ impl UserspaceDevice {
     /// Makes the TUN, binds the port in both families, and starts the threads. There is no key yet, and no peer. The link is
     /// down, and has neither addresses nor routes.
     pub fn open(options: UserspaceOptions) -> Result<Self, UserspaceError> {
-        let UserspaceOptions { netns, name, listen_port, layout, tun, sockets: how, on_event } = options;
+        let UserspaceOptions { netns, name, counted_as, listen_port, layout, tun, sockets: how, on_event } = options;
         let tun = netns.run(|| Tun::open(&name, tun))?.map_err(UserspaceError::Tun)?;
         let (sockets, port) = netns.run(|| bind(listen_port, how))??;
         let shared = Arc::new(Shared {
@@ -203,19 +124,16 @@ impl UserspaceDevice {
             mtu: AtomicU32::new(DEFAULT_MTU.0),
             sockets: Mutex::new(sockets.clone()),
         });
-        let threads = start(&shared, Arc::new(tun), sockets, layout, &on_event)?;
+        let counted = Arc::clone(&shared.counters);
+        let counters = status::Counters::new(move || vec![counted.snapshot().traffic(&counted_as)]);
+        let (threads, has_ended) = start(&shared, Arc::new(tun), sockets, layout, &on_event)?;
         let of_thread = Arc::clone(&shared);
         let body = move || control::run(&of_thread.inbox, &of_thread.cell, &of_thread.counters, &*of_thread);
         let control = thread::Builder::new().name("wireguard-hs".to_owned()).spawn(body);
         let control = Some(control.map_err(UserspaceError::Threads)?);
-        let running = Mutex::new(Running { setup: Setup::default(), threads, port });
-        let inner = Inner { shared, running, netns, options: (how, layout, on_event), control };
+        let running = Mutex::new(Running { setup: Setup::default(), threads, has_ended, port });
+        let inner = Inner { shared, running, netns, options: (how, layout, on_event), counters, control };
         Ok(Self { inner: Arc::new(inner) })
-    }
-
-    /// Tells the device its link's MTU, up to which packets are padded. It doesn't set the link's.
-    pub fn set_mtu(&self, mtu: Mtu) {
-        self.inner.shared.mtu.store(mtu.0, Ordering::Relaxed);
     }
 
     /// The TUN. Its index and its name are those of the device's link.
@@ -232,18 +150,12 @@ impl UserspaceDevice {
     pub fn counters(&self) -> Snapshot {
         self.inner.shared.counters.snapshot()
     }
-
-    /// Reads the same for an agent's status, also after the device has ended.
-    pub fn shared_counters(&self) -> flannel_core::status::Counters {
-        lock(&self.inner.running).threads.shared_counters()
-    }
 }
 
 #[async_trait]
 impl Device for UserspaceDevice {
     async fn state(&self) -> io::Result<DeviceState> {
-        let running = lock(&self.inner.running);
-        Ok(running.setup.state(running.port))
+        Ok(self.inner.state())
     }
 
     async fn apply(&self, changes: &[Change]) -> io::Result<()> {
@@ -251,6 +163,35 @@ impl Device for UserspaceDevice {
         // Keys take a while: a tenth of a millisecond for each peer.
         let applied = tokio::task::spawn_blocking(move || inner.apply(&changes)).await;
         applied.map_err(io::Error::other)?
+    }
+
+    fn reader(self: Arc<Self>) -> Option<Arc<ReadState>> {
+        // Somebody's status must not keep the TUN and the port.
+        let inner = Arc::downgrade(&self.inner);
+        Some(Arc::new(move || match inner.upgrade() {
+            Some(inner) => Ok(inner.state()),
+            None => Err(io::Error::new(io::ErrorKind::NotFound, "the device has ended")),
+        }))
+    }
+
+    fn set_mtu(&self, mtu: Mtu) {
+        self.inner.shared.mtu.store(mtu.0, Ordering::Relaxed);
+    }
+
+    fn expect(&self, peers: &[PublicKey]) {
+        lock(&self.inner.running).setup.expect(peers);
+    }
+
+    fn has_ended(&self) -> bool {
+        lock(&self.inner.running).has_ended.load(Ordering::Relaxed)
+    }
+
+    fn path(&self) -> Option<String> {
+        Some(Self::path(self).to_string())
+    }
+
+    fn counters(&self) -> Option<status::Counters> {
+        Some(self.inner.counters.clone())
     }
 }
 
@@ -261,6 +202,11 @@ impl fmt::Debug for UserspaceDevice {
 }
 
 impl Inner {
+    fn state(&self) -> DeviceState {
+        let running = lock(&self.running);
+        running.setup.state(running.port)
+    }
+
     fn apply(&self, changes: &[Change]) -> io::Result<()> {
         let mut running = lock(&self.running);
         let result = changes.iter().try_for_each(|change| match change {
@@ -283,7 +229,7 @@ impl Inner {
         let tun = Arc::clone(running.threads.tun());
         *lock(&self.shared.sockets) = sockets.clone();
         // The former threads end as this is dropped.
-        running.threads = start(&self.shared, tun, sockets, *layout, on_event)?;
+        (running.threads, running.has_ended) = start(&self.shared, tun, sockets, *layout, on_event)?;
         running.port = port;
         Ok(())
     }
@@ -323,10 +269,18 @@ fn start(
     sockets: PerFamily<Arc<UnderlaySocket>>,
     layout: Layout,
     on_event: &EventHook,
-) -> Result<Threads, UserspaceError> {
-    let options = ThreadOptions::new(KIND, tun, sockets, Arc::clone(on_event)).layout(layout);
+) -> Result<(Threads, Arc<AtomicBool>), UserspaceError> {
+    // Each set of threads has a flag of its own, so that a late failure of the last one does not count for this one.
+    let has_ended = Arc::new(AtomicBool::new(false));
+    let (flag, hook) = (Arc::clone(&has_ended), Arc::clone(on_event));
+    let on_event = Arc::new(move |event: EngineEvent| {
+        flag.store(true, Ordering::Relaxed);
+        hook(event);
+    });
+    let options = ThreadOptions::new(KIND, tun, sockets, on_event).layout(layout);
     let options = options.counters(Arc::clone(&shared.counters));
-    Threads::start(options, || WireGuard::new(Arc::clone(shared))).map_err(UserspaceError::Threads)
+    let threads = Threads::start(options, || WireGuard::new(Arc::clone(shared)));
+    Ok((threads.map_err(UserspaceError::Threads)?, has_ended))
 }
 
 #[cfg(test)]

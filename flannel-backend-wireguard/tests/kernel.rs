@@ -6,7 +6,7 @@ mod vm {
     use flannel_backend_wireguard::device::{Change, Device as _, DeviceState, PeerChange, PeerState};
     use flannel_backend_wireguard::kernel::KernelDevice;
     use flannel_backend_wireguard::key::{PresharedKey, PrivateKey, PublicKey};
-    use flannel_backend_wireguard::provider::{InKernel, Provider as _};
+    use flannel_backend_wireguard::provider::{InKernel, NewDevice, Provider as _};
     use flannel_core::addr::Mtu;
     use flannel_core::kernel::{Kernel as _, LinkOp};
     use flannel_core::netlink::Netlink;
@@ -21,7 +21,8 @@ mod vm {
             runtime.block_on(async {
                 let netns = Netns::current().unwrap();
                 let mut kernel = Netlink::open_in(&netns).unwrap();
-                InKernel.create(&netns, &mut kernel, "flannel-wg", Mtu(1420)).await.unwrap();
+                let new = NewDevice::new(&netns, "flannel-wg", Mtu(1420), 0);
+                assert!(InKernel.create(&mut kernel, &new).await.unwrap().is_none());
                 let link = kernel.link("flannel-wg").await.unwrap().unwrap();
                 let device = KernelDevice::open(&netns, link.index).unwrap();
                 body(&mut kernel, device).await;

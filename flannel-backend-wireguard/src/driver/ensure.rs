@@ -1,8 +1,10 @@
 //! Makes the devices or changes them to what they should be, and says what is in the way where that fails.
 
 use std::io;
+use std::sync::Arc;
 
 use flannel_core::addr::{Family, Mtu};
+use flannel_core::dataplane::{Object, Op, Route};
 use flannel_core::error::chain;
 use flannel_core::events::NetworkEvent;
 use flannel_core::kernel::{Kernel, KernelError, Link, LinkOp};
@@ -10,10 +12,11 @@ use flannel_core::netns::Netns;
 use flannel_core::port_holder::udp_port_holder;
 use flannel_core::reconcile::Devices;
 use flannel_core::status::{IPV6_MIN_MTU, Problem};
+use tokio::sync::Notify;
 
 use super::WireguardDriver;
 use crate::config::OVERHEAD;
-use crate::provider;
+use crate::provider::{CreateError, NewDevice, Provider};
 use crate::tunnel::{Common, Tunnel};
 
 impl WireguardDriver {
@@ -41,10 +44,10 @@ impl WireguardDriver {
         let mut ops = Vec::new();
         let Some(mtu) = self.mtu(lower) else { return Ok(ops) };
         for tunnel in &self.tunnels {
-            match find(kernel, tunnel, self.provider.kind()).await? {
-                None if self.provider.kind() == "wireguard" => ops.push(provider::create(tunnel.name, mtu)),
-                None => {}
-                Some(link) if link.kind.as_deref() != Some(self.provider.kind()) => {}
+            let provider = &self.chosen.provider;
+            match find(kernel, tunnel, provider.kind()).await? {
+                None => ops.extend(provider.plan(tunnel.name, mtu)),
+                Some(link) if link.kind.as_deref() != Some(provider.kind()) => {}
                 Some(link) => ops.extend(corrections(&link, mtu)),
             }
         }
@@ -68,7 +71,8 @@ impl WireguardDriver {
         let networks = self.sides.iter().map(|(_, side)| side.network).collect();
         let common = Common { config: &self.config, key: &self.key, networks };
         for tunnel in &mut self.tunnels {
-            let ensured = Ensure { netns: &self.netns, provider: &*self.provider, common: &common, mtu };
+            let provider = &*self.chosen.provider;
+            let ensured = Ensure { netns: &self.netns, provider, alarm: &self.alarm, common: &common, mtu };
             if let Some(problem) = ensured.run(kernel, tunnel, devices).await? {
                 problems.push(format!("device {}: {problem}", tunnel.name));
             }
@@ -80,7 +84,8 @@ impl WireguardDriver {
 /// What is needed to make a device.
 struct Ensure<'a> {
     netns: &'a Netns,
-    provider: &'a dyn crate::provider::Provider,
+    provider: &'a dyn Provider,
+    alarm: &'a Arc<Notify>,
     common: &'a Common<'a>,
     mtu: Mtu,
 }
@@ -93,12 +98,28 @@ impl Ensure<'_> {
         tunnel: &mut Tunnel,
         devices: &mut Devices,
     ) -> Result<Option<String>, KernelError> {
+        if tunnel.device.as_ref().is_some_and(|device| device.has_ended()) {
+            self.close(tunnel);
+        }
         let mut found = find(kernel, tunnel, self.provider.kind()).await?;
-        let is_new = found.is_none();
         tunnel.is_there = false;
+        let mut was_superseded = false;
+        if let Some(link) = found.as_ref().filter(|link| link.kind.as_deref() == self.provider.supersedes()) {
+            if let Err(problem) = self.supersede(kernel, link).await? {
+                return Ok(Some(problem));
+            }
+            (found, was_superseded) = (None, true);
+        }
+        let is_new = found.is_none();
         if is_new {
-            if let Err(error) = self.provider.create(self.netns, kernel, tunnel.name, self.mtu).await {
-                return Ok(Some(no_device(&error)));
+            // One in this process without its link still has the port.
+            self.close(tunnel);
+            let port = tunnel.port(self.common.config);
+            let new = NewDevice::new(self.netns, tunnel.name, self.mtu, port).alarm(Arc::clone(self.alarm));
+            match self.provider.create(kernel, &new).await {
+                Ok(device) => tunnel.device = device,
+                Err(CreateError::Kernel(error)) => return Ok(Some(no_device(&error))),
+                Err(error) => return Ok(Some(explain(&error, self.common, tunnel, self.netns))),
             }
             found = kernel.link(tunnel.name).await?;
         }
@@ -110,7 +131,9 @@ impl Ensure<'_> {
             )));
         }
         let before = tunnel.link.as_ref().map(|link| link.index);
-        if before != Some(link.index) || tunnel.device.is_none() {
+        if is_new && tunnel.device.is_some() {
+            tunnel.forget();
+        } else if before != Some(link.index) || tunnel.device.is_none() {
             tunnel.forget();
             match self.provider.open(self.netns, &link).await {
                 Ok(device) => tunnel.device = Some(device),
@@ -119,9 +142,13 @@ impl Ensure<'_> {
         }
         if is_new {
             devices.events.push(match before {
+                _ if was_superseded => NetworkEvent::DeviceRecreated {
+                    link: tunnel.name.to_owned(),
+                    reason: format!("it is in {} from now on", self.provider.name()),
+                },
                 Some(_) => NetworkEvent::DeviceRecreated {
                     link: tunnel.name.to_owned(),
-                    reason: "it was deleted, and with it all sessions".to_owned(),
+                    reason: "it was deleted or had stopped, and with it all sessions ended".to_owned(),
                 },
                 None => NetworkEvent::DeviceCreated {
                     link: tunnel.name.to_owned(),
@@ -152,6 +179,9 @@ impl Ensure<'_> {
                 devices.events.push(NetworkEvent::DeviceChanged { link: tunnel.name.to_owned(), detail });
             }
         }
+        if let Some(device) = &tunnel.device {
+            device.set_mtu(self.mtu);
+        }
         let link = if ops.is_empty() { Some(link) } else { kernel.link_at(link.index).await? };
         tunnel.is_there = link.is_some();
         let renamed = link.as_ref().filter(|link| link.name != tunnel.name).map(|link| {
@@ -160,6 +190,34 @@ impl Ensure<'_> {
         });
         tunnel.link = link.or(tunnel.link.take());
         Ok(renamed)
+    }
+
+    /// Lets go of a device, which ends if it is in this process.
+    fn close(&self, tunnel: &mut Tunnel) {
+        tunnel.device = None;
+        tunnel.forget();
+    }
+
+    /// Deletes a link that the other provider made, and that stays when its maker ends. Go flannel leaves no blackhole, so
+    /// those come first: what is for pods must not leave by a default route once the link's routes are gone.
+    async fn supersede(&self, kernel: &mut dyn Kernel, link: &Link) -> Result<Result<(), String>, KernelError> {
+        for network in &self.common.networks {
+            let blackhole = Route::blackhole(*network);
+            let key = Object::Route(blackhole).key();
+            let there = kernel.routes_at(network.family(), &[key].into()).await?;
+            if there.contains(&blackhole) {
+                continue;
+            }
+            if let Some(refusal) = kernel.execute(&[Op::Create(Object::Route(blackhole))]).await?.first() {
+                return Ok(Err(format!(
+                    "it is a {} of the kernel and stays: a blackhole for {network} must come first, and the kernel refused it \
+                     ({})",
+                    link.kind.as_deref().unwrap_or("link"),
+                    io::Error::from_raw_os_error(refusal.errno)
+                )));
+            }
+        }
+        kernel.change_link(&LinkOp::Delete(link.index)).await.map(Ok)
     }
 }
 
@@ -186,7 +244,8 @@ async fn find(kernel: &mut dyn Kernel, tunnel: &Tunnel, kind: &str) -> Result<Op
 fn no_device(error: &KernelError) -> String {
     let hint = match error.errno() {
         Some(libc::EOPNOTSUPP | libc::ENODEV) => {
-            "; this kernel has no WireGuard (modprobe wireguard; Linux 5.6 or newer has it)"
+            "; this kernel has no WireGuard: load its module (modprobe wireguard; Linux 5.6 or newer has it), or use \
+             WireGuard in user space (--wireguard=userspace)"
         }
         Some(libc::EPERM) => "; the agent needs CAP_NET_ADMIN",
         _ => "",

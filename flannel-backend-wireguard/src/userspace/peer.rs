@@ -72,11 +72,13 @@ struct Timers {
     forget: Option<Instant>,
     /// When the last handshake was begun because of an unknown session.
     knocked: Option<Instant>,
+    /// When a handshake begins without a packet that asks for one.
+    greet: Option<Instant>,
 }
 
 impl Peer {
     pub(crate) fn new(key: PublicKey, index: u32, identity: Option<&Identity>, now: Instant) -> Self {
-        let timers = Timers { ticked: now, active: now, is_running: false, forget: None, knocked: None };
+        let timers = Timers { ticked: now, active: now, is_running: false, forget: None, knocked: None, greet: None };
         let inner = Inner {
             tunnel: identity.map(|identity| Tunnel::new(identity, key, None, index)),
             preshared_key: None,
@@ -239,6 +241,11 @@ impl Peer {
         inner.initiate(now, post);
     }
 
+    /// Begins a handshake at this time, unless there is a session by then. The timers must be looked at afterwards.
+    pub(crate) fn greet(&self, at: Instant) {
+        self.inner().timers.greet = Some(at);
+    }
+
     /// Looks at the timers and returns when they have to be looked at next.
     pub(crate) fn on_time(&self, now: Instant, post: &dyn Post) -> Option<Instant> {
         self.inner().on_time(now, post)
@@ -321,6 +328,11 @@ impl Inner {
 
     fn on_time(&mut self, now: Instant, post: &dyn Post) -> Option<Instant> {
         self.keep_alive(now, post);
+        if self.timers.greet.is_some_and(|at| at <= now) {
+            self.timers.greet = None;
+            self.catch_up(now, post);
+            self.initiate(now, post);
+        }
         if self.timers.is_running {
             self.catch_up(now, post);
             if now.saturating_duration_since(self.timers.active) >= QUIET {
@@ -329,14 +341,15 @@ impl Inner {
             }
         }
         if self.timers.is_running {
-            return Some(now + TICK);
+            let tick = now + TICK;
+            return Some(self.timers.greet.map_or(tick, |at| at.min(tick)));
         }
         if self.timers.forget.is_some_and(|forget| forget <= now) {
             self.timers.forget = None;
             self.tick(now, post);
         }
         let keepalive = self.keepalive_due();
-        [self.timers.forget, keepalive].into_iter().flatten().min()
+        [self.timers.forget, keepalive, self.timers.greet].into_iter().flatten().min()
     }
 
     /// When the next persistent keepalive is due.

@@ -1,9 +1,9 @@
 //! What a device was told: its key, its peers, and which of them has which addresses.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use flannel_core::addr::Subnet;
 use ipnetwork::IpNetwork;
@@ -14,6 +14,9 @@ use super::table::Table;
 use crate::device::{Change, DeviceState, PeerChange, PeerState};
 use crate::key::{PrivateKey, PublicKey};
 
+/// Time between handshakes that are begun with expected peers, so that the answers of a thousand don't come at once.
+const GREETINGS: Duration = Duration::from_millis(2);
+
 /// The configuration of a device. Peers, with their sessions, are shared with the tables made of it.
 #[derive(Default)]
 pub(crate) struct Setup {
@@ -22,9 +25,18 @@ pub(crate) struct Setup {
     peers: BTreeMap<PublicKey, Arc<Peer>>,
     /// Each allowed address belongs to one peer.
     allowed: HashMap<Subnet, PublicKey>,
+    /// Peers that had sessions with an earlier device.
+    expected: HashSet<PublicKey>,
+    /// When the next handshake with one of them may begin.
+    next_greeting: Option<Instant>,
 }
 
 impl Setup {
+    /// Has handshakes begin with these peers as soon as they are added.
+    pub(crate) fn expect(&mut self, peers: &[PublicKey]) {
+        self.expected = peers.iter().copied().collect();
+    }
+
     /// Makes a change of the key or of a peer.
     pub(crate) fn apply(&mut self, change: &Change) -> io::Result<()> {
         match change {
@@ -58,7 +70,13 @@ impl Setup {
         let now = Instant::now();
         if !self.peers.contains_key(&key) {
             let index = self.free_index();
-            self.peers.insert(key, Arc::new(Peer::new(key, index, identity, now)));
+            let peer = Peer::new(key, index, identity, now);
+            if self.expected.contains(&key) {
+                let at = self.next_greeting.map_or(now, |at| at.max(now));
+                self.next_greeting = Some(at + GREETINGS);
+                peer.greet(at);
+            }
+            self.peers.insert(key, Arc::new(peer));
         }
         if let Some(peer) = self.peers.get(&key) {
             peer.change(change, self.identity.as_deref(), now);
