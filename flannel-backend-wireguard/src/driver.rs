@@ -96,7 +96,20 @@ impl WireguardDriver {
         let counters = Counters::of_devices(netns.clone(), names);
         let look = Look { next: Instant::now() + LOOK, every: LOOK, errors: None, counters };
         let (recalled, alarm) = (Vec::new(), Arc::default());
-        Self { netns, config, underlay, sides, chosen, key, key_file, tunnels, lower: None, recalled, look, alarm }
+        Self {
+            netns,
+            config,
+            underlay,
+            sides,
+            chosen,
+            key,
+            key_file,
+            tunnels,
+            lower: None,
+            recalled,
+            look,
+            alarm,
+        }
     }
 
     /// The same, of a node that stored these leases last.

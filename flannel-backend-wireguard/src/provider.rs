@@ -19,6 +19,7 @@ use crate::userspace::UserspaceError;
 pub(crate) use choice::Chosen;
 pub use choice::Implementation;
 pub use kernel::InKernel;
+#[cfg(any(test, feature = "testing"))]
 pub(crate) use kernel::create;
 pub use userspace::InUserspace;
 

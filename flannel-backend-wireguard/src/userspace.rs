@@ -114,7 +114,8 @@ impl UserspaceDevice {
     /// Makes the TUN, binds the port in both families, and starts the threads. There is no key yet, and no peer. The link is
     /// down, and has neither addresses nor routes.
     pub fn open(options: UserspaceOptions) -> Result<Self, UserspaceError> {
-        let UserspaceOptions { netns, name, counted_as, listen_port, layout, tun, sockets: how, on_event } = options;
+        let UserspaceOptions { netns, name, counted_as, listen_port, layout, tun, sockets: how, on_event } =
+            options;
         let tun = netns.run(|| Tun::open(&name, tun))?.map_err(UserspaceError::Tun)?;
         let (sockets, port) = netns.run(|| bind(listen_port, how))??;
         let shared = Arc::new(Shared {

@@ -31,13 +31,14 @@ pub(crate) fn agent(options: &Options, store: Arc<dyn SubnetManager>) -> AgentBu
         .strict_underlay(gate(options))
         .tx_checksum(options.vxlan_tx_checksum);
     let udp = UdpOptions::default().layout(options.udp_threads);
+    let wireguard = WireguardBackend::new().implementation(options.wireguard);
     Agent::builder(store)
         .backend(vxlan)
         .backend(HostGwBackend::new())
         .backend(IpipBackend::new())
         .backend(ExtensionBackend::new(environment()))
         .backend(AllocBackend::new())
-        .backend(WireguardBackend::new().key_file(wireguard_key_file()))
+        .backend(wireguard.layout(options.udp_threads).key_file(wireguard_key_file()))
         .backend(UdpBackend::new(udp.allow_from(options.udp_allow_from.iter().copied())))
         .underlay(
             UnderlayOptions::auto()

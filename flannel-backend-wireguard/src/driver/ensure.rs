@@ -200,7 +200,11 @@ impl Ensure<'_> {
 
     /// Deletes a link that the other provider made, and that stays when its maker ends. Go flannel leaves no blackhole, so
     /// those come first: what is for pods must not leave by a default route once the link's routes are gone.
-    async fn supersede(&self, kernel: &mut dyn Kernel, link: &Link) -> Result<Result<(), String>, KernelError> {
+    async fn supersede(
+        &self,
+        kernel: &mut dyn Kernel,
+        link: &Link,
+    ) -> Result<Result<(), String>, KernelError> {
         for network in &self.common.networks {
             let blackhole = Route::blackhole(*network);
             let key = Object::Route(blackhole).key();

@@ -78,7 +78,8 @@ struct Timers {
 
 impl Peer {
     pub(crate) fn new(key: PublicKey, index: u32, identity: Option<&Identity>, now: Instant) -> Self {
-        let timers = Timers { ticked: now, active: now, is_running: false, forget: None, knocked: None, greet: None };
+        let timers =
+            Timers { ticked: now, active: now, is_running: false, forget: None, knocked: None, greet: None };
         let inner = Inner {
             tunnel: identity.map(|identity| Tunnel::new(identity, key, None, index)),
             preshared_key: None,

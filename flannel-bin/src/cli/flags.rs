@@ -11,6 +11,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use flannel_backend_udp::Layout;
 use flannel_backend_vxlan::{NextHopObjects, TxChecksum};
+use flannel_backend_wireguard::Implementation;
 use flannel_control::show::Form;
 use flannel_core::addr::Subnet;
 use flannel_core::firewall::gate::Mode;
@@ -203,9 +204,13 @@ pub(crate) struct Options {
     /// with the vxlan backend, underlay addresses besides the published ones that --strict-underlay lets in; can be repeated
     #[arg(long, help_heading = BACKEND, value_name = "CIDR", value_parser = value::subnet)]
     pub(crate) vxlan_allow_from: Vec<Subnet>,
-    /// threads of the udp backend: 1 for both directions, 2 for one each, auto for a second one under load only
+    /// threads of udp, and of each device of WireGuard in user space: 1 for both directions, 2 for one each, auto for a second
+    /// one under load only
     #[arg(long, help_heading = BACKEND, value_name = "auto|1|2", default_value = "auto", value_parser = value::LAYOUT)]
     pub(crate) udp_threads: Layout,
+    /// who encrypts for the wireguard backend: the kernel, this process (userspace), or auto for the kernel where it can
+    #[arg(long, help_heading = BACKEND, value_name = "auto|kernel|userspace", default_value = "auto", value_parser = value::WIREGUARD)]
+    pub(crate) wireguard: Implementation,
     /// with the udp backend, underlay addresses besides the published ones from which datagrams are accepted; can be repeated
     #[arg(long, help_heading = BACKEND, value_name = "CIDR", value_parser = value::subnet)]
     pub(crate) udp_allow_from: Vec<Subnet>,

@@ -10,6 +10,7 @@ use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 use clap::{Arg, Command};
 use flannel_backend_udp::Layout;
 use flannel_backend_vxlan::{NextHopObjects, TxChecksum};
+use flannel_backend_wireguard::Implementation::{self, Auto, Kernel, Userspace};
 use flannel_control::log::ModuleLevel;
 use flannel_control::show::Form;
 use flannel_core::addr::Subnet;
@@ -169,6 +170,11 @@ pub(super) const MODE: OneOf<Mode> = OneOf {
 pub(super) const LAYOUT: OneOf<Layout> = OneOf {
     words: &[("auto", Layout::Adaptive), ("1", Layout::OneThread), ("2", Layout::TwoThreads)],
     expected: "auto, 1 or 2",
+};
+
+pub(super) const WIREGUARD: OneOf<Implementation> = OneOf {
+    words: &[("auto", Auto), ("kernel", Kernel), ("userspace", Userspace)],
+    expected: "auto, kernel or userspace",
 };
 
 pub(super) const TX_CHECKSUM: OneOf<TxChecksum> = OneOf {

@@ -22,6 +22,8 @@ pub(crate) struct BackendCase {
     pub(crate) takeover: &'static [&'static str],
     /// Whether the kernel carries packets, so that traffic needs no agent.
     pub(crate) in_kernel: bool,
+    /// Whether the kernel has a route to each peer.
+    pub(crate) routes_peers: bool,
     /// How often a take-over writes to the kernel in each family.
     pub(crate) adoptions: usize,
     /// What a take-over makes of the state that Go left.
@@ -152,6 +154,28 @@ macro_rules! on_store {
 #[cfg(any(feature = "etcd", feature = "kube"))]
 pub(crate) use on_store;
 
+/// Makes one test of each expression, by the name before it. After `ignored` comes why a machine may not be able to run them.
+macro_rules! rows {
+    (ignored $why:literal; $($name:ident: $run:expr;)+) => {
+        $(
+            #[test]
+            #[ignore = $why]
+            fn $name() {
+                flannel_lab::sandbox::in_sandbox(flannel_lab::test_name!(), || $run);
+            }
+        )+
+    };
+    ($($name:ident: $run:expr;)+) => {
+        $(
+            #[test]
+            fn $name() {
+                flannel_lab::sandbox::in_sandbox(flannel_lab::test_name!(), || $run);
+            }
+        )+
+    };
+}
+pub(crate) use rows;
+
 /// Makes one test of each function with one case.
 macro_rules! row {
     ($name:ident $case:ident: $($test:ident),+) => {
@@ -178,6 +202,7 @@ pub(crate) const VXLAN: BackendCase = BackendCase {
     golden: &["vxlan", "vxlan-dual", "vxlan-dual-nftables", "vxlan-nftables", "vxlan-vni-port-gbp"],
     takeover: &["vxlan", "vxlan-dual", "vxlan-dual-nftables"],
     in_kernel: true,
+    routes_peers: true,
     // The object that is tried, twice; the object and the route through it.
     adoptions: 4,
     adopt: |state, _| {
@@ -280,6 +305,7 @@ pub(crate) const HOST_GW: BackendCase = BackendCase {
     golden: &["host-gw", "host-gw-dual"],
     takeover: &["host-gw", "host-gw-dual"],
     in_kernel: true,
+    routes_peers: true,
     // The mark, put on in place.
     adoptions: 1,
     adopt: |state, _| {
@@ -306,6 +332,7 @@ pub(crate) const UDP: BackendCase = BackendCase {
     golden: &["udp"],
     takeover: &["udp"],
     in_kernel: false,
+    routes_peers: false,
     adoptions: 0,
     adopt: |_, _| (),
     // Peers have no routes of their own: see `Bed::wait_for_peers`.
@@ -327,13 +354,14 @@ pub(crate) const UDP: BackendCase = BackendCase {
 pub(crate) const WIREGUARD: BackendCase = BackendCase {
     kind: "wireguard",
     keys: "",
-    flags: &[],
+    flags: &["--wireguard=kernel"],
     families: &[Families::Dual, Families::V4, Families::V6],
     overhead: [80, 80],
     // No Go node of that kind was recorded; the row of a take-over lays out what it leaves.
     golden: &[],
     takeover: &[],
     in_kernel: true,
+    routes_peers: true,
     adoptions: 0,
     adopt: |_, _| (),
     is_peer_route: |line| line.contains("dev flannel-wg") && line.contains("proto 102"),
@@ -368,6 +396,14 @@ pub(crate) const WIREGUARD: BackendCase = BackendCase {
 /// One device for both families.
 pub(crate) const WIREGUARD_SINGLE: BackendCase = BackendCase { keys: r#","Mode":"ipv6""#, ..WIREGUARD };
 
+/// The same in the agent's process.
+pub(crate) const WIREGUARD_USERSPACE: BackendCase =
+    BackendCase { flags: &["--wireguard=userspace"], in_kernel: false, wipe: &[], ..WIREGUARD };
+
+/// One device for both families, in the agent's process.
+pub(crate) const WIREGUARD_USERSPACE_SINGLE: BackendCase =
+    BackendCase { keys: WIREGUARD_SINGLE.keys, ..WIREGUARD_USERSPACE };
+
 fn wireguard_damages(two: &Remote, _: &Remote, own_base: &str) -> Vec<(&'static str, String)> {
     let Remote { device, subnet, base, .. } = two;
     let (unused, unused_subnet) = unused(base);
@@ -400,6 +436,7 @@ pub(crate) const IPIP: BackendCase = BackendCase {
     golden: &[],
     takeover: &[],
     in_kernel: true,
+    routes_peers: true,
     adoptions: 0,
     adopt: |_, _| (),
     is_peer_route: |line| line.contains("dev flannel.ipip") && line.contains("onlink"),

@@ -199,7 +199,7 @@ impl<S: Store> Bed<S> {
     /// Waits until a node has routes to this many peers in each family that it has.
     #[track_caller]
     pub(crate) fn wait_for_peers(&self, number: u8, peers: usize) {
-        if !self.case.in_kernel {
+        if !self.case.routes_peers {
             // The state file names them once they are in use.
             let path = subnet_file(number).with_extension("env.state");
             eventually(SOON, &format!("{peers} peers in use on node {number}"), || {

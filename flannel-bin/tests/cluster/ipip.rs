@@ -3,27 +3,14 @@
 mod vm {
     use flannel_lab::cluster::{Cluster, Families};
     use flannel_lab::pod::Pod;
-    use flannel_lab::sandbox::in_sandbox;
-    use flannel_lab::test_name;
     use flannel_lab::wait::eventually;
 
-    use crate::backends::{BackendCase, IPIP, IPIP_DIRECT, VXLAN};
+    use crate::backends::{BackendCase, IPIP, IPIP_DIRECT, VXLAN, rows};
     use crate::harness::{Bed, Folder, SOON, Store, Traffic, assert_all_reach_all, new_folder, sides};
     use crate::{connectivity, repair, restart, underlay};
 
-    macro_rules! rows {
-        ($($name:ident: $run:expr;)+) => {
-            $(
-                #[test]
-                #[ignore = "needs a kernel with ipip; .ci/vm --all runs it in a VM"]
-                fn $name() {
-                    in_sandbox(test_name!(), || $run);
-                }
-            )+
-        };
-    }
-
     rows!(
+        ignored "needs a kernel with ipip; .ci/vm --all runs it in a VM";
         pods_reach_each_other: connectivity::every_pod_pings_every_other(&IPIP, |_| new_folder());
         pods_reach_each_other_directly: connectivity::every_pod_pings_every_other(&IPIP_DIRECT, |_| new_folder());
         killed_and_started_again: restart::kill_and_start_again(&IPIP, |_| new_folder());
@@ -41,6 +28,7 @@ mod vm {
 
     #[cfg(feature = "etcd")]
     rows!(
+        ignored "needs a kernel with ipip; .ci/vm --all runs it in a VM";
         no_outage_of_the_store_changes_the_datapath: crate::outages::change_nothing(&IPIP, crate::etcd::start);
     );
 

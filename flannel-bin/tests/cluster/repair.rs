@@ -163,7 +163,7 @@ pub(crate) fn what_is_not_ours_stays(case: &'static BackendCase) {
     // A peer arrives whose subnet somebody else's route holds.
     let (key, value) = case.record(201);
     bed.store.put(&key, &value).unwrap();
-    if case.in_kernel {
+    if case.routes_peers {
         if case.widest() == Families::Dual {
             eventually(SOON, "the peer's IPv6 side", || {
                 netns.ip("-6 route show").unwrap().contains("fd00:10:244:c9::/64")
@@ -178,7 +178,7 @@ pub(crate) fn what_is_not_ours_stays(case: &'static BackendCase) {
         assert_eq!(bed.state(1), state);
     }
     assert!(netns.ip("route show 10.244.201.0/24").unwrap().contains("dev eth0"));
-    if case.in_kernel {
+    if case.routes_peers {
         let holder = || netns.ip("route show 10.244.201.0/24").unwrap();
         netns.ip("route del 10.244.201.0/24 dev eth0").unwrap();
         eventually(SOON, "ours in its place", || holder().contains(" proto 102"));
@@ -227,7 +227,7 @@ fn peers_that_left_joined_or_changed_while_the_agent_was_down(case: &'static Bac
     let lines = |bed: &Bed<Folder>, word: &str| {
         bed.state(1).to_string().lines().filter(|line| line.contains(word)).count()
     };
-    for (before, after) in before.iter().zip(&after).filter(|_| case.in_kernel) {
+    for (before, after) in before.iter().zip(&after).filter(|_| case.routes_peers) {
         assert_eq!(lines(&bed, before), 0, "{before}: {}", bed.state(1));
         assert!(lines(&bed, after) > 0, "{after}: {}", bed.state(1));
     }

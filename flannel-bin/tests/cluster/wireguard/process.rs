@@ -1,0 +1,72 @@
+//! What a device in the agent's process means: it ends with that, and others may have its port.
+
+use std::net::UdpSocket;
+use std::time::{Duration, Instant};
+
+use flannel_lab::cluster::Families;
+use flannel_lab::wait::eventually;
+
+use super::bed;
+use crate::backends::WIREGUARD_USERSPACE;
+use crate::harness::{SOON, Traffic, assert_all_reach_all, http_get};
+
+/// The other nodes go on with sessions that a restarted node does not have. Of that they would know 15 s after its last
+/// packet (paper section 6.2 and 6.5); it begins new ones itself, at once.
+const WITHOUT_GREETING: Duration = Duration::from_secs(15);
+
+/// Under traffic in one direction at a time, since that into the restarted node is the one that can't help itself.
+pub(super) fn restart_costs_a_handshake() {
+    let mut bed = bed(&WIREGUARD_USERSPACE, 3);
+    let pods = [bed.pod(1), bed.pod(2), bed.pod(3)];
+    for (from, to) in [(1, 0), (0, 1)] {
+        let traffic = Traffic::between(&pods[from], &pods[to]);
+        for kills in [true, false] {
+            if kills {
+                bed.kill(1)
+            } else {
+                bed.stop(1)
+            }
+            let began = Instant::now();
+            bed.start(1);
+            let ready = Instant::now();
+            traffic.go_on(1);
+            let (all, since) = (began.elapsed(), ready.elapsed());
+            println!(
+                "packets again {all:?} after the end of the last agent, {since:?} after the next was ready"
+            );
+            assert!(all < WITHOUT_GREETING, "{all:?}, {since:?} of it when ready");
+        }
+        for (dst, report) in traffic.stop() {
+            println!("to {dst}: {report:?}");
+        }
+    }
+    // A node that had no packets in either direction has its session, too.
+    assert_all_reach_all(&pods, WIREGUARD_USERSPACE.mtu(Families::Dual, 1500));
+}
+
+/// The agent lets go of the port with its TUN. While another link has that one's name, somebody else takes it.
+pub(super) fn port_taken() {
+    let bed = bed(&WIREGUARD_USERSPACE, 2);
+    let pods = [bed.pod(1), bed.pod(2)];
+    let netns = bed.netns(1).clone();
+    bed.agent(1).pause().unwrap();
+    netns.ip("link del flannel-wg").unwrap();
+    netns.ip("link add flannel-wg type bridge").unwrap();
+    bed.agent(1).resume().unwrap();
+    let mut holder = None;
+    eventually(SOON, "the port to be free", || {
+        holder = netns.enter(|| UdpSocket::bind(("0.0.0.0", 51820))).unwrap().ok();
+        holder.is_some()
+    });
+    netns.ip("link del flannel-wg").unwrap();
+    let named = format!("(pid {}) has UDP port 51820", std::process::id());
+    eventually(SOON, "a word about who has the port", || {
+        let answer = http_get(&netns, 8471, "/readyz");
+        let is_named = answer.contains(&named) && answer.contains("Backend.ListenPort");
+        if answer.starts_with("HTTP/1.1 503") && is_named { Ok(()) } else { Err(answer) }
+    });
+    drop(holder);
+    bed.wait_ready(1);
+    bed.wait_for_peers(1, 1);
+    assert_all_reach_all(&pods, WIREGUARD_USERSPACE.mtu(Families::Dual, 1500));
+}
