@@ -7,8 +7,8 @@
 //!
 //! - `status`: the results as values. `options`: what an embedder sets. What a backend tells is
 //!   [`Probing`](crate::backend::Probing).
-//! - `verdict`: the table. `advice`: what it says in words, and what to do. `track`: what is known of one peer, and what to do next. `ladder`: the largest packet that
-//!   passes. `pace`: intervals and budget. `gate`: readiness that waits for peers. All pure.
+//! - `verdict`: the table. `advice`: what it says in words, and what to do. `track`: what is known of one peer, and what to do next.
+//!   `watch`: what shows that a verdict may be over. `ladder`: the largest packet that passes. `kind`: the kinds of packets. `pace`: intervals and budget. `gate`: readiness that waits for peers. All pure.
 //! - `packet`, `sockets`, `engine`: the bytes, the sockets, and the task that has both.
 //!
 //! # What is sent, and what it takes
@@ -22,6 +22,7 @@
 mod advice;
 mod engine;
 mod gate;
+mod kind;
 mod ladder;
 mod options;
 mod pace;
@@ -30,6 +31,7 @@ mod sockets;
 mod status;
 mod track;
 mod verdict;
+mod watch;
 
 pub(crate) use engine::{ProbeEvent, Prober};
 pub use options::{ProbeInterval, ProbeOptions, ReadyPeers};

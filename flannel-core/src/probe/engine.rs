@@ -173,9 +173,10 @@ impl Prober {
             let start = self.starts.first().map(|(at, _)| self.resumed.max(*at));
             let due = [end, start, self.is_changed.then_some(publish_at), gate];
             let due = due.into_iter().flatten().min();
+            let mut has_arrived = false;
             tokio::select! {
-                () = arrival(self.sockets.v4.as_ref()) => {}
-                () = arrival(self.sockets.v6.as_ref()) => {}
+                () = arrival(self.sockets.v4.as_ref()) => has_arrived = true,
+                () = arrival(self.sockets.v6.as_ref()) => has_arrived = true,
                 Some(done) = self.connecting.join_next() => {
                     if let Ok(Some(number)) = done {
                         self.answer(Arrival { number, from: None, what: What::Reply });
@@ -187,9 +188,11 @@ impl Prober {
                 }
                 () = until(due) => {}
             }
-            // What has arrived counts before anything is called late.
-            self.drain(&mut buffer);
             let now = Instant::now();
+            // What has arrived counts before anything is called late. Otherwise nothing is read that is not announced.
+            if has_arrived || end.is_some_and(|end| end <= now) {
+                self.drain(&mut buffer);
+            }
             if std::mem::take(&mut is_listed) {
                 self.list(now).await;
                 list_at = now + LISTED;

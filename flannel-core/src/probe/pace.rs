@@ -9,6 +9,8 @@ use crate::backend::Answers;
 
 /// Visits of a second, at most, over all peers that answer.
 const VISITS: u32 = 20;
+/// Thorough rounds of a second, at most, over all peers with a verdict against them.
+const THOROUGH: u32 = 4;
 /// Packets of a second, at most, and how many may be sent at once after a rest.
 const PACKETS: u32 = 400;
 const BURST: u32 = 200;
@@ -29,6 +31,17 @@ pub(super) struct Crowd {
     pub(super) neighbours: usize,
     /// How many neighbours may be visited within the time after which the kernel forgets them: [`room`].
     pub(super) room: usize,
+}
+
+/// The time between visits of a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Gaps {
+    /// Between those of a peer that answers.
+    pub(super) regular: Duration,
+    /// Between those of a peer with a verdict against it, once it has had it for long, at least.
+    pub(super) unreached: Duration,
+    /// Between thorough rounds of such a peer, at least, unless something changes.
+    pub(super) thorough: Duration,
 }
 
 /// The kernel's limits for a table of neighbours, which is one for all namespaces: `gc_thresh1` to `gc_thresh3` of
@@ -65,6 +78,11 @@ pub(super) fn interval(asked: ProbeInterval, crowd: Crowd, answers: Answers) -> 
     let fair = Duration::from_secs(1) * count(crowd.targets) / VISITS;
     let asked = if let ProbeInterval::Every(asked) = asked { asked } else { Duration::ZERO };
     shortest.max(fair).max(crowd.among_neighbours()).max(asked)
+}
+
+/// The time between two thorough rounds of one of so many peers with a verdict against them.
+pub(super) fn between_thorough_rounds(unreached: usize) -> Duration {
+    Duration::from_secs(1) * count(unreached) / THOROUGH
 }
 
 /// Within which time so many new targets get their first packet: soon if readiness waits for them.
@@ -145,6 +163,14 @@ mod tests {
             ("a table that was made larger", Auto, Crowd { room: 2048, ..crowd(1000, 1000) }, Base, s(50)),
         ] {
             assert_eq!(interval(asked, crowd, answers), want, "{what}");
+        }
+    }
+
+    /// Few are looked at thoroughly each time (`track` visits them every five seconds); many share the rest.
+    #[test]
+    fn thorough_rounds_have_a_budget_of_their_own() {
+        for (unreached, gap) in [(0, 0), (4, 1_000), (20, 5_000), (1_000, 250_000)] {
+            assert_eq!(between_thorough_rounds(unreached).as_millis(), gap, "{unreached}");
         }
     }
 

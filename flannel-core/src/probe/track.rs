@@ -2,15 +2,22 @@
 //!
 //! A peer that answers gets a regular visit now and then. One missing answer makes it suspect: it gets thorough rounds
 //! soon one after the other, and a verdict once two of them agree and some time has passed, so that a lost packet or a
-//! short interruption is none. With a verdict against it the rounds become rare.
+//! short interruption is none. With a verdict against it the rounds become rare, and where there are many such peers most
+//! of them only watch whether it may be over.
+
+#[cfg(test)]
+mod tests;
 
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
+use super::kind::Kind;
 use super::ladder::Ladder;
+use super::pace::Gaps;
 use super::status::Verdict;
 use super::verdict::{Answer, Findings, judge};
+use super::watch::{stands, watched};
 
 /// How long something must have been wrong before there is a verdict.
 const FIRM: Duration = Duration::from_millis(1500);
@@ -42,6 +49,8 @@ pub(super) enum Round {
         /// Whether UDP is sent, too.
         udp: bool,
     },
+    /// What shows that the verdict against it may be over.
+    Watch(Vec<Kind>),
     /// Everything that tells what is wrong.
     Thorough {
         /// An echo of this size is sent, too: the largest that passed.
@@ -114,11 +123,39 @@ struct Suspicion {
     largest: Option<u32>,
     /// How many rounds there were since the verdict.
     rounds: u32,
+    /// What the last thorough round found, if the next round only watches.
+    watches: Option<Findings>,
+    /// When the last thorough round was sent.
+    thorough: Instant,
 }
 
 impl Suspicion {
     fn new(since: Instant) -> Self {
-        Self { since, candidate: Verdict::Untested, agreed: 0, ladder: None, largest: None, rounds: 0 }
+        Self {
+            since,
+            candidate: Verdict::Untested,
+            agreed: 0,
+            ladder: None,
+            largest: None,
+            rounds: 0,
+            watches: None,
+            thorough: since,
+        }
+    }
+}
+
+impl Suspicion {
+    /// How long to wait for the next round of a peer with this verdict.
+    fn back_off(&mut self, verdict: Verdict, gaps: Gaps) -> Duration {
+        self.rounds += 1;
+        let longest = if verdict.is_trouble() { LONGEST } else { LONGEST_HARMLESS };
+        let backoff = Duration::from_secs(1 << self.rounds.min(16)) / 2;
+        backoff.min(longest.max(gaps.unreached))
+    }
+
+    /// Whether it is too soon for a thorough round at this time.
+    fn may_watch(&self, next: Instant, gaps: Gaps) -> bool {
+        next < self.thorough + gaps.thorough
     }
 }
 
@@ -155,10 +192,15 @@ impl Track {
         match &self.mood {
             Mood::New => Round::First,
             Mood::Calm => Round::Regular { udp: self.visits.is_multiple_of(self.udp_every) },
-            Mood::Suspect(suspicion) => match suspicion.ladder.and_then(Ladder::sizes) {
-                Some(sizes) => Round::Ladder(sizes),
-                None => Round::Thorough { largest: suspicion.largest },
-            },
+            Mood::Suspect(suspicion) => {
+                match (suspicion.ladder.and_then(Ladder::sizes), &suspicion.watches) {
+                    (Some(sizes), _) => Round::Ladder(sizes),
+                    (None, Some(seen)) => {
+                        Round::Watch(watched(self.verdict, seen, self.overlay.rtt.is_some()))
+                    }
+                    (None, None) => Round::Thorough { largest: suspicion.largest },
+                }
+            }
         }
     }
 
@@ -186,8 +228,7 @@ impl Track {
     }
 
     /// Takes in the answers of a round that was sent at `sent`. `at_largest` is that of the largest packet that passed
-    /// before, `small` the size of a small one in bytes. Returns how long to wait for the next visit, where a regular
-    /// one comes after `interval`, and one of a peer with a verdict against it not sooner than after `again` for long.
+    /// before, `small` the size of a small one in bytes. Returns how long to wait for the next visit.
     pub(super) fn conclude(
         &mut self,
         round: &Round,
@@ -195,15 +236,18 @@ impl Track {
         (at_largest, small): (Answer, u32),
         (sent, now): (Instant, Instant),
         wall: SystemTime,
-        (interval, again): (Duration, Duration),
+        gaps: Gaps,
     ) -> Duration {
         self.overlay.count(found.usual());
         self.underlay.count(found.under_echo);
+        if let Round::Watch(kinds) = round {
+            return self.keep_watching(kinds, &found, at_largest, now, gaps);
+        }
         let is_first_look = !matches!(round, Round::Thorough { .. });
         if is_first_look {
             self.visits = self.visits.wrapping_add(1);
             if found.is_good() {
-                return self.calm(wall, interval);
+                return self.calm(wall, gaps.regular);
             }
             self.mood = Mood::Suspect(Box::new(Suspicion::new(sent)));
             return Duration::ZERO;
@@ -216,6 +260,7 @@ impl Track {
             suspicion.largest = None;
         }
         found.largest = suspicion.largest;
+        suspicion.thorough = sent;
         if found.lacks_largest() {
             suspicion.ladder = Some(Ladder::new(small, found.mtu));
             self.mood = Mood::Suspect(suspicion);
@@ -226,7 +271,7 @@ impl Track {
             // Somebody filters UDP, or its answers.
             let is_mute = found.offloaded == Answer::No;
             self.udp_every = if is_mute { UDP_SELDOM } else { UDP_EVERY };
-            return self.calm(wall, interval);
+            return self.calm(wall, gaps.regular);
         }
         let is_same = verdict.severity() == suspicion.candidate.severity();
         suspicion.agreed = if is_same { suspicion.agreed + 1 } else { 1 };
@@ -237,15 +282,35 @@ impl Track {
             self.settle(verdict, evidence, wall);
         }
         let wait = if self.verdict.severity() == verdict.severity() {
-            suspicion.rounds += 1;
-            let longest = if verdict.is_trouble() { LONGEST } else { LONGEST_HARMLESS };
-            let backoff = Duration::from_secs(1 << suspicion.rounds.min(16)) / 2;
-            backoff.min(longest.max(again))
+            let wait = suspicion.back_off(verdict, gaps);
+            suspicion.watches = suspicion.may_watch(now + wait, gaps).then_some(found);
+            wait
         } else {
             suspicion.rounds = 0;
             AGAIN
         };
         self.mood = Mood::Suspect(suspicion);
+        wait
+    }
+
+    /// Takes in the answers of a round that only watched.
+    fn keep_watching(
+        &mut self,
+        kinds: &[Kind],
+        found: &Findings,
+        at_largest: Answer,
+        now: Instant,
+        gaps: Gaps,
+    ) -> Duration {
+        let Mood::Suspect(suspicion) = &mut self.mood else { return Duration::ZERO };
+        if !suspicion.watches.as_ref().is_some_and(|seen| stands(kinds, seen, found, at_largest)) {
+            suspicion.watches = None;
+            return Duration::ZERO;
+        }
+        let wait = suspicion.back_off(self.verdict, gaps);
+        if !suspicion.may_watch(now + wait, gaps) {
+            suspicion.watches = None;
+        }
         wait
     }
 
@@ -260,170 +325,5 @@ impl Track {
             self.since = wall;
         }
         (self.verdict, self.evidence) = (verdict, evidence);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Answer::{No, Untried, Yes};
-    use super::*;
-
-    const INTERVAL: Duration = Duration::from_secs(1);
-
-    /// A track with a clock that runs as the track says.
-    struct Course {
-        track: Track,
-        now: Instant,
-        /// The least time between visits of many peers that are not reached.
-        again: Duration,
-    }
-
-    impl Course {
-        fn new() -> Self {
-            Self { track: Track::new(SystemTime::UNIX_EPOCH), now: Instant::now(), again: INTERVAL }
-        }
-
-        /// One visit, at which the network is like this.
-        fn visit(&mut self, network: &Findings) -> Round {
-            let round = self.track.round();
-            let sent = self.now;
-            self.now += self.track.patience();
-            let wall = SystemTime::UNIX_EPOCH;
-            let passes = |size: u32| network.small == Yes && size <= network.largest.unwrap_or(network.mtu);
-            let wait = match &round {
-                Round::Ladder(sizes) => self.track.climb(sizes, passes),
-                Round::First | Round::Regular { .. } => {
-                    let found =
-                        Findings { software: Untried, tcp: Untried, largest: None, ..network.clone() };
-                    self.track.conclude(
-                        &round,
-                        found,
-                        (Untried, 52),
-                        (sent, self.now),
-                        wall,
-                        (INTERVAL, self.again),
-                    )
-                }
-                Round::Thorough { largest } => {
-                    let at = largest.map_or(Untried, |size| if passes(size) { Yes } else { No });
-                    let found = Findings { largest: None, ..network.clone() };
-                    self.track.conclude(
-                        &round,
-                        found,
-                        (at, 52),
-                        (sent, self.now),
-                        wall,
-                        (INTERVAL, self.again),
-                    )
-                }
-            };
-            if network.small == Yes {
-                self.track.overlay.answered(Some(Duration::from_micros(100)), wall);
-            }
-            self.now += wait;
-            round
-        }
-
-        /// How long it takes until there is this verdict.
-        fn until(&mut self, verdict: Verdict, network: &Findings) -> Duration {
-            let (start, mut concluded) = (self.now, self.now);
-            while self.track.verdict != verdict {
-                concluded = self.now + self.track.patience();
-                self.visit(network);
-                assert!(self.now - start < Duration::from_secs(60), "{:?}", self.track);
-            }
-            concluded - start
-        }
-    }
-
-    fn healthy() -> Findings {
-        Findings { small: Yes, full: Yes, offloaded: Yes, under_echo: Yes, mtu: 1450, ..Findings::default() }
-    }
-
-    fn blocked() -> Findings {
-        Findings { small: No, full: No, offloaded: No, node_answered: true, port: Some(8472), ..healthy() }
-    }
-
-    #[test]
-    fn each_fault_of_a_peer_that_answered_is_named_within_four_seconds_and_its_end_in_six() {
-        let hole = Findings { full: No, largest: Some(1350), ..healthy() };
-        let offload = Findings { offloaded: No, software: Yes, ..healthy() };
-        for (network, verdict) in [
-            (blocked(), Verdict::TunnelBlocked),
-            (hole, Verdict::MtuHole { at_most: 1350 }),
-            (offload, Verdict::ChecksumOffload),
-        ] {
-            let mut course = Course::new();
-            course.visit(&healthy());
-            course.visit(&healthy());
-            assert_eq!(course.track.verdict, Verdict::Reachable);
-            // The fault comes right after a visit.
-            let took = course.until(verdict, &network);
-            assert!(took < Duration::from_secs(3), "{verdict}: {took:?}");
-            assert!(!course.track.evidence.is_empty());
-            (0..20).for_each(|_| _ = course.visit(&network));
-            assert_eq!(course.track.verdict, verdict);
-            let took = course.until(Verdict::Reachable, &healthy());
-            assert!(took < Duration::from_secs(6), "{verdict}: {took:?}");
-        }
-    }
-
-    #[test]
-    fn one_of_many_that_are_not_reached_is_visited_as_seldom_as_their_number_asks_for() {
-        for (again, longest) in [(INTERVAL, LONGEST), (Duration::from_secs(470), Duration::from_secs(470))] {
-            let mut course = Course { again, ..Course::new() };
-            course.visit(&healthy());
-            (0..40).for_each(|_| _ = course.visit(&blocked()));
-            let before = course.now;
-            course.visit(&blocked());
-            let gap = course.now - before;
-            assert!((longest..=longest + MOST_WAIT).contains(&gap), "{again:?}: {gap:?}");
-        }
-    }
-
-    #[test]
-    fn a_lost_packet_and_a_short_interruption_are_no_verdict() {
-        let mut course = Course::new();
-        course.visit(&healthy());
-        let start = course.now;
-        while course.now - start < Duration::from_secs(1) {
-            course.visit(&blocked());
-            assert_eq!(course.track.verdict, Verdict::Reachable);
-        }
-        course.visit(&healthy());
-        assert_eq!((course.track.verdict, course.track.is_suspect()), (Verdict::Reachable, false));
-    }
-
-    #[test]
-    fn udp_that_nobody_answers_is_asked_for_seldom_and_is_no_verdict() {
-        let mute = Findings { offloaded: No, software: No, ..healthy() };
-        let mut course = Course::new();
-        (0..8).for_each(|_| _ = course.visit(&mute));
-        let rounds: Vec<_> = (0..64).map(|_| course.visit(&healthy())).collect();
-        assert!(rounds.iter().filter(|round| **round == Round::Regular { udp: true }).count() <= 32);
-        assert_eq!(course.track.verdict, Verdict::Reachable);
-    }
-
-    #[test]
-    fn a_hole_that_gets_smaller_is_measured_again() {
-        let hole = |at_most| Findings { full: No, largest: Some(at_most), ..healthy() };
-        let mut course = Course::new();
-        course.visit(&healthy());
-        course.until(Verdict::MtuHole { at_most: 1350 }, &hole(1350));
-        course.until(Verdict::MtuHole { at_most: 1200 }, &hole(1200));
-    }
-
-    #[test]
-    fn loss_is_that_of_the_last_packets() {
-        let mut way = Way::default();
-        assert_eq!(way.loss_percent(), 0);
-        way.count(No);
-        way.count(Yes);
-        way.count(Untried);
-        assert_eq!(way.loss_percent(), 50);
-        (0..40).for_each(|_| way.count(No));
-        assert_eq!(way.loss_percent(), 100);
-        (0..8).for_each(|_| way.count(Yes));
-        assert_eq!(way.loss_percent(), 75);
     }
 }

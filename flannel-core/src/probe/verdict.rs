@@ -3,6 +3,7 @@
 use std::io;
 use std::net::IpAddr;
 
+use super::kind::Kind;
 use super::status::Verdict;
 
 /// Whether a packet of a kind was answered.
@@ -72,6 +73,30 @@ pub(super) struct Findings {
 }
 
 impl Findings {
+    /// Where the answer to packets of a kind is kept; `None` for those of the search for the largest.
+    pub(super) fn of_kind(&mut self, kind: Kind) -> Option<&mut Answer> {
+        Some(match kind {
+            Kind::Small => &mut self.small,
+            Kind::Full => &mut self.full,
+            Kind::Offloaded => &mut self.offloaded,
+            Kind::Software => &mut self.software,
+            Kind::Tcp => &mut self.tcp,
+            Kind::UnderEcho => &mut self.under_echo,
+            Kind::UnderUdp => &mut self.under_udp,
+            Kind::UnderTcp => &mut self.under_tcp,
+            Kind::Closed => &mut self.closed,
+            Kind::Sideways => &mut self.sideways,
+            Kind::AnyMac => &mut self.any_mac,
+            Kind::Solicit => &mut self.solicit,
+            Kind::AtLargest(_) | Kind::Rung(_) => return None,
+        })
+    }
+
+    /// The answer to packets of a kind.
+    pub(super) fn answer(&self, kind: Kind) -> Option<Answer> {
+        self.clone().of_kind(kind).copied()
+    }
+
     /// Whether only the largest packet that passes is not known yet.
     pub(super) fn lacks_largest(&self) -> bool {
         self.small.is_yes() && self.full.is_no() && self.largest.is_none()

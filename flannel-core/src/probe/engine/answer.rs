@@ -4,10 +4,11 @@ use std::time::SystemTime;
 
 use tokio::time::Instant;
 
-use super::target::{Kind, Target};
+use super::target::Target;
 use super::{ProbeEvent, Prober};
 use crate::backend::Probing;
 use crate::probe::advice;
+use crate::probe::kind::Kind;
 use crate::probe::packet;
 use crate::probe::sockets::{Arrival, FamilySockets, What};
 use crate::probe::status::{Carriage, FamilyProbe, PeerProbe, Verdict, WayProbe};
@@ -66,7 +67,7 @@ impl Prober {
         else {
             return;
         };
-        let intervals = (self.interval(family, on_link), self.interval_of_unreached(family, on_link));
+        let gaps = self.gaps(family, on_link);
         let Some(target) = self.targets.get_mut(&id) else { return };
         let Some(visit) = target.visit.take() else { return };
         for number in &visit.numbers {
@@ -88,7 +89,7 @@ impl Prober {
                 (visit.at_largest, packet::ip_header_len(target.overlay) as u32 + 24),
                 (visit.at, now),
                 SystemTime::now(),
-                intervals,
+                gaps,
             ),
         };
         let verdict = target.track.verdict;

@@ -11,7 +11,7 @@ use crate::addr::{Family, PerFamily, Subnet};
 use crate::backend::Answers;
 use crate::lease::LeaseKey;
 use crate::probe::gate::Known;
-use crate::probe::pace::{self, Crowd};
+use crate::probe::pace::{self, Crowd, Gaps};
 use crate::probe::status::{ProbeList, Verdict};
 use crate::probe::track::{Round, Track};
 use crate::status::{PeerState, PeerStatus};
@@ -122,12 +122,16 @@ impl Prober {
         self.interval_among(self.index.len(), family, on_link)
     }
 
-    /// The time between two visits of a peer with a verdict against it. Few of them are looked after more often than the others;
-    /// many would fill the kernel's table of neighbours, too.
-    pub(super) fn interval_of_unreached(&self, family: Family, on_link: bool) -> Duration {
+    /// The time between visits of a peer. Few with a verdict against them are looked after more often than the others; many
+    /// would fill the kernel's table of neighbours, too.
+    pub(super) fn gaps(&self, family: Family, on_link: bool) -> Gaps {
         let counts = &self.shown.counts;
         let unreached = counts.trouble() + counts.of(Verdict::Unknown) + counts.of(Verdict::IcmpFiltered);
-        self.interval_among(unreached, family, on_link)
+        Gaps {
+            regular: self.interval(family, on_link),
+            unreached: self.interval_among(unreached, family, on_link),
+            thorough: pace::between_thorough_rounds(unreached),
+        }
     }
 
     fn interval_among(&self, targets: usize, family: Family, on_link: bool) -> Duration {

@@ -7,10 +7,10 @@ use tokio::net::TcpSocket;
 use tokio::time::timeout;
 
 use super::Prober;
-use super::target::Kind;
 use crate::addr::Subnet;
 use crate::backend::Answers;
 use crate::probe::CLOSED_PORT;
+use crate::probe::kind::Kind;
 use crate::probe::packet::{self, Token};
 use crate::probe::sockets::{Question, Route};
 

@@ -6,35 +6,9 @@ use tokio::time::Instant;
 
 use crate::addr::{Family, LinkIndex, MacAddr};
 use crate::lease::LeaseKey;
+use crate::probe::kind::Kind;
 use crate::probe::track::{Round, Track};
 use crate::probe::verdict::{Answer, Findings};
-
-/// The kind of a packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    Small,
-    Full,
-    Offloaded,
-    Software,
-    Tcp,
-    UnderEcho,
-    UnderUdp,
-    UnderTcp,
-    Closed,
-    Sideways,
-    AnyMac,
-    /// The question to its link who has its address.
-    Solicit,
-    AtLargest(u32),
-    Rung(u32),
-}
-
-impl Kind {
-    /// Whether it is the peer's node on the underlay that answers.
-    pub(super) fn is_underlay(self) -> bool {
-        matches!(self, Self::UnderEcho | Self::UnderUdp | Self::UnderTcp | Self::Closed | Self::Solicit)
-    }
-}
 
 /// A packet that was sent.
 #[derive(Debug, Clone, Copy)]
@@ -58,20 +32,7 @@ pub(super) struct Visit {
 
 impl Visit {
     pub(super) fn set(&mut self, kind: Kind, answer: Answer) {
-        let found = &mut self.found;
         let place = match kind {
-            Kind::Small => &mut found.small,
-            Kind::Full => &mut found.full,
-            Kind::Offloaded => &mut found.offloaded,
-            Kind::Software => &mut found.software,
-            Kind::Tcp => &mut found.tcp,
-            Kind::UnderEcho => &mut found.under_echo,
-            Kind::UnderUdp => &mut found.under_udp,
-            Kind::UnderTcp => &mut found.under_tcp,
-            Kind::Closed => &mut found.closed,
-            Kind::Sideways => &mut found.sideways,
-            Kind::AnyMac => &mut found.any_mac,
-            Kind::Solicit => &mut found.solicit,
             Kind::AtLargest(_) => &mut self.at_largest,
             Kind::Rung(size) => {
                 if answer == Answer::Yes {
@@ -79,6 +40,10 @@ impl Visit {
                 }
                 return;
             }
+            kind => match self.found.of_kind(kind) {
+                Some(place) => place,
+                None => return,
+            },
         };
         // Of two packets of a kind one answer is enough.
         if *place != Answer::Yes {
@@ -140,6 +105,7 @@ pub(super) fn packets(round: &Round, target: &Target, has_echo: bool) -> Vec<Kin
             kinds.extend(largest.map(Kind::AtLargest));
             kinds
         }
+        Round::Watch(kinds) => kinds.clone(),
         Round::Ladder(sizes) => sizes.iter().copied().map(Kind::Rung).collect(),
     };
     if !target.tunnelled {
