@@ -170,6 +170,19 @@ pub struct Network {
     pub last_repair_us: Option<u64>,
     /// What devices and datapath count.
     pub counters: Vec<Counters>,
+    /// What the gate of the tunnels counted; `None` without one.
+    pub gate: Option<Gate>,
+}
+
+/// What the gate of the tunnels counted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct Gate {
+    /// What it does about packets that don't belong there: `observe` or `enforce`.
+    pub mode: String,
+    /// How many there were, by reason.
+    pub counted: Vec<Dropped>,
 }
 
 /// A device.

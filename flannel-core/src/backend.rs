@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::addr::Mtu;
 use crate::config::{ConfigError, NetworkConfig};
 use crate::events::{NetworkEventSender, NetworkEvents};
+use crate::firewall::gate::GateCounters;
 use crate::heartbeat::Pulse;
 use crate::inspect::Inspector;
 use crate::kernel::KernelError;
@@ -251,6 +252,9 @@ pub struct NetworkStatus {
     pub timings: Timings,
     /// Reads what the devices, and a datapath outside of the kernel, count. In the text form the values of that moment.
     pub counters: Counters,
+    /// Reads how many packets the gate of the tunnels dropped, or would have. In the text form the values of that moment;
+    /// `null` without a gate.
+    pub gate: GateCounters,
 }
 
 impl NetworkStatus {

@@ -185,6 +185,10 @@ always {
         "Bytes of those packets, without what the tunnel puts around them.";
     DROPPED = Counter "flannel_datapath_dropped_packets" ["device", "reason"]
         "Packets that a device or datapath dropped, by reason.";
+    GATE_DROPPED = Counter "flannel_gate_dropped_packets" ["reason"]
+        "Packets that the gate of vxlan's tunnels dropped, by reason, since its rules were put; left out without a gate.";
+    GATE_LET_IN = Counter "flannel_gate_let_in_packets" ["reason"]
+        "Packets that the gate let in because it only observes, by the reason for which it would have dropped them.";
     EVENTS = Counter "flannel_events" ["event"]
         "What happened to the agent, by the name that the log and flanneld events have for it.";
     EVENTS_MISSED = Counter "flannel_events_missed" []

@@ -119,6 +119,7 @@ impl Collector for AgentMetrics {
         }
         if let Some(network) = &status.network {
             network::traffic(out, &network.counters.read())?;
+            network::gate(out, network.gate.read().as_ref())?;
         }
         of_events(out, &self.events.read())?;
         if !self.options.per_peer {

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use flannel_backend_vxlan::VxlanBackend;
 use flannel_core::agent::{Agent, FirewallOptions};
+use flannel_core::firewall::gate::GateOptions;
 use flannel_core::probe::{ProbeInterval, ProbeOptions};
 use flannel_core::subnet::local::{LocalOptions, LocalSubnetManager};
 use flannel_core::underlay::UnderlayOptions;
@@ -42,7 +43,7 @@ fn hosts() -> [Netns; 2] {
 fn start(host: &Netns) -> Agent {
     let store = LocalSubnetManager::new(LocalOptions::new("/run/store"));
     Agent::builder(Arc::new(store))
-        .backend(VxlanBackend::new())
+        .backend(VxlanBackend::new().strict_underlay(GateOptions::default()))
         .underlay(UnderlayOptions::auto().iface("eth0"))
         .firewall(FirewallOptions::masquerade())
         .probes(ProbeOptions::new(ProbeInterval::Auto))
@@ -129,6 +130,8 @@ fn each_agent_has_metrics_of_its_own_and_all_that_the_catalogue_lists() {
             ("flannel_repairs_total", "0"),
             ("flannel_repaired_objects_total{kind=\"route\",cause=\"announced\"}", "0"),
             ("flannel_datapath_dropped_packets_total{device=\"flannel.1\",reason=\"receive_errors\"}", "0"),
+            ("flannel_gate_let_in_packets_total{reason=\"no_lease\"}", "0"),
+            ("flannel_gate_dropped_packets_total{reason=\"not_own_subnet\"}", "0"),
             ("flannel_probe_verdicts{verdict=\"reachable\"}", "1"),
             ("flannel_probe_verdicts{verdict=\"mtu-hole\"}", "0"),
             ("flannel_probes_lost_total{way=\"overlay\"}", "0"),

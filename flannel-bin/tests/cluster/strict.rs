@@ -12,13 +12,16 @@ use flannel_lab::wait::eventually;
 
 use crate::backends::{BackendCase, HOST_GW, UDP, VXLAN, VXLAN_DIRECT, VXLAN_PLAIN};
 use crate::harness::{
-    Bed, Folder, SOON, Store, Traffic, assert_all_reach_all, env_of, http_get, new_folder, sides,
+    Bed, FLANNELD, Folder, SOON, Store, Traffic, assert_all_reach_all, env_of, http_get, new_folder, sides,
 };
 
 /// Where listeners are.
 const PORT: u16 = 7171;
 /// How long a packet may take on one host.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// The metrics of packets that the gate counts, in `enforce` and in `observe`.
+const DROPPED: &str = "flannel_gate_dropped_packets_total";
+const LET_IN: &str = "flannel_gate_let_in_packets_total";
 /// What a cloud tells about a machine, and the gateway of the network it is in.
 const METADATA: [&str; 2] = ["169.254.169.254", "fd00:ec2::254"];
 const METADATA_GATEWAY: [&str; 2] = ["169.254.169.1/24", "fd00:ec2::1/64"];
@@ -140,6 +143,23 @@ impl<S: Store> World<S> {
         });
     }
 
+    /// What a counter of node 1's gate says.
+    #[track_caller]
+    fn counted(&self, metric: &str, reason: &str) -> u64 {
+        let answer = http_get(self.bed.netns(1), 8471, "/metrics");
+        let series = format!("{metric}{{reason=\"{reason}\"}} ");
+        let value = answer.lines().find_map(|line| line.strip_prefix(&series));
+        value.unwrap_or_else(|| panic!("{series} in {answer}")).parse().unwrap()
+    }
+
+    /// The gate's line of `flanneld status` on node 1.
+    fn shown(&self) -> String {
+        let file = format!("--subnet-file={}", self.bed.subnet_file(1).display());
+        let output = self.bed.netns(1).command(FLANNELD).args(["status", &file]).output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        said.lines().find(|line| line.starts_with("gate ")).unwrap_or_default().to_owned()
+    }
+
     /// Starts node 1's agent anew in another mode, and waits until it is in force.
     fn restart(&mut self, mode: &str) {
         self.bed.kill(1);
@@ -182,12 +202,23 @@ fn strangers_reach_nothing(case: &'static BackendCase) {
     });
     world.wait_until_named(&named.concat());
     assert_eq!(world.bed.agent(1).log().matches("packets from strangers").count(), 1, "one line of the log");
+    assert_eq!(world.counted(LET_IN, "no_lease"), 6);
+    assert!(world.counted(LET_IN, "not_own_subnet") >= 2, "the metadata service of each family");
+    assert_eq!(world.counted(DROPPED, "no_lease") + world.counted(DROPPED, "not_own_subnet"), 0);
+    assert!(
+        world.shown().starts_with("gate      observe, would have dropped 6 no_lease, "),
+        "{}",
+        world.shown()
+    );
     traffic.go_on(100);
 
     world.restart("enforce");
     for v6 in [false, true] {
         assert_eq!(world.reached(v6), [false; 3], "v6 {v6}");
     }
+    // The rules are others, and so are their counters.
+    assert_eq!((world.counted(DROPPED, "no_lease"), world.counted(LET_IN, "no_lease")), (6, 0));
+    assert!(world.shown().starts_with("gate      enforce, dropped 6 no_lease, "), "{}", world.shown());
     traffic.go_on(100);
     assert_all_reach_all(&world.pods, case.mtu(Families::Dual, 1500));
     nodes_and_pods_reach_each_other(&world);
@@ -199,6 +230,7 @@ fn strangers_reach_nothing(case: &'static BackendCase) {
     world.bed.spawn(1, &["--ip-masq", "--strict-underlay=enforce"]);
     world.bed.wait_ready(1);
     traffic.go_on(100);
+    eventually(SOON, "the rules that stayed to be counted from", || world.counted(DROPPED, "no_lease") == 12);
     // Somebody flushes all rules there are.
     world.bed.netns(1).run("nft", &["flush", "ruleset"]).unwrap();
     eventually(SOON, "the gate to be put back", || {
@@ -207,6 +239,7 @@ fn strangers_reach_nothing(case: &'static BackendCase) {
     for v6 in [false, true] {
         assert_eq!(world.reached(v6), [false; 3], "v6 {v6}: after the repair");
     }
+    assert_eq!(world.counted(DROPPED, "no_lease"), 6, "since the rules were put");
     world.restart("off");
     eventually(SOON, "the table to be gone", || !world.has_table());
     assert_eq!(world.reached(false), [true; 3], "off is as it was before");

@@ -10,7 +10,7 @@ use super::table::Cell;
 use super::units::{age, bytes, count, left, micros, plural};
 use super::{Detail, Look};
 use crate::wire::{
-    Condition, Counters, Device, Families, Firewall, Network, Node, Probes, Status, Store, Underlay,
+    Condition, Counters, Device, Families, Firewall, Gate, Network, Node, Probes, Status, Store, Underlay,
 };
 
 /// How many reasons and notes a table shows.
@@ -45,6 +45,9 @@ pub(super) fn overview(status: &Status, detail: Detail, look: Look) -> Sheet {
         for counters in network.counters.iter().filter(|it| network.devices.iter().all(|of| of.name != it.of))
         {
             add(Weight::Figures, "datapath", Cell::new(traffic(counters), Style::Plain));
+        }
+        if let Some(gate) = &network.gate {
+            add(Weight::Figures, "gate", self::gate(gate));
         }
         add(Weight::Figures, "repairs", repairs(network));
     }
@@ -186,6 +189,12 @@ fn traffic(counters: &Counters) -> String {
         text.extend([format!(", dropped {}", each.join(", "))]);
     }
     text
+}
+
+fn gate(gate: &Gate) -> Cell {
+    let fate = if gate.mode == "enforce" { "dropped" } else { "would have dropped" };
+    let each: Vec<_> = gate.counted.iter().map(|it| format!("{} {}", count(it.packets), it.reason)).collect();
+    Cell::new(format!("{}, {fate} {}", gate.mode, each.join(", ")), Style::Plain)
 }
 
 fn repairs(network: &Network) -> Cell {

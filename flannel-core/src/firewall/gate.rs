@@ -14,6 +14,7 @@
 //! stay. What an unreadable record published is unknown, so leftover addresses stay while there is one.
 
 mod build;
+mod counters;
 mod desk;
 mod reconcile;
 mod strangers;
@@ -30,6 +31,7 @@ use crate::kernel::KernelError;
 use crate::netlink::nftables::{Change, NfTables, TableFamily};
 use crate::netns::Netns;
 
+pub use counters::{GateCount, GateCounters, GateReading};
 pub use desk::Desk;
 pub use reconcile::{Gate, GateStatus};
 

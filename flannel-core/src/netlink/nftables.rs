@@ -6,9 +6,10 @@
 //! to the first message.
 //!
 //! Only what this crate needs is here: [`value`] has the values, [`expr`] and [`encode`] turn them into messages,
-//! [`decode`] reads dumps, and [`events`] receives notifications about changes of others.
+//! [`decode`] reads dumps, [`events`] receives notifications about changes of others, and [`counters`] is for figures.
 
 mod attrs;
+mod counters;
 mod decode;
 mod encode;
 mod events;
@@ -26,6 +27,7 @@ use super::message::{Message, UnreadableMessage, Verdict, split};
 use super::socket::{DEADLINE, RECEIVE_BUFFER, Socket, failed};
 use crate::kernel::KernelError;
 
+pub(crate) use counters::rule_counters;
 pub(crate) use events::{TableChange, TableEvents};
 pub(crate) use value::{
     Chain, Change, Counted, Hook, Key, Seen, Set, Table, TableFamily, Term, Verdict as Ruling,
@@ -206,6 +208,7 @@ pub(super) fn every_way(message: &Message<'_>) {
     _ = decode::table(message);
     _ = decode::chain(message);
     _ = decode::rule(message);
+    _ = decode::counted_rule(message);
     _ = decode::set(message);
     _ = decode::elements(message);
     _ = super::ruleset::named(message);

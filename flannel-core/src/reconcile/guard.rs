@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Driver, Reconciler};
 use crate::events::NetworkEventSender;
-use crate::firewall::gate::{Desk, Gate, GateStatus, Mode};
+use crate::firewall::gate::{Desk, Gate, GateCounters, GateStatus, Mode};
 use crate::lease::LeaseChange;
 use crate::status::{Harm, Problem, Subject};
 
@@ -48,6 +48,11 @@ impl Guard {
     /// Whether the gate keeps tables in the kernel.
     pub(super) fn keeps_tables(&self) -> bool {
         self.status.borrow().in_force.is_some_and(|mode| mode != Mode::Off)
+    }
+
+    /// Reads what the gate has counted.
+    pub(super) fn counters(&self) -> GateCounters {
+        self.desk.counters()
     }
 
     /// The gate's problems. None of them costs a packet of an honest node.

@@ -140,6 +140,7 @@ impl<D: Driver> Reconciler<D> {
             refusals: self.shown.refusals,
             timings: self.shown.timings.clone(),
             counters: self.device_counters.clone().and(self.devices.counters.clone()),
+            gate: self.guard.as_ref().map(Guard::counters).unwrap_or_default(),
         };
         for event in self.shown.announce(next, now) {
             self.events.send(event);

@@ -2,6 +2,7 @@
 
 use flannel_core::addr::Family;
 use flannel_core::backend::NetworkStatus;
+use flannel_core::firewall::gate::{GateReading, Mode};
 use flannel_core::status::{Reach, Subject, TrafficCounters};
 use flannel_core::subnet::StoreStatus;
 
@@ -76,6 +77,16 @@ pub(super) fn traffic(out: &mut Output<'_>, counters: &[TrafficCounters]) -> Wri
             .map(|(reason, packets)| ([it.of.as_str(), reason], packets))
     });
     out.counts(&all::DROPPED, dropped)
+}
+
+/// What the gate of the tunnels counted. Both metrics have all reasons: a query for the rate needs the 0 before the first
+/// packet.
+pub(super) fn gate(out: &mut Output<'_>, reading: Option<&GateReading>) -> Written {
+    let Some(GateReading { mode, counted, .. }) = reading else { return Ok(()) };
+    let each =
+        |fate: Mode| counted.iter().map(move |it| ([it.reason], if fate == *mode { it.packets } else { 0 }));
+    out.counts(&all::GATE_DROPPED, each(Mode::Enforce))?;
+    out.counts(&all::GATE_LET_IN, each(Mode::Observe))
 }
 
 /// The reasons for which the kernel drops packets of any device.

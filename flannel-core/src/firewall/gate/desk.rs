@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
-use super::{GateStatus, Mode, Tunnels};
+use super::{GateCounters, GateStatus, Mode, Tunnels};
 use crate::addr::{Family, PerFamily};
 use crate::lease::{Lease, LeaseChange};
 use crate::netlink::nftables::Counted;
@@ -24,6 +24,7 @@ pub struct Desk {
     /// The number of the last state that the kernel has been changed to.
     pub(super) done: watch::Receiver<u64>,
     pub(super) status: watch::Receiver<GateStatus>,
+    pub(super) counters: GateCounters,
 }
 
 /// The state that both sides share.
@@ -169,6 +170,11 @@ impl Desk {
         }
         let done = self.done.wait_for(|done| *done >= number);
         _ = tokio::time::timeout(PATIENCE, done).await;
+    }
+
+    /// Reads what the gate has counted.
+    pub fn counters(&self) -> GateCounters {
+        self.counters.clone()
     }
 
     /// The status of the gate.

@@ -15,7 +15,7 @@ use super::build::{Found, Kernel, NEEDS, blind, build, open};
 use super::desk::{Desk, Moves, Shared};
 use super::strangers::Sightings;
 use super::table::{nodes, strangers, strays, tables};
-use super::{GateOptions, Mode, Tunnels, remove_by, table_name};
+use super::{GateCounters, GateOptions, Mode, Tunnels, remove_by, table_name};
 use crate::addr::{Family, LinkIndex, PerFamily};
 use crate::backoff::{Backoff, Delays};
 use crate::error::chain;
@@ -108,7 +108,9 @@ impl Gate {
     /// Outside of a tokio runtime with I/O and time.
     pub async fn open(netns: &Netns, options: GateOptions) -> Result<(Self, Desk), KernelError> {
         let kernel = open(netns, &options).await;
-        Self::with(options, kernel)
+        let (gate, mut desk) = Self::with(options, kernel)?;
+        desk.counters = GateCounters::of(netns, &gate.shared, &gate.status);
+        Ok((gate, desk))
     }
 
     /// A gate for a kernel that was tested.
@@ -129,6 +131,7 @@ impl Gate {
             shared: Arc::clone(&shared),
             done: done.subscribe(),
             status: status.subscribe(),
+            counters: GateCounters::default(),
         };
         let now = Instant::now();
         let gate = Self {

@@ -81,6 +81,26 @@ pub(super) fn rule(message: &Message<'_>) -> Result<Option<(String, String, Stri
     Ok(Some((text(&attrs, 1)?, text(&attrs, 2)?, comment)))
 }
 
+/// The table of a rule that counts, its chain, and how many packets its first counter has counted.
+pub(super) fn counted_rule(message: &Message<'_>) -> InTable<(String, u64)> {
+    let Some(attrs) = of_kind(message, NEW_RULE)? else { return Ok(None) };
+    let Some(list) = attribute(&attrs, 4) else { return Ok(None) };
+    for (_, payload) in attributes(&parse(list)?) {
+        let expression = parse(payload)?;
+        if attribute(&expression, 1).map(string).as_deref() == Some("counter") {
+            let counted = (text(&attrs, 2)?, packets(&expression)?.unwrap_or_default());
+            return Ok(Some((text(&attrs, 1)?, counted)));
+        }
+    }
+    Ok(None)
+}
+
+/// The packets that an expression `counter` has counted.
+fn packets(expression: &Attributes) -> Result<Option<u64>, UnreadableMessage> {
+    let data = attribute(expression, 2).map(parse).transpose()?;
+    data.as_ref().and_then(|it| attribute(it, 2)).map(long).transpose()
+}
+
 /// The comment in the user data of a rule: entries of type, length, bytes.
 fn comment(mut data: &[u8]) -> Option<String> {
     while let [kind, len, rest @ ..] = data {
@@ -145,8 +165,7 @@ fn element(attrs: &Attributes) -> Result<Option<Counted>, UnreadableMessage> {
         }
         (None, None) => None,
     };
-    let data = counter.as_ref().and_then(|it| attribute(it, 2)).map(parse).transpose()?;
-    let packets = data.as_ref().and_then(|it| attribute(it, 2)).map(long).transpose()?;
+    let packets = counter.as_ref().map(packets).transpose()?.flatten();
     Ok(Some(Counted { addr, other, packets: packets.unwrap_or_default() }))
 }
 

@@ -10,7 +10,8 @@ use crate::agent::AgentEvent;
 use crate::backend::Underlay;
 use crate::dataplane::{NamedObject, ObjectKey};
 use crate::events::{MemoryEvent, NetworkEvent, RepairCause};
-use crate::firewall::{FirewallEvent, gate};
+use crate::firewall::FirewallEvent;
+use crate::firewall::gate::{self, GateCounters, GateReading};
 use crate::lease::{Lease, LeaseAttrs, LeaseKey, UnreadableRecord, UnreadableSample};
 use crate::probe::{FamilyProbe, PeerProbe, ProbeStatus, Verdict, WayProbe};
 use crate::status::{
@@ -100,6 +101,7 @@ fn full(phase: Phase) -> AgentStatus {
         datapath: text(),
         last_repair: Some(Duration::from_micros(5)),
         counters: Counters::new(move || vec![traffic.clone()]),
+        gate: GateCounters::new(|| Some(GateReading::new(gate::Mode::Enforce, 3, 0))),
         ..network()
     };
     network.problems.node = vec![problem(Subject::Sysctl("net/ipv4/ip_forward".to_owned()))];

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use tokio::sync::watch;
 
 use super::super::desk::{Desk, Moves, Shared};
-use super::super::{Gate, GateOptions, GateStatus, Mode};
+use super::super::{Gate, GateCounters, GateOptions, GateStatus, Mode};
 use crate::addr::PerFamily;
 use crate::kernel::KernelError;
 use crate::lease::{Lease, LeaseTable, LeaseUpdate, UnreadableRecords};
@@ -17,7 +17,7 @@ use crate::lease::{Lease, LeaseTable, LeaseUpdate, UnreadableRecords};
 fn desk() -> Desk {
     let (done, status) = (watch::Sender::new(0), watch::Sender::new(GateStatus::default()));
     let (done, status) = (done.subscribe(), status.subscribe());
-    Desk { mode: Mode::Enforce, shared: Arc::default(), done, status }
+    Desk { mode: Mode::Enforce, shared: Arc::default(), done, status, counters: GateCounters::default() }
 }
 
 pub(super) fn lease(node: u8, public_ip: &str) -> Lease {
@@ -47,7 +47,9 @@ fn without_nf_tables_only_enforce_is_refused() {
 async fn the_loop_waits_for_the_gate_a_moment_at_most() {
     let (done, status) = (watch::Sender::new(0), watch::Sender::new(GateStatus::default()));
     let (shared, mut table) = (Arc::<Shared>::default(), LeaseTable::default());
-    let mut desk = Desk { mode: Mode::Enforce, shared, done: done.subscribe(), status: status.subscribe() };
+    let counters = GateCounters::default();
+    let (mode, told, shown) = (Mode::Enforce, done.subscribe(), status.subscribe());
+    let mut desk = Desk { mode, shared, done: told, status: shown, counters };
     desk.leases(&table.apply(LeaseUpdate::Put(lease(1, "192.0.2.1"))), true, false);
     let begin = tokio::time::Instant::now();
     desk.admitted().await;

@@ -11,7 +11,9 @@ use futures::FutureExt;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::super::{Desk, Gate, GateOptions, GateStatus, Mode, Tunnels, present, remove, table_name};
+use super::super::{
+    Desk, Gate, GateOptions, GateReading, GateStatus, Mode, Tunnels, present, remove, table_name,
+};
 use super::desk::lease;
 use crate::addr::{LinkIndex, PerFamily, Vni};
 use crate::events::{NetworkEvent, NetworkEventSender, NetworkEvents, RepairCause};
@@ -274,9 +276,54 @@ fn strangers_are_counted_and_named_in_both_modes() {
             assert_eq!(told.iter().filter(|event| is_news(event)).count(), 1, "{told:?}");
             assert!(line.starts_with("192.0.2.9 has no lease and sent 2 VXLAN packets"), "{line}");
             assert!(line.contains(fate) && line.contains("--vxlan-allow-from=192.0.2.9/32"), "{line}");
+            // The one of the node that had no lease yet, too; and whoever asks again asks the kernel again.
+            let counters = bed.desk.counters();
+            assert_eq!(counters.read(), Some(GateReading::new(mode, 3, 0)));
+            arrives("192.0.2.9", 7);
+            assert_eq!(counters.read(), Some(GateReading::new(mode, 4, 0)));
             bed.end().await;
             remove(&Netns::current().unwrap(), vni()).await.unwrap();
+            assert_eq!(counters.read(), Some(GateReading::new(mode, 0, 0)), "there is nothing that counts");
         }
+    });
+}
+
+/// Rules of a version that did not count are replaced in place: nobody is let in or kept out meanwhile.
+#[test]
+fn rules_without_counters_get_them_in_place() {
+    in_kernel(test_name!(), || async {
+        give_addresses(&["192.0.2.1", "192.0.2.2", "192.0.2.9"]);
+        let mut bed = Bed::new(Mode::Enforce, &[]).await;
+        bed.snapshot(vec![lease(2, "192.0.2.2")]).await;
+        bed.until(|it| it.in_force == Some(Mode::Enforce)).await;
+        let whole = listing();
+        bed.end().await;
+        let rules = run("nft", "-a list chain inet flannel-underlay-7 tunnel4");
+        let counting = rules.lines().find(|line| line.contains(" counter ")).unwrap();
+        let handle = counting.rsplit(' ').next().unwrap();
+        let older = "update @strangers4 { ip saddr counter } comment \"flannel: ipv4 note in @strangers4\"";
+        run(
+            "nft",
+            &format!(
+                "replace rule inet flannel-underlay-7 tunnel4 handle {handle} meta nfproto ipv4 {older}"
+            ),
+        );
+        assert!(!arrives("192.0.2.9", 7), "it drops as before");
+
+        let mut bed = Bed::new(Mode::Enforce, &[]).await;
+        bed.snapshot(vec![lease(2, "192.0.2.2")]).await;
+        bed.until(|it| it.in_force == Some(Mode::Enforce)).await;
+        assert_eq!(bed.desk.counters().read(), Some(GateReading::new(Mode::Enforce, 0, 0)));
+        assert!(!arrives("192.0.2.9", 7) && arrives("192.0.2.2", 7));
+        assert_eq!(bed.desk.counters().read(), Some(GateReading::new(Mode::Enforce, 1, 0)));
+        let repaired = |it: &NetworkEvent| matches!(it, NetworkEvent::GateRepaired { .. });
+        assert!(!bed.told().iter().any(repaired), "nobody damaged anything");
+        let same = listing().replace("counter packets 1 bytes 40", "counter packets 0 bytes 0");
+        let of_set = |text: &str| {
+            text.lines().filter(|line| !line.contains("elements = ")).collect::<Vec<_>>().join("\n")
+        };
+        assert_eq!(of_set(&same), of_set(&whole));
+        bed.end().await;
     });
 }
 
