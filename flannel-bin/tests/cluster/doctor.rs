@@ -2,19 +2,24 @@
 //! a damaged one is told what.
 
 use std::process::Output;
+use std::time::Duration;
 
 use flannel_lab::cluster::Cluster;
 use flannel_lab::wait::eventually;
 use serde_json::Value;
 
 use crate::backends::{BackendCase, on_every_kind};
-use crate::harness::{Bed, FLANNELD, SOON, Store, new_folder, subnet_file};
+use crate::harness::{Bed, FLANNELD, Store, new_folder, subnet_file};
 
 on_every_kind!(a_healthy_node_has_no_complaint);
 
 /// What the lab's nodes have that an operator would want to know: nobody loads `br_netfilter`, and the host's
 /// networkd is none of theirs.
 const OF_THE_LAB: [&str; 2] = ["bridge-netfilter", "networkd"];
+
+/// How long it may take until an examination has no complaint: a few of them, of which one alone may take 25 s
+/// (`Doctor::deadline`) where more than fifty checks at once compete with others for the processor.
+const EXAMINED: Duration = Duration::from_secs(90);
 
 fn doctor(bed: &Bed<impl Store>, more: &[&str]) -> Output {
     let mut command = bed.netns(1).command(FLANNELD);
@@ -50,7 +55,7 @@ fn healthy<S: Store>(case: &'static BackendCase, store: impl FnOnce(&Cluster) ->
     }
     let _pod = bed.pod(1);
     // Rules, state file and the first packets of the peers come in their own time.
-    eventually(SOON, "the doctor to have no complaint", || {
+    eventually(EXAMINED, "the doctor to have no complaint", || {
         let complaints = complaints(&doctor(&bed, &[]));
         if complaints.is_empty() { Ok(()) } else { Err(format!("{complaints:#?}")) }
     });
