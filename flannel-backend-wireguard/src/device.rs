@@ -100,7 +100,7 @@ pub trait Device: Send + Sync {
     }
 
     /// Names the peers that had sessions with an earlier device of this node. A device that lost those begins a handshake
-    /// with each of them as soon as it is added, before packets ask for one. The next call replaces the names.
+    /// with each of them as soon as it is added, once and before packets ask for one.
     fn expect(&self, peers: &[PublicKey]) {
         let _ = peers;
     }

@@ -1,33 +1,58 @@
 //! Devices in memory, and what fuzz targets call.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use flannel_core::addr::{LinkIndex, Mtu};
-use flannel_core::kernel::{Kernel, Link, LinkOp};
+use flannel_core::kernel::{Kernel, Link, LinkKind, LinkOp};
 use flannel_core::netns::Netns;
+use tokio::sync::Notify;
 
 use crate::device::{Change, Device, DeviceState, ReadState};
+use crate::key::PublicKey;
 use crate::plan::apply;
 use crate::provider::{CreateError, NewDevice, Provider, create};
 
 /// WireGuard devices in memory, whose links a [`FakeKernel`](flannel_core::testing::FakeKernel) has. Clones share them.
 #[derive(Clone, Default)]
-pub struct FakeDevices(Arc<Mutex<Inner>>);
+pub struct FakeDevices {
+    inner: Arc<Mutex<Inner>>,
+    in_process: bool,
+}
 
 #[derive(Default)]
 struct Inner {
     states: BTreeMap<LinkIndex, DeviceState>,
     changes: Vec<Change>,
     reads: usize,
+    expected: BTreeSet<PublicKey>,
+    ended: BTreeSet<LinkIndex>,
+    alarms: Vec<Arc<Notify>>,
     failure: Option<io::ErrorKind>,
 }
 
 impl FakeDevices {
+    /// Devices that are taken for those of this process: their links have the kind of a TUN, and go with them.
+    pub fn in_process() -> Self {
+        Self { in_process: true, ..Self::default() }
+    }
+
+    /// Stops a device in this process.
+    pub fn end(&self, link: LinkIndex) {
+        let mut inner = self.lock();
+        inner.ended.insert(link);
+        inner.alarms.iter().for_each(|alarm| alarm.notify_one());
+    }
+
+    /// The peers that devices were told to expect.
+    pub fn expected(&self) -> Vec<PublicKey> {
+        self.lock().expected.iter().copied().collect()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The content of a link's device.
@@ -59,15 +84,19 @@ impl FakeDevices {
 #[async_trait]
 impl Provider for FakeDevices {
     fn kind(&self) -> &'static str {
-        "wireguard"
+        if self.in_process { "tun" } else { "wireguard" }
     }
 
     fn name(&self) -> &'static str {
         "memory"
     }
 
+    fn supersedes(&self) -> Option<&'static str> {
+        self.in_process.then_some("wireguard")
+    }
+
     fn plan(&self, name: &str, mtu: Mtu) -> Option<LinkOp> {
-        Some(create(name, mtu))
+        (!self.in_process).then(|| create(name, mtu))
     }
 
     async fn create(
@@ -75,8 +104,16 @@ impl Provider for FakeDevices {
         kernel: &mut dyn Kernel,
         new: &NewDevice<'_>,
     ) -> Result<Option<Arc<dyn Device>>, CreateError> {
-        kernel.change_link(&create(new.name, new.mtu)).await?;
-        Ok(None)
+        if !self.in_process {
+            kernel.change_link(&create(new.name, new.mtu)).await?;
+            return Ok(None);
+        }
+        let kind = LinkKind::new("tun", []);
+        let make = LinkOp::Create { name: new.name.to_owned(), mac: None, mtu: Some(new.mtu), kind };
+        kernel.change_link(&make).await?;
+        let link = kernel.link(new.name).await?.expect("it was just made");
+        self.lock().alarms.push(Arc::clone(&new.alarm));
+        Ok(Some(Arc::new(FakeDevice { all: self.clone(), link: link.index })))
     }
 
     async fn open(&self, _: &Netns, link: &Link) -> io::Result<Arc<dyn Device>> {
@@ -118,6 +155,14 @@ impl Device for FakeDevice {
 
     fn reader(self: Arc<Self>) -> Option<Arc<ReadState>> {
         Some(Arc::new(move || self.read()))
+    }
+
+    fn expect(&self, peers: &[PublicKey]) {
+        self.all.lock().expected.extend(peers);
+    }
+
+    fn has_ended(&self) -> bool {
+        self.all.lock().ended.contains(&self.link)
     }
 }
 

@@ -104,7 +104,9 @@ impl Ensure<'_> {
         let mut found = find(kernel, tunnel, self.provider.kind()).await?;
         tunnel.is_there = false;
         let mut was_superseded = false;
-        if let Some(link) = found.as_ref().filter(|link| link.kind.as_deref() == self.provider.supersedes()) {
+        let superseded = self.provider.supersedes();
+        let is_superseded = |link: &&Link| superseded.is_some() && link.kind.as_deref() == superseded;
+        if let Some(link) = found.as_ref().filter(is_superseded) {
             if let Err(problem) = self.supersede(kernel, link).await? {
                 return Ok(Some(problem));
             }

@@ -32,9 +32,9 @@ pub(crate) struct Setup {
 }
 
 impl Setup {
-    /// Has handshakes begin with these peers as soon as they are added.
+    /// Has handshakes begin with these peers as soon as they are added, as far as they are not there.
     pub(crate) fn expect(&mut self, peers: &[PublicKey]) {
-        self.expected = peers.iter().copied().collect();
+        self.expected.extend(peers.iter().filter(|key| !self.peers.contains_key(key)));
     }
 
     /// Makes a change of the key or of a peer.
@@ -71,7 +71,7 @@ impl Setup {
         if !self.peers.contains_key(&key) {
             let index = self.free_index();
             let peer = Peer::new(key, index, identity, now);
-            if self.expected.contains(&key) {
+            if self.expected.remove(&key) {
                 let at = self.next_greeting.map_or(now, |at| at.max(now));
                 self.next_greeting = Some(at + GREETINGS);
                 peer.greet(at);

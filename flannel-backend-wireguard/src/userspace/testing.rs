@@ -56,6 +56,11 @@ impl Node {
         self
     }
 
+    /// Has it expect these nodes, which knew it before.
+    pub fn expects(&mut self, others: &[u8]) {
+        self.setup.expect(&others.iter().map(|other| public_key(*other)).collect::<Vec<_>>());
+    }
+
     /// Makes a change.
     ///
     /// # Panics

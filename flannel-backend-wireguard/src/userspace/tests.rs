@@ -55,6 +55,41 @@ fn both_may_begin_at_once() {
     assert_eq!(arrived, expected);
 }
 
+/// Its peers send with sessions that it does not have any more.
+#[test]
+fn a_restarted_node_greets_whom_it_knew_and_nobody_else() {
+    let now = Instant::now();
+    let (before, b) = connected(now);
+    drop(before);
+    let mut a = Node::new(1);
+    a.expects(&[2, 3, 4]);
+    for other in 2..=5 {
+        a.apply(&Change::Peer(public_key(other), peer_change(other)));
+    }
+    // One after the other, so that their answers don't come at once.
+    let later = Instant::now() + Duration::from_secs(1);
+    let due = a.on_time(now).unwrap();
+    assert!(due < now + Duration::from_secs(1), "the next one is due soon");
+    assert!(a.sent().len() < 3);
+    let mut fresh = Node::new(1);
+    fresh.expects(&[2, 3, 4]);
+    for other in 2..=5 {
+        fresh.apply(&Change::Peer(public_key(other), peer_change(other)));
+    }
+    fresh.on_time(later);
+    let sent = fresh.sent();
+    let mut to: Vec<_> = sent.iter().map(|(message, to)| (message.len(), to.ip().to_string())).collect();
+    to.sort_unstable();
+    assert_eq!(to, [2, 3, 4].map(|other| (148, format!("192.0.2.{other}"))));
+    // The first packet towards it arrives, with the new session.
+    let greeting = sent.iter().find(|(_, to)| *to == b.address()).unwrap();
+    b.receive(fresh.address(), &greeting.0, later).unwrap();
+    assert_eq!(carry(&[&fresh, &b], later), Vec::<Vec<u8>>::new());
+    let packet = packet(THERE, HERE, b"into the node that started again");
+    b.send(&packet, later).unwrap();
+    assert_eq!(carry(&[&fresh, &b], later), [packet]);
+}
+
 #[test]
 fn too_many_waiting_packets_are_counted() {
     let now = Instant::now();
