@@ -50,6 +50,8 @@ mod userspace {
 
     rows_of!(WIREGUARD_USERSPACE WIREGUARD_USERSPACE_SINGLE);
     rows!(
+        who_encrypts_is_chosen_by_what_the_kernel_has: process::chosen();
+        killed_at_any_moment_of_its_start: restart::killed_at_any_moment(&WIREGUARD_USERSPACE, "flannel0");
         a_restart_costs_a_handshake: process::restart_costs_a_handshake();
         a_port_that_is_taken_is_named_and_taken_once_it_is_free: process::port_taken();
     );

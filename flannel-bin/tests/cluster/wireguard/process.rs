@@ -3,12 +3,40 @@
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
-use flannel_lab::cluster::Families;
+use flannel_lab::cluster::{Cluster, Families};
+use flannel_lab::netns::Netns;
 use flannel_lab::wait::eventually;
 
 use super::bed;
 use crate::backends::WIREGUARD_USERSPACE;
-use crate::harness::{SOON, Traffic, assert_all_reach_all, http_get};
+use crate::harness::{Bed, FLANNELD, SOON, Traffic, assert_all_reach_all, http_get, new_folder};
+
+/// A second opinion on what the kernel has is to make a device.
+pub(super) fn chosen() {
+    let cluster = Cluster::builder().nodes(1).families(Families::V4).build().unwrap();
+    let config = WIREGUARD_USERSPACE.config(Families::V4);
+    let mut bed = Bed::with_config(cluster, new_folder(), &WIREGUARD_USERSPACE, &config);
+    let netns = bed.netns(1).clone();
+    let kernel_has_it = netns.ip("link add trial type wireguard").is_ok();
+    let kind = |netns: &Netns| netns.ip("-d link show flannel-wg").unwrap().contains("wireguard");
+    bed.spawn(1, &["--wireguard=auto"]);
+    bed.wait_ready(1);
+    assert_eq!(kind(&netns), kernel_has_it);
+    let status = ["status", "--subnet-file", "/run/flannel/node1/subnet.env", "--output=json"];
+    let status = netns.run(FLANNELD, &status).unwrap();
+    for text in [status, bed.agent(1).log()] {
+        assert_eq!(text.contains("the kernel has no WireGuard"), !kernel_has_it, "{text}");
+    }
+    bed.stop(1);
+    bed.spawn(1, &["--wireguard=kernel"]);
+    if kernel_has_it {
+        bed.wait_ready(1);
+        return;
+    }
+    assert_eq!(bed.agent(1).wait(SOON).unwrap().code(), Some(1));
+    let log = bed.agent(1).log();
+    assert!(log.contains("modprobe wireguard") && log.contains("--wireguard=userspace"), "{log}");
+}
 
 /// The other nodes go on with sessions that a restarted node does not have. Of that they would know 15 s after its last
 /// packet (paper section 6.2 and 6.5); it begins new ones itself, at once.
