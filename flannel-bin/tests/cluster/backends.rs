@@ -161,12 +161,13 @@ macro_rules! on_store {
 #[cfg(any(feature = "etcd", feature = "kube"))]
 pub(crate) use on_store;
 
-/// Makes one test of each expression, by the name before it. After `ignored` comes why a machine may not be able to run them.
+/// Makes one test of each expression, by the name before it. An attribute in front of all says why a machine may not be able to
+/// run them.
 macro_rules! rows {
-    (ignored $why:literal; $($name:ident: $run:expr;)+) => {
+    (#[$why:meta] $($name:ident: $run:expr;)+) => {
         $(
             #[test]
-            #[ignore = $why]
+            #[$why]
             fn $name() {
                 flannel_lab::sandbox::in_sandbox(flannel_lab::test_name!(), || $run);
             }

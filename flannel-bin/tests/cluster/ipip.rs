@@ -10,7 +10,7 @@ mod vm {
     use crate::{connectivity, repair, restart, underlay};
 
     rows!(
-        ignored "needs a kernel with ipip; .ci/vm --all runs it in a VM";
+        #[ignore = "needs a kernel with ipip; .ci/vm --all runs it in a VM"]
         pods_reach_each_other: connectivity::every_pod_pings_every_other(&IPIP, |_| new_folder());
         pods_reach_each_other_directly: connectivity::every_pod_pings_every_other(&IPIP_DIRECT, |_| new_folder());
         killed_and_started_again: restart::kill_and_start_again(&IPIP, |_| new_folder());
@@ -28,7 +28,7 @@ mod vm {
 
     #[cfg(feature = "etcd")]
     rows!(
-        ignored "needs a kernel with ipip; .ci/vm --all runs it in a VM";
+        #[ignore = "needs a kernel with ipip; .ci/vm --all runs it in a VM"]
         no_outage_of_the_store_changes_the_datapath: crate::outages::change_nothing(&IPIP, crate::etcd::start);
     );
 

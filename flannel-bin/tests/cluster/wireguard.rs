@@ -20,9 +20,9 @@ use crate::{connectivity, repair, restart, underlay};
 
 /// The rows of both.
 macro_rules! rows_of {
-    ($case:ident $single:ident $(ignored $why:literal)?) => {
+    ($case:ident $single:ident $(#[$why:meta])?) => {
         rows!(
-            $(ignored $why;)?
+            $(#[$why])?
             pods_reach_each_other: connectivity::every_pod_pings_every_other(&$case, |_| new_folder());
             killed_and_started_again: restart::kill_and_start_again(&$case, |_| new_folder());
             damage_is_repaired: repair::damaged_by_hand(&$case, |_| new_folder());
@@ -39,7 +39,7 @@ macro_rules! rows_of {
 
         #[cfg(feature = "etcd")]
         rows!(
-            $(ignored $why;)?
+            $(#[$why])?
             no_outage_of_the_store_changes_the_datapath: crate::outages::change_nothing(&$case, crate::etcd::start);
         );
     };
@@ -60,9 +60,9 @@ mod userspace {
 mod vm {
     use super::*;
 
-    rows_of!(WIREGUARD WIREGUARD_SINGLE ignored "needs a kernel with wireguard; .ci/vm --all runs it in a VM");
+    rows_of!(WIREGUARD WIREGUARD_SINGLE #[ignore = "needs a kernel with wireguard; .ci/vm --all runs it in a VM"]);
     rows!(
-        ignored "needs a kernel with wireguard; .ci/vm --all runs it in a VM";
+        #[ignore = "needs a kernel with wireguard; .ci/vm --all runs it in a VM"]
         damage_inside_of_the_device_is_repaired: kernel::damage_inside();
         from_go_and_back: go::from_go();
         kernel_and_user_space_in_one_cluster: mixed::both_ways();

@@ -228,12 +228,15 @@ fn a_prometheus_finds_the_agents_by_annotation_or_service_monitor() {
 /// By backend: nobody is privileged.
 #[test]
 fn containers_have_what_their_backend_needs() {
-    for (values, user, raw) in [
-        ("", 65534, true),
-        ("flannel: {backend: host-gw}", 65534, true),
-        ("flannel: {enableNFTables: true}", 65534, false),
+    for (values, user, raw, has_tun) in [
+        ("", 65534, true, false),
+        ("flannel: {backend: host-gw}", 65534, true, false),
+        ("flannel: {enableNFTables: true}", 65534, false, false),
+        ("flannel: {backend: wireguard}", 65534, true, true),
+        ("flannel: {backend: wireguard, wireguard: kernel}", 65534, true, false),
+        ("flannel: {backend: wireguard, wireguard: userspace}", 0, true, true),
         // Hosts without udev have the TUN for root alone; NET_RAW is for its ICMP errors.
-        ("flannel: {backend: udp, enableNFTables: true}", 0, true),
+        ("flannel: {backend: udp, enableNFTables: true}", 0, true, true),
     ] {
         let objects = objects(values);
         let context = &agent(&objects)["securityContext"];
@@ -247,12 +250,17 @@ fn containers_have_what_their_backend_needs() {
         let add = if raw { json!(["NET_ADMIN", "NET_RAW"]) } else { json!(["NET_ADMIN"]) };
         assert_eq!(context["capabilities"], json!({ "add": add, "drop": ["ALL"] }), "{values}");
         // The device alone comes from the host, and only where it is used.
-        let is_udp = user == 0;
         let tun = json!({ "name": "tun", "hostPath": { "path": "/dev/net/tun", "type": "CharDevice" } });
-        assert_eq!(pod(&objects)["volumes"].as_array().unwrap().contains(&tun), is_udp);
+        assert_eq!(pod(&objects)["volumes"].as_array().unwrap().contains(&tun), has_tun);
         let mount = json!({ "name": "tun", "mountPath": "/dev/net/tun" });
-        assert_eq!(agent(&objects)["volumeMounts"].as_array().unwrap().contains(&mount), is_udp);
-        assert_eq!(container(of_kind(&objects, "DaemonSet"), "open-run").is_some(), !is_udp);
+        assert_eq!(agent(&objects)["volumeMounts"].as_array().unwrap().contains(&mount), has_tun);
+        assert_eq!(container(of_kind(&objects, "DaemonSet"), "open-run").is_some(), user != 0);
+        let command = agent(&objects)["command"].to_string();
+        let given = values
+            .split("wireguard: ")
+            .nth(1)
+            .map(|rest| format!("--wireguard={}", rest.trim_end_matches('}')));
+        assert!(given.is_none_or(|flag| command.contains(&flag)), "{values}: {command}");
     }
 }
 
@@ -261,6 +269,8 @@ fn what_would_have_no_effect_is_refused_by_name() {
     for (values, want) in [
         ("flannel: {backend: ipsec}", "\"ipsec\" is not in this version"),
         ("flannel: {psk: abc}", "flannel.psk has no effect with the backend vxlan"),
+        ("flannel: {wireguard: userspace}", "flannel.wireguard has no effect"),
+        ("flannel: {backend: wireguard, wireguard: go}", "wireguard"),
         ("flannel: {tunnelMode: separate}", "flannel.tunnelMode has no effect"),
         ("flannel: {keepaliveInterval: 5}", "flannel.keepaliveInterval has no effect"),
         ("flannel: {backendPortv6: 51821}", "flannel.backendPortv6 has no effect"),

@@ -11,7 +11,7 @@ tell is in values.schema.json.
 {{- $has := dict
   "vxlan" (list "mtu" "vni" "GBP" "directRouting" "macPrefix")
   "ipip" (list "directRouting")
-  "wireguard" (list "mtu" "psk" "tunnelMode" "keepaliveInterval" "backendPortv6") -}}
+  "wireguard" (list "mtu" "wireguard" "psk" "tunnelMode" "keepaliveInterval" "backendPortv6") -}}
 {{- range $name := concat (get $has "vxlan") (get $has "wireguard") -}}
 {{- if and (index $flannel $name) (not (has $name (get $has $backend | default list))) -}}
 {{- fail (printf "flannel.%s has no effect with the backend %s: leave it out" $name $backend) -}}
