@@ -493,7 +493,9 @@ async fn a_device_in_the_process_that_stops_is_made_again_and_expects_its_peers(
     assert_eq!(running.status.borrow().device_problem(), None);
     // The next process has the leases of the last one.
     host.previous = Some(running.stop().await);
-    ["flannel-wg", "flannel-wg-v6"].iter().for_each(|name| host.kernel.delete_link(name));
+    for name in ["flannel-wg", "flannel-wg-v6"] {
+        host.kernel.delete_link(name);
+    }
     host.devices = FakeDevices::in_process();
     let _running = host.start().await;
     assert_eq!(host.devices.expected(), [key(9)]);

@@ -99,7 +99,7 @@ impl Ensure<'_> {
         devices: &mut Devices,
     ) -> Result<Option<String>, KernelError> {
         if tunnel.device.as_ref().is_some_and(|device| device.has_ended()) {
-            self.close(tunnel);
+            close(tunnel);
         }
         let mut found = find(kernel, tunnel, self.provider.kind()).await?;
         tunnel.is_there = false;
@@ -115,7 +115,7 @@ impl Ensure<'_> {
         let is_new = found.is_none();
         if is_new {
             // One in this process without its link still has the port.
-            self.close(tunnel);
+            close(tunnel);
             let port = tunnel.port(self.common.config);
             let new = NewDevice::new(self.netns, tunnel.name, self.mtu, port).alarm(Arc::clone(self.alarm));
             match self.provider.create(kernel, &new).await {
@@ -194,12 +194,6 @@ impl Ensure<'_> {
         Ok(renamed)
     }
 
-    /// Lets go of a device, which ends if it is in this process.
-    fn close(&self, tunnel: &mut Tunnel) {
-        tunnel.device = None;
-        tunnel.forget();
-    }
-
     /// Deletes a link that the other provider made, and that stays when its maker ends. Go flannel leaves no blackhole, so
     /// those come first: what is for pods must not leave by a default route once the link's routes are gone.
     async fn supersede(
@@ -225,6 +219,12 @@ impl Ensure<'_> {
         }
         kernel.change_link(&LinkOp::Delete(link.index)).await.map(Ok)
     }
+}
+
+/// Lets go of a device, which ends if it is in this process.
+fn close(tunnel: &mut Tunnel) {
+    tunnel.device = None;
+    tunnel.forget();
 }
 
 /// What must be changed of a link that is there.

@@ -42,9 +42,12 @@ pub(super) fn overview(status: &Status, detail: Detail, look: Look) -> Sheet {
             let name = if number == 0 { "devices" } else { "" };
             add(Weight::Figures, name, self::device(device, counters));
         }
-        for counters in network.counters.iter().filter(|it| network.devices.iter().all(|of| of.name != it.of))
-        {
-            add(Weight::Figures, "datapath", Cell::new(traffic(counters), Style::Plain));
+        let is_datapath = |it: &&Counters| network.devices.iter().all(|of| of.name != it.of);
+        let datapaths: Vec<_> = network.counters.iter().filter(is_datapath).collect();
+        for (number, counters) in datapaths.iter().enumerate() {
+            let name = if number == 0 { "datapath" } else { "" };
+            let of = if datapaths.len() > 1 { format!("{} ", counters.of) } else { String::new() };
+            add(Weight::Figures, name, Cell::new(of + &traffic(counters), Style::Plain));
         }
         if let Some(gate) = &network.gate {
             add(Weight::Figures, "gate", self::gate(gate));
