@@ -23,6 +23,20 @@ pub(crate) enum Question {
     Differences(oneshot::Sender<Result<Differences, KernelError>>),
     /// The objects of a peer.
     Peer(LeaseKey, oneshot::Sender<Vec<PeerObject>>),
+    /// A command that the backend may know.
+    Command(String, oneshot::Sender<Result<String, CommandError>>),
+}
+
+/// Why a backend does not carry out a command ([`Inspector::command`]).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CommandError {
+    /// The backend has no such command.
+    #[error("the backend of this network has no such command")]
+    Unknown,
+    /// It tried, and failed.
+    #[error("{0}")]
+    Failed(String),
 }
 
 /// Why there is no answer.
@@ -38,6 +52,9 @@ pub enum InspectError {
     /// The kernel can't be read.
     #[error(transparent)]
     Kernel(#[from] KernelError),
+    /// The backend does not carry out a command.
+    #[error(transparent)]
+    Command(#[from] CommandError),
 }
 
 /// What differs between desired and observed state, as the agent would repair it.
@@ -116,6 +133,13 @@ impl Inspector {
     /// objects.
     pub async fn peer(&self, lease: LeaseKey) -> Result<Vec<PeerObject>, InspectError> {
         self.ask(|answer| Question::Peer(lease, answer)).await
+    }
+
+    /// Tells the backend to do what only backends of its kind can, such as `rotate-key`
+    /// ([`Driver::carry_out`](crate::reconcile::Driver::carry_out)). Returns what it does, in words.
+    pub async fn command(&self, name: impl Into<String>) -> Result<String, InspectError> {
+        let name = name.into();
+        Ok(self.ask(|answer| Question::Command(name, answer)).await??)
     }
 
     async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Result<T, InspectError> {

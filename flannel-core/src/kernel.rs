@@ -362,6 +362,14 @@ pub trait Kernel: Send {
         Ok(())
     }
 
+    /// Lets packets of any source that this host has a route to arrive by a link, whichever link that route has (sysctl
+    /// `rp_filter` 2, RFC 3704 section 2.4), where the host demands that route to be by the same link. A fake kernel without
+    /// sysctls does nothing.
+    async fn loosen_source_check(&mut self, link: &str) -> Result<(), KernelError> {
+        let _ = link;
+        Ok(())
+    }
+
     /// Whether a device of ours says that it completes checksums (`ethtool -k`: tx-checksumming); `None` if there is no such
     /// device, or on a fake kernel.
     async fn tx_checksum(&mut self, link: &str) -> Result<Option<bool>, KernelError> {

@@ -318,6 +318,20 @@ impl Kernel for Netlink {
         self.netns.set_sysctl(&name, "0").map_err(|source| KernelError::Sysctl { name, source })
     }
 
+    async fn loosen_source_check(&mut self, link: &str) -> Result<(), KernelError> {
+        // The larger of both values is in force.
+        let read = |of: &str| -> Result<u8, KernelError> {
+            let name = format!("ipv4/conf/{of}/rp_filter");
+            let text = self.netns.sysctl(&name).map_err(|source| KernelError::Sysctl { name, source })?;
+            Ok(text.trim().parse().unwrap_or(0))
+        };
+        if read("all")?.max(read(link)?) != 1 {
+            return Ok(());
+        }
+        let name = format!("ipv4/conf/{link}/rp_filter");
+        self.netns.set_sysctl(&name, "2").map_err(|source| KernelError::Sysctl { name, source })
+    }
+
     async fn tx_checksum(&mut self, link: &str) -> Result<Option<bool>, KernelError> {
         match self.netns.run(|| sys::tx_checksum(link, None))? {
             Ok(is_on) => Ok(Some(is_on)),

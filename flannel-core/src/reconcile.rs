@@ -260,7 +260,9 @@ impl<D: Driver> Reconciler<D> {
                     continue;
                 }
                 () = self.driver.attention() => {
-                    if let Some(peers) = self.driver.changed_peers() {
+                    if self.driver.desires_anew() {
+                        self.desire_anew();
+                    } else if let Some(peers) = self.driver.changed_peers() {
                         self.book.mark(peers);
                     } else {
                         self.repair.begin(Instant::now(), RepairCause::Datapath);

@@ -160,6 +160,14 @@ impl Agent {
         self.known(self.board.inspectors().network)?.peer(lease).await
     }
 
+    /// Tells the backend to do what only backends of its kind can: `rotate-key` of wireguard changes this node's key. Returns
+    /// what it does, in words; the status shows how far it is.
+    ///
+    /// It fails before the network runs, and if the backend does not know the command or can't carry it out.
+    pub async fn command(&self, name: impl Into<String>) -> Result<String, InspectError> {
+        self.known(self.board.inspectors().network)?.command(name).await
+    }
+
     fn known(&self, network: Option<Inspector>) -> Result<Inspector, InspectError> {
         let runs = self.board.subscribe().borrow().network.is_some();
         network.ok_or(if runs { InspectError::NoLoop } else { InspectError::NotRunning })

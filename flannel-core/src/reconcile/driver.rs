@@ -9,7 +9,7 @@ use crate::config::{BackendConfig, ConfigError};
 use crate::dataplane::Object;
 use crate::events::NetworkEvent;
 use crate::firewall::gate::{Desk, Gate, Tunnels};
-use crate::inspect::Differences;
+use crate::inspect::{CommandError, Differences};
 use crate::kernel::{Kernel, KernelError, KernelEvent, LinkOp, Refusal, Scope};
 use crate::lease::{Lease, LeaseAttrs, LeaseKey};
 use crate::peers::{Claim, Peer, PeerError};
@@ -153,6 +153,24 @@ pub trait Driver: Send {
     /// `None` the loop looks at the devices and all that is on them.
     fn changed_peers(&mut self) -> Option<Vec<LeaseKey>> {
         None
+    }
+
+    /// After [`Self::attention`]: whether this node itself changed which devices and objects it needs. Then the loop asks again
+    /// for all of them, and what differs is no drift.
+    fn desires_anew(&mut self) -> bool {
+        false
+    }
+
+    /// Receives this node's own record, whenever the store has told of it.
+    fn own_record(&mut self, attrs: &LeaseAttrs) {
+        let _ = attrs;
+    }
+
+    /// Does what an operator asks for and only this kind of backend can. Returns what it does, in words. It does not wait for
+    /// the end of it.
+    fn carry_out(&mut self, command: &str) -> Result<String, CommandError> {
+        let _ = command;
+        Err(CommandError::Unknown)
     }
 
     /// How the network is probed; `None` if nothing of it can be.

@@ -28,6 +28,9 @@ impl<D: Driver> Reconciler<D> {
                 let objects = self.peer_objects(lease).await;
                 let _ = answer.send(objects);
             }
+            Question::Command(name, answer) => {
+                let _ = answer.send(self.driver.carry_out(&name));
+            }
         }
     }
 

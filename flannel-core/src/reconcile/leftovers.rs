@@ -102,10 +102,11 @@ impl<D: Driver> Reconciler<D> {
         }
     }
 
-    /// Records the ages of this node's own record for the next start.
+    /// Records the ages of this node's own record for the next start, and tells the driver of it.
     pub(super) fn record_own(&mut self, changes: &[LeaseChange]) {
         let own = changes.iter().rfind(|change| change.key == self.own);
         let Some(own) = own.and_then(|change| change.after.as_ref()) else { return };
+        self.driver.own_record(&own.attrs);
         let next_age = self.leases.next_age();
         self.record.edit(|state| {
             if let Some(stored) = &state.own {

@@ -73,3 +73,32 @@ fn a_device_without_ipv6_is_named_with_its_sysctl() {
         assert_eq!(kernel.execute(&[op]).await.unwrap(), []);
     });
 }
+
+/// Whatever values all links, new ones and this one have: the larger of `all` and the link's is in force.
+#[test]
+fn a_strict_check_of_sources_is_loosened_on_one_link() {
+    with_underlay(test_name!(), || async {
+        let mut kernel = Netlink::open().unwrap();
+        ip("link add dum.0 type veth peer name peer.0");
+        let get = |link: &str| {
+            let path = format!("/proc/sys/net/ipv4/conf/{link}/rp_filter");
+            std::fs::read_to_string(path).unwrap().trim().to_owned()
+        };
+        for (all, own, want) in [
+            ("0", "0", "0"),
+            ("0", "1", "2"),
+            ("1", "0", "2"),
+            ("1", "1", "2"),
+            ("1", "2", "2"),
+            ("2", "1", "1"),
+        ] {
+            set("ipv4/conf/all/rp_filter", all);
+            set("ipv4/conf/dum.0/rp_filter", own);
+            set("ipv4/conf/eth0/rp_filter", "1");
+            kernel.loosen_source_check("dum.0").await.unwrap();
+            assert_eq!((get("dum.0"), get("eth0"), get("all")), (want.into(), "1".into(), all.into()));
+        }
+        let error = kernel.loosen_source_check("none0").await.unwrap_err();
+        assert!(error.to_string().contains("ipv4/conf/none0/rp_filter"), "{error}");
+    });
+}
