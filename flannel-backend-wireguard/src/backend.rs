@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use flannel_backend_udp::Layout;
@@ -16,7 +17,7 @@ use flannel_core::state_file::{Device, State};
 use tracing::{info, warn};
 
 use crate::config::{KEYS, WireguardConfig};
-use crate::driver::{Side, WireguardDriver};
+use crate::driver::{Rotation, Side, WireguardDriver};
 use crate::key_file;
 use crate::peer;
 use crate::provider::{Chosen, Implementation, Provider};
@@ -27,6 +28,7 @@ pub struct WireguardBackend {
     makers: Makers,
     layout: Layout,
     key_file: PathBuf,
+    rotate_every: Option<Duration>,
 }
 
 /// Who makes the devices.
@@ -53,6 +55,7 @@ impl WireguardBackend {
             makers: Makers::Of(Implementation::default()),
             layout: Layout::default(),
             key_file: key_file::DEFAULT_PATH.into(),
+            rotate_every: None,
         }
     }
 
@@ -81,6 +84,13 @@ impl WireguardBackend {
     pub fn key_file(self, path: impl Into<PathBuf>) -> Self {
         Self { key_file: path.into(), ..self }
     }
+
+    /// Changes this node's key when it has been in use for this time, or up to a tenth longer. `None`, the default, is never.
+    /// The age of a key is that of its file.
+    #[must_use]
+    pub fn rotate_every(self, interval: Option<Duration>) -> Self {
+        Self { rotate_every: interval, ..self }
+    }
 }
 
 #[async_trait]
@@ -96,6 +106,11 @@ impl Backend for WireguardBackend {
                 DeviceKind::named("flannel-wg-v6", "wireguard"),
                 DeviceKind::named("flannel-wg", "tun"),
                 DeviceKind::named("flannel-wg-v6", "tun"),
+                // Those of a change of keys.
+                DeviceKind::named("flannel-wg-r", "wireguard"),
+                DeviceKind::named("flannel-wg-v6-r", "wireguard"),
+                DeviceKind::named("flannel-wg-r", "tun"),
+                DeviceKind::named("flannel-wg-v6-r", "tun"),
             ]
         }
     }
@@ -141,6 +156,7 @@ impl Backend for WireguardBackend {
             sides,
             chosen,
             (key, self.key_file.clone()),
+            Rotation::of(&self.key_file, self.rotate_every),
         )
         .recalling(recalled);
         let devices = driver.names().map(|name| Device::of_kind(name, kind)).collect::<Vec<_>>();

@@ -141,6 +141,18 @@ impl WireguardConfig {
         }
     }
 
+    /// The port of the second device that a family has while a node changes its key: two above the first's, or the next
+    /// that is none of the first devices'.
+    pub(crate) fn second_port(&self, family: Family) -> u16 {
+        let first = self.port(family);
+        let is_free = |port: &u16| ![self.listen_port, self.listen_port_v6].contains(port);
+        // At the upper end they are below.
+        let (mut above, mut below) = (2..8, 2..8);
+        let above =
+            above.find_map(|n| first.checked_add(n).filter(is_free).filter(|_| first <= u16::MAX - 8));
+        above.or_else(|| below.find_map(|n| Some(first - n).filter(is_free))).unwrap_or_default()
+    }
+
     /// The bytes that WireGuard really adds to a full-size packet of a family; `None` where that depends on the peer.
     pub(crate) fn added(&self, family: Family) -> Option<u32> {
         let outer = match self.mode {

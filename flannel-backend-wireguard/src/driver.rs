@@ -1,6 +1,7 @@
 //! The WireGuard backend's part of the reconcile loop: the devices with their keys and peers, and the routes to them.
 
 mod ensure;
+mod rotate;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -15,6 +16,7 @@ use flannel_core::config::{BackendConfig, ConfigError};
 use flannel_core::dataplane::{Address, KERNEL_PROTOCOL, Object, Route};
 use flannel_core::error::chain;
 use flannel_core::events::NetworkEvent;
+use flannel_core::inspect::CommandError;
 use flannel_core::kernel::{Kernel, KernelError, KernelEvent, Kinds, Link, LinkOp, Refusal, Scope};
 use flannel_core::lease::{Lease, LeaseAttrs, LeaseKey};
 use flannel_core::netns::Netns;
@@ -30,10 +32,12 @@ use tracing::warn;
 use crate::config::WireguardConfig;
 use crate::key::{PrivateKey, PublicKey};
 use crate::key_file;
-use crate::peer::{self, Paths};
+use crate::peer::{self, Paths, Second};
 use crate::plan::DesiredPeer;
 use crate::provider::Chosen;
 use crate::tunnel::{Common, Tunnel};
+
+pub(crate) use rotate::Rotation;
 
 /// How often the errors that the devices count are looked at. They grow when packets meet a peer that is gone or lost
 /// an address, of which the kernel sends no notification.
@@ -70,6 +74,7 @@ pub(crate) struct WireguardDriver {
     look: Look,
     /// Notified when a device in this process ends by itself.
     alarm: Arc<Notify>,
+    rotation: Rotation,
 }
 
 /// The cheap look between two resyncs.
@@ -89,13 +94,14 @@ impl WireguardDriver {
         sides: PerFamily<Side>,
         chosen: Chosen,
         (key, key_file): (PrivateKey, PathBuf),
+        rotation: Rotation,
     ) -> Self {
         let families: Vec<Family> = sides.families().collect();
         let tunnels = Tunnel::of_mode(config.mode, &families);
         let names = tunnels.iter().map(|tunnel| tunnel.name.to_owned()).collect();
         let counters = Counters::of_devices(netns.clone(), names);
         let look = Look { next: Instant::now() + LOOK, every: LOOK, errors: None, counters };
-        let (recalled, alarm) = (Vec::new(), Arc::default());
+        let (recalled, alarm, lower) = (Vec::new(), Arc::default(), None);
         Self {
             netns,
             config,
@@ -105,10 +111,11 @@ impl WireguardDriver {
             key,
             key_file,
             tunnels,
-            lower: None,
+            lower,
             recalled,
             look,
             alarm,
+            rotation,
         }
     }
 
@@ -169,7 +176,8 @@ impl WireguardDriver {
     fn path(&self) -> String {
         let Chosen { provider, why } = &self.chosen;
         let why = why.as_ref().map(|why| format!(", since {why}")).unwrap_or_default();
-        let devices = self.tunnels.iter().filter_map(|tunnel| tunnel.device.as_ref()?.path());
+        let firsts = self.tunnels.iter().filter(|tunnel| tunnel.second_key.is_none());
+        let devices = firsts.filter_map(|tunnel| tunnel.device.as_ref()?.path());
         let parts = [format!("WireGuard in {}{why}", provider.name())].into_iter().chain(devices);
         parts.collect::<Vec<_>>().join("; ")
     }
@@ -284,8 +292,10 @@ impl Driver for WireguardDriver {
         self.lower = found.or(self.lower.take());
         // Without the underlay the devices stay as they are.
         if let Some(lower) = self.lower.clone() {
+            self.choose_second(kernel, &mut devices).await?;
             problems.extend(self.ensure_all(kernel, &lower, &mut devices).await?);
         }
+        self.look_at_sessions(kernel).await;
         self.settle_recalled();
         self.expect_settled();
         devices.problem = (!problems.is_empty()).then(|| problems.join("; "));
@@ -338,7 +348,22 @@ impl Driver for WireguardDriver {
 
     fn attrs(&self) -> LeaseAttrs {
         let families: Vec<Family> = self.sides.families().collect();
-        peer::attrs(&self.config, self.key.public(), &families, self.underlay.published)
+        peer::attrs(&self.config, self.published_keys(), &families, self.underlay.published)
+    }
+
+    fn own_record(&mut self, attrs: &LeaseAttrs) {
+        self.rotation.record = Some(attrs.backend_data.clone());
+    }
+
+    fn carry_out(&mut self, command: &str) -> Result<String, CommandError> {
+        match command {
+            rotate::COMMAND => self.ask_for_rotation(),
+            _ => Err(CommandError::Unknown),
+        }
+    }
+
+    fn problems(&self) -> Vec<Problem> {
+        self.rotation.problems()
     }
 
     /// Draws another key: another node had this one first, so that its file was copied.
@@ -346,6 +371,8 @@ impl Driver for WireguardDriver {
         match key_file::create(&self.key_file) {
             Ok(key) => {
                 self.key = key;
+                // Sessions end anyway.
+                self.abandon_rotation();
                 true
             }
             Err(error) => {
@@ -361,13 +388,14 @@ impl Driver for WireguardDriver {
     /// The addresses of the devices. Below all routes to peers is a blackhole for each network: what has no way through a
     /// tunnel, because the peer is not known, has no key, or the device is gone, must not leave by a default route.
     fn own_objects(&self) -> Vec<Object> {
-        let links = self.links();
+        let (first, second) = (self.links(), self.second_links());
         let mut objects = Vec::new();
         for (family, side) in self.sides.iter() {
             objects.push(Object::Route(Route::blackhole(side.network)));
-            if let (Some(subnet), Some(link)) = (side.subnet, links.get(family)) {
-                let host =
-                    Subnet::containing(subnet.base(), family.bits()).expect("a full-length prefix fits");
+            let Some(subnet) = side.subnet else { continue };
+            let host = Subnet::containing(subnet.base(), family.bits()).expect("a full-length prefix fits");
+            // What this node sends by itself has the address of the device by which it leaves.
+            for link in [first.get(family), second.get(family)].into_iter().flatten() {
                 objects.push(Object::Address(Address { link: *link, addr: host.into() }));
             }
         }
@@ -376,6 +404,7 @@ impl Driver for WireguardDriver {
 
     fn own_claims(&self) -> Vec<Claim> {
         let (links, key) = (self.links(), self.key.public());
+        let (second, second_key) = (self.second_links(), self.second_key().public());
         let mut claims = Vec::new();
         for (family, side) in self.sides.iter() {
             claims.extend(side.subnet.map(Claim::Subnet));
@@ -383,47 +412,80 @@ impl Driver for WireguardDriver {
             claims.extend([Claim::Underlay(side.published), Claim::Underlay(side.local)]);
             let port = self.config.port(family);
             claims.extend(links.get(family).map(|link| Claim::Key(*link, key.0, side.published, port)));
+            let port = self.config.second_port(family);
+            claims
+                .extend(second.get(family).map(|link| Claim::Key(*link, second_key.0, side.published, port)));
         }
         claims
     }
 
     fn peer(&self, lease: &Lease) -> Result<Peer, PeerError> {
-        let (links, ours) = (self.links(), self.published());
-        peer::peer(lease, &Paths { config: &self.config, links: &links, ours: &ours })
+        let (links, ours, second) = (self.links(), self.published(), self.second_links());
+        let way = |family, keys| self.way(family, keys);
+        let second = Second { links: &second, is_own: self.rotation.is_own(), way: &way };
+        peer::peer(lease, &Paths { config: &self.config, links: &links, ours: &ours, second })
     }
 
     fn set_peers(&mut self, peers: &mut dyn Iterator<Item = (&LeaseKey, &Peer)>) {
         let mut by_link: BTreeMap<LinkIndex, BTreeMap<PublicKey, DesiredPeer>> = BTreeMap::new();
-        for (_, peer) in peers {
+        self.rotation.forget_peers();
+        for (lease, peer) in peers {
+            self.note_rotation_of(*lease, peer);
             for (link, key, published) in keys(peer) {
-                let routes = peer.objects.iter().filter_map(|object| match object {
-                    Object::Route(route) if route.link == Some(link) => Some(IpNetwork::from(route.dst)),
+                let Some(tunnel) = self.tunnel_at(link) else { continue };
+                if tunnel.second_key.is_some() && self.rotation.is_strict {
+                    continue;
+                }
+                let subnets = peer.claims.iter().filter_map(|claim| match claim {
+                    Claim::Subnet(subnet) if tunnel.families.contains(&subnet.family()) => {
+                        Some(IpNetwork::from(*subnet))
+                    }
                     _ => None,
                 });
                 let of_link = by_link.entry(link).or_default();
                 // Two leases of one node share its key.
-                let wanted = of_link
-                    .entry(key)
-                    .or_insert_with(|| DesiredPeer { published, allowed_ips: BTreeSet::default() });
-                wanted.allowed_ips.extend(routes);
+                let wanted = of_link.entry(key).or_insert_with(|| DesiredPeer {
+                    // Without a port it is a peer that begins.
+                    published: Some(published).filter(|at| at.port() > 0),
+                    allowed_ips: BTreeSet::default(),
+                    keepalive: self.keepalive(link, key),
+                });
+                wanted.allowed_ips.extend(subnets);
             }
         }
         for tunnel in &mut self.tunnels {
             let link = tunnel.link.as_ref().map(|link| link.index);
             tunnel.peers = link.and_then(|link| by_link.remove(&link)).unwrap_or_default();
         }
+        self.hurry_rotation();
     }
 
     async fn hold(&mut self, read: bool, prune: Prune<'_>) -> Held {
+        self.rotation.is_synced = prune.is_synced();
         self.hold_all(read, prune).await
     }
 
+    fn desires_anew(&mut self) -> bool {
+        self.rotation.desires_anew()
+    }
+
+    /// That of [`Self::attention`] may be the progress of a rotation, which only the status shows.
+    fn changed_peers(&mut self) -> Option<Vec<LeaseKey>> {
+        self.rotation.has_progress().then(Vec::new)
+    }
+
     /// Looks at the errors that the devices count. If they grow, a peer may be gone. A device in this process tells when it
-    /// ends.
+    /// ends. While a node changes its key, it looks at the sessions, too.
     async fn attention(&mut self) {
         loop {
             tokio::select! {
                 () = self.alarm.notified() => return,
+                () = tokio::time::sleep_until(self.rotation.look_at) => {
+                    if self.look_at_rotation().await {
+                        return;
+                    }
+                    continue;
+                }
                 () = tokio::time::sleep_until(self.look.next) => {}
             }
             let counted = self.look.counters.read();

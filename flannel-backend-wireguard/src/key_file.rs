@@ -1,10 +1,11 @@
 //! The file with this node's private key, in the form of Go flannel: base64 without a newline, readable for its owner
 //! alone. Upstream: `pkg/backend/wireguard/device.go`.
 
-use std::fs::DirBuilder;
+use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use flannel_core::{atomic_file, guarded};
 
@@ -54,6 +55,15 @@ pub enum KeyFileError {
         #[source]
         source: io::Error,
     },
+    /// A file with a key can't be removed.
+    #[error("can't remove the WireGuard key file {path}")]
+    Remove {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
 }
 
 /// Reads the key; draws and writes one if there is no file.
@@ -78,16 +88,42 @@ pub fn read(path: &Path) -> Result<Option<PrivateKey>, KeyFileError> {
 /// Draws a new key and puts it into the file, in place of one that is there.
 pub fn create(path: &Path) -> Result<PrivateKey, KeyFileError> {
     let key = PrivateKey::generate().map_err(KeyFileError::Draw)?;
+    write(path, &key)?;
+    Ok(key)
+}
+
+/// Puts a key into the file, in place of one that is there. A crash leaves the one or the other.
+pub fn write(path: &Path, key: &PrivateKey) -> Result<(), KeyFileError> {
     let folder = path.parent().filter(|folder| *folder != Path::new(""));
     let made = folder.map_or(Ok(()), |folder| DirBuilder::new().recursive(true).mode(0o755).create(folder));
     made.and_then(|()| atomic_file::replace(path, key.reveal().as_bytes(), MODE))
-        .map_err(|source| KeyFileError::Write { path: path.to_owned(), source })?;
-    Ok(key)
+        .map_err(|source| KeyFileError::Write { path: path.to_owned(), source })
+}
+
+/// The file beside a key file that has the next key while the node changes its key: `wgkey.next`.
+pub fn next_to(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".next");
+    name.into()
+}
+
+/// Removes a file with a key. One that is not there is no error.
+pub fn remove(path: &Path) -> Result<(), KeyFileError> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(KeyFileError::Remove { path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// How long ago the key was put into the file; `None` if that can't be read, or is in the future.
+pub fn age(path: &Path) -> Option<Duration> {
+    fs::metadata(path).ok()?.modified().ok()?.elapsed().ok()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
@@ -103,6 +139,23 @@ mod tests {
         assert_eq!(fs::metadata(path.parent().unwrap()).unwrap().permissions().mode() & 0o777, 0o755);
         assert_eq!(read_or_create(&path).unwrap(), key);
         assert_ne!(create(&path).unwrap(), key, "another one in its place");
+    }
+
+    #[test]
+    fn the_next_key_is_beside_it_until_it_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("wgkey");
+        let next = next_to(&path);
+        assert_eq!(next, folder.path().join("wgkey.next"));
+        remove(&next).unwrap();
+        let key = create(&next).unwrap();
+        write(&path, &key).unwrap();
+        assert_eq!(read(&path).unwrap(), Some(key));
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o400);
+        assert!(age(&path).unwrap() < Duration::from_secs(3600));
+        remove(&next).unwrap();
+        assert_eq!((read(&next).unwrap(), age(&next)), (None, None));
+        assert!(matches!(remove(folder.path()), Err(KeyFileError::Remove { .. })));
     }
 
     #[test]

@@ -19,6 +19,7 @@
 //! - [`userspace`]: a device in this process, for kernels without WireGuard ([`Implementation`]).
 //! - `plan`: which changes lead to what is desired (pure); `peer`: what a lease needs (pure); `config` (pure).
 //! - `tunnel`: one device with what is held in it; `driver`: all of them in the loop.
+//! - `rotation`: how nodes change their keys without losing a packet (pure); `driver/rotate` carries it out.
 
 mod backend;
 mod config;
@@ -30,6 +31,7 @@ pub mod key_file;
 mod peer;
 mod plan;
 pub mod provider;
+mod rotation;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod tunnel;
@@ -37,5 +39,5 @@ pub mod userspace;
 
 pub use backend::WireguardBackend;
 pub use config::{Mode, WireguardConfig};
-pub use peer::WireguardData;
+pub use peer::{NextKey, WireguardData};
 pub use provider::Implementation;

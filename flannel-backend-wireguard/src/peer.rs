@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::config::{Mode, WireguardConfig};
 use crate::key::PublicKey;
+use crate::rotation::{Phase, Way};
 
 /// The name under which this backend publishes leases.
 pub(crate) const KIND: &str = "wireguard";
@@ -24,48 +25,84 @@ pub struct WireguardData {
     pub public_key: PublicKey,
     /// The UDP port that it receives on. Old writers left it out; then it is the port of the reader's own config.
     pub port: Option<u16>,
+    /// While the node changes its key: the next key, and where a second device has it already. Go flannel ignores it.
+    pub next: Option<NextKey>,
 }
 
-/// The data as serde writes it. The names and their order are upstream's.
+/// The next key of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NextKey {
+    /// The public key of the node's second device.
+    pub public_key: PublicKey,
+    /// The UDP port that this device receives on.
+    pub port: u16,
+}
+
+impl NextKey {
+    /// A key of a device that receives on this port.
+    pub fn new(public_key: PublicKey, port: u16) -> Self {
+        Self { public_key, port }
+    }
+}
+
+/// The data as serde writes it. The names and their order are upstream's, but for `Next`, which upstream doesn't have.
 #[derive(Serialize)]
 struct Wire {
     #[serde(rename = "PublicKey")]
     public_key: String,
     #[serde(rename = "Port")]
     port: u16,
+    #[serde(rename = "Next", skip_serializing_if = "Option::is_none")]
+    next: Option<Box<Wire>>,
 }
 
 impl WireguardData {
     /// Reads what a node published, with names in any case.
     pub fn decode(data: &BackendData) -> Result<Self, String> {
         let object = GoObject::parse(data.as_str()).map_err(|error| format!("is no JSON object: {error}"))?;
-        let key: Option<String> =
-            object.get("PublicKey").map_err(|error| format!("has a bad PublicKey: {error}"))?;
-        let key = key.ok_or("is no use: PublicKey is missing")?;
-        let public_key = key.parse().map_err(|error| format!("is no use: PublicKey {error}"))?;
-        let port: Option<i64> = object.get("Port").map_err(|error| format!("has a bad Port: {error}"))?;
-        let port = port.filter(|port| *port != 0).map(u16::try_from).transpose();
-        let port = port.map_err(|_| "is no use: Port is none of UDP")?;
-        Ok(Self { public_key, port })
+        let (public_key, port) = decode_key(&object)?;
+        Ok(Self { public_key, port, next: decode_next(&object) })
     }
 
     /// What a node publishes for one family.
-    fn encode(public_key: PublicKey, port: u16) -> BackendData {
-        let wire = Wire { public_key: public_key.to_string(), port };
-        BackendData::encode(&wire).expect("a text and a number always encode")
+    fn encode(public_key: PublicKey, port: u16, next: Option<NextKey>) -> BackendData {
+        let wire = |key: PublicKey, port, next| Wire { public_key: key.to_string(), port, next };
+        let next = next.map(|next| Box::new(wire(next.public_key, next.port, None)));
+        BackendData::encode(&wire(public_key, port, next)).expect("texts and numbers always encode")
     }
 }
 
+fn decode_key(object: &GoObject) -> Result<(PublicKey, Option<u16>), String> {
+    let key: Option<String> =
+        object.get("PublicKey").map_err(|error| format!("has a bad PublicKey: {error}"))?;
+    let key = key.ok_or("is no use: PublicKey is missing")?;
+    let public_key = key.parse().map_err(|error| format!("is no use: PublicKey {error}"))?;
+    let port: Option<i64> = object.get("Port").map_err(|error| format!("has a bad Port: {error}"))?;
+    let port = port.filter(|port| *port != 0).map(u16::try_from).transpose();
+    Ok((public_key, port.map_err(|_| "is no use: Port is none of UDP")?))
+}
+
+/// The next key. One that can't be used is none: the node is reached by its present key, as Go flannel reaches it.
+fn decode_next(object: &GoObject) -> Option<NextKey> {
+    let next = GoObject::parse(object.raw("Next")?).ok()?;
+    let (public_key, port) = decode_key(&next).ok()?;
+    Some(NextKey { public_key, port: port? })
+}
+
 /// What this node publishes for the families of its pods: for each the port of the device that carries it. Go flannel
-/// publishes `ListenPortV6` for IPv6 in each mode, although a single device does not receive there.
+/// publishes `ListenPortV6` for IPv6 in each mode, although a single device does not receive there. `next` is the key of
+/// this node's second devices.
 pub(crate) fn attrs(
     config: &WireguardConfig,
-    key: PublicKey,
+    (key, next): (PublicKey, Option<PublicKey>),
     families: &[Family],
     published: PerFamily<IpAddr>,
 ) -> LeaseAttrs {
-    let data =
-        |family: Family| families.contains(&family).then(|| WireguardData::encode(key, config.port(family)));
+    let data = |family: Family| {
+        let next = next.map(|next| NextKey::new(next, config.second_port(family)));
+        families.contains(&family).then(|| WireguardData::encode(key, config.port(family), next))
+    };
     LeaseAttrs {
         // An address of a family that is not enabled is published too if the operator gave one, as upstream does.
         public_ips: published,
@@ -82,25 +119,69 @@ pub(crate) struct Paths<'a> {
     pub(crate) links: &'a PerFamily<LinkIndex>,
     /// The addresses that this node publishes.
     pub(crate) ours: &'a PerFamily<IpAddr>,
+    /// This node's second devices, while it or another node changes its key.
+    pub(crate) second: Second<'a>,
+}
+
+/// The second devices of this node.
+#[derive(Clone, Copy)]
+pub(crate) struct Second<'a> {
+    /// Those that are there, as [`Paths::links`].
+    pub(crate) links: &'a PerFamily<LinkIndex>,
+    /// Whether they are there for this node's own next key, which is for all peers.
+    pub(crate) is_own: bool,
+    /// By which device a node is reached, by its keys on both, and where it is in the change of its key.
+    pub(crate) way: &'a dyn Fn(Family, Keys) -> Way,
+}
+
+impl std::fmt::Debug for Second<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Second")
+            .field("links", self.links)
+            .field("is_own", &self.is_own)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The keys of a peer on the first and on the second device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Keys {
+    pub(crate) first: PublicKey,
+    pub(crate) second: PublicKey,
+    pub(crate) phase: Phase,
 }
 
 /// The objects and claims of another node's lease: a route for each subnet, and a key with its endpoint for each
-/// device.
+/// device. The data has `Next` if [`Peer::data`] is set.
 pub(crate) fn peer(lease: &Lease, paths: &Paths<'_>) -> Result<Peer, PeerError> {
     PeerError::check_backend(&lease.attrs, KIND)?;
     let mut peer = Peer::default();
     for (family, subnet) in lease.key.subnets().iter() {
         peer.claims.push(Claim::Subnet(*subnet));
         let Some(link) = paths.links.get(family) else { continue };
-        peer.objects.push(Object::Route(route(*subnet, *link)));
         let by = match paths.config.mode {
             Mode::Separate => family,
             _ => by_family(paths, &lease.attrs.public_ips),
         };
-        let Endpoint { key, at } = endpoint(&lease.attrs, by, paths.config)?;
-        let key = Claim::Key(*link, key.0, at.ip(), at.port());
+        let Endpoint { key, at, next } = endpoint(&lease.attrs, by, paths.config)?;
+        if next.is_some() {
+            peer.data = lease.attrs.backend_data.iter().next().map(|(_, data)| data.clone());
+        }
+        let first = Claim::Key(*link, key.0, at.ip(), at.port());
+        let second = paths.second.links.get(family).filter(|_| next.is_some() || paths.second.is_own);
+        let mut by_link = *link;
+        let second = second.map(|link| {
+            let phase = Phase::of(key, next.map(|next| next.public_key));
+            // The second device of a node that does not change its key has the present one, on a port that its packets tell.
+            let (of_second, port) = next.map_or((key, 0), |next| (next.public_key, next.port));
+            if (paths.second.way)(family, Keys { first: key, second: of_second, phase }) == Way::Second {
+                by_link = *link;
+            }
+            Claim::Key(*link, of_second.0, at.ip(), port)
+        });
+        peer.objects.push(Object::Route(route(*subnet, by_link)));
         let of_family = lease.attrs.underlay(family).ok().map(Claim::Underlay);
-        for claim in [Claim::Underlay(at.ip()), key].into_iter().chain(of_family) {
+        for claim in [Claim::Underlay(at.ip()), first].into_iter().chain(second).chain(of_family) {
             if !peer.claims.contains(&claim) {
                 peer.claims.push(claim);
             }
@@ -130,6 +211,7 @@ pub(crate) fn route(dst: Subnet, link: LinkIndex) -> Route {
 struct Endpoint {
     key: PublicKey,
     at: SocketAddr,
+    next: Option<NextKey>,
 }
 
 /// The endpoint that a node publishes in one family of the underlay.
@@ -141,22 +223,22 @@ fn endpoint(attrs: &LeaseAttrs, by: Family, config: &WireguardConfig) -> Result<
         attrs.backend_data.get(family).map(WireguardData::decode).transpose().map_err(bad)
     };
     let missing = || unreadable(format!("{} is missing; {}", data_field(by), LeaseAttrs::MEND));
-    let (key, port) = match config.mode {
+    let (data, port) = match config.mode {
         Mode::Separate => {
             let data = data(by)?.ok_or_else(missing)?;
-            (data.public_key, data.port.unwrap_or(config.port(by)))
+            (data, data.port.unwrap_or(config.port(by)))
         }
         // A single device has one key and one port. What Go flannel publishes for IPv6 is no port of it.
         _ => match (data(Family::V4)?, data(Family::V6)?) {
-            (Some(v4), _) => (v4.public_key, v4.port.unwrap_or(config.listen_port)),
+            (Some(v4), _) => (v4, v4.port.unwrap_or(config.listen_port)),
             (None, Some(v6)) => {
                 let port = v6.port.filter(|port| *port != config.listen_port_v6);
-                (v6.public_key, port.unwrap_or(config.listen_port))
+                (v6, port.unwrap_or(config.listen_port))
             }
             (None, None) => return Err(missing()),
         },
     };
-    Ok(Endpoint { key, at: SocketAddr::new(address, port) })
+    Ok(Endpoint { key: data.public_key, at: SocketAddr::new(address, port), next: data.next })
 }
 
 /// By which family of the underlay a peer of a single device is reached, by upstream's rule: by IPv4, unless that would

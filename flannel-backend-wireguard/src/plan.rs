@@ -31,10 +31,12 @@ pub(crate) struct Desired {
 /// What a device should know of a peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DesiredPeer {
-    /// Where its node says that it receives.
-    pub(crate) published: SocketAddr,
+    /// Where its node says that it receives; `None` for a peer that begins, and so tells where it is.
+    pub(crate) published: Option<SocketAddr>,
     /// The subnets of its leases.
     pub(crate) allowed_ips: BTreeSet<IpNetwork>,
+    /// Seconds between keepalive packets, if other than for all peers.
+    pub(crate) keepalive: Option<u16>,
 }
 
 /// The published endpoint of each peer that is in force: that was written, or known when the peer was last heard from.
@@ -65,11 +67,15 @@ pub(crate) struct Plan {
 
 /// Plans the changes: key and port first, then peers that go, then peers that give up addresses, then all others. So no
 /// address is taken from a peer that keeps it.
+///
+/// With another key of the device all sessions end, so peers are made anew: each handshake that the device shows from then on
+/// is one with this key.
 pub(crate) fn plan(want: &Desired, have: &DeviceState, settled: &Settled, rules: &Rules<'_>) -> Plan {
     let mut plan = Plan::default();
     if have.private_key.as_ref() != Some(&want.private_key) {
         plan.changes.push(Change::PrivateKey(want.private_key.clone()));
     }
+    let are_anew = have.private_key.as_ref().is_some_and(|key| *key != want.private_key);
     if have.listen_port != want.listen_port {
         plan.changes.push(Change::ListenPort(want.listen_port));
     }
@@ -86,6 +92,9 @@ pub(crate) fn plan(want: &Desired, have: &DeviceState, settled: &Settled, rules:
         if wanted.is_none() && may_go {
             plan.changes.push(Change::RemovePeer(*key));
             continue;
+        }
+        if wanted.is_some() && are_anew {
+            plan.changes.push(Change::RemovePeer(*key));
         }
         let is_wanted = |ip: &IpNetwork| wanted.is_some_and(|wanted| wanted.allowed_ips.contains(ip));
         let kept = peer.allowed_ips.iter().filter(|ip| is_wanted(ip) || !(rules.may_remove)(**ip));
@@ -108,25 +117,32 @@ pub(crate) fn plan(want: &Desired, have: &DeviceState, settled: &Settled, rules:
             allowed.remove(ip);
             plan.held_back.push((*ip, *key));
         }
-        let (endpoint, now_settled) = match before {
-            None => (Some(wanted.published), wanted.published),
-            Some(before) => endpoint(wanted.published, before, settled.get(key).copied(), rules),
+        let (endpoint, now_settled) = match (before, wanted.published) {
+            (None, published) => (published, published),
+            (Some(before), Some(published)) => {
+                let (write, settled) = endpoint(published, before, settled.get(key).copied(), rules);
+                (write, Some(settled))
+            }
+            (Some(_), None) => (None, None),
         };
-        plan.settled.insert(*key, now_settled);
+        plan.settled.extend(now_settled.map(|settled| (*key, settled)));
+        let keepalive = wanted.keepalive.unwrap_or(want.keepalive);
         let change = match before {
-            None => PeerChange {
-                preshared_key: want.psk.clone().map(Some),
-                endpoint,
-                keepalive: Some(want.keepalive).filter(|seconds| *seconds > 0),
-                allowed_ips: Some(allowed),
-            },
-            Some(before) => PeerChange {
+            Some(before) if !are_anew => PeerChange {
                 preshared_key: (before.preshared_key != want.psk).then(|| want.psk.clone()),
                 endpoint,
-                keepalive: (before.keepalive != want.keepalive).then_some(want.keepalive),
+                keepalive: (before.keepalive != keepalive).then_some(keepalive),
                 allowed_ips: (before.allowed_ips != allowed).then_some(allowed),
             },
+            _ => PeerChange {
+                preshared_key: want.psk.clone().map(Some),
+                // Where it was last heard from stays known.
+                endpoint: endpoint.or(before.and_then(|before| before.endpoint)),
+                keepalive: Some(keepalive).filter(|seconds| *seconds > 0),
+                allowed_ips: Some(allowed),
+            },
         };
+        let before = before.filter(|_| !are_anew);
         if before.is_some() && change == PeerChange::default() {
             continue;
         }

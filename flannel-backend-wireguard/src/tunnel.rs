@@ -19,6 +19,9 @@ use crate::plan::{Desired, DesiredPeer, Rules, Settled, apply, plan};
 /// The names of Go flannel's devices.
 const NAME: &str = "flannel-wg";
 const NAME_V6: &str = "flannel-wg-v6";
+/// Those of the second devices, which are there while a node changes its key.
+const SECOND: &str = "flannel-wg-r";
+const SECOND_V6: &str = "flannel-wg-v6-r";
 
 /// A device.
 pub(crate) struct Tunnel {
@@ -26,6 +29,8 @@ pub(crate) struct Tunnel {
     pub(crate) name: &'static str,
     /// The families of pods that it carries.
     pub(crate) families: Vec<Family>,
+    /// The key of a second device (see [`crate::rotation`]); `None` for a first device, which has the node's key.
+    pub(crate) second_key: Option<PrivateKey>,
     /// Its link as last seen. Objects on it stay desired while it is missing.
     pub(crate) link: Option<Link>,
     /// Whether it is there.
@@ -78,6 +83,7 @@ impl Tunnel {
         Self {
             name,
             families,
+            second_key: None,
             link: None,
             is_there: false,
             device: None,
@@ -87,9 +93,21 @@ impl Tunnel {
         }
     }
 
+    /// The second device beside this first one.
+    pub(crate) fn second(&self, key: PrivateKey) -> Self {
+        let name = if self.name == NAME_V6 { SECOND_V6 } else { SECOND };
+        Self { second_key: Some(key), ..Self::new(name, self.families.clone()) }
+    }
+
     /// The port on which it should receive.
     pub(crate) fn port(&self, config: &WireguardConfig) -> u16 {
-        config.port(self.families[0])
+        let family = self.families[0];
+        if self.second_key.is_some() { config.second_port(family) } else { config.port(family) }
+    }
+
+    /// The key that it should have.
+    pub(crate) fn key<'a>(&'a self, common: &'a Common<'_>) -> &'a PrivateKey {
+        self.second_key.as_ref().unwrap_or(common.key)
     }
 
     /// Whether it can carry packets.
@@ -114,7 +132,7 @@ impl Tunnel {
     pub(crate) async fn prepare(&self, common: &Common<'_>) -> io::Result<()> {
         let Some(device) = &self.device else { return Ok(()) };
         let state = device.state().await?;
-        let (key, port) = (common.key, self.port(common.config));
+        let (key, port) = (self.key(common), self.port(common.config));
         let mut changes = Vec::new();
         if state.private_key.as_ref() != Some(key) {
             changes.push(Change::PrivateKey(key.clone()));
@@ -148,7 +166,7 @@ impl Tunnel {
         let may_remove = |ip: IpNetwork| is_inside(&ip).is_some_and(|subnet| prune.allows(subnet));
         let is_overlay = |ip: IpAddr| networks.iter().any(|network| network.contains(ip));
         let want = Desired {
-            private_key: common.key.clone(),
+            private_key: self.key(common).clone(),
             listen_port: self.port(common.config),
             psk: common.config.psk.clone(),
             keepalive: common.config.keepalive,

@@ -45,6 +45,7 @@ fn main() -> ExitCode {
         Ok(Command::Task(Task::Events(options))) => status::events(&options),
         Ok(Command::Task(Task::Doctor(options))) => doctor::run(&options),
         Ok(Command::Task(Task::LogLevel(options))) => log_level::run(&options),
+        Ok(Command::Task(Task::RotateKey(options))) => log_level::rotate_key(&options),
         Ok(Command::Task(Task::InstallCni(options))) => install_cni::main(&options),
         Ok(Command::Task(Task::DockerOpts(options))) => docker_opts::main(&options),
         Err(error) => bad_usage(&error, &args),

@@ -31,7 +31,8 @@ pub(crate) fn agent(options: &Options, store: Arc<dyn SubnetManager>) -> AgentBu
         .strict_underlay(gate(options))
         .tx_checksum(options.vxlan_tx_checksum);
     let udp = UdpOptions::default().layout(options.udp_threads);
-    let wireguard = WireguardBackend::new().implementation(options.wireguard);
+    let wireguard =
+        WireguardBackend::new().implementation(options.wireguard).rotate_every(options.wireguard_rotate);
     Agent::builder(store)
         .backend(vxlan)
         .backend(HostGwBackend::new())

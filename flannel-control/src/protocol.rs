@@ -12,6 +12,7 @@
 //! | `status` | `watch`, `every_s` | the status ([`AgentStatus`](flannel_core::agent::AgentStatus) as JSON); with `watch` one now and one after each change, at most four a second, and with `every_s` one at least that often |
 //! | `events` | `follow` | a line for each event that the agent remembers, oldest first, and with `follow` for those that happen then |
 //! | `peer` | `lease` | the kernel objects of a peer, with the commands that show them |
+//! | `command` | `name` | what the backend does, in words (`text`): `rotate-key` of wireguard changes this node's key |
 //! | `diff` | | what differs between desired and observed state, with the commands that the agent would carry out |
 //!
 //! A request that is not understood is answered by `{"version":1,"error":{"kind":"unknown-request","message":".."}}`

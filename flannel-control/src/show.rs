@@ -24,6 +24,8 @@ use std::io::{self, Write};
 use std::net::{IpAddr, ToSocketAddrs as _};
 use std::time::{Duration, SystemTime};
 
+use flannel_core::error::chain;
+
 pub use self::terminal::Terminal;
 use crate::protocol::{RefusalKind, Request};
 use crate::screen::{self, Detail};
@@ -100,6 +102,33 @@ pub enum Outcome {
 impl Outcome {
     fn of(good: bool) -> Self {
         if good { Self::Good } else { Self::Bad }
+    }
+}
+
+/// Tells an agent's backend to do what only backends of its kind can, such as `rotate-key`. Returns what it does, in words.
+pub fn command(client: &Client, name: &str) -> Result<String, ShowError> {
+    let answer = client.ask(&Request::new("command").with("name", name))?;
+    let answer: serde_json::Value = serde_json::from_str(answer.get())?;
+    Ok(answer["text"].as_str().unwrap_or_default().to_owned())
+}
+
+/// Writes an answer in words to `out`, or to `errors` why `program` has none. Returns the exit status of the program. That
+/// nobody reads is no failure.
+pub fn answer(
+    program: &str,
+    answer: Result<String, ShowError>,
+    out: &mut impl Write,
+    errors: &mut impl Write,
+) -> u8 {
+    match answer {
+        Ok(text) => {
+            let _ = writeln!(out, "{text}");
+            0
+        }
+        Err(error) => {
+            let _ = writeln!(errors, "{program}: {}", chain(&error));
+            error.exit_status()
+        }
     }
 }
 

@@ -45,6 +45,14 @@ impl Check {
         CHECKS.iter().find(|check| check.name == name)
     }
 
+    /// The names and questions of all checks, and then `further` text, for the help of a program.
+    pub fn list(further: &str) -> String {
+        let width = CHECKS.iter().map(|check| check.name.len()).max().unwrap_or(0);
+        let line = |check: &Self| format!("  {:<width$}  {}", check.name, check.asks);
+        let lines = CHECKS.iter().map(line).collect::<Vec<_>>().join("\n");
+        format!("Checks:\n{lines}\n\n{further}")
+    }
+
     pub(crate) async fn run(&self, facts: &Facts) -> Checked {
         (self.run)(facts).await
     }

@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 use clap::{Arg, Command};
@@ -51,6 +52,50 @@ fn parse_int(text: &str) -> Option<i64> {
 /// A TCP or UDP port, 0 for none or any.
 pub fn port(text: &str) -> Checked<u16> {
     u16::try_from(int(text)?).map_err(|_| "a port, 0 to 65535")
+}
+
+/// A number of minutes, less than a day.
+pub fn minutes(text: &str) -> Checked<Duration> {
+    let minutes = int(text).map(u64::try_from)?.ok().filter(|minutes| (1..=1439).contains(minutes));
+    minutes.map(|minutes| Duration::from_secs(60 * minutes)).ok_or("from 1 to 1439 minutes")
+}
+
+/// A number of seconds, up to a day.
+pub fn seconds(text: &str) -> Checked<Duration> {
+    let seconds = int(text).map(u64::try_from)?.ok().filter(|seconds| (1..=86_400).contains(seconds));
+    seconds.map(Duration::from_secs).ok_or("from 1 to 86400 seconds")
+}
+
+/// How often something rare is done, in whole numbers with units as Go's `time.ParseDuration` has them and `d` for days of 24
+/// hours; 0 for never.
+pub fn interval(text: &str) -> Checked<Maybe<Duration>> {
+    const EXPECTED: &str = "0 for never, or a time of an hour at least, such as 30d or 720h";
+    let least = Duration::from_hours(1);
+    let time = parse_time(text).ok_or(EXPECTED)?;
+    if time.is_zero() { Ok(None) } else { Some(time).filter(|time| *time >= least).map(Some).ok_or(EXPECTED) }
+}
+
+fn parse_time(text: &str) -> Option<Duration> {
+    if text == "0" {
+        return Some(Duration::ZERO);
+    }
+    let (mut rest, mut sum) = (text, Duration::ZERO);
+    while !rest.is_empty() || text.is_empty() {
+        let digits = rest.find(|it: char| !it.is_ascii_digit())?;
+        let number: u32 = rest[..digits].parse().ok()?;
+        let unit = &rest[digits..];
+        let end = unit.find(|it: char| it.is_ascii_digit()).unwrap_or(unit.len());
+        let unit = match &unit[..end] {
+            "s" => Duration::from_secs(1),
+            "m" => Duration::from_mins(1),
+            "h" => Duration::from_hours(1),
+            "d" => Duration::from_hours(24),
+            _ => return None,
+        };
+        sum = sum.checked_add(unit.checked_mul(number)?)?;
+        rest = &rest[digits + end..];
+    }
+    Some(sum)
 }
 
 /// An address, such as one of [`Ipv4Addr`](std::net::Ipv4Addr) only; none if the text is empty. `expected` says what it
@@ -177,6 +222,27 @@ mod tests {
         }
         assert_eq!((boolean("T"), boolean("0"), boolean("yes")), (Ok(true), Ok(false), Err("true or false")));
         assert_eq!((port("0x50"), port("65536")), (Ok(80), Err("a port, 0 to 65535")));
+    }
+
+    #[test]
+    fn intervals_have_days_too_and_may_be_none() {
+        let hours = |n| Ok(Some(Duration::from_hours(n)));
+        for (text, want) in [
+            ("0", Ok(None)),
+            ("0s", Ok(None)),
+            ("1h", hours(1)),
+            ("30d", hours(720)),
+            ("1d12h", hours(36)),
+            ("90m", Ok(Some(Duration::from_mins(90)))),
+        ] {
+            assert_eq!(interval(text), want, "{text}");
+        }
+        for text in
+            ["", "30", "59m", "d", "-1d", "1.5d", "30d ", "1y", "99999999999d", "4294967295d4294967295d1"]
+        {
+            let expected = "0 for never, or a time of an hour at least, such as 30d or 720h";
+            assert_eq!(interval(text), Err(expected), "{text}");
+        }
     }
 
     #[test]

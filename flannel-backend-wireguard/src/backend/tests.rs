@@ -1,5 +1,7 @@
 //! The backend on a kernel, devices and a store in memory.
 
+mod rotation;
+
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;

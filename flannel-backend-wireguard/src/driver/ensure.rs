@@ -73,8 +73,13 @@ impl WireguardDriver {
         for tunnel in &mut self.tunnels {
             let provider = &*self.chosen.provider;
             let ensured = Ensure { netns: &self.netns, provider, alarm: &self.alarm, common: &common, mtu };
-            if let Some(problem) = ensured.run(kernel, tunnel, devices).await? {
-                problems.push(format!("device {}: {problem}", tunnel.name));
+            let Some(problem) = ensured.run(kernel, tunnel, devices).await? else { continue };
+            let problem = format!("device {}: {problem}", tunnel.name);
+            if tunnel.second_key.is_some() {
+                // Packets flow without it.
+                self.rotation.problem = Some(problem);
+            } else {
+                problems.push(problem);
             }
         }
         Ok(problems)
@@ -155,7 +160,7 @@ impl Ensure<'_> {
                 None => NetworkEvent::DeviceCreated {
                     link: tunnel.name.to_owned(),
                     mtu: self.mtu,
-                    detail: format!("public key {}", self.common.key.public()),
+                    detail: format!("public key {}", tunnel.key(self.common).public()),
                 },
             });
         }

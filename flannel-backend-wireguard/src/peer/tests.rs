@@ -7,6 +7,8 @@ use super::*;
 const KEY: &str = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=";
 const LINKS: PerFamily<LinkIndex> = PerFamily { v4: Some(LinkIndex(4)), v6: Some(LinkIndex(6)) };
 const ONE: PerFamily<LinkIndex> = PerFamily { v4: Some(LinkIndex(4)), v6: Some(LinkIndex(4)) };
+const ALONE: Second<'static> =
+    Second { links: &PerFamily { v4: None, v6: None }, is_own: false, way: &|_, _| Way::First };
 const DUAL: &str = "10.5.1.0-24&fd00:5::-64";
 
 fn config(keys: &str) -> WireguardConfig {
@@ -49,7 +51,7 @@ fn endpoints(peer: &Peer) -> Vec<(u32, String)> {
 fn publishes_upstreams_bytes_and_the_port_that_receives() {
     let key = KEY.parse().unwrap();
     let published = ours();
-    let json = |keys: &str, published| attrs(&config(keys), key, &Family::ALL, published).to_json();
+    let json = |keys: &str, published| attrs(&config(keys), (key, None), &Family::ALL, published).to_json();
     assert_eq!(
         json("", published),
         record(Some("192.0.2.1"), Some("2001:db8::1"), [Some(51820), Some(51821)])
@@ -60,7 +62,7 @@ fn publishes_upstreams_bytes_and_the_port_that_receives() {
         assert_eq!(json(&keys, published), want, "{mode}: Go flannel publishes 51821 for IPv6");
     }
     let v4 = PerFamily { v6: None, ..published };
-    let only = attrs(&config(""), key, &[Family::V4], v4).to_json();
+    let only = attrs(&config(""), (key, None), &[Family::V4], v4).to_json();
     assert_eq!(
         only,
         format!(
@@ -72,7 +74,7 @@ fn publishes_upstreams_bytes_and_the_port_that_receives() {
 #[test]
 fn in_separate_mode_each_family_has_its_device_and_endpoint() {
     let config = config("");
-    let paths = Paths { config: &config, links: &LINKS, ours: &ours() };
+    let paths = Paths { config: &config, links: &LINKS, ours: &ours(), second: ALONE };
     let value = record(Some("192.0.2.11"), Some("2001:db8::11"), [Some(51820), Some(4001)]);
     let dual = peer(&lease(DUAL, &value), &paths).unwrap();
     assert_eq!(endpoints(&dual), [(4, "192.0.2.11:51820".to_owned()), (6, "[2001:db8::11]:4001".to_owned())]);
@@ -103,7 +105,7 @@ fn a_single_device_is_reached_at_its_one_port_whoever_published() {
         ("auto", private, None, "10.9.0.11:51820"),
     ] {
         let config = config(&format!(r#","Mode":"{mode}""#));
-        let paths = Paths { config: &config, links: &ONE, ours: &ours() };
+        let paths = Paths { config: &config, links: &ONE, ours: &ours(), second: ALONE };
         for writer in [51820, 51821] {
             let value = record(Some(v4), v6, [Some(51820), Some(writer)]);
             let peer = peer(&lease(DUAL, &value), &paths).unwrap();
@@ -114,7 +116,7 @@ fn a_single_device_is_reached_at_its_one_port_whoever_published() {
     // Nodes with IPv6 alone publish no BackendData.
     let config = config(r#","Mode":"ipv6""#);
     let only = PerFamily { v4: None, ..ours() };
-    let paths = Paths { config: &config, links: &ONE, ours: &only };
+    let paths = Paths { config: &config, links: &ONE, ours: &only, second: ALONE };
     for writer in [51820, 51821] {
         let value = record(None, Some(global), [None, Some(writer)]);
         let peer = peer(&lease("0.0.0.0-0&fd00:5::-64", &value), &paths).unwrap();
@@ -126,7 +128,10 @@ fn a_single_device_is_reached_at_its_one_port_whoever_published() {
 fn other_backends_are_not_ours_and_unreadable_data_is_unknown() {
     let config = config("");
     let v4 = |value: &str| {
-        peer(&lease("10.5.1.0-24", value), &Paths { config: &config, links: &LINKS, ours: &ours() })
+        peer(
+            &lease("10.5.1.0-24", value),
+            &Paths { config: &config, links: &LINKS, ours: &ours(), second: ALONE },
+        )
     };
     for value in [r#"{"PublicIP":"192.0.2.11","BackendType":"vxlan"}"#, r#"{"PublicIP":"192.0.2.11"}"#] {
         assert!(matches!(v4(value), Err(PeerError::NotOurs(_))), "{value}");
@@ -165,7 +170,7 @@ fn hostile_records_are_refused_by_name() {
         (format!("10.244.{n}.0-24&fd00:10:244:{n}::-64"), value)
     };
     let config = config("");
-    let paths = Paths { config: &config, links: &LINKS, ours: &ours() };
+    let paths = Paths { config: &config, links: &LINKS, ours: &ours(), second: ALONE };
     let scene = Scene { kind: KIND, own: record(11), peer: record(12), stranger: record(50) };
     let networks = PerFamily { v4: "10.244.0.0/16".parse().ok(), v6: "fd00:10:244::/56".parse().ok() };
     let own = peer(&lease(&scene.own.0, &scene.own.1), &paths).unwrap().claims;
@@ -179,7 +184,7 @@ proptest! {
         let value = format!(r#"{{"PublicIP":"192.0.2.11","BackendType":"wireguard","BackendData":{data}}}"#);
         if let Ok(attrs) = LeaseAttrs::from_json(&value) {
             let key = "10.5.1.0-24".parse().unwrap();
-            let paths = Paths { config: &config, links: &LINKS, ours: &ours() };
+            let paths = Paths { config: &config, links: &LINKS, ours: &ours(), second: ALONE };
             let _ = peer(&Lease { key, attrs, created: 1 }, &paths);
         }
     }

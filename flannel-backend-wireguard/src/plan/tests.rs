@@ -15,7 +15,7 @@ fn ips(list: &[&str]) -> BTreeSet<IpNetwork> {
 }
 
 fn wanted(published: &str, list: &[&str]) -> DesiredPeer {
-    DesiredPeer { published: at(published), allowed_ips: ips(list) }
+    DesiredPeer { published: Some(at(published)), allowed_ips: ips(list), keepalive: None }
 }
 
 fn desired(peers: impl IntoIterator<Item = (u8, DesiredPeer)>) -> Desired {
@@ -112,6 +112,43 @@ fn psk_and_keepalive_of_the_config_are_those_of_all_peers() {
     assert_eq!(plan.changes, [Change::Peer(key(1), change)]);
 }
 
+/// Sessions of a former key can't be told from others by their time, so none stays.
+#[test]
+fn with_another_key_all_peers_are_made_anew_where_they_were_last() {
+    let want = desired([
+        (1, wanted("192.0.2.1:51820", &["10.5.1.0/24"])),
+        (2, wanted("192.0.2.2:51820", &["10.5.2.0/24"])),
+    ]);
+    let (mut state, settled) = made(&want);
+    for peer in state.peers.values_mut() {
+        peer.last_handshake = ago(5);
+    }
+    let roamed = at("203.0.113.7:4711");
+    state.peers.get_mut(&key(2)).unwrap().endpoint = Some(roamed);
+    let next = Desired { private_key: PrivateKey([16; 32]), ..want };
+    let plan = planned(&next, &state, &settled);
+    let kinds =
+        [Change::PrivateKey(PrivateKey([16; 32])), Change::RemovePeer(key(1)), Change::RemovePeer(key(2))];
+    assert_eq!(plan.changes[..3], kinds);
+    apply(&mut state, &plan.changes);
+    assert!(state.peers.values().all(|peer| peer.last_handshake.is_none()));
+    assert_eq!(state.peers[&key(1)].endpoint, Some(at("192.0.2.1:51820")));
+    assert_eq!(state.peers[&key(2)].endpoint, Some(roamed), "it has not moved since");
+    assert_eq!(planned(&next, &state, &plan.settled).changes, []);
+}
+
+#[test]
+fn a_peer_without_a_published_endpoint_keeps_that_which_it_told() {
+    let silent =
+        DesiredPeer { published: None, keepalive: Some(5), ..wanted("192.0.2.1:1", &["10.5.1.0/24"]) };
+    let want = desired([(1, silent)]);
+    let (mut state, settled) = made(&want);
+    assert_eq!((state.peers[&key(1)].endpoint, state.peers[&key(1)].keepalive), (None, 5));
+    assert!(settled.is_empty());
+    state.peers.get_mut(&key(1)).unwrap().endpoint = Some(at("203.0.113.7:4711"));
+    assert_eq!(planned(&want, &state, &settled).changes, []);
+}
+
 /// The rule of endpoints as a table.
 #[test]
 fn roaming_is_not_undone() {
@@ -195,7 +232,8 @@ fn any_peers() -> impl Strategy<Value = BTreeMap<u8, DesiredPeer>> {
         let of = |(n, (node, list)): (u8, (u8, BTreeSet<u8>))| {
             let list = list.into_iter().filter(|ip| taken.insert(*ip));
             let allowed = list.map(|ip| format!("10.5.{ip}.0/24").parse().unwrap()).collect();
-            (n, DesiredPeer { published: at(&format!("192.0.2.{node}:51820")), allowed_ips: allowed })
+            let published = Some(at(&format!("192.0.2.{node}:51820")));
+            (n, DesiredPeer { published, allowed_ips: allowed, keepalive: None })
         };
         peers.into_iter().map(of).collect()
     })

@@ -17,7 +17,7 @@ use flannel_core::addr::Subnet;
 use flannel_core::firewall::gate::Mode;
 use flannel_core::probe::{ProbeInterval, ReadyPeers};
 use flannel_core::secret::{Secret, ServerUrl};
-use flannel_doctor::{CHECKS, Check};
+use flannel_doctor::Check;
 use flannel_flags::{Program, Words, as_in_go};
 
 use super::value::{self, LogFormat, Maybe, Part, Store, Urls, VModules};
@@ -89,7 +89,7 @@ pub(crate) enum Task {
     /// was seen and the fix in one line. It changes nothing, and needs neither a running agent nor a store. Give the flags
     /// that the agent was started with, if they are among these. The exit status is 0 up to a note, 3 for a warning and 4
     /// for a failure.
-    #[command(after_help = checks(), override_usage = "flanneld doctor [CHECK..] [flags]")]
+    #[command(after_help = Check::list(SYNTAX), override_usage = "flanneld doctor [CHECK..] [flags]")]
     Doctor(Box<DoctorOptions>),
     /// show or set how much the agent of this host logs
     ///
@@ -97,6 +97,12 @@ pub(crate) enum Task {
     /// lasts until the agent ends. The exit status is 2 if no agent answers.
     #[command(after_help = SYNTAX, override_usage = "flanneld log-level [LEVEL] [flags]")]
     LogLevel(LogLevelOptions),
+    /// change this node's WireGuard key
+    ///
+    /// Tells the agent that runs on this host, by the socket beside its subnet file, and prints what it does; flanneld status
+    /// shows how far it is. The exit status is 2 if no agent answers, and 3 if the agent can't.
+    #[command(after_help = SYNTAX)]
+    RotateKey(RotateKeyOptions),
     /// install the CNI plugin and its conflist for container runtimes
     ///
     /// Copies the plugin flannel and a conflist to where container runtimes look, each in one step. What was there
@@ -211,6 +217,9 @@ pub(crate) struct Options {
     /// who encrypts for the wireguard backend: the kernel, this process (userspace), or auto for the kernel where it can
     #[arg(long, help_heading = BACKEND, value_name = "auto|kernel|userspace", default_value = "auto", value_parser = value::WIREGUARD)]
     pub(crate) wireguard: Implementation,
+    /// change this node's WireGuard key after this time, such as 30d, without losing packets between nodes of ours; 0 for never
+    #[arg(long, help_heading = BACKEND, value_name = "INTERVAL", default_value = "0", value_parser = value::interval)]
+    pub(crate) wireguard_rotate: Maybe<Duration>,
     /// with the udp backend, underlay addresses besides the published ones from which datagrams are accepted; can be repeated
     #[arg(long, help_heading = BACKEND, value_name = "CIDR", value_parser = value::subnet)]
     pub(crate) udp_allow_from: Vec<Subnet>,
@@ -355,14 +364,6 @@ pub(crate) struct DoctorOptions {
     pub(crate) shown: String,
 }
 
-/// The checks of the doctor, for its help.
-fn checks() -> String {
-    let width = CHECKS.iter().map(|check| check.name.len()).max().unwrap_or(0);
-    let line = |check: &Check| format!("  {:<width$}  {}", check.name, check.asks);
-    let lines = CHECKS.iter().map(line).collect::<Vec<_>>().join("\n");
-    format!("Checks:\n{lines}\n\n{SYNTAX}")
-}
-
 /// The flags of `flanneld log-level`.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub(crate) struct LogLevelOptions {
@@ -378,6 +379,14 @@ pub(crate) struct LogLevelOptions {
     /// Whether verbosity by module was given, which may be none.
     #[arg(skip)]
     pub(crate) sets_modules: bool,
+}
+
+/// The flags of `flanneld rotate-key`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub(crate) struct RotateKeyOptions {
+    /// the subnet file of the agent, beside which its socket is
+    #[arg(long, value_name = "FILE", default_value = "/run/flannel/subnet.env", value_parser = value::file)]
+    pub(crate) subnet_file: PathBuf,
 }
 
 /// The flags of `flanneld install-cni`.

@@ -4,7 +4,6 @@ use std::ffi::OsStr;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::Duration;
 
 use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 use clap::{Arg, Command};
@@ -22,7 +21,8 @@ use flannel_core::secret::ServerUrl;
 use flannel_doctor::ReportForm;
 pub(crate) use flannel_flags::value::Maybe;
 pub(super) use flannel_flags::value::{
-    Checked, NumberOr, OneOf, address, file, file_name, folder, int, maybe_file, port,
+    Checked, NumberOr, OneOf, address, file, file_name, folder, int, interval, maybe_file, minutes, port,
+    seconds,
 };
 
 /// Several in one value. By this name it is one type for clap, which has a meaning of its own for `Vec`.
@@ -107,16 +107,6 @@ pub(super) fn urls() -> impl TypedValueParser<Value = Urls> {
 
 pub(super) fn subnet(text: &str) -> Checked<Subnet> {
     text.parse().map_err(|_| "a CIDR such as 192.0.2.0/24")
-}
-
-pub(super) fn minutes(text: &str) -> Checked<Duration> {
-    let minutes = int(text).map(u64::try_from)?.ok().filter(|minutes| (1..=1439).contains(minutes));
-    minutes.map(|minutes| Duration::from_secs(60 * minutes)).ok_or("from 1 to 1439 minutes")
-}
-
-pub(super) fn seconds(text: &str) -> Checked<Duration> {
-    let seconds = int(text).map(u64::try_from)?.ok().filter(|seconds| (1..=86_400).contains(seconds));
-    seconds.map(Duration::from_secs).ok_or("from 1 to 86400 seconds")
 }
 
 pub(super) const LOG_FORMAT: OneOf<LogFormat> =

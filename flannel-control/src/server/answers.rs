@@ -28,7 +28,7 @@ const LOOK: Duration = Duration::from_secs(10);
 const INSPECTION: Duration = Duration::from_secs(10);
 
 /// The requests of this crate.
-const OURS: [&str; 4] = ["status", "events", "peer", "diff"];
+const OURS: [&str; 5] = ["status", "events", "peer", "diff", "command"];
 
 /// Serves one client to the end of its connection.
 pub(super) async fn serve(client: Connection, desk: Arc<Desk>) {
@@ -77,6 +77,7 @@ async fn answer(client: &Connection, desk: &Desk, request: Request) -> Result<()
         "events" => events(client, desk, request.fields_as()?).await,
         "peer" => peer(client, desk, request.fields_as()?).await,
         "diff" => diff(client, desk, request.fields_as()?).await,
+        "command" => command(client, desk, request.fields_as()?).await,
         name => {
             let Some(further) = desk.further.get(name) else { return Err(unknown(name, desk).into()) };
             Ok(client.answer(Arc::new(further(request.fields().clone())?)).await?)
@@ -189,6 +190,23 @@ struct NoFields {}
 async fn diff(client: &Connection, desk: &Desk, NoFields {}: NoFields) -> Result<(), Failure> {
     let differences = answered(desk.agent()?.differences()).await?;
     Ok(client.answer(Arc::new(differences)).await?)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CommandFields {
+    /// What the backend is to do, such as `rotate-key`.
+    name: String,
+}
+
+#[derive(Serialize)]
+struct CommandAnswer {
+    text: String,
+}
+
+async fn command(client: &Connection, desk: &Desk, fields: CommandFields) -> Result<(), Failure> {
+    let text = answered(desk.agent()?.command(fields.name)).await?;
+    Ok(client.answer(Arc::new(CommandAnswer { text })).await?)
 }
 
 /// What the agent's network answers. It may be busy, but not for ever.

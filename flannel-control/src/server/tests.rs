@@ -123,6 +123,14 @@ async fn requests_are_answered_and_wrong_ones_are_refused_by_name() {
             r#"{"version":1,"request":"diff"}"#,
             r#"{"version":1,"error":{"kind":"not-now","message":"the network does not run"}}"#,
         ),
+        (
+            r#"{"version":1,"request":"command","name":"rotate-key"}"#,
+            r#"{"version":1,"error":{"kind":"not-now","message":"the network does not run"}}"#,
+        ),
+        (
+            r#"{"version":1,"request":"command"}"#,
+            r#"{"version":1,"error":{"kind":"bad-field","message":"request command: missing field `name`"#,
+        ),
         ("status", r#"{"version":1,"error":{"kind":"malformed","#),
         (
             &long,

@@ -52,6 +52,30 @@ fn the_end_of_an_agent_that_is_followed_is_an_error() {
 }
 
 #[test]
+fn what_a_backend_does_is_told_in_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("sock");
+    let client = Client::new(&path);
+    let tell = |lines: &'static str| {
+        let its = (!lines.is_empty()).then(|| agent(&path, lines));
+        let (mut out, mut errors) = (Vec::new(), Vec::new());
+        let status = answer("flanneld rotate-key", command(&client, "rotate-key"), &mut out, &mut errors);
+        its.into_iter().for_each(|its| its.join().unwrap());
+        (status, [out, errors].map(|text| String::from_utf8(text).unwrap()).concat())
+    };
+    let done = tell(concat!(r#"{"version":1,"answer":{"text":"the key is being changed"}}"#, "\n"));
+    assert_eq!(done, (0, "the key is being changed\n".to_owned()));
+    let failed =
+        tell(concat!(r#"{"version":1,"error":{"kind":"failed","message":"no such command"}}"#, "\n"));
+    assert_eq!(failed, (3, "flanneld rotate-key: no such command\n".to_owned()));
+    let early =
+        tell(concat!(r#"{"version":1,"error":{"kind":"not-now","message":"it does not run"}}"#, "\n"));
+    assert_eq!(early.0, 1);
+    let gone = tell("");
+    assert!(gone.0 == 2 && gone.1.starts_with("flanneld rotate-key: no agent answers at"), "{gone:?}");
+}
+
+#[test]
 fn on_a_terminal_the_next_agent_is_awaited() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("sock");

@@ -185,6 +185,18 @@ fn strangers_are_observed_unless_said_otherwise() {
 }
 
 #[test]
+fn the_wireguard_key_is_changed_never_or_after_days() {
+    use std::time::Duration;
+
+    assert_eq!(options(&[]).wireguard_rotate, None);
+    let month = Some(Duration::from_hours(720));
+    assert_eq!(options(&["--wireguard-rotate=30d"]).wireguard_rotate, month);
+    assert_eq!(options_with(&[], &[("FLANNELD_WIREGUARD_ROTATE", "720h")]).wireguard_rotate, month);
+    let wrong = error(&["--wireguard-rotate=30"]);
+    assert!(wrong.contains("--wireguard-rotate") && wrong.contains("such as 30d or 720h"), "{wrong}");
+}
+
+#[test]
 fn probes_have_an_interval_and_readiness_may_wait_for_peers() {
     use std::time::Duration;
 

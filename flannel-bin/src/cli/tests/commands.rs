@@ -54,6 +54,18 @@ fn log_level_takes_a_word_or_a_number_first() {
 }
 
 #[test]
+fn rotate_key_takes_the_subnet_file_of_its_agent() {
+    let file = |args: &[&str], env: &[(&str, &str)]| match run_with(&[&["rotate-key"], args].concat(), env) {
+        Ok(Command::Task(Task::RotateKey(options))) => options.subnet_file.display().to_string(),
+        other => panic!("{args:?}: {other:?}"),
+    };
+    assert_eq!(file(&[], &[]), "/run/flannel/subnet.env");
+    assert_eq!(file(&["--subnet-file=/x"], &[("FLANNELD_SUBNET_FILE", "/a")]), "/x");
+    assert_eq!(file(&[], &[("FLANNELD_SUBNET_FILE", "/a"), ("FLANNELD_WIREGUARD_ROTATE", "x")]), "/a");
+    assert!(error(&["rotate-key", "now"]).starts_with("unexpected argument \"now\""));
+}
+
+#[test]
 fn docker_opts_takes_what_the_script_takes() {
     let docker = |args: &[&str]| match run_with(&[&["docker-opts"], args].concat(), &[]) {
         Ok(Command::Task(Task::DockerOpts(options))) => options,
