@@ -50,9 +50,9 @@ pub(super) fn restart_costs_a_handshake() {
         let traffic = Traffic::between(&pods[from], &pods[to]);
         for kills in [true, false] {
             if kills {
-                bed.kill(1)
+                bed.kill(1);
             } else {
-                bed.stop(1)
+                bed.stop(1);
             }
             let began = Instant::now();
             bed.start(1);
