@@ -32,9 +32,13 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 /// How long a node waits for peers that have answered, and still send by the first device. After that the old key goes
 /// whatever they do: nobody must be able to keep it in force.
 pub(crate) const LIMIT: Duration = Duration::from_secs(900);
-/// How long nothing must have come from a peer by the device that it left. A device sends by itself for ten seconds after
-/// its last packet (`KEEPALIVE_TIMEOUT` of the WireGuard paper, section 6.1).
-pub(crate) const QUIET: Duration = Duration::from_secs(12);
+/// How long no packet of pods must have come from a peer by the device that it left. A node moves its route within a second
+/// or two after a handshake; until then a silent peer can't be told from one that has moved.
+pub(crate) const QUIET: Duration = Duration::from_secs(6);
+/// What WireGuard's own messages add to the received bytes: a keepalive, a handshake response, an initiation, and the last
+/// two each with the keepalive that confirms it. A device sends them by itself for a while after its last packet. Packets of
+/// pods add 64 bytes or more, in steps of 16 (paper section 5.4).
+const CONTROL: [u64; 5] = [32, 92, 148, 92 + 32, 148 + 32];
 
 /// One of the two devices of a rotation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -170,12 +174,13 @@ pub(crate) fn step(own: Own, peers: impl Iterator<Item = PeerView>) -> Step {
     }
 }
 
-/// Since when devices have received nothing more from peers.
+/// Since when devices have received no packets of pods from peers.
 #[derive(Debug, Default)]
 pub(crate) struct Quiet(BTreeMap<(Way, usize, PublicKey), (u64, Instant)>);
 
 impl Quiet {
-    /// Takes the bytes that device `at` of a kind has received from a peer. Returns for how long they have been the same.
+    /// Takes the bytes that device `at` of a kind has received from a peer. Returns for how long there was no packet of pods
+    /// among them.
     pub(crate) fn observe(
         &mut self,
         way: Way,
@@ -184,11 +189,12 @@ impl Quiet {
         bytes: u64,
         now: Instant,
     ) -> Duration {
-        let seen = self.0.entry((way, at, peer)).or_insert((bytes, now));
-        if seen.0 != bytes {
-            *seen = (bytes, now);
+        let (before, since) = self.0.entry((way, at, peer)).or_insert((bytes, now));
+        if bytes != *before && !bytes.checked_sub(*before).is_some_and(|more| CONTROL.contains(&more)) {
+            *since = now;
         }
-        now.saturating_duration_since(seen.1)
+        *before = bytes;
+        now.saturating_duration_since(*since)
     }
 
     /// Forgets everything.

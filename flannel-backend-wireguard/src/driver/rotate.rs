@@ -305,9 +305,10 @@ impl WireguardDriver {
                 self.tunnels.extend(seconds);
             }
         } else if self.may_remove_second() {
-            self.rotation.removes = Instant::now() + KEPT;
             if self.is_second_unused(kernel).await? {
                 self.remove_second(kernel, devices).await;
+            } else {
+                self.rotation.removes = Instant::now() + KEPT;
             }
         }
         Ok(())
@@ -347,6 +348,7 @@ impl WireguardDriver {
                 && error.errno() != Some(libc::ENODEV)
             {
                 self.rotation.problem = Some(chain(&error));
+                self.rotation.removes = Instant::now() + KEPT;
                 self.tunnels.push(tunnel);
                 continue;
             }

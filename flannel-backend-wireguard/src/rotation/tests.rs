@@ -52,8 +52,8 @@ fn a_device_that_is_left_becomes_quiet_and_one_that_is_needed_begins() {
 #[test]
 fn each_step_waits_for_the_store_and_for_peers() {
     let peer = |has_answered, way, quiet| PeerView { has_answered, way, quiet: Duration::from_secs(quiet) };
-    let moved = peer(true, Way::Second, 12);
-    let back = peer(true, Way::First, 12);
+    let moved = peer(true, Way::Second, 6);
+    let back = peer(true, Way::First, 6);
     let mute = peer(false, Way::First, 0);
     let own = |phase, is_announced, is_published, waited| Own {
         phase,
@@ -70,7 +70,7 @@ fn each_step_waits_for_the_store_and_for_peers() {
         (
             "one still sends",
             own(Offered, false, true, 899),
-            &[moved, peer(true, Way::Second, 11)],
+            &[moved, peer(true, Way::Second, 5)],
             Step::AwaitPeers(1),
         ),
         (
@@ -109,9 +109,12 @@ async fn a_device_is_quiet_since_its_last_byte() {
     let start = Instant::now();
     let mut seen =
         |bytes, after| quiet.observe(Way::First, 0, key, bytes, start + Duration::from_secs(after)).as_secs();
-    assert_eq!([seen(100, 0), seen(100, 5), seen(148, 6), seen(148, 20)], [0, 5, 0, 14]);
+    assert_eq!([seen(100, 0), seen(100, 5), seen(164, 6), seen(164, 20)], [0, 5, 0, 14]);
+    // A keepalive, a handshake, and both.
+    assert_eq!([seen(196, 21), seen(288, 22), seen(436, 23), seen(616, 24)], [15, 16, 17, 18]);
+    assert_eq!([seen(680, 25), seen(744, 26)], [0, 0], "two keepalives in a second are none");
     // A device that was made anew counts from zero.
-    assert_eq!(seen(0, 21), 0);
+    assert_eq!(seen(0, 27), 0);
 }
 
 /// What a node publishes.

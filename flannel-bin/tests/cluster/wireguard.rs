@@ -6,6 +6,7 @@ mod kernel;
 mod mixed;
 mod plain;
 mod process;
+mod rotate;
 
 use flannel_lab::cluster::{Cluster, Families};
 use flannel_lab::netns::Netns;
@@ -52,6 +53,7 @@ mod userspace {
     rows!(
         who_encrypts_is_chosen_by_what_the_kernel_has: process::chosen();
         killed_at_any_moment_of_its_start: restart::killed_at_any_moment(&WIREGUARD_USERSPACE, "flannel0");
+        the_key_changes_without_loss: rotate::rounds(&WIREGUARD_USERSPACE, 1, false);
         a_restart_costs_a_handshake: process::restart_costs_a_handshake();
         a_port_that_is_taken_is_named_and_taken_once_it_is_free: process::port_taken();
     );
@@ -67,6 +69,8 @@ mod vm {
         from_go_and_back: go::from_go();
         kernel_and_user_space_in_one_cluster: mixed::both_ways();
         from_the_kernel_to_user_space_and_back: mixed::there_and_back();
+        the_key_changes_without_loss: rotate::rounds(&WIREGUARD, 3, true);
+        agents_are_killed_while_the_key_changes: rotate::killed(&WIREGUARD);
     );
 }
 
