@@ -160,9 +160,9 @@ pub(crate) fn step(own: Own, peers: impl Iterator<Item = PeerView>) -> Step {
         Own { phase: Phase::Idle, .. } => Step::Rest,
         Own { is_published: false, .. } => Step::AwaitStore,
         Own { phase: Phase::Offered, is_announced: false, waited, .. } => {
-            let is_over = |peer: PeerView| match peer.has_answered {
-                true => has_left(peer, Way::Second) || waited >= LIMIT,
-                false => waited >= PATIENCE,
+            let is_over = |peer: PeerView| {
+                let has_moved = peer.has_answered && has_left(peer, Way::Second);
+                has_moved || waited >= if peer.has_answered { LIMIT } else { PATIENCE }
             };
             wait_or(awaited(&is_over), Step::Announce)
         }

@@ -51,6 +51,7 @@ fn a_device_that_is_left_becomes_quiet_and_one_that_is_needed_begins() {
 /// The rule of steps as a table.
 #[test]
 fn each_step_waits_for_the_store_and_for_peers() {
+    use Phase::{Idle, Offered, Switched};
     let peer = |has_answered, way, quiet| PeerView { has_answered, way, quiet: Duration::from_secs(quiet) };
     let moved = peer(true, Way::Second, 6);
     let back = peer(true, Way::First, 6);
@@ -61,7 +62,6 @@ fn each_step_waits_for_the_store_and_for_peers() {
         is_published,
         waited: Duration::from_secs(waited),
     };
-    use Phase::{Idle, Offered, Switched};
     for (what, own, peers, want) in [
         ("nothing to do", own(Idle, false, false, 0), &[mute][..], Step::Rest),
         ("no store", own(Offered, false, false, 9999), &[moved], Step::AwaitStore),
