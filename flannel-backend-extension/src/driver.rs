@@ -182,8 +182,8 @@ fn data_of(peer: &Peer) -> Option<String> {
 impl Driver for ExtensionDriver {
     async fn ensure_devices(&mut self, kernel: &mut dyn Kernel) -> Result<Devices, KernelError> {
         let mut devices = self.node.look(kernel).await?;
-        if devices.problem.is_none() {
-            devices.problem = self.start().await;
+        if devices.problems.is_empty() {
+            devices.problems.extend(self.start().await);
         }
         Ok(devices)
     }

@@ -51,8 +51,8 @@ impl Node {
         devices.shown.extend(self.link.iter().map(|link| DeviceStatus::of(link, self.is_there)));
         let name = &self.underlay.name;
         match self.link.as_ref().filter(|_| self.is_there) {
-            None => devices.problem = Some(format!("underlay link {name} is gone")),
-            Some(link) if !link.up => devices.problem = Some(format!("underlay link {name} is down")),
+            None => devices.problems.add(None, format!("underlay link {name} is gone")),
+            Some(link) if !link.up => devices.problems.add(None, format!("underlay link {name} is down")),
             Some(link) => {
                 devices.overlay_mtu = Some(link.mtu);
                 let is_small = self.networks.v6.is_some() && link.mtu.0 < IPV6_MIN_MTU;

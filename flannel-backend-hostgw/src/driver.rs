@@ -78,7 +78,7 @@ impl Driver for HostGwDriver {
         devices.links.extend(known);
         devices.away.extend(known.filter(|_| usable.is_none()));
         devices.changed = usable.map(|link| link.index) != before;
-        devices.problem = self.problem();
+        devices.problems.extend(self.problem());
         devices.unserved.extend(self.without_ipv6());
         devices.overlay_mtu = usable.map(|link| link.mtu);
         devices.shown.extend(self.link.iter().map(|link| DeviceStatus::of(link, self.is_there)));

@@ -128,7 +128,7 @@ impl Driver for IpipDriver {
             let name = &self.underlay.name;
             devices.datapath = Some(format!("{KIND}; on-link peers directly through {name}"));
         }
-        devices.problem = (!problems.is_empty()).then(|| problems.join("; "));
+        devices.problems.extend(problems);
         devices.links = self.ways().map(Way::index).collect();
         devices.away = self.ways().filter(|way| !way.is_usable()).map(Way::index).collect();
         devices.shown = self.ways().map(|way| DeviceStatus::of(&way.link, way.is_there)).collect();

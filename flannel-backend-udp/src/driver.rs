@@ -213,7 +213,7 @@ impl Driver for UdpDriver {
         devices.links.extend(self.tun.as_ref().map(|tun| tun.index));
         let is_away = |tun: &&Link| !self.tun_is_there || !tun.up;
         devices.away.extend(self.tun.as_ref().filter(is_away).map(|tun| tun.index));
-        devices.problem = (!problems.is_empty()).then(|| problems.join("; "));
+        devices.problems.extend(problems);
         devices.unserved.extend(self.lower.as_ref().and_then(|lower| self.without_ipv6(lower)));
         devices.overlay_mtu = self.mtu.map(|mtu| self.tun_mtu(mtu));
         devices.datapath = self.engine.as_ref().map(|engine| engine.path().to_string());

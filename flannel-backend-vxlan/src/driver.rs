@@ -188,18 +188,17 @@ impl Driver for VxlanDriver {
     async fn ensure_devices(&mut self, kernel: &mut dyn Kernel) -> Result<Devices, KernelError> {
         let mut devices = Devices::default();
         let lower = underlay::find(kernel, &self.underlay).await?;
-        let problems = match &lower {
+        match &lower {
             Some(lower) => self.ensure_all(kernel, lower, &mut devices).await?,
-            None => vec![format!("underlay link {} is gone", self.underlay.name)],
-        };
+            None => devices.problems.add(None, format!("underlay link {} is gone", self.underlay.name)),
+        }
         self.lower = lower.clone().or(self.lower.take());
-        if problems.is_empty() && devices.unserved.is_empty() {
+        if devices.problems.is_empty() && devices.unserved.is_empty() {
             self.missing.clear();
         } else {
             self.look_for_missing(kernel).await?;
         }
-        devices.problem = (!problems.is_empty()).then(|| problems.join("; "));
-        if devices.problem.is_none() && !self.links.is_empty() {
+        if devices.problems.is_empty() && !self.links.is_empty() {
             self.settle_form(kernel).await?;
             devices.datapath = self.form.as_ref().map(|form| self.datapath(form));
         }

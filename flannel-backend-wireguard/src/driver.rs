@@ -3,7 +3,6 @@
 mod ensure;
 mod rotate;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,15 +15,14 @@ use flannel_core::config::{BackendConfig, ConfigError};
 use flannel_core::dataplane::{Address, KERNEL_PROTOCOL, Object, Route};
 use flannel_core::error::chain;
 use flannel_core::events::NetworkEvent;
-use flannel_core::inspect::CommandError;
+use flannel_core::inspect::{CommandError, PeerObject};
 use flannel_core::kernel::{Kernel, KernelError, KernelEvent, Kinds, Link, LinkOp, Refusal, Scope};
 use flannel_core::lease::{Lease, LeaseAttrs, LeaseKey};
 use flannel_core::netns::Netns;
 use flannel_core::peers::{Claim, Peer, PeerError};
 use flannel_core::reconcile::{AppliedConfig, Devices, Driver, Held, Prune};
-use flannel_core::status::{Counters, DeviceStatus, Harm, Problem, Reason, Subject, ipv6_refused};
+use flannel_core::status::{Counters, DeviceStatus, Harm, Problem, Reason, Sessions, Subject, ipv6_refused};
 use flannel_core::underlay;
-use ipnetwork::IpNetwork;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::warn;
@@ -33,9 +31,8 @@ use crate::config::WireguardConfig;
 use crate::key::{PrivateKey, PublicKey};
 use crate::key_file;
 use crate::peer::{self, Paths, Second};
-use crate::plan::DesiredPeer;
 use crate::provider::Chosen;
-use crate::tunnel::{Common, Tunnel};
+use crate::tunnel::{Common, Shown, Tunnel};
 
 pub(crate) use rotate::Rotation;
 
@@ -75,6 +72,10 @@ pub(crate) struct WireguardDriver {
     /// Notified when a device in this process ends by itself.
     alarm: Arc<Notify>,
     rotation: Rotation,
+    /// What the status reads of the devices.
+    shown: Shown,
+    /// Reads the sessions with peers.
+    sessions: Sessions,
 }
 
 /// The cheap look between two resyncs.
@@ -101,6 +102,8 @@ impl WireguardDriver {
         let names = tunnels.iter().map(|tunnel| tunnel.name.to_owned()).collect();
         let counters = Counters::of_devices(netns.clone(), names);
         let look = Look { next: Instant::now() + LOOK, every: LOOK, errors: None, counters };
+        let shown = Shown::default();
+        let sessions = shown.sessions();
         let (recalled, alarm, lower) = (Vec::new(), Arc::default(), None);
         Self {
             netns,
@@ -116,6 +119,8 @@ impl WireguardDriver {
             look,
             alarm,
             rotation,
+            shown,
+            sessions,
         }
     }
 
@@ -194,7 +199,7 @@ impl WireguardDriver {
 
     /// Holds the content of all devices. Errors of one do not keep the others from it.
     async fn hold_all(&mut self, read: bool, prune: Prune<'_>) -> Held {
-        let (mut held, mut problems) = (Held::default(), Vec::new());
+        let mut held = Held::default();
         let now = SystemTime::now();
         let networks = self.sides.iter().map(|(_, side)| side.network).collect();
         let common = Common { config: &self.config, key: &self.key, networks };
@@ -227,11 +232,10 @@ impl WireguardDriver {
                 Err(error) => {
                     tunnel.forget();
                     let error = ensure::explain(&error, &common, tunnel, &self.netns);
-                    problems.push(format!("device {name}: {error}"));
+                    held.problems.add(tunnel.family(), format!("device {name}: {error}"));
                 }
             }
         }
-        held.problem = (!problems.is_empty()).then(|| problems.join("; "));
         held
     }
 }
@@ -275,7 +279,8 @@ impl Driver for WireguardDriver {
     /// The base of each subnet is an address of the peer's device.
     fn probing(&self) -> Option<Probing> {
         let ports = PerFamily::from_fn(|family| Some(self.config.port(family)));
-        let mut probing = Probing::new(Answers::Base).tunnel(Arc::new(Ports(ports)));
+        let mut probing =
+            Probing::new(Answers::Base).tunnel(Arc::new(Ports(ports))).sessions(self.sessions.clone());
         probing.overhead = PerFamily::from_fn(|family| self.config.added(family));
         Some(probing)
     }
@@ -283,22 +288,21 @@ impl Driver for WireguardDriver {
     async fn ensure_devices(&mut self, kernel: &mut dyn Kernel) -> Result<Devices, KernelError> {
         let mut devices = Devices::default();
         let found = underlay::find(kernel, &self.underlay).await?;
-        let mut problems = Vec::new();
+        let name = &self.underlay.name;
         match &found {
-            None => problems.push(format!("underlay link {} is gone", self.underlay.name)),
-            Some(lower) if !lower.up => problems.push(format!("underlay link {} is down", lower.name)),
+            None => devices.problems.add(None, format!("underlay link {name} is gone")),
+            Some(lower) if !lower.up => devices.problems.add(None, format!("underlay link {name} is down")),
             Some(_) => {}
         }
         self.lower = found.or(self.lower.take());
         // Without the underlay the devices stay as they are.
         if let Some(lower) = self.lower.clone() {
             self.choose_second(kernel, &mut devices).await?;
-            problems.extend(self.ensure_all(kernel, &lower, &mut devices).await?);
+            self.ensure_all(kernel, &lower, &mut devices).await?;
         }
         self.look_at_sessions(kernel).await;
         self.settle_recalled();
         self.expect_settled();
-        devices.problem = (!problems.is_empty()).then(|| problems.join("; "));
         for tunnel in &self.tunnels {
             let Some(link) = &tunnel.link else { continue };
             devices.links.push(link.index);
@@ -307,6 +311,8 @@ impl Driver for WireguardDriver {
         }
         devices.datapath = Some(self.path());
         devices.counters = self.counters();
+        self.shown.set(&self.tunnels);
+        devices.sessions = self.sessions.clone();
         Ok(devices)
     }
 
@@ -427,37 +433,29 @@ impl Driver for WireguardDriver {
     }
 
     fn set_peers(&mut self, peers: &mut dyn Iterator<Item = (&LeaseKey, &Peer)>) {
-        let mut by_link: BTreeMap<LinkIndex, BTreeMap<PublicKey, DesiredPeer>> = BTreeMap::new();
         self.rotation.forget_peers();
-        for (lease, peer) in peers {
-            self.note_rotation_of(*lease, peer);
-            for (link, key, published) in keys(peer) {
-                let Some(tunnel) = self.tunnel_at(link) else { continue };
-                if tunnel.second_key.is_some() && self.rotation.is_strict {
-                    continue;
-                }
-                let subnets = peer.claims.iter().filter_map(|claim| match claim {
-                    Claim::Subnet(subnet) if tunnel.families.contains(&subnet.family()) => {
-                        Some(IpNetwork::from(*subnet))
-                    }
-                    _ => None,
-                });
-                let of_link = by_link.entry(link).or_default();
-                // Two leases of one node share its key.
-                let wanted = of_link.entry(key).or_insert_with(|| DesiredPeer {
-                    // Without a port it is a peer that begins.
-                    published: Some(published).filter(|at| at.port() > 0),
-                    allowed_ips: BTreeSet::default(),
-                    keepalive: self.keepalive(link, key),
-                });
-                wanted.allowed_ips.extend(subnets);
-            }
+        let peers: Vec<(&LeaseKey, &Peer)> = peers.collect();
+        for (lease, peer) in &peers {
+            self.note_rotation_of(**lease, peer);
         }
-        for tunnel in &mut self.tunnels {
-            let link = tunnel.link.as_ref().map(|link| link.index);
-            tunnel.peers = link.and_then(|link| by_link.remove(&link)).unwrap_or_default();
+        for tunnel in &self.tunnels {
+            let gets_none = tunnel.second_key.is_some() && self.rotation.is_strict;
+            let peers = if gets_none { &[][..] } else { &peers[..] };
+            tunnel.set_peers(peers, |link, key| self.keepalive(link, key));
         }
         self.hurry_rotation();
+    }
+
+    /// What the kernel's device knows of the peer. One in this process is none that `wg` shows.
+    fn further_objects(&self, lease: &LeaseKey) -> Vec<PeerObject> {
+        if self.chosen.provider.kind() != "wireguard" {
+            return Vec::new();
+        }
+        let peers = self.tunnels.iter().filter_map(|tunnel| Some((tunnel.name, tunnel.peer_of(lease)?)));
+        let show = |(name, (key, present)): (&str, (PublicKey, bool))| {
+            PeerObject::new(format!("wg show {name} | grep -A 7 -F {key}"), present)
+        };
+        peers.map(show).collect()
     }
 
     async fn hold(&mut self, read: bool, prune: Prune<'_>) -> Held {

@@ -18,7 +18,8 @@
 //!   those who make them. [`kernel`] has the kernel's devices, [`provider`] says who makes devices.
 //! - [`userspace`]: a device in this process, for kernels without WireGuard ([`Implementation`]).
 //! - `plan`: which changes lead to what is desired (pure); `peer`: what a lease needs (pure); `config` (pure).
-//! - `tunnel`: one device with what is held in it; `driver`: all of them in the loop.
+//! - `tunnel`: one device with what is held in it; `driver`: all of them in the loop. `roster` (the peers that a device should
+//!   have) and `seen` (those that it had last) let a change of one lease look at one peer. Both are pure.
 //! - `rotation`: how nodes change their keys without losing a packet (pure); `driver/rotate` carries it out.
 
 mod backend;
@@ -31,7 +32,9 @@ pub mod key_file;
 mod peer;
 mod plan;
 pub mod provider;
+mod roster;
 mod rotation;
+mod seen;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod tunnel;

@@ -205,36 +205,5 @@ fn endpoint(
     }
 }
 
-/// The content of a device after these changes.
-pub(crate) fn apply(state: &mut DeviceState, changes: &[Change]) {
-    for change in changes {
-        match change {
-            Change::PrivateKey(key) => {
-                // The kernel removes a peer with the device's own key.
-                state.peers.remove(&key.public());
-                state.private_key = Some(key.clone());
-            }
-            Change::ListenPort(port) => state.listen_port = *port,
-            Change::RemovePeer(key) => _ = state.peers.remove(key),
-            Change::Peer(key, change) => {
-                if let Some(ips) = &change.allowed_ips {
-                    for (_, other) in state.peers.iter_mut().filter(|(other, _)| *other != key) {
-                        other.allowed_ips.retain(|ip| !ips.contains(ip));
-                    }
-                }
-                let peer = state.peers.entry(*key).or_default();
-                if let Some(psk) = &change.preshared_key {
-                    peer.preshared_key.clone_from(psk);
-                }
-                peer.endpoint = change.endpoint.or(peer.endpoint);
-                peer.keepalive = change.keepalive.unwrap_or(peer.keepalive);
-                if let Some(ips) = &change.allowed_ips {
-                    peer.allowed_ips.clone_from(ips);
-                }
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests;

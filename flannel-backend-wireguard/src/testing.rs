@@ -12,8 +12,8 @@ use tokio::sync::Notify;
 
 use crate::device::{Change, Device, DeviceState, ReadState};
 use crate::key::PublicKey;
-use crate::plan::apply;
 use crate::provider::{CreateError, NewDevice, Provider, create};
+use crate::seen::apply;
 
 /// WireGuard devices in memory, whose links a [`FakeKernel`](flannel_core::testing::FakeKernel) has. Clones share them.
 #[derive(Clone, Default)]

@@ -1,20 +1,25 @@
 //! One device of this node: its link, and what is held in it.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::SystemTime;
 
-use flannel_core::addr::{Family, Subnet};
+use flannel_core::addr::{Family, LinkIndex, Subnet};
 use flannel_core::kernel::Link;
+use flannel_core::lease::LeaseKey;
+use flannel_core::peers::Peer;
 use flannel_core::reconcile::Prune;
+use flannel_core::status::{Session, Sessions};
 use ipnetwork::IpNetwork;
 
 use crate::config::{Mode, WireguardConfig};
 use crate::device::{Change, Device, DeviceState};
-use crate::key::{PrivateKey, PublicKey};
-use crate::plan::{Desired, DesiredPeer, Rules, Settled, apply, plan};
+use crate::key::{PresharedKey, PrivateKey, PublicKey};
+use crate::plan::{Desired, DesiredPeer, Plan, Rules, STALE, Settled, plan};
+use crate::roster::{On, Roster};
+use crate::seen::Seen;
 
 /// The names of Go flannel's devices.
 const NAME: &str = "flannel-wg";
@@ -37,12 +42,42 @@ pub(crate) struct Tunnel {
     pub(crate) is_there: bool,
     /// The open device of that link.
     pub(crate) device: Option<Arc<dyn Device>>,
-    /// Its content as last read, with what was changed since; shared with the status.
-    pub(crate) seen: Arc<Mutex<Option<DeviceState>>>,
-    /// The peers that it should have.
-    pub(crate) peers: BTreeMap<PublicKey, DesiredPeer>,
     /// Which published endpoints are in force.
     pub(crate) settled: Settled,
+    /// What readers of the status see, too.
+    shared: Arc<Shared>,
+    /// The peers that are not as desired, as far as that is allowed now. They are looked at each time.
+    open: BTreeSet<PublicKey>,
+    /// What was desired of the device and of all peers when the content was compared last.
+    basis: Option<Basis>,
+    /// The latest handshake of all peers when the content was read last.
+    latest: Option<SystemTime>,
+}
+
+/// What the status is made of when somebody asks for it.
+struct Shared {
+    name: &'static str,
+    families: Vec<Family>,
+    /// Whoever reads a status must not keep the device: one in user space ends with the last who has it.
+    device: Mutex<Option<Weak<dyn Device>>>,
+    /// The content as last read, with what was changed since; `None` if it is not known.
+    seen: Mutex<Option<Seen>>,
+    /// The peers that it should have.
+    roster: Mutex<Roster>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What is the same for all peers. When it changes, all are compared.
+#[derive(Clone, PartialEq, Eq)]
+struct Basis {
+    private_key: PrivateKey,
+    listen_port: u16,
+    psk: Option<PresharedKey>,
+    keepalive: u16,
+    networks: Vec<Subnet>,
 }
 
 /// What came of holding a device's content.
@@ -56,6 +91,9 @@ pub(crate) struct Outcome {
     pub(crate) held_back: Vec<(IpNetwork, PublicKey)>,
     /// Peers that somebody else added.
     pub(crate) foreign: usize,
+    /// How many peers were compared.
+    #[cfg_attr(not(test), expect(dead_code, reason = "what a change costs is counted in tests"))]
+    pub(crate) compared: usize,
 }
 
 /// What is the same for all devices of a node.
@@ -82,15 +120,46 @@ impl Tunnel {
     fn new(name: &'static str, families: Vec<Family>) -> Self {
         Self {
             name,
-            families,
+            families: families.clone(),
             second_key: None,
             link: None,
             is_there: false,
             device: None,
-            seen: Arc::default(),
-            peers: BTreeMap::new(),
             settled: Settled::new(),
+            shared: Arc::new(Shared {
+                name,
+                families,
+                device: Mutex::default(),
+                seen: Mutex::default(),
+                roster: Mutex::default(),
+            }),
+            open: BTreeSet::new(),
+            basis: None,
+            latest: None,
         }
+    }
+
+    /// Takes over the peers that it should have. Before its link was seen first there are none. `keepalive` says who has
+    /// another interval than that of the config.
+    pub(crate) fn set_peers(
+        &self,
+        peers: &[(&LeaseKey, &Peer)],
+        keepalive: impl Fn(LinkIndex, PublicKey) -> Option<u16>,
+    ) {
+        let Some(link) = self.link.as_ref().map(|link| link.index) else { return };
+        let on = On { link, families: &self.families, keepalive: &|key| keepalive(link, key) };
+        lock(&self.shared.roster).set(&on, peers.iter().copied());
+    }
+
+    /// The key of a lease, and whether the device has its peer as desired, as far as that was read.
+    pub(crate) fn peer_of(&self, lease: &LeaseKey) -> Option<(PublicKey, bool)> {
+        let roster = lock(&self.shared.roster);
+        let key = roster.key_of(lease)?;
+        let seen = lock(&self.shared.seen);
+        let peer = seen.as_ref().and_then(|seen| seen.state().peers.get(&key));
+        let wanted = roster.peers().get(&key);
+        let is_there = peer.zip(wanted).is_some_and(|(peer, wanted)| peer.allowed_ips == wanted.allowed_ips);
+        Some((key, is_there && self.is_there))
     }
 
     /// The second device beside this first one.
@@ -110,6 +179,14 @@ impl Tunnel {
         self.second_key.as_ref().unwrap_or(common.key)
     }
 
+    /// The family that its problems concern; `None` for a device that carries all.
+    pub(crate) fn family(&self) -> Option<Family> {
+        match self.families[..] {
+            [family] => Some(family),
+            _ => None,
+        }
+    }
+
     /// Whether it can carry packets.
     pub(crate) fn is_up(&self) -> bool {
         self.is_there && self.link.as_ref().is_some_and(|link| link.up)
@@ -117,15 +194,7 @@ impl Tunnel {
 
     /// Forgets what was read.
     pub(crate) fn forget(&self) {
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-
-    fn seen(&self) -> Option<DeviceState> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn remember(&self, state: DeviceState) {
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(state);
+        *lock(&self.shared.seen) = None;
     }
 
     /// Sets key and port of a device that has none or others, before its link is set up.
@@ -143,7 +212,8 @@ impl Tunnel {
         if changes.is_empty() { Ok(()) } else { device.apply(&changes).await }
     }
 
-    /// Compares the content with what it should be, and changes it. With `read` it is read first.
+    /// Compares the content with what it should be, and changes it. With `read` it is read first. Otherwise only those peers
+    /// are compared that should be others than before, or were not as desired.
     pub(crate) async fn hold(
         &mut self,
         read: bool,
@@ -151,27 +221,63 @@ impl Tunnel {
         prune: Prune<'_>,
         now: SystemTime,
     ) -> io::Result<Outcome> {
-        let Some(device) = self.device.clone().filter(|_| self.is_there) else {
-            return Ok(Outcome::default());
-        };
-        let state = match self.seen().filter(|_| !read) {
-            Some(state) => state,
-            None => device.state().await?,
-        };
-        let networks = &common.networks;
-        let is_inside = |ip: &IpNetwork| {
-            let subnet = Subnet::containing(ip.ip(), ip.prefix());
-            subnet.filter(|subnet| networks.iter().any(|network| network.covers(*subnet)))
-        };
-        let may_remove = |ip: IpNetwork| is_inside(&ip).is_some_and(|subnet| prune.allows(subnet));
-        let is_overlay = |ip: IpAddr| networks.iter().any(|network| network.contains(ip));
-        let want = Desired {
+        let device = self.device.clone().filter(|_| self.is_there);
+        *lock(&self.shared.device) = device.as_ref().map(Arc::downgrade);
+        let Some(device) = device else { return Ok(Outcome::default()) };
+        let is_read = read || lock(&self.shared.seen).is_none();
+        if is_read {
+            let state = device.state().await?;
+            self.latest = state.peers.values().filter_map(|peer| peer.last_handshake).max();
+            *lock(&self.shared.seen) = Some(Seen::new(state));
+        }
+        let basis = self.basis(common);
+        let is_full = is_read || self.basis.as_ref() != Some(&basis);
+        let (keys, planned) = self.plan(is_full, &basis, prune, now);
+        if !planned.changes.is_empty() {
+            // Should this not come to its end, nothing is known of the content.
+            self.basis = None;
+            if let Err(error) = device.apply(&planned.changes).await {
+                self.forget();
+                return Err(error);
+            }
+            if let Some(seen) = &mut *lock(&self.shared.seen) {
+                seen.apply(&planned.changes);
+            }
+        }
+        // What an earlier run stored of peers that are not known yet stays.
+        self.settled.extend(planned.settled);
+        let foreign = self.look_for_open(is_full, &keys, &basis.networks);
+        self.basis = Some(basis);
+        Ok(Outcome {
+            done: describe(&planned.changes),
+            ahead: self.latest.filter(|at| *at > now),
+            held_back: planned.held_back,
+            foreign,
+            compared: keys.len(),
+        })
+    }
+
+    fn basis(&self, common: &Common<'_>) -> Basis {
+        Basis {
             private_key: self.key(common).clone(),
             listen_port: self.port(common.config),
             psk: common.config.psk.clone(),
             keepalive: common.config.keepalive,
-            peers: self.peers.clone(),
-        };
+            networks: common.networks.clone(),
+        }
+    }
+
+    /// Plans the changes. Returns the keys that were compared with it.
+    fn plan(
+        &self,
+        is_full: bool,
+        basis: &Basis,
+        prune: Prune<'_>,
+        now: SystemTime,
+    ) -> (BTreeSet<PublicKey>, Plan) {
+        let networks = &basis.networks;
+        let may_remove = |ip: IpNetwork| inside(&ip, networks).is_some_and(|subnet| prune.allows(subnet));
+        let is_overlay = |ip: IpAddr| networks.iter().any(|network| network.contains(ip));
         let rules = Rules {
             now,
             may_remove: &may_remove,
@@ -179,24 +285,119 @@ impl Tunnel {
             may_remove_empty: prune.is_synced(),
             is_overlay: &is_overlay,
         };
-        let planned = plan(&want, &state, &self.settled, &rules);
-        let mut after = state;
-        if !planned.changes.is_empty() {
-            self.forget();
-            device.apply(&planned.changes).await?;
-            apply(&mut after, &planned.changes);
+        let want = |peers| Desired {
+            private_key: basis.private_key.clone(),
+            listen_port: basis.listen_port,
+            psk: basis.psk.clone(),
+            keepalive: basis.keepalive,
+            peers,
+        };
+        let (seen, mut roster) = (lock(&self.shared.seen), lock(&self.shared.roster));
+        let Some(seen) = &*seen else { return Default::default() };
+        let changed = roster.take_changed();
+        if is_full {
+            let keys = seen.state().peers.keys().chain(roster.peers().keys()).copied().collect();
+            let want = want(roster.lend());
+            let planned = plan(&want, seen.state(), &self.settled, &rules);
+            roster.put_back(want.peers);
+            return (keys, planned);
         }
-        // What an earlier run stored of peers that are not known yet stays.
-        self.settled.extend(planned.settled);
-        self.settled.retain(|key, _| after.peers.contains_key(key));
-        let ahead = after.peers.values().filter_map(|peer| peer.last_handshake).filter(|at| *at > now).max();
-        let is_foreign =
-            |ips: &std::collections::BTreeSet<IpNetwork>| ips.iter().any(|ip| is_inside(ip).is_none());
-        let others = after.peers.iter().filter(|(key, _)| !want.peers.contains_key(key));
-        let foreign = others.filter(|(_, peer)| is_foreign(&peer.allowed_ips)).count();
-        self.remember(after);
-        let done = describe(&planned.changes);
-        Ok(Outcome { done, ahead, held_back: planned.held_back, foreign })
+        let keys: BTreeSet<PublicKey> = changed.union(&self.open).copied().collect();
+        if keys.is_empty() {
+            return Default::default();
+        }
+        let keys = seen.with_holders(&keys, roster.peers());
+        let some = keys.iter().filter_map(|key| Some((*key, roster.peers().get(key)?.clone())));
+        let planned = plan(&want(some.collect()), &seen.part(&keys), &self.settled, &rules);
+        (keys, planned)
+    }
+
+    /// Finds those of the compared peers that must be looked at again. Returns how many of all are somebody else's.
+    fn look_for_open(&mut self, is_full: bool, keys: &BTreeSet<PublicKey>, networks: &[Subnet]) -> usize {
+        let (seen, roster) = (lock(&self.shared.seen), lock(&self.shared.roster));
+        let Some(seen) = &*seen else { return 0 };
+        let there = &seen.state().peers;
+        let is_open = |key: &PublicKey| match (there.get(key), roster.peers().get(key)) {
+            (Some(peer), Some(wanted)) => peer.allowed_ips != wanted.allowed_ips,
+            (Some(_), None) | (None, Some(_)) => true,
+            (None, None) => false,
+        };
+        if is_full {
+            self.open.clear();
+            self.settled.retain(|key, _| there.contains_key(key));
+        }
+        for key in keys {
+            if is_open(key) {
+                self.open.insert(*key);
+            } else {
+                self.open.remove(key);
+            }
+            if !there.contains_key(key) {
+                self.settled.remove(key);
+            }
+        }
+        let others = self.open.iter().filter(|key| !roster.peers().contains_key(*key));
+        let is_foreign = |ips: &BTreeSet<IpNetwork>| ips.iter().any(|ip| inside(ip, networks).is_none());
+        others.filter_map(|key| there.get(key)).filter(|peer| is_foreign(&peer.allowed_ips)).count()
+    }
+}
+
+/// The subnet of pods that an allowed address is; `None` if it is outside of the networks of pods.
+fn inside(ip: &IpNetwork, networks: &[Subnet]) -> Option<Subnet> {
+    let subnet = Subnet::containing(ip.ip(), ip.prefix());
+    subnet.filter(|subnet| networks.iter().any(|network| network.covers(*subnet)))
+}
+
+/// The devices as the status reads them. There may be second ones for a while.
+#[derive(Clone, Default)]
+pub(crate) struct Shown(Arc<Mutex<Vec<Arc<Shared>>>>);
+
+impl Shown {
+    /// Shows these devices from now on.
+    pub(crate) fn set(&self, tunnels: &[Tunnel]) {
+        *lock(&self.0) = tunnels.iter().map(|tunnel| Arc::clone(&tunnel.shared)).collect();
+    }
+
+    /// Reads the sessions of all devices that are shown when it is asked.
+    pub(crate) fn sessions(&self) -> Sessions {
+        let shown = self.clone();
+        Sessions::new(move || {
+            let devices = lock(&shown.0).clone();
+            devices.iter().flat_map(|device| device.sessions()).collect()
+        })
+    }
+}
+
+impl Shared {
+    /// The sessions with the peers that the device should have, as they are now. It asks the device, where that can be done
+    /// without waiting; if it does not answer there are none.
+    fn sessions(&self) -> Vec<Session> {
+        let device = lock(&self.device).as_ref().and_then(Weak::upgrade);
+        let now = SystemTime::now();
+        let Some(device) = device else { return Vec::new() };
+        match device.reader() {
+            Some(read) => read().map_or_else(|_| Vec::new(), |state| self.joined(&state, now)),
+            None => lock(&self.seen).as_ref().map_or_else(Vec::new, |seen| self.joined(seen.state(), now)),
+        }
+    }
+
+    fn joined(&self, state: &DeviceState, now: SystemTime) -> Vec<Session> {
+        let roster = lock(&self.roster);
+        let mut sessions = Vec::with_capacity(roster.peers().len());
+        for (key, DesiredPeer { published, .. }) in roster.peers() {
+            let peer = state.peers.get(key);
+            for lease in roster.leases_of(key) {
+                let session = Session::new(*lease, self.name, &self.families, *published);
+                sessions.push(match peer {
+                    None => session,
+                    Some(peer) => session
+                        .handshake(peer.last_handshake, STALE, now)
+                        .carried(peer.tx_bytes, peer.rx_bytes)
+                        .endpoint(peer.endpoint),
+                });
+            }
+        }
+        sessions
     }
 }
 
@@ -218,3 +419,6 @@ fn describe(changes: &[Change]) -> Option<String> {
     parts.extend((removed > 0).then(|| format!("peers removed: {removed}")));
     (!parts.is_empty()).then(|| parts.join(", "))
 }
+
+#[cfg(test)]
+mod tests;

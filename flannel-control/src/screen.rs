@@ -9,6 +9,7 @@ mod paint;
 mod peer;
 mod peers;
 mod reach;
+mod sessions;
 mod sheet;
 mod shell;
 mod table;

@@ -225,9 +225,7 @@ pub fn peer<W: Write>(
         good &= matches!(peer.state.as_str(), "programmed" | "recalled");
         let text = if let Some(detail) = detail(form) {
             let objects: wire::PeerObjects = serde_json::from_str(objects.get())?;
-            let probes = status.probes.iter().flat_map(|probes| &probes.peers);
-            let probe = probes.clone().find(|probe| probe.lease == peer.lease);
-            screen::peer(peer, probe, &objects, terminal.look(detail))
+            screen::peer(&status, peer, &objects, terminal.look(detail))
         } else {
             let (peer, objects) = (json_of(&answer, &peer.lease)?, serde_json::from_str(objects.get())?);
             format!("{}\n", merged(peer, objects))
@@ -246,7 +244,8 @@ fn detail(form: Form) -> Option<Detail> {
     }
 }
 
-/// A peer of a status, with all fields that the agent sent, and what probes found out of it as `probes`.
+/// A peer of a status, with all fields that the agent sent, what probes found out of it as `probes`, and, where the tunnel has
+/// such, its sessions as `sessions`.
 fn json_of(status: &serde_json::value::RawValue, lease: &str) -> Result<serde_json::Value, ShowError> {
     let mut status: serde_json::Value = serde_json::from_str(status.get())?;
     let mut find = |list: &str| {
@@ -254,7 +253,12 @@ fn json_of(status: &serde_json::value::RawValue, lease: &str) -> Result<serde_js
         peers.iter_mut().find(|peer| peer["lease"] == lease).map(serde_json::Value::take)
     };
     let (mut peer, probes) = (find("/network/peer_list").unwrap_or_default(), find("/probes/peers"));
+    let sessions = status.pointer_mut("/network/sessions").map(serde_json::Value::take);
     if let Some(peer) = peer.as_object_mut() {
+        if let Some(serde_json::Value::Array(mut sessions)) = sessions {
+            sessions.retain(|session| session["lease"] == lease);
+            peer.insert("sessions".to_owned(), sessions.into());
+        }
         peer.insert("probes".to_owned(), probes.unwrap_or_default());
     }
     Ok(peer)

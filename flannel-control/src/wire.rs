@@ -5,6 +5,7 @@ mod event;
 mod moment;
 mod object;
 mod probes;
+mod session;
 
 use std::net::IpAddr;
 
@@ -14,6 +15,7 @@ pub use event::Event;
 pub use moment::Moment;
 pub use object::Object;
 pub use probes::{FamilyProbe, PeerProbe, Probes, WayProbe};
+pub use session::Session;
 
 /// The status of an agent.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -172,6 +174,8 @@ pub struct Network {
     pub counters: Vec<Counters>,
     /// What the gate of the tunnels counted; `None` without one.
     pub gate: Option<Gate>,
+    /// The sessions with peers, of backends whose tunnel has such.
+    pub sessions: Vec<Session>,
 }
 
 /// What the gate of the tunnels counted.

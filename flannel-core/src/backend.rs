@@ -5,6 +5,7 @@ mod probing;
 mod upstream;
 
 use std::error::Error;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -18,11 +19,13 @@ use crate::events::{NetworkEventSender, NetworkEvents};
 use crate::firewall::gate::GateCounters;
 use crate::heartbeat::Pulse;
 use crate::inspect::Inspector;
-use crate::kernel::KernelError;
+use crate::kernel::{KernelError, Link};
 use crate::lease::{Lease, LeaseAttrs};
 use crate::netns::Netns;
 use crate::state_file::State;
-use crate::status::{Counters, DeviceStatus, PeerList, Problem, Problems, RepairCounts, Subject, Timings};
+use crate::status::{
+    Counters, DeviceStatus, PeerList, Problem, Problems, RepairCounts, Sessions, Subject, Timings,
+};
 use crate::subnet::{LeaseStream, SubnetError, SubnetManager};
 use crate::times::{optional_microseconds, optional_unix_instant};
 use crate::underlay::UnderlayOptions;
@@ -121,6 +124,24 @@ impl DeviceKind {
     }
 }
 
+/// The file with this node's private key, of a backend that has one ([`Backend::key_file`]).
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct KeyFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Makes the public key of the file's content, as leases publish it. The error says what is wrong with the content, without
+    /// showing it.
+    pub public: fn(&str) -> Result<String, String>,
+}
+
+impl KeyFile {
+    /// The key file at this path, whose content is read by this function.
+    pub fn new(path: impl Into<PathBuf>, public: fn(&str) -> Result<String, String>) -> Self {
+        Self { path: path.into(), public }
+    }
+}
+
 /// One way to carry overlay packets between nodes.
 #[async_trait]
 pub trait Backend: Send + Sync {
@@ -137,6 +158,23 @@ pub trait Backend: Send + Sync {
     /// network covers.
     fn routes_whole_network(&self) -> bool {
         false
+    }
+
+    /// The file with this node's private key; `None` for a backend without one.
+    fn key_file(&self) -> Option<KeyFile> {
+        None
+    }
+
+    /// What is in the devices of the backend among `links` that none of these leases needs, such as the peers of others, one
+    /// line each. Nothing is changed.
+    async fn strangers(
+        &self,
+        netns: &Netns,
+        links: &[Link],
+        leases: &[Lease],
+    ) -> Result<Vec<String>, BackendError> {
+        let _ = (netns, links, leases);
+        Ok(Vec::new())
     }
 
     /// Checks the backend's keys in a network config, and whether it can carry these networks. [`Self::register`] refuses
@@ -255,6 +293,9 @@ pub struct NetworkStatus {
     /// Reads how many packets the gate of the tunnels dropped, or would have. In the text form the values of that moment;
     /// `null` without a gate.
     pub gate: GateCounters,
+    /// Reads the sessions of the tunnel with peers, where it has such. In the text form they are those of that moment.
+    #[serde(skip_serializing_if = "Sessions::are_not_kept")]
+    pub sessions: Sessions,
 }
 
 impl NetworkStatus {

@@ -105,7 +105,7 @@ impl Difference {
     }
 }
 
-/// A kernel object that a peer needs.
+/// A kernel object that a peer needs, or its entry in a device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct PeerObject {
@@ -113,6 +113,13 @@ pub struct PeerObject {
     pub command: String,
     /// Whether the kernel has it as it should be, as far as the loop knows.
     pub present: bool,
+}
+
+impl PeerObject {
+    /// An object that this shell command shows.
+    pub fn new(command: impl Into<String>, present: bool) -> Self {
+        Self { command: command.into(), present }
+    }
 }
 
 impl Inspector {

@@ -238,7 +238,7 @@ impl<D: Driver> Reconciler<D> {
         self.converge().await;
         // The status reports a family that is out of service, and other problems that pods can do without.
         let vital = self.blocked.ours().find(|problem| problem.harm != Harm::Family);
-        let device = self.devices.problem.clone().or(self.held.problem.clone()).map(HostProblem::Device);
+        let device = self.devices.problems.text().or(self.held.problems.text()).map(HostProblem::Device);
         let problem = device.or_else(|| Some(HostProblem::Object(Box::new(vital?))));
         problem.map_or(Ok(()), |problem| Err(problem.into()))
     }

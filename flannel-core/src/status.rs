@@ -7,6 +7,7 @@ mod counters;
 mod devices;
 mod histogram;
 mod peers;
+mod sessions;
 mod timings;
 
 use std::fmt;
@@ -18,9 +19,10 @@ use crate::dataplane::NamedObject;
 use crate::lease::LeaseKey;
 
 pub use counters::{Counters, Dropped, Traffic, TrafficCounters};
-pub use devices::DeviceStatus;
+pub use devices::{DeviceProblems, DeviceStatus};
 pub use histogram::{BOUNDS, Durations, Histogram};
 pub use peers::{PeerList, PeerPath, PeerState, PeerStatus, RefusedObject, RejectedLease};
+pub use sessions::{Session, SessionState, Sessions};
 pub use timings::{RepairCounts, RepairKind, Timings};
 
 /// How many problems of a kind a status shows.

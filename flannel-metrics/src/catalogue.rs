@@ -189,6 +189,10 @@ always {
         "Packets that the gate of vxlan's tunnels dropped, by reason, since its rules were put; left out without a gate.";
     GATE_LET_IN = Counter "flannel_gate_let_in_packets" ["reason"]
         "Packets that the gate let in because it only observes, by the reason for which it would have dropped them.";
+    SESSIONS = Gauge "flannel_sessions" ["device", "state"]
+        "Sessions of a device with peers, by how far they are; left out for backends whose tunnel has none.";
+    SESSION_OLDEST = Gauge in Seconds "flannel_session_oldest_handshake_timestamp" ["device"]
+        "When the last handshake was with the peer for which that is longest ago, in seconds since 1970; left out before the first one.";
     EVENTS = Counter "flannel_events" ["event"]
         "What happened to the agent, by the name that the log and flanneld events have for it.";
     EVENTS_MISSED = Counter "flannel_events_missed" []
@@ -201,6 +205,10 @@ per_peer {
         "1 for the state of the lease in the kernel.";
     PEER_SINCE = Gauge in Seconds "flannel_peer_state_timestamp" ["subnet"]
         "Since when it is in that state, in seconds since 1970.";
+    PEER_HANDSHAKE = Gauge in Seconds "flannel_peer_handshake_timestamp" ["subnet", "device"]
+        "When the last handshake with the peer was, in seconds since 1970; left out before the first one.";
+    PEER_SESSION = Counter in Bytes "flannel_peer_session" ["subnet", "device", "direction"]
+        "Bytes on the underlay to and from the peer, with those of handshakes, since the device knows the peer.";
     PEER_VERDICT = Gauge "flannel_peer_verdict" ["subnet", "family", "verdict"]
         "1 for what probes found out about the way to the peer.";
     PEER_RTT = Gauge in Seconds "flannel_peer_rtt" ["subnet", "family", "way"]

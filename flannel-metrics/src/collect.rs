@@ -3,6 +3,7 @@
 mod network;
 mod peers;
 mod probes;
+mod sessions;
 mod store;
 
 use std::fmt;
@@ -121,6 +122,8 @@ impl Collector for AgentMetrics {
             network::traffic(out, &network.counters.read())?;
             network::gate(out, network.gate.read().as_ref())?;
         }
+        let sessions = status.network.as_ref().map(|network| network.sessions.read()).unwrap_or_default();
+        sessions::in_all(out, &sessions)?;
         of_events(out, &self.events.read())?;
         if !self.options.per_peer {
             return Ok(());
@@ -128,6 +131,7 @@ impl Collector for AgentMetrics {
         if let Some(network) = &status.network {
             peers::each(out, &network.peer_list)?;
         }
+        sessions::each(out, &sessions)?;
         status.probes.as_ref().map_or(Ok(()), |found| probes::each(out, &found.peers))
     }
 }

@@ -176,18 +176,19 @@ impl VxlanDriver {
         Ok(kernel.link_at(last.index).await?.filter(|link| link.vxlan.is_some()))
     }
 
-    /// Creates or corrects each family's device. Returns what is wrong.
+    /// Creates or corrects each family's device.
     pub(super) async fn ensure_all(
         &mut self,
         kernel: &mut dyn Kernel,
         lower: &Link,
         devices: &mut Devices,
-    ) -> Result<Vec<String>, KernelError> {
-        let mut problems = Vec::new();
+    ) -> Result<(), KernelError> {
         for family in self.sides.families().collect::<Vec<_>>() {
             match self.ensure(kernel, family, lower, &mut devices.events).await? {
                 Outcome::Usable(Ensured { link, changed, mtu, problem }) => {
-                    problems.extend(problem);
+                    if let Some(problem) = problem {
+                        devices.problems.add(Some(family), problem);
+                    }
                     let moved = self.links.get(family).is_none_or(|old| old.index != link.index);
                     devices.changed |= changed || moved;
                     if self.without_ipv6(family, lower).is_none() {
@@ -196,7 +197,7 @@ impl VxlanDriver {
                     }
                     *self.links.get_mut(family) = Some(link);
                 }
-                Outcome::Unusable(problem) => problems.push(problem),
+                Outcome::Unusable(problem) => devices.problems.add(Some(family), problem),
                 Outcome::OutOfService => {}
             }
             devices.unserved.extend(self.without_ipv6(family, lower));
@@ -207,9 +208,9 @@ impl VxlanDriver {
             devices.overlay_mtu = Some(devices.overlay_mtu.map_or(least, |mtu| mtu.max(least)));
         }
         if !lower.up {
-            problems.push(format!("underlay link {} is down", lower.name));
+            devices.problems.add(None, format!("underlay link {} is down", lower.name));
         }
-        Ok(problems)
+        Ok(())
     }
 }
 

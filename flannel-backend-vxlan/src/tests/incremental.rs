@@ -252,7 +252,7 @@ impl Host {
         driver.set_lease(&own);
         self.kernel.take_link_ops();
         let devices = driver.ensure_devices(&mut *kernel).await.unwrap();
-        assert_eq!((devices.problem, self.kernel.take_link_ops()), (None, vec![]), "the devices");
+        assert_eq!((devices.problems.text(), self.kernel.take_link_ops()), (None, vec![]), "the devices");
         let mut peers = PeerTable::new(driver.own_objects(), driver.own_claims());
         for lease in seen.iter().filter(|lease| lease.key != own.key) {
             peers.put(lease.key, (&**lease).into(), driver.peer(lease));

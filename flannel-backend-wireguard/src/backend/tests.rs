@@ -402,6 +402,10 @@ async fn a_device_that_vanishes_is_made_again_and_nothing_leaves_meanwhile() {
     settle().await;
     let problem = running.status.borrow().device_problem().unwrap();
     assert!(problem.contains("flannel-wg") && problem.contains("modprobe wireguard"), "{problem}");
+    let problems = running.status.borrow().problems.clone();
+    let reach = problems.reach.map(|_, reach| (reach.expected, reach.cut));
+    assert_eq!((reach.v4, reach.v6), (Some((1, 1)), Some((1, 0))), "the other device carries IPv6");
+    assert_eq!(problems.summary(true).reasons, [problem.as_str()], "nothing is said of IPv6");
     let blackhole = Object::Route(Route::blackhole("10.5.0.0/16".parse().unwrap()));
     assert_eq!(host.kernel.objects().get(&blackhole.key()), Some(blackhole));
     host.kernel.refuse_nothing();

@@ -54,17 +54,17 @@ impl WireguardDriver {
         Ok(ops)
     }
 
-    /// Makes or corrects each device. Returns what is wrong.
+    /// Makes or corrects each device.
     pub(super) async fn ensure_all(
         &mut self,
         kernel: &mut dyn Kernel,
         lower: &Link,
         devices: &mut Devices,
-    ) -> Result<Vec<String>, KernelError> {
-        let mut problems = Vec::new();
+    ) -> Result<(), KernelError> {
         let Some(mtu) = self.mtu(lower) else {
-            problems.push(format!("MTU {} of {} leaves no room for WireGuard", lower.mtu, lower.name));
-            return Ok(problems);
+            let cause = format!("MTU {} of {} leaves no room for WireGuard", lower.mtu, lower.name);
+            devices.problems.add(None, cause);
+            return Ok(());
         };
         devices.unserved.extend(self.without_ipv6(lower));
         devices.overlay_mtu = Some(mtu);
@@ -79,10 +79,10 @@ impl WireguardDriver {
                 // Packets flow without it.
                 self.rotation.problem = Some(problem);
             } else {
-                problems.push(problem);
+                devices.problems.add(tunnel.family(), problem);
             }
         }
-        Ok(problems)
+        Ok(())
     }
 }
 

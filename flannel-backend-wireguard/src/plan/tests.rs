@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::seen::apply;
 
 fn key(n: u8) -> PublicKey {
     PublicKey([n; 32])

@@ -24,6 +24,10 @@ pub(super) struct Row {
     pub(super) rtt: Cell,
     pub(super) since: Cell,
     pub(super) changed: Cell,
+    /// Of backends whose tunnel has sessions: the last handshake, and what was carried.
+    pub(super) handshake: Cell,
+    pub(super) sent: Cell,
+    pub(super) received: Cell,
     /// What is worst of state and verdict, for both columns.
     pub(super) both: Cell,
     pub(super) why: Cell,
@@ -42,6 +46,9 @@ enum Column {
     Rtt,
     Since,
     Changed,
+    Handshake,
+    Sent,
+    Received,
     Both,
 }
 
@@ -56,6 +63,9 @@ impl Column {
             Self::Rtt => "RTT",
             Self::Since => "SINCE",
             Self::Changed => "CHANGED",
+            Self::Handshake => "HANDSHAKE",
+            Self::Sent => "SENT",
+            Self::Received => "RECEIVED",
         }
     }
 
@@ -71,6 +81,9 @@ impl Column {
             Self::Rtt => &row.rtt,
             Self::Since => &row.since,
             Self::Changed => &row.changed,
+            Self::Handshake => &row.handshake,
+            Self::Sent => &row.sent,
+            Self::Received => &row.received,
             Self::Both => &row.both,
         }
     }
@@ -86,8 +99,11 @@ enum Step {
 }
 
 /// The steps in the order in which they are made.
-const STEPS: [Step; 8] = [
+const STEPS: [Step; 11] = [
+    Step::Drop(Column::Received),
+    Step::Drop(Column::Sent),
     Step::Drop(Column::Changed),
+    Step::Drop(Column::Handshake),
     Step::Shorten(Column::Nodes, Column::Node),
     Step::Shorten(Column::Subnets, Column::Subnet),
     Step::Drop(Column::Rtt),
@@ -96,6 +112,17 @@ const STEPS: [Step; 8] = [
     Step::Drop(Column::Node),
     Step::Merge,
 ];
+
+/// What there is to show.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Has {
+    /// Results of probes.
+    pub(super) probes: bool,
+    /// Sessions.
+    pub(super) sessions: bool,
+    /// Whether all columns are shown.
+    pub(super) all: bool,
+}
 
 /// Which columns there are, and where they begin.
 #[derive(Debug)]
@@ -107,12 +134,14 @@ struct Layout {
 }
 
 impl Layout {
-    fn of(rows: &[Row], has_probes: bool, has_changed: bool, look: Look) -> Self {
-        use Column::{Changed, Nodes, Path, Reached, Rtt, Since, State, Subnets};
-        let mut columns = vec![Subnets, Nodes, Path, State, Reached, Rtt, Since, Changed];
+    fn of(rows: &[Row], Has { probes, sessions, all }: Has, look: Look) -> Self {
+        use Column::{Changed, Handshake, Nodes, Path, Reached, Received, Rtt, Sent, Since, State, Subnets};
+        let mut columns =
+            vec![Subnets, Nodes, Path, State, Reached, Rtt, Since, Changed, Handshake, Sent, Received];
         columns.retain(|column| match column {
-            Reached | Rtt => has_probes,
-            Changed => has_changed,
+            Reached | Rtt => probes,
+            Changed => all,
+            Handshake | Sent | Received => all && sessions,
             _ => true,
         });
         let measure = |column: Column| {
@@ -177,13 +206,8 @@ impl Layout {
 }
 
 /// The lines of the header and of each row, in the widest form that fits.
-pub(super) fn lay_out(
-    rows: &[Row],
-    has_probes: bool,
-    has_changed: bool,
-    look: Look,
-) -> (String, Vec<Vec<String>>) {
-    let layout = Layout::of(rows, has_probes, has_changed, look);
+pub(super) fn lay_out(rows: &[Row], has: Has, look: Look) -> (String, Vec<Vec<String>>) {
+    let layout = Layout::of(rows, has, look);
     let has_why = rows.iter().any(|row| !row.why.text.is_empty());
     (layout.header(has_why, look), rows.iter().map(|row| layout.lines(row, look)).collect())
 }

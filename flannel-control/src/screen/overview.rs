@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::paint::Style;
 use super::peers::subnets;
 use super::reach::grade;
+use super::sessions;
 use super::sheet::{Sheet, Weight};
 use super::table::Cell;
 use super::units::{age, bytes, count, left, micros, plural};
@@ -51,6 +52,9 @@ pub(super) fn overview(status: &Status, detail: Detail, look: Look) -> Sheet {
         }
         if let Some(gate) = &network.gate {
             add(Weight::Figures, "gate", self::gate(gate));
+        }
+        if let Some(sessions) = sessions::summary(network) {
+            add(Weight::Figures, "sessions", sessions);
         }
         add(Weight::Figures, "repairs", repairs(network));
     }

@@ -7,7 +7,7 @@ use super::peers::{paths, style, subnets};
 use super::sheet::{Sheet, Weight};
 use super::table::{Cell, table};
 use super::units::{age, micros};
-use super::{Look, reach};
+use super::{Look, reach, sessions};
 use crate::wire::{Peer, PeerObjects, PeerProbe, Status, WayProbe};
 
 /// Finds peers by what an operator knows of one: a subnet (`10.5.1.0/24`), an address of a pod or of the node, or the
@@ -29,8 +29,10 @@ fn contains(subnet: &str, addr: IpAddr) -> bool {
     subnet.parse::<flannel_core::addr::Subnet>().is_ok_and(|subnet| subnet.contains(addr))
 }
 
-/// A peer, with what probes found out, and the commands that show its objects.
-pub fn peer(peer: &Peer, probe: Option<&PeerProbe>, objects: &PeerObjects, look: Look) -> String {
+/// A peer of a status, with what the tunnel knows of it and what probes found out, and the commands that show its objects.
+pub fn peer(status: &Status, peer: &Peer, objects: &PeerObjects, look: Look) -> String {
+    let probes = status.probes.iter().flat_map(|probes| &probes.peers);
+    let probe: Option<&PeerProbe> = probes.clone().find(|probe| probe.lease == peer.lease);
     let mut sheet = Sheet::default();
     // Without a name it is about what was added last.
     let mut add = |name: &str, cell: Cell| {
@@ -53,6 +55,12 @@ pub fn peer(peer: &Peer, probe: Option<&PeerProbe>, objects: &PeerObjects, look:
     }
     if peer.programmed == Some(true) {
         add("", Cell::new("the last good version of its lease is programmed", Style::Fair));
+    }
+    let sessions = status.network.iter().flat_map(|network| &network.sessions);
+    for session in sessions.filter(|session| session.lease == peer.lease) {
+        for (number, line) in sessions::lines(session, look).into_iter().enumerate() {
+            add(if number == 0 { "session" } else { "" }, line);
+        }
     }
     for (family, probe) in probe.iter().flat_map(|probe| probe.named()) {
         let (name, since) = (reach::name(probe, reach::path(peer, probe)), age(probe.since.age(look.now)));

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::columns::{Row, lay_out};
+use super::columns::{Has, Row, lay_out};
 use super::paint::Style;
 use super::reach::{self, Grade, grade, name, path, rtt, verdict, why, worst};
+use super::sessions::{ByLease, by_lease, handshake, sum};
 use super::table::{Cell, flow};
 use super::units::{age, count, plural};
 use super::{Detail, Look};
@@ -67,13 +68,14 @@ pub(super) fn paths(peer: &Peer) -> String {
     paths.join(" ")
 }
 
-fn row(peer: &Peer, probes: &Results<'_>, look: Look) -> Row {
+fn row(peer: &Peer, probes: &Results<'_>, sessions: &ByLease<'_>, look: Look) -> Row {
     let all = subnets(&peer.lease);
     let first = |all: &str| all.split(' ').next().unwrap_or_default().to_owned();
     let nodes = peer.underlay.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
     let probe = probes.get(peer.lease.as_str()).copied();
     let reached = probe.map_or_else(|| "".into(), |probe| verdict(peer, probe));
     let state = Cell::new(&peer.state, style(&peer.state));
+    let of_peer = sessions.get(peer.lease.as_str()).map_or(&[][..], Vec::as_slice);
     // What is wrong in the kernel explains what probes see.
     let why = peer.reason.clone().or_else(|| why(probe?)).unwrap_or_default();
     Row {
@@ -86,6 +88,9 @@ fn row(peer: &Peer, probes: &Results<'_>, look: Look) -> Row {
         rtt: probe.map(rtt).unwrap_or_default().into(),
         since: age(since(peer, probe).age(look.now)).into(),
         changed: age(peer.changed.age(look.now)).into(),
+        handshake: handshake(of_peer, look).into(),
+        sent: sum(of_peer, |session| session.sent_bytes).into(),
+        received: sum(of_peer, |session| session.received_bytes).into(),
         why: why.into(),
     }
 }
@@ -140,6 +145,7 @@ pub(super) struct Peers<'a> {
     summary: Vec<String>,
     order: Vec<(u8, &'a Peer)>,
     probes: &'a Results<'a>,
+    sessions: ByLease<'a>,
     detail: Detail,
     look: Look,
 }
@@ -149,7 +155,8 @@ impl<'a> Peers<'a> {
         let mut order: Vec<_> = network.peer_list.iter().map(|peer| (rank(peer, probes), peer)).collect();
         order.sort_by(|(one, _), (other, _)| one.cmp(other));
         let order = order.into_iter().map(|((rank, _), peer)| (rank, peer)).collect();
-        Self { summary: summary(network, probes, look), order, probes, detail, look }
+        let (summary, sessions) = (summary(network, probes, look), by_lease(network));
+        Self { summary, order, probes, sessions, detail, look }
     }
 
     /// How many lines it takes to show what is wrong with some of the peers, or that nothing is.
@@ -161,7 +168,7 @@ impl<'a> Peers<'a> {
 
     /// The summary and the table, in so many lines.
     pub(super) fn lines(&self, height: Option<usize>) -> Vec<String> {
-        let Self { summary, order, probes, detail, look } = self;
+        let Self { summary, order, probes, sessions, detail, look } = self;
         let room = height.unwrap_or(usize::MAX);
         let mut lines = summary.clone();
         // A row needs a header, two lines of a reason, and a line that counts the others.
@@ -171,8 +178,11 @@ impl<'a> Peers<'a> {
         if order.is_empty() || room < 2 {
             return lines;
         }
-        let rows: Vec<_> = order.iter().take(room).map(|(_, peer)| row(peer, probes, *look)).collect();
-        let (header, mut blocks) = lay_out(&rows, !probes.is_empty(), *detail == Detail::Wide, *look);
+        let rows: Vec<_> =
+            order.iter().take(room).map(|(_, peer)| row(peer, probes, sessions, *look)).collect();
+        let has =
+            Has { probes: !probes.is_empty(), sessions: !sessions.is_empty(), all: *detail == Detail::Wide };
+        let (header, mut blocks) = lay_out(&rows, has, *look);
         let fits = shown(&blocks, order.len(), room - 1);
         let all = fits == order.len();
         blocks.truncate(fits.max(1));

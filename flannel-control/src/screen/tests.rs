@@ -33,7 +33,7 @@ fn check(name: &str, text: &str) {
 
 #[test]
 fn statuses() {
-    for name in ["healthy", "trouble", "starting", "dual", "probes"] {
+    for name in ["healthy", "trouble", "starting", "dual", "probes", "sessions"] {
         let answer: Status = answer(&format!("{name}.json"));
         check(&format!("{name}.txt"), &status(&answer, Detail::Table, look()));
         check(&format!("{name}-wide.txt"), &status(&answer, Detail::Wide, look()));
@@ -79,7 +79,7 @@ fn verdicts_at_each_size() {
 /// Whatever the terminal has: the worst peer, its verdict and the reason are on it, and nothing is beyond its edges.
 #[test]
 fn what_matters_most_stays_on_the_screen() {
-    for name in ["healthy", "trouble", "starting", "dual", "probes", "verdicts"] {
+    for name in ["healthy", "trouble", "starting", "dual", "probes", "sessions", "verdicts"] {
         let answer: Status = answer(&format!("{name}.json"));
         let probes = reach::by_lease(answer.probes.as_ref());
         for (width, height) in SIZES {
@@ -154,18 +154,25 @@ fn one_peer() {
     }
     assert_eq!(found("node-b.example", &["192.0.2.20".parse().unwrap()]), ["10.244.9.0-24"]);
     assert!(found("10.99.0.0/24", &[]).is_empty() && found("node-c.example", &[]).is_empty());
-    check("peer.txt", &peer(find(&status, "10.244.9.0/24", &[])[0], None, &objects, look()));
+    check("peer.txt", &peer(&status, find(&status, "10.244.9.0/24", &[])[0], &objects, look()));
     let status: Status = answer("probes.json");
     let found = &status.probes.as_ref().unwrap().peers[0];
     check(
         "peer-probes.txt",
-        &peer(find(&status, &found.lease, &[])[0], Some(found), &PeerObjects::default(), look()),
+        &peer(&status, find(&status, &found.lease, &[])[0], &PeerObjects::default(), look()),
     );
+    let status: Status = answer("sessions.json");
+    let objects: PeerObjects = answer("peer-sessions.json");
+    for (lease, name, objects) in [
+        ("10.244.9.0/24", "peer-sessions", objects),
+        ("10.244.11.0/24", "peer-no-handshake", PeerObjects::default()),
+    ] {
+        check(&format!("{name}.txt"), &peer(&status, find(&status, lease, &[])[0], &objects, look()));
+    }
     let status: Status = answer("verdicts.json");
     for (lease, name) in [("10.244.25.0/24", "peer-mtu-hole"), ("10.244.30.0/24", "peer-one-family")] {
         let found = find(&status, lease, &[])[0];
-        let probe = reach::by_lease(status.probes.as_ref())[found.lease.as_str()];
-        let text = peer(found, Some(probe), &PeerObjects::default(), look().sized(80, None));
+        let text = peer(&status, found, &PeerObjects::default(), look().sized(80, None));
         check(&format!("{name}-80.txt"), &text);
     }
 }

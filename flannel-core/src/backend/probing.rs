@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Notify;
 
 use crate::addr::{Family, MacAddr, PerFamily};
+use crate::status::Sessions;
 
 /// How a backend's network is probed; from [`Network::probing`](crate::backend::Network::probing).
 #[derive(Debug, Clone)]
@@ -20,12 +21,15 @@ pub struct Probing {
     pub overhead: PerFamily<u32>,
     /// Where the proof goes that the devices of this node do not complete checksums, if the backend acts on it.
     pub checksums: Option<ChecksumSwitch>,
+    /// What the tunnel itself knows of each peer. Verdicts about peers that do not answer name it.
+    pub sessions: Sessions,
 }
 
 impl Probing {
     /// Probes of a network whose nodes answer like this.
     pub fn new(answers: Answers) -> Self {
-        Self { answers, tunnel: None, overhead: PerFamily::default(), checksums: None }
+        let (tunnel, overhead, checksums) = (None, PerFamily::default(), None);
+        Self { answers, tunnel, overhead, checksums, sessions: Sessions::default() }
     }
 
     /// Sets the tunnel to the peers.
@@ -44,6 +48,12 @@ impl Probing {
     #[must_use]
     pub fn checksums(self, checksums: Option<ChecksumSwitch>) -> Self {
         Self { checksums, ..self }
+    }
+
+    /// Sets what reads the sessions of the tunnel with peers.
+    #[must_use]
+    pub fn sessions(self, sessions: Sessions) -> Self {
+        Self { sessions, ..self }
     }
 }
 

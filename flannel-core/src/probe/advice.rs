@@ -12,12 +12,18 @@ use crate::times::instant;
 impl Carriage {
     /// A way by a tunnel with this port, if it has one, that adds this many bytes to each packet, if the backend says so.
     pub fn new(port: Option<u16>, overhead: Option<u32>) -> Self {
-        Self { port, overhead }
+        Self { port, overhead, has_sessions: false }
     }
 
     /// Packets travel as they are, by routes alone.
     pub fn direct() -> Self {
-        Self { port: None, overhead: Some(0) }
+        Self { port: None, overhead: Some(0), has_sessions: false }
+    }
+
+    /// Sets whether the tunnel has sessions.
+    #[must_use]
+    pub fn sessions(self, has_sessions: bool) -> Self {
+        Self { has_sessions, ..self }
     }
 
     fn is_direct(self) -> bool {
@@ -111,6 +117,10 @@ pub(super) fn remedy(verdict: Verdict, carriage: Carriage, family: Family) -> Op
             None => usual.to_owned(),
         },
         Verdict::TunnelBlocked => match (carriage.port, carriage.is_direct()) {
+            (Some(port), _) if carriage.has_sessions => format!(
+                "let UDP port {port} pass between the nodes (firewalls, security groups); if it does, look whether the peer's \
+                 device has the key of its record: a restart of the agent there publishes it"
+            ),
             (Some(port), _) => {
                 format!("let UDP port {port} pass between the nodes (firewalls, security groups)")
             }
@@ -128,6 +138,10 @@ pub(super) fn remedy(verdict: Verdict, carriage: Carriage, family: Family) -> Op
                 "let the tunnel's packets pass between the nodes (firewalls, security groups)".to_owned()
             }
         },
+        Verdict::ReturnPath if carriage.has_sessions => {
+            "on the peer: does its agent run and know this node, and do its filters let in what comes from the tunnel?"
+                .to_owned()
+        }
         _ => usual.to_owned(),
     })
 }
@@ -182,5 +196,10 @@ mod tests {
             assert!(said.contains(sysctl) && !said.contains("tunnel") && !said.contains("port"), "{said}");
         }
         assert!(!blocked(Carriage::new(None, Some(20)), Family::V4).contains("port"));
+        let wireguard = Carriage::new(Some(51820), Some(60)).sessions(true);
+        let said = blocked(wireguard, Family::V4);
+        assert!(said.contains("UDP port 51820 pass") && said.contains("the key of its record"), "{said}");
+        let said = remedy(Verdict::ReturnPath, wireguard, Family::V4).unwrap();
+        assert!(said.contains("know this node") && !said.contains("FDB"), "{said}");
     }
 }

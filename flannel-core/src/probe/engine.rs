@@ -7,6 +7,7 @@ mod answer;
 mod neighbours;
 mod peers;
 mod send;
+mod sessions;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use self::neighbours::Neighbours;
+use self::sessions::TunnelsWord;
 use self::target::{Sent, Target};
 use super::gate::{Look, PeersGate};
 use super::options::{ProbeInterval, ProbeOptions};
@@ -63,6 +65,7 @@ pub(crate) struct Prober {
     netns: Netns,
     options: ProbeOptions,
     probing: Probing,
+    tunnels_word: TunnelsWord,
     own: LeaseKey,
     network: watch::Receiver<NetworkStatus>,
     status: watch::Sender<ProbeStatus>,
@@ -113,6 +116,7 @@ impl Prober {
             shown.notes.push("the backend does not say how its network is probed".to_owned());
         }
         let probing = probing.unwrap_or_else(|| Probing::new(Answers::Base));
+        let tunnels_word = TunnelsWord::new(probing.sessions.clone());
         let mut gate = options.ready.map(|ready| PeersGate::new(ready, now));
         match gate.as_mut().map(|gate| gate.look(now)) {
             Some(Look::Waits(why)) => shown.waiting = Some(why),
@@ -128,6 +132,7 @@ impl Prober {
             netns,
             options,
             probing,
+            tunnels_word,
             own,
             network,
             status: watch::Sender::new(shown.clone()),

@@ -137,6 +137,8 @@ pub struct Carriage {
     pub port: Option<u16>,
     /// How many bytes of headers each packet gets, 0 without a tunnel; `None` if the backend does not say.
     pub overhead: Option<u32>,
+    /// Whether the tunnel has sessions, which need the right key on both sides.
+    pub has_sessions: bool,
 }
 
 /// The result of one of the two ways to a peer.
@@ -187,7 +189,8 @@ pub enum Verdict {
     },
     /// Packets pass whose checksum the kernel computes, and those are lost that leave it to the device.
     ChecksumOffload,
-    /// Packets arrive at the peer through the tunnel, but its own do not arrive here.
+    /// Packets arrive at the peer through the tunnel, but its own do not arrive here, as far as they are not the tunnel's own
+    /// messages.
     ReturnPath,
     /// The peer answers in the tunnel only to another VTEP MAC than the one of its record.
     RecordStale,

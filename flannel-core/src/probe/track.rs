@@ -261,6 +261,7 @@ impl Track {
         }
         found.largest = suspicion.largest;
         suspicion.thorough = sent;
+        found.silent_seconds = now.saturating_duration_since(suspicion.since).as_secs();
         if found.lacks_largest() {
             suspicion.ladder = Some(Ladder::new(small, found.mtu));
             self.mood = Mood::Suspect(suspicion);

@@ -28,6 +28,20 @@ impl Answer {
     }
 }
 
+/// What the tunnel itself knows of a peer, where it has sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Known {
+    /// There was no handshake since it knows the peer.
+    NoHandshake,
+    /// The last handshake was so long ago.
+    Handshake {
+        /// How long ago, in whole seconds.
+        seconds: u64,
+        /// Whether its session still carries packets.
+        is_alive: bool,
+    },
+}
+
 /// What was answered of the packets of one round, and what was known before it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Findings {
@@ -70,6 +84,10 @@ pub(super) struct Findings {
     pub(super) overlay_answered: bool,
     /// The tunnel's UDP port; `None` for a peer that is reached without a tunnel.
     pub(super) port: Option<u16>,
+    /// What the tunnel knows of it.
+    pub(super) known: Option<Known>,
+    /// For how many whole seconds the overlay has not answered.
+    pub(super) silent_seconds: u64,
 }
 
 impl Findings {
@@ -113,6 +131,31 @@ impl Findings {
         if self.small == Answer::Untried { self.offloaded } else { self.small }
     }
 
+    /// Whether there was a handshake since the overlay stopped to answer: so the tunnel's messages get there and back.
+    fn has_news(&self) -> bool {
+        matches!(self.known, Some(Known::Handshake { seconds, .. }) if seconds < self.silent_seconds)
+    }
+
+    /// What the tunnel knows, in words.
+    fn tunnels_word(&self) -> Option<String> {
+        Some(match self.known? {
+            Known::NoHandshake => "there was no handshake with it since this node knows it".to_owned(),
+            Known::Handshake { seconds, is_alive } => {
+                let since = match (self.has_news(), is_alive) {
+                    (true, _) => ", after it stopped to answer: so the tunnel's messages get there and back",
+                    (false, true) => ", before it stopped to answer",
+                    (false, false) => ", and none has succeeded since",
+                };
+                format!("the last handshake with it was {seconds} s ago{since}")
+            }
+        })
+    }
+
+    /// Whether nothing answers through the overlay.
+    pub(super) fn is_unreached(&self) -> bool {
+        self.overlay_answers().is_empty()
+    }
+
     /// What of the peer answers through the overlay.
     fn overlay_answers(&self) -> Vec<&'static str> {
         let udp = if self.offloaded.is_yes() { self.offloaded } else { self.software };
@@ -145,7 +188,7 @@ fn named<const N: usize>(ways: [(Answer, &'static str); N], answer: Answer) -> V
 /// The verdict about a peer and the evidence for it.
 pub(super) fn judge(found: &Findings) -> (Verdict, Vec<String>) {
     let overlay = found.overlay_answers();
-    if overlay.is_empty() { unreached(found) } else { reached(found, &overlay) }
+    if found.is_unreached() { unreached(found) } else { reached(found, &overlay) }
 }
 
 /// Something answers through the overlay.
@@ -189,6 +232,7 @@ fn unreached(found: &Findings) -> (Verdict, Vec<String>) {
     if !node.is_empty() {
         evidence.push(format!("the node answers {} on the underlay", node.join(", ")));
     }
+    evidence.extend(found.tunnels_word());
     let port = found.port.map(|port| format!("UDP port {port}")).unwrap_or_default();
     if found.closed.is_yes() {
         evidence.push(format!("its kernel says that {port} is closed"));
@@ -206,7 +250,15 @@ fn unreached(found: &Findings) -> (Verdict, Vec<String>) {
         );
         return (Verdict::RecordStale, evidence);
     }
+    if found.has_news() {
+        return (Verdict::ReturnPath, evidence);
+    }
     if !node.is_empty() {
+        if found.known == Some(Known::NoHandshake) {
+            evidence
+                .push(format!("{port} is closed to this node, or its record has another key than its node"));
+            return (Verdict::TunnelBlocked, evidence);
+        }
         evidence.push(match found.port {
             Some(_) => format!("nothing says that {port} is closed there"),
             None => "the node does not answer for its pods' addresses, nor say why not".to_owned(),
@@ -272,6 +324,15 @@ mod tests {
         }
     }
 
+    /// What the tunnel knows of a peer that has been silent for half a minute.
+    fn known(found: &Findings, known: Known) -> Findings {
+        Findings { known: Some(known), silent_seconds: 30, ..found.clone() }
+    }
+
+    fn handshake(seconds: u64) -> Known {
+        Known::Handshake { seconds, is_alive: seconds < 180 }
+    }
+
     fn healthy() -> Findings {
         Findings { small: Yes, full: Yes, offloaded: Yes, under_echo: Yes, ..silent() }
     }
@@ -306,7 +367,13 @@ mod tests {
             ("without a tunnel", Findings { port: None, ..node.clone() }, Verdict::TunnelBlocked),
             ("the port is closed", Findings { closed: Yes, ..node.clone() }, Verdict::TunnelClosed),
             ("sideways", Findings { sideways: Yes, any_mac: Yes, ..node.clone() }, Verdict::ReturnPath),
-            ("another MAC", Findings { any_mac: Yes, ..node }, Verdict::RecordStale),
+            ("another MAC", Findings { any_mac: Yes, ..node.clone() }, Verdict::RecordStale),
+            ("no handshake", known(&node, Known::NoHandshake), Verdict::TunnelBlocked),
+            ("none any more", known(&node, handshake(400)), Verdict::TunnelBlocked),
+            ("none since, yet", known(&node, handshake(31)), Verdict::TunnelBlocked),
+            ("the tunnel works", known(&node, handshake(29)), Verdict::ReturnPath),
+            ("and the underlay filters", known(&silent(), handshake(29)), Verdict::ReturnPath),
+            ("no handshake, and silent", known(&silent(), Known::NoHandshake), Verdict::PeerDead),
             ("it answered before", silent(), Verdict::PeerDead),
             ("on the overlay alone", Findings { node_answered: false, ..silent() }, Verdict::PeerDead),
             (
@@ -342,6 +409,22 @@ mod tests {
     }
 
     #[test]
+    fn evidence_has_what_the_tunnel_knows() {
+        let node = Findings { under_echo: Yes, port: Some(51820), ..silent() };
+        for (what, is_said) in [
+            (Known::NoHandshake, "there was no handshake with it since this node knows it"),
+            (handshake(3), "was 3 s ago, after it stopped to answer"),
+            (handshake(100), "was 100 s ago, before it stopped to answer"),
+            (handshake(400), "was 400 s ago, and none has succeeded since"),
+        ] {
+            let (_, evidence) = judge(&known(&node, what));
+            assert!(evidence.iter().any(|line| line.contains(is_said)), "{is_said}: {evidence:?}");
+        }
+        let (_, evidence) = judge(&known(&node, Known::NoHandshake));
+        assert!(evidence.last().unwrap().starts_with("UDP port 51820 is closed to this node, or its record"));
+    }
+
+    #[test]
     fn only_the_largest_packet_is_missing_for_an_mtu_hole() {
         assert!(Findings { full: No, ..healthy() }.lacks_largest());
         assert!(!Findings { full: No, largest: Some(1350), ..healthy() }.lacks_largest());
@@ -358,6 +441,7 @@ mod tests {
             under in [answer(), answer(), answer()],
             tunnel in [answer(), answer(), answer(), answer()],
             before in any::<[bool; 4]>(),
+            session in proptest::option::of(proptest::option::of(0_u64..60)),
             largest in proptest::option::of(100_u32..1450),
         ) -> Findings {
             let [small, full, offloaded, software, tcp] = over;
@@ -372,6 +456,8 @@ mod tests {
                 node_answered: before[2],
                 overlay_answered: before[3],
                 port: Some(8472),
+                known: session.map(|ago| ago.map_or(Known::NoHandshake, handshake)),
+                silent_seconds: 30,
             }
         }
     }
@@ -386,7 +472,7 @@ mod tests {
                 found.small, found.offloaded, found.software, found.tcp, found.under_echo, found.under_udp,
                 found.under_tcp, found.closed, found.sideways, found.any_mac,
             ];
-            let lives = answers.contains(&Yes);
+            let lives = answers.contains(&Yes) || found.has_news();
             prop_assert!(!(lives && verdict == Verdict::PeerDead), "{:?}", evidence);
             // What pods need was answered: that is never called a blocked way.
             let is_reached = found.small == Yes || found.tcp == Yes;

@@ -223,9 +223,10 @@ impl<D: Driver> Reconciler<D> {
             have: &self.have,
             blocked: &self.blocked,
             is_away: &|object| {
-                self.devices.problem.is_some() || object.link().is_some_and(|link| away.contains(&link))
+                self.devices.problems.concern(object.key().family())
+                    || object.link().is_some_and(|link| away.contains(&link))
             },
-            lacks_device: self.devices.problem.is_some(),
+            lacks_device: !self.devices.problems.is_empty(),
             recalled: self.book.recalled,
             work: &|key| self.driver.work_for(key),
         };

@@ -9,11 +9,11 @@ use crate::config::{BackendConfig, ConfigError};
 use crate::dataplane::Object;
 use crate::events::NetworkEvent;
 use crate::firewall::gate::{Desk, Gate, Tunnels};
-use crate::inspect::{CommandError, Differences};
+use crate::inspect::{CommandError, Differences, PeerObject};
 use crate::kernel::{Kernel, KernelError, KernelEvent, LinkOp, Refusal, Scope};
 use crate::lease::{Lease, LeaseAttrs, LeaseKey};
 use crate::peers::{Claim, Peer, PeerError};
-use crate::status::{Counters, DeviceStatus, Problem, Reason};
+use crate::status::{Counters, DeviceProblems, DeviceStatus, Problem, Reason, Sessions};
 
 /// What a backend adds to the loop: its devices, and the objects that a lease needs on them.
 #[async_trait]
@@ -21,7 +21,7 @@ pub trait Driver: Send {
     /// Creates the backend's devices, or changes them to what they should be. The loop calls it whenever one may have
     /// changed.
     ///
-    /// A device that can't be made now is reported in [`Devices::problem`], so that it does not stop the others; the
+    /// A device that can't be made now is reported in [`Devices::problems`], so that it does not stop the others; the
     /// loop tries again. An error means that a request to the kernel failed.
     async fn ensure_devices(&mut self, kernel: &mut dyn Kernel) -> Result<Devices, KernelError>;
 
@@ -106,6 +106,13 @@ pub trait Driver: Send {
     fn work_for(&self, peer: &LeaseKey) -> PeerWork {
         let _ = peer;
         PeerWork::Done
+    }
+
+    /// What else of a programmed peer an operator can look at, beside its kernel objects, such as its entry in a device:
+    /// the commands that show it, and whether it is there.
+    fn further_objects(&self, peer: &LeaseKey) -> Vec<PeerObject> {
+        let _ = peer;
+        Vec::new()
     }
 
     /// The programmed peers for which that failed, so that pods don't reach them.
@@ -198,8 +205,8 @@ pub struct Devices {
     pub changed: bool,
     /// Whether leases need other objects than before, so that the loop computes all peers again.
     pub peers_changed: bool,
-    /// Why a device is missing or wrong.
-    pub problem: Option<String>,
+    /// Why devices are missing or wrong.
+    pub problems: DeviceProblems,
     /// Families that the devices can't carry for now. Their objects that still work are left alone.
     pub unserved: Vec<Problem>,
     /// The largest pod packet in bytes.
@@ -210,6 +217,8 @@ pub struct Devices {
     pub shown: Vec<DeviceStatus>,
     /// Reads what a datapath outside of the kernel counts. What the kernel counts of [`Self::shown`] is read by their names.
     pub counters: Counters,
+    /// Reads the sessions with peers, of a backend whose tunnel has such. It is the same handle each time.
+    pub sessions: Sessions,
     /// What the driver did to the devices, and what else happened: the loop logs these events and sends them to the
     /// readers of [`Reconciler::events`](super::Reconciler::events).
     pub events: Vec<NetworkEvent>,

@@ -6,7 +6,7 @@ use super::{Driver, Reconciler};
 use crate::addr::Subnet;
 use crate::events::NetworkEvent;
 use crate::lease::Unknown;
-use crate::status::Problem;
+use crate::status::{DeviceProblems, Problem};
 
 /// What [`Driver::hold`] may take away.
 #[derive(Debug, Clone, Copy)]
@@ -15,7 +15,13 @@ pub struct Prune<'a> {
     unknown: [&'a Unknown; 2],
 }
 
-impl Prune<'_> {
+impl<'a> Prune<'a> {
+    /// What may be taken away after the first snapshot, or before, but for subnets of these records, for tests of drivers.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn for_tests(is_synced: bool, unknown: &'a Unknown) -> Self {
+        Self { is_synced, unknown: [unknown, unknown] }
+    }
+
     /// Whether the first snapshot of leases is known.
     pub fn is_synced(&self) -> bool {
         self.is_synced
@@ -35,7 +41,7 @@ pub struct Held {
     /// Whether something was changed.
     pub changed: bool,
     /// Why something can't be read or changed. It is tried again.
-    pub problem: Option<String>,
+    pub problems: DeviceProblems,
     /// Further problems, with the harm that each does.
     pub notes: Vec<Problem>,
     /// What was done.
@@ -59,13 +65,13 @@ impl<D: Driver> Reconciler<D> {
             }
             self.repair.add_device();
         }
-        if held.problem != self.held.problem {
-            self.events.send(match &held.problem {
-                Some(reason) => NetworkEvent::DevicesNotReady { reason: reason.clone() },
+        if held.problems != self.held.problems {
+            self.events.send(match held.problems.text() {
+                Some(reason) => NetworkEvent::DevicesNotReady { reason },
                 None => NetworkEvent::DevicesReady,
             });
         }
-        if held.problem.is_some() {
+        if !held.problems.is_empty() {
             self.retry_later();
         }
         self.held = held;

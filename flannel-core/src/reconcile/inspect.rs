@@ -61,7 +61,7 @@ impl<D: Driver> Reconciler<D> {
             device_ops.iter().map(|op| of_device(op, |link| name(&names, link))).collect();
         found.extend(further.differences);
         found.extend(self.of_objects(&ops, &have, &names));
-        let problems = self.devices.problem.iter().cloned().chain(further.problems).collect();
+        let problems = self.devices.problems.causes().map(str::to_owned).chain(further.problems).collect();
         let notes = self.withheld_note().into_iter().chain(further.notes).chain(self.guard_note()).collect();
         Ok(Differences { differences: found, problems, notes })
     }
@@ -162,7 +162,7 @@ impl<D: Driver> Reconciler<D> {
             command: command::look(object, |link| name(&names, link), |next_hop| ids.get(next_hop).copied()),
             present: is_present(object),
         };
-        objects.iter().map(show).collect()
+        objects.iter().map(show).chain(self.driver.further_objects(&lease)).collect()
     }
 
     /// The names of all links, and those that missing devices had.

@@ -76,8 +76,8 @@ impl<D: Driver> Reconciler<D> {
     pub(super) async fn finish(&mut self) {
         if self.is_busy()
             || !self.leases.is_synced()
-            || self.devices.problem.is_some()
-            || self.held.problem.is_some()
+            || !self.devices.problems.is_empty()
+            || !self.held.problems.is_empty()
         {
             return;
         }

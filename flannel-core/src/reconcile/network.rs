@@ -92,7 +92,7 @@ async fn ensure_devices(
     for event in devices.events.drain(..) {
         events.send(event);
     }
-    match devices.problem {
+    match devices.problems.text() {
         Some(problem) => Err(HostProblem::Device(problem).into()),
         None => Ok(devices),
     }

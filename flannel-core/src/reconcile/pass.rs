@@ -109,7 +109,7 @@ impl<D: Driver> Reconciler<D> {
         if !ops.is_empty() {
             self.execute(ops, &cause).await?;
         }
-        if self.devices.problem.is_none() && self.held.problem.is_none() {
+        if self.devices.problems.is_empty() && self.held.problems.is_empty() {
             self.failures = 0;
         }
         Ok(())
@@ -172,16 +172,16 @@ impl<D: Driver> Reconciler<D> {
         for event in std::mem::take(&mut devices.events) {
             self.events.send(event);
         }
-        if devices.problem != self.devices.problem {
-            self.events.send(match &devices.problem {
-                Some(reason) => NetworkEvent::DevicesNotReady { reason: reason.clone() },
+        if devices.problems != self.devices.problems {
+            self.events.send(match devices.problems.text() {
+                Some(reason) => NetworkEvent::DevicesNotReady { reason },
                 None => NetworkEvent::DevicesReady,
             });
         }
-        if devices.problem.is_some() != self.devices.problem.is_some() || devices.away != self.devices.away {
+        if devices.problems != self.devices.problems || devices.away != self.devices.away {
             self.book.mark_all();
         }
-        if devices.problem.is_some() {
+        if !devices.problems.is_empty() {
             self.retry_later();
         }
         for news in devices.unserved.iter().filter(|it| !self.devices.unserved.contains(it)) {

@@ -118,7 +118,7 @@ impl<D: Driver> Reconciler<D> {
         self.shown.synced |= self.leases.is_synced()
             && !self.work.has_objects()
             && !self.work.has_devices()
-            && self.devices.problem.is_none();
+            && self.devices.problems.is_empty();
         let now = Instant::now();
         if !self.shown.may_announce(now) {
             return;
@@ -141,6 +141,7 @@ impl<D: Driver> Reconciler<D> {
             timings: self.shown.timings.clone(),
             counters: self.device_counters.clone().and(self.devices.counters.clone()),
             gate: self.guard.as_ref().map(Guard::counters).unwrap_or_default(),
+            sessions: self.devices.sessions.clone(),
         };
         for event in self.shown.announce(next, now) {
             self.events.send(event);
@@ -151,8 +152,10 @@ impl<D: Driver> Reconciler<D> {
     fn problems(&self) -> Problems {
         let mut node = Vec::new();
         let all = |subject, text: String| Problem::new(subject, Harm::All, text);
-        node.extend(self.devices.problem.clone().map(|text| all(Subject::Device, text)));
-        node.extend(self.held.problem.clone().map(|text| all(Subject::Device, text)));
+        let networks = self.record.networks();
+        let has_both = networks.iter().count() > 1;
+        node.extend(self.devices.problems.of_node(has_both));
+        node.extend(self.held.problems.of_node(has_both));
         node.extend_from_slice(&self.held.notes);
         node.extend(self.underlay_problem());
         node.extend(self.claims.lost().iter().map(|text| all(Subject::OwnLease, text.clone())));
@@ -183,7 +186,6 @@ impl<D: Driver> Reconciler<D> {
         let leases = Listed::new(count, bad.chain(refused).chain(failed_work));
         let mut objects = self.blocked.listed();
         objects.extend(self.host.shadows());
-        let networks = self.record.networks();
         let reach =
             PerFamily::from_fn(|family| networks.get(family).map(|_| self.reach(family, &node, &failed)));
         Problems { node, objects, leases, reach }

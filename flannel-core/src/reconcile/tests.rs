@@ -59,9 +59,10 @@ impl Driver for OneDevice {
         let link = kernel.link("tun0").await?;
         self.link = link.as_ref().map(|link| link.index);
         let shown = link.iter().map(|link| DeviceStatus::of(link, true)).collect();
-        let problem = self.link.is_none().then(|| "tun0 is missing".to_owned());
+        let mut problems = crate::status::DeviceProblems::default();
+        problems.extend(self.link.is_none().then(|| "tun0 is missing".to_owned()));
         let changed = before != self.link;
-        Ok(Devices { links: self.link.into_iter().collect(), shown, changed, problem, ..Devices::default() })
+        Ok(Devices { links: self.link.into_iter().collect(), shown, changed, problems, ..Devices::default() })
     }
 
     fn set_lease(&mut self, _: &Lease) {}

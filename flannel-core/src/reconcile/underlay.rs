@@ -72,7 +72,7 @@ impl<D: Driver> Reconciler<D> {
         }
         self.place(link, &host.addresses);
         // A device may have waited for this address.
-        if self.devices.problem.is_some() {
+        if !self.devices.problems.is_empty() {
             self.work.check_devices();
         }
         if let Some(event) = news {
@@ -90,7 +90,7 @@ impl<D: Driver> Reconciler<D> {
 
     /// Publishes the attributes once the devices match them.
     pub(super) fn announce_attrs(&mut self) {
-        if self.work.has_devices() || self.work.has_peers() || self.devices.problem.is_some() {
+        if self.work.has_devices() || self.work.has_peers() || !self.devices.problems.is_empty() {
             return;
         }
         let attrs = self.driver.attrs();

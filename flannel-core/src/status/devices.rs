@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use crate::addr::{LinkIndex, Mtu};
+use super::{Harm, Problem, Subject};
+use crate::addr::{Family, LinkIndex, Mtu};
 use crate::kernel::Link;
 
 /// A device on which a network has its objects: one of the backend's own, or the underlay link where pods' packets are
@@ -36,5 +37,52 @@ impl DeviceStatus {
     #[must_use]
     pub fn tx_checksum(self, tx_checksum: Option<bool>) -> Self {
         Self { tx_checksum, ..self }
+    }
+}
+
+/// Why devices are missing or wrong, or their content is. A problem of a device that carries one family alone has that
+/// family, since the other one works on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DeviceProblems(Vec<(Option<Family>, String)>);
+
+impl DeviceProblems {
+    /// Adds a problem of one family, or of all.
+    pub fn add(&mut self, family: Option<Family>, cause: impl Into<String>) {
+        self.0.push((family, cause.into()));
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether one of them concerns this family.
+    pub fn concern(&self, family: Family) -> bool {
+        self.0.iter().any(|(of, _)| of.is_none_or(|of| of == family))
+    }
+
+    /// The causes.
+    pub fn causes(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(_, cause)| cause.as_str())
+    }
+
+    /// All causes in one line; `None` if there are none.
+    pub fn text(&self) -> Option<String> {
+        (!self.is_empty()).then(|| self.causes().collect::<Vec<_>>().join("; "))
+    }
+
+    /// The same as problems of a node. On a node with a single family they are problems of the node.
+    pub(crate) fn of_node(&self, has_both: bool) -> impl Iterator<Item = Problem> {
+        self.0.iter().map(move |(family, cause)| Problem {
+            family: family.filter(|_| has_both),
+            ..Problem::new(Subject::Device, Harm::All, cause.clone())
+        })
+    }
+}
+
+impl Extend<String> for DeviceProblems {
+    /// Adds problems of all families.
+    fn extend<T: IntoIterator<Item = String>>(&mut self, causes: T) {
+        self.0.extend(causes.into_iter().map(|cause| (None, cause)));
     }
 }

@@ -136,3 +136,16 @@ fn messages_name_device_sysctl_and_what_to_set() {
     assert!(text(libc::EOPNOTSUPP).unwrap().contains("without IPv6"));
     assert_eq!(text(libc::ENOMEM), None);
 }
+
+/// What one device can't carry the other one does, unless there is no other.
+#[test]
+fn a_device_of_one_family_is_no_problem_of_the_other() {
+    let mut problems = DeviceProblems::default();
+    problems.add(Some(Family::V6), "device flannel-v6.1: gone");
+    assert!(problems.concern(Family::V6) && !problems.concern(Family::V4));
+    let of_node = |has_both| problems.of_node(has_both).next().unwrap();
+    assert_eq!((of_node(true).family, of_node(false).family), (Some(Family::V6), None));
+    problems.extend(["underlay link eth0 is down".to_owned()]);
+    assert!(problems.concern(Family::V4));
+    assert_eq!(problems.text().unwrap(), "device flannel-v6.1: gone; underlay link eth0 is down");
+}

@@ -69,9 +69,12 @@ impl Prober {
         };
         let gaps = self.gaps(family, on_link);
         let Some(target) = self.targets.get_mut(&id) else { return };
-        let Some(visit) = target.visit.take() else { return };
+        let Some(mut visit) = target.visit.take() else { return };
         for number in &visit.numbers {
             self.sent.remove(number);
+        }
+        if target.tunnelled && matches!(visit.round, Round::Thorough { .. }) && visit.found.is_unreached() {
+            visit.found.known = self.tunnels_word.of(target.lease, family, now);
         }
         let before = target.track.verdict;
         let totals = &mut self.shown.totals;
@@ -158,5 +161,6 @@ fn carriage(probing: &Probing, target: &Target) -> Carriage {
         return Carriage::direct();
     }
     let port = probing.tunnel.as_ref().map(|tunnel| tunnel.port(target.family));
-    Carriage::new(port, probing.overhead.get(target.family).copied())
+    let carriage = Carriage::new(port, probing.overhead.get(target.family).copied());
+    carriage.sessions(probing.sessions.are_kept())
 }

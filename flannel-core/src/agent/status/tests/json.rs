@@ -16,7 +16,7 @@ use crate::lease::{Lease, LeaseAttrs, LeaseKey, UnreadableRecord, UnreadableSamp
 use crate::probe::{FamilyProbe, PeerProbe, ProbeStatus, Verdict, WayProbe};
 use crate::status::{
     Counters, DeviceStatus, PeerPath, Reach, Reason, RefusedObject, RejectedLease, RepairCounts, RepairKind,
-    Traffic, TrafficCounters,
+    Session, Sessions, Traffic, TrafficCounters,
 };
 use crate::subnet::{LeaseTerm, StoreRequests};
 
@@ -102,6 +102,7 @@ fn full(phase: Phase) -> AgentStatus {
         last_repair: Some(Duration::from_micros(5)),
         counters: Counters::new(move || vec![traffic.clone()]),
         gate: GateCounters::new(|| Some(GateReading::new(gate::Mode::Enforce, 3, 0))),
+        sessions: Sessions::new(move || vec![session(now)]),
         ..network()
     };
     network.problems.node = vec![problem(Subject::Sysctl("net/ipv4/ip_forward".to_owned()))];
@@ -155,6 +156,11 @@ fn full(phase: Phase) -> AgentStatus {
         remarks: text().into_iter().collect(),
         ..AgentStatus::new(FirewallOptions::masquerade())
     }
+}
+
+fn session(now: SystemTime) -> Session {
+    let session = Session::new(key(), "flannel-wg", &[Family::V4], "192.0.2.9:51820".parse().ok());
+    session.endpoint("203.0.113.7:4711".parse().ok()).handshake(Some(now), Duration::from_secs(180), now)
 }
 
 /// Probes of one peer, whose way has the only verdict with a value.
