@@ -1,5 +1,7 @@
 //! The backend: from a network config to a running network.
 
+use std::collections::BTreeSet;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,9 +9,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use flannel_backend_udp::Layout;
 use flannel_core::addr::PerFamily;
-use flannel_core::backend::{Backend, BackendError, DeviceKind, Network, Registration};
+use flannel_core::backend::{Backend, BackendError, DeviceKind, KeyFile, Network, Registration};
 use flannel_core::config::{ConfigError, NetworkConfig};
-use flannel_core::kernel::{Kernel, KernelError, OpenKernel};
+use flannel_core::kernel::{Kernel, KernelError, Link, OpenKernel};
+use flannel_core::lease::Lease;
 use flannel_core::netlink::Netlink;
 use flannel_core::netns::Netns;
 use flannel_core::reconcile;
@@ -18,9 +21,10 @@ use tracing::{info, warn};
 
 use crate::config::{KEYS, WireguardConfig};
 use crate::driver::{Rotation, Side, WireguardDriver};
+use crate::key::PublicKey;
 use crate::key_file;
 use crate::peer;
-use crate::provider::{Chosen, Implementation, Provider};
+use crate::provider::{Chosen, Implementation, InKernel, Provider};
 
 /// The WireGuard backend.
 pub struct WireguardBackend {
@@ -118,6 +122,47 @@ impl Backend for WireguardBackend {
     /// The blackhole below the routes to peers is for the whole network.
     fn routes_whole_network(&self) -> bool {
         true
+    }
+
+    fn key_file(&self) -> Option<KeyFile> {
+        Some(KeyFile::new(&self.key_file, key_file::public_key_of))
+    }
+
+    /// Peers with keys that no lease publishes. Devices in user space can be read by their own process alone.
+    async fn strangers(
+        &self,
+        netns: &Netns,
+        links: &[Link],
+        leases: &[Lease],
+    ) -> Result<Vec<String>, BackendError> {
+        let is_ours = |link: &&Link| {
+            let kind = link.kind.as_deref();
+            self.devices().iter().any(|of| of.prefix == link.name && kind == Some("wireguard"))
+        };
+        let data = leases.iter().flat_map(|lease| lease.attrs.backend_data.iter());
+        let data = data.filter_map(|(_, data)| peer::WireguardData::decode(data).ok());
+        // A node that changes its key has two.
+        let keys: BTreeSet<PublicKey> = data
+            .flat_map(|it| [it.public_key].into_iter().chain(it.next.map(|next| next.public_key)))
+            .collect();
+        let provider = match &self.makers {
+            Makers::Of(_) => &InKernel,
+            Makers::Given(provider) => &**provider,
+        };
+        let mut found = Vec::new();
+        for link in links.iter().filter(is_ours) {
+            let unread = |source: io::Error| BackendError::Other {
+                what: format!("read the peers of {}", link.name),
+                source: Box::new(source),
+            };
+            let device = provider.open(netns, link).await.map_err(unread)?;
+            let state = device.state().await.map_err(unread)?;
+            for (key, peer) in state.peers.iter().filter(|(key, _)| !keys.contains(key)) {
+                let ips: Vec<String> = peer.allowed_ips.iter().map(ToString::to_string).collect();
+                found.push(format!("{} has the peer {key} with {}", link.name, ips.join(", ")));
+            }
+        }
+        Ok(found)
     }
 
     fn check(&self, config: &NetworkConfig) -> Result<(), ConfigError> {

@@ -85,6 +85,12 @@ pub fn read(path: &Path) -> Result<Option<PrivateKey>, KeyFileError> {
     key.map(Some).map_err(|source| KeyFileError::NoKey { path: at(), source })
 }
 
+/// The public key of a file's content, in base64. The error does not show the content.
+pub(crate) fn public_key_of(text: &str) -> Result<String, String> {
+    let key: Result<PrivateKey, KeyError> = text.trim_end_matches(['\r', '\n']).parse();
+    key.map(|key| key.public().to_string()).map_err(|error| error.to_string())
+}
+
 /// Draws a new key and puts it into the file, in place of one that is there.
 pub fn create(path: &Path) -> Result<PrivateKey, KeyFileError> {
     let key = PrivateKey::generate().map_err(KeyFileError::Draw)?;

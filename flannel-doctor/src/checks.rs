@@ -13,6 +13,7 @@ mod managers;
 mod mtu;
 mod store;
 mod tunnel;
+mod wireguard;
 
 use std::fmt;
 
@@ -75,6 +76,9 @@ pub const CHECKS: &[Check] = checks![
     "kernel-ipip", kernel::ipip,
     "Can this kernel make IPIP devices? Tried likewise, with the ipip backend only.",
     "Load the module `ipip`, or take another backend.";
+    "kernel-wireguard", kernel::wireguard,
+    "Can this kernel make WireGuard devices? Tried likewise.",
+    "Load the module `wireguard`, or let the agent encrypt in user space.";
     "kernel-nf-tables", kernel::nf_tables,
     "Does this kernel keep nf_tables rules that masquerade? Tried likewise.",
     "Load `nf_tables`, `nft_masq` and `nft_chain_nat`, or use iptables.";
@@ -138,6 +142,12 @@ pub const CHECKS: &[Check] = checks![
     "duplicate-mac", tunnel::duplicate_mac,
     "Do two leases publish one MAC?",
     "Let the younger node make a new one.";
+    "device-peers", wireguard::peers,
+    "Has a WireGuard device of flannel peers that no lease has?",
+    "Remove them, if nobody needs them; the agent leaves alone what it does not know.";
+    "handshake-clock", wireguard::clock,
+    "Was the clock set back behind the last handshake with a peer?",
+    "Set the clock right.";
     "mtu-overlay", mtu::overlay,
     "Do packets of the overlay's MTU, with their tunnel headers, fit into the underlay?",
     "Remove `Backend.MTU`, or lower it.";
@@ -174,6 +184,9 @@ pub const CHECKS: &[Check] = checks![
     "file-rights", files::rights,
     "Who besides root can read what is private, or write what pods depend on?",
     "`chmod`, as the finding says.";
+    "key-file", wireguard::key_file,
+    "Is the private key of this node there, readable for the agent alone, good, and that of its lease?",
+    "`chmod`, restore or remove it, as the finding says.";
     "device-addresses", managers::addresses,
     "Has somebody given flannel's devices further addresses?",
     "Exclude the devices from that program (hosts.md).";

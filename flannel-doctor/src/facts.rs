@@ -37,6 +37,19 @@ pub(crate) use store::{Answers, Config, Outage};
 /// `pkg/backend/udp`).
 const VXLAN_PORT: u16 = 8472;
 const UDP_PORT: u16 = 8285;
+/// The ports of wireguard's devices unless the config says otherwise (upstream's `pkg/backend/wireguard`).
+const WIREGUARD_PORT: u16 = 51820;
+const WIREGUARD_PORT_V6: u16 = 51821;
+
+/// A UDP port of the tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TunnelPort {
+    pub(crate) port: u16,
+    /// The key of `Backend` that sets it.
+    pub(crate) key: &'static str,
+    /// The device that receives there, if that is known by its name.
+    pub(crate) device: Option<&'static str>,
+}
 
 /// All that checks may look at.
 pub(crate) struct Facts {
@@ -228,15 +241,38 @@ impl Facts {
         Some(state.backend.as_str()).filter(|kind| !kind.is_empty())
     }
 
-    /// The UDP port of the tunnel; `None` for a backend without one, or an unknown one.
-    pub(crate) fn tunnel_port(&self) -> Option<u16> {
-        let usual = match self.backend()? {
-            "vxlan" => VXLAN_PORT,
-            "udp" => UDP_PORT,
-            _ => return None,
+    /// The UDP ports of the tunnel, with the keys of the network config that set them: one, or one for each device with a port
+    /// of its own. There are none for a backend without tunnel, or an unknown one.
+    pub(crate) fn tunnel_ports(&self) -> Vec<TunnelPort> {
+        let of = |key, usual, device: Option<&'static str>| {
+            let configured = self.config().and_then(|config| config.backend.get::<u16>(key).ok()?);
+            let port = configured.filter(|port| *port > 0).unwrap_or(usual);
+            TunnelPort { port, key, device }
         };
-        let configured = self.config().and_then(|config| config.backend.get::<u16>("Port").ok()?);
-        Some(configured.filter(|port| *port > 0).unwrap_or(usual))
+        let has = |name: &str| {
+            let devices = self.recalled.state.iter().flat_map(|state| &state.devices);
+            devices.clone().any(|device| device.name == name)
+        };
+        match self.backend() {
+            Some("vxlan") => vec![of("Port", VXLAN_PORT, None)],
+            Some("udp") => vec![of("Port", UDP_PORT, None)],
+            Some("wireguard") => {
+                let both = [
+                    of("ListenPort", WIREGUARD_PORT, Some("flannel-wg")),
+                    of("ListenPortV6", WIREGUARD_PORT_V6, Some("flannel-wg-v6")),
+                ];
+                both.into_iter().filter(|it| it.device.is_some_and(has)).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// The UDP port of the tunnel that carries a family; `None` if there is none.
+    pub(crate) fn tunnel_port(&self, family: Family) -> Option<u16> {
+        let ports = self.tunnel_ports();
+        let is_of_v6 = |it: &&TunnelPort| it.device == Some("flannel-wg-v6");
+        let of_v6 = ports.iter().find(is_of_v6).filter(|_| family == Family::V6);
+        of_v6.or(ports.first()).map(|it| it.port)
     }
 
     /// The links of others with an address in this node's subnet: the bridge of the pods, as a rule.

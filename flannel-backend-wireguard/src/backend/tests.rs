@@ -574,3 +574,45 @@ async fn probes_know_each_familys_port_and_what_is_added() {
         assert_eq!(tunnel.wrap(Family::V4, None, &[0; 64]), None, "only the device can make its messages");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_status_reads_the_sessions_of_both_devices_and_says_how_to_look_at_them() {
+    let host = Host::new(DUAL);
+    host.store.put(PEER, &record(9));
+    let network = host.register().await.unwrap();
+    let (status, inspector) = (network.status(), network.inspector().unwrap());
+    let probing = network.probing().unwrap();
+    let cancel = CancellationToken::new();
+    let task = tokio::spawn(network.run(host.store.watch_leases(), cancel.clone()));
+    settle().await;
+    let before = status.borrow().sessions.clone();
+    let last = SystemTime::now().checked_sub(Duration::from_secs(3));
+    let reads = host.devices.reads();
+    host.devices.edit(host.link("flannel-wg-v6"), |state| {
+        let peer = state.peers.get_mut(&key(9)).unwrap();
+        (peer.last_handshake, peer.rx_bytes) = (last, 92);
+    });
+    let sessions = before.read();
+    let shown: Vec<_> = sessions.iter().map(|it| (&*it.device, &it.families[..], it.state.name())).collect();
+    assert_eq!(
+        shown,
+        [("flannel-wg", &[Family::V4][..], "none"), ("flannel-wg-v6", &[Family::V6][..], "alive")]
+    );
+    assert_eq!((sessions[1].last_handshake, sessions[1].received_bytes), (last, 92));
+    assert!(sessions.iter().all(|session| session.lease == PEER.parse().unwrap()));
+    assert_eq!(host.devices.reads(), reads + 2, "one read a device, when somebody asks");
+    assert_eq!(probing.sessions, before, "probes ask the same");
+    let commands: Vec<_> = inspector.peer(PEER.parse().unwrap()).await.unwrap();
+    let commands: Vec<_> = commands.iter().map(|it| (it.command.as_str(), it.present)).collect();
+    for name in ["flannel-wg", "flannel-wg-v6"] {
+        let command = format!("wg show {name} | grep -A 7 -F {}", key(9));
+        assert!(commands.contains(&(&command, true)), "{commands:?}");
+    }
+    // A look at the devices makes no other handle, which would be another status.
+    host.kernel.edit_link("flannel-wg", true, |link| link.mtu = Mtu(1300));
+    settle().await;
+    assert_eq!(status.borrow().sessions, before);
+    cancel.cancel();
+    task.await.unwrap().unwrap();
+    assert_eq!(before.read(), [], "who keeps a status does not keep the devices");
+}

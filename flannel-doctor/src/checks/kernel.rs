@@ -53,6 +53,15 @@ pub(super) async fn ipip(facts: &Facts) -> Checked {
     .await
 }
 
+pub(super) async fn wireguard(facts: &Facts) -> Checked {
+    // The device of an agent that encrypts in user space is a TUN.
+    let has_device = facts.overlay_links().any(|link| link.kind.as_deref() == Some("wireguard"));
+    let missing = if has_device { Verdict::Failure } else { Verdict::Note };
+    let fix = "load the module wireguard (`modprobe wireguard`; Linux 5.6 and later have it); without it the agent encrypts in user \
+               space, unless it was started with --wireguard=kernel";
+    feature(facts, Trial::Wireguard, missing, fix).await
+}
+
 pub(super) async fn nf_tables(facts: &Facts) -> Checked {
     let fix = "load the modules nf_tables, nft_masq and nft_chain_nat, or use iptables (EnableNFTables false in the network config)";
     feature(facts, Trial::NfTables, Verdict::Warning, fix).await

@@ -10,8 +10,8 @@ use flannel_core::kernel::Link;
 use flannel_core::lease::Lease;
 use flannel_core::port_holder::{PortHolder, udp_port_holder};
 
-use crate::facts::{Facts, vtep_mac};
-use crate::finding::{Checked, Finding, Skip, sample};
+use crate::facts::{Facts, TunnelPort, vtep_mac};
+use crate::finding::{Checked, Finding, Skip, Verdict, sample};
 use crate::host::echo;
 
 /// The most peers that are asked.
@@ -47,18 +47,38 @@ pub(super) async fn device(facts: &Facts) -> Checked {
 }
 
 pub(super) async fn port(facts: &Facts) -> Checked {
-    let port =
-        facts.tunnel_port().ok_or_else(|| Skip::new("the backend has no tunnel port, or is not known"))?;
+    let ports = facts.tunnel_ports();
+    if ports.is_empty() {
+        return Err(Skip::new("the backend has no tunnel port, or is not known"));
+    }
+    let (mut seen, mut found) = (Vec::new(), Vec::new());
+    for port in ports {
+        match held(facts, port).await? {
+            good if good.verdict == Verdict::Ok => seen.extend(good.evidence),
+            bad => found.push(bad),
+        }
+    }
+    Ok(Finding::of_all(found, || seen.join("; ")))
+}
+
+/// Who has a port of the tunnel.
+async fn held(facts: &Facts, TunnelPort { port, key, device }: TunnelPort) -> Checked {
     let netns = facts.host.netns().clone();
     let holder = facts.host.blocking(move || udp_port_holder(&netns, port)).await?;
     let is_vxlan = facts.backend() == Some("vxlan");
     let has_port = |link: &&Link| link.up && link.vxlan.as_ref().is_some_and(|vxlan| vxlan.port == port);
+    // A WireGuard device that is up has its port.
+    let is_it = |link: &&Link| {
+        link.up && device == Some(link.name.as_str()) && link.kind.as_deref() == Some("wireguard")
+    };
     let name = |link: &Link| link.name.clone();
-    let ours = facts.overlay_links().find(has_port).map(name);
+    let in_kernel = facts.overlay_links().find(is_it).map(name);
+    let is_kernels = is_vxlan || in_kernel.is_some();
+    let ours = facts.overlay_links().find(has_port).map(name).or(in_kernel);
     let others = facts.links()?.iter().find(has_port).map(name);
     let is_other = |pid: u32| facts.others.iter().any(|other| other.process.pid == pid);
     Ok(match (holder, ours) {
-        (Some(PortHolder::Kernel | PortHolder::Unseen), Some(device)) if is_vxlan => {
+        (Some(PortHolder::Kernel | PortHolder::Unseen), Some(device)) if is_kernels => {
             Finding::ok(format!("UDP port {port} belongs to {device}"))
         }
         // All VXLAN devices of a host with one port have it together.
@@ -71,17 +91,17 @@ pub(super) async fn port(facts: &Facts) -> Checked {
                 "start the agent, which makes its device and sets it up (see overlay-device)",
             )
         }
-        (Some(PortHolder::Unseen), _) if !is_vxlan => {
+        (Some(PortHolder::Unseen), _) if !is_kernels => {
             return Err(Skip::denied(format!("who has UDP port {port} can't be seen by this user")));
         }
         (Some(ref who @ PortHolder::Process { ref name, pid }), _)
-            if !is_vxlan && name == "flanneld" && !is_other(pid) =>
+            if !is_kernels && name == "flanneld" && !is_other(pid) =>
         {
             Finding::ok(format!("UDP port {port} belongs to {who}"))
         }
         (Some(who), _) => Finding::failure(
             format!("UDP port {port} belongs to {who}, so the tunnel can't be opened"),
-            "end that process, or give the cluster another Backend.Port in the network config",
+            format!("end that process, or give the cluster another Backend.{key} in the network config"),
         ),
         (None, _) if facts.agents.is_empty() => {
             Finding::note(format!("nobody has UDP port {port}"), "start the agent, which opens it")
@@ -96,7 +116,7 @@ pub(super) async fn port(facts: &Facts) -> Checked {
 /// Another device that takes the packets of our VNI, or all of our port.
 pub(super) async fn other_vxlan(facts: &Facts) -> Checked {
     let ours: Vec<_> = facts.overlay_links().filter_map(|link| Some((link, link.vxlan.as_ref()?))).collect();
-    let port = ours.first().map(|(_, vxlan)| vxlan.port).or_else(|| facts.tunnel_port());
+    let port = ours.first().map(|(_, vxlan)| vxlan.port).or_else(|| facts.tunnel_port(Family::V4));
     let port = port.ok_or_else(|| Skip::new("the port of the tunnel is not known"))?;
     let is_ours = |index: LinkIndex| ours.iter().any(|(link, _)| link.index == index);
     let others = facts.links()?.iter().filter(|link| !is_ours(link.index));
@@ -262,9 +282,9 @@ pub(super) async fn peer_routes(facts: &Facts) -> Checked {
 
 /// Whether a few peers answer on the underlay and through the tunnel.
 pub(super) async fn reach(facts: &Facts) -> Checked {
-    let Some(port) = facts.tunnel_port() else {
+    if facts.tunnel_ports().is_empty() {
         return Err(Skip::new("the backend has no tunnel, or is not known"));
-    };
+    }
     let pairs = facts.peers().flat_map(|lease| {
         let pair = |family| Some((*lease.attrs.public_ips.get(family)?, lease.subnet(family)?.base()));
         Family::ALL.into_iter().filter_map(pair)
@@ -285,7 +305,7 @@ pub(super) async fn reach(facts: &Facts) -> Checked {
             (_, true) => seen.push(format!("{over} of node {under} answers through the tunnel")),
             (true, false) => found.push(Finding::failure(
                 format!("node {under} answers on the underlay, but {over} does not through the tunnel"),
-                format!("let UDP port {port} pass between nodes in both directions (firewalls, security groups), and see whether the agent there runs"),
+                format!("let UDP port {} pass between nodes in both directions (firewalls, security groups), and see whether the agent there runs", facts.tunnel_port(Family::of(over)).unwrap_or_default()),
             )),
             (false, false) => found.push(Finding::note(
                 format!("node {under} answers neither on the underlay nor through the tunnel"),

@@ -19,7 +19,9 @@ impl Facts {
     fn is_ours(&self, link: &Link) -> bool {
         let state = self.recalled.state.as_ref();
         if let Some(state) = state.filter(|state| !state.devices.is_empty()) {
-            return state.devices.iter().any(|device| device.name == link.name);
+            // Second devices are there while a node changes its key.
+            let first = link.name.strip_suffix("-r").filter(|_| state.backend == "wireguard");
+            return state.devices.iter().any(|of| of.name == link.name || first == Some(of.name.as_str()));
         }
         if state.is_some_and(|state| self.has_no_devices(&state.backend)) {
             return false;
@@ -47,7 +49,7 @@ impl Facts {
     pub(crate) fn is_flannels(&self, link: &Link) -> bool {
         let kind = link.kind.as_deref();
         let mut kinds = self.backends.iter().flat_map(|backend| backend.devices());
-        is_overlay_name(&link.name) && matches!(kind, Some("vxlan" | "tun" | "ipip"))
+        is_overlay_name(&link.name) && matches!(kind, Some("vxlan" | "tun" | "ipip" | "wireguard"))
             || kinds.any(|of| of.is_only && of.prefix == link.name && kind == Some(of.kind))
     }
 
@@ -89,7 +91,7 @@ impl Facts {
 fn is_overlay_name(name: &str) -> bool {
     let number = name.strip_prefix("flannel-v6.").or_else(|| name.strip_prefix("flannel."));
     let number = number.or_else(|| name.strip_prefix("flannel"));
-    if name == "flannel.ipip" {
+    if matches!(name, "flannel.ipip" | "flannel-wg" | "flannel-wg-v6") {
         return true;
     }
     number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
@@ -115,6 +117,9 @@ mod tests {
             ("flannel.1", true),
             ("flannel-v6.4096", true),
             ("flannel0", true),
+            ("flannel-wg", true),
+            ("flannel-wg-v6", true),
+            ("flannel-wg1", false),
             ("flannel", false),
             ("flannel.a", false),
             ("eth0", false),

@@ -21,6 +21,8 @@ pub enum Trial {
     Tun,
     /// Make an IPIP device.
     Ipip,
+    /// Make a `WireGuard` device.
+    Wireguard,
     /// Keep a rule set in `nf_tables`.
     NfTables,
     /// Keep routes through next-hop objects.
@@ -66,6 +68,7 @@ impl Trials for RealTrials {
             Trial::Vxlan => features::vxlan(&scratch).await,
             Trial::Tun => features::tun(&scratch),
             Trial::Ipip => features::ipip(&scratch).await,
+            Trial::Wireguard => features::wireguard(&scratch).await,
             Trial::NfTables => features::nf_tables(&scratch).await,
             Trial::NextHops => features::next_hops(&scratch).await,
             Trial::Checksums => offload::checksums(&scratch).await,

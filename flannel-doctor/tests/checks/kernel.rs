@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use flannel_core::netns::Netns;
+use flannel_core::state_file::Device;
 use flannel_doctor::Verdict::{Failure, Note, Warning};
 use flannel_doctor::{Trial, Trials, Tried};
 use flannel_lab::sandbox::in_sandbox;
@@ -75,7 +76,17 @@ fn a_kernel_without_features() {
     case.skips("kernel-ipip", "only the ipip backend");
     case.agent_files(&ipip);
     case.fails("kernel-ipip", Failure, "not supported");
+    case.fails("kernel-wireguard", Note, "not supported");
+    let mut wireguard = state();
+    wireguard.backend = "wireguard".to_owned();
+    wireguard.devices = vec![Device::of_kind("flannel-wg", "wireguard")];
+    case.agent_files(&wireguard).kernel.add_link("flannel-wg", 1420);
+    case.kernel.edit_link("flannel-wg", true, |link| link.kind = Some("wireguard".to_owned()));
+    case.fails("kernel-wireguard", Failure, "not supported");
+    let fix = case.finding("kernel-wireguard").fix.unwrap();
+    assert!(fix.contains("the agent encrypts in user space"), "{fix}");
     let able = Case::of_files().with_trials(Arc::new(Able));
+    able.passes("kernel-wireguard");
     able.agent_files(&ipip);
     able.passes("kernel-ipip");
     let untried = Case::of_files().with_trials(Arc::new(Without(false)));

@@ -9,6 +9,7 @@ mod denied;
 mod files;
 mod host;
 mod kernel;
+mod keys;
 mod link;
 mod nodes;
 mod stores;

@@ -146,6 +146,21 @@ pub(super) async fn ipip(netns: &Netns) -> Tried {
     done(attempt.await)
 }
 
+pub(super) async fn wireguard(netns: &Netns) -> Tried {
+    let attempt = async {
+        let create = LinkOp::Create {
+            name: "wg0".to_owned(),
+            mac: None,
+            mtu: None,
+            kind: LinkKind::new("wireguard", []),
+        };
+        let made = opened(netns)?.change_link(&create).await;
+        made.map_err(|error| failed("make a WireGuard device", &error))?;
+        Ok(Tried::Works("a WireGuard device was made".to_owned()))
+    };
+    done(attempt.await)
+}
+
 /// Gives the rule set of a namespace to nft.
 pub(super) async fn nft(netns: &Netns, rules: &str) -> Step<()> {
     match program::run(netns, "nft", &["-f", "-"], &[], rules).await {
