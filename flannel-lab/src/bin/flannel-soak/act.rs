@@ -162,13 +162,18 @@ fn commands(backend: Backend, drift: Drift, own: &Side, victim: &Side) -> Vec<(b
             ip(format!("{family} route replace {dst} via {tunnel_end} dev {link} onlink proto 102"))
         }
         Backend::HostGw => ip(format!("{family} route replace {dst} via {fabric} dev {link} proto 102")),
-        Backend::Udp => ip(format!("{family} route replace {dst} dev {link} proto 102")),
+        Backend::Udp | Backend::Wireguard => ip(format!("{family} route replace {dst} dev {link} proto 102")),
+        Backend::Ipip => ip(format!("{family} route replace {dst} via {fabric} dev {link} onlink proto 102")),
     };
     let put_neighbour = |addr| ip(format!("neigh replace {addr} lladdr {NOBODY} dev {link} nud permanent"));
     match piece {
         // udp has one route for all.
         Piece::Route if backend == Backend::Udp => {
             vec![ip(format!("{family} route del {} dev {link}", NETWORKS[usize::from(v6)]))]
+        }
+        // Through WireGuard there is no other way than the device.
+        Piece::Route if altered && backend == Backend::Wireguard => {
+            vec![ip(format!("{family} route replace {dst} via {fabric} dev {NIC} proto 102"))]
         }
         Piece::Route | Piece::NextHop if altered => vec![put_route(*dst, wrong.network())],
         Piece::Route | Piece::NextHop => vec![ip(format!("{family} route del {dst}"))],
@@ -238,6 +243,13 @@ mod tests {
                 "-4 route replace 10.42.190.0/24 via 192.168.77.1 dev eth0 proto 102",
             ),
             (Backend::Udp, Piece::Route, true, true, "-6 route del fd00:42::/48 dev flannel0"),
+            (
+                Backend::Wireguard,
+                Piece::Route,
+                true,
+                false,
+                "-4 route replace 10.42.2.0/24 via 192.168.77.1 dev eth0 proto 102",
+            ),
         ] {
             assert_eq!(lines(backend, piece, altered, v6), want);
         }

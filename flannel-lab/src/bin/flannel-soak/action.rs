@@ -55,7 +55,7 @@ impl Kind {
             Self::Join => "lease joins",
             Self::Leave => "lease leaves",
             Self::Burst => "burst of leases",
-            Self::NewMac => "MAC changes",
+            Self::NewMac => "MAC or key changes",
             Self::NewAddress => "address changes",
             Self::Drift => "drift",
             Self::RulesLost => "rules deleted",
@@ -237,7 +237,7 @@ impl Action {
         };
         let node = self.node?;
         let all = Touch { node, peer: None, v6: None };
-        // A TUN has both families, and its packets go through the agent.
+        // The TUN of udp has both families.
         let family = (backend != Backend::Udp).then_some(self.v6);
         match self.kind {
             NicFlap | NicPulled | CarrierLoss | Partition | Remade => Some(all),
@@ -247,7 +247,7 @@ impl Action {
             // What can't be read is unknown, not gone.
             Meddled => (!self.meddling.is_some_and(Meddling::is_unreadable)).then_some(all),
             DeviceDown | DeviceDeleted | DeviceMac => Some(Touch { v6: family, ..all }),
-            AgentKilled | AgentPaused | AgentAway if backend == Backend::Udp => Some(all),
+            AgentKilled | AgentPaused | AgentAway if backend.is_in_agent() => Some(all),
             _ => {
                 let drift = self.drift?;
                 let v6 = (backend != Backend::Udp).then_some(drift.v6);

@@ -62,7 +62,7 @@ impl Attack {
     /// Whether there is something to attack.
     fn applies(self, backend: Backend, store: &Store) -> bool {
         match self {
-            Self::Packets => backend != Backend::HostGw,
+            Self::Packets => !matches!(backend, Backend::HostGw | Backend::Ipip),
             Self::Folder => matches!(store, Store::Local(_)),
             Self::Records | Self::Health | Self::Flood => true,
         }
@@ -212,9 +212,9 @@ pub(crate) fn run(
 /// Honest life under attack: pings, nodes that come and go, and an agent that is restarted at half time.
 fn live(scene: &Scene<'_>, time: Duration, measured: &mut Measured, journal: &Journal) -> Fallible<()> {
     let begin = Instant::now();
-    // With udp no packet passes while there is no agent, and traps in the folder are set for one that starts.
-    let is_udp = scene.lab.backend == Backend::Udp;
-    let touch = |number| is_udp.then_some(Touch { node: number, peer: None, v6: None });
+    // Where packets go through the agent none passes while there is none, and traps in the folder are set for one that starts.
+    let is_in_agent = scene.lab.backend.is_in_agent();
+    let touch = |number| is_in_agent.then_some(Touch { node: number, peer: None, v6: None });
     let trapped = touch(folder::NODE).filter(|_| matches!(scene.lab.store, Store::Local(_)));
     let mut pings = Pings::start(scene.lab)?;
     beats(scene, begin + time / 2, measured)?;

@@ -108,7 +108,7 @@ fn change_addresses(lab: &Lab, number: u8, action: &Action) -> Fallible<()> {
 /// Takes everything away that the agent, its pods and others ever put on a node.
 fn wipe(lab: &Lab, number: u8) -> Fallible<()> {
     let netns = lab.node(number).netns();
-    for link in ["flannel.1", "flannel-v6.1", crate::model::POD_BRIDGE] {
+    for link in ["flannel.1", "flannel-v6.1", "flannel.ipip", crate::model::POD_BRIDGE] {
         if netns.link_index(link)?.is_some() {
             netns.ip(&format!("link del {link}"))?;
         }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use flannel_lab::bed::Bed;
 use flannel_lab::cluster::{Cluster, Families};
 use flannel_lab::kernel_state::KernelState;
+use flannel_lab::netns::Netns;
 use flannel_lab::pod::Pod;
 use flannel_lab::store::Store as _;
 use flannel_lab::wait::wait_for;
@@ -85,7 +86,10 @@ impl Lab {
         let (families, backend) = (options.families, options.backend);
         let cluster = Cluster::builder().nodes(options.nodes).families(families).build()?;
         let store = Store::start(options.store, &cluster, &config(backend, families))?;
+        check(backend, families, cluster.fabric())?;
         let bed = Bed::new(cluster, store, flanneld).folder(FOLDER).flags(["--ip-masq"]);
+        let in_agent = (backend == Backend::Wireguard).then_some("--wireguard=userspace");
+        let bed = bed.flags(in_agent);
         let lab = Self {
             pods: Mutex::default(),
             bed: bed.flags(flags(options, flanneld)?),
@@ -271,6 +275,22 @@ impl Lab {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether this kernel can carry the pods' packets by this backend.
+fn check(backend: Backend, families: Families, somewhere: &Netns) -> Fallible<()> {
+    if backend != Backend::Ipip {
+        return Ok(());
+    }
+    if families.v6() {
+        return Err("ipip carries IPv4 alone: --families v4".into());
+    }
+    let made = somewhere.ip("link add soak-trial type ipip remote 192.0.2.1 local 192.0.2.2");
+    made.map_err(|error| {
+        format!("this kernel makes no IPIP devices; in a VM it does (cargo vm 6.1 ..): {error}")
+    })?;
+    somewhere.ip("link del soak-trial")?;
+    Ok(())
 }
 
 /// What agents are started with besides.

@@ -26,6 +26,10 @@ pub(crate) enum Backend {
     HostGw,
     /// A TUN, and the agent itself carries the packets
     Udp,
+    /// A TUN a family, and the agent itself encrypts the packets (`--wireguard=userspace`)
+    Wireguard,
+    /// An IPIP device, with IPv4 alone; needs a kernel with its module
+    Ipip,
 }
 
 impl Backend {
@@ -35,6 +39,22 @@ impl Backend {
             Self::Vxlan => "vxlan",
             Self::HostGw => "host-gw",
             Self::Udp => "udp",
+            Self::Wireguard => "wireguard",
+            Self::Ipip => "ipip",
+        }
+    }
+
+    /// Whether packets go through the agent, and so not without it, nor through the device that goes with it.
+    pub(crate) fn is_in_agent(self) -> bool {
+        matches!(self, Self::Udp | Self::Wireguard)
+    }
+
+    /// The member of a family's data that says who a tunnel's end is, which only one node can be.
+    pub(crate) fn identity(self) -> Option<&'static str> {
+        match self {
+            Self::Vxlan => Some("VtepMAC"),
+            Self::Wireguard => Some("PublicKey"),
+            Self::HostGw | Self::Udp | Self::Ipip => None,
         }
     }
 
@@ -45,6 +65,9 @@ impl Backend {
             Self::Vxlan => "flannel.1",
             Self::HostGw => "eth0",
             Self::Udp => "flannel0",
+            Self::Wireguard if v6 => "flannel-wg-v6",
+            Self::Wireguard => "flannel-wg",
+            Self::Ipip => "flannel.ipip",
         }
     }
 }
@@ -56,7 +79,7 @@ pub(crate) struct Side {
     pub(crate) subnet: IpNetwork,
     /// The node on the underlay.
     pub(crate) underlay: IpAddr,
-    /// The inner MAC of its tunnel end, for backends that have one.
+    /// What its tunnel's end is known by, for backends that have such: an inner MAC, or a public key.
     pub(crate) mac: Option<String>,
 }
 
@@ -82,7 +105,7 @@ impl Lease {
         self.0.iter().flat_map(|one| other.0.iter().map(move |two| (one, two))).find_map(|(one, two)| {
             let Side { subnet, underlay, mac } = one;
             if mac.is_some() && *mac == two.mac {
-                return Some(format!("{subnet} and {} have one VTEP MAC, {mac:?}", two.subnet));
+                return Some(format!("{subnet} and {} have one tunnel end, {mac:?}", two.subnet));
             }
             let is_one = *underlay == two.underlay || subnet == &two.subnet;
             is_one.then(|| format!("{one:?} and {two:?} contradict each other"))
@@ -103,7 +126,10 @@ impl Lease {
             sides.push(Side {
                 subnet: format!("{base}/{length}").parse().ok()?,
                 underlay: value[address].as_str()?.parse().ok()?,
-                mac: value[data]["VtepMAC"].as_str().map(str::to_owned),
+                mac: ["VtepMAC", "PublicKey"]
+                    .iter()
+                    .find_map(|it| value[data][it].as_str())
+                    .map(str::to_owned),
             });
         }
         (!sides.is_empty()).then_some(Self(sides))
@@ -128,6 +154,9 @@ impl Lease {
                 Backend::Vxlan => json!({ "VNI": 1, "VtepMAC": side.mac }),
                 // By this a node says that it speaks udp over IPv6, which Go's can't.
                 Backend::Udp if v6 => json!({ "Port": 8285 }),
+                Backend::Wireguard => {
+                    json!({ "PublicKey": side.mac, "Port": if v6 { 51821 } else { 51820 } })
+                }
                 _ => continue,
             };
             record[if v6 { "BackendV6Data" } else { "BackendData" }] = data;
@@ -161,6 +190,12 @@ pub(crate) fn wanted<'a>(
                 facts.insert(format!("link {link} up mtu {mtu}"));
                 facts.insert(format!("route {network} dev {link} proto 102 metric {metric}"));
             }
+            // 80 bytes of headers, whatever the family.
+            Backend::Wireguard => {
+                facts.insert(format!("link {link} up mtu 1420"));
+                facts.insert(format!("blackhole {}", NETWORKS[usize::from(v6)]));
+            }
+            Backend::Ipip => _ = facts.insert(format!("link {link} up mtu 1480")),
         }
         facts.insert(format!("address {base}/{host} dev {link}"));
     }
@@ -183,6 +218,14 @@ pub(crate) fn wanted<'a>(
                 facts.insert(format!("route {subnet} via {underlay} dev {link} proto 102 metric {metric}"));
             }
             Backend::Udp => {}
+            Backend::Wireguard => {
+                facts.insert(format!("route {subnet} dev {link} proto 102 metric {metric}"));
+            }
+            Backend::Ipip => {
+                facts.insert(format!(
+                    "route {subnet} via {underlay} dev {link} proto 102 metric {metric} onlink"
+                ));
+            }
         }
     }
     facts
@@ -200,6 +243,8 @@ pub(crate) fn observed(backend: Backend, state: &KernelState) -> BTreeSet<String
     let is_ours = |link: &str| has_devices && links.contains(&link);
     let routes = state.routes.iter().chain(&state.routes6).filter_map(|line| route(line));
     let mut facts: BTreeSet<String> = routes.collect();
+    let printed = state.routes.iter().chain(&state.routes6);
+    facts.extend(printed.filter_map(|line| blackhole(line)));
     for line in &state.neighbours {
         let (Some(addr), Some(link), Some(mac)) =
             (line.split(' ').next(), after(line, "dev"), after(line, "lladdr"))
@@ -264,6 +309,12 @@ fn route(line: &str) -> Option<String> {
     words.push(format!("metric {}", after(line, "metric").unwrap_or("0")));
     words.extend(line.split_whitespace().find(|word| *word == "onlink").map(str::to_owned));
     Some(words.join(" "))
+}
+
+/// A route of an agent that takes what is for no peer.
+fn blackhole(line: &str) -> Option<String> {
+    let net = line.strip_prefix("blackhole ")?.split_whitespace().next()?.parse::<IpNetwork>().ok()?;
+    (in_network(net.ip()) && after(line, "proto") == Some("102")).then(|| format!("blackhole {net}"))
 }
 
 /// Next-hop objects on the backend's devices that no route uses, those that are there twice, and routes whose

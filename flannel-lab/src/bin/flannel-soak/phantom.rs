@@ -30,12 +30,13 @@ impl Phantom {
         let side = |v6: bool| {
             let [high, low] = self.mac.to_be_bytes();
             let family = if v6 { 6 } else { 4 };
-            let mac = || format!("02:f1:a0:{family:02x}:{high:02x}:{low:02x}");
-            Side {
-                subnet: subnet(self.subnet, v6),
-                underlay: host(self.host, v6),
-                mac: (backend == Backend::Vxlan).then(mac),
-            }
+            let mac = || match backend {
+                Backend::Vxlan => Some(format!("02:f1:a0:{family:02x}:{high:02x}:{low:02x}")),
+                // 32 bytes in base64, the same in both families.
+                Backend::Wireguard => Some(format!("phantom{:A<36}=", format!("{:04x}", self.mac))),
+                Backend::HostGw | Backend::Udp | Backend::Ipip => None,
+            };
+            Side { subnet: subnet(self.subnet, v6), underlay: host(self.host, v6), mac: mac() }
         };
         Lease(used.into_iter().flatten().map(side).collect())
     }
@@ -68,6 +69,9 @@ mod tests {
         assert_eq!(lease.key(), "10.42.18.0-24&fd00:42:0:12::-64");
         assert_eq!(lease.0[1].underlay.to_string(), "fd00:77::100");
         assert_eq!(lease.0[0].mac.as_deref(), Some("02:f1:a0:04:01:02"));
+        let lease = phantom.lease(Backend::Wireguard, Families::Dual);
+        let [v4, v6] = &lease.0[..] else { panic!("{lease:?}") };
+        assert!(v4.mac == v6.mac && v4.mac.as_ref().is_some_and(|key| key.len() == 44), "{lease:?}");
         assert_eq!(phantom.lease(Backend::HostGw, Families::V6).key(), "0.0.0.0-0&fd00:42:0:12::-64");
     }
 }

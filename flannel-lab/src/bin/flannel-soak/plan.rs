@@ -125,7 +125,7 @@ impl Planner {
             (Join, 4),
             (Leave, 4),
             (Burst, 6),
-            (NewMac, if vxlan { 6 } else { 0 }),
+            (NewMac, if backend.identity().is_some() { 6 } else { 0 }),
             (NewAddress, 6),
             (Drift, 20),
             (RulesLost, 6),
@@ -197,8 +197,8 @@ impl Planner {
             action.node = Some(node);
             match kind {
                 Drift => action.drift = Some(self.drift(node, taken)),
-                // Nobody sees it happen. In udp the device goes with the agent, and nothing is left to damage.
-                AgentAway | AgentPaused if self.setting.backend != Backend::Udp && self.rng.bool() => {
+                // Nobody sees it happen. Where the device goes with the agent nothing is left to damage.
+                AgentAway | AgentPaused if !self.setting.backend.is_in_agent() && self.rng.bool() => {
                     action.drift = Some(self.drift(node, taken));
                 }
                 Meddled => {
@@ -266,7 +266,9 @@ impl Planner {
                 &[Piece::Route, Piece::Neighbour, Piece::Fdb, Piece::NextHop, Piece::Address, Piece::Stray]
             }
             Backend::HostGw => &[Piece::Route, Piece::Stray],
-            Backend::Udp => &[Piece::Route, Piece::Address, Piece::Stray],
+            Backend::Udp | Backend::Wireguard | Backend::Ipip => {
+                &[Piece::Route, Piece::Address, Piece::Stray]
+            }
         };
         let piece = pieces[self.rng.usize(0..pieces.len())];
         // The one route of udp is deleted or not.

@@ -11,7 +11,6 @@ use crate::action::{Action, Kind, Touch};
 use crate::alarms::{self, Alarms};
 use crate::foreign;
 use crate::lab::{LIMIT, Lab};
-use crate::model::Backend;
 use crate::pings::{Loss, Pings};
 use crate::report::{Journal, Report};
 
@@ -65,9 +64,9 @@ pub(crate) fn run(
     // The next ones first: there is no moment without.
     let next = Pings::start(lab)?;
     let (sent, losses) = std::mem::replace(pings, next).stop();
-    // With udp no kernel shows whether a node has heard of another's record that was changed and put back, so that
-    // may be yet to come.
-    let late = before.iter().filter(|action| lab.backend == Backend::Udp && action.kind.meddles());
+    // With a datapath of the agent's no kernel shows whether a node has heard of another's record that was changed and put back,
+    // so that may be yet to come.
+    let late = before.iter().filter(|action| lab.backend.is_in_agent() && action.kind.meddles());
     let touches = actions.iter().chain(late).filter_map(|action| action.touches(lab.backend));
     let touches = touches.collect::<Vec<_>>();
     // What was said after the end of the last round may be about that.

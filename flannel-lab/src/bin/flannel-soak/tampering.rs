@@ -24,7 +24,9 @@ impl Claim {
     pub(crate) fn all(backend: Backend) -> &'static [Self] {
         match backend {
             Backend::Vxlan => &[Self::Mac, Self::Underlay, Self::PodAddress],
-            Backend::HostGw | Backend::Udp => &[Self::Underlay, Self::PodAddress],
+            Backend::HostGw | Backend::Udp | Backend::Wireguard | Backend::Ipip => {
+                &[Self::Underlay, Self::PodAddress]
+            }
         }
     }
 }

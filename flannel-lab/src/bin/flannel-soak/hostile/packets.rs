@@ -46,12 +46,11 @@ pub(super) fn run(scene: &Scene<'_>) -> Fallible<String> {
     let insiders = families.iter().map(|v6| Stranger::in_netns(lab.node(insider).netns(), *v6));
     let insiders = insiders.collect::<Result<Vec<_>, _>>()?;
     let targets = families.iter().map(|v6| targets(scene, *v6)).collect::<Fallible<Vec<_>>>()?;
-    let port = if lab.backend == Backend::Udp { 8285 } else { 8472 };
     while !scene.is_over() {
         for (family, targets) in targets.iter().enumerate() {
             let metadata = METADATA[usize::from(families[family])];
             for (at, target) in targets.iter().enumerate() {
-                let to = SocketAddr::new(target.side.underlay, port);
+                let to = SocketAddr::new(target.side.underlay, port(lab.backend, families[family]));
                 let inside = [target.pod, target.side.base(), target.side.underlay, metadata];
                 let datagrams = inside.map(|inner| tunnelled(lab.backend, target, target.other_pod, inner));
                 for datagram in &datagrams {
@@ -102,6 +101,16 @@ fn targets(scene: &Scene<'_>, v6: bool) -> Fallible<Vec<Target>> {
         Ok(Target { side, pod: pod_of(number)?, other_pod: pod_of(other)? })
     };
     lab.numbers().map(target).collect()
+}
+
+/// The port of a family's tunnel.
+fn port(backend: Backend, v6: bool) -> u16 {
+    match backend {
+        Backend::Udp => 8285,
+        Backend::Wireguard if v6 => 51821,
+        Backend::Wireguard => 51820,
+        Backend::Vxlan | Backend::HostGw | Backend::Ipip => 8472,
+    }
 }
 
 /// What goes into a datagram to a target, of a packet that seems to come from a pod.

@@ -98,12 +98,17 @@ fn next_hops_are_as_many_as_routes_use() {
 #[test]
 fn records_and_leases_are_the_same() {
     let dual = lease(KEY, VALUE);
-    for (backend, families) in
-        [(Backend::Vxlan, 2), (Backend::HostGw, 2), (Backend::Udp, 2), (Backend::Udp, 1)]
-    {
+    for (backend, families) in [
+        (Backend::Vxlan, 2),
+        (Backend::HostGw, 2),
+        (Backend::Udp, 2),
+        (Backend::Udp, 1),
+        (Backend::Wireguard, 2),
+        (Backend::Ipip, 1),
+    ] {
         let mut sides = dual.0.clone();
         sides.truncate(families);
-        sides.iter_mut().filter(|_| backend != Backend::Vxlan).for_each(|side| side.mac = None);
+        sides.iter_mut().filter(|_| backend.identity().is_none()).for_each(|side| side.mac = None);
         let lease = Lease(sides);
         assert_eq!(Lease::parse(&lease.key(), &lease.value(backend)), Some(lease));
     }
@@ -131,6 +136,32 @@ fn other_backends_want_less() {
         "address 10.42.87.0/32 dev flannel0\nlink flannel0 up mtu 1472\n\
          route 10.42.0.0/16 dev flannel0 proto 102 metric 0"
     );
+    assert_eq!(
+        text(Backend::Wireguard, &v4),
+        "address 10.42.87.0/32 dev flannel-wg\nblackhole 10.42.0.0/16\nlink flannel-wg up mtu 1420\n\
+         route 10.42.37.0/24 dev flannel-wg proto 102 metric 0"
+    );
+    assert_eq!(
+        text(Backend::Ipip, &v4),
+        "address 10.42.87.0/32 dev flannel.ipip\nlink flannel.ipip up mtu 1480\n\
+         route 10.42.37.0/24 via 192.168.77.12 dev flannel.ipip proto 102 metric 0 onlink"
+    );
+}
+
+#[test]
+fn what_takes_the_packets_for_nobody_is_a_fact() {
+    for (line, want) in [
+        ("blackhole 10.42.0.0/16 proto 102 scope global metric 4294967295 ", Some("blackhole 10.42.0.0/16")),
+        (
+            "blackhole fd00:42::/48 dev lo proto 102 scope global metric 4294967295 pref medium",
+            Some("blackhole fd00:42::/48"),
+        ),
+        ("blackhole 192.0.2.0/24 proto 102 ", None),
+        ("blackhole 10.42.0.0/16 proto static ", None),
+        ("unicast 10.42.0.0/16 dev flannel0 proto 102", None),
+    ] {
+        assert_eq!(blackhole(line).as_deref(), want, "{line}");
+    }
 }
 
 #[test]

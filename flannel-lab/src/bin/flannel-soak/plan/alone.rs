@@ -2,7 +2,6 @@
 
 use super::Planner;
 use crate::action::{Action, Kind, Victim};
-use crate::model::Backend;
 use crate::tampering::{Claim, Meanwhile, Tampering};
 
 impl Planner {
@@ -71,8 +70,8 @@ impl Planner {
             1 => Meanwhile::Heals,
             _ => Meanwhile::Runs,
         };
-        // In udp an agent that starts carries nothing meanwhile, and so would tell of itself alone.
-        let starts = self.setting.backend != Backend::Udp && self.rng.bool();
+        // Where packets go through it an agent that starts carries nothing meanwhile, and so would tell of itself alone.
+        let starts = !self.setting.backend.is_in_agent() && self.rng.bool();
         Tampering {
             record,
             claim: claims[self.rng.usize(0..claims.len())],
