@@ -38,8 +38,8 @@ impl Shapes<'_> {
         all.extend(self.covering());
         all.extend(self.contradicting());
         all.extend(self.values());
-        if self.backend == Backend::Vxlan {
-            all.extend(self.macs());
+        if self.backend.identity().is_some() {
+            all.extend(self.identities());
         }
         all
     }
@@ -124,6 +124,7 @@ impl Shapes<'_> {
             all[member] = value;
             all.to_string()
         };
+        let another = if self.backend == Backend::Wireguard { Backend::Vxlan } else { Backend::Wireguard };
         let whole = good.to_string();
         let texts = [
             String::new(),
@@ -135,7 +136,7 @@ impl Shapes<'_> {
             with(address, json!(7)),
             with(address, json!("here")),
             with("BackendType", json!({})),
-            with("BackendType", json!("wireguard")),
+            with("BackendType", json!(another.name())),
             with("BackendType", json!("x".repeat(60_000))),
         ];
         let key = self.good().key();
@@ -144,10 +145,15 @@ impl Shapes<'_> {
         texts.chain([record(vec![0xff, 0xfe, b'{', b'}'], false)]).collect()
     }
 
-    /// VTEP MACs that are another's, or nobody's.
-    fn macs(self) -> Vec<Record> {
+    /// VTEP MACs or public keys that are another's, or nobody's.
+    fn identities(self) -> Vec<Record> {
         let nodes = self.nodes.iter().flat_map(|lease| &lease.0).filter_map(|side| side.mac.clone());
-        let nobodys = ["01:00:5e:00:00:01", "00:00:00:00:00:00", "x", ""].map(str::to_owned);
+        let zeros = format!("{}=", "A".repeat(43));
+        let nobodys = match self.backend {
+            Backend::Wireguard => [&zeros, "c2hvcnQ=", "x", ""],
+            _ => ["01:00:5e:00:00:01", "00:00:00:00:00:00", "x", ""],
+        };
+        let nobodys = nobodys.map(str::to_owned);
         let with = |mac: String| {
             let mut lease = self.good();
             lease.0[0].mac = Some(mac);
@@ -163,7 +169,7 @@ mod tests {
 
     #[test]
     fn every_shape_differs_from_a_good_record() {
-        for backend in [Backend::Vxlan, Backend::HostGw, Backend::Udp] {
+        for backend in [Backend::Vxlan, Backend::HostGw, Backend::Udp, Backend::Wireguard] {
             for families in [Families::V4, Families::V6, Families::Dual] {
                 let node = Phantom { subnet: 200, host: 11, mac: 7 }.lease(backend, families);
                 let shapes = Shapes { backend, families, nodes: &[node] };
