@@ -15,7 +15,7 @@ use flannel_core::config::{BackendConfig, ConfigError};
 use flannel_core::dataplane::{Address, KERNEL_PROTOCOL, Object, Route};
 use flannel_core::error::chain;
 use flannel_core::events::NetworkEvent;
-use flannel_core::inspect::{CommandError, PeerObject};
+use flannel_core::inspect::{CommandError, Differences, PeerObject};
 use flannel_core::kernel::{Kernel, KernelError, KernelEvent, Kinds, Link, LinkOp, Refusal, Scope};
 use flannel_core::lease::{Lease, LeaseAttrs, LeaseKey};
 use flannel_core::netns::Netns;
@@ -321,6 +321,22 @@ impl Driver for WireguardDriver {
             Some(lower) => self.plan_all(kernel, &lower).await,
             None => Ok(Vec::new()),
         }
+    }
+
+    async fn further_differences(&mut self, _: &mut dyn Kernel) -> Result<Differences, KernelError> {
+        let mut found = Differences::default();
+        if self
+            .tunnels
+            .iter()
+            .any(|tunnel| tunnel.device.as_ref().is_some_and(|device| device.path().is_some()))
+        {
+            found.notes.push(
+                "the TUNs of WireGuard in user space, and what is in them, are not compared here: no command makes them, and \
+                 the agent makes them again when they end"
+                    .to_owned(),
+            );
+        }
+        Ok(found)
     }
 
     fn set_lease(&mut self, lease: &Lease) {

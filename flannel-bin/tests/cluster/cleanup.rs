@@ -68,13 +68,14 @@ fn left_behind(case: &'static BackendCase) -> (Bed<Folder>, Vec<String>) {
         state["state"]["leases"].as_object().is_some_and(|leases| leases.len() == 1)
     });
     bed.stop(1);
-    if case.kind == "udp" {
+    if !case.in_kernel {
         // The TUN goes with its agent, unless somebody made it persistent.
+        let tun = case.sides()[0].0;
         let own = fs::read_to_string(subnet_file(1)).unwrap();
         let own = own.lines().find_map(|line| line.strip_prefix("FLANNEL_SUBNET=")).unwrap();
         let base = own.replace(".1/24", ".0/32");
-        node.ip("tuntap add flannel0 mode tun").unwrap();
-        node.ip(&format!("address add {base} dev flannel0")).unwrap();
+        node.ip(&format!("tuntap add {tun} mode tun")).unwrap();
+        node.ip(&format!("address add {base} dev {tun}")).unwrap();
     }
     if case.kind == "host-gw" {
         // As a Go agent leaves it, for the node that the state file knows.
@@ -116,7 +117,7 @@ fn assert_as_before(netns: &Netns, before: &[String]) {
     }
 }
 
-fn all_goes_and_nothing_else(case: &'static BackendCase) {
+pub(crate) fn all_goes_and_nothing_else(case: &'static BackendCase) {
     let (bed, before) = left_behind(case);
     let node = bed.netns(1).clone();
     let (left, records) = (whole(&node), bed.store.records().unwrap());

@@ -13,7 +13,7 @@ use flannel_lab::sandbox::in_sandbox_within;
 use flannel_lab::test_name;
 use flannel_lab::wait::eventually;
 
-use crate::backends::{BackendCase, HOST_GW, UDP, VXLAN};
+use crate::backends::{BackendCase, HOST_GW, UDP, VXLAN, WIREGUARD_USERSPACE};
 use crate::harness::{Bed, FLANNELD, Folder, SOON, Traffic, env_of, full_payload, new_folder, subnet_file};
 
 /// `nobody`, the user of the pods. Their group is root's, which may read what tables the legacy variant of iptables has.
@@ -105,7 +105,7 @@ fn launcher(by: By, case: &BackendCase, rules: Rules) -> Vec<String> {
         script.extend(read_only.into_iter().chain(["mount -o remount,bind,ro /proc/sys"]).map(str::to_owned));
         user = format!("--reuid={USER} --regid=0 --clear-groups");
     }
-    if case.kind == "udp" && has_user() {
+    if !case.in_kernel && has_user() {
         if !Path::new(TUN).exists() {
             run("mknod", &["--mode=666", TUN, "c", "10", "200"]);
         }
@@ -259,6 +259,7 @@ rows! {
     host_gw_works_with_one_capability_and_iptables: HOST_GW, IptablesNft, Supervisor;
     udp_works_with_one_capability_and_nftables: UDP, Nftables, Supervisor;
     udp_works_with_one_capability_and_iptables: UDP, IptablesNft, Supervisor;
+    wireguard_works_in_user_space_with_one_capability: WIREGUARD_USERSPACE, Nftables, Supervisor;
     vxlan_works_in_a_pod_with_nftables: VXLAN, Nftables, File;
     vxlan_works_in_a_pod_with_iptables: VXLAN, IptablesNft, File;
     vxlan_works_in_a_pod_with_legacy_iptables: VXLAN, IptablesLegacy, File;

@@ -16,7 +16,9 @@ use flannel_lab::wait::eventually;
 use crate::backends::{
     BackendCase, WIREGUARD, WIREGUARD_SINGLE, WIREGUARD_USERSPACE, WIREGUARD_USERSPACE_SINGLE, rows,
 };
+use crate::cleanup::all_goes_and_nothing_else;
 use crate::harness::{Bed, Folder, SOON, Store, Traffic, assert_all_reach_all, http_get, new_folder};
+use crate::hostile::kills::forty_kills;
 use crate::{connectivity, repair, restart, underlay};
 
 /// The rows of both.
@@ -54,6 +56,8 @@ mod userspace {
         who_encrypts_is_chosen_by_what_the_kernel_has: process::chosen();
         killed_at_any_moment_of_its_start: restart::killed_at_any_moment(&WIREGUARD_USERSPACE, "flannel0");
         the_key_changes_without_loss: rotate::rounds(&WIREGUARD_USERSPACE, 1, false);
+        forty_kills_amid_leases_leave_all_as_it_was: forty_kills(&WIREGUARD_USERSPACE, |_| new_folder());
+        cleanup_leaves_nothing: all_goes_and_nothing_else(&WIREGUARD_USERSPACE);
         a_restart_costs_a_handshake: process::restart_costs_a_handshake();
         a_port_that_is_taken_is_named_and_taken_once_it_is_free: process::port_taken();
     );

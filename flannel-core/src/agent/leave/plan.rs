@@ -19,7 +19,7 @@ pub(super) fn plan(known: &Known, seen: &Seen, kinds: &[DeviceKind]) -> Plan {
     let mut ownership = Ownership::new(&present, known.state.as_ref());
     ownership.locate(&seen.links);
     let mut links: Vec<&Link> = Vec::new();
-    let named = seen.links.iter().filter_map(|link| Some((link, kind_by_name(&link.name, kinds)?)));
+    let named = seen.links.iter().filter_map(|link| Some((link, kind_by_name(link, kinds)?)));
     for (link, kind) in named {
         let stored = ownership.stale_links().iter().any(|stale| stale.index == link.index);
         match judge(link, kind, stored, known, seen) {
@@ -57,12 +57,19 @@ pub(super) fn plan(known: &Known, seen: &Seen, kinds: &[DeviceKind]) -> Plan {
     plan
 }
 
-/// The kind of device whose names have this form: the prefix of a backend and a number, or the name of an only device.
-fn kind_by_name(name: &str, kinds: &[DeviceKind]) -> Option<DeviceKind> {
+/// The kind of device whose names have this form: the prefix of a backend and a number, or the name of an only device. A
+/// backend may make devices of several kinds with one name; then the link's own is taken if it is among those.
+fn kind_by_name(link: &Link, kinds: &[DeviceKind]) -> Option<DeviceKind> {
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let is_named =
         |kind: &DeviceKind, rest: &str| if kind.is_only { rest.is_empty() } else { is_number(rest) };
-    kinds.iter().copied().find(|kind| name.strip_prefix(kind.prefix).is_some_and(|rest| is_named(kind, rest)))
+    let named = |kind: &DeviceKind| {
+        let rest = link.name.strip_prefix(kind.prefix);
+        rest.is_some_and(|rest| is_named(kind, rest))
+    };
+    let is_of_kind = |kind: &DeviceKind| link.kind.as_deref() == Some(kind.kind);
+    let mut named = kinds.iter().copied().filter(named);
+    named.clone().find(is_of_kind).or_else(|| named.next())
 }
 
 /// Whether a link with a name like ours is ours: the state file names it, or it has the attributes that an agent sets

@@ -6,11 +6,13 @@ use crate::state_file::Device;
 use crate::subnet_file::Previous;
 
 /// What the backends of these tests make.
-const KINDS: [DeviceKind; 4] = [
+const KINDS: [DeviceKind; 6] = [
     DeviceKind::new("flannel.", "vxlan"),
     DeviceKind::new("flannel-v6.", "vxlan"),
     DeviceKind::new("flannel", "tun"),
     DeviceKind::named("flannel.ipip", "ipip"),
+    DeviceKind::named("flannel-wg", "wireguard"),
+    DeviceKind::named("flannel-wg", "tun"),
 ];
 
 fn plan(known: &Known, seen: &Seen) -> Plan {
@@ -113,11 +115,14 @@ fn only_devices_that_something_proves_to_be_ours_go() {
         ("no TUN", by_both(), link(9, "flannel0", "dummy"), base(), false),
         ("the only one of its kind", by_both(), link(9, "flannel.ipip", "ipip"), base(), true),
         ("of another backend than the file's", by_both(), link(9, "flannel.ipip", "ipip"), None, false),
+        ("of the first of two kinds", by_both(), link(9, "flannel-wg", "wireguard"), base(), true),
+        ("of the second", by_both(), link(9, "flannel-wg", "tun"), base(), true),
+        ("of neither", by_both(), link(9, "flannel-wg", "bridge"), base(), false),
         ("with more to its name", by_both(), link(9, "flannel.ipip1", "ipip"), base(), false),
         ("the CNI plugin's bridge", by_both(), link(9, "cni0", "bridge"), Some("10.5.1.1/24"), false),
     ] {
         let name = link.name.clone();
-        let is_named_so = kind_by_name(&name, &KINDS).is_some();
+        let is_named_so = kind_by_name(&link, &KINDS).is_some();
         let addresses = addr.map(|addr| address(9, addr)).into_iter().collect();
         let seen = Seen { links: vec![link], addresses, routes: Vec::new() };
         let want = if goes { vec![format!("ip link del {name}")] } else { Vec::new() };
