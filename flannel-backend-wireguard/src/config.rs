@@ -252,6 +252,21 @@ mod tests {
     }
 
     #[test]
+    fn second_devices_have_ports_beside_those_of_the_first() {
+        for (keys, v4, v6) in [
+            ("", 51822, 51823),
+            (r#","Mode":"auto""#, 51822, 51822),
+            (r#","ListenPort":4000,"ListenPortV6":4002"#, 4003, 4004),
+            (r#","ListenPort":65535,"ListenPortV6":65530"#, 65533, 65528),
+            (r#","ListenPort":65534,"ListenPortV6":65532"#, 65531, 65530),
+            (r#","ListenPort":1,"ListenPortV6":3"#, 4, 5),
+        ] {
+            let config = parse(keys).unwrap();
+            assert_eq!((config.second_port(Family::V4), config.second_port(Family::V6)), (v4, v6), "{keys}");
+        }
+    }
+
+    #[test]
     fn what_does_not_fit_the_families_is_refused() {
         for (keys, families, key) in [
             (r#","ListenPort":51821"#, &BOTH[..], Some("Backend.ListenPortV6")),

@@ -124,6 +124,107 @@ fn a_single_device_is_reached_at_its_one_port_whoever_published() {
     }
 }
 
+const NEXT: &str = "s1Q9qYHwPdrMLGYmvvQGDqzVwGaN2Q0r8QJ7pP0m0Fk=";
+
+/// A record with a next key, as [`record`].
+fn record_with_next(next: &str) -> String {
+    let value = record(Some("192.0.2.11"), Some("2001:db8::11"), [Some(51820), Some(51821)]);
+    value.replace(":51820}", &format!(":51820,{next}}}")).replace(":51821}", &format!(":51821,{next}}}"))
+}
+
+/// All claims of keys: device, the beginning of the key, and where it receives.
+fn claimed(peer: &Peer) -> Vec<(u32, String, String)> {
+    let of = |claim: &Claim| match claim {
+        Claim::Key(link, key, at, port) => {
+            let key = PublicKey(*key).to_string()[..4].to_owned();
+            Some((link.0, key, SocketAddr::new(*at, *port).to_string()))
+        }
+        _ => None,
+    };
+    peer.claims.iter().filter_map(of).collect()
+}
+
+fn routed(peer: &Peer) -> Vec<u32> {
+    let of = |object: &Object| object.link().map(|link| link.0);
+    peer.objects.iter().filter_map(of).collect()
+}
+
+#[test]
+fn the_next_key_is_published_beside_the_present_one() {
+    let (key, next) = (KEY.parse().unwrap(), NEXT.parse().unwrap());
+    let json = |keys: &str| attrs(&config(keys), (key, Some(next)), &Family::ALL, ours()).to_json();
+    let of = |port: u16| format!(r#""Next":{{"PublicKey":"{NEXT}","Port":{port}}}"#);
+    let want = record(Some("192.0.2.1"), Some("2001:db8::1"), [Some(51820), Some(51821)])
+        .replace(":51820}", &format!(":51820,{}}}", of(51822)))
+        .replace(":51821}", &format!(":51821,{}}}", of(51823)));
+    assert_eq!(json(""), want);
+    assert_eq!(json(r#","Mode":"auto""#).matches(&of(51822)).count(), 2, "one device for both");
+    let read = LeaseAttrs::from_json(&want).unwrap();
+    let data = WireguardData::decode(read.backend_data.v6.as_ref().unwrap()).unwrap();
+    assert_eq!((data.public_key, data.port, data.next), (key, Some(51821), Some(NextKey::new(next, 51823))));
+    // An older agent, or Go flannel's, reads the rest of it.
+    assert_eq!(read.to_json(), want, "stores keep it as it is");
+}
+
+#[test]
+fn a_peer_that_changes_its_key_is_on_both_devices_and_its_route_on_one() {
+    let config = config("");
+    let links = PerFamily { v4: Some(LinkIndex(14)), v6: Some(LinkIndex(16)) };
+    let next = format!(r#""Next":{{"PublicKey":"{NEXT}","Port":51822}}"#);
+    let lease = |value: &str| lease(DUAL, value);
+    let plain = record(Some("192.0.2.11"), Some("2001:db8::11"), [Some(51820), Some(51821)]);
+    let read = |value: &str, links: &PerFamily<LinkIndex>, is_own: bool, used: Way| {
+        let way = |_, keys: Keys| {
+            assert_eq!(keys.phase, if value == plain { Phase::Idle } else { Phase::Offered });
+            used
+        };
+        let second = Second { links, is_own, way: &way };
+        peer(&lease(value), &Paths { config: &config, links: &LINKS, ours: &ours(), second }).unwrap()
+    };
+    let first = |link: u32, at: &str| (link, KEY[..4].to_owned(), at.to_owned());
+    let own = [first(4, "192.0.2.11:51820"), first(6, "[2001:db8::11]:51821")];
+    // Without second devices there is the data alone, by which the driver sees that it needs them.
+    let without = read(&record_with_next(&next), &PerFamily::default(), false, Way::First);
+    assert_eq!((claimed(&without), routed(&without)), (own.to_vec(), vec![4, 6]));
+    assert!(without.data.is_some());
+    let on_second = |link: u32, at: &str| (link, NEXT[..4].to_owned(), at.to_owned());
+    let both = [
+        own[0].clone(),
+        on_second(14, "192.0.2.11:51822"),
+        own[1].clone(),
+        on_second(16, "[2001:db8::11]:51822"),
+    ];
+    for (way, routes) in [(Way::First, [4, 6]), (Way::Second, [14, 16])] {
+        let with = read(&record_with_next(&next), &links, false, way);
+        assert_eq!((claimed(&with), routed(&with)), (both.to_vec(), routes.to_vec()));
+    }
+    // Peers that don't change theirs are there if this node does, and begin from a port that nobody knows.
+    let idle = read(&plain, &links, false, Way::First);
+    assert_eq!((claimed(&idle), idle.data), (own.to_vec(), None));
+    let idle = read(&plain, &links, true, Way::First);
+    let theirs = |link: u32, at: &str| (link, KEY[..4].to_owned(), at.to_owned());
+    assert_eq!(claimed(&idle)[1], theirs(14, "192.0.2.11:0"));
+    assert_eq!(claimed(&idle)[3], theirs(16, "[2001:db8::11]:0"));
+}
+
+/// The node is reached by its present key, as Go flannel reaches it.
+#[test]
+fn a_next_key_that_is_no_use_is_none() {
+    for next in [
+        "\"Next\":null",
+        "\"Next\":7",
+        "\"Next\":{}",
+        &format!(r#""Next":{{"PublicKey":"{NEXT}"}}"#),
+        &format!(r#""Next":{{"PublicKey":"{NEXT}","Port":0}}"#),
+        &format!(r#""Next":{{"PublicKey":"{NEXT}","Port":65536}}"#),
+        r#""Next":{"PublicKey":"x","Port":51822}"#,
+    ] {
+        let attrs = LeaseAttrs::from_json(&record_with_next(next)).unwrap();
+        let data = WireguardData::decode(attrs.backend_data.v4.as_ref().unwrap()).unwrap();
+        assert_eq!((data.public_key.to_string(), data.next), (KEY.to_owned(), None), "{next}");
+    }
+}
+
 #[test]
 fn other_backends_are_not_ours_and_unreadable_data_is_unknown() {
     let config = config("");

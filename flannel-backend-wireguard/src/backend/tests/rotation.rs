@@ -336,7 +336,7 @@ async fn a_node_that_knows_no_rotation_is_waited_for() {
     assert_eq!((there.endpoint, there.allowed_ips), (None, peer.allowed_ips), "it may begin there");
     let progress = world.nodes[0].progress();
     assert!(progress.contains("2 of 4 are awaited"), "{progress}");
-    world.run(4 * 20).await;
+    world.run(4 * 14).await;
     let now = world.nodes[0].host.key();
     assert_ne!(now, before);
     let state = world.nodes[0].host.devices.state(link);
