@@ -10,7 +10,9 @@ use crate::backend::Answers;
 /// Visits of a second, at most, over all peers that answer.
 const VISITS: u32 = 20;
 /// Thorough rounds of a second, at most, over all peers with a verdict against them.
-const THOROUGH: u32 = 4;
+const THOROUGH: u32 = 2;
+/// Visits of a second to all of them, if there are many, unless those that answer are visited more often.
+const WATCHED: u32 = 8;
 /// Packets of a second, at most, and how many may be sent at once after a rest.
 const PACKETS: u32 = 400;
 const BURST: u32 = 200;
@@ -83,6 +85,12 @@ pub(super) fn interval(asked: ProbeInterval, crowd: Crowd, answers: Answers) -> 
 /// The time between two thorough rounds of one of so many peers with a verdict against them.
 pub(super) fn between_thorough_rounds(unreached: usize) -> Duration {
     Duration::from_secs(1) * count(unreached) / THOROUGH
+}
+
+/// The time between two visits of one of so many peers with a verdict against them, as far as their number decides. It is no
+/// longer than that between the `regular` visits of peers that answer, so that one that comes back is seen as soon as a fault.
+pub(super) fn between_visits_of_unreached(unreached: usize, regular: Duration) -> Duration {
+    (Duration::from_secs(1) * count(unreached) / WATCHED).min(regular)
 }
 
 /// Within which time so many new targets get their first packet: soon if readiness waits for them.
@@ -169,8 +177,21 @@ mod tests {
     /// Few are looked at thoroughly each time (`track` visits them every five seconds); many share the rest.
     #[test]
     fn thorough_rounds_have_a_budget_of_their_own() {
-        for (unreached, gap) in [(0, 0), (4, 1_000), (20, 5_000), (1_000, 250_000)] {
+        for (unreached, gap) in [(0, 0), (2, 1_000), (10, 5_000), (1_000, 500_000)] {
             assert_eq!(between_thorough_rounds(unreached).as_millis(), gap, "{unreached}");
+        }
+    }
+
+    #[test]
+    fn many_that_are_not_reached_are_visited_no_more_seldom_than_the_others() {
+        let s = Duration::from_secs;
+        for (what, unreached, regular, want) in [
+            ("a few", 8, s(50), s(1)),
+            ("many of more", 120, s(50), s(15)),
+            ("all of a thousand behind a gateway", 1_000, s(50), s(50)),
+            ("all of a thousand on the link", 1_000, s(480), s(125)),
+        ] {
+            assert_eq!(between_visits_of_unreached(unreached, regular), want, "{what}");
         }
     }
 

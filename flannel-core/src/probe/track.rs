@@ -150,12 +150,12 @@ impl Suspicion {
         self.rounds += 1;
         let longest = if verdict.is_trouble() { LONGEST } else { LONGEST_HARMLESS };
         let backoff = Duration::from_secs(1 << self.rounds.min(16)) / 2;
-        backoff.min(longest.max(gaps.unreached))
+        backoff.max(gaps.unreached / 4).min(longest.max(gaps.unreached))
     }
 
-    /// Whether it is too soon for a thorough round at this time.
-    fn may_watch(&self, next: Instant, gaps: Gaps) -> bool {
-        next < self.thorough + gaps.thorough
+    /// Whether it is too soon for a thorough round at this time. Before there is a verdict only many other peers make it so.
+    fn may_watch(&self, next: Instant, is_settled: bool, gaps: Gaps) -> bool {
+        (is_settled || gaps.thorough > LONGEST) && next < self.thorough + gaps.thorough
     }
 }
 
@@ -196,7 +196,7 @@ impl Track {
                 match (suspicion.ladder.and_then(Ladder::sizes), &suspicion.watches) {
                     (Some(sizes), _) => Round::Ladder(sizes),
                     (None, Some(seen)) => {
-                        Round::Watch(watched(self.verdict, seen, self.overlay.rtt.is_some()))
+                        Round::Watch(watched(suspicion.candidate, seen, self.overlay.rtt.is_some()))
                     }
                     (None, None) => Round::Thorough { largest: suspicion.largest },
                 }
@@ -241,7 +241,7 @@ impl Track {
         self.overlay.count(found.usual());
         self.underlay.count(found.under_echo);
         if let Round::Watch(kinds) = round {
-            return self.keep_watching(kinds, &found, at_largest, now, gaps);
+            return self.watch(kinds, &found, at_largest, now, wall, gaps);
         }
         let is_first_look = !matches!(round, Round::Thorough { .. });
         if is_first_look {
@@ -267,13 +267,48 @@ impl Track {
             self.mood = Mood::Suspect(suspicion);
             return Duration::ZERO;
         }
-        let (verdict, evidence) = judge(&found);
+        let judged @ (verdict, _) = judge(&found);
         if matches!(verdict, Verdict::Reachable | Verdict::Untested) {
             // Somebody filters UDP, or its answers.
             let is_mute = found.offloaded == Answer::No;
             self.udp_every = if is_mute { UDP_SELDOM } else { UDP_EVERY };
             return self.calm(wall, gaps.regular);
         }
+        self.suspect(suspicion, found, judged, now, wall, gaps)
+    }
+
+    /// Takes in the answers of a round that only watched.
+    fn watch(
+        &mut self,
+        kinds: &[Kind],
+        found: &Findings,
+        at_largest: Answer,
+        now: Instant,
+        wall: SystemTime,
+        gaps: Gaps,
+    ) -> Duration {
+        let Mood::Suspect(mut suspicion) = std::mem::replace(&mut self.mood, Mood::Calm) else {
+            return Duration::ZERO;
+        };
+        let seen = suspicion.watches.take();
+        let Some(seen) = seen.filter(|seen| stands(kinds, seen, found, at_largest)) else {
+            self.mood = Mood::Suspect(suspicion);
+            return Duration::ZERO;
+        };
+        let judged = judge(&seen);
+        self.suspect(suspicion, seen, judged, now, wall, gaps)
+    }
+
+    /// Goes on with a suspicion after a round that found this, or that confirmed it.
+    fn suspect(
+        &mut self,
+        mut suspicion: Box<Suspicion>,
+        found: Findings,
+        (verdict, evidence): (Verdict, Vec<String>),
+        now: Instant,
+        wall: SystemTime,
+        gaps: Gaps,
+    ) -> Duration {
         let is_same = verdict.severity() == suspicion.candidate.severity();
         suspicion.agreed = if is_same { suspicion.agreed + 1 } else { 1 };
         suspicion.candidate = verdict;
@@ -282,36 +317,15 @@ impl Track {
         if is_sure {
             self.settle(verdict, evidence, wall);
         }
-        let wait = if self.verdict.severity() == verdict.severity() {
-            let wait = suspicion.back_off(verdict, gaps);
-            suspicion.watches = suspicion.may_watch(now + wait, gaps).then_some(found);
-            wait
+        let is_settled = self.verdict.severity() == verdict.severity();
+        let wait = if is_settled {
+            suspicion.back_off(verdict, gaps)
         } else {
             suspicion.rounds = 0;
             AGAIN
         };
+        suspicion.watches = suspicion.may_watch(now + wait, is_settled, gaps).then_some(found);
         self.mood = Mood::Suspect(suspicion);
-        wait
-    }
-
-    /// Takes in the answers of a round that only watched.
-    fn keep_watching(
-        &mut self,
-        kinds: &[Kind],
-        found: &Findings,
-        at_largest: Answer,
-        now: Instant,
-        gaps: Gaps,
-    ) -> Duration {
-        let Mood::Suspect(suspicion) = &mut self.mood else { return Duration::ZERO };
-        if !suspicion.watches.as_ref().is_some_and(|seen| stands(kinds, seen, found, at_largest)) {
-            suspicion.watches = None;
-            return Duration::ZERO;
-        }
-        let wait = suspicion.back_off(self.verdict, gaps);
-        if !suspicion.may_watch(now + wait, gaps) {
-            suspicion.watches = None;
-        }
         wait
     }
 

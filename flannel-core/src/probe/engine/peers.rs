@@ -127,9 +127,11 @@ impl Prober {
     pub(super) fn gaps(&self, family: Family, on_link: bool) -> Gaps {
         let counts = &self.shown.counts;
         let unreached = counts.trouble() + counts.of(Verdict::Unknown) + counts.of(Verdict::IcmpFiltered);
+        let regular = self.interval(family, on_link);
+        let among = self.interval_among(unreached, family, on_link);
         Gaps {
-            regular: self.interval(family, on_link),
-            unreached: self.interval_among(unreached, family, on_link),
+            regular,
+            unreached: among.max(pace::between_visits_of_unreached(unreached, regular)),
             thorough: pace::between_thorough_rounds(unreached),
         }
     }

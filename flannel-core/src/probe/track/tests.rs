@@ -120,8 +120,8 @@ fn one_of_many_that_are_not_reached_is_visited_as_seldom_as_their_number_asks_fo
     }
 }
 
-/// Of many peers that are not reached most rounds only watch. What changes is named all the same after two more thorough
-/// rounds, and what comes back in the next one.
+/// Of many peers that are not reached most rounds only watch, that which confirms the verdict among them. What changes is named
+/// all the same after a thorough round and another, and what comes back in the next one.
 #[test]
 fn one_of_many_is_watched_and_its_changes_are_noticed_at_once() {
     let hole = Findings { full: No, largest: Some(1350), ..healthy() };
