@@ -29,6 +29,7 @@ struct Inner {
     reads: usize,
     expected: BTreeSet<PublicKey>,
     ended: BTreeSet<LinkIndex>,
+    closed: BTreeSet<LinkIndex>,
     alarms: Vec<Arc<Notify>>,
     failure: Option<io::ErrorKind>,
 }
@@ -44,6 +45,11 @@ impl FakeDevices {
         let mut inner = self.lock();
         inner.ended.insert(link);
         inner.alarms.iter().for_each(|alarm| alarm.notify_one());
+    }
+
+    /// Whether nobody has a link's device any more.
+    pub fn is_closed(&self, link: LinkIndex) -> bool {
+        self.lock().closed.contains(&link)
     }
 
     /// The peers that devices were told to expect.
@@ -124,6 +130,12 @@ impl Provider for FakeDevices {
 struct FakeDevice {
     all: FakeDevices,
     link: LinkIndex,
+}
+
+impl Drop for FakeDevice {
+    fn drop(&mut self) {
+        self.all.lock().closed.insert(self.link);
+    }
 }
 
 impl FakeDevice {

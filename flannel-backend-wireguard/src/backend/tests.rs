@@ -490,8 +490,11 @@ async fn a_device_in_the_process_that_stops_is_made_again_and_expects_its_peers(
     let running = host.start().await;
     assert_eq!(host.devices.expected(), [], "a peer that is new has no session");
     let (link, before) = (host.link("flannel-wg"), host.peers("flannel-wg"));
-    host.kernel.delete_link("flannel-wg");
+    // Its link stays as long as somebody has the device, and so does the port.
     host.devices.end(link);
+    settle().await;
+    assert!(host.devices.is_closed(link));
+    host.kernel.delete_link("flannel-wg");
     settle().await;
     assert_ne!(host.link("flannel-wg"), link);
     assert_eq!(host.peers("flannel-wg"), before);
