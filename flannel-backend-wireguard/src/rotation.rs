@@ -114,7 +114,7 @@ pub(crate) fn keepalive(device: Way, used: Way, ours: Phase, theirs: Phase) -> K
 /// A peer, as the node that changes its key sees it on one pair of devices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PeerView {
-    /// Whether there was a handshake with it on the second device.
+    /// Whether there was a handshake with it on the second device, not so long ago that its session is over.
     pub(crate) has_answered: bool,
     /// By which device this node sends to it.
     pub(crate) way: Way,
@@ -141,8 +141,8 @@ pub(crate) enum Step {
     Rest,
     /// The store does not have what it publishes yet.
     AwaitStore,
-    /// So many peers have not moved yet.
-    AwaitPeers(usize),
+    /// Peers have not moved yet.
+    AwaitPeers,
     /// It publishes the next key as its key.
     Announce,
     /// It gives the next key to its first device.
@@ -151,26 +151,27 @@ pub(crate) enum Step {
     Finish,
 }
 
-/// The next step of a node.
-pub(crate) fn step(own: Own, peers: impl Iterator<Item = PeerView>) -> Step {
-    let awaited = |is_over: &dyn Fn(PeerView) -> bool| peers.filter(|peer| !is_over(*peer)).count();
-    let wait_or = |awaited, step| if awaited > 0 { Step::AwaitPeers(awaited) } else { step };
-    let has_left = |peer: PeerView, way| peer.way == way && peer.quiet >= QUIET;
+/// Whether a node waits for a peer before it takes its next step.
+pub(crate) fn is_awaited(own: Own, peer: PeerView) -> bool {
+    let has_left = |way| peer.way == way && peer.quiet >= QUIET;
+    match (own.phase, peer.has_answered) {
+        (Phase::Idle, _) | (Phase::Switched, false) => false,
+        (Phase::Offered, false) => own.waited < PATIENCE,
+        (Phase::Offered, true) => !has_left(Way::Second) && own.waited < LIMIT,
+        // There is no limit: as long as somebody sends by the second device it does no harm, and is needed.
+        (Phase::Switched, true) => !has_left(Way::First),
+    }
+}
+
+/// The next step of a node that waits for so many peers.
+pub(crate) fn step(own: Own, awaited: usize) -> Step {
     match own {
         Own { phase: Phase::Idle, .. } => Step::Rest,
         Own { is_published: false, .. } => Step::AwaitStore,
-        Own { phase: Phase::Offered, is_announced: false, waited, .. } => {
-            let is_over = |peer: PeerView| {
-                let has_moved = peer.has_answered && has_left(peer, Way::Second);
-                has_moved || waited >= if peer.has_answered { LIMIT } else { PATIENCE }
-            };
-            wait_or(awaited(&is_over), Step::Announce)
-        }
-        Own { phase: Phase::Offered, .. } => Step::Switch,
-        // There is no limit: as long as somebody sends by the second device it does no harm, and is needed.
-        Own { phase: Phase::Switched, .. } => {
-            wait_or(awaited(&|peer| !peer.has_answered || has_left(peer, Way::First)), Step::Finish)
-        }
+        Own { phase: Phase::Offered, is_announced: true, .. } => Step::Switch,
+        _ if awaited > 0 => Step::AwaitPeers,
+        Own { phase: Phase::Offered, .. } => Step::Announce,
+        Own { phase: Phase::Switched, .. } => Step::Finish,
     }
 }
 

@@ -1,18 +1,18 @@
 //! Carries out what [`crate::rotation`] decides: makes the second devices, reads the sessions, moves peers, changes the key.
 
+mod own;
+mod second;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use flannel_core::addr::{Family, LinkIndex, PerFamily};
-use flannel_core::dataplane::{KERNEL_PROTOCOL, Object};
+use flannel_core::dataplane::Object;
 use flannel_core::error::chain;
 use flannel_core::events::NetworkEvent;
-use flannel_core::inspect::CommandError;
-use flannel_core::kernel::{Kernel, KernelError, Kinds, LinkOp, Scope};
-use flannel_core::lease::{BackendData, LeaseKey, is_same_data};
+use flannel_core::lease::{BackendData, LeaseKey};
 use flannel_core::peers::Peer;
-use flannel_core::reconcile::{Devices, Driver as _};
 use flannel_core::status::{Harm, Problem, Subject};
 use tokio::time::Instant;
 use tracing::warn;
@@ -20,9 +20,9 @@ use tracing::warn;
 use super::{WireguardDriver, keys};
 use crate::device::DeviceState;
 use crate::key::{PrivateKey, PublicKey};
-use crate::key_file::{self, KeyFileError};
+use crate::key_file;
 use crate::peer::Keys;
-use crate::rotation::{Keepalive, Own, PeerView, Phase, Quiet, Sessions, Step, Way, keepalive, step, way};
+use crate::rotation::{Keepalive, Phase, Quiet, Sessions, Way, keepalive, way};
 use crate::tunnel::Tunnel;
 
 /// The name of the command that begins a rotation.
@@ -278,119 +278,6 @@ impl WireguardDriver {
         }
     }
 
-    /// Adds the second devices to those that are to be there, or removes them.
-    pub(super) async fn choose_second(
-        &mut self,
-        kernel: &mut dyn Kernel,
-        devices: &mut Devices,
-    ) -> Result<(), KernelError> {
-        self.rotation.problem = None;
-        devices.events.append(&mut self.rotation.events);
-        let (key, firsts) = (self.second_key().clone(), self.firsts());
-        for tunnel in &mut self.tunnels[firsts..] {
-            tunnel.second_key = Some(key.clone());
-        }
-        if self.seconds().is_empty() {
-            let seconds: Vec<Tunnel> = self.tunnels.iter().map(|first| first.second(key.clone())).collect();
-            let mut is_there = false;
-            if !std::mem::replace(&mut self.rotation.has_looked_for_second, true) {
-                for tunnel in &seconds {
-                    let link = kernel.link(tunnel.name).await?;
-                    let (kind, other) = (self.chosen.provider.kind(), self.chosen.provider.supersedes());
-                    let is_ours = |of: &str| of == kind || Some(of) == other;
-                    is_there |= link.is_some_and(|link| link.kind.as_deref().is_some_and(is_ours));
-                }
-            }
-            if is_there || self.rotation.is_any() {
-                self.tunnels.extend(seconds);
-            }
-        } else if self.may_remove_second() {
-            if self.is_second_unused(kernel).await? {
-                self.remove_second(kernel, devices).await;
-            } else {
-                self.rotation.removes = Instant::now() + KEPT;
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether nobody needs the second devices, as far as the leases say.
-    fn may_remove_second(&self) -> bool {
-        let rotation = &self.rotation;
-        let is_time = Instant::now() >= rotation.removes;
-        let are_all_back = rotation.known.iter().all(|known| known.way == Way::First);
-        !self.seconds().is_empty() && !rotation.is_any() && rotation.is_synced && is_time && are_all_back
-    }
-
-    /// Whether no route to a peer goes by a second device: there may be one of a peer whose record is unreadable.
-    async fn is_second_unused(&self, kernel: &mut dyn Kernel) -> Result<bool, KernelError> {
-        for tunnel in self.seconds() {
-            let Some(link) = tunnel.link.as_ref().filter(|_| tunnel.is_there) else { continue };
-            for family in &tunnel.families {
-                let scope = Scope { link: link.index, family: *family, kinds: Kinds::ROUTES };
-                let is_ours = |object: &Object| {
-                    matches!(object, Object::Route(route)
-                        if route.protocol != KERNEL_PROTOCOL && self.in_overlay(route.dst))
-                };
-                if kernel.objects(scope).await?.iter().any(is_ours) {
-                    return Ok(false);
-                }
-            }
-        }
-        Ok(true)
-    }
-
-    async fn remove_second(&mut self, kernel: &mut dyn Kernel, devices: &mut Devices) {
-        let firsts = self.firsts();
-        for tunnel in self.tunnels.split_off(firsts) {
-            if let Some(link) = tunnel.link.as_ref().filter(|_| tunnel.is_there)
-                && let Err(error) = kernel.change_link(&LinkOp::Delete(link.index)).await
-                && error.errno() != Some(libc::ENODEV)
-            {
-                self.rotation.problem = Some(chain(&error));
-                self.rotation.removes = Instant::now() + KEPT;
-                self.tunnels.push(tunnel);
-                continue;
-            }
-            let (link, detail) =
-                (tunnel.name.to_owned(), "removed: no node changes its key any more".to_owned());
-            devices.events.push(NetworkEvent::DeviceChanged { link, detail });
-        }
-        self.rotation.states.clear();
-    }
-
-    /// Reads the sessions while there are two devices, and lets packets from a peer arrive on either.
-    pub(super) async fn look_at_sessions(&mut self, kernel: &mut dyn Kernel) {
-        if self.seconds().is_empty() {
-            return;
-        }
-        self.read_sessions().await;
-        self.rotation.is_strict = false;
-        for tunnel in self.tunnels.iter().filter(|tunnel| tunnel.families.contains(&Family::V4)) {
-            if let Some(link) = tunnel.link.as_ref().filter(|_| tunnel.is_there)
-                && let Err(error) = kernel.loosen_source_check(&link.name).await
-            {
-                let advice = "set net.ipv4.conf.all.rp_filter=2 on this host";
-                self.rotation.problem = Some(format!("{}; {advice}", chain(&error)));
-                self.rotation.is_strict = true;
-            }
-        }
-    }
-
-    async fn read_sessions(&mut self) {
-        self.rotation.states.resize(self.tunnels.len(), None);
-        for (tunnel, seen) in self.tunnels.iter().zip(&mut self.rotation.states) {
-            let Some(device) = tunnel.device.as_ref().filter(|_| tunnel.is_there) else {
-                *seen = None;
-                continue;
-            };
-            // One that can't be read now is as it was; holding it reports the error.
-            if let Ok(state) = device.state().await {
-                *seen = Some(state);
-            }
-        }
-    }
-
     /// Looks at sessions, and takes the next step. Returns whether the loop has something to do.
     pub(super) async fn look_at_rotation(&mut self) -> bool {
         if !self.seconds().is_empty() {
@@ -415,193 +302,5 @@ impl WireguardDriver {
             None => Duration::from_hours(24),
         };
         self.rotation.look_at = Instant::now() + pause;
-    }
-
-    /// Asks for another key, for an operator. Returns what happens now.
-    pub(super) fn ask_for_rotation(&mut self) -> Result<String, CommandError> {
-        if self.rotation.is_own() {
-            let progress = self.rotation.progress.clone().unwrap_or_else(|| "it began just now".to_owned());
-            return Ok(format!("the key is being changed already: {progress}"));
-        }
-        self.rotation.begins = Some(Instant::now());
-        self.rotation.look_at = Instant::now();
-        if let Some(why) = self.waits_for() {
-            return Ok(format!("the key is changed as soon as possible: {why}"));
-        }
-        self.begin().map_err(|error| CommandError::Failed(chain(&error)))?;
-        let (now, next) = (self.key.public(), self.second_key().public());
-        Ok(format!("the key is being changed from {now} to {next}; flanneld status shows how far it is"))
-    }
-
-    /// Why a change of this node's key can't begin now.
-    fn waits_for(&self) -> Option<String> {
-        let rotation = &self.rotation;
-        if let Some(lease) = rotation.others.first() {
-            return Some(format!("it waits for node {lease}, which is changing its own"));
-        }
-        let is_published = rotation.is_synced && self.is_published();
-        (!is_published).then(|| "it waits for the store to have this node's record".to_owned())
-    }
-
-    fn begin(&mut self) -> Result<(), KeyFileError> {
-        self.rotation.next = Some(key_file::create(&key_file::next_to(&self.key_file))?);
-        self.rotation.begins = None;
-        self.enter("key rotation begins: the next key is made");
-        self.rotation.desires_anew = true;
-        self.rotation.look_at = Instant::now();
-        Ok(())
-    }
-
-    fn begin_if_due(&mut self) {
-        if self.rotation.is_own() {
-            return;
-        }
-        let now = Instant::now();
-        if self.rotation.begins.is_none() && self.is_key_old() {
-            // Those that waited for another node don't all begin when it is done.
-            self.rotation.begins = Some(now + Duration::from_secs(60).mul_f64(fastrand::f64()));
-        }
-        let Some(begins) = self.rotation.begins else { return self.show(None) };
-        if let Some(why) = self.waits_for() {
-            return self.show(Some(format!("key rotation: {why}")));
-        }
-        if now >= begins
-            && let Err(error) = self.begin()
-        {
-            // The next try is when the key is found to be old again, or somebody asks again.
-            self.rotation.begins = None;
-            self.rotation.problem = Some(chain(&error));
-            self.show(None);
-            self.rotation.has_progress = true;
-        }
-    }
-
-    fn is_key_old(&self) -> bool {
-        let Some(every) = self.rotation.every else { return false };
-        // The same for one key over restarts, and another for each key.
-        let spread = f64::from(self.key.public().0[0]) / 255.0 * SPREAD;
-        key_file::age(&self.key_file).is_some_and(|age| age >= every.mul_f64(1.0 + spread))
-    }
-
-    /// Whether this node's record in the store is what it publishes.
-    fn is_published(&self) -> bool {
-        let Some(record) = &self.rotation.record else { return false };
-        let attrs = self.attrs();
-        Family::ALL.iter().all(|family| is_same_data(record.get(*family), attrs.backend_data.get(*family)))
-    }
-
-    /// Takes the next step of this node's own rotation.
-    fn advance(&mut self) {
-        if !self.rotation.is_own() {
-            return;
-        }
-        let now = Instant::now();
-        let are_up = !self.seconds().is_empty() && self.seconds().iter().all(Tunnel::is_up);
-        let is_published = are_up && self.rotation.is_synced && self.is_published();
-        let since = *self.rotation.published.get_or_insert(now);
-        if !is_published {
-            self.rotation.published = None;
-        }
-        let own = Own {
-            phase: self.phase(),
-            is_announced: self.rotation.is_announced,
-            is_published,
-            waited: now.saturating_duration_since(since),
-        };
-        let views = self.views(own.phase, now);
-        let step = step(own, views.iter().map(|(_, view)| *view));
-        match step {
-            Step::Rest => {}
-            Step::AwaitStore => self.show(Some("key rotation waits for the store".to_owned())),
-            Step::AwaitPeers(count) => {
-                let has_moved =
-                    |(_, view): &&(LeaseKey, PeerView)| view.has_answered && view.quiet > Duration::ZERO;
-                let moved = views.iter().filter(has_moved).count();
-                let text = match own.phase {
-                    Phase::Switched => "the new key is in force; peers move back",
-                    _ => "the next key is offered; peers move to the second device",
-                };
-                let total = views.len();
-                let detail =
-                    format!("key rotation: {text} ({count} of {total} are awaited, {moved} answer there)");
-                self.show(Some(detail));
-            }
-            Step::Announce => {
-                self.rotation.is_announced = true;
-                self.enter("key rotation: the next key is published as this node's key");
-            }
-            Step::Switch => self.switch(),
-            Step::Finish => self.finish(),
-        }
-    }
-
-    /// What this node sees of each peer.
-    fn views(&mut self, phase: Phase, now: Instant) -> Vec<(LeaseKey, PeerView)> {
-        let (known, firsts) = (std::mem::take(&mut self.rotation.known), self.firsts());
-        let mut views = Vec::new();
-        for Known { lease, at, keys, way } in known.iter().copied() {
-            let second = at + firsts;
-            let has_answered = self.rotation.ago(second, self.second_key(), &keys.second).is_some();
-            let (left, device, key) = match phase {
-                Phase::Switched => (Way::Second, second, keys.second),
-                _ => (Way::First, at, keys.first),
-            };
-            let bytes = self.rotation.received(device, &key);
-            let quiet = self.rotation.quiet.observe(left, at, key, bytes, now);
-            views.push((lease, PeerView { has_answered, way, quiet }));
-        }
-        self.rotation.known = known;
-        views
-    }
-
-    fn switch(&mut self) {
-        let Some(next) = self.rotation.next.clone() else { return };
-        match key_file::write(&self.key_file, &next) {
-            Ok(()) => {
-                self.key = next;
-                self.rotation.is_announced = false;
-                self.enter("key rotation: the next key is in force");
-                self.rotation.desires_anew = true;
-            }
-            Err(error) => self.fail(&error),
-        }
-    }
-
-    fn finish(&mut self) {
-        match key_file::remove(&key_file::next_to(&self.key_file)) {
-            Ok(()) => {
-                self.rotation.next = None;
-                self.enter("key rotation is done");
-                self.show(None);
-                self.rotation.desires_anew = true;
-            }
-            Err(error) => self.fail(&error),
-        }
-    }
-
-    /// Ends a rotation of this node's key without the next one.
-    pub(super) fn abandon_rotation(&mut self) {
-        if self.rotation.is_own() {
-            self.finish();
-        }
-        self.rotation.is_announced = false;
-    }
-
-    fn fail(&mut self, error: &KeyFileError) {
-        self.rotation.has_progress |= self.rotation.problem.is_none();
-        self.rotation.problem = Some(chain(error));
-    }
-
-    /// Begins a stage.
-    fn enter(&mut self, detail: &str) {
-        self.rotation.published = None;
-        self.rotation.quiet.clear();
-        self.rotation.tell(&self.tunnels, detail);
-        self.rotation.has_progress = true;
-    }
-
-    fn show(&mut self, progress: Option<String>) {
-        self.rotation.has_progress |= self.rotation.progress != progress;
-        self.rotation.progress = progress;
     }
 }

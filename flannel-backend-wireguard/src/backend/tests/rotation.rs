@@ -335,7 +335,11 @@ async fn a_node_that_knows_no_rotation_is_waited_for() {
     let there = world.nodes[0].host.devices.state(second).peers[&key(9)].clone();
     assert_eq!((there.endpoint, there.allowed_ips), (None, peer.allowed_ips), "it may begin there");
     let progress = world.nodes[0].progress();
-    assert!(progress.contains("2 of 4 are awaited"), "{progress}");
+    assert!(progress.contains("the second device; it waits for 10.5.99.0-24&fd00:5:0:99::-64"), "{progress}");
+    assert!(
+        !progress.contains("more") && !progress.contains("10.5.2.0-24"),
+        "for that one alone: {progress}"
+    );
     world.run(4 * 14).await;
     let now = world.nodes[0].host.key();
     assert_ne!(now, before);

@@ -93,6 +93,19 @@ fn commands(known: &Known, seen: &Seen) -> Vec<String> {
     plan(known, seen).removals.into_iter().flat_map(|removal| removal.commands).collect()
 }
 
+/// A backend whose devices the kernel has or a process.
+#[test]
+fn a_name_may_be_that_of_devices_of_two_kinds() {
+    for (kind, goes) in [("wireguard", true), ("tun", true), ("bridge", false)] {
+        let seen = Seen {
+            links: vec![link(9, "flannel-wg", kind)],
+            addresses: vec![address(9, "10.5.1.0/32")],
+            ..Seen::default()
+        };
+        assert_eq!(plan(&by_both(), &seen).removals.len(), usize::from(goes), "{kind}");
+    }
+}
+
 #[test]
 fn only_devices_that_something_proves_to_be_ours_go() {
     let of_another_vni = vxlan(9, "flannel.1", 7);
@@ -115,9 +128,6 @@ fn only_devices_that_something_proves_to_be_ours_go() {
         ("no TUN", by_both(), link(9, "flannel0", "dummy"), base(), false),
         ("the only one of its kind", by_both(), link(9, "flannel.ipip", "ipip"), base(), true),
         ("of another backend than the file's", by_both(), link(9, "flannel.ipip", "ipip"), None, false),
-        ("of the first of two kinds", by_both(), link(9, "flannel-wg", "wireguard"), base(), true),
-        ("of the second", by_both(), link(9, "flannel-wg", "tun"), base(), true),
-        ("of neither", by_both(), link(9, "flannel-wg", "bridge"), base(), false),
         ("with more to its name", by_both(), link(9, "flannel.ipip1", "ipip"), base(), false),
         ("the CNI plugin's bridge", by_both(), link(9, "cni0", "bridge"), Some("10.5.1.1/24"), false),
     ] {
