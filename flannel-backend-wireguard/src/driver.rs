@@ -300,7 +300,7 @@ impl Driver for WireguardDriver {
             self.choose_second(kernel, &mut devices).await?;
             self.ensure_all(kernel, &lower, &mut devices).await?;
         }
-        self.look_at_sessions(kernel).await;
+        self.look_at_sessions(kernel, &mut devices).await;
         self.settle_recalled();
         self.expect_settled();
         for tunnel in &self.tunnels {

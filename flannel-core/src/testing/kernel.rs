@@ -47,6 +47,8 @@ struct State {
     refuse: Option<RefuseHook>,
     refuse_link: Option<RefuseLinkHook>,
     dump_error: Option<i32>,
+    /// Whether sysctls can't be set.
+    keeps_sysctls: bool,
     /// The forwarding settings that were changed; all others are on.
     forwarding: BTreeMap<(Family, ConfOf), bool>,
     /// Whether it lacks next-hop objects, as kernels before 5.3.
@@ -223,6 +225,11 @@ impl FakeKernel {
     /// Makes reading objects fail with this errno from now on; `None` ends that.
     pub fn fail_dumps(&self, errno: Option<i32>) {
         self.lock().dump_error = errno;
+    }
+
+    /// Makes setting sysctls fail from now on, as in a container, or succeed again.
+    pub fn keep_sysctls(&self, keep: bool) {
+        self.lock().keeps_sysctls = keep;
     }
 
     /// All objects.

@@ -352,6 +352,40 @@ async fn a_node_that_knows_no_rotation_is_waited_for() {
     assert_eq!(world.lost, 0);
 }
 
+/// The kernel would drop what arrives by the device that this node's routes don't take.
+#[tokio::test(start_paused = true)]
+async fn where_sources_are_checked_strictly_no_key_is_offered() {
+    let mut world = World::new(None).await;
+    world.nodes[0].host.kernel.keep_sysctls(true);
+    let (before, published) = (world.nodes[0].host.key(), world.nodes[0].running.attrs.borrow().to_json());
+    world.nodes[0].rotate().await;
+    world.run(4 * 320).await;
+    assert_eq!(world.nodes[0].running.attrs.borrow().to_json(), published);
+    let progress = world.nodes[0].progress();
+    for words in [
+        "waits for its second devices",
+        "packets flow as before",
+        "rp_filter",
+        "net.ipv4.conf.all.rp_filter=2",
+    ] {
+        assert!(progress.contains(words), "{progress}");
+    }
+    world.nodes[0].host.kernel.keep_sysctls(false);
+    // The loop looks again at its resync.
+    world.run(4 * 90).await;
+    world.settle().await;
+    assert_ne!(world.nodes[0].host.key(), before);
+    assert_eq!((world.lost, world.nodes[0].progress()), (0, String::new()));
+    // A node that serves another's rotation: it is as one of Go flannel.
+    world.nodes[1].host.kernel.keep_sysctls(true);
+    world.nodes[0].rotate().await;
+    world.run(4 * 20).await;
+    let second = world.nodes[1].host.link("flannel-wg-r");
+    assert!(world.nodes[1].host.devices.state(second).peers.is_empty());
+    assert!(world.nodes[0].progress().contains("it waits for 10.5."), "{}", world.nodes[0].progress());
+    assert_eq!(world.lost, 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_old_key_is_changed_by_itself() {
     let day = Duration::from_secs(24 * 3600);

@@ -96,12 +96,16 @@ impl WireguardDriver {
     }
 
     /// Reads the sessions while there are two devices, and lets packets from a peer arrive on either.
-    pub(in crate::driver) async fn look_at_sessions(&mut self, kernel: &mut dyn Kernel) {
+    pub(in crate::driver) async fn look_at_sessions(
+        &mut self,
+        kernel: &mut dyn Kernel,
+        devices: &mut Devices,
+    ) {
         if self.seconds().is_empty() {
             return;
         }
         self.read_sessions().await;
-        self.rotation.is_strict = false;
+        let was_strict = std::mem::take(&mut self.rotation.is_strict);
         for tunnel in self.tunnels.iter().filter(|tunnel| tunnel.families.contains(&Family::V4)) {
             if let Some(link) = tunnel.link.as_ref().filter(|_| tunnel.is_there)
                 && let Err(error) = kernel.loosen_source_check(&link.name).await
@@ -111,6 +115,7 @@ impl WireguardDriver {
                 self.rotation.is_strict = true;
             }
         }
+        devices.peers_changed |= was_strict != self.rotation.is_strict;
     }
 
     pub(super) async fn read_sessions(&mut self) {

@@ -22,6 +22,14 @@ impl Kernel for FakeKernel {
         Ok(state.links.values().cloned().collect())
     }
 
+    async fn loosen_source_check(&mut self, link: &str) -> Result<(), KernelError> {
+        let name = format!("ipv4/conf/{link}/rp_filter");
+        if self.lock().keeps_sysctls {
+            return Err(KernelError::Sysctl { name, source: std::io::Error::from_raw_os_error(libc::EROFS) });
+        }
+        Ok(())
+    }
+
     async fn link(&mut self, name: &str) -> Result<Option<Link>, KernelError> {
         self.lock().wait_for_changes();
         Ok(self.link_named(name))
