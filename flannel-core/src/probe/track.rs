@@ -35,6 +35,8 @@ const LONGEST_HARMLESS: Duration = Duration::from_secs(30);
 const UDP_EVERY: u32 = 2;
 /// The same where UDP is not answered.
 const UDP_SELDOM: u32 = 32;
+/// How long after an ICMP error the next one may be missing by that limit, and so says nothing.
+const ERRORS_APART: Duration = Duration::from_millis(1500);
 /// Within which time answers are expected, at least and at most.
 const LEAST_WAIT: Duration = Duration::from_millis(300);
 const MOST_WAIT: Duration = Duration::from_secs(1);
@@ -127,6 +129,8 @@ struct Suspicion {
     watches: Option<Findings>,
     /// When the last thorough round was sent.
     thorough: Instant,
+    /// When the last one was sent in which the peer's kernel said that the tunnel's port is closed.
+    closed: Option<Instant>,
 }
 
 impl Suspicion {
@@ -140,6 +144,7 @@ impl Suspicion {
             rounds: 0,
             watches: None,
             thorough: since,
+            closed: None,
         }
     }
 }
@@ -151,6 +156,18 @@ impl Suspicion {
         let longest = if verdict.is_trouble() { LONGEST } else { LONGEST_HARMLESS };
         let backoff = Duration::from_secs(1 << self.rounds.min(16)) / 2;
         backoff.max(gaps.unreached / 4).min(longest.max(gaps.unreached))
+    }
+
+    /// A closed port is told by an error, and each packet for the tunnel asks for one, so that next to none of them is answered.
+    fn remember_closed(&mut self, found: &mut Findings, sent: Instant) {
+        let is_late = |at: Instant| sent.saturating_duration_since(at) < ERRORS_APART;
+        match found.closed {
+            Answer::Yes => self.closed = Some(sent),
+            Answer::No if self.closed.is_some_and(is_late) => {
+                (found.closed, found.under_udp) = (Answer::Yes, Answer::Yes);
+            }
+            Answer::No | Answer::Untried => {}
+        }
     }
 
     /// Whether it is too soon for a thorough round at this time. Before there is a verdict only many other peers make it so.
@@ -261,6 +278,7 @@ impl Track {
         }
         found.largest = suspicion.largest;
         suspicion.thorough = sent;
+        suspicion.remember_closed(&mut found, sent);
         found.silent_seconds = now.saturating_duration_since(suspicion.since).as_secs();
         if found.lacks_largest() {
             suspicion.ladder = Some(Ladder::new(small, found.mtu));

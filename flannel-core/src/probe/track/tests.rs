@@ -184,6 +184,25 @@ fn udp_that_nobody_answers_is_asked_for_seldom_and_is_no_verdict() {
     assert_eq!(course.track.verdict, Verdict::Reachable);
 }
 
+/// A kernel sends one error a second to each host, while rounds come faster.
+#[test]
+fn a_closed_tunnel_is_named_although_every_other_answer_is_missing() {
+    for first in [Yes, No] {
+        let mut course = Course::new();
+        course.visit(&healthy());
+        let (start, mut closed) = (course.now, first);
+        while course.track.verdict != Verdict::TunnelClosed {
+            let is_thorough = matches!(course.track.round(), Round::Thorough { .. });
+            course.visit(&Findings { closed, ..blocked() });
+            if is_thorough {
+                closed = if closed == Yes { No } else { Yes };
+            }
+            assert_ne!(course.track.verdict, Verdict::TunnelBlocked);
+            assert!(course.now - start < Duration::from_secs(4), "{:?}", course.track);
+        }
+    }
+}
+
 #[test]
 fn a_hole_that_gets_smaller_is_measured_again() {
     let hole = |at_most| Findings { full: No, largest: Some(at_most), ..healthy() };
