@@ -102,7 +102,8 @@ fn no_server() -> LabError {
 }
 
 fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), LabError> {
-    let draft = path.with_file_name(DRAFT);
+    // Two threads that write at once must not have one draft: what one wrote would get the name of the other's.
+    let draft = path.with_file_name(format!("{DRAFT}{:?}", std::thread::current().id()));
     let written = fs::write(&draft, bytes).and_then(|()| fs::rename(draft, path));
     written.map_err(LabError::io(format!("writing {}", path.display())))
 }
