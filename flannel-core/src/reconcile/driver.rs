@@ -78,12 +78,12 @@ pub trait Driver: Send {
     /// were.
     fn peer(&self, lease: &Lease) -> Result<Peer, PeerError>;
 
-    /// Where objects of ours can be, on links that exist. The loop finds routes that [`Ownership`] proves to be ours
-    /// without it.
+    /// Where objects of ours can be, on links that exist. The loop finds routes that
+    /// [`Ownership`](crate::ownership::Ownership) proves to be ours without it.
     fn scopes(&self) -> Vec<Scope>;
 
     /// Whether an object on a device of this backend is ours to replace and delete. For links that others use, too,
-    /// [`Ownership`] decides. The loop leaves everything else alone.
+    /// [`Ownership`](crate::ownership::Ownership) decides. The loop leaves everything else alone.
     fn owns(&self, object: &Object) -> bool;
 
     /// Whether after this notification the loop must look at the devices again, and retry refused objects at once.
