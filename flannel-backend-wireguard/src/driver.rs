@@ -375,6 +375,10 @@ impl Driver for WireguardDriver {
 
     fn own_record(&mut self, attrs: &LeaseAttrs) {
         self.rotation.record = Some(attrs.backend_data.clone());
+        // Nodes of Go flannel have a new key from now on, and wait for this node to have it, too.
+        if self.rotation.is_own() {
+            self.rotation.look_at = Instant::now();
+        }
     }
 
     fn carry_out(&mut self, command: &str) -> Result<String, CommandError> {

@@ -172,8 +172,10 @@ pub(crate) fn peer(lease: &Lease, paths: &Paths<'_>) -> Result<Peer, PeerError> 
         let mut by_link = *link;
         let second = second.map(|link| {
             let phase = Phase::of(key, next.map(|next| next.public_key));
-            // The second device of a node that does not change its key has the present one, on a port that its packets tell.
-            let (of_second, port) = next.map_or((key, 0), |next| (next.public_key, next.port));
+            // The second device of a node that does not change its key has the present one, on the port that the config
+            // gives it. Should its config be another one, its packets tell.
+            let by_config = NextKey::new(key, paths.config.second_port(by));
+            let NextKey { public_key: of_second, port } = next.unwrap_or(by_config);
             if (paths.second.way)(family, Keys { first: key, second: of_second, phase }) == Way::Second {
                 by_link = *link;
             }

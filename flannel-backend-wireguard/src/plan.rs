@@ -31,8 +31,8 @@ pub(crate) struct Desired {
 /// What a device should know of a peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DesiredPeer {
-    /// Where its node says that it receives; `None` for a peer that begins, and so tells where it is.
-    pub(crate) published: Option<SocketAddr>,
+    /// Where its node says that it receives.
+    pub(crate) published: SocketAddr,
     /// The subnets of its leases.
     pub(crate) allowed_ips: BTreeSet<IpNetwork>,
     /// Seconds between keepalive packets, if other than for all peers.
@@ -117,15 +117,11 @@ pub(crate) fn plan(want: &Desired, have: &DeviceState, settled: &Settled, rules:
             allowed.remove(ip);
             plan.held_back.push((*ip, *key));
         }
-        let (endpoint, now_settled) = match (before, wanted.published) {
-            (None, published) => (published, published),
-            (Some(before), Some(published)) => {
-                let (write, settled) = endpoint(published, before, settled.get(key).copied(), rules);
-                (write, Some(settled))
-            }
-            (Some(_), None) => (None, None),
+        let (endpoint, now_settled) = match before {
+            None => (Some(wanted.published), wanted.published),
+            Some(before) => endpoint(wanted.published, before, settled.get(key).copied(), rules),
         };
-        plan.settled.extend(now_settled.map(|settled| (*key, settled)));
+        plan.settled.insert(*key, now_settled);
         let keepalive = wanted.keepalive.unwrap_or(want.keepalive);
         let change = match before {
             Some(before) if !are_anew => PeerChange {

@@ -38,7 +38,7 @@ pub(crate) struct On<'a> {
 #[derive(Debug, PartialEq, Eq)]
 struct Entry {
     key: PublicKey,
-    published: Option<SocketAddr>,
+    published: SocketAddr,
     keepalive: Option<u16>,
     subnets: Vec<IpNetwork>,
     /// The last list that it was in.
@@ -130,12 +130,10 @@ impl Roster {
     }
 }
 
-/// The key that a peer has on a link, and where it receives; without a port it is a peer that begins.
-fn key_on(peer: &Peer, link: LinkIndex) -> Option<(PublicKey, Option<SocketAddr>)> {
+/// The key that a peer has on a link, and where it receives.
+fn key_on(peer: &Peer, link: LinkIndex) -> Option<(PublicKey, SocketAddr)> {
     peer.claims.iter().find_map(|claim| match claim {
-        Claim::Key(on, key, at, port) if *on == link => {
-            Some((PublicKey(*key), (*port > 0).then(|| SocketAddr::new(*at, *port))))
-        }
+        Claim::Key(on, key, at, port) if *on == link => Some((PublicKey(*key), SocketAddr::new(*at, *port))),
         _ => None,
     })
 }

@@ -387,7 +387,7 @@ impl Shared {
         for (key, DesiredPeer { published, .. }) in roster.peers() {
             let peer = state.peers.get(key);
             for lease in roster.leases_of(key) {
-                let session = Session::new(*lease, self.name, &self.families, *published);
+                let session = Session::new(*lease, self.name, &self.families, Some(*published));
                 sessions.push(match peer {
                     None => session,
                     Some(peer) => session

@@ -203,8 +203,8 @@ fn a_peer_that_changes_its_key_is_on_both_devices_and_its_route_on_one() {
     assert_eq!((claimed(&idle), idle.data), (own.to_vec(), None));
     let idle = read(&plain, &links, true, Way::First);
     let theirs = |link: u32, at: &str| (link, KEY[..4].to_owned(), at.to_owned());
-    assert_eq!(claimed(&idle)[1], theirs(14, "192.0.2.11:0"));
-    assert_eq!(claimed(&idle)[3], theirs(16, "[2001:db8::11]:0"));
+    assert_eq!(claimed(&idle)[1], theirs(14, "192.0.2.11:51822"));
+    assert_eq!(claimed(&idle)[3], theirs(16, "[2001:db8::11]:51823"));
 }
 
 /// The node is reached by its present key, as Go flannel reaches it.

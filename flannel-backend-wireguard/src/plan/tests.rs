@@ -16,7 +16,7 @@ fn ips(list: &[&str]) -> BTreeSet<IpNetwork> {
 }
 
 fn wanted(published: &str, list: &[&str]) -> DesiredPeer {
-    DesiredPeer { published: Some(at(published)), allowed_ips: ips(list), keepalive: None }
+    DesiredPeer { published: at(published), allowed_ips: ips(list), keepalive: None }
 }
 
 fn desired(peers: impl IntoIterator<Item = (u8, DesiredPeer)>) -> Desired {
@@ -138,18 +138,6 @@ fn with_another_key_all_peers_are_made_anew_where_they_were_last() {
     assert_eq!(planned(&next, &state, &plan.settled).changes, []);
 }
 
-#[test]
-fn a_peer_without_a_published_endpoint_keeps_that_which_it_told() {
-    let silent =
-        DesiredPeer { published: None, keepalive: Some(5), ..wanted("192.0.2.1:1", &["10.5.1.0/24"]) };
-    let want = desired([(1, silent)]);
-    let (mut state, settled) = made(&want);
-    assert_eq!((state.peers[&key(1)].endpoint, state.peers[&key(1)].keepalive), (None, 5));
-    assert!(settled.is_empty());
-    state.peers.get_mut(&key(1)).unwrap().endpoint = Some(at("203.0.113.7:4711"));
-    assert_eq!(planned(&want, &state, &settled).changes, []);
-}
-
 /// The rule of endpoints as a table.
 #[test]
 fn roaming_is_not_undone() {
@@ -233,7 +221,7 @@ fn any_peers() -> impl Strategy<Value = BTreeMap<u8, DesiredPeer>> {
         let of = |(n, (node, list)): (u8, (u8, BTreeSet<u8>))| {
             let list = list.into_iter().filter(|ip| taken.insert(*ip));
             let allowed = list.map(|ip| format!("10.5.{ip}.0/24").parse().unwrap()).collect();
-            let published = Some(at(&format!("192.0.2.{node}:51820")));
+            let published = at(&format!("192.0.2.{node}:51820"));
             (n, DesiredPeer { published, allowed_ips: allowed, keepalive: None })
         };
         peers.into_iter().map(of).collect()

@@ -56,6 +56,7 @@ mod userspace {
         who_encrypts_is_chosen_by_what_the_kernel_has: process::chosen();
         killed_at_any_moment_of_its_start: restart::killed_at_any_moment(&WIREGUARD_USERSPACE, "flannel0");
         the_key_changes_without_loss: rotate::rounds(&WIREGUARD_USERSPACE, 1, false);
+        a_restart_while_the_key_changes_costs_a_handshake: rotate::restarted(&WIREGUARD_USERSPACE);
         forty_kills_amid_leases_leave_all_as_it_was: forty_kills(&WIREGUARD_USERSPACE, |_| new_folder());
         cleanup_leaves_nothing: all_goes_and_nothing_else(&WIREGUARD_USERSPACE);
         a_restart_costs_a_handshake: process::restart_costs_a_handshake();

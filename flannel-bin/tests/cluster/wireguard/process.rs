@@ -40,7 +40,7 @@ pub(super) fn chosen() {
 
 /// The other nodes go on with sessions that a restarted node does not have. Of that they would know 15 s after its last
 /// packet (paper section 6.2 and 6.5); it begins new ones itself, at once.
-const WITHOUT_GREETING: Duration = Duration::from_secs(15);
+pub(super) const WITHOUT_GREETING: Duration = Duration::from_secs(15);
 
 /// Under traffic in one direction at a time, since that into the restarted node is the one that can't help itself.
 pub(super) fn restart_costs_a_handshake() {

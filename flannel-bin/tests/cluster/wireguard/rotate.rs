@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use flannel_lab::cluster::Families;
 use flannel_lab::wait::eventually;
 
+use super::process::WITHOUT_GREETING;
 use super::{bed, sh};
 use crate::backends::BackendCase;
 use crate::harness::{Bed, FLANNELD, Folder, Traffic, assert_all_reach_all};
@@ -102,4 +103,26 @@ pub(super) fn killed(case: &'static BackendCase) {
     }
     wait_for_the_end(&bed, 2);
     traffic.assert_no_loss();
+}
+
+/// A device in the process ends with that, and on both devices the next one begins the handshakes itself.
+pub(super) fn restarted(case: &'static BackendCase) {
+    let mut bed = bed(case, 2);
+    let pods = [bed.pod(1), bed.pod(2)];
+    let traffic = Traffic::between(&pods[1], &pods[0]);
+    let before = rotate(&bed, 1);
+    eventually(LONG, "the peer to send by its second device", || {
+        let routes = bed.netns(2).ip("route show").unwrap();
+        if routes.contains("dev flannel-wg-r") { Ok(()) } else { Err(routes) }
+    });
+    bed.kill(1);
+    let began = Instant::now();
+    bed.start(1);
+    traffic.go_on(1);
+    let all = began.elapsed();
+    println!("packets again {all:?} after the end of the last agent");
+    assert!(all < WITHOUT_GREETING, "{all:?}");
+    wait_for_the_end(&bed, 2);
+    assert_ne!(key(&bed, 1), before);
+    traffic.go_on(20);
 }
