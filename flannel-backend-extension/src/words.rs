@@ -39,15 +39,35 @@ pub(crate) enum WordsError {
          script or into sh -c '..' (quoted by ', so that the shell takes variables from its environment)"
     )]
     Shell(String),
+    /// An argument of a list needs a shell, as the list may name one.
+    #[error(
+        "has {0}, which takes a shell, and commands are run without one: write ${0} if it is meant as text, or for the shell \
+         of a list such as [\"sh\", \"-c\", \"..\"]; in a list, $$ is a dollar sign"
+    )]
+    ShellInList(String),
     /// A variable is not written as one.
     #[error("has {0}: variables are written $NAME or ${{NAME}}")]
     Variable(String),
+    /// Likewise, in a list.
+    #[error("has {0}: variables are written $NAME or ${{NAME}}, and in a list $$ is a dollar sign")]
+    VariableInList(String),
     /// A program can't get it.
     #[error("has a NUL character, which no argument can have")]
     Nul,
     /// There is no program.
     #[error("names no program")]
     NoProgram,
+}
+
+impl WordsError {
+    /// The same of an argument of a list, where nothing quotes, but `$$` is a dollar sign.
+    fn in_list(self) -> Self {
+        match self {
+            Self::Shell(what) => Self::ShellInList(what),
+            Self::Variable(what) => Self::VariableInList(what),
+            other => other,
+        }
+    }
 }
 
 impl fmt::Debug for Template {
@@ -82,7 +102,7 @@ impl Template {
                         push_text(&mut word, "$");
                         after
                     }
-                    None => variable(after, &mut word)?,
+                    None => variable(after, &mut word).map_err(WordsError::in_list)?,
                 };
             }
             push_text(&mut word, rest);

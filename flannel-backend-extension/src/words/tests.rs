@@ -91,6 +91,10 @@ fn a_list_is_taken_as_it_is_but_for_variables() {
     assert_eq!(list(&[]).unwrap(), [""; 0]);
     assert_eq!(list(&["", "a"]), Err(WordsError::NoProgram));
     assert_eq!(list(&["a\0"]), Err(WordsError::Nul));
+    let error = list(&["sh", "-c", "echo $(id)"]).unwrap_err().to_string();
+    assert!(error.contains("write $$( ") && !error.contains("into sh -c"), "{error}");
+    assert_eq!(list(&["sh", "-c", "echo $$(id)"]).unwrap()[2], "echo $(id)");
+    assert!(list(&["a", "$1"]).unwrap_err().to_string().ends_with("in a list $$ is a dollar sign"));
 }
 
 #[test]
