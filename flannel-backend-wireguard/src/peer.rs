@@ -79,8 +79,8 @@ fn decode_key(object: &GoObject) -> Result<(PublicKey, Option<u16>), String> {
     let key = key.ok_or("is no use: PublicKey is missing")?;
     let public_key = key.parse().map_err(|error| format!("is no use: PublicKey {error}"))?;
     let port: Option<i64> = object.get("Port").map_err(|error| format!("has a bad Port: {error}"))?;
-    let port = port.filter(|port| *port != 0).map(u16::try_from).transpose();
-    Ok((public_key, port.map_err(|_| "is no use: Port is none of UDP")?))
+    let udp = |port| u16::try_from(port).map_err(|_| format!("is no use: Port {port} is none of UDP"));
+    Ok((public_key, port.filter(|port| *port != 0).map(udp).transpose()?))
 }
 
 /// The next key. One that can't be used is none: the node is reached by its present key, as Go flannel reaches it.

@@ -255,6 +255,8 @@ fn other_backends_are_not_ours_and_unreadable_data_is_unknown() {
             "{data} {error}"
         );
     }
+    let error = v4(&with(&format!(r#"{{"PublicKey":"{KEY}","Port":70000}}"#))).unwrap_err();
+    assert!(error.to_string().contains("Port 70000 is none of UDP"), "{error}");
     let nowhere = format!(
         r#"{{"PublicIP":"224.0.0.1","BackendType":"wireguard","BackendData":{{"PublicKey":"{KEY}"}}}}"#
     );
