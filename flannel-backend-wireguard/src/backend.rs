@@ -179,6 +179,9 @@ impl Backend for WireguardBackend {
             what: "get this node's WireGuard key".to_owned(),
             source: Box::new(error),
         })?;
+        if let Some(why) = key_file::exposure(&self.key_file) {
+            warn!(file = %self.key_file.display(), why, "this node's WireGuard key is not its own alone; used all the same");
+        }
         let kernel = (self.open)(netns).map_err(BackendError::no_kernel)?;
         let sides = PerFamily::try_from_fn(|family| {
             let Some(network) = config.networks.get(family) else { return Ok(None) };

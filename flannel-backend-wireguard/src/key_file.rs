@@ -1,13 +1,15 @@
 //! The file with this node's private key, in the form of Go flannel: base64 without a newline, readable for its owner
 //! alone. Upstream: `pkg/backend/wireguard/device.go`.
 
-use std::fs::{self, DirBuilder};
+use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use flannel_core::{atomic_file, guarded};
+use nix::errno::Errno;
+use nix::unistd::geteuid;
 
 use crate::key::{KeyError, PrivateKey};
 
@@ -18,6 +20,8 @@ pub const DEFAULT_PATH: &str = "/run/flannel/wgkey";
 const MODE: u32 = 0o400;
 /// A key with its newline has 45 bytes.
 const MAX_BYTES: u64 = 1024;
+/// As many links as the kernel follows (`MAXSYMLINKS`, path_resolution(7)).
+const MOST_LINKS: usize = 40;
 
 /// The key can't be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -33,15 +37,12 @@ pub enum KeyFileError {
         source: io::Error,
     },
     /// Its content is no key. It is left as it is: a new key would end the sessions of this node with all peers.
-    #[error(
-        "the content of the WireGuard key file {path} {source}; restore it, or remove it to get a new key"
-    )]
+    #[error("the content of the WireGuard key file {path} {why}; restore it, or remove it to get a new key")]
     NoKey {
         /// The file.
         path: PathBuf,
-        /// Why not.
-        #[source]
-        source: KeyError,
+        /// Why not. The text has it, so that it is no source.
+        why: KeyError,
     },
     /// No new key can be drawn.
     #[error("can't draw a WireGuard key")]
@@ -82,7 +83,7 @@ pub fn read(path: &Path) -> Result<Option<PrivateKey>, KeyFileError> {
         read => read.and_then(guarded::text).map_err(|source| KeyFileError::Read { path: at(), source })?,
     };
     let key = bytes.trim_end_matches(['\r', '\n']).parse();
-    key.map(Some).map_err(|source| KeyFileError::NoKey { path: at(), source })
+    key.map(Some).map_err(|why| KeyFileError::NoKey { path: at(), why })
 }
 
 /// The public key of a file's content, in base64. The error does not show the content.
@@ -98,12 +99,53 @@ pub fn create(path: &Path) -> Result<PrivateKey, KeyFileError> {
     Ok(key)
 }
 
-/// Puts a key into the file, in place of one that is there. A crash leaves the one or the other.
+/// Puts a key into the file, in place of one that is there. A crash leaves the one or the other. A link stays, and its target
+/// is written, be it there or not; but a link of another user than root and this process's is replaced, since it could lead
+/// to any file of the host.
 pub fn write(path: &Path, key: &PrivateKey) -> Result<(), KeyFileError> {
-    let folder = path.parent().filter(|folder| *folder != Path::new(""));
-    let made = folder.map_or(Ok(()), |folder| DirBuilder::new().recursive(true).mode(0o755).create(folder));
-    made.and_then(|()| atomic_file::replace(path, key.reveal().as_bytes(), MODE))
-        .map_err(|source| KeyFileError::Write { path: path.to_owned(), source })
+    let written = behind_links(path).and_then(|target| {
+        atomic_file::make_folder_of(&target)?;
+        atomic_file::replace(&target, key.reveal().as_bytes(), MODE)
+    });
+    written.map_err(|source| KeyFileError::Write { path: path.to_owned(), source })
+}
+
+/// The file at the end of a chain of links.
+fn behind_links(path: &Path) -> io::Result<PathBuf> {
+    let mut path = path.to_owned();
+    for _ in 0..MOST_LINKS {
+        let trusted = |link: &fs::Metadata| link.is_symlink() && is_trusted(link.uid());
+        // What can't be seen is not there, or can't be written either.
+        if !fs::symlink_metadata(&path).is_ok_and(|found| trusted(&found)) {
+            return Ok(path);
+        }
+        let target = fs::read_link(&path)?;
+        path = path.parent().map_or_else(|| target.clone(), |folder| folder.join(&target));
+    }
+    Err(Errno::ELOOP.into())
+}
+
+/// Whether a user can do what this process can: root, and its own.
+fn is_trusted(user: u32) -> bool {
+    user == 0 || user == geteuid().as_raw()
+}
+
+/// Who can use the key besides this process and root, and what to do against it; `None` if nobody can, or that can't be seen.
+pub fn exposure(path: &Path) -> Option<String> {
+    let found = fs::metadata(path).ok()?;
+    let mode = found.mode() & 0o7777;
+    if !is_trusted(found.uid()) {
+        let (owner, own) = (found.uid(), geteuid());
+        return Some(format!(
+            "it belongs to the user {owner}, who can read and replace it: `chown {own}` and `chmod 0400` it"
+        ));
+    }
+    (mode & 0o077 != 0).then(|| {
+        format!(
+            "others than its owner can use it (mode {mode:04o}): `chmod 0400` it, and if others may have read it, \
+             `flanneld rotate-key`"
+        )
+    })
 }
 
 /// The file beside a key file that has the next key while the node changes its key: `wgkey.next`.
@@ -130,7 +172,7 @@ pub fn age(path: &Path) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::fs::{PermissionsExt as _, chown, lchown, symlink};
 
     use super::*;
 
@@ -174,8 +216,51 @@ mod tests {
             assert_eq!(read(&path).unwrap(), Some(key.parse().unwrap()));
         }
         let link = folder.path().join("projected");
-        std::os::unix::fs::symlink(&path, &link).unwrap();
+        symlink(&path, &link).unwrap();
         assert_eq!(read(&link).unwrap(), Some(key.parse().unwrap()));
+    }
+
+    #[test]
+    fn a_link_stays_and_its_target_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir(at("run")).unwrap();
+        let (link, target) = (at("run/wgkey"), at("etc/key"));
+        symlink("../between", &link).unwrap();
+        symlink(&target, at("between")).unwrap();
+        // The target is not there yet, as its folder.
+        let first = read_or_create(&link).unwrap();
+        let second = create(&link).unwrap();
+        assert_ne!(first, second);
+        assert_eq!((read(&link).unwrap(), read(&target).unwrap()), (Some(second.clone()), Some(second)));
+        assert!(link.is_symlink() && at("between").is_symlink() && !target.is_symlink());
+        assert_eq!(fs::metadata(&target).unwrap().permissions().mode() & 0o7777, 0o400);
+        symlink("loop", at("loop")).unwrap();
+        assert!(matches!(create(&at("loop")), Err(KeyFileError::Write { .. })));
+        // That of somebody else does not lead us anywhere.
+        symlink(&target, at("foreign")).unwrap();
+        lchown(at("foreign"), Some(1234), None).unwrap();
+        let third = create(&at("foreign")).unwrap();
+        assert!(!at("foreign").is_symlink());
+        assert_ne!(read(&target).unwrap(), Some(third));
+    }
+
+    #[test]
+    fn a_key_for_others_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("wgkey");
+        assert_eq!(exposure(&path), None);
+        create(&path).unwrap();
+        assert_eq!(exposure(&path), None);
+        let says = |mode: u32, text: &str| {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            let said = exposure(&path).unwrap();
+            assert!(said.contains(text) && said.contains("`chmod 0400`"), "{said}");
+        };
+        says(0o440, "mode 0440");
+        says(0o602, "mode 0602");
+        chown(&path, Some(1234), None).unwrap();
+        says(0o400, "belongs to the user 1234");
     }
 
     #[test]
@@ -186,6 +271,7 @@ mod tests {
             fs::write(&path, content).unwrap();
             let error = read_or_create(&path).unwrap_err();
             assert!(matches!(error, KeyFileError::NoKey { .. }), "{error}");
+            assert_eq!(flannel_core::error::chain(&error), error.to_string(), "said once");
             assert!(error.to_string().contains("wgkey") && !error.to_string().contains("secret"), "{error}");
             assert_eq!(fs::read_to_string(&path).unwrap(), content);
         }
