@@ -115,6 +115,9 @@ async fn held(facts: &Facts, TunnelPort { port, key, device }: TunnelPort) -> Ch
 
 /// Another device that takes the packets of our VNI, or all of our port.
 pub(super) async fn other_vxlan(facts: &Facts) -> Checked {
+    if let Some(kind) = facts.backend().filter(|kind| *kind != "vxlan") {
+        return Err(Skip::new(format!("the backend {kind} has no VXLAN device")));
+    }
     let ours: Vec<_> = facts.overlay_links().filter_map(|link| Some((link, link.vxlan.as_ref()?))).collect();
     let port = ours.first().map(|(_, vxlan)| vxlan.port).or_else(|| facts.tunnel_port(Family::V4));
     let port = port.ok_or_else(|| Skip::new("the port of the tunnel is not known"))?;
@@ -185,6 +188,9 @@ pub(super) async fn duplicate_mac(facts: &Facts) -> Checked {
                 owners.entry((family, mac)).or_default().push(lease.key.to_string());
             }
         }
+    }
+    if owners.is_empty() {
+        return Err(Skip::new(format!("{} leases publish no MAC: their backends have none", leases.len())));
     }
     let twice = owners.iter().filter(|(_, leases)| leases.len() > 1).map(|((family, mac), leases)| {
         // All nodes of a network have one VNI, by which the devices are named.
