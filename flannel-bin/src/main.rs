@@ -63,7 +63,7 @@ fn arguments() -> Result<Vec<String>, CliError> {
 fn bad_usage(error: &CliError, args: &[String]) -> ExitCode {
     let _ = writeln!(std::io::stderr(), "flanneld: {error}\n{}", cli::help_of(args));
     match args.first().map(String::as_str) {
-        Some("status" | "events") => status::bad_usage(),
+        Some("status" | "events" | "rotate-key") => status::bad_usage(),
         _ => ExitCode::from(2),
     }
 }

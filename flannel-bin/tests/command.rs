@@ -135,6 +135,14 @@ fn bad_command_lines_exit_2_and_say_why() {
     }
 }
 
+#[test]
+fn a_wrong_flag_is_no_missing_agent() {
+    for command in ["status", "events", "rotate-key"] {
+        let output = flanneld(&[command, "--no-such-flag"], &[]);
+        assert_eq!(output.status.code(), Some(3), "{output:?}");
+    }
+}
+
 #[cfg(not(feature = "etcd"))]
 #[test]
 fn a_build_without_etcd_says_what_to_do() {
