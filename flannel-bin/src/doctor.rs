@@ -57,13 +57,14 @@ const USAGE: u8 = 2;
 
 async fn examine(options: &DoctorOptions) -> Result<Report, Box<dyn Error>> {
     let host = Host::new(Netns::current()?).root(&options.root);
-    let client = Client::new(socket_of(&below(&options.root, &options.common.subnet_file)));
+    let places = places(options).absolute(&options.root)?;
+    let client = Client::new(socket_of(&below(&options.root, &places.subnet_file)));
     let wants_events = options.bundle.is_some();
     let asked = tokio::task::spawn_blocking(move || client.report(wants_events));
     // An agent that hangs must not keep the doctor.
     let told = tokio::time::timeout(PATIENCE, asked).await.ok().transpose()?.unwrap_or_default();
     let (store, backends) = store_of(options);
-    let doctor = Doctor::new(host).places(places(options)).store(store).backends(backends);
+    let doctor = Doctor::new(host).places(places).store(store).backends(backends);
     let doctor = doctor.agent_status(told.status);
     let doctor = doctor.only(options.check.iter().copied())?;
     let Some(file) = &options.bundle else { return Ok(doctor.examine().await) };

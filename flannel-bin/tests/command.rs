@@ -47,6 +47,9 @@ fn the_doctor_examines_a_host_without_agent_and_store() {
         assert_eq!(whole.status.code(), Some(4), "{whole:?}");
         assert!(text(&whole.stdout).starts_with("failure  subnet-file "), "{whole:?}");
         assert!(text(&whole.stdout).contains("no store was named"), "{whole:?}");
+        let relative = flanneld(&["doctor", "subnet-file", "--subnet-file=none.env"], &[path]);
+        let here = std::env::current_dir().unwrap().join("none.env").display().to_string();
+        assert!(text(&relative.stdout).contains(&here), "{relative:?}");
         let one = flanneld(&[&files[..], &["--check=capabilities", "--output=json"]].concat(), &[path]);
         assert_eq!(one.status.code(), Some(0), "{one:?}");
         assert!(text(&one.stdout).contains("\"check\": \"capabilities\""), "{one:?}");

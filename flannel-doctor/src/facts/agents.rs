@@ -37,6 +37,9 @@ pub(crate) fn find(files: &Files) -> Vec<AgentProcess> {
         // Nobody but root and its own user may read the environment.
         let environment = files.text(format!("{folder}/environ")).unwrap_or_default();
         let (subnet_file, state_file) = agent_of(&command, &environment)?;
+        // Relative paths begin at the agent's own working directory.
+        let working = files.target(format!("{folder}/cwd")).unwrap_or_else(|| "/".into());
+        let (subnet_file, state_file) = (working.join(subnet_file), working.join(state_file));
         let there = files.target(format!("{folder}/ns/net"));
         // A namespace that can't be read may be this one.
         let is_elsewhere = here.is_some() && there.is_some() && here != there;

@@ -1,5 +1,7 @@
 //! Processes that are agents, and what they say.
 
+use std::os::unix::fs::symlink;
+
 use flannel_doctor::Verdict::{Failure, Note, Warning};
 use serde_json::json;
 
@@ -19,6 +21,13 @@ fn how_many_agents_run() {
     case.fails("agents", Failure, "agents with the pids 7, 8 use one subnet file");
     case.file("/proc/8/cmdline", "/usr/bin/flanneld\0--subnet-file=/run/b.env\0");
     case.fails("agents", Note, "2 agents run here, with different subnet files");
+    // A relative path begins where the agent works.
+    case.file("/proc/8/cmdline", "/usr/bin/flanneld\0--subnet-file=subnet.env\0");
+    symlink("/run/b", case.path("/proc/8/cwd")).unwrap();
+    case.fails("agents", Note, "different subnet files");
+    case.remove("/proc/8/cwd");
+    symlink("/run/flannel", case.path("/proc/8/cwd")).unwrap();
+    case.fails("agents", Failure, "agents with the pids 7, 8 use one subnet file");
 }
 
 #[test]
