@@ -20,7 +20,7 @@ pub const DEFAULT_PATH: &str = "/run/flannel/wgkey";
 const MODE: u32 = 0o400;
 /// A key with its newline has 45 bytes.
 const MAX_BYTES: u64 = 1024;
-/// As many links as the kernel follows (`MAXSYMLINKS`, path_resolution(7)).
+/// As many links as the kernel follows (`MAXSYMLINKS`, `path_resolution(7)`).
 const MOST_LINKS: usize = 40;
 
 /// The key can't be read or written.
