@@ -248,6 +248,37 @@ async fn the_key_changes_three_times_and_no_packet_is_lost() {
     assert!(world.nodes.iter().all(|node| node.host.devices.take_changes().is_empty()), "it is at rest");
 }
 
+/// It stays beside the other one: by their places they belong to the first devices.
+#[tokio::test(start_paused = true)]
+async fn a_second_device_that_the_kernel_keeps_does_for_the_next_change() {
+    let mut world = World::new(None).await;
+    world.nodes[0].rotate().await;
+    world.run(8).await;
+    let kept = world.nodes[0].host.link("flannel-wg-v6-r");
+    let is_kept = move |op: &LinkOp| matches!(op, LinkOp::Delete(link) if *link == kept);
+    world.nodes[0].host.kernel.refuse_link(move |op| is_kept(op).then_some(libc::EBUSY));
+    for round in 0..2 {
+        let before = world.nodes[0].host.key();
+        if round > 0 {
+            world.nodes[0].rotate().await;
+        }
+        for _ in 0..LONG {
+            world.run(1).await;
+            if world.nodes[0].host.key() != before && !world.nodes[0].next_file().exists() {
+                break;
+            }
+        }
+        assert_ne!(world.nodes[0].host.key(), before, "{round}: {}", world.nodes[0].progress());
+        // Longer than until the next try to remove it.
+        world.run(260).await;
+        assert_eq!(world.nodes[0].host.link("flannel-wg-v6-r"), kept);
+    }
+    world.nodes[0].host.kernel.refuse_nothing();
+    world.settle().await;
+    assert_eq!(world.lost, 0);
+    assert!(DEVICES[2..].iter().all(|name| world.nodes[0].host.kernel.link_named(name).is_none()));
+}
+
 #[tokio::test(start_paused = true)]
 async fn two_nodes_that_begin_at_once_lose_nothing() {
     let mut world = World::new(None).await;

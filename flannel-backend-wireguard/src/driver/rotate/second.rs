@@ -76,18 +76,20 @@ impl WireguardDriver {
         Ok(true)
     }
 
+    /// Removes them all, or keeps each at its place: a second device belongs to the first one at the same place.
     pub(super) async fn remove_second(&mut self, kernel: &mut dyn Kernel, devices: &mut Devices) {
-        let firsts = self.firsts();
-        for tunnel in self.tunnels.split_off(firsts) {
+        for tunnel in self.seconds() {
             if let Some(link) = tunnel.link.as_ref().filter(|_| tunnel.is_there)
                 && let Err(error) = kernel.change_link(&LinkOp::Delete(link.index)).await
                 && error.errno() != Some(libc::ENODEV)
             {
                 self.rotation.problem = Some(chain(&error));
                 self.rotation.removes = Instant::now() + KEPT;
-                self.tunnels.push(tunnel);
-                continue;
+                return;
             }
+        }
+        let firsts = self.firsts();
+        for tunnel in self.tunnels.split_off(firsts) {
             let (link, detail) =
                 (tunnel.name.to_owned(), "removed: no node changes its key any more".to_owned());
             devices.events.push(NetworkEvent::DeviceChanged { link, detail });
