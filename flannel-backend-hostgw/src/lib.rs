@@ -106,6 +106,6 @@ fn attrs(underlay: &Underlay) -> LeaseAttrs {
         // An address of a family that is not enabled is published too if the operator gave one, as upstream does.
         public_ips: underlay.published,
         backend_type: peer::KIND.to_owned(),
-        backend_data: PerFamily::default(),
+        ..LeaseAttrs::default()
     }
 }

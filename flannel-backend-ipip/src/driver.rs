@@ -168,7 +168,7 @@ impl Driver for IpipDriver {
             // An address of a family that is not enabled is published too if the operator gave one, as upstream does.
             public_ips: self.underlay.published,
             backend_type: KIND.to_owned(),
-            backend_data: PerFamily::default(),
+            ..LeaseAttrs::default()
         }
     }
 

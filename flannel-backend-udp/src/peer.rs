@@ -30,6 +30,7 @@ pub(crate) fn attrs(public_ips: PerFamily<IpAddr>, has_ipv6: bool, port: u16) ->
         public_ips,
         backend_type: String::new(),
         backend_data: PerFamily { v4: None, v6: has_ipv6.then(data) },
+        ..LeaseAttrs::default()
     }
 }
 

@@ -208,6 +208,7 @@ fn attrs(vxlan: &VxlanConfig, underlay: &Underlay, sides: &PerFamily<Side>) -> L
         public_ips: underlay.published,
         backend_type: peer::KIND.to_owned(),
         backend_data: PerFamily::from_fn(data),
+        ..LeaseAttrs::default()
     }
 }
 

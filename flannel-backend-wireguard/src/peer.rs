@@ -108,6 +108,7 @@ pub(crate) fn attrs(
         public_ips: published,
         backend_type: KIND.to_owned(),
         backend_data: PerFamily::from_fn(data),
+        ..LeaseAttrs::default()
     }
 }
 

@@ -14,7 +14,7 @@ mod unreadable;
 use std::fmt;
 
 pub use ages::{AgedLease, Ages, is_same_data};
-pub use attrs::{AttrsError, BackendData, LeaseAttrs, NodeAddressError, UnusableAddress};
+pub use attrs::{AttrsError, BackendData, LeaseAttrs, NodeAddressError, Reception, UnusableAddress};
 pub use field::Field;
 pub use key::{LeaseKey, LeaseKeyError};
 pub use table::{LeaseChange, LeaseTable};

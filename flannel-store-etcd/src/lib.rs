@@ -96,7 +96,7 @@ impl SubnetManager for EtcdSubnetManager {
     }
 
     async fn acquire_lease(&self, attrs: &LeaseAttrs) -> Result<Lease, SubnetError> {
-        let lease = self.0.acquire(attrs).await?;
+        let lease = Box::pin(self.0.acquire(attrs)).await?;
         self.0.health.set_lost(None);
         Ok(lease)
     }

@@ -170,6 +170,7 @@ pub(super) fn read(found: &Annotations) -> Result<LeaseAttrs, BadAnnotation> {
         public_ips: PerFamily::try_from_fn(|family| address(found, Annotation::PublicIp(family), family))?,
         backend_type: found.get(&Annotation::BackendType).cloned().unwrap_or_default(),
         backend_data: PerFamily::try_from_fn(data)?,
+        ..LeaseAttrs::default()
     })
 }
 
@@ -263,6 +264,7 @@ mod tests {
             },
             backend_type: "vxlan".into(),
             backend_data: PerFamily { v4: v4.and_then(|_| data("04")), v6: v6.and_then(|_| data("06")) },
+            ..LeaseAttrs::default()
         }
     }
 

@@ -154,6 +154,7 @@ impl NodeObject {
                 public_ips: PerFamily { v4: v4.0, v6: v6.0 },
                 backend_type: self.annotations.get(&Annotation::BackendType).cloned().unwrap_or_default(),
                 backend_data: PerFamily { v4: v4.1, v6: v6.1 },
+                ..LeaseAttrs::default()
             }
         })
     }

@@ -259,6 +259,7 @@ fn decode(annotations: &Value) -> LeaseAttrs {
         },
         backend_type: get("backend-type").unwrap().to_owned(),
         backend_data: PerFamily { v4: data(Family::V4), v6: data(Family::V6) },
+        ..LeaseAttrs::default()
     }
 }
 

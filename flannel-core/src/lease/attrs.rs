@@ -1,11 +1,17 @@
 //! The value of a lease: JSON with the bytes that Go flannel writes.
 
+mod reception;
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
+
+pub use reception::Reception;
 
 use crate::addr::{Family, PerFamily};
 use crate::gojson::GoObject;
@@ -19,6 +25,9 @@ pub struct LeaseAttrs {
     pub backend_type: String,
     /// What the backend publishes for each family.
     pub backend_data: PerFamily<BackendData>,
+    /// By which other backends the node can receive, the preferred first: at most [`Reception::MOST`], each of another
+    /// kind. Go flannel knows nothing of them.
+    pub receives: Vec<Reception>,
 }
 
 /// JSON that only a backend understands.
@@ -45,6 +54,14 @@ impl BackendData {
     /// The JSON text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl Serialize for BackendData {
+    /// As the JSON that it is.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let raw: &RawValue = serde_json::from_str(&self.0).expect("backend data was JSON when it was made");
+        raw.serialize(serializer)
     }
 }
 
@@ -113,7 +130,7 @@ pub enum NodeAddressError {
     },
 }
 
-/// The value as serde writes it. The fields and their order are upstream's.
+/// The value as serde writes it. The fields and their order are upstream's; what upstream does not have comes last.
 #[derive(Serialize)]
 struct Wire<'a> {
     #[serde(rename = "PublicIP")]
@@ -123,9 +140,11 @@ struct Wire<'a> {
     #[serde(rename = "BackendType", skip_serializing_if = "str::is_empty")]
     backend_type: &'a str,
     #[serde(rename = "BackendData", skip_serializing_if = "Option::is_none")]
-    backend_data: Option<Box<RawValue>>,
+    backend_data: Option<&'a BackendData>,
     #[serde(rename = "BackendV6Data", skip_serializing_if = "Option::is_none")]
-    backend_v6_data: Option<Box<RawValue>>,
+    backend_v6_data: Option<&'a BackendData>,
+    #[serde(rename = "Receives", skip_serializing_if = "<[Reception]>::is_empty")]
+    receives: &'a [Reception],
 }
 
 impl LeaseAttrs {
@@ -152,18 +171,13 @@ impl LeaseAttrs {
 
     /// The value as Go flannel writes it: compact, in its order, `0.0.0.0` for no IPv4.
     pub fn to_json(&self) -> String {
-        let raw = |family| {
-            let data = self.backend_data.get(family)?;
-            Some(
-                RawValue::from_string(data.0.clone().into()).expect("backend data was JSON when it was made"),
-            )
-        };
         let wire = Wire {
             public_ip: self.public_ips.v4.unwrap_or(Family::V4.unspecified()),
             public_ipv6: self.public_ips.v6.as_ref(),
             backend_type: &self.backend_type,
-            backend_data: raw(Family::V4),
-            backend_v6_data: raw(Family::V6),
+            backend_data: self.backend_data.v4.as_ref(),
+            backend_v6_data: self.backend_data.v6.as_ref(),
+            receives: &self.receives,
         };
         serde_json::to_string(&wire).expect("strings and raw JSON always encode")
     }
@@ -187,6 +201,28 @@ impl LeaseAttrs {
             },
             backend_type: member(&object, "BackendType")?.unwrap_or_default(),
             backend_data: PerFamily { v4: data("BackendData"), v6: data("BackendV6Data") },
+            receives: object
+                .raw("Receives")
+                .and_then(|text| Reception::parse_list(text).ok())
+                .unwrap_or_default(),
+        })
+    }
+
+    /// The attributes that a lease of the backend `kind` would have of this node: its own if its type is
+    /// `published_type`, else those of its `receives`; `None` if the node does not say that it receives by that backend.
+    ///
+    /// `published_type` is what the backend writes as its type, which is empty for udp and alloc.
+    pub fn as_kind(&self, kind: &str, published_type: &str) -> Option<Self> {
+        let backend_data = if self.backend_type == published_type {
+            &self.backend_data
+        } else {
+            &self.receives.iter().find(|reception| reception.kind == kind)?.backend_data
+        };
+        Some(Self {
+            public_ips: self.public_ips,
+            backend_type: published_type.to_owned(),
+            backend_data: backend_data.clone(),
+            receives: Vec::new(),
         })
     }
 }
@@ -210,59 +246,4 @@ fn member<T: for<'de> Deserialize<'de>>(
     name: &'static str,
 ) -> Result<Option<T>, AttrsError> {
     object.get(name).map_err(|source| AttrsError::Member { name, source })
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[test]
-    fn writes_upstreams_bytes() {
-        for text in [
-            r#"{"PublicIP":"192.0.2.11","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"0a:5b:10:33:7e:01"}}"#,
-            r#"{"PublicIP":"192.0.2.11","PublicIPv6":"2001:db8::11","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"0a:5b:10:33:7e:01"},"BackendV6Data":{"VNI":1,"VtepMAC":"5e:5b:10:33:7e:01"}}"#,
-            r#"{"PublicIP":"192.0.2.11","PublicIPv6":null,"BackendType":"host-gw"}"#,
-            r#"{"PublicIP":"192.0.2.11","PublicIPv6":null}"#,
-            r#"{"PublicIP":"0.0.0.0","PublicIPv6":"2001:db8::11","BackendType":"vxlan","BackendV6Data":{"VNI":1,"VtepMAC":"5e:5b:10:33:7e:01"}}"#,
-            r#"{"PublicIP":"192.0.2.11","PublicIPv6":null,"BackendType":"wireguard","BackendData":{"PublicKey":"b64=","Port":51820}}"#,
-            r#"{"PublicIP":"192.0.2.11","PublicIPv6":null,"BackendType":"extension","BackendData":"text"}"#,
-        ] {
-            assert_eq!(LeaseAttrs::from_json(text).unwrap().to_json(), text);
-        }
-    }
-
-    #[test]
-    fn reads_what_go_reads() {
-        let attrs = LeaseAttrs::from_json(
-            r#" {"backenddata": null, "Unknown": [1], "publicip": "1.2.3.4", "PUBLICIPV6": null} "#,
-        )
-        .unwrap();
-        assert_eq!(attrs.to_json(), r#"{"PublicIP":"1.2.3.4","PublicIPv6":null}"#);
-        assert_eq!(LeaseAttrs::from_json("{}").unwrap(), LeaseAttrs::default());
-    }
-
-    #[test]
-    fn names_the_bad_member() {
-        for (text, name) in [
-            (r#"{"PublicIP":"fd00::1"}"#, "PublicIP"),
-            (r#"{"PublicIP":7}"#, "PublicIP"),
-            (r#"{"PublicIPv6":"1.2.3.4"}"#, "PublicIPv6"),
-            (r#"{"BackendType":{}}"#, "BackendType"),
-        ] {
-            let error = LeaseAttrs::from_json(text).unwrap_err();
-            assert!(error.to_string().starts_with(&format!("{name} ")), "{text}: {error}");
-        }
-        for text in ["", "null", "[]", "{", "\"x\"", "{\"PublicIP\":\"1.2.3.4\"} x"] {
-            assert!(matches!(LeaseAttrs::from_json(text), Err(AttrsError::Json(_))), "{text}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn never_panics(text in "\\PC*|[\\{\\}\":,a-zA-Z0-9]*") {
-            let _ = LeaseAttrs::from_json(&text);
-        }
-    }
 }

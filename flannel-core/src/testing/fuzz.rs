@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::config::{LeaseSource, NetworkConfig};
-use crate::lease::{Lease, LeaseAttrs};
+use crate::lease::{Lease, LeaseAttrs, Reception};
 use crate::remembering::Memory;
 use crate::state_file::{State, wire};
 use crate::subnet_file::{SubnetFile, parse_previous};
@@ -49,6 +49,11 @@ pub fn lease(data: &[u8]) {
             let json = lease.attrs.to_json();
             let again = LeaseAttrs::from_json(&json).expect("what is written is read");
             assert_eq!((&again, again.to_json()), (&lease.attrs, json));
+            assert!(lease.attrs.receives.len() <= Reception::MOST);
+            for reception in &lease.attrs.receives {
+                let way = lease.attrs.as_kind(&reception.kind, "x").expect("a kind that is listed");
+                assert!(way.receives.is_empty() && way.public_ips == lease.attrs.public_ips);
+            }
             for (family, subnet) in lease.key.subnets().iter() {
                 assert_eq!(subnet.family(), family);
                 _ = lease.attrs.underlay(family);

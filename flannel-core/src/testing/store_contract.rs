@@ -80,6 +80,7 @@ fn attrs_with(address: u8, mac: u8) -> LeaseAttrs {
         public_ips: PerFamily { v4: Some([198, 18, 0, address].into()), v6: None },
         backend_type: "vxlan".to_owned(),
         backend_data: PerFamily { v4: BackendData::encode(&data).ok(), v6: None },
+        ..LeaseAttrs::default()
     }
 }
 

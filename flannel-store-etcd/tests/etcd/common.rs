@@ -44,6 +44,7 @@ pub(crate) fn attrs(node: u16) -> LeaseAttrs {
         public_ips: PerFamily { v4: Some([198, 18, high, low].into()), v6: None },
         backend_type: "vxlan".to_owned(),
         backend_data: PerFamily { v4: data(&mac), v6: None },
+        ..LeaseAttrs::default()
     }
 }
 

@@ -122,6 +122,7 @@ pub(crate) fn attrs(number: u8) -> LeaseAttrs {
             v4: BackendData::encode(&json!({"VNI": 1, "VtepMAC": mac})).ok(),
             v6: None,
         },
+        ..LeaseAttrs::default()
     }
 }
 

@@ -49,6 +49,7 @@ fn attrs(node: u8) -> LeaseAttrs {
         },
         backend_type: "vxlan".to_owned(),
         backend_data: PerFamily { v4: data.ok(), v6: None },
+        ..LeaseAttrs::default()
     }
 }
 
