@@ -2,6 +2,7 @@
 //! Upstream: `pkg/subnet/config.go`.
 
 mod changes;
+mod mixing;
 mod range;
 #[cfg(test)]
 mod tests;
@@ -10,6 +11,7 @@ use std::fmt;
 
 use serde::de::DeserializeOwned;
 
+pub use mixing::Mixing;
 pub use range::SubnetRange;
 
 use crate::addr::{Family, PerFamily, Subnet};
@@ -55,14 +57,40 @@ pub struct PodNetwork {
 pub struct BackendConfig {
     /// The backend's kind in lower case. An absent or empty `Backend` means `udp`, as upstream's code has it.
     pub kind: String,
+    /// Which other backends may be in use beside it. Those among them have no such keys of their own.
+    pub mixing: Mixing,
     json: String,
+    /// Where it stands in the network config: `Backend`, or a place in it such as `Backend.Accept[0]`.
+    place: String,
 }
 
 impl BackendConfig {
     /// A backend of a kind without further keys.
     pub fn of_kind(kind: &str) -> Self {
         let kind = kind.to_lowercase();
-        Self { json: serde_json::json!({ "Type": kind }).to_string(), kind }
+        let json = serde_json::json!({ "Type": kind }).to_string();
+        Self { kind, mixing: Mixing::default(), json, place: "Backend".to_owned() }
+    }
+
+    /// Reads an object that names a backend, without the keys of [`Mixing`]. Returns the members of the object, too.
+    fn parse(raw: &str, place: &str) -> Result<(Self, GoObject), ConfigError> {
+        let members = GoObject::parse(raw).map_err(|_| {
+            // A short name was probably meant as the type. Anything longer may contain secrets.
+            let is_name = raw.len() < 20
+                && raw.bytes().all(|it| it.is_ascii_alphanumeric() || matches!(it, b'"' | b'-'));
+            ConfigError::new(
+                place,
+                is_name.then(|| short(raw)),
+                "must be an object such as {\"Type\": \"vxlan\"}",
+            )
+        })?;
+        let kind: Option<String> = member(&members, &format!("{place}."), "Type")?;
+        let kind = kind.filter(|kind| !kind.is_empty()).ok_or_else(|| {
+            let problem = "is missing: name the backend, such as {\"Type\": \"vxlan\"}";
+            ConfigError::new(format!("{place}.Type"), None, problem)
+        })?;
+        let config = Self { json: raw.to_owned(), place: place.to_owned(), ..Self::of_kind(&kind) };
+        Ok((config, members))
     }
 
     /// The names of the keys in lower case, so that a backend can name those it does not know.
@@ -71,10 +99,11 @@ impl BackendConfig {
         object.names().map(str::to_owned).collect()
     }
 
-    /// The keys other than `Type` and those of `known`, in lower case. They have no effect, which the backend logs.
+    /// The keys other than `Type`, those of [`Mixing`], and those of `known`, in lower case. They have no effect, which
+    /// the backend logs.
     pub fn names_besides(&self, known: &[&str]) -> Vec<String> {
         let is_known = |name: &str| known.iter().any(|known| known.eq_ignore_ascii_case(name));
-        self.names().into_iter().filter(|name| name != "type" && !is_known(name)).collect()
+        self.names().into_iter().filter(|name| is_own_key(name) && !is_known(name)).collect()
     }
 
     /// The value of a key of the backend; `None` if it is absent or null.
@@ -111,6 +140,14 @@ impl ConfigError {
     /// An error about one key.
     pub fn new(key: impl Into<String>, value: Option<String>, problem: impl Into<String>) -> Self {
         Self { key: key.into(), value, problem: problem.into() }
+    }
+
+    /// The same error with the place of its key in the network config. A backend names its keys as those of `Backend`
+    /// itself, where one of [`Mixing::accept`] stands elsewhere.
+    #[must_use]
+    pub fn placed(self, backend: &BackendConfig) -> Self {
+        let key = self.key.strip_prefix("Backend.").map(|name| format!("{}.{name}", backend.place));
+        Self { key: key.unwrap_or(self.key), ..self }
     }
 }
 
@@ -193,22 +230,14 @@ fn parse_backend(object: &GoObject) -> Result<BackendConfig, ConfigError> {
     let Some(raw) = object.raw("Backend") else {
         return Ok(BackendConfig::of_kind("udp"));
     };
-    let backend = GoObject::parse(raw).map_err(|_| {
-        // A short name was probably meant as the type. Anything longer may contain secrets.
-        let is_name =
-            raw.len() < 20 && raw.bytes().all(|it| it.is_ascii_alphanumeric() || matches!(it, b'"' | b'-'));
-        ConfigError::new(
-            "Backend",
-            is_name.then(|| short(raw)),
-            "must be an object such as {\"Type\": \"vxlan\"}",
-        )
-    })?;
-    let kind: Option<String> = member(&backend, "Backend.", "Type")?;
-    let kind = kind.filter(|kind| !kind.is_empty()).ok_or_else(|| {
-        let problem = "is missing: name the backend, such as {\"Type\": \"vxlan\"}";
-        ConfigError::new("Backend.Type", None, problem)
-    })?;
-    Ok(BackendConfig { kind: kind.to_lowercase(), json: raw.to_owned() })
+    let (mut backend, members) = BackendConfig::parse(raw, "Backend")?;
+    backend.mixing = Mixing::parse(&members, &backend.kind)?;
+    Ok(backend)
+}
+
+/// Whether a key in a backend's object, in lower case, is for the backend itself to understand.
+fn is_own_key(name: &str) -> bool {
+    name != "type" && !Mixing::is_key(name)
 }
 
 /// Decodes one member; the error names it with its path and value.

@@ -111,9 +111,9 @@ async fn direct_routing_moves_each_peer_by_one_replaced_route_a_family() {
 async fn what_takes_a_restart_is_named_until_it_is_changed_back() {
     let (host, running, state) = bench().await;
     let restart = || running.status.borrow().restart_needed().unwrap_or_default();
-    host.change(r#","vni":7,"MTU":1400"#).await;
+    host.change(r#","vni":7,"MTU":1400,"Accept":["udp"]"#).await;
     assert!(
-        restart().starts_with("network config: Backend.VNI changed, which takes a restart;"),
+        restart().starts_with("network config: Backend.Accept, Backend.VNI changed, which takes a restart;"),
         "{}",
         restart()
     );

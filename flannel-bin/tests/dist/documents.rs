@@ -186,6 +186,17 @@ fn the_reference_of_the_network_config_has_the_keys_that_are_read() {
             assert!(keys.contains(&key[1]), "docs/network-config.md lacks {} of {kind}", &key[1]);
         }
     }
+
+    let keys = keys(&document, "## Several backends in one network");
+    for key in &keys {
+        let config = format!(r#"{{"Network":"10.3.0.0/16","Backend":{{"Type":"udp","{key}":[[]]}}}}"#);
+        let error = parse(&config).unwrap_err();
+        assert!(error.key.starts_with(&format!("Backend.{key}")), "{error}");
+    }
+    let source = file("flannel-core/src/config/mixing.rs");
+    for key in quoted.captures_iter(&listed.captures(&source).unwrap()[1]) {
+        assert!(keys.contains(&key[1]), "docs/network-config.md lacks {}", &key[1]);
+    }
 }
 
 /// Each symptom leads to what the doctor looks at, by names that it knows.

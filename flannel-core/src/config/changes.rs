@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::{BackendConfig, NetworkConfig, range};
+use super::{BackendConfig, NetworkConfig, is_own_key, range};
 use crate::addr::Family;
 use crate::gojson::GoObject;
 
@@ -36,9 +36,15 @@ const PER_FAMILY: [(Family, &str); 2] = [(Family::V4, "EnableIPv4"), (Family::V6
 
 impl BackendConfig {
     /// The keys whose JSON means something else in `other`, such as `Backend.VNI`, spelled as in `other` or else as
-    /// here. Two backends of different kinds can't be compared by key, so the answer is then `Backend.Type` alone. Only
-    /// a backend knows its defaults, so a key that was added or removed counts as changed.
+    /// here. Two backends of different kinds can't be compared by key, so the answer is then `Backend.Type` instead of
+    /// their keys. Only a backend knows its defaults, so a key that was added or removed counts as changed.
+    ///
+    /// The keys of [`Mixing`](super::Mixing) come first, as documents spell them.
     pub fn changed_keys(&self, other: &Self) -> Vec<String> {
+        self.mixing.changed_keys(&other.mixing).chain(self.own_changed_keys(other)).collect()
+    }
+
+    fn own_changed_keys(&self, other: &Self) -> Vec<String> {
         if self.kind != other.kind {
             return vec!["Backend.Type".to_owned()];
         }
@@ -46,7 +52,7 @@ impl BackendConfig {
             return Vec::new();
         }
         let [a, b] = [self, other].map(|config| GoObject::parse(&config.json).unwrap_or_default());
-        let mut names: Vec<&str> = a.names().chain(b.names()).filter(|name| *name != "type").collect();
+        let mut names: Vec<&str> = a.names().chain(b.names()).filter(|name| is_own_key(name)).collect();
         names.sort_unstable();
         names.dedup();
         let changed = names.into_iter().filter(|name| !mean_the_same(a.raw(name), b.raw(name)));

@@ -252,6 +252,7 @@ fn what_it_writes_it_reads_as_the_same() {
         r#"{"Network":"10.5.0.0/28","EnableNFTables":true,"SubnetLen":30,"Backend":{"Type":"udp"}}"#,
         r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00::/48","Backend":{"Type":"host-gw"}}"#,
         r#"{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd00::/56","Backend":{"Type":"x","A":[{"b":1.5e300}]}}"#,
+        r#"{"Network":"10.5.0.0/16","Backend":{"Type":"x","Accept":["y",{"Type":"Z","PSK":"hush"}],"SwitchAfter":9}}"#,
     ] {
         for source in [LeaseSource::Store, LeaseSource::Assigned] {
             let config = NetworkConfig::parse(text, source).unwrap();

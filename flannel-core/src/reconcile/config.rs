@@ -3,7 +3,7 @@
 use futures::StreamExt;
 
 use super::{Driver, Reconciler};
-use crate::config::{ConfigError, NetworkConfig};
+use crate::config::{ConfigError, Mixing, NetworkConfig};
 use crate::error::chain;
 use crate::events::NetworkEvent;
 use crate::subnet::{ConfigStream, SubnetError};
@@ -148,6 +148,7 @@ fn apply(
     Ok(AppliedConfig { live, restart: changed })
 }
 
+/// Whether the driver's backend understands the key. Those of [`Mixing`] are in `Backend`, too.
 fn is_backends(key: &str) -> bool {
-    key.starts_with("Backend.")
+    key.strip_prefix("Backend.").is_some_and(|name| !Mixing::is_key(name))
 }

@@ -52,6 +52,10 @@ async fn a_changed_config_is_named_until_it_is_changed_back_and_touches_nothing(
     for (text, keys) in [
         (r#"{"Network":"10.4.0.0/15","Backend":{"Type":"x","PSK":"hush"}}"#, "Network, Backend.PSK"),
         (r#"{"Network":"10.5.0.0/16","EnableNFTables":true}"#, "EnableNFTables, Backend.Type"),
+        (
+            r#"{"Network":"10.5.0.0/16","Backend":{"Type":"x","Accept":["y"],"Y":1}}"#,
+            "Backend.Accept, Backend.Y",
+        ),
     ] {
         store.set_config(config(text));
         bench.told().await;
