@@ -6,7 +6,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use flannel_core::addr::{Family, PerFamily};
-use flannel_core::lease::{BackendData, LeaseAttrs};
+use flannel_core::lease::{BackendData, LeaseAttrs, Reception, brief};
 
 /// The prefix of our annotations' names, such as `flannel.alpha.coreos.com/`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +69,8 @@ pub(super) enum Annotation {
     BackendType,
     BackendData(Family),
     PublicIp(Family),
+    /// By which other backends the node receives. Go flannel neither reads nor writes it.
+    Receives,
     /// The address that an operator wants published instead of the detected one.
     Overwrite(Family),
     /// The address that an operator wants used as `--public-ip`.
@@ -76,13 +78,14 @@ pub(super) enum Annotation {
 }
 
 impl Annotation {
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::Managed,
         Self::BackendType,
         Self::BackendData(Family::V4),
         Self::BackendData(Family::V6),
         Self::PublicIp(Family::V4),
         Self::PublicIp(Family::V6),
+        Self::Receives,
         Self::Overwrite(Family::V4),
         Self::Overwrite(Family::V6),
         Self::NodePublicIp(Family::V4),
@@ -97,6 +100,7 @@ impl Annotation {
             Self::BackendData(Family::V6) => "backend-v6-data",
             Self::PublicIp(Family::V4) => "public-ip",
             Self::PublicIp(Family::V6) => "public-ipv6",
+            Self::Receives => "receives",
             Self::Overwrite(Family::V4) => "public-ip-overwrite",
             Self::Overwrite(Family::V6) => "public-ipv6-overwrite",
             Self::NodePublicIp(Family::V4) => "node-public-ip",
@@ -156,22 +160,30 @@ pub(super) fn read(found: &Annotations) -> Result<LeaseAttrs, BadAnnotation> {
     let data = |family| {
         let annotation = Annotation::BackendData(family);
         let Some(text) = found.get(&annotation).filter(|text| !text.is_empty()) else { return Ok(None) };
+        let bad = |problem| BadAnnotation { annotation, value: brief(text), problem };
         if text.len() > LeaseAttrs::MAX_BYTES {
-            let (value, problem) = (flannel_core::lease::brief(text), "is longer than any");
-            return Err(BadAnnotation { annotation, value, problem });
+            return Err(bad("is longer than any"));
         }
-        BackendData::parse(text).map_err(|_| BadAnnotation {
-            annotation,
-            value: flannel_core::lease::brief(text),
-            problem: "is no JSON",
-        })
+        BackendData::parse(text).map_err(|_| bad("is no JSON"))
     };
     Ok(LeaseAttrs {
         public_ips: PerFamily::try_from_fn(|family| address(found, Annotation::PublicIp(family), family))?,
         backend_type: found.get(&Annotation::BackendType).cloned().unwrap_or_default(),
         backend_data: PerFamily::try_from_fn(data)?,
-        ..LeaseAttrs::default()
+        // The node is reached by its own type without it.
+        receives: receives(found).unwrap_or_default(),
     })
+}
+
+/// By which other backends a node receives.
+pub(super) fn receives(found: &Annotations) -> Result<Vec<Reception>, BadAnnotation> {
+    let annotation = Annotation::Receives;
+    let Some(text) = found.get(&annotation).filter(|text| !text.is_empty()) else { return Ok(Vec::new()) };
+    let bad = |problem| BadAnnotation { annotation, value: brief(text), problem };
+    if text.len() > LeaseAttrs::MAX_BYTES {
+        return Err(bad("is longer than any"));
+    }
+    Reception::parse_list(text).map_err(|_| bad("is no JSON list"))
 }
 
 /// The changes by which a node with the annotations `found` publishes `attrs`; `None` removes an annotation. Empty if
@@ -202,6 +214,9 @@ pub(super) fn changes(
         wanted.insert(Annotation::PublicIp(family), ip.to_string());
         let data = data.map_or("null", BackendData::as_str);
         wanted.insert(Annotation::BackendData(family), data.to_owned());
+    }
+    if !attrs.receives.is_empty() {
+        wanted.insert(Annotation::Receives, Reception::write_list(&attrs.receives));
     }
     let put = wanted.iter().filter(|(name, value)| found.get(*name) != Some(*value));
     let put = put.map(|(name, value)| (*name, Some(value.clone())));
@@ -336,6 +351,33 @@ mod tests {
         now.insert(Annotation::Overwrite(Family::V4), "fd00::7".into());
         let error = changes(&dual, &now).unwrap_err();
         assert_eq!(error.to_string(), r#"annotation public-ip-overwrite = "fd00::7" is no IPv4 address"#);
+    }
+
+    #[test]
+    fn further_ways_to_receive_have_an_annotation_only_while_there_are_some() {
+        let list = r#"[{"Type":"udp"},{"Type":"wireguard","Data":{"Port":51820}}]"#;
+        let plain = vxlan(Some("192.0.2.1"), None);
+        let more = LeaseAttrs { receives: Reception::parse_list(list).unwrap(), ..plain.clone() };
+        let mut now = found(&[]);
+        for (name, value) in changes(&plain, &now).unwrap() {
+            now.insert(name, value.unwrap());
+        }
+        let written = changes(&more, &now).unwrap();
+        assert_eq!(text(&written), [format!("receives={list}")]);
+        now.extend(written.into_iter().map(|(name, value)| (name, value.unwrap())));
+        assert_eq!(read(&now).unwrap(), more);
+        assert_eq!(
+            (text(&changes(&plain, &now).unwrap()), removal(&now).len()),
+            (vec!["receives=-".into()], 5)
+        );
+        for value in ["udp", "{}", "7", &format!("[{}1]", "1,".repeat(LeaseAttrs::MAX_BYTES / 2))] {
+            now.insert(Annotation::Receives, value.to_owned());
+            assert_eq!(read(&now).unwrap(), plain, "it is passed over");
+            assert!(receives(&now).is_err());
+            assert_eq!(text(&changes(&plain, &now).unwrap()), ["receives=-"], "its own node removes it");
+        }
+        now.insert(Annotation::Receives, String::new());
+        assert_eq!((read(&now).unwrap(), receives(&now).unwrap()), (plain, Vec::new()));
     }
 
     #[test]

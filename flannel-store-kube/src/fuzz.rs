@@ -77,6 +77,7 @@ fn judge(object: Result<&NodeObject, &BadObject>, prefix: &AnnotationPrefix) {
         Judgement::Lease(lease) => {
             assert_eq!(lease.key.to_string().parse(), Ok(lease.key));
             _ = Family::ALL.map(|family| lease.attrs.underlay(family));
+            assert!(node.is_whole() || lease.attrs.receives.is_empty());
         }
         Judgement::Bad { reason, .. } => assert!(!reason.is_empty()),
         Judgement::Apart => {}

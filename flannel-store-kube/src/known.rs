@@ -14,7 +14,7 @@ use flannel_core::lease::{
 };
 use flannel_core::subnet::kit::repack;
 
-use super::annotations::AnnotationPrefix;
+use super::annotations::{Annotation, AnnotationPrefix};
 use super::node::{BadObject, Judgement, NodeObject};
 
 /// For how many unreadable nodes the reason is kept.
@@ -32,12 +32,12 @@ pub(super) struct Known {
     nodes: BTreeMap<Box<str>, Claim>,
     /// The nodes that claim each key, the oldest first; rarely more than one.
     claims: BTreeSet<(LeaseKey, u64, Box<str>)>,
-    /// Unreadable nodes, and those with the subnet of an older one.
+    /// Unreadable nodes, those with the subnet of an older one, and those with an annotation that is passed over.
     problems: UnreadableRecords,
     /// The reasons for some of the unreadable ones.
     reasons: BTreeMap<Box<str>, String>,
-    /// The state that was reported for the younger ones.
-    younger: BTreeMap<Box<str>, u64>,
+    /// What was reported of nodes whose leases are readable, as a hash.
+    told: BTreeMap<Box<str>, u64>,
     hasher: RandomState,
     /// Counts changes.
     news: u64,
@@ -46,7 +46,11 @@ pub(super) struct Known {
 /// The claim of a node that takes part.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Claim {
-    Lease(Box<Lease>),
+    Lease {
+        lease: Box<Lease>,
+        /// Whether it has an annotation that is unreadable, and passed over.
+        ignores: bool,
+    },
     /// It is unreadable: its last readable state stays, if there is one.
     Bad {
         key: Option<LeaseKey>,
@@ -59,14 +63,14 @@ enum Claim {
 impl Claim {
     fn key(&self) -> Option<LeaseKey> {
         match self {
-            Self::Lease(lease) => Some(lease.key),
+            Self::Lease { lease, .. } => Some(lease.key),
             Self::Bad { key, .. } => *key,
         }
     }
 
     fn created(&self) -> u64 {
         match self {
-            Self::Lease(lease) => lease.created,
+            Self::Lease { lease, .. } => lease.created,
             Self::Bad { created, .. } => *created,
         }
     }
@@ -103,7 +107,7 @@ impl Known {
             claims: BTreeSet::new(),
             problems: UnreadableRecords::default(),
             reasons: BTreeMap::new(),
-            younger: BTreeMap::new(),
+            told: BTreeMap::new(),
             hasher: RandomState::new(),
             news: 0,
         }
@@ -141,8 +145,12 @@ impl Known {
         let contested =
             contested.flat_map(|key| self.claimants(key).map(Box::from)).collect::<Vec<Box<str>>>();
         let (mut leases, mut unreadable) = (Vec::new(), UnreadableRecords::default());
-        let younger: Vec<_> = contested.iter().filter_map(|name| self.tell_younger(name)).collect();
-        for update in self.keys().filter_map(|key| self.outcome(key)).chain(younger) {
+        let ignoring =
+            self.nodes.iter().filter(|(_, claim)| matches!(claim, Claim::Lease { ignores: true, .. }));
+        let named: BTreeSet<Box<str>> =
+            contested.into_iter().chain(ignoring.map(|(name, _)| name.clone())).collect();
+        let told: Vec<_> = named.iter().filter_map(|name| self.tell(name)).collect();
+        for update in self.keys().filter_map(|key| self.outcome(key)).chain(told) {
             match update {
                 LeaseUpdate::Put(lease) => leases.push(lease),
                 LeaseUpdate::Unreadable(record) => _ = unreadable.insert(record),
@@ -182,28 +190,39 @@ impl Known {
         self.holder(key)
     }
 
-    /// Why a node is reported as younger: it has the subnet of an older one. Not for ours (see [`Self::rival`]), nor
-    /// for an unreadable one.
+    /// Why a node with a readable lease is reported: it has the subnet of an older one, or an annotation that is passed
+    /// over. Not for ours (see [`Self::rival`]; and it writes its annotations anew), nor for an unreadable one.
     fn why_named(&self, name: &str) -> Option<String> {
-        let Some(Claim::Lease(lease)) = self.nodes.get(name).filter(|_| *name != *self.own) else {
+        let Some(Claim::Lease { lease, ignores }) = self.nodes.get(name).filter(|_| *name != *self.own)
+        else {
             return None;
         };
-        let eldest = self.eldest(lease.key).filter(|eldest| *eldest != name)?;
-        Some(why_younger(name, lease.key, eldest))
+        match self.eldest(lease.key).filter(|eldest| *eldest != name) {
+            Some(eldest) => Some(why_younger(name, lease.key, eldest)),
+            None => ignores.then(|| self.why_ignored()),
+        }
     }
 
-    /// Returns the update about a younger node, if it differs from the last one.
-    fn tell_younger(&mut self, name: &str) -> Option<LeaseUpdate> {
+    /// The text that an annotation is passed over. It has no value, which may be long.
+    fn why_ignored(&self) -> String {
+        let annotation = self.prefix.name(Annotation::Receives.suffix());
+        let (effect, mend) =
+            ("is no JSON list, so the node is reached by its own backend alone", LeaseAttrs::MEND);
+        format!("annotation {annotation} {effect}; {mend}")
+    }
+
+    /// Returns the update about a node that is reported although its lease is readable, if it differs from the last one.
+    fn tell(&mut self, name: &str) -> Option<LeaseUpdate> {
         let Some(why) = self.why_named(name) else {
-            self.younger.remove(name)?;
+            self.told.remove(name)?;
             let record = of_node(name, String::new());
-            if matches!(self.nodes.get(name), None | Some(Claim::Lease(_))) {
+            if matches!(self.nodes.get(name), None | Some(Claim::Lease { .. })) {
                 self.problems.remove(&record.key);
             }
             return Some(LeaseUpdate::Removed(record.key));
         };
         let hash = self.hasher.hash_one(&why);
-        if self.younger.insert(name.into(), hash) == Some(hash) {
+        if self.told.insert(name.into(), hash) == Some(hash) {
             return None;
         }
         let record = of_node(name, why);
@@ -237,7 +256,10 @@ impl Known {
         let (name, known, reason) = match object {
             Ok(node) => match node.judge(&self.families, &self.prefix) {
                 Judgement::Apart => return Some((node.name, None, None)),
-                Judgement::Lease(lease) => return Some((node.name, Some(Claim::Lease(lease.into())), None)),
+                Judgement::Lease(lease) => {
+                    let claim = Claim::Lease { lease: lease.into(), ignores: !node.is_whole() };
+                    return Some((node.name, Some(claim), None));
+                }
                 Judgement::Bad { key, reason } => (node.name, Some((key, node.created)), reason),
             },
             Err(BadObject { name, reason }) => (name?, None, reason),
@@ -274,7 +296,7 @@ impl Known {
                 named.extend(self.claimants(key).map(Box::from));
             }
         }
-        let told: Vec<LeaseUpdate> = named.iter().filter_map(|name| self.tell_younger(name)).collect();
+        let told: Vec<LeaseUpdate> = named.iter().filter_map(|name| self.tell(name)).collect();
         let (gone, news): (Vec<_>, Vec<_>) =
             told.into_iter().partition(|update| matches!(update, LeaseUpdate::Removed(_)));
         changed.extend(gone.into_iter().chain(news));
@@ -316,7 +338,7 @@ impl Known {
     fn outcome(&self, key: LeaseKey) -> Option<LeaseUpdate> {
         let name = self.holder(key)?;
         Some(match self.nodes.get(name)? {
-            Claim::Lease(lease) => LeaseUpdate::Put(Lease::clone(lease)),
+            Claim::Lease { lease, .. } => LeaseUpdate::Put(Lease::clone(lease)),
             Claim::Bad { .. } => {
                 let reason = self.reasons.get(name).map_or(NO_REASON, String::as_str);
                 let reason = format!("node {name}: {reason}");

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::annotations::{Annotation, AnnotationPrefix, Annotations, is_managed, read};
+use super::annotations::{Annotation, AnnotationPrefix, Annotations, is_managed, read, receives};
 
 /// The names of our annotations, with the prefix.
 #[derive(Debug)]
@@ -137,6 +137,12 @@ impl NodeObject {
         }
     }
 
+    /// Whether a lease that it means has all that the annotations say: by which other backends the node receives is passed
+    /// over if it is unreadable.
+    pub(super) fn is_whole(&self) -> bool {
+        receives(&self.annotations).is_ok()
+    }
+
     /// What the node publishes, as far as it is readable: one broken part does not hide the others.
     pub(super) fn published(&self) -> Option<LeaseAttrs> {
         is_managed(&self.annotations).then(|| {
@@ -154,7 +160,7 @@ impl NodeObject {
                 public_ips: PerFamily { v4: v4.0, v6: v6.0 },
                 backend_type: self.annotations.get(&Annotation::BackendType).cloned().unwrap_or_default(),
                 backend_data: PerFamily { v4: v4.1, v6: v6.1 },
-                ..LeaseAttrs::default()
+                receives: receives(&self.annotations).unwrap_or_default(),
             }
         })
     }

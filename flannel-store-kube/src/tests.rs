@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use flannel_core::addr::Family;
-use flannel_core::lease::{Lease, LeaseTable, LeaseUpdate};
+use flannel_core::lease::{Lease, LeaseTable, LeaseUpdate, Reception, UnreadableRecord};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -15,6 +15,8 @@ use super::node::{BadObject, Names, NodeObject};
 const RIVALS: u8 = 4;
 const NODES: u8 = 8;
 const OWN: &str = "n2";
+/// That a node receives by udp, too.
+const UDP: &str = r#"[{"Type":"udp","Data":1}]"#;
 
 /// What a node can be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +28,16 @@ struct Node {
     managed: bool,
     assigned: bool,
     ip: Ip,
+    further: Further,
     beat: u8,
+}
+
+/// What it says of other backends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Further {
+    None,
+    Udp,
+    Garbage,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +69,11 @@ impl Node {
             Ip::Garbage => put("public-ip", "garbage".into()),
             Ip::Missing => {}
         }
+        match self.further {
+            Further::Udp => put("receives", UDP.into()),
+            Further::Garbage => put("receives", "udp".into()),
+            Further::None => {}
+        }
         let spec = if self.assigned { json!({"podCIDRs": [self.cidr()]}) } else { json!({}) };
         let value = json!({
             "metadata": {
@@ -73,6 +89,11 @@ impl Node {
 
     fn is_broken(&self) -> bool {
         self.managed && self.assigned && self.ip == Ip::Garbage
+    }
+
+    /// Whether it has a lease, without what it says of other backends.
+    fn lacks_further(&self) -> bool {
+        self.managed && self.assigned && self.ip != Ip::Garbage && self.further == Further::Garbage
     }
 }
 
@@ -93,13 +114,15 @@ enum Op {
 
 fn nodes() -> impl Strategy<Value = Node> {
     let ip = prop_oneof![4 => (1..5_u8).prop_map(Ip::Good), 1 => Just(Ip::Missing), 2 => Just(Ip::Garbage)];
-    (0..NODES, 0..4_u8, 0..3_u8, prop::bool::weighted(0.85), prop::bool::weighted(0.85), ip).prop_map(
-        |(number, subnet, created, managed, assigned, ip)| {
+    let further = prop::sample::select(vec![Further::None, Further::Udp, Further::Garbage]);
+    (0..NODES, 0..4_u8, 0..3_u8, prop::bool::weighted(0.85), prop::bool::weighted(0.85), ip, further)
+        .prop_map(|(number, subnet, created, managed, assigned, ip, further)| {
             // Who contends is never broken: what stays of two of them would be a matter of order.
-            let ip = if number < RIVALS && ip == Ip::Garbage { Ip::Missing } else { ip };
-            Node { number, subnet, created, managed, assigned, ip, beat: 0 }
-        },
-    )
+            let contends = number < RIVALS;
+            let ip = if contends && ip == Ip::Garbage { Ip::Missing } else { ip };
+            let further = if contends && further == Further::Garbage { Further::None } else { further };
+            Node { number, subnet, created, managed, assigned, ip, further, beat: 0 }
+        })
 }
 
 fn ops() -> impl Strategy<Value = Vec<Op>> {
@@ -172,6 +195,10 @@ fn lease(node: &Node) -> Option<Lease> {
         key: node.cidr().replace('/', "-").parse().unwrap(),
         attrs: flannel_core::lease::LeaseAttrs {
             public_ips: flannel_core::addr::PerFamily { v4: ip, v6: None },
+            receives: match node.further {
+                Further::Udp => Reception::parse_list(UDP).unwrap(),
+                Further::None | Further::Garbage => Vec::new(),
+            },
             ..Default::default()
         },
         created: 20_260_101_000_000 + u64::from(node.created),
@@ -235,6 +262,10 @@ proptest! {
                 let broken = model.nodes.values().filter(|node| node.is_broken()).count();
                 let named = known.problems();
                 prop_assert_eq!(named.named().filter(|it| it.reason.contains("garbage")).count(), broken);
+                let lacking = model.nodes.values().filter(|node| node.lacks_further()).count();
+                let of_receives = |it: &UnreadableRecord| it.reason.contains("/receives is no JSON list");
+                prop_assert_eq!(named.named().filter(of_receives).count(), lacking);
+                prop_assert_eq!(table.unreadable().named().filter(of_receives).count(), lacking);
             }
         }
     }
@@ -251,8 +282,16 @@ proptest! {
 #[test]
 fn an_object_that_cannot_be_read_keeps_what_its_node_said() {
     let mut known = Known::new(OWN, vec![Family::V4], AnnotationPrefix::default());
-    let node =
-        Node { number: 5, subnet: 0, created: 0, managed: true, assigned: true, ip: Ip::Good(1), beat: 0 };
+    let node = Node {
+        number: 5,
+        subnet: 0,
+        created: 0,
+        managed: true,
+        assigned: true,
+        ip: Ip::Good(1),
+        further: Further::None,
+        beat: 0,
+    };
     let update = replace(&mut known, [node.object()]);
     assert!(matches!(update, LeaseUpdate::Snapshot { leases, .. } if leases.len() == 1));
     let broken = decode(&json!({"metadata": {"name": "n5"}, "spec": []}));
@@ -265,7 +304,16 @@ fn an_object_that_cannot_be_read_keeps_what_its_node_said() {
 }
 
 fn twin(number: u8, created: u8) -> Node {
-    Node { number, subnet: 0, created, managed: true, assigned: true, ip: Ip::Good(number), beat: 0 }
+    Node {
+        number,
+        subnet: 0,
+        created,
+        managed: true,
+        assigned: true,
+        ip: Ip::Good(number),
+        further: Further::None,
+        beat: 0,
+    }
 }
 
 /// Three nodes with one subnet, as each of them and a fourth sees it: all agree who is the eldest.

@@ -168,6 +168,21 @@ fn each_part_has_the_age_of_the_message_that_brought_its_value() {
     assert_eq!(ages(&table, "10.5.1.0-24"), [7; 5], "what went and came back is a new claim");
 }
 
+#[test]
+fn by_what_a_node_receives_besides_is_news_and_no_claim() {
+    let mut table = LeaseTable::default();
+    table.apply(snapshot(&[at(1, MAC)]));
+    let before = ages(&table, "10.5.1.0-24");
+    let mut more = at(1, MAC);
+    more.attrs.receives = Reception::parse_list(r#"[{"Type":"udp"}]"#).unwrap();
+    let changes = table.apply(LeaseUpdate::Put(more.clone()));
+    assert_eq!(changes[0].after.as_ref().map(|aged| &aged.lease), Some(&more));
+    assert_eq!(ages(&table, "10.5.1.0-24"), before);
+    let mut restarted = remembering(&stored(&table));
+    restarted.apply(snapshot(&[at(1, MAC)]));
+    assert_eq!(ages(&restarted, "10.5.1.0-24"), before, "nor over a restart");
+}
+
 fn stored(table: &LeaseTable) -> Vec<(Lease, Ages)> {
     table.iter().map(|aged| (aged.lease.clone(), aged.ages)).collect()
 }

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use super::wire::sealed;
 use super::*;
 use crate::config::LeaseSource;
+use crate::lease::Reception;
 
 fn state() -> State {
     let value = r#"{"PublicIP":"192.0.2.9","PublicIPv6":"2001:db8::9","BackendType":"vxlan"}"#;
@@ -41,6 +42,22 @@ fn is_read_as_it_was_written() {
     assert!(text.contains(lease), "{text}");
     let devices = r#""devices":[{"name":"flannel.1","vni":1},{"name":"flannel.ipip","kind":"ipip"}]"#;
     assert!(text.contains(devices), "older agents read those of vxlan: {text}");
+}
+
+/// By what nodes receive besides is in the attributes, where an older agent ignores it as it does in a store.
+#[test]
+fn further_ways_to_receive_are_kept() {
+    let receives =
+        Reception::parse_list(r#"[{"Type":"wireguard","Data":{"Port":1}},{"Type":"udp"}]"#).unwrap();
+    let mut more = state();
+    more.own.as_mut().unwrap().attrs.receives.clone_from(&receives);
+    let peer = more.leases.values_mut().next().unwrap();
+    Arc::make_mut(peer).lease.attrs.receives = receives;
+    let text = more.encode();
+    assert_eq!(State::decode(text.as_bytes()), Ok(more));
+    let written =
+        r#""BackendType":"vxlan","Receives":[{"Type":"wireguard","Data":{"Port":1}},{"Type":"udp"}]}"#;
+    assert_eq!(text.matches(written).count(), 2, "{text}");
 }
 
 #[test]

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::addr::PerFamily;
-use crate::lease::{BackendData, Lease, LeaseAttrs, LeaseKey};
+use crate::lease::{BackendData, Lease, LeaseAttrs, LeaseKey, Reception};
 use crate::subnet::{Identity, SubnetManager};
 
 pub use self::fake::FakeStoreBed;
@@ -84,6 +84,11 @@ fn attrs_with(address: u8, mac: u8) -> LeaseAttrs {
     }
 }
 
+/// What node number `node` publishes, with a list of further ways by which it receives.
+fn receiving(node: u8, list: &str) -> LeaseAttrs {
+    LeaseAttrs { receives: Reception::parse_list(list).expect("a JSON list"), ..node_attrs(node) }
+}
+
 /// Checks all rules that are written at [`SubnetManager`], one after another in one store. It takes seconds, and runs
 /// on paused time if the store does.
 ///
@@ -99,6 +104,7 @@ pub async fn store_contract(bed: &dyn StoreBed) {
     rules::a_subnet_holds_no_underlay_address(bed).await;
     rules::a_watch_tells_every_change(bed).await;
     rules::publishing_changes_the_record_and_nothing_else(bed).await;
+    rules::further_ways_to_receive_are_kept(bed).await;
     rules::the_own_record_is_put_back(bed).await;
     rules::a_lease_of_another_node_is_lost(bed).await;
     rules::a_released_lease_is_gone(bed).await;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use flannel_core::addr::Family;
-use flannel_core::lease::{Lease, LeaseAttrs, LeaseKey};
+use flannel_core::lease::{Lease, LeaseAttrs, LeaseKey, Reception};
 use flannel_core::subnet::{Identity, SubnetManager};
 use flannel_core::testing::{StoreBed, store_contract};
 use serde_json::json;
@@ -26,6 +26,7 @@ impl Bed {
     fn annotate(&self, key: LeaseKey, attrs: Option<&LeaseAttrs>) {
         let data = attrs.map(|attrs| attrs.backend_data.get(Family::V4).unwrap().as_str().to_owned());
         let ip = attrs.map(|attrs| attrs.public_ips.v4.unwrap().to_string());
+        let receives = attrs.map(|attrs| &attrs.receives).filter(|receives| !receives.is_empty());
         self.0.annotate(
             self.node_of(key),
             &[
@@ -33,6 +34,7 @@ impl Bed {
                 ("backend-type", attrs.map(|attrs| attrs.backend_type.clone())),
                 ("backend-data", data),
                 ("public-ip", ip),
+                ("receives", receives.map(|receives| Reception::write_list(receives))),
             ],
         );
     }

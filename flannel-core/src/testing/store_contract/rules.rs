@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use tokio::task::JoinHandle;
 
 use super::observer::{Observer, soon};
-use super::{StoreBed, attrs_with, node_attrs};
+use super::{StoreBed, attrs_with, node_attrs, receiving};
 use crate::addr::PerFamily;
 use crate::lease::{Lease, LeaseAttrs};
 use crate::subnet::allocate::overlaps;
@@ -170,6 +170,40 @@ pub(super) async fn publishing_changes_the_record_and_nothing_else(bed: &dyn Sto
     if bed.keeps_created() {
         assert_eq!(next.created, lease.created, "`created` is kept");
     }
+    assert!(observer.removed.is_empty(), "a record is changed in place: {:?}", observer.removed);
+}
+
+pub(super) async fn further_ways_to_receive_are_kept(bed: &dyn StoreBed) {
+    let mut observer = Observer::new(bed).await;
+    let store = open(bed, 45).await;
+    let one = receiving(45, r#"[{"Type":"udp"}]"#);
+    let two = receiving(45, r#"[{"Type":"wireguard","Data":{"Port":1},"V6Data":{"Port":2}},{"Type":"udp"}]"#);
+    let lease = acquire(&store, &one).await;
+    assert_eq!(lease.attrs, one, "what was to be published is in the lease");
+    observer.until_says("a lease with a further way to receive", lease.key, &one).await;
+
+    let again = open(bed, 45).await;
+    let found = soon("published_attrs", again.published_attrs(&one.public_ips)).await.unwrap();
+    assert_eq!(found, Some(one.clone()), "a node finds after a restart by what it receives");
+    assert_eq!(acquire(&again, &one).await, lease, "a node keeps its lease over a restart");
+
+    let next = soon("publish", again.publish(&lease, &two)).await.expect("a node publishes with its lease");
+    assert_eq!((next.key, &next.attrs), (lease.key, &two));
+    observer.until_says("further ways to receive that alone changed", lease.key, &two).await;
+    if bed.keeps_created() {
+        assert_eq!(next.created, lease.created, "`created` is kept");
+    }
+
+    let mut own = OwnWatch::new(&again);
+    let held = Held::new(&again, &next);
+    bed.write(lease.key, &one).await;
+    observer.catch_up(bed).await;
+    observer.until_says("further ways to receive that somebody changed are put back", lease.key, &two).await;
+    held.drop_now().await;
+    own.end().await;
+
+    soon("publish", again.publish(&next, &node_attrs(45))).await.expect("a node publishes with its lease");
+    observer.until_says("a lease without further ways to receive", lease.key, &node_attrs(45)).await;
     assert!(observer.removed.is_empty(), "a record is changed in place: {:?}", observer.removed);
 }
 
