@@ -279,6 +279,9 @@ pub struct Peer {
     /// The addresses of its node.
     #[serde(default)]
     pub underlay: Families<IpAddr>,
+    /// By which backends its node receives besides the one that its lease names, the preferred first.
+    #[serde(default)]
+    pub receives: Vec<String>,
     /// `programmed`, `recalled`, `waiting`, `repairing`, `refused` or `rejected`.
     pub state: String,
     /// The object that the kernel refuses.

@@ -41,6 +41,9 @@ pub fn peer(status: &Status, peer: &Peer, objects: &PeerObjects, look: Look) -> 
     add("subnet", subnets(&peer.lease).into());
     add("node", peer.underlay.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ").into());
     add("path", paths(peer).into());
+    if !peer.receives.is_empty() {
+        add("also by", peer.receives.join(", ").into());
+    }
     add(
         "state",
         Cell::new(format!("{} for {}", peer.state, age(peer.since.age(look.now))), style(&peer.state)),

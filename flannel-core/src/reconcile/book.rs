@@ -237,7 +237,8 @@ impl<D: Driver> Reconciler<D> {
             Some(name) => self.book.path(name),
             None => self.book.path(&self.backend),
         });
-        Some(PeerStatus { vteps, path, ..PeerStatus::new(*key, underlay, state, now) })
+        let receives = lease.attrs.receives.iter().map(|reception| reception.kind.clone()).collect();
+        Some(PeerStatus { vteps, receives, path, ..PeerStatus::new(*key, underlay, state, now) })
     }
 
     /// Checks that the incremental entries equal the rule over all peers.

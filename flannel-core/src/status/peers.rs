@@ -27,6 +27,9 @@ pub struct PeerStatus {
     /// The MACs of its devices, which frames through its tunnels are for, where the backend has such.
     #[serde(skip_serializing_if = "PerFamily::is_empty")]
     pub vteps: PerFamily<MacAddr>,
+    /// By which backends its node receives besides the one that its lease names, the preferred first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub receives: Vec<String>,
     /// What became of the lease in the kernel.
     #[serde(flatten)]
     pub state: PeerState,
@@ -44,7 +47,7 @@ impl PeerStatus {
     /// A peer that is seen for the first time at `now`.
     pub fn new(lease: LeaseKey, underlay: PerFamily<IpAddr>, state: PeerState, now: SystemTime) -> Self {
         let (vteps, path) = (PerFamily::default(), PerFamily::default());
-        Self { lease, underlay, vteps, state, path, since: now, changed: now }
+        Self { lease, underlay, vteps, receives: Vec::new(), state, path, since: now, changed: now }
     }
 }
 

@@ -93,6 +93,8 @@ struct NodeView<'a> {
     subnets: PerFamily<Subnet>,
     networks: PerFamily<Subnet>,
     backend: &'a str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    receives: Vec<&'a str>,
     overlay_mtu: Mtu,
     underlay: &'a Underlay,
 }
@@ -104,6 +106,7 @@ impl<'a> NodeView<'a> {
             subnets: node.lease.key.subnets(),
             networks: node.networks,
             backend: &node.backend,
+            receives: node.lease.attrs.receives.iter().map(|reception| &*reception.kind).collect(),
             overlay_mtu: node.overlay_mtu,
             underlay: &node.underlay,
         }

@@ -12,7 +12,7 @@ use crate::dataplane::{NamedObject, ObjectKey};
 use crate::events::{MemoryEvent, NetworkEvent, RepairCause};
 use crate::firewall::FirewallEvent;
 use crate::firewall::gate::{self, GateCounters, GateReading};
-use crate::lease::{Lease, LeaseAttrs, LeaseKey, UnreadableRecord, UnreadableSample};
+use crate::lease::{Lease, LeaseAttrs, LeaseKey, Reception, UnreadableRecord, UnreadableSample};
 use crate::probe::{FamilyProbe, PeerProbe, ProbeStatus, Verdict, WayProbe};
 use crate::status::{
     Counters, DeviceStatus, PeerPath, Reach, Reason, RefusedObject, RejectedLease, RepairCounts, RepairKind,
@@ -77,6 +77,7 @@ fn full(phase: Phase) -> AgentStatus {
     ];
     let peer = |(n, state): (usize, PeerState)| PeerStatus {
         vteps: both("02:00:00:00:00:09".parse().unwrap()),
+        receives: vec!["udp".to_owned()],
         path: PerFamily { v4: Some(PeerPath::new("vxlan")), v6: None },
         ..PeerStatus::new(format!("10.5.{n}.0-24").parse().unwrap(), addresses, state, now)
     };
@@ -112,7 +113,8 @@ fn full(phase: Phase) -> AgentStatus {
     network.problems.reach = both(Reach { expected: 2, cut: 1 });
     let requests = StoreRequests::default();
     requests.record("list leases", Duration::from_millis(1), true);
-    let attrs = LeaseAttrs::default();
+    let receives = Reception::parse_list(r#"[{"Type":"udp"}]"#).unwrap();
+    let attrs = LeaseAttrs { receives, ..LeaseAttrs::default() };
     let underlay = Underlay {
         reason: "it has the default route".to_owned(),
         ..Underlay::new("eth0", LinkIndex(2), Mtu(1500), addresses)
