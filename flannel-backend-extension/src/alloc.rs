@@ -1,7 +1,7 @@
 //! alloc backend: a lease, and nothing else. Upstream: `pkg/backend/alloc/alloc.go`.
 
 use async_trait::async_trait;
-use flannel_core::backend::{Backend, BackendError, HostProblem, Network, Registration, Underlay};
+use flannel_core::backend::{Backend, BackendError, Driven, HostProblem, Network, Registration, Underlay};
 use flannel_core::config::{BackendConfig, ConfigError};
 use flannel_core::dataplane::Object;
 use flannel_core::kernel::{Kernel, KernelError, KernelEvent, OpenKernel, Scope};
@@ -59,7 +59,7 @@ impl Backend for AllocBackend {
         let kernel = (self.open)(netns).map_err(BackendError::no_kernel)?;
         let driver = AllocDriver { node: Node::new(config, underlay)? };
         let state = State::of_backend(KIND, config).with_routes_of_others();
-        reconcile::register(driver, kernel, registration, state).await
+        reconcile::register(Driven::new(KIND, driver, state), kernel, registration).await
     }
 }
 

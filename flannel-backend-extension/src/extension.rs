@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use flannel_core::backend::{Backend, BackendError, HostProblem, Network, Registration};
+use flannel_core::backend::{Backend, BackendError, Driven, HostProblem, Network, Registration};
 use flannel_core::config::{ConfigError, NetworkConfig};
 use flannel_core::kernel::{Kernel, KernelError, OpenKernel};
 use flannel_core::lease::{AgedLease, BackendData, LeaseKey};
@@ -97,7 +97,7 @@ impl Backend for ExtensionBackend {
         let driver =
             ExtensionDriver::new(node, extension, data, runner, Arc::clone(&self.environment), table);
         let state = State::of_backend(KIND, config).with_routes_of_others();
-        reconcile::register(driver, kernel, registration, state).await
+        reconcile::register(Driven::new(KIND, driver, state), kernel, registration).await
     }
 }
 

@@ -27,7 +27,9 @@ use std::net::IpAddr;
 
 use async_trait::async_trait;
 use flannel_core::addr::{Family, PerFamily};
-use flannel_core::backend::{Backend, BackendError, HostProblem, Network, Registration, Underlay};
+use flannel_core::backend::{
+    Backend, BackendError, Driven, DriverMaker, DriverNeeds, HostProblem, Network, Registration, Underlay,
+};
 use flannel_core::kernel::{Kernel, KernelError, OpenKernel};
 use flannel_core::lease::LeaseAttrs;
 use flannel_core::netlink::Netlink;
@@ -69,16 +71,32 @@ impl Backend for HostGwBackend {
         peer::KIND
     }
 
+    fn drivers(&self) -> Option<&dyn DriverMaker> {
+        Some(self)
+    }
+
     async fn register(&self, registration: Registration<'_>) -> Result<Box<dyn Network>, BackendError> {
-        let Registration { netns, config, underlay, .. } = registration;
+        let mut kernel = (self.open)(registration.netns).map_err(BackendError::no_kernel)?;
+        let driven = self.driver(DriverNeeds::of(&registration, &[]), &mut *kernel).await?;
+        reconcile::register(driven, kernel, registration).await
+    }
+}
+
+#[async_trait]
+impl DriverMaker for HostGwBackend {
+    fn lease_type(&self) -> &'static str {
+        peer::KIND
+    }
+
+    async fn driver(&self, needs: DriverNeeds<'_>, _: &mut dyn Kernel) -> Result<Driven, BackendError> {
+        let DriverNeeds { config, underlay, .. } = needs;
         for key in config.backend.names_besides(&[]) {
             warn!(key, "Backend key has no effect on host-gw");
         }
         let families: Vec<Family> = config.families().collect();
         let addresses = gateways(&families, underlay)?;
-        let kernel = (self.open)(netns).map_err(BackendError::no_kernel)?;
         let driver = HostGwDriver::new(underlay.clone(), addresses);
-        reconcile::register(driver, kernel, registration, State::of_backend(peer::KIND, config)).await
+        Ok(Driven::new(peer::KIND, driver, State::of_backend(peer::KIND, config)))
     }
 }
 

@@ -25,7 +25,9 @@ mod peer;
 mod tests;
 
 use async_trait::async_trait;
-use flannel_core::backend::{Backend, BackendError, DeviceKind, Network, Registration};
+use flannel_core::backend::{
+    Backend, BackendError, DeviceKind, Driven, DriverMaker, DriverNeeds, Network, Registration,
+};
 use flannel_core::config::{ConfigError, NetworkConfig};
 use flannel_core::kernel::{Kernel, KernelError, OpenKernel};
 use flannel_core::netlink::Netlink;
@@ -77,16 +79,32 @@ impl Backend for IpipBackend {
         IpipConfig::of(config).map(drop)
     }
 
+    fn drivers(&self) -> Option<&dyn DriverMaker> {
+        Some(self)
+    }
+
     async fn register(&self, registration: Registration<'_>) -> Result<Box<dyn Network>, BackendError> {
-        let Registration { netns, config, underlay, .. } = registration;
+        let mut kernel = (self.open)(registration.netns).map_err(BackendError::no_kernel)?;
+        let driven = self.driver(DriverNeeds::of(&registration, &[]), &mut *kernel).await?;
+        reconcile::register(driven, kernel, registration).await
+    }
+}
+
+#[async_trait]
+impl DriverMaker for IpipBackend {
+    fn lease_type(&self) -> &'static str {
+        peer::KIND
+    }
+
+    async fn driver(&self, needs: DriverNeeds<'_>, _: &mut dyn Kernel) -> Result<Driven, BackendError> {
+        let DriverNeeds { config, underlay, .. } = needs;
         let (network, ipip) = IpipConfig::of(config)?;
         for key in config.backend.names_besides(&config::KEYS) {
             warn!(key, "Backend key has no effect on ipip");
         }
-        let kernel = (self.open)(netns).map_err(BackendError::no_kernel)?;
         let driver = IpipDriver::new(ipip, network, underlay.clone())?;
         let device = Device::of_kind(device::NAME, device::LINK_KIND);
         let state = State::of_backend(peer::KIND, config).devices([device]);
-        reconcile::register(driver, kernel, registration, state).await
+        Ok(Driven::new(peer::KIND, driver, state))
     }
 }

@@ -5,9 +5,11 @@ mod tests;
 
 use async_trait::async_trait;
 use flannel_core::addr::PerFamily;
-use flannel_core::backend::{Backend, BackendError, DeviceKind, Network, Registration};
+use flannel_core::backend::{
+    Backend, BackendError, DeviceKind, Driven, DriverMaker, DriverNeeds, Network, Registration,
+};
 use flannel_core::config::{ConfigError, NetworkConfig};
-use flannel_core::kernel::OpenKernel;
+use flannel_core::kernel::{Kernel, OpenKernel};
 use flannel_core::netlink::Netlink;
 use flannel_core::reconcile;
 use flannel_core::state_file::State;
@@ -50,13 +52,29 @@ impl Backend for UdpBackend {
         UdpConfig::parse(&config.backend).map(drop)
     }
 
+    fn drivers(&self) -> Option<&dyn DriverMaker> {
+        Some(self)
+    }
+
     async fn register(&self, registration: Registration<'_>) -> Result<Box<dyn Network>, BackendError> {
-        let Registration { netns, config, underlay, .. } = registration;
+        let mut kernel = (self.open)(registration.netns).map_err(BackendError::no_kernel)?;
+        let driven = self.driver(DriverNeeds::of(&registration, &[]), &mut *kernel).await?;
+        reconcile::register(driven, kernel, registration).await
+    }
+}
+
+#[async_trait]
+impl DriverMaker for UdpBackend {
+    fn lease_type(&self) -> &'static str {
+        ""
+    }
+
+    async fn driver(&self, needs: DriverNeeds<'_>, _: &mut dyn Kernel) -> Result<Driven, BackendError> {
+        let DriverNeeds { netns, config, underlay, .. } = needs;
         let udp = UdpConfig::parse(&config.backend)?;
         for key in config.backend.names_besides(&KEYS) {
             warn!(key, "Backend key has no effect on udp");
         }
-        let kernel = (self.open)(netns).map_err(BackendError::no_kernel)?;
         let sides = PerFamily::try_from_fn(|family| {
             let Some(network) = config.networks.get(family) else { return Ok(None) };
             let (local, published) = underlay.addresses(family)?;
@@ -64,6 +82,6 @@ impl Backend for UdpBackend {
         })
         .map_err(BackendError::Host)?;
         let driver = UdpDriver::new(netns.clone(), udp.port, self.options.clone(), underlay.clone(), sides);
-        reconcile::register(driver, kernel, registration, State::of_backend(peer::KIND, config)).await
+        Ok(Driven::new(peer::KIND, driver, State::of_backend(peer::KIND, config)))
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
-use flannel_core::addr::{Family, MacAddr, Mtu, PerFamily, Subnet};
+use flannel_core::addr::{Family, LinkIndex, MacAddr, Mtu, PerFamily, Subnet};
 use flannel_core::backend::{Answers, HostProblem, Probing, Tunnel, Underlay};
 use flannel_core::config::{BackendConfig, ConfigError};
 use flannel_core::dataplane::{Address, KERNEL_PROTOCOL, Object, ROUTE_PROTOCOL, Route, Through};
@@ -75,6 +75,8 @@ pub(crate) struct UdpDriver {
     failed: Arc<AtomicBool>,
     /// Whether the sockets of the running datapath are bound to the former underlay.
     moved: bool,
+    /// Whether this node runs other backends, too.
+    is_shared: bool,
     /// The drops that were logged already.
     told: Vec<(DropReason, u64)>,
     /// Reads the counters of the datapath that runs.
@@ -104,6 +106,7 @@ impl UdpDriver {
             alarm: Arc::default(),
             failed: Arc::default(),
             moved: false,
+            is_shared: false,
             told: Vec::new(),
             counters: Counters::default(),
         }
@@ -148,6 +151,20 @@ impl UdpDriver {
         if let Some(engine) = &self.engine {
             engine.set_table(self.table());
         }
+    }
+}
+
+/// The route of these addresses into the TUN.
+fn by_tun(dst: Subnet, link: LinkIndex) -> Route {
+    Route {
+        dst,
+        metric: Route::default_metric(dst.family()),
+        via: None,
+        link: Some(link),
+        onlink: false,
+        through: Through::Itself,
+        protocol: ROUTE_PROTOCOL,
+        plain: true,
     }
 }
 
@@ -255,6 +272,16 @@ impl Driver for UdpDriver {
         attrs(self.underlay.published, self.sides.v6.is_some(), self.port)
     }
 
+    /// Beside other backends there is a route for each peer instead of the one for the whole network.
+    fn set_shared(&mut self, is_shared: bool) {
+        self.is_shared = is_shared;
+    }
+
+    /// Its datapath drops what comes from others.
+    fn hears_only_peers(&self) -> bool {
+        true
+    }
+
     /// The address of the TUN and a route for the whole network: the datapath decides to which node a packet goes, as
     /// upstream does.
     fn own_objects(&self) -> Vec<Object> {
@@ -264,16 +291,9 @@ impl Driver for UdpDriver {
             let Some(subnet) = side.subnet else { continue };
             let host = Subnet::containing(subnet.base(), family.bits()).expect("a full-length prefix fits");
             objects.push(Object::Address(Address { link, addr: host.into() }));
-            objects.push(Object::Route(Route {
-                dst: side.network,
-                metric: Route::default_metric(family),
-                via: None,
-                link: Some(link),
-                onlink: false,
-                through: Through::Itself,
-                protocol: ROUTE_PROTOCOL,
-                plain: true,
-            }));
+            if !self.is_shared {
+                objects.push(Object::Route(by_tun(side.network, link)));
+            }
         }
         objects
     }
@@ -289,7 +309,13 @@ impl Driver for UdpDriver {
 
     fn peer(&self, lease: &Lease) -> Result<Peer, PeerError> {
         let enabled = PerFamily::from_fn(|family| self.sides.get(family).map(|side| side.local));
-        peer(lease, &enabled)
+        let mut peer = peer(lease, &enabled)?;
+        if let Some(tun) = self.tun.as_ref().filter(|_| self.is_shared) {
+            let nodes = table_peers(&lease.key, &peer, self.port);
+            let subnets = nodes.into_iter().flat_map(|node| node.subnets);
+            peer.objects.extend(subnets.map(|subnet| Object::Route(by_tun(subnet, tun.index))));
+        }
+        Ok(peer)
     }
 
     fn set_peers(&mut self, peers: &mut dyn Iterator<Item = (&LeaseKey, &Peer)>) {

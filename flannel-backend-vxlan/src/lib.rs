@@ -33,7 +33,8 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use flannel_core::addr::{Family, MacAddr, PerFamily};
 use flannel_core::backend::{
-    Backend, BackendError, DeviceKind, HostProblem, Network, Registration, Underlay,
+    Backend, BackendError, DeviceKind, Driven, DriverMaker, DriverNeeds, HostProblem, Network, Registration,
+    Underlay,
 };
 use flannel_core::config::{ConfigError, NetworkConfig};
 use flannel_core::firewall::gate::{Desk, Gate, GateOptions};
@@ -133,27 +134,45 @@ impl Backend for VxlanBackend {
         VxlanConfig::of(config).map(drop)
     }
 
+    fn drivers(&self) -> Option<&dyn DriverMaker> {
+        Some(self)
+    }
+
     async fn register(&self, registration: Registration<'_>) -> Result<Box<dyn Network>, BackendError> {
-        let Registration { netns, config, underlay, subnets, .. } = registration;
+        VxlanConfig::of(registration.config)?;
+        let mut kernel = (self.open)(registration.netns).map_err(BackendError::no_kernel)?;
+        let Registration { underlay, subnets, previous, .. } = registration;
+        let published = subnets.published_attrs(&underlay.published).await?;
+        let stored = previous.and_then(|previous| previous.own.as_ref()).map(|own| &own.attrs);
+        let known: Vec<&LeaseAttrs> = published.iter().chain(stored).collect();
+        let driven = self.driver(DriverNeeds::of(&registration, &known), &mut *kernel).await?;
+        reconcile::register(driven, kernel, registration).await
+    }
+}
+
+#[async_trait]
+impl DriverMaker for VxlanBackend {
+    fn lease_type(&self) -> &'static str {
+        peer::KIND
+    }
+
+    async fn driver(&self, needs: DriverNeeds<'_>, kernel: &mut dyn Kernel) -> Result<Driven, BackendError> {
+        let DriverNeeds { netns, config, underlay, known, .. } = needs;
         let vxlan = VxlanConfig::of(config)?;
         for key in config.backend.names_besides(&config::KEYS) {
             warn!(key, "Backend key has no effect on Linux");
         }
-        let mut kernel = (self.open)(netns).map_err(BackendError::no_kernel)?;
         let gate = match &self.gate {
             Some(options) => Some(open_gate(netns, options).await?),
             None => None,
         };
-        let published = subnets.published_attrs(&underlay.published).await?;
-        let stored = registration.previous.and_then(|previous| previous.own.as_ref()).map(|own| &own.attrs);
-        let known: Vec<&LeaseAttrs> = published.iter().chain(stored).collect();
-        let sides = sides(config, &vxlan, underlay, &known, &*self.draw_mac, &mut *kernel).await?;
+        let sides = sides(config, &vxlan, underlay, known, &*self.draw_mac, kernel).await?;
         let mut driver = VxlanDriver::new(vxlan, underlay.clone(), sides, self.next_hop_objects);
         driver.told_form = Arc::clone(&self.told_form);
         driver.draw_mac = Arc::clone(&self.draw_mac);
         driver.gate = gate;
         driver.checksums = Checksums::new(self.tx_checksum);
-        reconcile::register(driver, kernel, registration, state(config, &vxlan)).await
+        Ok(Driven::new(peer::KIND, driver, state(config, &vxlan)))
     }
 }
 

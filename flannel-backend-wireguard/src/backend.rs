@@ -9,7 +9,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use flannel_backend_udp::Layout;
 use flannel_core::addr::PerFamily;
-use flannel_core::backend::{Backend, BackendError, DeviceKind, KeyFile, Network, Registration};
+use flannel_core::backend::{
+    Backend, BackendError, DeviceKind, Driven, DriverMaker, DriverNeeds, KeyFile, Network, Registration,
+};
 use flannel_core::config::{ConfigError, NetworkConfig};
 use flannel_core::kernel::{Kernel, KernelError, Link, OpenKernel};
 use flannel_core::lease::Lease;
@@ -169,8 +171,29 @@ impl Backend for WireguardBackend {
         WireguardConfig::of(config).map(drop)
     }
 
+    fn drivers(&self) -> Option<&dyn DriverMaker> {
+        Some(self)
+    }
+
     async fn register(&self, registration: Registration<'_>) -> Result<Box<dyn Network>, BackendError> {
-        let Registration { netns, config, underlay, .. } = registration;
+        let mut kernel = (self.open)(registration.netns).map_err(BackendError::no_kernel)?;
+        let driven = self.driver(DriverNeeds::of(&registration, &[]), &mut *kernel).await?;
+        reconcile::register(driven, kernel, registration).await
+    }
+}
+
+#[async_trait]
+impl DriverMaker for WireguardBackend {
+    fn lease_type(&self) -> &'static str {
+        peer::KIND
+    }
+
+    fn is_encrypted(&self) -> bool {
+        true
+    }
+
+    async fn driver(&self, needs: DriverNeeds<'_>, _: &mut dyn Kernel) -> Result<Driven, BackendError> {
+        let DriverNeeds { netns, config, underlay, previous, .. } = needs;
         let wireguard = WireguardConfig::of(config)?;
         for key in config.backend.names_besides(&KEYS) {
             warn!(key, "Backend key has no effect on wireguard");
@@ -182,14 +205,13 @@ impl Backend for WireguardBackend {
         if let Some(why) = key_file::exposure(&self.key_file) {
             warn!(file = %self.key_file.display(), why, "this node's WireGuard key is not its own alone; used all the same");
         }
-        let kernel = (self.open)(netns).map_err(BackendError::no_kernel)?;
         let sides = PerFamily::try_from_fn(|family| {
             let Some(network) = config.networks.get(family) else { return Ok(None) };
             let (local, published) = underlay.addresses(family)?;
             Ok(Some(Side { network: network.network, local, published, subnet: None }))
         })
         .map_err(BackendError::Host)?;
-        let recalled = registration.previous.iter().flat_map(|previous| previous.leases.values());
+        let recalled = previous.iter().flat_map(|previous| previous.leases.values());
         let recalled = recalled.map(|lease| lease.lease.clone()).collect();
         let chosen = match &self.makers {
             Makers::Of(implementation) => implementation.choose(netns, self.layout),
@@ -209,7 +231,7 @@ impl Backend for WireguardBackend {
         .recalling(recalled);
         let devices = driver.names().map(|name| Device::of_kind(name, kind)).collect::<Vec<_>>();
         let state = State::of_backend(peer::KIND, config).devices(devices);
-        reconcile::register(driver, kernel, registration, state).await
+        Ok(Driven::new(peer::KIND, driver, state))
     }
 }
 

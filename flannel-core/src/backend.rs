@@ -1,11 +1,13 @@
 //! The traits that a backend implements, and the status it reports.
 
 mod host_problem;
+mod maker;
 mod probing;
 mod upstream;
 
 use std::error::Error;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -32,6 +34,7 @@ use crate::underlay::UnderlayOptions;
 
 pub use crate::underlay::Underlay;
 pub use host_problem::HostProblem;
+pub use maker::{Driven, DriverMaker, DriverNeeds};
 pub use probing::{Answers, ChecksumSwitch, Probing, Tunnel};
 pub use upstream::why_not;
 
@@ -56,6 +59,8 @@ pub struct Registration<'a> {
     /// Whether to keep a blackhole route for each of this node's own subnets, so that packets to addresses that no pod
     /// has are dropped here and don't leave by a default route. For hosts without a bridge.
     pub blackholes: bool,
+    /// The backends of the agent, so that this node can run others beside the configured one; see [`Backend::drivers`].
+    pub beside: &'a [Arc<dyn Backend>],
     /// Where what happens is told from now on: a registration that fails, and is tried again, has done something, too.
     /// The network that comes of it sends its events ([`Network::events`]) there. Without it a network has a sender of its
     /// own.
@@ -71,8 +76,8 @@ impl<'a> Registration<'a> {
         underlay: &'a Underlay,
         subnets: &'a dyn SubnetManager,
     ) -> Self {
-        let (previous, chosen_by, blackholes, events) = (None, None, false, None);
-        Self { netns, config, underlay, subnets, previous, chosen_by, blackholes, events }
+        let (previous, chosen_by, blackholes, beside, events) = (None, None, false, &[], None);
+        Self { netns, config, underlay, subnets, previous, chosen_by, blackholes, beside, events }
     }
 
     /// Sets what this node stored last; see [`Registration::previous`].
@@ -85,6 +90,12 @@ impl<'a> Registration<'a> {
     #[must_use]
     pub fn chosen_by(self, options: &'a UnderlayOptions) -> Self {
         Self { chosen_by: Some(options), ..self }
+    }
+
+    /// Sets which backends this node can run beside the configured one; see [`Registration::beside`].
+    #[must_use]
+    pub fn beside(self, backends: &'a [Arc<dyn Backend>]) -> Self {
+        Self { beside: backends, ..self }
     }
 
     /// Sets where to tell what happens; see [`Registration::events`].
@@ -182,6 +193,11 @@ pub trait Backend: Send + Sync {
     fn check(&self, config: &NetworkConfig) -> Result<(), ConfigError> {
         let _ = config;
         Ok(())
+    }
+
+    /// Makes the backend's driver alone, so that a node can run it beside others; `None` for a backend that can't share a node.
+    fn drivers(&self) -> Option<&dyn DriverMaker> {
+        None
     }
 
     /// Creates or adopts the devices, then acquires a lease that publishes their data.

@@ -93,6 +93,16 @@ impl BackendConfig {
         Ok((config, members))
     }
 
+    /// Reads what [`Self::json`] returned.
+    pub(crate) fn stored(json: &str) -> Result<Self, ConfigError> {
+        Self::parse(json, "Backend").map(|(config, _)| config)
+    }
+
+    /// The object as it was written. It may have secrets.
+    pub(crate) fn json(&self) -> &str {
+        &self.json
+    }
+
     /// The names of the keys in lower case, so that a backend can name those it does not know.
     pub fn names(&self) -> Vec<String> {
         let object = GoObject::parse(&self.json).unwrap_or_default();

@@ -171,6 +171,39 @@ pub enum NetworkEvent {
     },
     /// All families are in service again.
     FamiliesInService,
+    /// A backend was brought up beside others, since leases of peers or the network config name it.
+    BackendStarted {
+        /// Its kind.
+        backend: String,
+    },
+    /// A backend that leases of peers or the network config name can't be brought up now.
+    BackendNotStarted {
+        /// Its kind.
+        backend: String,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// A backend ended, since nothing needs it any more and no packet came by it.
+    BackendEnded {
+        /// Its kind.
+        backend: String,
+    },
+    /// The network config names another backend. This node receives by both before it publishes the other one.
+    BackendSwitchBegins {
+        /// The kind of the backend that this node publishes.
+        before: String,
+        /// The kind of the other one.
+        after: String,
+    },
+    /// This node publishes another backend now.
+    BackendSwitched {
+        /// The kind of the backend that it published before.
+        before: String,
+        /// The kind of the one that it publishes now.
+        after: String,
+        /// How many nodes had not said that they can receive by it.
+        unable: usize,
+    },
     /// The underlay is another link, or has other addresses.
     UnderlayMoved {
         /// The link's name.

@@ -66,6 +66,17 @@ impl Ownership {
         }
     }
 
+    /// Other backends are there: their devices are present, and those that no backend has any more are stale.
+    pub fn now_present(&mut self, devices: &[Device]) {
+        let gone =
+            self.present.iter().filter(|device| !devices.contains(device) && !self.stale.contains(device));
+        let gone: Vec<Device> = gone.cloned().collect();
+        self.stale.extend(gone);
+        self.stale.retain(|device| !devices.contains(device));
+        self.stale_links.retain(|link| !devices.iter().any(|device| device.is(link)));
+        self.present = devices.to_vec();
+    }
+
     /// Adds the blackhole routes for this node's own subnets. The agent then owns those that a Go agent wrote, too.
     pub fn keep_blackholes(&mut self, own: impl IntoIterator<Item = Subnet>) {
         self.blackholes.extend(own);

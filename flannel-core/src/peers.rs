@@ -42,6 +42,9 @@ pub struct Peer {
     /// What its node publishes for the backend, for a backend that acts on peers itself
     /// ([`Driver::set_peers`](crate::reconcile::Driver::set_peers)).
     pub data: Option<BackendData>,
+    /// On a node with several backends: their kinds, first the one whose objects these are, then the others by which packets
+    /// of the node can arrive. Empty on a node with one.
+    pub backends: Box<[&'static str]>,
 }
 
 /// Why a lease can't be programmed.

@@ -10,6 +10,7 @@ mod book;
 mod claims;
 mod config;
 mod driver;
+mod drivers;
 mod events;
 mod guard;
 mod hold;
@@ -246,8 +247,12 @@ impl<D: Driver> Reconciler<D> {
     /// Keeps the kernel in the desired state until `cancel` fires. It finishes a pass that has begun.
     pub async fn run(mut self, leases: LeaseStream, cancel: CancellationToken) -> Result<(), BackendError> {
         let mut leases = leases.ready_chunks(AT_ONCE);
-        let _gate = self.guard.as_mut().and_then(|guard| guard.start(&self.events, &cancel));
+        let mut _gate = None;
         loop {
+            // The first backend with tunnels of the kernel may come later.
+            if let Some(started) = self.guard.as_mut().and_then(|guard| guard.start(&self.events, &cancel)) {
+                _gate = Some(started);
+            }
             let wake = self.next_wake();
             let is_taking = self.incoming.is_pending();
             // A fixed order makes tests of the loop reproducible. All inputs still get their turn: a storm of one kind

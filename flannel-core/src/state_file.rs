@@ -27,7 +27,7 @@ pub use wire::StateError;
 
 use crate::addr::{MacAddr, PerFamily, Subnet, Vni};
 use crate::atomic_file;
-use crate::config::NetworkConfig;
+use crate::config::{BackendConfig, NetworkConfig};
 use crate::guarded;
 use crate::kernel::{Link, VxlanLink};
 use crate::lease::{AgedLease, Ages, Lease, LeaseKey};
@@ -85,6 +85,8 @@ pub struct State {
     pub networks: PerFamily<Subnet>,
     /// The devices that the backend made.
     pub devices: Vec<Device>,
+    /// The configs of the backends that the node ran beside the configured one.
+    pub beside: Vec<BackendConfig>,
     /// Whether others put the routes to peers, such as an operator's commands. Then a route without our protocol is
     /// theirs, even if it leads to a subnet by the node that had it.
     pub routes_of_others: bool,

@@ -21,7 +21,7 @@ use super::{WireguardDriver, keys};
 use crate::device::DeviceState;
 use crate::key::{PrivateKey, PublicKey};
 use crate::key_file;
-use crate::peer::Keys;
+use crate::peer::{self, Keys};
 use crate::rotation::{Keepalive, Phase, Quiet, Sessions, Way, keepalive, way};
 use crate::tunnel::Tunnel;
 
@@ -239,6 +239,11 @@ impl WireguardDriver {
     pub(super) fn note_rotation_of(&mut self, lease: LeaseKey, peer: &Peer) {
         if peer.data.is_some() {
             self.rotation.others.insert(lease);
+        }
+        if peer.backends.first().is_some_and(|kind| *kind != peer::KIND) {
+            // This node may soon send to it by this backend, without waiting for a handshake then.
+            let each = keys(peer).map(|(link, key, _)| ((link, key), Keepalive::Handshake));
+            self.rotation.keepalives.extend(each);
         }
         let (firsts, ours) = (self.firsts(), self.phase());
         let link = |tunnel: &Tunnel| tunnel.link.as_ref().map(|link| link.index);

@@ -1,5 +1,7 @@
 //! The backend of a cluster is changed node by node: stop, change the config, start.
 
+mod live;
+
 use std::collections::BTreeMap;
 
 use flannel_lab::cluster::{Cluster, Families};

@@ -151,6 +151,7 @@ impl Life {
             let registration = Registration::new(&self.netns, config, underlay, &*self.store)
                 .previous(self.previous.as_ref())
                 .chosen_by(options)
+                .beside(self.backends.all())
                 .events(&events)
                 .blackholes(self.blackholes);
             let registered = backend.register(registration).await;

@@ -7,6 +7,44 @@ use tracing::{info, warn};
 use super::{Event, NetworkEvent};
 use crate::addr::PerFamily;
 
+impl NetworkEvent {
+    /// What happens to the config and to the set of backends.
+    fn log_config(&self) {
+        use NetworkEvent as E;
+        match self {
+            E::BackendStarted { backend } => info!(backend, "backend brought up beside the others"),
+            E::BackendNotStarted { backend, reason } => warn!(backend, reason, "backend can't be brought up"),
+            E::BackendEnded { backend } => info!(backend, "backend ended, since nothing needs it any more"),
+            E::BackendSwitchBegins { before, after } => {
+                info!(
+                    before,
+                    after, "the network config names another backend; this node receives by both from now on"
+                );
+            }
+            E::BackendSwitched { before, after, unable } => {
+                info!(before, after, unable, "this node publishes another backend now");
+            }
+            E::ConfigApplied { live } if live.is_empty() => {
+                info!("network config is again the one that runs");
+            }
+            E::ConfigApplied { live } => {
+                info!(live = live.join(", "), "network config changed, and is in force");
+            }
+            E::RestartNeeded { live, reason } => {
+                warn!(
+                    live = live.join(", "),
+                    restart = reason,
+                    "network config changed; some keys need a restart"
+                );
+            }
+            E::ConfigUnusable { reason } => {
+                warn!(error = reason, "network config changed to one that can't be used");
+            }
+            _ => {}
+        }
+    }
+}
+
 impl Event for NetworkEvent {
     fn left_out(events: u64) -> Self {
         Self::LeftOut { events }
@@ -51,6 +89,14 @@ impl Event for NetworkEvent {
             E::FamilyOutOfService { family: _, reason } => {
                 warn!(error = reason, "a family is out of service");
             }
+            E::ConfigApplied { .. }
+            | E::RestartNeeded { .. }
+            | E::ConfigUnusable { .. }
+            | E::BackendStarted { .. }
+            | E::BackendNotStarted { .. }
+            | E::BackendEnded { .. }
+            | E::BackendSwitchBegins { .. }
+            | E::BackendSwitched { .. } => self.log_config(),
             E::FamiliesInService => info!("all families are in service"),
             E::UnderlayMoved { link, before, local, published, reason } => warn!(
                 link,
@@ -63,22 +109,6 @@ impl Event for NetworkEvent {
             E::UnderlayRenamed { before, link } => info!(before, link, "underlay link renamed"),
             E::UnderlayLost { reason } => warn!(error = reason, "underlay not as it should be"),
             E::UnderlayBack => info!("underlay is as it should be again"),
-            E::ConfigApplied { live } if live.is_empty() => {
-                info!("network config is again the one that runs");
-            }
-            E::ConfigApplied { live } => {
-                info!(live = live.join(", "), "network config changed, and is in force");
-            }
-            E::RestartNeeded { live, reason } => {
-                warn!(
-                    live = live.join(", "),
-                    restart = reason,
-                    "network config changed; some keys need a restart"
-                );
-            }
-            E::ConfigUnusable { reason } => {
-                warn!(error = reason, "network config changed to one that can't be used");
-            }
             E::OwnLeaseContested { reason } => warn!(error = reason, "this node's record lost a conflict"),
             E::OwnLeaseUncontested { lease } => {
                 info!(subnet = %lease, "conflict of this node's record is over");

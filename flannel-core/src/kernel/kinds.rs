@@ -29,6 +29,17 @@ impl Kinds {
     const NONE: Self =
         Self { addresses: false, neighbours: false, fdb: false, next_hops: false, routes: false };
 
+    /// The kinds of both.
+    pub(crate) fn either(one: Self, other: Self) -> Self {
+        Self {
+            addresses: one.addresses || other.addresses,
+            neighbours: one.neighbours || other.neighbours,
+            fdb: one.fdb || other.fdb,
+            next_hops: one.next_hops || other.next_hops,
+            routes: one.routes || other.routes,
+        }
+    }
+
     /// Each kind on its own, in build-up order: next-hop objects before the routes that name them.
     pub fn each(self) -> impl Iterator<Item = Self> {
         let Self { addresses, neighbours, fdb, next_hops, routes } = self;

@@ -34,6 +34,13 @@ pub struct LeaseChange {
     pub after: Option<Arc<AgedLease>>,
 }
 
+impl LeaseChange {
+    /// The appearance of a lease.
+    pub(crate) fn appeared(lease: &Arc<AgedLease>) -> Self {
+        Self { key: lease.key, before: None, after: Some(Arc::clone(lease)) }
+    }
+}
+
 impl LeaseTable {
     /// An empty table that knows the ages of the leases that an earlier run stored. A lease whose value is still the
     /// same keeps its age; every other lease counts as younger than all of those.

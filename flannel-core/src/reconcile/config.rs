@@ -3,7 +3,7 @@
 use futures::StreamExt;
 
 use super::{Driver, Reconciler};
-use crate::config::{ConfigError, Mixing, NetworkConfig};
+use crate::config::{ConfigError, NetworkConfig};
 use crate::error::chain;
 use crate::events::NetworkEvent;
 use crate::subnet::{ConfigStream, SubnetError};
@@ -138,9 +138,6 @@ fn apply(
     next: &NetworkConfig,
 ) -> Result<AppliedConfig, ConfigError> {
     let mut changed = in_force.changed_keys(next);
-    if in_force.backend.kind != next.backend.kind {
-        return Ok(AppliedConfig { live: Vec::new(), restart: changed });
-    }
     let of_backend =
         changed.split_off(changed.iter().position(|key| is_backends(key)).unwrap_or(changed.len()));
     let AppliedConfig { live, restart } = driver.apply_config(&next.backend, of_backend)?;
@@ -148,7 +145,6 @@ fn apply(
     Ok(AppliedConfig { live, restart: changed })
 }
 
-/// Whether the driver's backend understands the key. Those of [`Mixing`] are in `Backend`, too.
 fn is_backends(key: &str) -> bool {
-    key.strip_prefix("Backend.").is_some_and(|name| !Mixing::is_key(name))
+    key.starts_with("Backend.")
 }

@@ -11,8 +11,9 @@ use crate::events::NetworkEvent;
 use crate::firewall::gate::{Desk, Gate, Tunnels};
 use crate::inspect::{CommandError, Differences, PeerObject};
 use crate::kernel::{Kernel, KernelError, KernelEvent, LinkOp, Refusal, Scope};
-use crate::lease::{Lease, LeaseAttrs, LeaseKey};
+use crate::lease::{Lease, LeaseAttrs, LeaseChange, LeaseKey};
 use crate::peers::{Claim, Peer, PeerError};
+use crate::state_file::Device;
 use crate::status::{Counters, DeviceProblems, DeviceStatus, Problem, Reason, Sessions};
 
 /// What a backend adds to the loop: its devices, and the objects that a lease needs on them.
@@ -168,6 +169,31 @@ pub trait Driver: Send {
         false
     }
 
+    /// Tells whether this node runs other backends beside this one. With others, a driver has a route for each peer that it
+    /// carries and none for the whole network, which would take the packets of peers whose own route is missing. Afterwards
+    /// the loop asks again for the objects of all.
+    fn set_shared(&mut self, is_shared: bool) {
+        let _ = is_shared;
+    }
+
+    /// Counts changes of leases of other nodes, and learns whether the store has listed its leases. Returns whether the loop
+    /// must look at the devices, since they name another backend that this node runs beside its own.
+    fn count_leases(&mut self, changes: &[LeaseChange], is_synced: bool) -> bool {
+        let _ = (changes, is_synced);
+        false
+    }
+
+    /// Whether this node runs several backends, or is about to, so that its own record decides what it does next.
+    fn is_mixed(&self) -> bool {
+        false
+    }
+
+    /// Whether the backend drops packets of nodes that are not among its peers, so that it must be given all nodes that may
+    /// be about to send by it.
+    fn hears_only_peers(&self) -> bool {
+        false
+    }
+
     /// Receives this node's own record, whenever the store has told of it.
     fn own_record(&mut self, attrs: &LeaseAttrs) {
         let _ = attrs;
@@ -192,6 +218,17 @@ pub trait Driver: Send {
     }
 }
 
+/// What the state file has of the backends of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Made {
+    /// The kind of the backend that the node's lease names.
+    pub(crate) backend: &'static str,
+    /// The devices of all backends.
+    pub(crate) devices: Vec<Device>,
+    /// The configs of the backends besides the configured one.
+    pub(crate) beside: Vec<BackendConfig>,
+}
+
 /// The devices of a backend after [`Driver::ensure_devices`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -207,6 +244,11 @@ pub struct Devices {
     pub peers_changed: bool,
     /// Why devices are missing or wrong.
     pub problems: DeviceProblems,
+    /// What is wrong with the devices of backends that this node runs beside the one that its lease names. It costs only the
+    /// peers that those carry.
+    pub partial: Vec<Problem>,
+    /// What the state file is to have of the backends; `None` if that does not change.
+    pub(crate) made: Option<Made>,
     /// Families that the devices can't carry for now. Their objects that still work are left alone.
     pub unserved: Vec<Problem>,
     /// The largest pod packet in bytes.

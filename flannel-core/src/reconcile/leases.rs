@@ -64,6 +64,9 @@ impl<D: Driver> Reconciler<D> {
             self.work.check_claims();
         }
         changes.retain(|change| change.key != self.own);
+        if self.driver.count_leases(&changes, self.leases.is_synced()) {
+            self.work.check_devices();
+        }
         self.tell_guard(&changes);
         self.tell_changes(&changes);
         self.record.add_leases(&changes);

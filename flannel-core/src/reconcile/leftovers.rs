@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use super::driver::Made;
+use super::guard::Guard;
 use super::{Driver, Reconciler};
 use crate::addr::LinkIndex;
 use crate::dataplane::{Dataplane, Object};
@@ -102,11 +104,34 @@ impl<D: Driver> Reconciler<D> {
         }
     }
 
+    /// Records which backends there are. What one made that has ended is a leftover now.
+    pub(super) fn note_made(&mut self, made: Made) {
+        let head = self.record.head();
+        if head.backend == made.backend && head.devices == made.devices && head.beside == made.beside {
+            return;
+        }
+        self.ownership.now_present(&made.devices);
+        made.backend.clone_into(&mut self.backend);
+        self.record.edit(|state| {
+            made.backend.clone_into(&mut state.backend);
+            (state.devices, state.beside) = (made.devices, made.beside);
+        });
+        if self.guard.is_none() {
+            self.guard = self.driver.gate().map(Guard::new);
+            let all: Vec<LeaseChange> =
+                self.leases.iter().filter(|it| it.key != self.own).map(LeaseChange::appeared).collect();
+            self.tell_guard(&all);
+        }
+    }
+
     /// Records the ages of this node's own record for the next start, and tells the driver of it.
     pub(super) fn record_own(&mut self, changes: &[LeaseChange]) {
         let own = changes.iter().rfind(|change| change.key == self.own);
         let Some(own) = own.and_then(|change| change.after.as_ref()) else { return };
         self.driver.own_record(&own.attrs);
+        if self.driver.is_mixed() {
+            self.work.check_devices();
+        }
         let next_age = self.leases.next_age();
         self.record.edit(|state| {
             if let Some(stored) = &state.own {

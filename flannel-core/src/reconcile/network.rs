@@ -5,9 +5,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use super::drivers::Drivers;
 use super::{Devices, Driver, Reconciler};
 use crate::addr::{Mtu, Subnet};
-use crate::backend::{BackendError, HostProblem, Network, NetworkStatus, Probing, Registration};
+use crate::backend::{BackendError, Driven, HostProblem, Network, NetworkStatus, Probing, Registration};
 use crate::events::{NetworkEvent, NetworkEventSender, NetworkEvents};
 use crate::heartbeat::Pulse;
 use crate::inspect::Inspector;
@@ -29,23 +30,26 @@ struct DrivenNetwork<D> {
 }
 
 /// Registers a backend that is a [`Driver`]: makes its devices, acquires the lease with its attributes, and puts the
-/// objects that this node itself needs. `state` is the backend's part of the state file.
+/// objects that this node itself needs.
 ///
 /// The devices come first, so that the published data is true from the first moment.
 pub async fn register(
-    mut driver: impl Driver + 'static,
+    driven: Driven,
     mut kernel: Box<dyn Kernel>,
     registration: Registration<'_>,
-    state: State,
 ) -> Result<Box<dyn Network>, BackendError> {
+    super::drivers::check(registration.beside, registration.config)?;
+    let state = driven.state.clone();
+    let mut drivers = Drivers::new(driven, &registration);
+    drivers.recall(&mut *kernel, registration.previous).await;
     let events = registration.events.cloned().unwrap_or_default();
-    let devices = ensure_devices(&mut driver, &mut *kernel, &events).await?;
+    let devices = ensure_devices(&mut drivers, &mut *kernel, &events).await?;
     let overlay_mtu = devices.overlay_mtu.unwrap_or(registration.underlay.mtu);
     let (host, addresses) = read_host(&mut *kernel, &state).await?;
     registration.subnets.avoid(&registration.underlay.local);
-    let lease = acquire(&mut driver, &mut *kernel, registration.subnets, &events).await?;
+    let lease = acquire(&mut drivers, &mut *kernel, registration.subnets, &events).await?;
     debug!(subnet = %lease.key, underlay = registration.underlay.name, %overlay_mtu, "lease acquired");
-    driver.set_lease(&lease);
+    drivers.set_lease(&lease);
     let mut state = State {
         store: registration.subnets.place(),
         config: Some(registration.config.clone()),
@@ -60,7 +64,7 @@ pub async fn register(
     }
     let networks: Vec<Subnet> = state.networks.iter().map(|(_, network)| *network).collect();
     let devices: Vec<String> = state.devices.iter().map(|device| device.name.clone()).collect();
-    let mut reconciler = Reconciler::new(driver, kernel, lease.key, state, registration.previous);
+    let mut reconciler = Reconciler::new(drivers, kernel, lease.key, state, registration.previous);
     reconciler.events = events;
     reconciler.netns = Some(registration.netns.clone());
     reconciler.advise(registration.subnets.remedy());

@@ -181,8 +181,11 @@ impl<D: Driver> Reconciler<D> {
         if devices.problems != self.devices.problems || devices.away != self.devices.away {
             self.book.mark_all();
         }
-        if !devices.problems.is_empty() {
+        if !devices.problems.is_empty() || !devices.partial.is_empty() {
             self.retry_later();
+        }
+        if let Some(made) = devices.made.take() {
+            self.note_made(made);
         }
         for news in devices.unserved.iter().filter(|it| !self.devices.unserved.contains(it)) {
             let (family, reason) = (news.family, news.to_string());

@@ -160,6 +160,7 @@ impl<D: Driver> Reconciler<D> {
         node.extend(self.underlay_problem());
         node.extend(self.claims.lost().iter().map(|text| all(Subject::OwnLease, text.clone())));
         node.extend_from_slice(&self.devices.unserved);
+        node.extend_from_slice(&self.devices.partial);
         node.extend(self.blocked.ours());
         node.extend_from_slice(self.host.problems());
         node.extend(self.driver.problems());

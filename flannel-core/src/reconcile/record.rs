@@ -46,6 +46,11 @@ impl Record {
         self.head.config.as_ref()
     }
 
+    /// Everything but the leases, as it should be published.
+    pub(super) fn head(&self) -> &State {
+        &self.head
+    }
+
     /// Changes something other than the leases.
     pub(super) fn edit(&mut self, edit: impl FnOnce(&mut State)) {
         edit(&mut self.head);

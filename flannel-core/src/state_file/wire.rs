@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use super::{Device, State};
 use crate::addr::{Family, MacAddr, PerFamily, Subnet};
-use crate::config::{ConfigError, LeaseSource, NetworkConfig};
+use crate::config::{BackendConfig, ConfigError, LeaseSource, NetworkConfig};
 use crate::gojson::GoObject;
 use crate::lease::{AgedLease, Ages, Lease, LeaseAttrs, LeaseKey, LeaseKeyError, UnreadableRecord};
 use crate::secret::json_error;
@@ -71,6 +71,8 @@ struct Wire<Leases> {
     backend: String,
     networks: Vec<Subnet>,
     devices: Vec<Device>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    beside: Vec<Box<RawValue>>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     routes_of_others: bool,
     config: Option<Box<RawValue>>,
@@ -140,6 +142,7 @@ pub(super) fn encode(state: &State, saved: u64) -> String {
         backend: state.backend.clone(),
         networks: state.networks.iter().map(|(_, network)| *network).collect(),
         devices: state.devices.clone(),
+        beside: state.beside.iter().map(|backend| raw(backend.json().to_owned())).collect(),
         routes_of_others: state.routes_of_others,
         config: state.config.as_ref().map(|config| raw(config.to_json())),
         own: state.own.as_ref().map(|own| (own.key.to_string(), WireLease::of(own, state.own_ages))),
@@ -208,6 +211,12 @@ fn decode_v2(text: &str) -> Result<State, StateError> {
         backend: wire.backend,
         networks: per_family(&wire.networks, Subnet::family),
         devices: wire.devices,
+        beside: wire
+            .beside
+            .iter()
+            .map(|json| BackendConfig::stored(json.get()))
+            .collect::<Result<_, _>>()
+            .map_err(StateError::Config)?,
         routes_of_others: wire.routes_of_others,
         leases: wire.leases.iter().filter_map(lease).collect(),
         store: wire.store,

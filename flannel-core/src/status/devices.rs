@@ -51,6 +51,11 @@ impl DeviceProblems {
         self.0.push((family, cause.into()));
     }
 
+    /// Adds those of another device.
+    pub(crate) fn append(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

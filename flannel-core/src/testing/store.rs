@@ -137,6 +137,11 @@ impl FakeStore {
         state.config = config;
     }
 
+    /// The same without a word to those that follow it, as if they had no connection.
+    pub fn set_config_silently(&self, config: NetworkConfig) {
+        self.lock().config = config;
+    }
+
     /// Sets which addresses the node should publish.
     pub fn set_wanted_ips(&self, wanted_ips: PerFamily<IpAddr>) {
         self.lock().wanted_ips = wanted_ips;

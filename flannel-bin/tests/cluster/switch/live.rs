@@ -1,0 +1,133 @@
+//! The operator changes `Backend.Type`, and nothing is restarted: all pods reach each other at every moment.
+
+use std::time::Duration;
+
+use flannel_lab::cluster::{Cluster, Families};
+use flannel_lab::pod::Pod;
+use flannel_lab::wait::{eventually, patiently};
+
+use crate::backends::{BackendCase, HOST_GW, UDP, VXLAN, WIREGUARD_USERSPACE, rows};
+use crate::harness::{Bed, Folder, SOON, Store, Traffic, assert_all_reach_all, env_of, new_folder};
+
+/// How long a change takes at most: devices, one round of records, ten seconds without a packet by the former backend.
+const LONG: Duration = Duration::from_secs(60);
+/// Only the agents of WireGuard cases look at this flag.
+const FLAGS: [&str; 1] = ["--wireguard=userspace"];
+
+rows! {
+    vxlan_to_host_gw: between(&VXLAN, &HOST_GW, "");
+    host_gw_to_vxlan: between(&HOST_GW, &VXLAN, "");
+    vxlan_to_udp: between(&VXLAN, &UDP, "");
+    udp_to_vxlan: between(&UDP, &VXLAN, "");
+    host_gw_to_udp: between(&HOST_GW, &UDP, "");
+    udp_to_host_gw: between(&UDP, &HOST_GW, "");
+    vxlan_to_wireguard: between(&VXLAN, &WIREGUARD_USERSPACE, "");
+    host_gw_to_wireguard: between(&HOST_GW, &WIREGUARD_USERSPACE, "");
+    udp_to_wireguard: between(&UDP, &WIREGUARD_USERSPACE, "");
+    wireguard_to_vxlan: between(&WIREGUARD_USERSPACE, &VXLAN, r#","LeaveEncryption":true"#);
+    wireguard_to_udp: between(&WIREGUARD_USERSPACE, &UDP, r#","LeaveEncryption":true"#);
+    taken_back_at_once: back(&VXLAN, &UDP);
+    encryption_is_not_left_by_accident: refused(&WIREGUARD_USERSPACE, &VXLAN);
+}
+
+/// Nodes with a backend, and traffic between all of their pods.
+fn bed(nodes: u8, case: &'static BackendCase) -> (Bed<Folder>, Vec<Pod>, Vec<Traffic>) {
+    let cluster = Cluster::builder().nodes(nodes).families(Families::Dual).build().unwrap();
+    let mut bed = Bed::new(cluster, new_folder(), case, Families::Dual);
+    for number in 1..=nodes {
+        bed.spawn(number, &FLAGS);
+    }
+    for number in 1..=nodes {
+        bed.wait_ready(number);
+        bed.wait_for_peers(number, usize::from(nodes) - 1);
+    }
+    let pods: Vec<Pod> = (1..=nodes).map(|number| bed.pod(number)).collect();
+    let mut traffic = Vec::new();
+    for from in &pods {
+        for to in pods.iter().filter(|to| !std::ptr::eq(*to, from)) {
+            let to: Vec<_> = to.addresses().iter().map(ipnetwork::IpNetwork::ip).collect();
+            traffic.push(Traffic::to(from, to, patiently(Duration::from_millis(5))));
+        }
+    }
+    (bed, pods, traffic)
+}
+
+fn config(case: &BackendCase, keys: &str) -> String {
+    let config = case.config(Families::Dual);
+    let Some(backend) = config.strip_suffix("}}") else { panic!("{config}") };
+    format!("{backend}{keys}}}}}")
+}
+
+/// Waits until all records name this backend and no other, and no device of the other one is left.
+fn wait_for(bed: &Bed<Folder>, nodes: u8, case: &BackendCase, former: &BackendCase) {
+    eventually(LONG, "all nodes to publish the other backend, and nothing else", || {
+        let records = bed.store.records().unwrap();
+        let kind =
+            if case.kind == "udp" { String::new() } else { format!(r#""BackendType":"{}""#, case.kind) };
+        let is_done = |value: &String| {
+            !value.contains("Receives")
+                && value.contains(&kind)
+                && (case.kind != "udp" || !value.contains("BackendType"))
+        };
+        if records.values().all(is_done) { Ok(()) } else { Err(format!("{records:#?}")) }
+    });
+    for number in 1..=nodes {
+        for (device, ..) in former.sides().into_iter().filter(|(device, ..)| *device != "eth0") {
+            eventually(SOON, "the device of the former backend to go", || {
+                bed.netns(number).link_index(device).unwrap().is_none()
+            });
+        }
+    }
+}
+
+fn between(from: &'static BackendCase, to: &'static BackendCase, keys: &str) {
+    let (mut bed, pods, traffic) = bed(4, from);
+    bed.store.put_config(&config(to, keys)).unwrap();
+    wait_for(&bed, 4, to, from);
+    traffic.iter().for_each(|traffic| traffic.go_on(100));
+    for traffic in traffic {
+        traffic.assert_no_loss();
+    }
+    bed.case = to;
+    (1..=4).for_each(|number| bed.wait_for_peers(number, 3));
+    // Pods keep the MTU that they were made with.
+    let smallest = from.mtu(Families::Dual, 1500).min(to.mtu(Families::Dual, 1500));
+    assert_all_reach_all(&pods, smallest);
+    for number in 1..=4 {
+        let log = bed.agent(number).log();
+        assert!(log.contains("this node publishes another backend now"), "{log}");
+        assert_eq!(env_of(number).mtu, to.mtu(Families::Dual, 1500));
+    }
+}
+
+fn back(from: &'static BackendCase, to: &'static BackendCase) {
+    let (bed, pods, traffic) = bed(3, from);
+    for pause in [0, 30, 200, 1_000, 5_000] {
+        bed.store.put_config(&to.config(Families::Dual)).unwrap();
+        // Wherever the change is by then, it is taken back.
+        std::thread::sleep(Duration::from_millis(pause));
+        bed.store.put_config(&from.config(Families::Dual)).unwrap();
+    }
+    wait_for(&bed, 3, from, to);
+    for traffic in traffic {
+        traffic.assert_no_loss();
+    }
+    assert_all_reach_all(&pods, from.mtu(Families::Dual, 1500));
+}
+
+fn refused(from: &'static BackendCase, to: &'static BackendCase) {
+    let (bed, _pods, traffic) = bed(2, from);
+    let records = bed.store.records().unwrap();
+    bed.store.put_config(&to.config(Families::Dual)).unwrap();
+    for number in 1..=2 {
+        eventually(SOON, "the agent to refuse the config", || {
+            let log = bed.agent(number).log();
+            if log.contains("set Backend.LeaveEncryption to true") { Ok(()) } else { Err(log) }
+        });
+    }
+    traffic.iter().for_each(|traffic| traffic.go_on(100));
+    for traffic in traffic {
+        traffic.assert_no_loss();
+    }
+    assert_eq!(bed.store.records().unwrap(), records, "nothing has changed");
+}

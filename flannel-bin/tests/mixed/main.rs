@@ -1,0 +1,170 @@
+//! Nodes with several backends, on kernels and a store in memory: the ways between all pairs at every moment of a change.
+
+mod model;
+
+use std::time::Duration;
+
+use model::{Cluster, Kind};
+use proptest::prelude::*;
+
+/// A change of `Backend.Type` on a cluster of this size: at no moment is there a pair of nodes of which one sends by a backend
+/// by which the other one does not receive.
+async fn switch(nodes: usize, from: Kind, to: Kind) {
+    let mut cluster = Cluster::start(nodes, from).await;
+    cluster.settle().await;
+    cluster.must_be_connected("before");
+    assert!(cluster.all_publish(from), "{:?}", cluster.published());
+    cluster.set_type(to, "");
+    cluster.watch_until(Duration::from_secs(30), |cluster| cluster.all_publish(to)).await;
+    cluster.watch_until(Duration::from_secs(60), |cluster| cluster.all_run_only(to)).await;
+    cluster.must_be_connected("after");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_of_the_backend_cuts_nobody_off() {
+    for from in Kind::ALL {
+        for to in Kind::ALL.into_iter().filter(|to| *to != from) {
+            switch(4, from, to).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hundred_nodes_change_their_backend() {
+    switch(100, Kind::HostGw, Kind::Vxlan).await;
+}
+
+/// An operator who takes the change back at once finds all as it was.
+#[tokio::test(start_paused = true)]
+async fn a_change_that_is_taken_back_cuts_nobody_off() {
+    for after in [0, 1, 5, 50, 500, 5_000, 15_000] {
+        let mut cluster = Cluster::start(4, Kind::Vxlan).await;
+        cluster.settle().await;
+        cluster.set_type(Kind::HostGw, "");
+        cluster.watch_for(Duration::from_millis(after)).await;
+        cluster.set_type(Kind::Vxlan, "");
+        cluster
+            .watch_until(Duration::from_secs(60), |it| {
+                it.all_publish(Kind::Vxlan) && it.all_run_only(Kind::Vxlan)
+            })
+            .await;
+    }
+}
+
+/// A node that says nothing of the next backend, such as Go flannel's, holds the change up for the time that the config gives, and
+/// stays reachable after it.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_says_nothing_holds_the_change_up_for_a_while() {
+    let mut cluster = Cluster::start(3, Kind::HostGw).await;
+    cluster.add_go_node(Kind::HostGw);
+    cluster.settle().await;
+    cluster.set_type(Kind::Vxlan, r#","SwitchAfter":20"#);
+    cluster.watch_for(Duration::from_secs(19)).await;
+    assert!(cluster.all_publish(Kind::HostGw), "{:?}", cluster.published());
+    cluster.watch_until(Duration::from_secs(5), |it| it.all_publish(Kind::Vxlan)).await;
+    cluster.watch_for(Duration::from_secs(60)).await;
+    cluster.must_be_connected("its lease still names the former backend");
+    cluster.remove_go_node();
+    cluster.watch_until(Duration::from_secs(60), |it| it.all_run_only(Kind::Vxlan)).await;
+}
+
+/// A node whose agent ends in the middle of a change, and one that joins.
+#[tokio::test(start_paused = true)]
+async fn nodes_that_restart_or_join_in_the_middle_cut_nobody_off() {
+    for after in [0, 1, 10, 100, 1_000, 12_000] {
+        let mut cluster = Cluster::start(4, Kind::Vxlan).await;
+        cluster.settle().await;
+        cluster.stop(1).await;
+        cluster.set_type(Kind::HostGw, r#","SwitchAfter":5"#);
+        cluster.watch_for(Duration::from_millis(after)).await;
+        cluster.stop(2).await;
+        cluster.restart(1).await;
+        cluster.join().await;
+        cluster.watch_for(Duration::from_millis(after)).await;
+        cluster.restart(2).await;
+        cluster
+            .watch_until(Duration::from_secs(90), |it| {
+                it.all_publish(Kind::HostGw) && it.all_run_only(Kind::HostGw)
+            })
+            .await;
+        cluster.must_be_connected("in the end");
+    }
+}
+
+/// A node that starts with another config than those that run: its config accepts their backends, theirs accepts nothing.
+#[tokio::test(start_paused = true)]
+async fn what_a_config_does_not_accept_is_not_run() {
+    let mut cluster = Cluster::start(2, Kind::Vxlan).await;
+    cluster.settle().await;
+    cluster.set_type_for_new_nodes(Kind::HostGw, r#","Accept":["vxlan","ipip"]"#);
+    cluster.join().await;
+    cluster.settle().await;
+    assert_eq!(cluster.way(2, 0), Some(Kind::Vxlan), "as its lease names");
+    assert_eq!(cluster.way(0, 2), Some(Kind::Vxlan), "by which it receives, too");
+    assert_eq!(cluster.devices(0), ["eth0", "flannel.1"]);
+    cluster.set_type(Kind::Vxlan, "");
+    cluster.watch_until(Duration::from_secs(5), |it| it.all_publish(Kind::Vxlan)).await;
+    cluster.watch_until(Duration::from_secs(60), |it| it.all_run_only(Kind::Vxlan)).await;
+}
+
+#[derive(Debug, Clone)]
+enum Action {
+    Switch(Kind),
+    Restart(usize),
+    Stop(usize),
+    Join,
+    Leave(usize),
+    Damage(usize),
+    Pause(u64),
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    let kind = prop::sample::select(Kind::ALL.to_vec());
+    prop_oneof![
+        3 => kind.prop_map(Action::Switch),
+        2 => (0..6_usize).prop_map(Action::Restart),
+        1 => (0..6_usize).prop_map(Action::Stop),
+        1 => Just(Action::Join),
+        1 => (0..6_usize).prop_map(Action::Leave),
+        2 => (0..6_usize).prop_map(Action::Damage),
+        4 => prop::sample::select(vec![0, 1, 10, 300, 2_000, 12_000, 40_000]).prop_map(Action::Pause),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    /// Whatever happens: when things are quiet each pair of live nodes is connected in both directions, by devices that both
+    /// have, and nothing of a former backend is left.
+    #[test]
+    fn whatever_happens_all_pairs_are_connected_in_the_end(actions in prop::collection::vec(action(), 1..14)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let mut cluster = Cluster::start(3, Kind::Vxlan).await;
+            cluster.settle().await;
+            let mut last = Kind::Vxlan;
+            for action in &actions {
+                match action {
+                    Action::Switch(kind) => {
+                        last = *kind;
+                        cluster.set_type(*kind, r#","SwitchAfter":5"#);
+                    }
+                    Action::Restart(node) => cluster.restart(*node).await,
+                    Action::Stop(node) => cluster.stop(*node).await,
+                    Action::Join => {
+                        cluster.join().await;
+                        // Until then it has stored nothing that proves what is its own.
+                        cluster.settle().await;
+                    }
+                    Action::Leave(node) => cluster.leave(*node).await,
+                    Action::Damage(node) => cluster.damage(*node),
+                    Action::Pause(ms) => tokio::time::sleep(Duration::from_millis(*ms)).await,
+                }
+            }
+            cluster.restart_all().await;
+            tokio::time::sleep(Duration::from_secs(180)).await;
+            cluster.must_be_connected(&format!("{actions:?}"));
+            assert!(cluster.all_publish(last) && cluster.all_run_only(last), "{actions:?}: {:?}", cluster.published());
+        });
+    }
+}
