@@ -67,6 +67,8 @@ pub(crate) struct VxlanDriver {
     pub(crate) draw_mac: Arc<DrawMac>,
     /// Which addresses are on-link on the underlay; `None` without `DirectRouting`.
     on_link: Option<OnLink>,
+    /// Whether this node runs other backends, too.
+    is_shared: bool,
     /// The gate, until the loop has taken it.
     pub(crate) gate: Option<(Gate, Desk)>,
     /// Whether the devices complete checksums.
@@ -96,6 +98,7 @@ impl VxlanDriver {
             told_form: Arc::default(),
             draw_mac: Arc::new(MacAddr::random),
             on_link,
+            is_shared: false,
             gate: None,
             checksums: Checksums::default(),
             shown_checksums: PerFamily::default(),
@@ -303,10 +306,14 @@ impl Driver for VxlanDriver {
         let through = self.form.as_ref().map_or(Through::Itself, Form::through);
         let lower = self.lower.as_ref().map(|lower| lower.index);
         let direct = lower.zip(self.on_link.as_ref());
-        peer(lease, &Paths { links: &self.indexes(), through, direct })
+        peer(lease, &Paths { links: &self.indexes(), through, direct, is_shared: self.is_shared })
     }
 
     /// On-link peers are reached without a tunnel.
+    fn set_shared(&mut self, is_shared: bool) {
+        self.is_shared = is_shared;
+    }
+
     fn path(&self, family: Family, peer: &Peer) -> Option<&'static str> {
         let lower = self.lower.as_ref().filter(|_| self.on_link.is_some())?.index;
         let is_direct = |object: &Object| matches!(object, Object::Route(route) if route.dst.family() == family && route.link == Some(lower));

@@ -49,6 +49,8 @@ pub(crate) struct Paths<'a> {
     pub(crate) through: Through,
     /// The underlay link and its on-link addresses, if those are reached without encapsulation.
     pub(crate) direct: Option<(LinkIndex, &'a OnLink)>,
+    /// Whether other backends may have routes to the same subnets.
+    pub(crate) is_shared: bool,
 }
 
 /// The objects and claims of another node's lease, on the present devices.
@@ -57,7 +59,7 @@ pub(crate) struct Paths<'a> {
 /// our families is reached by that one. A peer that is on-link and routed directly has the same objects except the
 /// route, so that replacing the route is enough to change to encapsulation.
 pub(crate) fn peer(lease: &Lease, paths: &Paths<'_>) -> Result<Peer, PeerError> {
-    let Paths { links, through, direct } = *paths;
+    let Paths { links, through, direct, is_shared } = *paths;
     let attrs = &lease.attrs;
     PeerError::check_backend(attrs, KIND)?;
     let mut peer = Peer::default();
@@ -80,7 +82,7 @@ pub(crate) fn peer(lease: &Lease, paths: &Paths<'_>) -> Result<Peer, PeerError> 
         if through != Through::Itself {
             peer.objects.push(Object::NextHop(NextHop { link, gateway, spare: None }));
         }
-        if family == Family::V6 && direct.is_some() && subnet.prefix() < family.bits() {
+        if family == Family::V6 && (direct.is_some() || is_shared) && subnet.prefix() < family.bits() {
             peer.objects.push(Object::Route(route_to_gateway(gateway, link)));
         }
         let direct = direct.filter(|(_, on_link)| on_link.reaches(underlay) && !subnet.contains(underlay));
@@ -105,7 +107,7 @@ fn data_field(family: Family) -> &'static str {
 
 /// A route to the peer's gateway on our device. For IPv6 the kernel refuses a gateway on one link if a route of another
 /// link covers it (`ip6_route_check_nh_onlink`), and the direct route to a subnet covers its base. With this route a
-/// peer can change back from a direct route.
+/// peer can change back from a direct route, or come from another backend.
 fn route_to_gateway(gateway: IpAddr, link: LinkIndex) -> Route {
     let host = Subnet::containing(gateway, Family::of(gateway).bits()).expect("an address fits its family");
     Route { via: None, ..Route::by_node(host, gateway, link) }
@@ -129,7 +131,8 @@ mod tests {
     use super::*;
 
     const LINKS: PerFamily<LinkIndex> = PerFamily { v4: Some(LinkIndex(4)), v6: Some(LinkIndex(6)) };
-    const PATHS: Paths<'_> = Paths { links: &LINKS, through: Through::Itself, direct: None };
+    const PATHS: Paths<'_> =
+        Paths { links: &LINKS, through: Through::Itself, direct: None, is_shared: false };
     const DUAL: &str = r#"{"PublicIP":"192.0.2.11","PublicIPv6":"2001:db8::11","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"0a:5b:10:33:7e:01"},"BackendV6Data":{"VNI":1,"VtepMAC":"5e:5b:10:33:7e:01"}}"#;
 
     fn lease(key: &str, value: &str) -> Lease {

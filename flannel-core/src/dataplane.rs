@@ -237,6 +237,21 @@ impl Object {
         }
     }
 
+    /// Its place in the build-up order: that of its key, but for a route to a single address on a link, which comes before the
+    /// next-hop objects. One may have that address as its gateway, and the kernel refuses an IPv6 gateway to which the most
+    /// specific route goes by another link (`ip6_route_check_nh_onlink`).
+    pub(crate) fn stage(&self) -> (u8, ObjectKey) {
+        let is_to_gateway = |route: &Route| {
+            route.via.is_none() && route.link.is_some() && route.dst.prefix() == route.dst.family().bits()
+        };
+        let stage = match self {
+            Self::NextHop(_) => 1,
+            Self::Route(route) if !is_to_gateway(route) => 2,
+            _ => 0,
+        };
+        (stage, self.key())
+    }
+
     /// Whether packets are treated the same with `self` as with `want`: the protocol of a route makes no difference.
     pub fn works_like(&self, want: &Self) -> bool {
         match (self, want) {
@@ -293,9 +308,9 @@ pub fn plan_keys(want: &Dataplane, have: &Dataplane, keys: impl IntoIterator<Ite
         }
     }
     // The list is mostly in order already, so this is cheap. The caller may name a key twice.
-    puts.sort_unstable_by_key(Op::key);
+    puts.sort_unstable_by_key(|op| op.object().stage());
     puts.dedup();
-    deletes.sort_unstable_by_key(|op| std::cmp::Reverse(op.key()));
+    deletes.sort_unstable_by_key(|op| std::cmp::Reverse(op.object().stage()));
     deletes.dedup();
     puts.append(&mut deletes);
     puts

@@ -6,6 +6,7 @@
 
 mod acquire;
 mod client;
+mod config_changes;
 mod create;
 mod error;
 mod examine;
@@ -28,11 +29,14 @@ use etcd_client::Client;
 use flannel_core::addr::PerFamily;
 use flannel_core::config::NetworkConfig;
 use flannel_core::lease::{Lease, LeaseAttrs, LeaseKey};
-use flannel_core::subnet::kit::{Health, grantable};
-use flannel_core::subnet::{Examination, Identity, LeaseStream, StoreStatus, SubnetError, SubnetManager};
+use flannel_core::subnet::kit::{Health, follow_config, grantable};
+use flannel_core::subnet::{
+    ConfigStream, Examination, Identity, LeaseStream, StoreStatus, SubnetError, SubnetManager,
+};
 use tokio::time::Instant;
 
 use self::client::Clients;
+use self::config_changes::ConfigKey;
 use self::error::{CallError, Called};
 use self::keys::Keys;
 pub use self::options::{EndpointError, EtcdOptions, EtcdTimeouts, EtcdTls, check_endpoint};
@@ -51,6 +55,8 @@ struct Store {
     identity: Mutex<Identity>,
     /// This node's addresses on the underlay.
     local: Mutex<PerFamily<IpAddr>>,
+    /// The config that was returned last.
+    used_config: Mutex<Option<NetworkConfig>>,
 }
 
 impl EtcdSubnetManager {
@@ -61,7 +67,8 @@ impl EtcdSubnetManager {
         let keys = Keys::new(&options.prefix);
         let (health, local) = (Health::new("etcd"), Mutex::default());
         let identity = Mutex::new(options.identity.clone());
-        Ok(Self(Arc::new(Store { options, keys, clients, health, identity, local })))
+        let used_config = Mutex::default();
+        Ok(Self(Arc::new(Store { options, keys, clients, health, identity, local, used_config })))
     }
 }
 
@@ -73,7 +80,14 @@ struct Readme;
 #[async_trait]
 impl SubnetManager for EtcdSubnetManager {
     async fn network_config(&self) -> Result<NetworkConfig, SubnetError> {
-        self.0.config().await
+        let config = self.0.config().await?;
+        *self.0.used_config.lock().unwrap_or_else(PoisonError::into_inner) = Some(config.clone());
+        Ok(config)
+    }
+
+    fn config_changes(&self) -> Option<ConfigStream> {
+        let used = self.0.used_config.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Some(follow_config(ConfigKey::new(Arc::clone(&self.0)), used))
     }
 
     fn identify(&self, identity: Identity) {

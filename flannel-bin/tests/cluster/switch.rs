@@ -26,9 +26,12 @@ fn vxlan_to_host_gw_and_back() {
 
         switch(&mut bed, &pods, &HOST_GW);
         for number in 1..=4 {
-            let state = bed.state(number);
-            assert!(state.links.is_empty() && state.neighbours.is_empty(), "{state}");
-            assert_eq!((state.routes.len(), state.routes6.len()), (3, 3), "{state}");
+            eventually(SOON, "nothing of vxlan", || {
+                let state = bed.state(number);
+                let is_gone = state.links.is_empty() && state.neighbours.is_empty();
+                let are_routes = (state.routes.len(), state.routes6.len()) == (3, 3);
+                if is_gone && are_routes { Ok(()) } else { Err(state.to_string()) }
+            });
             assert!(bed.agent(number).log().contains("device of an earlier backend removed"));
         }
         assert_all_reach_all(&pods, VXLAN.mtu(Families::Dual, 1500));
@@ -152,8 +155,10 @@ fn udp_to_vxlan_and_back() {
 
         switch(&mut bed, &pods, &VXLAN);
         for number in 1..=4 {
-            let state = bed.state(number);
-            assert!(!state.to_string().contains("flannel0"), "{state}");
+            eventually(SOON, "nothing of udp", || {
+                let state = bed.state(number).to_string();
+                if state.contains("flannel0") { Err(state) } else { Ok(()) }
+            });
         }
         assert_all_reach_all(&pods, smallest);
 

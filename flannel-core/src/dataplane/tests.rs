@@ -97,8 +97,8 @@ proptest! {
         let ops = plan(&want, &have);
         let (puts, deletes): (Vec<Op>, Vec<Op>) = ops.iter().partition(|op| !matches!(op, Op::Delete(_)));
         prop_assert!(ops.iter().take(puts.len()).all(|op| !matches!(op, Op::Delete(_))));
-        prop_assert!(puts.is_sorted_by_key(Op::key));
-        prop_assert!(deletes.iter().rev().copied().is_sorted_by_key(|op| op.key()));
+        prop_assert!(puts.is_sorted_by_key(|op| op.object().stage()));
+        prop_assert!(deletes.iter().rev().is_sorted_by_key(|op| op.object().stage()));
     }
 
     #[test]

@@ -56,7 +56,7 @@ fn peer_at(key: LeaseKey, mac: u8, at: IpAddr) -> Peer {
             Object::Route(route),
         ],
         claims: vec![Claim::Subnet(subnet), Claim::Vtep(LINK, mac, at), Claim::Underlay(at)],
-        data: None,
+        ..Peer::default()
     }
 }
 

@@ -99,7 +99,7 @@ impl Driver for OneDevice {
                 route_of(link, &lease.key),
             ],
             claims: vec![Claim::Subnet(net), Claim::Vtep(link, mac, dst)],
-            data: None,
+            ..Peer::default()
         })
     }
 

@@ -20,6 +20,7 @@ fn state() -> State {
             Device::vxlan("flannel.1", Vni::new(1).unwrap()),
             Device::of_kind("flannel.ipip", "ipip"),
         ],
+        beside: vec![BackendConfig::stored(r#"{"Type":"wireguard","PSK":"c2VjcmV0"}"#).unwrap()],
         routes_of_others: true,
         leases: [(peer.key, Arc::new(AgedLease { lease: peer, ages: Ages::from_array([1, 2, 3, 4, 5]) }))]
             .into(),

@@ -38,8 +38,8 @@ use tracing::{debug, info, warn};
 use self::clock::FolderClock;
 use self::files::{Cache, Entry, Folder, Found, Scan};
 use super::allocate::{Applicant, Decision, decide, former, holder, is_same_node, published};
-use super::kit::{Health, grantable};
-use super::{Identity, LeaseStream, StoreStatus, SubnetError, SubnetManager};
+use super::kit::{ConfigFile, Health, follow_config, grantable};
+use super::{ConfigStream, Identity, LeaseStream, StoreStatus, SubnetError, SubnetManager};
 use crate::addr::PerFamily;
 use crate::clock::Clock;
 use crate::config::{LeaseSource, NetworkConfig};
@@ -90,6 +90,8 @@ struct Store {
     identity: Mutex<Identity>,
     /// This node's addresses on the underlay.
     local: Mutex<PerFamily<IpAddr>>,
+    /// The config that was returned last.
+    used_config: Mutex<Option<NetworkConfig>>,
     /// The cache of all reads of the folder, since most files never change.
     cache: Mutex<Cache>,
 }
@@ -103,7 +105,8 @@ impl LocalSubnetManager {
         let clock = FolderClock::new(options.clock.clone());
         let (health, local, cache) = (Health::new("local"), Mutex::default(), Mutex::default());
         let identity = Mutex::new(options.identity.clone());
-        Self(Arc::new(Store { folder, clock, options, health, identity, local, cache }))
+        let used_config = Mutex::default();
+        Self(Arc::new(Store { folder, clock, options, health, identity, local, used_config, cache }))
     }
 
     /// Runs blocking work that only reads files, on a blocking thread. Dropping the future does not interrupt it.
@@ -154,7 +157,25 @@ impl Caller {
 #[async_trait]
 impl SubnetManager for LocalSubnetManager {
     async fn network_config(&self) -> Result<NetworkConfig, SubnetError> {
-        self.blocking(Store::config).await
+        let config = self.blocking(Store::config).await?;
+        *self.0.used_config.lock().unwrap_or_else(PoisonError::into_inner) = Some(config.clone());
+        Ok(config)
+    }
+
+    /// A folder without a config is one that is not mounted, which is no news of the config.
+    fn config_changes(&self) -> Option<ConfigStream> {
+        let store = Arc::clone(&self.0);
+        let used = store.used_config.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let read = move || {
+            store.config().map_err(|error| match error {
+                SubnetError::NoConfig { place } => SubnetError::Unavailable {
+                    what: format!("read {place}"),
+                    source: io::Error::from(io::ErrorKind::NotFound).into(),
+                },
+                error => error,
+            })
+        };
+        Some(follow_config(ConfigFile::new(self.0.folder.config_file(), read), used))
     }
 
     fn identify(&self, identity: Identity) {

@@ -97,7 +97,11 @@ impl Driver for BridgeDriver {
         let subnet = lease.subnet(Family::V4).ok_or(PeerError::NotOurs("no IPv4".into()))?;
         let link = self.link.as_ref().ok_or(PeerError::NotOurs("no device".into()))?.index;
         let route = Route { via: None, ..Route::by_node(subnet, subnet.base(), link) };
-        Ok(Peer { objects: vec![Object::Route(route)], claims: vec![Claim::Subnet(subnet)], data: None })
+        Ok(Peer {
+            objects: vec![Object::Route(route)],
+            claims: vec![Claim::Subnet(subnet)],
+            ..Peer::default()
+        })
     }
 
     fn scopes(&self) -> Vec<Scope> {

@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 
 use super::Slot;
+use crate::dataplane::Object;
 use crate::lease::Lease;
 use crate::peers::{Peer, PeerError};
 
@@ -47,6 +48,10 @@ fn among(slots: &[Slot], lease: &Lease) -> Result<Peer, PeerError> {
         // What can't be used of a further way costs only that way.
         let Ok(heard) = slots[at].driver.peer(&view) else { continue };
         backends.push(slot.kind);
+        // All but the route to its pods is there in advance, so that a change of the way is one replaced route.
+        let subnets = lease.key.subnets();
+        let is_to_pods = |object: &Object| matches!(object, Object::Route(route) if subnets.get(route.dst.family()) == Some(&route.dst));
+        peer.objects.extend(heard.objects.into_iter().filter(|object| !is_to_pods(object)));
         for claim in heard.claims {
             if !peer.claims.contains(&claim) {
                 peer.claims.push(claim);
