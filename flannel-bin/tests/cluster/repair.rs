@@ -281,6 +281,7 @@ pub(crate) fn the_mtu_follows_the_underlay(case: &'static BackendCase) {
     let bed = bed(case);
     let want = bed.state(1);
     let node = bed.cluster.node(1);
+    let before = bed.agent(1).log().len();
     node.set_mtu("eth0", 1400).unwrap();
     let small = case.mtu(case.widest(), 1400);
     eventually(SOON, "the devices and the subnet file to follow", || {
@@ -293,4 +294,6 @@ pub(crate) fn the_mtu_follows_the_underlay(case: &'static BackendCase) {
     bed.wait_for_state(1, "the devices to come back", &want);
     let mtu = case.mtu(case.widest(), 1500);
     eventually(SOON, "the subnet file to come back", || env_of(1).mtu == mtu);
+    let log = bed.agent(1).log().split_off(before);
+    assert!(!log.contains("drift repaired"), "what follows the underlay was no drift: {log}");
 }

@@ -238,7 +238,8 @@ pub struct Devices {
     pub links: Vec<LinkIndex>,
     /// Links that are gone or down. The loop puts nothing there, and drops nothing from the desired state.
     pub away: Vec<LinkIndex>,
-    /// Whether a device was changed, so that the objects on the devices must be read again.
+    /// Whether a device was changed, so that the objects on the devices must be read again. The loop counts it as a repair,
+    /// unless what is desired changed: the config, the underlay, or [`Self::overlay_mtu`].
     pub changed: bool,
     /// Whether leases need other objects than before, so that the loop computes all peers again.
     pub peers_changed: bool,

@@ -165,7 +165,10 @@ impl<D: Driver> Reconciler<D> {
         if devices.changed {
             self.work.check_host();
             self.work.read_objects();
-            if self.shown.synced && !moved {
+            if self.is_new_mtu(&devices) {
+                // The device follows the underlay, and so do the objects that the kernel dropped from it meanwhile.
+                self.why.add(Why::Desired);
+            } else if self.shown.synced && !moved {
                 self.repair.add_device();
             }
         }
@@ -197,6 +200,12 @@ impl<D: Driver> Reconciler<D> {
         self.count_devices(&devices.shown);
         self.devices = devices;
         self.look_for_leftovers().await
+    }
+
+    /// Whether packets may be longer or shorter than before. While there is no underlay nobody knows how long they may be.
+    fn is_new_mtu(&self, devices: &super::Devices) -> bool {
+        let before = self.devices.overlay_mtu.zip(devices.overlay_mtu);
+        before.is_some_and(|(before, now)| before != now)
     }
 
     /// Reads the counters of these devices from now on.

@@ -15,11 +15,11 @@ use futures::channel::mpsc;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::addr::{Family, LinkIndex, MacAddr, PerFamily};
+use crate::addr::{Family, LinkIndex, MacAddr, Mtu, PerFamily};
 use crate::backend::Underlay;
 use crate::dataplane::{Address, FdbEntry, Neighbour, Op, ROUTE_PROTOCOL, Route, Through};
 use crate::events::NetworkEvent;
-use crate::kernel::{ConfOf, KernelError, KernelEvent, Kinds};
+use crate::kernel::{ConfOf, KernelError, KernelEvent, Kinds, LinkOp};
 use crate::lease::{Lease, LeaseAttrs, LeaseUpdate, UnreadableRecord, UnreadableRecords};
 use crate::peers::{Claim, Peer, PeerError};
 use crate::status::{DeviceStatus, RepairKind, Timings};
@@ -56,13 +56,19 @@ fn route_of(link: LinkIndex, key: &LeaseKey) -> Object {
 impl Driver for OneDevice {
     async fn ensure_devices(&mut self, kernel: &mut dyn Kernel) -> Result<Devices, KernelError> {
         let before = self.link;
-        let link = kernel.link("tun0").await?;
+        let mut link = kernel.link("tun0").await?;
         self.link = link.as_ref().map(|link| link.index);
+        let overlay_mtu = kernel.link("eth0").await?.map(|lower| Mtu(lower.mtu.0 - 50));
+        let mut is_resized = false;
+        if let Some((link, mtu)) = link.as_mut().zip(overlay_mtu).filter(|(link, mtu)| link.mtu != *mtu) {
+            kernel.change_link(&LinkOp::SetMtu(link.index, mtu)).await?;
+            (link.mtu, is_resized) = (mtu, true);
+        }
         let shown = link.iter().map(|link| DeviceStatus::of(link, true)).collect();
         let mut problems = crate::status::DeviceProblems::default();
         problems.extend(self.link.is_none().then(|| "tun0 is missing".to_owned()));
-        let changed = before != self.link;
-        Ok(Devices { links: self.link.into_iter().collect(), shown, changed, problems, ..Devices::default() })
+        let (links, changed) = (self.link.into_iter().collect(), before != self.link || is_resized);
+        Ok(Devices { links, shown, changed, problems, overlay_mtu, ..Devices::default() })
     }
 
     fn set_lease(&mut self, _: &Lease) {}
@@ -122,7 +128,7 @@ impl Driver for OneDevice {
 
     fn concerns(&self, event: &KernelEvent) -> bool {
         match event {
-            KernelEvent::Link(link) => link.name == "tun0",
+            KernelEvent::Link(link) => link.name == "tun0" || link.name == "eth0",
             KernelEvent::LinkGone(_, name) => name == "tun0",
             _ => false,
         }
@@ -432,6 +438,39 @@ async fn a_deleted_device_turns_the_status_red_and_comes_back_with_everything() 
     bench.settle().await;
     assert!(bench.has_route("10.5.2.0-24"));
     assert_eq!(bench.status.borrow().device_problem(), None);
+}
+
+/// The same correction of a device is a repair if somebody changed the device, and none if the underlay's MTU changed.
+#[tokio::test(start_paused = true)]
+async fn a_device_that_follows_the_underlay_is_not_repaired() {
+    let kernel = FakeKernel::default();
+    kernel.add_link("eth0", 1500);
+    let link = kernel.add_link("tun0", 1450);
+    let mut bench = bench_on(kernel, link);
+    bench.snapshot(&[lease("10.5.2.0-24", 2)]);
+    bench.told().await;
+    let objects = bench.kernel.objects();
+    for (what, name, mtu, overlay, repairs) in [
+        ("the underlay's MTU shrinks", "eth0", 1400, 1350, 0),
+        ("somebody changes the device", "tun0", 1300, 1350, 1),
+        ("the underlay's MTU grows", "eth0", 1500, 1450, 1),
+    ] {
+        bench.kernel.edit_link(name, true, |link| link.mtu = Mtu(mtu));
+        bench.told().await;
+        assert_eq!(bench.kernel.link_named("tun0").unwrap().mtu, Mtu(overlay), "{what}");
+        assert_eq!(bench.status.borrow().repairs, repairs, "{what}");
+        assert_eq!(bench.kernel.objects(), objects, "{what}");
+    }
+    // What the kernel drops from a device that shrinks is put again for the same reason.
+    bench.kernel.delete(&route_of(link, &"10.5.2.0-24".parse().unwrap()).key(), false);
+    bench.kernel.edit_link("eth0", true, |link| link.mtu = Mtu(1400));
+    bench.told().await;
+    assert_eq!((bench.kernel.objects(), bench.status.borrow().repairs), (objects, 1));
+    let mut repaired = 0;
+    while let Some(Some(event)) = bench.events.recv().now_or_never() {
+        repaired += usize::from(matches!(event, NetworkEvent::Repaired { .. }));
+    }
+    assert_eq!(repaired, 1);
 }
 
 #[tokio::test(start_paused = true)]

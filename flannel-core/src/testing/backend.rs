@@ -124,6 +124,10 @@ impl<'a> Host<'a> {
     }
 }
 
+fn is_repair(event: &NetworkEvent) -> bool {
+    matches!(event, NetworkEvent::Repaired { .. })
+}
+
 fn address(link: LinkIndex, addr: &str) -> LinkAddress {
     let addr = addr.parse().expect("an address");
     let (global, deprecated, permanent, temporary, tentative) = (true, false, true, false, false);
@@ -162,8 +166,18 @@ pub async fn backend_contract(subject: BackendSubject<'_>) {
         settle().await;
         assert_eq!(host.objects(), with_first, "{object} is put back");
         let told = running.events();
-        let is_repair = |event: &NetworkEvent| matches!(event, NetworkEvent::Repaired { .. });
         assert!(told.iter().any(is_repair), "{object}: {told:?}");
+    }
+
+    // Devices follow the underlay's MTU, which is no repair.
+    for mtu in [Mtu(1400), Mtu(1500)] {
+        host.kernel.edit_link("eth0", true, |link| link.mtu = mtu);
+        settle().await;
+        let told = running.events();
+        assert!(!told.iter().any(is_repair), "the underlay's MTU is {mtu} now: {told:?}");
+        let overlay = running.status.borrow().overlay_mtu;
+        assert!(overlay.is_none_or(|overlay| overlay <= mtu), "{overlay:?} do not fit {mtu}");
+        assert_eq!(host.objects(), with_first, "no object depends on the underlay's MTU");
     }
 
     // A peer that is added or removed causes no operation on objects of others.
