@@ -30,6 +30,7 @@ use crate::counters::DropReason;
 use crate::engine::Engine;
 use crate::forward::{self, ForwardingTable, TableSpec};
 use crate::options::UdpOptions;
+use crate::path::Path;
 use crate::peer::{attrs, peer, table_peers};
 
 /// Bytes that the tunnel adds: outer IP header and UDP 8.
@@ -233,7 +234,7 @@ impl Driver for UdpDriver {
         devices.problems.extend(problems);
         devices.unserved.extend(self.lower.as_ref().and_then(|lower| self.without_ipv6(lower)));
         devices.overlay_mtu = self.mtu.map(|mtu| self.tun_mtu(mtu));
-        devices.datapath = self.engine.as_ref().map(|engine| engine.path().to_string());
+        devices.datapath = self.engine.as_ref().and_then(|engine| Path::summary(&[engine.path()]));
         devices.shown.extend(self.tun.as_ref().map(|tun| DeviceStatus::of(tun, self.tun_is_there)));
         devices.counters = self.counters.clone();
         Ok(devices)

@@ -9,9 +9,10 @@ use flannel_core::status;
 
 use crate::counters::{PeerSnapshot, Snapshot};
 use crate::forward::{ForwardingTable, TableCell};
+use crate::path::{Layout, Path};
 use crate::peer;
 use crate::socket::{ErrorSocket, UnderlaySocket};
-use crate::threads::{EventHook, Layout, Path, ThreadOptions, Threads};
+use crate::threads::{EventHook, ThreadOptions, Threads};
 use crate::tun::Tun;
 
 /// The parts of an engine.

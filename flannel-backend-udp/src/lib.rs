@@ -25,6 +25,7 @@ mod forward;
 mod options;
 mod packet;
 mod passage;
+mod path;
 mod peer;
 mod segment;
 mod socket;
@@ -39,7 +40,7 @@ mod worker;
 pub use backend::UdpBackend;
 pub use config::UdpConfig;
 pub use options::UdpOptions;
-pub use threads::Layout;
+pub use path::Layout;
 
 /// The datapath without the backend: for a program that makes the TUN, the sockets and the table of peers itself
 /// ([`Engine`](datapath::Engine)), or that does something else with packets than to forward them
@@ -57,7 +58,8 @@ pub mod datapath {
     pub use crate::packet::icmp::IcmpError;
     pub use crate::packet::{Fragment, HeaderError, IpHeader};
     pub use crate::passage::{Batch, Cipher, Opened, Passage, Plain, Sealed};
+    pub use crate::path::{Path, SocketPath};
     pub use crate::socket::{ErrorSocket, SocketError, SocketOptions, UnderlaySocket};
-    pub use crate::threads::{EngineEvent, EventHook, Path, SocketPath, ThreadOptions, Threads};
+    pub use crate::threads::{EngineEvent, EventHook, ThreadOptions, Threads};
     pub use crate::tun::{Tun, TunError, TunOptions};
 }

@@ -2,7 +2,7 @@
 
 use flannel_core::addr::Subnet;
 
-use crate::threads::Layout;
+use crate::path::Layout;
 
 /// What an operator can choose for one node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

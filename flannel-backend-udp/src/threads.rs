@@ -11,23 +11,10 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::counters::{Counters, Snapshot};
 use crate::passage::Passage;
+use crate::path::{Layout, Path, SocketPath};
 use crate::socket::{ErrorSocket, UnderlaySocket};
 use crate::tun::Tun;
 use crate::worker::{End, Handover, Io, Place, Ways, Worker};
-
-/// How many threads move packets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum Layout {
-    /// One under low load, one for each direction under high load. On a machine with one processor the same as
-    /// [`OneThread`](Self::OneThread).
-    #[default]
-    Adaptive,
-    /// One for both directions: the best latency, and the least CPU time for each packet.
-    OneThread,
-    /// One for each direction: the best bandwidth where there are cores for it.
-    TwoThreads,
-}
 
 /// Events of an engine that nobody asked for.
 #[derive(Debug)]
@@ -202,64 +189,4 @@ fn run<P: Passage>(io: &Io, passage: P, ways: Ways, hook: EventHook) {
         End::Failed(error) => EngineEvent::Failed(error),
     };
     (guard.0)(event);
-}
-
-/// Which offloads the kernel accepted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Path {
-    /// The TUN's name.
-    pub tun: String,
-    /// Whether packets have a virtio-net header on the TUN.
-    pub vnet_header: bool,
-    /// Whether super-packets of TCP come and go.
-    pub tso: bool,
-    /// Whether super-packets of UDP come and go.
-    pub uso: bool,
-    /// How many threads.
-    pub layout: Layout,
-    /// The sockets.
-    pub sockets: PerFamily<SocketPath>,
-}
-
-/// What a socket can do here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct SocketPath {
-    /// Trains are sent in one call.
-    pub gso: bool,
-    /// Trains are received in one piece.
-    pub gro: bool,
-    /// Several messages go in one call.
-    pub batch: bool,
-    /// Bytes of the send buffer.
-    pub send_buffer: usize,
-    /// Bytes of the receive buffer.
-    pub receive_buffer: usize,
-}
-
-impl SocketPath {
-    fn of(socket: &UnderlaySocket) -> Self {
-        let (send_buffer, receive_buffer) = socket.buffers();
-        Self { gso: socket.gso(), gro: socket.gro(), batch: socket.batch(), send_buffer, receive_buffer }
-    }
-}
-
-impl fmt::Display for Path {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let threads = match self.layout {
-            Layout::Adaptive => "one thread, two under load",
-            Layout::OneThread => "one thread",
-            Layout::TwoThreads => "two threads",
-        };
-        let word = |name: &'static str, on: bool| if on { name } else { "-" };
-        let Self { tun, vnet_header, tso, uso, .. } = self;
-        write!(f, "{tun}: {} {} {}", word("vnet_hdr", *vnet_header), word("tso", *tso), word("uso", *uso))?;
-        for (family, socket) in self.sockets.iter() {
-            let SocketPath { gso, gro, batch, send_buffer, receive_buffer } = socket;
-            write!(f, "; {family}: {} {} {}", word("gso", *gso), word("gro", *gro), word("mmsg", *batch))?;
-            write!(f, " buffers {} + {} KiB", send_buffer >> 10, receive_buffer >> 10)?;
-        }
-        write!(f, "; {threads}")
-    }
 }

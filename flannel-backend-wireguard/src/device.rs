@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
+use flannel_backend_udp::datapath::Path;
 use flannel_core::addr::Mtu;
 use flannel_core::status::Counters;
 use ipnetwork::IpNetwork;
@@ -110,8 +111,8 @@ pub trait Device: Send + Sync {
         false
     }
 
-    /// The way of packets through a datapath that is not the kernel's, in words.
-    fn path(&self) -> Option<String> {
+    /// The way of packets through a datapath that is not the kernel's.
+    fn path(&self) -> Option<Path> {
         None
     }
 

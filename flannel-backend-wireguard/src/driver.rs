@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use flannel_backend_udp::datapath::Path;
 use flannel_core::addr::{Family, LinkIndex, MacAddr, PerFamily, Subnet};
 use flannel_core::backend::{Answers, HostProblem, Probing, Tunnel as ProbedTunnel, Underlay};
 use flannel_core::config::{BackendConfig, ConfigError};
@@ -177,14 +178,15 @@ impl WireguardDriver {
         }
     }
 
-    /// Who moves packets, why it is not the kernel, and by which way.
+    /// Who moves packets, whether the kernel could not, and by which way, in a few words: the log has the kernel's answer and
+    /// the path of each device.
     fn path(&self) -> String {
         let Chosen { provider, why } = &self.chosen;
-        let why = why.as_ref().map(|why| format!(", since {why}")).unwrap_or_default();
-        let firsts = self.tunnels.iter().filter(|tunnel| tunnel.second_key.is_none());
-        let devices = firsts.filter_map(|tunnel| tunnel.device.as_ref()?.path());
-        let parts = [format!("WireGuard in {}{why}", provider.name())].into_iter().chain(devices);
-        parts.collect::<Vec<_>>().join("; ")
+        let why = if why.is_some() { ", since the kernel has none" } else { "" };
+        let devices = self.tunnels.iter().filter_map(|tunnel| tunnel.device.as_ref()?.path());
+        let summary = Path::summary(&devices.collect::<Vec<_>>());
+        let summary = summary.map(|summary| format!("; {summary}")).unwrap_or_default();
+        format!("WireGuard in {}{why}{summary}", provider.name())
     }
 
     /// The counters of devices whose packets this process moves. The kernel counts for its own.

@@ -187,8 +187,8 @@ impl Device for UserspaceDevice {
         lock(&self.inner.running).has_ended.load(Ordering::Relaxed)
     }
 
-    fn path(&self) -> Option<String> {
-        Some(Self::path(self).to_string())
+    fn path(&self) -> Option<Path> {
+        Some(Self::path(self))
     }
 
     fn counters(&self) -> Option<status::Counters> {

@@ -27,7 +27,7 @@ pub enum Implementation {
 #[derive(Clone)]
 pub(crate) struct Chosen {
     pub(crate) provider: Arc<dyn Provider>,
-    /// In words, if nobody asked for it.
+    /// The kernel's answer that it has no WireGuard, in words, if that is why.
     pub(crate) why: Option<String>,
 }
 

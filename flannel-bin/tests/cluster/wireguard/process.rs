@@ -24,9 +24,14 @@ pub(super) fn chosen() {
     assert_eq!(kind(&netns), kernel_has_it);
     let status = ["status", "--subnet-file", "/run/flannel/node1/subnet.env", "--output=json"];
     let status = netns.run(FLANNELD, &status).unwrap();
-    for text in [status, bed.agent(1).log()] {
-        assert_eq!(text.contains("the kernel has no WireGuard"), !kernel_has_it, "{text}");
+    for (text, why) in
+        [(&status, "the kernel has none"), (&bed.agent(1).log(), "the kernel has no WireGuard")]
+    {
+        assert_eq!(text.contains(why), !kernel_has_it, "{text}");
     }
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    let path = status["network"]["datapath"].as_str().unwrap();
+    assert!(path.starts_with("WireGuard in ") && path.len() < 120, "{path}");
     bed.stop(1);
     bed.spawn(1, &["--wireguard=kernel"]);
     if kernel_has_it {
