@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use flannel_core::addr::{Family, Mtu};
-use flannel_core::dataplane::{Object, Op, Route};
+use flannel_core::dataplane::{Object, Op, Route, Through};
 use flannel_core::error::chain;
 use flannel_core::events::NetworkEvent;
 use flannel_core::kernel::{Kernel, KernelError, Link, LinkOp};
@@ -210,7 +210,8 @@ impl Ensure<'_> {
             let blackhole = Route::blackhole(*network);
             let key = Object::Route(blackhole).key();
             let there = kernel.routes_at(network.family(), &[key].into()).await?;
-            if there.contains(&blackhole) {
+            // Whosever it is: of several routes with one key the kernel uses the first.
+            if there.first().is_some_and(|route| route.through == Through::Nowhere) {
                 continue;
             }
             if let Some(refusal) = kernel.execute(&[Op::Create(Object::Route(blackhole))]).await?.first() {

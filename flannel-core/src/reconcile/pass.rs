@@ -244,7 +244,7 @@ impl<D: Driver> Reconciler<D> {
         for op in ops {
             let key = op.key();
             if let Some(refusal) = refused.remove(&key) {
-                self.note_refusal(key, &refusal, looked, now);
+                self.note_refusal(&refusal, looked, now);
                 continue;
             }
             if self.blocked.remove(&key) {
@@ -273,14 +273,14 @@ impl<D: Driver> Reconciler<D> {
         self.work.compare(left.filter(|next_hop| self.have.get(next_hop).is_some()));
     }
 
-    fn note_refusal(&mut self, key: ObjectKey, refusal: &Refusal, looked: bool, now: Instant) {
+    fn note_refusal(&mut self, refusal: &Refusal, looked: bool, now: Instant) {
         let is_taken = match (refusal.errno, refusal.op.object()) {
             (libc::EEXIST, Object::Route(_)) => true,
             // A foreign route that replaced ours covers our gateway.
             (libc::EINVAL, Object::Route(route)) => route.next_hop().is_none(),
             _ => false,
         };
-        if is_taken && matches!(refusal.op, Op::Create(_)) && self.replaced.contest(key) {
+        if is_taken && matches!(refusal.op, Op::Create(_)) && self.replaced.contest(refusal.op.object()) {
             return;
         }
         match refusal.errno {
@@ -313,7 +313,19 @@ impl<D: Driver> Reconciler<D> {
 
     /// Delays an operation that the kernel refuses, or, in a conflict, one whose key somebody else's object has.
     pub(super) fn block(&mut self, op: &Op, errno: i32, reason: Reason, conflict: bool, now: Instant) {
-        let needed = self.needed(op);
+        self.block_for(self.needed(op), op, errno, reason, conflict, now);
+    }
+
+    /// The same for an object that these need, whoever needs it usually.
+    pub(super) fn block_for(
+        &mut self,
+        needed: Needed,
+        op: &Op,
+        errno: i32,
+        reason: Reason,
+        conflict: bool,
+        now: Instant,
+    ) {
         // Before the first sync the node was not ready anyway, so a refusal counts at once.
         let at_once = !self.shown.synced;
         let peer = match &needed {
@@ -339,7 +351,7 @@ impl<D: Driver> Reconciler<D> {
     }
 
     /// Who needs the object of an operation.
-    fn needed(&self, op: &Op) -> Needed {
+    pub(super) fn needed(&self, op: &Op) -> Needed {
         let key = op.key();
         if let Op::Delete(_) = op {
             return Needed::ByNobody;

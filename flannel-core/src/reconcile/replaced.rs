@@ -4,12 +4,15 @@
 //! The kernel keeps no trace of a replaced route. So only what this run observed proves that ours was there first: the
 //! kernel had a route of ours that is desired, and we did not delete it. Then a foreign route with its key came later.
 //! A foreign route that was there before ours is never touched. After a restart nothing is known.
+//!
+//! A foreign blackhole in the place of one of ours is left, too, and named. It drops the same packets, so nothing lacks ours.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::blocked::Needed;
 use super::{Driver, Reconciler};
 use crate::addr::{Family, Subnet};
 use crate::dataplane::{Dataplane, KERNEL_PROTOCOL, Object, ObjectKey, Op, Route, Through};
@@ -27,7 +30,7 @@ const WINDOW: Duration = Duration::from_secs(60);
 pub(super) struct Replaced {
     /// Desired routes that were ours in this run and are not there now.
     lost: BTreeSet<ObjectKey>,
-    /// Those of them that the kernel refused to create, since somebody else's route has their key.
+    /// Those of them that the kernel refused to create, since somebody else's route has their key, and blackholes likewise.
     contested: BTreeSet<ObjectKey>,
     /// Routes that were put back recently, or given up.
     fights: BTreeMap<ObjectKey, Fight>,
@@ -71,14 +74,20 @@ impl Replaced {
         self.lost.remove(key);
     }
 
-    /// Records that a route can't be created because somebody else's route has its key. Returns whether ours was there
-    /// first; then the loop looks up the other route.
-    pub(super) fn contest(&mut self, key: ObjectKey) -> bool {
-        let is_lost = self.lost.contains(&key);
-        if is_lost {
+    /// Records that a route can't be created because somebody else's route has its key. Returns whether the other route
+    /// matters: because ours was there first, or because a blackhole does what ours would. Then the loop looks it up.
+    pub(super) fn contest(&mut self, object: &Object) -> bool {
+        let key = object.key();
+        let is_blackhole = matches!(object, Object::Route(route) if route.through == Through::Nowhere);
+        let matters = is_blackhole || self.lost.contains(&key);
+        if matters {
             self.contested.insert(key);
         }
-        is_lost
+        matters
+    }
+
+    fn was_first(&self, key: &ObjectKey) -> bool {
+        self.lost.contains(key)
     }
 
     /// Whether this object differs from the foreign route that was left in the place of ours.
@@ -153,6 +162,24 @@ impl<D: Driver> Reconciler<D> {
                 continue;
             }
             let foreign = shown(&holder, &links);
+            let create = Op::Create(desired);
+            // Two blackholes drop the same packets.
+            let needed = match (ours.through, holder.through) {
+                (Through::Nowhere, Through::Nowhere) => Needed::ByNobody,
+                _ => self.needed(&create),
+            };
+            if !self.replaced.was_first(&key) {
+                let does = if needed == Needed::ByNobody { " and does what ours would" } else { "" };
+                let reason = Reason::new(
+                    format!(
+                        "route {} is in the way: it is not ours ({foreign}){does}, so it stays",
+                        ours.dst
+                    ),
+                    "remove it and ours is put in its place",
+                );
+                self.block_for(needed, &create, libc::EEXIST, reason, false, now);
+                continue;
+            }
             let reason: Reason = match self.replaced.decide(key, holder, now) {
                 Verdict::PutBack => {
                     let route = self.named(&desired);
@@ -184,7 +211,7 @@ impl<D: Driver> Reconciler<D> {
                     "remove that address and ours is put in its place",
                 ),
             };
-            self.block(&Op::Create(desired), libc::EEXIST, reason, true, now);
+            self.block_for(needed, &create, libc::EEXIST, reason, true, now);
         }
         Ok(ops)
     }
@@ -223,8 +250,10 @@ fn shown(route: &Route, links: &[Link]) -> String {
         let name = links.iter().find(|link| link.index == index).map(|link| link.name.clone());
         format!("dev {} ", name.unwrap_or_else(|| format!("with index {index}")))
     });
-    let nowhere =
-        (route.via.is_none() && route.link.is_none()).then_some("without one gateway or link of its own ");
+    let nowhere = (route.via.is_none() && route.link.is_none()).then_some(match route.through {
+        Through::Nowhere => "blackhole ",
+        _ => "without one gateway or link of its own ",
+    });
     let protocol = match route.protocol {
         BOOT_PROTOCOL => "boot".to_owned(),
         KERNEL_PROTOCOL => "kernel".to_owned(),

@@ -26,9 +26,12 @@ use crate::status::{DeviceStatus, RepairKind, Timings};
 use crate::subnet::SubnetError;
 use crate::testing::FakeKernel;
 
-/// A backend with one device, which it only looks for.
+/// A backend with one device, which it only looks for. If there is an `eth0`, the device's MTU follows that.
+#[derive(Default)]
 struct OneDevice {
     link: Option<LinkIndex>,
+    /// What this node needs besides the device's address.
+    needs: Option<Object>,
 }
 
 const OWN: &str = "10.5.1.0-24";
@@ -83,7 +86,7 @@ impl Driver for OneDevice {
 
     fn own_objects(&self) -> Vec<Object> {
         let addr = "10.5.1.0/32".parse().unwrap();
-        self.link.map(|link| Object::Address(Address { link, addr })).into_iter().collect()
+        self.link.map(|link| Object::Address(Address { link, addr })).into_iter().chain(self.needs).collect()
     }
 
     fn own_claims(&self) -> Vec<Claim> {
@@ -162,7 +165,7 @@ fn bench_with(
 ) -> Bench {
     let (leases, stream) = mpsc::unbounded();
     let cancel = CancellationToken::new();
-    let (driver, kernel_handle) = (OneDevice { link: None }, Box::new(kernel.clone()));
+    let (driver, kernel_handle) = (OneDevice::default(), Box::new(kernel.clone()));
     let state =
         State { networks: PerFamily { v4: Some(subnet("10.5.0.0/16")), v6: None }, ..State::default() };
     let state = State { backend: "one".into(), ..state };
@@ -398,8 +401,8 @@ async fn a_foreign_holder_is_reported_and_left_alone_until_it_goes() {
 async fn an_unreadable_record_keeps_what_the_kernel_has_for_it() {
     let kernel = FakeKernel::default();
     let link = kernel.add_link("tun0", 1450);
-    let stale = OneDevice { link: Some(link) }.peer(&lease("10.5.7.0-24", 7)).unwrap();
-    let leftover = OneDevice { link: Some(link) }.peer(&lease("10.5.8.0-24", 8)).unwrap();
+    let stale = OneDevice { link: Some(link), needs: None }.peer(&lease("10.5.7.0-24", 7)).unwrap();
+    let leftover = OneDevice { link: Some(link), needs: None }.peer(&lease("10.5.8.0-24", 8)).unwrap();
     for object in stale.objects.iter().chain(&leftover.objects) {
         kernel.put(*object, false);
     }

@@ -55,9 +55,65 @@ async fn a_refused_blackhole_keeps_no_node_from_starting() {
     kernel.refuse(|op| matches!(op.object(), Object::Route(_)).then_some(libc::EPERM));
     let state =
         State { networks: PerFamily { v4: Some(subnet("10.5.0.0/16")), v6: None }, ..State::default() };
-    let driver = OneDevice { link: None };
+    let driver = OneDevice::default();
     let mut reconciler = Reconciler::new(driver, Box::new(kernel.clone()), OWN.parse().unwrap(), state, None);
     reconciler.keep_blackholes();
     reconciler.prepare().await.unwrap();
     assert_eq!(reconciler.status().borrow().refused().len(), 1);
+}
+
+/// Whose node needs the blackhole, and who has its place: what becomes of the start, and of the route.
+#[tokio::test(start_paused = true)]
+async fn a_foreign_blackhole_serves_this_node_as_well_as_its_own_and_another_route_does_not() {
+    let ours = Route::blackhole(subnet("10.5.0.0/16"));
+    let blackhole = Route { protocol: 4, ..ours };
+    for is_needed in [true, false] {
+        for is_blackhole in [true, false] {
+            let what = format!("needed: {is_needed}, in its place is a blackhole: {is_blackhole}");
+            let kernel = FakeKernel::default();
+            kernel.add_link("tun0", 1450);
+            let eth1 = kernel.add_link("eth1", 1500);
+            let unicast = Route { link: Some(eth1), through: Through::Itself, ..blackhole };
+            let holder = Object::Route(if is_blackhole { blackhole } else { unicast });
+            kernel.put(holder, false);
+            let state = State {
+                networks: PerFamily { v4: Some(subnet("10.5.0.0/16")), v6: None },
+                ..State::default()
+            };
+            let driver =
+                OneDevice { needs: is_needed.then_some(Object::Route(ours)), ..OneDevice::default() };
+            let mut reconciler =
+                Reconciler::new(driver, Box::new(kernel.clone()), OWN.parse().unwrap(), state, None);
+            if !is_needed {
+                reconciler.blackholes = vec![Object::Route(ours)];
+            }
+            let (status, prepared) = (reconciler.status(), reconciler.prepare().await);
+            assert_eq!(prepared.is_ok(), is_blackhole || !is_needed, "{what}: {prepared:?}");
+            if prepared.is_err() {
+                continue;
+            }
+            let (leases, stream) = mpsc::unbounded();
+            let (cancel, update) = (
+                CancellationToken::new(),
+                LeaseUpdate::Snapshot { leases: vec![], unreadable: UnreadableRecords::default() },
+            );
+            leases.unbounded_send(Ok(update)).unwrap();
+            let task = tokio::spawn(reconciler.run(stream.boxed(), cancel.clone()));
+            tokio::time::sleep(Duration::from_secs(90)).await;
+            assert_eq!(kernel.objects().get(&holder.key()), Some(holder), "{what}: it stays");
+            let refused = status.borrow().refused();
+            let does = "(blackhole proto 4) and does what ours would, so it stays";
+            assert!(
+                refused[0].contains("10.5.0.0/16 is in the way") && refused[0].contains(does) == is_blackhole,
+                "{what}: {refused:?}"
+            );
+            assert!(status.borrow().problems.node.is_empty(), "{what}: no packet is lost");
+            kernel.delete(&holder.key(), true);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            assert_eq!(kernel.objects().get(&holder.key()), Some(Object::Route(ours)), "{what}");
+            assert!(status.borrow().refused().is_empty(), "{what}");
+            cancel.cancel();
+            task.await.unwrap().unwrap();
+        }
+    }
 }
