@@ -166,6 +166,9 @@ pub struct Network {
     pub overlay_mtu: Option<u32>,
     /// How packets travel.
     pub datapath: Option<String>,
+    /// The kinds of the backends that the node runs, first the one that its lease names; empty where there is one.
+    #[serde(default)]
+    pub backends: Vec<String>,
     /// How often drift was repaired.
     pub repairs: u64,
     /// How long the last repair took, in microseconds.

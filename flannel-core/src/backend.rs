@@ -247,6 +247,12 @@ pub trait Network: Send {
         None
     }
 
+    /// The same whenever it changes, since the node publishes another backend; `None` if it never does. It stays valid after
+    /// `run` has consumed the network.
+    fn probing_changes(&self) -> Option<watch::Receiver<Option<Probing>>> {
+        None
+    }
+
     /// What to store for the next start. It changes only once the kernel has been changed accordingly and nothing of an
     /// earlier backend is left: until then what was stored before still counts. The receiver stays valid after `run`
     /// has consumed the network.
@@ -289,6 +295,10 @@ pub struct NetworkStatus {
     pub devices: Vec<DeviceStatus>,
     /// The largest pod packet in bytes with the present underlay; `None` while a device is missing.
     pub overlay_mtu: Option<Mtu>,
+    /// The kinds of the backends that the node runs, first the one that its lease names. In the text form it is left out
+    /// where there is one.
+    #[serde(skip_serializing_if = "are_one")]
+    pub backends: Vec<String>,
     /// How packets travel, where the backend has a choice.
     pub datapath: Option<String>,
     /// How often drift was repaired since the start.
@@ -312,6 +322,10 @@ pub struct NetworkStatus {
     /// Reads the sessions of the tunnel with peers, where it has such. In the text form they are those of that moment.
     #[serde(skip_serializing_if = "Sessions::are_not_kept")]
     pub sessions: Sessions,
+}
+
+fn are_one(backends: &[String]) -> bool {
+    backends.len() < 2
 }
 
 impl NetworkStatus {

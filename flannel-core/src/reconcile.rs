@@ -40,7 +40,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::addr::Subnet;
-use crate::backend::{BackendError, HostProblem, NetworkStatus};
+use crate::backend::{BackendError, HostProblem, NetworkStatus, Probing};
 use crate::dataplane::{Dataplane, Object, ObjectKey, Route};
 use crate::events::{NetworkEventSender, NetworkEvents, RepairCause};
 use crate::heartbeat::{self, Heart, Pulse};
@@ -136,6 +136,8 @@ pub struct Reconciler<D> {
     /// The conflicts of this node's own record.
     claims: OwnClaims,
     attrs: watch::Sender<LeaseAttrs>,
+    /// How the network is probed.
+    probing: watch::Sender<Option<Probing>>,
     /// The gate that lets only nodes into the tunnels; `None` without tunnels that the kernel carries.
     guard: Option<Guard>,
     /// Shows others that the loop turns.
@@ -156,6 +158,7 @@ impl<D: Driver> Reconciler<D> {
         previous: Option<&State>,
     ) -> Self {
         let attrs = watch::Sender::new(driver.attrs());
+        let probing = watch::Sender::new(driver.probing());
         let claims = OwnClaims::new(previous, &state.store);
         let guard = driver.gate().map(Guard::new);
         let (pulse, heart) = heartbeat::pair();
@@ -196,6 +199,7 @@ impl<D: Driver> Reconciler<D> {
             replaced: Replaced::default(),
             claims,
             attrs,
+            probing,
             guard,
             heart,
             pulse,

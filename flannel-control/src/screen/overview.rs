@@ -169,7 +169,9 @@ fn backend(node: &Node, network: Option<&Network>) -> Cell {
     let datapath = network.and_then(|network| network.datapath.as_ref());
     let datapath = datapath.map(|datapath| format!(", {datapath}")).unwrap_or_default();
     let mtu = network.and_then(|network| network.overlay_mtu).unwrap_or(node.overlay_mtu);
-    Cell::new(format!("{}{datapath}, pod MTU {mtu}", node.backend), Style::Plain)
+    let beside = network.and_then(|network| network.backends.get(1..)).filter(|beside| !beside.is_empty());
+    let beside = beside.map(|beside| format!(", beside it {}", beside.join(" and "))).unwrap_or_default();
+    Cell::new(format!("{}{datapath}, pod MTU {mtu}{beside}", node.backend), Style::Plain)
 }
 
 fn device(device: &Device, counters: Option<&Counters>) -> Cell {

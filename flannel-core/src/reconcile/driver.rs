@@ -188,6 +188,11 @@ pub trait Driver: Send {
         false
     }
 
+    /// The kinds of the backends that this node runs beside the one that its lease names.
+    fn beside(&self) -> Vec<&'static str> {
+        Vec::new()
+    }
+
     /// Whether the backend drops packets of nodes that are not among its peers, so that it must be given all nodes that may
     /// be about to send by it.
     fn hears_only_peers(&self) -> bool {

@@ -183,12 +183,12 @@ impl Drivers {
         Made {
             backend: self.published,
             devices: self.slots.iter().flat_map(|slot| slot.made.clone()).collect(),
-            beside: self.beside(),
+            beside: self.configs_beside(),
         }
     }
 
     /// The configs of the backends besides the configured one.
-    fn beside(&self) -> Vec<BackendConfig> {
+    fn configs_beside(&self) -> Vec<BackendConfig> {
         self.slots.iter().filter(|slot| slot.kind != self.target).map(|slot| slot.config.clone()).collect()
     }
 

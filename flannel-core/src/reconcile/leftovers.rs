@@ -111,7 +111,10 @@ impl<D: Driver> Reconciler<D> {
             return;
         }
         self.ownership.now_present(&made.devices);
-        made.backend.clone_into(&mut self.backend);
+        if self.backend != made.backend {
+            made.backend.clone_into(&mut self.backend);
+            self.probing.send_replace(self.driver.probing());
+        }
         self.record.edit(|state| {
             made.backend.clone_into(&mut state.backend);
             (state.devices, state.beside) = (made.devices, made.beside);

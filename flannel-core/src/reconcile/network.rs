@@ -166,6 +166,10 @@ impl<D: Driver> Network for DrivenNetwork<D> {
         self.reconciler.driver.probing()
     }
 
+    fn probing_changes(&self) -> Option<watch::Receiver<Option<Probing>>> {
+        Some(self.reconciler.probing.subscribe())
+    }
+
     fn state(&self) -> watch::Receiver<State> {
         self.reconciler.state()
     }

@@ -132,6 +132,7 @@ impl<D: Driver> Reconciler<D> {
             peer_list: self.book.list().clone(),
             devices: self.devices.shown.clone(),
             overlay_mtu: self.devices.overlay_mtu,
+            backends: self.backends(),
             datapath: self.devices.datapath.clone(),
             repairs: self.shown.repairs,
             last_repair: self.shown.last_repair,
@@ -146,6 +147,12 @@ impl<D: Driver> Reconciler<D> {
         for event in self.shown.announce(next, now) {
             self.events.send(event);
         }
+    }
+
+    /// The kinds of the backends, first the published one.
+    fn backends(&self) -> Vec<String> {
+        let beside = self.driver.beside().into_iter().map(str::to_owned);
+        [self.backend.clone()].into_iter().chain(beside).collect()
     }
 
     /// All problems, whatever their harm.

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{AgentEvent, Failure, Life, Phase, Started, texts};
 use crate::agent::error::LOST_LEASE_GRACE;
-use crate::backend::{BackendError, NetworkStatus};
+use crate::backend::{BackendError, NetworkStatus, Probing};
 use crate::error::chain;
 use crate::events::NetworkEvents;
 use crate::lease::LeaseAttrs;
@@ -35,13 +35,20 @@ impl Life {
         self.board.watch_network(status.clone());
         self.board.watch_loop(network.pulse());
         self.board.change_inspectors(|inspectors| inspectors.network = network.inspector());
-        let prober = self.options_of_probes().map(|options| {
-            let (netns, mtu) = (self.netns.clone(), network.overlay_mtu());
-            Prober::new(netns, options, network.probing(), lease.key, mtu, status.clone())
-        });
-        if let Some(prober) = &prober {
-            self.board.watch_probes(prober.status());
-        }
+        let (mut probing, mut probings) = (network.probing(), network.probing_changes());
+        let (own, mtu, of_network) = (lease.key, network.overlay_mtu(), status.clone());
+        let probes = async {
+            let Some(options) = self.options_of_probes() else { return pending().await };
+            loop {
+                let prober = Prober::new(self.netns.clone(), options, probing, own, mtu, of_network.clone());
+                self.board.watch_probes(prober.status());
+                // What is known of peers that are reached by another backend now says nothing of them.
+                probing = tokio::select! {
+                    never = prober.run(|event| self.board.emit(event.into())) => match never {},
+                    next = other_probing(&mut probings) => next,
+                };
+            }
+        };
         let mut keeper = Remembers(
             self.state_file
                 .as_ref()
@@ -95,7 +102,7 @@ impl Life {
             never = announce => match never {},
             never = keeper.run() => match never {},
             never = self.tell_events(&mut events) => match never {},
-            never = self.probe(prober) => match never {},
+            never = probes => never,
         };
         self.tell_so_far(&mut events);
         self.stopping();
@@ -109,14 +116,6 @@ impl Life {
 
     fn options_of_probes(&self) -> Option<ProbeOptions> {
         Some(self.probes).filter(ProbeOptions::is_on)
-    }
-
-    /// Probes the peers, if that was asked for.
-    async fn probe(&self, prober: Option<Prober>) -> Infallible {
-        match prober {
-            Some(prober) => prober.run(|event| self.board.emit(event.into())).await,
-            None => pending().await,
-        }
     }
 
     /// Tells what happens to the network.
@@ -163,18 +162,19 @@ impl Life {
         }
     }
 
-    /// Emits an event when this node publishes other addresses.
+    /// Shows what this node publishes, and emits an event when it has other addresses.
     async fn follow_addresses(&self, mut attrs: watch::Receiver<LeaseAttrs>) -> Infallible {
         let mut known = attrs.borrow_and_update().public_ips;
-        loop {
-            let Ok(moved) = attrs.wait_for(|attrs| attrs.public_ips != known).await else {
-                // The network ended, which others notice.
-                return pending().await;
-            };
-            known = moved.public_ips;
-            drop(moved);
-            self.board.emit(AgentEvent::PublishedAddressesChanged { published: texts(&known) });
+        while attrs.changed().await.is_ok() {
+            let now = attrs.borrow_and_update().clone();
+            if now.public_ips != known {
+                known = now.public_ips;
+                self.board.emit(AgentEvent::PublishedAddressesChanged { published: texts(&known) });
+            }
+            self.board.set_published(now);
         }
+        // The network ended, which others notice.
+        pending().await
     }
 
     /// Keeps the datapath for a grace period and shows the problem in the status. A running agent never changes its
@@ -231,6 +231,16 @@ impl Life {
             self.board.emit(AgentEvent::StopFailed { part: "firewall rules", why });
         }
     }
+}
+
+/// Waits until the network is probed otherwise.
+async fn other_probing(changes: &mut Option<watch::Receiver<Option<Probing>>>) -> Option<Probing> {
+    if let Some(changes) = changes
+        && changes.changed().await.is_ok()
+    {
+        return changes.borrow_and_update().clone();
+    }
+    pending().await
 }
 
 /// Keeps the state file, if there is one.

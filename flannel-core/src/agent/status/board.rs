@@ -17,6 +17,7 @@ use crate::events::{Event, EventSender, Timed};
 use crate::firewall::{FirewallInspector, FirewallStatus};
 use crate::heartbeat::Pulse;
 use crate::inspect::Inspector;
+use crate::lease::LeaseAttrs;
 use crate::probe::ProbeStatus;
 use crate::subnet::StoreStatus;
 
@@ -127,6 +128,15 @@ impl Board {
         self.change(|status| status.node = Some(node));
     }
 
+    /// Shows what this node publishes now.
+    pub(in crate::agent) fn set_published(&self, attrs: LeaseAttrs) {
+        self.change(|status| {
+            if let Some(node) = &mut status.node {
+                node.lease.attrs = attrs;
+            }
+        });
+    }
+
     /// Adds remarks from the start, which are shown while the agent is ready.
     pub(in crate::agent) fn remark(&self, remarks: Vec<String>) {
         self.change(|status| status.remarks.splice(0..0, remarks).for_each(drop));
@@ -233,6 +243,10 @@ impl Board {
             self.change(|status| {
                 status.store = store.or(status.store.take());
                 status.network = network.or(status.network.take());
+                let published = status.network.as_ref().and_then(|network| network.backends.first());
+                if let (Some(node), Some(published)) = (&mut status.node, published) {
+                    node.backend.clone_from(published);
+                }
                 status.firewall = firewall.or(status.firewall.take());
                 status.probes = probes.or(status.probes.take());
             });

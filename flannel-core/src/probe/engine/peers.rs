@@ -14,7 +14,7 @@ use crate::probe::gate::Known;
 use crate::probe::pace::{self, Crowd, Gaps};
 use crate::probe::status::{ProbeList, Verdict};
 use crate::probe::track::{Round, Track};
-use crate::status::{PeerState, PeerStatus};
+use crate::status::{PeerPath, PeerState, PeerStatus};
 
 impl Prober {
     /// Reads the list of peers.
@@ -40,9 +40,13 @@ impl Prober {
     async fn read_peers(&mut self, now: Instant) {
         self.readings += 1;
         let (peers, before) = (self.peers.clone(), self.index.len());
+        let beside = self.network.borrow().backends.get(1..).unwrap_or_default().to_vec();
         let mut new = Vec::new();
         for peer in peers.iter() {
-            for (family, _) in peer.path.iter().filter(|(family, _)| is_programmed(&peer.state, *family)) {
+            // Who is reached by another backend would have to be probed otherwise.
+            let is_by = |path: &PeerPath| !beside.iter().any(|kind| kind == path.as_str());
+            let ways = peer.path.iter().filter(|(_, path)| is_by(path));
+            for (family, _) in ways.filter(|(family, _)| is_programmed(&peer.state, *family)) {
                 new.extend(self.see(peer, family, now));
             }
         }

@@ -275,6 +275,10 @@ impl Driver for Drivers {
         self.slots.len() > 1 || self.target != self.published || self.wanted().len() > 1
     }
 
+    fn beside(&self) -> Vec<&'static str> {
+        self.slots.iter().map(|slot| slot.kind).filter(|kind| *kind != self.published).collect()
+    }
+
     fn carry_out(&mut self, command: &str) -> Result<String, CommandError> {
         for slot in &mut self.slots {
             match slot.driver.carry_out(command) {

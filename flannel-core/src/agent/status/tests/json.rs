@@ -99,6 +99,7 @@ fn full(phase: Phase) -> AgentStatus {
             tx_checksum: Some(false),
         }],
         overlay_mtu: Some(Mtu(1450)),
+        backends: vec!["vxlan".to_owned(), "host-gw".to_owned()],
         datapath: text(),
         last_repair: Some(Duration::from_micros(5)),
         counters: Counters::new(move || vec![traffic.clone()]),
