@@ -1,5 +1,7 @@
 //! Devices without TUN, sockets and threads, and any bytes as datagrams for them: for tests and fuzzing.
 
+pub mod core;
+
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -6,6 +6,7 @@
 //! agents and soft interrupts of both nodes).
 
 mod bed;
+mod core;
 mod report;
 mod run;
 mod wireguard;
@@ -25,9 +26,9 @@ struct Options {
     /// Rounds; each runs every method once.
     #[arg(long, default_value_t = 5)]
     rounds: u32,
-    /// Seconds of each TCP run.
-    #[arg(long, default_value_t = 2.0)]
-    seconds: f64,
+    /// Seconds of each TCP run, whole ones as iperf3 wants them.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    seconds: u32,
     /// Underlays: a, veth as it is; b, no TSO but GRO, as a wire; c, neither.
     #[arg(long, value_delimiter = ',', default_value = "a,b,c")]
     labs: Vec<Lab>,
@@ -56,6 +57,8 @@ fn main() -> Fallible<ExitCode> {
         for lab in &options.labs {
             bed.shape(*lab)?;
             let mut report = Report::new(options.quiet);
+            let seals = options.methods.contains(&Method::WireguardUser);
+            let mut core = core::Cost::default();
             for round in 1..=options.rounds {
                 let mut order = options.methods.clone();
                 fastrand::shuffle(&mut order);
@@ -63,9 +66,15 @@ fn main() -> Fallible<ExitCode> {
                     eprintln!("lab {lab}, round {round} of {}: {method}", options.rounds);
                     run::all(&bed, method, options.seconds, &mut report)?;
                 }
+                if seals {
+                    core.measure()?;
+                }
             }
             println!("\n## lab {lab}: {}\n", lab.describe());
             report.print(&options.methods);
+            if seals {
+                println!("{core}");
+            }
         }
         Ok(ExitCode::SUCCESS)
     })

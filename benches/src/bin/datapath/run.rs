@@ -12,7 +12,7 @@ use crate::bed::{Bed, Ends, Method};
 use crate::report::{Figure, Report};
 
 /// Everything once: TCP with one and four streams, small packets, round trips.
-pub(crate) fn all(bed: &Bed, method: Method, seconds: f64, report: &mut Report) -> Fallible<()> {
+pub(crate) fn all(bed: &Bed, method: Method, seconds: u32, report: &mut Report) -> Fallible<()> {
     let ends = &bed.ends[&method];
     for (streams, rate, cost, lost) in [
         (1, Figure::Tcp1, Figure::CpuPerGb1, Figure::Retransmits1),
@@ -34,7 +34,7 @@ struct Tcp {
     foreign: f64,
 }
 
-fn tcp(ends: &Ends, streams: u32, seconds: f64) -> Fallible<Tcp> {
+fn tcp(ends: &Ends, streams: u32, seconds: u32) -> Fallible<Tcp> {
     let before = carriers(ends)?;
     let watch = Watch::start();
     let (dst, time, streams) = (ends.dst.to_string(), seconds.to_string(), streams.to_string());
