@@ -35,7 +35,7 @@ use crate::kernel::Kernel;
 use crate::lease::{Lease, LeaseAttrs, Reception};
 use crate::netns::Netns;
 use crate::state_file::{Device, State};
-use crate::status::{Harm, Problem, Reason, Sessions, Subject};
+use crate::status::{Counters, Harm, Problem, Reason, Sessions, Subject};
 
 use census::Census;
 use retire::Leaving;
@@ -83,6 +83,8 @@ pub(super) struct Slot {
     is_offered: bool,
     /// Reads its sessions with peers, if its tunnel has such.
     sessions: Sessions,
+    /// Reads what its datapath counts, if that is outside of the kernel.
+    counters: Counters,
     /// Whether nothing needs it any more, and how far its end is.
     leaving: Option<Leaving>,
 }
@@ -377,6 +379,7 @@ impl Slot {
             made,
             is_offered: false,
             sessions: Sessions::default(),
+            counters: Counters::default(),
             leaving: None,
         }
     }

@@ -28,7 +28,7 @@ impl Driver for Drivers {
         for slot in &mut self.slots {
             let devices = slot.driver.ensure_devices(kernel).await?;
             slot.is_offered |= devices.problems.is_empty();
-            slot.sessions = devices.sessions.clone();
+            (slot.sessions, slot.counters) = (devices.sessions.clone(), devices.counters.clone());
             merge(&mut all, devices, (slot.kind != self.published).then_some(slot.kind));
         }
         all.partial.extend(self.troubles());

@@ -59,9 +59,8 @@ impl Drivers {
             }
             let names = slot.made.iter().map(|device| device.name.clone()).collect();
             let leaving = slot.leaving.get_or_insert_with(|| {
-                Leaving::new(
-                    netns.clone().map(|netns| Counters::of_devices(netns, names)).unwrap_or_default(),
-                )
+                let of_kernel = netns.clone().map(|netns| Counters::of_devices(netns, names));
+                Leaving::new(of_kernel.unwrap_or_default().and(slot.counters.clone()))
             });
             let offers = |it: &LeaseAttrs| {
                 it.backend_type == slot.published_type || it.receives.iter().any(|it| it.kind == slot.kind)
