@@ -58,7 +58,8 @@ pub struct BackendConfig {
     /// The backend's kind in lower case. An absent or empty `Backend` means `udp`, as upstream's code has it.
     pub kind: String,
     /// Which other backends may be in use beside it. Those among them have no such keys of their own.
-    pub mixing: Mixing,
+    // In a box, since configs are parts of many values, and few have these keys.
+    pub mixing: Box<Mixing>,
     json: String,
     /// Where it stands in the network config: `Backend`, or a place in it such as `Backend.Accept[0]`.
     place: String,
@@ -69,7 +70,7 @@ impl BackendConfig {
     pub fn of_kind(kind: &str) -> Self {
         let kind = kind.to_lowercase();
         let json = serde_json::json!({ "Type": kind }).to_string();
-        Self { kind, mixing: Mixing::default(), json, place: "Backend".to_owned() }
+        Self { kind, mixing: Box::default(), json, place: "Backend".to_owned() }
     }
 
     /// Reads an object that names a backend, without the keys of [`Mixing`]. Returns the members of the object, too.
@@ -241,7 +242,7 @@ fn parse_backend(object: &GoObject) -> Result<BackendConfig, ConfigError> {
         return Ok(BackendConfig::of_kind("udp"));
     };
     let (mut backend, members) = BackendConfig::parse(raw, "Backend")?;
-    backend.mixing = Mixing::parse(&members, &backend.kind)?;
+    *backend.mixing = Mixing::parse(&members, &backend.kind)?;
     Ok(backend)
 }
 

@@ -145,7 +145,7 @@ mod tests {
         assert_eq!(backend.names_besides(&[]), ["vni"], "the backend itself does not know these keys");
         assert!(!format!("{backend:?} {mixing:?}").contains("hush"));
         for keys in ["", r#","Accept":null,"SwitchAfter":null"#, r#","Accept":[],"SwitchAfter":60"#] {
-            assert_eq!(parse(keys).unwrap().mixing, Mixing::default(), "{keys}");
+            assert_eq!(*parse(keys).unwrap().mixing, Mixing::default(), "{keys}");
         }
     }
 
