@@ -38,6 +38,11 @@ pub fn in_lab(stores: Stores, bench: impl FnOnce() -> Fallible<ExitCode>) -> Fal
         }
         flanneld::build(stores)?;
     }
+    in_sandbox(bench)
+}
+
+/// Runs a bench of agents that are there in a sandbox of its own.
+pub fn in_sandbox(bench: impl FnOnce() -> Fallible<ExitCode>) -> Fallible<ExitCode> {
     match enter_sandbox()? {
         Entered::Outside(code) => Ok(code),
         Entered::Inside => bench(),

@@ -3,13 +3,13 @@
 //! One node plays all peers: it has their addresses and answers for them through a real tunnel. Processor time is that of
 //! all threads of the agent, memory what is resident at the end.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use flannel_benches::{Fallible, bed, in_lab, leases, proc, wait_ready};
+use flannel_benches::{Fallible, bed, in_lab, in_sandbox, leases, proc, wait_ready};
 use flannel_lab::bed::Bed;
 use flannel_lab::cluster::Cluster;
 use flannel_lab::flanneld::{self, Stores};
@@ -30,25 +30,43 @@ struct Options {
     /// How long to wait before, in seconds: until each peer got its first packet.
     #[arg(long, default_value_t = 60)]
     settle: u64,
+    /// How often, in turn.
+    #[arg(long, default_value_t = 1)]
+    rounds: u32,
+    /// Agents to compare, in turn, in place of the one that is built beside this program.
+    #[arg(long, value_delimiter = ',')]
+    flanneld: Vec<PathBuf>,
+    /// Measure silent peers alone.
+    #[arg(long)]
+    silent: bool,
 }
 
 fn main() -> Fallible<ExitCode> {
     let options = Options::parse();
-    in_lab(Stores::Local, || {
-        let flanneld = flanneld::path(None)?;
-        for peers in &options.peers {
-            println!("\n{peers} peers");
-            for (name, flag, silent) in [
-                ("without probes", "--probe=off", false),
-                ("all answer", "--probe=auto", false),
-                ("all silent", "--probe=auto", true),
-            ] {
-                let figures = run(&flanneld, *peers, flag, silent, &options)?;
-                println!("  {name:<16}{figures}");
+    if options.flanneld.is_empty() {
+        return in_lab(Stores::Local, || compare(&[flanneld::path(None)?], &options));
+    }
+    let given = options.flanneld.iter().map(|path| flanneld::path(Some(path)));
+    let agents = given.collect::<Result<Vec<PathBuf>, _>>()?;
+    in_sandbox(|| compare(&agents, &options))
+}
+
+fn compare(agents: &[PathBuf], options: &Options) -> Fallible<ExitCode> {
+    for peers in options.peers.iter().flat_map(|peers| (0..options.rounds).map(move |_| *peers)) {
+        println!("\n{peers} peers");
+        for (name, flag, silent) in [
+            ("without probes", "--probe=off", false),
+            ("all answer", "--probe=auto", false),
+            ("all silent", "--probe=auto", true),
+        ] {
+            for flanneld in agents.iter().filter(|_| silent || !options.silent) {
+                let figures = run(flanneld, peers, flag, silent, options)?;
+                let of = if agents.len() > 1 { flanneld.to_string_lossy() } else { "".into() };
+                println!("  {name:<16}{figures}  {of}");
             }
         }
-        Ok(ExitCode::SUCCESS)
-    })
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn run(flanneld: &Path, peers: u32, flag: &str, silent: bool, options: &Options) -> Fallible<String> {

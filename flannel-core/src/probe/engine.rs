@@ -26,7 +26,7 @@ use self::sessions::TunnelsWord;
 use self::target::{Sent, Target};
 use super::gate::{Look, PeersGate};
 use super::options::{ProbeInterval, ProbeOptions};
-use super::pace::Budget;
+use super::pace::{Budget, Rate};
 use super::sockets::{self, Arrival, FamilySockets, What};
 use super::status::{ProbeStatus, Verdict};
 use crate::addr::{Family, Mtu, PerFamily};
@@ -94,6 +94,8 @@ pub(crate) struct Prober {
     resumed: Instant,
     sent: HashMap<u32, Sent>,
     budget: Budget,
+    /// Thorough rounds of peers without a verdict against them.
+    suspects: Rate,
     gate: Option<PeersGate>,
     overlay_mtu: Mtu,
     readings: u64,
@@ -154,6 +156,7 @@ impl Prober {
             resumed: now,
             sent: HashMap::new(),
             budget: Budget::new(now),
+            suspects: Rate::new(now),
             gate,
             overlay_mtu,
             readings: 0,

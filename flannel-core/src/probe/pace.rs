@@ -9,8 +9,12 @@ use crate::backend::Answers;
 
 /// Visits of a second, at most, over all peers that answer.
 const VISITS: u32 = 20;
-/// Thorough rounds of a second, at most, over all peers with a verdict against them.
-const THOROUGH: u32 = 2;
+/// Thorough rounds of a second over all peers, at most: new suspects get theirs at once, and what is left is shared by the
+/// peers with a verdict against them, of which at least a small part is left.
+const THOROUGH: f64 = 2.0;
+const LEAST_THOROUGH: f64 = 0.2;
+/// Over which time the rounds of suspects count.
+const LATELY: Duration = Duration::from_secs(10);
 /// Visits of a second to all of them, if there are many, unless those that answer are visited more often.
 const WATCHED: u32 = 8;
 /// Packets of a second, at most, and how many may be sent at once after a rest.
@@ -82,9 +86,10 @@ pub(super) fn interval(asked: ProbeInterval, crowd: Crowd, answers: Answers) -> 
     shortest.max(fair).max(crowd.among_neighbours()).max(asked)
 }
 
-/// The time between two thorough rounds of one of so many peers with a verdict against them.
-pub(super) fn between_thorough_rounds(unreached: usize) -> Duration {
-    Duration::from_secs(1) * count(unreached) / THOROUGH
+/// The time between two thorough rounds of one of so many peers with a verdict against them, while suspects take so many a
+/// second.
+pub(super) fn between_thorough_rounds(unreached: usize, of_suspects: f64) -> Duration {
+    Duration::from_secs_f64(f64::from(count(unreached)) / (THOROUGH - of_suspects).max(LEAST_THOROUGH))
 }
 
 /// The time between two visits of one of so many peers with a verdict against them, as far as their number decides. It is no
@@ -112,6 +117,33 @@ impl Crowd {
 
 fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+/// How many things happen a second, where what is long past counts less.
+#[derive(Debug)]
+pub(super) struct Rate {
+    lately: f64,
+    at: Instant,
+}
+
+impl Rate {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { lately: 0.0, at: now }
+    }
+
+    /// One more.
+    pub(super) fn count(&mut self, now: Instant) {
+        (self.lately, self.at) = (self.lately(now) + 1.0, now);
+    }
+
+    pub(super) fn per_second(&self, now: Instant) -> f64 {
+        self.lately(now) / LATELY.as_secs_f64()
+    }
+
+    fn lately(&self, now: Instant) -> f64 {
+        let age = now.saturating_duration_since(self.at).as_secs_f64() / LATELY.as_secs_f64();
+        self.lately * (-age).exp()
+    }
 }
 
 /// The packets that may be sent.
@@ -177,9 +209,30 @@ mod tests {
     /// Few are looked at thoroughly each time (`track` visits them every five seconds); many share the rest.
     #[test]
     fn thorough_rounds_have_a_budget_of_their_own() {
-        for (unreached, gap) in [(0, 0), (2, 1_000), (10, 5_000), (1_000, 500_000)] {
-            assert_eq!(between_thorough_rounds(unreached).as_millis(), gap, "{unreached}");
+        for (what, unreached, of_suspects, gap) in [
+            ("none", 0, 0.0, 0),
+            ("a few", 2, 0.0, 1_000),
+            ("as many as are looked at each time", 10, 0.0, 5_000),
+            ("a thousand", 1_000, 0.0, 500_000),
+            ("a fault of two families", 2, 0.4, 1_250),
+            ("while a sweep finds as many as two a second", 100, 2.1, 500_000),
+        ] {
+            assert_eq!(between_thorough_rounds(unreached, of_suspects).as_millis(), gap, "{what}");
         }
+    }
+
+    #[test]
+    fn a_rate_follows_what_happens_and_forgets() {
+        let start = Instant::now();
+        let mut rate = Rate::new(start);
+        assert!(rate.per_second(start) < f64::EPSILON);
+        let mut now = start;
+        while now < start + 6 * LATELY {
+            rate.count(now);
+            now += Duration::from_millis(500);
+        }
+        assert!((1.9..=2.1).contains(&rate.per_second(now)), "{rate:?}");
+        assert!(rate.per_second(now + 4 * LATELY) < 0.05, "{rate:?}");
     }
 
     #[test]

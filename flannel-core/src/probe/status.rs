@@ -247,6 +247,11 @@ impl Verdict {
         !matches!(self, Self::Untested | Self::Reachable | Self::IcmpFiltered | Self::Unknown)
     }
 
+    /// Whether it says that the peer is not reached, or not as it should be.
+    pub(crate) fn is_against(self) -> bool {
+        !matches!(self, Self::Untested | Self::Reachable)
+    }
+
     /// What to do about it, however packets travel; `None` if there is nothing to do. [`FamilyProbe::remedy`] knows more.
     pub fn remedy(self) -> Option<&'static str> {
         Some(match self {

@@ -67,7 +67,7 @@ impl Prober {
         else {
             return;
         };
-        let gaps = self.gaps(family, on_link);
+        let gaps = self.gaps(family, on_link, now);
         let Some(target) = self.targets.get_mut(&id) else { return };
         let Some(mut visit) = target.visit.take() else { return };
         for number in &visit.numbers {

@@ -51,24 +51,32 @@ impl Neighbours {
         self.room = netns.run(read).unwrap_or_default();
     }
 
-    /// The link that a node with this address is on, if no gateway leads to it.
-    pub(super) async fn link_of(&mut self, addr: IpAddr) -> Option<LinkIndex> {
-        let route = self.lookups.as_mut()?.lookup(addr).await.ok()??;
-        match route.exit {
-            Exit::By(link) if route.via.is_none() => Some(link),
-            _ => None,
-        }
-    }
-
-    /// Whether a node with this address takes an entry of its own, as it does unless a gateway leads to it.
-    pub(super) async fn is_on_link(&mut self, addr: IpAddr) -> bool {
-        let Some(lookups) = &mut self.lookups else { return true };
+    /// The first hop to a node with this address. A node takes an entry of its own unless a gateway leads to it.
+    pub(super) async fn hop_to(&mut self, addr: IpAddr) -> Hop {
+        let Some(lookups) = &mut self.lookups else { return Hop::UNKNOWN };
         match lookups.lookup(addr).await {
-            Ok(Some(route)) => route.via.is_none(),
+            Ok(Some(route)) if route.via.is_none() => {
+                Hop { on_link: true, link: if let Exit::By(link) = route.exit { Some(link) } else { None } }
+            }
+            Ok(Some(_)) => Hop { on_link: false, link: None },
             // A route that is missing may be back before the packet is sent.
-            Ok(None) | Err(_) => true,
+            Ok(None) | Err(_) => Hop::UNKNOWN,
         }
     }
+}
+
+/// Where packets to a node go first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Hop {
+    /// Whether it is the node itself, or counts as such.
+    pub(super) on_link: bool,
+    /// The link that the node is on, if that is known and no gateway leads to it.
+    pub(super) link: Option<LinkIndex>,
+}
+
+impl Hop {
+    /// A node of which nothing is known counts as on-link.
+    const UNKNOWN: Self = Self { on_link: true, link: None };
 }
 
 fn thresholds(netns: &Netns, family: Family) -> Option<Thresholds> {

@@ -16,6 +16,9 @@ use crate::probe::status::{ProbeList, Verdict};
 use crate::probe::track::{Round, Track};
 use crate::status::{PeerPath, PeerState, PeerStatus};
 
+/// For how long a route that was looked up is taken for the present one where there are many peers.
+pub(super) const HOP_KNOWN: Duration = Duration::from_secs(60);
+
 impl Prober {
     /// Reads the list of peers.
     pub(super) async fn list(&mut self, now: Instant) {
@@ -68,7 +71,7 @@ impl Prober {
         self.neighbours.read(now);
         let mut on_link: PerFamily<usize> = PerFamily::default();
         for id in &new {
-            self.look_on_link(*id).await;
+            self.look_at_hop(*id, now).await;
             let Some(target) = self.targets.get(id) else { continue };
             *on_link.get_mut(target.family).get_or_insert(0) += usize::from(target.on_link);
         }
@@ -83,26 +86,30 @@ impl Prober {
         }
     }
 
-    /// Finds out whether a target takes an entry in the table of neighbours, if that matters.
-    pub(super) async fn look_on_link(&mut self, id: u32) {
+    /// Finds out where packets to a target go first, if that matters and is not known of late.
+    pub(super) async fn look_at_hop(&mut self, id: u32, now: Instant) {
         let Some(target) = self.targets.get(&id) else { return };
-        let (family, underlay) = (target.family, target.underlay);
-        if self.index.len() <= self.neighbours.room(family) {
-            return;
+        let is_thorough = matches!(target.track.round(), Round::Thorough { .. });
+        let is_crowd = self.index.len() > self.neighbours.room(target.family);
+        let is_known =
+            is_crowd && target.hop_read.is_some_and(|at| now.saturating_duration_since(at) < HOP_KNOWN);
+        if (is_thorough || is_crowd) && !is_known {
+            self.neighbours.read(now);
+            self.read_hop(id, now).await;
         }
-        self.neighbours.read(Instant::now());
-        let is_one = self.neighbours.is_on_link(underlay).await;
-        let Some(target) = self.targets.get_mut(&id).filter(|it| it.on_link != is_one) else { return };
-        target.on_link = is_one;
-        self.count_on_link(family, is_one);
-        self.show_interval();
     }
 
-    /// Looks up the link of a target with which something is wrong, to ask there for its address.
-    pub(super) async fn look_for_link(&mut self, id: u32) {
+    /// Reads where packets to a target go first: whether it takes an entry in the table of neighbours, and on which link it
+    /// can be asked for its address.
+    async fn read_hop(&mut self, id: u32, now: Instant) {
+        let Some(target) = self.targets.get(&id) else { return };
+        let (family, underlay) = (target.family, target.underlay);
+        let hop = self.neighbours.hop_to(underlay).await;
         let Some(target) = self.targets.get_mut(&id) else { return };
-        if matches!(target.track.round(), Round::Thorough { .. }) {
-            target.link = self.neighbours.link_of(target.underlay).await;
+        (target.link, target.hop_read) = (hop.link, Some(now));
+        if std::mem::replace(&mut target.on_link, hop.on_link) != hop.on_link {
+            self.count_on_link(family, hop.on_link);
+            self.show_interval();
         }
     }
 
@@ -128,7 +135,7 @@ impl Prober {
 
     /// The time between visits of a peer. Few with a verdict against them are looked after more often than the others; many
     /// would fill the kernel's table of neighbours, too.
-    pub(super) fn gaps(&self, family: Family, on_link: bool) -> Gaps {
+    pub(super) fn gaps(&self, family: Family, on_link: bool, now: Instant) -> Gaps {
         let counts = &self.shown.counts;
         let unreached = counts.trouble() + counts.of(Verdict::Unknown) + counts.of(Verdict::IcmpFiltered);
         let regular = self.interval(family, on_link);
@@ -136,7 +143,7 @@ impl Prober {
         Gaps {
             regular,
             unreached: among.max(pace::between_visits_of_unreached(unreached, regular)),
-            thorough: pace::between_thorough_rounds(unreached),
+            thorough: pace::between_thorough_rounds(unreached, self.suspects.per_second(now)),
         }
     }
 
@@ -180,6 +187,7 @@ impl Prober {
             tunnelled,
             link: None,
             on_link: true,
+            hop_read: None,
             track,
             visit: None,
             wake: now,

@@ -69,6 +69,8 @@ pub(super) struct Target {
     pub(super) link: Option<LinkIndex>,
     /// Whether it takes an entry of its own in the kernel's table of neighbours. It counts as if, until that matters.
     pub(super) on_link: bool,
+    /// When these two were read last.
+    pub(super) hop_read: Option<Instant>,
     pub(super) track: Track,
     pub(super) visit: Option<Box<Visit>>,
     /// When the visit is over, or the next one begins.

@@ -8,6 +8,7 @@ use flannel_lab::sandbox::in_sandbox;
 use flannel_lab::test_name;
 use tokio::sync::mpsc;
 
+use super::peers::HOP_KNOWN;
 use super::*;
 use crate::status::{PeerState, PeerStatus};
 
@@ -77,14 +78,18 @@ fn only_peers_on_the_link_are_visited_seldom_for_the_table_of_neighbours() {
             prober.list(Instant::now()).await;
             assert_eq!((prober.on_link.v4, intervals(&prober)), (Some(128), [6_400; 2]));
             let mut prober = start(crowd(near(160).chain(far(240))));
-            prober.list(Instant::now()).await;
+            let listed = Instant::now();
+            prober.list(listed).await;
             assert_eq!((prober.on_link.v4, intervals(&prober)), (Some(160), [75_000, 20_000]));
             assert_eq!(prober.shown.interval.as_secs(), 75, "until all are visited");
-            // A visit sees a route that has changed.
+            // A visit sees a route that has changed, though not each visit looks.
             ip("route replace 198.51.100.0/24 dev eth0");
             let ids: Vec<u32> = prober.targets.keys().copied().collect();
-            for id in &ids {
-                prober.look_on_link(*id).await;
+            for (later, on_link) in [(HOP_KNOWN / 2, 160), (HOP_KNOWN, 400)] {
+                for id in &ids {
+                    prober.look_at_hop(*id, listed + later).await;
+                }
+                assert_eq!(prober.on_link.v4, Some(on_link), "{later:?}");
             }
             assert_eq!((prober.on_link.v4, prober.shown.interval.as_millis()), (Some(400), 187_500));
             for id in ids {
@@ -92,7 +97,7 @@ fn only_peers_on_the_link_are_visited_seldom_for_the_table_of_neighbours() {
             }
             assert_eq!(prober.on_link.v4, Some(0));
             for (addr, is_one) in [("fd00:aa::9", true), ("fd00:bb::9", false), ("fd00:cc::9", true)] {
-                assert_eq!(prober.neighbours.is_on_link(addr.parse().unwrap()).await, is_one, "{addr}");
+                assert_eq!(prober.neighbours.hop_to(addr.parse().unwrap()).await.on_link, is_one, "{addr}");
             }
         });
     });

@@ -5,6 +5,7 @@ use tokio::time::Instant;
 use super::Prober;
 use super::target::{Sent, Visit, packets};
 use crate::probe::sockets::FamilySockets;
+use crate::probe::track::Round;
 use crate::probe::verdict::{Answer, Findings};
 
 impl Prober {
@@ -29,8 +30,7 @@ impl Prober {
             if self.resumed > now {
                 return;
             }
-            self.look_on_link(id).await;
-            self.look_for_link(id).await;
+            self.look_at_hop(id, now).await;
             if !self.visit(id, now) {
                 return;
             }
@@ -46,6 +46,9 @@ impl Prober {
         if let Err(wait) = self.budget.take(kinds.len(), now) {
             self.resumed = now + wait;
             return false;
+        }
+        if matches!(round, Round::Thorough { .. }) && !target.track.verdict.is_against() {
+            self.suspects.count(now);
         }
         let found = Findings {
             mtu: self.overlay_mtu.0,
