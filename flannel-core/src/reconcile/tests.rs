@@ -71,7 +71,7 @@ impl Driver for OneDevice {
         let mut problems = crate::status::DeviceProblems::default();
         problems.extend(self.link.is_none().then(|| "tun0 is missing".to_owned()));
         let (links, changed) = (self.link.into_iter().collect(), before != self.link || is_resized);
-        Ok(Devices { links, shown, changed, problems, overlay_mtu, ..Devices::default() })
+        Ok(Devices { links, changed, problems, overlay_mtu, shown, ..Devices::default() })
     }
 
     fn set_lease(&mut self, _: &Lease) {}
