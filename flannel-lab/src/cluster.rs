@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use crate::LabError;
+use crate::nat::{NatBox, NatKind};
 use crate::netns::Netns;
 use crate::node::{Node, set_host_sysctls};
 pub use crate::plan::Families;
@@ -144,6 +145,18 @@ impl Cluster {
         let node = Node::add(number, &self.fabric, attachments.collect())?;
         self.next += 1;
         Ok(self.nodes.entry(number).or_insert(node))
+    }
+
+    /// Adds a node with an IPv4 address behind a NAT of its own, whose outside is on segment 0. `segment` is its inside, which
+    /// nobody else may use. The fabric is no router between the two.
+    pub fn add_node_behind(&mut self, segment: u8, kind: NatKind) -> Result<NatBox, LabError> {
+        let number = self.add_node_on(&[segment])?.number();
+        let bridge = bridge_name(segment);
+        for address in self.defaults.families.addresses(segment, 1) {
+            self.fabric.ip(&address_line("del", address, &bridge))?;
+        }
+        let inside = self.node(number);
+        NatBox::add(inside, &self.fabric, [bridge_name(0), bridge], segment, kind)
     }
 
     /// Takes a node off the underlay and forgets it. Agents still in it run on, alone.

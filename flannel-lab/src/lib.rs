@@ -43,6 +43,7 @@ pub mod flanneld;
 pub mod golden;
 pub mod kernel_state;
 pub mod kube;
+pub mod nat;
 pub mod netns;
 pub mod node;
 pub mod ping;
